@@ -1,0 +1,6 @@
+//! Matchpoint answers one question about an image: is this really the same thing?
+//!
+//! In reading order; ARCHITECTURE.md has a section for each.
+
+pub mod kernels;
+pub mod vector;
