@@ -3,4 +3,5 @@
 //! In reading order; ARCHITECTURE.md has a section for each.
 
 pub mod kernels;
+pub mod pixels;
 pub mod vector;
