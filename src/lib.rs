@@ -3,5 +3,6 @@
 //! In reading order; ARCHITECTURE.md has a section for each.
 
 pub mod kernels;
+pub mod model;
 pub mod pixels;
 pub mod vector;

@@ -1,0 +1,171 @@
+#!/usr/bin/env python3
+"""Checks that deploy/ and the Dockerfile speak of what the program really has.
+
+    check_deploy.py             names of metrics and settings, defaults, versions, the dashboard
+    check_deploy.py --promtool  that every query of the dashboard parses
+
+The sources are the tables in src/telemetry.rs and src/config/settings.rs. Prints each finding, and
+ends with exit code 1 where there is one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DEPLOY = ROOT / "deploy"
+DASHBOARD = DEPLOY / "grafana/dashboards/matchpoint.json"
+
+findings: list[str] = []
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def finding(path: Path, text: str) -> None:
+    findings.append(f"{path.relative_to(ROOT)}: {text}")
+
+
+def metrics() -> dict[str, bool]:
+    """The name of every metric, and whether it is a histogram."""
+    source = read(ROOT / "src/telemetry.rs")
+    constants = dict(re.findall(r'const (\w+): &str = "(matchpoint_\w+)";', source))
+    histograms = set(re.findall(r"describe_histogram!\(\s*(\w+)", source))
+    described = set(re.findall(r"describe_\w+!\(\s*(\w+)", source))
+    if not constants or described != set(constants):
+        sys.exit("src/telemetry.rs: the table of metrics cannot be read; adapt this script")
+    return {name: constant in histograms for constant, name in constants.items()}
+
+
+def settings() -> dict[str, str | None]:
+    """The key of every setting, and its default."""
+    source = read(ROOT / "src/config/settings.rs")
+    rows = re.findall(r'(?:engine|server)\(\s*"(\w+)",\s*(?:Some\("([^"]*)"\)|None)', source)
+    if len(rows) < 10:
+        sys.exit("src/config/settings.rs: the table of settings cannot be read; adapt this script")
+    return {key: default or None for key, default in rows}
+
+
+def check_metric_names() -> None:
+    known = metrics()
+    series = set(known)
+    for name, histogram in known.items():
+        if histogram:
+            series.remove(name)
+            series |= {f"{name}_{suffix}" for suffix in ("bucket", "count", "sum")}
+    shown: set[str] = set()
+    for path in [*DEPLOY.rglob("*.yml"), *DEPLOY.rglob("*.yaml"), DASHBOARD]:
+        # Recorded series are named level:metric:operation.
+        for name in set(re.findall(r"(?<![\w:])matchpoint_[a-z_]+(?![\w:])", read(path))):
+            if name in series:
+                shown.add(name)
+            # The name of the file with the tests, in a comment.
+            elif name != "matchpoint_test":
+                finding(path, f"{name} is no series of src/telemetry.rs")
+    for name in sorted(known):
+        if not any(one.startswith(name) for one in shown):
+            finding(DASHBOARD, f"{name} is shown nowhere")
+
+
+def check_settings() -> None:
+    known = settings()
+    path = DEPLOY / "matchpoint.toml"
+    given = re.findall(r"^(# )?(\w+) = (.+)$", read(path), flags=re.MULTILINE)
+    for commented, key, value in given:
+        if key not in known:
+            finding(path, f"{key} is no setting")
+        elif commented and known[key] is not None and value.strip('"') != known[key]:
+            finding(path, f"{key} = {value} is said to be the default, which is {known[key]}")
+    for key in sorted(known.keys() - {key for _, key, _ in given}):
+        finding(path, f"{key} is missing")
+
+    path = DEPLOY / "kubernetes/configmap.yaml"
+    for key in re.findall(r"^ {4}(\w+) = ", read(path), flags=re.MULTILINE):
+        if key not in known:
+            finding(path, f"{key} is no setting")
+
+    variables = {f"MATCHPOINT_{key.upper()}" for key in known} | {"MATCHPOINT_CONFIG"}
+    for path in [ROOT / "Dockerfile", *DEPLOY.rglob("*.yaml"), DEPLOY / "matchpoint.toml"]:
+        # Not in comments, which may name others.
+        text = re.sub(r"^\s*#.*$", "", read(path), flags=re.MULTILINE)
+        for name in sorted(set(re.findall(r"\bMATCHPOINT_[A-Z_]+", text)) - variables):
+            finding(path, f"{name} is no setting")
+
+
+def check_versions() -> None:
+    version = re.search(r'^version = "(.+)"', read(ROOT / "Cargo.toml"), flags=re.MULTILINE).group(1)
+    path = ROOT / "Dockerfile"
+    if f"ARG VERSION={version}\n" not in read(path):
+        finding(path, f"ARG VERSION is not {version}, the version of Cargo.toml")
+    toolchain = re.search(r'channel = "(\d+\.\d+)', read(ROOT / "rust-toolchain.toml")).group(1)
+    if f"FROM rust:{toolchain}-" not in read(path):
+        finding(path, f"does not build with Rust {toolchain}, as rust-toolchain.toml says")
+    for path in DEPLOY.rglob("*.yaml"):
+        for tag in re.findall(r"image: matchpoint:([\w.]+)", read(path)):
+            if tag != version:
+                finding(path, f"image matchpoint:{tag} is not {version}, the version of Cargo.toml")
+
+
+def queries() -> list[tuple[str, str]]:
+    """Every query of the dashboard, with its panel's title and with variables filled in."""
+    panels = json.loads(read(DASHBOARD))["panels"]
+    filled = {"$__rate_interval": "5m", "$instance": ".*", "$deployment": ".*"}
+    found = []
+    for panel in panels:
+        for target in panel.get("targets", []):
+            query = target["expr"]
+            for variable, value in filled.items():
+                query = query.replace(variable, value)
+            found.append((panel["title"], query))
+    return found
+
+
+def check_dashboard() -> None:
+    panels = json.loads(read(DASHBOARD))["panels"]
+    ids = [panel["id"] for panel in panels]
+    if len(ids) != len(set(ids)):
+        finding(DASHBOARD, "two panels have one id")
+    for panel in panels:
+        title = panel["title"]
+        if panel["type"] != "row" and panel["datasource"]["uid"] != "${datasource}":
+            finding(DASHBOARD, f"panel `{title}` does not use the chosen data source")
+        place = panel["gridPos"]
+        if place["x"] + place["w"] > 24:
+            finding(DASHBOARD, f"panel `{title}` is wider than the page")
+    for title, query in queries():
+        if "$" in query:
+            finding(DASHBOARD, f"panel `{title}` has an unknown variable: {query}")
+
+
+def check_queries_with_promtool() -> None:
+    rules = [{"record": "query", "labels": {"n": str(n)}, "expr": q} for n, (_, q) in enumerate(queries())]
+    with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:
+        # JSON is YAML.
+        json.dump({"groups": [{"name": "dashboard", "rules": rules}]}, file)
+        file.flush()
+        checked = subprocess.run(["promtool", "check", "rules", file.name], capture_output=True, text=True)
+    if checked.returncode != 0:
+        finding(DASHBOARD, checked.stdout + checked.stderr)
+
+
+def main() -> int:
+    if sys.argv[1:] == ["--promtool"]:
+        check_queries_with_promtool()
+    else:
+        check_metric_names()
+        check_settings()
+        check_versions()
+        check_dashboard()
+    for line in findings:
+        print(line)
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

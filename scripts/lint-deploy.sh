@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Lints what the Rust toolchain does not see: the protocol, scripts, Python, the Dockerfile, and
+# everything in deploy/. Ends with exit code 1 where there is a finding.
+#
+# The linters are installed once, into .cache/venv-lint. promtool is used where it is installed
+# (Debian: apt-get install prometheus); without it, the Prometheus rules are not checked.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+say() { printf '%s\n' "$*" >&2; }
+fail() { say "lint-deploy.sh: $*"; exit 1; }
+
+# --- The linters ---------------------------------------------------------------------------------
+
+requirements=scripts/lint-requirements.txt
+venv=.cache/venv-lint
+# What the folder was made from: another list or another Python makes it anew.
+made_from="$(sha256sum <"$requirements") $(python3 --version) $PWD"
+if [ "$(cat "$venv/made-from" 2>/dev/null)" != "$made_from" ]; then
+    say "installing the linters into $venv"
+    rm -rf "$venv"
+    python3 -m venv "$venv" || fail "python3 has no venv; install it (Debian: apt-get install python3-venv)"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$requirements"
+    printf '%s\n' "$made_from" >"$venv/made-from"
+fi
+PATH=$PWD/$venv/bin:$PATH
+export PYTHONDONTWRITEBYTECODE=1
+
+# --- The checks ----------------------------------------------------------------------------------
+
+clean=0
+with_findings=()
+skipped=0
+check() {
+    local name=$1 output
+    shift
+    if output=$("$@" 2>&1); then
+        printf 'ok       %s\n' "$name"
+        clean=$((clean + 1))
+    else
+        printf 'FINDING  %s: %s\n%s\n' "$name" "$*" "$output"
+        with_findings+=("$name")
+    fi
+}
+skip() {
+    printf 'skipped  %s: %s\n' "$1" "$2"
+    skipped=$((skipped + 1))
+}
+
+shopt -s nullglob
+python=(scripts/*.py models/*/*.py examples/*/*.py)
+manifests=()
+for file in deploy/kubernetes/*.yaml; do
+    # It is for kubectl alone, so no schema of a cluster knows it.
+    [ "$(basename "$file")" = kustomization.yaml ] || manifests+=("$file")
+done
+
+check "protocol (buf)" buf lint
+check "scripts (shellcheck)" shellcheck scripts/*.sh .ci/run
+check "Python (ruff check)" ruff check --no-cache --quiet "${python[@]}"
+check "spelling (typos)" typos --format brief
+check "Dockerfile (hadolint)" hadolint Dockerfile
+check "YAML (yamllint)" yamllint --strict -c deploy/.yamllint.yaml deploy
+check "Compose (schema)" check-jsonschema --builtin-schema vendor.compose-spec deploy/compose*.yaml
+check "Kubernetes (schema)" kubernetes-validate --strict --quiet "${manifests[@]}"
+check "names, defaults and versions" python3 scripts/check_deploy.py
+if command -v promtool >/dev/null; then
+    check "Prometheus configuration and rules (promtool)" promtool check config deploy/prometheus/prometheus.yml
+    check "Prometheus rules (unit tests)" promtool test rules deploy/prometheus/tests/*.yml
+    check "dashboard queries (promtool)" python3 scripts/check_deploy.py --promtool
+else
+    for name in "Prometheus configuration and rules" "Prometheus rules (unit tests)" "dashboard queries"; do
+        skip "$name" "promtool is not installed"
+    done
+fi
+
+if [ ${#with_findings[@]} -gt 0 ]; then
+    printf 'lint: findings in %d of %d checks\n' ${#with_findings[@]} $((${#with_findings[@]} + clean))
+    exit 1
+fi
+printf 'lint: %d checks without a finding, %d skipped\n' "$clean" "$skipped"

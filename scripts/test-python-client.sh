@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# Tests the Python client against a server of its own: builds a deployment from examples/photos,
+# calibrates it, serves it on a free port, runs examples/python/test_client.py, and stops the server.
+#
+# The Python packages are installed once, into .cache/venv-python.
+set -euo pipefail
+
+usage() {
+    cat <<'TEXT'
+usage: test-python-client.sh [--program FILE]
+
+  --program FILE  the program to test
+                  (default: target/release/matchpoint, which is built first)
+
+Needs bash and Python 3.10 or newer with venv.
+TEXT
+}
+
+say() { printf '%s\n' "$*" >&2; }
+fail() { say "test-python-client.sh: $*"; exit 1; }
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+program=""
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --program)
+            [ $# -ge 2 ] || fail "--program needs a file"
+            program=$(realpath "$2")
+            shift
+            ;;
+        -h | --help) usage; exit 0 ;;
+        *) usage >&2; fail "unknown argument: $1" ;;
+    esac
+    shift
+done
+
+# --- What is needed ----------------------------------------------------------------------------
+
+if [ -z "$program" ]; then
+    say "building the program (release)"
+    cargo build --quiet --locked --release --bin matchpoint
+    program=$PWD/${CARGO_TARGET_DIR:-target}/release/matchpoint
+fi
+[ -x "$program" ] || fail "there is no program at $program"
+ORT_DYLIB_PATH=$(scripts/fetch-onnxruntime.sh)
+export ORT_DYLIB_PATH
+
+requirements=examples/python/requirements.txt
+venv=.cache/venv-python
+# What the folder was made from: another list or another Python makes it anew.
+made_from="$(sha256sum <"$requirements") $(python3 --version) $PWD"
+if [ "$(cat "$venv/made-from" 2>/dev/null)" != "$made_from" ]; then
+    say "installing the Python packages into $venv"
+    rm -rf "$venv"
+    python3 -m venv "$venv" || fail "python3 has no venv; install it (Debian: apt-get install python3-venv)"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$requirements"
+    printf '%s\n' "$made_from" >"$venv/made-from"
+fi
+
+# --- A server ------------------------------------------------------------------------------------
+
+work=$(mktemp -d)
+server=""
+# shellcheck disable=SC2329 # the trap calls it
+clean_up() {
+    # kill fails where the server has ended already.
+    if [ -n "$server" ]; then kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; fi
+    rm -rf "$work"
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# The caller's own settings are not the test's, and MATCHPOINT_SERVER is none of the program's.
+for variable in $(compgen -e MATCHPOINT_ || true); do unset "$variable"; done
+
+say "building and calibrating a deployment from examples/photos"
+"$program" build "$work/photos" --images examples/photos/gallery.csv \
+    --model models/efficientnet-lite0 >"$work/log" 2>&1 || { cat "$work/log" >&2; fail "build failed"; }
+"$program" calibrate "$work/photos" --queries examples/photos/calibrate.csv \
+    --target-far 0.10 --confidence 0.90 >"$work/log" 2>&1 || { cat "$work/log" >&2; fail "calibrate failed"; }
+
+"$program" serve --deployments "$work/photos" --listen 127.0.0.1:0 --metrics-listen off \
+    --log-format json 2>"$work/log" &
+server=$!
+# Port 0 takes a free port, and the log says which.
+address=""
+for _ in $(seq 300); do
+    address=$(sed -nE 's/.*"address":"([0-9.:]+)".*/\1/p' "$work/log" | head -n 1)
+    if [ -n "$address" ] && grep -q '"message":"ready"' "$work/log"; then break; fi
+    kill -0 "$server" 2>/dev/null || { cat "$work/log" >&2; fail "the server ended"; }
+    sleep 0.1
+done
+[ -n "$address" ] || { cat "$work/log" >&2; fail "the server did not say where it listens"; }
+
+# --- The tests -----------------------------------------------------------------------------------
+
+mkdir "$work/stubs"
+"$venv/bin/python" -m grpc_tools.protoc -I proto --python_out="$work/stubs" \
+    --pyi_out="$work/stubs" --grpc_python_out="$work/stubs" proto/matchpoint/v1/*.proto
+
+say "testing the server at $address"
+outcome=0
+PYTHONPATH=$work/stubs PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" \
+    examples/python/test_client.py --server "$address" --examples examples/photos || outcome=$?
+if [ "$outcome" -ne 0 ]; then
+    say "the server's log:"
+    cat "$work/log" >&2
+fi
+
+# It must also stop when it is told to.
+kill "$server"
+stopped=0
+wait "$server" || stopped=$?
+server=""
+[ "$stopped" -eq 0 ] || fail "the server ended with exit code $stopped on SIGTERM"
+exit "$outcome"

@@ -1,0 +1,218 @@
+//! The worker's state: bytes of an image in, an embedding out.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::pixels::{Limits, Pixels, PixelsError, Resizer};
+use crate::vector::Embedding;
+
+use super::manifest::{Colour, Input, Layout, Manifest};
+use super::session::Session;
+
+/// One worker's own session and buffers. Not shared: a session runs one image at a time.
+pub struct Embedder {
+    session: Session,
+    manifest: Arc<Manifest>,
+    resizer: Resizer,
+    tensor: Vec<f32>,
+}
+
+/// An image's embedding and what it cost.
+#[derive(Clone, Debug)]
+pub struct Embedded {
+    /// The embedding.
+    pub embedding: Embedding,
+    /// Time spent on decoding, resizing and filling the tensor.
+    pub decode: Duration,
+    /// Time spent in the model.
+    pub inference: Duration,
+}
+
+/// Why there is no embedding.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbedError {
+    /// The image is at fault.
+    #[error(transparent)]
+    Image(PixelsError),
+    /// The model is at fault: it failed, or gave NaN, infinity or zeros.
+    #[error("the model failed: {reason}")]
+    Model {
+        /// What happened.
+        reason: String,
+    },
+}
+
+impl Embedder {
+    /// Number of components of every embedding.
+    #[must_use]
+    pub fn dimension(&self) -> usize {
+        self.manifest.output.dimension
+    }
+
+    pub(super) fn new(session: Session, manifest: Arc<Manifest>) -> Self {
+        let pixels = u64::from(manifest.geometry.width) * u64::from(manifest.geometry.height);
+        let tensor = vec![0.0; usize::try_from(3 * pixels).unwrap_or(usize::MAX)];
+        Self {
+            session,
+            manifest,
+            resizer: Resizer::new(),
+            tensor,
+        }
+    }
+
+    /// Decodes, resizes and embeds an image file held in memory.
+    ///
+    /// # Errors
+    /// [`EmbedError::Image`] where the bytes are no image within the limits, [`EmbedError::Model`]
+    /// where the model gives no embedding for it.
+    pub fn embed(&mut self, image: &[u8], limits: &Limits) -> Result<Embedded, EmbedError> {
+        let start = Instant::now();
+        let decoded = Pixels::decode(image, limits, self.manifest.input.background)
+            .map_err(EmbedError::Image)?;
+        // Never the image's fault: the geometry is the manifest's.
+        let resized = self
+            .resizer
+            .resize(&decoded, &self.manifest.geometry)
+            .map_err(|cause| EmbedError::Model {
+                reason: cause.to_string(),
+            })?;
+        drop(decoded); // may be a hundred times larger than what is still needed
+        fill(&mut self.tensor, resized.as_rgb(), &self.manifest.input)?;
+        let decode = start.elapsed();
+        let start = Instant::now();
+        let embedding = infer(&mut self.session, &self.tensor)?;
+        Ok(Embedded {
+            embedding,
+            decode,
+            inference: start.elapsed(),
+        })
+    }
+
+    /// Embeds an input tensor as the model takes it. For measuring the model alone.
+    ///
+    /// # Errors
+    /// [`EmbedError::Model`] where the length is not the input's, or the model fails.
+    pub fn embed_tensor(&mut self, tensor: &[f32]) -> Result<Embedding, EmbedError> {
+        infer(&mut self.session, tensor)
+    }
+}
+
+fn infer(session: &mut Session, tensor: &[f32]) -> Result<Embedding, EmbedError> {
+    let raw = session
+        .run(tensor)
+        .map_err(|reason| EmbedError::Model { reason })?;
+    Embedding::normalise(raw).map_err(|cause| EmbedError::Model {
+        reason: cause.to_string(),
+    })
+}
+
+/// Writes RGB bytes as `(grey - mean) / std`, in the layout and channel order of the input.
+///
+/// Divides, rather than multiply by a reciprocal, to round as the reference pipelines do.
+fn fill(tensor: &mut [f32], rgb: &[u8], input: &Input) -> Result<(), EmbedError> {
+    if tensor.len() != rgb.len() {
+        let reason = format!("{} resized bytes for {} inputs", rgb.len(), tensor.len());
+        return Err(EmbedError::Model { reason });
+    }
+    let (pixels, _) = rgb.as_chunks::<3>();
+    let ([mean_r, mean_g, mean_b], [std_r, std_g, std_b]) = (input.mean, input.std);
+    let scale = |[r, g, b]: [u8; 3]| {
+        [
+            (f32::from(r) - mean_r) / std_r,
+            (f32::from(g) - mean_g) / std_g,
+            (f32::from(b) - mean_b) / std_b,
+        ]
+    };
+    match input.layout {
+        Layout::Nchw => {
+            let (first, rest) = tensor.split_at_mut(pixels.len());
+            let (green, last) = rest.split_at_mut(pixels.len());
+            let (red, blue) = match input.colour {
+                Colour::Rgb => (first, last),
+                Colour::Bgr => (last, first),
+            };
+            for (((pixel, r), g), b) in pixels.iter().zip(red).zip(green).zip(blue) {
+                [*r, *g, *b] = scale(*pixel);
+            }
+        }
+        Layout::Nhwc => {
+            let (targets, _) = tensor.as_chunks_mut::<3>();
+            for (target, pixel) in targets.iter_mut().zip(pixels) {
+                let [r, g, b] = scale(*pixel);
+                *target = match input.colour {
+                    Colour::Rgb => [r, g, b],
+                    Colour::Bgr => [b, g, r],
+                };
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(layout: Layout, colour: Colour) -> Vec<f32> {
+        let name = "pixels".to_owned();
+        let (mean, std) = ([10.0, 20.0, 30.0], [1.0, 2.0, 4.0]);
+        let input = Input {
+            name,
+            layout,
+            colour,
+            background: [255; 3],
+            mean,
+            std,
+        };
+        let mut tensor = vec![0.0; 6];
+        fill(&mut tensor, &[10, 20, 30, 11, 24, 38], &input).unwrap();
+        tensor
+    }
+
+    #[test]
+    fn pixels_are_scaled_by_channel_and_laid_out_as_the_manifest_says() {
+        assert_eq!(
+            filled(Layout::Nchw, Colour::Rgb),
+            [0.0, 1.0, 0.0, 2.0, 0.0, 2.0]
+        );
+        assert_eq!(
+            filled(Layout::Nhwc, Colour::Rgb),
+            [0.0, 0.0, 0.0, 1.0, 2.0, 2.0]
+        );
+    }
+
+    #[test]
+    fn bgr_swaps_the_channels_and_keeps_each_ones_mean() {
+        let (mean, std) = ([9.0, 20.0, 34.0], [1.0, 1.0, 2.0]);
+        let name = "pixels".to_owned();
+        for layout in [Layout::Nchw, Layout::Nhwc] {
+            let colour = Colour::Bgr;
+            let input = Input {
+                name: name.clone(),
+                layout,
+                colour,
+                background: [255; 3],
+                mean,
+                std,
+            };
+            let mut tensor = vec![0.0; 3];
+            fill(&mut tensor, &[10, 22, 40], &input).unwrap();
+            assert_eq!(tensor, [3.0, 2.0, 1.0]);
+        }
+    }
+
+    #[test]
+    fn an_image_of_another_size_is_never_half_written() {
+        let name = "pixels".to_owned();
+        let (layout, colour) = (Layout::Nchw, Colour::Rgb);
+        let input = Input {
+            name,
+            layout,
+            colour,
+            background: [255; 3],
+            mean: [0.0; 3],
+            std: [1.0; 3],
+        };
+        assert!(fill(&mut [0.0; 6], &[1, 2, 3], &input).is_err());
+    }
+}

@@ -1,0 +1,398 @@
+//! Models: a folder with an ONNX file and its manifest, opened only if it still computes what it
+//! did when it was made.
+
+pub mod embedder;
+mod folder;
+mod manifest;
+pub mod pool;
+pub mod runtime;
+mod section;
+mod session;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::pixels::Limits;
+use crate::vector::Similarity;
+
+use embedder::{EmbedError, Embedder};
+use folder::{GOLDEN_BYTES_MAX, MANIFEST_NAME, ONNX_BYTES_MAX};
+use manifest::{Golden, Manifest};
+use runtime::Runtime;
+use session::{CreateError, Provider, Session};
+
+/// The version of everything between a file's bytes and the input tensor: decoders, orientation,
+/// colour, resizing, scaling. Raised with each change that moves an embedding, since galleries and
+/// operating points made before no longer fit.
+const PIPELINE_VERSION: u32 = 1;
+
+/// A golden image may be as large as any that is worth shipping for a check.
+const GOLDEN_PIXELS_MAX: u64 = 50_000_000;
+
+/// What to compute on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU, or failure.
+    Cuda,
+    /// An NVIDIA GPU where that works, else the processor.
+    Auto,
+}
+
+/// An opened model: its file is the one that the manifest names by hash, and the golden check has
+/// passed on this runtime and device.
+pub struct Model {
+    manifest: Arc<Manifest>,
+    onnx: Vec<u8>,
+    runtime: Runtime,
+    provider: Provider,
+    fingerprint: String,
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model")
+            .field("name", &self.name())
+            .field("fingerprint", &self.fingerprint)
+            .field("provider", &self.provider)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Model {
+    /// Opens a model folder: reads the manifest, compares the ONNX file with its hash and its
+    /// interface with the manifest, and embeds the golden image.
+    ///
+    /// # Errors
+    /// Where anything in the folder is missing, wrong or changed, or the device cannot be used.
+    pub fn open(folder: &Path, runtime: &Runtime, device: Device) -> Result<Self, ModelError> {
+        let manifest = folder::read_manifest(folder)?;
+        let onnx = folder::read(folder, &manifest.file, ONNX_BYTES_MAX)?;
+        let path = folder.join(&manifest.file);
+        let sha256 = hex(&Sha256::digest(&onnx));
+        if sha256 != manifest.sha256 {
+            let expected = manifest.sha256;
+            return Err(ModelError::Changed {
+                path,
+                expected,
+                found: sha256,
+            });
+        }
+        let (session, provider) =
+            create(device, runtime, &onnx, &manifest).map_err(|failure| match failure {
+                Failure::Cuda(reason) => ModelError::Cuda { reason },
+                Failure::Create(CreateError::Refused(reason)) => ModelError::Refused {
+                    path: path.clone(),
+                    reason,
+                },
+                Failure::Create(CreateError::Interface { mistakes, has }) => {
+                    ModelError::Interface {
+                        path: path.clone(),
+                        mistakes,
+                        has,
+                    }
+                }
+            })?;
+        let manifest = Arc::new(manifest);
+        let fingerprint = fingerprint(&manifest);
+        let model = Self {
+            manifest,
+            onnx,
+            runtime: runtime.clone(),
+            provider,
+            fingerprint,
+        };
+        model.check_golden(folder, Embedder::new(session, Arc::clone(&model.manifest)))?;
+        Ok(model)
+    }
+
+    /// A worker's own embedder, with a session of its own: some 50 ms for a small model.
+    ///
+    /// # Errors
+    /// Where the runtime makes no further session, for want of memory for example.
+    pub fn embedder(&self) -> Result<Embedder, ModelError> {
+        let path = || self.manifest.file.clone();
+        let session = Session::create(&self.runtime, self.provider, &self.onnx, &self.manifest)
+            .map_err(|failure| match failure {
+                CreateError::Refused(reason) => ModelError::Refused {
+                    path: path(),
+                    reason,
+                },
+                CreateError::Interface { mistakes, has } => ModelError::Interface {
+                    path: path(),
+                    mistakes,
+                    has,
+                },
+            })?;
+        Ok(Embedder::new(session, Arc::clone(&self.manifest)))
+    }
+
+    /// The name in the manifest.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.manifest.name
+    }
+
+    /// 64 hex digits that differ between any two models whose embeddings must not be compared: a
+    /// hash over the ONNX file, every manifest key that changes an embedding, and the version of
+    /// the image pipeline.
+    #[must_use]
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// The number of components of its embeddings.
+    #[must_use]
+    pub fn dimension(&self) -> usize {
+        self.manifest.output.dimension
+    }
+
+    /// What it really computes on: "cpu" or "cuda".
+    #[must_use]
+    pub fn provider(&self) -> &'static str {
+        self.provider.name()
+    }
+
+    /// The version of the ONNX Runtime it runs on.
+    #[must_use]
+    pub fn runtime_version(&self) -> &str {
+        self.runtime.version()
+    }
+
+    /// The manifest's description, if it has one.
+    #[must_use]
+    pub fn description(&self) -> Option<&str> {
+        self.manifest.description.as_deref()
+    }
+
+    /// The manifest's licence, if it has one.
+    #[must_use]
+    pub fn licence(&self) -> Option<&str> {
+        self.manifest.licence.as_deref()
+    }
+
+    fn check_golden(&self, folder: &Path, mut embedder: Embedder) -> Result<(), ModelError> {
+        let Golden {
+            image,
+            embedding,
+            cosine_min,
+        } = &self.manifest.golden;
+        let path = folder.join(image);
+        let bytes = folder::read(folder, image, GOLDEN_BYTES_MAX)?;
+        let reference = folder::read_reference(folder, embedding, self.dimension())?;
+        let bytes_max = usize::try_from(GOLDEN_BYTES_MAX).unwrap_or(usize::MAX);
+        let limits = Limits {
+            bytes_max,
+            pixels_max: GOLDEN_PIXELS_MAX,
+        };
+        let embedded =
+            embedder
+                .embed(&bytes, &limits)
+                .map_err(|cause| ModelError::GoldenNotEmbedded {
+                    path: path.clone(),
+                    cause,
+                })?;
+        let cosine = Similarity::between(embedded.embedding.as_slice(), reference.as_slice())
+            .map_or(f32::NAN, Similarity::get);
+        if *cosine_min <= cosine {
+            return Ok(());
+        }
+        Err(ModelError::GoldenDiffers {
+            path,
+            cosine,
+            cosine_min: *cosine_min,
+            runtime: self.runtime.version().to_owned(),
+            provider: self.provider(),
+        })
+    }
+}
+
+enum Failure {
+    Cuda(String),
+    Create(CreateError),
+}
+
+/// Makes the first session, on the device asked for.
+fn create(
+    device: Device,
+    runtime: &Runtime,
+    onnx: &[u8],
+    manifest: &Manifest,
+) -> Result<(Session, Provider), Failure> {
+    let on_cpu = || {
+        let session = Session::create(runtime, Provider::Cpu, onnx, manifest);
+        Ok((session.map_err(Failure::Create)?, Provider::Cpu))
+    };
+    let on_cuda = || {
+        if let Some(reason) = session::cuda_missing(runtime) {
+            return Err(Failure::Cuda(reason));
+        }
+        match Session::create(runtime, Provider::Cuda, onnx, manifest) {
+            Ok(session) => Ok((session, Provider::Cuda)),
+            Err(CreateError::Refused(reason)) => Err(Failure::Cuda(reason)),
+            Err(interface @ CreateError::Interface { .. }) => Err(Failure::Create(interface)),
+        }
+    };
+    match device {
+        Device::Cpu => on_cpu(),
+        Device::Cuda => on_cuda(),
+        Device::Auto => match on_cuda() {
+            Err(Failure::Cuda(reason)) => {
+                tracing::info!(reason, "no CUDA, so the model runs on the CPU");
+                on_cpu()
+            }
+            other => other,
+        },
+    }
+}
+
+fn fingerprint(manifest: &Manifest) -> String {
+    let text = format!(
+        "matchpoint model 1\npipeline = {PIPELINE_VERSION}\nonnx = {}\n{}",
+        manifest.sha256,
+        manifest.canonical()
+    );
+    hex(&Sha256::digest(text.as_bytes()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Why a model cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A file of the folder could not be read.
+    #[error("cannot read {}: {cause}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        cause: std::io::Error,
+    },
+    /// A file is longer than any real one.
+    #[error("{} is longer than {bytes_max} bytes", path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        bytes_max: u64,
+    },
+    /// A symbolic link, which could lead out of the folder.
+    #[error("{} is a symbolic link, and none is followed in a model folder; copy the file here", path.display())]
+    Link {
+        /// The link.
+        path: PathBuf,
+    },
+    /// The manifest has mistakes.
+    #[error("{} is wrong:{}", path.display(), lines(mistakes))]
+    Manifest {
+        /// The manifest.
+        path: PathBuf,
+        /// Every mistake.
+        mistakes: Vec<String>,
+    },
+    /// The ONNX file is not the one that the manifest was made for.
+    #[error(
+        "{} has SHA-256 {found}, but file.sha256 in {MANIFEST_NAME} is {expected}: the file was \
+         changed, or its download is not whole",
+        path.display()
+    )]
+    Changed {
+        /// The ONNX file.
+        path: PathBuf,
+        /// The hash in the manifest.
+        expected: String,
+        /// The hash of the file.
+        found: String,
+    },
+    /// ONNX Runtime takes the file for no model.
+    #[error(
+        "ONNX Runtime refuses {}: {reason} (it must be one ONNX file that holds all its weights)",
+        path.display()
+    )]
+    Refused {
+        /// The ONNX file.
+        path: PathBuf,
+        /// The runtime's words.
+        reason: String,
+    },
+    /// The model's inputs and outputs are not those of the manifest.
+    #[error("{} does not fit {MANIFEST_NAME}:{}\nthe model has {has}", path.display(), lines(mistakes))]
+    Interface {
+        /// The ONNX file.
+        path: PathBuf,
+        /// Every difference.
+        mistakes: Vec<String>,
+        /// What the model has.
+        has: String,
+    },
+    /// CUDA was asked for and does not work here.
+    #[error("the model cannot run on CUDA: {reason}")]
+    Cuda {
+        /// What is missing.
+        reason: String,
+    },
+    /// The reference embedding is none.
+    #[error("{} is not a reference embedding: {reason}", path.display())]
+    GoldenReference {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The golden image gave no embedding.
+    #[error("the golden check failed: {} cannot be embedded: {cause}", path.display())]
+    GoldenNotEmbedded {
+        /// The image.
+        path: PathBuf,
+        /// Why not.
+        cause: EmbedError,
+    },
+    /// The golden image gave another embedding than it should.
+    #[error(
+        "the golden check failed: the embedding of {} has cosine {cosine:.6} to its reference, and \
+         golden.cosine_min is {cosine_min}; the usual causes are [input] or [resize] in \
+         {MANIFEST_NAME} that differ from the preprocessing behind the reference, a changed golden \
+         file, or a runtime or device that computes differently (here ONNX Runtime {runtime}, \
+         {provider})",
+        path.display()
+    )]
+    GoldenDiffers {
+        /// The image.
+        path: PathBuf,
+        /// The cosine found.
+        cosine: f32,
+        /// The cosine demanded.
+        cosine_min: f32,
+        /// The runtime's version.
+        runtime: String,
+        /// What it computed on.
+        provider: &'static str,
+    },
+    /// A pool that could do nothing.
+    #[error("a pool needs workers and a queue, not {workers} workers and {queue_len_max} places")]
+    EmptyPool {
+        /// Workers asked for.
+        workers: usize,
+        /// Places asked for.
+        queue_len_max: usize,
+    },
+    /// The system starts no further thread.
+    #[error("cannot start a worker thread: {cause}")]
+    Thread {
+        /// The system's reason.
+        cause: std::io::Error,
+    },
+}
+
+fn lines(mistakes: &[String]) -> String {
+    mistakes
+        .iter()
+        .map(|mistake| format!("\n  {mistake}"))
+        .collect()
+}

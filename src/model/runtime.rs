@@ -1,0 +1,283 @@
+//! The ONNX Runtime library: found, loaded once for the process, and known by version and path.
+
+use std::error::Error;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ort::environment::Environment;
+use ort::logging::LogLevel;
+
+/// A loaded ONNX Runtime. Cheap to clone; there is one in a process.
+#[derive(Clone, Debug)]
+pub struct Runtime(Arc<Loaded>);
+
+#[derive(Debug)]
+struct Loaded {
+    environment: Environment,
+    path: PathBuf,
+    version: String,
+}
+
+/// A place where the library may be.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The library file.
+    pub path: PathBuf,
+    /// Who named this place, for messages: an option, a variable or a default.
+    pub origin: &'static str,
+    /// Whether the library must be here: set where an operator named the place.
+    pub required: bool,
+}
+
+/// Why no ONNX Runtime could be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// No candidate exists.
+    #[error(
+        "the ONNX Runtime library was not found; looked at:{}\nto get it, run `make runtime` \
+         (scripts/fetch-onnxruntime.sh), or `pip download --no-deps onnxruntime==1.32.0`, unzip \
+         the wheel and let ORT_DYLIB_PATH name its onnxruntime/capi/libonnxruntime.so.1.32.0",
+        places(candidates)
+    )]
+    NotFound {
+        /// The places looked at, in order.
+        candidates: Vec<Candidate>,
+    },
+    /// A place that an operator named holds no file.
+    #[error("there is no ONNX Runtime library at {} ({origin})", path.display())]
+    RequiredMissing {
+        /// The place.
+        path: PathBuf,
+        /// Who named it.
+        origin: &'static str,
+    },
+    /// The file could not be read.
+    #[error("cannot read the ONNX Runtime library {} ({origin}): {cause}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Who named it.
+        origin: &'static str,
+        /// The system's reason.
+        cause: std::io::Error,
+    },
+    /// The file is something else: a text, an archive, a pointer to the real file.
+    #[error("{} ({origin}) is not a shared library", path.display())]
+    NotALibrary {
+        /// The file.
+        path: PathBuf,
+        /// Who named it.
+        origin: &'static str,
+    },
+    /// The system's loader or the library itself refused.
+    #[error("cannot load the ONNX Runtime library {} ({origin}): {reason}", path.display())]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// Who named it.
+        origin: &'static str,
+        /// The reason.
+        reason: String,
+    },
+    /// The library lacks the interface that this program was built for.
+    #[error(
+        "{} ({origin}) is ONNX Runtime {found}; version 1.{minor_min} or newer is needed",
+        path.display()
+    )]
+    TooOld {
+        /// The file.
+        path: PathBuf,
+        /// Who named it.
+        origin: &'static str,
+        /// Its version.
+        found: String,
+        /// The oldest minor version that will do.
+        minor_min: u32,
+    },
+    /// A process can hold only one.
+    #[error("this process has loaded {} already and cannot load {} too", loaded.display(), path.display())]
+    AlreadyLoaded {
+        /// The library in use.
+        loaded: PathBuf,
+        /// The library asked for.
+        path: PathBuf,
+    },
+}
+
+fn places(candidates: &[Candidate]) -> String {
+    candidates
+        .iter()
+        .map(|place| format!("\n  {} ({})", place.path.display(), place.origin))
+        .collect()
+}
+
+/// The binding allows one environment in the life of a process, so it is kept for ever.
+static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
+
+impl Runtime {
+    /// Loads the first candidate that exists. Asking again for the same file gives the same runtime.
+    ///
+    /// # Errors
+    /// Where no candidate exists, a required one does not, another library is loaded already, or
+    /// the file is not a loadable ONNX Runtime of a new enough version.
+    pub fn load(candidates: &[Candidate]) -> Result<Self, RuntimeError> {
+        let Candidate { path, origin, .. } = choose(candidates)?;
+        let origin = *origin;
+        // Absolute, since the binding would look beside the executable first; and without links,
+        // since the library looks for its CUDA half beside its real self.
+        let read = |cause| RuntimeError::Read {
+            path: path.clone(),
+            origin,
+            cause,
+        };
+        let path = path.canonicalize().map_err(read)?;
+        if !is_library(&path).map_err(read)? {
+            return Err(RuntimeError::NotALibrary { path, origin });
+        }
+        let mut slot = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(runtime) = slot.as_ref() {
+            if runtime.0.path == path {
+                return Ok(runtime.clone());
+            }
+            return Err(RuntimeError::AlreadyLoaded {
+                loaded: runtime.0.path.clone(),
+                path,
+            });
+        }
+        let runtime = Self(Arc::new(initialise(path, origin)?));
+        *slot = Some(runtime.clone());
+        Ok(runtime)
+    }
+
+    /// The library's version, such as "1.32.0".
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.0.version
+    }
+
+    /// The library's file, absolute and without links.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    pub(super) fn environment(&self) -> &Environment {
+        &self.0.environment
+    }
+}
+
+fn choose(candidates: &[Candidate]) -> Result<&Candidate, RuntimeError> {
+    for candidate in candidates {
+        if candidate.path.is_file() {
+            return Ok(candidate);
+        }
+        if candidate.required {
+            let Candidate { path, origin, .. } = candidate.clone();
+            return Err(RuntimeError::RequiredMissing { path, origin });
+        }
+    }
+    Err(RuntimeError::NotFound {
+        candidates: candidates.to_vec(),
+    })
+}
+
+/// Whether the file begins as ELF, Mach-O or PE do. The loader's own words for a file that is
+/// something else ("invalid ELF header", "file too short") help nobody.
+fn is_library(path: &Path) -> std::io::Result<bool> {
+    const BEGINNINGS: [&[u8]; 4] = [b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe", b"MZ"];
+    let mut start = Vec::new();
+    File::open(path)?.take(4).read_to_end(&mut start)?;
+    Ok(BEGINNINGS
+        .iter()
+        .any(|beginning| start.starts_with(beginning)))
+}
+
+fn initialise(path: PathBuf, origin: &'static str) -> Result<Loaded, RuntimeError> {
+    let refused = |reason| RuntimeError::Refused {
+        path: path.clone(),
+        origin,
+        reason,
+    };
+    // Never by the binding's lazy loader: that one panics.
+    let builder = ort::init_from(&path).map_err(|cause| match cause {
+        ort::LoadDynamicError::BadVersion {
+            version_str: found, ..
+        } => RuntimeError::TooOld {
+            path: path.clone(),
+            origin,
+            found,
+            minor_min: ort::MINOR_VERSION,
+        },
+        ort::LoadDynamicError::Dlopen { error, .. } => refused(with_causes(&error)),
+        ort::LoadDynamicError::MissingApi { .. } => {
+            refused("it is another library: it has no OrtGetApiBase".to_owned())
+        }
+        ort::LoadDynamicError::InvalidVersionString => refused(cause.to_string()),
+    })?;
+    let environment = builder
+        .with_name("matchpoint")
+        .with_telemetry(false)
+        .with_logger(Arc::new(log))
+        .build()
+        .map_err(|cause| refused(cause.to_string()))?;
+    environment.set_log_level(LogLevel::Warning);
+    let version = version(&path);
+    Ok(Loaded {
+        environment,
+        path,
+        version,
+    })
+}
+
+/// An error with what lies behind it: the loader's own words are only there.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// Passes the library's own messages on. Every failure is also returned to the caller, so even its
+/// "errors" are details here.
+fn log(level: LogLevel, category: &str, _id: &str, location: &str, message: &str) {
+    match level {
+        LogLevel::Verbose | LogLevel::Info => {
+            tracing::trace!(target: "onnxruntime", category, location, "{message}");
+        }
+        LogLevel::Warning | LogLevel::Error | LogLevel::Fatal => {
+            tracing::debug!(target: "onnxruntime", category, location, "{message}");
+        }
+    }
+}
+
+/// The version by which the library's build marks its symbols (`VERS_1.32.0`). The binding reports
+/// only the minor one, which is the answer where there is no such mark.
+fn version(path: &Path) -> String {
+    let minor = ort::util::probe(path).unwrap_or(ort::MINOR_VERSION);
+    let short = format!("1.{minor}");
+    marked_version(path, &format!("VERS_{short}.")).unwrap_or(short)
+}
+
+fn marked_version(path: &Path, mark: &str) -> Option<String> {
+    /// The symbol names stand near the start of the file.
+    const BYTES_MAX: u64 = 4 << 20;
+    let mut start = Vec::new();
+    File::open(path)
+        .ok()?
+        .take(BYTES_MAX)
+        .read_to_end(&mut start)
+        .ok()?;
+    let at = start
+        .windows(mark.len())
+        .position(|window| window == mark.as_bytes())?;
+    let text = start.get(at + "VERS_".len()..)?;
+    let end = text
+        .iter()
+        .position(|byte| !(byte.is_ascii_digit() || *byte == b'.'))?;
+    String::from_utf8(text.get(..end)?.to_vec()).ok()
+}

@@ -1,0 +1,274 @@
+//! One ONNX Runtime session: made from bytes in memory, checked against the manifest, run.
+
+use ort::ep::{self, ExecutionProvider as _};
+use ort::session::Session as OrtSession;
+use ort::session::builder::{AutoDevicePolicy, SessionBuilder};
+use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
+
+use super::manifest::{Layout, Manifest, Output, Take};
+use super::runtime::Runtime;
+
+/// What a session computes on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Provider {
+    Cpu,
+    Cuda,
+}
+
+impl Provider {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+        }
+    }
+}
+
+/// A session and the place of the embedding in its output. Runs one image at a time.
+pub(super) struct Session {
+    session: OrtSession,
+    shape: [i64; 4],
+    output: String,
+    take: Take,
+    dimension: usize,
+}
+
+/// Why CUDA cannot be used with this runtime, before any model is looked at.
+pub(super) fn cuda_missing(runtime: &Runtime) -> Option<String> {
+    match ep::CUDA::is_available() {
+        Ok(true) => None,
+        Ok(false) => Some(format!(
+            "the ONNX Runtime library {} (version {}) was built without CUDA; the package \
+             onnxruntime-gpu has one with it",
+            runtime.path().display(),
+            runtime.version(),
+        )),
+        Err(cause) => Some(cause.to_string()),
+    }
+}
+
+impl Session {
+    /// Makes a session from the bytes of an ONNX file. Bytes have no folder, so a model that keeps
+    /// weights in other files, which no hash covers, is refused by the runtime.
+    pub(super) fn create(
+        runtime: &Runtime,
+        provider: Provider,
+        onnx: &[u8],
+        manifest: &Manifest,
+    ) -> Result<Self, CreateError> {
+        let session = builder(runtime, provider)
+            .and_then(|mut builder| builder.commit_from_memory(onnx))
+            .map_err(|cause| CreateError::Refused(cause.to_string()))?;
+        let mistakes = interface_mistakes(&session, manifest);
+        if !mistakes.is_empty() {
+            let has = format!(
+                "inputs {}; outputs {}",
+                listed(session.inputs()),
+                listed(session.outputs())
+            );
+            return Err(CreateError::Interface { mistakes, has });
+        }
+        Ok(Self {
+            session,
+            shape: tensor_shape(manifest),
+            output: manifest.output.name.clone(),
+            take: manifest.output.take,
+            dimension: manifest.output.dimension,
+        })
+    }
+
+    /// The embedding of one input tensor, as the model gives it: not normalised, perhaps not finite.
+    pub(super) fn run(&mut self, tensor: &[f32]) -> Result<Vec<f32>, String> {
+        let input = TensorRef::from_array_view((self.shape, tensor)).map_err(|e| e.to_string())?;
+        let outputs = self
+            .session
+            .run(ort::inputs![input])
+            .map_err(|e| e.to_string())?;
+        let output = outputs
+            .get(&self.output)
+            .ok_or_else(|| format!("no output {:?}", self.output))?;
+        let (shape, values) = output
+            .try_extract_tensor::<f32>()
+            .map_err(|e| e.to_string())?;
+        take(self.take, self.dimension, values).ok_or_else(|| {
+            let wanted = shape_text(self.take, self.dimension);
+            format!(
+                "output {:?} has the shape {shape}, not {wanted}",
+                self.output
+            )
+        })
+    }
+}
+
+/// Why no session could be made.
+pub(super) enum CreateError {
+    /// The runtime does not take the file.
+    Refused(String),
+    /// The model's inputs and outputs are not those of the manifest.
+    Interface { mistakes: Vec<String>, has: String },
+}
+
+fn builder(runtime: &Runtime, provider: Provider) -> ort::Result<SessionBuilder> {
+    // One thread: requests run side by side, each worker on its own session, and batches make one
+    // image dearer. So there is no thread pool to share or to spin. Prepacked weights are not
+    // shared: the runtime does that only for weights handed over one by one (measured: no byte).
+    let builder = OrtSession::builder(runtime.environment())?.with_intra_threads(1)?;
+    Ok(match provider {
+        // The CPU provider itself is always there. Naming it would switch its arena off.
+        Provider::Cpu => builder.with_auto_device(AutoDevicePolicy::PreferCPU)?,
+        // TF32 would round the products to ten bits and so give other scores than the CPU does.
+        Provider::Cuda => builder.with_execution_providers([ep::CUDA::default()
+            .with_tf32(false)
+            .build()
+            .error_on_failure()])?,
+    })
+}
+
+fn tensor_shape(manifest: &Manifest) -> [i64; 4] {
+    let (width, height) = (
+        i64::from(manifest.geometry.width),
+        i64::from(manifest.geometry.height),
+    );
+    match manifest.input.layout {
+        Layout::Nchw => [1, 3, height, width],
+        Layout::Nhwc => [1, height, width, 3],
+    }
+}
+
+/// The embedding's values within the output's; `None` where their number does not fit.
+fn take(take: Take, dimension: usize, values: &[f32]) -> Option<Vec<f32>> {
+    match take {
+        Take::Vector => (values.len() == dimension).then(|| values.to_vec()),
+        Take::FirstToken => {
+            let whole = values.len().is_multiple_of(dimension);
+            values
+                .get(..dimension)
+                .filter(|_| whole)
+                .map(<[f32]>::to_vec)
+        }
+        Take::MeanOfTokens => {
+            let tokens = values.chunks_exact(dimension);
+            if tokens.len() == 0 || !tokens.remainder().is_empty() {
+                return None;
+            }
+            // The sum has the mean's direction, and direction is all that an embedding keeps; in
+            // f64 it cannot overflow.
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a model has far fewer than 2^52 tokens"
+            )]
+            let count = tokens.len() as f64;
+            let mut sums = vec![0.0_f64; dimension];
+            for token in tokens {
+                for (sum, value) in sums.iter_mut().zip(token) {
+                    *sum += f64::from(*value);
+                }
+            }
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "rounded to the model's precision"
+            )]
+            Some(sums.into_iter().map(|sum| (sum / count) as f32).collect())
+        }
+    }
+}
+
+// === The model's interface against the manifest ===
+
+fn interface_mistakes(session: &OrtSession, manifest: &Manifest) -> Vec<String> {
+    let mut mistakes = Vec::new();
+    let name = &manifest.input.name;
+    match session.inputs() {
+        [input] if input.name() == name => {
+            let wanted = tensor_shape(manifest);
+            if !fits(input.dtype(), &wanted.map(Some)) {
+                mistakes.push(format!(
+                    "input {name:?} must take f32 {wanted:?} by input.layout, width and height"
+                ));
+            }
+        }
+        _ => mistakes.push(format!(
+            "input.name = {name:?} must be the model's only input"
+        )),
+    }
+    let Output {
+        name,
+        dimension,
+        take,
+    } = &manifest.output;
+    let Some(output) = session
+        .outputs()
+        .iter()
+        .find(|output| output.name() == name)
+    else {
+        mistakes.push(format!(
+            "output.name = {name:?} must be one of the model's outputs"
+        ));
+        return mistakes;
+    };
+    let width = i64::try_from(*dimension).ok();
+    let shape: &[Option<i64>] = match take {
+        Take::Vector => &[Some(1), width],
+        Take::FirstToken | Take::MeanOfTokens => &[Some(1), None, width],
+    };
+    if !fits(output.dtype(), shape) {
+        let wanted = shape_text(*take, *dimension);
+        mistakes.push(format!(
+            "output {name:?} must give f32 {wanted} by output.take and output.dimension"
+        ));
+    }
+    mistakes
+}
+
+/// Whether a declared type can be an f32 tensor of this shape. -1 is a length the model leaves open.
+fn fits(declared: &ValueType, wanted: &[Option<i64>]) -> bool {
+    let ValueType::Tensor {
+        ty: TensorElementType::Float32,
+        shape,
+        ..
+    } = declared
+    else {
+        return false;
+    };
+    shape.len() == wanted.len()
+        && shape
+            .iter()
+            .zip(wanted)
+            .all(|(length, wanted)| *length == -1 || wanted.is_none_or(|wanted| *length == wanted))
+}
+
+fn listed(outlets: &[Outlet]) -> String {
+    let texts: Vec<String> = outlets
+        .iter()
+        .map(|outlet| format!("{:?} {}", outlet.name(), outlet.dtype()))
+        .collect();
+    texts.join(", ")
+}
+
+fn shape_text(take: Take, dimension: usize) -> String {
+    match take {
+        Take::Vector => format!("[1, {dimension}]"),
+        Take::FirstToken | Take::MeanOfTokens => format!("[1, tokens, {dimension}]"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedding_is_the_part_of_the_output_that_the_manifest_names() {
+        let tokens = [1.0, 2.0, 3.0, 4.0];
+        assert_eq!(take(Take::Vector, 4, &tokens), Some(tokens.to_vec()));
+        assert_eq!(take(Take::FirstToken, 2, &tokens), Some(vec![1.0, 2.0]));
+        assert_eq!(take(Take::MeanOfTokens, 2, &tokens), Some(vec![2.0, 3.0]));
+    }
+
+    #[test]
+    fn an_output_of_another_length_is_no_embedding() {
+        for way in [Take::Vector, Take::FirstToken, Take::MeanOfTokens] {
+            assert_eq!(take(way, 3, &[1.0, 2.0, 3.0, 4.0]), None);
+            assert_eq!(take(way, 3, &[]), None);
+        }
+    }
+}

@@ -1,0 +1,932 @@
+//! Models as folders, the runtime, embeddings against the reference pipeline, and the pool.
+//!
+//! Besides the shipped model there are toy models, written here byte by byte, whose embedding can
+//! be computed by hand.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test fails by panic, and one prints its table"
+)]
+
+use std::fs;
+use std::future::poll_fn;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, OnceLock, mpsc};
+use std::task::Poll;
+
+use matchpoint::model::embedder::{EmbedError, Embedder};
+use matchpoint::model::pool::{Pool, PoolError};
+use matchpoint::model::runtime::{Candidate, Runtime, RuntimeError};
+use matchpoint::model::{Device, Model, ModelError};
+use matchpoint::pixels::{Limits, Pixels};
+use matchpoint::vector::{Embedding, Similarity};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tracing::{Instrument as _, Metadata, Span};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const LIMITS: Limits = Limits {
+    bytes_max: 1 << 24,
+    pixels_max: 1 << 24,
+};
+
+fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        #[expect(clippy::disallowed_methods, reason = "tests have no configuration")]
+        let named = std::env::var("ORT_DYLIB_PATH").ok();
+        let cached = Path::new(ROOT).join(".cache/onnxruntime/1.32.0/libonnxruntime.so");
+        let named = named.map(|path| candidate(Path::new(&path), "ORT_DYLIB_PATH", true));
+        let candidates: Vec<Candidate> = named
+            .into_iter()
+            .chain([candidate(&cached, "the project's cache", false)])
+            .collect();
+        Runtime::load(&candidates).unwrap_or_else(|error| panic!("{error}"))
+    })
+}
+
+fn candidate(path: &Path, origin: &'static str, required: bool) -> Candidate {
+    Candidate {
+        path: path.to_owned(),
+        origin,
+        required,
+    }
+}
+
+fn lite0() -> &'static Arc<Model> {
+    static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
+    MODEL.get_or_init(|| {
+        let folder = Path::new(ROOT).join("models/efficientnet-lite0");
+        Arc::new(Model::open(&folder, runtime(), Device::Cpu).unwrap())
+    })
+}
+
+// === The reference pipeline ===
+
+struct Oracle {
+    name: String,
+    image: Vec<u8>,
+    /// What Pillow made of the image, 224 x 224.
+    resized: Pixels,
+    embedding: Embedding,
+}
+
+fn oracle() -> Vec<Oracle> {
+    let folder = Path::new(ROOT).join("tests/fixtures/oracle");
+    let embeddings = fs::read(folder.join("embedding.f32")).unwrap();
+    let list = fs::read_to_string(folder.join("files.csv")).unwrap();
+    let rows = list.lines().skip(1).zip(embeddings.chunks_exact(4 * 1280));
+    rows.map(|(line, raw)| {
+        let mut cells = line.split(',');
+        // name,width,height,reference: the quoted cells come after them.
+        let (name, reference) = (cells.next().unwrap(), cells.nth(2).unwrap());
+        let resized = fs::read(folder.join(reference)).unwrap();
+        let values = raw
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|bytes| f32::from_le_bytes(*bytes));
+        Oracle {
+            name: name.to_owned(),
+            image: fs::read(folder.join(name)).unwrap(),
+            resized: Pixels::decode(&resized, &LIMITS, [255; 3]).unwrap(),
+            embedding: Embedding::normalise(values.collect()).unwrap(),
+        }
+    })
+    .collect()
+}
+
+fn cosine(a: &Embedding, b: &Embedding) -> f32 {
+    Similarity::between(a.as_slice(), b.as_slice())
+        .unwrap()
+        .get()
+}
+
+#[test]
+fn inference_alone_equals_the_reference() {
+    let mut embedder = lite0().embedder().unwrap();
+    for image in oracle() {
+        let planes =
+            (0..3).flat_map(|channel| image.resized.as_rgb().iter().skip(channel).step_by(3));
+        let tensor: Vec<f32> = planes
+            .map(|grey| (f32::from(*grey) - 127.0) / 128.0)
+            .collect();
+        let cosine = cosine(&embedder.embed_tensor(&tensor).unwrap(), &image.embedding);
+        assert!(0.999_999 <= cosine, "{}: {cosine}", image.name);
+    }
+}
+
+#[test]
+fn an_image_embeds_as_in_the_reference_pipeline() {
+    let mut embedder = lite0().embedder().unwrap();
+    let oracle = oracle();
+    assert_eq!(oracle.len(), 16);
+    let mut table = String::new();
+    let mut lowest = 1.0_f32;
+    for image in oracle {
+        let embedded = embedder.embed(&image.image, &LIMITS).unwrap();
+        let cosine = cosine(&embedded.embedding, &image.embedding);
+        lowest = lowest.min(cosine);
+        table += &format!(
+            "\n{cosine:.6}  decode {:5.2} ms  inference {:5.2} ms  {}",
+            1e3 * embedded.decode.as_secs_f64(),
+            1e3 * embedded.inference.as_secs_f64(),
+            image.name,
+        );
+    }
+    println!("cosine to the reference, image by image:{table}");
+    assert!(0.999 <= lowest, "{table}");
+}
+
+#[test]
+fn the_same_image_gives_the_same_bits_in_every_embedder() {
+    let image = fs::read(Path::new(ROOT).join("models/efficientnet-lite0/golden.jpg")).unwrap();
+    let embed = |count: usize| {
+        let mut embedder = lite0().embedder().unwrap();
+        (0..count)
+            .map(|_| embedder.embed(&image, &LIMITS).unwrap().embedding)
+            .last()
+            .unwrap()
+    };
+    assert_eq!(embed(1), embed(3));
+}
+
+#[test]
+fn the_shipped_model_says_what_it_is() {
+    let model = lite0();
+    assert_eq!(model.name(), "efficientnet-lite0");
+    assert_eq!(model.dimension(), 1280);
+    assert_eq!(model.provider(), "cpu");
+    assert_eq!(model.licence(), Some("Apache-2.0"));
+    assert!(model.description().is_some());
+    assert_eq!(model.fingerprint().len(), 64);
+    assert_eq!(model.runtime_version(), runtime().version());
+    assert!(
+        runtime().version().starts_with("1."),
+        "{}",
+        runtime().version()
+    );
+    assert!(runtime().path().is_absolute());
+}
+
+/// A copy of the shipped model's folder, its manifest changed.
+fn lite0_with(from: &str, to: &str) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    let source = Path::new(ROOT).join("models/efficientnet-lite0");
+    for file in ["model.onnx", "golden.jpg", "golden.f32"] {
+        fs::copy(source.join(file), folder.path().join(file)).unwrap();
+    }
+    let manifest = fs::read_to_string(source.join("model.toml")).unwrap();
+    assert!(manifest.contains(from), "{from}");
+    fs::write(
+        folder.path().join("model.toml"),
+        manifest.replacen(from, to, 1),
+    )
+    .unwrap();
+    folder
+}
+
+fn refusal(folder: &Path) -> ModelError {
+    Model::open(folder, runtime(), Device::Cpu).unwrap_err()
+}
+
+#[test]
+fn the_golden_check_catches_other_preprocessing() {
+    let changes = [
+        ("filter = \"bilinear\"", "filter = \"bicubic\""),
+        ("fit = \"squash\"", "fit = \"pad\""),
+        ("colour = \"rgb\"", "colour = \"bgr\""),
+        (
+            "mean = [127.0, 127.0, 127.0]",
+            "mean = [123.675, 116.28, 103.53]",
+        ),
+    ];
+    for (from, to) in changes {
+        let folder = lite0_with(from, to);
+        let ModelError::GoldenDiffers {
+            cosine, cosine_min, ..
+        } = refusal(folder.path())
+        else {
+            panic!("{to}: another refusal");
+        };
+        assert!(cosine < cosine_min, "{to}: {cosine}");
+        let text = refusal(folder.path()).to_string();
+        assert!(
+            text.contains(&format!("{cosine:.6}")) && text.contains("usual causes"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_wrong_dimension_is_refused_with_the_models_own() {
+    let folder = lite0_with("dimension = 1280", "dimension = 1000");
+    let text = refusal(folder.path()).to_string();
+    assert!(
+        text.contains("[1, 1000] by output.take and output.dimension"),
+        "{text}"
+    );
+    assert!(
+        text.contains("outputs \"embedding\" Tensor<f32>(batch, 1280)"),
+        "{text}"
+    );
+}
+
+#[test]
+fn wrong_names_and_sizes_are_refused_together_with_what_the_model_has() {
+    let folder = lite0_with("name = \"pixels\"", "name = \"images\"");
+    let text = refusal(folder.path()).to_string();
+    assert!(
+        text.contains("input.name = \"images\" must be the model's only input"),
+        "{text}"
+    );
+    assert!(
+        text.contains("inputs \"pixels\" Tensor<f32>(batch, 3, 224, 224)"),
+        "{text}"
+    );
+
+    let toy = Toy::new()
+        .change("width = 4", "width = 8")
+        .change("name = \"out\"", "name = \"logits\"");
+    let ModelError::Interface { mistakes, .. } = toy.refusal() else {
+        panic!("another refusal")
+    };
+    assert_eq!(mistakes.len(), 2, "{mistakes:?}");
+}
+
+// === Toy models ===
+
+/// Writes ONNX files: just enough of protobuf for a graph of one node, of sizes below 128.
+mod onnx {
+    pub(super) fn number(field: u8, value: u8) -> Vec<u8> {
+        vec![field << 3, value]
+    }
+
+    pub(super) fn bytes(field: u8, content: &[u8]) -> Vec<u8> {
+        let mut out = vec![field << 3 | 2];
+        let mut length = content.len();
+        while length >= 0x80 {
+            out.push(u8::try_from(length & 0x7f).unwrap() | 0x80);
+            length >>= 7;
+        }
+        out.push(u8::try_from(length).unwrap());
+        [out, content.to_vec()].concat()
+    }
+
+    pub(super) fn text(field: u8, content: &str) -> Vec<u8> {
+        bytes(field, content.as_bytes())
+    }
+
+    /// A float tensor's name and shape.
+    fn value(name: &str, shape: &[u8]) -> Vec<u8> {
+        let dims: Vec<u8> = shape
+            .iter()
+            .flat_map(|dim| bytes(1, &number(1, *dim)))
+            .collect();
+        let tensor = [number(1, 1), bytes(2, &dims)].concat();
+        [text(1, name), bytes(2, &bytes(1, &tensor))].concat()
+    }
+
+    /// An attribute that is a list of whole numbers. Field 20, its type, needs a key of two bytes.
+    pub(super) fn list(name: &str, values: &[u8]) -> Vec<u8> {
+        let items: Vec<u8> = values.iter().flat_map(|item| number(8, *item)).collect();
+        bytes(5, &[text(1, name), items, vec![0xa0, 0x01, 7]].concat())
+    }
+
+    /// An attribute that is one whole number.
+    pub(super) fn whole(name: &str, value: u8) -> Vec<u8> {
+        bytes(
+            5,
+            &[text(1, name), number(3, value), vec![0xa0, 0x01, 2]].concat(),
+        )
+    }
+
+    /// A model whose `out` is one operator's result of `pixels`.
+    pub(super) fn model(input: &[u8], operator: &str, attributes: &[u8], output: &[u8]) -> Vec<u8> {
+        let node = [
+            text(1, "pixels"),
+            text(2, "out"),
+            text(4, operator),
+            attributes.to_vec(),
+        ];
+        file(&[bytes(1, &node.concat())].concat(), input, output)
+    }
+
+    /// A model that adds to `pixels` a weight that it keeps in another file.
+    pub(super) fn with_external_weight(file_name: &str, shape: &[u8]) -> Vec<u8> {
+        let node = [
+            text(1, "pixels"),
+            text(1, "weight"),
+            text(2, "out"),
+            text(4, "Add"),
+        ];
+        let location = [text(1, "location"), text(2, file_name)].concat();
+        let weight = [
+            number(1, 1),
+            number(2, 1),
+            text(8, "weight"),
+            bytes(13, &location),
+        ];
+        let weight = [weight.concat(), number(14, 1)].concat();
+        file(
+            &[bytes(1, &node.concat()), bytes(5, &weight)].concat(),
+            shape,
+            shape,
+        )
+    }
+
+    fn file(nodes_and_weights: &[u8], input: &[u8], output: &[u8]) -> Vec<u8> {
+        let values = [
+            bytes(11, &value("pixels", input)),
+            bytes(12, &value("out", output)),
+        ];
+        let graph = [nodes_and_weights.to_vec(), text(2, "toy"), values.concat()].concat();
+        let opset = [text(1, ""), number(2, 13)].concat();
+        [number(1, 8), bytes(7, &graph), bytes(8, &opset)].concat()
+    }
+}
+
+/// A model folder whose model hands its 4 x 2 input through, or little more.
+struct Toy {
+    folder: TempDir,
+    manifest: String,
+}
+
+/// Rows of RGB pixels, 4 across and 2 down, as an uncompressed BMP file.
+fn bmp(rgb: [[u8; 3]; 8]) -> Vec<u8> {
+    let mut file = b"BM".to_vec();
+    for word in [
+        54 + 24,
+        0,
+        54,
+        40,
+        4,
+        2,
+        24 << 16 | 1,
+        0,
+        24,
+        2835,
+        2835,
+        0,
+        0_u32,
+    ] {
+        file.extend(word.to_le_bytes());
+    }
+    for row in rgb.chunks_exact(4).rev() {
+        row.iter().for_each(|[r, g, b]| file.extend([b, g, r]));
+    }
+    file
+}
+
+const GOLDEN: [[u8; 3]; 8] = [
+    [10, 20, 30],
+    [40, 50, 60],
+    [70, 80, 90],
+    [100, 110, 120],
+    [130, 140, 150],
+    [160, 170, 180],
+    [190, 200, 210],
+    [220, 230, 240],
+];
+
+impl Toy {
+    /// `out` [1, 24] is the whole input, flattened: red, green, then blue.
+    fn new() -> Self {
+        let planes = (0..3).flat_map(|channel| GOLDEN.iter().map(move |pixel| pixel[channel]));
+        Self::with(
+            &onnx::model(&[1, 3, 2, 4], "Flatten", &[], &[1, 24]),
+            &planes.map(f32::from).collect::<Vec<_>>(),
+        )
+    }
+
+    fn with(model: &[u8], golden: &[f32]) -> Self {
+        let folder = TempDir::new().unwrap();
+        let golden_bytes: Vec<u8> = golden
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        fs::write(folder.path().join("model.onnx"), model).unwrap();
+        fs::write(folder.path().join("golden.bmp"), bmp(GOLDEN)).unwrap();
+        fs::write(folder.path().join("golden.f32"), golden_bytes).unwrap();
+        let sha256: String = Sha256::digest(model)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let manifest = format!(
+            r#"
+            format = 1
+            name = "toy"
+            [file]
+            path = "model.onnx"
+            sha256 = "{sha256}"
+            [input]
+            name = "pixels"
+            layout = "nchw"
+            width = 4
+            height = 2
+            colour = "rgb"
+            mean = [0, 0, 0]
+            std = [1, 1, 1]
+            [resize]
+            fit = "squash"
+            filter = "bilinear"
+            [output]
+            name = "out"
+            dimension = {}
+            normalise = "l2"
+            [golden]
+            image = "golden.bmp"
+            embedding = "golden.f32"
+            cosine_min = 0.9999"#,
+            golden.len()
+        );
+        Self { folder, manifest }
+    }
+
+    fn change(mut self, from: &str, to: &str) -> Self {
+        assert!(self.manifest.contains(from), "{from}");
+        self.manifest = self.manifest.replacen(from, to, 1);
+        self
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.folder.path().join(file)
+    }
+
+    fn open_on(&self, device: Device) -> Result<Model, ModelError> {
+        fs::write(self.path("model.toml"), &self.manifest).unwrap();
+        Model::open(self.folder.path(), runtime(), device)
+    }
+
+    fn open(&self) -> Model {
+        self.open_on(Device::Cpu)
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn refusal(&self) -> ModelError {
+        self.open_on(Device::Cpu).unwrap_err()
+    }
+}
+
+#[test]
+fn both_layouts_and_both_colour_orders_reach_the_model() {
+    let interleaved = onnx::model(&[1, 2, 4, 3], "Flatten", &[], &[1, 24]);
+    let rgb: Vec<f32> = GOLDEN
+        .iter()
+        .flatten()
+        .map(|grey| f32::from(*grey))
+        .collect();
+    Toy::with(&interleaved, &rgb)
+        .change("\"nchw\"", "\"nhwc\"")
+        .open();
+    let bgr: Vec<f32> = GOLDEN
+        .iter()
+        .flat_map(|[r, g, b]| [*b, *g, *r])
+        .map(f32::from)
+        .collect();
+    Toy::with(&interleaved, &bgr)
+        .change("\"nchw\"", "\"nhwc\"")
+        .change("\"rgb\"", "\"bgr\"")
+        .open();
+}
+
+#[test]
+fn an_embedding_can_be_the_first_or_the_mean_of_tokens() {
+    // The mean over columns of [1, 3, 2, 4] leaves three tokens, one a channel, of two rows each.
+    let attributes = [onnx::list("axes", &[3]), onnx::whole("keepdims", 0)].concat();
+    let tokens = onnx::model(&[1, 3, 2, 4], "ReduceMean", &attributes, &[1, 3, 2]);
+    let take = |way: &str, golden: &[f32]| {
+        let taken = format!("name = \"out\"\ntake = \"{way}\"");
+        Toy::with(&tokens, golden).change("name = \"out\"", &taken)
+    };
+    assert_eq!(take("first_token", &[55.0, 175.0]).open().dimension(), 2);
+    take("mean_of_tokens", &[65.0, 185.0]).open();
+    let text = take("vector", &[55.0, 175.0]).refusal().to_string();
+    assert!(
+        text.contains("must give f32 [1, 2]") && text.contains("(1, 3, 2)"),
+        "{text}"
+    );
+}
+
+#[test]
+fn an_output_that_is_no_embedding_is_the_models_fault() {
+    let zeros = Toy::new().open();
+    // The logarithm of each channel's sum, after a mean of 100 is taken off each pixel.
+    let attributes = [onnx::list("axes", &[2, 3]), onnx::whole("keepdims", 0)].concat();
+    let logarithms = onnx::model(&[1, 3, 2, 4], "ReduceLogSum", &attributes, &[1, 3]);
+    let golden = [120.0_f32, 200.0, 280.0].map(f32::ln);
+    let nans = Toy::with(&logarithms, &golden).change("mean = [0, 0, 0]", "mean = [100, 100, 100]");
+    for (model, word) in [(zeros, "zero"), (nans.open(), "finite")] {
+        let refused = model.embedder().unwrap().embed(&bmp([[0; 3]; 8]), &LIMITS);
+        let EmbedError::Model { reason } = refused.unwrap_err() else {
+            panic!("{word}")
+        };
+        assert!(reason.contains(word), "{reason}");
+    }
+}
+
+#[test]
+fn a_bad_image_is_the_images_fault_and_a_tensor_of_another_length_is_refused() {
+    let mut embedder = Toy::new().open().embedder().unwrap();
+    assert!(matches!(
+        embedder.embed(b"no image", &LIMITS),
+        Err(EmbedError::Image(_))
+    ));
+    assert!(matches!(
+        embedder.embed_tensor(&[1.0; 23]),
+        Err(EmbedError::Model { .. })
+    ));
+    assert!(embedder.embed_tensor(&[1.0; 24]).is_ok());
+}
+
+// === Folders that are refused ===
+
+#[test]
+fn a_changed_file_is_refused_by_name_with_both_hashes() {
+    let toy = Toy::new();
+    let mut bytes = fs::read(toy.path("model.onnx")).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(toy.path("model.onnx"), &bytes).unwrap();
+    let error = toy.refusal();
+    let text = error.to_string();
+    let ModelError::Changed {
+        path,
+        expected,
+        found,
+    } = error
+    else {
+        panic!("{text}")
+    };
+    assert_eq!(path, toy.path("model.onnx"));
+    assert!(toy.manifest.contains(&expected) && expected != found);
+    assert!(text.contains(&expected) && text.contains(&found) && text.contains("model.onnx"));
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    for file in ["model.onnx", "golden.bmp", "golden.f32"] {
+        let toy = Toy::new();
+        fs::remove_file(toy.path(file)).unwrap();
+        let ModelError::Read { path, .. } = toy.refusal() else {
+            panic!("{file}")
+        };
+        assert_eq!(path, toy.path(file));
+    }
+    let empty = TempDir::new().unwrap();
+    assert!(refusal(empty.path()).to_string().contains("model.toml"));
+}
+
+#[test]
+fn a_reference_that_is_no_embedding_is_refused() {
+    for (bytes, word) in [
+        (vec![0; 95], "95 bytes instead of 96"),
+        (vec![0; 96], "zero"),
+    ] {
+        let toy = Toy::new();
+        fs::write(toy.path("golden.f32"), bytes).unwrap();
+        let error = toy.refusal();
+        assert!(matches!(error, ModelError::GoldenReference { .. }));
+        assert!(error.to_string().contains(word), "{error}");
+    }
+    let toy = Toy::new();
+    fs::write(toy.path("golden.bmp"), "no image").unwrap();
+    assert!(matches!(
+        toy.refusal(),
+        ModelError::GoldenNotEmbedded { .. }
+    ));
+}
+
+#[test]
+fn a_file_that_is_no_whole_onnx_model_is_refused() {
+    let whole = fs::read(Toy::new().path("model.onnx")).unwrap();
+    for length in 0..whole.len() {
+        let cut = Toy::with(&whole[..length], &[1.0; 24]);
+        assert!(
+            matches!(cut.refusal(), ModelError::Refused { .. }),
+            "{length} bytes"
+        );
+    }
+    let text = Toy::with(b"version https://git-lfs.github.com/spec/v1\n", &[1.0; 24]);
+    assert!(matches!(text.refusal(), ModelError::Refused { .. }));
+    let real = fs::read(Path::new(ROOT).join("models/efficientnet-lite0/model.onnx")).unwrap();
+    let cut = Toy::with(&real[..real.len() / 2], &[1.0; 24]);
+    assert!(matches!(cut.refusal(), ModelError::Refused { .. }));
+}
+
+#[test]
+fn a_model_with_weights_in_another_file_is_refused() {
+    let toy = Toy::with(
+        &onnx::with_external_weight("weight.bin", &[1, 3, 2, 4]),
+        &[1.0; 24],
+    );
+    fs::write(toy.path("weight.bin"), 1.0_f32.to_le_bytes()).unwrap();
+    let error = toy.refusal();
+    assert!(matches!(error, ModelError::Refused { .. }), "{error}");
+    assert!(
+        error.to_string().contains("holds all its weights"),
+        "{error}"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn links_are_not_followed() {
+    use std::os::unix::fs::symlink;
+
+    let elsewhere = Toy::new();
+    for file in ["model.onnx", "golden.bmp", "golden.f32"] {
+        let toy = Toy::new();
+        fs::remove_file(toy.path(file)).unwrap();
+        symlink(elsewhere.path(file), toy.path(file)).unwrap();
+        let ModelError::Link { path } = toy.refusal() else {
+            panic!("{file}")
+        };
+        assert_eq!(path, toy.path(file));
+    }
+    let toy = Toy::new().change("\"model.onnx\"", "\"inner/model.onnx\"");
+    symlink(elsewhere.folder.path(), toy.path("inner")).unwrap();
+    assert!(matches!(toy.refusal(), ModelError::Link { .. }));
+}
+
+#[test]
+fn all_mistakes_of_a_manifest_are_in_one_message() {
+    let toy = Toy::new()
+        .change("width = 4", "width = 0\nwidht = 4")
+        .change("\"squash\"", "\"strech\"")
+        .change("\"model.onnx\"", "\"../model.onnx\"");
+    let error = toy.refusal();
+    let text = error.to_string();
+    let ModelError::Manifest { path, mistakes } = error else {
+        panic!("{text}")
+    };
+    assert_eq!(path, toy.path("model.toml"));
+    assert_eq!(mistakes.len(), 4, "{mistakes:?}");
+    for part in [
+        "input.width = 0",
+        "input.widht = 4",
+        "resize.fit = \"strech\"",
+        "file.path",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
+
+#[test]
+fn the_fingerprint_covers_what_changes_an_embedding_and_nothing_else() {
+    let fingerprint =
+        |from: &str, to: &str| Toy::new().change(from, to).open().fingerprint().to_owned();
+    let plain = Toy::new().open().fingerprint().to_owned();
+    for (from, to) in [
+        (
+            "name = \"toy\"",
+            "name = \"other\"\ndescription = \"words\"\nlicence = \"MIT\"",
+        ),
+        ("cosine_min = 0.9999", "cosine_min = 0.99"),
+        (
+            "mean = [0, 0, 0]",
+            "background = [255, 255, 255]\nmean = [0.0, 0.0, 0.0]",
+        ),
+        ("name = \"out\"", "name = \"out\"\ntake = \"vector\""),
+    ] {
+        assert_eq!(fingerprint(from, to), plain, "{to}");
+    }
+    for (from, to) in [
+        (
+            "mean = [0, 0, 0]",
+            "background = [0, 0, 0]\nmean = [0, 0, 0]",
+        ),
+        ("std = [1, 1, 1]", "std = [2, 2, 2]"),
+        ("\"bilinear\"", "\"bicubic\""),
+        ("\"squash\"", "\"pad\""),
+        ("\"squash\"", "\"pad\"\nfill = [1, 2, 3]"),
+    ] {
+        assert_ne!(fingerprint(from, to), plain, "{to}");
+    }
+}
+
+// === Runtime and device ===
+
+#[test]
+fn a_missing_runtime_is_answered_with_every_place_and_the_way_to_get_it() {
+    let places = [
+        candidate(Path::new("/nowhere/a.so"), "the project's cache", false),
+        candidate(Path::new("/nowhere/b.so"), "the system", false),
+    ];
+    let text = Runtime::load(&places).unwrap_err().to_string();
+    for part in [
+        "/nowhere/a.so (the project's cache)",
+        "/nowhere/b.so (the system)",
+        "make runtime",
+        "pip download --no-deps onnxruntime==1.32.0",
+        "ORT_DYLIB_PATH",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
+
+#[test]
+fn a_runtime_that_an_operator_names_must_be_there() {
+    let places = [
+        candidate(Path::new("/nowhere/a.so"), "ORT_DYLIB_PATH", true),
+        candidate(runtime().path(), "the project's cache", false),
+    ];
+    let error = Runtime::load(&places).unwrap_err();
+    assert!(matches!(error, RuntimeError::RequiredMissing { .. }));
+    assert!(
+        error.to_string().contains("/nowhere/a.so (ORT_DYLIB_PATH)"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_runtime_that_is_a_text_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("libonnxruntime.so");
+    fs::write(&path, "version https://git-lfs.github.com/spec/v1\n").unwrap();
+    let error = Runtime::load(&[candidate(&path, "--runtime", true)]).unwrap_err();
+    assert!(matches!(error, RuntimeError::NotALibrary { .. }));
+    assert!(
+        error
+            .to_string()
+            .contains("(--runtime) is not a shared library"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_process_has_one_runtime() {
+    let loaded = runtime();
+    let again = Runtime::load(&[candidate(loaded.path(), "again", false)]).unwrap();
+    assert_eq!(again.path(), loaded.path());
+    let folder = TempDir::new().unwrap();
+    let copy = folder.path().join("other.so");
+    fs::copy(loaded.path(), &copy).unwrap();
+    let error = Runtime::load(&[candidate(&copy, "--runtime", true)]).unwrap_err();
+    assert!(
+        matches!(error, RuntimeError::AlreadyLoaded { .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn cuda_works_or_is_refused_and_auto_says_what_it_took() {
+    let toy = Toy::new();
+    let auto = toy.open_on(Device::Auto).unwrap().provider();
+    match toy.open_on(Device::Cuda) {
+        Ok(model) => assert_eq!((model.provider(), auto), ("cuda", "cuda")),
+        Err(error) => {
+            assert!(matches!(error, ModelError::Cuda { .. }), "{error}");
+            assert!(error.to_string().contains("CUDA"), "{error}");
+            assert_eq!(auto, "cpu");
+        }
+    }
+}
+
+// === The pool ===
+
+fn pool(workers: usize, queue_len_max: usize) -> Pool {
+    Pool::start(Arc::new(Toy::new().open()), workers, queue_len_max).unwrap()
+}
+
+/// Polls a future once: a job is queued in the first poll.
+async fn begin<F: Future>(future: &mut Pin<Box<F>>) -> Poll<F::Output> {
+    poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
+}
+
+/// A job that says that it has begun, then holds its worker until told to end.
+fn held() -> (
+    impl FnOnce(&mut Embedder) + Send,
+    oneshot::Receiver<()>,
+    mpsc::Sender<()>,
+) {
+    let (begun, has_begun) = oneshot::channel();
+    let (end, ended) = mpsc::channel();
+    let job = move |_: &mut Embedder| {
+        begun.send(()).unwrap();
+        ended.recv().unwrap();
+    };
+    (job, has_begun, end)
+}
+
+#[tokio::test]
+async fn a_full_queue_answers_busy_at_once() {
+    let pool = pool(1, 1);
+    let (job, begun, end) = held();
+    let mut first = Box::pin(pool.run(job));
+    assert!(begin(&mut first).await.is_pending());
+    begun.await.unwrap();
+    let mut second = Box::pin(pool.run(|_| 2));
+    assert!(begin(&mut second).await.is_pending());
+    assert_eq!(pool.queue_len(), 1);
+    assert_eq!(
+        pool.run(|_| 3).await,
+        Err(PoolError::Busy { queue_len_max: 1 })
+    );
+    end.send(()).unwrap();
+    assert_eq!(first.await, Ok(()));
+    assert_eq!(second.await, Ok(2));
+    assert_eq!(pool.run(|_| 4).await, Ok(4));
+}
+
+#[tokio::test]
+async fn a_job_whose_caller_has_gone_is_not_run() {
+    let pool = pool(1, 8);
+    let runs = Arc::new(AtomicUsize::new(0));
+    let (job, begun, end) = held();
+    let mut first = Box::pin(pool.run(job));
+    assert!(begin(&mut first).await.is_pending());
+    begun.await.unwrap();
+    for _ in 0..5 {
+        let runs = Arc::clone(&runs);
+        let mut gone = Box::pin(pool.run(move |_| runs.fetch_add(1, Ordering::Relaxed)));
+        assert!(begin(&mut gone).await.is_pending());
+    }
+    end.send(()).unwrap();
+    assert_eq!(pool.run(|_| ()).await, Ok(()));
+    assert_eq!(runs.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_panic_costs_one_job() {
+    let pool = pool(1, 4);
+    let refused = pool.run(|_| -> () { panic!("as the test wants it") }).await;
+    assert_eq!(refused, Err(PoolError::Panicked));
+    let image = bmp(GOLDEN);
+    let embedded = pool
+        .run(move |embedder| embedder.embed(&image, &LIMITS))
+        .await
+        .unwrap();
+    assert_eq!(
+        embedded.unwrap().embedding.dimension(),
+        pool.model().dimension()
+    );
+}
+
+#[tokio::test]
+async fn shutdown_finishes_what_is_queued_and_takes_no_more() {
+    let pool = Arc::new(pool(1, 4));
+    let (job, begun, end) = held();
+    let mut first = Box::pin(pool.run(job));
+    assert!(begin(&mut first).await.is_pending());
+    begun.await.unwrap();
+    let mut second = Box::pin(pool.run(|_| 2));
+    assert!(begin(&mut second).await.is_pending());
+    let ending = Arc::clone(&pool);
+    let shutdown = std::thread::spawn(move || ending.shutdown());
+    while pool.queue_len() != 0 {
+        tokio::task::yield_now().await; // until it takes no more
+    }
+    assert_eq!(pool.run(|_| 3).await, Err(PoolError::Stopped));
+    end.send(()).unwrap();
+    shutdown.join().unwrap();
+    assert_eq!(second.await, Ok(2));
+    assert_eq!(pool.run(|_| 4).await, Err(PoolError::Stopped));
+}
+
+#[test]
+fn batch_work_waits_for_its_place_and_every_worker_takes_part() {
+    let pool = pool(2, 1);
+    let image = bmp(GOLDEN);
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                let image = image.clone();
+                let embedded = pool.run_blocking(move |embedder| embedder.embed(&image, &LIMITS));
+                assert!(embedded.unwrap().is_ok());
+            });
+        }
+    });
+    // Two jobs that wait for each other end only where two workers run them.
+    let meeting = Arc::new(Barrier::new(2));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            let meeting = Arc::clone(&meeting);
+            scope.spawn(|| pool.run_blocking(move |_| meeting.wait()).unwrap());
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_job_runs_in_its_callers_span() {
+    tracing::subscriber::set_global_default(tracing_subscriber::registry()).unwrap();
+    let pool = pool(1, 1);
+    let job = pool.run(|_| Span::current().metadata().map(Metadata::name));
+    assert_eq!(
+        job.instrument(tracing::info_span!("request")).await,
+        Ok(Some("request"))
+    );
+}
+
+#[test]
+fn a_pool_without_workers_or_queue_is_refused() {
+    let model = Arc::new(Toy::new().open());
+    for (workers, queue_len_max) in [(0, 1), (1, 0)] {
+        let refused = Pool::start(Arc::clone(&model), workers, queue_len_max);
+        assert!(matches!(refused, Err(ModelError::EmptyPool { .. })));
+    }
+}
