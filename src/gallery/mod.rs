@@ -1,0 +1,477 @@
+//! Durable items and exact-scored search.
+//!
+//! Items live in one `SQLite` file and, all of them, in memory. A write is durable when it is
+//! acknowledged. Opening reads every item and compares it with its checksum, and all of them with
+//! a digest that each write updates in the same transaction, so that a changed, lost or foreign
+//! row is found. Searches run on an immutable [`Snapshot`] and wait for no writer.
+//!
+//! One thing cannot be found: after a crash, the last writes are in the log beside the file
+//! (`-wal`) until the next opening. `SQLite` takes damage in the log for a write that the crash cut
+//! off, and drops that write and those after it.
+
+pub mod error;
+pub mod graph;
+pub mod item;
+pub mod snapshot;
+
+mod catalogue;
+mod format;
+mod lock;
+mod store;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use arc_swap::ArcSwap;
+
+use crate::gallery::catalogue::Catalogue;
+use crate::gallery::error::GalleryError;
+use crate::gallery::format::{About, NewRow, State};
+use crate::gallery::graph::IndexParams;
+use crate::gallery::item::{
+    BATCH_MAX, DIMENSION_MAX, ID_BYTES_MAX, Item, ItemHead, check_batch, name_problem,
+};
+use crate::gallery::lock::{WriterLock, beside};
+use crate::gallery::snapshot::Snapshot;
+use crate::gallery::store::Store;
+
+/// What a handle may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Search and read the items there were at opening. Works beside a writer.
+    ReadOnly,
+    /// Write as well. One at a time.
+    ReadWrite,
+}
+
+/// What became of an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upserted {
+    /// Its id was new.
+    Inserted,
+    /// It took the place of an item with the same id.
+    Replaced,
+}
+
+/// An open gallery. Writes wait for each other; searches wait for nothing.
+pub struct Gallery {
+    path: PathBuf,
+    about: About,
+    params: IndexParams,
+    writer: Mutex<Option<Writer>>,
+    catalogue: RwLock<Catalogue>,
+    current: ArcSwap<Snapshot>,
+    /// Held while a graph is built, so that it is not built twice at once.
+    building: Mutex<()>,
+}
+
+/// The means to write, absent from a handle for reading.
+struct Writer {
+    store: Store,
+    // After the store, so that the file is closed before another may open it.
+    _lock: WriterLock,
+}
+
+impl fmt::Debug for Gallery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gallery")
+            .field("path", &self.path)
+            .field("id", &self.about.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Gallery {
+    /// Creates an empty gallery in a new file and opens it for writing, with default index
+    /// parameters.
+    ///
+    /// # Errors
+    /// Refuses a path where a file or a log of one exists, a `dimension` outside 1 to
+    /// [`DIMENSION_MAX`], and an empty or overlong `model_fingerprint` or `gallery_id`.
+    pub fn create(
+        path: &Path,
+        dimension: usize,
+        model_fingerprint: &str,
+        gallery_id: &str,
+    ) -> Result<Self, GalleryError> {
+        if !(1..=DIMENSION_MAX).contains(&dimension) {
+            let problem = format!("is {dimension}; it must be 1 to {DIMENSION_MAX}");
+            return Err(GalleryError::Description {
+                field: "dimension",
+                problem,
+            });
+        }
+        let names = [("id", gallery_id), ("model fingerprint", model_fingerprint)];
+        for (field, name) in names {
+            if let Some(problem) = name_problem(name, ID_BYTES_MAX) {
+                return Err(GalleryError::Description { field, problem });
+            }
+        }
+        let path = std::path::absolute(path).map_err(|source| file_error(path, source))?;
+        let lock = WriterLock::take(&path)?;
+        // A log without its file would be replayed into the new one.
+        for suffix in ["", "-wal", "-journal"] {
+            let path = beside(&path, suffix);
+            if path.symlink_metadata().is_ok() {
+                return Err(GalleryError::Exists { path });
+            }
+        }
+        let about = About {
+            id: gallery_id.to_owned(),
+            model_fingerprint: model_fingerprint.to_owned(),
+            dimension,
+        };
+        Store::create(&path, &about)?;
+        Self::open_locked(path, Some(lock), IndexParams::default())
+    }
+
+    /// Opens a gallery, verifies every item, and builds the graph where `params` ask for one.
+    ///
+    /// The graph after opening depends on the items and on `params` alone: it is built in order
+    /// of id.
+    ///
+    /// # Errors
+    /// [`GalleryError::Damaged`] where anything differs from what was acknowledged, and
+    /// [`GalleryError::InUse`] for a second writer.
+    pub fn open(path: &Path, access: Access, params: IndexParams) -> Result<Self, GalleryError> {
+        params.check()?;
+        // Through links, so that two names of one file share one lock.
+        let path = path
+            .canonicalize()
+            .map_err(|source| file_error(path, source))?;
+        let lock = match access {
+            Access::ReadOnly => None,
+            Access::ReadWrite => Some(WriterLock::take(&path)?),
+        };
+        Self::open_locked(path, lock, params)
+    }
+
+    fn open_locked(
+        path: PathBuf,
+        lock: Option<WriterLock>,
+        params: IndexParams,
+    ) -> Result<Self, GalleryError> {
+        let mut store = Store::open(&path, lock.is_some())?;
+        let mut catalogue = Catalogue::default();
+        let state = store.load(|item, row, checksum| {
+            let new = catalogue.find(&item.id).is_none();
+            catalogue.put(item, row, checksum);
+            new
+        })?;
+        let about = store.about().clone();
+        let mut snapshot = Snapshot::of(&catalogue, about.dimension, state.generation, None);
+        snapshot.graph = snapshot.build_graph(params);
+        Ok(Self {
+            path,
+            about,
+            params,
+            writer: Mutex::new(lock.map(|lock| Writer { store, _lock: lock })),
+            catalogue: RwLock::new(catalogue),
+            current: ArcSwap::from_pointee(snapshot),
+            building: Mutex::new(()),
+        })
+    }
+
+    /// The gallery's own name, given at creation.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.about.id
+    }
+
+    /// Number of components of every embedding.
+    #[must_use]
+    pub fn dimension(&self) -> usize {
+        self.about.dimension
+    }
+
+    /// The fingerprint of the model that made every embedding.
+    #[must_use]
+    pub fn model_fingerprint(&self) -> &str {
+        &self.about.model_fingerprint
+    }
+
+    /// The current state, which no later write changes.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Digest of the current items; see [`Snapshot::digest`].
+    #[must_use]
+    pub fn digest(&self) -> String {
+        self.current.load().digest()
+    }
+
+    /// Number of current items.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.current.load().len()
+    }
+
+    /// Whether there is no item.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of distinct labels.
+    #[must_use]
+    pub fn label_count(&self) -> usize {
+        self.current.load().label_count()
+    }
+
+    /// How nearest items are found now; see [`Snapshot::index_description`].
+    #[must_use]
+    pub fn index_description(&self) -> String {
+        self.current.load().index_description()
+    }
+
+    /// The current item of this id.
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<Arc<ItemHead>> {
+        let catalogue = self
+            .catalogue
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        catalogue.find(id).map(|place| Arc::clone(&place.head))
+    }
+
+    /// The embedding of the current item of this id, of unit length.
+    #[must_use]
+    pub fn vector(&self, id: &str) -> Option<Arc<[f32]>> {
+        let catalogue = self
+            .catalogue
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        catalogue.vector(id)
+    }
+
+    /// The hash of the image that the item of this id was made from, where known.
+    #[must_use]
+    pub fn source_sha256(&self, id: &str) -> Option<[u8; 32]> {
+        self.get(id)?.source_sha256
+    }
+
+    /// At most `limit` items in order of id, starting after `after_id`.
+    ///
+    /// Whoever asks on with the last id of each page sees every item once that is there all the
+    /// while, whatever else is written.
+    #[must_use]
+    pub fn list(&self, after_id: Option<&str>, limit: usize) -> Vec<Arc<ItemHead>> {
+        let catalogue = self
+            .catalogue
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        catalogue.page(after_id, limit)
+    }
+
+    /// Enrols items, or replaces those of the same id: all of them or none. When it returns, they
+    /// are on the disk and in every later snapshot. The answers are in the order of `items`.
+    ///
+    /// # Errors
+    /// Refuses the whole batch where one item breaks a limit or an id occurs twice.
+    pub fn upsert(&self, items: Vec<Item>) -> Result<Vec<Upserted>, GalleryError> {
+        check_batch(&items, self.about.dimension)?;
+        if items.is_empty() {
+            return Ok(Vec::new());
+        }
+        // The hashing happens before the lock is taken.
+        let mut rows: Vec<NewRow> = items.into_iter().map(new_row).collect();
+        let mut guard = self.writer()?;
+        let writer = self.writable(&mut guard)?;
+        let mut state = self.state();
+        let mut outcomes = Vec::with_capacity(rows.len());
+        {
+            let catalogue = self
+                .catalogue
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
+            let mut last_row = catalogue.last_row;
+            for row in &mut rows {
+                state.digest.add(&row.checksum);
+                if let Some(place) = catalogue.find(&row.item.id) {
+                    state.digest.subtract(&place.checksum);
+                    row.number = place.row;
+                    outcomes.push(Upserted::Replaced);
+                } else {
+                    state.items += 1;
+                    last_row = last_row.checked_add(1).ok_or_else(|| self.out_of_rows())?;
+                    row.number = last_row;
+                    outcomes.push(Upserted::Inserted);
+                }
+            }
+        }
+        writer.store.write(&rows, &[], state)?;
+        self.apply(rows, &[], state.generation);
+        Ok(outcomes)
+    }
+
+    /// Removes the items of these ids, all in one transaction, and says for each whether it was
+    /// there. What is removed is also overwritten in the file, at the latest when it is closed.
+    ///
+    /// # Errors
+    /// Refuses more than [`BATCH_MAX`] ids at once.
+    pub fn delete(&self, ids: &[String]) -> Result<Vec<bool>, GalleryError> {
+        if BATCH_MAX < ids.len() {
+            return Err(GalleryError::Batch {
+                found: ids.len(),
+                max: BATCH_MAX,
+            });
+        }
+        let mut guard = self.writer()?;
+        let writer = self.writable(&mut guard)?;
+        let mut state = self.state();
+        let mut removed = HashMap::new();
+        let mut outcomes = Vec::with_capacity(ids.len());
+        {
+            let catalogue = self
+                .catalogue
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
+            for id in ids {
+                let place = catalogue.find(id).filter(|_| !removed.contains_key(id));
+                outcomes.push(place.is_some());
+                if let Some(place) = place {
+                    state.items -= 1;
+                    state.digest.subtract(&place.checksum);
+                    removed.insert(id, place.row);
+                }
+            }
+        }
+        if removed.is_empty() {
+            return Ok(outcomes);
+        }
+        let rows: Vec<i64> = removed.values().copied().collect();
+        writer.store.write(&[], &rows, state)?;
+        self.apply(Vec::new(), ids, state.generation);
+        Ok(outcomes)
+    }
+
+    /// Builds the index anew from the current items: without points that are gone, and with a
+    /// graph, or without one, as the present number of items asks for. Searches and writes go on
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`GalleryError::Unusable`] after an earlier failure.
+    pub fn reindex(&self) -> Result<(), GalleryError> {
+        let unusable = || GalleryError::Unusable {
+            path: self.path.clone(),
+        };
+        let _only_one = self.building.lock().map_err(|_poisoned| unusable())?;
+        let start = self.snapshot();
+        let graph = start.build_graph(self.params);
+        // No write from here on, until the new graph has what was enrolled meanwhile.
+        let _no_write = self.writer()?;
+        let now = self.snapshot();
+        if let Some(graph) = &graph {
+            let known = start.slots().last().map_or(0, |(number, _)| number + 1);
+            for (number, slot) in now.slots().skip_while(|(number, _)| *number < known) {
+                graph.insert(number, &slot.vector);
+            }
+        }
+        let catalogue = self
+            .catalogue
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let renewed = Snapshot::of(&catalogue, self.about.dimension, now.generation, graph);
+        self.current.store(Arc::new(renewed));
+        Ok(())
+    }
+
+    /// Whether [`Gallery::reindex`] would help: the number of items has crossed
+    /// [`IndexParams::graph_from_items`] since opening, or a third of the graph is gone items.
+    #[must_use]
+    pub fn reindex_is_due(&self) -> bool {
+        let now = self.current.load();
+        let wants_graph = self.params.graph_from_items <= now.len();
+        match &now.graph {
+            None => wants_graph,
+            Some(graph) => !wants_graph || now.len() * 3 < graph.points() * 2,
+        }
+    }
+
+    fn writer(&self) -> Result<MutexGuard<'_, Option<Writer>>, GalleryError> {
+        // Poisoned: a write may be on the disk and not in memory.
+        let unusable = |_poisoned| GalleryError::Unusable {
+            path: self.path.clone(),
+        };
+        self.writer.lock().map_err(unusable)
+    }
+
+    fn writable<'a>(&self, writer: &'a mut Option<Writer>) -> Result<&'a mut Writer, GalleryError> {
+        writer.as_mut().ok_or_else(|| GalleryError::ReadOnly {
+            path: self.path.clone(),
+        })
+    }
+
+    /// The state that the next write starts from, with its generation counted up.
+    fn state(&self) -> State {
+        let now = self.current.load();
+        State {
+            items: now.len,
+            generation: now.generation + 1,
+            digest: now.digest,
+        }
+    }
+
+    /// Shows what has been written to the disk.
+    fn apply(&self, rows: Vec<NewRow>, removed: &[String], generation: u64) {
+        let graph = self.current.load().graph.clone();
+        let mut catalogue = self
+            .catalogue
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        removed.iter().for_each(|id| catalogue.remove(id));
+        let mut added = Vec::with_capacity(rows.len());
+        for NewRow {
+            number,
+            item,
+            checksum,
+            ..
+        } in rows
+        {
+            added.push(catalogue.put(item, number, checksum));
+        }
+        let snapshot = Snapshot::of(&catalogue, self.about.dimension, generation, graph);
+        drop(catalogue);
+        if let Some(graph) = &snapshot.graph {
+            added
+                .iter()
+                .for_each(|(slot, vector)| graph.insert(*slot, vector));
+        }
+        self.current.store(Arc::new(snapshot));
+    }
+
+    fn out_of_rows(&self) -> GalleryError {
+        let what = "its row numbers are used up".to_owned();
+        GalleryError::Damaged {
+            path: self.path.clone(),
+            what,
+        }
+    }
+}
+
+fn new_row(item: Item) -> NewRow {
+    let embedding = item.embedding_bytes();
+    let checksum = item.checksum(&embedding);
+    NewRow {
+        number: 0,
+        item,
+        embedding,
+        checksum,
+    }
+}
+
+fn file_error(path: &Path, source: std::io::Error) -> GalleryError {
+    let path = path.to_path_buf();
+    if source.kind() == std::io::ErrorKind::NotFound {
+        return GalleryError::NotFound { path };
+    }
+    GalleryError::File {
+        path,
+        doing: "find",
+        source,
+    }
+}

@@ -1,0 +1,295 @@
+//! An immutable state of a gallery, and the search in it.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+
+use crate::gallery::catalogue::Catalogue;
+use crate::gallery::error::GalleryError;
+use crate::gallery::graph::{Graph, IndexParams};
+use crate::gallery::item::{ContentSum, ItemHead};
+use crate::vector::{Embedding, Similarity};
+
+/// Most neighbours of one search: what an answer carries and a person or a rule can still use.
+pub const NEIGHBOURS_MAX: usize = 1000;
+
+/// One item in memory.
+#[derive(Clone)]
+pub(super) struct Slot {
+    pub(super) head: Arc<ItemHead>,
+    pub(super) vector: Arc<[f32]>,
+}
+
+/// Consecutive slots; `None` where the item was deleted or replaced.
+pub(super) type Block = Vec<Option<Slot>>;
+
+/// Slots per block. A write copies the pointers of the blocks it touches and the list of blocks.
+pub(super) const BLOCK_SLOTS: usize = 128;
+
+/// What to search for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe<'a> {
+    /// Neighbours wanted, 1 to [`NEIGHBOURS_MAX`].
+    pub k: usize,
+    /// Compare with every item, even where there is a graph.
+    pub exact: bool,
+    /// Leave out every item of this label. Such a search is always exact.
+    pub without_label: Option<&'a str>,
+}
+
+/// A neighbour and its exact similarity.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Match {
+    /// The item found.
+    pub item: Arc<ItemHead>,
+    /// Cosine similarity computed from the stored vector, whichever index proposed the item.
+    pub score: Similarity,
+}
+
+/// What a gallery held after one write. It never changes, whatever is written later.
+pub struct Snapshot {
+    pub(super) generation: u64,
+    pub(super) len: usize,
+    pub(super) label_count: usize,
+    pub(super) dimension: usize,
+    pub(super) digest: ContentSum,
+    pub(super) blocks: Vec<Arc<Block>>,
+    pub(super) graph: Option<Arc<Graph>>,
+}
+
+impl Snapshot {
+    pub(super) fn of(
+        catalogue: &Catalogue,
+        dimension: usize,
+        generation: u64,
+        graph: Option<Arc<Graph>>,
+    ) -> Self {
+        Self {
+            generation,
+            len: catalogue.len(),
+            label_count: catalogue.label_count(),
+            dimension,
+            digest: catalogue.sum,
+            blocks: catalogue.blocks.clone(),
+            graph,
+        }
+    }
+
+    /// A graph of all items, where there are enough for one. It depends on the items and on
+    /// `params` alone, because they are inserted in order of id.
+    pub(super) fn build_graph(&self, params: IndexParams) -> Option<Arc<Graph>> {
+        if self.len < params.graph_from_items {
+            return None;
+        }
+        let graph = Graph::new(params, self.len);
+        let mut slots: Vec<_> = self.slots().collect();
+        slots.sort_unstable_by(|(_, a), (_, b)| a.head.id.cmp(&b.head.id));
+        for (number, slot) in slots {
+            graph.insert(number, &slot.vector);
+        }
+        Some(Arc::new(graph))
+    }
+
+    /// Number of writes to the gallery since it was created.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Number of items.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no item.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Number of distinct labels.
+    #[must_use]
+    pub fn label_count(&self) -> usize {
+        self.label_count
+    }
+
+    /// Digest of all items, 64 hex digits: equal for equal items, in whatever order they came.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        self.digest.to_string()
+    }
+
+    /// The kind of search, `exact` or the graph with its parameters.
+    ///
+    /// A threshold calibrated with one kind holds for that kind.
+    #[must_use]
+    pub fn index_description(&self) -> String {
+        self.graph
+            .as_ref()
+            .map_or_else(|| "exact".to_owned(), |graph| graph.params().to_string())
+    }
+
+    /// Every item with the components of its embedding, in order of enrolment.
+    pub fn items(&self) -> impl Iterator<Item = (&Arc<ItemHead>, &[f32])> {
+        self.slots().map(|(_, slot)| (&slot.head, &*slot.vector))
+    }
+
+    /// The nearest items, best first; equal scores in order of id. Fewer than `k` only where
+    /// fewer items qualify.
+    ///
+    /// An exact search gives the same answer each time. A search through the graph may miss
+    /// neighbours, and which ones may change while newer items are being enrolled; every score
+    /// is exact in either case.
+    ///
+    /// # Errors
+    /// Refuses a `k` out of range and a query of another dimension.
+    pub fn nearest(
+        &self,
+        query: &Embedding,
+        probe: &Probe<'_>,
+    ) -> Result<Vec<Match>, GalleryError> {
+        let &Probe {
+            k,
+            exact,
+            without_label,
+        } = probe;
+        if !(1..=NEIGHBOURS_MAX).contains(&k) {
+            return Err(GalleryError::Neighbours {
+                found: k,
+                max: NEIGHBOURS_MAX,
+            });
+        }
+        if query.dimension() != self.dimension {
+            let (found, expected) = (query.dimension(), self.dimension);
+            return Err(GalleryError::QueryDimension { found, expected });
+        }
+        let query = query.as_slice();
+        if let Some(graph) = &self.graph
+            && !exact
+            && without_label.is_none()
+            && let Some(matches) = self.through_graph(graph, query, k)
+        {
+            return Ok(matches);
+        }
+        let mut best = Best::new(query, k, without_label);
+        self.slots().for_each(|(_, slot)| best.offer(slot));
+        Ok(best.into_matches())
+    }
+
+    /// `None` where the graph proposed fewer than `k` items of this snapshot.
+    fn through_graph(&self, graph: &Graph, query: &[f32], k: usize) -> Option<Vec<Match>> {
+        if self.len <= k {
+            return None;
+        }
+        let mut best = Best::new(query, k, None);
+        for number in graph.candidates(query, k, self.len) {
+            // Not found: deleted, replaced, or enrolled after this snapshot.
+            if let Some(slot) = self.slot(number) {
+                best.offer(slot);
+            }
+        }
+        (best.heap.len() == k).then(|| best.into_matches())
+    }
+
+    fn slot(&self, number: usize) -> Option<&Slot> {
+        self.blocks
+            .get(number / BLOCK_SLOTS)?
+            .get(number % BLOCK_SLOTS)?
+            .as_ref()
+    }
+
+    /// Every item with the number of its slot.
+    pub(super) fn slots(&self) -> impl Iterator<Item = (usize, &Slot)> {
+        self.blocks.iter().enumerate().flat_map(|(block, slots)| {
+            let first = block * BLOCK_SLOTS;
+            let numbered = slots.iter().enumerate();
+            numbered.filter_map(move |(at, slot)| Some((first + at, slot.as_ref()?)))
+        })
+    }
+}
+
+/// The best `k` of the items offered so far.
+struct Best<'a> {
+    query: &'a [f32],
+    k: usize,
+    without_label: Option<&'a str>,
+    /// The worst on top.
+    heap: BinaryHeap<Reverse<Ranked<'a>>>,
+}
+
+impl<'a> Best<'a> {
+    fn new(query: &'a [f32], k: usize, without_label: Option<&'a str>) -> Self {
+        Self {
+            query,
+            k,
+            without_label,
+            heap: BinaryHeap::with_capacity(k + 1),
+        }
+    }
+
+    fn offer(&mut self, slot: &'a Slot) {
+        // `None` cannot occur: stored vectors are finite and of the query's dimension.
+        let Some(score) = Similarity::between(self.query, &slot.vector) else {
+            return;
+        };
+        let candidate = Ranked {
+            score,
+            head: &slot.head,
+        };
+        let full = self.heap.len() == self.k;
+        if full && self.heap.peek().is_some_and(|worst| candidate <= worst.0) {
+            return;
+        }
+        // Only now, because it rarely comes to this and the label lies elsewhere in memory.
+        if self
+            .without_label
+            .is_some_and(|label| slot.head.label == label)
+        {
+            return;
+        }
+        if full {
+            self.heap.pop();
+        }
+        self.heap.push(Reverse(candidate));
+    }
+
+    fn into_matches(self) -> Vec<Match> {
+        let ranked = self.heap.into_sorted_vec();
+        let matches = ranked
+            .into_iter()
+            .map(|Reverse(Ranked { score, head })| Match {
+                item: Arc::clone(head),
+                score,
+            });
+        matches.collect()
+    }
+}
+
+/// Greater is better: the higher score, then the smaller id.
+struct Ranked<'a> {
+    score: Similarity,
+    head: &'a Arc<ItemHead>,
+}
+
+impl Ord for Ranked<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.score
+            .cmp(&other.score)
+            .then_with(|| other.head.id.cmp(&self.head.id))
+    }
+}
+
+impl PartialOrd for Ranked<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Ranked<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Ranked<'_> {}
