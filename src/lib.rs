@@ -2,6 +2,7 @@
 //!
 //! In reading order; ARCHITECTURE.md has a section for each.
 
+pub mod calibration;
 pub mod gallery;
 pub mod kernels;
 pub mod model;

@@ -1,0 +1,634 @@
+//! The operating point: a threshold with what it promises and everything it is valid for.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::CalibrationError;
+use super::certify::{TargetFar, certify};
+use super::decision::Threshold;
+use super::evaluate::evaluate;
+use super::rates::Rate;
+use super::trials::{StrangerOrigin, Tally, Trials, hex};
+
+/// The format of the JSON that is written.
+const FORMAT: u64 = 1;
+
+/// A record takes about 3 KB; more than this is not one.
+const RECORD_BYTES_MAX: usize = 64 * 1024;
+
+/// An immutable record. Its id is a hash of its content, so it cannot change and keep its name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OperatingPoint {
+    id: String,
+    content: Content,
+}
+
+/// Everything that the id is a hash of. A later field must be optional and left out of the JSON
+/// where it is absent, so that the ids of older records stay what they are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Content {
+    /// When the calibration was made, as the caller said it.
+    pub created: String,
+    /// The rule that chose the threshold.
+    pub policy: Policy,
+    /// The threshold.
+    pub threshold: Threshold,
+    /// What is promised.
+    pub promise: Promise,
+    /// What was measured at the threshold.
+    pub measured: Measured,
+    /// How many trials there were.
+    pub trials: TrialCounts,
+    /// The seed of the draw of one probe for each label.
+    pub seed: u64,
+    /// What the threshold is valid for.
+    pub binding: Binding,
+    /// SHA-256 over probe ids, labels and scores of the trials.
+    pub calibration_digest: String,
+    /// The version of the software that calibrated.
+    pub software: String,
+    /// What must hold for the promise to hold, in plain words.
+    pub assumptions: Vec<String>,
+}
+
+/// How a threshold was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Policy {
+    /// The lowest threshold whose FAR is certified to be at most the target.
+    #[serde(rename = "target-far, certified")]
+    TargetFarCertified,
+    /// The same rule where some strangers are enrolled labels, left out of their own searches.
+    /// These are not independent of each other, so nothing is certified.
+    #[serde(rename = "target-far, left-out labels counted as independent")]
+    TargetFarLeftOut,
+}
+
+impl Policy {
+    /// Whether the target is promised, rather than aimed at.
+    #[must_use]
+    pub fn certifies(self) -> bool {
+        match self {
+            Self::TargetFarCertified => true,
+            Self::TargetFarLeftOut => false,
+        }
+    }
+}
+
+/// What the certificate says.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Promise {
+    /// The FAR asked for, and the chance that it is kept.
+    pub target: TargetFar,
+    /// The FAR that is not exceeded with that chance; at most the target.
+    pub far_bound: f64,
+    /// Non-mated searches that count as independent, one for each label.
+    pub independent_trials: u64,
+    /// Accepts among them that the target allows.
+    pub allowed: u64,
+    /// Accepts among them at the threshold.
+    pub observed: u64,
+}
+
+/// Estimates at the threshold on the trials that chose it; FAR and its interval are therefore
+/// descriptive, the promise is what holds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measured {
+    /// FAR over all non-mated probes.
+    pub far: Option<Rate>,
+    /// FRR; `None` where there were no mated searches.
+    pub frr: Option<Rate>,
+    /// The part of the FRR that was accepted with a wrong label.
+    pub misidentification: Option<Rate>,
+    /// Share of mated searches whose best candidate carries the right label.
+    pub recall_at_1: Option<Rate>,
+}
+
+/// Trials by origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrialCounts {
+    /// Probes of enrolled labels.
+    pub mated: Tally,
+    /// Strangers that were never enrolled.
+    pub never_enrolled: Tally,
+    /// Enrolled labels, searched with their own items masked.
+    pub left_out: Tally,
+}
+
+/// What a threshold is valid for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Binding {
+    /// Hash over the model and its preprocessing.
+    pub model_fingerprint: String,
+    /// The name of the model; informative, the fingerprint decides.
+    pub model_name: String,
+    /// The gallery that was searched.
+    pub gallery_id: String,
+    /// Its content then; informative, since a gallery may change within its size.
+    pub gallery_digest: String,
+    /// Items in it then.
+    pub gallery_items: u64,
+    /// Labels in it then.
+    pub gallery_labels: u64,
+    /// The index and its parameters, in words.
+    pub index: String,
+    /// How vectors are compared.
+    pub metric: Metric,
+}
+
+/// How vectors are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Metric {
+    /// Cosine similarity, exact in `f32`.
+    Cosine,
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cosine => f.write_str("cosine"),
+        }
+    }
+}
+
+/// A calibration to be made: everything but the trials.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// The time, RFC 3339.
+    pub created: String,
+    /// What to promise.
+    pub target: TargetFar,
+    /// The seed of the draw of one probe for each label.
+    pub seed: u64,
+    /// What was searched, with what.
+    pub binding: Binding,
+    /// Name and version of this software.
+    pub software: String,
+}
+
+impl OperatingPoint {
+    /// Certifies the target on one stranger for each label, and measures all the trials there.
+    ///
+    /// # Errors
+    /// [`CalibrationError::Underpowered`] where the trials are too few for the target.
+    pub fn certified(trials: &Trials, plan: Plan) -> Result<Self, CalibrationError> {
+        let certificate = certify(&trials.one_probe_per_label(plan.seed), plan.target)?;
+        let evaluation = evaluate(trials, Some(certificate.threshold));
+        let errors = evaluation.errors;
+        let counts = TrialCounts {
+            mated: trials.mated_tally(),
+            never_enrolled: trials.non_mated_tally(StrangerOrigin::NeverEnrolled),
+            left_out: trials.non_mated_tally(StrangerOrigin::LeftOut),
+        };
+        let policy = if counts.left_out.searches == 0 {
+            Policy::TargetFarCertified
+        } else {
+            Policy::TargetFarLeftOut
+        };
+        Self::seal(Content {
+            created: plan.created,
+            policy,
+            threshold: certificate.threshold,
+            promise: Promise {
+                target: plan.target,
+                far_bound: certificate.far_bound,
+                independent_trials: certificate.independent_trials,
+                allowed: certificate.allowed,
+                observed: certificate.observed,
+            },
+            measured: Measured {
+                far: errors.as_ref().and_then(|errors| errors.far),
+                frr: errors.as_ref().and_then(|errors| errors.frr),
+                misidentification: errors.as_ref().and_then(|errors| errors.misidentification),
+                recall_at_1: evaluation.recall_at_1,
+            },
+            trials: counts,
+            seed: plan.seed,
+            calibration_digest: trials.digest(),
+            software: plan.software,
+            assumptions: assumptions(&plan.binding, counts),
+            binding: plan.binding,
+        })
+    }
+
+    /// Reads a record and checks it against its id.
+    ///
+    /// # Errors
+    /// Refuses what is too long, not a record, of another format, or altered.
+    pub fn parse(json: &[u8]) -> Result<Self, CalibrationError> {
+        if RECORD_BYTES_MAX < json.len() {
+            let (bytes, limit) = (json.len(), RECORD_BYTES_MAX);
+            return Err(CalibrationError::RecordTooLarge { bytes, limit });
+        }
+        let head: Head = serde_json::from_slice(json).map_err(CalibrationError::NotARecord)?;
+        if head.format != FORMAT {
+            let (found, supported) = (head.format, FORMAT);
+            return Err(CalibrationError::UnknownFormat { found, supported });
+        }
+        let file: File = serde_json::from_slice(json).map_err(CalibrationError::NotARecord)?;
+        let sealed = Self::seal(file.content)?;
+        if sealed.id != file.id {
+            return Err(CalibrationError::Altered {
+                stated: file.id,
+                computed: sealed.id,
+            });
+        }
+        Ok(sealed)
+    }
+
+    /// The record as indented JSON, which [`OperatingPoint::parse`] reads back.
+    ///
+    /// # Errors
+    /// None in practice: every field has a JSON form.
+    pub fn to_json(&self) -> Result<String, CalibrationError> {
+        let file = FileRef {
+            format: FORMAT,
+            id: &self.id,
+            content: &self.content,
+        };
+        serde_json::to_string_pretty(&file).map_err(CalibrationError::NotARecord)
+    }
+
+    /// `op-` and sixteen hex digits of the SHA-256 of the content.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Everything else.
+    #[must_use]
+    pub fn content(&self) -> &Content {
+        &self.content
+    }
+
+    /// The threshold.
+    #[must_use]
+    pub fn threshold(&self) -> Threshold {
+        self.content.threshold
+    }
+
+    /// Whether a gallery of `items` is within the size that was calibrated. FAR grows with the
+    /// gallery, so the promise ends there; the threshold does not become wrong at once.
+    #[must_use]
+    pub fn covers_size(&self, items: u64) -> bool {
+        items <= self.content.binding.gallery_items
+    }
+
+    /// Checks that the record was made for what is served. Size is left to
+    /// [`OperatingPoint::covers_size`].
+    ///
+    /// # Errors
+    /// Names every difference in model, gallery, index or metric, with both sides.
+    pub fn check_binding(&self, served: &Binding) -> Result<(), Mismatch> {
+        let made_for = &self.content.binding;
+        let pairs = [
+            (
+                "model fingerprint",
+                &made_for.model_fingerprint,
+                &served.model_fingerprint,
+            ),
+            ("gallery", &made_for.gallery_id, &served.gallery_id),
+            ("index", &made_for.index, &served.index),
+            (
+                "metric",
+                &made_for.metric.to_string(),
+                &served.metric.to_string(),
+            ),
+        ];
+        let differences: Vec<Difference> = pairs
+            .into_iter()
+            .filter(|(_, calibrated, served)| calibrated != served)
+            .map(|(what, calibrated, served)| Difference {
+                what,
+                calibrated: calibrated.clone(),
+                served: served.clone(),
+            })
+            .collect();
+        if differences.is_empty() {
+            return Ok(());
+        }
+        Err(Mismatch {
+            id: self.id.clone(),
+            differences,
+        })
+    }
+
+    fn seal(content: Content) -> Result<Self, CalibrationError> {
+        let canonical = Canonical {
+            format: FORMAT,
+            content: &content,
+        };
+        let bytes = serde_json::to_vec(&canonical).map_err(CalibrationError::NotARecord)?;
+        let digits: String = hex(&Sha256::digest(bytes)).chars().take(16).collect();
+        Ok(Self {
+            id: format!("op-{digits}"),
+            content,
+        })
+    }
+}
+
+/// The operating point was made for something else than what is served.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("operating point {id} does not fit what is served: {}; calibrate again", listed(.differences))]
+pub struct Mismatch {
+    /// The id of the operating point.
+    pub id: String,
+    /// Every difference; at least one.
+    pub differences: Vec<Difference>,
+}
+
+/// One thing that differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// What it is, in words.
+    pub what: &'static str,
+    /// What the operating point was calibrated with.
+    pub calibrated: String,
+    /// What is served.
+    pub served: String,
+}
+
+fn listed(differences: &[Difference]) -> String {
+    let texts: Vec<String> = differences
+        .iter()
+        .map(|d| {
+            format!(
+                "{} is '{}', calibrated with '{}'",
+                d.what, d.served, d.calibrated
+            )
+        })
+        .collect();
+    texts.join(", ")
+}
+
+fn assumptions(binding: &Binding, counts: TrialCounts) -> Vec<String> {
+    let mut all = vec![
+        "Live searches by strangers are exchangeable with the calibration strangers: the same \
+         kind of subjects, the same kind of images, none chosen because of how they score."
+            .to_owned(),
+        "Labels are independent of each other; one probe of each was drawn blindly, so images of \
+         one label may resemble each other. The promise is for one search by a new stranger."
+            .to_owned(),
+        format!(
+            "The gallery holds at most the {} items that it was calibrated with. FAR grows with \
+             the gallery; growth beyond that voids the promise.",
+            binding.gallery_items
+        ),
+        "Model, preprocessing and index are those of the binding.".to_owned(),
+    ];
+    if 0 < counts.left_out.labels {
+        all.push(format!(
+            "{} of the stranger labels are enrolled and were searched with their own items \
+             masked. They were counted as independent, which they are not quite: two labels that \
+             resemble each other are accepted both or neither. So the chance of missing the \
+             target is above the one stated: up to about its square root where labels are alike \
+             in pairs, more where they are in larger groups.",
+            counts.left_out.labels
+        ));
+    }
+    all
+}
+
+#[derive(Deserialize)]
+struct Head {
+    format: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(rename = "format")]
+    _format: u64,
+    id: String,
+    content: Content,
+}
+
+#[derive(Serialize)]
+struct FileRef<'a> {
+    format: u64,
+    id: &'a str,
+    content: &'a Content,
+}
+
+/// What is hashed: compact JSON, fields in the order of their declaration.
+#[derive(Serialize)]
+struct Canonical<'a> {
+    format: u64,
+    content: &'a Content,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::calibration::trials::{MatedSearch, NonMatedSearch, Top};
+    use crate::vector::Similarity;
+
+    fn binding() -> Binding {
+        Binding {
+            model_fingerprint: "mf-1".into(),
+            model_name: "toy".into(),
+            gallery_id: "g-1".into(),
+            gallery_digest: "00ff".into(),
+            gallery_items: 40,
+            gallery_labels: 20,
+            index: "exact scan".into(),
+            metric: Metric::Cosine,
+        }
+    }
+
+    fn plan(far: f64) -> Plan {
+        Plan {
+            created: "2026-01-02T03:04:05Z".into(),
+            target: TargetFar::new(far, 0.9).unwrap(),
+            seed: u64::MAX,
+            binding: binding(),
+            software: "matchpoint 0.1.0".into(),
+        }
+    }
+
+    fn trials(mated: u8, left_out: bool, scale: f32) -> Trials {
+        let origin = if left_out {
+            StrangerOrigin::LeftOut
+        } else {
+            StrangerOrigin::NeverEnrolled
+        };
+        let strangers = (0_u8..60).map(|i| NonMatedSearch {
+            label: format!("s{}", i / 2),
+            probe: format!("q{i}"),
+            top_score: Similarity::new(f32::from(i) * scale),
+            origin,
+        });
+        let mated = (0..mated).map(|i| MatedSearch {
+            label: format!("m{}", i / 3),
+            probe: format!("p{i}"),
+            top: Similarity::new(1.0 - f32::from(i) / 31.0).map(|score| Top {
+                score,
+                label_matches: i % 7 != 1,
+            }),
+        });
+        Trials::new(mated.collect(), strangers.collect()).unwrap()
+    }
+
+    fn point() -> OperatingPoint {
+        OperatingPoint::certified(&trials(30, false, 0.013), plan(0.1)).unwrap()
+    }
+
+    #[test]
+    fn a_record_says_what_was_promised_and_measured() {
+        let point = point();
+        let content = point.content();
+        assert_eq!(content.promise.independent_trials, 30);
+        assert!(content.promise.far_bound <= 0.1);
+        assert_eq!(
+            content.trials.mated,
+            Tally {
+                searches: 30,
+                labels: 10
+            }
+        );
+        assert_eq!(
+            content.trials.never_enrolled,
+            Tally {
+                searches: 60,
+                labels: 30
+            }
+        );
+        assert_eq!(content.measured.far.unwrap().count.trials(), 60);
+        assert!(content.measured.frr.is_some() && content.measured.recall_at_1.is_some());
+        assert_eq!(content.assumptions.len(), 4);
+        assert!(point.id().starts_with("op-") && point.id().len() == 19);
+    }
+
+    #[test]
+    fn without_mated_searches_the_frr_is_absent_and_left_out_trials_are_named() {
+        let point = OperatingPoint::certified(&trials(0, true, 0.013), plan(0.1)).unwrap();
+        assert_eq!(point.content().measured.frr, None);
+        let last = point.content().assumptions.last().unwrap();
+        assert!(last.starts_with("30 of the stranger labels"), "{last}");
+        let json = point.to_json().unwrap();
+        assert_eq!(OperatingPoint::parse(json.as_bytes()).unwrap(), point);
+    }
+
+    #[test]
+    fn too_few_strangers_make_no_record() {
+        let refused = OperatingPoint::certified(&trials(3, false, 0.01), plan(0.01)).unwrap_err();
+        let CalibrationError::Underpowered(refused) = refused else {
+            panic!("{refused}")
+        };
+        assert_eq!((refused.independent_trials, refused.needed), (30, 230));
+    }
+
+    #[test]
+    fn a_flipped_byte_is_refused_or_changes_nothing() {
+        let point = point();
+        let json = point.to_json().unwrap().into_bytes();
+        for position in 0..json.len() {
+            for flip in [0x01, 0x02, 0x08, 0x10, 0x20, 0x80] {
+                let mut damaged = json.clone();
+                damaged[position] ^= flip;
+                // White space, or a digit of the threshold beyond what an f32 holds.
+                if let Ok(read) = OperatingPoint::parse(&damaged) {
+                    assert_eq!(read, point, "byte {position} with {flip:#x}");
+                }
+            }
+        }
+        for length in 0..json.len() {
+            assert!(OperatingPoint::parse(&json[..length]).is_err());
+        }
+    }
+
+    #[test]
+    fn an_altered_number_and_another_format_are_named() {
+        let point = point();
+        let json = point.to_json().unwrap();
+        let softer = json.replace("\"far\": 0.1", "\"far\": 0.2");
+        assert_ne!(softer, json);
+        let error = OperatingPoint::parse(softer.as_bytes())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(point.id()) && error.contains("altered"),
+            "{error}"
+        );
+        let newer = json.replace("\"format\": 1", "\"format\": 7");
+        let error = OperatingPoint::parse(newer.as_bytes())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("format 7") && error.contains("format 1"),
+            "{error}"
+        );
+        let error = OperatingPoint::parse(br#"{"format":9,"new":true}"#).unwrap_err();
+        assert!(matches!(
+            error,
+            CalibrationError::UnknownFormat {
+                found: 9,
+                supported: 1
+            }
+        ));
+        let long = vec![b' '; RECORD_BYTES_MAX + 1];
+        let error = OperatingPoint::parse(&long).unwrap_err();
+        assert!(matches!(error, CalibrationError::RecordTooLarge { .. }));
+    }
+
+    #[test]
+    fn what_differs_is_named_with_both_sides() {
+        let point = point();
+        assert_eq!(point.check_binding(&binding()), Ok(()));
+        let grown = Binding {
+            gallery_items: 41,
+            gallery_labels: 99,
+            gallery_digest: "ee".into(),
+            model_name: "renamed".into(),
+            ..binding()
+        };
+        assert_eq!(point.check_binding(&grown), Ok(()));
+        assert!(point.covers_size(40) && !point.covers_size(41));
+        let other = Binding {
+            model_fingerprint: "mf-2".into(),
+            gallery_id: "g-2".into(),
+            index: "hnsw".into(),
+            ..binding()
+        };
+        let mismatch = point.check_binding(&other).unwrap_err();
+        assert_eq!(mismatch.differences.len(), 3);
+        let text = mismatch.to_string();
+        for part in [
+            "mf-1",
+            "mf-2",
+            "g-1",
+            "g-2",
+            "exact scan",
+            "hnsw",
+            point.id(),
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn every_record_survives_json_to_the_last_bit(
+            mated in 0_u8..60, left_out in any::<bool>(), scale in 1e-12_f32..0.03,
+            far in 0.075_f64..0.5, created in ".*"
+        ) {
+            let plan = Plan { created, ..plan(far) };
+            let point = OperatingPoint::certified(&trials(mated, left_out, scale), plan).unwrap();
+            let json = point.to_json().unwrap();
+            let read = OperatingPoint::parse(json.as_bytes()).unwrap();
+            prop_assert_eq!(read.threshold().get().to_bits(), point.threshold().get().to_bits());
+            prop_assert_eq!(read, point);
+        }
+    }
+}
