@@ -3,8 +3,13 @@
 //! In reading order; ARCHITECTURE.md has a section for each.
 
 pub mod calibration;
+pub mod cli;
+pub mod config;
+pub mod deployment;
 pub mod gallery;
 pub mod kernels;
 pub mod model;
 pub mod pixels;
+pub mod server;
+pub mod telemetry;
 pub mod vector;

@@ -1,0 +1,307 @@
+//! The service against the same steps without it: what does gRPC, the queue and the decision cost?
+//!
+//! Three rates, measured in turn in rounds, all on the same photographs with the same number of
+//! worker threads: a bare loop over decode, resize and the model's run; the same with the search
+//! and the decision, called in-process; and `Search` over gRPC with concurrent clients. And
+//! `build` as its own process, whole. Ratios of medians are what to quote: machines differ, and
+//! other work disturbs.
+//!
+//! `cargo bench --bench service` (or `make bench`). `BENCH_SECONDS` sets the length of
+//! one measurement (default 4), `BENCH_ROUNDS` their number (default 5).
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    clippy::cast_precision_loss,
+    reason = "a benchmark prints its figures, takes its length from the environment, and fails by panicking"
+)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use matchpoint::config::{Config, ServerFlags};
+use matchpoint::deployment::{Deployment, Query, SearchOptions};
+use matchpoint::pixels::Limits;
+use matchpoint::server::{self, Client, Loaded};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const CLIENTS: usize = 8;
+
+fn main() {
+    // `cargo test --benches` asks for nothing to be measured.
+    if std::env::args().any(|argument| argument == "--test") {
+        return;
+    }
+    let number = |name: &str, default: u64| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(default)
+    };
+    let length = Duration::from_secs(number("BENCH_SECONDS", 4));
+    let rounds = number("BENCH_ROUNDS", 5);
+    let folder = tempfile::tempdir().unwrap();
+    let deployment = folder.path().join("bench");
+    build(&deployment, "gallery.csv");
+    let config = config(&deployment);
+    let loaded = Arc::new(server::load(&config).unwrap());
+    let images = images();
+    println!("machine   {}", machine());
+    println!("commit    {}", commit());
+    println!(
+        "workers   {} threads, {CLIENTS} gRPC clients, {} photographs, {rounds} rounds of {} s",
+        config.engine.workers,
+        images.len(),
+        length.as_secs()
+    );
+
+    let bench = Bench {
+        config,
+        loaded,
+        images,
+        length,
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut rates: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for round in 1..=rounds {
+        let measured = [
+            ("1 bare loop", bench.bare()),
+            ("2 in-process", runtime.block_on(bench.in_process())),
+            ("3 gRPC", runtime.block_on(bench.over_grpc())),
+            ("4 build", build_rate(folder.path())),
+        ];
+        let line: Vec<String> = measured
+            .iter()
+            .map(|(name, rate)| format!("{name} {rate:.1}"))
+            .collect();
+        println!("round {round}   {}  images/s", line.join("   "));
+        for (name, rate) in measured {
+            rates.entry(name).or_default().push(rate);
+        }
+    }
+    let medians: Vec<(&str, f64)> = rates
+        .into_iter()
+        .map(|(name, mut rates)| (name, median(&mut rates)))
+        .collect();
+    let bare = medians.first().map_or(1.0, |(_, rate)| *rate);
+    println!(
+        "\n{:<14} {:>10}  {:>12}",
+        "median", "images/s", "of bare loop"
+    );
+    for (name, rate) in medians {
+        println!("{name:<14} {rate:>10.1}  {:>11.1}%", 100.0 * rate / bare);
+    }
+}
+
+struct Bench {
+    config: Config,
+    loaded: Arc<Loaded>,
+    images: Vec<(PathBuf, Vec<u8>)>,
+    length: Duration,
+}
+
+impl Bench {
+    fn deployment(&self) -> Arc<Deployment> {
+        Arc::clone(self.loaded.deployments.values().next().unwrap())
+    }
+
+    /// Decode, resize, run: on as many threads as the service has workers, and nothing else.
+    fn bare(&self) -> f64 {
+        let limits = Limits {
+            bytes_max: self.config.engine.image_bytes_max,
+            pixels_max: self.config.engine.image_pixels_max,
+        };
+        let done = AtomicU64::new(0);
+        let started = Instant::now();
+        std::thread::scope(|scope| {
+            for worker in 0..self.config.engine.workers {
+                let mut embedder = self.deployment().loaded().model.embedder().unwrap();
+                let done = &done;
+                scope.spawn(move || {
+                    let mut next = self.images.iter().cycle().skip(worker * 7);
+                    while started.elapsed() < self.length {
+                        embedder.embed(&next.next().unwrap().1, &limits).unwrap();
+                        done.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        done.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64()
+    }
+
+    async fn in_process(&self) -> f64 {
+        let deployment = self.deployment();
+        self.clients(move |image| {
+            let deployment = Arc::clone(&deployment);
+            async move {
+                let options = SearchOptions {
+                    limit: 10,
+                    exact: false,
+                };
+                deployment
+                    .search(Query::Image(image), options)
+                    .await
+                    .unwrap();
+            }
+        })
+        .await
+    }
+
+    async fn over_grpc(&self) -> f64 {
+        let listener = server::listen(self.config.listen).await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let (config, loaded) = (self.config.clone(), self.loaded());
+        let serving = tokio::spawn(async move {
+            let stopped = async { stopped.await.unwrap_or_default() };
+            server::serve(listener, &config, move || Ok(loaded), stopped).await
+        });
+        let client = Client::connect(&address).await.unwrap();
+        client.wait_until_ready().await.unwrap();
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            clients.push(Client::connect(&address).await.unwrap());
+        }
+        let turn = AtomicU64::new(0);
+        let rate = self
+            .clients(move |image| {
+                let turn = turn.fetch_add(1, Ordering::Relaxed);
+                let client = clients
+                    .get(usize::try_from(turn).unwrap() % CLIENTS)
+                    .unwrap()
+                    .clone();
+                async move {
+                    client.search("", image, 10, false).await.unwrap();
+                }
+            })
+            .await;
+        stop.send(()).unwrap();
+        serving.await.unwrap().unwrap();
+        rate
+    }
+
+    /// What is loaded, shared with a server that is started for one round.
+    fn loaded(&self) -> Loaded {
+        Loaded {
+            deployments: self.loaded.deployments.clone(),
+            runtime_version: self.loaded.runtime_version.clone(),
+        }
+    }
+
+    /// Keeps `CLIENTS` requests under way, and counts those that were answered.
+    async fn clients<F>(&self, ask: impl Fn(Vec<u8>) -> F) -> f64
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut next = self.images.iter().cycle();
+        let mut under_way = tokio::task::JoinSet::new();
+        let (started, mut done) = (Instant::now(), 0_u64);
+        while started.elapsed() < self.length {
+            while under_way.len() < CLIENTS {
+                under_way.spawn(ask(next.next().unwrap().1.clone()));
+            }
+            under_way.join_next().await.unwrap().unwrap();
+            done += 1;
+        }
+        let rate = done as f64 / started.elapsed().as_secs_f64();
+        under_way.join_all().await;
+        rate
+    }
+}
+
+/// The program's own rate, over every photograph of the sample, without its start.
+fn build_rate(folder: &Path) -> f64 {
+    let deployment = folder.join(format!("build-{}", uuid::Uuid::now_v7()));
+    let report = build(&deployment, "labels.csv");
+    report
+        .get("images_per_second")
+        .and_then(serde_json::Value::as_f64)
+        .unwrap()
+}
+
+fn build(deployment: &Path, manifest: &str) -> serde_json::Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_matchpoint"))
+        .arg("build")
+        .arg(deployment)
+        .arg("--images")
+        .arg(Path::new(ROOT).join("examples/photos").join(manifest))
+        .arg("--model")
+        .arg(Path::new(ROOT).join("models/efficientnet-lite0"))
+        .arg("--json")
+        .current_dir(ROOT)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn config(deployment: &Path) -> Config {
+    let runtime = Path::new(ROOT).join(".cache/onnxruntime/1.32.0/libonnxruntime.so");
+    let runtime = runtime.to_str().unwrap();
+    let environment = BTreeMap::from([
+        ("MATCHPOINT_LISTEN", "127.0.0.1:0"),
+        ("MATCHPOINT_ONNXRUNTIME", runtime),
+    ]);
+    ServerFlags::default()
+        .resolve_for(&environment, deployment)
+        .unwrap()
+}
+
+fn images() -> Vec<(PathBuf, Vec<u8>)> {
+    let folder = Path::new(ROOT).join("examples/photos/images");
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder)
+        .unwrap()
+        .flat_map(|label| std::fs::read_dir(label.unwrap().path()).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.sort();
+    paths
+        .into_iter()
+        .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+        .collect()
+}
+
+fn machine() -> String {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = |name: &str| {
+        let line = cpuinfo.lines().find(|line| line.starts_with(name));
+        line.and_then(|line| line.split_once(": "))
+            .map_or("", |(_, value)| value)
+            .to_owned()
+    };
+    let flags = line("flags");
+    let widest = ["avx512_vnni", "avx512f", "avx2"]
+        .into_iter()
+        .find(|flag| flags.contains(flag));
+    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
+    format!(
+        "{}, {cpus} CPUs, {}",
+        line("model name"),
+        widest.unwrap_or("no wide vectors")
+    )
+}
+
+fn commit() -> String {
+    let output = Command::new("git")
+        .args(["describe", "--always", "--dirty"])
+        .current_dir(ROOT)
+        .output();
+    output.map_or_else(
+        |_| "unknown".to_owned(),
+        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+    )
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}

@@ -1,0 +1,32 @@
+//! Compiles the protobuf contract, with a compiler in pure Rust: nothing to install.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::{env, fs};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    // tonic-prost-build does not say so itself when it is handed a descriptor set.
+    println!("cargo:rerun-if-changed=proto");
+
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_imports(true).include_source_info(true);
+    for room in [
+        "decision",
+        "retrieval",
+        "gallery",
+        "operating_point",
+        "server",
+    ] {
+        compiler.open_file(format!("matchpoint/v1/{room}.proto"))?;
+    }
+
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
+    fs::write(
+        out.join("descriptors.bin"),
+        compiler.encode_file_descriptor_set(),
+    )?;
+    tonic_prost_build::configure()
+        .extern_path(".google.rpc.Status", "::tonic_types::Status")
+        .compile_fds(compiler.file_descriptor_set())?;
+    Ok(())
+}

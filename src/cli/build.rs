@@ -1,0 +1,427 @@
+//! `matchpoint build`: embed images and enrol them, resumably.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use serde::Serialize;
+
+use super::batch::in_order;
+use super::exit::{Exit, fail};
+use super::output::{self, Output, table};
+use super::progress::Progress;
+use super::sources::{Refused, Source, Sources};
+use crate::config::{Engine, EngineFlags, ProcessEnvironment};
+use crate::deployment::{Deployment, DeploymentError, Enrolment, Folder, Models, OpenOptions};
+use crate::gallery::Access;
+use crate::gallery::item::Item;
+use crate::telemetry;
+
+/// Embed images and enrol them in a deployment
+///
+/// Every image becomes an item with an id and a label. The source is a folder (one subfolder for
+/// each label; the id is the path below the folder), a CSV file (a header with path,label and
+/// perhaps id; further columns become metadata) or a JSONL file (the same as objects). Paths are
+/// relative to the file.
+///
+/// A build that was interrupted goes on where it stopped when it is run again. Images that cannot
+/// be used are listed, and end the command with exit code 3 after all others are enrolled.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint build shop --images photos/ --model models/efficientnet-lite0
+  matchpoint build shop --images items.csv --model models/efficientnet-lite0 --json
+  matchpoint build shop --images new-photos/          # add to it; the model is known")]
+pub(super) struct Build {
+    /// The deployment's folder; made where there is none
+    deployment: PathBuf,
+    /// The images: a folder, a .csv or a .jsonl file
+    #[arg(long, value_name = "SOURCE")]
+    images: PathBuf,
+    /// The model's folder; required for a new deployment
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Name of a new deployment [default: its folder's name]
+    #[arg(long)]
+    name: Option<String>,
+    /// Remove items that the source does not name
+    #[arg(long)]
+    prune: bool,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    engine: EngineFlags,
+}
+
+/// What became of the images.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct BuildReport {
+    /// The deployment's folder.
+    pub(super) deployment: PathBuf,
+    /// Images that were embedded and enrolled now.
+    pub(super) enrolled: usize,
+    /// Images that were enrolled before, with the same bytes.
+    pub(super) unchanged: usize,
+    /// Items removed by `--prune`.
+    pub(super) pruned: usize,
+    /// Items that the source does not name, and that were kept.
+    pub(super) not_in_source: usize,
+    /// Files that are not images by their names.
+    pub(super) ignored_files: usize,
+    /// Images that could not be used, and why.
+    pub(super) failed: Vec<Refused>,
+    /// Whether a signal ended the build before its end.
+    pub(super) interrupted: bool,
+    /// Items in the gallery now.
+    pub(super) items: usize,
+    /// Labels in the gallery now.
+    pub(super) labels: usize,
+    /// Digest of the gallery's content: the same items give the same digest.
+    pub(super) gallery_digest: String,
+    /// Duration, in seconds.
+    pub(super) seconds: f64,
+    /// Images embedded a second.
+    pub(super) images_per_second: f64,
+}
+
+/// Items of one transaction: few enough that a killed build loses a second's work.
+const BATCH: usize = 128;
+
+impl Build {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        let engine = self.engine.resolve(&ProcessEnvironment)?;
+        telemetry::install_logs(&engine.log, engine.log_json)?;
+        let sources = Sources::read(&self.images)?;
+        let output = Output::new(self.json);
+        let report = build(&Request {
+            deployment: &self.deployment,
+            model: self.model.as_deref(),
+            name: self.name.as_deref(),
+            prune: self.prune,
+            engine: &engine,
+            sources,
+        })?;
+        output.result(&report.report, text)?;
+        Ok(match (report.signal, report.report.failed.is_empty()) {
+            (Some(exit), _) => exit,
+            (None, false) => Exit::SomeFailed,
+            (None, true) => Exit::Done,
+        })
+    }
+}
+
+/// A build to be done.
+pub(super) struct Request<'a> {
+    pub(super) deployment: &'a std::path::Path,
+    pub(super) model: Option<&'a std::path::Path>,
+    pub(super) name: Option<&'a str>,
+    pub(super) prune: bool,
+    pub(super) engine: &'a Engine,
+    pub(super) sources: Sources,
+}
+
+/// What a build came to, and the signal that ended it, if one did.
+pub(super) struct Built {
+    pub(super) report: BuildReport,
+    signal: Option<Exit>,
+}
+
+/// Enrols the sources, then opens the deployment once more as the server will.
+pub(super) fn build(request: &Request<'_>) -> anyhow::Result<Built> {
+    let window = request.engine.workers * 4;
+    let mut models = Models::new(request.engine, window)?;
+    create_if_missing(request, &mut models)?;
+    let open = |access, models: &mut Models| {
+        let model = request.model.map(ToOwned::to_owned);
+        Deployment::open(
+            request.deployment,
+            models,
+            OpenOptions {
+                name: None,
+                model,
+                access,
+            },
+        )
+    };
+    let deployment = Arc::new(open(Access::ReadWrite, &mut models)?);
+    let signal = Signal::listen()?;
+    let mut work = Work {
+        deployment: Arc::clone(&deployment),
+        report: BuildReport {
+            deployment: request.deployment.to_owned(),
+            failed: request.sources.refused.clone(),
+            ignored_files: request.sources.ignored,
+            ..BuildReport::default()
+        },
+        batch: Vec::with_capacity(BATCH),
+        progress: Progress::new("build", request.sources.items.len()),
+    };
+    super::runtime()?.block_on(work.run(&request.sources.items, window, &signal))?;
+    work.write()?;
+    let signal = signal.received();
+    if signal.is_none() {
+        work.settle_others(&request.sources, request.prune)?;
+    }
+    let (mut report, took) = (work.report, work.progress.finish());
+    drop((work.deployment, deployment));
+
+    let reopened = open(Access::ReadOnly, &mut models)?;
+    let snapshot = reopened.snapshot();
+    report.interrupted = signal.is_some();
+    report.items = snapshot.len();
+    report.labels = snapshot.label_count();
+    report.gallery_digest = snapshot.digest();
+    report.seconds = took.as_secs_f64();
+    #[expect(clippy::cast_precision_loss, reason = "a rate, for people to read")]
+    let rate = report.enrolled as f64 / report.seconds.max(1e-9);
+    report.images_per_second = rate;
+    Ok(Built { report, signal })
+}
+
+fn create_if_missing(request: &Request<'_>, models: &mut Models) -> anyhow::Result<()> {
+    if Folder::exists(request.deployment) {
+        return Ok(());
+    }
+    let Some(model) = request.model else {
+        let where_to = request.deployment.display();
+        let message =
+            format!("there is no deployment at {where_to} yet; say --model DIR to make one");
+        return Err(fail(Exit::Usage, message));
+    };
+    let folder_name = request
+        .deployment
+        .file_name()
+        .and_then(|name| name.to_str());
+    let name = request.name.or(folder_name).unwrap_or("default");
+    let model = models.open(model)?;
+    Ok(Deployment::create(request.deployment, name, &model)?)
+}
+
+struct Work {
+    deployment: Arc<Deployment>,
+    report: BuildReport,
+    batch: Vec<Item>,
+    progress: Progress,
+}
+
+impl Work {
+    async fn run(
+        &mut self,
+        items: &[Source],
+        window: usize,
+        signal: &Signal,
+    ) -> anyhow::Result<()> {
+        let deployment = Arc::clone(&self.deployment);
+        let inputs = items
+            .iter()
+            .take_while(|_| signal.received().is_none())
+            .cloned();
+        let work = |source: Source| {
+            let deployment = Arc::clone(&deployment);
+            async move {
+                let known = deployment.made_from(&source.id, &source.label, &source.metadata);
+                let outcome = deployment.embed_file(source.path.clone(), known).await;
+                (source, outcome)
+            }
+        };
+        in_order(inputs, window, work, |(source, outcome)| {
+            self.take(source, outcome)
+        })
+        .await
+    }
+
+    fn take(
+        &mut self,
+        source: Source,
+        outcome: Result<Enrolment, DeploymentError>,
+    ) -> anyhow::Result<()> {
+        self.progress.step();
+        match outcome {
+            Ok(Enrolment::Unchanged) => self.report.unchanged += 1,
+            Ok(Enrolment::Embedded { embedding, sha256 }) => {
+                let Source {
+                    id,
+                    label,
+                    metadata,
+                    ..
+                } = source;
+                self.batch.push(Item {
+                    id,
+                    label,
+                    metadata,
+                    embedding,
+                    source_sha256: Some(sha256),
+                });
+                if self.batch.len() == BATCH {
+                    self.write()?;
+                }
+            }
+            Err(error) if is_the_images_fault(&error) => {
+                self.report.failed.push(Refused {
+                    item: source.id,
+                    reason: error.to_string(),
+                });
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Writes the batch; where one of its items is refused, the others one by one.
+    fn write(&mut self) -> anyhow::Result<()> {
+        let batch = std::mem::take(&mut self.batch);
+        match self.deployment.upsert_batch(batch.clone()) {
+            Ok(()) => self.report.enrolled += batch.len(),
+            Err(error) if is_the_items_fault(&error) => {
+                for item in batch {
+                    let id = item.id.clone();
+                    match self.deployment.upsert_batch(vec![item]) {
+                        Ok(()) => self.report.enrolled += 1,
+                        Err(error) if is_the_items_fault(&error) => {
+                            self.report.failed.push(Refused {
+                                item: id,
+                                reason: error.to_string(),
+                            });
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Removes, or counts, items that the sources do not name.
+    fn settle_others(&mut self, sources: &Sources, prune: bool) -> anyhow::Result<()> {
+        let named = |id: &str| {
+            sources
+                .items
+                .binary_search_by(|item| item.id.as_str().cmp(id))
+                .is_ok()
+        };
+        let snapshot = self.deployment.snapshot();
+        let others: Vec<String> = snapshot
+            .items()
+            .map(|(head, _)| head.id.clone())
+            .filter(|id| !named(id))
+            .collect();
+        if prune {
+            for batch in others.chunks(BATCH) {
+                self.deployment.delete_batch(batch)?;
+            }
+            self.report.pruned = others.len();
+        } else {
+            self.report.not_in_source = others.len();
+        }
+        Ok(())
+    }
+}
+
+/// Whether an error is of this one image, so that the others go on.
+pub(super) fn is_the_images_fault(error: &DeploymentError) -> bool {
+    matches!(
+        error,
+        DeploymentError::Image(_)
+            | DeploymentError::Io { .. }
+            | DeploymentError::ModelFailed { .. }
+    )
+}
+
+fn is_the_items_fault(error: &DeploymentError) -> bool {
+    matches!(
+        error,
+        DeploymentError::Gallery(crate::gallery::error::GalleryError::Item { .. })
+    )
+}
+
+/// The first SIGINT or SIGTERM ends a build after the images under way; a second one at once.
+struct Signal(Arc<AtomicU8>);
+
+impl Signal {
+    fn listen() -> anyhow::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let received = Arc::new(AtomicU8::new(0));
+        let heard = Arc::clone(&received);
+        let runtime = super::runtime()?;
+        let (mut interrupt, mut terminate) = {
+            let _context = runtime.enter();
+            (
+                signal(SignalKind::interrupt())?,
+                signal(SignalKind::terminate())?,
+            )
+        };
+        let wait = move || {
+            runtime.block_on(async {
+                loop {
+                    let which =
+                        tokio::select! { _ = interrupt.recv() => 2, _ = terminate.recv() => 15 };
+                    if heard.swap(which, Ordering::SeqCst) != 0 {
+                        // Asked twice. What is on disk is whole.
+                        std::process::exit(128 + i32::from(which));
+                    }
+                    output::error(
+                        "stopping after the images under way; run the command again to resume",
+                    );
+                }
+            });
+        };
+        std::thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(wait)?;
+        Ok(Self(received))
+    }
+
+    fn received(&self) -> Option<Exit> {
+        match self.0.load(Ordering::SeqCst) {
+            0 => None,
+            2 => Some(Exit::Interrupted),
+            _ => Some(Exit::Terminated),
+        }
+    }
+}
+
+pub(super) fn text(report: &BuildReport) -> String {
+    let mut text = String::new();
+    for one in &report.failed {
+        text.push_str(&format!("failed: {}: {}\n", one.item, one.reason));
+    }
+    let mut rows = vec![
+        (
+            "enrolled",
+            format!(
+                "{} images, {:.1}/s",
+                report.enrolled, report.images_per_second
+            ),
+        ),
+        ("unchanged", report.unchanged.to_string()),
+        ("failed", report.failed.len().to_string()),
+    ];
+    let mut optional = |name, count: usize, note: &str| {
+        if 0 < count {
+            rows.push((name, format!("{count}{note}")));
+        }
+    };
+    optional("removed", report.pruned, "");
+    optional(
+        "other items",
+        report.not_in_source,
+        " not named by this source, kept (--prune removes them)",
+    );
+    optional(
+        "ignored",
+        report.ignored_files,
+        " files that are not images by their names",
+    );
+    rows.push((
+        "gallery",
+        format!("{} items, {} labels", report.items, report.labels),
+    ));
+    rows.push(("digest", report.gallery_digest.clone()));
+    let folder = report.deployment.display();
+    text.push_str(&format!("{folder}\n{}", table(&rows)));
+    if report.interrupted {
+        text.push_str("interrupted; run the same command again to go on\n");
+    }
+    text
+}

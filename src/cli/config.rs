@@ -1,0 +1,78 @@
+//! `matchpoint config show`: every setting, and where its value came from.
+
+use clap::Subcommand;
+use serde::Serialize;
+
+use super::exit::Exit;
+use super::output::{Output, table};
+use crate::config::{Given, ProcessEnvironment, ServerFlags, Setting};
+
+/// Show the server's configuration
+#[derive(Debug, clap::Args)]
+pub(super) struct Config {
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Print every setting with its value and its source; mistakes go to standard error
+    Show(Box<Show>),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint config show
+  MATCHPOINT_WORKERS=4 matchpoint config show --config matchpoint.toml --json")]
+struct Show {
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: ServerFlags,
+}
+
+/// One setting.
+#[derive(Serialize)]
+struct Row {
+    key: &'static str,
+    value: Option<String>,
+    source: String,
+    flag: String,
+    variable: String,
+}
+
+impl Config {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        let Verb::Show(show) = self.command;
+        let gathered = show.settings.gather(&ProcessEnvironment);
+        let rows: Vec<Row> = gathered.rows().map(row).collect();
+        Output::new(show.json).result(&rows, |rows| text(rows))?;
+        // What the server would refuse to start with, it refuses here too.
+        show.settings.resolve(&ProcessEnvironment)?;
+        Ok(Exit::Done)
+    }
+}
+
+fn row((setting, given): (&'static Setting, &Given)) -> Row {
+    Row {
+        key: setting.key,
+        value: given.text.clone(),
+        source: given.source.to_string(),
+        flag: format!("--{}", setting.flag()),
+        variable: setting.variable(),
+    }
+}
+
+fn text(rows: &[Row]) -> String {
+    let shown = |row: &Row| {
+        let value = row.value.as_deref().unwrap_or("(not set)");
+        format!("{value:<24}  {}", row.source)
+    };
+    table(
+        &rows
+            .iter()
+            .map(|row| (row.key, shown(row)))
+            .collect::<Vec<_>>(),
+    )
+}

@@ -1,0 +1,513 @@
+//! `matchpoint demo`: the whole story on the sample photographs.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
+
+use super::calibrate::{self, CalibrationReport, Strangers};
+use super::exit::{Exit, fail};
+use super::output::{Output, percent, rate, table};
+use super::serve::stop_signal;
+use super::sources::{Source, Sources};
+use super::{build, probe, search};
+use crate::calibration::certify::TargetFar;
+use crate::calibration::decision::Threshold;
+use crate::calibration::evaluate::evaluate;
+use crate::calibration::rates::Rate;
+use crate::calibration::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top, Trials};
+use crate::config::{Config, EngineFlags, ProcessEnvironment, ServerFlags};
+use crate::gallery::Access;
+use crate::server::{self, Client, Found};
+use crate::telemetry;
+use crate::vector::Similarity;
+
+/// Tell the whole story on the sample photographs: build, calibrate, serve, decide
+///
+/// Enrols 36 photographs, asks for an error rate that so small a sample cannot support (and is
+/// refused), then for one that it can, starts a server, and sends it photographs of labels that had
+/// no part in the calibration, over gRPC. Counts what it decided, and shows its metrics.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint demo
+  matchpoint demo --serve              # keep the server up, to try things with
+  matchpoint demo --json > demo.json")]
+pub(super) struct Demo {
+    /// Keep the server up until Ctrl-C
+    #[arg(long)]
+    serve: bool,
+    /// The sample [default: examples/photos of the checkout]
+    #[arg(long, value_name = "DIR")]
+    examples: Option<PathBuf>,
+    /// The model's folder [default: models/efficientnet-lite0 of the checkout]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Where the deployment is made, anew each time
+    #[arg(long, value_name = "DIR", default_value = "demo-deployment")]
+    deployment: PathBuf,
+    /// Address of the server; port 0 takes a free one [default: 127.0.0.1:0, with --serve 127.0.0.1:50051]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// Address of the metrics [default: 127.0.0.1:0, with --serve 127.0.0.1:9464]
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_listen: Option<SocketAddr>,
+    /// Print the outcome as JSON; the account goes to standard error
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    engine: EngineFlags,
+}
+
+/// What these data cannot support, and what they can.
+const TOO_MUCH: (f64, f64) = (0.001, 0.95);
+const SUPPORTED: (f64, f64) = (0.10, 0.90);
+
+/// The name of the deployment.
+const NAME: &str = "demo";
+
+/// What the demo showed.
+#[derive(Serialize)]
+struct DemoReport {
+    enrolled: usize,
+    refused_target: CalibrationReport,
+    operating_point: CalibrationReport,
+    start_to_ready_seconds: f64,
+    decisions: Counts,
+    far: Option<Rate>,
+    frr: Option<Rate>,
+    recall_at_1: Option<Rate>,
+    metrics: Vec<String>,
+    seconds: f64,
+}
+
+/// Decisions on queries that had no part in the calibration.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Counts {
+    known_accepted: u32,
+    known_accepted_wrong_label: u32,
+    known_rejected: u32,
+    strangers_rejected: u32,
+    strangers_accepted: u32,
+    undecided: u32,
+    failed: u32,
+}
+
+impl Demo {
+    pub(super) fn run(mut self) -> anyhow::Result<Exit> {
+        let started = Instant::now();
+        let engine = self.engine.resolve(&ProcessEnvironment)?;
+        let log = if engine.log.starts_with("info") {
+            "warn"
+        } else {
+            &engine.log
+        };
+        telemetry::install_logs(log, engine.log_json)?;
+        let examples = in_checkout(self.examples.take(), "examples/photos")?;
+        let model = in_checkout(self.model.take(), "models/efficientnet-lite0")?;
+        let output = Output::new(self.json);
+        let story = Story {
+            demo: &self,
+            output,
+            examples,
+            engine: &engine,
+        };
+
+        let enrolled = story.build(&model)?;
+        let (refused_target, operating_point) = story.calibrate()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
+        let served = runtime.block_on(story.serve(&operating_point));
+        runtime.shutdown_background();
+        let served = served?;
+        let report = DemoReport {
+            enrolled,
+            refused_target,
+            operating_point,
+            start_to_ready_seconds: served.ready_seconds,
+            decisions: served.counts,
+            far: served.far,
+            frr: served.frr,
+            recall_at_1: served.recall_at_1,
+            metrics: served.metrics,
+            seconds: started.elapsed().as_secs_f64(),
+        };
+        output.result(&report, |report| {
+            format!("\nDone in {:.1} s.", report.seconds)
+        })?;
+        Ok(Exit::Done)
+    }
+}
+
+/// A folder that was named, or the one of the checkout that the program or the shell is in.
+fn in_checkout(named: Option<PathBuf>, relative: &str) -> anyhow::Result<PathBuf> {
+    if let Some(named) = named {
+        return Ok(named);
+    }
+    let program = std::env::current_exe().unwrap_or_default();
+    let here = PathBuf::from(".");
+    let places = std::iter::once(here.as_path()).chain(program.ancestors().skip(1).take(4));
+    let found = places
+        .map(|place| place.join(relative))
+        .find(|path| path.is_dir());
+    found.ok_or_else(|| {
+        fail(Exit::NoInput, format!("there is no {relative} here; run this in a checkout of Matchpoint, or name the folder"))
+    })
+}
+
+struct Story<'a> {
+    demo: &'a Demo,
+    output: Output,
+    examples: PathBuf,
+    engine: &'a crate::config::Engine,
+}
+
+struct Served {
+    ready_seconds: f64,
+    counts: Counts,
+    far: Option<Rate>,
+    frr: Option<Rate>,
+    recall_at_1: Option<Rate>,
+    metrics: Vec<String>,
+}
+
+impl Story<'_> {
+    fn say(&self, text: &str) {
+        self.output.note(text);
+    }
+
+    fn build(&self, model: &Path) -> anyhow::Result<usize> {
+        let folder = &self.demo.deployment;
+        self.say(&format!(
+            "1. Enrol. Each photograph becomes an item: a label, and an embedding of 1280 numbers.\n   $ matchpoint build {} --images {}/gallery.csv --model {}\n",
+            folder.display(), self.examples.display(), model.display(),
+        ));
+        remove_own_deployment(folder)?;
+        let sources = Sources::read(&self.examples.join("gallery.csv"))?;
+        let built = build::build(&build::Request {
+            deployment: folder,
+            model: Some(model),
+            name: Some(NAME),
+            prune: false,
+            engine: self.engine,
+            sources,
+        })?;
+        self.say(&build::text(&built.report));
+        Ok(built.report.enrolled)
+    }
+
+    fn calibrate(&self) -> anyhow::Result<(CalibrationReport, CalibrationReport)> {
+        let queries = self.examples.join("calibrate.csv");
+        let sources = Sources::read(&queries)?;
+        let deployment = Arc::new(probe::open(
+            &self.demo.deployment,
+            None,
+            Access::ReadWrite,
+            self.engine,
+        )?);
+        let run = |(far, confidence)| -> anyhow::Result<CalibrationReport> {
+            self.say(&format!(
+                "   $ matchpoint calibrate {} --queries {} --target-far {far} --confidence {confidence}\n",
+                self.demo.deployment.display(), queries.display(),
+            ));
+            let report = calibrate::calibrate(&calibrate::Request {
+                deployment: &deployment,
+                sources: &sources,
+                target: TargetFar::new(far, confidence)?,
+                strangers: Strangers::NeverEnrolled,
+                seed: 0,
+                dry_run: false,
+                engine: self.engine,
+            })?;
+            self.say(&calibrate::text(&report));
+            Ok(report)
+        };
+        self.say("2. Calibrate. Which score means \"the same\"? Ask for one false accept in a thousand searches:");
+        let refused = run(TOO_MUCH)?;
+        self.say("   So small a sample cannot promise that, and no threshold is made up. What it can support:");
+        let point = run(SUPPORTED)?;
+        if point.refusal.is_some() {
+            let message = "the sample no longer supports the demo's target; was it changed?";
+            return Err(fail(Exit::Internal, message));
+        }
+        Ok((refused, point))
+    }
+
+    async fn serve(&self, point: &CalibrationReport) -> anyhow::Result<Served> {
+        let config = self.server_config()?;
+        let metrics_at = self.start_metrics()?;
+        let started = Instant::now();
+        let listener = server::listen(config.listen).await?;
+        let address = listener.local_addr()?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (loading, serving) = (config.clone(), config.clone());
+        let server = tokio::spawn(async move {
+            let stopped = async { drop(stopped.await) };
+            server::serve(listener, &serving, move || server::load(&loading), stopped).await
+        });
+        self.say(&format!(
+            "3. Serve.\n   $ matchpoint serve --deployments {} --listen {address}\n",
+            self.demo.deployment.display()
+        ));
+        let client = Client::connect(&address.to_string()).await?;
+        client.wait_until_ready().await?;
+        let ready_seconds = started.elapsed().as_secs_f64();
+        self.say(&format!("  ready after {ready_seconds:.2} s\n"));
+
+        let asked = self.ask_all(&client, point).await?;
+        let metrics = read_metrics(metrics_at).await?;
+        self.say(&format!(
+            "5. Watch. http://{metrics_at}/metrics counts it for Prometheus:\n"
+        ));
+        for line in &metrics {
+            self.say(&format!("  {line}"));
+        }
+        if self.demo.serve {
+            self.keep_serving(address, metrics_at).await?;
+        }
+        stop.send(()).unwrap_or_default();
+        server.await??;
+        Ok(Served {
+            ready_seconds,
+            metrics,
+            ..asked.measure(point)?
+        })
+    }
+
+    fn server_config(&self) -> anyhow::Result<Config> {
+        let mut config =
+            ServerFlags::default().resolve_for(&ProcessEnvironment, &self.demo.deployment)?;
+        config.engine = self.engine.clone();
+        let usual = if self.demo.serve {
+            config.listen
+        } else {
+            SocketAddr::from(([127, 0, 0, 1], 0))
+        };
+        config.listen = self.demo.listen.unwrap_or(usual);
+        Ok(config)
+    }
+
+    /// Port 0 is resolved here, since the endpoint does not say which it took.
+    fn start_metrics(&self) -> anyhow::Result<SocketAddr> {
+        let port = if self.demo.serve { 9464 } else { 0 };
+        let wanted = self
+            .demo
+            .metrics_listen
+            .unwrap_or(SocketAddr::from(([127, 0, 0, 1], port)));
+        let address = std::net::TcpListener::bind(wanted)
+            .and_then(|probe| probe.local_addr())
+            .map_err(|cause| {
+                fail(
+                    Exit::Unavailable,
+                    format!("the metrics cannot listen on {wanted}: {cause}"),
+                )
+            })?;
+        tokio::spawn(telemetry::install_metrics(address)?);
+        Ok(address)
+    }
+
+    async fn ask_all(&self, client: &Client, point: &CalibrationReport) -> anyhow::Result<Asked> {
+        self.say(
+            "4. Decide. Photographs whose labels had no part in the calibration, sent over gRPC:\n",
+        );
+        let sources = Sources::read(&self.examples.join("evaluate.csv"))?;
+        let gallery = Sources::read(&self.examples.join("gallery.csv"))?;
+        let mut asked = Asked::default();
+        let mut shown = Shown::default();
+        for source in sources.items {
+            let known = gallery.items.iter().any(|item| item.label == source.label);
+            let image = std::fs::read(&source.path)?;
+            match client.search(NAME, image, 1, false).await {
+                Ok(found) => {
+                    let kind = asked.count(&source, known, &found);
+                    if shown.wants(kind) {
+                        let told = if known { "enrolled" } else { "never enrolled" };
+                        self.say(&format!(
+                            "  {} ({told}): {kind}\n{}",
+                            source.id,
+                            search::describe(&found)
+                        ));
+                    }
+                }
+                Err(error) => {
+                    asked.counts.failed += 1;
+                    self.say(&format!("  {} failed: {error}", source.id));
+                }
+            }
+        }
+        self.say(&asked.text(point)?);
+        Ok(asked)
+    }
+
+    async fn keep_serving(&self, address: SocketAddr, metrics: SocketAddr) -> anyhow::Result<()> {
+        let sample = self.examples.join("images");
+        let first = std::fs::read_dir(&sample)?
+            .filter_map(Result::ok)
+            .map(|entry| entry.path())
+            .min();
+        let image = first.unwrap_or(sample).join("q1_rotpersp.jpg");
+        self.say(&format!(
+            "\nServing on {address} until Ctrl-C. In another terminal:\n  matchpoint search --server http://{address} {}\n  curl http://{metrics}/metrics",
+            image.display()
+        ));
+        stop_signal()?.await;
+        Ok(())
+    }
+}
+
+/// Removes what an earlier demo made, and nothing else.
+fn remove_own_deployment(folder: &Path) -> anyhow::Result<()> {
+    if !folder.exists() {
+        return Ok(());
+    }
+    let mine =
+        crate::deployment::Folder::open(folder).is_ok_and(|found| found.record().name == NAME);
+    if !mine {
+        let message = format!(
+            "{} exists, and is not a deployment of an earlier demo; name another with --deployment",
+            folder.display()
+        );
+        return Err(fail(Exit::Usage, message));
+    }
+    Ok(std::fs::remove_dir_all(folder)?)
+}
+
+/// What came back for every query.
+#[derive(Default)]
+struct Asked {
+    counts: Counts,
+    mated: Vec<MatedSearch>,
+    non_mated: Vec<NonMatedSearch>,
+}
+
+impl Asked {
+    /// Counts an answer, and says in words what became of the query.
+    fn count(&mut self, source: &Source, known: bool, found: &Found) -> &'static str {
+        let best = found.matches.first();
+        let score = best.and_then(|best| Similarity::new(best.score));
+        let right = best.is_some_and(|best| best.label == source.label);
+        let (label, probe) = (source.label.clone(), source.id.clone());
+        if known {
+            let top = score.map(|score| Top {
+                score,
+                label_matches: right,
+            });
+            self.mated.push(MatedSearch { label, probe, top });
+        } else {
+            let origin = StrangerOrigin::NeverEnrolled;
+            self.non_mated.push(NonMatedSearch {
+                label,
+                probe,
+                top_score: score,
+                origin,
+            });
+        }
+        let counts = &mut self.counts;
+        let (counter, kind) = match (found.decision.as_str(), known, right) {
+            ("ACCEPT", true, true) => (&mut counts.known_accepted, "rightly accepted"),
+            ("ACCEPT", true, false) => (
+                &mut counts.known_accepted_wrong_label,
+                "accepted with a WRONG label",
+            ),
+            ("ACCEPT", false, _) => (&mut counts.strangers_accepted, "WRONGLY accepted"),
+            ("REJECT", true, _) => (&mut counts.known_rejected, "WRONGLY rejected"),
+            ("REJECT", false, _) => (&mut counts.strangers_rejected, "rightly rejected"),
+            _ => (&mut counts.undecided, "undecided"),
+        };
+        *counter += 1;
+        kind
+    }
+
+    fn measure(self, point: &CalibrationReport) -> anyhow::Result<Served> {
+        let threshold: Option<Threshold> = point.content.as_ref().map(|content| content.threshold);
+        let measured = evaluate(&Trials::new(self.mated, self.non_mated)?, threshold);
+        let errors = measured.errors.as_ref();
+        Ok(Served {
+            ready_seconds: 0.0,
+            counts: self.counts,
+            far: errors.and_then(|errors| errors.far),
+            frr: errors.and_then(|errors| errors.frr),
+            recall_at_1: measured.recall_at_1,
+            metrics: Vec::new(),
+        })
+    }
+
+    fn text(&self, point: &CalibrationReport) -> anyhow::Result<String> {
+        let counts = self.counts;
+        let copy = Self {
+            counts,
+            mated: self.mated.clone(),
+            non_mated: self.non_mated.clone(),
+        };
+        let measured = copy.measure(point)?;
+        let promised = point
+            .content
+            .as_ref()
+            .map_or(0.0, |content| content.promise.target.far());
+        let bad = |count: u32| {
+            if count == 0 {
+                "none".to_owned()
+            } else {
+                count.to_string()
+            }
+        };
+        Ok(table(&[
+            ("known, accepted", counts.known_accepted.to_string()),
+            ("known, wrong label", bad(counts.known_accepted_wrong_label)),
+            ("known, rejected", counts.known_rejected.to_string()),
+            ("strangers, rejected", counts.strangers_rejected.to_string()),
+            ("strangers, accepted", counts.strangers_accepted.to_string()),
+            ("undecided or failed", bad(counts.undecided + counts.failed)),
+            (
+                "FAR",
+                format!(
+                    "{}; promised <= {}",
+                    rate(measured.far.as_ref()),
+                    percent(promised)
+                ),
+            ),
+            ("FRR", rate(measured.frr.as_ref())),
+        ]))
+    }
+}
+
+/// One example of each kind is enough.
+#[derive(Default)]
+struct Shown(Vec<&'static str>);
+
+impl Shown {
+    fn wants(&mut self, kind: &'static str) -> bool {
+        let new = !self.0.contains(&kind);
+        if new {
+            self.0.push(kind);
+        }
+        new
+    }
+}
+
+/// The series that a person would look at first.
+async fn read_metrics(address: SocketAddr) -> anyhow::Result<Vec<String>> {
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let telling = [
+        "matchpoint_decisions_total",
+        "matchpoint_gallery_items",
+        "matchpoint_target_far_ratio",
+        "matchpoint_threshold",
+    ];
+    let shown = |line: &&str| {
+        telling.iter().any(|name| line.starts_with(name)) && !line.contains("\"none\"")
+    };
+    Ok(answer
+        .lines()
+        .filter(shown)
+        .map(ToOwned::to_owned)
+        .collect())
+}

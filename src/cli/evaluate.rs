@@ -1,0 +1,222 @@
+//! `matchpoint evaluate`: what a deployment does to labelled queries.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::exit::Exit;
+use super::output::{Output, rate, table};
+use super::probe::{self, Probes};
+use super::sources::{Refused, Sources};
+use crate::calibration::evaluate::evaluate;
+use crate::calibration::operating_point::OperatingPoint;
+use crate::calibration::rates::{Confidence, Rate};
+use crate::config::{Engine, EngineFlags, ProcessEnvironment};
+use crate::deployment::{Deployment, Timings};
+use crate::gallery::Access;
+use crate::telemetry;
+
+/// Measure recall, FAR, FRR and latency with labelled queries
+///
+/// A query whose label is enrolled should be accepted with that label; one whose label is not
+/// should be rejected. Intervals are over labels, because queries of one label are not independent.
+/// Use labels that had no part in choosing the threshold: on others the figures flatter.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint evaluate shop --queries held-out.csv
+  matchpoint evaluate shop --queries held-out/ --json")]
+pub(super) struct Evaluate {
+    /// The deployment's folder
+    deployment: PathBuf,
+    /// Labelled queries: a folder, a .csv or a .jsonl file, as for `build`
+    #[arg(long, value_name = "SOURCE")]
+    queries: PathBuf,
+    /// The model's folder, where it is not the recorded one
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    engine: EngineFlags,
+}
+
+/// What a deployment does to labelled queries.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct EvaluationReport {
+    /// The deployment's name.
+    pub(super) deployment: String,
+    /// The operating point that decides; `None` where nothing is decided.
+    pub(super) operating_point: Option<String>,
+    /// Its threshold.
+    pub(super) threshold: Option<f32>,
+    /// The false accept rate it promises.
+    pub(super) target_far: Option<f64>,
+    /// Queries whose label is enrolled.
+    pub(super) mated: u64,
+    /// Queries whose label is not.
+    pub(super) non_mated: u64,
+    /// Share of mated queries whose nearest item has their label.
+    pub(super) recall_at_1: Option<Rate>,
+    /// Share of mated queries with their label among the five nearest items.
+    pub(super) recall_at_5: Option<f64>,
+    /// Share of non-mated queries that were accepted.
+    pub(super) far: Option<Rate>,
+    /// Share of mated queries that were rejected, or accepted with a wrong label.
+    pub(super) frr: Option<Rate>,
+    /// The part of the FRR that was accepted with a wrong label.
+    pub(super) misidentification: Option<Rate>,
+    /// Time of a query by stage: median and 99th percentile, in milliseconds.
+    pub(super) latency_ms: Latency,
+    /// Queries a second, on all workers.
+    pub(super) queries_per_second: f64,
+    /// Queries that could not be used.
+    pub(super) failed: Vec<Refused>,
+}
+
+/// Median and 99th percentile of each stage, in milliseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Latency {
+    /// Decoding and resizing.
+    pub(super) decode: [f64; 2],
+    /// Running the model.
+    pub(super) inference: [f64; 2],
+    /// Searching the gallery.
+    pub(super) search: [f64; 2],
+}
+
+impl Evaluate {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        let engine = self.engine.resolve(&ProcessEnvironment)?;
+        telemetry::install_logs(&engine.log, engine.log_json)?;
+        let sources = Sources::read(&self.queries)?;
+        let deployment = probe::open(&self.deployment, self.model, Access::ReadOnly, &engine)?;
+        let report = measure(&Arc::new(deployment), &sources, &engine)?;
+        Output::new(self.json).result(&report, text)?;
+        Ok(if report.failed.is_empty() {
+            Exit::Done
+        } else {
+            Exit::SomeFailed
+        })
+    }
+}
+
+fn measure(
+    deployment: &Arc<Deployment>,
+    sources: &Sources,
+    engine: &Engine,
+) -> anyhow::Result<EvaluationReport> {
+    let probes = probe::run(deployment, sources, false, engine)?;
+    let standing = deployment.standing();
+    let point = standing.valid();
+    let measured = evaluate(&probes.trials, point.map(OperatingPoint::threshold));
+    let errors = measured.errors.as_ref();
+    let (mated, queries) = (probes.trials.mated().len(), probes.timings.len());
+    Ok(EvaluationReport {
+        deployment: deployment.name().to_owned(),
+        operating_point: point.map(|point| point.id().to_owned()),
+        threshold: point.map(|point| point.threshold().get()),
+        target_far: point.map(|point| point.content().promise.target.far()),
+        mated: mated as u64,
+        non_mated: probes.trials.non_mated().len() as u64,
+        recall_at_1: measured.recall_at_1,
+        recall_at_5: share(probes.in_top_5, mated),
+        far: errors.and_then(|errors| errors.far),
+        frr: errors.and_then(|errors| errors.frr),
+        misidentification: errors.and_then(|errors| errors.misidentification),
+        latency_ms: latency(&probes),
+        queries_per_second: share(queries, 1).unwrap_or(0.0) / probes.took.as_secs_f64().max(1e-9),
+        failed: probes.failed,
+    })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of images")]
+fn share(part: usize, of: usize) -> Option<f64> {
+    (0 < of).then(|| part as f64 / of as f64)
+}
+
+fn latency(probes: &Probes) -> Latency {
+    let stage = |take: fn(&Timings) -> Duration| {
+        let mut took: Vec<Duration> = probes.timings.iter().map(take).collect();
+        took.sort_unstable();
+        [50, 99].map(|percent| quantile(&took, percent).as_secs_f64() * 1000.0)
+    };
+    Latency {
+        decode: stage(|timings| timings.decode),
+        inference: stage(|timings| timings.inference),
+        search: stage(|timings| timings.search),
+    }
+}
+
+/// The smallest value that at least `percent` of them do not exceed.
+fn quantile(sorted: &[Duration], percent: usize) -> Duration {
+    let rank = (sorted.len() * percent).div_ceil(100);
+    sorted
+        .get(rank.saturating_sub(1))
+        .copied()
+        .unwrap_or_default()
+}
+
+pub(super) fn text(report: &EvaluationReport) -> String {
+    let mut text = String::new();
+    for one in &report.failed {
+        text.push_str(&format!("failed: {}: {}\n", one.item, one.reason));
+    }
+    let recall_at_5 = report
+        .recall_at_5
+        .map_or_else(|| "unknown".to_owned(), super::output::percent);
+    let ms = |stage: [f64; 2]| format!("{:.2} / {:.2}", stage[0], stage[1]);
+    let latency = &report.latency_ms;
+    let mut rows = vec![
+        (
+            "queries",
+            format!(
+                "{} of enrolled labels, {} of strangers",
+                report.mated, report.non_mated
+            ),
+        ),
+        ("recall at 1", rate(report.recall_at_1.as_ref())),
+        ("recall at 5", recall_at_5),
+    ];
+    if let (Some(point), Some(threshold), Some(target)) =
+        (&report.operating_point, report.threshold, report.target_far)
+    {
+        rows.push((
+            "operating point",
+            format!(
+                "{point}: accept from {threshold:.4}, promises FAR <= {}",
+                super::output::percent(target)
+            ),
+        ));
+        rows.push(("FAR", rate(report.far.as_ref())));
+        rows.push(("FRR", rate(report.frr.as_ref())));
+        rows.push(("wrong label", rate(report.misidentification.as_ref())));
+    } else {
+        rows.push((
+            "operating point",
+            "none that is valid, so nothing is decided; run `matchpoint calibrate`".to_owned(),
+        ));
+    }
+    rows.push((
+        "median / p99 ms",
+        format!(
+            "decode {}, inference {}, search {}",
+            ms(latency.decode),
+            ms(latency.inference),
+            ms(latency.search)
+        ),
+    ));
+    rows.push((
+        "rate",
+        format!("{:.1} queries/s on all workers", report.queries_per_second),
+    ));
+    text.push_str(&format!(
+        "{} ({:.0} % intervals over labels)\n",
+        report.deployment,
+        Confidence::DISPLAY.get() * 100.0
+    ));
+    text.push_str(&table(&rows));
+    text
+}

@@ -1,0 +1,181 @@
+//! Exit codes, and which error means which. After sysexits where it has one.
+
+use std::process::ExitCode;
+
+use crate::calibration::CalibrationError;
+use crate::config::Mistakes;
+use crate::deployment::DeploymentError;
+use crate::gallery::error::GalleryError;
+use crate::model::ModelError;
+use crate::server::{ClientError, ServeError};
+use crate::telemetry::TelemetryError;
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// All is done.
+    Done,
+    /// The command line is wrong.
+    Usage,
+    /// Done, but some images failed.
+    SomeFailed,
+    /// Model and gallery do not belong together.
+    Mismatch,
+    /// The data cannot support the target.
+    Underpowered,
+    /// The device asked for is not there.
+    NoDevice,
+    /// Damaged or malformed data.
+    BadData,
+    /// An input is missing.
+    NoInput,
+    /// The server is not reachable, or its port is taken.
+    Unavailable,
+    /// A bug.
+    Internal,
+    /// The disk or the network failed.
+    Io,
+    /// The configuration is wrong.
+    Configuration,
+    /// Ended by SIGINT.
+    Interrupted,
+    /// Ended by SIGTERM.
+    Terminated,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Usage => 2,
+            Exit::SomeFailed => 3,
+            Exit::Mismatch => 4,
+            Exit::Underpowered => 5,
+            Exit::NoDevice => 6,
+            Exit::BadData => 65,
+            Exit::NoInput => 66,
+            Exit::Unavailable => 69,
+            Exit::Internal => 70,
+            Exit::Io => 74,
+            Exit::Configuration => 78,
+            Exit::Interrupted => 130,
+            Exit::Terminated => 143,
+        })
+    }
+}
+
+/// An error of a command itself, with the code it ends with.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(super) struct Failure {
+    pub(super) exit: Exit,
+    pub(super) message: String,
+}
+
+/// An error of a command itself.
+pub(super) fn fail(exit: Exit, message: impl Into<String>) -> anyhow::Error {
+    Failure {
+        exit,
+        message: message.into(),
+    }
+    .into()
+}
+
+impl Exit {
+    /// The code for an error.
+    #[must_use]
+    pub fn of(error: &anyhow::Error) -> Self {
+        error
+            .chain()
+            .find_map(Self::of_one)
+            .unwrap_or(Self::Internal)
+    }
+
+    fn of_one(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        if let Some(failure) = error.downcast_ref::<Failure>() {
+            return Some(failure.exit);
+        }
+        if let Some(error) = error.downcast_ref::<ServeError>() {
+            return Some(Self::of_serve(error));
+        }
+        if let Some(error) = error.downcast_ref::<DeploymentError>() {
+            return Some(Self::of_deployment(error));
+        }
+        if let Some(error) = error.downcast_ref::<CalibrationError>() {
+            let underpowered = matches!(error, CalibrationError::Underpowered(_));
+            return Some(if underpowered {
+                Self::Underpowered
+            } else {
+                Self::BadData
+            });
+        }
+        if error.is::<Mistakes>() || error.is::<TelemetryError>() {
+            return Some(Self::Configuration);
+        }
+        if error.is::<ClientError>() {
+            return Some(Self::Unavailable);
+        }
+        error.is::<std::io::Error>().then_some(Self::Io)
+    }
+
+    fn of_serve(error: &ServeError) -> Self {
+        match error {
+            ServeError::Deployment(error) => Self::of_deployment(error),
+            ServeError::Listen { .. } => Self::Unavailable,
+            ServeError::SameName { .. } => Self::Configuration,
+            ServeError::Transport(_) | ServeError::Thread(_) => Self::Io,
+            ServeError::LoadingPanicked | ServeError::Reflection(_) => Self::Internal,
+        }
+    }
+
+    fn of_deployment(error: &DeploymentError) -> Self {
+        match error {
+            DeploymentError::ModelMismatch { .. }
+            | DeploymentError::GalleryMismatch { .. }
+            | DeploymentError::OperatingPointMismatch(_) => Self::Mismatch,
+            DeploymentError::Folder { .. } | DeploymentError::OperatingPointNotFound { .. } => {
+                Self::NoInput
+            }
+            DeploymentError::Name { .. }
+            | DeploymentError::Argument { .. }
+            | DeploymentError::EtagMismatch { .. } => Self::Usage,
+            DeploymentError::Damaged { .. }
+            | DeploymentError::Image(_)
+            | DeploymentError::Vector(_)
+            | DeploymentError::Dimension { .. }
+            | DeploymentError::ItemNotFound { .. } => Self::BadData,
+            DeploymentError::Io { .. } => Self::Io,
+            DeploymentError::Busy { .. }
+            | DeploymentError::WriterBusy { .. }
+            | DeploymentError::Stopped => Self::Unavailable,
+            DeploymentError::Model(ModelError::Cuda { .. }) => Self::NoDevice,
+            DeploymentError::Model(_) => Self::BadData,
+            DeploymentError::Runtime(_) => Self::Configuration,
+            DeploymentError::ModelFailed { .. } => Self::Internal,
+            DeploymentError::Gallery(error) => Self::of_gallery(error),
+        }
+    }
+
+    fn of_gallery(error: &GalleryError) -> Self {
+        match error {
+            GalleryError::NotFound { .. } => Self::NoInput,
+            GalleryError::InUse { .. } => Self::Unavailable,
+            GalleryError::File { .. }
+            | GalleryError::Storage { .. }
+            | GalleryError::Full { .. } => Self::Io,
+            GalleryError::Exists { .. }
+            | GalleryError::NotAGallery { .. }
+            | GalleryError::Format { .. }
+            | GalleryError::Damaged { .. }
+            | GalleryError::ReadOnly { .. }
+            | GalleryError::Unusable { .. }
+            | GalleryError::Description { .. }
+            | GalleryError::IndexParams { .. }
+            | GalleryError::Item { .. }
+            | GalleryError::Duplicate { .. }
+            | GalleryError::Batch { .. }
+            | GalleryError::QueryDimension { .. }
+            | GalleryError::Neighbours { .. } => Self::BadData,
+        }
+    }
+}

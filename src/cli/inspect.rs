@@ -1,0 +1,286 @@
+//! `matchpoint inspect`: what a deployment or a model consists of, everything verified.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::calibrate::describe;
+use super::exit::{Exit, fail};
+use super::output::{Output, table};
+use crate::calibration::operating_point::{Binding, Content, Metric};
+use crate::config::{EngineFlags, ProcessEnvironment};
+use crate::deployment::{DeploymentError, Folder, Models, Record, index_binding};
+use crate::gallery::graph::IndexParams;
+use crate::gallery::{Access, Gallery};
+use crate::telemetry;
+
+/// Show and verify what a deployment, or a model, consists of
+///
+/// Verifies the checksum of every record, item and operating point, and that they belong together.
+/// With --model, opens a model folder as the server would: hash of the ONNX file, interface, and
+/// the golden check on this machine's runtime and device.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint inspect shop
+  matchpoint inspect shop --json
+  matchpoint inspect --model models/efficientnet-lite0")]
+#[command(arg_required_else_help = true)]
+pub(super) struct Inspect {
+    /// The deployment's folder
+    deployment: Option<PathBuf>,
+    /// A model's folder
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    engine: EngineFlags,
+}
+
+/// A deployment and a model, as far as they were asked for.
+#[derive(Serialize)]
+struct Report {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deployment: Option<DeploymentReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<ModelReport>,
+}
+
+#[derive(Serialize)]
+struct DeploymentReport {
+    folder: PathBuf,
+    record: Record,
+    items: usize,
+    labels: usize,
+    dimension: usize,
+    gallery_digest: String,
+    index: String,
+    bytes_on_disk: u64,
+    verified_in_seconds: f64,
+    operating_points: Vec<PointReport>,
+}
+
+#[derive(Serialize)]
+struct PointReport {
+    id: String,
+    active: bool,
+    /// Why it would decide nothing; absent where it is valid.
+    mismatch: Option<String>,
+    within_calibrated_size: bool,
+    content: Content,
+}
+
+#[derive(Serialize)]
+struct ModelReport {
+    folder: PathBuf,
+    name: String,
+    fingerprint: String,
+    dimension: usize,
+    execution_provider: String,
+    onnxruntime_version: String,
+    licence: Option<String>,
+    description: Option<String>,
+    opened_in_seconds: f64,
+}
+
+impl Inspect {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        let engine = self.engine.resolve(&ProcessEnvironment)?;
+        telemetry::install_logs(&engine.log, engine.log_json)?;
+        let deployment = match &self.deployment {
+            Some(folder) => Some(inspect(folder, engine.graph_from_items)?),
+            None => None,
+        };
+        let model = match &self.model {
+            Some(folder) => Some(inspect_model(folder, &mut Models::new(&engine, 1)?)?),
+            None => None,
+        };
+        if let (Some(deployment), Some(model)) = (&deployment, &model)
+            && deployment.record.model.fingerprint != model.fingerprint
+        {
+            return Err(fail(
+                Exit::Mismatch,
+                format!(
+                    "the deployment was embedded by model `{}` (fingerprint {}), and {} is `{}` (fingerprint {})",
+                    deployment.record.model.name,
+                    deployment.record.model.fingerprint,
+                    model.folder.display(),
+                    model.name,
+                    model.fingerprint,
+                ),
+            ));
+        }
+        Output::new(self.json).result(&Report { deployment, model }, text)?;
+        Ok(Exit::Done)
+    }
+}
+
+fn inspect(path: &Path, graph_from_items: usize) -> anyhow::Result<DeploymentReport> {
+    let started = Instant::now();
+    let folder = Folder::open(path)?;
+    let record = folder.record().clone();
+    let params = IndexParams {
+        graph_from_items,
+        ..IndexParams::default()
+    };
+    // Verifying needs no graph, and building one can take minutes.
+    let no_graph = IndexParams {
+        graph_from_items: usize::MAX,
+        ..params
+    };
+    let file = folder.gallery_file();
+    let gallery =
+        Gallery::open(&file, Access::ReadOnly, no_graph).map_err(DeploymentError::from)?;
+    folder.check_gallery(gallery.id())?;
+    let snapshot = gallery.snapshot();
+    let binding = Binding {
+        model_fingerprint: record.model.fingerprint.clone(),
+        model_name: record.model.name.clone(),
+        gallery_id: record.gallery_id.clone(),
+        gallery_digest: snapshot.digest(),
+        gallery_items: snapshot.len() as u64,
+        gallery_labels: snapshot.label_count() as u64,
+        index: index_binding(params),
+        metric: Metric::Cosine,
+    };
+    let points = folder.operating_points()?;
+    let operating_points = points.iter().map(|point| PointReport {
+        id: point.id().to_owned(),
+        active: record.active_operating_point.as_deref() == Some(point.id()),
+        mismatch: point
+            .check_binding(&binding)
+            .err()
+            .map(|mismatch| mismatch.to_string()),
+        within_calibrated_size: point.covers_size(binding.gallery_items),
+        content: point.content().clone(),
+    });
+    Ok(DeploymentReport {
+        folder: path.to_owned(),
+        operating_points: operating_points.collect(),
+        items: snapshot.len(),
+        labels: snapshot.label_count(),
+        dimension: gallery.dimension(),
+        gallery_digest: snapshot.digest(),
+        index: binding.index,
+        bytes_on_disk: std::fs::metadata(&file).map_or(0, |metadata| metadata.len()),
+        verified_in_seconds: started.elapsed().as_secs_f64(),
+        record,
+    })
+}
+
+fn inspect_model(folder: &Path, models: &mut Models) -> anyhow::Result<ModelReport> {
+    let started = Instant::now();
+    let loaded = models.open(folder)?;
+    let model = &loaded.model;
+    Ok(ModelReport {
+        name: model.name().to_owned(),
+        fingerprint: model.fingerprint().to_owned(),
+        dimension: model.dimension(),
+        execution_provider: model.provider().to_owned(),
+        onnxruntime_version: model.runtime_version().to_owned(),
+        licence: model.licence().map(ToOwned::to_owned),
+        description: model.description().map(ToOwned::to_owned),
+        opened_in_seconds: started.elapsed().as_secs_f64(),
+        folder: loaded.folder,
+    })
+}
+
+fn text(report: &Report) -> String {
+    let mut text = String::new();
+    if let Some(deployment) = &report.deployment {
+        text.push_str(&deployment_text(deployment));
+    }
+    if let Some(model) = &report.model {
+        text.push_str(&model_text(model));
+    }
+    text
+}
+
+fn deployment_text(report: &DeploymentReport) -> String {
+    let record = &report.record;
+    let mut text = format!(
+        "deployment `{}` in {}\n",
+        record.name,
+        report.folder.display()
+    );
+    text.push_str(&table(&[
+        (
+            "model",
+            format!(
+                "{}, fingerprint {}",
+                record.model.name, record.model.fingerprint
+            ),
+        ),
+        (
+            "gallery",
+            format!(
+                "{} items, {} labels, {} components, id {}",
+                report.items, report.labels, report.dimension, record.gallery_id
+            ),
+        ),
+        ("digest", report.gallery_digest.clone()),
+        ("on disk", format!("{} bytes", report.bytes_on_disk)),
+        ("index", report.index.clone()),
+        (
+            "verified",
+            format!(
+                "record, every item and every operating point, in {:.2} s",
+                report.verified_in_seconds
+            ),
+        ),
+    ]));
+    if report.operating_points.is_empty() {
+        text.push_str("no operating point: nothing will be accepted; run `matchpoint calibrate`\n");
+    }
+    for point in &report.operating_points {
+        let state = if point.active { "active" } else { "not active" };
+        text.push_str(&format!(
+            "operating point {} ({state}), made {}\n",
+            point.id, point.content.created
+        ));
+        if let Some(mismatch) = &point.mismatch {
+            text.push_str(&format!("  NOT VALID HERE: {mismatch}\n"));
+        }
+        if !point.within_calibrated_size {
+            text.push_str("  OUTGROWN: the gallery holds more items than it was calibrated with; its promise no longer covers it\n");
+        }
+        text.push_str(&describe(&point.content));
+    }
+    text
+}
+
+fn model_text(report: &ModelReport) -> String {
+    let mut rows = vec![
+        ("fingerprint", report.fingerprint.clone()),
+        ("embedding", format!("{} components", report.dimension)),
+        (
+            "runs on",
+            format!(
+                "{}, ONNX Runtime {}",
+                report.execution_provider, report.onnxruntime_version
+            ),
+        ),
+        (
+            "verified",
+            format!(
+                "hash, interface and golden check, in {:.2} s",
+                report.opened_in_seconds
+            ),
+        ),
+    ];
+    rows.extend(report.licence.clone().map(|licence| ("licence", licence)));
+    rows.extend(
+        report
+            .description
+            .clone()
+            .map(|description| ("description", description)),
+    );
+    format!(
+        "model `{}` in {}\n{}",
+        report.name,
+        report.folder.display(),
+        table(&rows)
+    )
+}

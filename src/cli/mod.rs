@@ -1,0 +1,121 @@
+//! The commands: one file each.
+
+mod batch;
+mod build;
+mod calibrate;
+mod config;
+mod demo;
+mod evaluate;
+mod exit;
+mod inspect;
+mod output;
+mod probe;
+mod progress;
+mod search;
+mod serve;
+mod sources;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use exit::Exit;
+
+/// Image matching with a calibrated accept or reject decision.
+#[derive(Debug, Parser)]
+#[command(name = "matchpoint", version, about, max_term_width = 100, after_help = AFTER_HELP)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Tell the whole story on the sample photographs: build, calibrate, serve, decide
+    Demo(demo::Demo),
+    /// Embed images and enrol them in a deployment
+    Build(build::Build),
+    /// Choose a threshold that keeps a promised false accept rate, or refuse
+    Calibrate(calibrate::Calibrate),
+    /// Serve deployments over gRPC
+    Serve(Box<serve::Serve>),
+    /// Ask a running server about images
+    Search(search::Search),
+    /// Measure recall, FAR, FRR and latency with labelled queries
+    Evaluate(evaluate::Evaluate),
+    /// Show and verify what a deployment, or a model, consists of
+    Inspect(inspect::Inspect),
+    /// Show the server's configuration
+    Config(config::Config),
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  matchpoint demo
+  matchpoint build shop --images photos/ --model models/efficientnet-lite0
+  matchpoint calibrate shop --queries labelled.csv --target-far 0.01
+  matchpoint serve --deployments shop
+  matchpoint search photo.jpg
+
+Exit codes:
+  0  done                                 65  damaged or malformed data
+  2  wrong usage                          66  an input is missing
+  3  done, but some images failed         69  server unreachable, or its port taken
+  4  model and gallery do not belong      70  internal error
+     together                             74  disk or network failed
+  5  the data cannot support the target   78  wrong configuration
+  6  the device asked for is not there   130, 143  interrupted; run again to resume";
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no mistakes, and clap knows where each is printed.
+            drop(error.print());
+            return if error.use_stderr() {
+                Exit::Usage.into()
+            } else {
+                Exit::Done.into()
+            };
+        }
+    };
+    match run(arguments.command) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            output::error(&format!("error: {error:#}"));
+            Exit::of(&error).into()
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<Exit> {
+    match command {
+        Command::Demo(command) => command.run(),
+        Command::Build(command) => command.run(),
+        Command::Calibrate(command) => command.run(),
+        Command::Serve(command) => command.run(),
+        Command::Search(command) => command.run(),
+        Command::Evaluate(command) => command.run(),
+        Command::Inspect(command) => command.run(),
+        Command::Config(command) => command.run(),
+    }
+}
+
+/// A runtime for commands that await one batch: the work itself is on the model's own threads.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        super::Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,75 @@
+//! Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::output;
+
+/// How often a plain line is written.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Counts items of known number.
+#[derive(Debug)]
+pub(super) struct Progress {
+    what: &'static str,
+    total: u64,
+    done: u64,
+    bar: Option<ProgressBar>,
+    started: Instant,
+    last_line: Instant,
+}
+
+impl Progress {
+    pub(super) fn new(what: &'static str, total: usize) -> Self {
+        let total = total as u64;
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let template = "{prefix} {bar:30} {pos}/{len}  {per_sec}  {eta} left";
+            let style = ProgressStyle::with_template(template)
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::new(total).with_style(style).with_prefix(what)
+        });
+        let now = Instant::now();
+        Self {
+            what,
+            total,
+            done: 0,
+            bar,
+            started: now,
+            last_line: now,
+        }
+    }
+
+    /// One more is done.
+    pub(super) fn step(&mut self) {
+        self.done += 1;
+        if let Some(bar) = &self.bar {
+            bar.set_position(self.done);
+        } else if LINE_INTERVAL <= self.last_line.elapsed() {
+            self.last_line = Instant::now();
+            output::error(&self.line());
+        }
+    }
+
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "counts of images, for people to read"
+    )]
+    fn line(&self) -> String {
+        let rate = self.done as f64 / self.started.elapsed().as_secs_f64();
+        let left = (self.total.saturating_sub(self.done)) as f64 / rate;
+        format!(
+            "{}: {}/{}, {rate:.1}/s, about {left:.0} s left",
+            self.what, self.done, self.total
+        )
+    }
+
+    /// Takes the bar away and says how long it took.
+    pub(super) fn finish(self) -> Duration {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        self.started.elapsed()
+    }
+}

@@ -1,0 +1,156 @@
+//! `matchpoint search`: ask a running server about images.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::exit::Exit;
+use super::output::{self, Output, percent};
+use crate::server::{Client, ClientError, Found};
+
+/// Ask a running server about images
+///
+/// Prints the decision on each image, its nearest items with their scores, and what the decision
+/// rests on. A REJECT is an answer, not an error: the exit code is 0.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint search photo.jpg
+  matchpoint search --server http://10.0.0.5:50051 --deployment shop --limit 3 a.jpg b.png
+  matchpoint search photo.jpg --json")]
+pub(super) struct Search {
+    /// The images
+    #[arg(required = true)]
+    images: Vec<PathBuf>,
+    /// Address of the server
+    #[arg(
+        long,
+        env = "MATCHPOINT_SERVER",
+        default_value = "http://127.0.0.1:50051"
+    )]
+    server: String,
+    /// The deployment to search; may be left out where the server has one
+    #[arg(long, default_value = "")]
+    deployment: String,
+    /// How many items to show, at most: 1 to 1000
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: u32,
+    /// Compare with every item, instead of asking an approximate index
+    #[arg(long)]
+    exact: bool,
+    /// Print the answers as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// One image's answer, or what was wrong with it.
+#[derive(Serialize)]
+struct Answer {
+    image: PathBuf,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    found: Option<Found>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl Search {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        let answers = super::runtime()?.block_on(self.ask())?;
+        let failed = answers.iter().any(|answer| answer.error.is_some());
+        Output::new(self.json).result(&answers, |answers| {
+            answers.iter().map(text).collect::<Vec<_>>().join("\n")
+        })?;
+        Ok(if failed { Exit::SomeFailed } else { Exit::Done })
+    }
+
+    async fn ask(&self) -> anyhow::Result<Vec<Answer>> {
+        let client = Client::connect(&self.server).await?;
+        let mut answers = Vec::new();
+        for image in &self.images {
+            let outcome = self.ask_one(&client, image).await;
+            let (found, error) = match outcome {
+                Ok(found) => (Some(found), None),
+                Err(error) => (None, Some(format!("{error:#}"))),
+            };
+            answers.push(Answer {
+                image: image.clone(),
+                found,
+                error,
+            });
+        }
+        Ok(answers)
+    }
+
+    async fn ask_one(&self, client: &Client, image: &Path) -> anyhow::Result<Found> {
+        let bytes =
+            std::fs::read(image).map_err(|cause| anyhow::anyhow!("cannot be read: {cause}"))?;
+        let asked = client.search(&self.deployment, bytes, self.limit, self.exact);
+        asked
+            .await
+            .map_err(|error: ClientError| anyhow::anyhow!(error))
+    }
+}
+
+fn text(answer: &Answer) -> String {
+    let image = answer.image.display();
+    match (&answer.found, &answer.error) {
+        (Some(found), _) => format!("{image}\n{}", describe(found)),
+        (None, error) => format!(
+            "{image}\n  failed: {}\n",
+            error.as_deref().unwrap_or("unknown")
+        ),
+    }
+}
+
+/// An answer, for a person to read.
+pub(super) fn describe(found: &Found) -> String {
+    let mut text = match (
+        found.threshold,
+        found.target_far,
+        found.confidence,
+        &found.operating_point,
+    ) {
+        (Some(threshold), Some(far), Some(confidence), Some(point)) => format!(
+            "  {}  best score {} against threshold {threshold:.4} (FAR <= {} at {} confidence, {point})\n",
+            found.decision,
+            found
+                .matches
+                .first()
+                .map_or_else(|| "none".to_owned(), |best| format!("{:.4}", best.score)),
+            percent(far),
+            percent(confidence),
+        ),
+        _ => format!(
+            "  {}  {}; nothing is accepted without a valid operating point\n",
+            found.decision,
+            found
+                .undecided_reason
+                .as_deref()
+                .unwrap_or("no reason given"),
+        ),
+    };
+    if found.operating_point.is_some() && !found.within_calibrated_size {
+        text.push_str("  note: the gallery has outgrown this operating point; its promise no longer covers it\n");
+    }
+    let width = found
+        .matches
+        .iter()
+        .map(|one| one.label.chars().count())
+        .max()
+        .unwrap_or(0);
+    for one in &found.matches {
+        text.push_str(&format!(
+            "    {:.4}  {:<width$}  {}\n",
+            one.score, one.label, one.id
+        ));
+    }
+    text.push_str(&format!(
+        "  {} items searched, model {}, {:.1} ms (decode {:.1}, inference {:.1}, search {:.2})\n",
+        found.gallery_items,
+        output::short(&found.model_fingerprint),
+        found.server_seconds * 1e3,
+        found.decode_seconds * 1e3,
+        found.inference_seconds * 1e3,
+        found.search_seconds * 1e3,
+    ));
+    text
+}

@@ -1,0 +1,68 @@
+//! `matchpoint serve`: the server.
+
+use std::future::Future;
+
+use anyhow::Context;
+
+use super::exit::Exit;
+use crate::config::{Config, ProcessEnvironment, ServerFlags};
+use crate::server;
+use crate::telemetry;
+
+/// Serve deployments over gRPC
+///
+/// Settings come from flags, then MATCHPOINT_* variables, then the configuration file, then
+/// defaults; `matchpoint config show` prints each with its source. The server answers health checks
+/// at once, and requests when every deployment is loaded and verified. On SIGTERM or SIGINT it
+/// finishes the requests under way, for at most `drain_seconds`, and ends with exit code 0.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint serve --deployments shop
+  matchpoint serve --deployments shop,faces=/data/faces --listen 0.0.0.0:50051
+  MATCHPOINT_LOG_FORMAT=json matchpoint serve --config matchpoint.toml")]
+pub(super) struct Serve {
+    #[command(flatten)]
+    settings: ServerFlags,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        let config = self.settings.resolve(&ProcessEnvironment)?;
+        telemetry::install_logs(&config.engine.log, config.engine.log_json)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .thread_name("grpc")
+            .build()
+            .context("cannot start the server's threads")?;
+        let served = runtime.block_on(serve(config));
+        // Ends what is left of connections that only watched.
+        runtime.shutdown_background();
+        served
+    }
+}
+
+async fn serve(config: Config) -> anyhow::Result<Exit> {
+    if let Some(address) = config.metrics_listen {
+        tokio::spawn(telemetry::install_metrics(address)?);
+        tracing::info!(%address, path = "/metrics", "metrics");
+    }
+    let listener = server::listen(config.listen).await?;
+    tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
+    let stop = stop_signal()?;
+    let loading = config.clone();
+    server::serve(listener, &config, move || server::load(&loading), stop).await?;
+    Ok(Exit::Done)
+}
+
+/// Ends with the first SIGTERM or SIGINT.
+pub(super) fn stop_signal() -> anyhow::Result<impl Future<Output = ()> + Send> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

@@ -1,0 +1,392 @@
+//! Configuration: flags, then `MATCHPOINT_*`, then a TOML file, then defaults; every mistake at once.
+
+mod settings;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::model::Device;
+
+pub use settings::{
+    EngineFlags, Environment, Gathered, Given, ProcessEnvironment, SETTINGS, ServerFlags, Setting,
+    Source,
+};
+
+/// What every command that embeds images needs.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    /// Explicit path of ONNX Runtime's library, and the path in `ORT_DYLIB_PATH`.
+    pub onnxruntime: Option<PathBuf>,
+    /// The path in `ORT_DYLIB_PATH`.
+    pub ort_dylib_path: Option<PathBuf>,
+    /// Where the model runs.
+    pub device: Device,
+    /// Number of worker threads.
+    pub workers: usize,
+    /// Largest encoded image, in bytes.
+    pub image_bytes_max: usize,
+    /// Largest image, in pixels.
+    pub image_pixels_max: u64,
+    /// Gallery size from which a graph proposes candidates.
+    pub graph_from_items: usize,
+    /// Log filter.
+    pub log: String,
+    /// Whether logs are JSON.
+    pub log_json: bool,
+}
+
+/// What the server needs besides.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The part shared with the other commands.
+    pub engine: Engine,
+    /// The deployments to serve: a name where it differs from the recorded one, and a folder.
+    pub deployments: Vec<(Option<String>, PathBuf)>,
+    /// Model folder in place of the recorded ones.
+    pub model: Option<PathBuf>,
+    /// Address of the gRPC service.
+    pub listen: SocketAddr,
+    /// Address of the Prometheus endpoint.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Requests that may wait for a worker.
+    pub queue_len_max: usize,
+    /// Largest gRPC message, in bytes.
+    pub message_bytes_max: usize,
+    /// Concurrent calls on one connection.
+    pub streams_per_connection_max: u32,
+    /// Items of one stream worked on at once.
+    pub stream_in_flight_max: usize,
+    /// Longest time a unary call may take.
+    pub request_timeout: Duration,
+    /// Longest wait for requests under way at shutdown.
+    pub drain: Duration,
+    /// Whether gRPC reflection is served.
+    pub reflection: bool,
+}
+
+/// All that is wrong with a configuration, one line each.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the configuration has {} mistake{}:\n{}", .0.len(), if .0.len() == 1 { "" } else { "s" },
+    .0.iter().map(|line| format!("  - {line}")).collect::<Vec<_>>().join("\n"))]
+pub struct Mistakes(pub Vec<String>);
+
+impl EngineFlags {
+    /// Resolves what commands that embed images need.
+    ///
+    /// # Errors
+    /// All mistakes, in flags, environment and file, at once.
+    pub fn resolve(&self, environment: &dyn Environment) -> Result<Engine, Mistakes> {
+        let mut reader = Reader::new(Gathered::new(&self.0, environment));
+        let engine = reader.engine();
+        reader.finish(engine)
+    }
+}
+
+impl ServerFlags {
+    /// What flags, environment, file and defaults say, unchecked: for `config show`.
+    #[must_use]
+    pub fn gather(&self, environment: &dyn Environment) -> Gathered {
+        Gathered::new(&self.0, environment)
+    }
+
+    /// Resolves everything that the server needs, to serve one deployment whatever is said of it
+    /// elsewhere.
+    ///
+    /// # Errors
+    /// All mistakes, in flags, environment and file, at once.
+    pub fn resolve_for(
+        &self,
+        environment: &dyn Environment,
+        deployment: &Path,
+    ) -> Result<Config, Mistakes> {
+        let mut flags = self.clone();
+        flags
+            .0
+            .values
+            .insert("deployments", deployment.display().to_string());
+        flags.resolve(environment)
+    }
+
+    /// Resolves everything that the server needs.
+    ///
+    /// # Errors
+    /// All mistakes, in flags, environment and file, at once.
+    pub fn resolve(&self, environment: &dyn Environment) -> Result<Config, Mistakes> {
+        let mut reader = Reader::new(self.gather(environment));
+        let config = reader.config();
+        reader.finish(config)
+    }
+}
+
+/// Turns text into values, and collects what cannot be.
+struct Reader {
+    gathered: Gathered,
+    mistakes: Vec<String>,
+}
+
+impl Reader {
+    fn new(mut gathered: Gathered) -> Self {
+        let mistakes = std::mem::take(&mut gathered.mistakes);
+        Self { gathered, mistakes }
+    }
+
+    fn finish<T>(self, value: Option<T>) -> Result<T, Mistakes> {
+        match value {
+            Some(value) if self.mistakes.is_empty() => Ok(value),
+            _ => Err(Mistakes(self.mistakes)),
+        }
+    }
+
+    /// Every setting is read before any `?`, so that all mistakes are found.
+    fn engine(&mut self) -> Option<Engine> {
+        let device = self.one_of(
+            "device",
+            &[
+                ("cpu", Device::Cpu),
+                ("cuda", Device::Cuda),
+                ("auto", Device::Auto),
+            ],
+        );
+        let workers = self.workers();
+        let image_bytes_max = self.number("image_bytes_max", 1, 1 << 30);
+        let image_pixels_max = self.number("image_pixels_max", 1, 1 << 32);
+        let graph_from_items = self.number("graph_from_items", 0, usize::MAX);
+        let log_json = self.one_of("log_format", &[("text", false), ("json", true)]);
+        Some(Engine {
+            onnxruntime: self.text("onnxruntime").map(PathBuf::from),
+            ort_dylib_path: self.gathered.ort_dylib_path.clone(),
+            device: device?,
+            workers: workers?,
+            image_bytes_max: image_bytes_max?,
+            image_pixels_max: image_pixels_max?,
+            graph_from_items: graph_from_items?,
+            log: self.text("log")?,
+            log_json: log_json?,
+        })
+    }
+
+    fn config(&mut self) -> Option<Config> {
+        let engine = self.engine();
+        let deployments = self.deployments();
+        let listen =
+            self.parse::<SocketAddr>("listen", "an address and port, such as 0.0.0.0:50051");
+        let metrics_listen = self.metrics_listen();
+        let queue_len_max = self.number("queue_len_max", 1, 100_000);
+        let message_bytes_max = self.number("message_bytes_max", 1024, 1 << 30);
+        let streams_per_connection_max = self.number("streams_per_connection_max", 1, 65_535);
+        let stream_in_flight_max = self.number("stream_in_flight_max", 1, 1024);
+        let request_timeout = self.number("request_timeout_seconds", 1, 86_400);
+        let drain = self.number("drain_seconds", 0, 86_400);
+        let reflection = self.one_of("reflection", &[("true", true), ("false", false)]);
+        if let (Some(engine), Some(message)) = (&engine, message_bytes_max)
+            && message <= engine.image_bytes_max
+        {
+            self.mistakes.push(format!(
+                "message_bytes_max ({message}) must be larger than image_bytes_max ({}), or no image of that size can arrive",
+                engine.image_bytes_max
+            ));
+        }
+        Some(Config {
+            engine: engine?,
+            deployments: deployments?,
+            model: self.text("model").map(PathBuf::from),
+            listen: listen?,
+            metrics_listen: metrics_listen?,
+            queue_len_max: queue_len_max?,
+            message_bytes_max: message_bytes_max?,
+            streams_per_connection_max: streams_per_connection_max?,
+            stream_in_flight_max: stream_in_flight_max?,
+            request_timeout: Duration::from_secs(request_timeout?),
+            drain: Duration::from_secs(drain?),
+            reflection: reflection?,
+        })
+    }
+
+    fn text(&self, key: &str) -> Option<String> {
+        self.gathered
+            .values
+            .get(key)?
+            .text
+            .clone()
+            .filter(|text| !text.is_empty())
+    }
+
+    fn mistake(&mut self, key: &str, wanted: &str) {
+        let Some(given) = self.gathered.values.get(key) else {
+            return;
+        };
+        let line = match &given.text {
+            Some(text) => format!("{key} = `{text}` (from {}) is not {wanted}", given.source),
+            None => format!("{key} is not set; it must be {wanted}"),
+        };
+        self.mistakes.push(line);
+    }
+
+    fn parse<T: FromStr>(&mut self, key: &str, wanted: &str) -> Option<T> {
+        let value = self.text(key).and_then(|text| text.parse().ok());
+        if value.is_none() {
+            self.mistake(key, wanted);
+        }
+        value
+    }
+
+    fn number<T: Copy + FromStr + PartialOrd + std::fmt::Display>(
+        &mut self,
+        key: &str,
+        least: T,
+        most: T,
+    ) -> Option<T> {
+        let wanted = format!("a whole number from {least} to {most}");
+        let value = self
+            .text(key)
+            .and_then(|text| text.replace('_', "").parse::<T>().ok());
+        let value = value.filter(|value| least <= *value && *value <= most);
+        if value.is_none() {
+            self.mistake(key, &wanted);
+        }
+        value
+    }
+
+    fn one_of<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {
+        let text = self.text(key);
+        let found = choices
+            .iter()
+            .find(|(name, _)| Some(*name) == text.as_deref());
+        if found.is_none() {
+            let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+            self.mistake(key, &format!("one of: {}", names.join(", ")));
+        }
+        found.map(|(_, value)| *value)
+    }
+
+    fn workers(&mut self) -> Option<usize> {
+        if self.text("workers").as_deref() == Some("auto") {
+            return Some(std::thread::available_parallelism().map_or(1, usize::from));
+        }
+        let workers = self.text("workers").and_then(|text| text.parse().ok());
+        let workers = workers.filter(|count| (1..=256).contains(count));
+        if workers.is_none() {
+            self.mistake("workers", "`auto` or a whole number from 1 to 256");
+        }
+        workers
+    }
+
+    fn metrics_listen(&mut self) -> Option<Option<SocketAddr>> {
+        if self.text("metrics_listen").as_deref() == Some("off") {
+            return Some(None);
+        }
+        self.parse(
+            "metrics_listen",
+            "an address and port, such as 0.0.0.0:9464, or `off`",
+        )
+        .map(Some)
+    }
+
+    fn deployments(&mut self) -> Option<Vec<(Option<String>, PathBuf)>> {
+        let split = |entry: &str| match entry.split_once('=') {
+            Some((name, folder)) => (Some(name.trim().to_owned()), PathBuf::from(folder.trim())),
+            None => (None, PathBuf::from(entry.trim())),
+        };
+        let text = self.text("deployments").unwrap_or_default();
+        let deployments: Vec<_> = text
+            .split(',')
+            .filter(|entry| !entry.trim().is_empty())
+            .map(split)
+            .collect();
+        if deployments.is_empty() {
+            self.mistake(
+                "deployments",
+                "DIR or NAME=DIR, or several separated by commas",
+            );
+            return None;
+        }
+        Some(deployments)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use clap::{Args, Command, FromArgMatches};
+
+    use super::*;
+
+    fn flags(line: &[&str]) -> ServerFlags {
+        let command = ServerFlags::augment_args(Command::new("test").no_binary_name(true));
+        ServerFlags::from_arg_matches(&command.get_matches_from(line)).unwrap()
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_environment_and_that_over_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("matchpoint.toml");
+        std::fs::write(
+            &file,
+            "queue_len_max = 1\nworkers = 3\ndeployments = [\"a\", \"b=c\"]\ndrain_seconds = 7\n",
+        )
+        .unwrap();
+        let environment = BTreeMap::from([
+            ("MATCHPOINT_QUEUE_LEN_MAX", "2"),
+            ("MATCHPOINT_WORKERS", "4"),
+        ]);
+        let flags = flags(&["--config", file.to_str().unwrap(), "--queue-len-max", "5"]);
+        let config = flags.resolve(&environment).unwrap();
+        assert_eq!((config.queue_len_max, config.engine.workers), (5, 4));
+        assert_eq!(config.drain, Duration::from_secs(7));
+        assert_eq!(
+            config.deployments,
+            [(None, "a".into()), (Some("b".to_owned()), "c".into())]
+        );
+        let sources: Vec<String> = flags
+            .gather(&environment)
+            .rows()
+            .filter(|(setting, _)| ["queue_len_max", "workers", "listen"].contains(&setting.key))
+            .map(|(_, given)| given.source.to_string())
+            .collect();
+        assert_eq!(sources, ["environment", "default", "flag"]);
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_at_once() {
+        let environment =
+            BTreeMap::from([("MATCHPOINT_LISTENN", "x"), ("MATCHPOINT_DEVICE", "tpu")]);
+        let flags = flags(&["--listen", "nowhere", "--queue-len-max", "0"]);
+        let mistakes = flags.resolve(&environment).unwrap_err().0.join("\n");
+        for part in [
+            "MATCHPOINT_LISTENN is not a setting; did you mean MATCHPOINT_LISTEN?",
+            "device = `tpu` (from environment) is not one of: cpu, cuda, auto",
+            "listen = `nowhere` (from flag) is not an address",
+            "queue_len_max = `0` (from flag) is not a whole number from 1",
+            "deployments is not set",
+        ] {
+            assert!(mistakes.contains(part), "{part} is missing in:\n{mistakes}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_and_a_missing_file_are_mistakes() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("matchpoint.toml");
+        std::fs::write(&file, "deployments = \"a\"\nqueue_length = 3\n").unwrap();
+        let environment = BTreeMap::new();
+        let error = flags(&["--config", file.to_str().unwrap()])
+            .resolve(&environment)
+            .unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("`queue_length` is not a setting; did you mean queue_len_max?"),
+            "{error}"
+        );
+        let error = flags(&["--config", "/nowhere.toml"])
+            .resolve(&environment)
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("/nowhere.toml: cannot be read"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,367 @@
+//! What is asked of a deployment, what it answers, and the work that a worker does for it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+
+use super::DeploymentError;
+use crate::calibration::certify::TargetFar;
+use crate::calibration::decision::Decision;
+use crate::calibration::operating_point::{Mismatch, OperatingPoint};
+use crate::gallery::snapshot::{Match, Probe, Snapshot};
+use crate::model::embedder::Embedder;
+use crate::pixels::{Limits, PixelsError};
+use crate::telemetry;
+use crate::vector::{Embedding, Similarity};
+
+/// What to search for.
+#[derive(Clone, Debug)]
+pub enum Query {
+    /// An encoded image.
+    Image(Vec<u8>),
+    /// A vector of the model's space, not necessarily of unit length.
+    Embedding(Vec<f32>),
+}
+
+/// What to compare a query with.
+#[derive(Clone, Debug)]
+pub enum Reference {
+    /// Another image or vector.
+    Query(Query),
+    /// An enrolled item, by id.
+    Item(String),
+}
+
+/// A reference that a worker can compare with.
+pub enum Compared {
+    /// Still to be embedded.
+    Query(Query),
+    /// A stored, unit-length vector.
+    Embedding(Arc<[f32]>),
+}
+
+/// How to search.
+#[derive(Clone, Copy, Debug)]
+pub struct SearchOptions {
+    /// How many items to return, at most.
+    pub limit: usize,
+    /// Whether to compare with every item.
+    pub exact: bool,
+}
+
+/// An item that is near the query.
+pub type Hit = Match;
+
+/// What decides at present.
+#[derive(Clone, Debug)]
+pub enum Standing {
+    /// A valid operating point.
+    Valid(Box<OperatingPoint>),
+    /// None is active.
+    Missing,
+    /// One is active that was calibrated with something else.
+    Mismatch(Mismatch),
+}
+
+/// Why nothing is decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undecided {
+    /// No operating point is active.
+    Missing,
+    /// The active one does not belong here.
+    Mismatch,
+}
+
+/// What a decision rests on.
+#[derive(Clone, Debug)]
+pub struct Basis {
+    /// The operating point that decided; `None` when undecided.
+    pub operating_point_id: Option<String>,
+    /// Its threshold.
+    pub threshold: f32,
+    /// The false accept rate that it promises per search.
+    pub target_far: f64,
+    /// The confidence of that promise.
+    pub confidence: f64,
+    /// The gallery's size when it was calibrated.
+    pub calibrated_items: u64,
+    /// Whether the gallery is no larger than that.
+    pub within_calibrated_size: bool,
+    /// Set when undecided.
+    pub undecided: Option<Undecided>,
+}
+
+impl Standing {
+    /// The operating point, if it is valid.
+    #[must_use]
+    pub fn valid(&self) -> Option<&OperatingPoint> {
+        match self {
+            Self::Valid(point) => Some(point),
+            Self::Missing | Self::Mismatch(_) => None,
+        }
+    }
+
+    pub(super) fn decide(&self, best: Option<Similarity>) -> Decision {
+        self.valid()
+            .map_or(Decision::Undecided, |point| point.threshold().decide(best))
+    }
+
+    /// What a decision rests on while the gallery holds `items`.
+    #[must_use]
+    pub fn basis(&self, items: usize) -> Basis {
+        let undecided = match self {
+            Self::Valid(_) => None,
+            Self::Missing => Some(Undecided::Missing),
+            Self::Mismatch(_) => Some(Undecided::Mismatch),
+        };
+        let point = self.valid();
+        let target = point.map(|point| point.content().promise.target);
+        Basis {
+            operating_point_id: point.map(|point| point.id().to_owned()),
+            threshold: point.map_or(0.0, |point| point.threshold().get()),
+            target_far: target.map_or(0.0, TargetFar::far),
+            confidence: target.map_or(0.0, |target| target.confidence().get()),
+            calibrated_items: point.map_or(0, |point| point.content().binding.gallery_items),
+            within_calibrated_size: point.is_some_and(|point| point.covers_size(items as u64)),
+            undecided,
+        }
+    }
+}
+
+/// The decision on the best match, the matches, and what they rest on.
+#[derive(Clone, Debug)]
+pub struct SearchAnswer {
+    /// Whether the best match is accepted.
+    pub decision: Decision,
+    /// The nearest items, best first.
+    pub hits: Vec<Hit>,
+    /// What the decision rests on.
+    pub basis: Basis,
+    /// A new id for this decision.
+    pub decision_id: String,
+    /// The gallery's state that was searched.
+    pub generation: u64,
+    /// The number of items in it.
+    pub gallery_items: usize,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// The outcome of one comparison.
+#[derive(Clone, Debug)]
+pub struct VerifyAnswer {
+    /// Whether the two are accepted as the same.
+    pub decision: Decision,
+    /// Their similarity.
+    pub score: Similarity,
+    /// What the decision rests on.
+    pub basis: Basis,
+    /// A new id for this decision.
+    pub decision_id: String,
+    /// The gallery's state that was used.
+    pub generation: u64,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// What became of a file that is to be enrolled.
+#[derive(Clone, Debug)]
+pub enum Enrolment {
+    /// The bytes are those that the stored item was made from.
+    Unchanged,
+    /// It was embedded.
+    Embedded {
+        /// The embedding.
+        embedding: Embedding,
+        /// SHA-256 of the file.
+        sha256: [u8; 32],
+    },
+}
+
+/// What a labelled query found.
+#[derive(Clone, Debug)]
+pub struct Probed {
+    /// The five nearest items.
+    pub hits: Vec<Hit>,
+    /// The best score with the query's own label left out; `None` where its label is not enrolled,
+    /// or nothing else is.
+    pub left_out: Option<Similarity>,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// How many items a labelled query looks at: as many as Recall@5 needs.
+const PROBE_HITS: usize = 5;
+
+/// Where the time of a request went.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timings {
+    /// Waiting for a worker.
+    pub queue: Duration,
+    /// Decoding and resizing.
+    pub decode: Duration,
+    /// Running the model.
+    pub inference: Duration,
+    /// Searching or comparing.
+    pub search: Duration,
+    /// All of it.
+    pub total: Duration,
+}
+
+impl Timings {
+    pub(super) fn record(&self, deployment: &str) {
+        let stages = [self.queue, self.decode, self.inference, self.search];
+        for (stage, took) in telemetry::STAGE_VALUES.into_iter().zip(stages) {
+            telemetry::stage_took(deployment, stage, took);
+        }
+    }
+}
+
+pub(super) fn embed_query(
+    embedder: &mut Embedder,
+    query: Query,
+    limits: &Limits,
+    timings: &mut Timings,
+) -> Result<Embedding, DeploymentError> {
+    match query {
+        Query::Image(bytes) => {
+            let embedded = embedder.embed(&bytes, limits)?;
+            timings.decode += embedded.decode;
+            timings.inference += embedded.inference;
+            Ok(embedded.embedding)
+        }
+        Query::Embedding(values) => {
+            let expected = embedder.dimension();
+            if values.len() != expected {
+                return Err(DeploymentError::Dimension {
+                    expected,
+                    found: values.len(),
+                });
+            }
+            Ok(Embedding::normalise(values)?)
+        }
+    }
+}
+
+pub(super) fn search_snapshot(
+    snapshot: &Snapshot,
+    embedding: &Embedding,
+    options: &SearchOptions,
+    timings: &mut Timings,
+) -> Result<Vec<Hit>, DeploymentError> {
+    let started = Instant::now();
+    let probe = Probe {
+        k: options.limit,
+        exact: options.exact,
+        without_label: None,
+    };
+    let hits = snapshot.nearest(embedding, &probe)?;
+    timings.search += started.elapsed();
+    Ok(hits)
+}
+
+pub(super) fn compare(
+    embedder: &mut Embedder,
+    query: Query,
+    reference: Compared,
+    limits: &Limits,
+    timings: &mut Timings,
+) -> Result<Similarity, DeploymentError> {
+    let query = embed_query(embedder, query, limits, timings)?;
+    let reference: Arc<[f32]> = match reference {
+        Compared::Query(reference) => embed_query(embedder, reference, limits, timings)?
+            .as_slice()
+            .into(),
+        Compared::Embedding(stored) => stored,
+    };
+    let started = Instant::now();
+    let score = Similarity::between(query.as_slice(), &reference);
+    timings.search += started.elapsed();
+    score.ok_or(DeploymentError::Dimension {
+        expected: reference.len(),
+        found: query.dimension(),
+    })
+}
+
+pub(super) fn embed_file(
+    embedder: &mut Embedder,
+    path: &Path,
+    known: Option<[u8; 32]>,
+    limits: &Limits,
+    timings: &mut Timings,
+) -> Result<Enrolment, DeploymentError> {
+    let bytes = read_image(path, limits)?;
+    let sha256: [u8; 32] = Sha256::digest(&bytes).into();
+    if known == Some(sha256) {
+        return Ok(Enrolment::Unchanged);
+    }
+    let embedding = embed_query(embedder, Query::Image(bytes), limits, timings)?;
+    Ok(Enrolment::Embedded { embedding, sha256 })
+}
+
+pub(super) fn probe(
+    embedder: &mut Embedder,
+    path: &Path,
+    (snapshot, label, enrolled): (&Snapshot, &str, bool),
+    limits: &Limits,
+    timings: &mut Timings,
+) -> Result<Probed, DeploymentError> {
+    let bytes = read_image(path, limits)?;
+    let embedding = embed_query(embedder, Query::Image(bytes), limits, timings)?;
+    let options = SearchOptions {
+        limit: PROBE_HITS,
+        exact: false,
+    };
+    let hits = search_snapshot(snapshot, &embedding, &options, timings)?;
+    let left_out = if enrolled {
+        let others = Probe {
+            k: 1,
+            exact: false,
+            without_label: Some(label),
+        };
+        snapshot
+            .nearest(&embedding, &others)?
+            .first()
+            .map(|hit| hit.score)
+    } else {
+        None
+    };
+    Ok(Probed {
+        hits,
+        left_out,
+        timings: *timings,
+    })
+}
+
+/// Reads a file that may be an image, but no more of it than an image may have.
+fn read_image(path: &Path, limits: &Limits) -> Result<Vec<u8>, DeploymentError> {
+    let failed = |cause: std::io::Error| DeploymentError::io(path, &cause);
+    let length = std::fs::metadata(path).map_err(failed)?.len();
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    if length > limits.bytes_max {
+        return Err(PixelsError::TooManyBytes {
+            bytes: length,
+            max: limits.bytes_max,
+        }
+        .into());
+    }
+    std::fs::read(path).map_err(failed)
+}
+
+/// The reason under which an image that could not be used is counted.
+pub(super) fn image_failure(error: &PixelsError) -> &'static str {
+    match error {
+        PixelsError::UnsupportedFormat { .. } | PixelsError::UnsupportedFeature { .. } => {
+            "unsupported_format"
+        }
+        PixelsError::TooManyBytes { .. }
+        | PixelsError::TooManyPixels { .. }
+        | PixelsError::SideTooLong { .. } => "too_large",
+        PixelsError::Empty
+        | PixelsError::Truncated { .. }
+        | PixelsError::Undecodable { .. }
+        | PixelsError::Geometry { .. } => "undecodable",
+    }
+}

@@ -1,0 +1,189 @@
+//! Everything that a deployment can refuse or fail at.
+
+use std::path::{Path, PathBuf};
+
+use crate::calibration::operating_point::Mismatch;
+use crate::gallery::error::GalleryError;
+use crate::model::ModelError;
+use crate::model::embedder::EmbedError;
+use crate::model::pool::PoolError;
+use crate::model::runtime::RuntimeError;
+use crate::pixels::PixelsError;
+use crate::vector::NotAnEmbedding;
+
+/// Why a deployment did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum DeploymentError {
+    /// A name that cannot stand in requests, metrics and paths.
+    #[error("`{name}` cannot name a deployment; use 1 to 64 letters, digits, `-`, `_` or `.`")]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// The folder is not what it should be.
+    #[error("{} {problem}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// A file's content is not what was written.
+    #[error("{} is damaged: {problem}; restore it from a backup", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        problem: String,
+    },
+    /// The disk.
+    #[error("{}: {cause}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        cause: String,
+    },
+    /// The model is not the one that embedded the gallery.
+    #[error(
+        "the deployment was embedded by model `{expected_name}` (fingerprint {expected}), and {} holds \
+         `{found_name}` (fingerprint {found}); their embeddings cannot be compared: use the first model, \
+         or build the gallery again with the second",
+        folder.display()
+    )]
+    ModelMismatch {
+        /// Name of the model that the deployment belongs to.
+        expected_name: String,
+        /// Its fingerprint.
+        expected: String,
+        /// The model folder that was opened.
+        folder: PathBuf,
+        /// Name of the model in it.
+        found_name: String,
+        /// Its fingerprint.
+        found: String,
+    },
+    /// The gallery's file belongs to another deployment.
+    #[error("{} has gallery {found}, and the deployment was made with gallery {expected}; restore the file that belongs here", path.display())]
+    GalleryMismatch {
+        /// The gallery's file.
+        path: PathBuf,
+        /// Id in the deployment's record.
+        expected: String,
+        /// Id in the file.
+        found: String,
+    },
+    /// No operating point of this id.
+    #[error("there is no operating point `{id}` in this deployment")]
+    OperatingPointNotFound {
+        /// The id.
+        id: String,
+    },
+    /// Somebody else changed the choice.
+    #[error(
+        "the choice of operating point has changed: its etag is `{present}`, not `{sent}`; look again, then decide"
+    )]
+    EtagMismatch {
+        /// What the caller saw.
+        sent: String,
+        /// What is true now.
+        present: String,
+    },
+    /// The operating point was calibrated with something else.
+    #[error(transparent)]
+    OperatingPointMismatch(#[from] Mismatch),
+    /// The image is at fault.
+    #[error(transparent)]
+    Image(#[from] PixelsError),
+    /// The vector is at fault.
+    #[error("the embedding is refused: {0}")]
+    Vector(#[from] NotAnEmbedding),
+    /// The vector belongs to another model.
+    #[error(
+        "the embedding has {found} components, and the model of this deployment gives {expected}"
+    )]
+    Dimension {
+        /// The model's dimension.
+        expected: usize,
+        /// The vector's.
+        found: usize,
+    },
+    /// An argument out of its range.
+    #[error("{argument} {problem}")]
+    Argument {
+        /// Which.
+        argument: &'static str,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+    /// No item of this id.
+    #[error("there is no item `{id}` in the gallery")]
+    ItemNotFound {
+        /// The id.
+        id: String,
+    },
+    /// All workers are busy and the queue is full.
+    #[error(
+        "all workers are busy and {queue_len_max} requests are waiting already; try again in a moment"
+    )]
+    Busy {
+        /// How many may wait.
+        queue_len_max: usize,
+    },
+    /// Too many changes of the gallery wait to be written.
+    #[error(
+        "{queue_len_max} changes of the gallery are waiting to be written already; try again in a moment"
+    )]
+    WriterBusy {
+        /// How many may wait.
+        queue_len_max: usize,
+    },
+    /// The deployment is closing.
+    #[error("the server is shutting down")]
+    Stopped,
+    /// A bug, or the model gave nothing usable. Not the caller's fault.
+    #[error("the model failed: {reason}")]
+    ModelFailed {
+        /// What happened.
+        reason: String,
+    },
+    /// The gallery refused or failed.
+    #[error(transparent)]
+    Gallery(#[from] GalleryError),
+    /// The model cannot be used.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// ONNX Runtime cannot be used.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+}
+
+impl DeploymentError {
+    pub(super) fn io(path: &Path, cause: &std::io::Error) -> Self {
+        Self::Io {
+            path: path.to_owned(),
+            cause: cause.to_string(),
+        }
+    }
+}
+
+impl From<EmbedError> for DeploymentError {
+    fn from(error: EmbedError) -> Self {
+        match error {
+            EmbedError::Image(cause) => Self::Image(cause),
+            EmbedError::Model { reason } => Self::ModelFailed { reason },
+        }
+    }
+}
+
+impl From<PoolError> for DeploymentError {
+    fn from(error: PoolError) -> Self {
+        match error {
+            PoolError::Busy { queue_len_max } => Self::Busy { queue_len_max },
+            PoolError::Stopped => Self::Stopped,
+            PoolError::Panicked => Self::ModelFailed {
+                reason: error.to_string(),
+            },
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! A deployment on disk: `deployment.json`, the gallery's file, and the operating points.
+//!
+//! `deployment.json` says what belongs together. It is replaced whole (write beside, sync, rename,
+//! sync the folder) and carries its own checksum; operating points are named by their content.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::DeploymentError;
+use crate::calibration::operating_point::OperatingPoint;
+
+/// Version of the folder's layout that this build writes and reads.
+const FORMAT: u32 = 1;
+const RECORD_FILE: &str = "deployment.json";
+const OPERATING_POINTS: &str = "operating-points";
+/// The record is small; anything larger is not ours.
+const RECORD_BYTES_MAX: u64 = 1 << 20;
+
+/// What a deployment consists of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Version of the folder's layout.
+    pub format: u32,
+    /// Name that it is served under, unless the server is told another.
+    pub name: String,
+    /// When it was made, as RFC 3339 in UTC.
+    pub created: String,
+    /// The one model that embeds its items.
+    pub model: ModelReference,
+    /// Id of its gallery.
+    pub gallery_id: String,
+    /// Id of the operating point that decides.
+    pub active_operating_point: Option<String>,
+    /// How often the choice of operating point has changed: the etag.
+    pub activations: u64,
+}
+
+/// Which model embeds the items.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelReference {
+    /// The model's name.
+    pub name: String,
+    /// The model's fingerprint: what is binding.
+    pub fingerprint: String,
+    /// Where the model's folder was when the deployment was built: a hint.
+    pub folder: PathBuf,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Sealed {
+    record: Record,
+    /// SHA-256 of the record as compact JSON.
+    sha256: String,
+}
+
+/// An open deployment folder.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    record: Record,
+}
+
+impl Folder {
+    /// Whether there is a deployment at this path.
+    #[must_use]
+    pub fn exists(path: &Path) -> bool {
+        path.join(RECORD_FILE).exists()
+    }
+
+    /// Makes a new deployment folder. The folder itself may exist, but not hold a deployment.
+    ///
+    /// # Errors
+    /// A name that cannot be used in requests, a deployment that is there already, or the disk.
+    pub fn create(path: &Path, name: &str, model: ModelReference) -> Result<Self, DeploymentError> {
+        check_name(name)?;
+        if Self::exists(path) {
+            return Err(DeploymentError::Folder {
+                path: path.to_owned(),
+                problem: "holds a deployment already".to_owned(),
+            });
+        }
+        let points = path.join(OPERATING_POINTS);
+        fs::create_dir_all(&points).map_err(|cause| DeploymentError::io(&points, &cause))?;
+        let record = Record {
+            format: FORMAT,
+            name: name.to_owned(),
+            created: now_rfc_3339(),
+            model,
+            gallery_id: uuid::Uuid::now_v7().to_string(),
+            active_operating_point: None,
+            activations: 0,
+        };
+        let folder = Self {
+            path: path.to_owned(),
+            record,
+        };
+        folder.save()?;
+        Ok(folder)
+    }
+
+    /// Opens a deployment folder and verifies its record.
+    ///
+    /// # Errors
+    /// No deployment there, a changed or damaged record, or a layout of another version.
+    pub fn open(path: &Path) -> Result<Self, DeploymentError> {
+        let file = path.join(RECORD_FILE);
+        let damaged = |problem: String| DeploymentError::Damaged {
+            path: file.clone(),
+            problem,
+        };
+        let length = match fs::metadata(&file) {
+            Ok(metadata) => metadata.len(),
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
+                return Err(DeploymentError::Folder {
+                    path: path.to_owned(),
+                    problem: format!(
+                        "holds no deployment (there is no {RECORD_FILE}); make one with `matchpoint build`"
+                    ),
+                });
+            }
+            Err(cause) => return Err(DeploymentError::io(&file, &cause)),
+        };
+        if length > RECORD_BYTES_MAX {
+            return Err(damaged(format!(
+                "it has {length} bytes, which no record has"
+            )));
+        }
+        let text = fs::read(&file).map_err(|cause| DeploymentError::io(&file, &cause))?;
+        check_format(&text).map_err(&damaged)?;
+        let sealed: Sealed =
+            serde_json::from_slice(&text).map_err(|cause| damaged(cause.to_string()))?;
+        if seal(&sealed.record)? != sealed.sha256 {
+            return Err(damaged(
+                "its checksum does not match its content".to_owned(),
+            ));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            record: sealed.record,
+        })
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the deployment consists of.
+    #[must_use]
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The gallery's file.
+    #[must_use]
+    pub fn gallery_file(&self) -> PathBuf {
+        self.path.join("items.db")
+    }
+
+    /// Checks that a gallery is the one that belongs here.
+    ///
+    /// # Errors
+    /// It is another.
+    pub fn check_gallery(&self, id: &str) -> Result<(), DeploymentError> {
+        if id == self.record.gallery_id {
+            return Ok(());
+        }
+        Err(DeploymentError::GalleryMismatch {
+            path: self.gallery_file(),
+            expected: self.record.gallery_id.clone(),
+            found: id.to_owned(),
+        })
+    }
+
+    /// Every operating point, oldest first, each verified against its name.
+    ///
+    /// # Errors
+    /// A damaged operating point, or the disk.
+    pub fn operating_points(&self) -> Result<Vec<OperatingPoint>, DeploymentError> {
+        let folder = self.path.join(OPERATING_POINTS);
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(cause) => return Err(DeploymentError::io(&folder, &cause)),
+        };
+        let mut points = Vec::new();
+        for entry in entries {
+            let path = entry
+                .map_err(|cause| DeploymentError::io(&folder, &cause))?
+                .path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "json")
+            {
+                points.push(read_operating_point(&path)?);
+            }
+        }
+        points.sort_by(|a, b| (&a.content().created, a.id()).cmp(&(&b.content().created, b.id())));
+        Ok(points)
+    }
+
+    /// The active operating point, if there is one.
+    ///
+    /// # Errors
+    /// The file is missing or damaged.
+    pub fn active_operating_point(&self) -> Result<Option<OperatingPoint>, DeploymentError> {
+        let Some(id) = &self.record.active_operating_point else {
+            return Ok(None);
+        };
+        self.operating_point(id).map(Some)
+    }
+
+    /// One operating point.
+    ///
+    /// # Errors
+    /// There is none of this id, or it is damaged.
+    pub fn operating_point(&self, id: &str) -> Result<OperatingPoint, DeploymentError> {
+        let unknown = || DeploymentError::OperatingPointNotFound { id: id.to_owned() };
+        if !id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+            return Err(unknown());
+        }
+        let path = self.operating_point_file(id);
+        if !path.exists() {
+            return Err(unknown());
+        }
+        read_operating_point(&path)
+    }
+
+    /// Keeps an operating point, without activating it.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn add_operating_point(&self, point: &OperatingPoint) -> Result<(), DeploymentError> {
+        let path = self.operating_point_file(point.id());
+        let text = point.to_json().map_err(|cause| DeploymentError::Damaged {
+            path: path.clone(),
+            problem: cause.to_string(),
+        })?;
+        replace_file(&path, text.as_bytes())
+    }
+
+    /// Makes `id` the operating point that decides.
+    ///
+    /// # Errors
+    /// The etag is not the present one, there is no such operating point, or the disk.
+    pub fn activate(&mut self, id: &str, etag: Option<&str>) -> Result<(), DeploymentError> {
+        let present = self.etag();
+        if let Some(etag) = etag.filter(|etag| *etag != present) {
+            return Err(DeploymentError::EtagMismatch {
+                sent: etag.to_owned(),
+                present,
+            });
+        }
+        self.operating_point(id)?;
+        let before = self.record.clone();
+        self.record.active_operating_point = Some(id.to_owned());
+        self.record.activations += 1;
+        self.save().inspect_err(|_| self.record = before)
+    }
+
+    /// Lets no operating point decide: nothing will be accepted.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn deactivate(&mut self) -> Result<(), DeploymentError> {
+        let before = self.record.clone();
+        self.record.active_operating_point = None;
+        self.record.activations += 1;
+        self.save().inspect_err(|_| self.record = before)
+    }
+
+    /// Etag of the choice of operating point.
+    #[must_use]
+    pub fn etag(&self) -> String {
+        format!("activation-{}", self.record.activations)
+    }
+
+    fn operating_point_file(&self, id: &str) -> PathBuf {
+        self.path.join(OPERATING_POINTS).join(format!("{id}.json"))
+    }
+
+    fn save(&self) -> Result<(), DeploymentError> {
+        let sealed = Sealed {
+            sha256: seal(&self.record)?,
+            record: self.record.clone(),
+        };
+        let path = self.path.join(RECORD_FILE);
+        let text =
+            serde_json::to_vec_pretty(&sealed).map_err(|cause| DeploymentError::Damaged {
+                path: path.clone(),
+                problem: cause.to_string(),
+            })?;
+        replace_file(&path, &text)
+    }
+}
+
+/// The present time by this machine's clock, as RFC 3339 in UTC.
+#[must_use]
+pub fn now_rfc_3339() -> String {
+    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+}
+
+/// A name goes into requests, metrics and paths.
+pub(super) fn check_name(name: &str) -> Result<(), DeploymentError> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
+        return Err(DeploymentError::Name {
+            name: name.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// A later version is refused by name, before its unknown fields are.
+fn check_format(text: &[u8]) -> Result<(), String> {
+    let value: serde_json::Value =
+        serde_json::from_slice(text).map_err(|cause| cause.to_string())?;
+    match value
+        .pointer("/record/format")
+        .and_then(serde_json::Value::as_u64)
+    {
+        Some(format) if format == u64::from(FORMAT) => Ok(()),
+        Some(format) => Err(format!(
+            "it has layout version {format}, and this build reads version {FORMAT}; use the Matchpoint that wrote it"
+        )),
+        None => Err("it states no layout version".to_owned()),
+    }
+}
+
+fn seal(record: &Record) -> Result<String, DeploymentError> {
+    let text = serde_json::to_vec(record).map_err(|cause| DeploymentError::Damaged {
+        path: PathBuf::from(RECORD_FILE),
+        problem: cause.to_string(),
+    })?;
+    Ok(Sha256::digest(&text)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}
+
+fn read_operating_point(path: &Path) -> Result<OperatingPoint, DeploymentError> {
+    let damaged = |problem: String| DeploymentError::Damaged {
+        path: path.to_owned(),
+        problem,
+    };
+    let text = fs::read(path).map_err(|cause| DeploymentError::io(path, &cause))?;
+
+    let point = OperatingPoint::parse(&text).map_err(|cause| damaged(cause.to_string()))?;
+    if path.file_stem().and_then(|stem| stem.to_str()) != Some(point.id()) {
+        return Err(damaged(format!(
+            "it holds {}, not what its name says",
+            point.id()
+        )));
+    }
+    Ok(point)
+}
+
+/// Replaces a file so that after a crash there is either the old content or the new.
+fn replace_file(path: &Path, content: &[u8]) -> Result<(), DeploymentError> {
+    let failed = |cause: std::io::Error| DeploymentError::io(path, &cause);
+    let beside = path.with_extension("tmp");
+    let mut file = File::create(&beside).map_err(failed)?;
+    file.write_all(content)
+        .and_then(|()| file.sync_all())
+        .map_err(failed)?;
+    fs::rename(&beside, path).map_err(failed)?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(failed)
+}

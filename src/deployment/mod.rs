@@ -1,0 +1,619 @@
+//! The deep module: a gallery, the model that embeds it, and the operating point that decides.
+
+mod answer;
+mod error;
+mod folder;
+mod models;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use sha2::{Digest, Sha256};
+
+pub use answer::{
+    Basis, Compared, Enrolment, Hit, Probed, Query, Reference, SearchAnswer, SearchOptions,
+    Standing, Timings, Undecided, VerifyAnswer,
+};
+pub use error::DeploymentError;
+pub use folder::{Folder, ModelReference, Record, now_rfc_3339};
+pub use models::{LoadedModel, Models};
+
+use crate::calibration::operating_point::{Binding, Metric, OperatingPoint};
+use crate::gallery::error::GalleryError;
+use crate::gallery::graph::IndexParams;
+use crate::gallery::item::{Item, ItemHead};
+use crate::gallery::snapshot::Snapshot;
+use crate::gallery::{Access, Gallery, Upserted};
+use crate::model::embedder::Embedder;
+use crate::pixels::Limits;
+use crate::telemetry;
+use crate::vector::{Embedding, Similarity};
+use answer::{compare, embed_file, embed_query, search_snapshot};
+use writer::Writer;
+
+/// An open deployment. Cheap to share: every call takes `&self`.
+#[derive(Debug)]
+pub struct Deployment {
+    name: String,
+    folder: Mutex<Folder>,
+    loaded: LoadedModel,
+    limits: Limits,
+    gallery: Arc<Gallery>,
+    /// How the index is chosen and tuned: part of what a threshold is bound to.
+    index: String,
+    /// `None` where the deployment was opened for reading.
+    writer: Option<Writer>,
+    standing: ArcSwap<Standing>,
+}
+
+/// How to open a deployment.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// The name to serve it under, where it differs from the recorded one.
+    pub name: Option<String>,
+    /// The model's folder, where it is not the recorded one.
+    pub model: Option<PathBuf>,
+    /// Whether items may change. One process at a time may write.
+    pub access: Access,
+}
+
+/// An item to enrol, without its embedding.
+#[derive(Clone, Debug)]
+pub struct NewItem {
+    /// The caller's id: 1 to 512 bytes, unique in the gallery.
+    pub id: String,
+    /// What "the same" refers to: 1 to 512 bytes.
+    pub label: String,
+    /// What the caller wants to find again with a match.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Deployment {
+    /// Makes a new, empty deployment that is embedded by `model`.
+    ///
+    /// # Errors
+    /// A deployment that is there already, a name that cannot be used, or the disk.
+    pub fn create(folder: &Path, name: &str, model: &LoadedModel) -> Result<(), DeploymentError> {
+        let reference = ModelReference {
+            name: model.model.name().to_owned(),
+            fingerprint: model.model.fingerprint().to_owned(),
+            folder: model.folder.clone(),
+        };
+        let folder = Folder::create(folder, name, reference)?;
+        let file = folder.gallery_file();
+        let dimension = model.model.dimension();
+        Gallery::create(
+            &file,
+            dimension,
+            model.model.fingerprint(),
+            &folder.record().gallery_id,
+        )?;
+        Ok(())
+    }
+
+    /// Opens a deployment: verifies every item, and that model, gallery and operating point belong
+    /// together.
+    ///
+    /// # Errors
+    /// Anything missing or damaged, a model other than the one that embedded the gallery, or a
+    /// second writer. An operating point that does not belong is no error: nothing is accepted.
+    pub fn open(
+        path: &Path,
+        models: &mut Models,
+        options: OpenOptions,
+    ) -> Result<Self, DeploymentError> {
+        let folder = Folder::open(path)?;
+        let record = folder.record().clone();
+        let name = options.name.unwrap_or(record.name);
+        folder::check_name(&name)?;
+        let loaded = models.open(&options.model.unwrap_or(record.model.folder))?;
+        if loaded.model.fingerprint() != record.model.fingerprint {
+            return Err(DeploymentError::ModelMismatch {
+                expected_name: record.model.name,
+                expected: record.model.fingerprint,
+                folder: loaded.folder,
+                found_name: loaded.model.name().to_owned(),
+                found: loaded.model.fingerprint().to_owned(),
+            });
+        }
+        let params = IndexParams {
+            graph_from_items: models.graph_from_items(),
+            ..IndexParams::default()
+        };
+        let file = folder.gallery_file();
+        let gallery = Arc::new(Gallery::open(&file, options.access, params)?);
+        folder.check_gallery(gallery.id())?;
+        let writer = match options.access {
+            Access::ReadWrite => Some(Writer::start(Arc::clone(&gallery))?),
+            Access::ReadOnly => None,
+        };
+        let deployment = Self {
+            name,
+            loaded,
+            limits: models.limits(),
+            index: index_binding(params),
+            writer,
+            standing: ArcSwap::from_pointee(Standing::Missing),
+            gallery,
+            folder: Mutex::new(folder),
+        };
+        deployment.take_standing()?;
+        Ok(deployment)
+    }
+
+    /// The name it is served under.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its model.
+    #[must_use]
+    pub fn loaded(&self) -> &LoadedModel {
+        &self.loaded
+    }
+
+    /// The gallery's present state.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.gallery.snapshot()
+    }
+
+    /// Id of its gallery.
+    #[must_use]
+    pub fn gallery_id(&self) -> &str {
+        self.gallery.id()
+    }
+
+    /// How nearest items are found at present.
+    #[must_use]
+    pub fn index_description(&self) -> String {
+        self.gallery.index_description()
+    }
+
+    /// What decides at present.
+    #[must_use]
+    pub fn standing(&self) -> Arc<Standing> {
+        self.standing.load_full()
+    }
+
+    /// What an operating point made now would be bound to.
+    #[must_use]
+    pub fn binding(&self) -> Binding {
+        let snapshot = self.gallery.snapshot();
+        Binding {
+            model_fingerprint: self.loaded.model.fingerprint().to_owned(),
+            model_name: self.loaded.model.name().to_owned(),
+            gallery_id: self.gallery.id().to_owned(),
+            gallery_digest: snapshot.digest(),
+            gallery_items: snapshot.len() as u64,
+            gallery_labels: snapshot.label_count() as u64,
+            index: self.index.clone(),
+            metric: Metric::Cosine,
+        }
+    }
+
+    /// Finds the nearest items and decides on the best.
+    ///
+    /// # Errors
+    /// The query is at fault, the queue is full, or the model failed.
+    pub async fn search(
+        &self,
+        query: Query,
+        options: SearchOptions,
+    ) -> Result<SearchAnswer, DeploymentError> {
+        let arrived = Instant::now();
+        let (snapshot, standing) = (self.gallery.snapshot(), self.standing.load_full());
+        let searched = Arc::clone(&snapshot);
+        let (hits, timings) = self
+            .work(arrived, move |embedder, limits, timings| {
+                let embedding = embed_query(embedder, query, limits, timings)?;
+                search_snapshot(&searched, &embedding, &options, timings)
+            })
+            .await?;
+        let best = hits.first().map(|hit| hit.score);
+        let answer = SearchAnswer {
+            decision: standing.decide(best),
+            basis: standing.basis(snapshot.len()),
+            decision_id: uuid::Uuid::now_v7().to_string(),
+            generation: snapshot.generation(),
+            gallery_items: snapshot.len(),
+            hits,
+            timings,
+        };
+        self.record(
+            answer.decision.as_str(),
+            &answer.basis,
+            best.map(Similarity::get),
+        );
+        Ok(answer)
+    }
+
+    /// Compares a query with one reference and decides.
+    ///
+    /// # Errors
+    /// Either is at fault, there is no such item, the queue is full, or the model failed.
+    pub async fn verify(
+        &self,
+        query: Query,
+        reference: Reference,
+    ) -> Result<VerifyAnswer, DeploymentError> {
+        let arrived = Instant::now();
+        let (snapshot, standing) = (self.gallery.snapshot(), self.standing.load_full());
+        let reference = match reference {
+            Reference::Query(reference) => Compared::Query(reference),
+            Reference::Item(id) => Compared::Embedding(self.vector(&id)?),
+        };
+        let (score, timings) = self
+            .work(arrived, move |embedder, limits, timings| {
+                compare(embedder, query, reference, limits, timings)
+            })
+            .await?;
+        let answer = VerifyAnswer {
+            decision: standing.decide(Some(score)),
+            basis: standing.basis(snapshot.len()),
+            decision_id: uuid::Uuid::now_v7().to_string(),
+            generation: snapshot.generation(),
+            score,
+            timings,
+        };
+        self.record(answer.decision.as_str(), &answer.basis, Some(score.get()));
+        Ok(answer)
+    }
+
+    /// Embeds one image.
+    ///
+    /// # Errors
+    /// The image is at fault, the queue is full, or the model failed.
+    pub async fn embed(&self, query: Query) -> Result<(Embedding, Timings), DeploymentError> {
+        self.work(Instant::now(), move |embedder, limits, timings| {
+            embed_query(embedder, query, limits, timings)
+        })
+        .await
+    }
+
+    /// Embeds a file, unless its bytes are those that `known` is the SHA-256 of.
+    ///
+    /// # Errors
+    /// As [`Deployment::embed`], or the file cannot be read.
+    pub async fn embed_file(
+        &self,
+        path: PathBuf,
+        known: Option<[u8; 32]>,
+    ) -> Result<Enrolment, DeploymentError> {
+        let embedded = self.work(Instant::now(), move |embedder, limits, timings| {
+            embed_file(embedder, &path, known, limits, timings)
+        });
+        Ok(embedded.await?.0)
+    }
+
+    /// Searches for a labelled file, once in all of the gallery and, where `enrolled`, once more in
+    /// all but its own label: the two trials that it can give.
+    ///
+    /// # Errors
+    /// As [`Deployment::embed_file`].
+    pub async fn probe(
+        &self,
+        path: PathBuf,
+        label: String,
+        enrolled: bool,
+    ) -> Result<Probed, DeploymentError> {
+        let snapshot = self.gallery.snapshot();
+        let arrived = Instant::now();
+        let (mut probed, timings) = self
+            .work(arrived, move |embedder, limits, timings| {
+                answer::probe(
+                    embedder,
+                    &path,
+                    (&snapshot, &label, enrolled),
+                    limits,
+                    timings,
+                )
+            })
+            .await?;
+        probed.timings = timings;
+        Ok(probed)
+    }
+
+    /// Enrols or replaces one item. Returns when it is on disk.
+    ///
+    /// # Errors
+    /// The source or the item is at fault, the queue is full, or the disk.
+    pub async fn upsert(
+        &self,
+        new: NewItem,
+        source: Query,
+    ) -> Result<(Upserted, u64), DeploymentError> {
+        let writer = self.writer()?;
+        let source_sha256 = match &source {
+            Query::Image(bytes) => Some(Sha256::digest(bytes).into()),
+            Query::Embedding(_) => None,
+        };
+        let (embedding, _) = self.embed(source).await?;
+        let NewItem {
+            id,
+            label,
+            metadata,
+        } = new;
+        let item = Item {
+            id,
+            label,
+            metadata,
+            embedding,
+            source_sha256,
+        };
+        let written = writer
+            .upsert(item)
+            .await
+            .inspect_err(|error| self.record_failure(error))?;
+        let change = match written.outcome {
+            Upserted::Inserted => "inserted",
+            Upserted::Replaced => "replaced",
+        };
+        telemetry::items_changed(&self.name, change, 1);
+        self.publish_size();
+        Ok((written.outcome, written.generation))
+    }
+
+    /// Enrols or replaces many embedded items in one transaction. Blocks until they are on disk.
+    ///
+    /// # Errors
+    /// Any item is at fault (nothing is written then), or the disk.
+    pub fn upsert_batch(&self, items: Vec<Item>) -> Result<(), DeploymentError> {
+        self.gallery.upsert(items)?;
+        Ok(())
+    }
+
+    /// Removes one item. Returns when that is on disk.
+    ///
+    /// # Errors
+    /// There is none of this id, the queue is full, or the disk.
+    pub async fn delete(&self, id: String) -> Result<u64, DeploymentError> {
+        let written = self
+            .writer()?
+            .delete(id.clone())
+            .await
+            .inspect_err(|error| self.record_failure(error))?;
+        if !written.outcome {
+            return Err(DeploymentError::ItemNotFound { id });
+        }
+        telemetry::items_changed(&self.name, "deleted", 1);
+        self.publish_size();
+        Ok(written.generation)
+    }
+
+    /// Removes many items in one transaction. Blocks until that is on disk.
+    ///
+    /// # Errors
+    /// Too many at once, or the disk.
+    pub fn delete_batch(&self, ids: &[String]) -> Result<(), DeploymentError> {
+        self.gallery.delete(ids)?;
+        Ok(())
+    }
+
+    /// One item.
+    ///
+    /// # Errors
+    /// There is none of this id.
+    pub fn item(&self, id: &str) -> Result<Arc<ItemHead>, DeploymentError> {
+        self.gallery
+            .get(id)
+            .ok_or_else(|| DeploymentError::ItemNotFound { id: id.to_owned() })
+    }
+
+    /// The embedding of one item, of unit length.
+    ///
+    /// # Errors
+    /// There is none of this id.
+    pub fn vector(&self, id: &str) -> Result<Arc<[f32]>, DeploymentError> {
+        self.gallery
+            .vector(id)
+            .ok_or_else(|| DeploymentError::ItemNotFound { id: id.to_owned() })
+    }
+
+    /// SHA-256 of the image that an item was made from, if that is all that could have changed:
+    /// where there is such an item, with this label and metadata.
+    #[must_use]
+    pub fn made_from(
+        &self,
+        id: &str,
+        label: &str,
+        metadata: &BTreeMap<String, String>,
+    ) -> Option<[u8; 32]> {
+        let head = self.gallery.get(id)?;
+        let same = head.label == label && head.metadata == *metadata;
+        same.then_some(head.source_sha256).flatten()
+    }
+
+    /// At most `limit` items that follow `after_id`, in the order of their ids.
+    #[must_use]
+    pub fn items(&self, after_id: Option<&str>, limit: usize) -> Vec<Arc<ItemHead>> {
+        self.gallery.list(after_id, limit)
+    }
+
+    /// Every operating point, oldest first, the id of the active one, and the etag of that choice.
+    ///
+    /// # Errors
+    /// A damaged operating point, or the disk.
+    pub fn operating_points(
+        &self,
+    ) -> Result<(Vec<OperatingPoint>, Option<String>, String), DeploymentError> {
+        let folder = self.folder();
+        let active = folder.record().active_operating_point.clone();
+        Ok((folder.operating_points()?, active, folder.etag()))
+    }
+
+    /// Keeps a new operating point, and makes it decide.
+    ///
+    /// # Errors
+    /// It does not belong here, or the disk.
+    pub fn adopt(&self, point: &OperatingPoint) -> Result<(), DeploymentError> {
+        self.check(point)?;
+        self.folder().add_operating_point(point)?;
+        self.activate(point.id(), None).map(|_| ())
+    }
+
+    /// Makes an operating point decide from now on. Returns the id of the one before.
+    ///
+    /// # Errors
+    /// There is none of this id, it does not belong here, the etag is out of date, or the disk.
+    pub fn activate(
+        &self,
+        id: &str,
+        etag: Option<&str>,
+    ) -> Result<Option<String>, DeploymentError> {
+        let previous = {
+            let mut folder = self.folder();
+            self.check(&folder.operating_point(id)?)?;
+            let previous = folder.record().active_operating_point.clone();
+            folder.activate(id, etag)?;
+            previous
+        };
+        self.take_standing()?;
+        self.publish_standing(previous.as_deref().filter(|previous| *previous != id));
+        Ok(previous)
+    }
+
+    /// Announces the deployment to Prometheus.
+    pub fn publish(&self) {
+        let model = &self.loaded.model;
+        telemetry::deployment_started(telemetry::DeploymentLabels {
+            name: &self.name,
+            model: model.name(),
+            fingerprint: model.fingerprint(),
+            execution_provider: model.provider(),
+        });
+        self.publish_standing(None);
+        self.publish_size();
+    }
+
+    fn publish_standing(&self, previous: Option<&str>) {
+        let standing = self.standing.load();
+        let active = standing
+            .valid()
+            .map(|point| telemetry::OperatingPointGauges {
+                id: point.id(),
+                threshold: point.threshold().get(),
+                target_far: point.content().promise.target.far(),
+                far_upper_bound: point.content().promise.far_bound,
+                created: created(point),
+            });
+        telemetry::operating_point_activated(&self.name, previous, active);
+        self.publish_size();
+    }
+
+    fn publish_size(&self) {
+        let (snapshot, standing) = (self.gallery.snapshot(), self.standing.load());
+        telemetry::gallery_changed(
+            &self.name,
+            telemetry::GallerySize {
+                items: snapshot.len(),
+                labels: snapshot.label_count(),
+                generation: snapshot.generation(),
+                calibrated: standing
+                    .valid()
+                    .map(|point| (point.id(), point.content().binding.gallery_items)),
+            },
+        );
+    }
+
+    fn record(&self, decision: &'static str, basis: &Basis, score: Option<f32>) {
+        telemetry::decided(
+            &self.name,
+            basis.operating_point_id.as_deref(),
+            decision,
+            score,
+        );
+    }
+
+    fn check(&self, point: &OperatingPoint) -> Result<(), DeploymentError> {
+        Ok(point.check_binding(&self.binding())?)
+    }
+
+    fn take_standing(&self) -> Result<(), DeploymentError> {
+        let standing = match self.folder().active_operating_point()? {
+            None => Standing::Missing,
+            Some(point) => match point.check_binding(&self.binding()) {
+                Ok(()) => Standing::Valid(Box::new(point)),
+                Err(mismatch) => Standing::Mismatch(mismatch),
+            },
+        };
+        self.standing.store(Arc::new(standing));
+        Ok(())
+    }
+
+    fn writer(&self) -> Result<&Writer, DeploymentError> {
+        let read_only = || {
+            let path = self.folder().gallery_file();
+            DeploymentError::Gallery(GalleryError::ReadOnly { path })
+        };
+        self.writer.as_ref().ok_or_else(read_only)
+    }
+
+    fn folder(&self) -> std::sync::MutexGuard<'_, Folder> {
+        self.folder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs a job on a worker, and times its stages.
+    async fn work<T: Send + 'static>(
+        &self,
+        arrived: Instant,
+        job: impl FnOnce(&mut Embedder, &Limits, &mut Timings) -> Result<T, DeploymentError>
+        + Send
+        + 'static,
+    ) -> Result<(T, Timings), DeploymentError> {
+        let limits = self.limits;
+        let pool = &self.loaded.pool;
+        let done = pool.run(move |embedder| {
+            let mut timings = Timings {
+                queue: arrived.elapsed(),
+                ..Timings::default()
+            };
+            job(embedder, &limits, &mut timings).map(|value| (value, timings))
+        });
+        let done = done.await;
+        telemetry::queue_length(pool.queue_len());
+        let outcome = done
+            .map_err(DeploymentError::from)
+            .and_then(|result| result);
+        match outcome {
+            Ok((value, mut timings)) => {
+                timings.total = arrived.elapsed();
+                timings.record(&self.name);
+                Ok((value, timings))
+            }
+            Err(error) => {
+                self.record_failure(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn record_failure(&self, error: &DeploymentError) {
+        if let DeploymentError::Busy { .. } | DeploymentError::WriterBusy { .. } = error {
+            telemetry::queue_rejected(&self.name);
+        }
+        if let DeploymentError::Image(cause) = error {
+            telemetry::image_failed(&self.name, answer::image_failure(cause));
+        }
+    }
+}
+
+/// The index as an operating point is bound to it: what the gallery's growth does not change.
+#[must_use]
+pub fn index_binding(params: IndexParams) -> String {
+    format!(
+        "exact below {} items, else {params}",
+        params.graph_from_items
+    )
+}
+
+/// When an operating point was made; the beginning of time where its record does not say.
+#[must_use]
+pub fn created(point: &OperatingPoint) -> SystemTime {
+    humantime::parse_rfc3339(&point.content().created).unwrap_or(UNIX_EPOCH)
+}

@@ -1,0 +1,142 @@
+//! Each model folder opened once, with one pool of workers, however many deployments share it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::Engine;
+use crate::deployment::DeploymentError;
+use crate::model::Model;
+use crate::model::pool::Pool;
+use crate::model::runtime::{Candidate, Runtime};
+use crate::pixels::Limits;
+
+/// Version of ONNX Runtime that `make runtime` fetches.
+const ONNXRUNTIME_VERSION: &str = "1.32.0";
+
+/// ONNX Runtime, and the models opened so far.
+#[derive(Debug)]
+pub struct Models {
+    runtime: Runtime,
+    engine: Engine,
+    queue_len_max: usize,
+    open: BTreeMap<PathBuf, LoadedModel>,
+}
+
+/// A model and its workers.
+#[derive(Clone, Debug)]
+pub struct LoadedModel {
+    /// The folder it was opened from.
+    pub folder: PathBuf,
+    /// The model.
+    pub model: Arc<Model>,
+    /// Its workers.
+    pub pool: Arc<Pool>,
+}
+
+impl Models {
+    /// Loads ONNX Runtime. At most `queue_len_max` jobs wait for each model's workers.
+    ///
+    /// # Errors
+    /// No runtime, or one that cannot be loaded.
+    pub fn new(engine: &Engine, queue_len_max: usize) -> Result<Self, DeploymentError> {
+        let runtime = Runtime::load(&candidates(engine))?;
+        Ok(Self {
+            runtime,
+            engine: engine.clone(),
+            queue_len_max,
+            open: BTreeMap::new(),
+        })
+    }
+
+    /// Opens a model folder, or gives the one that is open already.
+    ///
+    /// # Errors
+    /// The folder is no model, the model fails its golden check, or the device is not there.
+    pub fn open(&mut self, folder: &Path) -> Result<LoadedModel, DeploymentError> {
+        let folder = folder
+            .canonicalize()
+            .map_err(|cause| DeploymentError::Folder {
+                path: folder.to_owned(),
+                problem: format!("cannot be opened as a model folder: {cause}"),
+            })?;
+        if let Some(loaded) = self.open.get(&folder) {
+            return Ok(loaded.clone());
+        }
+        let model = Arc::new(Model::open(&folder, &self.runtime, self.engine.device)?);
+        let pool = Pool::start(Arc::clone(&model), self.engine.workers, self.queue_len_max)?;
+        let loaded = LoadedModel {
+            folder: folder.clone(),
+            model,
+            pool: Arc::new(pool),
+        };
+        self.open.insert(folder, loaded.clone());
+        Ok(loaded)
+    }
+
+    /// Version of ONNX Runtime in use.
+    #[must_use]
+    pub fn runtime_version(&self) -> &str {
+        self.runtime.version()
+    }
+
+    /// What an image may cost.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            bytes_max: self.engine.image_bytes_max,
+            pixels_max: self.engine.image_pixels_max,
+        }
+    }
+
+    /// How many jobs may wait for each model's workers.
+    #[must_use]
+    pub fn queue_len_max(&self) -> usize {
+        self.queue_len_max
+    }
+
+    /// Gallery size from which a graph proposes candidates.
+    #[must_use]
+    pub fn graph_from_items(&self) -> usize {
+        self.engine.graph_from_items
+    }
+}
+
+/// Where ONNX Runtime may be: said outright, then beside the program, then in the cache.
+fn candidates(engine: &Engine) -> Vec<Candidate> {
+    let said = [
+        (&engine.onnxruntime, "the onnxruntime setting"),
+        (&engine.ort_dylib_path, "ORT_DYLIB_PATH"),
+    ];
+    let mut candidates: Vec<Candidate> = said
+        .into_iter()
+        .filter_map(|(path, origin)| {
+            Some(Candidate {
+                path: path.clone()?,
+                origin,
+                required: true,
+            })
+        })
+        .collect();
+    let cached = Path::new(".cache/onnxruntime")
+        .join(ONNXRUNTIME_VERSION)
+        .join("libonnxruntime.so");
+    let mut place = |path: PathBuf, origin| {
+        candidates.push(Candidate {
+            path,
+            origin,
+            required: false,
+        });
+    };
+    if let Ok(program) = std::env::current_exe() {
+        if let Some(folder) = program.parent() {
+            place(folder.join("libonnxruntime.so"), "beside the program");
+        }
+        // A program in target/release of a checkout finds the checkout's cache from anywhere.
+        for folder in program.ancestors().skip(2).take(3) {
+            place(folder.join(&cached), "the checkout's cache");
+        }
+    }
+    place(cached, "the cache in the working directory");
+    candidates
+}

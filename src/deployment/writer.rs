@@ -1,0 +1,176 @@
+//! One thread that writes a gallery: changes that wait together share one transaction.
+//!
+//! A transaction costs one sync of the disk however many items it holds, so under load this is
+//! what makes durable enrolment fast. Changes are applied in the order in which they arrived.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use tokio::sync::oneshot;
+
+use super::DeploymentError;
+use crate::gallery::item::Item;
+use crate::gallery::{Gallery, Upserted};
+
+/// Changes that may wait; beyond it the caller is told to come back.
+const QUEUE_LEN_MAX: usize = 256;
+
+/// The writer of one gallery.
+#[derive(Debug)]
+pub(super) struct Writer {
+    queue: Option<Sender<Change>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum Change {
+    Upsert(Item, Reply<Upserted>),
+    Delete(String, Reply<bool>),
+}
+
+/// Where the outcome of a change goes; a caller who has gone needs none.
+type Reply<T> = oneshot::Sender<Result<Written<T>, DeploymentError>>;
+
+/// What became of a change, and the gallery's state that first shows it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Written<T> {
+    pub(super) outcome: T,
+    pub(super) generation: u64,
+}
+
+impl Writer {
+    pub(super) fn start(gallery: Arc<Gallery>) -> Result<Self, DeploymentError> {
+        let (queue, changes) = crossbeam_channel::bounded(QUEUE_LEN_MAX);
+        let thread = thread::Builder::new()
+            .name("gallery-writer".to_owned())
+            .spawn(move || work(&gallery, &changes))
+            .map_err(|cause| DeploymentError::ModelFailed {
+                reason: cause.to_string(),
+            })?;
+        Ok(Self {
+            queue: Some(queue),
+            thread: Some(thread),
+        })
+    }
+
+    pub(super) async fn upsert(&self, item: Item) -> Result<Written<Upserted>, DeploymentError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Change::Upsert(item, reply))?;
+        answer.await.unwrap_or(Err(DeploymentError::Stopped))
+    }
+
+    pub(super) async fn delete(&self, id: String) -> Result<Written<bool>, DeploymentError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Change::Delete(id, reply))?;
+        answer.await.unwrap_or(Err(DeploymentError::Stopped))
+    }
+
+    fn send(&self, change: Change) -> Result<(), DeploymentError> {
+        let queue = self.queue.as_ref().ok_or(DeploymentError::Stopped)?;
+        queue.try_send(change).map_err(|refused| match refused {
+            TrySendError::Full(_) => DeploymentError::WriterBusy {
+                queue_len_max: QUEUE_LEN_MAX,
+            },
+            TrySendError::Disconnected(_) => DeploymentError::Stopped,
+        })
+    }
+}
+
+impl Drop for Writer {
+    /// Writes what waits, then ends the thread.
+    fn drop(&mut self) {
+        self.queue.take();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the gallery's writer panicked");
+        }
+    }
+}
+
+fn work(gallery: &Arc<Gallery>, changes: &Receiver<Change>) {
+    let mut upserts = Upserts::default();
+    let mut reindexing = None;
+    while let Ok(first) = changes.recv() {
+        for change in std::iter::once(first).chain(changes.try_iter().take(QUEUE_LEN_MAX)) {
+            match change {
+                Change::Upsert(item, reply) => {
+                    if upserts.ids.contains(&item.id) {
+                        upserts.write(gallery);
+                    }
+                    upserts.ids.insert(item.id.clone());
+                    upserts.waiting.push((item, reply));
+                }
+                Change::Delete(id, reply) => {
+                    upserts.write(gallery);
+                    let outcome = gallery.delete(&[id]).map_err(DeploymentError::from);
+                    let outcome = outcome.map(|deleted| Written {
+                        outcome: deleted.first().copied().unwrap_or(false),
+                        generation: gallery.snapshot().generation(),
+                    });
+                    drop(reply.send(outcome));
+                }
+            }
+        }
+        upserts.write(gallery);
+        reindex_if_due(gallery, &mut reindexing);
+    }
+    if let Some(thread) = reindexing {
+        drop(thread.join());
+    }
+}
+
+/// Builds the index anew beside the one that serves, where the gallery has outgrown that.
+fn reindex_if_due(gallery: &Arc<Gallery>, running: &mut Option<JoinHandle<()>>) {
+    if running.as_ref().is_some_and(|thread| !thread.is_finished()) || !gallery.reindex_is_due() {
+        return;
+    }
+    let gallery = Arc::clone(gallery);
+    let work = move || {
+        tracing::info!(items = gallery.len(), "building the index anew");
+        match gallery.reindex() {
+            Ok(()) => tracing::info!(index = gallery.index_description(), "the new index serves"),
+            Err(error) => tracing::error!(%error, "the index could not be built anew"),
+        }
+    };
+    *running = thread::Builder::new()
+        .name("gallery-index".to_owned())
+        .spawn(work)
+        .ok();
+}
+
+/// Items of different ids that will share a transaction, and who waits for them.
+#[derive(Default)]
+struct Upserts {
+    ids: BTreeSet<String>,
+    waiting: Vec<(Item, Reply<Upserted>)>,
+}
+
+impl Upserts {
+    fn write(&mut self, gallery: &Gallery) {
+        self.ids.clear();
+        let (items, replies): (Vec<Item>, Vec<_>) = self.waiting.drain(..).unzip();
+        if 1 < items.len()
+            && let Ok(outcomes) = gallery.upsert(items.clone())
+        {
+            let generation = gallery.snapshot().generation();
+            for (outcome, reply) in outcomes.into_iter().zip(replies) {
+                drop(reply.send(Ok(Written {
+                    outcome,
+                    generation,
+                })));
+            }
+            return;
+        }
+        // Nothing was written yet. One by one, so that a bad item fails alone.
+        for (item, reply) in items.into_iter().zip(replies) {
+            let outcome = gallery.upsert(vec![item]).map_err(DeploymentError::from);
+            let outcome = outcome.map(|outcomes| Written {
+                outcome: outcomes.into_iter().next().unwrap_or(Upserted::Inserted),
+                generation: gallery.snapshot().generation(),
+            });
+            drop(reply.send(outcome));
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The other end of the contract: what `matchpoint search` and the tests call.
+
+use std::time::Duration;
+
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_types::StatusExt;
+
+use super::proto;
+use super::proto::retrieval_service_client::RetrievalServiceClient;
+
+/// Larger than any answer: a thousand matches with all their metadata.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection to a Matchpoint server.
+#[derive(Clone, Debug)]
+pub struct Client {
+    channel: Channel,
+    retrieval: RetrievalServiceClient<Channel>,
+}
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Not an address.
+    #[error("`{address}` is not an address; write http://HOST:PORT")]
+    Address {
+        /// What was written.
+        address: String,
+    },
+    /// Nobody answers.
+    #[error("no server answers at {address}: {cause}; start one with `matchpoint serve`")]
+    Unreachable {
+        /// The address.
+        address: String,
+        /// The system's reason.
+        cause: String,
+    },
+    /// The server answered with an error.
+    #[error("the server answers {code}{}: {message}", reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default())]
+    Refused {
+        /// The gRPC code.
+        code: String,
+        /// The machine-readable reason.
+        reason: Option<String>,
+        /// What happened.
+        message: String,
+    },
+}
+
+/// The answer to a search, as a client sees it.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Found {
+    /// `ACCEPT`, `REJECT` or `UNDECIDED`.
+    pub decision: String,
+    /// The threshold, unless undecided.
+    pub threshold: Option<f32>,
+    /// The operating point, unless undecided.
+    pub operating_point: Option<String>,
+    /// The false accept rate promised per search, unless undecided.
+    pub target_far: Option<f64>,
+    /// The confidence of that promise, unless undecided.
+    pub confidence: Option<f64>,
+    /// Whether the promise covers the gallery's present size.
+    pub within_calibrated_size: bool,
+    /// Why nothing was decided.
+    pub undecided_reason: Option<String>,
+    /// The nearest items: label, id, score, best first.
+    pub matches: Vec<FoundMatch>,
+    /// Id of the decision.
+    pub decision_id: String,
+    /// The gallery's state.
+    pub generation: u64,
+    /// Items in the gallery.
+    pub gallery_items: u64,
+    /// The model's fingerprint.
+    pub model_fingerprint: String,
+    /// The server's time for the request, in seconds.
+    pub server_seconds: f64,
+    /// Of that, decoding and resizing.
+    pub decode_seconds: f64,
+    /// Of that, running the model.
+    pub inference_seconds: f64,
+    /// Of that, searching.
+    pub search_seconds: f64,
+}
+
+/// One match, as a client sees it.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct FoundMatch {
+    /// The item's label.
+    pub label: String,
+    /// The item's id.
+    pub id: String,
+    /// Cosine similarity.
+    pub score: f32,
+    /// What was enrolled with it.
+    pub metadata: std::collections::BTreeMap<String, String>,
+}
+
+impl Client {
+    /// Connects to a server.
+    ///
+    /// # Errors
+    /// Not an address, or nobody answers there.
+    pub async fn connect(address: &str) -> Result<Self, ClientError> {
+        let with_scheme = if address.contains("://") {
+            address.to_owned()
+        } else {
+            format!("http://{address}")
+        };
+        let endpoint = Endpoint::from_shared(with_scheme)
+            .map_err(|_cause| ClientError::Address {
+                address: address.to_owned(),
+            })?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true);
+        let channel = endpoint
+            .connect()
+            .await
+            .map_err(|cause| ClientError::Unreachable {
+                address: address.to_owned(),
+                cause: innermost(&cause),
+            })?;
+        Ok(Self::over(channel))
+    }
+
+    /// Uses a connection that is there already.
+    #[must_use]
+    pub fn over(channel: Channel) -> Self {
+        let retrieval = RetrievalServiceClient::new(channel.clone())
+            .max_decoding_message_size(ANSWER_BYTES_MAX);
+        Self { channel, retrieval }
+    }
+
+    /// Waits until the server answers requests.
+    ///
+    /// # Errors
+    /// It cannot be asked, or ends before.
+    pub async fn wait_until_ready(&self) -> Result<(), ClientError> {
+        let request = HealthCheckRequest {
+            service: String::new(),
+        };
+        let mut health = HealthClient::new(self.channel.clone());
+        let watched = health
+            .watch(request)
+            .await
+            .map_err(|status| refused(&status))?;
+        let mut statuses = watched.into_inner();
+        while let Some(answer) = statuses
+            .message()
+            .await
+            .map_err(|status| refused(&status))?
+        {
+            if answer.status() == tonic_health::pb::health_check_response::ServingStatus::Serving {
+                return Ok(());
+            }
+        }
+        let cause = "the server ended before it was ready".to_owned();
+        Err(ClientError::Unreachable {
+            address: String::new(),
+            cause,
+        })
+    }
+
+    /// Searches for an image.
+    ///
+    /// # Errors
+    /// Whatever the server refuses or fails at.
+    pub async fn search(
+        &self,
+        deployment: &str,
+        image: Vec<u8>,
+        limit: u32,
+        exact: bool,
+    ) -> Result<Found, ClientError> {
+        let request = proto::SearchRequest {
+            deployment: deployment.to_owned(),
+            query: Some(proto::search_request::Query::Image(image)),
+            limit,
+            exact,
+        };
+        // Without this, an image that is larger than the default could not be sent.
+        let mut retrieval = self.retrieval.clone().max_encoding_message_size(usize::MAX);
+        let answer = retrieval
+            .search(request)
+            .await
+            .map_err(|status| refused(&status))?;
+        Ok(found(answer.into_inner()))
+    }
+}
+
+fn refused(status: &tonic::Status) -> ClientError {
+    let details = status.get_error_details();
+    ClientError::Refused {
+        code: format!("{:?}", status.code()),
+        reason: details.error_info().map(|info| info.reason.clone()),
+        message: status.message().to_owned(),
+    }
+}
+
+fn innermost(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), innermost)
+}
+
+fn found(answer: proto::SearchResponse) -> Found {
+    let decision = answer.decision();
+    let decided = decision != proto::Decision::Undecided;
+    let basis = answer.basis.unwrap_or_default();
+    let timings = answer.timings.unwrap_or_default();
+    let undecided_reason = (!decided).then(|| {
+        basis
+            .undecided_reason()
+            .as_str_name()
+            .replace("UNDECIDED_REASON_", "")
+    });
+    Found {
+        decision: decision.as_str_name().replace("DECISION_", ""),
+        threshold: decided.then_some(basis.threshold),
+        operating_point: decided.then_some(basis.operating_point_id),
+        target_far: decided.then_some(basis.target_far),
+        confidence: decided.then_some(basis.confidence),
+        within_calibrated_size: basis.within_calibrated_size,
+        undecided_reason,
+        matches: answer
+            .matches
+            .into_iter()
+            .map(|one| FoundMatch {
+                label: one.label,
+                id: one.id,
+                score: one.score,
+                metadata: one.metadata.into_iter().collect(),
+            })
+            .collect(),
+        decision_id: answer.decision_id,
+        generation: answer.generation,
+        gallery_items: answer.gallery_items,
+        model_fingerprint: answer.model_fingerprint,
+        server_seconds: timings.total_seconds,
+        decode_seconds: timings.decode_seconds,
+        inference_seconds: timings.inference_seconds,
+        search_seconds: timings.search_seconds,
+    }
+}

@@ -1,0 +1,213 @@
+//! Between the contract's messages and the domain. Transport types go no further than this.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use tonic::{Code, Status};
+
+use super::proto;
+use super::status::status;
+use crate::calibration::decision::Decision;
+use crate::calibration::operating_point::{OperatingPoint, Policy};
+use crate::calibration::rates::Rate;
+use crate::deployment::{
+    Basis, Hit, Query, Reference, SearchAnswer, SearchOptions, Timings, Undecided, VerifyAnswer,
+    created,
+};
+use crate::gallery::item::ItemHead;
+use crate::gallery::snapshot::NEIGHBOURS_MAX;
+
+/// How many matches a search returns where the caller does not say.
+const LIMIT_DEFAULT: usize = 10;
+/// How many items a page has where the caller does not say, and at most.
+const PAGE_DEFAULT: usize = 100;
+const PAGE_MAX: usize = 1000;
+
+pub(super) fn invalid(message: &str) -> Status {
+    status(Code::InvalidArgument, "ARGUMENT_INVALID", message)
+}
+
+pub(super) fn search_query(query: Option<proto::search_request::Query>) -> Result<Query, Status> {
+    match query {
+        Some(proto::search_request::Query::Image(bytes)) => Ok(Query::Image(bytes)),
+        Some(proto::search_request::Query::Embedding(vector)) => {
+            Ok(Query::Embedding(vector.values))
+        }
+        None => Err(invalid("query is required: set image or embedding")),
+    }
+}
+
+pub(super) fn verify_query(query: Option<proto::verify_request::Query>) -> Result<Query, Status> {
+    match query {
+        Some(proto::verify_request::Query::Image(bytes)) => Ok(Query::Image(bytes)),
+        Some(proto::verify_request::Query::Embedding(vector)) => {
+            Ok(Query::Embedding(vector.values))
+        }
+        None => Err(invalid("query is required: set image or embedding")),
+    }
+}
+
+pub(super) fn reference(reference: Option<proto::Reference>) -> Result<Reference, Status> {
+    use proto::reference::Source;
+    match reference.and_then(|reference| reference.source) {
+        Some(Source::Image(bytes)) => Ok(Reference::Query(Query::Image(bytes))),
+        Some(Source::Embedding(vector)) => Ok(Reference::Query(Query::Embedding(vector.values))),
+        Some(Source::ItemId(id)) => Ok(Reference::Item(id)),
+        None => Err(invalid(
+            "reference is required: set image, embedding or item_id",
+        )),
+    }
+}
+
+pub(super) fn search_options(limit: u32, exact: bool) -> Result<SearchOptions, Status> {
+    let limit = match usize::try_from(limit) {
+        Ok(0) => LIMIT_DEFAULT,
+        Ok(limit) if limit <= NEIGHBOURS_MAX => limit,
+        _ => {
+            return Err(invalid(&format!(
+                "limit is {limit}; it must be 0 to {NEIGHBOURS_MAX}"
+            )));
+        }
+    };
+    Ok(SearchOptions { limit, exact })
+}
+
+pub(super) fn page_size(size: u32) -> Result<usize, Status> {
+    match usize::try_from(size) {
+        Ok(0) => Ok(PAGE_DEFAULT),
+        Ok(size) if size <= PAGE_MAX => Ok(size),
+        _ => Err(invalid(&format!(
+            "page_size is {size}; it must be 0 to {PAGE_MAX}"
+        ))),
+    }
+}
+
+pub(super) fn search_response(
+    answer: SearchAnswer,
+    model_fingerprint: &str,
+) -> proto::SearchResponse {
+    proto::SearchResponse {
+        decision: decision(answer.decision).into(),
+        matches: answer.hits.iter().map(matched).collect(),
+        basis: Some(basis(answer.basis)),
+        decision_id: answer.decision_id,
+        generation: answer.generation,
+        gallery_items: answer.gallery_items as u64,
+        model_fingerprint: model_fingerprint.to_owned(),
+        timings: Some(timings(&answer.timings)),
+    }
+}
+
+pub(super) fn verify_response(
+    answer: VerifyAnswer,
+    model_fingerprint: &str,
+) -> proto::VerifyResponse {
+    proto::VerifyResponse {
+        decision: decision(answer.decision).into(),
+        score: answer.score.get(),
+        basis: Some(basis(answer.basis)),
+        decision_id: answer.decision_id,
+        generation: answer.generation,
+        model_fingerprint: model_fingerprint.to_owned(),
+        timings: Some(timings(&answer.timings)),
+    }
+}
+
+fn decision(decision: Decision) -> proto::Decision {
+    match decision {
+        Decision::Accept => proto::Decision::Accept,
+        Decision::Reject => proto::Decision::Reject,
+        Decision::Undecided => proto::Decision::Undecided,
+    }
+}
+
+fn matched(hit: &Hit) -> proto::Match {
+    proto::Match {
+        id: hit.item.id.clone(),
+        label: hit.item.label.clone(),
+        score: hit.score.get(),
+        metadata: hit.item.metadata.clone().into_iter().collect(),
+    }
+}
+
+fn basis(basis: Basis) -> proto::DecisionBasis {
+    let undecided = match basis.undecided {
+        None => proto::UndecidedReason::Unspecified,
+        Some(Undecided::Missing) => proto::UndecidedReason::OperatingPointMissing,
+        Some(Undecided::Mismatch) => proto::UndecidedReason::OperatingPointMismatch,
+    };
+    proto::DecisionBasis {
+        operating_point_id: basis.operating_point_id.unwrap_or_default(),
+        threshold: basis.threshold,
+        target_far: basis.target_far,
+        confidence: basis.confidence,
+        calibrated_items: basis.calibrated_items,
+        within_calibrated_size: basis.within_calibrated_size,
+        undecided_reason: undecided.into(),
+    }
+}
+
+pub(super) fn timings(timings: &Timings) -> proto::StageTimings {
+    let seconds = |duration: Duration| duration.as_secs_f64();
+    proto::StageTimings {
+        queue_seconds: seconds(timings.queue),
+        decode_seconds: seconds(timings.decode),
+        inference_seconds: seconds(timings.inference),
+        search_seconds: seconds(timings.search),
+        total_seconds: seconds(timings.total),
+    }
+}
+
+pub(super) fn vector(values: &[f32]) -> proto::Vector {
+    proto::Vector {
+        values: values.to_vec(),
+    }
+}
+
+pub(super) fn item(head: &ItemHead, embedding: Option<&[f32]>) -> proto::Item {
+    proto::Item {
+        id: head.id.clone(),
+        label: head.label.clone(),
+        metadata: head.metadata.clone().into_iter().collect(),
+        embedding: embedding.map(vector),
+    }
+}
+
+pub(super) fn operating_point(point: &OperatingPoint) -> proto::OperatingPoint {
+    let content = point.content();
+    let (promise, binding) = (&content.promise, &content.binding);
+    let created = created(point)
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let policy = match content.policy {
+        Policy::TargetFarCertified => "target-far-certified",
+        Policy::TargetFarLeftOut => "target-far-left-out",
+    };
+    proto::OperatingPoint {
+        id: point.id().to_owned(),
+        policy: policy.to_owned(),
+        threshold: point.threshold().get(),
+        target_far: promise.target.far(),
+        confidence: promise.target.confidence().get(),
+        independent_trials: promise.independent_trials,
+        far_upper_bound: promise.far_bound,
+        far: content.measured.far.as_ref().map(measured),
+        frr: content.measured.frr.as_ref().map(measured),
+        model_fingerprint: binding.model_fingerprint.clone(),
+        gallery_id: binding.gallery_id.clone(),
+        gallery_items: binding.gallery_items,
+        index: binding.index.clone(),
+        created_unix_seconds: i64::try_from(created.as_secs()).unwrap_or(i64::MAX),
+        assumptions: content.assumptions.clone(),
+    }
+}
+
+fn measured(rate: &Rate) -> proto::MeasuredRate {
+    proto::MeasuredRate {
+        rate: rate.estimate,
+        lower: rate.interval.lower,
+        upper: rate.interval.upper,
+        confidence: rate.interval.confidence.get(),
+        trials: rate.count.trials(),
+        labels: rate.labels,
+    }
+}

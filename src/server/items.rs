@@ -1,0 +1,223 @@
+//! `GalleryService`: enrol, replace, remove, get, list.
+
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::proto::gallery_service_server::GalleryService;
+use super::proto::{
+    DeleteItemRequest, DeleteItemResponse, DeleteItemStreamRequest, DeleteItemStreamResponse,
+    GetItemRequest, GetItemResponse, ListItemsRequest, ListItemsResponse, UpsertItemRequest,
+    UpsertItemResponse, UpsertItemStreamRequest, UpsertItemStreamResponse,
+    delete_item_stream_response, upsert_item_request, upsert_item_stream_response,
+};
+use super::registry::Registry;
+use super::status::from_error;
+use super::stream::{answer_each, as_message, check_request_id};
+use super::{convert, page};
+use crate::deployment::{NewItem, Query};
+use crate::gallery::Upserted;
+
+#[derive(Clone, Debug)]
+pub(super) struct Items {
+    pub(super) registry: Registry,
+    pub(super) stream_in_flight_max: usize,
+}
+
+impl Items {
+    async fn upsert(&self, request: UpsertItemRequest) -> Result<UpsertItemResponse, Status> {
+        let deployment = self.registry.find(&request.deployment)?;
+        let source = match request.source {
+            Some(upsert_item_request::Source::Image(bytes)) => Query::Image(bytes),
+            Some(upsert_item_request::Source::Embedding(vector)) => Query::Embedding(vector.values),
+            None => {
+                return Err(convert::invalid(
+                    "source is required: set image or embedding",
+                ));
+            }
+        };
+        let metadata = request.metadata.into_iter().collect();
+        let item = NewItem {
+            id: request.id,
+            label: request.label,
+            metadata,
+        };
+        let (outcome, generation) = deployment
+            .upsert(item, source)
+            .await
+            .map_err(|error| from_error(&error))?;
+        Ok(UpsertItemResponse {
+            replaced: outcome == Upserted::Replaced,
+            generation,
+        })
+    }
+
+    async fn delete(&self, request: DeleteItemRequest) -> Result<DeleteItemResponse, Status> {
+        let deployment = self.registry.find(&request.deployment)?;
+        let deleted = deployment.delete(request.id).await;
+        let generation = deleted.map_err(|error| from_error(&error))?;
+        Ok(DeleteItemResponse { generation })
+    }
+
+    fn get(&self, request: &GetItemRequest) -> Result<GetItemResponse, Status> {
+        let deployment = self.registry.find(&request.deployment)?;
+        let head = deployment
+            .item(&request.id)
+            .map_err(|error| from_error(&error))?;
+        let vector = if request.include_embedding {
+            Some(
+                deployment
+                    .vector(&request.id)
+                    .map_err(|error| from_error(&error))?,
+            )
+        } else {
+            None
+        };
+        Ok(GetItemResponse {
+            item: Some(convert::item(&head, vector.as_deref())),
+        })
+    }
+
+    fn list(&self, request: &ListItemsRequest) -> Result<ListItemsResponse, Status> {
+        let deployment = self.registry.find(&request.deployment)?;
+        let size = convert::page_size(request.page_size)?;
+        let after = page::read_token(&request.page_token)?;
+        let heads = deployment.items(after.as_deref(), size);
+        let next = if heads.len() == size {
+            heads.last().map(|head| page::token(&head.id))
+        } else {
+            None
+        };
+        let items = heads.iter().filter_map(|head| {
+            // An item that was removed since the page was read is left out.
+            let vector = match request.include_embedding {
+                true => Some(deployment.vector(&head.id).ok()?),
+                false => None,
+            };
+            Some(convert::item(head, vector.as_deref()))
+        });
+        Ok(ListItemsResponse {
+            items: items.collect(),
+            next_page_token: next.unwrap_or_default(),
+            total_items: deployment.snapshot().len() as u64,
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl GalleryService for Items {
+    async fn upsert_item(
+        &self,
+        request: Request<UpsertItemRequest>,
+    ) -> Result<Response<UpsertItemResponse>, Status> {
+        let work = self.upsert(request.into_inner());
+        self.registry
+            .call("UpsertItem", work)
+            .await
+            .map(Response::new)
+    }
+
+    type UpsertItemStreamStream = ReceiverStream<Result<UpsertItemStreamResponse, Status>>;
+
+    async fn upsert_item_stream(
+        &self,
+        request: Request<Streaming<UpsertItemStreamRequest>>,
+    ) -> Result<Response<Self::UpsertItemStreamStream>, Status> {
+        use upsert_item_stream_response::Outcome;
+        let service = self.clone();
+        let handle = move |message: UpsertItemStreamRequest| {
+            let service = service.clone();
+            async move {
+                let id = message.request_id;
+                let work = async {
+                    check_request_id(&id)?;
+                    let item = message
+                        .item
+                        .ok_or_else(|| convert::invalid("item is required"));
+                    service.upsert(item?).await
+                };
+                let outcome = match service.registry.call("UpsertItemStream", work).await {
+                    Ok(result) => Outcome::Result(result),
+                    Err(status) => Outcome::Error(as_message(&status)),
+                };
+                UpsertItemStreamResponse {
+                    request_id: id,
+                    outcome: Some(outcome),
+                }
+            }
+        };
+        Ok(Response::new(answer_each(
+            request.into_inner(),
+            self.stream_in_flight_max,
+            handle,
+        )))
+    }
+
+    async fn delete_item(
+        &self,
+        request: Request<DeleteItemRequest>,
+    ) -> Result<Response<DeleteItemResponse>, Status> {
+        let work = self.delete(request.into_inner());
+        self.registry
+            .call("DeleteItem", work)
+            .await
+            .map(Response::new)
+    }
+
+    type DeleteItemStreamStream = ReceiverStream<Result<DeleteItemStreamResponse, Status>>;
+
+    async fn delete_item_stream(
+        &self,
+        request: Request<Streaming<DeleteItemStreamRequest>>,
+    ) -> Result<Response<Self::DeleteItemStreamStream>, Status> {
+        use delete_item_stream_response::Outcome;
+        let service = self.clone();
+        let handle = move |message: DeleteItemStreamRequest| {
+            let service = service.clone();
+            async move {
+                let id = message.request_id;
+                let work = async {
+                    check_request_id(&id)?;
+                    let item = message
+                        .item
+                        .ok_or_else(|| convert::invalid("item is required"));
+                    service.delete(item?).await
+                };
+                let outcome = match service.registry.call("DeleteItemStream", work).await {
+                    Ok(result) => Outcome::Result(result),
+                    Err(status) => Outcome::Error(as_message(&status)),
+                };
+                DeleteItemStreamResponse {
+                    request_id: id,
+                    outcome: Some(outcome),
+                }
+            }
+        };
+        Ok(Response::new(answer_each(
+            request.into_inner(),
+            self.stream_in_flight_max,
+            handle,
+        )))
+    }
+
+    async fn get_item(
+        &self,
+        request: Request<GetItemRequest>,
+    ) -> Result<Response<GetItemResponse>, Status> {
+        let request = request.into_inner();
+        self.registry
+            .call("GetItem", async { self.get(&request) })
+            .await
+            .map(Response::new)
+    }
+
+    async fn list_items(
+        &self,
+        request: Request<ListItemsRequest>,
+    ) -> Result<Response<ListItemsResponse>, Status> {
+        let request = request.into_inner();
+        self.registry
+            .call("ListItems", async { self.list(&request) })
+            .await
+            .map(Response::new)
+    }
+}

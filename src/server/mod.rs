@@ -1,0 +1,336 @@
+//! The gRPC edge: the contract's messages to the domain and back, status codes, limits, health.
+
+mod client;
+mod convert;
+mod items;
+mod page;
+mod points;
+pub mod proto;
+mod registry;
+mod request_id;
+mod retrieval;
+mod status;
+mod stream;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio_stream::wrappers::TcpListenerStream;
+
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+pub use client::{Client, ClientError, Found};
+pub use registry::Loaded;
+
+use crate::config::Config;
+use crate::deployment::{Deployment, DeploymentError, Models, OpenOptions};
+use crate::gallery::Access;
+use crate::telemetry;
+use items::Items;
+use points::{Info, OperatingPoints};
+use proto::gallery_service_server::GalleryServiceServer;
+use proto::operating_point_service_server::OperatingPointServiceServer;
+use proto::retrieval_service_server::RetrievalServiceServer;
+use proto::server_service_server::ServerServiceServer;
+use registry::Registry;
+use request_id::RequestIds;
+use retrieval::Retrieval;
+
+/// The health service's name for "the process answers", which does not depend on any model.
+pub const LIVENESS: &str = "liveness";
+
+/// Flow-control windows: a photograph in one go, and many photographs on one connection.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Finds connections whose other end has vanished.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// What headers may take, in bytes: room for tracing and authentication, not for an attack.
+const HEADER_BYTES_MAX: u32 = 16 << 10;
+/// Once nothing is under way, how long the last answers have to leave the machine.
+const FLUSH: Duration = Duration::from_millis(300);
+
+/// Why the server did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address cannot be listened on.
+    #[error(
+        "cannot listen on {address}: {cause}; is another server running? set listen to another address, or stop it"
+    )]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's reason.
+        cause: std::io::Error,
+    },
+    /// A deployment cannot be served.
+    #[error(transparent)]
+    Deployment(#[from] DeploymentError),
+    /// Two deployments have one name.
+    #[error("two deployments are named `{name}`; name one of them otherwise, as in NAME=DIR")]
+    SameName {
+        /// The name.
+        name: String,
+    },
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+    /// The loading thread is gone.
+    #[error("loading ended without an outcome; the log has the cause")]
+    LoadingPanicked,
+    /// The transport failed.
+    #[error("the server failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    /// Reflection could not be set up from the compiled contract.
+    #[error("the compiled contract cannot be reflected: {0}")]
+    Reflection(String),
+}
+
+/// Opens the address that the server will answer on.
+///
+/// # Errors
+/// The address is taken, or not ours.
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|cause| ServeError::Listen { address, cause })
+}
+
+/// Loads every deployment of the configuration. Blocks.
+///
+/// # Errors
+/// Anything that a deployment cannot be opened for.
+pub fn load(config: &Config) -> Result<Loaded, ServeError> {
+    let mut models = Models::new(&config.engine, config.queue_len_max)?;
+    let mut deployments = BTreeMap::new();
+    for (name, folder) in &config.deployments {
+        let started = Instant::now();
+        let options = OpenOptions {
+            name: name.clone(),
+            model: config.model.clone(),
+            access: Access::ReadWrite,
+        };
+        let deployment = Deployment::open(folder, &mut models, options)?;
+        report(&deployment, started.elapsed());
+        let name = deployment.name().to_owned();
+        if deployments
+            .insert(name.clone(), Arc::new(deployment))
+            .is_some()
+        {
+            return Err(ServeError::SameName { name });
+        }
+    }
+    Ok(Loaded {
+        deployments,
+        runtime_version: models.runtime_version().to_owned(),
+    })
+}
+
+fn report(deployment: &Deployment, took: Duration) {
+    let (snapshot, model) = (deployment.snapshot(), &deployment.loaded().model);
+    let basis = deployment.standing().basis(snapshot.len());
+    tracing::info!(
+        deployment = deployment.name(),
+        items = snapshot.len(),
+        labels = snapshot.label_count(),
+        model = model.name(),
+        execution_provider = model.provider(),
+        operating_point = basis.operating_point_id.as_deref().unwrap_or("none"),
+        seconds = took.as_secs_f64(),
+        "deployment loaded"
+    );
+    match basis.undecided {
+        Some(reason) => tracing::warn!(
+            deployment = deployment.name(),
+            ?reason,
+            "no valid operating point: every decision will be UNDECIDED; run `matchpoint calibrate`"
+        ),
+        None if !basis.within_calibrated_size => tracing::warn!(
+            deployment = deployment.name(),
+            calibrated_items = basis.calibrated_items,
+            "the gallery has outgrown its operating point; recalibrate"
+        ),
+        None => {}
+    }
+}
+
+/// Serves until `shutdown`, then lets requests under way finish, for as long as the configuration
+/// allows. While `load` runs, health says not serving and calls are answered UNAVAILABLE.
+///
+/// # Errors
+/// Loading failed, or the transport did.
+pub async fn serve(
+    listener: TcpListener,
+    config: &Config,
+    load: impl FnOnce() -> Result<Loaded, ServeError> + Send + 'static,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    let registry = Registry::new(config.request_timeout);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter
+        .set_service_status(LIVENESS, ServingStatus::Serving)
+        .await;
+    set_health(&reporter, ServingStatus::NotServing).await;
+    telemetry::server_started(env!("CARGO_PKG_VERSION"));
+
+    let (stop, stopped) = oneshot::channel::<()>();
+    let routes = routes(&registry, config)?.add_service(health);
+    let mut server = tokio::spawn(
+        transport(config)
+            .layer(RequestIds)
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
+                drop(stopped.await);
+            }),
+    );
+
+    let loading = spawn_loading(load)?;
+    tokio::pin!(shutdown);
+    tokio::select! {
+        loaded = loading => {
+            let loaded = loaded.unwrap_or(Err(ServeError::LoadingPanicked));
+            // Nothing will ever be served, so nobody is kept waiting for it.
+            let loaded = Arc::new(loaded.inspect_err(|_| server.abort())?);
+            loaded.deployments.values().for_each(|deployment| deployment.publish());
+            registry.ready(loaded);
+            set_health(&reporter, ServingStatus::Serving).await;
+            telemetry::server_ready(true);
+            tracing::info!("ready");
+            tokio::select! {
+                () = &mut shutdown => {}
+                ended = &mut server => return flatten(ended),
+            }
+        }
+        () = &mut shutdown => {}
+    }
+
+    tracing::info!(seconds_max = config.drain.as_secs(), "draining");
+    telemetry::server_ready(false);
+    set_health(&reporter, ServingStatus::NotServing).await;
+    // Fails only where the server has ended already.
+    stop.send(()).unwrap_or_default();
+    drain(&registry, &mut server, config.drain).await
+}
+
+/// Waits for requests under way; connections that only watch do not keep the server up.
+async fn drain(
+    registry: &Registry,
+    server: &mut tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
+    longest: Duration,
+) -> Result<(), ServeError> {
+    let idle = async {
+        // Calls that were already on their way are still let in.
+        tokio::time::sleep(FLUSH).await;
+        registry.idle().await;
+        registry.drain();
+        tokio::time::sleep(FLUSH).await;
+    };
+    let outcome = tokio::select! {
+        ended = &mut *server => flatten(ended),
+        () = idle => Ok(()),
+        () = tokio::time::sleep(longest) => {
+            tracing::warn!("requests were still under way at the end of drain_seconds");
+            Ok(())
+        }
+    };
+    server.abort();
+    tracing::info!("stopped");
+    outcome
+}
+
+fn flatten(
+    ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>,
+) -> Result<(), ServeError> {
+    match ended {
+        Ok(outcome) => Ok(outcome?),
+        Err(_panicked) => Err(ServeError::LoadingPanicked),
+    }
+}
+
+fn spawn_loading(
+    load: impl FnOnce() -> Result<Loaded, ServeError> + Send + 'static,
+) -> Result<oneshot::Receiver<Result<Loaded, ServeError>>, ServeError> {
+    let (done, loading) = oneshot::channel();
+    let work = move || drop(done.send(load()));
+    std::thread::Builder::new()
+        .name("loading".to_owned())
+        .spawn(work)
+        .map_err(ServeError::Thread)?;
+    Ok(loading)
+}
+
+async fn set_health(reporter: &HealthReporter, status: ServingStatus) {
+    for service in [
+        "",
+        "matchpoint.v1.RetrievalService",
+        "matchpoint.v1.GalleryService",
+        "matchpoint.v1.OperatingPointService",
+        "matchpoint.v1.ServerService",
+    ] {
+        reporter.set_service_status(service, status).await;
+    }
+}
+
+fn transport(config: &Config) -> Server {
+    Server::builder()
+        .tcp_nodelay(true)
+        .max_concurrent_streams(Some(config.streams_per_connection_max))
+        .initial_stream_window_size(Some(STREAM_WINDOW_BYTES))
+        .initial_connection_window_size(Some(CONNECTION_WINDOW_BYTES))
+        .http2_max_header_list_size(Some(HEADER_BYTES_MAX))
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+}
+
+fn routes(registry: &Registry, config: &Config) -> Result<tonic::service::Routes, ServeError> {
+    let (registry, stream_in_flight_max) = (registry.clone(), config.stream_in_flight_max);
+    let limit = config.message_bytes_max;
+    let retrieval = Retrieval {
+        registry: registry.clone(),
+        stream_in_flight_max,
+    };
+    let items = Items {
+        registry: registry.clone(),
+        stream_in_flight_max,
+    };
+    let points = OperatingPoints {
+        registry: registry.clone(),
+    };
+    let info = Info {
+        registry,
+        message_bytes_max: limit,
+        image_pixels_max: config.engine.image_pixels_max,
+    };
+    let mut routes = tonic::service::Routes::new(
+        RetrievalServiceServer::new(retrieval)
+            .max_decoding_message_size(limit)
+            .max_encoding_message_size(limit),
+    )
+    .add_service(
+        GalleryServiceServer::new(items)
+            .max_decoding_message_size(limit)
+            .max_encoding_message_size(limit),
+    )
+    .add_service(OperatingPointServiceServer::new(points))
+    .add_service(ServerServiceServer::new(info));
+    if config.reflection {
+        let failed =
+            |cause: tonic_reflection::server::Error| ServeError::Reflection(cause.to_string());
+        let builder = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        routes = routes
+            .add_service(builder().build_v1().map_err(failed)?)
+            .add_service(builder().build_v1alpha().map_err(failed)?);
+    }
+    Ok(routes)
+}

@@ -1,0 +1,171 @@
+//! `OperatingPointService` and `ServerService`: what decides, and what is served.
+
+use tonic::{Request, Response, Status};
+
+use super::convert;
+use super::proto::operating_point_service_server::OperatingPointService;
+use super::proto::server_service_server::ServerService;
+use super::proto::{
+    ActivateOperatingPointRequest, ActivateOperatingPointResponse, DeploymentInfo,
+    GetOperatingPointRequest, GetOperatingPointResponse, GetServerInfoRequest,
+    GetServerInfoResponse, ListOperatingPointsRequest, ListOperatingPointsResponse,
+};
+use super::registry::Registry;
+use super::status::from_error;
+use crate::deployment::{Deployment, DeploymentError};
+
+#[derive(Clone, Debug)]
+pub(super) struct OperatingPoints {
+    pub(super) registry: Registry,
+}
+
+impl OperatingPoints {
+    fn list(
+        &self,
+        request: &ListOperatingPointsRequest,
+    ) -> Result<ListOperatingPointsResponse, Status> {
+        let deployment = self.registry.find(&request.deployment)?;
+        let (points, active, etag) = deployment
+            .operating_points()
+            .map_err(|error| from_error(&error))?;
+        Ok(ListOperatingPointsResponse {
+            operating_points: points.iter().map(convert::operating_point).collect(),
+            active_id: active.unwrap_or_default(),
+            etag,
+        })
+    }
+
+    fn get(&self, request: &GetOperatingPointRequest) -> Result<GetOperatingPointResponse, Status> {
+        let deployment = self.registry.find(&request.deployment)?;
+        let (points, active, etag) = deployment
+            .operating_points()
+            .map_err(|error| from_error(&error))?;
+        let id = if request.id.is_empty() {
+            active.clone()
+        } else {
+            Some(request.id.clone())
+        };
+        let found = points
+            .iter()
+            .find(|point| Some(point.id()) == id.as_deref());
+        let point = found.ok_or_else(|| {
+            let id = id.clone().unwrap_or_else(|| "(active)".to_owned());
+            from_error(&DeploymentError::OperatingPointNotFound { id })
+        })?;
+        Ok(GetOperatingPointResponse {
+            operating_point: Some(convert::operating_point(point)),
+            active: active.as_deref() == Some(point.id()),
+            etag,
+        })
+    }
+
+    fn activate(
+        &self,
+        request: &ActivateOperatingPointRequest,
+    ) -> Result<ActivateOperatingPointResponse, Status> {
+        let deployment = self.registry.find(&request.deployment)?;
+        let etag = Some(request.etag.as_str()).filter(|etag| !etag.is_empty());
+        let previous = deployment
+            .activate(&request.id, etag)
+            .map_err(|error| from_error(&error))?;
+        let get = GetOperatingPointRequest {
+            deployment: request.deployment.clone(),
+            id: request.id.clone(),
+        };
+        let now = self.get(&get)?;
+        Ok(ActivateOperatingPointResponse {
+            operating_point: now.operating_point,
+            etag: now.etag,
+            previous_id: previous.unwrap_or_default(),
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl OperatingPointService for OperatingPoints {
+    async fn list_operating_points(
+        &self,
+        request: Request<ListOperatingPointsRequest>,
+    ) -> Result<Response<ListOperatingPointsResponse>, Status> {
+        let work = async { self.list(request.get_ref()) };
+        self.registry
+            .call("ListOperatingPoints", work)
+            .await
+            .map(Response::new)
+    }
+
+    async fn get_operating_point(
+        &self,
+        request: Request<GetOperatingPointRequest>,
+    ) -> Result<Response<GetOperatingPointResponse>, Status> {
+        let work = async { self.get(request.get_ref()) };
+        self.registry
+            .call("GetOperatingPoint", work)
+            .await
+            .map(Response::new)
+    }
+
+    async fn activate_operating_point(
+        &self,
+        request: Request<ActivateOperatingPointRequest>,
+    ) -> Result<Response<ActivateOperatingPointResponse>, Status> {
+        let work = async { self.activate(request.get_ref()) };
+        self.registry
+            .call("ActivateOperatingPoint", work)
+            .await
+            .map(Response::new)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Info {
+    pub(super) registry: Registry,
+    pub(super) message_bytes_max: usize,
+    pub(super) image_pixels_max: u64,
+}
+
+#[tonic::async_trait]
+impl ServerService for Info {
+    async fn get_server_info(
+        &self,
+        _request: Request<GetServerInfoRequest>,
+    ) -> Result<Response<GetServerInfoResponse>, Status> {
+        let work = async {
+            let loaded = self.registry.loaded()?;
+            Ok(GetServerInfoResponse {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                onnxruntime_version: loaded.runtime_version.clone(),
+                deployments: loaded
+                    .deployments
+                    .values()
+                    .map(|one| describe(one))
+                    .collect(),
+                message_bytes_max: self.message_bytes_max as u64,
+                image_pixels_max: self.image_pixels_max,
+            })
+        };
+        self.registry
+            .call("GetServerInfo", work)
+            .await
+            .map(Response::new)
+    }
+}
+
+fn describe(deployment: &Deployment) -> DeploymentInfo {
+    let (snapshot, model) = (deployment.snapshot(), &deployment.loaded().model);
+    let basis = deployment.standing().basis(snapshot.len());
+    DeploymentInfo {
+        name: deployment.name().to_owned(),
+        model_name: model.name().to_owned(),
+        model_fingerprint: model.fingerprint().to_owned(),
+        dimension: u32::try_from(model.dimension()).unwrap_or(u32::MAX),
+        execution_provider: model.provider().to_owned(),
+        gallery_id: deployment.gallery_id().to_owned(),
+        gallery_items: snapshot.len() as u64,
+        gallery_labels: snapshot.label_count() as u64,
+        generation: snapshot.generation(),
+        index: deployment.index_description(),
+        operating_point_id: basis.operating_point_id.unwrap_or_default(),
+        within_calibrated_size: basis.within_calibrated_size,
+    }
+}

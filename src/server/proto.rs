@@ -1,0 +1,16 @@
+//! The code generated from `proto/`. Nothing outside this room names it.
+
+#![expect(
+    unused_qualifications,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::doc_markdown,
+    clippy::missing_errors_doc,
+    clippy::too_many_lines,
+    reason = "generated code"
+)]
+
+tonic::include_proto!("matchpoint.v1");
+
+/// The compiled contract, for reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

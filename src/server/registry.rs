@@ -1,0 +1,208 @@
+//! What the server serves, and how far it is: loading, ready or draining.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+use tonic::{Code, Status};
+
+use super::status::status;
+use crate::deployment::Deployment;
+use crate::telemetry;
+
+/// The deployments by name. Cloning shares it.
+#[derive(Clone, Debug)]
+pub(super) struct Registry {
+    phase: Arc<ArcSwap<Phase>>,
+    /// How many calls and stream items are under way.
+    in_flight: Arc<watch::Sender<usize>>,
+    /// The longest time that one of them may take.
+    longest: Duration,
+}
+
+#[derive(Clone, Debug)]
+enum Phase {
+    Loading,
+    Ready(Arc<Loaded>),
+    Draining,
+}
+
+/// Everything that was loaded.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The deployments by name.
+    pub deployments: BTreeMap<String, Arc<Deployment>>,
+    /// Version of ONNX Runtime.
+    pub runtime_version: String,
+}
+
+/// One call or stream item under way; gone when this is dropped.
+pub(super) struct InFlight(Arc<watch::Sender<usize>>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count = count.saturating_sub(1));
+    }
+}
+
+impl Registry {
+    pub(super) fn new(longest: Duration) -> Self {
+        Self {
+            phase: Arc::new(ArcSwap::from_pointee(Phase::Loading)),
+            in_flight: Arc::new(watch::Sender::new(0)),
+            longest,
+        }
+    }
+
+    pub(super) fn ready(&self, loaded: Arc<Loaded>) {
+        self.phase.store(Arc::new(Phase::Ready(loaded)));
+    }
+
+    pub(super) fn drain(&self) {
+        self.phase.store(Arc::new(Phase::Draining));
+    }
+
+    /// Waits until nothing is under way.
+    pub(super) async fn idle(&self) {
+        // The sender lives as long as this registry, so this cannot fail.
+        drop(
+            self.in_flight
+                .subscribe()
+                .wait_for(|count| *count == 0)
+                .await,
+        );
+    }
+
+    pub(super) fn enter(&self) -> InFlight {
+        self.in_flight.send_modify(|count| *count += 1);
+        InFlight(Arc::clone(&self.in_flight))
+    }
+
+    pub(super) fn loaded(&self) -> Result<Arc<Loaded>, Status> {
+        match &**self.phase.load() {
+            Phase::Ready(loaded) => Ok(Arc::clone(loaded)),
+            Phase::Loading => Err(status(
+                Code::Unavailable,
+                "MODEL_LOADING",
+                "the server is loading its models and galleries; try again in a moment",
+            )),
+            Phase::Draining => Err(status(
+                Code::Unavailable,
+                "SHUTTING_DOWN",
+                "the server is shutting down",
+            )),
+        }
+    }
+
+    /// The deployment of this name; where the server has exactly one, it needs no name.
+    pub(super) fn find(&self, name: &str) -> Result<Arc<Deployment>, Status> {
+        let loaded = self.loaded()?;
+        let found = match (name, loaded.deployments.len()) {
+            ("", 1) => loaded.deployments.values().next(),
+            _ => loaded.deployments.get(name),
+        };
+        found.cloned().ok_or_else(|| {
+            let names: Vec<&str> = loaded.deployments.keys().map(String::as_str).collect();
+            let names = names.join(", ");
+            let message = if name.is_empty() {
+                format!("deployment is required: this server has several ({names})")
+            } else {
+                format!("there is no deployment `{name}`; this server has: {names}")
+            };
+            status(Code::NotFound, "DEPLOYMENT_NOT_FOUND", &message)
+        })
+    }
+
+    /// Runs a call for as long as it may take, counts it meanwhile, and records how it ended.
+    pub(super) async fn call<T>(
+        &self,
+        method: &'static str,
+        work: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
+        let _under_way = self.enter();
+        let started = Instant::now();
+        let record = Record {
+            method,
+            started,
+            code: "CANCELLED",
+        };
+        let result = tokio::time::timeout(self.longest, work)
+            .await
+            .unwrap_or_else(|_elapsed| {
+                let seconds = self.longest.as_secs_f64();
+                let message = format!(
+                    "no answer within {seconds} s, the longest that this server works on a request"
+                );
+                Err(status(Code::DeadlineExceeded, "REQUEST_TIMEOUT", &message))
+            });
+        record.finish(result.as_ref().map_or_else(Status::code, |_| Code::Ok));
+        result
+    }
+}
+
+/// Records a call when it ends, also when the client left before.
+struct Record {
+    method: &'static str,
+    started: Instant,
+    code: &'static str,
+}
+
+impl Record {
+    fn finish(mut self, code: Code) {
+        self.code = code_name(code);
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let took = self.started.elapsed();
+        let code = self.code;
+        telemetry::request_finished(self.method, code, took);
+        tracing::debug!(
+            method = self.method,
+            code,
+            seconds = took.as_secs_f64(),
+            "answered"
+        );
+    }
+}
+
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_that_takes_too_long_is_answered_and_given_up() {
+        let registry = Registry::new(Duration::from_millis(20));
+        let work = std::future::pending::<Result<(), Status>>();
+        let status = registry.call("Search", work).await.unwrap_err();
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert!(status.message().contains("0.02 s"), "{status}");
+        registry.idle().await;
+    }
+}

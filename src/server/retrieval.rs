@@ -1,0 +1,127 @@
+//! `RetrievalService`: search, embed, verify.
+
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::convert;
+use super::proto::retrieval_service_server::RetrievalService;
+use super::proto::search_stream_response::Outcome;
+use super::proto::{
+    EmbedRequest, EmbedResponse, SearchRequest, SearchResponse, SearchStreamRequest,
+    SearchStreamResponse, VerifyRequest, VerifyResponse,
+};
+use super::registry::Registry;
+use super::status::from_error;
+use super::stream::{answer_each, as_message, check_request_id};
+use crate::deployment::Query;
+
+#[derive(Clone, Debug)]
+pub(super) struct Retrieval {
+    pub(super) registry: Registry,
+    pub(super) stream_in_flight_max: usize,
+}
+
+impl Retrieval {
+    async fn find(&self, request: SearchRequest) -> Result<SearchResponse, Status> {
+        let deployment = self.registry.find(&request.deployment)?;
+        let options = convert::search_options(request.limit, request.exact)?;
+        let query = convert::search_query(request.query)?;
+        let answer = deployment
+            .search(query, options)
+            .await
+            .map_err(|error| from_error(&error))?;
+        Ok(convert::search_response(
+            answer,
+            deployment.loaded().model.fingerprint(),
+        ))
+    }
+}
+
+#[tonic::async_trait]
+impl RetrievalService for Retrieval {
+    async fn search(
+        &self,
+        request: Request<SearchRequest>,
+    ) -> Result<Response<SearchResponse>, Status> {
+        let work = self.find(request.into_inner());
+        self.registry.call("Search", work).await.map(Response::new)
+    }
+
+    type SearchStreamStream = ReceiverStream<Result<SearchStreamResponse, Status>>;
+
+    async fn search_stream(
+        &self,
+        request: Request<Streaming<SearchStreamRequest>>,
+    ) -> Result<Response<Self::SearchStreamStream>, Status> {
+        let service = self.clone();
+        let answers = answer_each(
+            request.into_inner(),
+            self.stream_in_flight_max,
+            move |item: SearchStreamRequest| {
+                let service = service.clone();
+                async move {
+                    let id = item.request_id;
+                    let work = async {
+                        check_request_id(&id)?;
+                        let search = item
+                            .search
+                            .ok_or_else(|| convert::invalid("search is required"));
+                        service.find(search?).await
+                    };
+                    let result = service.registry.call("SearchStream", work).await;
+                    let outcome = match result {
+                        Ok(result) => Outcome::Result(result),
+                        Err(status) => Outcome::Error(as_message(&status)),
+                    };
+                    SearchStreamResponse {
+                        request_id: id,
+                        outcome: Some(outcome),
+                    }
+                }
+            },
+        );
+        Ok(Response::new(answers))
+    }
+
+    async fn embed(
+        &self,
+        request: Request<EmbedRequest>,
+    ) -> Result<Response<EmbedResponse>, Status> {
+        let request = request.into_inner();
+        let work = async {
+            let deployment = self.registry.find(&request.deployment)?;
+            let query = Query::Image(request.image);
+            let (embedding, timings) = deployment
+                .embed(query)
+                .await
+                .map_err(|error| from_error(&error))?;
+            Ok(EmbedResponse {
+                embedding: Some(convert::vector(embedding.as_slice())),
+                model_fingerprint: deployment.loaded().model.fingerprint().to_owned(),
+                timings: Some(convert::timings(&timings)),
+            })
+        };
+        self.registry.call("Embed", work).await.map(Response::new)
+    }
+
+    async fn verify(
+        &self,
+        request: Request<VerifyRequest>,
+    ) -> Result<Response<VerifyResponse>, Status> {
+        let request = request.into_inner();
+        let work = async {
+            let deployment = self.registry.find(&request.deployment)?;
+            let query = convert::verify_query(request.query)?;
+            let reference = convert::reference(request.reference)?;
+            let answer = deployment
+                .verify(query, reference)
+                .await
+                .map_err(|error| from_error(&error))?;
+            Ok(convert::verify_response(
+                answer,
+                deployment.loaded().model.fingerprint(),
+            ))
+        };
+        self.registry.call("Verify", work).await.map(Response::new)
+    }
+}

@@ -1,0 +1,124 @@
+//! The one place where an error becomes a gRPC status: whose fault it is, and what to do.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::deployment::DeploymentError;
+use crate::gallery::error::GalleryError;
+use crate::pixels::PixelsError;
+
+/// The domain of every `ErrorInfo.reason`.
+pub(super) const DOMAIN: &str = "matchpoint.dev";
+
+/// When to come back to a full queue: about the time that a queue of images takes to move on.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// A status with its machine-readable reason.
+pub(super) fn status(code: Code, reason: &str, message: &str) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info(reason, DOMAIN, HashMap::new());
+    if matches!(code, Code::ResourceExhausted | Code::Unavailable) {
+        details.set_retry_info(Some(RETRY_AFTER));
+    }
+    Status::with_error_details(code, message.to_owned(), details)
+}
+
+/// What a caller is told of an error. What is our fault is logged, and told without internals.
+pub(super) fn from_error(error: &DeploymentError) -> Status {
+    let (code, reason) = classify(error);
+    if code == Code::Internal {
+        tracing::error!(%error, "a request failed");
+        return status(
+            code,
+            reason,
+            "internal error; the server's log has the cause",
+        );
+    }
+    if code == Code::DataLoss {
+        tracing::error!(%error, "stored data is damaged");
+        return status(
+            code,
+            reason,
+            "stored data is damaged; the server's log has the file",
+        );
+    }
+    status(code, reason, &error.to_string())
+}
+
+fn classify(error: &DeploymentError) -> (Code, &'static str) {
+    match error {
+        DeploymentError::Image(cause) => (Code::InvalidArgument, image_reason(cause)),
+        DeploymentError::Vector(_) | DeploymentError::Dimension { .. } => {
+            (Code::InvalidArgument, "VECTOR_INVALID")
+        }
+        DeploymentError::Argument { .. } | DeploymentError::Name { .. } => {
+            (Code::InvalidArgument, "ARGUMENT_INVALID")
+        }
+        DeploymentError::ItemNotFound { .. } => (Code::NotFound, "ITEM_NOT_FOUND"),
+        DeploymentError::OperatingPointNotFound { .. } => {
+            (Code::NotFound, "OPERATING_POINT_NOT_FOUND")
+        }
+        DeploymentError::EtagMismatch { .. } => (Code::Aborted, "ETAG_MISMATCH"),
+        DeploymentError::OperatingPointMismatch(_) => {
+            (Code::FailedPrecondition, "OPERATING_POINT_MISMATCH")
+        }
+        DeploymentError::ModelMismatch { .. } | DeploymentError::GalleryMismatch { .. } => {
+            (Code::FailedPrecondition, "MODEL_INDEX_MISMATCH")
+        }
+        DeploymentError::Busy { .. } | DeploymentError::WriterBusy { .. } => {
+            (Code::ResourceExhausted, "QUEUE_FULL")
+        }
+        DeploymentError::Stopped => (Code::Unavailable, "SHUTTING_DOWN"),
+        DeploymentError::Gallery(cause) => gallery_reason(cause),
+        DeploymentError::Damaged { .. } => (Code::DataLoss, "DEPLOYMENT_DAMAGED"),
+        DeploymentError::Folder { .. }
+        | DeploymentError::Io { .. }
+        | DeploymentError::ModelFailed { .. }
+        | DeploymentError::Model(_)
+        | DeploymentError::Runtime(_) => (Code::Internal, "INTERNAL"),
+    }
+}
+
+fn image_reason(error: &PixelsError) -> &'static str {
+    match error {
+        PixelsError::UnsupportedFormat { .. } | PixelsError::UnsupportedFeature { .. } => {
+            "IMAGE_UNSUPPORTED_FORMAT"
+        }
+        PixelsError::TooManyBytes { .. }
+        | PixelsError::TooManyPixels { .. }
+        | PixelsError::SideTooLong { .. } => "IMAGE_TOO_LARGE",
+        PixelsError::Empty
+        | PixelsError::Truncated { .. }
+        | PixelsError::Undecodable { .. }
+        | PixelsError::Geometry { .. } => "IMAGE_UNDECODABLE",
+    }
+}
+
+fn gallery_reason(error: &GalleryError) -> (Code, &'static str) {
+    match error {
+        GalleryError::Item { .. } => (Code::InvalidArgument, "ITEM_INVALID"),
+        GalleryError::ReadOnly { .. } => (Code::FailedPrecondition, "GALLERY_READ_ONLY"),
+        GalleryError::Full { .. } => (Code::ResourceExhausted, "DISK_FULL"),
+        GalleryError::Damaged { .. } | GalleryError::NotAGallery { .. } => {
+            (Code::DataLoss, "GALLERY_DAMAGED")
+        }
+        GalleryError::QueryDimension { .. } | GalleryError::Neighbours { .. } => {
+            (Code::InvalidArgument, "ARGUMENT_INVALID")
+        }
+        GalleryError::InUse { .. } | GalleryError::Unusable { .. } => {
+            (Code::Unavailable, "GALLERY_UNAVAILABLE")
+        }
+        GalleryError::NotFound { .. }
+        | GalleryError::Exists { .. }
+        | GalleryError::Format { .. }
+        | GalleryError::Storage { .. }
+        | GalleryError::File { .. }
+        | GalleryError::Description { .. }
+        | GalleryError::IndexParams { .. }
+        | GalleryError::Duplicate { .. }
+        | GalleryError::Batch { .. } => (Code::Internal, "INTERNAL"),
+    }
+}

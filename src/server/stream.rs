@@ -1,0 +1,78 @@
+//! Bidirectional streams of independent items: bounded work at once, answers as they come.
+
+use std::future::Future;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+use tracing::Instrument;
+
+use super::convert::invalid;
+
+/// A caller's id of an item is echoed, so it has a limit.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// Answers each item of `incoming` with what `handle` makes of it, in the order of completion.
+/// At most `in_flight_max` are worked on at once: beyond it the client is held back by the
+/// transport. Where the client goes away, work that has not begun is dropped.
+pub(super) fn answer_each<Q, A, F>(
+    mut incoming: Streaming<Q>,
+    in_flight_max: usize,
+    handle: impl Fn(Q) -> F + Send + 'static,
+) -> ReceiverStream<Result<A, Status>>
+where
+    Q: Send + 'static,
+    A: Send + 'static,
+    F: Future<Output = A> + Send + 'static,
+{
+    let (answers, outgoing) = mpsc::channel(in_flight_max);
+    let pump = async move {
+        let mut items = JoinSet::new();
+        let mut open = true;
+        while open || !items.is_empty() {
+            tokio::select! {
+                item = incoming.message(), if open && items.len() < in_flight_max => match item {
+                    Ok(Some(item)) => drop(items.spawn(handle(item).in_current_span())),
+                    Ok(None) => open = false,
+                    Err(status) => {
+                        // The stream itself broke; nobody may be there to be told.
+                        drop(answers.send(Err(status)).await);
+                        return;
+                    }
+                },
+                Some(done) = items.join_next() => {
+                    let answer = done.map_err(|_panic| Status::internal("internal error"));
+                    if answers.send(answer).await.is_err() {
+                        return;
+                    }
+                },
+                () = answers.closed() => return,
+            }
+        }
+    };
+    tokio::spawn(pump.in_current_span());
+    ReceiverStream::new(outgoing)
+}
+
+/// Refuses an id that is too long to be echoed.
+pub(super) fn check_request_id(id: &str) -> Result<(), Status> {
+    if id.len() > REQUEST_ID_BYTES_MAX {
+        let length = id.len();
+        return Err(invalid(&format!(
+            "request_id has {length} bytes; it may have {REQUEST_ID_BYTES_MAX}"
+        )));
+    }
+    Ok(())
+}
+
+/// A status as a message, for one item's answer.
+pub(super) fn as_message(status: &Status) -> tonic_types::Status {
+    use prost::Message;
+    // Our own statuses carry their details encoded as this very message.
+    tonic_types::Status::decode(status.details()).unwrap_or_else(|_| tonic_types::Status {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+        details: Vec::new(),
+    })
+}

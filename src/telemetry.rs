@@ -1,0 +1,385 @@
+//! Every metric's name, meaning and labels, and the set-up of metrics and logs.
+//!
+//! Names follow Prometheus: one prefix, base units, `_total` on counters. No label holds an item,
+//! a label of the gallery or anything else that a client chooses, so the number of series is bounded.
+
+use std::future::Future;
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+use tracing_subscriber::EnvFilter;
+
+const BUILD_INFO: &str = "matchpoint_build_info";
+const MODEL_INFO: &str = "matchpoint_model_info";
+const READY: &str = "matchpoint_ready";
+const REQUESTS: &str = "matchpoint_requests_total";
+const REQUEST_SECONDS: &str = "matchpoint_request_seconds";
+const STAGE_SECONDS: &str = "matchpoint_stage_seconds";
+const DECISIONS: &str = "matchpoint_decisions_total";
+const MATCH_SCORE: &str = "matchpoint_match_score";
+const QUEUE_LENGTH: &str = "matchpoint_queue_length";
+const QUEUE_REJECTED: &str = "matchpoint_queue_rejected_total";
+const IMAGE_FAILURES: &str = "matchpoint_image_failures_total";
+const GALLERY_ITEMS: &str = "matchpoint_gallery_items";
+const GALLERY_LABELS: &str = "matchpoint_gallery_labels";
+const GALLERY_GENERATION: &str = "matchpoint_gallery_generation";
+const GALLERY_CHANGES: &str = "matchpoint_gallery_changes_total";
+const GALLERY_SIZE_RATIO: &str = "matchpoint_gallery_size_ratio";
+const OPERATING_POINT_ACTIVE: &str = "matchpoint_operating_point_active";
+const THRESHOLD: &str = "matchpoint_threshold";
+const TARGET_FAR: &str = "matchpoint_target_far_ratio";
+const FAR_UPPER_BOUND: &str = "matchpoint_far_upper_bound_ratio";
+const CALIBRATION_TIMESTAMP: &str = "matchpoint_calibration_timestamp_seconds";
+
+/// The decisions, as label values.
+pub const DECISION_VALUES: [&str; 3] = ["accept", "reject", "undecided"];
+/// The stages of a request, as label values.
+pub const STAGE_VALUES: [&str; 4] = ["queue", "decode", "inference", "search"];
+/// Why an image can fail, as label values.
+pub const IMAGE_FAILURE_VALUES: [&str; 3] = ["undecodable", "unsupported_format", "too_large"];
+
+/// From half a millisecond, a vector search, to a request that only just meets its deadline.
+const SECONDS_BUCKETS: [f64; 15] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
+];
+
+/// Fixed, so that distributions can be compared over time and between replicas in `PromQL`.
+const SCORE_BUCKETS: [f64; 23] = [
+    -0.5, 0.0, 0.1, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85,
+    0.9, 0.925, 0.95, 0.975, 0.99, 1.0,
+];
+
+/// What can go wrong while telemetry is set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The log filter cannot be parsed.
+    #[error(
+        "the log filter `{filter}` is wrong: {cause}; write a level such as `info`, or `matchpoint=debug,warn`"
+    )]
+    Filter {
+        /// The filter.
+        filter: String,
+        /// The parser's words.
+        cause: String,
+    },
+    /// The metrics endpoint cannot be opened.
+    #[error(
+        "the metrics endpoint cannot listen on {address}: {cause}; set metrics_listen to another address, or to `off`"
+    )]
+    Endpoint {
+        /// The address.
+        address: SocketAddr,
+        /// The system's words.
+        cause: String,
+    },
+}
+
+/// Sends logs to standard error, as text or as one JSON object a line.
+///
+/// # Errors
+/// A filter that cannot be parsed.
+pub fn install_logs(filter: &str, json: bool) -> Result<(), TelemetryError> {
+    let parsed = EnvFilter::try_new(filter).map_err(|cause| TelemetryError::Filter {
+        filter: filter.to_owned(),
+        cause: cause.to_string(),
+    })?;
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(parsed)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    let installed = if json {
+        logs.json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .try_init()
+    } else {
+        logs.with_target(false).try_init()
+    };
+    // A second installation, in a process that serves twice, keeps the first.
+    drop(installed);
+    Ok(())
+}
+
+/// Installs the recorder, and gives the task that serves `/metrics` until it is dropped.
+///
+/// Must be called within a tokio runtime.
+///
+/// # Errors
+/// An address that cannot be listened on.
+pub fn install_metrics(
+    address: SocketAddr,
+) -> Result<impl Future<Output = ()> + Send, TelemetryError> {
+    let failed = |cause: &dyn std::fmt::Display| TelemetryError::Endpoint {
+        address,
+        cause: cause.to_string(),
+    };
+    let (recorder, endpoint) = PrometheusBuilder::new()
+        .with_http_listener(address)
+        .set_buckets(&SECONDS_BUCKETS)
+        .and_then(|builder| {
+            builder.set_buckets_for_metric(Matcher::Full(MATCH_SCORE.to_owned()), &SCORE_BUCKETS)
+        })
+        .and_then(PrometheusBuilder::build)
+        .map_err(|cause| failed(&cause))?;
+    // Where a recorder is installed already, as in a process that serves twice, it stays.
+    drop(metrics::set_global_recorder(recorder));
+    describe();
+    Ok(async move {
+        if let Err(cause) = endpoint.await {
+            tracing::error!(?cause, "the metrics endpoint ended");
+        }
+    })
+}
+
+fn describe() {
+    describe_gauge!(BUILD_INFO, "Always 1; the labels say which build this is.");
+    describe_gauge!(
+        MODEL_INFO,
+        "Always 1; the labels name each deployment's model and the execution provider really in use."
+    );
+    describe_gauge!(
+        READY,
+        "1 while the server answers requests, 0 while it loads or drains."
+    );
+    describe_counter!(
+        REQUESTS,
+        "Finished calls and stream items by method and gRPC code."
+    );
+    describe_histogram!(
+        REQUEST_SECONDS,
+        Unit::Seconds,
+        "Time from a request's arrival to its answer, by method."
+    );
+    describe_histogram!(
+        STAGE_SECONDS,
+        Unit::Seconds,
+        "Time of one stage of a request: queue, decode (and resize), inference, search."
+    );
+    describe_counter!(
+        DECISIONS,
+        "Decisions by operating point and outcome. Their rate is the accept rate, not the FAR: that needs labels."
+    );
+    describe_histogram!(
+        MATCH_SCORE,
+        "Cosine similarity of the best match of each search."
+    );
+    describe_gauge!(QUEUE_LENGTH, "Requests that wait for a worker.");
+    describe_counter!(
+        QUEUE_REJECTED,
+        "Requests that were refused because the queue was full."
+    );
+    describe_counter!(IMAGE_FAILURES, "Images that could not be used, by reason.");
+    describe_gauge!(GALLERY_ITEMS, "Items in the gallery.");
+    describe_gauge!(GALLERY_LABELS, "Labels in the gallery.");
+    describe_gauge!(
+        GALLERY_GENERATION,
+        "Number of the gallery's state; grows with each change."
+    );
+    describe_counter!(GALLERY_CHANGES, "Items enrolled, replaced or removed.");
+    describe_gauge!(
+        GALLERY_SIZE_RATIO,
+        "Items now, over items at calibration. Above 1 the promised FAR no longer covers the gallery."
+    );
+    describe_gauge!(
+        OPERATING_POINT_ACTIVE,
+        "1 for the operating point that decides, 0 for one that did before."
+    );
+    describe_gauge!(
+        THRESHOLD,
+        "Cosine similarity from which the operating point accepts."
+    );
+    describe_gauge!(
+        TARGET_FAR,
+        "False accept rate that the operating point promises."
+    );
+    describe_gauge!(
+        FAR_UPPER_BOUND,
+        "Upper confidence bound of the false accept rate at calibration."
+    );
+    describe_gauge!(
+        CALIBRATION_TIMESTAMP,
+        Unit::Seconds,
+        "When the operating point was calibrated, since 1970-01-01 UTC."
+    );
+}
+
+/// Announces the build, and that the server is not ready yet.
+pub fn server_started(version: &'static str) {
+    gauge!(BUILD_INFO, "version" => version).set(1.0);
+    gauge!(QUEUE_LENGTH).set(0.0);
+    server_ready(false);
+}
+
+/// Says whether the server answers requests.
+pub fn server_ready(ready: bool) {
+    gauge!(READY).set(f64::from(u8::from(ready)));
+}
+
+/// What is said of a deployment when it starts.
+#[derive(Clone, Copy, Debug)]
+pub struct DeploymentLabels<'a> {
+    /// The name it is served under.
+    pub name: &'a str,
+    /// The model's name.
+    pub model: &'a str,
+    /// The model's fingerprint.
+    pub fingerprint: &'a str,
+    /// The execution provider really in use.
+    pub execution_provider: &'a str,
+}
+
+/// Announces a deployment, with every series that it will ever have at zero.
+pub fn deployment_started(labels: DeploymentLabels<'_>) {
+    let deployment = labels.name.to_owned();
+    gauge!(MODEL_INFO, "deployment" => deployment.clone(), "model" => labels.model.to_owned(),
+        "fingerprint" => labels.fingerprint.to_owned(),
+        "execution_provider" => labels.execution_provider.to_owned())
+    .set(1.0);
+    for reason in IMAGE_FAILURE_VALUES {
+        counter!(IMAGE_FAILURES, "deployment" => deployment.clone(), "reason" => reason)
+            .absolute(0);
+    }
+    for change in ["inserted", "replaced", "deleted"] {
+        counter!(GALLERY_CHANGES, "deployment" => deployment.clone(), "change" => change)
+            .absolute(0);
+    }
+    counter!(QUEUE_REJECTED, "deployment" => deployment.clone()).absolute(0);
+    decisions_started(labels.name, "none");
+}
+
+fn decisions_started(deployment: &str, operating_point: &str) {
+    for decision in DECISION_VALUES {
+        counter!(DECISIONS, "deployment" => deployment.to_owned(),
+            "operating_point" => operating_point.to_owned(), "decision" => decision)
+        .absolute(0);
+    }
+}
+
+/// What is said of an operating point.
+#[derive(Clone, Copy, Debug)]
+pub struct OperatingPointGauges<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// The similarity from which it accepts.
+    pub threshold: f32,
+    /// The false accept rate it promises.
+    pub target_far: f64,
+    /// The upper bound measured at calibration.
+    pub far_upper_bound: f64,
+    /// When it was made.
+    pub created: SystemTime,
+}
+
+/// Announces the operating point that decides from now on, and that `previous` no longer does.
+pub fn operating_point_activated(
+    deployment: &str,
+    previous: Option<&str>,
+    active: Option<OperatingPointGauges<'_>>,
+) {
+    let labels = |id: &str| {
+        [
+            ("deployment", deployment.to_owned()),
+            ("operating_point", id.to_owned()),
+        ]
+    };
+    if let Some(previous) = previous {
+        gauge!(OPERATING_POINT_ACTIVE, &labels(previous)).set(0.0);
+    }
+    let Some(active) = active else { return };
+    let labels = labels(active.id);
+    gauge!(OPERATING_POINT_ACTIVE, &labels).set(1.0);
+    gauge!(THRESHOLD, &labels).set(f64::from(active.threshold));
+    gauge!(TARGET_FAR, &labels).set(active.target_far);
+    gauge!(FAR_UPPER_BOUND, &labels).set(active.far_upper_bound);
+    let since = active
+        .created
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    gauge!(CALIBRATION_TIMESTAMP, &labels).set(since.as_secs_f64());
+    decisions_started(deployment, active.id);
+}
+
+/// Says how large the gallery is, and what part of it the operating point was calibrated for.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a gauge; counts stay far below 2^53"
+)]
+pub fn gallery_changed(deployment: &str, gallery: GallerySize<'_>) {
+    let labels = [("deployment", deployment.to_owned())];
+    gauge!(GALLERY_ITEMS, &labels).set(gallery.items as f64);
+    gauge!(GALLERY_LABELS, &labels).set(gallery.labels as f64);
+    gauge!(GALLERY_GENERATION, &labels).set(gallery.generation as f64);
+    if let Some((id, calibrated)) = gallery.calibrated {
+        let ratio = gallery.items as f64 / calibrated as f64;
+        gauge!(GALLERY_SIZE_RATIO, "deployment" => deployment.to_owned(), "operating_point" => id.to_owned())
+            .set(ratio);
+    }
+}
+
+/// The gallery's size.
+#[derive(Clone, Copy, Debug)]
+pub struct GallerySize<'a> {
+    /// Number of items.
+    pub items: usize,
+    /// Number of labels.
+    pub labels: usize,
+    /// Number of its state.
+    pub generation: u64,
+    /// The active operating point and the number of items it was calibrated with.
+    pub calibrated: Option<(&'a str, u64)>,
+}
+
+/// Counts items that were enrolled, replaced or removed (`inserted`, `replaced`, `deleted`).
+pub fn items_changed(deployment: &str, change: &'static str, count: u64) {
+    counter!(GALLERY_CHANGES, "deployment" => deployment.to_owned(), "change" => change)
+        .increment(count);
+}
+
+/// Counts a finished call, or a finished item of a stream.
+pub fn request_finished(method: &'static str, code: &'static str, took: Duration) {
+    counter!(REQUESTS, "method" => method, "code" => code).increment(1);
+    histogram!(REQUEST_SECONDS, "method" => method).record(took);
+}
+
+/// Records the time that a stage of a request took.
+pub fn stage_took(deployment: &str, stage: &'static str, took: Duration) {
+    histogram!(STAGE_SECONDS, "deployment" => deployment.to_owned(), "stage" => stage).record(took);
+}
+
+/// Counts a decision, with the score of its best match.
+pub fn decided(
+    deployment: &str,
+    operating_point: Option<&str>,
+    decision: &'static str,
+    score: Option<f32>,
+) {
+    counter!(DECISIONS, "deployment" => deployment.to_owned(),
+        "operating_point" => operating_point.unwrap_or("none").to_owned(), "decision" => decision)
+    .increment(1);
+    if let Some(score) = score {
+        histogram!(MATCH_SCORE, "deployment" => deployment.to_owned()).record(f64::from(score));
+    }
+}
+
+/// Counts a request that was refused because the queue was full.
+pub fn queue_rejected(deployment: &str) {
+    counter!(QUEUE_REJECTED, "deployment" => deployment.to_owned()).increment(1);
+}
+
+/// Says how many requests wait for a worker.
+#[expect(clippy::cast_precision_loss, reason = "a gauge; the queue is bounded")]
+pub fn queue_length(length: usize) {
+    gauge!(QUEUE_LENGTH).set(length as f64);
+}
+
+/// Counts an image that could not be used; `reason` is one of [`IMAGE_FAILURE_VALUES`].
+pub fn image_failed(deployment: &str, reason: &'static str) {
+    counter!(IMAGE_FAILURES, "deployment" => deployment.to_owned(), "reason" => reason)
+        .increment(1);
+}

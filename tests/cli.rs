@@ -1,0 +1,816 @@
+//! The commands as a user runs them: what they print, and how they end.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{ROOT, copy_folder, copy_of_sample, matchpoint, model, photos, run, sample, text};
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|cause| panic!("{cause}: {}{}", text(&output.stdout), text(&output.stderr)))
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+/// A folder of labelled photographs, some of them broken.
+fn mixed_folder(root: &Path) -> PathBuf {
+    let folder = root.join("images");
+    for label in ["gc_fishes_fish3", "gc_erase_pika"] {
+        copy_folder(&photos().join("images").join(label), &folder.join(label));
+    }
+    let hostile = Path::new(ROOT).join("tests/fixtures/hostile");
+    let broken = folder.join("broken");
+    fs::create_dir_all(&broken).unwrap();
+    for name in [
+        "cut_in_half.jpg",
+        "cmyk.jpg",
+        "bomb_30000.png",
+        "picture.tiff",
+    ] {
+        fs::copy(hostile.join(name), broken.join(name)).unwrap();
+    }
+    fs::write(broken.join("empty.png"), "").unwrap();
+    fs::write(broken.join("notes.txt"), "not an image").unwrap();
+    fs::copy(
+        hostile.join("grey16.png"),
+        folder.join("gc_erase_pika/grey16.png"),
+    )
+    .unwrap();
+    folder
+}
+
+fn build(deployment: &Path, images: &Path, more: &[&str]) -> Output {
+    let model = model();
+    let mut arguments = vec![
+        "build",
+        path(deployment),
+        "--images",
+        path(images),
+        "--model",
+        path(&model),
+        "--json",
+    ];
+    arguments.extend(more);
+    run(&arguments)
+}
+
+#[test]
+fn a_build_enrols_what_it_can_lists_what_it_cannot_and_ends_with_its_own_code() {
+    let root = TempDir::new().unwrap();
+    let (images, deployment) = (mixed_folder(root.path()), root.path().join("shop"));
+    let built = build(&deployment, &images, &[]);
+    assert_eq!(code(&built), 3);
+    let report = json(&built);
+    assert_eq!(
+        (report["enrolled"].as_u64(), report["items"].as_u64()),
+        (Some(13), Some(13))
+    );
+    assert_eq!(
+        (report["labels"].as_u64(), report["ignored_files"].as_u64()),
+        (Some(2), Some(1))
+    );
+    let failed: Vec<(&str, &str)> = report["failed"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| {
+            (
+                one["item"].as_str().unwrap(),
+                one["reason"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    let expected = [
+        ("broken/bomb_30000.png", "30000 x 30000 pixels"),
+        ("broken/cmyk.jpg", "not supported"),
+        ("broken/cut_in_half.jpg", "cut short"),
+        ("broken/empty.png", "empty"),
+        ("broken/picture.tiff", "TIFF"),
+    ];
+    assert_eq!(failed.len(), expected.len(), "{failed:?}");
+    for ((item, reason), (wanted, part)) in failed.iter().zip(expected) {
+        assert!(*item == wanted && reason.contains(part), "{item}: {reason}");
+    }
+
+    // Again: nothing to do, and the same items.
+    let again = json(&build(&deployment, &images, &[]));
+    assert_eq!(
+        (again["enrolled"].as_u64(), again["unchanged"].as_u64()),
+        (Some(0), Some(13))
+    );
+    assert_eq!(again["gallery_digest"], report["gallery_digest"]);
+
+    // A changed file is embedded anew, and one that is gone can be pruned.
+    fs::copy(
+        images.join("gc_erase_pika/q1_rotpersp.jpg"),
+        images.join("gc_erase_pika/q3_lowres.jpg"),
+    )
+    .unwrap();
+    fs::remove_file(images.join("gc_erase_pika/grey16.png")).unwrap();
+    let changed = json(&build(&deployment, &images, &[]));
+    assert_eq!(
+        (
+            changed["enrolled"].as_u64(),
+            changed["not_in_source"].as_u64()
+        ),
+        (Some(1), Some(1))
+    );
+    let pruned = json(&build(&deployment, &images, &["--prune"]));
+    assert_eq!(
+        (pruned["pruned"].as_u64(), pruned["items"].as_u64()),
+        (Some(1), Some(12))
+    );
+}
+
+#[test]
+fn a_folder_a_csv_and_a_jsonl_give_the_same_items() {
+    let root = TempDir::new().unwrap();
+    let images = photos().join("images");
+    let folder = root.path().join("folder");
+    let (mut csv, mut jsonl) = ("path,label\n".to_owned(), String::new());
+    for label in ["gc_fishes_fish3", "gc_erase_pika"] {
+        copy_folder(&images.join(label), &folder.join(label));
+        for entry in fs::read_dir(images.join(label)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            csv.push_str(&format!("{label}/{name},{label}\n"));
+            jsonl.push_str(&format!(
+                "{{\"path\": \"{label}/{name}\", \"label\": \"{label}\"}}\n"
+            ));
+        }
+    }
+    fs::write(folder.join("items.csv"), csv).unwrap();
+    fs::write(folder.join("items.jsonl"), jsonl).unwrap();
+    let mut digests = Vec::new();
+    for (number, source) in ["", "items.csv", "items.jsonl"].into_iter().enumerate() {
+        let built = build(
+            &root.path().join(number.to_string()),
+            &folder.join(source),
+            &[],
+        );
+        assert_eq!(code(&built), 0, "{}", text(&built.stderr));
+        digests.push(json(&built)["gallery_digest"].clone());
+    }
+    assert!(
+        digests[0] == digests[1] && digests[1] == digests[2],
+        "{digests:?}"
+    );
+}
+
+#[test]
+fn a_killed_and_an_interrupted_build_go_on_where_they_stopped() {
+    let root = TempDir::new().unwrap();
+    let (model, images) = (model(), photos().join("labels.csv"));
+    let whole = json(&build(&root.path().join("whole"), &images, &[]));
+    for (signal, expected) in [("KILL", None), ("TERM", Some(143))] {
+        let deployment = root.path().join(signal);
+        let mut child = matchpoint(&[
+            "build",
+            path(&deployment),
+            "--images",
+            path(&images),
+            "--model",
+            path(&model),
+            "--json",
+            "--workers",
+            "1",
+        ])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+        wait_for("the first items", || items_on_disk(&deployment) > 0);
+        send(&child, signal);
+        assert_eq!(child.wait().unwrap().code(), expected);
+        let resumed = build(&deployment, &images, &[]);
+        assert_eq!(code(&resumed), 0, "{}", text(&resumed.stderr));
+        let resumed = json(&resumed);
+        assert!(0 < resumed["unchanged"].as_u64().unwrap(), "{resumed}");
+        assert_eq!(resumed["items"], whole["items"]);
+        assert_eq!(resumed["gallery_digest"], whole["gallery_digest"]);
+    }
+}
+
+fn items_on_disk(deployment: &Path) -> u64 {
+    let inspected = run(&["inspect", path(deployment), "--json"]);
+    if !inspected.status.success() {
+        return 0;
+    }
+    json(&inspected)["deployment"]["items"].as_u64().unwrap()
+}
+
+fn send(child: &Child, signal: &str) {
+    let sent = std::process::Command::new("kill")
+        .args([&format!("-{signal}"), &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+}
+
+fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !there() {
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "{what} did not come"
+        );
+    }
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "a table, or one story")]
+fn wrong_input_is_named_with_a_code_of_its_own() {
+    let root = TempDir::new().unwrap();
+    let (nowhere, empty) = (root.path().join("nowhere"), root.path().join("empty"));
+    fs::create_dir(&empty).unwrap();
+    let no_label = root.path().join("no-label.csv");
+    fs::write(&no_label, "path,class\na.jpg,cat\n").unwrap();
+    let queries = photos().join("calibrate.csv");
+    let cases: &[(&[&str], i32, &str)] = &[
+        (
+            &[
+                "build",
+                path(&nowhere),
+                "--images",
+                path(&empty),
+                "--model",
+                "models/efficientnet-lite0",
+            ],
+            66,
+            "holds no labelled images",
+        ),
+        (
+            &[
+                "build",
+                path(&nowhere),
+                "--images",
+                path(&no_label),
+                "--model",
+                "models/efficientnet-lite0",
+            ],
+            65,
+            "no column `label`",
+        ),
+        (
+            &["build", path(&nowhere), "--images", path(&queries)],
+            2,
+            "say --model DIR",
+        ),
+        (
+            &[
+                "build",
+                path(&nowhere),
+                "--images",
+                path(&queries),
+                "--model",
+                path(&empty),
+            ],
+            65,
+            "model.toml",
+        ),
+        (
+            &[
+                "calibrate",
+                path(&nowhere),
+                "--queries",
+                path(&queries),
+                "--target-far",
+                "0.1",
+            ],
+            66,
+            "holds no deployment",
+        ),
+        (
+            &[
+                "calibrate",
+                path(&nowhere),
+                "--queries",
+                path(&queries),
+                "--target-far",
+                "7",
+            ],
+            2,
+            "target FAR",
+        ),
+        (
+            &["evaluate", path(&nowhere), "--queries", "nothing.csv"],
+            66,
+            "nothing.csv",
+        ),
+        (
+            &["inspect", path(&nowhere)],
+            66,
+            "make one with `matchpoint build`",
+        ),
+        (
+            &["serve", "--listen", "nowhere", "--device", "tpu"],
+            78,
+            "the configuration has 3 mistakes",
+        ),
+        (
+            &[
+                "build",
+                path(&nowhere),
+                "--images",
+                path(&queries),
+                "--onnxruntime",
+                "/nowhere.so",
+                "--model",
+                "models/efficientnet-lite0",
+            ],
+            78,
+            "/nowhere.so",
+        ),
+        (
+            &["search", "--server", "http://127.0.0.1:1", "photo.jpg"],
+            69,
+            "no server answers",
+        ),
+        (&["bild"], 2, "unrecognized subcommand"),
+    ];
+    for (arguments, expected, part) in cases {
+        let output = run(arguments);
+        let said = text(&output.stderr);
+        assert_eq!(
+            (code(&output), said.contains(part)),
+            (*expected, true),
+            "{arguments:?}: {said}"
+        );
+    }
+    assert!(!nowhere.join("deployment.json").exists());
+}
+
+#[test]
+fn cuda_that_is_not_there_is_refused_with_its_own_code() {
+    let root = TempDir::new().unwrap();
+    let built = build(
+        &root.path().join("shop"),
+        &photos().join("gallery.csv"),
+        &["--device", "cuda"],
+    );
+    // On a machine with CUDA, and the runtime for it, this succeeds.
+    assert!(matches!(code(&built), 0 | 6), "{}", text(&built.stderr));
+}
+
+#[test]
+fn another_model_is_refused_by_both_fingerprints() {
+    let root = TempDir::new().unwrap();
+    let other = root.path().join("other");
+    copy_folder(&model(), &other);
+    let manifest = fs::read_to_string(other.join("model.toml")).unwrap();
+    let changed = manifest.replace("background = [255, 255, 255]", "background = [0, 0, 0]");
+    assert_ne!(manifest, changed);
+    fs::write(other.join("model.toml"), changed).unwrap();
+    let queries = photos().join("evaluate.csv");
+    let refused = run(&[
+        "evaluate",
+        path(sample()),
+        "--queries",
+        path(&queries),
+        "--model",
+        path(&other),
+    ]);
+    assert_eq!(code(&refused), 4);
+    let said = text(&refused.stderr);
+    assert_eq!(said.matches("fingerprint").count(), 2, "{said}");
+    let refused = run(&["inspect", path(sample()), "--model", path(&other)]);
+    assert_eq!(code(&refused), 4, "{}", text(&refused.stderr));
+}
+
+#[test]
+fn a_changed_model_file_is_refused_by_name() {
+    let root = TempDir::new().unwrap();
+    let other = root.path().join("other");
+    copy_folder(&model(), &other);
+    let mut onnx = fs::read(other.join("model.onnx")).unwrap();
+    onnx[5_000_000] ^= 1;
+    fs::write(other.join("model.onnx"), onnx).unwrap();
+    let refused = run(&["inspect", "--model", path(&other)]);
+    assert_eq!(code(&refused), 65);
+    assert!(
+        text(&refused.stderr).contains("SHA-256"),
+        "{}",
+        text(&refused.stderr)
+    );
+}
+
+#[test]
+fn a_flipped_byte_anywhere_is_found_before_anything_is_served() {
+    let whole = json(&run(&["inspect", path(sample()), "--json"]));
+    let digest = &whole["deployment"]["gallery_digest"];
+    let (_folder, deployment) = copy_of_sample();
+    let point = fs::read_dir(deployment.join("operating-points"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    for file in [
+        deployment.join("deployment.json"),
+        deployment.join("items.db"),
+        point,
+    ] {
+        let content = fs::read(&file).unwrap();
+        for part in 1..8 {
+            let mut damaged = content.clone();
+            damaged[content.len() * part / 8] ^= 0x10;
+            fs::write(&file, damaged).unwrap();
+            let inspected = run(&["inspect", path(&deployment), "--json"]);
+            if inspected.status.success() {
+                // A byte that means nothing: unused space of a page, or a blank.
+                let inspected = json(&inspected);
+                assert_eq!(
+                    &inspected["deployment"]["gallery_digest"], digest,
+                    "{file:?}"
+                );
+                assert_eq!(
+                    inspected["deployment"]["record"],
+                    whole["deployment"]["record"]
+                );
+            } else {
+                assert_eq!(
+                    code(&inspected),
+                    65,
+                    "{file:?}: {}",
+                    text(&inspected.stderr)
+                );
+            }
+        }
+        fs::write(&file, content).unwrap();
+    }
+}
+
+#[test]
+fn a_target_that_the_data_cannot_support_changes_nothing_and_says_what_it_takes() {
+    let (_folder, deployment) = copy_of_sample();
+    let before = fs::read(deployment.join("deployment.json")).unwrap();
+    let queries = photos().join("calibrate.csv");
+    let arguments = [
+        "calibrate",
+        path(&deployment),
+        "--queries",
+        path(&queries),
+        "--target-far",
+        "0.001",
+        "--json",
+    ];
+    let refused = run(&arguments);
+    assert_eq!(code(&refused), 5);
+    let refusal = &json(&refused)["refusal"];
+    assert_eq!(refusal["reason"], "CALIBRATION_UNDERPOWERED");
+    assert_eq!(
+        (
+            refusal["independent_trials"].as_u64(),
+            refusal["needed"].as_u64()
+        ),
+        (Some(24), Some(2995))
+    );
+    assert_eq!(
+        fs::read(deployment.join("deployment.json")).unwrap(),
+        before
+    );
+
+    let dry = run(&[
+        "calibrate",
+        path(&deployment),
+        "--queries",
+        path(&queries),
+        "--target-far",
+        "0.2",
+        "--dry-run",
+    ]);
+    assert_eq!(code(&dry), 0, "{}", text(&dry.stderr));
+    assert!(text(&dry.stdout).contains("dry run, not saved"));
+    assert_eq!(
+        fs::read(deployment.join("deployment.json")).unwrap(),
+        before
+    );
+}
+
+#[test]
+fn left_out_labels_are_aimed_at_and_never_called_certified() {
+    let queries = photos().join("calibrate.csv");
+    let (_folder, deployment) = copy_of_sample();
+    let arguments = [
+        "calibrate",
+        path(&deployment),
+        "--queries",
+        path(&queries),
+        "--target-far",
+        "0.1",
+        "--strangers",
+        "all",
+    ];
+    let calibrated = run(&arguments);
+    assert_eq!(code(&calibrated), 0, "{}", text(&calibrated.stderr));
+    let said = text(&calibrated.stdout);
+    assert!(
+        said.contains("aim, no promise") && said.contains("12 left out"),
+        "{said}"
+    );
+}
+
+#[test]
+fn evaluate_reports_rates_with_intervals_over_labels() {
+    let queries = photos().join("evaluate.csv");
+    let evaluated = run(&[
+        "evaluate",
+        path(sample()),
+        "--queries",
+        path(&queries),
+        "--json",
+    ]);
+    assert_eq!(code(&evaluated), 0, "{}", text(&evaluated.stderr));
+    let report = json(&evaluated);
+    assert_eq!(
+        (report["mated"].as_u64(), report["non_mated"].as_u64()),
+        (Some(120), Some(60))
+    );
+    let number = |pointer: &str| report.pointer(pointer).unwrap().as_f64().unwrap();
+    assert!(
+        0.95 < number("/recall_at_1/estimate")
+            && number("/recall_at_1/estimate") <= number("/recall_at_5")
+    );
+    assert!(number("/far/interval/lower") <= number("/far/estimate"));
+    assert!(number("/far/estimate") <= number("/far/interval/upper"));
+    assert_eq!((number("/far/labels"), number("/frr/labels")), (12.0, 24.0));
+    assert!(0.0 < number("/queries_per_second"));
+}
+
+#[test]
+fn config_show_says_where_each_value_comes_from_and_lists_every_mistake() {
+    let shown = matchpoint(&[
+        "config",
+        "show",
+        "--queue-len-max",
+        "9",
+        "--json",
+        "--deployments",
+        "a",
+    ])
+    .env("MATCHPOINT_WORKERS", "3")
+    .output()
+    .unwrap();
+    assert_eq!(code(&shown), 0, "{}", text(&shown.stderr));
+    let rows = json(&shown);
+    let row = |key: &str| {
+        rows.as_array()
+            .unwrap()
+            .iter()
+            .find(|row| row["key"] == key)
+            .unwrap()
+            .clone()
+    };
+    assert_eq!(
+        (
+            row("queue_len_max")["value"].as_str(),
+            row("queue_len_max")["source"].as_str()
+        ),
+        (Some("9"), Some("flag"))
+    );
+    assert_eq!(row("workers")["source"], "environment");
+    assert_eq!(row("listen")["source"], "default");
+    let shown = run(&["config", "show", "--queue-len-max", "none"]);
+    assert_eq!(code(&shown), 78);
+    assert!(
+        text(&shown.stdout).contains("queue_len_max") && text(&shown.stderr).contains("2 mistakes")
+    );
+}
+
+#[test]
+fn the_shipped_configuration_is_accepted() {
+    let file = Path::new(ROOT).join("deploy/matchpoint.toml");
+    let shown = run(&["config", "show", "--config", path(&file)]);
+    assert_eq!(code(&shown), 0, "{}", text(&shown.stderr));
+    let written = fs::read_to_string(file).unwrap();
+    for setting in matchpoint::config::SETTINGS {
+        assert!(
+            written.contains(&format!("{} =", setting.key)),
+            "{} is not shown",
+            setting.key
+        );
+    }
+}
+
+/// A server as its own process, and the address it listens on.
+struct Served {
+    child: Child,
+    address: String,
+    metrics: String,
+}
+
+fn serve(deployment: &Path) -> Served {
+    let free = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let metrics = free.to_string();
+    let mut child = matchpoint(&[
+        "serve",
+        "--deployments",
+        path(deployment),
+        "--listen",
+        "127.0.0.1:0",
+        "--metrics-listen",
+        &metrics,
+        "--log-format",
+        "json",
+    ])
+    .stderr(Stdio::piped())
+    .spawn()
+    .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut address = String::new();
+    for line in lines.by_ref() {
+        let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        if line["message"] == "listening" {
+            line["address"].as_str().unwrap().clone_into(&mut address);
+        }
+        if line["message"] == "ready" {
+            break;
+        }
+    }
+    // What follows is read away, so that the server never waits for us.
+    std::thread::spawn(move || lines.for_each(drop));
+    Served {
+        child,
+        address,
+        metrics,
+    }
+}
+
+fn read_metrics(address: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    write!(
+        stream,
+        "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "a table, or one story")]
+fn a_server_answers_the_client_counts_it_for_prometheus_and_ends_cleanly() {
+    let (_folder, deployment) = copy_of_sample();
+    let mut served = serve(&deployment);
+    let zero = read_metrics(&served.metrics);
+    assert!(zero.contains("matchpoint_ready 1"), "{zero}");
+    for decision in ["accept", "reject", "undecided"] {
+        let series = format!("decision=\"{decision}\"}} 0");
+        assert!(zero.contains(&series), "no {series} in {zero}");
+    }
+
+    let known = photos().join("images/gc_fishes_fish3/q2_photometric.jpg");
+    let stranger = photos().join("images/gc_monuments_eiffelTower/q1_rotpersp.jpg");
+    let broken = Path::new(ROOT).join("tests/fixtures/hostile/cut_in_half.jpg");
+    let found = run(&[
+        "search",
+        "--server",
+        &served.address,
+        "--json",
+        path(&known),
+        path(&stranger),
+        path(&broken),
+    ]);
+    assert_eq!(code(&found), 3, "{}", text(&found.stderr));
+    let found = json(&found);
+    assert_eq!(
+        (&found[0]["decision"], &found[1]["decision"]),
+        (&Value::from("ACCEPT"), &Value::from("REJECT"))
+    );
+    assert_eq!(found[0]["matches"][0]["label"], "gc_fishes_fish3");
+    assert!(
+        found[2]["error"]
+            .as_str()
+            .unwrap()
+            .contains("IMAGE_UNDECODABLE"),
+        "{found}"
+    );
+    let said = text(&run(&["search", "--server", &served.address, path(&known)]).stdout);
+    assert!(
+        said.contains("ACCEPT") && said.contains("FAR <= 10.0 % at 90.0 % confidence"),
+        "{said}"
+    );
+
+    let counted = read_metrics(&served.metrics);
+    for series in [
+        "decision=\"accept\"} 2",
+        "decision=\"reject\"} 1",
+        "matchpoint_image_failures_total{deployment=\"sample\",reason=\"undecodable\"} 1",
+        "matchpoint_requests_total{method=\"Search\",code=\"INVALID_ARGUMENT\"} 1",
+        "matchpoint_gallery_items{deployment=\"sample\"} 36",
+        "matchpoint_stage_seconds_count{deployment=\"sample\",stage=\"inference\"} 3",
+        "matchpoint_target_far_ratio",
+    ] {
+        assert!(counted.contains(series), "no {series} in {counted}");
+    }
+
+    // A second writer of the folder, and a second server on the port, are refused.
+    let second = run(&[
+        "build",
+        path(&deployment),
+        "--images",
+        path(&photos().join("gallery.csv")),
+    ]);
+    assert_eq!(code(&second), 69, "{}", text(&second.stderr));
+    assert!(text(&second.stderr).contains(&served.child.id().to_string()));
+    let taken = run(&[
+        "serve",
+        "--deployments",
+        path(&deployment),
+        "--listen",
+        &served.address,
+        "--metrics-listen",
+        "off",
+    ]);
+    assert_eq!(code(&taken), 69);
+    assert!(text(&taken.stderr).contains("cannot listen on"));
+
+    send(&served.child, "TERM");
+    assert_eq!(served.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn an_empty_deployment_is_served_and_finds_nothing() {
+    let root = TempDir::new().unwrap();
+    let deployment = root.path().join("empty");
+    let hostile = Path::new(ROOT).join("tests/fixtures/hostile/cut_in_half.jpg");
+    fs::create_dir_all(root.path().join("images/broken")).unwrap();
+    fs::copy(hostile, root.path().join("images/broken/1.jpg")).unwrap();
+    let built = build(&deployment, &root.path().join("images"), &[]);
+    assert_eq!((code(&built), json(&built)["items"].as_u64()), (3, Some(0)));
+    let mut served = serve(&deployment);
+    let known = photos().join("images/gc_fishes_fish3/q2_photometric.jpg");
+    let found = json(&run(&[
+        "search",
+        "--server",
+        &served.address,
+        "--json",
+        path(&known),
+    ]));
+    assert_eq!(found[0]["decision"], "UNDECIDED");
+    assert_eq!(found[0]["undecided_reason"], "OPERATING_POINT_MISSING");
+    assert_eq!(found[0]["matches"].as_array().unwrap().len(), 0);
+    send(&served.child, "TERM");
+    assert_eq!(served.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn the_demo_refuses_then_promises_then_decides_well() {
+    let root = TempDir::new().unwrap();
+    let deployment = root.path().join("demo");
+    let told = run(&["demo", "--deployment", path(&deployment), "--json"]);
+    assert_eq!(code(&told), 0, "{}", text(&told.stderr));
+    let report = json(&told);
+    assert_eq!(report["refused_target"]["refusal"]["needed"], 2995);
+    assert_eq!(report["operating_point"]["outcome"], "certified");
+    let count = |name: &str| report["decisions"][name].as_u64().unwrap();
+    assert_eq!(count("undecided") + count("failed"), 0);
+    let known =
+        count("known_accepted") + count("known_accepted_wrong_label") + count("known_rejected");
+    assert_eq!(
+        (
+            known,
+            count("strangers_rejected") + count("strangers_accepted")
+        ),
+        (120, 60)
+    );
+    assert!(
+        90 <= count("known_accepted") && 48 <= count("strangers_rejected"),
+        "{report}"
+    );
+    assert!(report["start_to_ready_seconds"].as_f64().unwrap() < 10.0);
+    assert!(
+        report["metrics"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|line| line.as_str().unwrap().contains("decisions_total"))
+    );
+    // The folder of somebody else is not touched.
+    let other = run(&["demo", "--deployment", path(root.path())]);
+    assert_eq!(code(&other), 2);
+}

@@ -1,0 +1,795 @@
+//! The service as a client sees it: over a real socket, with the real model and real photographs.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use common::{ROOT, Running, config, copy_of_sample, photos};
+use matchpoint::deployment::Folder;
+use matchpoint::server;
+use matchpoint::server::proto::gallery_service_client::GalleryServiceClient;
+use matchpoint::server::proto::operating_point_service_client::OperatingPointServiceClient;
+use matchpoint::server::proto::retrieval_service_client::RetrievalServiceClient;
+use matchpoint::server::proto::server_service_client::ServerServiceClient;
+use matchpoint::server::proto::{
+    ActivateOperatingPointRequest, Decision, DeleteItemRequest, EmbedRequest, GetItemRequest,
+    GetOperatingPointRequest, GetServerInfoRequest, ListItemsRequest, ListOperatingPointsRequest,
+    Reference, SearchRequest, SearchResponse, SearchStreamRequest, UndecidedReason,
+    UpsertItemRequest, UpsertItemStreamRequest, Vector, VerifyRequest, reference, search_request,
+    search_stream_response, upsert_item_request, upsert_item_stream_response, verify_request,
+};
+use tokio_stream::StreamExt;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_types::StatusExt;
+
+/// An enrolled label, and one that is not; neither had a part in the calibration.
+const KNOWN: &str = "images/gc_fishes_fish3";
+const STRANGER: &str = "images/gc_monuments_eiffelTower";
+
+fn photo(path: &str) -> Vec<u8> {
+    fs::read(photos().join(path)).unwrap()
+}
+
+fn known() -> Vec<u8> {
+    photo(&format!("{KNOWN}/q2_photometric.jpg"))
+}
+
+fn hostile(name: &str) -> Vec<u8> {
+    fs::read(Path::new(ROOT).join("tests/fixtures/hostile").join(name)).unwrap()
+}
+
+fn image_query(image: Vec<u8>) -> SearchRequest {
+    let query = Some(search_request::Query::Image(image));
+    SearchRequest {
+        query,
+        ..SearchRequest::default()
+    }
+}
+
+fn vector_query(values: Vec<f32>) -> SearchRequest {
+    let query = Some(search_request::Query::Embedding(Vector { values }));
+    SearchRequest {
+        query,
+        ..SearchRequest::default()
+    }
+}
+
+fn retrieval(running: &Running) -> RetrievalServiceClient<Channel> {
+    RetrievalServiceClient::new(running.channel.clone()).max_encoding_message_size(usize::MAX)
+}
+
+async fn search(running: &Running, request: SearchRequest) -> Result<SearchResponse, Status> {
+    retrieval(running)
+        .search(request)
+        .await
+        .map(tonic::Response::into_inner)
+}
+
+fn reason(status: &Status) -> String {
+    status
+        .get_details_error_info()
+        .map(|info| info.reason)
+        .unwrap_or_default()
+}
+
+/// The code and the reason that a request is refused with.
+async fn refusal(running: &Running, request: SearchRequest) -> (Code, String) {
+    let status = search(running, request).await.unwrap_err();
+    (status.code(), reason(&status))
+}
+
+#[tokio::test]
+async fn a_known_picture_is_accepted_and_a_stranger_rejected_with_all_provenance() {
+    let running = Running::sample(&[]).await;
+    let answer = search(&running, image_query(known())).await.unwrap();
+    assert_eq!(answer.decision(), Decision::Accept);
+    assert_eq!(answer.matches.len(), 10);
+    assert_eq!(answer.matches[0].label, KNOWN.trim_start_matches("images/"));
+    assert_eq!(answer.matches[0].metadata["kind"], "ref");
+    assert!(answer.matches.is_sorted_by(|a, b| b.score <= a.score));
+    let basis = answer.basis.unwrap();
+    assert!(basis.threshold <= answer.matches[0].score);
+    assert!(basis.operating_point_id.starts_with("op-"));
+    assert!(basis.within_calibrated_size);
+    assert_eq!(
+        (basis.target_far, basis.confidence, basis.calibrated_items),
+        (0.1, 0.9, 36)
+    );
+    assert_eq!(answer.gallery_items, 36);
+    assert_eq!(answer.model_fingerprint.len(), 64);
+    assert_eq!(answer.decision_id.len(), 36);
+    let timings = answer.timings.unwrap();
+    let parts = timings.queue_seconds + timings.decode_seconds + timings.inference_seconds;
+    assert!(0.0 < timings.inference_seconds && parts <= timings.total_seconds);
+
+    let stranger = photo(&format!("{STRANGER}/q1_rotpersp.jpg"));
+    let answer = search(&running, image_query(stranger)).await.unwrap();
+    assert_eq!(answer.decision(), Decision::Reject);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_embedding_finds_what_its_image_finds_to_the_last_bit() {
+    let running = Running::sample(&[]).await;
+    let request = EmbedRequest {
+        deployment: String::new(),
+        image: known(),
+    };
+    let embedded = retrieval(&running)
+        .embed(request)
+        .await
+        .unwrap()
+        .into_inner();
+    let values = embedded.embedding.unwrap().values;
+    assert_eq!(values.len(), 1280);
+    let by_image = search(&running, image_query(known())).await.unwrap();
+    let by_vector = search(&running, vector_query(values)).await.unwrap();
+    let exact = SearchRequest {
+        exact: true,
+        ..image_query(known())
+    };
+    let exact = search(&running, exact).await.unwrap();
+    let scores = |answer: &SearchResponse| -> Vec<u32> {
+        answer
+            .matches
+            .iter()
+            .map(|found| found.score.to_bits())
+            .collect()
+    };
+    assert_eq!(scores(&by_image), scores(&exact));
+    let (a, b) = (by_image.matches[0].score, by_vector.matches[0].score);
+    assert!((a - b).abs() < 1e-6, "{a} {b}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn bad_images_and_arguments_are_the_callers_fault_by_name() {
+    let running = Running::sample(&[]).await;
+    let image = |name| image_query(hostile(name));
+    let cases = [
+        (image_query(Vec::new()), "IMAGE_UNDECODABLE"),
+        (image("cut_in_half.jpg"), "IMAGE_UNDECODABLE"),
+        (image("random_after_signature.png"), "IMAGE_UNDECODABLE"),
+        (image("document.pdf"), "IMAGE_UNSUPPORTED_FORMAT"),
+        (image("picture.tiff"), "IMAGE_UNSUPPORTED_FORMAT"),
+        (image("bomb_30000.png"), "IMAGE_TOO_LARGE"),
+        (image("bomb_lossless.webp"), "IMAGE_TOO_LARGE"),
+        (vector_query(vec![1.0; 3]), "VECTOR_INVALID"),
+        (vector_query(vec![f32::NAN; 1280]), "VECTOR_INVALID"),
+        (vector_query(vec![0.0; 1280]), "VECTOR_INVALID"),
+        (SearchRequest::default(), "ARGUMENT_INVALID"),
+        (
+            SearchRequest {
+                limit: 1001,
+                ..image_query(known())
+            },
+            "ARGUMENT_INVALID",
+        ),
+    ];
+    for (request, expected) in cases {
+        assert_eq!(
+            refusal(&running, request).await,
+            (Code::InvalidArgument, expected.to_owned())
+        );
+    }
+    let elsewhere = SearchRequest {
+        deployment: "elsewhere".to_owned(),
+        ..image_query(known())
+    };
+    assert_eq!(refusal(&running, elsewhere).await.1, "DEPLOYMENT_NOT_FOUND");
+    // The server is none the worse for it.
+    assert!(search(&running, image_query(known())).await.is_ok());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_over_the_limit_is_refused_and_one_of_many_megabytes_is_not() {
+    let settings = [
+        ("MATCHPOINT_MESSAGE_BYTES_MAX", "12000000"),
+        ("MATCHPOINT_IMAGE_BYTES_MAX", "11000000"),
+    ];
+    let running = Running::sample(&settings).await;
+    // Ten megabytes, well above gRPC's usual four: a photograph followed by padding.
+    let mut large = known();
+    large.resize(10_000_000, 0);
+    assert_eq!(
+        search(&running, image_query(large))
+            .await
+            .unwrap()
+            .decision(),
+        Decision::Accept
+    );
+    let status = search(&running, image_query(vec![0; 12_000_001]))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange);
+    assert!(search(&running, image_query(known())).await.is_ok());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_is_accepted_without_a_valid_operating_point() {
+    let (_folder, deployment) = copy_of_sample();
+    let mut folder = Folder::open(&deployment).unwrap();
+    let point = folder.active_operating_point().unwrap().unwrap();
+    // The same gallery, opened with another index: what was calibrated is not what is served.
+    let settings = [("MATCHPOINT_GRAPH_FROM_ITEMS", "7")];
+    let running = Running::start(&deployment, &settings).await;
+    let answer = search(&running, image_query(known())).await.unwrap();
+    assert_eq!(answer.decision(), Decision::Undecided);
+    let basis = answer.basis.unwrap();
+    assert_eq!(
+        basis.undecided_reason(),
+        UndecidedReason::OperatingPointMismatch
+    );
+    assert_eq!(basis.operating_point_id, "");
+    let mut points = OperatingPointServiceClient::new(running.channel.clone());
+    let activate = ActivateOperatingPointRequest {
+        id: point.id().to_owned(),
+        ..Default::default()
+    };
+    let status = points.activate_operating_point(activate).await.unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::FailedPrecondition, "OPERATING_POINT_MISMATCH")
+    );
+    running.stop().await;
+
+    folder.deactivate().unwrap();
+    let running = Running::start(&deployment, &[]).await;
+    let answer = search(&running, image_query(known())).await.unwrap();
+    assert_eq!(answer.decision(), Decision::Undecided);
+    let basis = answer.basis.unwrap();
+    assert_eq!(
+        basis.undecided_reason(),
+        UndecidedReason::OperatingPointMissing
+    );
+    assert_eq!(answer.matches.len(), 10);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_answers_each_item_by_its_own_id_and_a_bad_one_fails_alone() {
+    let running = Running::sample(&[]).await;
+    let items: Vec<SearchStreamRequest> = (0..30)
+        .map(|number| SearchStreamRequest {
+            request_id: format!("item-{number}"),
+            search: Some(image_query(if number % 3 == 1 {
+                hostile("document.pdf")
+            } else {
+                known()
+            })),
+        })
+        .collect();
+    let answers = retrieval(&running)
+        .search_stream(tokio_stream::iter(items))
+        .await
+        .unwrap();
+    let answers: Vec<_> = answers
+        .into_inner()
+        .collect::<Result<_, _>>()
+        .await
+        .unwrap();
+    assert_eq!(answers.len(), 30);
+    for answer in answers {
+        let number: u32 = answer
+            .request_id
+            .trim_start_matches("item-")
+            .parse()
+            .unwrap();
+        match answer.outcome.unwrap() {
+            search_stream_response::Outcome::Result(result) => {
+                assert_ne!(number % 3, 1);
+                assert_eq!(result.decision(), Decision::Accept);
+            }
+            search_stream_response::Outcome::Error(error) => {
+                assert_eq!(number % 3, 1);
+                assert_eq!(error.code, i32::from(Code::InvalidArgument));
+                assert_eq!(error.details.len(), 1);
+            }
+        }
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn verify_compares_with_an_image_and_with_an_item() {
+    let running = Running::sample(&[]).await;
+    let verify = |source| VerifyRequest {
+        deployment: String::new(),
+        query: Some(verify_request::Query::Image(known())),
+        reference: Some(Reference {
+            source: Some(source),
+        }),
+    };
+    let enrolled = photo(&format!("{KNOWN}/g0_ref.jpg"));
+    let id = format!("{KNOWN}/g0_ref.jpg");
+    let mut client = retrieval(&running);
+    let by_image = client
+        .verify(verify(reference::Source::Image(enrolled)))
+        .await
+        .unwrap()
+        .into_inner();
+    let by_item = client
+        .verify(verify(reference::Source::ItemId(id)))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(by_item.decision(), Decision::Accept);
+    assert_eq!(by_image.score.to_bits(), by_item.score.to_bits());
+    let other = photo(&format!("{STRANGER}/q1_rotpersp.jpg"));
+    let other = client
+        .verify(verify(reference::Source::Image(other)))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(other.decision(), Decision::Reject);
+    let status = client
+        .verify(verify(reference::Source::ItemId("none".to_owned())))
+        .await
+        .unwrap_err();
+    assert_eq!(reason(&status), "ITEM_NOT_FOUND");
+    running.stop().await;
+}
+
+fn new_item(id: &str, image: Vec<u8>) -> UpsertItemRequest {
+    UpsertItemRequest {
+        id: id.to_owned(),
+        label: "newcomer".to_owned(),
+        metadata: HashMap::from([("camera".to_owned(), "x100".to_owned())]),
+        source: Some(upsert_item_request::Source::Image(image)),
+        ..UpsertItemRequest::default()
+    }
+}
+
+#[tokio::test]
+async fn an_enrolled_item_is_found_at_once_survives_a_restart_and_is_gone_when_deleted() {
+    let (_folder, deployment) = copy_of_sample();
+    let stranger = photo(&format!("{STRANGER}/q1_rotpersp.jpg"));
+    let running = Running::start(&deployment, &[]).await;
+    let before = search(&running, image_query(stranger.clone()))
+        .await
+        .unwrap();
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    let upserted = gallery
+        .upsert_item(new_item("new/1", stranger.clone()))
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(!upserted.replaced && before.generation < upserted.generation);
+    let after = search(&running, image_query(stranger.clone()))
+        .await
+        .unwrap();
+    assert_eq!(after.matches[0].id, "new/1");
+    assert_eq!(after.decision(), Decision::Accept);
+    // The promise was made for 36 items.
+    assert!(!after.basis.unwrap().within_calibrated_size);
+    assert!(
+        gallery
+            .upsert_item(new_item("new/1", stranger.clone()))
+            .await
+            .unwrap()
+            .into_inner()
+            .replaced
+    );
+    running.stop().await;
+
+    let running = Running::start(&deployment, &[]).await;
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    let get = GetItemRequest {
+        id: "new/1".to_owned(),
+        include_embedding: true,
+        ..Default::default()
+    };
+    let item = gallery
+        .get_item(get.clone())
+        .await
+        .unwrap()
+        .into_inner()
+        .item
+        .unwrap();
+    assert_eq!(
+        (item.label.as_str(), item.metadata["camera"].as_str()),
+        ("newcomer", "x100")
+    );
+    assert_eq!(item.embedding.unwrap().values.len(), 1280);
+    let delete = DeleteItemRequest {
+        id: "new/1".to_owned(),
+        ..Default::default()
+    };
+    gallery.delete_item(delete.clone()).await.unwrap();
+    let after = search(&running, image_query(stranger)).await.unwrap();
+    assert_eq!(after.decision(), Decision::Reject);
+    assert_eq!(
+        reason(&gallery.get_item(get).await.unwrap_err()),
+        "ITEM_NOT_FOUND"
+    );
+    assert_eq!(
+        reason(&gallery.delete_item(delete).await.unwrap_err()),
+        "ITEM_NOT_FOUND"
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn items_that_break_a_limit_are_refused_and_others_of_the_stream_are_not() {
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[]).await;
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    let status = gallery
+        .upsert_item(new_item("", known()))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::InvalidArgument, "ITEM_INVALID")
+    );
+    let items: Vec<UpsertItemStreamRequest> = (0..12)
+        .map(|number| UpsertItemStreamRequest {
+            request_id: number.to_string(),
+            item: Some(new_item(
+                &if number == 5 {
+                    "x".repeat(513)
+                } else {
+                    format!("new/{number}")
+                },
+                known(),
+            )),
+        })
+        .collect();
+    let answers = gallery
+        .upsert_item_stream(tokio_stream::iter(items))
+        .await
+        .unwrap()
+        .into_inner();
+    let answers: Vec<_> = answers.collect::<Result<_, _>>().await.unwrap();
+    let failed: Vec<&str> = answers
+        .iter()
+        .filter(|answer| {
+            matches!(
+                answer.outcome,
+                Some(upsert_item_stream_response::Outcome::Error(_))
+            )
+        })
+        .map(|answer| answer.request_id.as_str())
+        .collect();
+    assert_eq!((answers.len(), failed), (12, vec!["5"]));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn pages_hold_every_item_once_in_order() {
+    let running = Running::sample(&[]).await;
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    let (mut ids, mut token) = (Vec::new(), String::new());
+    loop {
+        let request = ListItemsRequest {
+            page_size: 10,
+            page_token: token,
+            ..Default::default()
+        };
+        let page = gallery.list_items(request).await.unwrap().into_inner();
+        assert_eq!(page.total_items, 36);
+        ids.extend(page.items.into_iter().map(|item| item.id));
+        token = page.next_page_token;
+        if token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(ids.len(), 36);
+    assert!(ids.is_sorted());
+    for (page_size, page_token) in [(1001, ""), (0, "not-a-token")] {
+        let request = ListItemsRequest {
+            page_size,
+            page_token: page_token.to_owned(),
+            ..Default::default()
+        };
+        let status = gallery.list_items(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn operating_points_are_listed_and_activated_against_an_etag() {
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[]).await;
+    let mut points = OperatingPointServiceClient::new(running.channel.clone());
+    let list = points
+        .list_operating_points(ListOperatingPointsRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(list.operating_points.len(), 1);
+    let point = &list.operating_points[0];
+    assert_eq!(point.policy, "target-far-certified");
+    assert_eq!(
+        (point.id.as_str(), point.gallery_items),
+        (list.active_id.as_str(), 36)
+    );
+    assert!(point.far_upper_bound <= point.target_far && !point.assumptions.is_empty());
+    assert_eq!(point.frr.unwrap().trials, 60);
+    let get = points
+        .get_operating_point(GetOperatingPointRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(get.active);
+    let activate = |id: &str, etag: &str| ActivateOperatingPointRequest {
+        id: id.to_owned(),
+        etag: etag.to_owned(),
+        ..Default::default()
+    };
+    let now = points
+        .activate_operating_point(activate(&point.id, &list.etag))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(now.previous_id, point.id);
+    let status = points
+        .activate_operating_point(activate(&point.id, &list.etag))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::Aborted, "ETAG_MISMATCH")
+    );
+    for id in ["op-0000000000000000", "../deployment"] {
+        let status = points
+            .activate_operating_point(activate(id, ""))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            (status.code(), reason(&status).as_str()),
+            (Code::NotFound, "OPERATING_POINT_NOT_FOUND")
+        );
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_server_says_what_it_serves() {
+    let running = Running::sample(&[]).await;
+    let mut client = ServerServiceClient::new(running.channel.clone());
+    let info = client
+        .get_server_info(GetServerInfoRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(info.version, env!("CARGO_PKG_VERSION"));
+    let deployment = &info.deployments[0];
+    assert_eq!(
+        (
+            deployment.name.as_str(),
+            deployment.gallery_items,
+            deployment.gallery_labels
+        ),
+        ("sample", 36, 36)
+    );
+    assert_eq!(
+        (deployment.execution_provider.as_str(), deployment.dimension),
+        ("cpu", 1280)
+    );
+    assert!(deployment.operating_point_id.starts_with("op-") && deployment.within_calibrated_size);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_queue_answers_resource_exhausted_at_once_with_a_time_to_come_back() {
+    let settings = [
+        ("MATCHPOINT_QUEUE_LEN_MAX", "1"),
+        ("MATCHPOINT_WORKERS", "1"),
+    ];
+    let running = Running::sample(&settings).await;
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..40 {
+        let mut client = retrieval(&running);
+        calls.spawn(async move { client.search(image_query(known())).await });
+    }
+    let (mut answered, mut refused) = (0, 0);
+    for outcome in calls.join_all().await {
+        match outcome {
+            Ok(_) => answered += 1,
+            Err(status) => {
+                assert_eq!(
+                    (status.code(), reason(&status).as_str()),
+                    (Code::ResourceExhausted, "QUEUE_FULL")
+                );
+                assert!(
+                    status
+                        .get_details_retry_info()
+                        .unwrap()
+                        .retry_delay
+                        .is_some()
+                );
+                refused += 1;
+            }
+        }
+    }
+    assert!(
+        1 <= answered && 1 <= refused,
+        "{answered} answered, {refused} refused"
+    );
+    assert!(search(&running, image_query(known())).await.is_ok());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_deadline_that_passed_in_the_queue_is_answered_and_the_work_dropped() {
+    let settings = [("MATCHPOINT_WORKERS", "1")];
+    let running = Running::sample(&settings).await;
+    let mut busy = tokio::task::JoinSet::new();
+    for _ in 0..40 {
+        let mut client = retrieval(&running);
+        busy.spawn(async move { client.search(image_query(known())).await });
+    }
+    let mut request = Request::new(image_query(known()));
+    request.set_timeout(Duration::from_millis(2));
+    let status = retrieval(&running).search(request).await.unwrap_err();
+    assert!(
+        matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled),
+        "{status}"
+    );
+    busy.join_all().await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn while_loading_the_server_is_alive_but_not_serving() {
+    let (go, wait) = mpsc::channel::<()>();
+    let (_folder, deployment) = copy_of_sample();
+    let config = config(&deployment, &[]);
+    let loading = config.clone();
+    let running = Running::start_loading(config, move || {
+        wait.recv().unwrap();
+        server::load(&loading)
+    })
+    .await;
+    let mut health = HealthClient::new(running.channel.clone());
+    let ask = |service: &str| HealthCheckRequest {
+        service: service.to_owned(),
+    };
+    let live = health
+        .check(ask(server::LIVENESS))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(live.status(), ServingStatus::Serving);
+    let ready = health.check(ask("")).await.unwrap().into_inner();
+    assert_eq!(ready.status(), ServingStatus::NotServing);
+    assert_eq!(
+        refusal(&running, image_query(known())).await,
+        (Code::Unavailable, "MODEL_LOADING".to_owned())
+    );
+
+    let mut watch = health
+        .watch(ask("matchpoint.v1.RetrievalService"))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        watch.message().await.unwrap().unwrap().status(),
+        ServingStatus::NotServing
+    );
+    go.send(()).unwrap();
+    assert_eq!(
+        watch.message().await.unwrap().unwrap().status(),
+        ServingStatus::Serving
+    );
+    assert!(search(&running, image_query(known())).await.is_ok());
+    // A watcher does not keep the server up.
+    let started = Instant::now();
+    let server = running.ask_to_stop();
+    assert_eq!(
+        watch.message().await.unwrap().unwrap().status(),
+        ServingStatus::NotServing
+    );
+    server.await.unwrap().unwrap();
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn a_deployment_that_cannot_be_loaded_ends_the_server_with_its_reason() {
+    let (_folder, deployment) = copy_of_sample();
+    fs::remove_file(deployment.join("items.db")).unwrap();
+    let config = config(&deployment, &[]);
+    let loading = config.clone();
+    let running = Running::start_loading(config, move || server::load(&loading)).await;
+    let error = running.server.await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("there is no gallery at"), "{error}");
+}
+
+#[tokio::test]
+async fn requests_under_way_finish_when_the_server_is_asked_to_stop() {
+    let settings = [("MATCHPOINT_WORKERS", "1")];
+    let running = Running::sample(&settings).await;
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let mut client = retrieval(&running);
+        calls.spawn(async move { client.search(image_query(known())).await.map(|_| ()) });
+    }
+    // One answer is back, so the others are under way.
+    calls.join_next().await.unwrap().unwrap().unwrap();
+    let server = running.ask_to_stop();
+    for outcome in calls.join_all().await {
+        outcome.unwrap();
+    }
+    server.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn reflection_lists_every_service_and_can_be_switched_off() {
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    let ask = || {
+        let message_request = Some(MessageRequest::ListServices(String::new()));
+        tokio_stream::once(ServerReflectionRequest {
+            host: String::new(),
+            message_request,
+        })
+    };
+    let running = Running::sample(&[]).await;
+    let mut client = ServerReflectionClient::new(running.channel.clone());
+    let mut answers = client
+        .server_reflection_info(ask())
+        .await
+        .unwrap()
+        .into_inner();
+    let answer = answers
+        .message()
+        .await
+        .unwrap()
+        .unwrap()
+        .message_response
+        .unwrap();
+    let MessageResponse::ListServicesResponse(list) = answer else {
+        panic!("{answer:?}")
+    };
+    let names: Vec<String> = list
+        .service
+        .into_iter()
+        .map(|service| service.name)
+        .collect();
+    for service in ["Retrieval", "Gallery", "OperatingPoint", "Server"] {
+        assert!(
+            names.contains(&format!("matchpoint.v1.{service}Service")),
+            "{names:?}"
+        );
+    }
+    running.stop().await;
+
+    let running = Running::sample(&[("MATCHPOINT_REFLECTION", "false")]).await;
+    let mut client = ServerReflectionClient::new(running.channel.clone());
+    let status = client.server_reflection_info(ask()).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_callers_request_id_comes_back() {
+    let running = Running::sample(&[]).await;
+    let mut request = Request::new(image_query(known()));
+    request
+        .metadata_mut()
+        .insert("x-request-id", "order-17".parse().unwrap());
+    let answer = retrieval(&running).search(request).await.unwrap();
+    assert_eq!(answer.metadata().get("x-request-id").unwrap(), "order-17");
+    let answer = retrieval(&running)
+        .search(image_query(known()))
+        .await
+        .unwrap();
+    assert_eq!(answer.metadata().get("x-request-id").unwrap().len(), 36);
+    running.stop().await;
+}
