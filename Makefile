@@ -1,0 +1,48 @@
+# Each target does all its own set-up, and says what it is doing. Needs a Rust toolchain, Python 3
+# with pip, and make.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-rust lint runtime bench build clean
+
+help: ## Show the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+demo: build ## The main job: enrol, calibrate, serve, decide, on real photographs
+	@echo "== demo"
+	@target/release/matchpoint demo
+
+test: test-rust lint ## Every check: format, lints, tests, docs, protocol, deployment files, Python client
+	@echo "== Python client"
+	@scripts/test-python-client.sh --program target/debug/matchpoint
+	@echo "== all checks passed"
+
+test-rust: runtime
+	@echo "== format"
+	@cargo fmt --check
+	@echo "== lints (clippy, warnings denied)"
+	@cargo clippy --locked --all-targets --quiet -- -D warnings
+	@echo "== tests"
+	@cargo test --locked --quiet
+	@echo "== documentation"
+	@RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
+
+lint: ## Lint protocol, scripts, Python and deployment files
+	@echo "== protocol, scripts, Python, deployment files"
+	@scripts/lint-deploy.sh
+	@python3 examples/photos/make_manifests.py --check
+
+build: runtime
+	@echo "== build (release)"
+	@cargo build --locked --release
+
+runtime: ## Fetch the pinned ONNX Runtime (once)
+	@echo "== ONNX Runtime"
+	@scripts/fetch-onnxruntime.sh
+
+bench: runtime ## Measure the service against the same steps called in-process
+	@echo "== benchmark"
+	@cargo bench --locked --bench service
+
+clean: ## Remove what was built and fetched
+	@cargo clean
+	@rm -rf .cache demo-deployment
