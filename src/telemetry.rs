@@ -137,6 +137,7 @@ pub fn install_metrics(
     })
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn describe() {
     describe_gauge!(BUILD_INFO, "Always 1; the labels say which build this is.");
     describe_gauge!(
@@ -169,7 +170,10 @@ fn describe() {
         MATCH_SCORE,
         "Cosine similarity of the best match of each search."
     );
-    describe_gauge!(QUEUE_LENGTH, "Requests that wait for a worker.");
+    describe_gauge!(
+        QUEUE_LENGTH,
+        "Requests that wait for a worker of the model; looked at twice a second."
+    );
     describe_counter!(
         QUEUE_REJECTED,
         "Requests that were refused because the queue was full."
@@ -196,7 +200,7 @@ fn describe() {
     );
     describe_gauge!(
         TARGET_FAR,
-        "False accept rate that the operating point promises."
+        "False accept rate that the operating point is made for."
     );
     describe_gauge!(
         FAR_UPPER_BOUND,
@@ -212,7 +216,7 @@ fn describe() {
 /// Announces the build, and that the server is not ready yet.
 pub fn server_started(version: &'static str) {
     gauge!(BUILD_INFO, "version" => version).set(1.0);
-    gauge!(QUEUE_LENGTH).set(0.0);
+
     server_ready(false);
 }
 
@@ -372,10 +376,10 @@ pub fn queue_rejected(deployment: &str) {
     counter!(QUEUE_REJECTED, "deployment" => deployment.to_owned()).increment(1);
 }
 
-/// Says how many requests wait for a worker.
+/// Says how many requests wait for a worker of a model.
 #[expect(clippy::cast_precision_loss, reason = "a gauge; the queue is bounded")]
-pub fn queue_length(length: usize) {
-    gauge!(QUEUE_LENGTH).set(length as f64);
+pub fn queue_length(model: &str, length: usize) {
+    gauge!(QUEUE_LENGTH, "model" => model.to_owned()).set(length as f64);
 }
 
 /// Counts an image that could not be used; `reason` is one of [`IMAGE_FAILURE_VALUES`].

@@ -52,6 +52,14 @@ fn mixed_folder(root: &Path) -> PathBuf {
     }
     fs::write(broken.join("empty.png"), "").unwrap();
     fs::write(broken.join("notes.txt"), "not an image").unwrap();
+    let pipe = broken.join("pipe.jpg");
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
     fs::copy(
         hostile.join("grey16.png"),
         folder.join("gc_erase_pika/grey16.png"),
@@ -107,6 +115,7 @@ fn a_build_enrols_what_it_can_lists_what_it_cannot_and_ends_with_its_own_code() 
         ("broken/cut_in_half.jpg", "cut short"),
         ("broken/empty.png", "empty"),
         ("broken/picture.tiff", "TIFF"),
+        ("broken/pipe.jpg", "not a regular file"),
     ];
     assert_eq!(failed.len(), expected.len(), "{failed:?}");
     for ((item, reason), (wanted, part)) in failed.iter().zip(expected) {
@@ -141,6 +150,92 @@ fn a_build_enrols_what_it_can_lists_what_it_cannot_and_ends_with_its_own_code() 
         (pruned["pruned"].as_u64(), pruned["items"].as_u64()),
         (Some(1), Some(12))
     );
+}
+
+#[test]
+fn nothing_is_pruned_while_an_entry_cannot_be_read() {
+    let root = TempDir::new().unwrap();
+    let images = root.path().join("images");
+    copy_folder(
+        &photos().join("images/gc_fishes_fish3"),
+        &images.join("fish"),
+    );
+    let (table, deployment) = (
+        root.path().join("images/items.csv"),
+        root.path().join("shop"),
+    );
+    let whole = "path,label\nfish/g0_ref.jpg,fish\nfish/q1_rotpersp.jpg,fish\n";
+    fs::write(&table, whole).unwrap();
+    assert_eq!(code(&build(&deployment, &table, &[])), 0);
+    fs::write(&table, whole.replace("fish/q1", "\"fish/q1")).unwrap();
+    let built = build(&deployment, &table, &["--prune"]);
+    let report = json(&built);
+    assert_eq!(
+        (
+            code(&built),
+            report["pruned"].as_u64(),
+            report["items"].as_u64()
+        ),
+        (3, Some(0), Some(2))
+    );
+    assert_eq!(report["not_in_source"], 1);
+}
+
+#[test]
+fn a_deployment_that_a_crash_left_half_made_is_made_anew() {
+    let root = TempDir::new().unwrap();
+    let deployment = root.path().join("shop");
+    fs::create_dir(&deployment).unwrap();
+    fs::copy(sample().join("items.db"), deployment.join("items.db")).unwrap();
+    let built = build(&deployment, &photos().join("gallery.csv"), &[]);
+    assert_eq!(code(&built), 0, "{}", text(&built.stderr));
+    assert_eq!(json(&built)["enrolled"], 36);
+}
+
+#[test]
+fn an_empty_gallery_cannot_be_calibrated() {
+    let root = TempDir::new().unwrap();
+    let (deployment, images) = (root.path().join("empty"), root.path().join("images"));
+    fs::create_dir_all(images.join("broken")).unwrap();
+    fs::write(images.join("broken/1.jpg"), "").unwrap();
+    assert_eq!(code(&build(&deployment, &images, &[])), 3);
+    let queries = photos().join("calibrate.csv");
+    let refused = run(&[
+        "calibrate",
+        path(&deployment),
+        "--queries",
+        path(&queries),
+        "--target-far",
+        "0.2",
+    ]);
+    assert_eq!(code(&refused), 65);
+    assert!(
+        text(&refused.stderr).contains("gallery is empty"),
+        "{}",
+        text(&refused.stderr)
+    );
+    assert!(json(&run(&["inspect", path(&deployment), "--json"]))["deployment"]["record"]["active_operating_point"].is_null());
+}
+
+#[test]
+fn an_operating_point_that_is_gone_is_missed_and_can_be_replaced() {
+    let (_folder, deployment) = copy_of_sample();
+    fs::remove_dir_all(deployment.join("operating-points")).unwrap();
+    let inspected = run(&["inspect", path(&deployment)]);
+    assert_eq!(code(&inspected), 66, "{}", text(&inspected.stderr));
+    fs::create_dir(deployment.join("operating-points")).unwrap();
+    fs::write(deployment.join("operating-points/notes.json"), "not ours").unwrap();
+    let queries = photos().join("calibrate.csv");
+    let calibrated = run(&[
+        "calibrate",
+        path(&deployment),
+        "--queries",
+        path(&queries),
+        "--target-far",
+        "0.2",
+    ]);
+    assert_eq!(code(&calibrated), 0, "{}", text(&calibrated.stderr));
+    assert_eq!(code(&run(&["inspect", path(&deployment)])), 0);
 }
 
 #[test]

@@ -100,7 +100,7 @@ async fn a_known_picture_is_accepted_and_a_stranger_rejected_with_all_provenance
     let basis = answer.basis.unwrap();
     assert!(basis.threshold <= answer.matches[0].score);
     assert!(basis.operating_point_id.starts_with("op-"));
-    assert!(basis.within_calibrated_size);
+    assert!(basis.within_calibrated_size && basis.certified);
     assert_eq!(
         (basis.target_far, basis.confidence, basis.calibrated_items),
         (0.1, 0.9, 36)
@@ -303,6 +303,84 @@ async fn a_stream_answers_each_item_by_its_own_id_and_a_bad_one_fails_alone() {
 }
 
 #[tokio::test]
+async fn items_that_were_taken_are_answered_also_where_the_stream_breaks_after_them() {
+    let settings = [
+        ("MATCHPOINT_MESSAGE_BYTES_MAX", "2000000"),
+        ("MATCHPOINT_IMAGE_BYTES_MAX", "1000000"),
+    ];
+    let running = Running::sample(&settings).await;
+    let items: Vec<SearchStreamRequest> = (0..16)
+        .map(|number| SearchStreamRequest {
+            request_id: number.to_string(),
+            search: Some(image_query(if number < 15 {
+                known()
+            } else {
+                vec![0; 2_000_001]
+            })),
+        })
+        .collect();
+    let answers = retrieval(&running)
+        .search_stream(tokio_stream::iter(items))
+        .await
+        .unwrap();
+    let mut answers = answers.into_inner();
+    let mut answered = 0;
+    let end = loop {
+        match answers.message().await {
+            Ok(Some(answer)) => {
+                assert!(matches!(
+                    answer.outcome,
+                    Some(search_stream_response::Outcome::Result(_))
+                ));
+                answered += 1;
+            }
+            Ok(None) => panic!("the stream ended as if nothing had happened"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!((answered, end.code()), (15, Code::OutOfRange));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_operating_point_that_cannot_be_read_decides_nothing() {
+    let (_folder, deployment) = copy_of_sample();
+    fs::remove_dir_all(deployment.join("operating-points")).unwrap();
+    let running = Running::start(&deployment, &[]).await;
+    let answer = search(&running, image_query(known())).await.unwrap();
+    assert_eq!(answer.decision(), Decision::Undecided);
+    let basis = answer.basis.unwrap();
+    assert_eq!(
+        basis.undecided_reason(),
+        UndecidedReason::OperatingPointUnreadable
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_asked_for_changes_the_list_and_not_the_decision() {
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[]).await;
+    for image in [known(), photo(&format!("{STRANGER}/q1_rotpersp.jpg"))] {
+        let first = search(&running, image_query(image.clone())).await.unwrap();
+        for (limit, exact) in [(1, false), (1000, false), (1, true)] {
+            let request = SearchRequest {
+                limit,
+                exact,
+                ..image_query(image.clone())
+            };
+            let answer = search(&running, request).await.unwrap();
+            assert_eq!(answer.decision(), first.decision());
+            assert_eq!(
+                answer.matches[0].score.to_bits(),
+                first.matches[0].score.to_bits()
+            );
+        }
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn verify_compares_with_an_image_and_with_an_item() {
     let running = Running::sample(&[]).await;
     let verify = |source| VerifyRequest {
@@ -471,6 +549,15 @@ async fn items_that_break_a_limit_are_refused_and_others_of_the_stream_are_not()
 async fn pages_hold_every_item_once_in_order() {
     let running = Running::sample(&[]).await;
     let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    let whole = ListItemsRequest {
+        page_size: 36,
+        ..Default::default()
+    };
+    let whole = gallery.list_items(whole).await.unwrap().into_inner();
+    assert_eq!(
+        (whole.items.len(), whole.next_page_token.as_str()),
+        (36, "")
+    );
     let (mut ids, mut token) = (Vec::new(), String::new());
     loop {
         let request = ListItemsRequest {

@@ -51,6 +51,9 @@ pub enum CalibrationError {
         /// The label.
         label: String,
     },
+    /// In an empty gallery no stranger finds anything, whatever the threshold.
+    #[error("the gallery is empty, so nothing can be learnt about it; enrol its items first")]
+    EmptyGallery,
     /// Too few independent trials for the target.
     #[error(transparent)]
     Underpowered(#[from] certify::Underpowered),

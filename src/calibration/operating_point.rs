@@ -177,8 +177,12 @@ impl OperatingPoint {
     /// Certifies the target on one stranger for each label, and measures all the trials there.
     ///
     /// # Errors
-    /// [`CalibrationError::Underpowered`] where the trials are too few for the target.
+    /// [`CalibrationError::Underpowered`] where the trials are too few for the target, and
+    /// [`CalibrationError::EmptyGallery`] where nothing was enrolled.
     pub fn certified(trials: &Trials, plan: Plan) -> Result<Self, CalibrationError> {
+        if plan.binding.gallery_items == 0 {
+            return Err(CalibrationError::EmptyGallery);
+        }
         let certificate = certify(&trials.one_probe_per_label(plan.seed), plan.target)?;
         let evaluation = evaluate(trials, Some(certificate.threshold));
         let errors = evaluation.errors;

@@ -306,7 +306,8 @@ impl Work {
             .map(|(head, _)| head.id.clone())
             .filter(|id| !named(id))
             .collect();
-        if prune {
+        // An entry that could not be read may well name one of them.
+        if prune && sources.refused.is_empty() {
             for batch in others.chunks(BATCH) {
                 self.deployment.delete_batch(batch)?;
             }
@@ -406,7 +407,7 @@ pub(super) fn text(report: &BuildReport) -> String {
     optional(
         "other items",
         report.not_in_source,
-        " not named by this source, kept (--prune removes them)",
+        " not named by this source, kept (--prune removes them, unless entries could not be read)",
     );
     optional(
         "ignored",

@@ -21,7 +21,9 @@ use crate::calibration::evaluate::evaluate;
 use crate::calibration::rates::Rate;
 use crate::calibration::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top, Trials};
 use crate::config::{Config, EngineFlags, ProcessEnvironment, ServerFlags};
-use crate::gallery::Access;
+use crate::gallery::error::GalleryError;
+use crate::gallery::graph::IndexParams;
+use crate::gallery::{Access, Gallery};
 use crate::server::{self, Client, Found};
 use crate::telemetry;
 use crate::vector::Similarity;
@@ -187,6 +189,8 @@ impl Story<'_> {
             folder.display(), self.examples.display(), model.display(),
         ));
         remove_own_deployment(folder)?;
+        std::fs::create_dir_all(folder)?;
+        std::fs::write(folder.join(MARKER), "")?;
         let sources = Sources::read(&self.examples.join("gallery.csv"))?;
         let built = build::build(&build::Request {
             deployment: folder,
@@ -359,19 +363,33 @@ impl Story<'_> {
     }
 }
 
+/// A file that says: this folder was made by the demo, and may be made anew.
+const MARKER: &str = "made-by-matchpoint-demo";
+
 /// Removes what an earlier demo made, and nothing else.
 fn remove_own_deployment(folder: &Path) -> anyhow::Result<()> {
     if !folder.exists() {
         return Ok(());
     }
-    let mine =
-        crate::deployment::Folder::open(folder).is_ok_and(|found| found.record().name == NAME);
-    if !mine {
-        let message = format!(
-            "{} exists, and is not a deployment of an earlier demo; name another with --deployment",
-            folder.display()
-        );
+    let shown = folder.display();
+    if !folder.join(MARKER).exists() {
+        let message =
+            format!("{shown} exists, and was not made by the demo; name another with --deployment");
         return Err(fail(Exit::Usage, message));
+    }
+    let gallery = folder.join("items.db");
+    if gallery.exists() {
+        let params = IndexParams {
+            graph_from_items: usize::MAX,
+            ..IndexParams::default()
+        };
+        let opened = Gallery::open(&gallery, Access::ReadWrite, params);
+        if let Err(error @ GalleryError::InUse { .. }) = opened {
+            return Err(fail(
+                Exit::Unavailable,
+                format!("another demo is still serving: {error}"),
+            ));
+        }
     }
     Ok(std::fs::remove_dir_all(folder)?)
 }

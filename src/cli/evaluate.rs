@@ -52,8 +52,10 @@ pub(super) struct EvaluationReport {
     pub(super) operating_point: Option<String>,
     /// Its threshold.
     pub(super) threshold: Option<f32>,
-    /// The false accept rate it promises.
+    /// The false accept rate it is made for.
     pub(super) target_far: Option<f64>,
+    /// Whether that is promised, and not only aimed at.
+    pub(super) certified: Option<bool>,
     /// Queries whose label is enrolled.
     pub(super) mated: u64,
     /// Queries whose label is not.
@@ -119,6 +121,7 @@ fn measure(
         operating_point: point.map(|point| point.id().to_owned()),
         threshold: point.map(|point| point.threshold().get()),
         target_far: point.map(|point| point.content().promise.target.far()),
+        certified: point.map(|point| point.content().policy.certifies()),
         mated: mated as u64,
         non_mated: probes.trials.non_mated().len() as u64,
         recall_at_1: measured.recall_at_1,
@@ -186,7 +189,12 @@ pub(super) fn text(report: &EvaluationReport) -> String {
         rows.push((
             "operating point",
             format!(
-                "{point}: accept from {threshold:.4}, promises FAR <= {}",
+                "{point}: accept from {threshold:.4}, {} FAR <= {}",
+                if report.certified == Some(true) {
+                    "promises"
+                } else {
+                    "aims at, and does not promise,"
+                },
                 super::output::percent(target)
             ),
         ));

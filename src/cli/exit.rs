@@ -109,11 +109,20 @@ impl Exit {
                 Self::BadData
             });
         }
-        if error.is::<Mistakes>() || error.is::<TelemetryError>() {
+        if error.is::<Mistakes>() {
             return Some(Self::Configuration);
         }
-        if error.is::<ClientError>() {
-            return Some(Self::Unavailable);
+        if let Some(error) = error.downcast_ref::<TelemetryError>() {
+            return Some(match error {
+                TelemetryError::Filter { .. } => Self::Configuration,
+                TelemetryError::Endpoint { .. } => Self::Unavailable,
+            });
+        }
+        if let Some(error) = error.downcast_ref::<ClientError>() {
+            return Some(match error {
+                ClientError::Address { .. } => Self::Usage,
+                ClientError::Unreachable { .. } | ClientError::Refused { .. } => Self::Unavailable,
+            });
         }
         error.is::<std::io::Error>().then_some(Self::Io)
     }
@@ -151,7 +160,7 @@ impl Exit {
             DeploymentError::Model(ModelError::Cuda { .. }) => Self::NoDevice,
             DeploymentError::Model(_) => Self::BadData,
             DeploymentError::Runtime(_) => Self::Configuration,
-            DeploymentError::ModelFailed { .. } => Self::Internal,
+            DeploymentError::ModelFailed { .. } | DeploymentError::Broken { .. } => Self::Internal,
             DeploymentError::Gallery(error) => Self::of_gallery(error),
         }
     }

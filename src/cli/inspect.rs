@@ -145,6 +145,8 @@ fn inspect(path: &Path, graph_from_items: usize) -> anyhow::Result<DeploymentRep
         index: index_binding(params),
         metric: Metric::Cosine,
     };
+    // The active one has to be there; the list would not miss it.
+    folder.active_operating_point()?;
     let points = folder.operating_points()?;
     let operating_points = points.iter().map(|point| PointReport {
         id: point.id().to_owned(),

@@ -110,12 +110,17 @@ pub(super) fn describe(found: &Found) -> String {
         &found.operating_point,
     ) {
         (Some(threshold), Some(far), Some(confidence), Some(point)) => format!(
-            "  {}  best score {} against threshold {threshold:.4} (FAR <= {} at {} confidence, {point})\n",
+            "  {}  best score {} against threshold {threshold:.4} ({} FAR <= {} at {} confidence, {point})\n",
             found.decision,
             found
                 .matches
                 .first()
                 .map_or_else(|| "none".to_owned(), |best| format!("{:.4}", best.score)),
+            if found.certified {
+                "promised:"
+            } else {
+                "aimed at, not promised:"
+            },
             percent(far),
             percent(confidence),
         ),

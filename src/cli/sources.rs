@@ -90,13 +90,20 @@ impl Sources {
 
     /// The label is the first folder below `root`; the id is the path below it.
     fn read_folder(&mut self, root: &Path) -> anyhow::Result<()> {
-        let mut files = Vec::new();
-        list(root, DEPTH_MAX, &mut files).map_err(|(at, cause)| {
+        let (mut files, mut folders) = (Vec::new(), Vec::new());
+        list(root, DEPTH_MAX, &mut files, &mut folders).map_err(|(at, cause)| {
             fail(
                 Exit::NoInput,
                 format!("cannot read {}: {cause}", at.display()),
             )
         })?;
+        for folder in folders {
+            let below = folder.strip_prefix(root).unwrap_or(&folder);
+            self.refuse(
+                below.to_string_lossy(),
+                "a link to a folder, or one too deep, is not followed",
+            );
+        }
         for path in files {
             let below = path.strip_prefix(root).unwrap_or(&path);
             if !is_image(&path) {
@@ -242,6 +249,7 @@ fn list(
     folder: &Path,
     depth: usize,
     files: &mut Vec<PathBuf>,
+    refused: &mut Vec<PathBuf>,
 ) -> Result<(), (PathBuf, std::io::Error)> {
     let failed = |cause| (folder.to_owned(), cause);
     let mut entries = Vec::new();
@@ -258,8 +266,11 @@ fn list(
             continue;
         }
         if path.is_dir() {
-            if 0 < depth {
-                list(&path, depth - 1, files)?;
+            // A link to a folder could lead round in a circle.
+            if path.is_symlink() || depth == 0 {
+                refused.push(path);
+            } else {
+                list(&path, depth - 1, files, refused)?;
             }
         } else {
             files.push(path);
@@ -271,9 +282,10 @@ fn list(
 /// An object's fields as text; those of `metadata` count as its own.
 fn flatten(object: serde_json::Map<String, Value>) -> Result<BTreeMap<String, String>, String> {
     let mut fields = BTreeMap::new();
+    let mut metadata = BTreeMap::new();
     for (name, value) in object {
         match value {
-            Value::Object(inner) if name == "metadata" => fields.extend(flatten(inner)?),
+            Value::Object(inner) if name == "metadata" => metadata = flatten(inner)?,
             Value::Null => {}
             Value::String(text) => drop(fields.insert(name, text)),
             Value::Bool(_) | Value::Number(_) => drop(fields.insert(name, value.to_string())),
@@ -282,6 +294,13 @@ fn flatten(object: serde_json::Map<String, Value>) -> Result<BTreeMap<String, St
                     "its `{name}` is nested; write a string, a number or a boolean"
                 ));
             }
+        }
+    }
+    for (name, value) in metadata {
+        if let Some(taken) = fields.insert(name.clone(), value) {
+            return Err(format!(
+                "its metadata names `{name}` again (`{taken}`); call that otherwise"
+            ));
         }
     }
     Ok(fields)
@@ -358,6 +377,28 @@ mod tests {
         let error = read("t.csv", "path,label\n").unwrap_err().to_string();
         assert!(error.contains("holds no labelled images"), "{error}");
         assert!(Sources::read(Path::new("/nowhere/at/all")).is_err());
+    }
+
+    #[test]
+    fn metadata_cannot_take_the_place_of_the_label_or_the_id() {
+        let line = r#"{"path":"a.jpg","label":"cat","id":"one","metadata":{"label":"red"}}"#;
+        let sources = read("t.jsonl", line).unwrap();
+        assert_eq!(sources.items, []);
+        assert!(
+            sources.refused[0].reason.contains("names `label` again"),
+            "{sources:?}"
+        );
+    }
+
+    #[test]
+    fn a_link_that_leads_round_in_a_circle_is_not_followed() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("cat")).unwrap();
+        fs::write(root.path().join("cat/1.jpg"), "x").unwrap();
+        std::os::unix::fs::symlink(root.path(), root.path().join("loop")).unwrap();
+        let sources = Sources::read(root.path()).unwrap();
+        assert_eq!(sources.items.len(), 1);
+        assert_eq!(sources.refused[0].item, "loop");
     }
 
     #[test]

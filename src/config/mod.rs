@@ -367,6 +367,24 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_variable_is_unset_and_those_of_a_kubernetes_service_are_not_ours() {
+        let environment = BTreeMap::from([
+            ("MATCHPOINT_LOG", ""),
+            ("MATCHPOINT_PORT", "tcp://10.0.0.1:50051"),
+            ("MATCHPOINT_SERVICE_HOST", "10.0.0.1"),
+            ("MATCHPOINT_SERVER", "http://127.0.0.1:50051"),
+        ]);
+        let config = flags(&["--deployments", "a"])
+            .resolve(&environment)
+            .unwrap();
+        assert_eq!(config.engine.log, "info,hnsw_rs=warn");
+        let error = flags(&["--deployments", ","])
+            .resolve(&environment)
+            .unwrap_err();
+        assert!(error.to_string().contains("deployments = `,`"), "{error}");
+    }
+
+    #[test]
     fn an_unknown_key_and_a_missing_file_are_mistakes() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("matchpoint.toml");

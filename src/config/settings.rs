@@ -330,8 +330,9 @@ impl Gathered {
         let mut values = BTreeMap::new();
         for setting in SETTINGS {
             let given = |text: Option<String>, source| {
-                text.map(|t| Given {
-                    text: Some(t),
+                let text = text.filter(|text| !text.is_empty());
+                text.map(|text| Given {
+                    text: Some(text),
                     source,
                 })
             };
@@ -370,7 +371,10 @@ fn refuse_unknown_variables(environment: &dyn Environment, mistakes: &mut Vec<St
     for name in environment.names() {
         let known = OTHER_VARIABLES.contains(&name.as_str())
             || SETTINGS.iter().any(|s| s.variable() == name);
-        if name.starts_with("MATCHPOINT_") && !known {
+        // Kubernetes injects these into pods beside a Service that is named matchpoint.
+        let injected =
+            name.starts_with("MATCHPOINT_SERVICE_") || name.starts_with("MATCHPOINT_PORT");
+        if name.starts_with("MATCHPOINT_") && !known && !injected {
             mistakes.push(format!(
                 "environment: {name} is not a setting{}",
                 nearest(&name, Setting::variable)

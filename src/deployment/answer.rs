@@ -1,5 +1,6 @@
 //! What is asked of a deployment, what it answers, and the work that a worker does for it.
 
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -63,6 +64,8 @@ pub enum Standing {
     Missing,
     /// One is active that was calibrated with something else.
     Mismatch(Mismatch),
+    /// One is active that is missing from the disk, or damaged; why.
+    Unreadable(String),
 }
 
 /// Why nothing is decided.
@@ -72,6 +75,8 @@ pub enum Undecided {
     Missing,
     /// The active one does not belong here.
     Mismatch,
+    /// The active one cannot be read.
+    Unreadable,
 }
 
 /// What a decision rests on.
@@ -85,6 +90,8 @@ pub struct Basis {
     pub target_far: f64,
     /// The confidence of that promise.
     pub confidence: f64,
+    /// Whether it is a promise at all, and not only aimed at.
+    pub certified: bool,
     /// The gallery's size when it was calibrated.
     pub calibrated_items: u64,
     /// Whether the gallery is no larger than that.
@@ -93,13 +100,34 @@ pub struct Basis {
     pub undecided: Option<Undecided>,
 }
 
+impl Query {
+    /// SHA-256 of an image.
+    pub(super) fn sha256(&self) -> Option<[u8; 32]> {
+        match self {
+            Self::Image(bytes) => Some(Sha256::digest(bytes).into()),
+            Self::Embedding(_) => None,
+        }
+    }
+}
+
 impl Standing {
     /// The operating point, if it is valid.
     #[must_use]
     pub fn valid(&self) -> Option<&OperatingPoint> {
         match self {
             Self::Valid(point) => Some(point),
-            Self::Missing | Self::Mismatch(_) => None,
+            Self::Missing | Self::Mismatch(_) | Self::Unreadable(_) => None,
+        }
+    }
+
+    /// Why nothing is decided, in words; empty where something is.
+    #[must_use]
+    pub fn problem(&self) -> String {
+        match self {
+            Self::Valid(_) => String::new(),
+            Self::Missing => "none is active".to_owned(),
+            Self::Mismatch(mismatch) => mismatch.to_string(),
+            Self::Unreadable(problem) => problem.clone(),
         }
     }
 
@@ -115,6 +143,7 @@ impl Standing {
             Self::Valid(_) => None,
             Self::Missing => Some(Undecided::Missing),
             Self::Mismatch(_) => Some(Undecided::Mismatch),
+            Self::Unreadable(_) => Some(Undecided::Unreadable),
         };
         let point = self.valid();
         let target = point.map(|point| point.content().promise.target);
@@ -123,6 +152,7 @@ impl Standing {
             threshold: point.map_or(0.0, |point| point.threshold().get()),
             target_far: target.map_or(0.0, TargetFar::far),
             confidence: target.map_or(0.0, |target| target.confidence().get()),
+            certified: point.is_some_and(|point| point.content().policy.certifies()),
             calibrated_items: point.map_or(0, |point| point.content().binding.gallery_items),
             within_calibrated_size: point.is_some_and(|point| point.covers_size(items as u64)),
             undecided,
@@ -214,7 +244,10 @@ impl Timings {
     pub(super) fn record(&self, deployment: &str) {
         let stages = [self.queue, self.decode, self.inference, self.search];
         for (stage, took) in telemetry::STAGE_VALUES.into_iter().zip(stages) {
-            telemetry::stage_took(deployment, stage, took);
+            // A stage that a request does not have is no sample of how long it takes.
+            if !took.is_zero() {
+                telemetry::stage_took(deployment, stage, took);
+            }
         }
     }
 }
@@ -245,12 +278,16 @@ pub(super) fn embed_query(
     }
 }
 
+/// The nearest items, and the score that decides.
+///
+/// The decision rests on a search as wide as those of the calibration, whatever was asked for: a
+/// wider one might find a stranger's look-alike that the calibration never saw.
 pub(super) fn search_snapshot(
     snapshot: &Snapshot,
     embedding: &Embedding,
     options: &SearchOptions,
     timings: &mut Timings,
-) -> Result<Vec<Hit>, DeploymentError> {
+) -> Result<(Vec<Hit>, Option<Similarity>), DeploymentError> {
     let started = Instant::now();
     let probe = Probe {
         k: options.limit,
@@ -258,8 +295,21 @@ pub(super) fn search_snapshot(
         without_label: None,
     };
     let hits = snapshot.nearest(embedding, &probe)?;
+    let deciding = if options.exact || PROBE_HITS < options.limit {
+        let probe = Probe {
+            k: PROBE_HITS,
+            exact: false,
+            without_label: None,
+        };
+        snapshot
+            .nearest(embedding, &probe)?
+            .first()
+            .map(|hit| hit.score)
+    } else {
+        hits.first().map(|hit| hit.score)
+    };
     timings.search += started.elapsed();
-    Ok(hits)
+    Ok((hits, deciding))
 }
 
 pub(super) fn compare(
@@ -314,7 +364,7 @@ pub(super) fn probe(
         limit: PROBE_HITS,
         exact: false,
     };
-    let hits = search_snapshot(snapshot, &embedding, &options, timings)?;
+    let (hits, _) = search_snapshot(snapshot, &embedding, &options, timings)?;
     let left_out = if enrolled {
         let others = Probe {
             k: 1,
@@ -338,16 +388,20 @@ pub(super) fn probe(
 /// Reads a file that may be an image, but no more of it than an image may have.
 fn read_image(path: &Path, limits: &Limits) -> Result<Vec<u8>, DeploymentError> {
     let failed = |cause: std::io::Error| DeploymentError::io(path, &cause);
-    let length = std::fs::metadata(path).map_err(failed)?.len();
-    let length = usize::try_from(length).unwrap_or(usize::MAX);
-    if length > limits.bytes_max {
-        return Err(PixelsError::TooManyBytes {
-            bytes: length,
-            max: limits.bytes_max,
-        }
-        .into());
+    // Opening a pipe would wait for its other end.
+    if !std::fs::metadata(path).map_err(failed)?.is_file() {
+        let problem = "is not a regular file".to_owned();
+        return Err(DeploymentError::Io {
+            path: path.to_owned(),
+            cause: problem,
+        });
     }
-    std::fs::read(path).map_err(failed)
+    let one_more = (limits.bytes_max as u64).saturating_add(1);
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(one_more).read_to_end(&mut bytes))
+        .map_err(failed)?;
+    Ok(bytes)
 }
 
 /// The reason under which an image that could not be used is counted.

@@ -147,6 +147,12 @@ pub enum DeploymentError {
         /// What happened.
         reason: String,
     },
+    /// A bug, or a system that gives no more threads. Not the caller's fault.
+    #[error("{reason}")]
+    Broken {
+        /// What happened.
+        reason: String,
+    },
     /// The gallery refused or failed.
     #[error(transparent)]
     Gallery(#[from] GalleryError),

@@ -74,11 +74,16 @@ impl Folder {
         path.join(RECORD_FILE).exists()
     }
 
-    /// Makes a new deployment folder. The folder itself may exist, but not hold a deployment.
+    /// Makes the folder of a new deployment, without its record yet: that is what [`Folder::save`]
+    /// adds, last. The folder itself may exist, but not hold a deployment.
     ///
     /// # Errors
     /// A name that cannot be used in requests, a deployment that is there already, or the disk.
-    pub fn create(path: &Path, name: &str, model: ModelReference) -> Result<Self, DeploymentError> {
+    pub(super) fn prepare(
+        path: &Path,
+        name: &str,
+        model: ModelReference,
+    ) -> Result<Self, DeploymentError> {
         check_name(name)?;
         if Self::exists(path) {
             return Err(DeploymentError::Folder {
@@ -101,7 +106,7 @@ impl Folder {
             path: path.to_owned(),
             record,
         };
-        folder.save()?;
+        folder.remove_leftovers()?;
         Ok(folder)
     }
 
@@ -196,10 +201,11 @@ impl Folder {
             let path = entry
                 .map_err(|cause| DeploymentError::io(&folder, &cause))?
                 .path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "json")
-            {
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            if name.starts_with("op-") && name.ends_with(".json") {
                 points.push(read_operating_point(&path)?);
             }
         }
@@ -287,7 +293,24 @@ impl Folder {
         self.path.join(OPERATING_POINTS).join(format!("{id}.json"))
     }
 
-    fn save(&self) -> Result<(), DeploymentError> {
+    /// A gallery without a record is what a crash left of a deployment that was being made.
+    fn remove_leftovers(&self) -> Result<(), DeploymentError> {
+        for suffix in ["", "-wal", "-shm", "-journal"] {
+            let mut name = self.gallery_file().into_os_string();
+            name.push(suffix);
+            let path = PathBuf::from(name);
+            match fs::remove_file(&path) {
+                Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(DeploymentError::io(&path, &cause));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the record, all of it or nothing.
+    pub(super) fn save(&self) -> Result<(), DeploymentError> {
         let sealed = Sealed {
             sha256: seal(&self.record)?,
             record: self.record.clone(),

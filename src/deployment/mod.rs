@@ -4,6 +4,7 @@ mod answer;
 mod error;
 mod folder;
 mod models;
+mod points;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -12,7 +13,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use sha2::{Digest, Sha256};
 
 pub use answer::{
     Basis, Compared, Enrolment, Hit, Probed, Query, Reference, SearchAnswer, SearchOptions,
@@ -21,6 +21,7 @@ pub use answer::{
 pub use error::DeploymentError;
 pub use folder::{Folder, ModelReference, Record, now_rfc_3339};
 pub use models::{LoadedModel, Models};
+pub use points::Activation;
 
 use crate::calibration::operating_point::{Binding, Metric, OperatingPoint};
 use crate::gallery::error::GalleryError;
@@ -83,16 +84,12 @@ impl Deployment {
             fingerprint: model.model.fingerprint().to_owned(),
             folder: model.folder.clone(),
         };
-        let folder = Folder::create(folder, name, reference)?;
+        let folder = Folder::prepare(folder, name, reference)?;
         let file = folder.gallery_file();
-        let dimension = model.model.dimension();
-        Gallery::create(
-            &file,
-            dimension,
-            model.model.fingerprint(),
-            &folder.record().gallery_id,
-        )?;
-        Ok(())
+        let (dimension, fingerprint) = (model.model.dimension(), model.model.fingerprint());
+        Gallery::create(&file, dimension, fingerprint, &folder.record().gallery_id)?;
+        // Last, because a folder with a record is a whole deployment.
+        folder.save()
     }
 
     /// Opens a deployment: verifies every item, and that model, gallery and operating point belong
@@ -127,6 +124,17 @@ impl Deployment {
         let file = folder.gallery_file();
         let gallery = Arc::new(Gallery::open(&file, options.access, params)?);
         folder.check_gallery(gallery.id())?;
+        if gallery.model_fingerprint() != loaded.model.fingerprint()
+            || gallery.dimension() != loaded.model.dimension()
+        {
+            return Err(DeploymentError::ModelMismatch {
+                expected_name: record.model.name,
+                expected: gallery.model_fingerprint().to_owned(),
+                folder: loaded.folder,
+                found_name: loaded.model.name().to_owned(),
+                found: loaded.model.fingerprint().to_owned(),
+            });
+        }
         let writer = match options.access {
             Access::ReadWrite => Some(Writer::start(Arc::clone(&gallery))?),
             Access::ReadOnly => None,
@@ -141,7 +149,7 @@ impl Deployment {
             gallery,
             folder: Mutex::new(folder),
         };
-        deployment.take_standing()?;
+        deployment.take_standing();
         Ok(deployment)
     }
 
@@ -209,13 +217,12 @@ impl Deployment {
         let arrived = Instant::now();
         let (snapshot, standing) = (self.gallery.snapshot(), self.standing.load_full());
         let searched = Arc::clone(&snapshot);
-        let (hits, timings) = self
+        let ((hits, best), timings) = self
             .work(arrived, move |embedder, limits, timings| {
                 let embedding = embed_query(embedder, query, limits, timings)?;
                 search_snapshot(&searched, &embedding, &options, timings)
             })
             .await?;
-        let best = hits.first().map(|hit| hit.score);
         let answer = SearchAnswer {
             decision: standing.decide(best),
             basis: standing.basis(snapshot.len()),
@@ -246,7 +253,7 @@ impl Deployment {
         let (snapshot, standing) = (self.gallery.snapshot(), self.standing.load_full());
         let reference = match reference {
             Reference::Query(reference) => Compared::Query(reference),
-            Reference::Item(id) => Compared::Embedding(self.vector(&id)?),
+            Reference::Item(id) => Compared::Embedding(self.item(&id)?.1),
         };
         let (score, timings) = self
             .work(arrived, move |embedder, limits, timings| {
@@ -261,7 +268,8 @@ impl Deployment {
             score,
             timings,
         };
-        self.record(answer.decision.as_str(), &answer.basis, Some(score.get()));
+        // Its score says nothing of what searches find, so it stays out of their histogram.
+        self.record(answer.decision.as_str(), &answer.basis, None);
         Ok(answer)
     }
 
@@ -329,11 +337,11 @@ impl Deployment {
         source: Query,
     ) -> Result<(Upserted, u64), DeploymentError> {
         let writer = self.writer()?;
-        let source_sha256 = match &source {
-            Query::Image(bytes) => Some(Sha256::digest(bytes).into()),
-            Query::Embedding(_) => None,
-        };
-        let (embedding, _) = self.embed(source).await?;
+        let embedded = self.work(Instant::now(), move |embedder, limits, timings| {
+            let source_sha256 = source.sha256();
+            embed_query(embedder, source, limits, timings).map(|found| (found, source_sha256))
+        });
+        let ((embedding, source_sha256), _) = embedded.await?;
         let NewItem {
             id,
             label,
@@ -395,23 +403,13 @@ impl Deployment {
         Ok(())
     }
 
-    /// One item.
+    /// One item and its embedding, of unit length.
     ///
     /// # Errors
     /// There is none of this id.
-    pub fn item(&self, id: &str) -> Result<Arc<ItemHead>, DeploymentError> {
+    pub fn item(&self, id: &str) -> Result<(Arc<ItemHead>, Arc<[f32]>), DeploymentError> {
         self.gallery
-            .get(id)
-            .ok_or_else(|| DeploymentError::ItemNotFound { id: id.to_owned() })
-    }
-
-    /// The embedding of one item, of unit length.
-    ///
-    /// # Errors
-    /// There is none of this id.
-    pub fn vector(&self, id: &str) -> Result<Arc<[f32]>, DeploymentError> {
-        self.gallery
-            .vector(id)
+            .item(id)
             .ok_or_else(|| DeploymentError::ItemNotFound { id: id.to_owned() })
     }
 
@@ -435,92 +433,6 @@ impl Deployment {
         self.gallery.list(after_id, limit)
     }
 
-    /// Every operating point, oldest first, the id of the active one, and the etag of that choice.
-    ///
-    /// # Errors
-    /// A damaged operating point, or the disk.
-    pub fn operating_points(
-        &self,
-    ) -> Result<(Vec<OperatingPoint>, Option<String>, String), DeploymentError> {
-        let folder = self.folder();
-        let active = folder.record().active_operating_point.clone();
-        Ok((folder.operating_points()?, active, folder.etag()))
-    }
-
-    /// Keeps a new operating point, and makes it decide.
-    ///
-    /// # Errors
-    /// It does not belong here, or the disk.
-    pub fn adopt(&self, point: &OperatingPoint) -> Result<(), DeploymentError> {
-        self.check(point)?;
-        self.folder().add_operating_point(point)?;
-        self.activate(point.id(), None).map(|_| ())
-    }
-
-    /// Makes an operating point decide from now on. Returns the id of the one before.
-    ///
-    /// # Errors
-    /// There is none of this id, it does not belong here, the etag is out of date, or the disk.
-    pub fn activate(
-        &self,
-        id: &str,
-        etag: Option<&str>,
-    ) -> Result<Option<String>, DeploymentError> {
-        let previous = {
-            let mut folder = self.folder();
-            self.check(&folder.operating_point(id)?)?;
-            let previous = folder.record().active_operating_point.clone();
-            folder.activate(id, etag)?;
-            previous
-        };
-        self.take_standing()?;
-        self.publish_standing(previous.as_deref().filter(|previous| *previous != id));
-        Ok(previous)
-    }
-
-    /// Announces the deployment to Prometheus.
-    pub fn publish(&self) {
-        let model = &self.loaded.model;
-        telemetry::deployment_started(telemetry::DeploymentLabels {
-            name: &self.name,
-            model: model.name(),
-            fingerprint: model.fingerprint(),
-            execution_provider: model.provider(),
-        });
-        self.publish_standing(None);
-        self.publish_size();
-    }
-
-    fn publish_standing(&self, previous: Option<&str>) {
-        let standing = self.standing.load();
-        let active = standing
-            .valid()
-            .map(|point| telemetry::OperatingPointGauges {
-                id: point.id(),
-                threshold: point.threshold().get(),
-                target_far: point.content().promise.target.far(),
-                far_upper_bound: point.content().promise.far_bound,
-                created: created(point),
-            });
-        telemetry::operating_point_activated(&self.name, previous, active);
-        self.publish_size();
-    }
-
-    fn publish_size(&self) {
-        let (snapshot, standing) = (self.gallery.snapshot(), self.standing.load());
-        telemetry::gallery_changed(
-            &self.name,
-            telemetry::GallerySize {
-                items: snapshot.len(),
-                labels: snapshot.label_count(),
-                generation: snapshot.generation(),
-                calibrated: standing
-                    .valid()
-                    .map(|point| (point.id(), point.content().binding.gallery_items)),
-            },
-        );
-    }
-
     fn record(&self, decision: &'static str, basis: &Basis, score: Option<f32>) {
         telemetry::decided(
             &self.name,
@@ -528,22 +440,6 @@ impl Deployment {
             decision,
             score,
         );
-    }
-
-    fn check(&self, point: &OperatingPoint) -> Result<(), DeploymentError> {
-        Ok(point.check_binding(&self.binding())?)
-    }
-
-    fn take_standing(&self) -> Result<(), DeploymentError> {
-        let standing = match self.folder().active_operating_point()? {
-            None => Standing::Missing,
-            Some(point) => match point.check_binding(&self.binding()) {
-                Ok(()) => Standing::Valid(Box::new(point)),
-                Err(mismatch) => Standing::Mismatch(mismatch),
-            },
-        };
-        self.standing.store(Arc::new(standing));
-        Ok(())
     }
 
     fn writer(&self) -> Result<&Writer, DeploymentError> {
@@ -576,7 +472,7 @@ impl Deployment {
             job(embedder, &limits, &mut timings).map(|value| (value, timings))
         });
         let done = done.await;
-        telemetry::queue_length(pool.queue_len());
+
         let outcome = done
             .map_err(DeploymentError::from)
             .and_then(|result| result);

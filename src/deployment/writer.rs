@@ -45,7 +45,7 @@ impl Writer {
         let thread = thread::Builder::new()
             .name("gallery-writer".to_owned())
             .spawn(move || work(&gallery, &changes))
-            .map_err(|cause| DeploymentError::ModelFailed {
+            .map_err(|cause| DeploymentError::Broken {
                 reason: cause.to_string(),
             })?;
         Ok(Self {
@@ -57,22 +57,22 @@ impl Writer {
     pub(super) async fn upsert(&self, item: Item) -> Result<Written<Upserted>, DeploymentError> {
         let (reply, answer) = oneshot::channel();
         self.send(Change::Upsert(item, reply))?;
-        answer.await.unwrap_or(Err(DeploymentError::Stopped))
+        answer.await.unwrap_or_else(|_| Err(writer_ended()))
     }
 
     pub(super) async fn delete(&self, id: String) -> Result<Written<bool>, DeploymentError> {
         let (reply, answer) = oneshot::channel();
         self.send(Change::Delete(id, reply))?;
-        answer.await.unwrap_or(Err(DeploymentError::Stopped))
+        answer.await.unwrap_or_else(|_| Err(writer_ended()))
     }
 
     fn send(&self, change: Change) -> Result<(), DeploymentError> {
-        let queue = self.queue.as_ref().ok_or(DeploymentError::Stopped)?;
+        let queue = self.queue.as_ref().ok_or_else(writer_ended)?;
         queue.try_send(change).map_err(|refused| match refused {
             TrySendError::Full(_) => DeploymentError::WriterBusy {
                 queue_len_max: QUEUE_LEN_MAX,
             },
-            TrySendError::Disconnected(_) => DeploymentError::Stopped,
+            TrySendError::Disconnected(_) => writer_ended(),
         })
     }
 }
@@ -86,6 +86,13 @@ impl Drop for Writer {
         {
             tracing::error!("the gallery's writer panicked");
         }
+    }
+}
+
+/// A bug: it lives as long as its deployment.
+fn writer_ended() -> DeploymentError {
+    DeploymentError::Broken {
+        reason: "the gallery's writer has ended".to_owned(),
     }
 }
 
@@ -116,9 +123,7 @@ fn work(gallery: &Arc<Gallery>, changes: &Receiver<Change>) {
         upserts.write(gallery);
         reindex_if_due(gallery, &mut reindexing);
     }
-    if let Some(thread) = reindexing {
-        drop(thread.join());
-    }
+    // An index that is still being built is given up with the process: it is derived.
 }
 
 /// Builds the index anew beside the one that serves, where the gallery has outgrown that.

@@ -41,11 +41,11 @@ impl Catalogue {
         self.places.get(id)
     }
 
-    pub(super) fn vector(&self, id: &str) -> Option<Arc<[f32]>> {
+    pub(super) fn item(&self, id: &str) -> Option<(Arc<ItemHead>, Arc<[f32]>)> {
         let slot = self.find(id)?.slot;
         let block = self.blocks.get(slot / BLOCK_SLOTS)?;
         let slot = block.get(slot % BLOCK_SLOTS)?.as_ref()?;
-        Some(Arc::clone(&slot.vector))
+        Some((Arc::clone(&slot.head), Arc::clone(&slot.vector)))
     }
 
     /// At most `limit` items in order of id, those after `after_id`.

@@ -238,14 +238,14 @@ impl Gallery {
         catalogue.find(id).map(|place| Arc::clone(&place.head))
     }
 
-    /// The embedding of the current item of this id, of unit length.
+    /// The current item of this id, together with its embedding, of unit length.
     #[must_use]
-    pub fn vector(&self, id: &str) -> Option<Arc<[f32]>> {
+    pub fn item(&self, id: &str) -> Option<(Arc<ItemHead>, Arc<[f32]>)> {
         let catalogue = self
             .catalogue
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        catalogue.vector(id)
+        catalogue.item(id)
     }
 
     /// The hash of the image that the item of this id was made from, where known.

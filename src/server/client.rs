@@ -63,6 +63,8 @@ pub struct Found {
     pub target_far: Option<f64>,
     /// The confidence of that promise, unless undecided.
     pub confidence: Option<f64>,
+    /// Whether the false accept rate is promised, and not only aimed at.
+    pub certified: bool,
     /// Whether the promise covers the gallery's present size.
     pub within_calibrated_size: bool,
     /// Why nothing was decided.
@@ -222,6 +224,7 @@ fn found(answer: proto::SearchResponse) -> Found {
         operating_point: decided.then_some(basis.operating_point_id),
         target_far: decided.then_some(basis.target_far),
         confidence: decided.then_some(basis.confidence),
+        certified: basis.certified,
         within_calibrated_size: basis.within_calibrated_size,
         undecided_reason,
         matches: answer

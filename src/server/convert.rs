@@ -134,6 +134,7 @@ fn basis(basis: Basis) -> proto::DecisionBasis {
         None => proto::UndecidedReason::Unspecified,
         Some(Undecided::Missing) => proto::UndecidedReason::OperatingPointMissing,
         Some(Undecided::Mismatch) => proto::UndecidedReason::OperatingPointMismatch,
+        Some(Undecided::Unreadable) => proto::UndecidedReason::OperatingPointUnreadable,
     };
     proto::DecisionBasis {
         operating_point_id: basis.operating_point_id.unwrap_or_default(),
@@ -143,6 +144,7 @@ fn basis(basis: Basis) -> proto::DecisionBasis {
         calibrated_items: basis.calibrated_items,
         within_calibrated_size: basis.within_calibrated_size,
         undecided_reason: undecided.into(),
+        certified: basis.certified,
     }
 }
 

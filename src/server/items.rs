@@ -60,20 +60,12 @@ impl Items {
 
     fn get(&self, request: &GetItemRequest) -> Result<GetItemResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
-        let head = deployment
+        let (head, vector) = deployment
             .item(&request.id)
             .map_err(|error| from_error(&error))?;
-        let vector = if request.include_embedding {
-            Some(
-                deployment
-                    .vector(&request.id)
-                    .map_err(|error| from_error(&error))?,
-            )
-        } else {
-            None
-        };
+        let vector = request.include_embedding.then_some(&*vector);
         Ok(GetItemResponse {
-            item: Some(convert::item(&head, vector.as_deref())),
+            item: Some(convert::item(&head, vector)),
         })
     }
 
@@ -81,19 +73,21 @@ impl Items {
         let deployment = self.registry.find(&request.deployment)?;
         let size = convert::page_size(request.page_size)?;
         let after = page::read_token(&request.page_token)?;
-        let heads = deployment.items(after.as_deref(), size);
-        let next = if heads.len() == size {
-            heads.last().map(|head| page::token(&head.id))
-        } else {
-            None
-        };
+        // One more than the page holds says whether there is another.
+        let mut heads = deployment.items(after.as_deref(), size + 1);
+        let more = size < heads.len();
+        heads.truncate(size);
+        let next = heads
+            .last()
+            .filter(|_| more)
+            .map(|head| page::token(&head.id));
         let items = heads.iter().filter_map(|head| {
+            if !request.include_embedding {
+                return Some(convert::item(head, None));
+            }
             // An item that was removed since the page was read is left out.
-            let vector = match request.include_embedding {
-                true => Some(deployment.vector(&head.id).ok()?),
-                false => None,
-            };
-            Some(convert::item(head, vector.as_deref()))
+            let (head, vector) = deployment.item(&head.id).ok()?;
+            Some(convert::item(&head, Some(&vector)))
         });
         Ok(ListItemsResponse {
             items: items.collect(),
@@ -146,6 +140,7 @@ impl GalleryService for Items {
             }
         };
         Ok(Response::new(answer_each(
+            &self.registry,
             request.into_inner(),
             self.stream_in_flight_max,
             handle,
@@ -193,6 +188,7 @@ impl GalleryService for Items {
             }
         };
         Ok(Response::new(answer_each(
+            &self.registry,
             request.into_inner(),
             self.stream_in_flight_max,
             handle,

@@ -15,7 +15,7 @@ mod stream;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
@@ -56,6 +56,9 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// Once nothing is under way, how long the last answers have to leave the machine.
 const FLUSH: Duration = Duration::from_millis(300);
+
+/// How often gauges are brought up to date: well below any interval of scraping.
+const GAUGE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Why the server did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -147,9 +150,9 @@ fn report(deployment: &Deployment, took: Duration) {
         "deployment loaded"
     );
     match basis.undecided {
-        Some(reason) => tracing::warn!(
+        Some(_) => tracing::warn!(
             deployment = deployment.name(),
-            ?reason,
+            reason = deployment.standing().problem(),
             "no valid operating point: every decision will be UNDECIDED; run `matchpoint calibrate`"
         ),
         None if !basis.within_calibrated_size => tracing::warn!(
@@ -184,7 +187,7 @@ pub async fn serve(
     let routes = routes(&registry, config)?.add_service(health);
     let mut server = tokio::spawn(
         transport(config)
-            .layer(RequestIds)
+            .layer(RequestIds(registry.clone()))
             .add_routes(routes)
             .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
                 drop(stopped.await);
@@ -198,7 +201,10 @@ pub async fn serve(
             let loaded = loaded.unwrap_or(Err(ServeError::LoadingPanicked));
             // Nothing will ever be served, so nobody is kept waiting for it.
             let loaded = Arc::new(loaded.inspect_err(|_| server.abort())?);
-            loaded.deployments.values().for_each(|deployment| deployment.publish());
+            for deployment in loaded.deployments.values() {
+                deployment.publish();
+            }
+            tokio::spawn(publish_gauges(Arc::downgrade(&loaded)));
             registry.ready(loaded);
             set_health(&reporter, ServingStatus::Serving).await;
             telemetry::server_ready(true);
@@ -219,12 +225,27 @@ pub async fn serve(
     drain(&registry, &mut server, config.drain).await
 }
 
+/// Keeps what changes by itself up to date, for as long as the deployments are served.
+async fn publish_gauges(loaded: Weak<Loaded>) {
+    let mut tick = tokio::time::interval(GAUGE_INTERVAL);
+    loop {
+        tick.tick().await;
+        let Some(loaded) = loaded.upgrade() else {
+            return;
+        };
+        for deployment in loaded.deployments.values() {
+            deployment.publish_gauges();
+        }
+    }
+}
+
 /// Waits for requests under way; connections that only watch do not keep the server up.
 async fn drain(
     registry: &Registry,
     server: &mut tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
     longest: Duration,
 ) -> Result<(), ServeError> {
+    registry.stop_streams();
     let idle = async {
         // Calls that were already on their way are still let in.
         tokio::time::sleep(FLUSH).await;

@@ -12,7 +12,7 @@ use super::proto::{
 };
 use super::registry::Registry;
 use super::status::from_error;
-use crate::deployment::{Deployment, DeploymentError};
+use crate::deployment::Deployment;
 
 #[derive(Clone, Debug)]
 pub(super) struct OperatingPoints {
@@ -37,24 +37,14 @@ impl OperatingPoints {
 
     fn get(&self, request: &GetOperatingPointRequest) -> Result<GetOperatingPointResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
-        let (points, active, etag) = deployment
-            .operating_points()
+        let id = Some(request.id.as_str()).filter(|id| !id.is_empty());
+        let (point, active, etag) = deployment
+            .operating_point(id)
             .map_err(|error| from_error(&error))?;
-        let id = if request.id.is_empty() {
-            active.clone()
-        } else {
-            Some(request.id.clone())
-        };
-        let found = points
-            .iter()
-            .find(|point| Some(point.id()) == id.as_deref());
-        let point = found.ok_or_else(|| {
-            let id = id.clone().unwrap_or_else(|| "(active)".to_owned());
-            from_error(&DeploymentError::OperatingPointNotFound { id })
-        })?;
+        let operating_point = Some(convert::operating_point(&point));
         Ok(GetOperatingPointResponse {
-            operating_point: Some(convert::operating_point(point)),
-            active: active.as_deref() == Some(point.id()),
+            operating_point,
+            active,
             etag,
         })
     }
@@ -65,18 +55,13 @@ impl OperatingPoints {
     ) -> Result<ActivateOperatingPointResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
         let etag = Some(request.etag.as_str()).filter(|etag| !etag.is_empty());
-        let previous = deployment
+        let now = deployment
             .activate(&request.id, etag)
             .map_err(|error| from_error(&error))?;
-        let get = GetOperatingPointRequest {
-            deployment: request.deployment.clone(),
-            id: request.id.clone(),
-        };
-        let now = self.get(&get)?;
         Ok(ActivateOperatingPointResponse {
-            operating_point: now.operating_point,
+            operating_point: Some(convert::operating_point(&now.point)),
             etag: now.etag,
-            previous_id: previous.unwrap_or_default(),
+            previous_id: now.previous.unwrap_or_default(),
         })
     }
 }

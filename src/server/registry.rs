@@ -19,6 +19,8 @@ pub(super) struct Registry {
     phase: Arc<ArcSwap<Phase>>,
     /// How many calls and stream items are under way.
     in_flight: Arc<watch::Sender<usize>>,
+    /// Whether streams are to end.
+    stopping: Arc<watch::Sender<bool>>,
     /// The longest time that one of them may take.
     longest: Duration,
 }
@@ -53,12 +55,29 @@ impl Registry {
         Self {
             phase: Arc::new(ArcSwap::from_pointee(Phase::Loading)),
             in_flight: Arc::new(watch::Sender::new(0)),
+            stopping: Arc::new(watch::Sender::new(false)),
             longest,
         }
     }
 
     pub(super) fn ready(&self, loaded: Arc<Loaded>) {
         self.phase.store(Arc::new(Phase::Ready(loaded)));
+    }
+
+    /// Asks streams to take nothing more.
+    pub(super) fn stop_streams(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Waits until streams are asked to end.
+    pub(super) async fn draining(&self) {
+        // The sender lives as long as this registry, so this cannot fail.
+        drop(
+            self.stopping
+                .subscribe()
+                .wait_for(|stopping| *stopping)
+                .await,
+        );
     }
 
     pub(super) fn drain(&self) {
@@ -89,11 +108,7 @@ impl Registry {
                 "MODEL_LOADING",
                 "the server is loading its models and galleries; try again in a moment",
             )),
-            Phase::Draining => Err(status(
-                Code::Unavailable,
-                "SHUTTING_DOWN",
-                "the server is shutting down",
-            )),
+            Phase::Draining => Err(shutting_down()),
         }
     }
 
@@ -168,6 +183,15 @@ impl Drop for Record {
             "answered"
         );
     }
+}
+
+/// The answer to what comes too late.
+pub(super) fn shutting_down() -> Status {
+    status(
+        Code::Unavailable,
+        "SHUTTING_DOWN",
+        "the server is shutting down",
+    )
 }
 
 fn code_name(code: Code) -> &'static str {

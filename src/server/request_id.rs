@@ -1,4 +1,5 @@
 //! A request id for every call: the caller's own or a new one, in the logs and in the answer.
+//! And what is under way is counted here, so that a shutdown can wait for it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -8,25 +9,34 @@ use tonic::codegen::http::{HeaderValue, Request, Response};
 use tower::{Layer, Service};
 use tracing::Instrument;
 
+use super::registry::Registry;
+
 /// The header that carries it, both ways.
 const HEADER: &str = "x-request-id";
 /// A caller's id goes into logs, so it is short and printable.
 const BYTES_MAX: usize = 64;
 
-#[derive(Clone, Copy, Debug)]
-pub(super) struct RequestIds;
+/// Calls of our own services; health checks and reflection do not hold up a shutdown.
+const OURS: &str = "/matchpoint.v1.";
+
+#[derive(Clone, Debug)]
+pub(super) struct RequestIds(pub(super) Registry);
 
 impl<S> Layer<S> for RequestIds {
     type Service = WithRequestId<S>;
 
     fn layer(&self, inner: S) -> WithRequestId<S> {
-        WithRequestId { inner }
+        WithRequestId {
+            inner,
+            registry: self.0.clone(),
+        }
     }
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct WithRequestId<S> {
     inner: S,
+    registry: Registry,
 }
 
 impl<S, B, R> Service<Request<B>> for WithRequestId<S>
@@ -48,9 +58,16 @@ where
         let id = accepted(request.headers().get(HEADER))
             .unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
         let span = tracing::info_span!("request", path = request.uri().path(), request_id = id);
+        // From the first byte of a request on, also while its body still arrives.
+        let under_way = request
+            .uri()
+            .path()
+            .starts_with(OURS)
+            .then(|| self.registry.enter());
         let answered = self.inner.call(request).instrument(span);
         Box::pin(async move {
             let mut response = answered.await?;
+            drop(under_way);
             if let Ok(value) = HeaderValue::from_str(&id) {
                 response.headers_mut().insert(HEADER, value);
             }

@@ -55,6 +55,7 @@ impl RetrievalService for Retrieval {
     ) -> Result<Response<Self::SearchStreamStream>, Status> {
         let service = self.clone();
         let answers = answer_each(
+            &self.registry,
             request.into_inner(),
             self.stream_in_flight_max,
             move |item: SearchStreamRequest| {

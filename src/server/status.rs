@@ -20,7 +20,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 pub(super) fn status(code: Code, reason: &str, message: &str) -> Status {
     let mut details = ErrorDetails::new();
     details.set_error_info(reason, DOMAIN, HashMap::new());
-    if matches!(code, Code::ResourceExhausted | Code::Unavailable) {
+    if matches!(reason, "QUEUE_FULL" | "MODEL_LOADING" | "SHUTTING_DOWN") {
         details.set_retry_info(Some(RETRY_AFTER));
     }
     Status::with_error_details(code, message.to_owned(), details)
@@ -45,7 +45,38 @@ pub(super) fn from_error(error: &DeploymentError) -> Status {
             "stored data is damaged; the server's log has the file",
         );
     }
-    status(code, reason, &error.to_string())
+    status(code, reason, &told(error))
+}
+
+/// What a caller needs to know: nothing of this machine's paths.
+fn told(error: &DeploymentError) -> String {
+    let DeploymentError::Gallery(cause) = error else {
+        return error.to_string();
+    };
+    match cause {
+        GalleryError::Item { field, problem, .. } => format!("the item's {field} {problem}"),
+        GalleryError::ReadOnly { .. } => "the gallery is open for reading only".to_owned(),
+        GalleryError::Full { .. } => {
+            "the disk of the gallery is full; nothing was written".to_owned()
+        }
+        GalleryError::InUse { .. } | GalleryError::Unusable { .. } => {
+            "the gallery cannot be written; the server's log has the cause".to_owned()
+        }
+        GalleryError::QueryDimension { .. } | GalleryError::Neighbours { .. } => cause.to_string(),
+        GalleryError::NotFound { .. }
+        | GalleryError::Exists { .. }
+        | GalleryError::NotAGallery { .. }
+        | GalleryError::Format { .. }
+        | GalleryError::Damaged { .. }
+        | GalleryError::Storage { .. }
+        | GalleryError::File { .. }
+        | GalleryError::Description { .. }
+        | GalleryError::IndexParams { .. }
+        | GalleryError::Duplicate { .. }
+        | GalleryError::Batch { .. } => {
+            "the gallery failed; the server's log has the cause".to_owned()
+        }
+    }
 }
 
 fn classify(error: &DeploymentError) -> (Code, &'static str) {
@@ -77,6 +108,7 @@ fn classify(error: &DeploymentError) -> (Code, &'static str) {
         DeploymentError::Folder { .. }
         | DeploymentError::Io { .. }
         | DeploymentError::ModelFailed { .. }
+        | DeploymentError::Broken { .. }
         | DeploymentError::Model(_)
         | DeploymentError::Runtime(_) => (Code::Internal, "INTERNAL"),
     }
@@ -108,9 +140,7 @@ fn gallery_reason(error: &GalleryError) -> (Code, &'static str) {
         GalleryError::QueryDimension { .. } | GalleryError::Neighbours { .. } => {
             (Code::InvalidArgument, "ARGUMENT_INVALID")
         }
-        GalleryError::InUse { .. } | GalleryError::Unusable { .. } => {
-            (Code::Unavailable, "GALLERY_UNAVAILABLE")
-        }
+        GalleryError::InUse { .. } | GalleryError::Unusable { .. } => (Code::Internal, "INTERNAL"),
         GalleryError::NotFound { .. }
         | GalleryError::Exists { .. }
         | GalleryError::Format { .. }

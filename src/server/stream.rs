@@ -9,14 +9,18 @@ use tonic::{Status, Streaming};
 use tracing::Instrument;
 
 use super::convert::invalid;
+use super::registry::{Registry, shutting_down};
 
 /// A caller's id of an item is echoed, so it has a limit.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// Answers each item of `incoming` with what `handle` makes of it, in the order of completion.
+///
 /// At most `in_flight_max` are worked on at once: beyond it the client is held back by the
-/// transport. Where the client goes away, work that has not begun is dropped.
+/// transport. Items that were taken are answered, also where the stream breaks after them or the
+/// server is asked to stop. Where the client goes away, work that has not begun is dropped.
 pub(super) fn answer_each<Q, A, F>(
+    registry: &Registry,
     mut incoming: Streaming<Q>,
     in_flight_max: usize,
     handle: impl Fn(Q) -> F + Send + 'static,
@@ -27,19 +31,17 @@ where
     F: Future<Output = A> + Send + 'static,
 {
     let (answers, outgoing) = mpsc::channel(in_flight_max);
+    let (under_way, registry) = (registry.enter(), registry.clone());
     let pump = async move {
+        let _under_way = under_way;
         let mut items = JoinSet::new();
-        let mut open = true;
-        while open || !items.is_empty() {
+        let mut end = None;
+        while end.is_none() || !items.is_empty() {
             tokio::select! {
-                item = incoming.message(), if open && items.len() < in_flight_max => match item {
+                item = incoming.message(), if end.is_none() && items.len() < in_flight_max => match item {
                     Ok(Some(item)) => drop(items.spawn(handle(item).in_current_span())),
-                    Ok(None) => open = false,
-                    Err(status) => {
-                        // The stream itself broke; nobody may be there to be told.
-                        drop(answers.send(Err(status)).await);
-                        return;
-                    }
+                    Ok(None) => end = Some(Ok(())),
+                    Err(status) => end = Some(Err(status)),
                 },
                 Some(done) = items.join_next() => {
                     let answer = done.map_err(|_panic| Status::internal("internal error"));
@@ -47,8 +49,13 @@ where
                         return;
                     }
                 },
+                () = registry.draining(), if end.is_none() => end = Some(Err(shutting_down())),
                 () = answers.closed() => return,
             }
+        }
+        if let Some(Err(status)) = end {
+            // Nobody may be there to be told.
+            drop(answers.send(Err(status)).await);
         }
     };
     tokio::spawn(pump.in_current_span());
