@@ -1,8 +1,8 @@
 //! The service against the same steps without it: what does gRPC, the queue and the decision cost?
 //!
-//! Three rates, measured in turn in rounds, all on the same photographs with the same number of
-//! worker threads: a bare loop over decode, resize and the model's run; the same with the search
-//! and the decision, called in-process; and `Search` over gRPC with concurrent clients. And
+//! Rates measured in turn in rounds, all on the same photographs with the same number of worker
+//! threads: the model's run alone; a bare loop over decode, resize and run; the same with the
+//! search and the decision, called in-process; `Search` over gRPC with concurrent clients; and
 //! `build` as its own process, whole. Ratios of medians are what to quote: machines differ, and
 //! other work disturbs.
 //!
@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use matchpoint::config::{Config, ServerFlags};
 use matchpoint::deployment::{Deployment, Query, SearchOptions};
+use matchpoint::model::embedder::Embedder;
 use matchpoint::pixels::Limits;
 use matchpoint::server::{self, Client, Loaded};
 
@@ -70,6 +71,7 @@ fn main() {
     let mut rates: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for round in 1..=rounds {
         let measured = [
+            ("0 run alone", bench.run_alone()),
             ("1 bare loop", bench.bare()),
             ("2 in-process", runtime.block_on(bench.in_process())),
             ("3 gRPC", runtime.block_on(bench.over_grpc())),
@@ -88,7 +90,7 @@ fn main() {
         .into_iter()
         .map(|(name, mut rates)| (name, median(&mut rates)))
         .collect();
-    let bare = medians.first().map_or(1.0, |(_, rate)| *rate);
+    let bare = medians.get(1).map_or(1.0, |(_, rate)| *rate);
     println!(
         "\n{:<14} {:>10}  {:>12}",
         "median", "images/s", "of bare loop"
@@ -110,22 +112,34 @@ impl Bench {
         Arc::clone(self.loaded.deployments.values().next().unwrap())
     }
 
-    /// Decode, resize, run: on as many threads as the service has workers, and nothing else.
+    /// ONNX Runtime and nothing else: one tensor, again and again, on every worker thread.
+    fn run_alone(&self) -> f64 {
+        let tensor: Vec<f32> = (0..3 * 224 * 224)
+            .map(|i| (i % 255) as f32 / 128.0 - 1.0)
+            .collect();
+        self.on_every_worker(|embedder, _image| drop(embedder.embed_tensor(&tensor).unwrap()))
+    }
+
+    /// Decode, resize, run: on every worker thread, and nothing else.
     fn bare(&self) -> f64 {
         let limits = Limits {
             bytes_max: self.config.engine.image_bytes_max,
             pixels_max: self.config.engine.image_pixels_max,
         };
+        self.on_every_worker(|embedder, image| drop(embedder.embed(image, &limits).unwrap()))
+    }
+
+    fn on_every_worker(&self, work: impl Fn(&mut Embedder, &[u8]) + Sync) -> f64 {
         let done = AtomicU64::new(0);
         let started = Instant::now();
         std::thread::scope(|scope| {
             for worker in 0..self.config.engine.workers {
                 let mut embedder = self.deployment().loaded().model.embedder().unwrap();
-                let done = &done;
+                let (done, work) = (&done, &work);
                 scope.spawn(move || {
                     let mut next = self.images.iter().cycle().skip(worker * 7);
                     while started.elapsed() < self.length {
-                        embedder.embed(&next.next().unwrap().1, &limits).unwrap();
+                        work(&mut embedder, &next.next().unwrap().1);
                         done.fetch_add(1, Ordering::Relaxed);
                     }
                 });
