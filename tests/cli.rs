@@ -182,6 +182,29 @@ fn nothing_is_pruned_while_an_entry_cannot_be_read() {
 }
 
 #[test]
+fn a_file_that_is_not_there_fails_alone() {
+    let root = TempDir::new().unwrap();
+    let image = photos().join("images/gc_fishes_fish3/g0_ref.jpg");
+    let table = root.path().join("items.csv");
+    fs::write(
+        &table,
+        format!("path,label\nnowhere.jpg,fish\n{},fish\n", path(&image)),
+    )
+    .unwrap();
+    let built = build(&root.path().join("shop"), &table, &[]);
+    let report = json(&built);
+    assert_eq!((code(&built), report["enrolled"].as_u64()), (3, Some(1)));
+    assert_eq!(report["failed"][0]["item"], "nowhere.jpg");
+    assert!(
+        report["failed"][0]["reason"]
+            .as_str()
+            .unwrap()
+            .contains("No such file"),
+        "{report}"
+    );
+}
+
+#[test]
 fn a_deployment_that_a_crash_left_half_made_is_made_anew() {
     let root = TempDir::new().unwrap();
     let deployment = root.path().join("shop");

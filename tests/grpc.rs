@@ -672,6 +672,39 @@ async fn the_server_says_what_it_serves() {
 }
 
 #[tokio::test]
+async fn several_deployments_are_served_by_their_names() {
+    let (_one, first) = copy_of_sample();
+    let (_two, second) = copy_of_sample();
+    let both = format!("first={},second={}", first.display(), second.display());
+    let running = Running::start(Path::new(&both), &[]).await;
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    let stranger = photo(&format!("{STRANGER}/q1_rotpersp.jpg"));
+    let item = UpsertItemRequest {
+        deployment: "second".to_owned(),
+        ..new_item("new/1", stranger.clone())
+    };
+    gallery.upsert_item(item).await.unwrap();
+    for (name, decision) in [("first", Decision::Reject), ("second", Decision::Accept)] {
+        let request = SearchRequest {
+            deployment: name.to_owned(),
+            ..image_query(stranger.clone())
+        };
+        assert_eq!(
+            search(&running, request).await.unwrap().decision(),
+            decision,
+            "{name}"
+        );
+    }
+    let status = search(&running, image_query(stranger)).await.unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::NotFound, "DEPLOYMENT_NOT_FOUND")
+    );
+    assert!(status.message().contains("first, second"), "{status}");
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_full_queue_answers_resource_exhausted_at_once_with_a_time_to_come_back() {
     let settings = [
         ("MATCHPOINT_QUEUE_LEN_MAX", "1"),
