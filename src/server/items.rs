@@ -12,7 +12,7 @@ use super::proto::{
 };
 use super::registry::Registry;
 use super::status::from_error;
-use super::stream::{answer_each, as_message, check_request_id};
+use super::stream::{answer_each, answer_one};
 use super::{convert, page};
 use crate::deployment::{NewItem, Query};
 use crate::gallery::Upserted;
@@ -123,16 +123,16 @@ impl GalleryService for Items {
             async move {
                 let id = message.request_id;
                 let work = async {
-                    check_request_id(&id)?;
                     let item = message
                         .item
                         .ok_or_else(|| convert::invalid("item is required"));
                     service.upsert(item?).await
                 };
-                let outcome = match service.registry.call("UpsertItemStream", work).await {
-                    Ok(result) => Outcome::Result(result),
-                    Err(status) => Outcome::Error(as_message(&status)),
-                };
+                let outcome =
+                    match answer_one(&service.registry, "UpsertItemStream", &id, work).await {
+                        Ok(result) => Outcome::Result(result),
+                        Err(error) => Outcome::Error(error),
+                    };
                 UpsertItemStreamResponse {
                     request_id: id,
                     outcome: Some(outcome),
@@ -171,16 +171,16 @@ impl GalleryService for Items {
             async move {
                 let id = message.request_id;
                 let work = async {
-                    check_request_id(&id)?;
                     let item = message
                         .item
                         .ok_or_else(|| convert::invalid("item is required"));
                     service.delete(item?).await
                 };
-                let outcome = match service.registry.call("DeleteItemStream", work).await {
-                    Ok(result) => Outcome::Result(result),
-                    Err(status) => Outcome::Error(as_message(&status)),
-                };
+                let outcome =
+                    match answer_one(&service.registry, "DeleteItemStream", &id, work).await {
+                        Ok(result) => Outcome::Result(result),
+                        Err(error) => Outcome::Error(error),
+                    };
                 DeleteItemStreamResponse {
                     request_id: id,
                     outcome: Some(outcome),

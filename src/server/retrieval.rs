@@ -12,7 +12,7 @@ use super::proto::{
 };
 use super::registry::Registry;
 use super::status::from_error;
-use super::stream::{answer_each, as_message, check_request_id};
+use super::stream::{answer_each, answer_one};
 use crate::deployment::Query;
 
 #[derive(Clone, Debug)]
@@ -63,17 +63,16 @@ impl RetrievalService for Retrieval {
                 async move {
                     let id = item.request_id;
                     let work = async {
-                        check_request_id(&id)?;
                         let search = item
                             .search
                             .ok_or_else(|| convert::invalid("search is required"));
                         service.find(search?).await
                     };
-                    let result = service.registry.call("SearchStream", work).await;
-                    let outcome = match result {
-                        Ok(result) => Outcome::Result(result),
-                        Err(status) => Outcome::Error(as_message(&status)),
-                    };
+                    let outcome =
+                        match answer_one(&service.registry, "SearchStream", &id, work).await {
+                            Ok(result) => Outcome::Result(result),
+                            Err(error) => Outcome::Error(error),
+                        };
                     SearchStreamResponse {
                         request_id: id,
                         outcome: Some(outcome),

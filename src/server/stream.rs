@@ -62,8 +62,25 @@ where
     ReceiverStream::new(outgoing)
 }
 
+/// Works on one item: checks its id, counts it as a call, and makes its error a message.
+pub(super) async fn answer_one<T>(
+    registry: &Registry,
+    method: &'static str,
+    id: &str,
+    work: impl Future<Output = Result<T, Status>>,
+) -> Result<T, tonic_types::Status> {
+    let checked = async {
+        check_request_id(id)?;
+        work.await
+    };
+    registry
+        .call(method, checked)
+        .await
+        .map_err(|status| as_message(&status))
+}
+
 /// Refuses an id that is too long to be echoed.
-pub(super) fn check_request_id(id: &str) -> Result<(), Status> {
+fn check_request_id(id: &str) -> Result<(), Status> {
     if id.len() > REQUEST_ID_BYTES_MAX {
         let length = id.len();
         return Err(invalid(&format!(
@@ -74,7 +91,7 @@ pub(super) fn check_request_id(id: &str) -> Result<(), Status> {
 }
 
 /// A status as a message, for one item's answer.
-pub(super) fn as_message(status: &Status) -> tonic_types::Status {
+fn as_message(status: &Status) -> tonic_types::Status {
     use prost::Message;
     // Our own statuses carry their details encoded as this very message.
     tonic_types::Status::decode(status.details()).unwrap_or_else(|_| tonic_types::Status {
