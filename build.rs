@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(true);
     for room in [
+        "calibration",
         "decision",
         "retrieval",
         "gallery",
@@ -25,8 +26,22 @@ fn main() -> Result<(), Box<dyn Error>> {
         out.join("descriptors.bin"),
         compiler.encode_file_descriptor_set(),
     )?;
-    tonic_prost_build::configure()
-        .extern_path(".google.rpc.Status", "::tonic_types::Status")
-        .compile_fds(compiler.file_descriptor_set())?;
+    // Each package is compiled with the other as foreign, so that both are named by absolute paths.
+    let shared = out.join("shared");
+    fs::create_dir_all(&shared)?;
+    for (into, foreign, path) in [
+        (
+            &out,
+            ".google.longrunning",
+            "crate::server::proto::longrunning",
+        ),
+        (&shared, ".matchpoint.v1", "crate::server::proto"),
+    ] {
+        tonic_prost_build::configure()
+            .out_dir(into)
+            .extern_path(".google.rpc.Status", "::tonic_types::Status")
+            .extern_path(foreign, path)
+            .compile_fds(compiler.file_descriptor_set())?;
+    }
     Ok(())
 }

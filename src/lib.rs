@@ -2,6 +2,8 @@
 //!
 //! In reading order; ARCHITECTURE.md has a section for each.
 
+pub mod analysis;
+pub mod arrays;
 pub mod calibration;
 pub mod cli;
 pub mod config;
@@ -10,6 +12,7 @@ pub mod gallery;
 pub mod kernels;
 pub mod model;
 pub mod pixels;
+pub mod report;
 pub mod server;
 pub mod telemetry;
 pub mod vector;

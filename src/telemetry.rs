@@ -272,10 +272,10 @@ pub struct OperatingPointGauges<'a> {
     pub id: &'a str,
     /// The similarity from which it accepts.
     pub threshold: f32,
-    /// The false accept rate it promises.
-    pub target_far: f64,
-    /// The upper bound measured at calibration.
-    pub far_upper_bound: f64,
+    /// The false accept rate it promises or aims at; `None` where it has no such target.
+    pub target_far: Option<f64>,
+    /// The upper bound measured at calibration; `None` where there is none.
+    pub far_upper_bound: Option<f64>,
     /// When it was made.
     pub created: SystemTime,
 }
@@ -299,8 +299,13 @@ pub fn operating_point_activated(
     let labels = labels(active.id);
     gauge!(OPERATING_POINT_ACTIVE, &labels).set(1.0);
     gauge!(THRESHOLD, &labels).set(f64::from(active.threshold));
-    gauge!(TARGET_FAR, &labels).set(active.target_far);
-    gauge!(FAR_UPPER_BOUND, &labels).set(active.far_upper_bound);
+    // Absent where unknown: zero would read as a promise.
+    if let Some(target_far) = active.target_far {
+        gauge!(TARGET_FAR, &labels).set(target_far);
+    }
+    if let Some(bound) = active.far_upper_bound {
+        gauge!(FAR_UPPER_BOUND, &labels).set(bound);
+    }
     let since = active
         .created
         .duration_since(UNIX_EPOCH)

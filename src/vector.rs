@@ -100,6 +100,9 @@ pub enum NotAnEmbedding {
 pub struct Similarity(f32);
 
 impl Similarity {
+    /// The highest there is: of an embedding and itself.
+    pub const IDENTICAL: Self = Self(1.0);
+
     /// Takes a number as a similarity; `None` for NaN. Rounding beyond the range is clamped.
     #[must_use]
     pub fn new(value: f32) -> Option<Self> {

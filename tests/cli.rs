@@ -643,7 +643,7 @@ fn left_out_labels_are_aimed_at_and_never_called_certified() {
     assert_eq!(code(&calibrated), 0, "{}", text(&calibrated.stderr));
     let said = text(&calibrated.stdout);
     assert!(
-        said.contains("aim, no promise") && said.contains("12 left out"),
+        said.contains("aims at, and does not promise") && said.contains("12 left out"),
         "{said}"
     );
 }
@@ -931,4 +931,217 @@ fn the_demo_refuses_then_promises_then_decides_well() {
     // The folder of somebody else is not touched.
     let other = run(&["demo", "--deployment", path(root.path())]);
     assert_eq!(code(&other), 2);
+}
+
+#[test]
+fn operating_points_are_listed_compared_and_rolled_back() {
+    let queries = photos().join("calibrate.csv");
+    let (_folder, deployment) = copy_of_sample();
+    let list = || {
+        let listed = run(&["points", "list", path(&deployment), "--json"]);
+        assert_eq!(code(&listed), 0, "{}", text(&listed.stderr));
+        json(&listed)
+    };
+    let strict = list()["active"].as_str().unwrap().to_owned();
+    let nothing = run(&["points", "rollback", path(&deployment)]);
+    assert_eq!(code(&nothing), 66, "{}", text(&nothing.stderr));
+
+    let calibrated = run(&[
+        "calibrate",
+        path(&deployment),
+        "--queries",
+        path(&queries),
+        "--target-far",
+        "0.25",
+        "--json",
+    ]);
+    assert_eq!(code(&calibrated), 0, "{}", text(&calibrated.stderr));
+    let loose = json(&calibrated)["operating_point"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let listed = list();
+    assert_eq!(listed["active"], loose.as_str());
+    assert_eq!(listed["operating_points"].as_array().unwrap().len(), 2);
+
+    let compared = run(&[
+        "points",
+        "compare",
+        path(&deployment),
+        &strict,
+        &loose,
+        "--json",
+    ]);
+    assert_eq!(code(&compared), 0, "{}", text(&compared.stderr));
+    let compared = json(&compared);
+    let between = |flip: &Value| {
+        let score = flip["found"]["score"].as_f64().unwrap();
+        let threshold = |key: &str| compared[key].as_f64().unwrap();
+        threshold("to_threshold") <= score
+            && score < threshold("from_threshold")
+            && flip["after"] == "accept"
+    };
+    let flips = compared["flips"].as_array().unwrap();
+    assert!(!flips.is_empty() && flips.iter().all(between), "{compared}");
+    let shown = run(&["points", "compare", path(&deployment), &strict, &loose]);
+    assert!(text(&shown.stdout).contains("recorded decisions"));
+
+    let back = run(&["points", "rollback", path(&deployment)]);
+    assert_eq!(code(&back), 0, "{}", text(&back.stderr));
+    assert_eq!(list()["active"], strict.as_str());
+    let shown = run(&["points", "show", path(&deployment)]);
+    assert!(text(&shown.stdout).contains("decides now"));
+
+    let recording = deployment.join("recordings").join(format!("{loose}.json"));
+    let changed = fs::read_to_string(&recording)
+        .unwrap()
+        .replacen("0.", "0.1", 1);
+    fs::write(&recording, changed).unwrap();
+    let refused = run(&["points", "compare", path(&deployment), &loose, &strict]);
+    assert_eq!(code(&refused), 65, "{}", text(&refused.stderr));
+}
+
+#[test]
+fn a_report_is_one_file_with_the_numbers_of_the_json() {
+    let (folder, deployment) = copy_of_sample();
+    let page = folder.path().join("report.html");
+    let queries = photos().join("calibrate.csv");
+    let gallery = photos().join("gallery.csv");
+    let calibrate = |far: &str| {
+        run(&[
+            "calibrate",
+            path(&deployment),
+            "--queries",
+            path(&queries),
+            "--target-far",
+            far,
+            "--report",
+            path(&page),
+            "--pictures",
+            path(&gallery),
+            "--dry-run",
+            "--json",
+        ])
+    };
+    let done = calibrate("0.2");
+    assert_eq!(code(&done), 0, "{}", text(&done.stderr));
+    let report = json(&done);
+    let html = fs::read_to_string(&page).unwrap();
+    assert!(html.contains(report["operating_point"].as_str().unwrap()));
+    assert!(html.contains("data:image/png;base64,") && !html.contains("<script"));
+    let analysis = &report["analysis"];
+    assert_eq!(analysis["pairwise"]["mated_pairs"], 120 - 60);
+    assert!(analysis["growth"]["measured"].as_array().unwrap().len() > 1);
+    assert!(!analysis["conditions"].as_array().unwrap().is_empty());
+    assert!(report["content"]["held_out"]["frr"]["estimate"].is_number());
+    assert!(report["content"]["curve"].as_array().unwrap().len() > 10);
+
+    let refused = calibrate("0.001");
+    assert_eq!(code(&refused), 5);
+    assert!(fs::read_to_string(&page).unwrap().contains("2995"));
+}
+
+#[test]
+fn evaluate_refuses_labels_that_chose_the_threshold() {
+    let queries = photos().join("calibrate.csv");
+    let arguments = ["evaluate", path(sample()), "--queries", path(&queries)];
+    let refused = run(&arguments);
+    assert_eq!(code(&refused), 65);
+    let said = text(&refused.stderr);
+    assert!(
+        said.contains("chose the threshold") && said.contains("24"),
+        "{said}"
+    );
+    let allowed = run(&[&arguments[..], &["--allow-calibration-labels"]].concat());
+    assert_eq!(code(&allowed), 0, "{}", text(&allowed.stderr));
+}
+
+/// A `.npy` file of little-endian `f32`, as numpy writes it.
+fn npy(rows: &[[f32; 3]]) -> Vec<u8> {
+    let mut header = format!(
+        "{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, 3), }}",
+        rows.len()
+    );
+    header.push_str(&" ".repeat(63 - (10 + header.len()) % 64));
+    header.push('\n');
+    let mut file = b"\x93NUMPY\x01\x00".to_vec();
+    file.extend(u16::try_from(header.len()).unwrap().to_le_bytes());
+    file.extend(header.as_bytes());
+    file.extend(rows.iter().flatten().flat_map(|value| value.to_le_bytes()));
+    file
+}
+
+#[test]
+fn plain_vectors_are_calibrated_without_a_deployment() {
+    let folder = TempDir::new().unwrap();
+    let (vectors, labels) = (folder.path().join("v.npy"), folder.path().join("v.csv"));
+    // Forty labels of three vectors on a circle, each label a degree apart from the next.
+    let at = |degrees: f32| {
+        let (sine, cosine) = degrees.to_radians().sin_cos();
+        [3.0 * cosine, 3.0 * sine, 0.5]
+    };
+    let rows: Vec<[f32; 3]> = (0_u8..120)
+        .map(|row| at(f32::from(row / 3) * 8.0 + f32::from(row % 3) * 0.9))
+        .collect();
+    fs::write(&vectors, npy(&rows)).unwrap();
+    let table: String = (0..120).map(|row| format!("label {}\n", row / 3)).collect();
+    fs::write(&labels, format!("label\n{table}")).unwrap();
+    let calibrate = |more: &[&str]| {
+        let arguments = [
+            "calibrate",
+            "--embeddings",
+            path(&vectors),
+            "--labels",
+            path(&labels),
+        ];
+        run(&[&arguments[..], more].concat())
+    };
+    let done = calibrate(&["--target-far", "0.1", "--json"]);
+    assert_eq!(code(&done), 0, "{}", text(&done.stderr));
+    let report = json(&done);
+    // The gallery searched for itself, so its labels were left out: an aim, and no promise.
+    assert_eq!(report["outcome"], "aimed at, not certified");
+    assert_eq!(report["content"]["trials"]["left_out"]["labels"], 40);
+    let pairs = &report["analysis"]["pairwise"];
+    assert_eq!(
+        (&pairs["mated_pairs"], &pairs["non_mated_pairs"]),
+        (&Value::from(120), &Value::from(7020))
+    );
+    assert!(pairs["equal_error"]["rate"].as_f64().unwrap() < 0.01);
+    assert!(pairs["consistency"]["opis"]["estimate"].is_number());
+    let shown = calibrate(&["--equal-error"]);
+    assert_eq!(code(&shown), 0, "{}", text(&shown.stderr));
+    let said = text(&shown.stdout);
+    assert!(
+        said.contains("search level") && said.contains("pairwise level"),
+        "{said}"
+    );
+
+    // What cannot be used is named.
+    fs::write(&labels, format!("label\n{}", &table[8..])).unwrap();
+    let short = calibrate(&["--equal-error"]);
+    assert_eq!(code(&short), 65);
+    assert!(
+        text(&short.stderr).contains("120"),
+        "{}",
+        text(&short.stderr)
+    );
+    let mut broken = rows.clone();
+    broken[7] = [f32::NAN, 0.0, 1.0];
+    fs::write(&vectors, npy(&broken)).unwrap();
+    fs::write(&labels, format!("label\n{table}")).unwrap();
+    let nan = calibrate(&["--equal-error"]);
+    assert_eq!(code(&nan), 65);
+    assert!(
+        text(&nan.stderr).contains("vector 7"),
+        "{}",
+        text(&nan.stderr)
+    );
+    let one: String = "same\n".repeat(120);
+    fs::write(&vectors, npy(&rows)).unwrap();
+    fs::write(&labels, format!("label\n{one}")).unwrap();
+    let single = calibrate(&["--target-far", "0.1"]);
+    assert_eq!(code(&single), 5, "{}", text(&single.stderr));
+    let missing = run(&["calibrate", "--embeddings", "no.npy", "--equal-error"]);
+    assert_eq!(code(&missing), 66);
 }

@@ -1,6 +1,11 @@
 //! The service as a client sees it: over a real socket, with the real model and real photographs.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 
@@ -13,15 +18,24 @@ use std::time::{Duration, Instant};
 use common::{ROOT, Running, config, copy_of_sample, photos};
 use matchpoint::deployment::Folder;
 use matchpoint::server;
+use matchpoint::server::proto::calibration_service_client::CalibrationServiceClient;
 use matchpoint::server::proto::gallery_service_client::GalleryServiceClient;
+use matchpoint::server::proto::longrunning::operations_client::OperationsClient;
+use matchpoint::server::proto::longrunning::{
+    CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
+    Operation, WaitOperationRequest, operation,
+};
 use matchpoint::server::proto::operating_point_service_client::OperatingPointServiceClient;
 use matchpoint::server::proto::retrieval_service_client::RetrievalServiceClient;
 use matchpoint::server::proto::server_service_client::ServerServiceClient;
 use matchpoint::server::proto::{
-    ActivateOperatingPointRequest, Decision, DeleteItemRequest, EmbedRequest, GetItemRequest,
-    GetOperatingPointRequest, GetServerInfoRequest, ListItemsRequest, ListOperatingPointsRequest,
-    Reference, SearchRequest, SearchResponse, SearchStreamRequest, UndecidedReason,
-    UpsertItemRequest, UpsertItemStreamRequest, Vector, VerifyRequest, reference, search_request,
+    ActivateOperatingPointRequest, CalibrateMetadata, CalibrateRequest, CalibrateResponse,
+    CalibrationSettings, CalibrationStage, CompareOperatingPointsRequest, Decision,
+    DeleteItemRequest, EmbedRequest, GetItemRequest, GetOperatingPointRequest,
+    GetServerInfoRequest, LabelledQuery, ListItemsRequest, ListOperatingPointsRequest, Reference,
+    RollBackOperatingPointRequest, SearchRequest, SearchResponse, SearchStreamRequest,
+    UndecidedReason, UpsertItemRequest, UpsertItemStreamRequest, Vector, VerifyRequest,
+    calibrate_request, calibration_settings, labelled_query, reference, search_request,
     search_stream_response, upsert_item_request, upsert_item_stream_response, verify_request,
 };
 use tokio_stream::StreamExt;
@@ -882,7 +896,13 @@ async fn reflection_lists_every_service_and_can_be_switched_off() {
         .into_iter()
         .map(|service| service.name)
         .collect();
-    for service in ["Retrieval", "Gallery", "OperatingPoint", "Server"] {
+    for service in [
+        "Retrieval",
+        "Gallery",
+        "OperatingPoint",
+        "Calibration",
+        "Server",
+    ] {
         assert!(
             names.contains(&format!("matchpoint.v1.{service}Service")),
             "{names:?}"
@@ -911,5 +931,331 @@ async fn a_callers_request_id_comes_back() {
         .await
         .unwrap();
     assert_eq!(answer.metadata().get("x-request-id").unwrap().len(), 36);
+    running.stop().await;
+}
+
+/// The sample's labelled queries, as messages: id, label, image, and the kind of picture.
+fn labelled(file: &str) -> Vec<LabelledQuery> {
+    let table = fs::read_to_string(photos().join(file)).unwrap();
+    let mut lines = table.lines();
+    let header: Vec<&str> = lines.next().unwrap().split(',').collect();
+    let column = |name: &str| header.iter().position(|found| *found == name).unwrap();
+    let (path, label, kind) = (column("path"), column("label"), column("kind"));
+    lines
+        .map(|line| {
+            let fields: Vec<&str> = line.split(',').collect();
+            LabelledQuery {
+                id: fields[path].to_owned(),
+                label: fields[label].to_owned(),
+                query: Some(labelled_query::Query::Image(photo(fields[path]))),
+                metadata: HashMap::from([("kind".to_owned(), fields[kind].to_owned())]),
+            }
+        })
+        .collect()
+}
+
+fn calibration(
+    settings: CalibrationSettings,
+    queries: Vec<LabelledQuery>,
+) -> impl tokio_stream::Stream<Item = CalibrateRequest> {
+    let parts = std::iter::once(calibrate_request::Part::Settings(settings))
+        .chain(queries.into_iter().map(calibrate_request::Part::Query));
+    tokio_stream::iter(parts.map(|part| CalibrateRequest { part: Some(part) }))
+}
+
+fn target(far: f64, id: &str) -> CalibrationSettings {
+    CalibrationSettings {
+        target: Some(calibration_settings::Target::TargetFar(far)),
+        confidence: 0.9,
+        operation_id: id.to_owned(),
+        ..CalibrationSettings::default()
+    }
+}
+
+fn calibrations(running: &Running) -> CalibrationServiceClient<Channel> {
+    CalibrationServiceClient::new(running.channel.clone()).max_encoding_message_size(usize::MAX)
+}
+
+fn response(operation: &Operation) -> CalibrateResponse {
+    match operation.result.as_ref().unwrap() {
+        operation::Result::Response(any) => {
+            assert!(any.type_url.ends_with("matchpoint.v1.CalibrateResponse"));
+            prost::Message::decode(any.value.as_slice()).unwrap()
+        }
+        operation::Result::Error(status) => panic!("{}: {}", status.code, status.message),
+    }
+}
+
+fn metadata(operation: &Operation) -> CalibrateMetadata {
+    let any = operation.metadata.as_ref().unwrap();
+    prost::Message::decode(any.value.as_slice()).unwrap()
+}
+
+fn error_of(operation: &Operation) -> (i32, String, HashMap<String, String>) {
+    let Some(operation::Result::Error(error)) = &operation.result else {
+        panic!("no error: {operation:?}");
+    };
+    let details = prost::Message::encode_to_vec(error).into();
+    let status = Status::with_details(Code::from_i32(error.code), &error.message, details);
+    let info = status.get_details_error_info().unwrap();
+    (error.code, info.reason, info.metadata)
+}
+
+#[tokio::test]
+async fn a_deployment_is_calibrated_while_it_serves_compared_and_rolled_back() {
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[]).await;
+    let mut queries = labelled("calibrate.csv");
+    queries.push(LabelledQuery {
+        id: "broken".to_owned(),
+        label: "whatever".to_owned(),
+        query: Some(labelled_query::Query::Image(hostile("cut_in_half.jpg"))),
+        metadata: HashMap::new(),
+    });
+    let count = queries.len() as u64;
+    let mut client = calibrations(&running);
+
+    // A dry run first: it says what would come out, and changes nothing.
+    let dry = CalibrationSettings {
+        validate_only: true,
+        ..target(0.2, "dry")
+    };
+    let operation = client
+        .calibrate(calibration(dry, queries.clone()))
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(operation.done && operation.name == "operations/dry");
+    let told = metadata(&operation);
+    assert_eq!(
+        (told.done, told.total, told.failed_total),
+        (count, count, 1)
+    );
+    assert_eq!(told.failed[0].id, "broken");
+    assert_eq!(told.stage(), CalibrationStage::Done);
+    let would = response(&operation);
+    assert!(!would.active && would.etag.is_empty());
+    let mut points = OperatingPointServiceClient::new(running.channel.clone());
+    let list = ListOperatingPointsRequest::default;
+    let before = points
+        .list_operating_points(list())
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(before.operating_points.len(), 1);
+
+    let operation = client
+        .calibrate(calibration(target(0.2, "real"), queries))
+        .await
+        .unwrap()
+        .into_inner();
+    let made = response(&operation);
+    let point = made.operating_point.unwrap();
+    assert!(made.active && point.certified);
+    assert!((point.target_far - 0.2).abs() < 1e-12 && 24 <= point.independent_trials);
+    let held_out = point.held_out_frr.unwrap();
+    assert!(held_out.lower <= held_out.rate && held_out.rate <= held_out.upper);
+    let first = before.active_id;
+    let answer = search(&running, image_query(known())).await.unwrap();
+    assert_eq!(answer.basis.unwrap().operating_point_id, point.id);
+
+    let choices = Choices {
+        strict: first,
+        loose: point.id,
+        stale: before.etag,
+        etag: made.etag,
+    };
+    compare_and_roll_back(&running, choices, count - 1).await;
+    running.stop().await;
+}
+
+struct Choices {
+    strict: String,
+    loose: String,
+    stale: String,
+    etag: String,
+}
+
+async fn compare_and_roll_back(running: &Running, choices: Choices, searches: u64) {
+    let mut points = OperatingPointServiceClient::new(running.channel.clone());
+    // The looser one accepts what the stricter one rejects, and says so beforehand.
+    let compare = CompareOperatingPointsRequest {
+        from_id: String::new(),
+        to_id: choices.strict.clone(),
+        ..Default::default()
+    };
+    let compared = points
+        .compare_operating_points(compare)
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(compared.from_threshold < compared.to_threshold);
+    assert_eq!(compared.searches, searches);
+    assert_eq!(compared.flips.len() as u64, compared.flips_total);
+    assert!(compared.flips.iter().all(|flip| !flip.accepted
+        && compared.from_threshold <= flip.score
+        && flip.score < compared.to_threshold));
+
+    let stale = RollBackOperatingPointRequest {
+        etag: choices.stale,
+        ..Default::default()
+    };
+    let refused = points.roll_back_operating_point(stale).await.unwrap_err();
+    assert_eq!(
+        (refused.code(), reason(&refused).as_str()),
+        (Code::Aborted, "ETAG_MISMATCH")
+    );
+    let back = RollBackOperatingPointRequest {
+        etag: choices.etag,
+        ..Default::default()
+    };
+    let back = points
+        .roll_back_operating_point(back)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(back.operating_point.unwrap().id, choices.strict);
+    assert_eq!(back.previous_id, choices.loose);
+    let again = RollBackOperatingPointRequest::default();
+    let refused = points.roll_back_operating_point(again).await.unwrap_err();
+    assert_eq!(reason(&refused), "NOTHING_TO_ROLL_BACK_TO");
+}
+
+#[tokio::test]
+async fn a_calibration_that_cannot_be_made_says_why_and_changes_nothing() {
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[]).await;
+    let mut client = calibrations(&running);
+    let queries = labelled("calibrate.csv");
+    let operation = client
+        .calibrate(calibration(target(0.001, ""), queries.clone()))
+        .await
+        .unwrap()
+        .into_inner();
+    let (code, why, told) = error_of(&operation);
+    assert_eq!(code, i32::from(Code::FailedPrecondition));
+    assert_eq!(why, "CALIBRATION_UNDERPOWERED");
+    assert_eq!(
+        (
+            told["trials_needed"].as_str(),
+            told["trials_present"].as_str()
+        ),
+        ("2302", "24")
+    );
+
+    for (settings, says) in [
+        (CalibrationSettings::default(), "target is required"),
+        (target(0.7, ""), "target FAR 0.7"),
+        (target(0.2, "no/slash"), "operation_id"),
+    ] {
+        let refused = client
+            .calibrate(calibration(settings, vec![]))
+            .await
+            .unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().contains(says), "{refused}");
+    }
+    let missing = client.calibrate(tokio_stream::empty()).await.unwrap_err();
+    assert!(missing.message().contains("settings"), "{missing}");
+    let twice = vec![queries[0].clone(), queries[0].clone()];
+    let operation = client
+        .calibrate(calibration(target(0.2, ""), twice))
+        .await
+        .unwrap()
+        .into_inner();
+    let (_, why, _) = error_of(&operation);
+    assert_eq!(why, "ARGUMENT_INVALID");
+    assert_eq!(
+        Folder::open(&deployment)
+            .unwrap()
+            .operating_points()
+            .unwrap()
+            .len(),
+        1
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_calibration_can_be_followed_waited_for_and_cancelled() {
+    let running = Running::sample(&[]).await;
+    let mut operations = OperationsClient::new(running.channel.clone());
+    let (queries, incoming) = tokio::sync::mpsc::channel(4);
+    let settings = calibrate_request::Part::Settings(CalibrationSettings {
+        validate_only: true,
+        ..target(0.2, "slow")
+    });
+    let send = |part| queries.send(CalibrateRequest { part: Some(part) });
+    send(settings).await.unwrap();
+    let mut client = calibrations(&running);
+    let stream = tokio_stream::wrappers::ReceiverStream::new(incoming);
+    let call = tokio::spawn(async move { client.calibrate(stream).await });
+    let first = labelled("calibrate.csv").swap_remove(0);
+    send(calibrate_request::Part::Query(first)).await.unwrap();
+
+    let name = "operations/slow".to_owned();
+    let get = GetOperationRequest { name: name.clone() };
+    loop {
+        match operations.get_operation(get.clone()).await {
+            Ok(state) if metadata(state.get_ref()).done == 1 => break,
+            Ok(state) => assert!(!state.get_ref().done),
+            Err(status) => assert_eq!(reason(&status), "OPERATION_NOT_FOUND"),
+        }
+        tokio::task::yield_now().await;
+    }
+    let wait = |timeout: Duration| WaitOperationRequest {
+        name: name.clone(),
+        timeout: Some(timeout.try_into().unwrap()),
+    };
+    let soon = operations
+        .wait_operation(wait(Duration::from_millis(10)))
+        .await
+        .unwrap();
+    assert!(!soon.get_ref().done);
+    let delete = DeleteOperationRequest { name: name.clone() };
+    let refused = operations
+        .delete_operation(delete.clone())
+        .await
+        .unwrap_err();
+    assert_eq!(reason(&refused), "OPERATION_RUNNING");
+
+    let cancel = CancelOperationRequest { name: name.clone() };
+    operations.cancel_operation(cancel).await.unwrap();
+    let ended = operations
+        .wait_operation(wait(Duration::from_secs(20)))
+        .await
+        .unwrap();
+    assert_eq!(error_of(ended.get_ref()).1, "OPERATION_CANCELLED");
+    let answered = call.await.unwrap().unwrap().into_inner();
+    assert_eq!(error_of(&answered).0, i32::from(Code::Cancelled));
+    let listed = operations
+        .list_operations(ListOperationsRequest::default())
+        .await
+        .unwrap();
+    assert_eq!(listed.get_ref().operations.len(), 1);
+    operations.delete_operation(delete).await.unwrap();
+    let gone = operations.get_operation(get).await.unwrap_err();
+    assert_eq!(gone.code(), Code::NotFound);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_gallery_alone_can_be_calibrated_and_promises_nothing_about_far() {
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[]).await;
+    let settings = CalibrationSettings {
+        gallery_as_queries: true,
+        ..target(0.2, "alone")
+    };
+    let operation = calibrations(&running)
+        .calibrate(calibration(settings, vec![]))
+        .await
+        .unwrap()
+        .into_inner();
+    let point = response(&operation).operating_point.unwrap();
+    assert!(!point.certified && point.policy == "target-far-left-out");
+    assert_eq!(point.independent_trials, 36);
+    // One image of each label: nothing to find again.
+    assert_eq!(point.frr, None);
     running.stop().await;
 }

@@ -159,7 +159,22 @@ pub fn certify(
     strangers: &OnePerLabel<'_>,
     target: TargetFar,
 ) -> Result<Certificate, Underpowered> {
-    let independent_trials = strangers.searches().len() as u64;
+    let scores = strangers.searches().iter();
+    let scores = scores.filter_map(|search| search.top_score).collect();
+    certify_scores(scores, strangers.searches().len() as u64, target)
+}
+
+/// The same for the scores of any `independent_trials` without a mate, of which those that found
+/// nothing have none: comparisons of pairs of labels that share no label, for example. Whether
+/// they are independent is for the caller to know.
+///
+/// # Errors
+/// As [`certify`].
+pub fn certify_scores(
+    mut scores: Vec<Similarity>,
+    independent_trials: u64,
+    target: TargetFar,
+) -> Result<Certificate, Underpowered> {
     let Some(allowed) = target.accepts_allowed(independent_trials) else {
         return Err(Underpowered {
             independent_trials,
@@ -168,11 +183,6 @@ pub fn certify(
             best_supported_far: best_supported_far(independent_trials, target.confidence),
         });
     };
-    let mut scores: Vec<Similarity> = strangers
-        .searches()
-        .iter()
-        .filter_map(|search| search.top_score)
-        .collect();
     scores.sort_unstable_by_key(|&score| Reverse(score));
     let first_too_many = usize::try_from(allowed)
         .ok()

@@ -18,7 +18,7 @@ pub struct Evaluation {
 }
 
 /// Error rates per search at one threshold (ISO/IEC 19795-1: FPIR and FNIR).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Errors {
     /// Share of non-mated searches accepted, over all probes.
     pub far: Option<Rate>,
@@ -130,6 +130,64 @@ pub fn trade_off(trials: &Trials) -> Vec<TradeOff> {
             }
         })
         .collect()
+}
+
+/// Scores of the best candidates, counted in bins of equal width.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scores {
+    /// The low end of the first bin.
+    pub lower: f64,
+    /// The high end of the last bin.
+    pub upper: f64,
+    /// Mated searches by bin, whatever the label found.
+    pub mated: Vec<u64>,
+    /// Non-mated searches by bin.
+    pub non_mated: Vec<u64>,
+}
+
+/// Counts the scores of the best candidates. `None` where no search found anything.
+#[must_use]
+pub fn histogram(trials: &Trials, bins: usize) -> Option<Scores> {
+    let wide = |score: Similarity| f64::from(score.get());
+    let mated = || {
+        trials
+            .mated()
+            .iter()
+            .filter_map(|s| s.top)
+            .map(|top| wide(top.score))
+    };
+    let strangers = || {
+        trials
+            .non_mated()
+            .iter()
+            .filter_map(|s| s.top_score)
+            .map(wide)
+    };
+    let lower = mated().chain(strangers()).reduce(f64::min)?;
+    let upper = mated().chain(strangers()).reduce(f64::max)?;
+    // All scores equal still need a bin of some width.
+    let width = ((upper - lower) / real(bins.max(1) as u64)).max(1e-6);
+    let count = |scores: &mut dyn Iterator<Item = f64>| {
+        let mut counts = vec![0; bins];
+        for score in scores {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a bin; the highest score falls into the last"
+            )]
+            let bin = (((score - lower) / width) as usize).min(bins.saturating_sub(1));
+            if let Some(count) = counts.get_mut(bin) {
+                *count += 1;
+            }
+        }
+        counts
+    };
+    Some(Scores {
+        lower,
+        upper: lower + width * real(bins as u64),
+        mated: count(&mut mated()),
+        non_mated: count(&mut strangers()),
+    })
 }
 
 fn right(top: Option<Top>) -> Option<Similarity> {

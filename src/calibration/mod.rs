@@ -1,15 +1,27 @@
 //! From searches with known truth to a threshold that keeps a promise.
 //!
-//! Reading order: what a threshold does, what a trial is, rates with intervals, the certified
-//! threshold, the report, and the record that keeps all of it.
+//! Reading order: what a threshold does, what a trial is, rates with intervals; the certified
+//! thresholds, the estimated ones, and the policies over them; rates on labels that did not
+//! choose, and in larger galleries; the searches as they were recorded, and the record of it all.
 
 pub mod binomial;
 pub mod certify;
+pub mod certify_frr;
+pub mod cost;
 pub mod decision;
+pub mod estimate;
 pub mod evaluate;
+pub mod evidence;
+pub mod growth;
+pub mod held_out;
 pub mod operating_point;
+pub mod policy;
 pub mod rates;
+pub mod recording;
+pub mod sweep;
 pub mod trials;
+
+use certify_frr::FrrRefused;
 
 /// Why a calibration, or the reading of one, did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +66,89 @@ pub enum CalibrationError {
     /// In an empty gallery no stranger finds anything, whatever the threshold.
     #[error("the gallery is empty, so nothing can be learnt about it; enrol its items first")]
     EmptyGallery,
+    /// A rate that no number of trials can show, or that is no promise.
+    #[error("target FRR {value} is outside [1e-9, 0.5]; give it as a fraction, such as 0.05")]
+    TargetFrr {
+        /// The number given.
+        value: f64,
+    },
+    /// At zero or one, one kind of search would never occur.
+    #[error("prior {value} is outside [1e-9, 1 - 1e-9]; give it as a fraction, such as 0.01")]
+    Prior {
+        /// The number given.
+        value: f64,
+    },
+    /// Nothing, less than nothing, or beyond measure.
+    #[error("the cost of a {of}, {value}, is outside [1e-9, 1e9]; give both in the same unit")]
+    Cost {
+        /// `false accept` or `false reject`.
+        of: &'static str,
+        /// The number given.
+        value: f64,
+    },
+    /// A rate of one kind of search cannot be had from the other.
+    #[error("there are no {kind} searches with a score to choose a threshold by; add some")]
+    NoEvidence {
+        /// `mated` or `non-mated`.
+        kind: &'static str,
+    },
+    /// NaN is no evidence.
+    #[error("a score of the {kind} searches is not a number; leave out what has no score")]
+    NotAScore {
+        /// `mated` or `non-mated`.
+        kind: &'static str,
+    },
+    /// Misses outweigh accepts even where everything is accepted.
+    #[error(
+        "FAR and FRR never meet: with everything found accepted, FAR is {far:.3e} and FRR, by \
+         wrong or missing candidates alone, {frr:.3e}; choose by a target FAR or by cost"
+    )]
+    NoEqualError {
+        /// FAR at the lowest threshold.
+        far: f64,
+        /// FRR there.
+        frr: f64,
+    },
+    /// Not a share.
+    #[error("rate {value} is outside [0, 1]; give it as a fraction, such as 0.001")]
+    NotARate {
+        /// The number given.
+        value: f64,
+    },
+    /// A prediction ahead of growth needs growth.
+    #[error("a gallery of {now} items does not grow to {later}; give the larger size last")]
+    Shrinking {
+        /// Items now.
+        now: u64,
+        /// Items later.
+        later: u64,
+    },
+    /// A part is neither empty nor more than the whole.
+    #[error("a part of {size} cannot be drawn from {whole}; ask for 1 to {whole}")]
+    NotAPart {
+        /// Items or labels asked for.
+        size: u64,
+        /// Items or labels there are.
+        whole: u64,
+    },
+    /// The depth or the size of the gallery is not what was searched.
+    #[error("a search lists more than {most} candidates, its depth or the items of the gallery")]
+    TooManyCandidates {
+        /// The most that a search can list.
+        most: usize,
+    },
+    /// Labels cannot be held out of one part, and more parts than this are of no use.
+    #[error("{count} parts of the labels are outside [2, 100]; 5 is a good number")]
+    FoldCount {
+        /// The number given.
+        count: u32,
+    },
+    /// No threshold keeps the FRR, or too few trials show it.
+    #[error(transparent)]
+    Frr(#[from] FrrRefused),
+    /// Labels used twice.
+    #[error(transparent)]
+    Overlap(#[from] held_out::Overlap),
     /// Too few independent trials for the target.
     #[error(transparent)]
     Underpowered(#[from] certify::Underpowered),
@@ -87,4 +182,94 @@ pub enum CalibrationError {
         /// The id that the content has.
         computed: String,
     },
+    /// Only a FAR grows with the gallery in a way that can be foreseen.
+    #[error("a larger gallery can be allowed for with a target FAR only")]
+    GrowthWithoutTargetFar,
+    /// Not JSON, or not the fields of a recording.
+    #[error("this is not a recording of searches: {0}; calibrate again or restore the file")]
+    NotARecording(#[source] serde_json::Error),
+    /// The searches are not what was recorded.
+    #[error(
+        "the recorded searches were altered: their digest is {computed}, not {stated}; restore them"
+    )]
+    RecordingAltered {
+        /// The digest in the file.
+        stated: String,
+        /// The digest that the searches have.
+        computed: String,
+    },
+}
+
+impl CalibrationError {
+    /// The name of a refusal of the target; `None` where the input itself is wrong.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&'static str> {
+        let unattainable = matches!(
+            self,
+            Self::Frr(FrrRefused::Unattainable { .. })
+                | Self::NoEqualError { .. }
+                | Self::NoEvidence { .. }
+        );
+        if unattainable {
+            return Some("CALIBRATION_UNATTAINABLE");
+        }
+        self.shortage().map(|_| "CALIBRATION_UNDERPOWERED")
+    }
+
+    /// For a refusal: the labels that the target takes, where that can be said, and those that
+    /// there are.
+    #[must_use]
+    pub fn trials_needed(&self) -> Option<(Option<u64>, u64)> {
+        let Shortage {
+            needed, present, ..
+        } = self.shortage()?;
+        Some((needed, present))
+    }
+
+    /// For a refusal: the lowest rate of the kind asked for that the trials can certify.
+    #[must_use]
+    pub fn best_supported(&self) -> Option<f64> {
+        self.shortage().map(|shortage| shortage.best_supported)
+    }
+
+    fn shortage(&self) -> Option<Shortage> {
+        if let Self::Underpowered(refused) = self {
+            return Some(Shortage {
+                needed: Some(refused.needed),
+                present: refused.independent_trials,
+                best_supported: refused.best_supported_far,
+            });
+        }
+        let Self::Frr(refused) = self else {
+            return None;
+        };
+        Some(match *refused {
+            FrrRefused::Underpowered {
+                needed,
+                independent_trials: present,
+                best_supported_frr: best_supported,
+                ..
+            } => Shortage {
+                needed,
+                present,
+                best_supported,
+            },
+            FrrRefused::Unattainable {
+                independent_trials: present,
+                best_supported_frr: best_supported,
+                ..
+            } => Shortage {
+                needed: None,
+                present,
+                best_supported,
+            },
+        })
+    }
+}
+
+/// What a refused target lacks.
+struct Shortage {
+    needed: Option<u64>,
+    present: u64,
+    best_supported: f64,
 }

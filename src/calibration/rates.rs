@@ -279,7 +279,7 @@ fn effective(of: Proportion, labels: u64, variance: f64) -> f64 {
 ///
 /// More would be noise, and a decimal of that size is read back exactly by every JSON parser:
 /// a 53-bit integer over a power of ten that is exact too, hence one rounding.
-pub(super) fn recorded(value: f64) -> f64 {
+pub(crate) fn recorded(value: f64) -> f64 {
     let text = if value.abs() < 1e-10 {
         format!("{value:.22}")
     } else {

@@ -1,59 +1,94 @@
-//! `matchpoint calibrate`: a threshold that keeps a promised false accept rate, or a refusal.
+//! `matchpoint calibrate`: a threshold that keeps what it promises, or a refusal.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::exit::Exit;
+use super::analysis;
+use super::exit::{Exit, fail};
 use super::output::{self, Output, percent, rate, table};
-use super::probe;
+use super::pictures::Pictures;
+use super::probe::{self, Others, Probes};
+use super::progress::Progress;
 use super::sources::{Refused, Sources};
+use super::target::TargetFlags;
+use super::vectors::{ArrayFlags, VECTORS_PAIRS_MAX};
+use crate::analysis::consistency::Band;
+use crate::analysis::{Analysis, Scope};
 use crate::calibration::CalibrationError;
-use crate::calibration::certify::{TargetFar, Underpowered};
-use crate::calibration::operating_point::{Content, OperatingPoint, Plan};
+use crate::calibration::held_out::{LabelSet, refuse_overlap};
+use crate::calibration::operating_point::{Content, Evidence, IndexMisses};
 use crate::config::{Engine, EngineFlags, ProcessEnvironment};
-use crate::deployment::{Deployment, now_rfc_3339};
+use crate::deployment::{CalibrationSettings, Copied, Deployment, DeploymentError, Repeated};
 use crate::gallery::Access;
 use crate::telemetry;
 
-/// Choose a threshold that keeps a promised false accept rate, or refuse
+/// Choose a threshold that keeps what it promises, or refuse
 ///
-/// Searches for every labelled query. Queries of labels that are not enrolled are strangers. One
-/// query of each stranger label, drawn blindly, counts as an independent trial, and the exact
-/// binomial test on these gives the lowest threshold whose false accept rate is at most the target,
-/// at the confidence asked for. Queries of enrolled labels show what that costs in false rejects.
-/// The operating point is saved in the deployment, and made the active one.
+/// Searches for every labelled query. Queries of labels that are not enrolled are strangers. With
+/// --target-far, one query of each stranger label, drawn blindly, counts as an independent trial,
+/// and the exact binomial test on these gives the lowest threshold whose false accept rate is at
+/// most the target, at the confidence asked for. --target-frr does the same for false rejects, with
+/// queries of enrolled labels. --equal-error and --min-cost promise nothing. The operating point is
+/// saved in the deployment with the searches it was made from, and made the active one.
 ///
-/// With `--strangers all`, enrolled labels count as strangers too, searched with their own items
-/// left out. Such trials are not quite independent (look-alikes are mutual), so the target is then
-/// aimed at, not certified; every output says so.
+/// Without queries of your own, --gallery-as-queries lets each enrolled item search for the others.
+/// Enrolled labels as strangers are not quite independent (look-alikes are mutual), so such a
+/// target is aimed at, not certified; every output says so. So it is with --strangers all.
 ///
 /// Where the labels are too few for the target, nothing is changed, the command says how many it
 /// takes, and ends with exit code 5.
+///
+/// With --embeddings, any model's vectors are calibrated without a deployment: see `--labels`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   matchpoint calibrate shop --queries labelled.csv --target-far 0.01
   matchpoint calibrate shop --queries labelled/ --target-far 0.001 --confidence 0.99 --dry-run
-  matchpoint calibrate shop --queries labelled.csv --target-far 0.01 --strangers all")]
+  matchpoint calibrate shop --queries labelled.csv --target-far 0.01 --grow-to 100000
+  matchpoint calibrate shop --gallery-as-queries --equal-error --dry-run --report report.html
+  matchpoint calibrate --embeddings vectors.npy --labels rows.csv --target-far 0.01")]
 pub(super) struct Calibrate {
     /// The deployment's folder
-    deployment: PathBuf,
+    #[arg(required_unless_present = "embeddings", conflicts_with = "embeddings")]
+    deployment: Option<PathBuf>,
     /// Labelled queries: a folder, a .csv or a .jsonl file, as for `build`
-    #[arg(long, value_name = "SOURCE")]
-    queries: PathBuf,
-    /// The false accept rate that must not be exceeded, per search: 1e-9 to 0.5
-    #[arg(long, value_name = "RATE")]
-    target_far: f64,
-    /// Confidence of that promise: 0.5 to below 1
-    #[arg(long, value_name = "SHARE", default_value_t = 0.95)]
-    confidence: f64,
+    #[arg(long, value_name = "SOURCE", required_unless_present_any = ["gallery_as_queries", "embeddings"])]
+    queries: Option<PathBuf>,
+    /// Let each item of the gallery be a query, left out of its own search
+    #[arg(long, conflicts_with = "queries")]
+    gallery_as_queries: bool,
+    #[command(flatten)]
+    arrays: ArrayFlags,
+    #[command(flatten)]
+    target: TargetFlags,
     /// Which queries stand for strangers
     #[arg(long, value_enum, default_value_t = Strangers::NeverEnrolled)]
     strangers: Strangers,
-    /// Seed of the draw of one query for each label
+    /// Seed of every draw: one query for each label, folds, bootstraps
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Tighten the target now for a gallery that will grow to so many items
+    #[arg(long, value_name = "ITEMS")]
+    grow_to: Option<u64>,
+    /// A file of labels, one on each line, that the model or a head of it was fitted to; any of
+    /// them among the queries is refused
+    #[arg(long, value_name = "FILE")]
+    fitted_on: Option<PathBuf>,
+    /// Write a report with charts to this HTML file
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// The images of the gallery, as they were given to `build`: the report shows them
+    #[arg(long, value_name = "SOURCE", requires = "report")]
+    pictures: Option<PathBuf>,
+    /// Look at no more pairs than this, and leave pairwise figures out where there are more
+    /// [default: 200 million for a deployment, 20 billion for vectors]
+    #[arg(long, value_name = "COUNT")]
+    pairs_max: Option<u64>,
+    /// The range of thresholds that OPIS is measured over, by pairwise FAR
+    #[arg(long, value_names = ["LOW", "HIGH"], num_args = 2, default_values_t = [0.01, 0.1])]
+    opis_band: Vec<f64>,
     /// The model's folder, where it is not the recorded one
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
@@ -66,6 +101,9 @@ pub(super) struct Calibrate {
     #[command(flatten)]
     engine: EngineFlags,
 }
+
+/// Pairs that are looked at beside the searches of a deployment: some seconds of work.
+pub(super) const DEPLOYMENT_PAIRS_MAX: u64 = 200_000_000;
 
 /// Which queries stand for strangers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -91,38 +129,41 @@ pub(super) struct CalibrationReport {
     pub(super) refusal: Option<Refusal>,
     /// Queries that could not be used.
     pub(super) failed: Vec<Refused>,
+    /// Queries that are pictures in the gallery themselves: their scores flatter.
+    pub(super) copies: Vec<Copied>,
+    /// Queries with the very image of another query: they count twice.
+    pub(super) repeated: Vec<Repeated>,
+    /// What else the searches say about the threshold.
+    pub(super) analysis: Option<Analysis>,
 }
 
 /// Why a target is not supported.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Refusal {
-    /// `CALIBRATION_UNDERPOWERED`.
+    /// `CALIBRATION_UNDERPOWERED`, or `CALIBRATION_UNATTAINABLE` where more labels would not help.
     pub(super) reason: &'static str,
-    /// The false accept rate asked for.
-    pub(super) target_far: f64,
-    /// The confidence asked for.
-    pub(super) confidence: f64,
-    /// Stranger labels that there are.
-    pub(super) independent_trials: u64,
-    /// Stranger labels that the target takes.
-    pub(super) needed: u64,
-    /// The lowest false accept rate that these data can support.
-    pub(super) best_supported_far: f64,
+    /// Labels that count as independent trials.
+    pub(super) independent_trials: Option<u64>,
+    /// How many it takes; `None` where that cannot be said.
+    pub(super) needed: Option<u64>,
+    /// The lowest rate of the kind asked for that these data can support.
+    pub(super) best_supported: Option<f64>,
     /// In words.
     pub(super) message: String,
 }
 
-impl From<&Underpowered> for Refusal {
-    fn from(refused: &Underpowered) -> Self {
-        Self {
-            reason: "CALIBRATION_UNDERPOWERED",
-            target_far: refused.target.far(),
-            confidence: refused.target.confidence().get(),
-            independent_trials: refused.independent_trials,
-            needed: refused.needed,
-            best_supported_far: refused.best_supported_far,
-            message: refused.to_string(),
-        }
+impl Refusal {
+    /// `None` where the error is no refusal of the target.
+    pub(super) fn of(error: &CalibrationError) -> Option<Self> {
+        let reason = error.refusal()?;
+        let trials = error.trials_needed();
+        Some(Self {
+            reason,
+            independent_trials: trials.map(|(_, present)| present),
+            needed: trials.and_then(|(needed, _)| needed),
+            best_supported: error.best_supported(),
+            message: error.to_string(),
+        })
     }
 }
 
@@ -130,25 +171,60 @@ impl Calibrate {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let engine = self.engine.resolve(&ProcessEnvironment)?;
         telemetry::install_logs(&engine.log, engine.log_json)?;
-        let target = TargetFar::new(self.target_far, self.confidence)
-            .map_err(|cause| super::exit::fail(Exit::Usage, cause.to_string()))?;
-        let sources = Sources::read(&self.queries)?;
+        let target = self.target.target()?;
+        self.check_band()?;
+        let settings = CalibrationSettings {
+            target,
+            seed: self.seed,
+            grow_to_items: self.grow_to,
+        };
+        let Some(folder) = &self.deployment else {
+            let report = self.report.as_deref();
+            let scope = self.scope(VECTORS_PAIRS_MAX);
+            let fitted_on = self.fitted_on.as_deref();
+            return self
+                .arrays
+                .run((&settings, scope), fitted_on, report, self.json);
+        };
         let access = if self.dry_run {
             Access::ReadOnly
         } else {
             Access::ReadWrite
         };
-        let deployment = probe::open(&self.deployment, self.model, access, &engine)?;
-        let report = calibrate(&Request {
+        let sources = match &self.queries {
+            Some(queries) => Some(Sources::read(queries)?),
+            None => None,
+        };
+        let pictures = self.pictures(sources.as_ref())?;
+        let scope = self.scope(DEPLOYMENT_PAIRS_MAX);
+        let deployment = probe::open(folder, self.model, access, &engine)?;
+        if let Some(fitted_on) = &self.fitted_on {
+            let own = deployment.labels();
+            let labels = match &sources {
+                Some(found) => found.items.iter().map(|item| item.label.as_str()).collect(),
+                None => own.iter().map(String::as_str).collect(),
+            };
+            refuse_fitted(fitted_on, &labels)?;
+        }
+        let request = Request {
+            pictures: &pictures,
+            scope,
             deployment: &Arc::new(deployment),
-            sources: &sources,
-            target,
+            sources: sources.as_ref(),
+            settings,
             strangers: self.strangers,
-            seed: self.seed,
             dry_run: self.dry_run,
             engine: &engine,
-        })?;
-        Output::new(self.json).result(&report, text)?;
+        };
+        let (report, page) = calibrate(&request)?;
+        if let Some(path) = &self.report {
+            analysis::write_report(path, &page)?;
+        }
+        let output = Output::new(self.json);
+        output.result(&report, text)?;
+        if let Some(path) = &self.report {
+            output.note(&format!("report: {}", path.display()));
+        }
         Ok(match (&report.refusal, report.failed.is_empty()) {
             (Some(_), _) => Exit::Underpowered,
             (None, false) => Exit::SomeFailed,
@@ -157,63 +233,157 @@ impl Calibrate {
     }
 }
 
+impl Calibrate {
+    /// Where the pictures of a report are.
+    fn pictures(&self, sources: Option<&Sources>) -> anyhow::Result<Pictures> {
+        let mut pictures = Pictures::default();
+        if self.report.is_some() {
+            if let Some(images) = &self.pictures {
+                pictures.add(&Sources::read(images)?);
+            }
+            if let Some(sources) = sources {
+                pictures.add(sources);
+            }
+        }
+        Ok(pictures)
+    }
+
+    fn check_band(&self) -> anyhow::Result<()> {
+        match self.opis_band.as_slice() {
+            [low, high] if 0.0 < *low && low < high && *high < 1.0 => Ok(()),
+            _ => Err(fail(
+                Exit::Usage,
+                "--opis-band takes two FARs, the lower first, each above 0 and below 1",
+            )),
+        }
+    }
+
+    /// What pairs are looked at, unless the flags say otherwise.
+    fn scope(&self, pairs_max: u64) -> Scope {
+        let band = match self.opis_band.as_slice() {
+            [far_low, far_high] => Band {
+                far_low: *far_low,
+                far_high: *far_high,
+            },
+            // clap asks for two.
+            _ => Band::default(),
+        };
+        Scope {
+            pairs_max: self.pairs_max.unwrap_or(pairs_max),
+            band,
+        }
+    }
+}
+
 /// A calibration to be done.
 pub(super) struct Request<'a> {
     pub(super) deployment: &'a Arc<Deployment>,
-    pub(super) sources: &'a Sources,
-    pub(super) target: TargetFar,
+    /// Labelled queries; the gallery's own items where there are none.
+    pub(super) sources: Option<&'a Sources>,
+    pub(super) settings: CalibrationSettings,
     pub(super) strangers: Strangers,
-    pub(super) seed: u64,
     pub(super) dry_run: bool,
+    pub(super) pictures: &'a Pictures,
+    pub(super) scope: Scope,
     pub(super) engine: &'a Engine,
 }
 
-pub(super) fn calibrate(request: &Request<'_>) -> anyhow::Result<CalibrationReport> {
-    let leave_out = request.strangers == Strangers::All;
-    let probes = probe::run(
-        request.deployment,
-        request.sources,
-        leave_out,
-        request.engine,
-    )?;
-    let plan = Plan {
-        created: now_rfc_3339(),
-        target: request.target,
-        seed: request.seed,
-        binding: request.deployment.binding(),
-        software: format!("matchpoint {}", env!("CARGO_PKG_VERSION")),
-    };
-    let empty = CalibrationReport {
+pub(super) fn calibrate(
+    request: &Request<'_>,
+) -> anyhow::Result<(CalibrationReport, crate::report::Report)> {
+    let probes = searched(request)?;
+    let mut report = CalibrationReport {
         outcome: "refused",
         operating_point: None,
         active: false,
         content: None,
         refusal: None,
         failed: probes.failed,
+        copies: probes.gathered.copies.clone(),
+        repeated: probes.gathered.repeated.clone(),
+        analysis: None,
     };
-    match OperatingPoint::certified(&probes.trials, plan) {
-        Ok(point) => {
+    let subject = analysis::Subject {
+        deployment: request.deployment,
+        gathered: &probes.gathered,
+        settings: &request.settings,
+        pictures: request.pictures,
+        scope: request.scope,
+    };
+    match request
+        .deployment
+        .calibrate(&probes.gathered, &request.settings)
+    {
+        Ok((point, recording)) => {
             if !request.dry_run {
-                request.deployment.adopt(&point)?;
+                request.deployment.adopt(&point, &recording)?;
             }
-            Ok(CalibrationReport {
-                outcome: if point.content().policy.certifies() {
-                    "certified"
-                } else {
-                    "aimed at, not certified"
-                },
-                operating_point: Some(point.id().to_owned()),
-                active: !request.dry_run,
-                content: Some(point.content().clone()),
-                ..empty
-            })
+            let content = point.content();
+            report.outcome = if content.policy.certifies() {
+                "certified"
+            } else {
+                "aimed at, not certified"
+            };
+            report.operating_point = Some(point.id().to_owned());
+            report.active = !request.dry_run;
+            report.content = Some(content.clone());
+            let (analysis, page) = subject.analyse(&point, &recording)?;
+            report.analysis = Some(analysis);
+            Ok((report, page))
         }
-        Err(CalibrationError::Underpowered(refused)) => Ok(CalibrationReport {
-            refusal: Some(Refusal::from(&refused)),
-            ..empty
-        }),
+        Err(DeploymentError::Calibration(error)) => {
+            let Some(refusal) = Refusal::of(&error) else {
+                return Err(error.into());
+            };
+            let page = subject.refused(&refusal);
+            report.refusal = Some(refusal);
+            Ok((report, page))
+        }
         Err(error) => Err(error.into()),
     }
+}
+
+fn searched(request: &Request<'_>) -> anyhow::Result<Probes> {
+    let Some(sources) = request.sources else {
+        let total = request.deployment.snapshot().len();
+        let progress = std::sync::Mutex::new(Progress::new("search", total));
+        let step = |_done: usize, _total: usize| {
+            progress
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .step();
+            true
+        };
+        let gathered = request.deployment.gather_from_gallery(&step)?;
+        return Ok(Probes {
+            gathered,
+            ..Probes::default()
+        });
+    };
+    let others = match request.strangers {
+        Strangers::NeverEnrolled => Others::OfStrangers,
+        Strangers::All => Others::OfAll,
+    };
+    probe::run(request.deployment, sources, others, request.engine)
+}
+
+/// A threshold chosen on labels that a head was fitted to is too loose: such labels look better
+/// than any that will come.
+pub(super) fn refuse_fitted(fitted_on: &Path, labels: &BTreeSet<&str>) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string(fitted_on).map_err(|cause| {
+        let file = fitted_on.display();
+        fail(Exit::NoInput, format!("cannot read {file}: {cause}"))
+    })?;
+    let lines = text.lines().map(str::trim);
+    let fitted = LabelSet {
+        used_to: "fitted the model",
+        labels: lines.filter(|line| !line.is_empty()).collect(),
+    };
+    let queries = LabelSet {
+        used_to: "choose the threshold",
+        labels: labels.clone(),
+    };
+    refuse_overlap(&fitted, &queries).map_err(|overlap| fail(Exit::BadData, overlap.to_string()))
 }
 
 pub(super) fn text(report: &CalibrationReport) -> String {
@@ -221,6 +391,7 @@ pub(super) fn text(report: &CalibrationReport) -> String {
     for one in &report.failed {
         text.push_str(&format!("failed: {}: {}\n", one.item, one.reason));
     }
+    text.push_str(&warnings(report));
     if let Some(refusal) = &report.refusal {
         text.push_str(&refusal_text(refusal));
     }
@@ -235,36 +406,71 @@ pub(super) fn text(report: &CalibrationReport) -> String {
             describe(content)
         ));
     }
+    if let Some(found) = &report.analysis {
+        text.push_str(&analysis::text(found));
+    }
     text
 }
 
-fn refusal_text(refusal: &Refusal) -> String {
-    format!(
-        "refused: CALIBRATION_UNDERPOWERED\n{}  Nothing was changed. Label queries of {} more labels that are not in the gallery, or ask\n  for a false accept rate of {} or more.\n",
-        table(&[
-            (
-                "asked for",
-                format!(
-                    "FAR <= {} at {} confidence",
-                    percent(refusal.target_far),
-                    percent(refusal.confidence)
-                )
-            ),
-            (
-                "stranger labels",
-                format!(
-                    "{} here, {} needed",
-                    refusal.independent_trials, refusal.needed
-                )
-            ),
-            (
-                "these support",
-                format!("FAR >= {}", percent(refusal.best_supported_far))
-            ),
-        ]),
-        refusal.needed.saturating_sub(refusal.independent_trials),
-        percent(rounded_up(refusal.best_supported_far)),
-    )
+/// What makes trials less than they seem.
+fn warnings(report: &CalibrationReport) -> String {
+    let mut text = String::new();
+    if let Some(first) = report.copies.first() {
+        let what = format!(
+            "{} of the queries are pictures in the gallery themselves (the first: {} is item {}); they flatter the rates: take other pictures",
+            report.copies.len(),
+            first.query,
+            first.item,
+        );
+        text.push_str(&output::wrapped(&what, "warning: "));
+    }
+    let mut mislabelled = report
+        .copies
+        .iter()
+        .filter(|one| one.label != one.item_label);
+    if let Some(one) = mislabelled.next() {
+        let what = format!(
+            "{} of them under another label (the first: query {} says {}, item {} says {}); one of the two is wrong",
+            1 + mislabelled.count(),
+            one.query,
+            one.label,
+            one.item,
+            one.item_label,
+        );
+        text.push_str(&output::wrapped(&what, "warning: "));
+    }
+    if let Some(first) = report.repeated.first() {
+        let what = format!(
+            "{} of the queries have the very image of another one (the first: {} and {}); they count twice",
+            report.repeated.len(),
+            first.first,
+            first.query,
+        );
+        text.push_str(&output::wrapped(&what, "warning: "));
+    }
+    text
+}
+
+pub(super) fn refusal_text(refusal: &Refusal) -> String {
+    let mut text = format!("refused: {}\n", refusal.reason);
+    text.push_str(&output::wrapped(&refusal.message, "  "));
+    let mut rows = Vec::new();
+    if let Some(present) = refusal.independent_trials {
+        let needed = refusal.needed.map_or_else(
+            || "how many it takes cannot be said".to_owned(),
+            |needed| format!("{needed} needed"),
+        );
+        rows.push(("labels", format!("{present} here, {needed}")));
+    }
+    if let Some(best) = refusal.best_supported.filter(|best| *best < 1.0) {
+        rows.push((
+            "these support",
+            format!("a rate of {} or more", percent(rounded_up(best))),
+        ));
+    }
+    text.push_str(&table(&rows));
+    text.push_str("  Nothing was changed.\n");
+    text
 }
 
 /// Two digits, rounded up, so that what is proposed is really supported.
@@ -275,8 +481,6 @@ fn rounded_up(share: f64) -> f64 {
 
 /// An operating point, for a person to read.
 pub(super) fn describe(content: &Content) -> String {
-    let promise = &content.promise;
-    let target = promise.target;
     let threshold = if content.threshold.accepts_nothing() {
         "none: nothing is accepted, since a stranger scores as high as a score can".to_owned()
     } else {
@@ -285,53 +489,124 @@ pub(super) fn describe(content: &Content) -> String {
             content.threshold.get()
         )
     };
-    let counts = &content.trials;
-    let mut text = table(&[
-        (
-            if content.policy.certifies() {
-                "promise"
-            } else {
-                "aim, no promise"
-            },
-            format!(
-                "FAR <= {} per search, at {} confidence",
-                percent(target.far()),
-                percent(target.confidence().get())
-            ),
-        ),
-        ("threshold", threshold),
-        (
-            "tested on",
-            format!(
-                "{} stranger labels ({} never enrolled, {} left out), one query each: {} accepted, {} allowed",
-                promise.independent_trials,
-                counts.never_enrolled.labels,
-                counts.left_out.labels,
-                promise.observed,
-                promise.allowed,
-            ),
-        ),
-        (
-            "upper bound",
-            format!("FAR <= {} on these data", percent(promise.far_bound)),
-        ),
+    let mut rows = vec![("goal", content.goal()), ("threshold", threshold)];
+    rows.extend(grounds(content));
+    rows.extend([
         ("FAR measured", rate(content.measured.far.as_ref())),
         ("FRR measured", rate(content.measured.frr.as_ref())),
         ("recall at 1", rate(content.measured.recall_at_1.as_ref())),
-        (
-            "valid for",
-            format!(
-                "model {} ({}), up to {} items, index: {}",
-                content.binding.model_name,
-                output::short(&content.binding.model_fingerprint),
-                content.binding.gallery_items,
-                content.binding.index,
-            ),
-        ),
     ]);
+    rows.extend(held_out(content));
+    if let Some(check) = content.index_check {
+        let IndexMisses { sampled, missed } = check;
+        rows.push((
+            "index misses",
+            format!("{missed} of {sampled} searches, against exact search; counted in the FRR"),
+        ));
+    }
+    rows.push((
+        "valid for",
+        format!(
+            "model {} ({}), up to {} items, index: {}",
+            content.binding.model_name,
+            output::short(&content.binding.model_fingerprint),
+            content.valid_to_items(),
+            content.binding.index,
+        ),
+    ));
+    let mut text = table(&rows);
     text.push_str("  assumptions\n");
     for assumption in &content.assumptions {
         text.push_str(&output::wrapped(assumption, "    - "));
     }
     text
+}
+
+/// What the threshold rests on.
+fn grounds(content: &Content) -> Vec<(&'static str, String)> {
+    let counts = &content.trials;
+    if let Some(promise) = &content.promise {
+        return vec![
+            (
+                "tested on",
+                format!(
+                    "{} stranger labels ({} never enrolled, {} left out), one query each: {} accepted, {} allowed",
+                    promise.independent_trials,
+                    counts.never_enrolled.labels,
+                    counts.left_out.labels,
+                    promise.observed,
+                    promise.allowed,
+                ),
+            ),
+            (
+                "upper bound",
+                format!("FAR <= {} on these data", percent(promise.far_bound)),
+            ),
+        ];
+    }
+    match &content.evidence {
+        Some(Evidence::FarEstimated(estimate)) => vec![(
+            "upper bound",
+            format!(
+                "FAR <= {}, estimated over labels, not certified",
+                percent(estimate.far_upper)
+            ),
+        )],
+        Some(Evidence::Frr(found)) => vec![
+            (
+                "tested on",
+                format!(
+                    "{} enrolled labels, one query each: {} missed, {} allowed, {} of them beyond any threshold",
+                    found.independent_trials, found.observed, found.allowed, found.lost,
+                ),
+            ),
+            (
+                "upper bound",
+                format!("FRR <= {} on these data", percent(found.frr_bound)),
+            ),
+        ],
+        Some(Evidence::EqualError(found)) => {
+            vec![("equal error", format!("rate {}", percent(found.rate)))]
+        }
+        Some(Evidence::Cost { outcome, .. }) => vec![
+            (
+                "cost",
+                format!(
+                    "{:.4} of the cost of deciding blindly; {:.4} with the threshold that calibrated scores imply",
+                    outcome.dcf_min, outcome.dcf_actual
+                ),
+            ),
+            (
+                "score quality",
+                format!(
+                    "Cllr {:.4} bits, at best {:.4}",
+                    outcome.cllr, outcome.cllr_min
+                ),
+            ),
+        ],
+        None => Vec::new(),
+    }
+}
+
+/// What held on labels that had no part in choosing.
+fn held_out(content: &Content) -> Vec<(&'static str, String)> {
+    let Some(held_out) = &content.held_out else {
+        return Vec::new();
+    };
+    if held_out.folds == held_out.abstained {
+        let why = "unknown: too few labels to hold any out; use `evaluate` with other labels";
+        return vec![("held out", why.to_owned())];
+    }
+    let judged = held_out.folds - held_out.abstained;
+    vec![
+        (
+            "FAR held out",
+            format!(
+                "{} ({judged} of {} folds by label)",
+                rate(held_out.far.as_ref()),
+                held_out.folds
+            ),
+        ),
+        ("FRR held out", rate(held_out.frr.as_ref())),
+    ]
 }

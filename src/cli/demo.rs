@@ -12,15 +12,21 @@ use tokio::sync::oneshot;
 use super::calibrate::{self, CalibrationReport, Strangers};
 use super::exit::{Exit, fail};
 use super::output::{Output, percent, rate, table};
+use super::pictures::Pictures;
 use super::serve::stop_signal;
 use super::sources::{Source, Sources};
-use super::{build, probe, search};
+use super::{analysis, build, probe, search};
+use crate::analysis::Scope;
+use crate::analysis::consistency::Band;
 use crate::calibration::certify::TargetFar;
 use crate::calibration::decision::Threshold;
 use crate::calibration::evaluate::evaluate;
+use crate::calibration::operating_point::Content;
+use crate::calibration::policy::Target;
 use crate::calibration::rates::Rate;
 use crate::calibration::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top, Trials};
 use crate::config::{Config, EngineFlags, ProcessEnvironment, ServerFlags};
+use crate::deployment::CalibrationSettings;
 use crate::gallery::error::GalleryError;
 use crate::gallery::graph::IndexParams;
 use crate::gallery::{Access, Gallery};
@@ -213,21 +219,33 @@ impl Story<'_> {
             Access::ReadWrite,
             self.engine,
         )?);
+        let mut pictures = Pictures::default();
+        pictures.add(&Sources::read(&self.examples.join("gallery.csv"))?);
+        let report_file = self.demo.deployment.join("calibration.html");
         let run = |(far, confidence)| -> anyhow::Result<CalibrationReport> {
             self.say(&format!(
-                "   $ matchpoint calibrate {} --queries {} --target-far {far} --confidence {confidence}\n",
-                self.demo.deployment.display(), queries.display(),
+                "   $ matchpoint calibrate {} --queries {} --target-far {far} --confidence {confidence} --report {}\n",
+                self.demo.deployment.display(), queries.display(), report_file.display(),
             ));
-            let report = calibrate::calibrate(&calibrate::Request {
+            let (report, page) = calibrate::calibrate(&calibrate::Request {
                 deployment: &deployment,
-                sources: &sources,
-                target: TargetFar::new(far, confidence)?,
+                sources: Some(&sources),
+                settings: CalibrationSettings {
+                    target: Target::Far(TargetFar::new(far, confidence)?),
+                    seed: 0,
+                    grow_to_items: None,
+                },
                 strangers: Strangers::NeverEnrolled,
-                seed: 0,
                 dry_run: false,
+                pictures: &pictures,
+                scope: Scope {
+                    pairs_max: calibrate::DEPLOYMENT_PAIRS_MAX,
+                    band: Band::default(),
+                },
                 engine: self.engine,
             })?;
             self.say(&calibrate::text(&report));
+            analysis::write_report(&report_file, &page)?;
             Ok(report)
         };
         self.say("2. Calibrate. Which score means \"the same\"? Ask for one false accept in a thousand searches:");
@@ -465,7 +483,8 @@ impl Asked {
         let promised = point
             .content
             .as_ref()
-            .map_or(0.0, |content| content.promise.target.far());
+            .and_then(Content::target_far)
+            .map_or(0.0, TargetFar::far);
         let bad = |count: u32| {
             if count == 0 {
                 "none".to_owned()

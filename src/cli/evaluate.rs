@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::exit::Exit;
+use super::exit::{Exit, fail};
 use super::output::{Output, rate, table};
-use super::probe::{self, Probes};
+use super::probe::{self, Others, Probes};
 use super::sources::{Refused, Sources};
+use crate::calibration::certify::TargetFar;
 use crate::calibration::evaluate::evaluate;
+use crate::calibration::held_out::{LabelSet, refuse_overlap};
 use crate::calibration::operating_point::OperatingPoint;
 use crate::calibration::rates::{Confidence, Rate};
+use crate::calibration::recording::{Condition, Recording, Truth};
 use crate::config::{Engine, EngineFlags, ProcessEnvironment};
 use crate::deployment::{Deployment, Timings};
 use crate::gallery::Access;
@@ -33,6 +36,9 @@ pub(super) struct Evaluate {
     /// Labelled queries: a folder, a .csv or a .jsonl file, as for `build`
     #[arg(long, value_name = "SOURCE")]
     queries: PathBuf,
+    /// Also take labels that chose the threshold: the figures then flatter
+    #[arg(long)]
+    allow_calibration_labels: bool,
     /// The model's folder, where it is not the recorded one
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
@@ -52,7 +58,9 @@ pub(super) struct EvaluationReport {
     pub(super) operating_point: Option<String>,
     /// Its threshold.
     pub(super) threshold: Option<f32>,
-    /// The false accept rate it is made for.
+    /// What it promises, or aims at, in words.
+    pub(super) goal: Option<String>,
+    /// The false accept rate it is made for, where it is made for one.
     pub(super) target_far: Option<f64>,
     /// Whether that is promised, and not only aimed at.
     pub(super) certified: Option<bool>,
@@ -70,6 +78,9 @@ pub(super) struct EvaluationReport {
     pub(super) frr: Option<Rate>,
     /// The part of the FRR that was accepted with a wrong label.
     pub(super) misidentification: Option<Rate>,
+    /// Rates for each value of each metadata column of the queries.
+    pub(super) conditions: Vec<Condition>,
+
     /// Time of a query by stage: median and 99th percentile, in milliseconds.
     pub(super) latency_ms: Latency,
     /// Queries a second, on all workers.
@@ -95,6 +106,9 @@ impl Evaluate {
         telemetry::install_logs(&engine.log, engine.log_json)?;
         let sources = Sources::read(&self.queries)?;
         let deployment = probe::open(&self.deployment, self.model, Access::ReadOnly, &engine)?;
+        if !self.allow_calibration_labels {
+            refuse_labels_that_chose(&deployment, &sources)?;
+        }
         let report = measure(&Arc::new(deployment), &sources, &engine)?;
         Output::new(self.json).result(&report, text)?;
         Ok(if report.failed.is_empty() {
@@ -105,30 +119,70 @@ impl Evaluate {
     }
 }
 
+/// Figures on the labels that chose the threshold look better than any that will come.
+fn refuse_labels_that_chose(deployment: &Deployment, sources: &Sources) -> anyhow::Result<()> {
+    let standing = deployment.standing();
+    let Some(point) = standing.valid() else {
+        return Ok(());
+    };
+    let Some(recording) = deployment.recording(point.id())? else {
+        return Ok(());
+    };
+    let enrolled = deployment.labels();
+    // With a target FAR, enrolled labels have no part in choosing unless they were left out.
+    let by_strangers = point.content().target_far().is_some();
+    let chose = recording.searches().iter();
+    let chose = chose.filter(|search| !by_strangers || search.truth != Truth::Mated);
+    let labels = sources.items.iter().map(|item| item.label.as_str());
+    let judging = labels.filter(|label| !by_strangers || !enrolled.contains(*label));
+    let overlap = refuse_overlap(
+        &LabelSet {
+            used_to: "chose the threshold",
+            labels: chose.map(|search| search.label.as_str()).collect(),
+        },
+        &LabelSet {
+            used_to: "judge it here",
+            labels: judging.collect(),
+        },
+    );
+    overlap.map_err(|overlap| {
+        let how = "or say --allow-calibration-labels, and know that the figures flatter";
+        fail(Exit::BadData, format!("{overlap}; {how}"))
+    })
+}
+
 fn measure(
     deployment: &Arc<Deployment>,
     sources: &Sources,
     engine: &Engine,
 ) -> anyhow::Result<EvaluationReport> {
-    let probes = probe::run(deployment, sources, false, engine)?;
+    let probes = probe::run(deployment, sources, Others::Ignored, engine)?;
     let standing = deployment.standing();
     let point = standing.valid();
-    let measured = evaluate(&probes.trials, point.map(OperatingPoint::threshold));
+    let recording = Recording::new(probes.gathered.searches.clone())?;
+    let trials = recording.trials();
+    let measured = evaluate(trials, point.map(OperatingPoint::threshold));
     let errors = measured.errors.as_ref();
-    let (mated, queries) = (probes.trials.mated().len(), probes.timings.len());
+    let (mated, queries) = (trials.mated().len(), probes.timings.len());
+    let conditions = point.map(|point| recording.by_condition(point.threshold()));
     Ok(EvaluationReport {
         deployment: deployment.name().to_owned(),
         operating_point: point.map(|point| point.id().to_owned()),
         threshold: point.map(|point| point.threshold().get()),
-        target_far: point.map(|point| point.content().promise.target.far()),
+        goal: point.map(|point| point.content().goal()),
+        target_far: point
+            .and_then(|point| point.content().target_far())
+            .map(TargetFar::far),
         certified: point.map(|point| point.content().policy.certifies()),
         mated: mated as u64,
-        non_mated: probes.trials.non_mated().len() as u64,
+        non_mated: trials.non_mated().len() as u64,
         recall_at_1: measured.recall_at_1,
-        recall_at_5: share(probes.in_top_5, mated),
+        recall_at_5: share(probes.gathered.in_top_5, mated),
         far: errors.and_then(|errors| errors.far),
         frr: errors.and_then(|errors| errors.frr),
         misidentification: errors.and_then(|errors| errors.misidentification),
+        conditions: conditions.unwrap_or_default(),
+
         latency_ms: latency(&probes),
         queries_per_second: share(queries, 1).unwrap_or(0.0) / probes.took.as_secs_f64().max(1e-9),
         failed: probes.failed,
@@ -183,20 +237,12 @@ pub(super) fn text(report: &EvaluationReport) -> String {
         ("recall at 1", rate(report.recall_at_1.as_ref())),
         ("recall at 5", recall_at_5),
     ];
-    if let (Some(point), Some(threshold), Some(target)) =
-        (&report.operating_point, report.threshold, report.target_far)
+    if let (Some(point), Some(threshold), Some(goal)) =
+        (&report.operating_point, report.threshold, &report.goal)
     {
         rows.push((
             "operating point",
-            format!(
-                "{point}: accept from {threshold:.4}, {} FAR <= {}",
-                if report.certified == Some(true) {
-                    "promises"
-                } else {
-                    "aims at, and does not promise,"
-                },
-                super::output::percent(target)
-            ),
+            format!("{point}: accept from {threshold:.4}, {goal}"),
         ));
         rows.push(("FAR", rate(report.far.as_ref())));
         rows.push(("FRR", rate(report.frr.as_ref())));
@@ -226,5 +272,6 @@ pub(super) fn text(report: &EvaluationReport) -> String {
         Confidence::DISPLAY.get() * 100.0
     ));
     text.push_str(&table(&rows));
+    text.push_str(&super::analysis::conditions_text(&report.conditions));
     text
 }

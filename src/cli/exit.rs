@@ -1,7 +1,10 @@
 //! Exit codes, and which error means which. After sysexits where it has one.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
+use crate::analysis::AnalysisError;
+use crate::arrays::ArraysError;
 use crate::calibration::CalibrationError;
 use crate::config::Mistakes;
 use crate::deployment::DeploymentError;
@@ -102,11 +105,23 @@ impl Exit {
             return Some(Self::of_deployment(error));
         }
         if let Some(error) = error.downcast_ref::<CalibrationError>() {
-            let underpowered = matches!(error, CalibrationError::Underpowered(_));
-            return Some(if underpowered {
-                Self::Underpowered
+            return Some(Self::of_calibration(error));
+        }
+        if let Some(error) = error.downcast_ref::<AnalysisError>() {
+            return Some(if let AnalysisError::Calibration(error) = error {
+                Self::of_calibration(error)
             } else {
                 Self::BadData
+            });
+        }
+        if let Some(error) = error.downcast_ref::<ArraysError>() {
+            let ArraysError::Io { source, .. } = error else {
+                return Some(Self::BadData);
+            };
+            return Some(if source.kind() == ErrorKind::NotFound {
+                Self::NoInput
+            } else {
+                Self::Io
             });
         }
         if error.is::<Mistakes>() {
@@ -127,6 +142,14 @@ impl Exit {
         error.is::<std::io::Error>().then_some(Self::Io)
     }
 
+    fn of_calibration(error: &CalibrationError) -> Self {
+        if error.refusal().is_some() {
+            Self::Underpowered
+        } else {
+            Self::BadData
+        }
+    }
+
     fn of_serve(error: &ServeError) -> Self {
         match error {
             ServeError::Deployment(error) => Self::of_deployment(error),
@@ -142,9 +165,16 @@ impl Exit {
             DeploymentError::ModelMismatch { .. }
             | DeploymentError::GalleryMismatch { .. }
             | DeploymentError::OperatingPointMismatch(_) => Self::Mismatch,
-            DeploymentError::Folder { .. } | DeploymentError::OperatingPointNotFound { .. } => {
-                Self::NoInput
+            DeploymentError::Folder { .. }
+            | DeploymentError::OperatingPointNotFound { .. }
+            | DeploymentError::NothingToRollBackTo
+            | DeploymentError::RecordingMissing { .. } => Self::NoInput,
+            DeploymentError::Calibration(error) => Self::of_calibration(error),
+            DeploymentError::Analysis(AnalysisError::Calibration(error)) => {
+                Self::of_calibration(error)
             }
+            DeploymentError::Analysis(_) => Self::BadData,
+            DeploymentError::Cancelled => Self::Interrupted,
             DeploymentError::Name { .. }
             | DeploymentError::Argument { .. }
             | DeploymentError::EtagMismatch { .. } => Self::Usage,

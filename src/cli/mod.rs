@@ -1,5 +1,6 @@
 //! The commands: one file each.
 
+mod analysis;
 mod batch;
 mod build;
 mod calibrate;
@@ -9,11 +10,16 @@ mod evaluate;
 mod exit;
 mod inspect;
 mod output;
+mod page;
+mod pictures;
+mod points;
 mod probe;
 mod progress;
 mod search;
 mod serve;
 mod sources;
+mod target;
+mod vectors;
 
 use std::process::ExitCode;
 
@@ -35,8 +41,10 @@ enum Command {
     Demo(demo::Demo),
     /// Embed images and enrol them in a deployment
     Build(build::Build),
-    /// Choose a threshold that keeps a promised false accept rate, or refuse
-    Calibrate(calibrate::Calibrate),
+    /// Choose a threshold that keeps what it promises, or refuse
+    Calibrate(Box<calibrate::Calibrate>),
+    /// List, compare, activate and roll back operating points
+    Points(points::Points),
     /// Serve deployments over gRPC
     Serve(Box<serve::Serve>),
     /// Ask a running server about images
@@ -95,6 +103,7 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Demo(command) => command.run(),
         Command::Build(command) => command.run(),
         Command::Calibrate(command) => command.run(),
+        Command::Points(command) => command.run(),
         Command::Serve(command) => command.run(),
         Command::Search(command) => command.run(),
         Command::Evaluate(command) => command.run(),

@@ -9,9 +9,11 @@ use super::batch::in_order;
 use super::build::is_the_images_fault;
 use super::progress::Progress;
 use super::sources::{Refused, Source, Sources};
-use crate::calibration::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top, Trials};
 use crate::config::Engine;
-use crate::deployment::{Deployment, DeploymentError, Models, OpenOptions, Probed, Timings};
+use crate::deployment::{
+    Deployment, DeploymentError, Gathered, LabelledQuery, Models, OpenOptions, ProbeRequest,
+    ProbeSource, Probed, Timings,
+};
 use crate::gallery::Access;
 
 /// Opens a deployment for one batch of work.
@@ -38,124 +40,85 @@ fn window(engine: &Engine) -> usize {
 }
 
 /// What labelled queries found.
+#[derive(Default)]
 pub(super) struct Probes {
-    pub(super) trials: Trials,
+    pub(super) gathered: Gathered,
     /// Queries that could not be used.
     pub(super) failed: Vec<Refused>,
-    /// How many mated queries have their label among the five nearest items.
-    pub(super) in_top_5: usize,
     /// Where the time of each query went.
     pub(super) timings: Vec<Timings>,
     /// How long all of it took.
     pub(super) took: Duration,
 }
 
-#[derive(Default)]
-struct Collected {
-    mated: Vec<MatedSearch>,
-    non_mated: Vec<NonMatedSearch>,
-    failed: Vec<Refused>,
-    in_top_5: usize,
-    timings: Vec<Timings>,
+/// Which non-mated searches are made beside those of the queries themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Others {
+    /// None.
+    Ignored,
+    /// What strangers would find in smaller galleries.
+    OfStrangers,
+    /// That, and enrolled labels searched once more with their own label masked, as strangers.
+    OfAll,
 }
 
-/// Searches for every query, on all workers. With `leave_out`, queries of enrolled labels are
-/// searched once more with their own label masked, as strangers.
+/// Searches for every query, on all workers.
 pub(super) fn run(
     deployment: &Arc<Deployment>,
     sources: &Sources,
-    leave_out: bool,
+    others: Others,
     engine: &Engine,
 ) -> anyhow::Result<Probes> {
-    let snapshot = deployment.snapshot();
-    let enrolled: BTreeSet<&str> = snapshot
-        .items()
-        .map(|(head, _)| head.label.as_str())
-        .collect();
-    let mut collected = Collected {
+    let labels: Arc<BTreeSet<String>> = Arc::new(deployment.labels());
+    let mut probes = Probes {
+        gathered: Gathered::of(deployment),
         failed: sources.refused.clone(),
-        ..Collected::default()
+        ..Probes::default()
     };
     let mut progress = Progress::new("search", sources.items.len());
-    let work = |source: Source| {
-        let deployment = Arc::clone(deployment);
-        let is_enrolled = enrolled.contains(source.label.as_str());
+    let work = |(source, check_index): (Source, bool)| {
+        let (deployment, labels) = (Arc::clone(deployment), Arc::clone(&labels));
         async move {
-            let probe = deployment.probe(
-                source.path.clone(),
-                source.label.clone(),
-                is_enrolled && leave_out,
-            );
-            let probed = probe.await;
-            (source, is_enrolled, probed)
+            let enrolled = labels.contains(&source.label);
+            let probed = deployment.probe(ProbeRequest {
+                source: ProbeSource::File(source.path.clone()),
+                label: source.label.clone(),
+                others: match others {
+                    Others::Ignored => false,
+                    Others::OfStrangers => !enrolled,
+                    Others::OfAll => true,
+                },
+                check_index,
+            });
+            let probed = probed.await;
+            (source, enrolled, probed)
         }
     };
-    let done = |(source, is_enrolled, probed): (Source, bool, Result<Probed, DeploymentError>)| {
+    let done = |(source, enrolled, probed): (Source, bool, Result<Probed, DeploymentError>)| {
         progress.step();
         match probed {
-            Ok(probed) => collected.take(source, (is_enrolled, leave_out), &probed),
-            Err(error) if is_the_images_fault(&error) => {
-                collected.failed.push(Refused {
-                    item: source.id,
-                    reason: error.to_string(),
-                });
+            Ok(probed) => {
+                probes.timings.push(probed.timings);
+                let query = LabelledQuery {
+                    id: source.id,
+                    label: source.label,
+                    conditions: source.metadata,
+                };
+                probes.gathered.add(query, enrolled, probed);
             }
+            Err(error) if is_the_images_fault(&error) => probes.failed.push(Refused {
+                item: source.id,
+                reason: error.to_string(),
+            }),
             Err(error) => return Err(anyhow::Error::from(error)),
         }
         Ok(())
     };
-    super::runtime()?.block_on(in_order(
-        sources.items.iter().cloned(),
-        window(engine),
-        work,
-        done,
-    ))?;
-    Ok(Probes {
-        trials: Trials::new(collected.mated, collected.non_mated)?,
-        failed: collected.failed,
-        in_top_5: collected.in_top_5,
-        timings: collected.timings,
-        took: progress.finish(),
-    })
-}
-
-impl Collected {
-    fn take(&mut self, source: Source, (enrolled, leave_out): (bool, bool), probed: &Probed) {
-        self.timings.push(probed.timings);
-        let Source {
-            id: probe, label, ..
-        } = source;
-        if !enrolled {
-            let top_score = probed.hits.first().map(|hit| hit.score);
-            let origin = StrangerOrigin::NeverEnrolled;
-            self.non_mated.push(NonMatedSearch {
-                label,
-                probe,
-                top_score,
-                origin,
-            });
-            return;
-        }
-        let matches = |hit: &crate::deployment::Hit| hit.item.label == label;
-        self.in_top_5 += usize::from(probed.hits.iter().any(matches));
-        let top = probed.hits.first();
-        let top = top.map(|hit| Top {
-            score: hit.score,
-            label_matches: matches(hit),
-        });
-        self.mated.push(MatedSearch {
-            label: label.clone(),
-            probe: probe.clone(),
-            top,
-        });
-        if leave_out {
-            let (top_score, origin) = (probed.left_out, StrangerOrigin::LeftOut);
-            self.non_mated.push(NonMatedSearch {
-                label,
-                probe,
-                top_score,
-                origin,
-            });
-        }
-    }
+    // Known beforehand, so that which queries are compared with exact search does not depend on
+    // how fast the others are.
+    let inputs = sources.items.iter().cloned().enumerate();
+    let inputs = inputs.map(|(number, source)| (source, Gathered::checks_index(number)));
+    super::runtime()?.block_on(in_order(inputs, window(engine), work, done))?;
+    probes.took = progress.finish();
+    Ok(probes)
 }

@@ -1,6 +1,7 @@
 //! Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere.
 
 use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -52,6 +53,12 @@ impl Progress {
         }
     }
 
+    /// So many are done.
+    fn at(&mut self, done: u64) {
+        self.done = done.saturating_sub(1);
+        self.step();
+    }
+
     #[expect(
         clippy::cast_precision_loss,
         reason = "counts of images, for people to read"
@@ -71,5 +78,43 @@ impl Progress {
             bar.finish_and_clear();
         }
         self.started.elapsed()
+    }
+}
+
+/// Progress that several threads tell of, by numbers that may overtake each other.
+#[derive(Debug)]
+pub(super) struct Watched {
+    what: &'static str,
+    progress: Mutex<Option<(u64, Progress)>>,
+}
+
+impl Watched {
+    pub(super) fn new(what: &'static str) -> Self {
+        Self {
+            what,
+            progress: Mutex::new(None),
+        }
+    }
+
+    /// So many of so many are done; goes on, always.
+    pub(super) fn at(&self, done: u64, total: u64) -> bool {
+        let mut slot = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another total is another pass.
+        if slot.as_ref().is_none_or(|(of, _)| *of != total) {
+            let size = usize::try_from(total).unwrap_or(usize::MAX);
+            *slot = Some((total, Progress::new(self.what, size)));
+        }
+        if let Some((_, progress)) = slot.as_mut() {
+            progress.at(done);
+        }
+        true
+    }
+
+    /// Takes the bar away.
+    pub(super) fn finish(self) {
+        let slot = self.progress.into_inner();
+        if let Some((_, progress)) = slot.unwrap_or_else(PoisonError::into_inner) {
+            progress.finish();
+        }
     }
 }

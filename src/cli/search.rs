@@ -101,28 +101,39 @@ fn text(answer: &Answer) -> String {
     }
 }
 
+/// What the operating point stands for, in words.
+fn promise(found: &Found) -> String {
+    let confidence = percent(found.confidence.unwrap_or_default());
+    match (found.target_far, found.target_frr) {
+        (Some(far), _) if found.certified => {
+            format!(
+                "promised: FAR <= {} at {confidence} confidence",
+                percent(far)
+            )
+        }
+        (Some(far), _) => format!(
+            "aimed at, not promised: FAR <= {} at {confidence} confidence",
+            percent(far)
+        ),
+        (None, Some(frr)) => format!(
+            "promised: FRR <= {} at {confidence} confidence, nothing about FAR",
+            percent(frr)
+        ),
+        (None, None) => "an estimate, nothing is promised".to_owned(),
+    }
+}
+
 /// An answer, for a person to read.
 pub(super) fn describe(found: &Found) -> String {
-    let mut text = match (
-        found.threshold,
-        found.target_far,
-        found.confidence,
-        &found.operating_point,
-    ) {
-        (Some(threshold), Some(far), Some(confidence), Some(point)) => format!(
-            "  {}  best score {} against threshold {threshold:.4} ({} FAR <= {} at {} confidence, {point})\n",
+    let mut text = match (found.threshold, &found.operating_point) {
+        (Some(threshold), Some(point)) => format!(
+            "  {}  best score {} against threshold {threshold:.4} ({}, {point})\n",
             found.decision,
             found
                 .matches
                 .first()
                 .map_or_else(|| "none".to_owned(), |best| format!("{:.4}", best.score)),
-            if found.certified {
-                "promised:"
-            } else {
-                "aimed at, not promised:"
-            },
-            percent(far),
-            percent(confidence),
+            promise(found),
         ),
         _ => format!(
             "  {}  {}; nothing is accepted without a valid operating point\n",

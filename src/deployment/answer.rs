@@ -1,7 +1,7 @@
 //! What is asked of a deployment, what it answers, and the work that a worker does for it.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::DeploymentError;
 use crate::calibration::certify::TargetFar;
 use crate::calibration::decision::Decision;
-use crate::calibration::operating_point::{Mismatch, OperatingPoint};
+use crate::calibration::operating_point::{Content, Mismatch, OperatingPoint};
 use crate::gallery::snapshot::{Match, Probe, Snapshot};
 use crate::model::embedder::Embedder;
 use crate::pixels::{Limits, PixelsError};
@@ -86,13 +86,15 @@ pub struct Basis {
     pub operating_point_id: Option<String>,
     /// Its threshold.
     pub threshold: f32,
-    /// The false accept rate that it promises per search.
+    /// The false accept rate that it promises, or aims at, per search; 0 where it has no such target.
     pub target_far: f64,
-    /// The confidence of that promise.
+    /// The confidence of that; 0 where there is none.
     pub confidence: f64,
-    /// Whether it is a promise at all, and not only aimed at.
+    /// Whether that false accept rate is a promise, and not only aimed at.
     pub certified: bool,
-    /// The gallery's size when it was calibrated.
+    /// The false reject rate that it promises per search; 0 where it promises none.
+    pub target_frr: f64,
+    /// The gallery's size up to which the calibration holds.
     pub calibrated_items: u64,
     /// Whether the gallery is no larger than that.
     pub within_calibrated_size: bool,
@@ -146,14 +148,18 @@ impl Standing {
             Self::Unreadable(_) => Some(Undecided::Unreadable),
         };
         let point = self.valid();
-        let target = point.map(|point| point.content().promise.target);
+        let content = point.map(OperatingPoint::content);
+        let target = content.and_then(Content::target_far);
         Basis {
             operating_point_id: point.map(|point| point.id().to_owned()),
             threshold: point.map_or(0.0, |point| point.threshold().get()),
             target_far: target.map_or(0.0, TargetFar::far),
-            confidence: target.map_or(0.0, |target| target.confidence().get()),
-            certified: point.is_some_and(|point| point.content().policy.certifies()),
-            calibrated_items: point.map_or(0, |point| point.content().binding.gallery_items),
+            confidence: content.and_then(Content::confidence).unwrap_or_default(),
+            certified: target.is_some() && content.is_some_and(|c| c.policy.certifies()),
+            target_frr: content
+                .and_then(Content::frr_certificate)
+                .map_or(0.0, |found| found.target.frr()),
+            calibrated_items: content.map_or(0, Content::valid_to_items),
             within_calibrated_size: point.is_some_and(|point| point.covers_size(items as u64)),
             undecided,
         }
@@ -215,15 +221,46 @@ pub enum Enrolment {
 pub struct Probed {
     /// The five nearest items.
     pub hits: Vec<Hit>,
-    /// The best score with the query's own label left out; `None` where its label is not enrolled,
-    /// or nothing else is.
-    pub left_out: Option<Similarity>,
+    /// The nearest items of other labels, by exact search; `None` where they were not asked for.
+    pub others: Option<Vec<Hit>>,
+    /// Whether an item is nearer than all that the index found; `None` where that was not checked.
+    pub index_missed: Option<bool>,
+    /// SHA-256 of the image; `None` for a vector.
+    pub source_sha256: Option<[u8; 32]>,
+    /// The query's embedding; `None` for an item of the gallery.
+    pub vector: Option<Arc<[f32]>>,
     /// Where the time went.
     pub timings: Timings,
 }
 
 /// How many items a labelled query looks at: as many as Recall@5 needs.
-const PROBE_HITS: usize = 5;
+pub(super) const PROBE_HITS: usize = 5;
+
+/// How many items of other labels a non-mated search looks at: enough to tell what it would find
+/// in a gallery of a fraction of the size.
+pub(super) const OTHERS_HITS: usize = 64;
+
+/// A query whose truth is known.
+#[derive(Clone, Debug)]
+pub struct ProbeRequest {
+    /// What to search for.
+    pub source: ProbeSource,
+    /// What it shows.
+    pub label: String,
+    /// Whether to look for the nearest items of other labels.
+    pub others: bool,
+    /// Whether to compare the index with exact search.
+    pub check_index: bool,
+}
+
+/// Where a labelled query comes from.
+#[derive(Clone, Debug)]
+pub enum ProbeSource {
+    /// An image file.
+    File(PathBuf),
+    /// What a caller sent.
+    Query(Query),
+}
 
 /// Where the time of a request went.
 #[derive(Clone, Copy, Debug, Default)]
@@ -353,36 +390,75 @@ pub(super) fn embed_file(
 
 pub(super) fn probe(
     embedder: &mut Embedder,
-    path: &Path,
-    (snapshot, label, enrolled): (&Snapshot, &str, bool),
+    request: ProbeRequest,
+    snapshot: &Snapshot,
     limits: &Limits,
     timings: &mut Timings,
 ) -> Result<Probed, DeploymentError> {
-    let bytes = read_image(path, limits)?;
-    let embedding = embed_query(embedder, Query::Image(bytes), limits, timings)?;
+    let query = match request.source {
+        ProbeSource::File(path) => Query::Image(read_image(&path, limits)?),
+        ProbeSource::Query(query) => query,
+    };
+    let source_sha256 = query.sha256();
+
+    let embedding = embed_query(embedder, query, limits, timings)?;
+
     let options = SearchOptions {
         limit: PROBE_HITS,
         exact: false,
     };
     let (hits, _) = search_snapshot(snapshot, &embedding, &options, timings)?;
-    let left_out = if enrolled {
-        let others = Probe {
-            k: 1,
-            exact: false,
-            without_label: Some(label),
-        };
-        snapshot
-            .nearest(&embedding, &others)?
-            .first()
-            .map(|hit| hit.score)
+    let others = if request.others {
+        Some(left_out(snapshot, &embedding, &request.label)?)
+    } else {
+        None
+    };
+    let index_missed = if request.check_index {
+        index_misses(snapshot, &embedding, &hits)?
     } else {
         None
     };
     Ok(Probed {
         hits,
-        left_out,
+        others,
+        index_missed,
+        source_sha256,
+        vector: Some(embedding.as_slice().into()),
         timings: *timings,
     })
+}
+
+/// The nearest items of other labels.
+pub(super) fn left_out(
+    snapshot: &Snapshot,
+    embedding: &Embedding,
+    label: &str,
+) -> Result<Vec<Hit>, DeploymentError> {
+    let others = Probe {
+        k: OTHERS_HITS,
+        exact: true,
+        without_label: Some(label),
+    };
+    Ok(snapshot.nearest(embedding, &others)?)
+}
+
+/// Whether an item is nearer than the best of `hits`; `None` where the index is exact anyway.
+pub(super) fn index_misses(
+    snapshot: &Snapshot,
+    embedding: &Embedding,
+    hits: &[Hit],
+) -> Result<Option<bool>, DeploymentError> {
+    if !snapshot.is_approximate() {
+        return Ok(None);
+    }
+    let exact = Probe {
+        k: 1,
+        exact: true,
+        without_label: None,
+    };
+    let nearest = snapshot.nearest(embedding, &exact)?;
+    let score = |hits: &[Hit]| hits.first().map(|hit| hit.score);
+    Ok(Some(score(hits) < score(&nearest)))
 }
 
 /// Reads a file that may be an image, but no more of it than an image may have.

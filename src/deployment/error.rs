@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::analysis::AnalysisError;
+use crate::calibration::CalibrationError;
 use crate::calibration::operating_point::Mismatch;
 use crate::gallery::error::GalleryError;
 use crate::model::ModelError;
@@ -79,6 +81,26 @@ pub enum DeploymentError {
         /// The id.
         id: String,
     },
+    /// No other operating point was active before.
+    #[error("no other operating point was active before this one; choose one by its id")]
+    NothingToRollBackTo,
+    /// An operating point of a version that did not keep its searches.
+    #[error(
+        "the searches that operating point `{id}` was made from were not kept, so its decisions cannot be compared; calibrate again"
+    )]
+    RecordingMissing {
+        /// Its id.
+        id: String,
+    },
+    /// The calibration itself refused.
+    #[error(transparent)]
+    Calibration(#[from] CalibrationError),
+    /// The analysis refused.
+    #[error(transparent)]
+    Analysis(#[from] AnalysisError),
+    /// Somebody asked the work to stop.
+    #[error("stopped as asked; nothing was changed")]
+    Cancelled,
     /// Somebody else changed the choice.
     #[error(
         "the choice of operating point has changed: its etag is `{present}`, not `{sent}`; look again, then decide"

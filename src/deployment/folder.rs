@@ -12,12 +12,20 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::DeploymentError;
+use crate::calibration::CalibrationError;
 use crate::calibration::operating_point::OperatingPoint;
+use crate::calibration::recording::Recording;
 
 /// Version of the folder's layout that this build writes and reads.
 const FORMAT: u32 = 1;
 const RECORD_FILE: &str = "deployment.json";
 const OPERATING_POINTS: &str = "operating-points";
+/// The searches that each operating point was made from, by its id.
+const RECORDINGS: &str = "recordings";
+/// How many earlier choices can be returned to.
+const HISTORY_MAX: usize = 50;
+/// 300 bytes for each search: room for millions. Anything larger is not ours.
+const RECORDING_BYTES_MAX: u64 = 1 << 30;
 /// The record is small; anything larger is not ours.
 const RECORD_BYTES_MAX: u64 = 1 << 20;
 
@@ -39,6 +47,9 @@ pub struct Record {
     pub active_operating_point: Option<String>,
     /// How often the choice of operating point has changed: the etag.
     pub activations: u64,
+    /// The operating points that were active before, the latest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<String>,
 }
 
 /// Which model embeds the items.
@@ -101,6 +112,7 @@ impl Folder {
             gallery_id: uuid::Uuid::now_v7().to_string(),
             active_operating_point: None,
             activations: 0,
+            history: Vec::new(),
         };
         let folder = Self {
             path: path.to_owned(),
@@ -240,17 +252,54 @@ impl Folder {
         read_operating_point(&path)
     }
 
-    /// Keeps an operating point, without activating it.
+    /// Keeps an operating point and the searches that it was made from, without activating it.
     ///
     /// # Errors
     /// The disk.
-    pub fn add_operating_point(&self, point: &OperatingPoint) -> Result<(), DeploymentError> {
+    pub fn add_operating_point(
+        &self,
+        point: &OperatingPoint,
+        recording: &Recording,
+    ) -> Result<(), DeploymentError> {
+        let folder = self.path.join(RECORDINGS);
+        fs::create_dir_all(&folder).map_err(|cause| DeploymentError::io(&folder, &cause))?;
+        let path = self.recording_file(point.id());
+        let json = recording.to_json();
+        // First, so that an operating point never lacks what it was made from.
+        replace_file(&path, &json.map_err(|cause| unwritable(&path, &cause))?)?;
         let path = self.operating_point_file(point.id());
-        let text = point.to_json().map_err(|cause| DeploymentError::Damaged {
+        let json = point.to_json().map_err(|cause| unwritable(&path, &cause))?;
+        replace_file(&path, json.as_bytes())
+    }
+
+    /// The searches that an operating point was made from; `None` where they were not kept.
+    ///
+    /// # Errors
+    /// There is no such operating point, its recording is damaged, or the disk.
+    pub fn recording(&self, id: &str) -> Result<Option<Recording>, DeploymentError> {
+        let point = self.operating_point(id)?;
+        let path = self.recording_file(id);
+        let damaged = |problem: String| DeploymentError::Damaged {
             path: path.clone(),
-            problem: cause.to_string(),
-        })?;
-        replace_file(&path, text.as_bytes())
+            problem,
+        };
+        match fs::metadata(&path) {
+            Ok(metadata) if RECORDING_BYTES_MAX < metadata.len() => {
+                return Err(damaged(format!(
+                    "it has {} bytes, which no recording has",
+                    metadata.len()
+                )));
+            }
+            Ok(_) => {}
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(cause) => return Err(DeploymentError::io(&path, &cause)),
+        }
+        let json = fs::read(&path).map_err(|cause| DeploymentError::io(&path, &cause))?;
+        let recording = Recording::parse(&json).map_err(|cause| damaged(cause.to_string()))?;
+        if recording.trials().digest() != point.content().calibration_digest {
+            return Err(damaged("it belongs to another operating point".to_owned()));
+        }
+        Ok(Some(recording))
     }
 
     /// Makes `id` the operating point that decides.
@@ -258,18 +307,35 @@ impl Folder {
     /// # Errors
     /// The etag is not the present one, there is no such operating point, or the disk.
     pub fn activate(&mut self, id: &str, etag: Option<&str>) -> Result<(), DeploymentError> {
-        let present = self.etag();
-        if let Some(etag) = etag.filter(|etag| *etag != present) {
-            return Err(DeploymentError::EtagMismatch {
-                sent: etag.to_owned(),
-                present,
-            });
-        }
+        self.check_etag(etag)?;
         self.operating_point(id)?;
         let before = self.record.clone();
-        self.record.active_operating_point = Some(id.to_owned());
+        let last = self.record.active_operating_point.replace(id.to_owned());
+        if let Some(last) = last.filter(|last| last != id) {
+            self.record.history.push(last);
+            let excess = self.record.history.len().saturating_sub(HISTORY_MAX);
+            self.record.history.drain(..excess);
+        }
         self.record.activations += 1;
         self.save().inspect_err(|_| self.record = before)
+    }
+
+    /// Makes the operating point decide that did before the present one, which is forgotten as a
+    /// choice, and kept as a record. Returns its id.
+    ///
+    /// # Errors
+    /// The etag is not the present one, there is no earlier choice, or the disk.
+    pub fn roll_back(&mut self, etag: Option<&str>) -> Result<String, DeploymentError> {
+        let earlier = self.record.history.last().cloned();
+        let id = earlier.ok_or(DeploymentError::NothingToRollBackTo)?;
+        self.check_etag(etag)?;
+        self.operating_point(&id)?;
+        let before = self.record.clone();
+        self.record.history.pop();
+        self.record.active_operating_point = Some(id.clone());
+        self.record.activations += 1;
+        self.save().inspect_err(|_| self.record = before)?;
+        Ok(id)
     }
 
     /// Lets no operating point decide: nothing will be accepted.
@@ -287,6 +353,21 @@ impl Folder {
     #[must_use]
     pub fn etag(&self) -> String {
         format!("activation-{}", self.record.activations)
+    }
+
+    fn check_etag(&self, etag: Option<&str>) -> Result<(), DeploymentError> {
+        let present = self.etag();
+        match etag.filter(|etag| *etag != present) {
+            None => Ok(()),
+            Some(etag) => Err(DeploymentError::EtagMismatch {
+                sent: etag.to_owned(),
+                present,
+            }),
+        }
+    }
+
+    fn recording_file(&self, id: &str) -> PathBuf {
+        self.path.join(RECORDINGS).join(format!("{id}.json"))
     }
 
     fn operating_point_file(&self, id: &str) -> PathBuf {
@@ -367,6 +448,13 @@ fn seal(record: &Record) -> Result<String, DeploymentError> {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect())
+}
+
+fn unwritable(path: &Path, cause: &CalibrationError) -> DeploymentError {
+    DeploymentError::Damaged {
+        path: path.to_owned(),
+        problem: cause.to_string(),
+    }
 }
 
 fn read_operating_point(path: &Path) -> Result<OperatingPoint, DeploymentError> {

@@ -1,8 +1,11 @@
 //! The deep module: a gallery, the model that embeds it, and the operating point that decides.
 
 mod answer;
+mod calibrate;
 mod error;
 mod folder;
+mod gather;
+mod material;
 mod models;
 mod points;
 mod writer;
@@ -10,18 +13,21 @@ mod writer;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 
 pub use answer::{
-    Basis, Compared, Enrolment, Hit, Probed, Query, Reference, SearchAnswer, SearchOptions,
-    Standing, Timings, Undecided, VerifyAnswer,
+    Basis, Compared, Enrolment, Hit, ProbeRequest, ProbeSource, Probed, Query, Reference,
+    SearchAnswer, SearchOptions, Standing, Timings, Undecided, VerifyAnswer,
 };
+pub use calibrate::CalibrationSettings;
 pub use error::DeploymentError;
 pub use folder::{Folder, ModelReference, Record, now_rfc_3339};
+pub use gather::{Copied, Gathered, IndexCheck, LabelledQuery, Repeated};
+pub use material::{MaterialSets, material_sets};
 pub use models::{LoadedModel, Models};
-pub use points::Activation;
+pub use points::{Activation, Comparison, compare_points};
 
 use crate::calibration::operating_point::{Binding, Metric, OperatingPoint};
 use crate::gallery::error::GalleryError;
@@ -35,6 +41,9 @@ use crate::telemetry;
 use crate::vector::{Embedding, Similarity};
 use answer::{compare, embed_file, embed_query, search_snapshot};
 use writer::Writer;
+
+/// How long a calibration waits where the queue is full: about as long as one image takes.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// An open deployment. Cheap to share: every call takes `&self`.
 #[derive(Debug)]
@@ -299,32 +308,35 @@ impl Deployment {
         Ok(embedded.await?.0)
     }
 
-    /// Searches for a labelled file, once in all of the gallery and, where `enrolled`, once more in
+    /// Searches for a labelled query, once in all of the gallery and, where asked for, once more in
     /// all but its own label: the two trials that it can give.
     ///
     /// # Errors
     /// As [`Deployment::embed_file`].
-    pub async fn probe(
-        &self,
-        path: PathBuf,
-        label: String,
-        enrolled: bool,
-    ) -> Result<Probed, DeploymentError> {
+    pub async fn probe(&self, request: ProbeRequest) -> Result<Probed, DeploymentError> {
         let snapshot = self.gallery.snapshot();
         let arrived = Instant::now();
         let (mut probed, timings) = self
             .work(arrived, move |embedder, limits, timings| {
-                answer::probe(
-                    embedder,
-                    &path,
-                    (&snapshot, &label, enrolled),
-                    limits,
-                    timings,
-                )
+                answer::probe(embedder, request, &snapshot, limits, timings)
             })
             .await?;
         probed.timings = timings;
         Ok(probed)
+    }
+
+    /// As [`Deployment::probe`], and waits while the queue is full: calibration gives way to
+    /// searches, and loses no query.
+    ///
+    /// # Errors
+    /// As [`Deployment::probe`], but for a full queue.
+    pub async fn probe_when_free(&self, request: ProbeRequest) -> Result<Probed, DeploymentError> {
+        loop {
+            match self.probe(request.clone()).await {
+                Err(DeploymentError::Busy { .. }) => tokio::time::sleep(BUSY_PAUSE).await,
+                probed => return probed,
+            }
+        }
     }
 
     /// Enrols or replaces one item. Returns when it is on disk.

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::{Deployment, DeploymentError, Folder, LoadedModel, Standing, created};
+use crate::calibration::certify::TargetFar;
 use crate::calibration::operating_point::OperatingPoint;
+use crate::calibration::recording::{Flip, Recording};
 use crate::telemetry;
 
 /// A choice of operating point, as it was made.
@@ -15,6 +17,41 @@ pub struct Activation {
     pub etag: String,
     /// Id of the one that was active before.
     pub previous: Option<String>,
+}
+
+/// What changes where one operating point takes the place of another.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    /// The one that is replaced.
+    pub before: OperatingPoint,
+    /// The one that takes its place.
+    pub after: OperatingPoint,
+    /// Recorded searches of the first that were judged by both.
+    pub searches: usize,
+    /// Those that the two decide differently.
+    pub flips: Vec<Flip>,
+}
+
+/// The searches that operating point `from` was made from and that `to` decides otherwise.
+///
+/// # Errors
+/// Either is missing or damaged, or the searches were not kept.
+pub fn compare_points(
+    folder: &Folder,
+    from: &str,
+    to: &str,
+) -> Result<Comparison, DeploymentError> {
+    let (before, after) = (folder.operating_point(from)?, folder.operating_point(to)?);
+    let recording = folder.recording(from)?;
+    let recording = recording.ok_or_else(|| DeploymentError::RecordingMissing {
+        id: from.to_owned(),
+    })?;
+    Ok(Comparison {
+        searches: recording.searches().len(),
+        flips: recording.flips(before.threshold(), after.threshold()),
+        before,
+        after,
+    })
 }
 
 impl Deployment {
@@ -52,14 +89,18 @@ impl Deployment {
         ))
     }
 
-    /// Keeps a new operating point, and makes it decide.
+    /// Keeps a new operating point with the searches that it was made from, and makes it decide.
     ///
     /// # Errors
     /// It does not belong here, or the disk.
-    pub fn adopt(&self, point: &OperatingPoint) -> Result<Activation, DeploymentError> {
+    pub fn adopt(
+        &self,
+        point: &OperatingPoint,
+        recording: &Recording,
+    ) -> Result<Activation, DeploymentError> {
         point.check_binding(&self.binding())?;
         let mut folder = self.folder();
-        folder.add_operating_point(point)?;
+        folder.add_operating_point(point, recording)?;
         self.decide_by(&mut folder, point.clone(), None)
     }
 
@@ -74,6 +115,37 @@ impl Deployment {
         self.decide_by(&mut folder, point, etag)
     }
 
+    /// Makes the operating point decide that did before the present one.
+    ///
+    /// # Errors
+    /// There was none, it does not belong here any more, the etag is out of date, or the disk.
+    pub fn roll_back(&self, etag: Option<&str>) -> Result<Activation, DeploymentError> {
+        let mut folder = self.folder();
+        let earlier = folder.record().history.last();
+        let earlier = earlier.ok_or(DeploymentError::NothingToRollBackTo)?;
+        let point = folder.operating_point(earlier)?;
+        point.check_binding(&self.binding())?;
+        let previous = folder.record().active_operating_point.clone();
+        folder.roll_back(etag)?;
+        Ok(self.now_decides(&folder, point, previous))
+    }
+
+    /// The searches that operating point `from` was made from and that `to` decides otherwise.
+    ///
+    /// # Errors
+    /// Either is missing or damaged, or the searches were not kept.
+    pub fn compare(&self, from: &str, to: &str) -> Result<Comparison, DeploymentError> {
+        compare_points(&self.folder(), from, to)
+    }
+
+    /// The searches that an operating point was made from; `None` where they were not kept.
+    ///
+    /// # Errors
+    /// There is no such operating point, or its recording is damaged.
+    pub fn recording(&self, id: &str) -> Result<Option<Recording>, DeploymentError> {
+        self.folder().recording(id)
+    }
+
     /// Record and standing change under one guard, so that they cannot come to differ.
     fn decide_by(
         &self,
@@ -83,6 +155,15 @@ impl Deployment {
     ) -> Result<Activation, DeploymentError> {
         let previous = folder.record().active_operating_point.clone();
         folder.activate(point.id(), etag)?;
+        Ok(self.now_decides(folder, point, previous))
+    }
+
+    fn now_decides(
+        &self,
+        folder: &Folder,
+        point: OperatingPoint,
+        previous: Option<String>,
+    ) -> Activation {
         self.standing
             .store(Arc::new(Standing::Valid(Box::new(point.clone()))));
         self.publish_standing(
@@ -90,11 +171,11 @@ impl Deployment {
                 .as_deref()
                 .filter(|previous| *previous != point.id()),
         );
-        Ok(Activation {
+        Activation {
             point,
             etag: folder.etag(),
             previous,
-        })
+        }
     }
 
     /// Finds out at opening what decides. An operating point that cannot be read decides nothing,
@@ -131,8 +212,8 @@ impl Deployment {
             .map(|point| telemetry::OperatingPointGauges {
                 id: point.id(),
                 threshold: point.threshold().get(),
-                target_far: point.content().promise.target.far(),
-                far_upper_bound: point.content().promise.far_bound,
+                target_far: point.content().target_far().map(TargetFar::far),
+                far_upper_bound: point.content().far_bound(),
                 created: created(point),
             });
         telemetry::operating_point_activated(&self.name, previous, active);
@@ -156,7 +237,7 @@ impl Deployment {
                 generation: snapshot.generation(),
                 calibrated: standing
                     .valid()
-                    .map(|point| (point.id(), point.content().binding.gallery_items)),
+                    .map(|point| (point.id(), point.content().valid_to_items())),
             },
         );
     }

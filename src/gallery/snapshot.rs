@@ -120,6 +120,12 @@ impl Snapshot {
         self.digest.to_string()
     }
 
+    /// Whether a search may miss neighbours.
+    #[must_use]
+    pub fn is_approximate(&self) -> bool {
+        self.graph.is_some()
+    }
+
     /// The kind of search, `exact` or the graph with its parameters.
     ///
     /// A threshold calibrated with one kind holds for that kind.

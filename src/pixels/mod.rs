@@ -10,6 +10,7 @@
 
 mod resize;
 mod survey;
+mod thumbnail;
 
 use std::fmt;
 use std::io::{Cursor, ErrorKind};
@@ -19,6 +20,8 @@ use image::codecs::{bmp, gif, png, webp};
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, ImageDecoder, ImageError, RgbImage};
 use jpeg_decoder::PixelFormat;
+
+pub use thumbnail::thumbnail;
 
 /// Default of [`Limits::bytes_max`]: 16 MiB. A 24-megapixel photograph is 5 to 12 MB as JPEG.
 pub const BYTES_MAX: usize = 16 << 20;

@@ -59,9 +59,11 @@ pub struct Found {
     pub threshold: Option<f32>,
     /// The operating point, unless undecided.
     pub operating_point: Option<String>,
-    /// The false accept rate promised per search, unless undecided.
+    /// The false accept rate promised or aimed at per search; `None` without one, or undecided.
     pub target_far: Option<f64>,
-    /// The confidence of that promise, unless undecided.
+    /// The false reject rate promised per search; `None` without one, or undecided.
+    pub target_frr: Option<f64>,
+    /// The confidence of that; `None` where nothing is promised or aimed at.
     pub confidence: Option<f64>,
     /// Whether the false accept rate is promised, and not only aimed at.
     pub certified: bool,
@@ -218,12 +220,14 @@ fn found(answer: proto::SearchResponse) -> Found {
             .as_str_name()
             .replace("UNDECIDED_REASON_", "")
     });
+    let known = |share: f64| Some(share).filter(|share| decided && 0.0 < *share);
     Found {
         decision: decision.as_str_name().replace("DECISION_", ""),
         threshold: decided.then_some(basis.threshold),
         operating_point: decided.then_some(basis.operating_point_id),
-        target_far: decided.then_some(basis.target_far),
-        confidence: decided.then_some(basis.confidence),
+        target_far: known(basis.target_far),
+        target_frr: known(basis.target_frr),
+        confidence: known(basis.confidence),
         certified: basis.certified,
         within_calibrated_size: basis.within_calibrated_size,
         undecided_reason,

@@ -6,12 +6,19 @@ use tonic::{Code, Status};
 
 use super::proto;
 use super::status::status;
+use crate::calibration::CalibrationError;
+use crate::calibration::certify::TargetFar;
+use crate::calibration::certify_frr::TargetFrr;
+use crate::calibration::cost::{CostModel, Costs};
 use crate::calibration::decision::Decision;
+use crate::calibration::evidence::Prior;
 use crate::calibration::operating_point::{OperatingPoint, Policy};
+use crate::calibration::policy::Target;
 use crate::calibration::rates::Rate;
+use crate::calibration::recording::Flip;
 use crate::deployment::{
-    Basis, Hit, Query, Reference, SearchAnswer, SearchOptions, Timings, Undecided, VerifyAnswer,
-    created,
+    Basis, CalibrationSettings, Comparison, Hit, Query, Reference, SearchAnswer, SearchOptions,
+    Timings, Undecided, VerifyAnswer, created,
 };
 use crate::gallery::item::ItemHead;
 use crate::gallery::snapshot::NEIGHBOURS_MAX;
@@ -21,6 +28,11 @@ const LIMIT_DEFAULT: usize = 10;
 /// How many items a page has where the caller does not say, and at most.
 const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1000;
+/// How many flips a comparison returns where the caller does not say, and at most.
+const FLIPS_DEFAULT: usize = 100;
+const FLIPS_MAX: usize = 1000;
+/// The confidence of a calibration where the caller does not say.
+const CONFIDENCE_DEFAULT: f64 = 0.95;
 
 pub(super) fn invalid(message: &str) -> Status {
     status(Code::InvalidArgument, "ARGUMENT_INVALID", message)
@@ -145,6 +157,7 @@ fn basis(basis: Basis) -> proto::DecisionBasis {
         within_calibrated_size: basis.within_calibrated_size,
         undecided_reason: undecided.into(),
         certified: basis.certified,
+        target_frr: basis.target_frr,
     }
 }
 
@@ -176,22 +189,31 @@ pub(super) fn item(head: &ItemHead, embedding: Option<&[f32]>) -> proto::Item {
 
 pub(super) fn operating_point(point: &OperatingPoint) -> proto::OperatingPoint {
     let content = point.content();
-    let (promise, binding) = (&content.promise, &content.binding);
+    let binding = &content.binding;
+    let frr = content.frr_certificate();
     let created = created(point)
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     let policy = match content.policy {
         Policy::TargetFarCertified => "target-far-certified",
         Policy::TargetFarLeftOut => "target-far-left-out",
+        Policy::TargetFarEstimated => "target-far-estimated",
+        Policy::TargetFrrCertified => "target-frr-certified",
+        Policy::EqualError => "equal-error",
+        Policy::MinimumCost => "minimum-cost",
     };
+    let far_trials = content.promise.map(|promise| promise.independent_trials);
+    let held_out = content.held_out.as_ref();
     proto::OperatingPoint {
         id: point.id().to_owned(),
         policy: policy.to_owned(),
         threshold: point.threshold().get(),
-        target_far: promise.target.far(),
-        confidence: promise.target.confidence().get(),
-        independent_trials: promise.independent_trials,
-        far_upper_bound: promise.far_bound,
+        target_far: content.target_far().map_or(0.0, TargetFar::far),
+        confidence: content.confidence().unwrap_or_default(),
+        independent_trials: far_trials
+            .or(frr.map(|frr| frr.independent_trials))
+            .unwrap_or_default(),
+        far_upper_bound: content.far_bound().unwrap_or_default(),
         far: content.measured.far.as_ref().map(measured),
         frr: content.measured.frr.as_ref().map(measured),
         model_fingerprint: binding.model_fingerprint.clone(),
@@ -200,7 +222,106 @@ pub(super) fn operating_point(point: &OperatingPoint) -> proto::OperatingPoint {
         index: binding.index.clone(),
         created_unix_seconds: i64::try_from(created.as_secs()).unwrap_or(i64::MAX),
         assumptions: content.assumptions.clone(),
+        certified: content.policy.certifies(),
+        target_frr: frr.map_or(0.0, |frr| frr.target.frr()),
+        frr_upper_bound: frr.map_or(0.0, |frr| frr.frr_bound),
+        valid_to_items: content.valid_to_items(),
+        held_out_far: held_out.and_then(|rates| rates.far.as_ref()).map(measured),
+        held_out_frr: held_out.and_then(|rates| rates.frr.as_ref()).map(measured),
     }
+}
+
+pub(super) fn flips_limit(limit: u32) -> Result<usize, Status> {
+    match usize::try_from(limit) {
+        Ok(0) => Ok(FLIPS_DEFAULT),
+        Ok(limit) if limit <= FLIPS_MAX => Ok(limit),
+        _ => Err(invalid(&format!(
+            "limit is {limit}; it must be 0 to {FLIPS_MAX}"
+        ))),
+    }
+}
+
+pub(super) fn comparison(
+    comparison: &Comparison,
+    limit: usize,
+) -> proto::CompareOperatingPointsResponse {
+    let flips = &comparison.flips;
+    proto::CompareOperatingPointsResponse {
+        from_threshold: comparison.before.threshold().get(),
+        to_threshold: comparison.after.threshold().get(),
+        searches: comparison.searches as u64,
+        flips_total: flips.len() as u64,
+        improvements_total: flips.iter().filter(|flip| flip.improves).count() as u64,
+        flips: flips.iter().take(limit).map(flip).collect(),
+    }
+}
+
+fn flip(flip: &Flip) -> proto::Flip {
+    let (search, found) = (&flip.search, flip.search.found.as_ref());
+    proto::Flip {
+        query_id: search.probe.clone(),
+        label: search.label.clone(),
+        truth: search.truth.as_str().to_owned(),
+        item_id: found.map(|found| found.item.clone()).unwrap_or_default(),
+        item_label: found.map(|found| found.label.clone()).unwrap_or_default(),
+        score: found.map(|found| found.score.get()).unwrap_or_default(),
+        accepted: flip.after == Decision::Accept.as_str(),
+        improves: flip.improves,
+    }
+}
+
+pub(super) fn labelled_query(query: Option<proto::labelled_query::Query>) -> Result<Query, Status> {
+    use proto::labelled_query::Query as Message;
+    match query {
+        Some(Message::Image(bytes)) => Ok(Query::Image(bytes)),
+        Some(Message::Embedding(vector)) => Ok(Query::Embedding(vector.values)),
+        None => Err(invalid("query is required: set image or embedding")),
+    }
+}
+
+/// What to calibrate for, checked before any work is done.
+pub(super) fn calibration_settings(
+    settings: &proto::CalibrationSettings,
+) -> Result<CalibrationSettings, Status> {
+    use proto::calibration_settings::Target as Message;
+    let refused = |cause: CalibrationError| invalid(&cause.to_string());
+    let confidence = if settings.confidence == 0.0 {
+        CONFIDENCE_DEFAULT
+    } else {
+        settings.confidence
+    };
+    let target = match &settings.target {
+        Some(Message::TargetFar(far)) => {
+            let far = TargetFar::new(*far, confidence).map_err(refused)?;
+            if settings.estimated {
+                Target::FarEstimated(far)
+            } else {
+                Target::Far(far)
+            }
+        }
+        Some(Message::TargetFrr(frr)) => {
+            Target::Frr(TargetFrr::new(*frr, confidence).map_err(refused)?)
+        }
+        Some(Message::EqualError(true)) => Target::EqualError,
+        Some(Message::Cost(cost)) => {
+            let costs = Costs {
+                false_accept: cost.false_accept,
+                false_reject: cost.false_reject,
+                prior_mated: Prior::new(cost.prior_mated).map_err(refused)?,
+            };
+            Target::Cost(CostModel::new(costs).map_err(refused)?)
+        }
+        Some(Message::EqualError(false)) | None => {
+            return Err(invalid(
+                "target is required: set target_far, target_frr, equal_error to true, or cost",
+            ));
+        }
+    };
+    Ok(CalibrationSettings {
+        target,
+        seed: settings.seed,
+        grow_to_items: Some(settings.grow_to_items).filter(|items| 0 < *items),
+    })
 }
 
 fn measured(rate: &Rate) -> proto::MeasuredRate {

@@ -1,8 +1,10 @@
 //! The gRPC edge: the contract's messages to the domain and back, status codes, limits, health.
 
+mod calibration;
 mod client;
 mod convert;
 mod items;
+mod operations;
 mod page;
 mod points;
 pub mod proto;
@@ -33,9 +35,13 @@ use crate::config::Config;
 use crate::deployment::{Deployment, DeploymentError, Models, OpenOptions};
 use crate::gallery::Access;
 use crate::telemetry;
+use calibration::Calibration;
 use items::Items;
+use operations::Running;
 use points::{Info, OperatingPoints};
+use proto::calibration_service_server::CalibrationServiceServer;
 use proto::gallery_service_server::GalleryServiceServer;
+use proto::longrunning::operations_server::OperationsServer;
 use proto::operating_point_service_server::OperatingPointServiceServer;
 use proto::retrieval_service_server::RetrievalServiceServer;
 use proto::server_service_server::ServerServiceServer;
@@ -293,6 +299,7 @@ async fn set_health(reporter: &HealthReporter, status: ServingStatus) {
         "matchpoint.v1.RetrievalService",
         "matchpoint.v1.GalleryService",
         "matchpoint.v1.OperatingPointService",
+        "matchpoint.v1.CalibrationService",
         "matchpoint.v1.ServerService",
     ] {
         reporter.set_service_status(service, status).await;
@@ -324,6 +331,12 @@ fn routes(registry: &Registry, config: &Config) -> Result<tonic::service::Routes
     let points = OperatingPoints {
         registry: registry.clone(),
     };
+    let running = Running::new(registry.clone());
+    let calibration = Calibration {
+        registry: registry.clone(),
+        running: running.clone(),
+        in_flight_max: stream_in_flight_max,
+    };
     let info = Info {
         registry,
         message_bytes_max: limit,
@@ -340,6 +353,8 @@ fn routes(registry: &Registry, config: &Config) -> Result<tonic::service::Routes
             .max_encoding_message_size(limit),
     )
     .add_service(OperatingPointServiceServer::new(points))
+    .add_service(CalibrationServiceServer::new(calibration).max_decoding_message_size(limit))
+    .add_service(OperationsServer::new(running))
     .add_service(ServerServiceServer::new(info));
     if config.reflection {
         let failed =

@@ -6,9 +6,11 @@ use super::convert;
 use super::proto::operating_point_service_server::OperatingPointService;
 use super::proto::server_service_server::ServerService;
 use super::proto::{
-    ActivateOperatingPointRequest, ActivateOperatingPointResponse, DeploymentInfo,
-    GetOperatingPointRequest, GetOperatingPointResponse, GetServerInfoRequest,
-    GetServerInfoResponse, ListOperatingPointsRequest, ListOperatingPointsResponse,
+    ActivateOperatingPointRequest, ActivateOperatingPointResponse, CompareOperatingPointsRequest,
+    CompareOperatingPointsResponse, DeploymentInfo, GetOperatingPointRequest,
+    GetOperatingPointResponse, GetServerInfoRequest, GetServerInfoResponse,
+    ListOperatingPointsRequest, ListOperatingPointsResponse, RollBackOperatingPointRequest,
+    RollBackOperatingPointResponse,
 };
 use super::registry::Registry;
 use super::status::from_error;
@@ -64,6 +66,41 @@ impl OperatingPoints {
             previous_id: now.previous.unwrap_or_default(),
         })
     }
+
+    fn roll_back(
+        &self,
+        request: &RollBackOperatingPointRequest,
+    ) -> Result<RollBackOperatingPointResponse, Status> {
+        let deployment = self.registry.find(&request.deployment)?;
+        let etag = Some(request.etag.as_str()).filter(|etag| !etag.is_empty());
+        let now = deployment
+            .roll_back(etag)
+            .map_err(|error| from_error(&error))?;
+        Ok(RollBackOperatingPointResponse {
+            operating_point: Some(convert::operating_point(&now.point)),
+            etag: now.etag,
+            previous_id: now.previous.unwrap_or_default(),
+        })
+    }
+
+    async fn compare(
+        &self,
+        request: CompareOperatingPointsRequest,
+    ) -> Result<CompareOperatingPointsResponse, Status> {
+        let deployment = self.registry.find(&request.deployment)?;
+        let limit = convert::flips_limit(request.limit)?;
+        let work = move || {
+            let from = match request.from_id.as_str() {
+                "" => deployment.operating_point(None)?.0.id().to_owned(),
+                id => id.to_owned(),
+            };
+            deployment.compare(&from, &request.to_id)
+        };
+        // A recording may be large, and is read from disk.
+        let compared = self.registry.heavy(work).await?;
+        let compared = compared.map_err(|error| from_error(&error))?;
+        Ok(convert::comparison(&compared, limit))
+    }
 }
 
 #[tonic::async_trait]
@@ -97,6 +134,28 @@ impl OperatingPointService for OperatingPoints {
         let work = async { self.activate(request.get_ref()) };
         self.registry
             .call("ActivateOperatingPoint", work)
+            .await
+            .map(Response::new)
+    }
+
+    async fn roll_back_operating_point(
+        &self,
+        request: Request<RollBackOperatingPointRequest>,
+    ) -> Result<Response<RollBackOperatingPointResponse>, Status> {
+        let work = async { self.roll_back(request.get_ref()) };
+        self.registry
+            .call("RollBackOperatingPoint", work)
+            .await
+            .map(Response::new)
+    }
+
+    async fn compare_operating_points(
+        &self,
+        request: Request<CompareOperatingPointsRequest>,
+    ) -> Result<Response<CompareOperatingPointsResponse>, Status> {
+        let work = self.compare(request.into_inner());
+        self.registry
+            .call("CompareOperatingPoints", work)
             .await
             .map(Response::new)
     }

@@ -12,5 +12,10 @@
 
 tonic::include_proto!("matchpoint.v1");
 
+/// The part of google.longrunning that is served.
+pub mod longrunning {
+    include!(concat!(env!("OUT_DIR"), "/shared/google.longrunning.rs"));
+}
+
 /// The compiled contract, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

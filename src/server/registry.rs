@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::{Code, Status};
 
 use super::status::status;
 use crate::deployment::Deployment;
 use crate::telemetry;
+
+/// Calibrations that compute, and recordings that are read, at once.
+const HEAVY_MAX: usize = 2;
 
 /// The deployments by name. Cloning shares it.
 #[derive(Clone, Debug)]
@@ -23,6 +26,8 @@ pub(super) struct Registry {
     stopping: Arc<watch::Sender<bool>>,
     /// The longest time that one of them may take.
     longest: Duration,
+    /// Room for work that is neither quick nor a worker's.
+    heavy: Arc<Semaphore>,
 }
 
 #[derive(Clone, Debug)]
@@ -57,7 +62,37 @@ impl Registry {
             in_flight: Arc::new(watch::Sender::new(0)),
             stopping: Arc::new(watch::Sender::new(false)),
             longest,
+            heavy: Arc::new(Semaphore::new(HEAVY_MAX)),
         }
+    }
+
+    /// Runs work that reads or computes for long, off the threads that answer: a few at once, the
+    /// others wait.
+    pub(super) async fn heavy<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let gone = |_| Status::internal("internal error");
+        let room = Arc::clone(&self.heavy)
+            .acquire_owned()
+            .await
+            .map_err(gone)?;
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "bounded by the semaphore; a worker of the pool would owe its time to images"
+        )]
+        let running = tokio::task::spawn_blocking(move || {
+            let _room = room;
+            work()
+        });
+        running
+            .await
+            .map_err(|_panic| Status::internal("internal error"))
+    }
+
+    /// The longest time that a call may take.
+    pub(super) fn longest(&self) -> Duration {
+        self.longest
     }
 
     pub(super) fn ready(&self, loaded: Arc<Loaded>) {

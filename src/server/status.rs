@@ -6,6 +6,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::calibration::CalibrationError;
 use crate::deployment::DeploymentError;
 use crate::gallery::error::GalleryError;
 use crate::pixels::PixelsError;
@@ -45,7 +46,26 @@ pub(super) fn from_error(error: &DeploymentError) -> Status {
             "stored data is damaged; the server's log has the file",
         );
     }
+    if let DeploymentError::Calibration(cause) = error
+        && let Some((needed, present)) = cause.trials_needed()
+    {
+        return underpowered(code, reason, &told(error), (needed, present));
+    }
     status(code, reason, &told(error))
+}
+
+/// With the numbers of the message as metadata, for programs.
+fn underpowered(
+    code: Code,
+    reason: &str,
+    message: &str,
+    (needed, present): (Option<u64>, u64),
+) -> Status {
+    let mut metadata = HashMap::from([("trials_present".to_owned(), present.to_string())]);
+    metadata.extend(needed.map(|needed| ("trials_needed".to_owned(), needed.to_string())));
+    let mut details = ErrorDetails::new();
+    details.set_error_info(reason, DOMAIN, metadata);
+    Status::with_error_details(code, message.to_owned(), details)
 }
 
 /// What a caller needs to know: nothing of this machine's paths.
@@ -93,6 +113,13 @@ fn classify(error: &DeploymentError) -> (Code, &'static str) {
             (Code::NotFound, "OPERATING_POINT_NOT_FOUND")
         }
         DeploymentError::EtagMismatch { .. } => (Code::Aborted, "ETAG_MISMATCH"),
+        DeploymentError::NothingToRollBackTo => {
+            (Code::FailedPrecondition, "NOTHING_TO_ROLL_BACK_TO")
+        }
+        DeploymentError::RecordingMissing { .. } => (Code::FailedPrecondition, "RECORDING_MISSING"),
+        DeploymentError::Calibration(cause) => calibration_reason(cause),
+        DeploymentError::Analysis(_) => (Code::Internal, "INTERNAL"),
+        DeploymentError::Cancelled => (Code::Cancelled, "OPERATION_CANCELLED"),
         DeploymentError::OperatingPointMismatch(_) => {
             (Code::FailedPrecondition, "OPERATING_POINT_MISMATCH")
         }
@@ -127,6 +154,23 @@ fn image_reason(error: &PixelsError) -> &'static str {
         | PixelsError::Undecodable { .. }
         | PixelsError::Geometry { .. } => "IMAGE_UNDECODABLE",
     }
+}
+
+/// Whether the data are too few, or no data would do, or the searches contradict each other.
+fn calibration_reason(error: &CalibrationError) -> (Code, &'static str) {
+    match (error.refusal(), error) {
+        (Some(reason), _) => (Code::FailedPrecondition, reason),
+        (None, CalibrationError::EmptyGallery) => (Code::FailedPrecondition, "GALLERY_EMPTY"),
+        (None, _) => (Code::InvalidArgument, "CALIBRATION_INVALID"),
+    }
+}
+
+/// Whether a query of many is at fault by itself: the others are none the worse.
+pub(super) fn is_the_fault_of_one(error: &DeploymentError) -> bool {
+    matches!(
+        error,
+        DeploymentError::Image(_) | DeploymentError::Vector(_) | DeploymentError::Dimension { .. }
+    )
 }
 
 fn gallery_reason(error: &GalleryError) -> (Code, &'static str) {

@@ -91,7 +91,7 @@ fn check_request_id(id: &str) -> Result<(), Status> {
 }
 
 /// A status as a message, for one item's answer.
-fn as_message(status: &Status) -> tonic_types::Status {
+pub(super) fn as_message(status: &Status) -> tonic_types::Status {
     use prost::Message;
     // Our own statuses carry their details encoded as this very message.
     tonic_types::Status::decode(status.details()).unwrap_or_else(|_| tonic_types::Status {

@@ -1,0 +1,391 @@
+//! What the data say beyond the one threshold: pairs, consistency over labels, growth, remedies.
+//!
+//! Nothing here decides anything. Reading order: the whole analysis (here), the embeddings it is
+//! made from, the pairs of them and their rates, consistency over labels, remedies.
+
+pub mod consistency;
+pub mod disjoint;
+mod draws;
+pub mod dyadic;
+pub mod embeddings;
+pub mod groups;
+pub mod label_counts;
+pub mod label_rows;
+pub mod nearest;
+pub mod normalise;
+pub mod pair_counts;
+pub mod pairs_view;
+pub mod pairwise;
+pub mod panel;
+pub mod remedies;
+pub mod remedy;
+pub mod remedy_comparison;
+pub mod remedy_verdict;
+pub mod score_curve;
+pub mod score_histogram;
+pub mod sizes;
+pub mod utility;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::calibration::CalibrationError;
+use crate::calibration::certify::Underpowered;
+use crate::calibration::decision::Threshold;
+use crate::calibration::policy::Target;
+use crate::calibration::recording::{Condition, LabelOutcome, Recording};
+use crate::vector::Similarity;
+use consistency::Band;
+use embeddings::Embeddings;
+use pairs_view::PairsView;
+use pairwise::{Scan, Watch};
+use remedies::Remedies;
+use sizes::Sizes;
+
+/// Labels, items and pairs that are listed, the worst of each.
+const LISTED_MAX: usize = 20;
+
+/// Why an analysis did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum AnalysisError {
+    /// What the calibration itself refuses.
+    #[error(transparent)]
+    Calibration(#[from] CalibrationError),
+    /// Not a matrix with one row for each label.
+    #[error(
+        "{values} values are not {rows} rows of {dimension}; give one row of values for each label"
+    )]
+    EmbeddingShape {
+        /// Values given.
+        values: usize,
+        /// Labels given.
+        rows: usize,
+        /// Components of a row.
+        dimension: usize,
+    },
+    /// A row that is not a vector with a direction.
+    #[error("row {row} of the embeddings cannot be used: {problem}; embed its item again")]
+    EmbeddingRow {
+        /// The first such row.
+        row: usize,
+        /// What is wrong with it.
+        #[source]
+        problem: crate::vector::NotAnEmbedding,
+    },
+    /// A label index that is no index.
+    #[error("the label index of row {row} is {limit} or more; number the labels from 0")]
+    LabelIndex {
+        /// The first such row.
+        row: usize,
+        /// One more than the greatest index allowed.
+        limit: u32,
+    },
+    /// Vectors of two models, or of one and its projection.
+    #[error(
+        "queries have {queries} components and the gallery {gallery}; embed both with one model"
+    )]
+    EmbeddingDimensions {
+        /// Components of a query.
+        queries: usize,
+        /// Components of a gallery row.
+        gallery: usize,
+    },
+    /// Thresholds are counted in one sweep.
+    #[error("threshold {position} is below the one before it; give thresholds in ascending order")]
+    ThresholdOrder {
+        /// The position of the first that is out of order, from 0.
+        position: usize,
+    },
+    /// Every row belongs to one half.
+    #[error("{given} rows are assigned to halves, and there are {rows}; name a half for each row")]
+    HalfLength {
+        /// Rows assigned.
+        given: usize,
+        /// Rows to assign.
+        rows: usize,
+    },
+    /// The caller asked for it.
+    #[error("stopped before the end, as asked")]
+    Stopped,
+    /// Counts that cannot belong to the pairs of two labels.
+    #[error(
+        "{count} pairs are given for labels {label_a} and {label_b}, which have {pairs}; give each \
+         two labels once, the lower first, in ascending order"
+    )]
+    Dyad {
+        /// The first label.
+        label_a: u32,
+        /// The second label.
+        label_b: u32,
+        /// Pairs given.
+        count: u64,
+        /// Pairs that there can be.
+        pairs: u64,
+    },
+    /// A cohort without members says nothing.
+    #[error("the cohort is empty, so no score can be normalised against it; give it embeddings")]
+    EmptyCohort,
+    /// The cohort is of another model.
+    #[error(
+        "the cohort has dimension {cohort}, the embedding {embedding}; embed both with one model"
+    )]
+    CohortDimension {
+        /// The dimension of the cohort member.
+        cohort: usize,
+        /// The dimension of the embedding.
+        embedding: usize,
+    },
+    /// No similarities have such a mean and deviation.
+    #[error(
+        "mean {mean} and deviation {deviation} are not statistics of similarities; the mean is in \
+         [-1, 1], the deviation in [1e-6, 1]: compute them again"
+    )]
+    NotCohortStatistics {
+        /// The mean given.
+        mean: f64,
+        /// The deviation given.
+        deviation: f64,
+    },
+    /// A floor that is no deviation.
+    #[error("deviation floor {value} is outside [1e-6, 1]; 0.001 suits cosine similarities")]
+    DeviationFloor {
+        /// The number given.
+        value: f64,
+    },
+    /// Groups may be stricter only: a looser one would break what the global threshold promises.
+    #[error(
+        "group '{group}' has threshold {threshold}, below the global {global}; raise it to the \
+         global threshold or leave the group out"
+    )]
+    GroupBelowGlobal {
+        /// The value of the column.
+        group: String,
+        /// Its threshold.
+        threshold: f32,
+        /// The global threshold.
+        global: f32,
+    },
+    /// Finer groups than strangers can tell apart.
+    #[error("{groups} groups are over the limit of {limit}; choose a column with fewer values")]
+    TooManyGroups {
+        /// Groups given.
+        groups: usize,
+        /// Groups allowed.
+        limit: usize,
+    },
+    /// A prior without weight, or with nothing but.
+    #[error("shrinkage by {value} searches is not above 0 and finite; give a number such as 100")]
+    Strength {
+        /// The number given.
+        value: f64,
+    },
+    /// What a remedy works on is not in the trials.
+    #[error(
+        "{remedy} needs {missing}, which the best match of probe '{probe}' lacks; add it or leave the remedy out"
+    )]
+    RemedyInput {
+        /// The remedy.
+        remedy: &'static str,
+        /// What it needs.
+        missing: &'static str,
+        /// The first probe without it.
+        probe: String,
+    },
+    /// Half of the labels is not enough to compare on.
+    #[error("the {half} half of the labels has no {kind} search; add labels")]
+    EmptyHalf {
+        /// `fitting` or `measuring`.
+        half: &'static str,
+        /// `mated` or `non-mated`.
+        kind: &'static str,
+    },
+    /// The fitting half alone is too small for a certificate.
+    #[error("a remedy is fitted on half of the labels, and there {0}")]
+    FittingHalf(#[source] Underpowered),
+    /// Too few to read an interval off, or more than is worth waiting for.
+    #[error("{value} resamples are outside [200, 100000]; 2000 are usual")]
+    Resamples {
+        /// The number given.
+        value: u32,
+    },
+}
+
+/// Embeddings with their names: a gallery, or queries.
+#[derive(Debug)]
+pub struct Set {
+    /// The id of each row.
+    pub ids: Vec<String>,
+    /// What else is known of each row.
+    pub conditions: Vec<BTreeMap<String, String>>,
+    /// The index of the label of each row.
+    pub labels: Vec<u32>,
+    /// The rows.
+    pub embeddings: Embeddings,
+}
+
+/// What a non-mated search found: its label, and the best candidates with theirs.
+pub type Deep = (String, Vec<(Similarity, String)>);
+
+/// Everything that is analysed.
+#[derive(Debug)]
+pub struct Material<'a> {
+    /// The names of the labels, by index.
+    pub names: &'a [String],
+    /// What was searched.
+    pub gallery: &'a Set,
+    /// What was searched for; `None` where the gallery searched for itself.
+    pub queries: Option<&'a Set>,
+    /// The searches.
+    pub recording: &'a Recording,
+    /// The non-mated searches, with more candidates than the best; may be empty.
+    pub deep: &'a [Deep],
+    /// How many candidates these were asked for.
+    pub depth: usize,
+    /// What the threshold was chosen for.
+    pub target: Target,
+    /// The threshold.
+    pub threshold: Threshold,
+    /// The seed of every draw.
+    pub seed: u64,
+    /// What pairs are looked at, and how.
+    pub scope: Scope,
+}
+
+/// What pairs are looked at, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Scope {
+    /// More pairs than this are not looked at.
+    pub pairs_max: u64,
+    /// The range of thresholds that consistency is measured over.
+    pub band: Band,
+}
+
+/// What the data say beyond the threshold.
+#[derive(Clone, Debug, Serialize)]
+pub struct Analysis {
+    /// Pairs of embeddings instead of searches; never to be mixed up with those.
+    pub pairwise: Option<PairsView>,
+    /// Enrolled labels that fare worst in searches, worst first.
+    pub worst_labels: Vec<LabelOutcome>,
+    /// Items of different labels that would be accepted as one another, most alike first: wrong
+    /// labels, things enrolled twice, or real look-alikes.
+    pub intruders: Vec<Intruder>,
+    /// How many labels have such an item.
+    pub intruded_labels: u64,
+    /// Rates in searches for each value of each metadata column.
+    pub conditions: Vec<Condition>,
+    /// FAR per search by size of the gallery.
+    pub growth: Option<Sizes>,
+    /// What could be done about labels that fare unequally.
+    pub remedies: Option<Remedies>,
+    /// What was not done, and why: whole sentences.
+    pub notes: Vec<String>,
+}
+
+/// Two items of different labels whose similarity is at or above the threshold.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Intruder {
+    /// Id of one.
+    pub item_a: String,
+    /// Its label.
+    pub label_a: String,
+    /// Id of the other.
+    pub item_b: String,
+    /// Its label.
+    pub label_b: String,
+    /// Their similarity.
+    pub score: f32,
+}
+
+impl Set {
+    /// The name of the label of a row.
+    #[must_use]
+    pub fn label<'a>(&self, row: usize, names: &'a [String]) -> &'a str {
+        let index = self.labels.get(row).copied();
+        index
+            .and_then(|index| names.get(usize::try_from(index).ok()?))
+            .map_or("", String::as_str)
+    }
+}
+
+impl Material<'_> {
+    /// Does all of it. `watch` is told of the pairs, and ends the work by saying `false`.
+    ///
+    /// # Errors
+    /// [`AnalysisError::Stopped`] where `watch` said so.
+    pub fn analyse(&self, watch: Watch<'_>) -> Result<Analysis, AnalysisError> {
+        let mut notes = Vec::new();
+        let scan = self.scan()?;
+        let pairwise = if self.scope.pairs_max < scan.pairs() {
+            notes.push(format!(
+                "Pairs were not looked at: there are {}, more than the {} that were allowed.",
+                scan.pairs(),
+                self.scope.pairs_max
+            ));
+            None
+        } else {
+            PairsView::measure(&scan, self, &mut notes, watch)?
+        };
+        drop(scan);
+        let (intruders, intruded_labels) = self.intruders(&mut notes, watch)?;
+        let mut worst_labels = self.recording.by_label(self.threshold);
+        worst_labels.retain(|one| 0 < one.missed + one.impostors);
+        worst_labels.truncate(LISTED_MAX);
+        Ok(Analysis {
+            pairwise,
+            worst_labels,
+            intruders,
+            intruded_labels,
+            conditions: self.recording.by_condition(self.threshold),
+            growth: Sizes::measure(self, &mut notes),
+            remedies: Remedies::measure(self, &mut notes),
+            notes,
+        })
+    }
+
+    fn scan(&self) -> Result<Scan<'_>, AnalysisError> {
+        match self.queries {
+            Some(queries) => Scan::cross(&queries.embeddings, &self.gallery.embeddings),
+            None => Ok(Scan::all_pairs(&self.gallery.embeddings)),
+        }
+    }
+
+    /// Pairs of the gallery itself, whatever was searched for.
+    fn intruders(
+        &self,
+        notes: &mut Vec<String>,
+        watch: Watch<'_>,
+    ) -> Result<(Vec<Intruder>, u64), AnalysisError> {
+        let scan = Scan::all_pairs(&self.gallery.embeddings);
+        if self.scope.pairs_max < scan.pairs() {
+            notes.push(
+                "Items of the gallery that resemble those of other labels were not looked for: too many pairs."
+                    .to_owned(),
+            );
+            return Ok((Vec::new(), 0));
+        }
+        let dyads = scan.dyads(self.threshold, watch)?;
+        let mut labels: Vec<u32> = dyads
+            .accepted
+            .iter()
+            .flat_map(|pair| [pair.label_a, pair.label_b])
+            .collect();
+        labels.sort_unstable();
+        labels.dedup();
+        let pairs = scan.accepted_non_mated(self.threshold, LISTED_MAX, watch)?;
+        let id = |row: usize| self.gallery.ids.get(row).cloned().unwrap_or_default();
+        let label = |row: usize| self.gallery.label(row, self.names).to_owned();
+        let intruders = pairs
+            .iter()
+            .map(|pair| Intruder {
+                item_a: id(pair.row_a),
+                label_a: label(pair.row_a),
+                item_b: id(pair.row_b),
+                label_b: label(pair.row_b),
+                score: pair.score,
+            })
+            .collect();
+        Ok((intruders, labels.len() as u64))
+    }
+}

@@ -1,0 +1,142 @@
+//! What a measurement says of a remedy, as an outcome and in words.
+
+use std::cmp::Ordering;
+
+use serde::Serialize;
+
+use super::panel::{Difference, Differences};
+use super::remedy_comparison::{Measured, Reference};
+
+/// What the measurement says of a remedy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Better by more than chance, and in no rate worse by more than chance.
+    Prefer,
+    /// Better by more than chance in what it is for, and worse in another rate.
+    Trade,
+    /// No difference beyond chance.
+    NoGround,
+    /// Worse by more than chance.
+    Worse,
+}
+
+impl Verdict {
+    /// Whether there is ground to use the remedy.
+    #[must_use]
+    pub fn prefers(self) -> bool {
+        self == Self::Prefer
+    }
+}
+
+/// Below as many ranked labels the worst tenth is one or two of them, and the percentiles of a
+/// bootstrap are too narrow to conclude from.
+pub const RANKED_LABELS_MIN: u64 = 20;
+
+/// A remedy is judged by what it is for, and must make no overall rate worse: normalisation by
+/// the FRR of the worst tenth of labels; groups by the FAR of the worst group, and by the FRR,
+/// which they may save beside one threshold that is as strict.
+pub(super) fn verdict(measured: &Measured, changes: &Differences) -> Verdict {
+    let purposes = if measured.fitted.remedy.by_group() {
+        [changes.worst_group_far, changes.frr]
+    } else {
+        [changes.worst_tenth_frr, None]
+    };
+    let overall = [changes.far, changes.frr];
+    let any =
+        |of: [Option<Difference>; 2], is: fn(Difference) -> bool| of.into_iter().flatten().any(is);
+    let gain = any(purposes, Difference::is_fall);
+    let cost = any(purposes, Difference::is_rise) || any(overall, Difference::is_rise);
+    match (gain, cost) {
+        _ if too_few(measured) => Verdict::NoGround,
+        (true, false) => Verdict::Prefer,
+        (true, true) => Verdict::Trade,
+        (false, false) => Verdict::NoGround,
+        (false, true) => Verdict::Worse,
+    }
+}
+
+fn too_few(measured: &Measured) -> bool {
+    let ranked = measured.worst_labels.as_ref().map_or(0, |w| w.ranked);
+    ranked < RANKED_LABELS_MIN
+}
+
+pub(super) fn conclusion(verdict: Verdict, measured: &Measured) -> String {
+    match verdict {
+        Verdict::Prefer => "better by more than chance, and worse in no rate".to_owned(),
+        Verdict::Trade => "better in one rate, and worse in another, by more than chance: \
+                           a trade to be weighed"
+            .to_owned(),
+        Verdict::NoGround if too_few(measured) => {
+            format!("fewer than {RANKED_LABELS_MIN} labels can be ranked: no ground to prefer it")
+        }
+        Verdict::NoGround => "within chance: no ground to prefer it".to_owned(),
+        Verdict::Worse => "worse by more than chance".to_owned(),
+    }
+}
+
+pub(super) fn sentence(
+    measured: &Measured,
+    one_threshold: &Measured,
+    reference: &Reference,
+    changes: &Differences,
+) -> String {
+    let name = measured.fitted.remedy.as_str();
+    let (old, against) = match reference {
+        Reference::OneThreshold => (one_threshold, String::new()),
+        Reference::AsStrict(strict) => {
+            let far = percent(one_threshold.far.estimate);
+            let frr = percent(one_threshold.frr.estimate);
+            let looser = format!(
+                ", against one threshold as strict as the groups (the one threshold of the rule \
+                 has FAR {far} and FRR {frr})"
+            );
+            (strict.as_ref(), looser)
+        }
+    };
+    let purpose = if measured.fitted.remedy.by_group() {
+        let far = |of: &Measured| of.worst_group.as_ref().map(|worst| worst.far.estimate);
+        let figures = far(old).zip(far(measured)).zip(changes.worst_group_far);
+        ("the FAR of the worst group", figures)
+    } else {
+        let tenth = |of: &Measured| of.worst_labels.as_ref().map(|w| w.mean_of_worst_tenth);
+        let figures = tenth(old).zip(tenth(measured)).zip(changes.worst_tenth_frr);
+        ("the FRR of the worst tenth of labels", figures)
+    };
+    let change = match purpose {
+        (what, Some(((from, to), change))) => {
+            let verb = match to.total_cmp(&from) {
+                Ordering::Less => "lowers",
+                Ordering::Equal => "leaves",
+                Ordering::Greater => "raises",
+            };
+            format!(
+                "{verb} {what} from {} to {} (change {} to {} at {} confidence)",
+                percent(from),
+                percent(to),
+                percent(change.lower),
+                percent(change.upper),
+                percent(change.confidence.get()),
+            )
+        }
+        (what, None) => format!("has no measured effect on {what}"),
+    };
+    let frr_change = changes.frr.map_or_else(String::new, |frr| {
+        let (lower, upper) = (percent(frr.lower), percent(frr.upper));
+        format!(" (change {lower} to {upper})")
+    });
+    format!(
+        "{name} {change}{against} on {} mated labels not used to fit it; FAR {} against {}, FRR {} \
+         against {}{frr_change}",
+        measured.frr.labels,
+        percent(measured.far.estimate),
+        percent(old.far.estimate),
+        percent(measured.frr.estimate),
+        percent(old.frr.estimate),
+    )
+}
+
+fn percent(share: f64) -> String {
+    // Adding zero turns -0 into +0.
+    format!("{:.2} %", 100.0 * share + 0.0)
+}

@@ -1,0 +1,292 @@
+//! The labels of embeddings: a CSV table, or the text columns of the same Parquet file, whose row
+//! i belongs to row i of the vectors.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+
+use super::ArraysError;
+
+/// More columns than this is no table of labels.
+const COLUMNS_MAX: usize = 1_024;
+
+/// What a row is to be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// It is enrolled.
+    Gallery,
+    /// It is searched for, and its label is enrolled.
+    Query,
+    /// It is searched for, and its label is not enrolled.
+    Unknown,
+    /// It plays no part.
+    Unused,
+}
+
+/// Column by column, what is known of each row. Every list is as long as there are rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rows {
+    /// Whom or what the row shows, never empty; the column `label`, or else `class`.
+    pub label: Vec<String>,
+    /// What the row is called, never empty and never repeated; the column `id`.
+    pub id: Option<Vec<String>>,
+    /// What the row is for; the column `role`.
+    pub role: Option<Vec<Role>>,
+    /// Which part of the data it belongs to, in words of the writer's; the column `split`.
+    pub split: Option<Vec<String>>,
+    /// All other columns.
+    pub metadata: BTreeMap<String, Vec<String>>,
+}
+
+impl Rows {
+    /// Reads a CSV file whose first line names the columns. `rows` is the number of embeddings.
+    ///
+    /// # Errors
+    /// Refuses a file that cannot be read or is not UTF-8, a line with more or fewer fields than
+    /// the first, another number of lines than of embeddings, no column of labels, a column named
+    /// twice, an empty label or id, an id given twice, and a role that is none.
+    pub fn read(path: &Path, rows: usize) -> Result<Self, ArraysError> {
+        let place = path.display().to_string();
+        let file = File::open(path).map_err(|source| ArraysError::Io {
+            place: place.clone(),
+            doing: "read",
+            source,
+        })?;
+        let mut reader = csv::ReaderBuilder::new()
+            .trim(csv::Trim::All)
+            .from_reader(BufReader::new(file));
+        let cannot = |cause: csv::Error| not_csv(&place, cause);
+        let header = reader.headers().map_err(cannot)?.clone();
+        if COLUMNS_MAX < header.len() {
+            let count = header.len();
+            return Err(wrong(
+                &place,
+                format!("it has {count} columns, over the limit of {COLUMNS_MAX}"),
+            ));
+        }
+        let mut columns = vec![Vec::new(); header.len()];
+        let mut record = csv::StringRecord::new();
+        let mut lines = 0_u64;
+        while reader
+            .read_record(&mut record)
+            .map_err(|cause| not_csv(&place, cause))?
+        {
+            lines += 1;
+            // The rest is only counted, to name the number.
+            if lines <= rows as u64 {
+                for (column, value) in columns.iter_mut().zip(&record) {
+                    column.push(value.to_owned());
+                }
+            }
+        }
+        if lines != rows as u64 {
+            return Err(count(&place, lines, rows));
+        }
+        let mut named = BTreeMap::new();
+        for (name, values) in header.iter().zip(columns) {
+            let name = name.trim_start_matches('\u{feff}').trim();
+            if named.insert(name.to_owned(), values).is_some() {
+                return Err(wrong(
+                    &place,
+                    format!("two columns are named `{name}`; rename one"),
+                ));
+            }
+        }
+        Self::assemble(&place, named)
+    }
+
+    /// Takes columns of text by name, as [`super::read`] finds them beside the embeddings.
+    ///
+    /// # Errors
+    /// Refuses what [`Self::read`] refuses, as far as it can occur.
+    pub fn from_columns(
+        path: &Path,
+        columns: BTreeMap<String, Vec<String>>,
+        rows: usize,
+    ) -> Result<Self, ArraysError> {
+        let place = path.display().to_string();
+        match columns.values().find(|values| values.len() != rows) {
+            Some(values) => Err(count(&place, values.len() as u64, rows)),
+            None => Self::assemble(&place, columns),
+        }
+    }
+
+    fn assemble(
+        place: &str,
+        mut columns: BTreeMap<String, Vec<String>>,
+    ) -> Result<Self, ArraysError> {
+        let label = columns.remove("label").or_else(|| columns.remove("class"));
+        let Some(label) = label else {
+            let names: Vec<&str> = columns.keys().map(String::as_str).collect();
+            return Err(wrong(
+                place,
+                format!(
+                    "there is no column `label` or `class`; the columns are: {}",
+                    names.join(", ")
+                ),
+            ));
+        };
+        full(place, "label", &label)?;
+        let id = columns.remove("id");
+        if let Some(ids) = &id {
+            full(place, "id", ids)?;
+            distinct(place, ids)?;
+        }
+        let role = match columns.remove("role") {
+            Some(words) => Some(roles(place, &words)?),
+            None => None,
+        };
+        Ok(Self {
+            label,
+            id,
+            role,
+            split: columns.remove("split"),
+            metadata: columns,
+        })
+    }
+}
+
+fn full(place: &str, name: &str, values: &[String]) -> Result<(), ArraysError> {
+    match values.iter().position(String::is_empty) {
+        Some(row) => Err(bad_row(place, row, format!("its {name} is missing"))),
+        None => Ok(()),
+    }
+}
+
+fn distinct(place: &str, ids: &[String]) -> Result<(), ArraysError> {
+    let mut seen = HashMap::with_capacity(ids.len());
+    for (row, id) in ids.iter().enumerate() {
+        if let Some(first) = seen.insert(id, row) {
+            let what = format!("its id `{id}` is that of row {first} already; give each its own");
+            return Err(bad_row(place, row, what));
+        }
+    }
+    Ok(())
+}
+
+fn roles(place: &str, words: &[String]) -> Result<Vec<Role>, ArraysError> {
+    let role = |(row, word): (usize, &String)| match word.as_str() {
+        "gallery" => Ok(Role::Gallery),
+        "query" => Ok(Role::Query),
+        "unknown" => Ok(Role::Unknown),
+        "unused" => Ok(Role::Unused),
+        other => Err(bad_row(
+            place,
+            row,
+            format!("its role is `{other}`; write gallery, query, unknown or unused"),
+        )),
+    };
+    words.iter().enumerate().map(role).collect()
+}
+
+fn bad_row(place: &str, row: usize, what: String) -> ArraysError {
+    ArraysError::Row {
+        place: place.to_owned(),
+        row: row as u64,
+        what,
+    }
+}
+
+fn wrong(place: &str, what: String) -> ArraysError {
+    ArraysError::Labels {
+        place: place.to_owned(),
+        what,
+    }
+}
+
+fn count(place: &str, labels: u64, rows: usize) -> ArraysError {
+    ArraysError::Count {
+        place: place.to_owned(),
+        labels,
+        rows: rows as u64,
+    }
+}
+
+fn not_csv(place: &str, cause: csv::Error) -> ArraysError {
+    let text = cause.to_string();
+    if let csv::ErrorKind::Io(source) = cause.into_kind() {
+        return ArraysError::Io {
+            place: place.to_owned(),
+            doing: "read",
+            source,
+        };
+    }
+    wrong(place, format!("it is not CSV in UTF-8: {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn read(text: &str, rows: usize) -> Result<Rows, ArraysError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("labels.csv");
+        fs::write(&path, text).unwrap();
+        Rows::read(&path, rows)
+    }
+
+    #[test]
+    fn every_column_finds_its_place() {
+        let text = "\u{feff}id,class,role,split,camera\n\
+            1, ann ,gallery,train,x\n2,\"bob, jr\",query,test,\n3,cy,unknown,test,y\n4,d,unused,,z\n";
+        let rows = read(text, 4).unwrap();
+        assert_eq!(rows.label, ["ann", "bob, jr", "cy", "d"]);
+        assert_eq!(rows.id.unwrap(), ["1", "2", "3", "4"]);
+        let roles = [Role::Gallery, Role::Query, Role::Unknown, Role::Unused];
+        assert_eq!(rows.role.unwrap(), roles);
+        assert_eq!(rows.split.unwrap(), ["train", "test", "test", ""]);
+        assert_eq!(rows.metadata["camera"], ["x", "", "y", "z"]);
+
+        let rows = read("label,class\na,one\n", 1).unwrap();
+        assert_eq!(
+            (rows.label, rows.id, rows.role),
+            (vec!["a".to_owned()], None, None)
+        );
+        assert_eq!(rows.metadata["class"], ["one"]);
+    }
+
+    #[test]
+    fn a_count_that_differs_names_both() {
+        for (rows, lines) in [(3, "labels 2 rows"), (1, "labels 2 rows")] {
+            let error = read("label\na\nb\n", rows).unwrap_err().to_string();
+            let there = format!("there are {rows} embeddings");
+            assert!(error.contains(lines) && error.contains(&there), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_row() {
+        for (text, want) in [
+            (
+                "name\na\nb\n",
+                "no column `label` or `class`; the columns are: name",
+            ),
+            (
+                "label\na\n\"\"\n",
+                "row 1 counted from 0: its label is missing",
+            ),
+            (
+                "label,id\na,1\nb,\n",
+                "row 1 counted from 0: its id is missing",
+            ),
+            (
+                "label,id\na,1\nb,1\n",
+                "its id `1` is that of row 0 already",
+            ),
+            (
+                "label,role\na,query\nb,probe\n",
+                "its role is `probe`; write gallery,",
+            ),
+            ("label,x,x\na,1,2\nb,3,4\n", "two columns are named `x`"),
+            ("label,x\na,1\nb\n", "not CSV"),
+        ] {
+            let error = read(text, 2).unwrap_err().to_string();
+            assert!(error.contains(want), "{error}");
+        }
+        assert!(read(&",".repeat(2_000), 0).is_err());
+        assert!(Rows::read(Path::new("/nowhere/at/all"), 0).is_err());
+    }
+}

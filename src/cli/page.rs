@@ -1,0 +1,550 @@
+//! A calibration and its analysis as the report that people look at.
+
+use std::collections::BTreeMap;
+
+use super::calibrate::Refusal;
+use super::pictures::Pictures;
+use crate::analysis::pairs_view::PairsView;
+use crate::analysis::remedies::Remedies;
+use crate::analysis::remedy_comparison::Measured;
+use crate::analysis::sizes::Sizes;
+use crate::analysis::{Analysis, Set};
+use crate::calibration::binomial::real;
+use crate::calibration::evaluate::histogram;
+use crate::calibration::operating_point::{Content, Evidence};
+use crate::calibration::policy::Target;
+use crate::calibration::rates::Rate;
+use crate::calibration::recording::{Condition, LabelOutcome, Recording};
+use crate::deployment::CalibrationSettings;
+use crate::report::{
+    self, Band, Basis, ConditionRow, Consistency, ErrorRate, Estimate, Fact, Figure, Growth,
+    Histogram, Intruders, Item, LabelCurve, LabelRow, Report, SizePoint, Span, Spread, Standing,
+    Verdict, View, WorstLabels,
+};
+
+const HISTOGRAM_BINS: usize = 60;
+
+/// What is known of a report before anything is calibrated.
+pub(super) struct Outline<'a> {
+    pub(super) title: String,
+    pub(super) created: String,
+    pub(super) settings: &'a CalibrationSettings,
+}
+
+/// Everything that a report of a success is made of.
+pub(super) struct Findings<'a> {
+    /// Id of the operating point; `None` where it was not recorded.
+    pub(super) id: Option<&'a str>,
+    pub(super) content: &'a Content,
+    pub(super) recording: &'a Recording,
+    pub(super) analysis: &'a Analysis,
+    pub(super) gallery: &'a Set,
+    pub(super) names: &'a [String],
+    pub(super) pictures: &'a Pictures,
+}
+
+impl Outline<'_> {
+    /// The report of a calibration that made no threshold.
+    pub(super) fn refused(&self, refusal: &Refusal) -> Report {
+        let mut needed = Vec::new();
+        if let (Some(count), Some(present)) = (refusal.needed, refusal.independent_trials) {
+            needed.push(format!(
+                "Queries of {count} labels; there are {present}. More images of the same labels do not help."
+            ));
+        }
+        if let Some(best) = refusal.best_supported.filter(|best| *best < 1.0) {
+            needed.push(format!(
+                "Or ask for {best:.3e} or more: the lowest rate that these labels can support."
+            ));
+        }
+        Report {
+            title: self.title.clone(),
+            created: Some(self.created.clone()),
+            view: View::Search,
+            verdict: Verdict {
+                standing: Standing::Refused,
+                target: target(self.settings.target),
+                rule: rule(self.settings.target).to_owned(),
+                bound: None,
+                reasons: vec![sentence(&refusal.message)],
+                needed,
+                data: Vec::new(),
+            },
+            operating_point: None,
+            figures: Vec::new(),
+            trade_off: Vec::new(),
+            histogram: None,
+            consistency: None,
+            worst_labels: None,
+            intruders: None,
+            conditions: Vec::new(),
+            growth: None,
+            remedies: None,
+            made_with: Vec::new(),
+            assumptions: Vec::new(),
+        }
+    }
+
+    /// The report of a calibration that made a threshold.
+    pub(super) fn page(&self, findings: &Findings<'_>) -> Report {
+        let (content, analysis) = (findings.content, findings.analysis);
+        let pairwise = analysis.pairwise.as_ref();
+        Report {
+            title: self.title.clone(),
+            created: Some(self.created.clone()),
+            view: View::Search,
+            verdict: verdict(self.settings.target, content),
+            operating_point: Some(operating_point(findings)),
+            figures: figures(content, pairwise),
+            trade_off: content
+                .curve
+                .iter()
+                .map(|point| report::TradeOff {
+                    threshold: f64::from(point.threshold.get()),
+                    far: point.far,
+                    far_interval: point.far.and_then(|far| band(far, content.measured.far)),
+                    frr: point.frr,
+                    frr_interval: point.frr.and_then(|frr| band(frr, content.measured.frr)),
+                })
+                .collect(),
+            histogram: scores(findings.recording),
+            consistency: pairwise.and_then(consistency),
+            worst_labels: worst_labels(findings),
+            intruders: intruders(findings),
+            conditions: conditions(&analysis.conditions),
+            growth: analysis.growth.as_ref().map(|sizes| growth(sizes, content)),
+            remedies: analysis.remedies.as_ref().map(remedies),
+            made_with: made_with(content),
+            assumptions: content.assumptions.clone(),
+        }
+    }
+}
+
+fn target(target: Target) -> Option<report::Target> {
+    let (error, at_most, confidence) = match target {
+        Target::Far(far) | Target::FarEstimated(far) => {
+            (ErrorRate::FalseAccept, far.far(), far.confidence())
+        }
+        Target::Frr(frr) => (ErrorRate::FalseReject, frr.frr(), frr.confidence()),
+        Target::EqualError | Target::Cost(_) => return None,
+    };
+    Some(report::Target {
+        error,
+        at_most,
+        confidence: Some(confidence.get()),
+    })
+}
+
+fn rule(target: Target) -> &'static str {
+    match target {
+        Target::Far(_) => "the lowest threshold whose false accept rate is proven",
+        Target::FarEstimated(_) => "the lowest threshold whose estimated bound meets the target",
+        Target::Frr(_) => "the highest threshold whose false reject rate is proven",
+        Target::EqualError => "the threshold where both error rates are the same",
+        Target::Cost(_) => "the threshold of the lowest expected cost",
+    }
+}
+
+fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(|c| c.to_uppercase().to_string());
+    format!("{}{}.", first.unwrap_or_default(), chars.as_str())
+}
+
+fn verdict(asked: Target, content: &Content) -> Verdict {
+    let certifies = content.policy.certifies();
+    let mut reasons = Vec::new();
+    if !certifies {
+        reasons.push(match asked {
+            Target::Far(_) => {
+                "Enrolled labels stood for strangers. They are not independent of each other, so nothing is certified.".to_owned()
+            }
+            Target::FarEstimated(_) => {
+                "The bound is an approximation over labels; in simulations it is missed somewhat more often than it says.".to_owned()
+            }
+            Target::Frr(_) | Target::EqualError | Target::Cost(_) => {
+                "This rule takes the rates as measured, and promises nothing.".to_owned()
+            }
+        });
+    }
+    let counts = &content.trials;
+    let data = format!(
+        "{} searches by {} enrolled labels; {} searches by {} labels that were never enrolled; {} searches by {} enrolled labels with their own items left out; a gallery of {} items and {} labels.",
+        counts.mated.searches,
+        counts.mated.labels,
+        counts.never_enrolled.searches,
+        counts.never_enrolled.labels,
+        counts.left_out.searches,
+        counts.left_out.labels,
+        content.binding.gallery_items,
+        content.binding.gallery_labels,
+    );
+    let frr_bound = content.frr_certificate().map(|found| found.frr_bound);
+    Verdict {
+        standing: if certifies {
+            Standing::Promised
+        } else {
+            Standing::Estimated
+        },
+        target: target(asked),
+        rule: rule(asked).to_owned(),
+        bound: content.far_bound().or(frr_bound),
+        reasons,
+        needed: Vec::new(),
+        data: vec![data],
+    }
+}
+
+fn operating_point(findings: &Findings<'_>) -> report::OperatingPoint {
+    let content = findings.content;
+    let held_out = content.held_out.as_ref();
+    let far = held_out.and_then(|rates| rates.far);
+    let frr = held_out.and_then(|rates| rates.frr);
+    let (far, frr, basis) = if far.is_some() || frr.is_some() {
+        (far, frr, Basis::HeldOut)
+    } else {
+        let measured = &content.measured;
+        (measured.far, measured.frr, Basis::ChoseThreshold)
+    };
+    report::OperatingPoint {
+        id: findings.id.map(str::to_owned),
+        threshold: f64::from(content.threshold.get()),
+        far: far.into(),
+        frr: frr.into(),
+        basis,
+    }
+}
+
+fn figures(content: &Content, pairwise: Option<&PairsView>) -> Vec<Figure> {
+    let figure = |name: &str, meaning: &str, rate: Option<Rate>, basis| Figure {
+        name: name.to_owned(),
+        meaning: meaning.to_owned(),
+        estimate: rate.into(),
+        basis,
+    };
+    let far = "Non-mated searches that were accepted (FPIR).";
+    let frr = "Mated searches rejected, or accepted with a wrong label (FNIR).";
+    let measured = &content.measured;
+    let held_out = content.held_out.as_ref();
+    let mut figures = vec![
+        figure(
+            "False accept rate, held out",
+            far,
+            held_out.and_then(|h| h.far),
+            Basis::HeldOut,
+        ),
+        figure(
+            "False reject rate, held out",
+            frr,
+            held_out.and_then(|h| h.frr),
+            Basis::HeldOut,
+        ),
+        figure(
+            "False accept rate",
+            far,
+            measured.far,
+            Basis::ChoseThreshold,
+        ),
+        figure("False reject rate", frr, measured.frr, frr_basis(content)),
+        figure(
+            "Misidentification",
+            "The part of the false rejects that was accepted with a wrong label.",
+            measured.misidentification,
+            frr_basis(content),
+        ),
+        figure(
+            "Recall at 1",
+            "Mated searches whose nearest item has the right label.",
+            measured.recall_at_1,
+            Basis::NoThreshold,
+        ),
+    ];
+    if let Some(pairs) = pairwise {
+        figures.push(figure(
+            "Pairwise FAR at this threshold",
+            "Comparisons of two images of different labels that would be accepted. Not a rate of searches.",
+            pairs.at_threshold.far,
+            Basis::ChoseThreshold,
+        ));
+        figures.push(figure(
+            "Pairwise FRR at this threshold",
+            "Comparisons of two images of one label that would be rejected. Not a rate of searches.",
+            pairs.at_threshold.frr,
+            Basis::ChoseThreshold,
+        ));
+    }
+    figures
+}
+
+/// With a target FAR the mated searches have no part in choosing.
+fn frr_basis(content: &Content) -> Basis {
+    match content.evidence {
+        None | Some(Evidence::FarEstimated(_)) => Basis::HeldOut,
+        Some(_) => Basis::ChoseThreshold,
+    }
+}
+
+/// An interval as at the threshold, carried along the curve by the effective trials there.
+fn band(estimate: f64, at_threshold: Option<Rate>) -> Option<Span> {
+    let rate = at_threshold?;
+    let confidence = rate.interval.confidence;
+    let interval =
+        crate::calibration::rates::Interval::wilson(estimate, rate.effective_trials, confidence);
+    Some(interval.into())
+}
+
+fn scores(recording: &Recording) -> Option<Histogram> {
+    let counted = histogram(recording.trials(), HISTOGRAM_BINS)?;
+    Some(Histogram {
+        lower: counted.lower,
+        upper: counted.upper,
+        mated: counted.mated,
+        non_mated: counted.non_mated,
+    })
+}
+
+fn consistency(pairs: &PairsView) -> Option<Consistency> {
+    let measured = pairs.consistency.as_ref()?;
+    let span = |of: &crate::analysis::consistency::Resampled| Span {
+        lower: of.lower,
+        upper: of.upper,
+        confidence: of.confidence.get(),
+    };
+    let mut figures = Vec::new();
+    if let Some(split) = &measured.split_half {
+        figures.push(Spread {
+            name: "OPIS, split-half".to_owned(),
+            meaning: "The variance of utility over labels, free of the excess that few images cause. The figure to compare by.".to_owned(),
+            value: Some(split.estimate),
+            interval: Some(span(split)),
+        });
+    }
+    figures.push(Spread {
+        name: "OPIS".to_owned(),
+        meaning: "The variance of utility over labels, averaged over the band; too high with few images of each label.".to_owned(),
+        value: Some(measured.opis.estimate),
+        interval: Some(span(&measured.opis)),
+    });
+    figures.push(Spread {
+        name: format!("epsilon-OPIS ({:.0} %)", measured.epsilon * 100.0),
+        meaning: "The squared distance in utility between the worst and the best labels."
+            .to_owned(),
+        value: Some(measured.epsilon_opis),
+        interval: None,
+    });
+    let utilities = &pairs.utilities;
+    let known = |curve: &[f64]| curve.iter().map(|value| Some(*value)).collect();
+    Some(Consistency {
+        view: View::Pairwise,
+        band: Band {
+            far_low: measured.band.far_low,
+            far_high: measured.band.far_high,
+            threshold_low: Some(f64::from(measured.threshold_low.get())),
+            threshold_high: Some(f64::from(measured.threshold_high.get())),
+        },
+        figures,
+        thresholds: utilities
+            .thresholds
+            .iter()
+            .map(|threshold| f64::from(threshold.get()))
+            .collect(),
+        mean: known(&utilities.mean),
+        labels: utilities
+            .labels
+            .iter()
+            .map(|(label, curve)| LabelCurve {
+                label: label.clone(),
+                utility: known(curve),
+            })
+            .collect(),
+        labels_skipped: measured.skipped,
+    })
+}
+
+fn worst_labels(findings: &Findings<'_>) -> Option<WorstLabels> {
+    let worst = &findings.analysis.worst_labels;
+    if worst.is_empty() {
+        return None;
+    }
+    let mut items: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (row, id) in findings.gallery.ids.iter().enumerate() {
+        let label = findings.gallery.label(row, findings.names);
+        items.entry(label).or_default().push(id);
+    }
+    let row = |one: &LabelOutcome| LabelRow {
+        label: one.label.clone(),
+        pictures: items
+            .get(one.label.as_str())
+            .into_iter()
+            .flatten()
+            .filter_map(|id| findings.pictures.of(id))
+            .take(3)
+            .collect(),
+        far: Estimate {
+            events: Some(one.impostors),
+            ..Estimate::default()
+        },
+        frr: Estimate {
+            value: (0 < one.mated).then(|| real(one.missed) / real(one.mated)),
+            events: Some(one.missed),
+            trials: Some(one.mated),
+            ..Estimate::default()
+        },
+        utility: None,
+    };
+    Some(WorstLabels {
+        view: View::Search,
+        ranked_by: "share of own searches missed, then strangers accepted".to_owned(),
+        rows: worst.iter().map(row).collect(),
+        labels: findings.content.binding.gallery_labels,
+    })
+}
+
+fn intruders(findings: &Findings<'_>) -> Option<Intruders> {
+    let pairs = &findings.analysis.intruders;
+    if pairs.is_empty() {
+        return None;
+    }
+    let item = |id: &str, label: &str| Item {
+        id: id.to_owned(),
+        label: label.to_owned(),
+        picture: findings.pictures.of(id),
+    };
+    Some(Intruders {
+        pairs: pairs
+            .iter()
+            .map(|pair| report::Intruder {
+                first: item(&pair.item_a, &pair.label_a),
+                second: item(&pair.item_b, &pair.label_b),
+                score: f64::from(pair.score),
+            })
+            .collect(),
+        total: None,
+    })
+}
+
+fn conditions(all: &[Condition]) -> Vec<report::Condition> {
+    let mut columns: Vec<report::Condition> = Vec::new();
+    for one in all {
+        let row = ConditionRow {
+            value: one.value.clone(),
+            far: one.far.into(),
+            frr: one.frr.into(),
+        };
+        match columns.last_mut().filter(|last| last.column == one.column) {
+            Some(column) => column.rows.push(row),
+            None => columns.push(report::Condition {
+                column: one.column.clone(),
+                rows: vec![row],
+            }),
+        }
+    }
+    columns
+}
+
+fn growth(sizes: &Sizes, content: &Content) -> Growth {
+    let labels = real(content.binding.gallery_labels.max(1));
+    let items = real(sizes.items_now);
+    let measured = sizes.measured.iter().map(|point| {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a number of items, for drawing"
+        )]
+        let size = (real(point.size) / labels * items).round() as u64;
+        let spread = 1.96 * point.standard_error;
+        SizePoint {
+            items: size,
+            far: Some(point.fpir),
+            interval: Some(Span {
+                lower: (point.fpir - spread).clamp(0.0, 1.0),
+                upper: (point.fpir_at_most + spread).clamp(0.0, 1.0),
+                confidence: 0.95,
+            }),
+            exact: point.exact,
+        }
+    });
+    let predicted = sizes.predicted.iter().map(|point| SizePoint {
+        items: point.items,
+        far: Some(point.fpir),
+        interval: None,
+        exact: false,
+    });
+    Growth {
+        measured: measured.collect(),
+        predicted: predicted.collect(),
+        target: content
+            .target_far()
+            .map(crate::calibration::certify::TargetFar::far),
+        items_now: Some(sizes.items_now),
+        holds_until: sizes.holds_until,
+        assumption: sentence(sizes.assumption),
+    }
+}
+
+fn remedies(remedies: &Remedies) -> report::Remedies {
+    let row = |measured: &Measured, verdict: String, preferred: bool| report::Remedy {
+        name: measured.fitted.remedy.as_str().to_owned(),
+        far: measured.far.into(),
+        frr: measured.frr.into(),
+        worst_frr: measured
+            .worst_labels
+            .as_ref()
+            .map(|worst| Estimate::bare(worst.mean_of_worst_tenth))
+            .unwrap_or_default(),
+        spread: measured.utility_variance,
+        verdict,
+        preferred,
+    };
+    let comparison = &remedies.comparison;
+    let any = comparison.remedies.iter().any(|one| one.verdict.prefers());
+    let nothing = if any {
+        "What the remedies are held against."
+    } else {
+        "What the remedies are held against. None of them is better by more than chance: keep one threshold."
+    };
+    let mut rows = vec![row(&comparison.one_threshold, nothing.to_owned(), !any)];
+    rows.extend(
+        comparison
+            .remedies
+            .iter()
+            .map(|one| row(&one.measured, one.sentence.clone(), one.verdict.prefers())),
+    );
+    report::Remedies {
+        view: View::Search,
+        rows,
+    }
+}
+
+fn made_with(content: &Content) -> Vec<Fact> {
+    let binding = &content.binding;
+    let index = content.index_check.map(|check| {
+        format!(
+            "{} of {} searches missed the nearest item",
+            check.missed, check.sampled
+        )
+    });
+    let facts = [
+        ("Policy", Some(content.goal())),
+        ("Model", Some(binding.model_name.clone())),
+        ("Model fingerprint", Some(binding.model_fingerprint.clone())),
+        ("Gallery", Some(binding.gallery_id.clone())),
+        ("Gallery digest", Some(binding.gallery_digest.clone())),
+        ("Index", Some(binding.index.clone())),
+        (
+            "Index against exact search",
+            index.or_else(|| Some("exact: nothing is missed".to_owned())),
+        ),
+        ("Metric", Some(binding.metric.to_string())),
+        ("Seed", Some(content.seed.to_string())),
+        ("Searches digest", Some(content.calibration_digest.clone())),
+        ("Software", Some(content.software.clone())),
+    ];
+    facts
+        .into_iter()
+        .map(|(name, value)| Fact {
+            name: name.to_owned(),
+            value,
+        })
+        .collect()
+}

@@ -1,0 +1,44 @@
+//! Small pictures of items and queries, for the report.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use base64::Engine;
+
+use super::sources::Sources;
+use crate::pixels::{BYTES_MAX, Limits, PIXELS_MAX, thumbnail};
+use crate::report::Picture;
+
+/// The longer side of a picture.
+const SIDE: u32 = 128;
+
+/// Where the images are. Those that cannot be read are left out: a report is no place to fail.
+#[derive(Debug, Default)]
+pub(super) struct Pictures {
+    paths: BTreeMap<String, PathBuf>,
+}
+
+impl Pictures {
+    /// Takes the images of a source, by id. What was taken before goes first.
+    pub(super) fn add(&mut self, sources: &Sources) {
+        for item in &sources.items {
+            self.paths
+                .entry(item.id.clone())
+                .or_insert_with(|| item.path.clone());
+        }
+    }
+
+    pub(super) fn of(&self, id: &str) -> Option<Picture> {
+        let limits = Limits {
+            bytes_max: BYTES_MAX,
+            pixels_max: PIXELS_MAX,
+        };
+        let bytes = std::fs::read(self.paths.get(id)?).ok()?;
+        let png = thumbnail(&bytes, &limits, SIDE).ok()?;
+        let encoded = base64::engine::general_purpose::STANDARD.encode(png);
+        Some(Picture {
+            data_uri: format!("data:image/png;base64,{encoded}"),
+            description: id.to_owned(),
+        })
+    }
+}

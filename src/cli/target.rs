@@ -1,0 +1,83 @@
+//! What a threshold is to achieve, as flags.
+
+use super::exit::{Exit, fail};
+use crate::calibration::CalibrationError;
+use crate::calibration::certify::TargetFar;
+use crate::calibration::certify_frr::TargetFrr;
+use crate::calibration::cost::{CostModel, Costs};
+use crate::calibration::evidence::Prior;
+use crate::calibration::policy::Target;
+
+/// One of the four, and what belongs to it.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+#[command(group(
+    clap::ArgGroup::new("target")
+        .required(true)
+        .args(["target_far", "target_frr", "equal_error", "min_cost"])
+))]
+pub(super) struct TargetFlags {
+    /// The false accept rate that must not be exceeded, per search: 1e-9 to 0.5
+    #[arg(long, value_name = "RATE")]
+    target_far: Option<f64>,
+    /// The false reject rate that must not be exceeded, per search: 1e-9 to 0.5
+    #[arg(long, value_name = "RATE")]
+    target_frr: Option<f64>,
+    /// Take the threshold where both error rates are the same
+    #[arg(long)]
+    equal_error: bool,
+    /// Take the threshold of the lowest cost
+    #[arg(long, requires_all = ["cost_false_accept", "cost_false_reject", "prior_mated"])]
+    min_cost: bool,
+    /// Cost of a false accept
+    #[arg(long, value_name = "COST", requires = "min_cost")]
+    cost_false_accept: Option<f64>,
+    /// Cost of a false reject
+    #[arg(long, value_name = "COST", requires = "min_cost")]
+    cost_false_reject: Option<f64>,
+    /// Share of searches whose label is enrolled: above 0 to below 1
+    #[arg(long, value_name = "SHARE", requires = "min_cost")]
+    prior_mated: Option<f64>,
+    /// With --target-far: meet the target by an estimated bound, which promises nothing, and takes
+    /// fewer labels
+    #[arg(long, requires = "target_far")]
+    estimated: bool,
+    /// Confidence of what is promised: 0.5 to below 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.95)]
+    confidence: f64,
+}
+
+impl TargetFlags {
+    pub(super) fn target(&self) -> anyhow::Result<Target> {
+        self.checked()
+            .map_err(|cause| fail(Exit::Usage, cause.to_string()))
+    }
+
+    fn checked(&self) -> Result<Target, CalibrationError> {
+        if let Some(far) = self.target_far {
+            let far = TargetFar::new(far, self.confidence)?;
+            return Ok(if self.estimated {
+                Target::FarEstimated(far)
+            } else {
+                Target::Far(far)
+            });
+        }
+        if let Some(frr) = self.target_frr {
+            return Ok(Target::Frr(TargetFrr::new(frr, self.confidence)?));
+        }
+        let costs = (
+            self.cost_false_accept,
+            self.cost_false_reject,
+            self.prior_mated,
+        );
+        if let (Some(false_accept), Some(false_reject), Some(prior)) = costs {
+            return Ok(Target::Cost(CostModel::new(Costs {
+                false_accept,
+                false_reject,
+                prior_mated: Prior::new(prior)?,
+            })?));
+        }
+        // The group makes one of the four required.
+        Ok(Target::EqualError)
+    }
+}

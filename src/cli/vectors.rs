@@ -1,0 +1,492 @@
+//! `matchpoint calibrate --embeddings`: anyone's vectors, without a deployment.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::analysis;
+use super::calibrate::{Refusal, describe, refusal_text, refuse_fitted};
+use super::exit::{Exit, fail};
+use super::output::{Output, table};
+use super::page::{Findings, Outline};
+use super::pictures::Pictures;
+use super::progress::Watched;
+use crate::analysis::embeddings::Embeddings;
+use crate::analysis::nearest::{Nearest, nearest};
+use crate::analysis::{Analysis, Deep, Material, Scope, Set};
+use crate::arrays::{self, Role, Rows};
+use crate::calibration::decision::Threshold;
+use crate::calibration::held_out::{Folds, cross_fit};
+use crate::calibration::operating_point::{
+    Binding, Content, HeldOutRates, Metric, OperatingPoint, Plan,
+};
+use crate::calibration::recording::{Found, Recording, Search, Truth};
+use crate::deployment::{CalibrationSettings, now_rfc_3339};
+use crate::vector::Similarity;
+
+/// Candidates of a stranger that are kept to tell what smaller galleries would find.
+const DEPTH: usize = 64;
+/// More scores than this are not computed for that.
+const DEEP_SCORES_MAX: u64 = 500_000_000;
+
+/// Pairs of plain vectors that are looked at unless told otherwise.
+pub(super) const VECTORS_PAIRS_MAX: u64 = 20_000_000_000;
+
+/// Vectors and their labels.
+#[derive(Debug, clap::Args)]
+pub(super) struct ArrayFlags {
+    /// Calibrate these vectors instead of a deployment: .npy, .npz, Parquet or .fvecs
+    #[arg(long, value_name = "FILE")]
+    embeddings: Option<PathBuf>,
+    /// A .csv file whose row i belongs to vector i: column `label` (or `class`), and where they are
+    /// known `id`, `role` (gallery, query, unknown or unused) and `split`; all other columns are
+    /// conditions, such as camera. For Parquet, columns of the same file without it
+    #[arg(long, value_name = "FILE", requires = "embeddings")]
+    labels: Option<PathBuf>,
+    /// The array of an .npz, or the column of a Parquet file, that holds the vectors
+    #[arg(long, value_name = "NAME", requires = "embeddings")]
+    array: Option<String>,
+    /// Take only rows whose column `split` has this value
+    #[arg(long, value_name = "VALUE", requires = "embeddings")]
+    split: Option<String>,
+}
+
+/// What plain vectors came to.
+#[derive(Serialize)]
+struct ArraysReport {
+    outcome: &'static str,
+    gallery: usize,
+    queries: usize,
+    labels: usize,
+    content: Option<Content>,
+    refusal: Option<Refusal>,
+    analysis: Option<Analysis>,
+}
+
+/// The rows that take part.
+struct Parts {
+    names: Vec<String>,
+    gallery: Set,
+    /// `None` where the gallery searches for itself.
+    queries: Option<Set>,
+}
+
+impl ArrayFlags {
+    pub(super) fn run(
+        &self,
+        (settings, scope): (&CalibrationSettings, Scope),
+        fitted_on: Option<&Path>,
+        report: Option<&Path>,
+        json: bool,
+    ) -> anyhow::Result<Exit> {
+        // clap asks for a deployment where there is no such flag.
+        let Some(path) = &self.embeddings else {
+            return Err(fail(Exit::Usage, "name a deployment, or use --embeddings"));
+        };
+        let options = arrays::Options {
+            name: self.array.clone(),
+            text: None,
+            bytes_max: arrays::BYTES_MAX,
+        };
+        let data = arrays::read(path, &options)?;
+        let rows = match &self.labels {
+            Some(labels) => Rows::read(labels, data.rows())?,
+            None => data.labels(path)?,
+        };
+        let digest = digest(&data.vectors);
+        let parts = self.parts(&rows, data.dimension, &data.vectors)?;
+        drop(data);
+        if let Some(fitted_on) = fitted_on {
+            let labels = parts.names.iter().map(String::as_str).collect();
+            refuse_fitted(fitted_on, &labels)?;
+        }
+
+        let outcome = calibrate(path, &parts, (settings, scope), digest)?;
+        if let Some(file) = report {
+            analysis::write_report(file, &outcome.1)?;
+        }
+        let output = Output::new(json);
+        output.result(&outcome.0, text)?;
+        if let Some(file) = report {
+            output.note(&format!("report: {}", file.display()));
+        }
+        Ok(if outcome.0.refusal.is_some() {
+            Exit::Underpowered
+        } else {
+            Exit::Done
+        })
+    }
+
+    /// Sorts rows into a gallery and queries.
+    fn parts(&self, rows: &Rows, dimension: usize, vectors: &[f32]) -> anyhow::Result<Parts> {
+        let role_of = |row: usize| match &rows.role {
+            None => Role::Gallery,
+            Some(roles) => roles.get(row).copied().unwrap_or(Role::Unused),
+        };
+        let in_split = |row: usize| match (&self.split, &rows.split) {
+            (Some(wanted), Some(splits)) => splits.get(row) == Some(wanted),
+            (Some(_), None) => false,
+            (None, _) => true,
+        };
+        if let (Some(_), None) = (&self.split, &rows.split) {
+            return Err(fail(
+                Exit::BadData,
+                "--split was given, and the labels have no column `split`",
+            ));
+        }
+        let chosen: Vec<usize> = (0..rows.label.len()).filter(|&row| in_split(row)).collect();
+        let of = |wanted: &[Role]| -> Vec<usize> {
+            let matching = chosen.iter().copied();
+            matching
+                .filter(|&row| wanted.contains(&role_of(row)))
+                .collect()
+        };
+        let (gallery, queries) = (of(&[Role::Gallery]), of(&[Role::Query, Role::Unknown]));
+        if gallery.is_empty() {
+            return Err(fail(
+                Exit::BadData,
+                "no row has the role gallery, so there is nothing to search in",
+            ));
+        }
+        refuse_contradictions(rows, &gallery, &queries, role_of)?;
+        let mut names: Vec<String> = gallery
+            .iter()
+            .chain(&queries)
+            .filter_map(|&row| rows.label.get(row).cloned())
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        let source = Source {
+            rows,
+            dimension,
+            vectors,
+            names: &names,
+        };
+        let gallery = source.set(&gallery)?;
+        let queries = if rows.role.is_some() && !queries.is_empty() {
+            Some(source.set(&queries)?)
+        } else {
+            None
+        };
+        Ok(Parts {
+            gallery,
+            queries,
+            names,
+        })
+    }
+}
+
+/// A role that the labels deny would turn a mate into a stranger, or the other way round.
+fn refuse_contradictions(
+    rows: &Rows,
+    gallery: &[usize],
+    queries: &[usize],
+    role_of: impl Fn(usize) -> Role,
+) -> anyhow::Result<()> {
+    let label = |row: &usize| rows.label.get(*row).map_or("", String::as_str);
+    let enrolled: BTreeSet<&str> = gallery.iter().map(label).collect();
+    let wrong: Vec<&usize> = queries
+        .iter()
+        .filter(|row| (role_of(**row) == Role::Query) != enrolled.contains(label(row)))
+        .collect();
+    let Some(&&first) = wrong.first() else {
+        return Ok(());
+    };
+    let what = if role_of(first) == Role::Query {
+        "is a query, and its label is not in the gallery: make it unknown, or enrol the label"
+    } else {
+        "is unknown, and its label is in the gallery: make it a query"
+    };
+    Err(fail(
+        Exit::BadData,
+        format!(
+            "row {first} (label `{}`) {what}; {} rows are like it",
+            label(&first),
+            wrong.len()
+        ),
+    ))
+}
+
+struct Source<'a> {
+    rows: &'a Rows,
+    dimension: usize,
+    vectors: &'a [f32],
+    names: &'a [String],
+}
+
+impl Source<'_> {
+    fn set(&self, chosen: &[usize]) -> anyhow::Result<Set> {
+        let mut vectors = Vec::with_capacity(chosen.len() * self.dimension);
+        let (mut ids, mut labels, mut conditions) = (Vec::new(), Vec::new(), Vec::new());
+        for &row in chosen {
+            let start = row * self.dimension;
+            let vector = self.vectors.get(start..start + self.dimension);
+            let vector = vector.unwrap_or_default();
+            if !vector.iter().all(|value| value.is_finite()) || vector.iter().all(|v| *v == 0.0) {
+                return Err(fail(
+                    Exit::BadData,
+                    format!("vector {row} is zero, or holds what is not a number; remove its row"),
+                ));
+            }
+            vectors.extend_from_slice(vector);
+            let name = self.rows.label.get(row);
+            let index = name.and_then(|name| self.names.binary_search(name).ok());
+            labels.push(u32::try_from(index.unwrap_or_default())?);
+            let id = self.rows.id.as_ref().and_then(|ids| ids.get(row)).cloned();
+            ids.push(id.unwrap_or_else(|| format!("row {row}")));
+            let metadata = self.rows.metadata.iter();
+            conditions.push(
+                metadata
+                    .filter_map(|(column, values)| Some((column.clone(), values.get(row)?.clone())))
+                    .collect::<BTreeMap<String, String>>(),
+            );
+        }
+        Ok(Set {
+            ids,
+            conditions,
+            embeddings: Embeddings::normalise(self.dimension, vectors, labels.clone())?,
+            labels,
+        })
+    }
+}
+
+fn digest(vectors: &[f32]) -> String {
+    let mut hash = Sha256::new();
+    for value in vectors {
+        hash.update(value.to_le_bytes());
+    }
+    hash.finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+fn calibrate(
+    path: &Path,
+    parts: &Parts,
+    (settings, scope): (&CalibrationSettings, Scope),
+    digest: String,
+) -> anyhow::Result<(ArraysReport, crate::report::Report)> {
+    let queries = parts.queries.as_ref().unwrap_or(&parts.gallery);
+    let watched = Watched::new("search");
+    let found = nearest(
+        &queries.embeddings,
+        &parts.gallery.embeddings,
+        &|done, total| watched.at(done, total),
+    )?;
+    watched.finish();
+    let recording = Recording::new(searches(parts, &found))?;
+    let mut report = ArraysReport {
+        outcome: "refused",
+        gallery: parts.gallery.ids.len(),
+        queries: parts
+            .queries
+            .as_ref()
+            .map_or(0, |queries| queries.ids.len()),
+        labels: parts.names.len(),
+        content: None,
+        refusal: None,
+        analysis: None,
+    };
+    let name = path.file_name().map_or_else(
+        || path.display().to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    );
+    let outline = Outline {
+        title: format!("{name}: calibration"),
+        created: now_rfc_3339(),
+        settings,
+    };
+    match point(&name, parts, &recording, settings, digest) {
+        Ok(point) => {
+            let content = point.content();
+            report.outcome = if content.policy.certifies() {
+                "certified"
+            } else {
+                "aimed at, not certified"
+            };
+            let analysis = analyse(parts, &recording, point.threshold(), (settings, scope))?;
+            let page = outline.page(&Findings {
+                id: None,
+                content,
+                recording: &recording,
+                analysis: &analysis,
+                gallery: &parts.gallery,
+                names: &parts.names,
+                pictures: &Pictures::default(),
+            });
+            report.content = Some(content.clone());
+            report.analysis = Some(analysis);
+            Ok((report, page))
+        }
+        Err(error) => {
+            let Some(refusal) = Refusal::of(&error) else {
+                return Err(error.into());
+            };
+            let page = outline.refused(&refusal);
+            report.refusal = Some(refusal);
+            Ok((report, page))
+        }
+    }
+}
+
+fn analyse(
+    parts: &Parts,
+    recording: &Recording,
+    threshold: Threshold,
+    (settings, scope): (&CalibrationSettings, Scope),
+) -> anyhow::Result<Analysis> {
+    let material = Material {
+        names: &parts.names,
+        gallery: &parts.gallery,
+        queries: parts.queries.as_ref(),
+        recording,
+        deep: &deep(parts),
+        depth: DEPTH,
+        target: settings.target,
+        threshold,
+        seed: settings.seed,
+        scope,
+    };
+    let watched = Watched::new("pairs");
+    let analysis = material.analyse(&|done, total| watched.at(done, total))?;
+    watched.finish();
+    Ok(analysis)
+}
+
+/// Each row that searches: mated where its label has another row to find, and a stranger where it
+/// is none, or with its own label left out where the gallery searches for itself.
+fn searches(parts: &Parts, found: &[Nearest]) -> Vec<Search> {
+    let (gallery, names) = (&parts.gallery, parts.names.as_slice());
+    let queries = parts.queries.as_ref().unwrap_or(gallery);
+    let enrolled: BTreeSet<u32> = gallery.labels.iter().copied().collect();
+    let mut searches = Vec::new();
+    for (row, nearest) in found.iter().enumerate() {
+        let label = queries.label(row, names).to_owned();
+        let known = queries
+            .labels
+            .get(row)
+            .is_some_and(|l| enrolled.contains(l));
+        let search = |truth, neighbour: Option<crate::analysis::nearest::Neighbour>| Search {
+            probe: queries.ids.get(row).cloned().unwrap_or_default(),
+            label: label.clone(),
+            truth,
+            found: neighbour.map(|neighbour| Found {
+                item: gallery.ids.get(neighbour.row).cloned().unwrap_or_default(),
+                label: gallery.label(neighbour.row, names).to_owned(),
+                score: neighbour.score,
+            }),
+            conditions: queries.conditions.get(row).cloned().unwrap_or_default(),
+        };
+        let top = nearest.top().map(|(neighbour, _)| neighbour);
+        let alone = parts.queries.is_none() && nearest.same_label.is_none();
+        if known && !alone {
+            searches.push(search(Truth::Mated, top));
+        }
+        if parts.queries.is_none() {
+            searches.push(search(Truth::LeftOut, nearest.other_label));
+        } else if !known {
+            searches.push(search(Truth::NeverEnrolled, top));
+        }
+    }
+    searches
+}
+
+fn point(
+    name: &str,
+    parts: &Parts,
+    recording: &Recording,
+    settings: &CalibrationSettings,
+    digest: String,
+) -> Result<OperatingPoint, crate::calibration::CalibrationError> {
+    let labels: BTreeSet<u32> = parts.gallery.labels.iter().copied().collect();
+    let items = parts.gallery.ids.len() as u64;
+    let (target, growth) = settings.tightened(items)?;
+    let folds = Folds::new(Folds::COUNT_DEFAULT, settings.seed)?;
+    let held_out = cross_fit(target, recording.trials(), folds);
+    let plan = Plan {
+        created: now_rfc_3339(),
+        target,
+        seed: settings.seed,
+        binding: Binding {
+            model_fingerprint: digest.clone(),
+            model_name: name.to_owned(),
+            gallery_id: format!("embeddings {}", digest.get(..16).unwrap_or_default()),
+            gallery_digest: digest,
+            gallery_items: items,
+            gallery_labels: labels.len() as u64,
+            index: "exact".to_owned(),
+            metric: Metric::Cosine,
+        },
+        software: format!("matchpoint {}", env!("CARGO_PKG_VERSION")),
+        held_out: Some(HeldOutRates::from(&held_out)),
+        growth,
+        index_check: None,
+    };
+    OperatingPoint::calibrated(recording.trials(), plan)
+}
+
+/// What each stranger finds beyond its best candidate, where that is not too much work.
+fn deep(parts: &Parts) -> Vec<Deep> {
+    let (gallery, names) = (&parts.gallery, parts.names.as_slice());
+    let queries = parts.queries.as_ref().unwrap_or(gallery);
+    let enrolled: BTreeSet<u32> = gallery.labels.iter().copied().collect();
+    let is_stranger = |row: usize| {
+        let label = queries.labels.get(row);
+        parts.queries.is_none() || label.is_some_and(|label| !enrolled.contains(label))
+    };
+    let strangers: Vec<usize> = (0..queries.ids.len())
+        .filter(|&row| is_stranger(row))
+        .collect();
+    if DEEP_SCORES_MAX < strangers.len() as u64 * gallery.ids.len() as u64 {
+        return Vec::new();
+    }
+    let of = |&row: &usize| {
+        let label = queries.label(row, names).to_owned();
+        let probe = queries.embeddings.row(row).unwrap_or_default();
+        let mut candidates: Vec<(Similarity, &str)> = (0..gallery.ids.len())
+            .filter_map(|item| {
+                let other = gallery.label(item, names);
+                let vector = gallery.embeddings.row(item)?;
+                (other != label).then_some((Similarity::between(probe, vector)?, other))
+            })
+            .collect();
+        candidates.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(b.1)));
+        candidates.truncate(DEPTH);
+        let owned = candidates
+            .into_iter()
+            .map(|(score, label)| (score, label.to_owned()));
+        (label, owned.collect())
+    };
+    strangers.iter().map(of).collect()
+}
+
+fn text(report: &ArraysReport) -> String {
+    let mut text = table(&[(
+        "vectors",
+        format!(
+            "{} in the gallery, {} queries, {} labels{}",
+            report.gallery,
+            report.queries,
+            report.labels,
+            if report.queries == 0 {
+                "; each searches among the others"
+            } else {
+                ""
+            }
+        ),
+    )]);
+    if let Some(refusal) = &report.refusal {
+        text.push_str(&refusal_text(refusal));
+    }
+    if let Some(content) = &report.content {
+        text.push_str("search level (FPIR and FNIR)\n");
+        text.push_str(&describe(content));
+    }
+    if let Some(analysis) = &report.analysis {
+        text.push_str(&analysis::text(analysis));
+    }
+    text
+}

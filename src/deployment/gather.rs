@@ -1,0 +1,307 @@
+//! The searches of a calibration: by labelled queries, or by the gallery's own items.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::answer::{OTHERS_HITS, PROBE_HITS, index_misses, left_out};
+use super::{Deployment, DeploymentError, Hit, Probed};
+use crate::analysis::Deep;
+use crate::calibration::recording::{Found, Search, Truth};
+use crate::gallery::item::ItemHead;
+use crate::gallery::snapshot::{Probe, Snapshot};
+use crate::vector::Embedding;
+
+/// Query vectors that are kept for the analysis: 100 MB of 1,280 components.
+const QUERY_VECTORS_MAX: usize = 20_000;
+
+/// Items that take part in the check of the index against exact search, at most.
+const INDEX_CHECKS_MAX: usize = 500;
+
+/// From this similarity on two images are the same picture, whatever their bytes.
+const SAME_PICTURE: f32 = 0.999_99;
+
+/// A query whose label is known.
+#[derive(Clone, Debug)]
+pub struct LabelledQuery {
+    /// Its id, once among the queries.
+    pub id: String,
+    /// What it shows.
+    pub label: String,
+    /// What else is known, such as camera or country.
+    pub conditions: BTreeMap<String, String>,
+}
+
+/// What labelled queries have found so far.
+#[derive(Clone, Debug, Default)]
+pub struct Gathered {
+    /// The searches, one or two for each query.
+    pub searches: Vec<Search>,
+    /// For each non-mated search what it found without its own label, best first: it tells what a
+    /// smaller gallery would have found.
+    pub near: Vec<Deep>,
+    /// The queries with their vectors, of unit length; the first of them, where there are many.
+    pub queries: Vec<(LabelledQuery, Arc<[f32]>)>,
+    /// Mated queries with their label among the five nearest items.
+    pub in_top_5: usize,
+    /// How often the index was compared with exact search, and missed the nearest item.
+    pub index: IndexCheck,
+    /// Queries that are pictures in the gallery themselves, with the item: not a fair trial.
+    pub copies: Vec<Copied>,
+    /// Queries whose image is, byte for byte, that of an earlier query.
+    pub repeated: Vec<Repeated>,
+    /// Items in the gallery when it began.
+    pub items: u64,
+    seen: BTreeMap<[u8; 32], String>,
+}
+
+/// The index against exact search, on a sample of queries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct IndexCheck {
+    /// Searches compared; 0 where the index is exact anyway.
+    pub sampled: u64,
+    /// Those in which an item was nearer than all that the index found.
+    pub missed: u64,
+}
+
+/// A query whose image another query has as well.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Repeated {
+    /// Id of the query.
+    pub query: String,
+    /// Id of the first query with this image.
+    pub first: String,
+}
+
+/// A query that is a picture in the gallery itself.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Copied {
+    /// Id of the query.
+    pub query: String,
+    /// Its label.
+    pub label: String,
+    /// Id of the item.
+    pub item: String,
+    /// The item's label. Another than the query's points at a wrong label.
+    pub item_label: String,
+}
+
+impl Gathered {
+    /// How many candidates [`Gathered::near`] holds of each search, at most.
+    pub const DEPTH: usize = OTHERS_HITS;
+
+    /// Begins to gather the searches of a deployment.
+    #[must_use]
+    pub fn of(deployment: &Deployment) -> Self {
+        Self {
+            items: deployment.snapshot().len() as u64,
+            ..Self::default()
+        }
+    }
+
+    /// Adds what one query found. A query of an enrolled label is a mated search, and with
+    /// `leave_out` a non-mated one too.
+    pub fn add(&mut self, query: LabelledQuery, enrolled: bool, probed: Probed) {
+        if let Some(vector) = probed.vector
+            && self.queries.len() < QUERY_VECTORS_MAX
+        {
+            self.queries.push((query.clone(), vector));
+        }
+        let LabelledQuery {
+            id,
+            label,
+            conditions,
+        } = query;
+
+        let search = |truth, found: Option<&Hit>| Search {
+            probe: id.clone(),
+            label: label.clone(),
+            truth,
+            found: found.map(found_in),
+            conditions: conditions.clone(),
+        };
+        if let Some(sha256) = probed.source_sha256 {
+            match self.seen.get(&sha256) {
+                Some(first) => self.repeated.push(Repeated {
+                    query: id.clone(),
+                    first: first.clone(),
+                }),
+                None => drop(self.seen.insert(sha256, id.clone())),
+            }
+        }
+        let top = probed.hits.first();
+        if let Some(hit) = top.filter(|hit| SAME_PICTURE <= hit.score.get()) {
+            self.copies.push(Copied {
+                query: id.clone(),
+                label: label.clone(),
+                item: hit.item.id.clone(),
+                item_label: hit.item.label.clone(),
+            });
+        }
+        if let Some(missed) = probed.index_missed {
+            self.index.sampled += 1;
+            self.index.missed += u64::from(missed);
+        }
+        let others = probed.others;
+        if enrolled {
+            let matches = |hit: &Hit| hit.item.label == label;
+            self.in_top_5 += usize::from(probed.hits.iter().any(matches));
+            self.searches.push(search(Truth::Mated, top));
+        } else {
+            self.searches.push(search(Truth::NeverEnrolled, top));
+        }
+        if let Some(others) = others {
+            if enrolled {
+                let best = others.first();
+                self.searches.push(search(Truth::LeftOut, best));
+            }
+            let candidates = others
+                .into_iter()
+                .map(|hit| (hit.score, hit.item.label.clone()));
+            self.near.push((label, candidates.collect()));
+        }
+    }
+
+    /// Whether the query of this number takes part in the check of the index.
+    #[must_use]
+    pub fn checks_index(number: usize) -> bool {
+        number < INDEX_CHECKS_MAX
+    }
+}
+
+fn found_in(hit: &Hit) -> Found {
+    Found {
+        item: hit.item.id.clone(),
+        label: hit.item.label.clone(),
+        score: hit.score,
+    }
+}
+
+impl Deployment {
+    /// Labels that are enrolled at present.
+    #[must_use]
+    pub fn labels(&self) -> BTreeSet<String> {
+        let snapshot = self.snapshot();
+        snapshot
+            .items()
+            .map(|(head, _)| head.label.clone())
+            .collect()
+    }
+
+    /// Searches for each item of the gallery as if it were a query: among the other items (mated,
+    /// where its label has more than one), and among other labels (left out). On all cores;
+    /// `progress` is told how many are done and in all, and ends the work by saying `false`.
+    ///
+    /// # Errors
+    /// The work was ended, or a stored item cannot be searched for.
+    pub fn gather_from_gallery(
+        &self,
+        progress: &(dyn Fn(usize, usize) -> bool + Sync),
+    ) -> Result<Gathered, DeploymentError> {
+        let snapshot = self.snapshot();
+        let mut of_label: BTreeMap<&str, usize> = BTreeMap::new();
+        for (head, _) in snapshot.items() {
+            *of_label.entry(&head.label).or_default() += 1;
+        }
+        let mut items: Vec<(&ItemHead, &[f32])> = snapshot
+            .items()
+            .map(|(head, vector)| (&**head, vector))
+            .collect();
+        items.sort_unstable_by_key(|(head, _)| &head.id);
+
+        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let found = Mutex::new(Vec::with_capacity(items.len()));
+        let failed = Mutex::new(None);
+        let work = || {
+            while !stop.load(Ordering::Relaxed) {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let Some((head, vector)) = items.get(number) else {
+                    return;
+                };
+                let mates = of_label.get(head.label.as_str()).copied().unwrap_or(0);
+                match as_query(&snapshot, head, vector, Gathered::checks_index(number)) {
+                    Ok(probed) => {
+                        let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                        found.push((number, 1 < mates, probed));
+                        if !progress(found.len(), items.len()) {
+                            stop.store(true, Ordering::Relaxed);
+                        }
+                    }
+                    Err(error) => {
+                        *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                }
+            }
+        };
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                scope.spawn(work);
+            }
+        });
+        if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(error);
+        }
+        if stop.into_inner() {
+            return Err(DeploymentError::Cancelled);
+        }
+        let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+        found.sort_unstable_by_key(|(number, _, _)| *number);
+        let mut gathered = gathered(&items, found);
+        gathered.items = items.len() as u64;
+        Ok(gathered)
+    }
+}
+
+fn gathered(items: &[(&ItemHead, &[f32])], found: Vec<(usize, bool, Probed)>) -> Gathered {
+    let mut gathered = Gathered::default();
+    for ((head, _), (_, mated, probed)) in items.iter().zip(found) {
+        let query = LabelledQuery {
+            id: head.id.clone(),
+            label: head.label.clone(),
+            conditions: head.metadata.clone(),
+        };
+        gathered.add(query, true, probed);
+        if !mated {
+            // Alone under its label, it has nothing to find: that is no mated search.
+            let own = |search: &Search| search.truth == Truth::Mated && search.probe == head.id;
+            if let Some(at) = gathered.searches.iter().rposition(own) {
+                gathered.searches.remove(at);
+            }
+        }
+    }
+    gathered
+}
+
+/// An item as a query: what it finds among all others.
+fn as_query(
+    snapshot: &Snapshot,
+    head: &ItemHead,
+    vector: &[f32],
+    check_index: bool,
+) -> Result<Probed, DeploymentError> {
+    let embedding = Embedding::normalise(vector.to_vec())?;
+    let probe = Probe {
+        k: PROBE_HITS + 1,
+        exact: false,
+        without_label: None,
+    };
+    let mut hits = snapshot.nearest(&embedding, &probe)?;
+    let index_missed = if check_index {
+        index_misses(snapshot, &embedding, &hits)?
+    } else {
+        None
+    };
+    hits.retain(|hit| hit.item.id != head.id);
+    hits.truncate(PROBE_HITS);
+    Ok(Probed {
+        hits,
+        others: Some(left_out(snapshot, &embedding, &head.label)?),
+        index_missed,
+        source_sha256: head.source_sha256,
+        // It is in the gallery, which is analysed as a whole.
+        vector: None,
+        timings: super::Timings::default(),
+    })
+}

@@ -1,0 +1,324 @@
+//! The parts about labels and what sets them apart: which agree, which fare worst, and what helps.
+
+use super::curves::{self, CURVES_MAX};
+use super::markup::Markup;
+use super::numbers::{count, plain, plain_span, score, short_percent};
+use super::parts::{Part, interval_note};
+use super::tables::{self, Column, Table, cell, datum};
+use super::{Condition, Consistency, Intruders, Remedies, Report, View, WorstLabels};
+
+/// OPIS and the curves that it measures.
+pub(super) fn consistency(consistency: &Consistency, threshold: Option<f64>) -> Option<Part> {
+    if consistency.figures.is_empty() && consistency.labels.is_empty() {
+        return None;
+    }
+    let band = consistency.band;
+    let band_text = format!(
+        "FAR over all labels from {} to {}, thresholds {} to {}",
+        short_percent(band.far_low),
+        short_percent(band.far_high),
+        score(band.threshold_low),
+        score(band.threshold_high)
+    );
+    let mut body = Markup::default();
+    for (index, figure) in consistency.figures.iter().enumerate() {
+        let class = if index == 0 { "spread first" } else { "spread" };
+        body.element("div", &[("class", class)], |inner| {
+            inner.element("div", &[("class", "spread-name")], |name| {
+                name.datum(&figure.name);
+            });
+            inner.line("div", "spread-value", &plain(figure.value));
+            if let Some(span) = figure.interval {
+                let interval = format!(
+                    "{} at {}",
+                    plain_span(Some(span)),
+                    short_percent(span.confidence)
+                );
+                inner.line("div", "spread-interval", &interval);
+            }
+            inner.element("div", &[("class", "small")], |meaning| {
+                meaning.text(&figure.meaning);
+            });
+        });
+    }
+    let outside = threshold.is_some_and(|threshold| {
+        band.threshold_low.is_some_and(|low| threshold < low)
+            || band.threshold_high.is_some_and(|high| high < threshold)
+    });
+    let outside = if outside {
+        format!(
+            " The threshold that was chosen, {}, lies outside it.",
+            score(threshold)
+        )
+    } else {
+        String::new()
+    };
+    body.line("p", "band-name", &format!("Band: {band_text}.{outside}"));
+    if let Some(chart) = curves::utility(consistency, threshold) {
+        body.append(chart);
+    }
+    body.append(utilities(consistency));
+    Some(Part {
+        id: "consistency",
+        title: "Do labels agree on a threshold?",
+        view: Some(consistency.view),
+        notes: consistency_notes(consistency),
+        body,
+    })
+}
+
+fn consistency_notes(consistency: &Consistency) -> Vec<String> {
+    let mut notes = vec![
+        "Each thin line is a label. The further the lines fan out around their mean, the less one \
+         threshold suits them all; OPIS is the mean squared distance from the mean."
+            .to_owned(),
+    ];
+    let labels = consistency.labels.len();
+    if CURVES_MAX < labels {
+        notes.push(format!(
+            "{CURVES_MAX} of {} labels are drawn, evenly spread from the worst to the best.",
+            count(Some(labels as u64))
+        ));
+    }
+    if 0 < consistency.labels_skipped {
+        notes.push(format!(
+            "{} left out for want of mated or non-mated pairs.",
+            labels_text(consistency.labels_skipped)
+        ));
+    }
+    notes
+}
+
+fn utilities(consistency: &Consistency) -> Markup {
+    let columns = [
+        ("Threshold", Column::Number),
+        ("Mean utility", Column::Number),
+    ];
+    let caption = format!(
+        "Mean utility at {} thresholds",
+        consistency.thresholds.len()
+    );
+    let mut means = Table::new(&caption, &columns);
+    for (threshold, mean) in consistency.thresholds.iter().zip(&consistency.mean) {
+        means.row(vec![cell(&score(Some(*threshold))), cell(&plain(*mean))]);
+    }
+    let columns = [("Label", Column::Words), ("Mean utility", Column::Number)];
+    let caption = format!(
+        "Mean utility over the band of {}",
+        labels_text(consistency.labels.len() as u64)
+    );
+    let mut labels = Table::new(&caption, &columns);
+    for curve in &consistency.labels {
+        let mean = curves::mean_utility(curve);
+        labels.row(vec![datum(&curve.label), cell(&plain(mean))]);
+    }
+    let mut folded = means.folded();
+    folded.append(labels.folded());
+    folded
+}
+
+/// The labels that fare worst, with their pictures.
+pub(super) fn worst_labels(worst: &WorstLabels) -> Option<Part> {
+    if worst.rows.is_empty() {
+        return None;
+    }
+    let columns = [
+        ("Label", Column::Words),
+        ("FAR", Column::Rate),
+        ("FRR", Column::Rate),
+        ("Utility", Column::Number),
+    ];
+    let most_far = tables::most(worst.rows.iter().map(|row| row.far));
+    let most_frr = tables::most(worst.rows.iter().map(|row| row.frr));
+    let mut table = Table::new("", &columns);
+    for row in &worst.rows {
+        let mut name = datum(&row.label);
+        if !row.pictures.is_empty() {
+            name.element("div", &[("class", "strip")], |strip| {
+                for picture in &row.pictures {
+                    strip.picture(picture);
+                }
+            });
+        }
+        table.row(vec![
+            name,
+            tables::rate(row.far, most_far),
+            tables::rate(row.frr, most_frr),
+            cell(&plain(row.utility)),
+        ]);
+    }
+    let mut notes = vec![format!(
+        "The {} that fare worst, of {}, by {}.",
+        labels_text(worst.rows.len() as u64),
+        count(Some(worst.labels)),
+        worst.ranked_by
+    )];
+    notes.push(
+        "The worst of many always look bad; intervals show how little is known of one label."
+            .to_owned(),
+    );
+    notes.extend(interval_note(
+        worst.rows.iter().flat_map(|row| [row.far, row.frr]),
+    ));
+    Some(Part {
+        id: "worst-labels",
+        title: "The worst labels",
+        view: Some(worst.view),
+        notes,
+        body: table.finish(),
+    })
+}
+
+/// Pairs that would be accepted and should not be, side by side.
+pub(super) fn intruders(intruders: &Intruders) -> Option<Part> {
+    if intruders.pairs.is_empty() {
+        return None;
+    }
+    let mut body = Markup::default();
+    body.element("div", &[("class", "intruders")], |grid| {
+        for pair in &intruders.pairs {
+            grid.element("figure", &[("class", "intruder")], |figure| {
+                let caption = format!("score {}", score(Some(pair.score)));
+                figure.line("figcaption", "", &caption);
+                figure.element("div", &[("class", "two")], |two| {
+                    two.item(&pair.first);
+                    two.item(&pair.second);
+                });
+            });
+        }
+    });
+    let shown = intruders.pairs.len() as u64;
+    let mut notes = vec![
+        "Two items of different labels, so similar that one would be accepted as the other: \
+         look-alikes, duplicates, or items with a wrong label."
+            .to_owned(),
+    ];
+    if let Some(total) = intruders.total.filter(|total| shown < *total) {
+        notes.push(format!(
+            "The {} most similar of {} such pairs.",
+            count(Some(shown)),
+            count(Some(total))
+        ));
+    }
+    Some(Part {
+        id: "intruders",
+        title: "Intruders",
+        view: Some(View::Pairwise),
+        notes,
+        body,
+    })
+}
+
+/// A table of rates for each column of the metadata.
+pub(super) fn conditions(report: &Report) -> Option<Part> {
+    let mut body = Markup::default();
+    for condition in &report.conditions {
+        body.append(condition_table(condition));
+    }
+    if body.is_empty() {
+        return None;
+    }
+    let rows = || {
+        report
+            .conditions
+            .iter()
+            .flat_map(|condition| &condition.rows)
+    };
+    let mut notes = vec![
+        "The same threshold, where a column of the metadata has one value. Lines share one scale \
+         for each column of a table, from zero."
+            .to_owned(),
+    ];
+    notes.extend(interval_note(rows().flat_map(|row| [row.far, row.frr])));
+    Some(Part {
+        id: "conditions",
+        title: "Conditions",
+        view: Some(report.view),
+        notes,
+        body,
+    })
+}
+
+fn condition_table(condition: &Condition) -> Markup {
+    let columns = [
+        (condition.column.as_str(), Column::Words),
+        ("FAR", Column::Rate),
+        ("FRR", Column::Rate),
+    ];
+    let most_far = tables::most(condition.rows.iter().map(|row| row.far));
+    let most_frr = tables::most(condition.rows.iter().map(|row| row.frr));
+    let mut table = Table::new("", &columns);
+    for row in &condition.rows {
+        let labels = row.frr.labels.or(row.far.labels);
+        let mut name = datum(&row.value);
+        if let Some(labels) = labels {
+            name.line("span", "small", &labels_text(labels));
+        }
+        table.row(vec![
+            name,
+            tables::rate(row.far, most_far),
+            tables::rate(row.frr, most_frr),
+        ]);
+    }
+    table.finish()
+}
+
+/// What was tried, with what follows.
+pub(super) fn remedies(remedies: &Remedies) -> Option<Part> {
+    if remedies.rows.is_empty() {
+        return None;
+    }
+    let columns = [
+        ("Remedy", Column::Words),
+        ("FAR", Column::Rate),
+        ("FRR", Column::Rate),
+        ("FRR, worst labels", Column::Rate),
+        ("Spread", Column::Number),
+    ];
+    let rows = &remedies.rows;
+    let most_far = tables::most(rows.iter().map(|row| row.far));
+    let most_frr = tables::most(rows.iter().map(|row| row.frr));
+    let most_worst = tables::most(rows.iter().map(|row| row.worst_frr));
+    let mut table = Table::new("", &columns);
+    for row in rows {
+        let mut name = datum(&row.name);
+        if row.preferred {
+            name.line("span", "preferred", "to be preferred");
+        }
+        table.marked_row(
+            "explained",
+            vec![
+                name,
+                tables::rate(row.far, most_far),
+                tables::rate(row.frr, most_frr),
+                tables::rate(row.worst_frr, most_worst),
+                cell(&plain(row.spread)),
+            ],
+        );
+        table.sentence(&row.verdict);
+    }
+    let mut notes = vec![
+        "Each remedy was fitted on some labels and is judged here on others, at the same target. \
+         Spread is the variance of utility over labels."
+            .to_owned(),
+    ];
+    notes.extend(interval_note(
+        rows.iter()
+            .flat_map(|row| [row.far, row.frr, row.worst_frr]),
+    ));
+    Some(Part {
+        id: "remedies",
+        title: "Remedies",
+        view: Some(remedies.view),
+        notes,
+        body: table.finish(),
+    })
+}
+
+fn labels_text(labels: u64) -> String {
+    if labels == 1 {
+        "1 label".to_owned()
+    } else {
+        format!("{} labels", count(Some(labels)))
+    }
+}

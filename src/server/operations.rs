@@ -1,0 +1,287 @@
+//! `google.longrunning.Operations`: work that outlives the call that began it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prost_types::Any;
+use tokio::sync::watch;
+use tonic::{Code, Request, Response, Status};
+
+use super::convert::invalid;
+use super::proto::longrunning::operation::Result as Ended;
+use super::proto::longrunning::operations_server::Operations;
+use super::proto::longrunning::{
+    CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
+    ListOperationsResponse, Operation, WaitOperationRequest,
+};
+use super::registry::Registry;
+use super::status::status;
+use super::stream::as_message;
+
+/// Operations that are remembered. The oldest that has ended makes room for a new one.
+const OPERATIONS_MAX: usize = 100;
+const PREFIX: &str = "operations/";
+const ID_BYTES_MAX: usize = 64;
+
+/// The operations of this process, by name. They end with it. Cloning shares them.
+#[derive(Clone, Debug)]
+pub(super) struct Running {
+    registry: Registry,
+    entries: Arc<Mutex<BTreeMap<String, Entry>>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// The number of operations begun before it.
+    number: u64,
+    state: watch::Sender<Operation>,
+    cancelled: watch::Sender<bool>,
+}
+
+/// The worker's end of an operation. Dropped before it is finished, it ends as CANCELLED.
+#[derive(Debug)]
+pub(super) struct Handle {
+    state: watch::Sender<Operation>,
+    cancelled: watch::Receiver<bool>,
+}
+
+impl Running {
+    pub(super) fn new(registry: Registry) -> Self {
+        Self {
+            registry,
+            entries: Arc::default(),
+        }
+    }
+
+    /// Begins an operation under `operations/ID`, with a new id where `id` is empty.
+    pub(super) fn begin(&self, id: &str, metadata: Any) -> Result<Handle, Status> {
+        let id = match id {
+            "" => uuid::Uuid::now_v7().to_string(),
+            id => checked(id)?.to_owned(),
+        };
+        let name = format!("{PREFIX}{id}");
+        let mut entries = self.entries();
+        if entries.contains_key(&name) {
+            let message = format!("there is an operation `{name}` already; choose another id");
+            return Err(status(Code::AlreadyExists, "OPERATION_EXISTS", &message));
+        }
+        make_room(&mut entries)?;
+        let number = entries.values().map(|entry| entry.number + 1).max();
+        let operation = Operation {
+            name: name.clone(),
+            metadata: Some(metadata),
+            done: false,
+            result: None,
+        };
+        let (state, cancelled) = (watch::Sender::new(operation), watch::Sender::new(false));
+        let handle = Handle {
+            state: state.clone(),
+            cancelled: cancelled.subscribe(),
+        };
+        let entry = Entry {
+            number: number.unwrap_or(0),
+            state,
+            cancelled,
+        };
+        entries.insert(name, entry);
+        Ok(handle)
+    }
+
+    fn entries(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find<T>(&self, name: &str, take: impl FnOnce(&Entry) -> T) -> Result<T, Status> {
+        self.entries().get(name).map(take).ok_or_else(|| {
+            let message = format!(
+                "there is no operation `{name}`; operations end with the server, and the oldest are forgotten"
+            );
+            status(Code::NotFound, "OPERATION_NOT_FOUND", &message)
+        })
+    }
+
+    fn list(&self, limit: i32) -> Result<ListOperationsResponse, Status> {
+        let limit = usize::try_from(limit)
+            .map_err(|_negative| invalid(&format!("page_size is {limit}; it must be 0 or more")))?;
+        let entries = self.entries();
+        let mut newest_first: Vec<&Entry> = entries.values().collect();
+        newest_first.sort_by_key(|entry| std::cmp::Reverse(entry.number));
+        let limit = if limit == 0 { OPERATIONS_MAX } else { limit };
+        Ok(ListOperationsResponse {
+            operations: newest_first
+                .into_iter()
+                .take(limit)
+                .map(|entry| entry.state.borrow().clone())
+                .collect(),
+            ..ListOperationsResponse::default()
+        })
+    }
+
+    fn delete(&self, name: &str) -> Result<(), Status> {
+        if !self.find(name, |entry| entry.state.borrow().done)? {
+            let message = format!("`{name}` has not ended; cancel it first");
+            return Err(status(
+                Code::FailedPrecondition,
+                "OPERATION_RUNNING",
+                &message,
+            ));
+        }
+        self.entries().remove(name);
+        Ok(())
+    }
+
+    async fn wait(&self, request: WaitOperationRequest) -> Result<Operation, Status> {
+        let mut state = self.find(&request.name, |entry| entry.state.subscribe())?;
+        let longest = match request.timeout {
+            Some(timeout) => Duration::try_from(timeout)
+                .map_err(|_negative| invalid("timeout must be 0 s or more"))?,
+            None => Duration::MAX,
+        };
+        // Before the server gives the call up: the state is the answer then, not an error.
+        let longest = longest.min(self.registry.longest().mul_f32(0.9));
+        let ended = state.wait_for(|operation| operation.done);
+        // Time is up, or the sender is gone: either way the state is what there is to say.
+        drop(tokio::time::timeout(longest, ended).await);
+        let operation = state.borrow().clone();
+        Ok(operation)
+    }
+}
+
+impl Handle {
+    /// Says how far the work is.
+    pub(super) fn progress(&self, metadata: Any) {
+        self.state
+            .send_modify(|operation| operation.metadata = Some(metadata));
+    }
+
+    /// Waits until somebody asks the work to stop.
+    pub(super) async fn cancelled(&self) {
+        let mut cancelled = self.cancelled.clone();
+        if cancelled.wait_for(|stop| *stop).await.is_err() {
+            // Forgotten while running: nobody can ask any more.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Whether somebody asked the work to stop.
+    pub(super) fn is_cancelled(&self) -> bool {
+        *self.cancelled.borrow()
+    }
+
+    /// Ends the operation, and returns its last state.
+    pub(super) fn finish(self, result: Result<Any, Status>) -> Operation {
+        self.end(result);
+        self.state.borrow().clone()
+    }
+
+    fn end(&self, result: Result<Any, Status>) {
+        self.state.send_modify(|operation| {
+            operation.done = true;
+            operation.result = Some(match result {
+                Ok(response) => Ended::Response(response),
+                Err(status) => Ended::Error(as_message(&status)),
+            });
+        });
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if !self.state.borrow().done {
+            self.end(Err(cancelled()));
+        }
+    }
+}
+
+/// How an operation ends that was stopped.
+pub(super) fn cancelled() -> Status {
+    let message = "the operation was cancelled, or its client went away; nothing was changed";
+    status(Code::Cancelled, "OPERATION_CANCELLED", message)
+}
+
+fn checked(id: &str) -> Result<&str, Status> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if ID_BYTES_MAX < id.len() || !id.chars().all(allowed) {
+        return Err(invalid(
+            "operation_id must be 1 to 64 letters, digits, `-`, `_` or `.`",
+        ));
+    }
+    Ok(id)
+}
+
+fn make_room(entries: &mut BTreeMap<String, Entry>) -> Result<(), Status> {
+    if entries.len() < OPERATIONS_MAX {
+        return Ok(());
+    }
+    let ended = entries
+        .iter()
+        .filter(|(_, entry)| entry.state.borrow().done);
+    let oldest = ended
+        .min_by_key(|(_, entry)| entry.number)
+        .map(|(name, _)| name.clone());
+    let Some(name) = oldest else {
+        let message =
+            format!("{OPERATIONS_MAX} operations are running; wait for one, or cancel it");
+        return Err(status(
+            Code::ResourceExhausted,
+            "TOO_MANY_OPERATIONS",
+            &message,
+        ));
+    };
+    entries.remove(&name);
+    Ok(())
+}
+
+#[tonic::async_trait]
+impl Operations for Running {
+    async fn list_operations(
+        &self,
+        request: Request<ListOperationsRequest>,
+    ) -> Result<Response<ListOperationsResponse>, Status> {
+        let work = async { self.list(request.get_ref().page_size) };
+        let listed = self.registry.call("ListOperations", work).await;
+        listed.map(Response::new)
+    }
+
+    async fn get_operation(
+        &self,
+        request: Request<GetOperationRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let name = &request.get_ref().name;
+        let work = async { self.find(name, |entry| entry.state.borrow().clone()) };
+        let found = self.registry.call("GetOperation", work).await;
+        found.map(Response::new)
+    }
+
+    async fn delete_operation(
+        &self,
+        request: Request<DeleteOperationRequest>,
+    ) -> Result<Response<()>, Status> {
+        let work = async { self.delete(&request.get_ref().name) };
+        let deleted = self.registry.call("DeleteOperation", work).await;
+        deleted.map(Response::new)
+    }
+
+    async fn cancel_operation(
+        &self,
+        request: Request<CancelOperationRequest>,
+    ) -> Result<Response<()>, Status> {
+        let name = &request.get_ref().name;
+        let cancel = |entry: &Entry| {
+            entry.cancelled.send_replace(true);
+        };
+        let work = async { self.find(name, cancel) };
+        let asked = self.registry.call("CancelOperation", work).await;
+        asked.map(Response::new)
+    }
+
+    async fn wait_operation(
+        &self,
+        request: Request<WaitOperationRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let work = self.wait(request.into_inner());
+        let waited = self.registry.call("WaitOperation", work).await;
+        waited.map(Response::new)
+    }
+}
