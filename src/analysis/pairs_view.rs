@@ -7,15 +7,17 @@ use super::disjoint::DisjointPairs;
 use super::draws::Draws;
 use super::dyadic::{MatedCounts, NonMatedCounts};
 use super::label_counts::LabelCounts;
-use super::label_rows::{label_rows, worst_labels};
+use super::label_groups::{LabelGroup, label_groups};
+use super::label_rows::{GroupCounts, label_rows, worst_labels};
 use super::pairwise::{Scan, Watch};
 use super::score_curve::{Cell, CurvePoint, EqualError, ScoreCurve};
 use super::sizes::target_far;
 use super::utility::utility_curves;
 use super::{AnalysisError, Material};
+use crate::calibration::binomial::real;
 use crate::calibration::certify::{TargetFar, Underpowered, certify_scores};
 use crate::calibration::decision::Threshold;
-use crate::calibration::rates::{Confidence, Rate};
+use crate::calibration::rates::{Confidence, Proportion, Rate};
 use crate::vector::Similarity;
 
 /// Thresholds across the band.
@@ -24,9 +26,11 @@ const BAND_POINTS: usize = 101;
 const CURVE_POINTS: usize = 120;
 const HISTOGRAM_CELLS: usize = 60;
 /// Labels whose utility curve is kept for drawing.
-const LABEL_CURVES_MAX: usize = 200;
+const LABEL_CURVES_MAX: usize = 20_000;
 /// Labels that are listed as the worst.
 const WORST_MAX: usize = 20;
+/// Accepted pairs that are listed for the intervals, 16 bytes each.
+const DYADS_MAX: f64 = 3e7;
 /// The pairwise FARs at which the FRR is given.
 const FARS: [f64; 4] = [1e-1, 1e-2, 1e-3, 1e-4];
 
@@ -51,6 +55,8 @@ pub struct PairsView {
     pub estimated: Option<AtThreshold>,
     /// How far the labels agree about a threshold; `None`, with a note, where it cannot be told.
     pub consistency: Option<Consistency>,
+    /// Groups of labels at the threshold of the searches, by metadata of their items.
+    pub groups: Vec<LabelGroup>,
     /// Labels with the lowest utility at the threshold of the searches.
     pub worst_labels: Vec<NamedRow>,
     /// Both rates along the thresholds.
@@ -137,28 +143,56 @@ impl PairsView {
         }
         let mut at_far = Vec::new();
         for far in FARS {
-            let few = crate::calibration::binomial::real(curve.non_mated_pairs()) * far < 1.0;
-            if let Some(threshold) = curve.threshold_at_far(far).filter(|_| !few) {
+            let accepted = real(curve.non_mated_pairs()) * far;
+            if DYADS_MAX < accepted {
+                notes.push(format!(
+                    "Rates at pairwise FAR {far} were left out: they take every accepted pair, about {accepted:.0}."
+                ));
+            } else if let Some(threshold) = curve.threshold_at_far(far).filter(|_| 1.0 <= accepted)
+            {
                 at_far.push(at(scan, threshold, Some(far), watch)?);
             }
         }
         let band = material.scope.band;
         let thresholds = band.thresholds(BAND_POINTS, |far| curve.threshold_at_far(far));
-        let (consistency, utilities) = match thresholds {
+        let (consistency, utilities, over_band) = match thresholds {
             Some(thresholds) => consistency(scan, material, (band, thresholds), notes, watch)?,
-            None => (None, Utilities::default()),
+            None => (None, Utilities::default(), None),
         };
+        let accepted = curve
+            .far_at(material.threshold)
+            .map_or(0, Proportion::events);
+        if DYADS_MAX < real(accepted) {
+            notes.push(format!(
+                "Pairs were counted no further: the threshold accepts {accepted} of two labels."
+            ));
+            return Ok(None);
+        }
+        let dyads = scan.dyads(material.threshold, watch)?;
+        let non_mated = NonMatedCounts::of_scan(&dyads)?;
+        let mated = MatedCounts::of_scan(&dyads)?;
+        let groups = over_band.map(|over_band| {
+            let counts = GroupCounts {
+                over_band: &over_band,
+                non_mated: &non_mated,
+                mated: &mated,
+            };
+            label_groups(material, counts)
+        });
         let target = target_far(material.target);
         Ok(Some(Self {
             mated_pairs: curve.mated_pairs(),
             non_mated_pairs: curve.non_mated_pairs(),
             equal_error: curve.equal_error(),
-            at_threshold: at(scan, material.threshold, None, watch)?,
+            at_threshold: rates((&non_mated, &mated), material.threshold, None),
+            groups: groups.unwrap_or_default(),
             at_far,
             certified: target.map(|target| certified(material, target)),
             estimated: match target {
-                Some(target) => estimated(scan, &curve, target, watch)?,
-                None => None,
+                Some(target) if real(curve.non_mated_pairs()) * target.far() <= DYADS_MAX => {
+                    estimated(scan, &curve, target, watch)?
+                }
+                _ => None,
             },
             consistency,
             worst_labels: worst(scan, material, watch)?,
@@ -176,15 +210,26 @@ fn at(
     watch: Watch<'_>,
 ) -> Result<AtThreshold, AnalysisError> {
     let dyads = scan.dyads(threshold, watch)?;
-    let non_mated = NonMatedCounts::of_scan(&dyads)?;
-    Ok(AtThreshold {
+    let counts = (
+        &NonMatedCounts::of_scan(&dyads)?,
+        &MatedCounts::of_scan(&dyads)?,
+    );
+    Ok(rates(counts, threshold, asked_far))
+}
+
+fn rates(
+    (non_mated, mated): (&NonMatedCounts, &MatedCounts),
+    threshold: Threshold,
+    asked_far: Option<f64>,
+) -> AtThreshold {
+    AtThreshold {
         asked_far,
         threshold,
         far: non_mated.far(Confidence::DISPLAY),
         far_upper: non_mated.far_upper(Confidence::DISPLAY),
         design_effect: non_mated.design_effect(),
-        frr: MatedCounts::of_scan(&dyads)?.frr(Confidence::DISPLAY),
-    })
+        frr: mated.frr(Confidence::DISPLAY),
+    }
 }
 
 fn consistency(
@@ -193,7 +238,7 @@ fn consistency(
     (band, thresholds): (Band, Vec<Threshold>),
     notes: &mut Vec<String>,
     watch: Watch<'_>,
-) -> Result<(Option<Consistency>, Utilities), AnalysisError> {
+) -> Result<(Option<Consistency>, Utilities, Option<LabelCounts>), AnalysisError> {
     let rows = material.queries.unwrap_or(material.gallery);
     let half = halves(&rows.labels, material.seed);
     let counts = scan.split_label_counts(&thresholds, &half, watch)?;
@@ -206,10 +251,10 @@ fn consistency(
     let measured = Consistency::measure(&counts.whole, halves, &plan);
     let utilities = utilities(&counts.whole, thresholds, material.names);
     Ok(match measured {
-        Ok(measured) => (Some(measured), utilities),
+        Ok(measured) => (Some(measured), utilities, Some(counts.whole)),
         Err(unmeasured) => {
             notes.push(format!("OPIS is unknown: {unmeasured}."));
-            (None, utilities)
+            (None, utilities, Some(counts.whole))
         }
     })
 }
@@ -228,7 +273,7 @@ fn halves(labels: &[u32], seed: u64) -> Vec<bool> {
 
 fn utilities(counts: &LabelCounts, thresholds: Vec<Threshold>, names: &[String]) -> Utilities {
     let curves = utility_curves(counts);
-    let count = crate::calibration::binomial::real(curves.len().max(1) as u64);
+    let count = real(curves.len().max(1) as u64);
     let mean = (0..thresholds.len())
         .map(|k| {
             curves
@@ -293,7 +338,12 @@ fn certified(material: &Material<'_>, target: TargetFar) -> Certified {
         trials,
         threshold: outcome.as_ref().ok().map(|found| found.threshold),
         far_bound: outcome.as_ref().ok().map(|found| found.far_bound),
-        refused: outcome.err().map(|refused| refused.to_string()),
+        refused: outcome.err().map(|refused| {
+            format!(
+                "refused: it takes {} pairs of labels that share none, there are {}",
+                refused.needed, refused.independent_trials
+            )
+        }),
     }
 }
 

@@ -112,7 +112,9 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub(super) fn target(self) -> TargetFar {
+    /// The FAR that thresholds are chosen for.
+    #[must_use]
+    pub fn target(self) -> TargetFar {
         match self {
             Self::Certified(target) | Self::Estimated(target) => target,
         }

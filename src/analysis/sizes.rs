@@ -35,7 +35,10 @@ impl Sizes {
     /// Measures and predicts. `None`, with a note, where there were no deep searches.
     pub(super) fn measure(material: &Material<'_>, notes: &mut Vec<String>) -> Option<Self> {
         if material.deep.is_empty() {
-            notes.push("FAR by size of the gallery is unknown: no non-mated searches.".to_owned());
+            notes.push(
+                "FAR by size of the gallery was not measured: there are no non-mated searches, or too many scores to compare."
+                    .to_owned(),
+            );
             return None;
         }
         let (items, labels) = sizes_of(material);

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::CalibrationError;
 use super::binomial::{self, real};
 use super::decision::{Decision, Threshold};
-use super::rates::{Confidence, recorded};
+use super::rates::{Confidence, at_least, recorded};
 use super::trials::OnePerLabel;
 use crate::vector::Similarity;
 
@@ -137,8 +137,8 @@ pub struct Certificate {
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[error(
     "FAR {far} at confidence {confidence} needs {needed} labels of strangers, there are \
-     {independent_trials}: add labels, or ask for FAR {best_supported_far:.3e} or more",
-    far = .target.far(), confidence = .target.confidence().get()
+     {independent_trials}: add labels, or ask for FAR {best} or more",
+    best = at_least(*.best_supported_far), far = .target.far(), confidence = .target.confidence().get()
 )]
 pub struct Underpowered {
     /// Labels of strangers that were tried.

@@ -13,7 +13,7 @@ use super::CalibrationError;
 use super::binomial::{self, real};
 use super::certify::TargetFar;
 use super::decision::Threshold;
-use super::rates::{Confidence, recorded};
+use super::rates::{Confidence, at_least, recorded};
 use super::trials::{MatedSearch, Trials};
 use crate::vector::Similarity;
 
@@ -187,8 +187,8 @@ pub enum FrrRefused {
     #[error(
         "FRR {frr} at confidence {confidence} needs {} of mated searches, there are \
          {independent_trials}, of which {lost} do not find their label first: add labels, or ask \
-         for FRR {best_supported_frr:.3e} or more",
-        needed_in_words(.needed), frr = .target.frr(), confidence = .target.confidence().get()
+         for FRR {best} or more",
+        needed_in_words(.needed), best = at_least(*.best_supported_frr), frr = .target.frr(), confidence = .target.confidence().get()
     )]
     Underpowered {
         /// What was asked for.
@@ -208,8 +208,8 @@ pub enum FrrRefused {
         "no threshold keeps FRR {frr}: {lost} of {independent_trials} labels do not find their \
          label first, whatever the threshold, a share of {share_at_least:.3e} or more at \
          confidence {confidence}; improve the model or the enrolled items, or ask for FRR \
-         {best_supported_frr:.3e} or more",
-        frr = .target.frr(), confidence = .target.confidence().get()
+         {best} or more",
+        best = at_least(*.best_supported_frr), frr = .target.frr(), confidence = .target.confidence().get()
     )]
     Unattainable {
         /// What was asked for.

@@ -164,7 +164,7 @@ pub fn cheapest(trials: &Trials, model: CostModel) -> Result<CostOutcome, Calibr
     let evidence = scores.map(|score| scale.llr(score));
     Ok(CostOutcome {
         threshold,
-        rates,
+        rates: rates.recorded(),
         dcf_min: recorded(model.dcf(rates)),
         bayes_threshold,
         dcf_actual: recorded(model.dcf(actual)),

@@ -203,12 +203,16 @@ pub struct HeldOutRates {
     pub frr: Option<Rate>,
 }
 
-impl From<&HeldOut> for HeldOutRates {
-    fn from(held_out: &HeldOut) -> Self {
+impl HeldOutRates {
+    /// Keeps what is held out in truth. Left-out strangers are not: look-alikes are mutual, so the
+    /// score of one label is often that of a label which chose.
+    #[must_use]
+    pub fn of(held_out: &HeldOut, trials: &Trials) -> Self {
+        let left_out = trials.non_mated_tally(StrangerOrigin::LeftOut).searches;
         Self {
             folds: held_out.folds.len() as u64,
             abstained: held_out.abstained() as u64,
-            far: held_out.far,
+            far: held_out.far.filter(|_| left_out == 0),
             frr: held_out.frr,
         }
     }
@@ -421,7 +425,7 @@ impl OperatingPoint {
             left_out: trials.non_mated_tally(StrangerOrigin::LeftOut),
         };
         let (promise, evidence) = grounds(&choice);
-        Self::seal(Content {
+        let point = Self::seal(Content {
             created: plan.created,
             policy: Policy::of(&choice),
             threshold: choice.threshold,
@@ -443,7 +447,10 @@ impl OperatingPoint {
             growth: plan.growth,
             index_check: plan.index_check,
             curve: thinned(&trade_off(trials)),
-        })
+        })?;
+        // A record that its own reader refuses would be found out too late.
+        Self::parse(point.to_json()?.as_bytes())?;
+        Ok(point)
     }
 
     /// Reads a record and checks it against its id.
@@ -720,6 +727,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::calibration::certify_frr::TargetFrr;
+    use crate::calibration::cost::Costs;
+    use crate::calibration::evidence::Prior;
     use crate::calibration::trials::{MatedSearch, NonMatedSearch, Top};
     use crate::vector::Similarity;
 
@@ -910,8 +920,63 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_point_of_every_policy_can_be_read_back() {
+        let trials = trials(33, false, 0.013);
+        let far = TargetFar::new(0.3, 0.9).unwrap();
+        let frr = TargetFrr::new(0.5, 0.6).unwrap();
+        let costs = Costs {
+            false_accept: 7.0,
+            false_reject: 3.0,
+            prior_mated: Prior::new(0.37).unwrap(),
+        };
+        let targets = [
+            Target::Far(far),
+            Target::FarEstimated(far),
+            Target::Frr(frr),
+            Target::EqualError,
+            Target::Cost(CostModel::new(costs).unwrap()),
+        ];
+        for target in targets {
+            let plan = Plan {
+                target,
+                ..plan(0.3)
+            };
+            let point = OperatingPoint::calibrated(&trials, plan).unwrap();
+            let json = point.to_json().unwrap();
+            assert_eq!(OperatingPoint::parse(json.as_bytes()).unwrap(), point);
+            let content = point.content();
+            assert_eq!(
+                content.policy.certifies(),
+                content.goal().starts_with("promises F")
+            );
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn estimates_survive_json_whatever_the_counts(
+            mated in 7_u8..60, scale in 0.001_f32..0.03, equal in any::<bool>()
+        ) {
+            let costs = Costs {
+                false_accept: 1.0,
+                false_reject: 1.0,
+                prior_mated: Prior::EVEN,
+            };
+            let cost = Target::Cost(CostModel::new(costs).unwrap());
+            let target = if equal { Target::EqualError } else { cost };
+            let plan = Plan { target, ..plan(0.3) };
+            match OperatingPoint::calibrated(&trials(mated, false, scale), plan) {
+                Ok(point) => {
+                    let json = point.to_json().unwrap();
+                    prop_assert_eq!(OperatingPoint::parse(json.as_bytes()).unwrap(), point);
+                }
+                Err(error) => prop_assert!(error.refusal().is_some(), "{error}"),
+            }
+        }
+
 
         #[test]
         fn every_record_survives_json_to_the_last_bit(

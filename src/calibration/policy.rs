@@ -150,7 +150,7 @@ pub fn equal_error(trials: &Trials) -> Result<EqualError, CalibrationError> {
         };
         return Ok(EqualError {
             threshold,
-            rates,
+            rates: rates.recorded(),
             rate: recorded(crossing(below, rates)),
         });
     }

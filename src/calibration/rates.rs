@@ -275,6 +275,12 @@ fn effective(of: Proportion, labels: u64, variance: f64) -> f64 {
     if effective < most { effective } else { most }
 }
 
+/// A share with three digits, rounded up: what is proposed must be supported.
+pub(super) fn at_least(share: f64) -> String {
+    let scale = 10_f64.powf(2.0 - share.log10().floor());
+    format!("{:.2e}", ((share * scale).ceil() / scale).min(1.0))
+}
+
 /// `value` with 12 significant digits, and none past the 22nd decimal.
 ///
 /// More would be noise, and a decimal of that size is read back exactly by every JSON parser:

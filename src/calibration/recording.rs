@@ -291,6 +291,8 @@ impl Recording {
     #[must_use]
     pub fn by_label(&self, threshold: Threshold) -> Vec<LabelOutcome> {
         let mut outcomes: BTreeMap<&str, LabelOutcome> = BTreeMap::new();
+        // A probe may search twice, once with its own label left out.
+        let mut impostors: BTreeSet<(&str, &str)> = BTreeSet::new();
         for search in &self.searches {
             let score = search.found.as_ref().map(|found| found.score);
             let accepted = threshold.decide(score) == Decision::Accept;
@@ -301,7 +303,9 @@ impl Recording {
             }
             if let Some(found) = search.found.as_ref().filter(|_| accepted && !right(search)) {
                 let other = outcome(&mut outcomes, &found.label);
-                other.impostors += 1;
+                if impostors.insert((search.probe.as_str(), found.label.as_str())) {
+                    other.impostors += 1;
+                }
                 other.items.insert(found.item.clone());
             }
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::binomial::real;
 use super::decision::{Decision, Threshold};
+use super::rates::recorded;
 use super::trials::Trials;
 use crate::vector::Similarity;
 
@@ -15,6 +16,16 @@ pub struct ErrorRates {
     pub far: f64,
     /// Share of mated searches that are rejected or accepted with a wrong label (FNIR).
     pub frr: f64,
+}
+
+impl ErrorRates {
+    /// Both with the digits that a record keeps.
+    pub(super) fn recorded(self) -> Self {
+        Self {
+            far: recorded(self.far),
+            frr: recorded(self.frr),
+        }
+    }
 }
 
 /// The scores that a threshold acts on, sorted.

@@ -10,7 +10,8 @@ use super::page::{Findings, Outline};
 use super::pictures::Pictures;
 use super::progress::Watched;
 use crate::analysis::consistency::Consistency;
-use crate::analysis::pairs_view::PairsView;
+use crate::analysis::label_groups::LabelGroup;
+use crate::analysis::pairs_view::{Certified, PairsView};
 use crate::analysis::remedy_comparison::Compared;
 use crate::analysis::remedy_verdict::Verdict;
 use crate::analysis::sizes::Sizes;
@@ -52,13 +53,13 @@ impl Subject<'_> {
         point: &OperatingPoint,
         recording: &Recording,
     ) -> anyhow::Result<(Analysis, Report)> {
-        let sets = material_sets(&self.deployment.snapshot(), self.gathered)?;
+        let sets = material_sets(self.gathered)?;
         let material = Material {
             names: &sets.names,
             gallery: &sets.gallery,
             queries: sets.queries.as_ref(),
             recording,
-            deep: &self.gathered.near,
+            deep: &self.gathered.deep(),
             depth: Gathered::DEPTH,
             target: self.settings.target,
             threshold: point.threshold(),
@@ -81,18 +82,36 @@ impl Subject<'_> {
     }
 }
 
+/// Finds out before any work whether a report can be written there.
+pub(super) fn check_report(path: &Path) -> anyhow::Result<()> {
+    let wrong = |what: &str| {
+        let message = format!("cannot write a report to {}: {what}", path.display());
+        Err(fail(Exit::Usage, message))
+    };
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    if !folder.unwrap_or(Path::new(".")).is_dir() {
+        return wrong("its folder does not exist");
+    }
+    if path.exists() && !path.is_file() {
+        return wrong("it is there, and is no regular file");
+    }
+    Ok(())
+}
+
 /// Writes the report beside its place first, so that a broken one never stands there.
 pub(super) fn write_report(path: &Path, page: &Report) -> anyhow::Result<()> {
-    let failed = |cause: std::io::Error| {
-        fail(
-            Exit::Io,
-            format!("cannot write {}: {cause}", path.display()),
-        )
-    };
     let mut beside = path.as_os_str().to_owned();
     beside.push(".tmp");
-    std::fs::write(&beside, crate::report::render(page)).map_err(failed)?;
-    std::fs::rename(&beside, path).map_err(failed)
+    let written = std::fs::write(&beside, crate::report::render(page));
+    written
+        .and_then(|()| std::fs::rename(&beside, path))
+        .map_err(|cause| {
+            drop(std::fs::remove_file(&beside));
+            let what = path.display();
+            fail(Exit::Io, format!("cannot write {what}: {cause}"))
+        })
 }
 
 /// An analysis, for a person to read.
@@ -107,7 +126,7 @@ pub(super) fn text(analysis: &Analysis) -> String {
             one.label, one.missed, one.mated, one.impostors
         ));
     }
-    more(&mut text, analysis.worst_labels.len(), "labels");
+    more(&mut text, analysis.worst_labels_total, "labels");
     if !analysis.intruders.is_empty() {
         text.push_str(&wrapped(
             &format!(
@@ -123,7 +142,7 @@ pub(super) fn text(analysis: &Analysis) -> String {
             pair.item_a, pair.label_a, pair.item_b, pair.label_b, pair.score
         ));
     }
-    more(&mut text, analysis.intruders.len(), "pairs");
+    more(&mut text, analysis.intruder_pairs, "pairs");
     text.push_str(&conditions_text(&analysis.conditions));
     if let Some(pairs) = &analysis.pairwise {
         text.push_str("pairwise level (comparisons of two images, not searches)\n");
@@ -132,8 +151,10 @@ pub(super) fn text(analysis: &Analysis) -> String {
     if let Some(remedies) = &analysis.remedies {
         let comparison = &remedies.comparison;
         text.push_str(&format!(
-            "remedies, fitted on {} labels, measured on {} others\n",
-            comparison.fitting_labels, comparison.measuring_labels
+            "remedies at an estimated FAR <= {}, fitted on {} labels, measured on {} others\n",
+            percent(comparison.plan.rule.target().far()),
+            comparison.fitting_labels,
+            comparison.measuring_labels
         ));
         let telling = |one: &&Compared| one.verdict != Verdict::NoGround;
         let told: Vec<&Compared> = comparison.remedies.iter().filter(telling).collect();
@@ -187,10 +208,12 @@ fn brief(rate: Option<&Rate>) -> String {
     )
 }
 
-fn more(text: &mut String, total: usize, what: &str) {
-    if SHOWN < total {
-        let rest = total - SHOWN;
-        text.push_str(&format!("  and {rest} more {what}; --json has them\n"));
+fn more(text: &mut String, total: u64, what: &str) {
+    let rest = total.saturating_sub(SHOWN as u64);
+    if 0 < rest {
+        text.push_str(&format!(
+            "  and {rest} more {what}; --json lists the first 20\n"
+        ));
     }
 }
 
@@ -198,7 +221,10 @@ fn growth_text(growth: &Sizes) -> String {
     let parts: Vec<String> = growth
         .measured
         .iter()
-        .map(|point| format!("{} labels {}", point.size, percent(point.fpir)))
+        .map(|point| {
+            let at_least = if point.exact { "" } else { "at least " };
+            format!("{} labels {at_least}{}", point.size, percent(point.fpir))
+        })
         .collect();
     let predicted: Vec<String> = growth
         .predicted
@@ -255,17 +281,12 @@ fn pairs_text(pairs: &PairsView) -> String {
             ),
         ));
     }
-    if let Some(certified) = &pairs.certified {
-        rows.push(("certified", match (certified.threshold, &certified.refused) {
-            (Some(threshold), _) => format!(
-                "accept two images from {:.4}: FAR <= {} per comparison, on {} label-disjoint pairs",
-                threshold.get(),
-                percent(certified.target.far()),
-                certified.trials,
-            ),
-            (None, refused) => refused.clone().unwrap_or_default(),
-        }));
-    }
+    rows.extend(
+        pairs
+            .certified
+            .as_ref()
+            .map(|found| ("certified", certified_text(found))),
+    );
     if let Some(estimated) = &pairs.estimated {
         rows.push((
             "estimated",
@@ -277,6 +298,12 @@ fn pairs_text(pairs: &PairsView) -> String {
     }
     rows.extend(
         pairs
+            .groups
+            .iter()
+            .map(|one| ("labels where", group_text(one))),
+    );
+    rows.extend(
+        pairs
             .consistency
             .as_ref()
             .map(|found| ("OPIS", opis_text(found))),
@@ -286,20 +313,47 @@ fn pairs_text(pairs: &PairsView) -> String {
 
 fn opis_text(found: &Consistency) -> String {
     let figure = found.split_half.as_ref().unwrap_or(&found.opis);
-    let kind = if found.split_half.is_some() {
-        "split-half, "
+    let (kind, labels) = if found.split_half.is_some() {
+        ("split-half", found.split_half_labels)
     } else {
-        ""
+        (
+            "plain, too high with few images of each label",
+            found.labels,
+        )
     };
     format!(
-        "{:.3e} [{:.1e} .. {:.1e}] ({kind}FAR {} .. {}, {} labels, {} skipped); plain {:.3e}",
+        "{:.3e} [{:.1e} .. {:.1e}] ({kind}, FAR {} .. {}, {} labels, {} skipped); plain {:.3e}",
         figure.estimate,
         figure.lower,
         figure.upper,
         percent(found.band.far_low),
         percent(found.band.far_high),
-        found.labels,
+        labels,
         found.skipped,
         found.opis.estimate,
+    )
+}
+
+fn certified_text(found: &Certified) -> String {
+    let Some(threshold) = found.threshold else {
+        return found.refused.clone().unwrap_or_default();
+    };
+    format!(
+        "accept two images from {:.4}: FAR <= {} per comparison at {} confidence, on {} label-disjoint pairs",
+        threshold.get(),
+        percent(found.target.far()),
+        percent(found.target.confidence().get()),
+        found.trials,
+    )
+}
+
+fn group_text(one: &LabelGroup) -> String {
+    format!(
+        "{} is {}: FAR {}, FRR {} ({} labels)",
+        one.column,
+        one.value,
+        brief(one.outcome.far.as_ref()),
+        brief(one.outcome.frr.as_ref()),
+        one.outcome.labels,
     )
 }

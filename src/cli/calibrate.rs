@@ -20,6 +20,7 @@ use crate::analysis::{Analysis, Scope};
 use crate::calibration::CalibrationError;
 use crate::calibration::held_out::{LabelSet, refuse_overlap};
 use crate::calibration::operating_point::{Content, Evidence, IndexMisses};
+use crate::calibration::policy::Target;
 use crate::config::{Engine, EngineFlags, ProcessEnvironment};
 use crate::deployment::{CalibrationSettings, Copied, Deployment, DeploymentError, Repeated};
 use crate::gallery::Access;
@@ -54,17 +55,18 @@ pub(super) struct Calibrate {
     #[arg(required_unless_present = "embeddings", conflicts_with = "embeddings")]
     deployment: Option<PathBuf>,
     /// Labelled queries: a folder, a .csv or a .jsonl file, as for `build`
-    #[arg(long, value_name = "SOURCE", required_unless_present_any = ["gallery_as_queries", "embeddings"])]
+    #[arg(long, value_name = "SOURCE", conflicts_with = "embeddings",
+        required_unless_present_any = ["gallery_as_queries", "embeddings"])]
     queries: Option<PathBuf>,
     /// Let each item of the gallery be a query, left out of its own search
-    #[arg(long, conflicts_with = "queries")]
+    #[arg(long, conflicts_with_all = ["queries", "embeddings"])]
     gallery_as_queries: bool,
     #[command(flatten)]
     arrays: ArrayFlags,
     #[command(flatten)]
     target: TargetFlags,
     /// Which queries stand for strangers
-    #[arg(long, value_enum, default_value_t = Strangers::NeverEnrolled)]
+    #[arg(long, value_enum, default_value_t = Strangers::NeverEnrolled, conflicts_with = "embeddings")]
     strangers: Strangers,
     /// Seed of every draw: one query for each label, folds, bootstraps
     #[arg(long, default_value_t = 0)]
@@ -80,7 +82,12 @@ pub(super) struct Calibrate {
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// The images of the gallery, as they were given to `build`: the report shows them
-    #[arg(long, value_name = "SOURCE", requires = "report")]
+    #[arg(
+        long,
+        value_name = "SOURCE",
+        requires = "report",
+        conflicts_with = "embeddings"
+    )]
     pictures: Option<PathBuf>,
     /// Look at no more pairs than this, and leave pairwise figures out where there are more
     /// [default: 200 million for a deployment, 20 billion for vectors]
@@ -129,9 +136,9 @@ pub(super) struct CalibrationReport {
     pub(super) refusal: Option<Refusal>,
     /// Queries that could not be used.
     pub(super) failed: Vec<Refused>,
-    /// Queries that are pictures in the gallery themselves: their scores flatter.
+    /// Queries that are pictures in the gallery themselves: not counted.
     pub(super) copies: Vec<Copied>,
-    /// Queries with the very image of another query: they count twice.
+    /// Queries with the very image of another query: counted once.
     pub(super) repeated: Vec<Repeated>,
     /// What else the searches say about the threshold.
     pub(super) analysis: Option<Analysis>,
@@ -173,11 +180,18 @@ impl Calibrate {
         telemetry::install_logs(&engine.log, engine.log_json)?;
         let target = self.target.target()?;
         self.check_band()?;
+        if let Some(path) = &self.report {
+            analysis::check_report(path)?;
+        }
         let settings = CalibrationSettings {
             target,
             seed: self.seed,
             grow_to_items: self.grow_to,
         };
+        if self.gallery_as_queries && matches!(target, Target::Frr(_)) {
+            let message = "--gallery-as-queries cannot promise an FRR: items that find each other are not independent; give --queries";
+            return Err(fail(Exit::Usage, message));
+        }
         let Some(folder) = &self.deployment else {
             let report = self.report.as_deref();
             let scope = self.scope(VECTORS_PAIRS_MAX);
@@ -195,7 +209,7 @@ impl Calibrate {
             Some(queries) => Some(Sources::read(queries)?),
             None => None,
         };
-        let pictures = self.pictures(sources.as_ref())?;
+        let pictures = self.pictures()?;
         let scope = self.scope(DEPLOYMENT_PAIRS_MAX);
         let deployment = probe::open(folder, self.model, access, &engine)?;
         if let Some(fitted_on) = &self.fitted_on {
@@ -217,12 +231,10 @@ impl Calibrate {
             engine: &engine,
         };
         let (report, page) = calibrate(&request)?;
-        if let Some(path) = &self.report {
-            analysis::write_report(path, &page)?;
-        }
         let output = Output::new(self.json);
         output.result(&report, text)?;
         if let Some(path) = &self.report {
+            analysis::write_report(path, &page)?;
             output.note(&format!("report: {}", path.display()));
         }
         Ok(match (&report.refusal, report.failed.is_empty()) {
@@ -235,15 +247,10 @@ impl Calibrate {
 
 impl Calibrate {
     /// Where the pictures of a report are.
-    fn pictures(&self, sources: Option<&Sources>) -> anyhow::Result<Pictures> {
+    fn pictures(&self) -> anyhow::Result<Pictures> {
         let mut pictures = Pictures::default();
-        if self.report.is_some() {
-            if let Some(images) = &self.pictures {
-                pictures.add(&Sources::read(images)?);
-            }
-            if let Some(sources) = sources {
-                pictures.add(sources);
-            }
+        if let Some(images) = &self.pictures {
+            pictures.add(&Sources::read(images)?);
         }
         Ok(pictures)
     }
@@ -357,7 +364,9 @@ fn searched(request: &Request<'_>) -> anyhow::Result<Probes> {
         let gathered = request.deployment.gather_from_gallery(&step)?;
         return Ok(Probes {
             gathered,
-            ..Probes::default()
+            failed: Vec::new(),
+            timings: Vec::new(),
+            took: std::time::Duration::ZERO,
         });
     };
     let others = match request.strangers {
@@ -417,7 +426,7 @@ fn warnings(report: &CalibrationReport) -> String {
     let mut text = String::new();
     if let Some(first) = report.copies.first() {
         let what = format!(
-            "{} of the queries are pictures in the gallery themselves (the first: {} is item {}); they flatter the rates: take other pictures",
+            "{} of the queries are pictures in the gallery themselves (the first: {} is item {}); finding them again is no trial and is not counted: take other pictures",
             report.copies.len(),
             first.query,
             first.item,
@@ -441,7 +450,7 @@ fn warnings(report: &CalibrationReport) -> String {
     }
     if let Some(first) = report.repeated.first() {
         let what = format!(
-            "{} of the queries have the very image of another one (the first: {} and {}); they count twice",
+            "{} of the queries have the very image of another one (the first: {} and {}); they are counted once",
             report.repeated.len(),
             first.first,
             first.query,

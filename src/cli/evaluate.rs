@@ -134,7 +134,8 @@ fn refuse_labels_that_chose(deployment: &Deployment, sources: &Sources) -> anyho
     let chose = recording.searches().iter();
     let chose = chose.filter(|search| !by_strangers || search.truth != Truth::Mated);
     let labels = sources.items.iter().map(|item| item.label.as_str());
-    let judging = labels.filter(|label| !by_strangers || !enrolled.contains(*label));
+    let left_out = 0 < point.content().trials.left_out.searches;
+    let judging = labels.filter(|label| !by_strangers || left_out || !enrolled.contains(*label));
     let overlap = refuse_overlap(
         &LabelSet {
             used_to: "chose the threshold",

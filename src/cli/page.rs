@@ -10,6 +10,7 @@ use crate::analysis::remedy_comparison::Measured;
 use crate::analysis::sizes::Sizes;
 use crate::analysis::{Analysis, Set};
 use crate::calibration::binomial::real;
+use crate::calibration::certify::TargetFar;
 use crate::calibration::evaluate::histogram;
 use crate::calibration::operating_point::{Content, Evidence};
 use crate::calibration::policy::Target;
@@ -187,7 +188,11 @@ fn verdict(asked: Target, content: &Content) -> Verdict {
             Standing::Estimated
         },
         target: target(asked),
-        rule: rule(asked).to_owned(),
+        rule: if certifies || !matches!(asked, Target::Far(_)) {
+            rule(asked).to_owned()
+        } else {
+            "the threshold that the proof would give, were the trials independent".to_owned()
+        },
         bound: content.far_bound().or(frr_bound),
         reasons,
         needed: Vec::new(),
@@ -197,15 +202,9 @@ fn verdict(asked: Target, content: &Content) -> Verdict {
 
 fn operating_point(findings: &Findings<'_>) -> report::OperatingPoint {
     let content = findings.content;
-    let held_out = content.held_out.as_ref();
-    let far = held_out.and_then(|rates| rates.far);
-    let frr = held_out.and_then(|rates| rates.frr);
-    let (far, frr, basis) = if far.is_some() || frr.is_some() {
-        (far, frr, Basis::HeldOut)
-    } else {
-        let measured = &content.measured;
-        (measured.far, measured.frr, Basis::ChoseThreshold)
-    };
+    // Those of the rule, by cross-fitting, stand in the table: they belong to other thresholds.
+    let measured = &content.measured;
+    let (far, frr, basis) = (measured.far, measured.frr, Basis::ChoseThreshold);
     report::OperatingPoint {
         id: findings.id.map(str::to_owned),
         threshold: f64::from(content.threshold.get()),
@@ -228,14 +227,14 @@ fn figures(content: &Content, pairwise: Option<&PairsView>) -> Vec<Figure> {
     let held_out = content.held_out.as_ref();
     let mut figures = vec![
         figure(
-            "False accept rate, held out",
-            far,
+            "False accept rate of the rule",
+            RULE_FAR,
             held_out.and_then(|h| h.far),
             Basis::HeldOut,
         ),
         figure(
-            "False reject rate, held out",
-            frr,
+            "False reject rate of the rule",
+            RULE_FRR,
             held_out.and_then(|h| h.frr),
             Basis::HeldOut,
         ),
@@ -276,9 +275,14 @@ fn figures(content: &Content, pairwise: Option<&PairsView>) -> Vec<Figure> {
     figures
 }
 
+/// What cross-fitting measures: the way to choose, not the one threshold.
+const RULE_FAR: &str = "FPIR by cross-fitting: each part of the labels judged by the threshold that the other parts chose.";
+const RULE_FRR: &str = "FNIR by cross-fitting: each part of the labels judged by the threshold that the other parts chose.";
+
 /// With a target FAR the mated searches have no part in choosing.
 fn frr_basis(content: &Content) -> Basis {
     match content.evidence {
+        _ if 0 < content.trials.left_out.searches => Basis::ChoseThreshold,
         None | Some(Evidence::FarEstimated(_)) => Basis::HeldOut,
         Some(_) => Basis::ChoseThreshold,
     }
@@ -419,7 +423,7 @@ fn intruders(findings: &Findings<'_>) -> Option<Intruders> {
                 score: f64::from(pair.score),
             })
             .collect(),
-        total: None,
+        total: Some(findings.analysis.intruder_pairs),
     })
 }
 
@@ -474,8 +478,9 @@ fn growth(sizes: &Sizes, content: &Content) -> Growth {
         measured: measured.collect(),
         predicted: predicted.collect(),
         target: content
-            .target_far()
-            .map(crate::calibration::certify::TargetFar::far),
+            .growth
+            .map(|growth| growth.target_far)
+            .or(content.target_far().map(TargetFar::far)),
         items_now: Some(sizes.items_now),
         holds_until: sizes.holds_until,
         assumption: sentence(sizes.assumption),
@@ -498,12 +503,16 @@ fn remedies(remedies: &Remedies) -> report::Remedies {
     };
     let comparison = &remedies.comparison;
     let any = comparison.remedies.iter().any(|one| one.verdict.prefers());
-    let nothing = if any {
-        "What the remedies are held against."
+    let far = comparison.plan.rule.target().far() * 100.0;
+    let rest = if any {
+        ""
     } else {
-        "What the remedies are held against. None of them is better by more than chance: keep one threshold."
+        " None of them is better by more than chance: keep one threshold."
     };
-    let mut rows = vec![row(&comparison.one_threshold, nothing.to_owned(), !any)];
+    let nothing = format!(
+        "What the remedies are held against: one threshold, chosen anew on half of the labels for an estimated FAR of at most {far} %. Not the operating point above.{rest}"
+    );
+    let mut rows = vec![row(&comparison.one_threshold, nothing, !any)];
     rows.extend(
         comparison
             .remedies

@@ -1,6 +1,5 @@
 //! Labelled queries, searched for in a deployment: the trials of calibration and evaluation.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +39,6 @@ fn window(engine: &Engine) -> usize {
 }
 
 /// What labelled queries found.
-#[derive(Default)]
 pub(super) struct Probes {
     pub(super) gathered: Gathered,
     /// Queries that could not be used.
@@ -69,18 +67,20 @@ pub(super) fn run(
     others: Others,
     engine: &Engine,
 ) -> anyhow::Result<Probes> {
-    let labels: Arc<BTreeSet<String>> = Arc::new(deployment.labels());
     let mut probes = Probes {
         gathered: Gathered::of(deployment),
         failed: sources.refused.clone(),
-        ..Probes::default()
+        timings: Vec::new(),
+        took: Duration::ZERO,
     };
+    let (snapshot, labels) = (probes.gathered.snapshot(), probes.gathered.labels());
     let mut progress = Progress::new("search", sources.items.len());
     let work = |(source, check_index): (Source, bool)| {
-        let (deployment, labels) = (Arc::clone(deployment), Arc::clone(&labels));
+        let deployment = Arc::clone(deployment);
+        let (snapshot, enrolled) = (Arc::clone(&snapshot), labels.contains(&source.label));
         async move {
-            let enrolled = labels.contains(&source.label);
             let probed = deployment.probe(ProbeRequest {
+                snapshot,
                 source: ProbeSource::File(source.path.clone()),
                 label: source.label.clone(),
                 others: match others {
@@ -91,10 +91,10 @@ pub(super) fn run(
                 check_index,
             });
             let probed = probed.await;
-            (source, enrolled, probed)
+            (source, probed)
         }
     };
-    let done = |(source, enrolled, probed): (Source, bool, Result<Probed, DeploymentError>)| {
+    let done = |(source, probed): (Source, Result<Probed, DeploymentError>)| {
         progress.step();
         match probed {
             Ok(probed) => {
@@ -104,7 +104,7 @@ pub(super) fn run(
                     label: source.label,
                     conditions: source.metadata,
                 };
-                probes.gathered.add(query, enrolled, probed);
+                probes.gathered.add(query, probed);
             }
             Err(error) if is_the_images_fault(&error) => probes.failed.push(Refused {
                 item: source.id,
@@ -119,6 +119,7 @@ pub(super) fn run(
     let inputs = sources.items.iter().cloned().enumerate();
     let inputs = inputs.map(|(number, source)| (source, Gathered::checks_index(number)));
     super::runtime()?.block_on(in_order(inputs, window(engine), work, done))?;
+    probes.gathered.settle();
     probes.took = progress.finish();
     Ok(probes)
 }

@@ -100,7 +100,8 @@ impl Watched {
     pub(super) fn at(&self, done: u64, total: u64) -> bool {
         let mut slot = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         // Another total is another pass.
-        if slot.as_ref().is_none_or(|(of, _)| *of != total) {
+        let begins = |(of, progress): &(u64, Progress)| *of != total || done < progress.done / 2;
+        if slot.as_ref().is_none_or(begins) {
             let size = usize::try_from(total).unwrap_or(usize::MAX);
             *slot = Some((total, Progress::new(self.what, size)));
         }

@@ -29,7 +29,7 @@ use crate::vector::Similarity;
 /// Candidates of a stranger that are kept to tell what smaller galleries would find.
 const DEPTH: usize = 64;
 /// More scores than this are not computed for that.
-const DEEP_SCORES_MAX: u64 = 500_000_000;
+const DEEP_SCORES_MAX: u64 = 50_000_000;
 
 /// Pairs of plain vectors that are looked at unless told otherwise.
 pub(super) const VECTORS_PAIRS_MAX: u64 = 20_000_000_000;
@@ -104,12 +104,10 @@ impl ArrayFlags {
         }
 
         let outcome = calibrate(path, &parts, (settings, scope), digest)?;
-        if let Some(file) = report {
-            analysis::write_report(file, &outcome.1)?;
-        }
         let output = Output::new(json);
         output.result(&outcome.0, text)?;
         if let Some(file) = report {
+            analysis::write_report(file, &outcome.1)?;
             output.note(&format!("report: {}", file.display()));
         }
         Ok(if outcome.0.refusal.is_some() {
@@ -137,6 +135,15 @@ impl ArrayFlags {
             ));
         }
         let chosen: Vec<usize> = (0..rows.label.len()).filter(|&row| in_split(row)).collect();
+        if let (true, Some(wanted), Some(splits)) = (chosen.is_empty(), &self.split, &rows.split) {
+            let there: BTreeSet<&str> = splits.iter().map(String::as_str).collect();
+            let there: Vec<&str> = there.into_iter().take(10).collect();
+            let there = there.join(", ");
+            return Err(fail(
+                Exit::BadData,
+                format!("no row has the split `{wanted}`; there are: {there}"),
+            ));
+        }
         let of = |wanted: &[Role]| -> Vec<usize> {
             let matching = chosen.iter().copied();
             matching
@@ -421,7 +428,7 @@ fn point(
             metric: Metric::Cosine,
         },
         software: format!("matchpoint {}", env!("CARGO_PKG_VERSION")),
-        held_out: Some(HeldOutRates::from(&held_out)),
+        held_out: Some(HeldOutRates::of(&held_out, recording.trials())),
         growth,
         index_check: None,
     };
@@ -448,13 +455,23 @@ fn deep(parts: &Parts) -> Vec<Deep> {
         let probe = queries.embeddings.row(row).unwrap_or_default();
         let mut candidates: Vec<(Similarity, &str)> = (0..gallery.ids.len())
             .filter_map(|item| {
-                let other = gallery.label(item, names);
+                if gallery.labels.get(item) == queries.labels.get(row) {
+                    return None;
+                }
                 let vector = gallery.embeddings.row(item)?;
-                (other != label).then_some((Similarity::between(probe, vector)?, other))
+                Some((
+                    Similarity::between(probe, vector)?,
+                    gallery.label(item, names),
+                ))
             })
             .collect();
-        candidates.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(b.1)));
-        candidates.truncate(DEPTH);
+        let best_first =
+            |a: &(Similarity, &str), b: &(Similarity, &str)| b.0.cmp(&a.0).then(a.1.cmp(b.1));
+        if DEPTH < candidates.len() {
+            candidates.select_nth_unstable_by(DEPTH, best_first);
+            candidates.truncate(DEPTH);
+        }
+        candidates.sort_unstable_by(best_first);
         let owned = candidates
             .into_iter()
             .map(|(score, label)| (score, label.to_owned()));

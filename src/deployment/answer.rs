@@ -150,12 +150,22 @@ impl Standing {
         let point = self.valid();
         let content = point.map(OperatingPoint::content);
         let target = content.and_then(Content::target_far);
+        // What was proven is proven for the size that was searched. Beyond it, where growth was
+        // allowed for, a prediction stands.
+        let grown = content
+            .filter(|content| content.binding.gallery_items < items as u64)
+            .and_then(|content| content.growth);
         Basis {
             operating_point_id: point.map(|point| point.id().to_owned()),
             threshold: point.map_or(0.0, |point| point.threshold().get()),
-            target_far: target.map_or(0.0, TargetFar::far),
+            target_far: grown.map_or_else(
+                || target.map_or(0.0, TargetFar::far),
+                |growth| growth.target_far,
+            ),
             confidence: content.and_then(Content::confidence).unwrap_or_default(),
-            certified: target.is_some() && content.is_some_and(|c| c.policy.certifies()),
+            certified: target.is_some()
+                && grown.is_none()
+                && content.is_some_and(|content| content.policy.certifies()),
             target_frr: content
                 .and_then(Content::frr_certificate)
                 .map_or(0.0, |found| found.target.frr()),
@@ -241,8 +251,10 @@ pub(super) const PROBE_HITS: usize = 5;
 pub(super) const OTHERS_HITS: usize = 64;
 
 /// A query whose truth is known.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ProbeRequest {
+    /// Where to search.
+    pub snapshot: Arc<Snapshot>,
     /// What to search for.
     pub source: ProbeSource,
     /// What it shows.
@@ -391,10 +403,10 @@ pub(super) fn embed_file(
 pub(super) fn probe(
     embedder: &mut Embedder,
     request: ProbeRequest,
-    snapshot: &Snapshot,
     limits: &Limits,
     timings: &mut Timings,
 ) -> Result<Probed, DeploymentError> {
+    let snapshot = &*request.snapshot;
     let query = match request.source {
         ProbeSource::File(path) => Query::Image(read_image(&path, limits)?),
         ProbeSource::Query(query) => query,

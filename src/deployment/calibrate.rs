@@ -33,9 +33,8 @@ impl Deployment {
         settings: &CalibrationSettings,
     ) -> Result<(OperatingPoint, Recording), DeploymentError> {
         let recording = Recording::new(gathered.searches.clone())?;
-        let mut binding = self.binding();
-        // A gallery that grew meanwhile was smaller for some of the searches.
-        binding.gallery_items = binding.gallery_items.min(gathered.items);
+        // As it was searched, whatever has become of it.
+        let binding = self.binding_of(&gathered.snapshot());
 
         let (target, growth) = settings.tightened(binding.gallery_items)?;
         let folds = Folds::new(Folds::COUNT_DEFAULT, settings.seed)?;
@@ -49,7 +48,7 @@ impl Deployment {
                 seed: settings.seed,
                 binding,
                 software: format!("matchpoint {}", env!("CARGO_PKG_VERSION")),
-                held_out: Some(HeldOutRates::from(&held_out)),
+                held_out: Some(HeldOutRates::of(&held_out, trials)),
                 growth,
                 index_check: misses(gathered.index),
             },

@@ -72,7 +72,7 @@ struct Sealed {
 }
 
 /// An open deployment folder.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Folder {
     path: PathBuf,
     record: Record,
@@ -265,8 +265,18 @@ impl Folder {
         fs::create_dir_all(&folder).map_err(|cause| DeploymentError::io(&folder, &cause))?;
         let path = self.recording_file(point.id());
         let json = recording.to_json();
+        let json = json.map_err(|cause| unwritable(&path, &cause))?;
+        if RECORDING_BYTES_MAX < json.len() as u64 {
+            return Err(DeploymentError::Argument {
+                argument: "queries",
+                problem: format!(
+                    "take {} bytes as a record, and {RECORDING_BYTES_MAX} are the limit; use fewer, or shorter ids and metadata",
+                    json.len()
+                ),
+            });
+        }
         // First, so that an operating point never lacks what it was made from.
-        replace_file(&path, &json.map_err(|cause| unwritable(&path, &cause))?)?;
+        replace_file(&path, &json)?;
         let path = self.operating_point_file(point.id());
         let json = point.to_json().map_err(|cause| unwritable(&path, &cause))?;
         replace_file(&path, json.as_bytes())
@@ -478,13 +488,18 @@ fn read_operating_point(path: &Path) -> Result<OperatingPoint, DeploymentError> 
 fn replace_file(path: &Path, content: &[u8]) -> Result<(), DeploymentError> {
     let failed = |cause: std::io::Error| DeploymentError::io(path, &cause);
     let beside = path.with_extension("tmp");
-    let mut file = File::create(&beside).map_err(failed)?;
-    file.write_all(content)
-        .and_then(|()| file.sync_all())
+    // Opened before anything is replaced: a lack of descriptors must not be found out in between.
+    let folder = File::open(path.parent().unwrap_or(Path::new("."))).map_err(failed)?;
+    let written = File::create(&beside).and_then(|mut file| {
+        file.write_all(content)?;
+        file.sync_all()
+    });
+    written
+        .and_then(|()| fs::rename(&beside, path))
+        .inspect_err(|_| {
+            // What is left of it would keep a full disk full.
+            drop(fs::remove_file(&beside));
+        })
         .map_err(failed)?;
-    fs::rename(&beside, path).map_err(failed)?;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(failed)
+    folder.sync_all().map_err(failed)
 }

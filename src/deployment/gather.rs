@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sha2::{Digest, Sha256};
+
 use super::answer::{OTHERS_HITS, PROBE_HITS, index_misses, left_out};
 use super::{Deployment, DeploymentError, Hit, Probed};
 use crate::analysis::Deep;
@@ -32,14 +34,18 @@ pub struct LabelledQuery {
     pub conditions: BTreeMap<String, String>,
 }
 
-/// What labelled queries have found so far.
-#[derive(Clone, Debug, Default)]
+/// What labelled queries have found so far, in one state of a gallery.
+#[derive(Clone)]
 pub struct Gathered {
+    snapshot: Arc<Snapshot>,
+    labels: Arc<BTreeSet<String>>,
+    /// Whether what only an analysis needs is kept.
+    keeps_material: bool,
     /// The searches, one or two for each query.
     pub searches: Vec<Search>,
-    /// For each non-mated search what it found without its own label, best first: it tells what a
-    /// smaller gallery would have found.
-    pub near: Vec<Deep>,
+    /// For each non-mated search, by probe, what it found without its own label, best first: it
+    /// tells what a smaller gallery would have found.
+    near: BTreeMap<String, Deep>,
     /// The queries with their vectors, of unit length; the first of them, where there are many.
     pub queries: Vec<(LabelledQuery, Arc<[f32]>)>,
     /// Mated queries with their label among the five nearest items.
@@ -48,11 +54,16 @@ pub struct Gathered {
     pub index: IndexCheck,
     /// Queries that are pictures in the gallery themselves, with the item: not a fair trial.
     pub copies: Vec<Copied>,
-    /// Queries whose image is, byte for byte, that of an earlier query.
+    /// Queries whose image or vector is that of another query.
     pub repeated: Vec<Repeated>,
-    /// Items in the gallery when it began.
-    pub items: u64,
-    seen: BTreeMap<[u8; 32], String>,
+    /// What each query was made from.
+    sources: Vec<([u8; 32], String)>,
+}
+
+impl std::fmt::Debug for Gathered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Gathered({} searches)", self.searches.len())
+    }
 }
 
 /// The index against exact search, on a sample of queries.
@@ -87,22 +98,99 @@ pub struct Copied {
 }
 
 impl Gathered {
-    /// How many candidates [`Gathered::near`] holds of each search, at most.
+    /// How many candidates are kept of each non-mated search, at most.
     pub const DEPTH: usize = OTHERS_HITS;
 
-    /// Begins to gather the searches of a deployment.
+    /// Begins to gather searches of a deployment as it is now: whatever is enrolled or deleted
+    /// meanwhile, all of them see the same gallery.
     #[must_use]
     pub fn of(deployment: &Deployment) -> Self {
+        let snapshot = deployment.snapshot();
         Self {
-            items: deployment.snapshot().len() as u64,
-            ..Self::default()
+            labels: Arc::new(labels_of(&snapshot)),
+            snapshot,
+            keeps_material: true,
+            searches: Vec::new(),
+            near: BTreeMap::new(),
+            queries: Vec::new(),
+            in_top_5: 0,
+            index: IndexCheck::default(),
+            copies: Vec::new(),
+            repeated: Vec::new(),
+            sources: Vec::new(),
         }
+    }
+
+    /// Keeps nothing but the searches: what a threshold takes, and no analysis.
+    #[must_use]
+    pub fn searches_only(mut self) -> Self {
+        self.keeps_material = false;
+        self
+    }
+
+    /// The state of the gallery that is searched.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot)
+    }
+
+    /// The labels that are enrolled in it.
+    #[must_use]
+    pub fn labels(&self) -> Arc<BTreeSet<String>> {
+        Arc::clone(&self.labels)
+    }
+
+    /// What non-mated searches found beyond their best candidates.
+    #[must_use]
+    pub fn deep(&self) -> Vec<Deep> {
+        self.near.values().cloned().collect()
+    }
+
+    /// Puts the searches in the order of their probes, and takes out those that are no trials: a
+    /// picture of the gallery that finds itself, and the same picture twice.
+    pub fn settle(&mut self) {
+        self.searches
+            .sort_by(|a, b| (&a.probe, a.truth).cmp(&(&b.probe, b.truth)));
+        self.queries.sort_by(|a, b| a.0.id.cmp(&b.0.id));
+        self.copies.sort_by(|a, b| a.query.cmp(&b.query));
+        self.sources.sort_unstable();
+        for pair in self.sources.chunk_by(|a, b| a.0 == b.0) {
+            let (first, rest) = pair.split_first().unzip();
+            for (_, query) in rest.into_iter().flatten() {
+                self.repeated.push(Repeated {
+                    query: query.clone(),
+                    first: first.map(|(_, first)| first.clone()).unwrap_or_default(),
+                });
+            }
+        }
+        self.sources.clear();
+        let repeated: BTreeSet<&str> = self.repeated.iter().map(|r| r.query.as_str()).collect();
+        let copied = self
+            .copies
+            .iter()
+            .filter(|copy| copy.label == copy.item_label);
+        let copied: BTreeSet<&str> = copied.map(|copy| copy.query.as_str()).collect();
+        self.searches.retain(|search| {
+            let probe = search.probe.as_str();
+            let found_itself = search.truth == Truth::Mated && copied.contains(probe);
+            !repeated.contains(probe) && !found_itself
+        });
+        self.near
+            .retain(|probe, _| !repeated.contains(probe.as_str()));
     }
 
     /// Adds what one query found. A query of an enrolled label is a mated search, and with
     /// `leave_out` a non-mated one too.
-    pub fn add(&mut self, query: LabelledQuery, enrolled: bool, probed: Probed) {
+    pub fn add(&mut self, query: LabelledQuery, probed: Probed) {
+        let enrolled = self.labels.contains(&query.label);
+        if let Some(made_from) = probed
+            .source_sha256
+            .or_else(|| digest(probed.vector.as_deref()))
+        {
+            self.sources.push((made_from, query.id.clone()));
+        }
         if let Some(vector) = probed.vector
+            && self.keeps_material
             && self.queries.len() < QUERY_VECTORS_MAX
         {
             self.queries.push((query.clone(), vector));
@@ -120,15 +208,6 @@ impl Gathered {
             found: found.map(found_in),
             conditions: conditions.clone(),
         };
-        if let Some(sha256) = probed.source_sha256 {
-            match self.seen.get(&sha256) {
-                Some(first) => self.repeated.push(Repeated {
-                    query: id.clone(),
-                    first: first.clone(),
-                }),
-                None => drop(self.seen.insert(sha256, id.clone())),
-            }
-        }
         let top = probed.hits.first();
         if let Some(hit) = top.filter(|hit| SAME_PICTURE <= hit.score.get()) {
             self.copies.push(Copied {
@@ -158,7 +237,9 @@ impl Gathered {
             let candidates = others
                 .into_iter()
                 .map(|hit| (hit.score, hit.item.label.clone()));
-            self.near.push((label, candidates.collect()));
+            if self.keeps_material {
+                self.near.insert(id, (label, candidates.collect()));
+            }
         }
     }
 
@@ -167,6 +248,20 @@ impl Gathered {
     pub fn checks_index(number: usize) -> bool {
         number < INDEX_CHECKS_MAX
     }
+}
+
+fn labels_of(snapshot: &Snapshot) -> BTreeSet<String> {
+    let labels = snapshot.items().map(|(head, _)| head.label.clone());
+    labels.collect()
+}
+
+/// SHA-256 over the components of a vector.
+fn digest(vector: Option<&[f32]>) -> Option<[u8; 32]> {
+    let mut hash = Sha256::new();
+    for value in vector? {
+        hash.update(value.to_le_bytes());
+    }
+    Some(hash.finalize().into())
 }
 
 fn found_in(hit: &Hit) -> Found {
@@ -181,11 +276,7 @@ impl Deployment {
     /// Labels that are enrolled at present.
     #[must_use]
     pub fn labels(&self) -> BTreeSet<String> {
-        let snapshot = self.snapshot();
-        snapshot
-            .items()
-            .map(|(head, _)| head.label.clone())
-            .collect()
+        labels_of(&self.snapshot())
     }
 
     /// Searches for each item of the gallery as if it were a query: among the other items (mated,
@@ -198,7 +289,8 @@ impl Deployment {
         &self,
         progress: &(dyn Fn(usize, usize) -> bool + Sync),
     ) -> Result<Gathered, DeploymentError> {
-        let snapshot = self.snapshot();
+        let mut gathered = Gathered::of(self);
+        let snapshot = gathered.snapshot();
         let mut of_label: BTreeMap<&str, usize> = BTreeMap::new();
         for (head, _) in snapshot.items() {
             *of_label.entry(&head.label).or_default() += 1;
@@ -248,21 +340,24 @@ impl Deployment {
         }
         let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
         found.sort_unstable_by_key(|(number, _, _)| *number);
-        let mut gathered = gathered(&items, found);
-        gathered.items = items.len() as u64;
+        add_items(&mut gathered, &items, found);
+        gathered.settle();
         Ok(gathered)
     }
 }
 
-fn gathered(items: &[(&ItemHead, &[f32])], found: Vec<(usize, bool, Probed)>) -> Gathered {
-    let mut gathered = Gathered::default();
+fn add_items(
+    gathered: &mut Gathered,
+    items: &[(&ItemHead, &[f32])],
+    found: Vec<(usize, bool, Probed)>,
+) {
     for ((head, _), (_, mated, probed)) in items.iter().zip(found) {
         let query = LabelledQuery {
             id: head.id.clone(),
             label: head.label.clone(),
             conditions: head.metadata.clone(),
         };
-        gathered.add(query, true, probed);
+        gathered.add(query, probed);
         if !mated {
             // Alone under its label, it has nothing to find: that is no mated search.
             let own = |search: &Search| search.truth == Truth::Mated && search.probe == head.id;
@@ -271,7 +366,6 @@ fn gathered(items: &[(&ItemHead, &[f32])], found: Vec<(usize, bool, Probed)>) ->
             }
         }
     }
-    gathered
 }
 
 /// An item as a query: what it finds among all others.

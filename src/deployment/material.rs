@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use super::{DeploymentError, Gathered};
 use crate::analysis::Set;
 use crate::analysis::embeddings::Embeddings;
-use crate::gallery::snapshot::Snapshot;
 
 /// A gallery and queries whose labels share their indices.
 #[derive(Debug)]
@@ -25,10 +24,8 @@ type Row<'a> = (&'a str, &'a str, &'a BTreeMap<String, String>, &'a [f32]);
 ///
 /// # Errors
 /// None in practice: stored vectors are of unit length.
-pub fn material_sets(
-    snapshot: &Snapshot,
-    gathered: &Gathered,
-) -> Result<MaterialSets, DeploymentError> {
+pub fn material_sets(gathered: &Gathered) -> Result<MaterialSets, DeploymentError> {
+    let snapshot = gathered.snapshot();
     let mut items: Vec<Row<'_>> = snapshot
         .items()
         .map(|(head, vector)| {

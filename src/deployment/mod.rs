@@ -201,7 +201,11 @@ impl Deployment {
     /// What an operating point made now would be bound to.
     #[must_use]
     pub fn binding(&self) -> Binding {
-        let snapshot = self.gallery.snapshot();
+        self.binding_of(&self.gallery.snapshot())
+    }
+
+    /// What an operating point made on a state of the gallery is bound to.
+    fn binding_of(&self, snapshot: &Snapshot) -> Binding {
         Binding {
             model_fingerprint: self.loaded.model.fingerprint().to_owned(),
             model_name: self.loaded.model.name().to_owned(),
@@ -314,11 +318,9 @@ impl Deployment {
     /// # Errors
     /// As [`Deployment::embed_file`].
     pub async fn probe(&self, request: ProbeRequest) -> Result<Probed, DeploymentError> {
-        let snapshot = self.gallery.snapshot();
-        let arrived = Instant::now();
         let (mut probed, timings) = self
-            .work(arrived, move |embedder, limits, timings| {
-                answer::probe(embedder, request, &snapshot, limits, timings)
+            .work(Instant::now(), move |embedder, limits, timings| {
+                answer::probe(embedder, request, limits, timings)
             })
             .await?;
         probed.timings = timings;

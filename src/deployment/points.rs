@@ -89,19 +89,40 @@ impl Deployment {
         ))
     }
 
-    /// Keeps a new operating point with the searches that it was made from, and makes it decide.
+    /// Keeps a new operating point with the searches that it was made from. It decides nothing
+    /// yet. Blocks; keeps nobody else waiting.
     ///
     /// # Errors
     /// It does not belong here, or the disk.
+    pub fn keep(
+        &self,
+        point: &OperatingPoint,
+        recording: &Recording,
+    ) -> Result<(), DeploymentError> {
+        self.writer()?;
+        point.check_binding(&self.binding())?;
+        // Files that never change need no guard.
+        let folder = self.folder().clone();
+        folder.add_operating_point(point, recording)
+    }
+
+    /// [`Deployment::keep`] and [`Deployment::activate`].
+    ///
+    /// # Errors
+    /// As these.
     pub fn adopt(
         &self,
         point: &OperatingPoint,
         recording: &Recording,
     ) -> Result<Activation, DeploymentError> {
-        point.check_binding(&self.binding())?;
-        let mut folder = self.folder();
-        folder.add_operating_point(point, recording)?;
-        self.decide_by(&mut folder, point.clone(), None)
+        self.keep(point, recording)?;
+        self.activate(point.id(), None)
+    }
+
+    /// Etag of the present choice.
+    #[must_use]
+    pub fn etag(&self) -> String {
+        self.folder().etag()
     }
 
     /// Makes an operating point decide from now on.
@@ -135,7 +156,8 @@ impl Deployment {
     /// # Errors
     /// Either is missing or damaged, or the searches were not kept.
     pub fn compare(&self, from: &str, to: &str) -> Result<Comparison, DeploymentError> {
-        compare_points(&self.folder(), from, to)
+        let folder = self.folder().clone();
+        compare_points(&folder, from, to)
     }
 
     /// The searches that an operating point was made from; `None` where they were not kept.
@@ -143,7 +165,8 @@ impl Deployment {
     /// # Errors
     /// There is no such operating point, or its recording is damaged.
     pub fn recording(&self, id: &str) -> Result<Option<Recording>, DeploymentError> {
-        self.folder().recording(id)
+        let folder = self.folder().clone();
+        folder.recording(id)
     }
 
     /// Record and standing change under one guard, so that they cannot come to differ.

@@ -243,7 +243,7 @@ fn growth(growth: &Growth) -> Option<Part> {
     ] {
         for point in points {
             let how = match (how, point.exact) {
-                ("measured", false) => "measured, an upper bound",
+                ("measured", false) => "measured, at least",
                 _ => how,
             };
             table.row(vec![

@@ -30,22 +30,28 @@ const FAILED_LISTED_MAX: usize = 100;
 const QUERIES_MAX: usize = 1_000_000;
 /// Bytes of an id or a label, as for items.
 const NAME_BYTES_MAX: usize = 512;
+/// Metadata of a query, as of an item.
+const METADATA_ENTRIES_MAX: usize = 64;
+const METADATA_BYTES_MAX: usize = 16 << 10;
+/// Queries of one calibration that are worked on at once: searches go first.
+const IN_FLIGHT_MAX: usize = 4;
 
 #[derive(Clone, Debug)]
 pub(super) struct Calibration {
     pub(super) registry: Registry,
     pub(super) running: Running,
-    pub(super) in_flight_max: usize,
 }
 
 /// One calibration under way.
 struct Job {
     deployment: Arc<Deployment>,
     settings: CalibrationSettings,
-    labels: BTreeSet<String>,
+    /// The choice of operating point when it began.
+    etag: String,
     handle: Handle,
     metadata: CalibrateMetadata,
-    gathered: Gathered,
+    /// Taken when there is nothing more to gather.
+    gathered: Option<Gathered>,
     ids: BTreeSet<String>,
 }
 
@@ -58,7 +64,7 @@ impl Drop for StopOnDrop {
     }
 }
 
-type Answered = (LabelledQuery, bool, Result<Probed, DeploymentError>);
+type Answered = (LabelledQuery, Result<Probed, DeploymentError>);
 
 #[tonic::async_trait]
 impl CalibrationService for Calibration {
@@ -69,8 +75,12 @@ impl CalibrationService for Calibration {
         // Not bound by the time of a request: each query is, and the client can cancel.
         let _under_way = self.registry.enter();
         let mut incoming = request.into_inner();
-        let first = incoming.message().await?.and_then(|first| first.part);
-        let Some(Part::Settings(settings)) = first else {
+        let first = tokio::select! {
+            first = tokio::time::timeout(self.registry.longest(), incoming.message()) => first,
+            () = self.registry.draining() => return Err(super::registry::shutting_down()),
+        };
+        let first = first.map_err(|_elapsed| invalid("no settings came in time"))??;
+        let Some(Part::Settings(settings)) = first.and_then(|first| first.part) else {
             return Err(invalid("the first message must carry settings"));
         };
         let deployment = self.registry.find(&settings.deployment)?;
@@ -85,15 +95,15 @@ impl CalibrationService for Calibration {
             .running
             .begin(&settings.operation_id, metadata_any(&metadata))?;
         let job = Job {
-            labels: deployment.labels(),
-            gathered: Gathered::of(&deployment),
+            etag: deployment.etag(),
+            gathered: Some(Gathered::of(&deployment).searches_only()),
             deployment,
             settings,
             handle,
             metadata,
             ids: BTreeSet::new(),
         };
-        let operation = job.run(incoming, &self.registry, chosen, self.in_flight_max);
+        let operation = job.run(incoming, &self.registry, chosen);
         Ok(Response::new(operation.await))
     }
 }
@@ -104,9 +114,8 @@ impl Job {
         incoming: Streaming<CalibrateRequest>,
         registry: &Registry,
         chosen: deployment::CalibrationSettings,
-        in_flight_max: usize,
     ) -> Operation {
-        let result = match self.gather(incoming, registry, in_flight_max).await {
+        let result = match self.gather(incoming, registry).await {
             Ok(()) => self.choose(registry, chosen).await,
             Err(status) => Err(status),
         };
@@ -119,7 +128,6 @@ impl Job {
         &mut self,
         mut incoming: Streaming<CalibrateRequest>,
         registry: &Registry,
-        in_flight_max: usize,
     ) -> Result<(), Status> {
         if self.settings.gallery_as_queries {
             return self.gather_from_gallery(registry).await;
@@ -128,7 +136,7 @@ impl Job {
         let mut ended = false;
         while !ended || !under_way.is_empty() {
             tokio::select! {
-                message = incoming.message(), if !ended && under_way.len() < in_flight_max => match message? {
+                message = incoming.message(), if !ended && under_way.len() < IN_FLIGHT_MAX => match message.map_err(|_broken| cancelled())? {
                     Some(CalibrateRequest { part: Some(Part::Query(query)) }) => self.ask(query, &mut under_way)?,
                     Some(_) => return Err(invalid("every message after the first must carry a query")),
                     None => {
@@ -173,14 +181,31 @@ impl Job {
                 "query id `{id}` occurs twice; give every query its own"
             )));
         }
-        let enrolled = self.labels.contains(&message.label);
-        let source = ProbeSource::Query(convert::labelled_query(message.query)?);
+        let metadata = message.metadata.iter();
+        let bytes: usize = metadata.map(|(key, value)| key.len() + value.len()).sum();
+        if METADATA_ENTRIES_MAX < message.metadata.len() || METADATA_BYTES_MAX < bytes {
+            return Err(invalid(&format!(
+                "query {number}: metadata may have {METADATA_ENTRIES_MAX} entries and {METADATA_BYTES_MAX} bytes"
+            )));
+        }
+        let Some(gathered) = &self.gathered else {
+            return Ok(());
+        };
+        let enrolled = gathered.labels().contains(&message.label);
+        let source = match convert::labelled_query(message.query) {
+            Ok(query) => ProbeSource::Query(query),
+            Err(status) => {
+                self.failed(message.id, status.message().to_owned());
+                return Ok(());
+            }
+        };
         let query = LabelledQuery {
             id: message.id,
             label: message.label,
             conditions: message.metadata.into_iter().collect(),
         };
         let request = ProbeRequest {
+            snapshot: gathered.snapshot(),
             source,
             label: query.label.clone(),
             others: self.settings.strangers() == Strangers::All && enrolled,
@@ -189,28 +214,36 @@ impl Job {
         let deployment = Arc::clone(&self.deployment);
         under_way.spawn(async move {
             let probed = deployment.probe_when_free(request).await;
-            (query, enrolled, probed)
+            (query, probed)
         });
         Ok(())
     }
 
-    fn take(&mut self, (query, enrolled, probed): Answered) -> Result<(), Status> {
+    fn take(&mut self, (query, probed): Answered) -> Result<(), Status> {
         match probed {
-            Ok(probed) => self.gathered.add(query, enrolled, probed),
-            Err(error) if is_the_fault_of_one(&error) => {
-                self.metadata.failed_total += 1;
-                if self.metadata.failed.len() < FAILED_LISTED_MAX {
-                    self.metadata.failed.push(FailedQuery {
-                        id: query.id,
-                        reason: error.to_string(),
-                    });
+            Ok(probed) => {
+                if let Some(gathered) = &mut self.gathered {
+                    gathered.add(query, probed);
                 }
+                self.one_done();
             }
+            Err(error) if is_the_fault_of_one(&error) => self.failed(query.id, error.to_string()),
             Err(error) => return Err(from_error(&error)),
         }
+        Ok(())
+    }
+
+    fn failed(&mut self, id: String, reason: String) {
+        self.metadata.failed_total += 1;
+        if self.metadata.failed.len() < FAILED_LISTED_MAX {
+            self.metadata.failed.push(FailedQuery { id, reason });
+        }
+        self.one_done();
+    }
+
+    fn one_done(&mut self) {
         self.metadata.done += 1;
         self.handle.progress(metadata_any(&self.metadata));
-        Ok(())
     }
 
     async fn gather_from_gallery(&mut self, registry: &Registry) -> Result<(), Status> {
@@ -239,7 +272,7 @@ impl Job {
                 () = registry.draining() => return Err(super::registry::shutting_down()),
             }
         };
-        self.gathered = gathered?.map_err(|error| from_error(&error))?;
+        self.gathered = Some(gathered?.map_err(|error| from_error(&error))?);
         (self.metadata.done, self.metadata.total) = *now.borrow();
         Ok(())
     }
@@ -251,11 +284,12 @@ impl Job {
     ) -> Result<Any, Status> {
         self.metadata.stage = CalibrationStage::Choosing.into();
         self.handle.progress(metadata_any(&self.metadata));
-        // Sorted, so that the record does not depend on who answered first.
-        let mut gathered = std::mem::take(&mut self.gathered);
-        gathered
-            .searches
-            .sort_by(|a, b| (&a.probe, a.truth).cmp(&(&b.probe, b.truth)));
+        let Some(mut gathered) = self.gathered.take() else {
+            return Err(cancelled());
+        };
+        gathered.settle();
+        self.metadata.copies_total = gathered.copies.len() as u64;
+        self.metadata.repeated_total = gathered.repeated.len() as u64;
         let deployment = Arc::clone(&self.deployment);
         let validate_only = self.settings.validate_only;
         let calibrating = Arc::clone(&deployment);
@@ -264,13 +298,18 @@ impl Job {
         if self.handle.is_cancelled() {
             return Err(cancelled());
         }
-        // Without a pause between the last look and the end: what is called cancelled changed
-        // nothing.
         let activation = if validate_only {
             None
         } else {
-            let adopted = deployment.adopt(&point, &recording);
-            Some(adopted.map_err(|error| from_error(&error))?)
+            let (keeping, kept) = (Arc::clone(&deployment), point.clone());
+            let keep = registry.heavy(move || keeping.keep(&kept, &recording));
+            keep.await?.map_err(|error| from_error(&error))?;
+            // No pause between the last look and the end: what is called cancelled decides nothing.
+            if self.handle.is_cancelled() {
+                return Err(cancelled());
+            }
+            let now = deployment.activate(point.id(), Some(&self.etag));
+            Some(now.map_err(|error| from_error(&error))?)
         };
         let response = CalibrateResponse {
             operating_point: Some(convert::operating_point(&point)),

@@ -31,6 +31,8 @@ const PAGE_MAX: usize = 1000;
 /// How many flips a comparison returns where the caller does not say, and at most.
 const FLIPS_DEFAULT: usize = 100;
 const FLIPS_MAX: usize = 1000;
+/// Why an FRR cannot be promised by the gallery alone.
+const MUTUAL_MATES: &str = "gallery_as_queries cannot promise an FRR: items that find each other are not independent; send queries";
 /// The confidence of a calibration where the caller does not say.
 const CONFIDENCE_DEFAULT: f64 = 0.95;
 
@@ -226,6 +228,7 @@ pub(super) fn operating_point(point: &OperatingPoint) -> proto::OperatingPoint {
         target_frr: frr.map_or(0.0, |frr| frr.target.frr()),
         frr_upper_bound: frr.map_or(0.0, |frr| frr.frr_bound),
         valid_to_items: content.valid_to_items(),
+        growth_target_far: content.growth.map_or(0.0, |growth| growth.target_far),
         held_out_far: held_out.and_then(|rates| rates.far.as_ref()).map(measured),
         held_out_frr: held_out.and_then(|rates| rates.frr.as_ref()).map(measured),
     }
@@ -317,6 +320,16 @@ pub(super) fn calibration_settings(
             ));
         }
     };
+    let has_far = matches!(target, Target::Far(_) | Target::FarEstimated(_));
+    if 0 < settings.grow_to_items && !has_far {
+        return Err(refused(CalibrationError::GrowthWithoutTargetFar));
+    }
+    if settings.estimated && !has_far {
+        return Err(invalid("estimated goes with target_far only"));
+    }
+    if settings.gallery_as_queries && matches!(target, Target::Frr(_)) {
+        return Err(invalid(MUTUAL_MATES));
+    }
     Ok(CalibrationSettings {
         target,
         seed: settings.seed,

@@ -335,7 +335,6 @@ fn routes(registry: &Registry, config: &Config) -> Result<tonic::service::Routes
     let calibration = Calibration {
         registry: registry.clone(),
         running: running.clone(),
-        in_flight_max: stream_in_flight_max,
     };
     let info = Info {
         registry,

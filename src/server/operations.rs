@@ -21,6 +21,8 @@ use super::stream::as_message;
 
 /// Operations that are remembered. The oldest that has ended makes room for a new one.
 const OPERATIONS_MAX: usize = 100;
+/// Operations that run at once: each holds what it has found in memory.
+const RUNNING_MAX: usize = 4;
 const PREFIX: &str = "operations/";
 const ID_BYTES_MAX: usize = 64;
 
@@ -196,7 +198,8 @@ impl Drop for Handle {
 
 /// How an operation ends that was stopped.
 pub(super) fn cancelled() -> Status {
-    let message = "the operation was cancelled, or its client went away; nothing was changed";
+    let message =
+        "the operation was cancelled, or its client went away; what decides was not changed";
     status(Code::Cancelled, "OPERATION_CANCELLED", message)
 }
 
@@ -211,25 +214,23 @@ fn checked(id: &str) -> Result<&str, Status> {
 }
 
 fn make_room(entries: &mut BTreeMap<String, Entry>) -> Result<(), Status> {
-    if entries.len() < OPERATIONS_MAX {
-        return Ok(());
-    }
-    let ended = entries
-        .iter()
-        .filter(|(_, entry)| entry.state.borrow().done);
-    let oldest = ended
-        .min_by_key(|(_, entry)| entry.number)
-        .map(|(name, _)| name.clone());
-    let Some(name) = oldest else {
-        let message =
-            format!("{OPERATIONS_MAX} operations are running; wait for one, or cancel it");
+    let ended = |entry: &&Entry| entry.state.borrow().done;
+    let running = entries.len() - entries.values().filter(ended).count();
+    if RUNNING_MAX <= running {
+        let message = format!("{running} operations are running; wait for one, or cancel it");
         return Err(status(
             Code::ResourceExhausted,
             "TOO_MANY_OPERATIONS",
             &message,
         ));
-    };
-    entries.remove(&name);
+    }
+    if OPERATIONS_MAX <= entries.len() {
+        let ended = entries.iter().filter(|(_, entry)| ended(entry));
+        let oldest = ended.min_by_key(|(_, entry)| entry.number);
+        if let Some(name) = oldest.map(|(name, _)| name.clone()) {
+            entries.remove(&name);
+        }
+    }
     Ok(())
 }
 
