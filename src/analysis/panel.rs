@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::draws::Draws;
+use super::utility;
 use crate::calibration::binomial::real;
 use crate::calibration::rates::{Confidence, Proportion, Rate, recorded};
 
@@ -239,7 +240,7 @@ impl<'a> Panel<'a> {
         let utility = |label: &Label, half: usize| {
             let frr = label.mated.get(half)?.share()?;
             let far = label.strangers.get(half)?.share().or(pooled)?;
-            Some(harmonic_mean(1.0 - frr, 1.0 - far))
+            Some(utility::utility(1.0 - frr, 1.0 - far))
         };
         let both = |label: &Label| Some([utility(label, 0)?, utility(label, 1)?]);
         self.labels.iter().map(both).collect()
@@ -332,13 +333,6 @@ fn count(own: &[Outcome<'_>], groups: &[&str]) -> Label {
     }
     label.groups = by_group.into_iter().collect();
     label
-}
-
-fn harmonic_mean(a: f64, b: f64) -> f64 {
-    if a + b <= 0.0 {
-        return 0.0;
-    }
-    2.0 * a * b / (a + b)
 }
 
 /// The covariance over labels of the utilities on two halves of their probes. Where all labels
@@ -498,7 +492,7 @@ mod tests {
         assert!((found - twice).abs() < 1e-12);
         assert!(covariance(&utilities, &[0, 5, 5, 0]).is_none());
         assert!(covariance(&[], &[]).is_none());
-        assert!(harmonic_mean(0.0, 0.0).abs() < f64::EPSILON);
+        assert!(utility::utility(0.0, 0.0).abs() < f64::EPSILON);
     }
 
     #[test]
