@@ -20,8 +20,12 @@ use matchpoint::analysis::consistency::Band;
 use matchpoint::analysis::embeddings::Embeddings;
 use matchpoint::analysis::nearest::nearest;
 use matchpoint::analysis::pairwise::Scan;
+use matchpoint::analysis::remedy::Remedy;
+use matchpoint::calibration::adjustment::{Adjuster, Compared};
+use matchpoint::calibration::cohort::Cohort;
 use matchpoint::calibration::decision::Threshold;
 use matchpoint::kernels::multiply;
+use matchpoint::vector::Similarity;
 use rayon::prelude::*;
 
 const ROUNDS: usize = 4;
@@ -39,6 +43,46 @@ fn main() {
     );
     pairs(7_000, 1_280);
     search(2_000, 200_000, 128);
+    normalised(1_280);
+}
+
+/// What a normalisation adds to a search: both sides against a whole cohort.
+fn normalised(dimension: usize) {
+    let (vectors, labels) = rows(Cohort::MEMBERS_MAX + 2, dimension, 4);
+    let set = Embeddings::normalise(dimension, vectors, labels).unwrap();
+    let names: Vec<String> = (0..Cohort::MEMBERS_MAX)
+        .map(|row| row.to_string())
+        .collect();
+    let members = names
+        .iter()
+        .enumerate()
+        .map(|(row, name)| (name.as_str(), name.as_str(), set.row(row).unwrap()));
+    let cohort = Cohort::drawn(members, 0).unwrap();
+    let [probe, item] = [0, 1].map(|more| set.row(Cohort::MEMBERS_MAX + more).unwrap());
+    let how = Remedy::AsNorm.normalisation(cohort.members()).unwrap();
+    let adjuster = Adjuster::normalising(how, cohort).unwrap();
+    let compared = Compared {
+        score: Similarity::between(probe, item).unwrap(),
+        probe,
+        item,
+        label: None,
+        metadata: None,
+        left_out: None,
+    };
+    let mut took: Vec<f64> = (0..200)
+        .map(|_| {
+            let started = Instant::now();
+            black_box(adjuster.held(black_box(&compared)).unwrap());
+            started.elapsed().as_secs_f64() * 1e3
+        })
+        .collect();
+    took.sort_by(f64::total_cmp);
+    println!(
+        "AS-norm of one search, cohort of {} x {dimension}: median {:.3} ms, p99 {:.3} ms",
+        Cohort::MEMBERS_MAX,
+        took[100],
+        took[197]
+    );
 }
 
 /// Rows around 500 centres, the same on every machine: splitmix64.

@@ -984,7 +984,7 @@ fn operating_points_are_listed_compared_and_rolled_back() {
     let flips = compared["flips"].as_array().unwrap();
     assert!(!flips.is_empty() && flips.iter().all(between), "{compared}");
     let shown = run(&["points", "compare", path(&deployment), &strict, &loose]);
-    assert!(text(&shown.stdout).contains("recorded decisions"));
+    assert!(text(&shown.stdout).contains("decisions recorded with"));
 
     let back = run(&["points", "rollback", path(&deployment)]);
     assert_eq!(code(&back), 0, "{}", text(&back.stderr));
@@ -1054,6 +1054,105 @@ fn evaluate_refuses_labels_that_chose_the_threshold() {
     );
     let allowed = run(&[&arguments[..], &["--allow-calibration-labels"]].concat());
     assert_eq!(code(&allowed), 0, "{}", text(&allowed.stderr));
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "one story")]
+fn a_remedy_is_named_or_measured_and_every_command_knows_it() {
+    let (folder, deployment) = copy_of_sample();
+    let queries = photos().join("calibrate.csv");
+    let page = folder.path().join("report.html");
+    let calibrate = |more: &[&str]| {
+        let arguments = ["calibrate", path(&deployment), "--queries", path(&queries)];
+        run(&[
+            &arguments[..],
+            &["--target-far", "0.2", "--confidence", "0.9"],
+            more,
+        ]
+        .concat())
+    };
+    let plain = json(&run(&["points", "list", path(&deployment), "--json"]))["active"].clone();
+    let said = calibrate(&["--remedy", "as-norm", "--report", path(&page)]);
+    assert_eq!(code(&said), 0, "{}", text(&said.stderr));
+    let said = text(&said.stdout);
+    for words in [
+        "AS-norm against a cohort of 36 items",
+        "The remedy (AS-norm) was chosen without a look",
+        "threshold that the same rule gives for the plain similarity",
+    ] {
+        let flat = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(flat.contains(words), "no '{words}' in {said}");
+    }
+    assert!(
+        fs::read_to_string(&page)
+            .unwrap()
+            .contains("AS-norm against a cohort")
+    );
+
+    // What is evaluated is what is served, so that the same searches have the same rates.
+    let arguments = [
+        "evaluate",
+        path(&deployment),
+        "--queries",
+        path(&queries),
+        "--json",
+    ];
+    let evaluated = run(&[&arguments[..], &["--allow-calibration-labels"]].concat());
+    let shown = json(&run(&["points", "show", path(&deployment), "--json"]));
+    assert_eq!(json(&evaluated)["far"], shown["content"]["measured"]["far"]);
+    assert_eq!(json(&evaluated)["frr"], shown["content"]["measured"]["frr"]);
+    assert_eq!(shown["content"]["adjustment"]["normalised"]["members"], 36);
+
+    // The searches of the one that adjusts were recorded on both scales.
+    let id = shown["id"].as_str().unwrap().to_owned();
+    let from = plain.as_str().unwrap();
+    let compared = run(&["points", "compare", path(&deployment), from, &id, "--json"]);
+    assert_eq!(code(&compared), 0, "{}", text(&compared.stderr));
+    assert_eq!(json(&compared)["recorded"], id.as_str());
+    let other = json(&calibrate(&["--remedy", "z-norm", "--json"]));
+    let other = other["operating_point"].as_str().unwrap();
+    let refused = run(&["points", "compare", path(&deployment), &id, other]);
+    assert!(
+        text(&refused.stderr).contains("in two ways"),
+        "{}",
+        text(&refused.stderr)
+    );
+
+    // Half of 24 stranger labels is too few for this target, and the half says so.
+    let halved = calibrate(&["--remedy", "measured", "--json"]);
+    assert_eq!(code(&halved), 0, "{}", text(&halved.stderr));
+    let content = json(&halved)["content"].clone();
+    assert_eq!(content["trials"]["never_enrolled"]["labels"], 12);
+    assert!(
+        content["assumptions"]
+            .to_string()
+            .contains("kept apart for that choice")
+    );
+    let judged = ["evaluate", path(&deployment), "--queries", path(&queries)];
+    let refused = run(&judged);
+    assert!(
+        text(&refused.stderr).contains("24"),
+        "{}",
+        text(&refused.stderr)
+    );
+    for (arguments, says) in [
+        (
+            &["--remedy", "groups", "--group-by", "storey"][..],
+            "'storey'",
+        ),
+        (
+            &["--remedy", "as-norm", "--group-by", "kind"],
+            "--group-by goes with",
+        ),
+    ] {
+        let refused = calibrate(arguments);
+        assert_ne!(code(&refused), 0);
+        assert!(
+            text(&refused.stderr).contains(says),
+            "{}",
+            text(&refused.stderr)
+        );
+    }
 }
 
 /// A `.npy` file of little-endian `f32`, as numpy writes it.

@@ -16,6 +16,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use common::{ROOT, Running, config, copy_of_sample, photos};
+use matchpoint::calibration::adjustment::Adjustment;
 use matchpoint::deployment::Folder;
 use matchpoint::server;
 use matchpoint::server::proto::calibration_service_client::CalibrationServiceClient;
@@ -33,7 +34,7 @@ use matchpoint::server::proto::{
     CalibrationSettings, CalibrationStage, CompareOperatingPointsRequest, Decision,
     DeleteItemRequest, EmbedRequest, GetItemRequest, GetOperatingPointRequest,
     GetServerInfoRequest, LabelledQuery, ListItemsRequest, ListOperatingPointsRequest, Reference,
-    RollBackOperatingPointRequest, SearchRequest, SearchResponse, SearchStreamRequest,
+    Remedy, RollBackOperatingPointRequest, SearchRequest, SearchResponse, SearchStreamRequest,
     UndecidedReason, UpsertItemRequest, UpsertItemStreamRequest, Vector, VerifyRequest,
     calibrate_request, calibration_settings, labelled_query, reference, search_request,
     search_stream_response, upsert_item_request, upsert_item_stream_response, verify_request,
@@ -1122,6 +1123,196 @@ async fn compare_and_roll_back(running: &Running, choices: Choices, searches: u6
 }
 
 #[tokio::test]
+async fn normalised_scores_decide_as_they_were_calibrated_and_nothing_without_their_cohort() {
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[]).await;
+    let settings = CalibrationSettings {
+        remedy: Remedy::AsNorm.into(),
+        ..target(0.2, "")
+    };
+    let operation = calibrations(&running)
+        .calibrate(calibration(settings, labelled("calibrate.csv")))
+        .await
+        .unwrap()
+        .into_inner();
+    let point = response(&operation).operating_point.unwrap();
+    assert!(
+        point.certified
+            && point
+                .adjustment
+                .starts_with("AS-norm against a cohort of 36")
+    );
+
+    // Each query again, as an application would send it: to the bit what was recorded.
+    let folder = Folder::open(&deployment).unwrap();
+    let recording = folder.recording(&point.id).unwrap().unwrap();
+    let mut accepted = 0;
+    for searched in recording.searches().iter().step_by(7) {
+        let answer = search(&running, image_query(photo(&searched.probe)));
+        let answer = answer.await.unwrap();
+        let basis = answer.basis.as_ref().unwrap();
+        let found = searched.found.as_ref().unwrap();
+        assert_eq!(answer.matches[0].id, found.item);
+        let held = found.adjusted.unwrap().get();
+        assert_eq!(basis.decision_score.to_bits(), held.to_bits());
+        assert_eq!(
+            answer.matches[0].score.to_bits(),
+            found.score.get().to_bits()
+        );
+        assert_eq!(basis.adjustment, point.adjustment);
+        let reaches = basis.threshold <= held;
+        assert_eq!(answer.decision() == Decision::Accept, reaches);
+        accepted += u32::from(reaches);
+    }
+    assert!(0 < accepted);
+
+    // A comparison with an item, whose label is known, is held against the same scale.
+    let searched = search(&running, image_query(known())).await.unwrap();
+    let nearest = searched.matches[0].id.clone();
+    let verify = VerifyRequest {
+        query: Some(verify_request::Query::Image(known())),
+        reference: Some(Reference {
+            source: Some(reference::Source::ItemId(nearest)),
+        }),
+        ..VerifyRequest::default()
+    };
+    let verified = retrieval(&running)
+        .verify(verify)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        verified.basis.unwrap().decision_score.to_bits(),
+        searched.basis.unwrap().decision_score.to_bits()
+    );
+    running.stop().await;
+
+    let cohorts = fs::read_dir(deployment.join("cohorts")).unwrap();
+    let cohort = cohorts.map(|entry| entry.unwrap().path()).next().unwrap();
+    let mut bytes = fs::read(&cohort).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&cohort, bytes).unwrap();
+    let running = Running::start(&deployment, &[]).await;
+    let answer = search(&running, image_query(known())).await.unwrap();
+    assert_eq!(answer.decision(), Decision::Undecided);
+    let why = answer.basis.unwrap().undecided_reason();
+    assert_eq!(why, UndecidedReason::OperatingPointUnreadable);
+    running.stop().await;
+}
+
+/// A unit vector that has similarity `share` with the unit vector along `axis`, and none with
+/// other axes below 1,000.
+fn toward(axis: usize, share: f32, own: usize) -> Vec<f32> {
+    let mut values = vec![0.0; 1280];
+    values[axis] = share;
+    values[1000 + own] = (1.0 - share * share).sqrt();
+    values
+}
+
+fn labelled_vector(label: String, values: Vec<f32>) -> LabelledQuery {
+    LabelledQuery {
+        id: format!("query of {label}"),
+        label,
+        query: Some(labelled_query::Query::Embedding(Vector { values })),
+        metadata: HashMap::new(),
+    }
+}
+
+#[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story")]
+async fn a_group_that_strangers_come_upon_is_held_to_a_stricter_threshold() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let deployment = folder.path().join("halls");
+    let images = folder.path().join("images/broken");
+    fs::create_dir_all(&images).unwrap();
+    fs::write(images.join("1.jpg"), hostile("cut_in_half.jpg")).unwrap();
+    let images = folder.path().join("images");
+    let [deployment_at, images, model] =
+        [&deployment, &images, &common::model()].map(|path| path.to_str().unwrap().to_owned());
+    common::run(&[
+        "build",
+        &deployment_at,
+        "--images",
+        &images,
+        "--model",
+        &model,
+    ]);
+    let running = Running::start(&deployment, &[]).await;
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    for number in 0..40 {
+        let hall = if number < 20 { "south" } else { "north" };
+        let item = UpsertItemRequest {
+            metadata: HashMap::from([("hall".to_owned(), hall.to_owned())]),
+            label: format!("label {number}"),
+            source: Some(upsert_item_request::Source::Embedding(Vector {
+                values: toward(number, 1.0, 0),
+            })),
+            ..new_item(&format!("item {number}"), Vec::new())
+        };
+        gallery.upsert_item(item).await.unwrap();
+    }
+    // One stranger in four comes near items of the south; the others come near nothing.
+    let mut queries: Vec<LabelledQuery> = (0_u8..80)
+        .map(|number| {
+            let axis = usize::from(number % 20);
+            let values = if number < 20 {
+                toward(axis, 0.4 + 0.02 * f32::from(number), axis)
+            } else {
+                toward(20 + axis, 0.002 * f32::from(number), axis)
+            };
+            labelled_vector(format!("stranger {number}"), values)
+        })
+        .collect();
+    queries
+        .extend((0..40).map(|number| {
+            labelled_vector(format!("label {number}"), toward(number, 0.95, number))
+        }));
+    let settings = CalibrationSettings {
+        remedy: Remedy::ShrunkGroups.into(),
+        group_column: "hall".to_owned(),
+        ..target(0.2, "")
+    };
+    let elsewhere = CalibrationSettings {
+        group_column: "storey".to_owned(),
+        ..settings.clone()
+    };
+    let mut client = calibrations(&running);
+    let operation = client.calibrate(calibration(elsewhere, queries.clone()));
+    let (refused, ..) = error_of(&operation.await.unwrap().into_inner());
+    assert_eq!(refused, i32::from(Code::InvalidArgument));
+    let operation = client.calibrate(calibration(settings, queries));
+    let point = response(&operation.await.unwrap().into_inner());
+    let point = point.operating_point.unwrap();
+    assert!(point.certified && point.adjustment.contains("1 groups of 'hall'"));
+    let record = Folder::open(&deployment).unwrap();
+    let record = record.operating_point(&point.id).unwrap();
+    let Some(Adjustment::Groups(groups)) = &record.content().adjustment else {
+        panic!("{record:?}");
+    };
+    let (south, global) = (groups.groups()["south"].get(), point.threshold);
+    assert!(global + 0.05 < south, "{global} {south}");
+    assert!(point.held_out_far.unwrap().rate <= 0.2);
+
+    let between = f32::midpoint(global, south);
+    for (axis, score, decision) in [
+        (5, between, Decision::Reject),
+        (25, between, Decision::Accept),
+        (5, south + 0.01, Decision::Accept),
+        (25, global - 0.01, Decision::Reject),
+    ] {
+        let answer = search(&running, vector_query(toward(axis, score, 99)));
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.decision(), decision, "{axis} {score}");
+        assert!((answer.matches[0].score - score).abs() < 1e-6);
+        let basis = answer.basis.unwrap();
+        assert_eq!(basis.threshold.to_bits(), global.to_bits());
+        let lowered = if axis < 20 { south - global } else { 0.0 };
+        assert!((basis.decision_score - (score - lowered)).abs() < 1e-6);
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_calibration_that_cannot_be_made_says_why_and_changes_nothing() {
     let (_folder, deployment) = copy_of_sample();
     let running = Running::start(&deployment, &[]).await;
@@ -1147,6 +1338,22 @@ async fn a_calibration_that_cannot_be_made_says_why_and_changes_nothing() {
         (CalibrationSettings::default(), "target is required"),
         (target(0.7, ""), "target FAR 0.7"),
         (target(0.2, "no/slash"), "operation_id"),
+        (
+            CalibrationSettings {
+                remedy: Remedy::ZNorm.into(),
+                group_column: "kind".to_owned(),
+                ..target(0.2, "")
+            },
+            "group_column",
+        ),
+        (
+            CalibrationSettings {
+                remedy: Remedy::CertifiedGroups.into(),
+                target: Some(calibration_settings::Target::EqualError(true)),
+                ..target(0.2, "")
+            },
+            "target FAR only",
+        ),
     ] {
         let refused = client
             .calibrate(calibration(settings, vec![]))

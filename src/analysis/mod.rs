@@ -8,12 +8,10 @@ pub mod disjoint;
 mod draws;
 pub mod dyadic;
 pub mod embeddings;
-pub mod groups;
 pub mod label_counts;
 pub mod label_groups;
 pub mod label_rows;
 pub mod nearest;
-pub mod normalise;
 pub mod pair_counts;
 pub mod pairs_view;
 pub mod pairwise;
@@ -47,6 +45,8 @@ use sizes::Sizes;
 
 /// More accepted pairs than this are counted, and not looked at.
 const INTRUDERS_MAX: u64 = 30_000_000;
+/// Thresholds of the band, where nothing else is asked for.
+pub const BAND_POINTS: usize = 101;
 /// Labels, items and pairs that are listed, the worst of each.
 const LISTED_MAX: usize = 20;
 
@@ -127,63 +127,6 @@ pub enum AnalysisError {
         /// Pairs that there can be.
         pairs: u64,
     },
-    /// A cohort without members says nothing.
-    #[error("the cohort is empty, so no score can be normalised against it; give it embeddings")]
-    EmptyCohort,
-    /// The cohort is of another model.
-    #[error(
-        "the cohort has dimension {cohort}, the embedding {embedding}; embed both with one model"
-    )]
-    CohortDimension {
-        /// The dimension of the cohort member.
-        cohort: usize,
-        /// The dimension of the embedding.
-        embedding: usize,
-    },
-    /// No similarities have such a mean and deviation.
-    #[error(
-        "mean {mean} and deviation {deviation} are not statistics of similarities; the mean is in \
-         [-1, 1], the deviation in [1e-6, 1]: compute them again"
-    )]
-    NotCohortStatistics {
-        /// The mean given.
-        mean: f64,
-        /// The deviation given.
-        deviation: f64,
-    },
-    /// A floor that is no deviation.
-    #[error("deviation floor {value} is outside [1e-6, 1]; 0.001 suits cosine similarities")]
-    DeviationFloor {
-        /// The number given.
-        value: f64,
-    },
-    /// Groups may be stricter only: a looser one would break what the global threshold promises.
-    #[error(
-        "group '{group}' has threshold {threshold}, below the global {global}; raise it to the \
-         global threshold or leave the group out"
-    )]
-    GroupBelowGlobal {
-        /// The value of the column.
-        group: String,
-        /// Its threshold.
-        threshold: f32,
-        /// The global threshold.
-        global: f32,
-    },
-    /// Finer groups than strangers can tell apart.
-    #[error("{groups} groups are over the limit of {limit}; choose a column with fewer values")]
-    TooManyGroups {
-        /// Groups given.
-        groups: usize,
-        /// Groups allowed.
-        limit: usize,
-    },
-    /// A prior without weight, or with nothing but.
-    #[error("shrinkage by {value} searches is not above 0 and finite; give a number such as 100")]
-    Strength {
-        /// The number given.
-        value: f64,
-    },
     /// What a remedy works on is not in the trials.
     #[error(
         "{remedy} needs {missing}, which the best match of probe '{probe}' lacks; add it or leave the remedy out"
@@ -250,6 +193,9 @@ pub struct Material<'a> {
     pub target: Target,
     /// The threshold.
     pub threshold: Threshold,
+    /// The threshold that pairs, look-alikes and other sizes are told at, which know similarities
+    /// only: another one where the operating point adjusts scores.
+    pub on_similarity: Threshold,
     /// The seed of every draw.
     pub seed: u64,
     /// What pairs are looked at, and how.
@@ -263,6 +209,8 @@ pub struct Scope {
     pub pairs_max: u64,
     /// The range of thresholds that consistency is measured over.
     pub band: Band,
+    /// How many thresholds of that range are taken, evenly; 101 are usual.
+    pub band_points: usize,
 }
 
 /// What the data say beyond the threshold.
@@ -331,6 +279,12 @@ impl Material<'_> {
     /// [`AnalysisError::Stopped`] where `watch` said so.
     pub fn analyse(&self, watch: Watch<'_>) -> Result<Analysis, AnalysisError> {
         let mut notes = Vec::new();
+        if self.on_similarity != self.threshold {
+            notes.push(format!(
+                "Pairs, look-alikes and FAR by size of the gallery are told at {}, the threshold that the same rule gives for the plain similarity.",
+                self.on_similarity
+            ));
+        }
         let scan = self.scan()?;
         let pairwise = if self.scope.pairs_max < scan.pairs() {
             notes.push(format!(
@@ -384,7 +338,9 @@ impl Material<'_> {
             return Ok(Intruded::default());
         }
         let curve = scan.curve(watch)?;
-        let accepted = curve.far_at(self.threshold).map_or(0, Proportion::events);
+        let accepted = curve
+            .far_at(self.on_similarity)
+            .map_or(0, Proportion::events);
         if INTRUDERS_MAX < accepted {
             notes.push(format!(
                 "{accepted} pairs of items of different labels would be accepted; they are not listed."
@@ -394,7 +350,7 @@ impl Material<'_> {
                 ..Intruded::default()
             });
         }
-        let dyads = scan.dyads(self.threshold, watch)?;
+        let dyads = scan.dyads(self.on_similarity, watch)?;
         let mut labels: Vec<u32> = dyads
             .accepted
             .iter()
@@ -402,7 +358,7 @@ impl Material<'_> {
             .collect();
         labels.sort_unstable();
         labels.dedup();
-        let pairs = scan.accepted_non_mated(self.threshold, LISTED_MAX, watch)?;
+        let pairs = scan.accepted_non_mated(self.on_similarity, LISTED_MAX, watch)?;
         let id = |row: usize| self.gallery.ids.get(row).cloned().unwrap_or_default();
         let label = |row: usize| self.gallery.label(row, self.names).to_owned();
         let intruders = pairs
@@ -456,12 +412,17 @@ mod tests {
                 item: found.0.to_owned(),
                 label: found.1.to_owned(),
                 score: Similarity::new(found.2.to_radians().cos()).unwrap(),
+                adjusted: None,
             }),
             conditions: BTreeMap::new(),
         }
     }
 
     #[test]
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one gallery, looked at from all sides"
+    )]
     fn what_is_listed_is_what_the_threshold_does() {
         let names = ["ash", "beech", "cedar", "none"].map(str::to_owned);
         // Two beeches stand 4 degrees from an ash; the threshold accepts up to 10.
@@ -500,10 +461,12 @@ mod tests {
             depth: 3,
             target: Target::Far(TargetFar::new(0.5, 0.5).unwrap()),
             threshold: Threshold::new(10.0_f32.to_radians().cos()).unwrap(),
+            on_similarity: Threshold::new(10.0_f32.to_radians().cos()).unwrap(),
             seed: 0,
             scope: Scope {
                 pairs_max: 1_000,
                 band: Band::default(),
+                band_points: BAND_POINTS,
             },
         };
         let found = material.analyse(&|_, _| true).unwrap();
@@ -562,10 +525,12 @@ mod tests {
             depth: 1,
             target: Target::EqualError,
             threshold: Threshold::ACCEPT_NOTHING,
+            on_similarity: Threshold::ACCEPT_NOTHING,
             seed: 0,
             scope: Scope {
                 pairs_max: 2,
                 band: Band::default(),
+                band_points: BAND_POINTS,
             },
         };
         let found = material.analyse(&|_, _| true).unwrap();

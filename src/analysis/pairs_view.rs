@@ -20,8 +20,6 @@ use crate::calibration::decision::Threshold;
 use crate::calibration::rates::{Confidence, Proportion, Rate};
 use crate::vector::Similarity;
 
-/// Thresholds across the band.
-const BAND_POINTS: usize = 101;
 /// Points of curves for drawing.
 const CURVE_POINTS: usize = 120;
 const HISTOGRAM_CELLS: usize = 60;
@@ -154,13 +152,15 @@ impl PairsView {
             }
         }
         let band = material.scope.band;
-        let thresholds = band.thresholds(BAND_POINTS, |far| curve.threshold_at_far(far));
+        let thresholds = band.thresholds(material.scope.band_points, |far| {
+            curve.threshold_at_far(far)
+        });
         let (consistency, utilities, over_band) = match thresholds {
             Some(thresholds) => consistency(scan, material, (band, thresholds), notes, watch)?,
             None => (None, Utilities::default(), None),
         };
         let accepted = curve
-            .far_at(material.threshold)
+            .far_at(material.on_similarity)
             .map_or(0, Proportion::events);
         if DYADS_MAX < real(accepted) {
             notes.push(format!(
@@ -168,7 +168,7 @@ impl PairsView {
             ));
             return Ok(None);
         }
-        let dyads = scan.dyads(material.threshold, watch)?;
+        let dyads = scan.dyads(material.on_similarity, watch)?;
         let non_mated = NonMatedCounts::of_scan(&dyads)?;
         let mated = MatedCounts::of_scan(&dyads)?;
         let groups = over_band.map(|over_band| {
@@ -184,7 +184,7 @@ impl PairsView {
             mated_pairs: curve.mated_pairs(),
             non_mated_pairs: curve.non_mated_pairs(),
             equal_error: curve.equal_error(),
-            at_threshold: rates((&non_mated, &mated), material.threshold, None),
+            at_threshold: rates((&non_mated, &mated), material.on_similarity, None),
             groups: groups.unwrap_or_default(),
             at_far,
             certified: target.map(|target| certified(material, target)),
@@ -301,7 +301,7 @@ fn worst(
     material: &Material<'_>,
     watch: Watch<'_>,
 ) -> Result<Vec<NamedRow>, AnalysisError> {
-    let counts = scan.label_counts(&[material.threshold], watch)?;
+    let counts = scan.label_counts(&[material.on_similarity], watch)?;
     let rows = worst_labels(&label_rows(&counts, 0), WORST_MAX);
     Ok(rows
         .into_iter()

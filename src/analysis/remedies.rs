@@ -1,23 +1,20 @@
 //! What could be done about labels that fare unequally, measured on this material.
 
-use std::collections::BTreeMap;
-use std::num::NonZeroU32;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::normalise::{CohortStatistics, Normalisation, PairStatistics, Side};
 use super::remedy::{Candidate, Plan, Remedy, RemedyTrial, Rule};
 use super::remedy_comparison::{Comparison, compare};
 use super::sizes::target_far;
 use super::{AnalysisError, Material, Set};
+use crate::calibration::adjustment::Compared;
 use crate::calibration::certify::TargetFar;
+use crate::calibration::cohort::Cohort;
+use crate::calibration::normalise::PairStatistics;
+use crate::calibration::policy::Target;
 use crate::calibration::recording::{Search, Truth};
-use crate::vector::Similarity;
 
-/// Members of the cohort: a blind draw from the gallery.
-const COHORT_MAX: usize = 1_000;
-/// The nearest of the cohort, for AS-norm; a quarter of it at most.
-const NEAREST_MAX: usize = 300;
 /// Searches that the statistics are computed for; each takes one pass over the cohort.
 const SEARCHES_MAX: usize = 20_000;
 /// The FAR that remedies are compared at where the policy has none.
@@ -50,18 +47,19 @@ impl Remedies {
             ));
             return None;
         }
-        let cohort = Cohort::drawn(material);
-        let column = group_column(material.gallery);
-        let trials: Result<Vec<RemedyTrial>, _> = searches
-            .iter()
-            .map(|search| cohort.trial(material, search, column))
-            .collect();
-        let compared = trials.and_then(|trials| compare(&trials, &plan(material, column)?));
+        let column = group_column(material.gallery.conditions.iter());
+        let rows = Rows::of(material);
+        let compared = drawn(material).and_then(|cohort| {
+            let trials = searches.iter().map(|search| {
+                let compared = rows.compared(material, search);
+                remedy_trial(search, compared.as_ref(), &cohort, column)
+            });
+            let trials = trials.collect::<Result<Vec<_>, _>>()?;
+            let plan = plan((material.target, material.seed), column)?;
+            Ok((cohort.members(), compare(&trials, &plan)?))
+        });
         match compared {
-            Ok(comparison) => Some(Self {
-                cohort: cohort.rows.len(),
-                comparison,
-            }),
+            Ok((cohort, comparison)) => Some(Self { cohort, comparison }),
             Err(error) => {
                 notes.push(format!("Remedies were not compared: {error}."));
                 None
@@ -70,17 +68,30 @@ impl Remedies {
     }
 }
 
-fn plan(material: &Material<'_>, column: Option<&str>) -> Result<Plan, AnalysisError> {
+fn drawn(material: &Material<'_>) -> Result<Cohort, AnalysisError> {
+    let set = material.gallery;
+    let items = set.ids.iter().enumerate().filter_map(|(row, id)| {
+        let vector = set.embeddings.row(row)?;
+        Some((id.as_str(), set.label(row, material.names), vector))
+    });
+    Ok(Cohort::drawn(items, material.seed)?)
+}
+
+/// Every remedy that can be tried, compared at the FAR of the target.
+///
+/// # Errors
+/// None in practice: the FAR without a target is one.
+pub fn plan((target, seed): (Target, u64), column: Option<&str>) -> Result<Plan, AnalysisError> {
     let mut remedies = vec![Remedy::ZNorm, Remedy::TNorm, Remedy::SNorm, Remedy::AsNorm];
     if column.is_some() {
         remedies.extend([Remedy::ShrunkGroups, Remedy::CertifiedGroups]);
     }
-    let target = match target_far(material.target) {
+    let target = match target_far(target) {
         Some(target) => target,
         None => TargetFar::new(FAR_WITHOUT_TARGET, 0.95)?,
     };
     Ok(Plan {
-        seed: material.seed,
+        seed,
         rule: Rule::Estimated(target),
         remedies,
         column: column.unwrap_or("none").to_owned(),
@@ -90,9 +101,11 @@ fn plan(material: &Material<'_>, column: Option<&str>) -> Result<Plan, AnalysisE
 }
 
 /// The first metadata column of the items with a few values: what items are grouped by.
-fn group_column(gallery: &Set) -> Option<&str> {
-    let mut columns: BTreeMap<&str, std::collections::BTreeSet<&str>> = BTreeMap::new();
-    for conditions in &gallery.conditions {
+pub fn group_column<'a>(
+    metadata: impl Iterator<Item = &'a BTreeMap<String, String>>,
+) -> Option<&'a str> {
+    let mut columns: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for conditions in metadata {
         for (column, value) in conditions {
             columns.entry(column).or_default().insert(value);
         }
@@ -102,111 +115,88 @@ fn group_column(gallery: &Set) -> Option<&str> {
     columns.find_map(|(column, values)| grouping(&values.len()).then_some(column))
 }
 
-struct Cohort {
-    /// Rows of the gallery.
-    rows: Vec<usize>,
-    all: Normalisation,
-    nearest: Normalisation,
-    item_rows: BTreeMap<String, usize>,
-    query_rows: BTreeMap<String, usize>,
+/// A search as remedies are tried on it. `compared` is the probe with the item that it found, and
+/// `column` the metadata that items are grouped by.
+///
+/// # Errors
+/// Vectors of another dimension than the cohort's, or no member of another label.
+pub fn remedy_trial(
+    search: &Search,
+    compared: Option<&Compared<'_>>,
+    cohort: &Cohort,
+    column: Option<&str>,
+) -> Result<RemedyTrial, AnalysisError> {
+    let candidate = match (&search.found, compared) {
+        (None, _) => None,
+        (Some(found), None) => Some(Candidate {
+            score: found.score,
+            label_matches: found.label == search.label,
+            group: None,
+            whole_cohort: None,
+            nearest_cohort: None,
+        }),
+        (Some(found), Some(compared)) => {
+            let without: Vec<&str> = compared
+                .label
+                .into_iter()
+                .chain(compared.left_out)
+                .collect();
+            let probe = cohort.scores(compared.probe, &without)?;
+            let item = cohort.scores(compared.item, &without)?;
+            let by = |remedy: Remedy| -> Result<Option<PairStatistics>, AnalysisError> {
+                let Some(how) = remedy.normalisation(cohort.members()) else {
+                    return Ok(None);
+                };
+                Ok(Some(PairStatistics {
+                    probe: how.statistics(probe.clone())?,
+                    item: how.statistics(item.clone())?,
+                }))
+            };
+            let group = column.and_then(|column| compared.metadata?.get(column));
+            Some(Candidate {
+                score: found.score,
+                label_matches: found.label == search.label,
+                group: group.cloned(),
+                whole_cohort: by(Remedy::SNorm)?,
+                nearest_cohort: by(Remedy::AsNorm)?,
+            })
+        }
+    };
+    Ok(RemedyTrial {
+        label: search.label.clone(),
+        probe: search.probe.clone(),
+        mated: search.truth == Truth::Mated,
+        candidate,
+    })
 }
 
-impl Cohort {
-    fn drawn(material: &Material<'_>) -> Self {
-        let mut rows: Vec<usize> = (0..material.gallery.ids.len()).collect();
-        super::draws::Draws::new(material.seed, 7).shuffle(&mut rows);
-        rows.truncate(COHORT_MAX);
-        let nearest = (rows.len() / 4).clamp(1, NEAREST_MAX);
-        let by = |nearest| Normalisation::both_sides(nearest);
+/// Where the vectors of a search are.
+struct Rows {
+    items: BTreeMap<String, usize>,
+    probes: BTreeMap<String, usize>,
+}
+
+impl Rows {
+    fn of(material: &Material<'_>) -> Self {
         let numbered = |set: &Set| set.ids.iter().cloned().zip(0..).collect();
         Self {
-            all: by(None),
-            nearest: by(u32::try_from(nearest).ok().and_then(NonZeroU32::new)),
-            item_rows: numbered(material.gallery),
-            query_rows: numbered(material.queries.unwrap_or(material.gallery)),
-            rows,
+            items: numbered(material.gallery),
+            probes: numbered(material.queries.unwrap_or(material.gallery)),
         }
     }
 
-    fn trial(
-        &self,
-        material: &Material<'_>,
-        search: &Search,
-        column: Option<&str>,
-    ) -> Result<RemedyTrial, AnalysisError> {
-        let candidate = match &search.found {
-            None => None,
-            Some(found) => {
-                let (gallery, queries) = (material.gallery, material.queries);
-                let item = self.item_rows.get(&found.item).copied();
-                let probe = self.query_rows.get(&search.probe).copied();
-                let (whole, nearest) = match (probe, item) {
-                    (Some(probe), Some(item)) => {
-                        let vectors = [
-                            queries.unwrap_or(gallery).embeddings.row(probe),
-                            gallery.embeddings.row(item),
-                        ];
-                        self.statistics(material, vectors, [&search.label, &found.label])?
-                    }
-                    _ => (None, None),
-                };
-                let conditions = item.and_then(|item| gallery.conditions.get(item));
-                let group = column.and_then(|column| conditions?.get(column)).cloned();
-                Some(Candidate {
-                    score: found.score,
-                    label_matches: found.label == search.label,
-                    group,
-                    whole_cohort: whole,
-                    nearest_cohort: nearest,
-                })
-            }
-        };
-        Ok(RemedyTrial {
-            label: search.label.clone(),
-            probe: search.probe.clone(),
-            mated: search.truth == Truth::Mated,
-            candidate,
+    fn compared<'a>(&self, material: &Material<'a>, search: &'a Search) -> Option<Compared<'a>> {
+        let (gallery, found) = (material.gallery, search.found.as_ref()?);
+        let item = *self.items.get(&found.item)?;
+        let probe = *self.probes.get(&search.probe)?;
+        let probes = material.queries.unwrap_or(gallery);
+        Some(Compared {
+            score: found.score,
+            probe: probes.embeddings.row(probe)?,
+            item: gallery.embeddings.row(item)?,
+            label: Some(&found.label),
+            metadata: gallery.conditions.get(item),
+            left_out: (search.truth == Truth::LeftOut).then_some(search.label.as_str()),
         })
-    }
-
-    /// Against members of neither label: a mate in the cohort would lower exactly the mates.
-    fn statistics(
-        &self,
-        material: &Material<'_>,
-        [probe, item]: [Option<&[f32]>; 2],
-        without: [&str; 2],
-    ) -> Result<(Option<PairStatistics>, Option<PairStatistics>), AnalysisError> {
-        let (Some(probe), Some(item)) = (probe, item) else {
-            return Ok((None, None));
-        };
-        let gallery = material.gallery;
-        let strangers = || {
-            let rows = self.rows.iter().copied();
-            rows.filter(|&row| !without.contains(&gallery.label(row, material.names)))
-        };
-        let scores = |vector: &[f32]| -> Vec<Similarity> {
-            strangers()
-                .filter_map(|row| Similarity::between(vector, gallery.embeddings.row(row)?))
-                .collect()
-        };
-        let (probe, item) = (scores(probe), scores(item));
-        let by = |how: Normalisation| -> Result<PairStatistics, AnalysisError> {
-            let side = |scores: &[Similarity]| -> Result<CohortStatistics, AnalysisError> {
-                how.statistics(scores.to_vec())
-            };
-            Ok(PairStatistics {
-                probe: side(&probe)?,
-                item: side(&item)?,
-            })
-        };
-        Ok((Some(by(self.all)?), Some(by(self.nearest)?)))
-    }
-}
-
-impl Normalisation {
-    /// By both sides, with the usual floor.
-    fn both_sides(nearest: Option<NonZeroU32>) -> Self {
-        // The floor is a constant within its range.
-        Self::new(Side::Both, nearest, Self::DEVIATION_FLOOR).unwrap_or_else(|_| unreachable!())
     }
 }

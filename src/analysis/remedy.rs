@@ -5,18 +5,22 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::AnalysisError;
-use super::groups::{GroupFitting, GroupThresholds, StrangerMatch, Strength};
-use super::normalise::{DecisionScore, DecisionThreshold, PairStatistics, Side};
 use crate::calibration::CalibrationError;
 use crate::calibration::binomial::{self, real};
 use crate::calibration::certify::{TargetFar, Underpowered};
 use crate::calibration::decision::{Decision, Threshold};
+use crate::calibration::groups::{GroupFitting, GroupThresholds, StrangerMatch, Strength};
+use crate::calibration::normalise::{Normalisation, PairStatistics, Side};
 use crate::vector::Similarity;
+
+/// The nearest of the cohort, for AS-norm; a quarter of it at most.
+const NEAREST_MAX: usize = 300;
 
 /// The best candidate of a search, by similarity, whatever the remedy.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,15 +85,37 @@ impl Remedy {
         }
     }
 
-    pub(super) fn by_group(self) -> bool {
+    /// Whether thresholds differ by group, and the score is the similarity.
+    #[must_use]
+    pub fn by_group(self) -> bool {
         matches!(self, Self::ShrunkGroups | Self::CertifiedGroups)
     }
 
+    /// The normalisation that it is, against a cohort of so many; `None` where it is none.
+    #[must_use]
+    pub fn normalisation(self, cohort: usize) -> Option<Normalisation> {
+        let (side, nearest) = match self {
+            Self::None | Self::ShrunkGroups | Self::CertifiedGroups => return None,
+            Self::ZNorm => (Side::Item, None),
+            Self::TNorm => (Side::Probe, None),
+            Self::SNorm => (Side::Both, None),
+            Self::AsNorm => {
+                let nearest = (cohort / 4).clamp(1, NEAREST_MAX);
+                (
+                    Side::Both,
+                    u32::try_from(nearest).ok().and_then(NonZeroU32::new),
+                )
+            }
+        };
+        // The floor is a constant within its range.
+        Normalisation::new(side, nearest, Normalisation::DEVIATION_FLOOR).ok()
+    }
+
     /// `None` where the candidate lacks the statistics.
-    fn score(self, candidate: &Candidate) -> Option<DecisionScore> {
+    fn score(self, candidate: &Candidate) -> Option<Similarity> {
         let (side, statistics) = match self {
             Self::None | Self::ShrunkGroups | Self::CertifiedGroups => {
-                return Some(DecisionScore::plain(candidate.score));
+                return Some(candidate.score);
             }
             Self::ZNorm => (Side::Item, candidate.whole_cohort),
             Self::TNorm => (Side::Probe, candidate.whole_cohort),
@@ -143,7 +169,7 @@ pub struct Plan {
 #[serde(rename_all = "kebab-case")]
 pub enum Boundary {
     /// One threshold, on the scale of the remedy.
-    Threshold(DecisionThreshold),
+    Threshold(Threshold),
     /// Thresholds on the similarity, by group of the best match.
     Groups(GroupThresholds),
 }
@@ -195,8 +221,7 @@ pub(super) fn fit_by(
     let allowed = allowed(rule, chosen_on.len() as u64)?;
     let one = lowest(&chosen_on, remedy, allowed);
     let boundary = if remedy.by_group() {
-        let global = Threshold::new(one.get())?;
-        Boundary::Groups(fit_groups(trials, remedy, (rule, global), plan)?)
+        Boundary::Groups(fit_groups(trials, remedy, (rule, one), plan)?)
     } else {
         Boundary::Threshold(one)
     };
@@ -284,12 +309,8 @@ fn allowed(rule: Rule, trials: u64) -> Result<u64, AnalysisError> {
 }
 
 /// The lowest threshold at which at most `allowed` of the strangers are accepted.
-pub(super) fn lowest(
-    strangers: &[&RemedyTrial],
-    remedy: Remedy,
-    allowed: u64,
-) -> DecisionThreshold {
-    let mut scores: Vec<DecisionScore> = strangers
+pub(super) fn lowest(strangers: &[&RemedyTrial], remedy: Remedy, allowed: u64) -> Threshold {
+    let mut scores: Vec<Similarity> = strangers
         .iter()
         .filter_map(|trial| remedy.score(trial.candidate.as_ref()?))
         .collect();
@@ -297,8 +318,8 @@ pub(super) fn lowest(
     let first_too_many = usize::try_from(allowed)
         .ok()
         .and_then(|index| scores.get(index));
-    first_too_many.map_or(DecisionThreshold::ACCEPT_ANYTHING_FOUND, |&score| {
-        DecisionThreshold::just_above(score)
+    first_too_many.map_or(Threshold::ACCEPT_ANYTHING_FOUND, |&score| {
+        Threshold::just_above(score)
     })
 }
 

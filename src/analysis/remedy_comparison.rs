@@ -338,10 +338,10 @@ fn refuse_repeats(trials: &[RemedyTrial]) -> Result<(), AnalysisError> {
 mod tests {
     use super::*;
     use crate::analysis::draws::Draws;
-    use crate::analysis::normalise::{CohortStatistics, PairStatistics};
     use crate::analysis::remedy::{Candidate, fit};
     use crate::calibration::certify::certify;
     use crate::calibration::decision::Threshold;
+    use crate::calibration::normalise::{CohortStatistics, PairStatistics};
     use crate::calibration::trials::{NonMatedSearch, StrangerOrigin, Trials};
     use crate::vector::Similarity;
 

@@ -67,7 +67,7 @@ impl Sizes {
         sizes.dedup();
         let measured: Result<Vec<FpirBySize>, _> = sizes
             .into_iter()
-            .map(|size| deep.fpir(material.threshold, Unit::Labels, size))
+            .map(|size| deep.fpir(material.on_similarity, Unit::Labels, size))
             .collect();
         let measured = match measured {
             Ok(measured) => measured,

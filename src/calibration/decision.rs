@@ -70,6 +70,16 @@ impl Threshold {
     }
 }
 
+impl std::fmt::Display for Threshold {
+    /// Four digits, or that nothing is accepted.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.accepts_nothing() {
+            return f.write_str("none (accepts nothing)");
+        }
+        write!(f, "{:.4}", self.0)
+    }
+}
+
 impl Eq for Threshold {}
 
 impl Ord for Threshold {

@@ -135,23 +135,44 @@ impl HeldOut {
 /// for each label use the seed of the split.
 #[must_use]
 pub fn cross_fit(target: Target, trials: &Trials, folds: Folds) -> HeldOut {
+    cross_fit_by(trials, folds, |others| {
+        let threshold = choose(target, others, folds.seed)?.threshold;
+        Ok((threshold, None))
+    })
+}
+
+/// As [`cross_fit`], for any rule: `fit` makes a threshold of the other labels and, where it
+/// adjusts scores, says what becomes of all the trials.
+///
+/// A label belongs wholly to one part, with its mated and its left-out searches alike.
+#[must_use]
+pub fn cross_fit_by(
+    trials: &Trials,
+    folds: Folds,
+    fit: impl Fn(&Trials) -> Result<(Threshold, Option<Trials>), CalibrationError>,
+) -> HeldOut {
     let fold_of = folds.of_labels(trials);
     let used: BTreeSet<u32> = fold_of.values().copied().collect();
     let mut judged = Judged::default();
     let mut outcomes = Vec::new();
     for fold in used {
         let inside = |label: &str| fold_of.get(label) == Some(&fold);
-        let choice = part(trials, |label| !inside(label))
-            .and_then(|others| choose(target, &others, folds.seed));
-        outcomes.push(match choice {
-            Ok(choice) => {
-                judged.add(trials, inside, choice.threshold);
-                Ok(choice.threshold)
+        let fitted = part(trials, |label| !inside(label)).and_then(|others| fit(&others));
+        outcomes.push(match fitted {
+            Ok((threshold, adjusted)) => {
+                judged.add(adjusted.as_ref().unwrap_or(trials), inside, threshold);
+                Ok(threshold)
             }
             Err(refusal) => Err(refusal.to_string()),
         });
     }
-    let rate = |outcomes: &[(&str, bool)]| Rate::over_labels(outcomes, Confidence::DISPLAY);
+    let rate = |outcomes: &[(String, bool)]| {
+        let outcomes: Vec<(&str, bool)> = outcomes
+            .iter()
+            .map(|(label, outcome)| (label.as_str(), *outcome))
+            .collect();
+        Rate::over_labels(&outcomes, Confidence::DISPLAY)
+    };
     HeldOut {
         folds: outcomes,
         far: rate(&judged.false_accepts),
@@ -171,27 +192,27 @@ fn part(trials: &Trials, keep: impl Fn(&str) -> bool) -> Result<Trials, Calibrat
 
 /// Outcomes of held-out searches, with their labels.
 #[derive(Default)]
-struct Judged<'a> {
-    false_accepts: Vec<(&'a str, bool)>,
-    false_rejects: Vec<(&'a str, bool)>,
-    misidentified: Vec<(&'a str, bool)>,
+struct Judged {
+    false_accepts: Vec<(String, bool)>,
+    false_rejects: Vec<(String, bool)>,
+    misidentified: Vec<(String, bool)>,
 }
 
-impl<'a> Judged<'a> {
-    fn add(&mut self, trials: &'a Trials, inside: impl Fn(&str) -> bool, threshold: Threshold) {
+impl Judged {
+    fn add(&mut self, trials: &Trials, inside: impl Fn(&str) -> bool, threshold: Threshold) {
         let accepts = |score| threshold.decide(score) == Decision::Accept;
         let strangers = trials.non_mated().iter();
         for search in strangers.filter(|search| inside(&search.label)) {
             let accepted = accepts(search.top_score);
-            self.false_accepts.push((&search.label, accepted));
+            self.false_accepts.push((search.label.clone(), accepted));
         }
         let mates = trials.mated().iter();
         for search in mates.filter(|search| inside(&search.label)) {
             let accepted = search.top.filter(|top| accepts(Some(top.score)));
             let right = accepted.is_some_and(|top| top.label_matches);
-            self.false_rejects.push((&search.label, !right));
+            self.false_rejects.push((search.label.clone(), !right));
             self.misidentified
-                .push((&search.label, accepted.is_some() && !right));
+                .push((search.label.clone(), accepted.is_some() && !right));
         }
     }
 }

@@ -4,16 +4,20 @@
 //! thresholds, the estimated ones, and the policies over them; rates on labels that did not
 //! choose, and in larger galleries; the searches as they were recorded, and the record of it all.
 
+pub mod adjustment;
 pub mod binomial;
 pub mod certify;
 pub mod certify_frr;
+pub mod cohort;
 pub mod cost;
 pub mod decision;
 pub mod estimate;
 pub mod evaluate;
 pub mod evidence;
+pub mod groups;
 pub mod growth;
 pub mod held_out;
+pub mod normalise;
 pub mod operating_point;
 pub mod policy;
 pub mod rates;
@@ -185,6 +189,86 @@ pub enum CalibrationError {
     /// Only a FAR grows with the gallery in a way that can be foreseen.
     #[error("a larger gallery can be allowed for with a target FAR only")]
     GrowthWithoutTargetFar,
+    /// A cohort without members says nothing.
+    #[error("the cohort is empty, so no score can be normalised against it; give it embeddings")]
+    EmptyCohort,
+    /// An item is compared with members of other labels only.
+    #[error(
+        "a cohort takes items of two labels at least, so that scores can be normalised; enrol more"
+    )]
+    CohortLabels,
+    /// A member that has no direction, or another length than one.
+    #[error("a member of the cohort cannot be used: {0}; calibrate again")]
+    CohortMember(#[source] crate::vector::NotAnEmbedding),
+    /// Not what a cohort's file holds.
+    #[error("this is not a cohort: {0}; calibrate again or restore the file")]
+    NotACohort(String),
+    /// The cohort is of another model.
+    #[error(
+        "the cohort has dimension {cohort}, the embedding {embedding}; embed both with one model"
+    )]
+    CohortDimension {
+        /// The dimension of the cohort member.
+        cohort: usize,
+        /// The dimension of the embedding.
+        embedding: usize,
+    },
+    /// No similarities have such a mean and deviation.
+    #[error(
+        "mean {mean} and deviation {deviation} are not statistics of similarities; the mean is in \
+         [-1, 1], the deviation in [1e-6, 1]: compute them again"
+    )]
+    NotCohortStatistics {
+        /// The mean given.
+        mean: f64,
+        /// The deviation given.
+        deviation: f64,
+    },
+    /// A floor that is no deviation.
+    #[error("deviation floor {value} is outside [1e-6, 1]; 0.001 suits cosine similarities")]
+    DeviationFloor {
+        /// The number given.
+        value: f64,
+    },
+    /// Groups may be stricter only: a looser one would break what the global threshold promises.
+    #[error(
+        "group '{group}' has threshold {threshold}, below the global {global}; raise it to the \
+         global threshold or leave the group out"
+    )]
+    GroupBelowGlobal {
+        /// The value of the column.
+        group: String,
+        /// Its threshold.
+        threshold: f32,
+        /// The global threshold.
+        global: f32,
+    },
+    /// Thresholds by group stand over one global threshold.
+    #[error("the groups of the operating point stand over another threshold; calibrate again")]
+    GroupsOfAnother,
+    /// Thresholds by group can only raise the FRR, and no bound on cost or FRR would hold.
+    #[error("thresholds by group go with a target FAR only")]
+    GroupsWithoutTargetFar,
+    /// No best match says which group it is of.
+    #[error("no item that a stranger found has a value for '{column}'; name a metadata column")]
+    NoGroups {
+        /// The column asked for.
+        column: String,
+    },
+    /// Finer groups than strangers can tell apart.
+    #[error("{groups} groups are over the limit of {limit}; choose a column with fewer values")]
+    TooManyGroups {
+        /// Groups given.
+        groups: usize,
+        /// Groups allowed.
+        limit: usize,
+    },
+    /// A prior without weight, or with nothing but.
+    #[error("shrinkage by {value} searches is not above 0 and finite; give a number such as 100")]
+    Strength {
+        /// The number given.
+        value: f64,
+    },
     /// Not JSON, or not the fields of a recording.
     #[error("this is not a recording of searches: {0}; calibrate again or restore the file")]
     NotARecording(#[source] serde_json::Error),

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::CalibrationError;
+use super::adjustment::Adjustment;
 use super::certify::TargetFar;
 use super::certify_frr::FrrCertificate;
 use super::cost::{CostModel, CostOutcome};
@@ -71,6 +72,9 @@ pub struct Content {
     /// The growth of the gallery that was allowed for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub growth: Option<GrowthAllowed>,
+    /// What is held against the threshold, where that is not the plain similarity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adjustment: Option<Adjustment>,
     /// The index against exact search, on a sample; absent where the index is exact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index_check: Option<IndexMisses>,
@@ -400,6 +404,10 @@ pub struct Plan {
     pub growth: Option<GrowthAllowed>,
     /// The index against exact search.
     pub index_check: Option<IndexMisses>,
+    /// What is held against the threshold, where that is not the plain similarity.
+    pub adjustment: Option<Adjustment>,
+    /// Further assumptions: how the adjustment was chosen.
+    pub remarks: Vec<String>,
 }
 
 impl OperatingPoint {
@@ -409,10 +417,19 @@ impl OperatingPoint {
     /// As [`choose`]: above all where the trials are too few for the target; and
     /// [`CalibrationError::EmptyGallery`] where nothing was enrolled.
     pub fn calibrated(trials: &Trials, plan: Plan) -> Result<Self, CalibrationError> {
+        let choice = choose(plan.target, trials, plan.seed)?;
+        Self::chosen(&choice, trials, plan)
+    }
+
+    /// Records a choice, and measures `trials` at its threshold: those that chose it, or what an
+    /// adjustment has made of them.
+    ///
+    /// # Errors
+    /// [`CalibrationError::EmptyGallery`] where nothing was enrolled.
+    pub fn chosen(choice: &Choice, trials: &Trials, plan: Plan) -> Result<Self, CalibrationError> {
         if plan.binding.gallery_items == 0 {
             return Err(CalibrationError::EmptyGallery);
         }
-        let choice = choose(plan.target, trials, plan.seed)?;
         let evaluation = evaluate(trials, Some(choice.threshold));
         let Errors {
             far,
@@ -424,10 +441,10 @@ impl OperatingPoint {
             never_enrolled: trials.non_mated_tally(StrangerOrigin::NeverEnrolled),
             left_out: trials.non_mated_tally(StrangerOrigin::LeftOut),
         };
-        let (promise, evidence) = grounds(&choice);
+        let (promise, evidence) = grounds(choice);
         let point = Self::seal(Content {
             created: plan.created,
-            policy: Policy::of(&choice),
+            policy: Policy::of(choice),
             threshold: choice.threshold,
             promise,
             evidence,
@@ -441,7 +458,12 @@ impl OperatingPoint {
             seed: plan.seed,
             calibration_digest: trials.digest(),
             software: plan.software,
-            assumptions: assumptions(&choice, &plan.binding, counts, plan.growth),
+            assumptions: [
+                assumptions(choice, &plan.binding, counts, plan.growth),
+                plan.remarks,
+            ]
+            .concat(),
+            adjustment: plan.adjustment,
             binding: plan.binding,
             held_out: plan.held_out,
             growth: plan.growth,
@@ -468,6 +490,11 @@ impl OperatingPoint {
             return Err(CalibrationError::UnknownFormat { found, supported });
         }
         let file: File = serde_json::from_slice(json).map_err(CalibrationError::NotARecord)?;
+        if let Some(Adjustment::Groups(groups)) = &file.content.adjustment
+            && groups.global() != file.content.threshold
+        {
+            return Err(CalibrationError::GroupsOfAnother);
+        }
         let sealed = Self::seal(file.content)?;
         if sealed.id != file.id {
             return Err(CalibrationError::Altered {
@@ -756,6 +783,8 @@ mod tests {
             held_out: None,
             growth: None,
             index_check: None,
+            adjustment: None,
+            remarks: Vec::new(),
         }
     }
 

@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::CalibrationError;
 use super::decision::{Decision, Threshold};
 use super::evaluate::{Errors, evaluate};
 use super::rates::Rate;
-use super::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top, Trials};
+use super::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top, Trials, hex};
 use crate::vector::Similarity;
 
 /// The format of the JSON that is written.
@@ -53,6 +54,40 @@ pub struct Found {
     /// Its similarity to the probe.
     #[serde(with = "exact")]
     pub score: Similarity,
+    /// What is held against the threshold, where the operating point adjusts scores.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "exact_or_none"
+    )]
+    pub adjusted: Option<Similarity>,
+}
+
+impl Found {
+    /// What is held against the threshold: the adjusted score, or the similarity.
+    #[must_use]
+    pub fn held(&self) -> Similarity {
+        self.adjusted.unwrap_or(self.score)
+    }
+}
+
+/// Which of the scores of a search are held against a threshold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// The similarity.
+    Similarity,
+    /// As the operating point of the recording adjusts it.
+    Held,
+}
+
+impl Scale {
+    fn of(self, search: &Search) -> Option<Similarity> {
+        let found = search.found.as_ref();
+        match self {
+            Self::Similarity => found.map(|found| found.score),
+            Self::Held => found.map(Found::held),
+        }
+    }
 }
 
 /// One search with known truth.
@@ -78,12 +113,15 @@ pub struct Search {
 pub struct Recording {
     searches: Vec<Search>,
     trials: Trials,
+    set_aside: BTreeSet<String>,
 }
 
 #[derive(Serialize)]
 struct FileRef<'a> {
     format: u64,
     digest: String,
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    set_aside: &'a BTreeSet<String>,
     searches: &'a [Search],
 }
 
@@ -92,6 +130,8 @@ struct FileRef<'a> {
 struct File {
     format: u64,
     digest: String,
+    #[serde(default)]
+    set_aside: BTreeSet<String>,
     searches: Vec<Search>,
 }
 
@@ -146,11 +186,11 @@ impl Recording {
         let (mut mated, mut non_mated) = (Vec::new(), Vec::new());
         for search in &searches {
             let (label, probe) = (search.label.clone(), search.probe.clone());
-            let top_score = search.found.as_ref().map(|found| found.score);
+            let top_score = search.found.as_ref().map(Found::held);
             match search.truth {
                 Truth::Mated => mated.push(MatedSearch {
                     top: search.found.as_ref().map(|found| Top {
-                        score: found.score,
+                        score: found.held(),
                         label_matches: found.label == label,
                     }),
                     label,
@@ -169,7 +209,38 @@ impl Recording {
             }
         }
         let trials = Trials::new(mated, non_mated)?;
-        Ok(Self { searches, trials })
+        Ok(Self {
+            searches,
+            trials,
+            set_aside: BTreeSet::new(),
+        })
+    }
+
+    /// Notes labels whose searches chose how scores are adjusted. They are kept out of the
+    /// searches that chose the threshold, and cannot judge it either.
+    #[must_use]
+    pub fn with_set_aside(mut self, labels: BTreeSet<String>) -> Self {
+        self.set_aside = labels;
+        self
+    }
+
+    /// Labels that chose how scores are adjusted.
+    #[must_use]
+    pub fn set_aside(&self) -> &BTreeSet<String> {
+        &self.set_aside
+    }
+
+    /// The digest of the trials, and of all that is kept beside them.
+    fn digest(&self) -> Result<String, CalibrationError> {
+        let held = self.trials.digest();
+        let adjusted =
+            |search: &Search| search.found.as_ref().is_some_and(|f| f.adjusted.is_some());
+        if self.set_aside.is_empty() && !self.searches.iter().any(adjusted) {
+            return Ok(held);
+        }
+        let rest = serde_json::to_vec(&(&self.set_aside, &self.searches));
+        let rest = rest.map_err(CalibrationError::NotARecording)?;
+        Ok(hex(&Sha256::digest([held.as_bytes(), &rest].concat())))
     }
 
     /// Reads what [`Recording::to_json`] wrote.
@@ -184,8 +255,8 @@ impl Recording {
                 supported: FORMAT,
             });
         }
-        let recording = Self::new(file.searches)?;
-        let computed = recording.trials.digest();
+        let recording = Self::new(file.searches)?.with_set_aside(file.set_aside);
+        let computed = recording.digest()?;
         if computed != file.digest {
             return Err(CalibrationError::RecordingAltered {
                 stated: file.digest,
@@ -202,7 +273,8 @@ impl Recording {
     pub fn to_json(&self) -> Result<Vec<u8>, CalibrationError> {
         let file = FileRef {
             format: FORMAT,
-            digest: self.trials.digest(),
+            digest: self.digest()?,
+            set_aside: &self.set_aside,
             searches: &self.searches,
         };
         serde_json::to_vec(&file).map_err(CalibrationError::NotARecording)
@@ -229,15 +301,17 @@ impl Recording {
             .collect()
     }
 
-    /// The searches that `after` decides differently from `before`, highest score first.
+    /// The searches that `after` decides differently from `before`, most similar first. Each
+    /// threshold with the scores that are held against it.
     #[must_use]
-    pub fn flips(&self, before: Threshold, after: Threshold) -> Vec<Flip> {
+    pub fn flips(&self, before: (Threshold, Scale), after: (Threshold, Scale)) -> Vec<Flip> {
         let mut flips: Vec<Flip> = self
             .searches
             .iter()
             .filter_map(|search| {
-                let score = search.found.as_ref().map(|found| found.score);
-                let (was, is) = (before.decide(score), after.decide(score));
+                let by =
+                    |(threshold, scale): (Threshold, Scale)| threshold.decide(scale.of(search));
+                let (was, is) = (by(before), by(after));
                 (was != is).then(|| Flip {
                     search: search.clone(),
                     before: was.as_str(),
@@ -294,7 +368,7 @@ impl Recording {
         // A probe may search twice, once with its own label left out.
         let mut impostors: BTreeSet<(&str, &str)> = BTreeSet::new();
         for search in &self.searches {
-            let score = search.found.as_ref().map(|found| found.score);
+            let score = search.found.as_ref().map(Found::held);
             let accepted = threshold.decide(score) == Decision::Accept;
             if search.truth == Truth::Mated {
                 let own = outcome(&mut outcomes, &search.label);
@@ -356,6 +430,30 @@ fn outcome<'a, 'b>(
     })
 }
 
+/// As `exact`, for what may be absent.
+mod exact_or_none {
+    use serde::{Deserializer, Serializer};
+
+    use crate::vector::Similarity;
+
+    #[expect(clippy::ref_option, reason = "the signature that serde asks for")]
+    pub(super) fn serialize<S: Serializer>(
+        score: &Option<Similarity>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match score {
+            Some(score) => super::exact::serialize(score, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Similarity>, D::Error> {
+        super::exact::deserialize(deserializer).map(Some)
+    }
+}
+
 /// Widened, so that a JSON reader which is off by one `f64` step still finds the same `f32`.
 mod exact {
     use serde::{Deserialize, Deserializer, Serializer, de};
@@ -407,6 +505,7 @@ mod tests {
                 item: format!("{label}-item"),
                 label: label.to_owned(),
                 score: Similarity::new(score).unwrap(),
+                adjusted: None,
             }),
             conditions: BTreeMap::from([(
                 "camera".to_owned(),
@@ -436,18 +535,54 @@ mod tests {
         Threshold::new(score).unwrap()
     }
 
+    fn plain(score: f32) -> (Threshold, Scale) {
+        (at(score), Scale::Similarity)
+    }
+
+    #[test]
+    fn an_adjusted_score_decides_and_the_similarity_is_kept_beside_it() {
+        let mut searches = recording().searches().to_vec();
+        for search in &mut searches {
+            if let Some(found) = &mut search.found {
+                found.adjusted = Similarity::new(found.score.get() - 0.25);
+            }
+        }
+        let adjusted = Recording::new(searches).unwrap();
+        let adjusted = adjusted.with_set_aside(BTreeSet::from(["m9".to_owned()]));
+        let back = Recording::parse(&adjusted.to_json().unwrap()).unwrap();
+        assert_eq!(back, adjusted);
+        assert_ne!(adjusted.trials().digest(), recording().trials().digest());
+        let json = String::from_utf8(adjusted.to_json().unwrap()).unwrap();
+        for altered in [
+            json.replace("m9", "m8"),
+            json.replacen("0.8999999761581421", "0.75", 1),
+        ] {
+            assert_ne!(altered, json);
+            assert!(Recording::parse(altered.as_bytes()).is_err());
+        }
+        // 0.9, 0.8 and 0.6 reach 0.6 as similarities; 0.65 alone of the adjusted does.
+        let flips = adjusted.flips(plain(0.6), (at(0.6), Scale::Held));
+        let told: Vec<&str> = flips.iter().map(|f| f.search.probe.as_str()).collect();
+        assert_eq!(told, ["p2", "p3"]);
+        assert!(
+            flips
+                .iter()
+                .all(|flip| flip.after == "reject" && flip.improves)
+        );
+    }
+
     #[test]
     fn a_flip_says_which_decision_changes_and_whether_for_the_better() {
-        let flips = recording().flips(at(0.7), at(0.35));
+        let flips = recording().flips(plain(0.7), plain(0.35));
         let told: Vec<(&str, &str, bool)> = flips
             .iter()
             .map(|flip| (flip.search.probe.as_str(), flip.after, flip.improves))
             .collect();
         assert_eq!(told, [("p3", "accept", false), ("p1", "accept", true)]);
-        let back = recording().flips(at(0.35), at(0.7));
+        let back = recording().flips(plain(0.35), plain(0.7));
         assert_eq!(back.len(), 2);
         assert!(back[0].improves && !back[1].improves);
-        assert!(recording().flips(at(0.7), at(0.7)).is_empty());
+        assert!(recording().flips(plain(0.7), plain(0.7)).is_empty());
     }
 
     #[test]

@@ -16,7 +16,10 @@ use crate::analysis::remedy_comparison::Compared;
 use crate::analysis::remedy_verdict::Verdict;
 use crate::analysis::sizes::Sizes;
 use crate::analysis::{Analysis, Material, Scope};
+use crate::calibration::adjustment::Adjustment;
+use crate::calibration::decision::Threshold;
 use crate::calibration::operating_point::OperatingPoint;
+use crate::calibration::policy::choose;
 use crate::calibration::rates::Rate;
 use crate::calibration::recording::{Condition, Recording};
 use crate::deployment::{CalibrationSettings, Deployment, Gathered, material_sets};
@@ -48,6 +51,29 @@ impl Subject<'_> {
             .refused(refusal)
     }
 
+    /// The threshold that the same rule gives where no score is adjusted.
+    fn on_similarity(
+        &self,
+        point: &OperatingPoint,
+        recording: &Recording,
+    ) -> anyhow::Result<Threshold> {
+        let Some(Adjustment::Normalised { .. }) = point.content().adjustment else {
+            return Ok(point.threshold());
+        };
+        let mut searches = recording.searches().to_vec();
+        for found in searches
+            .iter_mut()
+            .filter_map(|search| search.found.as_mut())
+        {
+            found.adjusted = None;
+        }
+        let plain = Recording::new(searches)?;
+        let items = point.content().binding.gallery_items;
+        let (target, _) = self.settings.tightened(items)?;
+        let choice = choose(target, plain.trials(), self.settings.seed);
+        Ok(choice.map_or(Threshold::ACCEPT_NOTHING, |choice| choice.threshold))
+    }
+
     pub(super) fn analyse(
         &self,
         point: &OperatingPoint,
@@ -63,6 +89,7 @@ impl Subject<'_> {
             depth: Gathered::DEPTH,
             target: self.settings.target,
             threshold: point.threshold(),
+            on_similarity: self.on_similarity(point, recording)?,
             seed: self.settings.seed,
             scope: self.scope,
         };

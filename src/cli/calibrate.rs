@@ -16,13 +16,17 @@ use super::sources::{Refused, Sources};
 use super::target::TargetFlags;
 use super::vectors::{ArrayFlags, VECTORS_PAIRS_MAX};
 use crate::analysis::consistency::Band;
-use crate::analysis::{Analysis, Scope};
+use crate::analysis::remedy::Remedy;
+use crate::analysis::{Analysis, BAND_POINTS, Scope};
 use crate::calibration::CalibrationError;
+use crate::calibration::adjustment::Adjustment;
 use crate::calibration::held_out::{LabelSet, refuse_overlap};
 use crate::calibration::operating_point::{Content, Evidence, IndexMisses};
 use crate::calibration::policy::Target;
 use crate::config::{Engine, EngineFlags, ProcessEnvironment};
-use crate::deployment::{CalibrationSettings, Copied, Deployment, DeploymentError, Repeated};
+use crate::deployment::{
+    Calibrated, CalibrationSettings, Copied, Deployment, DeploymentError, RemedyChoice, Repeated,
+};
 use crate::gallery::Access;
 use crate::telemetry;
 
@@ -48,6 +52,7 @@ use crate::telemetry;
   matchpoint calibrate shop --queries labelled.csv --target-far 0.01
   matchpoint calibrate shop --queries labelled/ --target-far 0.001 --confidence 0.99 --dry-run
   matchpoint calibrate shop --queries labelled.csv --target-far 0.01 --grow-to 100000
+  matchpoint calibrate shop --queries labelled.csv --target-far 0.05 --remedy measured
   matchpoint calibrate shop --gallery-as-queries --equal-error --dry-run --report report.html
   matchpoint calibrate --embeddings vectors.npy --labels rows.csv --target-far 0.01")]
 pub(super) struct Calibrate {
@@ -96,6 +101,17 @@ pub(super) struct Calibrate {
     /// The range of thresholds that OPIS is measured over, by pairwise FAR
     #[arg(long, value_names = ["LOW", "HIGH"], num_args = 2, default_values_t = [0.01, 0.1])]
     opis_band: Vec<f64>,
+    /// How many thresholds of that range are taken, evenly
+    #[arg(long, value_name = "COUNT", default_value_t = BAND_POINTS,
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(2..=10_000))]
+    opis_points: usize,
+    /// What to do about labels that one threshold treats unequally
+    #[arg(long, value_enum, default_value_t = RemedyFlag::None, conflicts_with = "embeddings")]
+    remedy: RemedyFlag,
+    /// The metadata column of the items that groups are made by [default: the first with 2 to 20
+    /// values]
+    #[arg(long, value_name = "COLUMN", requires = "remedy")]
+    group_by: Option<String>,
     /// The model's folder, where it is not the recorded one
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
@@ -119,6 +135,28 @@ pub(super) enum Strangers {
     NeverEnrolled,
     /// These, and enrolled ones with their own items left out: aimed at, not certified
     All,
+}
+
+/// What is held against the threshold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum RemedyFlag {
+    /// The similarity of the best match
+    None,
+    /// Normalised by how the item scores against a cohort of the gallery
+    ZNorm,
+    /// Normalised by how the query does
+    TNorm,
+    /// Normalised by both
+    SNorm,
+    /// Normalised by both, against the nearest quarter of the cohort
+    AsNorm,
+    /// Stricter thresholds for groups of items, shrunk towards the one for all
+    Groups,
+    /// The same, each certified on its own strangers
+    CertifiedGroups,
+    /// What half of the labels shows to be better by more than chance, or nothing; the other half
+    /// sets the threshold
+    Measured,
 }
 
 /// What a calibration came to.
@@ -187,6 +225,7 @@ impl Calibrate {
             target,
             seed: self.seed,
             grow_to_items: self.grow_to,
+            remedy: self.remedy_choice()?,
         };
         if self.gallery_as_queries && matches!(target, Target::Frr(_)) {
             let message = "--gallery-as-queries cannot promise an FRR: items that find each other are not independent; give --queries";
@@ -255,6 +294,25 @@ impl Calibrate {
         Ok(pictures)
     }
 
+    fn remedy_choice(&self) -> anyhow::Result<RemedyChoice> {
+        let column = self.group_by.clone();
+        let remedy = match self.remedy {
+            RemedyFlag::None => Remedy::None,
+            RemedyFlag::ZNorm => Remedy::ZNorm,
+            RemedyFlag::TNorm => Remedy::TNorm,
+            RemedyFlag::SNorm => Remedy::SNorm,
+            RemedyFlag::AsNorm => Remedy::AsNorm,
+            RemedyFlag::Groups => Remedy::ShrunkGroups,
+            RemedyFlag::CertifiedGroups => Remedy::CertifiedGroups,
+            RemedyFlag::Measured => return Ok(RemedyChoice::Measured(column)),
+        };
+        if column.is_some() && !remedy.by_group() {
+            let message = "--group-by goes with --remedy groups, certified-groups or measured";
+            return Err(fail(Exit::Usage, message));
+        }
+        Ok(RemedyChoice::Named(remedy, column))
+    }
+
     fn check_band(&self) -> anyhow::Result<()> {
         match self.opis_band.as_slice() {
             [low, high] if 0.0 < *low && low < high && *high < 1.0 => Ok(()),
@@ -278,6 +336,7 @@ impl Calibrate {
         Scope {
             pairs_max: self.pairs_max.unwrap_or(pairs_max),
             band,
+            band_points: self.opis_points,
         }
     }
 }
@@ -321,10 +380,13 @@ pub(super) fn calibrate(
         .deployment
         .calibrate(&probes.gathered, &request.settings)
     {
-        Ok((point, recording)) => {
+        Ok(calibrated) => {
             if !request.dry_run {
-                request.deployment.adopt(&point, &recording)?;
+                request.deployment.adopt(&calibrated)?;
             }
+            let Calibrated {
+                point, recording, ..
+            } = calibrated;
             let content = point.content();
             report.outcome = if content.policy.certifies() {
                 "certified"
@@ -493,12 +555,22 @@ pub(super) fn describe(content: &Content) -> String {
     let threshold = if content.threshold.accepts_nothing() {
         "none: nothing is accepted, since a stranger scores as high as a score can".to_owned()
     } else {
-        format!(
-            "accept from cosine similarity {:.4}",
-            content.threshold.get()
-        )
+        format!("accept from {}", content.threshold)
     };
-    let mut rows = vec![("goal", content.goal()), ("threshold", threshold)];
+    let mut rows = vec![
+        ("goal", content.goal()),
+        ("threshold", threshold),
+        ("score", held(content)),
+    ];
+    if let Some(Adjustment::Groups(groups)) = &content.adjustment {
+        let own = groups.groups().iter();
+        let own: Vec<String> = own
+            .map(|(group, threshold)| format!("{group} from {threshold}"))
+            .collect();
+        if !own.is_empty() {
+            rows.push(("stricter", own.join(", ")));
+        }
+    }
     rows.extend(grounds(content));
     rows.extend([
         ("FAR measured", rate(content.measured.far.as_ref())),
@@ -529,6 +601,15 @@ pub(super) fn describe(content: &Content) -> String {
         text.push_str(&output::wrapped(assumption, "    - "));
     }
     text
+}
+
+/// What is held against the threshold.
+pub(super) fn held(content: &Content) -> String {
+    let adjustment = content.adjustment.as_ref();
+    adjustment.map_or_else(
+        || "cosine similarity of the best match".to_owned(),
+        Adjustment::describe,
+    )
 }
 
 /// What the threshold rests on.

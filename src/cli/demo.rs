@@ -16,8 +16,8 @@ use super::pictures::Pictures;
 use super::serve::stop_signal;
 use super::sources::{Source, Sources};
 use super::{analysis, build, probe, search};
-use crate::analysis::Scope;
 use crate::analysis::consistency::Band;
+use crate::analysis::{BAND_POINTS, Scope};
 use crate::calibration::certify::TargetFar;
 use crate::calibration::decision::Threshold;
 use crate::calibration::evaluate::evaluate;
@@ -26,7 +26,7 @@ use crate::calibration::policy::Target;
 use crate::calibration::rates::Rate;
 use crate::calibration::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top, Trials};
 use crate::config::{Config, EngineFlags, ProcessEnvironment, ServerFlags};
-use crate::deployment::CalibrationSettings;
+use crate::deployment::{CalibrationSettings, RemedyChoice};
 use crate::gallery::error::GalleryError;
 use crate::gallery::graph::IndexParams;
 use crate::gallery::{Access, Gallery};
@@ -234,6 +234,7 @@ impl Story<'_> {
                     target: Target::Far(TargetFar::new(far, confidence)?),
                     seed: 0,
                     grow_to_items: None,
+                    remedy: RemedyChoice::None,
                 },
                 strangers: Strangers::NeverEnrolled,
                 dry_run: false,
@@ -241,6 +242,7 @@ impl Story<'_> {
                 scope: Scope {
                     pairs_max: calibrate::DEPLOYMENT_PAIRS_MAX,
                     band: Band::default(),
+                    band_points: BAND_POINTS,
                 },
                 engine: self.engine,
             })?;

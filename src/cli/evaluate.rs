@@ -139,7 +139,10 @@ fn refuse_labels_that_chose(deployment: &Deployment, sources: &Sources) -> anyho
     let overlap = refuse_overlap(
         &LabelSet {
             used_to: "chose the threshold",
-            labels: chose.map(|search| search.label.as_str()).collect(),
+            labels: chose
+                .map(|search| search.label.as_str())
+                .chain(recording.set_aside().iter().map(String::as_str))
+                .collect(),
         },
         &LabelSet {
             used_to: "judge it here",
@@ -160,7 +163,7 @@ fn measure(
     let probes = probe::run(deployment, sources, Others::Ignored, engine)?;
     let standing = deployment.standing();
     let point = standing.valid();
-    let recording = Recording::new(probes.gathered.searches.clone())?;
+    let recording = Recording::new(deployment.judged(&probes.gathered)?)?;
     let trials = recording.trials();
     let measured = evaluate(trials, point.map(OperatingPoint::threshold));
     let errors = measured.errors.as_ref();

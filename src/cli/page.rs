@@ -535,6 +535,10 @@ fn made_with(content: &Content) -> Vec<Fact> {
     });
     let facts = [
         ("Policy", Some(content.goal())),
+        (
+            "Held against the threshold",
+            Some(super::calibrate::held(content)),
+        ),
         ("Model", Some(binding.model_name.clone())),
         ("Model fingerprint", Some(binding.model_fingerprint.clone())),
         ("Gallery", Some(binding.gallery_id.clone())),

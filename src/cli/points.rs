@@ -124,6 +124,7 @@ struct Compared {
     from_threshold: f32,
     to: String,
     to_threshold: f32,
+    recorded: String,
     searches: usize,
     improvements: usize,
     flips: Vec<Flip>,
@@ -178,11 +179,11 @@ fn list(which: &Which) -> anyhow::Result<()> {
         }
         let lines = listed.operating_points.iter().map(|one| {
             format!(
-                "{} {}  {}  accept from {:.4}  {}\n",
+                "{} {}  {}  accept from {}  {}\n",
                 if one.active { "*" } else { " " },
                 one.id,
                 one.content.created,
-                one.content.threshold.get(),
+                one.content.threshold,
                 one.content.goal(),
             )
         });
@@ -218,6 +219,7 @@ fn compare(two: &Two) -> anyhow::Result<()> {
     let comparison = compare_points(&folder, &two.from, &two.to)?;
     let compared = Compared {
         from: two.from.clone(),
+        recorded: comparison.recorded.clone(),
         from_threshold: comparison.before.threshold().get(),
         to: two.to.clone(),
         to_threshold: comparison.after.threshold().get(),
@@ -245,9 +247,10 @@ fn comparison_text(compared: &Compared) -> String {
         (
             "would flip",
             format!(
-                "{} of {} recorded decisions: {} for the better, {worse} for the worse",
+                "{} of {} decisions recorded with {}: {} for the better, {worse} for the worse",
                 compared.flips.len(),
                 compared.searches,
+                compared.recorded,
                 compared.improvements,
             ),
         ),

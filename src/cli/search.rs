@@ -127,12 +127,17 @@ fn promise(found: &Found) -> String {
 pub(super) fn describe(found: &Found) -> String {
     let mut text = match (found.threshold, &found.operating_point) {
         (Some(threshold), Some(point)) => format!(
-            "  {}  best score {} against threshold {threshold:.4} ({}, {point})\n",
+            "  {}  {} {} against threshold {threshold:.4} ({}, {point})\n",
             found.decision,
+            if found.adjustment.is_some() {
+                "decision score"
+            } else {
+                "best score"
+            },
             found
-                .matches
-                .first()
-                .map_or_else(|| "none".to_owned(), |best| format!("{:.4}", best.score)),
+                .decision_score
+                .filter(|_| !found.matches.is_empty())
+                .map_or_else(|| "none".to_owned(), |score| format!("{score:.4}")),
             promise(found),
         ),
         _ => format!(
@@ -146,6 +151,9 @@ pub(super) fn describe(found: &Found) -> String {
     };
     if found.operating_point.is_some() && !found.within_calibrated_size {
         text.push_str("  note: the gallery has outgrown this operating point; its promise no longer covers it\n");
+    }
+    if let Some(adjustment) = &found.adjustment {
+        text.push_str(&format!("  decision score: {adjustment}\n"));
     }
     let width = found
         .matches

@@ -354,6 +354,7 @@ fn analyse(
         depth: DEPTH,
         target: settings.target,
         threshold,
+        on_similarity: threshold,
         seed: settings.seed,
         scope,
     };
@@ -384,6 +385,7 @@ fn searches(parts: &Parts, found: &[Nearest]) -> Vec<Search> {
                 item: gallery.ids.get(neighbour.row).cloned().unwrap_or_default(),
                 label: gallery.label(neighbour.row, names).to_owned(),
                 score: neighbour.score,
+                adjusted: None,
             }),
             conditions: queries.conditions.get(row).cloned().unwrap_or_default(),
         };
@@ -431,6 +433,8 @@ fn point(
         held_out: Some(HeldOutRates::of(&held_out, recording.trials())),
         growth,
         index_check: None,
+        adjustment: None,
+        remarks: Vec::new(),
     };
     OperatingPoint::calibrated(recording.trials(), plan)
 }

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use super::DeploymentError;
+use crate::calibration::adjustment::{Adjuster, Compared};
 use crate::calibration::certify::TargetFar;
 use crate::calibration::decision::Decision;
 use crate::calibration::operating_point::{Content, Mismatch, OperatingPoint};
+use crate::gallery::item::ItemHead;
 use crate::gallery::snapshot::{Match, Probe, Snapshot};
 use crate::model::embedder::Embedder;
 use crate::pixels::{Limits, PixelsError};
@@ -36,11 +38,11 @@ pub enum Reference {
 }
 
 /// A reference that a worker can compare with.
-pub enum Compared {
+pub(super) enum Known {
     /// Still to be embedded.
     Query(Query),
-    /// A stored, unit-length vector.
-    Embedding(Arc<[f32]>),
+    /// An item with its vector.
+    Item(Arc<ItemHead>, Arc<[f32]>),
 }
 
 /// How to search.
@@ -58,8 +60,8 @@ pub type Hit = Match;
 /// What decides at present.
 #[derive(Clone, Debug)]
 pub enum Standing {
-    /// A valid operating point.
-    Valid(Box<OperatingPoint>),
+    /// A valid operating point, and what adjusts scores for it.
+    Valid(Box<OperatingPoint>, Option<Box<Adjuster>>),
     /// None is active.
     Missing,
     /// One is active that was calibrated with something else.
@@ -86,6 +88,10 @@ pub struct Basis {
     pub operating_point_id: Option<String>,
     /// Its threshold.
     pub threshold: f32,
+    /// The score that was held against it; 0 when undecided, or where nothing was found.
+    pub held: f32,
+    /// How that score was made, in words; empty where it is the similarity.
+    pub adjustment: String,
     /// The false accept rate that it promises, or aims at, per search; 0 where it has no such target.
     pub target_far: f64,
     /// The confidence of that; 0 where there is none.
@@ -117,7 +123,7 @@ impl Standing {
     #[must_use]
     pub fn valid(&self) -> Option<&OperatingPoint> {
         match self {
-            Self::Valid(point) => Some(point),
+            Self::Valid(point, _) => Some(point),
             Self::Missing | Self::Mismatch(_) | Self::Unreadable(_) => None,
         }
     }
@@ -126,11 +132,56 @@ impl Standing {
     #[must_use]
     pub fn problem(&self) -> String {
         match self {
-            Self::Valid(_) => String::new(),
+            Self::Valid(..) => String::new(),
             Self::Missing => "none is active".to_owned(),
             Self::Mismatch(mismatch) => mismatch.to_string(),
             Self::Unreadable(problem) => problem.clone(),
         }
+    }
+
+    /// What adjusts scores before they are held against the threshold; `None` where the similarity
+    /// is.
+    #[must_use]
+    pub fn adjuster(&self) -> Option<&Adjuster> {
+        match self {
+            Self::Valid(_, adjuster) => adjuster.as_deref(),
+            Self::Missing | Self::Mismatch(_) | Self::Unreadable(_) => None,
+        }
+    }
+
+    /// What is held against the threshold for the best match of a search.
+    pub(super) fn held(
+        &self,
+        probe: &Embedding,
+        best: Option<&Hit>,
+        timings: &mut Timings,
+    ) -> Result<Option<Similarity>, DeploymentError> {
+        let Some(best) = best else {
+            return Ok(None);
+        };
+        let compared = Compared {
+            score: best.score,
+            probe: probe.as_slice(),
+            item: &best.vector,
+            label: Some(&best.item.label),
+            metadata: Some(&best.item.metadata),
+            left_out: None,
+        };
+        self.adjusted(&compared, timings).map(Some)
+    }
+
+    fn adjusted(
+        &self,
+        compared: &Compared<'_>,
+        timings: &mut Timings,
+    ) -> Result<Similarity, DeploymentError> {
+        let Some(adjuster) = self.adjuster() else {
+            return Ok(compared.score);
+        };
+        let started = Instant::now();
+        let held = adjuster.held(compared)?;
+        timings.search += started.elapsed();
+        Ok(held)
     }
 
     pub(super) fn decide(&self, best: Option<Similarity>) -> Decision {
@@ -138,11 +189,12 @@ impl Standing {
             .map_or(Decision::Undecided, |point| point.threshold().decide(best))
     }
 
-    /// What a decision rests on while the gallery holds `items`.
+    /// What a decision rests on while the gallery holds `items`, with the score `held` against the
+    /// threshold.
     #[must_use]
-    pub fn basis(&self, items: usize) -> Basis {
+    pub fn basis(&self, items: usize, held: Option<Similarity>) -> Basis {
         let undecided = match self {
-            Self::Valid(_) => None,
+            Self::Valid(..) => None,
             Self::Missing => Some(Undecided::Missing),
             Self::Mismatch(_) => Some(Undecided::Mismatch),
             Self::Unreadable(_) => Some(Undecided::Unreadable),
@@ -158,6 +210,13 @@ impl Standing {
         Basis {
             operating_point_id: point.map(|point| point.id().to_owned()),
             threshold: point.map_or(0.0, |point| point.threshold().get()),
+            held: held
+                .filter(|_| point.is_some())
+                .map_or(0.0, Similarity::get),
+            adjustment: self
+                .adjuster()
+                .map(|adjuster| adjuster.adjustment().describe())
+                .unwrap_or_default(),
             target_far: grown.map_or_else(
                 || target.map_or(0.0, TargetFar::far),
                 |growth| growth.target_far,
@@ -327,7 +386,7 @@ pub(super) fn embed_query(
     }
 }
 
-/// The nearest items, and the score that decides.
+/// The nearest items, and the one that is decided on.
 ///
 /// The decision rests on a search as wide as those of the calibration, whatever was asked for: a
 /// wider one might find a stranger's look-alike that the calibration never saw.
@@ -336,7 +395,7 @@ pub(super) fn search_snapshot(
     embedding: &Embedding,
     options: &SearchOptions,
     timings: &mut Timings,
-) -> Result<(Vec<Hit>, Option<Similarity>), DeploymentError> {
+) -> Result<(Vec<Hit>, Option<Hit>), DeploymentError> {
     let started = Instant::now();
     let probe = Probe {
         k: options.limit,
@@ -350,38 +409,46 @@ pub(super) fn search_snapshot(
             exact: false,
             without_label: None,
         };
-        snapshot
-            .nearest(embedding, &probe)?
-            .first()
-            .map(|hit| hit.score)
+        snapshot.nearest(embedding, &probe)?.into_iter().next()
     } else {
-        hits.first().map(|hit| hit.score)
+        hits.first().cloned()
     };
     timings.search += started.elapsed();
     Ok((hits, deciding))
 }
 
+/// The similarity of a query and a reference, and the score that decides.
 pub(super) fn compare(
     embedder: &mut Embedder,
-    query: Query,
-    reference: Compared,
+    (query, reference): (Query, Known),
+    standing: &Standing,
     limits: &Limits,
     timings: &mut Timings,
-) -> Result<Similarity, DeploymentError> {
+) -> Result<(Similarity, Option<Similarity>), DeploymentError> {
     let query = embed_query(embedder, query, limits, timings)?;
-    let reference: Arc<[f32]> = match reference {
-        Compared::Query(reference) => embed_query(embedder, reference, limits, timings)?
-            .as_slice()
-            .into(),
-        Compared::Embedding(stored) => stored,
+    let (head, vector): (Option<Arc<ItemHead>>, Arc<[f32]>) = match reference {
+        Known::Query(reference) => {
+            let embedded = embed_query(embedder, reference, limits, timings)?;
+            (None, embedded.as_slice().into())
+        }
+        Known::Item(head, stored) => (Some(head), stored),
     };
     let started = Instant::now();
-    let score = Similarity::between(query.as_slice(), &reference);
+    let score = Similarity::between(query.as_slice(), &vector);
     timings.search += started.elapsed();
-    score.ok_or(DeploymentError::Dimension {
-        expected: reference.len(),
+    let score = score.ok_or(DeploymentError::Dimension {
+        expected: vector.len(),
         found: query.dimension(),
-    })
+    })?;
+    let compared = Compared {
+        score,
+        probe: query.as_slice(),
+        item: &vector,
+        label: head.as_ref().map(|head| head.label.as_str()),
+        metadata: head.as_ref().map(|head| &head.metadata),
+        left_out: None,
+    };
+    Ok((score, Some(standing.adjusted(&compared, timings)?)))
 }
 
 pub(super) fn embed_file(

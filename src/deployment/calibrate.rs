@@ -1,17 +1,18 @@
 //! From gathered searches to an operating point of this deployment.
 
+use super::remedy::{self, Remedied, RemedyChoice};
 use super::{Deployment, DeploymentError, Gathered, IndexCheck, now_rfc_3339};
 use crate::calibration::CalibrationError;
+use crate::calibration::adjustment::Adjuster;
 use crate::calibration::growth::{Growth, ahead_of_growth};
-use crate::calibration::held_out::{Folds, cross_fit};
 use crate::calibration::operating_point::{
     GrowthAllowed, HeldOutRates, IndexMisses, OperatingPoint, Plan,
 };
 use crate::calibration::policy::Target;
-use crate::calibration::recording::Recording;
+use crate::calibration::recording::{Recording, Search};
 
 /// What to calibrate for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct CalibrationSettings {
     /// What the threshold is to achieve.
     pub target: Target,
@@ -19,6 +20,19 @@ pub struct CalibrationSettings {
     pub seed: u64,
     /// The number of items that the gallery will grow to. Only with a target FAR.
     pub grow_to_items: Option<u64>,
+    /// What to do about labels that one threshold treats unequally.
+    pub remedy: RemedyChoice,
+}
+
+/// What a calibration came to: a new operating point, not kept yet.
+#[derive(Clone, Debug)]
+pub struct Calibrated {
+    /// The operating point.
+    pub point: OperatingPoint,
+    /// The searches that it was made from.
+    pub recording: Recording,
+    /// What adjusts the scores; `None` where the similarity decides.
+    pub adjuster: Option<Adjuster>,
 }
 
 impl Deployment {
@@ -31,29 +45,46 @@ impl Deployment {
         &self,
         gathered: &Gathered,
         settings: &CalibrationSettings,
-    ) -> Result<(OperatingPoint, Recording), DeploymentError> {
-        let recording = Recording::new(gathered.searches.clone())?;
+    ) -> Result<Calibrated, DeploymentError> {
         // As it was searched, whatever has become of it.
         let binding = self.binding_of(&gathered.snapshot());
-
         let (target, growth) = settings.tightened(binding.gallery_items)?;
-        let folds = Folds::new(Folds::COUNT_DEFAULT, settings.seed)?;
+        let Remedied {
+            recording,
+            choice,
+            held_out,
+            adjuster,
+            remarks,
+        } = remedy::remedied(gathered, &settings.remedy, target, settings.seed)?;
         let trials = recording.trials();
-        let held_out = cross_fit(target, trials, folds);
-        let point = OperatingPoint::calibrated(
-            trials,
-            Plan {
-                created: now_rfc_3339(),
-                target,
-                seed: settings.seed,
-                binding,
-                software: format!("matchpoint {}", env!("CARGO_PKG_VERSION")),
-                held_out: Some(HeldOutRates::of(&held_out, trials)),
-                growth,
-                index_check: misses(gathered.index),
-            },
-        )?;
-        Ok((point, recording))
+        let plan = Plan {
+            created: now_rfc_3339(),
+            target,
+            seed: settings.seed,
+            binding,
+            software: format!("matchpoint {}", env!("CARGO_PKG_VERSION")),
+            held_out: Some(HeldOutRates::of(&held_out, trials)),
+            growth,
+            index_check: misses(gathered.index),
+            adjustment: adjuster.as_ref().map(|found| found.adjustment().clone()),
+            remarks,
+        };
+        Ok(Calibrated {
+            point: OperatingPoint::chosen(&choice, trials, plan)?,
+            recording,
+            adjuster,
+        })
+    }
+
+    /// The searches with the scores that are held against the threshold at present.
+    ///
+    /// # Errors
+    /// More searches than vectors are kept for.
+    pub fn judged(&self, gathered: &Gathered) -> Result<Vec<Search>, DeploymentError> {
+        match self.standing().adjuster() {
+            Some(adjuster) => remedy::adjusted(gathered, adjuster),
+            None => Ok(gathered.searches.clone()),
+        }
     }
 }
 

@@ -4,15 +4,17 @@
 //! sync the folder) and carries its own checksum; operating points are named by their content.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::DeploymentError;
+use super::{Calibrated, DeploymentError};
 use crate::calibration::CalibrationError;
+use crate::calibration::adjustment::{Adjuster, Adjustment};
+use crate::calibration::cohort::Cohort;
 use crate::calibration::operating_point::OperatingPoint;
 use crate::calibration::recording::Recording;
 
@@ -22,6 +24,10 @@ const RECORD_FILE: &str = "deployment.json";
 const OPERATING_POINTS: &str = "operating-points";
 /// The searches that each operating point was made from, by its id.
 const RECORDINGS: &str = "recordings";
+/// What scores are normalised against, by its digest.
+const COHORTS: &str = "cohorts";
+/// A thousand embeddings and labels: anything larger is not ours.
+const COHORT_BYTES_MAX: u64 = 1 << 28;
 /// How many earlier choices can be returned to.
 const HISTORY_MAX: usize = 50;
 /// 300 bytes for each search: room for millions. Anything larger is not ours.
@@ -256,11 +262,15 @@ impl Folder {
     ///
     /// # Errors
     /// The disk.
-    pub fn add_operating_point(
-        &self,
-        point: &OperatingPoint,
-        recording: &Recording,
-    ) -> Result<(), DeploymentError> {
+    pub fn add_operating_point(&self, calibrated: &Calibrated) -> Result<(), DeploymentError> {
+        let Calibrated {
+            point,
+            recording,
+            adjuster,
+        } = calibrated;
+        if let Some(cohort) = adjuster.as_ref().and_then(Adjuster::cohort) {
+            self.add_cohort(cohort)?;
+        }
         let folder = self.path.join(RECORDINGS);
         fs::create_dir_all(&folder).map_err(|cause| DeploymentError::io(&folder, &cause))?;
         let path = self.recording_file(point.id());
@@ -280,6 +290,48 @@ impl Folder {
         let path = self.operating_point_file(point.id());
         let json = point.to_json().map_err(|cause| unwritable(&path, &cause))?;
         replace_file(&path, json.as_bytes())
+    }
+
+    /// Keeps a cohort under its digest.
+    fn add_cohort(&self, cohort: &Cohort) -> Result<(), DeploymentError> {
+        let folder = self.path.join(COHORTS);
+        fs::create_dir_all(&folder).map_err(|cause| DeploymentError::io(&folder, &cause))?;
+        let digest = cohort.digest()?;
+        let path = self.cohort_file(&digest);
+        replace_file(&path, &cohort.to_bytes()?)
+    }
+
+    /// What adjusts scores for an operating point; `None` where the similarity is held against its
+    /// threshold.
+    ///
+    /// # Errors
+    /// Its cohort is missing or damaged, or the disk.
+    pub fn adjuster(&self, point: &OperatingPoint) -> Result<Option<Adjuster>, DeploymentError> {
+        let (how, digest) = match &point.content().adjustment {
+            None => return Ok(None),
+            Some(Adjustment::Groups(groups)) => {
+                return Ok(Some(Adjuster::grouping(groups.clone())));
+            }
+            Some(Adjustment::Normalised { how, cohort, .. }) => (*how, cohort),
+        };
+        let path = self.cohort_file(digest);
+        let damaged = |problem: String| DeploymentError::Damaged {
+            path: path.clone(),
+            problem,
+        };
+        if !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(damaged("its name is no digest".to_owned()));
+        }
+        let file = File::open(&path).map_err(|cause| DeploymentError::io(&path, &cause))?;
+        let mut bytes = Vec::new();
+        file.take(COHORT_BYTES_MAX)
+            .read_to_end(&mut bytes)
+            .map_err(|cause| DeploymentError::io(&path, &cause))?;
+        let cohort = Cohort::parse(&bytes).map_err(|cause| damaged(cause.to_string()))?;
+        if cohort.digest()? != *digest {
+            return Err(damaged("its content is not what its name says".to_owned()));
+        }
+        Ok(Some(Adjuster::normalising(how, cohort)?))
     }
 
     /// The searches that an operating point was made from; `None` where they were not kept.
@@ -374,6 +426,10 @@ impl Folder {
                 present,
             }),
         }
+    }
+
+    fn cohort_file(&self, digest: &str) -> PathBuf {
+        self.path.join(COHORTS).join(format!("{digest}.cohort"))
     }
 
     fn recording_file(&self, id: &str) -> PathBuf {

@@ -14,9 +14,6 @@ use crate::gallery::item::ItemHead;
 use crate::gallery::snapshot::{Probe, Snapshot};
 use crate::vector::Embedding;
 
-/// Query vectors that are kept for the analysis: 100 MB of 1,280 components.
-const QUERY_VECTORS_MAX: usize = 20_000;
-
 /// Items that take part in the check of the index against exact search, at most.
 const INDEX_CHECKS_MAX: usize = 500;
 
@@ -101,6 +98,9 @@ impl Gathered {
     /// How many candidates are kept of each non-mated search, at most.
     pub const DEPTH: usize = OTHERS_HITS;
 
+    /// Query vectors that are kept for the analysis: 100 MB of 1,280 components.
+    pub const VECTORS_MAX: usize = 20_000;
+
     /// Begins to gather searches of a deployment as it is now: whatever is enrolled or deleted
     /// meanwhile, all of them see the same gallery.
     #[must_use]
@@ -132,6 +132,13 @@ impl Gathered {
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshot)
+    }
+
+    /// The items that are searched, with their vectors.
+    pub(super) fn items(&self) -> impl Iterator<Item = (&ItemHead, &[f32])> {
+        self.snapshot
+            .items()
+            .map(|(head, vector)| (&**head, vector))
     }
 
     /// The labels that are enrolled in it.
@@ -191,7 +198,7 @@ impl Gathered {
         }
         if let Some(vector) = probed.vector
             && self.keeps_material
-            && self.queries.len() < QUERY_VECTORS_MAX
+            && self.queries.len() < Self::VECTORS_MAX
         {
             self.queries.push((query.clone(), vector));
         }
@@ -269,6 +276,7 @@ fn found_in(hit: &Hit) -> Found {
         item: hit.item.id.clone(),
         label: hit.item.label.clone(),
         score: hit.score,
+        adjusted: None,
     }
 }
 

@@ -8,6 +8,7 @@ mod gather;
 mod material;
 mod models;
 mod points;
+mod remedy;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -17,17 +18,19 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 
+pub use crate::analysis::remedy::Remedy;
 pub use answer::{
-    Basis, Compared, Enrolment, Hit, ProbeRequest, ProbeSource, Probed, Query, Reference,
-    SearchAnswer, SearchOptions, Standing, Timings, Undecided, VerifyAnswer,
+    Basis, Enrolment, Hit, ProbeRequest, ProbeSource, Probed, Query, Reference, SearchAnswer,
+    SearchOptions, Standing, Timings, Undecided, VerifyAnswer,
 };
-pub use calibrate::CalibrationSettings;
+pub use calibrate::{Calibrated, CalibrationSettings};
 pub use error::DeploymentError;
 pub use folder::{Folder, ModelReference, Record, now_rfc_3339};
 pub use gather::{Copied, Gathered, IndexCheck, LabelledQuery, Repeated};
 pub use material::{MaterialSets, material_sets};
 pub use models::{LoadedModel, Models};
 pub use points::{Activation, Comparison, compare_points};
+pub use remedy::RemedyChoice;
 
 use crate::calibration::operating_point::{Binding, Metric, OperatingPoint};
 use crate::gallery::error::GalleryError;
@@ -39,7 +42,7 @@ use crate::model::embedder::Embedder;
 use crate::pixels::Limits;
 use crate::telemetry;
 use crate::vector::{Embedding, Similarity};
-use answer::{compare, embed_file, embed_query, search_snapshot};
+use answer::{Known, compare, embed_file, embed_query, search_snapshot};
 use writer::Writer;
 
 /// How long a calibration waits where the queue is full: about as long as one image takes.
@@ -229,16 +232,18 @@ impl Deployment {
     ) -> Result<SearchAnswer, DeploymentError> {
         let arrived = Instant::now();
         let (snapshot, standing) = (self.gallery.snapshot(), self.standing.load_full());
-        let searched = Arc::clone(&snapshot);
-        let ((hits, best), timings) = self
+        let (searched, judge) = (Arc::clone(&snapshot), Arc::clone(&standing));
+        let ((hits, best, held), timings) = self
             .work(arrived, move |embedder, limits, timings| {
                 let embedding = embed_query(embedder, query, limits, timings)?;
-                search_snapshot(&searched, &embedding, &options, timings)
+                let (hits, best) = search_snapshot(&searched, &embedding, &options, timings)?;
+                let held = judge.held(&embedding, best.as_ref(), timings)?;
+                Ok((hits, best.map(|best| best.score), held))
             })
             .await?;
         let answer = SearchAnswer {
-            decision: standing.decide(best),
-            basis: standing.basis(snapshot.len()),
+            decision: standing.decide(held),
+            basis: standing.basis(snapshot.len(), held),
             decision_id: uuid::Uuid::now_v7().to_string(),
             generation: snapshot.generation(),
             gallery_items: snapshot.len(),
@@ -265,17 +270,21 @@ impl Deployment {
         let arrived = Instant::now();
         let (snapshot, standing) = (self.gallery.snapshot(), self.standing.load_full());
         let reference = match reference {
-            Reference::Query(reference) => Compared::Query(reference),
-            Reference::Item(id) => Compared::Embedding(self.item(&id)?.1),
+            Reference::Query(reference) => Known::Query(reference),
+            Reference::Item(id) => {
+                let (head, vector) = self.item(&id)?;
+                Known::Item(head, vector)
+            }
         };
-        let (score, timings) = self
+        let judge = Arc::clone(&standing);
+        let ((score, held), timings) = self
             .work(arrived, move |embedder, limits, timings| {
-                compare(embedder, query, reference, limits, timings)
+                compare(embedder, (query, reference), &judge, limits, timings)
             })
             .await?;
         let answer = VerifyAnswer {
-            decision: standing.decide(Some(score)),
-            basis: standing.basis(snapshot.len()),
+            decision: standing.decide(held),
+            basis: standing.basis(snapshot.len(), held),
             decision_id: uuid::Uuid::now_v7().to_string(),
             generation: snapshot.generation(),
             score,

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Deployment, DeploymentError, Folder, LoadedModel, Standing, created};
+use super::{Calibrated, Deployment, DeploymentError, Folder, LoadedModel, Standing, created};
+use crate::calibration::adjustment::Adjuster;
 use crate::calibration::certify::TargetFar;
 use crate::calibration::operating_point::OperatingPoint;
-use crate::calibration::recording::{Flip, Recording};
+use crate::calibration::recording::{Flip, Recording, Scale};
 use crate::telemetry;
 
 /// A choice of operating point, as it was made.
@@ -26,29 +27,51 @@ pub struct Comparison {
     pub before: OperatingPoint,
     /// The one that takes its place.
     pub after: OperatingPoint,
-    /// Recorded searches of the first that were judged by both.
+    /// The one whose searches were judged by both: the first, unless only the second adjusts scores.
+    pub recorded: String,
+    /// How many these are.
     pub searches: usize,
     /// Those that the two decide differently.
     pub flips: Vec<Flip>,
 }
 
-/// The searches that operating point `from` was made from and that `to` decides otherwise.
+/// The recorded searches that operating point `to` decides otherwise than `from`.
 ///
 /// # Errors
-/// Either is missing or damaged, or the searches were not kept.
+/// Either is missing or damaged, the searches were not kept, or the two adjust scores in two ways.
 pub fn compare_points(
     folder: &Folder,
     from: &str,
     to: &str,
 ) -> Result<Comparison, DeploymentError> {
     let (before, after) = (folder.operating_point(from)?, folder.operating_point(to)?);
-    let recording = folder.recording(from)?;
+    let (adjusts, will) = (&before.content().adjustment, &after.content().adjustment);
+    // What the second adjusts is recorded with its own searches only.
+    let recorded = match (adjusts, will) {
+        (_, None) => from,
+        (one, other) if one == other => from,
+        (None, Some(_)) => to,
+        (Some(_), Some(_)) => {
+            return Err(DeploymentError::Argument {
+                argument: "operating points",
+                problem: format!(
+                    "{from} and {to} adjust scores in two ways, and no search was recorded with both; compare each with one that holds the similarity against its threshold"
+                ),
+            });
+        }
+    };
+    let recording = folder.recording(recorded)?;
     let recording = recording.ok_or_else(|| DeploymentError::RecordingMissing {
-        id: from.to_owned(),
+        id: recorded.to_owned(),
     })?;
+    let by = |point: &OperatingPoint| match point.content().adjustment {
+        Some(_) => (point.threshold(), Scale::Held),
+        None => (point.threshold(), Scale::Similarity),
+    };
     Ok(Comparison {
+        recorded: recorded.to_owned(),
         searches: recording.searches().len(),
-        flips: recording.flips(before.threshold(), after.threshold()),
+        flips: recording.flips(by(&before), by(&after)),
         before,
         after,
     })
@@ -94,29 +117,21 @@ impl Deployment {
     ///
     /// # Errors
     /// It does not belong here, or the disk.
-    pub fn keep(
-        &self,
-        point: &OperatingPoint,
-        recording: &Recording,
-    ) -> Result<(), DeploymentError> {
+    pub fn keep(&self, calibrated: &Calibrated) -> Result<(), DeploymentError> {
         self.writer()?;
-        point.check_binding(&self.binding())?;
+        calibrated.point.check_binding(&self.binding())?;
         // Files that never change need no guard.
         let folder = self.folder().clone();
-        folder.add_operating_point(point, recording)
+        folder.add_operating_point(calibrated)
     }
 
     /// [`Deployment::keep`] and [`Deployment::activate`].
     ///
     /// # Errors
     /// As these.
-    pub fn adopt(
-        &self,
-        point: &OperatingPoint,
-        recording: &Recording,
-    ) -> Result<Activation, DeploymentError> {
-        self.keep(point, recording)?;
-        self.activate(point.id(), None)
+    pub fn adopt(&self, calibrated: &Calibrated) -> Result<Activation, DeploymentError> {
+        self.keep(calibrated)?;
+        self.activate(calibrated.point.id(), None)
     }
 
     /// Etag of the present choice.
@@ -146,9 +161,10 @@ impl Deployment {
         let earlier = earlier.ok_or(DeploymentError::NothingToRollBackTo)?;
         let point = folder.operating_point(earlier)?;
         point.check_binding(&self.binding())?;
+        let adjuster = folder.adjuster(&point)?;
         let previous = folder.record().active_operating_point.clone();
         folder.roll_back(etag)?;
-        Ok(self.now_decides(&folder, point, previous))
+        Ok(self.now_decides(&folder, (point, adjuster), previous))
     }
 
     /// The searches that operating point `from` was made from and that `to` decides otherwise.
@@ -176,19 +192,21 @@ impl Deployment {
         point: OperatingPoint,
         etag: Option<&str>,
     ) -> Result<Activation, DeploymentError> {
+        let adjuster = folder.adjuster(&point)?;
         let previous = folder.record().active_operating_point.clone();
         folder.activate(point.id(), etag)?;
-        Ok(self.now_decides(folder, point, previous))
+        Ok(self.now_decides(folder, (point, adjuster), previous))
     }
 
     fn now_decides(
         &self,
         folder: &Folder,
-        point: OperatingPoint,
+        (point, adjuster): (OperatingPoint, Option<Adjuster>),
         previous: Option<String>,
     ) -> Activation {
+        let adjuster = adjuster.map(Box::new);
         self.standing
-            .store(Arc::new(Standing::Valid(Box::new(point.clone()))));
+            .store(Arc::new(Standing::Valid(Box::new(point.clone()), adjuster)));
         self.publish_standing(
             previous
                 .as_deref()
@@ -204,10 +222,14 @@ impl Deployment {
     /// Finds out at opening what decides. An operating point that cannot be read decides nothing,
     /// and can be replaced by a new one.
     pub(super) fn take_standing(&self) {
-        let standing = match self.folder().active_operating_point() {
+        let folder = self.folder().clone();
+        let standing = match folder.active_operating_point() {
             Ok(None) => Standing::Missing,
             Ok(Some(point)) => match point.check_binding(&self.binding()) {
-                Ok(()) => Standing::Valid(Box::new(point)),
+                Ok(()) => match folder.adjuster(&point) {
+                    Ok(adjuster) => Standing::Valid(Box::new(point), adjuster.map(Box::new)),
+                    Err(error) => Standing::Unreadable(error.to_string()),
+                },
                 Err(mismatch) => Standing::Mismatch(mismatch),
             },
             Err(error) => Standing::Unreadable(error.to_string()),

@@ -42,6 +42,8 @@ pub struct Probe<'a> {
 pub struct Match {
     /// The item found.
     pub item: Arc<ItemHead>,
+    /// Its stored vector, of unit length.
+    pub vector: Arc<[f32]>,
     /// Cosine similarity computed from the stored vector, whichever index proposed the item.
     pub score: Similarity,
 }
@@ -239,10 +241,7 @@ impl<'a> Best<'a> {
         let Some(score) = Similarity::between(self.query, &slot.vector) else {
             return;
         };
-        let candidate = Ranked {
-            score,
-            head: &slot.head,
-        };
+        let candidate = Ranked { score, slot };
         let full = self.heap.len() == self.k;
         if full && self.heap.peek().is_some_and(|worst| candidate <= worst.0) {
             return;
@@ -264,8 +263,9 @@ impl<'a> Best<'a> {
         let ranked = self.heap.into_sorted_vec();
         let matches = ranked
             .into_iter()
-            .map(|Reverse(Ranked { score, head })| Match {
-                item: Arc::clone(head),
+            .map(|Reverse(Ranked { score, slot })| Match {
+                item: Arc::clone(&slot.head),
+                vector: Arc::clone(&slot.vector),
                 score,
             });
         matches.collect()
@@ -275,14 +275,14 @@ impl<'a> Best<'a> {
 /// Greater is better: the higher score, then the smaller id.
 struct Ranked<'a> {
     score: Similarity,
-    head: &'a Arc<ItemHead>,
+    slot: &'a Slot,
 }
 
 impl Ord for Ranked<'_> {
     fn cmp(&self, other: &Self) -> Ordering {
         self.score
             .cmp(&other.score)
-            .then_with(|| other.head.id.cmp(&self.head.id))
+            .then_with(|| other.slot.head.id.cmp(&self.slot.head.id))
     }
 }
 

@@ -22,6 +22,7 @@ use super::registry::Registry;
 use super::status::{from_error, is_the_fault_of_one};
 use crate::deployment::{
     self, Deployment, DeploymentError, Gathered, LabelledQuery, ProbeRequest, ProbeSource, Probed,
+    RemedyChoice,
 };
 
 /// Failed queries that the metadata lists.
@@ -96,7 +97,11 @@ impl CalibrationService for Calibration {
             .begin(&settings.operation_id, metadata_any(&metadata))?;
         let job = Job {
             etag: deployment.etag(),
-            gathered: Some(Gathered::of(&deployment).searches_only()),
+            gathered: Some(if chosen.remedy == RemedyChoice::None {
+                Gathered::of(&deployment).searches_only()
+            } else {
+                Gathered::of(&deployment)
+            }),
             deployment,
             settings,
             handle,
@@ -294,15 +299,16 @@ impl Job {
         let validate_only = self.settings.validate_only;
         let calibrating = Arc::clone(&deployment);
         let work = registry.heavy(move || calibrating.calibrate(&gathered, &chosen));
-        let (point, recording) = work.await?.map_err(|error| from_error(&error))?;
+        let calibrated = work.await?.map_err(|error| from_error(&error))?;
         if self.handle.is_cancelled() {
             return Err(cancelled());
         }
+        let point = calibrated.point.clone();
         let activation = if validate_only {
             None
         } else {
-            let (keeping, kept) = (Arc::clone(&deployment), point.clone());
-            let keep = registry.heavy(move || keeping.keep(&kept, &recording));
+            let keeping = Arc::clone(&deployment);
+            let keep = registry.heavy(move || keeping.keep(&calibrated));
             keep.await?.map_err(|error| from_error(&error))?;
             // No pause between the last look and the end: what is called cancelled decides nothing.
             if self.handle.is_cancelled() {

@@ -57,6 +57,10 @@ pub struct Found {
     pub decision: String,
     /// The threshold, unless undecided.
     pub threshold: Option<f32>,
+    /// The score held against it, unless undecided; 0 where nothing was found.
+    pub decision_score: Option<f32>,
+    /// How that score was made, where it is not the similarity of the best match.
+    pub adjustment: Option<String>,
     /// The operating point, unless undecided.
     pub operating_point: Option<String>,
     /// The false accept rate promised or aimed at per search; `None` without one, or undecided.
@@ -224,6 +228,8 @@ fn found(answer: proto::SearchResponse) -> Found {
     Found {
         decision: decision.as_str_name().replace("DECISION_", ""),
         threshold: decided.then_some(basis.threshold),
+        decision_score: decided.then_some(basis.decision_score),
+        adjustment: Some(basis.adjustment.clone()).filter(|how| !how.is_empty()),
         operating_point: decided.then_some(basis.operating_point_id),
         target_far: known(basis.target_far),
         target_frr: known(basis.target_frr),

@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 use super::proto;
 use super::status::status;
 use crate::calibration::CalibrationError;
+use crate::calibration::adjustment::Adjustment;
 use crate::calibration::certify::TargetFar;
 use crate::calibration::certify_frr::TargetFrr;
 use crate::calibration::cost::{CostModel, Costs};
@@ -17,8 +18,8 @@ use crate::calibration::policy::Target;
 use crate::calibration::rates::Rate;
 use crate::calibration::recording::Flip;
 use crate::deployment::{
-    Basis, CalibrationSettings, Comparison, Hit, Query, Reference, SearchAnswer, SearchOptions,
-    Timings, Undecided, VerifyAnswer, created,
+    Basis, CalibrationSettings, Comparison, Hit, Query, Reference, Remedy, RemedyChoice,
+    SearchAnswer, SearchOptions, Timings, Undecided, VerifyAnswer, created,
 };
 use crate::gallery::item::ItemHead;
 use crate::gallery::snapshot::NEIGHBOURS_MAX;
@@ -160,6 +161,8 @@ fn basis(basis: Basis) -> proto::DecisionBasis {
         undecided_reason: undecided.into(),
         certified: basis.certified,
         target_frr: basis.target_frr,
+        decision_score: basis.held,
+        adjustment: basis.adjustment,
     }
 }
 
@@ -231,6 +234,11 @@ pub(super) fn operating_point(point: &OperatingPoint) -> proto::OperatingPoint {
         growth_target_far: content.growth.map_or(0.0, |growth| growth.target_far),
         held_out_far: held_out.and_then(|rates| rates.far.as_ref()).map(measured),
         held_out_frr: held_out.and_then(|rates| rates.frr.as_ref()).map(measured),
+        adjustment: content
+            .adjustment
+            .as_ref()
+            .map(Adjustment::describe)
+            .unwrap_or_default(),
     }
 }
 
@@ -252,6 +260,7 @@ pub(super) fn comparison(
     proto::CompareOperatingPointsResponse {
         from_threshold: comparison.before.threshold().get(),
         to_threshold: comparison.after.threshold().get(),
+        recorded_id: comparison.recorded.clone(),
         searches: comparison.searches as u64,
         flips_total: flips.len() as u64,
         improvements_total: flips.iter().filter(|flip| flip.improves).count() as u64,
@@ -334,7 +343,40 @@ pub(super) fn calibration_settings(
         target,
         seed: settings.seed,
         grow_to_items: Some(settings.grow_to_items).filter(|items| 0 < *items),
+        remedy: remedy(settings, has_far)?,
     })
+}
+
+fn remedy(settings: &proto::CalibrationSettings, has_far: bool) -> Result<RemedyChoice, Status> {
+    use proto::Remedy as Message;
+    let column = Some(settings.group_column.clone()).filter(|column| !column.is_empty());
+    let named = |remedy| RemedyChoice::Named(remedy, column.clone());
+    let choice = match settings.remedy() {
+        Message::Unspecified | Message::None => RemedyChoice::None,
+        Message::ZNorm => named(Remedy::ZNorm),
+        Message::TNorm => named(Remedy::TNorm),
+        Message::SNorm => named(Remedy::SNorm),
+        Message::AsNorm => named(Remedy::AsNorm),
+        Message::ShrunkGroups => named(Remedy::ShrunkGroups),
+        Message::CertifiedGroups => named(Remedy::CertifiedGroups),
+        Message::Measured => RemedyChoice::Measured(column.clone()),
+    };
+    let by_group = match &choice {
+        RemedyChoice::None => false,
+        RemedyChoice::Named(remedy, _) => remedy.by_group(),
+        RemedyChoice::Measured(_) => true,
+    };
+    if column.is_some() && !by_group {
+        return Err(invalid(
+            "group_column goes with the remedies by group, and with a measured one, only",
+        ));
+    }
+    if by_group && !has_far && !matches!(choice, RemedyChoice::Measured(_)) {
+        return Err(invalid(
+            &CalibrationError::GroupsWithoutTargetFar.to_string(),
+        ));
+    }
+    Ok(choice)
 }
 
 fn measured(rate: &Rate) -> proto::MeasuredRate {

@@ -144,7 +144,7 @@ pub fn load(config: &Config) -> Result<Loaded, ServeError> {
 
 fn report(deployment: &Deployment, took: Duration) {
     let (snapshot, model) = (deployment.snapshot(), &deployment.loaded().model);
-    let basis = deployment.standing().basis(snapshot.len());
+    let basis = deployment.standing().basis(snapshot.len(), None);
     tracing::info!(
         deployment = deployment.name(),
         items = snapshot.len(),

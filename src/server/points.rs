@@ -197,7 +197,7 @@ impl ServerService for Info {
 
 fn describe(deployment: &Deployment) -> DeploymentInfo {
     let (snapshot, model) = (deployment.snapshot(), &deployment.loaded().model);
-    let basis = deployment.standing().basis(snapshot.len());
+    let basis = deployment.standing().basis(snapshot.len(), None);
     DeploymentInfo {
         name: deployment.name().to_owned(),
         model_name: model.name().to_owned(),

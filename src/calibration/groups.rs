@@ -17,11 +17,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::AnalysisError;
-use crate::calibration::binomial::real;
-use crate::calibration::certify::TargetFar;
-use crate::calibration::decision::{Decision, Threshold};
-use crate::calibration::rates::{Confidence, recorded};
+use super::CalibrationError;
+use super::binomial::real;
+use super::certify::TargetFar;
+use super::decision::{Decision, Threshold};
+use super::rates::{Confidence, recorded};
 use crate::vector::Similarity;
 
 /// The most groups with a threshold of their own: they are meant to be coarse, since each needs
@@ -46,9 +46,9 @@ struct UncheckedGroups {
 }
 
 impl TryFrom<UncheckedGroups> for GroupThresholds {
-    type Error = AnalysisError;
+    type Error = CalibrationError;
 
-    fn try_from(raw: UncheckedGroups) -> Result<Self, AnalysisError> {
+    fn try_from(raw: UncheckedGroups) -> Result<Self, CalibrationError> {
         Self::new(raw.column, raw.global, raw.groups)
     }
 }
@@ -62,15 +62,15 @@ impl GroupThresholds {
         column: String,
         global: Threshold,
         groups: BTreeMap<String, Threshold>,
-    ) -> Result<Self, AnalysisError> {
+    ) -> Result<Self, CalibrationError> {
         if GROUPS_MAX < groups.len() {
-            return Err(AnalysisError::TooManyGroups {
+            return Err(CalibrationError::TooManyGroups {
                 groups: groups.len(),
                 limit: GROUPS_MAX,
             });
         }
         if let Some((group, threshold)) = groups.iter().find(|(_, own)| **own < global) {
-            return Err(AnalysisError::GroupBelowGlobal {
+            return Err(CalibrationError::GroupBelowGlobal {
                 group: group.clone(),
                 threshold: threshold.get(),
                 global: global.get(),
@@ -109,6 +109,20 @@ impl GroupThresholds {
             .and_then(|group| self.groups.get(group))
             .copied()
             .unwrap_or(self.global)
+    }
+
+    /// The score, lowered by as much as the threshold of the group is above the global one: it
+    /// reaches the global threshold where `score` reaches that of its group.
+    #[must_use]
+    pub fn lowered(&self, score: Similarity, group: Option<&str>) -> Similarity {
+        let own = f64::from(self.threshold_for(group).get());
+        let margin = own - f64::from(self.global.get());
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "rounds to the nearest f32, as meant"
+        )]
+        let lowered = (f64::from(score.get()) - margin) as f32;
+        Similarity::new(lowered).unwrap_or(score)
     }
 
     /// Decides a search by the best score found and the group of that item.
@@ -208,11 +222,11 @@ impl<'a> GroupFitting<'a> {
     /// # Errors
     /// Refuses a FAR outside [1e-9, 0.5], a strength that is not above 0 and finite, and more
     /// than [`GROUPS_MAX`] groups to tighten.
-    pub fn shrunk(&self, far: f64, strength: Strength) -> Result<GroupFit, AnalysisError> {
+    pub fn shrunk(&self, far: f64, strength: Strength) -> Result<GroupFit, CalibrationError> {
         let far = TargetFar::new(far, Confidence::DISPLAY.get())?.far();
         let strength = match strength {
             Strength::Searches(value) if 0.0 < value && value.is_finite() => Some(value),
-            Strength::Searches(value) => return Err(AnalysisError::Strength { value }),
+            Strength::Searches(value) => return Err(CalibrationError::Strength { value }),
             Strength::FromGroups => self.strength(),
         };
         let all = descending(self.strangers.iter().map(|stranger| stranger.score));
@@ -242,7 +256,7 @@ impl<'a> GroupFitting<'a> {
     /// # Errors
     /// Refuses a confidence that cannot be shared among so many groups, and more than
     /// [`GROUPS_MAX`] groups to tighten.
-    pub fn certified(&self, target: TargetFar) -> Result<GroupFit, AnalysisError> {
+    pub fn certified(&self, target: TargetFar) -> Result<GroupFit, CalibrationError> {
         let groups = self.by_group();
         let delta = target.confidence().delta() / real(groups.len().max(1) as u64);
         let shared = TargetFar::new(target.far(), 1.0 - delta)?;
@@ -329,7 +343,7 @@ impl<'a> GroupFitting<'a> {
         }
     }
 
-    fn fit(&self, rows: Vec<GroupRow>) -> Result<GroupFit, AnalysisError> {
+    fn fit(&self, rows: Vec<GroupRow>) -> Result<GroupFit, CalibrationError> {
         let stricter = rows
             .iter()
             .filter(|row| self.global < row.threshold)

@@ -6,122 +6,25 @@
 //! the probe, S-norm the mean of both, and AS-norm is S-norm against the nearest of the cohort
 //! only. The best candidate stays the one with the highest similarity; only the score that is
 //! held against the threshold changes. The threshold must be calibrated on the same scale.
+//!
+//! A normalised score is `z / (|z| + 10)` for `z` deviations above the mean: it lies in (-1, 1) as
+//! a similarity does, rises with `z`, and is one half at ten deviations.
 
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Reverse;
 use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
-use super::AnalysisError;
-use crate::calibration::CalibrationError;
-use crate::calibration::decision::Decision;
-use crate::calibration::rates::recorded;
-use crate::vector::{Embedding, Similarity};
+use super::CalibrationError;
+use super::rates::recorded;
+use crate::vector::Similarity;
 
 /// The least standard deviation that can be asked for as a floor: similarities are `f32`, and a
 /// spread below this is their rounding.
 const DEVIATION_MIN: f64 = 1e-6;
 
-/// What no decision score exceeds in magnitude: two similarities differ by 2 at most, and no
-/// deviation is below [`DEVIATION_MIN`].
-const SCORE_MAX: f32 = 4e6;
-
-/// A score on the scale of a normalisation: in deviations above the cohort's mean, or the plain
-/// similarity where nothing is normalised. Higher is closer. Finite, never -0.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct DecisionScore(f32);
-
-impl DecisionScore {
-    /// The similarity itself, in [-1, 1].
-    #[must_use]
-    pub fn plain(score: Similarity) -> Self {
-        Self(score.get() + 0.0)
-    }
-
-    /// The value: any finite number up to 4e6 in magnitude.
-    #[must_use]
-    pub fn get(self) -> f32 {
-        self.0
-    }
-}
-
-impl Eq for DecisionScore {}
-
-impl Ord for DecisionScore {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.total_cmp(&other.0)
-    }
-}
-
-impl PartialOrd for DecisionScore {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-/// The lowest [`DecisionScore`] that is accepted. Never NaN, never -0; only for the scale that it
-/// was chosen on.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "f64", into = "f64")]
-pub struct DecisionThreshold(f32);
-
-impl DecisionThreshold {
-    /// Accepts every search that found anything.
-    pub const ACCEPT_ANYTHING_FOUND: Self = Self(-SCORE_MAX);
-    /// Accepts no search.
-    pub const ACCEPT_NOTHING: Self = Self(SCORE_MAX);
-
-    /// Takes a number as a threshold. Beyond every score it becomes the nearest such constant.
-    ///
-    /// # Errors
-    /// Refuses NaN.
-    pub fn new(value: f32) -> Result<Self, AnalysisError> {
-        if value.is_nan() {
-            return Err(CalibrationError::NotAThreshold.into());
-        }
-        Ok(Self(value.clamp(-SCORE_MAX, SCORE_MAX) + 0.0))
-    }
-
-    /// Rejects `score`, accepts everything above it.
-    #[must_use]
-    pub fn just_above(score: DecisionScore) -> Self {
-        Self(score.0.next_up())
-    }
-
-    /// The value, up to 4e6 in magnitude.
-    #[must_use]
-    pub fn get(self) -> f32 {
-        self.0
-    }
-
-    /// Accepts iff the score is at or above the threshold; nothing found is a reject.
-    #[must_use]
-    pub fn decide(self, best: Option<DecisionScore>) -> Decision {
-        match best {
-            Some(score) if self.0 <= score.0 => Decision::Accept,
-            Some(_) | None => Decision::Reject,
-        }
-    }
-}
-
-impl From<DecisionThreshold> for f64 {
-    /// Widened, so that a JSON reader which is off by one `f64` step still finds the same `f32`.
-    fn from(threshold: DecisionThreshold) -> Self {
-        Self::from(threshold.0)
-    }
-}
-
-impl TryFrom<f64> for DecisionThreshold {
-    type Error = AnalysisError;
-
-    fn try_from(value: f64) -> Result<Self, AnalysisError> {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "rounds to the nearest f32, as meant"
-        )]
-        Self::new(value as f32)
-    }
-}
+/// The deviations above the cohort's mean that a normalised score of one half stands for.
+const HALF_WAY: f64 = 10.0;
 
 /// How one embedding scores against a cohort: the mean and the population standard deviation.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -139,9 +42,9 @@ struct UncheckedStatistics {
 }
 
 impl TryFrom<UncheckedStatistics> for CohortStatistics {
-    type Error = AnalysisError;
+    type Error = CalibrationError;
 
-    fn try_from(raw: UncheckedStatistics) -> Result<Self, AnalysisError> {
+    fn try_from(raw: UncheckedStatistics) -> Result<Self, CalibrationError> {
         Self::new(raw.mean, raw.deviation)
     }
 }
@@ -151,9 +54,9 @@ impl CohortStatistics {
     ///
     /// # Errors
     /// Refuses a mean outside [-1, 1], a deviation outside [1e-6, 1], and NaN.
-    pub fn new(mean: f64, deviation: f64) -> Result<Self, AnalysisError> {
+    pub fn new(mean: f64, deviation: f64) -> Result<Self, CalibrationError> {
         if !(-1.0..=1.0).contains(&mean) || !(DEVIATION_MIN..=1.0).contains(&deviation) {
-            return Err(AnalysisError::NotCohortStatistics { mean, deviation });
+            return Err(CalibrationError::NotCohortStatistics { mean, deviation });
         }
         Ok(Self {
             mean: recorded(mean),
@@ -202,17 +105,20 @@ pub enum Side {
 }
 
 impl Side {
-    /// The score that is held against a threshold on this scale.
+    /// The score that is held against a threshold on this scale, in (-1, 1).
     ///
     /// For one pair of statistics it never falls as the similarity rises. Across pairs the order
     /// changes, which is the purpose.
     #[must_use]
-    pub fn normalise(self, score: Similarity, pair: PairStatistics) -> DecisionScore {
+    pub fn normalise(self, score: Similarity, pair: PairStatistics) -> Similarity {
+        let deviations = self.exact(score, pair);
         #[expect(
             clippy::cast_possible_truncation,
-            reason = "rounds to the nearest f32, as meant; at most 2e6 in magnitude"
+            reason = "rounds to the nearest f32, as meant; below 1 in magnitude"
         )]
-        DecisionScore(self.exact(score, pair) as f32 + 0.0)
+        let bounded = (deviations / (deviations.abs() + HALF_WAY)) as f32;
+        // Never NaN: statistics are finite, and no deviation is below the least.
+        Similarity::new(bounded + 0.0).unwrap_or(score)
     }
 
     fn exact(self, score: Similarity, pair: PairStatistics) -> f64 {
@@ -247,9 +153,9 @@ struct UncheckedNormalisation {
 }
 
 impl TryFrom<UncheckedNormalisation> for Normalisation {
-    type Error = AnalysisError;
+    type Error = CalibrationError;
 
-    fn try_from(raw: UncheckedNormalisation) -> Result<Self, AnalysisError> {
+    fn try_from(raw: UncheckedNormalisation) -> Result<Self, CalibrationError> {
         Self::new(raw.side, raw.nearest, raw.deviation_floor)
     }
 }
@@ -270,9 +176,9 @@ impl Normalisation {
         side: Side,
         nearest: Option<NonZeroU32>,
         deviation_floor: f64,
-    ) -> Result<Self, AnalysisError> {
+    ) -> Result<Self, CalibrationError> {
         if !(DEVIATION_MIN..=1.0).contains(&deviation_floor) {
-            return Err(AnalysisError::DeviationFloor {
+            return Err(CalibrationError::DeviationFloor {
                 value: deviation_floor,
             });
         }
@@ -304,7 +210,7 @@ impl Normalisation {
     pub fn statistics(
         self,
         mut scores: Vec<Similarity>,
-    ) -> Result<CohortStatistics, AnalysisError> {
+    ) -> Result<CohortStatistics, CalibrationError> {
         // Sorted, so that the order of the cohort changes no bit of a sum.
         let kept = self
             .nearest
@@ -316,9 +222,9 @@ impl Normalisation {
         }
         scores.sort_unstable_by_key(|&score| Reverse(score));
         if scores.is_empty() {
-            return Err(AnalysisError::EmptyCohort);
+            return Err(CalibrationError::EmptyCohort);
         }
-        let count = crate::calibration::binomial::real(scores.len() as u64);
+        let count = super::binomial::real(scores.len() as u64);
         let values = || scores.iter().map(|score| f64::from(score.get()));
         let mean = values().sum::<f64>() / count;
         let variance = values().map(|value| (value - mean).powi(2)).sum::<f64>() / count;
@@ -326,29 +232,20 @@ impl Normalisation {
         CohortStatistics::new(mean.clamp(-1.0, 1.0), deviation)
     }
 
-    /// The statistics of an embedding against the embeddings of a cohort.
-    ///
-    /// # Errors
-    /// Refuses an empty cohort, and one of another dimension.
-    pub fn statistics_of(
-        self,
-        embedding: &[f32],
-        cohort: &[Embedding],
-    ) -> Result<CohortStatistics, AnalysisError> {
-        let scores = cohort.iter().map(|member| {
-            Similarity::between(embedding, member.as_slice()).ok_or(
-                AnalysisError::CohortDimension {
-                    cohort: member.dimension(),
-                    embedding: embedding.len(),
-                },
-            )
-        });
-        self.statistics(scores.collect::<Result<_, _>>()?)
+    /// The usual name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match (self.side, self.nearest) {
+            (Side::Item, _) => "Z-norm",
+            (Side::Probe, _) => "T-norm",
+            (Side::Both, None) => "S-norm",
+            (Side::Both, Some(_)) => "AS-norm",
+        }
     }
 
     /// The score that is held against a threshold on this scale.
     #[must_use]
-    pub fn normalise(self, score: Similarity, pair: PairStatistics) -> DecisionScore {
+    pub fn normalise(self, score: Similarity, pair: PairStatistics) -> Similarity {
         self.side.normalise(score, pair)
     }
 }
@@ -395,7 +292,7 @@ mod tests {
             let exact = side.exact(score(0.6), statistics);
             assert!((exact - expected).abs() < 2e-6, "{exact} is not {expected}");
             let found = f64::from(way.normalise(score(0.6), statistics).get());
-            assert!((found - exact).abs() < 1e-6);
+            assert!((found - exact / (exact + 10.0)).abs() < 1e-7);
         }
     }
 
@@ -451,20 +348,6 @@ mod tests {
     }
 
     #[test]
-    fn a_cohort_of_embeddings_is_scored_exactly_and_must_have_their_dimension() {
-        let unit = |raw: &[f32]| Embedding::normalise(raw.to_vec()).unwrap();
-        let cohort = [unit(&[1.0, 0.0]), unit(&[0.0, 1.0]), unit(&[-1.0, 0.0])];
-        let way = by(Side::Both, None);
-        let found = way.statistics_of(&[1.0, 0.0], &cohort).unwrap();
-        assert!(found.mean().abs() < 1e-12);
-        assert!((found.deviation() - (2.0_f64 / 3.0).sqrt()).abs() < 1e-11);
-        let nearest = by(Side::Both, Some(2)).statistics_of(&[1.0, 0.0], &cohort);
-        assert!((nearest.unwrap().mean() - 0.5).abs() < 1e-12);
-        let refused = way.statistics_of(&[1.0, 0.0, 0.0], &cohort).unwrap_err();
-        assert!(refused.to_string().contains("dimension 2"), "{refused}");
-    }
-
-    #[test]
     fn what_is_no_number_or_out_of_range_is_refused() {
         for floor in [0.0, -1.0, 1.1, f64::NAN, f64::INFINITY] {
             assert!(Normalisation::new(Side::Both, None, floor).is_err());
@@ -480,20 +363,17 @@ mod tests {
         }
         let text = r#"{"side":"both","nearest":0,"deviation_floor":0.001}"#;
         assert!(serde_json::from_str::<Normalisation>(text).is_err());
-        assert!(DecisionThreshold::new(f32::NAN).is_err());
     }
 
     #[test]
-    fn the_constants_stand_beyond_every_score() {
+    fn however_far_above_its_cohort_a_score_stays_in_range() {
         let narrow = Normalisation::new(Side::Both, None, 1e-6).unwrap();
         let lowest = narrow.normalise(score(-1.0), pair(narrow, &[1.0], &[1.0]));
         let highest = narrow.normalise(score(1.0), pair(narrow, &[-1.0], &[-1.0]));
-        let anything = DecisionThreshold::ACCEPT_ANYTHING_FOUND;
-        assert_eq!(anything.decide(Some(lowest)), Decision::Accept);
-        assert_eq!(anything.decide(None), Decision::Reject);
-        let nothing = DecisionThreshold::ACCEPT_NOTHING;
-        assert_eq!(nothing.decide(Some(highest)), Decision::Reject);
-        assert_eq!(DecisionThreshold::new(f32::INFINITY).unwrap(), nothing);
+        assert!((-1.0..-0.999_9).contains(&lowest.get()));
+        assert!((0.999_9..1.0).contains(&highest.get()));
+        let unremarkable = narrow.normalise(score(0.5), pair(narrow, &[0.5], &[0.5]));
+        assert_eq!(unremarkable.get().to_bits(), 0.0_f32.to_bits());
     }
 
     proptest! {
@@ -508,9 +388,7 @@ mod tests {
                 let pair = pair(way, &cohort, &cohort[..cohort.len().div_ceil(2)]);
                 let low = way.normalise(score(low), pair);
                 let high = way.normalise(score(high), pair);
-                prop_assert!(low <= high && low.get().is_finite() && high.get().is_finite());
-                let above = DecisionThreshold::just_above(high);
-                prop_assert_eq!(above.decide(Some(high)), Decision::Reject);
+                prop_assert!(low <= high && !low.get().is_nan() && !high.get().is_nan());
             }
         }
 
@@ -527,14 +405,6 @@ mod tests {
             let text = serde_json::to_string(&forward).unwrap();
             let back: CohortStatistics = serde_json::from_str(&text).unwrap();
             prop_assert_eq!(back, forward);
-        }
-
-        #[test]
-        fn a_threshold_survives_json_bit_for_bit(value in -5e6_f32..5e6) {
-            let threshold = DecisionThreshold::new(value).unwrap();
-            let text = serde_json::to_string(&threshold).unwrap();
-            let back: DecisionThreshold = serde_json::from_str(&text).unwrap();
-            prop_assert_eq!(back.get().to_bits(), threshold.get().to_bits());
         }
     }
 }

@@ -1,0 +1,413 @@
+//! The remedy of a calibration: how the scores that decide are adjusted, and on whose ground.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{DeploymentError, Gathered};
+use crate::analysis::remedies::{group_column, plan, remedy_trial};
+use crate::analysis::remedy::{Remedy, RemedyTrial};
+use crate::analysis::remedy_comparison::{self, compare};
+use crate::calibration::CalibrationError;
+use crate::calibration::adjustment::{Adjuster, Compared};
+use crate::calibration::certify::TargetFar;
+use crate::calibration::cohort::Cohort;
+use crate::calibration::decision::Threshold;
+use crate::calibration::groups::{GroupFitting, GroupThresholds, StrangerMatch, Strength};
+use crate::calibration::held_out::{Folds, HeldOut, cross_fit, cross_fit_by};
+use crate::calibration::policy::{Choice, Target, choose};
+use crate::calibration::recording::{Recording, Search, Truth};
+use crate::calibration::trials::Trials;
+use crate::gallery::item::ItemHead;
+
+/// What is to be done about labels that one threshold treats unequally.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum RemedyChoice {
+    /// Nothing: the similarity is held against one threshold.
+    #[default]
+    None,
+    /// This remedy. For groups, by this metadata column of the items.
+    Named(Remedy, Option<String>),
+    /// The one that half of the labels prefers, or none; the other half sets the threshold. With
+    /// the metadata column that items may be grouped by.
+    Measured(Option<String>),
+}
+
+/// Searches with the scores that will decide, and what chose them.
+pub(super) struct Remedied {
+    /// The searches that choose the threshold.
+    pub(super) recording: Recording,
+    /// The choice of a threshold.
+    pub(super) choice: Choice,
+    /// The way to choose, on labels that did not choose.
+    pub(super) held_out: HeldOut,
+    /// What adjusts scores; `None` for the similarity itself.
+    pub(super) adjuster: Option<Adjuster>,
+    /// How the remedy came to be chosen: whole sentences.
+    pub(super) remarks: Vec<String>,
+}
+
+/// Chooses a threshold for the scores that a remedy makes of the searches.
+pub(super) fn remedied(
+    gathered: &Gathered,
+    remedy: &RemedyChoice,
+    target: Target,
+    seed: u64,
+) -> Result<Remedied, DeploymentError> {
+    let searches = gathered.searches.clone();
+    if matches!(
+        remedy,
+        RemedyChoice::None | RemedyChoice::Named(Remedy::None, _)
+    ) {
+        return chosen(searches, None, (target, seed));
+    }
+    let bench = Bench {
+        vectors: Vectors::of(gathered),
+        searches: &gathered.searches,
+        target,
+        seed,
+    };
+    match remedy {
+        RemedyChoice::None => chosen(searches, None, (target, seed)),
+        RemedyChoice::Named(remedy, column) => {
+            let mut done = bench.by(*remedy, column.as_deref(), searches)?;
+            done.remarks.push(format!(
+                "The remedy ({}) was chosen without a look at these searches, or for reasons other \
+                 than how they score.",
+                remedy.as_str()
+            ));
+            Ok(done)
+        }
+        RemedyChoice::Measured(column) => bench.measured(column.as_deref()),
+    }
+}
+
+/// Adjusts the searches as an operating point does.
+pub(super) fn adjusted(
+    gathered: &Gathered,
+    adjuster: &Adjuster,
+) -> Result<Vec<Search>, DeploymentError> {
+    Vectors::of(gathered).adjust(gathered.searches.clone(), adjuster)
+}
+
+/// Where the vectors of the searches are.
+struct Vectors<'a> {
+    items: BTreeMap<&'a str, (&'a ItemHead, &'a [f32])>,
+    queries: BTreeMap<&'a str, &'a [f32]>,
+}
+
+impl<'a> Vectors<'a> {
+    fn of(gathered: &'a Gathered) -> Self {
+        let items = gathered.items();
+        let queries = gathered.queries.iter();
+        Self {
+            items: items
+                .map(|(head, vector)| (head.id.as_str(), (head, vector)))
+                .collect(),
+            queries: queries
+                .map(|(query, vector)| (query.id.as_str(), &**vector))
+                .collect(),
+        }
+    }
+
+    /// The probe and what it found; `None` where it found nothing.
+    fn compared<'b>(&'b self, search: &'b Search) -> Result<Option<Compared<'b>>, DeploymentError> {
+        let Some(found) = &search.found else {
+            return Ok(None);
+        };
+        let item = self.items.get(found.item.as_str());
+        // A gallery that searched for itself has its queries among its items.
+        let own = || {
+            self.items
+                .get(search.probe.as_str())
+                .map(|(_, vector)| *vector)
+        };
+        let probe = self
+            .queries
+            .get(search.probe.as_str())
+            .copied()
+            .or_else(own);
+        let (Some((head, item)), Some(probe)) = (item, probe) else {
+            return Err(DeploymentError::Argument {
+                argument: "queries",
+                problem: format!(
+                    "are too many for a remedy, which takes the vectors of all; at most {} are kept",
+                    Gathered::VECTORS_MAX
+                ),
+            });
+        };
+        Ok(Some(Compared {
+            score: found.score,
+            probe,
+            item,
+            label: Some(&head.label),
+            metadata: Some(&head.metadata),
+            left_out: (search.truth == Truth::LeftOut).then_some(search.label.as_str()),
+        }))
+    }
+
+    fn adjust(
+        &self,
+        mut searches: Vec<Search>,
+        adjuster: &Adjuster,
+    ) -> Result<Vec<Search>, DeploymentError> {
+        for search in &mut searches {
+            let held = match self.compared(search)? {
+                Some(compared) => Some(adjuster.held(&compared)?),
+                None => None,
+            };
+            if let Some(found) = &mut search.found {
+                found.adjusted = held;
+            }
+        }
+        Ok(searches)
+    }
+
+    fn cohort(&self, seed: u64) -> Result<Cohort, CalibrationError> {
+        let items = self.items.values();
+        let items = items.map(|(head, vector)| (head.id.as_str(), head.label.as_str(), *vector));
+        Cohort::drawn(items, seed)
+    }
+
+    fn column<'b>(&'b self, named: Option<&'b str>) -> Option<&'b str> {
+        named.or_else(|| group_column(self.items.values().map(|(head, _)| &head.metadata)))
+    }
+}
+
+/// Everything that a remedy is fitted to.
+struct Bench<'a> {
+    vectors: Vectors<'a>,
+    searches: &'a [Search],
+    target: Target,
+    seed: u64,
+}
+
+impl Bench<'_> {
+    fn chosen(
+        &self,
+        searches: Vec<Search>,
+        adjuster: Option<Adjuster>,
+    ) -> Result<Remedied, DeploymentError> {
+        chosen(searches, adjuster, (self.target, self.seed))
+    }
+
+    fn by(
+        &self,
+        remedy: Remedy,
+        column: Option<&str>,
+        searches: Vec<Search>,
+    ) -> Result<Remedied, DeploymentError> {
+        if remedy.by_group() {
+            return self.by_group(remedy, column, searches);
+        }
+        let cohort = self.vectors.cohort(self.seed)?;
+        let Some(how) = remedy.normalisation(cohort.members()) else {
+            return self.chosen(searches, None);
+        };
+        let adjuster = Adjuster::normalising(how, cohort)?;
+        let searches = self.vectors.adjust(searches, &adjuster)?;
+        self.chosen(searches, Some(adjuster))
+    }
+
+    /// The global threshold is chosen on the plain scores, so that what it promises holds of the
+    /// groups, which only reject more.
+    fn by_group(
+        &self,
+        remedy: Remedy,
+        column: Option<&str>,
+        searches: Vec<Search>,
+    ) -> Result<Remedied, DeploymentError> {
+        let (Target::Far(far) | Target::FarEstimated(far)) = self.target else {
+            return Err(CalibrationError::GroupsWithoutTargetFar.into());
+        };
+        let Some(column) = self.vectors.column(column) else {
+            return Err(CalibrationError::NoGroups {
+                column: "(any column)".to_owned(),
+            }
+            .into());
+        };
+        let plain = Recording::new(searches)?;
+        let groups = Groups {
+            remedy,
+            column,
+            far,
+            seed: self.seed,
+            of_probe: self.groups_of(column, plain.searches()),
+        };
+        if groups.of_probe.is_empty() {
+            let column = column.to_owned();
+            return Err(CalibrationError::NoGroups { column }.into());
+        }
+        let choice = choose(self.target, plain.trials(), self.seed)?;
+        let fitted = groups.fit(plain.trials(), choice.threshold)?;
+        let held_out = cross_fit_by(
+            plain.trials(),
+            Folds::new(Folds::COUNT_DEFAULT, self.seed)?,
+            |others| {
+                let threshold = choose(self.target, others, self.seed)?.threshold;
+                let fitted = groups.fit(others, threshold)?;
+                let lowered = groups.lowered(plain.searches(), &fitted, &self.vectors);
+                Ok((threshold, Some(Recording::new(lowered)?.trials().clone())))
+            },
+        );
+        let adjuster = Adjuster::grouping(fitted);
+        let searches = plain.searches().to_vec();
+        Ok(Remedied {
+            recording: Recording::new(self.vectors.adjust(searches, &adjuster)?)?,
+            choice,
+            held_out,
+            adjuster: Some(adjuster),
+            remarks: vec![
+                "Thresholds by group are at or above the one that is promised on, so that they \
+                 accept no stranger that it rejects; what each group has beyond it is an estimate."
+                    .to_owned(),
+            ],
+        })
+    }
+
+    /// The group of the best match of every non-mated search, by probe.
+    fn groups_of<'b>(&'b self, column: &str, searches: &'b [Search]) -> BTreeMap<&'b str, &'b str> {
+        let strangers = searches
+            .iter()
+            .filter(|search| search.truth != Truth::Mated);
+        strangers
+            .filter_map(|search| {
+                let (head, _) = self
+                    .vectors
+                    .items
+                    .get(search.found.as_ref()?.item.as_str())?;
+                Some((search.probe.as_str(), head.metadata.get(column)?.as_str()))
+            })
+            .collect()
+    }
+
+    /// One half of the labels chooses the remedy, the other the threshold.
+    fn measured(&self, column: Option<&str>) -> Result<Remedied, DeploymentError> {
+        let all = Recording::new(self.searches.to_vec())?;
+        let halves = Folds::new(2, self.seed)?;
+        let half_of = halves.of_labels(all.trials());
+        let (choosing, setting): (Vec<&Search>, Vec<&Search>) = self
+            .searches
+            .iter()
+            .partition(|search| half_of.get(search.label.as_str()) == Some(&0));
+        let column = self.vectors.column(column);
+        let cohort = self.vectors.cohort(self.seed)?;
+        let trials = choosing.iter().map(|search| {
+            let compared = self.vectors.compared(search)?;
+            Ok(remedy_trial(search, compared.as_ref(), &cohort, column)?)
+        });
+        let trials: Vec<RemedyTrial> = trials.collect::<Result<_, DeploymentError>>()?;
+        let mut plan = plan((self.target, self.seed), column)?;
+        if !matches!(self.target, Target::Far(_) | Target::FarEstimated(_)) {
+            plan.remedies.retain(|remedy| !remedy.by_group());
+        }
+        let compared = compare(&trials, &plan).map_err(|cause| DeploymentError::Argument {
+            argument: "remedy",
+            problem: format!("cannot be measured: {cause}; or name one, or none"),
+        })?;
+        let set_aside: BTreeSet<String> = choosing.iter().map(|s| s.label.clone()).collect();
+        let setting: Vec<Search> = setting.into_iter().cloned().collect();
+        let preferred = preferred(&compared.remedies);
+        let labels = set_aside.len();
+        let (mut done, remark) = match preferred {
+            Some(best) => (
+                self.by(best.measured.fitted.remedy, column, setting)?,
+                format!(
+                    "The remedy was chosen on {labels} labels that had no part in setting the \
+                     threshold: {}.",
+                    best.sentence
+                ),
+            ),
+            None => (
+                self.chosen(setting, None)?,
+                format!(
+                    "On {labels} labels kept apart for that choice, no remedy was better by more \
+                     than chance: the similarity decides."
+                ),
+            ),
+        };
+        done.remarks.push(remark);
+        done.recording = done.recording.with_set_aside(set_aside);
+        Ok(done)
+    }
+}
+
+/// The threshold for searches whose scores are what they will be.
+fn chosen(
+    searches: Vec<Search>,
+    adjuster: Option<Adjuster>,
+    (target, seed): (Target, u64),
+) -> Result<Remedied, DeploymentError> {
+    let recording = Recording::new(searches)?;
+    let trials = recording.trials();
+    let folds = Folds::new(Folds::COUNT_DEFAULT, seed)?;
+    Ok(Remedied {
+        choice: choose(target, trials, seed)?,
+        held_out: cross_fit(target, trials, folds),
+        recording,
+        adjuster,
+        remarks: Vec::new(),
+    })
+}
+
+/// The preferred remedy that leaves the worst labels best off.
+fn preferred(remedies: &[remedy_comparison::Compared]) -> Option<&remedy_comparison::Compared> {
+    let worst = |one: &remedy_comparison::Compared| {
+        let labels = one.measured.worst_labels.as_ref();
+        labels.map_or(f64::INFINITY, |labels| labels.mean_of_worst_tenth)
+    };
+    let preferred = remedies.iter().filter(|one| one.verdict.prefers());
+    preferred.min_by(|a, b| worst(a).total_cmp(&worst(b)))
+}
+
+/// How thresholds by group are fitted.
+struct Groups<'a> {
+    remedy: Remedy,
+    column: &'a str,
+    far: TargetFar,
+    seed: u64,
+    of_probe: BTreeMap<&'a str, &'a str>,
+}
+
+impl Groups<'_> {
+    fn fit(&self, trials: &Trials, global: Threshold) -> Result<GroupThresholds, CalibrationError> {
+        let strangers: Vec<StrangerMatch<'_>> = trials
+            .one_probe_per_label(self.seed)
+            .searches()
+            .iter()
+            .filter_map(|search| {
+                Some(StrangerMatch {
+                    group: self.of_probe.get(search.probe.as_str()).copied(),
+                    score: search.top_score?,
+                })
+            })
+            .collect();
+        let fitting = GroupFitting {
+            column: self.column,
+            global,
+            strangers: &strangers,
+        };
+        let fit = if self.remedy == Remedy::CertifiedGroups {
+            fitting.certified(self.far)?
+        } else {
+            fitting.shrunk(self.far.far(), Strength::FromGroups)?
+        };
+        Ok(fit.thresholds)
+    }
+
+    fn lowered(
+        &self,
+        searches: &[Search],
+        groups: &GroupThresholds,
+        vectors: &Vectors<'_>,
+    ) -> Vec<Search> {
+        let mut searches = searches.to_vec();
+        for found in searches
+            .iter_mut()
+            .filter_map(|search| search.found.as_mut())
+        {
+            let item = vectors.items.get(found.item.as_str());
+            let group = item.and_then(|(head, _)| head.metadata.get(self.column));
+            found.adjusted = Some(groups.lowered(found.score, group.map(String::as_str)));
+        }
+        searches
+    }
+}
