@@ -28,7 +28,7 @@ use matchpoint::config::{Config, ServerFlags};
 use matchpoint::deployment::{Deployment, Query, SearchOptions};
 use matchpoint::model::embedder::Embedder;
 use matchpoint::pixels::Limits;
-use matchpoint::server::{self, Client, Loaded};
+use matchpoint::server::{self, Asked, Client, Loaded};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const CLIENTS: usize = 8;
@@ -153,10 +153,7 @@ impl Bench {
         self.clients(move |image| {
             let deployment = Arc::clone(&deployment);
             async move {
-                let options = SearchOptions {
-                    limit: 10,
-                    exact: false,
-                };
+                let options = SearchOptions::nearest(10);
                 deployment
                     .search(Query::Image(image), options)
                     .await
@@ -190,7 +187,7 @@ impl Bench {
                     .unwrap()
                     .clone();
                 async move {
-                    client.search("", image, 10, false).await.unwrap();
+                    client.search(&Asked::default(), image).await.unwrap();
                 }
             })
             .await;

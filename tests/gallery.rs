@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use matchpoint::gallery::error::GalleryError;
+use matchpoint::gallery::filter::Filter;
 use matchpoint::gallery::graph::IndexParams;
 use matchpoint::gallery::item::{BATCH_MAX, ID_BYTES_MAX, Item, ItemHead, METADATA_BYTES_MAX};
 use matchpoint::gallery::snapshot::{Match, NEIGHBOURS_MAX, Probe, Snapshot};
@@ -142,6 +143,7 @@ fn nearest(snapshot: &Snapshot, query: &Embedding, k: usize) -> Vec<Match> {
                 k,
                 exact: false,
                 without_label: None,
+                ..Probe::nearest(1)
             },
         )
         .unwrap()
@@ -307,6 +309,7 @@ fn searches_beside_a_writer_see_whole_writes_only() {
                     k: NEIGHBOURS_MAX,
                     exact: true,
                     without_label: None,
+                    ..Probe::nearest(1)
                 },
             );
             assert_eq!(found.unwrap().len(), snapshot.len());
@@ -371,6 +374,7 @@ fn a_masked_label_is_never_found() {
         k: 27,
         exact: false,
         without_label: Some("label 1"),
+        ..Probe::nearest(1)
     };
     let found = snapshot.nearest(query, &probe).unwrap();
     assert_eq!(found.len(), 27);
@@ -384,6 +388,42 @@ fn a_masked_label_is_never_found() {
         .filter(|(_, id)| !masked.contains(id))
         .collect();
     assert_eq!(bits(&found), without);
+}
+
+#[test]
+fn a_filter_and_one_per_label_choose_from_the_whole_ranking() {
+    let place = Place::new();
+    let gallery = place.create();
+    gallery.upsert(items(0, 300)).unwrap();
+    let snapshot = gallery.snapshot();
+    let query = &items(4, 5)[0].embedding;
+    let all = nearest(&snapshot, query, 300);
+    let filter =
+        Filter::parse("label IN (\"label 1\", \"label 7\") AND id != \"item 004\"").unwrap();
+    let probe = Probe {
+        filter: Some(&filter),
+        ..Probe::nearest(300)
+    };
+    let wanted = |found: &&Match| {
+        let item = &found.item;
+        ["label 1", "label 7"].contains(&item.label.as_str()) && item.id != "item 004"
+    };
+    let found = snapshot.nearest(query, &probe).unwrap();
+    let expected: Vec<Match> = all.iter().filter(wanted).cloned().collect();
+    assert_eq!((bits(&found), found.len()), (bits(&expected), 5));
+
+    let mut seen = BTreeSet::new();
+    let first: Vec<Match> = all
+        .iter()
+        .filter(|found| seen.insert(found.item.label.clone()))
+        .cloned()
+        .collect();
+    let probe = Probe {
+        one_per_label: true,
+        ..Probe::nearest(12)
+    };
+    let found = snapshot.nearest(query, &probe).unwrap();
+    assert_eq!(bits(&found), bits(&first[..12]));
 }
 
 #[test]
@@ -488,6 +528,7 @@ fn a_search_out_of_bounds_is_refused() {
                 k,
                 exact: true,
                 without_label: None,
+                ..Probe::nearest(1)
             },
         );
         assert!(matches!(refused, Err(GalleryError::Neighbours { found, .. }) if found == k));
@@ -499,6 +540,7 @@ fn a_search_out_of_bounds_is_refused() {
             k: 1,
             exact: true,
             without_label: None,
+            ..Probe::nearest(1)
         },
     );
     let message = refused.unwrap_err().to_string();
@@ -814,6 +856,7 @@ fn the_graph_finds_the_nearest_and_scores_them_exactly() {
         k: 2180,
         exact: false,
         without_label: Some("cluster 0"),
+        ..Probe::nearest(1)
     };
     let probe = Probe { k: 1000, ..probe };
     let masked = after.nearest(query, &probe).unwrap();
@@ -825,6 +868,7 @@ fn the_graph_finds_the_nearest_and_scores_them_exactly() {
                 k: 900,
                 exact: true,
                 without_label: None,
+                ..Probe::nearest(1)
             },
         )
         .unwrap();

@@ -1313,6 +1313,82 @@ async fn a_group_that_strangers_come_upon_is_held_to_a_stricter_threshold() {
 }
 
 #[tokio::test]
+async fn a_filter_names_what_may_be_found_and_decided_on() {
+    let running = Running::sample(&[]).await;
+    let label = KNOWN.trim_start_matches("images/");
+    let ask = |filter: &str| SearchRequest {
+        filter: filter.to_owned(),
+        ..image_query(known())
+    };
+    let without = search(&running, ask(&format!("label != \"{label}\"")))
+        .await
+        .unwrap();
+    assert_eq!(without.decision(), Decision::Reject);
+    assert!(without.matches.iter().all(|found| found.label != label));
+    let only = search(
+        &running,
+        ask(&format!("label = \"{label}\" AND metadata.kind = ref")),
+    );
+    let only = only.await.unwrap();
+    assert_eq!((only.decision(), only.matches.len()), (Decision::Accept, 1));
+    let basis = only.basis.unwrap();
+    assert!(basis.certified && basis.decision_score.to_bits() == only.matches[0].score.to_bits());
+    let nothing = search(&running, ask("id = nobody")).await.unwrap();
+    assert_eq!(
+        (nothing.decision(), nothing.matches.len()),
+        (Decision::Reject, 0)
+    );
+    let wrong = search(&running, ask("label < x")).await.unwrap_err();
+    assert_eq!(
+        (wrong.code(), reason(&wrong).as_str()),
+        (Code::InvalidArgument, "FILTER_INVALID")
+    );
+    assert!(wrong.message().contains("column 7"));
+
+    // These choose what is shown, and leave the decision alone.
+    let all = search(&running, image_query(known())).await.unwrap();
+    let least = f32::midpoint(all.matches[0].score, all.matches[1].score);
+    for request in [
+        SearchRequest {
+            min_score: Some(least),
+            ..ask("")
+        },
+        SearchRequest {
+            one_per_label: true,
+            ..ask("")
+        },
+        SearchRequest {
+            ef: 4096,
+            ..ask("")
+        },
+    ] {
+        let shown = if request.min_score.is_some() { 1 } else { 10 };
+        let answer = search(&running, request).await.unwrap();
+        assert_eq!(answer.matches.len(), shown);
+        let basis = answer.basis.as_ref().unwrap();
+        let decided = all.basis.as_ref().unwrap().decision_score;
+        assert_eq!(basis.decision_score.to_bits(), decided.to_bits());
+    }
+    for request in [
+        SearchRequest {
+            min_score: Some(f32::NAN),
+            ..ask("")
+        },
+        SearchRequest {
+            ef: 5000,
+            ..ask("")
+        },
+    ] {
+        let (code, why) = refusal(&running, request).await;
+        assert_eq!(
+            (code, why.as_str()),
+            (Code::InvalidArgument, "ARGUMENT_INVALID")
+        );
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_calibration_that_cannot_be_made_says_why_and_changes_nothing() {
     let (_folder, deployment) = copy_of_sample();
     let running = Running::start(&deployment, &[]).await;

@@ -340,12 +340,17 @@ impl Story<'_> {
         );
         let sources = Sources::read(&self.examples.join("evaluate.csv"))?;
         let gallery = Sources::read(&self.examples.join("gallery.csv"))?;
+        let search = server::Asked {
+            deployment: NAME.to_owned(),
+            limit: 1,
+            ..server::Asked::default()
+        };
         let mut asked = Asked::default();
         let mut shown = Shown::default();
         for source in sources.items {
             let known = gallery.items.iter().any(|item| item.label == source.label);
             let image = std::fs::read(&source.path)?;
-            match client.search(NAME, image, 1, false).await {
+            match client.search(&search, image).await {
                 Ok(found) => {
                     let kind = asked.count(&source, known, &found);
                     if shown.wants(kind) {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use super::output::{self, Output, percent};
-use crate::server::{Client, ClientError, Found};
+use crate::server::{Asked, Client, ClientError, Found};
 
 /// Ask a running server about images
 ///
@@ -16,6 +16,7 @@ use crate::server::{Client, ClientError, Found};
 #[command(after_help = "Examples:
   matchpoint search photo.jpg
   matchpoint search --server http://10.0.0.5:50051 --deployment shop --limit 3 a.jpg b.png
+  matchpoint search photo.jpg --filter 'metadata.camera = front AND label != mug'
   matchpoint search photo.jpg --json")]
 pub(super) struct Search {
     /// The images
@@ -37,6 +38,15 @@ pub(super) struct Search {
     /// Compare with every item, instead of asking an approximate index
     #[arg(long)]
     exact: bool,
+    /// The items that may be found and decided on, as in docs/filters.md
+    #[arg(long, value_name = "FILTER", default_value = "")]
+    filter: String,
+    /// Show the best item of each label
+    #[arg(long)]
+    one_per_label: bool,
+    /// Show no item that is less similar: -1 to 1. The decision stays what it is
+    #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
+    min_score: Option<f32>,
     /// Print the answers as JSON
     #[arg(long)]
     json: bool,
@@ -83,8 +93,16 @@ impl Search {
     async fn ask_one(&self, client: &Client, image: &Path) -> anyhow::Result<Found> {
         let bytes =
             std::fs::read(image).map_err(|cause| anyhow::anyhow!("cannot be read: {cause}"))?;
-        let asked = client.search(&self.deployment, bytes, self.limit, self.exact);
-        asked
+        let asked = Asked {
+            deployment: self.deployment.clone(),
+            limit: self.limit,
+            exact: self.exact,
+            filter: self.filter.clone(),
+            one_per_label: self.one_per_label,
+            min_score: self.min_score,
+        };
+        let found = client.search(&asked, bytes);
+        found
             .await
             .map_err(|error: ClientError| anyhow::anyhow!(error))
     }

@@ -12,6 +12,7 @@ use crate::calibration::adjustment::{Adjuster, Compared};
 use crate::calibration::certify::TargetFar;
 use crate::calibration::decision::Decision;
 use crate::calibration::operating_point::{Content, Mismatch, OperatingPoint};
+use crate::gallery::filter::Filter;
 use crate::gallery::item::ItemHead;
 use crate::gallery::snapshot::{Match, Probe, Snapshot};
 use crate::model::embedder::Embedder;
@@ -46,12 +47,35 @@ pub(super) enum Known {
 }
 
 /// How to search.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct SearchOptions {
     /// How many items to return, at most.
     pub limit: usize,
     /// Whether to compare with every item.
     pub exact: bool,
+    /// The items that may be found, and decided on; all where there is none.
+    pub filter: Option<Filter>,
+    /// Return the best item of each label.
+    pub one_per_label: bool,
+    /// Return no item that is less similar.
+    pub score_min: Option<f32>,
+    /// Candidates that an approximate search keeps, for the items returned.
+    pub breadth: Option<usize>,
+}
+
+impl SearchOptions {
+    /// The nearest items, by the index.
+    #[must_use]
+    pub fn nearest(limit: usize) -> Self {
+        Self {
+            limit,
+            exact: false,
+            filter: None,
+            one_per_label: false,
+            score_min: None,
+            breadth: None,
+        }
+    }
 }
 
 /// An item that is near the query.
@@ -68,6 +92,18 @@ pub enum Standing {
     Mismatch(Mismatch),
     /// One is active that is missing from the disk, or damaged; why.
     Unreadable(String),
+}
+
+impl Basis {
+    /// As it is where a filter named the items that could be found. What is accepted among some
+    /// items is accepted among all, so that a bound on false accepts of strangers stays, where the
+    /// similarity decides; a filter can leave out the mate, so that none on false rejects does.
+    #[must_use]
+    pub fn under_filter(mut self) -> Self {
+        self.target_frr = 0.0;
+        self.certified &= self.adjustment.is_empty() && 0.0 < self.target_far;
+        self
+    }
 }
 
 /// Why nothing is decided.
@@ -401,18 +437,22 @@ pub(super) fn search_snapshot(
         k: options.limit,
         exact: options.exact,
         without_label: None,
+        filter: options.filter.as_ref(),
+        one_per_label: options.one_per_label,
+        breadth: options.breadth,
     };
-    let hits = snapshot.nearest(embedding, &probe)?;
-    let deciding = if options.exact || PROBE_HITS < options.limit {
-        let probe = Probe {
-            k: PROBE_HITS,
-            exact: false,
-            without_label: None,
-        };
-        snapshot.nearest(embedding, &probe)?.into_iter().next()
-    } else {
+    let mut hits = snapshot.nearest(embedding, &probe)?;
+    let wider = options.exact || options.breadth.is_some() || options.one_per_label;
+    // Where every item is compared, as under a filter, nothing can be found beyond it.
+    let deciding = if options.filter.is_some() || !(wider || snapshot.is_wide(options.limit)) {
         hits.first().cloned()
+    } else {
+        let probe = Probe::nearest(PROBE_HITS);
+        snapshot.nearest(embedding, &probe)?.into_iter().next()
     };
+    if let Some(least) = options.score_min {
+        hits.retain(|hit| least <= hit.score.get());
+    }
     timings.search += started.elapsed();
     Ok((hits, deciding))
 }
@@ -482,10 +522,7 @@ pub(super) fn probe(
 
     let embedding = embed_query(embedder, query, limits, timings)?;
 
-    let options = SearchOptions {
-        limit: PROBE_HITS,
-        exact: false,
-    };
+    let options = SearchOptions::nearest(PROBE_HITS);
     let (hits, _) = search_snapshot(snapshot, &embedding, &options, timings)?;
     let others = if request.others {
         Some(left_out(snapshot, &embedding, &request.label)?)
@@ -514,9 +551,9 @@ pub(super) fn left_out(
     label: &str,
 ) -> Result<Vec<Hit>, DeploymentError> {
     let others = Probe {
-        k: OTHERS_HITS,
         exact: true,
         without_label: Some(label),
+        ..Probe::nearest(OTHERS_HITS)
     };
     Ok(snapshot.nearest(embedding, &others)?)
 }
@@ -531,9 +568,8 @@ pub(super) fn index_misses(
         return Ok(None);
     }
     let exact = Probe {
-        k: 1,
         exact: true,
-        without_label: None,
+        ..Probe::nearest(1)
     };
     let nearest = snapshot.nearest(embedding, &exact)?;
     let score = |hits: &[Hit]| hits.first().map(|hit| hit.score);

@@ -384,11 +384,7 @@ fn as_query(
     check_index: bool,
 ) -> Result<Probed, DeploymentError> {
     let embedding = Embedding::normalise(vector.to_vec())?;
-    let probe = Probe {
-        k: PROBE_HITS + 1,
-        exact: false,
-        without_label: None,
-    };
+    let probe = Probe::nearest(PROBE_HITS + 1);
     let mut hits = snapshot.nearest(&embedding, &probe)?;
     let index_missed = if check_index {
         index_misses(snapshot, &embedding, &hits)?

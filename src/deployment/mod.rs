@@ -233,6 +233,7 @@ impl Deployment {
         let arrived = Instant::now();
         let (snapshot, standing) = (self.gallery.snapshot(), self.standing.load_full());
         let (searched, judge) = (Arc::clone(&snapshot), Arc::clone(&standing));
+        let filtered = options.filter.is_some();
         let ((hits, best, held), timings) = self
             .work(arrived, move |embedder, limits, timings| {
                 let embedding = embed_query(embedder, query, limits, timings)?;
@@ -243,7 +244,11 @@ impl Deployment {
             .await?;
         let answer = SearchAnswer {
             decision: standing.decide(held),
-            basis: standing.basis(snapshot.len(), held),
+            basis: if filtered {
+                standing.basis(snapshot.len(), held).under_filter()
+            } else {
+                standing.basis(snapshot.len(), held)
+            },
             decision_id: uuid::Uuid::now_v7().to_string(),
             generation: snapshot.generation(),
             gallery_items: snapshot.len(),

@@ -10,6 +10,7 @@
 //! off, and drops that write and those after it.
 
 pub mod error;
+pub mod filter;
 pub mod graph;
 pub mod item;
 pub mod snapshot;

@@ -1,17 +1,22 @@
 //! An immutable state of a gallery, and the search in it.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
+use std::collections::hash_map::Entry;
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::gallery::catalogue::Catalogue;
 use crate::gallery::error::GalleryError;
+use crate::gallery::filter::Filter;
 use crate::gallery::graph::{Graph, IndexParams};
 use crate::gallery::item::{ContentSum, ItemHead};
 use crate::vector::{Embedding, Similarity};
 
 /// Most neighbours of one search: what an answer carries and a person or a rule can still use.
 pub const NEIGHBOURS_MAX: usize = 1000;
+
+/// Most candidates of an approximate search.
+pub const BREADTH_MAX: usize = 4096;
 
 /// One item in memory.
 #[derive(Clone)]
@@ -35,6 +40,41 @@ pub struct Probe<'a> {
     pub exact: bool,
     /// Leave out every item of this label. Such a search is always exact.
     pub without_label: Option<&'a str>,
+    /// Find only items that this takes. Such a search is always exact.
+    pub filter: Option<&'a Filter>,
+    /// Find the best item of each label, and count labels.
+    pub one_per_label: bool,
+    /// Candidates that an approximate search keeps; `None` for those of the index. At most
+    /// [`BREADTH_MAX`]; never fewer than the index keeps.
+    pub breadth: Option<usize>,
+}
+
+impl Probe<'_> {
+    fn takes(&self, slot: &Slot) -> bool {
+        let ItemHead {
+            id,
+            label,
+            metadata,
+            ..
+        } = &*slot.head;
+        self.without_label.is_none_or(|without| label != without)
+            && self
+                .filter
+                .is_none_or(|filter| filter.matches(id, label, metadata))
+    }
+
+    /// The `k` nearest of all items, by the index.
+    #[must_use]
+    pub fn nearest(k: usize) -> Self {
+        Self {
+            k,
+            exact: false,
+            without_label: None,
+            filter: None,
+            one_per_label: false,
+            breadth: None,
+        }
+    }
 }
 
 /// A neighbour and its exact similarity.
@@ -128,6 +168,13 @@ impl Snapshot {
         self.graph.is_some()
     }
 
+    /// Whether the index looks further for `k` items than it does for one.
+    #[must_use]
+    pub fn is_wide(&self, k: usize) -> bool {
+        let graph = self.graph.as_ref();
+        graph.is_some_and(|graph| graph.params().ef_search < 2 * k)
+    }
+
     /// The kind of search, `exact` or the graph with its parameters.
     ///
     /// A threshold calibrated with one kind holds for that kind.
@@ -157,11 +204,7 @@ impl Snapshot {
         query: &Embedding,
         probe: &Probe<'_>,
     ) -> Result<Vec<Match>, GalleryError> {
-        let &Probe {
-            k,
-            exact,
-            without_label,
-        } = probe;
+        let &Probe { k, breadth, .. } = probe;
         if !(1..=NEIGHBOURS_MAX).contains(&k) {
             return Err(GalleryError::Neighbours {
                 found: k,
@@ -172,26 +215,76 @@ impl Snapshot {
             let (found, expected) = (query.dimension(), self.dimension);
             return Err(GalleryError::QueryDimension { found, expected });
         }
+        if let Some(found) = breadth.filter(|breadth| !(1..=BREADTH_MAX).contains(breadth)) {
+            return Err(GalleryError::IndexParams {
+                name: "breadth",
+                found,
+                min: 1,
+                max: BREADTH_MAX,
+            });
+        }
         let query = query.as_slice();
         if let Some(graph) = &self.graph
-            && !exact
-            && without_label.is_none()
-            && let Some(matches) = self.through_graph(graph, query, k)
+            && !probe.exact
+            && probe.without_label.is_none()
+            && probe.filter.is_none()
+            && let Some(matches) = self.through_graph(graph, query, probe)
         {
             return Ok(matches);
         }
-        let mut best = Best::new(query, k, without_label);
+        if probe.one_per_label {
+            return Ok(self.best_of_labels(query, probe));
+        }
+        let mut best = Best::new(query, probe);
         self.slots().for_each(|(_, slot)| best.offer(slot));
         Ok(best.into_matches())
     }
 
+    /// The best item of each label, by comparing with every item.
+    fn best_of_labels(&self, query: &[f32], probe: &Probe<'_>) -> Vec<Match> {
+        let mut labels: HashMap<&str, Ranked<'_>> = HashMap::new();
+        for (_, slot) in self.slots().filter(|(_, slot)| probe.takes(slot)) {
+            let Some(score) = Similarity::between(query, &slot.vector) else {
+                continue;
+            };
+            let candidate = Ranked { score, slot };
+            match labels.entry(&slot.head.label) {
+                Entry::Vacant(free) => {
+                    free.insert(candidate);
+                }
+                Entry::Occupied(mut best) if *best.get() < candidate => {
+                    best.insert(candidate);
+                }
+                Entry::Occupied(_) => {}
+            }
+        }
+        let mut ranked: Vec<Ranked<'_>> = labels.into_values().collect();
+        ranked.sort_unstable_by(|a, b| b.cmp(a));
+        ranked.truncate(probe.k);
+        ranked.into_iter().map(Ranked::into_match).collect()
+    }
+
     /// `None` where the graph proposed fewer than `k` items of this snapshot.
-    fn through_graph(&self, graph: &Graph, query: &[f32], k: usize) -> Option<Vec<Match>> {
+    fn through_graph(&self, graph: &Graph, query: &[f32], probe: &Probe<'_>) -> Option<Vec<Match>> {
+        let k = probe.k;
         if self.len <= k {
             return None;
         }
-        let mut best = Best::new(query, k, None);
-        for number in graph.candidates(query, k, self.len) {
+        if probe.one_per_label {
+            // Wide enough for labels of a few items; where it is not, every item is compared.
+            let wide = Probe {
+                k: k.saturating_mul(8).min(NEIGHBOURS_MAX),
+                one_per_label: false,
+                ..*probe
+            };
+            let mut seen = HashSet::new();
+            let mut matches = self.through_graph(graph, query, &wide)?;
+            matches.retain(|found| seen.insert(found.item.label.clone()));
+            matches.truncate(k);
+            return (matches.len() == k).then_some(matches);
+        }
+        let mut best = Best::new(query, probe);
+        for number in graph.candidates(query, k.max(probe.breadth.unwrap_or(0) / 2), self.len) {
             // Not found: deleted, replaced, or enrolled after this snapshot.
             if let Some(slot) = self.slot(number) {
                 best.offer(slot);
@@ -220,37 +313,36 @@ impl Snapshot {
 /// The best `k` of the items offered so far.
 struct Best<'a> {
     query: &'a [f32],
-    k: usize,
-    without_label: Option<&'a str>,
+    probe: &'a Probe<'a>,
     /// The worst on top.
     heap: BinaryHeap<Reverse<Ranked<'a>>>,
 }
 
 impl<'a> Best<'a> {
-    fn new(query: &'a [f32], k: usize, without_label: Option<&'a str>) -> Self {
+    fn new(query: &'a [f32], probe: &'a Probe<'a>) -> Self {
         Self {
             query,
-            k,
-            without_label,
-            heap: BinaryHeap::with_capacity(k + 1),
+            probe,
+            heap: BinaryHeap::with_capacity(probe.k + 1),
         }
     }
 
     fn offer(&mut self, slot: &'a Slot) {
+        // A filter is cheaper to test than most vectors are to compare.
+        if self.probe.filter.is_some() && !self.probe.takes(slot) {
+            return;
+        }
         // `None` cannot occur: stored vectors are finite and of the query's dimension.
         let Some(score) = Similarity::between(self.query, &slot.vector) else {
             return;
         };
         let candidate = Ranked { score, slot };
-        let full = self.heap.len() == self.k;
+        let full = self.heap.len() == self.probe.k;
         if full && self.heap.peek().is_some_and(|worst| candidate <= worst.0) {
             return;
         }
         // Only now, because it rarely comes to this and the label lies elsewhere in memory.
-        if self
-            .without_label
-            .is_some_and(|label| slot.head.label == label)
-        {
+        if !self.probe.takes(slot) {
             return;
         }
         if full {
@@ -261,14 +353,8 @@ impl<'a> Best<'a> {
 
     fn into_matches(self) -> Vec<Match> {
         let ranked = self.heap.into_sorted_vec();
-        let matches = ranked
-            .into_iter()
-            .map(|Reverse(Ranked { score, slot })| Match {
-                item: Arc::clone(&slot.head),
-                vector: Arc::clone(&slot.vector),
-                score,
-            });
-        matches.collect()
+        let ranked = ranked.into_iter();
+        ranked.map(|Reverse(one)| one.into_match()).collect()
     }
 }
 
@@ -276,6 +362,16 @@ impl<'a> Best<'a> {
 struct Ranked<'a> {
     score: Similarity,
     slot: &'a Slot,
+}
+
+impl Ranked<'_> {
+    fn into_match(self) -> Match {
+        Match {
+            item: Arc::clone(&self.slot.head),
+            vector: Arc::clone(&self.slot.vector),
+            score: self.score,
+        }
+    }
 }
 
 impl Ord for Ranked<'_> {

@@ -95,6 +95,23 @@ pub struct Found {
     pub search_seconds: f64,
 }
 
+/// What a client asks of a search, beside the image.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// Name of the deployment; may be empty where the server has one.
+    pub deployment: String,
+    /// How many matches to return; 0 for ten.
+    pub limit: u32,
+    /// Whether to compare with every item.
+    pub exact: bool,
+    /// Which items may be found; empty for all.
+    pub filter: String,
+    /// Whether to return the best item of each label.
+    pub one_per_label: bool,
+    /// The least similarity of a match that is returned.
+    pub min_score: Option<f32>,
+}
+
 /// One match, as a client sees it.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct FoundMatch {
@@ -177,18 +194,24 @@ impl Client {
     ///
     /// # Errors
     /// Whatever the server refuses or fails at.
-    pub async fn search(
-        &self,
-        deployment: &str,
-        image: Vec<u8>,
-        limit: u32,
-        exact: bool,
-    ) -> Result<Found, ClientError> {
+    pub async fn search(&self, asked: &Asked, image: Vec<u8>) -> Result<Found, ClientError> {
+        let Asked {
+            deployment,
+            limit,
+            exact,
+            filter,
+            one_per_label,
+            min_score,
+        } = asked.clone();
         let request = proto::SearchRequest {
-            deployment: deployment.to_owned(),
+            deployment,
             query: Some(proto::search_request::Query::Image(image)),
             limit,
             exact,
+            filter,
+            one_per_label,
+            min_score,
+            ef: 0,
         };
         // Without this, an image that is larger than the default could not be sent.
         let mut retrieval = self.retrieval.clone().max_encoding_message_size(usize::MAX);

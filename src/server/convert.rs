@@ -21,8 +21,9 @@ use crate::deployment::{
     Basis, CalibrationSettings, Comparison, Hit, Query, Reference, Remedy, RemedyChoice,
     SearchAnswer, SearchOptions, Timings, Undecided, VerifyAnswer, created,
 };
+use crate::gallery::filter::{Filter, FilterError};
 use crate::gallery::item::ItemHead;
-use crate::gallery::snapshot::NEIGHBOURS_MAX;
+use crate::gallery::snapshot::{BREADTH_MAX, NEIGHBOURS_MAX};
 
 /// How many matches a search returns where the caller does not say.
 const LIMIT_DEFAULT: usize = 10;
@@ -73,7 +74,9 @@ pub(super) fn reference(reference: Option<proto::Reference>) -> Result<Reference
     }
 }
 
-pub(super) fn search_options(limit: u32, exact: bool) -> Result<SearchOptions, Status> {
+/// How to search, as the request says.
+pub(super) fn search_options(request: &proto::SearchRequest) -> Result<SearchOptions, Status> {
+    let limit = request.limit;
     let limit = match usize::try_from(limit) {
         Ok(0) => LIMIT_DEFAULT,
         Ok(limit) if limit <= NEIGHBOURS_MAX => limit,
@@ -83,7 +86,38 @@ pub(super) fn search_options(limit: u32, exact: bool) -> Result<SearchOptions, S
             )));
         }
     };
-    Ok(SearchOptions { limit, exact })
+    let filter = match request.filter.as_str() {
+        "" => None,
+        text => Some(Filter::parse(text).map_err(|cause| filter_invalid(&cause))?),
+    };
+    let score_min = request.min_score;
+    if let Some(least) = score_min.filter(|least| !(-1.0..=1.0).contains(least)) {
+        return Err(invalid(&format!(
+            "min_score is {least}; it must be -1 to 1"
+        )));
+    }
+    let breadth = match usize::try_from(request.ef) {
+        Ok(0) => None,
+        Ok(ef) if ef <= BREADTH_MAX => Some(ef),
+        _ => {
+            let ef = request.ef;
+            return Err(invalid(&format!(
+                "ef is {ef}; it must be 0 to {BREADTH_MAX}"
+            )));
+        }
+    };
+    Ok(SearchOptions {
+        limit,
+        exact: request.exact,
+        filter,
+        one_per_label: request.one_per_label,
+        score_min,
+        breadth,
+    })
+}
+
+fn filter_invalid(cause: &FilterError) -> Status {
+    status(Code::InvalidArgument, "FILTER_INVALID", &cause.to_string())
 }
 
 pub(super) fn page_size(size: u32) -> Result<usize, Status> {

@@ -28,7 +28,7 @@ use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-pub use client::{Client, ClientError, Found};
+pub use client::{Asked, Client, ClientError, Found};
 pub use registry::Loaded;
 
 use crate::config::Config;

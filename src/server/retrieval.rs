@@ -24,7 +24,7 @@ pub(super) struct Retrieval {
 impl Retrieval {
     async fn find(&self, request: SearchRequest) -> Result<SearchResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
-        let options = convert::search_options(request.limit, request.exact)?;
+        let options = convert::search_options(&request)?;
         let query = convert::search_query(request.query)?;
         let answer = deployment
             .search(query, options)
