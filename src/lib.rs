@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod deployment;
 pub mod gallery;
+pub mod index;
 pub mod kernels;
 pub mod model;
 pub mod pixels;

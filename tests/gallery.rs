@@ -833,7 +833,7 @@ fn the_graph_finds_the_nearest_and_scores_them_exactly() {
     let gallery = Gallery::open(&place.path, Access::ReadWrite, GRAPH).unwrap();
     assert_eq!(
         gallery.index_description(),
-        "hnsw m=12 ef_construction=80 ef_search=80"
+        "hnsw m=12 ef_construction=80 ef_search=80, 8-bit codes"
     );
     let before = gallery.snapshot();
     assert!(0.95 <= recall(&before, &queries));
@@ -873,6 +873,63 @@ fn the_graph_finds_the_nearest_and_scores_them_exactly() {
         )
         .unwrap();
     assert_eq!(bits(&exact), brute_force(&after, query, 900));
+}
+
+#[test]
+fn the_index_is_taken_from_its_file_with_what_changed_since_and_built_anew_where_that_is_damaged() {
+    let place = Place::new();
+    let file = place.path.with_extension("graph");
+    let gallery = Gallery::create(&place.path, GRAPH_DIMENSION, "model", "graph").unwrap();
+    let mut random = Random(8);
+    let all = clustered(1600, &mut random);
+    gallery.upsert(all[..1500].to_vec()).unwrap();
+    drop(gallery);
+    let open = |access| Gallery::open(&place.path, access, GRAPH).unwrap();
+    drop(open(Access::ReadOnly));
+    assert!(!file.exists(), "a reader writes nothing");
+    let gallery = open(Access::ReadWrite);
+    let saved = fs::read(&file).unwrap();
+
+    // Enrolled, replaced and deleted after the file was written.
+    gallery.upsert(all[1500..1580].to_vec()).unwrap();
+    let moved = item(&all[3].id, "moved", all[1590].embedding.clone());
+    gallery.upsert(vec![moved.clone()]).unwrap();
+    gallery.delete(&[all[5].id.clone()]).unwrap();
+    let expected = content(&gallery);
+    drop(gallery);
+    let queries: Vec<Embedding> = all
+        .iter()
+        .step_by(41)
+        .map(|item| item.embedding.clone())
+        .collect();
+    let check = |gallery: &Gallery| {
+        let snapshot = gallery.snapshot();
+        assert!(0.95 <= recall(&snapshot, &queries));
+        let found = nearest(&snapshot, &moved.embedding, 1);
+        assert_eq!(found[0].item.label, "moved");
+        let found = nearest(&snapshot, &all[5].embedding, 10);
+        assert!(found.iter().all(|found| found.item.id != all[5].id));
+        let found = nearest(&snapshot, &all[1550].embedding, 1);
+        assert_eq!(ids(&found), [all[1550].id.as_str()]);
+        assert_eq!(content(gallery), expected);
+    };
+    check(&open(Access::ReadWrite));
+    assert_eq!(fs::read(&file).unwrap(), saved, "it was taken as it was");
+
+    // Damage anywhere, or none of it: the index is built of the items.
+    for at in (0..saved.len()).step_by(saved.len() / 40) {
+        let mut damaged = saved.clone();
+        damaged[at] ^= 0x20;
+        fs::write(&file, &damaged).unwrap();
+        check(&open(Access::ReadWrite));
+        assert_ne!(fs::read(&file).unwrap(), damaged, "byte {at}");
+    }
+    for length in [0, 7, 15, 16, 100, saved.len() / 2, saved.len() - 1] {
+        fs::write(&file, &saved[..length]).unwrap();
+        check(&open(Access::ReadOnly));
+    }
+    fs::write(&file, [&saved[..], &[0]].concat()).unwrap();
+    check(&open(Access::ReadOnly));
 }
 
 #[test]

@@ -209,6 +209,7 @@ impl Exit {
             | GalleryError::ReadOnly { .. }
             | GalleryError::Unusable { .. }
             | GalleryError::Description { .. }
+            | GalleryError::Index(_)
             | GalleryError::IndexParams { .. }
             | GalleryError::Item { .. }
             | GalleryError::Duplicate { .. }

@@ -57,7 +57,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     engine(
         "graph_from_items",
-        Some("50000"),
+        Some("10000"),
         "Gallery size from which an HNSW graph proposes candidates; below it every item is compared",
     ),
     engine(

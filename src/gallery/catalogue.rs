@@ -5,6 +5,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::gallery::item::{ContentSum, Hash, Item, ItemHead};
+use crate::gallery::settled::Settling;
 use crate::gallery::snapshot::{BLOCK_SLOTS, Block, Slot};
 
 /// Where an item is kept.
@@ -46,6 +47,20 @@ impl Catalogue {
         let block = self.blocks.get(slot / BLOCK_SLOTS)?;
         let slot = block.get(slot % BLOCK_SLOTS)?.as_ref()?;
         Some((Arc::clone(&slot.head), Arc::clone(&slot.vector)))
+    }
+
+    /// What an index is built of, in order of id.
+    pub(super) fn settling(&self) -> Vec<Settling> {
+        let items = self.places.values().filter_map(|place| {
+            let block = self.blocks.get(place.slot / BLOCK_SLOTS)?;
+            let slot = block.get(place.slot % BLOCK_SLOTS)?.as_ref()?;
+            Some(Settling {
+                key: place.checksum,
+                slot: place.slot,
+                vector: Arc::clone(&slot.vector),
+            })
+        });
+        items.collect()
     }
 
     /// At most `limit` items in order of id, those after `after_id`.

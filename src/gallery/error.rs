@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::index::error::IndexError;
 use crate::vector::NotAnEmbedding;
 
 /// Every way in which an operation on a gallery can fail.
@@ -142,6 +143,9 @@ pub enum GalleryError {
         /// Most that are allowed.
         max: usize,
     },
+    /// No index can be built of these items.
+    #[error("the index of the gallery cannot be built: {0}")]
+    Index(#[from] IndexError),
     /// The query has another dimension than the gallery.
     #[error("the query has {found} dimensions, and the gallery has {expected}")]
     QueryDimension {

@@ -1,4 +1,5 @@
-//! The approximate index: a graph that proposes candidates and never scores them.
+//! The approximate index: a settled graph, and one of what was enrolled since. They propose; the
+//! snapshot scores.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,6 +8,9 @@ use hnsw_rs::anndists::dist::distances::Distance;
 use hnsw_rs::hnsw::Hnsw;
 
 use crate::gallery::error::GalleryError;
+use crate::gallery::settled::Settled;
+use crate::index::bits::Bits;
+use crate::index::error::IndexError;
 use crate::kernels;
 
 /// How nearest items are found, fixed when a gallery is opened.
@@ -23,25 +27,12 @@ pub struct IndexParams {
     pub ef_search: usize,
 }
 
-/// A graph from 50,000 items.
-///
-/// CPU time of one thread at 1,280 dimensions and `k` = 10, synthetic clusters of twenty, on two
-/// busy cores, built without link-time optimisation:
-///
-/// | items | opening without a graph | exact scan, median | building the graph | search in it |
-/// | --- | --- | --- | --- | --- |
-/// | 1,000 | 0.04 s | 0.15 ms | | |
-/// | 10,000 | 0.24 s | 5.7 ms | | |
-/// | 20,000 | 0.46 s | 8.8 ms | 143 s | 6.6 ms, recall@10 1.00 |
-/// | 50,000 | 0.88 s | 25 ms | | |
-///
-/// The two kinds of search cost the same at about 15,000 items. The graph must also be built at
-/// every opening, one item after the other, and it may miss a neighbour, so it is worth having
-/// only where a scan costs several times as much.
+/// A graph from 10,000 items: there a scan of 1,280 components takes some 6 ms, and a search in the
+/// graph a tenth of a millisecond.
 impl Default for IndexParams {
     fn default() -> Self {
         Self {
-            graph_from_items: 50_000,
+            graph_from_items: 10_000,
             m: 16,
             ef_construction: 200,
             ef_search: 128,
@@ -81,8 +72,57 @@ impl fmt::Display for IndexParams {
         } = self;
         write!(
             f,
-            "hnsw m={m} ef_construction={ef_construction} ef_search={ef_search}"
+            "hnsw m={m} ef_construction={ef_construction} ef_search={ef_search}, 8-bit codes"
         )
+    }
+}
+
+/// What is settled, and what has been enrolled since.
+pub(super) struct Index {
+    pub(super) settled: Settled,
+    growing: Growing,
+    params: IndexParams,
+}
+
+impl Index {
+    pub(super) fn new(settled: Settled, params: IndexParams) -> Self {
+        Self {
+            settled,
+            growing: Growing::new(params),
+            params,
+        }
+    }
+
+    pub(super) fn params(&self) -> IndexParams {
+        self.params
+    }
+
+    /// Adds an item; not to be called from two threads at once. Searches may go on meanwhile.
+    pub(super) fn insert(&self, slot: usize, vector: &Arc<[f32]>) {
+        self.growing.insert(slot, vector);
+    }
+
+    /// Items ever added since it was settled, gone or not.
+    pub(super) fn grown(&self) -> usize {
+        self.growing.points()
+    }
+
+    /// Calls `take` with slots that are likely to hold the `k` nearest of `live_growing` items that
+    /// were enrolled since, and of the rows `live` that are settled.
+    pub(super) fn candidates<'v>(
+        &self,
+        (query, k, breadth): (&[f32], usize, usize),
+        (live, live_growing): (&Bits, usize),
+        vector_of: impl Fn(usize) -> Option<&'v [f32]>,
+        mut take: impl FnMut(usize),
+    ) -> Result<(), IndexError> {
+        let breadth = breadth.max(self.params.ef_search).max(2 * k);
+        if 0 < self.growing.points() {
+            let grown = self.growing.candidates(query, breadth, live_growing);
+            grown.into_iter().for_each(&mut take);
+        }
+        self.settled
+            .nearest((query, k, breadth), live, vector_of, take)
     }
 }
 
@@ -90,40 +130,35 @@ impl fmt::Display for IndexParams {
 ///
 /// Points are inserted one after the other, because parallel insertion links them differently
 /// each time. The same points in the same order give the same graph.
-pub(super) struct Graph {
+struct Growing {
     // A point holds one shared vector, not a copy of its components.
     hnsw: Hnsw<'static, Arc<[f32]>, Angle>,
-    params: IndexParams,
 }
 
-impl Graph {
-    pub(super) fn new(params: IndexParams, points: usize) -> Self {
+impl Growing {
+    fn new(params: IndexParams) -> Self {
         /// The most that `hnsw_rs` can have; levels above the fifth stay empty in practice.
         const LAYERS: usize = 16;
+        /// A hint: it may become more.
+        const POINTS: usize = 10_000;
         Self {
-            hnsw: Hnsw::new(params.m, points, LAYERS, params.ef_construction, Angle),
-            params,
+            hnsw: Hnsw::new(params.m, POINTS, LAYERS, params.ef_construction, Angle),
         }
     }
 
     /// Adds a point; not to be called from two threads at once. Searches may go on meanwhile.
-    pub(super) fn insert(&self, slot: usize, vector: &Arc<[f32]>) {
+    fn insert(&self, slot: usize, vector: &Arc<[f32]>) {
         self.hnsw.insert_slice((&[Arc::clone(vector)], slot));
     }
 
     /// Points ever added, gone or not.
-    pub(super) fn points(&self) -> usize {
+    fn points(&self) -> usize {
         self.hnsw.get_nb_point()
     }
 
-    pub(super) fn params(&self) -> IndexParams {
-        self.params
-    }
-
-    /// Slots likely to hold the `k` nearest of `live` items.
-    pub(super) fn candidates(&self, query: &[f32], k: usize, live: usize) -> Vec<usize> {
+    /// Slots likely to hold the nearest of `live` items.
+    fn candidates(&self, query: &[f32], wanted: usize, live: usize) -> Vec<usize> {
         // Points that are gone take places among the candidates: widen the search by their share.
-        let wanted = self.params.ef_search.max(2 * k);
         let breadth = (wanted * self.points())
             .div_ceil(live.max(1))
             .min(4 * wanted);

@@ -18,6 +18,7 @@ pub mod snapshot;
 mod catalogue;
 mod format;
 mod lock;
+mod settled;
 mod store;
 
 use std::collections::HashMap;
@@ -30,13 +31,15 @@ use arc_swap::ArcSwap;
 use crate::gallery::catalogue::Catalogue;
 use crate::gallery::error::GalleryError;
 use crate::gallery::format::{About, NewRow, State};
-use crate::gallery::graph::IndexParams;
+use crate::gallery::graph::{Index, IndexParams};
 use crate::gallery::item::{
-    BATCH_MAX, DIMENSION_MAX, ID_BYTES_MAX, Item, ItemHead, check_batch, name_problem,
+    BATCH_MAX, DIMENSION_MAX, Hash, ID_BYTES_MAX, Item, ItemHead, check_batch, name_problem,
 };
 use crate::gallery::lock::{WriterLock, beside};
+use crate::gallery::settled::Settled;
 use crate::gallery::snapshot::Snapshot;
 use crate::gallery::store::Store;
+use crate::index::bits::Bits;
 
 /// What a handle may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,10 +131,8 @@ impl Gallery {
         Self::open_locked(path, Some(lock), IndexParams::default())
     }
 
-    /// Opens a gallery, verifies every item, and builds the graph where `params` ask for one.
-    ///
-    /// The graph after opening depends on the items and on `params` alone: it is built in order
-    /// of id.
+    /// Opens a gallery and verifies every item. Where `params` ask for an index, it is taken from
+    /// its file, or built, in order of id, and the file written.
     ///
     /// # Errors
     /// [`GalleryError::Damaged`] where anything differs from what was acknowledged, and
@@ -162,8 +163,8 @@ impl Gallery {
             new
         })?;
         let about = store.about().clone();
-        let mut snapshot = Snapshot::of(&catalogue, about.dimension, state.generation, None);
-        snapshot.graph = snapshot.build_graph(params);
+        let index = open_index(&catalogue, &path, (about.dimension, params), lock.is_some())?;
+        let snapshot = Snapshot::of(&catalogue, about.dimension, state.generation, index);
         Ok(Self {
             path,
             about,
@@ -361,36 +362,55 @@ impl Gallery {
             path: self.path.clone(),
         };
         let _only_one = self.building.lock().map_err(|_poisoned| unusable())?;
-        let start = self.snapshot();
-        let graph = start.build_graph(self.params);
-        // No write from here on, until the new graph has what was enrolled meanwhile.
-        let _no_write = self.writer()?;
-        let now = self.snapshot();
-        if let Some(graph) = &graph {
-            let known = start.slots().last().map_or(0, |(number, _)| number + 1);
-            for (number, slot) in now.slots().skip_while(|(number, _)| *number < known) {
-                graph.insert(number, &slot.vector);
-            }
-        }
+        let items = {
+            let catalogue = self
+                .catalogue
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
+            catalogue.settling()
+        };
+        let settled = if items.len() < self.params.graph_from_items {
+            None
+        } else {
+            let build = || Settled::build(&items, self.params);
+            // Searches go on meanwhile: half of the cores are theirs.
+            let threads = std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2));
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            Some(pool.map_or_else(|_no_threads| build(), |pool| pool.install(build))?)
+        };
+        drop(items);
+        // No write from here on, until the new index has what was enrolled meanwhile.
+        let no_write = self.writer()?;
         let catalogue = self
             .catalogue
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        let renewed = Snapshot::of(&catalogue, self.about.dimension, now.generation, graph);
+        let generation = self.snapshot().generation;
+        let index = settled.map(|settled| joined(settled, &catalogue, self.params));
+        let saved = index.as_ref().map(|(index, _)| Arc::clone(index));
+        let renewed = Snapshot::of(&catalogue, self.about.dimension, generation, index);
         self.current.store(Arc::new(renewed));
+        let writable = no_write.is_some();
+        drop((catalogue, no_write));
+        if let Some(index) = saved.filter(|_| writable) {
+            save(&index.settled, &self.path);
+        }
         Ok(())
     }
 
     /// Whether [`Gallery::reindex`] would help: the number of items has crossed
-    /// [`IndexParams::graph_from_items`] since opening, or a third of the graph is gone items.
+    /// [`IndexParams::graph_from_items`] since opening, a third of what is settled is gone, or a
+    /// quarter as much has been enrolled since.
     #[must_use]
     pub fn reindex_is_due(&self) -> bool {
         let now = self.current.load();
         let wants_graph = self.params.graph_from_items <= now.len();
-        match &now.graph {
-            None => wants_graph,
-            Some(graph) => !wants_graph || now.len() * 3 < graph.points() * 2,
-        }
+        let Some((index, live)) = &now.index else {
+            return wants_graph;
+        };
+        let settled = index.settled.len();
+        let outgrown = GROWN_MIN <= index.grown() && settled < 4 * index.grown();
+        !wants_graph || outgrown || live.count() * 3 < settled * 2
     }
 
     fn writer(&self) -> Result<MutexGuard<'_, Option<Writer>>, GalleryError> {
@@ -419,11 +439,18 @@ impl Gallery {
 
     /// Shows what has been written to the disk.
     fn apply(&self, rows: Vec<NewRow>, removed: &[String], generation: u64) {
-        let graph = self.current.load().graph.clone();
+        let index = self.current.load().index.clone();
         let mut catalogue = self
             .catalogue
             .write()
             .unwrap_or_else(PoisonError::into_inner);
+        let upserted = rows.iter().map(|row| &row.item.id);
+        let gone = removed.iter().chain(upserted);
+        let gone = gone.filter_map(|id| catalogue.find(id).map(|place| place.slot));
+        let index = index.map(|(index, live)| {
+            let live = without(&live, gone.filter_map(|slot| index.settled.row(slot)));
+            (index, live)
+        });
         removed.iter().for_each(|id| catalogue.remove(id));
         let mut added = Vec::with_capacity(rows.len());
         for NewRow {
@@ -435,12 +462,12 @@ impl Gallery {
         {
             added.push(catalogue.put(item, number, checksum));
         }
-        let snapshot = Snapshot::of(&catalogue, self.about.dimension, generation, graph);
+        let snapshot = Snapshot::of(&catalogue, self.about.dimension, generation, index);
         drop(catalogue);
-        if let Some(graph) = &snapshot.graph {
+        if let Some((index, _)) = &snapshot.index {
             added
                 .iter()
-                .for_each(|(slot, vector)| graph.insert(*slot, vector));
+                .for_each(|(slot, vector)| index.insert(*slot, vector));
         }
         self.current.store(Arc::new(snapshot));
     }
@@ -452,6 +479,86 @@ impl Gallery {
             what,
         }
     }
+}
+
+/// From so many items enrolled since, an index is outgrown by a quarter of its size.
+const GROWN_MIN: usize = 1_000;
+
+/// How many times longer an item takes to join a settled index than to be built into one.
+const JOINING_COST: usize = 13;
+
+/// An index, and which of its settled rows are there.
+type Indexed = (Arc<Index>, Arc<Bits>);
+
+/// The index of the items, from its file where that is right and not outgrown.
+fn open_index(
+    catalogue: &Catalogue,
+    gallery: &Path,
+    (dimension, params): (usize, IndexParams),
+    writable: bool,
+) -> Result<Option<Indexed>, GalleryError> {
+    let items = catalogue.len();
+    if items < params.graph_from_items {
+        return Ok(None);
+    }
+    let settling = catalogue.settling();
+    let file = index_file(gallery);
+    if file.exists() {
+        let slots: HashMap<&Hash, usize> =
+            settling.iter().map(|item| (&item.key, item.slot)).collect();
+        let find = |key: &Hash| slots.get(key).copied();
+        match Settled::load(&file, (dimension, params), find) {
+            Ok(settled) => {
+                let (rows, live) = (settled.len(), settled.live().count());
+                if (items - live.min(items)) * JOINING_COST <= rows && rows * 2 <= live * 3 {
+                    return Ok(Some(joined(settled, catalogue, params)));
+                }
+            }
+            Err(problem) => {
+                tracing::warn!(file = %file.display(), problem, "the index is built anew");
+            }
+        }
+    }
+    let settled = Settled::build(&settling, params)?;
+    drop(settling);
+    if writable {
+        save(&settled, gallery);
+    }
+    Ok(Some(joined(settled, catalogue, params)))
+}
+
+/// Adds the items that are not settled, and takes out the rows whose items are gone.
+fn joined(settled: Settled, catalogue: &Catalogue, params: IndexParams) -> Indexed {
+    let mut live = Bits::none(settled.len());
+    let index = Index::new(settled, params);
+    for item in catalogue.settling() {
+        match index.settled.row(item.slot) {
+            Some(row) => live.set(row, true),
+            None => index.insert(item.slot, &item.vector),
+        }
+    }
+    (Arc::new(index), Arc::new(live))
+}
+
+/// The rows without some.
+fn without(live: &Arc<Bits>, gone: impl Iterator<Item = usize>) -> Arc<Bits> {
+    let mut live = Arc::clone(live);
+    for row in gone {
+        Arc::make_mut(&mut live).set(row, false);
+    }
+    live
+}
+
+/// The index is derived: without its file, opening takes longer and nothing is lost.
+fn save(settled: &Settled, gallery: &Path) {
+    let file = index_file(gallery);
+    if let Err(cause) = settled.save(&file) {
+        tracing::warn!(file = %file.display(), %cause, "the index was not saved");
+    }
+}
+
+fn index_file(gallery: &Path) -> PathBuf {
+    gallery.with_extension("graph")
 }
 
 fn new_row(item: Item) -> NewRow {

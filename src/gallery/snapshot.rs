@@ -8,8 +8,9 @@ use std::sync::Arc;
 use crate::gallery::catalogue::Catalogue;
 use crate::gallery::error::GalleryError;
 use crate::gallery::filter::Filter;
-use crate::gallery::graph::{Graph, IndexParams};
+use crate::gallery::graph::Index;
 use crate::gallery::item::{ContentSum, ItemHead};
+use crate::index::bits::Bits;
 use crate::vector::{Embedding, Similarity};
 
 /// Most neighbours of one search: what an answer carries and a person or a rule can still use.
@@ -96,7 +97,8 @@ pub struct Snapshot {
     pub(super) dimension: usize,
     pub(super) digest: ContentSum,
     pub(super) blocks: Vec<Arc<Block>>,
-    pub(super) graph: Option<Arc<Graph>>,
+    /// The index, and which of its settled rows are there.
+    pub(super) index: Option<(Arc<Index>, Arc<Bits>)>,
 }
 
 impl Snapshot {
@@ -104,7 +106,7 @@ impl Snapshot {
         catalogue: &Catalogue,
         dimension: usize,
         generation: u64,
-        graph: Option<Arc<Graph>>,
+        index: Option<(Arc<Index>, Arc<Bits>)>,
     ) -> Self {
         Self {
             generation,
@@ -113,23 +115,8 @@ impl Snapshot {
             dimension,
             digest: catalogue.sum,
             blocks: catalogue.blocks.clone(),
-            graph,
+            index,
         }
-    }
-
-    /// A graph of all items, where there are enough for one. It depends on the items and on
-    /// `params` alone, because they are inserted in order of id.
-    pub(super) fn build_graph(&self, params: IndexParams) -> Option<Arc<Graph>> {
-        if self.len < params.graph_from_items {
-            return None;
-        }
-        let graph = Graph::new(params, self.len);
-        let mut slots: Vec<_> = self.slots().collect();
-        slots.sort_unstable_by(|(_, a), (_, b)| a.head.id.cmp(&b.head.id));
-        for (number, slot) in slots {
-            graph.insert(number, &slot.vector);
-        }
-        Some(Arc::new(graph))
     }
 
     /// Number of writes to the gallery since it was created.
@@ -165,14 +152,14 @@ impl Snapshot {
     /// Whether a search may miss neighbours.
     #[must_use]
     pub fn is_approximate(&self) -> bool {
-        self.graph.is_some()
+        self.index.is_some()
     }
 
     /// Whether the index looks further for `k` items than it does for one.
     #[must_use]
     pub fn is_wide(&self, k: usize) -> bool {
-        let graph = self.graph.as_ref();
-        graph.is_some_and(|graph| graph.params().ef_search < 2 * k)
+        let index = self.index.as_ref();
+        index.is_some_and(|(index, _)| index.params().ef_search < 2 * k)
     }
 
     /// The kind of search, `exact` or the graph with its parameters.
@@ -180,9 +167,10 @@ impl Snapshot {
     /// A threshold calibrated with one kind holds for that kind.
     #[must_use]
     pub fn index_description(&self) -> String {
-        self.graph
-            .as_ref()
-            .map_or_else(|| "exact".to_owned(), |graph| graph.params().to_string())
+        self.index.as_ref().map_or_else(
+            || "exact".to_owned(),
+            |(index, _)| index.params().to_string(),
+        )
     }
 
     /// Every item with the components of its embedding, in order of enrolment.
@@ -224,11 +212,10 @@ impl Snapshot {
             });
         }
         let query = query.as_slice();
-        if let Some(graph) = &self.graph
-            && !probe.exact
+        if !probe.exact
             && probe.without_label.is_none()
             && probe.filter.is_none()
-            && let Some(matches) = self.through_graph(graph, query, probe)
+            && let Some(matches) = self.through_index(query, probe)
         {
             return Ok(matches);
         }
@@ -264,12 +251,10 @@ impl Snapshot {
         ranked.into_iter().map(Ranked::into_match).collect()
     }
 
-    /// `None` where the graph proposed fewer than `k` items of this snapshot.
-    fn through_graph(&self, graph: &Graph, query: &[f32], probe: &Probe<'_>) -> Option<Vec<Match>> {
+    /// `None` where there is no index, or it proposed fewer than `k` items of this snapshot.
+    fn through_index(&self, query: &[f32], probe: &Probe<'_>) -> Option<Vec<Match>> {
         let k = probe.k;
-        if self.len <= k {
-            return None;
-        }
+        let (index, live) = self.index.as_ref().filter(|_| k < self.len)?;
         if probe.one_per_label {
             // Wide enough for labels of a few items; where it is not, every item is compared.
             let wide = Probe {
@@ -278,19 +263,23 @@ impl Snapshot {
                 ..*probe
             };
             let mut seen = HashSet::new();
-            let mut matches = self.through_graph(graph, query, &wide)?;
+            let mut matches = self.through_index(query, &wide)?;
             matches.retain(|found| seen.insert(found.item.label.clone()));
             matches.truncate(k);
             return (matches.len() == k).then_some(matches);
         }
         let mut best = Best::new(query, probe);
-        for number in graph.candidates(query, k.max(probe.breadth.unwrap_or(0) / 2), self.len) {
+        let asked = (query, k, probe.breadth.unwrap_or(0));
+        let there = (&**live, self.len.saturating_sub(live.count()));
+        let vector_of = |number| self.slot(number).map(|slot| &*slot.vector);
+        let found = index.candidates(asked, there, vector_of, |number| {
             // Not found: deleted, replaced, or enrolled after this snapshot.
             if let Some(slot) = self.slot(number) {
                 best.offer(slot);
             }
-        }
-        (best.heap.len() == k).then(|| best.into_matches())
+        });
+        found.ok().filter(|()| best.heap.len() == k)?;
+        Some(best.into_matches())
     }
 
     fn slot(&self, number: usize) -> Option<&Slot> {

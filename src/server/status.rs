@@ -91,6 +91,7 @@ fn told(error: &DeploymentError) -> String {
         | GalleryError::Storage { .. }
         | GalleryError::File { .. }
         | GalleryError::Description { .. }
+        | GalleryError::Index(_)
         | GalleryError::IndexParams { .. }
         | GalleryError::Duplicate { .. }
         | GalleryError::Batch { .. } => {
@@ -191,6 +192,7 @@ fn gallery_reason(error: &GalleryError) -> (Code, &'static str) {
         | GalleryError::Storage { .. }
         | GalleryError::File { .. }
         | GalleryError::Description { .. }
+        | GalleryError::Index(_)
         | GalleryError::IndexParams { .. }
         | GalleryError::Duplicate { .. }
         | GalleryError::Batch { .. } => (Code::Internal, "INTERNAL"),

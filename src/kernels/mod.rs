@@ -4,6 +4,8 @@
 //! One body, compiled once per instruction set: sixteen partial sums and a fixed tree at the end,
 //! never fused multiply-add. So a score does not depend on the machine that computed it.
 
+pub mod int8;
+
 /// Independent partial sums; sixteen `f32` fill one AVX-512 register or two AVX2 registers.
 const LANES: usize = 16;
 

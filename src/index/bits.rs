@@ -1,0 +1,112 @@
+//! A set of rows.
+
+/// Which of a number of rows are in a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bits {
+    words: Vec<u64>,
+    rows: usize,
+    count: usize,
+}
+
+impl Bits {
+    /// None of `rows` rows.
+    #[must_use]
+    pub fn none(rows: usize) -> Self {
+        Self {
+            words: vec![0; rows.div_ceil(64)],
+            rows,
+            count: 0,
+        }
+    }
+
+    /// All of `rows` rows.
+    #[must_use]
+    pub fn all(rows: usize) -> Self {
+        let mut words = vec![u64::MAX; rows.div_ceil(64)];
+        if let Some(last) = words.last_mut()
+            && !rows.is_multiple_of(64)
+        {
+            *last = (1 << (rows % 64)) - 1;
+        }
+        Self {
+            words,
+            rows,
+            count: rows,
+        }
+    }
+
+    /// Puts a row in or takes it out. A row that there is not stays out.
+    pub fn set(&mut self, row: usize, present: bool) {
+        if self.rows <= row {
+            return;
+        }
+        let Some(word) = self.words.get_mut(row / 64) else {
+            return;
+        };
+        let bit = 1 << (row % 64);
+        let was = *word & bit != 0;
+        if present && !was {
+            *word |= bit;
+            self.count += 1;
+        } else if !present && was {
+            *word &= !bit;
+            self.count -= 1;
+        }
+    }
+
+    /// Whether a row is in the set.
+    #[inline]
+    #[must_use]
+    pub fn contains(&self, row: usize) -> bool {
+        self.words
+            .get(row / 64)
+            .is_some_and(|word| word >> (row % 64) & 1 != 0)
+    }
+
+    /// Rows that the set is about, in it or not.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Rows in the set.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The rows in the set, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = usize> {
+        self.words.iter().enumerate().flat_map(|(at, &word)| {
+            let rest = std::iter::successors(Some(word), |word| Some(word & word.wrapping_sub(1)));
+            rest.take_while(|&word| word != 0)
+                .map(move |word| at * 64 + word.trailing_zeros() as usize)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_holds_what_was_put_in() {
+        for rows in [0, 1, 63, 64, 65, 200] {
+            let mut bits = Bits::none(rows);
+            for row in (0..rows).step_by(3) {
+                bits.set(row, true);
+                bits.set(row, true);
+            }
+            bits.set(rows, true);
+            assert_eq!(bits.count(), rows.div_ceil(3));
+            assert!(bits.iter().eq((0..rows).step_by(3)));
+            assert!((0..rows + 70).all(|row| bits.contains(row) == (row < rows && row % 3 == 0)));
+            let mut all = Bits::all(rows);
+            assert!(all.iter().eq(0..rows));
+            for row in 0..rows {
+                all.set(row, row % 3 == 0);
+            }
+            assert_eq!(all, bits);
+        }
+    }
+}

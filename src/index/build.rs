@@ -1,0 +1,318 @@
+//! Building a graph, on all cores and yet the same one each time.
+//!
+//! Rows are linked in batches. The rows of a batch are searched for side by side in the graph as
+//! it was before the batch, and then the links of all of them are made, ordered by row. So the
+//! graph depends on the rows and the parameters alone, not on the number of threads. Rows come in
+//! an order drawn from the seed: were neighbours enrolled one after the other in one batch, they
+//! would not find each other.
+//!
+//! Dobson et al., "Scaling graph-based ANNS algorithms to billion-size datasets", 2023, build in
+//! batches that double in this way and find recall to be that of building one by one.
+
+use std::sync::{Mutex, PoisonError};
+
+use rayon::iter::ParallelIterator;
+use rayon::slice::{ParallelSlice, ParallelSliceMut};
+
+use crate::index::codes::Codes;
+use crate::index::error::IndexError;
+use crate::index::scratch::Scratch;
+use crate::index::select::Selection;
+use crate::index::walk::{
+    Level, Links, NO_LINK, Sizes, UPPER_LEVELS_MAX, descend, upper_bytes, walk,
+};
+
+/// How a graph is built. Equal parameters and rows give equal graphs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BuildParams {
+    /// Links per row, doubled on the lowest level. 2 to 128.
+    pub m: usize,
+    /// Candidates kept while a row is linked. 1 to 4,096.
+    pub ef_construction: usize,
+    /// What decides the levels of the rows and the order in which they are linked.
+    pub seed: u64,
+}
+
+impl BuildParams {
+    pub(super) fn check(&self) -> Result<(), IndexError> {
+        let bounds = [
+            ("m", self.m, 2, 128),
+            ("ef_construction", self.ef_construction, 1, 4096),
+        ];
+        for (name, found, min, max) in bounds {
+            if !(min..=max).contains(&found) {
+                return Err(IndexError::Parameter {
+                    name,
+                    found,
+                    min,
+                    max,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+const LINK: usize = size_of::<u32>();
+
+/// A graph that is being built, its links as they will be stored.
+pub(super) struct Draft {
+    pub(super) bottom: Vec<u8>,
+    pub(super) upper: Vec<u8>,
+    pub(super) upper_rows: Vec<u8>,
+    pub(super) sizes: Sizes,
+    /// Rows in order of insertion.
+    order: Vec<u32>,
+    params: BuildParams,
+}
+
+/// A node on a level.
+type Place = (usize, u32);
+
+/// Links all of `members`, which are rows of `codes`. The others of `rows` rows have no links.
+pub(super) fn build(codes: &Codes<'_>, rows: usize, members: &[u32], params: BuildParams) -> Draft {
+    let mut draft = Draft::new(rows, members, params);
+    let pool = Mutex::new(Vec::new());
+    let mut done = 1;
+    while done < draft.order.len() {
+        // Rows of one batch do not see each other: at most one in sixteen of those there are, and
+        // one in fifty of all.
+        let all = draft.order.len();
+        let size = (done / 16)
+            .clamp(1, (all / 50).clamp(64, 8192))
+            .min(all - done);
+        draft.insert(done..done + size, codes, &pool);
+        done += size;
+    }
+    draft
+}
+
+impl Draft {
+    fn new(rows: usize, members: &[u32], params: BuildParams) -> Self {
+        let mut drawn: Vec<(u64, u32)> = members
+            .iter()
+            .map(|&row| (mix(params.seed, row), row))
+            .collect();
+        drawn.par_sort_unstable();
+        let mut sizes = [0; UPPER_LEVELS_MAX];
+        let mut share = u64::MAX;
+        for (level, size) in sizes.iter_mut().enumerate() {
+            // A level has the m-th part of the one below it, and the first holds the entry.
+            share /= params.m as u64;
+            let nodes = drawn.partition_point(|&(draw, _)| draw < share);
+            let nodes = if level == 0 { nodes.max(1) } else { nodes };
+            #[expect(clippy::cast_possible_truncation, reason = "fewer than 2^31 rows")]
+            let nodes = nodes.min(drawn.len()) as u32;
+            *size = nodes;
+        }
+        let order: Vec<u32> = drawn.into_iter().map(|(_, row)| row).collect();
+        let above = sizes.first().map_or(0, |&nodes| nodes as usize);
+        Self {
+            bottom: vec![0xFF; rows * 2 * params.m * LINK],
+            upper: vec![0xFF; upper_bytes(&sizes, params.m)],
+            upper_rows: order
+                .iter()
+                .take(above)
+                .flat_map(|row| row.to_le_bytes())
+                .collect(),
+            sizes,
+            order,
+            params,
+        }
+    }
+
+    fn links(&self) -> Links<'_> {
+        Links {
+            bottom: &self.bottom,
+            upper: &self.upper,
+            upper_rows: &self.upper_rows,
+            sizes: &self.sizes,
+            m: self.params.m,
+        }
+    }
+
+    /// The number on `level` of the `at`-th row in order of insertion.
+    fn node(&self, level: usize, at: usize) -> u32 {
+        if level == 0 {
+            return self.order.get(at).copied().unwrap_or(NO_LINK);
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "fewer than 2^31 rows")]
+        let node = at as u32;
+        node
+    }
+
+    /// Writes the links of a node, as many as there is room for.
+    fn write(&mut self, (level, node): Place, links: &[u32]) {
+        let (all, width) = match level.checked_sub(1) {
+            None => (self.bottom.as_mut_slice(), 2 * self.params.m),
+            Some(above) => {
+                let below = self.sizes.get(..above).unwrap_or_default();
+                let start = upper_bytes(below, self.params.m);
+                let level = self.upper.get_mut(start..).unwrap_or_default();
+                (level, self.params.m)
+            }
+        };
+        let start = node as usize * width * LINK;
+        let Some(room) = all.get_mut(start..start + width * LINK) else {
+            return;
+        };
+        let (room, _) = room.as_chunks_mut::<LINK>();
+        let links = links.iter().copied().chain(std::iter::repeat(NO_LINK));
+        for (room, link) in room.iter_mut().zip(links) {
+            *room = link.to_le_bytes();
+        }
+    }
+
+    /// Links the rows at these positions of the order.
+    fn insert(
+        &mut self,
+        batch: std::ops::Range<usize>,
+        codes: &Codes<'_>,
+        pool: &Mutex<Vec<Workspace>>,
+    ) {
+        /// Positions that one thread takes at a time.
+        const SHARE: usize = 8;
+        let positions: Vec<usize> = batch.collect();
+        let this = &*self;
+        let found: Vec<Vec<(Place, Vec<u32>)>> = positions
+            .par_chunks(SHARE)
+            .map(|positions| {
+                let mut workspace = take(pool);
+                let mut links = Vec::new();
+                for &at in positions {
+                    this.propose(at, codes, &mut workspace, &mut links);
+                }
+                give(pool, workspace);
+                links
+            })
+            .collect();
+        let mut back: Vec<(Place, u32)> = Vec::new();
+        for ((level, node), links) in found.into_iter().flatten() {
+            self.write((level, node), &links);
+            back.extend(links.iter().map(|&target| ((level, target), node)));
+        }
+        back.par_sort_unstable();
+        let groups: Vec<&[(Place, u32)]> = back.chunk_by(|a, b| a.0 == b.0).collect();
+        let this = &*self;
+        let lists: Vec<Vec<(Place, Vec<u32>)>> = groups
+            .par_chunks(SHARE)
+            .map(|groups| {
+                let mut workspace = take(pool);
+                let lists = groups
+                    .iter()
+                    .filter_map(|group| this.linked_back(group, codes, &mut workspace));
+                let lists = lists.collect();
+                give(pool, workspace);
+                lists
+            })
+            .collect();
+        for (place, links) in lists.into_iter().flatten() {
+            self.write(place, &links);
+        }
+    }
+
+    /// The nodes to which the `at`-th row is to be linked on each of its levels.
+    fn propose(
+        &self,
+        at: usize,
+        codes: &Codes<'_>,
+        workspace: &mut Workspace,
+        found: &mut Vec<(Place, Vec<u32>)>,
+    ) {
+        let Workspace { scratch, selection } = workspace;
+        let links = self.links();
+        let row = self.node(0, at);
+        scratch.query.clear();
+        scratch.query.extend_from_slice(codes.row(row));
+        let mut entry = 0;
+        for number in (0..=links.height()).rev() {
+            let level = links.level(number);
+            if number == 0 {
+                entry = links.upper_row(entry);
+            } else if self
+                .sizes
+                .get(number - 1)
+                .is_none_or(|&nodes| nodes as usize <= at)
+            {
+                entry = descend(&level, codes, entry, scratch);
+                continue;
+            }
+            walk(&level, codes, self.params.ef_construction, entry, scratch);
+            selection.candidates.clear();
+            selection.candidates.extend(scratch.pool.iter());
+            if let Some(&(_, best)) = selection.candidates.first() {
+                entry = best;
+            }
+            selection.choose(&level, codes, self.params.m);
+            found.push(((number, self.node(number, at)), selection.chosen.clone()));
+        }
+    }
+
+    /// The links of a node that new nodes, which are those of `group`, are linked to.
+    fn linked_back(
+        &self,
+        group: &[(Place, u32)],
+        codes: &Codes<'_>,
+        workspace: &mut Workspace,
+    ) -> Option<(Place, Vec<u32>)> {
+        let &((number, node), _) = group.first()?;
+        let level = self.links().level(number);
+        let mut links: Vec<u32> = level.links_of(node).collect();
+        links.extend(group.iter().map(|&(_, source)| source));
+        let room = level.stride() / LINK;
+        if room < links.len() {
+            links = workspace.nearest(node, &links, &level, codes);
+        }
+        Some(((number, node), links))
+    }
+}
+
+/// What one thread needs to link rows.
+#[derive(Default)]
+struct Workspace {
+    scratch: Scratch,
+    selection: Selection,
+}
+
+impl Workspace {
+    /// The choice among `links` for `node`, as many as there is room for.
+    fn nearest(
+        &mut self,
+        node: u32,
+        links: &[u32],
+        level: &Level<'_>,
+        codes: &Codes<'_>,
+    ) -> Vec<u32> {
+        let Scratch {
+            fresh, products, ..
+        } = &mut self.scratch;
+        fresh.clear();
+        fresh.extend(links.iter().map(|&link| level.row_of(link)));
+        products.clear();
+        codes.products(codes.row(level.row_of(node)), fresh, products);
+        let candidates = &mut self.selection.candidates;
+        candidates.clear();
+        candidates.extend(products.iter().copied().zip(links.iter().copied()));
+        candidates.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+        self.selection.choose(level, codes, level.stride() / LINK);
+        self.selection.chosen.clone()
+    }
+}
+
+fn take(pool: &Mutex<Vec<Workspace>>) -> Workspace {
+    let mut pool = pool.lock().unwrap_or_else(PoisonError::into_inner);
+    pool.pop().unwrap_or_default()
+}
+
+fn give(pool: &Mutex<Vec<Workspace>>, workspace: Workspace) {
+    let mut pool = pool.lock().unwrap_or_else(PoisonError::into_inner);
+    pool.push(workspace);
+}
+
+/// `SplitMix64` of a seed and a row.
+fn mix(seed: u64, row: u32) -> u64 {
+    let mut z = seed.wrapping_add((u64::from(row) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,612 @@
+//! The bytes of an index: a head, then sections that begin at multiples of 64.
+//!
+//! All numbers are little-endian. The head holds the length and the SHA-256 of each section, and
+//! ends in the SHA-256 of what precedes. Bytes between sections are zero. A file is checked as a
+//! whole before any of it is used: first every digest, then every number that is used as a
+//! position, so that not even bytes made to fit their digests can lead out of their section.
+
+use std::ops::Range;
+
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+use rayon::slice::ParallelSlice;
+use sha2::{Digest, Sha256};
+
+use crate::index::bits::Bits;
+use crate::index::build::BuildParams;
+use crate::index::codes::{DIMENSION_MAX, ROWS_MAX, stride};
+use crate::index::error::IndexError;
+use crate::index::twins::{GROUP, group_numbers};
+use crate::index::walk::{NO_LINK, Sizes, UPPER_LEVELS_MAX, upper_bytes};
+
+const MAGIC: [u8; 8] = *b"MPINDEX\0";
+/// The only format that is read and written.
+const FORMAT: u32 = 1;
+/// Where sections may begin.
+const ALIGN: usize = 64;
+const NUMBER: usize = size_of::<u32>();
+/// Codes, links of the lowest level, links above it, rows above it, groups of twins, twins.
+const SECTIONS: usize = 6;
+/// Where the sections' digests begin in the head.
+const DIGESTS: usize = 192;
+/// Where the digest of the head is, of all that precedes it.
+const HEAD_DIGEST: usize = DIGESTS + SECTIONS * 32;
+/// Where the first section begins.
+const HEAD: usize = (HEAD_DIGEST + 32).next_multiple_of(ALIGN);
+/// The one code that no kernel need take.
+const NO_CODE: u8 = 0x80;
+
+/// What the head says.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Head {
+    pub(super) dimension: usize,
+    pub(super) rows: usize,
+    pub(super) params: BuildParams,
+    pub(super) sizes: Sizes,
+    pub(super) fingerprint: [u8; 32],
+    groups: usize,
+    twins: usize,
+}
+
+/// The sections, in the order of the file.
+pub(super) struct Sections<T> {
+    pub(super) codes: T,
+    pub(super) bottom: T,
+    pub(super) upper: T,
+    pub(super) upper_rows: T,
+    pub(super) groups: T,
+    pub(super) twins: T,
+}
+
+impl<T> Sections<T> {
+    fn from_array([codes, bottom, upper, upper_rows, groups, twins]: [T; SECTIONS]) -> Self {
+        Self {
+            codes,
+            bottom,
+            upper,
+            upper_rows,
+            groups,
+            twins,
+        }
+    }
+}
+
+/// Where the sections are, which depends on the counts in the head alone.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    ranges: [Range<usize>; SECTIONS],
+}
+
+impl Layout {
+    /// Of a head whose counts are possible. What is too long to be counted ends at the greatest
+    /// number, where no file ends.
+    fn of(head: &Head) -> Self {
+        let above = head.sizes.first().map_or(0, |&nodes| nodes as usize);
+        let lengths = [
+            head.rows.saturating_mul(stride(head.dimension)),
+            head.rows.saturating_mul(2 * head.params.m * NUMBER),
+            upper_bytes(&head.sizes, head.params.m),
+            above.saturating_mul(NUMBER),
+            head.groups.saturating_mul(GROUP),
+            head.twins.saturating_mul(NUMBER),
+        ];
+        let mut end = HEAD;
+        let mut ranges = [const { 0..0 }; SECTIONS];
+        for (range, length) in ranges.iter_mut().zip(lengths) {
+            let start = end.checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX);
+            end = start.saturating_add(length);
+            *range = start..end;
+        }
+        Self { ranges }
+    }
+
+    fn end(&self) -> usize {
+        self.ranges.last().map_or(0, |range| range.end)
+    }
+
+    /// The sections of a file of this layout.
+    pub(super) fn sections<'a>(&self, bytes: &'a [u8]) -> Sections<&'a [u8]> {
+        let section = |range: &Range<usize>| bytes.get(range.clone()).unwrap_or_default();
+        Sections::from_array(self.ranges.each_ref().map(section))
+    }
+}
+
+/// Bytes of our own, the first at a multiple of 64.
+pub(super) struct Aligned {
+    buffer: Vec<u8>,
+    start: usize,
+    length: usize,
+}
+
+impl Aligned {
+    fn zeros(length: usize) -> Self {
+        let buffer = vec![0; length + ALIGN];
+        let start = buffer.as_ptr().align_offset(ALIGN).min(ALIGN);
+        Self {
+            buffer,
+            start,
+            length,
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        let end = self.start + self.length;
+        self.buffer.get_mut(self.start..end).unwrap_or_default()
+    }
+}
+
+impl AsRef<[u8]> for Aligned {
+    fn as_ref(&self) -> &[u8] {
+        let range = self.start..self.start + self.length;
+        self.buffer.get(range).unwrap_or_default()
+    }
+}
+
+/// A file of these parts. The head's counts of twins are those of the parts.
+pub(super) fn write(mut head: Head, parts: &Sections<Vec<u8>>) -> (Head, Layout, Aligned) {
+    head.groups = parts.groups.len() / GROUP;
+    head.twins = parts.twins.len() / NUMBER;
+    let layout = Layout::of(&head);
+    let parts = [
+        &parts.codes,
+        &parts.bottom,
+        &parts.upper,
+        &parts.upper_rows,
+        &parts.groups,
+        &parts.twins,
+    ];
+    let digests = parts.map(Vec::as_slice);
+    let digests: Vec<[u8; 32]> = digests.par_iter().map(|part| sha256(part)).collect();
+    let mut file = Aligned::zeros(layout.end());
+    let bytes = file.bytes_mut();
+    for (range, part) in layout.ranges.iter().zip(parts) {
+        if let Some(room) = bytes.get_mut(range.clone()) {
+            room.copy_from_slice(part);
+        }
+    }
+    let mut first = head.to_bytes();
+    first.extend(digests.iter().flatten());
+    first.extend(sha256(&first));
+    if let Some(room) = bytes.get_mut(..first.len()) {
+        room.copy_from_slice(&first);
+    }
+    (head, layout, file)
+}
+
+impl Head {
+    pub(super) fn new(
+        dimension: usize,
+        rows: usize,
+        params: BuildParams,
+        sizes: Sizes,
+        fingerprint: [u8; 32],
+    ) -> Self {
+        Self {
+            dimension,
+            rows,
+            params,
+            sizes,
+            fingerprint,
+            groups: 0,
+            twins: 0,
+        }
+    }
+
+    /// The head without its digests.
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEAD);
+        bytes.extend(MAGIC);
+        bytes.extend(FORMAT.to_le_bytes());
+        bytes.extend([0; 4]);
+        let numbers = [
+            self.dimension,
+            self.rows,
+            self.params.m,
+            self.params.ef_construction,
+            self.groups,
+            self.twins,
+        ];
+        for number in numbers {
+            bytes.extend((number as u64).to_le_bytes());
+        }
+        bytes.extend(self.params.seed.to_le_bytes());
+        bytes.extend(self.sizes.iter().flat_map(|size| size.to_le_bytes()));
+        bytes.extend(self.fingerprint);
+        bytes.resize(DIGESTS, 0);
+        bytes
+    }
+
+    /// Reads what [`Self::to_bytes`] wrote, of a head whose digest is right.
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut rest = bytes.get(16..)?;
+        let mut number = || {
+            let (first, after) = rest.split_first_chunk::<8>()?;
+            rest = after;
+            Some(u64::from_le_bytes(*first))
+        };
+        let mut count = || usize::try_from(number()?).ok();
+        let [dimension, rows, m, ef_construction, groups, twins] =
+            [count()?, count()?, count()?, count()?, count()?, count()?];
+        let seed = number()?;
+        let (sizes, rest) = rest.split_first_chunk::<{ UPPER_LEVELS_MAX * NUMBER }>()?;
+        let (fingerprint, _) = rest.split_first_chunk::<32>()?;
+        let mut head = Self {
+            dimension,
+            rows,
+            params: BuildParams {
+                m,
+                ef_construction,
+                seed,
+            },
+            sizes: [0; UPPER_LEVELS_MAX],
+            fingerprint: *fingerprint,
+            groups,
+            twins,
+        };
+        for (size, stored) in head.sizes.iter_mut().zip(numbers(sizes)) {
+            *size = stored;
+        }
+        Some(head)
+    }
+
+    /// Whether the counts can be those of an index.
+    fn is_possible(&self) -> bool {
+        let mut sizes = self.sizes.iter();
+        let descending = self.sizes.is_sorted_by(|below, above| above <= below);
+        (1..=DIMENSION_MAX).contains(&self.dimension)
+            && self.rows <= ROWS_MAX
+            && self.params.check().is_ok()
+            && self.groups <= self.twins
+            && self.twins <= self.rows
+            && descending
+            && sizes.next().is_some_and(|&nodes| {
+                nodes as usize <= self.rows && (nodes == 0) == (self.rows == 0)
+            })
+    }
+}
+
+/// Checks a whole file.
+pub(super) fn read(bytes: &[u8]) -> Result<(Head, Layout), IndexError> {
+    if !bytes.starts_with(&MAGIC) {
+        return Err(IndexError::NotAnIndex);
+    }
+    let damaged = |offset, what| IndexError::Damaged { offset, what };
+    let short = || damaged(bytes.len(), "the file ends in its head");
+    let first = bytes.get(..HEAD).ok_or_else(short)?;
+    if let Some(found) = numbers(first).nth(MAGIC.len() / NUMBER)
+        && found != FORMAT
+    {
+        return Err(IndexError::Format {
+            found,
+            readable: FORMAT,
+        });
+    }
+    let (described, digest) = first.split_at(HEAD_DIGEST);
+    if !digest.starts_with(&sha256(described)) {
+        return Err(damaged(0, "the head does not have its SHA-256"));
+    }
+    let head = Head::from_bytes(first).ok_or_else(short)?;
+    if !head.is_possible() {
+        return Err(damaged(16, "the head has impossible numbers"));
+    }
+    let layout = Layout::of(&head);
+    if head.to_bytes().as_slice() != first.get(..DIGESTS).unwrap_or_default() {
+        return Err(damaged(0, "the head has bytes that mean nothing"));
+    }
+    if layout.end() != bytes.len() {
+        let offset = layout.end().min(bytes.len());
+        return Err(damaged(offset, "the file does not end where its head says"));
+    }
+    check_digests(bytes, &layout, first)?;
+    check_padding(bytes, &layout)?;
+    check_content(&head, &layout, bytes)?;
+    Ok((head, layout))
+}
+
+fn check_digests(bytes: &[u8], layout: &Layout, head: &[u8]) -> Result<(), IndexError> {
+    let (digests, _) = head.get(DIGESTS..).unwrap_or_default().as_chunks::<32>();
+    let sections: Vec<_> = layout.ranges.iter().zip(digests).collect();
+    let wrong = sections.par_iter().find_map_first(|(range, digest)| {
+        let section = bytes.get((*range).clone())?;
+        (sha256(section) != **digest).then_some(range.start)
+    });
+    wrong.map_or(Ok(()), |offset| {
+        let what = "the section that begins there does not have its SHA-256";
+        Err(IndexError::Damaged { offset, what })
+    })
+}
+
+fn check_padding(bytes: &[u8], layout: &Layout) -> Result<(), IndexError> {
+    let mut end = HEAD_DIGEST + 32;
+    for range in &layout.ranges {
+        let gap = bytes.get(end..range.start).unwrap_or_default();
+        if gap.iter().any(|&byte| byte != 0) {
+            return Err(IndexError::Damaged {
+                offset: end,
+                what: "the bytes between two sections are not zero",
+            });
+        }
+        end = range.end;
+    }
+    Ok(())
+}
+
+/// Checks every number that is used as a position, and that every row is in the index once.
+fn check_content(head: &Head, layout: &Layout, bytes: &[u8]) -> Result<(), IndexError> {
+    let sections = layout.sections(bytes);
+    let checks = [
+        !sections
+            .codes
+            .par_chunks(1 << 20)
+            .any(|part| part.contains(&NO_CODE)),
+        are_links(sections.bottom, 2 * head.params.m, head.rows),
+        are_upper_links(sections.upper, head),
+        are_below(sections.upper_rows, head.rows),
+        are_groups(sections.groups, head),
+        are_twins(&sections, head),
+    ];
+    let what = [
+        "a code is -128",
+        "a link of the lowest level leads nowhere",
+        "a link above the lowest level leads nowhere",
+        "a node above the lowest level is no row",
+        "the groups of equal rows are out of order",
+        "a row has two places among equal rows, or none in the graph",
+    ];
+    for ((range, right), what) in layout.ranges.iter().zip(checks).zip(what) {
+        if !right {
+            let offset = range.start;
+            return Err(IndexError::Damaged { offset, what });
+        }
+    }
+    Ok(())
+}
+
+/// Whether links are below `nodes`, and after the last of a node is none.
+fn are_links(links: &[u8], width: usize, nodes: usize) -> bool {
+    links.par_chunks(width * NUMBER).all(|links| {
+        let mut rest = numbers(links).skip_while(|&link| (link as usize) < nodes);
+        rest.all(|link| link == NO_LINK)
+    })
+}
+
+fn are_upper_links(mut links: &[u8], head: &Head) -> bool {
+    for nodes in head.sizes {
+        let Some((level, above)) = links.split_at_checked(upper_bytes(&[nodes], head.params.m))
+        else {
+            return false;
+        };
+        if !are_links(level, head.params.m, nodes as usize) {
+            return false;
+        }
+        links = above;
+    }
+    links.is_empty()
+}
+
+fn are_below(rows: &[u8], count: usize) -> bool {
+    numbers(rows).all(|row| (row as usize) < count)
+}
+
+/// Whether groups are in order and end in order, the last where the twins end.
+fn are_groups(groups: &[u8], head: &Head) -> bool {
+    let (groups, _) = groups.as_chunks::<GROUP>();
+    let mut previous: Option<(u32, u32)> = None;
+    for (row, end, same) in groups.iter().map(group_numbers) {
+        let (after, start) = previous.map_or((None, 0), |(row, end)| (Some(row), end));
+        if head.rows <= row as usize || after.is_some_and(|after| row <= after) {
+            return false;
+        }
+        if end <= start || 1 < same {
+            return false;
+        }
+        previous = Some((row, end));
+    }
+    previous.map_or(0, |(_, end)| end as usize) == head.twins
+}
+
+/// Whether each twin is a row, once, and no row that is in the graph.
+fn are_twins(sections: &Sections<&[u8]>, head: &Head) -> bool {
+    let mut seen = Bits::none(head.rows);
+    let (groups, _) = sections.groups.as_chunks::<GROUP>();
+    for (row, ..) in groups.iter().map(group_numbers) {
+        seen.set(row as usize, true);
+    }
+    for row in numbers(sections.upper_rows) {
+        seen.set(row as usize, true);
+    }
+    let others = seen.count();
+    for row in numbers(sections.twins) {
+        if seen.contains(row as usize) {
+            return false;
+        }
+        seen.set(row as usize, true);
+    }
+    seen.count() == others + head.twins
+}
+
+/// Numbers as they are stored.
+fn numbers(bytes: &[u8]) -> impl Iterator<Item = u32> {
+    let (numbers, _) = bytes.as_chunks::<NUMBER>();
+    numbers.iter().map(|&number| u32::from_le_bytes(number))
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::codes::Rows;
+    use crate::index::graph::{Graph, Search};
+    use crate::index::scratch::Scratch;
+    use std::sync::Arc;
+
+    fn values() -> Vec<f32> {
+        let mut values: Vec<f32> = (0..60_u8)
+            .flat_map(|row| {
+                let angle = f32::from(row) * 0.7;
+                [angle.cos(), angle.sin()]
+            })
+            .collect();
+        values.extend_from_within(..20);
+        values
+    }
+
+    fn small() -> Vec<u8> {
+        let values = values();
+        let params = BuildParams {
+            m: 2,
+            ef_construction: 8,
+            seed: 3,
+        };
+        let graph = Graph::build(Rows::new(&values, 2).unwrap(), params, [5; 32]).unwrap();
+        graph.as_bytes().to_vec()
+    }
+
+    /// The same bytes with digests that fit them.
+    fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
+        let head = Head::from_bytes(&bytes).unwrap();
+        if head.is_possible() {
+            let layout = Layout::of(&head);
+            for (at, range) in layout.ranges.iter().enumerate() {
+                if let Some(section) = bytes.get(range.clone()) {
+                    let digest = sha256(section);
+                    bytes[DIGESTS + at * 32..][..32].copy_from_slice(&digest);
+                }
+            }
+        }
+        let digest = sha256(&bytes[..HEAD_DIGEST]);
+        bytes[HEAD_DIGEST..HEAD_DIGEST + 32].copy_from_slice(&digest);
+        bytes
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let bytes = small();
+        let (head, layout) = read(&bytes).unwrap();
+        assert_eq!(
+            (head.dimension, head.rows, head.fingerprint),
+            (2, 70, [5; 32])
+        );
+        assert_eq!((head.groups, head.twins), (10, 10));
+        assert!(
+            layout
+                .ranges
+                .iter()
+                .all(|range| range.start.is_multiple_of(ALIGN))
+        );
+        assert_eq!(layout.end(), bytes.len());
+        assert_eq!(sealed(bytes.clone()), bytes);
+    }
+
+    #[test]
+    fn no_changed_byte_is_accepted() {
+        let bytes = small();
+        for at in 0..bytes.len() {
+            for mask in [0x01, 0x80, 0xFF] {
+                let mut changed = bytes.clone();
+                changed[at] ^= mask;
+                assert!(read(&changed).is_err(), "byte {at} changed by {mask:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_other_length_is_accepted() {
+        let mut bytes = small();
+        for length in 0..bytes.len() {
+            assert!(read(&bytes[..length]).is_err(), "the first {length} bytes");
+        }
+        bytes.push(0);
+        assert!(read(&bytes).is_err());
+    }
+
+    #[test]
+    fn bytes_made_to_fit_their_digests_never_panic() {
+        let bytes = small();
+        let values = values();
+        let rows = Rows::new(&values, 2).unwrap();
+        let mut scratch = Scratch::new();
+        let (mut refused, mut taken) = (0, 0);
+        for at in (8..DIGESTS).chain(HEAD..bytes.len()) {
+            let mut changed = bytes.clone();
+            changed[at] ^= [0x01, 0x80, 0xFF][at % 3];
+            let Ok(graph) = Graph::from_bytes(Arc::new(sealed(changed))) else {
+                refused += 1;
+                continue;
+            };
+            taken += 1;
+            let vector = vec![0.6; graph.dimension()];
+            for (k, ef) in [(1, 1), (3, 4)] {
+                let search = Search {
+                    vector: &vector,
+                    k,
+                    ef,
+                    allowed: None,
+                };
+                graph
+                    .search(&search, |row| rows.get(row), &mut scratch)
+                    .unwrap();
+            }
+        }
+        // Another code, another link, another seed and another fingerprint are all possible.
+        assert!(
+            500 < refused && 500 < taken,
+            "{refused} refused, {taken} taken"
+        );
+    }
+
+    #[test]
+    fn every_kind_of_wrong_content_is_found() {
+        let bytes = small();
+        let (_, layout) = read(&bytes).unwrap();
+        let [codes, bottom, upper, upper_rows, groups, twins] =
+            layout.ranges.each_ref().map(|range| range.start);
+        let wrong: [(usize, &[u8]); 9] = [
+            (codes + 5, &[NO_CODE]),
+            (bottom, &70_u32.to_le_bytes()),
+            (bottom, &NO_LINK.to_le_bytes()),
+            (upper, &60_u32.to_le_bytes()),
+            (upper_rows, &70_u32.to_le_bytes()),
+            (groups, &70_u32.to_le_bytes()),
+            (groups + NUMBER, &0_u32.to_le_bytes()),
+            (groups + 2 * NUMBER, &2_u32.to_le_bytes()),
+            (twins, &0_u32.to_le_bytes()),
+        ];
+        for (at, put) in wrong {
+            let mut changed = bytes.clone();
+            changed[at..at + put.len()].copy_from_slice(put);
+            let error = read(&sealed(changed)).unwrap_err();
+            assert!(
+                matches!(error, IndexError::Damaged { offset, .. } if offset <= at),
+                "{error}"
+            );
+        }
+        let mut newer = bytes;
+        newer[8] = 2;
+        let format = IndexError::Format {
+            found: 2,
+            readable: FORMAT,
+        };
+        assert_eq!(read(&newer).unwrap_err(), format);
+        assert_eq!(
+            read(b"SQLite format 3").unwrap_err(),
+            IndexError::NotAnIndex
+        );
+    }
+
+    #[test]
+    fn enormous_counts_are_refused_without_being_believed() {
+        let bytes = small();
+        for field in 0..6 {
+            for count in [1 << 31, 1 << 40, 1 << 63, u64::MAX] {
+                let mut changed = bytes.clone();
+                changed[16 + field * 8..][..8].copy_from_slice(&u64::to_le_bytes(count));
+                let digest = sha256(&changed[..HEAD_DIGEST]);
+                changed[HEAD_DIGEST..HEAD_DIGEST + 32].copy_from_slice(&digest);
+                assert!(read(&changed).is_err());
+            }
+        }
+    }
+}

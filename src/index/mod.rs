@@ -1,0 +1,20 @@
+//! A compact approximate index of unit vectors: built once, then only searched.
+//!
+//! A graph of links between near vectors (HNSW, Malkov and Yashunin), laid out so that a search
+//! waits for memory as little as can be: vectors as 8-bit codes and links as 32-bit numbers, each in one
+//! block. The codes only propose; the scores of those proposed are computed from the caller's
+//! vectors. Searching takes no lock and, once its [`scratch::Scratch`] has grown, no memory.
+
+pub mod bits;
+pub mod build;
+pub mod codes;
+pub mod error;
+pub mod graph;
+pub mod scratch;
+
+mod file;
+mod select;
+#[cfg(test)]
+mod tests;
+mod twins;
+mod walk;

@@ -1,0 +1,182 @@
+//! What a search needs besides the index: memory that is used again by the next one.
+
+use crate::index::graph::Neighbour;
+
+/// The memory of one search at a time, which grows to what the largest index needs and stays.
+///
+/// One per thread; whoever searches keeps it. A search allocates only while it grows.
+#[derive(Default)]
+pub struct Scratch {
+    pub(super) query: Vec<u8>,
+    pub(super) visited: Visited,
+    pub(super) pool: Pool,
+    pub(super) fresh: Vec<u32>,
+    pub(super) fresh_rows: Vec<u32>,
+    pub(super) products: Vec<i32>,
+    pub(super) survivors: Vec<u32>,
+    pub(super) found: Vec<Neighbour>,
+}
+
+impl Scratch {
+    /// Memory for searches, none of it used yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+/// Which nodes a walk has come to. Starting anew costs nothing but once in 255 walks.
+#[derive(Default)]
+pub(super) struct Visited {
+    epochs: Vec<u8>,
+    epoch: u8,
+}
+
+impl Visited {
+    pub(super) fn begin(&mut self, nodes: usize) {
+        if self.epochs.len() < nodes {
+            self.epochs.resize(nodes, 0);
+        }
+        self.epoch = self.epoch.wrapping_add(1);
+        if self.epoch == 0 {
+            self.epochs.fill(0);
+            self.epoch = 1;
+        }
+    }
+
+    /// Whether this is the first time. A node that there is not counts as visited.
+    #[inline]
+    pub(super) fn first(&mut self, node: u32) -> bool {
+        match self.epochs.get_mut(node as usize) {
+            Some(epoch) if *epoch != self.epoch => {
+                *epoch = self.epoch;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The best nodes seen by a walk, best first, and which of them are still to be expanded.
+///
+/// A node is one number: its product, then its complement, so that of equal products the smaller
+/// node is the better, then a bit that is set while the node is to be expanded. Sorted insertion
+/// moves a few hundred bytes, which costs less than a heap does.
+#[derive(Default)]
+pub(super) struct Pool {
+    keys: Vec<u64>,
+    breadth: usize,
+    /// No node before this position is to be expanded.
+    next: usize,
+}
+
+const TO_EXPAND: u64 = 1;
+
+fn key(product: i32, node: u32) -> u64 {
+    let biased = product.cast_unsigned() ^ (1 << 31);
+    u64::from(biased) << 32 | u64::from(!node << 1) | TO_EXPAND
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the halves of the key")]
+fn product_and_node(key: u64) -> (i32, u32) {
+    let biased = (key >> 32) as u32;
+    let node = !(key as u32 >> 1) & (u32::MAX >> 1);
+    ((biased ^ (1 << 31)).cast_signed(), node)
+}
+
+impl Pool {
+    pub(super) fn begin(&mut self, breadth: usize) {
+        self.keys.clear();
+        self.keys.reserve(breadth);
+        self.breadth = breadth;
+        self.next = 0;
+    }
+
+    /// Takes a node among the best, if it is. Whether it would be the next to be expanded.
+    #[inline]
+    pub(super) fn offer(&mut self, product: i32, node: u32) -> bool {
+        let key = key(product, node);
+        if self.keys.len() == self.breadth {
+            if self.keys.last().is_none_or(|&worst| key < worst) {
+                return false;
+            }
+            self.keys.pop();
+        }
+        let at = self.keys.partition_point(|&better| key < better);
+        self.keys.insert(at, key);
+        let is_next = at <= self.next;
+        if at < self.next {
+            self.next = at;
+        }
+        is_next
+    }
+
+    /// The best node that has not been expanded, which it is from now on.
+    #[inline]
+    pub(super) fn expand(&mut self) -> Option<u32> {
+        let rest = self.keys.get_mut(self.next..)?;
+        let ahead = rest.iter().position(|key| key & TO_EXPAND != 0)?;
+        let key = rest.get_mut(ahead)?;
+        *key &= !TO_EXPAND;
+        self.next += ahead + 1;
+        Some(product_and_node(*key).1)
+    }
+
+    /// The node that would be expanded next, if no better one is found.
+    #[inline]
+    pub(super) fn peek(&self) -> Option<u32> {
+        let rest = self.keys.get(self.next..)?;
+        let key = rest.iter().find(|&key| key & TO_EXPAND != 0)?;
+        Some(product_and_node(*key).1)
+    }
+
+    /// Products and nodes, best first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (i32, u32)> {
+        self.keys.iter().map(|&key| product_and_node(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_node_is_new_once_in_each_walk() {
+        let mut visited = Visited::default();
+        for _ in 0..600 {
+            visited.begin(3);
+            assert!(visited.first(2) && !visited.first(2) && visited.first(0));
+            assert!(!visited.first(3));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_pool_keeps_the_best_and_expands_them_in_order(
+            offers in prop::collection::vec((any::<i32>(), 0_u32..1 << 31), 0..60),
+            breadth in 1_usize..20,
+        ) {
+            let mut pool = Pool::default();
+            pool.begin(breadth);
+            let mut expected = Vec::new();
+            for &(product, node) in &offers {
+                pool.offer(product, node);
+                expected.push((product, std::cmp::Reverse(node)));
+            }
+            expected.sort_unstable();
+            expected.reverse();
+            expected.truncate(breadth);
+            let expected: Vec<_> = expected.iter().map(|&(product, node)| (product, node.0)).collect();
+            prop_assert_eq!(pool.iter().collect::<Vec<_>>(), expected.clone());
+            for &(_, node) in &expected {
+                prop_assert_eq!(pool.peek(), Some(node));
+                prop_assert_eq!(pool.expand(), Some(node));
+            }
+            prop_assert_eq!(pool.expand(), None);
+            if pool.offer(i32::MAX, 5) {
+                prop_assert_eq!(pool.expand(), Some(5));
+            }
+        }
+    }
+}
