@@ -6,7 +6,7 @@
 //! enrolled since joins the growing part, and rows whose item is gone are never found. A file that
 //! is damaged, or built otherwise, is as good as none, for all of it can be built from the items.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -182,7 +182,10 @@ impl Settled {
         if graph.params() != build_params(params) || graph.dimension() != dimension {
             return Err("it was built with other parameters".to_owned());
         }
-        let slots = keys.iter().map(|key| find(key).unwrap_or(GONE)).collect();
+        // No item is found twice, whatever the file says.
+        let mut seen = HashSet::new();
+        let slot = |key| find(key).filter(|slot| seen.insert(*slot)).unwrap_or(GONE);
+        let slots = keys.iter().map(slot).collect();
         Ok(Self::of(graph, keys, slots))
     }
 }
