@@ -30,6 +30,10 @@ const GALLERY_LABELS: &str = "matchpoint_gallery_labels";
 const GALLERY_GENERATION: &str = "matchpoint_gallery_generation";
 const GALLERY_CHANGES: &str = "matchpoint_gallery_changes_total";
 const GALLERY_SIZE_RATIO: &str = "matchpoint_gallery_size_ratio";
+const INDEX_CHECKED: &str = "matchpoint_index_checked_neighbours_total";
+const INDEX_MISSED: &str = "matchpoint_index_missed_neighbours_total";
+const DAMAGED_ITEMS: &str = "matchpoint_gallery_damaged_items_total";
+const INDEX_BYTES: &str = "matchpoint_gallery_index_bytes";
 const OPERATING_POINT_ACTIVE: &str = "matchpoint_operating_point_active";
 const THRESHOLD: &str = "matchpoint_threshold";
 const TARGET_FAR: &str = "matchpoint_target_far_ratio";
@@ -190,6 +194,23 @@ fn describe() {
         GALLERY_SIZE_RATIO,
         "Items now, over items at calibration. Above 1 the promised FAR no longer covers the gallery."
     );
+    describe_counter!(
+        INDEX_CHECKED,
+        "Nearest items of a sample of searches, found by comparing with every item."
+    );
+    describe_counter!(
+        INDEX_MISSED,
+        "Those of them that the approximate index did not find: divide by the checked ones for its miss rate."
+    );
+    describe_counter!(
+        DAMAGED_ITEMS,
+        "Items found changed on the disk while they were served. From the first on, nothing is accepted until a restart."
+    );
+    describe_gauge!(
+        INDEX_BYTES,
+        Unit::Bytes,
+        "Memory of the approximate index: codes and links. Vectors of settled items stay on disk."
+    );
     describe_gauge!(
         OPERATING_POINT_ACTIVE,
         "1 for the operating point that decides, 0 for one that did before."
@@ -254,6 +275,9 @@ pub fn deployment_started(labels: DeploymentLabels<'_>) {
             .absolute(0);
     }
     counter!(QUEUE_REJECTED, "deployment" => deployment.clone()).absolute(0);
+    for counted in [INDEX_CHECKED, INDEX_MISSED, DAMAGED_ITEMS] {
+        counter!(counted, "deployment" => deployment.clone()).absolute(0);
+    }
     decisions_started(labels.name, "none");
 }
 
@@ -324,6 +348,7 @@ pub fn gallery_changed(deployment: &str, gallery: GallerySize<'_>) {
     gauge!(GALLERY_ITEMS, &labels).set(gallery.items as f64);
     gauge!(GALLERY_LABELS, &labels).set(gallery.labels as f64);
     gauge!(GALLERY_GENERATION, &labels).set(gallery.generation as f64);
+    gauge!(INDEX_BYTES, &labels).set(gallery.index_bytes as f64);
     if let Some((id, calibrated)) = gallery.calibrated {
         let ratio = gallery.items as f64 / calibrated as f64;
         gauge!(GALLERY_SIZE_RATIO, "deployment" => deployment.to_owned(), "operating_point" => id.to_owned())
@@ -340,8 +365,23 @@ pub struct GallerySize<'a> {
     pub labels: usize,
     /// Number of its state.
     pub generation: u64,
+    /// Memory of its index.
+    pub index_bytes: usize,
     /// The active operating point and the number of items it was calibrated with.
     pub calibrated: Option<(&'a str, u64)>,
+}
+
+/// Counts neighbours of a search that was done again by comparing with every item, and those of them
+/// that the index had not found.
+pub fn index_checked(deployment: &str, neighbours: usize, missed: usize) {
+    for (name, count) in [(INDEX_CHECKED, neighbours), (INDEX_MISSED, missed)] {
+        counter!(name, "deployment" => deployment.to_owned()).increment(count as u64);
+    }
+}
+
+/// Counts an item that was found changed on the disk.
+pub fn item_damaged(deployment: &str) {
+    counter!(DAMAGED_ITEMS, "deployment" => deployment.to_owned()).increment(1);
 }
 
 /// Counts items that were enrolled, replaced or removed (`inserted`, `replaced`, `deleted`).

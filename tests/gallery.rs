@@ -996,3 +996,179 @@ fn the_same_items_give_the_same_graph_answers_in_any_order_of_enrolment() {
     });
     assert_eq!(answers[0], answers[1]);
 }
+
+#[test]
+fn what_is_enrolled_is_found_before_and_after_it_is_linked() {
+    let place = Place::new();
+    let gallery = Gallery::create(&place.path, GRAPH_DIMENSION, "model", "graph").unwrap();
+    let mut random = Random(12);
+    let all = clustered(3000, &mut random);
+    gallery.upsert(all[..1500].to_vec()).unwrap();
+    drop(gallery);
+    let gallery = Gallery::open(&place.path, Access::ReadWrite, GRAPH).unwrap();
+    assert_eq!(gallery.link(100), 0, "nothing waits");
+    for batch in all[1500..].chunks(100) {
+        gallery.upsert(batch.to_vec()).unwrap();
+    }
+    let check = |gallery: &Gallery| {
+        let snapshot = gallery.snapshot();
+        let near: Vec<Embedding> = all
+            .iter()
+            .step_by(37)
+            .map(|item| item.embedding.clone())
+            .collect();
+        assert!(0.95 <= recall(&snapshot, &near));
+        for item in all[1500..].iter().step_by(7) {
+            assert_eq!(
+                ids(&nearest(&snapshot, &item.embedding, 1)),
+                [item.id.as_str()]
+            );
+        }
+    };
+    check(&gallery);
+    let waiting = gallery.link(0);
+    assert!((500..1500).contains(&waiting), "{waiting}");
+    assert_eq!(gallery.link(300), waiting);
+    check(&gallery);
+    while 0 < gallery.link(400) {}
+    check(&gallery);
+    assert!(gallery.reindex_is_due());
+    gallery.reindex().unwrap();
+    assert_eq!(gallery.snapshot().settled_items(), 3000);
+    check(&gallery);
+}
+
+#[test]
+fn vectors_of_settled_items_are_read_from_the_file_and_a_changed_one_is_found() {
+    let place = Place::new();
+    let file = place.path.with_extension("graph");
+    let gallery = Gallery::create(&place.path, GRAPH_DIMENSION, "model", "graph").unwrap();
+    let mut random = Random(13);
+    let all = clustered(1700, &mut random);
+    gallery.upsert(all[..1500].to_vec()).unwrap();
+    assert_eq!(
+        gallery.snapshot().vector_bytes(),
+        1500 * GRAPH_DIMENSION * 4
+    );
+    drop(gallery);
+    // Once built, once taken from the file.
+    for _ in 0..2 {
+        let gallery = Gallery::open(&place.path, Access::ReadWrite, GRAPH).unwrap();
+        assert_eq!(gallery.snapshot().vector_bytes(), 0);
+        assert_eq!(
+            gallery.check_items(None, 10_000).unwrap().as_deref(),
+            Some("01499")
+        );
+    }
+    let gallery = Gallery::open(&place.path, Access::ReadWrite, GRAPH).unwrap();
+    gallery.upsert(all[1500..].to_vec()).unwrap();
+    let before = gallery.snapshot();
+    assert_eq!(before.vector_bytes(), 200 * GRAPH_DIMENSION * 4);
+    let query = &all[33].embedding;
+    let expected = brute_force(&before, query, 20);
+    gallery.reindex().unwrap();
+    let after = gallery.snapshot();
+    assert_eq!(after.vector_bytes(), 0);
+    for snapshot in [&before, &after] {
+        assert_eq!(brute_force(snapshot, query, 20), expected);
+        assert_eq!(bits(&nearest(snapshot, query, 20)), expected);
+    }
+
+    // What nothing of ours does: the file is written where it is.
+    let at = 64 + 700 * GRAPH_DIMENSION * 4 + 2;
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[at] ^= 0x10;
+    let open = fs::File::options().write(true).open(&file).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&open, &bytes[at..=at], at as u64).unwrap();
+    assert_eq!(
+        gallery.check_items(None, 700).unwrap().as_deref(),
+        Some("00699")
+    );
+    let error = gallery.check_items(Some("00699"), 10).unwrap_err();
+    assert!(
+        matches!(&error, GalleryError::Changed { id, .. } if id == "00700"),
+        "{error}"
+    );
+    assert_eq!(
+        gallery.check_items(Some("00700"), 2000).unwrap().as_deref(),
+        Some("01699")
+    );
+    drop((before, after, gallery));
+    // Opening compares it with the item, and builds it anew.
+    let gallery = Gallery::open(&place.path, Access::ReadWrite, GRAPH).unwrap();
+    gallery.check_items(None, 10_000).unwrap();
+    assert_eq!(brute_force(&gallery.snapshot(), query, 20), expected);
+}
+
+#[test]
+fn a_filtered_search_through_the_index_finds_what_the_filter_takes_and_nothing_else() {
+    let place = Place::new();
+    let gallery = Gallery::create(&place.path, GRAPH_DIMENSION, "model", "graph").unwrap();
+    let mut random = Random(14);
+    let mut all = clustered(3000, &mut random);
+    for (number, item) in all.iter_mut().enumerate() {
+        let part = ["half", "tenth", "percent"];
+        let every = [2, 10, 100];
+        for (part, every) in part.into_iter().zip(every) {
+            if number % every == 1 % every {
+                item.metadata.insert(part.to_owned(), "yes".to_owned());
+            }
+        }
+    }
+    gallery.upsert(all[..2500].to_vec()).unwrap();
+    drop(gallery);
+    let gallery = Gallery::open(&place.path, Access::ReadWrite, GRAPH).unwrap();
+    let queries: Vec<&Embedding> = all.iter().step_by(61).map(|item| &item.embedding).collect();
+    let check = |gallery: &Gallery| {
+        let snapshot = gallery.snapshot();
+        for text in [
+            "metadata.half = yes",
+            "metadata.tenth = yes",
+            "metadata.percent = yes",
+            "id = 00501",
+        ] {
+            let filter = Filter::parse(text).unwrap();
+            let (mut found, mut wanted) = (0, 0);
+            for query in &queries {
+                let probe = Probe {
+                    filter: Some(&filter),
+                    ..Probe::nearest(10)
+                };
+                let through = snapshot.nearest(query, &probe).unwrap();
+                let exact = snapshot
+                    .nearest(
+                        query,
+                        &Probe {
+                            exact: true,
+                            ..probe
+                        },
+                    )
+                    .unwrap();
+                assert_eq!(through.len(), exact.len(), "{text}");
+                let truth = bits(&exact);
+                found += bits(&through)
+                    .iter()
+                    .filter(|one| truth.contains(one))
+                    .count();
+                wanted += truth.len();
+                for one in &through {
+                    let item = &one.item;
+                    assert!(filter.matches(&item.id, &item.label, &item.metadata));
+                }
+            }
+            assert!(wanted * 95 <= found * 100, "{text}: {found} of {wanted}");
+        }
+    };
+    check(&gallery);
+    // The rows of a filter are remembered; what is gone or new is not forgotten for that.
+    gallery.upsert(all[2500..].to_vec()).unwrap();
+    gallery
+        .delete(&[all[501].id.clone(), all[101].id.clone()])
+        .unwrap();
+    let mut plain = all[201].clone();
+    plain.metadata.clear();
+    gallery.upsert(vec![plain]).unwrap();
+    check(&gallery);
+    gallery.reindex().unwrap();
+    check(&gallery);
+}

@@ -30,14 +30,15 @@ use matchpoint::server::proto::operating_point_service_client::OperatingPointSer
 use matchpoint::server::proto::retrieval_service_client::RetrievalServiceClient;
 use matchpoint::server::proto::server_service_client::ServerServiceClient;
 use matchpoint::server::proto::{
-    ActivateOperatingPointRequest, CalibrateMetadata, CalibrateRequest, CalibrateResponse,
-    CalibrationSettings, CalibrationStage, CompareOperatingPointsRequest, Decision,
-    DeleteItemRequest, EmbedRequest, GetItemRequest, GetOperatingPointRequest,
-    GetServerInfoRequest, LabelledQuery, ListItemsRequest, ListOperatingPointsRequest, Reference,
-    Remedy, RollBackOperatingPointRequest, SearchRequest, SearchResponse, SearchStreamRequest,
-    UndecidedReason, UpsertItemRequest, UpsertItemStreamRequest, Vector, VerifyRequest,
-    calibrate_request, calibration_settings, labelled_query, reference, search_request,
-    search_stream_response, upsert_item_request, upsert_item_stream_response, verify_request,
+    ActivateOperatingPointRequest, BatchDeleteItemsRequest, BatchUpsertItemsRequest,
+    CalibrateMetadata, CalibrateRequest, CalibrateResponse, CalibrationSettings, CalibrationStage,
+    CompareOperatingPointsRequest, Decision, DeleteItemRequest, EmbedRequest, GetItemRequest,
+    GetOperatingPointRequest, GetServerInfoRequest, LabelledQuery, ListItemsRequest,
+    ListOperatingPointsRequest, Reference, Remedy, RollBackOperatingPointRequest, SearchRequest,
+    SearchResponse, SearchStreamRequest, UndecidedReason, UpsertItemRequest,
+    UpsertItemStreamRequest, Vector, VerifyRequest, calibrate_request, calibration_settings,
+    labelled_query, reference, search_request, search_stream_response, upsert_item_request,
+    upsert_item_stream_response, verify_request,
 };
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
@@ -557,6 +558,69 @@ async fn items_that_break_a_limit_are_refused_and_others_of_the_stream_are_not()
         .map(|answer| answer.request_id.as_str())
         .collect();
     assert_eq!((answers.len(), failed), (12, vec!["5"]));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_is_answered_item_by_item_in_its_order() {
+    use matchpoint::server::proto::{delete_outcome, upsert_outcome};
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[]).await;
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    let items: Vec<UpsertItemRequest> = (0..20)
+        .map(|number| match number {
+            5 => new_item(&"x".repeat(513), known()),
+            7 => new_item("new/7", b"no picture".to_vec()),
+            _ => new_item(&format!("new/{number}"), known()),
+        })
+        .collect();
+    let request = BatchUpsertItemsRequest {
+        items,
+        ..Default::default()
+    };
+    let answer = gallery.batch_upsert_items(request.clone()).await.unwrap();
+    let failed: Vec<usize> = (answer.into_inner().outcomes.into_iter().enumerate())
+        .filter(|(_, one)| matches!(one.outcome, Some(upsert_outcome::Outcome::Error(_))))
+        .map(|(at, _)| at)
+        .collect();
+    assert_eq!(failed, [5, 7]);
+    let again = gallery.batch_upsert_items(request).await.unwrap();
+    let replaced = again.into_inner().outcomes.into_iter().filter(|one| {
+        matches!(&one.outcome, Some(upsert_outcome::Outcome::Result(result)) if result.replaced)
+    });
+    assert_eq!(replaced.count(), 18);
+
+    let ids = ["new/0", "new/5", "new/1", "new/0"]
+        .map(str::to_owned)
+        .to_vec();
+    let request = BatchDeleteItemsRequest {
+        ids,
+        ..Default::default()
+    };
+    let answer = gallery
+        .batch_delete_items(request)
+        .await
+        .unwrap()
+        .into_inner();
+    let gone: Vec<bool> = (answer.outcomes.iter())
+        .map(|one| matches!(one.outcome, Some(delete_outcome::Outcome::Result(_))))
+        .collect();
+    // Which of two deletions of one item comes first is open.
+    assert_eq!((gone[1], gone[2], gone[0] ^ gone[3]), (false, true, true));
+
+    let other = UpsertItemRequest {
+        deployment: "elsewhere".to_owned(),
+        ..new_item("new/2", known())
+    };
+    for (items, message) in [(vec![], "1 to 1000"), (vec![other], "items[0].deployment")] {
+        let request = BatchUpsertItemsRequest {
+            items,
+            ..Default::default()
+        };
+        let status = gallery.batch_upsert_items(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().contains(message), "{status}");
+    }
     running.stop().await;
 }
 

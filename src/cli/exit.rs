@@ -206,6 +206,7 @@ impl Exit {
             | GalleryError::NotAGallery { .. }
             | GalleryError::Format { .. }
             | GalleryError::Damaged { .. }
+            | GalleryError::Changed { .. }
             | GalleryError::ReadOnly { .. }
             | GalleryError::Unusable { .. }
             | GalleryError::Description { .. }

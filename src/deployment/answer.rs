@@ -14,6 +14,7 @@ use crate::calibration::decision::Decision;
 use crate::calibration::operating_point::{Content, Mismatch, OperatingPoint};
 use crate::gallery::filter::Filter;
 use crate::gallery::item::ItemHead;
+use crate::gallery::originals::Vector;
 use crate::gallery::snapshot::{Match, Probe, Snapshot};
 use crate::model::embedder::Embedder;
 use crate::pixels::{Limits, PixelsError};
@@ -43,7 +44,7 @@ pub(super) enum Known {
     /// Still to be embedded.
     Query(Query),
     /// An item with its vector.
-    Item(Arc<ItemHead>, Arc<[f32]>),
+    Item(Arc<ItemHead>, Vector),
 }
 
 /// How to search.
@@ -466,15 +467,19 @@ pub(super) fn compare(
     timings: &mut Timings,
 ) -> Result<(Similarity, Option<Similarity>), DeploymentError> {
     let query = embed_query(embedder, query, limits, timings)?;
-    let (head, vector): (Option<Arc<ItemHead>>, Arc<[f32]>) = match reference {
+    let (embedded, stored);
+    let (head, vector): (Option<Arc<ItemHead>>, &[f32]) = match reference {
         Known::Query(reference) => {
-            let embedded = embed_query(embedder, reference, limits, timings)?;
-            (None, embedded.as_slice().into())
+            embedded = embed_query(embedder, reference, limits, timings)?;
+            (None, embedded.as_slice())
         }
-        Known::Item(head, stored) => (Some(head), stored),
+        Known::Item(head, vector) => {
+            stored = vector;
+            (Some(head), &stored)
+        }
     };
     let started = Instant::now();
-    let score = Similarity::between(query.as_slice(), &vector);
+    let score = Similarity::between(query.as_slice(), vector);
     timings.search += started.elapsed();
     let score = score.ok_or(DeploymentError::Dimension {
         expected: vector.len(),
@@ -483,7 +488,7 @@ pub(super) fn compare(
     let compared = Compared {
         score,
         probe: query.as_slice(),
-        item: &vector,
+        item: vector,
         label: head.as_ref().map(|head| head.label.as_str()),
         metadata: head.as_ref().map(|head| &head.metadata),
         left_out: None,

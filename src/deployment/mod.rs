@@ -9,6 +9,7 @@ mod material;
 mod models;
 mod points;
 mod remedy;
+mod upkeep;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -31,11 +32,13 @@ pub use material::{MaterialSets, material_sets};
 pub use models::{LoadedModel, Models};
 pub use points::{Activation, Comparison, compare_points};
 pub use remedy::RemedyChoice;
+pub use upkeep::{Found, missed};
 
 use crate::calibration::operating_point::{Binding, Metric, OperatingPoint};
 use crate::gallery::error::GalleryError;
 use crate::gallery::graph::IndexParams;
 use crate::gallery::item::{Item, ItemHead};
+use crate::gallery::originals::Vector;
 use crate::gallery::snapshot::Snapshot;
 use crate::gallery::{Access, Gallery, Upserted};
 use crate::model::embedder::Embedder;
@@ -43,6 +46,7 @@ use crate::pixels::Limits;
 use crate::telemetry;
 use crate::vector::{Embedding, Similarity};
 use answer::{Known, compare, embed_file, embed_query, search_snapshot};
+use upkeep::Upkeep;
 use writer::Writer;
 
 /// How long a calibration waits where the queue is full: about as long as one image takes.
@@ -60,7 +64,9 @@ pub struct Deployment {
     index: String,
     /// `None` where the deployment was opened for reading.
     writer: Option<Writer>,
-    standing: ArcSwap<Standing>,
+    /// `None` where the deployment was opened for reading.
+    upkeep: Option<Upkeep>,
+    standing: Arc<ArcSwap<Standing>>,
 }
 
 /// How to open a deployment.
@@ -147,17 +153,26 @@ impl Deployment {
                 found: loaded.model.fingerprint().to_owned(),
             });
         }
-        let writer = match options.access {
-            Access::ReadWrite => Some(Writer::start(Arc::clone(&gallery))?),
-            Access::ReadOnly => None,
+        let standing = Arc::new(ArcSwap::from_pointee(Standing::Missing));
+        let (writer, upkeep) = match options.access {
+            Access::ReadWrite => {
+                let (decides, damage) = (Arc::clone(&standing), "an item has changed on the disk");
+                let stop = move || {
+                    decides.store(Arc::new(Standing::Unreadable(damage.to_owned())));
+                };
+                let upkeep = Upkeep::start(&name, Arc::clone(&gallery), stop)?;
+                (Some(Writer::start(Arc::clone(&gallery))?), Some(upkeep))
+            }
+            Access::ReadOnly => (None, None),
         };
         let deployment = Self {
             name,
+            upkeep,
             loaded,
             limits: models.limits(),
             index: index_binding(params),
             writer,
-            standing: ArcSwap::from_pointee(Standing::Missing),
+            standing,
             gallery,
             folder: Mutex::new(folder),
         };
@@ -234,11 +249,15 @@ impl Deployment {
         let (snapshot, standing) = (self.gallery.snapshot(), self.standing.load_full());
         let (searched, judge) = (Arc::clone(&snapshot), Arc::clone(&standing));
         let filtered = options.filter.is_some();
+        let checks = self.upkeep.as_ref().map(Upkeep::checks);
         let ((hits, best, held), timings) = self
             .work(arrived, move |embedder, limits, timings| {
                 let embedding = embed_query(embedder, query, limits, timings)?;
                 let (hits, best) = search_snapshot(&searched, &embedding, &options, timings)?;
                 let held = judge.held(&embedding, best.as_ref(), timings)?;
+                if let Some(checks) = checks {
+                    checks.offer(&searched, &embedding);
+                }
                 Ok((hits, best.map(|best| best.score), held))
             })
             .await?;
@@ -435,7 +454,7 @@ impl Deployment {
     ///
     /// # Errors
     /// There is none of this id.
-    pub fn item(&self, id: &str) -> Result<(Arc<ItemHead>, Arc<[f32]>), DeploymentError> {
+    pub fn item(&self, id: &str) -> Result<(Arc<ItemHead>, Vector), DeploymentError> {
         self.gallery
             .item(id)
             .ok_or_else(|| DeploymentError::ItemNotFound { id: id.to_owned() })

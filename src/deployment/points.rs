@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::upkeep::Upkeep;
 use super::{Calibrated, Deployment, DeploymentError, Folder, LoadedModel, Standing, created};
 use crate::calibration::adjustment::Adjuster;
 use crate::calibration::certify::TargetFar;
@@ -235,6 +236,15 @@ impl Deployment {
             Err(error) => Standing::Unreadable(error.to_string()),
         };
         self.standing.store(Arc::new(standing));
+        self.hold_back();
+    }
+
+    /// Lets nothing decide once an item has changed on the disk.
+    fn hold_back(&self) {
+        if let Some(damage) = self.upkeep.as_ref().and_then(Upkeep::damage) {
+            let damaged = Standing::Unreadable(damage.to_owned());
+            self.standing.store(Arc::new(damaged));
+        }
     }
 
     /// Announces the deployment to Prometheus.
@@ -280,6 +290,7 @@ impl Deployment {
                 items: snapshot.len(),
                 labels: snapshot.label_count(),
                 generation: snapshot.generation(),
+                index_bytes: snapshot.index_bytes(),
                 calibrated: standing
                     .valid()
                     .map(|point| (point.id(), point.content().valid_to_items())),

@@ -98,7 +98,6 @@ fn writer_ended() -> DeploymentError {
 
 fn work(gallery: &Arc<Gallery>, changes: &Receiver<Change>) {
     let mut upserts = Upserts::default();
-    let mut reindexing = None;
     while let Ok(first) = changes.recv() {
         for change in std::iter::once(first).chain(changes.try_iter().take(QUEUE_LEN_MAX)) {
             match change {
@@ -121,28 +120,7 @@ fn work(gallery: &Arc<Gallery>, changes: &Receiver<Change>) {
             }
         }
         upserts.write(gallery);
-        reindex_if_due(gallery, &mut reindexing);
     }
-    // An index that is still being built is given up with the process: it is derived.
-}
-
-/// Builds the index anew beside the one that serves, where the gallery has outgrown that.
-fn reindex_if_due(gallery: &Arc<Gallery>, running: &mut Option<JoinHandle<()>>) {
-    if running.as_ref().is_some_and(|thread| !thread.is_finished()) || !gallery.reindex_is_due() {
-        return;
-    }
-    let gallery = Arc::clone(gallery);
-    let work = move || {
-        tracing::info!(items = gallery.len(), "building the index anew");
-        match gallery.reindex() {
-            Ok(()) => tracing::info!(index = gallery.index_description(), "the new index serves"),
-            Err(error) => tracing::error!(%error, "the index could not be built anew"),
-        }
-    };
-    *running = thread::Builder::new()
-        .name("gallery-index".to_owned())
-        .spawn(work)
-        .ok();
 }
 
 /// Items of different ids that will share a transaction, and who waits for them.

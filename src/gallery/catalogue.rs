@@ -1,10 +1,13 @@
 //! What the writer knows: every item by id, and the blocks that snapshots share.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use crate::gallery::item::{ContentSum, Hash, Item, ItemHead};
+use crate::gallery::item::{ContentSum, Hash, ItemHead};
+use crate::gallery::originals::Vector;
 use crate::gallery::settled::Settling;
 use crate::gallery::snapshot::{BLOCK_SLOTS, Block, Slot};
 
@@ -15,13 +18,15 @@ pub(super) struct Place {
     /// Its number in the database.
     pub(super) row: i64,
     pub(super) checksum: Hash,
-    pub(super) head: Arc<ItemHead>,
 }
+
+/// An item, told by its id, of which no second copy is kept.
+struct ById(Arc<ItemHead>);
 
 /// The current items. Blocks are shared with snapshots and copied before they change.
 #[derive(Default)]
 pub(super) struct Catalogue {
-    places: BTreeMap<String, Place>,
+    places: BTreeMap<ById, Place>,
     labels: HashMap<String, usize>,
     pub(super) blocks: Vec<Arc<Block>>,
     pub(super) sum: ContentSum,
@@ -42,22 +47,30 @@ impl Catalogue {
         self.places.get(id)
     }
 
-    pub(super) fn item(&self, id: &str) -> Option<(Arc<ItemHead>, Arc<[f32]>)> {
-        let slot = self.find(id)?.slot;
-        let block = self.blocks.get(slot / BLOCK_SLOTS)?;
-        let slot = block.get(slot % BLOCK_SLOTS)?.as_ref()?;
-        Some((Arc::clone(&slot.head), Arc::clone(&slot.vector)))
+    pub(super) fn head(&self, id: &str) -> Option<Arc<ItemHead>> {
+        let (ById(head), _) = self.places.get_key_value(id)?;
+        Some(Arc::clone(head))
+    }
+
+    pub(super) fn item(&self, id: &str) -> Option<(Arc<ItemHead>, Vector)> {
+        let slot = self.slot(self.find(id)?.slot)?;
+        Some((Arc::clone(&slot.head), slot.vector.clone()))
+    }
+
+    /// Every item with its checksum, in order of id, from `after_id` on.
+    pub(super) fn checksums(&self, after_id: Option<&str>) -> impl Iterator<Item = (&Slot, &Hash)> {
+        let start = after_id.map_or(Bound::Unbounded, Bound::Excluded);
+        let following = self.places.range::<str, _>((start, Bound::Unbounded));
+        following.filter_map(|(_, place)| Some((self.slot(place.slot)?, &place.checksum)))
     }
 
     /// What an index is built of, in order of id.
     pub(super) fn settling(&self) -> Vec<Settling> {
         let items = self.places.values().filter_map(|place| {
-            let block = self.blocks.get(place.slot / BLOCK_SLOTS)?;
-            let slot = block.get(place.slot % BLOCK_SLOTS)?.as_ref()?;
             Some(Settling {
                 key: place.checksum,
                 slot: place.slot,
-                vector: Arc::clone(&slot.vector),
+                vector: self.slot(place.slot)?.vector.clone(),
             })
         });
         items.collect()
@@ -69,42 +82,60 @@ impl Catalogue {
         let following = self.places.range::<str, _>((start, Bound::Unbounded));
         following
             .take(limit)
-            .map(|(_, place)| Arc::clone(&place.head))
+            .map(|(ById(head), _)| Arc::clone(head))
             .collect()
     }
 
-    /// Takes an item in, in place of one with the same id; returns its slot and its vector.
-    pub(super) fn put(&mut self, item: Item, row: i64, checksum: Hash) -> (usize, Arc<[f32]>) {
-        self.remove(&item.id);
-        let (head, vector) = item.split();
+    /// Takes an item in, in place of one with the same id; returns its slot.
+    pub(super) fn put(
+        &mut self,
+        (head, vector): (ItemHead, Vector),
+        row: i64,
+        checksum: Hash,
+    ) -> usize {
+        self.remove(&head.id);
+        let head = Arc::new(head);
         let slot = self.append(Slot {
             head: Arc::clone(&head),
-            vector: Arc::clone(&vector),
+            vector,
         });
-        *self.labels.entry(head.label.clone()).or_default() += 1;
+        if let Some(count) = self.labels.get_mut(&head.label) {
+            *count += 1;
+        } else {
+            self.labels.insert(head.label.clone(), 1);
+        }
         self.sum.add(&checksum);
         self.last_row = self.last_row.max(row);
-        self.places.insert(
-            head.id.clone(),
-            Place {
-                slot,
-                row,
-                checksum,
-                head,
-            },
-        );
-        (slot, vector)
+        let place = Place {
+            slot,
+            row,
+            checksum,
+        };
+        self.places.insert(ById(head), place);
+        slot
+    }
+
+    /// Takes a vector for the item in a slot, if there is one still: the same values, elsewhere.
+    pub(super) fn move_vector(&mut self, slot: usize, vector: Vector) {
+        let block = self.blocks.get_mut(slot / BLOCK_SLOTS);
+        let there =
+            |block: &&mut Arc<Block>| block.get(slot % BLOCK_SLOTS).is_some_and(Option::is_some);
+        if let Some(block) = block.filter(there)
+            && let Some(Some(slot)) = Arc::make_mut(block).get_mut(slot % BLOCK_SLOTS)
+        {
+            slot.vector = vector;
+        }
     }
 
     pub(super) fn remove(&mut self, id: &str) {
-        let Some(place) = self.places.remove(id) else {
+        let Some((ById(head), place)) = self.places.remove_entry(id) else {
             return;
         };
         self.sum.subtract(&place.checksum);
-        if let Some(count) = self.labels.get_mut(&place.head.label) {
+        if let Some(count) = self.labels.get_mut(&head.label) {
             *count -= 1;
             if *count == 0 {
-                self.labels.remove(&place.head.label);
+                self.labels.remove(&head.label);
             }
         }
         if let Some(block) = self.blocks.get_mut(place.slot / BLOCK_SLOTS) {
@@ -119,19 +150,56 @@ impl Catalogue {
         }
     }
 
-    fn append(&mut self, slot: Slot) -> usize {
-        let filled = self.blocks.last().is_none_or(|block| {
+    /// The slot that the next item gets.
+    pub(super) fn next_slot(&self) -> usize {
+        let first = self.blocks.len().saturating_sub(1) * BLOCK_SLOTS;
+        match self.blocks.last() {
+            None => 0,
             // An emptied block has been full before.
-            block.is_empty() || block.len() == BLOCK_SLOTS
-        });
-        if filled {
+            Some(block) if block.is_empty() => first + BLOCK_SLOTS,
+            Some(block) => first + block.len(),
+        }
+    }
+
+    pub(super) fn slot(&self, number: usize) -> Option<&Slot> {
+        let block = self.blocks.get(number / BLOCK_SLOTS)?;
+        block.get(number % BLOCK_SLOTS)?.as_ref()
+    }
+
+    fn append(&mut self, slot: Slot) -> usize {
+        let number = self.next_slot();
+        if number.is_multiple_of(BLOCK_SLOTS) {
             self.blocks.push(Arc::new(Vec::with_capacity(BLOCK_SLOTS)));
         }
-        let first = (self.blocks.len() - 1) * BLOCK_SLOTS;
-        let Some(block) = self.blocks.last_mut().map(Arc::make_mut) else {
-            return first;
-        };
-        block.push(Some(slot));
-        first + block.len() - 1
+        if let Some(block) = self.blocks.last_mut() {
+            Arc::make_mut(block).push(Some(slot));
+        }
+        number
     }
 }
+
+impl Borrow<str> for ById {
+    fn borrow(&self) -> &str {
+        &self.0.id
+    }
+}
+
+impl Ord for ById {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.id.cmp(&other.0.id)
+    }
+}
+
+impl PartialOrd for ById {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for ById {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for ById {}

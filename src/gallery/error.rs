@@ -47,6 +47,17 @@ pub enum GalleryError {
         /// What does not agree.
         what: String,
     },
+    /// A stored vector is no longer what it was when it was verified.
+    #[error(
+        "the vector of item `{id}` in {} has changed on the disk; stop the server, remove that file \
+         and start again: it is made anew from the items", path.display()
+    )]
+    Changed {
+        /// The item.
+        id: String,
+        /// The file that it is read from.
+        path: PathBuf,
+    },
     /// Another process, or another handle in this one, writes to it.
     #[error("the gallery {path} is open for writing by {holder}; stop that writer first")]
     InUse {

@@ -5,7 +5,7 @@ use std::path::Path;
 use rusqlite::{Connection, ErrorCode, Row, params};
 
 use crate::gallery::error::{BadRow, GalleryError};
-use crate::gallery::item::{ContentSum, FieldHash, Hash, Item};
+use crate::gallery::item::{ContentSum, FieldHash, Hash, ItemHead};
 use crate::vector::Embedding;
 
 /// Says that a `SQLite` file is a gallery: the letters `MPga`.
@@ -52,8 +52,8 @@ pub(super) struct State {
 /// A row to write.
 pub(super) struct NewRow {
     pub(super) number: i64,
-    pub(super) item: Item,
-    pub(super) embedding: Vec<u8>,
+    pub(super) head: ItemHead,
+    pub(super) embedding: Embedding,
     pub(super) checksum: Hash,
 }
 
@@ -164,7 +164,10 @@ pub(super) fn read_state(
     Ok((about, state))
 }
 
-pub(super) fn read_row(row: &Row<'_>, dimension: usize) -> Result<(Item, Hash), BadRow> {
+pub(super) fn read_row(
+    row: &Row<'_>,
+    dimension: usize,
+) -> Result<(ItemHead, Embedding, Hash), BadRow> {
     let metadata = serde_json::from_str(row.get_ref(3)?.as_str().map_err(rusqlite::Error::from)?)?;
     let source = row
         .get_ref(4)?
@@ -186,19 +189,18 @@ pub(super) fn read_row(row: &Row<'_>, dimension: usize) -> Result<(Item, Hash), 
         .map(|value| f32::from_le_bytes(*value))
         .collect();
     let embedding = Embedding::from_unit(values)?;
-    let item = Item {
+    let head = ItemHead {
         id: row.get(1)?,
         label: row.get(2)?,
         metadata,
-        embedding,
         source_sha256,
     };
     let stored = row.get_ref(6)?.as_blob().map_err(rusqlite::Error::from)?;
-    let checksum = item.checksum(bytes);
+    let checksum = head.checksum(bytes);
     if stored != checksum {
         return Err(BadRow::Checksum);
     }
-    Ok((item, checksum))
+    Ok((head, embedding, checksum))
 }
 
 pub(super) fn state_checksum(about: &About, state: &State) -> Hash {

@@ -1,13 +1,17 @@
 //! The approximate index: a settled graph, and one of what was enrolled since. They propose; the
 //! snapshot scores.
 
+use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hnsw_rs::anndists::dist::distances::Distance;
 use hnsw_rs::hnsw::Hnsw;
 
 use crate::gallery::error::GalleryError;
+use crate::gallery::filter::Filter;
+use crate::gallery::originals::Vector;
 use crate::gallery::settled::Settled;
 use crate::index::bits::Bits;
 use crate::index::error::IndexError;
@@ -78,17 +82,56 @@ impl fmt::Display for IndexParams {
 }
 
 /// What is settled, and what has been enrolled since.
+///
+/// An item that is enrolled is compared with each query, until it is linked: that takes
+/// milliseconds, so whoever enrols does not wait for it. Items are linked in the order of their
+/// slots, those before [`Index::linked`].
 pub(super) struct Index {
     pub(super) settled: Settled,
     growing: Growing,
+    /// The first slot of an item that is not settled.
+    first: usize,
+    /// The first slot that is not linked.
+    linked: AtomicUsize,
+    /// Held while a point is linked.
+    linking: Mutex<()>,
+    /// The rows that filters take, of those asked for last.
+    filters: Mutex<VecDeque<Filtered>>,
     params: IndexParams,
 }
 
+/// The settled rows that a filter takes. What is in a slot never changes, so this holds for as long
+/// as the index does: for the state it was made of, and later ones.
+#[derive(Clone)]
+struct Filtered {
+    filter: Filter,
+    generation: u64,
+    rows: Arc<Bits>,
+}
+
+/// What an index is asked for.
+pub(super) struct Asked<'a> {
+    pub(super) query: &'a [f32],
+    pub(super) k: usize,
+    /// Candidates to keep; the index's own number where that is more.
+    pub(super) breadth: usize,
+    /// The settled rows that may be found.
+    pub(super) allowed: &'a Bits,
+}
+
+/// Filters whose rows are remembered: a bit for each item and filter.
+const FILTERS_KEPT: usize = 32;
+
 impl Index {
-    pub(super) fn new(settled: Settled, params: IndexParams) -> Self {
+    /// `first` is the first slot of an item that is not settled.
+    pub(super) fn new(settled: Settled, first: usize, params: IndexParams) -> Self {
         Self {
             settled,
             growing: Growing::new(params),
+            first,
+            linked: AtomicUsize::new(first),
+            linking: Mutex::default(),
+            filters: Mutex::default(),
             params,
         }
     }
@@ -97,32 +140,89 @@ impl Index {
         self.params
     }
 
-    /// Adds an item; not to be called from two threads at once. Searches may go on meanwhile.
-    pub(super) fn insert(&self, slot: usize, vector: &Arc<[f32]>) {
-        self.growing.insert(slot, vector);
+    /// The first slot of an item that is not settled.
+    pub(super) fn first(&self) -> usize {
+        self.first
     }
 
-    /// Items ever added since it was settled, gone or not.
-    pub(super) fn grown(&self) -> usize {
+    /// The first slot that is not linked: from there on, items are to be compared one by one.
+    pub(super) fn linked(&self) -> usize {
+        self.linked.load(Ordering::Acquire)
+    }
+
+    /// Items ever linked since it was settled, gone or not.
+    pub(super) fn points(&self) -> usize {
         self.growing.points()
     }
 
-    /// Calls `take` with slots that are likely to hold the `k` nearest of `live_growing` items that
-    /// were enrolled since, and of the rows `live` that are settled.
-    pub(super) fn candidates<'v>(
-        &self,
-        (query, k, breadth): (&[f32], usize, usize),
-        (live, live_growing): (&Bits, usize),
-        vector_of: impl Fn(usize) -> Option<&'v [f32]>,
-        mut take: impl FnMut(usize),
-    ) -> Result<(), IndexError> {
-        let breadth = breadth.max(self.params.ef_search).max(2 * k);
-        if 0 < self.growing.points() {
-            let grown = self.growing.candidates(query, breadth, live_growing);
-            grown.into_iter().for_each(&mut take);
+    /// Links the item in a slot, after which all before it count as linked. Searches go on
+    /// meanwhile.
+    pub(super) fn link(&self, slot: usize, vector: &Vector) {
+        let _one = self.linking.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.linked() <= slot {
+            self.growing.insert(slot, vector.to_shared());
+            self.linked.store(slot + 1, Ordering::Release);
         }
+    }
+
+    /// The settled rows that a filter takes in a state of the gallery; `find` makes them where they
+    /// are not known.
+    pub(super) fn filtered(
+        &self,
+        filter: &Filter,
+        generation: u64,
+        find: impl FnOnce() -> Bits,
+    ) -> Arc<Bits> {
+        let filters = || self.filters.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut known = filters();
+            let same = |known: &Filtered| known.generation <= generation && known.filter == *filter;
+            if let Some(found) = known.iter().position(same).and_then(|at| known.remove(at)) {
+                let rows = Arc::clone(&found.rows);
+                known.push_back(found);
+                return rows;
+            }
+        }
+        let rows = Arc::new(find());
+        let mut known = filters();
+        known.push_back(Filtered {
+            filter: filter.clone(),
+            generation,
+            rows: Arc::clone(&rows),
+        });
+        if FILTERS_KEPT < known.len() {
+            known.pop_front();
+        }
+        rows
+    }
+
+    /// Calls `take` with the slots and exact scores of settled rows that are likely to be the
+    /// nearest.
+    pub(super) fn settled<'v>(
+        &'v self,
+        asked: &Asked<'_>,
+        vector_of: impl Fn(usize) -> Option<&'v [f32]>,
+        take: impl FnMut(usize, f32),
+    ) -> Result<(), IndexError> {
+        let asked_for = (asked.query, asked.k, self.breadth(asked));
         self.settled
-            .nearest((query, k, breadth), live, vector_of, take)
+            .nearest(asked_for, asked.allowed, vector_of, take)
+    }
+
+    /// Slots before `linked` that are likely to hold the nearest of `live` items linked since.
+    pub(super) fn grown(&self, asked: &Asked<'_>, live: usize, linked: usize) -> Vec<usize> {
+        if self.growing.points() == 0 {
+            return Vec::new();
+        }
+        let breadth = self.breadth(asked);
+        let mut slots = self.growing.candidates(asked.query, breadth, live);
+        // What is linked meanwhile is compared one by one.
+        slots.retain(|slot| *slot < linked);
+        slots
+    }
+
+    fn breadth(&self, asked: &Asked<'_>) -> usize {
+        asked.breadth.max(self.params.ef_search).max(2 * asked.k)
     }
 }
 
@@ -147,8 +247,8 @@ impl Growing {
     }
 
     /// Adds a point; not to be called from two threads at once. Searches may go on meanwhile.
-    fn insert(&self, slot: usize, vector: &Arc<[f32]>) {
-        self.hnsw.insert_slice((&[Arc::clone(vector)], slot));
+    fn insert(&self, slot: usize, vector: Arc<[f32]>) {
+        self.hnsw.insert_slice((&[vector], slot));
     }
 
     /// Points ever added, gone or not.

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -100,6 +99,26 @@ impl Item {
         Ok(())
     }
 
+    /// Takes it apart into what is shown and what is compared.
+    pub(super) fn split(self) -> (ItemHead, Embedding) {
+        let Self {
+            id,
+            label,
+            metadata,
+            embedding,
+            source_sha256,
+        } = self;
+        let head = ItemHead {
+            id,
+            label,
+            metadata,
+            source_sha256,
+        };
+        (head, embedding)
+    }
+}
+
+impl ItemHead {
     /// The checksum of this item, given the bytes of its embedding.
     pub(super) fn checksum(&self, embedding: &[u8]) -> Hash {
         let mut hash = FieldHash::new("matchpoint item 1");
@@ -118,33 +137,14 @@ impl Item {
         );
         hash.finish()
     }
+}
 
-    /// The embedding as stored: little-endian `f32`.
-    pub(super) fn embedding_bytes(&self) -> Vec<u8> {
-        self.embedding
-            .as_slice()
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect()
-    }
-
-    /// Takes it apart into what is shown and what is compared.
-    pub(super) fn split(self) -> (Arc<ItemHead>, Arc<[f32]>) {
-        let Self {
-            id,
-            label,
-            metadata,
-            embedding,
-            source_sha256,
-        } = self;
-        let head = ItemHead {
-            id,
-            label,
-            metadata,
-            source_sha256,
-        };
-        (Arc::new(head), embedding.as_slice().into())
-    }
+/// An embedding as stored: little-endian `f32`.
+pub(super) fn embedding_bytes(values: &[f32]) -> Vec<u8> {
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
 }
 
 /// Checks what a caller can get wrong in a batch of items.

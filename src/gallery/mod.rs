@@ -13,6 +13,7 @@ pub mod error;
 pub mod filter;
 pub mod graph;
 pub mod item;
+pub mod originals;
 pub mod snapshot;
 
 mod catalogue;
@@ -20,23 +21,25 @@ mod format;
 mod lock;
 mod settled;
 mod store;
+mod upkeep;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use arc_swap::ArcSwap;
 
 use crate::gallery::catalogue::Catalogue;
 use crate::gallery::error::GalleryError;
 use crate::gallery::format::{About, NewRow, State};
-use crate::gallery::graph::{Index, IndexParams};
+use crate::gallery::graph::IndexParams;
 use crate::gallery::item::{
-    BATCH_MAX, DIMENSION_MAX, Hash, ID_BYTES_MAX, Item, ItemHead, check_batch, name_problem,
+    BATCH_MAX, DIMENSION_MAX, ID_BYTES_MAX, Item, ItemHead, check_batch, embedding_bytes,
+    name_problem,
 };
 use crate::gallery::lock::{WriterLock, beside};
-use crate::gallery::settled::Settled;
+use crate::gallery::originals::Vector;
 use crate::gallery::snapshot::Snapshot;
 use crate::gallery::store::Store;
 use crate::index::bits::Bits;
@@ -156,14 +159,8 @@ impl Gallery {
         params: IndexParams,
     ) -> Result<Self, GalleryError> {
         let mut store = Store::open(&path, lock.is_some())?;
-        let mut catalogue = Catalogue::default();
-        let state = store.load(|item, row, checksum| {
-            let new = catalogue.find(&item.id).is_none();
-            catalogue.put(item, row, checksum);
-            new
-        })?;
         let about = store.about().clone();
-        let index = open_index(&catalogue, &path, (about.dimension, params), lock.is_some())?;
+        let (catalogue, state, index) = upkeep::load(&mut store, &path, params, lock.is_some())?;
         let snapshot = Snapshot::of(&catalogue, about.dimension, state.generation, index);
         Ok(Self {
             path,
@@ -233,21 +230,13 @@ impl Gallery {
     /// The current item of this id.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<Arc<ItemHead>> {
-        let catalogue = self
-            .catalogue
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        catalogue.find(id).map(|place| Arc::clone(&place.head))
+        self.catalogue().head(id)
     }
 
     /// The current item of this id, together with its embedding, of unit length.
     #[must_use]
-    pub fn item(&self, id: &str) -> Option<(Arc<ItemHead>, Arc<[f32]>)> {
-        let catalogue = self
-            .catalogue
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        catalogue.item(id)
+    pub fn item(&self, id: &str) -> Option<(Arc<ItemHead>, Vector)> {
+        self.catalogue().item(id)
     }
 
     /// The hash of the image that the item of this id was made from, where known.
@@ -262,11 +251,7 @@ impl Gallery {
     /// while, whatever else is written.
     #[must_use]
     pub fn list(&self, after_id: Option<&str>, limit: usize) -> Vec<Arc<ItemHead>> {
-        let catalogue = self
-            .catalogue
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        catalogue.page(after_id, limit)
+        self.catalogue().page(after_id, limit)
     }
 
     /// Enrols items, or replaces those of the same id: all of them or none. When it returns, they
@@ -286,14 +271,11 @@ impl Gallery {
         let mut state = self.state();
         let mut outcomes = Vec::with_capacity(rows.len());
         {
-            let catalogue = self
-                .catalogue
-                .read()
-                .unwrap_or_else(PoisonError::into_inner);
+            let catalogue = self.catalogue();
             let mut last_row = catalogue.last_row;
             for row in &mut rows {
                 state.digest.add(&row.checksum);
-                if let Some(place) = catalogue.find(&row.item.id) {
+                if let Some(place) = catalogue.find(&row.head.id) {
                     state.digest.subtract(&place.checksum);
                     row.number = place.row;
                     outcomes.push(Upserted::Replaced);
@@ -328,10 +310,7 @@ impl Gallery {
         let mut removed = HashMap::new();
         let mut outcomes = Vec::with_capacity(ids.len());
         {
-            let catalogue = self
-                .catalogue
-                .read()
-                .unwrap_or_else(PoisonError::into_inner);
+            let catalogue = self.catalogue();
             for id in ids {
                 let place = catalogue.find(id).filter(|_| !removed.contains_key(id));
                 outcomes.push(place.is_some());
@@ -351,68 +330,6 @@ impl Gallery {
         Ok(outcomes)
     }
 
-    /// Builds the index anew from the current items: without points that are gone, and with a
-    /// graph, or without one, as the present number of items asks for. Searches and writes go on
-    /// meanwhile.
-    ///
-    /// # Errors
-    /// [`GalleryError::Unusable`] after an earlier failure.
-    pub fn reindex(&self) -> Result<(), GalleryError> {
-        let unusable = || GalleryError::Unusable {
-            path: self.path.clone(),
-        };
-        let _only_one = self.building.lock().map_err(|_poisoned| unusable())?;
-        let items = {
-            let catalogue = self
-                .catalogue
-                .read()
-                .unwrap_or_else(PoisonError::into_inner);
-            catalogue.settling()
-        };
-        let settled = if items.len() < self.params.graph_from_items {
-            None
-        } else {
-            let build = || Settled::build(&items, self.params);
-            // Searches go on meanwhile: half of the cores are theirs.
-            let threads = std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2));
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-            Some(pool.map_or_else(|_no_threads| build(), |pool| pool.install(build))?)
-        };
-        drop(items);
-        // No write from here on, until the new index has what was enrolled meanwhile.
-        let no_write = self.writer()?;
-        let catalogue = self
-            .catalogue
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        let generation = self.snapshot().generation;
-        let index = settled.map(|settled| joined(settled, &catalogue, self.params));
-        let saved = index.as_ref().map(|(index, _)| Arc::clone(index));
-        let renewed = Snapshot::of(&catalogue, self.about.dimension, generation, index);
-        self.current.store(Arc::new(renewed));
-        let writable = no_write.is_some();
-        drop((catalogue, no_write));
-        if let Some(index) = saved.filter(|_| writable) {
-            save(&index.settled, &self.path);
-        }
-        Ok(())
-    }
-
-    /// Whether [`Gallery::reindex`] would help: the number of items has crossed
-    /// [`IndexParams::graph_from_items`] since opening, a third of what is settled is gone, or a
-    /// quarter as much has been enrolled since.
-    #[must_use]
-    pub fn reindex_is_due(&self) -> bool {
-        let now = self.current.load();
-        let wants_graph = self.params.graph_from_items <= now.len();
-        let Some((index, live)) = &now.index else {
-            return wants_graph;
-        };
-        let settled = index.settled.len();
-        let outgrown = GROWN_MIN <= index.grown() && settled < 4 * index.grown();
-        !wants_graph || outgrown || live.count() * 3 < settled * 2
-    }
-
     fn writer(&self) -> Result<MutexGuard<'_, Option<Writer>>, GalleryError> {
         // Poisoned: a write may be on the disk and not in memory.
         let unusable = |_poisoned| GalleryError::Unusable {
@@ -425,6 +342,12 @@ impl Gallery {
         writer.as_mut().ok_or_else(|| GalleryError::ReadOnly {
             path: self.path.clone(),
         })
+    }
+
+    fn catalogue(&self) -> RwLockReadGuard<'_, Catalogue> {
+        self.catalogue
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The state that the next write starts from, with its generation counted up.
@@ -444,7 +367,7 @@ impl Gallery {
             .catalogue
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        let upserted = rows.iter().map(|row| &row.item.id);
+        let upserted = rows.iter().map(|row| &row.head.id);
         let gone = removed.iter().chain(upserted);
         let gone = gone.filter_map(|id| catalogue.find(id).map(|place| place.slot));
         let index = index.map(|(index, live)| {
@@ -452,23 +375,18 @@ impl Gallery {
             (index, live)
         });
         removed.iter().for_each(|id| catalogue.remove(id));
-        let mut added = Vec::with_capacity(rows.len());
         for NewRow {
             number,
-            item,
+            head,
+            embedding,
             checksum,
-            ..
         } in rows
         {
-            added.push(catalogue.put(item, number, checksum));
+            let vector = Vector::in_memory(embedding.as_slice().into());
+            catalogue.put((head, vector), number, checksum);
         }
         let snapshot = Snapshot::of(&catalogue, self.about.dimension, generation, index);
         drop(catalogue);
-        if let Some((index, _)) = &snapshot.index {
-            added
-                .iter()
-                .for_each(|(slot, vector)| index.insert(*slot, vector));
-        }
         self.current.store(Arc::new(snapshot));
     }
 
@@ -481,65 +399,6 @@ impl Gallery {
     }
 }
 
-/// From so many items enrolled since, an index is outgrown by a quarter of its size.
-const GROWN_MIN: usize = 1_000;
-
-/// How many times longer an item takes to join a settled index than to be built into one.
-const JOINING_COST: usize = 13;
-
-/// An index, and which of its settled rows are there.
-type Indexed = (Arc<Index>, Arc<Bits>);
-
-/// The index of the items, from its file where that is right and not outgrown.
-fn open_index(
-    catalogue: &Catalogue,
-    gallery: &Path,
-    (dimension, params): (usize, IndexParams),
-    writable: bool,
-) -> Result<Option<Indexed>, GalleryError> {
-    let items = catalogue.len();
-    if items < params.graph_from_items {
-        return Ok(None);
-    }
-    let settling = catalogue.settling();
-    let file = index_file(gallery);
-    if file.exists() {
-        let slots: HashMap<&Hash, usize> =
-            settling.iter().map(|item| (&item.key, item.slot)).collect();
-        let find = |key: &Hash| slots.get(key).copied();
-        match Settled::load(&file, (dimension, params), find) {
-            Ok(settled) => {
-                let (rows, live) = (settled.len(), settled.live().count());
-                if (items - live.min(items)) * JOINING_COST <= rows && rows * 2 <= live * 3 {
-                    return Ok(Some(joined(settled, catalogue, params)));
-                }
-            }
-            Err(problem) => {
-                tracing::warn!(file = %file.display(), problem, "the index is built anew");
-            }
-        }
-    }
-    let settled = Settled::build(&settling, params)?;
-    drop(settling);
-    if writable {
-        save(&settled, gallery);
-    }
-    Ok(Some(joined(settled, catalogue, params)))
-}
-
-/// Adds the items that are not settled, and takes out the rows whose items are gone.
-fn joined(settled: Settled, catalogue: &Catalogue, params: IndexParams) -> Indexed {
-    let mut live = Bits::none(settled.len());
-    let index = Index::new(settled, params);
-    for item in catalogue.settling() {
-        match index.settled.row(item.slot) {
-            Some(row) => live.set(row, true),
-            None => index.insert(item.slot, &item.vector),
-        }
-    }
-    (Arc::new(index), Arc::new(live))
-}
-
 /// The rows without some.
 fn without(live: &Arc<Bits>, gone: impl Iterator<Item = usize>) -> Arc<Bits> {
     let mut live = Arc::clone(live);
@@ -549,26 +408,13 @@ fn without(live: &Arc<Bits>, gone: impl Iterator<Item = usize>) -> Arc<Bits> {
     live
 }
 
-/// The index is derived: without its file, opening takes longer and nothing is lost.
-fn save(settled: &Settled, gallery: &Path) {
-    let file = index_file(gallery);
-    if let Err(cause) = settled.save(&file) {
-        tracing::warn!(file = %file.display(), %cause, "the index was not saved");
-    }
-}
-
-fn index_file(gallery: &Path) -> PathBuf {
-    gallery.with_extension("graph")
-}
-
 fn new_row(item: Item) -> NewRow {
-    let embedding = item.embedding_bytes();
-    let checksum = item.checksum(&embedding);
+    let (head, embedding) = item.split();
     NewRow {
         number: 0,
-        item,
+        checksum: head.checksum(&embedding_bytes(embedding.as_slice())),
+        head,
         embedding,
-        checksum,
     }
 }
 

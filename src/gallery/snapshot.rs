@@ -8,8 +8,9 @@ use std::sync::Arc;
 use crate::gallery::catalogue::Catalogue;
 use crate::gallery::error::GalleryError;
 use crate::gallery::filter::Filter;
-use crate::gallery::graph::Index;
+use crate::gallery::graph::{Asked, Index};
 use crate::gallery::item::{ContentSum, ItemHead};
+use crate::gallery::originals::Vector;
 use crate::index::bits::Bits;
 use crate::vector::{Embedding, Similarity};
 
@@ -23,7 +24,7 @@ pub const BREADTH_MAX: usize = 4096;
 #[derive(Clone)]
 pub(super) struct Slot {
     pub(super) head: Arc<ItemHead>,
-    pub(super) vector: Arc<[f32]>,
+    pub(super) vector: Vector,
 }
 
 /// Consecutive slots; `None` where the item was deleted or replaced.
@@ -41,7 +42,7 @@ pub struct Probe<'a> {
     pub exact: bool,
     /// Leave out every item of this label. Such a search is always exact.
     pub without_label: Option<&'a str>,
-    /// Find only items that this takes. Such a search is always exact.
+    /// Find only items that this takes.
     pub filter: Option<&'a Filter>,
     /// Find the best item of each label, and count labels.
     pub one_per_label: bool,
@@ -52,16 +53,9 @@ pub struct Probe<'a> {
 
 impl Probe<'_> {
     fn takes(&self, slot: &Slot) -> bool {
-        let ItemHead {
-            id,
-            label,
-            metadata,
-            ..
-        } = &*slot.head;
+        let label = &slot.head.label;
         self.without_label.is_none_or(|without| label != without)
-            && self
-                .filter
-                .is_none_or(|filter| filter.matches(id, label, metadata))
+            && self.filter.is_none_or(|filter| takes(filter, slot))
     }
 
     /// The `k` nearest of all items, by the index.
@@ -78,13 +72,23 @@ impl Probe<'_> {
     }
 }
 
+fn takes(filter: &Filter, slot: &Slot) -> bool {
+    let ItemHead {
+        id,
+        label,
+        metadata,
+        ..
+    } = &*slot.head;
+    filter.matches(id, label, metadata)
+}
+
 /// A neighbour and its exact similarity.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Match {
     /// The item found.
     pub item: Arc<ItemHead>,
     /// Its stored vector, of unit length.
-    pub vector: Arc<[f32]>,
+    pub vector: Vector,
     /// Cosine similarity computed from the stored vector, whichever index proposed the item.
     pub score: Similarity,
 }
@@ -98,15 +102,18 @@ pub struct Snapshot {
     pub(super) digest: ContentSum,
     pub(super) blocks: Vec<Arc<Block>>,
     /// The index, and which of its settled rows are there.
-    pub(super) index: Option<(Arc<Index>, Arc<Bits>)>,
+    pub(super) index: Option<Indexed>,
 }
+
+/// An index, and which of its settled rows are there.
+pub(super) type Indexed = (Arc<Index>, Arc<Bits>);
 
 impl Snapshot {
     pub(super) fn of(
         catalogue: &Catalogue,
         dimension: usize,
         generation: u64,
-        index: Option<(Arc<Index>, Arc<Bits>)>,
+        index: Option<Indexed>,
     ) -> Self {
         Self {
             generation,
@@ -214,7 +221,6 @@ impl Snapshot {
         let query = query.as_slice();
         if !probe.exact
             && probe.without_label.is_none()
-            && probe.filter.is_none()
             && let Some(matches) = self.through_index(query, probe)
         {
             return Ok(matches);
@@ -223,7 +229,9 @@ impl Snapshot {
             return Ok(self.best_of_labels(query, probe));
         }
         let mut best = Best::new(query, probe);
-        self.slots().for_each(|(_, slot)| best.offer(slot));
+        for (_, slot) in self.slots() {
+            best.offer(slot);
+        }
         Ok(best.into_matches())
     }
 
@@ -251,7 +259,7 @@ impl Snapshot {
         ranked.into_iter().map(Ranked::into_match).collect()
     }
 
-    /// `None` where there is no index, or it proposed fewer than `k` items of this snapshot.
+    /// `None` where there is no index, or it proposed fewer items of this snapshot than there are.
     fn through_index(&self, query: &[f32], probe: &Probe<'_>) -> Option<Vec<Match>> {
         let k = probe.k;
         let (index, live) = self.index.as_ref().filter(|_| k < self.len)?;
@@ -264,22 +272,67 @@ impl Snapshot {
             };
             let mut seen = HashSet::new();
             let mut matches = self.through_index(query, &wide)?;
+            let all = matches.len() < wide.k;
             matches.retain(|found| seen.insert(found.item.label.clone()));
             matches.truncate(k);
-            return (matches.len() == k).then_some(matches);
+            return (all || matches.len() == k).then_some(matches);
         }
+        let filtered = probe.filter.map(|filter| {
+            let find = || self.rows_taken(index, filter);
+            let rows = index.filtered(filter, self.generation, find);
+            Arc::new(rows.and(live))
+        });
+        let asked = Asked {
+            query,
+            k,
+            breadth: probe.breadth.unwrap_or(0),
+            allowed: filtered.as_ref().unwrap_or(live),
+        };
         let mut best = Best::new(query, probe);
-        let asked = (query, k, probe.breadth.unwrap_or(0));
-        let there = (&**live, self.len.saturating_sub(live.count()));
+        let offered = self.offer_grown(index, &asked, &mut best);
         let vector_of = |number| self.slot(number).map(|slot| &*slot.vector);
-        let found = index.candidates(asked, there, vector_of, |number| {
-            // Not found: deleted, replaced, or enrolled after this snapshot.
+        let found = index.settled(&asked, vector_of, |number, score| {
+            // Not found: deleted or replaced.
             if let Some(slot) = self.slot(number) {
-                best.offer(slot);
+                best.offer_scored(slot, Similarity::new(score));
             }
         });
-        found.ok().filter(|()| best.heap.len() == k)?;
+        let there = asked.allowed.count().saturating_add(offered);
+        found.ok().filter(|()| k.min(there) <= best.heap.len())?;
         Some(best.into_matches())
+    }
+
+    /// Offers what was enrolled since the index was settled: what is linked as the graph proposes,
+    /// the others one by one. Returns how many could be found, at most.
+    fn offer_grown<'a>(&'a self, index: &Index, asked: &Asked<'_>, best: &mut Best<'a>) -> usize {
+        if best.probe.filter.is_some() {
+            // The graph does not know of filters.
+            let slots = self.slots_from(index.first());
+            return slots.filter(|(_, slot)| best.offer(slot)).count();
+        }
+        let linked = index.linked();
+        let unlinked = self.slots_from(linked);
+        let unlinked = unlinked.filter(|(_, slot)| best.offer(slot)).count();
+        let grown = self.len.saturating_sub(self.settled_items() + unlinked);
+        if 0 < grown {
+            for number in index.grown(asked, grown, linked) {
+                // Not found: deleted, replaced, or enrolled after this snapshot.
+                if let Some(slot) = self.slot(number) {
+                    best.offer(slot);
+                }
+            }
+        }
+        grown + unlinked
+    }
+
+    /// The settled rows whose items a filter takes.
+    fn rows_taken(&self, index: &Index, filter: &Filter) -> Bits {
+        let mut rows = Bits::none(index.settled.len());
+        for row in 0..index.settled.len() {
+            let slot = index.settled.slot(row).and_then(|slot| self.slot(slot));
+            rows.set(row, slot.is_some_and(|slot| takes(filter, slot)));
+        }
+        rows
     }
 
     fn slot(&self, number: usize) -> Option<&Slot> {
@@ -289,13 +342,41 @@ impl Snapshot {
             .as_ref()
     }
 
+    /// The items that are settled in the index, and those whose vectors are on disk.
+    #[must_use]
+    pub fn settled_items(&self) -> usize {
+        self.index.as_ref().map_or(0, |(_, live)| live.count())
+    }
+
+    /// Bytes that the index takes in memory: codes and links of what is settled.
+    #[must_use]
+    pub fn index_bytes(&self) -> usize {
+        let index = self.index.as_ref();
+        index.map_or(0, |(index, _)| index.settled.bytes())
+    }
+
+    /// Bytes that vectors take in memory. Those of settled items stay on disk, where the index has a
+    /// file.
+    #[must_use]
+    pub fn vector_bytes(&self) -> usize {
+        let held = self.slots().filter(|(_, slot)| !slot.vector.is_mapped());
+        held.count() * self.dimension * size_of::<f32>()
+    }
+
+    /// Every item from a slot on, with the number of its slot.
+    pub(super) fn slots_from(&self, first: usize) -> impl Iterator<Item = (usize, &Slot)> {
+        let blocks = self.blocks.iter().enumerate().skip(first / BLOCK_SLOTS);
+        let slots = blocks.flat_map(|(block, slots)| {
+            let before = block * BLOCK_SLOTS;
+            let numbered = slots.iter().enumerate();
+            numbered.filter_map(move |(at, slot)| Some((before + at, slot.as_ref()?)))
+        });
+        slots.skip_while(move |(number, _)| *number < first)
+    }
+
     /// Every item with the number of its slot.
     pub(super) fn slots(&self) -> impl Iterator<Item = (usize, &Slot)> {
-        self.blocks.iter().enumerate().flat_map(|(block, slots)| {
-            let first = block * BLOCK_SLOTS;
-            let numbered = slots.iter().enumerate();
-            numbered.filter_map(move |(at, slot)| Some((first + at, slot.as_ref()?)))
-        })
+        self.slots_from(0)
     }
 }
 
@@ -316,13 +397,20 @@ impl<'a> Best<'a> {
         }
     }
 
-    fn offer(&mut self, slot: &'a Slot) {
+    /// Compares an item with the query; returns whether it may be found, where a filter says so.
+    fn offer(&mut self, slot: &'a Slot) -> bool {
         // A filter is cheaper to test than most vectors are to compare.
         if self.probe.filter.is_some() && !self.probe.takes(slot) {
-            return;
+            return false;
         }
         // `None` cannot occur: stored vectors are finite and of the query's dimension.
-        let Some(score) = Similarity::between(self.query, &slot.vector) else {
+        self.offer_scored(slot, Similarity::between(self.query, &slot.vector));
+        true
+    }
+
+    /// Takes an item that the filter takes, if it is among the best.
+    fn offer_scored(&mut self, slot: &'a Slot, score: Option<Similarity>) {
+        let Some(score) = score else {
             return;
         };
         let candidate = Ranked { score, slot };
@@ -331,7 +419,8 @@ impl<'a> Best<'a> {
             return;
         }
         // Only now, because it rarely comes to this and the label lies elsewhere in memory.
-        if !self.probe.takes(slot) {
+        let without = self.probe.without_label;
+        if without.is_some_and(|without| slot.head.label == without) {
             return;
         }
         if full {
@@ -357,7 +446,7 @@ impl Ranked<'_> {
     fn into_match(self) -> Match {
         Match {
             item: Arc::clone(&self.slot.head),
-            vector: Arc::clone(&self.slot.vector),
+            vector: self.slot.vector.clone(),
             score: self.score,
         }
     }

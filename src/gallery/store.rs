@@ -12,8 +12,9 @@ use crate::gallery::error::GalleryError;
 use crate::gallery::format::{
     self, About, NewRow, State, check_kind, failed, integer, read_row, read_state, state_checksum,
 };
-use crate::gallery::item::{Hash, Item};
+use crate::gallery::item::{Hash, ItemHead, embedding_bytes};
 use crate::gallery::lock::beside;
+use crate::vector::Embedding;
 
 /// The write-ahead log is cut back to this size; a large batch makes it grow.
 const LOG_BYTES_MAX: i64 = 64 * 1024 * 1024;
@@ -88,11 +89,16 @@ impl Store {
         &self.about
     }
 
+    /// Number of items when it was opened.
+    pub(super) fn items(&self) -> usize {
+        self.state.items
+    }
+
     /// Reads and verifies every item; `take` gets the row's number and checksum with it, and
     /// returns whether the item's id is new.
     pub(super) fn load(
         &mut self,
-        mut take: impl FnMut(Item, i64, Hash) -> bool,
+        mut take: impl FnMut((ItemHead, Embedding), i64, Hash) -> bool,
     ) -> Result<State, GalleryError> {
         let path = &self.path;
         let damaged = |what| GalleryError::Damaged {
@@ -118,11 +124,11 @@ impl Store {
         let mut rows = statement.query([]).map_err(sql_error)?;
         while let Some(row) = rows.next().map_err(sql_error)? {
             let number: i64 = row.get(0).map_err(sql_error)?;
-            let (item, checksum) = read_row(row, self.about.dimension)
+            let (head, embedding, checksum) = read_row(row, self.about.dimension)
                 .map_err(|bad| damaged(format!("row {number} of its items: {bad}")))?;
             found.digest.add(&checksum);
             found.items += 1;
-            if !take(item, number, checksum) {
+            if !take((head, embedding), number, checksum) {
                 return Err(damaged(format!("row {number} of its items repeats an id")));
             }
         }
@@ -191,17 +197,23 @@ impl Store {
         for row in rows {
             let NewRow {
                 number,
-                item,
+                head,
                 embedding,
                 checksum,
             } = row;
-            let metadata = serde_json::to_string(&item.metadata)
+            let metadata = serde_json::to_string(&head.metadata)
                 .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
-            let source = item.source_sha256;
+            let source = head.source_sha256;
             transaction
                 .prepare_cached("INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?, ?, ?, ?)")?
                 .execute(params![
-                    number, item.id, item.label, metadata, source, embedding, checksum
+                    number,
+                    head.id,
+                    head.label,
+                    metadata,
+                    source,
+                    embedding_bytes(embedding.as_slice()),
+                    checksum
                 ])?;
         }
         transaction.commit()
@@ -282,7 +294,6 @@ fn prepare_to_write(connection: &Connection, path: &Path) -> Result<(), GalleryE
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vector::Embedding;
 
     #[test]
     fn a_full_disk_is_named_and_loses_nothing() {
@@ -305,22 +316,21 @@ mod tests {
             let mut values = vec![0.0; 4096];
             values[0] = 1.0;
             let number = i64::try_from(state.items).unwrap();
-            let item = Item {
+            let head = ItemHead {
                 id: format!("item {number}"),
                 label: "one".to_owned(),
                 metadata: [].into(),
-                embedding: Embedding::from_unit(values).unwrap(),
                 source_sha256: None,
             };
-            let embedding = item.embedding_bytes();
-            let checksum = item.checksum(&embedding);
+            let embedding = Embedding::from_unit(values).unwrap();
+            let checksum = head.checksum(&embedding_bytes(embedding.as_slice()));
             let mut next = state;
             next.items += 1;
             next.digest.add(&checksum);
             match store.write(
                 &[NewRow {
                     number,
-                    item,
+                    head,
                     embedding,
                     checksum,
                 }],

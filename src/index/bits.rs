@@ -54,6 +54,18 @@ impl Bits {
         }
     }
 
+    /// The rows that are in both sets.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        let both = self.words.iter().zip(&other.words);
+        let words: Vec<u64> = both.map(|(a, b)| a & b).collect();
+        Self {
+            count: words.iter().map(|word| word.count_ones() as usize).sum(),
+            words,
+            rows: self.rows.min(other.rows),
+        }
+    }
+
     /// Whether a row is in the set.
     #[inline]
     #[must_use]

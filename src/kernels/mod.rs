@@ -5,6 +5,7 @@
 //! never fused multiply-add. So a score does not depend on the machine that computed it.
 
 pub mod int8;
+pub mod map;
 
 /// Independent partial sums; sixteen `f32` fill one AVX-512 register or two AVX2 registers.
 const LANES: usize = 16;

@@ -5,14 +5,16 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::proto::gallery_service_server::GalleryService;
 use super::proto::{
-    DeleteItemRequest, DeleteItemResponse, DeleteItemStreamRequest, DeleteItemStreamResponse,
-    GetItemRequest, GetItemResponse, ListItemsRequest, ListItemsResponse, UpsertItemRequest,
-    UpsertItemResponse, UpsertItemStreamRequest, UpsertItemStreamResponse,
-    delete_item_stream_response, upsert_item_request, upsert_item_stream_response,
+    BatchDeleteItemsRequest, BatchDeleteItemsResponse, BatchUpsertItemsRequest,
+    BatchUpsertItemsResponse, DeleteItemRequest, DeleteItemResponse, DeleteItemStreamRequest,
+    DeleteItemStreamResponse, DeleteOutcome, GetItemRequest, GetItemResponse, ListItemsRequest,
+    ListItemsResponse, UpsertItemRequest, UpsertItemResponse, UpsertItemStreamRequest,
+    UpsertItemStreamResponse, UpsertOutcome, delete_item_stream_response, delete_outcome,
+    upsert_item_request, upsert_item_stream_response, upsert_outcome,
 };
 use super::registry::Registry;
 use super::status::from_error;
-use super::stream::{answer_each, answer_one};
+use super::stream::{answer_all, answer_each, answer_one, as_message};
 use super::{convert, page};
 use crate::deployment::{NewItem, Query};
 use crate::gallery::Upserted;
@@ -58,6 +60,61 @@ impl Items {
         Ok(DeleteItemResponse { generation })
     }
 
+    async fn upsert_all(
+        &self,
+        request: BatchUpsertItemsRequest,
+    ) -> Result<BatchUpsertItemsResponse, Status> {
+        use upsert_outcome::Outcome;
+        check_batch(request.items.len())?;
+        let deployment = request.deployment;
+        let named =
+            |item: &UpsertItemRequest| item.deployment.is_empty() || item.deployment == deployment;
+        if let Some(at) = request.items.iter().position(|item| !named(item)) {
+            let problem =
+                format!("items[{at}].deployment is not that of the batch; leave it empty");
+            return Err(convert::invalid(&problem));
+        }
+        let service = self.clone();
+        let work = move |mut item: UpsertItemRequest| {
+            let service = service.clone();
+            item.deployment.clone_from(&deployment);
+            async move {
+                let outcome = match service.upsert(item).await {
+                    Ok(result) => Outcome::Result(result),
+                    Err(status) => Outcome::Error(as_message(&status)),
+                };
+                UpsertOutcome {
+                    outcome: Some(outcome),
+                }
+            }
+        };
+        let outcomes = answer_all(request.items, self.stream_in_flight_max, work).await?;
+        Ok(BatchUpsertItemsResponse { outcomes })
+    }
+
+    async fn delete_all(
+        &self,
+        request: BatchDeleteItemsRequest,
+    ) -> Result<BatchDeleteItemsResponse, Status> {
+        use delete_outcome::Outcome;
+        check_batch(request.ids.len())?;
+        let service = self.clone();
+        let work = move |id: String| {
+            let (service, deployment) = (service.clone(), request.deployment.clone());
+            async move {
+                let outcome = match service.delete(DeleteItemRequest { deployment, id }).await {
+                    Ok(result) => Outcome::Result(result),
+                    Err(status) => Outcome::Error(as_message(&status)),
+                };
+                DeleteOutcome {
+                    outcome: Some(outcome),
+                }
+            }
+        };
+        let outcomes = answer_all(request.ids, self.stream_in_flight_max, work).await?;
+        Ok(BatchDeleteItemsResponse { outcomes })
+    }
+
     fn get(&self, request: &GetItemRequest) -> Result<GetItemResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
         let (head, vector) = deployment
@@ -95,6 +152,18 @@ impl Items {
             total_items: deployment.snapshot().len() as u64,
         })
     }
+}
+
+/// Items of one call: more would outlast the longest time that a call may take.
+const BATCH_MAX: usize = 1000;
+
+fn check_batch(found: usize) -> Result<(), Status> {
+    if (1..=BATCH_MAX).contains(&found) {
+        return Ok(());
+    }
+    Err(convert::invalid(&format!(
+        "the batch has {found} items; it must have 1 to {BATCH_MAX}"
+    )))
 }
 
 #[tonic::async_trait]
@@ -193,6 +262,24 @@ impl GalleryService for Items {
             self.stream_in_flight_max,
             handle,
         )))
+    }
+
+    async fn batch_upsert_items(
+        &self,
+        request: Request<BatchUpsertItemsRequest>,
+    ) -> Result<Response<BatchUpsertItemsResponse>, Status> {
+        let work = self.upsert_all(request.into_inner());
+        let answered = self.registry.call("BatchUpsertItems", work).await;
+        answered.map(Response::new)
+    }
+
+    async fn batch_delete_items(
+        &self,
+        request: Request<BatchDeleteItemsRequest>,
+    ) -> Result<Response<BatchDeleteItemsResponse>, Status> {
+        let work = self.delete_all(request.into_inner());
+        let answered = self.registry.call("BatchDeleteItems", work).await;
+        answered.map(Response::new)
     }
 
     async fn get_item(

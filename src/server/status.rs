@@ -88,6 +88,7 @@ fn told(error: &DeploymentError) -> String {
         | GalleryError::NotAGallery { .. }
         | GalleryError::Format { .. }
         | GalleryError::Damaged { .. }
+        | GalleryError::Changed { .. }
         | GalleryError::Storage { .. }
         | GalleryError::File { .. }
         | GalleryError::Description { .. }
@@ -179,9 +180,9 @@ fn gallery_reason(error: &GalleryError) -> (Code, &'static str) {
         GalleryError::Item { .. } => (Code::InvalidArgument, "ITEM_INVALID"),
         GalleryError::ReadOnly { .. } => (Code::FailedPrecondition, "GALLERY_READ_ONLY"),
         GalleryError::Full { .. } => (Code::ResourceExhausted, "DISK_FULL"),
-        GalleryError::Damaged { .. } | GalleryError::NotAGallery { .. } => {
-            (Code::DataLoss, "GALLERY_DAMAGED")
-        }
+        GalleryError::Damaged { .. }
+        | GalleryError::Changed { .. }
+        | GalleryError::NotAGallery { .. } => (Code::DataLoss, "GALLERY_DAMAGED"),
         GalleryError::QueryDimension { .. } | GalleryError::Neighbours { .. } => {
             (Code::InvalidArgument, "ARGUMENT_INVALID")
         }

@@ -62,6 +62,36 @@ where
     ReceiverStream::new(outgoing)
 }
 
+/// Answers all items of one call in their order, working on at most `in_flight_max` at once. Where the
+/// call is given up, work that has not begun is dropped.
+pub(super) async fn answer_all<Q, A, F>(
+    items: Vec<Q>,
+    in_flight_max: usize,
+    handle: impl Fn(Q) -> F,
+) -> Result<Vec<A>, Status>
+where
+    A: Send + 'static,
+    F: Future<Output = A> + Send + 'static,
+{
+    let mut answers: Vec<(usize, A)> = Vec::with_capacity(items.len());
+    let mut waiting = items.into_iter().enumerate();
+    let mut under_way = JoinSet::new();
+    loop {
+        while under_way.len() < in_flight_max
+            && let Some((place, item)) = waiting.next()
+        {
+            let work = handle(item);
+            under_way.spawn(async move { (place, work.await) }.in_current_span());
+        }
+        let Some(done) = under_way.join_next().await else {
+            break;
+        };
+        answers.push(done.map_err(|_panic| Status::internal("internal error"))?);
+    }
+    answers.sort_unstable_by_key(|(place, _)| *place);
+    Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+}
+
 /// Works on one item: checks its id, counts it as a call, and makes its error a message.
 pub(super) async fn answer_one<T>(
     registry: &Registry,

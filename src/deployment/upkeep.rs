@@ -1,0 +1,249 @@
+//! One thread for what a gallery needs while it serves: links to what was enrolled, an index built
+//! anew, and checks that the index finds what is there and that nothing has changed on the disk.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use super::DeploymentError;
+use crate::gallery::Gallery;
+use crate::gallery::error::GalleryError;
+use crate::gallery::snapshot::{Match, Probe, Snapshot};
+use crate::telemetry;
+use crate::vector::Embedding;
+
+/// How often it looks for something to do.
+const TICK: Duration = Duration::from_millis(100);
+/// Items linked between two looks.
+const LINKED_AT_ONCE: usize = 64;
+/// How often a few items are compared with their checksums.
+const SCRUB_EVERY: Duration = Duration::from_secs(1);
+/// So many: a million items take some four hours, for a thousandth of a core.
+const SCRUBBED_AT_ONCE: usize = 64;
+/// Checks of the index take one part in so many of one core's time.
+const CHECK_SHARE: u32 = 100;
+/// Neighbours that a check looks at.
+const CHECKED: usize = 10;
+
+/// The thread. It ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Upkeep {
+    searches: Sender<Search>,
+    stop: Arc<AtomicBool>,
+    damage: Arc<OnceLock<String>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A search that was answered, to be done again by comparing with every item.
+pub(super) struct Search {
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) query: Embedding,
+}
+
+/// Where a worker leaves a search for the check of the index.
+#[derive(Clone, Debug)]
+pub(super) struct Checks(Sender<Search>);
+
+impl Checks {
+    /// Leaves a search to be checked, unless the thread has enough to do: a sample of them is.
+    pub(super) fn offer(&self, snapshot: &Arc<Snapshot>, query: &Embedding) {
+        if snapshot.is_approximate() && !self.0.is_full() {
+            let search = Search {
+                snapshot: Arc::clone(snapshot),
+                query: query.clone(),
+            };
+            // Another worker was faster: the sample has its search.
+            drop(self.0.try_send(search));
+        }
+    }
+}
+
+impl Upkeep {
+    /// Starts the thread; `changed` is called where an item has changed on the disk.
+    pub(super) fn start(
+        deployment: &str,
+        gallery: Arc<Gallery>,
+        changed: impl Fn() + Send + 'static,
+    ) -> Result<Self, DeploymentError> {
+        // One waits at most, so that the sample is of the present.
+        let (searches, waiting) = crossbeam_channel::bounded(1);
+        let (stop, damage) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let worker = Worker {
+            deployment: deployment.to_owned(),
+            gallery,
+            stop: Arc::clone(&stop),
+            damage: Arc::clone(&damage),
+            reindexing: None,
+            scrubbed: None,
+        };
+        let thread = thread::Builder::new()
+            .name("gallery-upkeep".to_owned())
+            .spawn(move || worker.run(&waiting, &changed))
+            .map_err(|cause| DeploymentError::Broken {
+                reason: cause.to_string(),
+            })?;
+        Ok(Self {
+            searches,
+            stop,
+            damage,
+            thread: Some(thread),
+        })
+    }
+
+    pub(super) fn checks(&self) -> Checks {
+        Checks(self.searches.clone())
+    }
+
+    /// What has changed on the disk since it was verified.
+    pub(super) fn damage(&self) -> Option<&str> {
+        self.damage.get().map(String::as_str)
+    }
+}
+
+impl Drop for Upkeep {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the gallery's upkeep panicked");
+        }
+    }
+}
+
+struct Worker {
+    deployment: String,
+    gallery: Arc<Gallery>,
+    stop: Arc<AtomicBool>,
+    damage: Arc<OnceLock<String>>,
+    reindexing: Option<JoinHandle<()>>,
+    /// The last item that was compared with its checksum.
+    scrubbed: Option<String>,
+}
+
+impl Worker {
+    fn run(mut self, searches: &Receiver<Search>, changed: &dyn Fn()) {
+        let (mut scrub_at, mut check_at) = (Instant::now() + SCRUB_EVERY, Instant::now());
+        while !self.stop.load(Ordering::Relaxed) {
+            self.link();
+            self.reindex_if_due();
+            let now = Instant::now();
+            if scrub_at <= now {
+                scrub_at = now + SCRUB_EVERY;
+                self.scrub(changed);
+            }
+            if now < check_at {
+                thread::park_timeout(TICK);
+                continue;
+            }
+            match searches.recv_timeout(TICK) {
+                Ok(search) => {
+                    let started = Instant::now();
+                    self.check(&search);
+                    check_at = Instant::now() + started.elapsed() * CHECK_SHARE;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+        // An index that is still being built is given up with the process: it is derived.
+    }
+
+    fn link(&self) {
+        while 0 < self.gallery.link(LINKED_AT_ONCE) && !self.stop.load(Ordering::Relaxed) {}
+    }
+
+    /// Builds the index anew beside the one that serves, where the gallery has outgrown that.
+    fn reindex_if_due(&mut self) {
+        let running = self.reindexing.as_ref();
+        if running.is_some_and(|thread| !thread.is_finished()) || !self.gallery.reindex_is_due() {
+            return;
+        }
+        let gallery = Arc::clone(&self.gallery);
+        let work = move || {
+            tracing::info!(items = gallery.len(), "building the index anew");
+            match gallery.reindex() {
+                Ok(()) => {
+                    tracing::info!(index = gallery.index_description(), "the new index serves");
+                }
+                Err(error) => tracing::error!(%error, "the index could not be built anew"),
+            }
+        };
+        self.reindexing = thread::Builder::new()
+            .name("gallery-index".to_owned())
+            .spawn(work)
+            .ok();
+    }
+
+    /// Compares a few items with their checksums. What has changed once is not trusted again.
+    fn scrub(&mut self, changed: &dyn Fn()) {
+        if self.damage.get().is_some() {
+            return;
+        }
+        let after = self.scrubbed.take();
+        match self.gallery.check_items(after.as_deref(), SCRUBBED_AT_ONCE) {
+            Ok(last) => self.scrubbed = last,
+            Err(error) => {
+                tracing::error!(%error, deployment = self.deployment, "nothing is accepted any more");
+                telemetry::item_damaged(&self.deployment);
+                if self.damage.set(error.to_string()).is_ok() {
+                    changed();
+                }
+            }
+        }
+    }
+
+    fn check(&self, search: &Search) {
+        match missed(&search.snapshot, &search.query, CHECKED) {
+            Ok(found) => {
+                telemetry::index_checked(&self.deployment, found.neighbours, found.missed);
+            }
+            Err(error) => tracing::error!(%error, "the index could not be checked"),
+        }
+    }
+}
+
+/// What a search through the index finds of the nearest items.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Found {
+    /// Nearest items, by comparing with every item.
+    pub neighbours: usize,
+    /// Those of them that the index did not find, and that are nearer than what it found.
+    pub missed: usize,
+    /// Whether the nearest of all is among those.
+    pub missed_best: bool,
+}
+
+/// Searches through the index and by comparing with every item.
+///
+/// # Errors
+/// The query has another dimension.
+pub fn missed(snapshot: &Snapshot, query: &Embedding, k: usize) -> Result<Found, GalleryError> {
+    let probe = Probe::nearest(k);
+    let found = snapshot.nearest(query, &probe)?;
+    let nearest = snapshot.nearest(
+        query,
+        &Probe {
+            exact: true,
+            ..probe
+        },
+    )?;
+    // An item that is as near as the last one found is no loss.
+    let last = found.last().map(|last| last.score);
+    let is_missed = |near: &Match| {
+        last.is_none_or(|last| last < near.score)
+            && !found.iter().any(|found| found.item.id == near.item.id)
+    };
+    let missed = nearest.iter().filter(|near| is_missed(near)).count();
+    Ok(Found {
+        neighbours: nearest.len(),
+        missed,
+        missed_best: nearest
+            .first()
+            .zip(found.first())
+            .is_some_and(|(near, found)| found.score < near.score),
+    })
+}
