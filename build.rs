@@ -17,6 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "gallery",
         "operating_point",
         "server",
+        "snapshot",
     ] {
         compiler.open_file(format!("matchpoint/v1/{room}.proto"))?;
     }

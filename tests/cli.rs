@@ -1244,3 +1244,57 @@ fn plain_vectors_are_calibrated_without_a_deployment() {
     let missing = run(&["calibrate", "--embeddings", "no.npy", "--equal-error"]);
     assert_eq!(code(&missing), 66);
 }
+
+#[test]
+fn a_snapshot_of_a_deployment_is_restored_as_it_was() {
+    let (root, deployment) = copy_of_sample();
+    let at = |name: &str| root.path().join(name);
+    let (archive, again) = (at("a.snapshot"), at("again"));
+    let taken = run(&["snapshot", path(&deployment), path(&archive), "--json"]);
+    assert_eq!(code(&taken), 0, "{}", text(&taken.stderr));
+    let report = json(&taken);
+    assert_eq!(report["items"], 36);
+    assert_eq!(
+        code(&run(&["snapshot", path(&deployment), path(&archive)])),
+        2
+    );
+    let checked = run(&["restore", path(&archive), "--check", "--json"]);
+    assert_eq!(
+        (code(&checked), &json(&checked)["sha256"]),
+        (0, &report["sha256"])
+    );
+
+    let restored = run(&["restore", path(&archive), path(&again), "--json"]);
+    assert_eq!(
+        (code(&restored), &json(&restored)["gallery_digest"]),
+        (0, &report["gallery_digest"])
+    );
+    let inspected = |folder: &Path| {
+        let output = json(&run(&["inspect", path(folder), "--json"]));
+        let deployment = &output["deployment"];
+        (
+            deployment["record"].clone(),
+            deployment["operating_points"].clone(),
+            deployment["gallery_digest"].clone(),
+        )
+    };
+    assert_eq!(inspected(&again), inspected(&deployment));
+    assert_eq!(code(&run(&["restore", path(&archive), path(&again)])), 66);
+
+    // A damaged one is refused, and leaves nothing.
+    let mut bytes = fs::read(&archive).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    fs::write(&archive, bytes).unwrap();
+    let names = || fs::read_dir(root.path()).unwrap().count();
+    let before = names();
+    let refused = run(&["restore", path(&archive), path(&at("third"))]);
+    assert_eq!(code(&refused), 65);
+    assert!(
+        text(&refused.stderr).contains("is damaged at byte"),
+        "{}",
+        text(&refused.stderr)
+    );
+    assert_eq!(code(&run(&["restore", path(&archive), "--check"])), 65);
+    assert_eq!(names(), before);
+}

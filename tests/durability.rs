@@ -8,9 +8,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a test that cannot go on has failed; the child reports on its standard output, and a test \
-              that is skipped must say so"
+    reason = "a test that cannot go on has failed; the child reports on its standard output"
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +16,7 @@ use std::env;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -348,6 +346,12 @@ fn child(task: &str, path: &Path, strace: &[OsString]) -> Command {
     command
 }
 
+/// Says something also where the test passes: what `eprintln!` writes is kept back then.
+fn tell(line: &str) {
+    let line = format!("\ntests/durability.rs: {line}\n");
+    io::stderr().write_all(line.as_bytes()).unwrap();
+}
+
 /// Whether `strace` is there and may trace; says so where it is not.
 fn strace_is_there() -> bool {
     let tried = Command::new("strace")
@@ -360,7 +364,9 @@ fn strace_is_there() -> bool {
     };
     let required = env::var_os(REQUIRE_STRACE).is_some_and(|value| !value.is_empty());
     assert!(!required, "{REQUIRE_STRACE} is set, and strace: {problem}");
-    eprintln!("skipped: strace is not installed, or may not trace here: {problem}");
+    tell(&format!(
+        "skipped: no strace, or it may not trace here: {problem}"
+    ));
     false
 }
 
@@ -625,7 +631,8 @@ impl Disk {
         match run("mount", &arguments, folder.path()) {
             Ok(()) => Some(Self { folder }),
             Err(problem) => {
-                eprintln!("skipped: needs root, and the right to mount: {problem}");
+                let needed = "needs root, and the right to mount";
+                tell(&format!("skipped: {needed}: {problem}"));
                 None
             }
         }
@@ -647,7 +654,7 @@ impl Drop for Disk {
         // Where a failed test has files open still, it goes once they are closed.
         let gone = run("umount", &[], at).or_else(|_busy| run("umount", &["-l"], at));
         if let Err(problem) = gone {
-            eprintln!("{} is still mounted: {problem}", at.display());
+            tell(&format!("{} is still mounted: {problem}", at.display()));
         }
     }
 }
@@ -737,6 +744,7 @@ fn a_full_disk_is_reported_and_loses_nothing() {
     assert!(matches!(refused, GalleryError::Full { .. }), "{refused}");
     assert!(usize::try_from(ENROLLED).unwrap() + 5 < content.len());
     check_answers(&gallery, &content);
+    println!("{} items", content.len());
     let digest = gallery.digest();
     drop(gallery);
 

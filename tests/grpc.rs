@@ -1606,3 +1606,169 @@ async fn the_gallery_alone_can_be_calibrated_and_promises_nothing_about_far() {
     assert_eq!(point.frr, None);
     running.stop().await;
 }
+
+/// Waits for an operation to end, and gives its response or its error.
+async fn ended(running: &Running, name: String) -> Result<prost_types::Any, tonic_types::Status> {
+    use matchpoint::server::proto::longrunning::operation::Result as Ended;
+    let mut operations = OperationsClient::new(running.channel.clone());
+    let timeout = Some(prost_types::Duration {
+        seconds: 20,
+        nanos: 0,
+    });
+    let wait = WaitOperationRequest { name, timeout };
+    let operation = operations.wait_operation(wait).await.unwrap().into_inner();
+    match operation.result.unwrap() {
+        Ended::Response(response) => Ok(response),
+        Ended::Error(error) => Err(error),
+    }
+}
+
+#[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story")]
+async fn a_snapshot_is_taken_moved_and_served_elsewhere_with_the_same_decisions() {
+    use matchpoint::server::proto::snapshot_service_client::SnapshotServiceClient;
+    use matchpoint::server::proto::{
+        CreateSnapshotRequest, DeleteSnapshotRequest, ListSnapshotsRequest, ReadSnapshotRequest,
+        RestoreSnapshotRequest, WriteSnapshotRequest,
+    };
+    let (folder, deployment) = copy_of_sample();
+    let data = ["here", "there"].map(|name| folder.path().join(name));
+    let here = Running::start(
+        &deployment,
+        &[("MATCHPOINT_DATA_DIR", data[0].to_str().unwrap())],
+    )
+    .await;
+    let mut snapshots = SnapshotServiceClient::new(here.channel.clone());
+    let create = CreateSnapshotRequest {
+        snapshot_id: "first".to_owned(),
+        ..Default::default()
+    };
+    let begun = snapshots.create_snapshot(create.clone()).await.unwrap();
+    ended(&here, begun.into_inner().name).await.unwrap();
+    let again = snapshots.create_snapshot(create).await.unwrap_err();
+    assert_eq!(reason(&again), "SNAPSHOT_EXISTS");
+    for id in ["../first", "a/b", ".x", ""] {
+        let request = DeleteSnapshotRequest {
+            snapshot_id: id.to_owned(),
+        };
+        let status = snapshots.delete_snapshot(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{id}");
+    }
+    let read = ReadSnapshotRequest {
+        snapshot_id: "first".to_owned(),
+    };
+    let pieces = snapshots.read_snapshot(read).await.unwrap().into_inner();
+    let pieces: Vec<_> = pieces.collect::<Result<_, _>>().await.unwrap();
+    let bytes: Vec<u8> = pieces.into_iter().flat_map(|piece| piece.data).collect();
+    let listed = snapshots
+        .list_snapshots(ListSnapshotsRequest {})
+        .await
+        .unwrap();
+    let listed = &listed.get_ref().snapshots;
+    assert_eq!((listed.len(), listed[0].bytes), (1, bytes.len() as u64));
+    let expected = search(&here, image_query(known())).await.unwrap();
+    here.stop().await;
+
+    // Elsewhere: brought there in pieces, made a deployment, and served beside another.
+    let (_other, other) = copy_of_sample();
+    let settings = [("MATCHPOINT_DATA_DIR", data[1].to_str().unwrap())];
+    let there = Running::start(&other, &settings).await;
+    let mut snapshots = SnapshotServiceClient::new(there.channel.clone());
+    let pieces = |bytes: &[u8]| {
+        let pieces: Vec<WriteSnapshotRequest> = bytes
+            .chunks(100_000)
+            .map(|data| WriteSnapshotRequest {
+                snapshot_id: "moved".to_owned(),
+                data: data.to_vec(),
+            })
+            .collect();
+        tokio_stream::iter(pieces)
+    };
+    let mut damaged = bytes.clone();
+    damaged[60_000] ^= 1;
+    let refused = snapshots
+        .write_snapshot(pieces(&damaged))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (refused.code(), reason(&refused).as_str()),
+        (Code::DataLoss, "SNAPSHOT_DAMAGED")
+    );
+    let refused = snapshots
+        .write_snapshot(pieces(&bytes[..90_000]))
+        .await
+        .unwrap_err();
+    assert_eq!(reason(&refused), "SNAPSHOT_DAMAGED");
+    assert_eq!(
+        snapshots
+            .list_snapshots(ListSnapshotsRequest {})
+            .await
+            .unwrap()
+            .get_ref()
+            .snapshots,
+        []
+    );
+    let written = snapshots.write_snapshot(pieces(&bytes)).await.unwrap();
+    assert_eq!(
+        written.into_inner().snapshot.unwrap().bytes,
+        bytes.len() as u64
+    );
+    let restore = |name: &str, id: &str| RestoreSnapshotRequest {
+        snapshot_id: id.to_owned(),
+        deployment: name.to_owned(),
+        ..Default::default()
+    };
+    for (name, id, expected) in [
+        ("sample", "moved", "DEPLOYMENT_EXISTS"),
+        ("new", "none", "SNAPSHOT_NOT_FOUND"),
+    ] {
+        let refused = snapshots
+            .restore_snapshot(restore(name, id))
+            .await
+            .unwrap_err();
+        assert_eq!(reason(&refused), expected);
+    }
+    let begun = snapshots
+        .restore_snapshot(restore("again", "moved"))
+        .await
+        .unwrap();
+    ended(&there, begun.into_inner().name).await.unwrap();
+    let query = || SearchRequest {
+        deployment: "again".to_owned(),
+        ..image_query(known())
+    };
+    let same = |found: &SearchResponse| {
+        assert_eq!(found.decision(), Decision::Accept);
+        assert_eq!(
+            (&found.matches, found.generation),
+            (&expected.matches, expected.generation)
+        );
+        assert_eq!(
+            found.basis.as_ref().unwrap(),
+            expected.basis.as_ref().unwrap()
+        );
+    };
+    same(&search(&there, query()).await.unwrap());
+    there.stop().await;
+    // It is served after a restart too.
+    let there = Running::start(&other, &settings).await;
+    same(&search(&there, query()).await.unwrap());
+    there.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_folder_for_them_there_are_no_snapshots() {
+    use matchpoint::server::proto::ListSnapshotsRequest;
+    use matchpoint::server::proto::snapshot_service_client::SnapshotServiceClient;
+    let running = Running::sample(&[]).await;
+    let mut snapshots = SnapshotServiceClient::new(running.channel.clone());
+    let refused = snapshots
+        .list_snapshots(ListSnapshotsRequest {})
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (refused.code(), reason(&refused).as_str()),
+        (Code::FailedPrecondition, "DATA_DIR_MISSING")
+    );
+    running.stop().await;
+}

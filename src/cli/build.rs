@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use serde::Serialize;
 
 use super::batch::in_order;
 use super::exit::{Exit, fail};
-use super::output::{self, Output, table};
+use super::output::{Output, table};
 use super::progress::Progress;
+use super::signal::Signal;
 use super::sources::{Refused, Source, Sources};
 use crate::config::{Engine, EngineFlags, ProcessEnvironment};
 use crate::deployment::{Deployment, DeploymentError, Enrolment, Folder, Models, OpenOptions};
@@ -87,6 +87,9 @@ pub(super) struct BuildReport {
 /// Items of one transaction: few enough that a killed build loses a second's work.
 const BATCH: usize = 128;
 
+/// What the first signal is answered with.
+const STOPPING: &str = "stopping after the images under way; run the command again to resume";
+
 impl Build {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let engine = self.engine.resolve(&ProcessEnvironment)?;
@@ -144,7 +147,7 @@ pub(super) fn build(request: &Request<'_>) -> anyhow::Result<Built> {
         )
     };
     let deployment = Arc::new(open(Access::ReadWrite, &mut models)?);
-    let signal = Signal::listen()?;
+    let signal = Signal::listen(STOPPING)?;
     let mut work = Work {
         deployment: Arc::clone(&deployment),
         report: BuildReport {
@@ -334,52 +337,6 @@ fn is_the_items_fault(error: &DeploymentError) -> bool {
         error,
         DeploymentError::Gallery(crate::gallery::error::GalleryError::Item { .. })
     )
-}
-
-/// The first SIGINT or SIGTERM ends a build after the images under way; a second one at once.
-struct Signal(Arc<AtomicU8>);
-
-impl Signal {
-    fn listen() -> anyhow::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let received = Arc::new(AtomicU8::new(0));
-        let heard = Arc::clone(&received);
-        let runtime = super::runtime()?;
-        let (mut interrupt, mut terminate) = {
-            let _context = runtime.enter();
-            (
-                signal(SignalKind::interrupt())?,
-                signal(SignalKind::terminate())?,
-            )
-        };
-        let wait = move || {
-            runtime.block_on(async {
-                loop {
-                    let which =
-                        tokio::select! { _ = interrupt.recv() => 2, _ = terminate.recv() => 15 };
-                    if heard.swap(which, Ordering::SeqCst) != 0 {
-                        // Asked twice. What is on disk is whole.
-                        std::process::exit(128 + i32::from(which));
-                    }
-                    output::error(
-                        "stopping after the images under way; run the command again to resume",
-                    );
-                }
-            });
-        };
-        std::thread::Builder::new()
-            .name("signals".to_owned())
-            .spawn(wait)?;
-        Ok(Self(received))
-    }
-
-    fn received(&self) -> Option<Exit> {
-        match self.0.load(Ordering::SeqCst) {
-            0 => None,
-            2 => Some(Exit::Interrupted),
-            _ => Some(Exit::Terminated),
-        }
-    }
 }
 
 pub(super) fn text(report: &BuildReport) -> String {

@@ -7,7 +7,7 @@ use crate::analysis::AnalysisError;
 use crate::arrays::ArraysError;
 use crate::calibration::CalibrationError;
 use crate::config::Mistakes;
-use crate::deployment::DeploymentError;
+use crate::deployment::{ArchiveError, DeploymentError};
 use crate::gallery::error::GalleryError;
 use crate::model::ModelError;
 use crate::server::{ClientError, ServeError};
@@ -155,7 +155,9 @@ impl Exit {
             ServeError::Deployment(error) => Self::of_deployment(error),
             ServeError::Listen { .. } => Self::Unavailable,
             ServeError::SameName { .. } => Self::Configuration,
-            ServeError::Transport(_) | ServeError::Thread(_) => Self::Io,
+            ServeError::Transport(_) | ServeError::Thread(_) | ServeError::DataDir { .. } => {
+                Self::Io
+            }
             ServeError::LoadingPanicked | ServeError::Reflection(_) => Self::Internal,
         }
     }
@@ -184,6 +186,7 @@ impl Exit {
             | DeploymentError::Dimension { .. }
             | DeploymentError::ItemNotFound { .. } => Self::BadData,
             DeploymentError::Io { .. } => Self::Io,
+            DeploymentError::Archive(error) => Self::of_archive(error),
             DeploymentError::Busy { .. }
             | DeploymentError::WriterBusy { .. }
             | DeploymentError::Stopped => Self::Unavailable,
@@ -192,6 +195,20 @@ impl Exit {
             DeploymentError::Runtime(_) => Self::Configuration,
             DeploymentError::ModelFailed { .. } | DeploymentError::Broken { .. } => Self::Internal,
             DeploymentError::Gallery(error) => Self::of_gallery(error),
+        }
+    }
+
+    fn of_archive(error: &ArchiveError) -> Self {
+        match error {
+            ArchiveError::Exists(_) | ArchiveError::NotEmpty(_) | ArchiveError::Name { .. } => {
+                Self::Usage
+            }
+            ArchiveError::Busy(_) => Self::Unavailable,
+            ArchiveError::NotAnArchive(_)
+            | ArchiveError::Format { .. }
+            | ArchiveError::Damaged { .. } => Self::BadData,
+            ArchiveError::Source { .. } | ArchiveError::Io { .. } => Self::Io,
+            ArchiveError::Cancelled => Self::Interrupted,
         }
     }
 

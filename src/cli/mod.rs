@@ -1,6 +1,7 @@
 //! The commands: one file each.
 
 mod analysis;
+mod backup;
 mod batch;
 mod build;
 mod calibrate;
@@ -17,6 +18,7 @@ mod probe;
 mod progress;
 mod search;
 mod serve;
+mod signal;
 mod sources;
 mod target;
 mod vectors;
@@ -53,6 +55,10 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     /// Show and verify what a deployment, or a model, consists of
     Inspect(inspect::Inspect),
+    /// Copy a deployment into one file with checksums, also while it is served
+    Snapshot(backup::Snapshot),
+    /// Make a deployment of a snapshot
+    Restore(backup::Restore),
     /// Show the server's configuration
     Config(config::Config),
 }
@@ -108,6 +114,8 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Search(command) => command.run(),
         Command::Evaluate(command) => command.run(),
         Command::Inspect(command) => command.run(),
+        Command::Snapshot(command) => command.run(),
+        Command::Restore(command) => command.run(),
         Command::Config(command) => command.run(),
     }
 }

@@ -64,6 +64,8 @@ pub struct Config {
     pub drain: Duration,
     /// Whether gRPC reflection is served.
     pub reflection: bool,
+    /// Where snapshots, and deployments restored from them, are kept.
+    pub data_dir: Option<PathBuf>,
 }
 
 /// All that is wrong with a configuration, one line each.
@@ -201,6 +203,7 @@ impl Reader {
             request_timeout: Duration::from_secs(request_timeout?),
             drain: Duration::from_secs(drain?),
             reflection: reflection?,
+            data_dir: self.text("data_dir").map(PathBuf::from),
         })
     }
 

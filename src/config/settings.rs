@@ -121,6 +121,11 @@ pub const SETTINGS: &[Setting] = &[
         Some("true"),
         "Whether gRPC reflection is served: true or false",
     ),
+    server(
+        "data_dir",
+        None,
+        "Folder for snapshots and what is restored from them; without it there are none over gRPC",
+    ),
 ];
 
 const fn engine(key: &'static str, default: Option<&'static str>, help: &'static str) -> Setting {

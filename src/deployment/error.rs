@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::ArchiveError;
 use crate::analysis::AnalysisError;
 use crate::calibration::CalibrationError;
 use crate::calibration::operating_point::Mismatch;
@@ -38,6 +39,9 @@ pub enum DeploymentError {
         /// What was found.
         problem: String,
     },
+    /// A snapshot cannot be taken or used.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// The disk.
     #[error("{}: {cause}", path.display())]
     Io {

@@ -20,12 +20,12 @@ use crate::calibration::recording::Recording;
 
 /// Version of the folder's layout that this build writes and reads.
 const FORMAT: u32 = 1;
-const RECORD_FILE: &str = "deployment.json";
-const OPERATING_POINTS: &str = "operating-points";
+pub(super) const RECORD_FILE: &str = "deployment.json";
+pub(super) const OPERATING_POINTS: &str = "operating-points";
 /// The searches that each operating point was made from, by its id.
-const RECORDINGS: &str = "recordings";
+pub(super) const RECORDINGS: &str = "recordings";
 /// What scores are normalised against, by its digest.
-const COHORTS: &str = "cohorts";
+pub(super) const COHORTS: &str = "cohorts";
 /// A thousand embeddings and labels: anything larger is not ours.
 const COHORT_BYTES_MAX: u64 = 1 << 28;
 /// How many earlier choices can be returned to.
@@ -458,17 +458,21 @@ impl Folder {
 
     /// Writes the record, all of it or nothing.
     pub(super) fn save(&self) -> Result<(), DeploymentError> {
+        self.copy_record(&self.path.join(RECORD_FILE))
+    }
+
+    /// Writes the record to a file, in place of what is there.
+    pub(super) fn copy_record(&self, path: &Path) -> Result<(), DeploymentError> {
         let sealed = Sealed {
             sha256: seal(&self.record)?,
             record: self.record.clone(),
         };
-        let path = self.path.join(RECORD_FILE);
         let text =
             serde_json::to_vec_pretty(&sealed).map_err(|cause| DeploymentError::Damaged {
-                path: path.clone(),
+                path: path.to_owned(),
                 problem: cause.to_string(),
             })?;
-        replace_file(&path, &text)
+        replace_file(path, &text)
     }
 }
 

@@ -1,6 +1,8 @@
 //! The deep module: a gallery, the model that embeds it, and the operating point that decides.
 
 mod answer;
+mod archive;
+mod backup;
 mod calibrate;
 mod error;
 mod folder;
@@ -24,6 +26,8 @@ pub use answer::{
     Basis, Enrolment, Hit, ProbeRequest, ProbeSource, Probed, Query, Reference, SearchAnswer,
     SearchOptions, Standing, Timings, Undecided, VerifyAnswer,
 };
+pub use archive::ArchiveError;
+pub use backup::{Progress, SnapshotReport, check_snapshot, restore};
 pub use calibrate::{Calibrated, CalibrationSettings};
 pub use error::DeploymentError;
 pub use folder::{Folder, ModelReference, Record, now_rfc_3339};
@@ -478,6 +482,20 @@ impl Deployment {
     #[must_use]
     pub fn items(&self, after_id: Option<&str>, limit: usize) -> Vec<Arc<ItemHead>> {
         self.gallery.list(after_id, limit)
+    }
+
+    /// Takes a snapshot into a new file while it serves and changes; see
+    /// [`Folder::take_snapshot`]. Blocks.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn take_snapshot(
+        &self,
+        to: &Path,
+        progress: Progress<'_>,
+    ) -> Result<SnapshotReport, DeploymentError> {
+        let folder = self.folder().clone();
+        folder.take_snapshot(to, progress)
     }
 
     fn record(&self, decision: &'static str, basis: &Basis, score: Option<f32>) {

@@ -408,6 +408,18 @@ fn without(live: &Arc<Bits>, gone: impl Iterator<Item = usize>) -> Arc<Bits> {
     live
 }
 
+/// Writes a copy of a gallery's items, as they are at one moment, to a new file. Works beside a
+/// writer, in this process or another.
+///
+/// # Errors
+/// There is no gallery, it is damaged, or the disk.
+pub fn copy_items(gallery: &Path, to: &Path) -> Result<(), GalleryError> {
+    let gallery = gallery
+        .canonicalize()
+        .map_err(|source| file_error(gallery, source))?;
+    Store::copy(&gallery, to)
+}
+
 fn new_row(item: Item) -> NewRow {
     let (head, embedding) = item.split();
     NewRow {

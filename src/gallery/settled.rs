@@ -176,6 +176,11 @@ impl Settled {
     }
 }
 
+/// Where a file is written before it replaces the one that is there.
+pub(super) fn unfinished(path: &Path) -> PathBuf {
+    path.with_extension("graph.tmp")
+}
+
 /// The parts of a file, in bytes.
 struct Layout {
     vectors: Range<usize>,
@@ -211,7 +216,7 @@ impl Draft {
         let too_large = || io::Error::from(io::ErrorKind::FileTooLarge);
         let layout = Layout::of(items.len(), dimension).ok_or_else(too_large)?;
         let rows = u32::try_from(items.len()).map_err(|_more| too_large())?;
-        let beside = path.with_extension("graph.tmp");
+        let beside = unfinished(path);
         // Never emptied and written again: it may be what an earlier attempt has mapped.
         match fs::remove_file(&beside) {
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),

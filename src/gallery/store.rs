@@ -85,6 +85,22 @@ impl Store {
         })
     }
 
+    /// Writes a copy of the database, as it is at one moment, to a new file. Works beside a writer.
+    pub(super) fn copy(path: &Path, to: &Path) -> Result<(), GalleryError> {
+        let sql_error = |error| failed(path, "copy", error);
+        let connection = connect_to_read(path).map_err(sql_error)?;
+        check_kind(&connection, path)?;
+        let Some(to) = to.to_str() else {
+            return Err(GalleryError::File {
+                path: to.to_path_buf(),
+                doing: "name in SQL",
+                source: io::ErrorKind::InvalidFilename.into(),
+            });
+        };
+        let copied = connection.execute("VACUUM INTO ?", [to]);
+        copied.map(drop).map_err(sql_error)
+    }
+
     pub(super) fn about(&self) -> &About {
         &self.about
     }

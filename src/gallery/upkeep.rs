@@ -9,7 +9,7 @@ use crate::gallery::error::GalleryError;
 use crate::gallery::graph::{Index, IndexParams};
 use crate::gallery::item::{Hash, ItemHead, embedding_bytes};
 use crate::gallery::originals::Vector;
-use crate::gallery::settled::{Settled, Stored};
+use crate::gallery::settled::{Settled, Stored, unfinished};
 use crate::gallery::snapshot::{Indexed, Snapshot};
 use crate::gallery::store::Store;
 use crate::gallery::{Gallery, State};
@@ -178,6 +178,10 @@ pub(super) fn load(
     let dimension = store.about().dimension;
     let wants_graph = params.graph_from_items <= store.items();
     let file = index_file(gallery);
+    if writable {
+        // What a crash left of an index that was being written; there may be none.
+        drop(std::fs::remove_file(unfinished(&file)));
+    }
     let mut stored = None;
     if wants_graph && file.exists() {
         let opened = Stored::open(&file, (dimension, params));

@@ -11,13 +11,15 @@ pub mod proto;
 mod registry;
 mod request_id;
 mod retrieval;
+mod snapshots;
 mod status;
 mod stream;
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
@@ -32,7 +34,7 @@ pub use client::{Asked, Client, ClientError, Found};
 pub use registry::Loaded;
 
 use crate::config::Config;
-use crate::deployment::{Deployment, DeploymentError, Models, OpenOptions};
+use crate::deployment::{Deployment, DeploymentError, Folder, Models, OpenOptions};
 use crate::gallery::Access;
 use crate::telemetry;
 use calibration::Calibration;
@@ -45,9 +47,11 @@ use proto::longrunning::operations_server::OperationsServer;
 use proto::operating_point_service_server::OperatingPointServiceServer;
 use proto::retrieval_service_server::RetrievalServiceServer;
 use proto::server_service_server::ServerServiceServer;
+use proto::snapshot_service_server::SnapshotServiceServer;
 use registry::Registry;
 use request_id::RequestIds;
 use retrieval::Retrieval;
+use snapshots::Snapshots;
 
 /// The health service's name for "the process answers", which does not depend on any model.
 pub const LIVENESS: &str = "liveness";
@@ -88,6 +92,14 @@ pub enum ServeError {
         /// The name.
         name: String,
     },
+    /// The folder of restored deployments cannot be read.
+    #[error("cannot read {}: {cause}; set data_dir to a folder that the server may use", path.display())]
+    DataDir {
+        /// The folder.
+        path: PathBuf,
+        /// The system's reason.
+        cause: std::io::Error,
+    },
     /// A thread could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -119,7 +131,7 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
 pub fn load(config: &Config) -> Result<Loaded, ServeError> {
     let mut models = Models::new(&config.engine, config.queue_len_max)?;
     let mut deployments = BTreeMap::new();
-    for (name, folder) in &config.deployments {
+    for (name, folder) in &all_deployments(config)? {
         let started = Instant::now();
         let options = OpenOptions {
             name: name.clone(),
@@ -139,7 +151,38 @@ pub fn load(config: &Config) -> Result<Loaded, ServeError> {
     Ok(Loaded {
         deployments,
         runtime_version: models.runtime_version().to_owned(),
+        models: Some(Arc::new(Mutex::new(models))),
     })
+}
+
+/// The deployments that are configured, and those that were restored below `data_dir`.
+fn all_deployments(config: &Config) -> Result<Vec<(Option<String>, PathBuf)>, ServeError> {
+    let mut all = config.deployments.clone();
+    let Some(folder) = config.data_dir.as_deref().map(snapshots::deployments) else {
+        return Ok(all);
+    };
+    let failed = |cause: std::io::Error| ServeError::DataDir {
+        path: folder.clone(),
+        cause,
+    };
+    let entries = match std::fs::read_dir(&folder) {
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(all),
+        entries => entries.map_err(failed)?,
+    };
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        // What a crash left of a restoration has no record under its name.
+        if let Some(name) = name.filter(|_| Folder::exists(&path))
+            && path.extension().is_none_or(|ending| ending != "restoring")
+        {
+            all.push((Some(name.to_owned()), path.clone()));
+        }
+    }
+    all.get_mut(config.deployments.len()..)
+        .unwrap_or_default()
+        .sort_unstable();
+    Ok(all)
 }
 
 fn report(deployment: &Deployment, took: Duration) {
@@ -210,8 +253,8 @@ pub async fn serve(
             for deployment in loaded.deployments.values() {
                 deployment.publish();
             }
-            tokio::spawn(publish_gauges(Arc::downgrade(&loaded)));
             registry.ready(loaded);
+            tokio::spawn(publish_gauges(registry.watch()));
             set_health(&reporter, ServingStatus::Serving).await;
             telemetry::server_ready(true);
             tracing::info!("ready");
@@ -232,11 +275,11 @@ pub async fn serve(
 }
 
 /// Keeps what changes by itself up to date, for as long as the deployments are served.
-async fn publish_gauges(loaded: Weak<Loaded>) {
+async fn publish_gauges(loaded: impl Fn() -> Option<Arc<Loaded>>) {
     let mut tick = tokio::time::interval(GAUGE_INTERVAL);
     loop {
         tick.tick().await;
-        let Some(loaded) = loaded.upgrade() else {
+        let Some(loaded) = loaded() else {
             return;
         };
         for deployment in loaded.deployments.values() {
@@ -300,6 +343,7 @@ async fn set_health(reporter: &HealthReporter, status: ServingStatus) {
         "matchpoint.v1.GalleryService",
         "matchpoint.v1.OperatingPointService",
         "matchpoint.v1.CalibrationService",
+        "matchpoint.v1.SnapshotService",
         "matchpoint.v1.ServerService",
     ] {
         reporter.set_service_status(service, status).await;
@@ -336,6 +380,11 @@ fn routes(registry: &Registry, config: &Config) -> Result<tonic::service::Routes
         registry: registry.clone(),
         running: running.clone(),
     };
+    let snapshots = Snapshots {
+        registry: registry.clone(),
+        running: running.clone(),
+        data_dir: config.data_dir.clone(),
+    };
     let info = Info {
         registry,
         message_bytes_max: limit,
@@ -353,6 +402,7 @@ fn routes(registry: &Registry, config: &Config) -> Result<tonic::service::Routes
     )
     .add_service(OperatingPointServiceServer::new(points))
     .add_service(CalibrationServiceServer::new(calibration).max_decoding_message_size(limit))
+    .add_service(SnapshotServiceServer::new(snapshots).max_decoding_message_size(limit))
     .add_service(OperationsServer::new(running))
     .add_service(ServerServiceServer::new(info));
     if config.reflection {

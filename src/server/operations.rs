@@ -151,6 +151,11 @@ impl Running {
 }
 
 impl Handle {
+    /// The operation as it is now.
+    pub(super) fn operation(&self) -> Operation {
+        self.state.borrow().clone()
+    }
+
     /// Says how far the work is.
     pub(super) fn progress(&self, metadata: Any) {
         self.state
@@ -174,7 +179,7 @@ impl Handle {
     /// Ends the operation, and returns its last state.
     pub(super) fn finish(self, result: Result<Any, Status>) -> Operation {
         self.end(result);
-        self.state.borrow().clone()
+        self.operation()
     }
 
     fn end(&self, result: Result<Any, Status>) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use tonic::{Code, Status};
 
 use super::status::status;
-use crate::deployment::Deployment;
+use crate::deployment::{Deployment, DeploymentError, Models};
 use crate::telemetry;
 
 /// Calibrations that compute, and recordings that are read, at once.
@@ -44,6 +44,16 @@ pub struct Loaded {
     pub deployments: BTreeMap<String, Arc<Deployment>>,
     /// Version of ONNX Runtime.
     pub runtime_version: String,
+    /// The models that are open, for deployments that join later; `None` where none may.
+    pub models: Option<Arc<Mutex<Models>>>,
+}
+
+impl Loaded {
+    /// The models that are open.
+    pub(super) fn models(&self) -> Result<MutexGuard<'_, Models>, DeploymentError> {
+        let models = self.models.as_ref().ok_or(DeploymentError::Stopped)?;
+        Ok(models.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// One call or stream item under way; gone when this is dropped.
@@ -97,6 +107,46 @@ impl Registry {
 
     pub(super) fn ready(&self, loaded: Arc<Loaded>) {
         self.phase.store(Arc::new(Phase::Ready(loaded)));
+    }
+
+    /// Serves one more deployment from now on.
+    pub(super) fn add(&self, deployment: Deployment) -> Result<(), Status> {
+        let name = deployment.name().to_owned();
+        let deployment = Arc::new(deployment);
+        let mut added = false;
+        self.phase.rcu(|phase| {
+            added = false;
+            let Phase::Ready(loaded) = &**phase else {
+                return Arc::clone(phase);
+            };
+            let mut deployments = loaded.deployments.clone();
+            added = deployments
+                .insert(name.clone(), Arc::clone(&deployment))
+                .is_none();
+            if !added {
+                return Arc::clone(phase);
+            }
+            Arc::new(Phase::Ready(Arc::new(Loaded {
+                deployments,
+                runtime_version: loaded.runtime_version.clone(),
+                models: loaded.models.clone(),
+            })))
+        });
+        if added { Ok(()) } else { Err(shutting_down()) }
+    }
+
+    /// What is loaded, as long as this registry is there and ready, without keeping it there.
+    pub(super) fn watch(&self) -> impl Fn() -> Option<Arc<Loaded>> + Send + 'static {
+        let phase = Arc::downgrade(&self.phase);
+        move || match &**phase.upgrade()?.load() {
+            Phase::Ready(loaded) => Some(Arc::clone(loaded)),
+            Phase::Loading | Phase::Draining => None,
+        }
+    }
+
+    /// Whether streams are to end.
+    pub(super) fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
     }
 
     /// Asks streams to take nothing more.

@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::calibration::CalibrationError;
-use crate::deployment::DeploymentError;
+use crate::deployment::{ArchiveError, DeploymentError};
 use crate::gallery::error::GalleryError;
 use crate::pixels::PixelsError;
 
@@ -70,6 +70,11 @@ fn underpowered(
 
 /// What a caller needs to know: nothing of this machine's paths.
 fn told(error: &DeploymentError) -> String {
+    if let DeploymentError::Archive(cause) = error
+        && !matches!(cause, ArchiveError::Cancelled)
+    {
+        return "the snapshot failed or is damaged; the server's log has the cause".to_owned();
+    }
     let DeploymentError::Gallery(cause) = error else {
         return error.to_string();
     };
@@ -133,6 +138,7 @@ fn classify(error: &DeploymentError) -> (Code, &'static str) {
         }
         DeploymentError::Stopped => (Code::Unavailable, "SHUTTING_DOWN"),
         DeploymentError::Gallery(cause) => gallery_reason(cause),
+        DeploymentError::Archive(cause) => archive_reason(cause),
         DeploymentError::Damaged { .. } => (Code::DataLoss, "DEPLOYMENT_DAMAGED"),
         DeploymentError::Folder { .. }
         | DeploymentError::Io { .. }
@@ -140,6 +146,22 @@ fn classify(error: &DeploymentError) -> (Code, &'static str) {
         | DeploymentError::Broken { .. }
         | DeploymentError::Model(_)
         | DeploymentError::Runtime(_) => (Code::Internal, "INTERNAL"),
+    }
+}
+
+fn archive_reason(error: &ArchiveError) -> (Code, &'static str) {
+    match error {
+        ArchiveError::Exists(_) | ArchiveError::NotEmpty(_) | ArchiveError::Busy(_) => {
+            (Code::AlreadyExists, "SNAPSHOT_EXISTS")
+        }
+        ArchiveError::NotAnArchive(_)
+        | ArchiveError::Format { .. }
+        | ArchiveError::Damaged { .. } => (Code::DataLoss, "SNAPSHOT_DAMAGED"),
+        ArchiveError::Io { .. } if error.is_disk_full() => (Code::ResourceExhausted, "DISK_FULL"),
+        ArchiveError::Name { .. } | ArchiveError::Source { .. } | ArchiveError::Io { .. } => {
+            (Code::Internal, "INTERNAL")
+        }
+        ArchiveError::Cancelled => (Code::Cancelled, "OPERATION_CANCELLED"),
     }
 }
 

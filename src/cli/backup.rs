@@ -1,0 +1,157 @@
+//! `matchpoint snapshot` and `matchpoint restore`: a deployment in one file, and back.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::exit::Exit;
+use super::output::{Output, table};
+use super::progress::Watched;
+use super::signal::Signal;
+use crate::deployment::{Folder, SnapshotReport, check_snapshot, restore};
+
+/// Copy a deployment into one file with checksums, also while it is served
+///
+/// The file holds the record, the items, every operating point with what it was made from, and the
+/// cohorts. All of it is verified before it is packed. The model is not in it: keep its folder, or
+/// have the same model where the snapshot is restored. Needs room for two copies of the items.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint snapshot shop backups/shop.snapshot
+  matchpoint snapshot shop backups/shop-$(date +%F).snapshot --json")]
+pub(super) struct Snapshot {
+    /// The deployment's folder
+    deployment: PathBuf,
+    /// The file to write; there must be none of this name
+    archive: PathBuf,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Make a deployment of a snapshot
+///
+/// Everything is verified before the deployment gets its name: it is there whole, or not at all.
+/// Its operating points decide as they did, with the model that embedded its items.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint restore backups/shop.snapshot shop-again
+  matchpoint restore backups/shop.snapshot --check     # read and verify it, write nothing")]
+pub(super) struct Restore {
+    /// The snapshot
+    archive: PathBuf,
+    /// Folder of the new deployment: absent or empty
+    #[arg(required_unless_present = "check", conflicts_with = "check")]
+    deployment: Option<PathBuf>,
+    /// Only verify the snapshot
+    #[arg(long)]
+    check: bool,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Snapshot {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        let folder = Folder::open(&self.deployment)?;
+        let progress = Steps::begin("snapshot, MiB")?;
+        let report = folder.take_snapshot(&self.archive, &mut |done, all| progress.at(done, all));
+        if let Some(exit) = progress.finish() {
+            return Ok(exit);
+        }
+        Output::new(self.json).result(&report?, text)?;
+        Ok(Exit::Done)
+    }
+}
+
+/// What verifying a snapshot came to.
+#[derive(Serialize)]
+struct Checked {
+    archive: PathBuf,
+    bytes: u64,
+    sha256: String,
+}
+
+impl Restore {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        let output = Output::new(self.json);
+        let progress = Steps::begin("restore, MiB")?;
+        let Some(into) = &self.deployment else {
+            let checked = check_snapshot(&self.archive, &mut |done, all| progress.at(done, all));
+            if let Some(exit) = progress.finish() {
+                return Ok(exit);
+            }
+            let (bytes, sha256) = checked?;
+            let checked = Checked {
+                archive: self.archive,
+                bytes,
+                sha256,
+            };
+            output.result(&checked, |checked| {
+                let rows = [
+                    ("bytes", checked.bytes.to_string()),
+                    ("sha256", checked.sha256.clone()),
+                ];
+                format!("{} is whole\n{}", checked.archive.display(), table(&rows))
+            })?;
+            return Ok(Exit::Done);
+        };
+        let report = restore(&self.archive, into, &mut |done, all| progress.at(done, all));
+        if let Some(exit) = progress.finish() {
+            return Ok(exit);
+        }
+        output.result(&report?, text)?;
+        Ok(Exit::Done)
+    }
+}
+
+/// Shows how far it is, and stops at a signal.
+struct Steps {
+    shown: Watched,
+    signal: Signal,
+}
+
+impl Steps {
+    fn begin(what: &'static str) -> anyhow::Result<Self> {
+        Ok(Self {
+            signal: Signal::listen("stopping; nothing will be left of it")?,
+            shown: Watched::new(what),
+        })
+    }
+
+    fn at(&self, done: u64, all: u64) -> ControlFlow<()> {
+        self.shown.at(done >> 20, all >> 20);
+        if self.signal.received().is_some() {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// The exit code where a signal has stopped it.
+    fn finish(self) -> Option<Exit> {
+        self.shown.finish();
+        self.signal.received()
+    }
+}
+
+fn text(report: &SnapshotReport) -> String {
+    let mut rows = vec![
+        ("bytes", report.bytes.to_string()),
+        ("sha256", report.sha256.clone()),
+        ("deployment", report.deployment.clone()),
+        (
+            "model",
+            format!("{}, fingerprint {}", report.model, report.model_fingerprint),
+        ),
+        (
+            "gallery",
+            format!("{} items, {} labels", report.items, report.labels),
+        ),
+        ("digest", report.gallery_digest.clone()),
+        ("operating points", report.operating_points.to_string()),
+    ];
+    let active = report.active_operating_point.clone();
+    rows.push(("active", active.unwrap_or_else(|| "none".to_owned())));
+    format!("{}\n{}", report.archive.display(), table(&rows))
+}

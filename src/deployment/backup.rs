@@ -1,0 +1,254 @@
+//! Snapshots: a deployment in one file, taken while it serves, and made a deployment again.
+//!
+//! A snapshot holds the record, the items, every operating point with its recording, and the
+//! cohorts: all that answers and decisions rest on, but for the model, which is named by its
+//! fingerprint. The index is not in it, for it is made of the items. What is taken is verified
+//! before it is packed, and what is restored before it gets its name.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::archive::{self, ArchiveError, Contents, Entry};
+use super::folder::{COHORTS, OPERATING_POINTS, RECORD_FILE, RECORDINGS};
+use super::{DeploymentError, Folder};
+use crate::gallery::graph::IndexParams;
+use crate::gallery::{Access, Gallery, copy_items};
+
+pub use super::archive::Progress;
+
+const ITEMS: &str = "items.db";
+
+/// What a snapshot holds.
+#[derive(Clone, Debug, Serialize)]
+pub struct SnapshotReport {
+    /// The archive.
+    pub archive: PathBuf,
+    /// Its length.
+    pub bytes: u64,
+    /// SHA-256 that identifies the content, 64 hexadecimal digits.
+    pub sha256: String,
+    /// Name of the deployment.
+    pub deployment: String,
+    /// Name of the model that embedded the items.
+    pub model: String,
+    /// Its fingerprint.
+    pub model_fingerprint: String,
+    /// Number of items.
+    pub items: usize,
+    /// Number of labels.
+    pub labels: usize,
+    /// Number of the gallery's state.
+    pub generation: u64,
+    /// Digest of the items.
+    pub gallery_digest: String,
+    /// Number of operating points.
+    pub operating_points: usize,
+    /// The one that decides.
+    pub active_operating_point: Option<String>,
+}
+
+impl Folder {
+    /// Takes a snapshot, also of a deployment that another process serves and changes meanwhile.
+    ///
+    /// Beside the archive it needs room for a second copy of the items until it is done.
+    ///
+    /// # Errors
+    /// There is an archive of this name, the deployment is damaged, the disk, or it was stopped.
+    pub fn take_snapshot(
+        &self,
+        to: &Path,
+        progress: Progress<'_>,
+    ) -> Result<SnapshotReport, DeploymentError> {
+        if to.symlink_metadata().is_ok() {
+            return Err(ArchiveError::Exists(to.to_owned()).into());
+        }
+        let scratch = Scratch::new(to, "scratch")?;
+        // The record first: what it names is there, and is never changed.
+        self.copy_record(&scratch.0.join(RECORD_FILE))?;
+        copy_items(&self.gallery_file(), &scratch.0.join(ITEMS))?;
+        let mut entries = vec![RECORD_FILE.to_owned(), ITEMS.to_owned()];
+        for folder in [OPERATING_POINTS, RECORDINGS, COHORTS] {
+            let names = self.kept(folder)?;
+            link(self, folder, &names, &scratch.0)?;
+            entries.extend(names.iter().map(|name| format!("{folder}/{name}")));
+        }
+        let found = examine(&scratch.0)?;
+        let entries: Vec<Entry> = entries
+            .into_iter()
+            .map(|name| Entry {
+                source: scratch.0.join(&name),
+                name,
+            })
+            .collect();
+        let contents = archive::pack(&entries, to, progress)?;
+        Ok(found.report(to, &contents))
+    }
+
+    /// Names of the files in one of the folder's folders, in order.
+    fn kept(&self, folder: &str) -> Result<Vec<String>, DeploymentError> {
+        let path = self.path().join(folder);
+        let failed = |cause: std::io::Error| DeploymentError::io(&path, &cause);
+        let entries = match fs::read_dir(&path) {
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(failed)?.file_name();
+            // What is being written now has another ending.
+            let name = name.to_str().filter(|name| {
+                [".json", ".cohort"]
+                    .iter()
+                    .any(|ending| name.ends_with(ending))
+            });
+            names.extend(name.map(str::to_owned));
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+}
+
+/// Makes a new deployment of a snapshot, at `into`, where there is nothing or an empty folder.
+///
+/// # Errors
+/// There is something, the archive or what it holds is damaged, the disk, or it was stopped.
+pub fn restore(
+    archive: &Path,
+    into: &Path,
+    progress: Progress<'_>,
+) -> Result<SnapshotReport, DeploymentError> {
+    let is_free = match fs::read_dir(into) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(cause) => cause.kind() == std::io::ErrorKind::NotFound,
+    };
+    if !is_free {
+        return Err(DeploymentError::Folder {
+            path: into.to_owned(),
+            problem: "exists and is not empty; restore to another, or remove it".to_owned(),
+        });
+    }
+    let into = std::path::absolute(into).map_err(|cause| DeploymentError::io(into, &cause))?;
+    let parent = into.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(parent).map_err(|cause| DeploymentError::io(parent, &cause))?;
+    let scratch = Scratch::new(&into, "restoring")?;
+    let contents = archive::unpack(archive, &scratch.0, progress)?;
+    let found = examine(&scratch.0)?;
+    fs::rename(&scratch.0, &into).map_err(|cause| DeploymentError::io(&into, &cause))?;
+    archive::sync(parent)?;
+    Ok(found.report(archive, &contents))
+}
+
+/// Reads all of a snapshot and compares it with its checksums; writes nothing.
+///
+/// # Errors
+/// It is no snapshot, or damaged.
+pub fn check_snapshot(
+    archive: &Path,
+    progress: Progress<'_>,
+) -> Result<(u64, String), DeploymentError> {
+    let contents = archive::verify(archive, progress)?;
+    Ok((contents.bytes, hex(&contents.sha256)))
+}
+
+/// A folder beside what is being made, gone when this is. It is locked meanwhile, so that one which
+/// is not is what a crash left.
+struct Scratch(
+    PathBuf,
+    #[expect(dead_code, reason = "held for its lock")] File,
+);
+
+impl Scratch {
+    fn new(beside: &Path, ending: &str) -> Result<Self, DeploymentError> {
+        let mut path = beside.as_os_str().to_owned();
+        path.push(format!(".{ending}"));
+        let path = PathBuf::from(path);
+        let failed = |cause: std::io::Error| DeploymentError::io(&path, &cause);
+        let lock = || {
+            let folder = File::open(&path).map_err(failed)?;
+            match folder.try_lock() {
+                Err(TryLockError::WouldBlock) => Err(ArchiveError::Busy(beside.to_owned()).into()),
+                Err(TryLockError::Error(_)) | Ok(()) => Ok::<_, DeploymentError>(folder),
+            }
+        };
+        if path.symlink_metadata().is_ok() {
+            let _left = lock()?;
+            fs::remove_dir_all(&path).map_err(failed)?;
+        }
+        fs::create_dir(&path).map_err(failed)?;
+        let folder = lock()?;
+        Ok(Self(path, folder))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Gone already, where it was given its name.
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+/// Copies files that are never changed, by a link where that can be had.
+fn link(from: &Folder, folder: &str, names: &[String], to: &Path) -> Result<(), DeploymentError> {
+    let into = to.join(folder);
+    fs::create_dir(&into).map_err(|cause| DeploymentError::io(&into, &cause))?;
+    for name in names {
+        let (from, to) = (from.path().join(folder).join(name), into.join(name));
+        fs::hard_link(&from, &to)
+            .or_else(|_no_links_here| fs::copy(&from, &to).map(drop))
+            .map_err(|cause| DeploymentError::io(&from, &cause))?;
+    }
+    Ok(())
+}
+
+/// What a folder was found to hold when all of it was verified.
+struct Found {
+    folder: Folder,
+    gallery: Gallery,
+    operating_points: usize,
+}
+
+fn examine(path: &Path) -> Result<Found, DeploymentError> {
+    let folder = Folder::open(path)?;
+    let no_graph = IndexParams {
+        graph_from_items: usize::MAX,
+        ..IndexParams::default()
+    };
+    let gallery = Gallery::open(&folder.gallery_file(), Access::ReadOnly, no_graph)?;
+    folder.check_gallery(gallery.id())?;
+    let points = folder.operating_points()?;
+    for point in &points {
+        folder.adjuster(point)?;
+    }
+    folder.active_operating_point()?;
+    Ok(Found {
+        folder,
+        gallery,
+        operating_points: points.len(),
+    })
+}
+
+impl Found {
+    fn report(self, archive: &Path, contents: &Contents) -> SnapshotReport {
+        let (record, state) = (self.folder.record(), self.gallery.snapshot());
+        SnapshotReport {
+            archive: archive.to_owned(),
+            bytes: contents.bytes,
+            sha256: hex(&contents.sha256),
+            deployment: record.name.clone(),
+            model: record.model.name.clone(),
+            model_fingerprint: record.model.fingerprint.clone(),
+            items: state.len(),
+            labels: state.label_count(),
+            generation: state.generation(),
+            gallery_digest: state.digest(),
+            operating_points: self.operating_points,
+            active_operating_point: record.active_operating_point.clone(),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,436 @@
+//! `SnapshotService`: snapshots taken, kept, moved and restored while the server serves.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use prost::Message;
+use prost_types::{Any, Timestamp};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::convert::invalid;
+use super::operations::{Handle, Running, cancelled};
+use super::proto::longrunning::Operation;
+use super::proto::snapshot_service_server::SnapshotService;
+use super::proto::{
+    CreateSnapshotRequest, DeleteSnapshotRequest, DeleteSnapshotResponse, ListSnapshotsRequest,
+    ListSnapshotsResponse, ReadSnapshotRequest, ReadSnapshotResponse, RestoreSnapshotRequest,
+    RestoreSnapshotResponse, Snapshot, SnapshotMetadata, WriteSnapshotRequest,
+    WriteSnapshotResponse,
+};
+use super::registry::Registry;
+use super::status::{from_error, status};
+use crate::deployment::{
+    ArchiveError, Deployment, DeploymentError, OpenOptions, check_snapshot, now_rfc_3339, restore,
+};
+use crate::gallery::Access;
+
+const ENDING: &str = ".snapshot";
+/// Bytes of one message of a snapshot that is read: far below the limit of any client.
+const PIECE: usize = 1 << 20;
+/// Pieces on their way between the disk and the network.
+const PIECES: usize = 4;
+
+#[derive(Clone, Debug)]
+pub(super) struct Snapshots {
+    pub(super) registry: Registry,
+    pub(super) running: Running,
+    /// Where snapshots and what is made of them are kept.
+    pub(super) data_dir: Option<PathBuf>,
+}
+
+/// The folder of snapshots below `data_dir`.
+fn snapshots(data_dir: &Path) -> PathBuf {
+    data_dir.join("snapshots")
+}
+
+/// The folder of restored deployments below `data_dir`: each is served under its folder's name.
+pub(super) fn deployments(data_dir: &Path) -> PathBuf {
+    data_dir.join("deployments")
+}
+
+impl Snapshots {
+    fn data_dir(&self) -> Result<&Path, Status> {
+        self.data_dir.as_deref().ok_or_else(|| {
+            let message = "this server keeps no snapshots: it was started without data_dir";
+            status(Code::FailedPrecondition, "DATA_DIR_MISSING", message)
+        })
+    }
+
+    /// Where a snapshot is, or would be.
+    fn place(&self, id: &str) -> Result<PathBuf, Status> {
+        let folder = snapshots(self.data_dir()?);
+        check_name("snapshot_id", id)?;
+        Ok(folder.join(format!("{id}{ENDING}")))
+    }
+
+    fn existing(&self, id: &str) -> Result<PathBuf, Status> {
+        let path = self.place(id)?;
+        if path.is_file() {
+            return Ok(path);
+        }
+        let message = format!("there is no snapshot `{id}`");
+        Err(status(Code::NotFound, "SNAPSHOT_NOT_FOUND", &message))
+    }
+
+    fn absent(&self, id: &str) -> Result<PathBuf, Status> {
+        let path = self.place(id)?;
+        if path.symlink_metadata().is_ok() {
+            let message = format!("there is a snapshot `{id}` already; choose another id");
+            return Err(status(Code::AlreadyExists, "SNAPSHOT_EXISTS", &message));
+        }
+        let folder = path.parent().unwrap_or(&path);
+        fs::create_dir_all(folder).map_err(|cause| failed(folder, &cause))?;
+        Ok(path)
+    }
+
+    fn list(&self) -> Result<ListSnapshotsResponse, Status> {
+        let folder = snapshots(self.data_dir()?);
+        let entries = match fs::read_dir(&folder) {
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(ListSnapshotsResponse::default());
+            }
+            entries => entries.map_err(|cause| failed(&folder, &cause))?,
+        };
+        let mut found: Vec<Snapshot> = entries
+            .filter_map(|entry| about(&entry.ok()?.path()))
+            .collect();
+        found.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        Ok(ListSnapshotsResponse { snapshots: found })
+    }
+
+    fn create(&self, request: CreateSnapshotRequest) -> Result<Operation, Status> {
+        let deployment = self.registry.find(&request.deployment)?;
+        let id = if request.snapshot_id.is_empty() {
+            let time: String = now_rfc_3339().replace([':', '-'], "");
+            format!(
+                "{}-{time}",
+                deployment.name().chars().take(40).collect::<String>()
+            )
+        } else {
+            request.snapshot_id
+        };
+        let path = self.absent(&id)?;
+        let metadata = SnapshotMetadata {
+            deployment: deployment.name().to_owned(),
+            snapshot_id: id,
+            ..SnapshotMetadata::default()
+        };
+        self.begin(&request.operation_id, metadata, move |job| {
+            let taken = deployment.take_snapshot(&path, &mut |done, all| job.step(done, all));
+            taken.map_err(|error| stopped(&error))?;
+            let snapshot = about(&path).unwrap_or_default();
+            Ok(any("Snapshot", &snapshot))
+        })
+    }
+
+    fn restore(&self, request: RestoreSnapshotRequest) -> Result<Operation, Status> {
+        let archive = self.existing(&request.snapshot_id)?;
+        check_name("deployment", &request.deployment)?;
+        let into = deployments(self.data_dir()?).join(&request.deployment);
+        let name = request.deployment;
+        let exists = || {
+            let message = format!("there is a deployment `{name}` already; choose another name");
+            Err(status(Code::AlreadyExists, "DEPLOYMENT_EXISTS", &message))
+        };
+        let loaded = self.registry.loaded()?;
+        if loaded.deployments.contains_key(&name) || into.symlink_metadata().is_ok() {
+            return exists();
+        }
+        let metadata = SnapshotMetadata {
+            deployment: name.clone(),
+            snapshot_id: request.snapshot_id,
+            ..SnapshotMetadata::default()
+        };
+        let registry = self.registry.clone();
+        self.begin(&request.operation_id, metadata, move |job| {
+            restore(&archive, &into, &mut |done, all| job.step(done, all))
+                .map_err(|error| stopped(&error))?;
+            let options = OpenOptions {
+                name: Some(name.clone()),
+                model: None,
+                access: Access::ReadWrite,
+            };
+            let opened = loaded
+                .models()
+                .and_then(|mut models| Deployment::open(&into, &mut models, options));
+            let deployment = opened.map_err(|error| {
+                // What cannot be served is not left behind for the next start to fail at.
+                drop(fs::remove_dir_all(&into));
+                from_error(&error)
+            })?;
+            let (state, standing) = (deployment.snapshot(), deployment.standing());
+            let response = RestoreSnapshotResponse {
+                deployment: name,
+                items: state.len() as u64,
+                labels: state.label_count() as u64,
+                operating_point_id: standing
+                    .valid()
+                    .map(|point| point.id().to_owned())
+                    .unwrap_or_default(),
+            };
+            deployment.publish();
+            registry.add(deployment)?;
+            Ok(any("RestoreSnapshotResponse", &response))
+        })
+    }
+
+    /// Begins an operation whose work reads and writes for long.
+    fn begin(
+        &self,
+        operation_id: &str,
+        metadata: SnapshotMetadata,
+        work: impl FnOnce(&mut Job) -> Result<Any, Status> + Send + 'static,
+    ) -> Result<Operation, Status> {
+        let handle = self
+            .running
+            .begin(operation_id, any("SnapshotMetadata", &metadata))?;
+        let begun = handle.operation();
+        let (under_way, registry) = (self.registry.enter(), self.registry.clone());
+        let mut job = Job {
+            handle,
+            metadata,
+            registry: registry.clone(),
+        };
+        tokio::spawn(async move {
+            let _under_way = under_way;
+            let running = registry.heavy(move || {
+                let result = work(&mut job);
+                job.handle.finish(result);
+            });
+            // A panic has ended the operation as cancelled, and is in the log.
+            drop(running.await);
+        });
+        Ok(begun)
+    }
+
+    fn read(
+        &self,
+        id: &str,
+    ) -> Result<ReceiverStream<Result<ReadSnapshotResponse, Status>>, Status> {
+        let path = self.existing(id)?;
+        let (pieces, outgoing) = mpsc::channel(PIECES);
+        let (under_way, registry) = (self.registry.enter(), self.registry.clone());
+        let read = move || {
+            let _under_way = under_way;
+            let file = match File::open(&path) {
+                Ok(file) => file,
+                Err(cause) => return drop(pieces.blocking_send(Err(failed(&path, &cause)))),
+            };
+            loop {
+                let mut data = Vec::new();
+                let piece = (&file).take(PIECE as u64).read_to_end(&mut data);
+                let answer = match piece {
+                    Ok(0) => return,
+                    Ok(_) => Ok(ReadSnapshotResponse { data }),
+                    Err(cause) => Err(failed(&path, &cause)),
+                };
+                let ends = answer.is_err();
+                // The client may have gone.
+                if pieces.blocking_send(answer).is_err() || ends {
+                    return;
+                }
+            }
+        };
+        tokio::spawn(async move { registry.heavy(read).await });
+        Ok(ReceiverStream::new(outgoing))
+    }
+
+    async fn write(
+        &self,
+        mut incoming: Streaming<WriteSnapshotRequest>,
+    ) -> Result<WriteSnapshotResponse, Status> {
+        let next = tokio::time::timeout(self.registry.longest(), incoming.message()).await;
+        let first = next.map_err(|_elapsed| invalid("no first message came in time"))??;
+        let first = first.ok_or_else(|| invalid("the first message must carry snapshot_id"))?;
+        let path = self.absent(&first.snapshot_id)?;
+        let (pieces, arriving) = mpsc::channel(PIECES);
+        let writing = tokio::spawn({
+            let (path, registry) = (path.clone(), self.registry.clone());
+            async move { registry.heavy(move || receive(&path, arriving)).await }
+        });
+        let mut piece = Some(first.data);
+        while let Some(data) = piece {
+            if pieces.send(Some(data)).await.is_err() {
+                // It failed, and says why below.
+                break;
+            }
+            let next = tokio::time::timeout(self.registry.longest(), incoming.message()).await;
+            let next = next.map_err(|_elapsed| invalid("the next message did not come in time"))?;
+            piece = next?.map(|next| next.data);
+        }
+        // Only a stream that came to its end is a whole snapshot.
+        drop(pieces.send(None).await);
+        let internal = |_panic| Status::internal("internal error");
+        writing.await.map_err(internal)???;
+        Ok(WriteSnapshotResponse {
+            snapshot: about(&path),
+        })
+    }
+}
+
+/// Writes what arrives beside where it belongs, verifies it, and gives it its name.
+fn receive(path: &Path, mut arriving: mpsc::Receiver<Option<Vec<u8>>>) -> Result<(), Status> {
+    let beside = path.with_extension("upload");
+    let io = |cause: std::io::Error| failed(&beside, &cause);
+    let mut whole = false;
+    let written = File::create_new(&beside).map_err(io).and_then(|mut file| {
+        while let Some(piece) = arriving.blocking_recv() {
+            match piece {
+                Some(data) => file.write_all(&data).map_err(io)?,
+                None => {
+                    whole = true;
+                    break;
+                }
+            }
+        }
+        if !whole {
+            return Err(Status::cancelled("the client went away"));
+        }
+        file.sync_all().map_err(io)?;
+        check_snapshot(&beside, &mut |_, _| ControlFlow::Continue(()))
+            .map_err(|error| from_error(&error))?;
+        fs::hard_link(&beside, path).map_err(io)
+    });
+    if fs::symlink_metadata(&beside).is_ok() {
+        drop(fs::remove_file(&beside));
+    }
+    written
+}
+
+/// An operation with a snapshot that is under way.
+struct Job {
+    handle: Handle,
+    metadata: SnapshotMetadata,
+    registry: Registry,
+}
+
+impl Job {
+    /// Says how far it is, and whether it is to go on.
+    fn step(&mut self, done: u64, all: u64) -> ControlFlow<()> {
+        self.metadata.done_bytes = done;
+        self.metadata.total_bytes = all;
+        self.handle
+            .progress(any("SnapshotMetadata", &self.metadata));
+        if self.handle.is_cancelled() || self.registry.is_stopping() {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// The status of an operation that failed or was stopped.
+fn stopped(error: &DeploymentError) -> Status {
+    if let DeploymentError::Archive(ArchiveError::Cancelled) = error {
+        return cancelled();
+    }
+    from_error(error)
+}
+
+/// What is said of a snapshot file; `None` for a file that is none.
+fn about(path: &Path) -> Option<Snapshot> {
+    let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+    let id = path.file_name()?.to_str()?.strip_suffix(ENDING)?;
+    Some(Snapshot {
+        id: id.to_owned(),
+        bytes: metadata.len(),
+        create_time: metadata.modified().ok().map(Timestamp::from),
+    })
+}
+
+fn check_name(field: &str, name: &str) -> Result<(), Status> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let fits = (1..=64).contains(&name.len()) && !name.starts_with('.');
+    if fits && name.chars().all(allowed) {
+        return Ok(());
+    }
+    Err(invalid(&format!(
+        "{field} must be 1 to 64 letters, digits, `-`, `_` or `.`, and not begin with `.`"
+    )))
+}
+
+fn failed(path: &Path, cause: &std::io::Error) -> Status {
+    tracing::error!(path = %path.display(), %cause, "a snapshot failed");
+    if cause.kind() == std::io::ErrorKind::StorageFull {
+        let message = "the disk of the snapshots is full; nothing was written";
+        return status(Code::ResourceExhausted, "DISK_FULL", message);
+    }
+    status(
+        Code::Internal,
+        "INTERNAL",
+        "the snapshot failed; the server's log has the cause",
+    )
+}
+
+fn any(message: &str, value: &impl Message) -> Any {
+    Any {
+        type_url: format!("type.googleapis.com/matchpoint.v1.{message}"),
+        value: value.encode_to_vec(),
+    }
+}
+
+#[tonic::async_trait]
+impl SnapshotService for Snapshots {
+    async fn create_snapshot(
+        &self,
+        request: Request<CreateSnapshotRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let work = async { self.create(request.into_inner()) };
+        let begun = self.registry.call("CreateSnapshot", work).await;
+        begun.map(Response::new)
+    }
+
+    async fn list_snapshots(
+        &self,
+        _request: Request<ListSnapshotsRequest>,
+    ) -> Result<Response<ListSnapshotsResponse>, Status> {
+        let work = async { self.list() };
+        let listed = self.registry.call("ListSnapshots", work).await;
+        listed.map(Response::new)
+    }
+
+    type ReadSnapshotStream = ReceiverStream<Result<ReadSnapshotResponse, Status>>;
+
+    async fn read_snapshot(
+        &self,
+        request: Request<ReadSnapshotRequest>,
+    ) -> Result<Response<Self::ReadSnapshotStream>, Status> {
+        let work = async { self.read(&request.get_ref().snapshot_id) };
+        let reading = self.registry.call("ReadSnapshot", work).await;
+        reading.map(Response::new)
+    }
+
+    async fn write_snapshot(
+        &self,
+        request: Request<Streaming<WriteSnapshotRequest>>,
+    ) -> Result<Response<WriteSnapshotResponse>, Status> {
+        // Not bound by the time of a request: each message is.
+        let _under_way = self.registry.enter();
+        self.write(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn delete_snapshot(
+        &self,
+        request: Request<DeleteSnapshotRequest>,
+    ) -> Result<Response<DeleteSnapshotResponse>, Status> {
+        let work = async {
+            let path = self.existing(&request.get_ref().snapshot_id)?;
+            fs::remove_file(&path).map_err(|cause| failed(&path, &cause))?;
+            Ok(DeleteSnapshotResponse {})
+        };
+        let deleted = self.registry.call("DeleteSnapshot", work).await;
+        deleted.map(Response::new)
+    }
+
+    async fn restore_snapshot(
+        &self,
+        request: Request<RestoreSnapshotRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let work = async { self.restore(request.into_inner()) };
+        let begun = self.registry.call("RestoreSnapshot", work).await;
+        begun.map(Response::new)
+    }
+}
