@@ -1298,3 +1298,161 @@ fn a_snapshot_of_a_deployment_is_restored_as_it_was() {
     assert_eq!(code(&run(&["restore", path(&archive), "--check"])), 65);
     assert_eq!(names(), before);
 }
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "one story")]
+fn vectors_made_elsewhere_are_enrolled_without_a_model() {
+    let root = TempDir::new().unwrap();
+    let at = |name: &str| root.path().join(name);
+    let (vectors, labels, deployment) = (at("v.npy"), at("v.csv"), at("faces"));
+    let mut rows = [
+        [1.0, 2.0, 3.0],
+        [2.0, 4.0, 6.5],
+        [0.0, 0.0, 0.0],
+        [3.0, -1.0, 0.0],
+        [9.0, 9.0, 9.0],
+    ];
+    fs::write(&vectors, npy(&rows)).unwrap();
+    fs::write(&labels, "id,label,role,site\na/1,a,gallery,x\na/2,a,gallery,\nb/1,b,gallery,x\nc/1,c,gallery,y\nd/1,d,unused,y\n").unwrap();
+    let mut arguments = vec![
+        "build",
+        path(&deployment),
+        "--embeddings",
+        path(&vectors),
+        "--labels",
+        path(&labels),
+        "--json",
+    ];
+    let unnamed = run(&arguments);
+    assert_eq!(code(&unnamed), 2);
+    assert!(
+        text(&unnamed.stderr).contains("--vectors-of"),
+        "{}",
+        text(&unnamed.stderr)
+    );
+    arguments.extend(["--vectors-of", "arcface-r100"]);
+    let built = run(&arguments);
+    let report = json(&built);
+    assert_eq!(
+        (
+            code(&built),
+            report["enrolled"].as_u64(),
+            report["items"].as_u64()
+        ),
+        (3, Some(3), Some(3))
+    );
+    assert!(
+        report["failed"][0]["reason"]
+            .as_str()
+            .unwrap()
+            .contains("length zero")
+    );
+
+    // Again, with one that has changed.
+    rows[3][2] = 0.5;
+    fs::write(&vectors, npy(&rows)).unwrap();
+    let again = json(&run(&arguments));
+    assert_eq!(
+        (again["enrolled"].as_u64(), again["unchanged"].as_u64()),
+        (Some(1), Some(2))
+    );
+    let inspected = json(&run(&["inspect", path(&deployment), "--json"]));
+    let record = &inspected["deployment"]["record"]["model"];
+    assert_eq!(
+        (record["name"].as_str(), record["vectors"].as_u64()),
+        (Some("arcface-r100"), Some(3))
+    );
+
+    let other = ["--vectors-of", "other"];
+    let refused = run(&[&arguments[..arguments.len() - 2], &other].concat());
+    assert_eq!(code(&refused), 4);
+    let images = photos().join("images");
+    let refused = run(&["build", path(&deployment), "--images", path(&images)]);
+    assert_eq!(code(&refused), 2);
+    assert!(
+        text(&refused.stderr).contains("made elsewhere"),
+        "{}",
+        text(&refused.stderr)
+    );
+    // Its own items as queries say what the threshold would be.
+    let calibrated = run(&[
+        "calibrate",
+        path(&deployment),
+        "--gallery-as-queries",
+        "--equal-error",
+        "--dry-run",
+        "--json",
+    ]);
+    assert!(
+        [0, 5].contains(&code(&calibrated)),
+        "{}",
+        text(&calibrated.stderr)
+    );
+    let verified = json(&run(&["verify", path(&deployment), "--json"]));
+    assert_eq!(
+        (verified["items"].as_u64(), &verified["orphans"]),
+        (Some(3), &serde_json::json!([]))
+    );
+}
+
+#[test]
+fn verify_measures_the_index_and_names_what_belongs_to_nothing() {
+    let root = TempDir::new().unwrap();
+    let at = |name: &str| root.path().join(name);
+    let rows: Vec<[f32; 3]> = (0..600_u16)
+        .map(|row| {
+            let angle = f32::from(row) * 0.37;
+            [angle.cos(), angle.sin(), f32::from(row % 7) - 3.0]
+        })
+        .collect();
+    let (vectors, labels, deployment) = (at("v.npy"), at("v.csv"), at("many"));
+    fs::write(&vectors, npy(&rows)).unwrap();
+    let lines: String = (0..600)
+        .map(|row| format!("label {}\n", row % 20))
+        .collect();
+    fs::write(&labels, format!("label\n{lines}")).unwrap();
+    let built = run(&[
+        "build",
+        path(&deployment),
+        "--embeddings",
+        path(&vectors),
+        "--labels",
+        path(&labels),
+        "--vectors-of",
+        "x",
+        "--graph-from-items",
+        "100",
+    ]);
+    assert_eq!(code(&built), 0, "{}", text(&built.stderr));
+    fs::write(deployment.join("items.graph.tmp"), "half").unwrap();
+    fs::create_dir_all(deployment.join("recordings")).unwrap();
+    fs::write(deployment.join("recordings/op-0.json"), "{}").unwrap();
+    let verify = |more: &[&str]| {
+        run(&[
+            &[
+                "verify",
+                path(&deployment),
+                "--graph-from-items",
+                "100",
+                "--json",
+            ],
+            more,
+        ]
+        .concat())
+    };
+    let verified = verify(&[]);
+    let report = json(&verified);
+    assert_eq!(code(&verified), 0, "{}", text(&verified.stderr));
+    assert_eq!(
+        report["orphans"],
+        serde_json::json!(["items.graph.tmp", "recordings/op-0.json"])
+    );
+    assert!(
+        0.95 <= report["recall"]["recall"].as_f64().unwrap(),
+        "{report}"
+    );
+    assert_eq!(report["recall"]["searches"].as_u64(), Some(600));
+    assert_eq!(code(&verify(&["--min-recall", "1.5"])), 2);
+    let shown = run(&["verify", path(&deployment)]);
+    assert!(text(&shown.stdout).contains("every search compares with every item"));
+}

@@ -1,5 +1,6 @@
 //! `matchpoint build`: embed images and enrol them, resumably.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use serde::Serialize;
 
 use super::batch::in_order;
 use super::exit::{Exit, fail};
+use super::given::{Given, GivenFlags};
 use super::output::{Output, table};
 use super::progress::Progress;
 use super::signal::Signal;
@@ -24,19 +26,25 @@ use crate::telemetry;
 /// perhaps id; further columns become metadata) or a JSONL file (the same as objects). Paths are
 /// relative to the file.
 ///
+/// Or vectors that are made elsewhere, with --embeddings: by the deployment's own model, or, for a
+/// deployment without one, by what --vectors-of names. That answers searches by vectors only.
+///
 /// A build that was interrupted goes on where it stopped when it is run again. Images that cannot
 /// be used are listed, and end the command with exit code 3 after all others are enrolled.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   matchpoint build shop --images photos/ --model models/efficientnet-lite0
   matchpoint build shop --images items.csv --model models/efficientnet-lite0 --json
-  matchpoint build shop --images new-photos/          # add to it; the model is known")]
+  matchpoint build shop --images new-photos/          # add to it; the model is known
+  matchpoint build faces --embeddings faces.npy --labels faces.csv --vectors-of arcface-r100")]
 pub(super) struct Build {
     /// The deployment's folder; made where there is none
     deployment: PathBuf,
     /// The images: a folder, a .csv or a .jsonl file
-    #[arg(long, value_name = "SOURCE")]
-    images: PathBuf,
+    #[arg(long, value_name = "SOURCE", required_unless_present = "embeddings")]
+    images: Option<PathBuf>,
+    #[command(flatten)]
+    given: GivenFlags,
     /// The model's folder; required for a new deployment
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
@@ -86,6 +94,8 @@ pub(super) struct BuildReport {
 
 /// Items of one transaction: few enough that a killed build loses a second's work.
 const BATCH: usize = 128;
+/// Vectors of one transaction: nothing is lost with them but time on the disk.
+const BATCH_OF_VECTORS: usize = 1000;
 
 /// What the first signal is answered with.
 const STOPPING: &str = "stopping after the images under way; run the command again to resume";
@@ -94,7 +104,11 @@ impl Build {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let engine = self.engine.resolve(&ProcessEnvironment)?;
         telemetry::install_logs(&engine.log, engine.log_json)?;
-        let sources = Sources::read(&self.images)?;
+        let input = match (self.given.read()?, &self.images) {
+            (Some(given), _) => Input::Vectors(given),
+            (None, Some(images)) => Input::Images(Sources::read(images)?),
+            (None, None) => return Err(fail(Exit::Usage, "say --images or --embeddings")),
+        };
         let output = Output::new(self.json);
         let report = build(&Request {
             deployment: &self.deployment,
@@ -102,7 +116,8 @@ impl Build {
             name: self.name.as_deref(),
             prune: self.prune,
             engine: &engine,
-            sources,
+            vectors_of: self.given.vectors_of.as_deref(),
+            input,
         })?;
         output.result(&report.report, text)?;
         Ok(match (report.signal, report.report.failed.is_empty()) {
@@ -120,7 +135,24 @@ pub(super) struct Request<'a> {
     pub(super) name: Option<&'a str>,
     pub(super) prune: bool,
     pub(super) engine: &'a Engine,
-    pub(super) sources: Sources,
+    /// What makes the vectors, where a new deployment has no model.
+    pub(super) vectors_of: Option<&'a str>,
+    pub(super) input: Input,
+}
+
+/// What to enrol.
+pub(super) enum Input {
+    Images(Sources),
+    Vectors(Given),
+}
+
+impl Input {
+    fn len(&self) -> usize {
+        match self {
+            Self::Images(sources) => sources.items.len(),
+            Self::Vectors(given) => given.len(),
+        }
+    }
 }
 
 /// What a build came to, and the signal that ended it, if one did.
@@ -132,7 +164,7 @@ pub(super) struct Built {
 /// Enrols the sources, then opens the deployment once more as the server will.
 pub(super) fn build(request: &Request<'_>) -> anyhow::Result<Built> {
     let window = request.engine.workers * 4;
-    let mut models = Models::new(request.engine, window)?;
+    let mut models = Models::new(request.engine, window);
     create_if_missing(request, &mut models)?;
     let open = |access, models: &mut Models| {
         let model = request.model.map(ToOwned::to_owned);
@@ -147,23 +179,31 @@ pub(super) fn build(request: &Request<'_>) -> anyhow::Result<Built> {
         )
     };
     let deployment = Arc::new(open(Access::ReadWrite, &mut models)?);
+    if let Input::Vectors(given) = &request.input {
+        check_space(given, request.vectors_of, &deployment)?;
+    }
     let signal = Signal::listen(STOPPING)?;
     let mut work = Work {
         deployment: Arc::clone(&deployment),
         report: BuildReport {
             deployment: request.deployment.to_owned(),
-            failed: request.sources.refused.clone(),
-            ignored_files: request.sources.ignored,
             ..BuildReport::default()
         },
         batch: Vec::with_capacity(BATCH),
-        progress: Progress::new("build", request.sources.items.len()),
+        progress: Progress::new("build", request.input.len()),
     };
-    super::runtime()?.block_on(work.run(&request.sources.items, window, &signal))?;
+    match &request.input {
+        Input::Images(sources) => {
+            work.report.failed.clone_from(&sources.refused);
+            work.report.ignored_files = sources.ignored;
+            super::runtime()?.block_on(work.run(&sources.items, window, &signal))?;
+        }
+        Input::Vectors(given) => work.take_all(given, &signal)?,
+    }
     work.write()?;
     let signal = signal.received();
     if signal.is_none() {
-        work.settle_others(&request.sources, request.prune)?;
+        work.settle_others(&request.input, request.prune)?;
     }
     let (mut report, took) = (work.report, work.progress.finish());
     drop((work.deployment, deployment));
@@ -181,22 +221,50 @@ pub(super) fn build(request: &Request<'_>) -> anyhow::Result<Built> {
     Ok(Built { report, signal })
 }
 
+/// Vectors of another kind are refused before any is enrolled.
+fn check_space(given: &Given, of: Option<&str>, deployment: &Deployment) -> anyhow::Result<()> {
+    let model = &deployment.loaded().model;
+    let (found, expected) = (given.dimension(), model.dimension());
+    if found != expected {
+        let message = format!("the vectors have {found} components, and the deployment {expected}");
+        return Err(fail(Exit::Mismatch, message));
+    }
+    match of.filter(|of| *of != model.name()) {
+        None => Ok(()),
+        Some(of) => Err(fail(
+            Exit::Mismatch,
+            format!(
+                "the deployment holds vectors of `{}`, and these are of `{of}`; they cannot be compared",
+                model.name()
+            ),
+        )),
+    }
+}
+
 fn create_if_missing(request: &Request<'_>, models: &mut Models) -> anyhow::Result<()> {
     if Folder::exists(request.deployment) {
         return Ok(());
     }
-    let Some(model) = request.model else {
-        let where_to = request.deployment.display();
-        let message =
-            format!("there is no deployment at {where_to} yet; say --model DIR to make one");
-        return Err(fail(Exit::Usage, message));
+    let model = match (request.model, request.vectors_of, &request.input) {
+        (Some(model), ..) => models.open(model)?,
+        (None, Some(name), Input::Vectors(given)) => models.vectors(name, given.dimension())?,
+        (None, _, input) => {
+            let where_to = request.deployment.display();
+            let or = match input {
+                Input::Images(_) => "",
+                Input::Vectors(_) => ", or --vectors-of NAME for vectors without a model,",
+            };
+            let message = format!(
+                "there is no deployment at {where_to} yet; say --model DIR{or} to make one"
+            );
+            return Err(fail(Exit::Usage, message));
+        }
     };
     let folder_name = request
         .deployment
         .file_name()
         .and_then(|name| name.to_str());
     let name = request.name.or(folder_name).unwrap_or("default");
-    let model = models.open(model)?;
     Ok(Deployment::create(request.deployment, name, &model)?)
 }
 
@@ -270,6 +338,33 @@ impl Work {
         Ok(())
     }
 
+    /// Enrols vectors, but for those that are enrolled already.
+    fn take_all(&mut self, given: &Given, signal: &Signal) -> anyhow::Result<()> {
+        for item in given.items() {
+            if signal.received().is_some() {
+                break;
+            }
+            self.progress.step();
+            match item {
+                Ok(item) if self.is_enrolled(&item) => self.report.unchanged += 1,
+                Ok(item) => self.batch.push(item),
+                Err(refused) => self.report.failed.push(refused),
+            }
+            if self.batch.len() == BATCH_OF_VECTORS {
+                self.write()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_enrolled(&self, item: &Item) -> bool {
+        self.deployment.item(&item.id).is_ok_and(|(head, vector)| {
+            head.label == item.label
+                && head.metadata == item.metadata
+                && *vector == *item.embedding.as_slice()
+        })
+    }
+
     /// Writes the batch; where one of its items is refused, the others one by one.
     fn write(&mut self) -> anyhow::Result<()> {
         let batch = std::mem::take(&mut self.batch);
@@ -296,21 +391,23 @@ impl Work {
     }
 
     /// Removes, or counts, items that the sources do not name.
-    fn settle_others(&mut self, sources: &Sources, prune: bool) -> anyhow::Result<()> {
-        let named = |id: &str| {
-            sources
-                .items
-                .binary_search_by(|item| item.id.as_str().cmp(id))
-                .is_ok()
+    fn settle_others(&mut self, input: &Input, prune: bool) -> anyhow::Result<()> {
+        let named: BTreeSet<String> = match input {
+            Input::Images(sources) => sources.items.iter().map(|item| item.id.clone()).collect(),
+            Input::Vectors(given) => given.ids(),
         };
         let snapshot = self.deployment.snapshot();
         let others: Vec<String> = snapshot
             .items()
             .map(|(head, _)| head.id.clone())
-            .filter(|id| !named(id))
+            .filter(|id| !named.contains(id))
             .collect();
         // An entry that could not be read may well name one of them.
-        if prune && sources.refused.is_empty() {
+        let all_were_read = match input {
+            Input::Images(sources) => sources.refused.is_empty(),
+            Input::Vectors(_) => true,
+        };
+        if prune && all_were_read {
             for batch in others.chunks(BATCH) {
                 self.deployment.delete_batch(batch)?;
             }

@@ -204,7 +204,8 @@ impl Story<'_> {
             name: Some(NAME),
             prune: false,
             engine: self.engine,
-            sources,
+            input: build::Input::Images(sources),
+            vectors_of: None,
         })?;
         self.say(&build::text(&built.report));
         Ok(built.report.enrolled)

@@ -178,6 +178,7 @@ impl Exit {
             DeploymentError::Analysis(_) => Self::BadData,
             DeploymentError::Cancelled => Self::Interrupted,
             DeploymentError::Name { .. }
+            | DeploymentError::NoImageModel
             | DeploymentError::Argument { .. }
             | DeploymentError::EtagMismatch { .. } => Self::Usage,
             DeploymentError::Damaged { .. }

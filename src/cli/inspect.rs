@@ -94,7 +94,7 @@ impl Inspect {
             None => None,
         };
         let model = match &self.model {
-            Some(folder) => Some(inspect_model(folder, &mut Models::new(&engine, 1)?)?),
+            Some(folder) => Some(inspect_model(folder, &mut Models::new(&engine, 1))?),
             None => None,
         };
         if let (Some(deployment), Some(model)) = (&deployment, &model)

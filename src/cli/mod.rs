@@ -3,12 +3,14 @@
 mod analysis;
 mod backup;
 mod batch;
+mod bench;
 mod build;
 mod calibrate;
 mod config;
 mod demo;
 mod evaluate;
 mod exit;
+mod given;
 mod inspect;
 mod output;
 mod page;
@@ -22,6 +24,7 @@ mod signal;
 mod sources;
 mod target;
 mod vectors;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -55,6 +58,10 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     /// Show and verify what a deployment, or a model, consists of
     Inspect(inspect::Inspect),
+    /// Verify a deployment: every checksum, the recall of its index, and files that belong to nothing
+    Verify(verify::Verify),
+    /// Measure the index of vectors: recall and speed, filters, enrolment, opening
+    Bench(bench::Bench),
     /// Copy a deployment into one file with checksums, also while it is served
     Snapshot(backup::Snapshot),
     /// Make a deployment of a snapshot
@@ -114,6 +121,8 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Search(command) => command.run(),
         Command::Evaluate(command) => command.run(),
         Command::Inspect(command) => command.run(),
+        Command::Verify(command) => command.run(),
+        Command::Bench(command) => command.run(),
         Command::Snapshot(command) => command.run(),
         Command::Restore(command) => command.run(),
         Command::Config(command) => command.run(),

@@ -22,7 +22,7 @@ pub(super) fn open(
     access: Access,
     engine: &Engine,
 ) -> anyhow::Result<Deployment> {
-    let mut models = Models::new(engine, window(engine))?;
+    let mut models = Models::new(engine, window(engine));
     Ok(Deployment::open(
         deployment,
         &mut models,

@@ -5,6 +5,7 @@
 //! fingerprint. The index is not in it, for it is made of the items. What is taken is verified
 //! before it is packed, and what is restored before it gets its name.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,8 @@ use serde::Serialize;
 use super::archive::{self, ArchiveError, Contents, Entry};
 use super::folder::{COHORTS, OPERATING_POINTS, RECORD_FILE, RECORDINGS};
 use super::{DeploymentError, Folder};
+use crate::calibration::adjustment::Adjustment;
+use crate::calibration::operating_point::OperatingPoint;
 use crate::gallery::graph::IndexParams;
 use crate::gallery::{Access, Gallery, copy_items};
 
@@ -86,28 +89,61 @@ impl Folder {
         Ok(found.report(to, &contents))
     }
 
+    /// Files of the folder that belong to nothing: what a crash left, recordings and cohorts of no
+    /// operating point.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn orphans(&self, points: &[OperatingPoint]) -> Result<Vec<String>, DeploymentError> {
+        let mut belong = BTreeSet::new();
+        for point in points {
+            belong.insert(format!("{OPERATING_POINTS}/{}.json", point.id()));
+            belong.insert(format!("{RECORDINGS}/{}.json", point.id()));
+            if let Some(Adjustment::Normalised { cohort, .. }) = &point.content().adjustment {
+                belong.insert(format!("{COHORTS}/{cohort}.cohort"));
+            }
+        }
+        let mut orphans = Vec::new();
+        for folder in ["", OPERATING_POINTS, RECORDINGS, COHORTS] {
+            let names = list(&self.path().join(folder), Path::is_file)?;
+            let is_known = |name: &str| match folder {
+                "" => !name.ends_with(".tmp"),
+                _ => belong.contains(&format!("{folder}/{name}")),
+            };
+            let names = names.into_iter().filter(|name| !is_known(name));
+            orphans.extend(names.map(|name| match folder {
+                "" => name,
+                _ => format!("{folder}/{name}"),
+            }));
+        }
+        Ok(orphans)
+    }
+
     /// Names of the files in one of the folder's folders, in order.
     fn kept(&self, folder: &str) -> Result<Vec<String>, DeploymentError> {
-        let path = self.path().join(folder);
-        let failed = |cause: std::io::Error| DeploymentError::io(&path, &cause);
-        let entries = match fs::read_dir(&path) {
-            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(failed)?,
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            let name = entry.map_err(failed)?.file_name();
-            // What is being written now has another ending.
-            let name = name.to_str().filter(|name| {
-                [".json", ".cohort"]
-                    .iter()
-                    .any(|ending| name.ends_with(ending))
-            });
-            names.extend(name.map(str::to_owned));
-        }
-        names.sort_unstable();
-        Ok(names)
+        // What is being written now has another ending.
+        list(&self.path().join(folder), |path| {
+            let ending = path.extension();
+            ending.is_some_and(|ending| ending == "json" || ending == "cohort")
+        })
     }
+}
+
+/// Names in a folder, in order; none where there is no folder.
+fn list(folder: &Path, take: impl Fn(&Path) -> bool) -> Result<Vec<String>, DeploymentError> {
+    let failed = |cause: std::io::Error| DeploymentError::io(folder, &cause);
+    let entries = match fs::read_dir(folder) {
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        names.extend(name.filter(|_| take(&path)).map(str::to_owned));
+    }
+    names.sort_unstable();
+    Ok(names)
 }
 
 /// Makes a new deployment of a snapshot, at `into`, where there is nothing or an empty folder.

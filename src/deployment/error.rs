@@ -39,6 +39,11 @@ pub enum DeploymentError {
         /// What was found.
         problem: String,
     },
+    /// There is no model that could embed an image.
+    #[error(
+        "no image can be embedded here: the vectors of this deployment are made elsewhere; send an embedding"
+    )]
+    NoImageModel,
     /// A snapshot cannot be taken or used.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
@@ -204,6 +209,7 @@ impl From<EmbedError> for DeploymentError {
         match error {
             EmbedError::Image(cause) => Self::Image(cause),
             EmbedError::Model { reason } => Self::ModelFailed { reason },
+            EmbedError::NoModel => Self::NoImageModel,
         }
     }
 }

@@ -66,8 +66,11 @@ pub struct ModelReference {
     pub name: String,
     /// The model's fingerprint: what is binding.
     pub fingerprint: String,
-    /// Where the model's folder was when the deployment was built: a hint.
+    /// Where the model's folder was when the deployment was built: a hint. Empty where there is none.
     pub folder: PathBuf,
+    /// The number of components of vectors that are made elsewhere; `None` where a model makes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vectors: Option<usize>,
 }
 
 #[derive(Serialize, Deserialize)]

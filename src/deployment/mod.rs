@@ -105,6 +105,7 @@ impl Deployment {
             name: model.model.name().to_owned(),
             fingerprint: model.model.fingerprint().to_owned(),
             folder: model.folder.clone(),
+            vectors: (!model.model.embeds_images()).then(|| model.model.dimension()),
         };
         let folder = Folder::prepare(folder, name, reference)?;
         let file = folder.gallery_file();
@@ -129,7 +130,7 @@ impl Deployment {
         let record = folder.record().clone();
         let name = options.name.unwrap_or(record.name);
         folder::check_name(&name)?;
-        let loaded = models.open(&options.model.unwrap_or(record.model.folder))?;
+        let loaded = models.named(&record.model, options.model.as_deref())?;
         if loaded.model.fingerprint() != record.model.fingerprint {
             return Err(DeploymentError::ModelMismatch {
                 expected_name: record.model.name,

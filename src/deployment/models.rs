@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::Engine;
-use crate::deployment::DeploymentError;
+use crate::deployment::{DeploymentError, ModelReference};
 use crate::model::Model;
 use crate::model::pool::Pool;
 use crate::model::runtime::{Candidate, Runtime};
@@ -17,7 +17,8 @@ const ONNXRUNTIME_VERSION: &str = "1.32.0";
 /// ONNX Runtime, and the models opened so far.
 #[derive(Debug)]
 pub struct Models {
-    runtime: Runtime,
+    /// Loaded with the first model that needs it.
+    runtime: Option<Runtime>,
     engine: Engine,
     queue_len_max: usize,
     open: BTreeMap<PathBuf, LoadedModel>,
@@ -35,24 +36,48 @@ pub struct LoadedModel {
 }
 
 impl Models {
-    /// Loads ONNX Runtime. At most `queue_len_max` jobs wait for each model's workers.
-    ///
-    /// # Errors
-    /// No runtime, or one that cannot be loaded.
-    pub fn new(engine: &Engine, queue_len_max: usize) -> Result<Self, DeploymentError> {
-        let runtime = Runtime::load(&candidates(engine))?;
-        Ok(Self {
-            runtime,
+    /// None yet. At most `queue_len_max` jobs will wait for each model's workers.
+    #[must_use]
+    pub fn new(engine: &Engine, queue_len_max: usize) -> Self {
+        Self {
+            runtime: None,
             engine: engine.clone(),
             queue_len_max,
             open: BTreeMap::new(),
+        }
+    }
+
+    /// Workers for vectors that are made elsewhere.
+    ///
+    /// # Errors
+    /// A thread cannot be started.
+    pub fn vectors(&self, name: &str, dimension: usize) -> Result<LoadedModel, DeploymentError> {
+        let model = Arc::new(Model::vectors(name, dimension));
+        let pool = Pool::start(Arc::clone(&model), self.engine.workers, self.queue_len_max)?;
+        Ok(LoadedModel {
+            folder: PathBuf::new(),
+            model,
+            pool: Arc::new(pool),
         })
     }
 
-    /// Opens a model folder, or gives the one that is open already.
+    /// Opens what a record names: a model folder, `other` where that is given, or vectors.
+    pub(super) fn named(
+        &mut self,
+        reference: &ModelReference,
+        other: Option<&Path>,
+    ) -> Result<LoadedModel, DeploymentError> {
+        match reference.vectors {
+            Some(dimension) => self.vectors(&reference.name, dimension),
+            None => self.open(other.unwrap_or(&reference.folder)),
+        }
+    }
+
+    /// Opens a model folder, or gives the one that is open already. The first one loads ONNX
+    /// Runtime.
     ///
     /// # Errors
-    /// The folder is no model, the model fails its golden check, or the device is not there.
+    /// No runtime, or one that cannot be loaded, the folder is no model, the model fails its golden check, or the device is not there.
     pub fn open(&mut self, folder: &Path) -> Result<LoadedModel, DeploymentError> {
         let folder = folder
             .canonicalize()
@@ -63,7 +88,13 @@ impl Models {
         if let Some(loaded) = self.open.get(&folder) {
             return Ok(loaded.clone());
         }
-        let model = Arc::new(Model::open(&folder, &self.runtime, self.engine.device)?);
+        let runtime = match &self.runtime {
+            Some(runtime) => runtime,
+            None => self
+                .runtime
+                .insert(Runtime::load(&candidates(&self.engine))?),
+        };
+        let model = Arc::new(Model::open(&folder, runtime, self.engine.device)?);
         let pool = Pool::start(Arc::clone(&model), self.engine.workers, self.queue_len_max)?;
         let loaded = LoadedModel {
             folder: folder.clone(),
@@ -74,10 +105,10 @@ impl Models {
         Ok(loaded)
     }
 
-    /// Version of ONNX Runtime in use.
+    /// Version of ONNX Runtime in use; "none" where nothing needs it.
     #[must_use]
     pub fn runtime_version(&self) -> &str {
-        self.runtime.version()
+        self.runtime.as_ref().map_or("none", Runtime::version)
     }
 
     /// What an image may cost.

@@ -11,6 +11,12 @@ use super::session::Session;
 
 /// One worker's own session and buffers. Not shared: a session runs one image at a time.
 pub struct Embedder {
+    dimension: usize,
+    /// `None` where vectors are made elsewhere.
+    image: Option<ImageEmbedder>,
+}
+
+struct ImageEmbedder {
     session: Session,
     manifest: Arc<Manifest>,
     resizer: Resizer,
@@ -40,23 +46,39 @@ pub enum EmbedError {
         /// What happened.
         reason: String,
     },
+    /// There is no model: vectors are made elsewhere.
+    #[error(
+        "no image can be embedded here: the vectors of this deployment are made elsewhere; send an embedding"
+    )]
+    NoModel,
 }
 
 impl Embedder {
     /// Number of components of every embedding.
     #[must_use]
     pub fn dimension(&self) -> usize {
-        self.manifest.output.dimension
+        self.dimension
     }
 
     pub(super) fn new(session: Session, manifest: Arc<Manifest>) -> Self {
         let pixels = u64::from(manifest.geometry.width) * u64::from(manifest.geometry.height);
         let tensor = vec![0.0; usize::try_from(3 * pixels).unwrap_or(usize::MAX)];
         Self {
-            session,
-            manifest,
-            resizer: Resizer::new(),
-            tensor,
+            dimension: manifest.output.dimension,
+            image: Some(ImageEmbedder {
+                session,
+                manifest,
+                resizer: Resizer::new(),
+                tensor,
+            }),
+        }
+    }
+
+    /// For vectors that are made elsewhere.
+    pub(super) fn of_vectors(dimension: usize) -> Self {
+        Self {
+            dimension,
+            image: None,
         }
     }
 
@@ -64,23 +86,28 @@ impl Embedder {
     ///
     /// # Errors
     /// [`EmbedError::Image`] where the bytes are no image within the limits, [`EmbedError::Model`]
-    /// where the model gives no embedding for it.
+    /// where the model gives no embedding for it, [`EmbedError::NoModel`] where there is none.
     pub fn embed(&mut self, image: &[u8], limits: &Limits) -> Result<Embedded, EmbedError> {
+        let ImageEmbedder {
+            session,
+            manifest,
+            resizer,
+            tensor,
+        } = self.image.as_mut().ok_or(EmbedError::NoModel)?;
         let start = Instant::now();
-        let decoded = Pixels::decode(image, limits, self.manifest.input.background)
-            .map_err(EmbedError::Image)?;
+        let decoded =
+            Pixels::decode(image, limits, manifest.input.background).map_err(EmbedError::Image)?;
         // Never the image's fault: the geometry is the manifest's.
-        let resized = self
-            .resizer
-            .resize(&decoded, &self.manifest.geometry)
+        let resized = resizer
+            .resize(&decoded, &manifest.geometry)
             .map_err(|cause| EmbedError::Model {
                 reason: cause.to_string(),
             })?;
         drop(decoded); // may be a hundred times larger than what is still needed
-        fill(&mut self.tensor, resized.as_rgb(), &self.manifest.input)?;
+        fill(tensor, resized.as_rgb(), &manifest.input)?;
         let decode = start.elapsed();
         let start = Instant::now();
-        let embedding = infer(&mut self.session, &self.tensor)?;
+        let embedding = infer(session, tensor)?;
         Ok(Embedded {
             embedding,
             decode,
@@ -93,7 +120,8 @@ impl Embedder {
     /// # Errors
     /// [`EmbedError::Model`] where the length is not the input's, or the model fails.
     pub fn embed_tensor(&mut self, tensor: &[f32]) -> Result<Embedding, EmbedError> {
-        infer(&mut self.session, tensor)
+        let image = self.image.as_mut().ok_or(EmbedError::NoModel)?;
+        infer(&mut image.session, tensor)
     }
 }
 

@@ -44,13 +44,21 @@ pub enum Device {
 }
 
 /// An opened model: its file is the one that the manifest names by hash, and the golden check has
-/// passed on this runtime and device.
+/// passed on this runtime and device. Or the name of a space of vectors that are made elsewhere.
 pub struct Model {
+    name: String,
+    dimension: usize,
+    fingerprint: String,
+    /// `None` where vectors are made elsewhere.
+    image: Option<ImageModel>,
+}
+
+/// What embeds images.
+struct ImageModel {
     manifest: Arc<Manifest>,
     onnx: Vec<u8>,
     runtime: Runtime,
     provider: Provider,
-    fingerprint: String,
 }
 
 impl fmt::Debug for Model {
@@ -58,7 +66,7 @@ impl fmt::Debug for Model {
         f.debug_struct("Model")
             .field("name", &self.name())
             .field("fingerprint", &self.fingerprint)
-            .field("provider", &self.provider)
+            .field("provider", &self.provider())
             .finish_non_exhaustive()
     }
 }
@@ -99,15 +107,39 @@ impl Model {
             })?;
         let manifest = Arc::new(manifest);
         let fingerprint = fingerprint(&manifest);
-        let model = Self {
+        let embedder = Embedder::new(session, Arc::clone(&manifest));
+        let image = ImageModel {
             manifest,
             onnx,
             runtime: runtime.clone(),
             provider,
-            fingerprint,
         };
-        model.check_golden(folder, Embedder::new(session, Arc::clone(&model.manifest)))?;
-        Ok(model)
+        check_golden(&image, folder, embedder)?;
+        Ok(Self {
+            name: image.manifest.name.clone(),
+            dimension: image.manifest.output.dimension,
+            fingerprint,
+            image: Some(image),
+        })
+    }
+
+    /// A space of vectors that are made elsewhere, known by its name and its dimension. It embeds no
+    /// image.
+    #[must_use]
+    pub fn vectors(name: &str, dimension: usize) -> Self {
+        let text = format!("matchpoint vectors 1\nname = {name:?}\ndimension = {dimension}\n");
+        Self {
+            name: name.to_owned(),
+            dimension,
+            fingerprint: hex(&Sha256::digest(text.as_bytes())),
+            image: None,
+        }
+    }
+
+    /// Whether it embeds images, and not only has a name for vectors that are made elsewhere.
+    #[must_use]
+    pub fn embeds_images(&self) -> bool {
+        self.image.is_some()
     }
 
     /// A worker's own embedder, with a session of its own: some 50 ms for a small model.
@@ -115,8 +147,11 @@ impl Model {
     /// # Errors
     /// Where the runtime makes no further session, for want of memory for example.
     pub fn embedder(&self) -> Result<Embedder, ModelError> {
-        let path = || self.manifest.file.clone();
-        let session = Session::create(&self.runtime, self.provider, &self.onnx, &self.manifest)
+        let Some(image) = &self.image else {
+            return Ok(Embedder::of_vectors(self.dimension));
+        };
+        let path = || image.manifest.file.clone();
+        let session = Session::create(&image.runtime, image.provider, &image.onnx, &image.manifest)
             .map_err(|failure| match failure {
                 CreateError::Refused(reason) => ModelError::Refused {
                     path: path(),
@@ -128,13 +163,13 @@ impl Model {
                     has,
                 },
             })?;
-        Ok(Embedder::new(session, Arc::clone(&self.manifest)))
+        Ok(Embedder::new(session, Arc::clone(&image.manifest)))
     }
 
-    /// The name in the manifest.
+    /// The name in the manifest, or that of the vectors.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.manifest.name
+        &self.name
     }
 
     /// 64 hex digits that differ between any two models whose embeddings must not be compared: a
@@ -148,67 +183,74 @@ impl Model {
     /// The number of components of its embeddings.
     #[must_use]
     pub fn dimension(&self) -> usize {
-        self.manifest.output.dimension
+        self.dimension
     }
 
-    /// What it really computes on: "cpu" or "cuda".
+    /// What it really computes on: "cpu" or "cuda"; "none" where vectors are made elsewhere.
     #[must_use]
     pub fn provider(&self) -> &'static str {
-        self.provider.name()
+        let image = self.image.as_ref();
+        image.map_or("none", |image| image.provider.name())
     }
 
-    /// The version of the ONNX Runtime it runs on.
+    /// The version of the ONNX Runtime it runs on; "none" where vectors are made elsewhere.
     #[must_use]
     pub fn runtime_version(&self) -> &str {
-        self.runtime.version()
+        let image = self.image.as_ref();
+        image.map_or("none", |image| image.runtime.version())
     }
 
     /// The manifest's description, if it has one.
     #[must_use]
     pub fn description(&self) -> Option<&str> {
-        self.manifest.description.as_deref()
+        self.image.as_ref()?.manifest.description.as_deref()
     }
 
     /// The manifest's licence, if it has one.
     #[must_use]
     pub fn licence(&self) -> Option<&str> {
-        self.manifest.licence.as_deref()
+        self.image.as_ref()?.manifest.licence.as_deref()
     }
+}
 
-    fn check_golden(&self, folder: &Path, mut embedder: Embedder) -> Result<(), ModelError> {
-        let Golden {
-            image,
-            embedding,
-            cosine_min,
-        } = &self.manifest.golden;
-        let path = folder.join(image);
-        let bytes = folder::read(folder, image, GOLDEN_BYTES_MAX)?;
-        let reference = folder::read_reference(folder, embedding, self.dimension())?;
-        let bytes_max = usize::try_from(GOLDEN_BYTES_MAX).unwrap_or(usize::MAX);
-        let limits = Limits {
-            bytes_max,
-            pixels_max: GOLDEN_PIXELS_MAX,
-        };
-        let embedded =
-            embedder
-                .embed(&bytes, &limits)
-                .map_err(|cause| ModelError::GoldenNotEmbedded {
-                    path: path.clone(),
-                    cause,
-                })?;
-        let cosine = Similarity::between(embedded.embedding.as_slice(), reference.as_slice())
-            .map_or(f32::NAN, Similarity::get);
-        if *cosine_min <= cosine {
-            return Ok(());
-        }
-        Err(ModelError::GoldenDiffers {
-            path,
-            cosine,
-            cosine_min: *cosine_min,
-            runtime: self.runtime.version().to_owned(),
-            provider: self.provider(),
-        })
+/// Embeds the golden image and compares.
+fn check_golden(
+    image: &ImageModel,
+    folder: &Path,
+    mut embedder: Embedder,
+) -> Result<(), ModelError> {
+    let Golden {
+        image: file,
+        embedding,
+        cosine_min,
+    } = &image.manifest.golden;
+    let path = folder.join(file);
+    let bytes = folder::read(folder, file, GOLDEN_BYTES_MAX)?;
+    let reference = folder::read_reference(folder, embedding, image.manifest.output.dimension)?;
+    let bytes_max = usize::try_from(GOLDEN_BYTES_MAX).unwrap_or(usize::MAX);
+    let limits = Limits {
+        bytes_max,
+        pixels_max: GOLDEN_PIXELS_MAX,
+    };
+    let embedded =
+        embedder
+            .embed(&bytes, &limits)
+            .map_err(|cause| ModelError::GoldenNotEmbedded {
+                path: path.clone(),
+                cause,
+            })?;
+    let cosine = Similarity::between(embedded.embedding.as_slice(), reference.as_slice())
+        .map_or(f32::NAN, Similarity::get);
+    if *cosine_min <= cosine {
+        return Ok(());
     }
+    Err(ModelError::GoldenDiffers {
+        path,
+        cosine,
+        cosine_min: *cosine_min,
+        runtime: image.runtime.version().to_owned(),
+        provider: image.provider.name(),
+    })
 }
 
 enum Failure {

@@ -129,7 +129,7 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
 /// # Errors
 /// Anything that a deployment cannot be opened for.
 pub fn load(config: &Config) -> Result<Loaded, ServeError> {
-    let mut models = Models::new(&config.engine, config.queue_len_max)?;
+    let mut models = Models::new(&config.engine, config.queue_len_max);
     let mut deployments = BTreeMap::new();
     for (name, folder) in &all_deployments(config)? {
         let started = Instant::now();

@@ -136,6 +136,7 @@ fn classify(error: &DeploymentError) -> (Code, &'static str) {
         DeploymentError::Busy { .. } | DeploymentError::WriterBusy { .. } => {
             (Code::ResourceExhausted, "QUEUE_FULL")
         }
+        DeploymentError::NoImageModel => (Code::FailedPrecondition, "IMAGE_MODEL_MISSING"),
         DeploymentError::Stopped => (Code::Unavailable, "SHUTTING_DOWN"),
         DeploymentError::Gallery(cause) => gallery_reason(cause),
         DeploymentError::Archive(cause) => archive_reason(cause),

@@ -1,0 +1,144 @@
+//! Vectors that are made elsewhere, as items to be enrolled.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use super::exit::{Exit, fail};
+use super::sources::Refused;
+use crate::arrays::{self, Role, Rows, Table};
+use crate::gallery::item::Item;
+use crate::vector::Embedding;
+
+/// Which vectors to enrol.
+#[derive(Debug, clap::Args)]
+pub(super) struct GivenFlags {
+    /// Enrol vectors instead of images: .npy, .npz, Parquet or .fvecs
+    #[arg(long, value_name = "FILE", conflicts_with = "images")]
+    embeddings: Option<PathBuf>,
+    /// A .csv file whose row i belongs to vector i: column `label` (or `class`), perhaps `id`, `role`
+    /// (rows of the role gallery are enrolled) and `split`; further columns become metadata. For
+    /// Parquet, columns of the same file without it
+    #[arg(long, value_name = "FILE", requires = "embeddings")]
+    labels: Option<PathBuf>,
+    /// The array of an .npz, or the column of a Parquet file, that holds the vectors
+    #[arg(long, value_name = "NAME", requires = "embeddings")]
+    array: Option<String>,
+    /// Take only rows whose column `split` has this value
+    #[arg(long, value_name = "VALUE", requires = "embeddings")]
+    split: Option<String>,
+    /// Name of what makes the vectors, for a new deployment without a model: vectors of another name
+    /// are never compared with these
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "embeddings",
+        conflicts_with = "model"
+    )]
+    pub(super) vectors_of: Option<String>,
+}
+
+/// Vectors with what is known of each.
+pub(super) struct Given {
+    table: Table,
+    rows: Rows,
+    /// The rows to enrol.
+    chosen: Vec<usize>,
+}
+
+impl GivenFlags {
+    /// Reads the vectors; `None` where none were named.
+    pub(super) fn read(&self) -> anyhow::Result<Option<Given>> {
+        let Some(path) = &self.embeddings else {
+            return Ok(None);
+        };
+        let options = arrays::Options {
+            name: self.array.clone(),
+            text: None,
+            bytes_max: arrays::BYTES_MAX,
+        };
+        let table = arrays::read(path, &options)?;
+        let rows = match &self.labels {
+            Some(labels) => Rows::read(labels, table.rows())?,
+            None => table.labels(path)?,
+        };
+        let chosen = self.chosen(path, &rows)?;
+        Ok(Some(Given {
+            table,
+            rows,
+            chosen,
+        }))
+    }
+
+    fn chosen(&self, path: &Path, rows: &Rows) -> anyhow::Result<Vec<usize>> {
+        let is_enrolled = |row: usize| match &rows.role {
+            None => true,
+            Some(roles) => roles.get(row) == Some(&Role::Gallery),
+        };
+        let in_split = |row: usize| match (&self.split, &rows.split) {
+            (None, _) => true,
+            (Some(wanted), Some(splits)) => splits.get(row) == Some(wanted),
+            (Some(_), None) => false,
+        };
+        let all = 0..rows.label.len();
+        let chosen: Vec<usize> = all
+            .filter(|row| is_enrolled(*row) && in_split(*row))
+            .collect();
+        if chosen.is_empty() {
+            let message = format!(
+                "no vector of {} is to be enrolled: none has the role gallery and the split asked for",
+                path.display()
+            );
+            return Err(fail(Exit::BadData, message));
+        }
+        Ok(chosen)
+    }
+}
+
+impl Given {
+    pub(super) fn len(&self) -> usize {
+        self.chosen.len()
+    }
+
+    pub(super) fn dimension(&self) -> usize {
+        self.table.dimension
+    }
+
+    /// Every item to enrol, or why it cannot be.
+    pub(super) fn items(&self) -> impl Iterator<Item = Result<Item, Refused>> {
+        self.chosen.iter().map(|&row| self.item(row))
+    }
+
+    fn item(&self, row: usize) -> Result<Item, Refused> {
+        let id = self.id(row);
+        let from = row * self.table.dimension;
+        let values = self.table.vectors.get(from..from + self.table.dimension);
+        let embedding = Embedding::normalise(values.unwrap_or_default().to_vec());
+        let embedding = embedding.map_err(|cause| Refused {
+            item: id.clone(),
+            reason: cause.to_string(),
+        })?;
+        let at = |column: &Vec<String>| column.get(row).cloned().unwrap_or_default();
+        let metadata = self.rows.metadata.iter();
+        let metadata = metadata.map(|(key, column)| (key.clone(), at(column)));
+        Ok(Item {
+            id,
+            label: at(&self.rows.label),
+            // An empty field says nothing.
+            metadata: metadata
+                .filter(|(_, value)| !value.is_empty())
+                .collect::<BTreeMap<_, _>>(),
+            embedding,
+            source_sha256: None,
+        })
+    }
+
+    /// The id that was given, or the number of the row.
+    fn id(&self, row: usize) -> String {
+        let given = self.rows.id.as_ref().and_then(|ids| ids.get(row));
+        given.cloned().unwrap_or_else(|| format!("{row:08}"))
+    }
+
+    pub(super) fn ids(&self) -> BTreeSet<String> {
+        self.chosen.iter().map(|&row| self.id(row)).collect()
+    }
+}

@@ -1,0 +1,206 @@
+//! `matchpoint verify`: all checksums, what the index misses, and what belongs to nothing.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::exit::{Exit, fail};
+use super::output::{Output, percent, table};
+use crate::config::{EngineFlags, ProcessEnvironment};
+use crate::deployment::{DeploymentError, Folder, Found, missed};
+use crate::gallery::graph::IndexParams;
+use crate::gallery::snapshot::Snapshot;
+use crate::gallery::{Access, Gallery};
+use crate::telemetry;
+use crate::vector::Embedding;
+
+/// Verify a deployment: every checksum, the recall of its index, and files that belong to nothing
+///
+/// Reads every item, operating point, recording and cohort and compares them with their checksums.
+/// Searches for a sample of the items through the index and by comparing with every item. Works
+/// beside a running server, and changes nothing.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint verify shop
+  matchpoint verify shop --sample 5000 --min-recall 0.99 --json")]
+pub(super) struct Verify {
+    /// The deployment's folder
+    deployment: PathBuf,
+    /// Items to search for, spread evenly over the gallery
+    #[arg(long, value_name = "ITEMS", default_value_t = 1000)]
+    sample: usize,
+    /// Neighbours to compare, 1 to 1000
+    #[arg(short, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    k: u16,
+    /// End with exit code 65 where the index finds a smaller share of the nearest
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    min_recall: f64,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    engine: EngineFlags,
+}
+
+#[derive(Serialize)]
+struct Report {
+    deployment: PathBuf,
+    items: usize,
+    labels: usize,
+    gallery_digest: String,
+    operating_points: usize,
+    index: String,
+    /// Items that are settled in the index.
+    settled_items: usize,
+    /// Whether the index was taken from its file; otherwise it was built for this check.
+    index_file_used: bool,
+    index_bytes: usize,
+    /// `None` where every search compares with every item.
+    recall: Option<Recall>,
+    /// Files that belong to nothing, and can be removed while no process writes.
+    orphans: Vec<String>,
+    seconds: f64,
+}
+
+#[derive(Default, Serialize)]
+struct Recall {
+    searches: usize,
+    neighbours: usize,
+    missed: usize,
+    /// Searches whose nearest item was missed.
+    missed_best: usize,
+    recall: f64,
+}
+
+impl Verify {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        let engine = self.engine.resolve(&ProcessEnvironment)?;
+        telemetry::install_logs(&engine.log, engine.log_json)?;
+        if !(0.0..=1.0).contains(&self.min_recall) {
+            return Err(fail(Exit::Usage, "--min-recall is a share from 0 to 1"));
+        }
+        let params = IndexParams {
+            graph_from_items: engine.graph_from_items,
+            ..IndexParams::default()
+        };
+        let report = verify(&self.deployment, params, (self.sample, usize::from(self.k)))?;
+        Output::new(self.json).result(&report, text)?;
+        let recall = report.recall.as_ref().map_or(1.0, |found| found.recall);
+        if recall < self.min_recall {
+            let message = format!(
+                "the index finds {} of the nearest items, less than {}; remove items.graph while no process writes, and it is built anew",
+                percent(recall),
+                percent(self.min_recall)
+            );
+            return Err(fail(Exit::BadData, message));
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn verify(path: &Path, params: IndexParams, sample: (usize, usize)) -> anyhow::Result<Report> {
+    let started = Instant::now();
+    let folder = Folder::open(path)?;
+    let gallery = Gallery::open(&folder.gallery_file(), Access::ReadOnly, params)
+        .map_err(DeploymentError::from)?;
+    folder.check_gallery(gallery.id())?;
+    folder.active_operating_point()?;
+    let points = folder.operating_points()?;
+    for point in &points {
+        folder.adjuster(point)?;
+        // Those from before recordings were kept have none.
+        folder.recording(point.id())?;
+    }
+    let snapshot = gallery.snapshot();
+    let recall = snapshot
+        .is_approximate()
+        .then(|| recall(&snapshot, sample))
+        .transpose()?;
+    Ok(Report {
+        deployment: path.to_owned(),
+        items: snapshot.len(),
+        labels: snapshot.label_count(),
+        gallery_digest: snapshot.digest(),
+        operating_points: points.len(),
+        index: snapshot.index_description(),
+        settled_items: snapshot.settled_items(),
+        index_file_used: snapshot.vector_bytes() < 4 * snapshot.len() * gallery.dimension(),
+        index_bytes: snapshot.index_bytes(),
+        recall,
+        orphans: folder.orphans(&points)?,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// Searches for a sample of the items.
+#[expect(clippy::cast_precision_loss, reason = "a share of counts")]
+fn recall(snapshot: &Snapshot, (sample, k): (usize, usize)) -> anyhow::Result<Recall> {
+    let step = snapshot.len().div_ceil(sample.max(1)).max(1);
+    let mut recall = Recall::default();
+    for (_, vector) in snapshot.items().step_by(step) {
+        let query = Embedding::from_unit(vector.to_vec()).map_err(DeploymentError::from)?;
+        let Found {
+            neighbours,
+            missed,
+            missed_best,
+        } = missed(snapshot, &query, k).map_err(DeploymentError::from)?;
+        recall.searches += 1;
+        recall.neighbours += neighbours;
+        recall.missed += missed;
+        recall.missed_best += usize::from(missed_best);
+    }
+    recall.recall = 1.0 - recall.missed as f64 / recall.neighbours.max(1) as f64;
+    Ok(recall)
+}
+
+fn text(report: &Report) -> String {
+    let index = match &report.recall {
+        None => "none: every search compares with every item".to_owned(),
+        Some(_) => format!(
+            "{}, {} items settled, {} bytes, {}",
+            report.index,
+            report.settled_items,
+            report.index_bytes,
+            if report.index_file_used {
+                "from its file"
+            } else {
+                "not all from its file: that is missing, damaged, older than the items, or made otherwise"
+            }
+        ),
+    };
+    let mut rows = vec![
+        (
+            "verified",
+            format!(
+                "record, {} items, {} operating points, in {:.2} s",
+                report.items, report.operating_points, report.seconds
+            ),
+        ),
+        ("digest", report.gallery_digest.clone()),
+        ("index", index),
+    ];
+    if let Some(found) = &report.recall {
+        let Recall {
+            searches,
+            neighbours,
+            missed,
+            missed_best,
+            recall,
+        } = found;
+        rows.push((
+            "recall",
+            format!(
+                "{} of {neighbours} nearest items in {searches} searches, {missed} missed; the nearest of all missed {missed_best} times",
+                percent(*recall)
+            ),
+        ));
+    }
+    let orphans = if report.orphans.is_empty() {
+        "none".to_owned()
+    } else {
+        format!("{} (no longer needed)", report.orphans.join(", "))
+    };
+    rows.push(("orphans", orphans));
+    format!("{}\n{}", report.deployment.display(), table(&rows))
+}
