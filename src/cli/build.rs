@@ -208,7 +208,8 @@ pub(super) fn build(request: &Request<'_>) -> anyhow::Result<Built> {
     let (mut report, took) = (work.report, work.progress.finish());
     drop((work.deployment, deployment));
 
-    let reopened = open(Access::ReadOnly, &mut models)?;
+    // As the server will: it leaves the index in its file.
+    let reopened = open(Access::ReadWrite, &mut models)?;
     let snapshot = reopened.snapshot();
     report.interrupted = signal.is_some();
     report.items = snapshot.len();
@@ -445,7 +446,7 @@ pub(super) fn text(report: &BuildReport) -> String {
         (
             "enrolled",
             format!(
-                "{} images, {:.1}/s",
+                "{} items, {:.1}/s",
                 report.enrolled, report.images_per_second
             ),
         ),

@@ -125,7 +125,7 @@ fn verify(path: &Path, params: IndexParams, sample: (usize, usize)) -> anyhow::R
         operating_points: points.len(),
         index: snapshot.index_description(),
         settled_items: snapshot.settled_items(),
-        index_file_used: snapshot.vector_bytes() < 4 * snapshot.len() * gallery.dimension(),
+        index_file_used: snapshot.index_is_stored(),
         index_bytes: snapshot.index_bytes(),
         recall,
         orphans: folder.orphans(&points)?,
@@ -165,7 +165,7 @@ fn text(report: &Report) -> String {
             if report.index_file_used {
                 "from its file"
             } else {
-                "not all from its file: that is missing, damaged, older than the items, or made otherwise"
+                "built for this check: its file is missing, damaged, outgrown or made otherwise"
             }
         ),
     };

@@ -16,7 +16,7 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -68,8 +68,8 @@ pub struct Deployment {
     index: String,
     /// `None` where the deployment was opened for reading.
     writer: Option<Writer>,
-    /// `None` where the deployment was opened for reading.
-    upkeep: Option<Upkeep>,
+    /// Not there before [`Deployment::keep_up`].
+    upkeep: OnceLock<Upkeep>,
     standing: Arc<ArcSwap<Standing>>,
 }
 
@@ -158,31 +158,42 @@ impl Deployment {
                 found: loaded.model.fingerprint().to_owned(),
             });
         }
-        let standing = Arc::new(ArcSwap::from_pointee(Standing::Missing));
-        let (writer, upkeep) = match options.access {
-            Access::ReadWrite => {
-                let (decides, damage) = (Arc::clone(&standing), "an item has changed on the disk");
-                let stop = move || {
-                    decides.store(Arc::new(Standing::Unreadable(damage.to_owned())));
-                };
-                let upkeep = Upkeep::start(&name, Arc::clone(&gallery), stop)?;
-                (Some(Writer::start(Arc::clone(&gallery))?), Some(upkeep))
-            }
-            Access::ReadOnly => (None, None),
+        let writer = match options.access {
+            Access::ReadWrite => Some(Writer::start(Arc::clone(&gallery))?),
+            Access::ReadOnly => None,
         };
         let deployment = Self {
             name,
-            upkeep,
+            upkeep: OnceLock::new(),
             loaded,
             limits: models.limits(),
             index: index_binding(params),
             writer,
-            standing,
+            standing: Arc::new(ArcSwap::from_pointee(Standing::Missing)),
             gallery,
             folder: Mutex::new(folder),
         };
         deployment.take_standing();
         Ok(deployment)
+    }
+
+    /// Keeps the index in step with the items from now on, and checks both, on a thread that ends
+    /// with the deployment: for one that serves.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn keep_up(&self) -> Result<(), DeploymentError> {
+        let (standing, damage) = (
+            Arc::clone(&self.standing),
+            "an item has changed on the disk",
+        );
+        let stop = move || {
+            standing.store(Arc::new(Standing::Unreadable(damage.to_owned())));
+        };
+        let upkeep = Upkeep::start(&self.name, Arc::clone(&self.gallery), stop)?;
+        // Where there is one already, the second ends here.
+        drop(self.upkeep.set(upkeep));
+        Ok(())
     }
 
     /// The name it is served under.
@@ -254,7 +265,7 @@ impl Deployment {
         let (snapshot, standing) = (self.gallery.snapshot(), self.standing.load_full());
         let (searched, judge) = (Arc::clone(&snapshot), Arc::clone(&standing));
         let filtered = options.filter.is_some();
-        let checks = self.upkeep.as_ref().map(Upkeep::checks);
+        let checks = self.upkeep.get().map(Upkeep::checks);
         let ((hits, best, held), timings) = self
             .work(arrived, move |embedder, limits, timings| {
                 let embedding = embed_query(embedder, query, limits, timings)?;

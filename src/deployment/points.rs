@@ -241,7 +241,7 @@ impl Deployment {
 
     /// Lets nothing decide once an item has changed on the disk.
     fn hold_back(&self) {
-        if let Some(damage) = self.upkeep.as_ref().and_then(Upkeep::damage) {
+        if let Some(damage) = self.upkeep.get().and_then(Upkeep::damage) {
             let damaged = Standing::Unreadable(damage.to_owned());
             self.standing.store(Arc::new(damaged));
         }

@@ -214,7 +214,8 @@ impl Index {
         if self.growing.points() == 0 {
             return Vec::new();
         }
-        let breadth = self.breadth(asked);
+        // It is at most a quarter of the whole, where less is to be looked at for the same recall.
+        let breadth = (self.breadth(asked) / 2).max(2 * asked.k);
         let mut slots = self.growing.candidates(asked.query, breadth, live);
         // What is linked meanwhile is compared one by one.
         slots.retain(|slot| *slot < linked);

@@ -47,6 +47,8 @@ pub(super) struct Settled {
     graph: Graph,
     /// `None` where there was no file to keep them in: the items have them in memory.
     originals: Option<Arc<Originals>>,
+    /// Whether the next opening finds it in its file.
+    is_stored: bool,
     /// The slot of each row.
     slots: Vec<usize>,
     /// The rows that have a slot, in order of that.
@@ -75,11 +77,13 @@ impl Settled {
                 Ok(draft) => {
                     let graph = build(draft.originals.all())?;
                     let originals = Arc::clone(&draft.originals);
-                    if let Err(cause) = draft.finish(path, &graph) {
+                    let saved = draft.finish(path, &graph).inspect_err(|cause| {
                         // Its vectors stay readable in what is no longer a named file.
                         tracing::warn!(file = %path.display(), %cause, "the index was not saved");
-                    }
-                    return Ok(Self::of(graph, Some(originals), slots));
+                    });
+                    let mut settled = Self::of(graph, Some(originals), slots);
+                    settled.is_stored = saved.is_ok();
+                    return Ok(settled);
                 }
                 Err(cause) => {
                     tracing::warn!(file = %path.display(), %cause, "the index was not saved");
@@ -101,6 +105,7 @@ impl Settled {
         Self {
             graph,
             originals,
+            is_stored: false,
             slots,
             by_slot,
             scratch: Mutex::default(),
@@ -110,6 +115,11 @@ impl Settled {
     /// Rows, gone or not.
     pub(super) fn len(&self) -> usize {
         self.slots.len()
+    }
+
+    /// Whether the next opening finds it in its file.
+    pub(super) fn is_stored(&self) -> bool {
+        self.is_stored
     }
 
     /// Bytes in memory, vectors on disk not among them.
@@ -378,7 +388,9 @@ impl Stored {
             return Err("a vector differs from that of its item".to_owned());
         }
         self.originals.expect_any_order();
-        Ok(Settled::of(self.graph, Some(self.originals), self.slots))
+        let mut settled = Settled::of(self.graph, Some(self.originals), self.slots);
+        settled.is_stored = true;
+        Ok(settled)
     }
 }
 

@@ -348,6 +348,13 @@ impl Snapshot {
         self.index.as_ref().map_or(0, |(_, live)| live.count())
     }
 
+    /// Whether the index is in its file, where the next opening finds it.
+    #[must_use]
+    pub fn index_is_stored(&self) -> bool {
+        let index = self.index.as_ref();
+        index.is_some_and(|(index, _)| index.settled.is_stored())
+    }
+
     /// Bytes that the index takes in memory: codes and links of what is settled.
     #[must_use]
     pub fn index_bytes(&self) -> usize {

@@ -24,9 +24,9 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tokio_stream::wrappers::TcpListenerStream;
 
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -139,6 +139,7 @@ pub fn load(config: &Config) -> Result<Loaded, ServeError> {
             access: Access::ReadWrite,
         };
         let deployment = Deployment::open(folder, &mut models, options)?;
+        deployment.keep_up()?;
         report(&deployment, started.elapsed());
         let name = deployment.name().to_owned();
         if deployments
@@ -234,11 +235,14 @@ pub async fn serve(
 
     let (stop, stopped) = oneshot::channel::<()>();
     let routes = routes(&registry, config)?.add_service(health);
+    // Set here, as the builder's own setting reaches only what the builder binds: without it an
+    // answer waits for the client's delayed acknowledgement, 40 ms.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let mut server = tokio::spawn(
         transport(config)
             .layer(RequestIds(registry.clone()))
             .add_routes(routes)
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
+            .serve_with_incoming_shutdown(incoming, async move {
                 drop(stopped.await);
             }),
     );
@@ -352,7 +356,6 @@ async fn set_health(reporter: &HealthReporter, status: ServingStatus) {
 
 fn transport(config: &Config) -> Server {
     Server::builder()
-        .tcp_nodelay(true)
         .max_concurrent_streams(Some(config.streams_per_connection_max))
         .initial_stream_window_size(Some(STREAM_WINDOW_BYTES))
         .initial_connection_window_size(Some(CONNECTION_WINDOW_BYTES))

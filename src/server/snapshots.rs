@@ -172,6 +172,7 @@ impl Snapshots {
                     .map(|point| point.id().to_owned())
                     .unwrap_or_default(),
             };
+            deployment.keep_up().map_err(|error| from_error(&error))?;
             deployment.publish();
             registry.add(deployment)?;
             Ok(any("RestoreSnapshotResponse", &response))
