@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -781,6 +782,7 @@ const GRAPH: IndexParams = IndexParams {
     m: 12,
     ef_construction: 80,
     ef_search: 80,
+    scan_bytes: 512 * GRAPH_DIMENSION,
 };
 const GRAPH_DIMENSION: usize = 48;
 
@@ -999,15 +1001,29 @@ fn the_same_items_give_the_same_graph_answers_in_any_order_of_enrolment() {
 
 #[test]
 fn what_is_enrolled_is_found_before_and_after_it_is_linked() {
+    enrolled_beside_an_index(GRAPH, 500..1500);
+}
+
+#[test]
+fn what_is_enrolled_is_found_where_nothing_is_linked() {
+    let params = IndexParams {
+        scan_bytes: IndexParams::default().scan_bytes,
+        ..GRAPH
+    };
+    enrolled_beside_an_index(params, 0..1);
+}
+
+fn enrolled_beside_an_index(params: IndexParams, expected: Range<usize>) {
     let place = Place::new();
     let gallery = Gallery::create(&place.path, GRAPH_DIMENSION, "model", "graph").unwrap();
     let mut random = Random(12);
     let all = clustered(3000, &mut random);
-    gallery.upsert(all[..1500].to_vec()).unwrap();
+    let (settled, new) = all.split_at(1500);
+    gallery.upsert(settled.to_vec()).unwrap();
     drop(gallery);
-    let gallery = Gallery::open(&place.path, Access::ReadWrite, GRAPH).unwrap();
+    let gallery = Gallery::open(&place.path, Access::ReadWrite, params).unwrap();
     assert_eq!(gallery.link(100), 0, "nothing waits");
-    for batch in all[1500..].chunks(100) {
+    for batch in new.chunks(100) {
         gallery.upsert(batch.to_vec()).unwrap();
     }
     let check = |gallery: &Gallery| {
@@ -1018,7 +1034,7 @@ fn what_is_enrolled_is_found_before_and_after_it_is_linked() {
             .map(|item| item.embedding.clone())
             .collect();
         assert!(0.95 <= recall(&snapshot, &near));
-        for item in all[1500..].iter().step_by(7) {
+        for item in new.iter().step_by(7) {
             assert_eq!(
                 ids(&nearest(&snapshot, &item.embedding, 1)),
                 [item.id.as_str()]
@@ -1027,10 +1043,26 @@ fn what_is_enrolled_is_found_before_and_after_it_is_linked() {
     };
     check(&gallery);
     let waiting = gallery.link(0);
-    assert!((500..1500).contains(&waiting), "{waiting}");
+    assert!(expected.contains(&waiting), "{waiting}");
     assert_eq!(gallery.link(300), waiting);
     check(&gallery);
     while 0 < gallery.link(400) {}
+    check(&gallery);
+    // Many of those nearest to a query are gone: what is a little farther is found instead.
+    let gone: Vec<String> = new
+        .chunks(20)
+        .flat_map(|near| near.iter().take(15))
+        .map(|item| item.id.clone())
+        .collect();
+    gallery.delete(&gone).unwrap();
+    let near: Vec<Embedding> = new
+        .iter()
+        .step_by(37)
+        .map(|item| item.embedding.clone())
+        .collect();
+    assert!(0.95 <= recall(&gallery.snapshot(), &near));
+    let back = new.iter().filter(|item| gone.contains(&item.id));
+    gallery.upsert(back.cloned().collect()).unwrap();
     check(&gallery);
     assert!(gallery.reindex_is_due());
     gallery.reindex().unwrap();

@@ -10,6 +10,7 @@ use crate::gallery::item::{ContentSum, Hash, ItemHead};
 use crate::gallery::originals::Vector;
 use crate::gallery::settled::Settling;
 use crate::gallery::snapshot::{BLOCK_SLOTS, Block, Slot};
+use crate::index::scan::CodedRows;
 
 /// Where an item is kept.
 pub(super) struct Place {
@@ -118,10 +119,14 @@ impl Catalogue {
     /// Takes a vector for the item in a slot, if there is one still: the same values, elsewhere.
     pub(super) fn move_vector(&mut self, slot: usize, vector: Vector) {
         let block = self.blocks.get_mut(slot / BLOCK_SLOTS);
-        let there =
-            |block: &&mut Arc<Block>| block.get(slot % BLOCK_SLOTS).is_some_and(Option::is_some);
+        let there = |block: &&mut Arc<Block>| {
+            block
+                .slots
+                .get(slot % BLOCK_SLOTS)
+                .is_some_and(Option::is_some)
+        };
         if let Some(block) = block.filter(there)
-            && let Some(Some(slot)) = Arc::make_mut(block).get_mut(slot % BLOCK_SLOTS)
+            && let Some(Some(slot)) = Arc::make_mut(block).slots.get_mut(slot % BLOCK_SLOTS)
         {
             slot.vector = vector;
         }
@@ -139,7 +144,7 @@ impl Catalogue {
             }
         }
         if let Some(block) = self.blocks.get_mut(place.slot / BLOCK_SLOTS) {
-            let slots = Arc::make_mut(block);
+            let slots = &mut Arc::make_mut(block).slots;
             if let Some(slot) = slots.get_mut(place.slot % BLOCK_SLOTS) {
                 *slot = None;
             }
@@ -156,25 +161,51 @@ impl Catalogue {
         match self.blocks.last() {
             None => 0,
             // An emptied block has been full before.
-            Some(block) if block.is_empty() => first + BLOCK_SLOTS,
-            Some(block) => first + block.len(),
+            Some(block) if block.slots.is_empty() => first + BLOCK_SLOTS,
+            Some(block) => first + block.slots.len(),
         }
     }
 
     pub(super) fn slot(&self, number: usize) -> Option<&Slot> {
         let block = self.blocks.get(number / BLOCK_SLOTS)?;
-        block.get(number % BLOCK_SLOTS)?.as_ref()
+        block.slots.get(number % BLOCK_SLOTS)?.as_ref()
     }
 
     fn append(&mut self, slot: Slot) -> usize {
         let number = self.next_slot();
         if number.is_multiple_of(BLOCK_SLOTS) {
-            self.blocks.push(Arc::new(Vec::with_capacity(BLOCK_SLOTS)));
+            self.blocks.push(Arc::new(Block {
+                slots: Vec::with_capacity(BLOCK_SLOTS),
+                codes: None,
+            }));
         }
         if let Some(block) = self.blocks.last_mut() {
-            Arc::make_mut(block).push(Some(slot));
+            Arc::make_mut(block).slots.push(Some(slot));
         }
         number
+    }
+
+    /// Makes codes for the full blocks from the one of a slot on that have none.
+    pub(super) fn encode_from(&mut self, first: usize, dimension: usize) {
+        for block in self.blocks.iter_mut().skip(first / BLOCK_SLOTS) {
+            if block.slots.len() == BLOCK_SLOTS && block.codes.is_none() {
+                let rows = block.slots.iter().map(|slot| match slot {
+                    Some(slot) => &*slot.vector,
+                    None => &[],
+                });
+                let codes = Arc::new(CodedRows::new(rows, dimension));
+                Arc::make_mut(block).codes = Some(codes);
+            }
+        }
+    }
+
+    /// Drops the codes of blocks whose items an index has settled: those before the one of a slot.
+    pub(super) fn drop_codes_before(&mut self, first: usize) {
+        for block in self.blocks.iter_mut().take(first / BLOCK_SLOTS) {
+            if block.codes.is_some() {
+                Arc::make_mut(block).codes = None;
+            }
+        }
     }
 }
 

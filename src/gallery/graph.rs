@@ -29,6 +29,10 @@ pub struct IndexParams {
     /// Candidates kept during a search, at least twice the number of neighbours asked for.
     /// 1 to 4,096.
     pub ef_search: usize,
+    /// Bytes of 8-bit codes, of what has been enrolled since the graph was built, that a search
+    /// compares one by one before the oldest of them join the growing graph. Changes what a search
+    /// costs, and hardly what it finds.
+    pub scan_bytes: usize,
 }
 
 /// A graph from 10,000 items: there a scan of 1,280 components takes some 6 ms, and a search in the
@@ -40,6 +44,7 @@ impl Default for IndexParams {
             m: 16,
             ef_construction: 200,
             ef_search: 128,
+            scan_bytes: 2 << 20,
         }
     }
 }
@@ -66,6 +71,13 @@ impl IndexParams {
     }
 }
 
+impl IndexParams {
+    /// Items that are compared one by one before the oldest of them are linked.
+    pub(super) fn unlinked_max(&self, dimension: usize) -> usize {
+        self.scan_bytes / dimension.max(1)
+    }
+}
+
 impl fmt::Display for IndexParams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -73,6 +85,7 @@ impl fmt::Display for IndexParams {
             ef_construction,
             ef_search,
             graph_from_items: _,
+            scan_bytes: _,
         } = self;
         write!(
             f,

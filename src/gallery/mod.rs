@@ -385,6 +385,9 @@ impl Gallery {
             let vector = Vector::in_memory(embedding.as_slice().into());
             catalogue.put((head, vector), number, checksum);
         }
+        if let Some((index, _)) = &index {
+            catalogue.encode_from(index.first(), self.about.dimension);
+        }
         let snapshot = Snapshot::of(&catalogue, self.about.dimension, generation, index);
         drop(catalogue);
         self.current.store(Arc::new(snapshot));

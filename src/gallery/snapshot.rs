@@ -12,6 +12,7 @@ use crate::gallery::graph::{Asked, Index};
 use crate::gallery::item::{ContentSum, ItemHead};
 use crate::gallery::originals::Vector;
 use crate::index::bits::Bits;
+use crate::index::scan::{CodedQuery, CodedRows};
 use crate::vector::{Embedding, Similarity};
 
 /// Most neighbours of one search: what an answer carries and a person or a rule can still use.
@@ -27,8 +28,14 @@ pub(super) struct Slot {
     pub(super) vector: Vector,
 }
 
-/// Consecutive slots; `None` where the item was deleted or replaced.
-pub(super) type Block = Vec<Option<Slot>>;
+/// Consecutive slots.
+#[derive(Clone, Default)]
+pub(super) struct Block {
+    /// `None` where the item was deleted or replaced.
+    pub(super) slots: Vec<Option<Slot>>,
+    /// The vectors as codes, once the block is full and where no index has settled them.
+    pub(super) codes: Option<Arc<CodedRows>>,
+}
 
 /// Slots per block. A write copies the pointers of the blocks it touches and the list of blocks.
 pub(super) const BLOCK_SLOTS: usize = 128;
@@ -311,8 +318,7 @@ impl Snapshot {
             return slots.filter(|(_, slot)| best.offer(slot)).count();
         }
         let linked = index.linked();
-        let unlinked = self.slots_from(linked);
-        let unlinked = unlinked.filter(|(_, slot)| best.offer(slot)).count();
+        let unlinked = self.offer_unlinked(linked, best);
         let grown = self.len.saturating_sub(self.settled_items() + unlinked);
         if 0 < grown {
             for number in index.grown(asked, grown, linked) {
@@ -323,6 +329,39 @@ impl Snapshot {
             }
         }
         grown + unlinked
+    }
+
+    /// Offers every item from a slot on that is likely to be among the best by its codes, or has
+    /// none; returns how many items there are.
+    fn offer_unlinked<'a>(&'a self, first: usize, best: &mut Best<'a>) -> usize {
+        let mut coded = None;
+        let mut likely = Likely::new(LIKELY_MIN.max(4 * best.probe.k));
+        let mut count = 0;
+        for (at, block) in self.blocks.iter().enumerate().skip(first / BLOCK_SLOTS) {
+            let before = at * BLOCK_SLOTS;
+            let from = first.saturating_sub(before);
+            let there = || block.slots.iter().skip(from).flatten();
+            count += there().count();
+            if let Some(codes) = &block.codes {
+                let query = coded.get_or_insert_with(|| CodedQuery::new(best.query));
+                for (slot, score) in block.slots.iter().zip(query.products(codes)).skip(from) {
+                    // Tested in this order because few are.
+                    if likely.least < score
+                        && let Some(slot) = slot
+                    {
+                        likely.push(score, slot);
+                    }
+                }
+            } else {
+                there().for_each(|slot| {
+                    best.offer(slot);
+                });
+            }
+        }
+        likely.kept.iter().for_each(|(_, slot)| {
+            best.offer(slot);
+        });
+        count
     }
 
     /// The settled rows whose items a filter takes.
@@ -338,6 +377,7 @@ impl Snapshot {
     fn slot(&self, number: usize) -> Option<&Slot> {
         self.blocks
             .get(number / BLOCK_SLOTS)?
+            .slots
             .get(number % BLOCK_SLOTS)?
             .as_ref()
     }
@@ -373,9 +413,9 @@ impl Snapshot {
     /// Every item from a slot on, with the number of its slot.
     pub(super) fn slots_from(&self, first: usize) -> impl Iterator<Item = (usize, &Slot)> {
         let blocks = self.blocks.iter().enumerate().skip(first / BLOCK_SLOTS);
-        let slots = blocks.flat_map(|(block, slots)| {
-            let before = block * BLOCK_SLOTS;
-            let numbered = slots.iter().enumerate();
+        let slots = blocks.flat_map(|(at, block)| {
+            let before = at * BLOCK_SLOTS;
+            let numbered = block.slots.iter().enumerate();
             numbered.filter_map(move |(at, slot)| Some((before + at, slot.as_ref()?)))
         });
         slots.skip_while(move |(number, _)| *number < first)
@@ -384,6 +424,41 @@ impl Snapshot {
     /// Every item with the number of its slot.
     pub(super) fn slots(&self) -> impl Iterator<Item = (usize, &Slot)> {
         self.slots_from(0)
+    }
+}
+
+/// Items whose exact scores are computed, at least, of those that were compared by their codes. Codes
+/// are off by some thousandths: few of the true nearest are not among so many.
+const LIKELY_MIN: usize = 64;
+
+/// The items that are nearest by their codes.
+struct Likely<'a> {
+    wanted: usize,
+    /// Twice as many as wanted, at most.
+    kept: Vec<(f32, &'a Slot)>,
+    /// What is not above this is not among them.
+    least: f32,
+}
+
+impl<'a> Likely<'a> {
+    fn new(wanted: usize) -> Self {
+        Self {
+            wanted,
+            kept: Vec::new(),
+            least: f32::NEG_INFINITY,
+        }
+    }
+
+    fn push(&mut self, score: f32, slot: &'a Slot) {
+        self.kept.push((score, slot));
+        if 2 * self.wanted <= self.kept.len() {
+            let last = self.wanted - 1;
+            let (_, worst, _) = self
+                .kept
+                .select_nth_unstable_by(last, |a, b| b.0.total_cmp(&a.0));
+            self.least = worst.0;
+            self.kept.truncate(self.wanted);
+        }
     }
 }
 

@@ -19,12 +19,8 @@ use crate::vector::Embedding;
 /// From so many items enrolled since, an index is outgrown by a quarter of its size.
 const GROWN_MIN: usize = 1_000;
 
-/// Items that searches compare one by one before they are linked: about as long as a search in the
-/// graph takes.
-const UNLINKED_MAX: usize = 512;
-
-/// From so many items that wait to be linked, the index is built anew: that is many times faster
-/// for each of them.
+/// From so many items more, the index is built anew: that is many times faster for each of them than
+/// linking it.
 const UNLINKED_TOO_MANY: usize = 8_192;
 
 /// How many times longer an item takes to join a settled index than to be built into one.
@@ -66,7 +62,7 @@ impl Gallery {
             .catalogue
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        let index = built.map(|index| joined(index, &mut catalogue));
+        let index = built.map(|index| joined(index, &mut catalogue, self.about.dimension));
         let generation = self.snapshot().generation();
         let renewed = Snapshot::of(&catalogue, self.about.dimension, generation, index);
         self.current.store(Arc::new(renewed));
@@ -86,11 +82,12 @@ impl Gallery {
         let settled = index.settled.len();
         let grown = index.points().max(now.len().saturating_sub(live.count()));
         let outgrown = GROWN_MIN <= grown && settled < 4 * grown;
+        let unlinked = self.params.unlinked_max(self.about.dimension);
         let waiting = || now.slots_from(index.linked()).count();
         !wants_graph
             || outgrown
             || live.count() * 3 < settled * 2
-            || (UNLINKED_TOO_MANY <= grown && UNLINKED_TOO_MANY <= waiting())
+            || (unlinked + UNLINKED_TOO_MANY <= grown && unlinked + UNLINKED_TOO_MANY <= waiting())
     }
 
     /// Links at most `most` of the items that searches compare one by one, where they are many, and
@@ -100,7 +97,7 @@ impl Gallery {
         let Some((index, _)) = &now.index else {
             return 0;
         };
-        link(index, &now, most).saturating_sub(UNLINKED_MAX)
+        link(index, &now, most).saturating_sub(index.params().unlinked_max(now.dimension))
     }
 
     /// Computes the checksums of at most `most` items as searches see them, from the one after
@@ -136,8 +133,10 @@ impl Gallery {
 fn catch_up(index: &Index, now: impl Fn() -> Arc<Snapshot>) {
     let mut before = usize::MAX;
     loop {
-        let waiting = link(index, &now(), UNLINKED_MAX);
-        if waiting <= UNLINKED_MAX || before <= waiting {
+        let now = now();
+        let most = index.params().unlinked_max(now.dimension);
+        let waiting = link(index, &now, most);
+        if waiting <= most || before <= waiting {
             return;
         }
         before = waiting;
@@ -147,7 +146,9 @@ fn catch_up(index: &Index, now: impl Fn() -> Arc<Snapshot>) {
 /// Links the oldest of the items that wait, and returns how many there were.
 fn link(index: &Index, now: &Snapshot, most: usize) -> usize {
     let waiting = now.slots_from(index.linked()).count();
-    let linked = waiting.saturating_sub(UNLINKED_MAX).min(most);
+    let linked = waiting
+        .saturating_sub(index.params().unlinked_max(now.dimension))
+        .min(most);
     for (number, slot) in now.slots_from(index.linked()).take(linked) {
         index.link(number, &slot.vector);
     }
@@ -155,7 +156,7 @@ fn link(index: &Index, now: &Snapshot, most: usize) -> usize {
 }
 
 /// Puts the vectors of what is settled into the map, and says which rows are there.
-fn joined(index: Arc<Index>, catalogue: &mut Catalogue) -> Indexed {
+fn joined(index: Arc<Index>, catalogue: &mut Catalogue, dimension: usize) -> Indexed {
     for (slot, vector) in index.settled.mapped() {
         catalogue.move_vector(slot, vector);
     }
@@ -164,6 +165,8 @@ fn joined(index: Arc<Index>, catalogue: &mut Catalogue) -> Indexed {
         let slot = index.settled.slot(row);
         live.set(row, slot.is_some_and(|slot| catalogue.slot(slot).is_some()));
     }
+    catalogue.drop_codes_before(index.first());
+    catalogue.encode_from(index.first(), dimension);
     (index, Arc::new(live))
 }
 
@@ -237,7 +240,8 @@ pub(super) fn load(
             (settled, catalogue.next_slot())
         }
     };
-    let index = joined(Arc::new(Index::new(settled, first, params)), &mut catalogue);
+    let index = Arc::new(Index::new(settled, first, params));
+    let index = joined(index, &mut catalogue, dimension);
     Ok((catalogue, state, Some(index)))
 }
 

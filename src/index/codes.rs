@@ -140,6 +140,11 @@ fn encode(row: &[f32], clip: f32, codes: &mut [u8]) {
 ///
 /// Its own scale multiplies all its products alike, so their order is that of the similarities.
 pub(super) fn encode_query(query: &[f32], codes: &mut Vec<u8>) {
+    encode_alone(query, codes);
+}
+
+/// The codes of a vector, scaled so that its greatest value has code 127; returns that value.
+pub(super) fn encode_alone(query: &[f32], codes: &mut Vec<u8>) -> f32 {
     let largest = query.iter().fold(0.0_f32, |largest, value| {
         if largest < value.abs() {
             value.abs()
@@ -152,6 +157,7 @@ pub(super) fn encode_query(query: &[f32], codes: &mut Vec<u8>) {
     if 0.0 < largest {
         encode(query, largest, codes);
     }
+    largest
 }
 
 /// The codes of all rows and what computes with them.

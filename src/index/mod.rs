@@ -10,6 +10,7 @@ pub mod build;
 pub mod codes;
 pub mod error;
 pub mod graph;
+pub mod scan;
 pub mod scratch;
 
 mod file;
