@@ -1456,3 +1456,49 @@ fn verify_measures_the_index_and_names_what_belongs_to_nothing() {
     let shown = run(&["verify", path(&deployment)]);
     assert!(text(&shown.stdout).contains("every search compares with every item"));
 }
+
+#[test]
+fn images_are_kept_where_that_is_asked_for_and_a_deployment_is_compacted() {
+    let root = TempDir::new().unwrap();
+    let at = |name: &str| root.path().join(name);
+    let (images, deployment) = (at("images"), at("shop"));
+    for label in ["gc_fishes_fish3", "gc_erase_pika"] {
+        copy_folder(&photos().join("images").join(label), &images.join(label));
+    }
+    let built = |more: &[&str]| {
+        let report = json(&build(&deployment, &images, more));
+        (
+            report["enrolled"].as_u64().unwrap(),
+            report["unchanged"].as_u64().unwrap(),
+        )
+    };
+    let (all, _) = built(&[]);
+    assert_eq!(built(&[]), (0, all));
+    // What was enrolled without its image is enrolled with it now, and from then on without asking.
+    assert_eq!(built(&["--keep-images"]), (all, 0));
+    assert_eq!(built(&[]), (0, all));
+    let verify = |folder: &Path| json(&run(&["verify", path(folder), "--json"]))["images"].as_u64();
+    assert_eq!(verify(&deployment), Some(all));
+    let (archive, again) = (at("a.snapshot"), at("again"));
+    assert_eq!(
+        code(&run(&["snapshot", path(&deployment), path(&archive)])),
+        0
+    );
+    assert_eq!(code(&run(&["restore", path(&archive), path(&again)])), 0);
+    assert_eq!(verify(&again), Some(all));
+
+    fs::remove_dir_all(images.join("gc_erase_pika")).unwrap();
+    let (_, left) = built(&["--prune"]);
+    assert!(0 < left && left < all);
+    let compacted = run(&["compact", path(&deployment), "--json"]);
+    let report = json(&compacted);
+    assert_eq!(
+        (code(&compacted), report["items"].as_u64()),
+        (0, Some(left))
+    );
+    let size = |name: &str| report[name].as_u64().unwrap();
+    assert!(size("bytes_after") < size("bytes_before"), "{report}");
+    assert_eq!(verify(&deployment), Some(left));
+    let damaged = run(&["compact", path(&at("nowhere"))]);
+    assert_eq!(code(&damaged), 66, "{}", text(&damaged.stderr));
+}

@@ -159,6 +159,7 @@ fn items(first: u64, last: u64) -> Vec<Item> {
         metadata: BTreeMap::from([("file".to_owned(), format!("{number}.jpg"))]),
         embedding: embedding(number),
         source_sha256: Some([7; 32]),
+        image: None,
     };
     (first..last).map(make).collect()
 }

@@ -12,8 +12,9 @@ use matchpoint::gallery::filter::Filter;
 use matchpoint::gallery::graph::IndexParams;
 use matchpoint::gallery::item::{BATCH_MAX, ID_BYTES_MAX, Item, ItemHead, METADATA_BYTES_MAX};
 use matchpoint::gallery::snapshot::{Match, NEIGHBOURS_MAX, Probe, Snapshot};
-use matchpoint::gallery::{Access, Gallery, Upserted};
+use matchpoint::gallery::{Access, Gallery, Upserted, check_images};
 use matchpoint::vector::{Embedding, Similarity};
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 const DIMENSION: usize = 8;
@@ -91,6 +92,7 @@ fn item(id: &str, label: &str, embedding: Embedding) -> Item {
         metadata,
         embedding,
         source_sha256,
+        image: None,
     }
 }
 
@@ -123,6 +125,7 @@ fn content(gallery: &Gallery) -> BTreeMap<String, Item> {
             metadata: head.metadata.clone(),
             embedding: Embedding::from_unit(vector.to_vec()).unwrap(),
             source_sha256: head.source_sha256,
+            image: None,
         };
         (head.id.clone(), item)
     };
@@ -1203,4 +1206,115 @@ fn a_filtered_search_through_the_index_finds_what_the_filter_takes_and_nothing_e
     check(&gallery);
     gallery.reindex().unwrap();
     check(&gallery);
+}
+
+/// Whether a file holds these bytes somewhere.
+fn holds(file: &Path, bytes: &[u8]) -> bool {
+    let file = fs::read(file).unwrap();
+    file.windows(bytes.len()).any(|window| window == bytes)
+}
+
+#[test]
+fn images_are_kept_with_their_items_and_go_with_them() {
+    let place = Place::new();
+    let pictured = |number: u64, image: &[u8]| {
+        let mut item = items(number, number + 1).pop().unwrap();
+        item.source_sha256 = Some(Sha256::digest(image).into());
+        item.image = Some(image.to_vec());
+        item
+    };
+    let [first, second, third, other] =
+        [b"the first", b"the secnd", b"the third", b"the other"].map(|image| image.repeat(9000));
+    let gallery = Gallery::create(&place.path, DIMENSION, "model", "pictures").unwrap();
+    gallery.upsert(vec![pictured(0, &first)]).unwrap();
+    assert_eq!(gallery.image("item 000").unwrap(), None, "not asked for");
+    gallery.keep_images().unwrap();
+    gallery.keep_images().unwrap();
+    assert!(!gallery.has_image("item 000").unwrap());
+    let batch = vec![pictured(1, &second), pictured(2, &third)];
+    gallery.upsert(batch).unwrap();
+    gallery.upsert(items(3, 4)).unwrap();
+    let mut unhashed = pictured(4, &other);
+    unhashed.source_sha256 = None;
+    let refused = gallery.upsert(vec![unhashed]).unwrap_err();
+    assert!(matches!(refused, GalleryError::Item { field: "image", .. }));
+
+    drop(gallery);
+    for access in [Access::ReadWrite, Access::ReadOnly] {
+        let gallery = Gallery::open(&place.path, access, IndexParams::default()).unwrap();
+        let kept = |id| gallery.image(id).unwrap();
+        assert_eq!(kept("item 001").as_deref(), Some(&*second));
+        assert_eq!(kept("item 002").as_deref(), Some(&*third));
+        let without = ["item 000", "item 003", "no such item"];
+        assert_eq!(without.map(kept), [None, None, None]);
+    }
+    assert_eq!(check_images(&place.path).unwrap(), 2);
+
+    // Another image, none any more, and no item any more.
+    let gallery = Gallery::open(&place.path, Access::ReadWrite, IndexParams::default()).unwrap();
+    gallery.upsert(vec![pictured(0, &other)]).unwrap();
+    assert!(gallery.has_image("item 000").unwrap());
+    gallery.upsert(items(1, 2)).unwrap();
+    assert_eq!(gallery.image("item 001").unwrap(), None);
+    assert_eq!(gallery.delete(&["item 002".to_owned()]).unwrap(), [true]);
+    assert_eq!(gallery.image("item 002").unwrap(), None);
+    drop(gallery);
+    assert_eq!(check_images(&place.path).unwrap(), 1);
+    assert!(holds(&place.path, b"the other"));
+    for gone in [&b"the first"[..], b"the secnd", b"the third"] {
+        assert!(!holds(&place.path, gone), "a trace is left");
+    }
+
+    // One byte of it changes on the disk.
+    let mut bytes = fs::read(&place.path).unwrap();
+    let at = bytes.windows(9).position(|window| window == b"the other");
+    bytes[at.unwrap()] = b'T';
+    fs::write(&place.path, bytes).unwrap();
+    let gallery = Gallery::open(&place.path, Access::ReadOnly, IndexParams::default()).unwrap();
+    for found in [
+        gallery.image("item 000").map(drop),
+        check_images(&place.path).map(drop),
+    ] {
+        let error = found.unwrap_err().to_string();
+        assert!(error.contains("image of item `item 000`"), "{error}");
+    }
+}
+
+#[test]
+fn compaction_leaves_no_trace_of_what_was_removed() {
+    let place = Place::new();
+    let file = place.path.with_extension("graph");
+    let gallery = Gallery::create(&place.path, GRAPH_DIMENSION, "model", "graph").unwrap();
+    let all = clustered(1500, &mut Random(21));
+    gallery.upsert(all.clone()).unwrap();
+    drop(gallery);
+    let gallery = Gallery::open(&place.path, Access::ReadWrite, GRAPH).unwrap();
+    let (gone, kept) = all.split_at(300);
+    let ids: Vec<String> = gone.iter().map(|item| item.id.clone()).collect();
+    gallery.delete(&ids).unwrap();
+    assert!(!gallery.reindex_is_due());
+    let bytes = |item: &Item| -> Vec<u8> {
+        let values = item.embedding.as_slice().iter();
+        values.flat_map(|value| value.to_le_bytes()).collect()
+    };
+    assert!(holds(&file, &bytes(&gone[7])));
+    let before = fs::metadata(&place.path).unwrap().len();
+    let digest = gallery.digest();
+    gallery.compact().unwrap();
+    assert_eq!((gallery.digest(), gallery.len()), (digest.clone(), 1200));
+    assert_eq!(gallery.snapshot().settled_items(), 1200);
+    drop(gallery);
+    for item in gone.iter().step_by(50) {
+        assert!(!holds(&file, &bytes(item)) && !holds(&place.path, &bytes(item)));
+    }
+    assert!(fs::metadata(&place.path).unwrap().len() < before);
+    let gallery = Gallery::open(&place.path, Access::ReadWrite, GRAPH).unwrap();
+    assert!(gallery.snapshot().index_is_stored());
+    assert_eq!(gallery.digest(), digest);
+    let near: Vec<Embedding> = kept
+        .iter()
+        .step_by(37)
+        .map(|item| item.embedding.clone())
+        .collect();
+    assert!(0.95 <= recall(&gallery.snapshot(), &near));
 }

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 use common::{ROOT, Running, config, copy_of_sample, photos};
 use matchpoint::calibration::adjustment::Adjustment;
 use matchpoint::deployment::Folder;
+use matchpoint::gallery::graph::IndexParams;
+use matchpoint::gallery::{Access, Gallery};
 use matchpoint::server;
 use matchpoint::server::proto::calibration_service_client::CalibrationServiceClient;
 use matchpoint::server::proto::gallery_service_client::GalleryServiceClient;
@@ -1770,5 +1772,61 @@ async fn without_a_folder_for_them_there_are_no_snapshots() {
         (refused.code(), reason(&refused).as_str()),
         (Code::FailedPrecondition, "DATA_DIR_MISSING")
     );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_kept_image_is_given_back_byte_for_byte() {
+    let (_folder, deployment) = copy_of_sample();
+    let image = photo(&format!("{STRANGER}/q1_rotpersp.jpg"));
+    let get = |include_image| GetItemRequest {
+        id: "new/1".to_owned(),
+        include_image,
+        ..Default::default()
+    };
+    let gallery_file = deployment.join("items.db");
+    for kept in [false, true] {
+        if kept {
+            let gallery =
+                Gallery::open(&gallery_file, Access::ReadWrite, IndexParams::default()).unwrap();
+            gallery.keep_images().unwrap();
+        }
+        let running = Running::start(&deployment, &[]).await;
+        let mut gallery = GalleryServiceClient::new(running.channel.clone());
+        let item = new_item("new/1", image.clone());
+        gallery.upsert_item(item).await.unwrap();
+        let answer = gallery.get_item(get(true)).await.unwrap().into_inner();
+        assert_eq!(answer.image == image, kept);
+        assert_eq!(answer.image.is_empty(), !kept);
+        let answer = gallery.get_item(get(false)).await.unwrap().into_inner();
+        assert!(answer.image.is_empty());
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn answers_are_sent_at_once() {
+    let running = Running::sample(&[]).await;
+    let request = EmbedRequest {
+        deployment: String::new(),
+        image: known(),
+    };
+    let mut client = RetrievalServiceClient::new(running.channel.clone());
+    let embedded = client.embed(request).await.unwrap().into_inner();
+    let query = SearchRequest {
+        query: Some(search_request::Query::Embedding(
+            embedded.embedding.unwrap(),
+        )),
+        ..SearchRequest::default()
+    };
+    let mut times = Vec::new();
+    for _ in 0..21 {
+        let begun = Instant::now();
+        search(&running, query.clone()).await.unwrap();
+        times.push(begun.elapsed());
+    }
+    times.sort_unstable();
+    // A delayed acknowledgement takes 40 ms.
+    assert!(times[10] < Duration::from_millis(20), "{times:?}");
     running.stop().await;
 }

@@ -485,6 +485,7 @@ fn items(base: &Table, from: usize, to: usize) -> anyhow::Result<Vec<Item>> {
                 .collect(),
             embedding,
             source_sha256: None,
+            image: None,
         }
     });
     Ok(items.collect())

@@ -36,6 +36,7 @@ use crate::telemetry;
   matchpoint build shop --images photos/ --model models/efficientnet-lite0
   matchpoint build shop --images items.csv --model models/efficientnet-lite0 --json
   matchpoint build shop --images new-photos/          # add to it; the model is known
+  matchpoint build shop --images photos/ --keep-images
   matchpoint build faces --embeddings faces.npy --labels faces.csv --vectors-of arcface-r100")]
 pub(super) struct Build {
     /// The deployment's folder; made where there is none
@@ -54,6 +55,9 @@ pub(super) struct Build {
     /// Remove items that the source does not name
     #[arg(long)]
     prune: bool,
+    /// Keep the images too, now and whenever items are enrolled in this deployment
+    #[arg(long, conflicts_with = "embeddings")]
+    keep_images: bool,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
@@ -115,6 +119,7 @@ impl Build {
             model: self.model.as_deref(),
             name: self.name.as_deref(),
             prune: self.prune,
+            keep_images: self.keep_images,
             engine: &engine,
             vectors_of: self.given.vectors_of.as_deref(),
             input,
@@ -134,6 +139,7 @@ pub(super) struct Request<'a> {
     pub(super) model: Option<&'a std::path::Path>,
     pub(super) name: Option<&'a str>,
     pub(super) prune: bool,
+    pub(super) keep_images: bool,
     pub(super) engine: &'a Engine,
     /// What makes the vectors, where a new deployment has no model.
     pub(super) vectors_of: Option<&'a str>,
@@ -181,6 +187,9 @@ pub(super) fn build(request: &Request<'_>) -> anyhow::Result<Built> {
     let deployment = Arc::new(open(Access::ReadWrite, &mut models)?);
     if let Input::Vectors(given) = &request.input {
         check_space(given, request.vectors_of, &deployment)?;
+    }
+    if request.keep_images {
+        deployment.keep_images()?;
     }
     let signal = Signal::listen(STOPPING)?;
     let mut work = Work {
@@ -310,7 +319,11 @@ impl Work {
         self.progress.step();
         match outcome {
             Ok(Enrolment::Unchanged) => self.report.unchanged += 1,
-            Ok(Enrolment::Embedded { embedding, sha256 }) => {
+            Ok(Enrolment::Embedded {
+                embedding,
+                sha256,
+                image,
+            }) => {
                 let Source {
                     id,
                     label,
@@ -323,6 +336,7 @@ impl Work {
                     metadata,
                     embedding,
                     source_sha256: Some(sha256),
+                    image,
                 });
                 if self.batch.len() == BATCH {
                     self.write()?;

@@ -203,6 +203,7 @@ impl Story<'_> {
             model: Some(model),
             name: Some(NAME),
             prune: false,
+            keep_images: false,
             engine: self.engine,
             input: build::Input::Images(sources),
             vectors_of: None,

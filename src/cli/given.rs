@@ -129,6 +129,7 @@ impl Given {
                 .collect::<BTreeMap<_, _>>(),
             embedding,
             source_sha256: None,
+            image: None,
         })
     }
 

@@ -6,6 +6,7 @@ mod batch;
 mod bench;
 mod build;
 mod calibrate;
+mod compact;
 mod config;
 mod demo;
 mod evaluate;
@@ -60,6 +61,8 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Verify a deployment: every checksum, the recall of its index, and files that belong to nothing
     Verify(verify::Verify),
+    /// Rewrite a deployment's items and index without what was removed
+    Compact(compact::Compact),
     /// Measure the index of vectors: recall and speed, filters, enrolment, opening
     Bench(bench::Bench),
     /// Copy a deployment into one file with checksums, also while it is served
@@ -122,6 +125,7 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Evaluate(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Verify(command) => command.run(),
+        Command::Compact(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Snapshot(command) => command.run(),
         Command::Restore(command) => command.run(),

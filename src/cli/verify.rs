@@ -11,13 +11,13 @@ use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{DeploymentError, Folder, Found, missed};
 use crate::gallery::graph::IndexParams;
 use crate::gallery::snapshot::Snapshot;
-use crate::gallery::{Access, Gallery};
+use crate::gallery::{Access, Gallery, check_images};
 use crate::telemetry;
 use crate::vector::Embedding;
 
 /// Verify a deployment: every checksum, the recall of its index, and files that belong to nothing
 ///
-/// Reads every item, operating point, recording and cohort and compares them with their checksums.
+/// Reads every item, kept image, operating point, recording and cohort and compares them with their checksums.
 /// Searches for a sample of the items through the index and by comparing with every item. Works
 /// beside a running server, and changes nothing.
 #[derive(Debug, clap::Args)]
@@ -48,6 +48,8 @@ struct Report {
     deployment: PathBuf,
     items: usize,
     labels: usize,
+    /// Images that are kept.
+    images: usize,
     gallery_digest: String,
     operating_points: usize,
     index: String,
@@ -89,7 +91,7 @@ impl Verify {
         let recall = report.recall.as_ref().map_or(1.0, |found| found.recall);
         if recall < self.min_recall {
             let message = format!(
-                "the index finds {} of the nearest items, less than {}; remove items.graph while no process writes, and it is built anew",
+                "the index finds {} of the nearest items, less than {}; run `matchpoint compact`, which builds it anew",
                 percent(recall),
                 percent(self.min_recall)
             );
@@ -112,6 +114,7 @@ fn verify(path: &Path, params: IndexParams, sample: (usize, usize)) -> anyhow::R
         // Those from before recordings were kept have none.
         folder.recording(point.id())?;
     }
+    let images = check_images(&folder.gallery_file()).map_err(DeploymentError::from)?;
     let snapshot = gallery.snapshot();
     let recall = snapshot
         .is_approximate()
@@ -121,6 +124,7 @@ fn verify(path: &Path, params: IndexParams, sample: (usize, usize)) -> anyhow::R
         deployment: path.to_owned(),
         items: snapshot.len(),
         labels: snapshot.label_count(),
+        images,
         gallery_digest: snapshot.digest(),
         operating_points: points.len(),
         index: snapshot.index_description(),
@@ -173,8 +177,8 @@ fn text(report: &Report) -> String {
         (
             "verified",
             format!(
-                "record, {} items, {} operating points, in {:.2} s",
-                report.items, report.operating_points, report.seconds
+                "record, {} items, {} kept images, {} operating points, in {:.2} s",
+                report.items, report.images, report.operating_points, report.seconds
             ),
         ),
         ("digest", report.gallery_digest.clone()),

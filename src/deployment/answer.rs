@@ -153,6 +153,14 @@ impl Query {
             Self::Embedding(_) => None,
         }
     }
+
+    /// A copy of an image, where it is to be kept.
+    pub(super) fn kept(&self, keep: bool) -> Option<Vec<u8>> {
+        match self {
+            Self::Image(bytes) if keep => Some(bytes.to_vec()),
+            Self::Image(_) | Self::Embedding(_) => None,
+        }
+    }
 }
 
 impl Standing {
@@ -319,6 +327,8 @@ pub enum Enrolment {
         embedding: Embedding,
         /// SHA-256 of the file.
         sha256: [u8; 32],
+        /// The file, where the gallery keeps images.
+        image: Option<Vec<u8>>,
     },
 }
 
@@ -499,7 +509,7 @@ pub(super) fn compare(
 pub(super) fn embed_file(
     embedder: &mut Embedder,
     path: &Path,
-    known: Option<[u8; 32]>,
+    (known, keep): (Option<[u8; 32]>, bool),
     limits: &Limits,
     timings: &mut Timings,
 ) -> Result<Enrolment, DeploymentError> {
@@ -508,8 +518,13 @@ pub(super) fn embed_file(
     if known == Some(sha256) {
         return Ok(Enrolment::Unchanged);
     }
+    let image = keep.then(|| bytes.clone());
     let embedding = embed_query(embedder, Query::Image(bytes), limits, timings)?;
-    Ok(Enrolment::Embedded { embedding, sha256 })
+    Ok(Enrolment::Embedded {
+        embedding,
+        sha256,
+        image,
+    })
 }
 
 pub(super) fn probe(

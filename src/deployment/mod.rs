@@ -355,6 +355,7 @@ impl Deployment {
         path: PathBuf,
         known: Option<[u8; 32]>,
     ) -> Result<Enrolment, DeploymentError> {
+        let known = (known, self.gallery.keeps_images());
         let embedded = self.work(Instant::now(), move |embedder, limits, timings| {
             embed_file(embedder, &path, known, limits, timings)
         });
@@ -400,11 +401,13 @@ impl Deployment {
         source: Query,
     ) -> Result<(Upserted, u64), DeploymentError> {
         let writer = self.writer()?;
+        let keep = self.gallery.keeps_images();
         let embedded = self.work(Instant::now(), move |embedder, limits, timings| {
-            let source_sha256 = source.sha256();
-            embed_query(embedder, source, limits, timings).map(|found| (found, source_sha256))
+            let (source_sha256, image) = (source.sha256(), source.kept(keep));
+            let embedding = embed_query(embedder, source, limits, timings)?;
+            Ok((embedding, source_sha256, image))
         });
-        let ((embedding, source_sha256), _) = embedded.await?;
+        let ((embedding, source_sha256, image), _) = embedded.await?;
         let NewItem {
             id,
             label,
@@ -416,6 +419,7 @@ impl Deployment {
             metadata,
             embedding,
             source_sha256,
+            image,
         };
         let written = writer
             .upsert(item)
@@ -477,7 +481,8 @@ impl Deployment {
     }
 
     /// SHA-256 of the image that an item was made from, if that is all that could have changed:
-    /// where there is such an item, with this label and metadata.
+    /// where there is such an item, with this label and metadata, and with its image if these are
+    /// kept.
     #[must_use]
     pub fn made_from(
         &self,
@@ -487,7 +492,27 @@ impl Deployment {
     ) -> Option<[u8; 32]> {
         let head = self.gallery.get(id)?;
         let same = head.label == label && head.metadata == *metadata;
-        same.then_some(head.source_sha256).flatten()
+        let complete = !self.gallery.keeps_images() || self.gallery.has_image(id).unwrap_or(false);
+        (same && complete).then_some(head.source_sha256).flatten()
+    }
+
+    /// The image that an item was made from, where it is kept.
+    ///
+    /// # Errors
+    /// The queue is full, the image is damaged, or the disk.
+    pub async fn image(&self, id: String) -> Result<Option<Vec<u8>>, DeploymentError> {
+        let gallery = Arc::clone(&self.gallery);
+        let read = self.loaded.pool.run(move |_| gallery.image(&id)).await?;
+        read.map_err(DeploymentError::from)
+            .inspect_err(|error| self.record_failure(error))
+    }
+
+    /// Keeps the images of what is enrolled from here on.
+    ///
+    /// # Errors
+    /// The deployment was opened for reading, or the disk.
+    pub fn keep_images(&self) -> Result<(), DeploymentError> {
+        Ok(self.gallery.keep_images()?)
     }
 
     /// At most `limit` items that follow `after_id`, in the order of their ids.

@@ -33,6 +33,12 @@ const TABLES: [(&str, &str); 2] = [
     ),
 ];
 
+/// The table of a gallery that keeps images: the bytes that an item was made from, by its number.
+pub(super) const IMAGES: (&str, &str) = (
+    "images",
+    "CREATE TABLE images (number INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT",
+);
+
 /// What a gallery is, from its creation on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct About {
@@ -55,6 +61,8 @@ pub(super) struct NewRow {
     pub(super) head: ItemHead,
     pub(super) embedding: Embedding,
     pub(super) checksum: Hash,
+    /// What it was made from, to be kept where the gallery keeps images.
+    pub(super) image: Option<Vec<u8>>,
 }
 
 /// Lays out an empty gallery in an empty file, and closes it.
@@ -86,8 +94,9 @@ pub(super) fn write_empty(
     connection.close().map_err(|(_, error)| error)
 }
 
-/// Refuses files that are not a gallery of this format with exactly our tables.
-pub(super) fn check_kind(connection: &Connection, path: &Path) -> Result<(), GalleryError> {
+/// Refuses files that are not a gallery of this format with exactly our tables; returns whether
+/// images are kept.
+pub(super) fn check_kind(connection: &Connection, path: &Path) -> Result<bool, GalleryError> {
     let sql_error = |error| failed(path, "open", error);
     let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
     let application = number("application_id").map_err(sql_error)?;
@@ -116,15 +125,20 @@ pub(super) fn check_kind(connection: &Connection, path: &Path) -> Result<(), Gal
         })
         .and_then(Iterator::collect::<Result<Vec<[Option<String>; 4]>, _>>)
         .map_err(sql_error)?;
-    let expected = TABLES.map(|(name, sql)| ["table", name, name, sql].map(|s| Some(s.to_owned())));
-    if tables != expected {
+    let [gallery, items] = TABLES;
+    let described = |(name, sql): (&str, &str)| {
+        let words = ["table", name, name, sql];
+        words.map(|word| Some(word.to_owned()))
+    };
+    let keeps_images = tables == [gallery, IMAGES, items].map(described);
+    if !keeps_images && tables != TABLES.map(described) {
         let what = "its tables are not those of a gallery".to_owned();
         return Err(GalleryError::Damaged {
             path: path.to_path_buf(),
             what,
         });
     }
-    Ok(())
+    Ok(keeps_images)
 }
 
 pub(super) fn read_state(

@@ -39,6 +39,8 @@ pub struct Item {
     pub embedding: Embedding,
     /// SHA-256 of the image bytes it was made from, where known.
     pub source_sha256: Option<[u8; 32]>,
+    /// Those bytes, kept where the gallery keeps images.
+    pub image: Option<Vec<u8>>,
 }
 
 /// An enrolled item without its embedding.
@@ -96,6 +98,9 @@ impl Item {
             let problem = format!("has {found} dimensions; the gallery has {dimension}");
             return Err(refuse("embedding", problem));
         }
+        if self.image.is_some() && self.source_sha256.is_none() {
+            return Err(refuse("image", "comes without its hash".to_owned()));
+        }
         Ok(())
     }
 
@@ -107,6 +112,7 @@ impl Item {
             metadata,
             embedding,
             source_sha256,
+            image: _,
         } = self;
         let head = ItemHead {
             id,

@@ -18,6 +18,7 @@ pub mod snapshot;
 
 mod catalogue;
 mod format;
+mod images;
 mod lock;
 mod settled;
 mod store;
@@ -26,6 +27,7 @@ mod upkeep;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use arc_swap::ArcSwap;
@@ -43,6 +45,8 @@ use crate::gallery::originals::Vector;
 use crate::gallery::snapshot::Snapshot;
 use crate::gallery::store::Store;
 use crate::index::bits::Bits;
+
+pub use images::check_images;
 
 /// What a handle may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +73,7 @@ pub struct Gallery {
     params: IndexParams,
     writer: Mutex<Option<Writer>>,
     catalogue: RwLock<Catalogue>,
+    keeps_images: AtomicBool,
     current: ArcSwap<Snapshot>,
     /// Held while a graph is built, so that it is not built twice at once.
     building: Mutex<()>,
@@ -160,6 +165,7 @@ impl Gallery {
     ) -> Result<Self, GalleryError> {
         let mut store = Store::open(&path, lock.is_some())?;
         let about = store.about().clone();
+        let keeps_images = AtomicBool::new(store.keeps_images());
         let (catalogue, state, index) = upkeep::load(&mut store, &path, params, lock.is_some())?;
         let snapshot = Snapshot::of(&catalogue, about.dimension, state.generation, index);
         Ok(Self {
@@ -168,6 +174,7 @@ impl Gallery {
             params,
             writer: Mutex::new(lock.map(|lock| Writer { store, _lock: lock })),
             catalogue: RwLock::new(catalogue),
+            keeps_images,
             current: ArcSwap::from_pointee(snapshot),
             building: Mutex::new(()),
         })
@@ -330,6 +337,17 @@ impl Gallery {
         Ok(outcomes)
     }
 
+    /// Writes the items, and the index, anew without what was removed. Searches go on meanwhile.
+    ///
+    /// # Errors
+    /// The handle is for reading only, or the disk: nothing is lost then.
+    pub fn compact(&self) -> Result<(), GalleryError> {
+        let mut writer = self.writer()?;
+        self.writable(&mut writer)?.store.compact()?;
+        drop(writer);
+        self.reindex()
+    }
+
     fn writer(&self) -> Result<MutexGuard<'_, Option<Writer>>, GalleryError> {
         // Poisoned: a write may be on the disk and not in memory.
         let unusable = |_poisoned| GalleryError::Unusable {
@@ -380,6 +398,7 @@ impl Gallery {
             head,
             embedding,
             checksum,
+            image: _,
         } in rows
         {
             let vector = Vector::in_memory(embedding.as_slice().into());
@@ -423,13 +442,15 @@ pub fn copy_items(gallery: &Path, to: &Path) -> Result<(), GalleryError> {
     Store::copy(&gallery, to)
 }
 
-fn new_row(item: Item) -> NewRow {
+fn new_row(mut item: Item) -> NewRow {
+    let image = item.image.take();
     let (head, embedding) = item.split();
     NewRow {
         number: 0,
         checksum: head.checksum(&embedding_bytes(embedding.as_slice())),
         head,
         embedding,
+        image,
     }
 }
 

@@ -27,6 +27,7 @@ pub(super) struct Store {
     path: PathBuf,
     about: About,
     state: State,
+    keeps_images: bool,
 }
 
 impl Store {
@@ -72,7 +73,7 @@ impl Store {
         } else {
             connect_to_read(path).map_err(sql_error)?
         };
-        check_kind(&connection, path)?;
+        let keeps_images = check_kind(&connection, path)?;
         if writable {
             prepare_to_write(&connection, path)?;
         }
@@ -82,6 +83,7 @@ impl Store {
             path: path.to_path_buf(),
             about,
             state,
+            keeps_images,
         })
     }
 
@@ -103,6 +105,42 @@ impl Store {
 
     pub(super) fn about(&self) -> &About {
         &self.about
+    }
+
+    pub(super) fn keeps_images(&self) -> bool {
+        self.keeps_images
+    }
+
+    /// Makes room for images, where there is none.
+    pub(super) fn keep_images(&mut self) -> Result<(), GalleryError> {
+        if !self.keeps_images {
+            let (_, sql) = format::IMAGES;
+            let made = self.connection.execute(sql, []);
+            made.map_err(|error| failed(&self.path, "write to", error))?;
+            self.keeps_images = true;
+        }
+        Ok(())
+    }
+
+    /// Whether the image of a row is kept.
+    pub(super) fn has_image(&self, number: i64) -> Result<bool, GalleryError> {
+        let query = "SELECT count(*) FROM images WHERE number = ?";
+        let count = self
+            .connection
+            .prepare_cached(query)
+            .and_then(|mut statement| statement.query_row([number], |row| row.get::<_, i64>(0)));
+        let count = count.map_err(|error| failed(&self.path, "read", error))?;
+        Ok(0 < count)
+    }
+
+    /// Writes the file anew, without the room that removed rows took.
+    pub(super) fn compact(&mut self) -> Result<(), GalleryError> {
+        let compacted = self.connection.execute_batch("VACUUM").and_then(|()| {
+            let mode = Some("TRUNCATE");
+            self.connection
+                .pragma(None, "wal_checkpoint", mode, |_| Ok(()))
+        });
+        compacted.map_err(|error| failed(&self.path, "compact", error))
     }
 
     /// Number of items when it was opened.
@@ -209,6 +247,11 @@ impl Store {
         for number in removed {
             let mut delete = transaction.prepare_cached("DELETE FROM items WHERE number = ?")?;
             delete.execute([number])?;
+            if self.keeps_images {
+                let mut delete =
+                    transaction.prepare_cached("DELETE FROM images WHERE number = ?")?;
+                delete.execute([number])?;
+            }
         }
         for row in rows {
             let NewRow {
@@ -216,6 +259,7 @@ impl Store {
                 head,
                 embedding,
                 checksum,
+                image,
             } = row;
             let metadata = serde_json::to_string(&head.metadata)
                 .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
@@ -231,6 +275,16 @@ impl Store {
                     embedding_bytes(embedding.as_slice()),
                     checksum
                 ])?;
+            if self.keeps_images {
+                match image {
+                    Some(image) => transaction
+                        .prepare_cached("INSERT OR REPLACE INTO images VALUES (?, ?)")?
+                        .execute(params![number, image])?,
+                    None => transaction
+                        .prepare_cached("DELETE FROM images WHERE number = ?")?
+                        .execute([number])?,
+                };
+            }
         }
         transaction.commit()
     }
@@ -246,7 +300,7 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, rusqlite::Error>
     Ok(connection)
 }
 
-fn connect_to_read(path: &Path) -> Result<Connection, rusqlite::Error> {
+pub(super) fn connect_to_read(path: &Path) -> Result<Connection, rusqlite::Error> {
     let readable = |connection: &Connection| {
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
             row.get::<_, i64>(0)
@@ -349,6 +403,7 @@ mod tests {
                     head,
                     embedding,
                     checksum,
+                    image: None,
                 }],
                 &[],
                 next,

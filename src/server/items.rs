@@ -115,14 +115,22 @@ impl Items {
         Ok(BatchDeleteItemsResponse { outcomes })
     }
 
-    fn get(&self, request: &GetItemRequest) -> Result<GetItemResponse, Status> {
+    async fn get(&self, request: GetItemRequest) -> Result<GetItemResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
         let (head, vector) = deployment
             .item(&request.id)
             .map_err(|error| from_error(&error))?;
         let vector = request.include_embedding.then_some(&*vector);
+        let item = Some(convert::item(&head, vector));
+        let image = if request.include_image {
+            let image = deployment.image(request.id).await;
+            image.map_err(|error| from_error(&error))?
+        } else {
+            None
+        };
         Ok(GetItemResponse {
-            item: Some(convert::item(&head, vector)),
+            item,
+            image: image.unwrap_or_default(),
         })
     }
 
@@ -288,7 +296,7 @@ impl GalleryService for Items {
     ) -> Result<Response<GetItemResponse>, Status> {
         let request = request.into_inner();
         self.registry
-            .call("GetItem", async { self.get(&request) })
+            .call("GetItem", self.get(request))
             .await
             .map(Response::new)
     }
