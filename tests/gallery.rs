@@ -1224,7 +1224,8 @@ fn images_are_kept_with_their_items_and_go_with_them() {
         item
     };
     let [first, second, third, other] =
-        [b"the first", b"the secnd", b"the third", b"the other"].map(|image| image.repeat(9000));
+        [b"the 1st is", b"the 2nd is", b"the 3rd is", b"the 4th is"]
+            .map(|image| image.repeat(9000));
     let gallery = Gallery::create(&place.path, DIMENSION, "model", "pictures").unwrap();
     gallery.upsert(vec![pictured(0, &first)]).unwrap();
     assert_eq!(gallery.image("item 000").unwrap(), None, "not asked for");
@@ -1260,14 +1261,14 @@ fn images_are_kept_with_their_items_and_go_with_them() {
     assert_eq!(gallery.image("item 002").unwrap(), None);
     drop(gallery);
     assert_eq!(check_images(&place.path).unwrap(), 1);
-    assert!(holds(&place.path, b"the other"));
-    for gone in [&b"the first"[..], b"the secnd", b"the third"] {
+    assert!(holds(&place.path, b"the 4th is"));
+    for gone in [&b"the 1st is"[..], b"the 2nd is", b"the 3rd is"] {
         assert!(!holds(&place.path, gone), "a trace is left");
     }
 
     // One byte of it changes on the disk.
     let mut bytes = fs::read(&place.path).unwrap();
-    let at = bytes.windows(9).position(|window| window == b"the other");
+    let at = bytes.windows(10).position(|window| window == b"the 4th is");
     bytes[at.unwrap()] = b'T';
     fs::write(&place.path, bytes).unwrap();
     let gallery = Gallery::open(&place.path, Access::ReadOnly, IndexParams::default()).unwrap();
@@ -1317,4 +1318,131 @@ fn compaction_leaves_no_trace_of_what_was_removed() {
         .map(|item| item.embedding.clone())
         .collect();
     assert!(0.95 <= recall(&gallery.snapshot(), &near));
+}
+
+/// Copies of a file with a block of zeros, with two blocks in each other's place, and with its last
+/// block missing, for some of its blocks of 4 KiB.
+fn with_damaged_blocks(file: &[u8]) -> Vec<(String, Vec<u8>)> {
+    const BLOCK: usize = 4096;
+    let blocks = file.len() / BLOCK;
+    let step = (blocks / 24).max(1);
+    let mut all = Vec::new();
+    for block in (0..blocks).step_by(step) {
+        let range = block * BLOCK..(block + 1) * BLOCK;
+        let mut zeroed = file.to_vec();
+        zeroed.get_mut(range.clone()).unwrap().fill(0);
+        all.push((format!("block {block} zeroed"), zeroed));
+        let other = (block + blocks / 2) % blocks;
+        let mut swapped = file.to_vec();
+        swapped.copy_within(range.clone(), other * BLOCK);
+        let theirs = file.get(other * BLOCK..(other + 1) * BLOCK).unwrap();
+        swapped.get_mut(range).unwrap().copy_from_slice(theirs);
+        all.push((format!("blocks {block} and {other} swapped"), swapped));
+    }
+    all.push((
+        "cut".to_owned(),
+        file.get(..(blocks - 1) * BLOCK).unwrap().to_vec(),
+    ));
+    all.retain(|(_, damaged)| damaged != file);
+    all
+}
+
+#[test]
+fn damaged_blocks_are_refused_or_built_anew() {
+    let place = Place::new();
+    let index = place.path.with_extension("graph");
+    let gallery = Gallery::create(&place.path, GRAPH_DIMENSION, "model", "graph").unwrap();
+    let all = clustered(1500, &mut Random(31));
+    gallery.upsert(all.clone()).unwrap();
+    drop(gallery);
+    let open = || Gallery::open(&place.path, Access::ReadOnly, GRAPH);
+    drop(Gallery::open(&place.path, Access::ReadWrite, GRAPH).unwrap());
+    let good = fs::read(&index).unwrap();
+    let (digest, answers) = {
+        let gallery = open().unwrap();
+        assert!(gallery.snapshot().index_is_stored());
+        (gallery.digest(), near_all(&gallery, &all))
+    };
+
+    let mut damaged = with_damaged_blocks(&good);
+    for at in [8, 16] {
+        let mut counted = good.clone();
+        counted[at..at + 8].copy_from_slice(&(1_u64 << 63).to_le_bytes());
+        damaged.push((format!("2^63 at {at}"), counted));
+    }
+    for (what, bytes) in damaged {
+        fs::write(&index, bytes).unwrap();
+        let gallery = open().unwrap();
+        assert!(!gallery.snapshot().index_is_stored(), "{what}");
+        assert_eq!(near_all(&gallery, &all), answers, "{what}");
+    }
+    fs::write(&index, &good).unwrap();
+
+    let items = fs::read(&place.path).unwrap();
+    let mut refused = 0;
+    for (what, bytes) in with_damaged_blocks(&items) {
+        fs::write(&place.path, bytes).unwrap();
+        match open() {
+            // Blocks of pages that hold nothing.
+            Ok(gallery) => assert_eq!(gallery.digest(), digest, "{what}"),
+            Err(error) => {
+                assert!(error.to_string().contains("gallery"), "{what}: {error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(20 < refused, "{refused}");
+}
+
+#[test]
+fn files_of_two_generations_give_what_the_items_say() {
+    let place = Place::new();
+    let index = place.path.with_extension("graph");
+    let gallery = Gallery::create(&place.path, GRAPH_DIMENSION, "model", "graph").unwrap();
+    let all = clustered(2400, &mut Random(32));
+    let (old, new) = all.split_at(1200);
+    gallery.upsert(old.to_vec()).unwrap();
+    drop(gallery);
+    let open = || Gallery::open(&place.path, Access::ReadWrite, GRAPH).unwrap();
+    drop(open());
+    let (old_items, old_index) = (fs::read(&place.path).unwrap(), fs::read(&index).unwrap());
+    let gallery = open();
+    let gone: Vec<String> = old.iter().take(600).map(|item| item.id.clone()).collect();
+    gallery.delete(&gone).unwrap();
+    gallery.upsert(new.to_vec()).unwrap();
+    gallery.reindex().unwrap();
+    drop(gallery);
+    let (new_items, new_index) = (fs::read(&place.path).unwrap(), fs::read(&index).unwrap());
+    for (items, index_file, ids) in [
+        (&old_items, &new_index, old.iter().collect::<Vec<_>>()),
+        (
+            &new_items,
+            &old_index,
+            old[600..].iter().chain(new).collect(),
+        ),
+    ] {
+        fs::write(&place.path, items).unwrap();
+        fs::write(&index, index_file).unwrap();
+        let gallery = open();
+        let expected: BTreeSet<&str> = ids.iter().map(|item| item.id.as_str()).collect();
+        for query in all.iter().step_by(23) {
+            for found in nearest(&gallery.snapshot(), &query.embedding, 10) {
+                assert!(expected.contains(found.item.id.as_str()));
+                let exact = Similarity::between(query.embedding.as_slice(), &found.vector);
+                assert_eq!(Some(found.score), exact);
+            }
+        }
+        let near: Vec<Embedding> = ids
+            .iter()
+            .step_by(41)
+            .map(|item| item.embedding.clone())
+            .collect();
+        assert!(0.95 <= recall(&gallery.snapshot(), &near));
+    }
+}
+
+fn near_all(gallery: &Gallery, items: &[Item]) -> Vec<Vec<(u32, String)>> {
+    let snapshot = gallery.snapshot();
+    let near = |item: &Item| bits(&nearest(&snapshot, &item.embedding, 10));
+    items.iter().step_by(113).map(near).collect()
 }
