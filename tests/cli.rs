@@ -1502,3 +1502,55 @@ fn images_are_kept_where_that_is_asked_for_and_a_deployment_is_compacted() {
     let damaged = run(&["compact", path(&at("nowhere"))]);
     assert_eq!(code(&damaged), 66, "{}", text(&damaged.stderr));
 }
+
+#[test]
+fn a_load_beyond_what_a_server_can_do_is_refused_and_counted() {
+    let (_folder, deployment) = copy_of_sample();
+    let served = serve(&deployment);
+    let address = format!("http://{}", served.address);
+    let image = photos().join("images/gc_erase_pika/g0_ref.jpg");
+    let load = |more: &[&str]| {
+        let arguments = ["bench", "load", "--server", &address, "--json"];
+        run(&[&arguments[..], more, &[path(&image)]].concat())
+    };
+    let measured = load(&[
+        "--rate",
+        "10,2000",
+        "--seconds",
+        "1",
+        "--deadline-ms",
+        "500",
+    ]);
+    assert_eq!(code(&measured), 0, "{}", text(&measured.stderr));
+    let report = json(&measured);
+    let runs = report["runs"].as_array().unwrap();
+    assert_eq!(runs.len(), 2);
+    for (run, sent) in runs.iter().zip([10, 2000]) {
+        let count = |name: &str| run[name].as_u64().unwrap();
+        assert_eq!(count("sent"), sent);
+        let failed: u64 = run["failed"]
+            .as_object()
+            .unwrap()
+            .values()
+            .map(|n| n.as_u64().unwrap())
+            .sum();
+        let answered = run["answered"]["per_second"].as_f64().unwrap().round();
+        let rest = sent - count("refused") - failed;
+        assert!((answered - rest as f64).abs() < 0.5, "{run}");
+    }
+    assert_eq!(runs[0]["refused"], 0, "{report}");
+    assert!(0 < runs[1]["refused"].as_u64().unwrap(), "{report}");
+    assert!(
+        report["recovery_seconds"].as_f64().unwrap() < 1.0,
+        "{report}"
+    );
+
+    assert_eq!(code(&load(&["--rate", "0"])), 2);
+    assert_eq!(code(&load(&["--rate", "1", "--deployment", "other"])), 69);
+    let missing = run(&["bench", "load", "--server", &address, "no-such.jpg"]);
+    assert_eq!(code(&missing), 66);
+    let mut served = served;
+    served.child.kill().unwrap();
+    served.child.wait().unwrap();
+    assert_eq!(code(&load(&["--rate", "1"])), 69);
+}

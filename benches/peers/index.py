@@ -28,6 +28,7 @@ import shlex
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -185,10 +186,35 @@ def build_faiss(rows: np.ndarray, links: int, breadth: int) -> tuple[Callable, i
     return search, len(rows)
 
 
-def build_usearch(rows: np.ndarray, links: int, breadth: int) -> tuple[Callable, int]:
+def build_faiss_sq8(rows: np.ndarray, links: int, breadth: int) -> tuple[Callable, int]:
+    """8-bit codes, and the exact scores of the best of them, as ours."""
+    import faiss
+
+    faiss.omp_set_num_threads(BUILD_THREADS)
+    dimension = rows.shape[1]
+    codes = faiss.ScalarQuantizer.QT_8bit
+    graph = faiss.IndexHNSWSQ(dimension, codes, links, faiss.METRIC_INNER_PRODUCT)
+    graph.hnsw.efConstruction = breadth
+    graph.train(rows)
+    graph.add(rows)
+    index = faiss.IndexRefineFlat(graph, faiss.swig_ptr(rows))
+    index.k_factor = 2
+
+    def search(queries: np.ndarray, width: int, threads: int) -> np.ndarray:
+        faiss.omp_set_num_threads(threads)
+        graph.hnsw.efSearch = width
+        return index.search(queries, K)[1].astype(np.int32)
+
+    return search, len(rows)
+
+
+def build_usearch(
+    rows: np.ndarray, links: int, breadth: int, dtype: str = "f32"
+) -> tuple[Callable, int]:
+    """Scores are of this precision: those of fewer bits are not computed anew."""
     from usearch.index import Index
 
-    index = Index(ndim=rows.shape[1], metric="ip", dtype="f32", connectivity=links, expansion_add=breadth)
+    index = Index(ndim=rows.shape[1], metric="ip", dtype=dtype, connectivity=links, expansion_add=breadth)
     index.add(np.arange(len(rows)), rows, threads=BUILD_THREADS)
 
     def search(queries: np.ndarray, width: int, threads: int) -> np.ndarray:
@@ -198,7 +224,14 @@ def build_usearch(rows: np.ndarray, links: int, breadth: int) -> tuple[Callable,
     return search, len(rows)
 
 
-PEERS = {"hnswlib": build_hnswlib, "faiss": build_faiss, "usearch": build_usearch}
+PEERS = {
+    "hnswlib": build_hnswlib,
+    "faiss": build_faiss,
+    "faiss-sq8": build_faiss_sq8,
+    "usearch": build_usearch,
+    "usearch-bf16": partial(build_usearch, dtype="bf16"),
+    "usearch-i8": partial(build_usearch, dtype="i8"),
+}
 
 
 def at_recall(points: list[tuple[float, float]], wanted: float) -> str:

@@ -63,7 +63,7 @@ enum Command {
     Verify(verify::Verify),
     /// Rewrite a deployment's items and index without what was removed
     Compact(compact::Compact),
-    /// Measure the index of vectors: recall and speed, filters, enrolment, opening
+    /// Measure an index of vectors, or a server under load
     Bench(bench::Bench),
     /// Copy a deployment into one file with checksums, also while it is served
     Snapshot(backup::Snapshot),

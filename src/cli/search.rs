@@ -100,6 +100,7 @@ impl Search {
             filter: self.filter.clone(),
             one_per_label: self.one_per_label,
             min_score: self.min_score,
+            timeout: None,
         };
         let found = client.search(&asked, bytes);
         found

@@ -110,6 +110,8 @@ pub struct Asked {
     pub one_per_label: bool,
     /// The least similarity of a match that is returned.
     pub min_score: Option<f32>,
+    /// How long the answer may take; the server is told.
+    pub timeout: Option<Duration>,
 }
 
 /// One match, as a client sees it.
@@ -202,6 +204,7 @@ impl Client {
             filter,
             one_per_label,
             min_score,
+            timeout,
         } = asked.clone();
         let request = proto::SearchRequest {
             deployment,
@@ -215,6 +218,10 @@ impl Client {
         };
         // Without this, an image that is larger than the default could not be sent.
         let mut retrieval = self.retrieval.clone().max_encoding_message_size(usize::MAX);
+        let mut request = tonic::Request::new(request);
+        if let Some(timeout) = timeout {
+            request.set_timeout(timeout);
+        }
         let answer = retrieval
             .search(request)
             .await

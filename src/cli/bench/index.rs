@@ -16,10 +16,11 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::exit::{Exit, fail};
-use super::output::{Output, table};
-use super::progress::Progress;
+use super::{Speed, machine};
 use crate::arrays::{self, Table};
+use crate::cli::exit::{Exit, fail};
+use crate::cli::output::{Output, table};
+use crate::cli::progress::Progress;
 use crate::gallery::filter::Filter;
 use crate::gallery::graph::IndexParams;
 use crate::gallery::item::Item;
@@ -27,33 +28,13 @@ use crate::gallery::snapshot::{Match, Probe, Snapshot};
 use crate::gallery::{Access, Gallery};
 use crate::vector::Embedding;
 
-/// Measure what a deployment's index does with given vectors
-#[derive(Debug, clap::Args)]
-pub(super) struct Bench {
-    #[command(subcommand)]
-    what: What,
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum What {
-    /// Enrol vectors in a gallery and measure it: durable enrolment, opening, memory, recall and
-    /// speed by ef, filters, and searches while items are enrolled
-    Index(Index),
-    /// Open a gallery, and print what that adds to the memory of this process
-    #[command(hide = true)]
-    Open {
-        /// The folder
-        work: PathBuf,
-    },
-}
-
 /// Everything is measured through the same code that serves. Recall is of the ten nearest, counted
 /// on exact scores; the truth is found by comparing with every item.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   matchpoint bench index --base base.npy --queries queries.npy
   matchpoint bench index --base base.fvecs --queries queries.fvecs --threads 1,2 --ef 16,32,64,128 --json")]
-struct Index {
+pub(super) struct Index {
     /// Vectors to enrol: .npy, .npz, Parquet or .fvecs
     #[arg(long, value_name = "FILE")]
     base: PathBuf,
@@ -83,6 +64,13 @@ struct Index {
     json: bool,
 }
 
+/// Opens a gallery in a process of its own.
+#[derive(Debug, clap::Args)]
+pub(super) struct Open {
+    /// The folder
+    work: PathBuf,
+}
+
 #[derive(Serialize)]
 struct Report {
     machine: String,
@@ -91,7 +79,7 @@ struct Report {
     dimension: usize,
     queries: usize,
     enrol: Enrol,
-    open: Open,
+    open: Opening,
     memory: Memory,
     exact: Speed,
     searches: Vec<Searches>,
@@ -109,7 +97,7 @@ struct Enrol {
 }
 
 #[derive(Serialize)]
-struct Open {
+struct Opening {
     /// Opening for the first time, which builds the index and its file.
     build_seconds: f64,
     /// Opening with all checksums.
@@ -125,13 +113,6 @@ struct Memory {
     vector_bytes_per_item: f64,
     /// Memory of the process that is no file: what opening added, for each item.
     resident_bytes_per_item: f64,
-}
-
-#[derive(Clone, Copy, Serialize)]
-struct Speed {
-    per_second: f64,
-    p50_us: f64,
-    p99_us: f64,
 }
 
 #[derive(Serialize)]
@@ -173,27 +154,25 @@ const K: usize = 10;
 /// Of a thousand items, those that each filter takes.
 const SHARES: [usize; 4] = [500, 100, 10, 1];
 
-impl Bench {
+impl Open {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
-        let index = match self.what {
-            What::Index(index) => index,
-            What::Open { work } => {
-                let before = resident();
-                let gallery = open(&work)?;
-                let after = resident();
-                drop(gallery);
-                Output::new(true).result(&after.saturating_sub(before), |_| String::new())?;
-                return Ok(Exit::Done);
-            }
-        };
-        let output = Output::new(index.json);
-        let report = index.measure(output)?;
-        output.result(&report, text)?;
+        let before = resident();
+        let gallery = open(&self.work)?;
+        let after = resident();
+        drop(gallery);
+        Output::new(true).result(&after.saturating_sub(before), |_| String::new())?;
         Ok(Exit::Done)
     }
 }
 
 impl Index {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        let output = Output::new(self.json);
+        let report = self.measure(output)?;
+        output.result(&report, text)?;
+        Ok(Exit::Done)
+    }
+
     fn measure(&self, output: Output) -> anyhow::Result<Report> {
         let options = arrays::Options {
             name: None,
@@ -332,7 +311,7 @@ impl Index {
                 asked_per_second: self.inserts,
                 enrolled_per_second: wanted as f64 / enrolled,
                 at_rest,
-                meanwhile: summary(times, took),
+                meanwhile: Speed::of(times, took),
                 settled_recall,
                 grown,
                 grown_recall,
@@ -409,7 +388,7 @@ impl Work {
 
     /// Builds the index, reads the files, and opens the gallery once more; gives also what that added
     /// to the memory of this process.
-    fn reopen(&self) -> anyhow::Result<(Gallery, Open, usize)> {
+    fn reopen(&self) -> anyhow::Result<(Gallery, Opening, usize)> {
         let build = Instant::now();
         drop(open(&self.0)?);
         let build_seconds = build.elapsed().as_secs_f64();
@@ -424,7 +403,7 @@ impl Work {
         let resident = serde_json::from_slice(&child.stdout)?;
         let opening = Instant::now();
         let gallery = open(&self.0)?;
-        let open = Open {
+        let open = Opening {
             build_seconds,
             seconds: opening.elapsed().as_secs_f64(),
             read_seconds,
@@ -593,20 +572,7 @@ fn speed(
         }
         anyhow::Ok(all)
     })?;
-    Ok(summary(times, started.elapsed().as_secs_f64()))
-}
-
-fn summary(mut times: Vec<f64>, took: f64) -> Speed {
-    times.sort_unstable_by(f64::total_cmp);
-    let at = |share: f64| {
-        let place = (times.len() as f64 * share) as usize;
-        times.get(place).copied().unwrap_or(f64::NAN) * 1e6
-    };
-    Speed {
-        per_second: times.len() as f64 / took,
-        p50_us: at(0.5),
-        p99_us: at(0.99),
-    }
+    Ok(Speed::of(times, started.elapsed().as_secs_f64()))
 }
 
 fn filters(
@@ -655,24 +621,6 @@ fn resident() -> usize {
         .find_map(|line| line.strip_prefix("RssAnon:"));
     let number = line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
     number.unwrap_or(0) * 1024
-}
-
-fn machine() -> String {
-    let about = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let line = |name: &str| {
-        let line = about.lines().find(|line| line.starts_with(name));
-        let value = line.and_then(|line| line.split_once(": "));
-        value.map_or("", |(_, value)| value).to_owned()
-    };
-    let flags = line("flags");
-    let widest = ["avx512_vnni", "avx512f", "avx2"].into_iter();
-    let widest = widest.into_iter().find(|flag| flags.contains(flag));
-    let threads = std::thread::available_parallelism().map_or(0, usize::from);
-    format!(
-        "{}, {threads} threads, {}",
-        line("model name"),
-        widest.unwrap_or("no AVX2")
-    )
 }
 
 fn text(report: &Report) -> String {
