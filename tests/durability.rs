@@ -57,6 +57,10 @@ const REFUSABLE: &str =
 
 const TASK: &str = "MATCHPOINT_TESTS_CHILD_TASK";
 const GALLERY: &str = "MATCHPOINT_TESTS_CHILD_GALLERY";
+/// The last step that was acknowledged before.
+const AFTER: &str = "MATCHPOINT_TESTS_CHILD_AFTER";
+/// Seconds for which a process is killed again and again; a few rounds without.
+const CRASH_SECONDS: &str = "MATCHPOINT_TESTS_CRASH_SECONDS";
 const REQUIRE_STRACE: &str = "MATCHPOINT_TESTS_REQUIRE_STRACE";
 
 /// One test at a time: between its fork and its exec, a child of one test holds the open files of
@@ -273,6 +277,7 @@ fn the_other_process() {
     match task.to_str() {
         Some("write") => write_in_steps(path),
         Some("hold") => hold(path),
+        Some("churn") => churn(path),
         _ => be_refused(path),
     }
 }
@@ -296,6 +301,71 @@ fn attempt<T>(step: &str, mut action: impl FnMut() -> Result<T, GalleryError>) -
     });
     report(&format!("acknowledged {step}"));
     done
+}
+
+/// One change of many, always the same: doing it twice is doing it once.
+enum Change {
+    Upsert(Vec<Item>),
+    Delete(Vec<String>),
+    Reindex,
+}
+
+impl Change {
+    fn of(step: u64) -> Self {
+        let at = |place: u64| step.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(23) % place;
+        match step % 12 {
+            11 => Self::Reindex,
+            3 | 7 => Self::Delete(
+                items(at(180), at(180) + 4)
+                    .into_iter()
+                    .map(|item| item.id)
+                    .collect(),
+            ),
+            _ => {
+                let mut new = items(at(200), at(200) + 1 + step % 4);
+                for (item, number) in new.iter_mut().zip(0..) {
+                    item.embedding = embedding(1000 + step * 4 + number);
+                }
+                Self::Upsert(new)
+            }
+        }
+    }
+
+    fn make(self, gallery: &Gallery) -> Result<(), GalleryError> {
+        match self {
+            Self::Upsert(items) => gallery.upsert(items).map(drop),
+            Self::Delete(ids) => gallery.delete(&ids).map(drop),
+            Self::Reindex => gallery.reindex(),
+        }
+    }
+
+    fn note(self, content: &mut Content) {
+        match self {
+            Self::Upsert(items) => put(content, items),
+            Self::Delete(ids) => content.retain(|id, _| !ids.contains(id)),
+            Self::Reindex => {}
+        }
+    }
+}
+
+/// Changes a gallery and searches in it, until it is killed.
+fn churn(path: &Path) {
+    let after: u64 = env::var_os(AFTER)
+        .and_then(|text| text.to_str()?.parse().ok())
+        .unwrap();
+    let gallery = attempt("open", || open(path, Access::ReadWrite));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            loop {
+                still_answers(&gallery);
+                gallery.link(8);
+            }
+        });
+        for step in after + 1.. {
+            Change::of(step).make(&gallery).unwrap();
+            report(&format!("acknowledged {step}"));
+        }
+    });
 }
 
 /// On a line of its own: the test harness leaves one unfinished.
@@ -818,4 +888,59 @@ fn a_second_process_is_refused_at_once_with_the_first_ones_number() {
     other.kill().unwrap();
     other.wait().unwrap();
     check_survivor(&place.path, &[before], 0);
+}
+
+#[test]
+fn a_process_that_is_killed_again_and_again_loses_nothing() {
+    let _alone = alone();
+    let place = Place::prepared();
+    let seconds = env::var_os(CRASH_SECONDS)
+        .and_then(|text| text.to_str()?.parse().ok())
+        .unwrap_or(0);
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let mut content = Content::new();
+    put(&mut content, items(0, ENROLLED));
+    let (mut round, mut acknowledged) = (0_u64, 0_u64);
+    while round < 8 || Instant::now() < until {
+        round += 1;
+        let mut running = child("churn", &place.path, &[])
+            .env(AFTER, acknowledged.to_string())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(running.stdout.take().unwrap());
+        let mut line = String::new();
+        while line != "acknowledged open\n" {
+            line.clear();
+            assert!(0 < said.read_line(&mut line).unwrap(), "round {round}");
+        }
+        std::thread::park_timeout(Duration::from_millis(10 + round * 7919 % 190));
+        running.kill().unwrap();
+        assert_eq!(running.wait().unwrap().signal(), Some(9), "round {round}");
+        let mut rest = String::new();
+        said.read_to_string(&mut rest).unwrap();
+        // A line that was cut off by the kill says nothing.
+        for line in rest.lines().take(rest.matches('\n').count()) {
+            let Some(step) = line.strip_prefix("acknowledged ") else {
+                continue;
+            };
+            acknowledged += 1;
+            assert_eq!(step.parse(), Ok(acknowledged), "round {round}");
+            Change::of(acknowledged).note(&mut content);
+        }
+        // What was under way is there whole, or not at all.
+        let mut next = content.clone();
+        Change::of(acknowledged + 1).note(&mut next);
+        let gallery = open(&place.path, Access::ReadWrite).unwrap();
+        let found = [&content, &next]
+            .into_iter()
+            .find(|content| State::of((*content).clone()).digest == gallery.digest());
+        let found = found.unwrap_or_else(|| panic!("round {round}, after step {acknowledged}"));
+        check_answers(&gallery, found);
+    }
+    println!("{acknowledged} steps were acknowledged in {round} rounds");
+    assert!(
+        round < acknowledged,
+        "{acknowledged} steps in {round} rounds"
+    );
 }
