@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("vector", &["kernels"]),
     ("kernels", &[]),
-    ("pixels", &[]),
+    ("pixels", &["kernels"]),
     ("model", &["pixels", "vector"]),
     ("index", &["kernels"]),
     ("gallery", &["vector", "kernels", "index"]),
@@ -68,7 +68,6 @@ const OWNED: &[(&str, &[&str])] = &[
     ("ort::", &["model"]),
     ("image::", &["pixels"]),
     ("jpeg_decoder::", &["pixels"]),
-    ("fast_image_resize", &["pixels"]),
     ("hnsw_rs::", &["gallery"]),
     ("rusqlite::", &["gallery"]),
     ("statrs::", &["calibration"]),

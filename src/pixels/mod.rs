@@ -436,7 +436,6 @@ pub enum Filter {
 /// A resizer that keeps its scratch memory from one image to the next: one per worker.
 #[derive(Default)]
 pub struct Resizer {
-    convolution: fast_image_resize::Resizer,
-    /// The image between the two passes where they are run apart.
+    /// The image between the two passes.
     between: Vec<u8>,
 }

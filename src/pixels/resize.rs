@@ -1,20 +1,21 @@
 //! The resize itself: which part of the source, in which order, onto which canvas.
 
-use std::fmt;
+use std::f64::consts::PI;
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions};
-
+use crate::kernels::resample::{self, Weights};
 use crate::pixels::{Filter, Fit, Geometry, Pixels, PixelsError, Resizer, SIDE_MAX};
 
+/// Red, green, blue.
+const CHANNELS: usize = 3;
+
 impl Resizer {
-    /// A resizer for the widest vector instructions of this CPU.
+    /// A resizer without memory yet.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The image at the geometry's size: Pillow's `resize`, within two grey levels.
+    /// The image at the geometry's size: Pillow's `resize`, to the last bit.
     ///
     /// # Errors
     /// [`PixelsError::Geometry`] where the geometry is impossible; never because of the image.
@@ -28,18 +29,18 @@ impl Resizer {
         match geometry.fit {
             Fit::Squash => {
                 let window = Window::whole(pixels, (width, height));
-                self.convolve(pixels, &window, (width, height), geometry.filter)
+                Ok(self.convolve(pixels, &window, (width, height), geometry.filter))
             }
             Fit::Crop { short_side } => {
                 // Cutting the source gives the pixels that cutting the result would give, and an
                 // image that is very long does not become very large in between.
                 let window = middle(pixels, geometry, short_side)?;
-                self.convolve(pixels, &window, (width, height), geometry.filter)
+                Ok(self.convolve(pixels, &window, (width, height), geometry.filter))
             }
             Fit::Pad { fill } => {
                 let size = inside(pixels, geometry);
                 let window = Window::whole(pixels, size);
-                let scaled = self.convolve(pixels, &window, size, geometry.filter)?;
+                let scaled = self.convolve(pixels, &window, size, geometry.filter);
                 Ok(centred(&scaled, geometry, fill))
             }
         }
@@ -51,58 +52,32 @@ impl Resizer {
         window: &Window,
         (width, height): (u32, u32),
         filter: Filter,
-    ) -> Result<Pixels, PixelsError> {
-        let options = ResizeOptions::new()
-            .use_alpha(false)
-            .resize_alg(ResizeAlg::Convolution(filter.kernel()));
-        let mut target = Image::new(width, height, PixelType::U8x3);
-        let source = ImageRef::new(pixels.width, pixels.height, &pixels.rgb, PixelType::U8x3)
-            .map_err(|error| impossible(&error))?;
-        let Window {
-            left,
-            top,
-            across,
-            down,
-            vertical_first,
-        } = *window;
-        if vertical_first {
-            // The library's own order.
-            self.convolution
-                .resize(&source, &mut target, &options.crop(left, top, across, down))
-                .map_err(|error| impossible(&error))?;
+    ) -> Pixels {
+        let columns = Weights::new(&window.across.shares(width, filter));
+        let rows = Weights::new(&window.down.shares(height, filter));
+        let (across, down) = (width as usize, height as usize);
+        let (source_width, source_height) = (pixels.width as usize, pixels.height as usize);
+        let mut rgb = vec![0; across * down * CHANNELS];
+        let between = &mut self.between;
+        if window.vertical_first {
+            let stride = source_width * CHANNELS;
+            between.resize(stride * down, 0);
+            resample::down(&pixels.rgb, stride, &rows, between);
+            resample::across(between, source_width, &columns, &mut rgb);
         } else {
-            let rows = options.crop(left, 0.0, across, f64::from(pixels.height));
-            let columns = options.crop(0.0, top, f64::from(width), down);
-            self.between
-                .resize(3 * width as usize * pixels.height as usize, 0);
-            let mut between =
-                Image::from_slice_u8(width, pixels.height, &mut self.between, PixelType::U8x3)
-                    .map_err(|error| impossible(&error))?;
-            self.convolution
-                .resize(&source, &mut between, &rows)
-                .and_then(|()| self.convolution.resize(&between, &mut target, &columns))
-                .map_err(|error| impossible(&error))?;
+            let stride = across * CHANNELS;
+            between.resize(stride * source_height, 0);
+            resample::across(&pixels.rgb, source_width, &columns, between);
+            resample::down(between, stride, &rows, &mut rgb);
         }
-        Ok(Pixels {
-            width,
-            height,
-            rgb: target.into_vec(),
-        })
+        Pixels { width, height, rgb }
     }
 }
 
-fn impossible(error: &impl fmt::Display) -> PixelsError {
-    PixelsError::Geometry {
-        reason: error.to_string(),
-    }
-}
-
-/// The part of the source that is shown, in pixels and fractions of them.
+/// The part of the source that is shown.
 struct Window {
-    left: f64,
-    top: f64,
-    across: f64,
-    down: f64,
+    across: Axis,
+    down: Axis,
     /// The order of the two passes. The image between them is rounded and clipped to bytes, and
     /// with filters that overshoot the other order differs by up to 19 grey levels.
     vertical_first: bool,
@@ -110,15 +85,57 @@ struct Window {
 
 impl Window {
     fn whole(pixels: &Pixels, scaled: (u32, u32)) -> Self {
-        let (across, down) = (f64::from(pixels.width), f64::from(pixels.height));
-        let vertical_first = vertical_first((across, down), (scaled.0.into(), scaled.1.into()));
+        let axis = |source: u32, scaled: u32| Axis {
+            source,
+            scale: f64::from(source) / f64::from(scaled),
+            first: 0.0,
+        };
+        let source = (f64::from(pixels.width), f64::from(pixels.height));
         Self {
-            left: 0.0,
-            top: 0.0,
-            across,
-            down,
-            vertical_first,
+            across: axis(pixels.width, scaled.0),
+            down: axis(pixels.height, scaled.1),
+            vertical_first: vertical_first(source, (scaled.0.into(), scaled.1.into())),
         }
+    }
+}
+
+/// How sources make up outputs along one side of an image.
+struct Axis {
+    /// Pixels of the source.
+    source: u32,
+    /// Pixels of the source for one of the output.
+    scale: f64,
+    /// The first output that is kept, of all that the source makes.
+    first: f64,
+}
+
+impl Axis {
+    /// The first source of each output, and the share of each source from there on: Pillow's
+    /// `precompute_coeffs`, in its order of operations.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "cut off as Pillow does, and not negative after the clamp"
+    )]
+    fn shares(&self, outputs: u32, filter: Filter) -> Vec<(usize, Vec<f64>)> {
+        // Where an image grows, the filter is as wide as the source's pixels.
+        let widening = if self.scale < 1.0 { 1.0 } else { self.scale };
+        let support = filter.support() * widening;
+        let source = f64::from(self.source);
+        let one = |output: u32| {
+            let centre = (self.first + f64::from(output) + 0.5) * self.scale;
+            let start = (centre - support + 0.5).clamp(0.0, source).trunc();
+            let end = (centre + support + 0.5).clamp(0.0, source).trunc();
+            let count = (end - start) as u32;
+            let at = |place: u32| (f64::from(place) + start - centre + 0.5) * (1.0 / widening);
+            let mut shares: Vec<f64> = (0..count).map(|place| filter.weight(at(place))).collect();
+            let sum: f64 = shares.iter().sum();
+            if sum != 0.0 {
+                shares.iter_mut().for_each(|share| *share /= sum);
+            }
+            (start as usize, shares)
+        };
+        (0..outputs).map(one).collect()
     }
 }
 
@@ -142,18 +159,14 @@ fn middle(pixels: &Pixels, geometry: &Geometry, short_side: u32) -> Result<Windo
         (f64::from(short_side) * source.0 / short).floor(),
         (f64::from(short_side) * source.1 / short).floor(),
     );
-    let span = |source: f64, scaled: f64, target: u32| {
-        let start = ((scaled - f64::from(target)) / 2.0).round_ties_even();
-        let step = source / scaled;
-        (start * step, f64::from(target) * step)
+    let axis = |source: u32, scaled: f64, target: u32| Axis {
+        source,
+        scale: f64::from(source) / scaled,
+        first: ((scaled - f64::from(target)) / 2.0).round_ties_even(),
     };
-    let (left, across) = span(source.0, scaled.0, geometry.width);
-    let (top, down) = span(source.1, scaled.1, geometry.height);
     Ok(Window {
-        left,
-        top,
-        across,
-        down,
+        across: axis(pixels.width, scaled.0, geometry.width),
+        down: axis(pixels.height, scaled.1, geometry.height),
         vertical_first: vertical_first(source, scaled),
     })
 }
@@ -193,15 +206,48 @@ fn centred(scaled: &Pixels, geometry: &Geometry, fill: [u8; 3]) -> Pixels {
 }
 
 impl Filter {
-    fn kernel(self) -> FilterType {
+    /// How far from its centre the filter reaches, in pixels.
+    fn support(self) -> f64 {
         match self {
-            Self::Box => FilterType::Box,
-            Self::Bilinear => FilterType::Bilinear,
-            Self::Hamming => FilterType::Hamming,
-            Self::Bicubic => FilterType::CatmullRom,
-            Self::Lanczos => FilterType::Lanczos3,
+            Self::Box => 0.5,
+            Self::Bilinear | Self::Hamming => 1.0,
+            Self::Bicubic => 2.0,
+            Self::Lanczos => 3.0,
         }
     }
+
+    /// The filter so far from its centre.
+    fn weight(self, x: f64) -> f64 {
+        let distance = x.abs();
+        let reaches = distance < self.support();
+        match self {
+            // The border between two pixels is the left one's.
+            Self::Box => f64::from(u8::from(-0.5 < x && x <= 0.5)),
+            Self::Bilinear if reaches => 1.0 - distance,
+            // Pillow writes these two as `float`.
+            Self::Hamming if reaches => {
+                sinc(x) * (f64::from(0.54_f32) + f64::from(0.46_f32) * (PI * x).cos())
+            }
+            Self::Bicubic if distance < 1.0 => {
+                ((BICUBIC + 2.0) * distance - (BICUBIC + 3.0)) * distance * distance + 1.0
+            }
+            Self::Bicubic if reaches => {
+                (((distance - 5.0) * distance + 8.0) * distance - 4.0) * BICUBIC
+            }
+            Self::Lanczos if reaches => sinc(x) * sinc(x / 3.0),
+            Self::Bilinear | Self::Hamming | Self::Bicubic | Self::Lanczos => 0.0,
+        }
+    }
+}
+
+/// The parameter of the cubic.
+const BICUBIC: f64 = -0.5;
+
+fn sinc(x: f64) -> f64 {
+    if x == 0.0 {
+        return 1.0;
+    }
+    (PI * x).sin() / (PI * x)
 }
 
 #[cfg(test)]
