@@ -18,6 +18,11 @@ ARG VERSION=0.1.0
 # The minor version of rust-toolchain.toml, which stays out of the build: rustup would download the
 # components that it names for developers.
 FROM rust:1.95-bookworm AS build
+# For libjpeg-turbo. Not pinned: Debian removes a version from its mirrors when it is superseded.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends cmake nasm \
+    && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \

@@ -67,7 +67,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 const OWNED: &[(&str, &[&str])] = &[
     ("ort::", &["model"]),
     ("image::", &["pixels"]),
-    ("jpeg_decoder::", &["pixels"]),
+    ("turbojpeg::", &["pixels"]),
     ("hnsw_rs::", &["gallery"]),
     ("rusqlite::", &["gallery"]),
     ("statrs::", &["calibration"]),

@@ -62,7 +62,7 @@ fn resized(path: &Path, fit: Fit, filter: Filter) -> Pixels {
 }
 
 #[test]
-fn resized_pixels_stay_within_three_grey_levels_of_the_reference() {
+fn decoded_and_resized_pixels_are_those_of_the_reference() {
     let files = fs::read_to_string(oracle().join("files.csv")).unwrap();
     let mut images = 0;
     for row in files.lines().skip(1) {
@@ -72,15 +72,7 @@ fn resized_pixels_stay_within_three_grey_levels_of_the_reference() {
         let ours = resized(&oracle().join(name), Fit::Squash, Filter::Bilinear);
         let Distance { max, mean } = Distance::between(&ours, &decode(&oracle().join(reference)));
         println!("{name:50} max {max} mean {mean:.4}");
-        let (max_allowed, mean_allowed) = if name.ends_with(".png") {
-            (0, 1e-9)
-        } else {
-            (3, 0.2)
-        };
-        assert!(
-            max <= max_allowed && mean < mean_allowed,
-            "{name}: max {max}, mean {mean}"
-        );
+        assert_eq!(max, 0, "{name}");
         images += 1;
     }
     assert_eq!(images, 16);
@@ -157,15 +149,15 @@ fn every_fit_and_filter_resizes_as_the_reference_does() {
             }
         };
         let filter = filter_named(filter);
-        let (extension, max_allowed) = if name.starts_with("emoji") {
-            ("png", 0)
+        let extension = if name.starts_with("emoji") {
+            "png"
         } else {
-            ("jpg", 5)
+            "jpg"
         };
         let source = oracle().join(name).with_extension(extension);
         let distance = Distance::between(&resized(&source, fit, filter), &decode(&path));
         println!("{stem:50} max {} mean {:.4}", distance.max, distance.mean);
-        assert!(distance.max <= max_allowed, "{stem}: max {}", distance.max);
+        assert_eq!(distance.max, 0, "{stem}");
         count += 1;
     }
     assert_eq!(count, 18);

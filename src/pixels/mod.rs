@@ -18,8 +18,7 @@ use std::panic;
 
 use image::codecs::{bmp, gif, png, webp};
 use image::metadata::Orientation;
-use image::{DynamicImage, GrayImage, ImageDecoder, ImageError, RgbImage};
-use jpeg_decoder::PixelFormat;
+use image::{DynamicImage, ImageDecoder, ImageError, RgbImage};
 
 pub use thumbnail::thumbnail;
 
@@ -217,8 +216,11 @@ impl Pixels {
         let input = Cursor::new(bytes);
         let image = match format {
             Format::Jpeg => {
-                survey::jpeg(bytes)?;
-                jpeg(bytes, limits)
+                let survey::Jpeg { size, exif } = survey::jpeg(bytes)?;
+                if let Some((width, height)) = size {
+                    check_size(width, height, limits)?;
+                }
+                jpeg(bytes, exif, limits)
             }
             Format::Png => {
                 // The decoder would take memory for a row of it first.
@@ -297,54 +299,36 @@ fn upright(
 
 /// Decodes a JPEG that `survey` has walked.
 ///
-/// With `jpeg-decoder` and not with the decoder inside `image`: that one rounds twice while it
-/// scales the colour planes up, which is twice as far from what Pillow makes of the same file.
-fn jpeg(bytes: &[u8], limits: &Limits) -> Result<DynamicImage, PixelsError> {
-    let refused = |error| jpeg_refusal(&error);
-    let mut decoder = jpeg_decoder::Decoder::new(bytes);
-    let bytes_max = limits.pixels_max.saturating_mul(BYTES_PER_PIXEL_MAX);
-    decoder.set_max_decoding_buffer_size(usize::try_from(bytes_max).unwrap_or(usize::MAX));
-    decoder.read_info().map_err(refused)?;
-    let unknown = || PixelsError::Undecodable {
-        format: Format::Jpeg,
-        cause: String::from("its size is not stated"),
-    };
-    let info = decoder.info().ok_or_else(unknown)?;
-    let (width, height) = (u32::from(info.width), u32::from(info.height));
-    check_size(width, height, limits)?;
-    let samples = decoder.decode().map_err(refused)?;
-    let decoded = match info.pixel_format {
-        PixelFormat::RGB24 => RgbImage::from_raw(width, height, samples).map(DynamicImage::from),
-        PixelFormat::L8 => GrayImage::from_raw(width, height, samples).map(DynamicImage::from),
-        PixelFormat::L16 | PixelFormat::CMYK32 => {
-            let feature = "colours other than grey and RGB, 8 bits each";
-            return Err(PixelsError::UnsupportedFeature {
-                format: Format::Jpeg,
-                feature,
-            });
-        }
-    };
-    let mut image = decoded.ok_or_else(unknown)?;
-    let exif = decoder.exif_data().unwrap_or_default();
-    image
-        .apply_orientation(Orientation::from_exif_chunk(exif).unwrap_or(Orientation::NoTransforms));
-    Ok(image)
-}
-
-fn jpeg_refusal(error: &jpeg_decoder::Error) -> PixelsError {
+/// With `libjpeg-turbo`, because that is what the reference has: no other decoder gives its pixels.
+/// What it only warns of, missing data above all, is refused.
+fn jpeg(bytes: &[u8], exif: Option<&[u8]>, limits: &Limits) -> Result<DynamicImage, PixelsError> {
     let format = Format::Jpeg;
-    match error {
-        jpeg_decoder::Error::Io(cause) if cause.kind() == ErrorKind::UnexpectedEof => {
-            PixelsError::Truncated { format }
-        }
-        jpeg_decoder::Error::Io(_)
-        | jpeg_decoder::Error::Format(_)
-        | jpeg_decoder::Error::Unsupported(_)
-        | jpeg_decoder::Error::Internal(_) => PixelsError::Undecodable {
-            format,
-            cause: error.to_string(),
-        },
-    }
+    let refused = |error: turbojpeg::Error| PixelsError::Undecodable {
+        format,
+        cause: error.to_string(),
+    };
+    let mut decoder = turbojpeg::Decompressor::new().map_err(refused)?;
+    let header = decoder.read_header(bytes).map_err(refused)?;
+    let unknown = || PixelsError::Undecodable {
+        format,
+        cause: String::from("its size cannot be read"),
+    };
+    let side = |side: usize| u32::try_from(side).map_err(|_larger| unknown());
+    let (width, height) = (side(header.width)?, side(header.height)?);
+    check_size(width, height, limits)?;
+    let mut image = RgbImage::new(width, height);
+    let target = turbojpeg::Image {
+        pixels: &mut *image,
+        width: header.width,
+        pitch: 3 * header.width,
+        height: header.height,
+        format: turbojpeg::PixelFormat::RGB,
+    };
+    decoder.decompress(bytes, target).map_err(refused)?;
+    let mut image = DynamicImage::from(image);
+    let orientation = exif.and_then(Orientation::from_exif_chunk);
+    image.apply_orientation(orientation.unwrap_or(Orientation::NoTransforms));
+    Ok(image)
 }
 
 fn check_size(width: u32, height: u32, limits: &Limits) -> Result<(), PixelsError> {

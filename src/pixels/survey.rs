@@ -100,20 +100,29 @@ fn has(bytes: &[u8], offset: usize, magic: &[u8]) -> bool {
         .is_some_and(|rest| rest.starts_with(magic))
 }
 
+/// What the segments of a JPEG say.
+#[derive(Default)]
+pub(super) struct Jpeg<'a> {
+    /// Width and height.
+    pub(super) size: Option<(u32, u32)>,
+    pub(super) exif: Option<&'a [u8]>,
+}
+
 /// Walks the segments of a JPEG to its end marker.
 ///
 /// The decoder fills what a cut file lacks with grey and says nothing, so that completeness has to
 /// be found out here.
-pub(super) fn jpeg(bytes: &[u8]) -> Result<(), PixelsError> {
+pub(super) fn jpeg(bytes: &[u8]) -> Result<Jpeg<'_>, PixelsError> {
     let format = Format::Jpeg;
     let truncated = || PixelsError::Truncated { format };
     let unsupported = |feature| Err(PixelsError::UnsupportedFeature { format, feature });
     let mut rest = bytes.get(2..).ok_or_else(truncated)?;
     let mut scans = 0;
+    let mut found = Jpeg::default();
     loop {
         let (marker, after) = next_marker(rest).ok_or_else(truncated)?;
         if marker == 0xd9 {
-            return Ok(());
+            return Ok(found);
         }
         let (&length, _) = after.split_first_chunk::<2>().ok_or_else(truncated)?;
         let length = usize::from(u16::from_be_bytes(length));
@@ -122,13 +131,18 @@ pub(super) fn jpeg(bytes: &[u8]) -> Result<(), PixelsError> {
             .ok_or_else(truncated)?;
         match marker {
             0xc0..=0xc2 => match segment.get(7) {
-                Some(1 | 3) => {}
+                Some(1 | 3) => found.size = jpeg_size(segment),
                 Some(4) => return unsupported("four colour channels (CMYK or YCCK)"),
                 _ => return unsupported("a number of colour channels other than 1 and 3"),
             },
             0xc3 | 0xc5..=0xc7 => return unsupported("lossless or hierarchical coding"),
             0xc9..=0xcb | 0xcd..=0xcf => return unsupported("arithmetic coding"),
             0xda => scans += 1,
+            0xe1 if found.exif.is_none() => {
+                found.exif = segment
+                    .get(2..)
+                    .and_then(|data| data.strip_prefix(b"Exif\0\0"));
+            }
             _ => {}
         }
         if SCANS_MAX < scans {
@@ -136,6 +150,16 @@ pub(super) fn jpeg(bytes: &[u8]) -> Result<(), PixelsError> {
         }
         rest = next;
     }
+}
+
+/// Width and height in the header of a frame.
+fn jpeg_size(segment: &[u8]) -> Option<(u32, u32)> {
+    let (&height, rest) = segment.get(3..)?.split_first_chunk()?;
+    let width = *rest.first_chunk()?;
+    Some((
+        u16::from_be_bytes(width).into(),
+        u16::from_be_bytes(height).into(),
+    ))
 }
 
 /// The next marker that begins a segment or ends the file, and what follows it. Coded data, its
