@@ -9,8 +9,8 @@ byte for each value, which tests/golden.rs draws again. Needs Python 3.11 and Pi
 """
 
 import hashlib
+from collections.abc import Iterator
 from itertools import islice
-from typing import Iterator
 
 from PIL import Image
 
