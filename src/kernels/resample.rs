@@ -226,12 +226,12 @@ mod x86 {
         let halves = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
         let (mut highs, mut lows) = (_mm256_setzero_si256(), _mm256_setzero_si256());
         let weights = high.as_chunks::<QUAD>().0.iter();
-        let weights = weights.zip(low.as_chunks::<QUAD>().0).enumerate();
-        for (quad, (high, low)) in weights {
-            let at = quad * QUAD * CHANNELS;
-            let Some(bytes) = from.get(at..).and_then(|rest| rest.first_chunk()) else {
+        let mut rest = from;
+        for (high, low) in weights.zip(low.as_chunks::<QUAD>().0) {
+            let Some(bytes) = rest.first_chunk() else {
                 break;
             };
+            rest = rest.get(QUAD * CHANNELS..).unwrap_or_default();
             let values = _mm256_broadcastsi128_si256(load(bytes));
             let values = _mm256_shuffle_epi8(values, pairs);
             let spread = |weights: &[i16; QUAD]| {
@@ -263,14 +263,15 @@ mod x86 {
     pub(super) fn down(source: &[u8], stride: usize, weights: &Weights, target: &mut [u8]) {
         let targets = target.chunks_exact_mut(stride.max(1));
         for (target, (start, high, low)) in targets.zip(weights.each()) {
-            let from = source.get(start * stride..).unwrap_or_default();
+            let mut from = source.get(start * stride..).unwrap_or_default();
             let (chunks, rest) = target.as_chunks_mut::<COLUMNS>();
-            let done = chunks.len() * COLUMNS;
-            for (chunk, at) in chunks.iter_mut().zip((0..).step_by(COLUMNS)) {
-                *chunk = down_eight(from, (stride, at), high, low);
+            for chunk in chunks {
+                *chunk = down_eight(from, stride, high, low);
+                from = from.get(COLUMNS..).unwrap_or_default();
             }
-            for (byte, at) in rest.iter_mut().zip(done..) {
-                let column = from.iter().skip(at).step_by(stride);
+            for byte in rest {
+                let column = from.iter().step_by(stride);
+                from = from.get(1..).unwrap_or_default();
                 let mut sum = HALF;
                 for (value, (high, low)) in column.zip(high.iter().zip(low)) {
                     sum += i32::from(*value) * weight(*high, *low);
@@ -280,26 +281,20 @@ mod x86 {
         }
     }
 
-    /// Eight columns from one on, of rows that begin at the first source.
+    /// The first eight columns, of rows that begin at the first source.
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn down_eight(
-        from: &[u8],
-        (stride, at): (usize, usize),
-        high: &[i16],
-        low: &[i16],
-    ) -> [u8; COLUMNS] {
+    fn down_eight(mut from: &[u8], stride: usize, high: &[i16], low: &[i16]) -> [u8; COLUMNS] {
         // Beyond the last row weights are zero.
-        let row = |number: usize| -> __m128i {
-            let bytes = from.get(number * stride + at..);
-            let bytes = bytes.and_then(|bytes| bytes.first_chunk::<COLUMNS>());
-            _mm_cvtsi64_si128(i64::from_le_bytes(bytes.copied().unwrap_or_default()))
+        let mut row = || -> __m128i {
+            let bytes = from.first_chunk::<COLUMNS>().copied();
+            from = from.get(stride..).unwrap_or_default();
+            _mm_cvtsi64_si128(i64::from_le_bytes(bytes.unwrap_or_default()))
         };
         let (mut highs, mut lows) = (_mm256_setzero_si256(), _mm256_setzero_si256());
-        let weights = high.as_chunks::<2>().0.iter().zip(low.as_chunks::<2>().0);
-        for (pair, (high, low)) in weights.enumerate() {
-            let values = _mm_unpacklo_epi8(row(2 * pair), row(2 * pair + 1));
-            let values = _mm256_cvtepu8_epi16(values);
+        for (high, low) in high.as_chunks::<2>().0.iter().zip(low.as_chunks::<2>().0) {
+            let (one, next) = (row(), row());
+            let values = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(one, next));
             let both = |[a, b]: [i16; 2]| {
                 let ([a, b], [c, d]) = (a.to_le_bytes(), b.to_le_bytes());
                 _mm256_set1_epi32(i32::from_le_bytes([a, b, c, d]))
