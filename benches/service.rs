@@ -56,7 +56,7 @@ fn main() {
     println!("commit    {}", commit());
     println!(
         "workers   {} threads, {CLIENTS} gRPC clients, {} photographs, {rounds} rounds of {} s",
-        config.engine.workers,
+        config.engine.workers.count(false),
         images.len(),
         length.as_secs()
     );
@@ -133,7 +133,7 @@ impl Bench {
         let done = AtomicU64::new(0);
         let started = Instant::now();
         std::thread::scope(|scope| {
-            for worker in 0..self.config.engine.workers {
+            for worker in 0..self.config.engine.workers.count(false) {
                 let mut embedder = self.deployment().loaded().model.embedder().unwrap();
                 let (done, work) = (&done, &work);
                 scope.spawn(move || {

@@ -146,7 +146,7 @@ fn describe() {
     describe_gauge!(BUILD_INFO, "Always 1; the labels say which build this is.");
     describe_gauge!(
         MODEL_INFO,
-        "Always 1; the labels name each deployment's model and the execution provider really in use."
+        "Always 1; the labels name each deployment's model, its precision and the execution provider really in use."
     );
     describe_gauge!(
         READY,
@@ -255,6 +255,8 @@ pub struct DeploymentLabels<'a> {
     pub model: &'a str,
     /// The model's fingerprint.
     pub fingerprint: &'a str,
+    /// Which of the model's precisions.
+    pub precision: &'a str,
     /// The execution provider really in use.
     pub execution_provider: &'a str,
 }
@@ -264,6 +266,7 @@ pub fn deployment_started(labels: DeploymentLabels<'_>) {
     let deployment = labels.name.to_owned();
     gauge!(MODEL_INFO, "deployment" => deployment.clone(), "model" => labels.model.to_owned(),
         "fingerprint" => labels.fingerprint.to_owned(),
+        "precision" => labels.precision.to_owned(),
         "execution_provider" => labels.execution_provider.to_owned())
     .set(1.0);
     for reason in IMAGE_FAILURE_VALUES {

@@ -21,7 +21,7 @@ use std::task::Poll;
 use matchpoint::model::embedder::{EmbedError, Embedder};
 use matchpoint::model::pool::{Pool, PoolError};
 use matchpoint::model::runtime::{Candidate, Runtime, RuntimeError};
-use matchpoint::model::{Device, Model, ModelError};
+use matchpoint::model::{Compute, Device, Model, ModelError};
 use matchpoint::pixels::{Limits, Pixels};
 use matchpoint::vector::{Embedding, Similarity};
 use sha2::{Digest, Sha256};
@@ -62,7 +62,7 @@ fn lite0() -> &'static Arc<Model> {
     static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
     MODEL.get_or_init(|| {
         let folder = Path::new(ROOT).join("models/efficientnet-lite0");
-        Arc::new(Model::open(&folder, runtime(), Device::Cpu).unwrap())
+        Arc::new(Model::open(&folder, None, runtime(), &Compute::on(Device::Cpu)).unwrap())
     })
 }
 
@@ -192,7 +192,7 @@ fn lite0_with(from: &str, to: &str) -> TempDir {
 }
 
 fn refusal(folder: &Path) -> ModelError {
-    Model::open(folder, runtime(), Device::Cpu).unwrap_err()
+    Model::open(folder, None, runtime(), &Compute::on(Device::Cpu)).unwrap_err()
 }
 
 #[test]
@@ -460,7 +460,7 @@ impl Toy {
 
     fn open_on(&self, device: Device) -> Result<Model, ModelError> {
         fs::write(self.path("model.toml"), &self.manifest).unwrap();
-        Model::open(self.folder.path(), runtime(), device)
+        Model::open(self.folder.path(), None, runtime(), &Compute::on(device))
     }
 
     fn open(&self) -> Model {
@@ -785,6 +785,149 @@ fn cuda_works_or_is_refused_and_auto_says_what_it_took() {
             assert_eq!(auto, "cpu");
         }
     }
+}
+
+// === Batches, threads, precisions ===
+
+fn lite0_with_compute(compute: &Compute) -> Model {
+    let folder = Path::new(ROOT).join("models/efficientnet-lite0");
+    Model::open(&folder, None, runtime(), compute).unwrap()
+}
+
+#[test]
+fn an_image_has_the_same_embedding_in_any_batch_and_on_any_number_of_threads() {
+    let images = oracle();
+    let batched = Arc::new(lite0_with_compute(&Compute {
+        batch_max: Some(6),
+        ..Compute::on(Device::Cpu)
+    }));
+    assert!(batched.batches() && !lite0().batches());
+    // More workers than places in a batch: which images meet in which batch changes with each round.
+    let pool = Pool::start(batched, 8, 64).unwrap();
+    std::thread::scope(|scope| {
+        for worker in 0..8_usize {
+            let (pool, images) = (&pool, &images);
+            scope.spawn(move || {
+                for round in 0..4 {
+                    let image = &images[(worker * 5 + round * 3) % images.len()];
+                    let bytes = image.image.clone();
+                    let embedded = pool
+                        .run_blocking(move |embedder| embedder.embed(&bytes, &LIMITS))
+                        .unwrap()
+                        .unwrap();
+                    let cosine = cosine(&embedded.embedding, &image.embedding);
+                    assert!(0.999_99 <= cosine, "{}: {cosine}", image.name);
+                }
+            });
+        }
+    });
+
+    let threaded = lite0_with_compute(&Compute {
+        threads: 2,
+        ..Compute::on(Device::Cpu)
+    });
+    let mut embedder = threaded.embedder().unwrap();
+    for image in &images {
+        let embedded = embedder.embed(&image.image, &LIMITS).unwrap();
+        let cosine = cosine(&embedded.embedding, &image.embedding);
+        assert!(0.999_99 <= cosine, "{}: {cosine}", image.name);
+    }
+}
+
+#[test]
+fn one_bad_image_in_a_batch_costs_no_other_its_embedding() {
+    let batched = Arc::new(lite0_with_compute(&Compute {
+        batch_max: Some(4),
+        decode_bytes_max: Some(1 << 20),
+        ..Compute::on(Device::Cpu)
+    }));
+    let pool = Pool::start(batched, 4, 64).unwrap();
+    let images = oracle();
+    std::thread::scope(|scope| {
+        for (worker, image) in images.iter().take(4).enumerate() {
+            let pool = &pool;
+            scope.spawn(move || {
+                for _ in 0..3 {
+                    let mut bytes = image.image.clone();
+                    if worker == 2 {
+                        bytes.truncate(bytes.len() / 2);
+                    }
+                    let result = pool
+                        .run_blocking(move |embedder| embedder.embed(&bytes, &LIMITS))
+                        .unwrap();
+                    assert_eq!(result.is_ok(), worker != 2, "{}", image.name);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_model_that_takes_one_image_at_a_time_is_run_one_by_one() {
+    let toy = Toy::new();
+    fs::write(toy.path("model.toml"), &toy.manifest).unwrap();
+    let compute = Compute {
+        batch_max: Some(8),
+        ..Compute::on(Device::Cpu)
+    };
+    let model = Model::open(toy.folder.path(), None, runtime(), &compute).unwrap();
+    let pool = Pool::start(Arc::new(model), 8, 64).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let job = |embedder: &mut Embedder| embedder.embed(&bmp(GOLDEN), &LIMITS).is_ok();
+                assert_eq!(pool.run_blocking(job), Ok(true));
+            });
+        }
+    });
+}
+
+#[test]
+fn a_precision_is_another_model_with_its_own_golden_check() {
+    let toy = Toy::new();
+    let (model, golden) = (
+        fs::read(toy.path("model.onnx")).unwrap(),
+        fs::read(toy.path("golden.f32")).unwrap(),
+    );
+    // The same graph under another graph name: other bytes, so another hash.
+    let other = onnx::model(&[1, 3, 2, 4], "Flatten", &onnx::whole("axis", 1), &[1, 24]);
+    assert_ne!(model, other);
+    fs::write(toy.path("other.onnx"), &other).unwrap();
+    fs::write(toy.path("other.f32"), &golden).unwrap();
+    let sha256: String = Sha256::digest(&other)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let manifest = format!(
+        "{}\n[precision.int8]\npath = \"other.onnx\"\nsha256 = \"{sha256}\"\n\
+         golden = \"other.f32\"\ncosine_min = 0.999\n",
+        toy.manifest
+    );
+    fs::write(toy.path("model.toml"), manifest).unwrap();
+    let open = |precision| {
+        let compute = Compute::on(Device::Cpu);
+        Model::open(toy.folder.path(), precision, runtime(), &compute)
+    };
+    let (plain, int8) = (open(None).unwrap(), open(Some("int8")).unwrap());
+    assert_eq!((plain.precision(), int8.precision()), ("f32", "int8"));
+    assert_eq!(
+        open(Some("f32")).unwrap().fingerprint(),
+        plain.fingerprint()
+    );
+    assert_ne!(plain.fingerprint(), int8.fingerprint());
+
+    let text = open(Some("fp4")).unwrap_err().to_string();
+    assert!(
+        text.contains("no [precision.fp4]; there is f32, int8"),
+        "{text}"
+    );
+
+    let mut wrong = golden;
+    wrong[..48].fill(0);
+    fs::write(toy.path("other.f32"), &wrong).unwrap();
+    let error = open(Some("int8")).unwrap_err();
+    assert!(matches!(error, ModelError::GoldenDiffers { .. }), "{error}");
+    assert!(open(None).is_ok());
 }
 
 // === The pool ===

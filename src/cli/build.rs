@@ -36,6 +36,7 @@ use crate::telemetry;
   matchpoint build shop --images photos/ --model models/efficientnet-lite0
   matchpoint build shop --images items.csv --model models/efficientnet-lite0 --json
   matchpoint build shop --images new-photos/          # add to it; the model is known
+  matchpoint build shop8 --images photos/ --model models/efficientnet-lite0 --precision int8
   matchpoint build shop --images photos/ --keep-images
   matchpoint build faces --embeddings faces.npy --labels faces.csv --vectors-of arcface-r100")]
 pub(super) struct Build {
@@ -49,6 +50,9 @@ pub(super) struct Build {
     /// The model's folder; required for a new deployment
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
+    /// Which of the model's precisions embeds a new deployment, such as int8 [default: its own file]
+    #[arg(long, value_name = "NAME", requires = "model")]
+    precision: Option<String>,
     /// Name of a new deployment [default: its folder's name]
     #[arg(long)]
     name: Option<String>,
@@ -117,6 +121,7 @@ impl Build {
         let report = build(&Request {
             deployment: &self.deployment,
             model: self.model.as_deref(),
+            precision: self.precision.as_deref(),
             name: self.name.as_deref(),
             prune: self.prune,
             keep_images: self.keep_images,
@@ -137,6 +142,7 @@ impl Build {
 pub(super) struct Request<'a> {
     pub(super) deployment: &'a std::path::Path,
     pub(super) model: Option<&'a std::path::Path>,
+    pub(super) precision: Option<&'a str>,
     pub(super) name: Option<&'a str>,
     pub(super) prune: bool,
     pub(super) keep_images: bool,
@@ -169,7 +175,7 @@ pub(super) struct Built {
 
 /// Enrols the sources, then opens the deployment once more as the server will.
 pub(super) fn build(request: &Request<'_>) -> anyhow::Result<Built> {
-    let window = request.engine.workers * 4;
+    let window = request.engine.workers.count(true) * 4;
     let mut models = Models::new(request.engine, window);
     create_if_missing(request, &mut models)?;
     let open = |access, models: &mut Models| {
@@ -256,7 +262,7 @@ fn create_if_missing(request: &Request<'_>, models: &mut Models) -> anyhow::Resu
         return Ok(());
     }
     let model = match (request.model, request.vectors_of, &request.input) {
-        (Some(model), ..) => models.open(model)?,
+        (Some(model), ..) => models.open(model, request.precision)?,
         (None, Some(name), Input::Vectors(given)) => models.vectors(name, given.dimension())?,
         (None, _, input) => {
             let where_to = request.deployment.display();

@@ -54,6 +54,9 @@ pub(super) struct Demo {
     /// The model's folder [default: models/efficientnet-lite0 of the checkout]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
+    /// Which of the model's precisions, such as int8 [default: its own file]
+    #[arg(long, value_name = "NAME")]
+    precision: Option<String>,
     /// Where the deployment is made, anew each time
     #[arg(long, value_name = "DIR", default_value = "demo-deployment")]
     deployment: PathBuf,
@@ -201,6 +204,7 @@ impl Story<'_> {
         let built = build::build(&build::Request {
             deployment: folder,
             model: Some(model),
+            precision: self.demo.precision.as_deref(),
             name: Some(NAME),
             prune: false,
             keep_images: false,

@@ -24,7 +24,8 @@ use crate::telemetry;
 #[command(after_help = "Examples:
   matchpoint inspect shop
   matchpoint inspect shop --json
-  matchpoint inspect --model models/efficientnet-lite0")]
+  matchpoint inspect --model models/efficientnet-lite0
+  matchpoint inspect --model models/efficientnet-lite0 --precision int8")]
 #[command(arg_required_else_help = true)]
 pub(super) struct Inspect {
     /// The deployment's folder
@@ -32,6 +33,9 @@ pub(super) struct Inspect {
     /// A model's folder
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
+    /// Which of the model's precisions, such as int8 [default: its own file]
+    #[arg(long, value_name = "NAME", requires = "model")]
+    precision: Option<String>,
     /// Print as JSON
     #[arg(long)]
     json: bool,
@@ -76,6 +80,7 @@ struct PointReport {
 struct ModelReport {
     folder: PathBuf,
     name: String,
+    precision: String,
     fingerprint: String,
     dimension: usize,
     execution_provider: String,
@@ -94,7 +99,10 @@ impl Inspect {
             None => None,
         };
         let model = match &self.model {
-            Some(folder) => Some(inspect_model(folder, &mut Models::new(&engine, 1))?),
+            Some(folder) => {
+                let models = &mut Models::new(&engine, 1);
+                Some(inspect_model(folder, self.precision.as_deref(), models)?)
+            }
             None => None,
         };
         if let (Some(deployment), Some(model)) = (&deployment, &model)
@@ -172,12 +180,17 @@ fn inspect(path: &Path, graph_from_items: usize) -> anyhow::Result<DeploymentRep
     })
 }
 
-fn inspect_model(folder: &Path, models: &mut Models) -> anyhow::Result<ModelReport> {
+fn inspect_model(
+    folder: &Path,
+    precision: Option<&str>,
+    models: &mut Models,
+) -> anyhow::Result<ModelReport> {
     let started = Instant::now();
-    let loaded = models.open(folder)?;
+    let loaded = models.open(folder, precision)?;
     let model = &loaded.model;
     Ok(ModelReport {
         name: model.name().to_owned(),
+        precision: model.precision().to_owned(),
         fingerprint: model.fingerprint().to_owned(),
         dimension: model.dimension(),
         execution_provider: model.provider().to_owned(),
@@ -255,6 +268,7 @@ fn deployment_text(report: &DeploymentReport) -> String {
 
 fn model_text(report: &ModelReport) -> String {
     let mut rows = vec![
+        ("precision", report.precision.clone()),
         ("fingerprint", report.fingerprint.clone()),
         ("embedding", format!("{} components", report.dimension)),
         (

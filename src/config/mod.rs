@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::model::Device;
+use crate::model::{Compute, Device};
 
 pub use settings::{
     EngineFlags, Environment, Gathered, Given, ProcessEnvironment, SETTINGS, ServerFlags, Setting,
@@ -21,10 +21,10 @@ pub struct Engine {
     pub onnxruntime: Option<PathBuf>,
     /// The path in `ORT_DYLIB_PATH`.
     pub ort_dylib_path: Option<PathBuf>,
-    /// Where the model runs.
-    pub device: Device,
+    /// What models compute on, and how much of it.
+    pub compute: Compute,
     /// Number of worker threads.
-    pub workers: usize,
+    pub workers: Workers,
     /// Largest encoded image, in bytes.
     pub image_bytes_max: usize,
     /// Largest image, in pixels.
@@ -35,6 +35,35 @@ pub struct Engine {
     pub log: String,
     /// Whether logs are JSON.
     pub log_json: bool,
+}
+
+/// How many worker threads each model has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// So many.
+    Count(usize),
+    /// One for each CPU; two where they wait for batches of a shared session.
+    PerCpu(usize),
+}
+
+impl Workers {
+    /// Their number, for a model that is run in batches or is not.
+    #[must_use]
+    pub fn count(self, batches: bool) -> usize {
+        match self {
+            Self::Count(count) => count,
+            Self::PerCpu(cpus) => cpus * if batches { 2 } else { 1 },
+        }
+    }
+}
+
+/// What the CPUs are used for first.
+#[derive(Clone, Copy, PartialEq)]
+enum Profile {
+    /// Many requests at once: a session with one thread for each CPU.
+    Throughput,
+    /// One request soon: one session that has all CPUs.
+    Latency,
 }
 
 /// What the server needs besides.
@@ -122,6 +151,10 @@ impl ServerFlags {
     }
 }
 
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Turns text into values, and collects what cannot be.
 struct Reader {
     gathered: Gathered,
@@ -151,7 +184,18 @@ impl Reader {
                 ("auto", Device::Auto),
             ],
         );
-        let workers = self.workers();
+        let profile = self.one_of(
+            "profile",
+            &[
+                ("throughput", Profile::Throughput),
+                ("latency", Profile::Latency),
+            ],
+        );
+        let workers = self.auto("workers", 256);
+        let threads = self.auto("threads", 256);
+        let batch_max = self.auto("batch_max", 256);
+        let gpu_bytes_max = self.number("gpu_bytes_max", 0, usize::MAX);
+        let decode_bytes_max = self.number("decode_bytes_max", 0, u64::MAX);
         let image_bytes_max = self.number("image_bytes_max", 1, 1 << 30);
         let image_pixels_max = self.number("image_pixels_max", 1, 1 << 32);
         let graph_from_items = self.number("graph_from_items", 0, usize::MAX);
@@ -159,8 +203,23 @@ impl Reader {
         Some(Engine {
             onnxruntime: self.text("onnxruntime").map(PathBuf::from),
             ort_dylib_path: self.gathered.ort_dylib_path.clone(),
-            device: device?,
-            workers: workers?,
+            workers: match (workers?, profile?) {
+                (Some(count), _) => Workers::Count(count),
+                (None, Profile::Throughput) => Workers::PerCpu(cpus()),
+                (None, Profile::Latency) => Workers::Count(1),
+            },
+            compute: Compute {
+                device: device?,
+                threads: match (threads?, profile?) {
+                    (Some(count), _) => count,
+                    (None, Profile::Throughput) => 1,
+                    (None, Profile::Latency) => cpus(),
+                },
+                batch_max: batch_max?,
+                gpu_bytes_max: gpu_bytes_max.map(|bytes| Some(bytes).filter(|bytes| 0 < *bytes))?,
+                decode_bytes_max: decode_bytes_max
+                    .map(|bytes| Some(bytes).filter(|bytes| 0 < *bytes))?,
+            },
             image_bytes_max: image_bytes_max?,
             image_pixels_max: image_pixels_max?,
             graph_from_items: graph_from_items?,
@@ -264,16 +323,18 @@ impl Reader {
         found.map(|(_, value)| *value)
     }
 
-    fn workers(&mut self) -> Option<usize> {
-        if self.text("workers").as_deref() == Some("auto") {
-            return Some(std::thread::available_parallelism().map_or(1, usize::from));
+    /// A number from 1 on, or `auto`: `None` within.
+    fn auto(&mut self, key: &str, most: usize) -> Option<Option<usize>> {
+        let text = self.text(key);
+        if text.as_deref() == Some("auto") {
+            return Some(None);
         }
-        let workers = self.text("workers").and_then(|text| text.parse().ok());
-        let workers = workers.filter(|count| (1..=256).contains(count));
-        if workers.is_none() {
-            self.mistake("workers", "`auto` or a whole number from 1 to 256");
+        let number = text.and_then(|text| text.parse().ok());
+        let number = number.filter(|number| (1..=most).contains(number));
+        if number.is_none() {
+            self.mistake(key, &format!("`auto` or a whole number from 1 to {most}"));
         }
-        workers
+        number.map(Some)
     }
 
     fn metrics_listen(&mut self) -> Option<Option<SocketAddr>> {
@@ -323,6 +384,28 @@ mod tests {
     }
 
     #[test]
+    fn the_profile_shares_out_the_cpus_unless_numbers_are_given() {
+        let resolved = |line: &[&str]| {
+            let all = [&["--deployments", "shop"], line].concat();
+            let config = flags(&all).resolve(&BTreeMap::<&str, &str>::new());
+            let engine = config.unwrap().engine;
+            (engine.workers, engine.compute.threads)
+        };
+        let cpus = cpus();
+        assert_eq!(resolved(&[]), (Workers::PerCpu(cpus), 1));
+        assert_eq!(
+            resolved(&["--profile", "latency"]),
+            (Workers::Count(1), cpus)
+        );
+        assert_eq!(
+            resolved(&["--profile", "latency", "--workers", "3", "--threads", "5"]),
+            (Workers::Count(3), 5)
+        );
+        assert_eq!(Workers::PerCpu(4).count(false), 4);
+        assert_eq!(Workers::PerCpu(4).count(true), 8);
+    }
+
+    #[test]
     fn a_flag_wins_over_the_environment_and_that_over_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("matchpoint.toml");
@@ -337,7 +420,10 @@ mod tests {
         ]);
         let flags = flags(&["--config", file.to_str().unwrap(), "--queue-len-max", "5"]);
         let config = flags.resolve(&environment).unwrap();
-        assert_eq!((config.queue_len_max, config.engine.workers), (5, 4));
+        assert_eq!(
+            (config.queue_len_max, config.engine.workers),
+            (5, Workers::Count(4))
+        );
         assert_eq!(config.drain, Duration::from_secs(7));
         assert_eq!(
             config.deployments,

@@ -41,9 +41,34 @@ pub const SETTINGS: &[Setting] = &[
         "Where the model runs: cpu, cuda (refuses to start without it) or auto",
     ),
     engine(
+        "profile",
+        Some("throughput"),
+        "What CPUs are for: throughput (a worker for each, its model on one thread) or latency (one worker, its model on all)",
+    ),
+    engine(
         "workers",
         Some("auto"),
-        "Worker threads, each with a model session of its own: 1 to 256, or auto for one per CPU",
+        "Worker threads, each with a model session of its own: 1 to 256, or auto by profile",
+    ),
+    engine(
+        "threads",
+        Some("auto"),
+        "Threads that one run of the model takes on the CPU: 1 to 256, or auto by profile",
+    ),
+    engine(
+        "batch_max",
+        Some("auto"),
+        "Images of waiting requests in one run of the model: 1 to 256, or auto for 1 on a CPU, 16 on a GPU",
+    ),
+    engine(
+        "gpu_bytes_max",
+        Some("0"),
+        "Memory that a model may take on a GPU, in bytes; 0 for no limit",
+    ),
+    engine(
+        "decode_bytes_max",
+        Some("1073741824"),
+        "Memory for images being decoded, all together, in bytes; 0 for no limit",
     ),
     engine(
         "image_bytes_max",

@@ -68,6 +68,9 @@ pub struct ModelReference {
     pub fingerprint: String,
     /// Where the model's folder was when the deployment was built: a hint. Empty where there is none.
     pub folder: PathBuf,
+    /// Which of the model's precisions; `None` for its own file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<String>,
     /// The number of components of vectors that are made elsewhere; `None` where a model makes them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vectors: Option<usize>,

@@ -105,6 +105,7 @@ impl Deployment {
             name: model.model.name().to_owned(),
             fingerprint: model.model.fingerprint().to_owned(),
             folder: model.folder.clone(),
+            precision: model.model.named_precision().map(ToOwned::to_owned),
             vectors: (!model.model.embeds_images()).then(|| model.model.dimension()),
         };
         let folder = Folder::prepare(folder, name, reference)?;

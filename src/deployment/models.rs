@@ -21,7 +21,8 @@ pub struct Models {
     runtime: Option<Runtime>,
     engine: Engine,
     queue_len_max: usize,
-    open: BTreeMap<PathBuf, LoadedModel>,
+    /// By folder and precision.
+    open: BTreeMap<(PathBuf, Option<String>), LoadedModel>,
 }
 
 /// A model and its workers.
@@ -53,12 +54,18 @@ impl Models {
     /// A thread cannot be started.
     pub fn vectors(&self, name: &str, dimension: usize) -> Result<LoadedModel, DeploymentError> {
         let model = Arc::new(Model::vectors(name, dimension));
-        let pool = Pool::start(Arc::clone(&model), self.engine.workers, self.queue_len_max)?;
+        let pool = self.pool(&model)?;
         Ok(LoadedModel {
             folder: PathBuf::new(),
             model,
-            pool: Arc::new(pool),
+            pool,
         })
+    }
+
+    fn pool(&self, model: &Arc<Model>) -> Result<Arc<Pool>, DeploymentError> {
+        let workers = self.engine.workers.count(model.batches());
+        let pool = Pool::start(Arc::clone(model), workers, self.queue_len_max)?;
+        Ok(Arc::new(pool))
     }
 
     /// Opens what a record names: a model folder, `other` where that is given, or vectors.
@@ -69,23 +76,31 @@ impl Models {
     ) -> Result<LoadedModel, DeploymentError> {
         match reference.vectors {
             Some(dimension) => self.vectors(&reference.name, dimension),
-            None => self.open(other.unwrap_or(&reference.folder)),
+            None => self.open(
+                other.unwrap_or(&reference.folder),
+                reference.precision.as_deref(),
+            ),
         }
     }
 
-    /// Opens a model folder, or gives the one that is open already. The first one loads ONNX
+    /// Opens a model folder, by its own file or in one of its precisions, or gives the one that is open already. The first one loads ONNX
     /// Runtime.
     ///
     /// # Errors
     /// No runtime, or one that cannot be loaded, the folder is no model, the model fails its golden check, or the device is not there.
-    pub fn open(&mut self, folder: &Path) -> Result<LoadedModel, DeploymentError> {
+    pub fn open(
+        &mut self,
+        folder: &Path,
+        precision: Option<&str>,
+    ) -> Result<LoadedModel, DeploymentError> {
         let folder = folder
             .canonicalize()
             .map_err(|cause| DeploymentError::Folder {
                 path: folder.to_owned(),
                 problem: format!("cannot be opened as a model folder: {cause}"),
             })?;
-        if let Some(loaded) = self.open.get(&folder) {
+        let key = (folder, precision.map(ToOwned::to_owned));
+        if let Some(loaded) = self.open.get(&key) {
             return Ok(loaded.clone());
         }
         let runtime = match &self.runtime {
@@ -94,14 +109,18 @@ impl Models {
                 .runtime
                 .insert(Runtime::load(&candidates(&self.engine))?),
         };
-        let model = Arc::new(Model::open(&folder, runtime, self.engine.device)?);
-        let pool = Pool::start(Arc::clone(&model), self.engine.workers, self.queue_len_max)?;
+        let model = Arc::new(Model::open(
+            &key.0,
+            precision,
+            runtime,
+            &self.engine.compute,
+        )?);
         let loaded = LoadedModel {
-            folder: folder.clone(),
+            folder: key.0.clone(),
+            pool: self.pool(&model)?,
             model,
-            pool: Arc::new(pool),
         };
-        self.open.insert(folder, loaded.clone());
+        self.open.insert(key, loaded.clone());
         Ok(loaded)
     }
 

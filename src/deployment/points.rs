@@ -254,6 +254,7 @@ impl Deployment {
             name: &self.name,
             model: model.name(),
             fingerprint: model.fingerprint(),
+            precision: model.precision(),
             execution_provider: model.provider(),
         });
         self.publish_standing(None);

@@ -3,21 +3,44 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::pixels::{Limits, Pixels, PixelsError, Resizer};
+use crate::pixels::{self, Limits, Pixels, PixelsError, Resizer};
 use crate::vector::Embedding;
 
+use super::batch::Batcher;
+use super::budget::Budget;
 use super::manifest::{Colour, Input, Layout, Manifest};
 use super::session::Session;
 
-/// One worker's own session and buffers. Not shared: a session runs one image at a time.
+/// One worker's own session, or its way to the shared one, and its buffers.
 pub struct Embedder {
     dimension: usize,
     /// `None` where vectors are made elsewhere.
     image: Option<ImageEmbedder>,
 }
 
+/// What runs the model for a worker.
+pub(super) enum Engine {
+    /// A session of its own, for one image at a time.
+    Own(Box<Session>),
+    /// One that all workers share, for batches.
+    Shared(Batcher),
+}
+
+impl From<Session> for Engine {
+    fn from(session: Session) -> Self {
+        Self::Own(Box::new(session))
+    }
+}
+
+impl From<Batcher> for Engine {
+    fn from(batcher: Batcher) -> Self {
+        Self::Shared(batcher)
+    }
+}
+
 struct ImageEmbedder {
-    session: Session,
+    engine: Engine,
+    budget: Arc<Budget>,
     manifest: Arc<Manifest>,
     resizer: Resizer,
     tensor: Vec<f32>,
@@ -60,13 +83,14 @@ impl Embedder {
         self.dimension
     }
 
-    pub(super) fn new(session: Session, manifest: Arc<Manifest>) -> Self {
+    pub(super) fn new(engine: Engine, manifest: Arc<Manifest>, budget: Arc<Budget>) -> Self {
         let pixels = u64::from(manifest.geometry.width) * u64::from(manifest.geometry.height);
         let tensor = vec![0.0; usize::try_from(3 * pixels).unwrap_or(usize::MAX)];
         Self {
             dimension: manifest.output.dimension,
             image: Some(ImageEmbedder {
-                session,
+                engine,
+                budget,
                 manifest,
                 resizer: Resizer::new(),
                 tensor,
@@ -89,12 +113,14 @@ impl Embedder {
     /// where the model gives no embedding for it, [`EmbedError::NoModel`] where there is none.
     pub fn embed(&mut self, image: &[u8], limits: &Limits) -> Result<Embedded, EmbedError> {
         let ImageEmbedder {
-            session,
+            engine,
+            budget,
             manifest,
             resizer,
             tensor,
         } = self.image.as_mut().ok_or(EmbedError::NoModel)?;
         let start = Instant::now();
+        let room = budget.take(pixels::decoding_bytes(image, limits));
         let decoded =
             Pixels::decode(image, limits, manifest.input.background).map_err(EmbedError::Image)?;
         // Never the image's fault: the geometry is the manifest's.
@@ -104,10 +130,11 @@ impl Embedder {
                 reason: cause.to_string(),
             })?;
         drop(decoded); // may be a hundred times larger than what is still needed
+        drop(room);
         fill(tensor, resized.as_rgb(), &manifest.input)?;
         let decode = start.elapsed();
         let start = Instant::now();
-        let embedding = infer(session, tensor)?;
+        let embedding = infer(engine, tensor)?;
         Ok(Embedded {
             embedding,
             decode,
@@ -121,14 +148,16 @@ impl Embedder {
     /// [`EmbedError::Model`] where the length is not the input's, or the model fails.
     pub fn embed_tensor(&mut self, tensor: &[f32]) -> Result<Embedding, EmbedError> {
         let image = self.image.as_mut().ok_or(EmbedError::NoModel)?;
-        infer(&mut image.session, tensor)
+        infer(&mut image.engine, tensor)
     }
 }
 
-fn infer(session: &mut Session, tensor: &[f32]) -> Result<Embedding, EmbedError> {
-    let raw = session
-        .run(tensor)
-        .map_err(|reason| EmbedError::Model { reason })?;
+fn infer(engine: &mut Engine, tensor: &[f32]) -> Result<Embedding, EmbedError> {
+    let raw = match engine {
+        Engine::Own(session) => session.run(tensor),
+        Engine::Shared(batcher) => batcher.run(tensor),
+    };
+    let raw = raw.map_err(|reason| EmbedError::Model { reason })?;
     Embedding::normalise(raw).map_err(|cause| EmbedError::Model {
         reason: cause.to_string(),
     })

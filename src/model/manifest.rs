@@ -1,5 +1,6 @@
 //! The manifest of a model folder, `model.toml`: read whole, with every mistake reported at once.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -14,6 +15,9 @@ use super::section::{
 
 /// The only version of the format so far.
 const FORMAT: i64 = 1;
+
+/// What the precision of the model's own file is called.
+pub(super) const BASE_PRECISION: &str = "f32";
 
 /// Beyond it no image model in use goes, and one input tensor passes 200 MB.
 const SIDE_MAX: u32 = 4096;
@@ -33,6 +37,17 @@ pub(super) struct Manifest {
     pub(super) geometry: Geometry,
     pub(super) output: Output,
     pub(super) golden: Golden,
+    /// Other files with the same network in other arithmetic, by name.
+    pub(super) precisions: BTreeMap<String, Precision>,
+}
+
+/// The network in other arithmetic: a file of its own, and what is due for the golden image.
+pub(super) struct Precision {
+    pub(super) file: PathBuf,
+    /// 64 lower-case hex digits.
+    pub(super) sha256: String,
+    pub(super) golden: PathBuf,
+    pub(super) cosine_min: f32,
 }
 
 /// How pixels become the input tensor.
@@ -129,6 +144,7 @@ impl Manifest {
         let licence = top.optional("licence", "a text", text);
         let tables = ["file", "input", "resize", "output", "golden"]
             .map(|key| top.required(key, "a table", table_of));
+        let precisions = top.optional("precision", "a table of tables", table_of);
         top.finish();
 
         // Each section is read even where an earlier one failed, to list every mistake. A missing
@@ -141,6 +157,7 @@ impl Manifest {
             resize.and_then(|table| read_resize(Section::new("resize", table, mistakes), sides));
         let output = output.and_then(|table| read_output(Section::new("output", table, mistakes)));
         let golden = golden.and_then(|table| read_golden(Section::new("golden", table, mistakes)));
+        let precisions = read_precisions(precisions.unwrap_or_default(), mistakes);
 
         let (file, sha256) = file?;
         let (input, width, height) = input?;
@@ -160,7 +177,27 @@ impl Manifest {
             },
             output: output?,
             golden: golden?,
+            precisions,
         })
+    }
+
+    /// The same model in another precision: its file and its golden embedding in place of the
+    /// model's own. On failure, the names of those that there are.
+    pub(super) fn in_precision(mut self, name: &str) -> Result<Self, Vec<String>> {
+        let Some(precision) = self.precisions.remove(name) else {
+            return Err(self.precisions.into_keys().collect());
+        };
+        let Precision {
+            file,
+            sha256,
+            golden,
+            cosine_min,
+        } = precision;
+        self.file = file;
+        self.sha256 = sha256;
+        self.golden.embedding = golden;
+        self.golden.cosine_min = cosine_min;
+        Ok(self)
     }
 
     /// Every key that changes an embedding, one a line, in a fixed order and spelling.
@@ -218,13 +255,53 @@ fn spelling<T: Copy + PartialEq>(spellings: &[(&'static str, T)], value: T) -> &
 
 fn read_file(mut section: Section<'_>) -> Option<(PathBuf, String)> {
     let path = section.required("path", PATH, inside);
-    let sha256 = section.required("sha256", "64 hex digits, as `sha256sum` prints", |value| {
-        let digits = value.as_str()?;
-        let hex = digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-        hex.then(|| digits.to_ascii_lowercase())
-    });
+    let sha256 = section.required("sha256", SHA256, sha256_of);
     section.finish();
     Some((path?, sha256?))
+}
+
+const SHA256: &str = "64 hex digits, as `sha256sum` prints";
+
+fn sha256_of(value: &Value) -> Option<String> {
+    let digits = value.as_str()?;
+    let hex = digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    hex.then(|| digits.to_ascii_lowercase())
+}
+
+/// `[precision.NAME]`, each of them.
+fn read_precisions(table: Table, mistakes: &mut Vec<String>) -> BTreeMap<String, Precision> {
+    let mut precisions = BTreeMap::new();
+    for (name, value) in table {
+        let label = format!("precision.{name}");
+        if model_name(&Value::from(name.as_str())).is_none() || name == BASE_PRECISION {
+            mistakes.push(format!(
+                "{label}: allowed is a name of letters, digits, '.', '-' or '_', and not \
+                 \"{BASE_PRECISION}\", which is the model's own file"
+            ));
+            continue;
+        }
+        let Some(table) = table_of(&value) else {
+            mistakes.push(format!("{label} = {value}: allowed is a table"));
+            continue;
+        };
+        let precision = read_precision(Section::new(&label, table, mistakes));
+        precisions.extend(precision.map(|precision| (name, precision)));
+    }
+    precisions
+}
+
+fn read_precision(mut section: Section<'_>) -> Option<Precision> {
+    let file = section.required("path", PATH, inside);
+    let sha256 = section.required("sha256", SHA256, sha256_of);
+    let golden = section.required("golden", PATH, inside);
+    let cosine_min = section.required("cosine_min", COSINE_MIN, cosine_of);
+    section.finish();
+    Some(Precision {
+        file: file?,
+        sha256: sha256?,
+        golden: golden?,
+        cosine_min: cosine_min?,
+    })
 }
 
 fn read_input(mut section: Section<'_>) -> Option<(Input, u32, u32)> {
@@ -306,12 +383,16 @@ fn read_output(mut section: Section<'_>) -> Option<Output> {
     })
 }
 
+const COSINE_MIN: &str = "a number from 0.9 to 1";
+
+fn cosine_of(value: &Value) -> Option<f32> {
+    number(value, 0.9..=1.0)
+}
+
 fn read_golden(mut section: Section<'_>) -> Option<Golden> {
     let image = section.required("image", PATH, inside);
     let embedding = section.required("embedding", PATH, inside);
-    let cosine_min = section.required("cosine_min", "a number from 0.9 to 1", |value| {
-        number(value, 0.9..=1.0)
-    });
+    let cosine_min = section.required("cosine_min", COSINE_MIN, cosine_of);
     section.finish();
     Some(Golden {
         image: image?,
@@ -478,6 +559,41 @@ mod tests {
             assert_eq!(found.len(), 1, "{bad}: {found:?}");
             assert!(found[0].contains(expected), "{bad}: {found:?}");
         }
+    }
+
+    #[test]
+    fn a_precision_has_its_own_file_and_golden_embedding() {
+        let int8 = format!(
+            "{GOOD}\n[precision.int8]\npath = \"q.onnx\"\nsha256 = \"{}\"\ngolden = \"q.f32\"\n\
+             cosine_min = 0.97\n",
+            "AB".repeat(32)
+        );
+        let parse = |text: &str| Manifest::parse(text).ok().unwrap();
+        let (plain, parsed) = (parse(GOOD), parse(&int8));
+        assert_eq!(parsed.canonical(), plain.canonical());
+        assert_eq!(parsed.sha256, plain.sha256);
+        let other = parsed.in_precision("int8").ok().unwrap();
+        assert_eq!(other.file, PathBuf::from("q.onnx"));
+        assert_eq!(other.sha256, "ab".repeat(32));
+        assert_eq!(other.golden.embedding, PathBuf::from("q.f32"));
+        assert_eq!(other.golden.image, plain.golden.image);
+
+        let unknown = Manifest::parse(&int8)
+            .ok()
+            .map(|manifest| manifest.in_precision("fp4"));
+        assert!(matches!(unknown, Some(Err(names)) if names == ["int8"]));
+
+        let wrong = int8
+            .replace("cosine_min = 0.97", "cosine = 0.97")
+            .replace("golden = \"q.f32\"", "golden = \"../q.f32\"");
+        let found = mistakes(&wrong);
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(
+            found[0].starts_with("precision.int8.golden = \"../q.f32\""),
+            "{found:?}"
+        );
+        let found = mistakes(&format!("{GOOD}\n[precision.f32]\npath = \"q.onnx\"\n"));
+        assert!(found[0].contains("the model's own file"), "{found:?}");
     }
 
     #[test]

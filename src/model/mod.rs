@@ -1,6 +1,8 @@
 //! Models: a folder with an ONNX file and its manifest, opened only if it still computes what it
 //! did when it was made.
 
+mod batch;
+mod budget;
 pub mod embedder;
 mod folder;
 mod manifest;
@@ -18,11 +20,13 @@ use sha2::{Digest as _, Sha256};
 use crate::pixels::Limits;
 use crate::vector::Similarity;
 
+use batch::Batcher;
+use budget::Budget;
 use embedder::{EmbedError, Embedder};
 use folder::{GOLDEN_BYTES_MAX, MANIFEST_NAME, ONNX_BYTES_MAX};
-use manifest::{Golden, Manifest};
+use manifest::{BASE_PRECISION, Golden, Manifest};
 use runtime::Runtime;
-use session::{CreateError, Provider, Session};
+use session::{CreateError, Provider, Resources, Session};
 
 /// The version of everything between a file's bytes and the input tensor: decoders, orientation,
 /// colour, resizing, scaling. Raised with each change that moves an embedding, since galleries and
@@ -43,10 +47,45 @@ pub enum Device {
     Auto,
 }
 
+/// What a model computes on, and how much of it.
+#[derive(Clone, Debug)]
+pub struct Compute {
+    /// The device.
+    pub device: Device,
+    /// Threads of one session on the CPU, at least 1.
+    pub threads: usize,
+    /// Images that waiting requests are joined into for one run, at most; 1 for none, `None` for
+    /// what the device likes: 1 on the CPU, where a batch makes each image dearer, 16 on a GPU.
+    pub batch_max: Option<usize>,
+    /// Memory that a session may take on a GPU, in bytes; `None` for no limit.
+    pub gpu_bytes_max: Option<usize>,
+    /// Memory that images being decoded may take together, in bytes, but for one alone that takes
+    /// more; `None` for no limit.
+    pub decode_bytes_max: Option<u64>,
+}
+
+impl Compute {
+    /// One thread a session, no limit but the device's.
+    #[must_use]
+    pub fn on(device: Device) -> Self {
+        Self {
+            device,
+            threads: 1,
+            batch_max: None,
+            gpu_bytes_max: None,
+            decode_bytes_max: None,
+        }
+    }
+}
+
+/// Images of one run on a GPU, where nobody says: the gain from more is small, the wait is not.
+const GPU_BATCH_MAX: usize = 16;
+
 /// An opened model: its file is the one that the manifest names by hash, and the golden check has
 /// passed on this runtime and device. Or the name of a space of vectors that are made elsewhere.
 pub struct Model {
     name: String,
+    precision: String,
     dimension: usize,
     fingerprint: String,
     /// `None` where vectors are made elsewhere.
@@ -59,6 +98,10 @@ struct ImageModel {
     onnx: Vec<u8>,
     runtime: Runtime,
     provider: Provider,
+    resources: Resources,
+    /// The one session that all workers share, where they are joined into batches.
+    batcher: Option<Batcher>,
+    budget: Arc<Budget>,
 }
 
 impl fmt::Debug for Model {
@@ -72,13 +115,20 @@ impl fmt::Debug for Model {
 }
 
 impl Model {
-    /// Opens a model folder: reads the manifest, compares the ONNX file with its hash and its
-    /// interface with the manifest, and embeds the golden image.
+    /// Opens a model folder, in one of the manifest's precisions or, where none is named, by its
+    /// own file: reads the manifest, compares the ONNX file with its hash and its interface with
+    /// the manifest, and embeds the golden image.
     ///
     /// # Errors
     /// Where anything in the folder is missing, wrong or changed, or the device cannot be used.
-    pub fn open(folder: &Path, runtime: &Runtime, device: Device) -> Result<Self, ModelError> {
-        let manifest = folder::read_manifest(folder)?;
+    pub fn open(
+        folder: &Path,
+        precision: Option<&str>,
+        runtime: &Runtime,
+        compute: &Compute,
+    ) -> Result<Self, ModelError> {
+        let precision = precision.unwrap_or(BASE_PRECISION);
+        let manifest = manifest_of(folder, precision)?;
         let onnx = folder::read(folder, &manifest.file, ONNX_BYTES_MAX)?;
         let path = folder.join(&manifest.file);
         let sha256 = hex(&Sha256::digest(&onnx));
@@ -90,33 +140,48 @@ impl Model {
                 found: sha256,
             });
         }
+        let resources = Resources {
+            threads: compute.threads,
+            gpu_bytes_max: compute.gpu_bytes_max,
+        };
+        let source = Source {
+            runtime,
+            onnx: &onnx,
+            manifest: &manifest,
+            resources,
+        };
         let (session, provider) =
-            create(device, runtime, &onnx, &manifest).map_err(|failure| match failure {
+            create(compute.device, &source).map_err(|failure| match failure {
                 Failure::Cuda(reason) => ModelError::Cuda { reason },
-                Failure::Create(CreateError::Refused(reason)) => ModelError::Refused {
-                    path: path.clone(),
-                    reason,
-                },
-                Failure::Create(CreateError::Interface { mistakes, has }) => {
-                    ModelError::Interface {
-                        path: path.clone(),
-                        mistakes,
-                        has,
-                    }
-                }
+                Failure::Create(error) => error.of(path.clone()),
             })?;
         let manifest = Arc::new(manifest);
         let fingerprint = fingerprint(&manifest);
-        let embedder = Embedder::new(session, Arc::clone(&manifest));
-        let image = ImageModel {
+        let budget = Arc::new(Budget::new(compute.decode_bytes_max));
+        let batch_max = compute.batch_max.unwrap_or(match provider {
+            Provider::Cpu => 1,
+            Provider::Cuda => GPU_BATCH_MAX,
+        });
+        let mut image = ImageModel {
             manifest,
             onnx,
             runtime: runtime.clone(),
             provider,
+            resources,
+            batcher: None,
+            budget,
+        };
+        let embedder = if 1 < batch_max {
+            let batcher = Batcher::start(session, batch_max)?;
+            image.batcher = Some(batcher.clone());
+            image.embedder(batcher)
+        } else {
+            image.embedder(session)
         };
         check_golden(&image, folder, embedder)?;
         Ok(Self {
             name: image.manifest.name.clone(),
+            precision: precision.to_owned(),
             dimension: image.manifest.output.dimension,
             fingerprint,
             image: Some(image),
@@ -130,6 +195,7 @@ impl Model {
         let text = format!("matchpoint vectors 1\nname = {name:?}\ndimension = {dimension}\n");
         Self {
             name: name.to_owned(),
+            precision: BASE_PRECISION.to_owned(),
             dimension,
             fingerprint: hex(&Sha256::digest(text.as_bytes())),
             image: None,
@@ -150,20 +216,38 @@ impl Model {
         let Some(image) = &self.image else {
             return Ok(Embedder::of_vectors(self.dimension));
         };
-        let path = || image.manifest.file.clone();
-        let session = Session::create(&image.runtime, image.provider, &image.onnx, &image.manifest)
-            .map_err(|failure| match failure {
-                CreateError::Refused(reason) => ModelError::Refused {
-                    path: path(),
-                    reason,
-                },
-                CreateError::Interface { mistakes, has } => ModelError::Interface {
-                    path: path(),
-                    mistakes,
-                    has,
-                },
-            })?;
-        Ok(Embedder::new(session, Arc::clone(&image.manifest)))
+        if let Some(batcher) = &image.batcher {
+            return Ok(image.embedder(batcher.clone()));
+        }
+        let source = Source {
+            runtime: &image.runtime,
+            onnx: &image.onnx,
+            manifest: &image.manifest,
+            resources: image.resources,
+        };
+        let session = source.session(image.provider);
+        let session = session.map_err(|error| error.of(image.manifest.file.clone()))?;
+        Ok(image.embedder(session))
+    }
+
+    /// What its arithmetic is: "f32" for the model's own file, else the precision's name.
+    #[must_use]
+    pub fn precision(&self) -> &str {
+        &self.precision
+    }
+
+    /// Its precision, unless it is the model's own file.
+    #[must_use]
+    pub fn named_precision(&self) -> Option<&str> {
+        Some(self.precision()).filter(|name| *name != BASE_PRECISION)
+    }
+
+    /// Whether waiting requests are joined into batches, so that more workers than processors are
+    /// of use.
+    #[must_use]
+    pub fn batches(&self) -> bool {
+        let image = self.image.as_ref();
+        image.is_some_and(|image| image.batcher.is_some())
     }
 
     /// The name in the manifest, or that of the vectors.
@@ -213,6 +297,42 @@ impl Model {
     }
 }
 
+impl ImageModel {
+    fn embedder(&self, engine: impl Into<embedder::Engine>) -> Embedder {
+        let (manifest, budget) = (Arc::clone(&self.manifest), Arc::clone(&self.budget));
+        Embedder::new(engine.into(), manifest, budget)
+    }
+}
+
+impl CreateError {
+    /// The error, of the ONNX file at `path`.
+    fn of(self, path: PathBuf) -> ModelError {
+        match self {
+            Self::Refused(reason) => ModelError::Refused { path, reason },
+            Self::Interface { mistakes, has } => ModelError::Interface {
+                path,
+                mistakes,
+                has,
+            },
+        }
+    }
+}
+
+/// The manifest of a folder, with the file and the golden embedding of a precision.
+fn manifest_of(folder: &Path, precision: &str) -> Result<Manifest, ModelError> {
+    let manifest = folder::read_manifest(folder)?;
+    if precision == BASE_PRECISION {
+        return Ok(manifest);
+    }
+    manifest
+        .in_precision(precision)
+        .map_err(|others| ModelError::Precision {
+            path: folder.join(MANIFEST_NAME),
+            precision: precision.to_owned(),
+            others,
+        })
+}
+
 /// Embeds the golden image and compares.
 fn check_golden(
     image: &ImageModel,
@@ -258,22 +378,33 @@ enum Failure {
     Create(CreateError),
 }
 
+/// What sessions are made from.
+struct Source<'a> {
+    runtime: &'a Runtime,
+    onnx: &'a [u8],
+    manifest: &'a Manifest,
+    resources: Resources,
+}
+
+impl Source<'_> {
+    fn session(&self, provider: Provider) -> Result<Session, CreateError> {
+        let (onnx, manifest) = (self.onnx, self.manifest);
+        let builder = session::builder(self.runtime, provider, self.resources);
+        Session::create(builder, onnx, manifest)
+    }
+}
+
 /// Makes the first session, on the device asked for.
-fn create(
-    device: Device,
-    runtime: &Runtime,
-    onnx: &[u8],
-    manifest: &Manifest,
-) -> Result<(Session, Provider), Failure> {
+fn create(device: Device, source: &Source<'_>) -> Result<(Session, Provider), Failure> {
     let on_cpu = || {
-        let session = Session::create(runtime, Provider::Cpu, onnx, manifest);
+        let session = source.session(Provider::Cpu);
         Ok((session.map_err(Failure::Create)?, Provider::Cpu))
     };
     let on_cuda = || {
-        if let Some(reason) = session::cuda_missing(runtime) {
+        if let Some(reason) = session::cuda_missing(source.runtime) {
             return Err(Failure::Cuda(reason));
         }
-        match Session::create(runtime, Provider::Cuda, onnx, manifest) {
+        match source.session(Provider::Cuda) {
             Ok(session) => Ok((session, Provider::Cuda)),
             Err(CreateError::Refused(reason)) => Err(Failure::Cuda(reason)),
             Err(interface @ CreateError::Interface { .. }) => Err(Failure::Create(interface)),
@@ -337,6 +468,20 @@ pub enum ModelError {
         path: PathBuf,
         /// Every mistake.
         mistakes: Vec<String>,
+    },
+    /// The manifest knows no such precision.
+    #[error(
+        "{} has no [precision.{precision}]; there is {}",
+        path.display(),
+        precisions(others)
+    )]
+    Precision {
+        /// The manifest.
+        path: PathBuf,
+        /// What was asked for.
+        precision: String,
+        /// What it has besides the model's own file.
+        others: Vec<String>,
     },
     /// The ONNX file is not the one that the manifest was made for.
     #[error(
@@ -430,6 +575,12 @@ pub enum ModelError {
         /// The system's reason.
         cause: std::io::Error,
     },
+}
+
+fn precisions(others: &[String]) -> String {
+    let names = [BASE_PRECISION.to_owned()].into_iter();
+    let names: Vec<String> = names.chain(others.iter().cloned()).collect();
+    names.join(", ")
 }
 
 fn lines(mistakes: &[String]) -> String {

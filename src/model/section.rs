@@ -7,14 +7,14 @@ use toml::{Table, Value};
 
 /// One table of the manifest, emptied key by key; what is left at the end is unknown.
 pub(super) struct Section<'m> {
-    name: &'static str,
+    name: &'m str,
     table: Table,
     keys: Vec<&'static str>,
     mistakes: &'m mut Vec<String>,
 }
 
 impl<'m> Section<'m> {
-    pub(super) fn new(name: &'static str, table: Table, mistakes: &'m mut Vec<String>) -> Self {
+    pub(super) fn new(name: &'m str, table: Table, mistakes: &'m mut Vec<String>) -> Self {
         Self {
             name,
             table,

@@ -24,10 +24,22 @@ impl Provider {
     }
 }
 
-/// A session and the place of the embedding in its output. Runs one image at a time.
+/// How much a session may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Resources {
+    /// On the CPU.
+    pub(super) threads: usize,
+    /// On a GPU; `None` for no limit.
+    pub(super) gpu_bytes_max: Option<usize>,
+}
+
+/// A session and the place of the embedding in its output.
 pub(super) struct Session {
     session: OrtSession,
+    /// Of one image.
     shape: [i64; 4],
+    /// Whether the model leaves open how many images it is given.
+    batches: bool,
     output: String,
     take: Take,
     dimension: usize,
@@ -51,12 +63,11 @@ impl Session {
     /// Makes a session from the bytes of an ONNX file. Bytes have no folder, so a model that keeps
     /// weights in other files, which no hash covers, is refused by the runtime.
     pub(super) fn create(
-        runtime: &Runtime,
-        provider: Provider,
+        builder: ort::Result<SessionBuilder>,
         onnx: &[u8],
         manifest: &Manifest,
     ) -> Result<Self, CreateError> {
-        let session = builder(runtime, provider)
+        let session = builder
             .and_then(|mut builder| builder.commit_from_memory(onnx))
             .map_err(|cause| CreateError::Refused(cause.to_string()))?;
         let mistakes = interface_mistakes(&session, manifest);
@@ -68,7 +79,12 @@ impl Session {
             );
             return Err(CreateError::Interface { mistakes, has });
         }
+        let outlets = session.inputs().iter().chain(session.outputs());
+        let mut shapes = outlets.filter(|outlet| {
+            [&manifest.input.name, &manifest.output.name].contains(&&outlet.name().to_owned())
+        });
         Ok(Self {
+            batches: shapes.all(|outlet| is_open(outlet.dtype())),
             session,
             shape: tensor_shape(manifest),
             output: manifest.output.name.clone(),
@@ -77,9 +93,31 @@ impl Session {
         })
     }
 
+    /// Whether it runs several images at once.
+    pub(super) fn batches(&self) -> bool {
+        self.batches
+    }
+
     /// The embedding of one input tensor, as the model gives it: not normalised, perhaps not finite.
     pub(super) fn run(&mut self, tensor: &[f32]) -> Result<Vec<f32>, String> {
-        let input = TensorRef::from_array_view((self.shape, tensor)).map_err(|e| e.to_string())?;
+        let embeddings = self.run_batch(tensor, 1)?;
+        embeddings
+            .into_iter()
+            .next()
+            .ok_or_else(|| String::from("no embedding"))
+    }
+
+    /// The embeddings of `images` input tensors, one behind the other.
+    pub(super) fn run_batch(
+        &mut self,
+        tensors: &[f32],
+        images: usize,
+    ) -> Result<Vec<Vec<f32>>, String> {
+        let [_, rest @ ..] = self.shape;
+        let [first, second, third] = rest;
+        let count = i64::try_from(images).map_err(|e| e.to_string())?;
+        let shape = [count, first, second, third];
+        let input = TensorRef::from_array_view((shape, tensors)).map_err(|e| e.to_string())?;
         let outputs = self
             .session
             .run(ort::inputs![input])
@@ -90,13 +128,20 @@ impl Session {
         let (shape, values) = output
             .try_extract_tensor::<f32>()
             .map_err(|e| e.to_string())?;
-        take(self.take, self.dimension, values).ok_or_else(|| {
-            let wanted = shape_text(self.take, self.dimension);
-            format!(
-                "output {:?} has the shape {shape}, not {wanted}",
-                self.output
-            )
-        })
+        let each = values.len().checked_div(images).unwrap_or(0).max(1);
+        let embeddings = values.chunks(each);
+        let embeddings = embeddings.map(|values| take(self.take, self.dimension, values));
+        let embeddings: Option<Vec<Vec<f32>>> = embeddings.collect();
+        let counted = shape.first() == Some(&count);
+        embeddings
+            .filter(|embeddings| counted && embeddings.len() == images)
+            .ok_or_else(|| {
+                let wanted = shape_text(self.take, self.dimension);
+                format!(
+                    "output {:?} of {images} images has the shape {shape}, not {wanted} for each",
+                    self.output
+                )
+            })
     }
 }
 
@@ -108,19 +153,26 @@ pub(super) enum CreateError {
     Interface { mistakes: Vec<String>, has: String },
 }
 
-fn builder(runtime: &Runtime, provider: Provider) -> ort::Result<SessionBuilder> {
-    // One thread: requests run side by side, each worker on its own session, and batches make one
-    // image dearer. So there is no thread pool to share or to spin. Prepacked weights are not
-    // shared: the runtime does that only for weights handed over one by one (measured: no byte).
-    let builder = OrtSession::builder(runtime.environment())?.with_intra_threads(1)?;
+/// Prepacked weights are not shared between sessions: the runtime does that only for weights handed
+/// over one by one (measured: no byte).
+pub(super) fn builder(
+    runtime: &Runtime,
+    provider: Provider,
+    resources: Resources,
+) -> ort::Result<SessionBuilder> {
+    let builder =
+        OrtSession::builder(runtime.environment())?.with_intra_threads(resources.threads)?;
     Ok(match provider {
         // The CPU provider itself is always there. Naming it would switch its arena off.
         Provider::Cpu => builder.with_auto_device(AutoDevicePolicy::PreferCPU)?,
         // TF32 would round the products to ten bits and so give other scores than the CPU does.
-        Provider::Cuda => builder.with_execution_providers([ep::CUDA::default()
-            .with_tf32(false)
-            .build()
-            .error_on_failure()])?,
+        Provider::Cuda => {
+            let mut cuda = ep::CUDA::default().with_tf32(false);
+            if let Some(bytes) = resources.gpu_bytes_max {
+                cuda = cuda.with_memory_limit(bytes);
+            }
+            builder.with_execution_providers([cuda.build().error_on_failure()])?
+        }
     })
 }
 
@@ -235,6 +287,11 @@ fn fits(declared: &ValueType, wanted: &[Option<i64>]) -> bool {
             .iter()
             .zip(wanted)
             .all(|(length, wanted)| *length == -1 || wanted.is_none_or(|wanted| *length == wanted))
+}
+
+/// Whether the first axis, that of the images, has no fixed length.
+fn is_open(declared: &ValueType) -> bool {
+    matches!(declared, ValueType::Tensor { shape, .. } if shape.first() == Some(&-1))
 }
 
 fn listed(outlets: &[Outlet]) -> String {

@@ -331,6 +331,41 @@ fn jpeg(bytes: &[u8], exif: Option<&[u8]>, limits: &Limits) -> Result<DynamicIma
     Ok(image)
 }
 
+/// The most memory that decoding may take, in bytes, by what the headers say; 0 for what will be
+/// refused.
+///
+/// For one pixel of a JPEG: 6 bytes of coefficients where it is progressive, and twice 3 where it
+/// has to be turned. For one of another format: 8 of 16-bit RGBA, and 8 where that is turned.
+#[must_use]
+pub fn decoding_bytes(bytes: &[u8], limits: &Limits) -> u64 {
+    const JPEG: u64 = 12;
+    const OTHER: u64 = 16;
+    if limits.bytes_max < bytes.len() {
+        return 0;
+    }
+    let size = || -> Option<(u32, u32, u64)> {
+        let input = Cursor::new(bytes);
+        let ((width, height), each) = match survey::format(bytes).ok()? {
+            Format::Jpeg => (survey::jpeg(bytes).ok()?.size?, JPEG),
+            Format::Png => (survey::png_size(bytes)?, OTHER),
+            Format::WebP => {
+                let frames = survey::webp_frames(bytes).ok()?;
+                let area = |size: &(u32, u32)| u64::from(size.0) * u64::from(size.1);
+                (frames.into_iter().max_by_key(area)?, OTHER)
+            }
+            Format::Gif => (gif::GifDecoder::new(input).ok()?.dimensions(), OTHER),
+            Format::Bmp => (bmp::BmpDecoder::new(input).ok()?.dimensions(), OTHER),
+        };
+        Some((width, height, each))
+    };
+    // A decoder that panics here will do so again, and be answered for, when it decodes.
+    let size = panic::catch_unwind(size).unwrap_or(None);
+    size.filter(|(width, height, _)| check_size(*width, *height, limits).is_ok())
+        .map_or(0, |(width, height, each)| {
+            u64::from(width) * u64::from(height) * each
+        })
+}
+
 fn check_size(width: u32, height: u32, limits: &Limits) -> Result<(), PixelsError> {
     let max = limits.pixels_max;
     if max < u64::from(width) * u64::from(height) {

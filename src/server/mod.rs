@@ -194,6 +194,7 @@ fn report(deployment: &Deployment, took: Duration) {
         items = snapshot.len(),
         labels = snapshot.label_count(),
         model = model.name(),
+        precision = model.precision(),
         execution_provider = model.provider(),
         operating_point = basis.operating_point_id.as_deref().unwrap_or("none"),
         seconds = took.as_secs_f64(),

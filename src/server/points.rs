@@ -204,6 +204,7 @@ fn describe(deployment: &Deployment) -> DeploymentInfo {
         model_fingerprint: model.fingerprint().to_owned(),
         dimension: u32::try_from(model.dimension()).unwrap_or(u32::MAX),
         execution_provider: model.provider().to_owned(),
+        precision: model.precision().to_owned(),
         gallery_id: deployment.gallery_id().to_owned(),
         gallery_items: snapshot.len() as u64,
         gallery_labels: snapshot.label_count() as u64,

@@ -1,0 +1,181 @@
+//! One session for all workers: what waits while it runs becomes its next batch.
+//!
+//! Nobody waits for a batch to fill. While the session runs, the tensors of other workers come
+//! together, and all of them, up to the limit, are the next run. So a lone request is run at once,
+//! and batches grow with the load, which is when they pay.
+
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::ModelError;
+use super::session::Session;
+
+/// The way to the shared session. Cloning shares it; the thread behind it ends with the last clone.
+#[derive(Clone)]
+pub(super) struct Batcher {
+    waiting: Sender<Waiting>,
+}
+
+/// A tensor, and who waits for its embedding.
+struct Waiting {
+    tensor: Vec<f32>,
+    answer: Sender<Result<Vec<f32>, String>>,
+}
+
+impl Batcher {
+    /// Starts the thread that owns the session. A model with a fixed number of images is run one by
+    /// one.
+    pub(super) fn start(session: Session, batch_max: usize) -> Result<Self, ModelError> {
+        let batch_max = if session.batches() {
+            batch_max
+        } else {
+            tracing::warn!("the model takes one image at a time, so that no batches are formed");
+            1
+        };
+        let mut session = session;
+        Self::over(batch_max, move |tensors, images| {
+            session.run_batch(tensors, images)
+        })
+    }
+
+    fn over(batch_max: usize, run: impl Run + Send + 'static) -> Result<Self, ModelError> {
+        // A worker that finds no place waits here, as it would for its answer.
+        let (waiting, tensors) = crossbeam_channel::bounded(batch_max);
+        thread::Builder::new()
+            .name("batch".to_owned())
+            .spawn(move || serve(run, batch_max, &tensors))
+            .map_err(|cause| ModelError::Thread { cause })?;
+        Ok(Self { waiting })
+    }
+
+    /// The embedding of one input tensor, as [`Session::run`] gives it.
+    pub(super) fn run(&self, tensor: &[f32]) -> Result<Vec<f32>, String> {
+        let (answer, answered) = crossbeam_channel::bounded(1);
+        let waiting = Waiting {
+            tensor: tensor.to_vec(),
+            answer,
+        };
+        let ended = || String::from("the thread of the shared session has ended");
+        self.waiting.send(waiting).map_err(|_gone| ended())?;
+        answered.recv().map_err(|_gone| ended())?
+    }
+}
+
+/// The embeddings of so many input tensors, one behind the other.
+trait Run: FnMut(&[f32], usize) -> Result<Vec<Vec<f32>>, String> {}
+
+impl<R: FnMut(&[f32], usize) -> Result<Vec<Vec<f32>>, String>> Run for R {}
+
+fn serve(mut run: impl Run, batch_max: usize, waiting: &Receiver<Waiting>) {
+    let mut tensors = Vec::new();
+    while let Ok(first) = waiting.recv() {
+        let others = waiting.try_iter().take(batch_max - 1);
+        let batch: Vec<Waiting> = std::iter::once(first).chain(others).collect();
+        answer(&mut run, &mut tensors, batch);
+    }
+}
+
+/// Runs a batch; where that fails, each image alone, so that one costs no other its answer.
+fn answer(run: &mut impl Run, tensors: &mut Vec<f32>, batch: Vec<Waiting>) {
+    if 1 < batch.len() {
+        tensors.clear();
+        for waiting in &batch {
+            tensors.extend_from_slice(&waiting.tensor);
+        }
+        match run(tensors, batch.len()) {
+            Ok(embeddings) => {
+                for (waiting, embedding) in batch.into_iter().zip(embeddings) {
+                    // A worker that has gone meanwhile needs no answer.
+                    drop(waiting.answer.send(Ok(embedding)));
+                }
+                return;
+            }
+            Err(reason) => {
+                tracing::warn!(
+                    images = batch.len(),
+                    reason,
+                    "a batch failed; its images are run one by one"
+                );
+            }
+        }
+    }
+    for waiting in batch {
+        let embedding = run(&waiting.tensor, 1).and_then(|embeddings| {
+            let only = embeddings.into_iter().next();
+            only.ok_or_else(|| String::from("no embedding"))
+        });
+        drop(waiting.answer.send(embedding));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// Twice the input; fails where any number of the batch is not finite.
+    fn twice(tensors: &[f32], images: usize) -> Result<Vec<Vec<f32>>, String> {
+        if tensors.iter().any(|value| !value.is_finite()) {
+            return Err(format!("not finite, in a batch of {images}"));
+        }
+        let rows = tensors.chunks(tensors.len() / images);
+        Ok(rows
+            .map(|row| row.iter().map(|value| 2.0 * value).collect())
+            .collect())
+    }
+
+    #[test]
+    fn what_waits_while_the_session_runs_is_the_next_batch() {
+        let (go, gate) = crossbeam_channel::bounded::<()>(0);
+        let sizes = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&sizes);
+        let batcher = Batcher::over(4, move |tensors: &[f32], images: usize| {
+            seen.lock().unwrap().push(images);
+            gate.recv().ok();
+            twice(tensors, images)
+        })
+        .unwrap();
+        thread::scope(|scope| {
+            for index in 0..10_u8 {
+                let batcher = batcher.clone();
+                scope.spawn(move || {
+                    let value = f32::from(index);
+                    assert_eq!(batcher.run(&[value, 1.0]), Ok(vec![2.0 * value, 2.0]));
+                });
+            }
+            // Until each has been answered, let one run after another end.
+            while sizes.lock().unwrap().iter().sum::<usize>() < 10 {
+                go.send_timeout((), std::time::Duration::from_millis(20))
+                    .ok();
+            }
+            drop(go);
+        });
+        let sizes = sizes.lock().unwrap();
+        assert_eq!(sizes.iter().sum::<usize>(), 10, "{sizes:?}");
+        assert!(sizes.contains(&4), "{sizes:?}");
+        assert!(sizes.iter().all(|size| *size <= 4), "{sizes:?}");
+    }
+
+    #[test]
+    fn an_image_that_makes_its_batch_fail_fails_alone() {
+        let mut answers = Vec::new();
+        let batch = [1.0, f32::NAN, 3.0].map(|value| {
+            let (answer, answered) = crossbeam_channel::bounded(1);
+            answers.push(answered);
+            Waiting {
+                tensor: vec![value],
+                answer,
+            }
+        });
+        answer(&mut twice, &mut Vec::new(), Vec::from(batch));
+        let answers: Vec<_> = answers
+            .iter()
+            .map(|answer| answer.recv().unwrap())
+            .collect();
+        assert_eq!(answers[0], Ok(vec![2.0]));
+        assert_eq!(answers[1], Err("not finite, in a batch of 1".to_owned()));
+        assert_eq!(answers[2], Ok(vec![6.0]));
+    }
+}
