@@ -17,9 +17,10 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, OnceLock, mpsc};
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use matchpoint::model::embedder::{EmbedError, Embedder};
-use matchpoint::model::pool::{Pool, PoolError};
+use matchpoint::model::pool::{Caller, Pool, PoolError};
 use matchpoint::model::runtime::{Candidate, Runtime, RuntimeError};
 use matchpoint::model::{Compute, Device, Model, ModelError};
 use matchpoint::pixels::{Limits, Pixels};
@@ -968,7 +969,10 @@ async fn a_full_queue_answers_busy_at_once() {
     assert_eq!(pool.queue_len(), 1);
     assert_eq!(
         pool.run(|_| 3).await,
-        Err(PoolError::Busy { queue_len_max: 1 })
+        Err(PoolError::Busy {
+            queue_len_max: 1,
+            retry_after: Duration::ZERO
+        })
     );
     end.send(()).unwrap();
     assert_eq!(first.await, Ok(()));
@@ -1008,6 +1012,68 @@ async fn a_panic_costs_one_job() {
         embedded.unwrap().embedding.dimension(),
         pool.model().dimension()
     );
+}
+
+fn client(client: u64) -> Caller {
+    Caller {
+        client,
+        deadline: None,
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_one_client_gives_its_newest_place_to_another() {
+    let pool = pool(1, 2);
+    let (job, begun, end) = held();
+    let mut running = Box::pin(client(1).scope(pool.run(job)));
+    assert!(begin(&mut running).await.is_pending());
+    begun.await.unwrap();
+    let mut older = Box::pin(client(1).scope(pool.run(|_| "older")));
+    let mut newest = Box::pin(client(1).scope(pool.run(|_| "newest")));
+    assert!(begin(&mut older).await.is_pending());
+    assert!(begin(&mut newest).await.is_pending());
+    let refused = client(1).scope(pool.run(|_| "one too many")).await;
+    assert!(
+        matches!(refused, Err(PoolError::Busy { .. })),
+        "{refused:?}"
+    );
+
+    let mut other = Box::pin(client(2).scope(pool.run(|_| "other")));
+    assert!(begin(&mut other).await.is_pending());
+    let displaced = newest.await;
+    assert!(
+        matches!(displaced, Err(PoolError::Busy { .. })),
+        "{displaced:?}"
+    );
+    end.send(()).unwrap();
+    assert_eq!(older.await, Ok("older"));
+    assert_eq!(other.await, Ok("other"));
+}
+
+#[tokio::test]
+async fn what_would_wait_beyond_its_deadline_is_refused_at_once() {
+    let pool = pool(1, 8);
+    // The pace: a job of 20 ms.
+    let pause = |_: &mut Embedder| std::thread::park_timeout(Duration::from_millis(20));
+    pool.run(pause).await.unwrap();
+    let (job, begun, end) = held();
+    let mut running = Box::pin(pool.run(job));
+    assert!(begin(&mut running).await.is_pending());
+    begun.await.unwrap();
+    let mut waiting: Vec<_> = (0..4).map(|_| Box::pin(pool.run(pause))).collect();
+    for job in &mut waiting {
+        assert!(begin(job).await.is_pending());
+    }
+    let within = |milliseconds| Caller {
+        client: 2,
+        deadline: Some(Instant::now() + Duration::from_millis(milliseconds)),
+    };
+    let late = within(30).scope(pool.run(|_| "late")).await;
+    assert!(matches!(late, Err(PoolError::Late { .. })), "{late:?}");
+    let mut in_time = Box::pin(within(60_000).scope(pool.run(|_| "in time")));
+    assert!(begin(&mut in_time).await.is_pending());
+    end.send(()).unwrap();
+    assert_eq!(in_time.await, Ok("in time"));
 }
 
 #[tokio::test]

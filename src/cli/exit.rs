@@ -189,6 +189,7 @@ impl Exit {
             DeploymentError::Io { .. } => Self::Io,
             DeploymentError::Archive(error) => Self::of_archive(error),
             DeploymentError::Busy { .. }
+            | DeploymentError::Late { .. }
             | DeploymentError::WriterBusy { .. }
             | DeploymentError::Stopped => Self::Unavailable,
             DeploymentError::Model(ModelError::Cuda { .. }) => Self::NoDevice,

@@ -1,6 +1,7 @@
 //! Everything that a deployment can refuse or fail at.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::ArchiveError;
 use crate::analysis::AnalysisError;
@@ -160,6 +161,20 @@ pub enum DeploymentError {
     Busy {
         /// How many may wait.
         queue_len_max: usize,
+        /// About how long those that wait will take.
+        retry_after: Duration,
+    },
+    /// The request would wait beyond its deadline, so it was not begun.
+    #[error(
+        "the request would wait for about {} ms, and its deadline is in {} ms; send less, or allow more time",
+        wait.as_millis(),
+        left.as_millis()
+    )]
+    Late {
+        /// About how long it would wait.
+        wait: Duration,
+        /// How long the caller waits.
+        left: Duration,
     },
     /// Too many changes of the gallery wait to be written.
     #[error(
@@ -217,7 +232,14 @@ impl From<EmbedError> for DeploymentError {
 impl From<PoolError> for DeploymentError {
     fn from(error: PoolError) -> Self {
         match error {
-            PoolError::Busy { queue_len_max } => Self::Busy { queue_len_max },
+            PoolError::Busy {
+                queue_len_max,
+                retry_after,
+            } => Self::Busy {
+                queue_len_max,
+                retry_after,
+            },
+            PoolError::Late { wait, left } => Self::Late { wait, left },
             PoolError::Stopped => Self::Stopped,
             PoolError::Panicked => Self::ModelFailed {
                 reason: error.to_string(),

@@ -386,7 +386,9 @@ impl Deployment {
     pub async fn probe_when_free(&self, request: ProbeRequest) -> Result<Probed, DeploymentError> {
         loop {
             match self.probe(request.clone()).await {
-                Err(DeploymentError::Busy { .. }) => tokio::time::sleep(BUSY_PAUSE).await,
+                Err(DeploymentError::Busy { .. } | DeploymentError::Late { .. }) => {
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
                 probed => return probed,
             }
         }
@@ -593,7 +595,10 @@ impl Deployment {
     }
 
     fn record_failure(&self, error: &DeploymentError) {
-        if let DeploymentError::Busy { .. } | DeploymentError::WriterBusy { .. } = error {
+        if let DeploymentError::Busy { .. }
+        | DeploymentError::Late { .. }
+        | DeploymentError::WriterBusy { .. } = error
+        {
             telemetry::queue_rejected(&self.name);
         }
         if let DeploymentError::Image(cause) = error {

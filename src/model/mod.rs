@@ -7,6 +7,7 @@ pub mod embedder;
 mod folder;
 mod manifest;
 pub mod pool;
+mod queue;
 pub mod runtime;
 mod section;
 mod session;

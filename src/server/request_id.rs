@@ -2,14 +2,21 @@
 //! And what is under way is counted here, so that a shutdown can wait for it.
 
 use std::future::Future;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use tonic::codegen::http::{HeaderValue, Request, Response};
+use tonic::transport::server::TcpConnectInfo;
 use tower::{Layer, Service};
 use tracing::Instrument;
 
 use super::registry::Registry;
+use crate::model::pool::Caller;
+
+/// The header in which a client says how long it waits.
+const TIMEOUT: &str = "grpc-timeout";
 
 /// The header that carries it, both ways.
 const HEADER: &str = "x-request-id";
@@ -64,7 +71,8 @@ where
             .path()
             .starts_with(OURS)
             .then(|| self.registry.enter());
-        let answered = self.inner.call(request).instrument(span);
+        let caller = caller(&request);
+        let answered = caller.scope(self.inner.call(request)).instrument(span);
         Box::pin(async move {
             let mut response = answered.await?;
             drop(under_way);
@@ -82,9 +90,57 @@ fn accepted(sent: Option<&HeaderValue>) -> Option<String> {
     (printable && text.len() <= BYTES_MAX).then(|| text.to_owned())
 }
 
+/// Who sent a request: the connection, since a client behind a proxy may share its address. And
+/// until when it waits.
+fn caller<B>(request: &Request<B>) -> Caller {
+    let mut hasher = DefaultHasher::new();
+    let address = request
+        .extensions()
+        .get::<TcpConnectInfo>()
+        .and_then(TcpConnectInfo::remote_addr);
+    address.hash(&mut hasher);
+    let timeout = request.headers().get(TIMEOUT);
+    let timeout = timeout.and_then(|value| parse_timeout(value.to_str().ok()?));
+    Caller {
+        client: hasher.finish(),
+        deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+    }
+}
+
+/// Digits, at most 8, and a unit, as gRPC over HTTP/2 has it.
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || 8 < digits.len() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(count * 3600)),
+        "M" => Some(Duration::from_secs(count * 60)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_that_a_client_waits_is_read_as_grpc_writes_it() {
+        let seconds = |text| parse_timeout(text).map(|timeout| timeout.as_secs_f64());
+        assert_eq!(seconds("250m"), Some(0.25));
+        assert_eq!(seconds("3S"), Some(3.0));
+        assert_eq!(seconds("1M"), Some(60.0));
+        assert_eq!(seconds("99999999H"), Some(99_999_999.0 * 3600.0));
+        assert_eq!(seconds("1500000u"), Some(1.5));
+        for wrong in ["", "m", "10", "1x", "123456789S", "-1S", "1.5S", "é", "1é"] {
+            assert_eq!(seconds(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn a_callers_id_is_taken_only_if_it_is_short_and_printable() {

@@ -14,15 +14,30 @@ use crate::pixels::PixelsError;
 /// The domain of every `ErrorInfo.reason`.
 pub(super) const DOMAIN: &str = "matchpoint.dev";
 
-/// When to come back to a full queue: about the time that a queue of images takes to move on.
+/// When to come back where nothing else is known.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// Sooner, or later than this, nobody is told to come back.
+const RETRY_AFTER_RANGE: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(5)];
 
 /// A status with its machine-readable reason.
 pub(super) fn status(code: Code, reason: &str, message: &str) -> Status {
+    let again = matches!(reason, "QUEUE_FULL" | "MODEL_LOADING" | "SHUTTING_DOWN");
+    status_to_retry(code, reason, message, again.then_some(RETRY_AFTER))
+}
+
+fn status_to_retry(
+    code: Code,
+    reason: &str,
+    message: &str,
+    retry_after: Option<Duration>,
+) -> Status {
     let mut details = ErrorDetails::new();
     details.set_error_info(reason, DOMAIN, HashMap::new());
-    if matches!(reason, "QUEUE_FULL" | "MODEL_LOADING" | "SHUTTING_DOWN") {
-        details.set_retry_info(Some(RETRY_AFTER));
+    if let Some(after) = retry_after {
+        let [least, most] = RETRY_AFTER_RANGE;
+        // Whole milliseconds, which is how well it is known.
+        let after = u64::try_from(after.clamp(least, most).as_millis()).unwrap_or(u64::MAX);
+        details.set_retry_info(Some(Duration::from_millis(after)));
     }
     Status::with_error_details(code, message.to_owned(), details)
 }
@@ -50,6 +65,13 @@ pub(super) fn from_error(error: &DeploymentError) -> Status {
         && let Some((needed, present)) = cause.trials_needed()
     {
         return underpowered(code, reason, &told(error), (needed, present));
+    }
+    if let DeploymentError::Busy {
+        retry_after: after, ..
+    }
+    | DeploymentError::Late { wait: after, .. } = error
+    {
+        return status_to_retry(code, reason, &told(error), Some(*after));
     }
     status(code, reason, &told(error))
 }
@@ -136,6 +158,7 @@ fn classify(error: &DeploymentError) -> (Code, &'static str) {
         DeploymentError::Busy { .. } | DeploymentError::WriterBusy { .. } => {
             (Code::ResourceExhausted, "QUEUE_FULL")
         }
+        DeploymentError::Late { .. } => (Code::ResourceExhausted, "DEADLINE_TOO_NEAR"),
         DeploymentError::NoImageModel => (Code::FailedPrecondition, "IMAGE_MODEL_MISSING"),
         DeploymentError::Stopped => (Code::Unavailable, "SHUTTING_DOWN"),
         DeploymentError::Gallery(cause) => gallery_reason(cause),

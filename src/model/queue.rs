@@ -1,0 +1,253 @@
+//! The queue before a pool's workers: bounded, and fair between clients.
+//!
+//! Each client has a lane of its own, and lanes take turns, so that one client's flood delays the
+//! others by one job each and not by the whole flood. Where the queue is full, a newcomer whose lane
+//! is shorter takes the place of the newest job of the longest lane: places are shared as turns are.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Who asks: one connection, for the server.
+pub(super) type Client = u64;
+
+/// Jobs of many clients, in the order in which they will be run.
+pub(super) struct Queue<T> {
+    state: Mutex<State<T>>,
+    len_max: usize,
+    /// Something waits, or nothing will any more.
+    arrived: Condvar,
+    /// There is a place, or the queue is closed.
+    left: Condvar,
+}
+
+struct State<T> {
+    /// None of them empty; the first has the next turn.
+    lanes: VecDeque<Lane<T>>,
+    len: usize,
+    open: bool,
+}
+
+struct Lane<T> {
+    client: Client,
+    waiting: VecDeque<T>,
+}
+
+/// What became of a job that was to be queued.
+#[derive(Debug, PartialEq)]
+pub(super) enum Pushed<T> {
+    /// It waits.
+    Waits,
+    /// It waits, in the place of another client's job.
+    InsteadOf(T),
+    /// There is no place for it.
+    Full(T),
+    /// Nothing is taken any more.
+    Closed(T),
+}
+
+impl<T> fmt::Debug for Queue<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Queue({} of {})", self.len(), self.len_max)
+    }
+}
+
+impl<T> State<T> {
+    fn push(&mut self, client: Client, job: T) {
+        self.len += 1;
+        if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.client == client) {
+            lane.waiting.push_back(job);
+            return;
+        }
+        self.lanes.push_back(Lane {
+            client,
+            waiting: VecDeque::from([job]),
+        });
+    }
+
+    fn pop(&mut self) -> Option<T> {
+        let mut lane = self.lanes.pop_front()?;
+        let job = lane.waiting.pop_front()?;
+        self.len -= 1;
+        if !lane.waiting.is_empty() {
+            self.lanes.push_back(lane);
+        }
+        Some(job)
+    }
+
+    /// Takes the newest job of the longest lane, if that is longer than this client's would become.
+    fn displace(&mut self, client: Client) -> Option<T> {
+        let own = self.lanes.iter().find(|lane| lane.client == client);
+        let own = own.map_or(0, |lane| lane.waiting.len());
+        let longest = self
+            .lanes
+            .iter_mut()
+            .max_by_key(|lane| lane.waiting.len())
+            .filter(|lane| own + 1 < lane.waiting.len())?;
+        let job = longest.waiting.pop_back()?;
+        self.len -= 1;
+        Some(job)
+    }
+}
+
+impl<T> Queue<T> {
+    pub(super) fn new(len_max: usize) -> Self {
+        Self {
+            state: Mutex::new(State {
+                lanes: VecDeque::new(),
+                len: 0,
+                open: true,
+            }),
+            len_max,
+            arrived: Condvar::new(),
+            left: Condvar::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many jobs wait; none, as far as others are concerned, once the queue is closed.
+    pub(super) fn len(&self) -> usize {
+        let state = self.state();
+        if state.open { state.len } else { 0 }
+    }
+
+    /// Queues a job, or says at once that there is no place.
+    pub(super) fn push(&self, client: Client, job: T) -> Pushed<T> {
+        let mut state = self.state();
+        if !state.open {
+            return Pushed::Closed(job);
+        }
+        let displaced = if state.len < self.len_max {
+            None
+        } else {
+            let Some(displaced) = state.displace(client) else {
+                return Pushed::Full(job);
+            };
+            Some(displaced)
+        };
+        state.push(client, job);
+        drop(state);
+        self.arrived.notify_one();
+        displaced.map_or(Pushed::Waits, Pushed::InsteadOf)
+    }
+
+    /// Waits for a place; gives the job back where the queue is closed.
+    pub(super) fn push_when_free(&self, client: Client, job: T) -> Result<(), T> {
+        let full = |state: &mut State<T>| state.open && self.len_max <= state.len;
+        let mut state = self
+            .left
+            .wait_while(self.state(), full)
+            .unwrap_or_else(PoisonError::into_inner);
+        if !state.open {
+            return Err(job);
+        }
+        state.push(client, job);
+        drop(state);
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    /// Waits for a job; `None` once the queue is closed and empty.
+    pub(super) fn pop(&self) -> Option<T> {
+        let idle = |state: &mut State<T>| state.open && state.len == 0;
+        let mut state = self
+            .arrived
+            .wait_while(self.state(), idle)
+            .unwrap_or_else(PoisonError::into_inner);
+        let job = state.pop();
+        drop(state);
+        self.left.notify_one();
+        job
+    }
+
+    /// Takes nothing more; what waits is still handed out.
+    pub(super) fn close(&self) {
+        self.state().open = false;
+        self.arrived.notify_all();
+        self.left.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drained(queue: &Queue<(Client, u32)>) -> Vec<(Client, u32)> {
+        queue.close();
+        std::iter::from_fn(|| queue.pop()).collect()
+    }
+
+    #[test]
+    fn clients_take_turns_and_each_keeps_its_own_order() {
+        let queue = Queue::new(10);
+        for number in 0..4 {
+            assert_eq!(queue.push(1, (1, number)), Pushed::Waits);
+        }
+        assert_eq!(queue.push(2, (2, 0)), Pushed::Waits);
+        assert_eq!(queue.push(3, (3, 0)), Pushed::Waits);
+        assert_eq!(queue.push(2, (2, 1)), Pushed::Waits);
+        let order = [(1, 0), (2, 0), (3, 0), (1, 1), (2, 1), (1, 2), (1, 3)];
+        assert_eq!(drained(&queue), order);
+    }
+
+    #[test]
+    fn a_flood_fills_the_queue_and_gives_way_to_the_others() {
+        let queue = Queue::new(4);
+        for number in 0..4 {
+            assert_eq!(queue.push(1, (1, number)), Pushed::Waits);
+        }
+        assert_eq!(queue.push(1, (1, 4)), Pushed::Full((1, 4)));
+        // The newest of the flood goes, until the places are shared.
+        assert_eq!(queue.push(2, (2, 0)), Pushed::InsteadOf((1, 3)));
+        assert_eq!(queue.push(2, (2, 1)), Pushed::InsteadOf((1, 2)));
+        assert_eq!(queue.push(2, (2, 2)), Pushed::Full((2, 2)));
+        assert_eq!(queue.push(1, (1, 5)), Pushed::Full((1, 5)));
+        assert_eq!(queue.push(3, (3, 0)), Pushed::InsteadOf((2, 1)));
+        assert_eq!(queue.len(), 4);
+        assert_eq!(drained(&queue), [(1, 0), (2, 0), (3, 0), (1, 1)]);
+    }
+
+    #[test]
+    fn a_closed_queue_hands_out_what_waits_and_takes_nothing() {
+        let queue = Queue::new(2);
+        assert_eq!(queue.push(1, (1, 0)), Pushed::Waits);
+        queue.close();
+        assert_eq!(queue.push(1, (1, 1)), Pushed::Closed((1, 1)));
+        assert_eq!(queue.push_when_free(1, (1, 1)), Err((1, 1)));
+        assert_eq!(queue.pop(), Some((1, 0)));
+        assert_eq!(queue.pop(), None);
+    }
+
+    #[test]
+    fn nothing_is_lost_between_many_that_push_and_many_that_pop() {
+        let queue = Queue::new(3);
+        let sum = std::sync::atomic::AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while let Some((_, number)) = queue.pop() {
+                        sum.fetch_add(u64::from(number), std::sync::atomic::Ordering::SeqCst);
+                    }
+                });
+            }
+            let pushing: Vec<_> = (0..4)
+                .map(|client| {
+                    let queue = &queue;
+                    scope.spawn(move || {
+                        for number in 0..500_u32 {
+                            queue.push_when_free(client, (client, number)).unwrap();
+                        }
+                    })
+                })
+                .collect();
+            for thread in pushing {
+                thread.join().unwrap();
+            }
+            queue.close();
+        });
+        assert_eq!(sum.into_inner(), 4 * (499 * 500 / 2));
+    }
+}
