@@ -884,6 +884,33 @@ fn a_model_that_takes_one_image_at_a_time_is_run_one_by_one() {
 }
 
 #[test]
+fn the_shipped_model_in_eight_bits_is_near_its_full_precision_and_another_model() {
+    let folder = Path::new(ROOT).join("models/efficientnet-lite0");
+    let compute = Compute::on(Device::Cpu);
+    let int8 = match Model::open(&folder, Some("int8"), runtime(), &compute) {
+        Ok(model) => model,
+        // Processors whose 8-bit products saturate are refused by the golden check.
+        Err(error @ ModelError::GoldenDiffers { .. }) => {
+            println!("not on this processor: {error}");
+            return;
+        }
+        Err(error) => panic!("{error}"),
+    };
+    assert_eq!(int8.dimension(), lite0().dimension());
+    assert_ne!(int8.fingerprint(), lite0().fingerprint());
+    let mut embedder = int8.embedder().unwrap();
+    let images = oracle();
+    let mut sum = 0.0;
+    for image in &images {
+        let embedded = embedder.embed(&image.image, &LIMITS).unwrap();
+        let cosine = cosine(&embedded.embedding, &image.embedding);
+        assert!((0.9..0.9999).contains(&cosine), "{}: {cosine}", image.name);
+        sum += f64::from(cosine);
+    }
+    assert!(0.98 <= sum / 16.0, "{sum}");
+}
+
+#[test]
 fn a_precision_is_another_model_with_its_own_golden_check() {
     let toy = Toy::new();
     let (model, golden) = (

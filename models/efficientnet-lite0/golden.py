@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The reference pipeline of this model, in full: Pillow, numpy and ONNX Runtime.
 
-Without options it writes golden.f32, the embedding of golden.jpg. It shares no code with the
+Without options it writes golden.f32, the embedding of golden.jpg; with --precision int8 that of
+model.int8.onnx, golden.int8.f32. It shares no code with the
 service nor with scripts/make_golden.py, so that the three can be held against each other.
 """
 
@@ -19,6 +20,11 @@ from PIL import Image
 Array = npt.NDArray[Any]
 
 FOLDER = Path(__file__).resolve().parent
+# By precision: the network, and the embedding due from it.
+FILES = {
+    "f32": ("model.onnx", "golden.f32"),
+    "int8": ("model.int8.onnx", "golden.int8.f32"),
+}
 SIDE = 224
 MEAN = (127.0, 127.0, 127.0)
 STD = (128.0, 128.0, 128.0)
@@ -40,12 +46,10 @@ def squash(image: Image.Image, resampling: int = Image.Resampling.BILINEAR) -> A
 
 
 class Model:
-    """The ONNX file, run on the CPU."""
+    """An ONNX file, run on the CPU."""
 
-    def __init__(self) -> None:
-        self.session = onnxruntime.InferenceSession(
-            str(FOLDER / "model.onnx"), providers=["CPUExecutionProvider"]
-        )
+    def __init__(self, path: Path) -> None:
+        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def embed(
         self,
@@ -98,9 +102,7 @@ def with_blocky_colour(image: Image.Image) -> Image.Image:
     half = (image.width // 2, image.height // 2)
 
     def repeat(plane: Image.Image) -> Image.Image:
-        return plane.resize(half, Image.Resampling.BOX).resize(
-            image.size, Image.Resampling.NEAREST
-        )
+        return plane.resize(half, Image.Resampling.BOX).resize(image.size, Image.Resampling.NEAREST)
 
     return Image.merge("YCbCr", (luma, repeat(blue), repeat(red))).convert("RGB")
 
@@ -118,31 +120,21 @@ def sensitivity(model: Model, image: Image.Image) -> list[tuple[str, float]]:
     filters = Image.Resampling
     deviations: dict[str, Callable[[], Array]] = {
         "mean 127.5, std 127.5": lambda: model.embed(right, (127.5,) * 3, (127.5,) * 3),
-        "decoder off by at most 1 grey level": lambda: model.embed(
-            squash(with_noise(image, 1))
-        ),
-        "decoder repeats colour samples": lambda: model.embed(
-            squash(with_blocky_colour(image))
-        ),
+        "decoder off by at most 1 grey level": lambda: model.embed(squash(with_noise(image, 1))),
+        "decoder repeats colour samples": lambda: model.embed(squash(with_blocky_colour(image))),
         "bicubic": lambda: model.embed(squash(image, filters.BICUBIC)),
         "hamming": lambda: model.embed(squash(image, filters.HAMMING)),
         "box": lambda: model.embed(squash(image, filters.BOX)),
         "lanczos": lambda: model.embed(squash(image, filters.LANCZOS)),
-        "bilinear without antialiasing": lambda: model.embed(
-            squash_without_antialiasing(image)
-        ),
+        "bilinear without antialiasing": lambda: model.embed(squash_without_antialiasing(image)),
         "nearest": lambda: model.embed(squash(image, filters.NEAREST)),
         "values 0..1": lambda: model.embed(right, (0.0,) * 3, (255.0,) * 3),
         "BGR": lambda: model.embed(right[:, :, ::-1]),
         "centre crop instead of squash": lambda: model.embed(squash_centre(image)),
-        "ImageNet mean and std": lambda: model.embed(
-            right, IMAGENET_MEAN, IMAGENET_STD
-        ),
+        "ImageNet mean and std": lambda: model.embed(right, IMAGENET_MEAN, IMAGENET_STD),
     }
     reference = model.embed(right)
-    return [
-        (name, float(np.dot(reference, embed()))) for name, embed in deviations.items()
-    ]
+    return [(name, float(np.dot(reference, embed()))) for name, embed in deviations.items()]
 
 
 # --- The command -----------------------------------------------------------------------------
@@ -154,27 +146,24 @@ def main() -> int:
         epilog="""examples:
   golden.py                            write golden.f32
   golden.py --check                    compare golden.f32 with a fresh embedding, write nothing
+  golden.py --precision int8           write golden.int8.f32
   golden.py --sensitivity              what each mistake in preprocessing costs
   golden.py --photograph coffee.png    make golden.jpg anew, then write golden.f32""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     choice = parser.add_mutually_exclusive_group()
-    choice.add_argument(
-        "--check", action="store_true", help="compare instead of writing"
-    )
-    choice.add_argument(
-        "--sensitivity", action="store_true", help="print the table of the README"
-    )
+    choice.add_argument("--check", action="store_true", help="compare instead of writing")
+    choice.add_argument("--sensitivity", action="store_true", help="print the table of the README")
     choice.add_argument("--photograph", type=Path, help="the source of golden.jpg")
+    parser.add_argument("--precision", choices=FILES, default="f32")
     arguments = parser.parse_args()
+    onnx, golden = FILES[arguments.precision]
 
     if arguments.photograph:
         photograph = Image.open(arguments.photograph).convert("RGB")
-        photograph.save(
-            FOLDER / "golden.jpg", quality=85, subsampling="4:2:0", optimize=True
-        )
+        photograph.save(FOLDER / "golden.jpg", quality=85, subsampling="4:2:0", optimize=True)
 
-    model = Model()
+    model = Model(FOLDER / onnx)
     image = read_golden_image()
     if arguments.sensitivity:
         for name, cosine in sensitivity(model, image):
@@ -182,10 +171,10 @@ def main() -> int:
         return 0
 
     embedding = model.embed(squash(image))
-    path = FOLDER / "golden.f32"
+    path = FOLDER / golden
     if arguments.check:
         cosine = float(np.dot(embedding, np.fromfile(path, "<f4")))
-        print(f"cosine to golden.f32: {cosine:.7f}")
+        print(f"cosine to {golden}: {cosine:.7f}")
         return 0 if 1 - 1e-5 < cosine else 1
     path.write_bytes(embedding.astype("<f4").tobytes())
     print(f"wrote {path} ({embedding.size} numbers)")
