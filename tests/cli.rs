@@ -1487,6 +1487,29 @@ fn images_are_kept_where_that_is_asked_for_and_a_deployment_is_compacted() {
     assert_eq!(code(&run(&["restore", path(&archive), path(&again)])), 0);
     assert_eq!(verify(&again), Some(all));
 
+    // With another model, from the images that are kept: the same items, other embeddings.
+    let (other, model_folder) = (at("other"), model());
+    let rebuilt = |more: &[&str]| {
+        let all = [
+            &["build", path(&other), "--images-of", path(&deployment)][..],
+            &["--model", path(&model_folder), "--json"],
+            more,
+        ]
+        .concat();
+        run(&all)
+    };
+    let first = json(&rebuilt(&["--precision", "int8", "--keep-images"]));
+    assert_eq!(first["enrolled"].as_u64(), Some(all), "{first}");
+    let again = json(&rebuilt(&[]));
+    assert_eq!(again["unchanged"].as_u64(), Some(all), "{again}");
+    assert_eq!(verify(&other), Some(all));
+    let record = |folder: &Path| json(&run(&["inspect", path(folder), "--json"]));
+    let (before, after) = (record(&deployment), record(&other));
+    assert_eq!(before["deployment"]["items"], after["deployment"]["items"]);
+    let model = |report: &Value| report["deployment"]["record"]["model"].clone();
+    assert_eq!(model(&after)["precision"].as_str(), Some("int8"));
+    assert_ne!(model(&before)["fingerprint"], model(&after)["fingerprint"]);
+
     fs::remove_dir_all(images.join("gc_erase_pika")).unwrap();
     let (_, left) = built(&["--prune"]);
     assert!(0 < left && left < all);

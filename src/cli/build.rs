@@ -1,7 +1,7 @@
 //! `matchpoint build`: embed images and enrol them, resumably.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -14,9 +14,12 @@ use super::progress::Progress;
 use super::signal::Signal;
 use super::sources::{Refused, Source, Sources};
 use crate::config::{Engine, EngineFlags, ProcessEnvironment};
-use crate::deployment::{Deployment, DeploymentError, Enrolment, Folder, Models, OpenOptions};
-use crate::gallery::Access;
-use crate::gallery::item::Item;
+use crate::deployment::{
+    Deployment, DeploymentError, Enrolment, Folder, ImageAt, Models, OpenOptions,
+};
+use crate::gallery::graph::IndexParams;
+use crate::gallery::item::{Item, ItemHead};
+use crate::gallery::{Access, Gallery};
 use crate::telemetry;
 
 /// Embed images and enrol them in a deployment
@@ -38,13 +41,18 @@ use crate::telemetry;
   matchpoint build shop --images new-photos/          # add to it; the model is known
   matchpoint build shop8 --images photos/ --model models/efficientnet-lite0 --precision int8
   matchpoint build shop --images photos/ --keep-images
+  matchpoint build shop-new --images-of shop --model models/new --keep-images
   matchpoint build faces --embeddings faces.npy --labels faces.csv --vectors-of arcface-r100")]
 pub(super) struct Build {
     /// The deployment's folder; made where there is none
     deployment: PathBuf,
     /// The images: a folder, a .csv or a .jsonl file
-    #[arg(long, value_name = "SOURCE", required_unless_present = "embeddings")]
+    #[arg(long, value_name = "SOURCE", required_unless_present_any = ["embeddings", "images_of"])]
     images: Option<PathBuf>,
+    /// The images that another deployment keeps, with their ids, labels and metadata: its gallery
+    /// anew, with another model; it may be served meanwhile
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["images", "embeddings"])]
+    images_of: Option<PathBuf>,
     #[command(flatten)]
     given: GivenFlags,
     /// The model's folder; required for a new deployment
@@ -112,10 +120,11 @@ impl Build {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let engine = self.engine.resolve(&ProcessEnvironment)?;
         telemetry::install_logs(&engine.log, engine.log_json)?;
-        let input = match (self.given.read()?, &self.images) {
-            (Some(given), _) => Input::Vectors(given),
-            (None, Some(images)) => Input::Images(Sources::read(images)?),
-            (None, None) => return Err(fail(Exit::Usage, "say --images or --embeddings")),
+        let input = match (self.given.read()?, &self.images, &self.images_of) {
+            (Some(given), ..) => Input::Vectors(given),
+            (None, Some(images), _) => Input::Images(Sources::read(images)?),
+            (None, None, Some(other)) => Input::Kept(Kept::open(other)?),
+            (None, None, None) => return Err(fail(Exit::Usage, "say --images or --embeddings")),
         };
         let output = Output::new(self.json);
         let report = build(&Request {
@@ -140,8 +149,8 @@ impl Build {
 
 /// A build to be done.
 pub(super) struct Request<'a> {
-    pub(super) deployment: &'a std::path::Path,
-    pub(super) model: Option<&'a std::path::Path>,
+    pub(super) deployment: &'a Path,
+    pub(super) model: Option<&'a Path>,
     pub(super) precision: Option<&'a str>,
     pub(super) name: Option<&'a str>,
     pub(super) prune: bool,
@@ -155,13 +164,55 @@ pub(super) struct Request<'a> {
 /// What to enrol.
 pub(super) enum Input {
     Images(Sources),
+    Kept(Kept),
     Vectors(Given),
+}
+
+/// What another deployment keeps.
+pub(super) struct Kept {
+    gallery: Arc<Gallery>,
+    items: Vec<Source>,
+}
+
+impl Kept {
+    fn open(deployment: &Path) -> anyhow::Result<Self> {
+        let folder = Folder::open(deployment)?;
+        // No search is made, so no index is needed.
+        let params = IndexParams {
+            graph_from_items: usize::MAX,
+            ..IndexParams::default()
+        };
+        let gallery = Gallery::open(&folder.gallery_file(), Access::ReadOnly, params)
+            .map_err(DeploymentError::from)?;
+        folder.check_gallery(gallery.id())?;
+        if !gallery.keeps_images() {
+            let message = format!(
+                "{} keeps no images; `matchpoint build DIR --images SOURCE --keep-images` adds them",
+                deployment.display()
+            );
+            return Err(fail(Exit::NoInput, message));
+        }
+        let source = |head: &ItemHead| Source {
+            id: head.id.clone(),
+            label: head.label.clone(),
+            path: PathBuf::new(),
+            metadata: head.metadata.clone(),
+        };
+        let snapshot = gallery.snapshot();
+        let mut items: Vec<Source> = snapshot.items().map(|(head, _)| source(head)).collect();
+        items.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        Ok(Self {
+            gallery: Arc::new(gallery),
+            items,
+        })
+    }
 }
 
 impl Input {
     fn len(&self) -> usize {
         match self {
             Self::Images(sources) => sources.items.len(),
+            Self::Kept(kept) => kept.items.len(),
             Self::Vectors(given) => given.len(),
         }
     }
@@ -211,7 +262,15 @@ pub(super) fn build(request: &Request<'_>) -> anyhow::Result<Built> {
         Input::Images(sources) => {
             work.report.failed.clone_from(&sources.refused);
             work.report.ignored_files = sources.ignored;
-            super::runtime()?.block_on(work.run(&sources.items, window, &signal))?;
+            let at = |source: &Source| ImageAt::File(source.path.clone());
+            super::runtime()?.block_on(work.run((&sources.items, at), window, &signal))?;
+        }
+        Input::Kept(kept) => {
+            let at = |source: &Source| ImageAt::Kept {
+                gallery: Arc::clone(&kept.gallery),
+                id: source.id.clone(),
+            };
+            super::runtime()?.block_on(work.run((&kept.items, at), window, &signal))?;
         }
         Input::Vectors(given) => work.take_all(given, &signal)?,
     }
@@ -267,7 +326,7 @@ fn create_if_missing(request: &Request<'_>, models: &mut Models) -> anyhow::Resu
         (None, _, input) => {
             let where_to = request.deployment.display();
             let or = match input {
-                Input::Images(_) => "",
+                Input::Images(_) | Input::Kept(_) => "",
                 Input::Vectors(_) => ", or --vectors-of NAME for vectors without a model,",
             };
             let message = format!(
@@ -294,7 +353,7 @@ struct Work {
 impl Work {
     async fn run(
         &mut self,
-        items: &[Source],
+        (items, at): (&[Source], impl Fn(&Source) -> ImageAt),
         window: usize,
         signal: &Signal,
     ) -> anyhow::Result<()> {
@@ -304,10 +363,10 @@ impl Work {
             .take_while(|_| signal.received().is_none())
             .cloned();
         let work = |source: Source| {
-            let deployment = Arc::clone(&deployment);
+            let (deployment, at) = (Arc::clone(&deployment), at(&source));
             async move {
                 let known = deployment.made_from(&source.id, &source.label, &source.metadata);
-                let outcome = deployment.embed_file(source.path.clone(), known).await;
+                let outcome = deployment.embed_image(at, known).await;
                 (source, outcome)
             }
         };
@@ -414,7 +473,9 @@ impl Work {
     /// Removes, or counts, items that the sources do not name.
     fn settle_others(&mut self, input: &Input, prune: bool) -> anyhow::Result<()> {
         let named: BTreeSet<String> = match input {
-            Input::Images(sources) => sources.items.iter().map(|item| item.id.clone()).collect(),
+            Input::Images(Sources { items, .. }) | Input::Kept(Kept { items, .. }) => {
+                items.iter().map(|item| item.id.clone()).collect()
+            }
             Input::Vectors(given) => given.ids(),
         };
         let snapshot = self.deployment.snapshot();
@@ -426,7 +487,7 @@ impl Work {
         // An entry that could not be read may well name one of them.
         let all_were_read = match input {
             Input::Images(sources) => sources.refused.is_empty(),
-            Input::Vectors(_) => true,
+            Input::Kept(_) | Input::Vectors(_) => true,
         };
         if prune && all_were_read {
             for batch in others.chunks(BATCH) {
@@ -445,6 +506,7 @@ pub(super) fn is_the_images_fault(error: &DeploymentError) -> bool {
     matches!(
         error,
         DeploymentError::Image(_)
+            | DeploymentError::ImageNotKept { .. }
             | DeploymentError::Io { .. }
             | DeploymentError::ModelFailed { .. }
     )

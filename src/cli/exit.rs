@@ -170,6 +170,7 @@ impl Exit {
             DeploymentError::Folder { .. }
             | DeploymentError::OperatingPointNotFound { .. }
             | DeploymentError::NothingToRollBackTo
+            | DeploymentError::ImageNotKept { .. }
             | DeploymentError::RecordingMissing { .. } => Self::NoInput,
             DeploymentError::Calibration(error) => Self::of_calibration(error),
             DeploymentError::Analysis(AnalysisError::Calibration(error)) => {

@@ -12,6 +12,7 @@ use crate::calibration::adjustment::{Adjuster, Compared};
 use crate::calibration::certify::TargetFar;
 use crate::calibration::decision::Decision;
 use crate::calibration::operating_point::{Content, Mismatch, OperatingPoint};
+use crate::gallery::Gallery;
 use crate::gallery::filter::Filter;
 use crate::gallery::item::ItemHead;
 use crate::gallery::originals::Vector;
@@ -28,6 +29,20 @@ pub enum Query {
     Image(Vec<u8>),
     /// A vector of the model's space, not necessarily of unit length.
     Embedding(Vec<f32>),
+}
+
+/// Where the image of an item is that is to be enrolled.
+#[derive(Clone, Debug)]
+pub enum ImageAt {
+    /// In a file.
+    File(PathBuf),
+    /// With an item of a gallery.
+    Kept {
+        /// The gallery, which may be open for reading only.
+        gallery: Arc<Gallery>,
+        /// The item's id.
+        id: String,
+    },
 }
 
 /// What to compare a query with.
@@ -506,14 +521,20 @@ pub(super) fn compare(
     Ok((score, Some(standing.adjusted(&compared, timings)?)))
 }
 
-pub(super) fn embed_file(
+pub(super) fn embed_image(
     embedder: &mut Embedder,
-    path: &Path,
+    at: &ImageAt,
     (known, keep): (Option<[u8; 32]>, bool),
     limits: &Limits,
     timings: &mut Timings,
 ) -> Result<Enrolment, DeploymentError> {
-    let bytes = read_image(path, limits)?;
+    let bytes = match at {
+        ImageAt::File(path) => read_image(path, limits)?,
+        ImageAt::Kept { gallery, id } => {
+            let kept = gallery.image(id)?;
+            kept.ok_or_else(|| DeploymentError::ImageNotKept { id: id.clone() })?
+        }
+    };
     let sha256: [u8; 32] = Sha256::digest(&bytes).into();
     if known == Some(sha256) {
         return Ok(Enrolment::Unchanged);

@@ -164,6 +164,12 @@ pub enum DeploymentError {
         /// About how long those that wait will take.
         retry_after: Duration,
     },
+    /// The image that an item was made from is not there to be read.
+    #[error("the image of item `{id}` is not kept")]
+    ImageNotKept {
+        /// The item.
+        id: String,
+    },
     /// The request would wait beyond its deadline, so it was not begun.
     #[error(
         "the request would wait for about {} ms, and its deadline is in {} ms; send less, or allow more time",

@@ -22,9 +22,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 
 pub use crate::analysis::remedy::Remedy;
+pub use crate::model::pool::Caller;
 pub use answer::{
-    Basis, Enrolment, Hit, ProbeRequest, ProbeSource, Probed, Query, Reference, SearchAnswer,
-    SearchOptions, Standing, Timings, Undecided, VerifyAnswer,
+    Basis, Enrolment, Hit, ImageAt, ProbeRequest, ProbeSource, Probed, Query, Reference,
+    SearchAnswer, SearchOptions, Standing, Timings, Undecided, VerifyAnswer,
 };
 pub use archive::ArchiveError;
 pub use backup::{Progress, SnapshotReport, check_snapshot, restore};
@@ -49,7 +50,7 @@ use crate::model::embedder::Embedder;
 use crate::pixels::Limits;
 use crate::telemetry;
 use crate::vector::{Embedding, Similarity};
-use answer::{Known, compare, embed_file, embed_query, search_snapshot};
+use answer::{Known, compare, embed_query, search_snapshot};
 use upkeep::Upkeep;
 use writer::Writer;
 
@@ -347,18 +348,18 @@ impl Deployment {
         .await
     }
 
-    /// Embeds a file, unless its bytes are those that `known` is the SHA-256 of.
+    /// Embeds an image from where it is, unless its bytes are those that `known` is the SHA-256 of.
     ///
     /// # Errors
-    /// As [`Deployment::embed`], or the file cannot be read.
-    pub async fn embed_file(
+    /// As [`Deployment::embed`], or the image cannot be read, or is not kept.
+    pub async fn embed_image(
         &self,
-        path: PathBuf,
+        at: ImageAt,
         known: Option<[u8; 32]>,
     ) -> Result<Enrolment, DeploymentError> {
         let known = (known, self.gallery.keeps_images());
         let embedded = self.work(Instant::now(), move |embedder, limits, timings| {
-            embed_file(embedder, &path, known, limits, timings)
+            answer::embed_image(embedder, &at, known, limits, timings)
         });
         Ok(embedded.await?.0)
     }
@@ -367,7 +368,7 @@ impl Deployment {
     /// all but its own label: the two trials that it can give.
     ///
     /// # Errors
-    /// As [`Deployment::embed_file`].
+    /// As [`Deployment::embed_image`].
     pub async fn probe(&self, request: ProbeRequest) -> Result<Probed, DeploymentError> {
         let (mut probed, timings) = self
             .work(Instant::now(), move |embedder, limits, timings| {

@@ -13,7 +13,7 @@ use tower::{Layer, Service};
 use tracing::Instrument;
 
 use super::registry::Registry;
-use crate::model::pool::Caller;
+use crate::deployment::Caller;
 
 /// The header in which a client says how long it waits.
 const TIMEOUT: &str = "grpc-timeout";

@@ -158,6 +158,7 @@ fn classify(error: &DeploymentError) -> (Code, &'static str) {
         DeploymentError::Busy { .. } | DeploymentError::WriterBusy { .. } => {
             (Code::ResourceExhausted, "QUEUE_FULL")
         }
+        DeploymentError::ImageNotKept { .. } => (Code::NotFound, "IMAGE_NOT_KEPT"),
         DeploymentError::Late { .. } => (Code::ResourceExhausted, "DEADLINE_TOO_NEAR"),
         DeploymentError::NoImageModel => (Code::FailedPrecondition, "IMAGE_MODEL_MISSING"),
         DeploymentError::Stopped => (Code::Unavailable, "SHUTTING_DOWN"),

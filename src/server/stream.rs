@@ -10,7 +10,7 @@ use tracing::Instrument;
 
 use super::convert::invalid;
 use super::registry::{Registry, shutting_down};
-use crate::model::pool::Caller;
+use crate::deployment::Caller;
 
 /// A caller's id of an item is echoed, so it has a limit.
 const REQUEST_ID_BYTES_MAX: usize = 128;
