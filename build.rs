@@ -15,6 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "decision",
         "retrieval",
         "gallery",
+        "monitoring",
         "operating_point",
         "server",
         "snapshot",

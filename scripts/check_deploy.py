@@ -73,6 +73,14 @@ def check_metric_names() -> None:
             finding(DASHBOARD, f"{name} is shown nowhere")
 
 
+def check_runbook() -> None:
+    alerts = re.findall(r"- alert: (\w+)", read(DEPLOY / "prometheus/rules/matchpoint.yml"))
+    path = ROOT / "docs/runbook.md"
+    sections = re.findall(r"^## (\w+)$", read(path), flags=re.MULTILINE)
+    for name in sorted(set(alerts) ^ set(sections)):
+        finding(path, f"{name} is an alert without a section, or a section without an alert")
+
+
 def check_settings() -> None:
     known = settings()
     path = DEPLOY / "matchpoint.toml"
@@ -159,6 +167,7 @@ def main() -> int:
         check_queries_with_promtool()
     else:
         check_metric_names()
+        check_runbook()
         check_settings()
         check_versions()
         check_dashboard()

@@ -39,6 +39,20 @@ const THRESHOLD: &str = "matchpoint_threshold";
 const TARGET_FAR: &str = "matchpoint_target_far_ratio";
 const FAR_UPPER_BOUND: &str = "matchpoint_far_upper_bound_ratio";
 const CALIBRATION_TIMESTAMP: &str = "matchpoint_calibration_timestamp_seconds";
+const RECORDED: &str = "matchpoint_recorded_decisions_total";
+const RECORDING_LOST: &str = "matchpoint_recorded_lost_total";
+const JOURNAL_ROWS: &str = "matchpoint_journal_decisions";
+const JOURNAL_BYTES: &str = "matchpoint_journal_bytes";
+const AUDIT_DRAWN: &str = "matchpoint_audit_drawn_decisions";
+const AUDIT_LABELLED: &str = "matchpoint_audit_labelled_decisions";
+const AUDIT_RATE: &str = "matchpoint_audit_rate_ratio";
+const AUDIT_ERRORS: &str = "matchpoint_audit_weighted_errors";
+const AUDIT_TRIALS: &str = "matchpoint_audit_weighted_trials";
+const RATE_LIMIT: &str = "matchpoint_rate_limit_ratio";
+const EVIDENCE: &str = "matchpoint_evidence_log_ratio";
+const EVIDENCE_ALARM: &str = "matchpoint_evidence_alarm_log_ratio";
+const RATE_ALARM: &str = "matchpoint_rate_alarm";
+const ACCEPT_FEEDBACK: &str = "matchpoint_accept_feedback";
 
 /// The decisions, as label values.
 pub const DECISION_VALUES: [&str; 3] = ["accept", "reject", "undecided"];
@@ -231,6 +245,61 @@ fn describe() {
         CALIBRATION_TIMESTAMP,
         Unit::Seconds,
         "When the operating point was calibrated, since 1970-01-01 UTC."
+    );
+    describe_monitoring();
+}
+
+fn describe_monitoring() {
+    describe_counter!(
+        RECORDED,
+        "Decisions in the journal ever, as its own totals say: they outlive a restart, and count what is on the disk. By operating point, source (live, comparison, canaries), decision, stratum of the audit, and whether a filter was used."
+    );
+    describe_counter!(
+        RECORDING_LOST,
+        "What was answered and not recorded, by reason: queue_full, not_written (the disk), image (the decision was recorded)."
+    );
+    describe_gauge!(JOURNAL_ROWS, "Decisions that the journal holds now.");
+    describe_gauge!(
+        JOURNAL_BYTES,
+        Unit::Bytes,
+        "Length of the journal's file, without its log of at most 16 MiB."
+    );
+    describe_gauge!(
+        AUDIT_DRAWN,
+        "Decisions of the operating point that were drawn to be labelled, and are kept."
+    );
+    describe_gauge!(AUDIT_LABELLED, "Those of them that have a label.");
+    describe_gauge!(
+        AUDIT_RATE,
+        "FAR (far), FRR (frr) or false discovery rate (fdr) in service, from labels of drawn decisions, each weighted by the inverse of its probability of being drawn; bound is estimate, lower or upper (95 %). Absent while no label bears on it. Blind to what labellers cannot see; assumes that a label's coming does not depend on the truth. Do not average over replicas: divide the sums of errors and trials."
+    );
+    describe_gauge!(
+        AUDIT_ERRORS,
+        "Numerator of the audited rate: decisions in error that the labels stand for. Sums over replicas."
+    );
+    describe_gauge!(
+        AUDIT_TRIALS,
+        "Denominator of the audited rate: decisions that could have been in error that the labels stand for. Sums over replicas."
+    );
+    describe_gauge!(
+        RATE_LIMIT,
+        "What the rate is held against: the operating point's target (basis target), or the upper end of what its calibration measured (basis measured)."
+    );
+    describe_gauge!(
+        EVIDENCE,
+        "Natural logarithm of the e-process against `the rate is at most its limit`, after the last drawn decision. May be looked at at any time; a low value is no evidence that the promise is kept."
+    );
+    describe_gauge!(
+        EVIDENCE_ALARM,
+        "What the evidence must reach for an alarm: ln(1 / alarm_delta)."
+    );
+    describe_gauge!(
+        RATE_ALARM,
+        "1 from the moment when the evidence reached its limit, for as long as the operating point decides; false with a probability of at most alarm_delta, ever."
+    );
+    describe_gauge!(
+        ACCEPT_FEEDBACK,
+        "Accepts that somebody spoke of without being asked, right or wrong. Their share is a precision of what is spoken of, and says nothing of FAR: rejects are never heard."
     );
 }
 
@@ -434,4 +503,132 @@ pub fn queue_length(model: &str, length: usize) {
 pub fn image_failed(deployment: &str, reason: &'static str) {
     counter!(IMAGE_FAILURES, "deployment" => deployment.to_owned(), "reason" => reason)
         .increment(1);
+}
+
+/// How many decisions of one kind were ever recorded.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordedDecisions<'a> {
+    /// The operating point that decided; `None` for undecided ones.
+    pub operating_point: Option<&'a str>,
+    /// Where they came from.
+    pub source: &'static str,
+    /// What was decided.
+    pub decision: &'static str,
+    /// Stratum of the audit; `None` where they have none.
+    pub stratum: Option<u16>,
+    /// Whether a filter was used.
+    pub filtered: bool,
+    /// How many.
+    pub count: u64,
+}
+
+/// Says how many decisions of one kind the journal has counted.
+pub fn decisions_recorded(deployment: &str, recorded: RecordedDecisions<'_>) {
+    let stratum = recorded.stratum.map(|stratum| stratum.to_string());
+    counter!(RECORDED, "deployment" => deployment.to_owned(),
+        "operating_point" => recorded.operating_point.unwrap_or("none").to_owned(),
+        "source" => recorded.source, "decision" => recorded.decision,
+        "stratum" => stratum.unwrap_or_else(|| "none".to_owned()),
+        "filtered" => if recorded.filtered { "true" } else { "false" })
+    .absolute(recorded.count);
+}
+
+/// Says what was not recorded so far, by reason, and what the journal holds.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "gauges; counts stay far below 2^53"
+)]
+pub fn journal_changed(deployment: &str, lost: [(&'static str, u64); 3], rows: u64, bytes: u64) {
+    for (reason, count) in lost {
+        counter!(RECORDING_LOST, "deployment" => deployment.to_owned(), "reason" => reason)
+            .absolute(count);
+    }
+    gauge!(JOURNAL_ROWS, "deployment" => deployment.to_owned()).set(rows as f64);
+    gauge!(JOURNAL_BYTES, "deployment" => deployment.to_owned()).set(bytes as f64);
+}
+
+/// A rate in service; what is not known is `None`, and not shown.
+#[derive(Clone, Copy, Debug)]
+pub struct AuditedRateGauges {
+    /// `far`, `frr` or `fdr`.
+    pub rate: &'static str,
+    /// Estimate, lower and upper end.
+    pub interval: Option<[f64; 3]>,
+    /// Numerator and denominator.
+    pub weighted: Option<[f64; 2]>,
+    /// What it is held against, and whether that is a target.
+    pub limit: Option<(f64, bool)>,
+    /// The evidence, what it has to reach, and whether it ever did.
+    pub evidence: Option<(f64, f64, bool)>,
+}
+
+/// Says what an audit found; what is not known is NaN, which no comparison holds for.
+pub fn rate_audited(deployment: &str, operating_point: &str, found: AuditedRateGauges) {
+    let set = |name: &'static str, extra: Option<(&'static str, &'static str)>, value: f64| {
+        let mut labels = vec![
+            ("deployment", deployment.to_owned()),
+            ("operating_point", operating_point.to_owned()),
+            ("rate", found.rate.to_owned()),
+        ];
+        labels.extend(extra.map(|(key, value)| (key, value.to_owned())));
+        gauge!(name, &labels).set(value);
+    };
+    let [estimate, lower, upper] = found.interval.unwrap_or([f64::NAN; 3]);
+    for (bound, value) in [("estimate", estimate), ("lower", lower), ("upper", upper)] {
+        set(AUDIT_RATE, Some(("bound", bound)), value);
+    }
+    let [errors, trials] = found.weighted.unwrap_or([f64::NAN; 2]);
+    set(AUDIT_ERRORS, None, errors);
+    set(AUDIT_TRIALS, None, trials);
+    if let Some((limit, target)) = found.limit {
+        let basis = if target { "target" } else { "measured" };
+        set(RATE_LIMIT, Some(("basis", basis)), limit);
+    }
+    if let Some((evidence, alarm, raised)) = found.evidence {
+        set(EVIDENCE, None, evidence);
+        set(EVIDENCE_ALARM, None, alarm);
+        set(RATE_ALARM, None, f64::from(u8::from(raised)));
+    }
+}
+
+/// Says how many decisions of an operating point were drawn and labelled, and what was said of
+/// accepts unasked: right and wrong.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "gauges; counts stay far below 2^53"
+)]
+pub fn audit_counted(
+    deployment: &str,
+    operating_point: &str,
+    (drawn, labelled): (u64, u64),
+    (right, wrong): (u64, u64),
+) {
+    let labels = [
+        ("deployment", deployment.to_owned()),
+        ("operating_point", operating_point.to_owned()),
+    ];
+    gauge!(AUDIT_DRAWN, &labels).set(drawn as f64);
+    gauge!(AUDIT_LABELLED, &labels).set(labelled as f64);
+    for (verdict, count) in [("right", right), ("wrong", wrong)] {
+        gauge!(ACCEPT_FEEDBACK, "deployment" => deployment.to_owned(),
+            "operating_point" => operating_point.to_owned(), "verdict" => verdict)
+        .set(count as f64);
+    }
+}
+
+/// Says that nothing more is known of an operating point that does not decide any more.
+pub fn audit_ended(deployment: &str, operating_point: &str) {
+    for rate in ["far", "frr", "fdr"] {
+        rate_audited(
+            deployment,
+            operating_point,
+            AuditedRateGauges {
+                rate,
+                interval: None,
+                weighted: None,
+                limit: None,
+                evidence: (rate != "fdr").then_some((f64::NAN, f64::NAN, false)),
+            },
+        );
+    }
 }

@@ -4,7 +4,11 @@
 
 use std::f64::consts::SQRT_2;
 
-use statrs::function::{beta::checked_beta_reg, erf::erfc_inv};
+use statrs::function::{
+    beta::checked_beta_reg,
+    erf::{erfc, erfc_inv},
+    gamma::checked_gamma_ur,
+};
 
 /// P(X <= `events`) for X ~ Binomial(`trials`, `rate`).
 #[must_use]
@@ -52,6 +56,26 @@ pub fn lower_bound(events: u64, trials: u64, delta: f64) -> f64 {
 #[must_use]
 pub fn normal_quantile(tail: f64) -> f64 {
     SQRT_2 * erfc_inv(2.0 * tail)
+}
+
+/// The probability that a standard normal variable exceeds `z`; exact far into the tail.
+#[must_use]
+pub fn normal_tail(z: f64) -> f64 {
+    erfc(z / SQRT_2) / 2.0
+}
+
+/// The value that a chi-squared variable of `degrees` degrees of freedom, at least one, exceeds
+/// with probability `tail`, in (0, 1).
+#[must_use]
+pub fn chi_squared_quantile(tail: f64, degrees: u32) -> f64 {
+    let half_degrees = f64::from(degrees.max(1)) / 2.0;
+    // The half line is folded into [0, 1], where bisection is to the last bit.
+    let unfolded = |share: f64| share / (1.0 - share);
+    let share = bisect(|share| {
+        checked_gamma_ur(half_degrees, unfolded(share)).is_ok_and(|above| above <= tail)
+            || 1.0 <= share
+    });
+    2.0 * unfolded(share)
 }
 
 /// A count as a real number.
@@ -147,5 +171,21 @@ mod tests {
         close(normal_quantile(0.05), 1.644_853_626_951_472_7);
         close(normal_quantile(0.025), 1.959_963_984_540_054);
         close(normal_quantile(0.005), 2.575_829_303_548_901);
+        for tail in [0.3, 0.025, 1e-6, 1e-12] {
+            close(normal_tail(normal_quantile(tail)), tail);
+        }
+        close(normal_tail(-1.0) + normal_tail(1.0), 1.0);
+    }
+
+    /// Tables: chi-squared with 1 and 2 degrees have closed forms, 9 and 19 are scipy's.
+    #[test]
+    fn chi_squared_quantiles() {
+        close(chi_squared_quantile(0.05, 2), -2.0 * 0.05_f64.ln());
+        close(
+            chi_squared_quantile(0.05, 1),
+            normal_quantile(0.025).powi(2),
+        );
+        close(chi_squared_quantile(0.05, 9), 16.918_977_604_620_45);
+        close(chi_squared_quantile(0.05, 19), 30.143_527_205_646_16);
     }
 }

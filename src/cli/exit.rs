@@ -7,7 +7,7 @@ use crate::analysis::AnalysisError;
 use crate::arrays::ArraysError;
 use crate::calibration::CalibrationError;
 use crate::config::Mistakes;
-use crate::deployment::{ArchiveError, DeploymentError};
+use crate::deployment::{ArchiveError, DeploymentError, JournalError};
 use crate::gallery::error::GalleryError;
 use crate::model::ModelError;
 use crate::server::{ClientError, ServeError};
@@ -171,6 +171,8 @@ impl Exit {
             | DeploymentError::OperatingPointNotFound { .. }
             | DeploymentError::NothingToRollBackTo
             | DeploymentError::ImageNotKept { .. }
+            | DeploymentError::JournalOff
+            | DeploymentError::DecisionNotFound { .. }
             | DeploymentError::RecordingMissing { .. } => Self::NoInput,
             DeploymentError::Calibration(error) => Self::of_calibration(error),
             DeploymentError::Analysis(AnalysisError::Calibration(error)) => {
@@ -198,6 +200,23 @@ impl Exit {
             DeploymentError::Runtime(_) => Self::Configuration,
             DeploymentError::ModelFailed { .. } | DeploymentError::Broken { .. } => Self::Internal,
             DeploymentError::Gallery(error) => Self::of_gallery(error),
+            DeploymentError::Journal(error) => Self::of_journal(error),
+            DeploymentError::Monitoring(_) => Self::BadData,
+        }
+    }
+
+    fn of_journal(error: &JournalError) -> Self {
+        match error {
+            JournalError::NotFound { .. } => Self::NoInput,
+            JournalError::NotAJournal { .. }
+            | JournalError::Format { .. }
+            | JournalError::Damaged { .. } => Self::BadData,
+            JournalError::Full { .. }
+            | JournalError::Storage { .. }
+            | JournalError::File { .. } => Self::Io,
+            JournalError::Batch { .. } => Self::Usage,
+            JournalError::Busy => Self::Unavailable,
+            JournalError::Ended => Self::Internal,
         }
     }
 

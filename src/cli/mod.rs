@@ -1,6 +1,7 @@
 //! The commands: one file each.
 
 mod analysis;
+mod audit;
 mod backup;
 mod batch;
 mod bench;
@@ -9,6 +10,7 @@ mod calibrate;
 mod compact;
 mod config;
 mod demo;
+mod drift;
 mod evaluate;
 mod exit;
 mod given;
@@ -55,6 +57,10 @@ enum Command {
     Serve(Box<serve::Serve>),
     /// Ask a running server about images
     Search(search::Search),
+    /// Label drawn decisions: what FAR and FRR in service are computed from
+    Audit(audit::Audit),
+    /// Say whether the operating point keeps its promise in service
+    Drift(drift::Drift),
     /// Measure recall, FAR, FRR and latency with labelled queries
     Evaluate(evaluate::Evaluate),
     /// Show and verify what a deployment, or a model, consists of
@@ -122,6 +128,8 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Points(command) => command.run(),
         Command::Serve(command) => command.run(),
         Command::Search(command) => command.run(),
+        Command::Audit(command) => command.run(),
+        Command::Drift(command) => command.run(),
         Command::Evaluate(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Verify(command) => command.run(),

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::model::{Compute, Device};
+use crate::monitoring::strata::{Inclusion, Strata};
 
 pub use settings::{
     EngineFlags, Environment, Gathered, Given, ProcessEnvironment, SETTINGS, ServerFlags, Setting,
@@ -95,6 +96,27 @@ pub struct Config {
     pub reflection: bool,
     /// Where snapshots, and deployments restored from them, are kept.
     pub data_dir: Option<PathBuf>,
+    /// How decisions are watched.
+    pub monitoring: Monitoring,
+}
+
+/// How decisions are recorded and audited.
+#[derive(Clone, Debug)]
+pub struct Monitoring {
+    /// Whether they are.
+    pub journal: bool,
+    /// How long decisions are kept that were not sampled, and images.
+    pub kept: Duration,
+    /// How long sampled and labelled decisions are kept.
+    pub audited_kept: Duration,
+    /// Largest journal.
+    pub bytes_max: u64,
+    /// Which decisions are drawn to be labelled.
+    pub strata: Strata,
+    /// Whether the images of drawn decisions are kept.
+    pub images: bool,
+    /// Probability of ever raising a false alarm, for each rate of an operating point.
+    pub alarm_delta: f64,
 }
 
 /// All that is wrong with a configuration, one line each.
@@ -241,6 +263,7 @@ impl Reader {
         let request_timeout = self.number("request_timeout_seconds", 1, 86_400);
         let drain = self.number("drain_seconds", 0, 86_400);
         let reflection = self.one_of("reflection", &[("true", true), ("false", false)]);
+        let monitoring = self.monitoring();
         if let (Some(engine), Some(message)) = (&engine, message_bytes_max)
             && message <= engine.image_bytes_max
         {
@@ -263,7 +286,59 @@ impl Reader {
             drain: Duration::from_secs(drain?),
             reflection: reflection?,
             data_dir: self.text("data_dir").map(PathBuf::from),
+            monitoring: monitoring?,
         })
+    }
+
+    fn monitoring(&mut self) -> Option<Monitoring> {
+        let journal = self.one_of("journal", &[("on", true), ("off", false)]);
+        let days = |count: u64| Duration::from_secs(count * 86_400);
+        let kept = self.number("journal_days", 1, 36_500);
+        let audited_kept = self.number("journal_audited_days", 1, 36_500);
+        let bytes_max = self.number("journal_bytes_max", 1 << 20, 1 << 40);
+        let images = self.one_of("audit_images", &[("true", true), ("false", false)]);
+        let alarm_delta = self.parse::<f64>("alarm_delta", "a number from 1e-9 to 0.5");
+        let alarm_delta = alarm_delta.filter(|delta| (1e-9..=0.5).contains(delta));
+        if alarm_delta.is_none() {
+            self.mistake("alarm_delta", "a number from 1e-9 to 0.5");
+        }
+        let strata = self.strata();
+        Some(Monitoring {
+            journal: journal?,
+            kept: kept.map(days)?,
+            audited_kept: audited_kept.map(days)?,
+            bytes_max: bytes_max?,
+            strata: strata?,
+            images: images?,
+            alarm_delta: alarm_delta?,
+        })
+    }
+
+    fn strata(&mut self) -> Option<Strata> {
+        let edges = self.numbers("audit_edges");
+        let rates = self.numbers("audit_rates");
+        let (edges, rates) = (edges?, rates?);
+        let inclusion: Result<Vec<_>, _> = rates.into_iter().map(Inclusion::new).collect();
+        match inclusion.and_then(|inclusion| Strata::new(edges, inclusion)) {
+            Ok(strata) => Some(strata),
+            Err(error) => {
+                self.mistakes
+                    .push(format!("audit_edges and audit_rates: {error}"));
+                None
+            }
+        }
+    }
+
+    fn numbers(&mut self, key: &str) -> Option<Vec<f64>> {
+        let text = self.text(key).unwrap_or_default();
+        let numbers: Result<Vec<f64>, _> = text
+            .split(',')
+            .map(|number| number.trim().parse())
+            .collect();
+        if numbers.is_err() {
+            self.mistake(key, "numbers separated by commas");
+        }
+        numbers.ok()
     }
 
     fn text(&self, key: &str) -> Option<String> {

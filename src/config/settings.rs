@@ -147,6 +147,46 @@ pub const SETTINGS: &[Setting] = &[
         "Whether gRPC reflection is served: true or false",
     ),
     server(
+        "journal",
+        Some("on"),
+        "Whether every decision is recorded in the deployment's folder, for audits of FAR and FRR: on or off",
+    ),
+    server(
+        "journal_days",
+        Some("30"),
+        "How long decisions that were not sampled, and images, are kept in the journal, in days",
+    ),
+    server(
+        "journal_audited_days",
+        Some("400"),
+        "How long sampled and labelled decisions are kept, in days",
+    ),
+    server(
+        "journal_bytes_max",
+        Some("1073741824"),
+        "Largest journal of a deployment, in bytes; beyond it the oldest decisions go",
+    ),
+    server(
+        "audit_edges",
+        Some("-0.2,-0.05,0,0.05,0.15"),
+        "Strata of the audit sample: distances of a score from the threshold, rising, 0 among them",
+    ),
+    server(
+        "audit_rates",
+        Some("0.005,0.02,0.2,0.2,0.1,0.02"),
+        "Share of each stratum's decisions that is drawn to be labelled, from the lowest scores up: one more than edges, 1e-6 to 1",
+    ),
+    server(
+        "audit_images",
+        Some("false"),
+        "Whether the images of drawn decisions are kept for whoever labels them: true or false",
+    ),
+    server(
+        "alarm_delta",
+        Some("0.05"),
+        "Probability that an operating point ever raises a false alarm, for FAR and FRR each: 1e-9 to 0.5",
+    ),
+    server(
         "data_dir",
         None,
         "Folder for snapshots and what is restored from them; without it there are none over gRPC",
@@ -442,7 +482,7 @@ fn read_file(path: &Path, mistakes: &mut Vec<String>) -> BTreeMap<String, String
         match as_text(&value) {
             Some(text) => drop(values.insert(key, text)),
             None => mistakes.push(format!(
-                "file {}: `{key}` must be a string, a number, a boolean or a list of strings",
+                "file {}: `{key}` must be a string, a number, a boolean or a list of these",
                 path.display()
             )),
         }
@@ -452,7 +492,7 @@ fn read_file(path: &Path, mistakes: &mut Vec<String>) -> BTreeMap<String, String
 
 fn as_text(value: &toml::Value) -> Option<String> {
     if let toml::Value::Array(items) = value {
-        let items: Option<Vec<&str>> = items.iter().map(toml::Value::as_str).collect();
+        let items: Option<Vec<String>> = items.iter().map(as_text).collect();
         return items.map(|items| items.join(","));
     }
     value

@@ -483,6 +483,12 @@ pub(super) fn search_snapshot(
     Ok((hits, deciding))
 }
 
+/// How much nearer the best item is than the best of another label; `None` where none was found.
+pub(super) fn margin(best: &Hit, hits: &[Hit]) -> Option<f32> {
+    let other = hits.iter().find(|hit| hit.item.label != best.item.label)?;
+    Some(best.score.get() - other.score.get())
+}
+
 /// The similarity of a query and a reference, and the score that decides.
 pub(super) fn compare(
     embedder: &mut Embedder,

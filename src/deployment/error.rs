@@ -8,10 +8,12 @@ use crate::analysis::AnalysisError;
 use crate::calibration::CalibrationError;
 use crate::calibration::operating_point::Mismatch;
 use crate::gallery::error::GalleryError;
+use crate::journal::error::JournalError;
 use crate::model::ModelError;
 use crate::model::embedder::EmbedError;
 use crate::model::pool::PoolError;
 use crate::model::runtime::RuntimeError;
+use crate::monitoring::MonitoringError;
 use crate::pixels::PixelsError;
 use crate::vector::NotAnEmbedding;
 
@@ -208,6 +210,23 @@ pub enum DeploymentError {
     /// The gallery refused or failed.
     #[error(transparent)]
     Gallery(#[from] GalleryError),
+    /// The log of decisions refused or failed.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// What was recorded cannot be evaluated.
+    #[error(transparent)]
+    Monitoring(#[from] MonitoringError),
+    /// Decisions are not recorded.
+    #[error("decisions are not recorded here; set journal to on")]
+    JournalOff,
+    /// No decision of this id.
+    #[error(
+        "there is no decision `{id}` in the journal: it belongs to another deployment, is too old, or was not recorded"
+    )]
+    DecisionNotFound {
+        /// The id.
+        id: String,
+    },
     /// The model cannot be used.
     #[error(transparent)]
     Model(#[from] ModelError),

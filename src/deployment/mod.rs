@@ -9,6 +9,7 @@ mod folder;
 mod gather;
 mod material;
 mod models;
+mod monitor;
 mod points;
 mod remedy;
 mod upkeep;
@@ -22,6 +23,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 
 pub use crate::analysis::remedy::Remedy;
+pub use crate::journal::entry::{DecisionId, Label, Reported, Row, Truth};
+pub use crate::journal::error::JournalError;
+pub use crate::journal::read::QueueRequest;
 pub use crate::model::pool::Caller;
 pub use answer::{
     Basis, Enrolment, Hit, ImageAt, ProbeRequest, ProbeSource, Probed, Query, Reference,
@@ -35,22 +39,26 @@ pub use folder::{Folder, ModelReference, Record, now_rfc_3339};
 pub use gather::{Copied, Gathered, IndexCheck, LabelledQuery, Repeated};
 pub use material::{MaterialSets, material_sets};
 pub use models::{LoadedModel, Models};
+pub use monitor::{Recorded, Told, TruthReport};
 pub use points::{Activation, Comparison, compare_points};
 pub use remedy::RemedyChoice;
 pub use upkeep::{Found, missed};
 
 use crate::calibration::operating_point::{Binding, Metric, OperatingPoint};
+use crate::config::Monitoring;
 use crate::gallery::error::GalleryError;
 use crate::gallery::graph::IndexParams;
 use crate::gallery::item::{Item, ItemHead};
 use crate::gallery::originals::Vector;
 use crate::gallery::snapshot::Snapshot;
 use crate::gallery::{Access, Gallery, Upserted};
+use crate::journal::entry::Source;
 use crate::model::embedder::Embedder;
 use crate::pixels::Limits;
 use crate::telemetry;
-use crate::vector::{Embedding, Similarity};
-use answer::{Known, compare, embed_query, search_snapshot};
+use crate::vector::Embedding;
+use answer::{Known, compare, embed_query, margin, search_snapshot};
+use monitor::{Made, Monitor};
 use upkeep::Upkeep;
 use writer::Writer;
 
@@ -71,6 +79,8 @@ pub struct Deployment {
     writer: Option<Writer>,
     /// Not there before [`Deployment::keep_up`].
     upkeep: OnceLock<Upkeep>,
+    /// Not there before [`Deployment::keep_up`], nor where decisions are not recorded.
+    monitor: OnceLock<Monitor>,
     standing: Arc<ArcSwap<Standing>>,
 }
 
@@ -167,6 +177,7 @@ impl Deployment {
         let deployment = Self {
             name,
             upkeep: OnceLock::new(),
+            monitor: OnceLock::new(),
             loaded,
             limits: models.limits(),
             index: index_binding(params),
@@ -179,12 +190,13 @@ impl Deployment {
         Ok(deployment)
     }
 
-    /// Keeps the index in step with the items from now on, and checks both, on a thread that ends
-    /// with the deployment: for one that serves.
+    /// Keeps the index in step with the items from now on, and checks both; records decisions, and
+    /// watches what becomes of the promise. On threads that end with the deployment: for one that
+    /// serves.
     ///
     /// # Errors
-    /// The thread cannot be started.
-    pub fn keep_up(&self) -> Result<(), DeploymentError> {
+    /// A thread cannot be started, or the journal cannot be opened.
+    pub fn keep_up(&self, monitoring: &Monitoring) -> Result<(), DeploymentError> {
         let (standing, damage) = (
             Arc::clone(&self.standing),
             "an item has changed on the disk",
@@ -195,6 +207,12 @@ impl Deployment {
         let upkeep = Upkeep::start(&self.name, Arc::clone(&self.gallery), stop)?;
         // Where there is one already, the second ends here.
         drop(self.upkeep.set(upkeep));
+        if monitoring.journal {
+            let folder = self.folder().path().to_owned();
+            let watched = (Arc::clone(&self.gallery), Arc::clone(&self.standing));
+            let monitor = Monitor::start((&self.name, &folder), monitoring, watched)?;
+            drop(self.monitor.set(monitor));
+        }
         Ok(())
     }
 
@@ -268,6 +286,8 @@ impl Deployment {
         let (searched, judge) = (Arc::clone(&snapshot), Arc::clone(&standing));
         let filtered = options.filter.is_some();
         let checks = self.upkeep.get().map(Upkeep::checks);
+        let keeps = self.monitor.get().is_some_and(Monitor::keeps_images);
+        let image = query.kept(keeps);
         let ((hits, best, held), timings) = self
             .work(arrived, move |embedder, limits, timings| {
                 let embedding = embed_query(embedder, query, limits, timings)?;
@@ -276,9 +296,10 @@ impl Deployment {
                 if let Some(checks) = checks {
                     checks.offer(&searched, &embedding);
                 }
-                Ok((hits, best.map(|best| best.score), held))
+                Ok((hits, best, held))
             })
             .await?;
+        let id = DecisionId::fresh();
         let answer = SearchAnswer {
             decision: standing.decide(held),
             basis: if filtered {
@@ -286,17 +307,28 @@ impl Deployment {
             } else {
                 standing.basis(snapshot.len(), held)
             },
-            decision_id: uuid::Uuid::now_v7().to_string(),
+            decision_id: id.to_string(),
             generation: snapshot.generation(),
             gallery_items: snapshot.len(),
             hits,
             timings,
         };
-        self.record(
-            answer.decision.as_str(),
-            &answer.basis,
-            best.map(Similarity::get),
-        );
+        let score = best.as_ref().map(|best| best.score.get());
+        self.count(answer.decision.as_str(), &answer.basis, score);
+        if let Some(monitor) = self.monitor.get() {
+            let made = Made {
+                id,
+                decision: answer.decision,
+                standing: &standing,
+                generation: answer.generation,
+                gallery_items: answer.gallery_items,
+                best: best.as_ref().map(|best| (best, margin(best, &answer.hits))),
+                held,
+                filtered,
+                image,
+            };
+            monitor.record(made, Source::Live);
+        }
         Ok(answer)
     }
 
@@ -324,16 +356,31 @@ impl Deployment {
                 compare(embedder, (query, reference), &judge, limits, timings)
             })
             .await?;
+        let id = DecisionId::fresh();
         let answer = VerifyAnswer {
             decision: standing.decide(held),
             basis: standing.basis(snapshot.len(), held),
-            decision_id: uuid::Uuid::now_v7().to_string(),
+            decision_id: id.to_string(),
             generation: snapshot.generation(),
             score,
             timings,
         };
         // Its score says nothing of what searches find, so it stays out of their histogram.
-        self.record(answer.decision.as_str(), &answer.basis, None);
+        self.count(answer.decision.as_str(), &answer.basis, None);
+        if let Some(monitor) = self.monitor.get() {
+            let made = Made {
+                id,
+                decision: answer.decision,
+                standing: &standing,
+                generation: answer.generation,
+                gallery_items: snapshot.len(),
+                best: None,
+                held,
+                filtered: false,
+                image: None,
+            };
+            monitor.record(made, Source::Comparison);
+        }
         Ok(answer)
     }
 
@@ -539,7 +586,7 @@ impl Deployment {
         folder.take_snapshot(to, progress)
     }
 
-    fn record(&self, decision: &'static str, basis: &Basis, score: Option<f32>) {
+    fn count(&self, decision: &'static str, basis: &Basis, score: Option<f32>) {
         telemetry::decided(
             &self.name,
             basis.operating_point_id.as_deref(),

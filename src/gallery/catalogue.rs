@@ -44,6 +44,10 @@ impl Catalogue {
         self.labels.len()
     }
 
+    pub(super) fn has_label(&self, label: &str) -> bool {
+        self.labels.contains_key(label)
+    }
+
     pub(super) fn find(&self, id: &str) -> Option<&Place> {
         self.places.get(id)
     }

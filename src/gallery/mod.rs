@@ -228,6 +228,12 @@ impl Gallery {
         self.current.load().label_count()
     }
 
+    /// Whether an item has this label.
+    #[must_use]
+    pub fn has_label(&self, label: &str) -> bool {
+        self.catalogue().has_label(label)
+    }
+
     /// How nearest items are found now; see [`Snapshot::index_description`].
     #[must_use]
     pub fn index_description(&self) -> String {

@@ -162,6 +162,10 @@ impl Client {
         Self { channel, retrieval }
     }
 
+    pub(super) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     /// Waits until the server answers requests.
     ///
     /// # Errors
@@ -230,7 +234,7 @@ impl Client {
     }
 }
 
-fn refused(status: &tonic::Status) -> ClientError {
+pub(super) fn refused(status: &tonic::Status) -> ClientError {
     let details = status.get_error_details();
     ClientError::Refused {
         code: format!("{:?}", status.code()),

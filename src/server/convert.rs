@@ -161,7 +161,7 @@ pub(super) fn verify_response(
     }
 }
 
-fn decision(decision: Decision) -> proto::Decision {
+pub(super) fn decision(decision: Decision) -> proto::Decision {
     match decision {
         Decision::Accept => proto::Decision::Accept,
         Decision::Reject => proto::Decision::Reject,

@@ -1,9 +1,11 @@
 //! The gRPC edge: the contract's messages to the domain and back, status codes, limits, health.
 
+mod audit_client;
 mod calibration;
 mod client;
 mod convert;
 mod items;
+mod monitoring;
 mod operations;
 mod page;
 mod points;
@@ -30,6 +32,9 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+pub use audit_client::{
+    Decided, DecisionFound, DriftFound, EvidenceFound, FindingFound, QueueAsked, RateFound, Said,
+};
 pub use client::{Asked, Client, ClientError, Found};
 pub use registry::Loaded;
 
@@ -39,11 +44,13 @@ use crate::gallery::Access;
 use crate::telemetry;
 use calibration::Calibration;
 use items::Items;
+use monitoring::Monitoring;
 use operations::Running;
 use points::{Info, OperatingPoints};
 use proto::calibration_service_server::CalibrationServiceServer;
 use proto::gallery_service_server::GalleryServiceServer;
 use proto::longrunning::operations_server::OperationsServer;
+use proto::monitoring_service_server::MonitoringServiceServer;
 use proto::operating_point_service_server::OperatingPointServiceServer;
 use proto::retrieval_service_server::RetrievalServiceServer;
 use proto::server_service_server::ServerServiceServer;
@@ -139,7 +146,7 @@ pub fn load(config: &Config) -> Result<Loaded, ServeError> {
             access: Access::ReadWrite,
         };
         let deployment = Deployment::open(folder, &mut models, options)?;
-        deployment.keep_up()?;
+        deployment.keep_up(&config.monitoring)?;
         report(&deployment, started.elapsed());
         let name = deployment.name().to_owned();
         if deployments
@@ -388,6 +395,10 @@ fn routes(registry: &Registry, config: &Config) -> Result<tonic::service::Routes
         registry: registry.clone(),
         running: running.clone(),
         data_dir: config.data_dir.clone(),
+        monitoring: config.monitoring.clone(),
+    };
+    let monitoring = Monitoring {
+        registry: registry.clone(),
     };
     let info = Info {
         registry,
@@ -407,6 +418,7 @@ fn routes(registry: &Registry, config: &Config) -> Result<tonic::service::Routes
     .add_service(OperatingPointServiceServer::new(points))
     .add_service(CalibrationServiceServer::new(calibration).max_decoding_message_size(limit))
     .add_service(SnapshotServiceServer::new(snapshots).max_decoding_message_size(limit))
+    .add_service(MonitoringServiceServer::new(monitoring))
     .add_service(OperationsServer::new(running))
     .add_service(ServerServiceServer::new(info));
     if config.reflection {

@@ -23,6 +23,7 @@ use super::proto::{
 };
 use super::registry::Registry;
 use super::status::{from_error, status};
+use crate::config::Monitoring;
 use crate::deployment::{
     ArchiveError, Deployment, DeploymentError, OpenOptions, check_snapshot, now_rfc_3339, restore,
 };
@@ -40,6 +41,8 @@ pub(super) struct Snapshots {
     pub(super) running: Running,
     /// Where snapshots and what is made of them are kept.
     pub(super) data_dir: Option<PathBuf>,
+    /// How decisions of a restored deployment are watched.
+    pub(super) monitoring: Monitoring,
 }
 
 /// The folder of snapshots below `data_dir`.
@@ -145,7 +148,7 @@ impl Snapshots {
             snapshot_id: request.snapshot_id,
             ..SnapshotMetadata::default()
         };
-        let registry = self.registry.clone();
+        let (registry, monitoring) = (self.registry.clone(), self.monitoring.clone());
         self.begin(&request.operation_id, metadata, move |job| {
             restore(&archive, &into, &mut |done, all| job.step(done, all))
                 .map_err(|error| stopped(&error))?;
@@ -172,7 +175,9 @@ impl Snapshots {
                     .map(|point| point.id().to_owned())
                     .unwrap_or_default(),
             };
-            deployment.keep_up().map_err(|error| from_error(&error))?;
+            deployment
+                .keep_up(&monitoring)
+                .map_err(|error| from_error(&error))?;
             deployment.publish();
             registry.add(deployment)?;
             Ok(any("RestoreSnapshotResponse", &response))

@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::calibration::CalibrationError;
-use crate::deployment::{ArchiveError, DeploymentError};
+use crate::deployment::{ArchiveError, DeploymentError, JournalError};
 use crate::gallery::error::GalleryError;
 use crate::pixels::PixelsError;
 
@@ -97,6 +97,9 @@ fn told(error: &DeploymentError) -> String {
     {
         return "the snapshot failed or is damaged; the server's log has the cause".to_owned();
     }
+    if let DeploymentError::Journal(JournalError::Full { .. }) = error {
+        return "the disk of the journal is full; nothing was written".to_owned();
+    }
     let DeploymentError::Gallery(cause) = error else {
         return error.to_string();
     };
@@ -160,6 +163,10 @@ fn classify(error: &DeploymentError) -> (Code, &'static str) {
         }
         DeploymentError::ImageNotKept { .. } => (Code::NotFound, "IMAGE_NOT_KEPT"),
         DeploymentError::Late { .. } => (Code::ResourceExhausted, "DEADLINE_TOO_NEAR"),
+        DeploymentError::JournalOff => (Code::FailedPrecondition, "JOURNAL_OFF"),
+        DeploymentError::DecisionNotFound { .. } => (Code::NotFound, "DECISION_NOT_FOUND"),
+        DeploymentError::Journal(cause) => journal_reason(cause),
+        DeploymentError::Monitoring(_) => (Code::Internal, "INTERNAL"),
         DeploymentError::NoImageModel => (Code::FailedPrecondition, "IMAGE_MODEL_MISSING"),
         DeploymentError::Stopped => (Code::Unavailable, "SHUTTING_DOWN"),
         DeploymentError::Gallery(cause) => gallery_reason(cause),
@@ -171,6 +178,21 @@ fn classify(error: &DeploymentError) -> (Code, &'static str) {
         | DeploymentError::Broken { .. }
         | DeploymentError::Model(_)
         | DeploymentError::Runtime(_) => (Code::Internal, "INTERNAL"),
+    }
+}
+
+fn journal_reason(error: &JournalError) -> (Code, &'static str) {
+    match error {
+        JournalError::Batch { .. } => (Code::InvalidArgument, "ARGUMENT_INVALID"),
+        JournalError::Full { .. } => (Code::ResourceExhausted, "DISK_FULL"),
+        JournalError::Busy => (Code::ResourceExhausted, "QUEUE_FULL"),
+        JournalError::Damaged { .. } => (Code::DataLoss, "JOURNAL_DAMAGED"),
+        JournalError::NotFound { .. }
+        | JournalError::NotAJournal { .. }
+        | JournalError::Format { .. }
+        | JournalError::Storage { .. }
+        | JournalError::File { .. }
+        | JournalError::Ended => (Code::Internal, "INTERNAL"),
     }
 }
 

@@ -1,0 +1,446 @@
+//! `matchpoint audit`: label the decisions that were drawn for it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::Serialize;
+
+use super::exit::{Exit, fail};
+use super::output::Output;
+use crate::deployment::{Told, TruthReport};
+use crate::server::{Client, Decided, DecisionFound, QueueAsked};
+
+/// Reports sent in one call.
+const BATCH: usize = 10_000;
+
+/// Label drawn decisions: what FAR and FRR in service are computed from
+///
+/// The server draws some decisions, more of them near the threshold, each with a known probability.
+/// Say what their queries really showed; `matchpoint drift report` says what follows.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint audit list --limit 100 --csv to-label.csv --images to-label/
+  matchpoint audit import to-label.csv --said-by anna
+  matchpoint audit label 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --not-enrolled
+  matchpoint audit show 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --json")]
+pub(super) struct Audit {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// List drawn decisions that wait for a label, newest first
+    List(List),
+    /// Show one decision, and everything that was said of it
+    Show(Show),
+    /// Say what the query of one decision showed
+    Label(Label),
+    /// Say what the queries of many decisions showed, from a CSV file
+    Import(Import),
+}
+
+/// Which server, and which of its deployments.
+#[derive(Debug, clap::Args)]
+pub(super) struct Where {
+    /// Address of the server
+    #[arg(
+        long,
+        env = "MATCHPOINT_SERVER",
+        default_value = "http://127.0.0.1:50051"
+    )]
+    pub(super) server: String,
+    /// The deployment; may be left out where the server has one
+    #[arg(long, default_value = "")]
+    pub(super) deployment: String,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct List {
+    #[command(flatten)]
+    at: Where,
+    /// How many, at most
+    #[arg(long, default_value_t = 50)]
+    limit: u32,
+    /// Only of this stratum, from the lowest scores up
+    #[arg(long)]
+    stratum: Option<u32>,
+    /// Write them to a CSV file to be filled in: columns `truth` (label, not-enrolled or unusable)
+    /// and `label`
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Write the images that are kept into a folder (`audit_images` keeps them)
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Show {
+    #[command(flatten)]
+    at: Where,
+    /// Id of the decision
+    decision_id: String,
+    /// Write the image, where it is kept, to a file
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("truth").required(true).args(["label", "not_enrolled", "unusable"])))]
+struct Label {
+    #[command(flatten)]
+    at: Where,
+    /// Id of the decision
+    decision_id: String,
+    /// The enrolled label that the query showed
+    #[arg(long)]
+    label: Option<String>,
+    /// The query showed something that is not enrolled
+    #[arg(long)]
+    not_enrolled: bool,
+    /// Nobody can tell what the query showed
+    #[arg(long)]
+    unusable: bool,
+    /// Who says so
+    #[arg(long, value_name = "NAME", default_value = "")]
+    said_by: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct Import {
+    #[command(flatten)]
+    at: Where,
+    /// CSV file with columns `decision_id`, `truth` (label, not-enrolled or unusable; empty rows are
+    /// skipped), `label`, and `said_by` where it differs
+    file: PathBuf,
+    /// Who says so
+    #[arg(long, value_name = "NAME", default_value = "")]
+    said_by: String,
+}
+
+/// A row of the file.
+#[derive(Debug, serde::Deserialize)]
+struct Line {
+    decision_id: String,
+    #[serde(default)]
+    truth: String,
+    #[serde(default)]
+    label: String,
+    #[serde(default)]
+    said_by: String,
+}
+
+/// What became of reports.
+#[derive(Debug, Default, Serialize)]
+struct Imported {
+    added: usize,
+    confirmed: usize,
+    corrected: usize,
+    repeated: usize,
+    /// Rows without a truth.
+    skipped: usize,
+    refused: Vec<Refused>,
+}
+
+#[derive(Debug, Serialize)]
+struct Refused {
+    decision_id: String,
+    reason: String,
+}
+
+impl Audit {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        let runtime = super::runtime()?;
+        match self.command {
+            Command::List(list) => runtime.block_on(list.run()),
+            Command::Show(show) => runtime.block_on(show.run()),
+            Command::Label(label) => runtime.block_on(label.run()),
+            Command::Import(import) => runtime.block_on(import.run()),
+        }
+    }
+}
+
+impl List {
+    async fn run(self) -> anyhow::Result<Exit> {
+        let client = Client::connect(&self.at.server).await?;
+        let asked = QueueAsked {
+            deployment: self.at.deployment.clone(),
+            stratum: self.stratum,
+            limit: self.limit,
+        };
+        let decisions = client.audit_queue(&asked).await?;
+        if let Some(folder) = &self.images {
+            self.save_images(&client, folder, &decisions).await?;
+        }
+        if let Some(file) = &self.csv {
+            write_csv(file, &decisions)
+                .with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        Output::new(self.at.json).result(&decisions, |decisions| queue_text(decisions))?;
+        Ok(Exit::Done)
+    }
+
+    async fn save_images(
+        &self,
+        client: &Client,
+        folder: &Path,
+        decisions: &[Decided],
+    ) -> anyhow::Result<()> {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
+        for decided in decisions {
+            let id = &decided.decision_id;
+            let found = client.decision(&self.at.deployment, id, true).await?;
+            if !found.image.is_empty() {
+                let file = folder.join(format!("{id}.{}", ending(&found.image)));
+                std::fs::write(&file, &found.image)
+                    .with_context(|| format!("cannot write {}", file.display()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What files of such a beginning are called.
+fn ending(image: &[u8]) -> &'static str {
+    match image {
+        [0xff, 0xd8, ..] => "jpg",
+        [0x89, b'P', b'N', b'G', ..] => "png",
+        [b'R', b'I', b'F', b'F', ..] => "webp",
+        [b'G', b'I', b'F', ..] => "gif",
+        [b'B', b'M', ..] => "bmp",
+        _ => "bin",
+    }
+}
+
+fn write_csv(file: &Path, decisions: &[Decided]) -> anyhow::Result<()> {
+    let mut writer = csv::Writer::from_path(file)?;
+    writer.write_record([
+        "decision_id",
+        "truth",
+        "label",
+        "decision",
+        "matched_label",
+        "matched_item",
+        "score",
+    ])?;
+    for decided in decisions {
+        writer.write_record([
+            &decided.decision_id,
+            "",
+            "",
+            &decided.decision,
+            &decided.label,
+            &decided.item,
+            &decided.score.to_string(),
+        ])?;
+    }
+    Ok(writer.flush()?)
+}
+
+fn queue_text(decisions: &[Decided]) -> String {
+    if decisions.is_empty() {
+        return "no drawn decision waits for a label".to_owned();
+    }
+    let line = |decided: &Decided| {
+        let (decision, score) = (&decided.decision, decided.score);
+        let id = &decided.decision_id;
+        format!(
+            "{id}  {decision:<6}  {score:.3}  stratum {}  {} ({})\n",
+            decided.stratum.map_or("-".to_owned(), |s| s.to_string()),
+            decided.label,
+            decided.item
+        )
+    };
+    let lines: String = decisions.iter().map(line).collect();
+    format!(
+        "{lines}\n{} decisions wait. Say what their queries showed:\n  matchpoint audit label ID --label LABEL | --not-enrolled | --unusable\n  or fill in the columns truth and label of --csv FILE, and matchpoint audit import FILE",
+        decisions.len()
+    )
+}
+
+impl Show {
+    async fn run(self) -> anyhow::Result<Exit> {
+        let client = Client::connect(&self.at.server).await?;
+        let wanted = self.image.is_some();
+        let found = client
+            .decision(&self.at.deployment, &self.decision_id, wanted)
+            .await?;
+        if let Some(file) = &self.image {
+            if found.image.is_empty() {
+                let problem = "the image of this decision is not kept; `audit_images` keeps those of drawn decisions";
+                return Err(fail(Exit::NoInput, problem));
+            }
+            std::fs::write(file, &found.image)
+                .with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        Output::new(self.at.json).result(&found, decision_text)?;
+        Ok(Exit::Done)
+    }
+}
+
+fn decision_text(found: &DecisionFound) -> String {
+    let decided = &found.decision;
+    let or = |text: &str, none: &str| {
+        if text.is_empty() {
+            none.to_owned()
+        } else {
+            text.to_owned()
+        }
+    };
+    let mut rows = vec![
+        ("decision", decided.decision.clone()),
+        ("operating point", or(&decided.operating_point, "none")),
+        ("best match", or(&decided.label, "nothing found")),
+        ("item", or(&decided.item, "-")),
+        ("score", format!("{:.4}", decided.score)),
+    ];
+    if let Some(stratum) = decided.stratum {
+        let drawn = if decided.drawn { "drawn" } else { "not drawn" };
+        let probability = decided.inclusion_probability;
+        rows.push((
+            "audit",
+            format!("stratum {stratum}, {drawn}, with probability {probability}"),
+        ));
+    }
+    rows.push((
+        "truth",
+        or(decided.truth.as_deref().unwrap_or(""), "not known"),
+    ));
+    let said = found.history.iter().map(|said| {
+        let (truth, by) = (&said.truth, &said.said_by);
+        format!("  {by} said {truth}\n")
+    });
+    let history: String = said.collect();
+    format!(
+        "{}\n{}{history}",
+        decided.decision_id,
+        super::output::table(&rows)
+    )
+}
+
+impl Label {
+    async fn run(self) -> anyhow::Result<Exit> {
+        let told = match (self.label, self.not_enrolled) {
+            (Some(label), _) => Told::Label(label),
+            (None, true) => Told::NotEnrolled,
+            (None, false) => Told::Unusable,
+        };
+        let report = TruthReport {
+            decision_id: self.decision_id,
+            told,
+            said_by: self.said_by,
+        };
+        report_all(&self.at, vec![report], 0).await
+    }
+}
+
+impl Import {
+    async fn run(self) -> anyhow::Result<Exit> {
+        let shown = self.file.display();
+        let missing =
+            |cause: csv::Error| fail(Exit::NoInput, format!("cannot read {shown}: {cause}"));
+        let mut reader = csv::ReaderBuilder::new()
+            .trim(csv::Trim::All)
+            .from_path(&self.file)
+            .map_err(missing)?;
+        let (mut reports, mut skipped) = (Vec::new(), 0);
+        for line in reader.deserialize() {
+            let line: Line = line
+                .map_err(|cause| fail(Exit::BadData, format!("{shown} cannot be used: {cause}")))?;
+            match told(&line) {
+                Ok(Some(told)) => reports.push(TruthReport {
+                    decision_id: line.decision_id,
+                    told,
+                    said_by: if line.said_by.is_empty() {
+                        self.said_by.clone()
+                    } else {
+                        line.said_by
+                    },
+                }),
+                Ok(None) => skipped += 1,
+                Err(problem) => {
+                    let id = line.decision_id;
+                    let message = format!("{shown}: decision {id}: {problem}; nothing was sent");
+                    return Err(fail(Exit::BadData, message));
+                }
+            }
+        }
+        report_all(&self.at, reports, skipped).await
+    }
+}
+
+fn told(line: &Line) -> Result<Option<Told>, String> {
+    match (line.truth.as_str(), line.label.as_str()) {
+        ("", "") => Ok(None),
+        ("label", "") => Err("truth is `label`, and the column label is empty".to_owned()),
+        ("" | "label", label) => Ok(Some(Told::Label(label.to_owned()))),
+        ("not-enrolled", "") => Ok(Some(Told::NotEnrolled)),
+        ("unusable", "") => Ok(Some(Told::Unusable)),
+        ("not-enrolled" | "unusable", label) => Err(format!(
+            "truth is `{}`, and there is a label `{label}`",
+            line.truth
+        )),
+        (other, _) => Err(format!(
+            "truth is `{other}`; write label, not-enrolled or unusable"
+        )),
+    }
+}
+
+async fn report_all(at: &Where, reports: Vec<TruthReport>, skipped: usize) -> anyhow::Result<Exit> {
+    let client = Client::connect(&at.server).await?;
+    let mut imported = Imported {
+        skipped,
+        ..Imported::default()
+    };
+    for batch in reports.chunks(BATCH) {
+        let results = client.report_truths(&at.deployment, batch.to_vec()).await?;
+        for (report, result) in batch.iter().zip(results) {
+            match result {
+                Ok("added") => imported.added += 1,
+                Ok("confirmed") => imported.confirmed += 1,
+                Ok("corrected") => imported.corrected += 1,
+                Ok(_) => imported.repeated += 1,
+                Err(reason) => imported.refused.push(Refused {
+                    decision_id: report.decision_id.clone(),
+                    reason,
+                }),
+            }
+        }
+    }
+    Output::new(at.json).result(&imported, imported_text)?;
+    Ok(if imported.refused.is_empty() {
+        Exit::Done
+    } else {
+        Exit::SomeFailed
+    })
+}
+
+fn imported_text(imported: &Imported) -> String {
+    let counts = [
+        (imported.added, "added"),
+        (imported.confirmed, "confirmed"),
+        (imported.corrected, "corrected"),
+        (imported.repeated, "said before"),
+        (imported.skipped, "without a truth, skipped"),
+        (imported.refused.len(), "refused"),
+    ];
+    let said: Vec<String> = counts
+        .into_iter()
+        .filter(|(count, _)| 0 < *count)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    let refused = imported
+        .refused
+        .iter()
+        .map(|refused| format!("  {}: {}\n", refused.decision_id, refused.reason));
+    let summary = if said.is_empty() {
+        "nothing to report".to_owned()
+    } else {
+        said.join(", ")
+    };
+    format!("{summary}\n{}", refused.collect::<String>())
+}

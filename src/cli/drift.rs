@@ -1,0 +1,102 @@
+//! `matchpoint drift`: is the promise kept in service?
+
+use super::audit::Where;
+use super::exit::Exit;
+use super::output::{Output, percent, wrapped};
+use crate::server::{Client, DriftFound, EvidenceFound, RateFound};
+
+/// Say whether the operating point keeps its promise in service
+///
+/// Rests on the labels of drawn decisions (`matchpoint audit`). What no label bears on is not known,
+/// and is not shown as zero.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint drift report
+  matchpoint drift report --deployment shop --json
+
+Ends with 0 whatever is found; a script looks at `findings[].verdict` of the JSON.")]
+pub(super) struct Drift {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// What is known, what is not, and what to do next
+    Report(Where),
+}
+
+impl Drift {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        let Command::Report(at) = self.command;
+        let found = super::runtime()?.block_on(async {
+            let client = Client::connect(&at.server).await?;
+            client.drift(&at.deployment).await
+        })?;
+        Output::new(at.json).result(&found, text)?;
+        Ok(Exit::Done)
+    }
+}
+
+/// The report as text.
+pub(super) fn text(found: &DriftFound) -> String {
+    if found.operating_point.is_empty() {
+        return "No operating point is valid here, so nothing is accepted and nothing is promised."
+            .to_owned();
+    }
+    let mut text = format!("operating point {}\n\n", found.operating_point);
+    for finding in &found.findings {
+        let sentence = format!("{} {}", finding.says, finding.next);
+        let bullet = format!("  {:<8} ", finding.verdict);
+        text.push_str(&wrapped(sentence.trim(), &bullet));
+    }
+    text.push_str("\nfrom labels of drawn decisions\n");
+    let rows = [
+        ("FAR", found.far, found.far_evidence),
+        ("FRR", found.frr, found.frr_evidence),
+        ("wrong accepts", found.false_discovery, None),
+    ];
+    for (name, rate, evidence) in rows {
+        text.push_str(&format!("  {name:<14} {}\n", rate_text(rate)));
+        if let Some(evidence) = evidence {
+            text.push_str(&format!("  {:<14} {}\n", "", evidence_text(&evidence)));
+        }
+    }
+    text.push_str(&format!(
+        "  {:<14} {} of {} drawn decisions\n",
+        "labelled", found.labelled, found.drawn
+    ));
+    text
+}
+
+fn rate_text(rate: Option<RateFound>) -> String {
+    rate.map_or_else(
+        || "not known".to_owned(),
+        |rate| {
+            format!(
+                "{} [{} .. {} at {:.0} %], {} labels, {} of them errors",
+                percent(rate.rate),
+                percent(rate.lower),
+                percent(rate.upper),
+                100.0 * rate.confidence,
+                rate.labels,
+                rate.labelled_errors
+            )
+        },
+    )
+}
+
+fn evidence_text(evidence: &EvidenceFound) -> String {
+    format!(
+        "evidence above {} ({}): ln E = {:.2}, an alarm at {:.2}{}",
+        percent(evidence.limit),
+        if evidence.target {
+            "the target"
+        } else {
+            "the upper end of calibration"
+        },
+        evidence.log_evidence,
+        evidence.log_evidence_alarm,
+        if evidence.alarm { ": ALARM" } else { "" }
+    )
+}

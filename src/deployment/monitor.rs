@@ -1,0 +1,555 @@
+//! Every decision on the record, labels of a sample of them, and what follows for the promise.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::answer::Hit;
+use super::{Deployment, DeploymentError, Standing};
+use crate::calibration::decision::Decision;
+use crate::calibration::operating_point::OperatingPoint;
+use crate::calibration::rates::Confidence;
+use crate::config::Monitoring;
+use crate::gallery::Gallery;
+use crate::journal::entry::{
+    Best, DecisionId, Entry, Label, Reported, Row, Sampling, Source, Truth as SaidTruth,
+};
+use crate::journal::read::{QueueRequest, Reader};
+use crate::journal::totals::Committed;
+use crate::journal::{Journal, Options, Retention};
+use crate::monitoring::audit::{AcceptFeedback, AuditRow, AuditedRate, Truth};
+use crate::monitoring::drift::{Drift, Limit, Limits, Seen};
+use crate::monitoring::sequential::EProcess;
+use crate::monitoring::strata::{Inclusion, Strata};
+use crate::telemetry;
+use crate::vector::Similarity;
+
+/// The journal, within the deployment's folder.
+const JOURNAL_FILE: &str = "decisions.db";
+/// The design of the audit and when it began.
+const DESIGN_FILE: &str = "audit.json";
+/// How often it is looked whether something has changed.
+const TICK: Duration = Duration::from_millis(250);
+/// Evaluating takes one part in so many of one core's time.
+const EVALUATION_SHARE: u32 = 50;
+
+/// The design of the audit, and since when decisions are drawn by it: rates and evidence are of
+/// one design.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Design {
+    strata: Strata,
+    since_unix_ms: u64,
+}
+
+/// What a deployment that serves keeps of its decisions. Its thread ends with it.
+#[derive(Debug)]
+pub(super) struct Monitor {
+    journal: Journal,
+    strata: Strata,
+    since_ms: u64,
+    images: bool,
+    delta: f64,
+    /// Set where something was committed or labelled since the last evaluation.
+    changed: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// One decision of a deployment, to be recorded.
+pub(super) struct Made<'a> {
+    pub(super) id: DecisionId,
+    pub(super) decision: Decision,
+    pub(super) standing: &'a Standing,
+    pub(super) generation: u64,
+    pub(super) gallery_items: usize,
+    /// The best item, its similarity and its distance from the best of another label.
+    pub(super) best: Option<(&'a Hit, Option<f32>)>,
+    pub(super) held: Option<Similarity>,
+    pub(super) filtered: bool,
+    /// The image, where images are kept.
+    pub(super) image: Option<Vec<u8>>,
+}
+
+/// What somebody says that a decision's query showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// This enrolled label.
+    Label(String),
+    /// Something that is not enrolled.
+    NotEnrolled,
+    /// Nobody can tell.
+    Unusable,
+}
+
+/// A truth to be reported.
+#[derive(Clone, Debug)]
+pub struct TruthReport {
+    /// Id of the decision.
+    pub decision_id: String,
+    /// What the query showed.
+    pub told: Told,
+    /// Who says so; empty for `unnamed`.
+    pub said_by: String,
+}
+
+impl Monitor {
+    /// Opens the journal of the deployment in `folder`, or begins one, and watches.
+    pub(super) fn start(
+        (name, folder): (&str, &Path),
+        settings: &Monitoring,
+        (gallery, standing): (Arc<Gallery>, Arc<ArcSwap<Standing>>),
+    ) -> Result<Self, DeploymentError> {
+        let since_ms = begin_design(&folder.join(DESIGN_FILE), &settings.strata)?;
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let options = Options {
+            retention: Retention {
+                ms: millis(settings.kept),
+                audited_ms: millis(settings.audited_kept),
+                bytes: settings.bytes_max,
+            },
+            clock: now_ms,
+        };
+        let changed = Arc::new(AtomicBool::new(true));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (deployment, deciding) = (name.to_owned(), Arc::clone(&standing));
+        let (committed, mut opening) = (Arc::clone(&changed), true);
+        let journal = Journal::open(&folder.join(JOURNAL_FILE), options, move |told| {
+            publish(&deployment, told, &deciding.load(), opening);
+            opening = false;
+            committed.store(true, Ordering::Relaxed);
+        })?;
+        let watcher = Watcher {
+            deployment: name.to_owned(),
+            reader: journal.reader()?,
+            strata: settings.strata.clone(),
+            since_ms,
+            delta: settings.alarm_delta,
+            gallery,
+            standing,
+            changed: Arc::clone(&changed),
+            stop: Arc::clone(&stop),
+            shown: None,
+        };
+        let thread = thread::Builder::new()
+            .name("monitor".to_owned())
+            .spawn(move || watcher.run())
+            .map_err(|cause| DeploymentError::Broken {
+                reason: cause.to_string(),
+            })?;
+        Ok(Self {
+            journal,
+            strata: settings.strata.clone(),
+            since_ms,
+            images: settings.images,
+            delta: settings.alarm_delta,
+            changed,
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    /// Whether images are kept for whoever labels.
+    pub(super) fn keeps_images(&self) -> bool {
+        self.images
+    }
+
+    /// Records a search. Never waits, and never fails it.
+    pub(super) fn record(&self, made: Made<'_>, source: Source) {
+        let point = made.standing.valid();
+        let searched = match source {
+            Source::Comparison => None,
+            Source::Live | Source::MatedCanary { .. } | Source::NonMatedCanary { .. } => point,
+        };
+        let sampling = searched.and_then(|point| self.sampling(&made, point));
+        let image = made
+            .image
+            .filter(|_| sampling.is_some_and(|sampling| sampling.sampled()));
+        let best = made.best.map(|(hit, margin)| Best {
+            label: hit.item.label.clone(),
+            item: hit.item.id.clone(),
+            similarity: hit.score.get(),
+            held: point.and(made.held).map(Similarity::get),
+            margin,
+        });
+        let entry = Entry {
+            id: made.id,
+            operating_point: point.map(|point| point.id().to_owned()),
+            generation: made.generation,
+            gallery_items: made.gallery_items as u64,
+            decision: made.decision,
+            best,
+            filtered: made.filtered,
+            sampling,
+            source,
+        };
+        self.journal.record(entry, image);
+    }
+
+    fn sampling(&self, made: &Made<'_>, point: &OperatingPoint) -> Option<Sampling> {
+        let place = self.strata.place(made.held, point.threshold());
+        let drawn = place.inclusion.draws(lot(&made.id));
+        let stratum = u16::try_from(place.stratum).ok()?;
+        Sampling::new(stratum, place.inclusion.get(), drawn)
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            if thread.join().is_err() {
+                tracing::error!("the monitor panicked");
+            }
+        }
+    }
+}
+
+/// Sixty-four uniform bits that do not depend on score or truth: which decisions are drawn can be
+/// computed again from their ids.
+fn lot(id: &DecisionId) -> u64 {
+    let digest: [u8; 32] = Sha256::digest(id.as_bytes()).into();
+    digest
+        .first_chunk()
+        .map_or(u64::MAX, |bytes| u64::from_be_bytes(*bytes))
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// When decisions began to be drawn by these strata: now, where they are new.
+fn begin_design(path: &Path, strata: &Strata) -> Result<u64, DeploymentError> {
+    let known = match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice::<Design>(&bytes).ok(),
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => None,
+        Err(cause) => return Err(DeploymentError::io(path, &cause)),
+    };
+    if let Some(known) = known.filter(|known| known.strata == *strata) {
+        return Ok(known.since_unix_ms);
+    }
+    let design = Design {
+        strata: strata.clone(),
+        since_unix_ms: now_ms(),
+    };
+    let json = serde_json::to_vec(&design).map_err(|cause| DeploymentError::Broken {
+        reason: cause.to_string(),
+    })?;
+    let beside = path.with_extension("json.new");
+    std::fs::write(&beside, json)
+        .and_then(|()| std::fs::rename(&beside, path))
+        .map_err(|cause| DeploymentError::io(path, &cause))?;
+    Ok(design.since_unix_ms)
+}
+
+/// Tells Prometheus what a commit changed. At opening, of earlier operating points nothing: the
+/// number of series is bounded by those that decide while the server runs.
+fn publish(deployment: &str, told: &Committed, standing: &Standing, opening: bool) {
+    let active = standing.valid().map(OperatingPoint::id);
+    for total in &told.changed {
+        let point = total.key.operating_point.as_deref();
+        if !opening || point.is_none() || point == active {
+            telemetry::decisions_recorded(
+                deployment,
+                telemetry::RecordedDecisions {
+                    operating_point: point,
+                    source: total.key.source.as_str(),
+                    decision: total.key.decision.as_str(),
+                    stratum: total.key.stratum,
+                    filtered: total.key.filtered,
+                    count: total.count.decisions,
+                },
+            );
+        }
+    }
+    let lost = [
+        ("queue_full", told.lost.queue_full),
+        ("not_written", told.lost.not_written),
+        ("image", told.lost.images),
+    ];
+    telemetry::journal_changed(deployment, lost, told.rows, told.bytes);
+}
+
+/// What was drawn and told of an operating point.
+fn seen(
+    reader: &Reader,
+    point: &str,
+    since_ms: u64,
+) -> Result<(Vec<AuditRow>, AcceptFeedback), DeploymentError> {
+    let mut rows = Vec::new();
+    let mut feedback = AcceptFeedback { right: 0, wrong: 0 };
+    reader.audited(point, since_ms, |row| {
+        let (truth, accepted) = (truth(&row), row.entry.decision == Decision::Accept);
+        match drawn(&row, accepted, truth) {
+            Some(row) => rows.push(row),
+            None if accepted => match truth {
+                Some(Truth::MatedRight) => feedback.right += 1,
+                Some(Truth::MatedWrong | Truth::NonMated) => feedback.wrong += 1,
+                None => {}
+            },
+            None => {}
+        }
+    })?;
+    Ok((rows, feedback))
+}
+
+fn drawn(row: &Row, accepted: bool, truth: Option<Truth>) -> Option<AuditRow> {
+    let sampling = row.entry.sampling.filter(Sampling::sampled)?;
+    Some(AuditRow {
+        stratum: usize::from(sampling.stratum()),
+        accepted,
+        inclusion: Inclusion::new(sampling.probability()).ok()?,
+        truth,
+    })
+}
+
+/// `None` also where nobody can tell.
+fn truth(row: &Row) -> Option<Truth> {
+    let best = row.entry.best.as_ref();
+    match &row.label.as_ref()?.truth {
+        SaidTruth::Mated { label } if best.is_some_and(|best| best.label == *label) => {
+            Some(Truth::MatedRight)
+        }
+        SaidTruth::Mated { .. } => Some(Truth::MatedWrong),
+        SaidTruth::NonMated => Some(Truth::NonMated),
+        SaidTruth::Unusable => None,
+    }
+}
+
+/// Looks again whenever something was recorded or labelled.
+struct Watcher {
+    deployment: String,
+    reader: Reader,
+    strata: Strata,
+    since_ms: u64,
+    delta: f64,
+    gallery: Arc<Gallery>,
+    standing: Arc<ArcSwap<Standing>>,
+    changed: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+    /// The operating point whose gauges are shown.
+    shown: Option<String>,
+}
+
+impl Watcher {
+    fn run(mut self) {
+        let mut next = Instant::now();
+        while !self.stop.load(Ordering::Relaxed) {
+            let standing = self.standing.load_full();
+            let active = standing.valid();
+            let another = active.map(OperatingPoint::id) != self.shown.as_deref();
+            let now = Instant::now();
+            if another || (next <= now && self.changed.swap(false, Ordering::Relaxed)) {
+                self.look(active);
+                let ended = Instant::now();
+                next = ended + (ended - now) * EVALUATION_SHARE;
+            }
+            thread::park_timeout(TICK);
+        }
+    }
+
+    fn look(&mut self, active: Option<&OperatingPoint>) {
+        let id = active.map(OperatingPoint::id);
+        if let Some(earlier) = self.shown.take().filter(|shown| Some(shown.as_str()) != id) {
+            telemetry::audit_ended(&self.deployment, &earlier);
+        }
+        let Some(point) = active else { return };
+        let found = drift(
+            &self.reader,
+            point,
+            (&self.strata, self.since_ms, self.delta),
+            self.gallery.len() as u64,
+        );
+        match found {
+            Ok(drift) => show(&self.deployment, point.id(), &drift),
+            Err(error) => {
+                tracing::error!(%error, deployment = self.deployment, "the audit could not be evaluated");
+            }
+        }
+        self.shown = Some(point.id().to_owned());
+    }
+}
+
+fn drift(
+    reader: &Reader,
+    point: &OperatingPoint,
+    (strata, since_ms, delta): (&Strata, u64, f64),
+    items: u64,
+) -> Result<Drift, DeploymentError> {
+    let (rows, feedback) = seen(reader, point.id(), since_ms)?;
+    let seen = Seen {
+        strata,
+        rows: &rows,
+        feedback,
+        gallery: (items, point.content().valid_to_items()),
+    };
+    Ok(Drift::new(
+        &seen,
+        Limits::of(point, delta),
+        Confidence::DISPLAY,
+    )?)
+}
+
+fn show(deployment: &str, point: &str, drift: &Drift) {
+    let gauges = |rate, found: Option<AuditedRate>| telemetry::AuditedRateGauges {
+        rate,
+        interval: found.map(|found| [found.estimate, found.lower, found.upper]),
+        weighted: found.map(|found| [found.numerator, found.denominator]),
+        limit: None,
+        evidence: None,
+    };
+    let held = |limit: Option<Limit>| limit.map(|limit| (limit.null.limit(), limit.target));
+    let evidence = |found: Option<EProcess>| {
+        found.map(|found| (found.ln_e, found.ln_e_alarm, found.alarm_at.is_some()))
+    };
+    let far = telemetry::AuditedRateGauges {
+        limit: held(drift.limits.far),
+        evidence: evidence(drift.far_evidence),
+        ..gauges("far", drift.rates.far)
+    };
+    let frr = telemetry::AuditedRateGauges {
+        limit: held(drift.limits.frr),
+        evidence: evidence(drift.frr_evidence),
+        ..gauges("frr", drift.rates.frr)
+    };
+    for rate in [far, frr, gauges("fdr", drift.rates.false_discovery)] {
+        telemetry::rate_audited(deployment, point, rate);
+    }
+    telemetry::audit_counted(
+        deployment,
+        point,
+        (drift.rates.drawn, drift.rates.labelled),
+        (drift.feedback.right, drift.feedback.wrong),
+    );
+}
+
+/// A decision with its label and all labels before it.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// The decision, with the label that holds.
+    pub row: Row,
+    /// Everything that was said of it, the latest last.
+    pub history: Vec<Label>,
+    /// The image, where it is kept and was asked for.
+    pub image: Option<Vec<u8>>,
+}
+
+impl Deployment {
+    fn monitor(&self) -> Result<&Monitor, DeploymentError> {
+        self.monitor.get().ok_or(DeploymentError::JournalOff)
+    }
+
+    /// How the operating point that decides does in service; `None` where none is valid. Blocks.
+    ///
+    /// # Errors
+    /// Decisions are not recorded, the journal is damaged, or the disk.
+    pub fn drift(&self) -> Result<Option<(OperatingPoint, Drift)>, DeploymentError> {
+        let monitor = self.monitor()?;
+        monitor.journal.flush()?;
+        let standing = self.standing.load_full();
+        let Some(point) = standing.valid() else {
+            return Ok(None);
+        };
+        let drift = drift(
+            &monitor.journal.reader()?,
+            point,
+            (&monitor.strata, monitor.since_ms, monitor.delta),
+            self.gallery.len() as u64,
+        )?;
+        Ok(Some((point.clone(), drift)))
+    }
+
+    /// Drawn decisions that wait for a label, newest first. Blocks.
+    ///
+    /// # Errors
+    /// Decisions are not recorded, the journal is damaged, or the disk.
+    pub fn audit_queue(&self, request: &QueueRequest) -> Result<Vec<Row>, DeploymentError> {
+        let monitor = self.monitor()?;
+        monitor.journal.flush()?;
+        Ok(monitor.journal.reader()?.queue(request)?)
+    }
+
+    /// One decision with its labels, and its image where that is kept and asked for. Blocks.
+    ///
+    /// # Errors
+    /// There is none of this id, decisions are not recorded, or the disk.
+    pub fn decision(&self, id: &str, with_image: bool) -> Result<Recorded, DeploymentError> {
+        let monitor = self.monitor()?;
+        monitor.journal.flush()?;
+        let reader = monitor.journal.reader()?;
+        let not_found = || DeploymentError::DecisionNotFound { id: id.to_owned() };
+        let known = DecisionId::parse(id).ok_or_else(not_found)?;
+        let row = reader.decision(known)?.ok_or_else(not_found)?;
+        Ok(Recorded {
+            row,
+            history: reader.history(known)?,
+            image: if with_image {
+                reader.image(known)?
+            } else {
+                None
+            },
+        })
+    }
+
+    /// Takes down what queries really showed. Each report is answered in its place: what became of
+    /// it, or why it is not taken. Blocks until they are on the disk.
+    ///
+    /// # Errors
+    /// Too many at once, decisions are not recorded, or the disk; nothing is written then.
+    pub fn report_truths(
+        &self,
+        reports: Vec<TruthReport>,
+    ) -> Result<Vec<Result<Reported, String>>, DeploymentError> {
+        let monitor = self.monitor()?;
+        let now = now_ms();
+        let labels: Vec<Result<Label, String>> = reports
+            .into_iter()
+            .map(|report| self.label(report, now))
+            .collect();
+        let good = labels.iter().filter_map(|label| label.as_ref().ok());
+        let mut outcomes = monitor.journal.report(good.cloned().collect())?.into_iter();
+        monitor.changed.store(true, Ordering::Relaxed);
+        let answers = labels.into_iter().map(|label| {
+            label?;
+            let ended = || Err("the journal did not answer for it".to_owned());
+            outcomes.next().map_or_else(ended, |outcome| match outcome {
+                Ok(reported) => Ok(reported),
+                Err(refused) => Err(refused.to_string()),
+            })
+        });
+        Ok(answers.collect())
+    }
+
+    fn label(&self, report: TruthReport, unix_ms: u64) -> Result<Label, String> {
+        let decision = DecisionId::parse(&report.decision_id)
+            .ok_or_else(|| format!("`{}` is no id of a decision", report.decision_id))?;
+        let truth = match report.told {
+            Told::Label(label) if self.gallery.has_label(&label) => SaidTruth::Mated { label },
+            Told::Label(label) => {
+                return Err(format!(
+                    "label `{label}` is not enrolled; if the query showed something that is not, say so instead"
+                ));
+            }
+            Told::NotEnrolled => SaidTruth::NonMated,
+            Told::Unusable => SaidTruth::Unusable,
+        };
+        let said_by = match report.said_by.as_str() {
+            "" => "unnamed".to_owned(),
+            _ => report.said_by,
+        };
+        Ok(Label {
+            decision,
+            truth,
+            said_by,
+            unix_ms,
+        })
+    }
+}

@@ -1,0 +1,88 @@
+//! Labels: what people say about decisions, written with its history.
+
+use rusqlite::{OptionalExtension, Transaction, params};
+
+use crate::journal::entry::{DecisionId, Label, Reported};
+use crate::journal::error::{JournalError, Refused, failed};
+use crate::journal::format::{read_label, truth_columns};
+use crate::journal::store::{Store, immediate};
+
+/// What became of each label of a batch, in its order.
+pub(super) type Outcomes = Vec<Result<Reported, Refused>>;
+
+impl Store {
+    /// Writes labels in one transaction. What is refused or repeated changes nothing.
+    pub(super) fn label(&mut self, labels: &[Label]) -> Result<Outcomes, JournalError> {
+        let written = self.try_label(labels);
+        written.map_err(|error| failed(&self.path, "write to", error))
+    }
+
+    fn try_label(&mut self, labels: &[Label]) -> Result<Outcomes, rusqlite::Error> {
+        let transaction = immediate(&mut self.connection)?;
+        let mut outcomes = Outcomes::with_capacity(labels.len());
+        for label in labels {
+            outcomes.push(match label.check() {
+                Ok(()) => report(&transaction, label, &self.removed_to)?,
+                Err(refused) => Err(refused),
+            });
+        }
+        transaction.commit()?;
+        Ok(outcomes)
+    }
+}
+
+fn report(
+    transaction: &Transaction<'_>,
+    label: &Label,
+    removed_to: &[u8],
+) -> Result<Result<Reported, Refused>, rusqlite::Error> {
+    let decision = label.decision;
+    let exists = transaction
+        .prepare_cached("SELECT 1 FROM decisions WHERE id = ?")?
+        .query_row([decision.as_bytes()], |_| Ok(()))
+        .optional()?;
+    if exists.is_none() {
+        return Ok(Err(if decision.as_bytes().as_slice() <= removed_to {
+            Refused::Expired { decision }
+        } else {
+            Refused::Unknown { decision }
+        }));
+    }
+    let history = history(transaction, decision)?;
+    let outcome = match history.last() {
+        None => Reported::Added,
+        // Also where an answer was lost, the label was corrected, and it is sent once more.
+        Some(last) if last.repeats(label) || history.contains(label) => {
+            return Ok(Ok(Reported::Repeated));
+        }
+        Some(last) if last.truth == label.truth => Reported::Confirmed,
+        Some(_) => Reported::Corrected,
+    };
+    let (truth, text) = truth_columns(&label.truth);
+    let sql =
+        "INSERT INTO labels (decision, unix_ms, said_by, truth, label) VALUES (?, ?, ?, ?, ?)";
+    transaction.prepare_cached(sql)?.execute(params![
+        decision.as_bytes(),
+        label.unix_ms.cast_signed(),
+        label.said_by,
+        truth,
+        text
+    ])?;
+    let number = transaction.last_insert_rowid();
+    transaction
+        .prepare_cached("UPDATE decisions SET labelled = ? WHERE id = ?")?
+        .execute(params![number, decision.as_bytes()])?;
+    Ok(Ok(outcome))
+}
+
+/// All that was said of a decision, the latest last.
+pub(super) fn history(
+    connection: &rusqlite::Connection,
+    decision: DecisionId,
+) -> Result<Vec<Label>, rusqlite::Error> {
+    let sql = "SELECT unix_ms, said_by, truth, label FROM labels WHERE decision = ? \
+               ORDER BY number";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map([decision.as_bytes()], |row| read_label(row, decision, 0))?;
+    rows.collect()
+}

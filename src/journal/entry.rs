@@ -1,0 +1,309 @@
+//! What is recorded of a decision, and what people say about it afterwards.
+
+use uuid::Uuid;
+
+use crate::calibration::decision::Decision;
+use crate::journal::error::Refused;
+
+/// Longest label, and longest name of who said it: as long as labels and ids of items may be.
+pub const TEXT_BYTES_MAX: usize = 512;
+
+/// The id of a decision: a UUID of version 7, whose first 48 bits are the time in milliseconds.
+///
+/// Ids are in the order in which decisions were made, so that the journal needs no other order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DecisionId(Uuid);
+
+impl DecisionId {
+    /// A new id: greater than all that this process made before.
+    #[must_use]
+    pub fn fresh() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// The id of a time, in milliseconds since 1970-01-01 UTC, told from others of the same
+    /// millisecond by ten bytes.
+    #[must_use]
+    pub fn at(unix_ms: u64, rest: [u8; 10]) -> Self {
+        Self(uuid::Builder::from_unix_timestamp_millis(unix_ms, &rest).into_uuid())
+    }
+
+    /// Reads an id as answers carry it; `None` where it is no UUID of version 7.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::checked(Uuid::try_parse(text).ok()?)
+    }
+
+    /// Its sixteen bytes, in the order of decisions.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    /// When the decision was made, in milliseconds since 1970-01-01 UTC.
+    #[must_use]
+    pub fn unix_ms(&self) -> u64 {
+        u64::try_from(self.0.as_u128() >> 80).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn from_bytes(bytes: [u8; 16]) -> Option<Self> {
+        Self::checked(Uuid::from_bytes(bytes))
+    }
+
+    fn checked(uuid: Uuid) -> Option<Self> {
+        (uuid.get_version_num() == 7).then_some(Self(uuid))
+    }
+}
+
+impl std::fmt::Display for DecisionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where a search came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A caller; what the query shows is not known.
+    Live,
+    /// A caller who named what to compare with: no search, and so in no rate of searches.
+    Comparison,
+    /// A probe of our own whose label is enrolled.
+    MatedCanary {
+        /// The label that it should find.
+        expected: String,
+    },
+    /// A probe of our own that shows a stranger.
+    NonMatedCanary {
+        /// What it shows, which is not enrolled.
+        expected: String,
+    },
+}
+
+/// Where a search came from, without the label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SourceKind {
+    /// A caller.
+    Live,
+    /// A caller who named what to compare with.
+    Comparison,
+    /// A probe whose label is enrolled.
+    MatedCanary,
+    /// A probe that shows a stranger.
+    NonMatedCanary,
+}
+
+impl SourceKind {
+    /// The name in metrics and reports.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Comparison => "comparison",
+            Self::MatedCanary => "canary_mated",
+            Self::NonMatedCanary => "canary_nonmated",
+        }
+    }
+}
+
+impl Source {
+    /// Its kind.
+    #[must_use]
+    pub fn kind(&self) -> SourceKind {
+        match self {
+            Self::Live => SourceKind::Live,
+            Self::Comparison => SourceKind::Comparison,
+            Self::MatedCanary { .. } => SourceKind::MatedCanary,
+            Self::NonMatedCanary { .. } => SourceKind::NonMatedCanary,
+        }
+    }
+
+    /// The label that a canary shows.
+    #[must_use]
+    pub fn expected(&self) -> Option<&str> {
+        match self {
+            Self::Live | Self::Comparison => None,
+            Self::MatedCanary { expected } | Self::NonMatedCanary { expected } => Some(expected),
+        }
+    }
+}
+
+/// How a decision took part in the sample for audit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    stratum: u16,
+    probability: f64,
+    sampled: bool,
+}
+
+impl Sampling {
+    /// A decision of `stratum`, which was chosen with `probability`, and whether it was.
+    ///
+    /// `None` for a probability outside (0, 1]: nothing could be weighted by it.
+    #[must_use]
+    pub fn new(stratum: u16, probability: f64, sampled: bool) -> Option<Self> {
+        let usable = 0.0 < probability && probability <= 1.0;
+        usable.then_some(Self {
+            stratum,
+            probability,
+            sampled,
+        })
+    }
+
+    /// The number of its stratum.
+    #[must_use]
+    pub fn stratum(&self) -> u16 {
+        self.stratum
+    }
+
+    /// The probability with which a decision of this stratum is chosen, in (0, 1].
+    #[must_use]
+    pub fn probability(&self) -> f64 {
+        self.probability
+    }
+
+    /// Whether this one was chosen.
+    #[must_use]
+    pub fn sampled(&self) -> bool {
+        self.sampled
+    }
+}
+
+/// The item that was decided on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Best {
+    /// Its label.
+    pub label: String,
+    /// Its id.
+    pub item: String,
+    /// Its cosine similarity.
+    pub similarity: f32,
+    /// What was held against the threshold; `None` where nothing was decided.
+    pub held: Option<f32>,
+    /// Its similarity less that of the best item of another label; `None` where the search found
+    /// no other label.
+    pub margin: Option<f32>,
+}
+
+/// One decision, without the image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Its id, and with it its time.
+    pub id: DecisionId,
+    /// The operating point that decided; `None` when undecided.
+    pub operating_point: Option<String>,
+    /// Number of the gallery's state that was searched.
+    pub generation: u64,
+    /// Items in it.
+    pub gallery_items: u64,
+    /// What was decided.
+    pub decision: Decision,
+    /// What was decided on; `None` where nothing was found.
+    pub best: Option<Best>,
+    /// Whether a filter named the items that could be found.
+    pub filtered: bool,
+    /// Its part in the sample; `None` where nothing was decided.
+    pub sampling: Option<Sampling>,
+    /// Where the search came from.
+    pub source: Source,
+}
+
+/// What a query really showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Truth {
+    /// Something enrolled.
+    Mated {
+        /// Its label.
+        label: String,
+    },
+    /// A stranger: nothing enrolled.
+    NonMated,
+    /// Nobody can tell.
+    Unusable,
+}
+
+/// What somebody says a decision's query showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// The decision.
+    pub decision: DecisionId,
+    /// What the query showed.
+    pub truth: Truth,
+    /// Who or what says so.
+    pub said_by: String,
+    /// When, in milliseconds since 1970-01-01 UTC.
+    pub unix_ms: u64,
+}
+
+impl Label {
+    pub(super) fn check(&self) -> Result<(), Refused> {
+        let fits = |text: &str| (1..=TEXT_BYTES_MAX).contains(&text.len());
+        let label = match &self.truth {
+            Truth::Mated { label } => Some(label),
+            Truth::NonMated | Truth::Unusable => None,
+        };
+        let problem = |field| Refused::Text { field };
+        if label.is_some_and(|label| !fits(label)) {
+            return Err(problem("label"));
+        }
+        if !fits(&self.said_by) {
+            return Err(problem("said_by"));
+        }
+        Ok(())
+    }
+
+    /// Whether it says what `other` says, and nothing more.
+    pub(super) fn repeats(&self, other: &Self) -> bool {
+        self.truth == other.truth && self.said_by == other.said_by
+    }
+}
+
+/// What became of a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reported {
+    /// The first for its decision.
+    Added,
+    /// It says what was said before, by somebody else.
+    Confirmed,
+    /// It says something else than what was said before, and holds from now on.
+    Corrected,
+    /// It was said before; nothing was written.
+    Repeated,
+}
+
+/// Why a decision has a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LabelKind {
+    /// It was sampled for audit, so that its inclusion probability weighs it.
+    Audit,
+    /// It was not sampled: somebody told by themselves. It says something of precision only.
+    Feedback,
+}
+
+/// A decision as it is in the journal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// The decision.
+    pub entry: Entry,
+    /// The label that holds.
+    pub label: Option<Label>,
+}
+
+impl Row {
+    /// Why it has a label; `None` without one.
+    #[must_use]
+    pub fn label_kind(&self) -> Option<LabelKind> {
+        self.label.as_ref()?;
+        Some(match self.inclusion_probability() {
+            Some(_) => LabelKind::Audit,
+            None => LabelKind::Feedback,
+        })
+    }
+
+    /// The probability with which it came into the sample; `None` where it did not.
+    #[must_use]
+    pub fn inclusion_probability(&self) -> Option<f64> {
+        let sampling = self.entry.sampling.filter(Sampling::sampled)?;
+        Some(sampling.probability())
+    }
+}

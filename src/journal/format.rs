@@ -1,0 +1,379 @@
+//! The format of the file: its tables, and how decisions become rows and back.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rusqlite::types::Type;
+use rusqlite::{Connection, Row as SqlRow};
+
+use crate::calibration::decision::Decision;
+use crate::journal::entry::{
+    Best, DecisionId, Entry, Label, Row, Sampling, Source, SourceKind, Truth,
+};
+use crate::journal::error::{JournalError, OPEN, failed};
+use crate::journal::totals::{Count, Counts, Key, Lost, Total, TotalKey};
+
+/// Says that a `SQLite` file is a journal: the letters `MPjo`.
+const APPLICATION_ID: i32 = 0x4d50_6a6f;
+/// Format of the file; another one is refused.
+pub(super) const FORMAT: i32 = 1;
+/// The number of the operating point of decisions that none made.
+pub(super) const NO_POINT: i64 = 0;
+/// The stratum of decisions that are in none.
+const NO_STRATUM: i64 = -1;
+
+/// The tables as they are created, and as they must be found again.
+const TABLES: [(&str, &str, &str); 9] = [
+    // What rates and evidence are computed from: a few in a hundred of all.
+    (
+        "index",
+        "audited",
+        "CREATE INDEX audited ON decisions (point, id) WHERE sampled = 1 OR labelled <> 0",
+    ),
+    // Ids are in the order of time, so that this is the log: new rows come at its end.
+    (
+        "table",
+        "decisions",
+        "CREATE TABLE decisions (\
+         id BLOB PRIMARY KEY, point INTEGER NOT NULL, generation INTEGER NOT NULL, \
+         items INTEGER NOT NULL, decision INTEGER NOT NULL, label TEXT, item TEXT, \
+         similarity REAL, held REAL, margin REAL, filtered INTEGER NOT NULL, \
+         stratum INTEGER NOT NULL, probability REAL, sampled INTEGER NOT NULL, \
+         source INTEGER NOT NULL, expected TEXT, labelled INTEGER NOT NULL) \
+         STRICT, WITHOUT ROWID",
+    ),
+    (
+        "table",
+        "images",
+        "CREATE TABLE images (id BLOB PRIMARY KEY, bytes BLOB NOT NULL) STRICT",
+    ),
+    // One row. What was removed is no newer than `removed_to`.
+    (
+        "table",
+        "journal",
+        "CREATE TABLE journal (\
+         one INTEGER PRIMARY KEY CHECK (one = 1), removed_to BLOB NOT NULL, \
+         queue_full INTEGER NOT NULL, not_written INTEGER NOT NULL, images INTEGER NOT NULL) \
+         STRICT",
+    ),
+    // Only added to: the greatest number of a decision is the one that holds.
+    (
+        "table",
+        "labels",
+        "CREATE TABLE labels (\
+         number INTEGER PRIMARY KEY, decision BLOB NOT NULL, unix_ms INTEGER NOT NULL, \
+         said_by TEXT NOT NULL, truth INTEGER NOT NULL, label TEXT) STRICT",
+    ),
+    (
+        "index",
+        "labels_of",
+        "CREATE INDEX labels_of ON labels (decision)",
+    ),
+    (
+        "table",
+        "points",
+        "CREATE TABLE points (number INTEGER PRIMARY KEY, id TEXT NOT NULL) STRICT",
+    ),
+    (
+        "table",
+        "totals",
+        "CREATE TABLE totals (\
+         point INTEGER NOT NULL, source INTEGER NOT NULL, decision INTEGER NOT NULL, \
+         stratum INTEGER NOT NULL, filtered INTEGER NOT NULL, decisions INTEGER NOT NULL, \
+         sampled INTEGER NOT NULL, removed INTEGER NOT NULL, \
+         PRIMARY KEY (point, source, decision, stratum, filtered)) STRICT, WITHOUT ROWID",
+    ),
+    // What waits for a label, with what it is asked for by.
+    (
+        "index",
+        "waiting",
+        "CREATE INDEX waiting ON decisions (id, stratum, point) \
+         WHERE sampled = 1 AND labelled = 0 AND source = 0",
+    ),
+];
+
+/// The columns that [`read_row`] reads, in its order.
+pub(super) const COLUMNS: &str = "d.id, d.point, d.generation, d.items, d.decision, d.label, \
+    d.item, d.similarity, d.held, d.margin, d.filtered, d.stratum, d.probability, d.sampled, \
+    d.source, d.expected, l.unix_ms, l.said_by, l.truth, l.label";
+
+/// Where they come from: a decision and the label that holds.
+pub(super) const JOINED: &str = "decisions d LEFT JOIN labels l ON l.number = d.labelled";
+
+/// The operating points by number.
+pub(super) type Points = BTreeMap<i64, String>;
+
+/// Lays out an empty journal in an empty file, and closes it.
+pub(super) fn write_empty(mut connection: Connection) -> Result<(), rusqlite::Error> {
+    // Before the first table: so that room that is no longer needed can be given back.
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    let transaction = connection.transaction()?;
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", FORMAT)?;
+    // Indexes after what they are of.
+    for wanted in ["table", "index"] {
+        for (_, _, sql) in TABLES.iter().filter(|(kind, _, _)| *kind == wanted) {
+            transaction.execute(sql, [])?;
+        }
+    }
+    transaction.execute("INSERT INTO journal VALUES (1, x'', 0, 0, 0)", [])?;
+    transaction.commit()?;
+    connection.close().map_err(|(_, error)| error)
+}
+
+/// Refuses files that are not a journal of this format with exactly our tables.
+pub(super) fn check_kind(connection: &Connection, path: &Path) -> Result<(), JournalError> {
+    let sql_error = |error| failed(path, OPEN, error);
+    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+    let application = number("application_id").map_err(sql_error)?;
+    if application != i64::from(APPLICATION_ID) {
+        return Err(JournalError::NotAJournal {
+            path: path.to_path_buf(),
+            what: format!("its application id is {application:#x}, not {APPLICATION_ID:#x}"),
+        });
+    }
+    let (found, readable) = (number("user_version").map_err(sql_error)?, FORMAT.into());
+    if found != readable {
+        return Err(JournalError::Format {
+            path: path.to_path_buf(),
+            found,
+            readable,
+        });
+    }
+    // What `SQLite` makes by itself has no text.
+    let query = "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name";
+    let tables = connection
+        .prepare(query)
+        .and_then(|mut statement| {
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+            rows?.collect::<Result<Vec<(String, String, String)>, _>>()
+        })
+        .map_err(sql_error)?;
+    let are_ours = tables.len() == TABLES.len()
+        && tables.iter().zip(TABLES).all(|((kind, name, sql), table)| {
+            (kind.as_str(), name.as_str(), sql.as_str()) == table
+        });
+    if !are_ours {
+        return Err(JournalError::Damaged {
+            path: path.to_path_buf(),
+            what: "its tables are not those of a journal".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// What is counted, and by which numbers of operating points.
+pub(super) fn read_counts(connection: &Connection) -> Result<(Points, Counts), rusqlite::Error> {
+    let mut points = Points::new();
+    let mut statement = connection.prepare_cached("SELECT number, id FROM points")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        points.insert(row.get(0)?, row.get(1)?);
+    }
+    let mut counts = Counts::new();
+    let columns = "point, source, decision, stratum, filtered, decisions, sampled, removed";
+    let mut statement = connection.prepare_cached(&format!("SELECT {columns} FROM totals"))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let key = Key {
+            point: row.get(0)?,
+            source: source_kind(row, 1)?,
+            decision: row.get(2)?,
+            stratum: row.get(3)?,
+            filtered: row.get(4)?,
+        };
+        let count = Count {
+            decisions: whole(row, 5)?,
+            sampled: whole(row, 6)?,
+            removed: whole(row, 7)?,
+        };
+        counts.insert(key, count);
+    }
+    Ok((points, counts))
+}
+
+/// What was lost, and up to which id rows were removed; empty where none was.
+pub(super) fn read_state(connection: &Connection) -> Result<(Lost, Vec<u8>), rusqlite::Error> {
+    let query = "SELECT queue_full, not_written, images, removed_to FROM journal";
+    connection.query_row(query, [], |row| {
+        let lost = Lost {
+            queue_full: whole(row, 0)?,
+            not_written: whole(row, 1)?,
+            images: whole(row, 2)?,
+        };
+        Ok((lost, row.get(3)?))
+    })
+}
+
+/// Counts as they are shown.
+pub(super) fn totals(counts: &Counts, points: &Points) -> Result<Vec<Total>, rusqlite::Error> {
+    let named = |(key, count): (&Key, &Count)| {
+        let operating_point = point_id(points, key.point)?;
+        let key = TotalKey {
+            operating_point,
+            source: key.source,
+            decision: decision(key.decision).ok_or_else(|| wrong(2, "decision"))?,
+            stratum: stratum(key.stratum)?,
+            filtered: key.filtered,
+        };
+        Ok(Total { key, count: *count })
+    };
+    counts.iter().map(named).collect()
+}
+
+/// Reads a decision with its label.
+pub(super) fn read_row(row: &SqlRow<'_>, points: &Points) -> Result<Row, rusqlite::Error> {
+    let id = DecisionId::from_bytes(row.get(0)?).ok_or_else(|| wrong(0, "id"))?;
+    let best = match row.get::<_, Option<String>>(5)? {
+        None => None,
+        Some(label) => Some(Best {
+            label,
+            item: row.get(6)?,
+            similarity: row.get(7)?,
+            held: row.get(8)?,
+            margin: row.get(9)?,
+        }),
+    };
+    let sampling = match stratum(row.get(11)?)? {
+        None => None,
+        Some(stratum) => {
+            let sampling = Sampling::new(stratum, row.get(12)?, row.get(13)?);
+            Some(sampling.ok_or_else(|| wrong(12, "probability"))?)
+        }
+    };
+    let source = match source_kind(row, 14)? {
+        SourceKind::Live => Source::Live,
+        SourceKind::Comparison => Source::Comparison,
+        SourceKind::MatedCanary => Source::MatedCanary {
+            expected: row.get(15)?,
+        },
+        SourceKind::NonMatedCanary => Source::NonMatedCanary {
+            expected: row.get(15)?,
+        },
+    };
+    let entry = Entry {
+        id,
+        operating_point: point_id(points, row.get(1)?)?,
+        generation: whole(row, 2)?,
+        gallery_items: whole(row, 3)?,
+        decision: decision(row.get(4)?).ok_or_else(|| wrong(4, "decision"))?,
+        best,
+        filtered: row.get(10)?,
+        sampling,
+        source,
+    };
+    let label = match row.get::<_, Option<i64>>(16)? {
+        None => None,
+        Some(_) => Some(read_label(row, id, 16)?),
+    };
+    Ok(Row { entry, label })
+}
+
+/// Reads a label from four columns: time, who said it, what, and the label meant.
+pub(super) fn read_label(
+    row: &SqlRow<'_>,
+    decision: DecisionId,
+    first: usize,
+) -> Result<Label, rusqlite::Error> {
+    let truth = match row.get(first + 2)? {
+        1_i64 => Truth::Mated {
+            label: row.get(first + 3)?,
+        },
+        2 => Truth::NonMated,
+        3 => Truth::Unusable,
+        _ => return Err(wrong(first + 2, "truth")),
+    };
+    Ok(Label {
+        decision,
+        truth,
+        said_by: row.get(first + 1)?,
+        unix_ms: whole(row, first)?,
+    })
+}
+
+/// A truth as its number, and its label.
+pub(super) fn truth_columns(truth: &Truth) -> (i64, Option<&str>) {
+    match truth {
+        Truth::Mated { label } => (1, Some(label)),
+        Truth::NonMated => (2, None),
+        Truth::Unusable => (3, None),
+    }
+}
+
+/// What an entry is counted by.
+pub(super) fn key(entry: &Entry, point: i64) -> Key {
+    Key {
+        point,
+        source: entry.source.kind(),
+        decision: decision_number(entry.decision),
+        stratum: entry
+            .sampling
+            .map_or(NO_STRATUM, |sampling| sampling.stratum().into()),
+        filtered: entry.filtered,
+    }
+}
+
+pub(super) fn decision_number(decision: Decision) -> i64 {
+    match decision {
+        Decision::Accept => 1,
+        Decision::Reject => 2,
+        Decision::Undecided => 3,
+    }
+}
+
+fn decision(number: i64) -> Option<Decision> {
+    let all = [Decision::Accept, Decision::Reject, Decision::Undecided];
+    all.into_iter()
+        .find(|decision| decision_number(*decision) == number)
+}
+
+pub(super) fn source_number(kind: SourceKind) -> i64 {
+    match kind {
+        SourceKind::Live => 0,
+        SourceKind::MatedCanary => 1,
+        SourceKind::NonMatedCanary => 2,
+        SourceKind::Comparison => 3,
+    }
+}
+
+pub(super) fn source_kind(row: &SqlRow<'_>, column: usize) -> Result<SourceKind, rusqlite::Error> {
+    let number: i64 = row.get(column)?;
+    let all = [
+        SourceKind::Live,
+        SourceKind::MatedCanary,
+        SourceKind::NonMatedCanary,
+        SourceKind::Comparison,
+    ];
+    all.into_iter()
+        .find(|kind| source_number(*kind) == number)
+        .ok_or_else(|| wrong(column, "source"))
+}
+
+pub(super) fn stratum(number: i64) -> Result<Option<u16>, rusqlite::Error> {
+    if number == NO_STRATUM {
+        return Ok(None);
+    }
+    let stratum = u16::try_from(number).map_err(|_range| wrong(11, "stratum"))?;
+    Ok(Some(stratum))
+}
+
+fn point_id(points: &Points, number: i64) -> Result<Option<String>, rusqlite::Error> {
+    if number == NO_POINT {
+        return Ok(None);
+    }
+    let id = points.get(&number).ok_or_else(|| wrong(1, "point"))?;
+    Ok(Some(id.clone()))
+}
+
+/// A column whose value nobody wrote.
+fn wrong(column: usize, name: &str) -> rusqlite::Error {
+    rusqlite::Error::InvalidColumnType(column, name.to_owned(), Type::Blob)
+}
+
+pub(super) fn whole(row: &SqlRow<'_>, column: usize) -> Result<u64, rusqlite::Error> {
+    let value: i64 = row.get(column)?;
+    u64::try_from(value)
+        .map_err(|_negative| rusqlite::Error::IntegralValueOutOfRange(column, value))
+}

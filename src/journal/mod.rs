@@ -1,0 +1,212 @@
+//! The log of decisions: bounded, on the disk, with what people say about them.
+//!
+//! A search leaves its decision in a queue and goes on. One thread writes what waits in one
+//! transaction, five times a second or a thousand at once, together with the totals: so what is
+//! counted is what is there, after a crash too. What cannot be recorded is counted as lost, and no
+//! search fails for it.
+
+mod audit;
+pub mod entry;
+pub mod error;
+mod file;
+mod format;
+pub mod read;
+mod retention;
+mod store;
+#[cfg(test)]
+mod tests;
+pub mod totals;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, TrySendError};
+
+pub use retention::Retention;
+
+use crate::journal::entry::{Entry, Label, Reported};
+use crate::journal::error::{JournalError, Refused, file_failed};
+use crate::journal::read::Reader;
+use crate::journal::retention::Cursor;
+use crate::journal::store::{Store, Waiting};
+use crate::journal::totals::{Committed, Lost};
+use crate::journal::writer::{Message, QUEUE_LEN_MAX, Shared, Worker};
+
+/// Labels of one call: one transaction of well under a second.
+pub const LABELS_MAX: usize = 10_000;
+/// Images that may wait to be written, together.
+const IMAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How long a label, or whoever flushes, waits for the writer.
+const ANSWER_WAIT: Duration = Duration::from_secs(30);
+
+/// How a journal is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How much is kept.
+    pub retention: Retention,
+    /// The time by which rows grow old, in milliseconds since 1970-01-01 UTC.
+    pub clock: fn() -> u64,
+}
+
+/// An open journal, for writing: one for each file. Dropping it writes what waits.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    queue: Option<Sender<Message>>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Journal {
+    /// Opens the journal at `path`, or begins one. A damaged one is set aside under another name,
+    /// with an error in the log, and a new one begun. The caller sees to it that no other writes.
+    ///
+    /// `observe` hears of the totals: of all before this returns, and from then on, on the
+    /// writer's thread, of those that a commit changed.
+    ///
+    /// # Errors
+    /// A file of another program or version, or the disk.
+    pub fn open(
+        path: &Path,
+        options: Options,
+        mut observe: impl FnMut(&Committed) + Send + 'static,
+    ) -> Result<Self, JournalError> {
+        let store = Store::open_or_begin(path)?;
+        observe(&store.committed(None)?);
+        let (queue, inbox) = crossbeam_channel::bounded(QUEUE_LEN_MAX);
+        let shared = Arc::new(Shared::default());
+        let worker = Worker {
+            store,
+            options,
+            shared: Arc::clone(&shared),
+            observe: Box::new(observe),
+            batch: Vec::new(),
+            due: None,
+            retain_at: Instant::now(),
+            cursor: Cursor::default(),
+            failing: false,
+        };
+        let thread = thread::Builder::new()
+            .name("journal-writer".to_owned())
+            .spawn(move || worker.run(&inbox))
+            .map_err(|source| file_failed(path, "start the writer of", source))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            queue: Some(queue),
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    /// Records a decision, with the image that it was made on where that is kept. Never waits:
+    /// where too much waits already, the decision is counted as lost.
+    pub fn record(&self, entry: Entry, image: Option<Vec<u8>>) {
+        let image = image.filter(|image| self.take_room(image.len()));
+        let bytes = image.as_ref().map_or(0, Vec::len);
+        let message = Message::Record(Box::new(Waiting { entry, image }));
+        let sent = self.queue.as_ref().map(|queue| queue.try_send(message));
+        let lost = match sent {
+            Some(Ok(())) => return,
+            Some(Err(TrySendError::Full(_))) => &self.shared.queue_full,
+            // The writer panicked, which the log says.
+            Some(Err(TrySendError::Disconnected(_))) | None => &self.shared.not_written,
+        };
+        lost.fetch_add(1, Ordering::Relaxed);
+        self.shared.image_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether an image may wait too; counted as lost where not.
+    fn take_room(&self, bytes: usize) -> bool {
+        let waiting = &self.shared.image_bytes;
+        let before = waiting.fetch_add(bytes, Ordering::Relaxed);
+        let fits = before.saturating_add(bytes) <= IMAGE_BYTES_MAX;
+        if !fits {
+            waiting.fetch_sub(bytes, Ordering::Relaxed);
+            self.shared.images.fetch_add(1, Ordering::Relaxed);
+        }
+        fits
+    }
+
+    /// What was lost and is not in the totals on the disk yet.
+    #[must_use]
+    pub fn lost(&self) -> Lost {
+        self.shared.lost()
+    }
+
+    /// Writes labels, all in one transaction, and says what became of each, in their order. They
+    /// are on the disk when it returns. Blocks.
+    ///
+    /// # Errors
+    /// More than [`LABELS_MAX`], the writer is too far behind, or the disk; nothing is written then.
+    pub fn report(
+        &self,
+        labels: Vec<Label>,
+    ) -> Result<Vec<Result<Reported, Refused>>, JournalError> {
+        if LABELS_MAX < labels.len() {
+            return Err(JournalError::Batch {
+                found: labels.len(),
+                max: LABELS_MAX,
+            });
+        }
+        self.ask(|reply| Message::Label(labels, reply))
+    }
+
+    /// Writes what waits. Blocks until it is on the disk.
+    ///
+    /// # Errors
+    /// The writer is too far behind, or the disk.
+    pub fn flush(&self) -> Result<(), JournalError> {
+        self.ask(Message::Flush)
+    }
+
+    /// Removes now all that is past its time or does not fit. Blocks.
+    ///
+    /// # Errors
+    /// The writer is too far behind, or the disk.
+    pub fn retain(&self) -> Result<(), JournalError> {
+        self.ask(Message::Retain)
+    }
+
+    /// Opens it a second time, to be read.
+    ///
+    /// # Errors
+    /// As [`Reader::open`].
+    pub fn reader(&self) -> Result<Reader, JournalError> {
+        Reader::open(&self.path)
+    }
+
+    fn ask<T>(
+        &self,
+        message: impl FnOnce(Sender<Result<T, JournalError>>) -> Message,
+    ) -> Result<T, JournalError> {
+        let queue = self.queue.as_ref().ok_or(JournalError::Ended)?;
+        let (reply, answer): (_, Receiver<_>) = crossbeam_channel::bounded(1);
+        let sent = queue.send_timeout(message(reply), ANSWER_WAIT);
+        sent.map_err(|refused| match refused {
+            SendTimeoutError::Timeout(_) => JournalError::Busy,
+            SendTimeoutError::Disconnected(_) => JournalError::Ended,
+        })?;
+        answer
+            .recv_timeout(ANSWER_WAIT)
+            .map_err(|refused| match refused {
+                RecvTimeoutError::Timeout => JournalError::Busy,
+                RecvTimeoutError::Disconnected => JournalError::Ended,
+            })?
+    }
+}
+
+impl Drop for Journal {
+    /// Writes what waits, then ends the thread.
+    fn drop(&mut self) {
+        self.queue.take();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the journal's writer panicked");
+        }
+    }
+}

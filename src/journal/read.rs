@@ -1,0 +1,329 @@
+//! Reading the journal, beside its writer or without one.
+
+use std::ops::{ControlFlow, Range};
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::journal::audit;
+use crate::journal::entry::{DecisionId, Label, Row};
+use crate::journal::error::{JournalError, failed};
+use crate::journal::file::connect_to_read;
+use crate::journal::format::{
+    self, COLUMNS, JOINED, NO_POINT, Points, read_counts, read_row, read_state,
+};
+use crate::journal::store::count_rows;
+use crate::journal::totals::{self, Lost, Total};
+
+/// Decisions of one page of the queue.
+pub const PAGE_MAX: u32 = 1000;
+
+/// Which decisions are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection {
+    /// The operating point that made them; `None` for those that none made.
+    pub operating_point: Option<String>,
+    /// When, in milliseconds since 1970-01-01 UTC.
+    pub unix_ms: Range<u64>,
+}
+
+/// Which decisions are asked for of those that wait for a label, newest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueueRequest {
+    /// Only of this operating point.
+    pub operating_point: Option<String>,
+    /// Only of this stratum.
+    pub stratum: Option<u16>,
+    /// Only older than this one: the last of the page before.
+    pub before: Option<DecisionId>,
+    /// How many at most; no more than [`PAGE_MAX`] are given.
+    pub limit: u32,
+}
+
+/// How many decisions of a stratum there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StratumCount {
+    /// The stratum; `None` where nothing was decided.
+    pub stratum: Option<u16>,
+    /// Decisions.
+    pub decisions: u64,
+    /// Those of them that were sampled for audit.
+    pub sampled: u64,
+    /// Sampled ones that have a label.
+    pub labelled: u64,
+}
+
+/// A journal that is open to be read. Each call sees one state of it.
+#[derive(Debug)]
+pub struct Reader {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Reader {
+    /// Opens the journal at `path`, also while another process writes to it.
+    ///
+    /// # Errors
+    /// There is none, it is damaged or of another version, or the disk.
+    pub fn open(path: &Path) -> Result<Self, JournalError> {
+        Ok(Self {
+            connection: connect_to_read(path)?,
+            path: path.to_path_buf(),
+        })
+    }
+
+    /// All totals, and what was lost.
+    ///
+    /// # Errors
+    /// The file is damaged, or the disk.
+    pub fn totals(&self) -> Result<(Vec<Total>, Lost), JournalError> {
+        self.read(|connection| {
+            let (points, counts) = read_counts(connection)?;
+            let (lost, _) = read_state(connection)?;
+            Ok((format::totals(&counts, &points)?, lost))
+        })
+    }
+
+    /// Gives the selected decisions of one operating point to `take`, in the order in which they
+    /// were made, with the labels that hold, until it has enough. One at a time is in memory.
+    ///
+    /// The writer's log grows while this runs.
+    ///
+    /// # Errors
+    /// The file is damaged, or the disk.
+    pub fn decisions(
+        &self,
+        selection: &Selection,
+        mut take: impl FnMut(Row) -> ControlFlow<()>,
+    ) -> Result<(), JournalError> {
+        self.read(|connection| {
+            let (points, _) = read_counts(connection)?;
+            let Some(point) = number(&points, selection.operating_point.as_deref()) else {
+                return Ok(());
+            };
+            let [first, end] = bounds(&selection.unix_ms);
+            let query = format!(
+                "SELECT {COLUMNS} FROM {JOINED} WHERE ? <= d.id AND d.id < ? AND d.point = ? \
+                 ORDER BY d.id"
+            );
+            let mut statement = connection.prepare_cached(&query)?;
+            let mut rows = statement.query(params![first.as_bytes(), end.as_bytes(), point])?;
+            while let Some(row) = rows.next()? {
+                if take(read_row(row, &points)?).is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Gives the decisions of live searches without a filter to `take` that operating point
+    /// `operating_point` made from `since_ms` on and that were sampled or have a label, in the
+    /// order in which they were made.
+    ///
+    /// # Errors
+    /// The file is damaged, or the disk.
+    pub fn audited(
+        &self,
+        operating_point: &str,
+        since_ms: u64,
+        mut take: impl FnMut(Row),
+    ) -> Result<(), JournalError> {
+        self.read(|connection| {
+            let (points, _) = read_counts(connection)?;
+            let Some(point) = number(&points, Some(operating_point)) else {
+                return Ok(());
+            };
+            let [first, _] = bounds(&(since_ms..since_ms));
+            let query = format!(
+                "SELECT {COLUMNS} FROM decisions d INDEXED BY audited \
+                 LEFT JOIN labels l ON l.number = d.labelled \
+                 WHERE (d.sampled = 1 OR d.labelled <> 0) AND d.point = ? AND ? <= d.id \
+                 AND d.source = 0 AND d.filtered = 0 ORDER BY d.id"
+            );
+            let mut statement = connection.prepare_cached(&query)?;
+            let mut rows = statement.query(params![point, first.as_bytes()])?;
+            while let Some(row) = rows.next()? {
+                take(read_row(row, &points)?);
+            }
+            Ok(())
+        })
+    }
+
+    /// How many of the selected decisions each stratum has, of live searches without a filter.
+    ///
+    /// # Errors
+    /// The file is damaged, or the disk.
+    pub fn strata(&self, selection: &Selection) -> Result<Vec<StratumCount>, JournalError> {
+        self.read(|connection| {
+            let (points, _) = read_counts(connection)?;
+            let Some(point) = number(&points, selection.operating_point.as_deref()) else {
+                return Ok(Vec::new());
+            };
+            let [first, end] = bounds(&selection.unix_ms);
+            let mut statement = connection.prepare_cached(
+                "SELECT stratum, count(*), sum(sampled), sum(sampled = 1 AND labelled <> 0) \
+                 FROM decisions WHERE ? <= id AND id < ? AND point = ? AND source = 0 \
+                 AND filtered = 0 GROUP BY stratum ORDER BY stratum",
+            )?;
+            let bounds = params![first.as_bytes(), end.as_bytes(), point];
+            let rows = statement.query_map(bounds, |row| {
+                Ok(StratumCount {
+                    stratum: format::stratum(row.get(0)?)?,
+                    decisions: format::whole(row, 1)?,
+                    sampled: format::whole(row, 2)?,
+                    labelled: format::whole(row, 3)?,
+                })
+            })?;
+            rows.collect()
+        })
+    }
+
+    /// A page of the decisions of live searches that were sampled and have no label yet, newest
+    /// first.
+    ///
+    /// # Errors
+    /// The file is damaged, or the disk.
+    pub fn queue(&self, request: &QueueRequest) -> Result<Vec<Row>, JournalError> {
+        self.read(|connection| {
+            let (points, _) = read_counts(connection)?;
+            let asked = request.operating_point.as_deref();
+            let point = asked.map(|id| number(&points, Some(id)));
+            if point == Some(None) {
+                return Ok(Vec::new());
+            }
+            let newest = DecisionId::at(u64::MAX >> 16, [u8::MAX; 10]);
+            let query = format!(
+                "SELECT {COLUMNS} FROM {JOINED} WHERE d.id IN (\
+                 SELECT id FROM decisions INDEXED BY waiting \
+                 WHERE sampled = 1 AND labelled = 0 AND source = 0 AND id < ?1 \
+                 AND (?2 IS NULL OR stratum = ?2) AND (?3 IS NULL OR point = ?3) \
+                 ORDER BY id DESC LIMIT ?4) ORDER BY d.id DESC"
+            );
+            let mut statement = connection.prepare_cached(&query)?;
+            let rows = statement.query_map(
+                params![
+                    request.before.unwrap_or(newest).as_bytes(),
+                    request.stratum,
+                    point.flatten(),
+                    request.limit.min(PAGE_MAX)
+                ],
+                |row| read_row(row, &points),
+            )?;
+            rows.collect()
+        })
+    }
+
+    /// One decision, with the label that holds; `None` where there is none of this id, or no more.
+    ///
+    /// # Errors
+    /// The file is damaged, or the disk.
+    pub fn decision(&self, id: DecisionId) -> Result<Option<Row>, JournalError> {
+        self.read(|connection| {
+            let (points, _) = read_counts(connection)?;
+            let query = format!("SELECT {COLUMNS} FROM {JOINED} WHERE d.id = ?");
+            let mut statement = connection.prepare_cached(&query)?;
+            let row = statement.query_row([id.as_bytes()], |row| read_row(row, &points));
+            row.optional()
+        })
+    }
+
+    /// All that was said of a decision, the latest, which holds, last.
+    ///
+    /// # Errors
+    /// The file is damaged, or the disk.
+    pub fn history(&self, id: DecisionId) -> Result<Vec<Label>, JournalError> {
+        self.read(|connection| audit::history(connection, id))
+    }
+
+    /// The image that a decision was made on, where it is kept.
+    ///
+    /// # Errors
+    /// The file is damaged, or the disk.
+    pub fn image(&self, id: DecisionId) -> Result<Option<Vec<u8>>, JournalError> {
+        self.read(|connection| {
+            let query = "SELECT bytes FROM images WHERE id = ?";
+            let mut statement = connection.prepare_cached(query)?;
+            let bytes = statement.query_row([id.as_bytes()], |row| row.get(0));
+            bytes.optional()
+        })
+    }
+
+    /// Counts every row anew and compares that with the totals. Reads all of the file.
+    ///
+    /// # Errors
+    /// They differ, the file is damaged otherwise, or the disk.
+    pub fn verify(&self) -> Result<u64, JournalError> {
+        let (different, rows) = self.read(|connection| {
+            let check: String =
+                connection.pragma_query_value(None, "quick_check", |row| row.get(0))?;
+            if check != "ok" {
+                return Ok((Some(check), 0));
+            }
+            let (_, counts) = read_counts(connection)?;
+            let recounted = recount(connection)?;
+            let kept = counts
+                .iter()
+                .map(|(key, count)| (*key, count.decisions.saturating_sub(count.removed)))
+                .filter(|(_, kept)| 0 < *kept);
+            let different = kept.collect::<Vec<_>>() != recounted;
+            let what = "its totals are not those of its rows".to_owned();
+            Ok((different.then_some(what), count_rows(connection)?))
+        })?;
+        match different {
+            None => Ok(rows),
+            Some(what) => Err(JournalError::Damaged {
+                path: self.path.clone(),
+                what,
+            }),
+        }
+    }
+
+    /// Reads in one transaction: what belongs together is of one state.
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
+    ) -> Result<T, JournalError> {
+        let read = || {
+            let transaction = self.connection.unchecked_transaction()?;
+            read(&transaction)
+        };
+        read().map_err(|error| failed(&self.path, "read", error))
+    }
+}
+
+/// The rows of each kind, counted one by one, in the order of the totals.
+fn recount(connection: &Connection) -> Result<Vec<(totals::Key, u64)>, rusqlite::Error> {
+    let mut statement = connection.prepare(
+        "SELECT point, source, decision, stratum, filtered, count(*) FROM decisions \
+         GROUP BY 1, 2, 3, 4, 5",
+    )?;
+    let rows = statement.query_map([], |row| {
+        let key = totals::Key {
+            point: row.get(0)?,
+            source: format::source_kind(row, 1)?,
+            decision: row.get(2)?,
+            stratum: row.get(3)?,
+            filtered: row.get(4)?,
+        };
+        Ok((key, format::whole(row, 5)?))
+    })?;
+    let mut counted = rows.collect::<Result<Vec<_>, _>>()?;
+    counted.sort_unstable();
+    Ok(counted)
+}
+
+fn number(points: &Points, id: Option<&str>) -> Option<i64> {
+    let Some(id) = id else {
+        return Some(NO_POINT);
+    };
+    let found = points.iter().find(|(_, known)| known.as_str() == id);
+    found.map(|(number, _)| *number)
+}
+
+/// The least ids of the first moment, and of the first after the last.
+fn bounds(unix_ms: &Range<u64>) -> [DecisionId; 2] {
+    // Ids have room for 48 bits of time.
+    let latest = u64::MAX >> 16;
+    [unix_ms.start, unix_ms.end].map(|time| DecisionId::at(time.min(latest), [0; 10]))
+}

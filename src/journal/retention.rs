@@ -1,0 +1,214 @@
+//! What is removed, oldest first, so that the journal keeps to its age and size.
+
+use rusqlite::{Transaction, params};
+
+use crate::journal::entry::DecisionId;
+use crate::journal::error::{JournalError, failed};
+use crate::journal::format::{source_kind, whole};
+use crate::journal::store::{Store, immediate, write_counts};
+use crate::journal::totals::{self, Counts, Key};
+
+/// Rows removed in one transaction: a few milliseconds.
+const STEP_ROWS: u32 = 500;
+/// Images removed in one transaction. Each byte is overwritten, and stands in the log until then.
+const STEP_IMAGE_BYTES: u64 = 16 * 1024 * 1024;
+/// Room given back to the disk at once, where the file is longer than it may be.
+const SHRINK_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// How much is kept. Totals are kept for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Decisions that were not sampled and have no label, and images, are kept for so many
+    /// milliseconds.
+    pub ms: u64,
+    /// Sampled and labelled decisions are kept for so long, without their images: rates and
+    /// evidence rest on them, whether a label came or not. Never shorter than `ms`.
+    pub audited_ms: u64,
+    /// Greatest length of the file. Its log comes to at most 16 MiB more.
+    pub bytes: u64,
+}
+
+/// Where the next step of removing begins.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cursor {
+    /// Rows up to here are gone, or kept for the audit and without image.
+    passed: Vec<u8>,
+}
+
+impl Cursor {
+    /// Goes back to a row that came later than those after it.
+    pub(super) fn inserted(&mut self, id: &[u8; 16]) {
+        if id.as_slice() <= self.passed.as_slice() {
+            self.passed.clear();
+        }
+    }
+}
+
+/// What one step did.
+pub(super) struct Removed {
+    pub(super) changes: Counts,
+    /// Whether another step would find more.
+    pub(super) more: bool,
+}
+
+/// A row that a step looks at.
+struct Candidate {
+    id: Vec<u8>,
+    labelled: bool,
+    /// Whether it was sampled, or is labelled.
+    audited: bool,
+    image_bytes: u64,
+    key: Key,
+}
+
+impl Store {
+    /// Removes a few of the oldest rows that are past their time, or more than fit.
+    pub(super) fn remove_step(
+        &mut self,
+        retention: Retention,
+        now_ms: u64,
+        cursor: &mut Cursor,
+    ) -> Result<Removed, JournalError> {
+        let too_large = retention.bytes < self.used_bytes()?;
+        let before = |ms: u64| DecisionId::at(now_ms.saturating_sub(ms), [0; 10]);
+        let newest = DecisionId::at(u64::MAX >> 16, [u8::MAX; 10]);
+        let until = if too_large {
+            newest
+        } else {
+            before(retention.ms)
+        };
+        let removed = self.try_remove(Sweep {
+            after: &cursor.passed,
+            until,
+            also_audited: false,
+        });
+        let mut found = removed.map_err(|error| failed(&self.path, "remove from", error))?;
+        if let Some(last) = found.last.take() {
+            cursor.passed = last;
+        } else {
+            let kept = retention.audited_ms.max(retention.ms);
+            let until = if too_large { newest } else { before(kept) };
+            let removed = self.try_remove(Sweep {
+                after: &[],
+                until,
+                also_audited: true,
+            });
+            found = removed.map_err(|error| failed(&self.path, "remove from", error))?;
+        }
+        totals::add(&mut self.counts, &found.changes);
+        let more = found.looked_at;
+        if !more {
+            self.shrink(retention.bytes)?;
+        }
+        Ok(Removed {
+            changes: found.changes,
+            more,
+        })
+    }
+
+    /// Gives room that nothing uses back to the disk, where the file is longer than it may be.
+    fn shrink(&self, bytes: u64) -> Result<(), JournalError> {
+        let excess = self.file_bytes()?.saturating_sub(bytes);
+        if excess == 0 {
+            return Ok(());
+        }
+        let pages = excess.min(SHRINK_BYTES_MAX).div_ceil(self.page_bytes()?);
+        let sql = format!("PRAGMA incremental_vacuum({pages})");
+        let shrink = || {
+            let mut statement = self.connection.prepare(&sql)?;
+            let mut freed = statement.query([])?;
+            // Each step gives back one page.
+            while freed.next()?.is_some() {}
+            Ok(())
+        };
+        shrink().map_err(|error| failed(&self.path, "shorten", error))
+    }
+
+    fn try_remove(&mut self, sweep: Sweep<'_>) -> Result<Swept, rusqlite::Error> {
+        let transaction = immediate(&mut self.connection)?;
+        let candidates = candidates(&transaction, &sweep)?;
+        let (mut changes, mut bytes, mut last) = (Counts::new(), 0, None);
+        let mut removed_to = self.removed_to.clone();
+        for candidate in candidates {
+            if STEP_IMAGE_BYTES < bytes {
+                break;
+            }
+            bytes += candidate.image_bytes;
+            if 0 < candidate.image_bytes {
+                let mut delete = transaction.prepare_cached("DELETE FROM images WHERE id = ?")?;
+                delete.execute([&candidate.id])?;
+            }
+            if sweep.also_audited || !candidate.audited {
+                remove(&transaction, &candidate)?;
+                changes.entry(candidate.key).or_default().removed += 1;
+                removed_to = removed_to.max(candidate.id.clone());
+            }
+            last = Some(candidate.id);
+        }
+        if last.is_some() {
+            write_counts(&transaction, &changes)?;
+            let mut set = transaction.prepare_cached("UPDATE journal SET removed_to = ?")?;
+            set.execute([&removed_to])?;
+            drop(set);
+            transaction.commit()?;
+            self.removed_to = removed_to;
+        }
+        Ok(Swept {
+            looked_at: last.is_some(),
+            changes,
+            last,
+        })
+    }
+}
+
+/// Which rows a step looks at.
+#[derive(Clone, Copy)]
+struct Sweep<'a> {
+    after: &'a [u8],
+    until: DecisionId,
+    also_audited: bool,
+}
+
+struct Swept {
+    changes: Counts,
+    looked_at: bool,
+    last: Option<Vec<u8>>,
+}
+
+fn candidates(
+    transaction: &Transaction<'_>,
+    sweep: &Sweep<'_>,
+) -> Result<Vec<Candidate>, rusqlite::Error> {
+    let mut statement = transaction.prepare_cached(
+        "SELECT d.id, d.labelled, coalesce(length(i.bytes), 0), d.point, d.source, d.decision, \
+         d.stratum, d.filtered, d.sampled FROM decisions d LEFT JOIN images i ON i.id = d.id \
+         WHERE ? < d.id AND d.id < ? ORDER BY d.id LIMIT ?",
+    )?;
+    let bounds = params![sweep.after, sweep.until.as_bytes(), STEP_ROWS];
+    let rows = statement.query_map(bounds, |row| {
+        Ok(Candidate {
+            id: row.get(0)?,
+            labelled: row.get::<_, i64>(1)? != 0,
+            audited: row.get::<_, i64>(1)? != 0 || row.get(8)?,
+            image_bytes: whole(row, 2)?,
+            key: Key {
+                point: row.get(3)?,
+                source: source_kind(row, 4)?,
+                decision: row.get(5)?,
+                stratum: row.get(6)?,
+                filtered: row.get(7)?,
+            },
+        })
+    })?;
+    rows.collect()
+}
+
+fn remove(transaction: &Transaction<'_>, candidate: &Candidate) -> Result<(), rusqlite::Error> {
+    let mut delete = transaction.prepare_cached("DELETE FROM decisions WHERE id = ?")?;
+    delete.execute([&candidate.id])?;
+    if candidate.labelled {
+        let mut delete = transaction.prepare_cached("DELETE FROM labels WHERE decision = ?")?;
+        delete.execute([&candidate.id])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,329 @@
+//! What is written, in transactions that hold decisions and their totals.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
+
+use crate::journal::entry::{Entry, Sampling};
+use crate::journal::error::{JournalError, OPEN, failed, file_failed};
+use crate::journal::file::{begin, check_header, connect, damaged, prepare_to_write, set_aside};
+use crate::journal::format::{
+    self, NO_POINT, Points, check_kind, decision_number, key, read_counts, read_state,
+    source_number,
+};
+use crate::journal::totals::{self, Committed, Counts, Lost};
+
+/// A decision that waits to be written.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) entry: Entry,
+    pub(super) image: Option<Vec<u8>>,
+}
+
+/// An open journal, for writing.
+pub(super) struct Store {
+    pub(super) connection: Connection,
+    pub(super) path: PathBuf,
+    points: Points,
+    pub(super) counts: Counts,
+    lost: Lost,
+    /// Rows up to this id may have been removed; empty where none was.
+    pub(super) removed_to: Vec<u8>,
+    /// Whether damage was found, so that another file has to take its place.
+    broken: bool,
+}
+
+impl Store {
+    /// Opens the journal, or begins one. A damaged one is set aside first.
+    pub(super) fn open_or_begin(path: &Path) -> Result<Self, JournalError> {
+        match Self::open(path) {
+            Err(JournalError::NotFound { .. }) => {
+                begin(path)?;
+                Self::open(path)
+            }
+            Err(error) if error.is_damage() => {
+                let aside = set_aside(path)?;
+                tracing::error!(%error, set_aside = %aside.display(), "a new journal is begun; what the damaged one counted is not in it");
+                begin(path)?;
+                Self::open(path)
+            }
+            opened => opened,
+        }
+    }
+
+    fn open(path: &Path) -> Result<Self, JournalError> {
+        let length = fs::metadata(path)
+            .map_err(|source| file_failed(path, "open", source))?
+            .len();
+        if length == 0 {
+            return Err(damaged(path, "it is empty"));
+        }
+        let sql_error = |error| failed(path, OPEN, error);
+        let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sql_error)?;
+        check_kind(&connection, path)?;
+        check_header(path)?;
+        prepare_to_write(&connection, path)?;
+        let (points, counts) = read_counts(&connection).map_err(sql_error)?;
+        let (lost, removed_to) = read_state(&connection).map_err(sql_error)?;
+        format::totals(&counts, &points).map_err(sql_error)?;
+        let found = count_rows(&connection).map_err(sql_error)?;
+        let counted = totals::rows(&counts);
+        if found != counted {
+            let what = format!("it holds {found} decisions, and counts {counted}");
+            return Err(damaged(path, &what));
+        }
+        Ok(Self {
+            connection,
+            path: path.to_path_buf(),
+            points,
+            counts,
+            lost,
+            removed_to,
+            broken: false,
+        })
+    }
+
+    /// Takes note of an error, after which the file may not be written any more.
+    pub(super) fn note(&mut self, error: &JournalError) {
+        self.broken |= error.is_damage();
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Takes a damaged journal out of use while it is written, and begins one that goes on with
+    /// its totals: they were read before, and grew with what was committed.
+    fn begin_anew(&mut self) -> Result<(), JournalError> {
+        // Closed before its name is given to another file.
+        let unused =
+            Connection::open_in_memory().map_err(|error| failed(&self.path, "begin", error))?;
+        drop(std::mem::replace(&mut self.connection, unused));
+        let aside = match set_aside(&self.path) {
+            // The attempt before this one came so far.
+            Err(JournalError::NotFound { .. }) => None,
+            aside => Some(aside?),
+        };
+        tracing::error!(journal = %self.path.display(), ?aside, "the journal is damaged: a new one is begun, with its totals and without its rows");
+        begin(&self.path)?;
+        let fresh = Self::open(&self.path)?;
+        let mut counts = self.counts.clone();
+        for count in counts.values_mut() {
+            count.removed = count.decisions;
+        }
+        self.connection = fresh.connection;
+        let path = self.path.clone();
+        let mut carry = || {
+            let transaction = immediate(&mut self.connection)?;
+            for (number, id) in &self.points {
+                let sql = "INSERT INTO points VALUES (?, ?)";
+                transaction.execute(sql, params![number, id])?;
+            }
+            write_counts(&transaction, &counts)?;
+            add_lost(&transaction, self.lost)?;
+            transaction.commit()
+        };
+        let carried: Result<(), rusqlite::Error> = carry();
+        carried.map_err(|error| failed(&path, "begin", error))?;
+        (self.counts, self.removed_to) = (counts, Vec::new());
+        self.broken = false;
+        Ok(())
+    }
+
+    /// Writes decisions, and what was lost since the last time, in one transaction with their
+    /// totals. What is in the journal already is left alone.
+    ///
+    /// Where the file turns out to be damaged, it is set aside, and a new one takes them.
+    pub(super) fn write(&mut self, batch: &[Waiting], lost: Lost) -> Result<Counts, JournalError> {
+        if !self.broken {
+            let written = self.write_once(batch, lost);
+            match written {
+                Err(error) if error.is_damage() => {
+                    tracing::error!(%error, "a decision could not be recorded");
+                    self.broken = true;
+                }
+                written => return written,
+            }
+        }
+        self.begin_anew()?;
+        self.write_once(batch, lost)
+    }
+
+    fn write_once(&mut self, batch: &[Waiting], lost: Lost) -> Result<Counts, JournalError> {
+        let written = self.try_write(batch, lost);
+        let (changes, points) = written.map_err(|error| failed(&self.path, "write to", error))?;
+        totals::add(&mut self.counts, &changes);
+        self.points.extend(points);
+        self.lost = self.lost.with(lost);
+        Ok(changes)
+    }
+
+    fn try_write(
+        &mut self,
+        batch: &[Waiting],
+        lost: Lost,
+    ) -> Result<(Counts, Points), rusqlite::Error> {
+        let (mut changes, mut new_points) = (Counts::new(), Points::new());
+        let transaction = immediate(&mut self.connection)?;
+        for Waiting { entry, image } in batch {
+            let known = |points: &Points| {
+                let is_it = |(_, id): &(&i64, &String)| entry.operating_point.as_ref() == Some(id);
+                points.iter().find(is_it).map(|(number, _)| *number)
+            };
+            let number = match &entry.operating_point {
+                None => NO_POINT,
+                Some(id) => match known(&self.points).or_else(|| known(&new_points)) {
+                    Some(number) => number,
+                    None => {
+                        let sql = "INSERT INTO points (id) VALUES (?)";
+                        transaction.execute(sql, [id])?;
+                        let number = transaction.last_insert_rowid();
+                        new_points.insert(number, id.clone());
+                        number
+                    }
+                },
+            };
+            if insert(&transaction, entry, number)? {
+                let change = changes.entry(key(entry, number)).or_default();
+                change.decisions += 1;
+                let sampled = entry.sampling.is_some_and(|sampling| sampling.sampled());
+                change.sampled += u64::from(sampled);
+                if let Some(image) = image {
+                    let sql = "INSERT OR REPLACE INTO images VALUES (?, ?)";
+                    let mut insert = transaction.prepare_cached(sql)?;
+                    insert.execute(params![entry.id.as_bytes(), image])?;
+                }
+            }
+        }
+        write_counts(&transaction, &changes)?;
+        add_lost(&transaction, lost)?;
+        transaction.commit()?;
+        Ok((changes, new_points))
+    }
+
+    /// What the disk holds, with the totals of `changed` kinds, or all of them.
+    pub(super) fn committed(&self, changed: Option<&Counts>) -> Result<Committed, JournalError> {
+        let counts: Counts = match changed {
+            None => self.counts.clone(),
+            Some(changed) => {
+                let now = |key: &totals::Key| Some((*key, *self.counts.get(key)?));
+                changed.keys().filter_map(now).collect()
+            }
+        };
+        let sql_error = |error| failed(&self.path, "read", error);
+        Ok(Committed {
+            changed: format::totals(&counts, &self.points).map_err(sql_error)?,
+            lost: self.lost,
+            rows: totals::rows(&self.counts),
+            bytes: self.file_bytes()?,
+        })
+    }
+
+    /// Length of the file, without its log.
+    pub(super) fn file_bytes(&self) -> Result<u64, JournalError> {
+        Ok(self.pragma("page_count")? * self.page_bytes()?)
+    }
+
+    pub(super) fn page_bytes(&self) -> Result<u64, JournalError> {
+        // Never 0 in a file of `SQLite`; divided by.
+        Ok(self.pragma("page_size")?.max(512))
+    }
+
+    /// Bytes of the file that hold something.
+    pub(super) fn used_bytes(&self) -> Result<u64, JournalError> {
+        let pages = self.pragma("page_count")?;
+        let used = pages.saturating_sub(self.pragma("freelist_count")?);
+        Ok(used * self.page_bytes()?)
+    }
+
+    fn pragma(&self, name: &'static str) -> Result<u64, JournalError> {
+        let query = format!("PRAGMA {name}");
+        let read = || {
+            let mut statement = self.connection.prepare_cached(&query)?;
+            statement.query_row([], |row| format::whole(row, 0))
+        };
+        read().map_err(|error| failed(&self.path, "read", error))
+    }
+}
+
+/// Writes one decision; false where there is one of its id.
+fn insert(
+    transaction: &Transaction<'_>,
+    entry: &Entry,
+    point: i64,
+) -> Result<bool, rusqlite::Error> {
+    let best = entry.best.as_ref();
+    let counted = key(entry, point);
+    let mut insert = transaction.prepare_cached(
+        "INSERT OR IGNORE INTO decisions VALUES \
+         (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+    )?;
+    let changed = insert.execute(params![
+        entry.id.as_bytes(),
+        point,
+        entry.generation.cast_signed(),
+        entry.gallery_items.cast_signed(),
+        decision_number(entry.decision),
+        best.map(|best| &best.label),
+        best.map(|best| &best.item),
+        best.map(|best| best.similarity),
+        best.and_then(|best| best.held),
+        best.and_then(|best| best.margin),
+        entry.filtered,
+        counted.stratum,
+        entry.sampling.as_ref().map(Sampling::probability),
+        entry.sampling.as_ref().is_some_and(Sampling::sampled),
+        source_number(entry.source.kind()),
+        entry.source.expected()
+    ])?;
+    Ok(changed == 1)
+}
+
+/// Adds to the totals.
+pub(super) fn write_counts(
+    transaction: &Transaction<'_>,
+    changes: &Counts,
+) -> Result<(), rusqlite::Error> {
+    let mut add = transaction.prepare_cached(
+        "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET \
+         decisions = decisions + excluded.decisions, sampled = sampled + excluded.sampled, \
+         removed = removed + excluded.removed",
+    )?;
+    for (key, change) in changes {
+        add.execute(params![
+            key.point,
+            source_number(key.source),
+            key.decision,
+            key.stratum,
+            key.filtered,
+            change.decisions.cast_signed(),
+            change.sampled.cast_signed(),
+            change.removed.cast_signed()
+        ])?;
+    }
+    Ok(())
+}
+
+fn add_lost(transaction: &Transaction<'_>, lost: Lost) -> Result<(), rusqlite::Error> {
+    if lost == Lost::default() {
+        return Ok(());
+    }
+    let mut add = transaction.prepare_cached(
+        "UPDATE journal SET queue_full = queue_full + ?, not_written = not_written + ?, \
+         images = images + ?",
+    )?;
+    let added = [lost.queue_full, lost.not_written, lost.images].map(u64::cast_signed);
+    add.execute(added).map(drop)
+}
+
+/// A transaction that has the right to write from its beginning.
+pub(super) fn immediate(connection: &mut Connection) -> Result<Transaction<'_>, rusqlite::Error> {
+    connection.transaction_with_behavior(TransactionBehavior::Immediate)
+}
+
+pub(super) fn count_rows(connection: &Connection) -> Result<u64, rusqlite::Error> {
+    connection.query_row("SELECT count(*) FROM decisions", [], |row| {
+        format::whole(row, 0)
+    })
+}

@@ -1,0 +1,874 @@
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use crate::calibration::decision::Decision;
+use crate::journal::entry::{
+    Best, DecisionId, Entry, Label, LabelKind, Reported, Row, Sampling, Source, Truth,
+};
+use crate::journal::error::{JournalError, Refused};
+use crate::journal::read::{QueueRequest, Reader, Selection};
+use crate::journal::totals::{Committed, Total};
+use crate::journal::{Journal, Options, Retention};
+
+const DAY_MS: u64 = 86_400_000;
+/// The present of these tests, and the time of the first decision.
+const NOW_MS: u64 = 1_800_000_000_000;
+const FIRST_MS: u64 = NOW_MS - 10 * DAY_MS;
+/// In the folder where it runs, the process to be killed finds the journal's name in it.
+const TOLD: &str = "the-other-process";
+
+fn options() -> Options {
+    Options {
+        retention: Retention {
+            ms: 30 * DAY_MS,
+            audited_ms: 300 * DAY_MS,
+            bytes: 1 << 30,
+        },
+        clock: || NOW_MS,
+    }
+}
+
+/// Every tenth is undecided, every seventh filtered, every thirteenth a canary.
+fn entry(number: u64) -> Entry {
+    let undecided = number.is_multiple_of(10);
+    let stratum = u16::try_from(number % 8).unwrap();
+    let fraction = f32::from(u16::try_from(number % 1000).unwrap()) / 1000.0;
+    Entry {
+        id: id(number),
+        operating_point: (!undecided).then(|| format!("op-{}", number / 40_000)),
+        generation: 7,
+        gallery_items: 120,
+        decision: match (undecided, stratum < 4) {
+            (true, _) => Decision::Undecided,
+            (false, true) => Decision::Reject,
+            (false, false) => Decision::Accept,
+        },
+        best: (!number.is_multiple_of(11)).then(|| Best {
+            label: format!("label {}", number % 50),
+            item: format!("item {number}"),
+            similarity: fraction,
+            held: (!undecided).then_some(fraction),
+            margin: number.is_multiple_of(3).then_some(0.25),
+        }),
+        filtered: number.is_multiple_of(7),
+        sampling: (!undecided).then(|| Sampling::new(stratum, 0.5, number % 2 == 1).unwrap()),
+        source: match number % 26 {
+            0 => Source::MatedCanary {
+                expected: "label 1".to_owned(),
+            },
+            13 => Source::NonMatedCanary {
+                expected: "nobody".to_owned(),
+            },
+            _ => Source::Live,
+        },
+    }
+}
+
+/// One each second.
+fn id(number: u64) -> DecisionId {
+    let mut rest = [0; 10];
+    rest[2..].copy_from_slice(&number.to_be_bytes());
+    DecisionId::at(FIRST_MS + 1000 * number, rest)
+}
+
+/// A live decision that was sampled.
+fn sampled(number: u64) -> Entry {
+    Entry {
+        source: Source::Live,
+        sampling: Sampling::new(3, 0.25, true),
+        decision: Decision::Reject,
+        operating_point: Some("op-0".to_owned()),
+        ..entry(number)
+    }
+}
+
+fn label(number: u64, truth: Truth) -> Label {
+    Label {
+        decision: id(number),
+        truth,
+        said_by: "anna".to_owned(),
+        unix_ms: NOW_MS,
+    }
+}
+
+fn mated(label: &str) -> Truth {
+    Truth::Mated {
+        label: label.to_owned(),
+    }
+}
+
+struct Place {
+    folder: TempDir,
+    path: PathBuf,
+}
+
+fn place() -> Place {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("decisions.db");
+    Place { folder, path }
+}
+
+fn open(path: &Path) -> Journal {
+    Journal::open(path, options(), |_| {}).unwrap()
+}
+
+/// Records, without losing any to a full queue.
+fn record_all(journal: &Journal, numbers: impl Iterator<Item = u64>) {
+    for number in numbers {
+        journal.record(entry(number), None);
+        if number % 4096 == 4095 {
+            journal.flush().unwrap();
+        }
+    }
+    journal.flush().unwrap();
+}
+
+fn all(reader: &Reader, operating_point: Option<&str>) -> Vec<Row> {
+    let selection = Selection {
+        operating_point: operating_point.map(str::to_owned),
+        unix_ms: 0..u64::MAX,
+    };
+    let mut rows = Vec::new();
+    let take = |row| {
+        rows.push(row);
+        ControlFlow::Continue(())
+    };
+    reader.decisions(&selection, take).unwrap();
+    rows
+}
+
+fn decisions(totals: &[Total]) -> u64 {
+    totals.iter().map(|total| total.count.decisions).sum()
+}
+
+/// What a metric would show: each total as it was last told.
+fn gather(into: &mut Vec<Total>, committed: &Committed) {
+    for total in &committed.changed {
+        match into.iter_mut().find(|known| known.key == total.key) {
+            Some(known) => *known = total.clone(),
+            None => into.push(total.clone()),
+        }
+    }
+}
+
+#[test]
+fn what_is_recorded_is_read_as_it_was() {
+    let place = place();
+    let journal = open(&place.path);
+    let entries: Vec<Entry> = (0..60).map(entry).collect();
+    // Not in the order of time, as searches end.
+    for entry in entries.iter().rev() {
+        journal.record(entry.clone(), None);
+    }
+    journal.flush().unwrap();
+    let reader = journal.reader().unwrap();
+    let mut read: Vec<Entry> = Vec::new();
+    for point in [Some("op-0"), None] {
+        let rows = all(&reader, point);
+        assert!(
+            rows.iter()
+                .all(|row| row.entry.operating_point.as_deref() == point)
+        );
+        assert!(rows.is_sorted_by_key(|row| row.entry.id));
+        read.extend(rows.into_iter().map(|row| row.entry));
+    }
+    read.sort_by_key(|entry| entry.id);
+    assert_eq!(read, entries);
+    assert_eq!(id(3).unix_ms(), FIRST_MS + 3000);
+    assert_eq!(DecisionId::parse(&id(3).to_string()), Some(id(3)));
+    assert_eq!(
+        DecisionId::parse("8c1c6ea4-3a5b-4f0e-9d53-8f1ad4d9a4d5"),
+        None
+    );
+}
+
+#[test]
+fn a_range_of_time_takes_its_first_moment_and_not_its_last() {
+    let place = place();
+    let journal = open(&place.path);
+    record_all(&journal, 1..10);
+    let reader = journal.reader().unwrap();
+    let selection = Selection {
+        operating_point: Some("op-0".to_owned()),
+        unix_ms: id(2).unix_ms()..id(5).unix_ms(),
+    };
+    let mut found = Vec::new();
+    let take = |row: Row| {
+        found.push(row.entry.id);
+        ControlFlow::Continue(())
+    };
+    reader.decisions(&selection, take).unwrap();
+    assert_eq!(found, [2, 3, 4].map(id));
+
+    let mut first = Vec::new();
+    let take_one = |row: Row| {
+        first.push(row.entry.id);
+        ControlFlow::Break(())
+    };
+    reader.decisions(&selection, take_one).unwrap();
+    assert_eq!(first, [id(2)]);
+}
+
+#[test]
+fn totals_are_a_recount_of_a_hundred_thousand_decisions_and_metrics_are_totals() {
+    const DECISIONS: u64 = 100_000;
+    let place = place();
+    let shown: Arc<Mutex<Vec<Total>>> = Arc::default();
+    let observe = |shown: &Arc<Mutex<Vec<Total>>>| {
+        let shown = Arc::clone(shown);
+        move |committed: &Committed| gather(&mut shown.lock().unwrap(), committed)
+    };
+    let journal = Journal::open(&place.path, options(), observe(&shown)).unwrap();
+    record_all(&journal, 0..DECISIONS);
+    let reader = journal.reader().unwrap();
+    assert_eq!(reader.verify().unwrap(), DECISIONS);
+    let (totals, lost) = reader.totals().unwrap();
+    assert_eq!(decisions(&totals), DECISIONS);
+    assert_eq!(lost, journal.lost());
+
+    // By hand, from the decisions themselves.
+    for total in &totals {
+        let is_counted = |entry: &Entry| {
+            entry.operating_point == total.key.operating_point
+                && entry.decision == total.key.decision
+                && entry.source.kind() == total.key.source
+                && entry.filtered == total.key.filtered
+                && entry.sampling.map(|sampling| sampling.stratum()) == total.key.stratum
+        };
+        let counted: Vec<Entry> = (0..DECISIONS).map(entry).filter(is_counted).collect();
+        let chosen = counted
+            .iter()
+            .filter(|entry| entry.sampling.is_some_and(|sampling| sampling.sampled()));
+        assert_eq!(total.count.decisions, counted.len() as u64);
+        assert_eq!(total.count.sampled, chosen.count() as u64);
+    }
+    let sorted = |totals: &[Total]| {
+        let mut lines: Vec<String> = totals.iter().map(|total| format!("{total:?}")).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(sorted(&shown.lock().unwrap()), sorted(&totals));
+
+    // Another process begins with all of them.
+    drop(journal);
+    let reopened = Arc::default();
+    drop(Journal::open(&place.path, options(), observe(&reopened)).unwrap());
+    assert_eq!(sorted(&reopened.lock().unwrap()), sorted(&totals));
+}
+
+#[test]
+fn strata_are_counted_within_a_range_of_time() {
+    let place = place();
+    let journal = open(&place.path);
+    for number in 1..=40 {
+        journal.record(sampled(number), None);
+    }
+    journal.report(vec![label(5, Truth::NonMated)]).unwrap();
+    let selection = Selection {
+        operating_point: Some("op-0".to_owned()),
+        unix_ms: id(1).unix_ms()..id(21).unix_ms(),
+    };
+    let strata = journal.reader().unwrap().strata(&selection).unwrap();
+    // Every seventh is filtered: 7 and 14.
+    let [counted] = strata.as_slice() else {
+        panic!("{strata:?}");
+    };
+    assert_eq!(counted.stratum, Some(3));
+    assert_eq!(
+        (counted.decisions, counted.sampled, counted.labelled),
+        (18, 18, 1)
+    );
+}
+
+#[test]
+fn what_was_sampled_or_labelled_is_read_in_its_order() {
+    let place = place();
+    let journal = open(&place.path);
+    record_all(&journal, 0..2000);
+    journal.report(vec![label(4, Truth::NonMated)]).unwrap();
+    let reader = journal.reader().unwrap();
+    let mut found = Vec::new();
+    reader
+        .audited("op-0", id(3).unix_ms(), |row| found.push(row.entry.id))
+        .unwrap();
+    let expected = (3..2000)
+        .filter(|number| number % 2 == 1 || *number == 4)
+        .filter(|number| number % 7 != 0 && number % 13 != 0)
+        .map(id);
+    assert_eq!(found, expected.collect::<Vec<_>>());
+}
+
+#[test]
+fn a_decision_that_comes_twice_is_recorded_once() {
+    let place = place();
+    let journal = open(&place.path);
+    record_all(&journal, 0..10);
+    record_all(&journal, 5..15);
+    assert_eq!(journal.reader().unwrap().verify().unwrap(), 15);
+}
+
+#[test]
+fn dropping_a_journal_writes_what_waits() {
+    let place = place();
+    let journal = open(&place.path);
+    for number in 0..500 {
+        journal.record(entry(number), None);
+    }
+    drop(journal);
+    assert_eq!(Reader::open(&place.path).unwrap().verify().unwrap(), 500);
+}
+
+#[test]
+fn a_full_queue_loses_decisions_and_counts_them() {
+    let place = place();
+    // The writer waits in here until it is let go.
+    let (let_go, held) = mpsc::channel::<()>();
+    let mut opening = true;
+    let journal = Journal::open(&place.path, options(), move |_| {
+        if !std::mem::take(&mut opening) {
+            held.recv().ok();
+        }
+    })
+    .unwrap();
+    let sent = 30_000;
+    for number in 0..sent {
+        journal.record(entry(number), None);
+    }
+    // What the first commit found lost may be on the disk already.
+    assert!(0 < journal.lost().queue_full);
+    drop(let_go);
+    journal.flush().unwrap();
+    let (totals, written) = journal.reader().unwrap().totals().unwrap();
+    let lost = written.queue_full;
+    assert_eq!(journal.lost().queue_full, 0);
+    assert_eq!(decisions(&totals) + lost, sent);
+    assert!(8192 <= decisions(&totals) && 10_000 < lost, "{lost}");
+    drop(journal);
+    let mut known = None;
+    let reopened = Journal::open(&place.path, options(), {
+        let (told, telling) = mpsc::channel();
+        known.replace(telling);
+        move |committed| told.send(committed.lost).unwrap_or_default()
+    });
+    drop(reopened.unwrap());
+    assert_eq!(known.unwrap().recv().unwrap().queue_full, lost);
+}
+
+#[test]
+fn images_that_wait_are_bounded_and_their_decisions_are_recorded() {
+    let place = place();
+    let (let_go, held) = mpsc::channel::<()>();
+    let mut opening = true;
+    let journal = Journal::open(&place.path, options(), move |_| {
+        if !std::mem::take(&mut opening) {
+            held.recv().ok();
+        }
+    })
+    .unwrap();
+    journal.record(sampled(1), Some(vec![1; 9]));
+    for number in 2..12 {
+        journal.record(sampled(number), Some(vec![7; 10_000_000]));
+    }
+    assert_eq!(journal.lost().images, 4);
+    drop(let_go);
+    journal.flush().unwrap();
+    let reader = journal.reader().unwrap();
+    assert_eq!(reader.totals().unwrap().1.images, 4);
+    assert_eq!(reader.verify().unwrap(), 11);
+    assert_eq!(reader.image(id(1)).unwrap(), Some(vec![1; 9]));
+    assert_eq!(reader.image(id(11)).unwrap(), None);
+    // Once they are written there is room again.
+    journal.record(sampled(20), Some(vec![7; 10_000_000]));
+    journal.flush().unwrap();
+    assert_eq!(
+        reader.image(id(20)).unwrap().map(|image| image.len()),
+        Some(10_000_000)
+    );
+}
+
+#[test]
+fn labels_are_idempotent_corrected_and_refused_one_by_one() {
+    let place = place();
+    let journal = open(&place.path);
+    for number in 1..=3 {
+        journal.record(sampled(number), None);
+    }
+    // Not sampled: what is said of it is feedback.
+    journal.record(entry(4), None);
+    let first = label(1, mated("label 9"));
+    let outcomes = journal
+        .report(vec![
+            first.clone(),
+            label(2, Truth::NonMated),
+            label(77, Truth::NonMated),
+            label(3, mated("")),
+            label(4, Truth::Unusable),
+        ])
+        .unwrap();
+    let unknown = Refused::Unknown { decision: id(77) };
+    assert_eq!(
+        outcomes,
+        [
+            Ok(Reported::Added),
+            Ok(Reported::Added),
+            Err(unknown),
+            Err(Refused::Text { field: "label" }),
+            Ok(Reported::Added)
+        ]
+    );
+    let second = Label {
+        said_by: "bert".to_owned(),
+        unix_ms: NOW_MS + 1,
+        ..label(1, Truth::NonMated)
+    };
+    let agrees = Label {
+        said_by: "cleo".to_owned(),
+        ..second.clone()
+    };
+    let again = journal.report(vec![first.clone(), second.clone(), agrees.clone()]);
+    let expected = [Reported::Repeated, Reported::Corrected, Reported::Confirmed].map(Ok);
+    assert_eq!(again.unwrap(), expected);
+    // The first, sent once more after the correction, changes nothing.
+    assert_eq!(
+        journal.report(vec![first.clone()]).unwrap(),
+        [Ok(Reported::Repeated)]
+    );
+
+    let reader = journal.reader().unwrap();
+    assert_eq!(
+        reader.history(id(1)).unwrap(),
+        [first, second, agrees.clone()]
+    );
+    let row = reader.decision(id(1)).unwrap().unwrap();
+    assert_eq!(row.label, Some(agrees));
+    assert_eq!(
+        (row.label_kind(), row.inclusion_probability()),
+        (Some(LabelKind::Audit), Some(0.25))
+    );
+    let feedback = reader.decision(id(4)).unwrap().unwrap();
+    assert_eq!(feedback.label_kind(), Some(LabelKind::Feedback));
+    assert_eq!(feedback.inclusion_probability(), None);
+    assert_eq!(reader.decision(id(77)).unwrap(), None);
+    let too_many = vec![label(1, Truth::NonMated); 10_001];
+    assert!(matches!(
+        journal.report(too_many),
+        Err(JournalError::Batch { .. })
+    ));
+}
+
+#[test]
+fn the_queue_has_sampled_live_decisions_without_a_label_newest_first() {
+    let place = place();
+    let journal = open(&place.path);
+    for number in 0..100 {
+        journal.record(entry(number), None);
+    }
+    journal.report(vec![label(99, Truth::NonMated)]).unwrap();
+    let reader = journal.reader().unwrap();
+    let expected: Vec<DecisionId> = (0..99)
+        .rev()
+        .map(entry)
+        .filter(|entry| entry.sampling.is_some_and(|sampling| sampling.sampled()))
+        .filter(|entry| entry.source == Source::Live)
+        .map(|entry| entry.id)
+        .collect();
+    let mut found = Vec::new();
+    let mut request = QueueRequest {
+        limit: 10,
+        ..QueueRequest::default()
+    };
+    loop {
+        let page = reader.queue(&request).unwrap();
+        assert!(page.len() <= 10);
+        let Some(last) = page.last() else { break };
+        request.before = Some(last.entry.id);
+        found.extend(page.iter().map(|row| row.entry.id));
+    }
+    assert_eq!(found, expected);
+
+    let of_stratum = QueueRequest {
+        stratum: Some(3),
+        operating_point: Some("op-0".to_owned()),
+        limit: 1000,
+        ..QueueRequest::default()
+    };
+    let rows = reader.queue(&of_stratum).unwrap();
+    assert!(!rows.is_empty());
+    let stratum = |row: &Row| row.entry.sampling.map(|sampling| sampling.stratum());
+    assert!(rows.iter().all(|row| stratum(row) == Some(3)));
+    let of_another = QueueRequest {
+        operating_point: Some("op-unknown".to_owned()),
+        ..of_stratum
+    };
+    assert_eq!(reader.queue(&of_another).unwrap(), []);
+}
+
+#[test]
+fn age_removes_rows_and_images_and_leaves_totals_and_audited_rows() {
+    let place = place();
+    let mut ageing = options();
+    // One decision each second: the first 5,000 are past their time, but for sampled and labelled
+    // ones, and of these the first 2,000.
+    ageing.retention.ms = NOW_MS - id(5000).unix_ms();
+    ageing.retention.audited_ms = NOW_MS - id(2000).unix_ms();
+    let kept = open(&place.path);
+    record_all(&kept, 0..10_000);
+    kept.record(sampled(20_001), None);
+    kept.record(sampled(3000), None);
+    kept.record(
+        Entry {
+            id: DecisionId::at(id(3000).unix_ms(), [9; 10]),
+            ..sampled(3000)
+        },
+        Some(vec![5; 100]),
+    );
+    let with_image = DecisionId::at(id(3000).unix_ms(), [9; 10]);
+    let mut labels: Vec<Label> = [1000, 4000, 7000]
+        .map(|number| label(number, Truth::NonMated))
+        .into();
+    labels.push(Label {
+        decision: with_image,
+        ..label(0, Truth::NonMated)
+    });
+    assert!(kept.report(labels).unwrap().iter().all(Result::is_ok));
+    let before = decisions(&kept.reader().unwrap().totals().unwrap().0);
+    drop(kept);
+
+    let journal = Journal::open(&place.path, ageing, |_| {}).unwrap();
+    journal.retain().unwrap();
+    let reader = journal.reader().unwrap();
+    // 5,000 to 9,999, the odd ones from 2,000 on, which were sampled, 20,001, 4,000 and the one
+    // with an image.
+    assert_eq!(reader.verify().unwrap(), 6503);
+    let (totals, _) = reader.totals().unwrap();
+    assert_eq!(decisions(&totals), before);
+    let removed: u64 = totals.iter().map(|total| total.count.removed).sum();
+    assert_eq!(before - removed, 6503);
+    assert!(reader.decision(id(4000)).unwrap().is_some());
+    let labelled = reader.decision(with_image).unwrap().unwrap();
+    assert!(labelled.label.is_some());
+    assert_eq!(reader.image(with_image).unwrap(), None);
+    assert_eq!(reader.history(id(1000)).unwrap(), []);
+
+    let expired = journal.report(vec![
+        label(1000, Truth::NonMated),
+        label(4998, Truth::NonMated),
+    ]);
+    let refused = [1000, 4998].map(|number| {
+        Err(Refused::Expired {
+            decision: id(number),
+        })
+    });
+    assert_eq!(expired.unwrap(), refused);
+}
+
+#[test]
+fn size_removes_the_oldest_and_the_file_keeps_to_it() {
+    let place = place();
+    let mut small = options();
+    small.retention.bytes = 1 << 20;
+    let journal = Journal::open(&place.path, small, |_| {}).unwrap();
+    let mut expected = 0;
+    for round in 0..10 {
+        // Even ones are not sampled.
+        record_all(&journal, (round * 6000..round * 6000 + 6000).step_by(2));
+        journal.record(sampled(100_000 + round), Some(vec![3; 30_000]));
+        expected += 3001;
+        if round == 0 {
+            journal.report(vec![label(2, Truth::NonMated)]).unwrap();
+        }
+        journal.retain().unwrap();
+        let length = fs::metadata(&place.path).unwrap().len();
+        let used = journal.reader().unwrap();
+        assert_eq!(decisions(&used.totals().unwrap().0), expected);
+        assert!(length <= 3 << 20, "{length}");
+    }
+    let reader = journal.reader().unwrap();
+    let rows = reader.verify().unwrap();
+    assert!(1000 < rows && rows < 10_000, "{rows}");
+    assert!(reader.decision(id(59_998)).unwrap().is_some());
+    assert_eq!(reader.decision(id(0)).unwrap(), None);
+    // Labels stay while others can go.
+    assert!(reader.decision(id(2)).unwrap().is_some());
+    drop(reader);
+    drop(journal);
+    let length = fs::metadata(&place.path).unwrap().len();
+    assert!(length <= 1 << 20, "{length}");
+}
+
+#[test]
+fn a_damaged_file_is_set_aside_and_a_new_one_begun() {
+    let place = place();
+    let damage: [fn(&mut Vec<u8>); 5] = [
+        |bytes| bytes.truncate(5000),
+        |bytes| bytes.clear(),
+        |bytes| bytes[..16].fill(0),
+        |bytes| bytes[4096..12_288].fill(0xa5),
+        |bytes| {
+            let half = bytes.len() / 2;
+            bytes[half..half + 4096].fill(0xff);
+        },
+    ];
+    for (number, damage) in damage.into_iter().enumerate() {
+        let journal = open(&place.path);
+        record_all(&journal, 0..2000);
+        drop(journal);
+        let mut bytes = fs::read(&place.path).unwrap();
+        damage(&mut bytes);
+        fs::write(&place.path, &bytes).unwrap();
+
+        let journal = open(&place.path);
+        record_all(&journal, 0..10);
+        let reader = journal.reader().unwrap();
+        assert_eq!(reader.verify().unwrap(), 10, "damage {number}");
+        assert_eq!(decisions(&reader.totals().unwrap().0), 10);
+        drop((reader, journal));
+        let aside = place
+            .folder
+            .path()
+            .join(format!("decisions.db.damaged-{}", (number + 1).min(3)));
+        assert_eq!(fs::read(aside).unwrap(), bytes);
+        fs::remove_file(&place.path).unwrap();
+    }
+    let files = fs::read_dir(place.folder.path()).unwrap().count();
+    assert_eq!(files, 3);
+}
+
+#[test]
+fn no_flipped_byte_makes_it_panic_or_keeps_it_from_opening() {
+    let place = place();
+    let journal = open(&place.path);
+    record_all(&journal, 0..200);
+    drop(journal);
+    let whole = fs::read(&place.path).unwrap();
+    // All of the header, and a spread of the rest. Byte 60 to 71 are versions, which are refused.
+    let positions = (0..60)
+        .chain(72..100)
+        .chain((100..whole.len()).step_by(997));
+    for position in positions {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("decisions.db");
+        let mut bytes = whole.clone();
+        bytes[position] ^= 0xff;
+        fs::write(&path, bytes).unwrap();
+        let journal = open(&path);
+        record_all(&journal, 1000..1010);
+        let reader = journal.reader().unwrap();
+        assert!(
+            10 <= decisions(&reader.totals().unwrap().0),
+            "byte {position}"
+        );
+    }
+}
+
+#[test]
+fn damage_found_while_writing_costs_rows_and_no_totals() {
+    let place = place();
+    let journal = open(&place.path);
+    record_all(&journal, 0..5000);
+    let before = decisions(&journal.reader().unwrap().totals().unwrap().0);
+    // Behind the writer's back: its pages are read anew, since another wrote.
+    let other = Connection::open(&place.path).unwrap();
+    other
+        .execute_batch(
+            "PRAGMA wal_checkpoint(TRUNCATE); PRAGMA writable_schema = 1; \
+             UPDATE sqlite_schema SET rootpage = 3 WHERE name = 'totals'; \
+             PRAGMA writable_schema = 0; DROP TABLE points",
+        )
+        .unwrap_or_default();
+    drop(other);
+    let mut bytes = fs::read(&place.path).unwrap();
+    for page in bytes.chunks_mut(4096).skip(1) {
+        page.fill(0x5a);
+    }
+    fs::write(&place.path, bytes).unwrap();
+    record_all(&journal, 5000..5100);
+    let reader = journal.reader().unwrap();
+    assert_eq!(reader.verify().unwrap(), 100);
+    assert_eq!(decisions(&reader.totals().unwrap().0), before + 100);
+    assert!(place.folder.path().join("decisions.db.damaged-1").exists());
+}
+
+#[test]
+fn a_journal_of_another_version_or_program_is_refused_and_left_alone() {
+    let place = place();
+    drop(open(&place.path));
+    let set = |pragma: &str| {
+        let connection = Connection::open(&place.path).unwrap();
+        connection
+            .execute_batch(&format!("PRAGMA {pragma}"))
+            .unwrap();
+        drop(connection);
+        Journal::open(&place.path, options(), |_| {}).unwrap_err()
+    };
+    let newer = set("user_version = 2");
+    assert!(
+        matches!(
+            newer,
+            JournalError::Format {
+                found: 2,
+                readable: 1,
+                ..
+            }
+        ),
+        "{newer}"
+    );
+    assert!(newer.to_string().contains("format 2"), "{newer}");
+    let foreign = set("application_id = 5");
+    assert!(
+        matches!(foreign, JournalError::NotAJournal { .. }),
+        "{foreign}"
+    );
+    assert_eq!(fs::read_dir(place.folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_full_disk_keeps_decisions_waiting_and_loses_none_when_there_is_room_again() {
+    let place = place();
+    let journal = open(&place.path);
+    record_all(&journal, 0..100);
+    // The next connection of this process cannot grow the file: as full as a disk can be.
+    drop(journal);
+    let store = super::store::Store::open_or_begin(&place.path).unwrap();
+    let limit = |pages: u32| {
+        let set = store
+            .connection
+            .pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()));
+        set.unwrap();
+    };
+    limit(1);
+    let mut store = store;
+    let waiting = |number| super::store::Waiting {
+        entry: entry(number),
+        image: None,
+    };
+    let batch: Vec<_> = (100..5000).map(waiting).collect();
+    let error = store.write(&batch, super::Lost::default()).unwrap_err();
+    assert!(matches!(error, JournalError::Full { .. }), "{error}");
+    assert_eq!(Reader::open(&place.path).unwrap().verify().unwrap(), 100);
+    let set = store
+        .connection
+        .pragma_update_and_check(None, "max_page_count", 1 << 20, |_| Ok(()));
+    set.unwrap();
+    store.write(&batch, super::Lost::default()).unwrap();
+    assert_eq!(Reader::open(&place.path).unwrap().verify().unwrap(), 5000);
+}
+
+#[test]
+fn while_the_disk_fails_labels_are_refused_and_decisions_wait() {
+    let place = place();
+    let journal = open(&place.path);
+    record_all(&journal, 0..10);
+    // Another writer holds the file: longer than a transaction waits.
+    let other = Connection::open(&place.path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for number in 10..20 {
+        journal.record(entry(number), None);
+    }
+    let refused = journal.report(vec![label(1, Truth::NonMated)]);
+    assert!(
+        matches!(refused, Err(JournalError::Storage { .. })),
+        "{refused:?}"
+    );
+    other.execute_batch("ROLLBACK").unwrap();
+    journal.flush().unwrap();
+    assert_eq!(journal.reader().unwrap().verify().unwrap(), 20);
+    assert_eq!(journal.lost(), super::Lost::default());
+}
+
+#[test]
+fn a_reader_beside_the_writer_sees_whole_transactions() {
+    let place = place();
+    let journal = open(&place.path);
+    let reader = Reader::open(&place.path).unwrap();
+    let writing = std::thread::spawn(move || {
+        record_all(&journal, 0..30_000);
+        journal
+    });
+    let mut seen = 0;
+    while !writing.is_finished() {
+        let rows = reader.verify().unwrap();
+        assert!(seen <= rows);
+        seen = rows;
+    }
+    drop(writing.join().unwrap());
+    assert_eq!(reader.verify().unwrap(), 30_000);
+}
+
+#[test]
+fn a_killed_process_leaves_totals_that_are_those_of_its_rows() {
+    let place = place();
+    fs::write(place.folder.path().join(TOLD), "decisions.db").unwrap();
+    let mut rows_before = 0;
+    for round in 1..=6 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "journal::tests::the_other_process",
+                "--nocapture",
+            ])
+            .current_dir(place.folder.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let acknowledged = lines
+            .map(|line| line.unwrap())
+            .filter(|line| line.starts_with("flushed"))
+            .take(3 * round)
+            .count();
+        // While it writes on.
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let journal = open(&place.path);
+        let rows = journal.reader().unwrap().verify().unwrap();
+        let flushed = 700 * acknowledged as u64;
+        assert!(
+            rows_before + flushed <= rows,
+            "{rows_before} + {flushed}, {rows}"
+        );
+        rows_before = rows;
+    }
+}
+
+/// Not a test by itself: what [`a_killed_process_leaves_totals_that_are_those_of_its_rows`] kills.
+#[test]
+fn the_other_process() {
+    let Ok(name) = fs::read_to_string(TOLD) else {
+        return;
+    };
+    let journal = open(Path::new(&name));
+    let mut out = std::io::stdout();
+    loop {
+        for number in 0..700 {
+            let id = DecisionId::fresh();
+            journal.record(
+                Entry {
+                    id,
+                    ..entry(number)
+                },
+                None,
+            );
+        }
+        journal.flush().unwrap();
+        writeln!(out, "\nflushed").unwrap();
+        for number in 0..7000 {
+            let id = DecisionId::fresh();
+            journal.record(
+                Entry {
+                    id,
+                    ..entry(number)
+                },
+                None,
+            );
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! How many decisions of each kind were recorded, and how many were not.
+
+use std::collections::BTreeMap;
+
+use crate::calibration::decision::Decision;
+use crate::journal::entry::SourceKind;
+
+/// What decisions are counted by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TotalKey {
+    /// The operating point that decided; `None` when undecided.
+    pub operating_point: Option<String>,
+    /// Where the searches came from.
+    pub source: SourceKind,
+    /// What was decided.
+    pub decision: Decision,
+    /// The stratum of the sample; `None` where nothing was decided.
+    pub stratum: Option<u16>,
+    /// Whether a filter named the items that could be found.
+    pub filtered: bool,
+}
+
+/// How many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Decisions ever recorded.
+    pub decisions: u64,
+    /// Those of them that were sampled for audit.
+    pub sampled: u64,
+    /// Those of them whose rows were removed since. The rest is in the journal.
+    pub removed: u64,
+}
+
+/// A count and what it counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Total {
+    /// What is counted.
+    pub key: TotalKey,
+    /// How many.
+    pub count: Count,
+}
+
+/// What was not recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Decisions that came while the queue was full.
+    pub queue_full: u64,
+    /// Decisions that could not be written: the disk, or there is no journal.
+    pub not_written: u64,
+    /// Images of sampled decisions that were left out because too many waited. Their decisions
+    /// were recorded.
+    pub images: u64,
+}
+
+impl Lost {
+    pub(super) fn with(self, other: Self) -> Self {
+        Self {
+            queue_full: self.queue_full.saturating_add(other.queue_full),
+            not_written: self.not_written.saturating_add(other.not_written),
+            images: self.images.saturating_add(other.images),
+        }
+    }
+}
+
+/// What the disk holds after a commit.
+#[derive(Clone, Debug, Default)]
+pub struct Committed {
+    /// The totals that changed, as they are now: at opening all of them.
+    pub changed: Vec<Total>,
+    /// Everything that was lost so far.
+    pub lost: Lost,
+    /// Rows in the journal.
+    pub rows: u64,
+    /// Length of the file, without its log.
+    pub bytes: u64,
+}
+
+/// As totals are kept: by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    /// Number of the operating point; 0 is none.
+    pub(super) point: i64,
+    pub(super) source: SourceKind,
+    pub(super) decision: i64,
+    /// -1 is none.
+    pub(super) stratum: i64,
+    pub(super) filtered: bool,
+}
+
+pub(super) type Counts = BTreeMap<Key, Count>;
+
+/// Adds what one transaction changes.
+pub(super) fn add(counts: &mut Counts, changes: &Counts) {
+    for (key, change) in changes {
+        let count = counts.entry(*key).or_default();
+        count.decisions += change.decisions;
+        count.sampled += change.sampled;
+        count.removed += change.removed;
+    }
+}
+
+/// How many rows there should be.
+pub(super) fn rows(counts: &Counts) -> u64 {
+    let kept = |count: &Count| count.decisions.saturating_sub(count.removed);
+    counts.values().map(kept).sum()
+}

@@ -1,0 +1,232 @@
+//! The one thread that writes: decisions in batches, labels, and what is removed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use crate::journal::Options;
+use crate::journal::audit::Outcomes;
+use crate::journal::entry::Label;
+use crate::journal::error::JournalError;
+use crate::journal::retention::Cursor;
+use crate::journal::store::{Store, Waiting};
+use crate::journal::totals::{Committed, Counts, Lost};
+
+/// Decisions that may wait for the writer: a second of searches at full load. Where the disk
+/// fails, as many more wait in the writer's hands.
+pub(super) const QUEUE_LEN_MAX: usize = 8192;
+/// Decisions of one transaction, and how long the first of them waits for others.
+const BATCH_LEN: usize = 1000;
+const BATCH_WAIT: Duration = Duration::from_millis(200);
+/// How long to wait after a failure before writing is tried again.
+const RETRY_WAIT: Duration = Duration::from_secs(1);
+/// How often the age of rows is looked at.
+const RETENTION_EVERY: Duration = Duration::from_secs(60);
+/// Steps of removing between two looks at the queue.
+const STEPS_AT_ONCE: usize = 4;
+
+/// What the writer is asked for.
+pub(super) enum Message {
+    Record(Box<Waiting>),
+    Label(Vec<Label>, Sender<Result<Outcomes, JournalError>>),
+    /// Write what waits.
+    Flush(Sender<Result<(), JournalError>>),
+    /// Remove all that is past its time.
+    Retain(Sender<Result<(), JournalError>>),
+}
+
+/// What was lost and is not on the disk yet, and how much waits.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub(super) queue_full: AtomicU64,
+    pub(super) not_written: AtomicU64,
+    pub(super) images: AtomicU64,
+    /// Bytes of images in the queue and in the writer's hands.
+    pub(super) image_bytes: AtomicUsize,
+}
+
+impl Shared {
+    pub(super) fn lost(&self) -> Lost {
+        Lost {
+            queue_full: self.queue_full.load(Ordering::Relaxed),
+            not_written: self.not_written.load(Ordering::Relaxed),
+            images: self.images.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Takes away what the disk has.
+    fn written(&self, lost: Lost) {
+        let counters = [&self.queue_full, &self.not_written, &self.images];
+        for (counter, count) in
+            counters
+                .into_iter()
+                .zip([lost.queue_full, lost.not_written, lost.images])
+        {
+            counter.fetch_sub(count, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Where the writer says what it has committed.
+pub(super) type Observe = Box<dyn FnMut(&Committed) + Send>;
+
+pub(super) struct Worker {
+    pub(super) store: Store,
+    pub(super) options: Options,
+    pub(super) shared: Arc<Shared>,
+    pub(super) observe: Observe,
+    pub(super) batch: Vec<Waiting>,
+    /// When the batch is written.
+    pub(super) due: Option<Instant>,
+    pub(super) retain_at: Instant,
+    pub(super) cursor: Cursor,
+    /// Whether the last attempt to write failed.
+    pub(super) failing: bool,
+}
+
+impl Worker {
+    pub(super) fn run(mut self, inbox: &Receiver<Message>) {
+        loop {
+            let next = self
+                .due
+                .map_or(self.retain_at, |due| due.min(self.retain_at));
+            let wait = next.saturating_duration_since(Instant::now());
+            match inbox.recv_timeout(wait) {
+                Ok(message) => self.handle(message),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            let now = Instant::now();
+            if self.due.is_some_and(|due| due <= now) {
+                drop(self.commit());
+            }
+            if self.retain_at <= now {
+                self.retain_at = now + RETENTION_EVERY;
+                drop(self.retain(STEPS_AT_ONCE));
+            }
+        }
+        if self.commit().is_err() {
+            let lost = self.batch.len();
+            tracing::error!(lost, "decisions could not be recorded before the end");
+        }
+    }
+
+    fn handle(&mut self, message: Message) {
+        match message {
+            Message::Record(waiting) => self.take(*waiting),
+            Message::Label(labels, reply) => {
+                // First what they may be about.
+                let done = self.commit().and_then(|()| {
+                    let labelled = self.store.label(&labels);
+                    labelled.inspect_err(|error| self.store.note(error))
+                });
+                // Who asked may have gone.
+                drop(reply.send(done));
+            }
+            Message::Flush(reply) => drop(reply.send(self.commit())),
+            Message::Retain(reply) => {
+                let done = self.commit().and_then(|()| self.retain(usize::MAX));
+                drop(reply.send(done));
+            }
+        }
+    }
+
+    fn take(&mut self, waiting: Waiting) {
+        if QUEUE_LEN_MAX <= self.batch.len() {
+            // The disk has been failing for long.
+            self.let_go(&waiting);
+            self.shared.not_written.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.cursor.inserted(waiting.entry.id.as_bytes());
+        self.batch.push(waiting);
+        let now = Instant::now();
+        if BATCH_LEN <= self.batch.len() && !self.failing {
+            self.due = Some(now);
+        } else if self.due.is_none() {
+            self.due = Some(now + BATCH_WAIT);
+        }
+    }
+
+    fn let_go(&self, waiting: &Waiting) {
+        let bytes = waiting.image.as_ref().map_or(0, Vec::len);
+        self.shared.image_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Writes what waits. Where that fails, it waits on, and nobody else waits for it.
+    fn commit(&mut self) -> Result<(), JournalError> {
+        let lost = self.shared.lost();
+        if self.batch.is_empty() && lost == Lost::default() && !self.store.is_broken() {
+            self.due = None;
+            return Ok(());
+        }
+        match self.store.write(&self.batch, lost) {
+            Ok(changes) => {
+                self.shared.written(lost);
+                for waiting in std::mem::take(&mut self.batch) {
+                    self.let_go(&waiting);
+                }
+                if std::mem::take(&mut self.failing) {
+                    tracing::info!("decisions are recorded again");
+                }
+                self.due = None;
+                self.announce(&changes);
+                self.keep_to_size();
+                Ok(())
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::error!(%error, "decisions cannot be recorded; they are made all the same, and it is tried again");
+                }
+                self.due = Some(Instant::now() + RETRY_WAIT);
+                Err(error)
+            }
+        }
+    }
+
+    fn announce(&mut self, changes: &Counts) {
+        match self.store.committed(Some(changes)) {
+            Ok(committed) => (self.observe)(&committed),
+            Err(error) => tracing::error!(%error, "the journal's totals could not be read"),
+        }
+    }
+
+    /// Removes soon what no longer fits.
+    fn keep_to_size(&mut self) {
+        let used = self.store.used_bytes();
+        if used.is_ok_and(|used| self.options.retention.bytes < used) {
+            self.retain_at = Instant::now();
+        }
+    }
+
+    fn retain(&mut self, steps: usize) -> Result<(), JournalError> {
+        let mut changes = Counts::new();
+        let mut outcome = Ok(());
+        for _ in 0..steps {
+            let now = (self.options.clock)();
+            let retention = self.options.retention;
+            match self.store.remove_step(retention, now, &mut self.cursor) {
+                Ok(removed) => {
+                    crate::journal::totals::add(&mut changes, &removed.changes);
+                    if !removed.more {
+                        self.retain_at = Instant::now() + RETENTION_EVERY;
+                        break;
+                    }
+                    self.retain_at = Instant::now();
+                }
+                Err(error) => {
+                    tracing::error!(%error, "old decisions could not be removed");
+                    self.store.note(&error);
+                    outcome = Err(error);
+                    break;
+                }
+            }
+        }
+        if !changes.is_empty() {
+            self.announce(&changes);
+        }
+        outcome
+    }
+}

@@ -1,0 +1,682 @@
+//! FAR, FRR and false discoveries in service, from labels of decisions that were drawn for it.
+//!
+//! Each label stands for the decisions that it was drawn from: a stratum of N decisions with n
+//! labels gives each of them the weight N / n (Horvitz and Thompson 1952; as a ratio, Hájek 1971).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::MonitoringError;
+use super::strata::{Inclusion, Strata};
+use crate::calibration::binomial::{normal_quantile, real};
+use crate::calibration::rates::{Confidence, Interval, Proportion};
+
+/// What a labeller found out about one search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Truth {
+    /// The probe's label is enrolled, and the best candidate has it.
+    MatedRight,
+    /// The probe's label is enrolled, and the best candidate has another, or there is none.
+    MatedWrong,
+    /// The probe's label is not enrolled.
+    NonMated,
+}
+
+/// One decision that was drawn for the audit.
+///
+/// It cannot be had without the probability of drawing it. What is known of accepts alone, because
+/// somebody complained or confirmed, is [`AcceptFeedback`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditRow {
+    /// The stratum's index in the design.
+    pub stratum: usize,
+    /// Whether the decision was an ACCEPT.
+    pub accepted: bool,
+    /// The probability with which it was drawn, as of then.
+    pub inclusion: Inclusion,
+    /// The label; `None` while there is none.
+    pub truth: Option<Truth>,
+}
+
+/// Decisions of one window, one threshold and one design, with the labels there are.
+///
+/// Assumes that a drawn decision gets its label independently of its truth, given its stratum,
+/// and that decisions are independent. Many searches of one person or object in a window make the
+/// intervals too narrow.
+#[derive(Clone, Copy, Debug)]
+pub struct Audit<'a> {
+    /// The design that the rows were drawn by.
+    pub strata: &'a Strata,
+    /// The decisions that were drawn, labelled or not, in any order.
+    pub rows: &'a [AuditRow],
+    /// All decisions of the window by stratum, drawn or not; the rates are more certain with
+    /// them. `None` where they were not counted: then each row stands for 1 / probability.
+    pub decisions: Option<&'a [u64]>,
+}
+
+/// A rate in service, with its uncertainty.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditedRate {
+    /// Numerator by denominator, in [0, 1].
+    pub estimate: f64,
+    /// The low end of the interval, in [0, 1].
+    pub lower: f64,
+    /// The high end of the interval, in [0, 1].
+    pub upper: f64,
+    /// The share of such intervals that cover the rate, approximately.
+    pub confidence: Confidence,
+    /// Decisions in error that the labels stand for.
+    pub numerator: f64,
+    /// Decisions that could have been in error that the labels stand for.
+    pub denominator: f64,
+    /// Labels of decisions that could have been in error.
+    pub at_risk: u64,
+    /// Labels of decisions in error.
+    pub errors: u64,
+    /// The linearised standard error of the ratio. A stratum whose labels all agree adds nothing
+    /// to it, so it is too small where errors are rare: decide by the interval.
+    pub standard_error: f64,
+    /// How many decisions at risk, drawn without strata, would leave as much uncertainty: those
+    /// whose Wilson interval has the same upper end. `None` where the interval is all of [0, 1].
+    pub effective: Option<f64>,
+}
+
+/// What an audit says. A rate is `None` where no label bears on it: unknown is not zero.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditedRates {
+    /// Share of non-mated searches that were accepted (FPIR).
+    pub far: Option<AuditedRate>,
+    /// Share of mated searches that were rejected or accepted with a wrong label (FNIR).
+    pub frr: Option<AuditedRate>,
+    /// Share of accepts that were non-mated or had a wrong label: 1 - precision. It moves with
+    /// the share of strangers even while FAR and FRR stay.
+    pub false_discovery: Option<AuditedRate>,
+    /// Decisions that were drawn.
+    pub drawn: u64,
+    /// Those of them that have a label.
+    pub labelled: u64,
+    /// Decisions that the rows stand for.
+    pub decisions: f64,
+}
+
+impl Audit<'_> {
+    /// The rates, with intervals at `confidence`.
+    ///
+    /// The interval moves one stratum's share at a time to the ends of its Wilson interval and
+    /// adds the changes of the rate as squares (square-and-add: Newcombe 1998; Zou and Donner
+    /// 2008). So a stratum without errors adds what its number of labels leaves open. A stratum
+    /// with decisions and no label takes the shares of the nearest one on its side of the
+    /// threshold, and any share within the interval.
+    ///
+    /// # Errors
+    /// Refuses rows and counts of another design, and more rows than decisions in a stratum.
+    pub fn rates(&self, confidence: Confidence) -> Result<AuditedRates, MonitoringError> {
+        let cells = self.cells()?;
+        let rate = |kind: Kind| {
+            let parts: Option<Vec<Part>> = cells
+                .iter()
+                .filter(|cell| cell.accepted || kind != Kind::Discovery)
+                .map(|cell| part(cell, &cells, kind))
+                .collect();
+            rated(&parts?, confidence)
+        };
+        Ok(AuditedRates {
+            far: rate(Kind::Far),
+            frr: rate(Kind::Frr),
+            false_discovery: rate(Kind::Discovery),
+            drawn: cells.iter().map(|cell| cell.drawn).sum(),
+            labelled: cells.iter().map(Cell::labelled).sum(),
+            decisions: cells.iter().map(|cell| cell.weight).sum(),
+        })
+    }
+
+    /// Rows of one stratum and probability together, and a cell for each stratum that has
+    /// decisions and no row.
+    fn cells(&self) -> Result<Vec<Cell>, MonitoringError> {
+        let mut cells: BTreeMap<(usize, u64), Cell> = BTreeMap::new();
+        for row in self.rows {
+            if self.strata.accepts(row.stratum) != Some(row.accepted) {
+                return Err(MonitoringError::RowOfAnother {
+                    stratum: row.stratum,
+                    outcome: if row.accepted { "accepted" } else { "rejected" },
+                });
+            }
+            cells
+                .entry((row.stratum, row.inclusion.get().to_bits()))
+                .or_insert_with(|| Cell::empty(row.stratum, row.accepted))
+                .add(row);
+        }
+        let mut cells: Vec<Cell> = cells.into_values().collect();
+        if let Some(decisions) = self.decisions {
+            self.strata.same_number(decisions.len())?;
+            for (stratum, &count) in decisions.iter().enumerate() {
+                weigh(&mut cells, stratum, count)?;
+                if 0 < count && !cells.iter().any(|cell| cell.stratum == stratum) {
+                    let accepted = self.strata.first_accepting() <= stratum;
+                    let mut cell = Cell::empty(stratum, accepted);
+                    cell.weight = real(count);
+                    cells.push(cell);
+                }
+            }
+        }
+        Ok(cells)
+    }
+}
+
+/// Gives the cells of a stratum its counted decisions, in proportion to what they stand for.
+fn weigh(cells: &mut [Cell], stratum: usize, decisions: u64) -> Result<(), MonitoringError> {
+    let of_stratum = || cells.iter().filter(|cell| cell.stratum == stratum);
+    let rows: u64 = of_stratum().map(|cell| cell.drawn).sum();
+    if decisions < rows {
+        return Err(MonitoringError::MoreRowsThanDecisions {
+            stratum,
+            rows,
+            decisions,
+        });
+    }
+    let stood_for: f64 = of_stratum().map(|cell| cell.weight).sum();
+    for cell in cells.iter_mut().filter(|cell| cell.stratum == stratum) {
+        cell.weight *= real(decisions) / stood_for;
+        cell.weight_variance = 0.0;
+    }
+    Ok(())
+}
+
+/// The rows of one stratum and one probability.
+#[derive(Clone, Copy)]
+struct Cell {
+    stratum: usize,
+    accepted: bool,
+    /// Decisions that it stands for.
+    weight: f64,
+    /// How uncertain that number is: zero where the decisions were counted, else the variance of
+    /// a sum of 1 / probability over independent draws.
+    weight_variance: f64,
+    drawn: u64,
+    right: u64,
+    wrong: u64,
+    non_mated: u64,
+}
+
+impl Cell {
+    fn empty(stratum: usize, accepted: bool) -> Self {
+        Self {
+            stratum,
+            accepted,
+            weight: 0.0,
+            weight_variance: 0.0,
+            drawn: 0,
+            right: 0,
+            wrong: 0,
+            non_mated: 0,
+        }
+    }
+
+    fn add(&mut self, row: &AuditRow) {
+        let probability = row.inclusion.get();
+        self.weight += 1.0 / probability;
+        self.weight_variance += (1.0 - probability) / probability.powi(2);
+        self.drawn += 1;
+        match row.truth {
+            Some(Truth::MatedRight) => self.right += 1,
+            Some(Truth::MatedWrong) => self.wrong += 1,
+            Some(Truth::NonMated) => self.non_mated += 1,
+            None => {}
+        }
+    }
+
+    fn labelled(&self) -> u64 {
+        self.right + self.wrong + self.non_mated
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Far,
+    Frr,
+    Discovery,
+}
+
+/// A share within a cell.
+#[derive(Clone, Copy)]
+enum Share {
+    /// It follows from the definition of the rate.
+    Certain(f64),
+    /// It was seen in labels.
+    Seen { events: u64, trials: u64 },
+    /// No label says; another cell's share stands in.
+    Assumed(f64),
+}
+
+impl Share {
+    fn value(self) -> f64 {
+        match self {
+            Self::Certain(value) | Self::Assumed(value) => value,
+            Self::Seen { events, trials } => real(events) / real(trials),
+        }
+    }
+
+    fn ends(self, confidence: Confidence) -> (f64, f64) {
+        match self {
+            Self::Certain(value) => (value, value),
+            Self::Assumed(_) => (0.0, 1.0),
+            Self::Seen { trials, .. } => {
+                let interval = Interval::wilson(self.value(), real(trials), confidence);
+                (interval.lower, interval.upper)
+            }
+        }
+    }
+}
+
+/// What one cell adds to a rate: weight x at risk x in error over weight x at risk.
+#[derive(Clone, Copy)]
+struct Part {
+    weight: f64,
+    weight_variance: f64,
+    at_risk: Share,
+    in_error: Share,
+    labels: Labels,
+}
+
+/// Counts of labels, for the report and the linearised variance.
+#[derive(Clone, Copy)]
+struct Labels {
+    all: u64,
+    at_risk: u64,
+    errors: u64,
+}
+
+/// `None` where the cell has no label, nor has any other on its side of the threshold.
+fn part(cell: &Cell, cells: &[Cell], kind: Kind) -> Option<Part> {
+    let seen = labels(cell, kind);
+    let donor = labels(nearest_labelled(cell, cells)?, kind);
+    let share = |events: u64, trials: u64| {
+        if 0 < cell.labelled() {
+            Share::Seen { events, trials }
+        } else {
+            Share::Assumed(real(events) / real(trials))
+        }
+    };
+    let at_risk = match kind {
+        Kind::Far | Kind::Frr => share(donor.at_risk, donor.all),
+        Kind::Discovery => Share::Certain(1.0),
+    };
+    let in_error = match (kind, cell.accepted) {
+        (Kind::Far, true) | (Kind::Frr, false) => Share::Certain(1.0),
+        (Kind::Far, false) => Share::Certain(0.0),
+        (Kind::Frr, true) if donor.at_risk == 0 => Share::Assumed(pooled(cells, kind)),
+        (Kind::Frr | Kind::Discovery, _) => share(donor.errors, donor.at_risk),
+    };
+    Some(Part {
+        weight: cell.weight,
+        weight_variance: cell.weight_variance,
+        at_risk,
+        in_error,
+        labels: seen,
+    })
+}
+
+fn labels(cell: &Cell, kind: Kind) -> Labels {
+    let mated = cell.right + cell.wrong;
+    let (at_risk, errors) = match (kind, cell.accepted) {
+        (Kind::Far, true) => (cell.non_mated, cell.non_mated),
+        (Kind::Far, false) => (cell.non_mated, 0),
+        (Kind::Frr, true) => (mated, cell.wrong),
+        (Kind::Frr, false) => (mated, mated),
+        (Kind::Discovery, _) => (cell.labelled(), cell.wrong + cell.non_mated),
+    };
+    Labels {
+        all: cell.labelled(),
+        at_risk,
+        errors,
+    }
+}
+
+/// The cell itself, or the nearest that has labels on the same side of the threshold.
+fn nearest_labelled<'a>(cell: &'a Cell, cells: &'a [Cell]) -> Option<&'a Cell> {
+    if 0 < cell.labelled() {
+        return Some(cell);
+    }
+    cells
+        .iter()
+        .filter(|other| other.accepted == cell.accepted && 0 < other.labelled())
+        .min_by_key(|other| other.stratum.abs_diff(cell.stratum))
+}
+
+/// The share of errors among all accepts at risk, half an error and one accept added, so that
+/// there is always one.
+fn pooled(cells: &[Cell], kind: Kind) -> f64 {
+    let accepts = || cells.iter().filter(|cell| cell.accepted);
+    let errors: u64 = accepts().map(|cell| labels(cell, kind).errors).sum();
+    let at_risk: u64 = accepts().map(|cell| labels(cell, kind).at_risk).sum();
+    (real(errors) + 0.5) / (real(at_risk) + 1.0)
+}
+
+/// Numerator and denominator of a rate, whole or in part.
+#[derive(Clone, Copy)]
+struct Ratio {
+    errors: f64,
+    at_risk: f64,
+}
+
+impl Ratio {
+    fn of(weight: f64, at_risk: f64, in_error: f64) -> Self {
+        Self {
+            errors: weight * at_risk * in_error,
+            at_risk: weight * at_risk,
+        }
+    }
+
+    fn with(self, old: Self, new: Self) -> Self {
+        Self {
+            errors: self.errors - old.errors + new.errors,
+            at_risk: self.at_risk - old.at_risk + new.at_risk,
+        }
+    }
+
+    fn rate(self) -> Option<f64> {
+        (0.0 < self.at_risk).then(|| (self.errors / self.at_risk).clamp(0.0, 1.0))
+    }
+}
+
+fn rated(parts: &[Part], confidence: Confidence) -> Option<AuditedRate> {
+    let own = |part: &Part| Ratio::of(part.weight, part.at_risk.value(), part.in_error.value());
+    let nothing = Ratio {
+        errors: 0.0,
+        at_risk: 0.0,
+    };
+    let total = parts
+        .iter()
+        .map(own)
+        .fold(nothing, |sum, part| sum.with(nothing, part));
+    let estimate = total.rate()?;
+    let (mut below, mut above) = (0.0, 0.0);
+    for part in parts {
+        for ends in moved(part, confidence) {
+            let rates = ends
+                .iter()
+                .filter_map(|&end| total.with(own(part), end).rate());
+            let changes = rates.map(|rate| rate - estimate);
+            let (fall, rise) = changes.fold((0.0_f64, 0.0_f64), |(fall, rise), change| {
+                (fall.min(change), rise.max(change))
+            });
+            below += fall.powi(2);
+            above += rise.powi(2);
+        }
+    }
+    let lower = (estimate - below.sqrt()).max(0.0);
+    let upper = (estimate + above.sqrt()).min(1.0);
+    Some(AuditedRate {
+        estimate,
+        lower,
+        upper,
+        confidence,
+        numerator: total.errors,
+        denominator: total.at_risk,
+        at_risk: parts.iter().map(|part| part.labels.at_risk).sum(),
+        errors: parts.iter().map(|part| part.labels.errors).sum(),
+        standard_error: linearised(parts, estimate) / total.at_risk,
+        effective: effective(estimate, (lower, upper), confidence),
+    })
+}
+
+/// What a part becomes at the two ends of each of its uncertain numbers.
+fn moved(part: &Part, confidence: Confidence) -> [[Ratio; 2]; 3] {
+    let (at_risk, in_error) = (part.at_risk.value(), part.in_error.value());
+    let risk_ends = part.at_risk.ends(confidence);
+    let error_ends = part.in_error.ends(confidence);
+    let spread = normal_quantile(confidence.delta() / 2.0) * part.weight_variance.sqrt();
+    let least = part.weight.min(real(part.labels.all));
+    let ends = ((part.weight - spread).max(least), part.weight + spread);
+    [
+        [risk_ends.0, risk_ends.1].map(|share| Ratio::of(part.weight, share, in_error)),
+        [error_ends.0, error_ends.1].map(|share| Ratio::of(part.weight, at_risk, share)),
+        [ends.0, ends.1].map(|weight| Ratio::of(weight, at_risk, in_error)),
+    ]
+}
+
+/// The root of sum N^2 s^2 / n, with s^2 the variance of the residuals (error - rate) of labels at
+/// risk: for FAR, sum (a - FAR)^2 N^2 p (1 - p) / (n - 1).
+fn linearised(parts: &[Part], rate: f64) -> f64 {
+    let squares = parts.iter().map(|part| {
+        let labels = part.labels;
+        if labels.all < 2 {
+            return 0.0;
+        }
+        let (errors, others) = (real(labels.errors), real(labels.at_risk - labels.errors));
+        let mean = (errors * (1.0 - rate) - others * rate) / real(labels.all);
+        let square = (errors * (1.0 - rate).powi(2) + others * rate.powi(2)) / real(labels.all);
+        part.weight.powi(2) * (square - mean.powi(2)).max(0.0) / real(labels.all - 1)
+    });
+    squares.sum::<f64>().sqrt()
+}
+
+/// Wilson's bound u at n trials solves n (u - p)^2 = z^2 u (1 - u).
+fn effective(estimate: f64, (lower, upper): (f64, f64), confidence: Confidence) -> Option<f64> {
+    let end = if upper < 1.0 { upper } else { lower };
+    let z_squared = normal_quantile(confidence.delta() / 2.0).powi(2);
+    let trials = z_squared * end * (1.0 - end) / (end - estimate).powi(2);
+    (trials.is_finite() && 0.0 < trials).then_some(trials)
+}
+
+/// What users said of accepted searches, without any draw: complaints and confirmations.
+///
+/// It has no inclusion probability, so that no rate of all searches follows from it: who is
+/// rejected is never heard (verification bias: Begg and Greenes 1983). Hence there is a precision
+/// here, and no FAR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptFeedback {
+    /// Accepts that were said to be right.
+    pub right: u64,
+    /// Accepts that were said to be wrong.
+    pub wrong: u64,
+}
+
+impl AcceptFeedback {
+    /// The share of right ones among the accepts that were spoken of, with the exact interval of
+    /// Clopper and Pearson. It is that of all accepts only if speaking up does not depend on the
+    /// truth. `None` without feedback.
+    #[must_use]
+    pub fn precision(self, confidence: Confidence) -> Option<(Proportion, Interval)> {
+        let share = Proportion::new(self.right, self.right.checked_add(self.wrong)?).ok()?;
+        Some((share, Interval::clopper_pearson(share, confidence)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn close(found: f64, expected: f64, within: f64) {
+        assert!(
+            (found - expected).abs() <= within,
+            "{found} is not {expected}"
+        );
+    }
+
+    /// Of each stratum: decisions, then labels mated right, mated wrong and non-mated.
+    type Counts = (u64, [u64; 3]);
+
+    fn audited(counts: &[Counts], accepting: usize) -> (Strata, Vec<AuditRow>, Vec<u64>) {
+        let edges = (1..counts.len()).map(|i| (real(i as u64) - real(accepting as u64)) / 10.0);
+        let inclusion: Vec<Inclusion> = counts
+            .iter()
+            .map(|(decisions, labels)| real(labels.iter().sum()) / real(*decisions))
+            .map(|share| Inclusion::new(share.max(1e-6)).unwrap())
+            .collect();
+        let strata = Strata::new(edges.collect(), inclusion).unwrap();
+        let mut rows = Vec::new();
+        for (stratum, (_, labels)) in counts.iter().enumerate() {
+            let truths = [Truth::MatedRight, Truth::MatedWrong, Truth::NonMated];
+            for (truth, &count) in truths.into_iter().zip(labels) {
+                rows.extend((0..count).map(|_| AuditRow {
+                    stratum,
+                    accepted: strata.accepts(stratum).unwrap(),
+                    inclusion: strata.inclusion(stratum).unwrap(),
+                    truth: Some(truth),
+                }));
+            }
+        }
+        (
+            strata,
+            rows,
+            counts.iter().map(|(decisions, _)| *decisions).collect(),
+        )
+    }
+
+    fn rates(counts: &[Counts], accepting: usize) -> AuditedRates {
+        let (strata, rows, decisions) = audited(counts, accepting);
+        let audit = Audit {
+            strata: &strata,
+            rows: &rows,
+            decisions: Some(&decisions),
+        };
+        audit.rates(Confidence::DISPLAY).unwrap()
+    }
+
+    const GOLDEN: [Counts; 4] = [
+        (5_000, [2, 0, 48]),
+        (300, [20, 0, 40]),
+        (100, [40, 0, 10]),
+        (600, [40, 0, 0]),
+    ];
+
+    /// 10 x 2 of 4,800 + 200 + 20 non-mated; 200 + 100 of 300 + 80 + 600 mated.
+    #[test]
+    fn weighted_rates_and_their_standard_error_are_those_of_the_reference() {
+        let found = rates(&GOLDEN, 2);
+        let far = found.far.unwrap();
+        close(far.estimate, 0.003_984_063_745, 1e-12);
+        close(far.standard_error, 0.001_139_29, 5e-9);
+        close(far.numerator, 20.0, 1e-9);
+        close(far.denominator, 5_020.0, 1e-9);
+        assert_eq!((far.at_risk, far.errors), (98, 10));
+        close(found.frr.unwrap().estimate, 0.306_122_449, 5e-10);
+        close(found.false_discovery.unwrap().estimate, 20.0 / 700.0, 1e-12);
+        assert_eq!((found.drawn, found.labelled), (200, 200));
+        close(found.decisions, 6_000.0, 1e-9);
+        // Without weights the FAR would be 25 times as high.
+        close(real(far.errors) / real(far.at_risk), 0.102, 1e-3);
+    }
+
+    #[test]
+    fn without_counts_of_decisions_the_estimate_is_the_same_and_less_certain() {
+        let (strata, rows, _) = audited(&GOLDEN, 2);
+        let audit = Audit {
+            strata: &strata,
+            rows: &rows,
+            decisions: None,
+        };
+        let weighted = audit.rates(Confidence::DISPLAY).unwrap().far.unwrap();
+        let counted = rates(&GOLDEN, 2).far.unwrap();
+        close(weighted.estimate, counted.estimate, 1e-12);
+        assert!(weighted.lower < counted.lower && counted.upper < weighted.upper);
+    }
+
+    #[test]
+    fn a_stratum_whose_labels_all_agree_still_leaves_doubt() {
+        let few = rates(&[(10_000, [0, 0, 50]), (1_000, [10, 0, 0])], 1)
+            .far
+            .unwrap();
+        let many = rates(&[(10_000, [0, 0, 50]), (1_000, [200, 0, 0])], 1)
+            .far
+            .unwrap();
+        close(few.estimate, 0.0, 0.0);
+        close(few.standard_error, 0.0, 0.0);
+        // Wilson's bound for 0 of 10 is 0.2775: 277 accepts of 10,277 strangers.
+        close(few.upper, 0.027, 0.001);
+        close(few.lower, 0.0, 0.0);
+        assert!(many.upper < few.upper / 10.0);
+        assert!(few.effective.unwrap() < many.effective.unwrap());
+    }
+
+    #[test]
+    fn a_match_with_a_wrong_label_is_a_false_reject_and_a_false_discovery_but_no_false_accept() {
+        let found = rates(&[(100, [0, 0, 100]), (100, [90, 10, 0])], 1);
+        close(found.far.unwrap().estimate, 0.0, 0.0);
+        close(found.frr.unwrap().estimate, 0.1, 1e-12);
+        close(found.false_discovery.unwrap().estimate, 0.1, 1e-12);
+    }
+
+    #[test]
+    fn what_no_label_bears_on_is_unknown() {
+        let nothing = rates(&[(100, [0; 3]), (100, [0; 3])], 1);
+        assert_eq!((nothing.far, nothing.frr), (None, None));
+        let accepts_only = rates(&[(100, [0; 3]), (100, [90, 0, 10])], 1);
+        assert_eq!((accepts_only.far, accepts_only.frr), (None, None));
+        close(accepts_only.false_discovery.unwrap().estimate, 0.1, 1e-12);
+        let no_strangers = rates(&[(100, [10, 0, 0]), (100, [90, 0, 0])], 1);
+        assert_eq!(no_strangers.far, None);
+    }
+
+    #[test]
+    fn a_stratum_without_labels_borrows_its_neighbours_share_and_widens_the_interval() {
+        let known = [(900, [0, 0, 90]), (100, [0, 0, 10]), (100, [45, 0, 5])];
+        let gap = [(900, [0, 0, 90]), (100, [0; 3]), (100, [45, 0, 5])];
+        let (known, gap) = (rates(&known, 2).far.unwrap(), rates(&gap, 2).far.unwrap());
+        close(gap.estimate, known.estimate, 1e-12);
+        assert!(known.upper < gap.upper);
+    }
+
+    #[test]
+    fn decisions_still_without_a_label_count_as_decisions_and_not_as_truth() {
+        let (strata, mut rows, decisions) = audited(&GOLDEN, 2);
+        let complete = rows.len() as u64;
+        let waiting = |row: &AuditRow| AuditRow {
+            truth: None,
+            ..*row
+        };
+        // Every second row of a second, equal draw has no label yet.
+        let more: Vec<AuditRow> = rows.iter().map(waiting).collect();
+        rows.extend(more);
+        let audit = Audit {
+            strata: &strata,
+            rows: &rows,
+            decisions: Some(&decisions),
+        };
+        let found = audit.rates(Confidence::DISPLAY).unwrap();
+        assert_eq!((found.drawn, found.labelled), (2 * complete, complete));
+        assert_eq!(found.far, rates(&GOLDEN, 2).far);
+    }
+
+    #[test]
+    fn rows_and_counts_of_another_design_are_refused() {
+        let (strata, mut rows, decisions) = audited(&GOLDEN, 2);
+        let refused = |rows: &[AuditRow], decisions: &[u64]| {
+            let audit = Audit {
+                strata: &strata,
+                rows,
+                decisions: Some(decisions),
+            };
+            audit.rates(Confidence::DISPLAY).unwrap_err().to_string()
+        };
+        assert!(refused(&rows, &[1, 2]).contains("4 strata"));
+        assert!(refused(&rows, &[5_000, 300, 100, 39]).contains("40 audited rows of 39"));
+        if let Some(row) = rows.first_mut() {
+            row.accepted = true;
+        }
+        assert!(refused(&rows, &decisions).contains("accepted in stratum 0"));
+    }
+
+    #[test]
+    fn feedback_on_accepts_gives_precision() {
+        let (share, interval) = AcceptFeedback {
+            right: 45,
+            wrong: 5,
+        }
+        .precision(Confidence::DISPLAY)
+        .unwrap();
+        close(share.estimate(), 0.9, 1e-12);
+        close(interval.lower, 1.0 - 0.218_135_366_4, 1e-9);
+        assert_eq!(
+            AcceptFeedback { right: 0, wrong: 0 }.precision(Confidence::DISPLAY),
+            None
+        );
+    }
+}

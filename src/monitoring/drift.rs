@@ -1,0 +1,507 @@
+//! Is the promise kept? What labels, evidence and feedback say together, in words.
+
+use serde::{Deserialize, Serialize};
+
+use super::MonitoringError;
+use super::audit::{AcceptFeedback, Audit, AuditRow, AuditedRate, AuditedRates};
+use super::sequential::{Bet, EProcess, Null, Side};
+use super::strata::Strata;
+use crate::calibration::binomial::real;
+use crate::calibration::certify::TargetFar;
+use crate::calibration::operating_point::OperatingPoint;
+use crate::calibration::rates::{Confidence, Interval, Rate};
+
+/// A rate that is watched, and what it is held against.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limit {
+    /// The rate that must not be exceeded.
+    pub null: Null,
+    /// Whether the operating point is made for it; false where it is the upper end of what its
+    /// calibration measured.
+    pub target: bool,
+}
+
+/// What the rates of an operating point are held against. `None` where nothing is known that a
+/// rate could exceed.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// For the FAR.
+    pub far: Option<Limit>,
+    /// For the FRR.
+    pub frr: Option<Limit>,
+}
+
+impl Limits {
+    /// The targets of an operating point, and where it has none for a rate, the upper end of the
+    /// interval that its calibration measured. An alarm is false with a probability of at most
+    /// `delta` for each rate.
+    #[must_use]
+    pub fn of(point: &OperatingPoint, delta: f64) -> Self {
+        let content = point.content();
+        let target = |rate: f64| (rate, true);
+        let measured = |rate: &Rate| (rate.interval.upper, false);
+        let far = content
+            .growth
+            .map(|growth| growth.target_far)
+            .or_else(|| content.target_far().map(TargetFar::far));
+        let frr = content.frr_certificate().map(|found| found.target.frr());
+        let null = |(limit, target)| {
+            Null::new(limit, delta)
+                .ok()
+                .map(|null| Limit { null, target })
+        };
+        Self {
+            far: far
+                .map(target)
+                .or_else(|| content.measured.far.as_ref().map(measured))
+                .and_then(null),
+            frr: frr
+                .map(target)
+                .or_else(|| content.measured.frr.as_ref().map(measured))
+                .and_then(null),
+        }
+    }
+}
+
+/// What was seen of one operating point under one design of the audit.
+#[derive(Clone, Debug)]
+pub struct Seen<'a> {
+    /// The design.
+    pub strata: &'a Strata,
+    /// Decisions that were drawn, in the order in which they were made.
+    pub rows: &'a [AuditRow],
+    /// What was said of accepts without being asked.
+    pub feedback: AcceptFeedback,
+    /// Items in the gallery now, and the number that the operating point holds for.
+    pub gallery: (u64, u64),
+}
+
+/// Which rate, or what else, a finding is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject {
+    /// The false accept rate.
+    Far,
+    /// The false reject rate.
+    Frr,
+    /// The labels that wait.
+    Audit,
+    /// The gallery's size.
+    Gallery,
+    /// What users say of accepts.
+    Feedback,
+}
+
+impl Subject {
+    /// The name in metrics and messages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Far => "far",
+            Self::Frr => "frr",
+            Self::Audit => "audit",
+            Self::Gallery => "gallery",
+            Self::Feedback => "feedback",
+        }
+    }
+}
+
+/// How it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// The data show that it is as promised.
+    Kept,
+    /// Worth knowing, and nothing to act on.
+    Note,
+    /// The data do not say.
+    Unknown,
+    /// Something should be done before the promise is broken.
+    Warning,
+    /// The promise is broken, with the stated probability of a false alarm.
+    Broken,
+}
+
+impl Verdict {
+    /// The name in metrics and messages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Note => "note",
+            Self::Unknown => "unknown",
+            Self::Warning => "warning",
+            Self::Broken => "broken",
+        }
+    }
+}
+
+/// One thing that is known, or is not, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Finding {
+    /// What it is about.
+    pub subject: Subject,
+    /// How it stands.
+    pub verdict: Verdict,
+    /// A sentence or two.
+    pub says: String,
+    /// What to do; empty where there is nothing.
+    pub next: String,
+}
+
+/// All that is known of how an operating point does in service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drift {
+    /// What the rates are held against.
+    pub limits: Limits,
+    /// The rates, from labels of drawn decisions.
+    pub rates: AuditedRates,
+    /// The evidence that the FAR is above its limit.
+    pub far_evidence: Option<EProcess>,
+    /// The evidence that the FRR is above its limit.
+    pub frr_evidence: Option<EProcess>,
+    /// What was said of accepts without being asked.
+    pub feedback: AcceptFeedback,
+    /// In words, the most urgent first.
+    pub findings: Vec<Finding>,
+}
+
+impl Drift {
+    /// Looks at what was seen, with intervals at `confidence`.
+    ///
+    /// # Errors
+    /// Refuses rows of another design.
+    pub fn new(
+        seen: &Seen<'_>,
+        limits: Limits,
+        confidence: Confidence,
+    ) -> Result<Self, MonitoringError> {
+        let audit = Audit {
+            strata: seen.strata,
+            rows: seen.rows,
+            decisions: None,
+        };
+        let rates = audit.rates(confidence)?;
+        let evidence = |limit: Option<Limit>, side| {
+            limit
+                .map(|limit| {
+                    Bet::new(limit.null, side, seen.strata).settle(seen.rows.iter().copied())
+                })
+                .transpose()
+        };
+        let far_evidence = evidence(limits.far, Side::FalseAccept)?;
+        let frr_evidence = evidence(limits.frr, Side::FalseReject)?;
+        let watched = |subject, rate, limit, evidence| Watched {
+            subject,
+            rate,
+            limit,
+            evidence,
+            labelled: rates.labelled,
+            drawn: rates.drawn,
+        };
+        let mut findings = vec![
+            watched(Subject::Far, rates.far, limits.far, far_evidence).finding(),
+            watched(Subject::Frr, rates.frr, limits.frr, frr_evidence).finding(),
+        ];
+        findings.extend(gallery(seen.gallery));
+        findings.extend(waiting(&rates));
+        findings.extend(feedback(seen.feedback, confidence));
+        findings.sort_by_key(|finding| std::cmp::Reverse(finding.verdict));
+        Ok(Self {
+            limits,
+            rates,
+            far_evidence,
+            frr_evidence,
+            feedback: seen.feedback,
+            findings,
+        })
+    }
+}
+
+/// One of the two rates.
+struct Watched {
+    subject: Subject,
+    rate: Option<AuditedRate>,
+    limit: Option<Limit>,
+    evidence: Option<EProcess>,
+    labelled: u64,
+    drawn: u64,
+}
+
+/// Labels asked for where none say anything yet.
+const LABELS_TO_BEGIN: u64 = 100;
+
+impl Watched {
+    fn finding(&self) -> Finding {
+        let (verdict, says, next) = self.judged();
+        Finding {
+            subject: self.subject,
+            verdict,
+            says,
+            next,
+        }
+    }
+
+    fn judged(&self) -> (Verdict, String, String) {
+        let name = match self.subject {
+            Subject::Frr => "FRR",
+            Subject::Far | Subject::Audit | Subject::Gallery | Subject::Feedback => "FAR",
+        };
+        let Some(limit) = self.limit else {
+            let says = format!(
+                "The operating point promises no {name} and its calibration measured none, so nothing can be exceeded."
+            );
+            return (Verdict::Note, says, String::new());
+        };
+        let held = format!(
+            "{} {}",
+            if limit.target {
+                "its target of"
+            } else {
+                "the upper end of what calibration measured,"
+            },
+            percent(limit.null.limit())
+        );
+        if let Some(evidence) = self.evidence.filter(|evidence| evidence.alarm_at.is_some()) {
+            return (
+                Verdict::Broken,
+                self.broken(name, &held, &evidence),
+                self.remedy(),
+            );
+        }
+        let Some(rate) = self.rate else {
+            let says = format!(
+                "The {name} is not known: no label of the {} drawn decisions bears on it.",
+                self.drawn
+            );
+            let next = format!(
+                "Label about {LABELS_TO_BEGIN} of the decisions that wait (`matchpoint audit list`)."
+            );
+            return (Verdict::Unknown, says, next);
+        };
+        let measured = shown(&rate);
+        if rate.upper <= limit.null.limit() {
+            let says = format!("The {name} is {measured}: below {held}.");
+            return (Verdict::Kept, says, String::new());
+        }
+        if limit.null.limit() < rate.lower {
+            let says = format!(
+                "The {name} is {measured}, which looks higher than {held}; the evidence is not yet enough for an alarm."
+            );
+            let next = "Label more of the decisions that wait near the threshold.".to_owned();
+            return (Verdict::Warning, says, next);
+        }
+        let says =
+            format!("The {name} is {measured}; whether it is below {held} the labels do not say.");
+        (
+            Verdict::Unknown,
+            says,
+            self.more_labels(&rate, limit.null.limit()),
+        )
+    }
+
+    fn broken(&self, name: &str, held: &str, evidence: &EProcess) -> String {
+        let rate = self.rate.as_ref().map_or_else(
+            || "not known in size".to_owned(),
+            |rate| format!("estimated at {}", shown(rate)),
+        );
+        format!(
+            "The {name} exceeds {held}: an alarm that is false with a probability of at most {} was raised at drawn decision {} of {}; the rate is {rate}.",
+            percent((-evidence.ln_e_alarm).exp()),
+            evidence.alarm_at.unwrap_or_default(),
+            evidence.observations,
+        )
+    }
+
+    fn remedy(&self) -> String {
+        match self.subject {
+            Subject::Frr => "See which labels and conditions the labelled rejects have in common (camera, light, new pictures of enrolled labels); then recalibrate with queries of today, or enrol newer pictures.",
+            Subject::Far | Subject::Audit | Subject::Gallery | Subject::Feedback => "Stop acting on accepts near the threshold, or activate a stricter operating point; look at the labelled false accepts, then recalibrate with strangers of today.",
+        }
+        .to_owned()
+    }
+
+    /// The width of an interval falls with the root of the number of labels.
+    fn more_labels(&self, rate: &AuditedRate, limit: f64) -> String {
+        let (width, room) = (rate.upper - rate.estimate, limit - rate.estimate);
+        let factor = (width / room).powi(2);
+        if !(0.0 < room && factor.is_finite()) {
+            return "Label more of the decisions that wait near the threshold.".to_owned();
+        }
+        let more = (real(self.labelled) * (factor - 1.0)).ceil();
+        format!(
+            "If the rate is what it seems, about {more:.0} more labels would show it to be below."
+        )
+    }
+}
+
+/// A rate with its interval, as text.
+#[must_use]
+pub fn shown(rate: &AuditedRate) -> String {
+    format!(
+        "{} ({} to {}, from {} labels)",
+        percent(rate.estimate),
+        percent(rate.lower),
+        percent(rate.upper),
+        rate.at_risk
+    )
+}
+
+/// A share in percent, to three digits.
+#[must_use]
+pub fn percent(share: f64) -> String {
+    let value = 100.0 * share;
+    let digits = match value {
+        value if 10.0 <= value => 1,
+        value if 1.0 <= value => 2,
+        value if 0.1 <= value || value <= 0.0 => 3,
+        _ => 4,
+    };
+    let text = format!("{value:.digits$}");
+    let short = if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        &text
+    };
+    format!("{short} %")
+}
+
+fn gallery((items, valid_to): (u64, u64)) -> Option<Finding> {
+    (valid_to < items).then(|| Finding {
+        subject: Subject::Gallery,
+        verdict: Verdict::Warning,
+        says: format!(
+            "The gallery has {items} items, and the operating point holds up to {valid_to}: the FAR of a search grows with the gallery."
+        ),
+        next: "Recalibrate, with room to grow if it goes on (`matchpoint calibrate --grow-to`)."
+            .to_owned(),
+    })
+}
+
+fn waiting(rates: &AuditedRates) -> Option<Finding> {
+    let waiting = rates.drawn.saturating_sub(rates.labelled);
+    (0 < waiting).then(|| Finding {
+        subject: Subject::Audit,
+        verdict: Verdict::Note,
+        says: format!(
+            "{} of {} drawn decisions have a label; {waiting} wait.",
+            rates.labelled, rates.drawn
+        ),
+        next: "`matchpoint audit list` shows them.".to_owned(),
+    })
+}
+
+fn feedback(feedback: AcceptFeedback, confidence: Confidence) -> Option<Finding> {
+    let (share, Interval { lower, upper, .. }) = feedback.precision(confidence)?;
+    Some(Finding {
+        subject: Subject::Feedback,
+        verdict: Verdict::Note,
+        says: format!(
+            "Of {} accepts that somebody spoke of unasked, {} were right ({} to {}): that is their precision, and no FAR.",
+            share.trials(),
+            percent(share.estimate()),
+            percent(lower),
+            percent(upper)
+        ),
+        next: String::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::audit::Truth;
+    use super::*;
+
+    fn limits() -> Limits {
+        let limit = |limit, target| {
+            let null = Null::new(limit, 0.05).unwrap();
+            Some(Limit { null, target })
+        };
+        Limits {
+            far: limit(0.01, true),
+            frr: limit(0.1, false),
+        }
+    }
+
+    fn rows(counts: &[(usize, Option<Truth>, usize)]) -> Vec<AuditRow> {
+        let strata = Strata::usual();
+        let of = |&(stratum, truth, count): &(usize, Option<Truth>, usize)| {
+            let row = AuditRow {
+                stratum,
+                accepted: strata.accepts(stratum).unwrap(),
+                inclusion: strata.inclusion(stratum).unwrap(),
+                truth,
+            };
+            std::iter::repeat_n(row, count)
+        };
+        counts.iter().flat_map(of).collect()
+    }
+
+    fn drift(counts: &[(usize, Option<Truth>, usize)]) -> Drift {
+        let seen = Seen {
+            strata: &Strata::usual(),
+            rows: &rows(counts),
+            feedback: AcceptFeedback { right: 9, wrong: 1 },
+            gallery: (120, 100),
+        };
+        Drift::new(&seen, limits(), Confidence::DISPLAY).unwrap()
+    }
+
+    fn verdict(drift: &Drift, subject: Subject) -> &Finding {
+        let mut of = drift.findings.iter().filter(|f| f.subject == subject);
+        of.next().unwrap()
+    }
+
+    #[test]
+    fn without_labels_nothing_is_known_and_nothing_is_zero() {
+        let found = drift(&[(0, None, 50), (3, None, 20)]);
+        assert_eq!(found.rates.far, None);
+        let far = verdict(&found, Subject::Far);
+        assert_eq!(far.verdict, Verdict::Unknown);
+        assert!(far.says.contains("not known"), "{far:?}");
+        let waiting = verdict(&found, Subject::Audit);
+        assert!(waiting.says.contains("70 wait"), "{waiting:?}");
+        assert_eq!(verdict(&found, Subject::Gallery).verdict, Verdict::Warning);
+        let unasked = verdict(&found, Subject::Feedback);
+        assert!(unasked.says.contains("and no FAR"), "{unasked:?}");
+    }
+
+    #[test]
+    fn accepted_strangers_raise_the_alarm_of_the_far_and_not_that_of_the_frr() {
+        let found = drift(&[
+            (0, Some(Truth::NonMated), 5),
+            (2, Some(Truth::NonMated), 20),
+            (3, Some(Truth::NonMated), 25),
+            (4, Some(Truth::MatedRight), 100),
+        ]);
+        let far = verdict(&found, Subject::Far);
+        assert_eq!(far.verdict, Verdict::Broken);
+        assert!(far.says.contains("its target of 1 %"), "{far:?}");
+        assert_eq!(found.findings.first(), Some(far));
+        assert_ne!(verdict(&found, Subject::Frr).verdict, Verdict::Broken);
+    }
+
+    #[test]
+    fn a_rate_whose_interval_is_below_its_limit_is_kept() {
+        let found = drift(&[
+            (0, Some(Truth::NonMated), 200),
+            (3, Some(Truth::MatedRight), 400),
+            (4, Some(Truth::MatedRight), 400),
+            (5, Some(Truth::MatedRight), 100),
+        ]);
+        let far = verdict(&found, Subject::Far);
+        assert_eq!(far.verdict, Verdict::Kept, "{far:?}");
+        let frr = verdict(&found, Subject::Frr);
+        assert!(frr.says.contains("calibration measured"), "{frr:?}");
+    }
+
+    #[test]
+    fn shares_are_shown_to_three_digits() {
+        let shown = [0.5, 0.012_34, 0.001_234, 0.000_123_4, 0.0].map(percent);
+        assert_eq!(shown, ["50 %", "1.23 %", "0.123 %", "0.0123 %", "0 %"]);
+    }
+}

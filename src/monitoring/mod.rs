@@ -1,0 +1,127 @@
+//! Does an operating point still keep its promise in service?
+//!
+//! Pure: no input or output, no clock, no randomness of its own. Reading order: which decisions
+//! are labelled, the rates that follow from the labels, the evidence against a promise while
+//! labels come in; the indicators that need no label, and say less; the findings in words.
+
+pub mod audit;
+pub mod drift;
+pub mod sequential;
+pub mod strata;
+
+/// Why something cannot be monitored as asked.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+pub enum MonitoringError {
+    /// A decision that can never be drawn cannot be weighted.
+    #[error("inclusion probability {value} is outside [1e-6, 1]; give it as a fraction")]
+    Inclusion {
+        /// The number given.
+        value: f64,
+    },
+    /// Between accepts and rejects there has to be an edge.
+    #[error("no edge of the strata is 0, which is the threshold; add it")]
+    NoEdgeAtThreshold,
+    /// Edges are distances of a score from a threshold.
+    #[error("edge {value} of the strata is not above the one before, or outside (-2, 2)")]
+    Edge {
+        /// The first edge that is wrong.
+        value: f64,
+    },
+    /// One rate for each stratum, and one stratum more than edges.
+    #[error("{edges} edges make {} strata, and there are {rates} rates", edges + 1)]
+    RateCount {
+        /// Edges given.
+        edges: usize,
+        /// Rates given.
+        rates: usize,
+    },
+    /// Finer than any audit can fill.
+    #[error("{count} strata are over the limit of {limit}")]
+    TooManyStrata {
+        /// Strata given.
+        count: usize,
+        /// Strata allowed.
+        limit: usize,
+    },
+    /// Counts of another design.
+    #[error("there are {strata} strata, and counts of {counts}; count with the same design")]
+    CountsOfAnother {
+        /// Strata of the design.
+        strata: usize,
+        /// Counts given.
+        counts: usize,
+    },
+    /// A row of another design, or of another threshold.
+    #[error(
+        "a row is {outcome} in stratum {stratum}, which the design does not have or has on the \
+         other side of the threshold; keep the windows of two designs apart"
+    )]
+    RowOfAnother {
+        /// The stratum of the row.
+        stratum: usize,
+        /// `accepted` or `rejected`.
+        outcome: &'static str,
+    },
+    /// What is drawn is part of what is counted.
+    #[error(
+        "stratum {stratum} has {rows} audited rows of {decisions} decisions; count all decisions"
+    )]
+    MoreRowsThanDecisions {
+        /// The stratum.
+        stratum: usize,
+        /// Rows in it.
+        rows: u64,
+        /// Decisions that were counted in it.
+        decisions: u64,
+    },
+    /// A row that a bet was not made for could lose more than everything.
+    #[error("a row has inclusion probability {value}, below the lowest of the design, {floor}")]
+    BelowFloor {
+        /// The row's probability.
+        value: f64,
+        /// The lowest that the bet allows for.
+        floor: f64,
+    },
+    /// A promise is a rate that can be broken and can be kept.
+    #[error("limit {value} is outside [1e-9, 0.5]; give it as a fraction, such as 0.001")]
+    Limit {
+        /// The number given.
+        value: f64,
+    },
+    /// The other rate has to be the higher one.
+    #[error("alternative {value} is not above the limit {limit} and below 1")]
+    Alternative {
+        /// The number given.
+        value: f64,
+        /// The limit of the null hypothesis.
+        limit: f64,
+    },
+    /// A probability of being wrong.
+    #[error("probability {value} is outside [1e-9, 0.5]; 0.05 is usual")]
+    Delta {
+        /// The number given.
+        value: f64,
+    },
+    /// A mean run between false alarms that is no run.
+    #[error("a mean run of {value} outcomes is outside [1, 1e12]")]
+    MeanRun {
+        /// The number given.
+        value: f64,
+    },
+    /// Shares of bins that differ in number cannot be compared, nor can histograms of two
+    /// thresholds.
+    #[error("two histograms are of different thresholds or bins; compare those of one threshold")]
+    DifferentBins,
+    /// A window without scores says nothing.
+    #[error("a window has no score to compare")]
+    NoScores,
+    /// Not two or more groups.
+    #[error("{count} groups are outside [2, 100]; 10 is usual")]
+    GroupCount {
+        /// The number given.
+        count: usize,
+    },
+    /// Not the parameters of two bells, the lower one first.
+    #[error("the reference is not two normal components in order, with a share between them")]
+    NotAMixture,
+}

@@ -1,0 +1,527 @@
+//! Evidence against a promise while outcomes come in, which may be looked at after each.
+//!
+//! An e-process starts at 1 and is, while the promise is kept, expected never to grow; it exceeds
+//! 1 / delta at any time with a probability of at most delta (Ville 1939; Ramdas, Grünwald, Vovk
+//! and Shafer 2023). Looking every day costs nothing, unlike a test of a fixed size.
+
+use serde::{Deserialize, Serialize};
+
+use super::MonitoringError;
+use super::audit::{AuditRow, Truth};
+use super::strata::{Inclusion, Strata};
+use crate::calibration::binomial::real;
+use crate::calibration::certify::TargetFar;
+use crate::calibration::certify_frr::TargetFrr;
+
+/// The hypothesis that a promise is kept: at every decision, given all before it, the rate is at
+/// most `limit`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "UncheckedNull")]
+pub struct Null {
+    limit: f64,
+    delta: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UncheckedNull {
+    limit: f64,
+    delta: f64,
+}
+
+impl TryFrom<UncheckedNull> for Null {
+    type Error = MonitoringError;
+
+    fn try_from(raw: UncheckedNull) -> Result<Self, MonitoringError> {
+        Self::new(raw.limit, raw.delta)
+    }
+}
+
+impl Null {
+    /// Takes the highest rate that is allowed, and the probability with which an alarm may ever
+    /// be raised while it is kept. With many deployments, give each its part of delta.
+    ///
+    /// # Errors
+    /// Refuses either outside [1e-9, 0.5].
+    pub fn new(limit: f64, delta: f64) -> Result<Self, MonitoringError> {
+        if !(1e-9..=0.5).contains(&limit) {
+            return Err(MonitoringError::Limit { value: limit });
+        }
+        if !(1e-9..=0.5).contains(&delta) {
+            return Err(MonitoringError::Delta { value: delta });
+        }
+        Ok(Self { limit, delta })
+    }
+
+    /// That a promised FAR is kept, at the promise's own confidence.
+    ///
+    /// # Errors
+    /// As [`Null::new`]; both lie within its range.
+    pub fn far(target: TargetFar) -> Result<Self, MonitoringError> {
+        Self::new(target.far(), target.confidence().delta())
+    }
+
+    /// That a promised FRR is kept, at the promise's own confidence.
+    ///
+    /// # Errors
+    /// As [`Null::new`]; both lie within its range.
+    pub fn frr(target: TargetFrr) -> Result<Self, MonitoringError> {
+        Self::new(target.frr(), target.confidence().delta())
+    }
+
+    /// The highest rate that is allowed.
+    #[must_use]
+    pub fn limit(self) -> f64 {
+        self.limit
+    }
+
+    /// The highest probability of a false alarm, ever.
+    #[must_use]
+    pub fn delta(self) -> f64 {
+        self.delta
+    }
+}
+
+/// How much the outcomes speak against a promise.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EProcess {
+    /// The natural logarithm of the e-process after the last outcome; 0 before the first.
+    pub ln_e: f64,
+    /// The highest that it ever was; at least 0.
+    pub ln_e_max: f64,
+    /// What it takes for an alarm: ln(1 / delta).
+    pub ln_e_alarm: f64,
+    /// Outcomes that were looked at.
+    pub observations: u64,
+    /// The number of the outcome, from 1, that raised the alarm; it stays raised. `None` without
+    /// one, which is no evidence that the promise is kept.
+    pub alarm_at: Option<u64>,
+}
+
+/// Alternatives are these multiples of the limit: no guess is needed, and the evidence is short
+/// of that for the best of them by ln 4 at most.
+const MULTIPLES: [f64; 4] = [1.5, 2.0, 4.0, 10.0];
+
+/// Outcomes that are all seen, such as canaries: `true` is an error.
+///
+/// The likelihood ratio of independent outcomes, averaged over alternatives of 1.5, 2, 4 and 10
+/// times the limit. Holds for any rate up to the limit, since each ratio only falls with it.
+#[must_use]
+pub fn of_outcomes(null: Null, outcomes: impl IntoIterator<Item = bool>) -> EProcess {
+    // An alternative has to stay below 1.
+    let alternatives =
+        MULTIPLES.map(|multiple| (multiple * null.limit).min(f64::midpoint(null.limit, 1.0)));
+    ratios(null, &alternatives, outcomes)
+}
+
+/// The same against one alternative rate: stronger where the guess is right, weaker elsewhere.
+///
+/// # Errors
+/// Refuses an alternative that is not above the limit and below 1.
+pub fn of_outcomes_against(
+    null: Null,
+    alternative: f64,
+    outcomes: impl IntoIterator<Item = bool>,
+) -> Result<EProcess, MonitoringError> {
+    if !(null.limit < alternative && alternative < 1.0) {
+        return Err(MonitoringError::Alternative {
+            value: alternative,
+            limit: null.limit,
+        });
+    }
+    Ok(ratios(null, &[alternative], outcomes))
+}
+
+fn ratios(null: Null, rates: &[f64], outcomes: impl IntoIterator<Item = bool>) -> EProcess {
+    let mut mixture = Mixture::new(null, rates.len());
+    for error in outcomes {
+        mixture.step(rates, |rate| {
+            if error {
+                (rate / null.limit).ln()
+            } else {
+                (-rate).ln_1p() - (-null.limit).ln_1p()
+            }
+        });
+    }
+    mixture.process
+}
+
+/// Which of the two errors is bet on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Side {
+    /// A non-mated search is accepted.
+    FalseAccept,
+    /// A mated search is rejected, or accepted with a wrong label.
+    FalseReject,
+}
+
+/// A bet against a promise on audited decisions, which are seen with known probabilities.
+///
+/// Each decision brings X = (S / pi) r (e - limit), with S = 1 if it was drawn, r = 1 if it could
+/// have been an error of this kind and e = 1 if it was. While the promise is kept, X is expected
+/// to be at most 0, so that the product of 1 + lambda X is an e-process for each fixed lambda
+/// (Waudby-Smith and Ramdas 2024), and so is the average over several.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bet {
+    null: Null,
+    side: Side,
+    floor: Inclusion,
+    stakes: [f64; MULTIPLES.len()],
+}
+
+/// The largest part of the wealth that one decision may cost.
+const LOSS_MAX: f64 = 0.5;
+
+impl Bet {
+    /// A bet on decisions that are drawn by `strata`.
+    ///
+    /// An error that is drawn with probability pi multiplies the wealth by about 1 + lambda / pi.
+    /// The best factor is the multiple of its limit that the rate has reached; hence lambda is pi
+    /// times (multiple - 1), for pi of the stratum at the threshold where such errors are
+    /// likeliest. It is capped at half of the lowest pi by the limit, so that no decision costs
+    /// more than half of the wealth.
+    #[must_use]
+    pub fn new(null: Null, side: Side, strata: &Strata) -> Self {
+        let likeliest = match side {
+            Side::FalseAccept => strata.first_accepting(),
+            Side::FalseReject => strata.first_accepting().saturating_sub(1),
+        };
+        let floor = strata.floor();
+        let likely = strata.inclusion(likeliest).unwrap_or(floor).get();
+        let most = LOSS_MAX * floor.get() / null.limit;
+        Self {
+            null,
+            side,
+            floor,
+            stakes: MULTIPLES.map(|multiple| ((multiple - 1.0) * likely).min(most)),
+        }
+    }
+
+    /// The evidence after `rows`, the drawn decisions in the order in which they were made.
+    ///
+    /// Computed anew whenever a label comes in or is corrected. A row without a label is taken as
+    /// the outcome that speaks most for the promise; so evidence only grows with late labels, and
+    /// the bound on false alarms holds whichever labels are missing.
+    ///
+    /// # Errors
+    /// Refuses a row with a probability below the lowest of the design.
+    pub fn settle(
+        &self,
+        rows: impl IntoIterator<Item = AuditRow>,
+    ) -> Result<EProcess, MonitoringError> {
+        let mut mixture = Mixture::new(self.null, self.stakes.len());
+        for row in rows {
+            if row.inclusion < self.floor {
+                return Err(MonitoringError::BelowFloor {
+                    value: row.inclusion.get(),
+                    floor: self.floor.get(),
+                });
+            }
+            let gain = self.gain(&row) / row.inclusion.get();
+            mixture.step(&self.stakes, |stake| (stake * gain).ln_1p());
+        }
+        Ok(mixture.process)
+    }
+
+    /// r (e - limit).
+    fn gain(&self, row: &AuditRow) -> f64 {
+        let error = match (self.side, row.accepted, row.truth) {
+            // Taken as mated, or where it is accepted for a false reject, as the right match.
+            (Side::FalseAccept, true, None) | (Side::FalseReject, false, None) => None,
+            (Side::FalseAccept, false, None) | (Side::FalseReject, true, None) => Some(false),
+            (Side::FalseAccept, accepted, Some(Truth::NonMated)) => Some(accepted),
+            (Side::FalseAccept, _, Some(Truth::MatedRight | Truth::MatedWrong))
+            | (Side::FalseReject, _, Some(Truth::NonMated)) => None,
+            (Side::FalseReject, accepted, Some(Truth::MatedRight)) => Some(!accepted),
+            (Side::FalseReject, _, Some(Truth::MatedWrong)) => Some(true),
+        };
+        error.map_or(0.0, |error| f64::from(u8::from(error)) - self.null.limit)
+    }
+}
+
+/// E-processes side by side, and their average.
+struct Mixture {
+    logs: Vec<f64>,
+    process: EProcess,
+}
+
+impl Mixture {
+    fn new(null: Null, count: usize) -> Self {
+        Self {
+            logs: vec![0.0; count],
+            process: EProcess {
+                ln_e: 0.0,
+                ln_e_max: 0.0,
+                ln_e_alarm: -null.delta.ln(),
+                observations: 0,
+                alarm_at: None,
+            },
+        }
+    }
+
+    fn step(&mut self, parameters: &[f64], ln_factor: impl Fn(f64) -> f64) {
+        for (log, &parameter) in self.logs.iter_mut().zip(parameters) {
+            *log += ln_factor(parameter);
+        }
+        let process = &mut self.process;
+        process.observations += 1;
+        process.ln_e = ln_mean_exp(&self.logs);
+        process.ln_e_max = process.ln_e_max.max(process.ln_e);
+        if process.alarm_at.is_none() && process.ln_e_alarm <= process.ln_e {
+            process.alarm_at = Some(process.observations);
+        }
+    }
+}
+
+fn ln_mean_exp(logs: &[f64]) -> f64 {
+    let most = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = logs.iter().map(|log| (log - most).exp()).sum();
+    most + (sum / real(logs.len() as u64)).ln()
+}
+
+/// A Bernoulli CUSUM (Reynolds and Stoumbos 1999): quicker than an e-process after a long quiet
+/// time, since it forgets. In exchange it raises a false alarm now and then, for certain.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cusum {
+    gamma: f64,
+    limit: f64,
+}
+
+/// Where a CUSUM stands.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CusumState {
+    /// The sum after the last outcome, in errors; at least 0.
+    pub sum: f64,
+    /// The sum at which an alarm is raised.
+    pub sum_alarm: f64,
+    /// The number of the outcome, from 1, that raised the first alarm.
+    pub alarm_at: Option<u64>,
+}
+
+impl Cusum {
+    /// For a rate that rises from `null` to `alternative`, with a mean of at least `mean_run`
+    /// outcomes to a false alarm: the sum in log-likelihoods has to reach ln(mean run) (Lorden
+    /// 1971).
+    ///
+    /// # Errors
+    /// Refuses an alternative not above the null and below 1, and a run outside [1, 1e12].
+    pub fn new(null: Null, alternative: f64, mean_run: f64) -> Result<Self, MonitoringError> {
+        let limit = null.limit;
+        if !(limit < alternative && alternative < 1.0) {
+            return Err(MonitoringError::Alternative {
+                value: alternative,
+                limit,
+            });
+        }
+        if !(1.0..=1e12).contains(&mean_run) {
+            return Err(MonitoringError::MeanRun { value: mean_run });
+        }
+        let fall = (-limit).ln_1p() - (-alternative).ln_1p();
+        let odds = (alternative / limit).ln() + fall;
+        Ok(Self {
+            gamma: fall / odds,
+            limit: mean_run.ln() / odds,
+        })
+    }
+
+    /// What each outcome takes off the sum: S = max(0, S + error - gamma).
+    #[must_use]
+    pub fn gamma(self) -> f64 {
+        self.gamma
+    }
+
+    /// The sum after `outcomes`, in order; `true` is an error.
+    #[must_use]
+    pub fn run(self, outcomes: impl IntoIterator<Item = bool>) -> CusumState {
+        let mut state = CusumState {
+            sum: 0.0,
+            sum_alarm: self.limit,
+            alarm_at: None,
+        };
+        for (number, error) in (1..).zip(outcomes) {
+            state.sum = (state.sum + f64::from(u8::from(error)) - self.gamma).max(0.0);
+            if state.alarm_at.is_none() && self.limit <= state.sum {
+                state.alarm_at = Some(number);
+            }
+        }
+        state
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn null() -> Null {
+        Null::new(0.01, 0.05).unwrap()
+    }
+
+    fn close(found: f64, expected: f64, within: f64) {
+        assert!(
+            (found - expected).abs() <= within,
+            "{found} is not {expected}"
+        );
+    }
+
+    /// 30 zeros, 1, 20 zeros, 1, 10 zeros, 1, 1, 0, 1.
+    fn reference() -> Vec<bool> {
+        let mut outcomes = Vec::new();
+        for zeros in [30, 20, 10, 0, 1] {
+            outcomes.extend(std::iter::repeat_n(false, zeros));
+            outcomes.push(true);
+        }
+        outcomes
+    }
+
+    #[test]
+    fn the_likelihood_ratio_is_that_of_the_reference() {
+        let one = |error| of_outcomes_against(null(), 0.02, [error]).unwrap().ln_e;
+        close(one(true), std::f64::consts::LN_2, 1e-15);
+        close(one(false), -0.010_152_371_464, 1e-12);
+        let found = of_outcomes_against(null(), 0.02, reference()).unwrap();
+        close(found.ln_e, 2.846_441_243, 5e-10);
+        close(found.ln_e_alarm, 20.0_f64.ln(), 1e-12);
+        assert_eq!((found.observations, found.alarm_at), (66, None));
+    }
+
+    #[test]
+    fn an_alarm_names_its_outcome_and_stays() {
+        let outcomes = reference().into_iter().chain([true]);
+        let calm = std::iter::repeat_n(false, 500);
+        let found = of_outcomes_against(null(), 0.02, outcomes.chain(calm)).unwrap();
+        assert_eq!(found.alarm_at, Some(67));
+        assert!(found.ln_e < 0.0);
+        close(found.ln_e_max, 2.846_441_243 + 2.0_f64.ln(), 5e-10);
+    }
+
+    #[test]
+    fn the_average_is_short_of_its_best_alternative_by_the_logarithm_of_their_number_at_most() {
+        let average = of_outcomes(null(), reference()).ln_e;
+        let best = MULTIPLES
+            .map(|m| {
+                of_outcomes_against(null(), m * 0.01, reference())
+                    .unwrap()
+                    .ln_e
+            })
+            .into_iter()
+            .fold(0.0, f64::max);
+        assert!(
+            best - 4.0_f64.ln() <= average && average <= best,
+            "{average} {best}"
+        );
+    }
+
+    #[test]
+    fn the_cusum_has_the_gamma_of_the_reference() {
+        let cusum = Cusum::new(null(), 0.02, 10_000.0).unwrap();
+        close(cusum.gamma(), 0.014_435_344_704_5, 1e-13);
+        let found = cusum.run([false, false, true, true, false]);
+        close(found.sum, 2.0 - 3.0 * cusum.gamma(), 1e-12);
+        assert_eq!(found.alarm_at, None);
+        let storm = cusum.run(std::iter::repeat_n(true, 20));
+        close(
+            storm.sum_alarm,
+            10_000.0_f64.ln() / (0.02 * 0.99 / (0.01 * 0.98_f64)).ln(),
+            1e-9,
+        );
+        assert_eq!(storm.alarm_at, Some(14));
+    }
+
+    fn row(stratum: usize, truth: Option<Truth>) -> AuditRow {
+        let strata = Strata::usual();
+        AuditRow {
+            stratum,
+            accepted: strata.accepts(stratum).unwrap(),
+            inclusion: strata.inclusion(stratum).unwrap(),
+            truth,
+        }
+    }
+
+    #[test]
+    fn each_audited_decision_multiplies_the_wealth_as_defined() {
+        let bet = Bet::new(null(), Side::FalseAccept, &Strata::usual());
+        let ln_e = |row: AuditRow| bet.settle([row]).unwrap().ln_e;
+        // pi = 0.2 at the threshold, 0.005 at the least: stakes are 0.1, 0.2 and twice 0.25.
+        let mean = |gain: f64| {
+            let factors = [0.1, 0.2, 0.25, 0.25].map(|stake: f64| 1.0 + stake * gain);
+            (factors.iter().sum::<f64>() / 4.0).ln()
+        };
+        close(ln_e(row(3, Some(Truth::NonMated))), mean(0.99 / 0.2), 1e-12);
+        close(
+            ln_e(row(0, Some(Truth::NonMated))),
+            mean(-0.01 / 0.005),
+            1e-12,
+        );
+        close(ln_e(row(3, Some(Truth::MatedWrong))), 0.0, 0.0);
+        let bet = Bet::new(null(), Side::FalseReject, &Strata::usual());
+        let ln_e = |row: AuditRow| bet.settle([row]).unwrap().ln_e;
+        close(
+            ln_e(row(2, Some(Truth::MatedRight))),
+            mean(0.99 / 0.2),
+            1e-12,
+        );
+        close(
+            ln_e(row(5, Some(Truth::MatedWrong))),
+            mean(0.99 / 0.02),
+            1e-12,
+        );
+        close(
+            ln_e(row(5, Some(Truth::MatedRight))),
+            mean(-0.01 / 0.02),
+            1e-12,
+        );
+        close(ln_e(row(2, Some(Truth::NonMated))), 0.0, 0.0);
+    }
+
+    #[test]
+    fn what_a_bet_was_not_made_for_is_refused() {
+        let bet = Bet::new(null(), Side::FalseAccept, &Strata::usual());
+        let rare = AuditRow {
+            inclusion: Inclusion::new(0.004).unwrap(),
+            ..row(0, None)
+        };
+        assert!(bet.settle([rare]).is_err());
+        assert!(Null::new(0.0, 0.05).is_err() && Null::new(0.01, 0.0).is_err());
+        assert!(of_outcomes_against(null(), 0.01, []).is_err());
+        assert!(Cusum::new(null(), 0.005, 100.0).is_err());
+        assert!(Cusum::new(null(), 0.02, 0.5).is_err());
+        assert!(serde_json::from_str::<Null>(r#"{"limit":2.0,"delta":0.05}"#).is_err());
+    }
+
+    #[test]
+    fn the_null_of_a_target_has_its_rate_and_its_confidence() {
+        let found = Null::far(TargetFar::new(0.001, 0.9).unwrap()).unwrap();
+        close(found.limit(), 0.001, 0.0);
+        close(found.delta(), 0.1, 1e-12);
+        let found = Null::frr(TargetFrr::new(0.05, 0.95).unwrap()).unwrap();
+        close(found.limit(), 0.05, 0.0);
+    }
+
+    fn any_truth() -> impl Strategy<Value = Truth> {
+        prop::sample::select(vec![Truth::MatedRight, Truth::MatedWrong, Truth::NonMated])
+    }
+
+    proptest! {
+        #[test]
+        fn a_late_label_never_lowers_the_evidence(
+            drawn in prop::collection::vec((0..6_usize, any_truth(), any::<bool>()), 1..60)
+        ) {
+            for side in [Side::FalseAccept, Side::FalseReject] {
+                let bet = Bet::new(null(), side, &Strata::usual());
+                let all: Vec<_> = drawn.iter().map(|d| row(d.0, Some(d.1))).collect();
+                let some: Vec<_> = drawn
+                    .iter()
+                    .map(|d| row(d.0, d.2.then_some(d.1)))
+                    .collect();
+                let (all, some) = (bet.settle(all).unwrap(), bet.settle(some).unwrap());
+                prop_assert!(some.ln_e <= all.ln_e + 1e-9);
+                prop_assert!(some.ln_e.is_finite());
+            }
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! Which decisions are labelled: few far from the threshold, many where errors are.
+//!
+//! Stratified sampling by score (Cochran, Sampling Techniques, chapter 5). Any design gives
+//! unbiased rates, as long as each decision's probability of being drawn is above zero, is known,
+//! and is kept with the decision; a good design only needs fewer labels.
+
+use serde::{Deserialize, Serialize};
+
+use super::MonitoringError;
+use crate::calibration::binomial::real;
+use crate::calibration::decision::{Decision, Threshold};
+use crate::vector::Similarity;
+
+/// The probability with which a decision is drawn for the audit; in [1e-6, 1].
+///
+/// It is fixed before the truth is known, and kept with the decision: without it a label says
+/// nothing about a rate.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct Inclusion(f64);
+
+impl Inclusion {
+    /// Every decision is drawn.
+    pub const ALWAYS: Self = Self(1.0);
+    /// Below it, one label would stand for more than a million decisions.
+    const MIN: f64 = 1e-6;
+
+    /// Takes a fraction, such as 0.05.
+    ///
+    /// # Errors
+    /// Refuses what is outside [1e-6, 1].
+    pub fn new(value: f64) -> Result<Self, MonitoringError> {
+        if !(Self::MIN..=1.0).contains(&value) {
+            return Err(MonitoringError::Inclusion { value });
+        }
+        Ok(Self(value))
+    }
+
+    /// The fraction.
+    #[must_use]
+    pub fn get(self) -> f64 {
+        self.0
+    }
+
+    /// Whether the decision with this `lot` is drawn.
+    ///
+    /// The lot is a hash of the decision's id whose 64 bits are uniform; it must not depend on
+    /// score or truth. The same lot is drawn again at the same probability, and at any higher.
+    #[must_use]
+    pub fn draws(self, lot: u64) -> bool {
+        // 53 bits are what an f64 holds exactly.
+        real(lot >> 11) < self.0 * 2.0_f64.powi(53)
+    }
+}
+
+impl From<Inclusion> for f64 {
+    fn from(inclusion: Inclusion) -> Self {
+        inclusion.0
+    }
+}
+
+impl TryFrom<f64> for Inclusion {
+    type Error = MonitoringError;
+
+    fn try_from(value: f64) -> Result<Self, MonitoringError> {
+        Self::new(value)
+    }
+}
+
+/// The design of an audit: ranges of the distance score - threshold, each with the probability of
+/// drawing a decision in it.
+///
+/// Stratum i holds distances from edge i - 1, inclusive, to edge i, exclusive; the first and last
+/// are open. One edge is 0, so that a stratum has accepts only or rejects only.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "UncheckedStrata")]
+pub struct Strata {
+    edges: Vec<f64>,
+    inclusion: Vec<Inclusion>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UncheckedStrata {
+    edges: Vec<f64>,
+    inclusion: Vec<Inclusion>,
+}
+
+impl TryFrom<UncheckedStrata> for Strata {
+    type Error = MonitoringError;
+
+    fn try_from(raw: UncheckedStrata) -> Result<Self, MonitoringError> {
+        Self::new(raw.edges, raw.inclusion)
+    }
+}
+
+/// Where a decision falls.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Place {
+    /// The stratum's index, from the lowest scores up.
+    pub stratum: usize,
+    /// Whether the decision is an ACCEPT.
+    pub accepted: bool,
+    /// The probability of drawing it.
+    pub inclusion: Inclusion,
+}
+
+/// More strata than this leave too few labels in each.
+const STRATA_MAX: usize = 32;
+
+/// The distances of the usual design. Cosine scores of searches spread over a few tenths.
+const USUAL_EDGES: [f64; 5] = [-0.2, -0.05, 0.0, 0.05, 0.15];
+const USUAL_INCLUSION: [f64; 6] = [0.005, 0.02, 0.2, 0.2, 0.1, 0.02];
+
+impl Strata {
+    /// Takes edges in rising order and, from the lowest scores up, the probability of each
+    /// stratum.
+    ///
+    /// # Errors
+    /// Refuses edges that do not rise, lie outside (-2, 2) or lack 0; another number of
+    /// probabilities than one more than edges; and more than 32 strata.
+    pub fn new(edges: Vec<f64>, inclusion: Vec<Inclusion>) -> Result<Self, MonitoringError> {
+        let mut before = -2.0;
+        for &value in &edges {
+            if !(before < value && value < 2.0) {
+                return Err(MonitoringError::Edge { value });
+            }
+            before = value;
+        }
+        if !edges.iter().any(|edge| edge.abs() <= 0.0) {
+            return Err(MonitoringError::NoEdgeAtThreshold);
+        }
+        if inclusion.len() != edges.len() + 1 {
+            return Err(MonitoringError::RateCount {
+                edges: edges.len(),
+                rates: inclusion.len(),
+            });
+        }
+        if STRATA_MAX < inclusion.len() {
+            return Err(MonitoringError::TooManyStrata {
+                count: inclusion.len(),
+                limit: STRATA_MAX,
+            });
+        }
+        Ok(Self { edges, inclusion })
+    }
+
+    /// A design to begin with, before any decision was counted: a fifth of what is within 0.05 of
+    /// the threshold, a tenth of the accepts beyond, one in 200 of what is far below. Once a
+    /// window is counted, [`Strata::allotted`] fits it to the number of labels that are wanted.
+    #[must_use]
+    pub fn usual() -> Self {
+        Self {
+            edges: USUAL_EDGES.to_vec(),
+            inclusion: USUAL_INCLUSION.map(Inclusion).to_vec(),
+        }
+    }
+
+    /// The same strata with probabilities that are expected to give `labels` labels among
+    /// `decisions`, the number of decisions in each stratum of a window.
+    ///
+    /// Half of the labels go to the strata on either side of the threshold, where both kinds of
+    /// error are; the others share the rest. A stratum that has fewer decisions than its share is
+    /// drawn whole, and what it leaves goes to the others.
+    ///
+    /// # Errors
+    /// Refuses counts of another number of strata.
+    pub fn allotted(&self, decisions: &[u64], labels: u64) -> Result<Self, MonitoringError> {
+        self.same_number(decisions.len())?;
+        let first_accepting = self.first_accepting();
+        let others = real(decisions.len() as u64 - 2).max(1.0);
+        let share = |stratum: usize| {
+            let beside = stratum == first_accepting || stratum + 1 == first_accepting;
+            if beside { 0.25 } else { 0.5 / others }
+        };
+        let mut open: Vec<bool> = decisions.iter().map(|&count| 0 < count).collect();
+        let mut inclusion = vec![Inclusion::ALWAYS; decisions.len()];
+        let mut left = real(labels);
+        // Each round closes a stratum or is the last.
+        for _ in 0..=decisions.len() {
+            let shares: f64 = (0..)
+                .zip(&open)
+                .filter(|(_, open)| **open)
+                .map(|(i, _)| share(i))
+                .sum();
+            let of =
+                |stratum: usize, count: u64| left.max(0.0) * share(stratum) / shares / real(count);
+            let mut drawn_whole = 0.0;
+            for ((stratum, open), &count) in open.iter_mut().enumerate().zip(decisions) {
+                if *open && 1.0 <= of(stratum, count) {
+                    *open = false;
+                    drawn_whole += real(count);
+                }
+            }
+            if drawn_whole <= 0.0 {
+                for (((stratum, slot), open), &count) in
+                    inclusion.iter_mut().enumerate().zip(&open).zip(decisions)
+                {
+                    if *open {
+                        *slot = Inclusion(of(stratum, count).max(Inclusion::MIN));
+                    }
+                }
+                break;
+            }
+            left -= drawn_whole;
+        }
+        Ok(Self {
+            edges: self.edges.clone(),
+            inclusion,
+        })
+    }
+
+    /// Where a decision falls that was made at `threshold` on the best score found; `None` where
+    /// the search found nothing, which is a reject in the lowest stratum.
+    #[must_use]
+    pub fn place(&self, best: Option<Similarity>, threshold: Threshold) -> Place {
+        let stratum = best.map_or(0, |score| {
+            // Exact in sign: the difference of two unequal f32 is not zero in f64.
+            let distance = f64::from(score.get()) - f64::from(threshold.get());
+            self.edges.partition_point(|&edge| edge <= distance)
+        });
+        Place {
+            stratum,
+            accepted: threshold.decide(best) == Decision::Accept,
+            inclusion: self.inclusion(stratum).unwrap_or(Inclusion::ALWAYS),
+        }
+    }
+
+    /// The number of strata.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.inclusion.len()
+    }
+
+    /// Whether the decisions of a stratum are accepts; `None` where there is no such stratum.
+    #[must_use]
+    pub fn accepts(&self, stratum: usize) -> Option<bool> {
+        (stratum < self.count()).then(|| self.first_accepting() <= stratum)
+    }
+
+    /// The probability of drawing a decision of a stratum.
+    #[must_use]
+    pub fn inclusion(&self, stratum: usize) -> Option<Inclusion> {
+        self.inclusion.get(stratum).copied()
+    }
+
+    /// The lowest probability of any stratum.
+    #[must_use]
+    pub fn floor(&self) -> Inclusion {
+        let lowest = self.inclusion.iter().map(|inclusion| inclusion.0);
+        Inclusion(lowest.fold(1.0, f64::min))
+    }
+
+    /// The index of the stratum just above the threshold; the one before it is just below.
+    #[must_use]
+    pub fn first_accepting(&self) -> usize {
+        self.edges.partition_point(|&edge| edge <= 0.0)
+    }
+
+    pub(super) fn same_number(&self, counts: usize) -> Result<(), MonitoringError> {
+        if counts == self.count() {
+            return Ok(());
+        }
+        Err(MonitoringError::CountsOfAnother {
+            strata: self.count(),
+            counts,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn score(value: f32) -> Option<Similarity> {
+        Similarity::new(value)
+    }
+
+    fn rates(values: &[f64]) -> Vec<Inclusion> {
+        values.iter().map(|&v| Inclusion::new(v).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_tie_falls_just_above_the_threshold_and_one_step_less_just_below() {
+        let strata = Strata::usual();
+        for value in [-0.3, 0.1, 0.47, 0.999_999_9] {
+            let threshold = Threshold::new(value).unwrap();
+            let tie = strata.place(score(value), threshold);
+            assert_eq!((tie.stratum, tie.accepted), (3, true));
+            let below = strata.place(score(value.next_down()), threshold);
+            assert_eq!((below.stratum, below.accepted), (2, false));
+        }
+        let nothing = strata.place(None, Threshold::ACCEPT_ANYTHING_FOUND);
+        assert_eq!((nothing.stratum, nothing.accepted), (0, false));
+        let strict = strata.place(score(1.0), Threshold::ACCEPT_NOTHING);
+        assert_eq!((strict.stratum, strict.accepted), (2, false));
+    }
+
+    #[test]
+    fn a_design_that_cannot_be_weighted_is_refused() {
+        for value in [0.0, -0.1, 1.1, f64::NAN] {
+            assert!(Inclusion::new(value).is_err());
+        }
+        let refused = |edges: &[f64], values: &[f64]| {
+            Strata::new(edges.to_vec(), rates(values))
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(refused(&[-0.1, 0.1], &[0.1; 3]).contains("no edge"));
+        assert!(refused(&[0.1, 0.0], &[0.1; 3]).contains("edge 0 "));
+        assert!(refused(&[0.0, f64::NAN], &[0.1; 3]).contains("edge NaN"));
+        assert!(refused(&[0.0], &[0.1; 3]).contains("1 edges make 2 strata"));
+        let many: Vec<f64> = (0..32_u8).map(|i| f64::from(i) / 100.0).collect();
+        assert!(refused(&many, &[0.1; 33]).contains("over the limit of 32"));
+        assert!(
+            serde_json::from_str::<Strata>(r#"{"edges":[0.0],"inclusion":[0.0,1.0]}"#).is_err()
+        );
+        let text = serde_json::to_string(&Strata::usual()).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Strata>(&text).unwrap(),
+            Strata::usual()
+        );
+    }
+
+    #[test]
+    fn the_extreme_lots_are_drawn_as_their_probability_says() {
+        assert!(Inclusion::ALWAYS.draws(u64::MAX));
+        let half = Inclusion::new(0.5).unwrap();
+        assert!(half.draws((1 << 63) - 1) && !half.draws(1 << 63));
+        assert!(Inclusion::new(1e-6).unwrap().draws(0));
+    }
+
+    #[test]
+    fn a_budget_is_spent_near_the_threshold_and_no_stratum_is_drawn_more_than_whole() {
+        let decisions = [9_000, 900, 60, 40, 0, 10_000];
+        let strata = Strata::usual().allotted(&decisions, 400).unwrap();
+        let expected: f64 = (0..6)
+            .map(|i| real(decisions[i]) * strata.inclusion(i).unwrap().get())
+            .sum();
+        assert!((expected - 400.0).abs() < 1e-9, "{expected}");
+        assert_eq!(strata.inclusion(2), Some(Inclusion::ALWAYS));
+        assert_eq!(strata.inclusion(3), Some(Inclusion::ALWAYS));
+        assert!((strata.inclusion(1).unwrap().get() - 100.0 / 900.0).abs() < 1e-12);
+        assert_eq!(strata.floor(), strata.inclusion(5).unwrap());
+        assert!(strata.allotted(&[1, 2], 400).is_err());
+        let all = strata.allotted(&decisions, 1_000_000).unwrap();
+        assert_eq!(all.floor(), Inclusion::ALWAYS);
+    }
+
+    proptest! {
+        #[test]
+        fn an_accepting_stratum_holds_every_accept_and_no_reject(
+            best in -1.0_f32..=1.0, threshold in -1.0_f32..=1.0
+        ) {
+            let strata = Strata::usual();
+            let place = strata.place(score(best), Threshold::new(threshold).unwrap());
+            prop_assert_eq!(strata.accepts(place.stratum), Some(place.accepted));
+            prop_assert_eq!(strata.inclusion(place.stratum), Some(place.inclusion));
+        }
+
+        #[test]
+        fn what_is_drawn_stays_drawn_at_a_higher_probability(
+            lot in any::<u64>(), low in 1e-6..1.0_f64, high in 1e-6..1.0_f64
+        ) {
+            let (low, high) = if low <= high { (low, high) } else { (high, low) };
+            let draws = |value| Inclusion::new(value).unwrap().draws(lot);
+            prop_assert!(!draws(low) || draws(high));
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! What a client asks about the audit: the queue, truths, drift.
+
+use serde::Serialize;
+
+use super::client::{Client, ClientError, refused};
+use super::proto::monitoring_service_client::MonitoringServiceClient;
+use super::proto::truth::Truth as Shown;
+use super::proto::truth_result::Result as Answer;
+use super::proto::{self, TruthOutcome};
+use crate::deployment::{Told, TruthReport};
+
+/// Largest answer: an image, and room for it.
+const ANSWER_BYTES_MAX: usize = 1 << 30;
+
+/// A decision, as a client sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Decided {
+    /// Its id.
+    pub decision_id: String,
+    /// When: milliseconds since 1970-01-01 UTC.
+    pub unix_milliseconds: i64,
+    /// `ACCEPT`, `REJECT` or `UNDECIDED`.
+    pub decision: String,
+    /// The operating point.
+    pub operating_point: String,
+    /// Label of the best match.
+    pub label: String,
+    /// Its id.
+    pub item: String,
+    /// Its similarity.
+    pub score: f32,
+    /// What was held against the threshold.
+    pub decision_score: Option<f32>,
+    /// How much nearer it is than the best match of another label.
+    pub margin: Option<f32>,
+    /// Stratum of the audit.
+    pub stratum: Option<u32>,
+    /// Probability of being drawn.
+    pub inclusion_probability: f64,
+    /// Whether it was drawn.
+    pub drawn: bool,
+    /// Whether a filter was used.
+    pub filtered: bool,
+    /// What it showed, as was said last: a label, `(not enrolled)` or `(unusable)`.
+    pub truth: Option<String>,
+}
+
+/// What somebody said of a decision.
+#[derive(Clone, Debug, Serialize)]
+pub struct Said {
+    /// A label, `(not enrolled)` or `(unusable)`.
+    pub truth: String,
+    /// Who.
+    pub said_by: String,
+    /// When: milliseconds since 1970-01-01 UTC.
+    pub unix_milliseconds: i64,
+}
+
+/// A decision with its history and image.
+#[derive(Clone, Debug, Serialize)]
+pub struct DecisionFound {
+    /// The decision.
+    #[serde(flatten)]
+    pub decision: Decided,
+    /// What was said of it, the latest last.
+    pub history: Vec<Said>,
+    /// The image; empty where it is not kept.
+    #[serde(skip)]
+    pub image: Vec<u8>,
+}
+
+/// What is known of the operating point that decides.
+#[derive(Clone, Debug, Serialize)]
+pub struct DriftFound {
+    /// The operating point; empty where none is valid.
+    pub operating_point: String,
+    /// FAR, where known.
+    pub far: Option<RateFound>,
+    /// FRR, where known.
+    pub frr: Option<RateFound>,
+    /// Share of wrong accepts, where known.
+    pub false_discovery: Option<RateFound>,
+    /// Evidence against the FAR.
+    pub far_evidence: Option<EvidenceFound>,
+    /// Evidence against the FRR.
+    pub frr_evidence: Option<EvidenceFound>,
+    /// Drawn decisions.
+    pub drawn: u64,
+    /// Labelled ones of them.
+    pub labelled: u64,
+    /// Accepts that were called right unasked.
+    pub feedback_right: u64,
+    /// Accepts that were called wrong unasked.
+    pub feedback_wrong: u64,
+    /// In words, the most urgent first.
+    pub findings: Vec<FindingFound>,
+}
+
+/// A rate with its interval.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct RateFound {
+    /// The estimate.
+    pub rate: f64,
+    /// Lower end.
+    pub lower: f64,
+    /// Upper end.
+    pub upper: f64,
+    /// Confidence of the interval.
+    pub confidence: f64,
+    /// Labels that bear on it.
+    pub labels: u64,
+    /// Of these, errors.
+    pub labelled_errors: u64,
+}
+
+/// Evidence against a limit.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct EvidenceFound {
+    /// The limit.
+    pub limit: f64,
+    /// Whether it is a target.
+    pub target: bool,
+    /// Logarithm of the evidence.
+    pub log_evidence: f64,
+    /// What it takes for an alarm.
+    pub log_evidence_alarm: f64,
+    /// Whether there is one.
+    pub alarm: bool,
+    /// Drawn decisions.
+    pub observations: u64,
+}
+
+/// One finding.
+#[derive(Clone, Debug, Serialize)]
+pub struct FindingFound {
+    /// What it is about.
+    pub subject: String,
+    /// `KEPT`, `NOTE`, `UNKNOWN`, `WARNING` or `BROKEN`.
+    pub verdict: String,
+    /// In words.
+    pub says: String,
+    /// What to do.
+    pub next: String,
+}
+
+/// Which decisions of the queue are asked for.
+#[derive(Clone, Debug, Default)]
+pub struct QueueAsked {
+    /// Name of the deployment; may be empty where the server has one.
+    pub deployment: String,
+    /// Only of this stratum.
+    pub stratum: Option<u32>,
+    /// How many; pages are fetched as needed.
+    pub limit: u32,
+}
+
+impl Client {
+    fn monitoring(&self) -> MonitoringServiceClient<tonic::transport::Channel> {
+        MonitoringServiceClient::new(self.channel()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    /// Drawn decisions that wait for a label, newest first.
+    ///
+    /// # Errors
+    /// Whatever the server refuses or fails at.
+    pub async fn audit_queue(&self, asked: &QueueAsked) -> Result<Vec<Decided>, ClientError> {
+        let (mut decisions, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let left = asked
+                .limit
+                .saturating_sub(u32::try_from(decisions.len()).unwrap_or(u32::MAX));
+            if left == 0 {
+                return Ok(decisions);
+            }
+            let request = proto::ListAuditQueueRequest {
+                deployment: asked.deployment.clone(),
+                stratum: asked.stratum,
+                page_size: left.min(1000),
+                page_token,
+                ..proto::ListAuditQueueRequest::default()
+            };
+            let answer = self.monitoring().list_audit_queue(request).await;
+            let page = answer.map_err(|status| refused(&status))?.into_inner();
+            decisions.extend(page.decisions.into_iter().map(decided));
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(decisions);
+            }
+        }
+    }
+
+    /// One decision.
+    ///
+    /// # Errors
+    /// Whatever the server refuses or fails at.
+    pub async fn decision(
+        &self,
+        deployment: &str,
+        decision_id: &str,
+        with_image: bool,
+    ) -> Result<DecisionFound, ClientError> {
+        let request = proto::GetDecisionRequest {
+            deployment: deployment.to_owned(),
+            decision_id: decision_id.to_owned(),
+            with_image,
+        };
+        let answer = self.monitoring().get_decision(request).await;
+        let found = answer.map_err(|status| refused(&status))?.into_inner();
+        Ok(DecisionFound {
+            decision: decided(found.decision.unwrap_or_default()),
+            history: found
+                .history
+                .into_iter()
+                .map(|entry| Said {
+                    truth: words(entry.truth).unwrap_or_default(),
+                    said_by: entry.said_by,
+                    unix_milliseconds: entry.unix_milliseconds,
+                })
+                .collect(),
+            image: found.image,
+        })
+    }
+
+    /// Reports truths; the answers are in their order: `added`, `confirmed`, `corrected` or
+    /// `repeated`, or why one is not taken.
+    ///
+    /// # Errors
+    /// Whatever the server refuses or fails at as a whole.
+    pub async fn report_truths(
+        &self,
+        deployment: &str,
+        reports: Vec<TruthReport>,
+    ) -> Result<Vec<Result<&'static str, String>>, ClientError> {
+        let reports = reports.into_iter().map(|report| proto::TruthReport {
+            decision_id: report.decision_id,
+            truth: Some(proto::Truth {
+                truth: Some(match report.told {
+                    Told::Label(label) => Shown::Label(label),
+                    Told::NotEnrolled => Shown::NotEnrolled(true),
+                    Told::Unusable => Shown::Unusable(true),
+                }),
+            }),
+            said_by: report.said_by,
+        });
+        let request = proto::ReportTruthsRequest {
+            deployment: deployment.to_owned(),
+            reports: reports.collect(),
+        };
+        let answer = self.monitoring().report_truths(request).await;
+        let results = answer.map_err(|status| refused(&status))?.into_inner();
+        Ok(results.results.iter().map(outcome).collect())
+    }
+
+    /// What is known of the operating point that decides.
+    ///
+    /// # Errors
+    /// Whatever the server refuses or fails at.
+    pub async fn drift(&self, deployment: &str) -> Result<DriftFound, ClientError> {
+        let request = proto::GetDriftRequest {
+            deployment: deployment.to_owned(),
+        };
+        let answer = self.monitoring().get_drift(request).await;
+        Ok(drift(
+            answer.map_err(|status| refused(&status))?.into_inner(),
+        ))
+    }
+}
+
+fn outcome(result: &proto::TruthResult) -> Result<&'static str, String> {
+    match &result.result {
+        Some(Answer::Outcome(outcome)) => match TruthOutcome::try_from(*outcome) {
+            Ok(TruthOutcome::Added) => Ok("added"),
+            Ok(TruthOutcome::Confirmed) => Ok("confirmed"),
+            Ok(TruthOutcome::Corrected) => Ok("corrected"),
+            Ok(TruthOutcome::Repeated) => Ok("repeated"),
+            Ok(TruthOutcome::Unspecified) | Err(_) => {
+                Err("the server's answer is not understood".to_owned())
+            }
+        },
+        Some(Answer::Error(error)) => Err(error.message.clone()),
+        None => Err("the server did not answer for it".to_owned()),
+    }
+}
+
+fn words(truth: Option<proto::Truth>) -> Option<String> {
+    Some(match truth?.truth? {
+        Shown::Label(label) => label,
+        Shown::NotEnrolled(_) => "(not enrolled)".to_owned(),
+        Shown::Unusable(_) => "(unusable)".to_owned(),
+    })
+}
+
+fn decided(found: proto::RecordedDecision) -> Decided {
+    Decided {
+        decision: found.decision().as_str_name().replace("DECISION_", ""),
+        decision_id: found.decision_id,
+        unix_milliseconds: found.unix_milliseconds,
+        operating_point: found.operating_point_id,
+        label: found.label,
+        item: found.item_id,
+        score: found.score,
+        decision_score: found.decision_score,
+        margin: found.margin,
+        stratum: found.stratum,
+        inclusion_probability: found.inclusion_probability,
+        drawn: found.drawn,
+        filtered: found.filtered,
+        truth: words(found.truth),
+    }
+}
+
+fn drift(found: proto::GetDriftResponse) -> DriftFound {
+    let rate = |rate: proto::AuditedRate| RateFound {
+        rate: rate.rate,
+        lower: rate.lower,
+        upper: rate.upper,
+        confidence: rate.confidence,
+        labels: rate.labels,
+        labelled_errors: rate.labelled_errors,
+    };
+    let evidence = |evidence: proto::Evidence| EvidenceFound {
+        limit: evidence.limit,
+        target: evidence.target,
+        log_evidence: evidence.log_evidence,
+        log_evidence_alarm: evidence.log_evidence_alarm,
+        alarm: evidence.alarm,
+        observations: evidence.observations,
+    };
+    DriftFound {
+        operating_point: found.operating_point_id,
+        far: found.far.map(rate),
+        frr: found.frr.map(rate),
+        false_discovery: found.false_discovery.map(rate),
+        far_evidence: found.far_evidence.map(evidence),
+        frr_evidence: found.frr_evidence.map(evidence),
+        drawn: found.drawn,
+        labelled: found.labelled,
+        feedback_right: found.feedback_right,
+        feedback_wrong: found.feedback_wrong,
+        findings: found
+            .findings
+            .into_iter()
+            .map(|finding| FindingFound {
+                verdict: finding.verdict().as_str_name().replace("VERDICT_", ""),
+                subject: finding.subject,
+                says: finding.says,
+                next: finding.next,
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,322 @@
+//! `MonitoringService`: the audit of decisions, and what is known of the promise.
+
+use tonic::{Code, Request, Response, Status};
+
+use super::convert;
+use super::proto::monitoring_service_server::MonitoringService;
+use super::proto::truth::Truth as Shown;
+use super::proto::truth_result::Result as Answer;
+use super::proto::{
+    AuditedRate, Evidence, Finding, GetDecisionRequest, GetDecisionResponse, GetDriftRequest,
+    GetDriftResponse, ListAuditQueueRequest, ListAuditQueueResponse, RecordedDecision,
+    ReportTruthsRequest, ReportTruthsResponse, Truth, TruthEntry, TruthOutcome, TruthReport,
+    TruthResult, Verdict,
+};
+use super::registry::Registry;
+use super::status::{from_error, status};
+use super::stream::as_message;
+use crate::calibration::operating_point::OperatingPoint;
+use crate::deployment::{
+    DecisionId, Label, QueueRequest, Recorded, Reported, Row, Told, Truth as Said,
+    TruthReport as Report,
+};
+use crate::monitoring::audit::{AuditedRate as Rate, AuditedRates};
+use crate::monitoring::drift::{Drift, Limit, Verdict as Found};
+use crate::monitoring::sequential::EProcess;
+
+/// Decisions of a page where nobody says how many.
+const PAGE_USUAL: u32 = 50;
+/// Decisions of a page, at most.
+const PAGE_MAX: u32 = 1000;
+/// Reports of one call.
+const REPORTS_MAX: usize = 10_000;
+
+#[derive(Clone, Debug)]
+pub(super) struct Monitoring {
+    pub(super) registry: Registry,
+}
+
+impl Monitoring {
+    async fn list(&self, request: ListAuditQueueRequest) -> Result<ListAuditQueueResponse, Status> {
+        let deployment = self.registry.find(&request.deployment)?;
+        let limit = match request.page_size {
+            0 => PAGE_USUAL,
+            size if size <= PAGE_MAX => size,
+            size => {
+                let problem = format!("page_size is {size}; it must be 1 to {PAGE_MAX}");
+                return Err(convert::invalid(&problem));
+            }
+        };
+        let before = match request.page_token.as_str() {
+            "" => None,
+            token => Some(DecisionId::parse(token).ok_or_else(|| {
+                convert::invalid("page_token is not one that this call has returned")
+            })?),
+        };
+        let stratum = request
+            .stratum
+            .map(u16::try_from)
+            .transpose()
+            .map_err(|_range| convert::invalid("stratum is not one of the design"))?;
+        let asked = QueueRequest {
+            operating_point: Some(request.operating_point_id).filter(|id| !id.is_empty()),
+            stratum,
+            before,
+            limit,
+        };
+        let read = move || deployment.audit_queue(&asked);
+        let rows = self.registry.heavy(read).await?;
+        let rows = rows.map_err(|error| from_error(&error))?;
+        let full = usize::try_from(limit).is_ok_and(|limit| rows.len() == limit);
+        let last = rows.last().filter(|_| full);
+        Ok(ListAuditQueueResponse {
+            next_page_token: last.map(|row| row.entry.id.to_string()).unwrap_or_default(),
+            decisions: rows.into_iter().map(recorded).collect(),
+        })
+    }
+
+    async fn get(&self, request: GetDecisionRequest) -> Result<GetDecisionResponse, Status> {
+        let deployment = self.registry.find(&request.deployment)?;
+        let read = move || deployment.decision(&request.decision_id, request.with_image);
+        let found = self.registry.heavy(read).await?;
+        let Recorded {
+            row,
+            history,
+            image,
+        } = found.map_err(|error| from_error(&error))?;
+        Ok(GetDecisionResponse {
+            decision: Some(recorded(row)),
+            history: history.into_iter().map(entry).collect(),
+            image: image.unwrap_or_default(),
+        })
+    }
+
+    async fn report(&self, request: ReportTruthsRequest) -> Result<ReportTruthsResponse, Status> {
+        let deployment = self.registry.find(&request.deployment)?;
+        let count = request.reports.len();
+        if !(1..=REPORTS_MAX).contains(&count) {
+            let problem = format!("reports has {count} entries; it must have 1 to {REPORTS_MAX}");
+            return Err(convert::invalid(&problem));
+        }
+        let mut results: Vec<Option<TruthResult>> = Vec::new();
+        let mut reports = Vec::new();
+        for report in request.reports {
+            match read(report) {
+                Ok(report) => {
+                    reports.push(report);
+                    results.push(None);
+                }
+                Err(problem) => results.push(Some(refused(&problem))),
+            }
+        }
+        let written = self
+            .registry
+            .heavy(move || deployment.report_truths(reports))
+            .await?;
+        let mut written = written.map_err(|error| from_error(&error))?.into_iter();
+        let filled = results.into_iter().map(|result| {
+            result.unwrap_or_else(|| match written.next() {
+                Some(Ok(outcome)) => TruthResult {
+                    result: Some(Answer::Outcome(taken(outcome).into())),
+                },
+                Some(Err(problem)) => refused(&problem),
+                None => refused("the journal did not answer for it"),
+            })
+        });
+        Ok(ReportTruthsResponse {
+            results: filled.collect(),
+        })
+    }
+
+    async fn drift(&self, request: GetDriftRequest) -> Result<GetDriftResponse, Status> {
+        let deployment = self.registry.find(&request.deployment)?;
+        let found = self.registry.heavy(move || deployment.drift()).await?;
+        let found = found.map_err(|error| from_error(&error))?;
+        Ok(found
+            .map(|(point, drift)| shown(&point, drift))
+            .unwrap_or_default())
+    }
+}
+
+#[tonic::async_trait]
+impl MonitoringService for Monitoring {
+    async fn list_audit_queue(
+        &self,
+        request: Request<ListAuditQueueRequest>,
+    ) -> Result<Response<ListAuditQueueResponse>, Status> {
+        let work = self.list(request.into_inner());
+        let answer = self.registry.call("ListAuditQueue", work).await;
+        answer.map(Response::new)
+    }
+
+    async fn get_decision(
+        &self,
+        request: Request<GetDecisionRequest>,
+    ) -> Result<Response<GetDecisionResponse>, Status> {
+        let work = self.get(request.into_inner());
+        let answer = self.registry.call("GetDecision", work).await;
+        answer.map(Response::new)
+    }
+
+    async fn report_truths(
+        &self,
+        request: Request<ReportTruthsRequest>,
+    ) -> Result<Response<ReportTruthsResponse>, Status> {
+        let work = self.report(request.into_inner());
+        let answer = self.registry.call("ReportTruths", work).await;
+        answer.map(Response::new)
+    }
+
+    async fn get_drift(
+        &self,
+        request: Request<GetDriftRequest>,
+    ) -> Result<Response<GetDriftResponse>, Status> {
+        let work = self.drift(request.into_inner());
+        let answer = self.registry.call("GetDrift", work).await;
+        answer.map(Response::new)
+    }
+}
+
+fn read(report: TruthReport) -> Result<Report, String> {
+    let truth = report.truth.and_then(|truth| truth.truth);
+    let told = match truth {
+        Some(Shown::Label(label)) => Told::Label(label),
+        Some(Shown::NotEnrolled(true)) => Told::NotEnrolled,
+        Some(Shown::Unusable(true)) => Told::Unusable,
+        Some(Shown::NotEnrolled(false) | Shown::Unusable(false)) => {
+            return Err("truth is false; leave it out, or set it to true".to_owned());
+        }
+        None => return Err("truth is required: label, not_enrolled or unusable".to_owned()),
+    };
+    Ok(Report {
+        decision_id: report.decision_id,
+        told,
+        said_by: report.said_by,
+    })
+}
+
+fn refused(problem: &str) -> TruthResult {
+    let refused = status(Code::InvalidArgument, "TRUTH_REFUSED", problem);
+    TruthResult {
+        result: Some(Answer::Error(as_message(&refused))),
+    }
+}
+
+fn taken(outcome: Reported) -> TruthOutcome {
+    match outcome {
+        Reported::Added => TruthOutcome::Added,
+        Reported::Confirmed => TruthOutcome::Confirmed,
+        Reported::Corrected => TruthOutcome::Corrected,
+        Reported::Repeated => TruthOutcome::Repeated,
+    }
+}
+
+fn truth(said: Said) -> Truth {
+    Truth {
+        truth: Some(match said {
+            Said::Mated { label } => Shown::Label(label),
+            Said::NonMated => Shown::NotEnrolled(true),
+            Said::Unusable => Shown::Unusable(true),
+        }),
+    }
+}
+
+fn entry(label: Label) -> TruthEntry {
+    TruthEntry {
+        truth: Some(truth(label.truth)),
+        said_by: label.said_by,
+        unix_milliseconds: label.unix_ms.cast_signed(),
+    }
+}
+
+fn recorded(row: Row) -> RecordedDecision {
+    let (entry, best) = (row.entry, row.label);
+    let found = entry.best;
+    let sampling = entry.sampling;
+    RecordedDecision {
+        decision_id: entry.id.to_string(),
+        unix_milliseconds: entry.id.unix_ms().cast_signed(),
+        decision: convert::decision(entry.decision).into(),
+        operating_point_id: entry.operating_point.unwrap_or_default(),
+        score: found.as_ref().map_or(0.0, |best| best.similarity),
+        decision_score: found.as_ref().and_then(|best| best.held),
+        margin: found.as_ref().and_then(|best| best.margin),
+        item_id: found
+            .as_ref()
+            .map(|best| best.item.clone())
+            .unwrap_or_default(),
+        label: found.map(|best| best.label).unwrap_or_default(),
+        generation: entry.generation,
+        gallery_items: entry.gallery_items,
+        filtered: entry.filtered,
+        stratum: sampling.map(|sampling| sampling.stratum().into()),
+        inclusion_probability: sampling.map_or(0.0, |sampling| sampling.probability()),
+        drawn: sampling.is_some_and(|sampling| sampling.sampled()),
+        truth: best.map(|label| truth(label.truth)),
+    }
+}
+
+fn shown(point: &OperatingPoint, drift: Drift) -> GetDriftResponse {
+    let AuditedRates {
+        far,
+        frr,
+        false_discovery,
+        drawn,
+        labelled,
+        ..
+    } = drift.rates;
+    let rate = |rate: Rate| AuditedRate {
+        rate: rate.estimate,
+        lower: rate.lower,
+        upper: rate.upper,
+        confidence: rate.confidence.get(),
+        errors: rate.numerator,
+        trials: rate.denominator,
+        labels: rate.at_risk,
+        labelled_errors: rate.errors,
+    };
+    GetDriftResponse {
+        operating_point_id: point.id().to_owned(),
+        far: far.map(rate),
+        frr: frr.map(rate),
+        false_discovery: false_discovery.map(rate),
+        far_evidence: evidence(drift.limits.far, drift.far_evidence),
+        frr_evidence: evidence(drift.limits.frr, drift.frr_evidence),
+        drawn,
+        labelled,
+        feedback_right: drift.feedback.right,
+        feedback_wrong: drift.feedback.wrong,
+        findings: drift
+            .findings
+            .into_iter()
+            .map(|finding| Finding {
+                subject: finding.subject.as_str().to_owned(),
+                verdict: verdict(finding.verdict).into(),
+                says: finding.says,
+                next: finding.next,
+            })
+            .collect(),
+    }
+}
+
+fn evidence(limit: Option<Limit>, found: Option<EProcess>) -> Option<Evidence> {
+    let (limit, found) = limit.zip(found)?;
+    Some(Evidence {
+        limit: limit.null.limit(),
+        target: limit.target,
+        log_evidence: found.ln_e,
+        log_evidence_alarm: found.ln_e_alarm,
+        alarm: found.alarm_at.is_some(),
+        observations: found.observations,
+    })
+}
+
+fn verdict(verdict: Found) -> Verdict {
+    match verdict {
+        Found::Kept => Verdict::Kept,
+        Found::Note => Verdict::Note,
+        Found::Unknown => Verdict::Unknown,
+        Found::Warning => Verdict::Warning,
+        Found::Broken => Verdict::Broken,
+    }
+}

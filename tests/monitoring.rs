@@ -1,0 +1,300 @@
+//! Decisions on the record, their audit, and what is said of the promise: over a real socket, with
+//! the real model.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use common::{Running, copy_of_sample, photos};
+use matchpoint::journal::entry::SourceKind;
+use matchpoint::journal::read::Reader;
+use matchpoint::server::proto::monitoring_service_client::MonitoringServiceClient;
+use matchpoint::server::proto::retrieval_service_client::RetrievalServiceClient;
+use matchpoint::server::proto::truth::Truth as Shown;
+use matchpoint::server::proto::truth_result::Result as Answer;
+use matchpoint::server::proto::{
+    Decision, EmbedRequest, GetDecisionRequest, GetDriftRequest, GetDriftResponse,
+    ListAuditQueueRequest, Reference, ReportTruthsRequest, SearchRequest, SearchResponse, Truth,
+    TruthOutcome, TruthReport, Vector, Verdict, VerifyRequest, reference, search_request,
+    verify_request,
+};
+use tonic::Code;
+use tonic::transport::Channel;
+use tonic_types::StatusExt;
+
+const KNOWN: &str = "gc_fishes_fish3";
+const STRANGER: &str = "gc_monuments_eiffelTower";
+
+/// Every decision is drawn.
+const ALL: (&str, &str) = ("MATCHPOINT_AUDIT_RATES", "1,1,1,1,1,1");
+
+fn retrieval(running: &Running) -> RetrievalServiceClient<Channel> {
+    RetrievalServiceClient::new(running.channel.clone())
+}
+
+fn monitoring(running: &Running) -> MonitoringServiceClient<Channel> {
+    MonitoringServiceClient::new(running.channel.clone())
+}
+
+async fn embedded(running: &Running, label: &str) -> Vector {
+    let image = fs::read(photos().join(format!("images/{label}/q2_photometric.jpg"))).unwrap();
+    let request = EmbedRequest {
+        image,
+        ..EmbedRequest::default()
+    };
+    let answer = retrieval(running).embed(request).await.unwrap();
+    answer.into_inner().embedding.unwrap()
+}
+
+async fn search(running: &Running, vector: &Vector, filter: &str) -> SearchResponse {
+    let request = SearchRequest {
+        query: Some(search_request::Query::Embedding(vector.clone())),
+        filter: filter.to_owned(),
+        ..SearchRequest::default()
+    };
+    let answer = retrieval(running).search(request).await.unwrap();
+    answer.into_inner()
+}
+
+fn says(decision_id: &str, truth: Shown) -> TruthReport {
+    TruthReport {
+        decision_id: decision_id.to_owned(),
+        truth: Some(Truth { truth: Some(truth) }),
+        said_by: "anna".to_owned(),
+    }
+}
+
+async fn report(running: &Running, reports: Vec<TruthReport>) -> Vec<Answer> {
+    let request = ReportTruthsRequest {
+        reports,
+        ..ReportTruthsRequest::default()
+    };
+    let answer = monitoring(running).report_truths(request).await.unwrap();
+    let results = answer.into_inner().results;
+    results.into_iter().map(|r| r.result.unwrap()).collect()
+}
+
+async fn drift(running: &Running) -> GetDriftResponse {
+    let mut client = monitoring(running);
+    let answer = client.get_drift(GetDriftRequest::default()).await;
+    answer.unwrap().into_inner()
+}
+
+fn verdict(drift: &GetDriftResponse, subject: &str) -> Verdict {
+    let mut of = drift.findings.iter().filter(|f| f.subject == subject);
+    of.next().unwrap().verdict()
+}
+
+/// What the journal counted, by source and decision.
+fn recounted(deployment: &Path) -> BTreeMap<(SourceKind, &'static str), u64> {
+    let reader = Reader::open(&deployment.join("decisions.db")).unwrap();
+    reader.verify().unwrap();
+    let mut counts = BTreeMap::new();
+    for total in reader.totals().unwrap().0 {
+        let key = (total.key.source, total.key.decision.as_str());
+        *counts.entry(key).or_default() += total.count.decisions;
+    }
+    counts
+}
+
+#[tokio::test]
+async fn every_decision_is_on_the_record_and_comparisons_are_told_from_searches() {
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[ALL]).await;
+    let (known, stranger) = (
+        embedded(&running, KNOWN).await,
+        embedded(&running, STRANGER).await,
+    );
+    let accepted = search(&running, &known, "").await;
+    let rejected = search(&running, &stranger, "").await;
+    search(&running, &known, "label != nothing").await;
+    let request = VerifyRequest {
+        query: Some(verify_request::Query::Embedding(known.clone())),
+        reference: Some(Reference {
+            source: Some(reference::Source::Embedding(stranger)),
+        }),
+        ..VerifyRequest::default()
+    };
+    retrieval(&running).verify(request).await.unwrap();
+
+    let request = ListAuditQueueRequest::default();
+    let waiting = monitoring(&running).list_audit_queue(request).await;
+    let waiting = waiting.unwrap().into_inner().decisions;
+    // The newest first; a filtered one waits too, and is in no rate.
+    let ids: Vec<&str> = waiting.iter().map(|d| d.decision_id.as_str()).collect();
+    assert_eq!(ids[1..], [&rejected.decision_id, &accepted.decision_id]);
+    assert!(waiting[0].filtered && waiting[0].drawn);
+    let first = &waiting[2];
+    assert_eq!(first.decision(), Decision::Accept);
+    assert_eq!(first.label, KNOWN);
+    assert_eq!(first.item_id, accepted.matches[0].id);
+    assert!((first.score - accepted.matches[0].score).abs() <= 0.0);
+    assert!(first.margin.unwrap() > 0.0);
+    assert_eq!(first.gallery_items, accepted.gallery_items);
+    assert_eq!(drift(&running).await.drawn, 2);
+
+    running.stop().await;
+    let counted = recounted(&deployment);
+    let expected = [
+        ((SourceKind::Live, "accept"), 2),
+        ((SourceKind::Live, "reject"), 1),
+        ((SourceKind::Comparison, "reject"), 1),
+    ];
+    assert_eq!(counted, BTreeMap::from(expected));
+}
+
+#[tokio::test]
+async fn labels_are_checked_one_by_one_corrected_and_kept_with_their_history() {
+    let running = Running::sample(&[ALL]).await;
+    let known = embedded(&running, KNOWN).await;
+    let id = search(&running, &known, "").await.decision_id;
+    let label = |label: &str| says(&id, Shown::Label(label.to_owned()));
+    let answers = report(
+        &running,
+        vec![
+            label("no such label"),
+            label(KNOWN),
+            label(KNOWN),
+            says(&id, Shown::NotEnrolled(true)),
+            says("nothing", Shown::Unusable(true)),
+            TruthReport::default(),
+        ],
+    )
+    .await;
+    let said: Vec<String> = answers
+        .iter()
+        .map(|answer| match answer {
+            Answer::Outcome(outcome) => format!("{:?}", TruthOutcome::try_from(*outcome).unwrap()),
+            Answer::Error(error) => error.message.clone(),
+        })
+        .collect();
+    assert!(
+        said[0].contains("`no such label` is not enrolled"),
+        "{said:?}"
+    );
+    assert_eq!(said[1..4], ["Added", "Repeated", "Corrected"]);
+    assert!(said[4].contains("no id of a decision"), "{said:?}");
+    assert!(said[5].contains("truth is required"), "{said:?}");
+
+    let request = GetDecisionRequest {
+        decision_id: id,
+        with_image: true,
+        ..GetDecisionRequest::default()
+    };
+    let found = monitoring(&running).get_decision(request).await.unwrap();
+    let found = found.into_inner();
+    let truth = found.decision.unwrap().truth.unwrap().truth;
+    assert_eq!(truth, Some(Shown::NotEnrolled(true)));
+    assert_eq!(found.history.len(), 2);
+    assert_eq!(found.history[0].said_by, "anna");
+    assert_eq!(found.image, Vec::<u8>::new());
+
+    let request = GetDecisionRequest {
+        decision_id: "0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f".to_owned(),
+        ..GetDecisionRequest::default()
+    };
+    let refused = monitoring(&running).get_decision(request).await;
+    let status = refused.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    let reason = status.get_details_error_info().unwrap().reason;
+    assert_eq!(reason, "DECISION_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn rates_are_unknown_before_labels_and_false_accepts_raise_an_alarm_that_outlives_a_restart()
+{
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[ALL]).await;
+    let (known, stranger) = (
+        embedded(&running, KNOWN).await,
+        embedded(&running, STRANGER).await,
+    );
+    let (mut accepted, mut rejected) = (Vec::new(), Vec::new());
+    for _ in 0..30 {
+        accepted.push(search(&running, &known, "").await.decision_id);
+        rejected.push(search(&running, &stranger, "").await.decision_id);
+    }
+    let before = drift(&running).await;
+    assert_eq!((before.drawn, before.labelled), (60, 0));
+    assert_eq!((&before.far, &before.frr), (&None, &None));
+    assert_eq!(verdict(&before, "far"), Verdict::Unknown);
+
+    // Nobody was where the accepts were made: they were strangers.
+    let strangers = accepted.iter().chain(&rejected);
+    let reports = strangers.map(|id| says(id, Shown::NotEnrolled(true)));
+    report(&running, reports.collect()).await;
+    let after = drift(&running).await;
+    let far = after.far.unwrap();
+    assert!((far.rate - 0.5).abs() < 1e-12, "{far:?}");
+    assert!(far.lower < 0.5 && 0.3 < far.lower, "{far:?}");
+    assert_eq!(after.frr, None);
+    let evidence = after.far_evidence.unwrap();
+    assert!(evidence.alarm && evidence.target, "{evidence:?}");
+    assert!((evidence.limit - 0.1).abs() < 1e-12);
+    assert_eq!(verdict(&after, "far"), Verdict::Broken);
+
+    running.stop().await;
+    let again = Running::start(&deployment, &[ALL]).await;
+    assert!(drift(&again).await.far_evidence.unwrap().alarm);
+    // Another design is another sample, with evidence of its own.
+    again.stop().await;
+    let redesigned = Running::start(&deployment, &[]).await;
+    assert_eq!(drift(&redesigned).await.drawn, 0);
+}
+
+#[tokio::test]
+async fn what_is_said_of_accepts_unasked_is_a_precision_and_never_a_rate() {
+    let none = ("MATCHPOINT_AUDIT_RATES", "1e-6,1e-6,1e-6,1e-6,1e-6,1e-6");
+    let running = Running::sample(&[none]).await;
+    let known = embedded(&running, KNOWN).await;
+    let mut reports = Vec::new();
+    for number in 0..4 {
+        let id = search(&running, &known, "").await.decision_id;
+        reports.push(match number {
+            0 => says(&id, Shown::NotEnrolled(true)),
+            _ => says(&id, Shown::Label(KNOWN.to_owned())),
+        });
+    }
+    report(&running, reports).await;
+    let found = drift(&running).await;
+    assert_eq!((found.feedback_right, found.feedback_wrong), (3, 1));
+    assert_eq!((found.far, found.labelled), (None, 0));
+}
+
+#[tokio::test]
+async fn images_of_drawn_decisions_are_kept_where_that_is_switched_on() {
+    let running = Running::sample(&[ALL, ("MATCHPOINT_AUDIT_IMAGES", "true")]).await;
+    let image = fs::read(photos().join(format!("images/{KNOWN}/q2_photometric.jpg"))).unwrap();
+    let request = SearchRequest {
+        query: Some(search_request::Query::Image(image.clone())),
+        ..SearchRequest::default()
+    };
+    let answer = retrieval(&running).search(request).await.unwrap();
+    let request = GetDecisionRequest {
+        decision_id: answer.into_inner().decision_id,
+        with_image: true,
+        ..GetDecisionRequest::default()
+    };
+    let found = monitoring(&running).get_decision(request).await.unwrap();
+    assert_eq!(found.into_inner().image, image);
+}
+
+#[tokio::test]
+async fn without_a_journal_the_service_decides_and_says_that_it_keeps_nothing() {
+    let running = Running::sample(&[("MATCHPOINT_JOURNAL", "off")]).await;
+    let known = embedded(&running, KNOWN).await;
+    assert_eq!(
+        search(&running, &known, "").await.decision(),
+        Decision::Accept
+    );
+    let mut client = monitoring(&running);
+    let refused = client.get_drift(GetDriftRequest::default()).await;
+    let status = refused.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    let reason = status.get_details_error_info().unwrap().reason;
+    assert_eq!(reason, "JOURNAL_OFF");
+}
