@@ -137,14 +137,20 @@ mod tests {
             twice(tensors, images)
         })
         .unwrap();
+        let (arrived, arrivals) = crossbeam_channel::unbounded::<()>();
         thread::scope(|scope| {
             for index in 0..10_u8 {
-                let batcher = batcher.clone();
+                let (batcher, arrived) = (batcher.clone(), arrived.clone());
                 scope.spawn(move || {
+                    arrived.send(()).ok();
                     let value = f32::from(index);
                     assert_eq!(batcher.run(&[value, 1.0]), Ok(vec![2.0 * value, 2.0]));
                 });
             }
+            // All but those of the first run wait, or are about to.
+            assert_eq!(arrivals.iter().take(10).count(), 10);
+            let moment = std::time::Duration::from_millis(200);
+            arrivals.recv_timeout(moment).ok();
             // Until each has been answered, let one run after another end.
             while sizes.lock().unwrap().iter().sum::<usize>() < 10 {
                 go.send_timeout((), std::time::Duration::from_millis(20))

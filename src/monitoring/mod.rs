@@ -6,7 +6,10 @@
 
 pub mod audit;
 pub mod drift;
+pub mod indicators;
 pub mod sequential;
+#[cfg(test)]
+mod simulation;
 pub mod strata;
 
 /// Why something cannot be monitored as asked.

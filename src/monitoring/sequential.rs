@@ -168,20 +168,23 @@ pub struct Bet {
     null: Null,
     side: Side,
     floor: Inclusion,
-    stakes: [f64; MULTIPLES.len()],
+    stakes: [f64; STAKES],
 }
 
 /// The largest part of the wealth that one decision may cost.
 const LOSS_MAX: f64 = 0.5;
+/// Stakes that are averaged: the evidence is short of that for the best of them by ln 6 at most.
+const STAKES: usize = 6;
 
 impl Bet {
     /// A bet on decisions that are drawn by `strata`.
     ///
     /// An error that is drawn with probability pi multiplies the wealth by about 1 + lambda / pi.
-    /// The best factor is the multiple of its limit that the rate has reached; hence lambda is pi
-    /// times (multiple - 1), for pi of the stratum at the threshold where such errors are
-    /// likeliest. It is capped at half of the lowest pi by the limit, so that no decision costs
-    /// more than half of the wealth.
+    /// Were all decisions drawn alike, the best lambda for a rate that has reached a multiple of
+    /// its limit would be pi (multiple - 1); where some are drawn more rarely, and so weigh more,
+    /// less. Hence stakes in equal ratios from a sixteenth of pi, for pi of the stratum at the
+    /// threshold where such errors are likeliest, to nine times pi. They are capped at half of the
+    /// lowest pi by the limit, so that no decision costs more than half of the wealth.
     #[must_use]
     pub fn new(null: Null, side: Side, strata: &Strata) -> Self {
         let likeliest = match side {
@@ -195,7 +198,7 @@ impl Bet {
             null,
             side,
             floor,
-            stakes: MULTIPLES.map(|multiple| ((multiple - 1.0) * likely).min(most)),
+            stakes: between((0.5 * likely).min(most) / 8.0, (9.0 * likely).min(most)),
         }
     }
 
@@ -239,6 +242,17 @@ impl Bet {
         };
         error.map_or(0.0, |error| f64::from(u8::from(error)) - self.null.limit)
     }
+}
+
+/// Numbers in equal ratios, from the lowest to the highest.
+fn between(lowest: f64, highest: f64) -> [f64; STAKES] {
+    let ratio = (highest / lowest).powf(1.0 / real(STAKES as u64 - 1));
+    let mut next = lowest;
+    [(); STAKES].map(|()| {
+        let this = next;
+        next *= ratio;
+        this
+    })
 }
 
 /// E-processes side by side, and their average.
@@ -446,10 +460,11 @@ mod tests {
     fn each_audited_decision_multiplies_the_wealth_as_defined() {
         let bet = Bet::new(null(), Side::FalseAccept, &Strata::usual());
         let ln_e = |row: AuditRow| bet.settle([row]).unwrap().ln_e;
-        // pi = 0.2 at the threshold, 0.005 at the least: stakes are 0.1, 0.2 and twice 0.25.
+        // pi = 0.2 at the threshold, 0.005 at the least: stakes from 0.0125 to 0.25.
         let mean = |gain: f64| {
-            let factors = [0.1, 0.2, 0.25, 0.25].map(|stake: f64| 1.0 + stake * gain);
-            (factors.iter().sum::<f64>() / 4.0).ln()
+            let stakes = (0..6).map(|step| 0.0125 * 20.0_f64.powf(f64::from(step) / 5.0));
+            let factors = stakes.map(|stake| 1.0 + stake * gain);
+            (factors.sum::<f64>() / 6.0).ln()
         };
         close(ln_e(row(3, Some(Truth::NonMated))), mean(0.99 / 0.2), 1e-12);
         close(
