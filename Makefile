@@ -2,7 +2,7 @@
 # with pip, and make.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust lint runtime bench build clean
+.PHONY: help demo test test-rust test-prometheus lint runtime bench build clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -14,7 +14,14 @@ demo: build ## The main job: enrol, calibrate, serve, decide, on real photograph
 test: test-rust lint ## Every check: format, lints, tests, docs, protocol, deployment files, Python client
 	@echo "== Python client"
 	@scripts/test-python-client.sh --program target/debug/matchpoint
+	@if command -v prometheus >/dev/null; then $(MAKE) --no-print-directory test-prometheus; \
+	else echo "== skipped: a real Prometheus watches the drift demo (prometheus is not installed)"; fi
 	@echo "== all checks passed"
+
+test-prometheus: runtime ## A real Prometheus watches the drift demo: alerts and dashboard (needs `prometheus`)
+	@echo "== Prometheus"
+	@cargo build --locked --quiet
+	@python3 scripts/test_prometheus.py --program target/debug/matchpoint
 
 test-rust: runtime
 	@echo "== format"

@@ -58,6 +58,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "gallery",
             "calibration",
             "analysis",
+            "monitoring",
             "arrays",
             "report",
             "model",

@@ -897,6 +897,44 @@ fn an_empty_deployment_is_served_and_finds_nothing() {
 }
 
 #[test]
+fn the_drift_demo_raises_each_alarm_in_its_own_chapter_and_recalibrating_ends_them() {
+    let root = TempDir::new().unwrap();
+    let deployment = root.path().join("demo");
+    let told = run(&[
+        "demo",
+        "--drift",
+        "--deployment",
+        path(&deployment),
+        "--json",
+    ]);
+    assert!(told.status.success(), "{}", text(&told.stderr));
+    let chapters: Value = serde_json::from_slice(&told.stdout).unwrap();
+    let alarms: Vec<(bool, bool)> = chapters
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|chapter| {
+            let alarm = |rate: &str| {
+                let evidence = &chapter["drift"][format!("{rate}_evidence")];
+                evidence["alarm"].as_bool().unwrap()
+            };
+            (alarm("far"), alarm("frr"))
+        })
+        .collect();
+    let expected = [
+        (false, false),
+        (false, false),
+        (false, true),
+        (true, true),
+        (false, false),
+    ];
+    assert_eq!(alarms, expected);
+    // Loud where nothing is wrong, and quiet where strangers are accepted.
+    let psi = |chapter: usize| chapters[chapter]["psi"].as_f64().unwrap();
+    assert!(0.25 < psi(1) && psi(3) < 0.25);
+}
+
+#[test]
 fn the_demo_refuses_then_promises_then_decides_well() {
     let root = TempDir::new().unwrap();
     let deployment = root.path().join("demo");

@@ -50,15 +50,17 @@ pub(super) fn text(found: &DriftFound) -> String {
         let bullet = format!("  {:<8} ", finding.verdict);
         text.push_str(&wrapped(sentence.trim(), &bullet));
     }
-    text.push_str("\nfrom labels of drawn decisions\n");
+    text.push_str("\nfrom labels of drawn decisions, since the operating point decides\n");
     let rows = [
         ("FAR", found.far, found.far_evidence),
         ("FRR", found.frr, found.frr_evidence),
         ("wrong accepts", found.false_discovery, None),
+        ("FAR lately", found.far_recent, None),
+        ("FRR lately", found.frr_recent, None),
     ];
     for (name, rate, evidence) in rows {
         text.push_str(&format!("  {name:<14} {}\n", rate_text(rate)));
-        if let Some(evidence) = evidence {
+        if let Some(evidence) = evidence.filter(|_| 0 < found.labelled) {
             text.push_str(&format!("  {:<14} {}\n", "", evidence_text(&evidence)));
         }
     }
@@ -69,7 +71,7 @@ pub(super) fn text(found: &DriftFound) -> String {
     text
 }
 
-fn rate_text(rate: Option<RateFound>) -> String {
+pub(super) fn rate_text(rate: Option<RateFound>) -> String {
     rate.map_or_else(
         || "not known".to_owned(),
         |rate| {

@@ -152,6 +152,9 @@ pub struct Finding {
     pub next: String,
 }
 
+/// Drawn decisions that are called recent.
+pub const RECENT: usize = 250;
+
 /// All that is known of how an operating point does in service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -160,6 +163,9 @@ pub struct Drift {
     pub limits: Limits,
     /// The rates, from labels of drawn decisions.
     pub rates: AuditedRates,
+    /// The rates from the latest [`RECENT`] drawn decisions alone: what an alarm is about may have
+    /// begun long after the operating point did.
+    pub recent: AuditedRates,
     /// The evidence that the FAR is above its limit.
     pub far_evidence: Option<EProcess>,
     /// The evidence that the FRR is above its limit.
@@ -186,6 +192,12 @@ impl Drift {
             decisions: None,
         };
         let rates = audit.rates(confidence)?;
+        let late = seen.rows.len().saturating_sub(RECENT);
+        let recent = Audit {
+            rows: seen.rows.get(late..).unwrap_or_default(),
+            ..audit
+        };
+        let recent = recent.rates(confidence)?;
         let evidence = |limit: Option<Limit>, side| {
             limit
                 .map(|limit| {
@@ -195,17 +207,30 @@ impl Drift {
         };
         let far_evidence = evidence(limits.far, Side::FalseAccept)?;
         let frr_evidence = evidence(limits.frr, Side::FalseReject)?;
-        let watched = |subject, rate, limit, evidence| Watched {
+        let watched = |subject, (rate, recent), limit, evidence| Watched {
             subject,
             rate,
+            recent,
             limit,
             evidence,
             labelled: rates.labelled,
             drawn: rates.drawn,
         };
         let mut findings = vec![
-            watched(Subject::Far, rates.far, limits.far, far_evidence).finding(),
-            watched(Subject::Frr, rates.frr, limits.frr, frr_evidence).finding(),
+            watched(
+                Subject::Far,
+                (rates.far, recent.far),
+                limits.far,
+                far_evidence,
+            )
+            .finding(),
+            watched(
+                Subject::Frr,
+                (rates.frr, recent.frr),
+                limits.frr,
+                frr_evidence,
+            )
+            .finding(),
         ];
         findings.extend(gallery(seen.gallery));
         findings.extend(waiting(&rates));
@@ -214,6 +239,7 @@ impl Drift {
         Ok(Self {
             limits,
             rates,
+            recent,
             far_evidence,
             frr_evidence,
             feedback: seen.feedback,
@@ -226,6 +252,7 @@ impl Drift {
 struct Watched {
     subject: Subject,
     rate: Option<AuditedRate>,
+    recent: Option<AuditedRate>,
     limit: Option<Limit>,
     evidence: Option<EProcess>,
     labelled: u64,
@@ -305,12 +332,16 @@ impl Watched {
     }
 
     fn broken(&self, name: &str, held: &str, evidence: &EProcess) -> String {
-        let rate = self.rate.as_ref().map_or_else(
-            || "not known in size".to_owned(),
-            |rate| format!("estimated at {}", shown(rate)),
+        let rate = self
+            .rate
+            .as_ref()
+            .map_or_else(|| "not known".to_owned(), shown);
+        let recent = self.recent.as_ref().map_or_else(
+            || format!("not known of the latest {RECENT} drawn decisions"),
+            |recent| format!("{} of the latest {RECENT} drawn decisions", shown(recent)),
         );
         format!(
-            "The {name} exceeds {held}: an alarm that is false with a probability of at most {} was raised at drawn decision {} of {}; the rate is {rate}.",
+            "The {name} exceeds {held}: an alarm that is false with a probability of at most {} was raised at drawn decision {} of {}. The rate is {recent}, and {rate} since the operating point decides.",
             percent((-evidence.ln_e_alarm).exp()),
             evidence.alarm_at.unwrap_or_default(),
             evidence.observations,

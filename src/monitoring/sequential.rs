@@ -162,7 +162,9 @@ pub enum Side {
 /// Each decision brings X = (S / pi) r (e - limit), with S = 1 if it was drawn, r = 1 if it could
 /// have been an error of this kind and e = 1 if it was. While the promise is kept, X is expected
 /// to be at most 0, so that the product of 1 + lambda X is an e-process for each fixed lambda
-/// (Waudby-Smith and Ramdas 2024), and so is the average over several.
+/// (Waudby-Smith and Ramdas 2024), and so is the average over several. A bet that began at the
+/// first decision has lost much after a long quiet time; hence the average is also over when to
+/// begin, half of it on the first decision and the rest on all later ones.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bet {
     null: Null,
@@ -223,7 +225,7 @@ impl Bet {
                 });
             }
             let gain = self.gain(&row) / row.inclusion.get();
-            mixture.step(&self.stakes, |stake| (stake * gain).ln_1p());
+            mixture.step_or_begin(&self.stakes, |stake| (stake * gain).ln_1p());
         }
         Ok(mixture.process)
     }
@@ -279,14 +281,46 @@ impl Mixture {
         for (log, &parameter) in self.logs.iter_mut().zip(parameters) {
             *log += ln_factor(parameter);
         }
+        self.take(ln_mean_exp(&self.logs));
+    }
+
+    /// As [`Mixture::step`], and a bet begins anew at each outcome with the weight that is left for
+    /// it: all that began share the factor, so that they are one sum.
+    fn step_or_begin(&mut self, parameters: &[f64], ln_factor: impl Fn(f64) -> f64) {
+        let before = self.process.observations;
+        let begins = (unbegun(before) - unbegun(before + 1)).ln();
+        let left = unbegun(before + 1).ln();
+        for (log, &parameter) in self.logs.iter_mut().zip(parameters) {
+            // Nothing has begun before the first.
+            let begun = if before == 0 {
+                begins
+            } else {
+                ln_add_exp(*log, begins)
+            };
+            *log = begun + ln_factor(parameter);
+        }
+        self.take(ln_add_exp(ln_mean_exp(&self.logs), left));
+    }
+
+    fn take(&mut self, ln_e: f64) {
         let process = &mut self.process;
         process.observations += 1;
-        process.ln_e = ln_mean_exp(&self.logs);
+        process.ln_e = ln_e;
         process.ln_e_max = process.ln_e_max.max(process.ln_e);
         if process.alarm_at.is_none() && process.ln_e_alarm <= process.ln_e {
             process.alarm_at = Some(process.observations);
         }
     }
+}
+
+/// Weight of the bets that begin after `observations` outcomes: 1 before the first, then falling so
+/// slowly that a late one still counts.
+fn unbegun(observations: u64) -> f64 {
+    1.0 / (1.0 + real(observations + 1).log2())
+}
+
+fn ln_add_exp(a: f64, b: f64) -> f64 {
+    a.max(b) + (-(a - b).abs()).exp().ln_1p()
 }
 
 fn ln_mean_exp(logs: &[f64]) -> f64 {
@@ -464,7 +498,8 @@ mod tests {
         let mean = |gain: f64| {
             let stakes = (0..6).map(|step| 0.0125 * 20.0_f64.powf(f64::from(step) / 5.0));
             let factors = stakes.map(|stake| 1.0 + stake * gain);
-            (factors.sum::<f64>() / 6.0).ln()
+            // Half of the weight begins with the first decision.
+            (0.5 + 0.5 * factors.sum::<f64>() / 6.0).ln()
         };
         close(ln_e(row(3, Some(Truth::NonMated))), mean(0.99 / 0.2), 1e-12);
         close(
@@ -515,6 +550,22 @@ mod tests {
         close(found.delta(), 0.1, 1e-12);
         let found = Null::frr(TargetFrr::new(0.05, 0.95).unwrap()).unwrap();
         close(found.limit(), 0.05, 0.0);
+    }
+
+    #[test]
+    fn a_change_after_a_long_quiet_time_still_raises_an_alarm() {
+        let strata = Strata::new(vec![0.0], vec![Inclusion::ALWAYS; 2]).unwrap();
+        let bet = Bet::new(null(), Side::FalseAccept, &strata);
+        let row = |accepted| AuditRow {
+            stratum: usize::from(accepted),
+            accepted,
+            inclusion: Inclusion::ALWAYS,
+            truth: Some(Truth::NonMated),
+        };
+        let quiet = std::iter::repeat_n(row(false), 5_000);
+        let changed = (0..100).map(|number| row(number % 5 == 0));
+        let found = bet.settle(quiet.chain(changed)).unwrap();
+        assert!(found.alarm_at.is_some_and(|at| at < 5_060), "{found:?}");
     }
 
     fn any_truth() -> impl Strategy<Value = Truth> {

@@ -226,6 +226,12 @@ impl Strata {
         }
     }
 
+    /// The edges, in rising order.
+    #[must_use]
+    pub fn edges(&self) -> &[f64] {
+        &self.edges
+    }
+
     /// The number of strata.
     #[must_use]
     pub fn count(&self) -> usize {

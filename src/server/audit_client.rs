@@ -78,6 +78,10 @@ pub struct DriftFound {
     pub far: Option<RateFound>,
     /// FRR, where known.
     pub frr: Option<RateFound>,
+    /// FAR of the latest drawn decisions, where known.
+    pub far_recent: Option<RateFound>,
+    /// FRR of the latest drawn decisions, where known.
+    pub frr_recent: Option<RateFound>,
     /// Share of wrong accepts, where known.
     pub false_discovery: Option<RateFound>,
     /// Evidence against the FAR.
@@ -329,6 +333,8 @@ fn drift(found: proto::GetDriftResponse) -> DriftFound {
     DriftFound {
         operating_point: found.operating_point_id,
         far: found.far.map(rate),
+        far_recent: found.far_recent.map(rate),
+        frr_recent: found.frr_recent.map(rate),
         frr: found.frr.map(rate),
         false_discovery: found.false_discovery.map(rate),
         far_evidence: found.far_evidence.map(evidence),

@@ -277,6 +277,8 @@ fn shown(point: &OperatingPoint, drift: Drift) -> GetDriftResponse {
     };
     GetDriftResponse {
         operating_point_id: point.id().to_owned(),
+        far_recent: drift.recent.far.map(rate),
+        frr_recent: drift.recent.frr.map(rate),
         far: far.map(rate),
         frr: frr.map(rate),
         false_discovery: false_discovery.map(rate),

@@ -1,5 +1,7 @@
 //! `matchpoint demo`: the whole story on the sample photographs.
 
+mod drift;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,13 +11,6 @@ use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 
-use super::calibrate::{self, CalibrationReport, Strangers};
-use super::exit::{Exit, fail};
-use super::output::{Output, percent, rate, table};
-use super::pictures::Pictures;
-use super::serve::stop_signal;
-use super::sources::{Source, Sources};
-use super::{analysis, build, probe, search};
 use crate::analysis::consistency::Band;
 use crate::analysis::{BAND_POINTS, Scope};
 use crate::calibration::certify::TargetFar;
@@ -25,6 +20,13 @@ use crate::calibration::operating_point::Content;
 use crate::calibration::policy::Target;
 use crate::calibration::rates::Rate;
 use crate::calibration::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top, Trials};
+use crate::cli::calibrate::{self, CalibrationReport, Strangers};
+use crate::cli::exit::{Exit, fail};
+use crate::cli::output::{Output, percent, rate, table};
+use crate::cli::pictures::Pictures;
+use crate::cli::serve::stop_signal;
+use crate::cli::sources::{Source, Sources};
+use crate::cli::{analysis, build, probe, search};
 use crate::config::{Config, EngineFlags, ProcessEnvironment, ServerFlags};
 use crate::deployment::{CalibrationSettings, RemedyChoice};
 use crate::gallery::error::GalleryError;
@@ -43,11 +45,18 @@ use crate::vector::Similarity;
 #[command(after_help = "Examples:
   matchpoint demo
   matchpoint demo --serve              # keep the server up, to try things with
+  matchpoint demo --drift              # let the traffic change: who notices, and what helps
   matchpoint demo --json > demo.json")]
 pub(super) struct Demo {
     /// Keep the server up until Ctrl-C
-    #[arg(long)]
+    #[arg(long, conflicts_with = "drift")]
     serve: bool,
+    /// Let the traffic change, label the decisions, and see whose alarms are right
+    #[arg(long)]
+    drift: bool,
+    /// With --drift: rest between chapters, to watch them on a dashboard
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, requires = "drift")]
+    pause: u64,
     /// The sample [default: examples/photos of the checkout]
     #[arg(long, value_name = "DIR")]
     examples: Option<PathBuf>,
@@ -132,6 +141,14 @@ impl Demo {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?;
+        if self.drift {
+            let chapters = runtime.block_on(story.drift());
+            runtime.shutdown_background();
+            output.result(&chapters?, |_| {
+                format!("\nDone in {:.1} s.", started.elapsed().as_secs_f64())
+            })?;
+            return Ok(Exit::Done);
+        }
         let served = runtime.block_on(story.serve(&operating_point));
         runtime.shutdown_background();
         let served = served?;

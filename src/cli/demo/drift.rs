@@ -1,0 +1,383 @@
+//! `matchpoint demo --drift`: what happens to the promise when the traffic changes, and who notices.
+
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use super::{NAME, SUPPORTED, Story};
+use crate::analysis::consistency::Band;
+use crate::analysis::{BAND_POINTS, Scope};
+use crate::calibration::binomial::real;
+use crate::calibration::certify::TargetFar;
+use crate::calibration::policy::Target;
+use crate::cli::calibrate::{self, CalibrationReport, Strangers};
+use crate::cli::drift::rate_text;
+use crate::cli::exit::{Exit, fail};
+use crate::cli::output::percent;
+use crate::cli::pictures::Pictures;
+use crate::cli::sources::{Source, Sources};
+use crate::config::Config;
+use crate::deployment::{CalibrationSettings, Deployment, RemedyChoice, Told, TruthReport};
+use crate::monitoring::indicators::shift;
+use crate::monitoring::strata::{Inclusion, Strata};
+use crate::server::{self, Client, DriftFound, EvidenceFound, RateFound};
+
+/// Searches of a chapter.
+const SEARCHES: usize = 240;
+/// Scores of a chapter are compared with those of the first in so many equal ranges from 0 to 1.
+const BINS: usize = 10;
+/// Above this the index is customarily called a large shift.
+const CUSTOMARY: f64 = 0.25;
+
+/// What comes in during a chapter.
+struct Traffic {
+    title: &'static str,
+    says: &'static str,
+    /// Strangers, of ten searches.
+    strangers: u64,
+    /// Look-alikes, of ten strangers.
+    look_alikes: u64,
+    /// Kinds of pictures that the camera takes.
+    kinds: &'static [&'static str],
+}
+
+const SHARP: &[&str] = &["rotpersp", "photometric", "combo"];
+const BLURRED: &[&str] = &["lowres"];
+const USUAL: &[&str] = &["rotpersp", "photometric", "combo", "lowres", "hard"];
+
+const CHAPTERS: [Traffic; 4] = [
+    Traffic {
+        title: "A quiet week",
+        says: "A third of the searches show strangers, as in the calibration.",
+        strangers: 3,
+        look_alikes: 0,
+        kinds: USUAL,
+    },
+    Traffic {
+        title: "Strangers come more often",
+        says: "Nine searches of ten. The accept rate falls, scores shift: neither error rate changes.",
+        strangers: 9,
+        look_alikes: 0,
+        kinds: USUAL,
+    },
+    Traffic {
+        title: "The camera blurs",
+        says: "What is enrolled is not recognised any more.",
+        strangers: 3,
+        look_alikes: 0,
+        kinds: BLURRED,
+    },
+    Traffic {
+        title: "Look-alikes arrive",
+        says: "The lens is clean again. Three strangers of ten look like something that is enrolled.",
+        strangers: 5,
+        look_alikes: 3,
+        kinds: SHARP,
+    },
+];
+
+/// What a chapter came to.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Chapter {
+    title: &'static str,
+    searches: usize,
+    accept_share: f64,
+    /// Population stability index of the scores, against the first chapter.
+    psi: f64,
+    drift: DriftFound,
+}
+
+/// The pictures that searches are drawn from.
+struct Pool {
+    known: Vec<Source>,
+    strangers: Vec<Source>,
+    /// Strangers' pictures that are nearest to what is enrolled.
+    look_alikes: Vec<Source>,
+}
+
+impl Story<'_> {
+    /// Serves, lets the traffic change, labels what is drawn, and says what is known then.
+    pub(super) async fn drift(&self) -> anyhow::Result<Vec<Chapter>> {
+        let mut config = self.server_config()?;
+        // Every decision is drawn: the story has a thousand searches, not a million.
+        let every = Strata::usual();
+        let rates = vec![Inclusion::ALWAYS; every.count()];
+        config.monitoring.strata = Strata::new(every.edges().to_vec(), rates)?;
+        let metrics_at = self.start_metrics()?;
+        let (client, deployment, stop) = self.start(config).await?;
+        self.say(&format!(
+            "3. Serve, and let the traffic change. Each search is recorded; here all are drawn, and their truth is known\n   to the demo, which reports it as a person would (`matchpoint audit`). Metrics: http://{metrics_at}/metrics\n"
+        ));
+        let pool = self.pool(&client).await?;
+        let mut draws = Draws(0);
+        let mut chapters: Vec<Chapter> = Vec::new();
+        let mut before: Option<Vec<u64>> = None;
+        for traffic in CHAPTERS {
+            let chapter = self.chapter(&client, traffic, &pool, (&mut draws, &mut before));
+            chapters.push(chapter.await?);
+        }
+        self.recalibrate(&deployment, &pool)?;
+        let [.., last] = CHAPTERS;
+        let again = Traffic {
+            title: "The same traffic again, after recalibrating",
+            says: "A new operating point, with evidence of its own.",
+            ..last
+        };
+        let chapter = self.chapter(&client, again, &pool, (&mut draws, &mut before));
+        chapters.push(chapter.await?);
+        stop.send(()).unwrap_or_default();
+        Ok(chapters)
+    }
+
+    async fn start(
+        &self,
+        config: Config,
+    ) -> anyhow::Result<(Client, Arc<Deployment>, oneshot::Sender<()>)> {
+        let listener = server::listen(config.listen).await?;
+        let address = listener.local_addr()?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (told, loaded) = mpsc::channel();
+        let serving = config.clone();
+        tokio::spawn(async move {
+            let stopped = async { drop(stopped.await) };
+            let load = move || {
+                let loaded = server::load(&config)?;
+                let deployment = loaded.deployments.get(NAME).cloned();
+                deployment
+                    .into_iter()
+                    .for_each(|one| told.send(one).unwrap_or_default());
+                Ok(loaded)
+            };
+            server::serve(listener, &serving, load, stopped).await
+        });
+        let client = Client::connect(&address.to_string()).await?;
+        client.wait_until_ready().await?;
+        Ok((client, loaded.recv()?, stop))
+    }
+
+    /// All pictures whose labels are known. Which strangers are look-alikes, a search tells.
+    async fn pool(&self, client: &Client) -> anyhow::Result<Pool> {
+        let gallery = Sources::read(&self.examples.join("gallery.csv"))?;
+        // Under a filter, which here lets everything pass: such searches are in no rate.
+        let apart = server::Asked {
+            filter: "label != nothing".to_owned(),
+            ..asked()
+        };
+        let mut pool = Pool {
+            known: Vec::new(),
+            strangers: Vec::new(),
+            look_alikes: Vec::new(),
+        };
+        for file in ["calibrate.csv", "evaluate.csv"] {
+            for source in Sources::read(&self.examples.join(file))?.items {
+                let known = gallery.items.iter().any(|item| item.label == source.label);
+                let found = client.search(&apart, std::fs::read(&source.path)?).await?;
+                if known {
+                    pool.known.push(source);
+                } else if found.decision == "ACCEPT" {
+                    pool.look_alikes.push(source);
+                } else {
+                    pool.strangers.push(source);
+                }
+            }
+        }
+        if pool.look_alikes.is_empty() {
+            let message = "the sample has no look-alikes any more; was it changed?";
+            return Err(fail(Exit::Internal, message));
+        }
+        Ok(pool)
+    }
+
+    async fn chapter(
+        &self,
+        client: &Client,
+        traffic: Traffic,
+        pool: &Pool,
+        (draws, before): (&mut Draws, &mut Option<Vec<u64>>),
+    ) -> anyhow::Result<Chapter> {
+        self.say(&format!("   {}. {}\n", traffic.title, traffic.says));
+        let (mut accepted, mut scores) = (0_u32, vec![0; BINS]);
+        let mut reports = Vec::new();
+        for _ in 0..SEARCHES {
+            let Some((source, told)) = draws.search(&traffic, pool) else {
+                let message = "the sample lacks pictures of a kind; was it changed?";
+                return Err(fail(Exit::Internal, message));
+            };
+            let found = client
+                .search(&asked(), std::fs::read(&source.path)?)
+                .await?;
+            accepted += u32::from(found.decision == "ACCEPT");
+            let score = found.matches.first().map_or(0.0, |best| best.score);
+            let bin = (1..BINS).take_while(|bin| edge(*bin) <= score).count();
+            if let Some(count) = scores.get_mut(bin) {
+                *count += 1;
+            }
+            reports.push(TruthReport {
+                decision_id: found.decision_id,
+                told,
+                said_by: "demo".to_owned(),
+            });
+        }
+        for refused in client.report_truths(NAME, reports).await? {
+            refused.map_err(|reason| fail(Exit::Internal, reason))?;
+        }
+        let psi = shift(before.get_or_insert_with(|| scores.clone()), &scores, 0.05)?.psi;
+        let chapter = Chapter {
+            title: traffic.title,
+            searches: SEARCHES,
+            accept_share: f64::from(accepted) / real(SEARCHES as u64),
+            psi,
+            drift: client.drift(NAME).await?,
+        };
+        self.say(&told(&chapter));
+        tokio::time::sleep(Duration::from_secs(self.demo.pause)).await;
+        Ok(chapter)
+    }
+
+    /// With queries of today: those of the calibration, and the look-alikes among the strangers.
+    fn recalibrate(&self, deployment: &Arc<Deployment>, pool: &Pool) -> anyhow::Result<()> {
+        self.say(
+            "4. Recalibrate, with the look-alikes among the strangers, for the same target.\n",
+        );
+        let mut sources = Sources::read(&self.examples.join("calibrate.csv"))?;
+        let is_new = |label: &str| pool.look_alikes.iter().any(|one| one.label == label);
+        sources.items.retain(|source| !is_new(&source.label));
+        sources.items.extend(pool.look_alikes.iter().cloned());
+        let request = calibrate::Request {
+            deployment,
+            sources: Some(&sources),
+            settings: CalibrationSettings {
+                target: Target::Far(TargetFar::new(SUPPORTED.0, SUPPORTED.1)?),
+                seed: 0,
+                grow_to_items: None,
+                remedy: RemedyChoice::None,
+            },
+            strangers: Strangers::NeverEnrolled,
+            dry_run: false,
+            pictures: &Pictures::default(),
+            scope: Scope {
+                pairs_max: calibrate::DEPLOYMENT_PAIRS_MAX,
+                band: Band::default(),
+                band_points: BAND_POINTS,
+            },
+            engine: self.engine,
+        };
+        // It awaits on a runtime of its own.
+        let calibrated = std::thread::scope(|scope| {
+            let worker = scope.spawn(|| calibrate::calibrate(&request));
+            worker.join()
+        });
+        let (report, _): (CalibrationReport, _) =
+            calibrated.map_err(|_panic| fail(Exit::Internal, "the calibration panicked"))??;
+        let Some(content) = &report.content else {
+            return Err(fail(
+                Exit::Internal,
+                "the sample no longer supports the demo's target",
+            ));
+        };
+        self.say(&format!(
+            "   threshold {:.4}; FRR at calibration {}\n",
+            content.threshold.get(),
+            crate::cli::output::rate(content.measured.frr.as_ref())
+        ));
+        Ok(())
+    }
+}
+
+fn asked() -> server::Asked {
+    server::Asked {
+        deployment: NAME.to_owned(),
+        limit: 2,
+        ..server::Asked::default()
+    }
+}
+
+/// The lower edge of a range of scores.
+fn edge(bin: usize) -> f32 {
+    #[expect(clippy::cast_precision_loss, reason = "ten bins")]
+    let share = bin as f32 / BINS as f32;
+    share
+}
+
+fn told(chapter: &Chapter) -> String {
+    let drift = &chapter.drift;
+    let alarm = |evidence: Option<EvidenceFound>, recent: Option<RateFound>| {
+        let Some(evidence) = evidence.filter(|evidence| evidence.alarm) else {
+            return "no alarm";
+        };
+        if recent.is_some_and(|recent| recent.upper < evidence.limit) {
+            "ALARM of before; it stays while this operating point decides"
+        } else {
+            "ALARM"
+        }
+    };
+    let loud = if CUSTOMARY < chapter.psi {
+        "called a large shift"
+    } else {
+        "called small"
+    };
+    let rows = [
+        ("accepted", percent(chapter.accept_share)),
+        (
+            "scores",
+            format!("PSI {:.2} against the quiet week: {loud}", chapter.psi),
+        ),
+        (
+            "FAR lately",
+            format!(
+                "{}: {}",
+                rate_text(drift.far_recent),
+                alarm(drift.far_evidence, drift.far_recent)
+            ),
+        ),
+        (
+            "FRR lately",
+            format!(
+                "{}: {}",
+                rate_text(drift.frr_recent),
+                alarm(drift.frr_evidence, drift.frr_recent)
+            ),
+        ),
+    ];
+    crate::cli::output::table(&rows)
+}
+
+/// splitmix64 (Steele, Lea and Flood 2014): the same story each time.
+struct Draws(u64);
+
+impl Draws {
+    fn below(&mut self, count: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (bits ^ (bits >> 31)) % count.max(1)
+    }
+
+    /// A picture of this traffic, and what it shows.
+    fn search<'a>(&mut self, traffic: &Traffic, pool: &'a Pool) -> Option<(&'a Source, Told)> {
+        let known = traffic.strangers <= self.below(10);
+        let from = if known {
+            &pool.known
+        } else if self.below(10) < traffic.look_alikes {
+            &pool.look_alikes
+        } else {
+            &pool.strangers
+        };
+        let taken = |source: &&Source| {
+            let kind = source.metadata.get("kind");
+            kind.is_none_or(|kind| traffic.kinds.contains(&kind.as_str()))
+        };
+        let fit: Vec<&Source> = from.iter().filter(taken).collect();
+        let drawn = usize::try_from(self.below(fit.len() as u64)).unwrap_or(0);
+        let source = fit.get(drawn).copied()?;
+        let told = if known {
+            Told::Label(source.label.clone())
+        } else {
+            Told::NotEnrolled
+        };
+        Some((source, told))
+    }
+}
