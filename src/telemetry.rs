@@ -52,6 +52,12 @@ const RATE_LIMIT: &str = "matchpoint_rate_limit_ratio";
 const EVIDENCE: &str = "matchpoint_evidence_log_ratio";
 const EVIDENCE_ALARM: &str = "matchpoint_evidence_alarm_log_ratio";
 const RATE_ALARM: &str = "matchpoint_rate_alarm";
+const CANARY_TRIALS: &str = "matchpoint_canary_trials";
+const CANARY_ERRORS: &str = "matchpoint_canary_errors";
+const CANARY_RATE: &str = "matchpoint_canary_rate_ratio";
+const CANARY_ALARM: &str = "matchpoint_canary_alarm";
+const CANARY_CHANGED: &str = "matchpoint_canary_changed";
+const CANARY_FAILED: &str = "matchpoint_canary_failed";
 const ACCEPT_FEEDBACK: &str = "matchpoint_accept_feedback";
 
 /// The decisions, as label values.
@@ -249,6 +255,7 @@ fn describe() {
     describe_monitoring();
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn describe_monitoring() {
     describe_counter!(
         RECORDED,
@@ -297,6 +304,27 @@ fn describe_monitoring() {
         RATE_ALARM,
         "1 from the moment when the evidence reached its limit, for as long as the operating point decides; false with a probability of at most alarm_delta, ever."
     );
+    describe_gauge!(
+        CANARY_TRIALS,
+        "Canaries of the latest round: enrolled ones for frr, others for far."
+    );
+    describe_gauge!(
+        CANARY_ERRORS,
+        "Those of them in error: accepted strangers for far, rejected or wrongly matched ones for frr."
+    );
+    describe_gauge!(
+        CANARY_RATE,
+        "Ends of the 95 % interval of the share of canaries in error. Knows nothing of new traffic, and genuine canaries are easier than what callers send."
+    );
+    describe_gauge!(
+        CANARY_ALARM,
+        "1 where the latest round is evidence that canaries fail more often than the rate's limit."
+    );
+    describe_gauge!(
+        CANARY_CHANGED,
+        "Canaries that came out otherwise than in the first round under the operating point."
+    );
+    describe_gauge!(CANARY_FAILED, "Canaries that could not be searched for.");
     describe_gauge!(
         ACCEPT_FEEDBACK,
         "Accepts that somebody spoke of without being asked, right or wrong. Their share is a precision of what is spoken of, and says nothing of FAR: rejects are never heard."
@@ -631,4 +659,59 @@ pub fn audit_ended(deployment: &str, operating_point: &str) {
             },
         );
     }
+}
+
+/// What a round of canaries says of one rate.
+#[derive(Clone, Copy, Debug)]
+pub struct CanaryGauges {
+    /// `far` or `frr`.
+    pub rate: &'static str,
+    /// Canaries of this kind.
+    pub trials: u64,
+    /// Those of them in error.
+    pub errors: u64,
+    /// Lower and upper end of the share; `None` without trials.
+    pub interval: Option<[f64; 2]>,
+    /// Whether they fail more often than the limit; `None` where that is not known.
+    pub alarm: Option<bool>,
+}
+
+/// Says what a round of canaries came to, and that nothing more is known of an operating point that
+/// `ended`; how many changed, and how many failed.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "gauges; counts stay far below 2^53"
+)]
+pub fn canaries_replayed(
+    deployment: &str,
+    (operating_point, ended): (&str, Option<&str>),
+    rates: [CanaryGauges; 2],
+    (changed, failed): (usize, usize),
+) {
+    let labels = |point: &str, rate: &'static str| {
+        [
+            ("deployment", deployment.to_owned()),
+            ("operating_point", point.to_owned()),
+            ("rate", rate.to_owned()),
+        ]
+    };
+    for found in rates {
+        if let Some(ended) = ended {
+            gauge!(CANARY_ALARM, &labels(ended, found.rate)).set(0.0);
+        }
+        let labels = labels(operating_point, found.rate);
+        gauge!(CANARY_TRIALS, &labels).set(found.trials as f64);
+        gauge!(CANARY_ERRORS, &labels).set(found.errors as f64);
+        if let Some(alarm) = found.alarm {
+            gauge!(CANARY_ALARM, &labels).set(f64::from(u8::from(alarm)));
+        }
+        let [lower, upper] = found.interval.unwrap_or([f64::NAN; 2]);
+        for (bound, value) in [("lower", lower), ("upper", upper)] {
+            gauge!(CANARY_RATE, "deployment" => deployment.to_owned(),
+                "operating_point" => operating_point.to_owned(), "rate" => found.rate, "bound" => bound)
+            .set(value);
+        }
+    }
+    gauge!(CANARY_CHANGED, "deployment" => deployment.to_owned()).set(changed as f64);
+    gauge!(CANARY_FAILED, "deployment" => deployment.to_owned()).set(failed as f64);
 }

@@ -10,17 +10,19 @@ use std::fs;
 use std::path::Path;
 
 use common::{Running, copy_of_sample, photos};
+use matchpoint::deployment::{NewCanary, set_canaries};
 use matchpoint::journal::entry::SourceKind;
 use matchpoint::journal::read::Reader;
+use matchpoint::server::proto::gallery_service_client::GalleryServiceClient;
 use matchpoint::server::proto::monitoring_service_client::MonitoringServiceClient;
 use matchpoint::server::proto::retrieval_service_client::RetrievalServiceClient;
 use matchpoint::server::proto::truth::Truth as Shown;
 use matchpoint::server::proto::truth_result::Result as Answer;
 use matchpoint::server::proto::{
-    Decision, EmbedRequest, GetDecisionRequest, GetDriftRequest, GetDriftResponse,
-    ListAuditQueueRequest, Reference, ReportTruthsRequest, SearchRequest, SearchResponse, Truth,
-    TruthOutcome, TruthReport, Vector, Verdict, VerifyRequest, reference, search_request,
-    verify_request,
+    CanaryRound, Decision, EmbedRequest, GetDecisionRequest, GetDriftRequest, GetDriftResponse,
+    ListAuditQueueRequest, Reference, ReplayCanariesRequest, ReportTruthsRequest, SearchRequest,
+    SearchResponse, Truth, TruthOutcome, TruthReport, UpsertItemRequest, Vector, Verdict,
+    VerifyRequest, reference, search_request, upsert_item_request, verify_request,
 };
 use tonic::Code;
 use tonic::transport::Channel;
@@ -297,4 +299,66 @@ async fn without_a_journal_the_service_decides_and_says_that_it_keeps_nothing() 
     assert_eq!(status.code(), Code::FailedPrecondition);
     let reason = status.get_details_error_info().unwrap().reason;
     assert_eq!(reason, "JOURNAL_OFF");
+}
+
+#[tokio::test]
+async fn canaries_are_judged_apart_from_traffic_and_a_change_is_named() {
+    let (_folder, deployment) = copy_of_sample();
+    let canary = |label: &str, picture: &str| NewCanary {
+        name: format!("{label}/{picture}"),
+        label: label.to_owned(),
+        path: photos().join(format!("images/{label}/{picture}.jpg")),
+    };
+    let canaries = [
+        canary(KNOWN, "q1_rotpersp"),
+        canary(KNOWN, "q2_photometric"),
+        canary(STRANGER, "q1_rotpersp"),
+        canary(STRANGER, "q2_photometric"),
+    ];
+    set_canaries(&deployment, &canaries).unwrap();
+    let running = Running::start(&deployment, &[ALL, ("MATCHPOINT_CANARY_MINUTES", "0")]).await;
+    let first = replayed(&running).await;
+    assert_eq!((first.mated, first.mated_errors), (2, 0));
+    assert_eq!((first.non_mated, first.non_mated_errors), (2, 0));
+    assert_eq!((first.changed.len(), first.failed.len()), (0, 0));
+    assert_eq!(replayed(&running).await.changed, Vec::<String>::new());
+    assert_eq!(drift(&running).await.drawn, 0);
+
+    // Enrolled now: its canaries are to be accepted, and are, which they were not at first.
+    let image = fs::read(photos().join(format!("images/{STRANGER}/q2_photometric.jpg"))).unwrap();
+    let request = UpsertItemRequest {
+        id: "new".to_owned(),
+        label: STRANGER.to_owned(),
+        source: Some(upsert_item_request::Source::Image(image)),
+        ..UpsertItemRequest::default()
+    };
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    gallery.upsert_item(request).await.unwrap();
+    // And one picture is lost.
+    let lost = fs::read_dir(deployment.join("canaries")).unwrap();
+    let lost = lost.map(|entry| entry.unwrap().path());
+    let known = fs::read(photos().join(format!("images/{KNOWN}/q1_rotpersp.jpg"))).unwrap();
+    let lost = lost
+        .into_iter()
+        .find(|path| fs::read(path).unwrap() == known);
+    fs::remove_file(lost.unwrap()).unwrap();
+    let second = replayed(&running).await;
+    assert_eq!((second.mated, second.non_mated), (3, 0));
+    let named = format!("{STRANGER}/q2_photometric");
+    assert!(second.changed.contains(&named), "{second:?}");
+    assert!(second.failed[0].contains("q1_rotpersp"), "{second:?}");
+    let found = drift(&running).await;
+    assert_eq!(found.canaries, Some(second));
+    assert_eq!(verdict(&found, "canary"), Verdict::Warning);
+
+    running.stop().await;
+    let counted = recounted(&deployment);
+    let kinds: Vec<SourceKind> = counted.keys().map(|(kind, _)| *kind).collect();
+    assert!(!kinds.contains(&SourceKind::Live), "{counted:?}");
+}
+
+async fn replayed(running: &Running) -> CanaryRound {
+    let mut client = monitoring(running);
+    let answer = client.replay_canaries(ReplayCanariesRequest::default());
+    answer.await.unwrap().into_inner().round.unwrap()
 }

@@ -7,6 +7,7 @@ mod batch;
 mod bench;
 mod build;
 mod calibrate;
+mod canaries;
 mod compact;
 mod config;
 mod demo;
@@ -59,6 +60,8 @@ enum Command {
     Search(search::Search),
     /// Label drawn decisions: what FAR and FRR in service are computed from
     Audit(audit::Audit),
+    /// Keep pictures whose truth is known, and have the server search for them on a schedule
+    Canaries(canaries::Canaries),
     /// Say whether the operating point keeps its promise in service
     Drift(drift::Drift),
     /// Measure recall, FAR, FRR and latency with labelled queries
@@ -129,6 +132,7 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Serve(command) => command.run(),
         Command::Search(command) => command.run(),
         Command::Audit(command) => command.run(),
+        Command::Canaries(command) => command.run(),
         Command::Drift(command) => command.run(),
         Command::Evaluate(command) => command.run(),
         Command::Inspect(command) => command.run(),

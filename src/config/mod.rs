@@ -98,6 +98,8 @@ pub struct Config {
     pub data_dir: Option<PathBuf>,
     /// How decisions are watched.
     pub monitoring: Monitoring,
+    /// How often canaries are searched for; `None` for never.
+    pub canaries_every: Option<Duration>,
 }
 
 /// How decisions are recorded and audited.
@@ -264,6 +266,7 @@ impl Reader {
         let drain = self.number("drain_seconds", 0, 86_400);
         let reflection = self.one_of("reflection", &[("true", true), ("false", false)]);
         let monitoring = self.monitoring();
+        let canary_minutes = self.number::<u64>("canary_minutes", 0, 10_080);
         if let (Some(engine), Some(message)) = (&engine, message_bytes_max)
             && message <= engine.image_bytes_max
         {
@@ -287,6 +290,8 @@ impl Reader {
             reflection: reflection?,
             data_dir: self.text("data_dir").map(PathBuf::from),
             monitoring: monitoring?,
+            canaries_every: canary_minutes
+                .map(|minutes| (0 < minutes).then(|| Duration::from_secs(60 * minutes)))?,
         })
     }
 

@@ -182,6 +182,11 @@ pub const SETTINGS: &[Setting] = &[
         "Whether the images of drawn decisions are kept for whoever labels them: true or false",
     ),
     server(
+        "canary_minutes",
+        Some("60"),
+        "How often the canaries of each deployment are searched for, in minutes: 1 to 10080, or 0 for never",
+    ),
+    server(
         "alarm_delta",
         Some("0.05"),
         "Probability that an operating point ever raises a false alarm, for FAR and FRR each: 1e-9 to 0.5",

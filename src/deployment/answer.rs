@@ -395,6 +395,16 @@ pub enum ProbeSource {
     Query(Query),
 }
 
+impl ProbeSource {
+    /// The query, read from its file where it is in one.
+    pub(super) fn read(self, limits: &Limits) -> Result<Query, DeploymentError> {
+        Ok(match self {
+            Self::File(path) => Query::Image(read_image(&path, limits)?),
+            Self::Query(query) => query,
+        })
+    }
+}
+
 /// Where the time of a request went.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timings {
@@ -561,10 +571,7 @@ pub(super) fn probe(
     timings: &mut Timings,
 ) -> Result<Probed, DeploymentError> {
     let snapshot = &*request.snapshot;
-    let query = match request.source {
-        ProbeSource::File(path) => Query::Image(read_image(&path, limits)?),
-        ProbeSource::Query(query) => query,
-    };
+    let query = request.source.read(limits)?;
     let source_sha256 = query.sha256();
 
     let embedding = embed_query(embedder, query, limits, timings)?;

@@ -4,6 +4,7 @@ mod answer;
 mod archive;
 mod backup;
 mod calibrate;
+mod canary;
 mod error;
 mod folder;
 mod gather;
@@ -17,10 +18,11 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 pub use crate::analysis::remedy::Remedy;
 pub use crate::journal::entry::{DecisionId, Label, Reported, Row, Truth};
@@ -34,6 +36,7 @@ pub use answer::{
 pub use archive::ArchiveError;
 pub use backup::{Progress, SnapshotReport, check_snapshot, restore};
 pub use calibrate::{Calibrated, CalibrationSettings};
+pub use canary::{CANARIES_MAX, CanaryRound, NewCanary, set_canaries};
 pub use error::DeploymentError;
 pub use folder::{Folder, ModelReference, Record, now_rfc_3339};
 pub use gather::{Copied, Gathered, IndexCheck, LabelledQuery, Repeated};
@@ -81,6 +84,10 @@ pub struct Deployment {
     upkeep: OnceLock<Upkeep>,
     /// Not there before [`Deployment::keep_up`], nor where decisions are not recorded.
     monitor: OnceLock<Monitor>,
+    /// The latest round of canaries.
+    canaries: ArcSwapOption<CanaryRound>,
+    /// Whether a round of them is under way.
+    replaying: AtomicBool,
     standing: Arc<ArcSwap<Standing>>,
 }
 
@@ -178,6 +185,8 @@ impl Deployment {
             name,
             upkeep: OnceLock::new(),
             monitor: OnceLock::new(),
+            canaries: ArcSwapOption::empty(),
+            replaying: AtomicBool::new(false),
             loaded,
             limits: models.limits(),
             index: index_binding(params),
@@ -281,15 +290,29 @@ impl Deployment {
         query: Query,
         options: SearchOptions,
     ) -> Result<SearchAnswer, DeploymentError> {
+        let probe = ProbeSource::Query(query);
+        self.search_from(probe, options, Source::Live).await
+    }
+
+    async fn search_from(
+        &self,
+        probe: ProbeSource,
+        options: SearchOptions,
+        source: Source,
+    ) -> Result<SearchAnswer, DeploymentError> {
         let arrived = Instant::now();
         let (snapshot, standing) = (self.gallery.snapshot(), self.standing.load_full());
         let (searched, judge) = (Arc::clone(&snapshot), Arc::clone(&standing));
         let filtered = options.filter.is_some();
         let checks = self.upkeep.get().map(Upkeep::checks);
         let keeps = self.monitor.get().is_some_and(Monitor::keeps_images);
-        let image = query.kept(keeps);
+        let image = match &probe {
+            ProbeSource::Query(query) => query.kept(keeps),
+            ProbeSource::File(_) => None,
+        };
         let ((hits, best, held), timings) = self
             .work(arrived, move |embedder, limits, timings| {
+                let query = probe.read(limits)?;
                 let embedding = embed_query(embedder, query, limits, timings)?;
                 let (hits, best) = search_snapshot(&searched, &embedding, &options, timings)?;
                 let held = judge.held(&embedding, best.as_ref(), timings)?;
@@ -313,8 +336,11 @@ impl Deployment {
             hits,
             timings,
         };
-        let score = best.as_ref().map(|best| best.score.get());
-        self.count(answer.decision.as_str(), &answer.basis, score);
+        // What callers send; canaries have counters of their own.
+        if source == Source::Live {
+            let score = best.as_ref().map(|best| best.score.get());
+            self.count(answer.decision.as_str(), &answer.basis, score);
+        }
         if let Some(monitor) = self.monitor.get() {
             let made = Made {
                 id,
@@ -327,7 +353,7 @@ impl Deployment {
                 filtered,
                 image,
             };
-            monitor.record(made, Source::Live);
+            monitor.record(made, source);
         }
         Ok(answer)
     }

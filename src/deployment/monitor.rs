@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::answer::Hit;
-use super::{Deployment, DeploymentError, Standing};
+use super::{CanaryRound, Deployment, DeploymentError, Standing};
 use crate::calibration::decision::Decision;
 use crate::calibration::operating_point::OperatingPoint;
 use crate::calibration::rates::Confidence;
@@ -34,6 +34,8 @@ use crate::vector::Similarity;
 const JOURNAL_FILE: &str = "decisions.db";
 /// The design of the audit and when it began.
 const DESIGN_FILE: &str = "audit.json";
+/// For canaries, where nothing else is watched.
+const ALARM_DELTA: f64 = 0.05;
 /// How often it is looked whether something has changed.
 const TICK: Duration = Duration::from_millis(250);
 /// Evaluating takes one part in so many of one core's time.
@@ -221,7 +223,7 @@ fn lot(id: &DecisionId) -> u64 {
         .map_or(u64::MAX, |bytes| u64::from_be_bytes(*bytes))
 }
 
-fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
@@ -447,6 +449,18 @@ impl Deployment {
         self.monitor.get().ok_or(DeploymentError::JournalOff)
     }
 
+    pub(super) fn alarm_delta(&self) -> f64 {
+        self.monitor
+            .get()
+            .map_or(ALARM_DELTA, |monitor| monitor.delta)
+    }
+
+    /// The latest round of canaries; `None` before the first.
+    #[must_use]
+    pub fn canaries(&self) -> Option<Arc<CanaryRound>> {
+        self.canaries.load_full()
+    }
+
     /// How the operating point that decides does in service; `None` where none is valid. Blocks.
     ///
     /// # Errors
@@ -458,12 +472,16 @@ impl Deployment {
         let Some(point) = standing.valid() else {
             return Ok(None);
         };
-        let drift = drift(
+        let mut drift = drift(
             &monitor.journal.reader()?,
             point,
             (&monitor.strata, monitor.since_ms, monitor.delta),
             self.gallery.len() as u64,
         )?;
+        let round = self.canaries();
+        if let Some(round) = round.filter(|round| round.operating_point == point.id()) {
+            drift.add(round.rates.findings(round.changed.len()));
+        }
         Ok(Some((point.clone(), drift)))
     }
 

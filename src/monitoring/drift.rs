@@ -88,6 +88,8 @@ pub enum Subject {
     Frr,
     /// The labels that wait.
     Audit,
+    /// Searches whose truth is known beforehand.
+    Canary,
     /// The gallery's size.
     Gallery,
     /// What users say of accepts.
@@ -102,6 +104,7 @@ impl Subject {
             Self::Far => "far",
             Self::Frr => "frr",
             Self::Audit => "audit",
+            Self::Canary => "canary",
             Self::Gallery => "gallery",
             Self::Feedback => "feedback",
         }
@@ -177,6 +180,13 @@ pub struct Drift {
 }
 
 impl Drift {
+    /// Adds what else was found.
+    pub fn add(&mut self, findings: Vec<Finding>) {
+        self.findings.extend(findings);
+        self.findings
+            .sort_by_key(|finding| std::cmp::Reverse(finding.verdict));
+    }
+
     /// Looks at what was seen, with intervals at `confidence`.
     ///
     /// # Errors
@@ -276,7 +286,11 @@ impl Watched {
     fn judged(&self) -> (Verdict, String, String) {
         let name = match self.subject {
             Subject::Frr => "FRR",
-            Subject::Far | Subject::Audit | Subject::Gallery | Subject::Feedback => "FAR",
+            Subject::Far
+            | Subject::Audit
+            | Subject::Canary
+            | Subject::Gallery
+            | Subject::Feedback => "FAR",
         };
         let Some(limit) = self.limit else {
             let says = format!(
@@ -351,7 +365,7 @@ impl Watched {
     fn remedy(&self) -> String {
         match self.subject {
             Subject::Frr => "See which labels and conditions the labelled rejects have in common (camera, light, new pictures of enrolled labels); then recalibrate with queries of today, or enrol newer pictures.",
-            Subject::Far | Subject::Audit | Subject::Gallery | Subject::Feedback => "Stop acting on accepts near the threshold, or activate a stricter operating point; look at the labelled false accepts, then recalibrate with strangers of today.",
+            Subject::Far | Subject::Audit | Subject::Canary | Subject::Gallery | Subject::Feedback => "Stop acting on accepts near the threshold, or activate a stricter operating point; look at the labelled false accepts, then recalibrate with strangers of today.",
         }
         .to_owned()
     }

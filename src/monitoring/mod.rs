@@ -5,6 +5,7 @@
 //! labels come in; the indicators that need no label, and say less; the findings in words.
 
 pub mod audit;
+pub mod canaries;
 pub mod drift;
 pub mod indicators;
 pub mod sequential;
@@ -105,12 +106,6 @@ pub enum MonitoringError {
         /// The number given.
         value: f64,
     },
-    /// A mean run between false alarms that is no run.
-    #[error("a mean run of {value} outcomes is outside [1, 1e12]")]
-    MeanRun {
-        /// The number given.
-        value: f64,
-    },
     /// Shares of bins that differ in number cannot be compared, nor can histograms of two
     /// thresholds.
     #[error("two histograms are of different thresholds or bins; compare those of one threshold")]
@@ -118,13 +113,4 @@ pub enum MonitoringError {
     /// A window without scores says nothing.
     #[error("a window has no score to compare")]
     NoScores,
-    /// Not two or more groups.
-    #[error("{count} groups are outside [2, 100]; 10 is usual")]
-    GroupCount {
-        /// The number given.
-        count: usize,
-    },
-    /// Not the parameters of two bells, the lower one first.
-    #[error("the reference is not two normal components in order, with a share between them")]
-    NotAMixture,
 }

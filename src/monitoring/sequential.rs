@@ -329,76 +329,6 @@ fn ln_mean_exp(logs: &[f64]) -> f64 {
     most + (sum / real(logs.len() as u64)).ln()
 }
 
-/// A Bernoulli CUSUM (Reynolds and Stoumbos 1999): quicker than an e-process after a long quiet
-/// time, since it forgets. In exchange it raises a false alarm now and then, for certain.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Cusum {
-    gamma: f64,
-    limit: f64,
-}
-
-/// Where a CUSUM stands.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CusumState {
-    /// The sum after the last outcome, in errors; at least 0.
-    pub sum: f64,
-    /// The sum at which an alarm is raised.
-    pub sum_alarm: f64,
-    /// The number of the outcome, from 1, that raised the first alarm.
-    pub alarm_at: Option<u64>,
-}
-
-impl Cusum {
-    /// For a rate that rises from `null` to `alternative`, with a mean of at least `mean_run`
-    /// outcomes to a false alarm: the sum in log-likelihoods has to reach ln(mean run) (Lorden
-    /// 1971).
-    ///
-    /// # Errors
-    /// Refuses an alternative not above the null and below 1, and a run outside [1, 1e12].
-    pub fn new(null: Null, alternative: f64, mean_run: f64) -> Result<Self, MonitoringError> {
-        let limit = null.limit;
-        if !(limit < alternative && alternative < 1.0) {
-            return Err(MonitoringError::Alternative {
-                value: alternative,
-                limit,
-            });
-        }
-        if !(1.0..=1e12).contains(&mean_run) {
-            return Err(MonitoringError::MeanRun { value: mean_run });
-        }
-        let fall = (-limit).ln_1p() - (-alternative).ln_1p();
-        let odds = (alternative / limit).ln() + fall;
-        Ok(Self {
-            gamma: fall / odds,
-            limit: mean_run.ln() / odds,
-        })
-    }
-
-    /// What each outcome takes off the sum: S = max(0, S + error - gamma).
-    #[must_use]
-    pub fn gamma(self) -> f64 {
-        self.gamma
-    }
-
-    /// The sum after `outcomes`, in order; `true` is an error.
-    #[must_use]
-    pub fn run(self, outcomes: impl IntoIterator<Item = bool>) -> CusumState {
-        let mut state = CusumState {
-            sum: 0.0,
-            sum_alarm: self.limit,
-            alarm_at: None,
-        };
-        for (number, error) in (1..).zip(outcomes) {
-            state.sum = (state.sum + f64::from(u8::from(error)) - self.gamma).max(0.0);
-            if state.alarm_at.is_none() && self.limit <= state.sum {
-                state.alarm_at = Some(number);
-            }
-        }
-        state
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -464,22 +394,6 @@ mod tests {
         );
     }
 
-    #[test]
-    fn the_cusum_has_the_gamma_of_the_reference() {
-        let cusum = Cusum::new(null(), 0.02, 10_000.0).unwrap();
-        close(cusum.gamma(), 0.014_435_344_704_5, 1e-13);
-        let found = cusum.run([false, false, true, true, false]);
-        close(found.sum, 2.0 - 3.0 * cusum.gamma(), 1e-12);
-        assert_eq!(found.alarm_at, None);
-        let storm = cusum.run(std::iter::repeat_n(true, 20));
-        close(
-            storm.sum_alarm,
-            10_000.0_f64.ln() / (0.02 * 0.99 / (0.01 * 0.98_f64)).ln(),
-            1e-9,
-        );
-        assert_eq!(storm.alarm_at, Some(14));
-    }
-
     fn row(stratum: usize, truth: Option<Truth>) -> AuditRow {
         let strata = Strata::usual();
         AuditRow {
@@ -538,8 +452,6 @@ mod tests {
         assert!(bet.settle([rare]).is_err());
         assert!(Null::new(0.0, 0.05).is_err() && Null::new(0.01, 0.0).is_err());
         assert!(of_outcomes_against(null(), 0.01, []).is_err());
-        assert!(Cusum::new(null(), 0.005, 100.0).is_err());
-        assert!(Cusum::new(null(), 0.02, 0.5).is_err());
         assert!(serde_json::from_str::<Null>(r#"{"limit":2.0,"delta":0.05}"#).is_err());
     }
 

@@ -96,6 +96,8 @@ pub struct DriftFound {
     pub feedback_right: u64,
     /// Accepts that were called wrong unasked.
     pub feedback_wrong: u64,
+    /// The latest round of canaries.
+    pub canaries: Option<CanariesFound>,
     /// In words, the most urgent first.
     pub findings: Vec<FindingFound>,
 }
@@ -132,6 +134,25 @@ pub struct EvidenceFound {
     pub alarm: bool,
     /// Drawn decisions.
     pub observations: u64,
+}
+
+/// A round of canaries.
+#[derive(Clone, Debug, Serialize)]
+pub struct CanariesFound {
+    /// The operating point that decided.
+    pub operating_point: String,
+    /// Canaries whose label is enrolled.
+    pub mated: u64,
+    /// Those of them in error.
+    pub mated_errors: u64,
+    /// Canaries whose label is not enrolled.
+    pub non_mated: u64,
+    /// Those of them in error.
+    pub non_mated_errors: u64,
+    /// Names of those that came out otherwise than at first.
+    pub changed: Vec<String>,
+    /// Those that failed, and why.
+    pub failed: Vec<String>,
 }
 
 /// One finding.
@@ -255,6 +276,22 @@ impl Client {
         Ok(results.results.iter().map(outcome).collect())
     }
 
+    /// Searches for every canary now; `None` where there are none, or nothing to judge them by.
+    ///
+    /// # Errors
+    /// Whatever the server refuses or fails at.
+    pub async fn replay_canaries(
+        &self,
+        deployment: &str,
+    ) -> Result<Option<CanariesFound>, ClientError> {
+        let request = proto::ReplayCanariesRequest {
+            deployment: deployment.to_owned(),
+        };
+        let answer = self.monitoring().replay_canaries(request).await;
+        let found = answer.map_err(|status| refused(&status))?.into_inner();
+        Ok(found.round.map(canaries))
+    }
+
     /// What is known of the operating point that decides.
     ///
     /// # Errors
@@ -313,6 +350,18 @@ fn decided(found: proto::RecordedDecision) -> Decided {
     }
 }
 
+fn canaries(round: proto::CanaryRound) -> CanariesFound {
+    CanariesFound {
+        operating_point: round.operating_point_id,
+        mated: round.mated,
+        mated_errors: round.mated_errors,
+        non_mated: round.non_mated,
+        non_mated_errors: round.non_mated_errors,
+        changed: round.changed,
+        failed: round.failed,
+    }
+}
+
 fn drift(found: proto::GetDriftResponse) -> DriftFound {
     let rate = |rate: proto::AuditedRate| RateFound {
         rate: rate.rate,
@@ -343,6 +392,7 @@ fn drift(found: proto::GetDriftResponse) -> DriftFound {
         labelled: found.labelled,
         feedback_right: found.feedback_right,
         feedback_wrong: found.feedback_wrong,
+        canaries: found.canaries.map(canaries),
         findings: found
             .findings
             .into_iter()

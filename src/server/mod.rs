@@ -33,7 +33,8 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 pub use audit_client::{
-    Decided, DecisionFound, DriftFound, EvidenceFound, FindingFound, QueueAsked, RateFound, Said,
+    CanariesFound, Decided, DecisionFound, DriftFound, EvidenceFound, FindingFound, QueueAsked,
+    RateFound, Said,
 };
 pub use client::{Asked, Client, ClientError, Found};
 pub use registry::Loaded;
@@ -267,6 +268,7 @@ pub async fn serve(
             }
             registry.ready(loaded);
             tokio::spawn(publish_gauges(registry.watch()));
+            tokio::spawn(replay_canaries(registry.watch(), config.canaries_every));
             set_health(&reporter, ServingStatus::Serving).await;
             telemetry::server_ready(true);
             tracing::info!("ready");
@@ -296,6 +298,23 @@ async fn publish_gauges(loaded: impl Fn() -> Option<Arc<Loaded>>) {
         };
         for deployment in loaded.deployments.values() {
             deployment.publish_gauges();
+        }
+    }
+}
+
+/// Searches for the canaries of every deployment, for as long as they are served.
+async fn replay_canaries(loaded: impl Fn() -> Option<Arc<Loaded>>, every: Option<Duration>) {
+    let Some(every) = every else { return };
+    let mut tick = tokio::time::interval(every);
+    loop {
+        tick.tick().await;
+        let Some(loaded) = loaded() else {
+            return;
+        };
+        for deployment in loaded.deployments.values() {
+            if let Err(error) = deployment.replay_canaries().await {
+                tracing::warn!(%error, deployment = deployment.name(), "canaries were not replayed");
+            }
         }
     }
 }

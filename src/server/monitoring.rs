@@ -7,18 +7,18 @@ use super::proto::monitoring_service_server::MonitoringService;
 use super::proto::truth::Truth as Shown;
 use super::proto::truth_result::Result as Answer;
 use super::proto::{
-    AuditedRate, Evidence, Finding, GetDecisionRequest, GetDecisionResponse, GetDriftRequest,
-    GetDriftResponse, ListAuditQueueRequest, ListAuditQueueResponse, RecordedDecision,
-    ReportTruthsRequest, ReportTruthsResponse, Truth, TruthEntry, TruthOutcome, TruthReport,
-    TruthResult, Verdict,
+    AuditedRate, CanaryRound, Evidence, Finding, GetDecisionRequest, GetDecisionResponse,
+    GetDriftRequest, GetDriftResponse, ListAuditQueueRequest, ListAuditQueueResponse,
+    RecordedDecision, ReplayCanariesRequest, ReplayCanariesResponse, ReportTruthsRequest,
+    ReportTruthsResponse, Truth, TruthEntry, TruthOutcome, TruthReport, TruthResult, Verdict,
 };
 use super::registry::Registry;
 use super::status::{from_error, status};
 use super::stream::as_message;
 use crate::calibration::operating_point::OperatingPoint;
 use crate::deployment::{
-    DecisionId, Label, QueueRequest, Recorded, Reported, Row, Told, Truth as Said,
-    TruthReport as Report,
+    CanaryRound as Round, DecisionId, Label, QueueRequest, Recorded, Reported, Row, Told,
+    Truth as Said, TruthReport as Report,
 };
 use crate::monitoring::audit::{AuditedRate as Rate, AuditedRates};
 use crate::monitoring::drift::{Drift, Limit, Verdict as Found};
@@ -128,13 +128,28 @@ impl Monitoring {
         })
     }
 
+    async fn replay(
+        &self,
+        request: ReplayCanariesRequest,
+    ) -> Result<ReplayCanariesResponse, Status> {
+        let deployment = self.registry.find(&request.deployment)?;
+        let round = deployment.replay_canaries().await;
+        let round = round.map_err(|error| from_error(&error))?;
+        Ok(ReplayCanariesResponse {
+            round: round.as_ref().map(canaries),
+        })
+    }
+
     async fn drift(&self, request: GetDriftRequest) -> Result<GetDriftResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
+        let round = deployment.canaries();
         let found = self.registry.heavy(move || deployment.drift()).await?;
         let found = found.map_err(|error| from_error(&error))?;
-        Ok(found
-            .map(|(point, drift)| shown(&point, drift))
-            .unwrap_or_default())
+        let found = found.map(|(point, drift)| GetDriftResponse {
+            canaries: round.as_deref().map(canaries),
+            ..shown(&point, drift)
+        });
+        Ok(found.unwrap_or_default())
     }
 }
 
@@ -164,6 +179,15 @@ impl MonitoringService for Monitoring {
     ) -> Result<Response<ReportTruthsResponse>, Status> {
         let work = self.report(request.into_inner());
         let answer = self.registry.call("ReportTruths", work).await;
+        answer.map(Response::new)
+    }
+
+    async fn replay_canaries(
+        &self,
+        request: Request<ReplayCanariesRequest>,
+    ) -> Result<Response<ReplayCanariesResponse>, Status> {
+        let work = self.replay(request.into_inner());
+        let answer = self.registry.call("ReplayCanaries", work).await;
         answer.map(Response::new)
     }
 
@@ -256,6 +280,24 @@ fn recorded(row: Row) -> RecordedDecision {
     }
 }
 
+fn canaries(round: &Round) -> CanaryRound {
+    let (frr, far) = (round.rates.frr, round.rates.far);
+    CanaryRound {
+        operating_point_id: round.operating_point.clone(),
+        unix_milliseconds: round.unix_ms.cast_signed(),
+        mated: frr.trials,
+        mated_errors: frr.errors,
+        non_mated: far.trials,
+        non_mated_errors: far.errors,
+        changed: round.changed.clone(),
+        failed: round
+            .failed
+            .iter()
+            .map(|(name, reason)| format!("{name}: {reason}"))
+            .collect(),
+    }
+}
+
 fn shown(point: &OperatingPoint, drift: Drift) -> GetDriftResponse {
     let AuditedRates {
         far,
@@ -298,6 +340,7 @@ fn shown(point: &OperatingPoint, drift: Drift) -> GetDriftResponse {
                 next: finding.next,
             })
             .collect(),
+        canaries: None,
     }
 }
 

@@ -19,7 +19,9 @@ use crate::cli::output::percent;
 use crate::cli::pictures::Pictures;
 use crate::cli::sources::{Source, Sources};
 use crate::config::Config;
-use crate::deployment::{CalibrationSettings, Deployment, RemedyChoice, Told, TruthReport};
+use crate::deployment::{
+    CalibrationSettings, Deployment, NewCanary, RemedyChoice, Told, TruthReport, set_canaries,
+};
 use crate::monitoring::indicators::shift;
 use crate::monitoring::strata::{Inclusion, Strata};
 use crate::server::{self, Client, DriftFound, EvidenceFound, RateFound};
@@ -105,6 +107,7 @@ impl Story<'_> {
         let every = Strata::usual();
         let rates = vec![Inclusion::ALWAYS; every.count()];
         config.monitoring.strata = Strata::new(every.edges().to_vec(), rates)?;
+        self.keep_canaries()?;
         let metrics_at = self.start_metrics()?;
         let (client, deployment, stop) = self.start(config).await?;
         self.say(&format!(
@@ -129,6 +132,18 @@ impl Story<'_> {
         chapters.push(chapter.await?);
         stop.send(()).unwrap_or_default();
         Ok(chapters)
+    }
+
+    /// The queries of the calibration, whose truth is known.
+    fn keep_canaries(&self) -> anyhow::Result<()> {
+        let sources = Sources::read(&self.examples.join("calibrate.csv"))?;
+        let canaries = sources.items.into_iter().map(|source| NewCanary {
+            name: source.id,
+            label: source.label,
+            path: source.path,
+        });
+        let canaries: Vec<NewCanary> = canaries.collect();
+        Ok(set_canaries(&self.demo.deployment, &canaries)?)
     }
 
     async fn start(

@@ -1,0 +1,311 @@
+//! Canaries: pictures whose truth is known, searched for again and again on the path of callers.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::monitor::now_ms;
+use super::{Deployment, DeploymentError, ProbeSource, SearchOptions};
+use crate::calibration::decision::Decision;
+use crate::calibration::operating_point::OperatingPoint;
+use crate::journal::entry::Source;
+use crate::monitoring::canaries::{CanaryCounts, CanaryRate, CanaryRates};
+use crate::monitoring::drift::Limits;
+use crate::telemetry;
+
+/// The pictures and their list, within the deployment's folder.
+const FOLDER: &str = "canaries";
+const LIST: &str = "canaries.json";
+/// What the first round under an operating point came to.
+const OUTCOMES: &str = "outcomes.json";
+/// More take longer than a round should.
+pub const CANARIES_MAX: usize = 2000;
+
+/// One picture.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Canary {
+    /// Its file, in the folder of canaries.
+    file: String,
+    /// What the caller calls it.
+    name: String,
+    /// What it shows.
+    label: String,
+}
+
+/// What a search for a canary came to: the decision, and the label of the best match.
+type Outcome = (String, String);
+
+/// The first outcomes under an operating point, by file.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Baseline {
+    operating_point: String,
+    outcomes: BTreeMap<String, Outcome>,
+}
+
+/// One search for each canary.
+#[derive(Clone, Debug)]
+pub struct CanaryRound {
+    /// The operating point that decided.
+    pub operating_point: String,
+    /// When it ended, in milliseconds since 1970-01-01 UTC.
+    pub unix_ms: u64,
+    /// Searches and errors of each kind.
+    pub counts: CanaryCounts,
+    /// What follows for the rates.
+    pub rates: CanaryRates,
+    /// Names of those that came out otherwise than in the first round under this operating point.
+    pub changed: Vec<String>,
+    /// Names of those that could not be searched for, and why.
+    pub failed: Vec<(String, String)>,
+}
+
+/// A picture that is to become a canary.
+#[derive(Clone, Debug)]
+pub struct NewCanary {
+    /// What the caller calls it.
+    pub name: String,
+    /// What it shows. Whether that is enrolled is looked at in each round.
+    pub label: String,
+    /// The picture's file.
+    pub path: PathBuf,
+}
+
+/// Copies pictures into the deployment's folder, in place of the canaries that were there. Also
+/// while it is served: the next round has them.
+///
+/// # Errors
+/// Too many of them, or the disk.
+pub fn set_canaries(folder: &Path, canaries: &[NewCanary]) -> Result<(), DeploymentError> {
+    if CANARIES_MAX < canaries.len() {
+        return Err(DeploymentError::Argument {
+            argument: "canaries",
+            problem: format!(
+                "are {}; a round has at most {CANARIES_MAX} searches",
+                canaries.len()
+            ),
+        });
+    }
+    let (new, old, present) = (
+        folder.join("canaries.new"),
+        folder.join("canaries.old"),
+        folder.join(FOLDER),
+    );
+    for leftover in [&new, &old] {
+        if leftover.exists() {
+            fs::remove_dir_all(leftover).map_err(|cause| DeploymentError::io(leftover, &cause))?;
+        }
+    }
+    let io = |cause: &std::io::Error| DeploymentError::io(&new, cause);
+    fs::create_dir(&new).map_err(|cause| io(&cause))?;
+    let mut list = Vec::new();
+    for canary in canaries {
+        let bytes =
+            fs::read(&canary.path).map_err(|cause| DeploymentError::io(&canary.path, &cause))?;
+        let digest: [u8; 32] = Sha256::digest(&bytes).into();
+        let file: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        fs::write(new.join(&file), bytes).map_err(|cause| io(&cause))?;
+        list.push(Canary {
+            file,
+            name: canary.name.clone(),
+            label: canary.label.clone(),
+        });
+    }
+    write_json(&new.join(LIST), &list)?;
+    if present.exists() {
+        fs::rename(&present, &old).map_err(|cause| io(&cause))?;
+    }
+    fs::rename(&new, &present).map_err(|cause| io(&cause))?;
+    if old.exists() {
+        fs::remove_dir_all(&old).map_err(|cause| io(&cause))?;
+    }
+    Ok(())
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<(), DeploymentError> {
+    let json = serde_json::to_vec_pretty(value).map_err(|cause| DeploymentError::Broken {
+        reason: cause.to_string(),
+    })?;
+    let beside = path.with_extension("new");
+    fs::write(&beside, json)
+        .and_then(|()| fs::rename(&beside, path))
+        .map_err(|cause| DeploymentError::io(path, &cause))
+}
+
+/// Reads a small file of ours; `None` where there is none.
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, DeploymentError> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(cause) => return Err(DeploymentError::io(path, &cause)),
+    };
+    let damaged = |cause: serde_json::Error| DeploymentError::Damaged {
+        path: path.to_owned(),
+        problem: cause.to_string(),
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+}
+
+impl Deployment {
+    /// Searches for every canary, one after another, as callers do, and gives way where the queue
+    /// is full. `None` where there are no canaries, or no valid operating point to judge by.
+    ///
+    /// # Errors
+    /// A round is under way already, the list is damaged, or the disk. A canary that fails is named
+    /// in the round.
+    pub async fn replay_canaries(&self) -> Result<Option<CanaryRound>, DeploymentError> {
+        let Some(_alone) = Alone::new(&self.replaying) else {
+            return Err(DeploymentError::Argument {
+                argument: "canaries",
+                problem: "are being replayed already; wait for the end of that round".to_owned(),
+            });
+        };
+        let folder = self.folder().path().join(FOLDER);
+        let standing = self.standing.load_full();
+        let (Some(list), Some(point)) = (
+            read_json::<Vec<Canary>>(&folder.join(LIST))?,
+            standing.valid(),
+        ) else {
+            return Ok(None);
+        };
+        let mut outcomes = BTreeMap::new();
+        let (mut counts, mut failed) = (CanaryCounts::default(), Vec::new());
+        for canary in &list {
+            match self.replay(canary, &folder, &mut counts).await {
+                Ok(outcome) => drop(outcomes.insert(canary.file.clone(), outcome)),
+                Err(error) => failed.push((canary.name.clone(), error.to_string())),
+            }
+        }
+        let changed = changed(&folder, point, &list, outcomes)?;
+        let delta = self.alarm_delta();
+        let round = CanaryRound {
+            operating_point: point.id().to_owned(),
+            unix_ms: now_ms(),
+            rates: CanaryRates::new(&counts, Limits::of(point, delta)),
+            counts,
+            changed,
+            failed,
+        };
+        self.show_canaries(&round);
+        self.canaries.store(Some(Arc::new(round.clone())));
+        Ok(Some(round))
+    }
+
+    async fn replay(
+        &self,
+        canary: &Canary,
+        folder: &Path,
+        counts: &mut CanaryCounts,
+    ) -> Result<Outcome, DeploymentError> {
+        let expected = canary.label.clone();
+        let mated = self.gallery.has_label(&expected);
+        let source = if mated {
+            Source::MatedCanary { expected }
+        } else {
+            Source::NonMatedCanary { expected }
+        };
+        let path = folder.join(&canary.file);
+        let answer = loop {
+            let probe = ProbeSource::File(path.clone());
+            let searched = self.search_from(probe, SearchOptions::nearest(2), source.clone());
+            match searched.await {
+                Err(DeploymentError::Busy { .. } | DeploymentError::Late { .. }) => {
+                    tokio::time::sleep(super::BUSY_PAUSE).await;
+                }
+                answer => break answer?,
+            }
+        };
+        let best = answer.hits.first().map(|hit| hit.item.label.clone());
+        let best = best.unwrap_or_default();
+        let accepted = answer.decision == Decision::Accept;
+        counts.take(mated, accepted, best == canary.label);
+        Ok((answer.decision.as_str().to_owned(), best))
+    }
+
+    fn show_canaries(&self, round: &CanaryRound) {
+        for (name, reason) in &round.failed {
+            tracing::warn!(
+                deployment = self.name,
+                canary = name,
+                reason,
+                "a canary failed"
+            );
+        }
+        if !round.changed.is_empty() {
+            tracing::warn!(
+                deployment = self.name,
+                canaries = round.changed.join(", "),
+                "canaries come out otherwise than in the first round under this operating point"
+            );
+        }
+        let earlier = self.canaries.load();
+        let ended = earlier
+            .as_ref()
+            .map(|earlier| earlier.operating_point.as_str())
+            .filter(|earlier| *earlier != round.operating_point);
+        let gauges = |rate, of: &CanaryRate| telemetry::CanaryGauges {
+            rate,
+            trials: of.trials,
+            errors: of.errors,
+            interval: of.interval.map(|found| [found.lower, found.upper]),
+            alarm: of.evidence.map(|found| found.alarm_at.is_some()),
+        };
+        let rates = [
+            gauges("far", &round.rates.far),
+            gauges("frr", &round.rates.frr),
+        ];
+        telemetry::canaries_replayed(
+            &self.name,
+            (&round.operating_point, ended),
+            rates,
+            (round.changed.len(), round.failed.len()),
+        );
+    }
+}
+
+/// The right to replay, given back when this is dropped.
+struct Alone<'a>(&'a AtomicBool);
+
+impl<'a> Alone<'a> {
+    fn new(taken: &'a AtomicBool) -> Option<Self> {
+        (!taken.swap(true, Ordering::AcqRel)).then_some(Self(taken))
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// Names of those whose outcome is not that of the first round under the operating point, whose
+/// outcomes this round's become where it is the first.
+fn changed(
+    folder: &Path,
+    point: &OperatingPoint,
+    list: &[Canary],
+    outcomes: BTreeMap<String, Outcome>,
+) -> Result<Vec<String>, DeploymentError> {
+    let path = folder.join(OUTCOMES);
+    let known: Baseline = read_json(&path)?.unwrap_or_default();
+    if known.operating_point != point.id() {
+        let first = Baseline {
+            operating_point: point.id().to_owned(),
+            outcomes,
+        };
+        write_json(&path, &first)?;
+        return Ok(Vec::new());
+    }
+    let differs = |canary: &&Canary| {
+        let (before, now) = (known.outcomes.get(&canary.file), outcomes.get(&canary.file));
+        before.zip(now).is_some_and(|(before, now)| before != now)
+    };
+    let changed = list.iter().filter(differs);
+    Ok(changed.map(|canary| canary.name.clone()).collect())
+}
