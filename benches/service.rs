@@ -199,6 +199,7 @@ impl Bench {
     /// What is loaded, shared with a server that is started for one round.
     fn loaded(&self) -> Loaded {
         Loaded {
+            places: BTreeMap::new(),
             models: None,
             deployments: self.loaded.deployments.clone(),
             runtime_version: self.loaded.runtime_version.clone(),

@@ -166,7 +166,7 @@ fn describe() {
     describe_gauge!(BUILD_INFO, "Always 1; the labels say which build this is.");
     describe_gauge!(
         MODEL_INFO,
-        "Always 1; the labels name each deployment's model, its precision and the execution provider really in use."
+        "1; the labels name each deployment's model, its precision and the execution provider really in use. 0 for one that was replaced."
     );
     describe_gauge!(
         READY,
@@ -358,14 +358,22 @@ pub struct DeploymentLabels<'a> {
     pub execution_provider: &'a str,
 }
 
-/// Announces a deployment, with every series that it will ever have at zero.
-pub fn deployment_started(labels: DeploymentLabels<'_>) {
-    let deployment = labels.name.to_owned();
-    gauge!(MODEL_INFO, "deployment" => deployment.clone(), "model" => labels.model.to_owned(),
+/// Says that a deployment's model is not in use any more.
+pub fn deployment_ended(labels: DeploymentLabels<'_>) {
+    model_info(labels).set(0.0);
+}
+
+fn model_info(labels: DeploymentLabels<'_>) -> metrics::Gauge {
+    gauge!(MODEL_INFO, "deployment" => labels.name.to_owned(), "model" => labels.model.to_owned(),
         "fingerprint" => labels.fingerprint.to_owned(),
         "precision" => labels.precision.to_owned(),
         "execution_provider" => labels.execution_provider.to_owned())
-    .set(1.0);
+}
+
+/// Announces a deployment, with every series that it will ever have at zero.
+pub fn deployment_started(labels: DeploymentLabels<'_>) {
+    let deployment = labels.name.to_owned();
+    model_info(labels).set(1.0);
     for reason in IMAGE_FAILURE_VALUES {
         counter!(IMAGE_FAILURES, "deployment" => deployment.clone(), "reason" => reason)
             .absolute(0);

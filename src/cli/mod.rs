@@ -26,6 +26,7 @@ mod search;
 mod serve;
 mod signal;
 mod sources;
+mod switch;
 mod target;
 mod vectors;
 mod verify;
@@ -72,6 +73,8 @@ enum Command {
     Verify(verify::Verify),
     /// Rewrite a deployment's items and index without what was removed
     Compact(compact::Compact),
+    /// Serve another model, gallery and operating point in place of a deployment's, without downtime
+    Switch(switch::Switch),
     /// Measure an index of vectors, or a server under load
     Bench(bench::Bench),
     /// Copy a deployment into one file with checksums, also while it is served
@@ -138,6 +141,7 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Inspect(command) => command.run(),
         Command::Verify(command) => command.run(),
         Command::Compact(command) => command.run(),
+        Command::Switch(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Snapshot(command) => command.run(),
         Command::Restore(command) => command.run(),

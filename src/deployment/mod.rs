@@ -231,6 +231,12 @@ impl Deployment {
         &self.name
     }
 
+    /// Its folder.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.folder().path().to_owned()
+    }
+
     /// Its model.
     #[must_use]
     pub fn loaded(&self) -> &LoadedModel {

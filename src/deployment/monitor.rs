@@ -492,7 +492,12 @@ impl Deployment {
     pub fn audit_queue(&self, request: &QueueRequest) -> Result<Vec<Row>, DeploymentError> {
         let monitor = self.monitor()?;
         monitor.journal.flush()?;
-        Ok(monitor.journal.reader()?.queue(request)?)
+        // What was drawn by another design is in no rate any more.
+        let request = QueueRequest {
+            since_ms: monitor.since_ms,
+            ..request.clone()
+        };
+        Ok(monitor.journal.reader()?.queue(&request)?)
     }
 
     /// One decision with its labels, and its image where that is kept and asked for. Blocks.

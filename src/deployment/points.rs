@@ -249,16 +249,30 @@ impl Deployment {
 
     /// Announces the deployment to Prometheus.
     pub fn publish(&self) {
+        telemetry::deployment_started(self.metric_labels());
+        self.publish_standing(None);
+        self.publish_size();
+    }
+
+    /// Announces it in place of the one that was served under its name.
+    pub fn publish_in_place_of(&self, earlier: &Self) {
+        telemetry::deployment_ended(earlier.metric_labels());
+        telemetry::deployment_started(self.metric_labels());
+        let (before, now) = (earlier.standing.load(), self.standing.load());
+        let before = before.valid().map(OperatingPoint::id);
+        let now = now.valid().map(OperatingPoint::id);
+        self.publish_standing(before.filter(|before| Some(*before) != now));
+    }
+
+    fn metric_labels(&self) -> telemetry::DeploymentLabels<'_> {
         let model = &self.loaded.model;
-        telemetry::deployment_started(telemetry::DeploymentLabels {
+        telemetry::DeploymentLabels {
             name: &self.name,
             model: model.name(),
             fingerprint: model.fingerprint(),
             precision: model.precision(),
             execution_provider: model.provider(),
-        });
-        self.publish_standing(None);
-        self.publish_size();
+        }
     }
 
     fn publish_standing(&self, previous: Option<&str>) {

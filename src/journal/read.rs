@@ -36,6 +36,8 @@ pub struct QueueRequest {
     pub stratum: Option<u16>,
     /// Only older than this one: the last of the page before.
     pub before: Option<DecisionId>,
+    /// Only those made from this time on, in milliseconds since 1970-01-01 UTC.
+    pub since_ms: u64,
     /// How many at most; no more than [`PAGE_MAX`] are given.
     pub limit: u32,
 }
@@ -197,7 +199,7 @@ impl Reader {
                 "SELECT {COLUMNS} FROM {JOINED} WHERE d.id IN (\
                  SELECT id FROM decisions INDEXED BY waiting \
                  WHERE sampled = 1 AND labelled = 0 AND source = 0 AND id < ?1 \
-                 AND (?2 IS NULL OR stratum = ?2) AND (?3 IS NULL OR point = ?3) \
+                 AND ?5 <= id AND (?2 IS NULL OR stratum = ?2) AND (?3 IS NULL OR point = ?3) \
                  ORDER BY id DESC LIMIT ?4) ORDER BY d.id DESC"
             );
             let mut statement = connection.prepare_cached(&query)?;
@@ -206,7 +208,8 @@ impl Reader {
                     request.before.unwrap_or(newest).as_bytes(),
                     request.stratum,
                     point.flatten(),
-                    request.limit.min(PAGE_MAX)
+                    request.limit.min(PAGE_MAX),
+                    bounds(&(request.since_ms..request.since_ms))[0].as_bytes()
                 ],
                 |row| read_row(row, &points),
             )?;

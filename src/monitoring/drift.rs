@@ -319,9 +319,13 @@ impl Watched {
                 "The {name} is not known: no label of the {} drawn decisions bears on it.",
                 self.drawn
             );
-            let next = format!(
-                "Label about {LABELS_TO_BEGIN} of the decisions that wait (`matchpoint audit list`)."
-            );
+            let next = if self.drawn == 0 {
+                "Wait for traffic, or draw more of it (`audit_rates`).".to_owned()
+            } else {
+                format!(
+                    "Label about {LABELS_TO_BEGIN} of the decisions that wait (`matchpoint audit list`)."
+                )
+            };
             return (Verdict::Unknown, says, next);
         };
         let measured = shown(&rate);

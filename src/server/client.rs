@@ -9,6 +9,7 @@ use tonic_types::StatusExt;
 
 use super::proto;
 use super::proto::retrieval_service_client::RetrievalServiceClient;
+use super::proto::server_service_client::ServerServiceClient;
 
 /// Larger than any answer: a thousand matches with all their metadata.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -93,6 +94,21 @@ pub struct Found {
     pub inference_seconds: f64,
     /// Of that, searching.
     pub search_seconds: f64,
+}
+
+/// A deployment, as a client sees it.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Served {
+    /// The model's name.
+    pub model: String,
+    /// Which of its precisions.
+    pub precision: String,
+    /// Its fingerprint.
+    pub model_fingerprint: String,
+    /// Items in the gallery.
+    pub gallery_items: u64,
+    /// The operating point that decides; empty where none does.
+    pub operating_point: String,
 }
 
 /// What a client asks of a search, beside the image.
@@ -194,6 +210,30 @@ impl Client {
             address: String::new(),
             cause,
         })
+    }
+
+    /// Has the server open what a deployment's path leads to now; gives the fingerprints of the
+    /// models before and after.
+    ///
+    /// # Errors
+    /// Whatever the server refuses or fails at; nothing has changed then.
+    pub async fn reload(&self, deployment: &str) -> Result<[Served; 2], ClientError> {
+        let request = proto::ReloadDeploymentRequest {
+            deployment: deployment.to_owned(),
+        };
+        let mut server = ServerServiceClient::new(self.channel.clone());
+        let answer = server.reload_deployment(request).await;
+        let answer = answer.map_err(|status| refused(&status))?.into_inner();
+        Ok([answer.previous, answer.deployment].map(|one| {
+            let one = one.unwrap_or_default();
+            Served {
+                model: one.model_name,
+                precision: one.precision,
+                model_fingerprint: one.model_fingerprint,
+                gallery_items: one.gallery_items,
+                operating_point: one.operating_point_id,
+            }
+        }))
     }
 
     /// Searches for an image.

@@ -20,7 +20,7 @@ mod stream;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,7 @@ pub use audit_client::{
     CanariesFound, Decided, DecisionFound, DriftFound, EvidenceFound, FindingFound, QueueAsked,
     RateFound, Said,
 };
-pub use client::{Asked, Client, ClientError, Found};
+pub use client::{Asked, Client, ClientError, Found, Served};
 pub use registry::Loaded;
 
 use crate::config::Config;
@@ -138,7 +138,7 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
 /// Anything that a deployment cannot be opened for.
 pub fn load(config: &Config) -> Result<Loaded, ServeError> {
     let mut models = Models::new(&config.engine, config.queue_len_max);
-    let mut deployments = BTreeMap::new();
+    let (mut deployments, mut places) = (BTreeMap::new(), BTreeMap::new());
     for (name, folder) in &all_deployments(config)? {
         let started = Instant::now();
         let options = OpenOptions {
@@ -146,10 +146,11 @@ pub fn load(config: &Config) -> Result<Loaded, ServeError> {
             model: config.model.clone(),
             access: Access::ReadWrite,
         };
-        let deployment = Deployment::open(folder, &mut models, options)?;
+        let deployment = Deployment::open(&real(folder)?, &mut models, options)?;
         deployment.keep_up(&config.monitoring)?;
         report(&deployment, started.elapsed());
         let name = deployment.name().to_owned();
+        places.insert(name.clone(), folder.clone());
         if deployments
             .insert(name.clone(), Arc::new(deployment))
             .is_some()
@@ -159,9 +160,19 @@ pub fn load(config: &Config) -> Result<Loaded, ServeError> {
     }
     Ok(Loaded {
         deployments,
+        places,
         runtime_version: models.runtime_version().to_owned(),
         models: Some(Arc::new(Mutex::new(models))),
     })
+}
+
+/// Where a path leads: the files of what is served stay the same where a link changes.
+fn real(folder: &Path) -> Result<PathBuf, DeploymentError> {
+    let missing = |cause: std::io::Error| DeploymentError::Folder {
+        path: folder.to_owned(),
+        problem: format!("cannot be opened: {cause}; make a deployment with `matchpoint build`"),
+    };
+    folder.canonicalize().map_err(missing)
 }
 
 /// The deployments that are configured, and those that were restored below `data_dir`.
@@ -420,6 +431,7 @@ fn routes(registry: &Registry, config: &Config) -> Result<tonic::service::Routes
         registry: registry.clone(),
     };
     let info = Info {
+        monitoring: config.monitoring.clone(),
         registry,
         message_bytes_max: limit,
         image_pixels_max: config.engine.image_pixels_max,

@@ -62,6 +62,7 @@ impl Monitoring {
             operating_point: Some(request.operating_point_id).filter(|id| !id.is_empty()),
             stratum,
             before,
+            since_ms: 0,
             limit,
         };
         let read = move || deployment.audit_queue(&asked);

@@ -1,6 +1,10 @@
 //! `OperatingPointService` and `ServerService`: what decides, and what is served.
 
-use tonic::{Request, Response, Status};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tonic::{Code, Request, Response, Status};
 
 use super::convert;
 use super::proto::operating_point_service_server::OperatingPointService;
@@ -9,12 +13,20 @@ use super::proto::{
     ActivateOperatingPointRequest, ActivateOperatingPointResponse, CompareOperatingPointsRequest,
     CompareOperatingPointsResponse, DeploymentInfo, GetOperatingPointRequest,
     GetOperatingPointResponse, GetServerInfoRequest, GetServerInfoResponse,
-    ListOperatingPointsRequest, ListOperatingPointsResponse, RollBackOperatingPointRequest,
-    RollBackOperatingPointResponse,
+    ListOperatingPointsRequest, ListOperatingPointsResponse, ReloadDeploymentRequest,
+    ReloadDeploymentResponse, RollBackOperatingPointRequest, RollBackOperatingPointResponse,
 };
-use super::registry::Registry;
-use super::status::from_error;
-use crate::deployment::Deployment;
+use super::real;
+use super::registry::{Loaded, Registry};
+use super::status::{from_error, status};
+use crate::config::Monitoring;
+use crate::deployment::{Deployment, DeploymentError, OpenOptions};
+use crate::gallery::Access;
+use crate::gallery::error::GalleryError;
+
+/// How long a deployment that was switched away from may take to close, and how often to look.
+const CLOSING_MAX: Duration = Duration::from_secs(10);
+const CLOSING_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Clone, Debug)]
 pub(super) struct OperatingPoints {
@@ -164,12 +176,98 @@ impl OperatingPointService for OperatingPoints {
 #[derive(Clone, Debug)]
 pub(super) struct Info {
     pub(super) registry: Registry,
+    /// How decisions of a deployment that is opened anew are watched.
+    pub(super) monitoring: Monitoring,
     pub(super) message_bytes_max: usize,
     pub(super) image_pixels_max: u64,
 }
 
+impl Info {
+    async fn reload(
+        &self,
+        request: ReloadDeploymentRequest,
+    ) -> Result<ReloadDeploymentResponse, Status> {
+        let previous = self.registry.find(&request.deployment)?;
+        let loaded = self.registry.loaded()?;
+        let place = loaded.places.get(previous.name()).cloned();
+        let place = place.ok_or_else(|| Status::internal("internal error"))?;
+        let asked = Instant::now();
+        let opened = loop {
+            let (monitoring, before) = (self.monitoring.clone(), Arc::clone(&previous));
+            let (opening, loaded) = (place.clone(), Arc::clone(&loaded));
+            let open = move || open_anew(&opening, &before, &loaded, &monitoring);
+            match self.registry.heavy(open).await? {
+                // Switched away from a moment ago: its last requests are just ending.
+                Err(DeploymentError::Gallery(GalleryError::InUse { .. }))
+                    if asked.elapsed() < CLOSING_MAX =>
+                {
+                    tokio::time::sleep(CLOSING_PAUSE).await;
+                }
+                opened => break opened.map_err(|error| from_error(&error))?,
+            }
+        };
+        let Some(deployment) = opened else {
+            let message = "the deployment's path leads to what is served already; change it first, as `matchpoint switch` does";
+            return Err(status(
+                Code::FailedPrecondition,
+                "DEPLOYMENT_UNCHANGED",
+                message,
+            ));
+        };
+        deployment.publish_in_place_of(&previous);
+        self.registry.replace(&deployment, &place)?;
+        tracing::info!(
+            deployment = deployment.name(),
+            from = %previous.path().display(),
+            to = %deployment.path().display(),
+            model = deployment.loaded().model.name(),
+            precision = deployment.loaded().model.precision(),
+            "deployment switched"
+        );
+        let answer = ReloadDeploymentResponse {
+            deployment: Some(describe(&deployment)),
+            previous: Some(describe(&previous)),
+        };
+        // Its threads end with it, which takes a moment that no thread that answers has.
+        let closing = std::thread::Builder::new().name("closing".to_owned());
+        let closed = closing.spawn(move || drop(previous));
+        closed.map_err(|_cause| Status::internal("internal error"))?;
+        Ok(answer)
+    }
+}
+
+/// What a path leads to now, opened; `None` where that is what is served already.
+fn open_anew(
+    place: &Path,
+    served: &Deployment,
+    loaded: &Loaded,
+    monitoring: &Monitoring,
+) -> Result<Option<Arc<Deployment>>, DeploymentError> {
+    let folder = real(place)?;
+    if folder == served.path() {
+        return Ok(None);
+    }
+    let options = OpenOptions {
+        name: Some(served.name().to_owned()),
+        model: None,
+        access: Access::ReadWrite,
+    };
+    let deployment = Deployment::open(&folder, &mut *loaded.models()?, options)?;
+    deployment.keep_up(monitoring)?;
+    Ok(Some(Arc::new(deployment)))
+}
+
 #[tonic::async_trait]
 impl ServerService for Info {
+    async fn reload_deployment(
+        &self,
+        request: Request<ReloadDeploymentRequest>,
+    ) -> Result<Response<ReloadDeploymentResponse>, Status> {
+        let work = self.reload(request.into_inner());
+        let answer = self.registry.call("ReloadDeployment", work).await;
+        answer.map(Response::new)
+    }
+
     async fn get_server_info(
         &self,
         _request: Request<GetServerInfoRequest>,

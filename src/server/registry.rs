@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,8 @@ enum Phase {
 pub struct Loaded {
     /// The deployments by name.
     pub deployments: BTreeMap<String, Arc<Deployment>>,
+    /// The path that each is opened by, which may be a link.
+    pub places: BTreeMap<String, PathBuf>,
     /// Version of ONNX Runtime.
     pub runtime_version: String,
     /// The models that are open, for deployments that join later; `None` where none may.
@@ -110,9 +113,24 @@ impl Registry {
     }
 
     /// Serves one more deployment from now on.
-    pub(super) fn add(&self, deployment: Deployment) -> Result<(), Status> {
+    pub(super) fn add(&self, deployment: Deployment, place: &Path) -> Result<(), Status> {
         let name = deployment.name().to_owned();
-        let deployment = Arc::new(deployment);
+        self.serve(&name, &Arc::new(deployment), place, false)
+    }
+
+    /// Serves a deployment in place of the one of its name.
+    pub(super) fn replace(&self, deployment: &Arc<Deployment>, place: &Path) -> Result<(), Status> {
+        let name = deployment.name().to_owned();
+        self.serve(&name, deployment, place, true)
+    }
+
+    fn serve(
+        &self,
+        name: &str,
+        deployment: &Arc<Deployment>,
+        place: &Path,
+        replaces: bool,
+    ) -> Result<(), Status> {
         let mut added = false;
         self.phase.rcu(|phase| {
             added = false;
@@ -120,14 +138,16 @@ impl Registry {
                 return Arc::clone(phase);
             };
             let mut deployments = loaded.deployments.clone();
-            added = deployments
-                .insert(name.clone(), Arc::clone(&deployment))
-                .is_none();
+            let before = deployments.insert(name.to_owned(), Arc::clone(deployment));
+            added = before.is_some() == replaces;
             if !added {
                 return Arc::clone(phase);
             }
+            let mut places = loaded.places.clone();
+            places.insert(name.to_owned(), place.to_owned());
             Arc::new(Phase::Ready(Arc::new(Loaded {
                 deployments,
+                places,
                 runtime_version: loaded.runtime_version.clone(),
                 models: loaded.models.clone(),
             })))

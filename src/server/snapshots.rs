@@ -179,7 +179,7 @@ impl Snapshots {
                 .keep_up(&monitoring)
                 .map_err(|error| from_error(&error))?;
             deployment.publish();
-            registry.add(deployment)?;
+            registry.add(deployment, &into)?;
             Ok(any("RestoreSnapshotResponse", &response))
         })
     }

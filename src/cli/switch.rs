@@ -1,0 +1,148 @@
+//! `matchpoint switch`: another deployment in place of the one that is served, and back.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::Serialize;
+
+use super::exit::{Exit, fail};
+use super::output::{Output, short};
+use crate::deployment::Folder;
+use crate::server::{Client, Served};
+
+/// Serve another model, gallery and operating point in place of a deployment's, without downtime
+///
+/// The server serves a link, which leads to the deployment's folder. This lets the link lead to
+/// another folder, and has the server open that: it is verified before anything changes, requests
+/// under way end with what they began with, and all later ones see the new model, gallery and
+/// operating point together. Where it cannot be opened the link leads where it did.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  ln -s shop-1 shop && matchpoint serve --deployments shop     # once
+  matchpoint build shop-2 --images-of shop --model models/new  # beside what is served
+  matchpoint calibrate shop-2 --queries labelled.csv --target-far 0.01
+  matchpoint switch shop shop-2
+  matchpoint switch shop --back                                # to what was served before")]
+pub(super) struct Switch {
+    /// The link that is served
+    link: PathBuf,
+    /// The folder that it is to lead to
+    #[arg(required_unless_present = "back", conflicts_with = "back")]
+    to: Option<PathBuf>,
+    /// Return to the folder that it led to before
+    #[arg(long)]
+    back: bool,
+    /// Address of the server
+    #[arg(
+        long,
+        env = "MATCHPOINT_SERVER",
+        default_value = "http://127.0.0.1:50051"
+    )]
+    server: String,
+    /// Name of the deployment; may be left out where the server has one
+    #[arg(long, default_value = "")]
+    deployment: String,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Switched {
+    from: PathBuf,
+    to: PathBuf,
+    before: Served,
+    now: Served,
+}
+
+impl Switch {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        let from = leads_to(&self.link)?;
+        let to = match &self.to {
+            Some(to) => fs::canonicalize(to)
+                .map_err(|cause| fail(Exit::NoInput, format!("{}: {cause}", to.display())))?,
+            None => leads_to(&previous(&self.link)).map_err(|_none| {
+                let message = format!("{} was not switched before", self.link.display());
+                fail(Exit::NoInput, message)
+            })?,
+        };
+        // Refuses a folder that is no deployment, before anything changes.
+        Folder::open(&to)?;
+        let runtime = super::runtime()?;
+        let client = runtime.block_on(Client::connect(&self.server))?;
+        lead(&self.link, &to)?;
+        let switched = runtime.block_on(client.reload(&self.deployment));
+        let [before, now] = match switched {
+            Ok(served) => served,
+            Err(refused) => {
+                lead(&self.link, &from)?;
+                return Err(refused).context("nothing was changed");
+            }
+        };
+        lead(&previous(&self.link), &from)?;
+        let switched = Switched {
+            from,
+            to,
+            before,
+            now,
+        };
+        Output::new(self.json).result(&switched, text)?;
+        Ok(Exit::Done)
+    }
+}
+
+/// Where the link of what was served before is kept.
+fn previous(link: &Path) -> PathBuf {
+    let mut name = link.as_os_str().to_owned();
+    name.push(".previous");
+    name.into()
+}
+
+fn leads_to(link: &Path) -> anyhow::Result<PathBuf> {
+    let shown = link.display();
+    let is_link = fs::symlink_metadata(link).is_ok_and(|found| found.is_symlink());
+    if !is_link {
+        let message = format!(
+            "{shown} is no link; stop the server once, and: mv {shown} {shown}-1 && ln -s {shown}-1 {shown}"
+        );
+        return Err(fail(Exit::Usage, message));
+    }
+    fs::canonicalize(link).map_err(|cause| fail(Exit::NoInput, format!("{shown}: {cause}")))
+}
+
+/// Lets a link lead to a folder, at once.
+fn lead(link: &Path, to: &Path) -> anyhow::Result<()> {
+    let mut beside = link.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    let failed = || format!("cannot change the link {}", link.display());
+    if fs::symlink_metadata(&beside).is_ok() {
+        fs::remove_file(&beside).with_context(failed)?;
+    }
+    symlink(to, &beside).with_context(failed)?;
+    fs::rename(&beside, link).with_context(failed)
+}
+
+fn text(switched: &Switched) -> String {
+    let one = |name: &str, folder: &Path, served: &Served| {
+        let point = match served.operating_point.as_str() {
+            "" => "no valid operating point: nothing is accepted",
+            point => point,
+        };
+        format!(
+            "  {name:<7} {}: {} items, {} {} ({}), {point}\n",
+            folder.display(),
+            served.gallery_items,
+            served.model,
+            served.precision,
+            short(&served.model_fingerprint)
+        )
+    };
+    format!(
+        "{}{}",
+        one("before", &switched.from, &switched.before),
+        one("now", &switched.to, &switched.now)
+    )
+}
