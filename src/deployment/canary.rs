@@ -128,7 +128,8 @@ pub fn set_canaries(folder: &Path, canaries: &[NewCanary]) -> Result<(), Deploym
     Ok(())
 }
 
-fn write_json(path: &Path, value: &impl Serialize) -> Result<(), DeploymentError> {
+/// Replaces a small file of ours, at once.
+pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), DeploymentError> {
     let json = serde_json::to_vec_pretty(value).map_err(|cause| DeploymentError::Broken {
         reason: cause.to_string(),
     })?;

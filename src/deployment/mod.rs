@@ -13,6 +13,7 @@ mod models;
 mod monitor;
 mod points;
 mod remedy;
+mod shift;
 mod upkeep;
 mod writer;
 

@@ -1,6 +1,6 @@
 //! Every decision on the record, labels of a sample of them, and what follows for the promise.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::answer::Hit;
+use super::canary::write_json;
+use super::shift::{Counted, Scores};
 use super::{CanaryRound, Deployment, DeploymentError, Standing};
 use crate::calibration::decision::Decision;
 use crate::calibration::operating_point::OperatingPoint;
@@ -122,8 +124,11 @@ impl Monitor {
         let stop = Arc::new(AtomicBool::new(false));
         let (deployment, deciding) = (name.to_owned(), Arc::clone(&standing));
         let (committed, mut opening) = (Arc::clone(&changed), true);
+        let counted = Arc::new(Counted::default());
+        let counting = Arc::clone(&counted);
         let journal = Journal::open(&folder.join(JOURNAL_FILE), options, move |told| {
             publish(&deployment, told, &deciding.load(), opening);
+            counting.take(told);
             opening = false;
             committed.store(true, Ordering::Relaxed);
         })?;
@@ -138,6 +143,9 @@ impl Monitor {
             changed: Arc::clone(&changed),
             stop: Arc::clone(&stop),
             shown: None,
+            folder: folder.to_owned(),
+            counted,
+            scores: None,
         };
         let thread = thread::Builder::new()
             .name("monitor".to_owned())
@@ -242,13 +250,7 @@ fn begin_design(path: &Path, strata: &Strata) -> Result<u64, DeploymentError> {
         strata: strata.clone(),
         since_unix_ms: now_ms(),
     };
-    let json = serde_json::to_vec(&design).map_err(|cause| DeploymentError::Broken {
-        reason: cause.to_string(),
-    })?;
-    let beside = path.with_extension("json.new");
-    std::fs::write(&beside, json)
-        .and_then(|()| std::fs::rename(&beside, path))
-        .map_err(|cause| DeploymentError::io(path, &cause))?;
+    write_json(path, &design)?;
     Ok(design.since_unix_ms)
 }
 
@@ -339,6 +341,9 @@ struct Watcher {
     stop: Arc<AtomicBool>,
     /// The operating point whose gauges are shown.
     shown: Option<String>,
+    folder: PathBuf,
+    counted: Arc<Counted>,
+    scores: Option<Scores>,
 }
 
 impl Watcher {
@@ -376,7 +381,25 @@ impl Watcher {
                 tracing::error!(%error, deployment = self.deployment, "the audit could not be evaluated");
             }
         }
+        self.look_at_scores(point.id());
         self.shown = Some(point.id().to_owned());
+    }
+}
+
+impl Watcher {
+    fn look_at_scores(&mut self, point: &str) {
+        let known = self.scores.take().filter(|scores| scores.is_of(point));
+        let mut scores = known.unwrap_or_else(|| Scores::new(&self.folder, point, self.since_ms));
+        match scores.look(&self.counted, self.strata.count()) {
+            Ok(Some(shift)) => {
+                telemetry::scores_compared(&self.deployment, point, shift.psi, shift.limit);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(%error, deployment = self.deployment, "the reference of the scores is not kept");
+            }
+        }
+        self.scores = Some(scores);
     }
 }
 

@@ -1,0 +1,195 @@
+//! Whether scores have shifted since an operating point began to decide: told without labels, and
+//! saying nothing of error rates.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::DeploymentError;
+use crate::journal::entry::SourceKind;
+use crate::journal::totals::Committed;
+use crate::monitoring::indicators::{Shift, shift};
+
+/// What later decisions are compared with.
+const FILE: &str = "scores.json";
+/// Decisions of the reference, and of each window: a limit below .02 for six strata.
+const DECISIONS: u64 = 2000;
+/// How far windows are apart.
+const STEP: u64 = 500;
+/// The probability that a window is above the limit by chance.
+const ALPHA: f64 = 0.01;
+
+/// Searches by operating point and stratum, as the journal has counted them.
+#[derive(Debug, Default)]
+pub(super) struct Counted(Mutex<BTreeMap<(String, u16), u64>>);
+
+impl Counted {
+    /// Takes over what a commit changed. Searches under a filter, canaries and comparisons are others.
+    pub(super) fn take(&self, told: &Committed) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for total in &told.changed {
+            if let (Some(point), Some(stratum), SourceKind::Live, false) = (
+                &total.key.operating_point,
+                total.key.stratum,
+                total.key.source,
+                total.key.filtered,
+            ) {
+                counts.insert((point.clone(), stratum), total.count.decisions);
+            }
+        }
+    }
+
+    fn of(&self, point: &str, strata: usize) -> Vec<u64> {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = |stratum: usize| {
+            let key = (point.to_owned(), u16::try_from(stratum).ok()?);
+            counts.get(&key).copied()
+        };
+        (0..strata)
+            .map(|stratum| count(stratum).unwrap_or(0))
+            .collect()
+    }
+}
+
+/// The first decisions of an operating point under a design of the audit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Reference {
+    operating_point: String,
+    design_since_unix_ms: u64,
+    /// Decisions by stratum.
+    counts: Vec<u64>,
+}
+
+/// The scores of one operating point, from when the deployment was opened or it began to decide.
+#[derive(Debug)]
+pub(super) struct Scores {
+    file: PathBuf,
+    operating_point: String,
+    design_since_ms: u64,
+    reference: Option<Reference>,
+    /// Counts at the beginning of windows, the earliest first.
+    begun: VecDeque<Vec<u64>>,
+}
+
+impl Scores {
+    pub(super) fn new(folder: &Path, point: &str, design_since_ms: u64) -> Self {
+        let file = folder.join(FILE);
+        let known = std::fs::read(&file)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Reference>(&bytes).ok());
+        Self {
+            reference: known.filter(|known| {
+                known.operating_point == point && known.design_since_unix_ms == design_since_ms
+            }),
+            file,
+            operating_point: point.to_owned(),
+            design_since_ms,
+            begun: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn is_of(&self, point: &str) -> bool {
+        self.operating_point == point
+    }
+
+    /// The shift of the latest decisions against the first; `None` while there are too few of either.
+    ///
+    /// # Errors
+    /// The disk: the reference is then that of this process alone.
+    pub(super) fn look(
+        &mut self,
+        counted: &Counted,
+        strata: usize,
+    ) -> Result<Option<Shift>, DeploymentError> {
+        let now = counted.of(&self.operating_point, strata);
+        let since = |begun: &[u64]| -> Vec<u64> {
+            let pairs = now.iter().zip(begun);
+            pairs.map(|(now, then)| now.saturating_sub(*then)).collect()
+        };
+        let total = |begun: &[u64]| since(begun).iter().sum::<u64>();
+        match self.begun.back() {
+            Some(last) if total(last) < STEP => {}
+            Some(_) | None => self.begun.push_back(now.clone()),
+        }
+        // The latest beginning that leaves enough.
+        while self
+            .begun
+            .get(1)
+            .is_some_and(|next| DECISIONS <= total(next))
+        {
+            self.begun.pop_front();
+        }
+        let window = self.begun.front().map(|first| since(first));
+        let window = window.filter(|window| DECISIONS <= window.iter().sum());
+        let Some(window) = window else {
+            return Ok(None);
+        };
+        if let Some(reference) = &self.reference {
+            return Ok(shift(&reference.counts, &window, ALPHA).ok());
+        }
+        let reference = Reference {
+            operating_point: self.operating_point.clone(),
+            design_since_unix_ms: self.design_since_ms,
+            counts: window,
+        };
+        // Windows begin after it.
+        self.begun = VecDeque::from([now]);
+        let written = super::canary::write_json(&self.file, &reference);
+        self.reference = Some(reference);
+        written.map(|()| None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::calibration::decision::Decision;
+    use crate::journal::totals::{Count, Total, TotalKey};
+
+    fn told(counts: [u64; 2]) -> Committed {
+        let total = |(stratum, decisions): (u16, u64)| Total {
+            key: TotalKey {
+                operating_point: Some("op".to_owned()),
+                source: SourceKind::Live,
+                decision: Decision::Reject,
+                stratum: Some(stratum),
+                filtered: false,
+            },
+            count: Count {
+                decisions,
+                ..Count::default()
+            },
+        };
+        Committed {
+            changed: (0..).zip(counts).map(total).collect(),
+            ..Committed::default()
+        }
+    }
+
+    #[test]
+    fn the_first_decisions_are_what_later_ones_are_compared_with_also_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let counted = Counted::default();
+        let mut scores = Scores::new(folder.path(), "op", 7);
+        let look = |scores: &mut Scores, counts| {
+            counted.take(&told(counts));
+            scores.look(&counted, 2).unwrap()
+        };
+        // What was counted before it was opened is no part of it.
+        assert_eq!(look(&mut scores, [10_000, 0]), None);
+        assert_eq!(look(&mut scores, [10_900, 900]), None);
+        assert_eq!(look(&mut scores, [11_000, 1_000]), None);
+        let calm = look(&mut scores, [12_000, 2_000]).unwrap();
+        assert!(calm.psi < calm.limit, "{calm:?}");
+        let mut again = Scores::new(folder.path(), "op", 7);
+        assert_eq!(look(&mut again, [12_000, 2_000]), None);
+        let shifted = look(&mut again, [12_100, 3_900]).unwrap();
+        assert!(shifted.limit < shifted.psi, "{shifted:?}");
+        // Of another operating point, or under another design, nothing is known.
+        assert_eq!(Scores::new(folder.path(), "other", 7).reference, None);
+        assert_eq!(Scores::new(folder.path(), "op", 8).reference, None);
+    }
+}
