@@ -1,9 +1,16 @@
 //! `matchpoint drift`: is the promise kept in service?
 
+use std::path::PathBuf;
+
+use anyhow::Context;
+
 use super::audit::Where;
 use super::exit::Exit;
 use super::output::{Output, percent, wrapped};
-use crate::server::{Client, DriftFound, EvidenceFound, RateFound};
+use crate::deployment::now_rfc_3339;
+use crate::report;
+use crate::report::drift::{DriftFinding, DriftReport, DriftStanding};
+use crate::server::{Client, DriftFound, EvidenceFound, FindingFound, RateFound};
 
 /// Say whether the operating point keeps its promise in service
 ///
@@ -13,6 +20,7 @@ use crate::server::{Client, DriftFound, EvidenceFound, RateFound};
 #[command(after_help = "Examples:
   matchpoint drift report
   matchpoint drift report --deployment shop --json
+  matchpoint drift report --html drift.html
 
 Ends with 0 whatever is found; a script looks at `findings[].verdict` of the JSON.")]
 pub(super) struct Drift {
@@ -23,18 +31,73 @@ pub(super) struct Drift {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// What is known, what is not, and what to do next
-    Report(Where),
+    Report(Report),
+}
+
+#[derive(Debug, clap::Args)]
+struct Report {
+    #[command(flatten)]
+    at: Where,
+    /// Write it as a page too
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 impl Drift {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
-        let Command::Report(at) = self.command;
+        let Command::Report(Report { at, html }) = self.command;
         let found = super::runtime()?.block_on(async {
             let client = Client::connect(&at.server).await?;
             client.drift(&at.deployment).await
         })?;
+        if let Some(file) = html {
+            let page = report::drift::render(&page(&found, &at.deployment));
+            std::fs::write(&file, page)
+                .with_context(|| format!("cannot write {}", file.display()))?;
+        }
         Output::new(at.json).result(&found, text)?;
         Ok(Exit::Done)
+    }
+}
+
+fn page(found: &DriftFound, deployment: &str) -> DriftReport {
+    let finding = |finding: &FindingFound| DriftFinding {
+        standing: match finding.verdict.as_str() {
+            "KEPT" => DriftStanding::Good,
+            "BROKEN" | "WARNING" => DriftStanding::Bad,
+            _ => DriftStanding::Open,
+        },
+        verdict: finding.verdict.clone(),
+        says: finding.says.clone(),
+        next: finding.next.clone(),
+    };
+    let rate = |name: &str, rate| [name.to_owned(), rate_text(rate)];
+    let mut measured = vec![
+        rate("FAR since it decides", found.far),
+        rate("FAR lately", found.far_recent),
+        rate("FRR since it decides", found.frr),
+        rate("FRR lately", found.frr_recent),
+        rate("Wrong accepts", found.false_discovery),
+    ];
+    let evidence = [
+        ("Evidence, FAR", found.far_evidence),
+        ("Evidence, FRR", found.frr_evidence),
+    ];
+    for (name, evidence) in evidence {
+        measured.extend(evidence.map(|found| [name.to_owned(), evidence_text(&found)]));
+    }
+    let labelled = format!("{} of {} drawn decisions", found.labelled, found.drawn);
+    measured.push(["Labelled".to_owned(), labelled]);
+    DriftReport {
+        title: if deployment.is_empty() {
+            "The deployment".to_owned()
+        } else {
+            deployment.to_owned()
+        },
+        created: now_rfc_3339(),
+        operating_point: found.operating_point.clone(),
+        findings: found.findings.iter().map(finding).collect(),
+        measured,
     }
 }
 

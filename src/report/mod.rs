@@ -10,6 +10,7 @@ use crate::calibration::rates::{Interval, Rate};
 mod axis;
 mod charts;
 mod curves;
+pub mod drift;
 mod labels;
 mod markup;
 mod numbers;

@@ -15,9 +15,21 @@ const STYLE: &str = include_str!("report.css");
 /// The assumptions that the verdict names; the rest is at the end.
 const ASSUMPTIONS_FIRST: usize = 3;
 
-/// The document.
+/// The document of a report.
 pub(super) fn page(report: &Report) -> Markup {
     let parts = parts::all(report);
+    document(&report.title, |main| {
+        masthead(main, report);
+        verdict(main, report);
+        contents(main, &parts);
+        for part in parts {
+            section(main, part, report.view);
+        }
+    })
+}
+
+/// A document of this style.
+pub(super) fn document(title: &str, content: impl FnOnce(&mut Markup)) -> Markup {
     let mut page = Markup::default();
     page.trusted("<!DOCTYPE html>\n");
     page.element("html", &[("lang", "en")], |html| {
@@ -41,19 +53,10 @@ pub(super) fn page(report: &Report) -> Markup {
                 "meta",
                 &[("name", "color-scheme"), ("content", "light dark")],
             );
-            head.line("title", "", &report.title);
+            head.line("title", "", title);
             head.element("style", &[], |style| style.trusted(STYLE));
         });
-        html.element("body", &[], |body| {
-            body.element("main", &[], |main| {
-                masthead(main, report);
-                verdict(main, report);
-                contents(main, &parts);
-                for part in parts {
-                    section(main, part, report.view);
-                }
-            });
-        });
+        html.element("body", &[], |body| body.element("main", &[], content));
     });
     page.text("\n");
     page
