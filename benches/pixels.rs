@@ -1,6 +1,7 @@
-//! Decoding and resizing, file by file: milliseconds each, as `benches/peers/pixels.py` reads them.
+//! Decoding and resizing, file by file, as `benches/peers/pixels.py` reads it: milliseconds of decoding,
+//! of resizing, and of both where a large JPEG is decoded at a reduced scale.
 //!
-//! `cargo bench --bench pixels -- FILE...`
+//! `cargo bench --bench pixels -- FILE...`; with `PIXELS_OUT=FOLDER` the resized bytes are written there.
 
 #![expect(
     clippy::unwrap_used,
@@ -8,10 +9,14 @@
     reason = "a benchmark prints its figures, and fails by panicking"
 )]
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use matchpoint::pixels::{BYTES_MAX, Filter, Fit, Geometry, Limits, PIXELS_MAX, Pixels, Resizer};
+use matchpoint::pixels::{
+    BYTES_MAX, Filter, Fit, Geometry, JpegScale, Limits, PIXELS_MAX, Pixels, Resizer,
+};
 
+const WHITE: [u8; 3] = [255; 3];
 /// Each file is measured for so long, and at least three times.
 const LASTING: Duration = Duration::from_millis(700);
 
@@ -20,12 +25,15 @@ fn main() {
         bytes_max: BYTES_MAX * 4,
         pixels_max: PIXELS_MAX,
     };
-    let geometry = Geometry {
+    let geometry = |jpeg| Geometry {
         width: 224,
         height: 224,
         fit: Fit::Squash,
         filter: Filter::Bilinear,
+        jpeg,
     };
+    let (full, reduced) = (geometry(JpegScale::Full), geometry(JpegScale::Reduced));
+    let out = std::env::var_os("PIXELS_OUT").map(PathBuf::from);
     let mut resizer = Resizer::new();
     // `cargo bench` adds options of its own.
     for file in std::env::args()
@@ -33,19 +41,27 @@ fn main() {
         .filter(|one| !one.starts_with("--"))
     {
         let bytes = std::fs::read(&file).unwrap();
-        let (mut decode, mut resize) = (Duration::MAX, Duration::MAX);
+        let (mut decode, mut resize, mut both) = (Duration::MAX, Duration::MAX, Duration::MAX);
         let (mut runs, started) = (0, Instant::now());
         while runs < 3 || started.elapsed() < LASTING {
             let begun = Instant::now();
-            let pixels = Pixels::decode(&bytes, &limits, [255; 3]).unwrap();
+            let pixels = Pixels::decode(&bytes, &limits, WHITE).unwrap();
             decode = decode.min(begun.elapsed());
             let begun = Instant::now();
-            let resized = resizer.resize(&pixels, &geometry).unwrap();
+            let resized = resizer.resize(&pixels, &full).unwrap();
             resize = resize.min(begun.elapsed());
-            assert_eq!(resized.as_rgb().len(), 3 * 224 * 224);
+            drop(pixels);
+            let begun = Instant::now();
+            let small = resizer.decode(&bytes, &limits, WHITE, &reduced).unwrap();
+            both = both.min(begun.elapsed());
+            if let (0, Some(out)) = (runs, &out) {
+                let name = Path::new(&file).file_name().unwrap().to_string_lossy();
+                std::fs::write(out.join(format!("{name}.full")), resized.as_rgb()).unwrap();
+                std::fs::write(out.join(format!("{name}.reduced")), small.as_rgb()).unwrap();
+            }
             runs += 1;
         }
         let ms = |took: Duration| took.as_secs_f64() * 1e3;
-        println!("{file},{:.3},{:.3}", ms(decode), ms(resize));
+        println!("{file},{:.3},{:.3},{:.3}", ms(decode), ms(resize), ms(both));
     }
 }

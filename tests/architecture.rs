@@ -74,6 +74,8 @@ const OWNED: &[(&str, &[&str])] = &[
     ("ort::", &["model"]),
     ("image::", &["pixels"]),
     ("turbojpeg::", &["pixels"]),
+    ("webpx::", &["pixels"]),
+    ("memchr::", &["pixels"]),
     ("hnsw_rs::", &["gallery"]),
     ("rusqlite::", &["gallery", "journal"]),
     ("statrs::", &["calibration"]),

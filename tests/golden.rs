@@ -12,7 +12,9 @@ use std::fs;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use matchpoint::pixels::{BYTES_MAX, Filter, Fit, Geometry, Limits, PIXELS_MAX, Pixels, Resizer};
+use matchpoint::pixels::{
+    BYTES_MAX, Filter, Fit, Geometry, JpegScale, Limits, PIXELS_MAX, Pixels, Resizer,
+};
 use sha2::{Digest, Sha256};
 
 const LIMITS: Limits = Limits {
@@ -57,6 +59,7 @@ fn resized(path: &Path, fit: Fit, filter: Filter) -> Pixels {
         height: 224,
         fit,
         filter,
+        jpeg: JpegScale::Full,
     };
     Resizer::new().resize(&decode(path), &geometry).unwrap()
 }
@@ -76,6 +79,104 @@ fn decoded_and_resized_pixels_are_those_of_the_reference() {
         images += 1;
     }
     assert_eq!(images, 16);
+}
+
+#[test]
+fn every_format_and_colour_type_is_decoded_as_the_reference_does() {
+    let mut files = 0;
+    for file in fs::read_dir(oracle().join("formats")).unwrap() {
+        let path = file.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if name.ends_with(".reference.png") {
+            continue;
+        }
+        let reference = decode(&path.with_file_name(format!("{name}.reference.png")));
+        let Distance { max, mean } = Distance::between(&decode(&path), &reference);
+        println!("{name:25} max {max} mean {mean:.4}");
+        assert_eq!(max, 0, "{name}");
+        files += 1;
+    }
+    assert_eq!(files, 18);
+}
+
+/// Brought to a size of which there are at least three times as many pixels in half of the image.
+fn reduced(jpeg: &[u8], size: (u32, u32), fit: Fit, scale: JpegScale) -> Pixels {
+    let geometry = Geometry {
+        width: size.0,
+        height: size.1,
+        fit,
+        filter: Filter::Bilinear,
+        jpeg: scale,
+    };
+    Resizer::new()
+        .decode(jpeg, &LIMITS, WHITE, &geometry)
+        .unwrap()
+}
+
+#[test]
+fn a_jpeg_decoded_at_a_reduced_scale_is_a_few_grey_levels_away() {
+    let fits = [
+        Fit::Squash,
+        Fit::Crop { short_side: 24 },
+        Fit::Pad { fill: [9; 3] },
+    ];
+    for (name, size) in [
+        ("monuments_egypt_bentPyramid_q1_rotpersp.jpg", (24, 24)),
+        ("others_weighingMachine_q3_lowres.jpg", (24, 20)),
+        ("tools_multimeter1_q2_photometric.jpg", (20, 24)), // 150 x 256: the last blocks are cut
+        ("renewable_windmill8_q2_photometric.jpg", (10, 10)), // reduced to a quarter
+    ] {
+        let jpeg = fs::read(oracle().join(name)).unwrap();
+        for fit in fits {
+            let full = reduced(&jpeg, size, fit, JpegScale::Full);
+            let small = reduced(&jpeg, size, fit, JpegScale::Reduced);
+            let Distance { max, mean } = Distance::between(&small, &full);
+            println!("{name:45} {fit:?} max {max} mean {mean:.4}");
+            assert_ne!(small, full, "{name} {fit:?}: nothing was reduced");
+            assert!(max <= 12 && mean < 0.8, "{name} {fit:?}: {max}, {mean}");
+        }
+    }
+}
+
+#[test]
+fn a_jpeg_of_which_too_little_would_be_left_is_decoded_at_its_own_scale() {
+    let jpeg = fs::read(oracle().join("monuments_egypt_bentPyramid_q1_rotpersp.jpg")).unwrap();
+    let size = (43, 32); // 256 x 192: 2.98 pixels of a half for one of these
+    let full = reduced(&jpeg, size, Fit::Squash, JpegScale::Full);
+    assert_eq!(reduced(&jpeg, size, Fit::Squash, JpegScale::Reduced), full);
+}
+
+#[test]
+fn a_turned_jpeg_that_is_reduced_shows_what_it_shows_unreduced() {
+    // 150 x 256 and 171: cells of two, four and eight do not divide them.
+    for name in [
+        "tools_multimeter1_q2_photometric.jpg",
+        "renewable_windmill8_q2_photometric.jpg",
+    ] {
+        let jpeg = fs::read(oracle().join(name)).unwrap();
+        for orientation in 1..=8 {
+            let turned = with_orientation(&jpeg, orientation);
+            for size in [(20, 20), (9, 9)] {
+                let full = reduced(&turned, size, Fit::Squash, JpegScale::Full);
+                let small = reduced(&turned, size, Fit::Squash, JpegScale::Reduced);
+                let Distance { max, mean } = Distance::between(&small, &full);
+                assert!(
+                    max <= 14 && mean < 0.9,
+                    "{name} {orientation} {size:?}: {max}, {mean}"
+                );
+            }
+        }
+    }
+}
+
+/// The same JPEG with an EXIF orientation, right after its first marker.
+fn with_orientation(jpeg: &[u8], orientation: u8) -> Vec<u8> {
+    let mut tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();
+    tiff.extend([orientation, 0, 0, 0, 0, 0, 0]);
+    let length = u8::try_from(2 + 6 + tiff.len()).unwrap();
+    let segment = [b"\xff\xe1\0", &[length][..], b"Exif\0\0", &tiff].concat();
+    let (start, rest) = jpeg.split_at(2);
+    [start, &segment, rest].concat()
 }
 
 /// What `scripts/make_resize_fixture.py` draws.
@@ -106,6 +207,7 @@ fn resized_pixels_are_those_of_the_reference_to_the_last_bit() {
             height: target_height,
             fit: Fit::Squash,
             filter: filter_named(filter),
+            jpeg: JpegScale::Full,
         };
         let resized = resizer.resize(&noise(width, height), &geometry).unwrap();
         let digest: String = Sha256::digest(resized.as_rgb())

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::pixels::{self, Limits, Pixels, PixelsError, Resizer};
+use crate::pixels::{self, Limits, PixelsError, Resizer};
 use crate::vector::Embedding;
 
 use super::batch::Batcher;
@@ -121,15 +121,17 @@ impl Embedder {
         } = self.image.as_mut().ok_or(EmbedError::NoModel)?;
         let start = Instant::now();
         let room = budget.take(pixels::decoding_bytes(image, limits));
-        let decoded =
-            Pixels::decode(image, limits, manifest.input.background).map_err(EmbedError::Image)?;
-        // Never the image's fault: the geometry is the manifest's.
-        let resized = resizer
-            .resize(&decoded, &manifest.geometry)
-            .map_err(|cause| EmbedError::Model {
-                reason: cause.to_string(),
-            })?;
-        drop(decoded); // may be a hundred times larger than what is still needed
+        let (background, geometry) = (manifest.input.background, &manifest.geometry);
+        let resized = resizer.decode(image, limits, background, geometry);
+        let resized = resized.map_err(|cause| {
+            // Never the image's fault: the geometry is the manifest's.
+            if matches!(cause, PixelsError::Geometry { .. }) {
+                let reason = cause.to_string();
+                EmbedError::Model { reason }
+            } else {
+                EmbedError::Image(cause)
+            }
+        })?;
         drop(room);
         fill(tensor, resized.as_rgb(), &manifest.input)?;
         let decode = start.elapsed();

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use toml::{Table, Value};
 
-use crate::pixels::{Filter, Fit, Geometry};
+use crate::pixels::{Filter, Fit, Geometry, JpegScale};
 
 use super::section::{
     COLOUR, PATH, Section, choose, colour_of, inside, model_name, number, table_of, tensor_name,
@@ -111,6 +111,7 @@ const FILTERS: [(&str, Filter); 5] = [
     ("bicubic", Filter::Bicubic),
     ("lanczos", Filter::Lanczos),
 ];
+const JPEGS: [(&str, JpegScale); 2] = [("full", JpegScale::Full), ("reduced", JpegScale::Reduced)];
 const TAKES: [(&str, Take); 3] = [
     ("vector", Take::Vector),
     ("first_token", Take::FirstToken),
@@ -161,7 +162,7 @@ impl Manifest {
 
         let (file, sha256) = file?;
         let (input, width, height) = input?;
-        let (fit, filter) = resize?;
+        let (fit, filter, jpeg) = resize?;
         Some(Self {
             name: name?,
             description,
@@ -174,6 +175,7 @@ impl Manifest {
                 height,
                 fit,
                 filter,
+                jpeg,
             },
             output: output?,
             golden: golden?,
@@ -215,6 +217,7 @@ impl Manifest {
             height,
             fit,
             filter,
+            jpeg,
         } = &self.geometry;
         let Output {
             name,
@@ -238,6 +241,7 @@ impl Manifest {
             Fit::Pad { fill } => line("resize.fit", &format_args!("pad {fill:?}")),
         }
         line("resize.filter", &spelling(&FILTERS, *filter));
+        line("resize.jpeg", &spelling(&JPEGS, *jpeg));
         line("output.name", name);
         line("output.take", &spelling(&TAKES, *take));
         line("output.dimension", dimension);
@@ -335,7 +339,10 @@ fn read_input(mut section: Section<'_>) -> Option<(Input, u32, u32)> {
     Some((input, width?, height?))
 }
 
-fn read_resize(mut section: Section<'_>, sides: Option<(u32, u32)>) -> Option<(Fit, Filter)> {
+fn read_resize(
+    mut section: Section<'_>,
+    sides: Option<(u32, u32)>,
+) -> Option<(Fit, Filter, JpegScale)> {
     let fits = [("squash", "squash"), ("crop", "crop"), ("pad", "pad")];
     let fit = section.required("fit", &words(&fits), |value| choose(&fits, value));
     let filter = section.required("filter", &words(&FILTERS), |value| choose(&FILTERS, value));
@@ -361,8 +368,9 @@ fn read_resize(mut section: Section<'_>, sides: Option<(u32, u32)>) -> Option<(F
             None
         }
     };
+    let jpeg = section.optional("jpeg", &words(&JPEGS), |value| choose(&JPEGS, value));
     section.finish();
-    Some((fit?, filter?))
+    Some((fit?, filter?, jpeg.unwrap_or(JpegScale::Full)))
 }
 
 fn read_output(mut section: Section<'_>) -> Option<Output> {

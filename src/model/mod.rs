@@ -32,7 +32,7 @@ use session::{CreateError, Provider, Resources, Session};
 /// The version of everything between a file's bytes and the input tensor: decoders, orientation,
 /// colour, resizing, scaling. Raised with each change that moves an embedding, since galleries and
 /// operating points made before no longer fit.
-const PIPELINE_VERSION: u32 = 2;
+const PIPELINE_VERSION: u32 = 3;
 
 /// A golden image may be as large as any that is worth shipping for a check.
 const GOLDEN_PIXELS_MAX: u64 = 50_000_000;

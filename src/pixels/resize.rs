@@ -3,7 +3,9 @@
 use std::f64::consts::PI;
 
 use crate::kernels::resample::{self, Weights};
-use crate::pixels::{Filter, Fit, Geometry, Pixels, PixelsError, Resizer, SIDE_MAX};
+use crate::pixels::{
+    Decoded, Filter, Fit, Geometry, JpegScale, Limits, Pixels, PixelsError, Resizer, SIDE_MAX,
+};
 
 /// Red, green, blue.
 const CHANNELS: usize = 3;
@@ -20,41 +22,47 @@ impl Resizer {
     /// # Errors
     /// [`PixelsError::Geometry`] where the geometry is impossible; never because of the image.
     pub fn resize(&mut self, pixels: &Pixels, geometry: &Geometry) -> Result<Pixels, PixelsError> {
-        let (width, height) = (geometry.width, geometry.height);
-        let allowed = 1..=SIDE_MAX;
-        if !(allowed.contains(&width) && allowed.contains(&height)) {
-            let reason = format!("{width} x {height}; each side must be 1 to {SIDE_MAX} pixels");
-            return Err(PixelsError::Geometry { reason });
-        }
+        let window = Window::of((pixels.width, pixels.height), geometry)?;
+        Ok(self.show(pixels, &window, geometry))
+    }
+
+    /// Decodes an image file and brings it to the geometry's size.
+    ///
+    /// [`Pixels::decode`] and [`Resizer::resize`], but for large JPEGs where the geometry says
+    /// [`JpegScale::Reduced`].
+    ///
+    /// # Errors
+    /// As [`Pixels::decode`] and [`Resizer::resize`].
+    pub fn decode(
+        &mut self,
+        bytes: &[u8],
+        limits: &Limits,
+        background: [u8; 3],
+        geometry: &Geometry,
+    ) -> Result<Pixels, PixelsError> {
+        let decoded = Decoded::read(bytes, limits, background, Some(geometry))?;
+        let mut window = Window::of(decoded.size, geometry)?;
+        window
+            .across
+            .reduce(decoded.reduction.denominator, decoded.reduction.mirrored.0);
+        window
+            .down
+            .reduce(decoded.reduction.denominator, decoded.reduction.mirrored.1);
+        Ok(self.show(&decoded.pixels, &window, geometry))
+    }
+
+    fn show(&mut self, pixels: &Pixels, window: &Window, geometry: &Geometry) -> Pixels {
+        let shown = self.convolve(pixels, window, geometry.filter);
         match geometry.fit {
-            Fit::Squash => {
-                let window = Window::whole(pixels, (width, height));
-                Ok(self.convolve(pixels, &window, (width, height), geometry.filter))
-            }
-            Fit::Crop { short_side } => {
-                // Cutting the source gives the pixels that cutting the result would give, and an
-                // image that is very long does not become very large in between.
-                let window = middle(pixels, geometry, short_side)?;
-                Ok(self.convolve(pixels, &window, (width, height), geometry.filter))
-            }
-            Fit::Pad { fill } => {
-                let size = inside(pixels, geometry);
-                let window = Window::whole(pixels, size);
-                let scaled = self.convolve(pixels, &window, size, geometry.filter);
-                Ok(centred(&scaled, geometry, fill))
-            }
+            Fit::Squash | Fit::Crop { .. } => shown,
+            Fit::Pad { fill } => centred(&shown, geometry, fill),
         }
     }
 
-    fn convolve(
-        &mut self,
-        pixels: &Pixels,
-        window: &Window,
-        (width, height): (u32, u32),
-        filter: Filter,
-    ) -> Pixels {
-        let columns = Weights::new(&window.across.shares(width, filter));
-        let rows = Weights::new(&window.down.shares(height, filter));
+    fn convolve(&mut self, pixels: &Pixels, window: &Window, filter: Filter) -> Pixels {
+        let (width, height) = (window.across.outputs, window.down.outputs);
+        let columns = Weights::new(&window.across.shares(filter));
+        let rows = Weights::new(&window.down.shares(filter));
         let (across, down) = (width as usize, height as usize);
         let (source_width, source_height) = (pixels.width as usize, pixels.height as usize);
         let mut rgb = vec![0; across * down * CHANNELS];
@@ -74,6 +82,33 @@ impl Resizer {
     }
 }
 
+impl Geometry {
+    /// By how much a JPEG of this size, upright, may be reduced while it is decoded: 1, 2, 4 or 8.
+    ///
+    /// What a reduced pixel holds is the mean of a square. With three of them or more to an output the
+    /// result stays within the tolerance for embeddings on every photograph that was measured
+    /// (docs/benchmarks.md); with two it does not.
+    pub(super) fn reduction(&self, size: (u32, u32)) -> u32 {
+        let JpegScale::Reduced = self.jpeg else {
+            return 1;
+        };
+        // An impossible geometry is refused when it is used.
+        let Ok(window) = Window::of(size, self) else {
+            return 1;
+        };
+        let narrower = if window.across.scale < window.down.scale {
+            window.across.scale
+        } else {
+            window.down.scale
+        };
+        let enough = |denominator: &u32| REDUCED_PIXELS_MIN * f64::from(*denominator) <= narrower;
+        [8, 4, 2].into_iter().find(enough).unwrap_or(1)
+    }
+}
+
+/// Pixels of a reduced JPEG for one of the output, along each side.
+const REDUCED_PIXELS_MIN: f64 = 3.0;
+
 /// The part of the source that is shown.
 struct Window {
     across: Axis,
@@ -84,16 +119,35 @@ struct Window {
 }
 
 impl Window {
-    fn whole(pixels: &Pixels, scaled: (u32, u32)) -> Self {
+    /// What a geometry shows of a source of this size.
+    fn of(size: (u32, u32), geometry: &Geometry) -> Result<Self, PixelsError> {
+        let (width, height) = (geometry.width, geometry.height);
+        let allowed = 1..=SIDE_MAX;
+        if !(allowed.contains(&width) && allowed.contains(&height)) {
+            let reason = format!("{width} x {height}; each side must be 1 to {SIDE_MAX} pixels");
+            return Err(PixelsError::Geometry { reason });
+        }
+        match geometry.fit {
+            Fit::Squash => Ok(Self::whole(size, (width, height))),
+            // Cutting the source gives the pixels that cutting the result would give, and an
+            // image that is very long does not become very large in between.
+            Fit::Crop { short_side } => middle(size, geometry, short_side),
+            Fit::Pad { .. } => Ok(Self::whole(size, inside(size, geometry))),
+        }
+    }
+
+    fn whole(size: (u32, u32), scaled: (u32, u32)) -> Self {
         let axis = |source: u32, scaled: u32| Axis {
             source,
             scale: f64::from(source) / f64::from(scaled),
             first: 0.0,
+            offset: 0.0,
+            outputs: scaled,
         };
-        let source = (f64::from(pixels.width), f64::from(pixels.height));
+        let source = (f64::from(size.0), f64::from(size.1));
         Self {
-            across: axis(pixels.width, scaled.0),
-            down: axis(pixels.height, scaled.1),
+            across: axis(size.0, scaled.0),
+            down: axis(size.1, scaled.1),
             vertical_first: vertical_first(source, (scaled.0.into(), scaled.1.into())),
         }
     }
@@ -107,9 +161,24 @@ struct Axis {
     scale: f64,
     /// The first output that is kept, of all that the source makes.
     first: f64,
+    /// Where the source begins before its first pixel: a part of one, where it was reduced.
+    offset: f64,
+    /// Outputs that are kept.
+    outputs: u32,
 }
 
 impl Axis {
+    /// The same outputs from a source of which each pixel is the mean of `denominator`, the last of
+    /// fewer. Turned to the other side, it is the first that stands for fewer.
+    fn reduce(&mut self, denominator: u32, mirrored: bool) {
+        let (whole, parts) = (f64::from(self.source), f64::from(denominator));
+        self.source = self.source.div_ceil(denominator);
+        self.scale /= parts;
+        if mirrored {
+            self.offset = f64::from(self.source) - whole / parts;
+        }
+    }
+
     /// The first source of each output, and the share of each source from there on: Pillow's
     /// `precompute_coeffs`, in its order of operations.
     #[expect(
@@ -117,13 +186,13 @@ impl Axis {
         clippy::cast_sign_loss,
         reason = "cut off as Pillow does, and not negative after the clamp"
     )]
-    fn shares(&self, outputs: u32, filter: Filter) -> Vec<(usize, Vec<f64>)> {
+    fn shares(&self, filter: Filter) -> Vec<(usize, Vec<f64>)> {
         // Where an image grows, the filter is as wide as the source's pixels.
         let widening = if self.scale < 1.0 { 1.0 } else { self.scale };
         let support = filter.support() * widening;
         let source = f64::from(self.source);
         let one = |output: u32| {
-            let centre = (self.first + f64::from(output) + 0.5) * self.scale;
+            let centre = (self.first + f64::from(output) + 0.5) * self.scale + self.offset;
             let start = (centre - support + 0.5).clamp(0.0, source).trunc();
             let end = (centre + support + 0.5).clamp(0.0, source).trunc();
             let count = (end - start) as u32;
@@ -135,7 +204,7 @@ impl Axis {
             }
             (start as usize, shares)
         };
-        (0..outputs).map(one).collect()
+        (0..self.outputs).map(one).collect()
     }
 }
 
@@ -146,15 +215,15 @@ fn vertical_first(source: (f64, f64), scaled: (f64, f64)) -> bool {
 
 /// The part of the source that [`Fit::Crop`] shows, rounded as torchvision's `Resize` and
 /// `CenterCrop` round: the long side down, the margin to the nearest even.
-fn middle(pixels: &Pixels, geometry: &Geometry, short_side: u32) -> Result<Window, PixelsError> {
+fn middle(size: (u32, u32), geometry: &Geometry, short_side: u32) -> Result<Window, PixelsError> {
     if short_side < geometry.width.max(geometry.height) {
         let (width, height) = (geometry.width, geometry.height);
         let reason =
             format!("a short side of {short_side} cannot be cropped to {width} x {height}");
         return Err(PixelsError::Geometry { reason });
     }
-    let source = (f64::from(pixels.width), f64::from(pixels.height));
-    let short = f64::from(pixels.width.min(pixels.height));
+    let source = (f64::from(size.0), f64::from(size.1));
+    let short = f64::from(size.0.min(size.1));
     let scaled = (
         (f64::from(short_side) * source.0 / short).floor(),
         (f64::from(short_side) * source.1 / short).floor(),
@@ -163,18 +232,20 @@ fn middle(pixels: &Pixels, geometry: &Geometry, short_side: u32) -> Result<Windo
         source,
         scale: f64::from(source) / scaled,
         first: ((scaled - f64::from(target)) / 2.0).round_ties_even(),
+        offset: 0.0,
+        outputs: target,
     };
     Ok(Window {
-        across: axis(pixels.width, scaled.0, geometry.width),
-        down: axis(pixels.height, scaled.1, geometry.height),
+        across: axis(size.0, scaled.0, geometry.width),
+        down: axis(size.1, scaled.1, geometry.height),
         vertical_first: vertical_first(source, scaled),
     })
 }
 
 /// The largest size of the source's shape that fits the geometry.
-fn inside(pixels: &Pixels, geometry: &Geometry) -> (u32, u32) {
-    let across = f64::from(geometry.width) / f64::from(pixels.width);
-    let down = f64::from(geometry.height) / f64::from(pixels.height);
+fn inside(size: (u32, u32), geometry: &Geometry) -> (u32, u32) {
+    let across = f64::from(geometry.width) / f64::from(size.0);
+    let down = f64::from(geometry.height) / f64::from(size.1);
     let scale = if across < down { across } else { down };
     #[expect(
         clippy::cast_possible_truncation,
@@ -184,10 +255,7 @@ fn inside(pixels: &Pixels, geometry: &Geometry) -> (u32, u32) {
     let side = |source: u32, most: u32| {
         ((f64::from(source) * scale).round_ties_even() as u32).clamp(1, most)
     };
-    (
-        side(pixels.width, geometry.width),
-        side(pixels.height, geometry.height),
-    )
+    (side(size.0, geometry.width), side(size.1, geometry.height))
 }
 
 fn centred(scaled: &Pixels, geometry: &Geometry, fill: [u8; 3]) -> Pixels {
@@ -289,6 +357,7 @@ mod tests {
                     height: 12,
                     fit,
                     filter,
+                    jpeg: JpegScale::Full,
                 };
                 let resized = resizer.resize(&pixels, &geometry).unwrap();
                 assert_eq!(
@@ -314,6 +383,7 @@ mod tests {
                 height: 5,
                 fit: Fit::Squash,
                 filter,
+                jpeg: JpegScale::Full,
             };
             assert_eq!(Resizer::new().resize(&pixels, &geometry).unwrap(), pixels);
         }
@@ -326,6 +396,7 @@ mod tests {
             height: 5,
             fit: Fit::Pad { fill: [9, 9, 9] },
             filter: Filter::Bilinear,
+            jpeg: JpegScale::Full,
         };
         let resized = Resizer::new()
             .resize(&flat(4, 4, [1, 1, 1]), &geometry)
@@ -342,12 +413,14 @@ mod tests {
             height,
             fit: Fit::Squash,
             filter,
+            jpeg: JpegScale::Full,
         };
         let crop = Geometry {
             width: 8,
             height: 16,
             fit,
             filter,
+            jpeg: JpegScale::Full,
         };
         for geometry in [squash(0, 4), squash(4, 0), squash(SIDE_MAX + 1, 4), crop] {
             let refused = Resizer::new()

@@ -166,7 +166,7 @@ fn jpeg_size(segment: &[u8]) -> Option<(u32, u32)> {
 /// restart markers and stray bytes between segments are passed over.
 fn next_marker(mut bytes: &[u8]) -> Option<(u8, &[u8])> {
     loop {
-        let at = bytes.iter().position(|&byte| byte == 0xff)?;
+        let at = memchr::memchr(0xff, bytes)?;
         let after = bytes.get(at + 1..)?;
         let (&marker, rest) = after.split_first()?;
         match marker {

@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use image::ImageFormat;
 
-use super::{Filter, Fit, Geometry, Limits, Pixels, PixelsError, Resizer};
+use super::{Filter, Fit, Geometry, JpegScale, Limits, Pixels, PixelsError, Resizer};
 
 /// A PNG of an image file, its longer side at most `side` pixels, on white.
 ///
@@ -23,6 +23,7 @@ pub fn thumbnail(bytes: &[u8], limits: &Limits, side: u32) -> Result<Vec<u8>, Pi
         height: scaled(pixels.height()),
         fit: Fit::Squash,
         filter: Filter::Bilinear,
+        jpeg: JpegScale::Full,
     };
     let small = Resizer::new().resize(&pixels, &geometry)?;
     let impossible = |reason: String| PixelsError::Geometry { reason };
