@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The reference pipeline of this model, in full: Pillow, numpy and ONNX Runtime.
 
-Without options it writes golden.f32, the embedding of golden.jpg; with --precision int8 that of
-model.int8.onnx, golden.int8.f32. It shares no code with the
+Without options it writes golden.f32, the embedding of golden.jpg; with --precision int8 or fp16 that
+of model.int8.onnx, golden.int8.f32, and so on. It shares no code with the
 service nor with scripts/make_golden.py, so that the three can be held against each other.
 """
 
@@ -24,6 +24,7 @@ FOLDER = Path(__file__).resolve().parent
 FILES = {
     "f32": ("model.onnx", "golden.f32"),
     "int8": ("model.int8.onnx", "golden.int8.f32"),
+    "fp16": ("model.fp16.onnx", "golden.fp16.f32"),
 }
 SIDE = 224
 MEAN = (127.0, 127.0, 127.0)
@@ -146,7 +147,7 @@ def main() -> int:
         epilog="""examples:
   golden.py                            write golden.f32
   golden.py --check                    compare golden.f32 with a fresh embedding, write nothing
-  golden.py --precision int8           write golden.int8.f32
+  golden.py --precision int8           write golden.int8.f32, likewise fp16
   golden.py --sensitivity              what each mistake in preprocessing costs
   golden.py --photograph coffee.png    make golden.jpg anew, then write golden.f32""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
