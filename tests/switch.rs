@@ -11,10 +11,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Running, copy_of_sample, matchpoint, model, photos, run, text};
+use common::{Running, copy_folder, copy_of_sample, matchpoint, model, photos, run, text};
 use matchpoint::server::proto::retrieval_service_client::RetrievalServiceClient;
 use matchpoint::server::proto::server_service_client::ServerServiceClient;
-use matchpoint::server::proto::{Decision, ReloadDeploymentRequest, SearchRequest, search_request};
+use matchpoint::server::proto::{
+    Decision, GetServerInfoRequest, ReloadDeploymentRequest, SearchRequest, search_request,
+};
 use tonic::Code;
 use tonic::transport::Channel;
 use tonic_types::StatusExt;
@@ -147,4 +149,32 @@ fn the_command_refuses_what_is_no_link_and_changes_nothing_without_a_server() {
     );
     let back = run(&["switch", link.to_str().unwrap(), "--back"]);
     assert_eq!(back.status.code(), Some(66));
+}
+
+#[tokio::test]
+async fn a_folder_that_a_link_beside_it_leads_to_is_not_opened_a_second_time() {
+    let (folder, configured) = copy_of_sample();
+    let places = folder.path().join("deployments");
+    for name in ["shop-0", "shop-1", "shop-2", "toys"] {
+        copy_folder(&configured, &places.join(name));
+    }
+    for (link, to) in [
+        ("shop", "shop-1"),
+        ("shop.previous", "shop-0"),
+        ("shop.shadow", "shop-2"),
+    ] {
+        symlink(places.join(to), places.join(link)).unwrap();
+    }
+    symlink(&configured, places.join("again")).unwrap();
+    let data_dir = folder.path().to_str().unwrap();
+    let running = Running::start(&configured, &[("MATCHPOINT_DATA_DIR", data_dir)]).await;
+    let mut server = ServerServiceClient::new(running.channel.clone());
+    let info = server.get_server_info(GetServerInfoRequest::default());
+    let info = info.await.unwrap().into_inner();
+    let names: Vec<&str> = info
+        .deployments
+        .iter()
+        .map(|one| one.name.as_str())
+        .collect();
+    assert_eq!(names, ["sample", "shop", "toys"]);
 }

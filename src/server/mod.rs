@@ -8,6 +8,7 @@ mod items;
 mod monitoring;
 mod operations;
 mod page;
+mod places;
 mod points;
 pub mod proto;
 mod registry;
@@ -20,7 +21,7 @@ mod stream;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -40,13 +41,14 @@ pub use client::{Asked, Client, ClientError, Found, Served};
 pub use registry::Loaded;
 
 use crate::config::Config;
-use crate::deployment::{Deployment, DeploymentError, Folder, Models, OpenOptions};
+use crate::deployment::{Deployment, DeploymentError, Models, OpenOptions};
 use crate::gallery::Access;
 use crate::telemetry;
 use calibration::Calibration;
 use items::Items;
 use monitoring::Monitoring;
 use operations::Running;
+use places::{all_deployments, real};
 use points::{Info, OperatingPoints};
 use proto::calibration_service_server::CalibrationServiceServer;
 use proto::gallery_service_server::GalleryServiceServer;
@@ -164,45 +166,6 @@ pub fn load(config: &Config) -> Result<Loaded, ServeError> {
         runtime_version: models.runtime_version().to_owned(),
         models: Some(Arc::new(Mutex::new(models))),
     })
-}
-
-/// Where a path leads: the files of what is served stay the same where a link changes.
-fn real(folder: &Path) -> Result<PathBuf, DeploymentError> {
-    let missing = |cause: std::io::Error| DeploymentError::Folder {
-        path: folder.to_owned(),
-        problem: format!("cannot be opened: {cause}; make a deployment with `matchpoint build`"),
-    };
-    folder.canonicalize().map_err(missing)
-}
-
-/// The deployments that are configured, and those that were restored below `data_dir`.
-fn all_deployments(config: &Config) -> Result<Vec<(Option<String>, PathBuf)>, ServeError> {
-    let mut all = config.deployments.clone();
-    let Some(folder) = config.data_dir.as_deref().map(snapshots::deployments) else {
-        return Ok(all);
-    };
-    let failed = |cause: std::io::Error| ServeError::DataDir {
-        path: folder.clone(),
-        cause,
-    };
-    let entries = match std::fs::read_dir(&folder) {
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(all),
-        entries => entries.map_err(failed)?,
-    };
-    for entry in entries {
-        let path = entry.map_err(failed)?.path();
-        let name = path.file_name().and_then(|name| name.to_str());
-        // What a crash left of a restoration has no record under its name.
-        if let Some(name) = name.filter(|_| Folder::exists(&path))
-            && path.extension().is_none_or(|ending| ending != "restoring")
-        {
-            all.push((Some(name.to_owned()), path.clone()));
-        }
-    }
-    all.get_mut(config.deployments.len()..)
-        .unwrap_or_default()
-        .sort_unstable();
-    Ok(all)
 }
 
 fn report(deployment: &Deployment, took: Duration) {

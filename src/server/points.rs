@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tonic::{Code, Request, Response, Status};
 
 use super::convert;
+use super::places::real;
 use super::proto::operating_point_service_server::OperatingPointService;
 use super::proto::server_service_server::ServerService;
 use super::proto::{
@@ -16,7 +17,6 @@ use super::proto::{
     ListOperatingPointsRequest, ListOperatingPointsResponse, ReloadDeploymentRequest,
     ReloadDeploymentResponse, RollBackOperatingPointRequest, RollBackOperatingPointResponse,
 };
-use super::real;
 use super::registry::{Loaded, Registry};
 use super::status::{from_error, status};
 use crate::config::Monitoring;

@@ -1,0 +1,93 @@
+//! Which folders are served: those of the configuration, and what lies below `data_dir`.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::{ServeError, snapshots};
+use crate::config::Config;
+use crate::deployment::{DeploymentError, Folder};
+
+/// Where a path leads: the files of what is served stay the same where a link changes.
+pub(super) fn real(folder: &Path) -> Result<PathBuf, DeploymentError> {
+    let missing = |cause: std::io::Error| DeploymentError::Folder {
+        path: folder.to_owned(),
+        problem: format!("cannot be opened: {cause}; make a deployment with `matchpoint build`"),
+    };
+    folder.canonicalize().map_err(missing)
+}
+
+/// The deployments that are configured, and those below `data_dir`.
+pub(super) fn all_deployments(
+    config: &Config,
+) -> Result<Vec<(Option<String>, PathBuf)>, ServeError> {
+    let mut all = config.deployments.clone();
+    let Some(folder) = config.data_dir.as_deref().map(snapshots::deployments) else {
+        return Ok(all);
+    };
+    let failed = |cause: std::io::Error| ServeError::DataDir {
+        path: folder.clone(),
+        cause,
+    };
+    let entries = match std::fs::read_dir(&folder) {
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(all),
+        entries => entries.map_err(failed)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        let link = entry.file_type().map_err(failed)?.is_symlink();
+        found.extend(Place::new(entry.path(), link));
+    }
+    found.sort_unstable();
+    let mut taken: BTreeSet<PathBuf> = all.iter().filter_map(|(_, at)| real(at).ok()).collect();
+    for place in found {
+        if !taken.insert(place.leads_to) {
+            // Opened twice, it would be refused as its own second writer.
+            let path = place.path.display();
+            tracing::info!(%path, "not served by itself: a link beside it leads there, or it is configured");
+        } else if place.kind != Kind::Aside {
+            all.push((Some(place.name), place.path));
+        }
+    }
+    Ok(all)
+}
+
+/// A deployment below `data_dir`. In the order in which places take what they lead to.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    kind: Kind,
+    name: String,
+    path: PathBuf,
+    leads_to: PathBuf,
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    /// A link that is served, as `matchpoint switch` changes it.
+    Link,
+    /// A link to what was served before, or to a candidate: not served, nor is what it leads to.
+    Aside,
+    Folder,
+}
+
+impl Place {
+    fn new(path: PathBuf, link: bool) -> Option<Self> {
+        let ending = path.extension().and_then(|ending| ending.to_str());
+        let kind = match (link, ending) {
+            // What a crash left of a restoration.
+            (_, Some("restoring")) => return None,
+            (true, Some("previous" | "shadow")) => Kind::Aside,
+            (true, _) => Kind::Link,
+            (false, _) => Kind::Folder,
+        };
+        // Without a record it is no deployment.
+        let leads_to = real(&path).ok().filter(|_| Folder::exists(&path))?;
+        let name = path.file_name()?.to_str()?.to_owned();
+        Some(Self {
+            kind,
+            name,
+            path,
+            leads_to,
+        })
+    }
+}
