@@ -34,7 +34,12 @@ EXPECTED = {
 }
 WATCHED = {"MatchpointFrrAboveLimit", "MatchpointFarAboveLimit", "MatchpointDecisionsNotRecorded"}
 # It takes more searches than the story has.
-EMPTY = {"Scores: shift, and what chance gives"}
+EMPTY = {
+    "Scores: shift, and what chance gives",
+    "Candidate: share of decisions that differ",
+    "Candidate: compared and skipped",
+    "Candidates",
+}
 REST_SECONDS = 12
 
 

@@ -61,6 +61,9 @@ const CANARY_FAILED: &str = "matchpoint_canary_failed";
 const SCORE_SHIFT: &str = "matchpoint_score_shift_ratio";
 const SCORE_SHIFT_LIMIT: &str = "matchpoint_score_shift_limit_ratio";
 const ACCEPT_FEEDBACK: &str = "matchpoint_accept_feedback";
+const SHADOW_INFO: &str = "matchpoint_shadow_info";
+const SHADOW_DECISIONS: &str = "matchpoint_shadow_decisions_total";
+const SHADOW_SKIPPED: &str = "matchpoint_shadow_skipped_total";
 
 /// The decisions, as label values.
 pub const DECISION_VALUES: [&str; 3] = ["accept", "reject", "undecided"];
@@ -255,6 +258,22 @@ fn describe() {
         "When the operating point was calibrated, since 1970-01-01 UTC."
     );
     describe_monitoring();
+    describe_shadow();
+}
+
+fn describe_shadow() {
+    describe_gauge!(
+        SHADOW_INFO,
+        "1; the labels name the candidate that a deployment is compared with. 0 for one that was."
+    );
+    describe_counter!(
+        SHADOW_DECISIONS,
+        "Queries that a candidate was asked too: what was answered (live), what it would have answered (shadow), and whether it found the same label (best). Says that the two differ, not which of them is right: that needs labels."
+    );
+    describe_counter!(
+        SHADOW_SKIPPED,
+        "Queries drawn for a candidate and not compared, by reason: embedding (it came as a vector), busy (requests waited), behind (the candidate was not done), failed."
+    );
 }
 
 #[expect(clippy::too_many_lines, reason = "a table")]
@@ -742,4 +761,69 @@ pub fn scores_compared(deployment: &str, operating_point: &str, index: f64, limi
     ];
     gauge!(SCORE_SHIFT, &labels).set(index);
     gauge!(SCORE_SHIFT_LIMIT, &labels).set(limit);
+}
+
+/// What is said of a candidate.
+#[derive(Clone, Copy, Debug)]
+pub struct ShadowLabels<'a> {
+    /// The deployment that it is compared with.
+    pub deployment: &'a str,
+    /// Its model's name.
+    pub model: &'a str,
+    /// The model's fingerprint.
+    pub fingerprint: &'a str,
+    /// Which of the model's precisions.
+    pub precision: &'a str,
+    /// The execution provider really in use.
+    pub execution_provider: &'a str,
+    /// What decides in it; `None` where nothing does.
+    pub operating_point: Option<&'a str>,
+}
+
+fn shadow_info(labels: ShadowLabels<'_>) -> metrics::Gauge {
+    gauge!(SHADOW_INFO, "deployment" => labels.deployment.to_owned(),
+        "model" => labels.model.to_owned(),
+        "fingerprint" => labels.fingerprint.to_owned(),
+        "precision" => labels.precision.to_owned(),
+        "execution_provider" => labels.execution_provider.to_owned(),
+        "operating_point" => labels.operating_point.unwrap_or("none").to_owned())
+}
+
+fn shadow_decisions(deployment: &str, [live, shadow, best]: [&'static str; 3]) -> metrics::Counter {
+    counter!(SHADOW_DECISIONS, "deployment" => deployment.to_owned(),
+        "live" => live, "shadow" => shadow, "best" => best)
+}
+
+fn shadow_skips(deployment: &str, reason: &'static str) -> metrics::Counter {
+    counter!(SHADOW_SKIPPED, "deployment" => deployment.to_owned(), "reason" => reason)
+}
+
+/// Announces a candidate, with every outcome (live, shadow, best) and reason that there can be.
+pub fn shadow_started(
+    labels: ShadowLabels<'_>,
+    outcomes: impl Iterator<Item = [&'static str; 3]>,
+    reasons: &[&'static str],
+) {
+    shadow_info(labels).set(1.0);
+    for outcome in outcomes {
+        shadow_decisions(labels.deployment, outcome).increment(0);
+    }
+    for reason in reasons {
+        shadow_skips(labels.deployment, reason).increment(0);
+    }
+}
+
+/// Says that a candidate is not compared with any more.
+pub fn shadow_ended(labels: ShadowLabels<'_>) {
+    shadow_info(labels).set(0.0);
+}
+
+/// Counts a query that a candidate was asked too: the two decisions, and whether the labels agree.
+pub fn shadow_compared(deployment: &str, outcome: [&'static str; 3]) {
+    shadow_decisions(deployment, outcome).increment(1);
+}
+
+/// Counts a query that was drawn for a candidate and is not compared.
+pub fn shadow_skipped(deployment: &str, reason: &'static str) {
+    shadow_skips(deployment, reason).increment(1);
 }

@@ -93,6 +93,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("rayon::", &["analysis", "index", "gallery"]),
     ("matrixmultiply::", &["kernels"]),
     ("memmap2::", &["kernels"]),
+    ("rustix::", &["deployment"]),
     ("zip::", &["arrays"]),
     ("flate2::", &["arrays"]),
     ("zstd::", &["arrays"]),

@@ -753,6 +753,8 @@ fn serve(deployment: &Path) -> Served {
         &metrics,
         "--log-format",
         "json",
+        "--shadow-share",
+        "1",
     ])
     .stderr(Stdio::piped())
     .spawn()
@@ -867,6 +869,70 @@ fn a_server_answers_the_client_counts_it_for_prometheus_and_ends_cleanly() {
     assert_eq!(code(&taken), 69);
     assert!(text(&taken.stderr).contains("cannot listen on"));
 
+    send(&served.child, "TERM");
+    assert_eq!(served.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_candidate_is_compared_reported_counted_for_prometheus_and_closed() {
+    let ((_folder, deployment), (_other, candidate)) = (copy_of_sample(), copy_of_sample());
+    let mut folder = matchpoint::deployment::Folder::open(&candidate).unwrap();
+    folder.deactivate().unwrap();
+    let mut served = serve(&deployment);
+    let ask = |arguments: &[&str]| {
+        let output = run(&[arguments, &["--server", &served.address]].concat());
+        assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+        output
+    };
+    let said = text(&ask(&["shadow", "report"]).stdout);
+    assert!(said.contains("no candidate"), "{said}");
+    let link = deployment.with_file_name("sample.shadow");
+    let itself = run(&[
+        "shadow",
+        "start",
+        path(&deployment),
+        path(&deployment),
+        "--server",
+        &served.address,
+    ]);
+    assert_eq!((code(&itself), link.exists()), (2, false));
+
+    ask(&["shadow", "start", path(&deployment), path(&candidate)]);
+    let zero = read_metrics(&served.metrics);
+    let series = "matchpoint_shadow_decisions_total{deployment=\"sample\",live=\"accept\",shadow=\"reject\",best=\"other\"} 0";
+    assert!(zero.contains(series), "no {series} in {zero}");
+    let known = photos().join("images/gc_fishes_fish3/q2_photometric.jpg");
+    ask(&["search", path(&known)]);
+    let mut found = Value::Null;
+    wait_for("the candidate", || {
+        found = json(&ask(&["shadow", "report", "--json"]));
+        found["compared"] == 1
+    });
+    assert_eq!(found["latest"][0]["live"]["decision"], "ACCEPT");
+    assert_eq!(found["latest"][0]["shadow"]["decision"], "UNDECIDED");
+    let id = found["latest"][0]["decision_id"].as_str().unwrap();
+    ask(&["audit", "label", id, "--label", "gc_fishes_fish3"]);
+    let said = text(&ask(&["shadow", "report"]).stdout);
+    for part in [
+        "candidate  efficientnet-lite0 f32",
+        "compared   1 queries",
+        "showed gc_fishes_fish3",
+        "what was answered is right in 1 of 1",
+    ] {
+        assert!(said.contains(part), "no {part} in {said}");
+    }
+
+    ask(&["shadow", "stop", path(&deployment)]);
+    assert!(link.symlink_metadata().is_err());
+    let counted = read_metrics(&served.metrics);
+    for series in [
+        "live=\"accept\",shadow=\"undecided\",best=\"same\"} 1",
+        "matchpoint_shadow_skipped_total{deployment=\"sample\",reason=\"busy\"} 0",
+        "operating_point=\"none\"} 0",
+        "matchpoint_stage_seconds_count{deployment=\"sample\",stage=\"inference\"} 1",
+    ] {
+        assert!(counted.contains(series), "no {series} in {counted}");
+    }
     send(&served.child, "TERM");
     assert_eq!(served.child.wait().unwrap().code(), Some(0));
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Running, copy_folder, copy_of_sample, matchpoint, model, photos, run, text};
+use common::{Running, copy_folder, copy_of_sample, in_8_bits, matchpoint, photos, run, text};
 use matchpoint::server::proto::retrieval_service_client::RetrievalServiceClient;
 use matchpoint::server::proto::server_service_client::ServerServiceClient;
 use matchpoint::server::proto::{
@@ -20,35 +20,6 @@ use matchpoint::server::proto::{
 use tonic::Code;
 use tonic::transport::Channel;
 use tonic_types::StatusExt;
-
-/// The sample in 8 bits, with an operating point of its own.
-fn in_8_bits(deployment: &Path) {
-    let (gallery, queries) = (photos().join("gallery.csv"), photos().join("calibrate.csv"));
-    let path = |path: &Path| path.to_str().unwrap().to_owned();
-    let (deployment, model) = (path(deployment), path(&model()));
-    let built = run(&[
-        "build",
-        &deployment,
-        "--images",
-        &path(&gallery),
-        "--model",
-        &model,
-        "--precision",
-        "int8",
-    ]);
-    assert!(built.status.success(), "{}", text(&built.stderr));
-    let calibrated = run(&[
-        "calibrate",
-        &deployment,
-        "--queries",
-        &path(&queries),
-        "--target-far",
-        "0.1",
-        "--confidence",
-        "0.9",
-    ]);
-    assert!(calibrated.status.success(), "{}", text(&calibrated.stderr));
-}
 
 /// What answers say of the model, the operating point, and whether a known picture is accepted.
 async fn ask(channel: Channel, image: Vec<u8>) -> (String, String, bool) {

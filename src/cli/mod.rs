@@ -24,6 +24,7 @@ mod probe;
 mod progress;
 mod search;
 mod serve;
+mod shadow;
 mod signal;
 mod sources;
 mod switch;
@@ -75,6 +76,8 @@ enum Command {
     Compact(compact::Compact),
     /// Serve another model, gallery and operating point in place of a deployment's, without downtime
     Switch(switch::Switch),
+    /// Compare a candidate with what is served, on a share of the live queries; nothing is answered from it
+    Shadow(shadow::Shadow),
     /// Measure an index of vectors, or a server under load
     Bench(bench::Bench),
     /// Copy a deployment into one file with checksums, also while it is served
@@ -142,6 +145,7 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Verify(command) => command.run(),
         Command::Compact(command) => command.run(),
         Command::Switch(command) => command.run(),
+        Command::Shadow(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Snapshot(command) => command.run(),
         Command::Restore(command) => command.run(),

@@ -113,7 +113,7 @@ fn leads_to(link: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// Lets a link lead to a folder, at once.
-fn lead(link: &Path, to: &Path) -> anyhow::Result<()> {
+pub(super) fn lead(link: &Path, to: &Path) -> anyhow::Result<()> {
     let mut beside = link.as_os_str().to_owned();
     beside.push(".new");
     let beside = PathBuf::from(beside);

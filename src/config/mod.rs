@@ -119,6 +119,8 @@ pub struct Monitoring {
     pub images: bool,
     /// Probability of ever raising a false alarm, for each rate of an operating point.
     pub alarm_delta: f64,
+    /// Share of live queries that a candidate is asked too, in [0, 1]; 0 for none.
+    pub shadow_share: f64,
 }
 
 /// All that is wrong with a configuration, one line each.
@@ -307,6 +309,11 @@ impl Reader {
         if alarm_delta.is_none() {
             self.mistake("alarm_delta", "a number from 1e-9 to 0.5");
         }
+        let shadow_share = self.text("shadow_share").and_then(|text| text.parse().ok());
+        let shadow_share = shadow_share.filter(|share| (0.0..=1.0).contains(share));
+        if shadow_share.is_none() {
+            self.mistake("shadow_share", "a number from 0 to 1");
+        }
         let strata = self.strata();
         Some(Monitoring {
             journal: journal?,
@@ -316,6 +323,7 @@ impl Reader {
             strata: strata?,
             images: images?,
             alarm_delta: alarm_delta?,
+            shadow_share: shadow_share?,
         })
     }
 

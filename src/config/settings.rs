@@ -192,6 +192,11 @@ pub const SETTINGS: &[Setting] = &[
         "Probability that an operating point ever raises a false alarm, for FAR and FRR each: 1e-9 to 0.5",
     ),
     server(
+        "shadow_share",
+        Some("0.05"),
+        "Share of live queries that a candidate beside a deployment is asked too (`matchpoint shadow`): 0 to 1",
+    ),
+    server(
         "data_dir",
         None,
         "Folder for snapshots and what is restored from them; without it there are none over gRPC",

@@ -396,6 +396,14 @@ pub enum ProbeSource {
 }
 
 impl ProbeSource {
+    /// A copy of an image that a caller sent, where it is to be kept.
+    pub(super) fn kept(&self, keep: bool) -> Option<Vec<u8>> {
+        match self {
+            Self::Query(query) => query.kept(keep),
+            Self::File(_) => None,
+        }
+    }
+
     /// The query, read from its file where it is in one.
     pub(super) fn read(self, limits: &Limits) -> Result<Query, DeploymentError> {
         Ok(match self {

@@ -13,6 +13,7 @@ mod models;
 mod monitor;
 mod points;
 mod remedy;
+mod shadow;
 mod shift;
 mod upkeep;
 mod writer;
@@ -46,6 +47,9 @@ pub use models::{LoadedModel, Models};
 pub use monitor::{Recorded, Told, TruthReport};
 pub use points::{Activation, Comparison, compare_points};
 pub use remedy::RemedyChoice;
+pub use shadow::{
+    Disagreement, Outcome, SHADOW_LATEST_MAX, ShadowAbout, ShadowReport, shadow_link,
+};
 pub use upkeep::{Found, missed};
 
 use crate::calibration::operating_point::{Binding, Metric, OperatingPoint};
@@ -63,6 +67,7 @@ use crate::telemetry;
 use crate::vector::Embedding;
 use answer::{Known, compare, embed_query, margin, search_snapshot};
 use monitor::{Made, Monitor};
+use shadow::Beside;
 use upkeep::Upkeep;
 use writer::Writer;
 
@@ -89,6 +94,8 @@ pub struct Deployment {
     canaries: ArcSwapOption<CanaryRound>,
     /// Whether a round of them is under way.
     replaying: AtomicBool,
+    /// A candidate that is compared with it.
+    beside: Beside,
     standing: Arc<ArcSwap<Standing>>,
 }
 
@@ -188,6 +195,7 @@ impl Deployment {
             monitor: OnceLock::new(),
             canaries: ArcSwapOption::empty(),
             replaying: AtomicBool::new(false),
+            beside: Beside::default(),
             loaded,
             limits: models.limits(),
             index: index_binding(params),
@@ -313,10 +321,9 @@ impl Deployment {
         let filtered = options.filter.is_some();
         let checks = self.upkeep.get().map(Upkeep::checks);
         let keeps = self.monitor.get().is_some_and(Monitor::keeps_images);
-        let image = match &probe {
-            ProbeSource::Query(query) => query.kept(keeps),
-            ProbeSource::File(_) => None,
-        };
+        let image = probe.kept(keeps);
+        let live = source == Source::Live;
+        let ticket = live.then(|| self.beside.ticket(&probe, &options, &self.loaded.pool));
         let ((hits, best, held), timings) = self
             .work(arrived, move |embedder, limits, timings| {
                 let query = probe.read(limits)?;
@@ -330,12 +337,13 @@ impl Deployment {
             })
             .await?;
         let id = DecisionId::fresh();
+        let basis = standing.basis(snapshot.len(), held);
         let answer = SearchAnswer {
             decision: standing.decide(held),
             basis: if filtered {
-                standing.basis(snapshot.len(), held).under_filter()
+                basis.under_filter()
             } else {
-                standing.basis(snapshot.len(), held)
+                basis
             },
             decision_id: id.to_string(),
             generation: snapshot.generation(),
@@ -344,7 +352,7 @@ impl Deployment {
             timings,
         };
         // What callers send; canaries have counters of their own.
-        if source == Source::Live {
+        if live {
             let score = best.as_ref().map(|best| best.score.get());
             self.count(answer.decision.as_str(), &answer.basis, score);
         }
@@ -361,6 +369,9 @@ impl Deployment {
                 image,
             };
             monitor.record(made, source);
+        }
+        if let Some(ticket) = ticket.flatten() {
+            ticket.offer(id, Outcome::new(&standing, best.as_ref(), held));
         }
         Ok(answer)
     }

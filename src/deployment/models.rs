@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::Engine;
+use crate::config::{Engine, Workers};
 use crate::deployment::{DeploymentError, ModelReference};
 use crate::model::Model;
 use crate::model::pool::Pool;
@@ -44,6 +44,22 @@ impl Models {
             runtime: None,
             engine: engine.clone(),
             queue_len_max,
+            open: BTreeMap::new(),
+        }
+    }
+
+    /// For one model more beside those that are open, which is to take as little as it can: one
+    /// worker, on one thread, with a budget of its own for decoding.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        let mut engine = self.engine.clone();
+        engine.workers = Workers::Count(1);
+        engine.compute.threads = 1;
+        engine.compute.batch_max = Some(1);
+        Self {
+            runtime: self.runtime.clone(),
+            engine,
+            queue_len_max: 1,
             open: BTreeMap::new(),
         }
     }

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::answer::Hit;
 use super::canary::write_json;
 use super::shift::{Counted, Scores};
-use super::{CanaryRound, Deployment, DeploymentError, Standing};
+use super::{CanaryRound, Deployment, DeploymentError, Disagreement, Standing};
 use crate::calibration::decision::Decision;
 use crate::calibration::operating_point::OperatingPoint;
 use crate::calibration::rates::Confidence;
@@ -543,6 +543,24 @@ impl Deployment {
                 None
             },
         })
+    }
+
+    /// What the queries of disagreements showed, where decisions are recorded and somebody has said
+    /// so.
+    pub(super) fn with_truths(
+        &self,
+        latest: Vec<Disagreement>,
+    ) -> Result<Vec<(Disagreement, Option<SaidTruth>)>, DeploymentError> {
+        let Some(monitor) = self.monitor.get() else {
+            return Ok(latest.into_iter().map(|one| (one, None)).collect());
+        };
+        let reader = monitor.journal.reader()?;
+        let with = |one: Disagreement| {
+            let row = reader.decision(one.id)?;
+            let label = row.and_then(|row| row.label);
+            Ok((one, label.map(|label| label.truth)))
+        };
+        latest.into_iter().map(with).collect()
     }
 
     /// Takes down what queries really showed. Each report is answered in its place: what became of

@@ -9,6 +9,7 @@ pub mod canaries;
 pub mod drift;
 pub mod indicators;
 pub mod sequential;
+pub mod shadow;
 #[cfg(test)]
 mod simulation;
 pub mod strata;

@@ -14,6 +14,7 @@ pub mod proto;
 mod registry;
 mod request_id;
 mod retrieval;
+mod shadow;
 mod snapshots;
 mod status;
 mod stream;
@@ -39,6 +40,7 @@ pub use audit_client::{
 };
 pub use client::{Asked, Client, ClientError, Found, Served};
 pub use registry::Loaded;
+pub use shadow::{Candidate, Disagreed, ShadowCounted, ShadowFound, Side};
 
 use crate::config::Config;
 use crate::deployment::{Deployment, DeploymentError, Models, OpenOptions};
@@ -240,7 +242,9 @@ pub async fn serve(
             for deployment in loaded.deployments.values() {
                 deployment.publish();
             }
-            registry.ready(loaded);
+            registry.ready(Arc::clone(&loaded));
+            shadow::open_all(&loaded, config.monitoring.shadow_share);
+            drop(loaded);
             tokio::spawn(publish_gauges(registry.watch()));
             tokio::spawn(replay_canaries(registry.watch(), config.canaries_every));
             set_health(&reporter, ServingStatus::Serving).await;

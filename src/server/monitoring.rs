@@ -8,11 +8,13 @@ use super::proto::truth::Truth as Shown;
 use super::proto::truth_result::Result as Answer;
 use super::proto::{
     AuditedRate, CanaryRound, Evidence, Finding, GetDecisionRequest, GetDecisionResponse,
-    GetDriftRequest, GetDriftResponse, ListAuditQueueRequest, ListAuditQueueResponse,
-    RecordedDecision, ReplayCanariesRequest, ReplayCanariesResponse, ReportTruthsRequest,
-    ReportTruthsResponse, Truth, TruthEntry, TruthOutcome, TruthReport, TruthResult, Verdict,
+    GetDriftRequest, GetDriftResponse, GetShadowRequest, GetShadowResponse, ListAuditQueueRequest,
+    ListAuditQueueResponse, RecordedDecision, ReplayCanariesRequest, ReplayCanariesResponse,
+    ReportTruthsRequest, ReportTruthsResponse, Truth, TruthEntry, TruthOutcome, TruthReport,
+    TruthResult, Verdict,
 };
 use super::registry::Registry;
+use super::shadow;
 use super::status::{from_error, status};
 use super::stream::as_message;
 use crate::calibration::operating_point::OperatingPoint;
@@ -200,6 +202,15 @@ impl MonitoringService for Monitoring {
         let answer = self.registry.call("GetDrift", work).await;
         answer.map(Response::new)
     }
+
+    async fn get_shadow(
+        &self,
+        request: Request<GetShadowRequest>,
+    ) -> Result<Response<GetShadowResponse>, Status> {
+        let work = shadow::get(&self.registry, request.into_inner());
+        let answer = self.registry.call("GetShadow", work).await;
+        answer.map(Response::new)
+    }
 }
 
 fn read(report: TruthReport) -> Result<Report, String> {
@@ -236,7 +247,7 @@ fn taken(outcome: Reported) -> TruthOutcome {
     }
 }
 
-fn truth(said: Said) -> Truth {
+pub(super) fn truth(said: Said) -> Truth {
     Truth {
         truth: Some(match said {
             Said::Mated { label } => Shown::Label(label),

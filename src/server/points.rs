@@ -15,9 +15,11 @@ use super::proto::{
     CompareOperatingPointsResponse, DeploymentInfo, GetOperatingPointRequest,
     GetOperatingPointResponse, GetServerInfoRequest, GetServerInfoResponse,
     ListOperatingPointsRequest, ListOperatingPointsResponse, ReloadDeploymentRequest,
-    ReloadDeploymentResponse, RollBackOperatingPointRequest, RollBackOperatingPointResponse,
+    ReloadDeploymentResponse, ReloadShadowRequest, ReloadShadowResponse,
+    RollBackOperatingPointRequest, RollBackOperatingPointResponse,
 };
 use super::registry::{Loaded, Registry};
+use super::shadow;
 use super::status::{from_error, status};
 use crate::config::Monitoring;
 use crate::deployment::{Deployment, DeploymentError, OpenOptions};
@@ -230,7 +232,9 @@ impl Info {
         };
         // Its threads end with it, which takes a moment that no thread that answers has.
         let closing = std::thread::Builder::new().name("closing".to_owned());
-        let closed = closing.spawn(move || drop(previous));
+        let share = self.monitoring.shadow_share;
+        let close = move || shadow::succeed(previous, &deployment, (&place, loaded), share);
+        let closed = closing.spawn(close);
         closed.map_err(|_cause| Status::internal("internal error"))?;
         Ok(answer)
     }
@@ -265,6 +269,16 @@ impl ServerService for Info {
     ) -> Result<Response<ReloadDeploymentResponse>, Status> {
         let work = self.reload(request.into_inner());
         let answer = self.registry.call("ReloadDeployment", work).await;
+        answer.map(Response::new)
+    }
+
+    async fn reload_shadow(
+        &self,
+        request: Request<ReloadShadowRequest>,
+    ) -> Result<Response<ReloadShadowResponse>, Status> {
+        let share = self.monitoring.shadow_share;
+        let work = shadow::reload(&self.registry, share, request.into_inner());
+        let answer = self.registry.call("ReloadShadow", work).await;
         answer.map(Response::new)
     }
 

@@ -86,6 +86,35 @@ pub fn sample() -> &'static Path {
     Box::leak(folder.path().join("sample").into_boxed_path())
 }
 
+/// The sample in 8 bits, with an operating point of its own.
+pub fn in_8_bits(deployment: &Path) {
+    let (gallery, queries) = (photos().join("gallery.csv"), photos().join("calibrate.csv"));
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    let (deployment, model) = (path(deployment), path(&model()));
+    let built = run(&[
+        "build",
+        &deployment,
+        "--images",
+        &path(&gallery),
+        "--model",
+        &model,
+        "--precision",
+        "int8",
+    ]);
+    assert!(built.status.success(), "{}", text(&built.stderr));
+    let calibrated = run(&[
+        "calibrate",
+        &deployment,
+        "--queries",
+        &path(&queries),
+        "--target-far",
+        "0.1",
+        "--confidence",
+        "0.9",
+    ]);
+    assert!(calibrated.status.success(), "{}", text(&calibrated.stderr));
+}
+
 /// A copy of the sample's deployment that a test may change.
 pub fn copy_of_sample() -> (TempDir, PathBuf) {
     let folder = TempDir::new().unwrap();

@@ -1,0 +1,423 @@
+//! A candidate beside a deployment: opened, looked at, and what a client asks about it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+use tonic::Status;
+
+use super::client::{Client, ClientError, refused};
+use super::convert;
+use super::monitoring::truth;
+use super::proto::monitoring_service_client::MonitoringServiceClient;
+use super::proto::server_service_client::ServerServiceClient;
+use super::proto::truth::Truth as Shown;
+use super::proto::{
+    self, GetShadowRequest, GetShadowResponse, ReloadShadowRequest, ReloadShadowResponse,
+    ShadowBest, ShadowCount, ShadowDisagreement, ShadowInfo, ShadowOutcome, ShadowSkipped,
+};
+use super::registry::{Loaded, Registry};
+use super::status::from_error;
+use crate::deployment::{
+    Deployment, DeploymentError, Models, Outcome, SHADOW_LATEST_MAX, ShadowAbout, ShadowReport,
+};
+use crate::monitoring::shadow::Best;
+
+/// Disagreements that are returned where nobody says how many.
+const LATEST_USUAL: usize = 20;
+
+/// Opens the candidates of all deployments, on a thread of its own: nobody waits for them, and one that
+/// cannot be opened keeps nothing from being served.
+pub(super) fn open_all(loaded: &Loaded, share: f64) {
+    let models = || loaded.models().map(|models| models.beside());
+    let each = loaded.deployments.iter().filter_map(|(name, one)| {
+        let place = loaded.places.get(name)?;
+        Some((Arc::clone(one), place.clone(), models().ok()?))
+    });
+    let each: Vec<_> = each.collect();
+    let open = move || {
+        for (deployment, place, models) in each {
+            open_if_any(&deployment, &place, models, share);
+        }
+    };
+    let opening = std::thread::Builder::new().name("candidates".to_owned());
+    if let Err(error) = opening.spawn(open) {
+        tracing::warn!(%error, "candidates are not opened");
+    }
+}
+
+/// Opens the candidate of a deployment, if there is one that nobody has opened yet, and logs what
+/// came of it.
+fn open_if_any(deployment: &Deployment, place: &Path, models: Models, share: f64) {
+    if deployment.has_shadow() {
+        return;
+    }
+    match deployment.open_shadow(place, models, share) {
+        Ok(found) => report(deployment, found.as_ref()),
+        Err(error) => {
+            tracing::warn!(%error, deployment = deployment.name(), "the candidate cannot be opened; nothing is compared");
+        }
+    }
+}
+
+fn report(deployment: &Deployment, found: Option<&ShadowAbout>) {
+    if let Some(about) = found {
+        tracing::info!(
+            deployment = deployment.name(),
+            path = %about.path.display(),
+            model = about.model,
+            precision = about.precision,
+            operating_point = about.operating_point.as_deref().unwrap_or("none"),
+            share = about.share,
+            "compared with a candidate from now on"
+        );
+    }
+}
+
+/// Answers `ReloadShadow`.
+pub(super) async fn reload(
+    registry: &Registry,
+    share: f64,
+    request: ReloadShadowRequest,
+) -> Result<ReloadShadowResponse, Status> {
+    let deployment = registry.find(&request.deployment)?;
+    let loaded = registry.loaded()?;
+    let place = loaded.places.get(deployment.name()).cloned();
+    let place = place.ok_or_else(|| Status::internal("internal error"))?;
+    let open = move || {
+        let found = deployment.open_shadow(&place, beside(loaded)?, share)?;
+        report(&deployment, found.as_ref());
+        Ok(found)
+    };
+    let found: Result<_, DeploymentError> = registry.heavy(open).await?;
+    let found = found.map_err(|error| from_error(&error))?;
+    Ok(ReloadShadowResponse {
+        shadow: found.map(info),
+    })
+}
+
+/// Closes a deployment that another one took the place of, and opens that one's candidate. Blocks.
+pub(super) fn succeed(
+    previous: Arc<Deployment>,
+    deployment: &Deployment,
+    (place, loaded): (&Path, Arc<Loaded>),
+    share: f64,
+) {
+    let models = beside(loaded);
+    previous.end_shadow();
+    drop(previous);
+    if let Ok(models) = models {
+        open_if_any(deployment, place, models, share);
+    }
+}
+
+/// Keeps nothing of what is loaded, so that what was switched away from can close.
+fn beside(loaded: Arc<Loaded>) -> Result<Models, DeploymentError> {
+    let models = loaded.models()?.beside();
+    drop(loaded);
+    Ok(models)
+}
+
+/// Answers `GetShadow`.
+pub(super) async fn get(
+    registry: &Registry,
+    request: GetShadowRequest,
+) -> Result<GetShadowResponse, Status> {
+    let deployment = registry.find(&request.deployment)?;
+    let limit = match usize::try_from(request.limit) {
+        Ok(0) => LATEST_USUAL,
+        Ok(limit) if limit <= SHADOW_LATEST_MAX => limit,
+        Ok(_) | Err(_) => {
+            let problem = format!(
+                "limit is {}; it must be 1 to {SHADOW_LATEST_MAX}",
+                request.limit
+            );
+            return Err(convert::invalid(&problem));
+        }
+    };
+    let read = move || deployment.shadow_report(limit);
+    let report = registry.heavy(read).await?;
+    let report = report.map_err(|error| from_error(&error))?;
+    Ok(report.map(shown).unwrap_or_default())
+}
+
+fn info(about: ShadowAbout) -> ShadowInfo {
+    ShadowInfo {
+        model_name: about.model,
+        model_fingerprint: about.fingerprint,
+        precision: about.precision,
+        execution_provider: about.execution_provider,
+        operating_point_id: about.operating_point.unwrap_or_default(),
+        gallery_items: about.gallery_items as u64,
+        generation: about.generation,
+        share: about.share,
+    }
+}
+
+fn shown(report: ShadowReport) -> GetShadowResponse {
+    let counts = &report.counts;
+    let interval = counts.interval();
+    let latest = report
+        .latest
+        .into_iter()
+        .map(|(one, said)| ShadowDisagreement {
+            decision_id: one.id.to_string(),
+            live: Some(outcome(one.live)),
+            shadow: Some(outcome(one.shadow)),
+            best: best(one.best).into(),
+            truth: said.map(truth),
+        });
+    let skipped = report
+        .skipped
+        .into_iter()
+        .map(|(reason, count)| ShadowSkipped {
+            reason: reason.to_owned(),
+            count,
+        });
+    GetShadowResponse {
+        shadow: Some(info(report.about)),
+        counts: counts
+            .seen()
+            .map(|(pair, count)| ShadowCount {
+                live: convert::decision(pair.live).into(),
+                shadow: convert::decision(pair.shadow).into(),
+                best: best(pair.best).into(),
+                count,
+            })
+            .collect(),
+        compared: counts.compared(),
+        disagreements: counts.disagreements(),
+        disagreement_lower: interval.map(|interval| interval.lower),
+        disagreement_upper: interval.map(|interval| interval.upper),
+        skipped: skipped.collect(),
+        latest: latest.collect(),
+    }
+}
+
+fn outcome(of: Outcome) -> ShadowOutcome {
+    ShadowOutcome {
+        decision: convert::decision(of.decision).into(),
+        label: of.label,
+        item_id: of.item,
+        score: of.score,
+        decision_score: of.held,
+    }
+}
+
+fn best(best: Best) -> ShadowBest {
+    match best {
+        Best::Same => ShadowBest::Same,
+        Best::Other => ShadowBest::Other,
+        Best::Missing => ShadowBest::Missing,
+        Best::Nothing => ShadowBest::Nothing,
+    }
+}
+
+/// A candidate, as a client sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Candidate {
+    /// Its model's name.
+    pub model: String,
+    /// Which of the model's precisions.
+    pub precision: String,
+    /// The model's fingerprint.
+    pub model_fingerprint: String,
+    /// The execution provider really in use.
+    pub execution_provider: String,
+    /// The operating point that decides; empty where none does.
+    pub operating_point: String,
+    /// Items in its gallery.
+    pub gallery_items: u64,
+    /// The share of live queries that is drawn for it.
+    pub share: f64,
+}
+
+/// How a candidate compares, as a client sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ShadowFound {
+    /// The candidate.
+    pub candidate: Candidate,
+    /// Queries that both have answered.
+    pub compared: u64,
+    /// Those of them that would have been answered otherwise.
+    pub disagreements: u64,
+    /// Ends of the 95 % interval of their share; `None` before the first.
+    pub interval: Option<[f64; 2]>,
+    /// What came up.
+    pub counts: Vec<ShadowCounted>,
+    /// Drawn queries that were not compared, by reason.
+    pub skipped: std::collections::BTreeMap<String, u64>,
+    /// The latest disagreements, newest first.
+    pub latest: Vec<Disagreed>,
+}
+
+/// How often something came up.
+#[derive(Clone, Debug, Serialize)]
+pub struct ShadowCounted {
+    /// What was answered: `ACCEPT`, `REJECT` or `UNDECIDED`.
+    pub live: String,
+    /// What the candidate would have answered.
+    pub shadow: String,
+    /// Which label each found: `SAME`, `OTHER`, `MISSING` or `NOTHING`.
+    pub best: String,
+    /// Queries.
+    pub count: u64,
+}
+
+/// What one side made of a query.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Side {
+    /// `ACCEPT`, `REJECT` or `UNDECIDED`.
+    pub decision: String,
+    /// Label of the best match; empty where nothing was found.
+    pub label: String,
+    /// Its id.
+    pub item: String,
+    /// Its similarity.
+    pub score: f32,
+    /// What was held against the threshold.
+    pub decision_score: Option<f32>,
+}
+
+/// A query that the two answer differently.
+#[derive(Clone, Debug, Serialize)]
+pub struct Disagreed {
+    /// Id of the decision that was answered.
+    pub decision_id: String,
+    /// What was answered.
+    pub live: Side,
+    /// What the candidate would have answered.
+    pub shadow: Side,
+    /// Which label each found.
+    pub best: String,
+    /// What it showed: a label, `(not enrolled)` or `(unusable)`; `None` without a label.
+    pub truth: Option<String>,
+    /// Whether what was answered is right; `None` where that is not known.
+    pub live_right: Option<bool>,
+    /// Whether what the candidate would have answered is.
+    pub shadow_right: Option<bool>,
+}
+
+impl Client {
+    /// Has the server open the candidate that the link beside a deployment's path leads to now;
+    /// `None` where nothing is compared.
+    ///
+    /// # Errors
+    /// Whatever the server refuses or fails at; nothing has changed then.
+    pub async fn reload_shadow(&self, deployment: &str) -> Result<Option<Candidate>, ClientError> {
+        let request = ReloadShadowRequest {
+            deployment: deployment.to_owned(),
+        };
+        let mut server = ServerServiceClient::new(self.channel());
+        let answer = server.reload_shadow(request).await;
+        let answer = answer.map_err(|status| refused(&status))?.into_inner();
+        Ok(answer.shadow.map(candidate))
+    }
+
+    /// How the candidate compares, with at most `limit` of the latest disagreements; `None` where
+    /// there is no candidate.
+    ///
+    /// # Errors
+    /// Whatever the server refuses or fails at.
+    pub async fn shadow(
+        &self,
+        deployment: &str,
+        limit: u32,
+    ) -> Result<Option<ShadowFound>, ClientError> {
+        let request = GetShadowRequest {
+            deployment: deployment.to_owned(),
+            limit,
+        };
+        let mut monitoring = MonitoringServiceClient::new(self.channel());
+        let answer = monitoring.get_shadow(request).await;
+        let found = answer.map_err(|status| refused(&status))?.into_inner();
+        Ok(found.shadow.clone().map(|info| ShadowFound {
+            candidate: candidate(info),
+            compared: found.compared,
+            disagreements: found.disagreements,
+            interval: found
+                .disagreement_lower
+                .zip(found.disagreement_upper)
+                .map(|(lower, upper)| [lower, upper]),
+            counts: found.counts.into_iter().map(counted).collect(),
+            skipped: found
+                .skipped
+                .into_iter()
+                .map(|one| (one.reason, one.count))
+                .collect(),
+            latest: found.latest.into_iter().map(disagreed).collect(),
+        }))
+    }
+}
+
+fn candidate(info: ShadowInfo) -> Candidate {
+    Candidate {
+        model: info.model_name,
+        precision: info.precision,
+        model_fingerprint: info.model_fingerprint,
+        execution_provider: info.execution_provider,
+        operating_point: info.operating_point_id,
+        gallery_items: info.gallery_items,
+        share: info.share,
+    }
+}
+
+fn decided(decision: proto::Decision) -> String {
+    decision.as_str_name().replace("DECISION_", "")
+}
+
+fn found(best: ShadowBest) -> String {
+    best.as_str_name().replace("SHADOW_BEST_", "")
+}
+
+fn counted(count: ShadowCount) -> ShadowCounted {
+    ShadowCounted {
+        live: decided(count.live()),
+        shadow: decided(count.shadow()),
+        best: found(count.best()),
+        count: count.count,
+    }
+}
+
+fn disagreed(one: ShadowDisagreement) -> Disagreed {
+    let (best, said) = (found(one.best()), one.truth.and_then(|truth| truth.truth));
+    let (live, shadow) = (one.live.unwrap_or_default(), one.shadow.unwrap_or_default());
+    Disagreed {
+        decision_id: one.decision_id,
+        live_right: right(&live, said.as_ref()),
+        shadow_right: right(&shadow, said.as_ref()),
+        live: side(live),
+        shadow: side(shadow),
+        best,
+        truth: said.map(|said| match said {
+            Shown::Label(label) => label,
+            Shown::NotEnrolled(_) => "(not enrolled)".to_owned(),
+            Shown::Unusable(_) => "(unusable)".to_owned(),
+        }),
+    }
+}
+
+fn side(of: ShadowOutcome) -> Side {
+    Side {
+        decision: decided(of.decision()),
+        label: of.label,
+        item: of.item_id,
+        score: of.score,
+        decision_score: of.decision_score,
+    }
+}
+
+/// Whether an outcome is right of what the query showed; `None` where nobody can tell, or nothing
+/// was decided.
+fn right(of: &ShadowOutcome, said: Option<&Shown>) -> Option<bool> {
+    let accepted = match of.decision() {
+        proto::Decision::Accept => true,
+        proto::Decision::Reject => false,
+        proto::Decision::Undecided | proto::Decision::Unspecified => return None,
+    };
+    match said? {
+        Shown::Label(label) => Some(accepted && of.label == *label),
+        Shown::NotEnrolled(_) => Some(!accepted),
+        Shown::Unusable(_) => None,
+    }
+}
