@@ -74,7 +74,11 @@ def check_metric_names() -> None:
 
 
 def check_runbook() -> None:
-    alerts = re.findall(r"- alert: (\w+)", read(DEPLOY / "prometheus/rules/matchpoint.yml"))
+    rules = DEPLOY / "prometheus/rules/matchpoint.yml"
+    alerts = re.findall(r"- alert: (\w+)", read(rules))
+    for name in alerts:
+        if f" runbook_url: docs/runbook.md#{name.lower()}\n" not in read(rules):
+            finding(rules, f"{name} has no runbook_url docs/runbook.md#{name.lower()}")
     path = ROOT / "docs/runbook.md"
     sections = re.findall(r"^## (\w+)$", read(path), flags=re.MULTILINE)
     for name in sorted(set(alerts) ^ set(sections)):
