@@ -39,6 +39,8 @@ EMPTY = {
     "Candidate: share of decisions that differ",
     "Candidate: compared and skipped",
     "Candidates",
+    "Scores against calibration: misfit, and what chance gives",
+    "Share of searches that are of enrolled labels (estimated)",
 }
 REST_SECONDS = 12
 

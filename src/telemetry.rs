@@ -60,6 +60,13 @@ const CANARY_CHANGED: &str = "matchpoint_canary_changed";
 const CANARY_FAILED: &str = "matchpoint_canary_failed";
 const SCORE_SHIFT: &str = "matchpoint_score_shift_ratio";
 const SCORE_SHIFT_LIMIT: &str = "matchpoint_score_shift_limit_ratio";
+const SCORE_MISFIT: &str = "matchpoint_score_misfit_ratio";
+const SCORE_MISFIT_LIMIT: &str = "matchpoint_score_misfit_limit_ratio";
+const ESTIMATED_MATED: &str = "matchpoint_estimated_mated_ratio";
+const PREDICTED_FAR: &str = "matchpoint_predicted_far_ratio";
+const FEATURE_NORM: &str = "matchpoint_feature_norm";
+const MATCH_MARGIN: &str = "matchpoint_match_margin";
+const STRATUM_EDGE: &str = "matchpoint_audit_stratum_edge";
 const ACCEPT_FEEDBACK: &str = "matchpoint_accept_feedback";
 const SHADOW_INFO: &str = "matchpoint_shadow_info";
 const SHADOW_DECISIONS: &str = "matchpoint_shadow_decisions_total";
@@ -82,6 +89,18 @@ const SCORE_BUCKETS: [f64; 23] = [
     -0.5, 0.0, 0.1, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85,
     0.9, 0.925, 0.95, 0.975, 0.99, 1.0,
 ];
+
+/// 0 is a tie of two labels, 1 a next label at a right angle to the query.
+const MARGIN_BUCKETS: [f64; 12] = [
+    0.0, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0,
+];
+
+/// Equal ratios of 2^(1/4), since models differ in scale: a fifth is the least change that is seen.
+fn norm_buckets() -> Vec<f64> {
+    (-8..=40)
+        .map(|step| 2.0_f64.powf(f64::from(step) / 4.0))
+        .collect()
+}
 
 /// What can go wrong while telemetry is set up.
 #[derive(Debug, thiserror::Error)]
@@ -154,6 +173,12 @@ pub fn install_metrics(
         .and_then(|builder| {
             builder.set_buckets_for_metric(Matcher::Full(MATCH_SCORE.to_owned()), &SCORE_BUCKETS)
         })
+        .and_then(|builder| {
+            builder.set_buckets_for_metric(Matcher::Full(MATCH_MARGIN.to_owned()), &MARGIN_BUCKETS)
+        })
+        .and_then(|builder| {
+            builder.set_buckets_for_metric(Matcher::Full(FEATURE_NORM.to_owned()), &norm_buckets())
+        })
         .and_then(PrometheusBuilder::build)
         .map_err(|cause| failed(&cause))?;
     // Where a recorder is installed already, as in a process that serves twice, it stays.
@@ -193,11 +218,11 @@ fn describe() {
     );
     describe_counter!(
         DECISIONS,
-        "Decisions by operating point and outcome. Their rate is the accept rate, not the FAR: that needs labels."
+        "Decisions by operating point and outcome. Their rate is the accept rate, not the FAR: that needs labels. Blind to which accepts are right: it moves with the share of strangers, which changes no error rate."
     );
     describe_histogram!(
         MATCH_SCORE,
-        "Cosine similarity of the best match of each search."
+        "Cosine similarity of the best match of each search. Blind to which of them is right, and to a few look-alikes; a changed share of strangers moves it most."
     );
     describe_gauge!(
         QUEUE_LENGTH,
@@ -217,7 +242,7 @@ fn describe() {
     describe_counter!(GALLERY_CHANGES, "Items enrolled, replaced or removed.");
     describe_gauge!(
         GALLERY_SIZE_RATIO,
-        "Items now, over items at calibration. Above 1 the promised FAR no longer covers the gallery."
+        "Items now, over items at calibration. Above 1 the promised FAR no longer covers the gallery. Blind to everything but the number of items."
     );
     describe_counter!(
         INDEX_CHECKED,
@@ -280,7 +305,7 @@ fn describe_shadow() {
 fn describe_monitoring() {
     describe_counter!(
         RECORDED,
-        "Decisions in the journal ever, as its own totals say: they outlive a restart, and count what is on the disk. By operating point, source (live, comparison, canaries), decision, stratum of the audit, and whether a filter was used."
+        "Decisions in the journal ever, as its own totals say: they outlive a restart, and count what is on the disk. By operating point, source (live, comparison, canaries), decision, stratum of the audit, and whether a filter was used. Strata beside the threshold hold what a small change of scores would decide otherwise. Blind to truth: there, too, most searches may be strangers or none."
     );
     describe_counter!(
         RECORDING_LOST,
@@ -348,11 +373,39 @@ fn describe_monitoring() {
     describe_gauge!(CANARY_FAILED, "Canaries that could not be searched for.");
     describe_gauge!(
         SCORE_SHIFT,
-        "Population stability index of the latest 2,000 searches against the first 2,000 of the operating point, over the strata of the audit. Loud where the share of strangers changes, which changes no error rate; silent about a few look-alikes, which multiply the FAR. Absent before there are enough."
+        "Population stability index of the latest 2,000 searches against the first 2,000 of the operating point, over the strata of the audit. Blind to what matters most: loud where the share of strangers changes, which changes no error rate; silent about a few look-alikes, which multiply the FAR. Absent before there are enough."
     );
     describe_gauge!(
         SCORE_SHIFT_LIMIT,
         "What the index stays below in 99 of 100 windows while nothing has changed."
+    );
+    describe_gauge!(
+        SCORE_MISFIT,
+        "How far scores of the latest 2,000 searches are from every mixture of those that calibration found for mated searches and for strangers: Pearson's distance by search, over the strata of the audit. A changed share of strangers moves it not. Blind to a few look-alikes, which multiply the FAR, to what happens to a class that is rare in traffic, and to calibration data that never were like traffic; searches that repeat each other make it loud. Absent with fewer than 20 labels of either class."
+    );
+    describe_gauge!(
+        SCORE_MISFIT_LIMIT,
+        "What the misfit stays below in 99 of 100 windows while the scores of both classes are as at calibration."
+    );
+    describe_gauge!(
+        ESTIMATED_MATED,
+        "Share of the latest 2,000 searches whose label is enrolled, as their scores tell while the classes score as at calibration. Blind to changed scores, which it takes for a changed share: of no use while the misfit is above its limit."
+    );
+    describe_gauge!(
+        PREDICTED_FAR,
+        "FAR predicted for a gallery of today's size from what calibration measured; bound is estimate or upper. Blind to all but the number of items: takes strangers and pictures as they were at calibration, and new items as alike to strangers as the old ones. Absent where no FAR was measured."
+    );
+    describe_histogram!(
+        FEATURE_NORM,
+        "Length of the feature of each image searched for, before it is made 1. Falls with blur, dark and empty pictures for many models. Blind to truth, to strangers, and to models whose features all have one length."
+    );
+    describe_histogram!(
+        MATCH_MARGIN,
+        "How much nearer the best item of a search is than the best of another label. Blind to what is not enrolled: a look-alike can be far nearer than the next label. Moves with the share of strangers and with the gallery's size."
+    );
+    describe_gauge!(
+        STRATUM_EDGE,
+        "Ends of each stratum of the audit as score less threshold; bound is lower or upper. 0 is the threshold. Says which strata lie beside it."
     );
     describe_gauge!(
         ACCEPT_FEEDBACK,
@@ -826,4 +879,121 @@ pub fn shadow_compared(deployment: &str, outcome: [&'static str; 3]) {
 /// Counts a query that was drawn for a candidate and is not compared.
 pub fn shadow_skipped(deployment: &str, reason: &'static str) {
     shadow_skips(deployment, reason).increment(1);
+}
+
+/// How well the latest scores fit what an operating point was calibrated on.
+#[derive(Clone, Copy, Debug)]
+pub struct MisfitGauges {
+    /// The distance.
+    pub distance: f64,
+    /// What chance gives.
+    pub limit: f64,
+    /// The share of mated searches at which they fit best.
+    pub mated: f64,
+}
+
+/// Says how well scores fit the calibration of an operating point; what is not known any more is NaN.
+pub fn scores_fitted(deployment: &str, operating_point: &str, found: Option<MisfitGauges>) {
+    let labels = [
+        ("deployment", deployment.to_owned()),
+        ("operating_point", operating_point.to_owned()),
+    ];
+    let found = found.unwrap_or(MisfitGauges {
+        distance: f64::NAN,
+        limit: f64::NAN,
+        mated: f64::NAN,
+    });
+    gauge!(SCORE_MISFIT, &labels).set(found.distance);
+    gauge!(SCORE_MISFIT_LIMIT, &labels).set(found.limit);
+    gauge!(ESTIMATED_MATED, &labels).set(found.mated);
+}
+
+/// Says what FAR is predicted for the gallery's size: the estimate and its upper bound.
+pub fn far_predicted(deployment: &str, operating_point: &str, bounds: [f64; 2]) {
+    for (bound, value) in ["estimate", "upper"].into_iter().zip(bounds) {
+        gauge!(PREDICTED_FAR, "deployment" => deployment.to_owned(),
+            "operating_point" => operating_point.to_owned(), "bound" => bound)
+        .set(value);
+    }
+}
+
+/// Records the length of the feature of an image that was searched for.
+pub fn feature_measured(deployment: &str, norm: f64) {
+    histogram!(FEATURE_NORM, "deployment" => deployment.to_owned()).record(norm);
+}
+
+/// Records how much nearer the best item of a search is than the best of another label.
+pub fn margin_measured(deployment: &str, margin: f32) {
+    histogram!(MATCH_MARGIN, "deployment" => deployment.to_owned()).record(f64::from(margin));
+}
+
+/// Says where the strata of the audit begin and end; `edges` are those between them.
+pub fn strata_designed(deployment: &str, edges: &[f64]) {
+    for (below, edge) in edges.iter().enumerate() {
+        for (stratum, bound) in [(below, "upper"), (below + 1, "lower")] {
+            gauge!(STRATUM_EDGE, "deployment" => deployment.to_owned(),
+                "stratum" => stratum.to_string(), "bound" => bound)
+            .set(*edge);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What says something without labels has to say what it cannot see.
+    #[test]
+    fn the_help_of_each_indicator_says_what_it_is_blind_to() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let told = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            describe();
+            decisions_started("d", "op");
+            decided("d", Some("op"), "accept", Some(0.5));
+            decisions_recorded(
+                "d",
+                RecordedDecisions {
+                    operating_point: Some("op"),
+                    source: "live",
+                    decision: "accept",
+                    stratum: Some(3),
+                    filtered: false,
+                    count: 1,
+                },
+            );
+            gallery_changed(
+                "d",
+                GallerySize {
+                    items: 2,
+                    labels: 1,
+                    generation: 1,
+                    index_bytes: 0,
+                    calibrated: Some(("op", 2)),
+                },
+            );
+            scores_compared("d", "op", 0.1, 0.2);
+            scores_fitted("d", "op", None);
+            far_predicted("d", "op", [0.1, 0.2]);
+            feature_measured("d", 12.0);
+            margin_measured("d", 0.1);
+        });
+        let told = told.render();
+        for indicator in [
+            DECISIONS,
+            RECORDED,
+            MATCH_SCORE,
+            GALLERY_SIZE_RATIO,
+            SCORE_SHIFT,
+            SCORE_MISFIT,
+            ESTIMATED_MATED,
+            PREDICTED_FAR,
+            FEATURE_NORM,
+            MATCH_MARGIN,
+        ] {
+            let head = format!("# HELP {indicator} ");
+            let help = told.lines().find_map(|line| line.strip_prefix(&head));
+            assert!(help.unwrap().contains("Blind to"), "{indicator}: {help:?}");
+        }
+    }
 }

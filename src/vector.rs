@@ -18,14 +18,22 @@ impl Embedding {
     ///
     /// # Errors
     /// Refuses an empty vector, NaN or infinity anywhere, and a length of zero.
-    pub fn normalise(mut raw: Vec<f32>) -> Result<Self, NotAnEmbedding> {
+    pub fn normalise(raw: Vec<f32>) -> Result<Self, NotAnEmbedding> {
+        Self::with_length(raw).map(|(embedding, _)| embedding)
+    }
+
+    /// As [`Embedding::normalise`], with the Euclidean length that the vector had.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_length(mut raw: Vec<f32>) -> Result<(Self, f64), NotAnEmbedding> {
         let norm = length(&raw)?;
         for value in &mut raw {
             #[expect(clippy::cast_possible_truncation, reason = "at most 1 in magnitude")]
             let scaled = (f64::from(*value) / norm) as f32;
             *value = scaled;
         }
-        Ok(Self(raw.into()))
+        Ok((Self(raw.into()), norm))
     }
 
     /// Takes a vector that is of unit length already, bit for bit.

@@ -844,6 +844,10 @@ fn a_server_answers_the_client_counts_it_for_prometheus_and_ends_cleanly() {
         "matchpoint_gallery_items{deployment=\"sample\"} 36",
         "matchpoint_stage_seconds_count{deployment=\"sample\",stage=\"inference\"} 3",
         "matchpoint_target_far_ratio",
+        "matchpoint_predicted_far_ratio{deployment=\"sample\"",
+        "matchpoint_feature_norm_count{deployment=\"sample\"} 3",
+        "matchpoint_match_margin_count{deployment=\"sample\"} 3",
+        "matchpoint_audit_stratum_edge{deployment=\"sample\",stratum=\"3\",bound=\"lower\"} 0",
     ] {
         assert!(counted.contains(series), "no {series} in {counted}");
     }

@@ -446,12 +446,22 @@ pub(super) fn embed_query(
     limits: &Limits,
     timings: &mut Timings,
 ) -> Result<Embedding, DeploymentError> {
+    embed_measured(embedder, query, limits, timings).map(|(embedding, _)| embedding)
+}
+
+/// The embedding, and for an image the length of the feature that it was made from.
+pub(super) fn embed_measured(
+    embedder: &mut Embedder,
+    query: Query,
+    limits: &Limits,
+    timings: &mut Timings,
+) -> Result<(Embedding, Option<f64>), DeploymentError> {
     match query {
         Query::Image(bytes) => {
             let embedded = embedder.embed(&bytes, limits)?;
             timings.decode += embedded.decode;
             timings.inference += embedded.inference;
-            Ok(embedded.embedding)
+            Ok((embedded.embedding, Some(embedded.norm)))
         }
         Query::Embedding(values) => {
             let expected = embedder.dimension();
@@ -461,7 +471,7 @@ pub(super) fn embed_query(
                     found: values.len(),
                 });
             }
-            Ok(Embedding::normalise(values)?)
+            Ok((Embedding::normalise(values)?, None))
         }
     }
 }

@@ -65,7 +65,7 @@ use crate::model::embedder::Embedder;
 use crate::pixels::Limits;
 use crate::telemetry;
 use crate::vector::Embedding;
-use answer::{Known, compare, embed_query, margin, search_snapshot};
+use answer::{Known, compare, embed_measured, embed_query, margin, search_snapshot};
 use monitor::{Made, Monitor};
 use shadow::Beside;
 use upkeep::Upkeep;
@@ -324,16 +324,16 @@ impl Deployment {
         let image = probe.kept(keeps);
         let live = source == Source::Live;
         let ticket = live.then(|| self.beside.ticket(&probe, &options, &self.loaded.pool));
-        let ((hits, best, held), timings) = self
+        let ((hits, best, held, norm), timings) = self
             .work(arrived, move |embedder, limits, timings| {
                 let query = probe.read(limits)?;
-                let embedding = embed_query(embedder, query, limits, timings)?;
+                let (embedding, norm) = embed_measured(embedder, query, limits, timings)?;
                 let (hits, best) = search_snapshot(&searched, &embedding, &options, timings)?;
                 let held = judge.held(&embedding, best.as_ref(), timings)?;
                 if let Some(checks) = checks {
                     checks.offer(&searched, &embedding);
                 }
-                Ok((hits, best, held))
+                Ok((hits, best, held, norm))
             })
             .await?;
         let id = DecisionId::fresh();
@@ -355,6 +355,9 @@ impl Deployment {
         if live {
             let score = best.as_ref().map(|best| best.score.get());
             self.count(answer.decision.as_str(), &answer.basis, score);
+            if let Some(norm) = norm {
+                telemetry::feature_measured(&self.name, norm);
+            }
         }
         if let Some(monitor) = self.monitor.get() {
             let made = Made {

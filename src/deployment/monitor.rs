@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 
 use super::answer::Hit;
 use super::canary::write_json;
-use super::shift::{Counted, Scores};
-use super::{CanaryRound, Deployment, DeploymentError, Disagreement, Standing};
+use super::shift::{Counted, Looked, Scores};
+use super::{CanaryRound, Deployment, DeploymentError, Disagreement, Folder, Standing};
 use crate::calibration::decision::Decision;
 use crate::calibration::operating_point::OperatingPoint;
 use crate::calibration::rates::Confidence;
@@ -27,6 +27,7 @@ use crate::journal::totals::Committed;
 use crate::journal::{Journal, Options, Retention};
 use crate::monitoring::audit::{AcceptFeedback, AuditRow, AuditedRate, Truth};
 use crate::monitoring::drift::{Drift, Limit, Limits, Seen};
+use crate::monitoring::mixture::Classes;
 use crate::monitoring::sequential::EProcess;
 use crate::monitoring::strata::{Inclusion, Strata};
 use crate::telemetry;
@@ -55,6 +56,7 @@ struct Design {
 /// What a deployment that serves keeps of its decisions. Its thread ends with it.
 #[derive(Debug)]
 pub(super) struct Monitor {
+    deployment: String,
     journal: Journal,
     strata: Strata,
     since_ms: u64,
@@ -110,6 +112,7 @@ impl Monitor {
         settings: &Monitoring,
         (gallery, standing): (Arc<Gallery>, Arc<ArcSwap<Standing>>),
     ) -> Result<Self, DeploymentError> {
+        telemetry::strata_designed(name, settings.strata.edges());
         let since_ms = begin_design(&folder.join(DESIGN_FILE), &settings.strata)?;
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let options = Options {
@@ -154,6 +157,7 @@ impl Monitor {
                 reason: cause.to_string(),
             })?;
         Ok(Self {
+            deployment: name.to_owned(),
             journal,
             strata: settings.strata.clone(),
             since_ms,
@@ -181,6 +185,10 @@ impl Monitor {
         let image = made
             .image
             .filter(|_| sampling.is_some_and(|sampling| sampling.sampled()));
+        let margin = made.best.as_ref().and_then(|(_, margin)| *margin);
+        if let (Some(margin), Source::Live) = (margin, &source) {
+            telemetry::margin_measured(&self.deployment, margin);
+        }
         let best = made.best.map(|(hit, margin)| Best {
             label: hit.item.label.clone(),
             item: hit.item.id.clone(),
@@ -367,6 +375,7 @@ impl Watcher {
         let id = active.map(OperatingPoint::id);
         if let Some(earlier) = self.shown.take().filter(|shown| Some(shown.as_str()) != id) {
             telemetry::audit_ended(&self.deployment, &earlier);
+            telemetry::scores_fitted(&self.deployment, &earlier, None);
         }
         let Some(point) = active else { return };
         let found = drift(
@@ -381,25 +390,48 @@ impl Watcher {
                 tracing::error!(%error, deployment = self.deployment, "the audit could not be evaluated");
             }
         }
-        self.look_at_scores(point.id());
+        self.look_at_scores(point);
         self.shown = Some(point.id().to_owned());
     }
 }
 
 impl Watcher {
-    fn look_at_scores(&mut self, point: &str) {
-        let known = self.scores.take().filter(|scores| scores.is_of(point));
-        let mut scores = known.unwrap_or_else(|| Scores::new(&self.folder, point, self.since_ms));
+    fn look_at_scores(&mut self, point: &OperatingPoint) {
+        let id = point.id();
+        let known = self.scores.take().filter(|scores| scores.is_of(id));
+        let mut scores = known
+            .unwrap_or_else(|| Scores::new(&self.folder, id, self.since_ms, self.classes(point)));
         match scores.look(&self.counted, self.strata.count()) {
-            Ok(Some(shift)) => {
-                telemetry::scores_compared(&self.deployment, point, shift.psi, shift.limit);
+            Ok(Looked { shift, misfit }) => {
+                if let Some(shift) = shift {
+                    telemetry::scores_compared(&self.deployment, id, shift.psi, shift.limit);
+                }
+                if let Some(misfit) = misfit {
+                    let gauges = telemetry::MisfitGauges {
+                        distance: misfit.distance,
+                        limit: misfit.limit,
+                        mated: misfit.mated,
+                    };
+                    telemetry::scores_fitted(&self.deployment, id, Some(gauges));
+                }
             }
-            Ok(None) => {}
             Err(error) => {
                 tracing::warn!(%error, deployment = self.deployment, "the reference of the scores is not kept");
             }
         }
         self.scores = Some(scores);
+    }
+
+    /// What the calibration of an operating point found; `None` where its searches were not kept.
+    fn classes(&self, point: &OperatingPoint) -> Option<Classes> {
+        let read = Folder::open(&self.folder).and_then(|folder| folder.recording(point.id()));
+        match read {
+            Ok(recording) => Classes::of(&recording?, point.threshold(), &self.strata),
+            Err(error) => {
+                tracing::warn!(%error, deployment = self.deployment, "scores cannot be compared with those of the calibration");
+                None
+            }
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use crate::calibration::adjustment::Adjuster;
 use crate::calibration::certify::TargetFar;
 use crate::calibration::operating_point::OperatingPoint;
 use crate::calibration::recording::{Flip, Recording, Scale};
+use crate::monitoring::indicators::predicted_far;
 use crate::telemetry;
 
 /// A choice of operating point, as it was made.
@@ -311,5 +312,12 @@ impl Deployment {
                     .map(|point| (point.id(), point.content().valid_to_items())),
             },
         );
+        let Some(point) = standing.valid() else {
+            return;
+        };
+        if let Some(far) = predicted_far(point.content(), snapshot.len() as u64) {
+            let bounds = [far.estimate, far.upper];
+            telemetry::far_predicted(&self.name, point.id(), bounds);
+        }
     }
 }

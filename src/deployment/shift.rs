@@ -1,5 +1,5 @@
-//! Whether scores have shifted since an operating point began to decide: told without labels, and
-//! saying nothing of error rates.
+//! Whether scores have shifted since an operating point began to decide, and whether they are those
+//! of its calibration: told without labels, and saying nothing of error rates.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use super::DeploymentError;
 use crate::journal::entry::SourceKind;
 use crate::journal::totals::Committed;
 use crate::monitoring::indicators::{Shift, shift};
+use crate::monitoring::mixture::{Classes, Misfit, misfit};
 
 /// What later decisions are compared with.
 const FILE: &str = "scores.json";
@@ -63,10 +64,22 @@ struct Reference {
     counts: Vec<u64>,
 }
 
+/// What the latest decisions say. `None` while there are too few, and where nothing is known to hold
+/// them against.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Looked {
+    /// Against the first decisions of the operating point.
+    pub(super) shift: Option<Shift>,
+    /// Against its calibration.
+    pub(super) misfit: Option<Misfit>,
+}
+
 /// The scores of one operating point, from when the deployment was opened or it began to decide.
 #[derive(Debug)]
 pub(super) struct Scores {
     file: PathBuf,
+    /// What its calibration found.
+    classes: Option<Classes>,
     operating_point: String,
     design_since_ms: u64,
     reference: Option<Reference>,
@@ -75,7 +88,12 @@ pub(super) struct Scores {
 }
 
 impl Scores {
-    pub(super) fn new(folder: &Path, point: &str, design_since_ms: u64) -> Self {
+    pub(super) fn new(
+        folder: &Path,
+        point: &str,
+        design_since_ms: u64,
+        classes: Option<Classes>,
+    ) -> Self {
         let file = folder.join(FILE);
         let known = std::fs::read(&file)
             .ok()
@@ -85,6 +103,7 @@ impl Scores {
                 known.operating_point == point && known.design_since_unix_ms == design_since_ms
             }),
             file,
+            classes,
             operating_point: point.to_owned(),
             design_since_ms,
             begun: VecDeque::new(),
@@ -95,7 +114,7 @@ impl Scores {
         self.operating_point == point
     }
 
-    /// The shift of the latest decisions against the first; `None` while there are too few of either.
+    /// Compares the latest decisions with the first, and with the calibration.
     ///
     /// # Errors
     /// The disk: the reference is then that of this process alone.
@@ -103,7 +122,7 @@ impl Scores {
         &mut self,
         counted: &Counted,
         strata: usize,
-    ) -> Result<Option<Shift>, DeploymentError> {
+    ) -> Result<Looked, DeploymentError> {
         let now = counted.of(&self.operating_point, strata);
         let since = |begun: &[u64]| -> Vec<u64> {
             let pairs = now.iter().zip(begun);
@@ -125,10 +144,13 @@ impl Scores {
         let window = self.begun.front().map(|first| since(first));
         let window = window.filter(|window| DECISIONS <= window.iter().sum());
         let Some(window) = window else {
-            return Ok(None);
+            return Ok(Looked::default());
         };
+        let classes = self.classes.as_ref();
+        let misfit = classes.and_then(|classes| misfit(classes, &window, ALPHA).ok());
         if let Some(reference) = &self.reference {
-            return Ok(shift(&reference.counts, &window, ALPHA).ok());
+            let shift = shift(&reference.counts, &window, ALPHA).ok();
+            return Ok(Looked { shift, misfit });
         }
         let reference = Reference {
             operating_point: self.operating_point.clone(),
@@ -139,17 +161,21 @@ impl Scores {
         self.begun = VecDeque::from([now]);
         let written = super::canary::write_json(&self.file, &reference);
         self.reference = Some(reference);
-        written.map(|()| None)
+        let shift = None;
+        written.map(|()| Looked { shift, misfit })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::calibration::decision::Decision;
+    use crate::calibration::decision::{Decision, Threshold};
+    use crate::calibration::recording::{Found, Recording, Search, Truth};
     use crate::journal::totals::{Count, Total, TotalKey};
+    use crate::monitoring::strata::Strata;
+    use crate::vector::Similarity;
 
-    fn told(counts: [u64; 2]) -> Committed {
+    fn told<const STRATA: usize>(counts: [u64; STRATA]) -> Committed {
         let total = |(stratum, decisions): (u16, u64)| Total {
             key: TotalKey {
                 operating_point: Some("op".to_owned()),
@@ -173,10 +199,10 @@ mod tests {
     fn the_first_decisions_are_what_later_ones_are_compared_with_also_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let counted = Counted::default();
-        let mut scores = Scores::new(folder.path(), "op", 7);
+        let mut scores = Scores::new(folder.path(), "op", 7, None);
         let look = |scores: &mut Scores, counts| {
             counted.take(&told(counts));
-            scores.look(&counted, 2).unwrap()
+            scores.look(&counted, 2).unwrap().shift
         };
         // What was counted before it was opened is no part of it.
         assert_eq!(look(&mut scores, [10_000, 0]), None);
@@ -184,12 +210,53 @@ mod tests {
         assert_eq!(look(&mut scores, [11_000, 1_000]), None);
         let calm = look(&mut scores, [12_000, 2_000]).unwrap();
         assert!(calm.psi < calm.limit, "{calm:?}");
-        let mut again = Scores::new(folder.path(), "op", 7);
+        let mut again = Scores::new(folder.path(), "op", 7, None);
         assert_eq!(look(&mut again, [12_000, 2_000]), None);
         let shifted = look(&mut again, [12_100, 3_900]).unwrap();
         assert!(shifted.limit < shifted.psi, "{shifted:?}");
         // Of another operating point, or under another design, nothing is known.
-        assert_eq!(Scores::new(folder.path(), "other", 7).reference, None);
-        assert_eq!(Scores::new(folder.path(), "op", 8).reference, None);
+        let reference = |point, since| Scores::new(folder.path(), point, since, None).reference;
+        assert_eq!(reference("other", 7), None);
+        assert_eq!(reference("op", 8), None);
+    }
+    #[test]
+    fn scores_are_held_against_those_of_the_calibration_from_the_first_window_on() {
+        let search = |(truth, score, number): (Truth, f32, u32)| Search {
+            probe: format!("{truth:?} {number}"),
+            label: format!("{truth:?} {number}"),
+            truth,
+            found: Some(Found {
+                item: "item".to_owned(),
+                label: "label".to_owned(),
+                score: Similarity::new(score).unwrap(),
+                adjusted: None,
+            }),
+            conditions: BTreeMap::new(),
+        };
+        // Mated searches score .9 or .6, strangers .1 or .4.
+        let searches = (0..40).flat_map(|number| {
+            let (near, far) = if number < 10 { (0.6, 0.4) } else { (0.9, 0.1) };
+            let mated = (Truth::Mated, near, number);
+            [mated, (Truth::NeverEnrolled, far, number)].map(search)
+        });
+        let recording = Recording::new(searches.collect()).unwrap();
+        let (strata, half) = (Strata::usual(), Threshold::new(0.5).unwrap());
+        let classes = Classes::of(&recording, half, &strata);
+        let folder = tempfile::tempdir().unwrap();
+        let counted = Counted::default();
+        let mut scores = Scores::new(folder.path(), "op", 7, classes);
+        let mut look = |counts: [u64; 6]| {
+            counted.take(&told(counts));
+            scores.look(&counted, 6).unwrap().misfit
+        };
+        assert_eq!(look([0; 6]), None);
+        // Nine strangers of ten fit, and searches that are all beside the threshold do not.
+        let fits = look([1350, 450, 0, 0, 50, 150]).unwrap();
+        assert!(
+            fits.distance < fits.limit && (fits.mated - 0.1).abs() < 0.01,
+            "{fits:?}"
+        );
+        let other = look([1350, 1450, 0, 0, 1050, 150]).unwrap();
+        assert!(other.limit < other.distance, "{other:?}");
     }
 }

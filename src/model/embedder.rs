@@ -51,6 +51,8 @@ struct ImageEmbedder {
 pub struct Embedded {
     /// The embedding.
     pub embedding: Embedding,
+    /// The length of the feature that it was made from; above 0.
+    pub norm: f64,
     /// Time spent on decoding, resizing and filling the tensor.
     pub decode: Duration,
     /// Time spent in the model.
@@ -136,9 +138,10 @@ impl Embedder {
         fill(tensor, resized.as_rgb(), &manifest.input)?;
         let decode = start.elapsed();
         let start = Instant::now();
-        let embedding = infer(engine, tensor)?;
+        let (embedding, norm) = infer(engine, tensor)?;
         Ok(Embedded {
             embedding,
+            norm,
             decode,
             inference: start.elapsed(),
         })
@@ -150,17 +153,17 @@ impl Embedder {
     /// [`EmbedError::Model`] where the length is not the input's, or the model fails.
     pub fn embed_tensor(&mut self, tensor: &[f32]) -> Result<Embedding, EmbedError> {
         let image = self.image.as_mut().ok_or(EmbedError::NoModel)?;
-        infer(&mut image.engine, tensor)
+        infer(&mut image.engine, tensor).map(|(embedding, _)| embedding)
     }
 }
 
-fn infer(engine: &mut Engine, tensor: &[f32]) -> Result<Embedding, EmbedError> {
+fn infer(engine: &mut Engine, tensor: &[f32]) -> Result<(Embedding, f64), EmbedError> {
     let raw = match engine {
         Engine::Own(session) => session.run(tensor),
         Engine::Shared(batcher) => batcher.run(tensor),
     };
     let raw = raw.map_err(|reason| EmbedError::Model { reason })?;
-    Embedding::normalise(raw).map_err(|cause| EmbedError::Model {
+    Embedding::with_length(raw).map_err(|cause| EmbedError::Model {
         reason: cause.to_string(),
     })
 }

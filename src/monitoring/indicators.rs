@@ -1,7 +1,10 @@
-//! What can be said without labels: that scores have shifted, and never that an error rate has.
+//! What can be said without labels: that scores have shifted, or that the gallery has grown, and
+//! never that an error rate has.
 
 use super::MonitoringError;
 use crate::calibration::binomial::{chi_squared_quantile, real};
+use crate::calibration::growth::{FpirAt, predicted};
+use crate::calibration::operating_point::Content;
 
 /// The population stability index of a window against a reference, with what chance alone gives.
 ///
@@ -42,6 +45,36 @@ pub fn shift(reference: &[u64], window: &[u64], alpha: f64) -> Result<Shift, Mon
     Ok(Shift {
         psi: terms.sum(),
         limit: noise * chi_squared_quantile(alpha, bins - 1),
+    })
+}
+
+/// The FAR that a gallery of some size is predicted to have under an operating point.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PredictedFar {
+    /// From what its calibration measured.
+    pub estimate: f64,
+    /// From the bound that its calibration gives, or the upper end of the interval it measured.
+    pub upper: f64,
+}
+
+/// Carries the FAR that was measured at calibration over to a gallery of `items`; `None` where
+/// none was measured, or where the gallery is empty.
+///
+/// Blind to everything but the number of items: strangers and pictures are taken as they were, and
+/// new items as alike to strangers as the old ones ([`predicted`]).
+#[must_use]
+pub fn predicted_far(content: &Content, items: u64) -> Option<PredictedFar> {
+    let measured = content.measured.far?;
+    let at = |fpir| {
+        let now = FpirAt {
+            items: content.binding.gallery_items,
+            fpir,
+        };
+        predicted(now, items).ok().map(|found| found.fpir)
+    };
+    Some(PredictedFar {
+        estimate: at(measured.estimate)?,
+        upper: at(content.far_bound().unwrap_or(measured.interval.upper))?,
     })
 }
 

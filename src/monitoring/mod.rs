@@ -8,6 +8,7 @@ pub mod audit;
 pub mod canaries;
 pub mod drift;
 pub mod indicators;
+pub mod mixture;
 pub mod sequential;
 pub mod shadow;
 #[cfg(test)]

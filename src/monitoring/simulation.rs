@@ -5,11 +5,13 @@
 
 use super::audit::{Audit, AuditRow, Truth};
 use super::indicators::{Shift, shift};
+use super::mixture::{Classes, misfit};
 use super::sequential::{Bet, EProcess, Null, Side, of_outcomes};
 use super::strata::Strata;
 use crate::calibration::binomial::{normal_tail, real};
 use crate::calibration::decision::Threshold;
 use crate::calibration::rates::Confidence;
+use crate::calibration::recording::{Found, Recording, Search, Truth as Known};
 use crate::vector::Similarity;
 
 const THRESHOLD: f32 = 0.47;
@@ -315,4 +317,96 @@ fn false_alarms_stay_below_delta_over_a_thousand_quiet_months() {
         far <= 65 && frr <= 65 && canaries <= 65,
         "{far} {frr} {canaries}"
     );
+}
+
+/// A calibration of the quiet world: one search for each of `labels` enrolled ones, and as many
+/// strangers.
+fn calibration(labels: usize, draws: &mut Draws) -> Recording {
+    let mut searches = Vec::new();
+    for (truth, mated) in [(Known::Mated, 1.0), (Known::NeverEnrolled, 0.0)] {
+        let world = World { mated, ..QUIET };
+        for number in 0..labels {
+            let name = format!("{}-{number}", truth.as_str());
+            let found = Found {
+                item: "item".to_owned(),
+                label: if mated > 0.0 {
+                    name.clone()
+                } else {
+                    "other".to_owned()
+                },
+                score: world.search(draws).0,
+                adjusted: None,
+            };
+            searches.push(Search {
+                probe: name.clone(),
+                label: name,
+                truth,
+                found: Some(found),
+                conditions: std::collections::BTreeMap::new(),
+            });
+        }
+    }
+    Recording::new(searches).unwrap()
+}
+
+/// The share of windows of 2,000 searches above the 99 % limit of the misfit, and the mean of the
+/// share that is taken for mated, where `labels` of each class calibrated.
+#[expect(clippy::print_stderr, reason = "the table of docs/monitoring.md")]
+fn misfits(world: &World, labels: usize) -> [f64; 2] {
+    const REPEATS: u32 = 200;
+    let (strata, threshold) = (Strata::usual(), Threshold::new(THRESHOLD).unwrap());
+    let mut draws = Draws(5);
+    let [mut above, mut mated] = [0.0; 2];
+    for _ in 0..REPEATS {
+        let recording = calibration(labels, &mut draws);
+        let classes = Classes::of(&recording, threshold, &strata).unwrap();
+        let seen = window(world, &strata, 2_000, &mut draws);
+        let found = misfit(&classes, &seen.counts, 0.01).unwrap();
+        above += f64::from(u8::from(found.limit < found.distance));
+        mated += found.mated;
+    }
+    let found = [above, mated].map(|sum| sum / f64::from(REPEATS));
+    eprintln!(
+        "{:<36} {labels} labels: above {:.3}, mated {:.3}",
+        world.name, found[0], found[1]
+    );
+    found
+}
+
+#[test]
+fn a_changed_share_of_strangers_fits_the_calibration_and_changed_scores_do_not() {
+    let world = |name| *worlds().iter().find(|world| world.name == name).unwrap();
+    for labels in [50, 200, 1000] {
+        for (name, share) in [
+            ("quiet", 0.5),
+            ("strangers 9 of 10", 0.1),
+            ("strangers 99 of 100", 0.01),
+        ] {
+            let [above, mated] = misfits(&world(name), labels);
+            assert!(
+                above <= 0.03,
+                "{name}: {above} are above the limit of 1 in 100"
+            );
+            assert!((mated - share).abs() < 0.02, "{name}: {mated}");
+        }
+    }
+    for name in [
+        "strangers nearer by .08",
+        "genuine farther by .08",
+        "both nearer by .05",
+    ] {
+        assert!(0.9 <= misfits(&world(name), 200)[0], "{name}");
+    }
+    // Few labels of strangers leave open what a few mated searches of ten are.
+    let rare = world("genuine farther, strangers 9 of 10");
+    assert!(misfits(&rare, 200)[0] <= 0.2);
+    assert!(0.9 <= misfits(&rare, 1000)[0]);
+}
+
+/// What the misfit is blind to, as its help says.
+#[test]
+fn look_alikes_that_quadruple_the_far_fit_the_calibration() {
+    let look_alikes = worlds()[7];
+    assert!(0.02 < look_alikes.far());
+    assert!(misfits(&look_alikes, 200)[0] <= 0.2);
 }
