@@ -24,6 +24,7 @@ const DECISIONS: &str = "matchpoint_decisions_total";
 const MATCH_SCORE: &str = "matchpoint_match_score";
 const QUEUE_LENGTH: &str = "matchpoint_queue_length";
 const QUEUE_REJECTED: &str = "matchpoint_queue_rejected_total";
+const DROPPED_JOBS: &str = "matchpoint_dropped_jobs_total";
 const IMAGE_FAILURES: &str = "matchpoint_image_failures_total";
 const GALLERY_ITEMS: &str = "matchpoint_gallery_items";
 const GALLERY_LABELS: &str = "matchpoint_gallery_labels";
@@ -76,6 +77,8 @@ const SHADOW_SKIPPED: &str = "matchpoint_shadow_skipped_total";
 pub const DECISION_VALUES: [&str; 3] = ["accept", "reject", "undecided"];
 /// The stages of a request, as label values.
 pub const STAGE_VALUES: [&str; 4] = ["queue", "decode", "inference", "search"];
+/// Why a job can leave the queue undone, as label values.
+pub const DROPPED_VALUES: [&str; 3] = ["gone", "late", "displaced"];
 /// Why an image can fail, as label values.
 pub const IMAGE_FAILURE_VALUES: [&str; 3] = ["undecodable", "unsupported_format", "too_large"];
 
@@ -226,7 +229,11 @@ fn describe() {
     );
     describe_gauge!(
         QUEUE_LENGTH,
-        "Requests that wait for a worker of the model; looked at twice a second."
+        "Requests that wait for a worker of the model, by its precision; looked at twice a second."
+    );
+    describe_counter!(
+        DROPPED_JOBS,
+        "Requests that left the queue undone, by the model's name and precision, and reason: gone (their callers hung up), late (not to be done by their deadlines any more), displaced (their places went to clients that had fewer)."
     );
     describe_counter!(
         QUEUE_REJECTED,
@@ -611,10 +618,20 @@ pub fn queue_rejected(deployment: &str) {
     counter!(QUEUE_REJECTED, "deployment" => deployment.to_owned()).increment(1);
 }
 
-/// Says how many requests wait for a worker of a model.
+/// Says how many requests wait for a worker of a model in a precision, and how many more have left
+/// the queue undone, by reason as in [`DROPPED_VALUES`].
 #[expect(clippy::cast_precision_loss, reason = "a gauge; the queue is bounded")]
-pub fn queue_length(model: &str, length: usize) {
-    gauge!(QUEUE_LENGTH, "model" => model.to_owned()).set(length as f64);
+pub fn queue_seen((model, precision): (&str, &str), length: usize, dropped: [u64; 3]) {
+    let labels = [
+        ("model", model.to_owned()),
+        ("precision", precision.to_owned()),
+    ];
+    gauge!(QUEUE_LENGTH, &labels).set(length as f64);
+    for (reason, count) in DROPPED_VALUES.into_iter().zip(dropped) {
+        counter!(DROPPED_JOBS, "model" => model.to_owned(), "precision" => precision.to_owned(),
+            "reason" => reason)
+        .increment(count);
+    }
 }
 
 /// Counts an image that could not be used; `reason` is one of [`IMAGE_FAILURE_VALUES`].

@@ -19,8 +19,9 @@ use std::sync::{Arc, Barrier, OnceLock, mpsc};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use matchpoint::model::budget::DecodeBudget;
 use matchpoint::model::embedder::{EmbedError, Embedder};
-use matchpoint::model::pool::{Caller, Pool, PoolError};
+use matchpoint::model::pool::{Caller, Dropped, Kind, Pool, PoolError};
 use matchpoint::model::runtime::{Candidate, Runtime, RuntimeError};
 use matchpoint::model::{Compute, Device, Model, ModelError};
 use matchpoint::pixels::{Limits, Pixels};
@@ -813,7 +814,7 @@ fn an_image_has_the_same_embedding_in_any_batch_and_on_any_number_of_threads() {
                     let image = &images[(worker * 5 + round * 3) % images.len()];
                     let bytes = image.image.clone();
                     let embedded = pool
-                        .run_blocking(move |embedder| embedder.embed(&bytes, &LIMITS))
+                        .run_blocking(Kind::Image, move |embedder| embedder.embed(&bytes, &LIMITS))
                         .unwrap()
                         .unwrap();
                     let cosine = cosine(&embedded.embedding, &image.embedding);
@@ -839,7 +840,7 @@ fn an_image_has_the_same_embedding_in_any_batch_and_on_any_number_of_threads() {
 fn one_bad_image_in_a_batch_costs_no_other_its_embedding() {
     let batched = Arc::new(lite0_with_compute(&Compute {
         batch_max: Some(4),
-        decode_bytes_max: Some(1 << 20),
+        decode_budget: DecodeBudget::new(Some(1 << 20)),
         ..Compute::on(Device::Cpu)
     }));
     let pool = Pool::start(batched, 4, 64).unwrap();
@@ -854,7 +855,7 @@ fn one_bad_image_in_a_batch_costs_no_other_its_embedding() {
                         bytes.truncate(bytes.len() / 2);
                     }
                     let result = pool
-                        .run_blocking(move |embedder| embedder.embed(&bytes, &LIMITS))
+                        .run_blocking(Kind::Image, move |embedder| embedder.embed(&bytes, &LIMITS))
                         .unwrap();
                     assert_eq!(result.is_ok(), worker != 2, "{}", image.name);
                 }
@@ -877,7 +878,7 @@ fn a_model_that_takes_one_image_at_a_time_is_run_one_by_one() {
         for _ in 0..8 {
             scope.spawn(|| {
                 let job = |embedder: &mut Embedder| embedder.embed(&bmp(GOLDEN), &LIMITS).is_ok();
-                assert_eq!(pool.run_blocking(job), Ok(true));
+                assert_eq!(pool.run_blocking(Kind::Image, job), Ok(true));
             });
         }
     });
@@ -988,14 +989,14 @@ fn held() -> (
 async fn a_full_queue_answers_busy_at_once() {
     let pool = pool(1, 1);
     let (job, begun, end) = held();
-    let mut first = Box::pin(pool.run(job));
+    let mut first = Box::pin(pool.run(Kind::Image, job));
     assert!(begin(&mut first).await.is_pending());
     begun.await.unwrap();
-    let mut second = Box::pin(pool.run(|_| 2));
+    let mut second = Box::pin(pool.run(Kind::Image, |_| 2));
     assert!(begin(&mut second).await.is_pending());
     assert_eq!(pool.queue_len(), 1);
     assert_eq!(
-        pool.run(|_| 3).await,
+        pool.run(Kind::Image, |_| 3).await,
         Err(PoolError::Busy {
             queue_len_max: 1,
             retry_after: Duration::ZERO
@@ -1004,7 +1005,7 @@ async fn a_full_queue_answers_busy_at_once() {
     end.send(()).unwrap();
     assert_eq!(first.await, Ok(()));
     assert_eq!(second.await, Ok(2));
-    assert_eq!(pool.run(|_| 4).await, Ok(4));
+    assert_eq!(pool.run(Kind::Image, |_| 4).await, Ok(4));
 }
 
 #[tokio::test]
@@ -1012,27 +1013,30 @@ async fn a_job_whose_caller_has_gone_is_not_run() {
     let pool = pool(1, 8);
     let runs = Arc::new(AtomicUsize::new(0));
     let (job, begun, end) = held();
-    let mut first = Box::pin(pool.run(job));
+    let mut first = Box::pin(pool.run(Kind::Image, job));
     assert!(begin(&mut first).await.is_pending());
     begun.await.unwrap();
     for _ in 0..5 {
         let runs = Arc::clone(&runs);
-        let mut gone = Box::pin(pool.run(move |_| runs.fetch_add(1, Ordering::Relaxed)));
+        let mut gone =
+            Box::pin(pool.run(Kind::Image, move |_| runs.fetch_add(1, Ordering::Relaxed)));
         assert!(begin(&mut gone).await.is_pending());
     }
     end.send(()).unwrap();
-    assert_eq!(pool.run(|_| ()).await, Ok(()));
+    assert_eq!(pool.run(Kind::Image, |_| ()).await, Ok(()));
     assert_eq!(runs.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]
 async fn a_panic_costs_one_job() {
     let pool = pool(1, 4);
-    let refused = pool.run(|_| -> () { panic!("as the test wants it") }).await;
+    let refused = pool
+        .run(Kind::Image, |_| -> () { panic!("as the test wants it") })
+        .await;
     assert_eq!(refused, Err(PoolError::Panicked));
     let image = bmp(GOLDEN);
     let embedded = pool
-        .run(move |embedder| embedder.embed(&image, &LIMITS))
+        .run(Kind::Image, move |embedder| embedder.embed(&image, &LIMITS))
         .await
         .unwrap();
     assert_eq!(
@@ -1052,20 +1056,22 @@ fn client(client: u64) -> Caller {
 async fn a_flood_of_one_client_gives_its_newest_place_to_another() {
     let pool = pool(1, 2);
     let (job, begun, end) = held();
-    let mut running = Box::pin(client(1).scope(pool.run(job)));
+    let mut running = Box::pin(client(1).scope(pool.run(Kind::Image, job)));
     assert!(begin(&mut running).await.is_pending());
     begun.await.unwrap();
-    let mut older = Box::pin(client(1).scope(pool.run(|_| "older")));
-    let mut newest = Box::pin(client(1).scope(pool.run(|_| "newest")));
+    let mut older = Box::pin(client(1).scope(pool.run(Kind::Image, |_| "older")));
+    let mut newest = Box::pin(client(1).scope(pool.run(Kind::Image, |_| "newest")));
     assert!(begin(&mut older).await.is_pending());
     assert!(begin(&mut newest).await.is_pending());
-    let refused = client(1).scope(pool.run(|_| "one too many")).await;
+    let refused = client(1)
+        .scope(pool.run(Kind::Image, |_| "one too many"))
+        .await;
     assert!(
         matches!(refused, Err(PoolError::Busy { .. })),
         "{refused:?}"
     );
 
-    let mut other = Box::pin(client(2).scope(pool.run(|_| "other")));
+    let mut other = Box::pin(client(2).scope(pool.run(Kind::Image, |_| "other")));
     assert!(begin(&mut other).await.is_pending());
     let displaced = newest.await;
     assert!(
@@ -1082,12 +1088,14 @@ async fn what_would_wait_beyond_its_deadline_is_refused_at_once() {
     let pool = pool(1, 8);
     // The pace: a job of 20 ms.
     let pause = |_: &mut Embedder| std::thread::park_timeout(Duration::from_millis(20));
-    pool.run(pause).await.unwrap();
+    pool.run(Kind::Image, pause).await.unwrap();
     let (job, begun, end) = held();
-    let mut running = Box::pin(pool.run(job));
+    let mut running = Box::pin(pool.run(Kind::Image, job));
     assert!(begin(&mut running).await.is_pending());
     begun.await.unwrap();
-    let mut waiting: Vec<_> = (0..4).map(|_| Box::pin(pool.run(pause))).collect();
+    let mut waiting: Vec<_> = (0..4)
+        .map(|_| Box::pin(pool.run(Kind::Image, pause)))
+        .collect();
     for job in &mut waiting {
         assert!(begin(job).await.is_pending());
     }
@@ -1095,33 +1103,150 @@ async fn what_would_wait_beyond_its_deadline_is_refused_at_once() {
         client: 2,
         deadline: Some(Instant::now() + Duration::from_millis(milliseconds)),
     };
-    let late = within(30).scope(pool.run(|_| "late")).await;
+    let late = within(30).scope(pool.run(Kind::Image, |_| "late")).await;
     assert!(matches!(late, Err(PoolError::Late { .. })), "{late:?}");
-    let mut in_time = Box::pin(within(60_000).scope(pool.run(|_| "in time")));
+    let mut in_time = Box::pin(within(60_000).scope(pool.run(Kind::Image, |_| "in time")));
     assert!(begin(&mut in_time).await.is_pending());
     end.send(()).unwrap();
     assert_eq!(in_time.await, Ok("in time"));
+}
+
+fn pause(milliseconds: u64) -> impl FnOnce(&mut Embedder) + Send {
+    move |_| std::thread::park_timeout(Duration::from_millis(milliseconds))
+}
+
+#[tokio::test]
+async fn a_flood_of_one_client_takes_no_time_from_another() {
+    let pool = pool(1, 64);
+    pool.run(Kind::Image, pause(20)).await.unwrap();
+    let (job, begun, end) = held();
+    let mut running = Box::pin(client(1).scope(pool.run(Kind::Image, job)));
+    assert!(begin(&mut running).await.is_pending());
+    begun.await.unwrap();
+    let flood = || Box::pin(client(1).scope(pool.run(Kind::Image, pause(20))));
+    let mut flood: Vec<_> = (0..40).map(|_| flood()).collect();
+    for job in &mut flood {
+        assert!(begin(job).await.is_pending());
+    }
+    // Half of what the flood takes, and ten times what stands before the other client.
+    let other = Caller {
+        client: 2,
+        deadline: Some(Instant::now() + Duration::from_millis(400)),
+    };
+    let mut polite = Box::pin(other.scope(pool.run(Kind::Image, |_| "answered")));
+    assert!(begin(&mut polite).await.is_pending());
+    end.send(()).unwrap();
+    assert_eq!(polite.await, Ok("answered"));
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_in_time_is_not_run() {
+    let pool = pool(1, 8);
+    pool.run(Kind::Image, pause(200)).await.unwrap();
+    let runs = Arc::new(AtomicUsize::new(0));
+    let count = || {
+        let runs = Arc::clone(&runs);
+        move |_: &mut Embedder| runs.fetch_add(1, Ordering::Relaxed)
+    };
+    let within = |milliseconds| Caller {
+        client: 2,
+        deadline: Some(Instant::now() + Duration::from_millis(milliseconds)),
+    };
+    // Nothing stands before it, and a job takes longer than that.
+    let late = within(50).scope(pool.run(Kind::Image, count())).await;
+    assert!(matches!(late, Err(PoolError::Late { .. })), "{late:?}");
+    // One that takes a vector's time is done by then.
+    let quick = within(50).scope(pool.run(Kind::Vector, |_| "done")).await;
+    assert_eq!(quick, Ok("done"));
+
+    // What stood before it took longer than was to be expected.
+    let (job, begun, end) = held();
+    let mut running = Box::pin(pool.run(Kind::Image, job));
+    assert!(begin(&mut running).await.is_pending());
+    begun.await.unwrap();
+    let mut expired = Box::pin(within(300).scope(pool.run(Kind::Image, count())));
+    assert!(begin(&mut expired).await.is_pending());
+    std::thread::park_timeout(Duration::from_millis(301));
+    end.send(()).unwrap();
+    let late = expired.await;
+    assert!(matches!(late, Err(PoolError::Late { .. })), "{late:?}");
+    assert_eq!(runs.load(Ordering::Relaxed), 0);
+    let dropped = Dropped {
+        late: 1,
+        ..Dropped::default()
+    };
+    assert_eq!(pool.take_dropped(), dropped);
+}
+
+#[tokio::test]
+async fn jobs_whose_callers_have_gone_keep_no_places() {
+    let pool = pool(1, 4);
+    let (job, begun, end) = held();
+    let mut running = Box::pin(pool.run(Kind::Image, job));
+    assert!(begin(&mut running).await.is_pending());
+    begun.await.unwrap();
+    let mut gone: Vec<_> = (0..4)
+        .map(|_| Box::pin(client(1).scope(pool.run(Kind::Image, |_| ()))))
+        .collect();
+    for job in &mut gone {
+        assert!(begin(job).await.is_pending());
+    }
+    drop(gone);
+    let mut same: Vec<_> = (0..4)
+        .map(|_| Box::pin(client(1).scope(pool.run(Kind::Image, |_| "answered"))))
+        .collect();
+    for job in &mut same {
+        assert!(begin(job).await.is_pending());
+    }
+    end.send(()).unwrap();
+    for job in same {
+        assert_eq!(job.await, Ok("answered"));
+    }
+    assert_eq!(pool.take_dropped().gone, 4);
+    assert_eq!(pool.take_dropped(), Dropped::default());
+}
+
+#[tokio::test]
+async fn an_image_is_not_run_through_the_model_where_its_caller_has_gone_meanwhile() {
+    let pool = pool(1, 4);
+    let (gone, has_gone) = mpsc::channel::<()>();
+    let (embedded, outcome) = mpsc::channel();
+    let (begun, has_begun) = oneshot::channel();
+    let mut call = Box::pin(pool.run(Kind::Image, move |embedder| {
+        begun.send(()).unwrap();
+        // Until the caller has gone.
+        has_gone.recv().unwrap_err();
+        embedded
+            .send(embedder.embed(&bmp(GOLDEN), &LIMITS))
+            .unwrap();
+    }));
+    assert!(begin(&mut call).await.is_pending());
+    has_begun.await.unwrap();
+    drop(call);
+    drop(gone);
+    let outcome = outcome.recv().unwrap();
+    assert!(matches!(outcome, Err(EmbedError::GivenUp)), "{outcome:?}");
 }
 
 #[tokio::test]
 async fn shutdown_finishes_what_is_queued_and_takes_no_more() {
     let pool = Arc::new(pool(1, 4));
     let (job, begun, end) = held();
-    let mut first = Box::pin(pool.run(job));
+    let mut first = Box::pin(pool.run(Kind::Image, job));
     assert!(begin(&mut first).await.is_pending());
     begun.await.unwrap();
-    let mut second = Box::pin(pool.run(|_| 2));
+    let mut second = Box::pin(pool.run(Kind::Image, |_| 2));
     assert!(begin(&mut second).await.is_pending());
     let ending = Arc::clone(&pool);
     let shutdown = std::thread::spawn(move || ending.shutdown());
     while pool.queue_len() != 0 {
         tokio::task::yield_now().await; // until it takes no more
     }
-    assert_eq!(pool.run(|_| 3).await, Err(PoolError::Stopped));
+    assert_eq!(pool.run(Kind::Image, |_| 3).await, Err(PoolError::Stopped));
     end.send(()).unwrap();
     shutdown.join().unwrap();
     assert_eq!(second.await, Ok(2));
-    assert_eq!(pool.run(|_| 4).await, Err(PoolError::Stopped));
+    assert_eq!(pool.run(Kind::Image, |_| 4).await, Err(PoolError::Stopped));
 }
 
 #[test]
@@ -1132,7 +1257,8 @@ fn batch_work_waits_for_its_place_and_every_worker_takes_part() {
         for _ in 0..6 {
             scope.spawn(|| {
                 let image = image.clone();
-                let embedded = pool.run_blocking(move |embedder| embedder.embed(&image, &LIMITS));
+                let embedded =
+                    pool.run_blocking(Kind::Image, move |embedder| embedder.embed(&image, &LIMITS));
                 assert!(embedded.unwrap().is_ok());
             });
         }
@@ -1142,7 +1268,10 @@ fn batch_work_waits_for_its_place_and_every_worker_takes_part() {
     std::thread::scope(|scope| {
         for _ in 0..2 {
             let meeting = Arc::clone(&meeting);
-            scope.spawn(|| pool.run_blocking(move |_| meeting.wait()).unwrap());
+            scope.spawn(|| {
+                pool.run_blocking(Kind::Image, move |_| meeting.wait())
+                    .unwrap()
+            });
         }
     });
 }
@@ -1151,7 +1280,9 @@ fn batch_work_waits_for_its_place_and_every_worker_takes_part() {
 async fn a_job_runs_in_its_callers_span() {
     tracing::subscriber::set_global_default(tracing_subscriber::registry()).unwrap();
     let pool = pool(1, 1);
-    let job = pool.run(|_| Span::current().metadata().map(Metadata::name));
+    let job = pool.run(Kind::Image, |_| {
+        Span::current().metadata().map(Metadata::name)
+    });
     assert_eq!(
         job.instrument(tracing::info_span!("request")).await,
         Ok(Some("request"))

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::model::budget::DecodeBudget;
 use crate::model::{Compute, Device};
 use crate::monitoring::strata::{Inclusion, Strata};
 
@@ -243,8 +244,8 @@ impl Reader {
                 },
                 batch_max: batch_max?,
                 gpu_bytes_max: gpu_bytes_max.map(|bytes| Some(bytes).filter(|bytes| 0 < *bytes))?,
-                decode_bytes_max: decode_bytes_max
-                    .map(|bytes| Some(bytes).filter(|bytes| 0 < *bytes))?,
+                decode_budget: decode_bytes_max
+                    .map(|bytes| DecodeBudget::new(Some(bytes).filter(|bytes| 0 < *bytes)))?,
             },
             image_bytes_max: image_bytes_max?,
             image_pixels_max: image_pixels_max?,

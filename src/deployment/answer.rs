@@ -18,6 +18,7 @@ use crate::gallery::item::ItemHead;
 use crate::gallery::originals::Vector;
 use crate::gallery::snapshot::{Match, Probe, Snapshot};
 use crate::model::embedder::Embedder;
+use crate::model::pool::Kind;
 use crate::pixels::{Limits, PixelsError};
 use crate::telemetry;
 use crate::vector::{Embedding, Similarity};
@@ -161,6 +162,14 @@ pub struct Basis {
 }
 
 impl Query {
+    /// What a job for it does.
+    pub(super) fn kind(&self) -> Kind {
+        match self {
+            Self::Image(_) => Kind::Image,
+            Self::Embedding(_) => Kind::Vector,
+        }
+    }
+
     /// SHA-256 of an image.
     pub(super) fn sha256(&self) -> Option<[u8; 32]> {
         match self {
@@ -401,6 +410,14 @@ impl ProbeSource {
         match self {
             Self::Query(query) => query.kept(keep),
             Self::File(_) => None,
+        }
+    }
+
+    /// What a job for it does.
+    pub(super) fn kind(&self) -> Kind {
+        match self {
+            Self::File(_) => Kind::Image,
+            Self::Query(query) => query.kind(),
         }
     }
 

@@ -250,6 +250,7 @@ impl From<EmbedError> for DeploymentError {
             EmbedError::Image(cause) => Self::Image(cause),
             EmbedError::Model { reason } => Self::ModelFailed { reason },
             EmbedError::NoModel => Self::NoImageModel,
+            EmbedError::GivenUp => Self::Cancelled,
         }
     }
 }

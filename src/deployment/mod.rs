@@ -62,6 +62,7 @@ use crate::gallery::snapshot::Snapshot;
 use crate::gallery::{Access, Gallery, Upserted};
 use crate::journal::entry::Source;
 use crate::model::embedder::Embedder;
+use crate::model::pool::Kind;
 use crate::pixels::Limits;
 use crate::telemetry;
 use crate::vector::Embedding;
@@ -324,8 +325,9 @@ impl Deployment {
         let image = probe.kept(keeps);
         let live = source == Source::Live;
         let ticket = live.then(|| self.beside.ticket(&probe, &options, &self.loaded.pool));
+        let kind = probe.kind();
         let ((hits, best, held, norm), timings) = self
-            .work(arrived, move |embedder, limits, timings| {
+            .work((kind, arrived), move |embedder, limits, timings| {
                 let query = probe.read(limits)?;
                 let (embedding, norm) = embed_measured(embedder, query, limits, timings)?;
                 let (hits, best) = search_snapshot(&searched, &embedding, &options, timings)?;
@@ -398,8 +400,14 @@ impl Deployment {
             }
         };
         let judge = Arc::clone(&standing);
+        let kind = match (&query, &reference) {
+            (Query::Image(_), _) | (_, Known::Query(Query::Image(_))) => Kind::Image,
+            (Query::Embedding(_), Known::Query(Query::Embedding(_)) | Known::Item(..)) => {
+                Kind::Vector
+            }
+        };
         let ((score, held), timings) = self
-            .work(arrived, move |embedder, limits, timings| {
+            .work((kind, arrived), move |embedder, limits, timings| {
                 compare(embedder, (query, reference), &judge, limits, timings)
             })
             .await?;
@@ -436,7 +444,8 @@ impl Deployment {
     /// # Errors
     /// The image is at fault, the queue is full, or the model failed.
     pub async fn embed(&self, query: Query) -> Result<(Embedding, Timings), DeploymentError> {
-        self.work(Instant::now(), move |embedder, limits, timings| {
+        let job = (query.kind(), Instant::now());
+        self.work(job, move |embedder, limits, timings| {
             embed_query(embedder, query, limits, timings)
         })
         .await
@@ -452,7 +461,8 @@ impl Deployment {
         known: Option<[u8; 32]>,
     ) -> Result<Enrolment, DeploymentError> {
         let known = (known, self.gallery.keeps_images());
-        let embedded = self.work(Instant::now(), move |embedder, limits, timings| {
+        let job = (Kind::Image, Instant::now());
+        let embedded = self.work(job, move |embedder, limits, timings| {
             answer::embed_image(embedder, &at, known, limits, timings)
         });
         Ok(embedded.await?.0)
@@ -464,8 +474,9 @@ impl Deployment {
     /// # Errors
     /// As [`Deployment::embed_image`].
     pub async fn probe(&self, request: ProbeRequest) -> Result<Probed, DeploymentError> {
+        let job = (request.source.kind(), Instant::now());
         let (mut probed, timings) = self
-            .work(Instant::now(), move |embedder, limits, timings| {
+            .work(job, move |embedder, limits, timings| {
                 answer::probe(embedder, request, limits, timings)
             })
             .await?;
@@ -500,7 +511,8 @@ impl Deployment {
     ) -> Result<(Upserted, u64), DeploymentError> {
         let writer = self.writer()?;
         let keep = self.gallery.keeps_images();
-        let embedded = self.work(Instant::now(), move |embedder, limits, timings| {
+        let job = (source.kind(), Instant::now());
+        let embedded = self.work(job, move |embedder, limits, timings| {
             let (source_sha256, image) = (source.sha256(), source.kept(keep));
             let embedding = embed_query(embedder, source, limits, timings)?;
             Ok((embedding, source_sha256, image))
@@ -600,7 +612,8 @@ impl Deployment {
     /// The queue is full, the image is damaged, or the disk.
     pub async fn image(&self, id: String) -> Result<Option<Vec<u8>>, DeploymentError> {
         let gallery = Arc::clone(&self.gallery);
-        let read = self.loaded.pool.run(move |_| gallery.image(&id)).await?;
+        let read = move |_: &mut Embedder| gallery.image(&id);
+        let read = self.loaded.pool.run(Kind::Vector, read).await?;
         read.map_err(DeploymentError::from)
             .inspect_err(|error| self.record_failure(error))
     }
@@ -654,17 +667,17 @@ impl Deployment {
         self.folder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs a job on a worker, and times its stages.
+    /// Runs a job of a kind on a worker, and times its stages.
     async fn work<T: Send + 'static>(
         &self,
-        arrived: Instant,
+        (kind, arrived): (Kind, Instant),
         job: impl FnOnce(&mut Embedder, &Limits, &mut Timings) -> Result<T, DeploymentError>
         + Send
         + 'static,
     ) -> Result<(T, Timings), DeploymentError> {
         let limits = self.limits;
         let pool = &self.loaded.pool;
-        let done = pool.run(move |embedder| {
+        let done = pool.run(kind, move |embedder| {
             let mut timings = Timings {
                 queue: arrived.elapsed(),
                 ..Timings::default()

@@ -294,7 +294,12 @@ impl Deployment {
     /// Brings the gauges up to date that change without a call of this deployment.
     pub fn publish_gauges(&self) {
         let LoadedModel { model, pool, .. } = &self.loaded;
-        telemetry::queue_length(model.name(), pool.queue_len());
+        let dropped = pool.take_dropped();
+        telemetry::queue_seen(
+            (model.name(), model.precision()),
+            pool.queue_len(),
+            [dropped.gone, dropped.late, dropped.displaced],
+        );
         self.publish_size();
     }
 

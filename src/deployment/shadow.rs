@@ -24,7 +24,7 @@ use super::{
 use crate::calibration::decision::Decision;
 use crate::gallery::Access;
 use crate::journal::entry::{DecisionId, Truth};
-use crate::model::pool::Pool;
+use crate::model::pool::{Kind, Pool};
 use crate::monitoring::shadow::{Best, Pair, ShadowCounts, is_drawn};
 use crate::telemetry;
 use crate::vector::Similarity;
@@ -514,13 +514,15 @@ impl Deployment {
         let (snapshot, standing) = (self.gallery.snapshot(), self.standing.load_full());
         let (limits, query) = (self.limits, Arc::clone(sample));
         // Neither in its time nor in its result does it count as a request.
-        self.loaded.pool.run_blocking(move |embedder| {
-            let timings = &mut Timings::default();
-            let embedding = embedder.embed(&query.image, &limits)?.embedding;
-            let (_, best) = search_snapshot(&snapshot, &embedding, &query.options, timings)?;
-            let held = standing.held(&embedding, best.as_ref(), timings)?;
-            Ok(Outcome::new(&standing, best.as_ref(), held))
-        })?
+        self.loaded
+            .pool
+            .run_blocking(Kind::Image, move |embedder| {
+                let timings = &mut Timings::default();
+                let embedding = embedder.embed(&query.image, &limits)?.embedding;
+                let (_, best) = search_snapshot(&snapshot, &embedding, &query.options, timings)?;
+                let held = standing.held(&embedding, best.as_ref(), timings)?;
+                Ok(Outcome::new(&standing, best.as_ref(), held))
+            })?
     }
 }
 
@@ -558,7 +560,7 @@ impl Comparer {
         // On Linux this is of the calling thread: the candidate's only worker. This thread itself
         // keeps its own, since it shares locks with whoever asks for a report.
         let lower = |_: &mut _| rustix::process::setpriority_process(None, NICE).is_ok();
-        let lowered = self.candidate.loaded.pool.run_blocking(lower);
+        let lowered = self.candidate.loaded.pool.run_blocking(Kind::Image, lower);
         lowered == Ok(true) && self.candidate.loaded.model.provider() == "cpu"
     }
 

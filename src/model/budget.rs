@@ -1,72 +1,125 @@
 //! How much memory images may take together while they are decoded.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-/// Memory for decoding, shared by all workers of a model.
+/// How often one that waits for room looks whether it still has to: nothing tells it that its
+/// caller has gone.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Memory for decoding. Cloning shares it, so that one can be that of several models.
+#[derive(Clone, Debug)]
+pub struct DecodeBudget(Arc<Shared>);
+
 #[derive(Debug)]
-pub(super) struct Budget {
+struct Shared {
     /// `None` for no limit.
     bytes_max: Option<u64>,
-    taken: Mutex<u64>,
-    given_back: Condvar,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    taken: u64,
+    /// Tickets of those that wait, in the order in which they came.
+    waiting: VecDeque<u64>,
+    tickets: u64,
 }
 
 /// Memory that is taken until this is dropped.
 pub(super) struct Room<'a> {
-    budget: &'a Budget,
+    shared: &'a Shared,
     bytes: u64,
 }
 
-impl Budget {
-    pub(super) fn new(bytes_max: Option<u64>) -> Self {
-        Self {
+impl DecodeBudget {
+    /// A budget of so many bytes; `None` for no limit.
+    #[must_use]
+    pub fn new(bytes_max: Option<u64>) -> Self {
+        Self(Arc::new(Shared {
             bytes_max,
-            taken: Mutex::new(0),
-            given_back: Condvar::new(),
-        }
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        }))
     }
 
-    /// Waits until there is room. What alone is more than the whole budget waits until nothing else
-    /// is being decoded: the limits on one image have let it pass.
-    pub(super) fn take(&self, bytes: u64) -> Room<'_> {
-        let fits = |taken: u64| match self.bytes_max {
-            None => true,
-            Some(max) => taken == 0 || taken.saturating_add(bytes) <= max,
+    /// Waits until there is room, first come, first served; `None` where it `is_over` before that.
+    /// What alone is more than the whole budget waits until nothing else is being decoded: the
+    /// limits on one image have let it pass.
+    pub(super) fn take(&self, bytes: u64, is_over: &dyn Fn() -> bool) -> Option<Room<'_>> {
+        let shared = &*self.0;
+        // What will be refused before it is decoded takes nothing, and waits for nobody.
+        let Some(bytes_max) = shared.bytes_max.filter(|_| 0 < bytes) else {
+            return Some(Room { shared, bytes: 0 });
         };
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut taken = self
-            .given_back
-            .wait_while(taken, |taken| !fits(*taken))
-            .unwrap_or_else(PoisonError::into_inner);
-        *taken = taken.saturating_add(bytes);
-        Room {
-            budget: self,
-            bytes,
+        let mut state = shared.state();
+        let ticket = state.tickets;
+        state.tickets += 1;
+        state.waiting.push_back(ticket);
+        loop {
+            let fits = state.taken == 0 || state.taken.saturating_add(bytes) <= bytes_max;
+            let over = !fits && is_over();
+            if over || (fits && state.waiting.front() == Some(&ticket)) {
+                state.waiting.retain(|other| *other != ticket);
+                let taken = if over { 0 } else { bytes };
+                state.taken = state.taken.saturating_add(taken);
+                drop(state);
+                // The next in line may fit too.
+                shared.changed.notify_all();
+                return (!over).then_some(Room { shared, bytes });
+            }
+            (state, _) = shared
+                .changed
+                .wait_timeout(state, LOOK_EVERY)
+                .unwrap_or_else(PoisonError::into_inner);
         }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Room<'_> {
     fn drop(&mut self) {
-        let budget = self.budget;
-        let mut taken = budget.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        *taken = taken.saturating_sub(self.bytes);
-        drop(taken);
-        // All of them, since the one that wakes may need more than was given back.
-        budget.given_back.notify_all();
+        if 0 < self.bytes {
+            let mut state = self.shared.state();
+            state.taken = state.taken.saturating_sub(self.bytes);
+            drop(state);
+            self.shared.changed.notify_all();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     use std::thread;
 
     use super::*;
 
+    fn take(budget: &DecodeBudget, bytes: u64) -> Room<'_> {
+        budget.take(bytes, &|| false).unwrap()
+    }
+
+    fn taken(budget: &DecodeBudget) -> u64 {
+        budget.0.state().taken
+    }
+
+    /// Until so many wait.
+    fn await_waiting(budget: &DecodeBudget, count: usize) {
+        while budget.0.state().waiting.len() < count {
+            thread::yield_now();
+        }
+    }
+
     #[test]
     fn what_is_taken_at_once_never_passes_the_budget() {
-        let budget = Budget::new(Some(100));
+        let budget = DecodeBudget::new(Some(100));
         let (now, most) = (AtomicU64::new(0), AtomicU64::new(0));
         thread::scope(|scope| {
             for worker in 0..8_u64 {
@@ -74,7 +127,7 @@ mod tests {
                 scope.spawn(move || {
                     for round in 0..200 {
                         let bytes = 10 + (worker * 7 + round) % 60;
-                        let room = budget.take(bytes);
+                        let room = take(budget, bytes);
                         let sum = now.fetch_add(bytes, Ordering::SeqCst) + bytes;
                         most.fetch_max(sum, Ordering::SeqCst);
                         thread::yield_now();
@@ -86,25 +139,75 @@ mod tests {
         });
         let most = most.load(Ordering::SeqCst);
         assert!(69 < most && most <= 100, "{most}");
-        assert_eq!(*budget.taken.lock().unwrap(), 0);
+        assert_eq!(taken(&budget), 0);
     }
 
     #[test]
     fn an_image_larger_than_the_budget_is_decoded_alone() {
-        let budget = Budget::new(Some(100));
-        let small = budget.take(1);
+        let budget = DecodeBudget::new(Some(100));
+        let small = take(&budget, 1);
         thread::scope(|scope| {
-            let large = scope.spawn(|| drop(budget.take(1000)));
+            let large = scope.spawn(|| drop(take(&budget, 1000)));
             drop(small);
             large.join().unwrap();
         });
-        assert_eq!(*budget.taken.lock().unwrap(), 0);
+        assert_eq!(taken(&budget), 0);
+    }
+
+    #[test]
+    fn those_who_come_later_do_not_overtake_one_that_needs_much() {
+        let budget = DecodeBudget::new(Some(100));
+        let small = take(&budget, 1);
+        let large_is_in = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let large = scope.spawn(|| {
+                let room = take(&budget, 1000);
+                large_is_in.store(true, Ordering::SeqCst);
+                drop(room);
+            });
+            await_waiting(&budget, 1);
+            // There would be room for it beside the first.
+            let later = scope.spawn(|| {
+                let _room = take(&budget, 1);
+                assert!(large_is_in.load(Ordering::SeqCst));
+            });
+            await_waiting(&budget, 2);
+            drop(small);
+            large.join().unwrap();
+            later.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn one_whose_caller_has_gone_waits_no_longer_and_holds_up_nobody() {
+        let budget = DecodeBudget::new(Some(100));
+        let small = take(&budget, 60);
+        let gone = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let given_up =
+                scope.spawn(|| budget.take(1000, &|| gone.load(Ordering::SeqCst)).is_none());
+            await_waiting(&budget, 1);
+            let other = scope.spawn(|| drop(take(&budget, 10)));
+            await_waiting(&budget, 2);
+            gone.store(true, Ordering::SeqCst);
+            assert!(given_up.join().unwrap());
+            other.join().unwrap();
+        });
+        drop(small);
+        assert_eq!(taken(&budget), 0);
+    }
+
+    #[test]
+    fn what_will_be_refused_waits_for_nobody() {
+        let budget = DecodeBudget::new(Some(100));
+        let _all = take(&budget, 100);
+        drop(take(&budget, 0));
     }
 
     #[test]
     fn without_a_limit_nobody_waits() {
-        let budget = Budget::new(None);
-        let _first = budget.take(u64::MAX);
-        let _second = budget.take(u64::MAX);
+        let budget = DecodeBudget::new(None);
+        let _first = take(&budget, u64::MAX);
+        let _second = take(&budget, u64::MAX);
     }
 }

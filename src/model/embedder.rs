@@ -7,7 +7,8 @@ use crate::pixels::{self, Limits, PixelsError, Resizer};
 use crate::vector::Embedding;
 
 use super::batch::Batcher;
-use super::budget::Budget;
+use super::budget::DecodeBudget;
+use super::job::Watch;
 use super::manifest::{Colour, Input, Layout, Manifest};
 use super::session::Session;
 
@@ -16,6 +17,10 @@ pub struct Embedder {
     dimension: usize,
     /// `None` where vectors are made elsewhere.
     image: Option<ImageEmbedder>,
+    /// Who waits for the present job; `None` where nobody is known to.
+    watch: Option<Watch>,
+    /// Whether the present job was given up, since nobody waited for it any more.
+    gave_up: bool,
 }
 
 /// What runs the model for a worker.
@@ -40,7 +45,7 @@ impl From<Batcher> for Engine {
 
 struct ImageEmbedder {
     engine: Engine,
-    budget: Arc<Budget>,
+    budget: DecodeBudget,
     manifest: Arc<Manifest>,
     resizer: Resizer,
     tensor: Vec<f32>,
@@ -76,6 +81,9 @@ pub enum EmbedError {
         "no image can be embedded here: the vectors of this deployment are made elsewhere; send an embedding"
     )]
     NoModel,
+    /// Nobody waits for it any more.
+    #[error("the image was given up: its caller has gone, or its deadline has passed")]
+    GivenUp,
 }
 
 impl Embedder {
@@ -85,7 +93,7 @@ impl Embedder {
         self.dimension
     }
 
-    pub(super) fn new(engine: Engine, manifest: Arc<Manifest>, budget: Arc<Budget>) -> Self {
+    pub(super) fn new(engine: Engine, manifest: Arc<Manifest>, budget: DecodeBudget) -> Self {
         let pixels = u64::from(manifest.geometry.width) * u64::from(manifest.geometry.height);
         let tensor = vec![0.0; usize::try_from(3 * pixels).unwrap_or(usize::MAX)];
         Self {
@@ -97,6 +105,8 @@ impl Embedder {
                 resizer: Resizer::new(),
                 tensor,
             }),
+            watch: None,
+            gave_up: false,
         }
     }
 
@@ -105,24 +115,63 @@ impl Embedder {
         Self {
             dimension,
             image: None,
+            watch: None,
+            gave_up: false,
         }
+    }
+
+    /// Looks out from now on for the one who waits for the present job.
+    pub(super) fn look_out(&mut self, watch: Watch) {
+        (self.watch, self.gave_up) = (Some(watch), false);
+    }
+
+    /// Whether the present job was given up.
+    pub(super) fn has_given_up(&self) -> bool {
+        self.gave_up
     }
 
     /// Decodes, resizes and embeds an image file held in memory.
     ///
     /// # Errors
     /// [`EmbedError::Image`] where the bytes are no image within the limits, [`EmbedError::Model`]
-    /// where the model gives no embedding for it, [`EmbedError::NoModel`] where there is none.
+    /// where the model gives no embedding for it, [`EmbedError::NoModel`] where there is none,
+    /// [`EmbedError::GivenUp`] where nobody waits for it any more.
     pub fn embed(&mut self, image: &[u8], limits: &Limits) -> Result<Embedded, EmbedError> {
-        let ImageEmbedder {
+        let watch = self.watch.as_ref();
+        let is_over = || watch.is_some_and(Watch::is_over);
+        let embedder = self.image.as_mut().ok_or(EmbedError::NoModel)?;
+        let embedded = embedder.embed(image, limits, &is_over);
+        self.gave_up |= matches!(embedded, Err(EmbedError::GivenUp));
+        embedded
+    }
+
+    /// Embeds an input tensor as the model takes it. For measuring the model alone.
+    ///
+    /// # Errors
+    /// [`EmbedError::Model`] where the length is not the input's, or the model fails.
+    pub fn embed_tensor(&mut self, tensor: &[f32]) -> Result<Embedding, EmbedError> {
+        let image = self.image.as_mut().ok_or(EmbedError::NoModel)?;
+        infer(&mut image.engine, tensor).map(|(embedding, _)| embedding)
+    }
+}
+
+impl ImageEmbedder {
+    fn embed(
+        &mut self,
+        image: &[u8],
+        limits: &Limits,
+        is_over: &dyn Fn() -> bool,
+    ) -> Result<Embedded, EmbedError> {
+        let Self {
             engine,
             budget,
             manifest,
             resizer,
             tensor,
-        } = self.image.as_mut().ok_or(EmbedError::NoModel)?;
+        } = self;
         let start = Instant::now();
-        let room = budget.take(pixels::decoding_bytes(image, limits));
+        let room = budget.take(pixels::decoding_bytes(image, limits), is_over);
+        let room = room.ok_or(EmbedError::GivenUp)?;
         let (background, geometry) = (manifest.input.background, &manifest.geometry);
         let resized = resizer.decode(image, limits, background, geometry);
         let resized = resized.map_err(|cause| {
@@ -136,6 +185,10 @@ impl Embedder {
         })?;
         drop(room);
         fill(tensor, resized.as_rgb(), &manifest.input)?;
+        // The model is the dearer half.
+        if is_over() {
+            return Err(EmbedError::GivenUp);
+        }
         let decode = start.elapsed();
         let start = Instant::now();
         let (embedding, norm) = infer(engine, tensor)?;
@@ -145,15 +198,6 @@ impl Embedder {
             decode,
             inference: start.elapsed(),
         })
-    }
-
-    /// Embeds an input tensor as the model takes it. For measuring the model alone.
-    ///
-    /// # Errors
-    /// [`EmbedError::Model`] where the length is not the input's, or the model fails.
-    pub fn embed_tensor(&mut self, tensor: &[f32]) -> Result<Embedding, EmbedError> {
-        let image = self.image.as_mut().ok_or(EmbedError::NoModel)?;
-        infer(&mut image.engine, tensor).map(|(embedding, _)| embedding)
     }
 }
 

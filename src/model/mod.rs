@@ -2,10 +2,12 @@
 //! did when it was made.
 
 mod batch;
-mod budget;
+pub mod budget;
 pub mod embedder;
 mod folder;
+mod job;
 mod manifest;
+mod pace;
 pub mod pool;
 mod queue;
 pub mod runtime;
@@ -22,7 +24,7 @@ use crate::pixels::Limits;
 use crate::vector::Similarity;
 
 use batch::Batcher;
-use budget::Budget;
+use budget::DecodeBudget;
 use embedder::{EmbedError, Embedder};
 use folder::{GOLDEN_BYTES_MAX, MANIFEST_NAME, ONNX_BYTES_MAX};
 use manifest::{BASE_PRECISION, Golden, Manifest};
@@ -60,9 +62,9 @@ pub struct Compute {
     pub batch_max: Option<usize>,
     /// Memory that a session may take on a GPU, in bytes; `None` for no limit.
     pub gpu_bytes_max: Option<usize>,
-    /// Memory that images being decoded may take together, in bytes, but for one alone that takes
-    /// more; `None` for no limit.
-    pub decode_bytes_max: Option<u64>,
+    /// Memory that images being decoded may take together, those of other models that were opened
+    /// with a clone of it too.
+    pub decode_budget: DecodeBudget,
 }
 
 impl Compute {
@@ -74,7 +76,7 @@ impl Compute {
             threads: 1,
             batch_max: None,
             gpu_bytes_max: None,
-            decode_bytes_max: None,
+            decode_budget: DecodeBudget::new(None),
         }
     }
 }
@@ -102,7 +104,7 @@ struct ImageModel {
     resources: Resources,
     /// The one session that all workers share, where they are joined into batches.
     batcher: Option<Batcher>,
-    budget: Arc<Budget>,
+    budget: DecodeBudget,
 }
 
 impl fmt::Debug for Model {
@@ -158,7 +160,7 @@ impl Model {
             })?;
         let manifest = Arc::new(manifest);
         let fingerprint = fingerprint(&manifest);
-        let budget = Arc::new(Budget::new(compute.decode_bytes_max));
+        let budget = compute.decode_budget.clone();
         let batch_max = compute.batch_max.unwrap_or(match provider {
             Provider::Cpu => 1,
             Provider::Cuda => GPU_BATCH_MAX,
@@ -300,7 +302,7 @@ impl Model {
 
 impl ImageModel {
     fn embedder(&self, engine: impl Into<embedder::Engine>) -> Embedder {
-        let (manifest, budget) = (Arc::clone(&self.manifest), Arc::clone(&self.budget));
+        let (manifest, budget) = (Arc::clone(&self.manifest), self.budget.clone());
         Embedder::new(engine.into(), manifest, budget)
     }
 }

@@ -1,20 +1,18 @@
 //! A bounded pool of worker threads, each with an embedder of its own.
 //!
-//! A full queue answers at once, and so does one in which a job would wait beyond its deadline.
-//! Clients take turns. A job whose caller has gone is not run, and a panic costs only the job that
-//! it happened in.
+//! A full queue answers at once, and so does one in which a job would not be done by its deadline.
+//! Clients take turns. A job whose caller has gone, or whose time has run out, is not run, and a
+//! panic costs only the job that it happened in.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-use tracing::Span;
-
 use super::embedder::Embedder;
-use super::queue::{Pushed, Queue};
+use super::job::{Fate, Job, Watch};
+use super::pace::Paces;
+use super::queue::{Client, Pushed, Queue};
 use super::{Model, ModelError};
 
 /// The pool. Dropping it finishes the queued jobs, as [`Pool::shutdown`] does.
@@ -24,9 +22,37 @@ pub struct Pool {
     queue: Arc<Queue<Job>>,
     queue_len_max: usize,
     worker_count: u32,
-    /// What a job takes a worker, on average over the latest ones; 0 before the first.
-    job_nanos: Arc<AtomicU64>,
+    tally: Arc<Tally>,
     workers: RwLock<Vec<JoinHandle<()>>>,
+}
+
+/// What workers have found out.
+#[derive(Debug, Default)]
+struct Tally {
+    paces: Paces,
+    gone: AtomicU64,
+    late: AtomicU64,
+    displaced: AtomicU64,
+}
+
+/// Jobs that were queued and not run, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// Their callers had gone.
+    pub gone: u64,
+    /// They could not be done any more by their deadlines.
+    pub late: u64,
+    /// Their places went to clients that had fewer.
+    pub displaced: u64,
+}
+
+/// What a job does: its duration is a matter of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Decodes an image and runs the model.
+    Image,
+    /// Does neither.
+    Vector,
 }
 
 /// Who asks, and how long an answer is of use.
@@ -47,6 +73,14 @@ impl Caller {
     #[must_use]
     pub fn current() -> Self {
         CALLER.try_with(|caller| *caller).unwrap_or_default()
+    }
+
+    /// As one who waits no longer than this from now on.
+    #[must_use]
+    pub fn within(self, longest: Duration) -> Self {
+        let end = Instant::now().checked_add(longest);
+        let deadline = self.deadline.into_iter().chain(end).min();
+        Self { deadline, ..self }
     }
 
     /// Runs a future for this caller. Tasks that it spawns have to be told again.
@@ -86,25 +120,6 @@ pub enum PoolError {
     Panicked,
 }
 
-type Job = Box<dyn FnOnce(Turn<'_>) -> Fate + Send>;
-
-/// What a job is told when it leaves the queue.
-enum Turn<'a> {
-    /// It is run.
-    Run(&'a mut Embedder),
-    /// It lost its place to another client; about how long what waits will take.
-    Displaced(Duration),
-}
-
-/// What became of the worker's embedder.
-enum Fate {
-    Kept,
-    /// The job was not run.
-    Unused,
-    /// A panic may have left it half changed.
-    Suspect,
-}
-
 impl Pool {
     /// Starts `workers` threads (at least 1), before which at most `queue_len_max` jobs (at least
     /// 1) wait.
@@ -127,16 +142,16 @@ impl Pool {
             queue: Arc::new(Queue::new(queue_len_max)),
             queue_len_max,
             worker_count: u32::try_from(workers).unwrap_or(u32::MAX),
-            job_nanos: Arc::new(AtomicU64::new(0)),
+            tally: Arc::default(),
             workers: RwLock::new(Vec::with_capacity(workers)),
         };
         for index in 0..workers {
             let (model, queue) = (Arc::clone(&pool.model), Arc::clone(&pool.queue));
-            let job_nanos = Arc::clone(&pool.job_nanos);
+            let tally = Arc::clone(&pool.tally);
             let embedder = model.embedder()?;
             let worker = thread::Builder::new()
                 .name(format!("embed-{index}"))
-                .spawn(move || work(&model, embedder, &queue, &job_nanos))
+                .spawn(move || work(&model, embedder, &queue, &tally))
                 .map_err(|cause| ModelError::Thread { cause })?;
             pool.workers
                 .write()
@@ -157,42 +172,74 @@ impl Pool {
     ///
     /// # Errors
     /// [`PoolError::Busy`] where the queue is full, at once, or later where the place goes to a
-    /// client that has fewer; [`PoolError::Late`] at once where the wait would outlast the caller's
-    /// deadline; [`PoolError::Stopped`] after shutdown; [`PoolError::Panicked`] where the job
-    /// panicked.
+    /// client that has fewer; [`PoolError::Late`] where it would not be done by the caller's
+    /// deadline, at once, or later where what stood before it took longer than was to be expected;
+    /// [`PoolError::Stopped`] after shutdown; [`PoolError::Panicked`] where the job panicked.
     pub async fn run<T: Send + 'static>(
         &self,
+        kind: Kind,
         job: impl FnOnce(&mut Embedder) -> T + Send + 'static,
     ) -> Result<T, PoolError> {
         let caller = Caller::current();
-        if let Some(deadline) = caller.deadline {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let wait = self.wait();
-            if left < wait {
-                return Err(PoolError::Late { wait, left });
-            }
-        }
-        let (job, answer) = prepare(job, self.queue_len_max);
-        match self.queue.push(caller.client, job) {
+        let trial = self.admit(kind, caller)?;
+        let (watch, present) = Watch::of(caller);
+        let (job, answer) = Job::new((caller.client, kind), (watch, trial), job);
+        let mut over = Vec::new();
+        let pushed = self.queue.push(caller.client, job, &mut over);
+        over.into_iter().for_each(|job| self.tally.drop_unused(job));
+        match pushed {
             Pushed::Waits => {}
-            Pushed::InsteadOf(displaced) => drop(displaced(Turn::Displaced(self.wait()))),
-            Pushed::Full(_job) => {
-                return Err(PoolError::Busy {
-                    queue_len_max: self.queue_len_max,
-                    retry_after: self.wait(),
-                });
+            Pushed::InsteadOf(displaced) => {
+                self.tally.displaced.fetch_add(1, Ordering::Relaxed);
+                let busy = self.busy(displaced.client);
+                displaced.refuse(busy);
             }
+            Pushed::Full(_job) => return Err(self.busy(caller.client)),
             Pushed::Closed(_job) => return Err(PoolError::Stopped),
         }
-        answer.await.unwrap_or(Err(PoolError::Stopped))
+        let answer = answer.await;
+        drop(present);
+        answer.unwrap_or(Err(PoolError::Stopped))
     }
 
-    /// About how long a job waits that comes now: what stands before it, at the latest pace. Zero
-    /// where nothing waits.
-    fn wait(&self) -> Duration {
-        let waiting = u32::try_from(self.queue.len()).unwrap_or(u32::MAX);
-        let each = Duration::from_nanos(self.job_nanos.load(Ordering::Relaxed));
-        each.saturating_mul(waiting) / self.worker_count
+    /// Refuses what would not be done by the caller's deadline, and says of what is not refused
+    /// whether it is a trial.
+    fn admit(&self, kind: Kind, caller: Caller) -> Result<bool, PoolError> {
+        let Some(deadline) = caller.deadline else {
+            return Ok(false);
+        };
+        let now = Instant::now();
+        let left = deadline.saturating_duration_since(now);
+        let (wait, own) = (self.wait(caller.client), self.tally.paces.least(kind));
+        if wait + own <= left && !left.is_zero() {
+            return Ok(false);
+        }
+        if wait < left && self.tally.paces.is_trial_due(kind, now) {
+            return Ok(true);
+        }
+        let wait = wait + own;
+        Err(PoolError::Late { wait, left })
+    }
+
+    /// About how long a job of this client waits that comes now: what stands before it, at the
+    /// latest pace. Zero where nothing waits.
+    fn wait(&self, client: Client) -> Duration {
+        let (mut images, mut vectors) = (0_u32, 0_u32);
+        self.queue.ahead(client, |job| match job.kind {
+            Kind::Image => images += 1,
+            Kind::Vector => vectors += 1,
+        });
+        let paces = &self.tally.paces;
+        let images = paces.average(Kind::Image).saturating_mul(images);
+        let vectors = paces.average(Kind::Vector).saturating_mul(vectors);
+        images.saturating_add(vectors) / self.worker_count
+    }
+
+    fn busy(&self, client: Client) -> PoolError {
+        PoolError::Busy {
+            queue_len_max: self.queue_len_max,
+            retry_after: self.wait(client),
+        }
     }
 
     /// As [`Pool::run`] for batch work outside of async code: waits for a place in the queue, then
@@ -205,19 +252,35 @@ impl Pool {
     /// Within an async task: blocking there would stall the tasks beside it.
     pub fn run_blocking<T: Send + 'static>(
         &self,
+        kind: Kind,
         job: impl FnOnce(&mut Embedder) -> T + Send + 'static,
     ) -> Result<T, PoolError> {
-        let (job, answer) = prepare(job, self.queue_len_max);
+        let caller = Caller::current();
+        let (watch, present) = Watch::of(caller);
+        let (job, answer) = Job::new((caller.client, kind), (watch, false), job);
         self.queue
-            .push_when_free(Caller::current().client, job)
+            .push_when_free(caller.client, job)
             .map_err(|_stopped| PoolError::Stopped)?;
-        answer.blocking_recv().unwrap_or(Err(PoolError::Stopped))
+        let answer = answer.blocking_recv();
+        drop(present);
+        answer.unwrap_or(Err(PoolError::Stopped))
     }
 
     /// How many jobs wait for a worker, not counting those being run.
     #[must_use]
     pub fn queue_len(&self) -> usize {
         self.queue.len()
+    }
+
+    /// Jobs that were queued and not run, since this was last asked.
+    #[must_use]
+    pub fn take_dropped(&self) -> Dropped {
+        let taken = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);
+        Dropped {
+            gone: taken(&self.tally.gone),
+            late: taken(&self.tally.late),
+            displaced: taken(&self.tally.displaced),
+        }
     }
 
     /// Takes no more jobs, finishes those in the queue and ends the threads. Blocks until then.
@@ -240,64 +303,40 @@ impl Drop for Pool {
     }
 }
 
-/// Adds a job's duration to the average. An update that is lost among workers costs one of many.
-fn note(job_nanos: &AtomicU64, took: Duration) {
-    let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-    let average = match job_nanos.load(Ordering::Relaxed) {
-        0 => took,
-        average => average - average / PACE + took / PACE,
-    };
-    job_nanos.store(average, Ordering::Relaxed);
+impl Tally {
+    /// Counts a job that is of no use any more, and answers where somebody still listens.
+    fn drop_unused(&self, job: Job) {
+        if job.watch.is_gone() {
+            self.gone.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.late.fetch_add(1, Ordering::Relaxed);
+        let wait = self.paces.least(job.kind);
+        let left = job.watch.left().unwrap_or_default();
+        job.refuse(PoolError::Late { wait, left });
+    }
+
+    /// Whether a job that leaves the queue is worth beginning.
+    fn is_worth(&self, job: &Job) -> bool {
+        if job.watch.is_over() {
+            return false;
+        }
+        let least = self.paces.least(job.kind);
+        job.trial || job.watch.left().is_none_or(|left| least <= left)
+    }
 }
 
-/// Over about how many jobs their duration is averaged.
-const PACE: u64 = 32;
-
-/// Wraps a job so that it looks for its caller first, catches its panic and sends its answer.
-fn prepare<T: Send + 'static>(
-    job: impl FnOnce(&mut Embedder) -> T + Send + 'static,
-    queue_len_max: usize,
-) -> (Job, oneshot::Receiver<Result<T, PoolError>>) {
-    let (answer, receiver) = oneshot::channel();
-    let span = Span::current();
-    let wrapped = move |turn: Turn<'_>| {
-        let embedder = match turn {
-            Turn::Run(embedder) => embedder,
-            Turn::Displaced(retry_after) => {
-                let busy = PoolError::Busy {
-                    queue_len_max,
-                    retry_after,
-                };
-                drop(answer.send(Err(busy)));
-                return Fate::Unused;
-            }
-        };
-        if answer.is_closed() {
-            return Fate::Unused;
-        }
-        let _entered = span.enter();
-        // A caller that has gone meanwhile needs no answer.
-        match catch_unwind(AssertUnwindSafe(|| job(embedder))) {
-            Ok(value) => {
-                drop(answer.send(Ok(value)));
-                Fate::Kept
-            }
-            Err(_message) => {
-                drop(answer.send(Err(PoolError::Panicked)));
-                Fate::Suspect
-            }
-        }
-    };
-    (Box::new(wrapped), receiver)
-}
-
-fn work(model: &Model, mut embedder: Embedder, queue: &Queue<Job>, job_nanos: &AtomicU64) {
+fn work(model: &Model, mut embedder: Embedder, queue: &Queue<Job>, tally: &Tally) {
     while let Some(job) = queue.pop() {
-        let started = Instant::now();
-        let fate = job(Turn::Run(&mut embedder));
-        match fate {
-            Fate::Unused => {}
-            Fate::Kept => note(job_nanos, started.elapsed()),
+        if !tally.is_worth(&job) {
+            tally.drop_unused(job);
+            continue;
+        }
+        let (kind, started) = (job.kind, Instant::now());
+        match job.run(&mut embedder) {
+            // No sample of how long a job takes.
+            Fate::Kept if embedder.has_given_up() => {}
+            Fate::Kept => tally.paces.note(kind, started.elapsed(), Instant::now()),
             Fate::Suspect => match model.embedder() {
                 Ok(fresh) => embedder = fresh,
                 Err(cause) => {

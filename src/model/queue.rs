@@ -3,6 +3,7 @@
 //! Each client has a lane of its own, and lanes take turns, so that one client's flood delays the
 //! others by one job each and not by the whole flood. Where the queue is full, a newcomer whose lane
 //! is shorter takes the place of the newest job of the longest lane: places are shared as turns are.
+//! Jobs that are of no use any more give up their places first.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,6 +11,12 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Who asks: one connection, for the server.
 pub(super) type Client = u64;
+
+/// What the queue has to know of a job.
+pub(super) trait Queued {
+    /// Whether nobody has a use for it any more.
+    fn is_over(&self) -> bool;
+}
 
 /// Jobs of many clients, in the order in which they will be run.
 pub(super) struct Queue<T> {
@@ -33,6 +40,12 @@ struct Lane<T> {
     waiting: VecDeque<T>,
 }
 
+impl<T: Queued> Lane<T> {
+    fn in_use(&self) -> impl Iterator<Item = &T> {
+        self.waiting.iter().filter(|job| !job.is_over())
+    }
+}
+
 /// What became of a job that was to be queued.
 #[derive(Debug, PartialEq)]
 pub(super) enum Pushed<T> {
@@ -46,13 +59,13 @@ pub(super) enum Pushed<T> {
     Closed(T),
 }
 
-impl<T> fmt::Debug for Queue<T> {
+impl<T: Queued> fmt::Debug for Queue<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Queue({} of {})", self.len(), self.len_max)
     }
 }
 
-impl<T> State<T> {
+impl<T: Queued> State<T> {
     fn push(&mut self, client: Client, job: T) {
         self.len += 1;
         if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.client == client) {
@@ -75,6 +88,20 @@ impl<T> State<T> {
         Some(job)
     }
 
+    /// Takes the jobs that are of no use any more.
+    fn sweep(&mut self) -> Vec<T> {
+        let mut over = Vec::new();
+        for lane in &mut self.lanes {
+            let waiting = std::mem::take(&mut lane.waiting).into_iter();
+            let (gone, in_use): (VecDeque<T>, VecDeque<T>) = waiting.partition(Queued::is_over);
+            over.extend(gone);
+            lane.waiting = in_use;
+        }
+        self.lanes.retain(|lane| !lane.waiting.is_empty());
+        self.len -= over.len();
+        over
+    }
+
     /// Takes the newest job of the longest lane, if that is longer than this client's would become.
     fn displace(&mut self, client: Client) -> Option<T> {
         let own = self.lanes.iter().find(|lane| lane.client == client);
@@ -90,7 +117,7 @@ impl<T> State<T> {
     }
 }
 
-impl<T> Queue<T> {
+impl<T: Queued> Queue<T> {
     pub(super) fn new(len_max: usize) -> Self {
         Self {
             state: Mutex::new(State {
@@ -114,11 +141,27 @@ impl<T> Queue<T> {
         if state.open { state.len } else { 0 }
     }
 
-    /// Queues a job, or says at once that there is no place.
-    pub(super) fn push(&self, client: Client, job: T) -> Pushed<T> {
+    /// Shows the jobs that would be run before the next one of this client: those in its own lane,
+    /// and as many of each other lane, and one more. Not those that are of no use any more.
+    pub(super) fn ahead(&self, client: Client, mut show: impl FnMut(&T)) {
+        let state = self.state();
+        let own = state.lanes.iter().find(|lane| lane.client == client);
+        let own = own.map_or(0, |lane| lane.in_use().count());
+        for lane in &state.lanes {
+            let turns = own + usize::from(lane.client != client);
+            lane.in_use().take(turns).for_each(&mut show);
+        }
+    }
+
+    /// Queues a job, or says at once that there is no place. Where it is full, the jobs that are of no
+    /// use any more leave first, and are handed to `over`.
+    pub(super) fn push(&self, client: Client, job: T, over: &mut Vec<T>) -> Pushed<T> {
         let mut state = self.state();
         if !state.open {
             return Pushed::Closed(job);
+        }
+        if self.len_max <= state.len {
+            over.append(&mut state.sweep());
         }
         let displaced = if state.len < self.len_max {
             None
@@ -131,6 +174,9 @@ impl<T> Queue<T> {
         state.push(client, job);
         drop(state);
         self.arrived.notify_one();
+        if !over.is_empty() {
+            self.left.notify_all();
+        }
         displaced.map_or(Pushed::Waits, Pushed::InsteadOf)
     }
 
@@ -175,6 +221,19 @@ impl<T> Queue<T> {
 mod tests {
     use super::*;
 
+    impl Queued for (Client, u32) {
+        fn is_over(&self) -> bool {
+            self.1 == OVER
+        }
+    }
+
+    /// The number of a job that is of no use any more.
+    const OVER: u32 = 99;
+
+    fn push(queue: &Queue<(Client, u32)>, client: Client, number: u32) -> Pushed<(Client, u32)> {
+        queue.push(client, (client, number), &mut Vec::new())
+    }
+
     fn drained(queue: &Queue<(Client, u32)>) -> Vec<(Client, u32)> {
         queue.close();
         std::iter::from_fn(|| queue.pop()).collect()
@@ -184,11 +243,11 @@ mod tests {
     fn clients_take_turns_and_each_keeps_its_own_order() {
         let queue = Queue::new(10);
         for number in 0..4 {
-            assert_eq!(queue.push(1, (1, number)), Pushed::Waits);
+            assert_eq!(push(&queue, 1, number), Pushed::Waits);
         }
-        assert_eq!(queue.push(2, (2, 0)), Pushed::Waits);
-        assert_eq!(queue.push(3, (3, 0)), Pushed::Waits);
-        assert_eq!(queue.push(2, (2, 1)), Pushed::Waits);
+        assert_eq!(push(&queue, 2, 0), Pushed::Waits);
+        assert_eq!(push(&queue, 3, 0), Pushed::Waits);
+        assert_eq!(push(&queue, 2, 1), Pushed::Waits);
         let order = [(1, 0), (2, 0), (3, 0), (1, 1), (2, 1), (1, 2), (1, 3)];
         assert_eq!(drained(&queue), order);
     }
@@ -197,25 +256,61 @@ mod tests {
     fn a_flood_fills_the_queue_and_gives_way_to_the_others() {
         let queue = Queue::new(4);
         for number in 0..4 {
-            assert_eq!(queue.push(1, (1, number)), Pushed::Waits);
+            assert_eq!(push(&queue, 1, number), Pushed::Waits);
         }
-        assert_eq!(queue.push(1, (1, 4)), Pushed::Full((1, 4)));
+        assert_eq!(push(&queue, 1, 4), Pushed::Full((1, 4)));
         // The newest of the flood goes, until the places are shared.
-        assert_eq!(queue.push(2, (2, 0)), Pushed::InsteadOf((1, 3)));
-        assert_eq!(queue.push(2, (2, 1)), Pushed::InsteadOf((1, 2)));
-        assert_eq!(queue.push(2, (2, 2)), Pushed::Full((2, 2)));
-        assert_eq!(queue.push(1, (1, 5)), Pushed::Full((1, 5)));
-        assert_eq!(queue.push(3, (3, 0)), Pushed::InsteadOf((2, 1)));
+        assert_eq!(push(&queue, 2, 0), Pushed::InsteadOf((1, 3)));
+        assert_eq!(push(&queue, 2, 1), Pushed::InsteadOf((1, 2)));
+        assert_eq!(push(&queue, 2, 2), Pushed::Full((2, 2)));
+        assert_eq!(push(&queue, 1, 5), Pushed::Full((1, 5)));
+        assert_eq!(push(&queue, 3, 0), Pushed::InsteadOf((2, 1)));
         assert_eq!(queue.len(), 4);
         assert_eq!(drained(&queue), [(1, 0), (2, 0), (3, 0), (1, 1)]);
     }
 
     #[test]
+    fn what_is_ahead_is_what_will_be_run_first() {
+        let queue = Queue::new(20);
+        let ahead = |client| {
+            let mut shown = Vec::new();
+            queue.ahead(client, |job: &(Client, u32)| shown.push(*job));
+            shown
+        };
+        assert_eq!(ahead(2), []);
+        for number in 0..8 {
+            assert_eq!(push(&queue, 1, number), Pushed::Waits);
+        }
+        assert_eq!(ahead(2), [(1, 0)]);
+        assert_eq!(ahead(1).len(), 8);
+        for number in [OVER, 0, 1] {
+            assert_eq!(push(&queue, 2, number), Pushed::Waits);
+        }
+        assert_eq!(ahead(2), [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]);
+        assert_eq!(ahead(1).len(), 10);
+        assert_eq!(ahead(3), [(1, 0), (2, 0)]);
+    }
+
+    #[test]
+    fn what_is_of_no_use_leaves_before_anything_else_has_to() {
+        let queue = Queue::new(4);
+        for number in [OVER, 0, OVER] {
+            assert_eq!(push(&queue, 1, number), Pushed::Waits);
+        }
+        assert_eq!(push(&queue, 2, OVER), Pushed::Waits);
+        let mut over = Vec::new();
+        assert_eq!(queue.push(3, (3, 0), &mut over), Pushed::Waits);
+        assert_eq!(over, [(1, OVER), (1, OVER), (2, OVER)]);
+        assert_eq!(queue.len(), 2);
+        assert_eq!(drained(&queue), [(1, 0), (3, 0)]);
+    }
+
+    #[test]
     fn a_closed_queue_hands_out_what_waits_and_takes_nothing() {
         let queue = Queue::new(2);
-        assert_eq!(queue.push(1, (1, 0)), Pushed::Waits);
+        assert_eq!(push(&queue, 1, 0), Pushed::Waits);
         queue.close();
-        assert_eq!(queue.push(1, (1, 1)), Pushed::Closed((1, 1)));
+        assert_eq!(push(&queue, 1, 1), Pushed::Closed((1, 1)));
         assert_eq!(queue.push_when_free(1, (1, 1)), Err((1, 1)));
         assert_eq!(queue.pop(), Some((1, 0)));
         assert_eq!(queue.pop(), None);

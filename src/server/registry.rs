@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use tonic::{Code, Status};
 
 use super::status::status;
-use crate::deployment::{Deployment, DeploymentError, Models};
+use crate::deployment::{Caller, Deployment, DeploymentError, Models};
 use crate::telemetry;
 
 /// Calibrations that compute, and recordings that are read, at once.
@@ -249,6 +249,8 @@ impl Registry {
             started,
             code: "CANCELLED",
         };
+        // Without a deadline of its own, it would be worked on after its answer was given up.
+        let work = Caller::current().within(self.longest).scope(work);
         let result = tokio::time::timeout(self.longest, work)
             .await
             .unwrap_or_else(|_elapsed| {
@@ -324,6 +326,23 @@ fn code_name(code: Code) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_call_without_a_deadline_has_the_servers() {
+        let registry = Registry::new(Duration::from_secs(30));
+        let deadline = async || Ok(Caller::current().deadline);
+        let theirs = registry.call("Search", deadline()).await.unwrap();
+        let left = theirs.unwrap().saturating_duration_since(Instant::now());
+        assert!(Duration::from_secs(29) < left && left <= Duration::from_secs(30));
+
+        let sooner = Instant::now() + Duration::from_secs(1);
+        let caller = Caller {
+            client: 1,
+            deadline: Some(sooner),
+        };
+        let own = caller.scope(registry.call("Search", deadline()));
+        assert_eq!(own.await.unwrap(), Some(sooner));
+    }
 
     #[tokio::test]
     async fn a_call_that_takes_too_long_is_answered_and_given_up() {

@@ -33,7 +33,7 @@ where
 {
     let (answers, outgoing) = mpsc::channel(in_flight_max);
     let (under_way, registry) = (registry.enter(), registry.clone());
-    // A stream as a whole has a deadline, and no item has.
+    // A stream as a whole has a deadline. Each of its items gets the server's longest time.
     let caller = Caller {
         deadline: None,
         ..Caller::current()
