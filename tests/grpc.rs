@@ -42,6 +42,7 @@ use matchpoint::server::proto::{
     labelled_query, reference, search_request, search_stream_response, upsert_item_request,
     upsert_item_stream_response, verify_request,
 };
+use prost::Message as _;
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
@@ -822,6 +823,97 @@ async fn a_full_queue_answers_resource_exhausted_at_once_with_a_time_to_come_bac
         "{answered} answered, {refused} refused"
     );
     assert!(search(&running, image_query(known())).await.is_ok());
+    running.stop().await;
+}
+
+/// The types of an error's details.
+fn kinds(details: &[prost_types::Any]) -> Vec<String> {
+    details.iter().map(|one| one.type_url.clone()).collect()
+}
+
+#[tokio::test]
+async fn a_full_queue_is_told_alike_in_a_call_a_stream_and_a_batch() {
+    use matchpoint::server::proto::upsert_outcome;
+    let settings = [
+        ("MATCHPOINT_QUEUE_LEN_MAX", "1"),
+        ("MATCHPOINT_WORKERS", "1"),
+    ];
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &settings).await;
+    let (mut calls, mut bad) = (tokio::task::JoinSet::new(), tokio::task::JoinSet::new());
+    for _ in 0..40 {
+        let (mut client, mut other) = (retrieval(&running), retrieval(&running));
+        calls.spawn(async move { client.search(image_query(known())).await });
+        bad.spawn(async move { other.search(image_query(hostile("document.pdf"))).await });
+    }
+    // What need not be decoded to be refused waits for no worker.
+    for outcome in bad.join_all().await {
+        assert_eq!(outcome.unwrap_err().code(), Code::InvalidArgument);
+    }
+    let refused: Vec<Status> = calls
+        .join_all()
+        .await
+        .into_iter()
+        .filter_map(Result::err)
+        .collect();
+    let call = tonic_types::Status::decode(refused[0].details()).unwrap();
+    let expected = (i32::from(Code::ResourceExhausted), kinds(&call.details));
+    assert!(expected.1.iter().any(|kind| kind.ends_with("RetryInfo")));
+
+    let items = (0..30).map(|number| SearchStreamRequest {
+        request_id: number.to_string(),
+        search: Some(image_query(known())),
+    });
+    let items = tokio_stream::iter(items.collect::<Vec<_>>());
+    let answers = retrieval(&running).search_stream(items).await.unwrap();
+    let answers: Vec<_> = answers
+        .into_inner()
+        .collect::<Result<_, _>>()
+        .await
+        .unwrap();
+    let refused = answers
+        .into_iter()
+        .filter_map(|answer| match answer.outcome {
+            Some(search_stream_response::Outcome::Error(error)) => Some(error),
+            _ => None,
+        });
+    let refused: Vec<_> = refused.map(|one| (one.code, kinds(&one.details))).collect();
+    assert!(!refused.is_empty() && refused.iter().all(|one| *one == expected));
+
+    let items = (0..30).map(|number| new_item(&number.to_string(), known()));
+    let request = BatchUpsertItemsRequest {
+        items: items.collect(),
+        ..Default::default()
+    };
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    let answer = gallery.batch_upsert_items(request).await.unwrap();
+    let refused = (answer.into_inner().outcomes.into_iter()).filter_map(|one| match one.outcome {
+        Some(upsert_outcome::Outcome::Error(error)) => Some(error),
+        _ => None,
+    });
+    let refused: Vec<_> = refused.map(|one| (one.code, kinds(&one.details))).collect();
+    assert!(!refused.is_empty() && refused.iter().all(|one| *one == expected));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn honest_calls_succeed_after_thousands_that_were_cancelled_on_their_connection() {
+    let running = Running::sample(&[]).await;
+    for number in 0..2000_u64 {
+        let mut client = retrieval(&running);
+        let cancelled = client.search(image_query(known()));
+        // Some before they are sent, some on their way, some in the queue.
+        let moment = Duration::from_micros(100 * (number % 10));
+        drop(tokio::time::timeout(moment, cancelled).await);
+    }
+    for _ in 0..5 {
+        search(&running, image_query(known())).await.unwrap();
+    }
+    for _ in 0..95 {
+        let mut values = vec![0.0; 1280];
+        values[0] = 1.0;
+        search(&running, vector_query(values)).await.unwrap();
+    }
     running.stop().await;
 }
 

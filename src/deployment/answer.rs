@@ -19,7 +19,7 @@ use crate::gallery::originals::Vector;
 use crate::gallery::snapshot::{Match, Probe, Snapshot};
 use crate::model::embedder::Embedder;
 use crate::model::pool::Kind;
-use crate::pixels::{Limits, PixelsError};
+use crate::pixels::{Limits, PixelsError, refused_at_sight};
 use crate::telemetry;
 use crate::vector::{Embedding, Similarity};
 
@@ -167,6 +167,14 @@ impl Query {
         match self {
             Self::Image(_) => Kind::Image,
             Self::Embedding(_) => Kind::Vector,
+        }
+    }
+
+    /// Refuses an image that need not be decoded for that.
+    pub(super) fn glance(&self, limits: &Limits) -> Result<(), PixelsError> {
+        match self {
+            Self::Image(bytes) => refused_at_sight(bytes, limits),
+            Self::Embedding(_) => Ok(()),
         }
     }
 

@@ -317,6 +317,9 @@ impl Deployment {
         source: Source,
     ) -> Result<SearchAnswer, DeploymentError> {
         let arrived = Instant::now();
+        if let ProbeSource::Query(query) = &probe {
+            self.glance(query)?;
+        }
         let (snapshot, standing) = (self.gallery.snapshot(), self.standing.load_full());
         let (searched, judge) = (Arc::clone(&snapshot), Arc::clone(&standing));
         let filtered = options.filter.is_some();
@@ -391,9 +394,13 @@ impl Deployment {
         reference: Reference,
     ) -> Result<VerifyAnswer, DeploymentError> {
         let arrived = Instant::now();
+        self.glance(&query)?;
         let (snapshot, standing) = (self.gallery.snapshot(), self.standing.load_full());
         let reference = match reference {
-            Reference::Query(reference) => Known::Query(reference),
+            Reference::Query(reference) => {
+                self.glance(&reference)?;
+                Known::Query(reference)
+            }
             Reference::Item(id) => {
                 let (head, vector) = self.item(&id)?;
                 Known::Item(head, vector)
@@ -445,6 +452,7 @@ impl Deployment {
     /// The image is at fault, the queue is full, or the model failed.
     pub async fn embed(&self, query: Query) -> Result<(Embedding, Timings), DeploymentError> {
         let job = (query.kind(), Instant::now());
+        self.glance(&query)?;
         self.work(job, move |embedder, limits, timings| {
             embed_query(embedder, query, limits, timings)
         })
@@ -512,6 +520,7 @@ impl Deployment {
         let writer = self.writer()?;
         let keep = self.gallery.keeps_images();
         let job = (source.kind(), Instant::now());
+        self.glance(&source)?;
         let embedded = self.work(job, move |embedder, limits, timings| {
             let (source_sha256, image) = (source.sha256(), source.kept(keep));
             let embedding = embed_query(embedder, source, limits, timings)?;
@@ -665,6 +674,18 @@ impl Deployment {
 
     fn folder(&self) -> std::sync::MutexGuard<'_, Folder> {
         self.folder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses an image at once that need not be decoded for that, so that it waits for no worker.
+    fn glance(&self, query: &Query) -> Result<(), DeploymentError> {
+        // Where no image can be embedded, that is the answer, whatever was sent.
+        if !self.loaded.model.embeds_images() {
+            return Ok(());
+        }
+        query
+            .glance(&self.limits)
+            .map_err(DeploymentError::Image)
+            .inspect_err(|error| self.record_failure(error))
     }
 
     /// Runs a job of a kind on a worker, and times its stages.

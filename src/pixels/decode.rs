@@ -282,7 +282,7 @@ pub fn decoding_bytes(bytes: &[u8], limits: &Limits) -> u64 {
         })
 }
 
-fn check_size(width: u32, height: u32, limits: &Limits) -> Result<(), PixelsError> {
+pub(super) fn check_size(width: u32, height: u32, limits: &Limits) -> Result<(), PixelsError> {
     let max = limits.pixels_max;
     if max < u64::from(width) * u64::from(height) {
         return Err(PixelsError::TooManyPixels { width, height, max });

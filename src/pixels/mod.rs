@@ -10,12 +10,14 @@
 
 mod decode;
 mod resize;
+mod sight;
 mod survey;
 mod thumbnail;
 
 use std::fmt;
 
 pub use decode::decoding_bytes;
+pub use sight::refused_at_sight;
 pub use thumbnail::thumbnail;
 
 use decode::Decoded;

@@ -1,0 +1,131 @@
+//! What can be told of a file at a glance, before it takes a place in a queue.
+
+use super::decode::check_size;
+use super::{Format, Limits, PixelsError, survey};
+
+/// Refuses what its length, its first bytes or its header alone condemn, as [`super::Pixels::decode`]
+/// would, in a time that does not grow with the file. What passes may still be refused there.
+///
+/// # Errors
+/// Those of decoding, but that a file that is both too large and cut short is said to be too large.
+pub fn refused_at_sight(bytes: &[u8], limits: &Limits) -> Result<(), PixelsError> {
+    if bytes.is_empty() {
+        return Err(PixelsError::Empty);
+    }
+    if limits.bytes_max < bytes.len() {
+        let (bytes, max) = (bytes.len(), limits.bytes_max);
+        return Err(PixelsError::TooManyBytes { bytes, max });
+    }
+    let size = match survey::format(bytes)? {
+        Format::Jpeg => jpeg_size(bytes),
+        Format::Png => survey::png_size(bytes),
+        Format::Gif => gif_size(bytes),
+        // Neither says it in one place.
+        Format::WebP | Format::Bmp => None,
+    };
+    size.map_or(Ok(()), |(width, height)| check_size(width, height, limits))
+}
+
+/// Width and height in the first header of a frame, which stands before all coded data.
+fn jpeg_size(bytes: &[u8]) -> Option<(u32, u32)> {
+    /// More segments than cameras and editors write before it.
+    const SEGMENTS_MAX: usize = 256;
+    let mut rest = bytes.get(2..)?;
+    for _ in 0..SEGMENTS_MAX {
+        let [0xff, marker, high, low, ..] = *rest else {
+            return None;
+        };
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        match (marker, rest.get(5..9)) {
+            // Baseline, extended and progressive. The others are refused for what they are.
+            (0xc0..=0xc2, Some(&[high, low, wide, narrow])) => {
+                let height = u16::from_be_bytes([high, low]).into();
+                return Some((u16::from_be_bytes([wide, narrow]).into(), height));
+            }
+            (0xc4 | 0xdb | 0xdd | 0xe0..=0xef | 0xfe, _) if 2 <= length => {
+                rest = rest.get(2 + length..)?;
+            }
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// Width and height of the canvas.
+fn gif_size(bytes: &[u8]) -> Option<(u32, u32)> {
+    let side = |at: usize| {
+        let bytes = bytes.get(at..at + 2)?.first_chunk()?;
+        Some(u32::from(u16::from_le_bytes(*bytes)))
+    };
+    Some((side(6)?, side(8)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pixels::Pixels;
+
+    const LIMITS: Limits = Limits {
+        bytes_max: 1000,
+        pixels_max: 20_000,
+    };
+
+    /// A file's beginning, long enough to be looked at.
+    fn begins(with: &[&[u8]]) -> Vec<u8> {
+        let mut bytes = with.concat();
+        bytes.resize(100, 0);
+        bytes
+    }
+
+    fn jpeg(height: u16, width: u16) -> Vec<u8> {
+        let (height, width) = (height.to_be_bytes(), width.to_be_bytes());
+        let parts: [&[u8]; 6] = [
+            b"\xff\xd8\xff\xe0\x00\x04ab\xff\xc0\x00\x11\x08",
+            &height,
+            &width,
+            b"\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01",
+            b"\xff\xda\x00\x0c\x03\x01\x00\x02\x11\x03\x11\x00\x3f\x00",
+            b"\x00\xff\xd9",
+        ];
+        parts.concat()
+    }
+
+    #[test]
+    fn what_is_refused_at_sight_is_refused_as_decoding_does() {
+        let png = |width: u32| {
+            let (width, height) = (width.to_be_bytes(), 7_u32.to_be_bytes());
+            begins(&[b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR", &width, &height])
+        };
+        let refused = [
+            Vec::new(),
+            vec![0xff; 1001],
+            b"plain text".to_vec(),
+            b"GIF88a".to_vec(),
+            png(5000),
+            jpeg(500, 400),
+            jpeg(1, 20_000),
+        ];
+        for bytes in refused {
+            let error = refused_at_sight(&bytes, &LIMITS).unwrap_err();
+            let decoded = Pixels::decode(&bytes, &LIMITS, [0; 3]);
+            assert_eq!(decoded, Err(error), "{bytes:?}");
+        }
+        let gif = begins(&[b"GIF89a", &500_u16.to_le_bytes(), &400_u16.to_le_bytes()]);
+        let error = refused_at_sight(&gif, &LIMITS);
+        assert!(matches!(error, Err(PixelsError::TooManyPixels { .. })));
+    }
+
+    #[test]
+    fn what_has_to_be_looked_at_more_closely_passes() {
+        for bytes in [
+            jpeg(50, 40),
+            begins(&[b"\xff\xd8\xff"]),
+            begins(&[b"\xff\xd8\xff\xe0\x00\x00"]),
+            b"GIF89a".to_vec(),
+            b"BM".to_vec(),
+            begins(&[b"RIFF\x00\x00\x00\x00WEBP"]),
+        ] {
+            assert_eq!(refused_at_sight(&bytes, &LIMITS), Ok(()), "{bytes:?}");
+        }
+    }
+}
