@@ -53,7 +53,7 @@ fn main() {
     println!("commit    {}", commit());
     println!(
         "workers   {} threads, {CLIENTS} gRPC clients, {} photographs, {rounds} rounds of {} s",
-        bench.config.engine.workers.count(false),
+        bench.config.engine.workers.count(1),
         bench.images.len(),
         length.as_secs()
     );
@@ -138,7 +138,7 @@ impl Bench {
         let done = AtomicU64::new(0);
         let started = Instant::now();
         std::thread::scope(|scope| {
-            for worker in 0..self.config.engine.workers.count(false) {
+            for worker in 0..self.config.engine.workers.count(1) {
                 let mut embedder = self.deployment().loaded().model.embedder().unwrap();
                 let (done, work) = (&done, &work);
                 scope.spawn(move || {

@@ -26,6 +26,7 @@ use matchpoint::model::runtime::{Candidate, Runtime, RuntimeError};
 use matchpoint::model::{Compute, Device, Model, ModelError};
 use matchpoint::pixels::{Limits, Pixels};
 use matchpoint::vector::{Embedding, Similarity};
+use proptest::prelude::{ProptestConfig, prop_assert, proptest};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -803,7 +804,7 @@ fn an_image_has_the_same_embedding_in_any_batch_and_on_any_number_of_threads() {
         batch_max: Some(6),
         ..Compute::on(Device::Cpu)
     }));
-    assert!(batched.batches() && !lite0().batches());
+    assert_eq!((batched.joined_max(), lite0().joined_max()), (6, 1));
     // More workers than places in a batch: which images meet in which batch changes with each round.
     let pool = Pool::start(batched, 8, 64).unwrap();
     std::thread::scope(|scope| {
@@ -833,6 +834,66 @@ fn an_image_has_the_same_embedding_in_any_batch_and_on_any_number_of_threads() {
         let embedded = embedder.embed(&image.image, &LIMITS).unwrap();
         let cosine = cosine(&embedded.embedding, &image.embedding);
         assert!(0.999_99 <= cosine, "{}: {cosine}", image.name);
+    }
+}
+
+fn batched_lite0() -> &'static Pool {
+    static POOL: OnceLock<Pool> = OnceLock::new();
+    POOL.get_or_init(|| {
+        let compute = Compute {
+            batch_max: Some(4),
+            ..Compute::on(Device::Cpu)
+        };
+        Pool::start(Arc::new(lite0_with_compute(&compute)), 4, 64).unwrap()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_image_has_the_same_embedding_beside_any_others(
+        chosen in proptest::collection::vec(0..16_usize, 1..=4),
+    ) {
+        static IMAGES: OnceLock<Vec<Oracle>> = OnceLock::new();
+        let images = IMAGES.get_or_init(oracle);
+        let meeting = Arc::new(Barrier::new(chosen.len()));
+        let embed = |index: usize| {
+            let (bytes, meeting) = (images[index].image.clone(), Arc::clone(&meeting));
+            let job = move |embedder: &mut Embedder| {
+                meeting.wait();
+                embedder.embed(&bytes, &LIMITS)
+            };
+            batched_lite0().run_blocking(Kind::Image, job).unwrap().unwrap().embedding
+        };
+        let embed = &embed;
+        let embeddings: Vec<Embedding> = std::thread::scope(|scope| {
+            let running: Vec<_> = chosen
+                .iter()
+                .map(|index| scope.spawn(move || embed(*index)))
+                .collect();
+            running.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        for (index, embedding) in chosen.iter().zip(&embeddings) {
+            let cosine = cosine(embedding, &images[*index].embedding);
+            prop_assert!(0.999_99 <= cosine, "{}: {cosine}", images[*index].name);
+        }
+    }
+}
+
+#[test]
+fn a_session_that_keeps_no_memory_between_runs_computes_the_same() {
+    let images = oracle();
+    let mut embedder = lite0_with_compute(&Compute {
+        cpu_arena: false,
+        ..Compute::on(Device::Cpu)
+    })
+    .embedder()
+    .unwrap();
+    for image in images.iter().take(3) {
+        let embedded = embedder.embed(&image.image, &LIMITS).unwrap();
+        let plain = lite0().embedder().unwrap().embed(&image.image, &LIMITS);
+        assert_eq!(embedded.embedding, plain.unwrap().embedding);
     }
 }
 
@@ -1274,6 +1335,34 @@ fn batch_work_waits_for_its_place_and_every_worker_takes_part() {
             });
         }
     });
+}
+
+#[tokio::test]
+async fn every_session_passes_the_golden_check_before_it_serves() {
+    let model = Arc::new(Toy::new().open());
+    assert_eq!(model.golden_checks(), 1);
+    // The first worker has the session that the model was opened with.
+    let pool = Pool::start(Arc::clone(&model), 3, 8).unwrap();
+    assert_eq!(model.golden_checks(), 3);
+    drop(pool);
+
+    let pool = Pool::start(Arc::clone(&model), 1, 8).unwrap();
+    assert_eq!(model.golden_checks(), 4);
+    let panics = |_: &mut Embedder| -> () { panic!("as the test wants it") };
+    assert_eq!(
+        pool.run(Kind::Image, panics).await,
+        Err(PoolError::Panicked)
+    );
+    // The next job is run by the fresh session.
+    pool.run(Kind::Image, |_| ()).await.unwrap();
+    assert_eq!(model.golden_checks(), 5);
+
+    // A shared session, at 1, 2, 4 and 6 images.
+    let batched = lite0_with_compute(&Compute {
+        batch_max: Some(6),
+        ..Compute::on(Device::Cpu)
+    });
+    assert_eq!(batched.golden_checks(), 4);
 }
 
 #[tokio::test]

@@ -226,7 +226,8 @@ pub(super) struct Built {
 
 /// Enrols the sources, then opens the deployment once more as the server will.
 pub(super) fn build(request: &Request<'_>) -> anyhow::Result<Built> {
-    let window = request.engine.workers.count(true) * 4;
+    let joined = request.engine.compute.joined_max();
+    let window = request.engine.workers.count(joined) * 4;
     let mut models = Models::new(request.engine, window);
     create_if_missing(request, &mut models)?;
     let open = |access, models: &mut Models| {

@@ -35,7 +35,7 @@ pub(super) fn open(
 }
 
 fn window(engine: &Engine) -> usize {
-    engine.workers.count(true) * 4
+    engine.workers.count(engine.compute.joined_max()) * 4
 }
 
 /// What labelled queries found.

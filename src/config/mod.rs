@@ -44,17 +44,18 @@ pub struct Engine {
 pub enum Workers {
     /// So many.
     Count(usize),
-    /// One for each CPU; two where they wait for batches of a shared session.
+    /// One for each CPU, and one for each image of a batch where they wait for a shared session.
     PerCpu(usize),
 }
 
 impl Workers {
-    /// Their number, for a model that is run in batches or is not.
+    /// Their number, for a model that runs so many images at once. Each waits for one of them, while
+    /// others have to be decoded for the next run.
     #[must_use]
-    pub fn count(self, batches: bool) -> usize {
+    pub fn count(self, joined_max: usize) -> usize {
         match self {
             Self::Count(count) => count,
-            Self::PerCpu(cpus) => cpus * if batches { 2 } else { 1 },
+            Self::PerCpu(cpus) => cpus + if 1 < joined_max { joined_max } else { 0 },
         }
     }
 }
@@ -222,6 +223,7 @@ impl Reader {
         let threads = self.auto("threads", 256);
         let batch_max = self.auto("batch_max", 256);
         let gpu_bytes_max = self.number("gpu_bytes_max", 0, usize::MAX);
+        let cpu_arena = self.one_of("cpu_arena", &[("true", true), ("false", false)]);
         let decode_bytes_max = self.number("decode_bytes_max", 0, u64::MAX);
         let image_bytes_max = self.number("image_bytes_max", 1, 1 << 30);
         let image_pixels_max = self.number("image_pixels_max", 1, 1 << 32);
@@ -244,6 +246,7 @@ impl Reader {
                 },
                 batch_max: batch_max?,
                 gpu_bytes_max: gpu_bytes_max.map(|bytes| Some(bytes).filter(|bytes| 0 < *bytes))?,
+                cpu_arena: cpu_arena?,
                 decode_budget: decode_bytes_max
                     .map(|bytes| DecodeBudget::new(Some(bytes).filter(|bytes| 0 < *bytes)))?,
             },
@@ -490,8 +493,8 @@ mod tests {
             resolved(&["--profile", "latency", "--workers", "3", "--threads", "5"]),
             (Workers::Count(3), 5)
         );
-        assert_eq!(Workers::PerCpu(4).count(false), 4);
-        assert_eq!(Workers::PerCpu(4).count(true), 8);
+        assert_eq!(Workers::PerCpu(4).count(1), 4);
+        assert_eq!(Workers::PerCpu(4).count(16), 20);
     }
 
     #[test]

@@ -66,6 +66,11 @@ pub const SETTINGS: &[Setting] = &[
         "Memory that a model may take on a GPU, in bytes; 0 for no limit",
     ),
     engine(
+        "cpu_arena",
+        Some("true"),
+        "Whether a model on the CPU keeps memory between runs: true (faster) or false (less memory)",
+    ),
+    engine(
         "decode_bytes_max",
         Some("1073741824"),
         "Memory for images being decoded, all together, in bytes; 0 for no limit",

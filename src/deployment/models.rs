@@ -1,8 +1,9 @@
-//! Each model folder opened once, with one pool of workers, however many deployments share it.
+//! Each model folder opened once, with one pool of workers, however many deployments share it, and
+//! closed with the last of them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::config::{Engine, Workers};
 use crate::deployment::{DeploymentError, ModelReference};
@@ -21,8 +22,15 @@ pub struct Models {
     runtime: Option<Runtime>,
     engine: Engine,
     queue_len_max: usize,
-    /// By folder and precision.
-    open: BTreeMap<(PathBuf, Option<String>), LoadedModel>,
+    /// By folder and precision. Whoever serves keeps a model open, and nobody else.
+    open: BTreeMap<(PathBuf, Option<String>), InUse>,
+}
+
+/// A model that somebody else keeps open.
+#[derive(Debug)]
+struct InUse {
+    model: Weak<Model>,
+    pool: Weak<Pool>,
 }
 
 /// A model and its workers.
@@ -79,7 +87,7 @@ impl Models {
     }
 
     fn pool(&self, model: &Arc<Model>) -> Result<Arc<Pool>, DeploymentError> {
-        let workers = self.engine.workers.count(model.batches());
+        let workers = self.engine.workers.count(model.joined_max());
         let pool = Pool::start(Arc::clone(model), workers, self.queue_len_max)?;
         Ok(Arc::new(pool))
     }
@@ -99,11 +107,12 @@ impl Models {
         }
     }
 
-    /// Opens a model folder, by its own file or in one of its precisions, or gives the one that is open already. The first one loads ONNX
-    /// Runtime.
+    /// Opens a model folder, by its own file or in one of its precisions, or gives the one that is
+    /// in use already. The first one loads ONNX Runtime.
     ///
     /// # Errors
-    /// No runtime, or one that cannot be loaded, the folder is no model, the model fails its golden check, or the device is not there.
+    /// No runtime, or one that cannot be loaded, the folder is no model, the model fails its golden
+    /// check, or the device is not there.
     pub fn open(
         &mut self,
         folder: &Path,
@@ -116,8 +125,15 @@ impl Models {
                 problem: format!("cannot be opened as a model folder: {cause}"),
             })?;
         let key = (folder, precision.map(ToOwned::to_owned));
-        if let Some(loaded) = self.open.get(&key) {
-            return Ok(loaded.clone());
+        if let Some(InUse { model, pool }) = self.open.get(&key)
+            && let (Some(model), Some(pool)) = (model.upgrade(), pool.upgrade())
+        {
+            let folder = key.0;
+            return Ok(LoadedModel {
+                folder,
+                model,
+                pool,
+            });
         }
         let runtime = match &self.runtime {
             Some(runtime) => runtime,
@@ -136,7 +152,11 @@ impl Models {
             pool: self.pool(&model)?,
             model,
         };
-        self.open.insert(key, loaded.clone());
+        let in_use = InUse {
+            model: Arc::downgrade(&loaded.model),
+            pool: Arc::downgrade(&loaded.pool),
+        };
+        self.open.insert(key, in_use);
         Ok(loaded)
     }
 

@@ -4,6 +4,7 @@
 //! together, and all of them, up to the limit, are the next run. So a lone request is run at once,
 //! and batches grow with the load, which is when they pay.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -15,6 +16,7 @@ use super::session::Session;
 #[derive(Clone)]
 pub(super) struct Batcher {
     waiting: Sender<Waiting>,
+    batch_max: usize,
 }
 
 /// A tensor, and who waits for its embedding.
@@ -46,7 +48,12 @@ impl Batcher {
             .name("batch".to_owned())
             .spawn(move || serve(run, batch_max, &tensors))
             .map_err(|cause| ModelError::Thread { cause })?;
-        Ok(Self { waiting })
+        Ok(Self { waiting, batch_max })
+    }
+
+    /// How many images one run has at most.
+    pub(super) fn batch_max(&self) -> usize {
+        self.batch_max
     }
 
     /// The embedding of one input tensor, as [`Session::run`] gives it.
@@ -83,7 +90,7 @@ fn answer(run: &mut impl Run, tensors: &mut Vec<f32>, batch: Vec<Waiting>) {
         for waiting in &batch {
             tensors.extend_from_slice(&waiting.tensor);
         }
-        match run(tensors, batch.len()) {
+        match caught(run, tensors, batch.len()) {
             Ok(embeddings) => {
                 for (waiting, embedding) in batch.into_iter().zip(embeddings) {
                     // A worker that has gone meanwhile needs no answer.
@@ -101,12 +108,19 @@ fn answer(run: &mut impl Run, tensors: &mut Vec<f32>, batch: Vec<Waiting>) {
         }
     }
     for waiting in batch {
-        let embedding = run(&waiting.tensor, 1).and_then(|embeddings| {
+        let embedding = caught(run, &waiting.tensor, 1).and_then(|embeddings| {
             let only = embeddings.into_iter().next();
             only.ok_or_else(|| String::from("no embedding"))
         });
         drop(waiting.answer.send(embedding));
     }
+}
+
+/// A run whose panic is its failure: on this thread it would be that of every later run. The session
+/// keeps nothing between runs that a panic could leave half changed.
+fn caught(run: &mut impl Run, tensors: &[f32], images: usize) -> Result<Vec<Vec<f32>>, String> {
+    catch_unwind(AssertUnwindSafe(|| run(tensors, images)))
+        .unwrap_or_else(|_message| Err(String::from("it panicked; the message is in the log")))
 }
 
 #[cfg(test)]
@@ -183,5 +197,17 @@ mod tests {
         assert_eq!(answers[0], Ok(vec![2.0]));
         assert_eq!(answers[1], Err("not finite, in a batch of 1".to_owned()));
         assert_eq!(answers[2], Ok(vec![6.0]));
+    }
+
+    #[test]
+    fn a_panic_costs_the_image_that_it_happened_in_and_no_later_one() {
+        let batcher = Batcher::over(4, |tensors: &[f32], images: usize| {
+            assert!(!tensors.contains(&13.0), "as the test wants it");
+            twice(tensors, images)
+        })
+        .unwrap();
+        let failed = batcher.run(&[13.0]).unwrap_err();
+        assert!(failed.contains("panicked"), "{failed}");
+        assert_eq!(batcher.run(&[2.0]), Ok(vec![4.0]));
     }
 }

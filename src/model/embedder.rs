@@ -94,8 +94,7 @@ impl Embedder {
     }
 
     pub(super) fn new(engine: Engine, manifest: Arc<Manifest>, budget: DecodeBudget) -> Self {
-        let pixels = u64::from(manifest.geometry.width) * u64::from(manifest.geometry.height);
-        let tensor = vec![0.0; usize::try_from(3 * pixels).unwrap_or(usize::MAX)];
+        let tensor = tensor_for(&manifest);
         Self {
             dimension: manifest.output.dimension,
             image: Some(ImageEmbedder {
@@ -172,19 +171,8 @@ impl ImageEmbedder {
         let start = Instant::now();
         let room = budget.take(pixels::decoding_bytes(image, limits), is_over);
         let room = room.ok_or(EmbedError::GivenUp)?;
-        let (background, geometry) = (manifest.input.background, &manifest.geometry);
-        let resized = resizer.decode(image, limits, background, geometry);
-        let resized = resized.map_err(|cause| {
-            // Never the image's fault: the geometry is the manifest's.
-            if matches!(cause, PixelsError::Geometry { .. }) {
-                let reason = cause.to_string();
-                EmbedError::Model { reason }
-            } else {
-                EmbedError::Image(cause)
-            }
-        })?;
+        prepare(image, limits, manifest, (resizer, tensor))?;
         drop(room);
-        fill(tensor, resized.as_rgb(), &manifest.input)?;
         // The model is the dearer half.
         if is_over() {
             return Err(EmbedError::GivenUp);
@@ -199,6 +187,44 @@ impl ImageEmbedder {
             inference: start.elapsed(),
         })
     }
+}
+
+/// An image as the model takes it.
+pub(super) fn tensor_of(
+    image: &[u8],
+    limits: &Limits,
+    manifest: &Manifest,
+) -> Result<Vec<f32>, EmbedError> {
+    let mut tensor = tensor_for(manifest);
+    let to = (&mut Resizer::new(), tensor.as_mut_slice());
+    prepare(image, limits, manifest, to)?;
+    Ok(tensor)
+}
+
+fn tensor_for(manifest: &Manifest) -> Vec<f32> {
+    let pixels = u64::from(manifest.geometry.width) * u64::from(manifest.geometry.height);
+    vec![0.0; usize::try_from(3 * pixels).unwrap_or(usize::MAX)]
+}
+
+/// Decodes and resizes an image, and fills the model's input with it.
+fn prepare(
+    image: &[u8],
+    limits: &Limits,
+    manifest: &Manifest,
+    (resizer, tensor): (&mut Resizer, &mut [f32]),
+) -> Result<(), EmbedError> {
+    let (background, geometry) = (manifest.input.background, &manifest.geometry);
+    let resized = resizer.decode(image, limits, background, geometry);
+    let resized = resized.map_err(|cause| {
+        // Never the image's fault: the geometry is the manifest's.
+        if matches!(cause, PixelsError::Geometry { .. }) {
+            let reason = cause.to_string();
+            EmbedError::Model { reason }
+        } else {
+            EmbedError::Image(cause)
+        }
+    })?;
+    fill(tensor, resized.as_rgb(), &manifest.input)
 }
 
 fn infer(engine: &mut Engine, tensor: &[f32]) -> Result<(Embedding, f64), EmbedError> {

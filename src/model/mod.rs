@@ -5,6 +5,7 @@ mod batch;
 pub mod budget;
 pub mod embedder;
 mod folder;
+mod golden;
 mod job;
 mod manifest;
 mod pace;
@@ -16,18 +17,16 @@ mod session;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
-
-use crate::pixels::Limits;
-use crate::vector::Similarity;
 
 use batch::Batcher;
 use budget::DecodeBudget;
 use embedder::{EmbedError, Embedder};
-use folder::{GOLDEN_BYTES_MAX, MANIFEST_NAME, ONNX_BYTES_MAX};
-use manifest::{BASE_PRECISION, Golden, Manifest};
+use folder::{MANIFEST_NAME, ONNX_BYTES_MAX};
+use golden::GoldenCheck;
+use manifest::{BASE_PRECISION, Manifest};
 use runtime::Runtime;
 use session::{CreateError, Provider, Resources, Session};
 
@@ -35,9 +34,6 @@ use session::{CreateError, Provider, Resources, Session};
 /// colour, resizing, scaling. Raised with each change that moves an embedding, since galleries and
 /// operating points made before no longer fit.
 const PIPELINE_VERSION: u32 = 3;
-
-/// A golden image may be as large as any that is worth shipping for a check.
-const GOLDEN_PIXELS_MAX: u64 = 50_000_000;
 
 /// What to compute on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +58,8 @@ pub struct Compute {
     pub batch_max: Option<usize>,
     /// Memory that a session may take on a GPU, in bytes; `None` for no limit.
     pub gpu_bytes_max: Option<usize>,
+    /// Whether a session on the CPU keeps memory between runs, which makes them faster.
+    pub cpu_arena: bool,
     /// Memory that images being decoded may take together, those of other models that were opened
     /// with a clone of it too.
     pub decode_budget: DecodeBudget,
@@ -76,8 +74,19 @@ impl Compute {
             threads: 1,
             batch_max: None,
             gpu_bytes_max: None,
+            cpu_arena: true,
             decode_budget: DecodeBudget::new(None),
         }
+    }
+
+    /// Images that may be joined into one run of a model, before it is known what there is to
+    /// compute on.
+    #[must_use]
+    pub fn joined_max(&self) -> usize {
+        self.batch_max.unwrap_or(match self.device {
+            Device::Cpu => 1,
+            Device::Cuda | Device::Auto => GPU_BATCH_MAX,
+        })
     }
 }
 
@@ -102,6 +111,9 @@ struct ImageModel {
     runtime: Runtime,
     provider: Provider,
     resources: Resources,
+    golden: GoldenCheck,
+    /// What the model was opened with, until the first worker takes it.
+    first: Mutex<Option<Embedder>>,
     /// The one session that all workers share, where they are joined into batches.
     batcher: Option<Batcher>,
     budget: DecodeBudget,
@@ -146,6 +158,7 @@ impl Model {
         let resources = Resources {
             threads: compute.threads,
             gpu_bytes_max: compute.gpu_bytes_max,
+            cpu_arena: compute.cpu_arena,
         };
         let source = Source {
             runtime,
@@ -158,30 +171,23 @@ impl Model {
                 Failure::Cuda(reason) => ModelError::Cuda { reason },
                 Failure::Create(error) => error.of(path.clone()),
             })?;
-        let manifest = Arc::new(manifest);
         let fingerprint = fingerprint(&manifest);
-        let budget = compute.decode_budget.clone();
-        let batch_max = compute.batch_max.unwrap_or(match provider {
-            Provider::Cpu => 1,
-            Provider::Cuda => GPU_BATCH_MAX,
-        });
         let mut image = ImageModel {
-            manifest,
+            golden: GoldenCheck::read(folder, &manifest)?,
+            manifest: Arc::new(manifest),
             onnx,
             runtime: runtime.clone(),
             provider,
             resources,
+            first: Mutex::new(None),
             batcher: None,
-            budget,
+            budget: compute.decode_budget.clone(),
         };
-        let embedder = if 1 < batch_max {
-            let batcher = Batcher::start(session, batch_max)?;
-            image.batcher = Some(batcher.clone());
-            image.embedder(batcher)
-        } else {
-            image.embedder(session)
-        };
-        check_golden(&image, folder, embedder)?;
+        let batch_max = compute.batch_max.unwrap_or(match provider {
+            Provider::Cpu => 1,
+            Provider::Cuda => GPU_BATCH_MAX,
+        });
+        image.take(session, batch_max)?;
         Ok(Self {
             name: image.manifest.name.clone(),
             precision: precision.to_owned(),
@@ -211,16 +217,26 @@ impl Model {
         self.image.is_some()
     }
 
-    /// A worker's own embedder, with a session of its own: some 50 ms for a small model.
+    /// A worker's own embedder, with a session of its own that has passed the golden check: some 50
+    /// ms for a small model.
     ///
     /// # Errors
-    /// Where the runtime makes no further session, for want of memory for example.
+    /// Where the runtime makes no further session, for want of memory for example, or one that
+    /// computes differently.
     pub fn embedder(&self) -> Result<Embedder, ModelError> {
         let Some(image) = &self.image else {
             return Ok(Embedder::of_vectors(self.dimension));
         };
         if let Some(batcher) = &image.batcher {
             return Ok(image.embedder(batcher.clone()));
+        }
+        let first = image
+            .first
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(first) = first {
+            return Ok(first);
         }
         let source = Source {
             runtime: &image.runtime,
@@ -229,7 +245,8 @@ impl Model {
             resources: image.resources,
         };
         let session = source.session(image.provider);
-        let session = session.map_err(|error| error.of(image.manifest.file.clone()))?;
+        let mut session = session.map_err(|error| error.of(image.manifest.file.clone()))?;
+        image.check(&mut session, 1)?;
         Ok(image.embedder(session))
     }
 
@@ -245,12 +262,19 @@ impl Model {
         Some(self.precision()).filter(|name| *name != BASE_PRECISION)
     }
 
-    /// Whether waiting requests are joined into batches, so that more workers than processors are
-    /// of use.
+    /// How many images of waiting requests are joined into one run, at most; 1 where none are. As
+    /// many workers more than processors are of use.
     #[must_use]
-    pub fn batches(&self) -> bool {
+    pub fn joined_max(&self) -> usize {
+        let batcher = self.image.as_ref().and_then(|image| image.batcher.as_ref());
+        batcher.map_or(1, Batcher::batch_max)
+    }
+
+    /// How many times a session has passed the golden check, at any size of a batch.
+    #[must_use]
+    pub fn golden_checks(&self) -> u64 {
         let image = self.image.as_ref();
-        image.is_some_and(|image| image.batcher.is_some())
+        image.map_or(0, |image| image.golden.passed())
     }
 
     /// The name in the manifest, or that of the vectors.
@@ -301,6 +325,30 @@ impl Model {
 }
 
 impl ImageModel {
+    /// Takes the first session into use, once it has passed the golden check at every size of a
+    /// batch that it will be used with: a device may have another way to compute each.
+    fn take(&mut self, mut session: Session, batch_max: usize) -> Result<(), ModelError> {
+        self.check(&mut session, 1)?;
+        if batch_max <= 1 {
+            self.first = Mutex::new(Some(self.embedder(session)));
+            return Ok(());
+        }
+        if session.batches() {
+            let doubled = std::iter::successors(Some(2), |size| Some(2 * size));
+            let sizes = doubled.take_while(|size| *size < batch_max);
+            for images in sizes.chain([batch_max]) {
+                self.check(&mut session, images)?;
+            }
+        }
+        self.batcher = Some(Batcher::start(session, batch_max)?);
+        Ok(())
+    }
+
+    fn check(&self, session: &mut Session, images: usize) -> Result<(), ModelError> {
+        let on = (&self.runtime, self.provider);
+        self.golden.check(session, images, on)
+    }
+
     fn embedder(&self, engine: impl Into<embedder::Engine>) -> Embedder {
         let (manifest, budget) = (Arc::clone(&self.manifest), self.budget.clone());
         Embedder::new(engine.into(), manifest, budget)
@@ -334,46 +382,6 @@ fn manifest_of(folder: &Path, precision: &str) -> Result<Manifest, ModelError> {
             precision: precision.to_owned(),
             others,
         })
-}
-
-/// Embeds the golden image and compares.
-fn check_golden(
-    image: &ImageModel,
-    folder: &Path,
-    mut embedder: Embedder,
-) -> Result<(), ModelError> {
-    let Golden {
-        image: file,
-        embedding,
-        cosine_min,
-    } = &image.manifest.golden;
-    let path = folder.join(file);
-    let bytes = folder::read(folder, file, GOLDEN_BYTES_MAX)?;
-    let reference = folder::read_reference(folder, embedding, image.manifest.output.dimension)?;
-    let bytes_max = usize::try_from(GOLDEN_BYTES_MAX).unwrap_or(usize::MAX);
-    let limits = Limits {
-        bytes_max,
-        pixels_max: GOLDEN_PIXELS_MAX,
-    };
-    let embedded =
-        embedder
-            .embed(&bytes, &limits)
-            .map_err(|cause| ModelError::GoldenNotEmbedded {
-                path: path.clone(),
-                cause,
-            })?;
-    let cosine = Similarity::between(embedded.embedding.as_slice(), reference.as_slice())
-        .map_or(f32::NAN, Similarity::get);
-    if *cosine_min <= cosine {
-        return Ok(());
-    }
-    Err(ModelError::GoldenDiffers {
-        path,
-        cosine,
-        cosine_min: *cosine_min,
-        runtime: image.runtime.version().to_owned(),
-        provider: image.provider.name(),
-    })
 }
 
 enum Failure {

@@ -1,5 +1,6 @@
 //! One ONNX Runtime session: made from bytes in memory, checked against the manifest, run.
 
+use ort::ep::cuda::ConvAlgorithmSearch;
 use ort::ep::{self, ExecutionProvider as _};
 use ort::session::Session as OrtSession;
 use ort::session::builder::{AutoDevicePolicy, SessionBuilder};
@@ -31,6 +32,8 @@ pub(super) struct Resources {
     pub(super) threads: usize,
     /// On a GPU; `None` for no limit.
     pub(super) gpu_bytes_max: Option<usize>,
+    /// Whether memory on the CPU is kept between runs.
+    pub(super) cpu_arena: bool,
 }
 
 /// A session and the place of the embedding in its output.
@@ -163,11 +166,20 @@ pub(super) fn builder(
     let builder =
         OrtSession::builder(runtime.environment())?.with_intra_threads(resources.threads)?;
     Ok(match provider {
-        // The CPU provider itself is always there. Naming it would switch its arena off.
-        Provider::Cpu => builder.with_auto_device(AutoDevicePolicy::PreferCPU)?,
+        // The CPU provider itself is always there. Naming it switches its arena off.
+        Provider::Cpu if resources.cpu_arena => {
+            builder.with_auto_device(AutoDevicePolicy::PreferCPU)?
+        }
+        Provider::Cpu => builder.with_execution_providers([ep::CPU::default()
+            .with_arena_allocator(false)
+            .build()
+            .error_on_failure()])?,
         // TF32 would round the products to ten bits and so give other scores than the CPU does.
         Provider::Cuda => {
-            let mut cuda = ep::CUDA::default().with_tf32(false);
+            let mut cuda = ep::CUDA::default()
+                .with_tf32(false)
+                // An exhaustive search is made anew for each size of a batch, while callers wait.
+                .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic);
             if let Some(bytes) = resources.gpu_bytes_max {
                 cuda = cuda.with_memory_limit(bytes);
             }

@@ -232,11 +232,27 @@ impl Info {
         };
         // Its threads end with it, which takes a moment that no thread that answers has.
         let closing = std::thread::Builder::new().name("closing".to_owned());
-        let share = self.monitoring.shadow_share;
-        let close = move || shadow::succeed(previous, &deployment, (&place, loaded), share);
-        let closed = closing.spawn(close);
+        let (share, longest) = (self.monitoring.shadow_share, self.registry.longest());
+        let closed = closing.spawn(move || {
+            let models = shadow::end(&previous, loaded);
+            close(previous, longest);
+            shadow::succeed(&deployment, &place, models, share);
+        });
         closed.map_err(|_cause| Status::internal("internal error"))?;
         Ok(answer)
+    }
+}
+
+/// Closes a deployment once its last request has ended, so that it is not that request's thread on
+/// which its own are waited for; or leaves it to that one, where it takes too long.
+fn close(mut deployment: Arc<Deployment>, longest: Duration) {
+    let asked = Instant::now();
+    while asked.elapsed() < longest {
+        match Arc::try_unwrap(deployment) {
+            Ok(alone) => return drop(alone),
+            Err(shared) => deployment = shared,
+        }
+        std::thread::park_timeout(CLOSING_PAUSE);
     }
 }
 

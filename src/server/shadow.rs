@@ -96,16 +96,20 @@ pub(super) async fn reload(
     })
 }
 
-/// Closes a deployment that another one took the place of, and opens that one's candidate. Blocks.
+/// Ends the candidate of a deployment that another one takes the place of. Keeps nothing of what is
+/// loaded but the models, so that it can close.
+pub(super) fn end(previous: &Deployment, loaded: Arc<Loaded>) -> Result<Models, DeploymentError> {
+    previous.end_shadow();
+    beside(loaded)
+}
+
+/// Opens the candidate of a deployment that has taken another one's place. Blocks.
 pub(super) fn succeed(
-    previous: Arc<Deployment>,
     deployment: &Deployment,
-    (place, loaded): (&Path, Arc<Loaded>),
+    place: &Path,
+    models: Result<Models, DeploymentError>,
     share: f64,
 ) {
-    let models = beside(loaded);
-    previous.end_shadow();
-    drop(previous);
     if let Ok(models) = models {
         open_if_any(deployment, place, models, share);
     }
