@@ -11,7 +11,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Running, copy_folder, copy_of_sample, in_8_bits, matchpoint, photos, run, text};
+use common::{
+    Running, config, copy_folder, copy_of_sample, in_8_bits, matchpoint, model, photos, run, text,
+};
+use matchpoint::deployment::Models;
 use matchpoint::server::proto::retrieval_service_client::RetrievalServiceClient;
 use matchpoint::server::proto::server_service_client::ServerServiceClient;
 use matchpoint::server::proto::{
@@ -90,6 +93,38 @@ async fn no_request_fails_while_a_deployment_is_switched_and_switched_back() {
     assert_eq!(seen, BTreeSet::from([before, after]));
 }
 
+#[test]
+fn a_model_that_nothing_serves_any_more_is_freed_and_read_again() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    for copy in [&first, &second] {
+        fs::create_dir(copy).unwrap();
+        for file in ["model.toml", "model.onnx", "golden.jpg", "golden.f32"] {
+            fs::copy(model().join(file), copy.join(file)).unwrap();
+        }
+    }
+    let manifest = fs::read_to_string(second.join("model.toml")).unwrap();
+    let renamed = manifest.replacen("name = \"efficientnet-lite0\"", "name = \"other\"", 1);
+    fs::write(second.join("model.toml"), renamed).unwrap();
+
+    let engine = config(&first, &[]).engine;
+    let mut models = Models::new(&engine, 8);
+    let served = models.open(&first, None).unwrap();
+    let shared = models.open(&first, None).unwrap();
+    assert!(Arc::ptr_eq(&served.model, &shared.model) && Arc::ptr_eq(&served.pool, &shared.pool));
+    drop(shared);
+    let (model, pool) = (Arc::downgrade(&served.model), Arc::downgrade(&served.pool));
+    // Switched, and back.
+    let other = models.open(&second, None).unwrap();
+    drop(served);
+    assert!(model.upgrade().is_none() && pool.upgrade().is_none());
+    // Meanwhile another model was put into the folder.
+    fs::copy(second.join("model.toml"), first.join("model.toml")).unwrap();
+    let back = models.open(&first, None).unwrap();
+    drop(other);
+    assert_eq!(back.model.name(), "other");
+}
+
 async fn reload(running: &Running) -> Result<(), tonic::Status> {
     let mut server = ServerServiceClient::new(running.channel.clone());
     let answer = server.reload_deployment(ReloadDeploymentRequest::default());
@@ -111,8 +146,23 @@ fn the_command_refuses_what_is_no_link_and_changes_nothing_without_a_server() {
     let link = folder.path().join("served");
     symlink(&first, &link).unwrap();
     let (_other, second) = copy_of_sample();
+    // Enrolled in what is served only.
+    let image = photos().join("images/gc_fishes_fish3/q2_photometric.jpg");
+    let list = folder.path().join("more.csv");
+    fs::write(&list, format!("path,label\n{},fish\n", image.display())).unwrap();
+    let [list, served] = [&list, &first].map(|path| path.to_str().unwrap());
+    let enrolled = run(&["build", served, "--images", list]);
+    assert!(enrolled.status.success(), "{}", text(&enrolled.stderr));
+    let refused = run(&["switch", link.to_str().unwrap(), second.to_str().unwrap()]);
+    let said = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(4), "{said}");
+    assert!(said.contains("1 items that are served are not in") && said.contains("--anyway"));
+
     let mut switch = matchpoint(&["switch", link.to_str().unwrap(), second.to_str().unwrap()]);
-    let refused = switch.args(["--server", "127.0.0.1:9"]).output().unwrap();
+    let refused = switch
+        .args(["--server", "127.0.0.1:9", "--anyway"])
+        .output()
+        .unwrap();
     assert_eq!(refused.status.code(), Some(69));
     assert_eq!(
         fs::canonicalize(&link).unwrap(),

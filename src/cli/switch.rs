@@ -9,7 +9,9 @@ use serde::Serialize;
 
 use super::exit::{Exit, fail};
 use super::output::{Output, short};
-use crate::deployment::Folder;
+use crate::deployment::{DeploymentError, Folder};
+use crate::gallery::graph::IndexParams;
+use crate::gallery::{Access, Gallery};
 use crate::server::{Client, Served};
 
 /// Serve another model, gallery and operating point in place of a deployment's, without downtime
@@ -17,7 +19,8 @@ use crate::server::{Client, Served};
 /// The server serves a link, which leads to the deployment's folder. This lets the link lead to
 /// another folder, and has the server open that: it is verified before anything changes, requests
 /// under way end with what they began with, and all later ones see the new model, gallery and
-/// operating point together. Where it cannot be opened the link leads where it did.
+/// operating point together. Where it cannot be opened the link leads where it did. Where items that
+/// are served are not in that folder, nothing is changed either, but for --anyway.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   ln -s shop-1 shop && matchpoint serve --deployments shop     # once
@@ -34,6 +37,9 @@ pub(super) struct Switch {
     /// Return to the folder that it led to before
     #[arg(long)]
     back: bool,
+    /// Switch also where items that are served now will not be any more
+    #[arg(long)]
+    anyway: bool,
     /// Address of the server
     #[arg(
         long,
@@ -55,6 +61,8 @@ struct Switched {
     to: PathBuf,
     before: Served,
     now: Served,
+    /// Items that are served no more.
+    items_left_behind: usize,
 }
 
 impl Switch {
@@ -69,7 +77,17 @@ impl Switch {
             })?,
         };
         // Refuses a folder that is no deployment, before anything changes.
-        Folder::open(&to)?;
+        let items_left_behind = left_behind(&from, &to)?;
+        // Whoever returns is in haste, and is told.
+        if 0 < items_left_behind && !self.anyway && !self.back {
+            let message = format!(
+                "{items_left_behind} items that are served are not in {}; enrol them there, as `matchpoint build {} --images-of {}` does, or give --anyway",
+                to.display(),
+                to.display(),
+                self.link.display()
+            );
+            return Err(fail(Exit::Mismatch, message));
+        }
         let runtime = super::runtime()?;
         let client = runtime.block_on(Client::connect(&self.server))?;
         lead(&self.link, &to)?;
@@ -87,10 +105,33 @@ impl Switch {
             to,
             before,
             now,
+            items_left_behind,
         };
         Output::new(self.json).result(&switched, text)?;
         Ok(Exit::Done)
     }
+}
+
+/// How many items of one deployment are not in another.
+fn left_behind(from: &Path, to: &Path) -> anyhow::Result<usize> {
+    // Not the same file twice, and none of the searches that it would take an index for.
+    if from == to {
+        return Ok(0);
+    }
+    let open = |path: &Path| -> anyhow::Result<Gallery> {
+        let folder = Folder::open(path)?;
+        let params = IndexParams {
+            graph_from_items: usize::MAX,
+            ..IndexParams::default()
+        };
+        let gallery = Gallery::open(&folder.gallery_file(), Access::ReadOnly, params);
+        Ok(gallery.map_err(DeploymentError::from)?)
+    };
+    let (served, other) = (open(from)?.snapshot(), open(to)?);
+    let gone = served
+        .items()
+        .filter(|(item, _)| other.get(&item.id).is_none());
+    Ok(gone.count())
 }
 
 /// Where the link of what was served before is kept.
@@ -140,8 +181,12 @@ fn text(switched: &Switched) -> String {
             short(&served.model_fingerprint)
         )
     };
+    let left_behind = match switched.items_left_behind {
+        0 => String::new(),
+        count => format!("  {count} items that were served before are not any more\n"),
+    };
     format!(
-        "{}{}",
+        "{}{}{left_behind}",
         one("before", &switched.from, &switched.before),
         one("now", &switched.to, &switched.now)
     )
