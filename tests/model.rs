@@ -790,6 +790,17 @@ fn cuda_works_or_is_refused_and_auto_says_what_it_took() {
     }
 }
 
+#[test]
+fn tensorrt_works_or_is_refused_by_name() {
+    match Toy::new().open_on(Device::TensorRt) {
+        Ok(model) => assert_eq!(model.provider(), "tensorrt"),
+        Err(error) => {
+            assert!(matches!(error, ModelError::TensorRt { .. }), "{error}");
+            assert!(error.to_string().contains("TensorRT"), "{error}");
+        }
+    }
+}
+
 // === Batches, threads, precisions ===
 
 fn lite0_with_compute(compute: &Compute) -> Model {

@@ -195,7 +195,9 @@ impl Exit {
             | DeploymentError::Late { .. }
             | DeploymentError::WriterBusy { .. }
             | DeploymentError::Stopped => Self::Unavailable,
-            DeploymentError::Model(ModelError::Cuda { .. }) => Self::NoDevice,
+            DeploymentError::Model(ModelError::Cuda { .. } | ModelError::TensorRt { .. }) => {
+                Self::NoDevice
+            }
             DeploymentError::Model(_) => Self::BadData,
             DeploymentError::Runtime(_) => Self::Configuration,
             DeploymentError::ModelFailed { .. } | DeploymentError::Broken { .. } => Self::Internal,

@@ -209,6 +209,7 @@ impl Reader {
             &[
                 ("cpu", Device::Cpu),
                 ("cuda", Device::Cuda),
+                ("tensorrt", Device::TensorRt),
                 ("auto", Device::Auto),
             ],
         );
@@ -538,7 +539,7 @@ mod tests {
         let mistakes = flags.resolve(&environment).unwrap_err().0.join("\n");
         for part in [
             "MATCHPOINT_LISTENN is not a setting; did you mean MATCHPOINT_LISTEN?",
-            "device = `tpu` (from environment) is not one of: cpu, cuda, auto",
+            "device = `tpu` (from environment) is not one of: cpu, cuda, tensorrt, auto",
             "listen = `nowhere` (from flag) is not an address",
             "queue_len_max = `0` (from flag) is not a whole number from 1",
             "deployments is not set",

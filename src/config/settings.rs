@@ -38,7 +38,7 @@ pub const SETTINGS: &[Setting] = &[
     engine(
         "device",
         Some("cpu"),
-        "Where the model runs: cpu, cuda (refuses to start without it) or auto",
+        "Where the model runs: cpu, cuda or tensorrt (refuse to start without it) or auto (cuda or cpu)",
     ),
     engine(
         "profile",

@@ -42,6 +42,8 @@ pub enum Device {
     Cpu,
     /// An NVIDIA GPU, or failure.
     Cuda,
+    /// An NVIDIA GPU by `TensorRT`, with CUDA for what that does not take, or failure.
+    TensorRt,
     /// An NVIDIA GPU where that works, else the processor.
     Auto,
 }
@@ -85,7 +87,7 @@ impl Compute {
     pub fn joined_max(&self) -> usize {
         self.batch_max.unwrap_or(match self.device {
             Device::Cpu => 1,
-            Device::Cuda | Device::Auto => GPU_BATCH_MAX,
+            Device::Cuda | Device::TensorRt | Device::Auto => GPU_BATCH_MAX,
         })
     }
 }
@@ -168,7 +170,10 @@ impl Model {
         };
         let (session, provider) =
             create(compute.device, &source).map_err(|failure| match failure {
-                Failure::Cuda(reason) => ModelError::Cuda { reason },
+                Failure::Absent(Provider::TensorRt, reason) => ModelError::TensorRt { reason },
+                Failure::Absent(Provider::Cpu | Provider::Cuda, reason) => {
+                    ModelError::Cuda { reason }
+                }
                 Failure::Create(error) => error.of(path.clone()),
             })?;
         let fingerprint = fingerprint(&manifest);
@@ -185,7 +190,7 @@ impl Model {
         };
         let batch_max = compute.batch_max.unwrap_or(match provider {
             Provider::Cpu => 1,
-            Provider::Cuda => GPU_BATCH_MAX,
+            Provider::Cuda | Provider::TensorRt => GPU_BATCH_MAX,
         });
         image.take(session, batch_max)?;
         Ok(Self {
@@ -297,7 +302,7 @@ impl Model {
         self.dimension
     }
 
-    /// What it really computes on: "cpu" or "cuda"; "none" where vectors are made elsewhere.
+    /// What it computes on, after `auto` has chosen: "cpu", "cuda" or "tensorrt"; "none" where vectors are made elsewhere.
     #[must_use]
     pub fn provider(&self) -> &'static str {
         let image = self.image.as_ref();
@@ -385,7 +390,8 @@ fn manifest_of(folder: &Path, precision: &str) -> Result<Manifest, ModelError> {
 }
 
 enum Failure {
-    Cuda(String),
+    /// A device is not there, or does not work.
+    Absent(Provider, String),
     Create(CreateError),
 }
 
@@ -411,21 +417,23 @@ fn create(device: Device, source: &Source<'_>) -> Result<(Session, Provider), Fa
         let session = source.session(Provider::Cpu);
         Ok((session.map_err(Failure::Create)?, Provider::Cpu))
     };
-    let on_cuda = || {
-        if let Some(reason) = session::cuda_missing(source.runtime) {
-            return Err(Failure::Cuda(reason));
+    let on_gpu = |provider| {
+        if let Some(reason) = session::missing(provider, source.runtime) {
+            return Err(Failure::Absent(provider, reason));
         }
-        match source.session(Provider::Cuda) {
-            Ok(session) => Ok((session, Provider::Cuda)),
-            Err(CreateError::Refused(reason)) => Err(Failure::Cuda(reason)),
+        match source.session(provider) {
+            Ok(session) => Ok((session, provider)),
+            Err(CreateError::Refused(reason)) => Err(Failure::Absent(provider, reason)),
             Err(interface @ CreateError::Interface { .. }) => Err(Failure::Create(interface)),
         }
     };
     match device {
         Device::Cpu => on_cpu(),
-        Device::Cuda => on_cuda(),
-        Device::Auto => match on_cuda() {
-            Err(Failure::Cuda(reason)) => {
+        Device::Cuda => on_gpu(Provider::Cuda),
+        Device::TensorRt => on_gpu(Provider::TensorRt),
+        // Never TensorRT, which takes minutes to prepare a model.
+        Device::Auto => match on_gpu(Provider::Cuda) {
+            Err(Failure::Absent(_cuda, reason)) => {
                 tracing::info!(reason, "no CUDA, so the model runs on the CPU");
                 on_cpu()
             }
@@ -532,6 +540,12 @@ pub enum ModelError {
     /// CUDA was asked for and does not work here.
     #[error("the model cannot run on CUDA: {reason}")]
     Cuda {
+        /// What is missing.
+        reason: String,
+    },
+    /// `TensorRT` was asked for and does not work here.
+    #[error("the model cannot run on TensorRT: {reason}")]
+    TensorRt {
         /// What is missing.
         reason: String,
     },

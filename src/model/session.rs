@@ -14,6 +14,7 @@ use super::runtime::Runtime;
 pub(super) enum Provider {
     Cpu,
     Cuda,
+    TensorRt,
 }
 
 impl Provider {
@@ -21,6 +22,7 @@ impl Provider {
         match self {
             Self::Cpu => "cpu",
             Self::Cuda => "cuda",
+            Self::TensorRt => "tensorrt",
         }
     }
 }
@@ -48,12 +50,17 @@ pub(super) struct Session {
     dimension: usize,
 }
 
-/// Why CUDA cannot be used with this runtime, before any model is looked at.
-pub(super) fn cuda_missing(runtime: &Runtime) -> Option<String> {
-    match ep::CUDA::is_available() {
+/// Why a provider cannot be used with this runtime, before any model is looked at.
+pub(super) fn missing(provider: Provider, runtime: &Runtime) -> Option<String> {
+    let (available, name) = match provider {
+        Provider::Cpu => return None,
+        Provider::Cuda => (ep::CUDA::is_available(), "CUDA"),
+        Provider::TensorRt => (ep::TensorRT::is_available(), "TensorRT"),
+    };
+    match available {
         Ok(true) => None,
         Ok(false) => Some(format!(
-            "the ONNX Runtime library {} (version {}) was built without CUDA; the package \
+            "the ONNX Runtime library {} (version {}) was built without {name}; the package \
              onnxruntime-gpu has one with it",
             runtime.path().display(),
             runtime.version(),
@@ -174,18 +181,27 @@ pub(super) fn builder(
             .with_arena_allocator(false)
             .build()
             .error_on_failure()])?,
-        // TF32 would round the products to ten bits and so give other scores than the CPU does.
         Provider::Cuda => {
-            let mut cuda = ep::CUDA::default()
-                .with_tf32(false)
-                // An exhaustive search is made anew for each size of a batch, while callers wait.
-                .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic);
-            if let Some(bytes) = resources.gpu_bytes_max {
-                cuda = cuda.with_memory_limit(bytes);
-            }
-            builder.with_execution_providers([cuda.build().error_on_failure()])?
+            builder.with_execution_providers([cuda(resources).build().error_on_failure()])?
         }
+        Provider::TensorRt => builder.with_execution_providers([
+            ep::TensorRT::default().build().error_on_failure(),
+            // For what TensorRT does not take.
+            cuda(resources).build().error_on_failure(),
+        ])?,
     })
+}
+
+fn cuda(resources: Resources) -> ep::CUDA {
+    // TF32 would round the products to ten bits and so give other scores than the CPU does. An
+    // exhaustive search is made anew for each size of a batch, while callers wait.
+    let cuda = ep::CUDA::default()
+        .with_tf32(false)
+        .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic);
+    match resources.gpu_bytes_max {
+        Some(bytes) => cuda.with_memory_limit(bytes),
+        None => cuda,
+    }
 }
 
 fn tensor_shape(manifest: &Manifest) -> [i64; 4] {
