@@ -3,6 +3,7 @@
 mod answer;
 mod archive;
 mod backup;
+mod beside;
 mod calibrate;
 mod canary;
 mod error;
@@ -67,8 +68,8 @@ use crate::pixels::Limits;
 use crate::telemetry;
 use crate::vector::Embedding;
 use answer::{Known, compare, embed_measured, embed_query, margin, search_snapshot};
+use beside::Beside;
 use monitor::{Made, Monitor};
-use shadow::Beside;
 use upkeep::Upkeep;
 use writer::Writer;
 

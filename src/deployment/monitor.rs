@@ -577,22 +577,20 @@ impl Deployment {
         })
     }
 
-    /// What the queries of disagreements showed, where decisions are recorded and somebody has said
-    /// so.
-    pub(super) fn with_truths(
+    /// Adds what queries showed, where decisions are recorded and somebody has said so.
+    pub(super) fn add_truths(
         &self,
-        latest: Vec<Disagreement>,
-    ) -> Result<Vec<(Disagreement, Option<SaidTruth>)>, DeploymentError> {
+        latest: &mut [(Disagreement, Option<SaidTruth>)],
+    ) -> Result<(), DeploymentError> {
         let Some(monitor) = self.monitor.get() else {
-            return Ok(latest.into_iter().map(|one| (one, None)).collect());
+            return Ok(());
         };
         let reader = monitor.journal.reader()?;
-        let with = |one: Disagreement| {
-            let row = reader.decision(one.id)?;
-            let label = row.and_then(|row| row.label);
-            Ok((one, label.map(|label| label.truth)))
-        };
-        latest.into_iter().map(with).collect()
+        for (one, truth) in latest {
+            let label = reader.decision(one.id)?.and_then(|row| row.label);
+            *truth = label.map(|label| label.truth);
+        }
+        Ok(())
     }
 
     /// Takes down what queries really showed. Each report is answered in its place: what became of
