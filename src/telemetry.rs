@@ -14,6 +14,8 @@ use metrics::{
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use tracing_subscriber::EnvFilter;
 
+use shown::Labels;
+
 const BUILD_INFO: &str = "matchpoint_build_info";
 const MODEL_INFO: &str = "matchpoint_model_info";
 const READY: &str = "matchpoint_ready";
@@ -46,6 +48,8 @@ const JOURNAL_ROWS: &str = "matchpoint_journal_decisions";
 const JOURNAL_BYTES: &str = "matchpoint_journal_bytes";
 const AUDIT_DRAWN: &str = "matchpoint_audit_drawn_decisions";
 const AUDIT_LABELLED: &str = "matchpoint_audit_labelled_decisions";
+const AUDIT_SINCE_LABEL: &str = "matchpoint_audit_drawn_since_label_decisions";
+const AUDIT_LATEST_LABEL: &str = "matchpoint_audit_latest_label_timestamp_seconds";
 const AUDIT_RATE: &str = "matchpoint_audit_rate_ratio";
 const AUDIT_ERRORS: &str = "matchpoint_audit_weighted_errors";
 const AUDIT_TRIALS: &str = "matchpoint_audit_weighted_trials";
@@ -312,11 +316,11 @@ fn describe_shadow() {
 fn describe_monitoring() {
     describe_counter!(
         RECORDED,
-        "Decisions in the journal ever, as its own totals say: they outlive a restart, and count what is on the disk. By operating point, source (live, comparison, canaries), decision, stratum of the audit, and whether a filter was used. Strata beside the threshold hold what a small change of scores would decide otherwise. Blind to truth: there, too, most searches may be strangers or none."
+        "Decisions in the journal ever, as its own totals say: they outlive a restart, and count what is on the disk. Where another folder takes a deployment's place, it goes on from where it is. By operating point, source (live, comparison, canaries), decision, stratum of the audit, and whether a filter was used. Strata beside the threshold hold what a small change of scores would decide otherwise. Blind to truth: there, too, most searches may be strangers or none."
     );
     describe_counter!(
         RECORDING_LOST,
-        "What was answered and not recorded, by reason: queue_full, not_written (the disk), image (the decision was recorded)."
+        "What was answered and not recorded, by reason: queue_full, not_written (the disk), image (the decision was recorded). Counted also while nothing can be written."
     );
     describe_gauge!(JOURNAL_ROWS, "Decisions that the journal holds now.");
     describe_gauge!(
@@ -330,8 +334,17 @@ fn describe_monitoring() {
     );
     describe_gauge!(AUDIT_LABELLED, "Those of them that have a label.");
     describe_gauge!(
+        AUDIT_SINCE_LABEL,
+        "Those of them that were made after the latest label was given: all of them while there is none."
+    );
+    describe_gauge!(
+        AUDIT_LATEST_LABEL,
+        Unit::Seconds,
+        "When the latest label of them was given, since 1970-01-01 UTC. Absent before the first."
+    );
+    describe_gauge!(
         AUDIT_RATE,
-        "FAR (far), FRR (frr) or false discovery rate (fdr) in service, from labels of drawn decisions, each weighted by the inverse of its probability of being drawn; bound is estimate, lower or upper (95 %). Absent while no label bears on it. Blind to what labellers cannot see; assumes that a label's coming does not depend on the truth. Do not average over replicas: divide the sums of errors and trials."
+        "FAR (far), FRR (frr) or false discovery rate (fdr) in service, from labels of drawn decisions, each weighted by the inverse of its probability of being drawn; bound is estimate, lower or upper (95 %). Absent before a label bears on it for the first time, NaN where none does any more. Blind to what labellers cannot see; assumes that a label's coming does not depend on the truth. Do not average over replicas: divide the sums of errors and trials."
     );
     describe_gauge!(
         AUDIT_ERRORS,
@@ -367,7 +380,7 @@ fn describe_monitoring() {
     );
     describe_gauge!(
         CANARY_RATE,
-        "Ends of the 95 % interval of the share of canaries in error. Knows nothing of new traffic, and genuine canaries are easier than what callers send."
+        "Ends of the 95 % interval of the share of canaries in error. Absent before there are canaries of the kind. Knows nothing of new traffic, and genuine canaries are easier than what callers send."
     );
     describe_gauge!(
         CANARY_ALARM,
@@ -515,6 +528,7 @@ pub fn operating_point_activated(
     };
     if let Some(previous) = previous {
         gauge!(OPERATING_POINT_ACTIVE, &labels(previous)).set(0.0);
+        canaries_ended(deployment, previous);
     }
     let Some(active) = active else { return };
     let labels = labels(active.id);
@@ -653,31 +667,45 @@ pub struct RecordedDecisions<'a> {
     pub stratum: Option<u16>,
     /// Whether a filter was used.
     pub filtered: bool,
-    /// How many.
-    pub count: u64,
+    /// How many, and how many of them since they were told last; `None` at opening.
+    pub count: (u64, Option<u64>),
 }
 
 /// Says how many decisions of one kind the journal has counted.
 pub fn decisions_recorded(deployment: &str, recorded: RecordedDecisions<'_>) {
     let stratum = recorded.stratum.map(|stratum| stratum.to_string());
-    counter!(RECORDED, "deployment" => deployment.to_owned(),
-        "operating_point" => recorded.operating_point.unwrap_or("none").to_owned(),
-        "source" => recorded.source, "decision" => recorded.decision,
-        "stratum" => stratum.unwrap_or_else(|| "none".to_owned()),
-        "filtered" => if recorded.filtered { "true" } else { "false" })
-    .absolute(recorded.count);
+    let filtered = if recorded.filtered { "true" } else { "false" };
+    let labels = [
+        ("deployment", deployment.to_owned()),
+        (
+            "operating_point",
+            recorded.operating_point.unwrap_or("none").to_owned(),
+        ),
+        ("source", recorded.source.to_owned()),
+        ("decision", recorded.decision.to_owned()),
+        ("stratum", stratum.unwrap_or_else(|| "none".to_owned())),
+        ("filtered", filtered.to_owned()),
+    ];
+    let (total, since) = recorded.count;
+    shown::count(RECORDED, &labels, total, since);
 }
 
-/// Says what was not recorded so far, by reason, and what the journal holds.
+/// Says how many were not recorded for a `reason`, and how many of them since that was told last;
+/// `None` at opening.
+pub fn recording_lost(deployment: &str, reason: &'static str, (total, since): (u64, Option<u64>)) {
+    let labels = [
+        ("deployment", deployment.to_owned()),
+        ("reason", reason.to_owned()),
+    ];
+    shown::count(RECORDING_LOST, &labels, total, since);
+}
+
+/// Says what the journal holds.
 #[expect(
     clippy::cast_precision_loss,
     reason = "gauges; counts stay far below 2^53"
 )]
-pub fn journal_changed(deployment: &str, lost: [(&'static str, u64); 3], rows: u64, bytes: u64) {
-    for (reason, count) in lost {
-        counter!(RECORDING_LOST, "deployment" => deployment.to_owned(), "reason" => reason)
-            .absolute(count);
-    }
+pub fn journal_changed(deployment: &str, rows: u64, bytes: u64) {
     gauge!(JOURNAL_ROWS, "deployment" => deployment.to_owned()).set(rows as f64);
     gauge!(JOURNAL_BYTES, "deployment" => deployment.to_owned()).set(bytes as f64);
 }
@@ -697,74 +725,109 @@ pub struct AuditedRateGauges {
     pub evidence: Option<(f64, f64, bool)>,
 }
 
-/// Says what an audit found; what is not known is NaN, which no comparison holds for.
+fn labels_of(deployment: &str, operating_point: &str) -> Labels {
+    vec![
+        ("deployment", deployment.to_owned()),
+        ("operating_point", operating_point.to_owned()),
+    ]
+}
+
+fn labels_of_rate(deployment: &str, operating_point: &str, rate: &str) -> Labels {
+    let mut labels = labels_of(deployment, operating_point);
+    labels.push(("rate", rate.to_owned()));
+    labels
+}
+
+/// Says what an audit found; what is not known has no series, or is NaN from when it is not known
+/// any more.
 pub fn rate_audited(deployment: &str, operating_point: &str, found: AuditedRateGauges) {
-    let set = |name: &'static str, extra: Option<(&'static str, &'static str)>, value: f64| {
-        let mut labels = vec![
-            ("deployment", deployment.to_owned()),
-            ("operating_point", operating_point.to_owned()),
-            ("rate", found.rate.to_owned()),
-        ];
-        labels.extend(extra.map(|(key, value)| (key, value.to_owned())));
-        gauge!(name, &labels).set(value);
-    };
-    let [estimate, lower, upper] = found.interval.unwrap_or([f64::NAN; 3]);
-    for (bound, value) in [("estimate", estimate), ("lower", lower), ("upper", upper)] {
-        set(AUDIT_RATE, Some(("bound", bound)), value);
+    let labels = || labels_of_rate(deployment, operating_point, found.rate);
+    let set = |name: &'static str, value: Option<f64>| shown::set(name, &labels(), value);
+    let of_interval = |end: usize| Some(*found.interval?.get(end)?);
+    for (end, bound) in ["estimate", "lower", "upper"].into_iter().enumerate() {
+        let mut labels = labels();
+        labels.push(("bound", bound.to_owned()));
+        shown::set(AUDIT_RATE, &labels, of_interval(end));
     }
-    let [errors, trials] = found.weighted.unwrap_or([f64::NAN; 2]);
-    set(AUDIT_ERRORS, None, errors);
-    set(AUDIT_TRIALS, None, trials);
+    set(AUDIT_ERRORS, found.weighted.map(|[errors, _]| errors));
+    set(AUDIT_TRIALS, found.weighted.map(|[_, trials]| trials));
     if let Some((limit, target)) = found.limit {
         let basis = if target { "target" } else { "measured" };
-        set(RATE_LIMIT, Some(("basis", basis)), limit);
+        let mut labels = labels();
+        labels.push(("basis", basis.to_owned()));
+        shown::set(RATE_LIMIT, &labels, Some(limit));
     }
     if let Some((evidence, alarm, raised)) = found.evidence {
-        set(EVIDENCE, None, evidence);
-        set(EVIDENCE_ALARM, None, alarm);
-        set(RATE_ALARM, None, f64::from(u8::from(raised)));
+        set(EVIDENCE, Some(evidence));
+        set(EVIDENCE_ALARM, Some(alarm));
+        set(RATE_ALARM, Some(f64::from(u8::from(raised))));
     }
 }
 
-/// Says how many decisions of an operating point were drawn and labelled, and what was said of
-/// accepts unasked: right and wrong.
+/// What was drawn and told of an operating point.
+#[derive(Clone, Copy, Debug)]
+pub struct AuditCounts {
+    /// Decisions that were drawn.
+    pub drawn: u64,
+    /// Those of them that have a label.
+    pub labelled: u64,
+    /// Those of them that were made after the latest label was given.
+    pub since_label: u64,
+    /// When that was, in milliseconds since 1970-01-01 UTC.
+    pub latest_label_ms: Option<u64>,
+    /// Accepts that somebody spoke of unasked: right and wrong.
+    pub feedback: (u64, u64),
+}
+
+/// Says how many decisions of an operating point were drawn and labelled.
 #[expect(
     clippy::cast_precision_loss,
     reason = "gauges; counts stay far below 2^53"
 )]
-pub fn audit_counted(
-    deployment: &str,
-    operating_point: &str,
-    (drawn, labelled): (u64, u64),
-    (right, wrong): (u64, u64),
-) {
-    let labels = [
-        ("deployment", deployment.to_owned()),
-        ("operating_point", operating_point.to_owned()),
-    ];
-    gauge!(AUDIT_DRAWN, &labels).set(drawn as f64);
-    gauge!(AUDIT_LABELLED, &labels).set(labelled as f64);
+pub fn audit_counted(deployment: &str, operating_point: &str, counts: AuditCounts) {
+    for (name, count) in [
+        (AUDIT_DRAWN, counts.drawn),
+        (AUDIT_LABELLED, counts.labelled),
+        (AUDIT_SINCE_LABEL, counts.since_label),
+    ] {
+        let labels = labels_of(deployment, operating_point);
+        shown::set(name, &labels, Some(count as f64));
+    }
+    let latest = counts.latest_label_ms.map(|ms| ms as f64 / 1000.0);
+    let labels = labels_of(deployment, operating_point);
+    shown::set(AUDIT_LATEST_LABEL, &labels, latest);
+    let (right, wrong) = counts.feedback;
     for (verdict, count) in [("right", right), ("wrong", wrong)] {
-        gauge!(ACCEPT_FEEDBACK, "deployment" => deployment.to_owned(),
-            "operating_point" => operating_point.to_owned(), "verdict" => verdict)
-        .set(count as f64);
+        let mut labels = labels_of(deployment, operating_point);
+        labels.push(("verdict", verdict.to_owned()));
+        shown::set(ACCEPT_FEEDBACK, &labels, Some(count as f64));
     }
 }
 
 /// Says that nothing more is known of an operating point that does not decide any more.
 pub fn audit_ended(deployment: &str, operating_point: &str) {
     for rate in ["far", "frr", "fdr"] {
-        rate_audited(
-            deployment,
-            operating_point,
-            AuditedRateGauges {
-                rate,
-                interval: None,
-                weighted: None,
-                limit: None,
-                evidence: (rate != "fdr").then_some((f64::NAN, f64::NAN, false)),
-            },
-        );
+        let found = AuditedRateGauges {
+            rate,
+            interval: None,
+            weighted: None,
+            limit: None,
+            evidence: (rate != "fdr").then_some((f64::NAN, f64::NAN, false)),
+        };
+        rate_audited(deployment, operating_point, found);
+    }
+    for name in [
+        AUDIT_DRAWN,
+        AUDIT_LABELLED,
+        AUDIT_SINCE_LABEL,
+        AUDIT_LATEST_LABEL,
+        SCORE_SHIFT,
+        SCORE_SHIFT_LIMIT,
+        SCORE_MISFIT,
+        SCORE_MISFIT_LIMIT,
+        ESTIMATED_MATED,
+    ] {
+        shown::set(name, &labels_of(deployment, operating_point), None);
     }
 }
 
@@ -783,54 +846,159 @@ pub struct CanaryGauges {
     pub alarm: Option<bool>,
 }
 
-/// Says what a round of canaries came to, and that nothing more is known of an operating point that
-/// `ended`; how many changed, and how many failed.
+/// Says that canaries are not judged by an operating point any more.
+pub fn canaries_ended(deployment: &str, operating_point: &str) {
+    for rate in ["far", "frr"] {
+        let labels = || labels_of_rate(deployment, operating_point, rate);
+        for name in [CANARY_ALARM, CANARY_TRIALS, CANARY_ERRORS] {
+            shown::set(name, &labels(), None);
+        }
+        for bound in ["lower", "upper"] {
+            let mut labels = labels();
+            labels.push(("bound", bound.to_owned()));
+            shown::set(CANARY_RATE, &labels, None);
+        }
+    }
+    for name in [CANARY_CHANGED, CANARY_FAILED] {
+        shown::set(name, &[("deployment", deployment.to_owned())], None);
+    }
+}
+
+/// Says what a round of canaries came to; how many changed, and how many failed.
 #[expect(
     clippy::cast_precision_loss,
     reason = "gauges; counts stay far below 2^53"
 )]
 pub fn canaries_replayed(
     deployment: &str,
-    (operating_point, ended): (&str, Option<&str>),
+    operating_point: &str,
     rates: [CanaryGauges; 2],
     (changed, failed): (usize, usize),
 ) {
-    let labels = |point: &str, rate: &'static str| {
-        [
-            ("deployment", deployment.to_owned()),
-            ("operating_point", point.to_owned()),
-            ("rate", rate.to_owned()),
-        ]
-    };
     for found in rates {
-        if let Some(ended) = ended {
-            gauge!(CANARY_ALARM, &labels(ended, found.rate)).set(0.0);
-        }
-        let labels = labels(operating_point, found.rate);
-        gauge!(CANARY_TRIALS, &labels).set(found.trials as f64);
-        gauge!(CANARY_ERRORS, &labels).set(found.errors as f64);
-        if let Some(alarm) = found.alarm {
-            gauge!(CANARY_ALARM, &labels).set(f64::from(u8::from(alarm)));
-        }
-        let [lower, upper] = found.interval.unwrap_or([f64::NAN; 2]);
-        for (bound, value) in [("lower", lower), ("upper", upper)] {
-            gauge!(CANARY_RATE, "deployment" => deployment.to_owned(),
-                "operating_point" => operating_point.to_owned(), "rate" => found.rate, "bound" => bound)
-            .set(value);
+        let labels = || labels_of_rate(deployment, operating_point, found.rate);
+        shown::set(CANARY_TRIALS, &labels(), Some(found.trials as f64));
+        shown::set(CANARY_ERRORS, &labels(), Some(found.errors as f64));
+        let alarm = found.alarm.map(|alarm| f64::from(u8::from(alarm)));
+        shown::set(CANARY_ALARM, &labels(), alarm);
+        for (end, bound) in ["lower", "upper"].into_iter().enumerate() {
+            let mut labels = labels();
+            labels.push(("bound", bound.to_owned()));
+            let value = found.interval.and_then(|ends| ends.get(end).copied());
+            shown::set(CANARY_RATE, &labels, value);
         }
     }
-    gauge!(CANARY_CHANGED, "deployment" => deployment.to_owned()).set(changed as f64);
-    gauge!(CANARY_FAILED, "deployment" => deployment.to_owned()).set(failed as f64);
+    for (name, count) in [(CANARY_CHANGED, changed), (CANARY_FAILED, failed)] {
+        let labels = [("deployment", deployment.to_owned())];
+        shown::set(name, &labels, Some(count as f64));
+    }
 }
 
 /// Says how far scores have shifted since an operating point began to decide, and what chance gives.
 pub fn scores_compared(deployment: &str, operating_point: &str, index: f64, limit: f64) {
-    let labels = [
-        ("deployment", deployment.to_owned()),
-        ("operating_point", operating_point.to_owned()),
-    ];
-    gauge!(SCORE_SHIFT, &labels).set(index);
-    gauge!(SCORE_SHIFT_LIMIT, &labels).set(limit);
+    for (name, value) in [(SCORE_SHIFT, index), (SCORE_SHIFT_LIMIT, limit)] {
+        shown::set(name, &labels_of(deployment, operating_point), Some(value));
+    }
+}
+
+/// Which series this process has shown: a counter goes on from where it is, and what was never
+/// known has no series.
+mod shown {
+    use std::collections::BTreeSet;
+    use std::sync::{Mutex, PoisonError};
+
+    use metrics::{counter, gauge};
+
+    /// Names and labels. Metrics are of the process, and so is this.
+    static SHOWN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+    /// The labels of a series.
+    pub(super) type Labels = Vec<(&'static str, String)>;
+
+    type Given = [(&'static str, String)];
+
+    /// Whether it was not shown before; from now on it was.
+    fn begins(name: &'static str, labels: &Given) -> bool {
+        let mut shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.insert(format!("{name} {labels:?}"))
+    }
+
+    fn was_shown(name: &'static str, labels: &Given) -> bool {
+        let shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.contains(&format!("{name} {labels:?}"))
+    }
+
+    /// A total that outlives the process, and what came to it since it was told last; `None` for the
+    /// first time that a file tells it.
+    ///
+    /// A series begins with the total. From then on it only grows, so that another file in the place of
+    /// the first, with another total, is neither a jump nor a counter that stands still.
+    pub(super) fn count(name: &'static str, labels: &Given, total: u64, since: Option<u64>) {
+        if begins(name, labels) {
+            counter!(name, &labels.to_vec()).absolute(total);
+        } else if let Some(since) = since {
+            counter!(name, &labels.to_vec()).increment(since);
+        }
+    }
+
+    /// A value that may be unknown: no series before it is known for the first time, and NaN where it
+    /// is not known any more, which no comparison holds for.
+    pub(super) fn set(name: &'static str, labels: &Given, value: Option<f64>) {
+        match value {
+            Some(value) => {
+                begins(name, labels);
+                gauge!(name, &labels.to_vec()).set(value);
+            }
+            None if was_shown(name, labels) => gauge!(name, &labels.to_vec()).set(f64::NAN),
+            None => {}
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use metrics_exporter_prometheus::PrometheusBuilder;
+
+        use super::*;
+
+        fn rendered(show: impl FnOnce()) -> String {
+            let recorder = PrometheusBuilder::new().build_recorder();
+            let handle = recorder.handle();
+            metrics::with_local_recorder(&recorder, show);
+            handle.render()
+        }
+
+        fn of(deployment: &str) -> Labels {
+            vec![("deployment", deployment.to_owned())]
+        }
+
+        #[test]
+        fn a_counter_begins_with_its_total_and_goes_on_where_another_file_takes_over() {
+            let text = rendered(|| {
+                count("switched", &of("counted"), 5000, None);
+                count("switched", &of("counted"), 5007, Some(7));
+                // Another folder, which has counted less, and another one that has counted more.
+                count("switched", &of("counted"), 100, None);
+                count("switched", &of("counted"), 103, Some(3));
+                count("switched", &of("counted"), 90_000, None);
+                count("switched", &of("counted"), 90_001, Some(1));
+            });
+            assert!(
+                text.contains("switched{deployment=\"counted\"} 5011"),
+                "{text}"
+            );
+        }
+
+        #[test]
+        fn what_was_never_known_has_no_series_and_what_is_not_known_any_more_is_nan() {
+            let text = rendered(|| {
+                set("unknown", &of("set"), None);
+                set("forgotten", &of("set"), Some(0.5));
+                set("forgotten", &of("set"), None);
+            });
+            assert!(!text.contains("unknown"), "{text}");
+            assert!(text.contains("forgotten{deployment=\"set\"} NaN"), "{text}");
+        }
+    }
 }
 
 /// What is said of a candidate.
@@ -910,19 +1078,15 @@ pub struct MisfitGauges {
 }
 
 /// Says how well scores fit the calibration of an operating point; what is not known any more is NaN.
-pub fn scores_fitted(deployment: &str, operating_point: &str, found: Option<MisfitGauges>) {
-    let labels = [
-        ("deployment", deployment.to_owned()),
-        ("operating_point", operating_point.to_owned()),
-    ];
-    let found = found.unwrap_or(MisfitGauges {
-        distance: f64::NAN,
-        limit: f64::NAN,
-        mated: f64::NAN,
-    });
-    gauge!(SCORE_MISFIT, &labels).set(found.distance);
-    gauge!(SCORE_MISFIT_LIMIT, &labels).set(found.limit);
-    gauge!(ESTIMATED_MATED, &labels).set(found.mated);
+pub fn scores_fitted(deployment: &str, operating_point: &str, found: MisfitGauges) {
+    let labels = labels_of(deployment, operating_point);
+    for (name, value) in [
+        (SCORE_MISFIT, found.distance),
+        (SCORE_MISFIT_LIMIT, found.limit),
+        (ESTIMATED_MATED, found.mated),
+    ] {
+        shown::set(name, &labels, Some(value));
+    }
 }
 
 /// Says what FAR is predicted for the gallery's size: the estimate and its upper bound.
@@ -966,21 +1130,21 @@ mod tests {
         let told = recorder.handle();
         metrics::with_local_recorder(&recorder, || {
             describe();
-            decisions_started("d", "op");
-            decided("d", Some("op"), "accept", Some(0.5));
+            decisions_started("indicators", "op");
+            decided("indicators", Some("op"), "accept", Some(0.5));
             decisions_recorded(
-                "d",
+                "indicators",
                 RecordedDecisions {
                     operating_point: Some("op"),
                     source: "live",
                     decision: "accept",
                     stratum: Some(3),
                     filtered: false,
-                    count: 1,
+                    count: (1, None),
                 },
             );
             gallery_changed(
-                "d",
+                "indicators",
                 GallerySize {
                     items: 2,
                     labels: 1,
@@ -989,11 +1153,16 @@ mod tests {
                     calibrated: Some(("op", 2)),
                 },
             );
-            scores_compared("d", "op", 0.1, 0.2);
-            scores_fitted("d", "op", None);
-            far_predicted("d", "op", [0.1, 0.2]);
-            feature_measured("d", 12.0);
-            margin_measured("d", 0.1);
+            scores_compared("indicators", "op", 0.1, 0.2);
+            let fitted = MisfitGauges {
+                distance: 0.1,
+                limit: 0.2,
+                mated: 0.5,
+            };
+            scores_fitted("indicators", "op", fitted);
+            far_predicted("indicators", "op", [0.1, 0.2]);
+            feature_measured("indicators", 12.0);
+            margin_measured("indicators", 0.1);
         });
         let told = told.render();
         for indicator in [

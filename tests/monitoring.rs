@@ -21,8 +21,8 @@ use matchpoint::server::proto::truth_result::Result as Answer;
 use matchpoint::server::proto::{
     CanaryRound, Decision, EmbedRequest, GetDecisionRequest, GetDriftRequest, GetDriftResponse,
     ListAuditQueueRequest, Reference, ReplayCanariesRequest, ReportTruthsRequest, SearchRequest,
-    SearchResponse, Truth, TruthOutcome, TruthReport, UpsertItemRequest, Vector, Verdict,
-    VerifyRequest, reference, search_request, upsert_item_request, verify_request,
+    SearchResponse, Truth, TruthEntry, TruthKind, TruthOutcome, TruthReport, UpsertItemRequest,
+    Vector, Verdict, VerifyRequest, reference, search_request, upsert_item_request, verify_request,
 };
 use tonic::Code;
 use tonic::transport::Channel;
@@ -67,6 +67,7 @@ fn says(decision_id: &str, truth: Shown) -> TruthReport {
         decision_id: decision_id.to_owned(),
         truth: Some(Truth { truth: Some(truth) }),
         said_by: "anna".to_owned(),
+        ..TruthReport::default()
     }
 }
 
@@ -126,11 +127,10 @@ async fn every_decision_is_on_the_record_and_comparisons_are_told_from_searches(
     let request = ListAuditQueueRequest::default();
     let waiting = monitoring(&running).list_audit_queue(request).await;
     let waiting = waiting.unwrap().into_inner().decisions;
-    // The newest first; a filtered one waits too, and is in no rate.
+    // The newest first; under a filter nothing is to be labelled, for it is in no rate.
     let ids: Vec<&str> = waiting.iter().map(|d| d.decision_id.as_str()).collect();
-    assert_eq!(ids[1..], [&rejected.decision_id, &accepted.decision_id]);
-    assert!(waiting[0].filtered && waiting[0].drawn);
-    let first = &waiting[2];
+    assert_eq!(ids, [&rejected.decision_id, &accepted.decision_id]);
+    let first = &waiting[1];
     assert_eq!(first.decision(), Decision::Accept);
     assert_eq!(first.label, KNOWN);
     assert_eq!(first.item_id, accepted.matches[0].id);
@@ -138,11 +138,30 @@ async fn every_decision_is_on_the_record_and_comparisons_are_told_from_searches(
     assert!(first.margin.unwrap() > 0.0);
     assert_eq!(first.gallery_items, accepted.gallery_items);
     assert_eq!(drift(&running).await.drawn, 2);
+    // The margin is of the query and the gallery, whatever the answer is to have.
+    let narrow = SearchRequest {
+        query: Some(search_request::Query::Embedding(known.clone())),
+        limit: 1,
+        min_score: Some(0.999),
+        ..SearchRequest::default()
+    };
+    let narrow = retrieval(&running)
+        .search(narrow)
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(narrow.matches.len() <= 1);
+    let request = GetDecisionRequest {
+        decision_id: narrow.decision_id,
+        ..GetDecisionRequest::default()
+    };
+    let shown = monitoring(&running).get_decision(request).await.unwrap();
+    assert_eq!(shown.into_inner().decision.unwrap().margin, first.margin);
 
     running.stop().await;
     let counted = recounted(&deployment);
     let expected = [
-        ((SourceKind::Live, "accept"), 2),
+        ((SourceKind::Live, "accept"), 3),
         ((SourceKind::Live, "reject"), 1),
         ((SourceKind::Comparison, "reject"), 1),
     ];
@@ -265,6 +284,48 @@ async fn what_is_said_of_accepts_unasked_is_a_precision_and_never_a_rate() {
     let found = drift(&running).await;
     assert_eq!((found.feedback_right, found.feedback_wrong), (3, 1));
     assert_eq!((found.far, found.labelled), (None, 0));
+}
+
+#[tokio::test]
+async fn a_complaint_about_a_drawn_decision_enters_no_rate_and_leaves_it_in_the_queue() {
+    let running = Running::sample(&[ALL]).await;
+    let known = embedded(&running, KNOWN).await;
+    let mut complaints = Vec::new();
+    for _ in 0..30 {
+        let id = search(&running, &known, "").await.decision_id;
+        complaints.push(TruthReport {
+            kind: TruthKind::Feedback.into(),
+            ..says(&id, Shown::NotEnrolled(true))
+        });
+    }
+    let asked = complaints[0].decision_id.clone();
+    report(&running, complaints).await;
+    let found = drift(&running).await;
+    assert_eq!((found.drawn, found.labelled), (30, 0));
+    assert_eq!((&found.far, &found.false_discovery), (&None, &None));
+    assert!(!found.far_evidence.unwrap().alarm);
+    assert_eq!((found.feedback_right, found.feedback_wrong), (0, 30));
+    let waiting = monitoring(&running)
+        .list_audit_queue(ListAuditQueueRequest::default())
+        .await;
+    assert_eq!(waiting.unwrap().into_inner().decisions.len(), 30);
+
+    // Somebody who is asked says otherwise; both are on the record.
+    report(&running, vec![says(&asked, Shown::Label(KNOWN.to_owned()))]).await;
+    let found = drift(&running).await;
+    assert_eq!((found.labelled, found.feedback_wrong), (1, 30));
+    let request = GetDecisionRequest {
+        decision_id: asked,
+        ..GetDecisionRequest::default()
+    };
+    let shown = monitoring(&running).get_decision(request).await.unwrap();
+    let kinds: Vec<TruthKind> = shown
+        .into_inner()
+        .history
+        .iter()
+        .map(TruthEntry::kind)
+        .collect();
+    assert_eq!(kinds, [TruthKind::Feedback, TruthKind::Audit]);
 }
 
 #[tokio::test]

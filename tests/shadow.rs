@@ -286,6 +286,7 @@ async fn a_candidate_that_decides_nothing_is_compared_and_labels_reach_its_repor
         decision_id: answered.decision_id,
         truth: Some(truth.clone()),
         said_by: "anna".to_owned(),
+        ..TruthReport::default()
     };
     let mut client = MonitoringServiceClient::new(running.channel.clone());
     let request = ReportTruthsRequest {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::exit::{Exit, fail};
 use super::output::Output;
-use crate::deployment::{Told, TruthReport};
+use crate::deployment::{LabelKind, Told, TruthReport};
 use crate::server::{Client, Decided, DecisionFound, QueueAsked};
 
 /// Reports sent in one call.
@@ -22,6 +22,7 @@ const BATCH: usize = 10_000;
   matchpoint audit list --limit 100 --csv to-label.csv --images to-label/
   matchpoint audit import to-label.csv --said-by anna
   matchpoint audit label 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --not-enrolled
+  matchpoint audit label 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --not-enrolled --feedback
   matchpoint audit show 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --json")]
 pub(super) struct Audit {
     #[command(subcommand)]
@@ -107,6 +108,10 @@ struct Label {
     /// Who says so
     #[arg(long, value_name = "NAME", default_value = "")]
     said_by: String,
+    /// Nobody was asked: a complaint or a confirmation. It is shown as precision, enters no rate, and
+    /// leaves the decision in the queue
+    #[arg(long)]
+    feedback: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -119,6 +124,9 @@ struct Import {
     /// Who says so
     #[arg(long, value_name = "NAME", default_value = "")]
     said_by: String,
+    /// Nobody was asked: complaints and confirmations, as with `audit label --feedback`
+    #[arg(long)]
+    feedback: bool,
 }
 
 /// A row of the file.
@@ -312,7 +320,8 @@ fn decision_text(found: &DecisionFound) -> String {
     ));
     let said = found.history.iter().map(|said| {
         let (truth, by) = (&said.truth, &said.said_by);
-        format!("  {by} said {truth}\n")
+        let unasked = if said.unasked { ", unasked" } else { "" };
+        format!("  {by} said {truth}{unasked}\n")
     });
     let history: String = said.collect();
     format!(
@@ -333,6 +342,7 @@ impl Label {
             decision_id: self.decision_id,
             told,
             said_by: self.said_by,
+            kind: kind(self.feedback),
         };
         report_all(&self.at, vec![report], 0).await
     }
@@ -355,6 +365,7 @@ impl Import {
                 Ok(Some(told)) => reports.push(TruthReport {
                     decision_id: line.decision_id,
                     told,
+                    kind: kind(self.feedback),
                     said_by: if line.said_by.is_empty() {
                         self.said_by.clone()
                     } else {
@@ -370,6 +381,14 @@ impl Import {
             }
         }
         report_all(&self.at, reports, skipped).await
+    }
+}
+
+fn kind(feedback: bool) -> LabelKind {
+    if feedback {
+        LabelKind::Feedback
+    } else {
+        LabelKind::Audit
     }
 }
 

@@ -117,6 +117,8 @@ pub struct Monitoring {
     pub bytes_max: u64,
     /// Which decisions are drawn to be labelled.
     pub strata: Strata,
+    /// How many of them a day; `None` for as many as the strata give.
+    pub labels_per_day: Option<u32>,
     /// Whether the images of drawn decisions are kept.
     pub images: bool,
     /// Probability of ever raising a false alarm, for each rate of an operating point.
@@ -308,6 +310,7 @@ impl Reader {
         let kept = self.number("journal_days", 1, 36_500);
         let audited_kept = self.number("journal_audited_days", 1, 36_500);
         let bytes_max = self.number("journal_bytes_max", 1 << 20, 1 << 40);
+        let labels = self.number::<u32>("audit_labels_per_day", 0, 10_000_000);
         let images = self.one_of("audit_images", &[("true", true), ("false", false)]);
         let alarm_delta = self.parse::<f64>("alarm_delta", "a number from 1e-9 to 0.5");
         let alarm_delta = alarm_delta.filter(|delta| (1e-9..=0.5).contains(delta));
@@ -326,6 +329,7 @@ impl Reader {
             audited_kept: audited_kept.map(days)?,
             bytes_max: bytes_max?,
             strata: strata?,
+            labels_per_day: labels.map(|labels| (0 < labels).then_some(labels))?,
             images: images?,
             alarm_delta: alarm_delta?,
             shadow_share: shadow_share?,

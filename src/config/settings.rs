@@ -182,6 +182,11 @@ pub const SETTINGS: &[Setting] = &[
         "Share of each stratum's decisions that is drawn to be labelled, from the lowest scores up: one more than edges, 1e-6 to 1",
     ),
     server(
+        "audit_labels_per_day",
+        Some("0"),
+        "How many decisions a day are to be drawn to be labelled: audit_rates are multiplied to give so many; 0 to draw by audit_rates as they are",
+    ),
+    server(
         "audit_images",
         Some("false"),
         "Whether the images of drawn decisions are kept for whoever labels them: true or false",

@@ -501,7 +501,12 @@ pub(super) fn embed_measured(
     }
 }
 
-/// The nearest items, and the one that is decided on.
+/// What is decided on, and how much nearer it is than the best of another label; `None` where the
+/// [`PROBE_HITS`] nearest have no other.
+pub(super) type Deciding = (Hit, Option<f32>);
+
+/// The nearest items, and the one that is decided on. It and its margin are of the query and the
+/// gallery alone, whatever the caller wants returned.
 ///
 /// The decision rests on a search as wide as those of the calibration, whatever was asked for: a
 /// wider one might find a stranger's look-alike that the calibration never saw.
@@ -510,10 +515,10 @@ pub(super) fn search_snapshot(
     embedding: &Embedding,
     options: &SearchOptions,
     timings: &mut Timings,
-) -> Result<(Vec<Hit>, Option<Hit>), DeploymentError> {
+) -> Result<(Vec<Hit>, Option<Deciding>), DeploymentError> {
     let started = Instant::now();
     let probe = Probe {
-        k: options.limit,
+        k: options.limit.max(PROBE_HITS),
         exact: options.exact,
         without_label: None,
         filter: options.filter.as_ref(),
@@ -524,11 +529,12 @@ pub(super) fn search_snapshot(
     let wider = options.exact || options.breadth.is_some() || options.one_per_label;
     // Where every item is compared, as under a filter, nothing can be found beyond it.
     let deciding = if options.filter.is_some() || !(wider || snapshot.is_wide(options.limit)) {
-        hits.first().cloned()
+        deciding(&hits)
     } else {
         let probe = Probe::nearest(PROBE_HITS);
-        snapshot.nearest(embedding, &probe)?.into_iter().next()
+        deciding(&snapshot.nearest(embedding, &probe)?)
     };
+    hits.truncate(options.limit);
     if let Some(least) = options.score_min {
         hits.retain(|hit| least <= hit.score.get());
     }
@@ -536,10 +542,12 @@ pub(super) fn search_snapshot(
     Ok((hits, deciding))
 }
 
-/// How much nearer the best item is than the best of another label; `None` where none was found.
-pub(super) fn margin(best: &Hit, hits: &[Hit]) -> Option<f32> {
-    let other = hits.iter().find(|hit| hit.item.label != best.item.label)?;
-    Some(best.score.get() - other.score.get())
+fn deciding(hits: &[Hit]) -> Option<Deciding> {
+    let best = hits.first()?;
+    let mut nearest = hits.iter().take(PROBE_HITS);
+    let other = nearest.find(|hit| hit.item.label != best.item.label);
+    let margin = other.map(|other| best.score.get() - other.score.get());
+    Some((best.clone(), margin))
 }
 
 /// The similarity of a query and a reference, and the score that decides.

@@ -409,8 +409,9 @@ impl Comparer {
                 let timings = &mut Timings::default();
                 let embedding = embedder.embed(&query.image, &limits)?.embedding;
                 let (_, best) = search_snapshot(&snapshot, &embedding, &query.options, timings)?;
-                let held = standing.held(&embedding, best.as_ref(), timings)?;
-                Ok(Outcome::new(&standing, best.as_ref(), held))
+                let best = best.as_ref().map(|(best, _)| best);
+                let held = standing.held(&embedding, best, timings)?;
+                Ok(Outcome::new(&standing, best, held))
             })?
     }
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::folder::replace_file;
 use super::monitor::now_ms;
 use super::{Deployment, DeploymentError, ProbeSource, SearchOptions};
 use crate::calibration::decision::Decision;
@@ -128,15 +129,12 @@ pub fn set_canaries(folder: &Path, canaries: &[NewCanary]) -> Result<(), Deploym
     Ok(())
 }
 
-/// Replaces a small file of ours, at once.
+/// Replaces a small file of ours, whole and on the disk when it returns.
 pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), DeploymentError> {
     let json = serde_json::to_vec_pretty(value).map_err(|cause| DeploymentError::Broken {
         reason: cause.to_string(),
     })?;
-    let beside = path.with_extension("new");
-    fs::write(&beside, json)
-        .and_then(|()| fs::rename(&beside, path))
-        .map_err(|cause| DeploymentError::io(path, &cause))
+    replace_file(path, &json)
 }
 
 /// Reads a small file of ours; `None` where there is none.
@@ -245,11 +243,6 @@ impl Deployment {
                 "canaries come out otherwise than in the first round under this operating point"
             );
         }
-        let earlier = self.canaries.load();
-        let ended = earlier
-            .as_ref()
-            .map(|earlier| earlier.operating_point.as_str())
-            .filter(|earlier| *earlier != round.operating_point);
         let gauges = |rate, of: &CanaryRate| telemetry::CanaryGauges {
             rate,
             trials: of.trials,
@@ -263,7 +256,7 @@ impl Deployment {
         ];
         telemetry::canaries_replayed(
             &self.name,
-            (&round.operating_point, ended),
+            &round.operating_point,
             rates,
             (round.changed.len(), round.failed.len()),
         );

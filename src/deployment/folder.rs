@@ -551,7 +551,7 @@ fn read_operating_point(path: &Path) -> Result<OperatingPoint, DeploymentError> 
 }
 
 /// Replaces a file so that after a crash there is either the old content or the new.
-fn replace_file(path: &Path, content: &[u8]) -> Result<(), DeploymentError> {
+pub(super) fn replace_file(path: &Path, content: &[u8]) -> Result<(), DeploymentError> {
     let failed = |cause: std::io::Error| DeploymentError::io(path, &cause);
     let beside = path.with_extension("tmp");
     // Opened before anything is replaced: a lack of descriptors must not be found out in between.

@@ -2,8 +2,10 @@
 
 mod answer;
 mod archive;
+mod audited;
 mod backup;
 mod beside;
+mod budget;
 mod calibrate;
 mod canary;
 mod error;
@@ -28,7 +30,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 pub use crate::analysis::remedy::Remedy;
-pub use crate::journal::entry::{DecisionId, Label, Reported, Row, Truth};
+pub use crate::journal::entry::{DecisionId, Label, LabelKind, Reported, Row, Truth};
 pub use crate::journal::error::JournalError;
 pub use crate::journal::read::QueueRequest;
 pub use crate::model::pool::Caller;
@@ -67,7 +69,7 @@ use crate::model::pool::Kind;
 use crate::pixels::Limits;
 use crate::telemetry;
 use crate::vector::Embedding;
-use answer::{Known, compare, embed_measured, embed_query, margin, search_snapshot};
+use answer::{Known, compare, embed_measured, embed_query, search_snapshot};
 use beside::Beside;
 use monitor::{Made, Monitor};
 use upkeep::Upkeep;
@@ -330,12 +332,15 @@ impl Deployment {
         let live = source == Source::Live;
         let ticket = live.then(|| self.beside.ticket(&probe, &options, &self.loaded.pool));
         let kind = probe.kind();
+        // Canaries come from here.
+        let waits = if live { Waits::Caller } else { Waits::Nobody };
         let ((hits, best, held, norm), timings) = self
-            .work((kind, arrived), move |embedder, limits, timings| {
+            .work((kind, waits, arrived), move |embedder, limits, timings| {
                 let query = probe.read(limits)?;
                 let (embedding, norm) = embed_measured(embedder, query, limits, timings)?;
                 let (hits, best) = search_snapshot(&searched, &embedding, &options, timings)?;
-                let held = judge.held(&embedding, best.as_ref(), timings)?;
+                let nearest = best.as_ref().map(|(best, _)| best);
+                let held = judge.held(&embedding, nearest, timings)?;
                 if let Some(checks) = checks {
                     checks.offer(&searched, &embedding);
                 }
@@ -359,7 +364,7 @@ impl Deployment {
         };
         // What callers send; canaries have counters of their own.
         if live {
-            let score = best.as_ref().map(|best| best.score.get());
+            let score = best.as_ref().map(|(best, _)| best.score.get());
             self.count(answer.decision.as_str(), &answer.basis, score);
             if let Some(norm) = norm {
                 telemetry::feature_measured(&self.name, norm);
@@ -372,7 +377,7 @@ impl Deployment {
                 standing: &standing,
                 generation: answer.generation,
                 gallery_items: answer.gallery_items,
-                best: best.as_ref().map(|best| (best, margin(best, &answer.hits))),
+                best: best.as_ref().map(|(best, margin)| (best, *margin)),
                 held,
                 filtered,
                 image,
@@ -380,7 +385,8 @@ impl Deployment {
             monitor.record(made, source);
         }
         if let Some(ticket) = ticket.flatten() {
-            ticket.offer(id, Outcome::new(&standing, best.as_ref(), held));
+            let best = best.as_ref().map(|(best, _)| best);
+            ticket.offer(id, Outcome::new(&standing, best, held));
         }
         Ok(answer)
     }
@@ -415,9 +421,12 @@ impl Deployment {
             }
         };
         let ((score, held), timings) = self
-            .work((kind, arrived), move |embedder, limits, timings| {
-                compare(embedder, (query, reference), &judge, limits, timings)
-            })
+            .work(
+                (kind, Waits::Caller, arrived),
+                move |embedder, limits, timings| {
+                    compare(embedder, (query, reference), &judge, limits, timings)
+                },
+            )
             .await?;
         let id = DecisionId::fresh();
         let answer = VerifyAnswer {
@@ -452,7 +461,7 @@ impl Deployment {
     /// # Errors
     /// The image is at fault, the queue is full, or the model failed.
     pub async fn embed(&self, query: Query) -> Result<(Embedding, Timings), DeploymentError> {
-        let job = (query.kind(), Instant::now());
+        let job = (query.kind(), Waits::Caller, Instant::now());
         self.glance(&query)?;
         self.work(job, move |embedder, limits, timings| {
             embed_query(embedder, query, limits, timings)
@@ -470,7 +479,7 @@ impl Deployment {
         known: Option<[u8; 32]>,
     ) -> Result<Enrolment, DeploymentError> {
         let known = (known, self.gallery.keeps_images());
-        let job = (Kind::Image, Instant::now());
+        let job = (Kind::Image, Waits::Nobody, Instant::now());
         let embedded = self.work(job, move |embedder, limits, timings| {
             answer::embed_image(embedder, &at, known, limits, timings)
         });
@@ -483,7 +492,7 @@ impl Deployment {
     /// # Errors
     /// As [`Deployment::embed_image`].
     pub async fn probe(&self, request: ProbeRequest) -> Result<Probed, DeploymentError> {
-        let job = (request.source.kind(), Instant::now());
+        let job = (request.source.kind(), Waits::Nobody, Instant::now());
         let (mut probed, timings) = self
             .work(job, move |embedder, limits, timings| {
                 answer::probe(embedder, request, limits, timings)
@@ -520,7 +529,7 @@ impl Deployment {
     ) -> Result<(Upserted, u64), DeploymentError> {
         let writer = self.writer()?;
         let keep = self.gallery.keeps_images();
-        let job = (source.kind(), Instant::now());
+        let job = (source.kind(), Waits::Caller, Instant::now());
         self.glance(&source)?;
         let embedded = self.work(job, move |embedder, limits, timings| {
             let (source_sha256, image) = (source.sha256(), source.kept(keep));
@@ -689,10 +698,10 @@ impl Deployment {
             .inspect_err(|error| self.record_failure(error))
     }
 
-    /// Runs a job of a kind on a worker, and times its stages.
+    /// Runs a job of a kind on a worker, and times its stages. What callers wait for is counted.
     async fn work<T: Send + 'static>(
         &self,
-        (kind, arrived): (Kind, Instant),
+        (kind, waits, arrived): (Kind, Waits, Instant),
         job: impl FnOnce(&mut Embedder, &Limits, &mut Timings) -> Result<T, DeploymentError>
         + Send
         + 'static,
@@ -714,11 +723,17 @@ impl Deployment {
         match outcome {
             Ok((value, mut timings)) => {
                 timings.total = arrived.elapsed();
-                timings.record(&self.name);
+                match waits {
+                    Waits::Caller => timings.record(&self.name),
+                    Waits::Nobody => {}
+                }
                 Ok((value, timings))
             }
             Err(error) => {
-                self.record_failure(&error);
+                match waits {
+                    Waits::Caller => self.record_failure(&error),
+                    Waits::Nobody => {}
+                }
                 Err(error)
             }
         }
@@ -735,6 +750,15 @@ impl Deployment {
             telemetry::image_failed(&self.name, answer::image_failure(cause));
         }
     }
+}
+
+/// Who waits for a piece of work.
+#[derive(Clone, Copy)]
+enum Waits {
+    /// A caller.
+    Caller,
+    /// Canaries and calibration give way and try again: a full queue refuses nobody then.
+    Nobody,
 }
 
 /// The index as an operating point is bound to it: what the gallery's growth does not change.

@@ -1,8 +1,9 @@
 //! Every decision on the record, labels of a sample of them, and what follows for the promise.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -11,25 +12,26 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::answer::Hit;
+use super::audited::{Labelling, drift};
+use super::budget::fitted;
 use super::canary::write_json;
 use super::shift::{Counted, Looked, Scores};
 use super::{CanaryRound, Deployment, DeploymentError, Disagreement, Folder, Standing};
 use crate::calibration::decision::Decision;
 use crate::calibration::operating_point::OperatingPoint;
-use crate::calibration::rates::Confidence;
 use crate::config::Monitoring;
 use crate::gallery::Gallery;
 use crate::journal::entry::{
-    Best, DecisionId, Entry, Label, Reported, Row, Sampling, Source, Truth as SaidTruth,
+    Best, DecisionId, Entry, Label, LabelKind, Reported, Row, Sampling, Source, Truth as SaidTruth,
 };
 use crate::journal::read::{QueueRequest, Reader};
-use crate::journal::totals::Committed;
-use crate::journal::{Journal, Options, Retention};
-use crate::monitoring::audit::{AcceptFeedback, AuditRow, AuditedRate, Truth};
-use crate::monitoring::drift::{Drift, Limit, Limits, Seen};
+use crate::journal::totals::{Committed, Lost, TotalKey};
+use crate::journal::{Journal, Losses, Options, Retention};
+use crate::monitoring::audit::AuditedRate;
+use crate::monitoring::drift::{Drift, Limit};
 use crate::monitoring::mixture::Classes;
 use crate::monitoring::sequential::EProcess;
-use crate::monitoring::strata::{Inclusion, Strata};
+use crate::monitoring::strata::Strata;
 use crate::telemetry;
 use crate::vector::Similarity;
 
@@ -41,6 +43,8 @@ const DESIGN_FILE: &str = "audit.json";
 const ALARM_DELTA: f64 = 0.05;
 /// How often it is looked whether something has changed.
 const TICK: Duration = Duration::from_millis(250);
+/// When the traffic is counted again after that failed.
+const FIT_AGAIN: Duration = Duration::from_secs(60);
 /// Evaluating takes one part in so many of one core's time.
 const EVALUATION_SHARE: u32 = 50;
 
@@ -58,14 +62,52 @@ struct Design {
 pub(super) struct Monitor {
     deployment: String,
     journal: Journal,
+    name: String,
     strata: Strata,
+    /// The strata by which decisions are drawn now: others where there is a budget.
+    drawing: Arc<ArcSwap<Strata>>,
     since_ms: u64,
     images: bool,
     delta: f64,
     /// Set where something was committed or labelled since the last evaluation.
     changed: Arc<AtomicBool>,
+    showing: Arc<Showing>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// The operating point whose gauges are shown, until another deployment has taken the place of this
+/// one: then nothing is any more.
+#[derive(Debug, Default)]
+struct Showing(Mutex<(Option<String>, bool)>);
+
+impl Showing {
+    fn lock(&self) -> MutexGuard<'_, (Option<String>, bool)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls `show` with the gauges of `point` in the place of those shown before.
+    fn show(&self, deployment: &str, point: Option<&str>, show: impl FnOnce()) {
+        let mut showing = self.lock();
+        if showing.1 {
+            return;
+        }
+        if showing.0.as_deref() != point
+            && let Some(earlier) = showing.0.take()
+        {
+            telemetry::audit_ended(deployment, &earlier);
+        }
+        showing.0 = point.map(ToOwned::to_owned);
+        show();
+    }
+
+    fn end(&self, deployment: &str) {
+        let mut showing = self.lock();
+        showing.1 = true;
+        if let Some(shown) = showing.0.take() {
+            telemetry::audit_ended(deployment, &shown);
+        }
+    }
 }
 
 /// One decision of a deployment, to be recorded.
@@ -103,6 +145,8 @@ pub struct TruthReport {
     pub told: Told,
     /// Who says so; empty for `unnamed`.
     pub said_by: String,
+    /// Whether they were asked, because the decision was drawn, or speak by themselves.
+    pub kind: LabelKind,
 }
 
 impl Monitor {
@@ -126,18 +170,21 @@ impl Monitor {
         let changed = Arc::new(AtomicBool::new(true));
         let stop = Arc::new(AtomicBool::new(false));
         let (deployment, deciding) = (name.to_owned(), Arc::clone(&standing));
-        let (committed, mut opening) = (Arc::clone(&changed), true);
+        let committed = Arc::clone(&changed);
         let counted = Arc::new(Counted::default());
-        let counting = Arc::clone(&counted);
+        let (counting, mut told_before) = (Arc::clone(&counted), None);
         let journal = Journal::open(&folder.join(JOURNAL_FILE), options, move |told| {
-            publish(&deployment, told, &deciding.load(), opening);
+            publish(&deployment, told, &deciding.load(), &mut told_before);
             counting.take(told);
-            opening = false;
             committed.store(true, Ordering::Relaxed);
         })?;
+        let showing = Arc::new(Showing::default());
+        let drawing = Arc::new(ArcSwap::from_pointee(settings.strata.clone()));
         let watcher = Watcher {
             deployment: name.to_owned(),
             reader: journal.reader()?,
+            losses: journal.losses(),
+            lost: None,
             strata: settings.strata.clone(),
             since_ms,
             delta: settings.alarm_delta,
@@ -145,7 +192,12 @@ impl Monitor {
             standing,
             changed: Arc::clone(&changed),
             stop: Arc::clone(&stop),
-            shown: None,
+            showing: Arc::clone(&showing),
+            looked_at: None,
+            budget: settings
+                .labels_per_day
+                .map(|labels| (labels, Instant::now())),
+            drawing: Arc::clone(&drawing),
             folder: folder.to_owned(),
             counted,
             scores: None,
@@ -159,14 +211,31 @@ impl Monitor {
         Ok(Self {
             deployment: name.to_owned(),
             journal,
+            name: name.to_owned(),
             strata: settings.strata.clone(),
+            drawing,
             since_ms,
             images: settings.images,
             delta: settings.alarm_delta,
             changed,
+            showing,
             stop,
             thread: Some(thread),
         })
+    }
+
+    /// Takes its gauges away, and shows nothing any more: another is served in its place. What is
+    /// under way is recorded all the same.
+    pub(super) fn end(&self) {
+        self.showing.end(&self.name);
+    }
+
+    /// Shows anew what it knows, soon.
+    pub(super) fn look_again(&self) {
+        self.changed.store(true, Ordering::Relaxed);
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
     }
 
     /// Whether images are kept for whoever labels.
@@ -211,7 +280,7 @@ impl Monitor {
     }
 
     fn sampling(&self, made: &Made<'_>, point: &OperatingPoint) -> Option<Sampling> {
-        let place = self.strata.place(made.held, point.threshold());
+        let place = self.drawing.load().place(made.held, point.threshold());
         let drawn = place.inclusion.draws(lot(&made.id));
         let stratum = u16::try_from(place.stratum).ok()?;
         Sampling::new(stratum, place.inclusion.get(), drawn)
@@ -220,6 +289,7 @@ impl Monitor {
 
 impl Drop for Monitor {
     fn drop(&mut self) {
+        self.end();
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
@@ -247,12 +317,19 @@ pub(super) fn now_ms() -> u64 {
 /// When decisions began to be drawn by these strata: now, where they are new.
 fn begin_design(path: &Path, strata: &Strata) -> Result<u64, DeploymentError> {
     let known = match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice::<Design>(&bytes).ok(),
+        Ok(bytes) => serde_json::from_slice::<Design>(&bytes)
+            .inspect_err(|error| {
+                tracing::error!(%error, path = %path.display(), "the design of the audit is damaged: another one begins now, and rates, evidence and alarms begin anew");
+            })
+            .ok(),
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => None,
         Err(cause) => return Err(DeploymentError::io(path, &cause)),
     };
-    if let Some(known) = known.filter(|known| known.strata == *strata) {
+    if let Some(known) = known.as_ref().filter(|known| known.strata == *strata) {
         return Ok(known.since_unix_ms);
+    }
+    if known.is_some() {
+        tracing::warn!(path = %path.display(), "the design of the audit has changed: rates, evidence and alarms begin anew");
     }
     let design = Design {
         strata: strata.clone(),
@@ -262,12 +339,19 @@ fn begin_design(path: &Path, strata: &Strata) -> Result<u64, DeploymentError> {
     Ok(design.since_unix_ms)
 }
 
+/// What was told of each total before; `None` at opening.
+type ToldBefore = Option<HashMap<TotalKey, u64>>;
+
 /// Tells Prometheus what a commit changed. At opening, of earlier operating points nothing: the
 /// number of series is bounded by those that decide while the server runs.
-fn publish(deployment: &str, told: &Committed, standing: &Standing, opening: bool) {
+fn publish(deployment: &str, told: &Committed, standing: &Standing, before: &mut ToldBefore) {
     let active = standing.valid().map(OperatingPoint::id);
+    let opening = before.is_none();
+    let before = before.get_or_insert_default();
     for total in &told.changed {
         let point = total.key.operating_point.as_deref();
+        let count = total.count.decisions;
+        let earlier = before.insert(total.key.clone(), count).unwrap_or(0);
         if !opening || point.is_none() || point == active {
             telemetry::decisions_recorded(
                 deployment,
@@ -277,62 +361,24 @@ fn publish(deployment: &str, told: &Committed, standing: &Standing, opening: boo
                     decision: total.key.decision.as_str(),
                     stratum: total.key.stratum,
                     filtered: total.key.filtered,
-                    count: total.count.decisions,
+                    count: (count, (!opening).then(|| count.saturating_sub(earlier))),
                 },
             );
         }
     }
-    let lost = [
-        ("queue_full", told.lost.queue_full),
-        ("not_written", told.lost.not_written),
-        ("image", told.lost.images),
-    ];
-    telemetry::journal_changed(deployment, lost, told.rows, told.bytes);
+    telemetry::journal_changed(deployment, told.rows, told.bytes);
 }
 
-/// What was drawn and told of an operating point.
-fn seen(
-    reader: &Reader,
-    point: &str,
-    since_ms: u64,
-) -> Result<(Vec<AuditRow>, AcceptFeedback), DeploymentError> {
-    let mut rows = Vec::new();
-    let mut feedback = AcceptFeedback { right: 0, wrong: 0 };
-    reader.audited(point, since_ms, |row| {
-        let (truth, accepted) = (truth(&row), row.entry.decision == Decision::Accept);
-        match drawn(&row, accepted, truth) {
-            Some(row) => rows.push(row),
-            None if accepted => match truth {
-                Some(Truth::MatedRight) => feedback.right += 1,
-                Some(Truth::MatedWrong | Truth::NonMated) => feedback.wrong += 1,
-                None => {}
-            },
-            None => {}
-        }
-    })?;
-    Ok((rows, feedback))
-}
-
-fn drawn(row: &Row, accepted: bool, truth: Option<Truth>) -> Option<AuditRow> {
-    let sampling = row.entry.sampling.filter(Sampling::sampled)?;
-    Some(AuditRow {
-        stratum: usize::from(sampling.stratum()),
-        accepted,
-        inclusion: Inclusion::new(sampling.probability()).ok()?,
-        truth,
-    })
-}
-
-/// `None` also where nobody can tell.
-fn truth(row: &Row) -> Option<Truth> {
-    let best = row.entry.best.as_ref();
-    match &row.label.as_ref()?.truth {
-        SaidTruth::Mated { label } if best.is_some_and(|best| best.label == *label) => {
-            Some(Truth::MatedRight)
-        }
-        SaidTruth::Mated { .. } => Some(Truth::MatedWrong),
-        SaidTruth::NonMated => Some(Truth::NonMated),
-        SaidTruth::Unusable => None,
+/// Tells Prometheus what was lost since it was told last.
+fn publish_lost(deployment: &str, lost: Lost, before: Option<Lost>) {
+    let reasons = |lost: Lost| [lost.queue_full, lost.not_written, lost.images];
+    let now = ["queue_full", "not_written", "image"]
+        .into_iter()
+        .zip(reasons(lost));
+    let before = before.map_or([None; 3], |before| reasons(before).map(Some));
+    for ((reason, total), earlier) in now.zip(before) {
+        let since = earlier.map(|earlier| total.saturating_sub(earlier));
+        telemetry::recording_lost(deployment, reason, (total, since));
     }
 }
 
@@ -347,8 +393,15 @@ struct Watcher {
     standing: Arc<ArcSwap<Standing>>,
     changed: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
-    /// The operating point whose gauges are shown.
-    shown: Option<String>,
+    showing: Arc<Showing>,
+    /// The operating point that was looked at last.
+    looked_at: Option<String>,
+    /// Labels a day, and when the traffic is looked at again for them.
+    budget: Option<(u32, Instant)>,
+    drawing: Arc<ArcSwap<Strata>>,
+    losses: Losses,
+    /// What was told of them last.
+    lost: Option<Lost>,
     folder: PathBuf,
     counted: Arc<Counted>,
     scores: Option<Scores>,
@@ -358,10 +411,12 @@ impl Watcher {
     fn run(mut self) {
         let mut next = Instant::now();
         while !self.stop.load(Ordering::Relaxed) {
+            self.tell_lost();
             let standing = self.standing.load_full();
             let active = standing.valid();
-            let another = active.map(OperatingPoint::id) != self.shown.as_deref();
+            let another = active.map(OperatingPoint::id) != self.looked_at.as_deref();
             let now = Instant::now();
+            self.keep_to_budget(active, another);
             if another || (next <= now && self.changed.swap(false, Ordering::Relaxed)) {
                 self.look(active);
                 let ended = Instant::now();
@@ -369,57 +424,85 @@ impl Watcher {
             }
             thread::park_timeout(TICK);
         }
+        self.tell_lost();
+    }
+
+    fn keep_to_budget(&mut self, active: Option<&OperatingPoint>, another: bool) {
+        let Some(((labels, at), point)) = self.budget.as_mut().zip(active) else {
+            return;
+        };
+        let now = Instant::now();
+        if now < *at && !another {
+            return;
+        }
+        let of = (point.id(), *labels);
+        match fitted(&self.reader, &self.strata, of, now_ms()) {
+            Ok((strata, again)) => {
+                self.drawing.store(Arc::new(strata));
+                *at = now + again;
+            }
+            Err(error) => {
+                tracing::error!(%error, deployment = self.deployment, "the traffic could not be counted; as much is drawn as before");
+                *at = now + FIT_AGAIN;
+            }
+        }
+    }
+
+    /// Also while nothing can be written, and after the journal's writer has ended.
+    fn tell_lost(&mut self) {
+        let lost = self.losses.ever();
+        if self.lost != Some(lost) {
+            publish_lost(&self.deployment, lost, self.lost);
+            self.lost = Some(lost);
+        }
     }
 
     fn look(&mut self, active: Option<&OperatingPoint>) {
-        let id = active.map(OperatingPoint::id);
-        if let Some(earlier) = self.shown.take().filter(|shown| Some(shown.as_str()) != id) {
-            telemetry::audit_ended(&self.deployment, &earlier);
-            telemetry::scores_fitted(&self.deployment, &earlier, None);
-        }
-        let Some(point) = active else { return };
+        self.looked_at = active.map(|point| point.id().to_owned());
+        let Some(point) = active else {
+            self.showing.show(&self.deployment, None, || ());
+            return;
+        };
         let found = drift(
             &self.reader,
             point,
             (&self.strata, self.since_ms, self.delta),
             self.gallery.len() as u64,
         );
-        match found {
-            Ok(drift) => show(&self.deployment, point.id(), &drift),
-            Err(error) => {
-                tracing::error!(%error, deployment = self.deployment, "the audit could not be evaluated");
+        let found = found.inspect_err(|error| {
+            tracing::error!(%error, deployment = self.deployment, "the audit could not be evaluated");
+        });
+        let looked = self.look_at_scores(point);
+        let (deployment, id) = (self.deployment.as_str(), point.id());
+        self.showing.show(deployment, Some(id), || {
+            if let Ok((drift, labelling)) = &found {
+                show(deployment, id, drift, *labelling);
             }
-        }
-        self.look_at_scores(point);
-        self.shown = Some(point.id().to_owned());
+            if let Some(shift) = looked.shift {
+                telemetry::scores_compared(deployment, id, shift.psi, shift.limit);
+            }
+            if let Some(misfit) = looked.misfit {
+                let gauges = telemetry::MisfitGauges {
+                    distance: misfit.distance,
+                    limit: misfit.limit,
+                    mated: misfit.mated,
+                };
+                telemetry::scores_fitted(deployment, id, gauges);
+            }
+        });
     }
-}
 
-impl Watcher {
-    fn look_at_scores(&mut self, point: &OperatingPoint) {
+    fn look_at_scores(&mut self, point: &OperatingPoint) -> Looked {
         let id = point.id();
         let known = self.scores.take().filter(|scores| scores.is_of(id));
         let mut scores = known
             .unwrap_or_else(|| Scores::new(&self.folder, id, self.since_ms, self.classes(point)));
-        match scores.look(&self.counted, self.strata.count()) {
-            Ok(Looked { shift, misfit }) => {
-                if let Some(shift) = shift {
-                    telemetry::scores_compared(&self.deployment, id, shift.psi, shift.limit);
-                }
-                if let Some(misfit) = misfit {
-                    let gauges = telemetry::MisfitGauges {
-                        distance: misfit.distance,
-                        limit: misfit.limit,
-                        mated: misfit.mated,
-                    };
-                    telemetry::scores_fitted(&self.deployment, id, Some(gauges));
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, deployment = self.deployment, "the reference of the scores is not kept");
-            }
-        }
+        let looked = scores.look(&self.counted, self.strata.count());
         self.scores = Some(scores);
+        looked.unwrap_or_else(|error| {
+            tracing::warn!(%error, deployment = self.deployment, "the reference of the scores is not kept");
+            Looked::default()
+        })
     }
 
     /// What the calibration of an operating point found; `None` where its searches were not kept.
@@ -435,27 +518,7 @@ impl Watcher {
     }
 }
 
-fn drift(
-    reader: &Reader,
-    point: &OperatingPoint,
-    (strata, since_ms, delta): (&Strata, u64, f64),
-    items: u64,
-) -> Result<Drift, DeploymentError> {
-    let (rows, feedback) = seen(reader, point.id(), since_ms)?;
-    let seen = Seen {
-        strata,
-        rows: &rows,
-        feedback,
-        gallery: (items, point.content().valid_to_items()),
-    };
-    Ok(Drift::new(
-        &seen,
-        Limits::of(point, delta),
-        Confidence::DISPLAY,
-    )?)
-}
-
-fn show(deployment: &str, point: &str, drift: &Drift) {
+fn show(deployment: &str, point: &str, drift: &Drift, labelling: Labelling) {
     let gauges = |rate, found: Option<AuditedRate>| telemetry::AuditedRateGauges {
         rate,
         interval: found.map(|found| [found.estimate, found.lower, found.upper]),
@@ -480,12 +543,14 @@ fn show(deployment: &str, point: &str, drift: &Drift) {
     for rate in [far, frr, gauges("fdr", drift.rates.false_discovery)] {
         telemetry::rate_audited(deployment, point, rate);
     }
-    telemetry::audit_counted(
-        deployment,
-        point,
-        (drift.rates.drawn, drift.rates.labelled),
-        (drift.feedback.right, drift.feedback.wrong),
-    );
+    let counts = telemetry::AuditCounts {
+        drawn: drift.rates.drawn,
+        labelled: drift.rates.labelled,
+        since_label: labelling.since,
+        latest_label_ms: labelling.latest_ms,
+        feedback: (drift.feedback.right, drift.feedback.wrong),
+    };
+    telemetry::audit_counted(deployment, point, counts);
 }
 
 /// A decision with its label and all labels before it.
@@ -527,7 +592,7 @@ impl Deployment {
         let Some(point) = standing.valid() else {
             return Ok(None);
         };
-        let mut drift = drift(
+        let (mut drift, _) = drift(
             &monitor.journal.reader()?,
             point,
             (&monitor.strata, monitor.since_ms, monitor.delta),
@@ -540,7 +605,8 @@ impl Deployment {
         Ok(Some((point.clone(), drift)))
     }
 
-    /// Drawn decisions that wait for a label, newest first. Blocks.
+    /// Drawn decisions that wait for a label, newest first: of the operating point that decides, where
+    /// none is asked for. Blocks.
     ///
     /// # Errors
     /// Decisions are not recorded, the journal is damaged, or the disk.
@@ -548,7 +614,12 @@ impl Deployment {
         let monitor = self.monitor()?;
         monitor.journal.flush()?;
         // What was drawn by another design is in no rate any more.
+        let deciding = || Some(self.standing.load().valid()?.id().to_owned());
+        let Some(point) = request.operating_point.clone().or_else(deciding) else {
+            return Ok(Vec::new());
+        };
         let request = QueueRequest {
+            operating_point: Some(point),
             since_ms: monitor.since_ms,
             ..request.clone()
         };
@@ -644,6 +715,7 @@ impl Deployment {
             truth,
             said_by,
             unix_ms,
+            kind: report.kind,
         })
     }
 }

@@ -262,7 +262,13 @@ impl Deployment {
         let (before, now) = (earlier.standing.load(), self.standing.load());
         let before = before.valid().map(OperatingPoint::id);
         let now = now.valid().map(OperatingPoint::id);
+        if let Some(monitor) = earlier.monitor.get() {
+            monitor.end();
+        }
         self.publish_standing(before.filter(|before| Some(*before) != now));
+        if let Some(monitor) = self.monitor.get() {
+            monitor.look_again();
+        }
     }
 
     fn metric_labels(&self) -> telemetry::DeploymentLabels<'_> {

@@ -1,10 +1,12 @@
 //! Labels: what people say about decisions, written with its history.
 
+use std::collections::HashMap;
+
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use crate::journal::entry::{DecisionId, Label, Reported};
+use crate::journal::entry::{DecisionId, Label, LabelKind, Reported};
 use crate::journal::error::{JournalError, Refused, failed};
-use crate::journal::format::{read_label, truth_columns};
+use crate::journal::format::{UNASKED, read_label, truth_columns};
 use crate::journal::store::{Store, immediate};
 
 /// What became of each label of a batch, in its order.
@@ -37,18 +39,22 @@ fn report(
     removed_to: &[u8],
 ) -> Result<Result<Reported, Refused>, rusqlite::Error> {
     let decision = label.decision;
-    let exists = transaction
-        .prepare_cached("SELECT 1 FROM decisions WHERE id = ?")?
-        .query_row([decision.as_bytes()], |_| Ok(()))
+    let sampled: Option<bool> = transaction
+        .prepare_cached("SELECT sampled FROM decisions WHERE id = ?")?
+        .query_row([decision.as_bytes()], |row| row.get(0))
         .optional()?;
-    if exists.is_none() {
+    let Some(sampled) = sampled else {
         return Ok(Err(if decision.as_bytes().as_slice() <= removed_to {
             Refused::Expired { decision }
         } else {
             Refused::Unknown { decision }
         }));
+    };
+    let mut history = history(transaction, decision)?;
+    if sampled {
+        // What was asked for and what was not are two things there.
+        history.retain(|said| said.kind == label.kind);
     }
-    let history = history(transaction, decision)?;
     let outcome = match history.last() {
         None => Reported::Added,
         // Also where an answer was lost, the label was corrected, and it is sent once more.
@@ -58,7 +64,7 @@ fn report(
         Some(last) if last.truth == label.truth => Reported::Confirmed,
         Some(_) => Reported::Corrected,
     };
-    let (truth, text) = truth_columns(&label.truth);
+    let (truth, text) = truth_columns(label);
     let sql =
         "INSERT INTO labels (decision, unix_ms, said_by, truth, label) VALUES (?, ?, ?, ?, ?)";
     transaction.prepare_cached(sql)?.execute(params![
@@ -69,10 +75,30 @@ fn report(
         text
     ])?;
     let number = transaction.last_insert_rowid();
-    transaction
-        .prepare_cached("UPDATE decisions SET labelled = ? WHERE id = ?")?
-        .execute(params![number, decision.as_bytes()])?;
+    // Feedback takes no sampled decision from the queue: whoever complains was not asked.
+    if label.kind == LabelKind::Audit || !sampled {
+        transaction
+            .prepare_cached("UPDATE decisions SET labelled = ? WHERE id = ?")?
+            .execute(params![number, decision.as_bytes()])?;
+    }
     Ok(Ok(outcome))
+}
+
+/// What was said last of each decision without anybody asking.
+pub(super) fn feedback(
+    connection: &rusqlite::Connection,
+) -> Result<HashMap<DecisionId, Label>, rusqlite::Error> {
+    let sql = "SELECT unix_ms, said_by, truth, label, decision FROM labels WHERE ? < truth \
+               ORDER BY number";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([UNASKED])?;
+    let mut found = HashMap::new();
+    while let Some(row) = rows.next()? {
+        if let Some(decision) = DecisionId::from_bytes(row.get(4)?) {
+            found.insert(decision, read_label(row, decision, 0)?);
+        }
+    }
+    Ok(found)
 }
 
 /// All that was said of a decision, the latest last.

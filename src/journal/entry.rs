@@ -233,6 +233,8 @@ pub struct Label {
     pub said_by: String,
     /// When, in milliseconds since 1970-01-01 UTC.
     pub unix_ms: u64,
+    /// Why they say so.
+    pub kind: LabelKind,
 }
 
 impl Label {
@@ -254,7 +256,7 @@ impl Label {
 
     /// Whether it says what `other` says, and nothing more.
     pub(super) fn repeats(&self, other: &Self) -> bool {
-        self.truth == other.truth && self.said_by == other.said_by
+        self.truth == other.truth && self.said_by == other.said_by && self.kind == other.kind
     }
 }
 
@@ -274,9 +276,10 @@ pub enum Reported {
 /// Why a decision has a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LabelKind {
-    /// It was sampled for audit, so that its inclusion probability weighs it.
+    /// Somebody was asked, because it was sampled for audit: its inclusion probability weighs it.
     Audit,
-    /// It was not sampled: somebody told by themselves. It says something of precision only.
+    /// Somebody told by themselves, which they do because of the truth. It says something of
+    /// precision only, also where the decision happens to be sampled.
     Feedback,
 }
 
@@ -285,8 +288,10 @@ pub enum LabelKind {
 pub struct Row {
     /// The decision.
     pub entry: Entry,
-    /// The label that holds.
+    /// The label that holds: of a sampled decision, what was said when somebody was asked.
     pub label: Option<Label>,
+    /// What was said last of a sampled decision without anybody asking, where that was looked up.
+    pub feedback: Option<Label>,
 }
 
 impl Row {

@@ -8,7 +8,7 @@ use rusqlite::{Connection, Row as SqlRow};
 
 use crate::calibration::decision::Decision;
 use crate::journal::entry::{
-    Best, DecisionId, Entry, Label, Row, Sampling, Source, SourceKind, Truth,
+    Best, DecisionId, Entry, Label, LabelKind, Row, Sampling, Source, SourceKind, Truth,
 };
 use crate::journal::error::{JournalError, OPEN, failed};
 use crate::journal::totals::{Count, Counts, Key, Lost, Total, TotalKey};
@@ -268,7 +268,11 @@ pub(super) fn read_row(row: &SqlRow<'_>, points: &Points) -> Result<Row, rusqlit
         None => None,
         Some(_) => Some(read_label(row, id, 16)?),
     };
-    Ok(Row { entry, label })
+    Ok(Row {
+        entry,
+        label,
+        feedback: None,
+    })
 }
 
 /// Reads a label from four columns: time, who said it, what, and the label meant.
@@ -277,8 +281,14 @@ pub(super) fn read_label(
     decision: DecisionId,
     first: usize,
 ) -> Result<Label, rusqlite::Error> {
-    let truth = match row.get(first + 2)? {
-        1_i64 => Truth::Mated {
+    let number: i64 = row.get(first + 2)?;
+    let (kind, number) = if UNASKED < number {
+        (LabelKind::Feedback, number - UNASKED)
+    } else {
+        (LabelKind::Audit, number)
+    };
+    let truth = match number {
+        1 => Truth::Mated {
             label: row.get(first + 3)?,
         },
         2 => Truth::NonMated,
@@ -290,15 +300,23 @@ pub(super) fn read_label(
         truth,
         said_by: row.get(first + 1)?,
         unix_ms: whole(row, first)?,
+        kind,
     })
 }
 
-/// A truth as its number, and its label.
-pub(super) fn truth_columns(truth: &Truth) -> (i64, Option<&str>) {
-    match truth {
-        Truth::Mated { label } => (1, Some(label)),
+/// What is added to the number of a truth that nobody asked for.
+pub(super) const UNASKED: i64 = 3;
+
+/// What a label says as its number, and the label meant.
+pub(super) fn truth_columns(label: &Label) -> (i64, Option<&str>) {
+    let (number, text) = match &label.truth {
+        Truth::Mated { label } => (1, Some(label.as_str())),
         Truth::NonMated => (2, None),
         Truth::Unusable => (3, None),
+    };
+    match label.kind {
+        LabelKind::Audit => (number, text),
+        LabelKind::Feedback => (number + UNASKED, text),
     }
 }
 

@@ -61,6 +61,18 @@ pub struct Journal {
     thread: Option<JoinHandle<()>>,
 }
 
+/// Counts what a journal has lost, on the disk or not yet.
+#[derive(Debug)]
+pub struct Losses(Arc<Shared>);
+
+impl Losses {
+    /// Everything that was ever lost.
+    #[must_use]
+    pub fn ever(&self) -> Lost {
+        self.0.lost()
+    }
+}
+
 impl Journal {
     /// Opens the journal at `path`, or begins one. A damaged one is set aside under another name,
     /// with an error in the log, and a new one begun. The caller sees to it that no other writes.
@@ -78,8 +90,9 @@ impl Journal {
         let store = Store::open_or_begin(path)?;
         observe(&store.committed(None)?);
         let (queue, inbox) = crossbeam_channel::bounded(QUEUE_LEN_MAX);
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared::after(store.lost()));
         let worker = Worker {
+            inbox,
             store,
             options,
             shared: Arc::clone(&shared),
@@ -92,7 +105,7 @@ impl Journal {
         };
         let thread = thread::Builder::new()
             .name("journal-writer".to_owned())
-            .spawn(move || worker.run(&inbox))
+            .spawn(move || worker.run())
             .map_err(|source| file_failed(path, "start the writer of", source))?;
         Ok(Self {
             path: path.to_path_buf(),
@@ -131,10 +144,10 @@ impl Journal {
         fits
     }
 
-    /// What was lost and is not in the totals on the disk yet.
+    /// What is lost, now and later: also while nothing can be written.
     #[must_use]
-    pub fn lost(&self) -> Lost {
-        self.shared.lost()
+    pub fn losses(&self) -> Losses {
+        Losses(Arc::clone(&self.shared))
     }
 
     /// Writes labels, all in one transaction, and says what became of each, in their order. They

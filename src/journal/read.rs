@@ -121,7 +121,7 @@ impl Reader {
 
     /// Gives the decisions of live searches without a filter to `take` that operating point
     /// `operating_point` made from `since_ms` on and that were sampled or have a label, in the
-    /// order in which they were made.
+    /// order in which they were made, with the feedback on them.
     ///
     /// # Errors
     /// The file is damaged, or the disk.
@@ -144,9 +144,14 @@ impl Reader {
                  AND d.source = 0 AND d.filtered = 0 ORDER BY d.id"
             );
             let mut statement = connection.prepare_cached(&query)?;
+            let mut unasked = audit::feedback(connection)?;
             let mut rows = statement.query(params![point, first.as_bytes()])?;
             while let Some(row) = rows.next()? {
-                take(read_row(row, &points)?);
+                let mut row = read_row(row, &points)?;
+                if row.inclusion_probability().is_some() {
+                    row.feedback = unasked.remove(&row.entry.id);
+                }
+                take(row);
             }
             Ok(())
         })
@@ -182,7 +187,7 @@ impl Reader {
     }
 
     /// A page of the decisions of live searches that were sampled and have no label yet, newest
-    /// first.
+    /// first; without those under a filter, which are in no rate.
     ///
     /// # Errors
     /// The file is damaged, or the disk.
@@ -198,7 +203,7 @@ impl Reader {
             let query = format!(
                 "SELECT {COLUMNS} FROM {JOINED} WHERE d.id IN (\
                  SELECT id FROM decisions INDEXED BY waiting \
-                 WHERE sampled = 1 AND labelled = 0 AND source = 0 AND id < ?1 \
+                 WHERE sampled = 1 AND labelled = 0 AND source = 0 AND filtered = 0 AND id < ?1 \
                  AND ?5 <= id AND (?2 IS NULL OR stratum = ?2) AND (?3 IS NULL OR point = ?3) \
                  ORDER BY id DESC LIMIT ?4) ORDER BY d.id DESC"
             );

@@ -54,7 +54,6 @@ pub(super) struct Removed {
 /// A row that a step looks at.
 struct Candidate {
     id: Vec<u8>,
-    labelled: bool,
     /// Whether it was sampled, or is labelled.
     audited: bool,
     image_bytes: u64,
@@ -188,7 +187,6 @@ fn candidates(
     let rows = statement.query_map(bounds, |row| {
         Ok(Candidate {
             id: row.get(0)?,
-            labelled: row.get::<_, i64>(1)? != 0,
             audited: row.get::<_, i64>(1)? != 0 || row.get(8)?,
             image_bytes: whole(row, 2)?,
             key: Key {
@@ -206,7 +204,8 @@ fn candidates(
 fn remove(transaction: &Transaction<'_>, candidate: &Candidate) -> Result<(), rusqlite::Error> {
     let mut delete = transaction.prepare_cached("DELETE FROM decisions WHERE id = ?")?;
     delete.execute([&candidate.id])?;
-    if candidate.labelled {
+    // Also where it was only spoken of.
+    if candidate.audited {
         let mut delete = transaction.prepare_cached("DELETE FROM labels WHERE decision = ?")?;
         delete.execute([&candidate.id])?;
     }

@@ -89,6 +89,11 @@ impl Store {
         self.broken |= error.is_damage();
     }
 
+    /// What was lost, as far as the disk has it.
+    pub(super) fn lost(&self) -> Lost {
+        self.lost
+    }
+
     pub(super) fn is_broken(&self) -> bool {
         self.broken
     }
@@ -214,7 +219,6 @@ impl Store {
         let sql_error = |error| failed(&self.path, "read", error);
         Ok(Committed {
             changed: format::totals(&counts, &self.points).map_err(sql_error)?,
-            lost: self.lost,
             rows: totals::rows(&self.counts),
             bytes: self.file_bytes()?,
         })

@@ -95,6 +95,14 @@ fn label(number: u64, truth: Truth) -> Label {
         truth,
         said_by: "anna".to_owned(),
         unix_ms: NOW_MS,
+        kind: LabelKind::Audit,
+    }
+}
+
+fn unasked(number: u64, truth: Truth) -> Label {
+    Label {
+        kind: LabelKind::Feedback,
+        ..label(number, truth)
     }
 }
 
@@ -231,7 +239,7 @@ fn totals_are_a_recount_of_a_hundred_thousand_decisions_and_metrics_are_totals()
     assert_eq!(reader.verify().unwrap(), DECISIONS);
     let (totals, lost) = reader.totals().unwrap();
     assert_eq!(decisions(&totals), DECISIONS);
-    assert_eq!(lost, journal.lost());
+    assert_eq!(lost, journal.losses().ever());
 
     // By hand, from the decisions themselves.
     for total in &totals {
@@ -341,24 +349,16 @@ fn a_full_queue_loses_decisions_and_counts_them() {
     for number in 0..sent {
         journal.record(entry(number), None);
     }
-    // What the first commit found lost may be on the disk already.
-    assert!(0 < journal.lost().queue_full);
+    assert!(0 < journal.losses().ever().queue_full);
     drop(let_go);
     journal.flush().unwrap();
     let (totals, written) = journal.reader().unwrap().totals().unwrap();
     let lost = written.queue_full;
-    assert_eq!(journal.lost().queue_full, 0);
+    assert_eq!(journal.losses().ever(), written);
     assert_eq!(decisions(&totals) + lost, sent);
     assert!(8192 <= decisions(&totals) && 10_000 < lost, "{lost}");
     drop(journal);
-    let mut known = None;
-    let reopened = Journal::open(&place.path, options(), {
-        let (told, telling) = mpsc::channel();
-        known.replace(telling);
-        move |committed| told.send(committed.lost).unwrap_or_default()
-    });
-    drop(reopened.unwrap());
-    assert_eq!(known.unwrap().recv().unwrap().queue_full, lost);
+    assert_eq!(open(&place.path).losses().ever(), written);
 }
 
 #[test]
@@ -376,7 +376,7 @@ fn images_that_wait_are_bounded_and_their_decisions_are_recorded() {
     for number in 2..12 {
         journal.record(sampled(number), Some(vec![7; 10_000_000]));
     }
-    assert_eq!(journal.lost().images, 4);
+    assert_eq!(journal.losses().ever().images, 4);
     drop(let_go);
     journal.flush().unwrap();
     let reader = journal.reader().unwrap();
@@ -476,7 +476,7 @@ fn the_queue_has_sampled_live_decisions_without_a_label_newest_first() {
         .rev()
         .map(entry)
         .filter(|entry| entry.sampling.is_some_and(|sampling| sampling.sampled()))
-        .filter(|entry| entry.source == Source::Live)
+        .filter(|entry| entry.source == Source::Live && !entry.filtered)
         .map(|entry| entry.id)
         .collect();
     let mut found = Vec::new();
@@ -780,7 +780,85 @@ fn while_the_disk_fails_labels_are_refused_and_decisions_wait() {
     other.execute_batch("ROLLBACK").unwrap();
     journal.flush().unwrap();
     assert_eq!(journal.reader().unwrap().verify().unwrap(), 20);
-    assert_eq!(journal.lost(), super::Lost::default());
+    assert_eq!(journal.losses().ever(), super::Lost::default());
+}
+
+#[test]
+fn what_is_lost_is_told_while_the_disk_fails_and_is_on_it_afterwards() {
+    let place = place();
+    let journal = open(&place.path);
+    let losses = journal.losses();
+    let other = Connection::open(&place.path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let sent = 2 * 8192 + 1000;
+    for number in 0..sent {
+        journal.record(entry(number), None);
+    }
+    let while_failing = losses.ever();
+    assert!(1000 <= while_failing.queue_full + while_failing.not_written);
+    other.execute_batch("ROLLBACK").unwrap();
+    journal.flush().unwrap();
+    let (totals, written) = journal.reader().unwrap().totals().unwrap();
+    assert_eq!(written, losses.ever());
+    let lost = written.queue_full + written.not_written;
+    assert_eq!(decisions(&totals) + lost, sent);
+}
+
+#[test]
+fn what_waits_when_the_writer_panics_is_lost_and_told_and_so_is_what_comes_later() {
+    let place = place();
+    let mut opening = true;
+    let journal = Journal::open(&place.path, options(), move |_| {
+        assert!(std::mem::take(&mut opening), "the writer panics");
+    })
+    .unwrap();
+    for number in 0..30 {
+        journal.record(entry(number), None);
+    }
+    // Written, and then it panics.
+    assert!(journal.flush().is_err());
+    for number in 30..50 {
+        journal.record(entry(number), None);
+    }
+    let losses = journal.losses();
+    drop(journal);
+    let rows = Reader::open(&place.path).unwrap().verify().unwrap();
+    assert_eq!(rows + losses.ever().not_written, 50);
+    assert!(20 <= losses.ever().not_written);
+}
+
+#[test]
+fn feedback_leaves_a_sampled_decision_in_the_queue_and_is_no_label_of_it() {
+    let place = place();
+    let journal = open(&place.path);
+    journal.record(sampled(1), None);
+    journal.flush().unwrap();
+    let said = |said: Label| journal.report(vec![said]).unwrap().remove(0).unwrap();
+    assert_eq!(said(unasked(1, Truth::NonMated)), Reported::Added);
+    assert_eq!(said(unasked(1, Truth::NonMated)), Reported::Repeated);
+    let reader = journal.reader().unwrap();
+    let queue = || {
+        let all = QueueRequest {
+            limit: 10,
+            ..QueueRequest::default()
+        };
+        reader.queue(&all).unwrap().len()
+    };
+    assert_eq!(queue(), 1);
+    assert_eq!(reader.decision(id(1)).unwrap().unwrap().label, None);
+    let audited = || {
+        let mut rows = Vec::new();
+        reader.audited("op-0", 0, |row| rows.push(row)).unwrap();
+        rows.remove(0)
+    };
+    assert_eq!(audited().label, None);
+    assert_eq!(audited().feedback, Some(unasked(1, Truth::NonMated)));
+    // Whoever is asked later is heard, and corrects nobody.
+    assert_eq!(said(label(1, mated("x"))), Reported::Added);
+    assert_eq!(said(unasked(1, mated("x"))), Reported::Corrected);
+    assert_eq!(queue(), 0);
+    assert_eq!(audited().label, Some(label(1, mated("x"))));
+    assert_eq!(reader.history(id(1)).unwrap().len(), 3);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::calibration::decision::Decision;
 use crate::journal::entry::SourceKind;
 
 /// What decisions are counted by.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TotalKey {
     /// The operating point that decided; `None` when undecided.
     pub operating_point: Option<String>,
@@ -53,6 +53,14 @@ pub struct Lost {
 }
 
 impl Lost {
+    pub(super) fn without(self, other: Self) -> Self {
+        Self {
+            queue_full: self.queue_full.saturating_sub(other.queue_full),
+            not_written: self.not_written.saturating_sub(other.not_written),
+            images: self.images.saturating_sub(other.images),
+        }
+    }
+
     pub(super) fn with(self, other: Self) -> Self {
         Self {
             queue_full: self.queue_full.saturating_add(other.queue_full),
@@ -67,8 +75,6 @@ impl Lost {
 pub struct Committed {
     /// The totals that changed, as they are now: at opening all of them.
     pub changed: Vec<Total>,
-    /// Everything that was lost so far.
-    pub lost: Lost,
     /// Rows in the journal.
     pub rows: u64,
     /// Length of the file, without its log.

@@ -37,7 +37,7 @@ pub(super) enum Message {
     Retain(Sender<Result<(), JournalError>>),
 }
 
-/// What was lost and is not on the disk yet, and how much waits.
+/// Everything that was ever lost, on the disk or not yet, and how much waits.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     pub(super) queue_full: AtomicU64,
@@ -48,6 +48,16 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// Goes on from what the disk has.
+    pub(super) fn after(lost: Lost) -> Self {
+        Self {
+            queue_full: lost.queue_full.into(),
+            not_written: lost.not_written.into(),
+            images: lost.images.into(),
+            image_bytes: AtomicUsize::default(),
+        }
+    }
+
     pub(super) fn lost(&self) -> Lost {
         Lost {
             queue_full: self.queue_full.load(Ordering::Relaxed),
@@ -55,17 +65,15 @@ impl Shared {
             images: self.images.load(Ordering::Relaxed),
         }
     }
+}
 
-    /// Takes away what the disk has.
-    fn written(&self, lost: Lost) {
-        let counters = [&self.queue_full, &self.not_written, &self.images];
-        for (counter, count) in
-            counters
-                .into_iter()
-                .zip([lost.queue_full, lost.not_written, lost.images])
-        {
-            counter.fetch_sub(count, Ordering::Relaxed);
-        }
+impl Drop for Worker {
+    /// What nobody writes any more is lost: where the disk failed to the end, or the writer panicked.
+    fn drop(&mut self) {
+        let waits = self.inbox.try_iter();
+        let waits = waits.filter(|message| matches!(message, Message::Record(_)));
+        let lost = (self.batch.len() + waits.count()) as u64;
+        self.shared.not_written.fetch_add(lost, Ordering::Relaxed);
     }
 }
 
@@ -73,6 +81,7 @@ impl Shared {
 pub(super) type Observe = Box<dyn FnMut(&Committed) + Send>;
 
 pub(super) struct Worker {
+    pub(super) inbox: Receiver<Message>,
     pub(super) store: Store,
     pub(super) options: Options,
     pub(super) shared: Arc<Shared>,
@@ -87,13 +96,13 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn run(mut self, inbox: &Receiver<Message>) {
+    pub(super) fn run(mut self) {
         loop {
             let next = self
                 .due
                 .map_or(self.retain_at, |due| due.min(self.retain_at));
             let wait = next.saturating_duration_since(Instant::now());
-            match inbox.recv_timeout(wait) {
+            match self.inbox.recv_timeout(wait) {
                 Ok(message) => self.handle(message),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -157,14 +166,13 @@ impl Worker {
 
     /// Writes what waits. Where that fails, it waits on, and nobody else waits for it.
     fn commit(&mut self) -> Result<(), JournalError> {
-        let lost = self.shared.lost();
+        let lost = self.shared.lost().without(self.store.lost());
         if self.batch.is_empty() && lost == Lost::default() && !self.store.is_broken() {
             self.due = None;
             return Ok(());
         }
         match self.store.write(&self.batch, lost) {
             Ok(changes) => {
-                self.shared.written(lost);
                 for waiting in std::mem::take(&mut self.batch) {
                     self.let_go(&waiting);
                 }

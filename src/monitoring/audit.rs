@@ -135,10 +135,9 @@ impl Audit<'_> {
         })
     }
 
-    /// Rows of one stratum and probability together, and a cell for each stratum that has
-    /// decisions and no row.
+    /// Rows of one stratum together, and a cell for each stratum that has decisions and no row.
     fn cells(&self) -> Result<Vec<Cell>, MonitoringError> {
-        let mut cells: BTreeMap<(usize, u64), Cell> = BTreeMap::new();
+        let mut cells: BTreeMap<usize, Cell> = BTreeMap::new();
         for row in self.rows {
             if self.strata.accepts(row.stratum) != Some(row.accepted) {
                 return Err(MonitoringError::RowOfAnother {
@@ -147,7 +146,7 @@ impl Audit<'_> {
                 });
             }
             cells
-                .entry((row.stratum, row.inclusion.get().to_bits()))
+                .entry(row.stratum)
                 .or_insert_with(|| Cell::empty(row.stratum, row.accepted))
                 .add(row);
         }
@@ -187,7 +186,9 @@ fn weigh(cells: &mut [Cell], stratum: usize, decisions: u64) -> Result<(), Monit
     Ok(())
 }
 
-/// The rows of one stratum and one probability.
+/// The rows of one stratum. A labelling budget draws them with probabilities that change: each label
+/// then weighs what its row stands for, and all of them together say as much as the number of equal
+/// ones that Kish (Survey Sampling, 1965) gives: (sum w)^2 / sum w^2.
 #[derive(Clone, Copy)]
 struct Cell {
     stratum: usize,
@@ -201,6 +202,9 @@ struct Cell {
     right: u64,
     wrong: u64,
     non_mated: u64,
+    /// What these stand for, in that order, and the sum of the squares of all.
+    weighed: [f64; 3],
+    squares: f64,
 }
 
 impl Cell {
@@ -214,6 +218,8 @@ impl Cell {
             right: 0,
             wrong: 0,
             non_mated: 0,
+            weighed: [0.0; 3],
+            squares: 0.0,
         }
     }
 
@@ -222,12 +228,25 @@ impl Cell {
         self.weight += 1.0 / probability;
         self.weight_variance += (1.0 - probability) / probability.powi(2);
         self.drawn += 1;
-        match row.truth {
-            Some(Truth::MatedRight) => self.right += 1,
-            Some(Truth::MatedWrong) => self.wrong += 1,
-            Some(Truth::NonMated) => self.non_mated += 1,
-            None => {}
+        let [right, wrong, non_mated] = &mut self.weighed;
+        let (count, weighed) = match row.truth {
+            Some(Truth::MatedRight) => (&mut self.right, right),
+            Some(Truth::MatedWrong) => (&mut self.wrong, wrong),
+            Some(Truth::NonMated) => (&mut self.non_mated, non_mated),
+            None => return,
+        };
+        *count += 1;
+        *weighed += 1.0 / probability;
+        self.squares += probability.powi(-2);
+    }
+
+    /// Labels that are right, wrong and of strangers, as numbers of equal ones.
+    fn equal(&self) -> [f64; 3] {
+        let all: f64 = self.weighed.iter().sum();
+        if self.squares <= 0.0 {
+            return [0.0; 3];
         }
+        self.weighed.map(|weighed| weighed * all / self.squares)
     }
 
     fn labelled(&self) -> u64 {
@@ -248,7 +267,7 @@ enum Share {
     /// It follows from the definition of the rate.
     Certain(f64),
     /// It was seen in labels.
-    Seen { events: u64, trials: u64 },
+    Seen { events: f64, trials: f64 },
     /// No label says; another cell's share stands in.
     Assumed(f64),
 }
@@ -257,7 +276,7 @@ impl Share {
     fn value(self) -> f64 {
         match self {
             Self::Certain(value) | Self::Assumed(value) => value,
-            Self::Seen { events, trials } => real(events) / real(trials),
+            Self::Seen { events, trials } => (events / trials).min(1.0),
         }
     }
 
@@ -266,7 +285,7 @@ impl Share {
             Self::Certain(value) => (value, value),
             Self::Assumed(_) => (0.0, 1.0),
             Self::Seen { trials, .. } => {
-                let interval = Interval::wilson(self.value(), real(trials), confidence);
+                let interval = Interval::wilson(self.value(), trials, confidence);
                 (interval.lower, interval.upper)
             }
         }
@@ -280,26 +299,45 @@ struct Part {
     weight_variance: f64,
     at_risk: Share,
     in_error: Share,
-    labels: Labels,
+    labels: Labels<u64>,
+    equal: Labels<f64>,
 }
 
-/// Counts of labels, for the report and the linearised variance.
+/// Labels: as they were counted, or as numbers of equal ones.
 #[derive(Clone, Copy)]
-struct Labels {
-    all: u64,
-    at_risk: u64,
-    errors: u64,
+struct Labels<T> {
+    all: T,
+    at_risk: T,
+    errors: T,
+}
+
+impl<T: Copy + std::ops::Add<Output = T> + Default> Labels<T> {
+    fn of(kind: Kind, accepted: bool, [right, wrong, non_mated]: [T; 3]) -> Self {
+        let (mated, all) = (right + wrong, right + wrong + non_mated);
+        let (at_risk, errors) = match (kind, accepted) {
+            (Kind::Far, true) => (non_mated, non_mated),
+            (Kind::Far, false) => (non_mated, T::default()),
+            (Kind::Frr, true) => (mated, wrong),
+            (Kind::Frr, false) => (mated, mated),
+            (Kind::Discovery, _) => (all, wrong + non_mated),
+        };
+        Self {
+            all,
+            at_risk,
+            errors,
+        }
+    }
 }
 
 /// `None` where the cell has no label, nor has any other on its side of the threshold.
 fn part(cell: &Cell, cells: &[Cell], kind: Kind) -> Option<Part> {
     let seen = labels(cell, kind);
-    let donor = labels(nearest_labelled(cell, cells)?, kind);
-    let share = |events: u64, trials: u64| {
+    let donor = equal(nearest_labelled(cell, cells)?, kind);
+    let share = |events: f64, trials: f64| {
         if 0 < cell.labelled() {
             Share::Seen { events, trials }
         } else {
-            Share::Assumed(real(events) / real(trials))
+            Share::Assumed((events / trials).min(1.0))
         }
     };
     let at_risk = match kind {
@@ -309,7 +347,7 @@ fn part(cell: &Cell, cells: &[Cell], kind: Kind) -> Option<Part> {
     let in_error = match (kind, cell.accepted) {
         (Kind::Far, true) | (Kind::Frr, false) => Share::Certain(1.0),
         (Kind::Far, false) => Share::Certain(0.0),
-        (Kind::Frr, true) if donor.at_risk == 0 => Share::Assumed(pooled(cells, kind)),
+        (Kind::Frr, true) if donor.at_risk <= 0.0 => Share::Assumed(pooled(cells, kind)),
         (Kind::Frr | Kind::Discovery, _) => share(donor.errors, donor.at_risk),
     };
     Some(Part {
@@ -318,23 +356,20 @@ fn part(cell: &Cell, cells: &[Cell], kind: Kind) -> Option<Part> {
         at_risk,
         in_error,
         labels: seen,
+        equal: equal(cell, kind),
     })
 }
 
-fn labels(cell: &Cell, kind: Kind) -> Labels {
-    let mated = cell.right + cell.wrong;
-    let (at_risk, errors) = match (kind, cell.accepted) {
-        (Kind::Far, true) => (cell.non_mated, cell.non_mated),
-        (Kind::Far, false) => (cell.non_mated, 0),
-        (Kind::Frr, true) => (mated, cell.wrong),
-        (Kind::Frr, false) => (mated, mated),
-        (Kind::Discovery, _) => (cell.labelled(), cell.wrong + cell.non_mated),
-    };
-    Labels {
-        all: cell.labelled(),
-        at_risk,
-        errors,
-    }
+fn labels(cell: &Cell, kind: Kind) -> Labels<u64> {
+    Labels::of(
+        kind,
+        cell.accepted,
+        [cell.right, cell.wrong, cell.non_mated],
+    )
+}
+
+fn equal(cell: &Cell, kind: Kind) -> Labels<f64> {
+    Labels::of(kind, cell.accepted, cell.equal())
 }
 
 /// The cell itself, or the nearest that has labels on the same side of the threshold.
@@ -444,14 +479,14 @@ fn moved(part: &Part, confidence: Confidence) -> [[Ratio; 2]; 3] {
 /// risk: for FAR, sum (a - FAR)^2 N^2 p (1 - p) / (n - 1).
 fn linearised(parts: &[Part], rate: f64) -> f64 {
     let squares = parts.iter().map(|part| {
-        let labels = part.labels;
-        if labels.all < 2 {
+        let labels = part.equal;
+        if part.labels.all < 2 || labels.all <= 1.0 {
             return 0.0;
         }
-        let (errors, others) = (real(labels.errors), real(labels.at_risk - labels.errors));
-        let mean = (errors * (1.0 - rate) - others * rate) / real(labels.all);
-        let square = (errors * (1.0 - rate).powi(2) + others * rate.powi(2)) / real(labels.all);
-        part.weight.powi(2) * (square - mean.powi(2)).max(0.0) / real(labels.all - 1)
+        let (errors, others) = (labels.errors, labels.at_risk - labels.errors);
+        let mean = (errors * (1.0 - rate) - others * rate) / labels.all;
+        let square = (errors * (1.0 - rate).powi(2) + others * rate.powi(2)) / labels.all;
+        part.weight.powi(2) * (square - mean.powi(2)).max(0.0) / (labels.all - 1.0)
     });
     squares.sum::<f64>().sqrt()
 }
@@ -643,6 +678,30 @@ mod tests {
         let found = audit.rates(Confidence::DISPLAY).unwrap();
         assert_eq!((found.drawn, found.labelled), (2 * complete, complete));
         assert_eq!(found.far, rates(&GOLDEN, 2).far);
+    }
+
+    #[test]
+    fn labels_that_were_drawn_with_two_probabilities_weigh_what_they_stand_for() {
+        let strata = Strata::new(vec![0.0], vec![Inclusion::ALWAYS; 2]).unwrap();
+        let row = |probability, truth| AuditRow {
+            stratum: 1,
+            accepted: true,
+            inclusion: Inclusion::new(probability).unwrap(),
+            truth: Some(truth),
+        };
+        let mut rows = vec![row(1.0, Truth::NonMated); 10];
+        rows.extend(vec![row(0.1, Truth::MatedRight); 10]);
+        let audit = Audit {
+            strata: &strata,
+            rows: &rows,
+            decisions: None,
+        };
+        let found = audit.rates(Confidence::DISPLAY).unwrap();
+        let rate = found.false_discovery.unwrap();
+        close(rate.estimate, 10.0 / 110.0, 1e-12);
+        assert_eq!((rate.at_risk, rate.errors), (20, 10));
+        // As much as 110^2 / 1010 = 12 equal ones, and not as 20.
+        assert!(0.15 < rate.upper - rate.estimate, "{rate:?}");
     }
 
     #[test]

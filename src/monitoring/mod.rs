@@ -80,14 +80,6 @@ pub enum MonitoringError {
         /// Decisions that were counted in it.
         decisions: u64,
     },
-    /// A row that a bet was not made for could lose more than everything.
-    #[error("a row has inclusion probability {value}, below the lowest of the design, {floor}")]
-    BelowFloor {
-        /// The row's probability.
-        value: f64,
-        /// The lowest that the bet allows for.
-        floor: f64,
-    },
     /// A promise is a rate that can be broken and can be kept.
     #[error("limit {value} is outside [1e-9, 0.5]; give it as a fraction, such as 0.001")]
     Limit {

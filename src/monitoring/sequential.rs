@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::MonitoringError;
 use super::audit::{AuditRow, Truth};
-use super::strata::{Inclusion, Strata};
+use super::strata::Strata;
 use crate::calibration::binomial::real;
 use crate::calibration::certify::TargetFar;
 use crate::calibration::certify_frr::TargetFrr;
@@ -165,11 +165,15 @@ pub enum Side {
 /// (Waudby-Smith and Ramdas 2024), and so is the average over several. A bet that began at the
 /// first decision has lost much after a long quiet time; hence the average is also over when to
 /// begin, half of it on the first decision and the rest on all later ones.
+///
+/// A labelling budget multiplies all pi by one number that is fixed before the decision is made. The
+/// stake is multiplied by the same number, which may depend on the past, so that it cancels: what
+/// counts is the pi of the design, whatever part of it was drawn at the time.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Bet {
+pub struct Bet<'a> {
     null: Null,
     side: Side,
-    floor: Inclusion,
+    strata: &'a Strata,
     stakes: [f64; STAKES],
 }
 
@@ -178,7 +182,7 @@ const LOSS_MAX: f64 = 0.5;
 /// Stakes that are averaged: the evidence is short of that for the best of them by ln 6 at most.
 const STAKES: usize = 6;
 
-impl Bet {
+impl<'a> Bet<'a> {
     /// A bet on decisions that are drawn by `strata`.
     ///
     /// An error that is drawn with probability pi multiplies the wealth by about 1 + lambda / pi.
@@ -188,7 +192,7 @@ impl Bet {
     /// threshold where such errors are likeliest, to nine times pi. They are capped at half of the
     /// lowest pi by the limit, so that no decision costs more than half of the wealth.
     #[must_use]
-    pub fn new(null: Null, side: Side, strata: &Strata) -> Self {
+    pub fn new(null: Null, side: Side, strata: &'a Strata) -> Self {
         let likeliest = match side {
             Side::FalseAccept => strata.first_accepting(),
             Side::FalseReject => strata.first_accepting().saturating_sub(1),
@@ -199,7 +203,7 @@ impl Bet {
         Self {
             null,
             side,
-            floor,
+            strata,
             stakes: between((0.5 * likely).min(most) / 8.0, (9.0 * likely).min(most)),
         }
     }
@@ -211,20 +215,20 @@ impl Bet {
     /// the bound on false alarms holds whichever labels are missing.
     ///
     /// # Errors
-    /// Refuses a row with a probability below the lowest of the design.
+    /// Refuses a row of a stratum that the design does not have.
     pub fn settle(
         &self,
         rows: impl IntoIterator<Item = AuditRow>,
     ) -> Result<EProcess, MonitoringError> {
         let mut mixture = Mixture::new(self.null, self.stakes.len());
         for row in rows {
-            if row.inclusion < self.floor {
-                return Err(MonitoringError::BelowFloor {
-                    value: row.inclusion.get(),
-                    floor: self.floor.get(),
+            let Some(inclusion) = self.strata.inclusion(row.stratum) else {
+                return Err(MonitoringError::RowOfAnother {
+                    stratum: row.stratum,
+                    outcome: if row.accepted { "accepted" } else { "rejected" },
                 });
-            }
-            let gain = self.gain(&row) / row.inclusion.get();
+            };
+            let gain = self.gain(&row) / inclusion.get();
             mixture.step_or_begin(&self.stakes, |stake| (stake * gain).ln_1p());
         }
         Ok(mixture.process)
@@ -334,6 +338,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::monitoring::strata::Inclusion;
 
     fn null() -> Null {
         Null::new(0.01, 0.05).unwrap()
@@ -406,7 +411,8 @@ mod tests {
 
     #[test]
     fn each_audited_decision_multiplies_the_wealth_as_defined() {
-        let bet = Bet::new(null(), Side::FalseAccept, &Strata::usual());
+        let strata = Strata::usual();
+        let bet = Bet::new(null(), Side::FalseAccept, &strata);
         let ln_e = |row: AuditRow| bet.settle([row]).unwrap().ln_e;
         // pi = 0.2 at the threshold, 0.005 at the least: stakes from 0.0125 to 0.25.
         let mean = |gain: f64| {
@@ -422,7 +428,13 @@ mod tests {
             1e-12,
         );
         close(ln_e(row(3, Some(Truth::MatedWrong))), 0.0, 0.0);
-        let bet = Bet::new(null(), Side::FalseReject, &Strata::usual());
+        // A tenth of it drawn for a budget, and a tenth of the stake.
+        let rarer = AuditRow {
+            inclusion: Inclusion::new(0.02).unwrap(),
+            ..row(3, Some(Truth::NonMated))
+        };
+        close(ln_e(rarer), mean(0.99 / 0.2), 1e-12);
+        let bet = Bet::new(null(), Side::FalseReject, &strata);
         let ln_e = |row: AuditRow| bet.settle([row]).unwrap().ln_e;
         close(
             ln_e(row(2, Some(Truth::MatedRight))),
@@ -444,12 +456,13 @@ mod tests {
 
     #[test]
     fn what_a_bet_was_not_made_for_is_refused() {
-        let bet = Bet::new(null(), Side::FalseAccept, &Strata::usual());
-        let rare = AuditRow {
-            inclusion: Inclusion::new(0.004).unwrap(),
+        let strata = Strata::usual();
+        let bet = Bet::new(null(), Side::FalseAccept, &strata);
+        let of_another = AuditRow {
+            stratum: 6,
             ..row(0, None)
         };
-        assert!(bet.settle([rare]).is_err());
+        assert!(bet.settle([of_another]).is_err());
         assert!(Null::new(0.0, 0.05).is_err() && Null::new(0.01, 0.0).is_err());
         assert!(of_outcomes_against(null(), 0.01, []).is_err());
         assert!(serde_json::from_str::<Null>(r#"{"limit":2.0,"delta":0.05}"#).is_err());
@@ -490,7 +503,8 @@ mod tests {
             drawn in prop::collection::vec((0..6_usize, any_truth(), any::<bool>()), 1..60)
         ) {
             for side in [Side::FalseAccept, Side::FalseReject] {
-                let bet = Bet::new(null(), side, &Strata::usual());
+                let strata = Strata::usual();
+                let bet = Bet::new(null(), side, &strata);
                 let all: Vec<_> = drawn.iter().map(|d| row(d.0, Some(d.1))).collect();
                 let some: Vec<_> = drawn
                     .iter()

@@ -226,6 +226,37 @@ impl Strata {
         }
     }
 
+    /// The same strata with all probabilities times one number, so that `labels` are expected among
+    /// `decisions`, the number in each stratum of a window.
+    ///
+    /// One number for all, because evidence then needs to know nothing of it (`sequential::Bet`), and
+    /// the budget can follow the traffic without a new design. It draws at most all of the stratum
+    /// that is drawn most, and no decision with a probability below 1e-6: a budget beyond that is not
+    /// spent, or is exceeded.
+    ///
+    /// # Errors
+    /// Refuses counts of another number of strata.
+    pub fn for_budget(&self, decisions: &[f64], labels: f64) -> Result<Self, MonitoringError> {
+        self.same_number(decisions.len())?;
+        let probabilities = || self.inclusion.iter().map(|inclusion| inclusion.0);
+        let pairs = probabilities().zip(decisions);
+        let expected: f64 = pairs.map(|(probability, count)| probability * count).sum();
+        let most = 1.0 / probabilities().fold(Inclusion::MIN, f64::max);
+        let least = Inclusion::MIN / self.floor().0;
+        // Where nothing is expected, no number gives more: as it is.
+        let scale = if 0.0 < expected {
+            (labels / expected).min(most).max(least)
+        } else {
+            1.0
+        };
+        let scaled =
+            |inclusion: &Inclusion| Inclusion((inclusion.0 * scale).clamp(Inclusion::MIN, 1.0));
+        Ok(Self {
+            edges: self.edges.clone(),
+            inclusion: self.inclusion.iter().map(scaled).collect(),
+        })
+    }
+
     /// The edges, in rising order.
     #[must_use]
     pub fn edges(&self) -> &[f64] {
@@ -353,6 +384,41 @@ mod tests {
         assert!(strata.allotted(&[1, 2], 400).is_err());
         let all = strata.allotted(&decisions, 1_000_000).unwrap();
         assert_eq!(all.floor(), Inclusion::ALWAYS);
+    }
+
+    #[test]
+    fn a_budget_is_what_is_expected_to_be_drawn_and_what_is_drawn() {
+        let decisions = [90_000.0, 9_000.0, 600.0, 400.0, 0.0, 100_000.0];
+        let usual = Strata::usual();
+        let strata = usual.for_budget(&decisions, 500.0).unwrap();
+        let expected: f64 = (0..6)
+            .map(|i| decisions[i] * strata.inclusion(i).unwrap().get())
+            .sum();
+        assert!((expected - 500.0).abs() < 1e-9, "{expected}");
+        // Lots are uniform: so many are drawn, give or take four standard deviations.
+        let mut lot = 0_u64;
+        let mut drawn = 0_u32;
+        for (stratum, count) in [90_000, 9_000, 600, 400, 0, 100_000]
+            .into_iter()
+            .enumerate()
+        {
+            for _ in 0..count {
+                lot = lot.wrapping_add(0x9E37_79B9_7F4A_7C15);
+                drawn += u32::from(strata.inclusion(stratum).unwrap().draws(lot));
+            }
+        }
+        assert!((410..=590).contains(&drawn), "{drawn}");
+        // One number for all.
+        for i in 0..6 {
+            let [is, was] = [&strata, &usual].map(|s| s.inclusion(i).unwrap().get());
+            assert!((is / was - strata.floor().get() / usual.floor().get()).abs() < 1e-12);
+        }
+        let all = usual.for_budget(&decisions, 1e9).unwrap();
+        assert_eq!(all.inclusion(3), Some(Inclusion::ALWAYS));
+        let none = usual.for_budget(&decisions, 1e-9).unwrap();
+        assert_eq!(none.floor(), Inclusion(Inclusion::MIN));
+        assert_eq!(usual.for_budget(&[0.0; 6], 0.0).unwrap(), usual);
+        assert!(usual.for_budget(&[1.0], 5.0).is_err());
     }
 
     proptest! {

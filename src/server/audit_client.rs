@@ -7,7 +7,7 @@ use super::proto::monitoring_service_client::MonitoringServiceClient;
 use super::proto::truth::Truth as Shown;
 use super::proto::truth_result::Result as Answer;
 use super::proto::{self, TruthOutcome};
-use crate::deployment::{Told, TruthReport};
+use crate::deployment::{LabelKind, Told, TruthReport};
 
 /// Largest answer: an image, and room for it.
 const ANSWER_BYTES_MAX: usize = 1 << 30;
@@ -52,6 +52,8 @@ pub struct Said {
     pub truth: String,
     /// Who.
     pub said_by: String,
+    /// Whether they spoke without being asked.
+    pub unasked: bool,
     /// When: milliseconds since 1970-01-01 UTC.
     pub unix_milliseconds: i64,
 }
@@ -237,6 +239,7 @@ impl Client {
                 .history
                 .into_iter()
                 .map(|entry| Said {
+                    unasked: entry.kind() == proto::TruthKind::Feedback,
                     truth: words(entry.truth).unwrap_or_default(),
                     said_by: entry.said_by,
                     unix_milliseconds: entry.unix_milliseconds,
@@ -266,6 +269,11 @@ impl Client {
                 }),
             }),
             said_by: report.said_by,
+            kind: match report.kind {
+                LabelKind::Audit => proto::TruthKind::Audit,
+                LabelKind::Feedback => proto::TruthKind::Feedback,
+            }
+            .into(),
         });
         let request = proto::ReportTruthsRequest {
             deployment: deployment.to_owned(),

@@ -352,6 +352,7 @@ async fn set_health(reporter: &HealthReporter, status: ServingStatus) {
         "matchpoint.v1.GalleryService",
         "matchpoint.v1.OperatingPointService",
         "matchpoint.v1.CalibrationService",
+        "matchpoint.v1.MonitoringService",
         "matchpoint.v1.SnapshotService",
         "matchpoint.v1.ServerService",
     ] {

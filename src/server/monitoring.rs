@@ -10,8 +10,8 @@ use super::proto::{
     AuditedRate, CanaryRound, Evidence, Finding, GetDecisionRequest, GetDecisionResponse,
     GetDriftRequest, GetDriftResponse, GetShadowRequest, GetShadowResponse, ListAuditQueueRequest,
     ListAuditQueueResponse, RecordedDecision, ReplayCanariesRequest, ReplayCanariesResponse,
-    ReportTruthsRequest, ReportTruthsResponse, Truth, TruthEntry, TruthOutcome, TruthReport,
-    TruthResult, Verdict,
+    ReportTruthsRequest, ReportTruthsResponse, Truth, TruthEntry, TruthKind, TruthOutcome,
+    TruthReport, TruthResult, Verdict,
 };
 use super::registry::Registry;
 use super::shadow;
@@ -19,8 +19,8 @@ use super::status::{from_error, status};
 use super::stream::as_message;
 use crate::calibration::operating_point::OperatingPoint;
 use crate::deployment::{
-    CanaryRound as Round, DecisionId, Label, QueueRequest, Recorded, Reported, Row, Told,
-    Truth as Said, TruthReport as Report,
+    CanaryRound as Round, DecisionId, Label, LabelKind, QueueRequest, Recorded, Reported, Row,
+    Told, Truth as Said, TruthReport as Report,
 };
 use crate::monitoring::audit::{AuditedRate as Rate, AuditedRates};
 use crate::monitoring::drift::{Drift, Limit, Verdict as Found};
@@ -214,6 +214,11 @@ impl MonitoringService for Monitoring {
 }
 
 fn read(report: TruthReport) -> Result<Report, String> {
+    let kind = match TruthKind::try_from(report.kind) {
+        Ok(TruthKind::Unspecified | TruthKind::Audit) => LabelKind::Audit,
+        Ok(TruthKind::Feedback) => LabelKind::Feedback,
+        Err(_unknown) => return Err("kind is not one of TruthKind".to_owned()),
+    };
     let truth = report.truth.and_then(|truth| truth.truth);
     let told = match truth {
         Some(Shown::Label(label)) => Told::Label(label),
@@ -228,6 +233,7 @@ fn read(report: TruthReport) -> Result<Report, String> {
         decision_id: report.decision_id,
         told,
         said_by: report.said_by,
+        kind,
     })
 }
 
@@ -260,6 +266,11 @@ pub(super) fn truth(said: Said) -> Truth {
 fn entry(label: Label) -> TruthEntry {
     TruthEntry {
         truth: Some(truth(label.truth)),
+        kind: match label.kind {
+            LabelKind::Audit => TruthKind::Audit,
+            LabelKind::Feedback => TruthKind::Feedback,
+        }
+        .into(),
         said_by: label.said_by,
         unix_milliseconds: label.unix_ms.cast_signed(),
     }

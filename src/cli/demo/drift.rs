@@ -20,7 +20,8 @@ use crate::cli::pictures::Pictures;
 use crate::cli::sources::{Source, Sources};
 use crate::config::Config;
 use crate::deployment::{
-    CalibrationSettings, Deployment, NewCanary, RemedyChoice, Told, TruthReport, set_canaries,
+    CalibrationSettings, Deployment, LabelKind, NewCanary, RemedyChoice, Told, TruthReport,
+    set_canaries,
 };
 use crate::monitoring::indicators::shift;
 use crate::monitoring::strata::{Inclusion, Strata};
@@ -230,6 +231,7 @@ impl Story<'_> {
                 *count += 1;
             }
             reports.push(TruthReport {
+                kind: LabelKind::Audit,
                 decision_id: found.decision_id,
                 told,
                 said_by: "demo".to_owned(),

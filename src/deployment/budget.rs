@@ -1,0 +1,141 @@
+//! How much is drawn to be labelled, where there is a budget: by the traffic of the latest day.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use super::DeploymentError;
+use crate::journal::read::{Reader, Selection};
+use crate::monitoring::strata::Strata;
+
+const DAY_MS: u64 = 86_400_000;
+/// How soon the traffic is looked at again: after a tenth of the time it was seen for, within these.
+const AGAIN_MIN: Duration = Duration::from_secs(60);
+const AGAIN_MAX: Duration = Duration::from_secs(3600);
+
+/// The strata with probabilities that are expected to draw `labels` decisions a day of those that
+/// operating point `point` makes, and when to look again.
+///
+/// What is drawn so depends on decisions before it alone, so that rates and evidence stay valid.
+pub(super) fn fitted(
+    reader: &Reader,
+    strata: &Strata,
+    (point, labels): (&str, u32),
+    now_ms: u64,
+) -> Result<(Strata, Duration), DeploymentError> {
+    let day = Selection {
+        operating_point: Some(point.to_owned()),
+        unix_ms: now_ms.saturating_sub(DAY_MS)..now_ms.saturating_add(1),
+    };
+    let mut decisions = vec![0.0; strata.count()];
+    for found in reader.strata(&day)? {
+        let slot = found
+            .stratum
+            .and_then(|s| decisions.get_mut(usize::from(s)));
+        if let Some(slot) = slot {
+            *slot = f64::from(u32::try_from(found.decisions).unwrap_or(u32::MAX));
+        }
+    }
+    let seen_ms = seen_for(reader, &day)?;
+    let days = Duration::from_millis(seen_ms).as_secs_f64() / 86_400.0;
+    for count in &mut decisions {
+        *count /= days;
+    }
+    let again = Duration::from_millis(seen_ms / 10).clamp(AGAIN_MIN, AGAIN_MAX);
+    Ok((strata.for_budget(&decisions, f64::from(labels))?, again))
+}
+
+/// For how long of a day the operating point has decided, as far as the journal goes back: at least
+/// a minute.
+fn seen_for(reader: &Reader, day: &Selection) -> Result<u64, DeploymentError> {
+    let first = |unix_ms| {
+        let selection = Selection {
+            unix_ms,
+            ..day.clone()
+        };
+        let mut first = None;
+        let found = reader.decisions(&selection, |row| {
+            first = Some(row.entry.id.unix_ms());
+            ControlFlow::Break(())
+        });
+        found.map(|()| first)
+    };
+    let (from, now) = (day.unix_ms.start, day.unix_ms.end);
+    if first(0..from)?.is_some() {
+        return Ok(now - from);
+    }
+    let begun = first(from..now)?.unwrap_or(now);
+    Ok(now.saturating_sub(begun).max(60_000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::calibration::decision::Decision;
+    use crate::journal::entry::{DecisionId, Entry, Sampling, Source};
+    use crate::journal::{Journal, Options, Retention};
+
+    const NOW_MS: u64 = 1_800_000_000_000;
+
+    fn entry(number: u64, unix_ms: u64) -> Entry {
+        let mut rest = [0; 10];
+        rest[2..].copy_from_slice(&number.to_be_bytes());
+        let stratum = u16::try_from(number % 6).unwrap();
+        Entry {
+            id: DecisionId::at(unix_ms, rest),
+            operating_point: Some("op".to_owned()),
+            generation: 1,
+            gallery_items: 1,
+            decision: if stratum < 3 {
+                Decision::Reject
+            } else {
+                Decision::Accept
+            },
+            best: None,
+            filtered: false,
+            sampling: Sampling::new(stratum, 0.5, false),
+            source: Source::Live,
+        }
+    }
+
+    #[test]
+    fn the_budget_of_a_day_is_drawn_at_the_pace_of_the_traffic_that_was_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("decisions.db");
+        let options = Options {
+            retention: Retention {
+                ms: 30 * DAY_MS,
+                audited_ms: 30 * DAY_MS,
+                bytes: 1 << 30,
+            },
+            clock: || NOW_MS,
+        };
+        let journal = Journal::open(&path, options, |_| {}).unwrap();
+        let strata = Strata::usual();
+        let of_day = |labels| {
+            journal.flush().unwrap();
+            let reader = journal.reader().unwrap();
+            fitted(&reader, &strata, ("op", labels), NOW_MS).unwrap()
+        };
+        // Nothing was seen yet: as it is, and soon again.
+        assert_eq!(of_day(60), (strata.clone(), AGAIN_MIN));
+        // One a second for half an hour: 86,400 a day, a sixth in each stratum.
+        let begun = NOW_MS - 1_800_000;
+        for number in 0..1800 {
+            journal.record(entry(number, begun + 1000 * number), None);
+        }
+        let (drawn, again) = of_day(60);
+        let expected: f64 = (0..6)
+            .map(|i| 14_400.0 * drawn.inclusion(i).unwrap().get())
+            .sum();
+        assert!((expected - 60.0).abs() < 0.1, "{expected}");
+        assert_eq!(again, Duration::from_secs(180));
+        // It had decided for longer: these are all of a day.
+        journal.record(entry(9999, NOW_MS - 2 * DAY_MS), None);
+        let (drawn, again) = of_day(60);
+        let expected: f64 = (0..6)
+            .map(|i| 300.0 * drawn.inclusion(i).unwrap().get())
+            .sum();
+        assert!((expected - 60.0).abs() < 0.1, "{expected}");
+        assert_eq!(again, AGAIN_MAX);
+    }
+}
