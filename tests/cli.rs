@@ -738,6 +738,10 @@ struct Served {
 }
 
 fn serve(deployment: &Path) -> Served {
+    serve_with(deployment, &[])
+}
+
+fn serve_with(deployment: &Path, settings: &[(&str, &str)]) -> Served {
     let free = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -756,6 +760,7 @@ fn serve(deployment: &Path) -> Served {
         "--shadow-share",
         "1",
     ])
+    .envs(settings.iter().copied())
     .stderr(Stdio::piped())
     .spawn()
     .unwrap();
@@ -789,6 +794,131 @@ fn read_metrics(address: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
+}
+
+/// What a command says as JSON, and its exit code.
+fn said(arguments: &[&str]) -> (Value, Option<i32>) {
+    let output = run(arguments);
+    let said = serde_json::from_slice(&output.stdout);
+    let said = said.unwrap_or_else(|_| panic!("{}", text(&output.stderr)));
+    (said, output.status.code())
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "one story")]
+fn decisions_are_listed_filled_in_imported_and_exported_and_a_refused_row_is_named() {
+    let (folder, deployment) = copy_of_sample();
+    let mut served = serve_with(&deployment, &[("MATCHPOINT_AUDIT_RATES", "1,1,1,1,1,1")]);
+    let server = format!("http://{}", served.address);
+    let picture = photos().join("images/gc_fishes_fish3/q2_photometric.jpg");
+    for _ in 0..4 {
+        let searched = run(&["search", "--server", &server, path(&picture)]);
+        assert!(searched.status.success(), "{}", text(&searched.stderr));
+    }
+    let (listed, filled) = (
+        folder.path().join("list.csv"),
+        folder.path().join("filled.csv"),
+    );
+    let list = ["audit", "list", "--server", &server, "--json", "--csv"];
+    let (waiting, code) = said(&[&list[..], &[path(&listed)]].concat());
+    assert_eq!((waiting.as_array().unwrap().len(), code), (4, Some(0)));
+
+    // Filled in by hand: a label, a stranger, one that is misspelt, and one left for later.
+    let table = fs::read_to_string(&listed).unwrap();
+    let mut lines = table.lines();
+    let head = lines.next().unwrap();
+    assert!(head.starts_with("decision_id,truth,label,decision"));
+    let truths = [
+        "label,gc_fishes_fish3",
+        "not-enrolled,",
+        "label,gc_fishes_fihs3",
+        ",",
+    ];
+    let rows = lines.zip(truths).map(|(line, truth)| {
+        let fields: Vec<&str> = line.splitn(4, ',').collect();
+        format!("{},{truth},{}\n", fields[0], fields[3])
+    });
+    let rows: Vec<String> = rows.collect();
+    fs::write(&filled, format!("{head}\n{}", rows.concat())).unwrap();
+    let import = [
+        "audit",
+        "import",
+        "--server",
+        &server,
+        "--json",
+        "--said-by",
+        "anna",
+    ];
+    let (imported, code) = said(&[&import[..], &[path(&filled)]].concat());
+    assert_eq!(
+        (&imported["added"], &imported["skipped"]),
+        (&2.into(), &1.into())
+    );
+    let refused = &imported["refused"];
+    assert_eq!(refused.as_array().unwrap().len(), 1);
+    let misspelt = rows[2].split(',').next().unwrap();
+    assert_eq!(refused[0]["decision_id"], misspelt);
+    assert!(
+        refused[0]["reason"]
+            .as_str()
+            .unwrap()
+            .contains("gc_fishes_fihs3")
+    );
+    assert_ne!(code, Some(0));
+    let label = [
+        "audit",
+        "label",
+        "--server",
+        &server,
+        "--json",
+        "--unusable",
+        misspelt,
+    ];
+    assert_eq!(said(&label).0["added"], 1);
+
+    // All of it can be read, while it is served.
+    let exported = folder.path().join("decisions.csv");
+    let export = [
+        "audit",
+        "export",
+        path(&deployment),
+        "--json",
+        "--csv",
+        path(&exported),
+    ];
+    let export = |times: &[&str]| said(&[&export[..], times].concat()).0["decisions"].clone();
+    assert_eq!(export(&["--until", "2020-01-01"]), 0);
+    assert_eq!(export(&["--since", "2020-01-01T00:00:00Z"]), 4);
+    let mut reader = csv::Reader::from_path(&exported).unwrap();
+    let column = |name: &str| {
+        let head = reader.headers().unwrap();
+        head.iter().position(|column| column == name).unwrap()
+    };
+    let columns = ["decision_id", "truth", "label"];
+    let columns = columns.map({
+        let mut column = column;
+        move |name| column(name)
+    });
+    let mut reader = csv::Reader::from_path(&exported).unwrap();
+    let found: std::collections::BTreeSet<[String; 3]> = reader
+        .records()
+        .map(|record| {
+            let record = record.unwrap();
+            columns.map(|column| record[column].to_owned())
+        })
+        .collect();
+    let id = |row: usize| rows[row].split(',').next().unwrap().to_owned();
+    let truth =
+        |row: usize, truth: &str, label: &str| [id(row), truth.to_owned(), label.to_owned()];
+    let expected = [
+        truth(0, "label", "gc_fishes_fish3"),
+        truth(1, "not-enrolled", ""),
+        truth(2, "unusable", ""),
+        truth(3, "", ""),
+    ];
+    assert_eq!(found, std::collections::BTreeSet::from(expected));
+    served.child.kill().unwrap();
+    served.child.wait().unwrap();
 }
 
 #[test]

@@ -19,10 +19,11 @@ use matchpoint::server::proto::retrieval_service_client::RetrievalServiceClient;
 use matchpoint::server::proto::truth::Truth as Shown;
 use matchpoint::server::proto::truth_result::Result as Answer;
 use matchpoint::server::proto::{
-    CanaryRound, Decision, EmbedRequest, GetDecisionRequest, GetDriftRequest, GetDriftResponse,
-    ListAuditQueueRequest, Reference, ReplayCanariesRequest, ReportTruthsRequest, SearchRequest,
-    SearchResponse, Truth, TruthEntry, TruthKind, TruthOutcome, TruthReport, UpsertItemRequest,
-    Vector, Verdict, VerifyRequest, reference, search_request, upsert_item_request, verify_request,
+    CanaryRound, Decision, DeleteItemRequest, EmbedRequest, GetDecisionRequest, GetDriftRequest,
+    GetDriftResponse, ListAuditQueueRequest, ListItemsRequest, Reference, ReplayCanariesRequest,
+    ReportTruthsRequest, SearchRequest, SearchResponse, Truth, TruthEntry, TruthKind, TruthOutcome,
+    TruthReport, UpsertItemRequest, Vector, Verdict, VerifyRequest, reference, search_request,
+    upsert_item_request, verify_request,
 };
 use tonic::Code;
 use tonic::transport::Channel;
@@ -326,6 +327,53 @@ async fn a_complaint_about_a_drawn_decision_enters_no_rate_and_leaves_it_in_the_
         .map(TruthEntry::kind)
         .collect();
     assert_eq!(kinds, [TruthKind::Feedback, TruthKind::Audit]);
+}
+
+#[tokio::test]
+async fn truth_is_judged_by_the_gallery_that_was_searched_and_not_by_that_of_today() {
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[ALL]).await;
+    let (known, stranger) = (
+        embedded(&running, KNOWN).await,
+        embedded(&running, STRANGER).await,
+    );
+    let rejected = search(&running, &stranger, "").await;
+    assert_eq!(rejected.decision(), Decision::Reject);
+    let accepted = search(&running, &known, "").await;
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    let request = UpsertItemRequest {
+        id: "new".to_owned(),
+        label: STRANGER.to_owned(),
+        source: Some(upsert_item_request::Source::Embedding(stranger)),
+        ..UpsertItemRequest::default()
+    };
+    gallery.upsert_item(request).await.unwrap();
+    let mut items = gallery.list_items(ListItemsRequest::default()).await;
+    let items = items.as_mut().unwrap().get_mut();
+    for item in items.items.iter().filter(|item| item.label == KNOWN) {
+        let request = DeleteItemRequest {
+            id: item.id.clone(),
+            ..DeleteItemRequest::default()
+        };
+        gallery.delete_item(request).await.unwrap();
+    }
+    // The stranger is enrolled by now, and the other one is not any more.
+    let label = |answer: &SearchResponse, label: &str| {
+        says(&answer.decision_id, Shown::Label(label.to_owned()))
+    };
+    let reports = vec![label(&rejected, STRANGER), label(&accepted, KNOWN)];
+    let answers = report(&running, reports).await;
+    let added = Answer::Outcome(TruthOutcome::Added.into());
+    assert_eq!(answers, [added.clone(), added]);
+    let check = |found: GetDriftResponse| {
+        assert_eq!((found.drawn, found.labelled), (2, 2));
+        let (far, frr) = (found.far.unwrap(), found.frr.unwrap());
+        assert_eq!((far.labels, far.labelled_errors), (1, 0));
+        assert_eq!((frr.labels, frr.labelled_errors), (1, 0));
+    };
+    check(drift(&running).await);
+    running.stop().await;
+    check(drift(&Running::start(&deployment, &[ALL]).await).await);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::exit::{Exit, fail};
+use super::export::Export;
 use super::output::Output;
 use crate::deployment::{LabelKind, Told, TruthReport};
 use crate::server::{Client, Decided, DecisionFound, QueueAsked};
@@ -23,7 +24,8 @@ const BATCH: usize = 10_000;
   matchpoint audit import to-label.csv --said-by anna
   matchpoint audit label 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --not-enrolled
   matchpoint audit label 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --not-enrolled --feedback
-  matchpoint audit show 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --json")]
+  matchpoint audit show 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --json
+  matchpoint audit export shop --csv decisions.csv --since 2026-11-01")]
 pub(super) struct Audit {
     #[command(subcommand)]
     command: Command,
@@ -39,6 +41,8 @@ enum Command {
     Label(Label),
     /// Say what the queries of many decisions showed, from a CSV file
     Import(Import),
+    /// Write all recorded decisions, with their labels, to a CSV file
+    Export(Export),
 }
 
 /// Which server, and which of its deployments.
@@ -167,6 +171,7 @@ impl Audit {
             Command::Show(show) => runtime.block_on(show.run()),
             Command::Label(label) => runtime.block_on(label.run()),
             Command::Import(import) => runtime.block_on(import.run()),
+            Command::Export(export) => export.run(),
         }
     }
 }

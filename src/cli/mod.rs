@@ -14,6 +14,7 @@ mod demo;
 mod drift;
 mod evaluate;
 mod exit;
+mod export;
 mod given;
 mod inspect;
 mod output;

@@ -1,14 +1,56 @@
 //! What was drawn and told of an operating point, and what follows from it.
 
+use std::collections::BTreeSet;
+use std::ops::{ControlFlow, Range};
+use std::path::Path;
+
 use super::DeploymentError;
+use super::alarms::Alarms;
+use super::enrolment::Enrolments;
+use super::monitor::JOURNAL_FILE;
 use crate::calibration::decision::Decision;
 use crate::calibration::operating_point::OperatingPoint;
 use crate::calibration::rates::Confidence;
 use crate::journal::entry::{Label, Row, Sampling, Truth as SaidTruth};
-use crate::journal::read::Reader;
+use crate::journal::read::{Reader, Selection};
 use crate::monitoring::audit::{AcceptFeedback, AuditRow, Truth};
 use crate::monitoring::drift::{Drift, Limits, Seen};
 use crate::monitoring::strata::{Inclusion, Strata};
+
+/// Gives all decisions that the journal of the deployment in `folder` holds, made within these times,
+/// to `take`, until it has enough: those of one operating point after those of another, each in the
+/// order in which they were made, with their labels. Also while the deployment is served.
+///
+/// # Errors
+/// There is no journal, it is damaged, or the disk.
+pub fn recorded_decisions(
+    folder: &Path,
+    unix_ms: Range<u64>,
+    mut take: impl FnMut(Row) -> bool,
+) -> Result<(), DeploymentError> {
+    let reader = Reader::open(&folder.join(JOURNAL_FILE))?;
+    let totals = reader.totals()?.0.into_iter();
+    let points: BTreeSet<_> = totals.map(|total| total.key.operating_point).collect();
+    for operating_point in points {
+        let selection = Selection {
+            operating_point,
+            unix_ms: unix_ms.clone(),
+        };
+        let mut enough = false;
+        reader.decisions(&selection, |row| {
+            enough = !take(row);
+            if enough {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })?;
+        if enough {
+            break;
+        }
+    }
+    Ok(())
+}
 
 /// How labelling keeps up with what is drawn.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,24 +59,30 @@ pub(super) struct Labelling {
     pub(super) latest_ms: Option<u64>,
     /// Drawn decisions that were made after it.
     pub(super) since: u64,
+    /// When the earliest drawn decision was made that is kept.
+    pub(super) earliest_ms: Option<u64>,
 }
 
-/// How an operating point does in service, with `items` in the gallery.
+/// How an operating point does in service, with `items` in the gallery. Its `alarms` stay where what
+/// they rest on is no longer kept.
 pub(super) fn drift(
     reader: &Reader,
     point: &OperatingPoint,
     (strata, since_ms, delta): (&Strata, u64, f64),
     items: u64,
+    (alarms, enrolments): (&Alarms, &Enrolments),
 ) -> Result<(Drift, Labelling), DeploymentError> {
-    let told = Told::of(reader, point.id(), since_ms)?;
+    let told = Told::of(reader, (point.id(), since_ms), enrolments)?;
+    let labelling = told.labelling();
     let seen = Seen {
         strata,
         rows: &told.rows,
         feedback: told.feedback,
         gallery: (items, point.content().valid_to_items()),
+        raised: alarms.standing(labelling.earliest_ms),
     };
     let drift = Drift::new(&seen, Limits::of(point, delta), Confidence::DISPLAY)?;
-    Ok((drift, told.labelling()))
+    Ok((drift, labelling))
 }
 
 /// What was drawn and told of an operating point.
@@ -47,20 +95,24 @@ struct Told {
 }
 
 impl Told {
-    fn of(reader: &Reader, point: &str, since_ms: u64) -> Result<Self, DeploymentError> {
+    fn of(
+        reader: &Reader,
+        (point, since_ms): (&str, u64),
+        enrolments: &Enrolments,
+    ) -> Result<Self, DeploymentError> {
         let mut told = Self {
             rows: Vec::new(),
             made_ms: Vec::new(),
             latest_label_ms: None,
             feedback: AcceptFeedback { right: 0, wrong: 0 },
         };
-        reader.audited(point, since_ms, |row| told.take(&row))?;
+        reader.audited(point, since_ms, |row| told.take(&row, enrolments))?;
         Ok(told)
     }
 
-    fn take(&mut self, row: &Row) {
+    fn take(&mut self, row: &Row, enrolments: &Enrolments) {
         let accepted = row.entry.decision == Decision::Accept;
-        let truth_of = |label: Option<&Label>| truth(row, label?);
+        let truth_of = |label: Option<&Label>| truth(row, label?, enrolments);
         let told = truth_of(row.label.as_ref());
         let unasked = if let Some(drawn) = drawn(row, accepted, told) {
             self.rows.push(drawn);
@@ -86,6 +138,7 @@ impl Told {
         Labelling {
             latest_ms,
             since: self.made_ms.iter().filter(after).count() as u64,
+            earliest_ms: self.made_ms.first().copied(),
         }
     }
 }
@@ -100,12 +153,15 @@ fn drawn(row: &Row, accepted: bool, truth: Option<Truth>) -> Option<AuditRow> {
     })
 }
 
-/// `None` also where nobody can tell.
-fn truth(row: &Row, label: &Label) -> Option<Truth> {
+/// `None` also where nobody can tell. Somebody who was enrolled after the decision was a stranger to it.
+fn truth(row: &Row, label: &Label, enrolments: &Enrolments) -> Option<Truth> {
     let best = row.entry.best.as_ref();
     match &label.truth {
         SaidTruth::Mated { label } if best.is_some_and(|best| best.label == *label) => {
             Some(Truth::MatedRight)
+        }
+        SaidTruth::Mated { label } if enrolments.at(label, row.entry.generation) == Some(false) => {
+            Some(Truth::NonMated)
         }
         SaidTruth::Mated { .. } => Some(Truth::MatedWrong),
         SaidTruth::NonMated => Some(Truth::NonMated),

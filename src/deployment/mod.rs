@@ -1,5 +1,6 @@
 //! The deep module: a gallery, the model that embeds it, and the operating point that decides.
 
+mod alarms;
 mod answer;
 mod archive;
 mod audited;
@@ -8,6 +9,7 @@ mod beside;
 mod budget;
 mod calibrate;
 mod canary;
+mod enrolment;
 mod error;
 mod folder;
 mod gather;
@@ -39,6 +41,7 @@ pub use answer::{
     SearchAnswer, SearchOptions, Standing, Timings, Undecided, VerifyAnswer,
 };
 pub use archive::ArchiveError;
+pub use audited::recorded_decisions;
 pub use backup::{Progress, SnapshotReport, check_snapshot, restore};
 pub use calibrate::{Calibrated, CalibrationSettings};
 pub use canary::{CANARIES_MAX, CanaryRound, NewCanary, set_canaries};
@@ -542,6 +545,9 @@ impl Deployment {
             label,
             metadata,
         } = new;
+        let before = self.gallery.get(&id);
+        let is_new = !self.gallery.has_label(&label);
+        let enrolled = label.clone();
         let item = Item {
             id,
             label,
@@ -554,6 +560,11 @@ impl Deployment {
             .upsert(item)
             .await
             .inspect_err(|error| self.record_failure(error))?;
+        if is_new {
+            self.label_changed(&enrolled, written.generation, true);
+        }
+        let before = before.filter(|before| before.label != enrolled);
+        self.label_left(before.as_deref(), written.generation);
         let change = match written.outcome {
             Upserted::Inserted => "inserted",
             Upserted::Replaced => "replaced",
@@ -577,6 +588,7 @@ impl Deployment {
     /// # Errors
     /// There is none of this id, the queue is full, or the disk.
     pub async fn delete(&self, id: String) -> Result<u64, DeploymentError> {
+        let before = self.gallery.get(&id);
         let written = self
             .writer()?
             .delete(id.clone())
@@ -585,9 +597,25 @@ impl Deployment {
         if !written.outcome {
             return Err(DeploymentError::ItemNotFound { id });
         }
+        self.label_left(before.as_deref(), written.generation);
         telemetry::items_changed(&self.name, "deleted", 1);
         self.publish_size();
         Ok(written.generation)
+    }
+
+    fn label_changed(&self, label: &str, generation: u64, enrolled: bool) {
+        if let Some(monitor) = self.monitor.get() {
+            monitor.label_changed(label, generation, enrolled);
+        }
+    }
+
+    /// Takes down that a label left with an item that was removed, where no other has it.
+    fn label_left(&self, removed: Option<&ItemHead>, generation: u64) {
+        if let Some(removed) = removed
+            && !self.gallery.has_label(&removed.label)
+        {
+            self.label_changed(&removed.label, generation, false);
+        }
     }
 
     /// Removes many items in one transaction. Blocks until that is on disk.

@@ -11,10 +11,12 @@ use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::alarms::Alarms;
 use super::answer::Hit;
 use super::audited::{Labelling, drift};
 use super::budget::fitted;
 use super::canary::write_json;
+use super::enrolment::Enrolments;
 use super::shift::{Counted, Looked, Scores};
 use super::{CanaryRound, Deployment, DeploymentError, Disagreement, Folder, Standing};
 use crate::calibration::decision::Decision;
@@ -36,7 +38,7 @@ use crate::telemetry;
 use crate::vector::Similarity;
 
 /// The journal, within the deployment's folder.
-const JOURNAL_FILE: &str = "decisions.db";
+pub(super) const JOURNAL_FILE: &str = "decisions.db";
 /// The design of the audit and when it began.
 const DESIGN_FILE: &str = "audit.json";
 /// For canaries, where nothing else is watched.
@@ -63,6 +65,7 @@ pub(super) struct Monitor {
     deployment: String,
     journal: Journal,
     name: String,
+    enrolments: Arc<Enrolments>,
     strata: Strata,
     /// The strata by which decisions are drawn now: others where there is a budget.
     drawing: Arc<ArcSwap<Strata>>,
@@ -179,6 +182,7 @@ impl Monitor {
             committed.store(true, Ordering::Relaxed);
         })?;
         let showing = Arc::new(Showing::default());
+        let enrolments = Arc::new(Enrolments::open(folder)?);
         let drawing = Arc::new(ArcSwap::from_pointee(settings.strata.clone()));
         let watcher = Watcher {
             deployment: name.to_owned(),
@@ -194,6 +198,7 @@ impl Monitor {
             stop: Arc::clone(&stop),
             showing: Arc::clone(&showing),
             looked_at: None,
+            enrolments: Arc::clone(&enrolments),
             budget: settings
                 .labels_per_day
                 .map(|labels| (labels, Instant::now())),
@@ -212,6 +217,7 @@ impl Monitor {
             deployment: name.to_owned(),
             journal,
             name: name.to_owned(),
+            enrolments,
             strata: settings.strata.clone(),
             drawing,
             since_ms,
@@ -236,6 +242,11 @@ impl Monitor {
         if let Some(thread) = &self.thread {
             thread.thread().unpark();
         }
+    }
+
+    /// Takes down that a label came or left with a state of the gallery.
+    pub(super) fn label_changed(&self, label: &str, generation: u64, enrolled: bool) {
+        self.enrolments.note(label, generation, enrolled);
     }
 
     /// Whether images are kept for whoever labels.
@@ -396,6 +407,7 @@ struct Watcher {
     showing: Arc<Showing>,
     /// The operating point that was looked at last.
     looked_at: Option<String>,
+    enrolments: Arc<Enrolments>,
     /// Labels a day, and when the traffic is looked at again for them.
     budget: Option<(u32, Instant)>,
     drawing: Arc<ArcSwap<Strata>>,
@@ -463,12 +475,17 @@ impl Watcher {
             self.showing.show(&self.deployment, None, || ());
             return;
         };
+        let alarms = Alarms::of(&self.folder, point.id(), self.since_ms);
         let found = drift(
             &self.reader,
             point,
             (&self.strata, self.since_ms, self.delta),
             self.gallery.len() as u64,
+            (&alarms, &self.enrolments),
         );
+        if let Ok((drift, labelling)) = &found {
+            self.keep_alarms(&alarms, drift, *labelling);
+        }
         let found = found.inspect_err(|error| {
             tracing::error!(%error, deployment = self.deployment, "the audit could not be evaluated");
         });
@@ -490,6 +507,18 @@ impl Watcher {
                 telemetry::scores_fitted(deployment, id, gauges);
             }
         });
+    }
+
+    fn keep_alarms(&self, alarms: &Alarms, drift: &Drift, labelling: Labelling) {
+        let raised = [drift.far_evidence, drift.frr_evidence]
+            .map(|found| found.is_some_and(|found| found.alarm_at.is_some()));
+        let seen = alarms.seen(raised, labelling.earliest_ms, now_ms());
+        if seen == *alarms {
+            return;
+        }
+        if let Err(error) = seen.keep(&self.folder) {
+            tracing::error!(%error, deployment = self.deployment, "an alarm could not be kept; it ends when its decisions do");
+        }
     }
 
     fn look_at_scores(&mut self, point: &OperatingPoint) -> Looked {
@@ -592,11 +621,13 @@ impl Deployment {
         let Some(point) = standing.valid() else {
             return Ok(None);
         };
+        let alarms = Alarms::of(&self.path(), point.id(), monitor.since_ms);
         let (mut drift, _) = drift(
             &monitor.journal.reader()?,
             point,
             (&monitor.strata, monitor.since_ms, monitor.delta),
             self.gallery.len() as u64,
+            (&alarms, &monitor.enrolments),
         )?;
         let round = self.canaries();
         if let Some(round) = round.filter(|round| round.operating_point == point.id()) {
@@ -677,7 +708,7 @@ impl Deployment {
         let now = now_ms();
         let labels: Vec<Result<Label, String>> = reports
             .into_iter()
-            .map(|report| self.label(report, now))
+            .map(|report| self.label(monitor, report, now))
             .collect();
         let good = labels.iter().filter_map(|label| label.as_ref().ok());
         let mut outcomes = monitor.journal.report(good.cloned().collect())?.into_iter();
@@ -693,11 +724,15 @@ impl Deployment {
         Ok(answers.collect())
     }
 
-    fn label(&self, report: TruthReport, unix_ms: u64) -> Result<Label, String> {
+    fn label(&self, monitor: &Monitor, report: TruthReport, unix_ms: u64) -> Result<Label, String> {
+        // Also one that has been removed since.
+        let known = |label: &str| {
+            self.gallery.has_label(label) || monitor.enrolments.at(label, 0).is_some()
+        };
         let decision = DecisionId::parse(&report.decision_id)
             .ok_or_else(|| format!("`{}` is no id of a decision", report.decision_id))?;
         let truth = match report.told {
-            Told::Label(label) if self.gallery.has_label(&label) => SaidTruth::Mated { label },
+            Told::Label(label) if known(&label) => SaidTruth::Mated { label },
             Told::Label(label) => {
                 return Err(format!(
                     "label `{label}` is not enrolled; if the query showed something that is not, say so instead"

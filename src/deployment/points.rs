@@ -265,6 +265,10 @@ impl Deployment {
         if let Some(monitor) = earlier.monitor.get() {
             monitor.end();
         }
+        // Pictures of another folder, also where the operating point is the same.
+        if let Some(round) = earlier.canaries() {
+            telemetry::canaries_ended(&self.name, &round.operating_point);
+        }
         self.publish_standing(before.filter(|before| Some(*before) != now));
         if let Some(monitor) = self.monitor.get() {
             monitor.look_again();

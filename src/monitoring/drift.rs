@@ -76,6 +76,8 @@ pub struct Seen<'a> {
     pub feedback: AcceptFeedback,
     /// Items in the gallery now, and the number that the operating point holds for.
     pub gallery: (u64, u64),
+    /// Whether an alarm of FAR and FRR was raised by decisions that are no longer kept.
+    pub raised: [bool; 2],
 }
 
 /// Which rate, or what else, a finding is about.
@@ -208,15 +210,18 @@ impl Drift {
             ..audit
         };
         let recent = recent.rates(confidence)?;
-        let evidence = |limit: Option<Limit>, side| {
-            limit
-                .map(|limit| {
-                    Bet::new(limit.null, side, seen.strata).settle(seen.rows.iter().copied())
-                })
-                .transpose()
+        let evidence = |limit: Option<Limit>, side, raised: bool| {
+            let Some(limit) = limit else { return Ok(None) };
+            let bet = Bet::new(limit.null, side, seen.strata);
+            let mut found = bet.settle(seen.rows.iter().copied())?;
+            if raised {
+                found.alarm_at.get_or_insert(0);
+            }
+            Ok::<_, MonitoringError>(Some(found))
         };
-        let far_evidence = evidence(limits.far, Side::FalseAccept)?;
-        let frr_evidence = evidence(limits.frr, Side::FalseReject)?;
+        let [far_raised, frr_raised] = seen.raised;
+        let far_evidence = evidence(limits.far, Side::FalseAccept, far_raised)?;
+        let frr_evidence = evidence(limits.frr, Side::FalseReject, frr_raised)?;
         let watched = |subject, (rate, recent), limit, evidence| Watched {
             subject,
             rate,
@@ -358,11 +363,13 @@ impl Watched {
             || format!("not known of the latest {RECENT} drawn decisions"),
             |recent| format!("{} of the latest {RECENT} drawn decisions", shown(recent)),
         );
+        let raised = match evidence.alarm_at {
+            None | Some(0) => "by decisions that are no longer kept".to_owned(),
+            Some(at) => format!("at drawn decision {at} of {}", evidence.observations),
+        };
         format!(
-            "The {name} exceeds {held}: an alarm that is false with a probability of at most {} was raised at drawn decision {} of {}. The rate is {recent}, and {rate} since the operating point decides.",
+            "The {name} exceeds {held}: an alarm that is false with a probability of at most {} was raised {raised}. The rate is {recent}, and {rate} since the operating point decides.",
             percent((-evidence.ln_e_alarm).exp()),
-            evidence.alarm_at.unwrap_or_default(),
-            evidence.observations,
         )
     }
 
@@ -491,7 +498,12 @@ mod tests {
     }
 
     fn drift(counts: &[(usize, Option<Truth>, usize)]) -> Drift {
+        drift_after(counts, [false, false])
+    }
+
+    fn drift_after(counts: &[(usize, Option<Truth>, usize)], raised: [bool; 2]) -> Drift {
         let seen = Seen {
+            raised,
             strata: &Strata::usual(),
             rows: &rows(counts),
             feedback: AcceptFeedback { right: 9, wrong: 1 },
@@ -532,6 +544,20 @@ mod tests {
         assert!(far.says.contains("its target of 1 %"), "{far:?}");
         assert_eq!(found.findings.first(), Some(far));
         assert_ne!(verdict(&found, Subject::Frr).verdict, Verdict::Broken);
+    }
+
+    #[test]
+    fn an_alarm_stays_when_the_decisions_that_raised_it_are_gone() {
+        let calm = [(0, Some(Truth::NonMated), 5)];
+        let found = drift_after(&calm, [true, false]);
+        let far = verdict(&found, Subject::Far);
+        assert_eq!(far.verdict, Verdict::Broken);
+        assert!(far.says.contains("no longer kept"), "{far:?}");
+        assert_ne!(verdict(&found, Subject::Frr).verdict, Verdict::Broken);
+        assert_ne!(
+            verdict(&drift(&calm), Subject::Far).verdict,
+            Verdict::Broken
+        );
     }
 
     #[test]

@@ -95,7 +95,8 @@ pub struct EProcess {
     /// Outcomes that were looked at.
     pub observations: u64,
     /// The number of the outcome, from 1, that raised the alarm; it stays raised. `None` without
-    /// one, which is no evidence that the promise is kept.
+    /// one, which is no evidence that the promise is kept; 0 where outcomes raised it that are not
+    /// kept any more.
     pub alarm_at: Option<u64>,
 }
 

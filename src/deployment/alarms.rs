@@ -1,0 +1,131 @@
+//! When alarms were raised: an alarm stays for as long as its operating point decides, also when the
+//! decisions that it rests on are no longer kept.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::DeploymentError;
+use super::canary::write_json;
+
+/// Within the deployment's folder.
+const FILE: &str = "alarms.json";
+/// Operating points whose alarms are kept, the latest.
+const POINTS_MAX: usize = 100;
+
+/// An alarm of one rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Alarm {
+    raised_unix_ms: u64,
+    /// When the earliest decision was made that was drawn and kept at that time.
+    earliest_unix_ms: u64,
+}
+
+impl Alarm {
+    /// Whether decisions that it may rest on are gone: what is left cannot take it back. As long as
+    /// all are there, labels that were corrected can.
+    fn stands(&self, earliest_ms: Option<u64>) -> bool {
+        earliest_ms.is_none_or(|earliest| self.earliest_unix_ms < earliest)
+    }
+}
+
+/// The alarms of an operating point under one design of the audit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Alarms {
+    operating_point: String,
+    design_since_unix_ms: u64,
+    far: Option<Alarm>,
+    frr: Option<Alarm>,
+}
+
+impl Alarms {
+    /// Those of an operating point, as they were written last.
+    pub(super) fn of(folder: &Path, point: &str, design_since_ms: u64) -> Self {
+        let is_it = |alarms: &Self| {
+            alarms.operating_point == point && alarms.design_since_unix_ms == design_since_ms
+        };
+        read(folder).into_iter().find(is_it).unwrap_or(Self {
+            operating_point: point.to_owned(),
+            design_since_unix_ms: design_since_ms,
+            ..Self::default()
+        })
+    }
+
+    /// Which of FAR and FRR have one that stands where the earliest decision that is drawn and kept
+    /// was made at `earliest_ms`.
+    pub(super) fn standing(&self, earliest_ms: Option<u64>) -> [bool; 2] {
+        [self.far, self.frr].map(|alarm| alarm.is_some_and(|alarm| alarm.stands(earliest_ms)))
+    }
+
+    /// As they are where `raised` says which there are now.
+    pub(super) fn seen(&self, raised: [bool; 2], earliest_ms: Option<u64>, now_ms: u64) -> Self {
+        let new = Alarm {
+            raised_unix_ms: now_ms,
+            earliest_unix_ms: earliest_ms.unwrap_or(now_ms),
+        };
+        let [far, frr] = raised;
+        let one = |raised: bool, known: Option<Alarm>| raised.then(|| known.unwrap_or(new));
+        Self {
+            far: one(far, self.far),
+            frr: one(frr, self.frr),
+            ..self.clone()
+        }
+    }
+
+    /// Writes them beside those of other operating points.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(super) fn keep(&self, folder: &Path) -> Result<(), DeploymentError> {
+        let mut all = read(folder);
+        all.retain(|known| known.operating_point != self.operating_point);
+        let surplus = (all.len() + 1).saturating_sub(POINTS_MAX);
+        all.drain(..surplus);
+        all.push(self.clone());
+        write_json(&folder.join(FILE), &all)
+    }
+}
+
+fn read(folder: &Path) -> Vec<Alarms> {
+    let path = folder.join(FILE);
+    let Ok(bytes) = std::fs::read(&path) else {
+        return Vec::new();
+    };
+    serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+        tracing::error!(%error, path = %path.display(), "what is kept of earlier alarms is damaged; they are found again where their decisions are kept");
+        Vec::new()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alarm_outlives_its_decisions_and_is_taken_back_by_labels_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |point| Alarms::of(folder.path(), point, 7);
+        let keep = |alarms: &Alarms| alarms.keep(folder.path()).unwrap();
+        keep(&of("op").seen([true, false], Some(1000), 5000));
+        keep(&of("other").seen([false, true], Some(2000), 6000));
+        // All decisions are there: what they say holds.
+        assert_eq!(of("op").standing(Some(1000)), [false, false]);
+        // The earliest, or all of them, are gone.
+        assert_eq!(of("op").standing(Some(1001)), [true, false]);
+        assert_eq!(of("op").standing(None), [true, false]);
+        assert_eq!(of("other").standing(None), [false, true]);
+        // It is raised once.
+        let again = of("op").seen([true, false], Some(3000), 9000);
+        assert_eq!(again, of("op"));
+        // Corrected.
+        keep(&of("op").seen([false, false], Some(1000), 9000));
+        assert_eq!(of("op").standing(None), [false, false]);
+        // Another design begins without.
+        let designed = Alarms::of(folder.path(), "other", 8);
+        assert_eq!(designed.standing(None), [false, false]);
+        std::fs::write(folder.path().join(FILE), "[{").unwrap();
+        assert_eq!(of("other").standing(None), [false, false]);
+    }
+}

@@ -1,0 +1,137 @@
+//! Since when labels are enrolled: what a query showed is judged by the gallery that was searched, not by
+//! that of today.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::DeploymentError;
+
+/// Within the deployment's folder: a line of JSON for each change.
+const FILE: &str = "labels.log";
+/// Changes that are kept, the latest, when it is opened.
+const CHANGES_MAX: usize = 1_000_000;
+
+/// A label came into the gallery with its first item, or left it with its last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Change {
+    label: String,
+    /// Number of the gallery's state that has it so.
+    generation: u64,
+    enrolled: bool,
+}
+
+/// Which labels came and left while the deployment was served. What `build` changes while it is not
+/// is not in it: such labels count as enrolled, or not, before as well.
+#[derive(Debug)]
+pub(super) struct Enrolments {
+    path: PathBuf,
+    known: Mutex<HashMap<String, Vec<(u64, bool)>>>,
+    file: Mutex<File>,
+}
+
+impl Enrolments {
+    pub(super) fn open(folder: &Path) -> Result<Self, DeploymentError> {
+        let path = folder.join(FILE);
+        let failed = |cause: std::io::Error| DeploymentError::io(&path, &cause);
+        let text = match fs::read(&path) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(cause) => return Err(failed(cause)),
+        };
+        let surplus = text.lines().count().saturating_sub(CHANGES_MAX);
+        let mut known: HashMap<String, Vec<(u64, bool)>> = HashMap::new();
+        let mut whole = String::new();
+        for line in text.lines().skip(surplus) {
+            // A line that a crash cut short says nothing.
+            if let Ok(change) = serde_json::from_str::<Change>(line) {
+                let of_label = known.entry(change.label).or_default();
+                of_label.push((change.generation, change.enrolled));
+                whole.push_str(line);
+                whole.push('\n');
+            }
+        }
+        if whole != text {
+            super::folder::replace_file(&path, whole.as_bytes())?;
+        }
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        Ok(Self {
+            known: Mutex::new(known),
+            file: Mutex::new(file.map_err(failed)?),
+            path,
+        })
+    }
+
+    /// Takes down a change. It survives the process; what a power cut takes is judged as if it had been
+    /// so before. Never fails a write that is done.
+    pub(super) fn note(&self, label: &str, generation: u64, enrolled: bool) {
+        let change = Change {
+            label: label.to_owned(),
+            generation,
+            enrolled,
+        };
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_label = known.entry(change.label.clone()).or_default();
+        of_label.push((generation, enrolled));
+        // Writes that were acknowledged together may be told in any order.
+        of_label.sort_unstable();
+        drop(known);
+        let written = serde_json::to_vec(&change).map_err(std::io::Error::other);
+        let written = written.and_then(|mut line| {
+            line.push(b'\n');
+            let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+            file.write_all(&line)
+        });
+        if let Err(error) = written {
+            tracing::error!(%error, path = %self.path.display(), "it could not be taken down since when a label is enrolled");
+        }
+    }
+
+    /// Whether a label was enrolled in a state of the gallery; `None` where it never came or left.
+    pub(super) fn at(&self, label: &str, generation: u64) -> Option<bool> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = known.get(label)?;
+        let before = changes.iter().rev().find(|(from, _)| *from <= generation);
+        // Before its first change it was the other way round.
+        let first = || Some(!changes.first()?.1);
+        before.map(|(_, enrolled)| *enrolled).or_else(first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_is_enrolled_from_its_first_item_to_its_last_also_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Enrolments::open(folder.path()).unwrap();
+        let enrolments = open();
+        enrolments.note("new", 10, true);
+        enrolments.note("gone", 20, false);
+        enrolments.note("new", 30, false);
+        let check = |enrolments: &Enrolments| {
+            let new = [9, 10, 29, 30].map(|generation| enrolments.at("new", generation));
+            assert_eq!(new, [Some(false), Some(true), Some(true), Some(false)]);
+            let gone = [19, 20].map(|generation| enrolments.at("gone", generation));
+            assert_eq!(gone, [Some(true), Some(false)]);
+            assert_eq!(enrolments.at("always", 5), None);
+        };
+        check(&enrolments);
+        drop(enrolments);
+        // A crash cut the last line short.
+        let path = folder.path().join(FILE);
+        let mut cut = fs::read(&path).unwrap();
+        cut.extend(b"{\"label\":\"ha");
+        fs::write(&path, cut).unwrap();
+        check(&open());
+        open().note("later", 40, true);
+        assert_eq!(open().at("later", 39), Some(false));
+        check(&open());
+    }
+}
