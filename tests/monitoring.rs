@@ -258,6 +258,27 @@ async fn rates_are_unknown_before_labels_and_false_accepts_raise_an_alarm_that_o
     assert!(evidence.alarm && evidence.target, "{evidence:?}");
     assert!((evidence.limit - 0.1).abs() < 1e-12);
     assert_eq!(verdict(&after, "far"), Verdict::Broken);
+    // Since when, and that the operating point can be asked for by its id.
+    let span = after.first_unix_milliseconds..=after.last_unix_milliseconds;
+    assert!(
+        span.contains(&evidence.alarm_unix_milliseconds),
+        "{span:?} {evidence:?}"
+    );
+    assert!(1.0 < evidence.cusum_ratio && after.active, "{evidence:?}");
+    let by_id = GetDriftRequest {
+        operating_point_id: after.operating_point_id.clone(),
+        ..GetDriftRequest::default()
+    };
+    let mut client = monitoring(&running);
+    assert_eq!(
+        client.get_drift(by_id).await.unwrap().into_inner(),
+        drift(&running).await
+    );
+    let unknown = GetDriftRequest {
+        operating_point_id: "op-0000000000000000".to_owned(),
+        ..GetDriftRequest::default()
+    };
+    assert!(client.get_drift(unknown).await.is_err());
 
     running.stop().await;
     let again = Running::start(&deployment, &[ALL]).await;

@@ -7,7 +7,7 @@ use anyhow::Context;
 use super::audit::Where;
 use super::exit::Exit;
 use super::output::{Output, percent, wrapped};
-use crate::deployment::now_rfc_3339;
+use crate::deployment::{now_rfc_3339, rfc_3339};
 use crate::report;
 use crate::report::drift::{DriftFinding, DriftReport, DriftStanding};
 use crate::server::{Client, DriftFound, EvidenceFound, FindingFound, RateFound};
@@ -21,6 +21,7 @@ use crate::server::{Client, DriftFound, EvidenceFound, FindingFound, RateFound};
   matchpoint drift report
   matchpoint drift report --deployment shop --json
   matchpoint drift report --html drift.html
+  matchpoint drift history --deployment shop
 
 Ends with 0 whatever is found; a script looks at `findings[].verdict` of the JSON.")]
 pub(super) struct Drift {
@@ -32,12 +33,17 @@ pub(super) struct Drift {
 enum Command {
     /// What is known, what is not, and what to do next
     Report(Report),
+    /// The operating points that decided so far, and how each did
+    History(Where),
 }
 
 #[derive(Debug, clap::Args)]
 struct Report {
     #[command(flatten)]
     at: Where,
+    /// An earlier operating point, as far as the journal still holds its decisions
+    #[arg(long, value_name = "ID", default_value = "")]
+    operating_point: String,
     /// Write it as a page too
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -45,10 +51,17 @@ struct Report {
 
 impl Drift {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
-        let Command::Report(Report { at, html }) = self.command;
+        let Report {
+            at,
+            operating_point,
+            html,
+        } = match self.command {
+            Command::Report(report) => report,
+            Command::History(at) => return history(&at),
+        };
         let found = super::runtime()?.block_on(async {
             let client = Client::connect(&at.server).await?;
-            client.drift(&at.deployment).await
+            client.drift(&at.deployment, &operating_point).await
         })?;
         if let Some(file) = html {
             let page = report::drift::render(&page(&found, &at.deployment));
@@ -58,6 +71,53 @@ impl Drift {
         Output::new(at.json).result(&found, text)?;
         Ok(Exit::Done)
     }
+}
+
+fn history(at: &Where) -> anyhow::Result<Exit> {
+    let found = super::runtime()?.block_on(async {
+        let client = Client::connect(&at.server).await?;
+        client.drift_history(&at.deployment).await
+    })?;
+    Output::new(at.json).result(&found, |found| found.iter().map(lines).collect::<String>())?;
+    Ok(Exit::Done)
+}
+
+/// One operating point of the history.
+fn lines(found: &DriftFound) -> String {
+    let drawn = |time: Option<i64>| time.map_or_else(|| "never".to_owned(), shown_time);
+    let verdicts = |subject: &str| {
+        let of = found.findings.iter().find(|one| one.subject == subject);
+        of.map_or("UNKNOWN", |one| one.verdict.as_str()).to_owned()
+    };
+    let mut text = format!(
+        "{}{}\n  {:<9} {} to {}\n  {:<9} {} of {} drawn decisions\n",
+        found.operating_point,
+        if found.active { "  (decides)" } else { "" },
+        "drawn",
+        drawn(found.first_unix_milliseconds),
+        drawn(found.last_unix_milliseconds),
+        "labelled",
+        found.labelled,
+        found.drawn
+    );
+    for (name, subject, rate, evidence) in [
+        ("FAR", "far", found.far, found.far_evidence),
+        ("FRR", "frr", found.frr, found.frr_evidence),
+    ] {
+        let alarm = evidence.and_then(|found| found.alarm_unix_milliseconds);
+        let alarm = alarm.map(|time| format!(", alarm since {}", shown_time(time)));
+        text.push_str(&format!(
+            "  {name:<9} {:<8} {}{}\n",
+            verdicts(subject),
+            rate_text(rate),
+            alarm.unwrap_or_default()
+        ));
+    }
+    text
+}
+
+fn shown_time(unix_milliseconds: i64) -> String {
+    rfc_3339(u64::try_from(unix_milliseconds).unwrap_or(0))
 }
 
 fn page(found: &DriftFound, deployment: &str) -> DriftReport {
@@ -162,6 +222,9 @@ fn evidence_text(evidence: &EvidenceFound) -> String {
         },
         evidence.log_evidence,
         evidence.log_evidence_alarm,
-        if evidence.alarm { ": ALARM" } else { "" }
+        match evidence.alarm_unix_milliseconds {
+            Some(time) if evidence.alarm => format!(": ALARM since {}", shown_time(time)),
+            Some(_) | None => format!("; CUSUM at {:.0} % of its limit", 100.0 * evidence.cusum),
+        }
     )
 }

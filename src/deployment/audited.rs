@@ -77,6 +77,7 @@ pub(super) fn drift(
     let seen = Seen {
         strata,
         rows: &told.rows,
+        unix_ms: &told.made_ms,
         feedback: told.feedback,
         gallery: (items, point.content().valid_to_items()),
         raised: alarms.standing(labelling.earliest_ms),

@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -486,6 +486,16 @@ impl Folder {
 #[must_use]
 pub fn now_rfc_3339() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+}
+
+/// A time in milliseconds since 1970-01-01 UTC, as RFC 3339 to the second.
+#[must_use]
+pub fn rfc_3339(unix_ms: u64) -> String {
+    let since = Duration::from_millis(unix_ms);
+    UNIX_EPOCH.checked_add(since).map_or_else(
+        || "never".to_owned(),
+        |time| humantime::format_rfc3339_seconds(time).to_string(),
+    )
 }
 
 /// A name goes into requests, metrics and paths.

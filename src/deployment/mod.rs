@@ -46,7 +46,7 @@ pub use backup::{Progress, SnapshotReport, check_snapshot, restore};
 pub use calibrate::{Calibrated, CalibrationSettings};
 pub use canary::{CANARIES_MAX, CanaryRound, NewCanary, set_canaries};
 pub use error::DeploymentError;
-pub use folder::{Folder, ModelReference, Record, now_rfc_3339};
+pub use folder::{Folder, ModelReference, Record, now_rfc_3339, rfc_3339};
 pub use gather::{Copied, Gathered, IndexCheck, LabelledQuery, Repeated};
 pub use material::{MaterialSets, material_sets};
 pub use models::{LoadedModel, Models};

@@ -572,6 +572,11 @@ fn show(deployment: &str, point: &str, drift: &Drift, labelling: Labelling) {
     for rate in [far, frr, gauges("fdr", drift.rates.false_discovery)] {
         telemetry::rate_audited(deployment, point, rate);
     }
+    for (rate, onset) in [("far", drift.far_onset), ("frr", drift.frr_onset)] {
+        let alarm = onset.alarm_unix_ms.map(Duration::from_millis);
+        let cusum = onset.cusum.map(|sum| sum.value / sum.limit);
+        telemetry::rate_onset((deployment, point, rate), alarm, cusum);
+    }
     let counts = telemetry::AuditCounts {
         drawn: drift.rates.drawn,
         labelled: drift.rates.labelled,
@@ -610,23 +615,38 @@ impl Deployment {
         self.canaries.load_full()
     }
 
-    /// How the operating point that decides does in service; `None` where none is valid. Blocks.
+    /// How an operating point does in service, or did: the one of this id, or without one that which
+    /// decides; `None` where none is valid. Blocks.
     ///
     /// # Errors
-    /// Decisions are not recorded, the journal is damaged, or the disk.
-    pub fn drift(&self) -> Result<Option<(OperatingPoint, Drift)>, DeploymentError> {
+    /// There is none of this id, decisions are not recorded, the journal is damaged, or the disk.
+    pub fn drift(
+        &self,
+        id: Option<&str>,
+    ) -> Result<Option<(OperatingPoint, Drift)>, DeploymentError> {
         let monitor = self.monitor()?;
         monitor.journal.flush()?;
         let standing = self.standing.load_full();
-        let Some(point) = standing.valid() else {
+        let active = standing.valid();
+        let earlier = match id.filter(|id| Some(*id) != active.map(OperatingPoint::id)) {
+            Some(id) => Some(self.folder().clone().operating_point(id)?),
+            None => None,
+        };
+        let Some(point) = earlier.as_ref().or(active) else {
             return Ok(None);
         };
         let alarms = Alarms::of(&self.path(), point.id(), monitor.since_ms);
+        // The gallery of today is nothing that an earlier one had to hold for.
+        let items = if earlier.is_some() {
+            0
+        } else {
+            self.gallery.len()
+        };
         let (mut drift, _) = drift(
             &monitor.journal.reader()?,
             point,
             (&monitor.strata, monitor.since_ms, monitor.delta),
-            self.gallery.len() as u64,
+            items as u64,
             (&alarms, &monitor.enrolments),
         )?;
         let round = self.canaries();

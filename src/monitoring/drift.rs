@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::MonitoringError;
 use super::audit::{AcceptFeedback, Audit, AuditRow, AuditedRate, AuditedRates};
+use super::cusum::{Cusum, Onset};
 use super::sequential::{Bet, EProcess, Null, Side};
 use super::strata::Strata;
 use crate::calibration::binomial::real;
@@ -72,6 +73,8 @@ pub struct Seen<'a> {
     pub strata: &'a Strata,
     /// Decisions that were drawn, in the order in which they were made.
     pub rows: &'a [AuditRow],
+    /// When each of them was made, in milliseconds since 1970-01-01 UTC.
+    pub unix_ms: &'a [u64],
     /// What was said of accepts without being asked.
     pub feedback: AcceptFeedback,
     /// Items in the gallery now, and the number that the operating point holds for.
@@ -88,6 +91,8 @@ pub enum Subject {
     Far,
     /// The false reject rate.
     Frr,
+    /// A rise of either that is suspected.
+    Rise,
     /// The labels that wait.
     Audit,
     /// Searches whose truth is known beforehand.
@@ -105,6 +110,7 @@ impl Subject {
         match self {
             Self::Far => "far",
             Self::Frr => "frr",
+            Self::Rise => "rise",
             Self::Audit => "audit",
             Self::Canary => "canary",
             Self::Gallery => "gallery",
@@ -175,6 +181,13 @@ pub struct Drift {
     pub far_evidence: Option<EProcess>,
     /// The evidence that the FRR is above its limit.
     pub frr_evidence: Option<EProcess>,
+    /// Since when the FAR is above its limit.
+    pub far_onset: Onset,
+    /// Since when the FRR is above its limit.
+    pub frr_onset: Onset,
+    /// When the first and the latest drawn decision were made, in milliseconds since 1970-01-01 UTC;
+    /// `None` without any.
+    pub drawn_unix_ms: Option<[u64; 2]>,
     /// What was said of accepts without being asked.
     pub feedback: AcceptFeedback,
     /// In words, the most urgent first.
@@ -210,18 +223,12 @@ impl Drift {
             ..audit
         };
         let recent = recent.rates(confidence)?;
-        let evidence = |limit: Option<Limit>, side, raised: bool| {
-            let Some(limit) = limit else { return Ok(None) };
-            let bet = Bet::new(limit.null, side, seen.strata);
-            let mut found = bet.settle(seen.rows.iter().copied())?;
-            if raised {
-                found.alarm_at.get_or_insert(0);
-            }
-            Ok::<_, MonitoringError>(Some(found))
-        };
+        let (first, last) = (seen.unix_ms.first().copied(), seen.unix_ms.last().copied());
         let [far_raised, frr_raised] = seen.raised;
-        let far_evidence = evidence(limits.far, Side::FalseAccept, far_raised)?;
-        let frr_evidence = evidence(limits.frr, Side::FalseReject, frr_raised)?;
+        let far = (Side::FalseAccept, far_raised);
+        let frr = (Side::FalseReject, frr_raised);
+        let (far_evidence, far_onset) = evidence(seen, limits.far, far)?;
+        let (frr_evidence, frr_onset) = evidence(seen, limits.frr, frr)?;
         let watched = |subject, (rate, recent), limit, evidence| Watched {
             subject,
             rate,
@@ -247,6 +254,14 @@ impl Drift {
             )
             .finding(),
         ];
+        for (name, evidence, onset) in [
+            ("FAR", far_evidence, far_onset),
+            ("FRR", frr_evidence, frr_onset),
+        ] {
+            let alarm = evidence.is_some_and(|found| found.alarm_at.is_some());
+            let sum = onset.cusum.filter(|_| !alarm);
+            findings.extend(sum.and_then(|sum| suspicion(name, sum)));
+        }
         findings.extend(gallery(seen.gallery));
         findings.extend(waiting(&rates));
         findings.extend(feedback(seen.feedback, confidence));
@@ -257,10 +272,32 @@ impl Drift {
             recent,
             far_evidence,
             frr_evidence,
+            far_onset,
+            frr_onset,
+            drawn_unix_ms: first.zip(last).map(<[u64; 2]>::from),
             feedback: seen.feedback,
             findings,
         })
     }
+}
+
+/// The evidence that a rate is above its limit, and since when.
+fn evidence(
+    seen: &Seen<'_>,
+    limit: Option<Limit>,
+    (side, raised): (Side, bool),
+) -> Result<(Option<EProcess>, Onset), MonitoringError> {
+    let Some(limit) = limit else {
+        return Ok((None, Onset::default()));
+    };
+    let bet = Bet::new(limit.null, side, seen.strata);
+    let mut process = bet.settle(seen.rows.iter().copied())?;
+    let onset = Onset::of(&bet, seen, &process)?;
+    if raised {
+        // On decisions that are not kept any more: when, nothing here tells.
+        process.alarm_at.get_or_insert(0);
+    }
+    Ok((Some(process), onset))
 }
 
 /// One of the two rates.
@@ -292,6 +329,7 @@ impl Watched {
         let name = match self.subject {
             Subject::Frr => "FRR",
             Subject::Far
+            | Subject::Rise
             | Subject::Audit
             | Subject::Canary
             | Subject::Gallery
@@ -376,7 +414,7 @@ impl Watched {
     fn remedy(&self) -> String {
         match self.subject {
             Subject::Frr => "See which labels and conditions the labelled rejects have in common (camera, light, new pictures of enrolled labels); then recalibrate with queries of today, or enrol newer pictures.",
-            Subject::Far | Subject::Audit | Subject::Canary | Subject::Gallery | Subject::Feedback => "Stop acting on accepts near the threshold, or activate a stricter operating point; look at the labelled false accepts, then recalibrate with strangers of today.",
+            Subject::Far | Subject::Rise | Subject::Audit | Subject::Canary | Subject::Gallery | Subject::Feedback => "Stop acting on accepts near the threshold, or activate a stricter operating point; look at the labelled false accepts, then recalibrate with strangers of today.",
         }
         .to_owned()
     }
@@ -424,6 +462,19 @@ pub fn percent(share: f64) -> String {
         &text
     };
     format!("{short} %")
+}
+
+/// What the CUSUM says before there is an alarm.
+fn suspicion(name: &str, sum: Cusum) -> Option<Finding> {
+    let began = sum.began_at.filter(|_| sum.suspects())?;
+    Some(Finding {
+        subject: Subject::Rise,
+        verdict: Verdict::Note,
+        says: format!(
+            "A rise of the {name} is suspected since drawn decision {began} (CUSUM: fast, and without a guarantee; a false one comes about once in 1,000 drawn decisions, or less often)."
+        ),
+        next: "Label what waits; the evidence decides.".to_owned(),
+    })
 }
 
 fn gallery((items, valid_to): (u64, u64)) -> Option<Finding> {
@@ -506,6 +557,7 @@ mod tests {
             raised,
             strata: &Strata::usual(),
             rows: &rows(counts),
+            unix_ms: &[],
             feedback: AcceptFeedback { right: 9, wrong: 1 },
             gallery: (120, 100),
         };

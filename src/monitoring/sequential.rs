@@ -176,6 +176,7 @@ pub struct Bet<'a> {
     side: Side,
     strata: &'a Strata,
     stakes: [f64; STAKES],
+    double: f64,
 }
 
 /// The largest part of the wealth that one decision may cost.
@@ -205,6 +206,7 @@ impl<'a> Bet<'a> {
             null,
             side,
             strata,
+            double: (likely / (1.0 - null.limit)).min(most),
             stakes: between((0.5 * likely).min(most) / 8.0, (9.0 * likely).min(most)),
         }
     }
@@ -223,16 +225,31 @@ impl<'a> Bet<'a> {
     ) -> Result<EProcess, MonitoringError> {
         let mut mixture = Mixture::new(self.null, self.stakes.len());
         for row in rows {
-            let Some(inclusion) = self.strata.inclusion(row.stratum) else {
-                return Err(MonitoringError::RowOfAnother {
-                    stratum: row.stratum,
-                    outcome: if row.accepted { "accepted" } else { "rejected" },
-                });
-            };
-            let gain = self.gain(&row) / inclusion.get();
+            let gain = self.weighted_gain(&row)?;
             mixture.step_or_begin(&self.stakes, |stake| (stake * gain).ln_1p());
         }
         Ok(mixture.process)
+    }
+
+    /// X of a row that was drawn: r (e - limit) / pi, for pi of the design: a budget multiplies all of
+    /// them alike, which cancels.
+    ///
+    /// # Errors
+    /// Refuses a row of a stratum that the design does not have.
+    pub(super) fn weighted_gain(&self, row: &AuditRow) -> Result<f64, MonitoringError> {
+        let Some(inclusion) = self.strata.inclusion(row.stratum) else {
+            return Err(MonitoringError::RowOfAnother {
+                stratum: row.stratum,
+                outcome: if row.accepted { "accepted" } else { "rejected" },
+            });
+        };
+        Ok(self.gain(row) / inclusion.get())
+    }
+
+    /// The stake that is best for a rate of twice the limit where errors are likeliest. Where all
+    /// decisions are drawn, it makes 1 + lambda X the likelihood ratio of the doubled rate.
+    pub(super) fn stake_for_double(&self) -> f64 {
+        self.double
     }
 
     /// r (e - limit).

@@ -4,6 +4,7 @@
 //! Seeds are fixed, so that each run is the same.
 
 use super::audit::{Audit, AuditRow, Truth};
+use super::cusum::Cusum;
 use super::indicators::{Shift, shift};
 use super::mixture::{Classes, misfit};
 use super::sequential::{Bet, EProcess, Null, Side, of_outcomes};
@@ -459,4 +460,68 @@ fn look_alikes_that_quadruple_the_far_fit_the_calibration() {
     let look_alikes = worlds()[7];
     assert!(0.02 < look_alikes.far());
     assert!(misfits(&look_alikes, 200)[0] <= 0.2);
+}
+
+/// Drawn decisions from a change, after `quiet` searches, to the suspicion of the CUSUM and to the
+/// alarm of the e-process: medians over 60 stories.
+#[expect(clippy::print_stderr, reason = "figures of docs/monitoring.md")]
+fn delays(quiet: usize) -> [u64; 2] {
+    let (strata, _) = design(&mut Draws(1));
+    let near = World {
+        stranger: 0.28,
+        ..QUIET
+    };
+    let mut draws = Draws(31);
+    let mut found = [Vec::new(), Vec::new()];
+    for _ in 0..60 {
+        let mut rows = window(&QUIET, &strata, quiet, &mut draws).rows;
+        let before = rows.len();
+        rows.extend(window(&near, &strata, 20_000, &mut draws).rows);
+        let bet = Bet::new(Null::new(0.01, 0.05).unwrap(), Side::FalseAccept, &strata);
+        // From 0, where it is at its slowest.
+        let suspected = Cusum::settle(&bet, rows.iter().skip(before).copied()).unwrap();
+        found[0].push(suspected.suspected_at.unwrap_or(u64::MAX));
+        let alarm = bet.settle(rows.iter().copied()).unwrap().alarm_at;
+        found[1].push(alarm.map_or(u64::MAX, |at| at.saturating_sub(before as u64)));
+    }
+    let medians = found.map(|mut all| {
+        all.sort_unstable();
+        all[all.len() / 2]
+    });
+    eprintln!(
+        "after {quiet} quiet searches: cusum {}, e-process {}",
+        medians[0], medians[1]
+    );
+    medians
+}
+
+#[test]
+fn after_a_long_quiet_time_the_cusum_sees_a_change_sooner_than_the_evidence() {
+    let [cusum, evidence] = delays(400_000);
+    assert!(cusum < evidence, "{cusum} {evidence}");
+}
+
+/// The bound on its run length is one from below: simulated it is longer.
+#[test]
+#[expect(clippy::print_stderr, reason = "figures of docs/monitoring.md")]
+fn at_exactly_the_limit_the_cusum_suspects_less_often_than_once_in_a_thousand_drawn_decisions() {
+    let strata = Strata::usual();
+    let mut draws = Draws(9);
+    let null = |side| match side {
+        Side::FalseAccept => Null::new(QUIET.far(), 0.05).unwrap(),
+        Side::FalseReject => Null::new(QUIET.frr(), 0.05).unwrap(),
+    };
+    for side in [Side::FalseAccept, Side::FalseReject] {
+        let bet = Bet::new(null(side), side, &strata);
+        let (mut drawn, mut suspected) = (0, 0_u64);
+        for _ in 0..100 {
+            let rows = window(&QUIET, &strata, 100_000, &mut draws).rows;
+            let found = Cusum::settle(&bet, rows.iter().copied()).unwrap();
+            drawn += found.suspected_at.unwrap_or(rows.len() as u64);
+            suspected += u64::from(found.suspected_at.is_some());
+        }
+        let run = real(drawn) / real(suspected.max(1));
+        eprintln!("{side:?}: {drawn} drawn decisions, {suspected} suspicions, {run:.0} for each");
+        assert!(1000.0 <= run, "{side:?}: {run}");
+    }
 }

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::client::{Client, ClientError, refused};
 use super::proto::monitoring_service_client::MonitoringServiceClient;
+use super::proto::operating_point_service_client::OperatingPointServiceClient;
 use super::proto::truth::Truth as Shown;
 use super::proto::truth_result::Result as Answer;
 use super::proto::{self, TruthOutcome};
@@ -76,6 +77,12 @@ pub struct DecisionFound {
 pub struct DriftFound {
     /// The operating point; empty where none is valid.
     pub operating_point: String,
+    /// Whether it decides now.
+    pub active: bool,
+    /// When its first drawn decision was made, in milliseconds since 1970-01-01 UTC.
+    pub first_unix_milliseconds: Option<i64>,
+    /// When its latest was.
+    pub last_unix_milliseconds: Option<i64>,
     /// FAR, where known.
     pub far: Option<RateFound>,
     /// FRR, where known.
@@ -136,6 +143,12 @@ pub struct EvidenceFound {
     pub alarm: bool,
     /// Drawn decisions.
     pub observations: u64,
+    /// When the drawn decision was made that raised the alarm, in milliseconds since 1970-01-01 UTC.
+    pub alarm_unix_milliseconds: Option<i64>,
+    /// CUSUM by its limit.
+    pub cusum: f64,
+    /// When the drawn decision was made with which its rise began.
+    pub rise_unix_milliseconds: Option<i64>,
 }
 
 /// A round of canaries.
@@ -300,18 +313,47 @@ impl Client {
         Ok(found.round.map(canaries))
     }
 
-    /// What is known of the operating point that decides.
+    /// What is known of an operating point: the one of this id, or of the one that decides where it
+    /// is empty.
     ///
     /// # Errors
     /// Whatever the server refuses or fails at.
-    pub async fn drift(&self, deployment: &str) -> Result<DriftFound, ClientError> {
+    pub async fn drift(
+        &self,
+        deployment: &str,
+        operating_point: &str,
+    ) -> Result<DriftFound, ClientError> {
         let request = proto::GetDriftRequest {
             deployment: deployment.to_owned(),
+            operating_point_id: operating_point.to_owned(),
         };
         let answer = self.monitoring().get_drift(request).await;
         Ok(drift(
             answer.map_err(|status| refused(&status))?.into_inner(),
         ))
+    }
+
+    /// What is known of every operating point that has drawn decisions in the journal, and of the
+    /// one that decides; the earliest first.
+    ///
+    /// # Errors
+    /// Whatever the server refuses or fails at.
+    pub async fn drift_history(&self, deployment: &str) -> Result<Vec<DriftFound>, ClientError> {
+        let mut points = OperatingPointServiceClient::new(self.channel());
+        let request = proto::ListOperatingPointsRequest {
+            deployment: deployment.to_owned(),
+        };
+        let answer = points.list_operating_points(request).await;
+        let known = answer.map_err(|status| refused(&status))?.into_inner();
+        let mut history = Vec::new();
+        for point in known.operating_points {
+            let found = self.drift(deployment, &point.id).await?;
+            if found.active || 0 < found.drawn {
+                history.push(found);
+            }
+        }
+        history.sort_by_key(|found| found.first_unix_milliseconds.unwrap_or(i64::MAX));
+        Ok(history)
     }
 }
 
@@ -386,9 +428,15 @@ fn drift(found: proto::GetDriftResponse) -> DriftFound {
         log_evidence_alarm: evidence.log_evidence_alarm,
         alarm: evidence.alarm,
         observations: evidence.observations,
+        alarm_unix_milliseconds: evidence.alarm_unix_milliseconds,
+        cusum: evidence.cusum_ratio,
+        rise_unix_milliseconds: evidence.rise_unix_milliseconds,
     };
     DriftFound {
         operating_point: found.operating_point_id,
+        active: found.active,
+        first_unix_milliseconds: found.first_unix_milliseconds,
+        last_unix_milliseconds: found.last_unix_milliseconds,
         far: found.far.map(rate),
         far_recent: found.far_recent.map(rate),
         frr_recent: found.frr_recent.map(rate),

@@ -23,6 +23,7 @@ use crate::deployment::{
     Told, Truth as Said, TruthReport as Report,
 };
 use crate::monitoring::audit::{AuditedRate as Rate, AuditedRates};
+use crate::monitoring::cusum::Onset;
 use crate::monitoring::drift::{Drift, Limit, Verdict as Found};
 use crate::monitoring::sequential::EProcess;
 
@@ -146,11 +147,20 @@ impl Monitoring {
     async fn drift(&self, request: GetDriftRequest) -> Result<GetDriftResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
         let round = deployment.canaries();
-        let found = self.registry.heavy(move || deployment.drift()).await?;
+        let standing = deployment.standing();
+        let read = move || {
+            let id = Some(request.operating_point_id).filter(|id| !id.is_empty());
+            deployment.drift(id.as_deref())
+        };
+        let found = self.registry.heavy(read).await?;
         let found = found.map_err(|error| from_error(&error))?;
-        let found = found.map(|(point, drift)| GetDriftResponse {
-            canaries: round.as_deref().map(canaries),
-            ..shown(&point, drift)
+        let found = found.map(|(point, drift)| {
+            let active = standing.valid().map(OperatingPoint::id) == Some(point.id());
+            GetDriftResponse {
+                canaries: round.as_deref().filter(|_| active).map(canaries),
+                active,
+                ..shown(&point, drift)
+            }
         });
         Ok(found.unwrap_or_default())
     }
@@ -347,8 +357,8 @@ fn shown(point: &OperatingPoint, drift: Drift) -> GetDriftResponse {
         far: far.map(rate),
         frr: frr.map(rate),
         false_discovery: false_discovery.map(rate),
-        far_evidence: evidence(drift.limits.far, drift.far_evidence),
-        frr_evidence: evidence(drift.limits.frr, drift.frr_evidence),
+        far_evidence: evidence(drift.limits.far, drift.far_evidence, drift.far_onset),
+        frr_evidence: evidence(drift.limits.frr, drift.frr_evidence, drift.frr_onset),
         drawn,
         labelled,
         feedback_right: drift.feedback.right,
@@ -364,10 +374,13 @@ fn shown(point: &OperatingPoint, drift: Drift) -> GetDriftResponse {
             })
             .collect(),
         canaries: None,
+        active: false,
+        first_unix_milliseconds: drift.drawn_unix_ms.map(|[first, _]| first.cast_signed()),
+        last_unix_milliseconds: drift.drawn_unix_ms.map(|[_, last]| last.cast_signed()),
     }
 }
 
-fn evidence(limit: Option<Limit>, found: Option<EProcess>) -> Option<Evidence> {
+fn evidence(limit: Option<Limit>, found: Option<EProcess>, onset: Onset) -> Option<Evidence> {
     let (limit, found) = limit.zip(found)?;
     Some(Evidence {
         limit: limit.null.limit(),
@@ -376,6 +389,9 @@ fn evidence(limit: Option<Limit>, found: Option<EProcess>) -> Option<Evidence> {
         log_evidence_alarm: found.ln_e_alarm,
         alarm: found.alarm_at.is_some(),
         observations: found.observations,
+        alarm_unix_milliseconds: onset.alarm_unix_ms.map(u64::cast_signed),
+        cusum_ratio: onset.cusum.map_or(0.0, |sum| sum.value / sum.limit),
+        rise_unix_milliseconds: onset.rise_unix_ms.map(u64::cast_signed),
     })
 }
 

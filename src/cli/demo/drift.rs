@@ -246,7 +246,7 @@ impl Story<'_> {
             searches: SEARCHES,
             accept_share: f64::from(accepted) / real(SEARCHES as u64),
             psi,
-            drift: client.drift(NAME).await?,
+            drift: client.drift(NAME, "").await?,
         };
         self.say(&told(&chapter));
         tokio::time::sleep(Duration::from_secs(self.demo.pause)).await;
