@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::folder::replace_file;
 use super::monitor::now_ms;
-use super::{Deployment, DeploymentError, ProbeSource, SearchOptions};
+use super::{Caller, Deployment, DeploymentError, ProbeSource, SearchOptions};
 use crate::calibration::decision::Decision;
 use crate::calibration::operating_point::OperatingPoint;
 use crate::journal::entry::Source;
@@ -47,6 +47,9 @@ type Outcome = (String, String);
 #[serde(deny_unknown_fields)]
 struct Baseline {
     operating_point: String,
+    /// SHA-256 of the list: a round that began before the canaries were replaced is none of theirs.
+    #[serde(default)]
+    list: String,
     outcomes: BTreeMap<String, Outcome>,
 }
 
@@ -109,8 +112,7 @@ pub fn set_canaries(folder: &Path, canaries: &[NewCanary]) -> Result<(), Deploym
     for canary in canaries {
         let bytes =
             fs::read(&canary.path).map_err(|cause| DeploymentError::io(&canary.path, &cause))?;
-        let digest: [u8; 32] = Sha256::digest(&bytes).into();
-        let file: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let file = hex(&Sha256::digest(&bytes).into());
         fs::write(new.join(&file), bytes).map_err(|cause| io(&cause))?;
         list.push(Canary {
             file,
@@ -152,8 +154,17 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, D
 }
 
 impl Deployment {
-    /// Searches for every canary, one after another, as callers do, and gives way where the queue
-    /// is full. `None` where there are no canaries, or no valid operating point to judge by.
+    /// How many canaries there are.
+    ///
+    /// # Errors
+    /// The list is damaged, or the disk.
+    pub fn canary_count(&self) -> Result<usize, DeploymentError> {
+        let list = self.folder().path().join(FOLDER).join(LIST);
+        let list = read_json::<Vec<Canary>>(&list)?;
+        Ok(list.map_or(0, |list| list.len()))
+    }
+
+    /// Searches for every canary, one after another, as callers do, and gives way to all of them. `None` where there are no canaries, or no valid operating point to judge by.
     ///
     /// # Errors
     /// A round is under way already, the list is damaged, or the disk. A canary that fails is named
@@ -213,7 +224,7 @@ impl Deployment {
         let answer = loop {
             let probe = ProbeSource::File(path.clone());
             let searched = self.search_from(probe, SearchOptions::nearest(2), source.clone());
-            match searched.await {
+            match Caller::in_background().scope(searched).await {
                 Err(DeploymentError::Busy { .. } | DeploymentError::Late { .. }) => {
                     tokio::time::sleep(super::BUSY_PAUSE).await;
                 }
@@ -223,7 +234,7 @@ impl Deployment {
         let best = answer.hits.first().map(|hit| hit.item.label.clone());
         let best = best.unwrap_or_default();
         let accepted = answer.decision == Decision::Accept;
-        counts.take(mated, accepted, best == canary.label);
+        counts.take(&canary.label, mated, accepted, best == canary.label);
         Ok((answer.decision.as_str().to_owned(), best))
     }
 
@@ -287,10 +298,12 @@ fn changed(
     outcomes: BTreeMap<String, Outcome>,
 ) -> Result<Vec<String>, DeploymentError> {
     let path = folder.join(OUTCOMES);
-    let known: Baseline = read_json(&path)?.unwrap_or_default();
-    if known.operating_point != point.id() {
+    let listed = digest_of(list)?;
+    let mut known: Baseline = read_json(&path)?.unwrap_or_default();
+    if known.operating_point != point.id() || known.list != listed {
         let first = Baseline {
             operating_point: point.id().to_owned(),
+            list: listed,
             outcomes,
         };
         write_json(&path, &first)?;
@@ -301,5 +314,25 @@ fn changed(
         before.zip(now).is_some_and(|(before, now)| before != now)
     };
     let changed = list.iter().filter(differs);
-    Ok(changed.map(|canary| canary.name.clone()).collect())
+    let changed = changed.map(|canary| canary.name.clone()).collect();
+    // Those that failed before are held against what they come to now.
+    let before = known.outcomes.len();
+    for (file, outcome) in outcomes {
+        known.outcomes.entry(file).or_insert(outcome);
+    }
+    if before < known.outcomes.len() {
+        write_json(&path, &known)?;
+    }
+    Ok(changed)
+}
+
+fn digest_of(list: &[Canary]) -> Result<String, DeploymentError> {
+    let json = serde_json::to_vec(list).map_err(|cause| DeploymentError::Broken {
+        reason: cause.to_string(),
+    })?;
+    Ok(hex(&Sha256::digest(&json).into()))
+}
+
+fn hex(digest: &[u8; 32]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

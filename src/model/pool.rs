@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::embedder::Embedder;
 use super::job::{Fate, Job, Watch};
 use super::pace::Paces;
-use super::queue::{Client, Pushed, Queue};
+use super::queue::{BACKGROUND, Client, Pushed, Queue};
 use super::{Model, ModelError};
 
 /// The pool. Dropping it finishes the queued jobs, as [`Pool::shutdown`] does.
@@ -81,6 +81,15 @@ impl Caller {
         let end = Instant::now().checked_add(longest);
         let deadline = self.deadline.into_iter().chain(end).min();
         Self { deadline, ..self }
+    }
+
+    /// One that gives way to all others, and waits without a deadline.
+    #[must_use]
+    pub fn in_background() -> Self {
+        Self {
+            client: BACKGROUND,
+            deadline: None,
+        }
     }
 
     /// Runs a future for this caller. Tasks that it spawns have to be told again.

@@ -18,6 +18,13 @@ pub(super) trait Queued {
     fn is_over(&self) -> bool;
 }
 
+/// Who gives way: has a turn where nobody else waits, or after [`PASSED_MAX`] turns of others, takes
+/// nobody's place, and loses its own first.
+pub(super) const BACKGROUND: Client = u64::MAX;
+/// Turns that the background waits at most: it costs callers one part in so many, and is never shut
+/// out by a server that is always busy.
+const PASSED_MAX: u32 = 64;
+
 /// Jobs of many clients, in the order in which they will be run.
 pub(super) struct Queue<T> {
     state: Mutex<State<T>>,
@@ -31,6 +38,8 @@ pub(super) struct Queue<T> {
 struct State<T> {
     /// None of them empty; the first has the next turn.
     lanes: VecDeque<Lane<T>>,
+    /// Turns of others while the background waited.
+    passed: u32,
     len: usize,
     open: bool,
 }
@@ -79,7 +88,8 @@ impl<T: Queued> State<T> {
     }
 
     fn pop(&mut self) -> Option<T> {
-        let mut lane = self.lanes.pop_front()?;
+        let turn = self.turn()?;
+        let mut lane = self.lanes.remove(turn)?;
         let job = lane.waiting.pop_front()?;
         self.len -= 1;
         if !lane.waiting.is_empty() {
@@ -102,17 +112,36 @@ impl<T: Queued> State<T> {
         over
     }
 
-    /// Takes the newest job of the longest lane, if that is longer than this client's would become.
+    /// The lane whose turn it is.
+    fn turn(&mut self) -> Option<usize> {
+        let behind = |lane: &Lane<T>| lane.client == BACKGROUND;
+        let background = self.lanes.iter().position(behind);
+        let first = self.lanes.iter().position(|lane| !behind(lane));
+        if background.is_some() && first.is_some() && self.passed < PASSED_MAX {
+            self.passed += 1;
+            return first;
+        }
+        self.passed = 0;
+        background.or(first)
+    }
+
+    /// Takes the newest job of the background, or of the longest lane, if that is longer than this
+    /// client's would become.
     fn displace(&mut self, client: Client) -> Option<T> {
+        if client == BACKGROUND {
+            return None;
+        }
         let own = self.lanes.iter().find(|lane| lane.client == client);
         let own = own.map_or(0, |lane| lane.waiting.len());
         let longest = self
             .lanes
             .iter_mut()
-            .max_by_key(|lane| lane.waiting.len())
-            .filter(|lane| own + 1 < lane.waiting.len())?;
+            .max_by_key(|lane| (lane.client == BACKGROUND, lane.waiting.len()))
+            .filter(|lane| lane.client == BACKGROUND || own + 1 < lane.waiting.len())?;
         let job = longest.waiting.pop_back()?;
         self.len -= 1;
+        // The background may have had no other.
+        self.lanes.retain(|lane| !lane.waiting.is_empty());
         Some(job)
     }
 }
@@ -122,6 +151,7 @@ impl<T: Queued> Queue<T> {
         Self {
             state: Mutex::new(State {
                 lanes: VecDeque::new(),
+                passed: 0,
                 len: 0,
                 open: true,
             }),
@@ -142,13 +172,18 @@ impl<T: Queued> Queue<T> {
     }
 
     /// Shows the jobs that would be run before the next one of this client: those in its own lane,
-    /// and as many of each other lane, and one more. Not those that are of no use any more.
+    /// and as many of each other lane, and one more; none of the background, and all before it. Not those
+    /// that are of no use any more.
     pub(super) fn ahead(&self, client: Client, mut show: impl FnMut(&T)) {
         let state = self.state();
         let own = state.lanes.iter().find(|lane| lane.client == client);
         let own = own.map_or(0, |lane| lane.in_use().count());
         for lane in &state.lanes {
-            let turns = own + usize::from(lane.client != client);
+            let turns = match (lane.client == BACKGROUND, client == BACKGROUND) {
+                (true, false) => 0,
+                (false, true) => usize::MAX,
+                (true, true) | (false, false) => own + usize::from(lane.client != client),
+            };
             lane.in_use().take(turns).for_each(&mut show);
         }
     }
@@ -303,6 +338,33 @@ mod tests {
         assert_eq!(over, [(1, OVER), (1, OVER), (2, OVER)]);
         assert_eq!(queue.len(), 2);
         assert_eq!(drained(&queue), [(1, 0), (3, 0)]);
+    }
+
+    #[test]
+    fn the_background_waits_for_all_others_but_not_for_ever() {
+        let queue = Queue::new(200);
+        assert_eq!(push(&queue, BACKGROUND, 0), Pushed::Waits);
+        assert_eq!(push(&queue, BACKGROUND, 1), Pushed::Waits);
+        for number in 100..200 {
+            assert_eq!(push(&queue, 1, number), Pushed::Waits);
+        }
+        let order = drained(&queue);
+        let places: Vec<usize> = (0..order.len())
+            .filter(|place| order[*place].0 == BACKGROUND)
+            .collect();
+        assert_eq!(places, [PASSED_MAX as usize, 101]);
+    }
+
+    #[test]
+    fn in_a_full_queue_the_background_takes_no_place_and_loses_its_own_first() {
+        let queue = Queue::new(3);
+        for number in 0..2 {
+            assert_eq!(push(&queue, 1, number), Pushed::Waits);
+        }
+        assert_eq!(push(&queue, BACKGROUND, 0), Pushed::Waits);
+        assert_eq!(push(&queue, 1, 2), Pushed::InsteadOf((BACKGROUND, 0)));
+        assert_eq!(push(&queue, BACKGROUND, 1), Pushed::Full((BACKGROUND, 1)));
+        assert_eq!(drained(&queue), [(1, 0), (1, 1), (1, 2)]);
     }
 
     #[test]

@@ -3,27 +3,29 @@
 //! They catch what breaks for everybody: a model, preprocessing, an index, a gallery that grew. New
 //! traffic they know nothing of, and genuine canaries are easier than what callers send.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::drift::{Finding, Limit, Limits, Subject, Verdict, percent};
 use super::sequential::{EProcess, of_outcomes};
 use crate::calibration::rates::{Confidence, Interval, Proportion};
 
-/// Outcomes of one round: one search for each canary, `true` an error.
+/// Outcomes of one round: one search for each canary, its label and whether it is an error.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CanaryCounts {
-    mated: Vec<bool>,
-    non_mated: Vec<bool>,
+    mated: Vec<(String, bool)>,
+    non_mated: Vec<(String, bool)>,
 }
 
 impl CanaryCounts {
-    /// Takes down one search: whether the canary's label is enrolled, whether the best match was
-    /// accepted, and whether it has that label.
-    pub fn take(&mut self, mated: bool, accepted: bool, right: bool) {
+    /// Takes down one search for a picture of `label`: whether that is enrolled, whether the best
+    /// match was accepted, and whether it has that label.
+    pub fn take(&mut self, label: &str, mated: bool, accepted: bool, right: bool) {
         if mated {
-            self.mated.push(!(accepted && right));
+            self.mated.push((label.to_owned(), !(accepted && right)));
         } else {
-            self.non_mated.push(accepted);
+            self.non_mated.push((label.to_owned(), accepted));
         }
     }
 }
@@ -38,9 +40,10 @@ pub struct CanaryRate {
     pub errors: u64,
     /// The interval of Clopper and Pearson; `None` without trials.
     pub interval: Option<Interval>,
-    /// The evidence that canaries fail more often than the limit, each counted once; `None` without
-    /// trials or limit. It is that of one round: where nothing has changed, the next round is the
-    /// same, and no more evidence.
+    /// The evidence that canaries fail more often than the limit, from the first picture of each
+    /// label: others of it are alike, and no independent trials. `None` without trials or limit. It
+    /// is that of one round: where nothing has changed, the next round is the same, and no more
+    /// evidence.
     pub evidence: Option<EProcess>,
 }
 
@@ -110,19 +113,22 @@ impl CanaryRates {
     }
 }
 
-fn rate(outcomes: &[bool], limit: Option<Limit>) -> CanaryRate {
+fn rate(outcomes: &[(String, bool)], limit: Option<Limit>) -> CanaryRate {
     let (trials, errors) = (
         outcomes.len() as u64,
-        outcomes.iter().filter(|error| **error).count() as u64,
+        outcomes.iter().filter(|(_, error)| *error).count() as u64,
     );
     let seen = limit.filter(|_| 0 < trials);
+    let mut labels = BTreeSet::new();
+    let first = outcomes.iter().filter(|(label, _)| labels.insert(label));
+    let first: Vec<bool> = first.map(|(_, error)| *error).collect();
     CanaryRate {
         trials,
         errors,
         interval: Proportion::new(errors, trials)
             .ok()
             .map(|share| Interval::clopper_pearson(share, Confidence::DISPLAY)),
-        evidence: seen.map(|limit| of_outcomes(limit.null, outcomes.iter().copied())),
+        evidence: seen.map(|limit| of_outcomes(limit.null, first)),
     }
 }
 
@@ -144,8 +150,9 @@ mod tests {
     fn each_kind_has_its_own_errors_and_evidence() {
         let mut counts = CanaryCounts::default();
         for number in 0..40 {
-            counts.take(true, number != 0, number != 1);
-            counts.take(false, number % 2 == 0, false);
+            let label = number.to_string();
+            counts.take(&label, true, number != 0, number != 1);
+            counts.take(&label, false, number % 2 == 0, false);
         }
         let found = CanaryRates::new(&counts, limits());
         assert_eq!((found.frr.trials, found.frr.errors), (40, 2));
@@ -158,9 +165,21 @@ mod tests {
     }
 
     #[test]
+    fn pictures_of_one_label_are_one_piece_of_evidence_and_all_of_them_are_counted() {
+        let mut counts = CanaryCounts::default();
+        for _ in 0..100 {
+            counts.take("one", false, true, false);
+        }
+        let far = CanaryRates::new(&counts, limits()).far;
+        assert_eq!((far.trials, far.errors), (100, 100));
+        let evidence = far.evidence.unwrap();
+        assert_eq!((evidence.observations, evidence.alarm_at), (1, None));
+    }
+
+    #[test]
     fn without_canaries_of_a_kind_nothing_is_said_of_its_rate() {
         let mut counts = CanaryCounts::default();
-        counts.take(true, true, true);
+        counts.take("label", true, true, true);
         let found = CanaryRates::new(&counts, limits());
         assert_eq!((found.far.interval, found.far.evidence), (None, None));
         assert_eq!(found.findings(0).len(), 1);

@@ -199,8 +199,14 @@ impl MonitoringService for Monitoring {
         &self,
         request: Request<ReplayCanariesRequest>,
     ) -> Result<Response<ReplayCanariesResponse>, Status> {
-        let work = self.replay(request.into_inner());
-        let answer = self.registry.call("ReplayCanaries", work).await;
+        let request = request.into_inner();
+        // A round is as many searches as there are canaries, each of which may take as long as a call.
+        let found = self.registry.find(&request.deployment);
+        let canaries = found.map_or(Ok(0), |deployment| deployment.canary_count());
+        let canaries = canaries.map_err(|error| from_error(&error))?;
+        let work = self.replay(request);
+        let calls = u32::try_from(canaries).unwrap_or(u32::MAX);
+        let answer = self.registry.call_of(calls, "ReplayCanaries", work).await;
         answer.map(Response::new)
     }
 

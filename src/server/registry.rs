@@ -242,6 +242,17 @@ impl Registry {
         method: &'static str,
         work: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Status> {
+        self.call_of(1, method, work).await
+    }
+
+    /// As [`Registry::call`], for one that does the work of so many.
+    pub(super) async fn call_of<T>(
+        &self,
+        calls: u32,
+        method: &'static str,
+        work: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
+        let longest = self.longest.saturating_mul(calls.max(1));
         let _under_way = self.enter();
         let started = Instant::now();
         let record = Record {
@@ -250,11 +261,11 @@ impl Registry {
             code: "CANCELLED",
         };
         // Without a deadline of its own, it would be worked on after its answer was given up.
-        let work = Caller::current().within(self.longest).scope(work);
-        let result = tokio::time::timeout(self.longest, work)
+        let work = Caller::current().within(longest).scope(work);
+        let result = tokio::time::timeout(longest, work)
             .await
             .unwrap_or_else(|_elapsed| {
-                let seconds = self.longest.as_secs_f64();
+                let seconds = longest.as_secs_f64();
                 let message = format!(
                     "no answer within {seconds} s, the longest that this server works on a request"
                 );
@@ -351,6 +362,9 @@ mod tests {
         let status = registry.call("Search", work).await.unwrap_err();
         assert_eq!(status.code(), Code::DeadlineExceeded);
         assert!(status.message().contains("0.02 s"), "{status}");
+        let work = std::future::pending::<Result<(), Status>>();
+        let status = registry.call_of(3, "ReplayCanaries", work).await;
+        assert!(status.unwrap_err().message().contains("0.06 s"));
         registry.idle().await;
     }
 }
