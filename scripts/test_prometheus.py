@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
 """Lets a real Prometheus watch `matchpoint demo --drift`, with the rules of deploy/.
 
-    test_prometheus.py --program target/debug/matchpoint
+    test_prometheus.py --program target/debug/matchpoint [--picture docs/dashboard.svg]
 
 Each alert on a rate must fire in its own chapter of the story, and in none before; every query of the
-dashboard must give what it is about. Needs `prometheus` (Debian: apt-get install prometheus). Ends with
-exit code 1 and says what was not so.
+dashboard must give what it is about. --picture draws the dashboard as it then is. Needs `prometheus`
+(Debian: apt-get install prometheus). Ends with exit code 1 and says what was not so.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import socket
 import subprocess
 import sys
@@ -22,7 +23,8 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from check_deploy import DEPLOY, queries
+from check_deploy import DASHBOARD, DEPLOY, queries
+from dashboard_picture import asker, draw
 
 # The chapter in which each alert fires, and stays until the last, when another operating point decides.
 EXPECTED = {
@@ -82,8 +84,9 @@ def follow(story: subprocess.Popen[str], chapters: list[str]) -> None:
         chapters.extend(title for title in EXPECTED if line.strip().startswith(title))
 
 
-def watch(story: subprocess.Popen[str], port: int) -> list[str]:
+def watch(story: subprocess.Popen[str], port: int, picture: Path | None) -> list[str]:
     """Looks at the alerts until the story ends, and says what was wrong."""
+    began, draw_at = time.time(), math.inf
     chapters: list[str] = []
     threading.Thread(target=follow, args=(story, chapters), daemon=True).start()
     wrong: list[str] = []
@@ -102,6 +105,12 @@ def watch(story: subprocess.Popen[str], port: int) -> list[str]:
         if chapter == "Look-alikes arrive" and now == EXPECTED[chapter] and not asked:
             asked = True
             wrong += empty_panels(port)
+            draw_at = time.time() + REST_SECONDS / 2
+        if picture is not None and draw_at <= time.time():
+            span = (began, time.time())
+            drawn = draw(DASHBOARD, asker(port), span, "Is it up, and where does the time go?")
+            picture.write_text(drawn, encoding="utf-8")
+            draw_at = math.inf
         last = now
     if story.returncode != 0:
         wrong.append(f"the story ended with {story.returncode}")
@@ -129,6 +138,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--program", required=True, type=Path, help="the program matchpoint")
+    parser.add_argument("--picture", type=Path, help="draw the dashboard into this SVG")
     arguments = parser.parse_args()
     metrics_port, port = free_port(), free_port()
     with tempfile.TemporaryDirectory() as name:
@@ -155,7 +165,7 @@ def main() -> int:
             text=True,
         )
         try:
-            wrong = watch(story, port)
+            wrong = watch(story, port, arguments.picture)
         finally:
             story.kill()
             prometheus.terminate()
