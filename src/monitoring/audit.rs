@@ -57,6 +57,17 @@ pub struct Audit<'a> {
     pub decisions: Option<&'a [u64]>,
 }
 
+/// What a stricter threshold would do, by the labels at hand.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tighter {
+    /// How much higher it is than the one that decides.
+    pub by: f64,
+    /// The FAR with it.
+    pub far: AuditedRate,
+    /// The FRR with it; `None` where no label bears on it.
+    pub frr: Option<AuditedRate>,
+}
+
 /// A rate in service, with its uncertainty.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -133,6 +144,46 @@ impl Audit<'_> {
             labelled: cells.iter().map(Cell::labelled).sum(),
             decisions: cells.iter().map(|cell| cell.weight).sum(),
         })
+    }
+
+    /// The least edge of the design above the threshold at which the FAR's interval would lie below
+    /// `limit`; `None` where there is none. What a threshold between two edges would do, strata do not
+    /// tell.
+    ///
+    /// # Errors
+    /// Refuses rows of another design.
+    pub fn tighter(
+        &self,
+        limit: f64,
+        confidence: Confidence,
+    ) -> Result<Option<Tighter>, MonitoringError> {
+        for by in self
+            .strata
+            .edges()
+            .iter()
+            .copied()
+            .filter(|edge| 0.0 < *edge)
+        {
+            let Some(strata) = self.strata.above(by) else {
+                continue;
+            };
+            let decided = |row: &AuditRow| AuditRow {
+                accepted: strata.accepts(row.stratum).unwrap_or(row.accepted),
+                ..*row
+            };
+            let rows: Vec<AuditRow> = self.rows.iter().map(decided).collect();
+            let audit = Audit {
+                strata: &strata,
+                rows: &rows,
+                decisions: self.decisions,
+            };
+            let rates = audit.rates(confidence)?;
+            if let Some(far) = rates.far.filter(|far| far.upper <= limit) {
+                let frr = rates.frr;
+                return Ok(Some(Tighter { by, far, frr }));
+            }
+        }
+        Ok(None)
     }
 
     /// Rows of one stratum together, and a cell for each stratum that has decisions and no row.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::MonitoringError;
-use super::audit::{AcceptFeedback, Audit, AuditRow, AuditedRate, AuditedRates};
+use super::audit::{AcceptFeedback, Audit, AuditRow, AuditedRate, AuditedRates, Tighter};
 use super::cusum::{Cusum, Onset};
 use super::sequential::{Bet, EProcess, Null, Side};
 use super::strata::Strata;
@@ -218,11 +218,11 @@ impl Drift {
         };
         let rates = audit.rates(confidence)?;
         let late = seen.rows.len().saturating_sub(RECENT);
-        let recent = Audit {
+        let lately = Audit {
             rows: seen.rows.get(late..).unwrap_or_default(),
             ..audit
         };
-        let recent = recent.rates(confidence)?;
+        let recent = lately.rates(confidence)?;
         let (first, last) = (seen.unix_ms.first().copied(), seen.unix_ms.last().copied());
         let [far_raised, frr_raised] = seen.raised;
         let far = (Side::FalseAccept, far_raised);
@@ -238,14 +238,10 @@ impl Drift {
             labelled: rates.labelled,
             drawn: rates.drawn,
         };
+        let far = (rates.far, recent.far);
+        let far = watched(Subject::Far, far, limits.far, far_evidence).finding();
         let mut findings = vec![
-            watched(
-                Subject::Far,
-                (rates.far, recent.far),
-                limits.far,
-                far_evidence,
-            )
-            .finding(),
+            with_a_stricter_threshold(far, &lately, limits.far, confidence)?,
             watched(
                 Subject::Frr,
                 (rates.frr, recent.frr),
@@ -279,6 +275,30 @@ impl Drift {
             findings,
         })
     }
+}
+
+/// Adds to a FAR that is too high what a stricter threshold would do.
+fn with_a_stricter_threshold(
+    mut finding: Finding,
+    lately: &Audit<'_>,
+    limit: Option<Limit>,
+    confidence: Confidence,
+) -> Result<Finding, MonitoringError> {
+    let Some(limit) = limit.filter(|_| Verdict::Warning <= finding.verdict) else {
+        return Ok(finding);
+    };
+    let says = match lately.tighter(limit.null.limit(), confidence)? {
+        Some(Tighter { by, far, frr }) => format!(
+            " By the labels of the latest {RECENT} drawn decisions a threshold {by} higher would keep it: FAR {}, FRR {}. That is an estimate, chosen after looking; only a calibration can promise.",
+            shown(&far),
+            frr.as_ref().map_or_else(|| "not known".to_owned(), shown),
+        ),
+        None => format!(
+            " By the labels of the latest {RECENT} drawn decisions no stratum's edge above the threshold is shown to keep it."
+        ),
+    };
+    finding.next.push_str(&says);
+    Ok(finding)
 }
 
 /// The evidence that a rate is above its limit, and since when.
@@ -610,6 +630,31 @@ mod tests {
             verdict(&drift(&calm), Subject::Far).verdict,
             Verdict::Broken
         );
+    }
+
+    #[test]
+    fn a_far_that_is_too_high_comes_with_the_threshold_that_would_keep_it() {
+        let next = |accepted: usize| {
+            let found = drift(&[
+                (0, Some(Truth::NonMated), 170),
+                (accepted, Some(Truth::NonMated), 40),
+                (5, Some(Truth::MatedRight), 40),
+            ]);
+            let far = found.findings.into_iter();
+            let mut far = far.filter(|finding| finding.subject == Subject::Far);
+            far.next().unwrap().next
+        };
+        assert!(
+            next(3).contains("a threshold 0.05 higher would keep it: FAR 0 %"),
+            "{}",
+            next(3)
+        );
+        assert!(
+            next(4).contains("a threshold 0.15 higher would keep it"),
+            "{}",
+            next(4)
+        );
+        assert!(next(5).contains("no stratum's edge"), "{}", next(5));
     }
 
     #[test]

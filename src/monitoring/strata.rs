@@ -145,6 +145,14 @@ impl Strata {
         Ok(Self { edges, inclusion })
     }
 
+    /// The same strata about a threshold that is higher by one of the edges; `None` where that is none, or
+    /// an edge would be out of range.
+    #[must_use]
+    pub fn above(&self, by: f64) -> Option<Self> {
+        let edges = self.edges.iter().map(|edge| edge - by).collect();
+        Self::new(edges, self.inclusion.clone()).ok()
+    }
+
     /// A design to begin with, before any decision was counted: a fifth of what is within 0.05 of
     /// the threshold, a tenth of the accepts beyond, one in 200 of what is far below. Once a
     /// window is counted, [`Strata::allotted`] fits it to the number of labels that are wanted.
