@@ -455,7 +455,7 @@ mod tests {
             "input.layout = nchw\ninput.width = 4\ninput.height = 2\ninput.colour = rgb\n\
              input.background = [255, 255, 255]\ninput.mean = [127.0, 127.5, 0.0]\n\
              input.std = [128.0, 1.0, 58.395]\nresize.fit = squash\nresize.filter = bilinear\n\
-             output.name = embedding\noutput.take = vector\noutput.dimension = 24\n\
+             resize.jpeg = full\noutput.name = embedding\noutput.take = vector\noutput.dimension = 24\n\
              output.normalise = l2\n"
         );
     }
@@ -477,6 +477,11 @@ mod tests {
             "\"model.onnx\"",
             "\"/etc/passwd\"",
             "file.path = \"/etc/passwd\": allowed is a relative",
+        ),
+        (
+            "filter = \"bilinear\"",
+            "filter = \"bilinear\"\njpeg = \"half\"",
+            "resize.jpeg = \"half\": allowed is \"full\" or \"reduced\"",
         ),
         (
             "\"nchw\"",
