@@ -3,17 +3,22 @@
 //! Rates measured in turn in rounds, all on the same photographs with the same number of worker
 //! threads: the model's run alone; a bare loop over decode, resize and run; the same with the
 //! search and the decision, called in-process, with the journal and without; `Search` over gRPC with concurrent clients; and
-//! `build` as its own process, whole. Ratios of medians are what to quote: machines differ, and
+//! `build` as its own process, whole. Then one request after the other: what a call adds to the bare
+//! steps, and what recording adds to a search. Ratios of medians are what to quote: machines differ, and
 //! other work disturbs.
 //!
 //! `cargo bench --bench service` (or `make bench`). `BENCH_SECONDS` sets the length of
-//! one measurement (default 4), `BENCH_ROUNDS` their number (default 5).
+//! one measurement (default 4), `BENCH_ROUNDS` their number (default 5). With `BENCH_ALONE` set, only the
+//! model's run is measured, once (`benches/peers/embed.py`).
 
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
     clippy::disallowed_methods,
     clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::indexing_slicing,
     reason = "a benchmark prints its figures, takes its length from the environment, and fails by panicking"
 )]
 
@@ -48,6 +53,10 @@ fn main() {
     let rounds = number("BENCH_ROUNDS", 5);
     let folder = tempfile::tempdir().unwrap();
     let bench = Bench::new(&folder.path().join("bench"), true, length);
+    if std::env::var_os("BENCH_ALONE").is_some() {
+        println!("{:.2}", bench.run_alone());
+        return;
+    }
     let unrecorded = Bench::new(&folder.path().join("unrecorded"), false, length);
     println!("machine   {}", machine());
     println!("commit    {}", commit());
@@ -90,6 +99,56 @@ fn main() {
     for (name, rate) in medians {
         println!("{name:<14} {rate:>10.1}  {:>11.1}%", 100.0 * rate / bare);
     }
+    runtime.block_on(one_by_one(&bench, &unrecorded));
+}
+
+/// Prints what a call adds to the bare steps, and recording to a search.
+async fn one_by_one(bench: &Bench, unrecorded: &Bench) {
+    let [mut steps, mut calls] = bench.one_by_one().await;
+    println!("\none request after the other, ms: p50, p99");
+    for (name, times) in [("bare steps", &mut steps), ("gRPC", &mut calls)] {
+        println!(
+            "{name:<14} {:>7.3} {:>7.3}",
+            median(times),
+            part(times, 0.99)
+        );
+    }
+    println!(
+        "added          {:>7.3}",
+        median(&mut calls) - median(&mut steps)
+    );
+    let [mut with, mut without] = recording(bench, unrecorded).await;
+    let (with, without) = (median(&mut with), median(&mut without));
+    let added = 1e3 * (with - without);
+    let share = 100.0 * (with - without) / median(&mut calls);
+    println!(
+        "\na search by a vector, us: {:.2} recorded, {:.2} not; recording adds {added:.2}, {share:.3}% of an image's call",
+        1e3 * with,
+        1e3 * without,
+    );
+}
+
+/// Times of searches by vectors with the journal and without, in turn, in ms.
+async fn recording(with: &Bench, without: &Bench) -> [Vec<f64>; 2] {
+    let mut embedder = with.deployment().loaded().model.embedder().unwrap();
+    let limits = with.limits();
+    let mut embed =
+        |(_, image): &(PathBuf, Vec<u8>)| embedder.embed(image, &limits).unwrap().embedding;
+    let queries: Vec<_> = with.images.iter().take(50).map(&mut embed).collect();
+    let deployments = [with.deployment(), without.deployment()];
+    let mut times = [Vec::new(), Vec::new()];
+    for turn in 0..20_000 {
+        let query = queries.get(turn % queries.len()).unwrap();
+        // Which is first changes, so that neither always finds a warm cache.
+        for place in [turn % 2, 1 - turn % 2] {
+            let query = Query::Embedding(query.as_slice().to_vec());
+            let started = Instant::now();
+            let found = deployments[place].search(query, SearchOptions::nearest(10));
+            assert!(!found.await.unwrap().hits.is_empty());
+            times[place].push(started.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    times
 }
 
 struct Bench {
@@ -117,6 +176,13 @@ impl Bench {
         Arc::clone(self.loaded.deployments.values().next().unwrap())
     }
 
+    fn limits(&self) -> Limits {
+        Limits {
+            bytes_max: self.config.engine.image_bytes_max,
+            pixels_max: self.config.engine.image_pixels_max,
+        }
+    }
+
     /// ONNX Runtime and nothing else: one tensor, again and again, on every worker thread.
     fn run_alone(&self) -> f64 {
         let tensor: Vec<f32> = (0..3 * 224 * 224)
@@ -127,10 +193,7 @@ impl Bench {
 
     /// Decode, resize, run: on every worker thread, and nothing else.
     fn bare(&self) -> f64 {
-        let limits = Limits {
-            bytes_max: self.config.engine.image_bytes_max,
-            pixels_max: self.config.engine.image_pixels_max,
-        };
+        let limits = self.limits();
         self.on_every_worker(|embedder, image| drop(embedder.embed(image, &limits).unwrap()))
     }
 
@@ -169,16 +232,7 @@ impl Bench {
     }
 
     async fn over_grpc(&self) -> f64 {
-        let listener = server::listen(self.config.listen).await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let (config, loaded) = (self.config.clone(), self.loaded());
-        let serving = tokio::spawn(async move {
-            let stopped = async { stopped.await.unwrap_or_default() };
-            server::serve(listener, &config, move || Ok(loaded), stopped).await
-        });
-        let client = Client::connect(&address).await.unwrap();
-        client.wait_until_ready().await.unwrap();
+        let (address, stop) = self.serve().await;
         let mut clients = Vec::new();
         for _ in 0..CLIENTS {
             clients.push(Client::connect(&address).await.unwrap());
@@ -196,9 +250,49 @@ impl Bench {
                 }
             })
             .await;
-        stop.send(()).unwrap();
-        serving.await.unwrap().unwrap();
+        stop.await;
         rate
+    }
+
+    /// Times of the bare steps and of calls, one after the other and in turn, in ms.
+    async fn one_by_one(&self) -> [Vec<f64>; 2] {
+        let (address, stop) = self.serve().await;
+        let client = Client::connect(&address).await.unwrap();
+        let mut embedder = self.deployment().loaded().model.embedder().unwrap();
+        let limits = self.limits();
+        let mut times = [Vec::new(), Vec::new()];
+        for (_, image) in self.images.iter().cycle().take(1_500) {
+            let started = Instant::now();
+            tokio::task::block_in_place(|| drop(embedder.embed(image, &limits).unwrap()));
+            times[0].push(started.elapsed().as_secs_f64() * 1e3);
+            let started = Instant::now();
+            client
+                .search(&Asked::default(), image.clone())
+                .await
+                .unwrap();
+            times[1].push(started.elapsed().as_secs_f64() * 1e3);
+        }
+        stop.await;
+        times
+    }
+
+    /// Starts a server; its address, and what ends it.
+    async fn serve(&self) -> (String, impl Future<Output = ()>) {
+        let listener = server::listen(self.config.listen).await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let (config, loaded) = (self.config.clone(), self.loaded());
+        let serving = tokio::spawn(async move {
+            let stopped = async { stopped.await.unwrap_or_default() };
+            server::serve(listener, &config, move || Ok(loaded), stopped).await
+        });
+        let client = Client::connect(&address).await.unwrap();
+        client.wait_until_ready().await.unwrap();
+        let end = async move {
+            stop.send(()).unwrap();
+            serving.await.unwrap().unwrap();
+        };
+        (address, end)
     }
 
     /// What is loaded, shared with a server that is started for one round.
@@ -320,6 +414,12 @@ fn commit() -> String {
 }
 
 fn median(values: &mut [f64]) -> f64 {
+    part(values, 0.5)
+}
+
+/// The value that so large a part of them is below.
+fn part(values: &mut [f64], share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    let place = (values.len() as f64 * share) as usize;
+    values.get(place).copied().unwrap_or(f64::NAN)
 }

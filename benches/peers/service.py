@@ -4,8 +4,8 @@
     service.py --program target/release/matchpoint [--rows 100000] [--seconds 4] [--rounds 3]
 
 The other server is what a good engineer would write in Python: grpc.aio before a pool of two threads,
-Pillow with `draft` (JPEG decoded at a reduced scale, which Matchpoint does not do), onnxruntime with one
-thread a session, hnswlib, exact rescoring of what it finds. Both search the same vectors, with the
+Pillow with `draft` (JPEG decoded at a reduced scale, also where that moves the embedding by more than
+Matchpoint allows), onnxruntime with one thread a session, hnswlib, exact rescoring of what it finds. Both search the same vectors, with the
 model in 32 and in 8 bits. One program asks all of them in turn, in rounds: photographs of the sample
 scaled to 640x480 and 1920x1080, by 1, 4 and 8 clients that each wait for their answer. Prints medians
 over the rounds. Needs onnxruntime, pillow, numpy, hnswlib, grpcio-tools.
