@@ -267,12 +267,20 @@ fn latest(latest: &[Disagreed]) -> String {
     let right = |of: fn(&Disagreed) -> Option<bool>| {
         let known: Vec<bool> = latest.iter().filter_map(of).collect();
         let right = known.iter().filter(|right| **right).count();
-        format!("right in {right} of {}", known.len())
+        (!known.is_empty()).then(|| format!("right in {right} of {}", known.len()))
     };
-    let [live, shadow] = [right(|one| one.live_right), right(|one| one.shadow_right)];
+    let says = match (right(|one| one.live_right), right(|one| one.shadow_right)) {
+        (None, None) => "which is right, nobody has said".to_owned(),
+        (live, shadow) => {
+            let shown = |side: Option<String>| side.unwrap_or_else(|| "not known".to_owned());
+            let (live, shadow) = (shown(live), shown(shadow));
+            format!(
+                "of those that are labelled, what was answered is {live}, the candidate {shadow}"
+            )
+        }
+    };
     text.push_str(&format!(
-        "of those that are labelled, what was answered is {live}, the candidate {shadow}\n\
-         label more with `matchpoint audit label ID --label LABEL | --not-enrolled`\n"
+        "{says}\nlabel with `matchpoint audit label ID --label LABEL | --not-enrolled`\n"
     ));
     text
 }
