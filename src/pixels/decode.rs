@@ -38,14 +38,7 @@ impl Decoded {
         background: [u8; 3],
         geometry: Option<&Geometry>,
     ) -> Result<Self, PixelsError> {
-        if bytes.is_empty() {
-            return Err(PixelsError::Empty);
-        }
-        if limits.bytes_max < bytes.len() {
-            let (bytes, max) = (bytes.len(), limits.bytes_max);
-            return Err(PixelsError::TooManyBytes { bytes, max });
-        }
-        let format = survey::format(bytes)?;
+        let format = survey::admitted(bytes, limits)?;
         // Decoders have panicked on files that other software opens; that may cost one image.
         let read = panic::catch_unwind(|| match format {
             Format::Jpeg => jpeg(bytes, limits, geometry),

@@ -9,14 +9,7 @@ use super::{Format, Limits, PixelsError, survey};
 /// # Errors
 /// Those of decoding, but that a file that is both too large and cut short is said to be too large.
 pub fn refused_at_sight(bytes: &[u8], limits: &Limits) -> Result<(), PixelsError> {
-    if bytes.is_empty() {
-        return Err(PixelsError::Empty);
-    }
-    if limits.bytes_max < bytes.len() {
-        let (bytes, max) = (bytes.len(), limits.bytes_max);
-        return Err(PixelsError::TooManyBytes { bytes, max });
-    }
-    let size = match survey::format(bytes)? {
+    let size = match survey::admitted(bytes, limits)? {
         Format::Jpeg => jpeg_size(bytes),
         Format::Png => survey::png_size(bytes),
         Format::Gif => gif_size(bytes),

@@ -1,6 +1,6 @@
 //! What can be learnt from a file without decoding it: its type, its completeness, its cost.
 
-use crate::pixels::{Format, PixelsError};
+use crate::pixels::{Format, Limits, PixelsError};
 
 /// A progressive JPEG is decoded once for each of its scans. Encoders write 6 to 20; a legal file
 /// may have tens of thousands, and takes minutes.
@@ -42,6 +42,18 @@ const OTHERS: [(usize, &[u8], &str); 30] = [
     (0, b"iVBORw0KGgo", "base64 text (decode it first)"),
     (0, b"data:image/", "a data URL (decode it first)"),
 ];
+
+/// The type of a file that is not empty and not longer than the limit.
+pub(super) fn admitted(bytes: &[u8], limits: &Limits) -> Result<Format, PixelsError> {
+    if bytes.is_empty() {
+        return Err(PixelsError::Empty);
+    }
+    if limits.bytes_max < bytes.len() {
+        let (bytes, max) = (bytes.len(), limits.bytes_max);
+        return Err(PixelsError::TooManyBytes { bytes, max });
+    }
+    format(bytes)
+}
 
 /// The type, by the first bytes and nothing else.
 pub(super) fn format(bytes: &[u8]) -> Result<Format, PixelsError> {
