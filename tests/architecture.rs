@@ -179,7 +179,7 @@ fn the_pure_core_does_no_input_or_output() {
 #[test]
 fn every_metric_is_documented() {
     let documented = read("docs/operations.md");
-    let telemetry = read("src/telemetry.rs");
+    let telemetry = read("src/telemetry/mod.rs");
     let names = telemetry
         .split('"')
         .filter(|text| text.starts_with("matchpoint_"));

@@ -10,13 +10,13 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{ROOT, copy_folder, copy_of_sample, matchpoint, model, photos, run, sample, text};
+use common::{
+    ROOT, Served, copy_folder, copy_of_sample, matchpoint, model, photos, run, sample, text,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -730,70 +730,8 @@ fn the_shipped_configuration_is_accepted() {
     }
 }
 
-/// A server as its own process, and the address it listens on.
-struct Served {
-    child: Child,
-    address: String,
-    metrics: String,
-}
-
 fn serve(deployment: &Path) -> Served {
-    serve_with(deployment, &[])
-}
-
-fn serve_with(deployment: &Path, settings: &[(&str, &str)]) -> Served {
-    let free = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let metrics = free.to_string();
-    let mut child = matchpoint(&[
-        "serve",
-        "--deployments",
-        path(deployment),
-        "--listen",
-        "127.0.0.1:0",
-        "--metrics-listen",
-        &metrics,
-        "--log-format",
-        "json",
-        "--shadow-share",
-        "1",
-    ])
-    .envs(settings.iter().copied())
-    .stderr(Stdio::piped())
-    .spawn()
-    .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let mut address = String::new();
-    for line in lines.by_ref() {
-        let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
-        if line["message"] == "listening" {
-            line["address"].as_str().unwrap().clone_into(&mut address);
-        }
-        if line["message"] == "ready" {
-            break;
-        }
-    }
-    // What follows is read away, so that the server never waits for us.
-    std::thread::spawn(move || lines.for_each(drop));
-    Served {
-        child,
-        address,
-        metrics,
-    }
-}
-
-fn read_metrics(address: &str) -> String {
-    let mut stream = std::net::TcpStream::connect(address).unwrap();
-    write!(
-        stream,
-        "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+    Served::start(deployment, &[], &["--shadow-share", "1"])
 }
 
 /// What a command says as JSON, and its exit code.
@@ -808,7 +746,11 @@ fn said(arguments: &[&str]) -> (Value, Option<i32>) {
 #[expect(clippy::too_many_lines, reason = "one story")]
 fn decisions_are_listed_filled_in_imported_and_exported_and_a_refused_row_is_named() {
     let (folder, deployment) = copy_of_sample();
-    let mut served = serve_with(&deployment, &[("MATCHPOINT_AUDIT_RATES", "1,1,1,1,1,1")]);
+    let mut served = Served::start(
+        &deployment,
+        &[("MATCHPOINT_AUDIT_RATES", "1,1,1,1,1,1")],
+        &[],
+    );
     let server = format!("http://{}", served.address);
     let picture = photos().join("images/gc_fishes_fish3/q2_photometric.jpg");
     for _ in 0..4 {
@@ -917,8 +859,7 @@ fn decisions_are_listed_filled_in_imported_and_exported_and_a_refused_row_is_nam
         truth(3, "", ""),
     ];
     assert_eq!(found, std::collections::BTreeSet::from(expected));
-    served.child.kill().unwrap();
-    served.child.wait().unwrap();
+    served.kill();
 }
 
 #[test]
@@ -926,7 +867,7 @@ fn decisions_are_listed_filled_in_imported_and_exported_and_a_refused_row_is_nam
 fn a_server_answers_the_client_counts_it_for_prometheus_and_ends_cleanly() {
     let (_folder, deployment) = copy_of_sample();
     let mut served = serve(&deployment);
-    let zero = read_metrics(&served.metrics);
+    let zero = served.scrape();
     assert!(zero.contains("matchpoint_ready 1"), "{zero}");
     for decision in ["accept", "reject", "undecided"] {
         let series = format!("decision=\"{decision}\"}} 0");
@@ -965,7 +906,7 @@ fn a_server_answers_the_client_counts_it_for_prometheus_and_ends_cleanly() {
         "{said}"
     );
 
-    let counted = read_metrics(&served.metrics);
+    let counted = served.scrape();
     for series in [
         "decision=\"accept\"} 2",
         "decision=\"reject\"} 1",
@@ -1032,7 +973,7 @@ fn a_candidate_is_compared_reported_counted_for_prometheus_and_closed() {
     assert_eq!((code(&itself), link.exists()), (2, false));
 
     ask(&["shadow", "start", path(&deployment), path(&candidate)]);
-    let zero = read_metrics(&served.metrics);
+    let zero = served.scrape();
     let series = "matchpoint_shadow_decisions_total{deployment=\"sample\",live=\"accept\",shadow=\"reject\",best=\"other\"} 0";
     assert!(zero.contains(series), "no {series} in {zero}");
     let known = photos().join("images/gc_fishes_fish3/q2_photometric.jpg");
@@ -1058,7 +999,7 @@ fn a_candidate_is_compared_reported_counted_for_prometheus_and_closed() {
 
     ask(&["shadow", "stop", path(&deployment)]);
     assert!(link.symlink_metadata().is_err());
-    let counted = read_metrics(&served.metrics);
+    let counted = served.scrape();
     for series in [
         "live=\"accept\",shadow=\"undecided\",best=\"same\"} 1",
         "matchpoint_shadow_skipped_total{deployment=\"sample\",reason=\"busy\"} 0",
@@ -1816,7 +1757,6 @@ fn a_load_beyond_what_a_server_can_do_is_refused_and_counted() {
     let missing = run(&["bench", "load", "--server", &address, "no-such.jpg"]);
     assert_eq!(code(&missing), 66);
     let mut served = served;
-    served.child.kill().unwrap();
-    served.child.wait().unwrap();
+    served.kill();
     assert_eq!(code(&load(&["--rate", "1"])), 69);
 }

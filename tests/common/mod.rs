@@ -12,12 +12,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use matchpoint::config::{Config, ServerFlags};
 use matchpoint::server::{self, Loaded, ServeError};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -207,5 +209,71 @@ impl Running {
         drop(self.channel);
         self.stop.send(()).unwrap();
         self.server.await.unwrap().unwrap();
+    }
+}
+
+/// A server as its own process, killed when this is dropped.
+pub struct Served {
+    pub child: Child,
+    pub address: String,
+    metrics: String,
+}
+
+impl Served {
+    /// Serves a deployment with some settings and flags, and waits until it is ready.
+    pub fn start(deployment: &Path, settings: &[(&str, &str)], flags: &[&str]) -> Self {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let metrics = free.local_addr().unwrap().to_string();
+        drop(free);
+        let deployment = deployment.to_str().unwrap();
+        let mut child = matchpoint(&["serve", "--deployments", deployment])
+            .args(["--listen", "127.0.0.1:0", "--metrics-listen", &metrics])
+            .args(["--log-format", "json"])
+            .args(flags)
+            .envs(settings.iter().copied())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut address = String::new();
+        for line in lines.by_ref() {
+            let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
+            let said = |key: &str| line.get(key).and_then(Value::as_str);
+            match said("message") {
+                Some("listening") => said("address").unwrap().clone_into(&mut address),
+                Some("ready") => break,
+                Some(_) | None => {}
+            }
+        }
+        // What follows is read away, so that the server never waits for us.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self {
+            child,
+            address,
+            metrics,
+        }
+    }
+
+    /// What Prometheus would read.
+    pub fn scrape(&self) -> String {
+        let mut stream = std::net::TcpStream::connect(&self.metrics).unwrap();
+        let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.child.kill().unwrap_or_default();
+        self.child.wait().map(drop).unwrap_or_default();
     }
 }

@@ -3,6 +3,8 @@
 //! Names follow Prometheus: one prefix, base units, `_total` on counters. No label holds an item,
 //! a label of the gallery or anything else that a client chooses, so the number of series is bounded.
 
+mod shown;
+
 use std::future::Future;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -926,106 +928,6 @@ pub fn canaries_replayed(
 pub fn scores_compared(deployment: &str, operating_point: &str, index: f64, limit: f64) {
     for (name, value) in [(SCORE_SHIFT, index), (SCORE_SHIFT_LIMIT, limit)] {
         shown::set(name, &labels_of(deployment, operating_point), Some(value));
-    }
-}
-
-/// Which series this process has shown: a counter goes on from where it is, and what was never
-/// known has no series.
-mod shown {
-    use std::collections::BTreeSet;
-    use std::sync::{Mutex, PoisonError};
-
-    use metrics::{counter, gauge};
-
-    /// Names and labels. Metrics are of the process, and so is this.
-    static SHOWN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-
-    /// The labels of a series.
-    pub(super) type Labels = Vec<(&'static str, String)>;
-
-    type Given = [(&'static str, String)];
-
-    /// Whether it was not shown before; from now on it was.
-    fn begins(name: &'static str, labels: &Given) -> bool {
-        let mut shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.insert(format!("{name} {labels:?}"))
-    }
-
-    fn was_shown(name: &'static str, labels: &Given) -> bool {
-        let shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.contains(&format!("{name} {labels:?}"))
-    }
-
-    /// A total that outlives the process, and what came to it since it was told last; `None` for the
-    /// first time that a file tells it.
-    ///
-    /// A series begins with the total. From then on it only grows, so that another file in the place of
-    /// the first, with another total, is neither a jump nor a counter that stands still.
-    pub(super) fn count(name: &'static str, labels: &Given, total: u64, since: Option<u64>) {
-        if begins(name, labels) {
-            counter!(name, &labels.to_vec()).absolute(total);
-        } else if let Some(since) = since {
-            counter!(name, &labels.to_vec()).increment(since);
-        }
-    }
-
-    /// A value that may be unknown: no series before it is known for the first time, and NaN where it
-    /// is not known any more, which no comparison holds for.
-    pub(super) fn set(name: &'static str, labels: &Given, value: Option<f64>) {
-        match value {
-            Some(value) => {
-                begins(name, labels);
-                gauge!(name, &labels.to_vec()).set(value);
-            }
-            None if was_shown(name, labels) => gauge!(name, &labels.to_vec()).set(f64::NAN),
-            None => {}
-        }
-    }
-
-    #[cfg(test)]
-    mod tests {
-        use metrics_exporter_prometheus::PrometheusBuilder;
-
-        use super::*;
-
-        fn rendered(show: impl FnOnce()) -> String {
-            let recorder = PrometheusBuilder::new().build_recorder();
-            let handle = recorder.handle();
-            metrics::with_local_recorder(&recorder, show);
-            handle.render()
-        }
-
-        fn of(deployment: &str) -> Labels {
-            vec![("deployment", deployment.to_owned())]
-        }
-
-        #[test]
-        fn a_counter_begins_with_its_total_and_goes_on_where_another_file_takes_over() {
-            let text = rendered(|| {
-                count("switched", &of("counted"), 5000, None);
-                count("switched", &of("counted"), 5007, Some(7));
-                // Another folder, which has counted less, and another one that has counted more.
-                count("switched", &of("counted"), 100, None);
-                count("switched", &of("counted"), 103, Some(3));
-                count("switched", &of("counted"), 90_000, None);
-                count("switched", &of("counted"), 90_001, Some(1));
-            });
-            assert!(
-                text.contains("switched{deployment=\"counted\"} 5011"),
-                "{text}"
-            );
-        }
-
-        #[test]
-        fn what_was_never_known_has_no_series_and_what_is_not_known_any_more_is_nan() {
-            let text = rendered(|| {
-                set("unknown", &of("set"), None);
-                set("forgotten", &of("set"), Some(0.5));
-                set("forgotten", &of("set"), None);
-            });
-            assert!(!text.contains("unknown"), "{text}");
-            assert!(text.contains("forgotten{deployment=\"set\"} NaN"), "{text}");
-        }
     }
 }
 
