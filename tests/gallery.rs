@@ -12,7 +12,7 @@ use matchpoint::gallery::filter::Filter;
 use matchpoint::gallery::graph::IndexParams;
 use matchpoint::gallery::item::{BATCH_MAX, ID_BYTES_MAX, Item, ItemHead, METADATA_BYTES_MAX};
 use matchpoint::gallery::snapshot::{Match, NEIGHBOURS_MAX, Probe, Snapshot};
-use matchpoint::gallery::{Access, Gallery, Upserted, check_images};
+use matchpoint::gallery::{Access, Gallery, KeptImages, Upserted, check_images};
 use matchpoint::vector::{Embedding, Similarity};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -1214,15 +1214,56 @@ fn holds(file: &Path, bytes: &[u8]) -> bool {
     file.windows(bytes.len()).any(|window| window == bytes)
 }
 
+fn pictured(number: u64, image: &[u8]) -> Item {
+    let mut item = items(number, number + 1).pop().unwrap();
+    item.source_sha256 = Some(Sha256::digest(image).into());
+    item.image = Some(image.to_vec());
+    item
+}
+
+#[test]
+fn kept_images_are_read_beside_the_writer_and_compared_with_their_hashes() {
+    let place = Place::new();
+    let gallery = Gallery::create(&place.path, DIMENSION, "model", "pictures").unwrap();
+    gallery.upsert(items(0, 2)).unwrap();
+    assert!(KeptImages::open(&place.path).unwrap().is_none());
+    gallery.keep_images().unwrap();
+    let kept = KeptImages::open(&place.path).unwrap().unwrap();
+    assert_eq!(
+        (kept.gallery_id(), kept.items().unwrap()),
+        ("pictures", vec![])
+    );
+    let image = b"the picture".repeat(9000);
+    gallery.upsert(vec![pictured(1, &image)]).unwrap();
+    let [item] = &kept.items().unwrap()[..] else {
+        panic!("one item has an image");
+    };
+    assert_eq!(
+        (&*item.id, kept.read(item).unwrap()),
+        ("item 001", Some(image))
+    );
+    gallery.delete(&["item 001".to_owned()]).unwrap();
+    assert_eq!(kept.read(item).unwrap(), None);
+    let missing = KeptImages::open(&place.path.with_extension("other"));
+    assert!(matches!(missing, Err(GalleryError::NotFound { .. })));
+
+    gallery.upsert(vec![pictured(2, b"another")]).unwrap();
+    drop((kept, gallery));
+    let mut bytes = fs::read(&place.path).unwrap();
+    let at = bytes.windows(7).position(|window| window == b"another");
+    bytes[at.unwrap()] = b'A';
+    fs::write(&place.path, bytes).unwrap();
+    let kept = KeptImages::open(&place.path).unwrap().unwrap();
+    let error = kept
+        .read(&kept.items().unwrap()[0])
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("image of item `item 002`"), "{error}");
+}
+
 #[test]
 fn images_are_kept_with_their_items_and_go_with_them() {
     let place = Place::new();
-    let pictured = |number: u64, image: &[u8]| {
-        let mut item = items(number, number + 1).pop().unwrap();
-        item.source_sha256 = Some(Sha256::digest(image).into());
-        item.image = Some(image.to_vec());
-        item
-    };
     let [first, second, third, other] =
         [b"the 1st is", b"the 2nd is", b"the 3rd is", b"the 4th is"]
             .map(|image| image.repeat(9000));

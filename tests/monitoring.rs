@@ -7,9 +7,10 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Output;
 
-use common::{Running, copy_of_sample, photos};
+use common::{Running, copy_of_sample, photos, run, text};
 use matchpoint::deployment::{NewCanary, set_canaries};
 use matchpoint::journal::entry::SourceKind;
 use matchpoint::journal::read::Reader;
@@ -25,6 +26,8 @@ use matchpoint::server::proto::{
     TruthReport, UpsertItemRequest, Vector, Verdict, VerifyRequest, reference, search_request,
     upsert_item_request, verify_request,
 };
+use serde_json::Value;
+use tempfile::TempDir;
 use tonic::Code;
 use tonic::transport::Channel;
 use tonic_types::StatusExt;
@@ -445,7 +448,7 @@ async fn canaries_are_judged_apart_from_traffic_and_a_change_is_named() {
         canary(STRANGER, "q1_rotpersp"),
         canary(STRANGER, "q2_photometric"),
     ];
-    set_canaries(&deployment, &canaries).unwrap();
+    set_canaries(&deployment, &canaries, None).unwrap();
     let running = Running::start(&deployment, &[ALL, ("MATCHPOINT_CANARY_MINUTES", "0")]).await;
     let first = replayed(&running).await;
     assert_eq!((first.mated, first.mated_errors), (2, 0));
@@ -485,6 +488,158 @@ async fn canaries_are_judged_apart_from_traffic_and_a_change_is_named() {
     let counted = recounted(&deployment);
     let kinds: Vec<SourceKind> = counted.keys().map(|(kind, _)| *kind).collect();
     assert!(!kinds.contains(&SourceKind::Live), "{counted:?}");
+}
+
+/// A copy of the sample whose items have their images.
+fn copy_with_images() -> (TempDir, PathBuf) {
+    let (folder, deployment) = copy_of_sample();
+    let (path, gallery) = (deployment.to_str().unwrap(), photos().join("gallery.csv"));
+    let gallery = gallery.to_str().unwrap();
+    let built = run(&["build", path, "--images", gallery, "--keep-images"]);
+    assert!(built.status.success(), "{}", text(&built.stderr));
+    (folder, deployment)
+}
+
+fn canaries_set(deployment: &Path, more: &[&str]) -> Output {
+    let set = ["canaries", "set", deployment.to_str().unwrap()];
+    run(&[&set[..], more].concat())
+}
+
+fn listed(deployment: &Path) -> Vec<Value> {
+    let list = fs::read(deployment.join("canaries/canaries.json")).unwrap();
+    serde_json::from_slice(&list).unwrap()
+}
+
+#[tokio::test]
+async fn canaries_of_the_gallery_are_found_when_changed_and_are_strangers_without_their_label() {
+    let (_folder, deployment) = copy_with_images();
+    let running = Running::start(&deployment, &[ALL, ("MATCHPOINT_CANARY_MINUTES", "0")]).await;
+    // Beside the server, which has the gallery open for writing.
+    let set = canaries_set(&deployment, &["--from-gallery", "5"]);
+    assert!(set.status.success(), "{}", text(&set.stderr));
+    let first = replayed(&running).await;
+    assert_eq!((first.mated, first.mated_errors), (15, 0), "{first:?}");
+    // Each finds itself with a similarity of 1, where its own label is not left out.
+    assert_eq!(
+        (first.non_mated, first.non_mated_errors),
+        (5, 0),
+        "{first:?}"
+    );
+
+    // The picture of one of them is enrolled under another label.
+    let list = listed(&deployment);
+    let left_out = list.iter().find(|canary| canary["among"] == "other_labels");
+    let [file, name] = ["file", "name"].map(|key| left_out.unwrap()[key].as_str().unwrap());
+    let image = fs::read(deployment.join("canaries").join(file)).unwrap();
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    let twin = UpsertItemRequest {
+        id: "zz twin".to_owned(),
+        label: "twin".to_owned(),
+        source: Some(upsert_item_request::Source::Image(image)),
+        ..UpsertItemRequest::default()
+    };
+    gallery.upsert_item(twin).await.unwrap();
+    let second = replayed(&running).await;
+    assert_eq!((second.mated, second.mated_errors), (15, 0), "{second:?}");
+    assert_eq!((second.non_mated, second.non_mated_errors), (5, 1));
+    assert_eq!(second.changed, [name]);
+
+    // Without both of them, its changed pictures show a stranger.
+    for id in ["zz twin", name.strip_suffix(" (left out)").unwrap()] {
+        let request = DeleteItemRequest {
+            id: id.to_owned(),
+            ..DeleteItemRequest::default()
+        };
+        gallery.delete_item(request).await.unwrap();
+    }
+    let third = replayed(&running).await;
+    assert_eq!((third.mated, third.mated_errors), (12, 0), "{third:?}");
+    assert_eq!((third.non_mated, third.non_mated_errors), (8, 0));
+    assert_eq!(drift(&running).await.drawn, 0);
+
+    running.stop().await;
+    let counted = recounted(&deployment);
+    let of = |kind| {
+        let counts = counted.iter().filter(|((of, _), _)| *of == kind);
+        counts.map(|(_, count)| count).sum::<u64>()
+    };
+    let (mated, non_mated) = (of(SourceKind::MatedCanary), of(SourceKind::NonMatedCanary));
+    assert_eq!((mated, non_mated), (15 + 15 + 12, 5 + 5 + 8));
+    assert_eq!(
+        counted.values().sum::<u64>(),
+        mated + non_mated,
+        "no traffic"
+    );
+}
+
+#[test]
+fn canaries_of_the_gallery_are_what_there_is_and_what_cannot_be_used_is_named() {
+    let (_bare, bare) = copy_of_sample();
+    let none = canaries_set(&bare, &["--from-gallery", "5"]);
+    assert_eq!(none.status.code(), Some(66));
+    assert!(text(&none.stderr).contains("--keep-images"));
+    assert!(!bare.join("canaries").exists() && !bare.join("canaries.new").exists());
+
+    let (_folder, deployment) = copy_with_images();
+    for (wrong, said) in [
+        (&["--from-gallery", "0"][..], "--from-gallery"),
+        (&[], "SOURCE"),
+        (&["--from-gallery", "501"], "there is room for 500 items"),
+    ] {
+        let refused = canaries_set(&deployment, wrong);
+        assert_eq!(refused.status.code(), Some(2), "{wrong:?}");
+        let stderr = text(&refused.stderr);
+        assert!(stderr.contains(said), "{stderr}");
+    }
+
+    let report = |code, more: &[&str]| -> Value {
+        let set = canaries_set(&deployment, &[more, &["--json"]].concat());
+        assert_eq!(set.status.code(), Some(code), "{}", text(&set.stderr));
+        serde_json::from_slice(&set.stdout).unwrap()
+    };
+    let found = report(0, &["--from-gallery", "100"]);
+    assert_eq!(
+        (&found["canaries"], &found["labels"]),
+        (&144.into(), &36.into())
+    );
+    assert_eq!(found["from_gallery"]["asked"], 100);
+    assert_eq!(found["from_gallery"]["items"], 36);
+    let said = canaries_set(&deployment, &["--from-gallery", "100"]);
+    assert!(
+        text(&said.stdout).contains("100 were asked for"),
+        "{said:?}"
+    );
+    let few = report(0, &["--from-gallery", "3"]);
+    assert_eq!((&few["canaries"], &few["labels"]), (&12.into(), &3.into()));
+    let chosen = listed(&deployment);
+    report(0, &["--from-gallery", "3"]);
+    assert_eq!(listed(&deployment), chosen);
+    let queries = photos().join("evaluate.csv");
+    let both = report(0, &[queries.to_str().unwrap(), "--from-gallery", "3"]);
+    assert_eq!(both["canaries"], 180 + 12);
+    assert_eq!(listed(&deployment)[180..], chosen);
+
+    // The first of those that are chosen is damaged, and another takes its place.
+    let id = chosen[0]["name"].as_str().unwrap();
+    let id = id.strip_suffix(" (recompressed)").unwrap();
+    let damage = |which: &str| {
+        let items = rusqlite::Connection::open(deployment.join("items.db")).unwrap();
+        let sql = format!("UPDATE images SET bytes = x'00' WHERE number IN ({which})");
+        items.execute(&sql, []).unwrap();
+    };
+    damage(&format!("SELECT number FROM items WHERE id = '{id}'"));
+    let found = report(3, &["--from-gallery", "3"]);
+    assert_eq!(
+        (&found["canaries"], &found["labels"]),
+        (&12.into(), &3.into())
+    );
+    assert_eq!(found["from_gallery"]["skipped"][0]["item"], id);
+    let chosen = listed(&deployment);
+    damage("SELECT number FROM items");
+    let none = canaries_set(&deployment, &["--from-gallery", "3"]);
+    assert_eq!(none.status.code(), Some(65));
+    assert!(text(&none.stderr).contains("no image that it keeps"));
+    assert_eq!(listed(&deployment), chosen);
 }
 
 async fn replayed(running: &Running) -> CanaryRound {

@@ -1,14 +1,15 @@
 //! `matchpoint canaries`: pictures whose truth is known, searched for on a schedule.
 
-use std::path::PathBuf;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::audit::Where;
 use super::exit::{Exit, fail};
 use super::output::Output;
-use super::sources::Sources;
-use crate::deployment::{Folder, NewCanary, set_canaries};
+use super::sources::{Refused, Source, Sources};
+use crate::deployment::{CANARIES_PER_ITEM, CanariesSet, NewCanary, set_canaries};
 use crate::server::{CanariesFound, Client};
 
 /// Keep pictures whose truth is known, and have the server search for them on a schedule
@@ -21,6 +22,8 @@ use crate::server::{CanariesFound, Client};
 #[command(after_help = "Examples:
   matchpoint canaries set shop canaries.csv
   matchpoint canaries set shop canaries/        # one folder for each label
+  matchpoint canaries set shop --from-gallery 100
+  matchpoint canaries set shop canaries.csv --from-gallery 100
   matchpoint canaries replay --deployment shop")]
 pub(super) struct Canaries {
     #[command(subcommand)]
@@ -39,8 +42,18 @@ enum Command {
 struct Set {
     /// The deployment's folder
     deployment: PathBuf,
-    /// Labelled pictures: a folder for each label, or a CSV or JSONL file; at most 2000
-    source: PathBuf,
+    /// Labelled pictures: a folder for each label, or a CSV or JSONL file
+    #[arg(required_unless_present = "from_gallery")]
+    source: Option<PathBuf>,
+    /// Make canaries of N enrolled items too, from the images that `build --keep-images` kept
+    ///
+    /// Four of each item. Its image saved as a poorer JPEG, cropped and scaled down, and made brighter:
+    /// each should be accepted. They are easy, being of the enrolled picture itself: they catch a
+    /// broken model, preprocessing or index, and are no measure of how often callers are rejected.
+    /// And the image itself, searched for among all other labels: whatever is accepted then is a false
+    /// accept. All canaries together are 2000 at most.
+    #[arg(long, value_name = "N")]
+    from_gallery: Option<NonZeroUsize>,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
@@ -50,6 +63,19 @@ struct Set {
 struct Kept {
     canaries: usize,
     labels: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from_gallery: Option<FromGallery>,
+}
+
+/// What became of `--from-gallery`.
+#[derive(Serialize)]
+struct FromGallery {
+    /// Items that were asked for.
+    asked: usize,
+    /// Items that canaries were made of; fewer where no more have an image that can be used.
+    items: usize,
+    /// Items whose images cannot be used.
+    skipped: Vec<Refused>,
 }
 
 impl Canaries {
@@ -63,34 +89,78 @@ impl Canaries {
 
 impl Set {
     fn run(self) -> anyhow::Result<Exit> {
-        // Refuses a folder that is no deployment.
-        Folder::open(&self.deployment)?;
-        let sources = Sources::read(&self.source)?;
-        if let Some(refused) = sources.refused.first() {
-            let message = format!("{}: {}; nothing was changed", refused.item, refused.reason);
-            return Err(fail(Exit::BadData, message));
-        }
-        let canaries: Vec<NewCanary> = sources
-            .items
-            .into_iter()
-            .map(|source| NewCanary {
-                name: source.id,
-                label: source.label,
-                path: source.path,
-            })
-            .collect();
-        set_canaries(&self.deployment, &canaries)?;
-        let labels: std::collections::BTreeSet<&str> =
-            canaries.iter().map(|one| one.label.as_str()).collect();
-        let kept = Kept {
-            canaries: canaries.len(),
-            labels: labels.len(),
+        let given = self
+            .source
+            .as_deref()
+            .map_or_else(|| Ok(Vec::new()), given)?;
+        let CanariesSet {
+            canaries,
+            labels,
+            items,
+            skipped,
+        } = set_canaries(&self.deployment, &given, self.from_gallery)?;
+        let exit = if skipped.is_empty() {
+            Exit::Done
+        } else {
+            Exit::SomeFailed
         };
-        Output::new(self.json).result(&kept, |kept| {
-            format!("{} canaries of {} labels", kept.canaries, kept.labels)
-        })?;
-        Ok(Exit::Done)
+        let skipped = skipped.into_iter();
+        let skipped = skipped.map(|(item, reason)| Refused { item, reason });
+        let kept = Kept {
+            canaries,
+            labels,
+            from_gallery: self.from_gallery.map(|asked| FromGallery {
+                asked: asked.get(),
+                items,
+                skipped: skipped.collect(),
+            }),
+        };
+        Output::new(self.json).result(&kept, kept_text)?;
+        Ok(exit)
     }
+}
+
+/// The canaries of a source, or none of them.
+fn given(source: &Path) -> anyhow::Result<Vec<NewCanary>> {
+    let sources = Sources::read(source)?;
+    if let Some(refused) = sources.refused.first() {
+        let message = format!("{}: {}; nothing was changed", refused.item, refused.reason);
+        return Err(fail(Exit::BadData, message));
+    }
+    let new = |source: Source| NewCanary {
+        name: source.id,
+        label: source.label,
+        path: source.path,
+    };
+    Ok(sources.items.into_iter().map(new).collect())
+}
+
+fn kept_text(kept: &Kept) -> String {
+    let mut text = format!("{} canaries of {} labels\n", kept.canaries, kept.labels);
+    let Some(FromGallery {
+        asked,
+        items,
+        skipped,
+    }) = &kept.from_gallery
+    else {
+        return text;
+    };
+    text.push_str(&format!(
+        "  from the gallery   {items} items, {CANARIES_PER_ITEM} canaries each"
+    ));
+    if items < asked {
+        text.push_str(&format!(
+            "; {asked} were asked for, and no more have an image that can be used"
+        ));
+    }
+    text.push('\n');
+    for one in skipped {
+        text.push_str(&format!(
+            "  skipped            {}: {}\n",
+            one.item, one.reason
+        ));
+    }
+    text
 }
 
 fn replay(at: &Where) -> anyhow::Result<Exit> {
@@ -110,7 +180,7 @@ fn replay(at: &Where) -> anyhow::Result<Exit> {
 
 fn text(found: &CanariesFound) -> String {
     let mut text = format!(
-        "operating point {}\n  enrolled       {} of {} in error\n  not enrolled   {} of {} in error\n",
+        "operating point {}\n  enrolled       {} of {} in error\n  strangers      {} of {} in error\n",
         found.operating_point,
         found.mated_errors,
         found.mated,

@@ -72,6 +72,8 @@ pub struct SearchOptions {
     pub exact: bool,
     /// The items that may be found, and decided on; all where there is none.
     pub filter: Option<Filter>,
+    /// A label whose items are not found. Such a search compares with every item.
+    pub without_label: Option<String>,
     /// Return the best item of each label.
     pub one_per_label: bool,
     /// Return no item that is less similar.
@@ -88,6 +90,7 @@ impl SearchOptions {
             limit,
             exact: false,
             filter: None,
+            without_label: None,
             one_per_label: false,
             score_min: None,
             breadth: None,
@@ -230,7 +233,7 @@ impl Standing {
     pub(super) fn held(
         &self,
         probe: &Embedding,
-        best: Option<&Hit>,
+        (best, options): (Option<&Hit>, &SearchOptions),
         timings: &mut Timings,
     ) -> Result<Option<Similarity>, DeploymentError> {
         let Some(best) = best else {
@@ -242,7 +245,7 @@ impl Standing {
             item: &best.vector,
             label: Some(&best.item.label),
             metadata: Some(&best.item.metadata),
-            left_out: None,
+            left_out: options.without_label.as_deref(),
         };
         self.adjusted(&compared, timings).map(Some)
     }
@@ -520,7 +523,7 @@ pub(super) fn search_snapshot(
     let probe = Probe {
         k: options.limit.max(PROBE_HITS),
         exact: options.exact,
-        without_label: None,
+        without_label: options.without_label.as_deref(),
         filter: options.filter.as_ref(),
         one_per_label: options.one_per_label,
         breadth: options.breadth,
@@ -528,7 +531,8 @@ pub(super) fn search_snapshot(
     let mut hits = snapshot.nearest(embedding, &probe)?;
     let wider = options.exact || options.breadth.is_some() || options.one_per_label;
     // Where every item is compared, as under a filter, nothing can be found beyond it.
-    let deciding = if options.filter.is_some() || !(wider || snapshot.is_wide(options.limit)) {
+    let some_only = options.filter.is_some() || options.without_label.is_some();
+    let deciding = if some_only || !(wider || snapshot.is_wide(options.limit)) {
         deciding(&hits)
     } else {
         let probe = Probe::nearest(PROBE_HITS);

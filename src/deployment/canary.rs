@@ -2,47 +2,35 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::canary_list::{Among, Canary, FOLDER, LIST};
 use super::folder::replace_file;
 use super::monitor::now_ms;
 use super::{Caller, Deployment, DeploymentError, ProbeSource, SearchOptions};
 use crate::calibration::decision::Decision;
-use crate::calibration::operating_point::OperatingPoint;
 use crate::journal::entry::Source;
 use crate::monitoring::canaries::{CanaryCounts, CanaryRate, CanaryRates};
 use crate::monitoring::drift::Limits;
 use crate::telemetry;
 
-/// The pictures and their list, within the deployment's folder.
-const FOLDER: &str = "canaries";
-const LIST: &str = "canaries.json";
 /// What the first round under an operating point came to.
 const OUTCOMES: &str = "outcomes.json";
-/// More take longer than a round should.
-pub const CANARIES_MAX: usize = 2000;
 
-/// One picture.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Canary {
-    /// Its file, in the folder of canaries.
-    file: String,
-    /// What the caller calls it.
-    name: String,
-    /// What it shows.
-    label: String,
-}
-
-/// What a search for a canary came to: the decision, and the label of the best match.
+/// What a search for a canary came to: the decision, and the label of the best match. Empty where
+/// nothing was found, and where nothing was accepted among other labels: which of them is nearest
+/// changes with every other enrolment.
 type Outcome = (String, String);
 
-/// The first outcomes under an operating point, by file.
+/// Outcomes by [`Canary::key`].
+type Outcomes = BTreeMap<String, Outcome>;
+
+/// The first outcomes under an operating point.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Baseline {
@@ -50,7 +38,7 @@ struct Baseline {
     /// SHA-256 of the list: a round that began before the canaries were replaced is none of theirs.
     #[serde(default)]
     list: String,
-    outcomes: BTreeMap<String, Outcome>,
+    outcomes: Outcomes,
 }
 
 /// One search for each canary.
@@ -68,67 +56,6 @@ pub struct CanaryRound {
     pub changed: Vec<String>,
     /// Names of those that could not be searched for, and why.
     pub failed: Vec<(String, String)>,
-}
-
-/// A picture that is to become a canary.
-#[derive(Clone, Debug)]
-pub struct NewCanary {
-    /// What the caller calls it.
-    pub name: String,
-    /// What it shows. Whether that is enrolled is looked at in each round.
-    pub label: String,
-    /// The picture's file.
-    pub path: PathBuf,
-}
-
-/// Copies pictures into the deployment's folder, in place of the canaries that were there. Also
-/// while it is served: the next round has them.
-///
-/// # Errors
-/// Too many of them, or the disk.
-pub fn set_canaries(folder: &Path, canaries: &[NewCanary]) -> Result<(), DeploymentError> {
-    if CANARIES_MAX < canaries.len() {
-        return Err(DeploymentError::Argument {
-            argument: "canaries",
-            problem: format!(
-                "are {}; a round has at most {CANARIES_MAX} searches",
-                canaries.len()
-            ),
-        });
-    }
-    let (new, old, present) = (
-        folder.join("canaries.new"),
-        folder.join("canaries.old"),
-        folder.join(FOLDER),
-    );
-    for leftover in [&new, &old] {
-        if leftover.exists() {
-            fs::remove_dir_all(leftover).map_err(|cause| DeploymentError::io(leftover, &cause))?;
-        }
-    }
-    let io = |cause: &std::io::Error| DeploymentError::io(&new, cause);
-    fs::create_dir(&new).map_err(|cause| io(&cause))?;
-    let mut list = Vec::new();
-    for canary in canaries {
-        let bytes =
-            fs::read(&canary.path).map_err(|cause| DeploymentError::io(&canary.path, &cause))?;
-        let file = hex(&Sha256::digest(&bytes).into());
-        fs::write(new.join(&file), bytes).map_err(|cause| io(&cause))?;
-        list.push(Canary {
-            file,
-            name: canary.name.clone(),
-            label: canary.label.clone(),
-        });
-    }
-    write_json(&new.join(LIST), &list)?;
-    if present.exists() {
-        fs::rename(&present, &old).map_err(|cause| io(&cause))?;
-    }
-    fs::rename(&new, &present).map_err(|cause| io(&cause))?;
-    if old.exists() {
-        fs::remove_dir_all(&old).map_err(|cause| io(&cause))?;
-    }
-    Ok(())
 }
 
 /// Replaces a small file of ours, whole and on the disk when it returns.
@@ -184,15 +111,15 @@ impl Deployment {
         ) else {
             return Ok(None);
         };
-        let mut outcomes = BTreeMap::new();
+        let mut outcomes = Outcomes::new();
         let (mut counts, mut failed) = (CanaryCounts::default(), Vec::new());
         for canary in &list {
             match self.replay(canary, &folder, &mut counts).await {
-                Ok(outcome) => drop(outcomes.insert(canary.file.clone(), outcome)),
+                Ok(outcome) => drop(outcomes.insert(canary.key(), outcome)),
                 Err(error) => failed.push((canary.name.clone(), error.to_string())),
             }
         }
-        let changed = changed(&folder, point, &list, outcomes)?;
+        let changed = changed(&folder, point.id(), &list, outcomes)?;
         let delta = self.alarm_delta();
         let round = CanaryRound {
             operating_point: point.id().to_owned(),
@@ -214,7 +141,14 @@ impl Deployment {
         counts: &mut CanaryCounts,
     ) -> Result<Outcome, DeploymentError> {
         let expected = canary.label.clone();
-        let mated = self.gallery.has_label(&expected);
+        let (mated, without_label) = match canary.among {
+            Among::All => (self.gallery.has_label(&expected), None),
+            Among::OtherLabels => (false, Some(expected.clone())),
+        };
+        let options = SearchOptions {
+            without_label,
+            ..SearchOptions::nearest(2)
+        };
         let source = if mated {
             Source::MatedCanary { expected }
         } else {
@@ -223,7 +157,7 @@ impl Deployment {
         let path = folder.join(&canary.file);
         let answer = loop {
             let probe = ProbeSource::File(path.clone());
-            let searched = self.search_from(probe, SearchOptions::nearest(2), source.clone());
+            let searched = self.search_from(probe, options.clone(), source.clone());
             match Caller::in_background().scope(searched).await {
                 Err(DeploymentError::Busy { .. } | DeploymentError::Late { .. }) => {
                     tokio::time::sleep(super::BUSY_PAUSE).await;
@@ -235,6 +169,8 @@ impl Deployment {
         let best = best.unwrap_or_default();
         let accepted = answer.decision == Decision::Accept;
         counts.take(&canary.label, mated, accepted, best == canary.label);
+        let named = accepted || canary.among == Among::All;
+        let best = if named { best } else { String::new() };
         Ok((answer.decision.as_str().to_owned(), best))
     }
 
@@ -293,16 +229,16 @@ impl Drop for Alone<'_> {
 /// outcomes this round's become where it is the first.
 fn changed(
     folder: &Path,
-    point: &OperatingPoint,
+    operating_point: &str,
     list: &[Canary],
-    outcomes: BTreeMap<String, Outcome>,
+    outcomes: Outcomes,
 ) -> Result<Vec<String>, DeploymentError> {
     let path = folder.join(OUTCOMES);
     let listed = digest_of(list)?;
     let mut known: Baseline = read_json(&path)?.unwrap_or_default();
-    if known.operating_point != point.id() || known.list != listed {
+    if known.operating_point != operating_point || known.list != listed {
         let first = Baseline {
-            operating_point: point.id().to_owned(),
+            operating_point: operating_point.to_owned(),
             list: listed,
             outcomes,
         };
@@ -310,15 +246,16 @@ fn changed(
         return Ok(Vec::new());
     }
     let differs = |canary: &&Canary| {
-        let (before, now) = (known.outcomes.get(&canary.file), outcomes.get(&canary.file));
+        let key = canary.key();
+        let (before, now) = (known.outcomes.get(&key), outcomes.get(&key));
         before.zip(now).is_some_and(|(before, now)| before != now)
     };
     let changed = list.iter().filter(differs);
     let changed = changed.map(|canary| canary.name.clone()).collect();
     // Those that failed before are held against what they come to now.
     let before = known.outcomes.len();
-    for (file, outcome) in outcomes {
-        known.outcomes.entry(file).or_insert(outcome);
+    for (key, outcome) in outcomes {
+        known.outcomes.entry(key).or_insert(outcome);
     }
     if before < known.outcomes.len() {
         write_json(&path, &known)?;
@@ -333,6 +270,6 @@ fn digest_of(list: &[Canary]) -> Result<String, DeploymentError> {
     Ok(hex(&Sha256::digest(&json).into()))
 }
 
-fn hex(digest: &[u8; 32]) -> String {
+pub(super) fn hex(digest: &[u8; 32]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -9,6 +9,7 @@ mod beside;
 mod budget;
 mod calibrate;
 mod canary;
+mod canary_list;
 mod enrolment;
 mod error;
 mod folder;
@@ -44,7 +45,8 @@ pub use archive::ArchiveError;
 pub use audited::recorded_decisions;
 pub use backup::{Progress, SnapshotReport, check_snapshot, restore};
 pub use calibrate::{Calibrated, CalibrationSettings};
-pub use canary::{CANARIES_MAX, CanaryRound, NewCanary, set_canaries};
+pub use canary::CanaryRound;
+pub use canary_list::{CANARIES_MAX, CANARIES_PER_ITEM, CanariesSet, NewCanary, set_canaries};
 pub use error::DeploymentError;
 pub use folder::{Folder, ModelReference, Record, now_rfc_3339, rfc_3339};
 pub use gather::{Copied, Gathered, IndexCheck, LabelledQuery, Repeated};
@@ -343,8 +345,9 @@ impl Deployment {
                 let (embedding, norm) = embed_measured(embedder, query, limits, timings)?;
                 let (hits, best) = search_snapshot(&searched, &embedding, &options, timings)?;
                 let nearest = best.as_ref().map(|(best, _)| best);
-                let held = judge.held(&embedding, nearest, timings)?;
-                if let Some(checks) = checks {
+                let held = judge.held(&embedding, (nearest, &options), timings)?;
+                // What leaves a label out did not go through the index.
+                if let Some(checks) = checks.filter(|_| options.without_label.is_none()) {
                     checks.offer(&searched, &embedding);
                 }
                 Ok((hits, best, held, norm))

@@ -3,17 +3,17 @@
 //! They are in the file of the items, written and removed in the transactions of these, and compared
 //! with the item's hash of its source whenever they are read.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use rusqlite::{Connection, OptionalExtension};
 use sha2::{Digest, Sha256};
 
-use crate::gallery::Gallery;
 use crate::gallery::error::GalleryError;
-use crate::gallery::format::{check_kind, failed};
+use crate::gallery::format::{check_kind, failed, read_state};
 use crate::gallery::item::Hash;
 use crate::gallery::store::connect_to_read;
+use crate::gallery::{Gallery, file_error};
 
 impl Gallery {
     /// Keeps the images of items that are enrolled from here on. Those of before are without one.
@@ -45,20 +45,9 @@ impl Gallery {
         let Some(number) = self.catalogue().find(id).map(|place| place.row) else {
             return Ok(None);
         };
-        let query = "SELECT items.id, items.source_sha256, images.bytes \
-             FROM images JOIN items USING (number) WHERE number = ?";
-        let found = connect_to_read(&self.path)
-            .and_then(|connection| {
-                let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-                connection.query_row(query, [number], read).optional()
-            })
-            .map_err(|error| failed(&self.path, "read", error))?;
-        // Another item of this number, or none: it was removed meanwhile.
-        let Some((_, source, bytes)) = found.filter(|(found, ..): &Row| found == id) else {
-            return Ok(None);
-        };
-        check(&self.path, id, source.as_ref(), &bytes)?;
-        Ok(Some(bytes))
+        let connection = connect_to_read(&self.path);
+        let connection = connection.map_err(|error| failed(&self.path, "read", error))?;
+        read_image(&connection, &self.path, (number, id))
     }
 
     /// Whether the image is kept that the item of this id was made from. Does not read it.
@@ -77,7 +66,100 @@ impl Gallery {
     }
 }
 
-type Row = (String, Option<Hash>, Vec<u8>);
+/// The images that a gallery keeps, read from its file without its items: takes no lock, and works
+/// beside a writer.
+#[derive(Debug)]
+pub struct KeptImages {
+    connection: Connection,
+    path: PathBuf,
+    gallery_id: String,
+}
+
+/// An item whose image is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptItem {
+    /// The number of its row.
+    pub number: i64,
+    /// Its id.
+    pub id: String,
+    /// Its label.
+    pub label: String,
+}
+
+impl KeptImages {
+    /// Opens the images of a gallery; `None` where it keeps none.
+    ///
+    /// # Errors
+    /// There is no gallery, it is damaged, or the disk.
+    pub fn open(gallery: &Path) -> Result<Option<Self>, GalleryError> {
+        let path = gallery
+            .canonicalize()
+            .map_err(|source| file_error(gallery, source))?;
+        let connection = connect_to_read(&path).map_err(|error| failed(&path, "open", error))?;
+        if !check_kind(&connection, &path)? {
+            return Ok(None);
+        }
+        let (about, _) = read_state(&connection, &path)?;
+        Ok(Some(Self {
+            connection,
+            path,
+            gallery_id: about.id,
+        }))
+    }
+
+    /// The gallery's id.
+    #[must_use]
+    pub fn gallery_id(&self) -> &str {
+        &self.gallery_id
+    }
+
+    /// The items whose images are kept, in the order in which they were first enrolled.
+    ///
+    /// # Errors
+    /// The file is damaged, or the disk.
+    pub fn items(&self) -> Result<Vec<KeptItem>, GalleryError> {
+        let query = "SELECT number, items.id, items.label \
+             FROM images JOIN items USING (number) ORDER BY number";
+        let item = |row: &rusqlite::Row<'_>| {
+            Ok(KeptItem {
+                number: row.get(0)?,
+                id: row.get(1)?,
+                label: row.get(2)?,
+            })
+        };
+        self.connection
+            .prepare(query)
+            .and_then(|mut statement| statement.query_map([], item)?.collect())
+            .map_err(|error| failed(&self.path, "read", error))
+    }
+
+    /// The image of an item; `None` where it was removed meanwhile.
+    ///
+    /// # Errors
+    /// [`GalleryError::Damaged`] where it is not the one that was enrolled, or the disk.
+    pub fn read(&self, item: &KeptItem) -> Result<Option<Vec<u8>>, GalleryError> {
+        read_image(&self.connection, &self.path, (item.number, &item.id))
+    }
+}
+
+fn read_image(
+    connection: &Connection,
+    path: &Path,
+    (number, id): (i64, &str),
+) -> Result<Option<Vec<u8>>, GalleryError> {
+    type Row = (String, Option<Hash>, Vec<u8>);
+    let query = "SELECT items.id, items.source_sha256, images.bytes \
+         FROM images JOIN items USING (number) WHERE number = ?";
+    let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+    let found = connection.query_row(query, [number], read).optional();
+    let found = found.map_err(|error| failed(path, "read", error))?;
+    // Another item of this number, or none: it was removed meanwhile.
+    let Some((_, source, bytes)) = found.filter(|(found, ..): &Row| found == id) else {
+        return Ok(None);
+    };
+    check(path, id, source.as_ref(), &bytes)?;
+    Ok(Some(bytes))
+}
 
 /// Compares every image that a gallery keeps with the hash in its item, and returns their number.
 /// Works beside a writer.

@@ -46,7 +46,7 @@ use crate::gallery::snapshot::Snapshot;
 use crate::gallery::store::Store;
 use crate::index::bits::Bits;
 
-pub use images::check_images;
+pub use images::{KeptImages, KeptItem, check_images};
 
 /// What a handle may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

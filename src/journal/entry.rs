@@ -73,9 +73,9 @@ pub enum Source {
         /// The label that it should find.
         expected: String,
     },
-    /// A probe of our own that shows a stranger.
+    /// A probe of our own that shows a stranger, to the items among which it was searched for.
     NonMatedCanary {
-        /// What it shows, which is not enrolled.
+        /// What it shows, which is not enrolled, or was left out of the search.
         expected: String,
     },
 }

@@ -19,8 +19,8 @@ pub struct CanaryCounts {
 }
 
 impl CanaryCounts {
-    /// Takes down one search for a picture of `label`: whether that is enrolled, whether the best
-    /// match was accepted, and whether it has that label.
+    /// Takes down one search for a picture of `label`: whether that is enrolled and was not left out,
+    /// whether the best match was accepted, and whether it has that label.
     pub fn take(&mut self, label: &str, mated: bool, accepted: bool, right: bool) {
         if mated {
             self.mated.push((label.to_owned(), !(accepted && right)));

@@ -8,6 +8,7 @@
 //! transparency laid over a background; samples of 16 bits scaled to 8 (Pillow's `convert` clips
 //! 16-bit grey instead); colour profiles ignored, as Pillow's `convert("RGB")` ignores them.
 
+mod change;
 mod decode;
 mod resize;
 mod sight;
@@ -16,6 +17,7 @@ mod thumbnail;
 
 use std::fmt;
 
+pub use change::Change;
 pub use decode::decoding_bytes;
 pub use sight::refused_at_sight;
 pub use thumbnail::thumbnail;

@@ -156,11 +156,11 @@ pub struct EvidenceFound {
 pub struct CanariesFound {
     /// The operating point that decided.
     pub operating_point: String,
-    /// Canaries whose label is enrolled.
+    /// Canaries whose label is enrolled, and was not left out of the search.
     pub mated: u64,
     /// Those of them in error.
     pub mated_errors: u64,
-    /// Canaries whose label is not enrolled.
+    /// Canaries whose label is not enrolled, or was left out of the search.
     pub non_mated: u64,
     /// Those of them in error.
     pub non_mated_errors: u64,

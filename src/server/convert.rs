@@ -110,6 +110,7 @@ pub(super) fn search_options(request: &proto::SearchRequest) -> Result<SearchOpt
         limit,
         exact: request.exact,
         filter,
+        without_label: None,
         one_per_label: request.one_per_label,
         score_min,
         breadth,

@@ -144,7 +144,8 @@ impl Story<'_> {
             path: source.path,
         });
         let canaries: Vec<NewCanary> = canaries.collect();
-        Ok(set_canaries(&self.demo.deployment, &canaries)?)
+        set_canaries(&self.demo.deployment, &canaries, None)?;
+        Ok(())
     }
 
     async fn start(

@@ -1,0 +1,342 @@
+//! The pictures that are canaries, and their list: given ones, and some made of enrolled items.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::canary::{hex, write_json};
+use super::{DeploymentError, Folder};
+use crate::gallery::error::GalleryError;
+use crate::gallery::{KeptImages, KeptItem};
+use crate::pixels::{Change, Limits, Pixels};
+
+/// The pictures and their list, within the deployment's folder.
+pub(super) const FOLDER: &str = "canaries";
+pub(super) const LIST: &str = "canaries.json";
+/// More take longer than a round should.
+pub const CANARIES_MAX: usize = 2000;
+/// Canaries that are made of one enrolled item: one of each change of its image, and the image
+/// itself.
+pub const CANARIES_PER_ITEM: usize = Change::ALL.len() + 1;
+/// Hashed before each id: another would choose other items.
+const SEED: &[u8] = b"matchpoint canaries 1";
+/// What is kept was within the limits when it was enrolled, and is compared with its hash.
+const KEPT: Limits = Limits {
+    bytes_max: usize::MAX,
+    pixels_max: u64::MAX,
+};
+
+/// One picture.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Canary {
+    /// Its file, in the folder of canaries.
+    pub(super) file: String,
+    /// What the caller calls it.
+    pub(super) name: String,
+    /// What it shows.
+    pub(super) label: String,
+    /// Where it is searched for. Lists from before there was a choice do not say.
+    #[serde(default, skip_serializing_if = "Among::is_all")]
+    pub(super) among: Among,
+}
+
+/// The items among which a canary is searched for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Among {
+    /// All of them.
+    #[default]
+    All,
+    /// Those of other labels than its own, so that whatever is accepted is a false accept.
+    OtherLabels,
+}
+
+impl Among {
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes a reference"
+    )]
+    fn is_all(&self) -> bool {
+        *self == Self::All
+    }
+}
+
+impl Canary {
+    /// What tells its outcome from those of others: one picture may be searched for among all
+    /// items, and without this label or that.
+    pub(super) fn key(&self) -> String {
+        match self.among {
+            Among::All => self.file.clone(),
+            Among::OtherLabels => format!("{} without {}", self.file, self.label),
+        }
+    }
+}
+
+/// A picture that is to become a canary.
+#[derive(Clone, Debug)]
+pub struct NewCanary {
+    /// What the caller calls it.
+    pub name: String,
+    /// What it shows. Whether that is enrolled is looked at in each round.
+    pub label: String,
+    /// The picture's file.
+    pub path: PathBuf,
+}
+
+/// What there is after canaries were set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CanariesSet {
+    /// All of them.
+    pub canaries: usize,
+    /// Their labels.
+    pub labels: usize,
+    /// Enrolled items that [`CANARIES_PER_ITEM`] of them each were made of.
+    pub items: usize,
+    /// Ids of items whose images cannot be used, and why. Others were taken in their place.
+    pub skipped: Vec<(String, String)>,
+}
+
+/// Copies pictures into the deployment's folder, in place of the canaries that were there, and adds
+/// [`CANARIES_PER_ITEM`] of each of `from_gallery` enrolled items whose images are kept, or of all where
+/// there are fewer. Which items is up to a hash of their ids, at most one for each label until all
+/// labels have one. Also while it is served: the next round has them.
+///
+/// # Errors
+/// No deployment, too many canaries, no item whose image is kept and can be used, or the disk. The
+/// canaries that were there stay then.
+pub fn set_canaries(
+    folder: &Path,
+    given: &[NewCanary],
+    from_gallery: Option<NonZeroUsize>,
+) -> Result<CanariesSet, DeploymentError> {
+    let count = from_gallery.map_or(0, NonZeroUsize::get);
+    let total = count
+        .saturating_mul(CANARIES_PER_ITEM)
+        .saturating_add(given.len());
+    if CANARIES_MAX < total {
+        let of_items = from_gallery.map(|count| {
+            let room = CANARIES_MAX.saturating_sub(given.len()) / CANARIES_PER_ITEM;
+            format!(
+                " ({CANARIES_PER_ITEM} for each of {count} items; there is room for {room} items)"
+            )
+        });
+        return Err(DeploymentError::Argument {
+            argument: "canaries",
+            problem: format!(
+                "are {total}{}; a round has at most {CANARIES_MAX} searches",
+                of_items.unwrap_or_default()
+            ),
+        });
+    }
+    let opened = Folder::open(folder)?;
+    let mut staged = Staged::begin(folder)?;
+    for canary in given {
+        let bytes =
+            fs::read(&canary.path).map_err(|cause| DeploymentError::io(&canary.path, &cause))?;
+        staged.add(&canary.name, &canary.label, Among::All, &bytes)?;
+    }
+    let (items, skipped) = match from_gallery {
+        None => (0, Vec::new()),
+        Some(count) => staged.add_from_gallery(&opened, count.get())?,
+    };
+    let labels: BTreeSet<&str> = staged.list.iter().map(|one| one.label.as_str()).collect();
+    let set = CanariesSet {
+        canaries: staged.list.len(),
+        labels: labels.len(),
+        items,
+        skipped,
+    };
+    staged.put_in_place(folder)?;
+    Ok(set)
+}
+
+/// Canaries that are being gathered beside those that there are.
+struct Staged {
+    folder: PathBuf,
+    list: Vec<Canary>,
+}
+
+impl Staged {
+    fn begin(deployment: &Path) -> Result<Self, DeploymentError> {
+        let folder = deployment.join("canaries.new");
+        remove(&folder)?;
+        fs::create_dir(&folder).map_err(|cause| DeploymentError::io(&folder, &cause))?;
+        Ok(Self {
+            folder,
+            list: Vec::new(),
+        })
+    }
+
+    fn add(
+        &mut self,
+        name: &str,
+        label: &str,
+        among: Among,
+        bytes: &[u8],
+    ) -> Result<(), DeploymentError> {
+        let file = hex(&Sha256::digest(bytes).into());
+        fs::write(self.folder.join(&file), bytes)
+            .map_err(|cause| DeploymentError::io(&self.folder, &cause))?;
+        self.list.push(Canary {
+            file,
+            name: name.to_owned(),
+            label: label.to_owned(),
+            among,
+        });
+        Ok(())
+    }
+
+    /// Adds canaries of so many items. Returns of how many there are, and those that cannot be used.
+    fn add_from_gallery(
+        &mut self,
+        deployment: &Folder,
+        count: usize,
+    ) -> Result<(usize, Vec<(String, String)>), DeploymentError> {
+        let (mut taken, mut skipped) = (0, Vec::new());
+        if let Some(images) = KeptImages::open(&deployment.gallery_file())? {
+            deployment.check_gallery(images.gallery_id())?;
+            for item in in_turn(images.items()?) {
+                if taken == count {
+                    break;
+                }
+                match self.add_item(&images, &item) {
+                    Ok(added) => taken += usize::from(added),
+                    Err(error) if is_the_images_fault(&error) => {
+                        skipped.push((item.id, error.to_string()));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        if 0 < taken {
+            return Ok((taken, skipped));
+        }
+        Err(skipped.into_iter().next().map_or_else(
+            || DeploymentError::Folder {
+                path: deployment.path().to_owned(),
+                problem: "keeps no images to make canaries of; `matchpoint build DIR --images SOURCE --keep-images` adds them".to_owned(),
+            },
+            |(id, reason)| DeploymentError::Damaged {
+                path: deployment.gallery_file(),
+                problem: format!("no image that it keeps can be used, that of item `{id}` because {reason}"),
+            },
+        ))
+    }
+
+    /// Whether the item's image is still there.
+    fn add_item(&mut self, images: &KeptImages, item: &KeptItem) -> Result<bool, DeploymentError> {
+        let Some(kept) = images.read(item)? else {
+            return Ok(false);
+        };
+        let pixels = Pixels::decode(&kept, &KEPT, [255; 3])?;
+        let mut pictures = Vec::with_capacity(CANARIES_PER_ITEM);
+        for change in Change::ALL {
+            pictures.push((change.as_str(), Among::All, change.applied_to(&pixels)?));
+        }
+        pictures.push(("left out", Among::OtherLabels, kept));
+        for (what, among, bytes) in pictures {
+            let name = format!("{} ({what})", item.id);
+            self.add(&name, &item.label, among, &bytes)?;
+        }
+        Ok(true)
+    }
+
+    fn put_in_place(self, deployment: &Path) -> Result<(), DeploymentError> {
+        let (old, present) = (deployment.join("canaries.old"), deployment.join(FOLDER));
+        remove(&old)?;
+        let io = |cause: std::io::Error| DeploymentError::io(&self.folder, &cause);
+        write_json(&self.folder.join(LIST), &self.list)?;
+        if present.exists() {
+            fs::rename(&present, &old).map_err(io)?;
+        }
+        fs::rename(&self.folder, &present).map_err(io)?;
+        remove(&old)
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // Where they were not put in place, they are of no use, and may be pictures of people.
+        drop(remove(&self.folder));
+    }
+}
+
+/// The items in the order in which they are chosen: by a hash of their ids, one of each label before
+/// a second of any.
+fn in_turn(mut items: Vec<KeptItem>) -> Vec<KeptItem> {
+    items.sort_by_cached_key(|item| -> [u8; 32] {
+        let seeded = Sha256::new().chain_update(SEED);
+        seeded.chain_update(&item.id).finalize().into()
+    });
+    let mut of_label = BTreeMap::new();
+    let mut counted: Vec<(usize, KeptItem)> = Vec::with_capacity(items.len());
+    for item in items {
+        let before: &mut usize = of_label.entry(item.label.clone()).or_default();
+        counted.push((*before, item));
+        *before += 1;
+    }
+    // Stable: among those with as many of their label before them, the hash decides.
+    counted.sort_by_key(|(before, _)| *before);
+    counted.into_iter().map(|(_, item)| item).collect()
+}
+
+/// Whether an error is of this one image, so that another item can be taken.
+fn is_the_images_fault(error: &DeploymentError) -> bool {
+    matches!(
+        error,
+        DeploymentError::Image(_) | DeploymentError::Gallery(GalleryError::Damaged { .. })
+    )
+}
+
+fn remove(folder: &Path) -> Result<(), DeploymentError> {
+    match fs::remove_dir_all(folder) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+            Err(DeploymentError::io(folder, &cause))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_item_of_each_label_is_chosen_before_a_second_of_any() {
+        let label = |number: i64| format!("label {}", number % 4);
+        let item = |number| KeptItem {
+            number,
+            id: format!("item {number}"),
+            label: label(number),
+        };
+        let chosen = in_turn((0..12).map(item).collect());
+        for four in chosen.chunks(4) {
+            let labels: BTreeSet<&str> = four.iter().map(|item| item.label.as_str()).collect();
+            assert_eq!(labels.len(), 4, "{chosen:?}");
+        }
+        assert_eq!(in_turn((0..12).rev().map(item).collect()), chosen);
+    }
+
+    #[test]
+    fn a_list_that_says_nothing_of_where_to_search_stays_as_it_is() {
+        let before = r#"[{"file":"ab","name":"one","label":"ash"}]"#;
+        let list: Vec<Canary> = serde_json::from_str(before).unwrap();
+        assert_eq!(list[0].among, Among::All);
+        assert_eq!(list[0].key(), "ab");
+        // Its digest is that of the text: outcomes that are known stay known.
+        assert_eq!(serde_json::to_string(&list).unwrap(), before);
+        let left_out = Canary {
+            among: Among::OtherLabels,
+            ..list[0].clone()
+        };
+        assert_ne!(left_out.key(), list[0].key());
+        let json = serde_json::to_string(&left_out).unwrap();
+        assert!(json.contains(r#""among":"other_labels""#), "{json}");
+        assert_eq!(serde_json::from_str::<Canary>(&json).unwrap(), left_out);
+    }
+}
