@@ -273,3 +273,86 @@ fn digest_of(list: &[Canary]) -> Result<String, DeploymentError> {
 pub(super) fn hex(digest: &[u8; 32]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn canary(name: &str, among: Among) -> Canary {
+        Canary {
+            file: "picture".to_owned(),
+            name: name.to_owned(),
+            label: "ash".to_owned(),
+            among,
+        }
+    }
+
+    fn outcomes(of: &[(&Canary, Decision)]) -> Outcomes {
+        let outcome = |decision: Decision| (decision.as_str().to_owned(), "ash".to_owned());
+        let of = of.iter();
+        of.map(|(canary, decision)| (canary.key(), outcome(*decision)))
+            .collect()
+    }
+
+    #[test]
+    fn a_round_over_replaced_canaries_is_not_what_the_new_ones_are_held_against() {
+        let folder = tempfile::tempdir().unwrap();
+        let (before, after) = (
+            [canary("before", Among::All)],
+            [canary("after", Among::All)],
+        );
+        let round = |list: &[Canary; 1], decision| {
+            changed(
+                folder.path(),
+                "op-1",
+                list,
+                outcomes(&[(&list[0], decision)]),
+            )
+            .unwrap()
+        };
+        // It began with the first list, and ends where the second is: the same picture, once more.
+        assert!(round(&before, Decision::Reject).is_empty());
+        assert!(round(&after, Decision::Accept).is_empty());
+        assert!(round(&after, Decision::Accept).is_empty());
+        assert_eq!(round(&after, Decision::Reject), ["after"]);
+    }
+
+    #[test]
+    fn a_canary_that_failed_at_first_is_held_against_its_first_outcome() {
+        let folder = tempfile::tempdir().unwrap();
+        let list = [
+            canary("whole", Among::All),
+            canary("part", Among::OtherLabels),
+        ];
+        let [whole, part] = &list;
+        let round = |of: &[(&Canary, Decision)]| {
+            changed(folder.path(), "op-1", &list, outcomes(of)).unwrap()
+        };
+        let [accepted, rejected] = [Decision::Accept, Decision::Reject];
+        assert!(round(&[(whole, accepted)]).is_empty());
+        let completes = [(whole, rejected), (part, rejected)];
+        assert_eq!(round(&completes), ["whole"]);
+        // What the others came to meanwhile is not what they are held against.
+        let both = [(whole, rejected), (part, accepted)];
+        assert_eq!(round(&both), ["whole", "part"]);
+        assert_eq!(round(&both), ["whole", "part"]);
+    }
+
+    #[test]
+    fn another_operating_point_begins_with_outcomes_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let list = [canary("one", Among::All)];
+        let round = |point, decision| {
+            changed(
+                folder.path(),
+                point,
+                &list,
+                outcomes(&[(&list[0], decision)]),
+            )
+            .unwrap()
+        };
+        assert!(round("op-1", Decision::Accept).is_empty());
+        assert!(round("op-2", Decision::Reject).is_empty());
+        assert_eq!(round("op-2", Decision::Accept), ["one"]);
+    }
+}
