@@ -7,6 +7,7 @@ use std::f64::consts::SQRT_2;
 use statrs::function::{
     beta::checked_beta_reg,
     erf::{erfc, erfc_inv},
+    factorial::ln_binomial,
     gamma::checked_gamma_ur,
 };
 
@@ -50,6 +51,23 @@ pub fn lower_bound(events: u64, trials: u64, delta: f64) -> f64 {
     }
     let (a, b) = (real(events), real(trials - events + 1));
     bisect(|rate| delta < regularised_beta(a, b, rate))
+}
+
+/// The probability that a draw of `drawn` without replacement from `all`, of which `marked` are marked,
+/// has `found` marked ones or more: the hypergeometric tail (Fisher's exact test, one-sided).
+#[must_use]
+pub fn hypergeometric_tail(found: u64, drawn: u64, marked: u64, all: u64) -> f64 {
+    let (drawn, marked) = (drawn.min(all), marked.min(all));
+    let least = (drawn + marked).saturating_sub(all);
+    if found <= least {
+        return 1.0;
+    }
+    let terms = (found..=drawn.min(marked)).map(|found| {
+        let of_marked = ln_binomial(marked, found);
+        let of_others = ln_binomial(all - marked, drawn - found);
+        (of_marked + of_others - ln_binomial(all, drawn)).exp()
+    });
+    terms.sum::<f64>().min(1.0)
 }
 
 /// The value that a standard normal variable exceeds with probability `tail`.
@@ -164,6 +182,17 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// Fisher's lady tasting tea, and fractions of whole numbers (Python `math.comb`).
+    #[test]
+    fn hypergeometric_tails() {
+        close(hypergeometric_tail(4, 4, 4, 8), 1.0 / 70.0);
+        close(hypergeometric_tail(3, 4, 4, 8), 17.0 / 70.0);
+        close(hypergeometric_tail(7, 8, 9, 210), 8.83918788283295e-11);
+        close(hypergeometric_tail(0, 3, 2, 9), 1.0);
+        close(hypergeometric_tail(1, 8, 2, 9), 1.0);
+        assert!(hypergeometric_tail(3, 3, 2, 9).abs() < f64::EPSILON);
     }
 
     #[test]

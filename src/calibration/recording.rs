@@ -17,7 +17,7 @@ use crate::vector::Similarity;
 const FORMAT: u64 = 1;
 
 /// A metadata column with more values than this is a name or a time, and no condition.
-const CONDITION_VALUES_MAX: usize = 20;
+pub const CONDITION_VALUES_MAX: usize = 20;
 
 /// What is known about the probe of a search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -11,10 +11,12 @@ use super::monitor::JOURNAL_FILE;
 use crate::calibration::decision::Decision;
 use crate::calibration::operating_point::OperatingPoint;
 use crate::calibration::rates::Confidence;
+use crate::gallery::Gallery;
 use crate::journal::entry::{Label, Row, Sampling, Truth as SaidTruth};
 use crate::journal::read::{Reader, Selection};
 use crate::monitoring::audit::{AcceptFeedback, AuditRow, Truth};
 use crate::monitoring::drift::{Drift, Limits, Seen};
+use crate::monitoring::groups::{Case, Match, groups};
 use crate::monitoring::strata::{Inclusion, Strata};
 
 /// Gives all decisions that the journal of the deployment in `folder` holds, made within these times,
@@ -63,34 +65,38 @@ pub(super) struct Labelling {
     pub(super) earliest_ms: Option<u64>,
 }
 
-/// How an operating point does in service, with `items` in the gallery. Its `alarms` stay where what
-/// they rest on is no longer kept.
+/// How an operating point does in service, with `items` in the gallery, and what was told of it. Its
+/// `alarms` stay where what they rest on is no longer kept.
 pub(super) fn drift(
     reader: &Reader,
     point: &OperatingPoint,
     (strata, since_ms, delta): (&Strata, u64, f64),
-    items: u64,
+    (gallery, items): (&Gallery, u64),
     (alarms, enrolments): (&Alarms, &Enrolments),
-) -> Result<(Drift, Labelling), DeploymentError> {
-    let told = Told::of(reader, (point.id(), since_ms), enrolments)?;
-    let labelling = told.labelling();
+) -> Result<(Drift, Told), DeploymentError> {
+    let told = Told::of(reader, (point.id(), since_ms), (gallery, enrolments))?;
     let seen = Seen {
         strata,
         rows: &told.rows,
         unix_ms: &told.made_ms,
+        cases: &told.cases,
         feedback: told.feedback,
         gallery: (items, point.content().valid_to_items()),
-        raised: alarms.standing(labelling.earliest_ms),
+        raised: alarms.standing(told.labelling().earliest_ms),
     };
-    let drift = Drift::new(&seen, Limits::of(point, delta), Confidence::DISPLAY)?;
-    Ok((drift, labelling))
+    let limits = Limits::of(point, delta);
+    let mut drift = Drift::new(&seen, limits, Confidence::DISPLAY)?;
+    drift.advise(groups(&told.cases));
+    Ok((drift, told))
 }
 
 /// What was drawn and told of an operating point.
-struct Told {
+pub(super) struct Told {
     rows: Vec<AuditRow>,
     /// When the decisions of the rows were made.
     made_ms: Vec<u64>,
+    /// Those of them that have a label.
+    cases: Vec<Case>,
     latest_label_ms: Option<u64>,
     feedback: AcceptFeedback,
 }
@@ -99,28 +105,33 @@ impl Told {
     fn of(
         reader: &Reader,
         (point, since_ms): (&str, u64),
-        enrolments: &Enrolments,
+        known: (&Gallery, &Enrolments),
     ) -> Result<Self, DeploymentError> {
         let mut told = Self {
             rows: Vec::new(),
             made_ms: Vec::new(),
+            cases: Vec::new(),
             latest_label_ms: None,
             feedback: AcceptFeedback { right: 0, wrong: 0 },
         };
-        reader.audited(point, since_ms, |row| told.take(&row, enrolments))?;
+        reader.audited(point, since_ms, |row| told.take(row, known))?;
         Ok(told)
     }
 
-    fn take(&mut self, row: &Row, enrolments: &Enrolments) {
+    fn take(&mut self, row: Row, (gallery, enrolments): (&Gallery, &Enrolments)) {
         let accepted = row.entry.decision == Decision::Accept;
-        let truth_of = |label: Option<&Label>| truth(row, label?, enrolments);
+        let truth_of = |label: Option<&Label>| truth(&row, label?, enrolments);
         let told = truth_of(row.label.as_ref());
-        let unasked = if let Some(drawn) = drawn(row, accepted, told) {
-            self.rows.push(drawn);
-            self.made_ms.push(row.entry.id.unix_ms());
+        let unasked = if let Some(drawn) = drawn(&row, accepted, told) {
             let said_ms = row.label.as_ref().map(|label| label.unix_ms);
             self.latest_label_ms = self.latest_label_ms.max(said_ms);
-            truth_of(row.feedback.as_ref())
+            let unasked = truth_of(row.feedback.as_ref());
+            self.made_ms.push(row.entry.id.unix_ms());
+            if let Some(truth) = told {
+                self.cases.push(case(self.rows.len(), row, truth, gallery));
+            }
+            self.rows.push(drawn);
+            unasked
         } else {
             told
         };
@@ -133,7 +144,7 @@ impl Told {
         }
     }
 
-    fn labelling(&self) -> Labelling {
+    pub(super) fn labelling(&self) -> Labelling {
         let latest_ms = self.latest_label_ms;
         let after = |made: &&u64| latest_ms.is_none_or(|latest| latest < **made);
         Labelling {
@@ -141,6 +152,27 @@ impl Told {
             since: self.made_ms.iter().filter(after).count() as u64,
             earliest_ms: self.made_ms.first().copied(),
         }
+    }
+}
+
+/// What groups of errors are told by.
+fn case(place: usize, row: Row, truth: Truth, gallery: &Gallery) -> Case {
+    let found = row.entry.best.map(|best| Match {
+        label: best.label,
+        item: best.item,
+    });
+    let head = found.as_ref().and_then(|found| gallery.get(&found.item));
+    let shown = row.label.and_then(|label| match label.truth {
+        SaidTruth::Mated { label } if truth != Truth::NonMated => Some(label),
+        SaidTruth::Mated { .. } | SaidTruth::NonMated | SaidTruth::Unusable => None,
+    });
+    Case {
+        place,
+        accepted: row.entry.decision == Decision::Accept,
+        truth,
+        found,
+        shown,
+        conditions: head.map(|head| head.metadata.clone()).unwrap_or_default(),
     }
 }
 

@@ -65,13 +65,13 @@ pub(super) struct Monitor {
     deployment: String,
     journal: Journal,
     name: String,
-    enrolments: Arc<Enrolments>,
-    strata: Strata,
+    pub(super) enrolments: Arc<Enrolments>,
+    pub(super) strata: Strata,
     /// The strata by which decisions are drawn now: others where there is a budget.
     drawing: Arc<ArcSwap<Strata>>,
-    since_ms: u64,
+    pub(super) since_ms: u64,
     images: bool,
-    delta: f64,
+    pub(super) delta: f64,
     /// Set where something was committed or labelled since the last evaluation.
     changed: Arc<AtomicBool>,
     showing: Arc<Showing>,
@@ -242,6 +242,12 @@ impl Monitor {
         if let Some(thread) = &self.thread {
             thread.thread().unpark();
         }
+    }
+
+    /// The journal, to be read up to what was recorded until now.
+    pub(super) fn reader(&self) -> Result<Reader, DeploymentError> {
+        self.journal.flush()?;
+        Ok(self.journal.reader()?)
     }
 
     /// Takes down that a label came or left with a state of the gallery.
@@ -480,9 +486,10 @@ impl Watcher {
             &self.reader,
             point,
             (&self.strata, self.since_ms, self.delta),
-            self.gallery.len() as u64,
+            (&self.gallery, self.gallery.len() as u64),
             (&alarms, &self.enrolments),
         );
+        let found = found.map(|(drift, told)| (drift, told.labelling()));
         if let Ok((drift, labelling)) = &found {
             self.keep_alarms(&alarms, drift, *labelling);
         }
@@ -599,7 +606,7 @@ pub struct Recorded {
 }
 
 impl Deployment {
-    fn monitor(&self) -> Result<&Monitor, DeploymentError> {
+    pub(super) fn monitor(&self) -> Result<&Monitor, DeploymentError> {
         self.monitor.get().ok_or(DeploymentError::JournalOff)
     }
 
@@ -615,47 +622,6 @@ impl Deployment {
         self.canaries.load_full()
     }
 
-    /// How an operating point does in service, or did: the one of this id, or without one that which
-    /// decides; `None` where none is valid. Blocks.
-    ///
-    /// # Errors
-    /// There is none of this id, decisions are not recorded, the journal is damaged, or the disk.
-    pub fn drift(
-        &self,
-        id: Option<&str>,
-    ) -> Result<Option<(OperatingPoint, Drift)>, DeploymentError> {
-        let monitor = self.monitor()?;
-        monitor.journal.flush()?;
-        let standing = self.standing.load_full();
-        let active = standing.valid();
-        let earlier = match id.filter(|id| Some(*id) != active.map(OperatingPoint::id)) {
-            Some(id) => Some(self.folder().clone().operating_point(id)?),
-            None => None,
-        };
-        let Some(point) = earlier.as_ref().or(active) else {
-            return Ok(None);
-        };
-        let alarms = Alarms::of(&self.path(), point.id(), monitor.since_ms);
-        // The gallery of today is nothing that an earlier one had to hold for.
-        let items = if earlier.is_some() {
-            0
-        } else {
-            self.gallery.len()
-        };
-        let (mut drift, _) = drift(
-            &monitor.journal.reader()?,
-            point,
-            (&monitor.strata, monitor.since_ms, monitor.delta),
-            items as u64,
-            (&alarms, &monitor.enrolments),
-        )?;
-        let round = self.canaries();
-        if let Some(round) = round.filter(|round| round.operating_point == point.id()) {
-            drift.add(round.rates.findings(round.changed.len()));
-        }
-        Ok(Some((point.clone(), drift)))
-    }
-
     /// Drawn decisions that wait for a label, newest first: of the operating point that decides, where
     /// none is asked for. Blocks.
     ///
@@ -663,7 +629,7 @@ impl Deployment {
     /// Decisions are not recorded, the journal is damaged, or the disk.
     pub fn audit_queue(&self, request: &QueueRequest) -> Result<Vec<Row>, DeploymentError> {
         let monitor = self.monitor()?;
-        monitor.journal.flush()?;
+        let reader = monitor.reader()?;
         // What was drawn by another design is in no rate any more.
         let deciding = || Some(self.standing.load().valid()?.id().to_owned());
         let Some(point) = request.operating_point.clone().or_else(deciding) else {
@@ -674,7 +640,7 @@ impl Deployment {
             since_ms: monitor.since_ms,
             ..request.clone()
         };
-        Ok(monitor.journal.reader()?.queue(&request)?)
+        Ok(reader.queue(&request)?)
     }
 
     /// One decision with its labels, and its image where that is kept and asked for. Blocks.
@@ -682,9 +648,7 @@ impl Deployment {
     /// # Errors
     /// There is none of this id, decisions are not recorded, or the disk.
     pub fn decision(&self, id: &str, with_image: bool) -> Result<Recorded, DeploymentError> {
-        let monitor = self.monitor()?;
-        monitor.journal.flush()?;
-        let reader = monitor.journal.reader()?;
+        let reader = self.monitor()?.reader()?;
         let not_found = || DeploymentError::DecisionNotFound { id: id.to_owned() };
         let known = DecisionId::parse(id).ok_or_else(not_found)?;
         let row = reader.decision(known)?.ok_or_else(not_found)?;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::MonitoringError;
 use super::audit::{AcceptFeedback, Audit, AuditRow, AuditedRate, AuditedRates, Tighter};
 use super::cusum::{Cusum, Onset};
+use super::groups::{Case, Group};
 use super::sequential::{Bet, EProcess, Null, Side};
 use super::strata::Strata;
 use crate::calibration::binomial::real;
@@ -75,6 +76,8 @@ pub struct Seen<'a> {
     pub rows: &'a [AuditRow],
     /// When each of them was made, in milliseconds since 1970-01-01 UTC.
     pub unix_ms: &'a [u64],
+    /// Those of them that have a label, in the same order.
+    pub cases: &'a [Case],
     /// What was said of accepts without being asked.
     pub feedback: AcceptFeedback,
     /// Items in the gallery now, and the number that the operating point holds for.
@@ -104,6 +107,15 @@ pub enum Subject {
 }
 
 impl Subject {
+    /// The rate of an error.
+    #[must_use]
+    pub fn of(side: Side) -> Self {
+        match side {
+            Side::FalseAccept => Self::Far,
+            Side::FalseReject => Self::Frr,
+        }
+    }
+
     /// The name in metrics and messages.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -190,6 +202,8 @@ pub struct Drift {
     pub drawn_unix_ms: Option<[u64; 2]>,
     /// What was said of accepts without being asked.
     pub feedback: AcceptFeedback,
+    /// Labels and conditions that have more of the labelled errors than chance explains.
+    pub groups: Vec<Group>,
     /// In words, the most urgent first.
     pub findings: Vec<Finding>,
 }
@@ -200,6 +214,22 @@ impl Drift {
         self.findings.extend(findings);
         self.findings
             .sort_by_key(|finding| std::cmp::Reverse(finding.verdict));
+    }
+
+    /// Adds what errors have in common.
+    pub fn advise(&mut self, groups: Vec<Group>) {
+        for finding in &mut self.findings {
+            for group in &groups {
+                if finding.subject != Subject::of(group.side) {
+                    continue;
+                }
+                if !finding.next.is_empty() {
+                    finding.next.push(' ');
+                }
+                finding.next.push_str(&group.says());
+            }
+        }
+        self.groups = groups;
     }
 
     /// Looks at what was seen, with intervals at `confidence`.
@@ -272,6 +302,7 @@ impl Drift {
             frr_onset,
             drawn_unix_ms: first.zip(last).map(<[u64; 2]>::from),
             feedback: seen.feedback,
+            groups: Vec::new(),
             findings,
         })
     }
@@ -578,6 +609,7 @@ mod tests {
             strata: &Strata::usual(),
             rows: &rows(counts),
             unix_ms: &[],
+            cases: &[],
             feedback: AcceptFeedback { right: 9, wrong: 1 },
             gallery: (120, 100),
         };

@@ -8,6 +8,7 @@ pub mod audit;
 pub mod canaries;
 pub mod cusum;
 pub mod drift;
+pub mod groups;
 pub mod indicators;
 pub mod mixture;
 pub mod sequential;

@@ -107,8 +107,33 @@ pub struct DriftFound {
     pub feedback_wrong: u64,
     /// The latest round of canaries.
     pub canaries: Option<CanariesFound>,
+    /// Labels and conditions that have more of the labelled errors than chance explains.
+    pub groups: Vec<GroupFound>,
     /// In words, the most urgent first.
     pub findings: Vec<FindingFound>,
+}
+
+/// A label or a condition that has more of the errors than chance explains.
+#[derive(Clone, Debug, Serialize)]
+pub struct GroupFound {
+    /// Which errors: `far` or `frr`.
+    pub rate: String,
+    /// The metadata column; empty for a label.
+    pub column: String,
+    /// Its value, or the label.
+    pub value: String,
+    /// The item that was falsely accepted most often; may be empty.
+    pub item: String,
+    /// Labelled errors in the group.
+    pub errors: u64,
+    /// Labelled decisions in it that could have been such errors.
+    pub trials: u64,
+    /// Labelled errors in all.
+    pub all_errors: u64,
+    /// Labelled decisions in all that could have been such errors.
+    pub all_trials: u64,
+    /// The probability that chance gives some group as much.
+    pub p_value: f64,
 }
 
 /// A rate with its interval.
@@ -412,15 +437,32 @@ fn canaries(round: proto::CanaryRound) -> CanariesFound {
     }
 }
 
-fn drift(found: proto::GetDriftResponse) -> DriftFound {
-    let rate = |rate: proto::AuditedRate| RateFound {
+fn rate(rate: proto::AuditedRate) -> RateFound {
+    RateFound {
         rate: rate.rate,
         lower: rate.lower,
         upper: rate.upper,
         confidence: rate.confidence,
         labels: rate.labels,
         labelled_errors: rate.labelled_errors,
-    };
+    }
+}
+
+fn group(found: proto::ErrorGroup) -> GroupFound {
+    GroupFound {
+        rate: found.rate,
+        column: found.column,
+        value: found.value,
+        item: found.item_id,
+        errors: found.errors,
+        trials: found.trials,
+        all_errors: found.all_errors,
+        all_trials: found.all_trials,
+        p_value: found.p_value,
+    }
+}
+
+fn drift(found: proto::GetDriftResponse) -> DriftFound {
     let evidence = |evidence: proto::Evidence| EvidenceFound {
         limit: evidence.limit,
         target: evidence.target,
@@ -449,6 +491,7 @@ fn drift(found: proto::GetDriftResponse) -> DriftFound {
         feedback_right: found.feedback_right,
         feedback_wrong: found.feedback_wrong,
         canaries: found.canaries.map(canaries),
+        groups: found.groups.into_iter().map(group).collect(),
         findings: found
             .findings
             .into_iter()

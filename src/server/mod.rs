@@ -4,6 +4,7 @@ mod audit_client;
 mod calibration;
 mod client;
 mod convert;
+mod drift;
 mod items;
 mod monitoring;
 mod operations;
@@ -35,8 +36,8 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 pub use audit_client::{
-    CanariesFound, Decided, DecisionFound, DriftFound, EvidenceFound, FindingFound, QueueAsked,
-    RateFound, Said,
+    CanariesFound, Decided, DecisionFound, DriftFound, EvidenceFound, FindingFound, GroupFound,
+    QueueAsked, RateFound, Said,
 };
 pub use client::{Asked, Client, ClientError, Found, Served};
 pub use registry::Loaded;

@@ -7,25 +7,20 @@ use super::proto::monitoring_service_server::MonitoringService;
 use super::proto::truth::Truth as Shown;
 use super::proto::truth_result::Result as Answer;
 use super::proto::{
-    AuditedRate, CanaryRound, Evidence, Finding, GetDecisionRequest, GetDecisionResponse,
-    GetDriftRequest, GetDriftResponse, GetShadowRequest, GetShadowResponse, ListAuditQueueRequest,
-    ListAuditQueueResponse, RecordedDecision, ReplayCanariesRequest, ReplayCanariesResponse,
-    ReportTruthsRequest, ReportTruthsResponse, Truth, TruthEntry, TruthKind, TruthOutcome,
-    TruthReport, TruthResult, Verdict,
+    CanaryRound, GetDecisionRequest, GetDecisionResponse, GetDriftRequest, GetDriftResponse,
+    GetShadowRequest, GetShadowResponse, ListAuditQueueRequest, ListAuditQueueResponse,
+    RecordedDecision, ReplayCanariesRequest, ReplayCanariesResponse, ReportTruthsRequest,
+    ReportTruthsResponse, Truth, TruthEntry, TruthKind, TruthOutcome, TruthReport, TruthResult,
 };
 use super::registry::Registry;
-use super::shadow;
 use super::status::{from_error, status};
 use super::stream::as_message;
+use super::{drift, shadow};
 use crate::calibration::operating_point::OperatingPoint;
 use crate::deployment::{
     CanaryRound as Round, DecisionId, Label, LabelKind, QueueRequest, Recorded, Reported, Row,
     Told, Truth as Said, TruthReport as Report,
 };
-use crate::monitoring::audit::{AuditedRate as Rate, AuditedRates};
-use crate::monitoring::cusum::Onset;
-use crate::monitoring::drift::{Drift, Limit, Verdict as Found};
-use crate::monitoring::sequential::EProcess;
 
 /// Decisions of a page where nobody says how many.
 const PAGE_USUAL: u32 = 50;
@@ -154,12 +149,12 @@ impl Monitoring {
         };
         let found = self.registry.heavy(read).await?;
         let found = found.map_err(|error| from_error(&error))?;
-        let found = found.map(|(point, drift)| {
-            let active = standing.valid().map(OperatingPoint::id) == Some(point.id());
+        let found = found.map(|found| {
+            let active = standing.valid().map(OperatingPoint::id) == Some(found.point.id());
             GetDriftResponse {
                 canaries: round.as_deref().filter(|_| active).map(canaries),
                 active,
-                ..shown(&point, drift)
+                ..drift::shown(found)
             }
         });
         Ok(found.unwrap_or_default())
@@ -334,79 +329,5 @@ fn canaries(round: &Round) -> CanaryRound {
             .iter()
             .map(|(name, reason)| format!("{name}: {reason}"))
             .collect(),
-    }
-}
-
-fn shown(point: &OperatingPoint, drift: Drift) -> GetDriftResponse {
-    let AuditedRates {
-        far,
-        frr,
-        false_discovery,
-        drawn,
-        labelled,
-        ..
-    } = drift.rates;
-    let rate = |rate: Rate| AuditedRate {
-        rate: rate.estimate,
-        lower: rate.lower,
-        upper: rate.upper,
-        confidence: rate.confidence.get(),
-        errors: rate.numerator,
-        trials: rate.denominator,
-        labels: rate.at_risk,
-        labelled_errors: rate.errors,
-    };
-    GetDriftResponse {
-        operating_point_id: point.id().to_owned(),
-        far_recent: drift.recent.far.map(rate),
-        frr_recent: drift.recent.frr.map(rate),
-        far: far.map(rate),
-        frr: frr.map(rate),
-        false_discovery: false_discovery.map(rate),
-        far_evidence: evidence(drift.limits.far, drift.far_evidence, drift.far_onset),
-        frr_evidence: evidence(drift.limits.frr, drift.frr_evidence, drift.frr_onset),
-        drawn,
-        labelled,
-        feedback_right: drift.feedback.right,
-        feedback_wrong: drift.feedback.wrong,
-        findings: drift
-            .findings
-            .into_iter()
-            .map(|finding| Finding {
-                subject: finding.subject.as_str().to_owned(),
-                verdict: verdict(finding.verdict).into(),
-                says: finding.says,
-                next: finding.next,
-            })
-            .collect(),
-        canaries: None,
-        active: false,
-        first_unix_milliseconds: drift.drawn_unix_ms.map(|[first, _]| first.cast_signed()),
-        last_unix_milliseconds: drift.drawn_unix_ms.map(|[_, last]| last.cast_signed()),
-    }
-}
-
-fn evidence(limit: Option<Limit>, found: Option<EProcess>, onset: Onset) -> Option<Evidence> {
-    let (limit, found) = limit.zip(found)?;
-    Some(Evidence {
-        limit: limit.null.limit(),
-        target: limit.target,
-        log_evidence: found.ln_e,
-        log_evidence_alarm: found.ln_e_alarm,
-        alarm: found.alarm_at.is_some(),
-        observations: found.observations,
-        alarm_unix_milliseconds: onset.alarm_unix_ms.map(u64::cast_signed),
-        cusum_ratio: onset.cusum.map_or(0.0, |sum| sum.value / sum.limit),
-        rise_unix_milliseconds: onset.rise_unix_ms.map(u64::cast_signed),
-    })
-}
-
-fn verdict(verdict: Found) -> Verdict {
-    match verdict {
-        Found::Kept => Verdict::Kept,
-        Found::Note => Verdict::Note,
-        Found::Unknown => Verdict::Unknown,
-        Found::Warning => Verdict::Warning,
-        Found::Broken => Verdict::Broken,
     }
 }

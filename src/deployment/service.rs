@@ -1,0 +1,56 @@
+//! How an operating point does in service, for whoever asks.
+
+use super::alarms::Alarms;
+use super::audited::drift;
+use super::{Deployment, DeploymentError};
+use crate::calibration::operating_point::OperatingPoint;
+use crate::monitoring::drift::Drift;
+
+/// How an operating point does in service.
+#[derive(Clone, Debug)]
+pub struct InService {
+    /// The operating point.
+    pub point: OperatingPoint,
+    /// What is known of it.
+    pub drift: Drift,
+}
+
+impl Deployment {
+    /// How an operating point does in service, or did: the one of this id, or without one that which
+    /// decides; `None` where none is valid. Blocks.
+    ///
+    /// # Errors
+    /// There is none of this id, decisions are not recorded, the journal is damaged, or the disk.
+    pub fn drift(&self, id: Option<&str>) -> Result<Option<InService>, DeploymentError> {
+        let monitor = self.monitor()?;
+        let reader = monitor.reader()?;
+        let standing = self.standing.load_full();
+        let active = standing.valid();
+        let earlier = match id.filter(|id| Some(*id) != active.map(OperatingPoint::id)) {
+            Some(id) => Some(self.folder().clone().operating_point(id)?),
+            None => None,
+        };
+        let Some(point) = earlier.as_ref().or(active) else {
+            return Ok(None);
+        };
+        let alarms = Alarms::of(&self.path(), point.id(), monitor.since_ms);
+        // The gallery of today is nothing that an earlier one had to hold for.
+        let items = if earlier.is_some() {
+            0
+        } else {
+            self.gallery.len()
+        };
+        let design = (&monitor.strata, monitor.since_ms, monitor.delta);
+        let gallery = (&*self.gallery, items as u64);
+        let kept = (&alarms, &*monitor.enrolments);
+        let (mut drift, _) = drift(&reader, point, design, gallery, kept)?;
+        let round = self.canaries();
+        if let Some(round) = round.filter(|round| round.operating_point == point.id()) {
+            drift.add(round.rates.findings(round.changed.len()));
+        }
+        Ok(Some(InService {
+            point: point.clone(),
+            drift,
+        }))
+    }
+}

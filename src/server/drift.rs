@@ -1,0 +1,106 @@
+//! What is known of an operating point in service, as messages.
+
+use super::proto::{AuditedRate, ErrorGroup, Evidence, Finding, GetDriftResponse, Verdict};
+use crate::deployment::InService;
+use crate::monitoring::audit::{AuditedRate as Rate, AuditedRates};
+use crate::monitoring::cusum::Onset;
+use crate::monitoring::drift::{Finding as Found, Limit, Subject, Verdict as How};
+use crate::monitoring::groups::Group;
+use crate::monitoring::sequential::{EProcess, Side};
+
+pub(super) fn shown(found: InService) -> GetDriftResponse {
+    let InService { point, drift } = found;
+    let AuditedRates {
+        far,
+        frr,
+        false_discovery,
+        drawn,
+        labelled,
+        ..
+    } = drift.rates;
+    GetDriftResponse {
+        operating_point_id: point.id().to_owned(),
+        far_recent: drift.recent.far.map(rate),
+        frr_recent: drift.recent.frr.map(rate),
+        far: far.map(rate),
+        frr: frr.map(rate),
+        false_discovery: false_discovery.map(rate),
+        far_evidence: evidence(drift.limits.far, drift.far_evidence, drift.far_onset),
+        frr_evidence: evidence(drift.limits.frr, drift.frr_evidence, drift.frr_onset),
+        drawn,
+        labelled,
+        feedback_right: drift.feedback.right,
+        feedback_wrong: drift.feedback.wrong,
+        findings: drift.findings.into_iter().map(finding).collect(),
+        canaries: None,
+        active: false,
+        first_unix_milliseconds: drift.drawn_unix_ms.map(|[first, _]| first.cast_signed()),
+        last_unix_milliseconds: drift.drawn_unix_ms.map(|[_, last]| last.cast_signed()),
+        groups: drift.groups.into_iter().map(group).collect(),
+    }
+}
+
+fn rate(rate: Rate) -> AuditedRate {
+    AuditedRate {
+        rate: rate.estimate,
+        lower: rate.lower,
+        upper: rate.upper,
+        confidence: rate.confidence.get(),
+        errors: rate.numerator,
+        trials: rate.denominator,
+        labels: rate.at_risk,
+        labelled_errors: rate.errors,
+    }
+}
+
+fn finding(finding: Found) -> Finding {
+    Finding {
+        subject: finding.subject.as_str().to_owned(),
+        verdict: verdict(finding.verdict).into(),
+        says: finding.says,
+        next: finding.next,
+    }
+}
+
+fn name(side: Side) -> String {
+    Subject::of(side).as_str().to_owned()
+}
+
+fn group(found: Group) -> ErrorGroup {
+    ErrorGroup {
+        rate: name(found.side),
+        column: found.column.unwrap_or_default(),
+        value: found.value,
+        item_id: found.item.unwrap_or_default(),
+        errors: found.errors,
+        trials: found.trials,
+        all_errors: found.all_errors,
+        all_trials: found.all_trials,
+        p_value: found.p_value,
+    }
+}
+
+fn evidence(limit: Option<Limit>, found: Option<EProcess>, onset: Onset) -> Option<Evidence> {
+    let (limit, found) = limit.zip(found)?;
+    Some(Evidence {
+        limit: limit.null.limit(),
+        target: limit.target,
+        log_evidence: found.ln_e,
+        log_evidence_alarm: found.ln_e_alarm,
+        alarm: found.alarm_at.is_some(),
+        observations: found.observations,
+        alarm_unix_milliseconds: onset.alarm_unix_ms.map(u64::cast_signed),
+        cusum_ratio: onset.cusum.map_or(0.0, |sum| sum.value / sum.limit),
+        rise_unix_milliseconds: onset.rise_unix_ms.map(u64::cast_signed),
+    })
+}
+
+fn verdict(verdict: How) -> Verdict {
+    match verdict {
+        How::Kept => Verdict::Kept,
+        How::Note => Verdict::Note,
+        How::Unknown => Verdict::Unknown,
+        How::Warning => Verdict::Warning,
+        How::Broken => Verdict::Broken,
+    }
+}
