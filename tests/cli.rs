@@ -1013,6 +1013,60 @@ fn a_candidate_is_compared_reported_counted_for_prometheus_and_closed() {
 }
 
 #[test]
+fn labelled_pictures_are_written_for_a_calibration() {
+    let (folder, deployment) = copy_of_sample();
+    let settings = [
+        ("MATCHPOINT_AUDIT_RATES", "1,1,1,1,1,1"),
+        ("MATCHPOINT_AUDIT_IMAGES", "true"),
+    ];
+    let mut served = Served::start(&deployment, &settings, &[]);
+    let server = format!("http://{}", served.address);
+    let ask = |arguments: &[&str]| {
+        let output = run(&[arguments, &["--server", &server]].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    for (label, truth) in [
+        ("gc_fishes_fish3", ["--label", "gc_fishes_fish3"].as_slice()),
+        ("gc_monuments_eiffelTower", &["--not-enrolled"]),
+    ] {
+        let picture = photos().join(format!("images/{label}/q2_photometric.jpg"));
+        ask(&["search", path(&picture)]);
+        let waiting: Value = serde_json::from_str(&ask(&["audit", "list", "--json"])).unwrap();
+        let id = waiting[0]["decision_id"].as_str().unwrap();
+        ask(&[&["audit", "label", id], truth].concat());
+    }
+    let labelled = folder.path().join("labelled");
+    let export = ["audit", "export", path(&deployment), "--for-calibration"];
+    let (written, _) = said(&[&export[..], &[path(&labelled), "--json"]].concat());
+    assert_eq!(
+        (&written["strangers"], &written["enrolled"]),
+        (&1.into(), &1.into())
+    );
+    assert_eq!(written["without_picture"], 0);
+    let list = labelled.join("labelled.csv");
+    let table = fs::read_to_string(&list).unwrap();
+    assert!(table.contains(".jpg,gc_fishes_fish3,"), "{table}");
+    assert!(table.contains(".jpg,stranger-"), "{table}");
+
+    send(&served.child, "TERM");
+    served.child.wait().unwrap();
+
+    // It is what a calibration takes; one stranger is too few for it.
+    let calibrate = [
+        "calibrate",
+        path(&deployment),
+        "--dry-run",
+        "--json",
+        "--queries",
+    ];
+    let target = [path(&list), "--target-far", "0.1"];
+    let (refused, code) = said(&[&calibrate[..], &target].concat());
+    assert_eq!(refused["refusal"]["independent_trials"], 1);
+    assert_eq!(code, Some(5));
+}
+
+#[test]
 fn an_empty_deployment_is_served_and_finds_nothing() {
     let root = TempDir::new().unwrap();
     let deployment = root.path().join("empty");

@@ -261,13 +261,17 @@ async fn rates_are_unknown_before_labels_and_false_accepts_raise_an_alarm_that_o
     assert!(evidence.alarm && evidence.target, "{evidence:?}");
     assert!((evidence.limit - 0.1).abs() < 1e-12);
     assert_eq!(verdict(&after, "far"), Verdict::Broken);
-    // All false accepts are of one label.
-    let group = &after.groups[0];
+    // All false accepts are of one label, and the labels would do for a calibration.
+    let (group, needs) = (&after.groups[0], after.recalibration.as_ref().unwrap());
     assert_eq!((group.rate.as_str(), group.value.as_str()), ("far", KNOWN));
     assert_eq!((group.errors, group.trials), (30, 30));
     assert_eq!((group.all_errors, group.all_trials), (30, 60));
+    // ln(0.1) / ln(0.9), rounded up.
+    assert_eq!((needs.rate.as_str(), needs.needed), ("far", 22));
+    assert!(Some(50) < needs.present, "{needs:?}");
     let next = &after.findings[0].next;
     assert!(next.contains("30 of 30 labelled false accepts"), "{next}");
+    assert!(next.contains("That is enough"), "{next}");
     // Since when, and that the operating point can be asked for by its id.
     let span = after.first_unix_milliseconds..=after.last_unix_milliseconds;
     assert!(

@@ -25,7 +25,8 @@ const BATCH: usize = 10_000;
   matchpoint audit label 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --not-enrolled
   matchpoint audit label 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --not-enrolled --feedback
   matchpoint audit show 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --json
-  matchpoint audit export shop --csv decisions.csv --since 2026-11-01")]
+  matchpoint audit export shop --csv decisions.csv --since 2026-11-01
+  matchpoint audit export shop --for-calibration labelled/ --since 2026-11-01")]
 pub(super) struct Audit {
     #[command(subcommand)]
     command: Command,
@@ -41,7 +42,8 @@ enum Command {
     Label(Label),
     /// Say what the queries of many decisions showed, from a CSV file
     Import(Import),
-    /// Write all recorded decisions, with their labels, to a CSV file
+    /// Write all recorded decisions, with their labels, to a CSV file, or labelled pictures for a
+    /// calibration
     Export(Export),
 }
 
@@ -218,7 +220,7 @@ impl List {
 }
 
 /// What files of such a beginning are called.
-fn ending(image: &[u8]) -> &'static str {
+pub(super) fn ending(image: &[u8]) -> &'static str {
     match image {
         [0xff, 0xd8, ..] => "jpg",
         [0x89, b'P', b'N', b'G', ..] => "png",

@@ -172,6 +172,7 @@ impl Exit {
             | DeploymentError::NothingToRollBackTo
             | DeploymentError::ImageNotKept { .. }
             | DeploymentError::JournalOff
+            | DeploymentError::NothingDecides
             | DeploymentError::DecisionNotFound { .. }
             | DeploymentError::RecordingMissing { .. } => Self::NoInput,
             DeploymentError::Calibration(error) => Self::of_calibration(error),

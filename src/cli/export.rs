@@ -1,22 +1,33 @@
 //! `matchpoint audit export`: the journal as a table, to be read by other programs.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use serde::Serialize;
 
-use super::exit::Exit;
+use super::audit::ending;
+use super::exit::{Exit, fail};
 use super::output::Output;
-use crate::deployment::{LabelKind, Row, Truth, recorded_decisions};
+use crate::deployment::{
+    LabelKind, LabelledDecision, Row, Truth, labelled_sample, recorded_decisions,
+};
 
 #[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["csv", "for_calibration"])))]
 pub(super) struct Export {
     /// The deployment's folder, which may be served meanwhile
     deployment: PathBuf,
-    /// The CSV file to write
+    /// The CSV file to write all recorded decisions to
     #[arg(long, value_name = "FILE")]
-    csv: PathBuf,
+    csv: Option<PathBuf>,
+    /// Write the pictures of labelled decisions into this folder, with a `labelled.csv` that
+    /// `matchpoint calibrate --queries` takes: those that together are a plain sample of the searches
+    #[arg(long, value_name = "DIR")]
+    for_calibration: Option<PathBuf>,
     /// Only decisions made from this time on, such as 2026-11-01 or 2026-11-01T12:00:00Z
     #[arg(long, value_name = "TIME", value_parser = unix_ms)]
     since: Option<u64>,
@@ -59,12 +70,26 @@ const COLUMNS: [&str; 20] = [
 
 impl Export {
     pub(super) fn run(&self) -> anyhow::Result<Exit> {
-        let cannot = || format!("cannot write {}", self.csv.display());
-        let mut writer = csv::Writer::from_path(&self.csv).with_context(cannot)?;
+        match (&self.csv, &self.for_calibration) {
+            (_, Some(folder)) => self.pictures(folder),
+            (Some(file), None) => self.decisions(file),
+            (None, None) => Err(fail(
+                Exit::Usage,
+                "give --csv FILE or --for-calibration DIR",
+            )),
+        }
+    }
+
+    fn times(&self) -> Range<u64> {
+        self.since.unwrap_or(0)..self.until.unwrap_or(u64::MAX)
+    }
+
+    fn decisions(&self, file: &Path) -> anyhow::Result<Exit> {
+        let cannot = || format!("cannot write {}", file.display());
+        let mut writer = csv::Writer::from_path(file).with_context(cannot)?;
         writer.write_record(COLUMNS).with_context(cannot)?;
         let (mut decisions, mut failed) = (0, None);
-        let times = self.since.unwrap_or(0)..self.until.unwrap_or(u64::MAX);
-        recorded_decisions(&self.deployment, times, |row| {
+        recorded_decisions(&self.deployment, self.times(), |row| {
             match writer.write_record(record(&row)) {
                 Ok(()) => decisions += 1,
                 Err(cause) => failed = Some(cause),
@@ -77,10 +102,108 @@ impl Export {
         writer.flush().with_context(cannot)?;
         let exported = Exported {
             decisions,
-            file: self.csv.clone(),
+            file: file.to_owned(),
         };
         Output::new(self.json).result(&exported, text)?;
         Ok(Exit::Done)
+    }
+
+    fn pictures(&self, folder: &Path) -> anyhow::Result<Exit> {
+        let cannot = || format!("cannot write to {}", folder.display());
+        fs::create_dir_all(folder.join(PICTURES)).with_context(cannot)?;
+        let file = folder.join("labelled.csv");
+        let mut sample = Sample {
+            strangers: 0,
+            enrolled: 0,
+            labels: BTreeSet::new(),
+            without_picture: 0,
+            file: file.clone(),
+        };
+        let mut writer = csv::Writer::from_path(&file).with_context(cannot)?;
+        writer
+            .write_record(["path", "label", "id"])
+            .with_context(cannot)?;
+        let mut failed = None;
+        let plain = labelled_sample(&self.deployment, self.times(), |decision| {
+            let written = sample.add(folder, &decision, &mut writer);
+            failed = written.err();
+            failed.is_none()
+        })?;
+        if let Some(cause) = failed {
+            return Err(cause).with_context(cannot);
+        }
+        if !plain {
+            let problem = "the labels make no plain sample: a stratum with drawn decisions has no label; label some of every stratum";
+            return Err(fail(Exit::BadData, problem));
+        }
+        writer.flush().with_context(cannot)?;
+        Output::new(self.json).result(&sample, Sample::text)?;
+        Ok(Exit::Done)
+    }
+}
+
+/// Within the folder.
+const PICTURES: &str = "pictures";
+
+/// Pictures for a calibration.
+#[derive(Debug, Serialize)]
+struct Sample {
+    strangers: u64,
+    /// Pictures of enrolled labels, and these.
+    enrolled: u64,
+    labels: BTreeSet<String>,
+    without_picture: u64,
+    file: PathBuf,
+}
+
+impl Sample {
+    fn add(
+        &mut self,
+        folder: &Path,
+        decision: &LabelledDecision,
+        writer: &mut csv::Writer<fs::File>,
+    ) -> anyhow::Result<()> {
+        let Some(image) = &decision.image else {
+            self.without_picture += 1;
+            return Ok(());
+        };
+        let id = decision.id.to_string();
+        let path = format!("{PICTURES}/{id}.{}", ending(image));
+        fs::write(folder.join(&path), image)?;
+        let label = match &decision.label {
+            Some(label) => {
+                self.enrolled += 1;
+                self.labels.insert(label.clone());
+                label.clone()
+            }
+            None => {
+                self.strangers += 1;
+                format!("stranger-{id}")
+            }
+        };
+        Ok(writer.write_record([path, label, id])?)
+    }
+
+    fn text(&self) -> String {
+        let Self {
+            strangers,
+            enrolled,
+            without_picture,
+            ..
+        } = self;
+        let file = self.file.display();
+        let labels = self.labels.len();
+        let lost = if 0 < *without_picture {
+            format!(
+                "{without_picture} more have no picture (`audit_images` keeps them), and are left out: the rest stands for searches like those with one.\n"
+            )
+        } else {
+            String::new()
+        };
+        format!(
+            "{strangers} pictures of strangers and {enrolled} of {labels} enrolled labels: {file}\n{lost}\
+             Nobody wrote down who the strangers were, so each picture has a label of its own. Give pictures of the same one the same label in the file: a calibration counts each label once.\n"
+        )
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::DeploymentError;
 use super::alarms::Alarms;
 use super::enrolment::Enrolments;
-use super::monitor::JOURNAL_FILE;
+use super::monitor::{JOURNAL_FILE, lot};
 use crate::calibration::decision::Decision;
 use crate::calibration::operating_point::OperatingPoint;
 use crate::calibration::rates::Confidence;
@@ -18,6 +18,7 @@ use crate::monitoring::audit::{AcceptFeedback, AuditRow, Truth};
 use crate::monitoring::drift::{Drift, Limits, Seen};
 use crate::monitoring::groups::{Case, Match, groups};
 use crate::monitoring::strata::{Inclusion, Strata};
+use crate::monitoring::thinning::{Certifying, Recalibration};
 
 /// Gives all decisions that the journal of the deployment in `folder` holds, made within these times,
 /// to `take`, until it has enough: those of one operating point after those of another, each in the
@@ -79,6 +80,7 @@ pub(super) fn drift(
         strata,
         rows: &told.rows,
         unix_ms: &told.made_ms,
+        lots: &told.lots,
         cases: &told.cases,
         feedback: told.feedback,
         gallery: (items, point.content().valid_to_items()),
@@ -86,7 +88,10 @@ pub(super) fn drift(
     };
     let limits = Limits::of(point, delta);
     let mut drift = Drift::new(&seen, limits, Confidence::DISPLAY)?;
-    drift.advise(groups(&told.cases));
+    let from = drift.rise_began_at();
+    let certifying = Certifying::of(point);
+    let recalibration = certifying.map(|what| Recalibration::of(what, &seen, from));
+    drift.advise(groups(&told.cases), recalibration);
     Ok((drift, told))
 }
 
@@ -95,6 +100,8 @@ pub(super) struct Told {
     rows: Vec<AuditRow>,
     /// When the decisions of the rows were made.
     made_ms: Vec<u64>,
+    /// The lots that they were drawn by.
+    lots: Vec<u64>,
     /// Those of them that have a label.
     cases: Vec<Case>,
     latest_label_ms: Option<u64>,
@@ -110,6 +117,7 @@ impl Told {
         let mut told = Self {
             rows: Vec::new(),
             made_ms: Vec::new(),
+            lots: Vec::new(),
             cases: Vec::new(),
             latest_label_ms: None,
             feedback: AcceptFeedback { right: 0, wrong: 0 },
@@ -127,6 +135,7 @@ impl Told {
             self.latest_label_ms = self.latest_label_ms.max(said_ms);
             let unasked = truth_of(row.feedback.as_ref());
             self.made_ms.push(row.entry.id.unix_ms());
+            self.lots.push(lot(&row.entry.id));
             if let Some(truth) = told {
                 self.cases.push(case(self.rows.len(), row, truth, gallery));
             }
@@ -176,7 +185,7 @@ fn case(place: usize, row: Row, truth: Truth, gallery: &Gallery) -> Case {
     }
 }
 
-fn drawn(row: &Row, accepted: bool, truth: Option<Truth>) -> Option<AuditRow> {
+pub(super) fn drawn(row: &Row, accepted: bool, truth: Option<Truth>) -> Option<AuditRow> {
     let sampling = row.entry.sampling.filter(Sampling::sampled)?;
     Some(AuditRow {
         stratum: usize::from(sampling.stratum()),

@@ -219,6 +219,9 @@ pub enum DeploymentError {
     /// Decisions are not recorded.
     #[error("decisions are not recorded here; set journal to on")]
     JournalOff,
+    /// There is no promise to look at.
+    #[error("no operating point decides here; choose one first")]
+    NothingDecides,
     /// No decision of this id.
     #[error(
         "there is no decision `{id}` in the journal: it belongs to another deployment, is too old, or was not recorded"

@@ -19,6 +19,7 @@ mod models;
 mod monitor;
 mod points;
 mod remedy;
+mod sample;
 mod service;
 mod shadow;
 mod shift;
@@ -56,6 +57,7 @@ pub use models::{LoadedModel, Models};
 pub use monitor::{Recorded, Told, TruthReport};
 pub use points::{Activation, Comparison, compare_points};
 pub use remedy::RemedyChoice;
+pub use sample::{LabelledDecision, labelled_sample};
 pub use service::InService;
 pub use shadow::{
     Disagreement, Outcome, SHADOW_LATEST_MAX, ShadowAbout, ShadowReport, shadow_link,

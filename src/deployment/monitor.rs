@@ -54,9 +54,9 @@ const EVALUATION_SHARE: u32 = 50;
 /// one design.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Design {
+pub(super) struct Design {
     strata: Strata,
-    since_unix_ms: u64,
+    pub(super) since_unix_ms: u64,
 }
 
 /// What a deployment that serves keeps of its decisions. Its thread ends with it.
@@ -160,7 +160,7 @@ impl Monitor {
         (gallery, standing): (Arc<Gallery>, Arc<ArcSwap<Standing>>),
     ) -> Result<Self, DeploymentError> {
         telemetry::strata_designed(name, settings.strata.edges());
-        let since_ms = begin_design(&folder.join(DESIGN_FILE), &settings.strata)?;
+        let since_ms = begin_design(folder, &settings.strata)?;
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let options = Options {
             retention: Retention {
@@ -319,7 +319,7 @@ impl Drop for Monitor {
 
 /// Sixty-four uniform bits that do not depend on score or truth: which decisions are drawn can be
 /// computed again from their ids.
-fn lot(id: &DecisionId) -> u64 {
+pub(super) fn lot(id: &DecisionId) -> u64 {
     let digest: [u8; 32] = Sha256::digest(id.as_bytes()).into();
     digest
         .first_chunk()
@@ -331,17 +331,25 @@ pub(super) fn now_ms() -> u64 {
     u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// When decisions began to be drawn by these strata: now, where they are new.
-fn begin_design(path: &Path, strata: &Strata) -> Result<u64, DeploymentError> {
-    let known = match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice::<Design>(&bytes)
+/// The design by which decisions of the deployment in `folder` are drawn; `None` where none are yet, or
+/// it is damaged.
+pub(super) fn design_of(folder: &Path) -> Result<Option<Design>, DeploymentError> {
+    let path = folder.join(DESIGN_FILE);
+    match std::fs::read(&path) {
+        Ok(bytes) => Ok(serde_json::from_slice::<Design>(&bytes)
             .inspect_err(|error| {
-                tracing::error!(%error, path = %path.display(), "the design of the audit is damaged: another one begins now, and rates, evidence and alarms begin anew");
+                tracing::error!(%error, path = %path.display(), "the design of the audit is damaged: another one begins when it is served, and rates, evidence and alarms begin anew");
             })
-            .ok(),
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => None,
-        Err(cause) => return Err(DeploymentError::io(path, &cause)),
-    };
+            .ok()),
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(DeploymentError::io(&path, &cause)),
+    }
+}
+
+/// When decisions began to be drawn by these strata: now, where they are new.
+fn begin_design(folder: &Path, strata: &Strata) -> Result<u64, DeploymentError> {
+    let known = design_of(folder)?;
+    let path = folder.join(DESIGN_FILE);
     if let Some(known) = known.as_ref().filter(|known| known.strata == *strata) {
         return Ok(known.since_unix_ms);
     }
@@ -352,7 +360,7 @@ fn begin_design(path: &Path, strata: &Strata) -> Result<u64, DeploymentError> {
         strata: strata.clone(),
         since_unix_ms: now_ms(),
     };
-    write_json(path, &design)?;
+    write_json(&path, &design)?;
     Ok(design.since_unix_ms)
 }
 

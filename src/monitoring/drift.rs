@@ -8,6 +8,7 @@ use super::cusum::{Cusum, Onset};
 use super::groups::{Case, Group};
 use super::sequential::{Bet, EProcess, Null, Side};
 use super::strata::Strata;
+use super::thinning::Recalibration;
 use crate::calibration::binomial::real;
 use crate::calibration::certify::TargetFar;
 use crate::calibration::operating_point::OperatingPoint;
@@ -76,6 +77,8 @@ pub struct Seen<'a> {
     pub rows: &'a [AuditRow],
     /// When each of them was made, in milliseconds since 1970-01-01 UTC.
     pub unix_ms: &'a [u64],
+    /// The lot that each of them was drawn by.
+    pub lots: &'a [u64],
     /// Those of them that have a label, in the same order.
     pub cases: &'a [Case],
     /// What was said of accepts without being asked.
@@ -204,6 +207,8 @@ pub struct Drift {
     pub feedback: AcceptFeedback,
     /// Labels and conditions that have more of the labelled errors than chance explains.
     pub groups: Vec<Group>,
+    /// Whether the labels can certify the target anew; `None` where the operating point has none.
+    pub recalibration: Option<Recalibration>,
     /// In words, the most urgent first.
     pub findings: Vec<Finding>,
 }
@@ -216,20 +221,46 @@ impl Drift {
             .sort_by_key(|finding| std::cmp::Reverse(finding.verdict));
     }
 
-    /// Adds what errors have in common.
-    pub fn advise(&mut self, groups: Vec<Group>) {
+    /// Adds what errors have in common and, where a rate is too high or the gallery too large, whether
+    /// the labels do for a calibration.
+    pub fn advise(&mut self, groups: Vec<Group>, recalibration: Option<Recalibration>) {
         for finding in &mut self.findings {
-            for group in &groups {
-                if finding.subject != Subject::of(group.side) {
-                    continue;
-                }
+            let of = |group: &&Group| finding.subject == Subject::of(group.side);
+            let mut advice: Vec<String> = groups.iter().filter(of).map(Group::says).collect();
+            let calls_for_it = matches!(
+                finding.subject,
+                Subject::Far | Subject::Frr | Subject::Gallery
+            ) && Verdict::Warning <= finding.verdict;
+            advice.extend(
+                recalibration
+                    .filter(|_| calls_for_it)
+                    .map(|recalibration| recalibration.says()),
+            );
+            for sentence in advice {
                 if !finding.next.is_empty() {
                     finding.next.push(' ');
                 }
-                finding.next.push_str(&group.says());
+                finding.next.push_str(&sentence);
             }
         }
         self.groups = groups;
+        self.recalibration = recalibration;
+    }
+
+    /// The number of the drawn decision, from 1, with which a rise began that an alarm or the CUSUM speaks
+    /// of, the later one of the two rates; `None` without one.
+    #[must_use]
+    pub fn rise_began_at(&self) -> Option<u64> {
+        let rates = [
+            (self.far_evidence, self.far_onset),
+            (self.frr_evidence, self.frr_onset),
+        ];
+        let rises = rates.into_iter().filter_map(|(evidence, onset)| {
+            let alarm = evidence.is_some_and(|found| found.alarm_at.is_some());
+            let sum = onset.cusum?;
+            sum.began_at.filter(|_| alarm || sum.suspects())
+        });
+        rises.max()
     }
 
     /// Looks at what was seen, with intervals at `confidence`.
@@ -303,6 +334,7 @@ impl Drift {
             drawn_unix_ms: first.zip(last).map(<[u64; 2]>::from),
             feedback: seen.feedback,
             groups: Vec::new(),
+            recalibration: None,
             findings,
         })
     }
@@ -609,6 +641,7 @@ mod tests {
             strata: &Strata::usual(),
             rows: &rows(counts),
             unix_ms: &[],
+            lots: &[],
             cases: &[],
             feedback: AcceptFeedback { right: 9, wrong: 1 },
             gallery: (120, 100),

@@ -16,6 +16,7 @@ pub mod shadow;
 #[cfg(test)]
 mod simulation;
 pub mod strata;
+pub mod thinning;
 
 /// Why something cannot be monitored as asked.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]

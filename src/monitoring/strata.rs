@@ -48,9 +48,13 @@ impl Inclusion {
     /// score or truth. The same lot is drawn again at the same probability, and at any higher.
     #[must_use]
     pub fn draws(self, lot: u64) -> bool {
-        // 53 bits are what an f64 holds exactly.
-        real(lot >> 11) < self.0 * 2.0_f64.powi(53)
+        uniform(lot) < self.0
     }
+}
+
+/// A lot as a number in [0, 1): its first 53 bits, which are what an f64 holds exactly.
+pub(super) fn uniform(lot: u64) -> f64 {
+    real(lot >> 11) * 2.0_f64.powi(-53)
 }
 
 impl From<Inclusion> for f64 {

@@ -107,10 +107,27 @@ pub struct DriftFound {
     pub feedback_wrong: u64,
     /// The latest round of canaries.
     pub canaries: Option<CanariesFound>,
+    /// Whether the labels can certify the target anew.
+    pub recalibration: Option<RecalibrationFound>,
     /// Labels and conditions that have more of the labelled errors than chance explains.
     pub groups: Vec<GroupFound>,
     /// In words, the most urgent first.
     pub findings: Vec<FindingFound>,
+}
+
+/// What it takes to certify the target anew, and what there is of it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct RecalibrationFound {
+    /// Whether it takes strangers (a target FAR) rather than enrolled labels (a target FRR).
+    pub strangers: bool,
+    /// How many it takes, at the least.
+    pub needed: u64,
+    /// How many the plain sample of the labels has; `None` where there is none.
+    pub present: Option<u64>,
+    /// About how many labels are missing.
+    pub labels_missing: Option<u64>,
+    /// Only decisions from then on count, in milliseconds since 1970-01-01 UTC.
+    pub since_unix_milliseconds: Option<i64>,
 }
 
 /// A label or a condition that has more of the errors than chance explains.
@@ -448,6 +465,16 @@ fn rate(rate: proto::AuditedRate) -> RateFound {
     }
 }
 
+fn recalibration(found: &proto::Recalibration) -> RecalibrationFound {
+    RecalibrationFound {
+        strangers: found.rate == "far",
+        needed: found.needed,
+        present: found.present,
+        labels_missing: found.labels_missing,
+        since_unix_milliseconds: found.since_unix_milliseconds,
+    }
+}
+
 fn group(found: proto::ErrorGroup) -> GroupFound {
     GroupFound {
         rate: found.rate,
@@ -491,6 +518,7 @@ fn drift(found: proto::GetDriftResponse) -> DriftFound {
         feedback_right: found.feedback_right,
         feedback_wrong: found.feedback_wrong,
         canaries: found.canaries.map(canaries),
+        recalibration: found.recalibration.as_ref().map(recalibration),
         groups: found.groups.into_iter().map(group).collect(),
         findings: found
             .findings

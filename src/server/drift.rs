@@ -1,12 +1,15 @@
 //! What is known of an operating point in service, as messages.
 
-use super::proto::{AuditedRate, ErrorGroup, Evidence, Finding, GetDriftResponse, Verdict};
+use super::proto::{
+    AuditedRate, ErrorGroup, Evidence, Finding, GetDriftResponse, Recalibration, Verdict,
+};
 use crate::deployment::InService;
 use crate::monitoring::audit::{AuditedRate as Rate, AuditedRates};
 use crate::monitoring::cusum::Onset;
 use crate::monitoring::drift::{Finding as Found, Limit, Subject, Verdict as How};
 use crate::monitoring::groups::Group;
 use crate::monitoring::sequential::{EProcess, Side};
+use crate::monitoring::thinning::Recalibration as Needs;
 
 pub(super) fn shown(found: InService) -> GetDriftResponse {
     let InService { point, drift } = found;
@@ -36,6 +39,7 @@ pub(super) fn shown(found: InService) -> GetDriftResponse {
         active: false,
         first_unix_milliseconds: drift.drawn_unix_ms.map(|[first, _]| first.cast_signed()),
         last_unix_milliseconds: drift.drawn_unix_ms.map(|[_, last]| last.cast_signed()),
+        recalibration: drift.recalibration.map(recalibration),
         groups: drift.groups.into_iter().map(group).collect(),
     }
 }
@@ -64,6 +68,16 @@ fn finding(finding: Found) -> Finding {
 
 fn name(side: Side) -> String {
     Subject::of(side).as_str().to_owned()
+}
+
+fn recalibration(found: Needs) -> Recalibration {
+    Recalibration {
+        rate: name(found.side),
+        needed: found.needed,
+        present: found.present,
+        labels_missing: found.labels_missing,
+        since_unix_milliseconds: found.since_unix_ms.map(u64::cast_signed),
+    }
 }
 
 fn group(found: Group) -> ErrorGroup {

@@ -1,0 +1,87 @@
+//! Labelled decisions that make a plain sample of the searches, with their pictures.
+
+use std::ops::Range;
+use std::path::Path;
+
+use super::audited::drawn;
+use super::monitor::{JOURNAL_FILE, design_of, lot};
+use super::{DeploymentError, Folder};
+use crate::calibration::decision::Decision;
+use crate::journal::entry::{DecisionId, Row, Truth as SaidTruth};
+use crate::journal::read::Reader;
+use crate::monitoring::audit::Truth;
+use crate::monitoring::thinning::{Drawn, plain_sample};
+
+/// A labelled decision.
+#[derive(Clone, Debug)]
+pub struct LabelledDecision {
+    /// Its id.
+    pub id: DecisionId,
+    /// The label that its query showed; `None` for a stranger.
+    pub label: Option<String>,
+    /// The picture, where it is kept.
+    pub image: Option<Vec<u8>>,
+}
+
+/// Gives the labelled decisions of the operating point that decides which were made within these times
+/// and together are a plain sample of its searches (`plain_sample`) to `take`, until it has enough.
+/// Whether there is such a sample. Also while the deployment is served.
+///
+/// # Errors
+/// No operating point is chosen, there is no journal or no deployment, either is damaged, or the disk.
+pub fn labelled_sample(
+    folder: &Path,
+    unix_ms: Range<u64>,
+    mut take: impl FnMut(LabelledDecision) -> bool,
+) -> Result<bool, DeploymentError> {
+    let active = Folder::open(folder)?
+        .record()
+        .active_operating_point
+        .clone();
+    let point = active.ok_or(DeploymentError::NothingDecides)?;
+    let reader = Reader::open(&folder.join(JOURNAL_FILE))?;
+    let Some(design) = design_of(folder)? else {
+        return Ok(false);
+    };
+    let since_ms = design.since_unix_ms;
+    let (mut rows, mut said) = (Vec::new(), Vec::new());
+    reader.audited(&point, since_ms.max(unix_ms.start), |row| {
+        if unix_ms.contains(&row.entry.id.unix_ms())
+            && let Some((drawn, label)) = labelled(&row)
+        {
+            rows.push(drawn);
+            said.push((row.entry.id, label));
+        }
+    })?;
+    let Some(kept) = plain_sample(&rows) else {
+        return Ok(false);
+    };
+    for place in kept {
+        let Some((id, Some(truth))) = said.get(place).cloned() else {
+            continue;
+        };
+        let label = match truth {
+            SaidTruth::Mated { label } => Some(label),
+            SaidTruth::NonMated | SaidTruth::Unusable => None,
+        };
+        let image = reader.image(id)?;
+        if !take(LabelledDecision { id, label, image }) {
+            break;
+        }
+    }
+    Ok(true)
+}
+
+/// A row that was drawn, and what was said of it where that can be used.
+fn labelled(row: &Row) -> Option<(Drawn, Option<SaidTruth>)> {
+    let said = row.label.as_ref().map(|label| label.truth.clone());
+    let said = said.filter(|truth| *truth != SaidTruth::Unusable);
+    // Only whether there is one counts here: which of the labels is enrolled the calibration sees.
+    let truth = said.as_ref().map(|_| Truth::NonMated);
+    let row_of_audit = drawn(row, row.entry.decision == Decision::Accept, truth)?;
+    let drawn = Drawn {
+        row: row_of_audit,
+        lot: lot(&row.entry.id),
+    };
+    Some((drawn, said))
+}
