@@ -1013,7 +1013,7 @@ fn a_candidate_is_compared_reported_counted_for_prometheus_and_closed() {
 }
 
 #[test]
-fn labelled_pictures_are_written_for_a_calibration() {
+fn labelled_pictures_are_written_for_a_calibration_and_evidence_is_begun_anew() {
     let (folder, deployment) = copy_of_sample();
     let settings = [
         ("MATCHPOINT_AUDIT_RATES", "1,1,1,1,1,1"),
@@ -1049,6 +1049,24 @@ fn labelled_pictures_are_written_for_a_calibration() {
     assert!(table.contains(".jpg,gc_fishes_fish3,"), "{table}");
     assert!(table.contains(".jpg,stranger-"), "{table}");
 
+    let page = folder.path().join("drift.html");
+    let reset = ask(&[
+        "drift",
+        "reset",
+        "--why",
+        "cleaned the camera",
+        "--said-by",
+        "anna",
+    ]);
+    assert!(reset.contains("by anna: cleaned the camera"), "{reset}");
+    let report = ask(&["drift", "report", "--html", path(&page)]);
+    assert!(report.contains("since the reset of"), "{report}");
+    assert!(ask(&["drift", "history"]).contains("by anna: cleaned the camera"));
+    assert!(
+        fs::read_to_string(page)
+            .unwrap()
+            .contains("cleaned the camera")
+    );
     send(&served.child, "TERM");
     served.child.wait().unwrap();
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use common::{Running, copy_of_sample, photos, run, text};
-use matchpoint::deployment::{NewCanary, set_canaries};
+use matchpoint::deployment::{Folder, NewCanary, set_canaries};
 use matchpoint::journal::entry::SourceKind;
 use matchpoint::journal::read::Reader;
 use matchpoint::server::proto::gallery_service_client::GalleryServiceClient;
@@ -20,16 +20,16 @@ use matchpoint::server::proto::retrieval_service_client::RetrievalServiceClient;
 use matchpoint::server::proto::truth::Truth as Shown;
 use matchpoint::server::proto::truth_result::Result as Answer;
 use matchpoint::server::proto::{
-    CanaryRound, Decision, DeleteItemRequest, EmbedRequest, GetDecisionRequest, GetDriftRequest,
-    GetDriftResponse, ListAuditQueueRequest, ListItemsRequest, Reference, ReplayCanariesRequest,
-    ReportTruthsRequest, SearchRequest, SearchResponse, Truth, TruthEntry, TruthKind, TruthOutcome,
-    TruthReport, UpsertItemRequest, Vector, Verdict, VerifyRequest, reference, search_request,
-    upsert_item_request, verify_request,
+    CanaryRound, Decision, DeleteItemRequest, DriftReset, EmbedRequest, GetDecisionRequest,
+    GetDriftRequest, GetDriftResponse, ListAuditQueueRequest, ListItemsRequest, Reference,
+    ReplayCanariesRequest, ReportTruthsRequest, ResetDriftRequest, SearchRequest, SearchResponse,
+    Truth, TruthEntry, TruthKind, TruthOutcome, TruthReport, UpsertItemRequest, Vector, Verdict,
+    VerifyRequest, reference, search_request, upsert_item_request, verify_request,
 };
 use serde_json::Value;
 use tempfile::TempDir;
-use tonic::Code;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 const KNOWN: &str = "gc_fishes_fish3";
@@ -301,6 +301,87 @@ async fn rates_are_unknown_before_labels_and_false_accepts_raise_an_alarm_that_o
     again.stop().await;
     let redesigned = Running::start(&deployment, &[]).await;
     assert_eq!(drift(&redesigned).await.drawn, 0);
+}
+
+async fn reset(running: &Running, why: &str) -> Result<DriftReset, Status> {
+    let request = ResetDriftRequest {
+        why: why.to_owned(),
+        said_by: "anna".to_owned(),
+        ..ResetDriftRequest::default()
+    };
+    let answer = monitoring(running).reset_drift(request).await?;
+    Ok(answer.into_inner().reset.unwrap())
+}
+
+/// Searches for the same thing, and says that nobody was there.
+async fn strangers(running: &Running, vector: &Vector, count: usize) {
+    let mut reports = Vec::new();
+    for _ in 0..count {
+        let id = search(running, vector, "").await.decision_id;
+        reports.push(says(&id, Shown::NotEnrolled(true)));
+    }
+    report(running, reports).await;
+}
+
+#[tokio::test]
+async fn evidence_is_begun_anew_at_a_price_and_repeating_that_costs_nothing() {
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[ALL]).await;
+    let known = embedded(&running, KNOWN).await;
+    strangers(&running, &known, 30).await;
+    let before = drift(&running).await;
+    assert_eq!(verdict(&before, "far"), Verdict::Broken);
+    assert_eq!(before.resets, []);
+    let refused = reset(&running, "  ").await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+
+    // What is not labelled yet waits no more.
+    search(&running, &known, "").await;
+    let first = reset(&running, "cleaned the camera").await.unwrap();
+    let again = reset(&running, "cleaned the camera").await.unwrap();
+    let after = drift(&running).await;
+    assert_eq!(after.resets, std::slice::from_ref(&again));
+    assert!(first.unix_milliseconds <= again.unix_milliseconds);
+    assert_eq!((after.drawn, &after.far), (0, &None));
+    assert_eq!(verdict(&after, "far"), Verdict::Unknown);
+    let alarm = |drift: &GetDriftResponse| {
+        let evidence = drift.far_evidence.as_ref().unwrap();
+        (evidence.alarm, evidence.log_evidence_alarm.exp())
+    };
+    let (raised, at) = alarm(&after);
+    assert!(!raised && (at - 40.0).abs() < 1e-9, "{at}");
+    let waiting = monitoring(&running)
+        .list_audit_queue(ListAuditQueueRequest::default())
+        .await;
+    assert_eq!(waiting.unwrap().into_inner().decisions, []);
+
+    // It was not mended: the alarm comes back, and says since when; so it is after a restart.
+    strangers(&running, &known, 40).await;
+    let broken = drift(&running).await;
+    assert_eq!(
+        (verdict(&broken, "far"), alarm(&broken).0),
+        (Verdict::Broken, true)
+    );
+    let far = broken.findings.iter().find(|one| one.subject == "far");
+    let says = &far.unwrap().says;
+    assert!(says.contains("since the latest reset"), "{says}");
+    running.stop().await;
+    let running = Running::start(&deployment, &[ALL]).await;
+    let kept = drift(&running).await;
+    assert_eq!((kept.drawn, alarm(&kept).0), (40, true));
+    reset(&running, "cleaned it once more").await.unwrap();
+    let third = drift(&running).await;
+    assert_eq!(third.resets.len(), 2);
+    assert!((alarm(&third).1 - 80.0).abs() < 1e-9);
+    running.stop().await;
+
+    // Nothing is promised where nothing decides.
+    Folder::open(&deployment).unwrap().deactivate().unwrap();
+    let running = Running::start(&deployment, &[ALL]).await;
+    let refused = reset(&running, "cleaned the camera").await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    let reason = refused.get_details_error_info().unwrap().reason;
+    assert_eq!(reason, "NO_OPERATING_POINT");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use super::output::{Output, percent, wrapped};
 use crate::deployment::{now_rfc_3339, rfc_3339};
 use crate::report;
 use crate::report::drift::{DriftFinding, DriftReport, DriftStanding};
-use crate::server::{Client, DriftFound, EvidenceFound, FindingFound, RateFound};
+use crate::server::{Client, DriftFound, EvidenceFound, FindingFound, RateFound, ResetFound};
 
 /// Say whether the operating point keeps its promise in service
 ///
@@ -22,6 +22,7 @@ use crate::server::{Client, DriftFound, EvidenceFound, FindingFound, RateFound};
   matchpoint drift report --deployment shop --json
   matchpoint drift report --html drift.html
   matchpoint drift history --deployment shop
+  matchpoint drift reset --why 'cleaned the camera at the gate' --said-by anna
 
 Ends with 0 whatever is found; a script looks at `findings[].verdict` of the JSON.")]
 pub(super) struct Drift {
@@ -35,6 +36,24 @@ enum Command {
     Report(Report),
     /// The operating points that decided so far, and how each did
     History(Where),
+    /// Begin rates, evidence and alarms anew from now on, after the cause was mended
+    ///
+    /// For a cause that was none of the operating point's, such as a dirty camera. Where traffic has
+    /// changed for good, calibrate instead. What was recorded stays in the journal. Each reset is another
+    /// chance of a false alarm, so each halves what is left of `alarm_delta` for the next.
+    Reset(Reset),
+}
+
+#[derive(Debug, clap::Args)]
+struct Reset {
+    #[command(flatten)]
+    at: Where,
+    /// What made the rate rise, and was mended
+    #[arg(long, value_name = "TEXT")]
+    why: String,
+    /// Who says so
+    #[arg(long, value_name = "NAME", default_value = "")]
+    said_by: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -58,6 +77,7 @@ impl Drift {
         } = match self.command {
             Command::Report(report) => report,
             Command::History(at) => return history(&at),
+            Command::Reset(reset) => return reset.run(),
         };
         let found = super::runtime()?.block_on(async {
             let client = Client::connect(&at.server).await?;
@@ -71,6 +91,27 @@ impl Drift {
         Output::new(at.json).result(&found, text)?;
         Ok(Exit::Done)
     }
+}
+
+impl Reset {
+    fn run(self) -> anyhow::Result<Exit> {
+        let Self { at, why, said_by } = self;
+        let found = super::runtime()?.block_on(async {
+            let client = Client::connect(&at.server).await?;
+            client.reset_drift(&at.deployment, (&why, &said_by)).await
+        })?;
+        Output::new(at.json).result(&found, |found| format!("begun anew {}", reset_text(found)))?;
+        Ok(Exit::Done)
+    }
+}
+
+fn reset_text(reset: &ResetFound) -> String {
+    format!(
+        "{} by {}: {}",
+        shown_time(reset.unix_milliseconds),
+        reset.said_by,
+        reset.why
+    )
 }
 
 fn history(at: &Where) -> anyhow::Result<Exit> {
@@ -113,6 +154,9 @@ fn lines(found: &DriftFound) -> String {
             alarm.unwrap_or_default()
         ));
     }
+    for reset in &found.resets {
+        text.push_str(&format!("  {:<9} {}\n", "anew", reset_text(reset)));
+    }
     text
 }
 
@@ -132,10 +176,11 @@ fn page(found: &DriftFound, deployment: &str) -> DriftReport {
         next: finding.next.clone(),
     };
     let rate = |name: &str, rate| [name.to_owned(), rate_text(rate)];
+    let since = since(found);
     let mut measured = vec![
-        rate("FAR since it decides", found.far),
+        rate(&format!("FAR {since}"), found.far),
         rate("FAR lately", found.far_recent),
-        rate("FRR since it decides", found.frr),
+        rate(&format!("FRR {since}"), found.frr),
         rate("FRR lately", found.frr_recent),
         rate("Wrong accepts", found.false_discovery),
     ];
@@ -148,6 +193,9 @@ fn page(found: &DriftFound, deployment: &str) -> DriftReport {
     }
     let labelled = format!("{} of {} drawn decisions", found.labelled, found.drawn);
     measured.push(["Labelled".to_owned(), labelled]);
+    for reset in &found.resets {
+        measured.push(["Begun anew".to_owned(), reset_text(reset)]);
+    }
     DriftReport {
         title: if deployment.is_empty() {
             "The deployment".to_owned()
@@ -161,19 +209,34 @@ fn page(found: &DriftFound, deployment: &str) -> DriftReport {
     }
 }
 
+/// From when on decisions count.
+fn since(found: &DriftFound) -> String {
+    found.resets.last().map_or_else(
+        || "since it decides".to_owned(),
+        |reset| format!("since the reset of {}", shown_time(reset.unix_milliseconds)),
+    )
+}
+
 /// The report as text.
 pub(super) fn text(found: &DriftFound) -> String {
     if found.operating_point.is_empty() {
         return "No operating point is valid here, so nothing is accepted and nothing is promised."
             .to_owned();
     }
-    let mut text = format!("operating point {}\n\n", found.operating_point);
+    let mut text = format!("operating point {}\n", found.operating_point);
+    if let Some(reset) = found.resets.last() {
+        text.push_str(&format!("begun anew {}\n", reset_text(reset)));
+    }
+    text.push('\n');
     for finding in &found.findings {
         let sentence = format!("{} {}", finding.says, finding.next);
         let bullet = format!("  {:<8} ", finding.verdict);
         text.push_str(&wrapped(sentence.trim(), &bullet));
     }
-    text.push_str("\nfrom labels of drawn decisions, since the operating point decides\n");
+    text.push_str(&format!(
+        "\nfrom labels of drawn decisions, {}\n",
+        since(found)
+    ));
     let rows = [
         ("FAR", found.far, found.far_evidence),
         ("FRR", found.frr, found.frr_evidence),

@@ -173,6 +173,7 @@ impl Exit {
             | DeploymentError::ImageNotKept { .. }
             | DeploymentError::JournalOff
             | DeploymentError::NothingDecides
+            | DeploymentError::TooManyResets { .. }
             | DeploymentError::DecisionNotFound { .. }
             | DeploymentError::RecordingMissing { .. } => Self::NoInput,
             DeploymentError::Calibration(error) => Self::of_calibration(error),

@@ -8,11 +8,12 @@ use super::DeploymentError;
 use super::alarms::Alarms;
 use super::enrolment::Enrolments;
 use super::monitor::{JOURNAL_FILE, lot};
+use super::resets::Resets;
 use crate::calibration::decision::Decision;
 use crate::calibration::operating_point::OperatingPoint;
 use crate::calibration::rates::Confidence;
 use crate::gallery::Gallery;
-use crate::journal::entry::{Label, Row, Sampling, Truth as SaidTruth};
+use crate::journal::entry::{Label, LabelKind, Row, Sampling, Truth as SaidTruth};
 use crate::journal::read::{Reader, Selection};
 use crate::monitoring::audit::{AcceptFeedback, AuditRow, Truth};
 use crate::monitoring::drift::{Drift, Limits, Seen};
@@ -66,18 +67,41 @@ pub(super) struct Labelling {
     pub(super) earliest_ms: Option<u64>,
 }
 
+/// What is looked at of an operating point.
+pub(super) struct Span<'a> {
+    strata: &'a Strata,
+    /// From when on decisions count: since the design of the audit, or since a reset.
+    pub(super) since_ms: u64,
+    /// The probability that an alarm may be false.
+    delta: f64,
+    /// Whether evidence has been begun anew.
+    anew: bool,
+}
+
+impl<'a> Span<'a> {
+    /// Since the design began, with `delta`, or since the latest of `resets`, with what is left of it.
+    pub(super) fn of(strata: &'a Strata, delta: f64, resets: &Resets) -> Self {
+        Self {
+            strata,
+            since_ms: resets.since_ms(),
+            delta: resets.left_of(delta),
+            anew: resets.any(),
+        }
+    }
+}
+
 /// How an operating point does in service, with `items` in the gallery, and what was told of it. Its
 /// `alarms` stay where what they rest on is no longer kept.
 pub(super) fn drift(
     reader: &Reader,
     point: &OperatingPoint,
-    (strata, since_ms, delta): (&Strata, u64, f64),
+    span: &Span<'_>,
     (gallery, items): (&Gallery, u64),
     (alarms, enrolments): (&Alarms, &Enrolments),
 ) -> Result<(Drift, Told), DeploymentError> {
-    let told = Told::of(reader, (point.id(), since_ms), (gallery, enrolments))?;
+    let told = Told::of(reader, (point.id(), span.since_ms), (gallery, enrolments))?;
     let seen = Seen {
-        strata,
+        strata: span.strata,
         rows: &told.rows,
         unix_ms: &told.made_ms,
         lots: &told.lots,
@@ -85,14 +109,28 @@ pub(super) fn drift(
         feedback: told.feedback,
         gallery: (items, point.content().valid_to_items()),
         raised: alarms.standing(told.labelling().earliest_ms),
+        anew: span.anew,
     };
-    let limits = Limits::of(point, delta);
+    let limits = Limits::of(point, span.delta);
     let mut drift = Drift::new(&seen, limits, Confidence::DISPLAY)?;
     let from = drift.rise_began_at();
     let certifying = Certifying::of(point);
     let recalibration = certifying.map(|what| Recalibration::of(what, &seen, from));
     drift.advise(groups(&told.cases), recalibration);
     Ok((drift, told))
+}
+
+/// Whether a drawn decision has a label that the operating point made from `since_ms` on.
+pub(super) fn any_labelled(
+    reader: &Reader,
+    point: &str,
+    since_ms: u64,
+) -> Result<bool, DeploymentError> {
+    let mut any = false;
+    reader.audited(point, since_ms, |row| {
+        any |= row.label_kind() == Some(LabelKind::Audit);
+    })?;
+    Ok(any)
 }
 
 /// What was drawn and told of an operating point.

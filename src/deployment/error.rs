@@ -222,6 +222,14 @@ pub enum DeploymentError {
     /// There is no promise to look at.
     #[error("no operating point decides here; choose one first")]
     NothingDecides,
+    /// Evidence that is begun anew for ever says nothing.
+    #[error(
+        "the evidence of this operating point was begun anew {limit} times, which is the most; calibrate, which begins anew by itself"
+    )]
+    TooManyResets {
+        /// How often it may be.
+        limit: usize,
+    },
     /// No decision of this id.
     #[error(
         "there is no decision `{id}` in the journal: it belongs to another deployment, is too old, or was not recorded"

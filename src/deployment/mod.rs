@@ -19,6 +19,7 @@ mod models;
 mod monitor;
 mod points;
 mod remedy;
+mod resets;
 mod sample;
 mod service;
 mod shadow;
@@ -57,6 +58,7 @@ pub use models::{LoadedModel, Models};
 pub use monitor::{Recorded, Told, TruthReport};
 pub use points::{Activation, Comparison, compare_points};
 pub use remedy::RemedyChoice;
+pub use resets::Reset;
 pub use sample::{LabelledDecision, labelled_sample};
 pub use service::InService;
 pub use shadow::{

@@ -13,10 +13,11 @@ use sha2::{Digest, Sha256};
 
 use super::alarms::Alarms;
 use super::answer::Hit;
-use super::audited::{Labelling, drift};
+use super::audited::{Labelling, Span, drift};
 use super::budget::fitted;
 use super::canary::write_json;
 use super::enrolment::Enrolments;
+use super::resets::Resets;
 use super::shift::{Counted, Looked, Scores};
 use super::{CanaryRound, Deployment, DeploymentError, Disagreement, Folder, Standing};
 use crate::calibration::decision::Decision;
@@ -75,6 +76,8 @@ pub(super) struct Monitor {
     /// Set where something was committed or labelled since the last evaluation.
     changed: Arc<AtomicBool>,
     showing: Arc<Showing>,
+    /// Held while evidence is begun anew.
+    resetting: Mutex<()>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -225,6 +228,7 @@ impl Monitor {
             delta: settings.alarm_delta,
             changed,
             showing,
+            resetting: Mutex::new(()),
             stop,
             thread: Some(thread),
         })
@@ -242,6 +246,13 @@ impl Monitor {
         if let Some(thread) = &self.thread {
             thread.thread().unpark();
         }
+    }
+
+    /// Waits until nobody else begins evidence anew.
+    pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
+        self.resetting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The journal, to be read up to what was recorded until now.
@@ -489,11 +500,13 @@ impl Watcher {
             self.showing.show(&self.deployment, None, || ());
             return;
         };
-        let alarms = Alarms::of(&self.folder, point.id(), self.since_ms);
+        let resets = Resets::of(&self.folder, point.id(), self.since_ms);
+        let span = Span::of(&self.strata, self.delta, &resets);
+        let alarms = Alarms::of(&self.folder, point.id(), span.since_ms);
         let found = drift(
             &self.reader,
             point,
-            (&self.strata, self.since_ms, self.delta),
+            &span,
             (&self.gallery, self.gallery.len() as u64),
             (&alarms, &self.enrolments),
         );
@@ -638,14 +651,15 @@ impl Deployment {
     pub fn audit_queue(&self, request: &QueueRequest) -> Result<Vec<Row>, DeploymentError> {
         let monitor = self.monitor()?;
         let reader = monitor.reader()?;
-        // What was drawn by another design is in no rate any more.
+        // What was drawn by another design, or before a reset, is in no rate any more.
         let deciding = || Some(self.standing.load().valid()?.id().to_owned());
         let Some(point) = request.operating_point.clone().or_else(deciding) else {
             return Ok(Vec::new());
         };
+        let resets = Resets::of(&self.path(), &point, monitor.since_ms);
         let request = QueueRequest {
             operating_point: Some(point),
-            since_ms: monitor.since_ms,
+            since_ms: resets.since_ms(),
             ..request.clone()
         };
         Ok(reader.queue(&request)?)

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::audited::drawn;
 use super::monitor::{JOURNAL_FILE, design_of, lot};
+use super::resets::Resets;
 use super::{DeploymentError, Folder};
 use crate::calibration::decision::Decision;
 use crate::journal::entry::{DecisionId, Row, Truth as SaidTruth};
@@ -43,7 +44,7 @@ pub fn labelled_sample(
     let Some(design) = design_of(folder)? else {
         return Ok(false);
     };
-    let since_ms = design.since_unix_ms;
+    let since_ms = Resets::of(folder, &point, design.since_unix_ms).since_ms();
     let (mut rows, mut said) = (Vec::new(), Vec::new());
     reader.audited(&point, since_ms.max(unix_ms.start), |row| {
         if unix_ms.contains(&row.entry.id.unix_ms())

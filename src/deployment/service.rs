@@ -1,7 +1,8 @@
 //! How an operating point does in service, for whoever asks.
 
 use super::alarms::Alarms;
-use super::audited::drift;
+use super::audited::{Span, drift};
+use super::resets::{Reset, Resets};
 use super::{Deployment, DeploymentError};
 use crate::calibration::operating_point::OperatingPoint;
 use crate::monitoring::drift::Drift;
@@ -11,8 +12,10 @@ use crate::monitoring::drift::Drift;
 pub struct InService {
     /// The operating point.
     pub point: OperatingPoint,
-    /// What is known of it.
+    /// What is known of it, since it decides or since the latest reset.
     pub drift: Drift,
+    /// When and why its evidence was begun anew, the earliest first.
+    pub resets: Vec<Reset>,
 }
 
 impl Deployment {
@@ -33,17 +36,19 @@ impl Deployment {
         let Some(point) = earlier.as_ref().or(active) else {
             return Ok(None);
         };
-        let alarms = Alarms::of(&self.path(), point.id(), monitor.since_ms);
+        let folder = self.path();
+        let resets = Resets::of(&folder, point.id(), monitor.since_ms);
+        let span = Span::of(&monitor.strata, monitor.delta, &resets);
+        let alarms = Alarms::of(&folder, point.id(), span.since_ms);
         // The gallery of today is nothing that an earlier one had to hold for.
         let items = if earlier.is_some() {
             0
         } else {
             self.gallery.len()
         };
-        let design = (&monitor.strata, monitor.since_ms, monitor.delta);
         let gallery = (&*self.gallery, items as u64);
         let kept = (&alarms, &*monitor.enrolments);
-        let (mut drift, _) = drift(&reader, point, design, gallery, kept)?;
+        let (mut drift, _) = drift(&reader, point, &span, gallery, kept)?;
         let round = self.canaries();
         if let Some(round) = round.filter(|round| round.operating_point == point.id()) {
             drift.add(round.rates.findings(round.changed.len()));
@@ -51,6 +56,7 @@ impl Deployment {
         Ok(Some(InService {
             point: point.clone(),
             drift,
+            resets: resets.into_all(),
         }))
     }
 }

@@ -87,6 +87,8 @@ pub struct Seen<'a> {
     pub gallery: (u64, u64),
     /// Whether an alarm of FAR and FRR was raised by decisions that are no longer kept.
     pub raised: [bool; 2],
+    /// Whether evidence was begun anew since the operating point decides.
+    pub anew: bool,
 }
 
 /// Which rate, or what else, a finding is about.
@@ -298,6 +300,11 @@ impl Drift {
             evidence,
             labelled: rates.labelled,
             drawn: rates.drawn,
+            since: if seen.anew {
+                "since the latest reset"
+            } else {
+                "since the operating point decides"
+            },
         };
         let far = (rates.far, recent.far);
         let far = watched(Subject::Far, far, limits.far, far_evidence).finding();
@@ -392,6 +399,7 @@ struct Watched {
     evidence: Option<EProcess>,
     labelled: u64,
     drawn: u64,
+    since: &'static str,
 }
 
 /// Labels asked for where none say anything yet.
@@ -489,8 +497,9 @@ impl Watched {
             Some(at) => format!("at drawn decision {at} of {}", evidence.observations),
         };
         format!(
-            "The {name} exceeds {held}: an alarm that is false with a probability of at most {} was raised {raised}. The rate is {recent}, and {rate} since the operating point decides.",
+            "The {name} exceeds {held}: an alarm that is false with a probability of at most {} was raised {raised}. The rate is {recent}, and {rate} {}.",
             percent((-evidence.ln_e_alarm).exp()),
+            self.since,
         )
     }
 
@@ -638,6 +647,7 @@ mod tests {
     fn drift_after(counts: &[(usize, Option<Truth>, usize)], raised: [bool; 2]) -> Drift {
         let seen = Seen {
             raised,
+            anew: false,
             strata: &Strata::usual(),
             rows: &rows(counts),
             unix_ms: &[],

@@ -525,3 +525,29 @@ fn at_exactly_the_limit_the_cusum_suspects_less_often_than_once_in_a_thousand_dr
         assert!(1000.0 <= run, "{side:?}: {run}");
     }
 }
+
+/// Somebody begins anew as soon as a month looks bad, and each span has half of what the one before had.
+#[test]
+fn evidence_that_is_begun_anew_whenever_it_rises_is_wrong_less_often_than_twice_delta() {
+    let strata = Strata::usual();
+    let mut draws = Draws(31);
+    let (mut wrong, mut begun) = (0, 0);
+    for _ in 0..200 {
+        let (mut rows, mut delta, mut alarm) = (Vec::new(), 0.05, false);
+        for _ in 0..4 {
+            rows.extend(window(&QUIET, &strata, 5_000, &mut draws).rows);
+            let null = Null::new(QUIET.far(), delta).unwrap();
+            let bet = Bet::new(null, Side::FalseAccept, &strata);
+            let found = bet.settle(rows.iter().copied()).unwrap();
+            alarm |= found.alarm_at.is_some();
+            if 0.5 < found.ln_e {
+                rows.clear();
+                delta /= 2.0;
+                begun += 1;
+            }
+        }
+        wrong += u32::from(alarm);
+    }
+    assert!(20 < begun, "{begun} resets");
+    assert!(wrong <= 20, "{wrong} of 200");
+}

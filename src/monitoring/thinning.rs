@@ -339,6 +339,7 @@ mod tests {
             feedback: AcceptFeedback { right: 0, wrong: 0 },
             gallery: (1, 1),
             raised: [false; 2],
+            anew: false,
         };
         Recalibration::of(certifying, &seen, from)
     }

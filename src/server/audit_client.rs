@@ -111,6 +111,8 @@ pub struct DriftFound {
     pub recalibration: Option<RecalibrationFound>,
     /// Labels and conditions that have more of the labelled errors than chance explains.
     pub groups: Vec<GroupFound>,
+    /// When and why evidence was begun anew, the earliest first.
+    pub resets: Vec<ResetFound>,
     /// In words, the most urgent first.
     pub findings: Vec<FindingFound>,
 }
@@ -151,6 +153,17 @@ pub struct GroupFound {
     pub all_trials: u64,
     /// The probability that chance gives some group as much.
     pub p_value: f64,
+}
+
+/// Evidence was begun anew.
+#[derive(Clone, Debug, Serialize)]
+pub struct ResetFound {
+    /// From when on decisions count, in milliseconds since 1970-01-01 UTC.
+    pub unix_milliseconds: i64,
+    /// What was mended.
+    pub why: String,
+    /// Who says so.
+    pub said_by: String,
 }
 
 /// A rate with its interval.
@@ -375,6 +388,26 @@ impl Client {
         ))
     }
 
+    /// Begins the evidence against the operating point that decides anew, since what is said to be why was
+    /// mended.
+    ///
+    /// # Errors
+    /// Whatever the server refuses or fails at.
+    pub async fn reset_drift(
+        &self,
+        deployment: &str,
+        (why, said_by): (&str, &str),
+    ) -> Result<ResetFound, ClientError> {
+        let request = proto::ResetDriftRequest {
+            deployment: deployment.to_owned(),
+            why: why.to_owned(),
+            said_by: said_by.to_owned(),
+        };
+        let answer = self.monitoring().reset_drift(request).await;
+        let found = answer.map_err(|status| refused(&status))?.into_inner();
+        Ok(reset(found.reset.unwrap_or_default()))
+    }
+
     /// What is known of every operating point that has drawn decisions in the journal, and of the
     /// one that decides; the earliest first.
     ///
@@ -489,6 +522,14 @@ fn group(found: proto::ErrorGroup) -> GroupFound {
     }
 }
 
+fn reset(found: proto::DriftReset) -> ResetFound {
+    ResetFound {
+        unix_milliseconds: found.unix_milliseconds,
+        why: found.why,
+        said_by: found.said_by,
+    }
+}
+
 fn drift(found: proto::GetDriftResponse) -> DriftFound {
     let evidence = |evidence: proto::Evidence| EvidenceFound {
         limit: evidence.limit,
@@ -520,6 +561,7 @@ fn drift(found: proto::GetDriftResponse) -> DriftFound {
         canaries: found.canaries.map(canaries),
         recalibration: found.recalibration.as_ref().map(recalibration),
         groups: found.groups.into_iter().map(group).collect(),
+        resets: found.resets.into_iter().map(reset).collect(),
         findings: found
             .findings
             .into_iter()

@@ -1,9 +1,10 @@
 //! What is known of an operating point in service, as messages.
 
 use super::proto::{
-    AuditedRate, ErrorGroup, Evidence, Finding, GetDriftResponse, Recalibration, Verdict,
+    AuditedRate, DriftReset, ErrorGroup, Evidence, Finding, GetDriftResponse, Recalibration,
+    Verdict,
 };
-use crate::deployment::InService;
+use crate::deployment::{InService, Reset};
 use crate::monitoring::audit::{AuditedRate as Rate, AuditedRates};
 use crate::monitoring::cusum::Onset;
 use crate::monitoring::drift::{Finding as Found, Limit, Subject, Verdict as How};
@@ -12,7 +13,11 @@ use crate::monitoring::sequential::{EProcess, Side};
 use crate::monitoring::thinning::Recalibration as Needs;
 
 pub(super) fn shown(found: InService) -> GetDriftResponse {
-    let InService { point, drift } = found;
+    let InService {
+        point,
+        drift,
+        resets,
+    } = found;
     let AuditedRates {
         far,
         frr,
@@ -41,6 +46,15 @@ pub(super) fn shown(found: InService) -> GetDriftResponse {
         last_unix_milliseconds: drift.drawn_unix_ms.map(|[_, last]| last.cast_signed()),
         recalibration: drift.recalibration.map(recalibration),
         groups: drift.groups.into_iter().map(group).collect(),
+        resets: resets.into_iter().map(reset).collect(),
+    }
+}
+
+pub(super) fn reset(reset: Reset) -> DriftReset {
+    DriftReset {
+        unix_milliseconds: reset.unix_ms.cast_signed(),
+        why: reset.why,
+        said_by: reset.said_by,
     }
 }
 

@@ -10,7 +10,8 @@ use super::proto::{
     CanaryRound, GetDecisionRequest, GetDecisionResponse, GetDriftRequest, GetDriftResponse,
     GetShadowRequest, GetShadowResponse, ListAuditQueueRequest, ListAuditQueueResponse,
     RecordedDecision, ReplayCanariesRequest, ReplayCanariesResponse, ReportTruthsRequest,
-    ReportTruthsResponse, Truth, TruthEntry, TruthKind, TruthOutcome, TruthReport, TruthResult,
+    ReportTruthsResponse, ResetDriftRequest, ResetDriftResponse, Truth, TruthEntry, TruthKind,
+    TruthOutcome, TruthReport, TruthResult,
 };
 use super::registry::Registry;
 use super::status::{from_error, status};
@@ -159,6 +160,16 @@ impl Monitoring {
         });
         Ok(found.unwrap_or_default())
     }
+
+    async fn reset(&self, request: ResetDriftRequest) -> Result<ResetDriftResponse, Status> {
+        let deployment = self.registry.find(&request.deployment)?;
+        let begin = move || deployment.reset_drift(&request.why, &request.said_by);
+        let reset = self.registry.heavy(begin).await?;
+        let reset = reset.map_err(|error| from_error(&error))?;
+        Ok(ResetDriftResponse {
+            reset: Some(drift::reset(reset)),
+        })
+    }
 }
 
 #[tonic::async_trait]
@@ -211,6 +222,15 @@ impl MonitoringService for Monitoring {
     ) -> Result<Response<GetDriftResponse>, Status> {
         let work = self.drift(request.into_inner());
         let answer = self.registry.call("GetDrift", work).await;
+        answer.map(Response::new)
+    }
+
+    async fn reset_drift(
+        &self,
+        request: Request<ResetDriftRequest>,
+    ) -> Result<Response<ResetDriftResponse>, Status> {
+        let work = self.reset(request.into_inner());
+        let answer = self.registry.call("ResetDrift", work).await;
         answer.map(Response::new)
     }
 

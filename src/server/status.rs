@@ -165,6 +165,7 @@ fn classify(error: &DeploymentError) -> (Code, &'static str) {
         DeploymentError::Late { .. } => (Code::ResourceExhausted, "DEADLINE_TOO_NEAR"),
         DeploymentError::JournalOff => (Code::FailedPrecondition, "JOURNAL_OFF"),
         DeploymentError::NothingDecides => (Code::FailedPrecondition, "NO_OPERATING_POINT"),
+        DeploymentError::TooManyResets { .. } => (Code::FailedPrecondition, "TOO_MANY_RESETS"),
         DeploymentError::DecisionNotFound { .. } => (Code::NotFound, "DECISION_NOT_FOUND"),
         DeploymentError::Journal(cause) => journal_reason(cause),
         DeploymentError::Monitoring(_) => (Code::Internal, "INTERNAL"),

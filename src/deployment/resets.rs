@@ -1,0 +1,212 @@
+//! When the evidence against an operating point was begun anew, after a cause was mended that was none
+//! of its own.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::audited::any_labelled;
+use super::canary::write_json;
+use super::monitor::now_ms;
+use super::{Deployment, DeploymentError};
+use crate::journal::entry::TEXT_BYTES_MAX;
+
+/// Within the deployment's folder.
+const FILE: &str = "resets.json";
+/// Resets of one operating point: after these an alarm has a millionth of `alarm_delta`, and takes too long.
+const RESETS_MAX: usize = 20;
+/// Resets of all operating points that are kept, the latest.
+const KEPT_MAX: usize = 1_000;
+/// The least that evidence takes.
+const DELTA_MIN: f64 = 1e-9;
+
+/// The evidence against an operating point begins anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reset {
+    /// The operating point.
+    operating_point: String,
+    /// From when on decisions count, in milliseconds since 1970-01-01 UTC.
+    pub unix_ms: u64,
+    /// What was mended.
+    pub why: String,
+    /// Who says so.
+    pub said_by: String,
+}
+
+/// Those of one operating point under one design of the audit, the earliest first.
+pub(super) struct Resets {
+    design_since_ms: u64,
+    all: Vec<Reset>,
+}
+
+impl Resets {
+    /// Those since the design began, which itself begins everything anew.
+    pub(super) fn of(folder: &Path, point: &str, design_since_ms: u64) -> Self {
+        let mut all = read(folder);
+        all.retain(|reset| reset.operating_point == point && design_since_ms <= reset.unix_ms);
+        Self {
+            design_since_ms,
+            all,
+        }
+    }
+
+    pub(super) fn into_all(self) -> Vec<Reset> {
+        self.all
+    }
+
+    /// Whether there is any.
+    pub(super) fn any(&self) -> bool {
+        !self.all.is_empty()
+    }
+
+    /// From when on decisions count, in milliseconds since 1970-01-01 UTC.
+    pub(super) fn since_ms(&self) -> u64 {
+        let latest = self.all.last();
+        latest.map_or(self.design_since_ms, |reset| reset.unix_ms)
+    }
+
+    /// The probability that an alarm may ever be false, where that would be `delta` without a reset.
+    ///
+    /// Each reset is another chance to be wrong. After k of them evidence has delta / 2^k, so that an
+    /// operating point that is never reset has all of it, and one that is has less than 2 delta in all.
+    pub(super) fn left_of(&self, delta: f64) -> f64 {
+        let halved = self.all.iter().fold(delta, |delta, _| delta / 2.0);
+        halved.max(DELTA_MIN)
+    }
+}
+
+fn read(folder: &Path) -> Vec<Reset> {
+    let path = folder.join(FILE);
+    let Ok(bytes) = std::fs::read(&path) else {
+        return Vec::new();
+    };
+    serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+        tracing::error!(%error, path = %path.display(), "when evidence was begun anew is damaged; it counts from when the operating point began to decide");
+        Vec::new()
+    })
+}
+
+/// Adds a reset, in the place of the latest of its operating point with `instead`.
+fn keep(folder: &Path, reset: &Reset, instead: bool) -> Result<(), DeploymentError> {
+    let mut all = read(folder);
+    let of_point = |known: &Reset| known.operating_point == reset.operating_point;
+    if instead && let Some(place) = all.iter().rposition(of_point) {
+        all.remove(place);
+    }
+    all.push(reset.clone());
+    let surplus = all.len().saturating_sub(KEPT_MAX);
+    all.drain(..surplus);
+    write_json(&folder.join(FILE), &all)
+}
+
+impl Deployment {
+    /// Begins evidence, alarms and CUSUM of the operating point that decides anew from now on: what made
+    /// them rise is mended. What was recorded stays, and enters no rate any more. Blocks.
+    ///
+    /// While no decision since the latest reset has a label, that one is moved to now and costs nothing,
+    /// so that the call may be repeated.
+    ///
+    /// # Errors
+    /// No operating point decides, a reason or name that is empty or too long, too many resets, decisions
+    /// are not recorded, or the disk.
+    pub fn reset_drift(&self, why: &str, said_by: &str) -> Result<Reset, DeploymentError> {
+        let monitor = self.monitor()?;
+        let why = text("why", why)?;
+        let said_by = match said_by.trim() {
+            "" => "unnamed".to_owned(),
+            name => text("said_by", name)?,
+        };
+        // One at a time: the file is read, and then replaced.
+        let _turn = monitor.turn();
+        let standing = self.standing.load_full();
+        let point = standing
+            .valid()
+            .ok_or(DeploymentError::NothingDecides)?
+            .id()
+            .to_owned();
+        let folder = self.path();
+        let known = Resets::of(&folder, &point, monitor.since_ms).all;
+        let instead = match known.last() {
+            Some(latest) => !any_labelled(&monitor.reader()?, &point, latest.unix_ms)?,
+            None => false,
+        };
+        if !instead && RESETS_MAX <= known.len() {
+            return Err(DeploymentError::TooManyResets { limit: RESETS_MAX });
+        }
+        let reset = Reset {
+            operating_point: point,
+            unix_ms: now_ms(),
+            why,
+            said_by,
+        };
+        keep(&folder, &reset, instead)?;
+        monitor.look_again();
+        Ok(reset)
+    }
+}
+
+fn text(argument: &'static str, text: &str) -> Result<String, DeploymentError> {
+    let text = text.trim();
+    if (1..=TEXT_BYTES_MAX).contains(&text.len()) {
+        return Ok(text.to_owned());
+    }
+    Err(DeploymentError::Argument {
+        argument,
+        problem: format!("must have 1 to {TEXT_BYTES_MAX} bytes"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reset(point: &str, unix_ms: u64) -> Reset {
+        Reset {
+            operating_point: point.to_owned(),
+            unix_ms,
+            why: "the camera was cleaned".to_owned(),
+            said_by: "anna".to_owned(),
+        }
+    }
+
+    #[test]
+    fn each_reset_halves_what_evidence_has_so_that_all_have_less_than_twice_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |point, design| {
+            let resets = Resets::of(folder.path(), point, design);
+            (resets.since_ms(), resets.left_of(0.05))
+        };
+        assert_eq!(of("op", 7), (7, 0.05));
+        keep(folder.path(), &reset("op", 100), false).unwrap();
+        keep(folder.path(), &reset("other", 150), false).unwrap();
+        keep(folder.path(), &reset("op", 200), false).unwrap();
+        assert_eq!(of("op", 7), (200, 0.0125));
+        assert_eq!(of("other", 7), (150, 0.025));
+        // A new design has begun since.
+        assert_eq!(of("op", 300), (300, 0.05));
+        let mut sum = 0.05;
+        for number in 0..RESETS_MAX as u64 {
+            keep(folder.path(), &reset("many", 400 + number), false).unwrap();
+            sum += of("many", 7).1;
+        }
+        assert!(sum < 0.1, "{sum}");
+    }
+
+    #[test]
+    fn a_reset_can_take_the_place_of_the_latest_of_its_operating_point() {
+        let folder = tempfile::tempdir().unwrap();
+        keep(folder.path(), &reset("op", 100), false).unwrap();
+        keep(folder.path(), &reset("op", 200), false).unwrap();
+        keep(folder.path(), &reset("other", 250), false).unwrap();
+        keep(folder.path(), &reset("op", 300), true).unwrap();
+        let times = |point| {
+            let resets = Resets::of(folder.path(), point, 0).into_all();
+            resets.iter().map(|reset| reset.unix_ms).collect::<Vec<_>>()
+        };
+        assert_eq!(times("op"), [100, 300]);
+        assert_eq!(times("other"), [250]);
+        std::fs::write(folder.path().join(FILE), "[{").unwrap();
+        assert_eq!(times("op"), [0; 0]);
+    }
+}
