@@ -272,6 +272,11 @@ async fn rates_are_unknown_before_labels_and_false_accepts_raise_an_alarm_that_o
     let next = &after.findings[0].next;
     assert!(next.contains("30 of 30 labelled false accepts"), "{next}");
     assert!(next.contains("That is enough"), "{next}");
+    let last = after.course.last().unwrap();
+    assert_eq!(
+        last.far.as_ref().unwrap().rate.to_bits(),
+        far.rate.to_bits()
+    );
     // Since when, and that the operating point can be asked for by its id.
     let span = after.first_unix_milliseconds..=after.last_unix_milliseconds;
     assert!(

@@ -1,6 +1,7 @@
 //! `matchpoint drift`: is the promise kept in service?
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 
@@ -8,9 +9,11 @@ use super::audit::Where;
 use super::exit::Exit;
 use super::output::{Output, percent, wrapped};
 use crate::deployment::{now_rfc_3339, rfc_3339};
-use crate::report;
-use crate::report::drift::{DriftFinding, DriftReport, DriftStanding};
-use crate::server::{Client, DriftFound, EvidenceFound, FindingFound, RateFound, ResetFound};
+use crate::report::drift::{DriftFinding, DriftReport, DriftStanding, RateCourse};
+use crate::report::{self, Span};
+use crate::server::{
+    Client, DriftFound, EvidenceFound, FindingFound, RateFound, RatesAtFound, ResetFound,
+};
 
 /// Say whether the operating point keeps its promise in service
 ///
@@ -206,7 +209,45 @@ fn page(found: &DriftFound, deployment: &str) -> DriftReport {
         operating_point: found.operating_point.clone(),
         findings: found.findings.iter().map(finding).collect(),
         measured,
+        courses: courses(found),
     }
+}
+
+fn courses(found: &DriftFound) -> Vec<RateCourse> {
+    type Take = fn(&RatesAtFound) -> Option<RateFound>;
+    let far: Take = |at| at.far;
+    let frr: Take = |at| at.frr;
+    let rates = [
+        ("FAR", far, found.far_evidence),
+        ("FRR", frr, found.frr_evidence),
+    ];
+    let course = |(name, take, evidence): (&'static str, Take, Option<EvidenceFound>)| {
+        let known = found
+            .course
+            .iter()
+            .filter_map(|at| Some((at.unix_milliseconds, take(at)?)));
+        let known: Vec<(i64, RateFound)> = known.collect();
+        let (first, last) = (known.first()?.0, known.last()?.0);
+        let point = |(time, rate): &(i64, RateFound)| {
+            let span = Span {
+                lower: rate.lower,
+                upper: rate.upper,
+                confidence: rate.confidence,
+            };
+            (days(*time - first), rate.rate, span)
+        };
+        Some(RateCourse {
+            name,
+            limit: evidence.map(|evidence| evidence.limit),
+            ends: [shown_time(first), shown_time(last)],
+            points: known.iter().map(point).collect(),
+        })
+    };
+    rates.into_iter().filter_map(course).collect()
+}
+
+fn days(milliseconds: i64) -> f64 {
+    Duration::from_millis(u64::try_from(milliseconds).unwrap_or(0)).as_secs_f64() / 86_400.0
 }
 
 /// From when on decisions count.

@@ -16,6 +16,7 @@ use crate::gallery::Gallery;
 use crate::journal::entry::{Label, LabelKind, Row, Sampling, Truth as SaidTruth};
 use crate::journal::read::{Reader, Selection};
 use crate::monitoring::audit::{AcceptFeedback, AuditRow, Truth};
+use crate::monitoring::course::{CoursePoint, course};
 use crate::monitoring::drift::{Drift, Limits, Seen};
 use crate::monitoring::groups::{Case, Match, groups};
 use crate::monitoring::strata::{Inclusion, Strata};
@@ -189,6 +190,12 @@ impl Told {
                 None => {}
             }
         }
+    }
+
+    /// How the rates came to what they are.
+    pub(super) fn course(&self, strata: &Strata) -> Result<Vec<CoursePoint>, DeploymentError> {
+        let seen = (self.rows.as_slice(), self.made_ms.as_slice());
+        Ok(course(strata, seen, Confidence::DISPLAY)?)
     }
 
     pub(super) fn labelling(&self) -> Labelling {

@@ -5,6 +5,7 @@ use super::audited::{Span, drift};
 use super::resets::{Reset, Resets};
 use super::{Deployment, DeploymentError};
 use crate::calibration::operating_point::OperatingPoint;
+use crate::monitoring::course::CoursePoint;
 use crate::monitoring::drift::Drift;
 
 /// How an operating point does in service.
@@ -14,6 +15,8 @@ pub struct InService {
     pub point: OperatingPoint,
     /// What is known of it, since it decides or since the latest reset.
     pub drift: Drift,
+    /// How its rates came to what they are.
+    pub course: Vec<CoursePoint>,
     /// When and why its evidence was begun anew, the earliest first.
     pub resets: Vec<Reset>,
 }
@@ -48,7 +51,7 @@ impl Deployment {
         };
         let gallery = (&*self.gallery, items as u64);
         let kept = (&alarms, &*monitor.enrolments);
-        let (mut drift, _) = drift(&reader, point, &span, gallery, kept)?;
+        let (mut drift, told) = drift(&reader, point, &span, gallery, kept)?;
         let round = self.canaries();
         if let Some(round) = round.filter(|round| round.operating_point == point.id()) {
             drift.add(round.rates.findings(round.changed.len()));
@@ -56,6 +59,7 @@ impl Deployment {
         Ok(Some(InService {
             point: point.clone(),
             drift,
+            course: told.course(&monitor.strata)?,
             resets: resets.into_all(),
         }))
     }

@@ -6,6 +6,7 @@
 
 pub mod audit;
 pub mod canaries;
+pub mod course;
 pub mod cusum;
 pub mod drift;
 pub mod groups;

@@ -1,7 +1,11 @@
 //! The page about an operating point in service.
 
+use super::Span;
+use super::axis::{Axis, Scale, Unit};
 use super::markup::Markup;
+use super::numbers::short_percent;
 use super::page::document;
+use super::plot::{Plot, Side};
 use super::tables::{Column, Table, cell};
 
 /// What is known of an operating point in service, as text.
@@ -17,6 +21,21 @@ pub struct DriftReport {
     pub findings: Vec<DriftFinding>,
     /// Names and values of what was measured.
     pub measured: Vec<[String; 2]>,
+    /// How rates came to what they are.
+    pub courses: Vec<RateCourse>,
+}
+
+/// How a rate came to what it is.
+#[derive(Clone, Debug)]
+pub struct RateCourse {
+    /// The rate, such as `FAR`.
+    pub name: &'static str,
+    /// What it is held against; `None` where there is nothing.
+    pub limit: Option<f64>,
+    /// The first and the last time, as they are written.
+    pub ends: [String; 2],
+    /// Days since the first time, and the rate of all up to then with its interval.
+    pub points: Vec<(f64, f64, Span)>,
 }
 
 /// One finding.
@@ -63,6 +82,7 @@ pub fn render(report: &DriftReport) -> String {
         for [name, value] in &report.measured {
             table.row(vec![cell(name), cell(value)]);
         }
+        courses(main, &report.courses);
         main.element("section", &[("id", "measured")], |section| {
             section.element("div", &[("class", "rail")], |rail| {
                 rail.line("h2", "", "What was measured");
@@ -78,6 +98,64 @@ pub fn render(report: &DriftReport) -> String {
         });
     });
     page.finish()
+}
+
+fn courses(main: &mut Markup, courses: &[RateCourse]) {
+    let charts: Vec<Markup> = courses.iter().filter_map(chart).collect();
+    if charts.is_empty() {
+        return;
+    }
+    main.element("section", &[("id", "course")], |section| {
+        section.element("div", &[("class", "rail")], |rail| {
+            rail.line("h2", "", "How the rates came to it");
+            rail.line(
+                "p",
+                "",
+                "Each point is the rate of all drawn decisions up to then, with its interval; a rise shows late in it. The intervals hold each for its point, and not for all of them together.",
+            );
+        });
+        section.element("div", &[("class", "body")], |body| {
+            for chart in charts {
+                body.append(chart);
+            }
+        });
+    });
+}
+
+/// `None` where less than two points are known.
+fn chart(course: &RateCourse) -> Option<Markup> {
+    let points = &course.points;
+    let ((first, ..), (last, rate, span)) = (points.first()?, points.last()?);
+    let x = Axis::new(Scale::Linear, Unit::Plain, (*first, *last))?;
+    // The first intervals are as wide as the axis; what counts is the last one, and the limit.
+    let most = [*rate, span.upper, course.limit.unwrap_or(0.0)];
+    let most = 1.5 * most.into_iter().fold(0.0, f64::max);
+    let y = Axis::new(Scale::Linear, Unit::Share, (0.0, most.min(1.0)))?;
+    let mut plot = Plot::new(x, y);
+    let edge = |end: fn(&Span) -> f64| -> Vec<(f64, f64)> {
+        points
+            .iter()
+            .map(|(day, _, span)| (*day, end(span)))
+            .collect()
+    };
+    plot.area(&edge(|span| span.upper), &edge(|span| span.lower), "band");
+    let curve = points.iter().map(|(day, rate, _)| (*day, Some(*rate)));
+    plot.curve(curve, "line", "");
+    if let Some(limit) = course.limit {
+        let name = format!("limit: {}", short_percent(limit));
+        plot.horizontal(limit, "target", (&name, Side::Right));
+    }
+    let [from, to] = &course.ends;
+    plot.ends(from, to);
+    let name = course.name;
+    Some(plot.finish(
+        "plot low",
+        (
+            "Days →",
+            &format!("↑ {name} of all drawn decisions up to then"),
+        ),
+        &format!("Curve of the {name} over time, with its interval and its limit."),
+    ))
 }
 
 fn show(main: &mut Markup, finding: &DriftFinding) {
@@ -115,5 +193,32 @@ mod tests {
         assert!(page.contains("&lt;b&gt;shop") && page.contains("A &amp; B"));
         assert!(page.contains("verdict refused") && page.contains("not known"));
         assert!(!page.contains("<b>shop") && !page.contains("<script"));
+    }
+
+    #[test]
+    fn a_course_is_drawn_from_two_points_on() {
+        let page = |days: &[f64]| {
+            let span = Span {
+                lower: 0.01,
+                upper: 0.05,
+                confidence: 0.95,
+            };
+            let course = RateCourse {
+                name: "FAR",
+                limit: Some(0.02),
+                ends: ["2026-11-01".to_owned(), "2026-11-09".to_owned()],
+                points: days.iter().map(|day| (*day, 0.03, span)).collect(),
+            };
+            render(&DriftReport {
+                courses: vec![course],
+                ..DriftReport::default()
+            })
+        };
+        let drawn = page(&[0.0, 3.0, 8.0]);
+        assert!(
+            drawn.contains("<svg") && drawn.contains("limit: 2"),
+            "{drawn}"
+        );
+        assert!(!page(&[0.0]).contains("<svg") && !page(&[]).contains("<svg"));
     }
 }

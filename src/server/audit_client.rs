@@ -113,6 +113,8 @@ pub struct DriftFound {
     pub groups: Vec<GroupFound>,
     /// When and why evidence was begun anew, the earliest first.
     pub resets: Vec<ResetFound>,
+    /// How the rates came to what they are.
+    pub course: Vec<RatesAtFound>,
     /// In words, the most urgent first.
     pub findings: Vec<FindingFound>,
 }
@@ -164,6 +166,17 @@ pub struct ResetFound {
     pub why: String,
     /// Who says so.
     pub said_by: String,
+}
+
+/// The rates of all drawn decisions up to a time.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct RatesAtFound {
+    /// The time, in milliseconds since 1970-01-01 UTC.
+    pub unix_milliseconds: i64,
+    /// FAR, where known.
+    pub far: Option<RateFound>,
+    /// FRR, where known.
+    pub frr: Option<RateFound>,
 }
 
 /// A rate with its interval.
@@ -530,6 +543,14 @@ fn reset(found: proto::DriftReset) -> ResetFound {
     }
 }
 
+fn rates_at(found: proto::RatesAt) -> RatesAtFound {
+    RatesAtFound {
+        unix_milliseconds: found.unix_milliseconds,
+        far: found.far.map(rate),
+        frr: found.frr.map(rate),
+    }
+}
+
 fn drift(found: proto::GetDriftResponse) -> DriftFound {
     let evidence = |evidence: proto::Evidence| EvidenceFound {
         limit: evidence.limit,
@@ -562,6 +583,7 @@ fn drift(found: proto::GetDriftResponse) -> DriftFound {
         recalibration: found.recalibration.as_ref().map(recalibration),
         groups: found.groups.into_iter().map(group).collect(),
         resets: found.resets.into_iter().map(reset).collect(),
+        course: found.course.into_iter().map(rates_at).collect(),
         findings: found
             .findings
             .into_iter()

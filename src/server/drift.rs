@@ -1,11 +1,12 @@
 //! What is known of an operating point in service, as messages.
 
 use super::proto::{
-    AuditedRate, DriftReset, ErrorGroup, Evidence, Finding, GetDriftResponse, Recalibration,
-    Verdict,
+    AuditedRate, DriftReset, ErrorGroup, Evidence, Finding, GetDriftResponse, RatesAt,
+    Recalibration, Verdict,
 };
 use crate::deployment::{InService, Reset};
 use crate::monitoring::audit::{AuditedRate as Rate, AuditedRates};
+use crate::monitoring::course::CoursePoint;
 use crate::monitoring::cusum::Onset;
 use crate::monitoring::drift::{Finding as Found, Limit, Subject, Verdict as How};
 use crate::monitoring::groups::Group;
@@ -16,6 +17,7 @@ pub(super) fn shown(found: InService) -> GetDriftResponse {
     let InService {
         point,
         drift,
+        course,
         resets,
     } = found;
     let AuditedRates {
@@ -47,6 +49,7 @@ pub(super) fn shown(found: InService) -> GetDriftResponse {
         recalibration: drift.recalibration.map(recalibration),
         groups: drift.groups.into_iter().map(group).collect(),
         resets: resets.into_iter().map(reset).collect(),
+        course: course.into_iter().map(point_of_course).collect(),
     }
 }
 
@@ -105,6 +108,14 @@ fn group(found: Group) -> ErrorGroup {
         all_errors: found.all_errors,
         all_trials: found.all_trials,
         p_value: found.p_value,
+    }
+}
+
+fn point_of_course(point: CoursePoint) -> RatesAt {
+    RatesAt {
+        unix_milliseconds: point.unix_ms.cast_signed(),
+        far: point.far.map(rate),
+        frr: point.frr.map(rate),
     }
 }
 

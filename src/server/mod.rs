@@ -37,7 +37,7 @@ use tonic_health::server::HealthReporter;
 
 pub use audit_client::{
     CanariesFound, Decided, DecisionFound, DriftFound, EvidenceFound, FindingFound, GroupFound,
-    QueueAsked, RateFound, RecalibrationFound, ResetFound, Said,
+    QueueAsked, RateFound, RatesAtFound, RecalibrationFound, ResetFound, Said,
 };
 pub use client::{Asked, Client, ClientError, Found, Served};
 pub use registry::Loaded;
