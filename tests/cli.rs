@@ -1026,6 +1026,13 @@ fn labelled_pictures_are_written_for_a_calibration_and_evidence_is_begun_anew() 
         assert!(output.status.success(), "{}", text(&output.stderr));
         text(&output.stdout)
     };
+    let labelled = folder.path().join("labelled");
+    let list = labelled.join("labelled.csv");
+    let export = ["audit", "export", path(&deployment), "--for-calibration"];
+    let export = [&export[..], &[path(&labelled), "--json"]].concat();
+    let nothing = run(&export);
+    assert_eq!(code(&nothing), 65, "{}", text(&nothing.stderr));
+    assert!(!list.exists(), "nothing to calibrate with is no list");
     for (label, truth) in [
         ("gc_fishes_fish3", ["--label", "gc_fishes_fish3"].as_slice()),
         ("gc_monuments_eiffelTower", &["--not-enrolled"]),
@@ -1036,15 +1043,12 @@ fn labelled_pictures_are_written_for_a_calibration_and_evidence_is_begun_anew() 
         let id = waiting[0]["decision_id"].as_str().unwrap();
         ask(&[&["audit", "label", id], truth].concat());
     }
-    let labelled = folder.path().join("labelled");
-    let export = ["audit", "export", path(&deployment), "--for-calibration"];
-    let (written, _) = said(&[&export[..], &[path(&labelled), "--json"]].concat());
+    let (written, _) = said(&export);
     assert_eq!(
         (&written["strangers"], &written["enrolled"]),
         (&1.into(), &1.into())
     );
     assert_eq!(written["without_picture"], 0);
-    let list = labelled.join("labelled.csv");
     let table = fs::read_to_string(&list).unwrap();
     assert!(table.contains(".jpg,gc_fishes_fish3,"), "{table}");
     assert!(table.contains(".jpg,stranger-"), "{table}");

@@ -111,22 +111,17 @@ impl Export {
     fn pictures(&self, folder: &Path) -> anyhow::Result<Exit> {
         let cannot = || format!("cannot write to {}", folder.display());
         fs::create_dir_all(folder.join(PICTURES)).with_context(cannot)?;
-        let file = folder.join("labelled.csv");
         let mut sample = Sample {
             strangers: 0,
             enrolled: 0,
             labels: BTreeSet::new(),
             without_picture: 0,
-            file: file.clone(),
+            file: folder.join("labelled.csv"),
+            rows: Vec::new(),
         };
-        let mut writer = csv::Writer::from_path(&file).with_context(cannot)?;
-        writer
-            .write_record(["path", "label", "id"])
-            .with_context(cannot)?;
         let mut failed = None;
         let plain = labelled_sample(&self.deployment, self.times(), |decision| {
-            let written = sample.add(folder, &decision, &mut writer);
-            failed = written.err();
+            failed = sample.add(folder, &decision).err();
             failed.is_none()
         })?;
         if let Some(cause) = failed {
@@ -136,7 +131,11 @@ impl Export {
             let problem = "the labels make no plain sample: a stratum with drawn decisions has no label; label some of every stratum";
             return Err(fail(Exit::BadData, problem));
         }
-        writer.flush().with_context(cannot)?;
+        if sample.rows.is_empty() {
+            let problem = "no labelled decision has a picture; `audit_images = true` keeps those of decisions to come";
+            return Err(fail(Exit::NoInput, problem));
+        }
+        sample.write().with_context(cannot)?;
         Output::new(self.json).result(&sample, Sample::text)?;
         Ok(Exit::Done)
     }
@@ -154,15 +153,13 @@ struct Sample {
     labels: BTreeSet<String>,
     without_picture: u64,
     file: PathBuf,
+    /// Those of the file: path, label, id of the decision.
+    #[serde(skip)]
+    rows: Vec<[String; 3]>,
 }
 
 impl Sample {
-    fn add(
-        &mut self,
-        folder: &Path,
-        decision: &LabelledDecision,
-        writer: &mut csv::Writer<fs::File>,
-    ) -> anyhow::Result<()> {
+    fn add(&mut self, folder: &Path, decision: &LabelledDecision) -> std::io::Result<()> {
         let Some(image) = &decision.image else {
             self.without_picture += 1;
             return Ok(());
@@ -181,7 +178,17 @@ impl Sample {
                 format!("stranger-{id}")
             }
         };
-        Ok(writer.write_record([path, label, id])?)
+        self.rows.push([path, label, id]);
+        Ok(())
+    }
+
+    fn write(&self) -> anyhow::Result<()> {
+        let mut writer = csv::Writer::from_path(&self.file)?;
+        writer.write_record(["path", "label", "id"])?;
+        for row in &self.rows {
+            writer.write_record(row)?;
+        }
+        Ok(writer.flush()?)
     }
 
     fn text(&self) -> String {

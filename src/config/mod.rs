@@ -244,8 +244,9 @@ impl Reader {
                 device: device?,
                 threads: match (threads?, profile?) {
                     (Some(count), _) => count,
-                    (None, Profile::Throughput) => 1,
-                    (None, Profile::Latency) => cpus(),
+                    // Where images are joined, all workers share one session.
+                    (None, Profile::Throughput) if batch_max?.is_none_or(|images| images <= 1) => 1,
+                    (None, Profile::Throughput | Profile::Latency) => cpus(),
                 },
                 batch_max: batch_max?,
                 gpu_bytes_max: gpu_bytes_max.map(|bytes| Some(bytes).filter(|bytes| 0 < *bytes))?,
@@ -490,6 +491,11 @@ mod tests {
         };
         let cpus = cpus();
         assert_eq!(resolved(&[]), (Workers::PerCpu(cpus), 1));
+        assert_eq!(resolved(&["--batch-max", "1"]), (Workers::PerCpu(cpus), 1));
+        assert_eq!(
+            resolved(&["--batch-max", "4"]),
+            (Workers::PerCpu(cpus), cpus)
+        );
         assert_eq!(
             resolved(&["--profile", "latency"]),
             (Workers::Count(1), cpus)

@@ -53,7 +53,7 @@ pub const SETTINGS: &[Setting] = &[
     engine(
         "threads",
         Some("auto"),
-        "Threads that one run of the model takes on the CPU: 1 to 256, or auto by profile",
+        "Threads that one run of the model takes on the CPU: 1 to 256, or auto by profile (all CPUs with batch_max above 1)",
     ),
     engine(
         "batch_max",

@@ -140,10 +140,10 @@ impl Subject {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// The data show that it is as promised.
-    Kept,
     /// Worth knowing, and nothing to act on.
     Note,
+    /// The data show that it is as promised.
+    Kept,
     /// The data do not say.
     Unknown,
     /// Something should be done before the promise is broken.
