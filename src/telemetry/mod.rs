@@ -81,6 +81,10 @@ const SHADOW_INFO: &str = "matchpoint_shadow_info";
 const SHADOW_DECISIONS: &str = "matchpoint_shadow_decisions_total";
 const SHADOW_SKIPPED: &str = "matchpoint_shadow_skipped_total";
 
+/// How a rate was estimated: weighted by inverse probabilities of being drawn, or as a plain share.
+const HAJEK: &str = "hajek";
+const PROPORTION: &str = "proportion";
+
 /// The decisions, as label values.
 pub const DECISION_VALUES: [&str; 3] = ["accept", "reject", "undecided"];
 /// The stages of a request, as label values.
@@ -759,7 +763,7 @@ pub fn rate_audited(deployment: &str, operating_point: &str, found: AuditedRateG
     let of_interval = |end: usize| Some(*found.interval?.get(end)?);
     for (end, bound) in ["estimate", "lower", "upper"].into_iter().enumerate() {
         let mut labels = labels();
-        labels.push(("bound", bound.to_owned()));
+        labels.extend([("estimator", HAJEK.to_owned()), ("bound", bound.to_owned())]);
         shown::set(AUDIT_RATE, &labels, of_interval(end));
     }
     set(AUDIT_ERRORS, found.weighted.map(|[errors, _]| errors));
@@ -885,7 +889,10 @@ pub fn canaries_ended(deployment: &str, operating_point: &str) {
         }
         for bound in ["lower", "upper"] {
             let mut labels = labels();
-            labels.push(("bound", bound.to_owned()));
+            labels.extend([
+                ("estimator", PROPORTION.to_owned()),
+                ("bound", bound.to_owned()),
+            ]);
             shown::set(CANARY_RATE, &labels, None);
         }
     }
@@ -913,7 +920,10 @@ pub fn canaries_replayed(
         shown::set(CANARY_ALARM, &labels(), alarm);
         for (end, bound) in ["lower", "upper"].into_iter().enumerate() {
             let mut labels = labels();
-            labels.push(("bound", bound.to_owned()));
+            labels.extend([
+                ("estimator", PROPORTION.to_owned()),
+                ("bound", bound.to_owned()),
+            ]);
             let value = found.interval.and_then(|ends| ends.get(end).copied());
             shown::set(CANARY_RATE, &labels, value);
         }
