@@ -67,12 +67,14 @@ struct Switched {
 
 impl Switch {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
-        let from = leads_to(&self.link)?;
+        // With a slash at its end, as shells complete it, a link would be the folder that it leads to.
+        let link: PathBuf = self.link.components().collect();
+        let from = leads_to(&link)?;
         let to = match &self.to {
             Some(to) => fs::canonicalize(to)
                 .map_err(|cause| fail(Exit::NoInput, format!("{}: {cause}", to.display())))?,
-            None => leads_to(&previous(&self.link)).map_err(|_none| {
-                let message = format!("{} was not switched before", self.link.display());
+            None => leads_to(&previous(&link)).map_err(|_none| {
+                let message = format!("{} was not switched before", link.display());
                 fail(Exit::NoInput, message)
             })?,
         };
@@ -84,22 +86,22 @@ impl Switch {
                 "{items_left_behind} items that are served are not in {}; enrol them there, as `matchpoint build {} --images-of {}` does, or give --anyway",
                 to.display(),
                 to.display(),
-                self.link.display()
+                link.display()
             );
             return Err(fail(Exit::Mismatch, message));
         }
         let runtime = super::runtime()?;
         let client = runtime.block_on(Client::connect(&self.server))?;
-        lead(&self.link, &to)?;
+        lead(&link, &to)?;
         let switched = runtime.block_on(client.reload(&self.deployment));
         let [before, now] = match switched {
             Ok(served) => served,
             Err(refused) => {
-                lead(&self.link, &from)?;
+                lead(&link, &from)?;
                 return Err(refused).context("nothing was changed");
             }
         };
-        lead(&previous(&self.link), &from)?;
+        lead(&previous(&link), &from)?;
         let switched = Switched {
             from,
             to,
