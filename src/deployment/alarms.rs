@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::DeploymentError;
@@ -89,12 +90,17 @@ impl Alarms {
 }
 
 fn read(folder: &Path) -> Vec<Alarms> {
-    let path = folder.join(FILE);
-    let Ok(bytes) = std::fs::read(&path) else {
+    let damaged = "what is kept of earlier alarms is damaged; they are found again where their decisions are kept";
+    read_list(&folder.join(FILE), damaged)
+}
+
+/// A list in a small file of ours; empty where there is none, and where it is damaged, which the log says.
+pub(super) fn read_list<T: DeserializeOwned>(path: &Path, damaged: &str) -> Vec<T> {
+    let Ok(bytes) = std::fs::read(path) else {
         return Vec::new();
     };
     serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-        tracing::error!(%error, path = %path.display(), "what is kept of earlier alarms is damaged; they are found again where their decisions are kept");
+        tracing::error!(%error, path = %path.display(), "{damaged}");
         Vec::new()
     })
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::alarms::read_list;
 use super::audited::any_labelled;
 use super::canary::write_json;
 use super::monitor::now_ms;
@@ -77,14 +78,8 @@ impl Resets {
 }
 
 fn read(folder: &Path) -> Vec<Reset> {
-    let path = folder.join(FILE);
-    let Ok(bytes) = std::fs::read(&path) else {
-        return Vec::new();
-    };
-    serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-        tracing::error!(%error, path = %path.display(), "when evidence was begun anew is damaged; it counts from when the operating point began to decide");
-        Vec::new()
-    })
+    let damaged = "when evidence was begun anew is damaged; it counts from when the operating point began to decide";
+    read_list(&folder.join(FILE), damaged)
 }
 
 /// Adds a reset, in the place of the latest of its operating point with `instead`.
