@@ -92,15 +92,16 @@ impl<'a> Span<'a> {
 }
 
 /// How an operating point does in service, with `items` in the gallery, and what was told of it. Its
-/// `alarms` stay where what they rest on is no longer kept.
+/// `alarms` stay where what they rest on is no longer kept. With `advise`, the gallery whose metadata are
+/// conditions, also what errors have in common and whether the labels do for a calibration.
 pub(super) fn drift(
     reader: &Reader,
     point: &OperatingPoint,
     span: &Span<'_>,
-    (gallery, items): (&Gallery, u64),
+    (items, advise): (u64, Option<&Gallery>),
     (alarms, enrolments): (&Alarms, &Enrolments),
 ) -> Result<(Drift, Told), DeploymentError> {
-    let told = Told::of(reader, (point.id(), span.since_ms), (gallery, enrolments))?;
+    let told = Told::of(reader, (point.id(), span.since_ms), (advise, enrolments))?;
     let seen = Seen {
         strata: span.strata,
         rows: &told.rows,
@@ -114,10 +115,12 @@ pub(super) fn drift(
     };
     let limits = Limits::of(point, span.delta);
     let mut drift = Drift::new(&seen, limits, Confidence::DISPLAY)?;
-    let from = drift.rise_began_at();
-    let certifying = Certifying::of(point);
-    let recalibration = certifying.map(|what| Recalibration::of(what, &seen, from));
-    drift.advise(groups(&told.cases), recalibration);
+    if advise.is_some() {
+        let from = drift.rise_began_at();
+        let certifying = Certifying::of(point);
+        let recalibration = certifying.map(|what| Recalibration::of(what, &seen, from));
+        drift.advise(groups(&told.cases), recalibration);
+    }
     Ok((drift, told))
 }
 
@@ -141,7 +144,7 @@ pub(super) struct Told {
     made_ms: Vec<u64>,
     /// The lots that they were drawn by.
     lots: Vec<u64>,
-    /// Those of them that have a label.
+    /// Those of them that have a label, where advice is asked for.
     cases: Vec<Case>,
     latest_label_ms: Option<u64>,
     feedback: AcceptFeedback,
@@ -151,7 +154,7 @@ impl Told {
     fn of(
         reader: &Reader,
         (point, since_ms): (&str, u64),
-        known: (&Gallery, &Enrolments),
+        known: (Option<&Gallery>, &Enrolments),
     ) -> Result<Self, DeploymentError> {
         let mut told = Self {
             rows: Vec::new(),
@@ -165,7 +168,7 @@ impl Told {
         Ok(told)
     }
 
-    fn take(&mut self, row: Row, (gallery, enrolments): (&Gallery, &Enrolments)) {
+    fn take(&mut self, row: Row, (advise, enrolments): (Option<&Gallery>, &Enrolments)) {
         let accepted = row.entry.decision == Decision::Accept;
         let truth_of = |label: Option<&Label>| truth(&row, label?, enrolments);
         let told = truth_of(row.label.as_ref());
@@ -175,7 +178,7 @@ impl Told {
             let unasked = truth_of(row.feedback.as_ref());
             self.made_ms.push(row.entry.id.unix_ms());
             self.lots.push(lot(&row.entry.id));
-            if let Some(truth) = told {
+            if let Some((truth, gallery)) = told.zip(advise) {
                 self.cases.push(case(self.rows.len(), row, truth, gallery));
             }
             self.rows.push(drawn);

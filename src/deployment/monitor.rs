@@ -507,7 +507,7 @@ impl Watcher {
             &self.reader,
             point,
             &span,
-            (&self.gallery, self.gallery.len() as u64),
+            (self.gallery.len() as u64, None),
             (&alarms, &self.enrolments),
         );
         let found = found.map(|(drift, told)| (drift, told.labelling()));

@@ -49,7 +49,7 @@ impl Deployment {
         } else {
             self.gallery.len()
         };
-        let gallery = (&*self.gallery, items as u64);
+        let gallery = (items as u64, Some(&*self.gallery));
         let kept = (&alarms, &*monitor.enrolments);
         let (mut drift, told) = drift(&reader, point, &span, gallery, kept)?;
         let round = self.canaries();
