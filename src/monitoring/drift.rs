@@ -6,7 +6,7 @@ use super::MonitoringError;
 use super::audit::{AcceptFeedback, Audit, AuditRow, AuditedRate, AuditedRates, Tighter};
 use super::cusum::{Cusum, Onset};
 use super::groups::{Case, Group};
-use super::sequential::{Bet, EProcess, Null, Side};
+use super::sequential::{Bet, EProcess, LIMIT_MAX, Null, Side};
 use super::strata::Strata;
 use super::thinning::Recalibration;
 use crate::calibration::binomial::real;
@@ -428,7 +428,8 @@ impl Watched {
         };
         let Some(limit) = self.limit else {
             let says = format!(
-                "The operating point promises no {name} and its calibration measured none, so nothing can be exceeded."
+                "The operating point promises no {name}, and its calibration measured none whose interval ends below {}, so nothing can be exceeded.",
+                percent(LIMIT_MAX)
             );
             return (Verdict::Note, says, String::new());
         };

@@ -85,7 +85,7 @@ pub enum MonitoringError {
         decisions: u64,
     },
     /// A promise is a rate that can be broken and can be kept.
-    #[error("limit {value} is outside [1e-9, 0.5]; give it as a fraction, such as 0.001")]
+    #[error("limit {value} is outside [1e-9, 0.999]; give it as a fraction, such as 0.001")]
     Limit {
         /// The number given.
         value: f64,

@@ -37,14 +37,17 @@ impl TryFrom<UncheckedNull> for Null {
     }
 }
 
+/// The highest limit that evidence can be gathered against: a rate of 1 cannot be exceeded.
+pub const LIMIT_MAX: f64 = 0.999;
+
 impl Null {
     /// Takes the highest rate that is allowed, and the probability with which an alarm may ever
     /// be raised while it is kept. With many deployments, give each its part of delta.
     ///
     /// # Errors
-    /// Refuses either outside [1e-9, 0.5].
+    /// Refuses a limit outside [1e-9, [`LIMIT_MAX`]], and a delta outside [1e-9, 0.5].
     pub fn new(limit: f64, delta: f64) -> Result<Self, MonitoringError> {
-        if !(1e-9..=0.5).contains(&limit) {
+        if !(1e-9..=LIMIT_MAX).contains(&limit) {
             return Err(MonitoringError::Limit { value: limit });
         }
         if !(1e-9..=0.5).contains(&delta) {
@@ -482,6 +485,7 @@ mod tests {
         };
         assert!(bet.settle([of_another]).is_err());
         assert!(Null::new(0.0, 0.05).is_err() && Null::new(0.01, 0.0).is_err());
+        assert!(Null::new(1.0, 0.05).is_err() && Null::new(0.01, 0.6).is_err());
         assert!(of_outcomes_against(null(), 0.01, []).is_err());
         assert!(serde_json::from_str::<Null>(r#"{"limit":2.0,"delta":0.05}"#).is_err());
     }

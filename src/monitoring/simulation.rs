@@ -8,7 +8,7 @@ use super::cusum::Cusum;
 use super::indicators::{Shift, shift};
 use super::mixture::{Classes, misfit};
 use super::sequential::{Bet, EProcess, Null, Side, of_outcomes};
-use super::strata::Strata;
+use super::strata::{Inclusion, Strata};
 use crate::calibration::binomial::{normal_tail, real};
 use crate::calibration::decision::Threshold;
 use crate::calibration::rates::Confidence;
@@ -550,4 +550,36 @@ fn evidence_that_is_begun_anew_whenever_it_rises_is_wrong_less_often_than_twice_
     }
     assert!(20 < begun, "{begun} resets");
     assert!(wrong <= 20, "{wrong} of 200");
+}
+
+/// Small calibrations measure an FRR whose interval ends above one half, and it is watched all the same.
+#[test]
+fn a_limit_above_one_half_is_watched_with_the_stated_false_alarms() {
+    let strata = Strata::new(vec![0.0], vec![Inclusion::ALWAYS; 2]).unwrap();
+    let share = |limit: f64, rate: f64| {
+        let null = Null::new(limit, 0.05).unwrap();
+        let bet = Bet::new(null, Side::FalseReject, &strata);
+        let mut draws = Draws(70_000);
+        let (mut canaries, mut audits) = (0, 0);
+        for _ in 0..1_000 {
+            let errors: Vec<bool> = (0..300).map(|_| draws.uniform() < rate).collect();
+            let rows = errors.iter().map(|error| AuditRow {
+                stratum: usize::from(!error),
+                accepted: !error,
+                inclusion: Inclusion::ALWAYS,
+                truth: Some(Truth::MatedRight),
+            });
+            audits += u32::from(bet.settle(rows).unwrap().alarm_at.is_some());
+            canaries += u32::from(of_outcomes(null, errors).alarm_at.is_some());
+        }
+        [canaries, audits].map(|raised| f64::from(raised) / 1_000.0)
+    };
+    for limit in [0.6, 0.8, 0.95] {
+        for raised in share(limit, limit) {
+            assert!(raised <= 0.05, "{limit}: {raised}");
+        }
+    }
+    for raised in share(0.67, 0.85) {
+        assert!(0.95 <= raised, "{raised}");
+    }
 }
