@@ -181,6 +181,7 @@ async fn bad_images_and_arguments_are_the_callers_fault_by_name() {
         (image("random_after_signature.png"), "IMAGE_UNDECODABLE"),
         (image("document.pdf"), "IMAGE_UNSUPPORTED_FORMAT"),
         (image("picture.tiff"), "IMAGE_UNSUPPORTED_FORMAT"),
+        (image("one_pixel.png"), "IMAGE_WITHOUT_CONTENT"),
         (image("bomb_30000.png"), "IMAGE_TOO_LARGE"),
         (image("bomb_lossless.webp"), "IMAGE_TOO_LARGE"),
         (vector_query(vec![1.0; 3]), "VECTOR_INVALID"),

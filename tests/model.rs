@@ -517,20 +517,45 @@ fn an_embedding_can_be_the_first_or_the_mean_of_tokens() {
 }
 
 #[test]
-fn an_output_that_is_no_embedding_is_the_models_fault() {
-    let zeros = Toy::new().open();
-    // The logarithm of each channel's sum, after a mean of 100 is taken off each pixel.
+fn a_picture_for_which_the_model_has_no_embedding_is_named_as_such() {
+    // The mean of each channel, after a mean of 100 is taken off each pixel.
+    let attributes = [onnx::list("axes", &[2, 3]), onnx::whole("keepdims", 0)].concat();
+    let means = onnx::model(&[1, 3, 2, 4], "ReduceMean", &attributes, &[1, 3]);
+    let zeros =
+        Toy::with(&means, &[15.0, 25.0, 35.0]).change("mean = [0, 0, 0]", "mean = [100, 100, 100]");
+    // The logarithm of each channel's sum, after the same.
     let attributes = [onnx::list("axes", &[2, 3]), onnx::whole("keepdims", 0)].concat();
     let logarithms = onnx::model(&[1, 3, 2, 4], "ReduceLogSum", &attributes, &[1, 3]);
     let golden = [120.0_f32, 200.0, 280.0].map(f32::ln);
     let nans = Toy::with(&logarithms, &golden).change("mean = [0, 0, 0]", "mean = [100, 100, 100]");
-    for (model, word) in [(zeros, "zero"), (nans.open(), "finite")] {
-        let refused = model.embedder().unwrap().embed(&bmp([[0; 3]; 8]), &LIMITS);
-        let EmbedError::Model { reason } = refused.unwrap_err() else {
-            panic!("{word}")
-        };
-        assert!(reason.contains(word), "{reason}");
+    let balanced = [90, 110, 90, 110, 90, 110, 90, 110].map(|grey| [grey; 3]);
+    let dark = [0, 40, 0, 40, 0, 40, 0, 40].map(|grey| [grey; 3]);
+    for (model, picture, word) in [(zeros, balanced, "zero"), (nans, dark, "finite")] {
+        let mut embedder = model.open().embedder().unwrap();
+        let refused = embedder.embed(&bmp(picture), &LIMITS).unwrap_err();
+        assert!(
+            matches!(refused, EmbedError::NoEmbedding { .. }),
+            "{refused:?}"
+        );
+        assert!(refused.to_string().contains(word), "{refused}");
+        assert!(embedder.embed(&bmp(GOLDEN), &LIMITS).is_ok());
     }
+}
+
+#[test]
+fn a_picture_of_one_colour_is_refused_and_one_with_a_visible_spot_is_not() {
+    let mut embedder = Toy::new().open().embedder().unwrap();
+    let mut varying_by = |levels: u8| {
+        let mut picture = [[200, 100, 50]; 8];
+        picture[3][2] += levels;
+        embedder.embed(&bmp(picture), &LIMITS)
+    };
+    for levels in [0, 1, 8] {
+        let refused = varying_by(levels).unwrap_err();
+        let found = matches!(refused, EmbedError::NoContent { contrast } if contrast == levels);
+        assert!(found, "{refused:?}");
+    }
+    assert!(varying_by(9).is_ok());
 }
 
 #[test]

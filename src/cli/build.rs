@@ -507,6 +507,7 @@ pub(super) fn is_the_images_fault(error: &DeploymentError) -> bool {
     matches!(
         error,
         DeploymentError::Image(_)
+            | DeploymentError::Unembeddable { .. }
             | DeploymentError::ImageNotKept { .. }
             | DeploymentError::Io { .. }
             | DeploymentError::ModelFailed { .. }

@@ -188,6 +188,7 @@ impl Exit {
             | DeploymentError::EtagMismatch { .. } => Self::Usage,
             DeploymentError::Damaged { .. }
             | DeploymentError::Image(_)
+            | DeploymentError::Unembeddable { .. }
             | DeploymentError::Vector(_)
             | DeploymentError::Dimension { .. }
             | DeploymentError::ItemNotFound { .. } => Self::BadData,

@@ -289,7 +289,9 @@ fn in_turn(mut items: Vec<KeptItem>) -> Vec<KeptItem> {
 fn is_the_images_fault(error: &DeploymentError) -> bool {
     matches!(
         error,
-        DeploymentError::Image(_) | DeploymentError::Gallery(GalleryError::Damaged { .. })
+        DeploymentError::Image(_)
+            | DeploymentError::Unembeddable { .. }
+            | DeploymentError::Gallery(GalleryError::Damaged { .. })
     )
 }
 

@@ -129,6 +129,14 @@ pub enum DeploymentError {
     /// The image is at fault.
     #[error(transparent)]
     Image(#[from] PixelsError),
+    /// The image has no content, or the model has no embedding for it.
+    #[error("{problem}")]
+    Unembeddable {
+        /// Which of the two.
+        kind: Unembeddable,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
     /// The vector is at fault.
     #[error("the embedding is refused: {0}")]
     Vector(#[from] NotAnEmbedding),
@@ -246,6 +254,15 @@ pub enum DeploymentError {
     Runtime(#[from] RuntimeError),
 }
 
+/// Why a picture that can be decoded has no place in a space of embeddings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unembeddable {
+    /// It shows nothing: it is of one colour, as near as matters.
+    NoContent,
+    /// The model gives NaN, infinity or zeros for it.
+    NoEmbedding,
+}
+
 impl DeploymentError {
     pub(super) fn io(path: &Path, cause: &std::io::Error) -> Self {
         Self::Io {
@@ -257,7 +274,13 @@ impl DeploymentError {
 
 impl From<EmbedError> for DeploymentError {
     fn from(error: EmbedError) -> Self {
+        let unembeddable = |kind| Self::Unembeddable {
+            kind,
+            problem: error.to_string(),
+        };
         match error {
+            EmbedError::NoContent { .. } => unembeddable(Unembeddable::NoContent),
+            EmbedError::NoEmbedding { .. } => unembeddable(Unembeddable::NoEmbedding),
             EmbedError::Image(cause) => Self::Image(cause),
             EmbedError::Model { reason } => Self::ModelFailed { reason },
             EmbedError::NoModel => Self::NoImageModel,

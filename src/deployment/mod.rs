@@ -50,7 +50,7 @@ pub use backup::{Progress, SnapshotReport, check_snapshot, restore};
 pub use calibrate::{Calibrated, CalibrationSettings};
 pub use canary::CanaryRound;
 pub use canary_list::{CANARIES_MAX, CANARIES_PER_ITEM, CanariesSet, NewCanary, set_canaries};
-pub use error::DeploymentError;
+pub use error::{DeploymentError, Unembeddable};
 pub use folder::{Folder, ModelReference, Record, now_rfc_3339, rfc_3339};
 pub use gather::{Copied, Gathered, IndexCheck, LabelledQuery, Repeated};
 pub use material::{MaterialSets, material_sets};
@@ -785,6 +785,13 @@ impl Deployment {
         }
         if let DeploymentError::Image(cause) = error {
             telemetry::image_failed(&self.name, answer::image_failure(cause));
+        }
+        if let DeploymentError::Unembeddable { kind, .. } = error {
+            let reason = match kind {
+                Unembeddable::NoContent => "no_content",
+                Unembeddable::NoEmbedding => "no_embedding",
+            };
+            telemetry::image_failed(&self.name, reason);
         }
     }
 }

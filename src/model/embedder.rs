@@ -3,14 +3,22 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::pixels::{self, Limits, PixelsError, Resizer};
-use crate::vector::Embedding;
+use crate::pixels::{self, Limits, Pixels, PixelsError, Resizer};
+use crate::vector::{Embedding, NotAnEmbedding};
 
 use super::batch::Batcher;
 use super::budget::DecodeBudget;
 use super::job::Watch;
 use super::manifest::{Colour, Input, Layout, Manifest};
 use super::session::Session;
+
+/// A picture with no more contrast than this at the model's size, in grey levels, is refused; see
+/// [`contrast`].
+///
+/// Measured with the shipped model (`benches/peers/content.py`, docs/models.md): photographs score .30
+/// with each other (median), at a contrast of 16 levels still .31, at 8 levels .44, at 4 levels .77,
+/// and plain colours .81, of which most pairs would be accepted as the same.
+const CONTRAST_TOO_LOW: u8 = 8;
 
 /// One worker's own session, or its way to the shared one, and its buffers.
 pub struct Embedder {
@@ -70,7 +78,23 @@ pub enum EmbedError {
     /// The image is at fault.
     #[error(transparent)]
     Image(PixelsError),
-    /// The model is at fault: it failed, or gave NaN, infinity or zeros.
+    /// The image has nothing on it that could tell it from another one.
+    #[error(
+        "the image shows nothing: at the model's size no two pixels near each other differ by more than \
+         {contrast} grey levels, and pictures in which they differ by {CONTRAST_TOO_LOW} or less cannot be \
+         told apart; send one that shows something"
+    )]
+    NoContent {
+        /// The largest difference of a colour channel between two such pixels, in grey levels.
+        contrast: u8,
+    },
+    /// The model computes no direction for this image, although it does for its golden image.
+    #[error("the model gives no embedding for this image ({cause}); send another one")]
+    NoEmbedding {
+        /// What came out instead.
+        cause: NotAnEmbedding,
+    },
+    /// The model is at fault: it failed to run.
     #[error("the model failed: {reason}")]
     Model {
         /// What happened.
@@ -132,9 +156,10 @@ impl Embedder {
     /// Decodes, resizes and embeds an image file held in memory.
     ///
     /// # Errors
-    /// [`EmbedError::Image`] where the bytes are no image within the limits, [`EmbedError::Model`]
-    /// where the model gives no embedding for it, [`EmbedError::NoModel`] where there is none,
-    /// [`EmbedError::GivenUp`] where nobody waits for it any more.
+    /// [`EmbedError::Image`] if the bytes are no image within the limits, [`EmbedError::NoContent`] if
+    /// it shows nothing, [`EmbedError::NoEmbedding`] if the model gives NaN, infinity or zeros for
+    /// it, [`EmbedError::Model`] if the model fails to run, [`EmbedError::NoModel`] if there is none,
+    /// [`EmbedError::GivenUp`] if nobody waits for it any more.
     pub fn embed(&mut self, image: &[u8], limits: &Limits) -> Result<Embedded, EmbedError> {
         let watch = self.watch.as_ref();
         let is_over = || watch.is_some_and(Watch::is_over);
@@ -171,8 +196,13 @@ impl ImageEmbedder {
         let start = Instant::now();
         let room = budget.take(pixels::decoding_bytes(image, limits), is_over);
         let room = room.ok_or(EmbedError::GivenUp)?;
-        prepare(image, limits, manifest, (resizer, tensor))?;
+        let resized = resized(image, limits, manifest, resizer)?;
         drop(room);
+        let contrast = contrast(&resized);
+        if contrast <= CONTRAST_TOO_LOW {
+            return Err(EmbedError::NoContent { contrast });
+        }
+        fill(tensor, resized.as_rgb(), &manifest.input)?;
         // The model is the dearer half.
         if is_over() {
             return Err(EmbedError::GivenUp);
@@ -196,8 +226,8 @@ pub(super) fn tensor_of(
     manifest: &Manifest,
 ) -> Result<Vec<f32>, EmbedError> {
     let mut tensor = tensor_for(manifest);
-    let to = (&mut Resizer::new(), tensor.as_mut_slice());
-    prepare(image, limits, manifest, to)?;
+    let resized = resized(image, limits, manifest, &mut Resizer::new())?;
+    fill(&mut tensor, resized.as_rgb(), &manifest.input)?;
     Ok(tensor)
 }
 
@@ -206,16 +236,16 @@ fn tensor_for(manifest: &Manifest) -> Vec<f32> {
     vec![0.0; usize::try_from(3 * pixels).unwrap_or(usize::MAX)]
 }
 
-/// Decodes and resizes an image, and fills the model's input with it.
-fn prepare(
+/// Decodes an image and brings it to the model's size.
+fn resized(
     image: &[u8],
     limits: &Limits,
     manifest: &Manifest,
-    (resizer, tensor): (&mut Resizer, &mut [f32]),
-) -> Result<(), EmbedError> {
+    resizer: &mut Resizer,
+) -> Result<Pixels, EmbedError> {
     let (background, geometry) = (manifest.input.background, &manifest.geometry);
     let resized = resizer.decode(image, limits, background, geometry);
-    let resized = resized.map_err(|cause| {
+    resized.map_err(|cause| {
         // Never the image's fault: the geometry is the manifest's.
         if matches!(cause, PixelsError::Geometry { .. }) {
             let reason = cause.to_string();
@@ -223,8 +253,35 @@ fn prepare(
         } else {
             EmbedError::Image(cause)
         }
-    })?;
-    fill(tensor, resized.as_rgb(), &manifest.input)
+    })
+}
+
+/// How much there is to see in a picture: the largest difference of a colour channel, in grey levels,
+/// between neighbouring pixels, and between pixels a sixteenth of a side apart, along rows and columns.
+///
+/// Over a short distance, because light that falls off over a wall has a wide range as well.
+fn contrast(pixels: &Pixels) -> u8 {
+    let row_bytes = pixels.as_rgb().len() / to_usize(pixels.height()).max(1);
+    let rows = [1, to_usize(pixels.height()) / 16];
+    let columns = [1, to_usize(pixels.width()) / 16];
+    let down = rows.map(|rows| largest_difference(pixels.as_rgb(), row_bytes * rows));
+    let across = columns.map(|columns| {
+        let rows = pixels.as_rgb().chunks_exact(row_bytes.max(1));
+        rows.map(|row| largest_difference(row, 3 * columns)).max()
+    });
+    let down = down.into_iter().max();
+    down.max(across.into_iter().flatten().max())
+        .unwrap_or_default()
+}
+
+/// The largest difference between two values so many apart.
+fn largest_difference(values: &[u8], apart: usize) -> u8 {
+    let pairs = values.iter().zip(values.iter().skip(apart));
+    pairs.fold(0, |largest, (a, b)| a.abs_diff(*b).max(largest))
+}
+
+fn to_usize(length: u32) -> usize {
+    usize::try_from(length).unwrap_or(usize::MAX)
 }
 
 fn infer(engine: &mut Engine, tensor: &[f32]) -> Result<(Embedding, f64), EmbedError> {
@@ -233,9 +290,7 @@ fn infer(engine: &mut Engine, tensor: &[f32]) -> Result<(Embedding, f64), EmbedE
         Engine::Shared(batcher) => batcher.run(tensor),
     };
     let raw = raw.map_err(|reason| EmbedError::Model { reason })?;
-    Embedding::with_length(raw).map_err(|cause| EmbedError::Model {
-        reason: cause.to_string(),
-    })
+    Embedding::with_length(raw).map_err(|cause| EmbedError::NoEmbedding { cause })
 }
 
 /// Writes RGB bytes as `(grey - mean) / std`, in the layout and channel order of the input.

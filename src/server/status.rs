@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::calibration::CalibrationError;
-use crate::deployment::{ArchiveError, DeploymentError, JournalError};
+use crate::deployment::{ArchiveError, DeploymentError, JournalError, Unembeddable};
 use crate::gallery::error::GalleryError;
 use crate::pixels::PixelsError;
 
@@ -134,6 +134,9 @@ fn told(error: &DeploymentError) -> String {
 fn classify(error: &DeploymentError) -> (Code, &'static str) {
     match error {
         DeploymentError::Image(cause) => (Code::InvalidArgument, image_reason(cause)),
+        DeploymentError::Unembeddable { kind, .. } => {
+            (Code::InvalidArgument, unembeddable_reason(*kind))
+        }
         DeploymentError::Vector(_) | DeploymentError::Dimension { .. } => {
             (Code::InvalidArgument, "VECTOR_INVALID")
         }
@@ -229,6 +232,13 @@ fn image_reason(error: &PixelsError) -> &'static str {
     }
 }
 
+fn unembeddable_reason(kind: Unembeddable) -> &'static str {
+    match kind {
+        Unembeddable::NoContent => "IMAGE_WITHOUT_CONTENT",
+        Unembeddable::NoEmbedding => "IMAGE_WITHOUT_EMBEDDING",
+    }
+}
+
 /// Whether the data are too few, or no data would do, or the searches contradict each other.
 fn calibration_reason(error: &CalibrationError) -> (Code, &'static str) {
     match (error.refusal(), error) {
@@ -242,7 +252,10 @@ fn calibration_reason(error: &CalibrationError) -> (Code, &'static str) {
 pub(super) fn is_the_fault_of_one(error: &DeploymentError) -> bool {
     matches!(
         error,
-        DeploymentError::Image(_) | DeploymentError::Vector(_) | DeploymentError::Dimension { .. }
+        DeploymentError::Image(_)
+            | DeploymentError::Unembeddable { .. }
+            | DeploymentError::Vector(_)
+            | DeploymentError::Dimension { .. }
     )
 }
 

@@ -92,7 +92,13 @@ pub const STAGE_VALUES: [&str; 4] = ["queue", "decode", "inference", "search"];
 /// Why a job can leave the queue undone, as label values.
 pub const DROPPED_VALUES: [&str; 3] = ["gone", "late", "displaced"];
 /// Why an image can fail, as label values.
-pub const IMAGE_FAILURE_VALUES: [&str; 3] = ["undecodable", "unsupported_format", "too_large"];
+pub const IMAGE_FAILURE_VALUES: [&str; 5] = [
+    "undecodable",
+    "unsupported_format",
+    "too_large",
+    "no_content",
+    "no_embedding",
+];
 
 /// From half a millisecond, a vector search, to a request that only just meets its deadline.
 const SECONDS_BUCKETS: [f64; 15] = [
