@@ -7,9 +7,11 @@
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
-demo: build ## The main job: enrol, calibrate, serve, decide, on real photographs
+demo: runtime ## The main job: enrol, calibrate, serve, decide, on real photographs
+	@echo "== build (as for development: minutes sooner than the release build, and the same answers)"
+	@cargo build --locked
 	@echo "== demo"
-	@target/release/matchpoint demo
+	@target/debug/matchpoint demo
 
 test: test-rust lint ## Every check: format, lints, tests, docs, protocol, deployment files, Python client
 	@echo "== Python client"
@@ -38,7 +40,7 @@ lint: ## Lint protocol, scripts, Python and deployment files
 	@scripts/lint-deploy.sh
 	@python3 examples/photos/make_manifests.py --check
 
-build: runtime
+build: runtime ## Build the program for use, target/release/matchpoint
 	@echo "== build (release)"
 	@cargo build --locked --release
 
