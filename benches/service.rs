@@ -299,6 +299,7 @@ impl Bench {
     fn loaded(&self) -> Loaded {
         Loaded {
             places: BTreeMap::new(),
+            default: self.loaded.default.clone(),
             models: None,
             deployments: self.loaded.deployments.clone(),
             runtime_version: self.loaded.runtime_version.clone(),

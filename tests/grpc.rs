@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use common::{ROOT, Running, config, copy_of_sample, photos};
+use common::{ROOT, Running, config, copy_of_sample, in_8_bits, photos};
 use matchpoint::calibration::adjustment::Adjustment;
 use matchpoint::deployment::Folder;
 use matchpoint::gallery::graph::IndexParams;
@@ -1844,11 +1844,72 @@ async fn a_snapshot_is_taken_moved_and_served_elsewhere_with_the_same_decisions(
         );
     };
     same(&search(&there, query()).await.unwrap());
+    // Who names none means the deployment that the server was started with.
+    same(&search(&there, image_query(known())).await.unwrap());
     there.stop().await;
     // It is served after a restart too.
     let there = Running::start(&other, &settings).await;
     same(&search(&there, query()).await.unwrap());
+    same(&search(&there, image_query(known())).await.unwrap());
     there.stop().await;
+    // And keeps nothing else from being served where it cannot be.
+    fs::write(data[1].join("deployments/again/deployment.json"), "{").unwrap();
+    let there = Running::start(&other, &settings).await;
+    let refused = search(&there, query()).await.unwrap_err();
+    assert_eq!(reason(&refused), "DEPLOYMENT_NOT_FOUND");
+    same(&search(&there, image_query(known())).await.unwrap());
+    there.stop().await;
+}
+
+#[tokio::test]
+async fn a_restoration_takes_no_folder_and_no_model_from_anybody() {
+    use matchpoint::server::proto::snapshot_service_client::SnapshotServiceClient;
+    use matchpoint::server::proto::{CreateSnapshotRequest, RestoreSnapshotRequest};
+    let (folder, deployment) = copy_of_sample();
+    let data = folder.path().join("data");
+    let settings = [("MATCHPOINT_DATA_DIR", data.to_str().unwrap())];
+    let running = Running::start(&deployment, &settings).await;
+    let mut snapshots = SnapshotServiceClient::new(running.channel.clone());
+    let create = CreateSnapshotRequest {
+        snapshot_id: "first".to_owned(),
+        ..Default::default()
+    };
+    let begun = snapshots.create_snapshot(create).await.unwrap();
+    ended(&running, begun.into_inner().name).await.unwrap();
+    let restore = |name: &str| RestoreSnapshotRequest {
+        snapshot_id: "first".to_owned(),
+        deployment: name.to_owned(),
+        ..Default::default()
+    };
+    // A name that folders had which were there for a moment only.
+    for name in ["y.restoring", "y"] {
+        let begun = snapshots.restore_snapshot(restore(name)).await.unwrap();
+        ended(&running, begun.into_inner().name).await.unwrap();
+    }
+    let query = SearchRequest {
+        deployment: "y.restoring".to_owned(),
+        ..image_query(known())
+    };
+    search(&running, query).await.unwrap();
+    assert!(data.join("deployments/y.restoring/items.db").exists());
+    running.stop().await;
+
+    // Where no deployment has the model, what the snapshot says of its folder does not count.
+    let other = folder.path().join("in-8-bits");
+    in_8_bits(&other);
+    fs::remove_dir_all(data.join("deployments")).unwrap();
+    let running = Running::start(&other, &settings).await;
+    let mut snapshots = SnapshotServiceClient::new(running.channel.clone());
+    let begun = snapshots.restore_snapshot(restore("z")).await.unwrap();
+    let refused = ended(&running, begun.into_inner().name).await.unwrap_err();
+    assert!(
+        refused
+            .message
+            .contains("no deployment of this server has that model"),
+        "{refused:?}"
+    );
+    assert_eq!(fs::read_dir(data.join("deployments")).unwrap().count(), 0);
+    running.stop().await;
 }
 
 #[tokio::test]

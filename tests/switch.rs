@@ -93,6 +93,35 @@ async fn no_request_fails_while_a_deployment_is_switched_and_switched_back() {
     assert_eq!(seen, BTreeSet::from([before, after]));
 }
 
+#[tokio::test]
+async fn what_would_decide_nothing_takes_no_place_unless_that_is_meant() {
+    let (folder, first) = copy_of_sample();
+    let without = folder.path().join("without");
+    copy_folder(&first, &without);
+    fs::remove_dir_all(without.join("operating-points")).unwrap();
+    let link = folder.path().join("served");
+    symlink(&first, &link).unwrap();
+    let running = Running::start(&link, &[]).await;
+    let image = fs::read(photos().join("images/gc_fishes_fish3/q2_photometric.jpg")).unwrap();
+    let before = ask(running.channel.clone(), image.clone()).await;
+
+    lead(&link, &without);
+    let refused = reload(&running).await.unwrap_err();
+    let reason = refused.get_details_error_info().unwrap().reason;
+    assert_eq!(reason, "NO_OPERATING_POINT", "{refused}");
+    assert_eq!(ask(running.channel.clone(), image.clone()).await, before);
+
+    let mut server = ServerServiceClient::new(running.channel.clone());
+    let meant = ReloadDeploymentRequest {
+        undecided_allowed: true,
+        ..ReloadDeploymentRequest::default()
+    };
+    server.reload_deployment(meant).await.unwrap();
+    let after = ask(running.channel.clone(), image).await;
+    assert_eq!((after.1.as_str(), after.2), ("", false));
+    running.stop().await;
+}
+
 #[test]
 fn a_model_that_nothing_serves_any_more_is_freed_and_read_again() {
     let folder = tempfile::TempDir::new().unwrap();

@@ -97,7 +97,10 @@ impl Restore {
             })?;
             return Ok(Exit::Done);
         };
-        let report = restore(&self.archive, into, &mut |done, all| progress.at(done, all));
+        let as_recorded = |_: &_| Ok(None);
+        let report = restore(&self.archive, into, &as_recorded, &mut |done, all| {
+            progress.at(done, all)
+        });
         if let Some(exit) = progress.finish() {
             return Ok(exit);
         }

@@ -165,6 +165,7 @@ impl Exit {
     fn of_deployment(error: &DeploymentError) -> Self {
         match error {
             DeploymentError::ModelMismatch { .. }
+            | DeploymentError::ModelNotServed { .. }
             | DeploymentError::GalleryMismatch { .. }
             | DeploymentError::OperatingPointMismatch(_) => Self::Mismatch,
             DeploymentError::Folder { .. }
@@ -173,6 +174,7 @@ impl Exit {
             | DeploymentError::ImageNotKept { .. }
             | DeploymentError::JournalOff
             | DeploymentError::NothingDecides
+            | DeploymentError::NothingWouldDecide { .. }
             | DeploymentError::TooManyResets { .. }
             | DeploymentError::DecisionNotFound { .. }
             | DeploymentError::RecordingMissing { .. } => Self::NoInput,

@@ -20,7 +20,8 @@ use crate::server::{Client, Served};
 /// another folder, and has the server open that: it is verified before anything changes, requests
 /// under way end with what they began with, and all later ones see the new model, gallery and
 /// operating point together. Where it cannot be opened the link leads where it did. Where items that
-/// are served are not in that folder, nothing is changed either, but for --anyway.
+/// are served are not in that folder, or it has no valid operating point and what is served has one,
+/// nothing is changed either, but for --anyway.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   ln -s shop-1 shop && matchpoint serve --deployments shop     # once
@@ -37,7 +38,8 @@ pub(super) struct Switch {
     /// Return to the folder that it led to before
     #[arg(long)]
     back: bool,
-    /// Switch also where items that are served now will not be any more
+    /// Switch also if items that are served now will not be any more, or if nothing would be decided
+    /// any more for want of a valid operating point
     #[arg(long)]
     anyway: bool,
     /// Address of the server
@@ -93,7 +95,9 @@ impl Switch {
         let runtime = super::runtime()?;
         let client = runtime.block_on(Client::connect(&self.server))?;
         lead(&link, &to)?;
-        let switched = runtime.block_on(client.reload(&self.deployment));
+        // Whoever returns is in haste here, too.
+        let undecided_allowed = self.anyway || self.back;
+        let switched = runtime.block_on(client.reload(&self.deployment, undecided_allowed));
         let [before, now] = match switched {
             Ok(served) => served,
             Err(refused) => {

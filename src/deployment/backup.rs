@@ -6,14 +6,15 @@
 //! before it is packed, and what is restored before it gets its name.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::archive::{self, ArchiveError, Contents, Entry};
 use super::folder::{COHORTS, OPERATING_POINTS, RECORD_FILE, RECORDINGS};
-use super::{DeploymentError, Folder};
+use super::temporary::TemporaryFolder;
+use super::{DeploymentError, Folder, ModelReference};
 use crate::calibration::adjustment::Adjustment;
 use crate::calibration::operating_point::OperatingPoint;
 use crate::gallery::graph::IndexParams;
@@ -67,21 +68,22 @@ impl Folder {
         if to.symlink_metadata().is_ok() {
             return Err(ArchiveError::Exists(to.to_owned()).into());
         }
-        let scratch = Scratch::new(to, "scratch")?;
+        let copy = TemporaryFolder::new(to)?;
+        let copied = copy.path();
         // The record first: what it names is there, and is never changed.
-        self.copy_record(&scratch.0.join(RECORD_FILE))?;
-        copy_items(&self.gallery_file(), &scratch.0.join(ITEMS))?;
+        self.copy_record(&copied.join(RECORD_FILE))?;
+        copy_items(&self.gallery_file(), &copied.join(ITEMS))?;
         let mut entries = vec![RECORD_FILE.to_owned(), ITEMS.to_owned()];
         for folder in [OPERATING_POINTS, RECORDINGS, COHORTS] {
             let names = self.kept(folder)?;
-            link(self, folder, &names, &scratch.0)?;
+            link(self, folder, &names, copied)?;
             entries.extend(names.iter().map(|name| format!("{folder}/{name}")));
         }
-        let found = examine(&scratch.0)?;
+        let found = examine(copied)?;
         let entries: Vec<Entry> = entries
             .into_iter()
             .map(|name| Entry {
-                source: scratch.0.join(&name),
+                source: copied.join(&name),
                 name,
             })
             .collect();
@@ -146,34 +148,69 @@ fn list(folder: &Path, take: impl Fn(&Path) -> bool) -> Result<Vec<String>, Depl
     Ok(names)
 }
 
+/// Where the model is that embedded a snapshot's items; `None` to take what its record says.
+pub type PlaceOfModel<'a> = &'a dyn Fn(&ModelReference) -> Result<Option<PathBuf>, DeploymentError>;
+
 /// Makes a new deployment of a snapshot, at `into`, where there is nothing or an empty folder.
 ///
+/// A snapshot is data: whatever else it brings is refused. Its record names a model folder of the
+/// machine where it was taken; who does not trust that gives another by `model`.
+///
 /// # Errors
-/// There is something, the archive or what it holds is damaged, the disk, or it was stopped.
+/// There is something, the archive or what it holds is damaged or no part of a deployment, `model`
+/// refuses, the disk, or it was stopped.
 pub fn restore(
     archive: &Path,
     into: &Path,
+    model: PlaceOfModel<'_>,
     progress: Progress<'_>,
 ) -> Result<SnapshotReport, DeploymentError> {
+    let taken = || DeploymentError::Folder {
+        path: into.to_owned(),
+        problem: "exists and is not empty; restore to another, or remove it".to_owned(),
+    };
     let is_free = match fs::read_dir(into) {
         Ok(mut entries) => entries.next().is_none(),
         Err(cause) => cause.kind() == std::io::ErrorKind::NotFound,
     };
     if !is_free {
-        return Err(DeploymentError::Folder {
-            path: into.to_owned(),
-            problem: "exists and is not empty; restore to another, or remove it".to_owned(),
-        });
+        return Err(taken());
     }
     let into = std::path::absolute(into).map_err(|cause| DeploymentError::io(into, &cause))?;
     let parent = into.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(parent).map_err(|cause| DeploymentError::io(parent, &cause))?;
-    let scratch = Scratch::new(&into, "restoring")?;
-    let contents = archive::unpack(archive, &scratch.0, progress)?;
-    let found = examine(&scratch.0)?;
-    fs::rename(&scratch.0, &into).map_err(|cause| DeploymentError::io(&into, &cause))?;
+    let unpacked = TemporaryFolder::new(&into)?;
+    let contents = archive::unpack(archive, unpacked.path(), progress)?;
+    if let Some(foreign) = contents.files.iter().find(|file| !belongs(&file.name)) {
+        return Err(DeploymentError::Damaged {
+            path: archive.to_owned(),
+            problem: format!("it holds `{}`, which no snapshot does", foreign.name),
+        });
+    }
+    let mut found = examine(unpacked.path())?;
+    if let Some(folder) = model(&found.folder.record().model)? {
+        found.folder.set_model_folder(folder)?;
+    }
+    fs::rename(unpacked.path(), &into).map_err(|cause| {
+        use std::io::ErrorKind::{AlreadyExists, DirectoryNotEmpty};
+        if matches!(cause.kind(), AlreadyExists | DirectoryNotEmpty) {
+            return taken();
+        }
+        DeploymentError::io(&into, &cause)
+    })?;
     archive::sync(parent)?;
     Ok(found.report(archive, &contents))
+}
+
+/// Whether a file of this name is part of a snapshot.
+fn belongs(name: &str) -> bool {
+    let ending = |rest: &str, ending| Path::new(rest).extension().is_some_and(|e| e == ending);
+    match name.split_once('/') {
+        None => [RECORD_FILE, ITEMS].contains(&name),
+        Some((OPERATING_POINTS | RECORDINGS, rest)) => !rest.contains('/') && ending(rest, "json"),
+        Some((COHORTS, rest)) => !rest.contains('/') && ending(rest, "cohort"),
+        Some(_) => false,
+    }
 }
 
 /// Reads all of a snapshot and compares it with its checksums; writes nothing.
@@ -186,43 +223,6 @@ pub fn check_snapshot(
 ) -> Result<(u64, String), DeploymentError> {
     let contents = archive::verify(archive, progress)?;
     Ok((contents.bytes, hex(&contents.sha256)))
-}
-
-/// A folder beside what is being made, gone when this is. It is locked meanwhile, so that one which
-/// is not is what a crash left.
-struct Scratch(
-    PathBuf,
-    #[expect(dead_code, reason = "held for its lock")] File,
-);
-
-impl Scratch {
-    fn new(beside: &Path, ending: &str) -> Result<Self, DeploymentError> {
-        let mut path = beside.as_os_str().to_owned();
-        path.push(format!(".{ending}"));
-        let path = PathBuf::from(path);
-        let failed = |cause: std::io::Error| DeploymentError::io(&path, &cause);
-        let lock = || {
-            let folder = File::open(&path).map_err(failed)?;
-            match folder.try_lock() {
-                Err(TryLockError::WouldBlock) => Err(ArchiveError::Busy(beside.to_owned()).into()),
-                Err(TryLockError::Error(_)) | Ok(()) => Ok::<_, DeploymentError>(folder),
-            }
-        };
-        if path.symlink_metadata().is_ok() {
-            let _left = lock()?;
-            fs::remove_dir_all(&path).map_err(failed)?;
-        }
-        fs::create_dir(&path).map_err(failed)?;
-        let folder = lock()?;
-        Ok(Self(path, folder))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // Gone already, where it was given its name.
-        drop(fs::remove_dir_all(&self.0));
-    }
 }
 
 /// Copies files that are never changed, by a link where that can be had.
@@ -287,4 +287,48 @@ impl Found {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use super::*;
+
+    #[test]
+    fn a_snapshot_that_brings_anything_else_is_refused_and_leaves_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        fs::write(at("file"), "x").unwrap();
+        for foreign in [
+            "model/model.onnx",
+            "items.graph",
+            "recordings/a.onnx",
+            "cohorts/a/b.cohort",
+        ] {
+            let archive = at("a.snapshot");
+            let entries = [RECORD_FILE, ITEMS, foreign].map(|name| Entry {
+                name: name.to_owned(),
+                source: at("file"),
+            });
+            let step = &mut |_, _| ControlFlow::Continue(());
+            archive::pack(&entries, &archive, step).unwrap();
+            let refused = restore(&archive, &at("made"), &|_| Ok(None), step).unwrap_err();
+            assert!(refused.to_string().contains(foreign), "{refused}");
+            fs::remove_file(&archive).unwrap();
+            assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+        }
+    }
+
+    #[test]
+    fn every_file_that_is_packed_belongs_to_a_snapshot() {
+        let names = [
+            RECORD_FILE,
+            ITEMS,
+            "operating-points/op-1.json",
+            "recordings/op-1.json",
+            "cohorts/ab.cohort",
+        ];
+        assert!(names.into_iter().all(belongs));
+    }
 }

@@ -21,7 +21,9 @@ use crate::vector::NotAnEmbedding;
 #[derive(Debug, thiserror::Error)]
 pub enum DeploymentError {
     /// A name that cannot stand in requests, metrics and paths.
-    #[error("`{name}` cannot name a deployment; use 1 to 64 letters, digits, `-`, `_` or `.`")]
+    #[error(
+        "`{name}` cannot name a deployment; use 1 to 64 letters, digits, `-`, `_` or `.`, and no `.` at the beginning"
+    )]
     Name {
         /// The name.
         name: String,
@@ -76,6 +78,17 @@ pub enum DeploymentError {
         found_name: String,
         /// Its fingerprint.
         found: String,
+    },
+    /// A snapshot's items were embedded by a model that is not open here.
+    #[error(
+        "the snapshot's items were embedded by model `{name}` (fingerprint {fingerprint}), and no deployment \
+         of this server has that model; serve one that does, or use `matchpoint restore` on the server's machine"
+    )]
+    ModelNotServed {
+        /// Name of the model.
+        name: String,
+        /// Its fingerprint.
+        fingerprint: String,
     },
     /// The gallery's file belongs to another deployment.
     #[error("{} has gallery {found}, and the deployment was made with gallery {expected}; restore the file that belongs here", path.display())]
@@ -230,6 +243,15 @@ pub enum DeploymentError {
     /// There is no promise to look at.
     #[error("no operating point decides here; choose one first")]
     NothingDecides,
+    /// What would be served in place of something that decides cannot decide.
+    #[error(
+        "every decision would be UNDECIDED: it has no valid operating point ({problem}); calibrate it first, or \
+         say that this is meant (`matchpoint switch --anyway`)"
+    )]
+    NothingWouldDecide {
+        /// Why none is valid.
+        problem: String,
+    },
     /// Evidence that is begun anew for ever says nothing.
     #[error(
         "the evidence of this operating point was begun anew {limit} times, which is the most; calibrate, which begins anew by itself"

@@ -188,6 +188,15 @@ impl Folder {
         &self.record
     }
 
+    /// Names the folder where the model is on this machine.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(super) fn set_model_folder(&mut self, folder: PathBuf) -> Result<(), DeploymentError> {
+        self.record.model.folder = folder;
+        self.save()
+    }
+
     /// The gallery's file.
     #[must_use]
     pub fn gallery_file(&self) -> PathBuf {
@@ -501,7 +510,9 @@ pub fn rfc_3339(unix_ms: u64) -> String {
 /// A name goes into requests, metrics and paths.
 pub(super) fn check_name(name: &str) -> Result<(), DeploymentError> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
+    // Folders that are there for a moment begin with a dot.
+    let hidden = name.starts_with('.');
+    if name.is_empty() || hidden || name.len() > 64 || !name.chars().all(allowed) {
         return Err(DeploymentError::Name {
             name: name.to_owned(),
         });

@@ -24,6 +24,7 @@ mod sample;
 mod service;
 mod shadow;
 mod shift;
+mod temporary;
 mod upkeep;
 mod writer;
 
@@ -46,7 +47,7 @@ pub use answer::{
 };
 pub use archive::ArchiveError;
 pub use audited::recorded_decisions;
-pub use backup::{Progress, SnapshotReport, check_snapshot, restore};
+pub use backup::{PlaceOfModel, Progress, SnapshotReport, check_snapshot, restore};
 pub use calibrate::{Calibrated, CalibrationSettings};
 pub use canary::CanaryRound;
 pub use canary_list::{CANARIES_MAX, CANARIES_PER_ITEM, CanariesSet, NewCanary, set_canaries};
@@ -64,6 +65,7 @@ pub use service::InService;
 pub use shadow::{
     Disagreement, Outcome, SHADOW_LATEST_MAX, ShadowAbout, ShadowReport, shadow_link,
 };
+pub use temporary::TemporaryFile;
 pub use upkeep::{Found, missed};
 
 use crate::calibration::operating_point::{Binding, Metric, OperatingPoint};

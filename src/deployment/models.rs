@@ -160,6 +160,16 @@ impl Models {
         Ok(loaded)
     }
 
+    /// Where the model with this fingerprint is, of those that are open.
+    #[must_use]
+    pub fn folder_of(&self, fingerprint: &str) -> Option<&Path> {
+        let open = self.open.iter().find(|(_, in_use)| {
+            let model = in_use.model.upgrade();
+            model.is_some_and(|model| model.fingerprint() == fingerprint)
+        });
+        open.map(|((folder, _), _)| folder.as_path())
+    }
+
     /// Version of ONNX Runtime in use; "none" where nothing needs it.
     #[must_use]
     pub fn runtime_version(&self) -> &str {

@@ -217,9 +217,14 @@ impl Client {
     ///
     /// # Errors
     /// Whatever the server refuses or fails at; nothing has changed then.
-    pub async fn reload(&self, deployment: &str) -> Result<[Served; 2], ClientError> {
+    pub async fn reload(
+        &self,
+        deployment: &str,
+        undecided_allowed: bool,
+    ) -> Result<[Served; 2], ClientError> {
         let request = proto::ReloadDeploymentRequest {
             deployment: deployment.to_owned(),
+            undecided_allowed,
         };
         let mut server = ServerServiceClient::new(self.channel.clone());
         let answer = server.reload_deployment(request).await;

@@ -23,7 +23,7 @@ mod stream;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -51,7 +51,7 @@ use calibration::Calibration;
 use items::Items;
 use monitoring::Monitoring;
 use operations::Running;
-use places::{all_deployments, real};
+use places::{ToServe, all_deployments, real};
 use points::{Info, OperatingPoints};
 use proto::calibration_service_server::CalibrationServiceServer;
 use proto::gallery_service_server::GalleryServiceServer;
@@ -144,18 +144,35 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
 pub fn load(config: &Config) -> Result<Loaded, ServeError> {
     let mut models = Models::new(&config.engine, config.queue_len_max);
     let (mut deployments, mut places) = (BTreeMap::new(), BTreeMap::new());
-    for (name, folder) in &all_deployments(config)? {
+    for ToServe {
+        name,
+        place,
+        required,
+    } in all_deployments(config)?
+    {
         let started = Instant::now();
-        let options = OpenOptions {
-            name: name.clone(),
-            model: config.model.clone(),
-            access: Access::ReadWrite,
+        // Below `data_dir` the folder's name counts, which a configured one has meanwhile.
+        if let Some(taken) = name
+            .as_ref()
+            .filter(|name| !required && deployments.contains_key(*name))
+        {
+            let path = place.display();
+            tracing::error!(%path, name = taken, "not served: another deployment has its name");
+            continue;
+        }
+        let deployment = match open(name, &place, &mut models, config) {
+            Ok(deployment) => deployment,
+            Err(error) if required => return Err(error.into()),
+            // What somebody restored must not keep the others from being served.
+            Err(error) => {
+                let path = place.display();
+                tracing::error!(%path, %error, "not served: it cannot be opened");
+                continue;
+            }
         };
-        let deployment = Deployment::open(&real(folder)?, &mut models, options)?;
-        deployment.keep_up(&config.monitoring)?;
         report(&deployment, started.elapsed());
         let name = deployment.name().to_owned();
-        places.insert(name.clone(), folder.clone());
+        places.insert(name.clone(), place);
         if deployments
             .insert(name.clone(), Arc::new(deployment))
             .is_some()
@@ -163,12 +180,38 @@ pub fn load(config: &Config) -> Result<Loaded, ServeError> {
             return Err(ServeError::SameName { name });
         }
     }
+    // A configured one stays the default, whatever lies below `data_dir` beside it.
+    let default = match (config.deployments.as_slice(), deployments.len()) {
+        ([(_, folder)], _) => {
+            let configured = places.iter().find(|(_, place)| *place == folder);
+            configured.map(|(name, _)| name.clone())
+        }
+        (_, 1) => deployments.keys().next().cloned(),
+        _ => None,
+    };
     Ok(Loaded {
         deployments,
         places,
+        default,
         runtime_version: models.runtime_version().to_owned(),
         models: Some(Arc::new(Mutex::new(models))),
     })
+}
+
+fn open(
+    name: Option<String>,
+    place: &Path,
+    models: &mut Models,
+    config: &Config,
+) -> Result<Deployment, DeploymentError> {
+    let options = OpenOptions {
+        name,
+        model: config.model.clone(),
+        access: Access::ReadWrite,
+    };
+    let deployment = Deployment::open(&real(place)?, models, options)?;
+    deployment.keep_up(&config.monitoring)?;
+    Ok(deployment)
 }
 
 fn report(deployment: &Deployment, took: Duration) {

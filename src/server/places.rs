@@ -16,11 +16,25 @@ pub(super) fn real(folder: &Path) -> Result<PathBuf, DeploymentError> {
     folder.canonicalize().map_err(missing)
 }
 
+/// A deployment that is to be served.
+pub(super) struct ToServe {
+    /// Its name; `None` for the one in its record.
+    pub(super) name: Option<String>,
+    pub(super) place: PathBuf,
+    /// Whether nothing is served if it cannot be: it is configured, and not found below `data_dir`.
+    pub(super) required: bool,
+}
+
 /// The deployments that are configured, and those below `data_dir`.
-pub(super) fn all_deployments(
-    config: &Config,
-) -> Result<Vec<(Option<String>, PathBuf)>, ServeError> {
-    let mut all = config.deployments.clone();
+pub(super) fn all_deployments(config: &Config) -> Result<Vec<ToServe>, ServeError> {
+    let configured = config.deployments.iter();
+    let mut all: Vec<ToServe> = configured
+        .map(|(name, place)| ToServe {
+            name: name.clone(),
+            place: place.clone(),
+            required: true,
+        })
+        .collect();
     let Some(folder) = config.data_dir.as_deref().map(snapshots::deployments) else {
         return Ok(all);
     };
@@ -39,14 +53,18 @@ pub(super) fn all_deployments(
         found.extend(Place::new(entry.path(), link));
     }
     found.sort_unstable();
-    let mut taken: BTreeSet<PathBuf> = all.iter().filter_map(|(_, at)| real(at).ok()).collect();
+    let mut taken: BTreeSet<PathBuf> = all.iter().filter_map(|one| real(&one.place).ok()).collect();
     for place in found {
         if !taken.insert(place.leads_to) {
             // Opened twice, it would be refused as its own second writer.
             let path = place.path.display();
             tracing::info!(%path, "not served by itself: a link beside it leads there, or it is configured");
         } else if place.kind != Kind::Aside {
-            all.push((Some(place.name), place.path));
+            all.push(ToServe {
+                name: Some(place.name),
+                place: place.path,
+                required: false,
+            });
         }
     }
     Ok(all)
@@ -72,10 +90,13 @@ enum Kind {
 
 impl Place {
     fn new(path: PathBuf, link: bool) -> Option<Self> {
+        // What is being made, or a crash left of it.
+        let hidden = path.file_name()?.to_str()?.starts_with('.');
+        if hidden {
+            return None;
+        }
         let ending = path.extension().and_then(|ending| ending.to_str());
         let kind = match (link, ending) {
-            // What a crash left of a restoration.
-            (_, Some("restoring")) => return None,
             (true, Some("previous" | "shadow")) => Kind::Aside,
             (true, _) => Kind::Link,
             (false, _) => Kind::Folder,

@@ -197,7 +197,15 @@ impl Info {
         let opened = loop {
             let (monitoring, before) = (self.monitoring.clone(), Arc::clone(&previous));
             let (opening, loaded) = (place.clone(), Arc::clone(&loaded));
-            let open = move || open_anew(&opening, &before, &loaded, &monitoring);
+            let undecided_allowed = request.undecided_allowed;
+            let open = move || {
+                let opened = open_in_place_of(&before, &opening, &loaded)?;
+                if let Some(opened) = &opened {
+                    refuse_undecided(&before, opened, undecided_allowed)?;
+                    opened.keep_up(&monitoring)?;
+                }
+                Ok(opened.map(Arc::new))
+            };
             match self.registry.heavy(open).await? {
                 // Switched away from a moment ago: its last requests are just ending.
                 Err(DeploymentError::Gallery(GalleryError::InUse { .. }))
@@ -256,13 +264,26 @@ fn close(mut deployment: Arc<Deployment>, longest: Duration) {
     }
 }
 
-/// What a path leads to now, opened; `None` where that is what is served already.
-fn open_anew(
-    place: &Path,
+/// Refuses what would decide nothing in place of what decides, unless that is meant.
+fn refuse_undecided(
     served: &Deployment,
+    opened: &Deployment,
+    undecided_allowed: bool,
+) -> Result<(), DeploymentError> {
+    let (before, now) = (served.standing(), opened.standing());
+    if undecided_allowed || before.valid().is_none() || now.valid().is_some() {
+        return Ok(());
+    }
+    let problem = now.problem();
+    Err(DeploymentError::NothingWouldDecide { problem })
+}
+
+/// What a path leads to now, opened; `None` if that is what is served already.
+fn open_in_place_of(
+    served: &Deployment,
+    place: &Path,
     loaded: &Loaded,
-    monitoring: &Monitoring,
-) -> Result<Option<Arc<Deployment>>, DeploymentError> {
+) -> Result<Option<Deployment>, DeploymentError> {
     let folder = real(place)?;
     if folder == served.path() {
         return Ok(None);
@@ -272,9 +293,7 @@ fn open_anew(
         model: None,
         access: Access::ReadWrite,
     };
-    let deployment = Deployment::open(&folder, &mut *loaded.models()?, options)?;
-    deployment.keep_up(monitoring)?;
-    Ok(Some(Arc::new(deployment)))
+    Deployment::open(&folder, &mut *loaded.models()?, options).map(Some)
 }
 
 #[tonic::async_trait]

@@ -45,6 +45,9 @@ pub struct Loaded {
     pub deployments: BTreeMap<String, Arc<Deployment>>,
     /// The path that each is opened by, which may be a link.
     pub places: BTreeMap<String, PathBuf>,
+    /// The deployment that is meant by requests that name none: the only one at the start, whatever
+    /// is restored beside it later. `None` where requests have to name theirs.
+    pub default: Option<String>,
     /// Version of ONNX Runtime.
     pub runtime_version: String,
     /// The models that are open, for deployments that join later; `None` where none may.
@@ -148,6 +151,7 @@ impl Registry {
             Arc::new(Phase::Ready(Arc::new(Loaded {
                 deployments,
                 places,
+                default: loaded.default.clone(),
                 runtime_version: loaded.runtime_version.clone(),
                 models: loaded.models.clone(),
             })))
@@ -217,11 +221,11 @@ impl Registry {
         }
     }
 
-    /// The deployment of this name; where the server has exactly one, it needs no name.
+    /// The deployment of this name; the server's default one needs none.
     pub(super) fn find(&self, name: &str) -> Result<Arc<Deployment>, Status> {
         let loaded = self.loaded()?;
-        let found = match (name, loaded.deployments.len()) {
-            ("", 1) => loaded.deployments.values().next(),
+        let found = match (name, loaded.default.as_deref()) {
+            ("", Some(default)) => loaded.deployments.get(default),
             _ => loaded.deployments.get(name),
         };
         found.cloned().ok_or_else(|| {

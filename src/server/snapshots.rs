@@ -21,11 +21,12 @@ use super::proto::{
     RestoreSnapshotResponse, Snapshot, SnapshotMetadata, WriteSnapshotRequest,
     WriteSnapshotResponse,
 };
-use super::registry::Registry;
+use super::registry::{Loaded, Registry};
 use super::status::{from_error, status};
 use crate::config::Monitoring;
 use crate::deployment::{
-    ArchiveError, Deployment, DeploymentError, OpenOptions, check_snapshot, now_rfc_3339, restore,
+    ArchiveError, Deployment, DeploymentError, ModelReference, OpenOptions, TemporaryFile,
+    check_snapshot, now_rfc_3339, restore,
 };
 use crate::gallery::Access;
 
@@ -82,8 +83,7 @@ impl Snapshots {
     fn absent(&self, id: &str) -> Result<PathBuf, Status> {
         let path = self.place(id)?;
         if path.symlink_metadata().is_ok() {
-            let message = format!("there is a snapshot `{id}` already; choose another id");
-            return Err(status(Code::AlreadyExists, "SNAPSHOT_EXISTS", &message));
+            return Err(exists(&path));
         }
         let folder = path.parent().unwrap_or(&path);
         fs::create_dir_all(folder).map_err(|cause| failed(folder, &cause))?;
@@ -150,8 +150,11 @@ impl Snapshots {
         };
         let (registry, monitoring) = (self.registry.clone(), self.monitoring.clone());
         self.begin(&request.operation_id, metadata, move |job| {
-            restore(&archive, &into, &mut |done, all| job.step(done, all))
-                .map_err(|error| stopped(&error))?;
+            let trusted = |model: &ModelReference| trusted_folder(model, &loaded);
+            restore(&archive, &into, &trusted, &mut |done, all| {
+                job.step(done, all)
+            })
+            .map_err(|error| stopped(&error))?;
             let options = OpenOptions {
                 name: Some(name.clone()),
                 model: None,
@@ -278,33 +281,52 @@ impl Snapshots {
     }
 }
 
+/// Where the model of a snapshot is: only one that this server has opened for another deployment. What
+/// a snapshot says of folders and files of this machine is a stranger's word.
+fn trusted_folder(
+    model: &ModelReference,
+    loaded: &Loaded,
+) -> Result<Option<PathBuf>, DeploymentError> {
+    if model.vectors.is_some() {
+        return Ok(None);
+    }
+    let models = loaded.models()?;
+    let folder = models.folder_of(&model.fingerprint).map(Path::to_owned);
+    folder
+        .map(Some)
+        .ok_or_else(|| DeploymentError::ModelNotServed {
+            name: model.name.clone(),
+            fingerprint: model.fingerprint.clone(),
+        })
+}
+
 /// Writes what arrives beside where it belongs, verifies it, and gives it its name.
 fn receive(path: &Path, mut arriving: mpsc::Receiver<Option<Vec<u8>>>) -> Result<(), Status> {
-    let beside = path.with_extension("upload");
-    let io = |cause: std::io::Error| failed(&beside, &cause);
-    let mut whole = false;
-    let written = File::create_new(&beside).map_err(io).and_then(|mut file| {
-        while let Some(piece) = arriving.blocking_recv() {
-            match piece {
-                Some(data) => file.write_all(&data).map_err(io)?,
-                None => {
-                    whole = true;
-                    break;
-                }
-            }
+    let io = |cause: std::io::Error| {
+        if cause.kind() == std::io::ErrorKind::AlreadyExists {
+            return exists(path);
         }
-        if !whole {
-            return Err(Status::cancelled("the client went away"));
+        failed(path, &cause)
+    };
+    let mut upload = TemporaryFile::new(path).map_err(io)?;
+    loop {
+        match arriving.blocking_recv() {
+            Some(Some(data)) => upload.file().write_all(&data).map_err(io)?,
+            Some(None) => break,
+            None => return Err(Status::cancelled("the client went away")),
         }
-        file.sync_all().map_err(io)?;
-        check_snapshot(&beside, &mut |_, _| ControlFlow::Continue(()))
-            .map_err(|error| from_error(&error))?;
-        fs::hard_link(&beside, path).map_err(io)
-    });
-    if fs::symlink_metadata(&beside).is_ok() {
-        drop(fs::remove_file(&beside));
     }
-    written
+    upload.file().sync_all().map_err(io)?;
+    check_snapshot(upload.path(), &mut |_, _| ControlFlow::Continue(()))
+        .map_err(|error| from_error(&error))?;
+    fs::hard_link(upload.path(), path).map_err(io)
+}
+
+/// The answer where another has the name of a snapshot.
+fn exists(path: &Path) -> Status {
+    let id = path.file_stem().unwrap_or_default().display();
+    let message = format!("there is a snapshot `{id}` already; choose another id");
+    status(Code::AlreadyExists, "SNAPSHOT_EXISTS", &message)
 }
 
 /// An operation with a snapshot that is under way.

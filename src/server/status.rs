@@ -158,7 +158,9 @@ fn classify(error: &DeploymentError) -> (Code, &'static str) {
         DeploymentError::OperatingPointMismatch(_) => {
             (Code::FailedPrecondition, "OPERATING_POINT_MISMATCH")
         }
-        DeploymentError::ModelMismatch { .. } | DeploymentError::GalleryMismatch { .. } => {
+        DeploymentError::ModelMismatch { .. }
+        | DeploymentError::ModelNotServed { .. }
+        | DeploymentError::GalleryMismatch { .. } => {
             (Code::FailedPrecondition, "MODEL_INDEX_MISMATCH")
         }
         DeploymentError::Busy { .. } | DeploymentError::WriterBusy { .. } => {
@@ -167,7 +169,9 @@ fn classify(error: &DeploymentError) -> (Code, &'static str) {
         DeploymentError::ImageNotKept { .. } => (Code::NotFound, "IMAGE_NOT_KEPT"),
         DeploymentError::Late { .. } => (Code::ResourceExhausted, "DEADLINE_TOO_NEAR"),
         DeploymentError::JournalOff => (Code::FailedPrecondition, "JOURNAL_OFF"),
-        DeploymentError::NothingDecides => (Code::FailedPrecondition, "NO_OPERATING_POINT"),
+        DeploymentError::NothingDecides | DeploymentError::NothingWouldDecide { .. } => {
+            (Code::FailedPrecondition, "NO_OPERATING_POINT")
+        }
         DeploymentError::TooManyResets { .. } => (Code::FailedPrecondition, "TOO_MANY_RESETS"),
         DeploymentError::DecisionNotFound { .. } => (Code::NotFound, "DECISION_NOT_FOUND"),
         DeploymentError::Journal(cause) => journal_reason(cause),

@@ -1,0 +1,181 @@
+//! Folders and files that are there while something is made, under names that nothing else can have.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::DeploymentError;
+
+/// Names of deployments and snapshots do not begin with a dot, so none can be a name of ours.
+const PREFIX: &str = ".matchpoint-";
+
+/// A folder is locked a moment after it is made; one that is younger may be just that.
+const LEFT_AFTER: Duration = Duration::from_secs(60);
+
+/// A new folder beside what is being made, gone when this is dropped. It is locked meanwhile, so
+/// that one which is not locked is what a crash left.
+pub(super) struct TemporaryFolder {
+    path: PathBuf,
+    #[expect(dead_code, reason = "kept for its lock")]
+    lock: File,
+}
+
+impl TemporaryFolder {
+    /// Makes one in the folder of `beside`, and removes those that crashes left there. Nothing else
+    /// is removed, whatever its name.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(super) fn new(beside: &Path) -> Result<Self, DeploymentError> {
+        let path = path_beside(beside);
+        let failed = |cause: std::io::Error| DeploymentError::io(&path, &cause);
+        fs::create_dir(&path).map_err(failed)?;
+        let lock = File::open(&path).map_err(failed)?;
+        // Where there are no locks, two that clean up at once are not kept apart for a minute.
+        drop(lock.try_lock());
+        Ok(Self { path, lock })
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for TemporaryFolder {
+    fn drop(&mut self) {
+        // Gone already, if it was given its name.
+        drop(fs::remove_dir_all(&self.path));
+    }
+}
+
+/// As [`TemporaryFolder`], a file.
+pub struct TemporaryFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl TemporaryFile {
+    /// Makes one in the folder of `beside`, and removes what crashes left there.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn new(beside: &Path) -> std::io::Result<Self> {
+        let path = path_beside(beside);
+        let file = File::create_new(&path)?;
+        drop(file.try_lock());
+        Ok(Self { path, file })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file, open for writing.
+    #[must_use]
+    pub fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+}
+
+impl Drop for TemporaryFile {
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.path));
+    }
+}
+
+/// A name that nothing has, and no deployment or snapshot can have, in the folder of `beside`, from
+/// which what crashes left is removed.
+fn path_beside(beside: &Path) -> PathBuf {
+    let parent = match beside.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    remove_left(parent);
+    parent.join(name())
+}
+
+fn name() -> String {
+    format!("{PREFIX}{}", Uuid::now_v7())
+}
+
+fn is_ours(name: &str) -> bool {
+    let id = name.strip_prefix(PREFIX);
+    id.is_some_and(|id| Uuid::try_parse(id).is_ok_and(|id| id.get_version_num() == 7))
+}
+
+/// Removes what crashes left. What fails is left to the next time.
+fn remove_left(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let ours = entry.file_name().to_str().is_some_and(is_ours);
+        let Some(about) = entry.metadata().ok().filter(|_| ours) else {
+            continue;
+        };
+        let age = about.modified().ok().and_then(|time| time.elapsed().ok());
+        let old = age.is_some_and(|age| LEFT_AFTER < age);
+        // Opening anything else could wait.
+        let plain = about.is_dir() || about.is_file();
+        let path = entry.path();
+        if !(old && plain) || File::open(&path).is_ok_and(|left| left.try_lock().is_err()) {
+            continue;
+        }
+        drop(if about.is_dir() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn what_a_crash_left_is_removed_and_nothing_else() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        let long_ago = SystemTime::now() - Duration::from_secs(3_600);
+        let make = |name: &str| {
+            fs::create_dir(at(name)).unwrap();
+            fs::write(at(name).join("kept"), "x").unwrap();
+            File::open(at(name))
+                .unwrap()
+                .set_modified(long_ago)
+                .unwrap();
+        };
+        let (left, in_use, young) = (name(), name(), name());
+        for one in [
+            &*left,
+            &*in_use,
+            "y.restoring",
+            ".matchpoint-mine",
+            "t.scratch",
+        ] {
+            make(one);
+        }
+        fs::create_dir(at(&young)).unwrap();
+        let lock = File::open(at(&in_use)).unwrap();
+        lock.try_lock().unwrap();
+        let made = TemporaryFolder::new(&at("y")).unwrap();
+        let path = made.path().to_owned();
+        assert!(path.is_dir() && !at(&left).exists());
+        for one in [
+            &*in_use,
+            &*young,
+            "y.restoring",
+            ".matchpoint-mine",
+            "t.scratch",
+        ] {
+            assert!(at(one).exists(), "{one}");
+        }
+        drop(made);
+        assert!(!path.exists());
+    }
+}
