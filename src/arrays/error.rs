@@ -141,6 +141,16 @@ pub enum ArraysError {
         /// What is wrong, and what to do.
         what: String,
     },
+    /// One line of a text is wrong, and with it the whole file.
+    #[error("{place}, line {line}: {what}")]
+    Line {
+        /// The file.
+        place: String,
+        /// The line of the file, from 1.
+        line: u64,
+        /// What is wrong, and what to do.
+        what: String,
+    },
     /// A table of labels lacks something as a whole.
     #[error("{place}: {what}")]
     Labels {

@@ -2,14 +2,16 @@
 //! i belongs to row i of the vectors.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::BufReader;
 use std::path::Path;
 
-use super::ArraysError;
+use super::{ArraysError, Columns, Delimited};
 
-/// More columns than this is no table of labels.
-const COLUMNS_MAX: usize = 1_024;
+/// The columns that are looked for.
+const COLUMNS: Columns = Columns {
+    known: &["label", "class", "id", "role", "split"],
+    required: &[&["label", "class"]],
+    aligned: true,
+};
 
 /// What a row is to be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,6 +24,34 @@ pub enum Role {
     Unknown,
     /// It plays no part.
     Unused,
+}
+
+impl Role {
+    /// All of them, in the order in which they are named.
+    pub const ALL: [Self; 4] = [Self::Gallery, Self::Query, Self::Unknown, Self::Unused];
+
+    /// As the column `role` has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gallery => "gallery",
+            Self::Query => "query",
+            Self::Unknown => "unknown",
+            Self::Unused => "unused",
+        }
+    }
+
+    /// The role of that name, whatever its case.
+    ///
+    /// # Errors
+    /// What is wrong with a word that is none.
+    pub fn parse(word: &str) -> Result<Self, String> {
+        let named = |role: &Self| role.as_str().eq_ignore_ascii_case(word);
+        Self::ALL.into_iter().find(named).ok_or_else(|| {
+            let word = word.escape_debug();
+            format!("its role is `{word}`; write gallery, query, unknown or unused")
+        })
+    }
 }
 
 /// Column by column, what is known of each row. Every list is as long as there are rows.
@@ -43,57 +73,28 @@ impl Rows {
     /// Reads a CSV file whose first line names the columns. `rows` is the number of embeddings.
     ///
     /// # Errors
-    /// Refuses a file that cannot be read or is not UTF-8, a line with more or fewer fields than
-    /// the first, another number of lines than of embeddings, no column of labels, a column named
-    /// twice, an empty label or id, an id given twice, and a role that is none.
+    /// Refuses what [`Delimited`] refuses, another number of rows than of embeddings, no column of
+    /// labels, an empty label or id, an id given twice, and a role that is none.
     pub fn read(path: &Path, rows: usize) -> Result<Self, ArraysError> {
-        let place = path.display().to_string();
-        let file = File::open(path).map_err(|source| ArraysError::Io {
-            place: place.clone(),
-            doing: "read",
-            source,
-        })?;
-        let mut reader = csv::ReaderBuilder::new()
-            .trim(csv::Trim::All)
-            .from_reader(BufReader::new(file));
-        let cannot = |cause: csv::Error| not_csv(&place, cause);
-        let header = reader.headers().map_err(cannot)?.clone();
-        if COLUMNS_MAX < header.len() {
-            let count = header.len();
-            return Err(wrong(
-                &place,
-                format!("it has {count} columns, over the limit of {COLUMNS_MAX}"),
-            ));
-        }
-        let mut columns = vec![Vec::new(); header.len()];
-        let mut record = csv::StringRecord::new();
-        let mut lines = 0_u64;
-        while reader
-            .read_record(&mut record)
-            .map_err(|cause| not_csv(&place, cause))?
-        {
-            lines += 1;
+        let table = Delimited::read(path, &COLUMNS)?;
+        let mut columns = vec![Vec::new(); table.names().len()];
+        let mut read = 0_u64;
+        for row in table.rows() {
+            let row = row?;
+            read += 1;
             // The rest is only counted, to name the number.
-            if lines <= rows as u64 {
-                for (column, value) in columns.iter_mut().zip(&record) {
-                    column.push(value.to_owned());
+            if read <= rows as u64 {
+                for (column, cell) in columns.iter_mut().zip(row.cells) {
+                    column.push(cell.into_owned());
                 }
             }
         }
-        if lines != rows as u64 {
-            return Err(count(&place, lines, rows));
+        let place = path.display().to_string();
+        if read != rows as u64 {
+            return Err(count(&place, read, rows));
         }
-        let mut named = BTreeMap::new();
-        for (name, values) in header.iter().zip(columns) {
-            let name = name.trim_start_matches('\u{feff}').trim();
-            if named.insert(name.to_owned(), values).is_some() {
-                return Err(wrong(
-                    &place,
-                    format!("two columns are named `{name}`; rename one"),
-                ));
-            }
-        }
-        Self::assemble(&place, named)
+        let named = table.names().iter().cloned().zip(columns);
+        Self::assemble(&place, named.collect())
     }
 
     /// Takes columns of text by name, as [`super::read`] finds them beside the embeddings.
@@ -166,18 +167,11 @@ fn distinct(place: &str, ids: &[String]) -> Result<(), ArraysError> {
 }
 
 fn roles(place: &str, words: &[String]) -> Result<Vec<Role>, ArraysError> {
-    let role = |(row, word): (usize, &String)| match word.as_str() {
-        "gallery" => Ok(Role::Gallery),
-        "query" => Ok(Role::Query),
-        "unknown" => Ok(Role::Unknown),
-        "unused" => Ok(Role::Unused),
-        other => Err(bad_row(
-            place,
-            row,
-            format!("its role is `{other}`; write gallery, query, unknown or unused"),
-        )),
+    let words = words.iter().enumerate();
+    let role = |(row, word): (usize, &String)| {
+        Role::parse(word).map_err(|problem| bad_row(place, row, problem))
     };
-    words.iter().enumerate().map(role).collect()
+    words.map(role).collect()
 }
 
 fn bad_row(place: &str, row: usize, what: String) -> ArraysError {
@@ -201,18 +195,6 @@ fn count(place: &str, labels: u64, rows: usize) -> ArraysError {
         labels,
         rows: rows as u64,
     }
-}
-
-fn not_csv(place: &str, cause: csv::Error) -> ArraysError {
-    let text = cause.to_string();
-    if let csv::ErrorKind::Io(source) = cause.into_kind() {
-        return ArraysError::Io {
-            place: place.to_owned(),
-            doing: "read",
-            source,
-        };
-    }
-    wrong(place, format!("it is not CSV in UTF-8: {text}"))
 }
 
 #[cfg(test)]
@@ -249,6 +231,17 @@ mod tests {
     }
 
     #[test]
+    fn names_are_found_whatever_their_case_and_the_index_of_a_data_frame_is_left_out() {
+        for header in [",ID;CAM,Label, Role ", "Unnamed: 0,ID;CAM,Label, Role "] {
+            let text = format!("{header}\r\n0,x,ann,Gallery\r\n1,y,bob,unused\r\n,,,\r\n");
+            let rows = read(&text, 2).unwrap();
+            assert_eq!(rows.label, ["ann", "bob"]);
+            assert_eq!(rows.role.unwrap(), [Role::Gallery, Role::Unused]);
+            assert_eq!(rows.metadata.keys().collect::<Vec<_>>(), ["ID;CAM"]);
+        }
+    }
+
+    #[test]
     fn a_count_that_differs_names_both() {
         for (rows, lines) in [(3, "labels 2 rows"), (1, "labels 2 rows")] {
             let error = read("label\na\nb\n", rows).unwrap_err().to_string();
@@ -281,7 +274,14 @@ mod tests {
                 "its role is `probe`; write gallery,",
             ),
             ("label,x,x\na,1,2\nb,3,4\n", "two columns are named `x`"),
-            ("label,x\na,1\nb\n", "not CSV"),
+            (
+                "label,x\na,1\nb\n",
+                "line 3: the row has 1 cells, and the header names 2",
+            ),
+            (
+                "label,x\na,1\n,\nb,2\n",
+                "line 3: the row is empty, and others follow",
+            ),
         ] {
             let error = read(text, 2).unwrap_err().to_string();
             assert!(error.contains(want), "{error}");

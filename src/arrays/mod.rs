@@ -1,9 +1,10 @@
-//! Embeddings and labels that other programs wrote: `.npy`, `.npz`, Parquet, `.fvecs` and CSV.
+//! Embeddings and lists that other programs wrote: `.npy`, `.npz`, Parquet, `.fvecs` and CSV.
 //!
 //! A file is told by its first bytes, whatever its name. None is trusted: no length that a file
 //! states is believed before the bytes behind it, or a limit, hold it up. Vectors stay as they were
 //! written; whoever takes them makes embeddings of them, and refuses a row that cannot be one.
 
+mod delimited;
 mod error;
 mod footer;
 mod fvecs;
@@ -12,6 +13,7 @@ mod npy;
 mod npz;
 mod pages;
 mod parquet;
+mod text;
 mod thrift;
 mod values;
 
@@ -20,8 +22,10 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
 use std::path::Path;
 
+pub use delimited::{COLUMNS_MAX, Columns, Delimited, ROW_BYTES_MAX, Row};
 pub use error::ArraysError;
 pub use labels::{Role, Rows};
+pub use text::{TEXT_BYTES_MAX, lines, read_list, read_text};
 
 /// The most values that one row may have.
 pub const DIMENSION_MAX: usize = 65_536;

@@ -1,0 +1,308 @@
+//! Text files as spreadsheets, scripts and editors write them, to characters.
+//!
+//! UTF-8 with or without a byte order mark and UTF-16 of either order are read. Everything else is
+//! refused by its name and the line where it shows: a label that was guessed at would be another
+//! label, and an enrolled one would pass for a stranger.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use super::ArraysError;
+
+/// The longest file of text that is read, in bytes: 2 GiB, some 20 million rows.
+pub const TEXT_BYTES_MAX: u64 = 2 << 30;
+
+/// The character that marks the order of bytes where it comes first.
+const MARK: char = '\u{feff}';
+
+/// First bytes of what is no text and is given for it at times.
+const OTHERS: [(&[u8], &str); 6] = [
+    (
+        b"PK\x03\x04",
+        "it is an Excel workbook or another ZIP archive",
+    ),
+    (b"\xd0\xcf\x11\xe0", "it is a workbook of an old Excel"),
+    (b"PAR1", "it is Parquet"),
+    (b"\x1f\x8b", "it is packed with gzip"),
+    (b"\xff\xfe\0\0", "it is UTF-32"),
+    (b"\0\0\xfe\xff", "it is UTF-32"),
+];
+
+/// The order of the bytes of UTF-16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Little,
+    Big,
+}
+
+/// Reads a file of text, whatever its encoding among UTF-8 and UTF-16.
+///
+/// # Errors
+/// Refuses a file that cannot be read, is longer than [`TEXT_BYTES_MAX`], or is no text of these
+/// encodings, with the line where that shows.
+pub fn read_text(path: &Path) -> Result<String, ArraysError> {
+    let place = path.display().to_string();
+    let failed = |source| ArraysError::Io {
+        place: place.clone(),
+        doing: "read",
+        source,
+    };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(failed)?;
+    // One byte more shows that there is more.
+    let limited = file.take(TEXT_BYTES_MAX + 1).read_to_end(&mut bytes);
+    limited.map_err(failed)?;
+    if TEXT_BYTES_MAX < bytes.len() as u64 {
+        return Err(ArraysError::TooLarge {
+            place,
+            bytes: bytes.len() as u64,
+            limit: TEXT_BYTES_MAX,
+        });
+    }
+    decode(&place, bytes)
+}
+
+/// Reads a list with one entry on each line; blank lines and blanks around an entry do not count.
+///
+/// # Errors
+/// Refuses what [`read_text`] refuses.
+pub fn read_list(path: &Path) -> Result<Vec<String>, ArraysError> {
+    let text = read_text(path)?;
+    let lines = lines(&text).map(|(_, line)| line.trim());
+    let full = lines.filter(|line| !line.is_empty());
+    Ok(full.map(str::to_owned).collect())
+}
+
+/// The lines of a text and their numbers from 1; they end with LF, CR LF or a lone CR.
+pub fn lines(text: &str) -> impl Iterator<Item = (u64, &str)> {
+    let mut rest = Some(text);
+    let split = std::iter::from_fn(move || {
+        let text = rest?;
+        let Some(end) = text.find(['\n', '\r']) else {
+            rest = None;
+            return Some(text);
+        };
+        let (line, after) = text.split_at_checked(end)?;
+        let after_one = after.strip_prefix("\r\n");
+        rest = after_one.or_else(|| after.get(1..));
+        Some(line)
+    });
+    (1..).zip(split)
+}
+
+/// The number, from 1, of the line on which what follows `before` stands.
+pub(super) fn line_after(before: &str) -> u64 {
+    lines(before).count() as u64
+}
+
+/// Bytes to text, without the mark of their order.
+pub(super) fn decode(place: &str, bytes: Vec<u8>) -> Result<String, ArraysError> {
+    let other = OTHERS.iter().find(|(magic, _)| bytes.starts_with(magic));
+    if let Some((_, what)) = other {
+        return Err(ArraysError::Labels {
+            place: place.to_owned(),
+            what: format!("{what}, and no text; save it as CSV in UTF-8"),
+        });
+    }
+    let mut text = match order(&bytes) {
+        Some(order) => from_utf16(place, &bytes, order)?,
+        None => from_utf8(place, bytes)?,
+    };
+    if text.starts_with(MARK) {
+        text.drain(..MARK.len_utf8());
+    }
+    for (character, what) in [
+        (
+            '\0',
+            "there is a NUL byte, which no text holds; write the file again",
+        ),
+        (
+            MARK,
+            "there is a byte order mark in the middle, as where two files were joined; remove it",
+        ),
+    ] {
+        if let Some(at) = text.find(character) {
+            let before = text.get(..at).unwrap_or_default();
+            return Err(on_line(place, line_after(before), what));
+        }
+    }
+    Ok(text)
+}
+
+/// What is wrong on a line.
+pub(super) fn on_line(place: &str, line: u64, what: impl Into<String>) -> ArraysError {
+    ArraysError::Line {
+        place: place.to_owned(),
+        line,
+        what: what.into(),
+    }
+}
+
+/// The order of the bytes, where they are UTF-16.
+///
+/// Without a mark it takes one character of ASCII at the beginning or a line's end at the end, and that
+/// a line feed ends a line, or that there is none and all is Latin: a stray NUL in UTF-8 is no UTF-16.
+fn order(bytes: &[u8]) -> Option<Order> {
+    match bytes {
+        [0xff, 0xfe, ..] => return Some(Order::Little),
+        [0xfe, 0xff, ..] => return Some(Order::Big),
+        _ => {}
+    }
+    let (units, []) = bytes.as_chunks::<2>() else {
+        return None;
+    };
+    let ends = |first: u8, second: u8| {
+        let begins = matches!(units.first(), Some([a, b]) if (*a == 0) != (*b == 0) && (*a == 0) == (first == 0));
+        let closes = units.last() == Some(&[first, second]);
+        begins || closes
+    };
+    let order = if ends(b'\n', 0) {
+        Order::Little
+    } else if ends(0, b'\n') {
+        Order::Big
+    } else {
+        return None;
+    };
+    let ordered = |unit: &[u8; 2]| match order {
+        Order::Little => *unit,
+        Order::Big => [unit[1], unit[0]],
+    };
+    let ends_line = |unit: [u8; 2]| matches!(unit, [b'\n' | b'\r', 0]);
+    let regular = if bytes.contains(&b'\n') || bytes.contains(&b'\r') {
+        units.iter().map(ordered).any(ends_line)
+    } else {
+        units.iter().map(ordered).all(|[_, high]| high == 0)
+    };
+    regular.then_some(order)
+}
+
+fn from_utf16(place: &str, bytes: &[u8], order: Order) -> Result<String, ArraysError> {
+    let (units, rest) = bytes.as_chunks::<2>();
+    let unit = |pair: &[u8; 2]| match order {
+        Order::Little => u16::from_le_bytes(*pair),
+        Order::Big => u16::from_be_bytes(*pair),
+    };
+    let mut text = String::with_capacity(units.len());
+    for decoded in char::decode_utf16(units.iter().map(unit)) {
+        let Ok(character) = decoded else {
+            let what = "there is half a character of UTF-16; save the file as UTF-8";
+            return Err(on_line(place, line_after(&text), what));
+        };
+        text.push(character);
+    }
+    if !rest.is_empty() {
+        let what = "UTF-16 ends within a character; copy the file again, or save it as UTF-8";
+        return Err(on_line(place, line_after(&text), what));
+    }
+    Ok(text)
+}
+
+fn from_utf8(place: &str, bytes: Vec<u8>) -> Result<String, ArraysError> {
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let bytes = error.as_bytes();
+        let before = bytes.get(..at).unwrap_or_default();
+        let line = line_after(std::str::from_utf8(before).unwrap_or_default());
+        let byte = bytes.get(at).copied().unwrap_or_default();
+        // The two agree on these.
+        let shown = if 0xa0 <= byte {
+            format!(" (`{}` there)", char::from(byte))
+        } else {
+            String::new()
+        };
+        let what = format!(
+            "the byte 0x{byte:02x} is not UTF-8, but perhaps Latin-1 or Windows-1252{shown}; save the file as UTF-8 (in Excel: CSV UTF-8)"
+        );
+        on_line(place, line, what)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A text in UTF-16, with or without a mark.
+    pub(crate) fn utf16(text: &str, big: bool) -> Vec<u8> {
+        let bytes = |unit: u16| {
+            if big {
+                unit.to_be_bytes()
+            } else {
+                unit.to_le_bytes()
+            }
+        };
+        text.encode_utf16().flat_map(bytes).collect()
+    }
+
+    fn refused(bytes: &[u8]) -> String {
+        decode("list.csv", bytes.to_vec()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn one_text_is_read_from_every_encoding() {
+        for text in ["path,label\r\ncafé.jpg,日本\r\n", "日本語\n東京\n", "a"] {
+            let marked = format!("{MARK}{text}");
+            let files = [
+                text.as_bytes().to_vec(),
+                marked.as_bytes().to_vec(),
+                utf16(&marked, false),
+                utf16(&marked, true),
+                utf16(text, false),
+                utf16(text, true),
+            ];
+            for bytes in files {
+                assert_eq!(
+                    decode("list.csv", bytes.clone()).unwrap(),
+                    text,
+                    "{bytes:?}"
+                );
+            }
+        }
+        assert_eq!(decode("list.csv", Vec::new()).unwrap(), "");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused_by_its_name_and_line() {
+        for (bytes, wants) in [
+            (
+                &b"path,label\r\na.jpg,caf\xe9\r\n"[..],
+                ["line 2", "Latin-1", "`é`"],
+            ),
+            (b"a\rb\r\x93c\x94", ["line 3", "0x93", "Windows-1252"]),
+            (b"path,label\na.jpg,c\0t\n", ["line 2", "NUL", "write"]),
+            (b"a\0bcd\n", ["line 1", "NUL", "write"]),
+            (b"\xff\xfea\0\n\0\0\xd8b\0", ["line 2", "half", "UTF-16"]),
+            (b"\xff\xfea\0\n\0b", ["line 2", "UTF-16", "ends"]),
+            (b"\xff\xfe\0\0a\0\0\0", ["UTF-32", "CSV", "UTF-8"]),
+            (b"PK\x03\x04", ["Excel workbook", "CSV", "UTF-8"]),
+            (
+                "a\n\u{feff}b".as_bytes(),
+                ["line 2", "order mark", "joined"],
+            ),
+        ] {
+            let error = refused(bytes);
+            assert!(wants.iter().all(|want| error.contains(want)), "{error}");
+        }
+    }
+
+    #[test]
+    fn lines_end_in_three_ways() {
+        let numbered: Vec<(u64, &str)> = lines("a\r\nb\rc\n\nd").collect();
+        assert_eq!(numbered, [(1, "a"), (2, "b"), (3, "c"), (4, ""), (5, "d")]);
+    }
+
+    #[test]
+    fn a_list_is_the_same_whatever_wrote_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("labels.txt");
+        for bytes in [
+            b"ann\nbob\n".to_vec(),
+            "\u{feff}ann\r\n\r\n bob ".as_bytes().to_vec(),
+            utf16("\u{feff}ann\r\nbob\r\n", false),
+            b"ann\rbob\r".to_vec(),
+        ] {
+            std::fs::write(&path, &bytes).unwrap();
+            assert_eq!(read_list(&path).unwrap(), ["ann", "bob"], "{bytes:?}");
+        }
+    }
+}
