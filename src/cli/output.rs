@@ -4,6 +4,8 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use crate::telemetry::{escaped_json, escaped_lines};
+
 /// How results are printed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Output {
@@ -21,10 +23,11 @@ impl Output {
         value: &T,
         text: impl FnOnce(&T) -> String,
     ) -> anyhow::Result<()> {
+        // Names of files and labels are others' text.
         let mut printed = if self.json {
-            serde_json::to_string_pretty(value)?
+            escaped_json(&serde_json::to_string_pretty(value)?).into_owned()
         } else {
-            text(value)
+            escaped_lines(&text(value)).into_owned()
         };
         if !printed.ends_with('\n') {
             printed.push('\n');
@@ -38,14 +41,14 @@ impl Output {
             error(text);
         } else {
             // A reader who has seen enough is no error.
-            drop(writeln!(io::stdout().lock(), "{text}"));
+            drop(writeln!(io::stdout().lock(), "{}", escaped_lines(text)));
         }
     }
 }
 
 /// Prints a line to standard error.
 pub(super) fn error(text: &str) {
-    drop(writeln!(io::stderr().lock(), "{text}"));
+    drop(writeln!(io::stderr().lock(), "{}", escaped_lines(text)));
 }
 
 /// A closed pipe on the other side is how `head` ends, not a failure.

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::exit::Exit;
 use super::output::{self, Output, percent};
 use crate::server::{Asked, Client, ClientError, Found};
+use crate::telemetry;
 
 /// Ask a running server about images
 ///
@@ -110,7 +111,8 @@ impl Search {
 }
 
 fn text(answer: &Answer) -> String {
-    let image = answer.image.display();
+    let image = answer.image.display().to_string();
+    let image = telemetry::escaped(&image);
     match (&answer.found, &answer.error) {
         (Some(found), _) => format!("{image}\n{}", describe(found)),
         (None, error) => format!(

@@ -3,6 +3,7 @@
 //! Names follow Prometheus: one prefix, base units, `_total` on counters. No label holds an item,
 //! a label of the gallery or anything else that a client chooses, so the number of series is bounded.
 
+mod escape;
 mod shown;
 
 use std::future::Future;
@@ -15,6 +16,11 @@ use metrics::{
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::debug_fn;
+
+pub use escape::{escaped, escaped_json, escaped_lines};
 
 use shown::Labels;
 
@@ -168,11 +174,25 @@ pub fn install_logs(filter: &str, json: bool) -> Result<(), TelemetryError> {
             .with_span_list(false)
             .try_init()
     } else {
-        logs.with_target(false).try_init()
+        logs.with_target(false).fmt_fields(text_fields()).try_init()
     };
     // A second installation, in a process that serves twice, keeps the first.
     drop(installed);
     Ok(())
+}
+
+/// Fields of a log as text: what clients send must not command a terminal, nor pass for a line of its
+/// own.
+fn text_fields() -> impl for<'a> FormatFields<'a> + 'static {
+    let field = debug_fn(|writer, field, value| {
+        let text = format!("{value:?}");
+        let shown = escaped(&text);
+        match field.name() {
+            "message" => write!(writer, "{shown}"),
+            name => write!(writer, "{name}={shown}"),
+        }
+    });
+    field.delimited(" ")
 }
 
 /// Installs the recorder, and gives the task that serves `/metrics` until it is dropped.
@@ -1068,6 +1088,43 @@ pub fn strata_designed(deployment: &str, edges: &[f64]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A log that is kept.
+    #[derive(Clone, Default)]
+    struct Kept(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_log_as_text_is_one_line_whatever_a_client_sends() {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let logs = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .fmt_fields(text_fields());
+        let sent = "a\x1b[31m\n2026-01-01 ERROR \u{202e}b";
+        tracing::subscriber::with_default(logs.finish(), || {
+            let span = tracing::info_span!("request", id = %sent);
+            let _entered = span.enter();
+            tracing::warn!(label = %sent, count = 3, "the label {sent} is not known");
+        });
+        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(!text.contains(['\x1b', '\u{202e}']), "{text}");
+        assert!(text.contains("label=a\\u{1b}[31m\\n2026"), "{text}");
+        assert!(text.contains(" count=3"), "{text}");
+        assert!(text.contains("the label a\\u{1b}"), "{text}");
+    }
 
     /// What says something without labels has to say what it cannot see.
     #[test]
