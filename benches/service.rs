@@ -330,7 +330,7 @@ impl Bench {
 /// The program's own rate, over every photograph of the sample, without its start.
 fn build_rate(folder: &Path) -> f64 {
     let deployment = folder.join(format!("build-{}", uuid::Uuid::now_v7()));
-    let report = build(&deployment, "labels.csv");
+    let report = build(&deployment, "images");
     report
         .get("images_per_second")
         .and_then(serde_json::Value::as_f64)

@@ -167,7 +167,7 @@ fn nothing_is_pruned_while_an_entry_cannot_be_read() {
     let whole = "path,label\nfish/g0_ref.jpg,fish\nfish/q1_rotpersp.jpg,fish\n";
     fs::write(&table, whole).unwrap();
     assert_eq!(code(&build(&deployment, &table, &[])), 0);
-    fs::write(&table, whole.replace("fish/q1", "\"fish/q1")).unwrap();
+    fs::write(&table, whole.replace("fish/q1_rotpersp.jpg", "")).unwrap();
     let built = build(&deployment, &table, &["--prune"]);
     let report = json(&built);
     assert_eq!(
@@ -298,7 +298,7 @@ fn a_folder_a_csv_and_a_jsonl_give_the_same_items() {
 #[test]
 fn a_killed_and_an_interrupted_build_go_on_where_they_stopped() {
     let root = TempDir::new().unwrap();
-    let (model, images) = (model(), photos().join("labels.csv"));
+    let (model, images) = (model(), photos().join("images"));
     let whole = json(&build(&root.path().join("whole"), &images, &[]));
     for (signal, expected) in [("KILL", None), ("TERM", Some(143))] {
         let deployment = root.path().join(signal);
@@ -363,7 +363,11 @@ fn wrong_input_is_named_with_a_code_of_its_own() {
     fs::create_dir(&empty).unwrap();
     let no_label = root.path().join("no-label.csv");
     fs::write(&no_label, "path,class\na.jpg,cat\n").unwrap();
-    let queries = photos().join("calibrate.csv");
+    let two_labels = root.path().join("two-labels.csv");
+    fs::write(&two_labels, "path,label,label\na.jpg,cat,dog\n").unwrap();
+    let denied = root.path().join("denied.csv");
+    fs::write(&denied, "path,label,role\na.jpg,gc_fishes_fish14,unknown\n").unwrap();
+    let (queries, gallery) = (photos().join("calibrate.csv"), photos().join("gallery.csv"));
     let cases: &[(&[&str], i32, &str)] = &[
         (
             &[
@@ -390,7 +394,22 @@ fn wrong_input_is_named_with_a_code_of_its_own() {
             "no column `label`",
         ),
         (
+            &["evaluate", path(sample()), "--queries", path(&denied)],
+            65,
+            "1 rows have the role unknown",
+        ),
+        (
             &["build", path(&nowhere), "--images", path(&queries)],
+            66,
+            "no row of",
+        ),
+        (
+            &["build", path(&nowhere), "--images", path(&two_labels)],
+            65,
+            "two columns are named `label`",
+        ),
+        (
+            &["build", path(&nowhere), "--images", path(&gallery)],
             2,
             "say --model DIR",
         ),
@@ -399,7 +418,7 @@ fn wrong_input_is_named_with_a_code_of_its_own() {
                 "build",
                 path(&nowhere),
                 "--images",
-                path(&queries),
+                path(&gallery),
                 "--model",
                 path(&empty),
             ],
@@ -450,7 +469,7 @@ fn wrong_input_is_named_with_a_code_of_its_own() {
                 "build",
                 path(&nowhere),
                 "--images",
-                path(&queries),
+                path(&gallery),
                 "--onnxruntime",
                 "/nowhere.so",
                 "--model",

@@ -34,8 +34,14 @@ def read_labels() -> list[Row]:
 
 
 def searches(rows: list[Row], split: str) -> list[Row]:
+    """The searches of a split; those of labels that gallery.csv does not enrol are unknown."""
     roles = ("query", "unknown")
-    return [row for row in rows if row["split"] == split and row["role"] in roles]
+    known = {row["label"] for row in enrolled(rows)}
+    return [
+        row if row["label"] in known else row | {"role": "unknown"}
+        for row in rows
+        if row["split"] == split and row["role"] in roles
+    ]
 
 
 def enrolled(rows: list[Row]) -> list[Row]:

@@ -436,7 +436,7 @@ impl<'a> Records<'a> {
             let close = rest.bytes().take(left).position(|byte| byte == b'"');
             let Some(close) = close else {
                 let what = format!(
-                    "a quote opens and does not close within {ROW_BYTES_MAX} bytes; close it, or write a quote within a cell as two, in quotes"
+                    "a quote opens and is not closed (a row has at most {ROW_BYTES_MAX} bytes); close it, or write a quote within a cell as two, in quotes"
                 );
                 return Err(on_line(self.place, opened, what));
             };

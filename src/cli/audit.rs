@@ -1,5 +1,6 @@
 //! `matchpoint audit`: label the decisions that were drawn for it.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -8,6 +9,7 @@ use serde::Serialize;
 use super::exit::{Exit, fail};
 use super::export::Export;
 use super::output::Output;
+use crate::arrays::{Columns, Delimited};
 use crate::deployment::{LabelKind, Told, TruthReport};
 use crate::server::{Client, Decided, DecisionFound, QueueAsked};
 
@@ -135,16 +137,37 @@ struct Import {
     feedback: bool,
 }
 
+/// The columns that say something; others are of the decision itself.
+const COLUMNS: Columns = Columns {
+    known: &["decision_id", "truth", "label", "said_by"],
+    required: &[&["decision_id"]],
+    aligned: false,
+};
+
 /// A row of the file.
-#[derive(Debug, serde::Deserialize)]
+#[derive(Debug, Default)]
 struct Line {
     decision_id: String,
-    #[serde(default)]
     truth: String,
-    #[serde(default)]
     label: String,
-    #[serde(default)]
     said_by: String,
+}
+
+impl Line {
+    fn of(names: &[String], cells: &[Cow<'_, str>]) -> Self {
+        let mut line = Self::default();
+        for (name, cell) in names.iter().zip(cells) {
+            let field = match name.as_str() {
+                "decision_id" => &mut line.decision_id,
+                "truth" => &mut line.truth,
+                "label" => &mut line.label,
+                "said_by" => &mut line.said_by,
+                _ => continue,
+            };
+            cell.as_ref().clone_into(field);
+        }
+        line
+    }
 }
 
 /// What became of reports.
@@ -358,16 +381,11 @@ impl Label {
 impl Import {
     async fn run(self) -> anyhow::Result<Exit> {
         let shown = self.file.display();
-        let missing =
-            |cause: csv::Error| fail(Exit::NoInput, format!("cannot read {shown}: {cause}"));
-        let mut reader = csv::ReaderBuilder::new()
-            .trim(csv::Trim::All)
-            .from_path(&self.file)
-            .map_err(missing)?;
+        let table = Delimited::read(&self.file, &COLUMNS)?;
         let (mut reports, mut skipped) = (Vec::new(), 0);
-        for line in reader.deserialize() {
-            let line: Line = line
-                .map_err(|cause| fail(Exit::BadData, format!("{shown} cannot be used: {cause}")))?;
+        for row in table.rows() {
+            let row = row?;
+            let line = Line::of(table.names(), &row.cells);
             match told(&line) {
                 Ok(Some(told)) => reports.push(TruthReport {
                     decision_id: line.decision_id,
@@ -381,8 +399,10 @@ impl Import {
                 }),
                 Ok(None) => skipped += 1,
                 Err(problem) => {
-                    let id = line.decision_id;
-                    let message = format!("{shown}: decision {id}: {problem}; nothing was sent");
+                    let (id, number) = (line.decision_id, row.line);
+                    let message = format!(
+                        "{shown}, line {number}: decision {id}: {problem}; nothing was sent"
+                    );
                     return Err(fail(Exit::BadData, message));
                 }
             }

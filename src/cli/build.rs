@@ -9,10 +9,12 @@ use serde::Serialize;
 use super::batch::in_order;
 use super::exit::{Exit, fail};
 use super::given::{Given, GivenFlags};
+use super::left_out::LeftOut;
+use super::listing::ExcludeFlags;
 use super::output::{Output, table};
 use super::progress::Progress;
 use super::signal::Signal;
-use super::sources::{Refused, Source, Sources};
+use super::sources::{Purpose, Refused, Source, Sources};
 use crate::config::{Engine, EngineFlags, ProcessEnvironment};
 use crate::deployment::{
     Deployment, DeploymentError, Enrolment, Folder, ImageAt, Models, OpenOptions,
@@ -27,7 +29,7 @@ use crate::telemetry;
 /// Every image becomes an item with an id and a label. The source is a folder (one subfolder for
 /// each label; the id is the path below the folder), a CSV file (a header with path,label and
 /// perhaps id; further columns become metadata) or a JSONL file (the same as objects). Paths are
-/// relative to the file.
+/// relative to the file. Where a list has a column role, only rows of the role gallery are enrolled.
 ///
 /// Or vectors that are made elsewhere, with --embeddings: by the deployment's own model, or, for a
 /// deployment without one, by what --vectors-of names. That answers searches by vectors only.
@@ -46,13 +48,15 @@ use crate::telemetry;
 pub(super) struct Build {
     /// The deployment's folder; made where there is none
     deployment: PathBuf,
-    /// The images: a folder, a .csv or a .jsonl file
+    /// The images: a folder, a .csv, a .tsv or a .jsonl file
     #[arg(long, value_name = "SOURCE", required_unless_present_any = ["embeddings", "images_of"])]
     images: Option<PathBuf>,
     /// The images that another deployment keeps, with their ids, labels and metadata: its gallery
     /// anew, with another model; it may be served meanwhile
     #[arg(long, value_name = "DIR", conflicts_with_all = ["images", "embeddings"])]
     images_of: Option<PathBuf>,
+    #[command(flatten)]
+    exclude: ExcludeFlags,
     #[command(flatten)]
     given: GivenFlags,
     /// The model's folder; required for a new deployment
@@ -90,8 +94,10 @@ pub(super) struct BuildReport {
     pub(super) pruned: usize,
     /// Items that the source does not name, and that were kept.
     pub(super) not_in_source: usize,
-    /// Files that are not images by their names.
+    /// Files that are no images by their names and first bytes.
     pub(super) ignored_files: usize,
+    /// What else the source holds, and the kinds of those files.
+    pub(super) left_out: LeftOut,
     /// Images that could not be used, and why.
     pub(super) failed: Vec<Refused>,
     /// Whether a signal ended the build before its end.
@@ -122,7 +128,7 @@ impl Build {
         telemetry::install_logs(&engine.log, engine.log_json)?;
         let input = match (self.given.read()?, &self.images, &self.images_of) {
             (Some(given), ..) => Input::Vectors(given),
-            (None, Some(images), _) => Input::Images(Sources::read(images)?),
+            (None, Some(images), _) => Input::Images(self.sources(images)?),
             (None, None, Some(other)) => Input::Kept(Kept::open(other)?),
             (None, None, None) => return Err(fail(Exit::Usage, "say --images or --embeddings")),
         };
@@ -144,6 +150,12 @@ impl Build {
             (None, false) => Exit::SomeFailed,
             (None, true) => Exit::Done,
         })
+    }
+}
+
+impl Build {
+    fn sources(&self, images: &Path) -> anyhow::Result<Sources> {
+        Sources::read_but(images, Purpose::Enrol, &self.exclude)
     }
 }
 
@@ -176,15 +188,7 @@ pub(super) struct Kept {
 
 impl Kept {
     fn open(deployment: &Path) -> anyhow::Result<Self> {
-        let folder = Folder::open(deployment)?;
-        // No search is made, so no index is needed.
-        let params = IndexParams {
-            graph_from_items: usize::MAX,
-            ..IndexParams::default()
-        };
-        let gallery = Gallery::open(&folder.gallery_file(), Access::ReadOnly, params)
-            .map_err(DeploymentError::from)?;
-        folder.check_gallery(gallery.id())?;
+        let gallery = gallery_of(deployment)?;
         if !gallery.keeps_images() {
             let message = format!(
                 "{} keeps no images; `matchpoint build DIR --images SOURCE --keep-images` adds them",
@@ -197,6 +201,7 @@ impl Kept {
             label: head.label.clone(),
             path: PathBuf::new(),
             metadata: head.metadata.clone(),
+            role: None,
         };
         let snapshot = gallery.snapshot();
         let mut items: Vec<Source> = snapshot.items().map(|(head, _)| source(head)).collect();
@@ -206,6 +211,20 @@ impl Kept {
             items,
         })
     }
+}
+
+/// The items of a deployment, which may be served meanwhile.
+pub(super) fn gallery_of(deployment: &Path) -> anyhow::Result<Gallery> {
+    let folder = Folder::open(deployment)?;
+    // No search is made, so no index is needed.
+    let params = IndexParams {
+        graph_from_items: usize::MAX,
+        ..IndexParams::default()
+    };
+    let gallery = Gallery::open(&folder.gallery_file(), Access::ReadOnly, params)
+        .map_err(DeploymentError::from)?;
+    folder.check_gallery(gallery.id())?;
+    Ok(gallery)
 }
 
 impl Input {
@@ -243,9 +262,7 @@ pub(super) fn build(request: &Request<'_>) -> anyhow::Result<Built> {
         )
     };
     let deployment = Arc::new(open(Access::ReadWrite, &mut models)?);
-    if let Input::Vectors(given) = &request.input {
-        check_space(given, request.vectors_of, &deployment)?;
-    }
+    check_input(request, &deployment)?;
     if request.keep_images {
         deployment.keep_images()?;
     }
@@ -262,7 +279,8 @@ pub(super) fn build(request: &Request<'_>) -> anyhow::Result<Built> {
     match &request.input {
         Input::Images(sources) => {
             work.report.failed.clone_from(&sources.refused);
-            work.report.ignored_files = sources.ignored;
+            work.report.ignored_files = sources.left_out.ignored_files();
+            work.report.left_out = sources.left_out.clone();
             let at = |source: &Source| ImageAt::File(source.path.clone());
             super::runtime()?.block_on(work.run((&sources.items, at), window, &signal))?;
         }
@@ -273,7 +291,10 @@ pub(super) fn build(request: &Request<'_>) -> anyhow::Result<Built> {
             };
             super::runtime()?.block_on(work.run((&kept.items, at), window, &signal))?;
         }
-        Input::Vectors(given) => work.take_all(given, &signal)?,
+        Input::Vectors(given) => {
+            work.report.left_out = given.left_out();
+            work.take_all(given, &signal)?;
+        }
     }
     work.write()?;
     let signal = signal.received();
@@ -295,6 +316,27 @@ pub(super) fn build(request: &Request<'_>) -> anyhow::Result<Built> {
     let rate = report.enrolled as f64 / report.seconds.max(1e-9);
     report.images_per_second = rate;
     Ok(Built { report, signal })
+}
+
+/// Vectors must be of the deployment's kind, and rows of a list that are searched for agree with what
+/// will be enrolled.
+fn check_input(request: &Request<'_>, deployment: &Deployment) -> anyhow::Result<()> {
+    let mut enrolled = if request.prune {
+        BTreeSet::new()
+    } else {
+        deployment.labels()
+    };
+    match &request.input {
+        Input::Images(sources) => {
+            enrolled.extend(sources.items.iter().map(|item| item.label.clone()));
+            sources.refuse_contradictions(|label| enrolled.contains(label))
+        }
+        Input::Vectors(given) => {
+            check_space(given, request.vectors_of, deployment)?;
+            given.refuse_contradictions(enrolled)
+        }
+        Input::Kept(_) => Ok(()),
+    }
 }
 
 /// Vectors of another kind are refused before any is enrolled.
@@ -524,7 +566,7 @@ fn is_the_items_fault(error: &DeploymentError) -> bool {
 pub(super) fn text(report: &BuildReport) -> String {
     let mut text = String::new();
     for one in &report.failed {
-        text.push_str(&format!("failed: {}: {}\n", one.item, one.reason));
+        text.push_str(&format!("failed: {one}\n"));
     }
     let mut rows = vec![
         (
@@ -548,11 +590,7 @@ pub(super) fn text(report: &BuildReport) -> String {
         report.not_in_source,
         " not named by this source, kept (--prune removes them, unless entries could not be read)",
     );
-    optional(
-        "ignored",
-        report.ignored_files,
-        " files that are not images by their names",
-    );
+    rows.extend(report.left_out.rows());
     rows.push((
         "gallery",
         format!("{} items, {} labels", report.items, report.labels),

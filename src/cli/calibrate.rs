@@ -8,16 +8,19 @@ use serde::Serialize;
 
 use super::analysis;
 use super::exit::{Exit, fail};
+use super::left_out::LeftOut;
+use super::listing::ExcludeFlags;
 use super::output::{self, Output, percent, rate, table};
 use super::pictures::Pictures;
 use super::probe::{self, Others, Probes};
 use super::progress::Progress;
-use super::sources::{Refused, Sources};
+use super::sources::{Purpose, Refused, Sources};
 use super::target::TargetFlags;
 use super::vectors::{ArrayFlags, VECTORS_PAIRS_MAX};
 use crate::analysis::consistency::Band;
 use crate::analysis::remedy::Remedy;
 use crate::analysis::{Analysis, BAND_POINTS, Scope};
+use crate::arrays::read_list;
 use crate::calibration::CalibrationError;
 use crate::calibration::adjustment::Adjustment;
 use crate::calibration::held_out::{LabelSet, refuse_overlap};
@@ -59,13 +62,16 @@ pub(super) struct Calibrate {
     /// The deployment's folder
     #[arg(required_unless_present = "embeddings", conflicts_with = "embeddings")]
     deployment: Option<PathBuf>,
-    /// Labelled queries: a folder, a .csv or a .jsonl file, as for `build`
+    /// Labelled queries: a folder, a .csv, a .tsv or a .jsonl file, as for `build`; of a list with a
+    /// column role, the rows of the roles query and unknown
     #[arg(long, value_name = "SOURCE", conflicts_with = "embeddings",
         required_unless_present_any = ["gallery_as_queries", "embeddings"])]
     queries: Option<PathBuf>,
     /// Let each item of the gallery be a query, left out of its own search
     #[arg(long, conflicts_with_all = ["queries", "embeddings"])]
     gallery_as_queries: bool,
+    #[command(flatten)]
+    exclude: ExcludeFlags,
     #[command(flatten)]
     arrays: ArrayFlags,
     #[command(flatten)]
@@ -174,6 +180,8 @@ pub(super) struct CalibrationReport {
     pub(super) refusal: Option<Refusal>,
     /// Queries that could not be used.
     pub(super) failed: Vec<Refused>,
+    /// What else the source of the queries holds.
+    pub(super) left_out: LeftOut,
     /// Queries that are pictures in the gallery themselves: not counted.
     pub(super) copies: Vec<Copied>,
     /// Queries with the very image of another query: counted once.
@@ -245,7 +253,7 @@ impl Calibrate {
             Access::ReadWrite
         };
         let sources = match &self.queries {
-            Some(queries) => Some(Sources::read(queries)?),
+            Some(queries) => Some(Sources::read_but(queries, Purpose::Search, &self.exclude)?),
             None => None,
         };
         let pictures = self.pictures()?;
@@ -289,7 +297,7 @@ impl Calibrate {
     fn pictures(&self) -> anyhow::Result<Pictures> {
         let mut pictures = Pictures::default();
         if let Some(images) = &self.pictures {
-            pictures.add(&Sources::read(images)?);
+            pictures.add(&Sources::read(images, Purpose::Enrol)?);
         }
         Ok(pictures)
     }
@@ -365,6 +373,10 @@ pub(super) fn calibrate(
         content: None,
         refusal: None,
         failed: probes.failed,
+        left_out: request
+            .sources
+            .map(|sources| sources.left_out.clone())
+            .unwrap_or_default(),
         copies: probes.gathered.copies.clone(),
         repeated: probes.gathered.repeated.clone(),
         analysis: None,
@@ -441,14 +453,10 @@ fn searched(request: &Request<'_>) -> anyhow::Result<Probes> {
 /// A threshold chosen on labels that a head was fitted to is too loose: such labels look better
 /// than any that will come.
 pub(super) fn refuse_fitted(fitted_on: &Path, labels: &BTreeSet<&str>) -> anyhow::Result<()> {
-    let text = std::fs::read_to_string(fitted_on).map_err(|cause| {
-        let file = fitted_on.display();
-        fail(Exit::NoInput, format!("cannot read {file}: {cause}"))
-    })?;
-    let lines = text.lines().map(str::trim);
+    let list = read_list(fitted_on)?;
     let fitted = LabelSet {
         used_to: "fitted the model",
-        labels: lines.filter(|line| !line.is_empty()).collect(),
+        labels: list.iter().map(String::as_str).collect(),
     };
     let queries = LabelSet {
         used_to: "choose the threshold",
@@ -460,8 +468,9 @@ pub(super) fn refuse_fitted(fitted_on: &Path, labels: &BTreeSet<&str>) -> anyhow
 pub(super) fn text(report: &CalibrationReport) -> String {
     let mut text = String::new();
     for one in &report.failed {
-        text.push_str(&format!("failed: {}: {}\n", one.item, one.reason));
+        text.push_str(&format!("failed: {one}\n"));
     }
+    text.push_str(&table(&report.left_out.rows()));
     text.push_str(&warnings(report));
     if let Some(refusal) = &report.refusal {
         text.push_str(&refusal_text(refusal));

@@ -1,14 +1,17 @@
 //! `matchpoint canaries`: pictures whose truth is known, searched for on a schedule.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::audit::Where;
+use super::build::gallery_of;
 use super::exit::{Exit, fail};
-use super::output::Output;
-use super::sources::{Refused, Source, Sources};
+use super::left_out::LeftOut;
+use super::output::{Output, table};
+use super::sources::{Purpose, Refused, Source, Sources};
 use crate::deployment::{CANARIES_PER_ITEM, CanariesSet, NewCanary, set_canaries};
 use crate::server::{CanariesFound, Client};
 
@@ -42,7 +45,8 @@ enum Command {
 struct Set {
     /// The deployment's folder
     deployment: PathBuf,
-    /// Labelled pictures: a folder for each label, or a CSV or JSONL file
+    /// Labelled pictures: a folder for each label, or a CSV or JSONL file; of a list with a column
+    /// role, the rows of the roles query and unknown
     #[arg(required_unless_present = "from_gallery")]
     source: Option<PathBuf>,
     /// Make canaries of N enrolled items too, from the images that `build --keep-images` kept
@@ -63,6 +67,8 @@ struct Set {
 struct Kept {
     canaries: usize,
     labels: usize,
+    /// What else the source holds.
+    left_out: LeftOut,
     #[serde(skip_serializing_if = "Option::is_none")]
     from_gallery: Option<FromGallery>,
 }
@@ -89,10 +95,10 @@ impl Canaries {
 
 impl Set {
     fn run(self) -> anyhow::Result<Exit> {
-        let given = self
-            .source
-            .as_deref()
-            .map_or_else(|| Ok(Vec::new()), given)?;
+        let (given, left_out) = match &self.source {
+            Some(source) => given(source, &self.deployment)?,
+            None => (Vec::new(), LeftOut::default()),
+        };
         let CanariesSet {
             canaries,
             labels,
@@ -109,6 +115,7 @@ impl Set {
         let kept = Kept {
             canaries,
             labels,
+            left_out,
             from_gallery: self.from_gallery.map(|asked| FromGallery {
                 asked: asked.get(),
                 items,
@@ -121,22 +128,34 @@ impl Set {
 }
 
 /// The canaries of a source, or none of them.
-fn given(source: &Path) -> anyhow::Result<Vec<NewCanary>> {
-    let sources = Sources::read(source)?;
+fn given(source: &Path, deployment: &Path) -> anyhow::Result<(Vec<NewCanary>, LeftOut)> {
+    let sources = Sources::read(source, Purpose::Search)?;
     if let Some(refused) = sources.refused.first() {
-        let message = format!("{}: {}; nothing was changed", refused.item, refused.reason);
+        let message = format!("{refused}; nothing was changed");
         return Err(fail(Exit::BadData, message));
+    }
+    if sources.items.iter().any(|item| item.role.is_some()) {
+        let snapshot = gallery_of(deployment)?.snapshot();
+        let labels: BTreeSet<&str> = snapshot
+            .items()
+            .map(|(head, _)| head.label.as_str())
+            .collect();
+        sources.refuse_contradictions(|label| labels.contains(label))?;
     }
     let new = |source: Source| NewCanary {
         name: source.id,
         label: source.label,
         path: source.path,
     };
-    Ok(sources.items.into_iter().map(new).collect())
+    Ok((
+        sources.items.into_iter().map(new).collect(),
+        sources.left_out,
+    ))
 }
 
 fn kept_text(kept: &Kept) -> String {
     let mut text = format!("{} canaries of {} labels\n", kept.canaries, kept.labels);
+    text.push_str(&table(&kept.left_out.rows()));
     let Some(FromGallery {
         asked,
         items,
@@ -155,10 +174,7 @@ fn kept_text(kept: &Kept) -> String {
     }
     text.push('\n');
     for one in skipped {
-        text.push_str(&format!(
-            "  skipped            {}: {}\n",
-            one.item, one.reason
-        ));
+        text.push_str(&format!("  skipped            {one}\n"));
     }
     text
 }

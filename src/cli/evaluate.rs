@@ -7,9 +7,11 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::exit::{Exit, fail};
+use super::left_out::LeftOut;
+use super::listing::ExcludeFlags;
 use super::output::{Output, rate, table};
 use super::probe::{self, Others, Probes};
-use super::sources::{Refused, Sources};
+use super::sources::{Purpose, Refused, Sources};
 use crate::calibration::certify::TargetFar;
 use crate::calibration::evaluate::evaluate;
 use crate::calibration::held_out::{LabelSet, refuse_overlap};
@@ -33,9 +35,12 @@ use crate::telemetry;
 pub(super) struct Evaluate {
     /// The deployment's folder
     deployment: PathBuf,
-    /// Labelled queries: a folder, a .csv or a .jsonl file, as for `build`
+    /// Labelled queries: a folder, a .csv, a .tsv or a .jsonl file, as for `build`; of a list with a
+    /// column role, the rows of the roles query and unknown
     #[arg(long, value_name = "SOURCE")]
     queries: PathBuf,
+    #[command(flatten)]
+    exclude: ExcludeFlags,
     /// Also take labels that chose the threshold: the figures then flatter
     #[arg(long)]
     allow_calibration_labels: bool,
@@ -87,6 +92,8 @@ pub(super) struct EvaluationReport {
     pub(super) queries_per_second: f64,
     /// Queries that could not be used.
     pub(super) failed: Vec<Refused>,
+    /// What else the source of the queries holds.
+    pub(super) left_out: LeftOut,
 }
 
 /// Median and 99th percentile of each stage, in milliseconds.
@@ -104,7 +111,7 @@ impl Evaluate {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let engine = self.engine.resolve(&ProcessEnvironment)?;
         telemetry::install_logs(&engine.log, engine.log_json)?;
-        let sources = Sources::read(&self.queries)?;
+        let sources = Sources::read_but(&self.queries, Purpose::Search, &self.exclude)?;
         let deployment = probe::open(&self.deployment, self.model, Access::ReadOnly, &engine)?;
         if !self.allow_calibration_labels {
             refuse_labels_that_chose(&deployment, &sources)?;
@@ -190,6 +197,7 @@ fn measure(
         latency_ms: latency(&probes),
         queries_per_second: share(queries, 1).unwrap_or(0.0) / probes.took.as_secs_f64().max(1e-9),
         failed: probes.failed,
+        left_out: sources.left_out.clone(),
     })
 }
 
@@ -223,7 +231,7 @@ fn quantile(sorted: &[Duration], percent: usize) -> Duration {
 pub(super) fn text(report: &EvaluationReport) -> String {
     let mut text = String::new();
     for one in &report.failed {
-        text.push_str(&format!("failed: {}: {}\n", one.item, one.reason));
+        text.push_str(&format!("failed: {one}\n"));
     }
     let recall_at_5 = report
         .recall_at_5
@@ -257,6 +265,7 @@ pub(super) fn text(report: &EvaluationReport) -> String {
             "none that is valid, so nothing is decided; run `matchpoint calibrate`".to_owned(),
         ));
     }
+    rows.extend(report.left_out.rows());
     rows.push((
         "median / p99 ms",
         format!(

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::exit::{Exit, fail};
+use super::left_out::LeftOut;
 use super::sources::Refused;
 use crate::arrays::{self, Role, Rows, Table};
 use crate::gallery::item::Item;
+use crate::telemetry::escaped;
 use crate::vector::Embedding;
 
 /// Which vectors to enrol.
@@ -97,6 +99,49 @@ impl GivenFlags {
 impl Given {
     pub(super) fn len(&self) -> usize {
         self.chosen.len()
+    }
+
+    /// Rows of other roles than the gallery's.
+    pub(super) fn left_out(&self) -> LeftOut {
+        let mut left_out = LeftOut::default();
+        for role in self.rows.role.iter().flatten() {
+            if *role != Role::Gallery {
+                left_out.pass(role.as_str());
+            }
+        }
+        left_out
+    }
+
+    /// A role that the labels deny would make a stranger of an enrolled label, or the other way round.
+    pub(super) fn refuse_contradictions(
+        &self,
+        mut enrolled: BTreeSet<String>,
+    ) -> anyhow::Result<()> {
+        let at = |row: &usize| self.rows.label.get(*row);
+        enrolled.extend(self.chosen.iter().filter_map(at).cloned());
+        let roles = self.rows.role.iter().flatten().enumerate();
+        let denied = roles.filter(|(row, role)| {
+            let is_enrolled = at(row).is_some_and(|label| enrolled.contains(label));
+            match role {
+                Role::Query => !is_enrolled,
+                Role::Unknown => is_enrolled,
+                Role::Gallery | Role::Unused => false,
+            }
+        });
+        let denied: Vec<(usize, &Role)> = denied.collect();
+        let Some((row, role)) = denied.first() else {
+            return Ok(());
+        };
+        let label = escaped(at(row).map_or("", String::as_str));
+        let (what, role) = match role {
+            Role::Unknown => ("enrolled", "a query"),
+            Role::Query | Role::Gallery | Role::Unused => ("not enrolled", "unknown"),
+        };
+        let message = format!(
+            "{} rows have a role that their labels deny; the first is row {row} counted from 0: its label {label} is {what}; make it {role}, or correct its label",
+            denied.len()
+        );
+        Err(fail(Exit::BadData, message))
     }
 
     pub(super) fn dimension(&self) -> usize {

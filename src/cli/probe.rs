@@ -74,6 +74,10 @@ pub(super) fn run(
         took: Duration::ZERO,
     };
     let (snapshot, labels) = (probes.gathered.snapshot(), probes.gathered.labels());
+    // An empty gallery is refused for what it is.
+    if !labels.is_empty() {
+        sources.refuse_contradictions(|label| labels.contains(label))?;
+    }
     let mut progress = Progress::new("search", sources.items.len());
     let work = |(source, check_index): (Source, bool)| {
         let deployment = Arc::clone(deployment);

@@ -1,12 +1,23 @@
 //! Labelled images from a folder, a CSV file or a JSONL file.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
 use super::exit::{Exit, fail};
+use super::fields::{Fields, flatten, resolved};
+use super::left_out::LeftOut;
+use super::listing::{ExcludeFlags, Listed, Listing};
+use crate::arrays::{Columns, Delimited, ROW_BYTES_MAX, Role, lines, read_text};
+use crate::telemetry::escaped;
+
+/// The columns of a list that are no metadata.
+const COLUMNS: Columns = Columns {
+    known: &["path", "label", "id", "role"],
+    required: &[&["path"], &["label"]],
+    aligned: false,
+};
 
 /// A labelled image that a source names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +26,8 @@ pub(super) struct Source {
     pub(super) label: String,
     pub(super) path: PathBuf,
     pub(super) metadata: BTreeMap<String, String>,
+    /// What a list says that it is for.
+    pub(super) role: Option<Role>,
 }
 
 /// An entry that cannot be used.
@@ -26,187 +39,221 @@ pub(super) struct Refused {
     pub(super) reason: String,
 }
 
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { item, reason } = self;
+        write!(f, "{}: {}", escaped(item), escaped(reason))
+    }
+}
+
+/// What images are read for: a list may say of each row which of the two it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Rows of the role gallery.
+    Enrol,
+    /// Rows of the roles query and unknown.
+    Search,
+}
+
+impl Purpose {
+    fn takes(self, role: Role) -> bool {
+        match (self, role) {
+            (Self::Enrol, Role::Gallery) | (Self::Search, Role::Query | Role::Unknown) => true,
+            (Self::Enrol, Role::Query | Role::Unknown | Role::Unused)
+            | (Self::Search, Role::Gallery | Role::Unused) => false,
+        }
+    }
+}
+
 /// All that a source holds, sorted by id.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     pub(super) items: Vec<Source>,
     pub(super) refused: Vec<Refused>,
-    /// Files of a folder that are not images by their names.
-    pub(super) ignored: usize,
+    /// What is there and not used, but is no mistake.
+    pub(super) left_out: LeftOut,
+    /// Rows of a list that are searched for, where those of the gallery are enrolled.
+    searched: Vec<Source>,
 }
 
-/// Names that images go by, supported or not: what is not supported is refused by name.
-const IMAGE_EXTENSIONS: [&str; 13] = [
-    "jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "jxl",
-];
-
-/// Folders within folders; deeper than this it is a loop of links.
-const DEPTH_MAX: usize = 16;
-
 impl Sources {
-    /// Reads a folder (label = subfolder), or a `.csv` or `.jsonl` file.
-    pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
-        let missing = |cause: std::io::Error| {
-            fail(
-                Exit::NoInput,
-                format!("cannot read {}: {cause}", path.display()),
-            )
-        };
-        let metadata = fs::metadata(path).map_err(missing)?;
+    /// Reads a folder (label = subfolder), or a `.csv`, `.tsv` or `.jsonl` file.
+    pub(super) fn read(path: &Path, purpose: Purpose) -> anyhow::Result<Self> {
+        Self::read_but(path, purpose, &ExcludeFlags::default())
+    }
+
+    /// The same, without some files of a folder.
+    pub(super) fn read_but(
+        path: &Path,
+        purpose: Purpose,
+        exclude: &ExcludeFlags,
+    ) -> anyhow::Result<Self> {
+        let shown = path.display();
+        let metadata = fs::metadata(path)
+            .map_err(|cause| fail(Exit::NoInput, format!("cannot read {shown}: {cause}")))?;
         let extension = path
             .extension()
             .and_then(|e| e.to_str())
             .map(str::to_ascii_lowercase);
         let mut sources = Self::default();
         if metadata.is_dir() {
-            sources.read_folder(path)?;
+            sources.read_folder(path, exclude)?;
         } else {
-            let text = fs::read(path).map_err(missing)?;
+            exclude.refuse_for_list(path)?;
             match extension.as_deref() {
-                Some("csv") => sources.read_csv(path, &text)?,
-                Some("jsonl" | "ndjson") => sources.read_jsonl(path, &text),
+                Some("csv" | "tsv") => sources.read_table(path)?,
+                Some("jsonl" | "ndjson") => sources.read_jsonl(path)?,
                 _ => {
-                    let what = path.display();
-                    let hint = "give a folder, a .csv or a .jsonl file";
+                    let hint = "give a folder, a .csv, a .tsv or a .jsonl file";
                     return Err(fail(
                         Exit::Usage,
-                        format!("{what} is none of what is read here; {hint}"),
+                        format!("{shown} is none of what is read here; {hint}"),
                     ));
                 }
             }
+            sources.refuse_rows_without_role(path)?;
         }
+        sources.sort_by_role(purpose);
         sources.refuse_repeated_ids();
         if sources.items.is_empty() && sources.refused.is_empty() {
-            return Err(fail(
-                Exit::NoInput,
-                format!(
-                    "{} holds no labelled images; a folder needs one subfolder for each label, a table one line for each image",
-                    path.display()
-                ),
-            ));
+            return Err(fail(Exit::NoInput, sources.nothing(path, purpose)));
         }
         Ok(sources)
     }
 
-    /// The label is the first folder below `root`; the id is the path below it.
-    fn read_folder(&mut self, root: &Path) -> anyhow::Result<()> {
-        let (mut files, mut folders) = (Vec::new(), Vec::new());
-        list(root, DEPTH_MAX, &mut files, &mut folders).map_err(|(at, cause)| {
-            fail(
-                Exit::NoInput,
-                format!("cannot read {}: {cause}", at.display()),
-            )
-        })?;
-        for folder in folders {
-            let below = folder.strip_prefix(root).unwrap_or(&folder);
-            self.refuse(
-                below.to_string_lossy(),
-                "a link to a folder, or one too deep, is not followed",
-            );
-        }
-        for path in files {
-            let below = path.strip_prefix(root).unwrap_or(&path);
-            if !is_image(&path) {
-                self.ignored += 1;
-                continue;
-            }
-            let mut parts = below.iter().map(|part| part.to_str());
-            let (Some(id), Some(Some(label))) = (below.to_str(), parts.next()) else {
-                self.refuse(below.to_string_lossy(), "its name is not UTF-8; rename it");
-                continue;
+    fn nothing(&self, path: &Path, purpose: Purpose) -> String {
+        let shown = path.display();
+        if !self.left_out.by_role.is_empty() {
+            let wanted = match purpose {
+                Purpose::Enrol => "gallery",
+                Purpose::Search => "query or unknown",
             };
-            if parts.next().is_none() {
-                self.refuse(id, "it is in no label's folder; move it into one");
-                continue;
-            }
-            self.items.push(Source {
-                id: id.to_owned(),
-                label: label.to_owned(),
-                path: path.clone(),
-                metadata: BTreeMap::new(),
-            });
+            return format!("no row of {shown} has the role {wanted}");
+        }
+        let found: String = self
+            .left_out
+            .rows()
+            .iter()
+            .map(|(name, value)| format!("; {name}: {value}"))
+            .collect();
+        format!(
+            "{shown} holds no labelled images; a folder needs one subfolder for each label, a table one line for each image{found}"
+        )
+    }
+
+    /// The label is the first folder below `root`; the id is the path below it.
+    fn read_folder(&mut self, root: &Path, exclude: &ExcludeFlags) -> anyhow::Result<()> {
+        let Listing {
+            images,
+            refused,
+            left_out,
+        } = Listing::of(root, exclude)?;
+        let source = |Listed { id, label, path }| Source {
+            id,
+            label,
+            path,
+            metadata: BTreeMap::new(),
+            role: None,
+        };
+        self.items = images.into_iter().map(source).collect();
+        self.refused = refused;
+        self.left_out = left_out;
+        Ok(())
+    }
+
+    fn read_table(&mut self, file: &Path) -> anyhow::Result<()> {
+        let table = Delimited::read(file, &COLUMNS)?;
+        for row in table.rows() {
+            let row = row?;
+            let cells = row.cells.into_iter().map(std::borrow::Cow::into_owned);
+            let fields = table.names().iter().cloned().zip(cells);
+            self.take(file, row.line, fields)?;
         }
         Ok(())
     }
 
-    fn read_csv(&mut self, file: &Path, text: &[u8]) -> anyhow::Result<()> {
-        let wrong = |what: String| fail(Exit::BadData, format!("{}: {what}", file.display()));
-        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-        let mut reader = csv::ReaderBuilder::new()
-            .flexible(true)
-            .trim(csv::Trim::All)
-            .from_reader(text);
-        let header = reader
-            .headers()
-            .map_err(|cause| wrong(format!("no CSV header: {cause}")))?
-            .clone();
-        for column in ["path", "label"] {
-            if !header.iter().any(|name| name == column) {
-                let found: Vec<&str> = header.iter().collect();
-                return Err(wrong(format!(
-                    "there is no column `{column}`; the first line must name path,label[,id,…], and it names: {}",
-                    found.join(", ")
-                )));
+    fn read_jsonl(&mut self, file: &Path) -> anyhow::Result<()> {
+        let text = read_text(file)?;
+        for (number, line) in lines(&text) {
+            if line.trim().is_empty() {
+                continue;
             }
-        }
-        for (index, row) in reader.records().enumerate() {
-            let line = format!("line {}", index + 2);
-            match row {
-                Err(cause) => self.refuse(line, format!("it is not CSV: {cause}")),
-                Ok(row) if row.len() != header.len() => {
-                    let (has, wants) = (row.len(), header.len());
+            if ROW_BYTES_MAX < line.len() {
+                let reason = format!("it is longer than {ROW_BYTES_MAX} bytes");
+                self.refuse(format!("line {number}"), reason);
+                continue;
+            }
+            match serde_json::from_str::<Fields>(line) {
+                Err(cause) => {
                     self.refuse(
-                        line,
-                        format!("it has {has} fields, and the header names {wants}"),
+                        format!("line {number}"),
+                        format!("it is not a JSON object: {cause}"),
                     );
                 }
-                Ok(row) => {
-                    let fields = header
-                        .iter()
-                        .zip(&row)
-                        .map(|(n, v)| (n.to_owned(), v.to_owned()));
-                    self.take(file, line, fields.collect());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn read_jsonl(&mut self, file: &Path, text: &[u8]) {
-        for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
-            if line.iter().all(u8::is_ascii_whitespace) {
-                continue;
-            }
-            let name = format!("line {}", index + 1);
-            match serde_json::from_slice::<serde_json::Map<String, Value>>(line) {
-                Err(cause) => self.refuse(name, format!("it is not a JSON object: {cause}")),
-                Ok(object) => match flatten(object) {
-                    Ok(fields) => self.take(file, name, fields),
-                    Err(reason) => self.refuse(name, reason),
+                Ok(Fields(object)) => match flatten(object) {
+                    Ok(fields) => self.take(file, number, fields)?,
+                    Err(reason) => self.refuse(format!("line {number}"), reason),
                 },
             }
         }
+        Ok(())
     }
 
-    /// Takes one line of a table: `path` and `label`, perhaps `id`, and metadata.
-    fn take(&mut self, file: &Path, line: String, mut fields: BTreeMap<String, String>) {
-        let mut required = |name: &str| fields.remove(name).filter(|value| !value.is_empty());
-        let (path, label, id) = (required("path"), required("label"), required("id"));
-        let Some(path) = path else {
-            return self.refuse(line, "its path is missing");
+    /// Takes one row of a list: `path` and `label`, perhaps `id` and `role`, and metadata.
+    fn take(
+        &mut self,
+        file: &Path,
+        line: u64,
+        fields: impl IntoIterator<Item = (String, String)>,
+    ) -> anyhow::Result<()> {
+        let (mut path, mut label, mut id, mut role) = (None, None, None, None);
+        let mut metadata = BTreeMap::new();
+        for (name, value) in fields {
+            match name.as_str() {
+                "path" => path = Some(value),
+                "label" => label = Some(value),
+                "id" => id = Some(value),
+                "role" => role = Some(value),
+                _ if value.is_empty() => {}
+                _ => drop(metadata.insert(name, value)),
+            }
+        }
+        let role = role.as_deref().map(Role::parse).transpose();
+        let role = role.map_err(|problem| {
+            let shown = file.display();
+            fail(Exit::BadData, format!("{shown}, line {line}: {problem}"))
+        })?;
+        let full = |value: Option<String>| value.filter(|value| !value.is_empty());
+        let at = || format!("line {line}");
+        let Some(path) = full(path) else {
+            self.refuse(at(), "its path is missing");
+            return Ok(());
         };
-        let id = id.unwrap_or_else(|| path.clone());
-        let Some(label) = label else {
-            return self.refuse(id, "its label is missing");
-        };
-        fields.retain(|_, value| !value.is_empty());
         let folder = file.parent().unwrap_or(Path::new(""));
+        let (path, written) = match resolved(folder, path) {
+            Ok(found) => found,
+            Err((path, reason)) => {
+                self.refuse(path, reason);
+                return Ok(());
+            }
+        };
+        let id = full(id).unwrap_or(written);
+        let Some(label) = full(label) else {
+            self.refuse(id, "its label is missing");
+            return Ok(());
+        };
+        if holds_control(&id) || holds_control(&label) {
+            self.refuse(at(), "its id or label holds a control character; remove it");
+            return Ok(());
+        }
         self.items.push(Source {
             id,
             label,
-            path: folder.join(path),
-            metadata: fields,
+            path,
+            metadata,
+            role,
         });
+        Ok(())
     }
 
     fn refuse(&mut self, item: impl Into<String>, reason: impl Into<String>) {
@@ -214,6 +261,73 @@ impl Sources {
             item: item.into(),
             reason: reason.into(),
         });
+    }
+
+    /// Objects of a list may each have other fields, and what a row without a role is for would be a
+    /// guess.
+    fn refuse_rows_without_role(&self, file: &Path) -> anyhow::Result<()> {
+        let without: Vec<&Source> = self
+            .items
+            .iter()
+            .filter(|item| item.role.is_none())
+            .collect();
+        if without.is_empty() || without.len() == self.items.len() {
+            return Ok(());
+        }
+        let message = format!(
+            "{}: some rows have a role, and {} have none: {}; give each its own",
+            file.display(),
+            without.len(),
+            named(&without)
+        );
+        Err(fail(Exit::BadData, message))
+    }
+
+    /// Keeps the rows that are for this, and counts the others.
+    fn sort_by_role(&mut self, purpose: Purpose) {
+        let takes = |item: &mut Source| item.role.is_none_or(|role| purpose.takes(role));
+        let items = std::mem::take(&mut self.items);
+        for mut item in items {
+            if takes(&mut item) {
+                self.items.push(item);
+                continue;
+            }
+            if let Some(role) = item.role {
+                self.left_out.pass(role.as_str());
+                if Purpose::Search.takes(role) {
+                    self.searched.push(item);
+                }
+            }
+        }
+    }
+
+    /// A role that the labels deny would make a stranger of an enrolled label, or the other way round.
+    pub(super) fn refuse_contradictions(
+        &self,
+        is_enrolled: impl Fn(&str) -> bool,
+    ) -> anyhow::Result<()> {
+        let rows = || self.items.iter().chain(&self.searched);
+        for (role, denied, problem) in [
+            (
+                Role::Unknown,
+                true,
+                "have the role unknown, and labels that are enrolled; make each a query, or correct its label",
+            ),
+            (
+                Role::Query,
+                false,
+                "have the role query, and labels that are not enrolled; make each unknown, correct its label, or enrol it",
+            ),
+        ] {
+            let contradicts =
+                |row: &&Source| row.role == Some(role) && is_enrolled(&row.label) == denied;
+            let wrong: Vec<&Source> = rows().filter(contradicts).collect();
+            if !wrong.is_empty() {
+                let message = format!("{} rows {problem}: {}", wrong.len(), named(&wrong));
+                return Err(fail(Exit::BadData, message));
+            }
+        }
+        Ok(())
     }
 
     /// Sorts by id, and refuses every further item of the same id.
@@ -234,76 +348,19 @@ impl Sources {
     }
 }
 
-fn is_image(path: &Path) -> bool {
-    let extension = path
-        .extension()
-        .and_then(|extension| extension.to_str())
-        .unwrap_or_default();
-    IMAGE_EXTENSIONS
-        .iter()
-        .any(|known| extension.eq_ignore_ascii_case(known))
+/// Rows by id and label; of many, the first.
+fn named(rows: &[&Source]) -> String {
+    /// More help nobody.
+    const SHOWN: usize = 5;
+    let row = |row: &&Source| format!("{} (label {})", escaped(&row.id), escaped(&row.label));
+    let shown: Vec<String> = rows.iter().take(SHOWN).map(row).collect();
+    let more = if SHOWN < rows.len() { ", …" } else { "" };
+    format!("{}{more}", shown.join(", "))
 }
 
-/// Every file below, sorted, without hidden ones.
-fn list(
-    folder: &Path,
-    depth: usize,
-    files: &mut Vec<PathBuf>,
-    refused: &mut Vec<PathBuf>,
-) -> Result<(), (PathBuf, std::io::Error)> {
-    let failed = |cause| (folder.to_owned(), cause);
-    let mut entries = Vec::new();
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        entries.push(entry.map_err(failed)?.path());
-    }
-    entries.sort();
-    for path in entries {
-        let hidden = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .is_some_and(|name| name.starts_with('.'));
-        if hidden {
-            continue;
-        }
-        if path.is_dir() {
-            // A link to a folder could lead round in a circle.
-            if path.is_symlink() || depth == 0 {
-                refused.push(path);
-            } else {
-                list(&path, depth - 1, files, refused)?;
-            }
-        } else {
-            files.push(path);
-        }
-    }
-    Ok(())
-}
-
-/// An object's fields as text; those of `metadata` count as its own.
-fn flatten(object: serde_json::Map<String, Value>) -> Result<BTreeMap<String, String>, String> {
-    let mut fields = BTreeMap::new();
-    let mut metadata = BTreeMap::new();
-    for (name, value) in object {
-        match value {
-            Value::Object(inner) if name == "metadata" => metadata = flatten(inner)?,
-            Value::Null => {}
-            Value::String(text) => drop(fields.insert(name, text)),
-            Value::Bool(_) | Value::Number(_) => drop(fields.insert(name, value.to_string())),
-            Value::Array(_) | Value::Object(_) => {
-                return Err(format!(
-                    "its `{name}` is nested; write a string, a number or a boolean"
-                ));
-            }
-        }
-    }
-    for (name, value) in metadata {
-        if let Some(taken) = fields.insert(name.clone(), value) {
-            return Err(format!(
-                "its metadata names `{name}` again (`{taken}`); call that otherwise"
-            ));
-        }
-    }
-    Ok(fields)
+/// Whether a gallery would refuse it as an id or a label.
+pub(super) fn holds_control(name: &str) -> bool {
+    name.chars().any(char::is_control)
 }
 
 #[cfg(test)]
@@ -314,7 +371,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(name);
         fs::write(&file, text).unwrap();
-        Sources::read(&file)
+        Sources::read(&file, Purpose::Enrol)
     }
 
     #[test]
@@ -343,7 +400,7 @@ mod tests {
     fn a_bad_line_is_refused_in_its_place_and_the_others_stay() {
         let sources = read(
             "t.csv",
-            "path,label\n1.jpg,cat\n2.jpg\n3.jpg,\n1.jpg,dog\n4.jpg,cow\n",
+            "path,label\n1.jpg,cat\n,dog\n3.jpg,\n1.jpg,dog\n4.jpg,cow\n\"a\nb.jpg\",cat\n",
         )
         .unwrap();
         assert_eq!(sources.items.len(), 2);
@@ -355,13 +412,73 @@ mod tests {
         assert_eq!(
             refused,
             [
-                ("line 3", "it has 1 fields, and the header names 2"),
+                ("line 3", "its path is missing"),
                 ("3.jpg", "its label is missing"),
+                (
+                    "line 7",
+                    "its id or label holds a control character; remove it"
+                ),
                 (
                     "1.jpg",
                     "another item has this id already; give each its own"
                 ),
             ]
+        );
+    }
+
+    #[test]
+    fn a_list_that_could_mean_something_else_is_refused_whole() {
+        for (text, want) in [
+            ("path,label,label\na,x,y\n", "two columns are named `label`"),
+            ("path,label\na,x\nb\n", "line 3: the row has 1 cells"),
+            ("path,label\na,x\n\"b,y\n", "line 3: a quote opens"),
+            (
+                "path,label,role\na,x,probe\n",
+                "line 2: its role is `probe`; write",
+            ),
+        ] {
+            let error = read("t.csv", text).unwrap_err();
+            assert_eq!(Exit::of(&error), Exit::BadData);
+            assert!(error.to_string().contains(want), "{error}");
+        }
+        let mixed = "{\"path\":\"a\",\"label\":\"x\",\"role\":\"gallery\"}\n{\"path\":\"b\",\"label\":\"x\"}\n";
+        let error = read("t.jsonl", mixed).unwrap_err().to_string();
+        assert!(error.contains("1 have none: b (label x)"), "{error}");
+    }
+
+    #[test]
+    fn a_role_says_what_each_row_is_for() {
+        let text =
+            "path,label,role,kind\na,x,gallery,1\nb,x,query,2\nc,y,unknown,3\nd,z,unused,4\n";
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("t.csv");
+        fs::write(&file, text).unwrap();
+        for (purpose, want, left_out) in [
+            (
+                Purpose::Enrol,
+                vec!["a"],
+                vec!["query", "unknown", "unused"],
+            ),
+            (Purpose::Search, vec!["b", "c"], vec!["gallery", "unused"]),
+        ] {
+            let sources = Sources::read(&file, purpose).unwrap();
+            let ids: Vec<&str> = sources.items.iter().map(|item| item.id.as_str()).collect();
+            assert_eq!(ids, want);
+            let roles: Vec<&String> = sources.left_out.by_role.keys().collect();
+            assert_eq!(roles, left_out);
+            assert!(!sources.items[0].metadata.contains_key("role"));
+            assert!(sources.refuse_contradictions(|label| label == "x").is_ok());
+            let error = sources.refuse_contradictions(|_| true).unwrap_err();
+            assert!(error.to_string().contains("role unknown"), "{error}");
+            assert!(error.to_string().contains("c (label y)"), "{error}");
+            let error = sources.refuse_contradictions(|_| false).unwrap_err();
+            assert!(error.to_string().contains("b (label x)"), "{error}");
+        }
+        fs::write(&file, "path,label,role\na,x,query\n").unwrap();
+        let error = Sources::read(&file, Purpose::Enrol).unwrap_err();
+        assert!(
+            error.to_string().contains("has the role gallery"),
+            "{error}"
         );
     }
 
@@ -376,7 +493,7 @@ mod tests {
         );
         let error = read("t.csv", "path,label\n").unwrap_err().to_string();
         assert!(error.contains("holds no labelled images"), "{error}");
-        assert!(Sources::read(Path::new("/nowhere/at/all")).is_err());
+        assert!(Sources::read(Path::new("/nowhere/at/all"), Purpose::Enrol).is_err());
     }
 
     #[test]
@@ -396,7 +513,7 @@ mod tests {
         fs::create_dir(root.path().join("cat")).unwrap();
         fs::write(root.path().join("cat/1.jpg"), "x").unwrap();
         std::os::unix::fs::symlink(root.path(), root.path().join("loop")).unwrap();
-        let sources = Sources::read(root.path()).unwrap();
+        let sources = Sources::read(root.path(), Purpose::Enrol).unwrap();
         assert_eq!(sources.items.len(), 1);
         assert_eq!(sources.refused[0].item, "loop");
     }
@@ -416,7 +533,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "x").unwrap();
         }
-        let sources = Sources::read(root.path()).unwrap();
+        let sources = Sources::read(root.path(), Purpose::Enrol).unwrap();
         let found: Vec<(&str, &str)> = sources
             .items
             .iter()
@@ -431,6 +548,8 @@ mod tests {
             ]
         );
         assert_eq!(sources.refused[0].item, "4.jpg");
-        assert_eq!(sources.ignored, 1);
+        assert_eq!(sources.left_out.ignored[".txt"], 1);
+        assert_eq!(sources.left_out.system["hidden"], 1);
+        assert!(sources.left_out.labels_without_images.is_empty());
     }
 }

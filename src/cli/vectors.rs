@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::analysis;
 use super::calibrate::{Refusal, describe, refusal_text, refuse_fitted};
 use super::exit::{Exit, fail};
+use super::left_out::LeftOut;
 use super::output::{Output, table};
 use super::page::{Findings, Outline};
 use super::pictures::Pictures;
@@ -62,6 +63,8 @@ struct ArraysReport {
     labels: usize,
     content: Option<Content>,
     refusal: Option<Refusal>,
+    /// Rows of the role unused.
+    left_out: LeftOut,
     analysis: Option<Analysis>,
 }
 
@@ -103,7 +106,11 @@ impl ArrayFlags {
             refuse_fitted(fitted_on, &labels)?;
         }
 
-        let outcome = calibrate(path, &parts, (settings, scope), digest)?;
+        let mut outcome = calibrate(path, &parts, (settings, scope), digest)?;
+        let unused = rows.role.iter().flatten();
+        for role in unused.filter(|role| **role == Role::Unused) {
+            outcome.0.left_out.pass(role.as_str());
+        }
         let output = Output::new(json);
         output.result(&outcome.0, text)?;
         if let Some(file) = report {
@@ -295,6 +302,7 @@ fn calibrate(
         labels: parts.names.len(),
         content: None,
         refusal: None,
+        left_out: LeftOut::default(),
         analysis: None,
     };
     let name = path.file_name().map_or_else(
@@ -499,6 +507,7 @@ fn text(report: &ArraysReport) -> String {
             }
         ),
     )]);
+    text.push_str(&table(&report.left_out.rows()));
     if let Some(refusal) = &report.refusal {
         text.push_str(&refusal_text(refusal));
     }

@@ -12,6 +12,7 @@ mod change;
 mod decode;
 mod resize;
 mod sight;
+mod sniff;
 mod survey;
 mod thumbnail;
 
@@ -20,6 +21,7 @@ use std::fmt;
 pub use change::Change;
 pub use decode::decoding_bytes;
 pub use sight::refused_at_sight;
+pub use sniff::{SNIFF_BYTES, sniff};
 pub use thumbnail::thumbnail;
 
 use decode::Decoded;

@@ -17,7 +17,7 @@ use crate::cli::drift::rate_text;
 use crate::cli::exit::{Exit, fail};
 use crate::cli::output::percent;
 use crate::cli::pictures::Pictures;
-use crate::cli::sources::{Source, Sources};
+use crate::cli::sources::{Purpose, Source, Sources};
 use crate::config::Config;
 use crate::deployment::{
     CalibrationSettings, Deployment, LabelKind, NewCanary, RemedyChoice, Told, TruthReport,
@@ -137,7 +137,7 @@ impl Story<'_> {
 
     /// The queries of the calibration, whose truth is known.
     fn keep_canaries(&self) -> anyhow::Result<()> {
-        let sources = Sources::read(&self.examples.join("calibrate.csv"))?;
+        let sources = Sources::read(&self.examples.join("calibrate.csv"), Purpose::Search)?;
         let canaries = sources.items.into_iter().map(|source| NewCanary {
             name: source.id,
             label: source.label,
@@ -176,7 +176,7 @@ impl Story<'_> {
 
     /// All pictures whose labels are known. Which strangers are look-alikes, a search tells.
     async fn pool(&self, client: &Client) -> anyhow::Result<Pool> {
-        let gallery = Sources::read(&self.examples.join("gallery.csv"))?;
+        let gallery = Sources::read(&self.examples.join("gallery.csv"), Purpose::Enrol)?;
         // Under a filter, which here lets everything pass: such searches are in no rate.
         let apart = server::Asked {
             filter: "label != nothing".to_owned(),
@@ -188,7 +188,7 @@ impl Story<'_> {
             look_alikes: Vec::new(),
         };
         for file in ["calibrate.csv", "evaluate.csv"] {
-            for source in Sources::read(&self.examples.join(file))?.items {
+            for source in Sources::read(&self.examples.join(file), Purpose::Search)?.items {
                 let known = gallery.items.iter().any(|item| item.label == source.label);
                 let found = client.search(&apart, std::fs::read(&source.path)?).await?;
                 if known {
@@ -259,7 +259,7 @@ impl Story<'_> {
         self.say(
             "4. Recalibrate, with the look-alikes among the strangers, for the same target.\n",
         );
-        let mut sources = Sources::read(&self.examples.join("calibrate.csv"))?;
+        let mut sources = Sources::read(&self.examples.join("calibrate.csv"), Purpose::Search)?;
         let is_new = |label: &str| pool.look_alikes.iter().any(|one| one.label == label);
         sources.items.retain(|source| !is_new(&source.label));
         sources.items.extend(pool.look_alikes.iter().cloned());

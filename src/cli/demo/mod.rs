@@ -25,7 +25,7 @@ use crate::cli::exit::{Exit, fail};
 use crate::cli::output::{Output, percent, rate, table};
 use crate::cli::pictures::Pictures;
 use crate::cli::serve::stop_signal;
-use crate::cli::sources::{Source, Sources};
+use crate::cli::sources::{Purpose, Source, Sources};
 use crate::cli::{analysis, build, probe, search};
 use crate::config::{Config, EngineFlags, ProcessEnvironment, ServerFlags};
 use crate::deployment::{CalibrationSettings, RemedyChoice};
@@ -217,7 +217,7 @@ impl Story<'_> {
         remove_own_deployment(folder)?;
         std::fs::create_dir_all(folder)?;
         std::fs::write(folder.join(MARKER), "")?;
-        let sources = Sources::read(&self.examples.join("gallery.csv"))?;
+        let sources = Sources::read(&self.examples.join("gallery.csv"), Purpose::Enrol)?;
         let built = build::build(&build::Request {
             deployment: folder,
             model: Some(model),
@@ -235,7 +235,7 @@ impl Story<'_> {
 
     fn calibrate(&self) -> anyhow::Result<(CalibrationReport, CalibrationReport)> {
         let queries = self.examples.join("calibrate.csv");
-        let sources = Sources::read(&queries)?;
+        let sources = Sources::read(&queries, Purpose::Search)?;
         let deployment = Arc::new(probe::open(
             &self.demo.deployment,
             None,
@@ -243,7 +243,10 @@ impl Story<'_> {
             self.engine,
         )?);
         let mut pictures = Pictures::default();
-        pictures.add(&Sources::read(&self.examples.join("gallery.csv"))?);
+        pictures.add(&Sources::read(
+            &self.examples.join("gallery.csv"),
+            Purpose::Enrol,
+        )?);
         let report_file = self.demo.deployment.join("calibration.html");
         let run = |(far, confidence)| -> anyhow::Result<CalibrationReport> {
             self.say(&format!(
@@ -361,8 +364,8 @@ impl Story<'_> {
         self.say(
             "4. Decide. Photographs whose labels had no part in the calibration, sent over gRPC:\n",
         );
-        let sources = Sources::read(&self.examples.join("evaluate.csv"))?;
-        let gallery = Sources::read(&self.examples.join("gallery.csv"))?;
+        let sources = Sources::read(&self.examples.join("evaluate.csv"), Purpose::Search)?;
+        let gallery = Sources::read(&self.examples.join("gallery.csv"), Purpose::Enrol)?;
         let search = server::Asked {
             deployment: NAME.to_owned(),
             limit: 1,

@@ -1,0 +1,84 @@
+//! What a source holds that a command does not use, counted and named.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::listing::counted;
+
+/// What a command left out of a source, none of it in error.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct LeftOut {
+    /// Rows of a list, by the role that gives them to something else.
+    pub(super) by_role: BTreeMap<String, usize>,
+    /// Files of a folder that are no images by their names and bytes, by kind.
+    pub(super) ignored: BTreeMap<String, usize>,
+    /// Files and folders of the system, by name.
+    pub(super) system: BTreeMap<String, usize>,
+    /// Files and folders that `--exclude` names.
+    pub(super) excluded: usize,
+    /// Labels with files of which none is an image.
+    pub(super) labels_without_images: Vec<String>,
+}
+
+impl LeftOut {
+    /// One more file of a kind.
+    pub(super) fn ignore(&mut self, kind: String) {
+        /// More kinds than this are no help to anybody.
+        const KINDS_MAX: usize = 32;
+        let full = KINDS_MAX <= self.ignored.len() && !self.ignored.contains_key(&kind);
+        let kind = if full {
+            "of other kinds".to_owned()
+        } else {
+            kind
+        };
+        *self.ignored.entry(kind).or_default() += 1;
+    }
+
+    /// One more file or folder of the system.
+    pub(super) fn skip(&mut self, name: &str) {
+        *self.system.entry(name.to_owned()).or_default() += 1;
+    }
+
+    /// One more row of a role.
+    pub(super) fn pass(&mut self, role: &str) {
+        *self.by_role.entry(role.to_owned()).or_default() += 1;
+    }
+
+    /// Files that are no images.
+    pub(super) fn ignored_files(&self) -> usize {
+        self.ignored.values().sum()
+    }
+
+    /// For a table of names and values; empty where nothing was left out.
+    pub(super) fn rows(&self) -> Vec<(&'static str, String)> {
+        /// Of many labels, only so many are shown.
+        const SHOWN: usize = 10;
+        let mut rows = Vec::new();
+        for (name, counts) in [
+            ("by role", &self.by_role),
+            ("ignored", &self.ignored),
+            ("of the system", &self.system),
+        ] {
+            if !counts.is_empty() {
+                rows.push((name, format!("{}, left out", counted(counts))));
+            }
+        }
+        if 0 < self.excluded {
+            rows.push(("excluded", format!("{} by --exclude", self.excluded)));
+        }
+        let labels = &self.labels_without_images;
+        if !labels.is_empty() {
+            let shown: Vec<&str> = labels.iter().take(SHOWN).map(String::as_str).collect();
+            let more = match labels.len().saturating_sub(SHOWN) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            rows.push((
+                "no images",
+                format!("of the labels {}{more}", shown.join(", ")),
+            ));
+        }
+        rows
+    }
+}
