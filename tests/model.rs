@@ -328,14 +328,21 @@ mod onnx {
             text(2, "out"),
             text(4, "Add"),
         ];
-        let location = [text(1, "location"), text(2, file_name)].concat();
+        let entry = |key, value: &str| bytes(13, &[text(1, key), text(2, value)].concat());
+        let size = 4 * shape
+            .iter()
+            .map(|side| usize::from(*side))
+            .product::<usize>();
         let weight = [
-            number(1, 1),
+            shape.iter().flat_map(|side| number(1, *side)).collect(),
             number(2, 1),
             text(8, "weight"),
-            bytes(13, &location),
+            entry("location", file_name),
+            entry("offset", "0"),
+            entry("length", &size.to_string()),
+            number(14, 1),
         ];
-        let weight = [weight.concat(), number(14, 1)].concat();
+        let weight = weight.concat();
         file(
             &[bytes(1, &node.concat()), bytes(5, &weight)].concat(),
             shape,
@@ -648,17 +655,20 @@ fn a_file_that_is_no_whole_onnx_model_is_refused() {
 
 #[test]
 fn a_model_with_weights_in_another_file_is_refused() {
-    let toy = Toy::with(
-        &onnx::with_external_weight("weight.bin", &[1, 3, 2, 4]),
-        &[1.0; 24],
-    );
-    fs::write(toy.path("weight.bin"), 1.0_f32.to_le_bytes()).unwrap();
-    let error = toy.refusal();
-    assert!(matches!(error, ModelError::Refused { .. }), "{error}");
-    assert!(
-        error.to_string().contains("holds all its weights"),
-        "{error}"
-    );
+    // The runtime looks for them below the working directory, where this one is, and takes any file.
+    for file in ["weight.bin", "Cargo.toml"] {
+        let toy = Toy::with(&onnx::with_external_weight(file, &[1, 2]), &[1.0; 24]);
+        fs::write(toy.path("weight.bin"), [0; 8]).unwrap();
+        let error = toy.refusal();
+        assert!(
+            matches!(error, ModelError::NotOneFile { .. }),
+            "{file}: {error}"
+        );
+        let text = error.to_string();
+        for part in ["tensor \"weight\"", file, "save_as_external_data=False"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
 }
 
 #[cfg(unix)]

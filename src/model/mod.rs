@@ -8,6 +8,7 @@ mod folder;
 mod golden;
 mod job;
 mod manifest;
+mod onnx;
 mod pace;
 pub mod pool;
 mod queue;
@@ -27,6 +28,7 @@ use embedder::{EmbedError, Embedder};
 use folder::{MANIFEST_NAME, ONNX_BYTES_MAX};
 use golden::GoldenCheck;
 use manifest::{BASE_PRECISION, Manifest};
+use onnx::OnnxError;
 use runtime::Runtime;
 use session::{CreateError, Provider, Resources, Session};
 
@@ -365,6 +367,14 @@ impl CreateError {
     fn of(self, path: PathBuf) -> ModelError {
         match self {
             Self::Refused(reason) => ModelError::Refused { path, reason },
+            Self::Onnx(error @ OnnxError::Malformed(_)) => {
+                let reason = error.to_string();
+                ModelError::Refused { path, reason }
+            }
+            Self::Onnx(error @ (OnnxError::External { .. } | OnnxError::Compiled { .. })) => {
+                let reason = error.to_string();
+                ModelError::NotOneFile { path, reason }
+            }
             Self::Interface { mistakes, has } => ModelError::Interface {
                 path,
                 mistakes,
@@ -424,7 +434,9 @@ fn create(device: Device, source: &Source<'_>) -> Result<(Session, Provider), Fa
         match source.session(provider) {
             Ok(session) => Ok((session, provider)),
             Err(CreateError::Refused(reason)) => Err(Failure::Absent(provider, reason)),
-            Err(interface @ CreateError::Interface { .. }) => Err(Failure::Create(interface)),
+            Err(error @ (CreateError::Interface { .. } | CreateError::Onnx(_))) => {
+                Err(Failure::Create(error))
+            }
         }
     };
     match device {
@@ -515,6 +527,14 @@ pub enum ModelError {
         expected: String,
         /// The hash of the file.
         found: String,
+    },
+    /// A part of the network is in another file, which neither hash nor fingerprint would cover.
+    #[error("{} is refused: {reason}", path.display())]
+    NotOneFile {
+        /// The ONNX file.
+        path: PathBuf,
+        /// Which part, and how to make one file.
+        reason: String,
     },
     /// ONNX Runtime takes the file for no model.
     #[error(

@@ -7,6 +7,7 @@ use ort::session::builder::{AutoDevicePolicy, SessionBuilder};
 use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
 
 use super::manifest::{Layout, Manifest, Output, Take};
+use super::onnx::{self, OnnxError};
 use super::runtime::Runtime;
 
 /// What a session computes on.
@@ -70,13 +71,15 @@ pub(super) fn missing(provider: Provider, runtime: &Runtime) -> Option<String> {
 }
 
 impl Session {
-    /// Makes a session from the bytes of an ONNX file. Bytes have no folder, so a model that keeps
-    /// weights in other files, which no hash covers, is refused by the runtime.
+    /// Makes a session from the bytes of an ONNX file. Bytes that are not all of the network are
+    /// refused first: the runtime would read the rest from below the working directory, under no
+    /// hash.
     pub(super) fn create(
         builder: ort::Result<SessionBuilder>,
         onnx: &[u8],
         manifest: &Manifest,
     ) -> Result<Self, CreateError> {
+        onnx::check(onnx).map_err(CreateError::Onnx)?;
         let session = builder
             .and_then(|mut builder| builder.commit_from_memory(onnx))
             .map_err(|cause| CreateError::Refused(cause.to_string()))?;
@@ -157,6 +160,8 @@ impl Session {
 
 /// Why no session could be made.
 pub(super) enum CreateError {
+    /// The file is no ONNX, or not all of the network.
+    Onnx(OnnxError),
     /// The runtime does not take the file.
     Refused(String),
     /// The model's inputs and outputs are not those of the manifest.

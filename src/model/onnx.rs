@@ -1,0 +1,423 @@
+//! What an ONNX file says of itself, read from its bytes before ONNX Runtime sees them.
+//!
+//! The fingerprint covers the bytes of one file, so the network may be made of nothing else. ONNX
+//! Runtime itself reads weights that a model keeps in another file, from below the working
+//! directory where the model comes from memory, and says nothing. Here each message that can hold
+//! a tensor is walked through, and what names another file is found wherever it stands.
+//!
+//! The walk allocates nothing, reads each byte a bounded number of times and goes only so deep. It
+//! refuses more than the runtime does where the two could differ: a field that occurs twice counts
+//! each time, and a group, which no ONNX file has, is refused.
+
+/// Nested messages; protobuf's own readers stop at as many.
+const DEPTH_MAX: usize = 100;
+
+/// Where the identifier of the runtime's own format stands, which is no protobuf. It keeps weights
+/// in other files too, and in places that are not looked at here.
+const ORT_FORMAT: (std::ops::Range<usize>, &[u8]) = (4..8, b"ORTM");
+
+/// Why a file is not taken for a model.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum OnnxError {
+    /// The bytes are no ONNX file.
+    #[error("it is not an ONNX file: {0}")]
+    Malformed(&'static str),
+    /// A tensor is kept in another file, which no hash covers.
+    #[error(
+        "the tensor {tensor:?} is kept in another file ({location:?}), which file.sha256 does not \
+         cover; make one file of both: onnx.save_model(onnx.load(\"model.onnx\"), \"joined.onnx\", \
+         save_as_external_data=False)"
+    )]
+    External {
+        /// The tensor's name.
+        tensor: String,
+        /// The file, as the model names it.
+        location: String,
+    },
+    /// A node stands for a file that was compiled for a device.
+    #[error(
+        "the node {node:?} is an EPContext, which stands for code that was compiled for one device \
+         and may be in another file; use the ONNX file that it was made from"
+    )]
+    Compiled {
+        /// The node's name.
+        node: String,
+    },
+}
+
+/// The messages in which a tensor can stand, and those in which none can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Message {
+    Model,
+    Training,
+    Graph,
+    Function,
+    Node,
+    Attribute,
+    Sparse,
+    Tensor,
+}
+
+impl Message {
+    /// What a field of this message holds, by its number in `onnx.proto`; `None` for what holds no
+    /// tensor.
+    fn within(self, field: u64) -> Option<Self> {
+        match (self, field) {
+            (Self::Model, 7) | (Self::Training, 1 | 2) | (Self::Attribute, 6 | 11) => {
+                Some(Self::Graph)
+            }
+            (Self::Model, 20) => Some(Self::Training),
+            (Self::Model, 25) => Some(Self::Function),
+            (Self::Graph, 1) | (Self::Function, 7) => Some(Self::Node),
+            (Self::Node, 5) | (Self::Function, 11) => Some(Self::Attribute),
+            (Self::Graph, 15) | (Self::Attribute, 22 | 23) => Some(Self::Sparse),
+            (Self::Graph, 5) | (Self::Attribute, 5 | 10) | (Self::Sparse, 1 | 2) => {
+                Some(Self::Tensor)
+            }
+            (
+                Self::Model
+                | Self::Training
+                | Self::Graph
+                | Self::Function
+                | Self::Node
+                | Self::Attribute
+                | Self::Sparse
+                | Self::Tensor,
+                _,
+            ) => None,
+        }
+    }
+}
+
+/// One field of a message.
+struct Field<'a> {
+    number: u64,
+    value: Value<'a>,
+}
+
+enum Value<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+    /// Of a fixed width: nothing that is of interest here.
+    Fixed,
+}
+
+/// The fields of a message, in the order of the file.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    /// The next field; `None` at the end.
+    fn next(&mut self) -> Result<Option<Field<'a>>, OnnxError> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let key = self.varint()?;
+        let number = key >> 3;
+        if number == 0 || u64::from(u32::MAX) < key {
+            return Err(OnnxError::Malformed("a field has an impossible number"));
+        }
+        let value = match key & 7 {
+            0 => Value::Number(self.varint()?),
+            1 => {
+                self.bytes(8)?;
+                Value::Fixed
+            }
+            2 => {
+                let length = self.varint()?;
+                Value::Bytes(self.bytes(length)?)
+            }
+            5 => {
+                self.bytes(4)?;
+                Value::Fixed
+            }
+            _ => return Err(OnnxError::Malformed("a field has a type that ONNX lacks")),
+        };
+        Ok(Some(Field { number, value }))
+    }
+
+    fn varint(&mut self) -> Result<u64, OnnxError> {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            let (first, rest) = self.0.split_first().ok_or(CUT)?;
+            self.0 = rest;
+            number |= u64::from(first & 0x7f) << shift;
+            if first & 0x80 == 0 {
+                return Ok(number);
+            }
+        }
+        Err(OnnxError::Malformed("a number is too long"))
+    }
+
+    fn bytes(&mut self, length: u64) -> Result<&'a [u8], OnnxError> {
+        let length = usize::try_from(length).map_err(|_beyond| CUT)?;
+        let (bytes, rest) = self.0.split_at_checked(length).ok_or(CUT)?;
+        self.0 = rest;
+        Ok(bytes)
+    }
+}
+
+const CUT: OnnxError = OnnxError::Malformed("it is cut short");
+
+/// Refuses a file that is no ONNX, and one whose network is not all in these bytes.
+pub(super) fn check(onnx: &[u8]) -> Result<(), OnnxError> {
+    let (at, identifier) = ORT_FORMAT;
+    if onnx.get(at) == Some(identifier) {
+        return Err(OnnxError::Malformed(
+            "it is in ONNX Runtime's own format; use the .onnx file that it was made from",
+        ));
+    }
+    let mut fields = Fields(onnx);
+    let mut graphs = 0;
+    while let Some(field) = fields.next()? {
+        graphs += usize::from(field.number == 7 && matches!(field.value, Value::Bytes(_)));
+    }
+    if graphs == 0 {
+        return Err(OnnxError::Malformed("it has no graph"));
+    }
+    walk(Message::Model, onnx, DEPTH_MAX)
+}
+
+fn walk(message: Message, bytes: &[u8], depth: usize) -> Result<(), OnnxError> {
+    let Some(deeper) = depth.checked_sub(1) else {
+        return Err(OnnxError::Malformed("its messages are nested too deep"));
+    };
+    match message {
+        Message::Tensor => return check_tensor(bytes),
+        Message::Node => check_node(bytes)?,
+        Message::Model
+        | Message::Training
+        | Message::Graph
+        | Message::Function
+        | Message::Attribute
+        | Message::Sparse => {}
+    }
+    let mut fields = Fields(bytes);
+    while let Some(Field { number, value }) = fields.next()? {
+        if let (Some(inner), Value::Bytes(bytes)) = (message.within(number), value) {
+            walk(inner, bytes, deeper)?;
+        }
+    }
+    Ok(())
+}
+
+/// A `TensorProto`: 8 is its name, 13 says where its data is, 14 that it is elsewhere. Either of the
+/// two is enough.
+fn check_tensor(bytes: &[u8]) -> Result<(), OnnxError> {
+    let (mut name, mut location, mut elsewhere) = (None, None, false);
+    let mut fields = Fields(bytes);
+    while let Some(field) = fields.next()? {
+        match (field.number, field.value) {
+            (8, Value::Bytes(bytes)) => name = Some(bytes),
+            (13, Value::Bytes(entry)) => {
+                elsewhere = true;
+                location = value_of(entry, b"location")?.or(location);
+            }
+            (14, Value::Number(0)) => {}
+            (14, _) => elsewhere = true,
+            _ => {}
+        }
+    }
+    if elsewhere {
+        return Err(OnnxError::External {
+            tensor: shown(name),
+            location: shown(location),
+        });
+    }
+    Ok(())
+}
+
+/// The value of a `StringStringEntryProto` of this key.
+fn value_of<'a>(entry: &'a [u8], wanted: &[u8]) -> Result<Option<&'a [u8]>, OnnxError> {
+    let (mut key, mut value) = (None, None);
+    let mut fields = Fields(entry);
+    while let Some(field) = fields.next()? {
+        match (field.number, field.value) {
+            (1, Value::Bytes(bytes)) => key = Some(bytes),
+            (2, Value::Bytes(bytes)) => value = Some(bytes),
+            _ => {}
+        }
+    }
+    Ok(value.filter(|_| key == Some(wanted)))
+}
+
+/// A `NodeProto`: 3 is its name, 4 its operator.
+fn check_node(bytes: &[u8]) -> Result<(), OnnxError> {
+    let (mut name, mut compiled) = (None, false);
+    let mut fields = Fields(bytes);
+    while let Some(field) = fields.next()? {
+        match (field.number, field.value) {
+            (3, Value::Bytes(bytes)) => name = Some(bytes),
+            (4, Value::Bytes(operator)) => compiled |= operator == b"EPContext",
+            _ => {}
+        }
+    }
+    if compiled {
+        let node = shown(name);
+        return Err(OnnxError::Compiled { node });
+    }
+    Ok(())
+}
+
+/// A name for a message, cut where it would bury it.
+fn shown(name: Option<&[u8]>) -> String {
+    const CHARACTERS_MAX: usize = 120;
+    let text = String::from_utf8_lossy(name.unwrap_or_default());
+    text.chars().take(CHARACTERS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A field of bytes.
+    fn field(number: u8, content: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![number << 3 | 2];
+        let mut length = content.len();
+        loop {
+            let [low, ..] = (length & 0x7f).to_le_bytes();
+            length >>= 7;
+            if length == 0 {
+                bytes.push(low);
+                bytes.extend_from_slice(content);
+                return bytes;
+            }
+            bytes.push(low | 0x80);
+        }
+    }
+
+    /// A key of two bytes, for fields from 16 on.
+    fn late(number: u8, content: &[u8]) -> Vec<u8> {
+        let mut bytes = field(0, content);
+        bytes[0] = (number & 0xf) << 3 | 0x82;
+        bytes.insert(1, number >> 4);
+        bytes
+    }
+
+    fn nested(path: &[u8], innermost: Vec<u8>) -> Vec<u8> {
+        let wrap = |inner: Vec<u8>, number: &u8| match number {
+            0..16 => field(*number, &inner),
+            _ => late(*number, &inner),
+        };
+        path.iter().rev().fold(innermost, wrap)
+    }
+
+    fn external() -> Vec<u8> {
+        let location = [field(1, b"location"), field(2, b"weights.bin")].concat();
+        let tensor = [field(8, b"kernel"), field(13, &location), vec![14 << 3, 1]];
+        tensor.concat()
+    }
+
+    /// Every place where `onnx.proto` lets a tensor stand, each from the file's beginning.
+    const PLACES: &[(&str, &[u8])] = &[
+        ("initializer", &[7, 5]),
+        ("values of a sparse initializer", &[7, 15, 1]),
+        ("indices of a sparse initializer", &[7, 15, 2]),
+        ("value of a Constant node", &[7, 1, 5, 5]),
+        ("tensors of a node", &[7, 1, 5, 10]),
+        ("sparse value of a Constant node", &[7, 1, 5, 22, 1]),
+        ("sparse values of a node", &[7, 1, 5, 23, 2]),
+        ("initializer of a branch", &[7, 1, 5, 6, 5]),
+        ("initializer of one of several branches", &[7, 1, 5, 11, 5]),
+        (
+            "constant in a loop in a branch",
+            &[7, 1, 5, 6, 1, 5, 6, 1, 5, 5],
+        ),
+        ("constant in a function", &[25, 7, 5, 5]),
+        ("default of a function", &[25, 11, 5]),
+        ("initializer of the training's first graph", &[20, 1, 5]),
+        ("initializer of the training's algorithm", &[20, 2, 5]),
+    ];
+
+    #[test]
+    fn a_tensor_in_another_file_is_refused_by_name_wherever_it_stands() {
+        for (place, path) in PLACES {
+            let file = [field(7, b""), nested(path, external())].concat();
+            let expected = OnnxError::External {
+                tensor: "kernel".to_owned(),
+                location: "weights.bin".to_owned(),
+            };
+            assert_eq!(check(&file), Err(expected), "{place}");
+            let inside = [field(7, b""), nested(path, field(8, b"kernel"))].concat();
+            assert_eq!(check(&inside), Ok(()), "{place}");
+        }
+    }
+
+    #[test]
+    fn one_word_of_another_file_is_enough() {
+        let only_location = field(13, &[field(1, b"location"), field(2, b"x")].concat());
+        let only_mark = vec![14 << 3, 1];
+        // Read as an enum of 32 bits it is 1.
+        let long_mark = vec![14 << 3, 0x81, 0x80, 0x80, 0x80, 0x10];
+        // The runtime takes the last; which one that is depends on how the message was put together.
+        let taken_back = vec![14 << 3, 1, 14 << 3, 0];
+        for tensor in [only_location, only_mark, long_mark, taken_back] {
+            let found = check(&nested(&[7, 5], tensor.clone()));
+            assert!(
+                matches!(found, Err(OnnxError::External { .. })),
+                "{tensor:?}: {found:?}"
+            );
+        }
+        assert_eq!(check(&nested(&[7, 5], vec![14 << 3, 0])), Ok(()));
+    }
+
+    #[test]
+    fn a_second_graph_is_looked_at_as_the_first() {
+        let file = [field(7, b""), nested(&[7, 5], external())].concat();
+        assert!(matches!(check(&file), Err(OnnxError::External { .. })));
+    }
+
+    #[test]
+    fn code_that_was_compiled_for_a_device_is_refused() {
+        let node = [field(3, b"engine"), field(4, b"EPContext")].concat();
+        let expected = OnnxError::Compiled {
+            node: "engine".to_owned(),
+        };
+        assert_eq!(check(&nested(&[7, 1], node)), Err(expected));
+    }
+
+    #[test]
+    fn bytes_that_are_no_onnx_are_refused_without_a_panic() {
+        let endless = [0xff; 11];
+        let beyond = [
+            7 << 3 | 2,
+            0xff,
+            0xff,
+            0xff,
+            0xff,
+            0xff,
+            0xff,
+            0xff,
+            0xff,
+            0x7f,
+        ];
+        let group = [7 << 3 | 3, 7 << 3 | 4];
+        let ort = b"\x1a\x06\0\0ORTM";
+        let bytes: [&[u8]; 7] = [b"", b"version", &endless, &beyond, &group, ort, &[0, 0]];
+        for bytes in bytes {
+            let found = check(bytes);
+            assert!(
+                matches!(found, Err(OnnxError::Malformed(_))),
+                "{bytes:?}: {found:?}"
+            );
+        }
+        let mut state = 7_u32;
+        for length in 0..2000 {
+            let noise: Vec<u8> = (0..length % 97)
+                .map(|_| {
+                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    state.to_be_bytes()[0]
+                })
+                .collect();
+            drop(check(&[field(7, &noise), noise].concat()));
+        }
+    }
+
+    #[test]
+    fn messages_that_are_nested_without_end_are_refused_and_not_followed() {
+        let path: Vec<u8> = std::iter::once(7)
+            .chain([1, 5, 6].into_iter().cycle().take(3000))
+            .collect();
+        let expected = OnnxError::Malformed("its messages are nested too deep");
+        assert_eq!(check(&nested(&path, Vec::new())), Err(expected));
+    }
+}
