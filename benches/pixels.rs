@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use matchpoint::pixels::{
-    BYTES_MAX, Filter, Fit, Geometry, JpegScale, Limits, PIXELS_MAX, Pixels, Resizer,
+    BYTES_MAX, Conventions, Filter, Fit, Geometry, JpegScale, Limits, PIXELS_MAX, Pixels, Resizer,
 };
 
 const WHITE: [u8; 3] = [255; 3];
@@ -31,6 +31,8 @@ fn main() {
         fit: Fit::Squash,
         filter: Filter::Bilinear,
         jpeg,
+        conventions: Conventions::default(),
+        grey: false,
     };
     let (full, reduced) = (geometry(JpegScale::Full), geometry(JpegScale::Reduced));
     let out = std::env::var_os("PIXELS_OUT").map(PathBuf::from);

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Make the golden pair of a model folder: an image, and the embedding due for it.
 
-Reads MODEL_FOLDER/model.toml, prepares the image with Pillow as the manifest says, runs
-the model with ONNX Runtime and writes
+Reads MODEL_FOLDER/model.toml, prepares the image with Pillow, or OpenCV, as the manifest
+says, runs the model with ONNX Runtime and writes
 
   golden.jpg (or .png, ...)   a copy of the image, unless it is already in place
   golden.f32                  the unit-length embedding, little-endian float32
@@ -10,7 +10,8 @@ the model with ONNX Runtime and writes
 
 It then prints how far the embedding moves under every other resize filter: cosine_min
 has to lie above the nearest of these. The [golden] table that it adds leaves a quarter
-of that distance to harmless differences. Needs Python 3.11, numpy, Pillow, onnxruntime.
+of that distance to harmless differences. Needs Python 3.11, numpy, Pillow, onnxruntime,
+and opencv-python-headless for the filters of OpenCV.
 """
 
 import argparse
@@ -37,10 +38,27 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-FITS = ("squash", "crop", "pad")
+# By OpenCV's names for them.
+OPENCV = {
+    "opencv_linear": "INTER_LINEAR",
+    "opencv_cubic": "INTER_CUBIC",
+    "opencv_lanczos4": "INTER_LANCZOS4",
+    "opencv_area": "INTER_AREA",
+}
+FITS = ("squash", "squash_crop", "crop", "pad")
 LAYOUTS = ("nchw", "nhwc")
-COLOURS = ("rgb", "bgr")
-TAKES = ("vector", "first_token", "mean_of_tokens")
+# How many channels each has.
+COLOURS = {"rgb": 3, "bgr": 3, "grey": 1, "rgba": 4, "bgra": 4}
+SCALES = ("mean_std", "unit", "none", "image")
+TAKES = ("vector", "first_token", "last_token", "token", "mean_of_tokens")
+# What the model may take and give; f16 and so on become what they are by numpy.
+TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+}
 # Decoders and processors differ a little: never ask for more than this by default.
 COSINE_MIN_MAX = 0.9995
 
@@ -58,12 +76,17 @@ class Preprocessing:
     layout: str
     colour: str
     background: tuple[int, int, int]
+    scale: str
     mean: Floats
     std: Floats
     fit: str
     filter: str
     short_side: int
+    scaled: tuple[int, int]
     fill: tuple[int, int, int]
+    side: str
+    margin: str
+    place: str
 
 
 @dataclass(frozen=True)
@@ -75,6 +98,8 @@ class Manifest:
     preprocessing: Preprocessing
     output_name: str
     take: str
+    token: int
+    skip_tokens: int
     dimension: int
     golden: dict[str, Any] | None
 
@@ -94,6 +119,8 @@ def read_manifest(folder: Path) -> Manifest:
             preprocessing=read_preprocessing(input_table, resize),
             output_name=output["name"],
             take=one_of("output.take", output.get("take", "vector"), TAKES),
+            token=output.get("token", 0),
+            skip_tokens=output.get("skip_tokens", 0),
             dimension=output["dimension"],
             golden=table.get("golden"),
         )
@@ -108,10 +135,9 @@ def read_manifest(folder: Path) -> Manifest:
 def read_preprocessing(
     input_table: dict[str, Any], resize: dict[str, Any]
 ) -> Preprocessing:
-    if min(input_table["std"]) < 1:
-        raise ManifestError(
-            "input.mean and input.std are in grey levels: 255 times those for 0..1"
-        )
+    colour = one_of("input.colour", input_table["colour"], tuple(COLOURS))
+    scale = one_of("input.scale", input_table.get("scale", "mean_std"), SCALES)
+    mean, std = mean_and_std(input_table, scale, COLOURS[colour])
     fit = one_of("resize.fit", resize["fit"], FITS)
     width, height = input_table["width"], input_table["height"]
     short_side = resize["short_side"] if fit == "crop" else 0
@@ -119,19 +145,45 @@ def read_preprocessing(
         raise ManifestError(
             f"resize.short_side = {short_side} is smaller than the model's input"
         )
+    scaled = (0, 0)
+    if fit == "squash_crop":
+        scaled = (resize["scaled_width"], resize["scaled_height"])
+    usual_side = "nearest" if fit == "pad" else "down"
     return Preprocessing(
         width=width,
         height=height,
         layout=one_of("input.layout", input_table["layout"], LAYOUTS),
-        colour=one_of("input.colour", input_table["colour"], COLOURS),
+        colour=colour,
         background=rgb(input_table.get("background", [255, 255, 255])),
-        mean=np.array(input_table["mean"], np.float32),
-        std=np.array(input_table["std"], np.float32),
+        scale=scale,
+        mean=mean,
+        std=std,
         fit=fit,
-        filter=one_of("resize.filter", resize["filter"], tuple(FILTERS)),
+        filter=one_of("resize.filter", resize["filter"], (*FILTERS, *OPENCV)),
         short_side=short_side,
+        scaled=scaled,
         fill=rgb(resize.get("fill", [0, 0, 0])),
+        side=one_of("resize.side", resize.get("side", usual_side), ("down", "nearest")),
+        margin=one_of("resize.margin", resize.get("margin", "even"), ("even", "down")),
+        place=one_of(
+            "resize.place", resize.get("place", "centre"), ("centre", "top_left")
+        ),
     )
+
+
+def mean_and_std(
+    input_table: dict[str, Any], scale: str, channels: int
+) -> tuple[Floats, Floats]:
+    """In grey levels and RGB order, one of each for each channel."""
+    if scale != "mean_std":
+        spread = 255 if scale == "unit" else 1
+        return np.zeros(channels, np.float32), np.full(channels, spread, np.float32)
+    mean, std = input_table["mean"], input_table["std"]
+    if min(std) < 1:
+        raise ManifestError(
+            "input.mean and input.std are in grey levels: 255 times those for 0..1"
+        )
+    return np.array(mean, np.float32), np.array(std, np.float32)
 
 
 def one_of(key: str, value: str, allowed: tuple[str, ...]) -> str:
@@ -160,57 +212,93 @@ def open_image(path: Path, background: tuple[int, int, int]) -> Image.Image:
 
 def resize(image: Image.Image, how: Preprocessing, filter_name: str) -> Image.Image:
     """Bring the image to the model's input size."""
-    filter_used = FILTERS[filter_name]
     target = (how.width, how.height)
+    if how.colour == "grey":
+        image = image.convert("L").convert("RGB")
     if how.fit == "squash":
-        return image.resize(target, filter_used)
+        return scale_to(image, target, filter_name)
+    if how.fit == "squash_crop":
+        return crop_centre(scale_to(image, how.scaled, filter_name), target, how.margin)
     if how.fit == "crop":
-        return crop_centre(
-            resize_short_side(image, how.short_side, filter_used), target
-        )
-    return pad(image, target, filter_used, how.fill)
+        size = with_short_side(image.size, how)
+        return crop_centre(scale_to(image, size, filter_name), target, how.margin)
+    return pad(image, how, filter_name)
 
 
-def resize_short_side(
-    image: Image.Image, short_side: int, filter_used: int
+def scale_to(
+    image: Image.Image, size: tuple[int, int], filter_name: str
 ) -> Image.Image:
-    """The short side to the given length; the long side rounded down, as torchvision does."""
-    width, height = image.size
+    """Pillow's resize, or OpenCV's, which is imported only where it is asked for."""
+    if filter_name in FILTERS:
+        return image.resize(size, FILTERS[filter_name])
+    try:
+        import cv2
+    except ImportError:
+        raise ManifestError(
+            f'resize.filter = "{filter_name}" needs pip install opencv-python-headless'
+        ) from None
+    interpolation = getattr(cv2, OPENCV[filter_name])
+    return Image.fromarray(
+        cv2.resize(np.asarray(image), size, interpolation=interpolation)
+    )
+
+
+def with_short_side(size: tuple[int, int], how: Preprocessing) -> tuple[int, int]:
+    """The long side rounded down, as torchvision does, or to the nearest, as PaddleClas does."""
+    width, height = size
+    if how.side == "nearest":
+        share = float(how.short_side) / min(width, height)
+        return (round(width * share), round(height * share))
     if width <= height:
-        return image.resize((short_side, short_side * height // width), filter_used)
-    return image.resize((short_side * width // height, short_side), filter_used)
+        return (how.short_side, how.short_side * height // width)
+    return (how.short_side * width // height, how.short_side)
 
 
-def crop_centre(image: Image.Image, target: tuple[int, int]) -> Image.Image:
-    """Cut the centre out; half a pixel is rounded to the even number, as torchvision does."""
+def crop_centre(
+    image: Image.Image, target: tuple[int, int], margin: str
+) -> Image.Image:
+    """Cut the centre out; half a pixel becomes the even number, as torchvision has it, or none."""
     width, height = target
-    left = round((image.width - width) / 2)
-    top = round((image.height - height) / 2)
+    half_left, half_top = (image.width - width) / 2, (image.height - height) / 2
+    if margin == "even":
+        half_left, half_top = round(half_left), round(half_top)
+    left, top = int(half_left), int(half_top)
     return image.crop((left, top, left + width, top + height))
 
 
-def pad(
-    image: Image.Image,
-    target: tuple[int, int],
-    filter_used: int,
-    fill: tuple[int, int, int],
-) -> Image.Image:
-    """Scale to fit inside, then centre on the fill colour; an odd pixel goes right or below."""
-    width, height = target
+def pad(image: Image.Image, how: Preprocessing, filter_name: str) -> Image.Image:
+    """Scale to fit inside, then lay on the fill colour; an odd pixel goes right or below."""
+    width, height = how.width, how.height
     scale = min(width / image.width, height / image.height)
-    inner_width = min(max(round(image.width * scale), 1), width)
-    inner_height = min(max(round(image.height * scale), 1), height)
-    padded = Image.new("RGB", target, fill)
-    inner = image.resize((inner_width, inner_height), filter_used)
-    padded.paste(inner, ((width - inner_width) // 2, (height - inner_height) // 2))
+    whole = round if how.side == "nearest" else int
+    inner_width = min(max(whole(image.width * scale), 1), width)
+    inner_height = min(max(whole(image.height * scale), 1), height)
+    inner = scale_to(image, (inner_width, inner_height), filter_name)
+    corner = (0, 0)
+    if how.place == "centre":
+        corner = ((width - inner_width) // 2, (height - inner_height) // 2)
+    padded = Image.new("RGB", (width, height), how.fill)
+    padded.paste(inner, corner)
     return padded
 
 
 def to_tensor(image: Image.Image, how: Preprocessing) -> Floats:
     """Grey levels to model values, in the model's channel order and layout, as a batch of one."""
-    values = (np.asarray(image, np.float32) - how.mean) / how.std
-    if how.colour == "bgr":
-        values = values[:, :, ::-1]
+    levels = np.asarray(image, np.float32)
+    if how.colour == "grey":
+        levels = levels[:, :, :1]
+    if how.colour in ("rgba", "bgra"):
+        opaque = np.full((*levels.shape[:2], 1), 255, np.float32)
+        levels = np.concatenate([levels, opaque], axis=2)
+    if how.scale == "image":
+        # FaceNet's prewhitening.
+        exact = levels.astype(np.float64)
+        spread = max(exact.std(), 1 / np.sqrt(exact.size))
+        values = ((exact - exact.mean()) / spread).astype(np.float32)
+    else:
+        values = (levels - how.mean) / how.std
+    if how.colour in ("bgr", "bgra"):
+        values = values[:, :, [2, 1, 0, 3][: values.shape[2]]]
     if how.layout == "nchw":
         values = values.transpose(2, 0, 1)
     return np.ascontiguousarray(values[np.newaxis])
@@ -224,20 +312,24 @@ class Embedder:
         self.session = onnxruntime.InferenceSession(
             str(manifest.model), providers=["CPUExecutionProvider"]
         )
-        inputs = {port.name: port.type for port in self.session.get_inputs()}
-        outputs = {port.name: port.type for port in self.session.get_outputs()}
-        require_float("input", manifest.input_name, inputs)
-        require_float("output", manifest.output_name, outputs)
+        inputs = {port.name: port for port in self.session.get_inputs()}
+        outputs = {port.name: port for port in self.session.get_outputs()}
+        require_type("input", manifest.input_name, inputs)
+        require_type("output", manifest.output_name, outputs)
+        taken = inputs[manifest.input_name]
+        self.type = TYPES[taken.type]
+        self.batch = taken.shape[0] if isinstance(taken.shape[0], int) else 1
 
     def embed(self, image: Image.Image, filter_name: str) -> Floats:
         """The unit-length embedding of a decoded image, resized with the named filter."""
         manifest = self.manifest
         how = manifest.preprocessing
-        tensor = to_tensor(resize(image, how, filter_name), how)
+        tensor = to_tensor(resize(image, how, filter_name), how).astype(self.type)
+        tensor = np.repeat(tensor, self.batch, axis=0)
         (output,) = self.session.run(
             [manifest.output_name], {manifest.input_name: tensor}
         )
-        vector = take_vector(output, manifest.take).astype(np.float64)
+        vector = take_vector(output, manifest).astype(np.float64)
         if vector.shape != (manifest.dimension,):
             raise ManifestError(
                 f"output.dimension = {manifest.dimension}, but the model gives {vector.size} numbers"
@@ -250,27 +342,28 @@ class Embedder:
         return np.asarray(vector / length, np.float32)
 
 
-def require_float(kind: str, name: str, ports: dict[str, str]) -> None:
+def require_type(kind: str, name: str, ports: dict[str, Any]) -> None:
     if name not in ports:
         raise ManifestError(
             f'the model has no {kind} "{name}"; it has {", ".join(ports)}'
         )
-    if ports[name] != "tensor(float)":
+    if ports[name].type not in TYPES:
         raise ManifestError(
-            f'{kind} "{name}" is {ports[name]}; it has to be tensor(float)'
+            f'{kind} "{name}" is {ports[name].type}; it has to be one of {", ".join(TYPES)}'
         )
 
 
-def take_vector(output: Floats, take: str) -> Floats:
-    """The embedding within the output for a batch of one."""
-    rank = 2 if take == "vector" else 3
-    if output.ndim != rank:
-        raise ManifestError(
-            f'output.take = "{take}" needs {rank} axes; the output is {output.shape}'
-        )
+def take_vector(output: Floats, manifest: Manifest) -> Floats:
+    """The embedding within the output for the first image."""
+    take, first = manifest.take, np.asarray(output[0], np.float64)
     if take == "vector":
-        return np.asarray(output[0])
-    return np.asarray(output[0, 0] if take == "first_token" else output[0].mean(axis=0))
+        return first.reshape(-1)
+    if first.ndim != 2:
+        raise ManifestError(f'output.take = "{take}" needs three axes: {output.shape}')
+    if take == "mean_of_tokens":
+        return first[manifest.skip_tokens :].mean(axis=0)
+    numbers = {"first_token": 0, "last_token": -1, "token": manifest.token}
+    return first[numbers[take]]
 
 
 # --- Writing ---------------------------------------------------------------------------------
@@ -333,7 +426,7 @@ def make_golden(folder: Path, source: Path) -> None:
     print(f"model      sha256 {model_sha256}")
     print(f'cosine to "{manifest.preprocessing.filter}" under the other filters:')
     for name, cosine in sorted(cosines.items(), key=lambda pair: pair[1]):
-        print(f"  {name:9} {cosine:.5f}")
+        print(f"  {name:15} {cosine:.5f}")
     print(f"cosine_min {cosine_min}")
     if cosine_min <= nearest:
         print(
@@ -348,7 +441,8 @@ def other_filters(
 ) -> dict[str, float]:
     """What a wrong filter would cost: the cosine to the reference under each of the others."""
     right = embedder.manifest.preprocessing.filter
-    wrong = (name for name in FILTERS if name != right)
+    names = (*FILTERS, *OPENCV) if right in OPENCV else FILTERS
+    wrong = (name for name in names if name != right)
     return {
         name: float(np.dot(reference, embedder.embed(image, name))) for name in wrong
     }

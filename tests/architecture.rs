@@ -99,7 +99,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("flate2::", &["arrays"]),
     ("zstd::", &["arrays"]),
     ("snap::", &["arrays"]),
-    ("half::", &["arrays"]),
+    ("half::", &["arrays", "model"]),
     ("base64::", &["cli", "report"]),
     ("anyhow::", &["cli"]),
     ("async fn", &["model", "deployment", "server", "cli"]),

@@ -13,7 +13,8 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use matchpoint::pixels::{
-    BYTES_MAX, Filter, Fit, Geometry, JpegScale, Limits, PIXELS_MAX, Pixels, Resizer,
+    BYTES_MAX, Conventions, Filter, Fit, Geometry, JpegScale, Limits, Margin, OpenCv, PIXELS_MAX,
+    Pixels, Place, Resizer, Rounding,
 };
 use sha2::{Digest, Sha256};
 
@@ -60,6 +61,8 @@ fn resized(path: &Path, fit: Fit, filter: Filter) -> Pixels {
         fit,
         filter,
         jpeg: JpegScale::Full,
+        conventions: Conventions::default(),
+        grey: false,
     };
     Resizer::new().resize(&decode(path), &geometry).unwrap()
 }
@@ -107,6 +110,8 @@ fn reduced(jpeg: &[u8], size: (u32, u32), fit: Fit, scale: JpegScale) -> Pixels 
         fit,
         filter: Filter::Bilinear,
         jpeg: scale,
+        conventions: Conventions::default(),
+        grey: false,
     };
     Resizer::new()
         .decode(jpeg, &LIMITS, WHITE, &geometry)
@@ -208,6 +213,8 @@ fn resized_pixels_are_those_of_the_reference_to_the_last_bit() {
             fit: Fit::Squash,
             filter: filter_named(filter),
             jpeg: JpegScale::Full,
+            conventions: Conventions::default(),
+            grey: false,
         };
         let resized = resizer.resize(&noise(width, height), &geometry).unwrap();
         let digest: String = Sha256::digest(resized.as_rgb())
@@ -219,8 +226,106 @@ fn resized_pixels_are_those_of_the_reference_to_the_last_bit() {
     assert_eq!(rows.lines().count(), 56);
 }
 
+/// One row of what `scripts/make_geometry_fixture.py` prints, but for its end.
+fn geometry_of(columns: &[&str]) -> ((u32, u32), Geometry) {
+    let [width, height, target_width, target_height] =
+        [0, 1, 2, 3].map(|column: usize| columns.get(column).unwrap().parse().unwrap());
+    let cell = |column: usize| columns.get(column).copied().unwrap();
+    let words: Vec<&str> = cell(4).split(' ').collect();
+    let fit = match words.as_slice() {
+        ["squash"] => Fit::Squash,
+        ["squash_crop", width, height] => Fit::SquashCrop {
+            width: width.parse().unwrap(),
+            height: height.parse().unwrap(),
+        },
+        ["crop", short_side] => Fit::Crop {
+            short_side: short_side.parse().unwrap(),
+        },
+        other => {
+            assert_eq!(other, ["pad"]);
+            Fit::Pad {
+                fill: [255, 0, 127],
+            }
+        }
+    };
+    let side = [("down", Rounding::Down), ("nearest", Rounding::Nearest)];
+    let side = side.into_iter().find(|(name, _)| *name == cell(6));
+    let geometry = Geometry {
+        width: target_width,
+        height: target_height,
+        fit,
+        filter: filter_named(cell(5)),
+        jpeg: JpegScale::Full,
+        conventions: Conventions {
+            side: side.map(|(_, side)| side),
+            margin: if cell(7) == "down" {
+                Margin::Down
+            } else {
+                Margin::Even
+            },
+            place: if cell(8) == "top_left" {
+                Place::TopLeft
+            } else {
+                Place::Centre
+            },
+        },
+        grey: cell(9) == "grey",
+    };
+    ((width, height), geometry)
+}
+
+#[test]
+fn what_libraries_do_differently_is_done_to_the_last_bit() {
+    let rows = fs::read_to_string(oracle().join("geometry.csv")).unwrap();
+    let mut resizer = Resizer::new();
+    for row in rows.lines().skip(1) {
+        let columns: Vec<&str> = row.split(',').collect();
+        let ((width, height), geometry) = geometry_of(&columns);
+        let resized = resizer.resize(&noise(width, height), &geometry).unwrap();
+        let digest: String = Sha256::digest(resized.as_rgb())
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert_eq!(Some(&&*digest), columns.get(10), "{row}");
+    }
+    assert_eq!(rows.lines().count(), 167);
+}
+
+#[test]
+fn the_cubic_interpolation_is_within_a_grey_level_of_the_library() {
+    let mut files = 0;
+    for file in fs::read_dir(oracle().join("opencv_cubic")).unwrap() {
+        let path = file.unwrap().path();
+        let stem = path.file_stem().unwrap().to_str().unwrap();
+        let sides: Vec<u32> = stem
+            .split(['x', '-'])
+            .map(|side| side.parse().unwrap())
+            .collect();
+        let [width, height, target_width, target_height] = sides.try_into().unwrap();
+        let geometry = Geometry {
+            width: target_width,
+            height: target_height,
+            fit: Fit::Squash,
+            filter: Filter::OpenCv(OpenCv::Cubic),
+            jpeg: JpegScale::Full,
+            conventions: Conventions::default(),
+            grey: false,
+        };
+        let source = noise(width, height);
+        let resized = Resizer::new().resize(&source, &geometry).unwrap();
+        let Distance { max, mean } = Distance::between(&resized, &decode(&path));
+        println!("{stem:20} max {max} mean {mean:.4}");
+        assert!(max <= 1 && mean < 0.1, "{stem}: {max}, {mean}");
+        files += 1;
+    }
+    assert_eq!(files, 3);
+}
+
 fn filter_named(name: &str) -> Filter {
     match name {
+        "opencv_linear" => Filter::OpenCv(OpenCv::Linear),
+        "opencv_lanczos4" => Filter::OpenCv(OpenCv::Lanczos4),
+        "opencv_area" => Filter::OpenCv(OpenCv::Area),
         "box" => Filter::Box,
         "bilinear" => Filter::Bilinear,
         "hamming" => Filter::Hamming,

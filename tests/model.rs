@@ -285,13 +285,14 @@ mod onnx {
         bytes(field, content.as_bytes())
     }
 
-    /// A float tensor's name and shape.
-    fn value(name: &str, shape: &[u8]) -> Vec<u8> {
+    /// A tensor's name, the number of its type (1: f32, 2: u8, 3: i8, 6: i32, 10: f16, 11: f64) and
+    /// its shape.
+    fn value(name: &str, element: u8, shape: &[u8]) -> Vec<u8> {
         let dims: Vec<u8> = shape
             .iter()
             .flat_map(|dim| bytes(1, &number(1, *dim)))
             .collect();
-        let tensor = [number(1, 1), bytes(2, &dims)].concat();
+        let tensor = [number(1, element), bytes(2, &dims)].concat();
         [text(1, name), bytes(2, &bytes(1, &tensor))].concat()
     }
 
@@ -317,7 +318,13 @@ mod onnx {
             text(4, operator),
             attributes.to_vec(),
         ];
-        file(&[bytes(1, &node.concat())].concat(), input, output)
+        file(&bytes(1, &node.concat()), 1, input, output)
+    }
+
+    /// A model that flattens an image of this type.
+    pub(super) fn flatten(element: u8, input: &[u8], output: &[u8]) -> Vec<u8> {
+        let node = [text(1, "pixels"), text(2, "out"), text(4, "Flatten")];
+        file(&bytes(1, &node.concat()), element, input, output)
     }
 
     /// A model that adds to `pixels` a weight that it keeps in another file.
@@ -342,18 +349,19 @@ mod onnx {
             entry("length", &size.to_string()),
             number(14, 1),
         ];
-        let weight = weight.concat();
+        let weight = bytes(5, &weight.concat());
         file(
-            &[bytes(1, &node.concat()), bytes(5, &weight)].concat(),
+            &[bytes(1, &node.concat()), weight].concat(),
+            1,
             shape,
             shape,
         )
     }
 
-    fn file(nodes_and_weights: &[u8], input: &[u8], output: &[u8]) -> Vec<u8> {
+    fn file(nodes_and_weights: &[u8], element: u8, input: &[u8], output: &[u8]) -> Vec<u8> {
         let values = [
-            bytes(11, &value("pixels", input)),
-            bytes(12, &value("out", output)),
+            bytes(11, &value("pixels", element, input)),
+            bytes(12, &value("out", element, output)),
         ];
         let graph = [nodes_and_weights.to_vec(), text(2, "toy"), values.concat()].concat();
         let opset = [text(1, ""), number(2, 13)].concat();
@@ -669,6 +677,134 @@ fn a_model_with_weights_in_another_file_is_refused() {
             assert!(text.contains(part), "{part}: {text}");
         }
     }
+}
+
+// === Inputs and outputs of other types and shapes ===
+
+/// A toy that flattens its image, in another type of number.
+fn flat(element: u8, shape: &[u8], golden: &[f32]) -> Toy {
+    let length = u8::try_from(golden.len()).unwrap();
+    let model = onnx::flatten(element, shape, &[shape[0], length]);
+    Toy::with(&model, golden)
+}
+
+/// The golden picture as planes of red, green and blue.
+fn planes() -> Vec<f32> {
+    let planes = (0..3).flat_map(|channel| GOLDEN.iter().map(move |pixel| pixel[channel]));
+    planes.map(f32::from).collect()
+}
+
+#[test]
+fn halves_doubles_and_bytes_go_in_and_come_out() {
+    for element in [1, 10, 11, 2] {
+        let toy = flat(element, &[1, 3, 2, 4], &planes());
+        let toy = toy.change(
+            "mean = [0, 0, 0]\n            std = [1, 1, 1]",
+            "scale = \"none\"",
+        );
+        let mut embedder = toy.open().embedder().unwrap();
+        let embedded = embedder.embed(&bmp(GOLDEN), &LIMITS).unwrap();
+        let expected = Embedding::normalise(planes()).unwrap();
+        // All levels here are whole numbers that a half holds.
+        assert_eq!(embedded.embedding, expected, "{element}");
+    }
+}
+
+#[test]
+fn bytes_are_not_scaled_and_other_types_are_refused_by_name() {
+    let scaled = flat(2, &[1, 3, 2, 4], &planes()).change("std = [1, 1, 1]", "std = [2, 2, 2]");
+    let text = scaled.refusal().to_string();
+    assert!(text.contains("input.scale has to be \"none\""), "{text}");
+    let text = flat(6, &[1, 3, 2, 4], &planes()).refusal().to_string();
+    assert!(
+        text.contains("input \"pixels\" takes i32, which is not supported")
+            && text.contains("output \"out\" gives i32")
+            && text.contains("Cast"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_vector_that_a_pooling_left_with_axes_of_one_is_a_vector() {
+    let pooled = onnx::model(&[1, 3, 2, 4], "GlobalAveragePool", &[], &[1, 3, 1, 1]);
+    Toy::with(&pooled, &[115.0, 125.0, 135.0]).open();
+}
+
+#[test]
+fn one_and_four_channels_are_taken() {
+    let lightness = |[r, g, b]: [u8; 3]| {
+        let [r, g, b] = [r, g, b].map(u32::from);
+        u8::try_from((r * 19_595 + g * 38_470 + b * 7_471 + 0x8000) >> 16).unwrap()
+    };
+    let grey: Vec<f32> = GOLDEN.map(lightness).map(f32::from).to_vec();
+    let (three, one) = (
+        "mean = [0, 0, 0]\n            std = [1, 1, 1]",
+        "scale = \"none\"",
+    );
+    flat(1, &[1, 1, 2, 4], &grey)
+        .change("\"rgb\"", "\"grey\"")
+        .change(three, one)
+        .open();
+    let rgba = [planes(), vec![255.0; 8]].concat();
+    flat(1, &[1, 4, 2, 4], &rgba)
+        .change("\"rgb\"", "\"rgba\"")
+        .change(three, one)
+        .open();
+    let text = flat(1, &[1, 4, 2, 4], &rgba).refusal().to_string();
+    assert!(
+        text.contains("must take f32 [1, 3, 2, 4] by input.layout, colour"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_model_of_a_fixed_number_of_images_gives_one_its_own_embedding() {
+    let toy = flat(1, &[4, 3, 2, 4], &planes());
+    fs::write(toy.path("model.toml"), &toy.manifest).unwrap();
+    for batch_max in [1, 3, 16] {
+        let compute = Compute {
+            batch_max: Some(batch_max),
+            ..Compute::on(Device::Cpu)
+        };
+        let model = Model::open(toy.folder.path(), None, runtime(), &compute).unwrap();
+        assert_eq!(model.joined_max(), batch_max.min(4));
+        let mut embedder = model.embedder().unwrap();
+        let mut other = GOLDEN;
+        other[0] = [255, 0, 0];
+        for picture in [GOLDEN, other, GOLDEN] {
+            let found = embedder.embed(&bmp(picture), &LIMITS).unwrap().embedding;
+            let planes = (0..3).flat_map(|channel| picture.map(|pixel| f32::from(pixel[channel])));
+            assert_eq!(found, Embedding::normalise(planes.collect()).unwrap());
+        }
+    }
+    // The mean of four images is no image's own.
+    let attributes = [onnx::list("axes", &[0, 2, 3]), onnx::whole("keepdims", 1)].concat();
+    let joined = onnx::model(&[4, 3, 2, 4], "ReduceMean", &attributes, &[1, 3, 1, 1]);
+    let text = Toy::with(&joined, &[1.0; 3]).refusal().to_string();
+    assert!(
+        text.contains("takes 4 images at once and gives 1 results"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_token_can_be_named_by_its_number_or_be_the_last() {
+    // As above: three tokens, one a channel, of two rows each.
+    let attributes = [onnx::list("axes", &[3]), onnx::whole("keepdims", 0)].concat();
+    let tokens = onnx::model(&[1, 3, 2, 4], "ReduceMean", &attributes, &[1, 3, 2]);
+    let take = |way: &str, golden: &[f32]| {
+        let taken = format!("name = \"out\"\n{way}");
+        Toy::with(&tokens, golden).change("name = \"out\"", &taken)
+    };
+    take("take = \"token\"\ntoken = 1", &[65.0, 185.0]).open();
+    take("take = \"last_token\"", &[75.0, 195.0]).open();
+    take("take = \"mean_of_tokens\"\nskip_tokens = 1", &[70.0, 190.0]).open();
+    let text = take("take = \"token\"\ntoken = 3", &[65.0, 185.0]).refusal();
+    assert!(
+        text.to_string()
+            .contains("[1, tokens, 2] with more than 3 tokens"),
+        "{text}"
+    );
 }
 
 #[cfg(unix)]

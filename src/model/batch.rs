@@ -26,15 +26,13 @@ struct Waiting {
 }
 
 impl Batcher {
-    /// Starts the thread that owns the session. A model with a fixed number of images is run one by
-    /// one.
+    /// Starts the thread that owns the session. A model with a fixed number of images gets no more
+    /// at once.
     pub(super) fn start(session: Session, batch_max: usize) -> Result<Self, ModelError> {
-        let batch_max = if session.batches() {
-            batch_max
-        } else {
+        if session.images_max() == 1 {
             tracing::warn!("the model takes one image at a time, so that no batches are formed");
-            1
-        };
+        }
+        let batch_max = batch_max.min(session.images_max());
         let mut session = session;
         Self::over(batch_max, move |tensors, images| {
             session.run_batch(tensors, images)

@@ -9,8 +9,9 @@ use crate::vector::{Embedding, NotAnEmbedding};
 use super::batch::Batcher;
 use super::budget::DecodeBudget;
 use super::job::Watch;
-use super::manifest::{Colour, Input, Layout, Manifest};
+use super::manifest::Manifest;
 use super::session::Session;
+use super::tensor;
 
 /// A picture with no more contrast than this at the model's size, in grey levels, is refused; see
 /// [`contrast`].
@@ -202,7 +203,7 @@ impl ImageEmbedder {
         if contrast <= CONTRAST_TOO_LOW {
             return Err(EmbedError::NoContent { contrast });
         }
-        fill(tensor, resized.as_rgb(), &manifest.input)?;
+        fill(tensor, &resized, manifest)?;
         // The model is the dearer half.
         if is_over() {
             return Err(EmbedError::GivenUp);
@@ -227,13 +228,14 @@ pub(super) fn tensor_of(
 ) -> Result<Vec<f32>, EmbedError> {
     let mut tensor = tensor_for(manifest);
     let resized = resized(image, limits, manifest, &mut Resizer::new())?;
-    fill(&mut tensor, resized.as_rgb(), &manifest.input)?;
+    fill(&mut tensor, &resized, manifest)?;
     Ok(tensor)
 }
 
 fn tensor_for(manifest: &Manifest) -> Vec<f32> {
     let pixels = u64::from(manifest.geometry.width) * u64::from(manifest.geometry.height);
-    vec![0.0; usize::try_from(3 * pixels).unwrap_or(usize::MAX)]
+    let channels = manifest.input.colour.channels();
+    vec![0.0; channels * usize::try_from(pixels).unwrap_or(usize::MAX)]
 }
 
 /// Decodes an image and brings it to the model's size.
@@ -254,6 +256,12 @@ fn resized(
             EmbedError::Image(cause)
         }
     })
+}
+
+/// Fills the model's input with a resized image.
+fn fill(tensor: &mut [f32], resized: &Pixels, manifest: &Manifest) -> Result<(), EmbedError> {
+    tensor::fill(tensor, resized.as_rgb(), &manifest.input)
+        .map_err(|reason| EmbedError::Model { reason })
 }
 
 /// How much there is to see in a picture: the largest difference of a colour channel, in grey levels,
@@ -291,115 +299,4 @@ fn infer(engine: &mut Engine, tensor: &[f32]) -> Result<(Embedding, f64), EmbedE
     };
     let raw = raw.map_err(|reason| EmbedError::Model { reason })?;
     Embedding::with_length(raw).map_err(|cause| EmbedError::NoEmbedding { cause })
-}
-
-/// Writes RGB bytes as `(grey - mean) / std`, in the layout and channel order of the input.
-///
-/// Divides, rather than multiply by a reciprocal, to round as the reference pipelines do.
-fn fill(tensor: &mut [f32], rgb: &[u8], input: &Input) -> Result<(), EmbedError> {
-    if tensor.len() != rgb.len() {
-        let reason = format!("{} resized bytes for {} inputs", rgb.len(), tensor.len());
-        return Err(EmbedError::Model { reason });
-    }
-    let (pixels, _) = rgb.as_chunks::<3>();
-    let ([mean_r, mean_g, mean_b], [std_r, std_g, std_b]) = (input.mean, input.std);
-    let scale = |[r, g, b]: [u8; 3]| {
-        [
-            (f32::from(r) - mean_r) / std_r,
-            (f32::from(g) - mean_g) / std_g,
-            (f32::from(b) - mean_b) / std_b,
-        ]
-    };
-    match input.layout {
-        Layout::Nchw => {
-            let (first, rest) = tensor.split_at_mut(pixels.len());
-            let (green, last) = rest.split_at_mut(pixels.len());
-            let (red, blue) = match input.colour {
-                Colour::Rgb => (first, last),
-                Colour::Bgr => (last, first),
-            };
-            for (((pixel, r), g), b) in pixels.iter().zip(red).zip(green).zip(blue) {
-                [*r, *g, *b] = scale(*pixel);
-            }
-        }
-        Layout::Nhwc => {
-            let (targets, _) = tensor.as_chunks_mut::<3>();
-            for (target, pixel) in targets.iter_mut().zip(pixels) {
-                let [r, g, b] = scale(*pixel);
-                *target = match input.colour {
-                    Colour::Rgb => [r, g, b],
-                    Colour::Bgr => [b, g, r],
-                };
-            }
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn filled(layout: Layout, colour: Colour) -> Vec<f32> {
-        let name = "pixels".to_owned();
-        let (mean, std) = ([10.0, 20.0, 30.0], [1.0, 2.0, 4.0]);
-        let input = Input {
-            name,
-            layout,
-            colour,
-            background: [255; 3],
-            mean,
-            std,
-        };
-        let mut tensor = vec![0.0; 6];
-        fill(&mut tensor, &[10, 20, 30, 11, 24, 38], &input).unwrap();
-        tensor
-    }
-
-    #[test]
-    fn pixels_are_scaled_by_channel_and_laid_out_as_the_manifest_says() {
-        assert_eq!(
-            filled(Layout::Nchw, Colour::Rgb),
-            [0.0, 1.0, 0.0, 2.0, 0.0, 2.0]
-        );
-        assert_eq!(
-            filled(Layout::Nhwc, Colour::Rgb),
-            [0.0, 0.0, 0.0, 1.0, 2.0, 2.0]
-        );
-    }
-
-    #[test]
-    fn bgr_swaps_the_channels_and_keeps_each_ones_mean() {
-        let (mean, std) = ([9.0, 20.0, 34.0], [1.0, 1.0, 2.0]);
-        let name = "pixels".to_owned();
-        for layout in [Layout::Nchw, Layout::Nhwc] {
-            let colour = Colour::Bgr;
-            let input = Input {
-                name: name.clone(),
-                layout,
-                colour,
-                background: [255; 3],
-                mean,
-                std,
-            };
-            let mut tensor = vec![0.0; 3];
-            fill(&mut tensor, &[10, 22, 40], &input).unwrap();
-            assert_eq!(tensor, [3.0, 2.0, 1.0]);
-        }
-    }
-
-    #[test]
-    fn an_image_of_another_size_is_never_half_written() {
-        let name = "pixels".to_owned();
-        let (layout, colour) = (Layout::Nchw, Colour::Rgb);
-        let input = Input {
-            name,
-            layout,
-            colour,
-            background: [255; 3],
-            mean: [0.0; 3],
-            std: [1.0; 3],
-        };
-        assert!(fill(&mut [0.0; 6], &[1, 2, 3], &input).is_err());
-    }
 }

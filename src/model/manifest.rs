@@ -6,11 +6,13 @@ use std::path::PathBuf;
 
 use toml::{Table, Value};
 
-use crate::pixels::{Filter, Fit, Geometry, JpegScale};
+use crate::pixels::{
+    Conventions, Filter, Fit, Geometry, JpegScale, Margin, OpenCv, Place, Rounding,
+};
 
 use super::section::{
-    COLOUR, PATH, Section, choose, colour_of, inside, model_name, number, table_of, tensor_name,
-    text, triple, whole, words,
+    COLOUR, PATH, Section, choose, colour_of, inside, model_name, number, numbers, table_of,
+    tensor_name, text, whole, words,
 };
 
 /// The only version of the format so far.
@@ -57,10 +59,27 @@ pub(super) struct Input {
     pub(super) colour: Colour,
     /// Laid under transparent pixels.
     pub(super) background: [u8; 3],
-    /// Grey levels, in RGB order.
-    pub(super) mean: [f32; 3],
-    /// Grey levels, in RGB order.
-    pub(super) std: [f32; 3],
+    pub(super) scale: Scale,
+}
+
+/// How grey levels become numbers.
+pub(super) enum Scale {
+    /// By the same mean and spread for every image: one of each for each channel, in grey levels
+    /// and in RGB order.
+    Fixed { mean: Vec<f32>, std: Vec<f32> },
+    /// By the image's own.
+    Image,
+}
+
+impl Scale {
+    /// Whether grey levels stay as they are.
+    pub(super) fn is_none(&self) -> bool {
+        let (Self::Fixed { mean, std }, bits) = (self, |value: f32| value.to_bits()) else {
+            return false;
+        };
+        mean.iter().all(|mean| bits(mean.abs()) == 0)
+            && std.iter().all(|std| bits(*std) == bits(1.0))
+    }
 }
 
 /// The order of the tensor's axes.
@@ -75,6 +94,49 @@ pub(super) enum Layout {
 pub(super) enum Colour {
     Rgb,
     Bgr,
+    Grey,
+    Rgba,
+    Bgra,
+}
+
+/// What one channel of the tensor holds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Channel {
+    Red,
+    Green,
+    Blue,
+    Alpha,
+}
+
+impl Channel {
+    /// Its place in RGB order. Where all colours are grey, red is as good as any.
+    pub(super) fn place(self) -> usize {
+        match self {
+            Self::Red => 0,
+            Self::Green => 1,
+            Self::Blue => 2,
+            Self::Alpha => 3,
+        }
+    }
+}
+
+impl Colour {
+    /// The channels, as the tensor has them.
+    pub(super) fn order(self) -> &'static [Channel] {
+        use Channel::{Alpha, Blue, Green, Red};
+        match self {
+            Self::Rgb => &[Red, Green, Blue],
+            Self::Bgr => &[Blue, Green, Red],
+            Self::Grey => &[Red],
+            Self::Rgba => &[Red, Green, Blue, Alpha],
+            Self::Bgra => &[Blue, Green, Red, Alpha],
+        }
+    }
+
+    /// How many.
+    pub(super) fn channels(self) -> usize {
+        self.order().len()
+    }
 }
 
 /// How the output tensor becomes an embedding.
@@ -91,8 +153,12 @@ pub(super) enum Take {
     Vector,
     /// The first token of `[batch, tokens, d]`.
     FirstToken,
-    /// The mean of the tokens of `[batch, tokens, d]`.
-    MeanOfTokens,
+    /// The last one.
+    LastToken,
+    /// The one of this number, from 0.
+    Token(usize),
+    /// The mean of the tokens of `[batch, tokens, d]`, without so many at the beginning.
+    MeanOfTokens { skip: usize },
 }
 
 /// The image and the reference embedding that are compared when the model is opened.
@@ -103,19 +169,36 @@ pub(super) struct Golden {
 }
 
 const LAYOUTS: [(&str, Layout); 2] = [("nchw", Layout::Nchw), ("nhwc", Layout::Nhwc)];
-const COLOURS: [(&str, Colour); 2] = [("rgb", Colour::Rgb), ("bgr", Colour::Bgr)];
-const FILTERS: [(&str, Filter); 5] = [
+const COLOURS: [(&str, Colour); 5] = [
+    ("rgb", Colour::Rgb),
+    ("bgr", Colour::Bgr),
+    ("grey", Colour::Grey),
+    ("rgba", Colour::Rgba),
+    ("bgra", Colour::Bgra),
+];
+/// The filters by name; the first five are Pillow's.
+const FILTERS: [(&str, Filter); 9] = [
     ("box", Filter::Box),
     ("bilinear", Filter::Bilinear),
     ("hamming", Filter::Hamming),
     ("bicubic", Filter::Bicubic),
     ("lanczos", Filter::Lanczos),
+    ("opencv_linear", Filter::OpenCv(OpenCv::Linear)),
+    ("opencv_cubic", Filter::OpenCv(OpenCv::Cubic)),
+    ("opencv_lanczos4", Filter::OpenCv(OpenCv::Lanczos4)),
+    ("opencv_area", Filter::OpenCv(OpenCv::Area)),
 ];
+const SIDES: [(&str, Rounding); 2] = [("down", Rounding::Down), ("nearest", Rounding::Nearest)];
+const MARGINS: [(&str, Margin); 2] = [("even", Margin::Even), ("down", Margin::Down)];
+const PLACES: [(&str, Place); 2] = [("centre", Place::Centre), ("top_left", Place::TopLeft)];
 const JPEGS: [(&str, JpegScale); 2] = [("full", JpegScale::Full), ("reduced", JpegScale::Reduced)];
-const TAKES: [(&str, Take); 3] = [
+/// `token` and `mean_of_tokens` have a number beside them.
+const TAKES: [(&str, Take); 5] = [
     ("vector", Take::Vector),
     ("first_token", Take::FirstToken),
-    ("mean_of_tokens", Take::MeanOfTokens),
+    ("last_token", Take::LastToken),
+    ("token", Take::Token(0)),
+    ("mean_of_tokens", Take::MeanOfTokens { skip: 0 }),
 ];
 
 impl Manifest {
@@ -162,7 +245,13 @@ impl Manifest {
 
         let (file, sha256) = file?;
         let (input, width, height) = input?;
-        let (fit, filter, jpeg) = resize?;
+        let Resize {
+            fit,
+            filter,
+            jpeg,
+            conventions,
+        } = resize?;
+        let grey = input.colour == Colour::Grey;
         Some(Self {
             name: name?,
             description,
@@ -176,6 +265,8 @@ impl Manifest {
                 fit,
                 filter,
                 jpeg,
+                conventions,
+                grey,
             },
             output: output?,
             golden: golden?,
@@ -202,15 +293,16 @@ impl Manifest {
         Ok(self)
     }
 
-    /// Every key that changes an embedding, one a line, in a fixed order and spelling.
+    /// Every key that changes an embedding, one a line, in a fixed order and spelling. What has its
+    /// usual value, and was added to the format later, has no line: manifests from before keep their
+    /// fingerprints.
     pub(super) fn canonical(&self) -> String {
         let Input {
             name: _,
             layout,
             colour,
             background,
-            mean,
-            std,
+            scale,
         } = &self.input;
         let Geometry {
             width,
@@ -218,6 +310,9 @@ impl Manifest {
             fit,
             filter,
             jpeg,
+            conventions,
+            // As the colour says.
+            grey: _,
         } = &self.geometry;
         let Output {
             name,
@@ -233,21 +328,59 @@ impl Manifest {
         line("input.height", height);
         line("input.colour", &spelling(&COLOURS, *colour));
         line("input.background", &format_args!("{background:?}"));
-        line("input.mean", &format_args!("{mean:?}"));
-        line("input.std", &format_args!("{std:?}"));
-        match fit {
-            Fit::Squash => line("resize.fit", &"squash"),
-            Fit::Crop { short_side } => line("resize.fit", &format_args!("crop {short_side}")),
-            Fit::Pad { fill } => line("resize.fit", &format_args!("pad {fill:?}")),
+        match scale {
+            Scale::Fixed { mean, std } => {
+                line("input.mean", &format_args!("{mean:?}"));
+                line("input.std", &format_args!("{std:?}"));
+            }
+            Scale::Image => line("input.scale", &"image"),
+        }
+        line("resize.fit", &fit_text(fit));
+        for (key, convention) in convention_texts(conventions) {
+            line(key, &convention);
         }
         line("resize.filter", &spelling(&FILTERS, *filter));
         line("resize.jpeg", &spelling(&JPEGS, *jpeg));
         line("output.name", name);
-        line("output.take", &spelling(&TAKES, *take));
+        line("output.take", &take_text(*take));
         line("output.dimension", dimension);
         line("output.normalise", &"l2");
         lines
     }
+}
+
+fn fit_text(fit: &Fit) -> String {
+    match fit {
+        Fit::Squash => "squash".to_owned(),
+        Fit::SquashCrop { width, height } => format!("squash_crop {width} {height}"),
+        Fit::Crop { short_side } => format!("crop {short_side}"),
+        Fit::Pad { fill } => format!("pad {fill:?}"),
+    }
+}
+
+fn take_text(take: Take) -> String {
+    match take {
+        Take::Token(number) => format!("token {number}"),
+        Take::MeanOfTokens { skip } if 0 < skip => format!("mean_of_tokens from {skip}"),
+        Take::Vector | Take::FirstToken | Take::LastToken | Take::MeanOfTokens { .. } => {
+            spelling(&TAKES, take).to_owned()
+        }
+    }
+}
+
+/// Those that are not the usual ones.
+fn convention_texts(conventions: &Conventions) -> Vec<(&'static str, &'static str)> {
+    let Conventions {
+        side,
+        margin,
+        place,
+    } = *conventions;
+    let side = side.map(|side| ("resize.side", spelling(&SIDES, side)));
+    let margin = Some(margin).filter(|margin| *margin != Margin::default());
+    let margin = margin.map(|margin| ("resize.margin", spelling(&MARGINS, margin)));
+    let place = Some(place).filter(|place| *place != Place::default());
+    let place = place.map(|place| ("resize.place", spelling(&PLACES, place)));
+    [side, margin, place].into_iter().flatten().collect()
 }
 
 fn spelling<T: Copy + PartialEq>(spellings: &[(&'static str, T)], value: T) -> &'static str {
@@ -316,66 +449,202 @@ fn read_input(mut section: Section<'_>) -> Option<(Input, u32, u32)> {
     let height = section.required("height", &sides, |value| whole(value, 1..=SIDE_MAX));
     let colour = section.required("colour", &words(&COLOURS), |value| choose(&COLOURS, value));
     let background = section.optional("background", COLOUR, colour_of);
-    let mean = section.required(
-        "mean",
-        "three numbers from 0 to 255, in RGB order",
-        |value| triple(value, |item| number(item, 0.0..=255.0)),
-    );
-    // Values below one mean that the author thinks in 0..1, and would scale the input 255 times.
-    let allowed =
-        "three numbers from 1 to 1000 in grey levels (255 times those for 0..1), in RGB order";
-    let std = section.required("std", allowed, |value| {
-        triple(value, |item| number(item, 1.0..=1000.0))
-    });
+    let scale = read_scale(&mut section, colour.unwrap_or(Colour::Rgb));
     section.finish();
     let input = Input {
         name: name?,
         layout: layout?,
         colour: colour?,
         background: background.unwrap_or([255; 3]),
-        mean: mean?,
-        std: std?,
+        scale: scale?,
     };
     Some((input, width?, height?))
 }
 
-fn read_resize(
-    mut section: Section<'_>,
-    sides: Option<(u32, u32)>,
-) -> Option<(Fit, Filter, JpegScale)> {
-    let fits = [("squash", "squash"), ("crop", "crop"), ("pad", "pad")];
-    let fit = section.required("fit", &words(&fits), |value| choose(&fits, value));
+/// How the manifest writes [`Scale`].
+#[derive(Clone, Copy, PartialEq)]
+enum ScaleWord {
+    MeanStd,
+    Unit,
+    Grey,
+    Image,
+}
+
+const SCALES: [(&str, ScaleWord); 4] = [
+    ("mean_std", ScaleWord::MeanStd),
+    ("unit", ScaleWord::Unit),
+    ("none", ScaleWord::Grey),
+    ("image", ScaleWord::Image),
+];
+
+fn read_scale(section: &mut Section<'_>, colour: Colour) -> Option<Scale> {
+    let scale = section.optional("scale", &words(&SCALES), |value| choose(&SCALES, value));
+    let channels = colour.channels();
+    let fixed = |std: f32| Scale::Fixed {
+        mean: vec![0.0; channels],
+        std: vec![std; channels],
+    };
+    match scale.unwrap_or(ScaleWord::MeanStd) {
+        ScaleWord::MeanStd => {}
+        ScaleWord::Unit => return Some(fixed(255.0)),
+        ScaleWord::Grey => return Some(fixed(1.0)),
+        ScaleWord::Image => return Some(Scale::Image),
+    }
+    let (count, order) = match colour {
+        Colour::Rgb | Colour::Bgr => ("three numbers", "in RGB order"),
+        Colour::Grey => ("one number", "in a list"),
+        Colour::Rgba | Colour::Bgra => ("four numbers", "in RGBA order"),
+    };
+    let allowed = format!("{count} from 0 to 255, {order}");
+    let mean = section.required("mean", &allowed, |value| {
+        numbers(value, channels, 0.0..=255.0)
+    });
+    // Values below one mean that the author thinks in 0..1, and would scale the input 255 times.
+    let allowed =
+        format!("{count} from 1 to 1000 in grey levels (255 times those for 0..1), {order}");
+    let std = section.required("std", &allowed, |value| {
+        numbers(value, channels, 1.0..=1000.0)
+    });
+    Some(Scale::Fixed {
+        mean: mean?,
+        std: std?,
+    })
+}
+
+/// The table `[resize]`.
+struct Resize {
+    fit: Fit,
+    filter: Filter,
+    jpeg: JpegScale,
+    conventions: Conventions,
+}
+
+/// How the manifest writes [`Fit`].
+#[derive(Clone, Copy, PartialEq)]
+enum FitWord {
+    Squash,
+    SquashCrop,
+    Crop,
+    Pad,
+}
+
+const FITS: [(&str, FitWord); 4] = [
+    ("squash", FitWord::Squash),
+    ("crop", FitWord::Crop),
+    ("pad", FitWord::Pad),
+    ("squash_crop", FitWord::SquashCrop),
+];
+
+fn read_resize(mut section: Section<'_>, sides: Option<(u32, u32)>) -> Option<Resize> {
+    let word = section.required("fit", &words(&FITS), |value| choose(&FITS, value));
     let filter = section.required("filter", &words(&FILTERS), |value| choose(&FILTERS, value));
-    let short_side_min = sides.map_or(1, |(width, height)| width.max(height));
-    let allowed = format!(
-        "a whole number from {short_side_min} (the larger of width and height) to {}",
-        2 * SIDE_MAX
-    );
-    let short_side = |value: &Value| whole(value, short_side_min..=2 * SIDE_MAX);
-    let fit = match fit {
-        Some("crop") => section
+    let fit = read_fit(&mut section, word, sides);
+    let mut conventions = Conventions::default();
+    // A key that changes nothing here would be a mistake, so that each is known only where it does.
+    if word.is_none_or(|word| matches!(word, FitWord::Crop | FitWord::Pad)) {
+        conventions.side = section.optional("side", &words(&SIDES), |value| choose(&SIDES, value));
+    }
+    if word.is_none_or(|word| matches!(word, FitWord::Crop | FitWord::SquashCrop)) {
+        let margin = section.optional("margin", &words(&MARGINS), |value| choose(&MARGINS, value));
+        conventions.margin = margin.unwrap_or_default();
+    }
+    if word.is_none_or(|word| word == FitWord::Pad) {
+        let place = section.optional("place", &words(&PLACES), |value| choose(&PLACES, value));
+        conventions.place = place.unwrap_or_default();
+    }
+    // The usual one, said outright, is the usual one.
+    let usual = match word {
+        Some(FitWord::Pad) => Rounding::Nearest,
+        Some(FitWord::Squash | FitWord::SquashCrop | FitWord::Crop) | None => Rounding::Down,
+    };
+    conventions.side = conventions.side.filter(|side| *side != usual);
+    let (mut jpegs, mut allowed) = (&JPEGS[..], words(&JPEGS));
+    if matches!(filter, Some(Filter::OpenCv(_))) {
+        // These take single pixels, and a reduced JPEG has none of its own.
+        jpegs = jpegs.get(..1).unwrap_or_default();
+        allowed = format!("{} with a filter of OpenCV", words(jpegs));
+    }
+    let jpeg = section.optional("jpeg", &allowed, |value| choose(jpegs, value));
+    section.finish();
+    Some(Resize {
+        fit: fit?,
+        filter: filter?,
+        jpeg: jpeg.unwrap_or(JpegScale::Full),
+        conventions,
+    })
+}
+
+fn read_fit(
+    section: &mut Section<'_>,
+    word: Option<FitWord>,
+    sides: Option<(u32, u32)>,
+) -> Option<Fit> {
+    let (width_min, height_min) = sides.unwrap_or((1, 1));
+    let most = 2 * SIDE_MAX;
+    let short_side_min = width_min.max(height_min);
+    let allowed =
+        format!("a whole number from {short_side_min} (the larger of width and height) to {most}");
+    let short_side = |value: &Value| whole(value, short_side_min..=most);
+    match word {
+        Some(FitWord::Crop) => section
             .required("short_side", &allowed, short_side)
             .map(|short_side| Fit::Crop { short_side }),
-        Some("pad") => Some(Fit::Pad {
+        Some(FitWord::SquashCrop) => {
+            let mut scaled = |key, least: u32| {
+                let allowed = format!("a whole number from {least} (the input's) to {most}");
+                section.required(key, &allowed, |value| whole(value, least..=most))
+            };
+            let (width, height) = (
+                scaled("scaled_width", width_min),
+                scaled("scaled_height", height_min),
+            );
+            Some(Fit::SquashCrop {
+                width: width?,
+                height: height?,
+            })
+        }
+        Some(FitWord::Pad) => Some(Fit::Pad {
             fill: section
                 .optional("fill", COLOUR, colour_of)
                 .unwrap_or([0; 3]),
         }),
-        Some(_) => Some(Fit::Squash),
+        Some(FitWord::Squash) => Some(Fit::Squash),
         None => {
             section.optional("short_side", &allowed, short_side);
             section.optional("fill", COLOUR, colour_of);
+            for key in ["scaled_width", "scaled_height"] {
+                section.optional(key, "a whole number", |value| whole(value, 1..=most));
+            }
             None
         }
-    };
-    let jpeg = section.optional("jpeg", &words(&JPEGS), |value| choose(&JPEGS, value));
-    section.finish();
-    Some((fit?, filter?, jpeg.unwrap_or(JpegScale::Full)))
+    }
 }
+
+/// Ten times the tokens of the largest picture model in common use.
+const TOKENS_MAX: u32 = 65_536;
 
 fn read_output(mut section: Section<'_>) -> Option<Output> {
     let name = section.required("name", "a text that is not empty", tensor_name);
     let take = section.optional("take", &words(&TAKES), |value| choose(&TAKES, value));
+    let take = match take.unwrap_or(Take::Vector) {
+        Take::Token(_) => {
+            let allowed = format!("the token's number, from 0 to {}", TOKENS_MAX - 1);
+            let number =
+                section.required("token", &allowed, |value| whole(value, 0..=TOKENS_MAX - 1));
+            number.and_then(|number| Some(Take::Token(usize::try_from(number).ok()?)))
+        }
+        Take::MeanOfTokens { .. } => {
+            let allowed = format!(
+                "how many tokens at the beginning have no part in the mean, from 0 to {TOKENS_MAX}"
+            );
+            let skip = section.optional("skip_tokens", &allowed, |value| {
+                whole(value, 0..=TOKENS_MAX)
+            });
+            let skip = usize::try_from(skip.unwrap_or(0)).ok();
+            skip.map(|skip| Take::MeanOfTokens { skip })
+        }
+        take @ (Take::Vector | Take::FirstToken | Take::LastToken) => Some(take),
+    };
     let allowed = format!("a whole number from 1 to {DIMENSION_MAX}");
     let dimension = section.required("dimension", &allowed, |value| {
         whole(value, 1..=DIMENSION_MAX)
@@ -386,7 +655,7 @@ fn read_output(mut section: Section<'_>) -> Option<Output> {
     section.finish();
     Some(Output {
         name: name?,
-        take: take.unwrap_or(Take::Vector),
+        take: take?,
         dimension: usize::try_from(dimension?).ok()?,
     })
 }
@@ -544,6 +813,36 @@ mod tests {
             "resize.filter = \"area\": allowed is \"box\" or \"bilinear\"",
         ),
         (
+            "\"bilinear\"",
+            "\"opencv_linear\"\njpeg = \"reduced\"",
+            "resize.jpeg = \"reduced\": allowed is \"full\" with a filter of OpenCV",
+        ),
+        (
+            "\"squash\"",
+            "\"squash_crop\"\nscaled_width = 3\nscaled_height = 2",
+            "resize.scaled_width = 3: allowed is a whole number from 4",
+        ),
+        (
+            "\"squash\"",
+            "\"squash\"\nplace = \"top_left\"",
+            "resize.place = \"top_left\": unknown key",
+        ),
+        (
+            "\"squash\"",
+            "\"pad\"\nplace = \"bottom\"",
+            "resize.place = \"bottom\": allowed is \"centre\" or \"top_left\"",
+        ),
+        (
+            "colour = \"rgb\"",
+            "colour = \"rgb\"\nscale = \"half\"",
+            "input.scale = \"half\": allowed is \"mean_std\" or \"unit\"",
+        ),
+        (
+            "dimension = 24",
+            "dimension = 24\ntake = \"token\"",
+            "output.token is missing: allowed is the token's number",
+        ),
+        (
             "normalise = \"l2\"",
             "normalise = \"none\"",
             "output.normalise = \"none\": allowed is \"l2\"",
@@ -572,6 +871,108 @@ mod tests {
             assert_eq!(found.len(), 1, "{bad}: {found:?}");
             assert!(found[0].contains(expected), "{bad}: {found:?}");
         }
+    }
+
+    fn canonical_with(good: &str, other: &str) -> String {
+        assert!(GOOD.contains(good), "{good}");
+        let parsed = Manifest::parse(&GOOD.replacen(good, other, 1));
+        parsed
+            .unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
+            .canonical()
+    }
+
+    #[test]
+    fn every_way_to_prepare_an_image_has_a_fingerprint_of_its_own() {
+        let (mean, scaled) = (
+            "mean = [127, 127.5, 0]\n        std = [128.0, 1, 58.395]",
+            "scaled_width = 8\nscaled_height = 8",
+        );
+        let crop = "fit = \"crop\"\nshort_side = 8";
+        let changes: Vec<(&str, String, &str)> = vec![
+            (
+                "fit = \"squash\"",
+                format!("fit = \"squash_crop\"\n{scaled}"),
+                "squash_crop 8 8\n",
+            ),
+            (
+                "fit = \"squash\"",
+                format!("{crop}\nmargin = \"down\""),
+                "resize.margin = down\n",
+            ),
+            (
+                "fit = \"squash\"",
+                format!("{crop}\nside = \"nearest\""),
+                "resize.side = nearest\n",
+            ),
+            (
+                "fit = \"squash\"",
+                "fit = \"pad\"\nplace = \"top_left\"".into(),
+                "place = top_left\n",
+            ),
+            (
+                "fit = \"squash\"",
+                "fit = \"pad\"\nside = \"down\"".into(),
+                "resize.side = down\n",
+            ),
+            (
+                "\"bilinear\"",
+                "\"opencv_area\"".into(),
+                "resize.filter = opencv_area\n",
+            ),
+            (mean, "scale = \"image\"".into(), "input.scale = image\n"),
+            (
+                mean,
+                "scale = \"unit\"".into(),
+                "input.std = [255.0, 255.0, 255.0]\n",
+            ),
+            (
+                "dimension = 24",
+                "dimension = 24\ntake = \"last_token\"".into(),
+                "take = last_token\n",
+            ),
+            (
+                "dimension = 24",
+                "dimension = 24\ntake = \"token\"\ntoken = 3".into(),
+                "take = token 3\n",
+            ),
+            (
+                "dimension = 24",
+                "dimension = 24\ntake = \"mean_of_tokens\"\nskip_tokens = 1".into(),
+                "take = mean_of_tokens from 1\n",
+            ),
+        ];
+        for (good, other, expected) in &changes {
+            let found = canonical_with(good, other);
+            assert!(found.contains(expected), "{other}: {found}");
+        }
+        let grey = GOOD.replacen("\"rgb\"", "\"grey\"", 1);
+        let grey = grey.replacen(mean, "mean = [127]\nstd = [128]", 1);
+        let grey = Manifest::parse(&grey).ok().unwrap();
+        assert!(grey.geometry.grey);
+        assert!(grey.canonical().contains("colour = grey\n"));
+    }
+
+    #[test]
+    fn the_usual_said_outright_is_the_same_model() {
+        let crop = "fit = \"crop\"\nshort_side = 8";
+        let usual = format!("{crop}\nside = \"down\"\nmargin = \"even\"");
+        let pad = "fit = \"pad\"\nfill = [0, 0, 0]\nside = \"nearest\"\nplace = \"centre\"";
+        let squash = "fit = \"squash\"";
+        let mean = "mean = [127, 127.5, 0]";
+        assert_eq!(canonical_with(squash, crop), canonical_with(squash, &usual));
+        assert_eq!(
+            canonical_with(squash, "fit = \"pad\""),
+            canonical_with(squash, pad)
+        );
+        assert_eq!(
+            canonical_with(mean, mean),
+            canonical_with(mean, &format!("scale = \"mean_std\"\n{mean}"))
+        );
+        let tokens = "dimension = 24\ntake = \"mean_of_tokens\"";
+        assert_eq!(
+            canonical_with("dimension = 24", tokens),
+            canonical_with("dimension = 24", &format!("{tokens}\nskip_tokens = 0"))
+        );
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod queue;
 pub mod runtime;
 mod section;
 mod session;
+mod tensor;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -340,12 +341,11 @@ impl ImageModel {
             self.first = Mutex::new(Some(self.embedder(session)));
             return Ok(());
         }
-        if session.batches() {
-            let doubled = std::iter::successors(Some(2), |size| Some(2 * size));
-            let sizes = doubled.take_while(|size| *size < batch_max);
-            for images in sizes.chain([batch_max]) {
-                self.check(&mut session, images)?;
-            }
+        let batch_max = batch_max.min(session.images_max());
+        let doubled = std::iter::successors(Some(2), |size| Some(2 * size));
+        let sizes = doubled.take_while(|size| *size < batch_max);
+        for images in sizes.chain([batch_max]).filter(|images| 1 < *images) {
+            self.check(&mut session, images)?;
         }
         self.batcher = Some(Batcher::start(session, batch_max)?);
         Ok(())

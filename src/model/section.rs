@@ -158,7 +158,14 @@ pub(super) fn number(value: &Value, range: RangeInclusive<f32>) -> Option<f32> {
     range.contains(&number).then_some(number)
 }
 
-pub(super) fn triple<T>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Option<[T; 3]> {
+/// A list of so many numbers.
+pub(super) fn numbers(value: &Value, count: usize, range: RangeInclusive<f32>) -> Option<Vec<f32>> {
+    let items = value.as_array().filter(|items| items.len() == count)?;
+    let numbers = items.iter().map(|item| number(item, range.clone()));
+    numbers.collect()
+}
+
+fn triple<T>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Option<[T; 3]> {
     let items: Option<Vec<T>> = value.as_array()?.iter().map(read).collect();
     items?.try_into().ok()
 }

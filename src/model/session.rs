@@ -4,7 +4,7 @@ use ort::ep::cuda::ConvAlgorithmSearch;
 use ort::ep::{self, ExecutionProvider as _};
 use ort::session::Session as OrtSession;
 use ort::session::builder::{AutoDevicePolicy, SessionBuilder};
-use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
+use ort::value::{DynValue, Outlet, Tensor, TensorElementType, TensorRef, ValueType};
 
 use super::manifest::{Layout, Manifest, Output, Take};
 use super::onnx::{self, OnnxError};
@@ -44,12 +44,46 @@ pub(super) struct Session {
     session: OrtSession,
     /// Of one image.
     shape: [i64; 4],
-    /// Whether the model leaves open how many images it is given.
-    batches: bool,
+    /// How many images the model is given at once; `None` where it leaves that open.
+    batch: Option<usize>,
+    element: Element,
     output: String,
     take: Take,
     dimension: usize,
 }
+
+/// The types of number in which a model takes an image.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Element {
+    F32,
+    F16,
+    F64,
+    /// Grey levels, without a scale.
+    U8,
+}
+
+impl Element {
+    fn of(ty: TensorElementType) -> Option<Self> {
+        let all = [
+            (TensorElementType::Float32, Self::F32),
+            (TensorElementType::Float16, Self::F16),
+            (TensorElementType::Float64, Self::F64),
+            (TensorElementType::Uint8, Self::U8),
+        ];
+        let mut all = all.into_iter();
+        all.find(|(known, _)| *known == ty)
+            .map(|(_, element)| element)
+    }
+}
+
+/// The types of number in which a model may give an embedding.
+const OUTPUTS: [TensorElementType; 5] = [
+    TensorElementType::Float32,
+    TensorElementType::Float16,
+    TensorElementType::Float64,
+    TensorElementType::Uint8,
+    TensorElementType::Int8,
+];
 
 /// Why a provider cannot be used with this runtime, before any model is looked at.
 pub(super) fn missing(provider: Provider, runtime: &Runtime) -> Option<String> {
@@ -79,25 +113,20 @@ impl Session {
         onnx: &[u8],
         manifest: &Manifest,
     ) -> Result<Self, CreateError> {
-        onnx::check(onnx).map_err(CreateError::Onnx)?;
-        let session = builder
-            .and_then(|mut builder| builder.commit_from_memory(onnx))
-            .map_err(|cause| CreateError::Refused(cause.to_string()))?;
-        let mistakes = interface_mistakes(&session, manifest);
-        if !mistakes.is_empty() {
+        let session = open(builder, onnx)?;
+        let interface = Interface::of(&session, manifest);
+        if !interface.mistakes.is_empty() {
             let has = format!(
                 "inputs {}; outputs {}",
                 listed(session.inputs()),
                 listed(session.outputs())
             );
+            let mistakes = interface.mistakes;
             return Err(CreateError::Interface { mistakes, has });
         }
-        let outlets = session.inputs().iter().chain(session.outputs());
-        let mut shapes = outlets.filter(|outlet| {
-            [&manifest.input.name, &manifest.output.name].contains(&&outlet.name().to_owned())
-        });
         Ok(Self {
-            batches: shapes.all(|outlet| is_open(outlet.dtype())),
+            batch: interface.batch,
+            element: interface.element.unwrap_or(Element::F32),
             session,
             shape: tensor_shape(manifest),
             output: manifest.output.name.clone(),
@@ -106,9 +135,9 @@ impl Session {
         })
     }
 
-    /// Whether it runs several images at once.
-    pub(super) fn batches(&self) -> bool {
-        self.batches
+    /// How many images it runs at once, at most.
+    pub(super) fn images_max(&self) -> usize {
+        self.batch.unwrap_or(usize::MAX)
     }
 
     /// The embedding of one input tensor, as the model gives it: not normalised, perhaps not finite.
@@ -120,42 +149,140 @@ impl Session {
             .ok_or_else(|| String::from("no embedding"))
     }
 
-    /// The embeddings of `images` input tensors, one behind the other.
+    /// The embeddings of `images` input tensors, one behind the other. A model that takes a fixed
+    /// number of images gets the last one again in the places that are left.
     pub(super) fn run_batch(
         &mut self,
         tensors: &[f32],
         images: usize,
     ) -> Result<Vec<Vec<f32>>, String> {
+        let batch = match self.batch {
+            Some(batch) if batch != images => batch,
+            Some(_) | None => return self.run_whole(tensors, images),
+        };
+        let each = tensors.len() / images.max(1);
+        let mut embeddings = Vec::with_capacity(images);
+        for some in tensors.chunks(each.max(1) * batch) {
+            let mut filled = some.to_vec();
+            let last = some.len().saturating_sub(each);
+            while filled.len() < each * batch {
+                filled.extend(some.get(last..).unwrap_or_default());
+            }
+            let wanted = some.len() / each.max(1);
+            embeddings.extend(self.run_whole(&filled, batch)?.into_iter().take(wanted));
+        }
+        Ok(embeddings)
+    }
+
+    /// Exactly so many images as the model takes.
+    fn run_whole(&mut self, tensors: &[f32], images: usize) -> Result<Vec<Vec<f32>>, String> {
         let [_, rest @ ..] = self.shape;
         let [first, second, third] = rest;
         let count = i64::try_from(images).map_err(|e| e.to_string())?;
         let shape = [count, first, second, third];
-        let input = TensorRef::from_array_view((shape, tensors)).map_err(|e| e.to_string())?;
-        let outputs = self
-            .session
-            .run(ort::inputs![input])
-            .map_err(|e| e.to_string())?;
+        let outputs = if self.element == Element::F32 {
+            let input = TensorRef::from_array_view((shape, tensors)).map_err(|e| e.to_string())?;
+            self.session.run(ort::inputs![input])
+        } else {
+            let input = converted(self.element, shape, tensors).map_err(|e| e.to_string())?;
+            self.session.run(ort::inputs![input])
+        };
+        let outputs = outputs.map_err(|e| e.to_string())?;
         let output = outputs
             .get(&self.output)
             .ok_or_else(|| format!("no output {:?}", self.output))?;
-        let (shape, values) = output
-            .try_extract_tensor::<f32>()
-            .map_err(|e| e.to_string())?;
+        let (shape, values) = numbers(output).map_err(|e| e.to_string())?;
         let each = values.len().checked_div(images).unwrap_or(0).max(1);
         let embeddings = values.chunks(each);
         let embeddings = embeddings.map(|values| take(self.take, self.dimension, values));
         let embeddings: Option<Vec<Vec<f32>>> = embeddings.collect();
-        let counted = shape.first() == Some(&count);
+        let counted = shape.first() == Some(&count) && axes_fit(self.take, self.dimension, &shape);
         embeddings
             .filter(|embeddings| counted && embeddings.len() == images)
             .ok_or_else(|| {
                 let wanted = shape_text(self.take, self.dimension);
                 format!(
-                    "output {:?} of {images} images has the shape {shape}, not {wanted} for each",
+                    "output {:?} of {images} images has the shape {shape:?}, not {wanted} for each",
                     self.output
                 )
             })
     }
+}
+
+/// A session of any model, of bytes that are all of it.
+pub(super) fn open(
+    builder: ort::Result<SessionBuilder>,
+    onnx: &[u8],
+) -> Result<OrtSession, CreateError> {
+    onnx::check(onnx).map_err(CreateError::Onnx)?;
+    builder
+        .and_then(|mut builder| builder.commit_from_memory(onnx))
+        .map_err(|cause| CreateError::Refused(cause.to_string()))
+}
+
+/// The numbers in the type that the model takes.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "only grey levels become u8, see `Interface`"
+)]
+fn converted(element: Element, shape: [i64; 4], numbers: &[f32]) -> ort::Result<DynValue> {
+    let numbers = numbers.iter().copied();
+    Ok(match element {
+        Element::F32 => Tensor::from_array((shape, numbers.collect::<Vec<f32>>()))?.into_dyn(),
+        Element::F16 => {
+            let halves = numbers.map(half::f16::from_f32);
+            Tensor::from_array((shape, halves.collect::<Vec<_>>()))?.into_dyn()
+        }
+        Element::F64 => {
+            let doubles = numbers.map(f64::from);
+            Tensor::from_array((shape, doubles.collect::<Vec<_>>()))?.into_dyn()
+        }
+        Element::U8 => {
+            let levels = numbers.map(|level| level as u8);
+            Tensor::from_array((shape, levels.collect::<Vec<_>>()))?.into_dyn()
+        }
+    })
+}
+
+/// An output's shape and its numbers, whatever their type.
+fn numbers(output: &DynValue) -> ort::Result<(Vec<i64>, Vec<f32>)> {
+    let ty = match output.dtype() {
+        ValueType::Tensor { ty, .. } => *ty,
+        ValueType::Sequence(_) | ValueType::Map { .. } | ValueType::Optional(_) => {
+            TensorElementType::Undefined
+        }
+    };
+    if ty == TensorElementType::Float16 {
+        let (shape, values) = output.try_extract_tensor::<half::f16>()?;
+        let values = values.iter().map(|value| value.to_f32());
+        return Ok((shape.to_vec(), values.collect()));
+    }
+    if ty == TensorElementType::Float64 {
+        let (shape, values) = output.try_extract_tensor::<f64>()?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "rounded to the precision of embeddings"
+        )]
+        let values = values.iter().map(|value| *value as f32);
+        return Ok((shape.to_vec(), values.collect()));
+    }
+    if ty == TensorElementType::Uint8 {
+        let (shape, values) = output.try_extract_tensor::<u8>()?;
+        return Ok((
+            shape.to_vec(),
+            values.iter().copied().map(f32::from).collect(),
+        ));
+    }
+    if ty == TensorElementType::Int8 {
+        let (shape, values) = output.try_extract_tensor::<i8>()?;
+        return Ok((
+            shape.to_vec(),
+            values.iter().copied().map(f32::from).collect(),
+        ));
+    }
+    let (shape, values) = output.try_extract_tensor::<f32>()?;
+    Ok((shape.to_vec(), values.to_vec()))
 }
 
 /// Why no session could be made.
@@ -214,9 +341,10 @@ fn tensor_shape(manifest: &Manifest) -> [i64; 4] {
         i64::from(manifest.geometry.width),
         i64::from(manifest.geometry.height),
     );
+    let channels = i64::try_from(manifest.input.colour.channels()).unwrap_or(3);
     match manifest.input.layout {
-        Layout::Nchw => [1, 3, height, width],
-        Layout::Nhwc => [1, height, width, 3],
+        Layout::Nchw => [1, channels, height, width],
+        Layout::Nhwc => [1, height, width, channels],
     }
 }
 
@@ -224,16 +352,16 @@ fn tensor_shape(manifest: &Manifest) -> [i64; 4] {
 fn take(take: Take, dimension: usize, values: &[f32]) -> Option<Vec<f32>> {
     match take {
         Take::Vector => (values.len() == dimension).then(|| values.to_vec()),
-        Take::FirstToken => {
-            let whole = values.len().is_multiple_of(dimension);
-            values
-                .get(..dimension)
-                .filter(|_| whole)
-                .map(<[f32]>::to_vec)
+        Take::FirstToken => token(dimension, values, 0),
+        Take::Token(number) => token(dimension, values, number),
+        Take::LastToken => {
+            let count = values.len() / dimension;
+            token(dimension, values, count.checked_sub(1)?)
         }
-        Take::MeanOfTokens => {
-            let tokens = values.chunks_exact(dimension);
-            if tokens.len() == 0 || !tokens.remainder().is_empty() {
+        Take::MeanOfTokens { skip } => {
+            let whole = values.len().is_multiple_of(dimension);
+            let tokens = values.chunks_exact(dimension).skip(skip);
+            if tokens.len() == 0 || !whole {
                 return None;
             }
             // The sum has the mean's direction, and direction is all that an embedding keeps; in
@@ -258,73 +386,156 @@ fn take(take: Take, dimension: usize, values: &[f32]) -> Option<Vec<f32>> {
     }
 }
 
+/// One of the tokens, from 0.
+fn token(dimension: usize, values: &[f32], number: usize) -> Option<Vec<f32>> {
+    let whole = values.len().is_multiple_of(dimension);
+    let mut tokens = values.chunks_exact(dimension);
+    tokens.nth(number).filter(|_| whole).map(<[f32]>::to_vec)
+}
+
 // === The model's interface against the manifest ===
 
-fn interface_mistakes(session: &OrtSession, manifest: &Manifest) -> Vec<String> {
-    let mut mistakes = Vec::new();
-    let name = &manifest.input.name;
-    match session.inputs() {
-        [input] if input.name() == name => {
-            let wanted = tensor_shape(manifest);
-            if !fits(input.dtype(), &wanted.map(Some)) {
-                mistakes.push(format!(
-                    "input {name:?} must take f32 {wanted:?} by input.layout, width and height"
-                ));
-            }
-        }
-        _ => mistakes.push(format!(
-            "input.name = {name:?} must be the model's only input"
-        )),
-    }
-    let Output {
-        name,
-        dimension,
-        take,
-    } = &manifest.output;
-    let Some(output) = session
-        .outputs()
-        .iter()
-        .find(|output| output.name() == name)
-    else {
-        mistakes.push(format!(
-            "output.name = {name:?} must be one of the model's outputs"
-        ));
-        return mistakes;
-    };
-    let width = i64::try_from(*dimension).ok();
-    let shape: &[Option<i64>] = match take {
-        Take::Vector => &[Some(1), width],
-        Take::FirstToken | Take::MeanOfTokens => &[Some(1), None, width],
-    };
-    if !fits(output.dtype(), shape) {
-        let wanted = shape_text(*take, *dimension);
-        mistakes.push(format!(
-            "output {name:?} must give f32 {wanted} by output.take and output.dimension"
-        ));
-    }
-    mistakes
+/// What a session's inputs and outputs are to the manifest.
+struct Interface {
+    mistakes: Vec<String>,
+    batch: Option<usize>,
+    element: Option<Element>,
 }
 
-/// Whether a declared type can be an f32 tensor of this shape. -1 is a length the model leaves open.
-fn fits(declared: &ValueType, wanted: &[Option<i64>]) -> bool {
-    let ValueType::Tensor {
-        ty: TensorElementType::Float32,
-        shape,
-        ..
-    } = declared
-    else {
+impl Interface {
+    fn of(session: &OrtSession, manifest: &Manifest) -> Self {
+        let mut interface = Self {
+            mistakes: Vec::new(),
+            batch: None,
+            element: None,
+        };
+        let mut batches = [
+            interface.look_at_input(session.inputs(), manifest),
+            interface.look_at_output(session.outputs(), &manifest.output),
+        ]
+        .into_iter()
+        .flatten();
+        interface.batch = batches.next();
+        if let (Some(input), Some(output)) = (interface.batch, batches.next())
+            && input != output
+        {
+            interface.mistakes.push(format!(
+                "the model takes {input} images at once and gives {output} results, so that none \
+                 can be told from the others; export it with a batch of 1 or an open one"
+            ));
+        }
+        interface
+    }
+
+    /// Returns the number of images that the input takes, where it is fixed.
+    fn look_at_input(&mut self, inputs: &[Outlet], manifest: &Manifest) -> Option<usize> {
+        let name = &manifest.input.name;
+        let input = match inputs {
+            [input] if input.name() == name => input,
+            _ => {
+                self.mistakes.push(format!(
+                    "input.name = {name:?} must be the model's only input"
+                ));
+                return None;
+            }
+        };
+        let wanted = tensor_shape(manifest);
+        let ValueType::Tensor { ty, shape, .. } = input.dtype() else {
+            self.mistakes
+                .push(format!("input {name:?} must take a tensor"));
+            return None;
+        };
+        self.element = Element::of(*ty);
+        if self.element.is_none() {
+            self.mistakes.push(format!(
+                "input {name:?} takes {ty}, which is not supported; f32, f16, f64 and u8 are: put a \
+                 Cast from one of them before it"
+            ));
+        }
+        if self.element == Some(Element::U8) && !manifest.input.scale.is_none() {
+            self.mistakes.push(format!(
+                "input {name:?} takes u8, which holds grey levels as they are: input.scale has to be \
+                 \"none\""
+            ));
+        }
+        let mut axes = shape.iter().zip(wanted);
+        let batch = axes.next().map(|(batch, _)| *batch);
+        let fits = shape.len() == wanted.len()
+            && batch.is_some_and(|batch| batch == -1 || 0 < batch)
+            && axes.all(|(length, wanted)| *length == -1 || *length == wanted);
+        if !fits {
+            self.mistakes.push(format!(
+                "input {name:?} must take f32 {wanted:?} by input.layout, colour, width and height"
+            ));
+        }
+        batch.and_then(|batch| usize::try_from(batch).ok())
+    }
+
+    /// Returns the number of images that the output is for, where it is fixed.
+    fn look_at_output(&mut self, outputs: &[Outlet], output: &Output) -> Option<usize> {
+        let Output {
+            name,
+            dimension,
+            take,
+        } = output;
+        let Some(output) = outputs.iter().find(|output| output.name() == name) else {
+            self.mistakes.push(format!(
+                "output.name = {name:?} must be one of the model's outputs"
+            ));
+            return None;
+        };
+        let ValueType::Tensor { ty, shape, .. } = output.dtype() else {
+            self.mistakes
+                .push(format!("output {name:?} must give a tensor"));
+            return None;
+        };
+        if !OUTPUTS.contains(ty) {
+            self.mistakes.push(format!(
+                "output {name:?} gives {ty}, which is not supported; f32, f16, f64, u8 and i8 are: \
+                 put a Cast to one of them behind it"
+            ));
+        }
+        if !axes_fit(*take, *dimension, shape) {
+            let wanted = shape_text(*take, *dimension);
+            self.mistakes.push(format!(
+                "output {name:?} must give f32 {wanted} by output.take and output.dimension"
+            ));
+        }
+        let batch = shape.first().copied();
+        batch.and_then(|batch| usize::try_from(batch).ok())
+    }
+}
+
+/// Whether a shape can be that of an output: -1 is a length that the model leaves open. Behind the
+/// batch a vector has one axis of its length, and perhaps some of 1, as a pooling leaves them.
+fn axes_fit(take: Take, dimension: usize, shape: &[i64]) -> bool {
+    let Ok(width) = i64::try_from(dimension) else {
         return false;
     };
-    shape.len() == wanted.len()
-        && shape
-            .iter()
-            .zip(wanted)
-            .all(|(length, wanted)| *length == -1 || wanted.is_none_or(|wanted| *length == wanted))
-}
-
-/// Whether the first axis, that of the images, has no fixed length.
-fn is_open(declared: &ValueType) -> bool {
-    matches!(declared, ValueType::Tensor { shape, .. } if shape.first() == Some(&-1))
+    let Some((_batch, axes)) = shape.split_first() else {
+        return false;
+    };
+    let number = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    let enough = |least: i64| {
+        matches!(axes, [tokens, last] if (*tokens == -1 || least <= *tokens)
+            && (*last == -1 || *last == width))
+    };
+    match take {
+        Take::Vector => {
+            let others = axes.iter().filter(|length| **length != 1);
+            let known = others.clone().filter(|length| **length != -1);
+            let open = others.count() - known.clone().count();
+            let known: Vec<&i64> = known.collect();
+            match known.as_slice() {
+                [] => !axes.is_empty() && (0 < open || width == 1),
+                [only] => **only == width,
+                _ => false,
+            }
+        }
+        Take::FirstToken | Take::LastToken => enough(1),
+        Take::Token(at) => enough(number(at) + 1),
+        Take::MeanOfTokens { skip } => enough(number(skip) + 1),
+    }
 }
 
 fn listed(outlets: &[Outlet]) -> String {
@@ -338,7 +549,14 @@ fn listed(outlets: &[Outlet]) -> String {
 fn shape_text(take: Take, dimension: usize) -> String {
     match take {
         Take::Vector => format!("[1, {dimension}]"),
-        Take::FirstToken | Take::MeanOfTokens => format!("[1, tokens, {dimension}]"),
+        Take::FirstToken | Take::LastToken => format!("[1, tokens, {dimension}]"),
+        Take::Token(number) => {
+            format!("[1, tokens, {dimension}] with more than {number} tokens")
+        }
+        Take::MeanOfTokens { skip: 0 } => format!("[1, tokens, {dimension}]"),
+        Take::MeanOfTokens { skip } => {
+            format!("[1, tokens, {dimension}] with more than {skip} tokens")
+        }
     }
 }
 
@@ -348,17 +566,58 @@ mod tests {
 
     #[test]
     fn the_embedding_is_the_part_of_the_output_that_the_manifest_names() {
-        let tokens = [1.0, 2.0, 3.0, 4.0];
-        assert_eq!(take(Take::Vector, 4, &tokens), Some(tokens.to_vec()));
-        assert_eq!(take(Take::FirstToken, 2, &tokens), Some(vec![1.0, 2.0]));
-        assert_eq!(take(Take::MeanOfTokens, 2, &tokens), Some(vec![2.0, 3.0]));
+        let tokens = [1.0, 2.0, 3.0, 4.0, 8.0, 9.0];
+        let two = |way| take(way, 2, &tokens);
+        assert_eq!(take(Take::Vector, 6, &tokens), Some(tokens.to_vec()));
+        assert_eq!(two(Take::FirstToken), Some(vec![1.0, 2.0]));
+        assert_eq!(two(Take::Token(1)), Some(vec![3.0, 4.0]));
+        assert_eq!(two(Take::LastToken), Some(vec![8.0, 9.0]));
+        assert_eq!(two(Take::MeanOfTokens { skip: 0 }), Some(vec![4.0, 5.0]));
+        assert_eq!(two(Take::MeanOfTokens { skip: 1 }), Some(vec![5.5, 6.5]));
+        assert_eq!(two(Take::Token(3)), None);
+        assert_eq!(two(Take::MeanOfTokens { skip: 3 }), None);
     }
 
     #[test]
     fn an_output_of_another_length_is_no_embedding() {
-        for way in [Take::Vector, Take::FirstToken, Take::MeanOfTokens] {
+        for way in [
+            Take::Vector,
+            Take::FirstToken,
+            Take::LastToken,
+            Take::Token(0),
+            Take::MeanOfTokens { skip: 0 },
+        ] {
             assert_eq!(take(way, 3, &[1.0, 2.0, 3.0, 4.0]), None);
             assert_eq!(take(way, 3, &[]), None);
         }
+    }
+
+    #[test]
+    fn a_vector_may_have_axes_of_one_and_nothing_else_beside_its_own() {
+        let vector = |shape: &[i64]| axes_fit(Take::Vector, 8, shape);
+        for shape in [
+            &[1, 8][..],
+            &[-1, 8],
+            &[4, 8, 1, 1],
+            &[-1, 1, 1, 8],
+            &[1, -1, 1, 1],
+            &[1, -1],
+        ] {
+            assert!(vector(shape), "{shape:?}");
+        }
+        for shape in [
+            &[8][..],
+            &[],
+            &[1, 4],
+            &[1, 8, 8],
+            &[1, 2, 4],
+            &[1, 8, 2, 1],
+            &[1, 1],
+        ] {
+            assert!(!vector(shape), "{shape:?}");
+        }
+        assert!(axes_fit(Take::Token(2), 8, &[1, 3, 8]));
+        assert!(!axes_fit(Take::Token(3), 8, &[1, 3, 8]));
+        assert!(!axes_fit(Take::FirstToken, 8, &[1, 8]));
     }
 }

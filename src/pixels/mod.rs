@@ -10,6 +10,7 @@
 
 mod change;
 mod decode;
+mod opencv;
 mod resize;
 mod sight;
 mod sniff;
@@ -210,6 +211,51 @@ pub struct Geometry {
     pub filter: Filter,
     /// At what scale a large JPEG is decoded.
     pub jpeg: JpegScale,
+    /// What libraries do differently.
+    pub conventions: Conventions,
+    /// Whether colours become grey before the resize, by the weights of Pillow's mode L.
+    pub grey: bool,
+}
+
+/// What libraries do differently where they bring an image to the same size in the same way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Conventions {
+    /// How a side is rounded that follows from the other; `None` for the usual: down for
+    /// [`Fit::Crop`], to the nearest for [`Fit::Pad`].
+    pub side: Option<Rounding>,
+    /// How half a pixel at the cut is rounded; [`Fit::Crop`] and [`Fit::SquashCrop`] have a cut.
+    pub margin: Margin,
+    /// Where [`Fit::Pad`] puts the image.
+    pub place: Place,
+}
+
+/// How the length of a side becomes a whole number of pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// Down, as torchvision, timm and transformers do.
+    Down,
+    /// To the nearest, as `PaddleClas` and most letterboxes do.
+    Nearest,
+}
+
+/// How half a pixel left of the cut, or above it, is rounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Margin {
+    /// To the even number, as torchvision and timm do.
+    #[default]
+    Even,
+    /// Down, as transformers and most code with `OpenCV` do.
+    Down,
+}
+
+/// Where an image stands on a canvas that is larger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// In the middle; an odd pixel is right or below.
+    #[default]
+    Centre,
+    /// At the top left.
+    TopLeft,
 }
 
 /// At what scale a JPEG is decoded that is much larger than the result.
@@ -227,6 +273,13 @@ pub enum JpegScale {
 pub enum Fit {
     /// Distorted: the whole image fills the result.
     Squash,
+    /// Distorted to this size, then the middle is cut out.
+    SquashCrop {
+        /// Pixels across before the cut; at least the result's.
+        width: u32,
+        /// Pixels down before the cut; at least the result's.
+        height: u32,
+    },
     /// Kept: scaled until the shorter side has this length, then the middle is cut out.
     Crop {
         /// In pixels; at least the result's width and height.
@@ -239,7 +292,7 @@ pub enum Fit {
     },
 }
 
-/// Pillow's filters of the same names, antialiased when an image shrinks.
+/// Pillow's filters of the same names, antialiased when an image shrinks, and those of `OpenCV`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filter {
     /// The mean over a rectangle.
@@ -252,6 +305,23 @@ pub enum Filter {
     Bicubic,
     /// A sinc windowed to three lobes.
     Lanczos,
+    /// As `cv2.resize` computes it for images of 8 bits.
+    OpenCv(OpenCv),
+}
+
+/// `OpenCV`'s interpolations. All but the area skip pixels where an image shrinks: they are not
+/// antialiased.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenCv {
+    /// `INTER_LINEAR`: two pixels along each side.
+    Linear,
+    /// `INTER_CUBIC`: four, with a = -0.75. Within one grey level: the library's own builds differ
+    /// by as much.
+    Cubic,
+    /// `INTER_LANCZOS4`: eight.
+    Lanczos4,
+    /// `INTER_AREA`: the mean over a rectangle where an image shrinks along both sides.
+    Area,
 }
 
 /// A resizer that keeps its scratch memory from one image to the next: one per worker.

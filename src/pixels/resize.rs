@@ -4,7 +4,8 @@ use std::f64::consts::PI;
 
 use crate::kernels::resample::{self, Weights};
 use crate::pixels::{
-    Decoded, Filter, Fit, Geometry, JpegScale, Limits, Pixels, PixelsError, Resizer, SIDE_MAX,
+    Decoded, Filter, Fit, Geometry, JpegScale, Limits, Margin, Pixels, PixelsError, Place, Resizer,
+    Rounding, SIDE_MAX, opencv,
 };
 
 /// Red, green, blue.
@@ -17,12 +18,15 @@ impl Resizer {
         Self::default()
     }
 
-    /// The image at the geometry's size: Pillow's `resize`, to the last bit.
+    /// The image at the geometry's size: Pillow's `resize`, to the last bit, or `OpenCV`'s.
     ///
     /// # Errors
     /// [`PixelsError::Geometry`] where the geometry is impossible; never because of the image.
     pub fn resize(&mut self, pixels: &Pixels, geometry: &Geometry) -> Result<Pixels, PixelsError> {
         let window = Window::of((pixels.width, pixels.height), geometry)?;
+        if geometry.grey {
+            return Ok(self.show(&grey(pixels.clone()), &window, geometry));
+        }
         Ok(self.show(pixels, &window, geometry))
     }
 
@@ -48,14 +52,25 @@ impl Resizer {
         window
             .down
             .reduce(decoded.reduction.denominator, decoded.reduction.mirrored.1);
-        Ok(self.show(&decoded.pixels, &window, geometry))
+        let mut pixels = decoded.pixels;
+        if geometry.grey {
+            pixels = grey(pixels);
+        }
+        Ok(self.show(&pixels, &window, geometry))
     }
 
     fn show(&mut self, pixels: &Pixels, window: &Window, geometry: &Geometry) -> Pixels {
-        let shown = self.convolve(pixels, window, geometry.filter);
+        let shown = match geometry.filter {
+            Filter::OpenCv(way) => opencv::resize(pixels, &window.across, &window.down, way),
+            Filter::Box
+            | Filter::Bilinear
+            | Filter::Hamming
+            | Filter::Bicubic
+            | Filter::Lanczos => self.convolve(pixels, window, geometry.filter),
+        };
         match geometry.fit {
-            Fit::Squash | Fit::Crop { .. } => shown,
-            Fit::Pad { fill } => centred(&shown, geometry, fill),
+            Fit::Squash | Fit::SquashCrop { .. } | Fit::Crop { .. } => shown,
+            Fit::Pad { fill } => padded(&shown, geometry, fill),
         }
     }
 
@@ -92,6 +107,10 @@ impl Geometry {
         let JpegScale::Reduced = self.jpeg else {
             return 1;
         };
+        // Where single pixels are taken, means of them are another picture.
+        if matches!(self.filter, Filter::OpenCv(_)) {
+            return 1;
+        }
         // An impossible geometry is refused when it is used.
         let Ok(window) = Window::of(size, self) else {
             return 1;
@@ -129,9 +148,17 @@ impl Window {
         }
         match geometry.fit {
             Fit::Squash => Ok(Self::whole(size, (width, height))),
-            // Cutting the source gives the pixels that cutting the result would give, and an
-            // image that is very long does not become very large in between.
-            Fit::Crop { short_side } => middle(size, geometry, short_side),
+            Fit::SquashCrop { width, height } => {
+                middle(size, (width.into(), height.into()), geometry)
+            }
+            Fit::Crop { short_side } if short_side < width.max(height) => {
+                let reason =
+                    format!("a short side of {short_side} cannot be cropped to {width} x {height}");
+                Err(PixelsError::Geometry { reason })
+            }
+            Fit::Crop { short_side } => {
+                middle(size, with_short_side(size, short_side, geometry), geometry)
+            }
             Fit::Pad { .. } => Ok(Self::whole(size, inside(size, geometry))),
         }
     }
@@ -139,6 +166,7 @@ impl Window {
     fn whole(size: (u32, u32), scaled: (u32, u32)) -> Self {
         let axis = |source: u32, scaled: u32| Axis {
             source,
+            scaled: f64::from(scaled),
             scale: f64::from(source) / f64::from(scaled),
             first: 0.0,
             offset: 0.0,
@@ -154,17 +182,19 @@ impl Window {
 }
 
 /// How sources make up outputs along one side of an image.
-struct Axis {
+pub(super) struct Axis {
     /// Pixels of the source.
-    source: u32,
+    pub(super) source: u32,
+    /// Outputs that the whole source makes.
+    pub(super) scaled: f64,
     /// Pixels of the source for one of the output.
     scale: f64,
     /// The first output that is kept, of all that the source makes.
-    first: f64,
+    pub(super) first: f64,
     /// Where the source begins before its first pixel: a part of one, where it was reduced.
     offset: f64,
     /// Outputs that are kept.
-    outputs: u32,
+    pub(super) outputs: u32,
 }
 
 impl Axis {
@@ -213,31 +243,47 @@ fn vertical_first(source: (f64, f64), scaled: (f64, f64)) -> bool {
     scaled.1 < source.1 && 2.0 * (source.0 - scaled.0) < source.1 - scaled.1
 }
 
-/// The part of the source that [`Fit::Crop`] shows, rounded as torchvision's `Resize` and
-/// `CenterCrop` round: the long side down, the margin to the nearest even.
-fn middle(size: (u32, u32), geometry: &Geometry, short_side: u32) -> Result<Window, PixelsError> {
-    if short_side < geometry.width.max(geometry.height) {
-        let (width, height) = (geometry.width, geometry.height);
-        let reason =
-            format!("a short side of {short_side} cannot be cropped to {width} x {height}");
+/// The size that [`Fit::Crop`] scales to before it cuts.
+fn with_short_side(size: (u32, u32), short_side: u32, geometry: &Geometry) -> (f64, f64) {
+    let (short_side, short) = (f64::from(short_side), f64::from(size.0.min(size.1)));
+    let side = |source: u32| match geometry.conventions.side {
+        None | Some(Rounding::Down) => (short_side * f64::from(source) / short).floor(),
+        // In the order of operations that PaddleClas has.
+        Some(Rounding::Nearest) => (f64::from(source) * (short_side / short)).round_ties_even(),
+    };
+    (side(size.0), side(size.1))
+}
+
+/// The middle of the source at another size. Cutting the source gives the pixels that cutting the
+/// result would give, and an image that is very long does not become very large in between.
+fn middle(
+    size: (u32, u32),
+    scaled: (f64, f64),
+    geometry: &Geometry,
+) -> Result<Window, PixelsError> {
+    let (width, height) = (geometry.width, geometry.height);
+    if scaled.0 < f64::from(width) || scaled.1 < f64::from(height) {
+        let reason = format!(
+            "{} x {} pixels cannot be cropped to {width} x {height}",
+            scaled.0, scaled.1
+        );
         return Err(PixelsError::Geometry { reason });
     }
     let source = (f64::from(size.0), f64::from(size.1));
-    let short = f64::from(size.0.min(size.1));
-    let scaled = (
-        (f64::from(short_side) * source.0 / short).floor(),
-        (f64::from(short_side) * source.1 / short).floor(),
-    );
     let axis = |source: u32, scaled: f64, target: u32| Axis {
         source,
+        scaled,
         scale: f64::from(source) / scaled,
-        first: ((scaled - f64::from(target)) / 2.0).round_ties_even(),
+        first: match geometry.conventions.margin {
+            Margin::Even => ((scaled - f64::from(target)) / 2.0).round_ties_even(),
+            Margin::Down => ((scaled - f64::from(target)) / 2.0).floor(),
+        },
         offset: 0.0,
         outputs: target,
     };
     Ok(Window {
-        across: axis(size.0, scaled.0, geometry.width),
-        down: axis(size.1, scaled.1, geometry.height),
+        across: axis(size.0, scaled.0, width),
+        down: axis(size.1, scaled.1, height),
         vertical_first: vertical_first(source, scaled),
     })
 }
@@ -253,17 +299,25 @@ fn inside(size: (u32, u32), geometry: &Geometry) -> (u32, u32) {
         reason = "not negative, and bounded by the clamp: a cast from f64 saturates"
     )]
     let side = |source: u32, most: u32| {
-        ((f64::from(source) * scale).round_ties_even() as u32).clamp(1, most)
+        let length = f64::from(source) * scale;
+        let length = match geometry.conventions.side {
+            None | Some(Rounding::Nearest) => length.round_ties_even(),
+            Some(Rounding::Down) => length.floor(),
+        };
+        (length as u32).clamp(1, most)
     };
     (side(size.0, geometry.width), side(size.1, geometry.height))
 }
 
-fn centred(scaled: &Pixels, geometry: &Geometry, fill: [u8; 3]) -> Pixels {
+fn padded(scaled: &Pixels, geometry: &Geometry, fill: [u8; 3]) -> Pixels {
     let (width, height) = (geometry.width, geometry.height);
     let row_bytes = 3 * width as usize;
     let mut rgb = fill.repeat(width as usize * height as usize);
-    let top = (height - scaled.height) / 2;
-    let start = 3 * ((width - scaled.width) / 2) as usize;
+    let (left, top) = match geometry.conventions.place {
+        Place::Centre => ((width - scaled.width) / 2, (height - scaled.height) / 2),
+        Place::TopLeft => (0, 0),
+    };
+    let start = 3 * left as usize;
     let rows = scaled.rgb.chunks_exact(3 * scaled.width as usize);
     for (row, source) in rgb.chunks_exact_mut(row_bytes).skip(top as usize).zip(rows) {
         for (to, from) in row.iter_mut().skip(start).zip(source) {
@@ -271,6 +325,21 @@ fn centred(scaled: &Pixels, geometry: &Geometry, fill: [u8; 3]) -> Pixels {
         }
     }
     Pixels { width, height, rgb }
+}
+
+/// Each pixel's lightness in place of its colours: Pillow's `convert("L")`, to the last bit.
+fn grey(mut pixels: Pixels) -> Pixels {
+    let (triples, _) = pixels.rgb.as_chunks_mut::<3>();
+    for pixel in triples {
+        let [r, g, b] = pixel.map(u32::from);
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the weights sum to 65,536, so that the sum is below 256 * 65,536"
+        )]
+        let level = ((r * 19_595 + g * 38_470 + b * 7_471 + 0x8000) >> 16) as u8;
+        *pixel = [level; 3];
+    }
+    pixels
 }
 
 impl Filter {
@@ -281,6 +350,8 @@ impl Filter {
             Self::Bilinear | Self::Hamming => 1.0,
             Self::Bicubic => 2.0,
             Self::Lanczos => 3.0,
+            // Computed apart.
+            Self::OpenCv(_) => 0.0,
         }
     }
 
@@ -303,7 +374,7 @@ impl Filter {
                 (((distance - 5.0) * distance + 8.0) * distance - 4.0) * BICUBIC
             }
             Self::Lanczos if reaches => sinc(x) * sinc(x / 3.0),
-            Self::Bilinear | Self::Hamming | Self::Bicubic | Self::Lanczos => 0.0,
+            Self::Bilinear | Self::Hamming | Self::Bicubic | Self::Lanczos | Self::OpenCv(_) => 0.0,
         }
     }
 }
@@ -321,16 +392,25 @@ fn sinc(x: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pixels::{Conventions, OpenCv};
 
-    const FILTERS: [Filter; 5] = [
+    const FILTERS: [Filter; 9] = [
         Filter::Box,
         Filter::Bilinear,
         Filter::Hamming,
         Filter::Bicubic,
         Filter::Lanczos,
+        Filter::OpenCv(OpenCv::Linear),
+        Filter::OpenCv(OpenCv::Cubic),
+        Filter::OpenCv(OpenCv::Lanczos4),
+        Filter::OpenCv(OpenCv::Area),
     ];
-    const FITS: [Fit; 3] = [
+    const FITS: [Fit; 4] = [
         Fit::Squash,
+        Fit::SquashCrop {
+            width: 24,
+            height: 12,
+        },
         Fit::Crop { short_side: 20 },
         Fit::Pad { fill: [10, 20, 30] },
     ];
@@ -358,6 +438,8 @@ mod tests {
                     fit,
                     filter,
                     jpeg: JpegScale::Full,
+                    conventions: Conventions::default(),
+                    grey: false,
                 };
                 let resized = resizer.resize(&pixels, &geometry).unwrap();
                 assert_eq!(
@@ -384,6 +466,8 @@ mod tests {
                 fit: Fit::Squash,
                 filter,
                 jpeg: JpegScale::Full,
+                conventions: Conventions::default(),
+                grey: false,
             };
             assert_eq!(Resizer::new().resize(&pixels, &geometry).unwrap(), pixels);
         }
@@ -397,12 +481,129 @@ mod tests {
             fit: Fit::Pad { fill: [9, 9, 9] },
             filter: Filter::Bilinear,
             jpeg: JpegScale::Full,
+            conventions: Conventions::default(),
+            grey: false,
         };
         let resized = Resizer::new()
             .resize(&flat(4, 4, [1, 1, 1]), &geometry)
             .unwrap();
         let rows: Vec<u8> = resized.as_rgb().chunks(6).map(|row| row[0]).collect();
         assert_eq!(rows, [9, 1, 1, 9, 9]);
+    }
+
+    #[test]
+    fn a_letterbox_at_the_corner_has_its_border_on_the_right_and_below() {
+        let geometry = |side, place| Geometry {
+            width: 4,
+            height: 4,
+            fit: Fit::Pad { fill: [9, 9, 9] },
+            filter: Filter::OpenCv(OpenCv::Linear),
+            jpeg: JpegScale::Full,
+            conventions: Conventions {
+                side,
+                place,
+                ..Conventions::default()
+            },
+            grey: false,
+        };
+        // 4 x 2.67 pixels of the image are left.
+        let rows = |geometry: &Geometry| -> Vec<u8> {
+            let resized = Resizer::new().resize(&flat(9, 6, [1, 1, 1]), geometry);
+            let rows = resized.unwrap();
+            rows.as_rgb().chunks(12).map(|row| row[9]).collect()
+        };
+        let down = Some(Rounding::Down);
+        assert_eq!(rows(&geometry(None, Place::TopLeft)), [1, 1, 1, 9]);
+        assert_eq!(rows(&geometry(down, Place::TopLeft)), [1, 1, 9, 9]);
+        assert_eq!(rows(&geometry(down, Place::Centre)), [9, 1, 1, 9]);
+    }
+
+    /// Of an image whose columns are numbered, the first that is left at its own size.
+    fn first_column(side: u32, geometry: &Geometry) -> u8 {
+        let columns = (0..side).flat_map(|column| [u8::try_from(column).unwrap(); 3]);
+        let pixels = Pixels {
+            width: side,
+            height: 10,
+            rgb: columns.collect::<Vec<u8>>().repeat(10),
+        };
+        Resizer::new().resize(&pixels, geometry).unwrap().as_rgb()[0]
+    }
+
+    #[test]
+    fn half_a_pixel_at_the_cut_is_rounded_as_the_convention_says() {
+        let geometry = |fit, margin| Geometry {
+            width: 10,
+            height: 10,
+            fit,
+            filter: Filter::Bilinear,
+            jpeg: JpegScale::Full,
+            conventions: Conventions {
+                margin,
+                ..Conventions::default()
+            },
+            grey: false,
+        };
+        // Margins of 1.5 and 2.5 pixels.
+        for (side, even, down) in [(13, 2, 1), (15, 2, 2)] {
+            let (width, height) = (side, 10);
+            let fits = [
+                Fit::Crop { short_side: 10 },
+                Fit::SquashCrop { width, height },
+            ];
+            for fit in fits {
+                assert_eq!(first_column(side, &geometry(fit, Margin::Even)), even);
+                assert_eq!(first_column(side, &geometry(fit, Margin::Down)), down);
+            }
+        }
+    }
+
+    #[test]
+    fn the_long_side_is_rounded_as_the_convention_says() {
+        let geometry = |side| Geometry {
+            width: 10,
+            height: 10,
+            fit: Fit::Crop { short_side: 10 },
+            filter: Filter::Bilinear,
+            jpeg: JpegScale::Full,
+            conventions: Conventions {
+                side,
+                ..Conventions::default()
+            },
+            grey: false,
+        };
+        let scaled = |side| {
+            let window = Window::of((47, 30), &geometry(side)).unwrap();
+            (
+                window.across.scaled,
+                window.down.scaled,
+                window.across.first,
+            )
+        };
+        // 15.67 pixels.
+        assert_eq!(scaled(None), (15.0, 10.0, 2.0));
+        assert_eq!(scaled(Some(Rounding::Nearest)), (16.0, 10.0, 3.0));
+    }
+
+    #[test]
+    fn grey_is_the_lightness_of_colours() {
+        let mut geometry = Geometry {
+            width: 2,
+            height: 1,
+            fit: Fit::Squash,
+            filter: Filter::Box,
+            jpeg: JpegScale::Full,
+            conventions: Conventions::default(),
+            grey: true,
+        };
+        let pixels = Pixels {
+            width: 2,
+            height: 1,
+            rgb: vec![200, 100, 50, 7, 7, 7],
+        };
+        let resized = Resizer::new().resize(&pixels, &geometry).unwrap();
+        assert_eq!(resized.as_rgb(), [124, 124, 124, 7, 7, 7]);
+        geometry.grey = false;
+        assert_eq!(Resizer::new().resize(&pixels, &geometry).unwrap(), pixels);
     }
 
     #[test]
@@ -414,6 +615,8 @@ mod tests {
             fit: Fit::Squash,
             filter,
             jpeg: JpegScale::Full,
+            conventions: Conventions::default(),
+            grey: false,
         };
         let crop = Geometry {
             width: 8,
@@ -421,8 +624,18 @@ mod tests {
             fit,
             filter,
             jpeg: JpegScale::Full,
+            conventions: Conventions::default(),
+            grey: false,
         };
-        for geometry in [squash(0, 4), squash(4, 0), squash(SIDE_MAX + 1, 4), crop] {
+        let squash_crop = Geometry {
+            fit: Fit::SquashCrop {
+                width: 20,
+                height: 15,
+            },
+            ..crop
+        };
+        let all = [squash(0, 4), squash(4, 0), squash(SIDE_MAX + 1, 4)];
+        for geometry in all.into_iter().chain([crop, squash_crop]) {
             let refused = Resizer::new()
                 .resize(&flat(9, 9, [0; 3]), &geometry)
                 .unwrap_err();

@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use image::ImageFormat;
 
-use super::{Filter, Fit, Geometry, JpegScale, Limits, Pixels, PixelsError, Resizer};
+use super::{Conventions, Filter, Fit, Geometry, JpegScale, Limits, Pixels, PixelsError, Resizer};
 
 /// A PNG of an image file, its longer side at most `side` pixels, on white.
 ///
@@ -24,6 +24,8 @@ pub fn thumbnail(bytes: &[u8], limits: &Limits, side: u32) -> Result<Vec<u8>, Pi
         fit: Fit::Squash,
         filter: Filter::Bilinear,
         jpeg: JpegScale::Full,
+        conventions: Conventions::default(),
+        grey: false,
     };
     let small = Resizer::new().resize(&pixels, &geometry)?;
     let impossible = |reason: String| PixelsError::Geometry { reason };
