@@ -3,11 +3,10 @@
 
 use std::path::Path;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::DeploymentError;
-use super::canary::write_json;
+use super::files::{read_list, write_json};
 
 /// Within the deployment's folder.
 const FILE: &str = "alarms.json";
@@ -92,17 +91,6 @@ impl Alarms {
 fn read(folder: &Path) -> Vec<Alarms> {
     let damaged = "what is kept of earlier alarms is damaged; they are found again where their decisions are kept";
     read_list(&folder.join(FILE), damaged)
-}
-
-/// A list in a small file of ours; empty where there is none, and where it is damaged, which the log says.
-pub(super) fn read_list<T: DeserializeOwned>(path: &Path, damaged: &str) -> Vec<T> {
-    let Ok(bytes) = std::fs::read(path) else {
-        return Vec::new();
-    };
-    serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-        tracing::error!(%error, path = %path.display(), "{damaged}");
-        Vec::new()
-    })
 }
 
 #[cfg(test)]

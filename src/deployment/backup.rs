@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::archive::{self, ArchiveError, Contents, Entry};
+use super::files::hex;
 use super::folder::{COHORTS, OPERATING_POINTS, RECORD_FILE, RECORDINGS};
 use super::temporary::TemporaryFolder;
 use super::{DeploymentError, Folder, ModelReference};
@@ -283,10 +284,6 @@ impl Found {
             active_operating_point: record.active_operating_point.clone(),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! Canaries: pictures whose truth is known, searched for again and again on the path of callers.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::canary_list::{Among, Canary, FOLDER, LIST};
-use super::folder::replace_file;
+use super::files::{hex, read_json, write_json};
 use super::monitor::now_ms;
 use super::{Caller, Deployment, DeploymentError, ProbeSource, SearchOptions};
 use crate::calibration::decision::Decision;
@@ -56,28 +55,6 @@ pub struct CanaryRound {
     pub changed: Vec<String>,
     /// Names of those that could not be searched for, and why.
     pub failed: Vec<(String, String)>,
-}
-
-/// Replaces a small file of ours, whole and on the disk when it returns.
-pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), DeploymentError> {
-    let json = serde_json::to_vec_pretty(value).map_err(|cause| DeploymentError::Broken {
-        reason: cause.to_string(),
-    })?;
-    replace_file(path, &json)
-}
-
-/// Reads a small file of ours; `None` where there is none.
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, DeploymentError> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(cause) => return Err(DeploymentError::io(path, &cause)),
-    };
-    let damaged = |cause: serde_json::Error| DeploymentError::Damaged {
-        path: path.to_owned(),
-        problem: cause.to_string(),
-    };
-    serde_json::from_slice(&bytes).map(Some).map_err(damaged)
 }
 
 impl Deployment {
@@ -267,11 +244,7 @@ fn digest_of(list: &[Canary]) -> Result<String, DeploymentError> {
     let json = serde_json::to_vec(list).map_err(|cause| DeploymentError::Broken {
         reason: cause.to_string(),
     })?;
-    Ok(hex(&Sha256::digest(&json).into()))
-}
-
-pub(super) fn hex(digest: &[u8; 32]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    Ok(hex(&Sha256::digest(&json)))
 }
 
 #[cfg(test)]

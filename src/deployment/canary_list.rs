@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::canary::{hex, write_json};
+use super::files::{hex, read_file, write_json};
 use super::{DeploymentError, Folder};
 use crate::gallery::error::GalleryError;
 use crate::gallery::{KeptImages, KeptItem};
@@ -137,7 +137,7 @@ pub fn set_canaries(
     let mut staged = Staged::begin(folder)?;
     for canary in given {
         let bytes =
-            fs::read(&canary.path).map_err(|cause| DeploymentError::io(&canary.path, &cause))?;
+            read_file(&canary.path).map_err(|cause| DeploymentError::io(&canary.path, &cause))?;
         staged.add(&canary.name, &canary.label, Among::All, &bytes)?;
     }
     let (items, skipped) = match from_gallery {
@@ -179,7 +179,7 @@ impl Staged {
         among: Among,
         bytes: &[u8],
     ) -> Result<(), DeploymentError> {
-        let file = hex(&Sha256::digest(bytes).into());
+        let file = hex(&Sha256::digest(bytes));
         fs::write(self.folder.join(&file), bytes)
             .map_err(|cause| DeploymentError::io(&self.folder, &cause))?;
         self.list.push(Canary {

@@ -2,7 +2,7 @@
 //! that of today.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::DeploymentError;
+use super::files::{read_file, replace_file};
 
 /// Within the deployment's folder: a line of JSON for each change.
 const FILE: &str = "labels.log";
@@ -39,7 +40,7 @@ impl Enrolments {
     pub(super) fn open(folder: &Path) -> Result<Self, DeploymentError> {
         let path = folder.join(FILE);
         let failed = |cause: std::io::Error| DeploymentError::io(&path, &cause);
-        let text = match fs::read(&path) {
+        let text = match read_file(&path) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(cause) => return Err(failed(cause)),
@@ -57,7 +58,7 @@ impl Enrolments {
             }
         }
         if whole != text {
-            super::folder::replace_file(&path, whole.as_bytes())?;
+            replace_file(&path, whole.as_bytes())?;
         }
         let file = OpenOptions::new().create(true).append(true).open(&path);
         Ok(Self {
@@ -105,6 +106,8 @@ impl Enrolments {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -3,14 +3,15 @@
 //! `deployment.json` says what belongs together. It is replaced whole (write beside, sync, rename,
 //! sync the folder) and carries its own checksum; operating points are named by their content.
 
-use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::files::{hex, open_file, read_file, replace_file};
 use super::{Calibrated, DeploymentError};
 use crate::calibration::CalibrationError;
 use crate::calibration::adjustment::{Adjuster, Adjustment};
@@ -161,7 +162,7 @@ impl Folder {
                 "it has {length} bytes, which no record has"
             )));
         }
-        let text = fs::read(&file).map_err(|cause| DeploymentError::io(&file, &cause))?;
+        let text = read_file(&file).map_err(|cause| DeploymentError::io(&file, &cause))?;
         check_format(&text).map_err(&damaged)?;
         let sealed: Sealed =
             serde_json::from_slice(&text).map_err(|cause| damaged(cause.to_string()))?;
@@ -337,7 +338,7 @@ impl Folder {
         if !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(damaged("its name is no digest".to_owned()));
         }
-        let file = File::open(&path).map_err(|cause| DeploymentError::io(&path, &cause))?;
+        let file = open_file(&path).map_err(|cause| DeploymentError::io(&path, &cause))?;
         let mut bytes = Vec::new();
         file.take(COHORT_BYTES_MAX)
             .read_to_end(&mut bytes)
@@ -371,7 +372,7 @@ impl Folder {
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(cause) => return Err(DeploymentError::io(&path, &cause)),
         }
-        let json = fs::read(&path).map_err(|cause| DeploymentError::io(&path, &cause))?;
+        let json = read_file(&path).map_err(|cause| DeploymentError::io(&path, &cause))?;
         let recording = Recording::parse(&json).map_err(|cause| damaged(cause.to_string()))?;
         if recording.trials().digest() != point.content().calibration_digest {
             return Err(damaged("it belongs to another operating point".to_owned()));
@@ -541,10 +542,7 @@ fn seal(record: &Record) -> Result<String, DeploymentError> {
         path: PathBuf::from(RECORD_FILE),
         problem: cause.to_string(),
     })?;
-    Ok(Sha256::digest(&text)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(hex(&Sha256::digest(&text)))
 }
 
 fn unwritable(path: &Path, cause: &CalibrationError) -> DeploymentError {
@@ -559,7 +557,7 @@ fn read_operating_point(path: &Path) -> Result<OperatingPoint, DeploymentError> 
         path: path.to_owned(),
         problem,
     };
-    let text = fs::read(path).map_err(|cause| DeploymentError::io(path, &cause))?;
+    let text = read_file(path).map_err(|cause| DeploymentError::io(path, &cause))?;
 
     let point = OperatingPoint::parse(&text).map_err(|cause| damaged(cause.to_string()))?;
     if path.file_stem().and_then(|stem| stem.to_str()) != Some(point.id()) {
@@ -569,24 +567,4 @@ fn read_operating_point(path: &Path) -> Result<OperatingPoint, DeploymentError> 
         )));
     }
     Ok(point)
-}
-
-/// Replaces a file so that after a crash there is either the old content or the new.
-pub(super) fn replace_file(path: &Path, content: &[u8]) -> Result<(), DeploymentError> {
-    let failed = |cause: std::io::Error| DeploymentError::io(path, &cause);
-    let beside = path.with_extension("tmp");
-    // Opened before anything is replaced: a lack of descriptors must not be found out in between.
-    let folder = File::open(path.parent().unwrap_or(Path::new("."))).map_err(failed)?;
-    let written = File::create(&beside).and_then(|mut file| {
-        file.write_all(content)?;
-        file.sync_all()
-    });
-    written
-        .and_then(|()| fs::rename(&beside, path))
-        .inspect_err(|_| {
-            // What is left of it would keep a full disk full.
-            drop(fs::remove_file(&beside));
-        })
-        .map_err(failed)?;
-    folder.sync_all().map_err(failed)
 }

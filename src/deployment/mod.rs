@@ -12,6 +12,7 @@ mod canary;
 mod canary_list;
 mod enrolment;
 mod error;
+mod files;
 mod folder;
 mod gather;
 mod material;

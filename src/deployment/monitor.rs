@@ -15,8 +15,8 @@ use super::alarms::Alarms;
 use super::answer::Hit;
 use super::audited::{Labelling, Span, drift};
 use super::budget::fitted;
-use super::canary::write_json;
 use super::enrolment::Enrolments;
+use super::files::{read_file, write_json};
 use super::resets::Resets;
 use super::shift::{Counted, Looked, Scores};
 use super::{CanaryRound, Deployment, DeploymentError, Disagreement, Folder, Standing};
@@ -346,7 +346,7 @@ pub(super) fn now_ms() -> u64 {
 /// it is damaged.
 pub(super) fn design_of(folder: &Path) -> Result<Option<Design>, DeploymentError> {
     let path = folder.join(DESIGN_FILE);
-    match std::fs::read(&path) {
+    match read_file(&path) {
         Ok(bytes) => Ok(serde_json::from_slice::<Design>(&bytes)
             .inspect_err(|error| {
                 tracing::error!(%error, path = %path.display(), "the design of the audit is damaged: another one begins when it is served, and rates, evidence and alarms begin anew");

@@ -5,9 +5,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::alarms::read_list;
 use super::audited::any_labelled;
-use super::canary::write_json;
+use super::files::{read_list, write_json};
 use super::monitor::now_ms;
 use super::{Deployment, DeploymentError};
 use crate::journal::entry::TEXT_BYTES_MAX;

@@ -95,7 +95,7 @@ impl Scores {
         classes: Option<Classes>,
     ) -> Self {
         let file = folder.join(FILE);
-        let known = std::fs::read(&file)
+        let known = super::files::read_file(&file)
             .ok()
             .and_then(|bytes| serde_json::from_slice::<Reference>(&bytes).ok());
         Self {
@@ -159,7 +159,7 @@ impl Scores {
         };
         // Windows begin after it.
         self.begun = VecDeque::from([now]);
-        let written = super::canary::write_json(&self.file, &reference);
+        let written = super::files::write_json(&self.file, &reference);
         self.reference = Some(reference);
         let shift = None;
         written.map(|()| Looked { shift, misfit })

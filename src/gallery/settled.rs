@@ -304,6 +304,10 @@ impl Stored {
         (dimension, params): (usize, IndexParams),
     ) -> Result<Self, String> {
         let words = |cause: io::Error| cause.to_string();
+        // A pipe would be waited for.
+        if !fs::metadata(path).map_err(words)?.is_file() {
+            return Err("it is not a regular file".to_owned());
+        }
         let file = File::open(path).map_err(words)?;
         let map = Arc::new(Map::of(&file).map_err(words)?);
         let bytes = map.bytes();

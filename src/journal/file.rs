@@ -41,7 +41,12 @@ pub(super) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, rusql
 /// Refuses a header by which the database would take the file for one that may not be written.
 pub(super) fn check_header(path: &Path) -> Result<(), JournalError> {
     let mut header = [0; 20];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    // A pipe would be waited for.
+    let opened = fs::metadata(path).and_then(|about| match about.is_file() {
+        true => File::open(path),
+        false => Err(io::Error::other("it is not a regular file")),
+    });
+    let read = opened.and_then(|mut file| file.read_exact(&mut header));
     read.map_err(|source| file_failed(path, "read", source))?;
     // The versions for writing and reading: 2 is a log.
     match header {

@@ -1,0 +1,107 @@
+//! Files of a deployment: read whole if they are files, and replaced whole.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::DeploymentError;
+
+/// Opens a regular file for reading. A pipe in its place would be waited for, without end.
+pub(super) fn open_file(path: &Path) -> io::Result<File> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other(
+            "it is not a regular file; put back the file that was there",
+        ));
+    }
+    File::open(path)
+}
+
+/// Reads a regular file whole.
+pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut open_file(path)?, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// Replaces a file so that after a crash there is either the old content or the new.
+pub(super) fn replace_file(path: &Path, content: &[u8]) -> Result<(), DeploymentError> {
+    let failed = |cause: io::Error| DeploymentError::io(path, &cause);
+    let beside = path.with_extension("tmp");
+    // Opened before anything is replaced: a lack of descriptors must not be found out in between.
+    let folder = File::open(path.parent().unwrap_or(Path::new("."))).map_err(failed)?;
+    let written = File::create(&beside).and_then(|mut file| {
+        file.write_all(content)?;
+        file.sync_all()
+    });
+    written
+        .and_then(|()| fs::rename(&beside, path))
+        .inspect_err(|_| {
+            // What is left of it would keep a full disk full.
+            drop(fs::remove_file(&beside));
+        })
+        .map_err(failed)?;
+    folder.sync_all().map_err(failed)
+}
+
+/// Replaces a small file of ours, whole and on the disk when it returns.
+pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), DeploymentError> {
+    let json = serde_json::to_vec_pretty(value).map_err(|cause| DeploymentError::Broken {
+        reason: cause.to_string(),
+    })?;
+    replace_file(path, &json)
+}
+
+/// Reads a small file of ours; `None` if there is none.
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, DeploymentError> {
+    let bytes = match read_file(path) {
+        Ok(bytes) => bytes,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(cause) => return Err(DeploymentError::io(path, &cause)),
+    };
+    let damaged = |cause: serde_json::Error| DeploymentError::Damaged {
+        path: path.to_owned(),
+        problem: cause.to_string(),
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+}
+
+/// Reads a list in a small file of ours; empty if there is none, and if it is damaged, which the log
+/// says.
+pub(super) fn read_list<T: DeserializeOwned>(path: &Path, damaged: &str) -> Vec<T> {
+    let Ok(bytes) = read_file(path) else {
+        return Vec::new();
+    };
+    serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+        tracing::error!(%error, path = %path.display(), "{damaged}");
+        Vec::new()
+    })
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_file_is_refused_and_not_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let pipe = root.path().join("labels.log");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        for path in [&pipe, root.path()] {
+            let refused = read_file(path).unwrap_err();
+            assert!(refused.to_string().contains("not a regular file"));
+        }
+        assert!(read_json::<u32>(&pipe).is_err());
+        assert!(read_list::<u32>(&pipe, "damaged").is_empty());
+        let missing = read_json::<u32>(&root.path().join("none"));
+        assert_eq!(missing.unwrap(), None);
+    }
+}
