@@ -3,6 +3,7 @@
 //! Names follow Prometheus: one prefix, base units, `_total` on counters. No label holds an item,
 //! a label of the gallery or anything else that a client chooses, so the number of series is bounded.
 
+mod endpoint;
 mod escape;
 mod shown;
 
@@ -208,8 +209,7 @@ pub fn install_metrics(
         address,
         cause: cause.to_string(),
     };
-    let (recorder, endpoint) = PrometheusBuilder::new()
-        .with_http_listener(address)
+    let recorder = PrometheusBuilder::new()
         .set_buckets(&SECONDS_BUCKETS)
         .and_then(|builder| {
             builder.set_buckets_for_metric(Matcher::Full(MATCH_SCORE.to_owned()), &SCORE_BUCKETS)
@@ -220,16 +220,14 @@ pub fn install_metrics(
         .and_then(|builder| {
             builder.set_buckets_for_metric(Matcher::Full(FEATURE_NORM.to_owned()), &norm_buckets())
         })
-        .and_then(PrometheusBuilder::build)
-        .map_err(|cause| failed(&cause))?;
+        .map_err(|cause| failed(&cause))?
+        .build_recorder();
+    let endpoint = endpoint::endpoint(address, recorder.handle());
+    let endpoint = endpoint.map_err(|cause| failed(&cause))?;
     // Where a recorder is installed already, as in a process that serves twice, it stays.
     drop(metrics::set_global_recorder(recorder));
     describe();
-    Ok(async move {
-        if let Err(cause) = endpoint.await {
-            tracing::error!(?cause, "the metrics endpoint ended");
-        }
-    })
+    Ok(endpoint)
 }
 
 #[expect(clippy::too_many_lines, reason = "a table")]

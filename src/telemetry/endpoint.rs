@@ -1,0 +1,209 @@
+//! The HTTP endpoint that Prometheus scrapes: one path, two methods.
+//!
+//! The exporter's own listener answers every path and method with all metrics, so that a probe of a
+//! path that is not there passes for healthy.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// Where the metrics are.
+const PATH: &str = "/metrics";
+/// The format that the exporter writes; `OpenMetrics` it does not.
+const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+const WORDS: &str = "text/plain; charset=utf-8";
+
+/// Scrapers and people at once; more wait to be accepted.
+const CONNECTIONS_MAX: usize = 32;
+/// How long a connection may take to ask, or to ask again.
+const ASKING: Duration = Duration::from_secs(30);
+/// The longest head of a request, in bytes; the least that hyper takes.
+const HEAD_BYTES_MAX: usize = 8192;
+/// How often observations are moved into their histograms: what waits takes memory.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Listens, and gives the task that answers until it is dropped.
+pub(super) fn endpoint(
+    address: SocketAddr,
+    handle: PrometheusHandle,
+) -> std::io::Result<impl Future<Output = ()> + Send> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
+    Ok(async move {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut upkeep = interval(UPKEEP);
+        upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = upkeep.tick() => handle.run_upkeep(),
+                (place, accepted) = next(&listener, &places) => match accepted {
+                    Ok((stream, _)) => {
+                        let served = serve(stream, handle.clone());
+                        tokio::spawn(async move {
+                            served.await;
+                            drop(place);
+                        });
+                    }
+                    Err(cause) => {
+                        tracing::warn!(%cause, "the metrics endpoint could not accept a connection");
+                        // Out of file descriptors, say: others need the time more.
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                },
+            }
+        }
+    })
+}
+
+type Accepted = std::io::Result<(TcpStream, SocketAddr)>;
+type Place = Option<tokio::sync::OwnedSemaphorePermit>;
+
+/// The next connection, once there is a place for it.
+fn next<'a>(
+    listener: &'a TcpListener,
+    places: &Arc<Semaphore>,
+) -> impl Future<Output = (Place, Accepted)> + Send + 'a {
+    let places = Arc::clone(places);
+    async move {
+        // It is never closed.
+        let place = places.acquire_owned().await.ok();
+        (place, listener.accept().await)
+    }
+}
+
+fn serve(stream: TcpStream, handle: PrometheusHandle) -> impl Future<Output = ()> + Send {
+    let service = service_fn(move |request| {
+        let handle = handle.clone();
+        async move { Ok::<_, Infallible>(answer(&request, handle).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(ASKING)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    async move {
+        if let Err(cause) = connection.await {
+            tracing::debug!(%cause, "a connection to the metrics endpoint ended");
+        }
+    }
+}
+
+fn answer(
+    request: &Request<Incoming>,
+    handle: PrometheusHandle,
+) -> impl Future<Output = Response<Full<Bytes>>> + Send + use<> {
+    let here = request.uri().path() == PATH;
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    async move {
+        if !here {
+            let text = "not found; the metrics are at /metrics\n";
+            return said(StatusCode::NOT_FOUND, WORDS, text.into());
+        }
+        if !reads {
+            let text = "the metrics are read, by GET or HEAD\n";
+            let mut response = said(StatusCode::METHOD_NOT_ALLOWED, WORDS, text.into());
+            let allowed = HeaderValue::from_static("GET, HEAD");
+            response.headers_mut().insert(ALLOW, allowed);
+            return response;
+        }
+        // Tens of thousands of series take their time.
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "no work of a model; at most CONNECTIONS_MAX at once"
+        )]
+        let rendered = tokio::task::spawn_blocking(move || handle.render());
+        match rendered.await {
+            Ok(text) => said(StatusCode::OK, FORMAT, text.into()),
+            Err(cause) => {
+                tracing::error!(%cause, "the metrics could not be written");
+                let text = "the metrics could not be written; the log has the cause\n";
+                said(StatusCode::INTERNAL_SERVER_ERROR, WORDS, text.into())
+            }
+        }
+    }
+}
+
+fn said(status: StatusCode, format: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    let format = HeaderValue::from_static(format);
+    response.headers_mut().insert(CONTENT_TYPE, format);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    async fn asked(address: SocketAddr, line: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn the_metrics_are_at_one_path_and_are_only_read() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || metrics::counter!("seen").increment(3));
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        tokio::spawn(endpoint(address, handle).unwrap());
+
+        let found = asked(address, "GET /metrics").await;
+        assert!(found.starts_with("HTTP/1.1 200 "), "{found}");
+        assert!(
+            found.contains("content-type: text/plain; version=0.0.4"),
+            "{found}"
+        );
+        assert!(found.contains("seen 3\n"), "{found}");
+        let headed = asked(address, "HEAD /metrics?name=x").await;
+        assert!(
+            headed.starts_with("HTTP/1.1 200 ") && !headed.contains("seen"),
+            "{headed}"
+        );
+        for (line, status) in [
+            ("GET /healthz", "404"),
+            ("GET /", "404"),
+            ("GET /health", "404"),
+            ("GET /metrics/", "404"),
+            ("POST /nope", "404"),
+            ("POST /metrics", "405"),
+            ("DELETE /metrics", "405"),
+        ] {
+            let answer = asked(address, line).await;
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status} ")),
+                "{line}: {answer}"
+            );
+            assert!(!answer.contains("seen"), "{line}: {answer}");
+        }
+        assert!(
+            asked(address, "POST /metrics")
+                .await
+                .contains("allow: GET, HEAD")
+        );
+    }
+}
