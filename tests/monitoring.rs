@@ -679,7 +679,10 @@ fn canaries_of_the_gallery_are_what_there_is_and_what_cannot_be_used_is_named() 
 
     let (_folder, deployment) = copy_with_images();
     for (wrong, said) in [
-        (&["--from-gallery", "0"][..], "--from-gallery"),
+        (
+            &["--from-gallery", "0"][..],
+            "write how many items, 1 or more",
+        ),
         (&[], "SOURCE"),
         (&["--from-gallery", "501"], "there is room for 500 items"),
     ] {

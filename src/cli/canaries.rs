@@ -56,11 +56,17 @@ struct Set {
     /// broken model, preprocessing or index, and are no measure of how often callers are rejected.
     /// And the image itself, searched for among all other labels: whatever is accepted then is a false
     /// accept. All canaries together are 2000 at most.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = items)]
     from_gallery: Option<NonZeroUsize>,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
+}
+
+/// How many items.
+fn items(text: &str) -> Result<NonZeroUsize, String> {
+    let count = text.parse().ok();
+    count.ok_or_else(|| "write how many items, 1 or more".to_owned())
 }
 
 #[derive(Serialize)]

@@ -10,7 +10,7 @@ use crate::config::Mistakes;
 use crate::deployment::{ArchiveError, DeploymentError, JournalError};
 use crate::gallery::error::GalleryError;
 use crate::model::ModelError;
-use crate::server::{ClientError, ServeError};
+use crate::server::{ClientError, Fault, ServeError};
 use crate::telemetry::TelemetryError;
 
 /// How a command ended.
@@ -136,7 +136,14 @@ impl Exit {
         if let Some(error) = error.downcast_ref::<ClientError>() {
             return Some(match error {
                 ClientError::Address { .. } => Self::Usage,
-                ClientError::Unreachable { .. } | ClientError::Refused { .. } => Self::Unavailable,
+                ClientError::Unreachable { .. } => Self::Unavailable,
+                ClientError::Refused { fault, .. } => match fault {
+                    Fault::Request => Self::Usage,
+                    Fault::Missing => Self::NoInput,
+                    Fault::Data => Self::BadData,
+                    Fault::Server => Self::Internal,
+                    Fault::Moment => Self::Unavailable,
+                },
             });
         }
         error.is::<std::io::Error>().then_some(Self::Io)

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -44,11 +45,28 @@ pub enum ClientError {
     Refused {
         /// The gRPC code.
         code: String,
+        /// Whose fault it is.
+        fault: Fault,
         /// The machine-readable reason.
         reason: Option<String>,
         /// What happened.
         message: String,
     },
+}
+
+/// Whose fault it is that a server refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// What was asked is wrong, or not to be had in the present state.
+    Request,
+    /// What was asked for is not there.
+    Missing,
+    /// What the server stores is damaged.
+    Data,
+    /// The server itself failed.
+    Server,
+    /// The server is not to be had now, or not for this caller.
+    Moment,
 }
 
 /// The answer to a search, as a client sees it.
@@ -279,10 +297,32 @@ impl Client {
     }
 }
 
+fn fault(code: Code) -> Fault {
+    match code {
+        Code::InvalidArgument
+        | Code::OutOfRange
+        | Code::AlreadyExists
+        | Code::FailedPrecondition
+        | Code::Aborted => Fault::Request,
+        Code::NotFound => Fault::Missing,
+        Code::DataLoss => Fault::Data,
+        Code::Internal | Code::Unknown => Fault::Server,
+        Code::Ok
+        | Code::Cancelled
+        | Code::DeadlineExceeded
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::Unimplemented
+        | Code::Unavailable
+        | Code::Unauthenticated => Fault::Moment,
+    }
+}
+
 pub(super) fn refused(status: &tonic::Status) -> ClientError {
     let details = status.get_error_details();
     ClientError::Refused {
         code: format!("{:?}", status.code()),
+        fault: fault(status.code()),
         reason: details.error_info().map(|info| info.reason.clone()),
         message: status.message().to_owned(),
     }

@@ -39,7 +39,7 @@ pub use audit_client::{
     CanariesFound, Decided, DecisionFound, DriftFound, EvidenceFound, FindingFound, GroupFound,
     QueueAsked, RateFound, RatesAtFound, RecalibrationFound, ResetFound, Said,
 };
-pub use client::{Asked, Client, ClientError, Found, Served};
+pub use client::{Asked, Client, ClientError, Fault, Found, Served};
 pub use registry::Loaded;
 pub use shadow::{Candidate, Disagreed, ShadowCounted, ShadowFound, Side};
 

@@ -278,7 +278,7 @@ impl Story<'_> {
         };
         self.say("2. Calibrate. Which score means \"the same\"? Ask for one false accept in a thousand searches:");
         let refused = run(TOO_MUCH)?;
-        self.say("   So small a sample cannot promise that, and no threshold is made up. What it can support:");
+        self.say("   So small a sample cannot promise that, and no threshold is made up. What it can support is one in ten, and that at a confidence of 90 % instead of 95 %:");
         let point = run(SUPPORTED)?;
         if point.refusal.is_some() {
             let message = "the sample no longer supports the demo's target; was it changed?";
