@@ -367,6 +367,10 @@ impl<'a> Records<'a> {
             } else {
                 self.plain()?
             };
+            if cell.starts_with("=\"") && cell.ends_with('"') {
+                let what = "a cell is a formula of Excel, as in =\"007\"; write its value";
+                return Err(on_line(self.place, line, what));
+            }
             record.cells.push(cell);
             if begin + ROW_BYTES_MAX < self.at {
                 let what = format!("the row is longer than {ROW_BYTES_MAX} bytes");
@@ -568,6 +572,11 @@ mod tests {
                 "line 3: text follows a closing quote",
             ),
             ("path,label\na, \"b\"\n", "line 2: a blank stands before"),
+            ("path,label\na,=\"007\"\n", "line 2: a cell is a formula"),
+            (
+                "path,label\na,\"=\"\"007\"\"\"\n",
+                "line 2: a cell is a formula",
+            ),
             (
                 "path,class\n",
                 "no column `label`; the columns are: path, class",

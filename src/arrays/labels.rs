@@ -74,7 +74,7 @@ impl Rows {
     ///
     /// # Errors
     /// Refuses what [`Delimited`] refuses, another number of rows than of embeddings, no column of
-    /// labels, an empty label or id, an id given twice, and a role that is none.
+    /// labels, a label or id that is empty or holds a control character, an id given twice, and a role that is none.
     pub fn read(path: &Path, rows: usize) -> Result<Self, ArraysError> {
         let table = Delimited::read(path, &COLUMNS)?;
         let mut columns = vec![Vec::new(); table.names().len()];
@@ -129,9 +129,11 @@ impl Rows {
             ));
         };
         full(place, "label", &label)?;
+        plain(place, "label", &label)?;
         let id = columns.remove("id");
         if let Some(ids) = &id {
             full(place, "id", ids)?;
+            plain(place, "id", ids)?;
             distinct(place, ids)?;
         }
         let role = match columns.remove("role") {
@@ -151,6 +153,18 @@ impl Rows {
 fn full(place: &str, name: &str, values: &[String]) -> Result<(), ArraysError> {
     match values.iter().position(String::is_empty) {
         Some(row) => Err(bad_row(place, row, format!("its {name} is missing"))),
+        None => Ok(()),
+    }
+}
+
+/// No gallery takes a name with controls in it, and none is printed as it is.
+fn plain(place: &str, name: &str, values: &[String]) -> Result<(), ArraysError> {
+    let controls = |value: &String| value.chars().any(char::is_control);
+    match values.iter().position(controls) {
+        Some(row) => {
+            let what = format!("its {name} holds a control character; remove it");
+            Err(bad_row(place, row, what))
+        }
         None => Ok(()),
     }
 }
@@ -272,6 +286,10 @@ mod tests {
             (
                 "label,role\na,query\nb,probe\n",
                 "its role is `probe`; write gallery,",
+            ),
+            (
+                "label\na\n\"b\nc\"\n",
+                "row 1 counted from 0: its label holds a control character",
             ),
             ("label,x,x\na,1,2\nb,3,4\n", "two columns are named `x`"),
             (

@@ -24,6 +24,7 @@ use crate::calibration::rates::Rate;
 use crate::calibration::recording::{Condition, Recording};
 use crate::deployment::{CalibrationSettings, Deployment, Gathered, material_sets};
 use crate::report::Report;
+use crate::telemetry::escaped;
 
 /// Lines of each list that are shown as text; `--json` and the report have all.
 const SHOWN: usize = 5;
@@ -211,8 +212,8 @@ pub(super) fn conditions_text(conditions: &[Condition]) -> String {
     for one in conditions {
         text.push_str(&format!(
             "  where {} is {}: FAR {}, FRR {}\n",
-            one.column,
-            one.value,
+            escaped(&one.column),
+            escaped(&one.value),
             brief(one.far.as_ref()),
             brief(one.frr.as_ref())
         ));

@@ -12,6 +12,7 @@ use super::output::Output;
 use crate::arrays::{Columns, Delimited};
 use crate::deployment::{LabelKind, Told, TruthReport};
 use crate::server::{Client, Decided, DecisionFound, QueueAsked};
+use crate::telemetry::escaped;
 
 /// Reports sent in one call.
 const BATCH: usize = 10_000;
@@ -351,7 +352,7 @@ fn decision_text(found: &DecisionFound) -> String {
     let said = found.history.iter().map(|said| {
         let (truth, by) = (&said.truth, &said.said_by);
         let unasked = if said.unasked { ", unasked" } else { "" };
-        format!("  {by} said {truth}{unasked}\n")
+        format!("  {} said {}{unasked}\n", escaped(by), escaped(truth))
     });
     let history: String = said.collect();
     format!(

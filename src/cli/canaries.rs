@@ -14,6 +14,7 @@ use super::output::{Output, table};
 use super::sources::{Purpose, Refused, Source, Sources};
 use crate::deployment::{CANARIES_PER_ITEM, CanariesSet, NewCanary, set_canaries};
 use crate::server::{CanariesFound, Client};
+use crate::telemetry::escaped;
 
 /// Keep pictures whose truth is known, and have the server search for them on a schedule
 ///
@@ -210,10 +211,10 @@ fn text(found: &CanariesFound) -> String {
         found.non_mated
     );
     for name in &found.changed {
-        text.push_str(&format!("  changed        {name}\n"));
+        text.push_str(&format!("  changed        {}\n", escaped(name)));
     }
     for failed in &found.failed {
-        text.push_str(&format!("  failed         {failed}\n"));
+        text.push_str(&format!("  failed         {}\n", escaped(failed)));
     }
     text
 }

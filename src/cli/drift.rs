@@ -14,6 +14,7 @@ use crate::report::{self, Span};
 use crate::server::{
     Client, DriftFound, EvidenceFound, FindingFound, RateFound, RatesAtFound, ResetFound,
 };
+use crate::telemetry::escaped;
 
 /// Say whether the operating point keeps its promise in service
 ///
@@ -112,8 +113,8 @@ fn reset_text(reset: &ResetFound) -> String {
     format!(
         "{} by {}: {}",
         shown_time(reset.unix_milliseconds),
-        reset.said_by,
-        reset.why
+        escaped(&reset.said_by),
+        escaped(&reset.why)
     )
 }
 

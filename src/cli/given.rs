@@ -1,7 +1,7 @@
 //! Vectors that are made elsewhere, as items to be enrolled.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::exit::{Exit, fail};
 use super::left_out::LeftOut;
@@ -43,7 +43,9 @@ pub(super) struct GivenFlags {
 pub(super) struct Given {
     table: Table,
     rows: Rows,
-    /// The rows to enrol.
+    /// The rows of the split that was asked for.
+    in_split: Vec<usize>,
+    /// Those of them to enrol.
     chosen: Vec<usize>,
 }
 
@@ -63,28 +65,12 @@ impl GivenFlags {
             Some(labels) => Rows::read(labels, table.rows())?,
             None => table.labels(path)?,
         };
-        let chosen = self.chosen(path, &rows)?;
-        Ok(Some(Given {
-            table,
-            rows,
-            chosen,
-        }))
-    }
-
-    fn chosen(&self, path: &Path, rows: &Rows) -> anyhow::Result<Vec<usize>> {
-        let is_enrolled = |row: usize| match &rows.role {
+        let in_split = self.in_split(&rows);
+        let is_enrolled = |row: &usize| match &rows.role {
             None => true,
-            Some(roles) => roles.get(row) == Some(&Role::Gallery),
+            Some(roles) => roles.get(*row) == Some(&Role::Gallery),
         };
-        let in_split = |row: usize| match (&self.split, &rows.split) {
-            (None, _) => true,
-            (Some(wanted), Some(splits)) => splits.get(row) == Some(wanted),
-            (Some(_), None) => false,
-        };
-        let all = 0..rows.label.len();
-        let chosen: Vec<usize> = all
-            .filter(|row| is_enrolled(*row) && in_split(*row))
-            .collect();
+        let chosen: Vec<usize> = in_split.iter().copied().filter(is_enrolled).collect();
         if chosen.is_empty() {
             let message = format!(
                 "no vector of {} is to be enrolled: none has the role gallery and the split asked for",
@@ -92,7 +78,21 @@ impl GivenFlags {
             );
             return Err(fail(Exit::BadData, message));
         }
-        Ok(chosen)
+        Ok(Some(Given {
+            table,
+            rows,
+            in_split,
+            chosen,
+        }))
+    }
+
+    fn in_split(&self, rows: &Rows) -> Vec<usize> {
+        let is_asked_for = |row: &usize| match (&self.split, &rows.split) {
+            (None, _) => true,
+            (Some(wanted), Some(splits)) => splits.get(*row) == Some(wanted),
+            (Some(_), None) => false,
+        };
+        (0..rows.label.len()).filter(is_asked_for).collect()
     }
 }
 
@@ -101,13 +101,18 @@ impl Given {
         self.chosen.len()
     }
 
+    /// The rows of the split that have a role.
+    fn roles(&self) -> impl Iterator<Item = (usize, Role)> {
+        let roles = self.rows.role.as_deref().unwrap_or_default();
+        let rows = self.in_split.iter();
+        rows.filter_map(|&row| Some((row, *roles.get(row)?)))
+    }
+
     /// Rows of other roles than the gallery's.
     pub(super) fn left_out(&self) -> LeftOut {
         let mut left_out = LeftOut::default();
-        for role in self.rows.role.iter().flatten() {
-            if *role != Role::Gallery {
-                left_out.pass(role.as_str());
-            }
+        for (_, role) in self.roles().filter(|(_, role)| *role != Role::Gallery) {
+            left_out.pass(role.as_str());
         }
         left_out
     }
@@ -119,8 +124,7 @@ impl Given {
     ) -> anyhow::Result<()> {
         let at = |row: &usize| self.rows.label.get(*row);
         enrolled.extend(self.chosen.iter().filter_map(at).cloned());
-        let roles = self.rows.role.iter().flatten().enumerate();
-        let denied = roles.filter(|(row, role)| {
+        let denied = self.roles().filter(|(row, role)| {
             let is_enrolled = at(row).is_some_and(|label| enrolled.contains(label));
             match role {
                 Role::Query => !is_enrolled,
@@ -128,7 +132,7 @@ impl Given {
                 Role::Gallery | Role::Unused => false,
             }
         });
-        let denied: Vec<(usize, &Role)> = denied.collect();
+        let denied: Vec<(usize, Role)> = denied.collect();
         let Some((row, role)) = denied.first() else {
             return Ok(());
         };
@@ -186,5 +190,61 @@ impl Given {
 
     pub(super) fn ids(&self) -> BTreeSet<String> {
         self.chosen.iter().map(|&row| self.id(row)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Five vectors and their labels.
+    fn given(labels: &str, split: Option<&str>) -> Given {
+        let folder = tempfile::tempdir().unwrap();
+        let (vectors, list) = (folder.path().join("v.fvecs"), folder.path().join("l.csv"));
+        let row = [&1_u32.to_le_bytes()[..], &1_f32.to_le_bytes()].concat();
+        std::fs::write(&vectors, row.repeat(5)).unwrap();
+        std::fs::write(&list, labels).unwrap();
+        let flags = GivenFlags {
+            embeddings: Some(vectors),
+            labels: Some(list),
+            array: None,
+            split: split.map(ToOwned::to_owned),
+            vectors_of: None,
+        };
+        flags.read().unwrap().unwrap()
+    }
+
+    #[test]
+    fn roles_of_the_split_are_held_against_what_is_enrolled() {
+        let labels =
+            "label,role,split\na,gallery,x\na,query,x\nb,unknown,x\nb,gallery,y\nb,query,y\n";
+        let split = given(labels, Some("x"));
+        assert_eq!(split.len(), 1);
+        let left_out = split.left_out().by_role;
+        assert_eq!(
+            left_out.into_iter().collect::<Vec<_>>(),
+            [("query".to_owned(), 1), ("unknown".to_owned(), 1)]
+        );
+        assert!(split.refuse_contradictions(BTreeSet::new()).is_ok());
+        for (given, enrolled) in [(&split, "b"), (&given(labels, None), "a")] {
+            let enrolled = BTreeSet::from([enrolled.to_owned()]);
+            let error = given
+                .refuse_contradictions(enrolled)
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains("row 2 counted from 0: its label b is enrolled"),
+                "{error}"
+            );
+        }
+        let query = given(&labels.replace("a,query", "c,query"), Some("x"));
+        let error = query
+            .refuse_contradictions(BTreeSet::new())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("row 1 counted from 0: its label c is not enrolled"),
+            "{error}"
+        );
     }
 }

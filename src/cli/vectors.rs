@@ -107,9 +107,12 @@ impl ArrayFlags {
         }
 
         let mut outcome = calibrate(path, &parts, (settings, scope), digest)?;
-        let unused = rows.role.iter().flatten();
-        for role in unused.filter(|role| **role == Role::Unused) {
-            outcome.0.left_out.pass(role.as_str());
+        let splits = rows.split.as_deref().unwrap_or_default();
+        for (row, role) in rows.role.iter().flatten().enumerate() {
+            let in_split = self.split.is_none() || splits.get(row) == self.split.as_ref();
+            if in_split && *role == Role::Unused {
+                outcome.0.left_out.pass(role.as_str());
+            }
         }
         let output = Output::new(json);
         output.result(&outcome.0, text)?;
