@@ -1864,3 +1864,174 @@ fn a_load_beyond_what_a_server_can_do_is_refused_and_counted() {
     served.kill();
     assert_eq!(code(&load(&["--rate", "1"])), 69);
 }
+
+// === Models of one's own ===
+
+/// The shipped model's ONNX file as if nobody had described it, with these keys.
+fn new_model(out: &Path, set: &[&str]) -> Output {
+    let onnx = model().join("model.onnx");
+    let golden = model().join("golden.jpg");
+    let paths = [&onnx, out, &golden].map(|path| path.to_str().unwrap().to_owned());
+    let [onnx, out, golden] = &paths;
+    let mut arguments = vec!["model", "new", onnx, "--out", out, "--golden", golden];
+    arguments.extend(set.iter().flat_map(|one| ["--set", one]));
+    run(&arguments)
+}
+
+const LITE0: [&str; 6] = [
+    "input.colour=rgb",
+    "input.mean=[127, 127, 127]",
+    "input.std=[128, 128, 128]",
+    "resize.fit=squash",
+    "resize.filter=bilinear",
+    "resize.jpeg=reduced",
+];
+
+#[test]
+fn a_new_models_folder_is_the_one_that_was_written_by_hand() {
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("own");
+    let made = new_model(&out, &[&LITE0[..], &["name=own"]].concat());
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let printed = text(&made.stdout);
+    assert!(printed.contains("made by this program"), "{printed}");
+    assert!(!printed.contains("warning"), "{printed}");
+
+    let fingerprint = |folder: &Path| {
+        let inspected = run(&["inspect", "--model", folder.to_str().unwrap(), "--json"]);
+        assert!(inspected.status.success(), "{}", text(&inspected.stderr));
+        let report: Value = serde_json::from_slice(&inspected.stdout).unwrap();
+        report["model"]["fingerprint"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(fingerprint(&out), fingerprint(&model()));
+    let again = new_model(&out, &LITE0);
+    assert_eq!(again.status.code(), Some(2));
+    assert!(text(&again.stderr).contains("already"));
+}
+
+#[test]
+fn a_new_model_of_which_nobody_says_how_images_are_prepared_is_refused_key_by_key() {
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("own");
+    let refused = new_model(&out, &[]);
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));
+    let reason = text(&refused.stderr);
+    for part in [
+        "--from",
+        "--set",
+        "input.mean is missing",
+        "resize.fit is missing",
+    ] {
+        assert!(reason.contains(part), "{part}: {reason}");
+    }
+    assert!(!reason.contains("input.width"), "{reason}");
+    assert!(!out.exists());
+}
+
+#[test]
+fn a_tensor_within_the_network_can_be_the_embedding() {
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("cut");
+    let set: Vec<&str> = LITE0.into_iter().collect();
+    let onnx = model().join("model.onnx");
+    let make = |tensor: &str| {
+        let mut arguments = vec!["model", "new", onnx.to_str().unwrap(), "--output", tensor];
+        arguments.extend(["--out", out.to_str().unwrap(), "--json", "--golden"]);
+        let golden = model().join("golden.jpg");
+        let golden = golden.to_str().unwrap().to_owned();
+        arguments.push(&golden);
+        arguments.extend(set.iter().flat_map(|one| ["--set", one]));
+        run(&arguments)
+    };
+    let refused = make("nowhere");
+    assert_eq!(refused.status.code(), Some(2));
+    let reason = text(&refused.stderr);
+    assert!(
+        reason.contains("\"nowhere\"") && reason.contains("gap"),
+        "{reason}"
+    );
+    // What is pooled, before its axes of one are taken away.
+    let made = make("gap");
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let report: Value = serde_json::from_slice(&made.stdout).unwrap();
+    assert_eq!(report["cut_at"], "gap");
+    // The same numbers as the model's own output.
+    let embed = |of: &Path, name: &str| {
+        let vectors = folder.path().join(name);
+        let photo = model().join("golden.jpg");
+        let arguments = ["embed", "--model", path(of)];
+        let files = [photo.to_str().unwrap(), "--out", vectors.to_str().unwrap()];
+        assert!(run(&[&arguments[..], &files].concat()).status.success());
+        fs::read(vectors).unwrap()
+    };
+    assert_eq!(embed(&out, "a.npy"), embed(&model(), "b.npy"));
+}
+
+#[test]
+fn a_model_is_checked_against_the_vectors_of_its_author() {
+    let folder = TempDir::new().unwrap();
+    let pictures = folder.path().join("pictures");
+    fs::create_dir(&pictures).unwrap();
+    let photos = photos().join("images");
+    let mut some: Vec<PathBuf> = walk(&photos);
+    some.sort();
+    for (at, photo) in some.iter().take(4).enumerate() {
+        fs::copy(photo, pictures.join(format!("{at}.jpg"))).unwrap();
+    }
+    let vectors = folder.path().join("reference.npy");
+    let (shipped, pictures) = (model(), path(&pictures).to_owned());
+    let (model, vectors) = (path(&shipped), path(&vectors));
+    let embedded = run(&["embed", "--model", model, &pictures, "--out", vectors]);
+    assert!(embedded.status.success(), "{}", text(&embedded.stderr));
+    let list = fs::read_to_string(folder.path().join("reference.csv")).unwrap();
+    assert_eq!(list.lines().count(), 5, "{list}");
+
+    let check = |model: &str| {
+        let arguments = ["model", "check", model, "--images", &pictures, "--json"];
+        run(&[&arguments[..], &["--vectors", vectors]].concat())
+    };
+    let same = check(model);
+    assert!(same.status.success(), "{}", text(&same.stderr));
+    let report: Value = serde_json::from_slice(&same.stdout).unwrap();
+    assert_eq!(report["images"], 4);
+    assert!(
+        0.999_99 < report["cosines"]["min"].as_f64().unwrap(),
+        "{report}"
+    );
+
+    let other = folder.path().join("other");
+    let mut set = LITE0;
+    set[4] = "resize.filter=lanczos";
+    assert!(new_model(&other, &set).status.success());
+    let differs = check(other.to_str().unwrap());
+    assert_eq!(differs.status.code(), Some(65));
+    let report: Value = serde_json::from_slice(&differs.stdout).unwrap();
+    assert_eq!(report["below"], 4, "{report}");
+    assert!(text(&differs.stderr).contains("golden.cosine_min"));
+
+    // An image more than vectors, and an image that is none.
+    fs::write(Path::new(&pictures).join("9.jpg"), "no image").unwrap();
+    let uneven = check(model);
+    assert_eq!(uneven.status.code(), Some(65));
+    assert!(text(&uneven.stderr).contains("5 images and 4 vectors"));
+    let partly = run(&["embed", "--model", model, &pictures, "--out", vectors]);
+    assert_eq!(partly.status.code(), Some(3));
+    let list = fs::read_to_string(folder.path().join("reference.csv")).unwrap();
+    assert!(list.contains("9.jpg,,\"this looks like"), "{list}");
+}
+
+/// Every file below.
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| {
+            if path.is_dir() {
+                walk(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .collect()
+}

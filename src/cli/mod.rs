@@ -12,14 +12,18 @@ mod compact;
 mod config;
 mod demo;
 mod drift;
+mod embed;
 mod evaluate;
 mod exit;
 mod export;
 mod fields;
 mod given;
+mod images;
 mod inspect;
 mod left_out;
 mod listing;
+mod model;
+mod npy;
 mod output;
 mod page;
 mod pictures;
@@ -74,6 +78,10 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     /// Show and verify what a deployment, or a model, consists of
     Inspect(inspect::Inspect),
+    /// Describe a model of your own, and compare it with its author's pipeline
+    Model(model::Model),
+    /// Write a model's vectors of images to a .npy file
+    Embed(embed::Embed),
     /// Verify a deployment: every checksum, the recall of its index, and files that belong to nothing
     Verify(verify::Verify),
     /// Rewrite a deployment's items and index without what was removed
@@ -146,6 +154,8 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Drift(command) => command.run(),
         Command::Evaluate(command) => command.run(),
         Command::Inspect(command) => command.run(),
+        Command::Model(command) => command.run(),
+        Command::Embed(command) => command.run(),
         Command::Verify(command) => command.run(),
         Command::Compact(command) => command.run(),
         Command::Switch(command) => command.run(),

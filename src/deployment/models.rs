@@ -135,16 +135,11 @@ impl Models {
                 pool,
             });
         }
-        let runtime = match &self.runtime {
-            Some(runtime) => runtime,
-            None => self
-                .runtime
-                .insert(Runtime::load(&candidates(&self.engine))?),
-        };
+        let runtime = self.runtime()?;
         let model = Arc::new(Model::open(
             &key.0,
             precision,
-            runtime,
+            &runtime,
             &self.engine.compute,
         )?);
         let loaded = LoadedModel {
@@ -168,6 +163,20 @@ impl Models {
             model.is_some_and(|model| model.fingerprint() == fingerprint)
         });
         open.map(|((folder, _), _)| folder.as_path())
+    }
+
+    /// ONNX Runtime, loaded by the first who needs it.
+    ///
+    /// # Errors
+    /// No runtime, or one that cannot be loaded.
+    pub fn runtime(&mut self) -> Result<Runtime, DeploymentError> {
+        let runtime = match &self.runtime {
+            Some(runtime) => runtime,
+            None => self
+                .runtime
+                .insert(Runtime::load(&candidates(&self.engine))?),
+        };
+        Ok(runtime.clone())
     }
 
     /// Version of ONNX Runtime in use; "none" where nothing needs it.

@@ -134,6 +134,14 @@ impl Embedder {
         }
     }
 
+    /// Prepares images from now on as another manifest says, for the same session.
+    pub(super) fn prepare_as(&mut self, manifest: Arc<Manifest>) {
+        if let Some(image) = &mut self.image {
+            image.tensor = tensor_for(&manifest);
+            image.manifest = manifest;
+        }
+    }
+
     /// For vectors that are made elsewhere.
     pub(super) fn of_vectors(dimension: usize) -> Self {
         Self {

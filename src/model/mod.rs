@@ -3,6 +3,7 @@
 
 mod batch;
 pub mod budget;
+pub mod draft;
 pub mod embedder;
 mod folder;
 mod golden;
@@ -317,6 +318,13 @@ impl Model {
     pub fn runtime_version(&self) -> &str {
         let image = self.image.as_ref();
         image.map_or("none", |image| image.runtime.version())
+    }
+
+    /// The cosine to the golden embedding below which the model is refused, 0.9 to 1; `None` where
+    /// vectors are made elsewhere.
+    #[must_use]
+    pub fn cosine_min(&self) -> Option<f32> {
+        Some(self.image.as_ref()?.manifest.golden.cosine_min)
     }
 
     /// The manifest's description, if it has one.

@@ -265,25 +265,58 @@ fn shown(name: Option<&[u8]>) -> String {
     text.chars().take(CHARACTERS_MAX).collect()
 }
 
+/// The file with one more output: a tensor of this name, which some node of it has to compute.
+///
+/// A message that occurs twice in a protobuf is the two of them together, so that a second, short
+/// graph behind the file adds to the first.
+pub(super) fn with_output(onnx: &[u8], tensor: &str) -> Vec<u8> {
+    let value = field(1, tensor.as_bytes());
+    let graph = field(12, &value);
+    [onnx, &field(7, &graph)].concat()
+}
+
+/// A field of bytes.
+fn field(number: u8, content: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![number << 3 | 2];
+    let mut length = content.len();
+    loop {
+        let [low, ..] = (length & 0x7f).to_le_bytes();
+        length >>= 7;
+        if length == 0 {
+            bytes.push(low);
+            bytes.extend_from_slice(content);
+            return bytes;
+        }
+        bytes.push(low | 0x80);
+    }
+}
+
+/// The names of the tensors that the main graph's nodes compute, in the order of the file.
+pub(super) fn computed(onnx: &[u8]) -> Result<Vec<String>, OnnxError> {
+    let mut names = Vec::new();
+    for graph in fields_of(onnx, 7)? {
+        for node in fields_of(graph, 1)? {
+            let outputs = fields_of(node, 2)?.into_iter();
+            names.extend(outputs.map(|name| String::from_utf8_lossy(name).into_owned()));
+        }
+    }
+    Ok(names)
+}
+
+/// The contents of every field of this number.
+fn fields_of(message: &[u8], number: u64) -> Result<Vec<&[u8]>, OnnxError> {
+    let (mut found, mut fields) = (Vec::new(), Fields(message));
+    while let Some(field) = fields.next()? {
+        if let (true, Value::Bytes(bytes)) = (field.number == number, field.value) {
+            found.push(bytes);
+        }
+    }
+    Ok(found)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A field of bytes.
-    fn field(number: u8, content: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![number << 3 | 2];
-        let mut length = content.len();
-        loop {
-            let [low, ..] = (length & 0x7f).to_le_bytes();
-            length >>= 7;
-            if length == 0 {
-                bytes.push(low);
-                bytes.extend_from_slice(content);
-                return bytes;
-            }
-            bytes.push(low | 0x80);
-        }
-    }
 
     /// A key of two bytes, for fields from 16 on.
     fn late(number: u8, content: &[u8]) -> Vec<u8> {
@@ -419,5 +452,19 @@ mod tests {
             .collect();
         let expected = OnnxError::Malformed("its messages are nested too deep");
         assert_eq!(check(&nested(&path, Vec::new())), Err(expected));
+    }
+
+    #[test]
+    fn an_output_more_is_a_second_graph_behind_the_file() {
+        let file = with_output(&field(7, &field(2, b"net")), "features");
+        assert_eq!(check(&file), Ok(()));
+        assert!(file.ends_with(&field(7, &field(12, &field(1, b"features")))));
+    }
+
+    #[test]
+    fn the_tensors_that_nodes_compute_are_listed_in_order() {
+        let node = |name: &[u8]| field(1, &[field(1, b"x"), field(2, name)].concat());
+        let file = field(7, &[node(b"features"), node(b"logits")].concat());
+        assert_eq!(computed(&file).unwrap(), ["features", "logits"]);
     }
 }

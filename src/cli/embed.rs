@@ -1,0 +1,142 @@
+//! `matchpoint embed`: a model's vectors of images, for anything else that takes vectors.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::exit::{Exit, fail};
+use super::output::{self, Output, table};
+use super::sources::Refused;
+use super::{images, npy};
+use crate::config::{EngineFlags, ProcessEnvironment};
+use crate::deployment::Models;
+use crate::telemetry;
+
+/// Write a model's vectors of images to a .npy file
+///
+/// Each image is embedded as the server would embed it, by a model that has passed its golden check.
+/// Beside FILE.npy, FILE.csv has one line for each image, in order: its path, the number of its row,
+/// from 0, and where it has none, why. A folder stands for all images below it, sorted by path.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint embed --model models/efficientnet-lite0 photo.jpg other.jpg --out vectors.npy
+  matchpoint embed --model models/efficientnet-lite0 photos/ --out vectors.npy --json
+  matchpoint embed --model models/efficientnet-lite0 --precision int8 photos/ --out int8.npy")]
+pub(super) struct Embed {
+    /// The model's folder
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Which of the model's precisions, such as int8 [default: its own file]
+    #[arg(long, value_name = "NAME")]
+    precision: Option<String>,
+    /// Images, and folders of images
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+    /// The file to write, one row of unit length for each image
+    #[arg(long, value_name = "FILE.npy")]
+    out: PathBuf,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    engine: EngineFlags,
+}
+
+#[derive(Serialize)]
+struct Report {
+    vectors: PathBuf,
+    list: PathBuf,
+    rows: usize,
+    dimension: usize,
+    model: String,
+    precision: String,
+    fingerprint: String,
+    failed: Vec<Refused>,
+}
+
+/// A line of the list.
+#[derive(Serialize)]
+struct Line<'a> {
+    path: String,
+    row: Option<usize>,
+    reason: &'a str,
+}
+
+impl Embed {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        let engine = self.engine.resolve(&ProcessEnvironment)?;
+        telemetry::install_logs(&engine.log, engine.log_json)?;
+        let list = self.out.with_extension("csv");
+        if list == self.out {
+            let message = "--out names the .npy file; the list beside it is the .csv";
+            return Err(fail(Exit::Usage, message));
+        }
+        let files = images::listed(&self.images)?;
+        let mut models = Models::new(&engine, 1);
+        let limits = models.limits();
+        let loaded = models.open(&self.model, self.precision.as_deref())?;
+        let results = images::embedded(&files, &loaded, limits);
+
+        let (mut rows, mut failed) = (Vec::new(), Vec::new());
+        let mut lines = csv::Writer::from_path(&list)?;
+        for (path, result) in files.iter().zip(&results) {
+            let path = path.display().to_string();
+            match result {
+                Ok(embedded) => {
+                    let row = Some(rows.len());
+                    rows.push(embedded.embedding.as_slice());
+                    let reason = "";
+                    lines.serialize(Line { path, row, reason })?;
+                }
+                Err(reason) => {
+                    let (item, row) = (path.clone(), None);
+                    lines.serialize(Line { path, row, reason })?;
+                    let reason = reason.clone();
+                    failed.push(Refused { item, reason });
+                }
+            }
+        }
+        lines.flush()?;
+        let dimension = loaded.model.dimension();
+        npy::write(
+            &mut BufWriter::new(File::create(&self.out)?),
+            dimension,
+            &rows,
+        )?;
+        let report = Report {
+            rows: rows.len(),
+            vectors: self.out,
+            list,
+            dimension,
+            model: loaded.model.name().to_owned(),
+            precision: loaded.model.precision().to_owned(),
+            fingerprint: loaded.model.fingerprint().to_owned(),
+            failed,
+        };
+        Output::new(self.json).result(&report, text)?;
+        if report.failed.is_empty() {
+            return Ok(Exit::Done);
+        }
+        for Refused { item, reason } in &report.failed {
+            output::error(&format!("{item}: {reason}"));
+        }
+        Ok(Exit::SomeFailed)
+    }
+}
+
+fn text(report: &Report) -> String {
+    format!(
+        "{} vectors by model `{}`\n{}",
+        report.rows,
+        report.model,
+        table(&[
+            ("vectors", report.vectors.display().to_string()),
+            ("list", report.list.display().to_string()),
+            ("dimension", report.dimension.to_string()),
+            ("fingerprint", report.fingerprint.clone()),
+            ("failed", report.failed.len().to_string()),
+        ])
+    )
+}

@@ -1,0 +1,203 @@
+//! The golden pair of a model whose folder is being written.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::keys::Keys;
+use crate::arrays::{self, Options};
+use crate::cli::exit::{Exit, fail};
+use crate::deployment::DeploymentError;
+use crate::model::draft::Draft;
+use crate::pixels::Limits;
+use crate::vector::{Embedding, Similarity};
+
+/// Decoders and processors differ a little: never ask for more than this.
+const COSINE_MIN_MAX: f32 = 0.9995;
+/// A manifest takes no less.
+const COSINE_MIN_MIN: f32 = 0.9;
+const FILTERS: [&str; 9] = [
+    "box",
+    "bilinear",
+    "hamming",
+    "bicubic",
+    "lanczos",
+    "opencv_linear",
+    "opencv_cubic",
+    "opencv_lanczos4",
+    "opencv_area",
+];
+
+#[derive(Serialize)]
+pub(super) struct GoldenReport {
+    /// Whether the reference comes from the author's pipeline.
+    pub(super) independent: bool,
+    /// Our embedding's cosine to the reference.
+    pub(super) cosine: f32,
+    pub(super) cosine_min: f32,
+    /// Under each other filter, the nearest first.
+    pub(super) other_filters: Vec<(&'static str, f32)>,
+}
+
+/// The golden pair to be written.
+pub(super) struct Golden {
+    pub(super) image: Vec<u8>,
+    pub(super) name: String,
+    pub(super) embedding: Embedding,
+    pub(super) report: GoldenReport,
+}
+
+/// Makes the golden pair, and names it in the manifest.
+pub(super) fn make(
+    image: &Path,
+    reference: Option<&Path>,
+    (draft, keys): (&mut Draft, &mut Keys),
+    limits: Limits,
+) -> anyhow::Result<Golden> {
+    let bytes = fs::read(image).map_err(|cause| {
+        let message = format!("cannot read {}: {cause}", image.display());
+        fail(Exit::NoInput, message)
+    })?;
+    let unusable = |cause: &dyn std::fmt::Display| {
+        let message = format!("{} cannot be embedded: {cause}", image.display());
+        fail(Exit::BadData, message)
+    };
+    let own = draft.embedder.embed(&bytes, &limits);
+    let own = own.map_err(|cause| unusable(&cause))?.embedding;
+    let independent = reference.is_some();
+    let reference = match reference {
+        Some(path) => read_reference(path, own.dimension())?,
+        None => own.clone(),
+    };
+    let cosine = cosine(&own, &reference);
+    let other_filters = other_filters(draft, keys, (&bytes, limits), &reference)?;
+    let cosine_min = match keys
+        .get("golden.cosine_min")
+        .and_then(|said| said.parse().ok())
+    {
+        Some(said) => said,
+        None => least_cosine(&other_filters),
+    };
+    if cosine < cosine_min || cosine.is_nan() {
+        let better: Vec<String> = other_filters
+            .iter()
+            .filter(|(_, other)| cosine < *other)
+            .map(|(name, other)| format!("{name} {other:.6}"))
+            .collect();
+        let filters = better.join(", ");
+        return Err(fail(
+            Exit::BadData,
+            format!(
+                "the reference and our own embedding of {} have cosine {cosine:.6}, below {cosine_min}: \
+                 the preprocessing is not the author's{}",
+                image.display(),
+                if filters.is_empty() {
+                    String::new()
+                } else {
+                    format!("; with other filters it would be: {filters}")
+                }
+            ),
+        ));
+    }
+    let extension = image
+        .extension()
+        .and_then(|end| end.to_str())
+        .unwrap_or("jpg");
+    let name = format!("golden.{}", extension.to_ascii_lowercase());
+    keys.set_text("golden.image", &name);
+    keys.set_text("golden.embedding", "golden.f32");
+    keys.set("golden.cosine_min", cosine_min.to_string());
+    Ok(Golden {
+        image: bytes,
+        name,
+        embedding: reference,
+        report: GoldenReport {
+            independent,
+            cosine,
+            cosine_min,
+            other_filters,
+        },
+    })
+}
+
+/// The manifest, with a golden pair that is still to be made.
+pub(super) fn with_golden(keys: &Keys) -> String {
+    let mut keys = keys.clone();
+    keys.propose("golden.image", "\"golden.jpg\"");
+    keys.propose("golden.embedding", "\"golden.f32\"");
+    keys.propose("golden.cosine_min", "0.9");
+    keys.text()
+}
+
+fn read_reference(path: &Path, dimension: usize) -> anyhow::Result<Embedding> {
+    let options = Options {
+        name: None,
+        text: None,
+        bytes_max: 1 << 30,
+    };
+    let found = arrays::read(path, &options)?;
+    let wrong = |what: String| fail(Exit::BadData, format!("{}: {what}", path.display()));
+    if found.rows() != 1 || found.dimension != dimension {
+        return Err(wrong(format!(
+            "it holds {} rows of {} numbers, and has to hold one of {dimension}",
+            found.rows(),
+            found.dimension
+        )));
+    }
+    Embedding::normalise(found.vectors).map_err(|cause| wrong(cause.to_string()))
+}
+
+fn cosine(a: &Embedding, b: &Embedding) -> f32 {
+    Similarity::between(a.as_slice(), b.as_slice()).map_or(f32::NAN, Similarity::get)
+}
+
+impl GoldenReport {
+    /// What the check will not find.
+    pub(super) fn doubt(&self) -> Option<String> {
+        let passing = |(_, cosine): &&(&str, f32)| self.cosine_min <= *cosine;
+        let passing = self.other_filters.iter().filter(passing);
+        let names: Vec<&str> = passing.map(|(name, _)| *name).collect();
+        (!names.is_empty()).then(|| {
+            format!(
+                "with this photograph a wrong filter would pass the golden check ({}): take a sharper \
+                 one, several times larger than the model's input",
+                names.join(", ")
+            )
+        })
+    }
+}
+
+/// What each other filter would give, as cosine to the reference.
+fn other_filters(
+    draft: &mut Draft,
+    keys: &Keys,
+    (image, limits): (&[u8], Limits),
+    reference: &Embedding,
+) -> anyhow::Result<Vec<(&'static str, f32)>> {
+    let own = keys.get("resize.filter").unwrap_or_default().to_owned();
+    let mut others = Vec::new();
+    for name in FILTERS {
+        if own == format!("\"{name}\"") {
+            continue;
+        }
+        let mut other = keys.clone();
+        other.set_text("resize.filter", name);
+        other.remove("resize.jpeg");
+        draft
+            .prepare_as(&with_golden(&other))
+            .map_err(DeploymentError::from)?;
+        if let Ok(embedded) = draft.embedder.embed(image, &limits) {
+            others.push((name, cosine(&embedded.embedding, reference)));
+        }
+    }
+    others.sort_by(|a, b| b.1.total_cmp(&a.1));
+    Ok(others)
+}
+
+/// A quarter of the way to the nearest wrong filter, rounded up to four digits.
+fn least_cosine(others: &[(&'static str, f32)]) -> f32 {
+    let nearest = others.first().map_or(COSINE_MIN_MIN, |(_, cosine)| *cosine);
+    let quarter = 1.0 - (1.0 - nearest) / 4.0;
+    ((quarter * 1e4).round() / 1e4).clamp(COSINE_MIN_MIN, COSINE_MIN_MAX)
+}

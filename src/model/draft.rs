@@ -1,0 +1,181 @@
+//! A model whose manifest is still being written: what its ONNX file says of itself, and its
+//! embeddings without a golden check.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ort::value::{Outlet, ValueType};
+use sha2::{Digest as _, Sha256};
+
+use super::budget::DecodeBudget;
+use super::embedder::Embedder;
+use super::folder::{self, ONNX_BYTES_MAX};
+use super::manifest::Manifest;
+use super::runtime::Runtime;
+use super::session::{self, Provider, Resources, Session};
+use super::{ModelError, hex, onnx};
+
+/// The bytes of an ONNX file, with the path that messages name.
+#[derive(Clone, Debug)]
+pub struct OnnxFile {
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+/// An input or an output of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// The type of its numbers, such as "f32"; empty for what is no tensor.
+    pub element: String,
+    /// The length of each axis; `None` where the model leaves it open.
+    pub shape: Vec<Option<u32>>,
+}
+
+/// All inputs and outputs of a model.
+#[derive(Clone, Debug)]
+pub struct Interface {
+    /// What it takes.
+    pub inputs: Vec<Port>,
+    /// What it gives.
+    pub outputs: Vec<Port>,
+}
+
+/// A session of a model, and how images are prepared for it. Nothing has been checked but that the
+/// two fit.
+pub struct Draft {
+    /// What embeds images, on the CPU.
+    pub embedder: Embedder,
+    path: PathBuf,
+}
+
+impl OnnxFile {
+    /// Reads an ONNX file whole. Whether it is one is for [`OnnxFile::interface`] to say.
+    ///
+    /// # Errors
+    /// The file cannot be read, is a link or longer than any ONNX file.
+    pub fn read(path: &Path) -> Result<Self, ModelError> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let name = path.file_name().map(Path::new).unwrap_or(path);
+        let bytes = folder::read(folder, name, ONNX_BYTES_MAX)?;
+        let path = path.to_owned();
+        Ok(Self { path, bytes })
+    }
+
+    /// The file's bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Their SHA-256 in 64 hex digits.
+    #[must_use]
+    pub fn sha256(&self) -> String {
+        hex(&Sha256::digest(&self.bytes))
+    }
+
+    /// The same model with one more output: a tensor that one of its nodes computes.
+    #[must_use]
+    pub fn with_output(&self, tensor: &str) -> Self {
+        Self {
+            path: self.path.clone(),
+            bytes: onnx::with_output(&self.bytes, tensor),
+        }
+    }
+
+    /// The names of the tensors that its nodes compute, in the order of the file; empty for what is
+    /// no ONNX file.
+    #[must_use]
+    pub fn computed(&self) -> Vec<String> {
+        onnx::computed(&self.bytes).unwrap_or_default()
+    }
+
+    /// What the model takes and gives.
+    ///
+    /// # Errors
+    /// The file is no model that is all in one file, or ONNX Runtime does not take it.
+    pub fn interface(&self, runtime: &Runtime) -> Result<Interface, ModelError> {
+        let builder = session::builder(runtime, Provider::Cpu, ONE_THREAD);
+        let session = session::open(builder, &self.bytes);
+        let session = session.map_err(|error| error.of(self.path.clone()))?;
+        let ports = |outlets: &[Outlet]| outlets.iter().map(Port::of).collect();
+        Ok(Interface {
+            inputs: ports(session.inputs()),
+            outputs: ports(session.outputs()),
+        })
+    }
+
+    /// The model as the text of a manifest has it, on the CPU. Neither hash nor golden pair is
+    /// looked at.
+    ///
+    /// # Errors
+    /// The manifest has mistakes, all of which are named, or does not fit the model.
+    pub fn draft(&self, manifest: &str, runtime: &Runtime) -> Result<Draft, ModelError> {
+        let manifest = self.manifest(manifest)?;
+        let builder = session::builder(runtime, Provider::Cpu, ONE_THREAD);
+        let session = Session::create(builder, &self.bytes, &manifest);
+        let session = session.map_err(|error| error.of(self.path.clone()))?;
+        let budget = DecodeBudget::new(None);
+        Ok(Draft {
+            embedder: Embedder::new(session.into(), Arc::new(manifest), budget),
+            path: self.path.clone(),
+        })
+    }
+
+    fn manifest(&self, text: &str) -> Result<Manifest, ModelError> {
+        parse(text, &self.path)
+    }
+}
+
+const ONE_THREAD: Resources = Resources {
+    threads: 1,
+    gpu_bytes_max: None,
+    cpu_arena: true,
+};
+
+fn parse(text: &str, onnx: &Path) -> Result<Manifest, ModelError> {
+    Manifest::parse(text).map_err(|mistakes| ModelError::Manifest {
+        path: PathBuf::from(format!("the manifest for {}", onnx.display())),
+        mistakes,
+    })
+}
+
+impl Draft {
+    /// Prepares images from now on as another manifest says, of the same input and output.
+    ///
+    /// # Errors
+    /// The manifest has mistakes.
+    pub fn prepare_as(&mut self, manifest: &str) -> Result<(), ModelError> {
+        let manifest = parse(manifest, &self.path)?;
+        self.embedder.prepare_as(Arc::new(manifest));
+        Ok(())
+    }
+}
+
+impl Port {
+    fn of(outlet: &Outlet) -> Self {
+        let name = outlet.name().to_owned();
+        match outlet.dtype() {
+            ValueType::Tensor { ty, shape, .. } => Self {
+                name,
+                element: ty.to_string(),
+                shape: shape.iter().map(|side| u32::try_from(*side).ok()).collect(),
+            },
+            ValueType::Sequence(_) | ValueType::Map { .. } | ValueType::Optional(_) => Self {
+                name,
+                element: String::new(),
+                shape: Vec::new(),
+            },
+        }
+    }
+}
+
+impl std::fmt::Display for Port {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let axis =
+            |side: &Option<u32>| side.map_or_else(|| "?".to_owned(), |side| side.to_string());
+        let shape: Vec<String> = self.shape.iter().map(axis).collect();
+        write!(f, "{:?} {} [{}]", self.name, self.element, shape.join(", "))
+    }
+}
