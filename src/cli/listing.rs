@@ -100,22 +100,20 @@ enum Kind {
     Other(String),
 }
 
+/// The images at any depth of a folder, whatever their labels, in the order of names.
+pub(super) fn images_below(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let exclude = ExcludeFlags::default();
+    let walk = Walk::of(root, &exclude)?;
+    let is_image = |path: &PathBuf| matches!(kind(path), Kind::Image);
+    Ok(walk.files.into_iter().filter(is_image).collect())
+}
+
 impl Listing {
     /// Lists a folder with one subfolder for each label, in the order of names.
     pub(super) fn of(root: &Path, exclude: &ExcludeFlags) -> anyhow::Result<Self> {
-        let mut walk = Walk {
-            root,
-            exclude,
-            files: Vec::new(),
-            listing: Self::default(),
-        };
-        walk.enter(root, DEPTH_MAX).map_err(|(at, cause)| {
-            let at = at.display();
-            fail(Exit::NoInput, format!("cannot read {at}: {cause}"))
-        })?;
         let Walk {
             files, mut listing, ..
-        } = walk;
+        } = Walk::of(root, exclude)?;
         let (mut with, mut without) = (BTreeSet::new(), BTreeSet::new());
         for path in files {
             let below = path.strip_prefix(root).unwrap_or(&path);
@@ -170,7 +168,21 @@ struct Walk<'a> {
     listing: Listing,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn of(root: &'a Path, exclude: &'a ExcludeFlags) -> anyhow::Result<Self> {
+        let mut walk = Self {
+            root,
+            exclude,
+            files: Vec::new(),
+            listing: Listing::default(),
+        };
+        walk.enter(root, DEPTH_MAX).map_err(|(at, cause)| {
+            let at = at.display();
+            fail(Exit::NoInput, format!("cannot read {at}: {cause}"))
+        })?;
+        Ok(walk)
+    }
+
     fn enter(&mut self, folder: &Path, depth: usize) -> Result<(), (PathBuf, io::Error)> {
         let failed = |cause| (folder.to_owned(), cause);
         let mut entries = Vec::new();

@@ -686,7 +686,10 @@ pub(super) fn index_misses(
 }
 
 /// Reads a file that may be an image, but no more of it than an image may have.
-fn read_image(path: &Path, limits: &Limits) -> Result<Vec<u8>, DeploymentError> {
+///
+/// # Errors
+/// It is not a regular file, or the disk.
+pub fn read_image(path: &Path, limits: &Limits) -> Result<Vec<u8>, DeploymentError> {
     let failed = |cause: std::io::Error| DeploymentError::io(path, &cause);
     // Opening a pipe would wait for its other end.
     if !std::fs::metadata(path).map_err(failed)?.is_file() {

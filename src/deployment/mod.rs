@@ -44,7 +44,7 @@ pub use crate::journal::read::QueueRequest;
 pub use crate::model::pool::Caller;
 pub use answer::{
     Basis, Enrolment, Hit, ImageAt, ProbeRequest, ProbeSource, Probed, Query, Reference,
-    SearchAnswer, SearchOptions, Standing, Timings, Undecided, VerifyAnswer,
+    SearchAnswer, SearchOptions, Standing, Timings, Undecided, VerifyAnswer, read_image,
 };
 pub use archive::ArchiveError;
 pub use audited::recorded_decisions;
