@@ -327,6 +327,28 @@ mod onnx {
         file(&bytes(1, &node.concat()), element, input, output)
     }
 
+    /// A model that flattens so many images at once, 128 to 16,383.
+    pub(super) fn flatten_many(images: u16, image: &[u8], length: u8) -> Vec<u8> {
+        let [high, low] = [images >> 7, images & 0x7f].map(|part| u8::try_from(part).unwrap());
+        let dim = |value: u8| bytes(1, &number(1, value));
+        let many = bytes(1, &[1 << 3, low | 0x80, high]);
+        let port = |field: u8, name: &str, rest: &[u8]| {
+            let rest: Vec<u8> = rest.iter().flat_map(|side| dim(*side)).collect();
+            let dims = bytes(2, &[many.clone(), rest].concat());
+            let tensor = bytes(2, &bytes(1, &[number(1, 1), dims].concat()));
+            bytes(field, &[text(1, name), tensor].concat())
+        };
+        let node = [text(1, "pixels"), text(2, "out"), text(4, "Flatten")];
+        let graph = [
+            bytes(1, &node.concat()),
+            text(2, "toy"),
+            port(11, "pixels", image),
+            port(12, "out", &[length]),
+        ];
+        let opset = [text(1, ""), number(2, 13)].concat();
+        [number(1, 8), bytes(7, &graph.concat()), bytes(8, &opset)].concat()
+    }
+
     /// A model that adds to `pixels` a weight that it keeps in another file.
     pub(super) fn with_external_weight(file_name: &str, shape: &[u8]) -> Vec<u8> {
         let node = [
@@ -777,6 +799,10 @@ fn a_model_of_a_fixed_number_of_images_gives_one_its_own_embedding() {
             assert_eq!(found, Embedding::normalise(planes.collect()).unwrap());
         }
     }
+    // Each search would pay for all of them.
+    let many = Toy::with(&onnx::flatten_many(16_383, &[3, 2, 4], 24), &planes());
+    let text = many.refusal().to_string();
+    assert!(text.contains("takes 16383 images at once"), "{text}");
     // The mean of four images is no image's own.
     let attributes = [onnx::list("axes", &[0, 2, 3]), onnx::whole("keepdims", 1)].concat();
     let joined = onnx::model(&[4, 3, 2, 4], "ReduceMean", &attributes, &[1, 3, 1, 1]);

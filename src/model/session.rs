@@ -76,6 +76,12 @@ impl Element {
     }
 }
 
+/// The most images that a model may insist on being given at once: each search pays for all of them.
+const FIXED_BATCH_MAX: usize = 256;
+
+/// The most numbers that they may come to: a gibibyte of f32.
+const FIXED_BATCH_NUMBERS_MAX: i64 = 1 << 28;
+
 /// The types of number in which a model may give an embedding.
 const OUTPUTS: [TensorElementType; 5] = [
     TensorElementType::Float32,
@@ -422,6 +428,19 @@ impl Interface {
             interface.mistakes.push(format!(
                 "the model takes {input} images at once and gives {output} results, so that none \
                  can be told from the others; export it with a batch of 1 or an open one"
+            ));
+        }
+        let each: i64 = tensor_shape(manifest).iter().product();
+        let too_many = |batch: &usize| {
+            let numbers = i64::try_from(*batch)
+                .ok()
+                .and_then(|batch| batch.checked_mul(each));
+            FIXED_BATCH_MAX < *batch || numbers.is_none_or(|all| FIXED_BATCH_NUMBERS_MAX < all)
+        };
+        if let Some(batch) = interface.batch.filter(too_many).filter(|batch| 1 < *batch) {
+            interface.mistakes.push(format!(
+                "the model takes {batch} images at once, more than {FIXED_BATCH_MAX} or than memory \
+                 should be spent on; export it with a batch of 1 or an open one"
             ));
         }
         interface
