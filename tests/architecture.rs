@@ -79,6 +79,8 @@ const OWNED: &[(&str, &[&str])] = &[
     ("hnsw_rs::", &["gallery"]),
     ("rusqlite::", &["gallery", "journal"]),
     ("statrs::", &["calibration"]),
+    ("strsim::", &["calibration"]),
+    ("unicode_normalization::", &["calibration"]),
     ("tonic::", &["server"]),
     ("tonic_types::", &["server"]),
     ("prost::", &["server"]),

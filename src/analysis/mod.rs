@@ -4,6 +4,7 @@
 //! made from, the pairs of them and their rates, consistency over labels, remedies.
 
 pub mod consistency;
+pub mod copies;
 pub mod disjoint;
 mod draws;
 pub mod dyadic;
@@ -12,6 +13,7 @@ pub mod label_counts;
 pub mod label_groups;
 pub mod label_rows;
 pub mod nearest;
+pub mod nearest_strangers;
 pub mod pair_counts;
 pub mod pairs_view;
 pub mod pairwise;
@@ -23,6 +25,7 @@ pub mod remedy_verdict;
 pub mod score_curve;
 pub mod score_histogram;
 pub mod sizes;
+pub mod strangers;
 pub mod utility;
 
 use std::collections::BTreeMap;
@@ -38,6 +41,7 @@ use crate::calibration::recording::{Condition, LabelOutcome, Recording};
 use crate::vector::Similarity;
 use consistency::Band;
 use embeddings::Embeddings;
+use nearest_strangers::{NearestStranger, nearest_strangers};
 use pairs_view::PairsView;
 use pairwise::{Scan, Watch};
 use remedies::Remedies;
@@ -229,6 +233,8 @@ pub struct Analysis {
     pub intruded_labels: u64,
     /// How many labels have misses or impostors at all; the worst are listed.
     pub worst_labels_total: u64,
+    /// The non-mated searches with the highest scores, highest first.
+    pub nearest_strangers: Vec<NearestStranger>,
     /// Rates in searches for each value of each metadata column.
     pub conditions: Vec<Condition>,
     /// FAR per search by size of the gallery.
@@ -309,6 +315,7 @@ impl Material<'_> {
             intruder_pairs: intruded.pairs,
             intruded_labels: intruded.labels,
             worst_labels_total,
+            nearest_strangers: nearest_strangers(self.recording, self.threshold),
             conditions: self.recording.by_condition(self.threshold),
             growth: Sizes::measure(self, &mut notes),
             remedies: Remedies::measure(self, &mut notes),

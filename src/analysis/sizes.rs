@@ -1,5 +1,7 @@
 //! FAR per search by size of the gallery: measured on parts of it, predicted beyond it.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::Material;
@@ -9,6 +11,7 @@ use crate::calibration::growth::{
     Candidate, DeepSearches, FpirAt, FpirBySize, GROWTH_ASSUMPTION, Stranger, Unit, predicted,
 };
 use crate::calibration::policy::Target;
+use crate::calibration::rates::{Confidence, Interval};
 
 /// Parts of the gallery that are measured, in eighths of it.
 const EIGHTHS: [u64; 4] = [1, 2, 4, 6];
@@ -22,6 +25,11 @@ pub struct Sizes {
     pub measured: Vec<FpirBySize>,
     /// Beyond it.
     pub predicted: Vec<FpirAt>,
+    /// Where no search at all was accepted: what is predicted from the upper end of the interval of the
+    /// FAR, over labels, instead of zero, which would stay zero in a gallery of any size.
+    pub predicted_at_most: Vec<FpirAt>,
+    /// The searches that this rests on.
+    pub searches: u64,
     /// Items in the gallery now.
     pub items_now: u64,
     /// The size up to which the prediction stays at or below the target FAR; `None` without a
@@ -78,13 +86,24 @@ impl Sizes {
         };
         let fpir = measured.last()?.fpir;
         let now = FpirAt { items, fpir };
-        let predictions: Result<Vec<FpirAt>, _> = TIMES
+        let predictions = |now| -> Vec<FpirAt> {
+            let all = TIMES
+                .iter()
+                .map(|times| predicted(now, items.saturating_mul(*times)));
+            all.collect::<Result<_, _>>().unwrap_or_default()
+        };
+        let strangers: BTreeSet<&str> = material
+            .deep
             .iter()
-            .map(|times| predicted(now, items.saturating_mul(*times)))
+            .map(|(label, _)| label.as_str())
             .collect();
+        let upper = Interval::wilson(0.0, real(strangers.len() as u64), Confidence::DISPLAY).upper;
+        let at_most = (fpir <= 0.0).then_some(FpirAt { items, fpir: upper });
         Some(Self {
             measured,
-            predicted: predictions.unwrap_or_default(),
+            predicted: predictions(now),
+            predicted_at_most: at_most.map(predictions).unwrap_or_default(),
+            searches: material.deep.len() as u64,
             items_now: items,
             holds_until: target_far(material.target).and_then(|far| holds_until(now, far.far())),
             assumption: GROWTH_ASSUMPTION,
@@ -120,4 +139,56 @@ fn holds_until(now: FpirAt, far: f64) -> Option<u64> {
     )]
     let items = (real(now.items) * times) as u64;
     Some(items)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::consistency::Band;
+    use crate::analysis::embeddings::Embeddings;
+    use crate::analysis::{BAND_POINTS, Scope, Set};
+    use crate::calibration::decision::Threshold;
+    use crate::calibration::recording::Recording;
+    use crate::vector::Similarity;
+
+    #[test]
+    fn where_no_stranger_was_accepted_a_larger_gallery_is_not_promised_to_accept_none() {
+        let names = vec!["a".to_owned(), "b".to_owned()];
+        let vectors = vec![1.0, 0.0, 0.0, 1.0];
+        let gallery = Set {
+            ids: vec!["one".to_owned(), "two".to_owned()],
+            labels: vec![0, 1],
+            conditions: vec![std::collections::BTreeMap::new(); 2],
+            embeddings: Embeddings::from_unit(2, vectors, vec![0, 1]).unwrap(),
+        };
+        let score = Similarity::new(0.2).unwrap();
+        let deep: Vec<crate::analysis::Deep> = (0..195)
+            .map(|n| (format!("stranger {n}"), vec![(score, "a".to_owned())]))
+            .collect();
+        let threshold = Threshold::at(Similarity::new(0.5).unwrap());
+        let material = Material {
+            names: &names,
+            gallery: &gallery,
+            queries: None,
+            recording: &Recording::new(Vec::new()).unwrap(),
+            deep: &deep,
+            depth: 64,
+            target: Target::EqualError,
+            threshold,
+            on_similarity: threshold,
+            seed: 0,
+            scope: Scope {
+                pairs_max: 0,
+                band: Band::default(),
+                band_points: BAND_POINTS,
+            },
+        };
+        let sizes = Sizes::measure(&material, &mut Vec::new()).unwrap();
+        assert!(sizes.predicted.iter().all(|point| point.fpir <= 0.0));
+        assert_eq!(sizes.searches, 195);
+        // The upper end of Wilson's interval for 0 of 195 is 1.93 %; twice the gallery, nearly twice that.
+        let twice = sizes.predicted_at_most[0];
+        assert_eq!(twice.items, 4);
+        assert!((twice.fpir - 0.0383).abs() < 1e-3, "{}", twice.fpir);
+    }
 }

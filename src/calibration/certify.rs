@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::CalibrationError;
 use super::binomial::{self, real};
 use super::decision::{Decision, Threshold};
-use super::rates::{Confidence, at_least, recorded};
+use super::rates::{Confidence, TARGET_MAX, or_ask_for, recorded};
 use super::trials::OnePerLabel;
 use crate::vector::Similarity;
 
@@ -45,7 +45,7 @@ impl TargetFar {
     /// # Errors
     /// Refuses a FAR outside [1e-9, 0.5] and a confidence outside [0.5, 1 - 1e-9].
     pub fn new(far: f64, confidence: f64) -> Result<Self, CalibrationError> {
-        if !(1e-9..=0.5).contains(&far) {
+        if !(1e-9..=TARGET_MAX).contains(&far) {
             return Err(CalibrationError::TargetFar { value: far });
         }
         Ok(Self {
@@ -137,8 +137,8 @@ pub struct Certificate {
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[error(
     "FAR {far} at confidence {confidence} needs {needed} labels of strangers, there are \
-     {independent_trials}: add labels, or ask for FAR {best} or more",
-    best = at_least(*.best_supported_far), far = .target.far(), confidence = .target.confidence().get()
+     {independent_trials}: add labels{or}",
+    or = or_ask_for("FAR", *.best_supported_far), far = .target.far(), confidence = .target.confidence().get()
 )]
 pub struct Underpowered {
     /// Labels of strangers that were tried.
@@ -311,8 +311,15 @@ mod tests {
             text.contains("needs 2995 labels") && text.contains("there are 2994"),
             "{text}"
         );
+        // 1 - 0.05^(1/2994) is 0.0010001; the flag takes what is written.
+        assert!(text.ends_with("or ask for FAR 0.00101 or more"), "{text}");
         let none = certified(&[], target(0.1, 0.9)).unwrap_err();
         assert!((none.best_supported_far - 1.0).abs() < f64::EPSILON);
+        // What three labels support is above 0.5, which no target may have: no such advice.
+        for labels in [0, 3] {
+            let few = certified(&vec![Some(0.2); labels], target(0.1, 0.95)).unwrap_err();
+            assert!(!few.to_string().contains("ask for FAR"), "{few}");
+        }
         let enough = vec![Some(0.2); 2_995];
         let far_bound = certified(&enough, target(1e-3, 0.95)).unwrap().far_bound;
         assert!(far_bound <= 1e-3);

@@ -13,7 +13,7 @@ use super::CalibrationError;
 use super::binomial::{self, real};
 use super::certify::TargetFar;
 use super::decision::Threshold;
-use super::rates::{Confidence, at_least, recorded};
+use super::rates::{Confidence, TARGET_MAX, or_ask_for, recorded, short};
 use super::trials::{MatedSearch, Trials};
 use crate::vector::Similarity;
 
@@ -56,7 +56,7 @@ impl TargetFrr {
     /// # Errors
     /// Refuses an FRR outside [1e-9, 0.5] and a confidence outside [0.5, 1 - 1e-9].
     pub fn new(frr: f64, confidence: f64) -> Result<Self, CalibrationError> {
-        if !(1e-9..=0.5).contains(&frr) {
+        if !(1e-9..=TARGET_MAX).contains(&frr) {
             return Err(CalibrationError::TargetFrr { value: frr });
         }
         Ok(Self {
@@ -186,9 +186,8 @@ pub enum FrrRefused {
     /// Too few independent trials for the target: more labels may help.
     #[error(
         "FRR {frr} at confidence {confidence} needs {} of mated searches, there are \
-         {independent_trials}, of which {lost} do not find their label first: add labels, or ask \
-         for FRR {best} or more",
-        needed_in_words(.needed), best = at_least(*.best_supported_frr), frr = .target.frr(), confidence = .target.confidence().get()
+         {independent_trials}, of which {lost} do not find their label first: add labels{or}",
+        needed_in_words(.needed), or = or_ask_for("FRR", *.best_supported_frr), frr = .target.frr(), confidence = .target.confidence().get()
     )]
     Underpowered {
         /// What was asked for.
@@ -206,10 +205,9 @@ pub enum FrrRefused {
     /// Wrong and missing candidates alone exceed the target: more labels will not help.
     #[error(
         "no threshold keeps FRR {frr}: {lost} of {independent_trials} labels do not find their \
-         label first, whatever the threshold, a share of {share_at_least:.3e} or more at \
-         confidence {confidence}; improve the model or the enrolled items, or ask for FRR \
-         {best} or more",
-        best = at_least(*.best_supported_frr), frr = .target.frr(), confidence = .target.confidence().get()
+         label first, whatever the threshold, a share of {share} or more at confidence \
+         {confidence}: improve the model or the enrolled items{or}",
+        share = short(*.share_at_least), or = or_ask_for("FRR", *.best_supported_frr), frr = .target.frr(), confidence = .target.confidence().get()
     )]
     Unattainable {
         /// What was asked for.
@@ -437,6 +435,13 @@ mod tests {
         );
         let none = certified(&[], target(0.1, 0.9)).unwrap_err();
         assert!(none.to_string().contains("needs 22 labels"), "{none}");
+        assert!(!none.to_string().contains("ask for FRR"), "{none}");
+        assert!(refused_at(21).contains("or ask for FRR 0.104 or more"));
+    }
+
+    fn refused_at(labels: usize) -> String {
+        let refused = certified(&vec![Some(0.5); labels], target(0.1, 0.9));
+        refused.unwrap_err().to_string()
     }
 
     #[test]

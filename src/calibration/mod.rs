@@ -17,11 +17,13 @@ pub mod evidence;
 pub mod groups;
 pub mod growth;
 pub mod held_out;
+pub mod likeness;
 pub mod normalise;
 pub mod operating_point;
 pub mod policy;
 pub mod rates;
 pub mod recording;
+pub mod strangers;
 pub mod sweep;
 pub mod trials;
 
@@ -153,6 +155,12 @@ pub enum CalibrationError {
     /// Labels used twice.
     #[error(transparent)]
     Overlap(#[from] held_out::Overlap),
+    /// Strangers whom nobody named carry no certificate.
+    #[error(transparent)]
+    Unnamed(#[from] strangers::Unnamed),
+    /// One label under two spellings.
+    #[error(transparent)]
+    Alike(#[from] likeness::LabelsAlike),
     /// Too few independent trials for the target.
     #[error(transparent)]
     Underpowered(#[from] certify::Underpowered),
@@ -296,6 +304,9 @@ impl CalibrationError {
         );
         if unattainable {
             return Some("CALIBRATION_UNATTAINABLE");
+        }
+        if let Self::Unnamed(_) = self {
+            return Some("STRANGERS_UNNAMED");
         }
         self.shortage().map(|_| "CALIBRATION_UNDERPOWERED")
     }

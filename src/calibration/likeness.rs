@@ -1,0 +1,646 @@
+//! Labels that are suspiciously alike: one thing under two spellings is a mate that counts as a
+//! stranger, and no threshold keeps what is promised on such strangers.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
+
+use serde::Serialize;
+use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::is_combining_mark;
+
+/// Letters of the shorter of two words from which on one edit makes a near miss. In shorter words
+/// one letter is often all there is between two things: goat and boat.
+const LETTERS_FOR_ONE: usize = 5;
+/// The same, for two edits.
+const LETTERS_FOR_TWO: usize = 10;
+/// Words with more letters than this are compared for one edit only: what two edits can make of
+/// them is too much.
+const LETTERS_FOR_TWO_MAX: usize = 32;
+/// A label that is nearly more others than this belongs to a series (class-aa, class-ab), and is no
+/// typing error.
+const SERIES_FROM: usize = 3;
+/// Labels that share one shortened form, at most: more of them are a series.
+const BUCKET_MAX: usize = 32;
+/// Pairs that a refusal names.
+const EXAMPLES_MAX: usize = 5;
+
+/// How two labels are alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Likeness {
+    /// The same but for capitals, Unicode form, invisible characters, or what stands between words:
+    /// almost certainly one label.
+    Spelling,
+    /// The same but for one or two letters of one long word: perhaps a typing error.
+    NearMiss,
+}
+
+/// Two labels that are alike.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Alike {
+    /// How.
+    pub likeness: Likeness,
+    /// The label that was looked at.
+    pub label: String,
+    /// The one that it is like.
+    pub other: String,
+    /// Whether the other one is enrolled; else it is among those that were looked at.
+    pub enrolled: bool,
+    /// Where they differ, in words.
+    pub differ_by: Vec<&'static str>,
+}
+
+impl Alike {
+    /// Both, with what cannot be seen written out.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let other = if self.enrolled {
+            "enrolled: "
+        } else {
+            "also: "
+        };
+        let (label, by) = (visible(&self.label), self.differ_by.join(", "));
+        format!("`{label}` ({other}`{}`; {by})", visible(&self.other))
+    }
+}
+
+/// Labels that are no more than other spellings of each other, or of enrolled ones.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{count} labels that are not enrolled are another label but for spelling: {examples}; as \
+     strangers they would be searches that find what they show, and every rate would be wrong. \
+     Correct the labels; or, where they are different things, say so: --labels-as-they-are, \
+     labels_as_they_are over gRPC"
+)]
+pub struct LabelsAlike {
+    /// How many there are; at least one.
+    pub count: u64,
+    /// The first few, in words.
+    pub examples: String,
+}
+
+/// Refuses labels that are the same as others but for spelling.
+///
+/// # Errors
+/// Names how many there are, and the first few with both spellings.
+pub fn refuse_spellings(alike: &[Alike]) -> Result<(), LabelsAlike> {
+    let spellings = || {
+        alike
+            .iter()
+            .filter(|pair| pair.likeness == Likeness::Spelling)
+    };
+    let count = spellings().count();
+    if count == 0 {
+        return Ok(());
+    }
+    let examples: Vec<String> = spellings()
+        .take(EXAMPLES_MAX)
+        .map(Alike::describe)
+        .collect();
+    let more = if EXAMPLES_MAX < count { ", …" } else { "" };
+    Err(LabelsAlike {
+        count: count as u64,
+        examples: examples.join(", ") + more,
+    })
+}
+
+/// How two labels are alike; `None` where they are one, or are not.
+#[must_use]
+pub fn likeness(a: &str, b: &str) -> Option<Likeness> {
+    if a == b {
+        return None;
+    }
+    Form::of(a).likeness(&Form::of(b))
+}
+
+/// For each of `labels` that is not enrolled: the enrolled label, or the other one of them, that it
+/// is alike, spellings first. Near misses of a label with more than three of them are left out. Takes
+/// time and memory in proportion to the letters of all labels.
+#[must_use]
+pub fn alike<'a>(
+    labels: impl IntoIterator<Item = &'a str>,
+    enrolled: impl IntoIterator<Item = &'a str>,
+) -> Vec<Alike> {
+    let enrolled: BTreeSet<&str> = enrolled.into_iter().collect();
+    let labels: BTreeSet<&str> = labels.into_iter().collect();
+    let strange = labels.into_iter().filter(|label| !enrolled.contains(label));
+    // Enrolled ones first: a spelling of them is named after them.
+    let known = enrolled.iter().map(|label| (*label, true));
+    let all: Vec<Labelled<'_>> = known
+        .chain(strange.map(|label| (label, false)))
+        .map(|(label, enrolled)| Labelled {
+            label,
+            enrolled,
+            form: Form::of(label),
+        })
+        .collect();
+    let mut found = spellings(&all);
+    found.extend(near_misses(&all));
+    found.sort();
+    found
+}
+
+struct Labelled<'a> {
+    label: &'a str,
+    enrolled: bool,
+    form: Form,
+}
+
+fn pair(label: &Labelled<'_>, other: &Labelled<'_>, likeness: Likeness) -> Alike {
+    Alike {
+        likeness,
+        label: label.label.to_owned(),
+        other: other.label.to_owned(),
+        enrolled: other.enrolled,
+        differ_by: match likeness {
+            Likeness::Spelling => differ_by(label.label, other.label),
+            Likeness::NearMiss => vec!["a letter or two"],
+        },
+    }
+}
+
+fn spellings(all: &[Labelled<'_>]) -> Vec<Alike> {
+    let mut first_of: HashMap<&str, &Labelled<'_>> = HashMap::new();
+    let mut found = Vec::new();
+    for one in all {
+        match first_of.get(one.form.key.as_str()) {
+            Some(first) if !one.enrolled => found.push(pair(one, first, Likeness::Spelling)),
+            Some(_) => {}
+            None => drop(first_of.insert(&one.form.key, one)),
+        }
+    }
+    found
+}
+
+/// Labels at one or two edits share a form in which each lacks as many letters: no two others are
+/// compared.
+fn near_misses(all: &[Labelled<'_>]) -> Vec<Alike> {
+    let hasher = RandomState::new();
+    let mut shortened: Vec<(u64, usize)> = Vec::new();
+    for (place, one) in all.iter().enumerate() {
+        one.form
+            .shortened(&mut |form| shortened.push((hasher.hash_one(form), place)));
+    }
+    shortened.sort_unstable();
+    shortened.dedup();
+    let mut pairs: BTreeSet<(usize, usize)> = BTreeSet::new();
+    for bucket in shortened.chunk_by(|a, b| a.0 == b.0) {
+        if BUCKET_MAX < bucket.len() {
+            continue;
+        }
+        for (at, &(_, earlier)) in bucket.iter().enumerate() {
+            for &(_, later) in bucket.iter().skip(at + 1) {
+                pairs.insert((later, earlier));
+            }
+        }
+    }
+    let mut degrees: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut near = Vec::new();
+    for (later, earlier) in pairs {
+        let (Some(label), Some(other)) = (all.get(later), all.get(earlier)) else {
+            continue;
+        };
+        if label.form.likeness(&other.form) == Some(Likeness::NearMiss) {
+            for place in [later, earlier] {
+                *degrees.entry(place).or_default() += 1;
+            }
+            near.push((later, earlier));
+        }
+    }
+    let single = |place: &usize| degrees.get(place).is_some_and(|near| *near <= SERIES_FROM);
+    let kept = near
+        .into_iter()
+        .filter(|(later, earlier)| single(later) && single(earlier))
+        .filter_map(|(later, earlier)| Some((all.get(later)?, all.get(earlier)?)));
+    kept.filter(|(label, _)| !label.enrolled)
+        .map(|(label, other)| pair(label, other, Likeness::NearMiss))
+        .collect()
+}
+
+/// A label in the form in which labels are compared.
+struct Form {
+    /// Without what spelling alone can change.
+    key: String,
+    /// Its words. Those with a digit are numbers or codes.
+    words: Vec<String>,
+}
+
+impl Form {
+    fn of(label: &str) -> Self {
+        let key = key(label, |_| true);
+        let words = key.split(|c: char| !c.is_alphanumeric() && !is_combining_mark(c));
+        let words = words.filter(|word| !word.is_empty());
+        Self {
+            words: words.map(str::to_owned).collect(),
+            key,
+        }
+    }
+
+    fn likeness(&self, other: &Self) -> Option<Likeness> {
+        if self.key == other.key {
+            return Some(Likeness::Spelling);
+        }
+        self.is_near(other).then_some(Likeness::NearMiss)
+    }
+
+    /// Whether one word differs in a letter or two, or nothing but where words end. Words with digits
+    /// are the same or are not: item-001 is not nearly item-002.
+    fn is_near(&self, other: &Self) -> bool {
+        if self.joined() == other.joined() {
+            return LETTERS_FOR_ONE <= letters(&self.joined());
+        }
+        if self.words.len() != other.words.len() {
+            return false;
+        }
+        let both = self.words.iter().zip(&other.words);
+        let mut differing = both.filter(|(a, b)| a != b);
+        let (Some((a, b)), None) = (differing.next(), differing.next()) else {
+            return false;
+        };
+        if is_code(a) || is_code(b) {
+            return false;
+        }
+        let (shorter, longer) = {
+            let (a, b) = (letters(a), letters(b));
+            (a.min(b), a.max(b))
+        };
+        match strsim::osa_distance(a, b) {
+            1 => LETTERS_FOR_ONE <= shorter,
+            2 => LETTERS_FOR_TWO <= shorter && longer <= LETTERS_FOR_TWO_MAX,
+            _ => false,
+        }
+    }
+
+    fn joined(&self) -> String {
+        self.words.concat()
+    }
+
+    /// Every form with one word shortened by as many letters as may differ, and the one without
+    /// anything between words.
+    fn shortened(&self, take: &mut dyn FnMut(&str)) {
+        take(&self.joined());
+        for (place, word) in self.words.iter().enumerate() {
+            let count = letters(word);
+            if is_code(word) || count + 1 < LETTERS_FOR_ONE {
+                continue;
+            }
+            let (before, after) = (self.words.get(..place), self.words.get(place + 1..));
+            let (before, after) = (before.unwrap_or_default(), after.unwrap_or_default());
+            let mut whole = |word: &str| {
+                let (before, after) = (before.join(" "), after.join(" "));
+                take(&format!("{place} {before} {word} {after}"));
+            };
+            whole(word);
+            let twice = LETTERS_FOR_TWO <= count + 2 && count <= LETTERS_FOR_TWO_MAX;
+            for shorter in without_one(word, 0) {
+                whole(&shorter.text);
+                if twice {
+                    for shortest in without_one(&shorter.text, shorter.from) {
+                        whole(&shortest.text);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A word without one of its letters, and the place of that letter.
+struct Shorter {
+    text: String,
+    from: usize,
+}
+
+fn without_one(word: &str, from: usize) -> impl Iterator<Item = Shorter> {
+    let all: Vec<char> = word.chars().collect();
+    (from..all.len()).map(move |place| {
+        let kept = all.iter().enumerate().filter(|(at, _)| *at != place);
+        Shorter {
+            text: kept.map(|(_, c)| c).collect(),
+            from: place,
+        }
+    })
+}
+
+fn letters(word: &str) -> usize {
+    word.chars().count()
+}
+
+fn is_code(word: &str) -> bool {
+    word.chars().any(char::is_numeric)
+}
+
+/// What spelling alone can change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spelling {
+    Ends,
+    Invisible,
+    Form,
+    Case,
+    Between,
+}
+
+impl Spelling {
+    const ALL: [Self; 5] = [
+        Self::Ends,
+        Self::Invisible,
+        Self::Form,
+        Self::Case,
+        Self::Between,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ends => "spaces at its ends",
+            Self::Invisible => "invisible characters",
+            Self::Form => "Unicode form",
+            Self::Case => "capitals",
+            Self::Between => "spaces, hyphens or underscores",
+        }
+    }
+}
+
+/// What two labels of one key differ by.
+fn differ_by(a: &str, b: &str) -> Vec<&'static str> {
+    let all = || Spelling::ALL.into_iter();
+    let needed = |what: &Spelling| {
+        let others = |one| one != *what;
+        key(a, others) != key(b, others)
+    };
+    let found: Vec<&str> = all().filter(needed).map(Spelling::as_str).collect();
+    if !found.is_empty() {
+        return found;
+    }
+    // Any of several does: the sign of the angstrom is a letter in another form, and its capital too.
+    let enough = |what: &Spelling| key(a, |one| one == *what) == key(b, |one| one == *what);
+    let first = all().find(enough);
+    vec![first.map_or("spelling", Spelling::as_str)]
+}
+
+/// A label without those things that spelling alone can change.
+fn key(label: &str, changes: impl Fn(Spelling) -> bool) -> String {
+    let mut text = label.to_owned();
+    if changes(Spelling::Invisible) {
+        text.retain(|c| !is_invisible(c));
+    }
+    if changes(Spelling::Ends) {
+        text = text.trim().to_owned();
+    }
+    if changes(Spelling::Form) {
+        text = text.nfc().collect();
+    }
+    if changes(Spelling::Case) {
+        // By way of capitals, so that ß is ss and both forms of sigma are one.
+        text = text
+            .chars()
+            .flat_map(char::to_uppercase)
+            .flat_map(char::to_lowercase)
+            .collect();
+    }
+    if changes(Spelling::Between) {
+        text = between_as_one(&text);
+    }
+    if changes(Spelling::Form) {
+        text = text.nfc().collect();
+    }
+    text
+}
+
+/// Each run of spaces, hyphens and underscores as one underscore.
+fn between_as_one(text: &str) -> String {
+    let mut joined = String::with_capacity(text.len());
+    let mut was_between = false;
+    for c in text.chars() {
+        let between = c.is_whitespace() || c == '_' || is_hyphen(c);
+        if !between {
+            joined.push(c);
+        } else if !was_between {
+            joined.push('_');
+        }
+        was_between = between;
+    }
+    joined
+}
+
+fn is_hyphen(c: char) -> bool {
+    matches!(
+        c,
+        '-' | '\u{2010}'..='\u{2015}' | '\u{2212}' | '\u{fe63}' | '\u{ff0d}'
+    )
+}
+
+/// Marks that show nothing: soft hyphen, zero-width space, marks of direction, word joiner, byte-order
+/// mark.
+fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2060}' | '\u{feff}'
+    )
+}
+
+/// A label with what cannot be seen, or be told from something else, written as its number.
+fn visible(label: &str) -> String {
+    let mut text = String::with_capacity(label.len());
+    for c in label.chars() {
+        let plain = !c.is_control() && !is_combining_mark(c) && !is_invisible(c);
+        if plain && (c == ' ' || !c.is_whitespace()) {
+            text.push(c);
+        } else {
+            text.push_str(&format!("\\u{{{:x}}}", u32::from(c)));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn between(a: &str, b: &str) -> Option<Likeness> {
+        let found = likeness(a, b);
+        assert_eq!(found, likeness(b, a), "{a} {b}");
+        let listed = alike([a], [b]);
+        assert_eq!(listed.first().map(|pair| pair.likeness), found, "{a} {b}");
+        found
+    }
+
+    #[test]
+    fn spellings_of_one_label_are_told() {
+        for (a, b, by) in [
+            ("Anna", "anna", "capitals"),
+            ("Stra\u{df}e", "STRASSE", "capitals"),
+            ("ΟΔΟΣ", "οδος", "capitals"),
+            ("Jos\u{e9}", "Jose\u{301}", "Unicode form"),
+            ("\u{212b}ngstr\u{f6}m", "\u{c5}ngstr\u{f6}m", "Unicode form"),
+            (" anna ", "anna", "spaces at its ends"),
+            ("an\u{200b}na", "anna", "invisible characters"),
+            ("anna smith", "anna_smith", "spaces, hyphens or underscores"),
+            (
+                "anna \u{2014} smith",
+                "anna-smith",
+                "spaces, hyphens or underscores",
+            ),
+            ("item-001", "Item-001", "capitals"),
+            ("\u{130}stanbul", "i\u{307}stanbul", "capitals"),
+        ] {
+            assert_eq!(between(a, b), Some(Likeness::Spelling), "{a} {b}");
+            assert_eq!(alike([a], [b])[0].differ_by, [by], "{a} {b}");
+        }
+        let both = &alike(["ANNA smith"], ["anna-smith"])[0];
+        assert_eq!(
+            both.differ_by,
+            ["capitals", "spaces, hyphens or underscores"]
+        );
+    }
+
+    #[test]
+    fn a_letter_or_two_of_a_long_word_are_a_near_miss() {
+        for (a, b) in [
+            ("anna smith", "anna smyth"),
+            ("elisabeth", "elizabeth"),
+            ("golden-temple-2", "golden-tempel-2"),
+            ("schwerinpalace", "schwerimpalase"),
+            ("annasmith", "anna smith"),
+        ] {
+            assert_eq!(between(a, b), Some(Likeness::NearMiss), "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn numbers_codes_and_short_words_are_no_near_misses() {
+        for (a, b) in [
+            ("item-001", "item-002"),
+            ("item1", "item11"),
+            ("U+1F600", "U+1F601"),
+            ("U+1F60A", "U+1F60B"),
+            ("gc_fishes_fish14", "gc_fishes_fish3"),
+            ("goat", "boat"),
+            ("animals_farm_cat", "animals_farm_rat"),
+            ("animals_farm_cat", "animals_farm_cow"),
+            ("elisabeth", "elizabets"),
+            ("2021", "2022"),
+            ("a", "b"),
+            ("-", "+"),
+            ("😀", "😁"),
+        ] {
+            assert_eq!(between(a, b), None, "{a} {b}");
+        }
+        assert_eq!(likeness("anna", "anna"), None, "one label");
+    }
+
+    #[test]
+    fn a_series_of_names_is_no_flood_of_warnings() {
+        let letters = 'a'..='z';
+        let series: Vec<String> = letters.map(|c| format!("category{c}")).collect();
+        let (enrolled, strange) = series.split_at(13);
+        let (enrolled, strange) = (
+            enrolled.iter().map(String::as_str),
+            strange.iter().map(String::as_str),
+        );
+        assert!(alike(strange, enrolled).is_empty());
+        let misses = alike(["elisabeth", "elizabet"], ["elizabeth"]);
+        assert_eq!(misses.len(), 2);
+        assert!(misses.iter().all(|pair| pair.enrolled));
+    }
+
+    #[test]
+    fn labels_that_are_enrolled_are_nobodys_strangers_and_strangers_are_held_against_each_other() {
+        assert!(alike(["Anna", "anna"], ["Anna", "anna"]).is_empty());
+        let found = alike(["Bert", "bert"], ["anna"]);
+        assert_eq!(found.len(), 1);
+        assert_eq!(
+            (found[0].label.as_str(), found[0].enrolled),
+            ("bert", false)
+        );
+    }
+
+    #[test]
+    fn a_refusal_names_both_spellings_and_what_cannot_be_seen() {
+        let labels = ["ANNA", "Jose\u{301}", "elisabeth"];
+        let enrolled = ["anna", "Jos\u{e9}", "elizabeth"];
+        let refused = refuse_spellings(&alike(labels, enrolled)).unwrap_err();
+        let text = refused.to_string();
+        assert_eq!(refused.count, 2);
+        for part in [
+            "`ANNA` (enrolled: `anna`; capitals)",
+            "`Jose\\u{301}` (enrolled: `Jos\u{e9}`; Unicode form)",
+            "--labels-as-they-are",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(!text.contains("elisabeth"), "{text}");
+        assert_eq!(
+            refuse_spellings(&alike(["elisabeth"], ["elizabeth"])),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn what_is_found_among_many_is_what_every_pair_says() {
+        let mut state = 9_u64;
+        let mut next = |below: u64| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 33) % below
+        };
+        let bases = [
+            "elizabeth",
+            "schwerinpalace",
+            "anna smith",
+            "golden temple x2",
+        ];
+        let mut labels = BTreeSet::new();
+        for _ in 0..120 {
+            let base = bases[usize::try_from(next(4)).unwrap()];
+            let mut chars: Vec<char> = base.chars().collect();
+            for _ in 0..next(4) {
+                let at = usize::try_from(next(chars.len() as u64)).unwrap();
+                match next(3) {
+                    0 => drop(chars.remove(at)),
+                    1 => chars.insert(at, 'q'),
+                    _ => chars[at] = char::from(b'a' + u8::try_from(next(26)).unwrap()),
+                }
+            }
+            labels.insert(chars.into_iter().collect::<String>());
+        }
+        let all: Vec<Labelled<'_>> = labels
+            .iter()
+            .map(|label| Labelled {
+                label,
+                enrolled: false,
+                form: Form::of(label),
+            })
+            .collect();
+        let near = |a: &Labelled<'_>, b: &Labelled<'_>| {
+            a.form.likeness(&b.form) == Some(Likeness::NearMiss)
+        };
+        let degree = |a: &Labelled<'_>| all.iter().filter(|b| near(a, b)).count();
+        let mut expected = 0;
+        for (at, a) in all.iter().enumerate() {
+            for b in &all[at + 1..] {
+                let single = degree(a) <= SERIES_FROM && degree(b) <= SERIES_FROM;
+                expected += usize::from(near(a, b) && single);
+            }
+        }
+        assert!(5 < expected, "{expected}");
+        assert_eq!(near_misses(&all).len(), expected);
+    }
+
+    #[test]
+    fn a_hundred_thousand_labels_are_looked_at_in_time_and_memory_of_their_letters() {
+        let forms = |label: &str| {
+            let mut count = 0;
+            Form::of(label).shortened(&mut |_| count += 1);
+            count
+        };
+        assert_eq!(forms("person 012345"), 1 + 1 + 6);
+        // Two letters of 32: the most that any word is good for.
+        assert!(forms(&"q".repeat(32)) <= 2 + 32 + 32 * 32);
+        assert_eq!(forms(&"q".repeat(512)), 2 + 512);
+        let labels: Vec<String> = (0..100_000).map(|n| format!("person {n}")).collect();
+        let (strange, enrolled) = labels.split_at(50_000);
+        let strange = strange.iter().map(String::as_str).chain(["Person 99999"]);
+        let found = alike(strange, enrolled.iter().map(String::as_str));
+        assert_eq!(found.len(), 1);
+    }
+}

@@ -1,0 +1,56 @@
+//! Strangers whom nobody named: a picture of each, and no word on whether two show the same one.
+
+use std::fmt;
+
+/// How the label of a stranger begins whom nobody named; the id of a decision follows.
+const PREFIX: &str = "stranger-";
+
+/// The label of what a decision's query showed, where all that is known of it is that it is not
+/// enrolled. It says that nobody knows who it is, so that no calibration takes it for an identity.
+#[must_use]
+pub fn unnamed_label(decision: &dyn fmt::Display) -> String {
+    format!("{PREFIX}{decision}")
+}
+
+/// Whether a label says that nobody knows whom it stands for: as [`unnamed_label`] makes them.
+#[must_use]
+pub fn is_unnamed(label: &str) -> bool {
+    label.strip_prefix(PREFIX).is_some_and(is_uuid)
+}
+
+fn is_uuid(text: &str) -> bool {
+    let groups: Vec<&str> = text.split('-').collect();
+    let hex = |group: &&str| group.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let lengths: Vec<usize> = groups.iter().map(|group| group.len()).collect();
+    lengths == [8, 4, 4, 4, 12] && groups.iter().all(hex)
+}
+
+/// A certificate that would rest on pictures whose strangers nobody named.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error(
+    "{pictures} pictures show strangers whom nobody named, and who may be as few as {strangers}; a \
+     certificate counts each stranger once. Name them (`audit label --stranger NAME`, or the column \
+     label of the queries), leave them out, or, where each is known to show another one, say so: \
+     --strangers-are-distinct, strangers_are_distinct over gRPC. --estimated promises nothing, and \
+     counts them as {strangers}"
+)]
+pub struct Unnamed {
+    /// Pictures of strangers without a name.
+    pub pictures: u64,
+    /// How many strangers they show at the least, as far as their vectors tell.
+    pub strangers: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_named_is_told_from_a_name() {
+        let id = "0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f";
+        assert!(is_unnamed(&unnamed_label(&id)));
+        for name in ["stranger-1", "stranger-anna", "stranger-", id, "anna", ""] {
+            assert!(!is_unnamed(name), "{name}");
+        }
+    }
+}
