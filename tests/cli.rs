@@ -1528,6 +1528,223 @@ fn plain_vectors_are_calibrated_without_a_deployment() {
     assert_eq!(code(&missing), 66);
 }
 
+/// Vectors with their labels and roles, calibrated without a deployment.
+struct Plain {
+    folder: TempDir,
+    vectors: Vec<u8>,
+    table: String,
+    state: u64,
+}
+
+impl Plain {
+    const DIMENSION: usize = 64;
+
+    fn new(state: u64) -> Self {
+        Self {
+            folder: TempDir::new().unwrap(),
+            vectors: Vec::new(),
+            table: "label,role\n".to_owned(),
+            state,
+        }
+    }
+
+    /// Nearly normal (splitmix64 and twelve uniforms), with a standard deviation of one.
+    fn normal(&mut self) -> f32 {
+        let mut sum = 0.0;
+        for _ in 0..12 {
+            self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut z = self.state;
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            sum += f32::from(u16::try_from((z ^ (z >> 31)) >> 48).unwrap()) / 65_536.0 - 0.5;
+        }
+        sum
+    }
+
+    /// Of a length of about one.
+    fn vector(&mut self) -> Vec<f32> {
+        (0..Self::DIMENSION).map(|_| self.normal() / 8.0).collect()
+    }
+
+    fn near(&mut self, vector: &[f32], noise: f32) -> Vec<f32> {
+        let noisy = vector.iter().map(|value| value + noise * self.normal());
+        noisy.collect()
+    }
+
+    fn add(&mut self, label: &str, role: &str, vector: &[f32]) {
+        self.vectors
+            .extend(u32::try_from(vector.len()).unwrap().to_le_bytes());
+        self.vectors
+            .extend(vector.iter().flat_map(|value| value.to_le_bytes()));
+        self.table.push_str(&format!("{label},{role}\n"));
+    }
+
+    fn calibrate(&self, more: &[&str]) -> Output {
+        let (vectors, labels) = (
+            self.folder.path().join("v.fvecs"),
+            self.folder.path().join("v.csv"),
+        );
+        fs::write(&vectors, &self.vectors).unwrap();
+        fs::write(&labels, &self.table).unwrap();
+        let arguments = ["calibrate", "--embeddings", path(&vectors)];
+        run(&[&arguments[..], &["--labels", path(&labels)], more].concat())
+    }
+}
+
+#[test]
+fn one_vector_under_many_labels_is_one_trial_and_a_copy_of_an_item_is_none() {
+    let mut plain = Plain::new(1);
+    for label in 0..40 {
+        let item = plain.vector();
+        plain.add(&format!("kind{label}"), "gallery", &item);
+        // The item once more, with a little noise.
+        let copy = plain.near(&item, 1e-3);
+        plain.add(&format!("kind{label}"), "query", &copy);
+    }
+    let one = plain.vector();
+    for label in 0..400 {
+        let copy = plain.near(&one, 1e-3);
+        plain.add(&format!("other{label}"), "unknown", &copy);
+    }
+    let refused = plain.calibrate(&["--target-far", "0.01", "--json"]);
+    assert_eq!(code(&refused), 5, "{}", text(&refused.stderr));
+    let report = json(&refused);
+    assert_eq!(report["refusal"]["independent_trials"], 1);
+    assert_eq!(report["near_copies"].as_array().unwrap().len(), 399);
+    assert_eq!(report["copies"].as_array().unwrap().len(), 40);
+    let said = text(&plain.calibrate(&["--target-far", "0.01"]).stdout);
+    for part in [
+        "399 queries of strangers are nearly",
+        "40 of the queries are pictures in the gallery",
+    ] {
+        assert!(said.replace("\n         ", " ").contains(part), "{said}");
+    }
+
+    // Different strangers make trials; no mated search is left, so that no FRR is made up.
+    for label in 0..400 {
+        let other = plain.vector();
+        plain.add(&format!("another{label}"), "unknown", &other);
+    }
+    let done = json(&plain.calibrate(&["--target-far", "0.01", "--json"]));
+    assert_eq!(done["content"]["promise"]["independent_trials"], 401);
+    assert_eq!(done["content"]["measured"]["frr"], Value::Null);
+    assert_eq!(done["content"]["trials"]["mated"]["searches"], 0);
+}
+
+#[test]
+fn strangers_that_nobody_named_certify_nothing_unless_each_is_said_to_be_another() {
+    let mut plain = Plain::new(2);
+    let stranger = |number: usize| format!("stranger-0199f0aa-7c1b-7e0e-8d63-{number:012x}");
+    for label in 0..60 {
+        let identity = plain.vector();
+        for role in ["gallery", "gallery", "query"] {
+            let picture = plain.near(&identity, 0.09);
+            plain.add(&format!("kind{label}"), role, &picture);
+        }
+    }
+    let identities: Vec<Vec<f32>> = (0..39).map(|_| plain.vector()).collect();
+    for number in 0..129 {
+        let picture = plain.near(&identities[number % 39], 0.09);
+        plain.add(&stranger(number), "unknown", &picture);
+    }
+    let refused = plain.calibrate(&["--target-far", "0.1", "--json"]);
+    assert_eq!(code(&refused), 5, "{}", text(&refused.stderr));
+    let report = json(&refused);
+    assert_eq!(report["refusal"]["reason"], "STRANGERS_UNNAMED");
+    assert_eq!(report["unnamed"]["pictures"], 129);
+    let strangers = report["unnamed"]["strangers"].as_u64().unwrap();
+    assert!((36..=42).contains(&strangers), "{}", report["unnamed"]);
+
+    let estimated = json(&plain.calibrate(&["--target-far", "0.1", "--estimated", "--json"]));
+    assert_eq!(
+        estimated["content"]["trials"]["never_enrolled"]["labels"],
+        strangers
+    );
+    let vouched = ["--target-far", "0.1", "--strangers-are-distinct", "--json"];
+    let vouched = json(&plain.calibrate(&vouched));
+    assert_eq!(vouched["content"]["promise"]["independent_trials"], 129);
+    let assumed = vouched["content"]["assumptions"].to_string();
+    assert!(assumed.contains("as was said"), "{assumed}");
+
+    // A name is an identity, whatever the pictures look like.
+    for number in 0..129 {
+        plain.table = plain
+            .table
+            .replace(&stranger(number), &format!("visitor {}", number % 39));
+    }
+    let named = json(&plain.calibrate(&["--target-far", "0.1", "--json"]));
+    assert_eq!(named["content"]["promise"]["independent_trials"], 39);
+    assert_eq!(named["unnamed"], Value::Null);
+}
+
+#[test]
+fn labels_that_differ_by_spelling_alone_are_refused_unless_they_are_said_to_be_different_things() {
+    let mut plain = Plain::new(3);
+    for label in 0..40 {
+        let item = plain.vector();
+        plain.add(&format!("kind{label}"), "gallery", &item);
+        let picture = plain.near(&item, 0.05);
+        plain.add(&format!("Kind{label}"), "unknown", &picture);
+        let other = plain.vector();
+        plain.add(&format!("other{label}"), "unknown", &other);
+    }
+    let refused = plain.calibrate(&["--target-far", "0.1"]);
+    assert_eq!(code(&refused), 65);
+    let said = text(&refused.stderr);
+    for part in [
+        "40 labels",
+        "`Kind0` (enrolled: `kind0`; capitals)",
+        "--labels-as-they-are",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    let taken = plain.calibrate(&["--target-far", "0.1", "--labels-as-they-are", "--json"]);
+    let report = json(&taken);
+    assert_eq!(report["alike"].as_array().unwrap().len(), 40);
+    assert_eq!(report["content"]["promise"]["independent_trials"], 80);
+    let assumed = report["content"]["assumptions"].to_string();
+    assert!(assumed.contains("as was said"), "{assumed}");
+}
+
+#[test]
+fn a_deployment_refuses_strangers_that_are_enrolled_under_another_spelling() {
+    let (folder, deployment) = copy_of_sample();
+    let queries = folder.path().join("queries.csv");
+    let one = "images/gc_fishes_fish3/q2_photometric.jpg";
+    let file = photos().join(one);
+    let list = format!("path,label,id\n{},GC-Fishes-Fish3,one\n", path(&file));
+    fs::write(&queries, list).unwrap();
+    let before = fs::read(deployment.join("deployment.json")).unwrap();
+    let calibrate = [
+        "calibrate",
+        path(&deployment),
+        "--target-far",
+        "0.2",
+        "--queries",
+    ];
+    let calibrate = [&calibrate[..], &[path(&queries)]].concat();
+    let evaluate = ["evaluate", path(&deployment), "--queries", path(&queries)];
+    for command in [&calibrate[..], &evaluate] {
+        let refused = run(command);
+        assert_eq!(code(&refused), 65, "{}", text(&refused.stdout));
+        let said = text(&refused.stderr);
+        assert!(
+            said.contains("`GC-Fishes-Fish3` (enrolled: `gc_fishes_fish3`; capitals, spaces, hyphens or underscores)"),
+            "{said}"
+        );
+        let taken = run(&[command, &["--labels-as-they-are", "--json"]].concat());
+        let report = json(&taken);
+        assert_eq!(report["alike"][0]["other"], "gc_fishes_fish3");
+    }
+    assert_eq!(
+        fs::read(deployment.join("deployment.json")).unwrap(),
+        before
+    );
+    // Enrolled beside the other, it is one thing under two labels.
+    let built = build(&deployment, &queries, &[]);
+    assert_eq!(json(&built)["alike"][0]["other"], "gc_fishes_fish3");
+}
+
 #[test]
 fn a_snapshot_of_a_deployment_is_restored_as_it_was() {
     let (root, deployment) = copy_of_sample();

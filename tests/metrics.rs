@@ -251,7 +251,10 @@ async fn a_switch_takes_the_alarm_of_what_decided_before_away_and_counters_go_on
         let truth = Some(Shown::NotEnrolled(true));
         reports.push(TruthReport {
             decision_id: served.search(known.clone()).await,
-            truth: Some(Truth { truth }),
+            truth: Some(Truth {
+                truth,
+                ..Truth::default()
+            }),
             ..TruthReport::default()
         });
     }

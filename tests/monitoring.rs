@@ -69,7 +69,10 @@ async fn search(running: &Running, vector: &Vector, filter: &str) -> SearchRespo
 fn says(decision_id: &str, truth: Shown) -> TruthReport {
     TruthReport {
         decision_id: decision_id.to_owned(),
-        truth: Some(Truth { truth: Some(truth) }),
+        truth: Some(Truth {
+            truth: Some(truth),
+            ..Truth::default()
+        }),
         said_by: "anna".to_owned(),
         ..TruthReport::default()
     }

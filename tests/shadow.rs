@@ -281,6 +281,7 @@ async fn a_candidate_that_decides_nothing_is_compared_and_labels_reach_its_repor
 
     let truth = Truth {
         truth: Some(Shown::NotEnrolled(true)),
+        ..Truth::default()
     };
     let report = TruthReport {
         decision_id: answered.decision_id,

@@ -11,6 +11,7 @@ use super::pictures::Pictures;
 use super::progress::Watched;
 use crate::analysis::consistency::Consistency;
 use crate::analysis::label_groups::LabelGroup;
+use crate::analysis::nearest_strangers::NearestStranger;
 use crate::analysis::pairs_view::{Certified, PairsView};
 use crate::analysis::remedy_comparison::Compared;
 use crate::analysis::remedy_verdict::Verdict;
@@ -18,6 +19,7 @@ use crate::analysis::sizes::Sizes;
 use crate::analysis::{Analysis, Material, Scope};
 use crate::calibration::adjustment::Adjustment;
 use crate::calibration::decision::Threshold;
+use crate::calibration::growth::FpirAt;
 use crate::calibration::operating_point::OperatingPoint;
 use crate::calibration::policy::choose;
 use crate::calibration::rates::Rate;
@@ -35,6 +37,8 @@ pub(super) struct Subject<'a> {
     pub(super) gathered: &'a Gathered,
     pub(super) settings: &'a CalibrationSettings,
     pub(super) pictures: &'a Pictures,
+    /// Those of the queries.
+    pub(super) query_pictures: &'a Pictures,
     pub(super) scope: Scope,
 }
 
@@ -105,6 +109,7 @@ impl Subject<'_> {
             gallery: &sets.gallery,
             names: &sets.names,
             pictures: self.pictures,
+            query_pictures: self.query_pictures,
         });
         Ok((analysis, page))
     }
@@ -171,6 +176,7 @@ pub(super) fn text(analysis: &Analysis) -> String {
         ));
     }
     more(&mut text, analysis.intruder_pairs, "pairs");
+    text.push_str(&strangers_text(&analysis.nearest_strangers));
     text.push_str(&conditions_text(&analysis.conditions));
     if let Some(pairs) = &analysis.pairwise {
         text.push_str("pairwise level (comparisons of two images, not searches)\n");
@@ -245,6 +251,34 @@ fn more(text: &mut String, total: u64, what: &str) {
     }
 }
 
+fn strangers_text(strangers: &[NearestStranger]) -> String {
+    if strangers.is_empty() {
+        return String::new();
+    }
+    let mut text = wrapped(
+        "the strangers with the highest scores: look at them, for a wrong label, a duplicate or a look-alike sets the threshold",
+        "  ",
+    );
+    for one in strangers.iter().take(SHOWN) {
+        text.push_str(&format!(
+            "  {} ({}) found {} ({}) score {:.4}, {}\n",
+            one.query,
+            one.label,
+            one.item,
+            one.item_label,
+            one.score,
+            one.remark(),
+        ));
+    }
+    if SHOWN < strangers.len() {
+        text.push_str(&format!(
+            "  and {} more with --json, and with pictures in the report\n",
+            strangers.len() - SHOWN
+        ));
+    }
+    text
+}
+
 fn growth_text(growth: &Sizes) -> String {
     let parts: Vec<String> = growth
         .measured
@@ -254,14 +288,25 @@ fn growth_text(growth: &Sizes) -> String {
             format!("{} labels {at_least}{}", point.size, percent(point.fpir))
         })
         .collect();
-    let predicted: Vec<String> = growth
-        .predicted
-        .iter()
-        .map(|point| format!("{} items {}", point.items, percent(point.fpir)))
-        .collect();
+    let listed = |points: &[FpirAt]| {
+        let points = points.iter();
+        let points: Vec<String> = points
+            .map(|point| format!("{} items {}", point.items, percent(point.fpir)))
+            .collect();
+        points.join(", ")
+    };
+    let predicted = if growth.predicted_at_most.is_empty() {
+        listed(&growth.predicted)
+    } else {
+        format!(
+            "at most {} (none of {} searches was accepted; from the upper end of the interval)",
+            listed(&growth.predicted_at_most),
+            growth.searches
+        )
+    };
     let mut rows = vec![
         ("FAR by size", parts.join(", ")),
-        ("FAR predicted", predicted.join(", ")),
+        ("FAR predicted", predicted),
     ];
     if let Some(until) = growth.holds_until {
         rows.push((

@@ -26,6 +26,7 @@ const BATCH: usize = 10_000;
   matchpoint audit list --limit 100 --csv to-label.csv --images to-label/
   matchpoint audit import to-label.csv --said-by anna
   matchpoint audit label 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --not-enrolled
+  matchpoint audit label 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --not-enrolled --stranger 'red coat'
   matchpoint audit label 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --not-enrolled --feedback
   matchpoint audit show 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --json
   matchpoint audit export shop --csv decisions.csv --since 2026-11-01
@@ -78,8 +79,8 @@ struct List {
     /// Only of this stratum, from the lowest scores up
     #[arg(long)]
     stratum: Option<u32>,
-    /// Write them to a CSV file to be filled in: columns `truth` (label, not-enrolled or unusable)
-    /// and `label`
+    /// Write them to a CSV file to be filled in: columns `truth` (label, not-enrolled or unusable),
+    /// `label`, and `stranger` (a name for what is not enrolled, where it is known)
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
     /// Write the images that are kept into a folder (`audit_images` keeps them)
@@ -111,6 +112,9 @@ struct Label {
     /// The query showed something that is not enrolled
     #[arg(long)]
     not_enrolled: bool,
+    /// Who that was: the same name for the same one, so that a calibration counts it once
+    #[arg(long, value_name = "NAME", requires = "not_enrolled")]
+    stranger: Option<String>,
     /// Nobody can tell what the query showed
     #[arg(long)]
     unusable: bool,
@@ -128,7 +132,8 @@ struct Import {
     #[command(flatten)]
     at: Where,
     /// CSV file with columns `decision_id`, `truth` (label, not-enrolled or unusable; empty rows are
-    /// skipped), `label`, and `said_by` where it differs
+    /// skipped), `label`, for what is not enrolled perhaps `stranger` (a name, the same for the same
+    /// one), and `said_by` where it differs
     file: PathBuf,
     /// Who says so
     #[arg(long, value_name = "NAME", default_value = "")]
@@ -140,7 +145,7 @@ struct Import {
 
 /// The columns that say something; others are of the decision itself.
 const COLUMNS: Columns = Columns {
-    known: &["decision_id", "truth", "label", "said_by"],
+    known: &["decision_id", "truth", "label", "stranger", "said_by"],
     required: &[&["decision_id"]],
     aligned: false,
 };
@@ -151,6 +156,7 @@ struct Line {
     decision_id: String,
     truth: String,
     label: String,
+    stranger: String,
     said_by: String,
 }
 
@@ -162,6 +168,7 @@ impl Line {
                 "decision_id" => &mut line.decision_id,
                 "truth" => &mut line.truth,
                 "label" => &mut line.label,
+                "stranger" => &mut line.stranger,
                 "said_by" => &mut line.said_by,
                 _ => continue,
             };
@@ -265,6 +272,7 @@ fn write_csv(file: &Path, decisions: &[Decided]) -> anyhow::Result<()> {
         "matched_label",
         "matched_item",
         "score",
+        "stranger",
     ])?;
     for decided in decisions {
         writer.write_record([
@@ -275,6 +283,7 @@ fn write_csv(file: &Path, decisions: &[Decided]) -> anyhow::Result<()> {
             &decided.label,
             &decided.item,
             &decided.score.to_string(),
+            "",
         ])?;
     }
     Ok(writer.flush()?)
@@ -366,7 +375,7 @@ impl Label {
     async fn run(self) -> anyhow::Result<Exit> {
         let told = match (self.label, self.not_enrolled) {
             (Some(label), _) => Told::Label(label),
-            (None, true) => Told::NotEnrolled,
+            (None, true) => self.stranger.map_or(Told::NotEnrolled, Told::Stranger),
             (None, false) => Told::Unusable,
         };
         let report = TruthReport {
@@ -421,6 +430,15 @@ fn kind(feedback: bool) -> LabelKind {
 }
 
 fn told(line: &Line) -> Result<Option<Told>, String> {
+    if !line.stranger.is_empty() {
+        return match (line.truth.as_str(), line.label.as_str()) {
+            ("" | "not-enrolled", "") => Ok(Some(Told::Stranger(line.stranger.clone()))),
+            _ => Err(format!(
+                "the stranger `{}` is named, and the truth is not `not-enrolled`",
+                line.stranger
+            )),
+        };
+    }
     match (line.truth.as_str(), line.label.as_str()) {
         ("", "") => Ok(None),
         ("label", "") => Err("truth is `label`, and the column label is empty".to_owned()),

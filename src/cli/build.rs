@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::alike;
 use super::batch::in_order;
 use super::exit::{Exit, fail};
 use super::given::{Given, GivenFlags};
@@ -15,6 +16,7 @@ use super::output::{Output, table};
 use super::progress::Progress;
 use super::signal::Signal;
 use super::sources::{Purpose, Refused, Source, Sources};
+use crate::calibration::likeness::{Alike, alike as alike_labels};
 use crate::config::{Engine, EngineFlags, ProcessEnvironment};
 use crate::deployment::{
     Deployment, DeploymentError, Enrolment, Folder, ImageAt, Models, OpenOptions,
@@ -106,6 +108,8 @@ pub(super) struct BuildReport {
     pub(super) items: usize,
     /// Labels in the gallery now.
     pub(super) labels: usize,
+    /// Labels of the source that are suspiciously like each other, or like enrolled ones.
+    pub(super) alike: Vec<Alike>,
     /// Digest of the gallery's content: the same items give the same digest.
     pub(super) gallery_digest: String,
     /// Duration, in seconds.
@@ -235,6 +239,24 @@ impl Input {
             Self::Vectors(given) => given.len(),
         }
     }
+
+    fn labels(&self) -> BTreeSet<&str> {
+        match self {
+            Self::Images(Sources { items, .. }) | Self::Kept(Kept { items, .. }) => {
+                items.iter().map(|item| item.label.as_str()).collect()
+            }
+            Self::Vectors(given) => given.labels(),
+        }
+    }
+
+    /// Its labels that are suspiciously like each other, or like those enrolled beside them. Enrolled
+    /// as two, one thing has half of its items under a label that counts as a wrong one.
+    fn alike(&self, enrolled: &BTreeSet<String>) -> Vec<Alike> {
+        let own = self.labels();
+        let others = enrolled.iter().map(String::as_str);
+        let others: Vec<&str> = others.filter(|label| !own.contains(label)).collect();
+        alike_labels(own, others)
+    }
 }
 
 /// What a build came to, and the signal that ended it, if one did.
@@ -310,6 +332,7 @@ pub(super) fn build(request: &Request<'_>) -> anyhow::Result<Built> {
     report.interrupted = signal.is_some();
     report.items = snapshot.len();
     report.labels = snapshot.label_count();
+    report.alike = request.input.alike(&reopened.labels());
     report.gallery_digest = snapshot.digest();
     report.seconds = took.as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "a rate, for people to read")]
@@ -568,6 +591,7 @@ pub(super) fn text(report: &BuildReport) -> String {
     for one in &report.failed {
         text.push_str(&format!("failed: {one}\n"));
     }
+    text.push_str(&alike::warning(&report.alike));
     let mut rows = vec![
         (
             "enrolled",

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::alike::{self, AssuredFlags};
 use super::analysis;
+use super::doubts::Doubts;
 use super::exit::{Exit, fail};
 use super::left_out::LeftOut;
 use super::listing::ExcludeFlags;
@@ -19,16 +21,20 @@ use super::target::TargetFlags;
 use super::vectors::{ArrayFlags, VECTORS_PAIRS_MAX};
 use crate::analysis::consistency::Band;
 use crate::analysis::remedy::Remedy;
+use crate::analysis::strangers::Unnamed;
 use crate::analysis::{Analysis, BAND_POINTS, Scope};
 use crate::arrays::read_list;
 use crate::calibration::CalibrationError;
 use crate::calibration::adjustment::Adjustment;
 use crate::calibration::held_out::{LabelSet, refuse_overlap};
+use crate::calibration::likeness::Alike;
 use crate::calibration::operating_point::{Content, Evidence, IndexMisses};
 use crate::calibration::policy::Target;
+use crate::calibration::rates::{at_least, can_be_asked_for};
 use crate::config::{Engine, EngineFlags, ProcessEnvironment};
 use crate::deployment::{
-    Calibrated, CalibrationSettings, Copied, Deployment, DeploymentError, RemedyChoice, Repeated,
+    Calibrated, CalibrationSettings, Copied, Deployment, DeploymentError, NearCopied, RemedyChoice,
+    Repeated,
 };
 use crate::gallery::Access;
 use crate::telemetry;
@@ -85,6 +91,8 @@ pub(super) struct Calibrate {
     /// Tighten the target now for a gallery that will grow to so many items
     #[arg(long, value_name = "ITEMS")]
     grow_to: Option<u64>,
+    #[command(flatten)]
+    assured: AssuredFlags,
     /// A file of labels, one on each line, that the model or a head of it was fitted to; any of
     /// them among the queries is refused
     #[arg(long, value_name = "FILE")]
@@ -182,10 +190,19 @@ pub(super) struct CalibrationReport {
     pub(super) failed: Vec<Refused>,
     /// What else the source of the queries holds.
     pub(super) left_out: LeftOut,
-    /// Queries that are pictures in the gallery themselves: not counted.
+    /// Labels of strangers that are suspiciously like another.
+    pub(super) alike: Vec<Alike>,
+    /// Queries that are pictures in the gallery themselves, or nearly: of their own label not
+    /// counted.
     pub(super) copies: Vec<Copied>,
     /// Queries with the very image of another query: counted once.
     pub(super) repeated: Vec<Repeated>,
+    /// Strangers' queries that are nearly one vector with another stranger's: counted once.
+    pub(super) near_copies: Vec<NearCopied>,
+    /// What pictures of strangers are worth whom nobody named; `None` where there are none.
+    pub(super) unnamed: Option<Unnamed>,
+    /// Strangers' queries that were not held against the others for that: there are too many.
+    pub(super) not_compared: u64,
     /// What else the searches say about the threshold.
     pub(super) analysis: Option<Analysis>,
 }
@@ -234,6 +251,7 @@ impl Calibrate {
             seed: self.seed,
             grow_to_items: self.grow_to,
             remedy: self.remedy_choice()?,
+            assured: self.assured.assured(),
         };
         if self.gallery_as_queries && matches!(target, Target::Frr(_)) {
             let message = "--gallery-as-queries cannot promise an FRR: items that find each other are not independent; give --queries";
@@ -258,15 +276,8 @@ impl Calibrate {
         };
         let pictures = self.pictures()?;
         let scope = self.scope(DEPLOYMENT_PAIRS_MAX);
-        let deployment = probe::open(folder, self.model, access, &engine)?;
-        if let Some(fitted_on) = &self.fitted_on {
-            let own = deployment.labels();
-            let labels = match &sources {
-                Some(found) => found.items.iter().map(|item| item.label.as_str()).collect(),
-                None => own.iter().map(String::as_str).collect(),
-            };
-            refuse_fitted(fitted_on, &labels)?;
-        }
+        let deployment = probe::open(folder, self.model.clone(), access, &engine)?;
+        self.check_labels(sources.as_ref(), &deployment)?;
         let request = Request {
             pictures: &pictures,
             scope,
@@ -293,6 +304,24 @@ impl Calibrate {
 }
 
 impl Calibrate {
+    /// Before any image is embedded.
+    fn check_labels(
+        &self,
+        sources: Option<&Sources>,
+        deployment: &Deployment,
+    ) -> anyhow::Result<()> {
+        let enrolled = deployment.labels();
+        let labels = match sources {
+            Some(found) => alike::labels_of(found),
+            None => enrolled.iter().map(String::as_str).collect(),
+        };
+        if let Some(fitted_on) = &self.fitted_on {
+            refuse_fitted(fitted_on, &labels)?;
+        }
+        alike::check(&labels, &enrolled, self.assured.labels)?;
+        Ok(())
+    }
+
     /// Where the pictures of a report are.
     fn pictures(&self) -> anyhow::Result<Pictures> {
         let mut pictures = Pictures::default();
@@ -377,15 +406,26 @@ pub(super) fn calibrate(
             .sources
             .map(|sources| sources.left_out.clone())
             .unwrap_or_default(),
+        alike: probes.gathered.alike(),
         copies: probes.gathered.copies.clone(),
         repeated: probes.gathered.repeated.clone(),
+        near_copies: probes.gathered.near_copies.clone(),
+        unnamed: probes.gathered.unnamed.clone(),
+        not_compared: probes.gathered.not_compared,
         analysis: None,
     };
+    let mut query_pictures = Pictures::default();
+    match request.sources {
+        Some(sources) => query_pictures.add(sources),
+        // The items themselves.
+        None => query_pictures.clone_from(request.pictures),
+    }
     let subject = analysis::Subject {
         deployment: request.deployment,
         gathered: &probes.gathered,
         settings: &request.settings,
         pictures: request.pictures,
+        query_pictures: &query_pictures,
         scope: request.scope,
     };
     match request
@@ -471,7 +511,7 @@ pub(super) fn text(report: &CalibrationReport) -> String {
         text.push_str(&format!("failed: {one}\n"));
     }
     text.push_str(&table(&report.left_out.rows()));
-    text.push_str(&warnings(report));
+    text.push_str(&Doubts::of(report).text());
     if let Some(refusal) = &report.refusal {
         text.push_str(&refusal_text(refusal));
     }
@@ -492,45 +532,6 @@ pub(super) fn text(report: &CalibrationReport) -> String {
     text
 }
 
-/// What makes trials less than they seem.
-fn warnings(report: &CalibrationReport) -> String {
-    let mut text = String::new();
-    if let Some(first) = report.copies.first() {
-        let what = format!(
-            "{} of the queries are pictures in the gallery themselves (the first: {} is item {}); finding them again is no trial and is not counted: take other pictures",
-            report.copies.len(),
-            first.query,
-            first.item,
-        );
-        text.push_str(&output::wrapped(&what, "warning: "));
-    }
-    let mut mislabelled = report
-        .copies
-        .iter()
-        .filter(|one| one.label != one.item_label);
-    if let Some(one) = mislabelled.next() {
-        let what = format!(
-            "{} of them under another label (the first: query {} says {}, item {} says {}); one of the two is wrong",
-            1 + mislabelled.count(),
-            one.query,
-            one.label,
-            one.item,
-            one.item_label,
-        );
-        text.push_str(&output::wrapped(&what, "warning: "));
-    }
-    if let Some(first) = report.repeated.first() {
-        let what = format!(
-            "{} of the queries have the very image of another one (the first: {} and {}); they are counted once",
-            report.repeated.len(),
-            first.first,
-            first.query,
-        );
-        text.push_str(&output::wrapped(&what, "warning: "));
-    }
-    text
-}
-
 pub(super) fn refusal_text(refusal: &Refusal) -> String {
     let mut text = format!("refused: {}\n", refusal.reason);
     text.push_str(&output::wrapped(&refusal.message, "  "));
@@ -542,21 +543,18 @@ pub(super) fn refusal_text(refusal: &Refusal) -> String {
         );
         rows.push(("labels", format!("{present} here, {needed}")));
     }
-    if let Some(best) = refusal.best_supported.filter(|best| *best < 1.0) {
+    if let Some(best) = refusal
+        .best_supported
+        .filter(|best| can_be_asked_for(*best))
+    {
         rows.push((
             "these support",
-            format!("a rate of {} or more", percent(rounded_up(best))),
+            format!("a rate of {} or more", at_least(best)),
         ));
     }
     text.push_str(&table(&rows));
     text.push_str("  Nothing was changed.\n");
     text
-}
-
-/// Two digits, rounded up, so that what is proposed is really supported.
-fn rounded_up(share: f64) -> f64 {
-    let scale = 10_f64.powf(1.0 - share.log10().floor());
-    (share * scale).ceil() / scale
 }
 
 /// An operating point, for a person to read.

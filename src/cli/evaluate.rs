@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::alike::{self, LabelFlags};
 use super::exit::{Exit, fail};
 use super::left_out::LeftOut;
 use super::listing::ExcludeFlags;
@@ -15,6 +16,7 @@ use super::sources::{Purpose, Refused, Sources};
 use crate::calibration::certify::TargetFar;
 use crate::calibration::evaluate::evaluate;
 use crate::calibration::held_out::{LabelSet, refuse_overlap};
+use crate::calibration::likeness::Alike;
 use crate::calibration::operating_point::OperatingPoint;
 use crate::calibration::rates::{Confidence, Rate};
 use crate::calibration::recording::{Condition, Recording, Truth};
@@ -44,6 +46,8 @@ pub(super) struct Evaluate {
     /// Also take labels that chose the threshold: the figures then flatter
     #[arg(long)]
     allow_calibration_labels: bool,
+    #[command(flatten)]
+    labels: LabelFlags,
     /// The model's folder, where it is not the recorded one
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
@@ -94,6 +98,8 @@ pub(super) struct EvaluationReport {
     pub(super) failed: Vec<Refused>,
     /// What else the source of the queries holds.
     pub(super) left_out: LeftOut,
+    /// Labels that are not enrolled, and suspiciously like another.
+    pub(super) alike: Vec<Alike>,
 }
 
 /// Median and 99th percentile of each stage, in milliseconds.
@@ -113,10 +119,16 @@ impl Evaluate {
         telemetry::install_logs(&engine.log, engine.log_json)?;
         let sources = Sources::read_but(&self.queries, Purpose::Search, &self.exclude)?;
         let deployment = probe::open(&self.deployment, self.model, Access::ReadOnly, &engine)?;
+        let alike = alike::check(
+            &alike::labels_of(&sources),
+            &deployment.labels(),
+            self.labels,
+        )?;
         if !self.allow_calibration_labels {
             refuse_labels_that_chose(&deployment, &sources)?;
         }
-        let report = measure(&Arc::new(deployment), &sources, &engine)?;
+        let mut report = measure(&Arc::new(deployment), &sources, &engine)?;
+        report.alike = alike;
         Output::new(self.json).result(&report, text)?;
         Ok(if report.failed.is_empty() {
             Exit::Done
@@ -198,6 +210,7 @@ fn measure(
         queries_per_second: share(queries, 1).unwrap_or(0.0) / probes.took.as_secs_f64().max(1e-9),
         failed: probes.failed,
         left_out: sources.left_out.clone(),
+        alike: Vec::new(),
     })
 }
 
@@ -233,6 +246,7 @@ pub(super) fn text(report: &EvaluationReport) -> String {
     for one in &report.failed {
         text.push_str(&format!("failed: {one}\n"));
     }
+    text.push_str(&alike::warning(&report.alike));
     let recall_at_5 = report
         .recall_at_5
         .map_or_else(|| "unknown".to_owned(), super::output::percent);

@@ -12,8 +12,9 @@ use serde::Serialize;
 use super::audit::ending;
 use super::exit::{Exit, fail};
 use super::output::Output;
+use crate::calibration::strangers::unnamed_label;
 use crate::deployment::{
-    LabelKind, LabelledDecision, Row, Truth, labelled_sample, recorded_decisions,
+    LabelKind, LabelledDecision, Row, Shown, Truth, labelled_sample, recorded_decisions,
 };
 
 #[derive(Debug, clap::Args)]
@@ -45,7 +46,7 @@ struct Exported {
     file: PathBuf,
 }
 
-const COLUMNS: [&str; 20] = [
+const COLUMNS: [&str; 21] = [
     "decision_id",
     "time",
     "operating_point",
@@ -66,6 +67,7 @@ const COLUMNS: [&str; 20] = [
     "label",
     "said_by",
     "unasked",
+    "stranger",
 ];
 
 impl Export {
@@ -115,6 +117,8 @@ impl Export {
             strangers: 0,
             enrolled: 0,
             labels: BTreeSet::new(),
+            names: BTreeSet::new(),
+            unnamed: 0,
             without_picture: 0,
             file: folder.join("labelled.csv"),
             rows: Vec::new(),
@@ -151,6 +155,10 @@ struct Sample {
     /// Pictures of enrolled labels, and these.
     enrolled: u64,
     labels: BTreeSet<String>,
+    /// Strangers by name among them.
+    names: BTreeSet<String>,
+    /// Pictures of strangers whom nobody named: no calibration certifies anything by them.
+    unnamed: u64,
     without_picture: u64,
     file: PathBuf,
     /// Those of the file: path, label, id of the decision.
@@ -167,15 +175,21 @@ impl Sample {
         let id = decision.id.to_string();
         let path = format!("{PICTURES}/{id}.{}", ending(image));
         fs::write(folder.join(&path), image)?;
-        let label = match &decision.label {
-            Some(label) => {
+        let label = match &decision.shown {
+            Shown::Label(label) => {
                 self.enrolled += 1;
                 self.labels.insert(label.clone());
                 label.clone()
             }
-            None => {
+            Shown::Named(name) => {
                 self.strangers += 1;
-                format!("stranger-{id}")
+                self.names.insert(name.clone());
+                name.clone()
+            }
+            Shown::Unnamed => {
+                self.strangers += 1;
+                self.unnamed += 1;
+                unnamed_label(&id)
             }
         };
         self.rows.push([path, label, id]);
@@ -207,9 +221,17 @@ impl Sample {
         } else {
             String::new()
         };
+        let nameless = if 0 < self.unnamed {
+            format!(
+                "{} of the strangers have no name, and a label such as stranger-ID: a calibration certifies nothing by them. Put names into the column label, the same for the same one, or say them when labelling (audit label --not-enrolled --stranger NAME).\n",
+                self.unnamed
+            )
+        } else {
+            String::new()
+        };
+        let names = self.names.len();
         format!(
-            "{strangers} pictures of strangers and {enrolled} of {labels} enrolled labels: {file}\n{lost}\
-             Nobody wrote down who the strangers were, so each picture has a label of its own. Give pictures of the same one the same label in the file: a calibration counts each label once.\n"
+            "{strangers} pictures of strangers ({names} by name) and {enrolled} of {labels} enrolled labels: {file}\n{lost}{nameless}"
         )
     }
 }
@@ -236,9 +258,9 @@ fn time(unix_ms: u64) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
 
-fn record(row: &Row) -> [String; 20] {
+fn record(row: &Row) -> [String; 21] {
     let (entry, best, label) = (&row.entry, row.entry.best.as_ref(), row.label.as_ref());
-    let (mut truth, mut shown) = (String::new(), String::new());
+    let (mut truth, mut shown, mut stranger) = (String::new(), String::new(), String::new());
     match label.map(|label| &label.truth) {
         None => {}
         Some(Truth::Mated { label }) => {
@@ -246,6 +268,10 @@ fn record(row: &Row) -> [String; 20] {
             shown.clone_from(label);
         }
         Some(Truth::NonMated) => "not-enrolled".clone_into(&mut truth),
+        Some(Truth::Stranger { name }) => {
+            "not-enrolled".clone_into(&mut truth);
+            stranger.clone_from(name);
+        }
         Some(Truth::Unusable) => "unusable".clone_into(&mut truth),
     }
     let number = |value: Option<f32>| value.map(|value| value.to_string()).unwrap_or_default();
@@ -276,5 +302,6 @@ fn record(row: &Row) -> [String; 20] {
         shown,
         label.map(|label| label.said_by.clone()).unwrap_or_default(),
         unasked.unwrap_or_default(),
+        stranger,
     ]
 }

@@ -188,6 +188,14 @@ impl Given {
         given.cloned().unwrap_or_else(|| format!("{row:08}"))
     }
 
+    pub(super) fn labels(&self) -> BTreeSet<&str> {
+        let labels = self
+            .chosen
+            .iter()
+            .filter_map(|&row| self.rows.label.get(row));
+        labels.map(String::as_str).collect()
+    }
+
     pub(super) fn ids(&self) -> BTreeSet<String> {
         self.chosen.iter().map(|&row| self.id(row)).collect()
     }

@@ -1,5 +1,6 @@
 //! The commands: one file each.
 
+mod alike;
 mod analysis;
 mod audit;
 mod backup;
@@ -11,6 +12,7 @@ mod canaries;
 mod compact;
 mod config;
 mod demo;
+mod doubts;
 mod drift;
 mod embed;
 mod evaluate;
@@ -37,6 +39,7 @@ mod signal;
 mod sources;
 mod switch;
 mod target;
+mod vector_copies;
 mod vectors;
 mod verify;
 

@@ -14,7 +14,7 @@ use crate::calibration::certify::TargetFar;
 use crate::calibration::evaluate::histogram;
 use crate::calibration::operating_point::{Content, Evidence};
 use crate::calibration::policy::Target;
-use crate::calibration::rates::Rate;
+use crate::calibration::rates::{Rate, at_least, can_be_asked_for};
 use crate::calibration::recording::{Condition, LabelOutcome, Recording};
 use crate::deployment::CalibrationSettings;
 use crate::report::{
@@ -42,6 +42,8 @@ pub(super) struct Findings<'a> {
     pub(super) gallery: &'a Set,
     pub(super) names: &'a [String],
     pub(super) pictures: &'a Pictures,
+    /// Those of the queries.
+    pub(super) query_pictures: &'a Pictures,
 }
 
 impl Outline<'_> {
@@ -53,9 +55,13 @@ impl Outline<'_> {
                 "Queries of {count} labels; there are {present}. More images of the same labels do not help."
             ));
         }
-        if let Some(best) = refusal.best_supported.filter(|best| *best < 1.0) {
+        if let Some(best) = refusal
+            .best_supported
+            .filter(|best| can_be_asked_for(*best))
+        {
             needed.push(format!(
-                "Or ask for {best:.3e} or more: the lowest rate that these labels can support."
+                "Or ask for {} or more: the lowest rate that these labels can support.",
+                at_least(best)
             ));
         }
         Report {
@@ -78,6 +84,7 @@ impl Outline<'_> {
             consistency: None,
             worst_labels: None,
             intruders: None,
+            nearest_strangers: None,
             conditions: Vec::new(),
             growth: None,
             remedies: None,
@@ -112,6 +119,7 @@ impl Outline<'_> {
             consistency: pairwise.and_then(consistency),
             worst_labels: worst_labels(findings),
             intruders: intruders(findings),
+            nearest_strangers: nearest_strangers(findings),
             conditions: conditions(&analysis.conditions),
             growth: analysis.growth.as_ref().map(|sizes| growth(sizes, content)),
             remedies: analysis.remedies.as_ref().map(remedies),
@@ -204,13 +212,13 @@ fn operating_point(findings: &Findings<'_>) -> report::OperatingPoint {
     let content = findings.content;
     // Those of the rule, by cross-fitting, stand in the table: they belong to other thresholds.
     let measured = &content.measured;
-    let (far, frr, basis) = (measured.far, measured.frr, Basis::ChoseThreshold);
     report::OperatingPoint {
         id: findings.id.map(str::to_owned),
         threshold: f64::from(content.threshold.get()),
-        far: far.into(),
-        frr: frr.into(),
-        basis,
+        far: measured.far.into(),
+        frr: measured.frr.into(),
+        far_basis: Basis::ChoseThreshold,
+        frr_basis: frr_basis(content),
     }
 }
 
@@ -421,9 +429,35 @@ fn intruders(findings: &Findings<'_>) -> Option<Intruders> {
                 first: item(&pair.item_a, &pair.label_a),
                 second: item(&pair.item_b, &pair.label_b),
                 score: f64::from(pair.score),
+                remark: None,
             })
             .collect(),
         total: Some(findings.analysis.intruder_pairs),
+    })
+}
+
+fn nearest_strangers(findings: &Findings<'_>) -> Option<Intruders> {
+    let strangers = &findings.analysis.nearest_strangers;
+    if strangers.is_empty() {
+        return None;
+    }
+    let pairs = strangers.iter().map(|one| report::Intruder {
+        first: Item {
+            id: one.query.clone(),
+            label: one.label.clone(),
+            picture: findings.query_pictures.of(&one.query),
+        },
+        second: Item {
+            id: one.item.clone(),
+            label: one.item_label.clone(),
+            picture: findings.pictures.of(&one.item),
+        },
+        score: f64::from(one.score),
+        remark: Some(one.remark()),
+    });
+    Some(Intruders {
+        pairs: pairs.collect(),
+        total: None,
     })
 }
 
@@ -468,7 +502,13 @@ fn growth(sizes: &Sizes, content: &Content) -> Growth {
             exact: point.exact,
         }
     });
-    let predicted = sizes.predicted.iter().map(|point| SizePoint {
+    // Where nothing was accepted, the upper end is all that can be said.
+    let predicted = if sizes.predicted_at_most.is_empty() {
+        &sizes.predicted
+    } else {
+        &sizes.predicted_at_most
+    };
+    let predicted = predicted.iter().map(|point| SizePoint {
         items: point.items,
         far: Some(point.fpir),
         interval: None,
@@ -483,7 +523,14 @@ fn growth(sizes: &Sizes, content: &Content) -> Growth {
             .or(content.target_far().map(TargetFar::far)),
         items_now: Some(sizes.items_now),
         holds_until: sizes.holds_until,
-        assumption: sentence(sizes.assumption),
+        assumption: if sizes.predicted_at_most.is_empty() {
+            sentence(sizes.assumption)
+        } else {
+            format!(
+                "{} No search was accepted, so that what is shown is the upper end of its interval.",
+                sentence(sizes.assumption)
+            )
+        },
     }
 }
 

@@ -13,7 +13,7 @@ use crate::report::Picture;
 const SIDE: u32 = 128;
 
 /// Where the images are. Those that cannot be read are left out: a report is no place to fail.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Pictures {
     paths: BTreeMap<String, PathBuf>,
 }

@@ -123,7 +123,7 @@ pub(super) fn run(
     let inputs = sources.items.iter().cloned().enumerate();
     let inputs = inputs.map(|(number, source)| (source, Gathered::checks_index(number)));
     super::runtime()?.block_on(in_order(inputs, window(engine), work, done))?;
-    probes.gathered.settle();
+    probes.gathered.settle()?;
     probes.took = progress.finish();
     Ok(probes)
 }

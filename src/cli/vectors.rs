@@ -8,23 +8,29 @@ use sha2::{Digest, Sha256};
 
 use super::analysis;
 use super::calibrate::{Refusal, describe, refusal_text, refuse_fitted};
+use super::doubts::Doubts;
 use super::exit::{Exit, fail};
 use super::left_out::LeftOut;
 use super::output::{Output, table};
 use super::page::{Findings, Outline};
 use super::pictures::Pictures;
 use super::progress::Watched;
+use super::vector_copies::{Copies, NoTrials, unnamed};
+
 use crate::analysis::embeddings::Embeddings;
-use crate::analysis::nearest::{Nearest, nearest};
+use crate::analysis::nearest::{Nearest, Neighbour, nearest};
+use crate::analysis::strangers::Unnamed;
 use crate::analysis::{Analysis, Deep, Material, Scope, Set};
 use crate::arrays::{self, Role, Rows};
 use crate::calibration::decision::Threshold;
 use crate::calibration::held_out::{Folds, cross_fit};
+use crate::calibration::likeness::{Alike, alike as alike_labels};
 use crate::calibration::operating_point::{
     Binding, Content, HeldOutRates, Metric, OperatingPoint, Plan,
 };
+use crate::calibration::policy::choose;
 use crate::calibration::recording::{Found, Recording, Search, Truth};
-use crate::deployment::{CalibrationSettings, now_rfc_3339};
+use crate::deployment::{CalibrationSettings, Copied, NearCopied, now_rfc_3339};
 use crate::vector::Similarity;
 
 /// Candidates of a stranger that are kept to tell what smaller galleries would find.
@@ -61,6 +67,16 @@ struct ArraysReport {
     gallery: usize,
     queries: usize,
     labels: usize,
+    /// Labels of strangers that are suspiciously like another.
+    alike: Vec<Alike>,
+    /// Queries that are nearly vectors of the gallery: of their own label not counted.
+    copies: Vec<Copied>,
+    /// Strangers' queries that are nearly one vector with another stranger's: counted once.
+    near_copies: Vec<NearCopied>,
+    /// What vectors of strangers are worth whom nobody named; `None` where there are none.
+    unnamed: Option<Unnamed>,
+    /// Strangers' queries that were not held against the others for that: there are too many.
+    not_compared: u64,
     content: Option<Content>,
     refusal: Option<Refusal>,
     /// Rows of the role unused.
@@ -69,11 +85,28 @@ struct ArraysReport {
 }
 
 /// The rows that take part.
-struct Parts {
-    names: Vec<String>,
-    gallery: Set,
+pub(super) struct Parts {
+    pub(super) names: Vec<String>,
+    pub(super) gallery: Set,
     /// `None` where the gallery searches for itself.
-    queries: Option<Set>,
+    pub(super) queries: Option<Set>,
+}
+
+impl Parts {
+    /// Labels of strangers that are suspiciously like enrolled ones, or like each other.
+    fn alike(&self) -> Vec<Alike> {
+        let Some(queries) = &self.queries else {
+            return Vec::new();
+        };
+        let of = |set: &Set| -> BTreeSet<&str> {
+            let names = set.labels.iter();
+            names
+                .filter_map(|label| self.names.get(*label as usize))
+                .map(String::as_str)
+                .collect()
+        };
+        alike_labels(of(queries), of(&self.gallery))
+    }
 }
 
 impl ArrayFlags {
@@ -280,29 +313,67 @@ fn digest(vectors: &[f32]) -> String {
         .collect()
 }
 
+/// What the vectors were searched for, and what there is to say against it.
+struct Tried {
+    recording: Recording,
+    copies: Copies,
+    alike: Vec<Alike>,
+    unnamed: Option<Unnamed>,
+    /// What has to be assumed.
+    remarks: Vec<String>,
+}
+
+impl Tried {
+    fn search(parts: &Parts, settings: &CalibrationSettings) -> anyhow::Result<Self> {
+        let queries = parts.queries.as_ref().unwrap_or(&parts.gallery);
+        let alike = parts.alike();
+        let remarks = Vec::from_iter(settings.assured.spellings(&alike)?);
+        let watched = Watched::new("search");
+        let found = nearest(
+            &queries.embeddings,
+            &parts.gallery.embeddings,
+            &|done, total| watched.at(done, total),
+        )?;
+        watched.finish();
+        let copies = Copies::find(parts, &found)?;
+        let mut searches = searches(parts, &found, &copies.no_trials);
+        let unnamed = unnamed(queries, &parts.names, &searches)?;
+        if let (true, Some(unnamed)) = (settings.assured.counts_once(unnamed.as_ref()), &unnamed) {
+            unnamed.count_once(&mut searches);
+        }
+        Ok(Self {
+            recording: Recording::new(searches)?,
+            copies,
+            alike,
+            unnamed,
+            remarks,
+        })
+    }
+}
+
 fn calibrate(
     path: &Path,
     parts: &Parts,
     (settings, scope): (&CalibrationSettings, Scope),
     digest: String,
 ) -> anyhow::Result<(ArraysReport, crate::report::Report)> {
-    let queries = parts.queries.as_ref().unwrap_or(&parts.gallery);
-    let watched = Watched::new("search");
-    let found = nearest(
-        &queries.embeddings,
-        &parts.gallery.embeddings,
-        &|done, total| watched.at(done, total),
-    )?;
-    watched.finish();
-    let recording = Recording::new(searches(parts, &found))?;
+    let Tried {
+        recording,
+        copies,
+        alike,
+        unnamed,
+        remarks,
+    } = Tried::search(parts, settings)?;
     let mut report = ArraysReport {
         outcome: "refused",
         gallery: parts.gallery.ids.len(),
-        queries: parts
-            .queries
-            .as_ref()
-            .map_or(0, |queries| queries.ids.len()),
+        queries: parts.queries.as_ref().map_or(0, |set| set.ids.len()),
         labels: parts.names.len(),
+        alike,
+        copies: copies.of_items,
+        near_copies: copies.of_strangers,
+        unnamed,
+        not_compared: copies.not_compared,
         content: None,
         refusal: None,
         left_out: LeftOut::default(),
@@ -317,7 +388,13 @@ fn calibrate(
         created: now_rfc_3339(),
         settings,
     };
-    match point(&name, parts, &recording, settings, digest) {
+    let made_from = MadeFrom {
+        name: name.clone(),
+        digest,
+        remarks,
+        unnamed: report.unnamed.as_ref(),
+    };
+    match point(made_from, parts, &recording, settings) {
         Ok(point) => {
             let content = point.content();
             report.outcome = if content.policy.certifies() {
@@ -325,7 +402,8 @@ fn calibrate(
             } else {
                 "aimed at, not certified"
             };
-            let analysis = analyse(parts, &recording, point.threshold(), (settings, scope))?;
+            let found = (&recording, point.threshold());
+            let analysis = analyse(parts, found, &copies.no_trials, (settings, scope))?;
             let page = outline.page(&Findings {
                 id: None,
                 content,
@@ -334,6 +412,7 @@ fn calibrate(
                 gallery: &parts.gallery,
                 names: &parts.names,
                 pictures: &Pictures::default(),
+                query_pictures: &Pictures::default(),
             });
             report.content = Some(content.clone());
             report.analysis = Some(analysis);
@@ -352,8 +431,8 @@ fn calibrate(
 
 fn analyse(
     parts: &Parts,
-    recording: &Recording,
-    threshold: Threshold,
+    (recording, threshold): (&Recording, Threshold),
+    no_trials: &NoTrials,
     (settings, scope): (&CalibrationSettings, Scope),
 ) -> anyhow::Result<Analysis> {
     let material = Material {
@@ -361,7 +440,7 @@ fn analyse(
         gallery: &parts.gallery,
         queries: parts.queries.as_ref(),
         recording,
-        deep: &deep(parts),
+        deep: &deep(parts, no_trials),
         depth: DEPTH,
         target: settings.target,
         threshold,
@@ -377,7 +456,7 @@ fn analyse(
 
 /// Each row that searches: mated where its label has another row to find, and a stranger where it
 /// is none, or with its own label left out where the gallery searches for itself.
-fn searches(parts: &Parts, found: &[Nearest]) -> Vec<Search> {
+fn searches(parts: &Parts, found: &[Nearest], no_trials: &NoTrials) -> Vec<Search> {
     let (gallery, names) = (&parts.gallery, parts.names.as_slice());
     let queries = parts.queries.as_ref().unwrap_or(gallery);
     let enrolled: BTreeSet<u32> = gallery.labels.iter().copied().collect();
@@ -388,7 +467,7 @@ fn searches(parts: &Parts, found: &[Nearest]) -> Vec<Search> {
             .labels
             .get(row)
             .is_some_and(|l| enrolled.contains(l));
-        let search = |truth, neighbour: Option<crate::analysis::nearest::Neighbour>| Search {
+        let search = |truth, neighbour: Option<Neighbour>| Search {
             probe: queries.ids.get(row).cloned().unwrap_or_default(),
             label: label.clone(),
             truth,
@@ -402,29 +481,44 @@ fn searches(parts: &Parts, found: &[Nearest]) -> Vec<Search> {
         };
         let top = nearest.top().map(|(neighbour, _)| neighbour);
         let alone = parts.queries.is_none() && nearest.same_label.is_none();
-        if known && !alone {
+        if known && !alone && !no_trials.mated.contains(&row) {
             searches.push(search(Truth::Mated, top));
         }
         if parts.queries.is_none() {
             searches.push(search(Truth::LeftOut, nearest.other_label));
-        } else if !known {
+        } else if !known && !no_trials.strangers.contains(&row) {
             searches.push(search(Truth::NeverEnrolled, top));
         }
     }
     searches
 }
 
+/// What an operating point says of the vectors that it was made from.
+struct MadeFrom<'a> {
+    name: String,
+    digest: String,
+    remarks: Vec<String>,
+    unnamed: Option<&'a Unnamed>,
+}
+
 fn point(
-    name: &str,
+    made_from: MadeFrom<'_>,
     parts: &Parts,
     recording: &Recording,
     settings: &CalibrationSettings,
-    digest: String,
 ) -> Result<OperatingPoint, crate::calibration::CalibrationError> {
+    let MadeFrom {
+        name,
+        digest,
+        mut remarks,
+        unnamed,
+    } = made_from;
     let labels: BTreeSet<u32> = parts.gallery.labels.iter().copied().collect();
     let items = parts.gallery.ids.len() as u64;
     let (target, growth) = settings.tightened(items)?;
     let folds = Folds::new(Folds::COUNT_DEFAULT, settings.seed)?;
+    let choice = choose(target, recording.trials(), settings.seed)?;
+    remarks.extend(settings.assured.strangers(unnamed, target)?);
     let held_out = cross_fit(target, recording.trials(), folds);
     let plan = Plan {
         created: now_rfc_3339(),
@@ -432,7 +526,7 @@ fn point(
         seed: settings.seed,
         binding: Binding {
             model_fingerprint: digest.clone(),
-            model_name: name.to_owned(),
+            model_name: name,
             gallery_id: format!("embeddings {}", digest.get(..16).unwrap_or_default()),
             gallery_digest: digest,
             gallery_items: items,
@@ -445,13 +539,13 @@ fn point(
         growth,
         index_check: None,
         adjustment: None,
-        remarks: Vec::new(),
+        remarks,
     };
-    OperatingPoint::calibrated(recording.trials(), plan)
+    OperatingPoint::chosen(&choice, recording.trials(), plan)
 }
 
 /// What each stranger finds beyond its best candidate, where that is not too much work.
-fn deep(parts: &Parts) -> Vec<Deep> {
+fn deep(parts: &Parts, no_trials: &NoTrials) -> Vec<Deep> {
     let (gallery, names) = (&parts.gallery, parts.names.as_slice());
     let queries = parts.queries.as_ref().unwrap_or(gallery);
     let enrolled: BTreeSet<u32> = gallery.labels.iter().copied().collect();
@@ -460,7 +554,7 @@ fn deep(parts: &Parts) -> Vec<Deep> {
         parts.queries.is_none() || label.is_some_and(|label| !enrolled.contains(label))
     };
     let strangers: Vec<usize> = (0..queries.ids.len())
-        .filter(|&row| is_stranger(row))
+        .filter(|&row| is_stranger(row) && !no_trials.strangers.contains(&row))
         .collect();
     if DEEP_SCORES_MAX < strangers.len() as u64 * gallery.ids.len() as u64 {
         return Vec::new();
@@ -496,7 +590,16 @@ fn deep(parts: &Parts) -> Vec<Deep> {
 }
 
 fn text(report: &ArraysReport) -> String {
-    let mut text = table(&[(
+    let doubts = Doubts {
+        alike: &report.alike,
+        copies: &report.copies,
+        repeated: &[],
+        near_copies: &report.near_copies,
+        unnamed: report.unnamed.as_ref(),
+        not_compared: report.not_compared,
+    };
+    let mut text = doubts.text();
+    text.push_str(&table(&[(
         "vectors",
         format!(
             "{} in the gallery, {} queries, {} labels{}",
@@ -509,7 +612,7 @@ fn text(report: &ArraysReport) -> String {
                 ""
             }
         ),
-    )]);
+    )]));
     text.push_str(&table(&report.left_out.rows()));
     if let Some(refusal) = &report.refusal {
         text.push_str(&refusal_text(refusal));

@@ -221,6 +221,7 @@ fn case(place: usize, row: Row, truth: Truth, gallery: &Gallery) -> Case {
     let head = found.as_ref().and_then(|found| gallery.get(&found.item));
     let shown = row.label.and_then(|label| match label.truth {
         SaidTruth::Mated { label } if truth != Truth::NonMated => Some(label),
+        SaidTruth::Stranger { name } => Some(name),
         SaidTruth::Mated { .. } | SaidTruth::NonMated | SaidTruth::Unusable => None,
     });
     Case {
@@ -254,7 +255,7 @@ fn truth(row: &Row, label: &Label, enrolments: &Enrolments) -> Option<Truth> {
             Some(Truth::NonMated)
         }
         SaidTruth::Mated { .. } => Some(Truth::MatedWrong),
-        SaidTruth::NonMated => Some(Truth::NonMated),
+        SaidTruth::NonMated | SaidTruth::Stranger { .. } => Some(Truth::NonMated),
         SaidTruth::Unusable => None,
     }
 }

@@ -2,14 +2,17 @@
 
 use super::remedy::{self, Remedied, RemedyChoice};
 use super::{Deployment, DeploymentError, Gathered, IndexCheck, now_rfc_3339};
+use crate::analysis::strangers::Unnamed;
 use crate::calibration::CalibrationError;
 use crate::calibration::adjustment::Adjuster;
 use crate::calibration::growth::{Growth, ahead_of_growth};
+use crate::calibration::likeness::{Alike, LabelsAlike, refuse_spellings};
 use crate::calibration::operating_point::{
     GrowthAllowed, HeldOutRates, IndexMisses, OperatingPoint, Plan,
 };
 use crate::calibration::policy::Target;
 use crate::calibration::recording::{Recording, Search};
+use crate::calibration::strangers;
 
 /// What to calibrate for.
 #[derive(Clone, Debug)]
@@ -22,6 +25,17 @@ pub struct CalibrationSettings {
     pub grow_to_items: Option<u64>,
     /// What to do about labels that one threshold treats unequally.
     pub remedy: RemedyChoice,
+    /// What the caller knows of the queries, and nobody can see in them.
+    pub assured: Assured,
+}
+
+/// What the caller vouches for; nothing by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Assured {
+    /// Labels that differ by spelling alone are different things.
+    pub labels_as_they_are: bool,
+    /// Every picture of a stranger whom nobody named shows another one.
+    pub strangers_are_distinct: bool,
 }
 
 /// What a calibration came to: a new operating point, not kept yet.
@@ -40,12 +54,18 @@ impl Deployment {
     /// [`Deployment::adopt`].
     ///
     /// # Errors
-    /// The searches contradict each other, or cannot support the target.
+    /// The searches contradict each other, or cannot support the target; or a label that is not
+    /// enrolled is another spelling of one that is.
     pub fn calibrate(
         &self,
         gathered: &Gathered,
         settings: &CalibrationSettings,
     ) -> Result<Calibrated, DeploymentError> {
+        let assured = settings.assured;
+        let taken_apart = assured.spellings(&gathered.alike())?;
+        let counted_once = assured.counts_once(gathered.unnamed.as_ref());
+        let counted_once = counted_once.then(|| gathered.unnamed_counted_once());
+        let gathered = counted_once.as_ref().unwrap_or(gathered);
         // As it was searched, whatever has become of it.
         let binding = self.binding_of(&gathered.snapshot());
         let (target, growth) = settings.tightened(binding.gallery_items)?;
@@ -54,8 +74,10 @@ impl Deployment {
             choice,
             held_out,
             adjuster,
-            remarks,
+            mut remarks,
         } = remedy::remedied(gathered, &settings.remedy, target, settings.seed)?;
+        remarks.extend(taken_apart);
+        remarks.extend(assured.strangers(gathered.unnamed.as_ref(), target)?);
         let trials = recording.trials();
         let plan = Plan {
             created: now_rfc_3339(),
@@ -85,6 +107,62 @@ impl Deployment {
             Some(adjuster) => remedy::adjusted(gathered, adjuster),
             None => Ok(gathered.searches.clone()),
         }
+    }
+}
+
+impl Assured {
+    /// What has to be assumed of labels that differ by spelling alone; `None` where there are none.
+    ///
+    /// # Errors
+    /// There are some, and nobody vouches for them.
+    pub fn spellings(self, alike: &[Alike]) -> Result<Option<String>, CalibrationError> {
+        match refuse_spellings(alike) {
+            Ok(()) => Ok(None),
+            Err(LabelsAlike { count, .. }) if self.labels_as_they_are => Ok(Some(format!(
+                "{count} labels that are another label but for spelling are things of their own, as was said."
+            ))),
+            Err(refused) => Err(refused.into()),
+        }
+    }
+
+    /// Whether pictures that may show the same stranger count as one.
+    #[must_use]
+    pub fn counts_once(self, unnamed: Option<&Unnamed>) -> bool {
+        unnamed.is_some() && !self.strangers_are_distinct
+    }
+
+    /// What has to be assumed of strangers whom nobody named; `None` where all are named.
+    ///
+    /// # Errors
+    /// They would carry a certificate, and nobody vouches for them.
+    pub fn strangers(
+        self,
+        unnamed: Option<&Unnamed>,
+        target: Target,
+    ) -> Result<Option<String>, CalibrationError> {
+        let Some(Unnamed {
+            pictures,
+            strangers,
+            ..
+        }) = unnamed
+        else {
+            return Ok(None);
+        };
+        if self.strangers_are_distinct {
+            return Ok(Some(format!(
+                "{pictures} pictures of strangers whom nobody named show as many different ones, as was said."
+            )));
+        }
+        if let Target::Far(_) = target {
+            return Err(strangers::Unnamed {
+                pictures: *pictures,
+                strangers: *strangers,
+            }
+            .into());
+        }
+        Ok(Some(format!(
+            "{pictures} pictures of strangers whom nobody named count as {strangers}: those that are as alike as pictures of one label may show the same one."
+        )))
     }
 }
 

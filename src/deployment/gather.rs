@@ -9,6 +9,10 @@ use sha2::{Digest, Sha256};
 use super::answer::{OTHERS_HITS, PROBE_HITS, index_misses, left_out};
 use super::{Deployment, DeploymentError, Hit, Probed};
 use crate::analysis::Deep;
+use crate::analysis::copies::{NearCopy, near_copies, near_copy_from};
+use crate::analysis::embeddings::Embeddings;
+use crate::analysis::strangers::{StrangerRow, Unnamed};
+use crate::calibration::likeness::{Alike, alike};
 use crate::calibration::recording::{Found, Search, Truth};
 use crate::gallery::item::ItemHead;
 use crate::gallery::snapshot::{Probe, Snapshot};
@@ -16,9 +20,6 @@ use crate::vector::Embedding;
 
 /// Items that take part in the check of the index against exact search, at most.
 const INDEX_CHECKS_MAX: usize = 500;
-
-/// From this similarity on two images are the same picture, whatever their bytes.
-const SAME_PICTURE: f32 = 0.999_99;
 
 /// A query whose label is known.
 #[derive(Clone, Debug)]
@@ -53,6 +54,16 @@ pub struct Gathered {
     pub copies: Vec<Copied>,
     /// Queries whose image or vector is that of another query.
     pub repeated: Vec<Repeated>,
+    /// Queries of strangers that are nearly one vector with that of another stranger.
+    pub near_copies: Vec<NearCopied>,
+    /// What pictures of strangers are worth whom nobody named.
+    pub unnamed: Option<Unnamed>,
+    /// Strangers whose queries were not held against each other: there are too many.
+    pub not_compared: u64,
+    /// The similarity from which one vector is nearly another.
+    near_copy_from: f32,
+    /// The first of the strangers, with their vectors.
+    strangers: Vec<Stranger>,
     /// What each query was made from.
     sources: Vec<([u8; 32], String)>,
 }
@@ -81,8 +92,31 @@ pub struct Repeated {
     pub first: String,
 }
 
-/// A query that is a picture in the gallery itself.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+/// A query of a stranger, as far as it takes to hold it against others.
+#[derive(Clone, Debug)]
+struct Stranger {
+    id: String,
+    label: String,
+    vector: Arc<[f32]>,
+}
+
+/// A stranger's query that is nearly one vector with an earlier one of another label.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct NearCopied {
+    /// Id of the query: no trial.
+    pub query: String,
+    /// Its label.
+    pub label: String,
+    /// Id of the one that stands for both.
+    pub first: String,
+    /// The label of that.
+    pub first_label: String,
+    /// Their similarity.
+    pub similarity: f32,
+}
+
+/// A query that is a picture in the gallery itself, or nearly.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Copied {
     /// Id of the query.
     pub query: String,
@@ -92,6 +126,8 @@ pub struct Copied {
     pub item: String,
     /// The item's label. Another than the query's points at a wrong label.
     pub item_label: String,
+    /// Their similarity.
+    pub similarity: f32,
 }
 
 impl Gathered {
@@ -117,6 +153,11 @@ impl Gathered {
             index: IndexCheck::default(),
             copies: Vec::new(),
             repeated: Vec::new(),
+            near_copies: Vec::new(),
+            unnamed: None,
+            not_compared: 0,
+            near_copy_from: near_copy_from(deployment.loaded().model.dimension()),
+            strangers: Vec::new(),
             sources: Vec::new(),
         }
     }
@@ -147,6 +188,27 @@ impl Gathered {
         Arc::clone(&self.labels)
     }
 
+    /// The same, with pictures that may show the same unnamed stranger under one label.
+    #[must_use]
+    pub fn unnamed_counted_once(&self) -> Self {
+        let mut counted = self.clone();
+        if let Some(unnamed) = &self.unnamed {
+            unnamed.count_once(&mut counted.searches);
+        }
+        counted
+    }
+
+    /// Labels of strangers that are suspiciously like enrolled ones, or like each other.
+    #[must_use]
+    pub fn alike(&self) -> Vec<Alike> {
+        let strangers = self.searches.iter();
+        let strangers = strangers.filter(|search| search.truth == Truth::NeverEnrolled);
+        alike(
+            strangers.map(|search| search.label.as_str()),
+            self.labels.iter().map(String::as_str),
+        )
+    }
+
     /// What non-mated searches found beyond their best candidates.
     #[must_use]
     pub fn deep(&self) -> Vec<Deep> {
@@ -154,8 +216,12 @@ impl Gathered {
     }
 
     /// Puts the searches in the order of their probes, and takes out those that are no trials: a
-    /// picture of the gallery that finds itself, and the same picture twice.
-    pub fn settle(&mut self) {
+    /// picture of the gallery that finds itself, the same picture twice, and strangers of several
+    /// labels that are nearly one vector, but for one.
+    ///
+    /// # Errors
+    /// A vector that is not of unit length; none is in practice.
+    pub fn settle(&mut self) -> Result<(), DeploymentError> {
         self.searches
             .sort_by(|a, b| (&a.probe, a.truth).cmp(&(&b.probe, b.truth)));
         self.queries.sort_by(|a, b| a.0.id.cmp(&b.0.id));
@@ -171,7 +237,10 @@ impl Gathered {
             }
         }
         self.sources.clear();
-        let repeated: BTreeSet<&str> = self.repeated.iter().map(|r| r.query.as_str()).collect();
+        let strangers = self.find_near_copies()?;
+        let repeated = self.repeated.iter().map(|r| r.query.as_str());
+        let nearly = self.near_copies.iter().map(|copy| copy.query.as_str());
+        let repeated: BTreeSet<&str> = repeated.chain(nearly).collect();
         let copied = self
             .copies
             .iter()
@@ -184,6 +253,53 @@ impl Gathered {
         });
         self.near
             .retain(|probe, _| !repeated.contains(probe.as_str()));
+        // By what is left: copies would say that pictures of one label are more alike than they are.
+        let rows = strangers
+            .iter()
+            .filter(|one| !repeated.contains(one.id.as_str()));
+        let rows: Vec<StrangerRow<'_>> = rows
+            .map(|one| StrangerRow {
+                label: &one.label,
+                vector: &one.vector,
+            })
+            .collect();
+        self.unnamed = Unnamed::find(&rows, &self.searches)?;
+        Ok(())
+    }
+
+    /// Among strangers: where their labels are different things, they are different trials.
+    fn find_near_copies(&mut self) -> Result<Vec<Stranger>, DeploymentError> {
+        let repeated: BTreeSet<&str> = self.repeated.iter().map(|r| r.query.as_str()).collect();
+        let mut strangers = std::mem::take(&mut self.strangers);
+        strangers.retain(|stranger| !repeated.contains(stranger.id.as_str()));
+        strangers.sort_by(|a, b| a.id.cmp(&b.id));
+        let names: BTreeSet<&str> = strangers.iter().map(|one| one.label.as_str()).collect();
+        let numbers: BTreeMap<&str, u32> = names.into_iter().zip(0..).collect();
+        let dimension = strangers.first().map_or(1, |one| one.vector.len());
+        let rows = Embeddings::from_unit(
+            dimension,
+            strangers
+                .iter()
+                .flat_map(|one| one.vector.iter().copied())
+                .collect(),
+            strangers
+                .iter()
+                .filter_map(|one| numbers.get(one.label.as_str()).copied())
+                .collect(),
+        )?;
+        let copy = |found: NearCopy| {
+            let (one, first) = (strangers.get(found.row)?, strangers.get(found.first)?);
+            Some(NearCopied {
+                query: one.id.clone(),
+                label: one.label.clone(),
+                first: first.id.clone(),
+                first_label: first.label.clone(),
+                similarity: found.similarity.get(),
+            })
+        };
+        let found = near_copies(&rows, &|_, _| true)?;
+        self.near_copies = found.into_iter().filter_map(copy).collect();
+        Ok(strangers)
     }
 
     /// Adds what one query found. A query of an enrolled label is a mated search, and with
@@ -195,6 +311,17 @@ impl Gathered {
             .or_else(|| digest(probed.vector.as_deref()))
         {
             self.sources.push((made_from, query.id.clone()));
+        }
+        if let (false, Some(vector)) = (enrolled, &probed.vector) {
+            if self.strangers.len() < Self::VECTORS_MAX {
+                self.strangers.push(Stranger {
+                    id: query.id.clone(),
+                    label: query.label.clone(),
+                    vector: Arc::clone(vector),
+                });
+            } else {
+                self.not_compared += 1;
+            }
         }
         if let Some(vector) = probed.vector
             && self.keeps_material
@@ -216,12 +343,13 @@ impl Gathered {
             conditions: conditions.clone(),
         };
         let top = probed.hits.first();
-        if let Some(hit) = top.filter(|hit| SAME_PICTURE <= hit.score.get()) {
+        if let Some(hit) = top.filter(|hit| self.near_copy_from <= hit.score.get()) {
             self.copies.push(Copied {
                 query: id.clone(),
                 label: label.clone(),
                 item: hit.item.id.clone(),
                 item_label: hit.item.label.clone(),
+                similarity: hit.score.get(),
             });
         }
         if let Some(missed) = probed.index_missed {
@@ -349,7 +477,7 @@ impl Deployment {
         let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
         found.sort_unstable_by_key(|(number, _, _)| *number);
         add_items(&mut gathered, &items, found);
-        gathered.settle();
+        gathered.settle()?;
         Ok(gathered)
     }
 }

@@ -49,19 +49,19 @@ pub use answer::{
 pub use archive::ArchiveError;
 pub use audited::recorded_decisions;
 pub use backup::{PlaceOfModel, Progress, SnapshotReport, check_snapshot, restore};
-pub use calibrate::{Calibrated, CalibrationSettings};
+pub use calibrate::{Assured, Calibrated, CalibrationSettings};
 pub use canary::CanaryRound;
 pub use canary_list::{CANARIES_MAX, CANARIES_PER_ITEM, CanariesSet, NewCanary, set_canaries};
 pub use error::{DeploymentError, Unembeddable};
 pub use folder::{Folder, ModelReference, Record, now_rfc_3339, rfc_3339};
-pub use gather::{Copied, Gathered, IndexCheck, LabelledQuery, Repeated};
+pub use gather::{Copied, Gathered, IndexCheck, LabelledQuery, NearCopied, Repeated};
 pub use material::{MaterialSets, material_sets};
 pub use models::{LoadedModel, Models};
 pub use monitor::{Recorded, Told, TruthReport};
 pub use points::{Activation, Comparison, compare_points};
 pub use remedy::RemedyChoice;
 pub use resets::Reset;
-pub use sample::{LabelledDecision, labelled_sample};
+pub use sample::{LabelledDecision, Shown, labelled_sample};
 pub use service::InService;
 pub use shadow::{
     Disagreement, Outcome, SHADOW_LATEST_MAX, ShadowAbout, ShadowReport, shadow_link,

@@ -1,6 +1,6 @@
 //! Every decision on the record, labels of a sample of them, and what follows for the promise.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +21,9 @@ use super::resets::Resets;
 use super::shift::{Counted, Looked, Scores};
 use super::{CanaryRound, Deployment, DeploymentError, Disagreement, Folder, Standing};
 use crate::calibration::decision::Decision;
+use crate::calibration::likeness::{Alike, Likeness, alike};
 use crate::calibration::operating_point::OperatingPoint;
+use crate::calibration::strangers::is_unnamed;
 use crate::config::Monitoring;
 use crate::gallery::Gallery;
 use crate::journal::entry::{
@@ -138,6 +140,8 @@ pub enum Told {
     Label(String),
     /// Something that is not enrolled.
     NotEnrolled,
+    /// Something that is not enrolled, by a name: the same name for the same one.
+    Stranger(String),
     /// Nobody can tell.
     Unusable,
 }
@@ -712,9 +716,10 @@ impl Deployment {
     ) -> Result<Vec<Result<Reported, String>>, DeploymentError> {
         let monitor = self.monitor()?;
         let now = now_ms();
+        let meant = self.meant(monitor, &reports);
         let labels: Vec<Result<Label, String>> = reports
             .into_iter()
-            .map(|report| self.label(monitor, report, now))
+            .map(|report| self.label(monitor, report, now, &meant))
             .collect();
         let good = labels.iter().filter_map(|label| label.as_ref().ok());
         let mut outcomes = monitor.journal.report(good.cloned().collect())?.into_iter();
@@ -730,21 +735,85 @@ impl Deployment {
         Ok(answers.collect())
     }
 
-    fn label(&self, monitor: &Monitor, report: TruthReport, unix_ms: u64) -> Result<Label, String> {
-        // Also one that has been removed since.
-        let known = |label: &str| {
-            self.gallery.has_label(label) || monitor.enrolments.at(label, 0).is_some()
-        };
+    /// Also one that has been removed since.
+    fn was_enrolled(&self, monitor: &Monitor, label: &str) -> bool {
+        self.gallery.has_label(label) || monitor.enrolments.at(label, 0).is_some()
+    }
+
+    /// For labels that are not enrolled, and are suspiciously like one that is: which, in words.
+    fn meant(&self, monitor: &Monitor, reports: &[TruthReport]) -> BTreeMap<String, Alike> {
+        let unknown: BTreeSet<&str> = reports
+            .iter()
+            .filter_map(|report| match &report.told {
+                Told::Label(label) | Told::Stranger(label) => Some(label.as_str()),
+                Told::NotEnrolled | Told::Unusable => None,
+            })
+            .filter(|label| !self.was_enrolled(monitor, label))
+            .collect();
+        if unknown.is_empty() {
+            return BTreeMap::new();
+        }
+        let enrolled = self.labels();
+        let mut meant = BTreeMap::new();
+        // Spellings come first.
+        for pair in alike(unknown, enrolled.iter().map(String::as_str)) {
+            if pair.enrolled {
+                meant.entry(pair.label.clone()).or_insert(pair);
+            }
+        }
+        meant
+    }
+
+    /// A name of a stranger is no label, and says more than that nobody knows who it is.
+    fn check_stranger(&self, name: &str, meant: &BTreeMap<String, Alike>) -> Result<(), String> {
+        if self.gallery.has_label(name) {
+            return Err(format!(
+                "`{name}` is enrolled, and is no stranger; say it as a label, also where it was enrolled after the decision"
+            ));
+        }
+        if is_unnamed(name) {
+            return Err(format!(
+                "`{name}` is what strangers without a name are called; leave the name out"
+            ));
+        }
+        match meant.get(name) {
+            // A near miss may well be somebody else.
+            Some(pair) if pair.likeness == Likeness::Spelling => Err(format!(
+                "stranger {} is an enrolled label but for spelling; say that one, or give the stranger another name",
+                pair.describe()
+            )),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn label(
+        &self,
+        monitor: &Monitor,
+        report: TruthReport,
+        unix_ms: u64,
+        meant: &BTreeMap<String, Alike>,
+    ) -> Result<Label, String> {
+        let known = |label: &str| self.was_enrolled(monitor, label);
         let decision = DecisionId::parse(&report.decision_id)
             .ok_or_else(|| format!("`{}` is no id of a decision", report.decision_id))?;
         let truth = match report.told {
             Told::Label(label) if known(&label) => SaidTruth::Mated { label },
+            Told::Label(label) if meant.contains_key(&label) => {
+                let pair = meant.get(&label).map_or_else(String::new, Alike::describe);
+                return Err(format!(
+                    "label {pair} is not enrolled, and is suspiciously like one that is; say that one, or that the query showed something that is not enrolled"
+                ));
+            }
             Told::Label(label) => {
                 return Err(format!(
                     "label `{label}` is not enrolled; if the query showed something that is not, say so instead"
                 ));
             }
             Told::NotEnrolled => SaidTruth::NonMated,
+            Told::Stranger(name) => {
+                self.check_stranger(&name, meant)?;
+                SaidTruth::Stranger { name }
+            }
             Told::Unusable => SaidTruth::Unusable,
         };
         let said_by = match report.said_by.as_str() {

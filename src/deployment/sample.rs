@@ -13,13 +13,24 @@ use crate::journal::read::Reader;
 use crate::monitoring::audit::Truth;
 use crate::monitoring::thinning::{Drawn, plain_sample};
 
+/// What a decision's query showed, as somebody said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// A label, enrolled now or at some time.
+    Label(String),
+    /// A stranger, by name.
+    Named(String),
+    /// A stranger whom nobody named.
+    Unnamed,
+}
+
 /// A labelled decision.
 #[derive(Clone, Debug)]
 pub struct LabelledDecision {
     /// Its id.
     pub id: DecisionId,
-    /// The label that its query showed; `None` for a stranger.
-    pub label: Option<String>,
+    /// What its query showed.
+    pub shown: Shown,
     /// The picture, where it is kept.
     pub image: Option<Vec<u8>>,
 }
@@ -61,12 +72,14 @@ pub fn labelled_sample(
         let Some((id, Some(truth))) = said.get(place).cloned() else {
             continue;
         };
-        let label = match truth {
-            SaidTruth::Mated { label } => Some(label),
-            SaidTruth::NonMated | SaidTruth::Unusable => None,
+        let shown = match truth {
+            SaidTruth::Mated { label } => Shown::Label(label),
+            SaidTruth::Stranger { name } => Shown::Named(name),
+            // What nobody can tell is not among them.
+            SaidTruth::NonMated | SaidTruth::Unusable => Shown::Unnamed,
         };
         let image = reader.image(id)?;
-        if !take(LabelledDecision { id, label, image }) {
+        if !take(LabelledDecision { id, shown, image }) {
             break;
         }
     }

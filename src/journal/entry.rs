@@ -218,6 +218,11 @@ pub enum Truth {
     },
     /// A stranger: nothing enrolled.
     NonMated,
+    /// A stranger whom somebody knows.
+    Stranger {
+        /// Who it is: the same name for the same one.
+        name: String,
+    },
     /// Nobody can tell.
     Unusable,
 }
@@ -241,7 +246,7 @@ impl Label {
     pub(super) fn check(&self) -> Result<(), Refused> {
         let fits = |text: &str| (1..=TEXT_BYTES_MAX).contains(&text.len());
         let label = match &self.truth {
-            Truth::Mated { label } => Some(label),
+            Truth::Mated { label: text } | Truth::Stranger { name: text } => Some(text),
             Truth::NonMated | Truth::Unusable => None,
         };
         let problem = |field| Refused::Text { field };

@@ -291,7 +291,10 @@ pub(super) fn read_label(
         1 => Truth::Mated {
             label: row.get(first + 3)?,
         },
-        2 => Truth::NonMated,
+        2 => match row.get(first + 3)? {
+            None => Truth::NonMated,
+            Some(name) => Truth::Stranger { name },
+        },
         3 => Truth::Unusable,
         _ => return Err(wrong(first + 2, "truth")),
     };
@@ -312,6 +315,7 @@ pub(super) fn truth_columns(label: &Label) -> (i64, Option<&str>) {
     let (number, text) = match &label.truth {
         Truth::Mated { label } => (1, Some(label.as_str())),
         Truth::NonMated => (2, None),
+        Truth::Stranger { name } => (2, Some(name.as_str())),
         Truth::Unusable => (3, None),
     };
     match label.kind {

@@ -464,6 +464,42 @@ fn labels_are_idempotent_corrected_and_refused_one_by_one() {
 }
 
 #[test]
+fn the_name_of_a_stranger_is_kept_with_what_was_said_of_it() {
+    let place = place();
+    let journal = open(&place.path);
+    (1..=3).for_each(|number| journal.record(sampled(number), None));
+    let named = |name: &str| Truth::Stranger {
+        name: name.to_owned(),
+    };
+    let outcomes = journal.report(vec![
+        label(1, Truth::NonMated),
+        label(1, named("red coat")),
+        label(2, named("red coat")),
+        unasked(2, named("blue coat")),
+        label(3, named(&"x".repeat(513))),
+    ]);
+    assert_eq!(
+        outcomes.unwrap(),
+        [
+            Ok(Reported::Added),
+            Ok(Reported::Corrected),
+            Ok(Reported::Added),
+            Ok(Reported::Added),
+            Err(Refused::Text { field: "label" }),
+        ]
+    );
+    drop(journal);
+    let journal = open(&place.path);
+    let said = |number| {
+        let row = journal.reader().unwrap().decision(id(number)).unwrap();
+        row.unwrap().label.map(|label| label.truth)
+    };
+    assert_eq!(said(1), Some(named("red coat")));
+    assert_eq!(said(2), Some(named("red coat")));
+    assert_eq!(said(3), None);
+}
+
+#[test]
 fn the_queue_has_sampled_live_decisions_without_a_label_newest_first() {
     let place = place();
     let journal = open(&place.path);

@@ -20,7 +20,7 @@ pub struct Case {
     pub truth: Truth,
     /// The best match; `None` where nothing was found.
     pub found: Option<Match>,
-    /// The label that the query showed; `None` where that is not enrolled.
+    /// The label that the query showed, or the name of the stranger; `None` for one without a name.
     pub shown: Option<String>,
     /// Metadata of the best match, as far as it is enrolled still.
     pub conditions: BTreeMap<String, String>,

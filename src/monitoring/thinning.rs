@@ -105,9 +105,14 @@ pub struct Recalibration {
     pub side: Side,
     /// How many it takes, at the least: where none of them is in error.
     pub needed: u64,
-    /// How many the plain sample of the labels has: each stranger's decision counts as another
-    /// stranger, each enrolled label once. `None` where the labels make no plain sample.
+    /// How many the plain sample of the labels has: each stranger with a name and each enrolled label
+    /// once, each decision on a stranger without a name as another stranger. `None` where the labels
+    /// make no plain sample.
     pub present: Option<u64>,
+    /// Those of them that are strangers without a name: by them nothing is certified unless each is
+    /// known to be another one.
+    #[serde(default)]
+    pub unnamed: u64,
     /// Labels of decisions, drawn as up to now, that are missing, about; 0 where none is. `None` where
     /// nothing tells.
     pub labels_missing: Option<u64>,
@@ -132,14 +137,16 @@ impl Recalibration {
             .collect();
         let labelled = drawn.iter().filter(|drawn| drawn.row.truth.is_some());
         let labelled = labelled.count() as u64;
-        let present = plain_sample(&drawn).map(|kept| {
+        let kept = plain_sample(&drawn).map(|kept| {
             let kept = kept.into_iter().map(|place| place + before.unwrap_or(0));
             independent(side, seen, &kept.collect())
         });
+        let present = kept.map(|kept| kept.named + kept.unnamed);
         Self {
             side,
             needed: searches,
             present,
+            unnamed: kept.map_or(0, |kept| kept.unnamed),
             labels_missing: present.and_then(|present| missing(searches, present, labelled)),
             since_unix_ms: before.and_then(|before| seen.unix_ms.get(before).copied()),
         }
@@ -165,11 +172,19 @@ impl Recalibration {
                 "{takes}; the labels{when} make no plain sample yet: label some of every stratum, or collect {needed} pictures of {strangers} as they come."
             );
         };
-        let have = format!("{takes}; the labels{when} hold {present} as a plain sample");
+        let unnamed = if 0 < self.unnamed {
+            format!(
+                " ({} of them pictures of strangers without a name, by whom nothing is certified unless each is known to be another one)",
+                self.unnamed
+            )
+        } else {
+            String::new()
+        };
+        let have = format!("{takes}; the labels{when} hold {present} as a plain sample{unnamed}");
         if *needed <= present {
             let from = since.map_or_else(String::new, |since| format!(" --since {since}"));
             return format!(
-                "{have}. That is enough: `matchpoint audit export --for-calibration DIR{from}` writes their pictures, where they are kept, for `matchpoint calibrate --queries DIR/labelled.csv`."
+                "{have}. That is enough: `matchpoint audit export DEPLOYMENT --for-calibration DIR{from}` writes their pictures, where they are kept, for `matchpoint calibrate DEPLOYMENT --queries DIR/labelled.csv`."
             );
         }
         let labels = self.labels_missing.map_or_else(String::new, |missing| {
@@ -187,17 +202,33 @@ fn rfc_3339(unix_ms: u64) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
 
+/// Searches of a side that count as independent.
+#[derive(Clone, Copy, Debug)]
+struct Independent {
+    /// Labels, or strangers with a name.
+    named: u64,
+    /// Decisions on strangers without one.
+    unnamed: u64,
+}
+
 /// How many of the rows at these places count as independent searches of a side.
-fn independent(side: Side, seen: &Seen<'_>, kept: &BTreeSet<usize>) -> u64 {
-    let cases = seen.cases.iter().filter(|case| kept.contains(&case.place));
-    match side {
-        // Who they were nobody wrote down.
-        Side::FalseAccept => cases.filter(|case| case.truth == Truth::NonMated).count() as u64,
-        Side::FalseReject => {
-            let shown = cases.filter(|case| case.truth != Truth::NonMated);
-            let labels: BTreeSet<&str> = shown.filter_map(|case| case.shown.as_deref()).collect();
-            labels.len() as u64
-        }
+fn independent(side: Side, seen: &Seen<'_>, kept: &BTreeSet<usize>) -> Independent {
+    let of_side = |case: &&super::groups::Case| match side {
+        Side::FalseAccept => case.truth == Truth::NonMated,
+        Side::FalseReject => case.truth != Truth::NonMated,
+    };
+    let cases = || {
+        let kept = seen.cases.iter().filter(|case| kept.contains(&case.place));
+        kept.filter(of_side)
+    };
+    let named: BTreeSet<&str> = cases().filter_map(|case| case.shown.as_deref()).collect();
+    let unnamed = cases().filter(|case| case.shown.is_none()).count();
+    Independent {
+        named: named.len() as u64,
+        unnamed: match side {
+            Side::FalseAccept => unnamed as u64,
+            Side::FalseReject => 0,
+        },
     }
 }
 
@@ -376,11 +407,62 @@ mod tests {
             lately.says()
         );
 
+        assert_eq!(enough.unnamed, 300);
+        assert!(enough.says().contains("strangers without a name"));
+
         let frr = Certifying {
             side: Side::FalseReject,
             ..far
         };
         let found = recalibration(frr, 100, None);
         assert_eq!(found.present, Some(10), "each label counts once");
+    }
+
+    #[test]
+    fn each_stranger_with_a_name_counts_once() {
+        let strata = Strata::new(vec![0.0], vec![Inclusion::ALWAYS; 2]).unwrap();
+        let row = AuditRow {
+            stratum: 0,
+            accepted: false,
+            inclusion: Inclusion::ALWAYS,
+            truth: Some(Truth::NonMated),
+        };
+        // Ten decisions on three strangers by name, and two more on nobody knows whom.
+        let names = (0..10).map(|n| Some(format!("visitor {}", n % 3)));
+        let cases: Vec<Case> = names
+            .chain([None, None])
+            .enumerate()
+            .map(|(place, shown)| Case {
+                place,
+                accepted: false,
+                truth: Truth::NonMated,
+                found: None,
+                shown,
+                conditions: BTreeMap::new(),
+            })
+            .collect();
+        let seen = Seen {
+            strata: &strata,
+            rows: &[row; 12],
+            unix_ms: &[0; 12],
+            lots: &[0; 12],
+            cases: &cases,
+            feedback: AcceptFeedback { right: 0, wrong: 0 },
+            gallery: (1, 1),
+            raised: [false; 2],
+            anew: false,
+        };
+        let far = Certifying {
+            side: Side::FalseAccept,
+            searches: 4,
+        };
+        let found = Recalibration::of(far, &seen, None);
+        assert_eq!((found.present, found.unnamed), (Some(5), 2));
+        let says = found.says();
+        assert!(
+            says.contains("audit export DEPLOYMENT --for-calibration"),
+            "{says}"
+        );
+        assert!(says.contains("calibrate DEPLOYMENT --queries"), "{says}");
     }
 }

@@ -5,7 +5,7 @@ use super::markup::Markup;
 use super::numbers::{count, plain, plain_span, score, short_percent};
 use super::parts::{Part, interval_note};
 use super::tables::{self, Column, Table, cell, datum};
-use super::{Condition, Consistency, Intruders, Remedies, Report, View, WorstLabels};
+use super::{Condition, Consistency, Intruder, Intruders, Remedies, Report, View, WorstLabels};
 
 /// OPIS and the curves that it measures.
 pub(super) fn consistency(consistency: &Consistency, threshold: Option<f64>) -> Option<Part> {
@@ -174,19 +174,7 @@ pub(super) fn intruders(intruders: &Intruders) -> Option<Part> {
     if intruders.pairs.is_empty() {
         return None;
     }
-    let mut body = Markup::default();
-    body.element("div", &[("class", "intruders")], |grid| {
-        for pair in &intruders.pairs {
-            grid.element("figure", &[("class", "intruder")], |figure| {
-                let caption = format!("score {}", score(Some(pair.score)));
-                figure.line("figcaption", "", &caption);
-                figure.element("div", &[("class", "two")], |two| {
-                    two.item(&pair.first);
-                    two.item(&pair.second);
-                });
-            });
-        }
-    });
+    let body = side_by_side(&intruders.pairs);
     let shown = intruders.pairs.len() as u64;
     let mut notes = vec![
         "Two items of different labels, so similar that one would be accepted as the other: \
@@ -206,6 +194,47 @@ pub(super) fn intruders(intruders: &Intruders) -> Option<Part> {
         view: Some(View::Pairwise),
         notes,
         body,
+    })
+}
+
+fn side_by_side(pairs: &[Intruder]) -> Markup {
+    let mut body = Markup::default();
+    body.element("div", &[("class", "intruders")], |grid| {
+        for pair in pairs {
+            grid.element("figure", &[("class", "intruder")], |figure| {
+                let remark = pair.remark.as_ref().map(|remark| format!("; {remark}"));
+                let caption = format!(
+                    "score {}{}",
+                    score(Some(pair.score)),
+                    remark.unwrap_or_default()
+                );
+                figure.line("figcaption", "", &caption);
+                figure.element("div", &[("class", "two")], |two| {
+                    two.item(&pair.first);
+                    two.item(&pair.second);
+                });
+            });
+        }
+    });
+    body
+}
+
+/// Strangers' searches that press on the threshold, with what each found.
+pub(super) fn nearest_strangers(strangers: &Intruders) -> Option<Part> {
+    if strangers.pairs.is_empty() {
+        return None;
+    }
+    Some(Part {
+        id: "nearest-strangers",
+        title: "Nearest strangers",
+        view: Some(View::Search),
+        notes: vec![
+            "The queries of strangers with the highest scores, each beside the item that it found. They \
+             set the threshold: one with a wrong label, or a picture of what is enrolled, costs false \
+             rejects for nothing; a real look-alike is what the threshold is for."
+                .to_owned(),
+        ],
+        body: side_by_side(&strangers.pairs),
     })
 }
 

@@ -45,6 +45,8 @@ pub struct Report {
     pub worst_labels: Option<WorstLabels>,
     /// Items of different labels that would be accepted as one another.
     pub intruders: Option<Intruders>,
+    /// Strangers' searches with the highest scores: the query, and the item that it found.
+    pub nearest_strangers: Option<Intruders>,
     /// Rates by the value of a metadata column.
     pub conditions: Vec<Condition>,
     /// FAR by size of the gallery.
@@ -131,8 +133,10 @@ pub struct OperatingPoint {
     pub far: Estimate,
     /// The false reject rate.
     pub frr: Estimate,
-    /// Where these two come from.
-    pub basis: Basis,
+    /// Where the first comes from.
+    pub far_basis: Basis,
+    /// Where the second does.
+    pub frr_basis: Basis,
 }
 
 /// A quantity with its uncertainty; every field `None` is an unknown quantity.
@@ -364,8 +368,10 @@ pub struct Intruder {
     pub first: Item,
     /// The other.
     pub second: Item,
-    /// Their similarity.
+    /// Their similarity, or what is held against the threshold.
     pub score: f64,
+    /// What there is to say beside it.
+    pub remark: Option<String>,
 }
 
 /// An item of the gallery, or a probe.
@@ -667,6 +673,9 @@ mod tests {
                 (item.id, item.label, item.picture) = (own(), own(), Some(picture()));
             }
         }
+        for pair in &mut report.nearest_strangers.as_mut().unwrap().pairs {
+            (pair.first.id, pair.remark) = (own(), Some(own()));
+        }
         for condition in &mut report.conditions {
             condition.column = own();
             condition.rows.iter_mut().for_each(|row| row.value = own());
@@ -822,6 +831,20 @@ mod tests {
     }
 
     #[test]
+    fn the_headline_says_of_each_rate_whether_it_flatters() {
+        let mut report = sample::full();
+        let html = render(&report);
+        let parts = [
+            "False accepts measured on the labels that chose the threshold: flatters; false rejects",
+            "on labels that did not choose the threshold.",
+        ];
+        assert!(parts.iter().all(|part| html.contains(part)));
+        report.operating_point.as_mut().unwrap().far_basis = Basis::HeldOut;
+        let html = render(&report);
+        assert!(html.contains("Both rates measured on labels that did not choose the threshold."));
+    }
+
+    #[test]
     fn every_part_with_rates_names_its_view() {
         let html = render(&sample::full());
         for (id, view) in [
@@ -829,6 +852,7 @@ mod tests {
             ("trade-off", "per search"),
             ("consistency", "per pair of items"),
             ("intruders", "per pair of items"),
+            ("nearest-strangers", "per search"),
             ("growth", "per search"),
         ] {
             let part = html.split(&format!("id=\"{id}\"")).nth(1).unwrap();
@@ -856,6 +880,7 @@ mod tests {
         (consistency.labels, consistency.figures) = (Vec::new(), Vec::new());
         report.worst_labels.as_mut().unwrap().rows.clear();
         report.intruders.as_mut().unwrap().pairs.clear();
+        report.nearest_strangers.as_mut().unwrap().pairs.clear();
         report.conditions.clear();
         let growth = report.growth.as_mut().unwrap();
         (growth.measured, growth.predicted) = (Vec::new(), Vec::new());
@@ -867,6 +892,7 @@ mod tests {
             "consistency",
             "worst-labels",
             "intruders",
+            "nearest-strangers",
             "conditions",
             "remedies",
         ] {

@@ -283,7 +283,16 @@ fn numbers(verdict: &mut Markup, point: &OperatingPoint) {
             big(numbers, name, [&percent(estimate.value), &small]);
         }
     });
-    let basis = format!("Both rates measured on {}.", parts::basis(point.basis));
+    let (far, frr) = (point.far_basis, point.frr_basis);
+    let basis = if far == frr {
+        format!("Both rates measured on {}.", parts::basis(far))
+    } else {
+        format!(
+            "False accepts measured on {}; false rejects on {}.",
+            parts::basis(far),
+            parts::basis(frr)
+        )
+    };
     verdict.line("p", "basis", &basis);
 }
 

@@ -33,6 +33,10 @@ pub(super) fn all(report: &Report) -> Vec<Part> {
             .and_then(|consistency| labels::consistency(consistency, threshold)),
         report.worst_labels.as_ref().and_then(labels::worst_labels),
         report.intruders.as_ref().and_then(labels::intruders),
+        report
+            .nearest_strangers
+            .as_ref()
+            .and_then(labels::nearest_strangers),
         labels::conditions(report),
         report.growth.as_ref().and_then(growth),
         report.remedies.as_ref().and_then(labels::remedies),

@@ -34,7 +34,8 @@ pub(crate) fn full() -> Report {
             threshold: 0.671_342_9,
             far: rate(2, 4_812, 1_604.0),
             frr: rate(391, 9_240, 813.7),
-            basis: Basis::HeldOut,
+            far_basis: Basis::ChoseThreshold,
+            frr_basis: Basis::HeldOut,
         }),
         figures: figures(),
         histogram: Some(histogram()),
@@ -42,6 +43,7 @@ pub(crate) fn full() -> Report {
         consistency: Some(consistency(130)),
         worst_labels: Some(worst_labels()),
         intruders: Some(intruders()),
+        nearest_strangers: Some(nearest_strangers()),
         conditions: conditions(),
         growth: Some(growth()),
         remedies: Some(remedies()),
@@ -87,6 +89,7 @@ pub(crate) fn refused() -> Report {
         consistency: None,
         worst_labels: None,
         intruders: None,
+        nearest_strangers: None,
         conditions: Vec::new(),
         growth: None,
         remedies: None,
@@ -321,6 +324,23 @@ fn picture(what: &str) -> Picture {
     }
 }
 
+fn nearest_strangers() -> Intruders {
+    let item = |id: &str, label: &str| Item {
+        id: id.to_owned(),
+        label: label.to_owned(),
+        picture: None,
+    };
+    Intruders {
+        pairs: vec![Intruder {
+            first: item("photo-17.jpg", "decanter"),
+            second: item("sku-00001-front.jpg", "carafe"),
+            score: 0.7391,
+            remark: Some("rejected".to_owned()),
+        }],
+        total: None,
+    }
+}
+
 fn intruders() -> Intruders {
     let item = |index: usize| {
         let label = LABELS.get(index).copied().unwrap_or("carafe");
@@ -341,6 +361,7 @@ fn intruders() -> Intruders {
             first: item(first),
             second: item(second),
             score,
+            remark: None,
         })
         .into(),
         total: Some(1_326),

@@ -128,6 +128,8 @@ pub struct RecalibrationFound {
     pub needed: u64,
     /// How many the plain sample of the labels has; `None` where there is none.
     pub present: Option<u64>,
+    /// Those of `present` that are strangers without a name, by whom nothing is certified.
+    pub unnamed: u64,
     /// About how many labels are missing.
     pub labels_missing: Option<u64>,
     /// Only decisions from then on count, in milliseconds since 1970-01-01 UTC.
@@ -342,13 +344,7 @@ impl Client {
     ) -> Result<Vec<Result<&'static str, String>>, ClientError> {
         let reports = reports.into_iter().map(|report| proto::TruthReport {
             decision_id: report.decision_id,
-            truth: Some(proto::Truth {
-                truth: Some(match report.told {
-                    Told::Label(label) => Shown::Label(label),
-                    Told::NotEnrolled => Shown::NotEnrolled(true),
-                    Told::Unusable => Shown::Unusable(true),
-                }),
-            }),
+            truth: Some(told(report.told)),
             said_by: report.said_by,
             kind: match report.kind {
                 LabelKind::Audit => proto::TruthKind::Audit,
@@ -461,9 +457,26 @@ fn outcome(result: &proto::TruthResult) -> Result<&'static str, String> {
     }
 }
 
+fn told(told: Told) -> proto::Truth {
+    let (truth, stranger) = match told {
+        Told::Label(label) => (Shown::Label(label), String::new()),
+        Told::NotEnrolled => (Shown::NotEnrolled(true), String::new()),
+        Told::Stranger(name) => (Shown::NotEnrolled(true), name),
+        Told::Unusable => (Shown::Unusable(true), String::new()),
+    };
+    proto::Truth {
+        truth: Some(truth),
+        stranger,
+    }
+}
+
 fn words(truth: Option<proto::Truth>) -> Option<String> {
-    Some(match truth?.truth? {
+    let truth = truth?;
+    Some(match truth.truth? {
         Shown::Label(label) => label,
+        Shown::NotEnrolled(_) if !truth.stranger.is_empty() => {
+            format!("(not enrolled: {})", truth.stranger)
+        }
         Shown::NotEnrolled(_) => "(not enrolled)".to_owned(),
         Shown::Unusable(_) => "(unusable)".to_owned(),
     })
@@ -518,6 +531,7 @@ fn recalibration(found: &proto::Recalibration) -> RecalibrationFound {
         present: found.present,
         labels_missing: found.labels_missing,
         since_unix_milliseconds: found.since_unix_milliseconds,
+        unnamed: found.unnamed,
     }
 }
 

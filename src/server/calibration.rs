@@ -292,9 +292,12 @@ impl Job {
         let Some(mut gathered) = self.gathered.take() else {
             return Err(cancelled());
         };
-        gathered.settle();
+        // It compares all strangers with each other.
+        let settle = registry.heavy(move || gathered.settle().map(|()| gathered));
+        let gathered = settle.await?.map_err(|error| from_error(&error))?;
         self.metadata.copies_total = gathered.copies.len() as u64;
         self.metadata.repeated_total = gathered.repeated.len() as u64;
+        self.metadata.near_copies_total = gathered.near_copies.len() as u64;
         let deployment = Arc::clone(&self.deployment);
         let validate_only = self.settings.validate_only;
         let calibrating = Arc::clone(&deployment);

@@ -18,7 +18,7 @@ use crate::calibration::policy::Target;
 use crate::calibration::rates::Rate;
 use crate::calibration::recording::Flip;
 use crate::deployment::{
-    Basis, CalibrationSettings, Comparison, Hit, Query, Reference, Remedy, RemedyChoice,
+    Assured, Basis, CalibrationSettings, Comparison, Hit, Query, Reference, Remedy, RemedyChoice,
     SearchAnswer, SearchOptions, Timings, Undecided, VerifyAnswer, created,
 };
 use crate::gallery::filter::{Filter, FilterError};
@@ -379,6 +379,10 @@ pub(super) fn calibration_settings(
         seed: settings.seed,
         grow_to_items: Some(settings.grow_to_items).filter(|items| 0 < *items),
         remedy: remedy(settings, has_far)?,
+        assured: Assured {
+            labels_as_they_are: settings.labels_as_they_are,
+            strangers_are_distinct: settings.strangers_are_distinct,
+        },
     })
 }
 

@@ -94,6 +94,7 @@ fn recalibration(found: Needs) -> Recalibration {
         present: found.present,
         labels_missing: found.labels_missing,
         since_unix_milliseconds: found.since_unix_ms.map(u64::cast_signed),
+        unnamed: found.unnamed,
     }
 }
 

@@ -250,10 +250,15 @@ fn read(report: TruthReport) -> Result<Report, String> {
         Ok(TruthKind::Feedback) => LabelKind::Feedback,
         Err(_unknown) => return Err("kind is not one of TruthKind".to_owned()),
     };
+    let stranger = report.truth.as_ref().map(|truth| truth.stranger.clone());
+    let stranger = stranger.filter(|name| !name.is_empty());
     let truth = report.truth.and_then(|truth| truth.truth);
     let told = match truth {
+        Some(Shown::Label(_) | Shown::Unusable(_)) if stranger.is_some() => {
+            return Err("stranger goes with not_enrolled only".to_owned());
+        }
         Some(Shown::Label(label)) => Told::Label(label),
-        Some(Shown::NotEnrolled(true)) => Told::NotEnrolled,
+        Some(Shown::NotEnrolled(true)) => stranger.map_or(Told::NotEnrolled, Told::Stranger),
         Some(Shown::Unusable(true)) => Told::Unusable,
         Some(Shown::NotEnrolled(false) | Shown::Unusable(false)) => {
             return Err("truth is false; leave it out, or set it to true".to_owned());
@@ -285,12 +290,15 @@ fn taken(outcome: Reported) -> TruthOutcome {
 }
 
 pub(super) fn truth(said: Said) -> Truth {
+    let (shown, stranger) = match said {
+        Said::Mated { label } => (Shown::Label(label), String::new()),
+        Said::NonMated => (Shown::NotEnrolled(true), String::new()),
+        Said::Stranger { name } => (Shown::NotEnrolled(true), name),
+        Said::Unusable => (Shown::Unusable(true), String::new()),
+    };
     Truth {
-        truth: Some(match said {
-            Said::Mated { label } => Shown::Label(label),
-            Said::NonMated => Shown::NotEnrolled(true),
-            Said::Unusable => Shown::Unusable(true),
-        }),
+        truth: Some(shown),
+        stranger,
     }
 }
 

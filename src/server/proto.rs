@@ -6,6 +6,7 @@
     clippy::allow_attributes_without_reason,
     clippy::doc_markdown,
     clippy::missing_errors_doc,
+    clippy::struct_excessive_bools,
     clippy::too_many_lines,
     reason = "generated code"
 )]

@@ -248,6 +248,7 @@ fn calibration_reason(error: &CalibrationError) -> (Code, &'static str) {
     match (error.refusal(), error) {
         (Some(reason), _) => (Code::FailedPrecondition, reason),
         (None, CalibrationError::EmptyGallery) => (Code::FailedPrecondition, "GALLERY_EMPTY"),
+        (None, CalibrationError::Alike(_)) => (Code::InvalidArgument, "LABELS_ALIKE"),
         (None, _) => (Code::InvalidArgument, "CALIBRATION_INVALID"),
     }
 }

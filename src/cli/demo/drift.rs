@@ -20,8 +20,8 @@ use crate::cli::pictures::Pictures;
 use crate::cli::sources::{Purpose, Source, Sources};
 use crate::config::Config;
 use crate::deployment::{
-    CalibrationSettings, Deployment, LabelKind, NewCanary, RemedyChoice, Told, TruthReport,
-    set_canaries,
+    Assured, CalibrationSettings, Deployment, LabelKind, NewCanary, RemedyChoice, Told,
+    TruthReport, set_canaries,
 };
 use crate::monitoring::indicators::shift;
 use crate::monitoring::strata::{Inclusion, Strata};
@@ -271,6 +271,7 @@ impl Story<'_> {
                 seed: 0,
                 grow_to_items: None,
                 remedy: RemedyChoice::None,
+                assured: Assured::default(),
             },
             strangers: Strangers::NeverEnrolled,
             dry_run: false,

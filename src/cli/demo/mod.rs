@@ -28,7 +28,7 @@ use crate::cli::serve::stop_signal;
 use crate::cli::sources::{Purpose, Source, Sources};
 use crate::cli::{analysis, build, probe, search};
 use crate::config::{Config, EngineFlags, ProcessEnvironment, ServerFlags};
-use crate::deployment::{CalibrationSettings, RemedyChoice};
+use crate::deployment::{Assured, CalibrationSettings, RemedyChoice};
 use crate::gallery::error::GalleryError;
 use crate::gallery::graph::IndexParams;
 use crate::gallery::{Access, Gallery};
@@ -261,6 +261,7 @@ impl Story<'_> {
                     seed: 0,
                     grow_to_items: None,
                     remedy: RemedyChoice::None,
+                    assured: Assured::default(),
                 },
                 strangers: Strangers::NeverEnrolled,
                 dry_run: false,

@@ -1,0 +1,81 @@
+//! Labels that are suspiciously alike, as commands tell of them.
+
+use std::collections::BTreeSet;
+
+use super::exit::{Exit, fail};
+use super::output;
+use super::sources::Sources;
+use crate::calibration::likeness::{Alike, alike, refuse_spellings};
+use crate::deployment::Assured;
+
+/// Pairs that a warning names; `--json` has all.
+const SHOWN: usize = 5;
+
+/// What is known of the labels, and cannot be seen in them.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct LabelFlags {
+    /// Take labels that differ by spelling alone (capitals, Unicode form, spaces, hyphens,
+    /// underscores) as different things; without it they are refused
+    #[arg(long)]
+    pub(super) labels_as_they_are: bool,
+}
+
+/// What is known of the queries, and cannot be seen in them.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct AssuredFlags {
+    #[command(flatten)]
+    pub(super) labels: LabelFlags,
+    /// Every picture of a stranger whom nobody named (label stranger-DECISION, as `audit export`
+    /// writes it) shows another one; without it those that may be one count as one, and certify
+    /// nothing
+    #[arg(long)]
+    strangers_are_distinct: bool,
+}
+
+impl AssuredFlags {
+    pub(super) fn assured(self) -> Assured {
+        Assured {
+            labels_as_they_are: self.labels.labels_as_they_are,
+            strangers_are_distinct: self.strangers_are_distinct,
+        }
+    }
+}
+
+/// The labels of a source, each once.
+pub(super) fn labels_of(sources: &Sources) -> BTreeSet<&str> {
+    let items = sources.items.iter();
+    items.map(|item| item.label.as_str()).collect()
+}
+
+/// Finds labels of queries that are suspiciously like enrolled ones, or like each other, and refuses
+/// those that differ by spelling alone.
+pub(super) fn check(
+    labels: &BTreeSet<&str>,
+    enrolled: &BTreeSet<String>,
+    flags: LabelFlags,
+) -> anyhow::Result<Vec<Alike>> {
+    let found = alike(labels.iter().copied(), enrolled.iter().map(String::as_str));
+    if !flags.labels_as_they_are {
+        refuse_spellings(&found).map_err(|refused| fail(Exit::BadData, refused.to_string()))?;
+    }
+    Ok(found)
+}
+
+/// The first of them, as a warning.
+pub(super) fn warning(alike: &[Alike]) -> String {
+    if alike.is_empty() {
+        return String::new();
+    }
+    let shown: Vec<String> = alike.iter().take(SHOWN).map(Alike::describe).collect();
+    let more = if SHOWN < alike.len() {
+        ", … (--json has all)"
+    } else {
+        ""
+    };
+    let what = format!(
+        "{} labels are suspiciously like another: {}{more}; is each a thing of its own?",
+        alike.len(),
+        shown.join(", "),
+    );
+    output::wrapped(&what, "warning: ")
+}

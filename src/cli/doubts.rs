@@ -1,0 +1,123 @@
+//! What makes trials less than they seem, as warnings.
+
+use super::alike;
+use super::calibrate::CalibrationReport;
+use super::output;
+use crate::analysis::strangers::Unnamed;
+use crate::calibration::likeness::Alike;
+use crate::deployment::{Copied, NearCopied, Repeated};
+
+/// What was found out about queries, whatever they come from.
+pub(super) struct Doubts<'a> {
+    pub(super) alike: &'a [Alike],
+    pub(super) copies: &'a [Copied],
+    pub(super) repeated: &'a [Repeated],
+    pub(super) near_copies: &'a [NearCopied],
+    pub(super) unnamed: Option<&'a Unnamed>,
+    pub(super) not_compared: u64,
+}
+
+impl<'a> Doubts<'a> {
+    pub(super) fn of(report: &'a CalibrationReport) -> Self {
+        Self {
+            alike: &report.alike,
+            copies: &report.copies,
+            repeated: &report.repeated,
+            near_copies: &report.near_copies,
+            unnamed: report.unnamed.as_ref(),
+            not_compared: report.not_compared,
+        }
+    }
+
+    pub(super) fn text(&self) -> String {
+        let found = [
+            self.copied(),
+            self.mislabelled(),
+            self.repeated(),
+            self.nearly(),
+            self.unnamed(),
+            self.not_compared(),
+        ];
+        let found = found.into_iter().flatten();
+        let warnings: String = found
+            .map(|what| output::wrapped(&what, "warning: "))
+            .collect();
+        alike::warning(self.alike) + &warnings
+    }
+
+    fn copied(&self) -> Option<String> {
+        let own = || self.copies.iter().filter(|one| one.label == one.item_label);
+        let first = own().next()?;
+        Some(format!(
+            "{} of the queries are pictures in the gallery themselves, or nearly (the first: {} is item {}, similarity {:.5}); finding them again is no trial and is not counted: take other pictures",
+            own().count(),
+            first.query,
+            first.item,
+            first.similarity,
+        ))
+    }
+
+    fn mislabelled(&self) -> Option<String> {
+        let other = || self.copies.iter().filter(|one| one.label != one.item_label);
+        let one = other().next()?;
+        Some(format!(
+            "{} of the queries are pictures in the gallery under another label, or nearly (the first: query {} says {}, item {} says {}, similarity {:.5}); one of the two is wrong",
+            other().count(),
+            one.query,
+            one.label,
+            one.item,
+            one.item_label,
+            one.similarity,
+        ))
+    }
+
+    fn repeated(&self) -> Option<String> {
+        let first = self.repeated.first()?;
+        Some(format!(
+            "{} of the queries have the very image of another one (the first: {} and {}); they are counted once",
+            self.repeated.len(),
+            first.first,
+            first.query,
+        ))
+    }
+
+    fn nearly(&self) -> Option<String> {
+        let one = self.near_copies.first()?;
+        Some(format!(
+            "{} queries of strangers are nearly those of strangers of other labels (the first: {} of {} and {} of {}, similarity {:.5}); each such group is one trial, and its labels may be wrong",
+            self.near_copies.len(),
+            one.first,
+            one.first_label,
+            one.query,
+            one.label,
+            one.similarity,
+        ))
+    }
+
+    fn unnamed(&self) -> Option<String> {
+        let Unnamed {
+            pictures,
+            strangers,
+            level,
+            ..
+        } = self.unnamed?;
+        let why = level.map_or_else(
+            || "too few mated searches find their label to tell strangers apart".to_owned(),
+            |level| {
+                format!("two from similarity {level:.4} on may show the same one, going by the scores of mated searches")
+            },
+        );
+        Some(format!(
+            "{pictures} pictures show strangers whom nobody named, and count as {strangers}: {why}; --strangers-are-distinct says that each shows another one"
+        ))
+    }
+
+    fn not_compared(&self) -> Option<String> {
+        (0 < self.not_compared).then(|| {
+            format!(
+                "{} queries of strangers are too many to be held against the others: near copies among them are not found",
+                self.not_compared
+            )
+        })
+    }
+}
