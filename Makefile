@@ -2,7 +2,7 @@
 # with pip, and make.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-prometheus lint runtime bench build clean
+.PHONY: help demo test test-rust test-prometheus lint runtime bench build clean compare-pillow
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -39,6 +39,14 @@ lint: ## Lint protocol, scripts, Python and deployment files
 	@echo "== protocol, scripts, Python, deployment files"
 	@scripts/lint-deploy.sh
 	@python3 examples/photos/make_manifests.py --check
+
+compare-pillow: ## Compare the pixels of thousands of odd files with Pillow's (SEED=1, COUNT=5000)
+	@echo "== Pillow"
+	@python3 -m venv .cache/venv-pillow && .cache/venv-pillow/bin/pip install --quiet pillow==13.0.0
+	@rm -rf .cache/odd && .cache/venv-pillow/bin/python scripts/make_odd_pictures.py .cache/odd \
+		--seed $(or $(SEED),1) --count $(or $(COUNT),5000)
+	@cargo bench --locked --quiet --profile dev --bench pixels -- --digests .cache/odd > .cache/odd.tsv
+	@.cache/venv-pillow/bin/python scripts/make_odd_pictures.py .cache/odd --compare .cache/odd.tsv
 
 build: runtime ## Build the program for use, target/release/matchpoint
 	@echo "== build (release)"

@@ -2,6 +2,8 @@
 //! of resizing, and of both where a large JPEG is decoded at a reduced scale.
 //!
 //! `cargo bench --bench pixels -- FILE...`; with `PIXELS_OUT=FOLDER` the resized bytes are written there.
+//! `cargo bench --bench pixels -- --digests FOLDER` measures nothing: it prints the size and the SHA-256 of
+//! the pixels of each file in the folder, or why it is refused, for `scripts/make_odd_pictures.py`.
 
 #![expect(
     clippy::unwrap_used,
@@ -13,17 +15,27 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use matchpoint::pixels::{
-    BYTES_MAX, Conventions, Filter, Fit, Geometry, JpegScale, Limits, PIXELS_MAX, Pixels, Resizer,
+    BYTES_MAX, Conventions, DECODE_BYTES_MAX, Filter, Fit, Geometry, JpegScale, Limits, Pixels,
+    Resizer,
 };
+use sha2::{Digest, Sha256};
 
 const WHITE: [u8; 3] = [255; 3];
+/// What the odd pictures are laid over.
+const BACKGROUND: [u8; 3] = [255, 0, 127];
 /// Each file is measured for so long, and at least three times.
 const LASTING: Duration = Duration::from_millis(700);
 
 fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut words = arguments.iter().map(String::as_str);
+    if words.find(|word| *word == "--digests").is_some() {
+        digests(words.next().unwrap());
+        return;
+    }
     let limits = Limits {
-        bytes_max: BYTES_MAX * 4,
-        pixels_max: PIXELS_MAX,
+        bytes_max: BYTES_MAX,
+        decode_bytes_max: DECODE_BYTES_MAX,
     };
     let geometry = |jpeg| Geometry {
         width: 224,
@@ -38,11 +50,8 @@ fn main() {
     let out = std::env::var_os("PIXELS_OUT").map(PathBuf::from);
     let mut resizer = Resizer::new();
     // `cargo bench` adds options of its own.
-    for file in std::env::args()
-        .skip(1)
-        .filter(|one| !one.starts_with("--"))
-    {
-        let bytes = std::fs::read(&file).unwrap();
+    for file in arguments.iter().filter(|one| !one.starts_with("--")) {
+        let bytes = std::fs::read(file).unwrap();
         let (mut decode, mut resize, mut both) = (Duration::MAX, Duration::MAX, Duration::MAX);
         let (mut runs, started) = (0, Instant::now());
         while runs < 3 || started.elapsed() < LASTING {
@@ -57,7 +66,7 @@ fn main() {
             let small = resizer.decode(&bytes, &limits, WHITE, &reduced).unwrap();
             both = both.min(begun.elapsed());
             if let (0, Some(out)) = (runs, &out) {
-                let name = Path::new(&file).file_name().unwrap().to_string_lossy();
+                let name = Path::new(file).file_name().unwrap().to_string_lossy();
                 std::fs::write(out.join(format!("{name}.full")), resized.as_rgb()).unwrap();
                 std::fs::write(out.join(format!("{name}.reduced")), small.as_rgb()).unwrap();
             }
@@ -65,5 +74,26 @@ fn main() {
         }
         let ms = |took: Duration| took.as_secs_f64() * 1e3;
         println!("{file},{:.3},{:.3},{:.3}", ms(decode), ms(resize), ms(both));
+    }
+}
+
+fn digests(folder: &str) {
+    let limits = Limits {
+        bytes_max: BYTES_MAX,
+        decode_bytes_max: DECODE_BYTES_MAX,
+    };
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let bytes = std::fs::read(&path).unwrap();
+        let answer = match Pixels::decode(&bytes, &limits, BACKGROUND) {
+            Ok(pixels) => {
+                let digest = Sha256::digest(pixels.as_rgb());
+                let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+                format!("{}x{}\t{digest}", pixels.width(), pixels.height())
+            }
+            Err(refused) => format!("refused\t{refused}"),
+        };
+        println!("{name}\t{answer}");
     }
 }

@@ -179,7 +179,7 @@ impl Bench {
     fn limits(&self) -> Limits {
         Limits {
             bytes_max: self.config.engine.image_bytes_max,
-            pixels_max: self.config.engine.image_pixels_max,
+            decode_bytes_max: self.config.engine.image_decode_bytes_max,
         }
     }
 

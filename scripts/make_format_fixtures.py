@@ -43,6 +43,7 @@ def main() -> None:
         "420.jpg": (rgb, {"quality": 70, "subsampling": 2}),
         "progressive.jpg": (rgb, {"quality": 85, "progressive": True}),
         "grey.jpg": (rgb.convert("L"), {"quality": 85}),
+        "cmyk.jpg": (rgb.convert("CMYK"), {"quality": 90}),
         "rgb.png": (rgb, {}),
         "rgba.png": (rgba, {}),
         "grey.png": (rgb.convert("L"), {}),

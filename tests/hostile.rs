@@ -8,12 +8,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use matchpoint::pixels::{BYTES_MAX, Limits, PIXELS_MAX, Pixels, PixelsError};
+use matchpoint::pixels::{
+    BYTES_MAX, Conventions, DECODE_BYTES_MAX, Filter, Fit, Geometry, JpegScale, Limits, Pixels,
+    PixelsError, Resizer, decoding_bytes, refused_at_sight,
+};
 use proptest::prelude::{ProptestConfig, any, prop, prop_assert, proptest};
 
 const LIMITS: Limits = Limits {
     bytes_max: BYTES_MAX,
-    pixels_max: PIXELS_MAX,
+    decode_bytes_max: DECODE_BYTES_MAX,
 };
 const WHITE: [u8; 3] = [255; 3];
 const PICTURES: [&str; 8] = [
@@ -57,7 +60,7 @@ fn outcome(bytes: &[u8]) -> String {
         Err(PixelsError::TooManyBytes { .. }) => "TooManyBytes",
         Err(PixelsError::UnsupportedFormat { .. }) => "UnsupportedFormat",
         Err(PixelsError::UnsupportedFeature { .. }) => "UnsupportedFeature",
-        Err(PixelsError::TooManyPixels { .. }) => "TooManyPixels",
+        Err(PixelsError::TooMuchMemory { .. }) => "TooMuchMemory",
         Err(PixelsError::SideTooLong { .. }) => "SideTooLong",
         Err(PixelsError::Truncated { .. }) => "Truncated",
         Err(PixelsError::Undecodable { .. }) => "Undecodable",
@@ -122,7 +125,7 @@ fn limits_are_inclusive() {
     let bytes = read("picture.png");
     let exact = Limits {
         bytes_max: bytes.len(),
-        pixels_max: 48 * 32,
+        decode_bytes_max: 3 * 48 * 32,
     };
     assert!(Pixels::decode(&bytes, &exact, WHITE).is_ok());
     let short = Limits {
@@ -138,16 +141,17 @@ fn limits_are_inclusive() {
         }
     );
     let small = Limits {
-        pixels_max: 48 * 32 - 1,
+        decode_bytes_max: 3 * 48 * 32 - 1,
         ..exact
     };
     let refused = Pixels::decode(&bytes, &small, WHITE).unwrap_err();
     assert_eq!(
         refused,
-        PixelsError::TooManyPixels {
+        PixelsError::TooMuchMemory {
             width: 48,
             height: 32,
-            max: 48 * 32 - 1
+            bytes: 3 * 48 * 32,
+            max: 3 * 48 * 32 - 1
         }
     );
 }
@@ -193,6 +197,95 @@ fn every_orientation_is_turned_upright() {
     }
     assert_eq!(decode("orientation6.png"), decode("picture.png"));
     assert_eq!(decode("orientation6.webp"), decode("picture.png"));
+}
+
+#[test]
+fn an_orientation_counts_in_every_type_and_behind_the_pixels() {
+    let upright = decode("orientation1.jpg");
+    assert!(distance_max(&decode("orientation6_long.jpg"), &upright) <= 24);
+    assert_eq!(decode("orientation6_late.png"), decode("picture.png"));
+}
+
+#[test]
+fn a_jpeg_that_lacks_no_pixel_is_decoded_whatever_stands_between() {
+    let plain = decode("picture.jpg");
+    for name in [
+        "stray_before_end.jpg",
+        "zeros_before_end.jpg",
+        "bytes_between_segments.jpg",
+        "jfif_2.jpg",
+        "adobe_3.jpg",
+        "profile_without_beginning.jpg",
+        "spectrum_of_scan.jpg",
+        "bytes_after_the_end.jpg",
+    ] {
+        assert_eq!(decode(name), plain, "{name}");
+    }
+}
+
+#[test]
+fn a_screen_that_is_too_small_is_widened_to_its_first_frame() {
+    let whole = decode("animated.gif");
+    let size = |pixels: &Pixels| (pixels.width(), pixels.height());
+    for name in ["screen_0x0.gif", "screen_smaller.gif"] {
+        assert!(distance_max(&decode(name), &whole) < 60, "{name}");
+    }
+    assert_eq!(size(&decode("screen_0x0_other.gif")), (30, 20));
+}
+
+/// A grey JPEG of one level: each block is a difference of 0 and its end, in six bits.
+fn flat_jpeg(width: u16, height: u16) -> Vec<u8> {
+    let file = read("grey.jpg");
+    let at = |marker: u8| {
+        file.windows(2)
+            .position(|two| two == [0xff, marker])
+            .unwrap()
+    };
+    let (frame, scan) = (at(0xc0), at(0xda));
+    let blocks = usize::from(width.div_ceil(8)) * usize::from(height.div_ceil(8));
+    assert_eq!(blocks % 4, 0, "whole bytes");
+    let parts: [&[u8]; 6] = [
+        file.get(..frame + 5).unwrap(),
+        &height.to_be_bytes(),
+        &width.to_be_bytes(),
+        file.get(frame + 9..scan + 10).unwrap(),
+        &[0x28, 0xa2, 0x8a].repeat(blocks / 4),
+        &[0xff, 0xd9],
+    ];
+    parts.concat()
+}
+
+#[test]
+fn the_largest_pictures_of_phones_are_decoded_at_a_reduced_scale() {
+    let mut geometry = Geometry {
+        width: 224,
+        height: 224,
+        fit: Fit::Squash,
+        filter: Filter::Bilinear,
+        jpeg: JpegScale::Reduced,
+        conventions: Conventions::default(),
+        grey: false,
+    };
+    let mut resizer = Resizer::new();
+    // 48, 108 and 200 megapixels.
+    for (width, height) in [(8064, 6048), (12_000, 9000), (16_320, 12_240)] {
+        let file = flat_jpeg(width, height);
+        let memory = decoding_bytes(&file, &LIMITS, &geometry);
+        assert!(memory < 16 << 20, "{width} x {height}: {memory} bytes");
+        let pixels = resizer.decode(&file, &LIMITS, WHITE, &geometry).unwrap();
+        assert!(
+            pixels
+                .as_rgb()
+                .iter()
+                .all(|level| *level == pixels.as_rgb()[0])
+        );
+    }
+    geometry.jpeg = JpegScale::Full;
+    let file = flat_jpeg(16_320, 12_240);
+    assert_eq!(decoding_bytes(&file, &LIMITS, &geometry), 0);
+    let refused = resizer.decode(&file, &LIMITS, WHITE, &geometry);
+    assert!(matches!(refused, Err(PixelsError::TooMuchMemory { .. })));
+    assert_eq!(refused_at_sight(&file, &LIMITS), Ok(()));
 }
 
 #[test]
@@ -268,6 +361,11 @@ fn an_unsupported_type_is_named_together_with_those_that_would_do() {
     for (name, detected) in [
         ("picture.tiff", "TIFF"),
         ("header.avif", "AVIF"),
+        ("header.heic", "Most Compatible"),
+        ("picture.tga", "TGA"),
+        ("leading_newline.jpg", "other bytes before a JPEG"),
+        ("pointer.jpg", "Git LFS"),
+        ("page.jpg", "HTML"),
         ("vector.svg", "SVG"),
         ("document.pdf", "PDF"),
         ("text.jpg", "plain text"),
@@ -285,15 +383,34 @@ fn an_unsupported_type_is_named_together_with_those_that_would_do() {
     }
 }
 
+#[test]
+fn a_kind_of_a_supported_type_that_is_not_read_is_named() {
+    for (name, feature) in [
+        ("arithmetic.jpg", "arithmetic coding"),
+        ("lossless.jpg", "lossless"),
+        ("twelve_bits.jpg", "12 bits"),
+        ("jpeg_ls.jpg", "JPEG-LS"),
+        ("iphone_optimised.png", "CgBI"),
+        ("partial_first_frame.png", "first frame"),
+    ] {
+        let refused = Pixels::decode(&read(name), &LIMITS, WHITE).unwrap_err();
+        assert!(
+            matches!(refused, PixelsError::UnsupportedFeature { .. }),
+            "{name}"
+        );
+        assert!(refused.to_string().contains(feature), "{name}: {refused}");
+    }
+}
+
 /// Whether what was decoded breaks its own promises. A panic on the way fails the test, too.
 fn is_inconsistent(bytes: &[u8]) -> bool {
     let small = Limits {
         bytes_max: BYTES_MAX,
-        pixels_max: 1 << 18,
+        decode_bytes_max: 1 << 20,
     };
     Pixels::decode(bytes, &small, WHITE).is_ok_and(|pixels| {
         let area = u64::from(pixels.width()) * u64::from(pixels.height());
-        area == 0 || small.pixels_max < area || pixels.as_rgb().len() as u64 != 3 * area
+        area == 0 || small.decode_bytes_max < 3 * area || pixels.as_rgb().len() as u64 != 3 * area
     })
 }
 

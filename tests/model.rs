@@ -35,7 +35,7 @@ use tracing::{Instrument as _, Metadata, Span};
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const LIMITS: Limits = Limits {
     bytes_max: 1 << 24,
-    pixels_max: 1 << 24,
+    decode_bytes_max: 1 << 28,
 };
 
 fn runtime() -> &'static Runtime {

@@ -47,8 +47,8 @@ RETRIES = {
 }
 OPTIONS = [
     ("grpc.service_config", json.dumps(RETRIES)),
-    # A thousand matches with their metadata are larger than the default of 4 MiB.
-    ("grpc.max_receive_message_length", 64 << 20),
+    # A thousand matches with their metadata, or an image, are larger than the default of 4 MiB.
+    ("grpc.max_receive_message_length", 80 << 20),
 ]
 # Without a deadline, a call to a server that hangs never ends. Seconds.
 TIMEOUT = 30.0

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use base64::Engine;
 
 use super::sources::Sources;
-use crate::pixels::{BYTES_MAX, Limits, PIXELS_MAX, thumbnail};
+use crate::pixels::{BYTES_MAX, DECODE_BYTES_MAX, Limits, thumbnail};
 use crate::report::Picture;
 
 /// The longer side of a picture.
@@ -31,7 +31,7 @@ impl Pictures {
     pub(super) fn of(&self, id: &str) -> Option<Picture> {
         let limits = Limits {
             bytes_max: BYTES_MAX,
-            pixels_max: PIXELS_MAX,
+            decode_bytes_max: DECODE_BYTES_MAX,
         };
         let bytes = std::fs::read(self.paths.get(id)?).ok()?;
         let png = thumbnail(&bytes, &limits, SIDE).ok()?;

@@ -29,8 +29,8 @@ pub struct Engine {
     pub workers: Workers,
     /// Largest encoded image, in bytes.
     pub image_bytes_max: usize,
-    /// Largest image, in pixels.
-    pub image_pixels_max: u64,
+    /// The most memory that decoding one image may take, in bytes.
+    pub image_decode_bytes_max: u64,
     /// Gallery size from which a graph proposes candidates.
     pub graph_from_items: usize,
     /// Log filter.
@@ -229,7 +229,7 @@ impl Reader {
         let cpu_arena = self.one_of("cpu_arena", &[("true", true), ("false", false)]);
         let decode_bytes_max = self.number("decode_bytes_max", 0, u64::MAX);
         let image_bytes_max = self.number("image_bytes_max", 1, 1 << 30);
-        let image_pixels_max = self.number("image_pixels_max", 1, 1 << 32);
+        let image_decode_bytes_max = self.number("image_decode_bytes_max", 1, 1 << 40);
         let graph_from_items = self.number("graph_from_items", 0, usize::MAX);
         let log_json = self.one_of("log_format", &[("text", false), ("json", true)]);
         Some(Engine {
@@ -255,7 +255,7 @@ impl Reader {
                     .map(|bytes| DecodeBudget::new(Some(bytes).filter(|bytes| 0 < *bytes)))?,
             },
             image_bytes_max: image_bytes_max?,
-            image_pixels_max: image_pixels_max?,
+            image_decode_bytes_max: image_decode_bytes_max?,
             graph_from_items: graph_from_items?,
             log: self.text("log")?,
             log_json: log_json?,

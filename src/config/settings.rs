@@ -77,13 +77,13 @@ pub const SETTINGS: &[Setting] = &[
     ),
     engine(
         "image_bytes_max",
-        Some("16777216"),
+        Some("67108864"),
         "Largest encoded image, in bytes",
     ),
     engine(
-        "image_pixels_max",
-        Some("25000000"),
-        "Largest image, in pixels (width x height), checked before it is decoded",
+        "image_decode_bytes_max",
+        Some("400000000"),
+        "Memory that decoding one image may take, in bytes, by what its headers say",
     ),
     engine(
         "graph_from_items",
@@ -123,7 +123,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     server(
         "message_bytes_max",
-        Some("33554432"),
+        Some("83886080"),
         "Largest gRPC message, in bytes",
     ),
     server(

@@ -714,7 +714,7 @@ pub(super) fn image_failure(error: &PixelsError) -> &'static str {
             "unsupported_format"
         }
         PixelsError::TooManyBytes { .. }
-        | PixelsError::TooManyPixels { .. }
+        | PixelsError::TooMuchMemory { .. }
         | PixelsError::SideTooLong { .. } => "too_large",
         PixelsError::Empty
         | PixelsError::Truncated { .. }

@@ -27,7 +27,7 @@ const SEED: &[u8] = b"matchpoint canaries 1";
 /// What is kept was within the limits when it was enrolled, and is compared with its hash.
 const KEPT: Limits = Limits {
     bytes_max: usize::MAX,
-    pixels_max: u64::MAX,
+    decode_bytes_max: u64::MAX,
 };
 
 /// One picture.

@@ -190,7 +190,7 @@ impl Models {
     pub fn limits(&self) -> Limits {
         Limits {
             bytes_max: self.engine.image_bytes_max,
-            pixels_max: self.engine.image_pixels_max,
+            decode_bytes_max: self.engine.image_decode_bytes_max,
         }
     }
 

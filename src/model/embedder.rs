@@ -203,7 +203,10 @@ impl ImageEmbedder {
             tensor,
         } = self;
         let start = Instant::now();
-        let room = budget.take(pixels::decoding_bytes(image, limits), is_over);
+        let room = budget.take(
+            pixels::decoding_bytes(image, limits, &manifest.geometry),
+            is_over,
+        );
         let room = room.ok_or(EmbedError::GivenUp)?;
         let resized = resized(image, limits, manifest, resizer)?;
         drop(room);

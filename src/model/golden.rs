@@ -14,7 +14,7 @@ use super::runtime::Runtime;
 use super::session::{Provider, Session};
 
 /// A golden image may be as large as any that is worth shipping for a check.
-const GOLDEN_PIXELS_MAX: u64 = 50_000_000;
+const GOLDEN_DECODE_BYTES_MAX: u64 = 800_000_000;
 
 /// What every session is compared with before it serves: the image as the model takes it, so that
 /// it is decoded once.
@@ -39,7 +39,7 @@ impl GoldenCheck {
         let reference = folder::read_reference(folder, embedding, manifest.output.dimension)?;
         let limits = Limits {
             bytes_max: usize::try_from(GOLDEN_BYTES_MAX).unwrap_or(usize::MAX),
-            pixels_max: GOLDEN_PIXELS_MAX,
+            decode_bytes_max: GOLDEN_DECODE_BYTES_MAX,
         };
         let tensor = tensor_of(&bytes, &limits, manifest).map_err(|cause| {
             ModelError::GoldenNotEmbedded {

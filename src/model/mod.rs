@@ -37,7 +37,7 @@ use session::{CreateError, Provider, Resources, Session};
 /// The version of everything between a file's bytes and the input tensor: decoders, orientation,
 /// colour, resizing, scaling. Raised with each change that moves an embedding, since galleries and
 /// operating points made before no longer fit.
-const PIPELINE_VERSION: u32 = 3;
+const PIPELINE_VERSION: u32 = 4;
 
 /// What to compute on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

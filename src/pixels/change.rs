@@ -84,12 +84,12 @@ fn impossible(reason: &str) -> PixelsError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pixels::{BYTES_MAX, Limits, PIXELS_MAX};
+    use crate::pixels::{BYTES_MAX, DECODE_BYTES_MAX, Limits};
 
     fn changed(change: Change, pixels: &Pixels) -> Pixels {
         let limits = Limits {
             bytes_max: BYTES_MAX,
-            pixels_max: PIXELS_MAX,
+            decode_bytes_max: DECODE_BYTES_MAX,
         };
         let file = change.applied_to(pixels).unwrap();
         assert_eq!(file, change.applied_to(pixels).unwrap(), "each time");

@@ -4,18 +4,25 @@
 //! decoded. A file that is cut short, or that holds more than one could mean, is refused with a
 //! reason; no bytes make this room panic, and none make it use more memory than [`Limits`] imply.
 //!
-//! What counts as the pixels of a file: the first frame of an animation; EXIF orientation applied;
-//! transparency laid over a background; samples of 16 bits scaled to 8 (Pillow's `convert` clips
-//! 16-bit grey instead); colour profiles ignored, as Pillow's `convert("RGB")` ignores them.
+//! What counts as the pixels of a file: those of Pillow 13, upright, over a background, as RGB, with one
+//! exception (16-bit grey is scaled to 8 bits, which Pillow clips). docs/models.md has the rule, and what
+//! is refused although Pillow decodes it.
 
+mod bmp;
 mod change;
 mod decode;
+mod gif;
+mod jpeg;
 mod opencv;
+mod orientation;
+mod png;
 mod resize;
+mod segments;
 mod sight;
 mod sniff;
 mod survey;
 mod thumbnail;
+mod webp;
 
 use std::fmt;
 
@@ -27,14 +34,16 @@ pub use thumbnail::thumbnail;
 
 use decode::Decoded;
 
-/// Default of [`Limits::bytes_max`]: 16 MiB. A 24-megapixel photograph is 5 to 12 MB as JPEG.
-pub const BYTES_MAX: usize = 16 << 20;
+/// Default of [`Limits::bytes_max`]: 64 MiB. A photograph of 24 megapixels is 5 to 12 MB as JPEG, one of
+/// 200 megapixels 30 to 60 MB.
+pub const BYTES_MAX: usize = 64 << 20;
 
-/// Default of [`Limits::pixels_max`]: 25 million, which covers the 24 megapixels that phones take.
+/// Default of [`Limits::decode_bytes_max`]: 400 million.
 ///
-/// Decoding takes 4 to 7 bytes a pixel for photographs, and at most 16 (16-bit RGBA that has to be
-/// turned): 100 to 400 MB for an image of this size, on each decoding thread.
-pub const PIXELS_MAX: u64 = 25_000_000;
+/// A JPEG takes 3 bytes a pixel at the scale that it is decoded at, 6 where it has to be turned, and up
+/// to 6 more at full scale where it is progressive: 200 megapixels at an eighth take 19 MB. Other
+/// formats take 3 to 16, the most for 16-bit RGBA that has to be turned: 25 megapixels of any kind fit.
+pub const DECODE_BYTES_MAX: u64 = 400_000_000;
 
 /// The longest side, in pixels, of an image that is read or made.
 ///
@@ -45,22 +54,19 @@ pub const SIDE_MAX: u32 = 16_384;
 /// What a PNG may inflate to in its colour profile, in bytes. Profiles of printers reach 4 MB.
 const METADATA_BYTES_MAX: u64 = 8 << 20;
 
-/// The most bytes that a decoder may hand over for one pixel: four channels of 16 bits.
-const BYTES_PER_PIXEL_MAX: u64 = 8;
-
 /// What an image may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The longest file that is looked at, in bytes.
     pub bytes_max: usize,
-    /// The largest width times height that is decoded, in pixels; the canvas for an animation.
-    pub pixels_max: u64,
+    /// The most memory that decoding one image may take, in bytes, by what its headers say.
+    pub decode_bytes_max: u64,
 }
 
 /// The types of file that can be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Baseline and progressive, grey or colour.
+    /// Baseline and progressive: grey, colour, CMYK.
     Jpeg,
     /// Every colour type and depth; of an animated PNG its default image.
     Png,
@@ -115,13 +121,17 @@ pub enum PixelsError {
         feature: &'static str,
     },
     /// Refused by its header, undecoded.
-    #[error("the image is {width} x {height} pixels, more than the {max} allowed; scale it down")]
-    TooManyPixels {
+    #[error(
+        "decoding {width} x {height} pixels would take {bytes} bytes of memory, more than the {max} allowed; scale the image down"
+    )]
+    TooMuchMemory {
         /// Pixels across, as the header has it.
         width: u32,
         /// Pixels down, as the header has it.
         height: u32,
-        /// [`Limits::pixels_max`].
+        /// What decoding would take, in bytes.
+        bytes: u64,
+        /// [`Limits::decode_bytes_max`].
         max: u64,
     },
     /// Refused by its header, undecoded.

@@ -1,22 +1,26 @@
 //! What can be told of a file at a glance, before it takes a place in a queue.
 
-use super::decode::check_size;
-use super::{Format, Limits, PixelsError, survey};
+use super::{Format, Limits, PixelsError, png, survey};
 
 /// Refuses what its length, its first bytes or its header alone condemn, as [`super::Pixels::decode`]
 /// would, in a time that does not grow with the file. What passes may still be refused there.
 ///
 /// # Errors
-/// Those of decoding, but that a file that is both too large and cut short is said to be too large.
+/// Those of decoding, but that a file that is both too large and cut short is said to be too large, and
+/// that of the memory the least is said.
 pub fn refused_at_sight(bytes: &[u8], limits: &Limits) -> Result<(), PixelsError> {
-    let size = match survey::admitted(bytes, limits)? {
-        Format::Jpeg => jpeg_size(bytes),
-        Format::Png => survey::png_size(bytes),
-        Format::Gif => gif_size(bytes),
+    let (size, least) = match survey::admitted(bytes, limits)? {
+        // A pixel of 64 may be enough, in three bytes.
+        Format::Jpeg => (jpeg_size(bytes), (3, 64)),
+        Format::Png => (png::size(bytes), (4, 1)),
+        Format::Gif => (gif_size(bytes), (4, 1)),
         // Neither says it in one place.
-        Format::WebP | Format::Bmp => None,
+        Format::WebP | Format::Bmp => (None, (0, 1)),
     };
-    size.map_or(Ok(()), |(width, height)| check_size(width, height, limits))
+    size.map_or(Ok(()), |(width, height)| {
+        let pixels = u64::from(width) * u64::from(height);
+        limits.check((width, height), least.0 * pixels / least.1)
+    })
 }
 
 /// Width and height in the first header of a frame, which stands before all coded data.
@@ -44,7 +48,7 @@ fn jpeg_size(bytes: &[u8]) -> Option<(u32, u32)> {
     None
 }
 
-/// Width and height of the canvas.
+/// Width and height of the screen, which its first frame may widen.
 fn gif_size(bytes: &[u8]) -> Option<(u32, u32)> {
     let side = |at: usize| {
         let bytes = bytes.get(at..at + 2)?.first_chunk()?;
@@ -60,7 +64,7 @@ mod tests {
 
     const LIMITS: Limits = Limits {
         bytes_max: 1000,
-        pixels_max: 20_000,
+        decode_bytes_max: 5_000,
     };
 
     /// A file's beginning, long enough to be looked at.
@@ -83,6 +87,15 @@ mod tests {
         parts.concat()
     }
 
+    /// What a refusal says, but for how much memory it would take, of which the least is known at sight.
+    fn kind(error: &PixelsError) -> PixelsError {
+        let mut error = error.clone();
+        if let PixelsError::TooMuchMemory { bytes, .. } = &mut error {
+            *bytes = 0;
+        }
+        error
+    }
+
     #[test]
     fn what_is_refused_at_sight_is_refused_as_decoding_does() {
         let png = |width: u32| {
@@ -100,12 +113,12 @@ mod tests {
         ];
         for bytes in refused {
             let error = refused_at_sight(&bytes, &LIMITS).unwrap_err();
-            let decoded = Pixels::decode(&bytes, &LIMITS, [0; 3]);
-            assert_eq!(decoded, Err(error), "{bytes:?}");
+            let decoded = Pixels::decode(&bytes, &LIMITS, [0; 3]).unwrap_err();
+            assert_eq!(kind(&decoded), kind(&error), "{bytes:?}");
         }
         let gif = begins(&[b"GIF89a", &500_u16.to_le_bytes(), &400_u16.to_le_bytes()]);
         let error = refused_at_sight(&gif, &LIMITS);
-        assert!(matches!(error, Err(PixelsError::TooManyPixels { .. })));
+        assert!(matches!(error, Err(PixelsError::TooMuchMemory { .. })));
     }
 
     #[test]

@@ -45,7 +45,7 @@ mod tests {
     fn a_thumbnail_keeps_the_aspect_and_is_never_larger_than_the_image() {
         let limits = Limits {
             bytes_max: crate::pixels::BYTES_MAX,
-            pixels_max: crate::pixels::PIXELS_MAX,
+            decode_bytes_max: crate::pixels::DECODE_BYTES_MAX,
         };
         let wide = image::RgbImage::from_pixel(200, 50, image::Rgb([10, 200, 30]));
         let mut file = Cursor::new(Vec::new());

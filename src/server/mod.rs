@@ -446,7 +446,7 @@ fn routes(registry: &Registry, config: &Config) -> Result<tonic::service::Routes
         monitoring: config.monitoring.clone(),
         registry,
         message_bytes_max: limit,
-        image_pixels_max: config.engine.image_pixels_max,
+        image_decode_bytes_max: config.engine.image_decode_bytes_max,
     };
     let mut routes = tonic::service::Routes::new(
         RetrievalServiceServer::new(retrieval)

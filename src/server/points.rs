@@ -181,7 +181,7 @@ pub(super) struct Info {
     /// How decisions of a deployment that is opened anew are watched.
     pub(super) monitoring: Monitoring,
     pub(super) message_bytes_max: usize,
-    pub(super) image_pixels_max: u64,
+    pub(super) image_decode_bytes_max: u64,
 }
 
 impl Info {
@@ -332,7 +332,7 @@ impl ServerService for Info {
                     .map(|one| describe(one))
                     .collect(),
                 message_bytes_max: self.message_bytes_max as u64,
-                image_pixels_max: self.image_pixels_max,
+                image_decode_bytes_max: self.image_decode_bytes_max,
             })
         };
         self.registry

@@ -227,7 +227,7 @@ fn image_reason(error: &PixelsError) -> &'static str {
             "IMAGE_UNSUPPORTED_FORMAT"
         }
         PixelsError::TooManyBytes { .. }
-        | PixelsError::TooManyPixels { .. }
+        | PixelsError::TooMuchMemory { .. }
         | PixelsError::SideTooLong { .. } => "IMAGE_TOO_LARGE",
         PixelsError::Empty
         | PixelsError::Truncated { .. }

@@ -154,7 +154,7 @@ mod tests {
     fn the_pictures_can_be_decoded_and_differ() {
         let limits = Limits {
             bytes_max: 1 << 20,
-            pixels_max: 1 << 20,
+            decode_bytes_max: 1 << 24,
         };
         let pictures = unlike_pictures();
         let decode = |file: &Vec<u8>| Pixels::decode(file, &limits, [0; 3]).unwrap();

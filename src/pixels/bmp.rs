@@ -1,0 +1,107 @@
+//! Windows bitmaps, with `image`'s decoder.
+
+use std::io::Cursor;
+
+use image::codecs::bmp::BmpDecoder;
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder};
+
+use super::decode::{Cost, refusal, upright};
+use super::{Format, Limits, PixelsError};
+
+const FORMAT: Format = Format::Bmp;
+
+/// At most four channels.
+const COST: Cost = Cost {
+    pixel_bytes: 4,
+    has_alpha: true,
+};
+
+/// Decodes a bitmap.
+pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<DynamicImage, PixelsError> {
+    if is_misread(bytes) == Some(true) {
+        return Err(PixelsError::UnsupportedFeature {
+            format: FORMAT,
+            feature: "a palette of greys that is shorter than its pixels need",
+        });
+    }
+    let decoder = BmpDecoder::new(Cursor::new(bytes));
+    let mut decoder = decoder.map_err(|error| refusal(FORMAT, &error))?;
+    let size = decoder.dimensions();
+    limits.check(size, COST.bytes(size, Orientation::NoTransforms))?;
+    let mut memory = image::Limits::no_limits();
+    memory.max_alloc = Some(limits.decode_bytes_max);
+    let set = decoder.set_limits(memory);
+    set.map_err(|error| refusal(FORMAT, &error))?;
+    let image = upright(decoder, FORMAT, Orientation::NoTransforms)?;
+    Ok(match greens_of_sixteen_bits(bytes) {
+        Some(greens) => rounded_down(image, greens),
+        None => image,
+    })
+}
+
+/// The most memory that decoding takes, in bytes, and the size; `None` for what it refuses.
+pub(super) fn cost(bytes: &[u8]) -> Option<((u32, u32), u64)> {
+    let size = BmpDecoder::new(Cursor::new(bytes)).ok()?.dimensions();
+    Some((size, COST.bytes(size, Orientation::NoTransforms)))
+}
+
+/// Whether Pillow takes the palette for none because its entries are greys in order, and then reads
+/// the pixels with another number of bits than they have; `None` for a file without a palette.
+fn is_misread(bytes: &[u8]) -> Option<bool> {
+    let number = |at: usize| {
+        bytes
+            .get(at..)?
+            .first_chunk()
+            .copied()
+            .map(u32::from_le_bytes)
+    };
+    let header = number(14)?;
+    let (bits, stated, entry) = match header {
+        12 => (bytes.get(24)?, 0, 3),
+        _ => (bytes.get(28)?, number(46)?, 4),
+    };
+    let all = 1_u32.checked_shl(u32::from(*bits)).filter(|_| *bits <= 8)?;
+    let count = usize::try_from(if stated == 0 { all } else { stated }).ok()?;
+    let palette = bytes.get(14 + usize::try_from(header).ok()?..)?;
+    let mut levels = (0..count).map(|index| if count == 2 { index * 255 } else { index });
+    let is_grey = palette.chunks_exact(entry).take(count).all(|colour| {
+        let level = levels.next().and_then(|level| u8::try_from(level).ok());
+        level.is_some_and(|level| colour.starts_with(&[level; 3]))
+    });
+    Some(is_grey && !matches!((bits, count), (1, 2) | (8, 3..)))
+}
+
+/// The highest level of green in a bitmap with 16 bits for a pixel; `None` for another bitmap.
+fn greens_of_sixteen_bits(bytes: &[u8]) -> Option<u8> {
+    let &[bits, 0, compression, 0, 0, 0] = bytes.get(28..34)?.first_chunk()? else {
+        return None;
+    };
+    let is_green = |mask: u32| bytes.get(58..62) == Some(&mask.to_le_bytes()[..]);
+    match (bits, compression) {
+        (16, 0) => Some(31),
+        (16, 3) if is_green(0x03e0) => Some(31),
+        (16, 3) if is_green(0x07e0) => Some(63),
+        _ => None,
+    }
+}
+
+/// Few levels on the scale of 255, rounded down as Pillow does; the decoder rounds to the nearest.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a level is at most the highest, and 255 of them"
+)]
+fn rounded_down(image: DynamicImage, greens: u8) -> DynamicImage {
+    let scaled = |sample: u8, most: u8| {
+        let (sample, most) = (u16::from(sample), u16::from(most));
+        let level = (sample * most + 127) / 255;
+        (level * 255 / most) as u8
+    };
+    let mut rgb = image.into_rgb8();
+    for image::Rgb([red, green, blue]) in rgb.pixels_mut() {
+        *red = scaled(*red, 31);
+        *green = scaled(*green, greens);
+        *blue = scaled(*blue, 31);
+    }
+    DynamicImage::from(rgb)
+}

@@ -1,0 +1,271 @@
+//! JPEGs, with `libjpeg-turbo`, because that is what the reference has: no other decoder gives its
+//! pixels. What it only warns of, missing data above all, is refused.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use image::metadata::Orientation;
+use image::{DynamicImage, RgbImage};
+use turbojpeg::{Decompressor, PixelFormat, ScalingFactor};
+
+use super::decode::{Decoded, Reduction};
+use super::segments::Segments;
+use super::{Format, Geometry, Limits, PixelsError};
+
+const FORMAT: Format = Format::Jpeg;
+
+/// How a JPEG is going to be decoded.
+struct Plan {
+    segments: Segments,
+    /// Width and height of the file's own picture.
+    size: (u32, u32),
+    orientation: Orientation,
+    denominator: u32,
+    is_cmyk: bool,
+}
+
+impl Plan {
+    fn of(bytes: &[u8], geometry: Option<&Geometry>) -> Result<Self, PixelsError> {
+        let segments = Segments::of(bytes)?;
+        let frame = segments.frame.ok_or_else(|| damaged("it has no picture"))?;
+        let orientation = segments.notes.orientation();
+        let upright = turns(orientation).upright(frame.size);
+        Ok(Self {
+            size: frame.size,
+            orientation,
+            denominator: geometry.map_or(1, |geometry| geometry.reduction(upright)),
+            is_cmyk: frame.channels == 4,
+            segments,
+        })
+    }
+
+    /// The most memory that decoding takes, in bytes: the coefficients where they have to be kept, the
+    /// picture at its scale, and once more where it is turned or comes from CMYK; a copy of the file.
+    fn bytes(&self, file: usize) -> u64 {
+        let scaled = |side: u32| u64::from(side.div_ceil(self.denominator));
+        let pixels = scaled(self.size.0) * scaled(self.size.1);
+        let each = match (self.is_cmyk, turns(self.orientation).are_exchanged) {
+            (true, _) => 7,
+            (false, true) => 6,
+            (false, false) => 3,
+        };
+        self.segments.coefficient_bytes() + each * pixels + file as u64
+    }
+}
+
+/// Decodes a JPEG, at the scale that is enough for `geometry`.
+pub(super) fn decode(
+    bytes: &[u8],
+    limits: &Limits,
+    geometry: Option<&Geometry>,
+) -> Result<Decoded, PixelsError> {
+    let plan = Plan::of(bytes, geometry)?;
+    limits.check(plan.size, plan.bytes(bytes.len()))?;
+    let mut file = plan.segments.for_decoder(bytes);
+    let image = match decompress(&file, &plan) {
+        Ok(image) => image,
+        Err(error) => {
+            let stray = stray_bytes(&error).ok_or(error)?;
+            without_stray_bytes(file.to_mut(), stray, &plan)?
+        }
+    };
+    let mut image = DynamicImage::from(image);
+    image.apply_orientation(plan.orientation);
+    let turns = turns(plan.orientation);
+    Ok(Decoded {
+        size: turns.upright(plan.size),
+        reduction: Reduction {
+            denominator: plan.denominator,
+            mirrored: turns.mirrored,
+        },
+        // Opaque: there is nothing that a background could show through.
+        ..Decoded::whole(image, [0; 3])
+    })
+}
+
+/// The most memory that [`decode`] takes for it, in bytes, and the size; `None` for what it refuses.
+pub(super) fn cost(bytes: &[u8], geometry: Option<&Geometry>) -> Option<((u32, u32), u64)> {
+    let plan = Plan::of(bytes, geometry).ok()?;
+    let cost = plan.bytes(bytes.len());
+    Some((plan.size, cost))
+}
+
+/// Decodes a file as the decoder is to see it; an error also where it only warns.
+fn decompress(file: &[u8], plan: &Plan) -> Result<RgbImage, PixelsError> {
+    let refused = |error: turbojpeg::Error| damaged(&error.to_string());
+    let mut decoder = Decompressor::new().map_err(refused)?;
+    let header = decoder.read_header(file).map_err(refused)?;
+    let (width, height) = plan.size;
+    if (header.width, header.height) != (width as usize, height as usize) {
+        return Err(damaged("it has two sizes"));
+    }
+    let scale = ScalingFactor::new(1, plan.denominator as usize);
+    decoder.set_scaling_factor(scale).map_err(refused)?;
+    let scaled = |side: u32| side.div_ceil(plan.denominator);
+    let (width, height) = (scaled(width), scaled(height));
+    let (samples, format) = if plan.is_cmyk {
+        (4, PixelFormat::CMYK)
+    } else {
+        (3, PixelFormat::RGB)
+    };
+    let mut pixels = vec![0; samples * width as usize * height as usize];
+    let target = turbojpeg::Image {
+        pixels: pixels.as_mut_slice(),
+        width: width as usize,
+        pitch: samples * width as usize,
+        height: height as usize,
+        format,
+    };
+    decoder.decompress(file, target).map_err(refused)?;
+    if plan.is_cmyk {
+        pixels = rgb_of_cmyk(&pixels);
+    }
+    let image = RgbImage::from_raw(width, height, pixels);
+    image.ok_or_else(|| damaged("its rows do not fit its size"))
+}
+
+/// Pillow's conversion of samples that are stored inverted, as Adobe does and it always assumes.
+fn rgb_of_cmyk(samples: &[u8]) -> Vec<u8> {
+    let mut rgb = Vec::with_capacity(samples.len() / 4 * 3);
+    for &[cyan, magenta, yellow, key] in samples.as_chunks::<4>().0 {
+        for ink in [cyan, magenta, yellow] {
+            let product = (255 - u16::from(ink)) * u16::from(key) + 128;
+            let product = ((product >> 8) + product) >> 8;
+            let level = u16::from(key).saturating_sub(product);
+            rgb.push(u8::try_from(level).unwrap_or(u8::MAX));
+        }
+    }
+    rgb
+}
+
+/// How many bytes the decoder found too many before the end marker, where that is what it warned of.
+fn stray_bytes(error: &PixelsError) -> Option<usize> {
+    let PixelsError::Undecodable { cause, .. } = error else {
+        return None;
+    };
+    let count = cause.strip_suffix(" extraneous bytes before marker 0xd9")?;
+    count.rsplit(' ').next()?.parse().ok()
+}
+
+/// Decodes a file whose coded data have bytes too many before its end, if these bytes are all that is
+/// wrong with it.
+///
+/// Damage in the middle leaves bytes over, too: the decoder has lost its place then. What tells them
+/// apart is where the picture's own data end. An encoder fills its last byte with ones, so that zeros
+/// from there on are padding, and were they in place of lost data, then nothing would be left of the
+/// picture's end without them. Other bytes are believed to be strays only where they are few.
+fn without_stray_bytes(
+    file: &mut Vec<u8>,
+    stray: usize,
+    plan: &Plan,
+) -> Result<RgbImage, PixelsError> {
+    let is_stray = |cause| damaged(&format!("{stray} bytes too many {cause}"));
+    let coded = file.strip_suffix(&END).unwrap_or(file);
+    let zeros = coded.iter().rev().take_while(|byte| **byte == 0).count();
+    let own = coded.len() - zeros;
+    if stray <= zeros && coded.get(..own).is_some_and(|own| !own.ends_with(&[0xff])) {
+        end_at(file, own);
+        return decompress(file, plan)
+            .map_err(|_lacks_data| is_stray("before its end, and its last pixels are lost"));
+    }
+    let most = coded.len();
+    let mut own = None;
+    for removed in stray..=STRAY_BYTES_MAX {
+        let mut shorter = file.clone();
+        end_at(&mut shorter, most.saturating_sub(removed));
+        if decompress(&shorter, plan).is_err() {
+            break;
+        }
+        own = Some(shorter);
+    }
+    let mut own = own.ok_or_else(|| is_stray("before its end"))?;
+    if !ends_in_ones(&mut own, plan) {
+        return Err(is_stray("before its end, which is no encoder's"));
+    }
+    decompress(&own, plan)
+}
+
+/// The end marker.
+const END: [u8; 2] = [0xff, 0xd9];
+
+/// Strays that are not zeros and that are passed over. More of them are found in one of seven damaged
+/// files, so few in one of a hundred.
+const STRAY_BYTES_MAX: usize = 4;
+
+/// Ends coded data after so many bytes of a file, and the file with them.
+fn end_at(file: &mut Vec<u8>, length: usize) {
+    file.truncate(length);
+    // The first of two bytes that are one of the data.
+    while file.ends_with(&[0xff]) {
+        file.pop();
+    }
+    file.extend_from_slice(&END);
+}
+
+/// Whether the last byte of coded data is filled with ones, as the standard has it: whether its last
+/// zero is read by the decoder.
+fn ends_in_ones(file: &mut [u8], plan: &Plan) -> bool {
+    let digest = |file: &[u8]| {
+        let mut hasher = DefaultHasher::new();
+        decompress(file, plan).ok().map(|image| {
+            image.as_raw().hash(&mut hasher);
+            hasher.finish()
+        })
+    };
+    let Some(last) = file.len().checked_sub(END.len() + 1) else {
+        return false;
+    };
+    let before = digest(file);
+    let Some(byte) = file.get_mut(last) else {
+        return false;
+    };
+    let own = *byte;
+    *byte |= 1_u8.checked_shl(own.trailing_ones()).unwrap_or(0);
+    // Not to begin a marker.
+    let is_changed = *byte != 0xff && digest(file) != before;
+    if let Some(byte) = file.get_mut(last) {
+        *byte = own;
+    }
+    is_changed
+}
+
+/// What an orientation does to rows and columns.
+struct Turns {
+    /// Whether it exchanges them.
+    are_exchanged: bool,
+    /// Whether columns and rows of the upright image then run against those of the file.
+    mirrored: (bool, bool),
+}
+
+impl Turns {
+    fn upright(&self, (width, height): (u32, u32)) -> (u32, u32) {
+        if self.are_exchanged {
+            (height, width)
+        } else {
+            (width, height)
+        }
+    }
+}
+
+fn turns(orientation: Orientation) -> Turns {
+    let (are_exchanged, mirrored) = match orientation {
+        Orientation::NoTransforms => (false, (false, false)),
+        Orientation::FlipHorizontal => (false, (true, false)),
+        Orientation::FlipVertical => (false, (false, true)),
+        Orientation::Rotate180 => (false, (true, true)),
+        Orientation::Rotate90FlipH => (true, (false, false)),
+        Orientation::Rotate90 => (true, (true, false)),
+        Orientation::Rotate270 => (true, (false, true)),
+        Orientation::Rotate270FlipH => (true, (true, true)),
+    };
+    Turns {
+        are_exchanged,
+        mirrored,
+    }
+}
+
+fn damaged(cause: &str) -> PixelsError {
+    PixelsError::Undecodable {
+        format: FORMAT,
+        cause: cause.to_owned(),
+    }
+}

@@ -1,0 +1,253 @@
+//! PNGs: with `image`'s decoder, and their notes as Pillow 13 finds them.
+
+use std::borrow::Cow;
+use std::io::{Cursor, Read};
+
+use flate2::read::ZlibDecoder;
+use image::codecs::png::PngDecoder;
+use image::{DynamicImage, ImageDecoder};
+
+use super::decode::{Cost, refusal, upright};
+use super::orientation::Notes;
+use super::{Format, Limits, METADATA_BYTES_MAX, PixelsError};
+
+const FORMAT: Format = Format::Png;
+
+/// What a text may inflate to, in bytes. Pillow refuses a file with a longer one.
+const TEXT_BYTES_MAX: u64 = 1 << 20;
+
+/// What the chunks of a PNG say.
+#[derive(Default)]
+struct Chunks {
+    header: Option<Header>,
+    notes: Notes,
+    /// EXIF data as text, which old programs write.
+    exif_text: Option<Vec<u8>>,
+    frames: Option<u32>,
+    has_transparency: bool,
+    /// Whether the one transparent level of a grey picture is black.
+    is_black_transparent: bool,
+    has_pixels: bool,
+}
+
+/// What the first chunk says.
+#[derive(Clone, Copy)]
+struct Header {
+    size: (u32, u32),
+    /// Bits of a sample.
+    bits: u8,
+    colour: u8,
+}
+
+/// Width and height that a PNG's first chunk claims; `None` where it has no such chunk.
+pub(super) fn size(bytes: &[u8]) -> Option<(u32, u32)> {
+    Header::of(bytes.get(12..)?.strip_prefix(b"IHDR")?).map(|header| header.size)
+}
+
+/// Decodes a PNG; of an animated one its default image.
+pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<DynamicImage, PixelsError> {
+    let chunks = Chunks::of(bytes)?;
+    let orientation = chunks.notes.orientation();
+    // The decoder would take memory for a row of it first.
+    if let Some(header) = chunks.header {
+        let cost = chunks.cost(header).bytes(header.size, orientation);
+        limits.check(header.size, cost)?;
+    }
+    let mut metadata = image::Limits::no_limits();
+    metadata.max_alloc = Some(METADATA_BYTES_MAX);
+    let decoder = PngDecoder::with_limits(Cursor::new(bytes), metadata);
+    let mut decoder = decoder.map_err(|error| refusal(FORMAT, &error))?;
+    let mut memory = image::Limits::no_limits();
+    memory.max_alloc = Some(limits.decode_bytes_max);
+    let set = decoder.set_limits(memory);
+    set.map_err(|error| refusal(FORMAT, &error))?;
+    upright(decoder, FORMAT, orientation)
+}
+
+/// The most memory that decoding takes, in bytes, and the size; `None` for what it refuses.
+pub(super) fn cost(bytes: &[u8]) -> Option<((u32, u32), u64)> {
+    let chunks = Chunks::of(bytes).ok()?;
+    let header = chunks.header?;
+    let orientation = chunks.notes.orientation();
+    let cost = chunks.cost(header).bytes(header.size, orientation);
+    Some((header.size, cost))
+}
+
+impl Header {
+    fn of(data: &[u8]) -> Option<Self> {
+        let &[a, b, c, d, e, f, g, h, bits, colour] = data.first_chunk()?;
+        Some(Self {
+            size: (
+                u32::from_be_bytes([a, b, c, d]),
+                u32::from_be_bytes([e, f, g, h]),
+            ),
+            bits,
+            colour,
+        })
+    }
+}
+
+impl Chunks {
+    /// Walks the chunks as far as they can be read; what is damaged is the decoder's to refuse.
+    fn of(bytes: &[u8]) -> Result<Self, PixelsError> {
+        let mut found = Self::default();
+        let mut rest = bytes.get(8..).unwrap_or_default();
+        while let Some((&length, after)) = rest.split_first_chunk::<4>()
+            && let Some((name, after)) = after.split_first_chunk::<4>()
+        {
+            let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+            let Some((data, after)) = after.split_at_checked(length) else {
+                break;
+            };
+            // The next frame of an animation: Pillow looks no further.
+            let is_next = name == b"fcTL" && found.has_pixels && found.is_animated();
+            if name == b"IEND" || is_next {
+                break;
+            }
+            found.take(*name, data)?;
+            // Behind each chunk there is its checksum.
+            rest = after.get(4..).unwrap_or_default();
+        }
+        found.check_transparency()?;
+        if found.notes.exif.is_none() {
+            found.notes.exif = found.exif_text.take();
+        }
+        Ok(found)
+    }
+
+    fn is_animated(&self) -> bool {
+        self.frames.is_some_and(|frames| 1 < frames)
+    }
+
+    fn take(&mut self, name: [u8; 4], data: &[u8]) -> Result<(), PixelsError> {
+        match &name {
+            b"CgBI" => {
+                return unsupported("Apple's own form (CgBI, \"iPhone-optimised\")");
+            }
+            b"IHDR" => self.header = Header::of(data),
+            b"acTL" => self.frames = data.first_chunk().map(|count| u32::from_be_bytes(*count)),
+            b"tRNS" => {
+                self.has_transparency = true;
+                self.is_black_transparent = data == [0; 2];
+            }
+            b"IDAT" => self.has_pixels = true,
+            b"fcTL" if !self.has_pixels => return self.check_first_frame(data),
+            b"eXIf" => self.notes.exif = Some(data.to_vec()),
+            b"tEXt" | b"zTXt" | b"iTXt" => self.take_text(name, data),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The pixels of an animation's first frame are those of the picture: they have to fill it.
+    fn check_first_frame(&self, data: &[u8]) -> Result<(), PixelsError> {
+        let place = data.get(4..20).unwrap_or_default();
+        let size = self.header.map(|header| header.size);
+        let whole = size.map(|(width, height)| {
+            [width.to_be_bytes(), height.to_be_bytes(), [0; 4], [0; 4]].concat()
+        });
+        if whole.as_deref() == Some(place) {
+            return Ok(());
+        }
+        unsupported("a first frame that does not fill its picture")
+    }
+
+    /// A transparent colour is one of the samples as they are in the file. Pillow looks for it among
+    /// those that it has scaled, finds another or none, and viewers do not.
+    fn check_transparency(&self) -> Result<(), PixelsError> {
+        let Some(Header { bits, colour, .. }) = self.header else {
+            return Ok(());
+        };
+        let is_scaled = match (colour, bits) {
+            (0, 2 | 4) => !self.is_black_transparent,
+            (0 | 2, 16) => true,
+            _ => false,
+        };
+        if is_scaled && self.has_transparency {
+            return unsupported("a transparent colour among samples of 2, 4 or 16 bits");
+        }
+        Ok(())
+    }
+
+    fn take_text(&mut self, name: [u8; 4], data: &[u8]) {
+        let Some((key, value)) = text(name, data) else {
+            return;
+        };
+        match key {
+            b"XML:com.adobe.xmp" => self.notes.xmp = Some(value.into_owned()),
+            b"Raw profile type exif" => self.exif_text = from_hexadecimal(&value),
+            b"exif" if &name == b"tEXt" => self.notes.exif = Some(value.into_owned()),
+            _ => {}
+        }
+    }
+
+    /// What a pixel costs.
+    fn cost(&self, header: Header) -> Cost {
+        let is_deep = header.bits == 16;
+        let has_alpha = matches!(header.colour, 4 | 6) || self.has_transparency;
+        let colours = if matches!(header.colour, 0 | 4) { 1 } else { 3 };
+        Cost {
+            pixel_bytes: (colours + u64::from(has_alpha)) << u8::from(is_deep),
+            has_alpha,
+        }
+    }
+}
+
+/// The key and the value of a text that may say how a picture lies; `None` for other texts and for
+/// what cannot be read.
+fn text(name: [u8; 4], data: &[u8]) -> Option<(&[u8], Cow<'_, [u8]>)> {
+    let (key, value) = split(data)?;
+    if !matches!(
+        key,
+        b"XML:com.adobe.xmp" | b"Raw profile type exif" | b"exif"
+    ) {
+        return None;
+    }
+    let value = match &name {
+        b"tEXt" => Cow::Borrowed(value),
+        b"zTXt" => Cow::Owned(inflated(value.strip_prefix(&[0])?)?),
+        _ => {
+            let (&[is_packed, method], rest) = value.split_first_chunk()?;
+            let (_language, rest) = split(rest)?;
+            let (_translated, value) = split(rest)?;
+            match (is_packed, method) {
+                (0, _) => Cow::Borrowed(value),
+                (_, 0) => Cow::Owned(inflated(value)?),
+                (_, _) => return None,
+            }
+        }
+    };
+    Some((key, value))
+}
+
+/// What stands before the first zero, and after it.
+fn split(data: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = memchr::memchr(0, data)?;
+    Some((data.get(..at)?, data.get(at + 1..)?))
+}
+
+fn inflated(data: &[u8]) -> Option<Vec<u8>> {
+    let mut text = Vec::new();
+    let mut input = ZlibDecoder::new(data).take(TEXT_BYTES_MAX);
+    input.read_to_end(&mut text).ok()?;
+    Some(text)
+}
+
+/// The bytes of a text of three lines and then hexadecimal digits.
+fn from_hexadecimal(text: &[u8]) -> Option<Vec<u8>> {
+    let lines = text.split(|byte| *byte == b'\n').skip(3);
+    let digits: Vec<u8> = lines
+        .flatten()
+        .filter(|byte| !byte.is_ascii_whitespace())
+        .map(|byte| u8::try_from(char::from(*byte).to_digit(16)?).ok())
+        .collect::<Option<_>>()?;
+    let (pairs, _odd) = digits.as_chunks::<2>();
+    Some(pairs.iter().map(|[high, low]| high * 16 + low).collect())
+}
+
+fn unsupported<T>(feature: &'static str) -> Result<T, PixelsError> {
+    Err(PixelsError::UnsupportedFeature {
+        format: FORMAT,
+        feature,
+    })
+}

@@ -1,0 +1,287 @@
+//! The segments of a JPEG, and the same picture without what only disturbs its decoder.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use super::orientation::Notes;
+use super::{Format, PixelsError};
+
+const FORMAT: Format = Format::Jpeg;
+
+/// A progressive JPEG is decoded once for each of its scans. Encoders write 6 to 20; a legal file
+/// may have tens of thousands, and takes minutes.
+const SCANS_MAX: usize = 64;
+
+/// What stands before the XMP data in their segment.
+const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
+
+/// What the segments of a JPEG say, up to its end marker: whatever follows that, such as the further
+/// pictures of a phone's file, is not looked at.
+#[derive(Default)]
+pub(super) struct Segments {
+    pub(super) frame: Option<Frame>,
+    pub(super) notes: Notes,
+    scans: usize,
+    /// Whether the first scan has other channels than all.
+    is_split: bool,
+    /// What the decoder is to see, in order.
+    kept: Vec<Range<usize>>,
+    /// Bytes that it is to see otherwise.
+    changed: Vec<(usize, u8)>,
+    /// Where the last transform in an Adobe segment stands.
+    transform: Option<usize>,
+}
+
+/// The header of a picture.
+#[derive(Clone, Copy)]
+pub(super) struct Frame {
+    /// Width and height.
+    pub(super) size: (u32, u32),
+    pub(super) channels: u8,
+    is_progressive: bool,
+    /// Bytes that all coefficients take.
+    coefficient_bytes: u64,
+}
+
+impl Segments {
+    /// Walks the segments to the end marker.
+    ///
+    /// The decoder fills what a cut file lacks with grey and says nothing, so that completeness has to
+    /// be found out here.
+    pub(super) fn of(bytes: &[u8]) -> Result<Self, PixelsError> {
+        let cut = || PixelsError::Truncated { format: FORMAT };
+        let mut found = Self::default();
+        let mut at = 2;
+        let mut is_coded = false;
+        loop {
+            let next = next_marker(bytes, at, is_coded)?.ok_or_else(cut)?;
+            if is_coded {
+                found.keep(at..next.at);
+            }
+            if next.marker == 0xd9 {
+                found.keep(next.at..next.at + 2);
+                return Ok(found.with_transform(bytes));
+            }
+            let body = next.at + 2;
+            let length = bytes.get(body..).and_then(<[u8]>::first_chunk);
+            let length = u16::from_be_bytes(*length.ok_or_else(cut)?).max(2);
+            let end = body + usize::from(length);
+            let data = bytes.get(body + 2..end).ok_or_else(cut)?;
+            found.take(next.marker, body + 2, data)?;
+            if is_for_decoder(next.marker, data) {
+                found.keep(next.at..end);
+            }
+            is_coded = next.marker == 0xda;
+            at = end;
+        }
+    }
+
+    /// The most memory that decoding takes beside the picture, in bytes.
+    pub(super) fn coefficient_bytes(&self) -> u64 {
+        self.frame.map_or(0, |frame| {
+            let whole = frame.is_progressive || self.is_split;
+            if whole { frame.coefficient_bytes } else { 0 }
+        })
+    }
+
+    /// The file as the decoder is to see it: no bytes between segments, no segment that says nothing of
+    /// the pixels, no number in those that does and that it would only warn of. What it warns of then
+    /// is a loss. Coded data are left as they are.
+    pub(super) fn for_decoder<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        if let ([only], []) = (self.kept.as_slice(), self.changed.as_slice())
+            && only.start == 2
+        {
+            return Cow::Borrowed(bytes.get(..only.end).unwrap_or_default());
+        }
+        let mut file = b"\xff\xd8".to_vec();
+        file.reserve(self.kept.iter().map(Range::len).sum());
+        let mut changed = self.changed.clone();
+        changed.sort_unstable();
+        let mut changed = changed.into_iter().peekable();
+        for part in &self.kept {
+            let start = file.len();
+            file.extend_from_slice(bytes.get(part.clone()).unwrap_or_default());
+            while let Some((at, byte)) = changed.next_if(|(at, _)| *at < part.end) {
+                if let Some(old) = at.checked_sub(part.start)
+                    && let Some(old) = file.get_mut(start + old)
+                {
+                    *old = byte;
+                }
+            }
+        }
+        Cow::Owned(file)
+    }
+
+    fn keep(&mut self, part: Range<usize>) {
+        match self.kept.last_mut() {
+            Some(last) if last.end == part.start => last.end = part.end,
+            Some(_) | None => self.kept.push(part),
+        }
+    }
+
+    /// Takes in a segment: its marker, where its data begin, and these.
+    fn take(&mut self, marker: u8, at: usize, data: &[u8]) -> Result<(), PixelsError> {
+        match marker {
+            0xc0..=0xc2 => self.frame = Some(Frame::of(marker, data)?),
+            0xc3 => return unsupported("lossless coding (SOF3)"),
+            0xc5..=0xc7 | 0xcd..=0xcf => return unsupported("hierarchical or lossless coding"),
+            0xc9..=0xcb => {
+                return unsupported("arithmetic coding, in which missing data cannot be noticed");
+            }
+            0xdc => return unsupported("its height after its pixels (DNL)"),
+            0xf7 => return unsupported("the coding of JPEG-LS"),
+            0xda => return self.take_scan(at, data),
+            // Another major version has the same pixels.
+            0xe0 if data.starts_with(b"JFIF\0") && data.get(5).is_some_and(|major| *major != 1) => {
+                self.changed.push((at + 5, 1));
+            }
+            0xe1 if self.scans == 0 => self.take_notes(data),
+            0xee if is_for_decoder(marker, data) => self.transform = Some(at + 11),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// EXIF data that are spread over several segments belong together; of XMP data the last count.
+    fn take_notes(&mut self, data: &[u8]) {
+        if let Some(exif) = data.strip_prefix(b"Exif\0\0") {
+            let notes = self.notes.exif.get_or_insert_default();
+            notes.extend_from_slice(exif);
+        } else if let Some(xmp) = data.strip_prefix(XMP) {
+            self.notes.xmp = Some(xmp.to_vec());
+        }
+    }
+
+    fn take_scan(&mut self, at: usize, data: &[u8]) -> Result<(), PixelsError> {
+        self.scans += 1;
+        if SCANS_MAX < self.scans {
+            return unsupported("more than 64 progressive scans");
+        }
+        let (Some(frame), Some(channels)) = (self.frame, data.first()) else {
+            return Ok(());
+        };
+        self.is_split |= *channels < frame.channels;
+        if !frame.is_progressive {
+            // The whole spectrum, whatever a scan says: there is no other in such a file.
+            let numbers = 1 + 2 * usize::from(*channels);
+            for (place, number) in [(0, 0), (1, 63), (2, 0)] {
+                let place = numbers + place;
+                if data.get(place).is_some_and(|said| *said != number) {
+                    self.changed.push((at + place, number));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A transform that is not known is taken as the usual one, which is what the decoder does too.
+    fn with_transform(mut self, bytes: &[u8]) -> Self {
+        if let (Some(at), Some(frame)) = (self.transform, self.frame)
+            && let Some(said) = bytes.get(at)
+        {
+            let usual = match frame.channels {
+                3 => 1,
+                4 => 2,
+                _ => *said,
+            };
+            if *said != 0 && *said != usual {
+                self.changed.push((at, usual));
+            }
+        }
+        self
+    }
+}
+
+/// Whether a segment says something of the pixels. Other notes, such as colour profiles, do not, and a
+/// decoder warns where their numbering is wrong.
+fn is_for_decoder(marker: u8, data: &[u8]) -> bool {
+    match marker {
+        0xe0 => data.len() >= 14 && data.starts_with(b"JFIF\0"),
+        0xee => data.len() >= 12 && data.starts_with(b"Adobe"),
+        0xe1..=0xef | 0xfe => false,
+        _ => true,
+    }
+}
+
+impl Frame {
+    fn of(marker: u8, data: &[u8]) -> Result<Self, PixelsError> {
+        let damaged = |cause: &str| PixelsError::Undecodable {
+            format: FORMAT,
+            cause: cause.to_owned(),
+        };
+        let (head, rest) = data
+            .split_first_chunk::<6>()
+            .ok_or_else(|| damaged("the header of its picture is cut short"))?;
+        let &[bits, high, low, wide, narrow, channels] = head;
+        match bits {
+            8 => {}
+            12 => return unsupported("12 bits for each sample"),
+            _ => return unsupported("a number of bits for each sample other than 8"),
+        }
+        if !matches!(channels, 1 | 3 | 4) {
+            return unsupported("a number of colour channels other than 1, 3 and 4");
+        }
+        let height = u16::from_be_bytes([high, low]);
+        let width = u16::from_be_bytes([wide, narrow]);
+        if height == 0 {
+            return unsupported("its height after its pixels (DNL), or none");
+        }
+        let channel = rest
+            .as_chunks::<3>()
+            .0
+            .iter()
+            .map(|[_, sampling, _]| *sampling);
+        let sampling: Vec<(u64, u64)> = channel
+            .take(channels.into())
+            .map(|both| ((both >> 4).max(1).into(), (both & 15).max(1).into()))
+            .collect();
+        let most = |side: fn(&(u64, u64)) -> u64| sampling.iter().map(side).max().unwrap_or(1);
+        let across = u64::from(width).div_ceil(8 * most(|one| one.0));
+        let down = u64::from(height).div_ceil(8 * most(|one| one.1));
+        let blocks: u64 = sampling.iter().map(|one| one.0 * one.1).sum();
+        Ok(Self {
+            size: (width.into(), height.into()),
+            channels,
+            is_progressive: marker == 0xc2,
+            // A block has 64 coefficients of 2 bytes.
+            coefficient_bytes: across * down * blocks * 128,
+        })
+    }
+}
+
+fn unsupported<T>(feature: &'static str) -> Result<T, PixelsError> {
+    Err(PixelsError::UnsupportedFeature {
+        format: FORMAT,
+        feature,
+    })
+}
+
+/// A marker, and where it begins.
+struct Next {
+    marker: u8,
+    at: usize,
+}
+
+/// The next marker that begins a segment or ends the file. Coded data, their restart markers and
+/// stray bytes between segments are passed over; a JPEG within them is not, since it would be taken
+/// for the picture.
+fn next_marker(bytes: &[u8], mut from: usize, is_coded: bool) -> Result<Option<Next>, PixelsError> {
+    loop {
+        let rest = bytes.get(from..).unwrap_or_default();
+        let Some(at) = memchr::memchr(0xff, rest).map(|at| from + at) else {
+            return Ok(None);
+        };
+        match bytes.get(at + 1) {
+            None => return Ok(None),
+            // A fill byte: it may itself begin the marker.
+            Some(0xff) => from = at + 1,
+            Some(0xd8) if !is_coded => {
+                let cause = String::from("another JPEG begins before its pixels do");
+                let format = FORMAT;
+                return Err(PixelsError::Undecodable { format, cause });
+            }
+            Some(0x00 | 0x01 | 0xd0..=0xd8) => from = at + 2,
+            Some(&marker) => return Ok(Some(Next { marker, at })),
+        }
+    }
+}

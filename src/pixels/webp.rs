@@ -1,0 +1,191 @@
+//! `WebP` files, with `libwebp`, as Pillow 13 has it.
+
+use image::{DynamicImage, RgbImage, RgbaImage};
+use webpx::{AnimationDecoder, ColorMode, ImageInfo};
+
+use super::orientation::Notes;
+use super::{Format, Limits, PixelsError};
+
+const FORMAT: Format = Format::WebP;
+
+/// What the chunks of a WebP say.
+#[derive(Default)]
+struct Chunks {
+    /// Width and height of each bitstream, of those in animation frames too.
+    bitstreams: Vec<(u32, u32)>,
+    /// Width and height of the canvas, where it is said.
+    canvas: Option<(u32, u32)>,
+    /// Which other chunks there are.
+    flags: u8,
+    /// Whether the opacity stands in a chunk of its own.
+    has_opacity: bool,
+    notes: Notes,
+}
+
+const ALPHA: u8 = 0x10;
+const ANIMATION: u8 = 0x02;
+const XMP: u8 = 0x04;
+const EXIF: u8 = 0x08;
+
+/// Decodes a WebP; of an animation the first frame, on its canvas.
+pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<DynamicImage, PixelsError> {
+    let chunks = Chunks::of(bytes)?;
+    chunks.check(limits)?;
+    let info = ImageInfo::from_webp(bytes).map_err(|error| damaged(&error))?;
+    let size = (info.width, info.height);
+    if chunks.canvas.is_some_and(|canvas| canvas != size) {
+        return Err(damaged(&"it has two sizes"));
+    }
+    limits.check(size, chunks.cost(size))?;
+    let mut image = if chunks.is_animated() {
+        first_frame(bytes, &info)?
+    } else if info.has_alpha && !chunks.is_opaque() {
+        let mut rgba = RgbaImage::new(size.0, size.1);
+        webpx::decode_rgba_into(bytes, &mut rgba, 4 * size.0).map_err(|error| damaged(&error))?;
+        DynamicImage::from(rgba)
+    } else {
+        let mut rgb = RgbImage::new(size.0, size.1);
+        webpx::decode_rgb_into(bytes, &mut rgb, 3 * size.0).map_err(|error| damaged(&error))?;
+        DynamicImage::from(rgb)
+    };
+    image.apply_orientation(chunks.notes.orientation());
+    Ok(image)
+}
+
+/// The first frame of an animation, on a canvas that is transparent, or black where nothing can be.
+fn first_frame(bytes: &[u8], info: &ImageInfo) -> Result<DynamicImage, PixelsError> {
+    let limits = webpx::Limits::none();
+    let frames = AnimationDecoder::with_options_limits(bytes, ColorMode::Rgba, false, &limits);
+    let frame = frames.and_then(|mut frames| frames.next_frame());
+    let frame = frame.map_err(|error| damaged(&error))?;
+    let canvas = frame.and_then(|frame| RgbaImage::from_raw(frame.width, frame.height, frame.data));
+    let canvas = canvas.ok_or_else(|| damaged(&"it has no frame"))?;
+    if info.has_alpha {
+        return Ok(DynamicImage::from(canvas));
+    }
+    let rgb = canvas.as_raw().as_chunks::<4>().0;
+    let rgb = rgb
+        .iter()
+        .flat_map(|[red, green, blue, _]| [*red, *green, *blue]);
+    let rgb = RgbImage::from_raw(canvas.width(), canvas.height(), rgb.collect());
+    let rgb = rgb.ok_or_else(|| damaged(&"its rows do not fit its size"))?;
+    Ok(DynamicImage::from(rgb))
+}
+
+/// The most memory that decoding takes, in bytes, and the size; `None` for what it refuses.
+pub(super) fn cost(bytes: &[u8]) -> Option<((u32, u32), u64)> {
+    let chunks = Chunks::of(bytes).ok()?;
+    let area = |size: &(u32, u32)| u64::from(size.0) * u64::from(size.1);
+    let size = chunks.sizes().max_by_key(area)?;
+    Some((size, chunks.cost(size)))
+}
+
+impl Chunks {
+    fn of(bytes: &[u8]) -> Result<Self, PixelsError> {
+        let truncated = PixelsError::Truncated { format: FORMAT };
+        let Some(size) = bytes.get(4..8).and_then(little_endian) else {
+            return Err(truncated);
+        };
+        if (bytes.len() as u64) < u64::from(size) + 8 {
+            return Err(truncated);
+        }
+        let mut found = Self::default();
+        let mut rest = bytes.get(12..).unwrap_or_default();
+        while let Some((name, after)) = rest.split_first_chunk::<4>() {
+            let Some(size) = after.get(..4).and_then(little_endian) else {
+                break;
+            };
+            let body = after.get(4..).unwrap_or_default();
+            found.take(*name, body, size as usize);
+            // The chunks of an animation frame follow its header of 16 bytes: walked as if they stood
+            // outside, which is all that is needed to see each size.
+            let skip = if name == b"ANMF" {
+                16
+            } else {
+                size as usize + (size as usize & 1)
+            };
+            rest = body.get(skip..).unwrap_or_default();
+        }
+        Ok(found)
+    }
+
+    fn take(&mut self, name: [u8; 4], body: &[u8], size: usize) {
+        let data = || body.get(..size).map(<[u8]>::to_vec);
+        match &name {
+            b"VP8 " => {
+                let size = body.get(6..10).and_then(little_endian).map(lossy_size);
+                self.bitstreams.extend(size);
+            }
+            b"VP8L" => {
+                let size = body.get(1..5).and_then(little_endian).map(lossless_size);
+                self.bitstreams.extend(size);
+            }
+            b"VP8X" if self.canvas.is_none() => {
+                self.flags = body.first().copied().unwrap_or_default();
+                self.canvas = body
+                    .get(4..10)
+                    .and_then(<[u8]>::first_chunk)
+                    .map(canvas_size);
+            }
+            b"ALPH" => self.has_opacity = true,
+            // Counts where the header announces it, and the first does.
+            b"EXIF" if self.flags & EXIF != 0 && self.notes.exif.is_none() => {
+                self.notes.exif = data();
+            }
+            b"XMP " if self.flags & XMP != 0 && self.notes.xmp.is_none() => {
+                self.notes.xmp = data();
+            }
+            _ => {}
+        }
+    }
+
+    fn is_animated(&self) -> bool {
+        self.flags & ANIMATION != 0
+    }
+
+    /// Whether an opacity has to be passed over because the header does not announce it.
+    fn is_opaque(&self) -> bool {
+        self.canvas.is_some() && self.has_opacity && self.flags & ALPHA == 0
+    }
+
+    /// Every size that the file states: a bitstream may be larger than its canvas, and is decoded
+    /// before they are compared.
+    fn sizes(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.bitstreams.iter().copied().chain(self.canvas)
+    }
+
+    fn check(&self, limits: &Limits) -> Result<(), PixelsError> {
+        self.sizes()
+            .try_for_each(|size| limits.check(size, self.cost(size)))
+    }
+
+    /// A picture, and the decoder's own copy of it; of an animation two canvases, and a frame.
+    fn cost(&self, (width, height): (u32, u32)) -> u64 {
+        let each = if self.is_animated() { 16 } else { 8 };
+        u64::from(width) * u64::from(height) * each
+    }
+}
+
+fn canvas_size(&[a, b, c, d, e, f]: &[u8; 6]) -> (u32, u32) {
+    let side = |bytes| u32::from_le_bytes(bytes) + 1;
+    (side([a, b, c, 0]), side([d, e, f, 0]))
+}
+
+fn lossy_size(bits: u32) -> (u32, u32) {
+    (bits & 0x3fff, (bits >> 16) & 0x3fff)
+}
+
+fn lossless_size(bits: u32) -> (u32, u32) {
+    ((bits & 0x3fff) + 1, ((bits >> 14) & 0x3fff) + 1)
+}
+
+fn little_endian(bytes: &[u8]) -> Option<u32> {
+    bytes.first_chunk().copied().map(u32::from_le_bytes)
+}
+
+fn damaged(cause: &dyn std::fmt::Display) -> PixelsError {
+    PixelsError::Undecodable {
+        format: FORMAT,
+        cause: cause.to_string(),
+    }
+}
