@@ -6,26 +6,18 @@ use std::path::PathBuf;
 
 use toml::{Table, Value};
 
-use crate::pixels::{
-    Conventions, Filter, Fit, Geometry, JpegScale, Margin, OpenCv, Place, Rounding,
-};
+use crate::pixels::Geometry;
 
-use super::section::{
-    COLOUR, PATH, Section, choose, colour_of, inside, model_name, number, numbers, table_of,
-    tensor_name, text, whole, words,
-};
+use super::input::{COLOURS, Colour, Input, LAYOUTS, Scale, read_input};
+use super::output::{Output, read_output, take_text};
+use super::resize::{FILTERS, JPEGS, Resize, convention_texts, fit_text, read_resize};
+use super::section::{PATH, Section, inside, model_name, number, spelling, table_of, text};
 
 /// The only version of the format so far.
 const FORMAT: i64 = 1;
 
 /// What the precision of the model's own file is called.
 pub(super) const BASE_PRECISION: &str = "f32";
-
-/// Beyond it no image model in use goes, and one input tensor passes 200 MB.
-const SIDE_MAX: u32 = 4096;
-
-/// Sixteen times the widest embedding in common use.
-const DIMENSION_MAX: u32 = 65_536;
 
 /// What `model.toml` says, checked.
 pub(super) struct Manifest {
@@ -52,154 +44,12 @@ pub(super) struct Precision {
     pub(super) cosine_min: f32,
 }
 
-/// How pixels become the input tensor.
-pub(super) struct Input {
-    pub(super) name: String,
-    pub(super) layout: Layout,
-    pub(super) colour: Colour,
-    /// Laid under transparent pixels.
-    pub(super) background: [u8; 3],
-    pub(super) scale: Scale,
-}
-
-/// How grey levels become numbers.
-pub(super) enum Scale {
-    /// By the same mean and spread for every image: one of each for each channel, in grey levels
-    /// and in RGB order.
-    Fixed { mean: Vec<f32>, std: Vec<f32> },
-    /// By the image's own.
-    Image,
-}
-
-impl Scale {
-    /// Whether grey levels stay as they are.
-    pub(super) fn is_none(&self) -> bool {
-        let (Self::Fixed { mean, std }, bits) = (self, |value: f32| value.to_bits()) else {
-            return false;
-        };
-        mean.iter().all(|mean| bits(mean.abs()) == 0)
-            && std.iter().all(|std| bits(*std) == bits(1.0))
-    }
-}
-
-/// The order of the tensor's axes.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Layout {
-    Nchw,
-    Nhwc,
-}
-
-/// The order of the colour channels in the tensor.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Colour {
-    Rgb,
-    Bgr,
-    Grey,
-    Rgba,
-    Bgra,
-}
-
-/// What one channel of the tensor holds.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Channel {
-    Red,
-    Green,
-    Blue,
-    Alpha,
-}
-
-impl Channel {
-    /// Its place in RGB order. Where all colours are grey, red is as good as any.
-    pub(super) fn place(self) -> usize {
-        match self {
-            Self::Red => 0,
-            Self::Green => 1,
-            Self::Blue => 2,
-            Self::Alpha => 3,
-        }
-    }
-}
-
-impl Colour {
-    /// The channels, as the tensor has them.
-    pub(super) fn order(self) -> &'static [Channel] {
-        use Channel::{Alpha, Blue, Green, Red};
-        match self {
-            Self::Rgb => &[Red, Green, Blue],
-            Self::Bgr => &[Blue, Green, Red],
-            Self::Grey => &[Red],
-            Self::Rgba => &[Red, Green, Blue, Alpha],
-            Self::Bgra => &[Blue, Green, Red, Alpha],
-        }
-    }
-
-    /// How many.
-    pub(super) fn channels(self) -> usize {
-        self.order().len()
-    }
-}
-
-/// How the output tensor becomes an embedding.
-pub(super) struct Output {
-    pub(super) name: String,
-    pub(super) take: Take,
-    pub(super) dimension: usize,
-}
-
-/// Which part of the output is the embedding.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Take {
-    /// All of `[batch, d]`.
-    Vector,
-    /// The first token of `[batch, tokens, d]`.
-    FirstToken,
-    /// The last one.
-    LastToken,
-    /// The one of this number, from 0.
-    Token(usize),
-    /// The mean of the tokens of `[batch, tokens, d]`, without so many at the beginning.
-    MeanOfTokens { skip: usize },
-}
-
 /// The image and the reference embedding that are compared when the model is opened.
 pub(super) struct Golden {
     pub(super) image: PathBuf,
     pub(super) embedding: PathBuf,
     pub(super) cosine_min: f32,
 }
-
-const LAYOUTS: [(&str, Layout); 2] = [("nchw", Layout::Nchw), ("nhwc", Layout::Nhwc)];
-const COLOURS: [(&str, Colour); 5] = [
-    ("rgb", Colour::Rgb),
-    ("bgr", Colour::Bgr),
-    ("grey", Colour::Grey),
-    ("rgba", Colour::Rgba),
-    ("bgra", Colour::Bgra),
-];
-/// The filters by name; the first five are Pillow's.
-const FILTERS: [(&str, Filter); 9] = [
-    ("box", Filter::Box),
-    ("bilinear", Filter::Bilinear),
-    ("hamming", Filter::Hamming),
-    ("bicubic", Filter::Bicubic),
-    ("lanczos", Filter::Lanczos),
-    ("opencv_linear", Filter::OpenCv(OpenCv::Linear)),
-    ("opencv_cubic", Filter::OpenCv(OpenCv::Cubic)),
-    ("opencv_lanczos4", Filter::OpenCv(OpenCv::Lanczos4)),
-    ("opencv_area", Filter::OpenCv(OpenCv::Area)),
-];
-const SIDES: [(&str, Rounding); 2] = [("down", Rounding::Down), ("nearest", Rounding::Nearest)];
-const MARGINS: [(&str, Margin); 2] = [("even", Margin::Even), ("down", Margin::Down)];
-const PLACES: [(&str, Place); 2] = [("centre", Place::Centre), ("top_left", Place::TopLeft)];
-const JPEGS: [(&str, JpegScale); 2] = [("full", JpegScale::Full), ("reduced", JpegScale::Reduced)];
-/// `token` and `mean_of_tokens` have a number beside them.
-const TAKES: [(&str, Take); 5] = [
-    ("vector", Take::Vector),
-    ("first_token", Take::FirstToken),
-    ("last_token", Take::LastToken),
-    ("token", Take::Token(0)),
-    ("mean_of_tokens", Take::MeanOfTokens { skip: 0 }),
-];
 
 impl Manifest {
     /// Reads the text of a `model.toml`; on failure returns every mistake in it.
@@ -335,8 +185,8 @@ impl Manifest {
             }
             Scale::Image => line("input.scale", &"image"),
         }
-        line("resize.fit", &fit_text(fit));
-        for (key, convention) in convention_texts(conventions) {
+        line("resize.fit", &fit_text(*fit));
+        for (key, convention) in convention_texts(*conventions) {
             line(key, &convention);
         }
         line("resize.filter", &spelling(&FILTERS, *filter));
@@ -347,47 +197,6 @@ impl Manifest {
         line("output.normalise", &"l2");
         lines
     }
-}
-
-fn fit_text(fit: &Fit) -> String {
-    match fit {
-        Fit::Squash => "squash".to_owned(),
-        Fit::SquashCrop { width, height } => format!("squash_crop {width} {height}"),
-        Fit::Crop { short_side } => format!("crop {short_side}"),
-        Fit::Pad { fill } => format!("pad {fill:?}"),
-    }
-}
-
-fn take_text(take: Take) -> String {
-    match take {
-        Take::Token(number) => format!("token {number}"),
-        Take::MeanOfTokens { skip } if 0 < skip => format!("mean_of_tokens from {skip}"),
-        Take::Vector | Take::FirstToken | Take::LastToken | Take::MeanOfTokens { .. } => {
-            spelling(&TAKES, take).to_owned()
-        }
-    }
-}
-
-/// Those that are not the usual ones.
-fn convention_texts(conventions: &Conventions) -> Vec<(&'static str, &'static str)> {
-    let Conventions {
-        side,
-        margin,
-        place,
-    } = *conventions;
-    let side = side.map(|side| ("resize.side", spelling(&SIDES, side)));
-    let margin = Some(margin).filter(|margin| *margin != Margin::default());
-    let margin = margin.map(|margin| ("resize.margin", spelling(&MARGINS, margin)));
-    let place = Some(place).filter(|place| *place != Place::default());
-    let place = place.map(|place| ("resize.place", spelling(&PLACES, place)));
-    [side, margin, place].into_iter().flatten().collect()
-}
-
-fn spelling<T: Copy + PartialEq>(spellings: &[(&'static str, T)], value: T) -> &'static str {
-    spellings
-        .iter()
-        .find(|(_, candidate)| *candidate == value)
-        .map_or("", |(word, _)| *word)
 }
 
 fn read_file(mut section: Section<'_>) -> Option<(PathBuf, String)> {
@@ -441,225 +250,6 @@ fn read_precision(mut section: Section<'_>) -> Option<Precision> {
     })
 }
 
-fn read_input(mut section: Section<'_>) -> Option<(Input, u32, u32)> {
-    let sides = format!("a whole number from 1 to {SIDE_MAX}");
-    let name = section.required("name", "a text that is not empty", tensor_name);
-    let layout = section.required("layout", &words(&LAYOUTS), |value| choose(&LAYOUTS, value));
-    let width = section.required("width", &sides, |value| whole(value, 1..=SIDE_MAX));
-    let height = section.required("height", &sides, |value| whole(value, 1..=SIDE_MAX));
-    let colour = section.required("colour", &words(&COLOURS), |value| choose(&COLOURS, value));
-    let background = section.optional("background", COLOUR, colour_of);
-    let scale = read_scale(&mut section, colour.unwrap_or(Colour::Rgb));
-    section.finish();
-    let input = Input {
-        name: name?,
-        layout: layout?,
-        colour: colour?,
-        background: background.unwrap_or([255; 3]),
-        scale: scale?,
-    };
-    Some((input, width?, height?))
-}
-
-/// How the manifest writes [`Scale`].
-#[derive(Clone, Copy, PartialEq)]
-enum ScaleWord {
-    MeanStd,
-    Unit,
-    Grey,
-    Image,
-}
-
-const SCALES: [(&str, ScaleWord); 4] = [
-    ("mean_std", ScaleWord::MeanStd),
-    ("unit", ScaleWord::Unit),
-    ("none", ScaleWord::Grey),
-    ("image", ScaleWord::Image),
-];
-
-fn read_scale(section: &mut Section<'_>, colour: Colour) -> Option<Scale> {
-    let scale = section.optional("scale", &words(&SCALES), |value| choose(&SCALES, value));
-    let channels = colour.channels();
-    let fixed = |std: f32| Scale::Fixed {
-        mean: vec![0.0; channels],
-        std: vec![std; channels],
-    };
-    match scale.unwrap_or(ScaleWord::MeanStd) {
-        ScaleWord::MeanStd => {}
-        ScaleWord::Unit => return Some(fixed(255.0)),
-        ScaleWord::Grey => return Some(fixed(1.0)),
-        ScaleWord::Image => return Some(Scale::Image),
-    }
-    let (count, order) = match colour {
-        Colour::Rgb | Colour::Bgr => ("three numbers", "in RGB order"),
-        Colour::Grey => ("one number", "in a list"),
-        Colour::Rgba | Colour::Bgra => ("four numbers", "in RGBA order"),
-    };
-    let allowed = format!("{count} from 0 to 255, {order}");
-    let mean = section.required("mean", &allowed, |value| {
-        numbers(value, channels, 0.0..=255.0)
-    });
-    // Values below one mean that the author thinks in 0..1, and would scale the input 255 times.
-    let allowed =
-        format!("{count} from 1 to 1000 in grey levels (255 times those for 0..1), {order}");
-    let std = section.required("std", &allowed, |value| {
-        numbers(value, channels, 1.0..=1000.0)
-    });
-    Some(Scale::Fixed {
-        mean: mean?,
-        std: std?,
-    })
-}
-
-/// The table `[resize]`.
-struct Resize {
-    fit: Fit,
-    filter: Filter,
-    jpeg: JpegScale,
-    conventions: Conventions,
-}
-
-/// How the manifest writes [`Fit`].
-#[derive(Clone, Copy, PartialEq)]
-enum FitWord {
-    Squash,
-    SquashCrop,
-    Crop,
-    Pad,
-}
-
-const FITS: [(&str, FitWord); 4] = [
-    ("squash", FitWord::Squash),
-    ("crop", FitWord::Crop),
-    ("pad", FitWord::Pad),
-    ("squash_crop", FitWord::SquashCrop),
-];
-
-fn read_resize(mut section: Section<'_>, sides: Option<(u32, u32)>) -> Option<Resize> {
-    let word = section.required("fit", &words(&FITS), |value| choose(&FITS, value));
-    let filter = section.required("filter", &words(&FILTERS), |value| choose(&FILTERS, value));
-    let fit = read_fit(&mut section, word, sides);
-    let mut conventions = Conventions::default();
-    // A key that changes nothing here would be a mistake, so that each is known only where it does.
-    if word.is_none_or(|word| matches!(word, FitWord::Crop | FitWord::Pad)) {
-        conventions.side = section.optional("side", &words(&SIDES), |value| choose(&SIDES, value));
-    }
-    if word.is_none_or(|word| matches!(word, FitWord::Crop | FitWord::SquashCrop)) {
-        let margin = section.optional("margin", &words(&MARGINS), |value| choose(&MARGINS, value));
-        conventions.margin = margin.unwrap_or_default();
-    }
-    if word.is_none_or(|word| word == FitWord::Pad) {
-        let place = section.optional("place", &words(&PLACES), |value| choose(&PLACES, value));
-        conventions.place = place.unwrap_or_default();
-    }
-    // The usual one, said outright, is the usual one.
-    let usual = match word {
-        Some(FitWord::Pad) => Rounding::Nearest,
-        Some(FitWord::Squash | FitWord::SquashCrop | FitWord::Crop) | None => Rounding::Down,
-    };
-    conventions.side = conventions.side.filter(|side| *side != usual);
-    let (mut jpegs, mut allowed) = (&JPEGS[..], words(&JPEGS));
-    if matches!(filter, Some(Filter::OpenCv(_))) {
-        // These take single pixels, and a reduced JPEG has none of its own.
-        jpegs = jpegs.get(..1).unwrap_or_default();
-        allowed = format!("{} with a filter of OpenCV", words(jpegs));
-    }
-    let jpeg = section.optional("jpeg", &allowed, |value| choose(jpegs, value));
-    section.finish();
-    Some(Resize {
-        fit: fit?,
-        filter: filter?,
-        jpeg: jpeg.unwrap_or(JpegScale::Full),
-        conventions,
-    })
-}
-
-fn read_fit(
-    section: &mut Section<'_>,
-    word: Option<FitWord>,
-    sides: Option<(u32, u32)>,
-) -> Option<Fit> {
-    let (width_min, height_min) = sides.unwrap_or((1, 1));
-    let most = 2 * SIDE_MAX;
-    let short_side_min = width_min.max(height_min);
-    let allowed =
-        format!("a whole number from {short_side_min} (the larger of width and height) to {most}");
-    let short_side = |value: &Value| whole(value, short_side_min..=most);
-    match word {
-        Some(FitWord::Crop) => section
-            .required("short_side", &allowed, short_side)
-            .map(|short_side| Fit::Crop { short_side }),
-        Some(FitWord::SquashCrop) => {
-            let mut scaled = |key, least: u32| {
-                let allowed = format!("a whole number from {least} (the input's) to {most}");
-                section.required(key, &allowed, |value| whole(value, least..=most))
-            };
-            let (width, height) = (
-                scaled("scaled_width", width_min),
-                scaled("scaled_height", height_min),
-            );
-            Some(Fit::SquashCrop {
-                width: width?,
-                height: height?,
-            })
-        }
-        Some(FitWord::Pad) => Some(Fit::Pad {
-            fill: section
-                .optional("fill", COLOUR, colour_of)
-                .unwrap_or([0; 3]),
-        }),
-        Some(FitWord::Squash) => Some(Fit::Squash),
-        None => {
-            section.optional("short_side", &allowed, short_side);
-            section.optional("fill", COLOUR, colour_of);
-            for key in ["scaled_width", "scaled_height"] {
-                section.optional(key, "a whole number", |value| whole(value, 1..=most));
-            }
-            None
-        }
-    }
-}
-
-/// Ten times the tokens of the largest picture model in common use.
-const TOKENS_MAX: u32 = 65_536;
-
-fn read_output(mut section: Section<'_>) -> Option<Output> {
-    let name = section.required("name", "a text that is not empty", tensor_name);
-    let take = section.optional("take", &words(&TAKES), |value| choose(&TAKES, value));
-    let take = match take.unwrap_or(Take::Vector) {
-        Take::Token(_) => {
-            let allowed = format!("the token's number, from 0 to {}", TOKENS_MAX - 1);
-            let number =
-                section.required("token", &allowed, |value| whole(value, 0..=TOKENS_MAX - 1));
-            number.and_then(|number| Some(Take::Token(usize::try_from(number).ok()?)))
-        }
-        Take::MeanOfTokens { .. } => {
-            let allowed = format!(
-                "how many tokens at the beginning have no part in the mean, from 0 to {TOKENS_MAX}"
-            );
-            let skip = section.optional("skip_tokens", &allowed, |value| {
-                whole(value, 0..=TOKENS_MAX)
-            });
-            let skip = usize::try_from(skip.unwrap_or(0)).ok();
-            skip.map(|skip| Take::MeanOfTokens { skip })
-        }
-        take @ (Take::Vector | Take::FirstToken | Take::LastToken) => Some(take),
-    };
-    let allowed = format!("a whole number from 1 to {DIMENSION_MAX}");
-    let dimension = section.required("dimension", &allowed, |value| {
-        whole(value, 1..=DIMENSION_MAX)
-    });
-    section.required("normalise", "\"l2\"", |value| {
-        (value.as_str()? == "l2").then_some(())
-    });
-    section.finish();
-    Some(Output {
-        name: name?,
-        take: take?,
-        dimension: usize::try_from(dimension?).ok()?,
-    })
-}
-
 const COSINE_MIN: &str = "a number from 0.9 to 1";
 
 fn cosine_of(value: &Value) -> Option<f32> {
@@ -681,6 +271,7 @@ fn read_golden(mut section: Section<'_>) -> Option<Golden> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::output::Take;
 
     const GOOD: &str = r#"
         format = 1

@@ -106,6 +106,17 @@ pub(super) fn choose<T: Copy>(spellings: &[(&str, T)], value: &Value) -> Option<
         .map(|(_, choice)| *choice)
 }
 
+/// The word of a value.
+pub(super) fn spelling<T: Copy + PartialEq>(
+    spellings: &[(&'static str, T)],
+    value: T,
+) -> &'static str {
+    spellings
+        .iter()
+        .find(|(_, candidate)| *candidate == value)
+        .map_or("", |(word, _)| *word)
+}
+
 pub(super) fn text(value: &Value) -> Option<String> {
     value.as_str().map(ToOwned::to_owned)
 }

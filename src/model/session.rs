@@ -6,8 +6,10 @@ use ort::session::Session as OrtSession;
 use ort::session::builder::{AutoDevicePolicy, SessionBuilder};
 use ort::value::{DynValue, Outlet, Tensor, TensorElementType, TensorRef, ValueType};
 
-use super::manifest::{Layout, Manifest, Output, Take};
+use super::input::Layout;
+use super::manifest::Manifest;
 use super::onnx::{self, OnnxError};
+use super::output::{Output, Take, axes_fit, shape_text, take};
 use super::runtime::Runtime;
 
 /// What a session computes on.
@@ -354,51 +356,6 @@ fn tensor_shape(manifest: &Manifest) -> [i64; 4] {
     }
 }
 
-/// The embedding's values within the output's; `None` where their number does not fit.
-fn take(take: Take, dimension: usize, values: &[f32]) -> Option<Vec<f32>> {
-    match take {
-        Take::Vector => (values.len() == dimension).then(|| values.to_vec()),
-        Take::FirstToken => token(dimension, values, 0),
-        Take::Token(number) => token(dimension, values, number),
-        Take::LastToken => {
-            let count = values.len() / dimension;
-            token(dimension, values, count.checked_sub(1)?)
-        }
-        Take::MeanOfTokens { skip } => {
-            let whole = values.len().is_multiple_of(dimension);
-            let tokens = values.chunks_exact(dimension).skip(skip);
-            if tokens.len() == 0 || !whole {
-                return None;
-            }
-            // The sum has the mean's direction, and direction is all that an embedding keeps; in
-            // f64 it cannot overflow.
-            #[expect(
-                clippy::cast_precision_loss,
-                reason = "a model has far fewer than 2^52 tokens"
-            )]
-            let count = tokens.len() as f64;
-            let mut sums = vec![0.0_f64; dimension];
-            for token in tokens {
-                for (sum, value) in sums.iter_mut().zip(token) {
-                    *sum += f64::from(*value);
-                }
-            }
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "rounded to the model's precision"
-            )]
-            Some(sums.into_iter().map(|sum| (sum / count) as f32).collect())
-        }
-    }
-}
-
-/// One of the tokens, from 0.
-fn token(dimension: usize, values: &[f32], number: usize) -> Option<Vec<f32>> {
-    let whole = values.len().is_multiple_of(dimension);
-    let mut tokens = values.chunks_exact(dimension);
-    tokens.nth(number).filter(|_| whole).map(<[f32]>::to_vec)
-}
-
 // === The model's interface against the manifest ===
 
 /// What a session's inputs and outputs are to the manifest.
@@ -525,118 +482,10 @@ impl Interface {
     }
 }
 
-/// Whether a shape can be that of an output: -1 is a length that the model leaves open. Behind the
-/// batch a vector has one axis of its length, and perhaps some of 1, as a pooling leaves them.
-fn axes_fit(take: Take, dimension: usize, shape: &[i64]) -> bool {
-    let Ok(width) = i64::try_from(dimension) else {
-        return false;
-    };
-    let Some((_batch, axes)) = shape.split_first() else {
-        return false;
-    };
-    let number = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-    let enough = |least: i64| {
-        matches!(axes, [tokens, last] if (*tokens == -1 || least <= *tokens)
-            && (*last == -1 || *last == width))
-    };
-    match take {
-        Take::Vector => {
-            let others = axes.iter().filter(|length| **length != 1);
-            let known = others.clone().filter(|length| **length != -1);
-            let open = others.count() - known.clone().count();
-            let known: Vec<&i64> = known.collect();
-            match known.as_slice() {
-                [] => !axes.is_empty() && (0 < open || width == 1),
-                [only] => **only == width,
-                _ => false,
-            }
-        }
-        Take::FirstToken | Take::LastToken => enough(1),
-        Take::Token(at) => enough(number(at) + 1),
-        Take::MeanOfTokens { skip } => enough(number(skip) + 1),
-    }
-}
-
 fn listed(outlets: &[Outlet]) -> String {
     let texts: Vec<String> = outlets
         .iter()
         .map(|outlet| format!("{:?} {}", outlet.name(), outlet.dtype()))
         .collect();
     texts.join(", ")
-}
-
-fn shape_text(take: Take, dimension: usize) -> String {
-    match take {
-        Take::Vector => format!("[1, {dimension}]"),
-        Take::FirstToken | Take::LastToken => format!("[1, tokens, {dimension}]"),
-        Take::Token(number) => {
-            format!("[1, tokens, {dimension}] with more than {number} tokens")
-        }
-        Take::MeanOfTokens { skip: 0 } => format!("[1, tokens, {dimension}]"),
-        Take::MeanOfTokens { skip } => {
-            format!("[1, tokens, {dimension}] with more than {skip} tokens")
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_embedding_is_the_part_of_the_output_that_the_manifest_names() {
-        let tokens = [1.0, 2.0, 3.0, 4.0, 8.0, 9.0];
-        let two = |way| take(way, 2, &tokens);
-        assert_eq!(take(Take::Vector, 6, &tokens), Some(tokens.to_vec()));
-        assert_eq!(two(Take::FirstToken), Some(vec![1.0, 2.0]));
-        assert_eq!(two(Take::Token(1)), Some(vec![3.0, 4.0]));
-        assert_eq!(two(Take::LastToken), Some(vec![8.0, 9.0]));
-        assert_eq!(two(Take::MeanOfTokens { skip: 0 }), Some(vec![4.0, 5.0]));
-        assert_eq!(two(Take::MeanOfTokens { skip: 1 }), Some(vec![5.5, 6.5]));
-        assert_eq!(two(Take::Token(3)), None);
-        assert_eq!(two(Take::MeanOfTokens { skip: 3 }), None);
-    }
-
-    #[test]
-    fn an_output_of_another_length_is_no_embedding() {
-        for way in [
-            Take::Vector,
-            Take::FirstToken,
-            Take::LastToken,
-            Take::Token(0),
-            Take::MeanOfTokens { skip: 0 },
-        ] {
-            assert_eq!(take(way, 3, &[1.0, 2.0, 3.0, 4.0]), None);
-            assert_eq!(take(way, 3, &[]), None);
-        }
-    }
-
-    #[test]
-    fn a_vector_may_have_axes_of_one_and_nothing_else_beside_its_own() {
-        let vector = |shape: &[i64]| axes_fit(Take::Vector, 8, shape);
-        for shape in [
-            &[1, 8][..],
-            &[-1, 8],
-            &[4, 8, 1, 1],
-            &[-1, 1, 1, 8],
-            &[1, -1, 1, 1],
-            &[1, -1],
-        ] {
-            assert!(vector(shape), "{shape:?}");
-        }
-        for shape in [
-            &[8][..],
-            &[],
-            &[1, 4],
-            &[1, 8, 8],
-            &[1, 2, 4],
-            &[1, 8, 2, 1],
-            &[1, 1],
-        ] {
-            assert!(!vector(shape), "{shape:?}");
-        }
-        assert!(axes_fit(Take::Token(2), 8, &[1, 3, 8]));
-        assert!(!axes_fit(Take::Token(3), 8, &[1, 3, 8]));
-        assert!(!axes_fit(Take::FirstToken, 8, &[1, 8]));
-    }
 }

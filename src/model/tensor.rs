@@ -1,6 +1,6 @@
 //! From the pixels of an image to the numbers that a model takes.
 
-use super::manifest::{Channel, Input, Layout, Scale};
+use super::input::{Channel, Input, Layout, Scale};
 
 /// Writes RGB bytes as the numbers that the input has for them, in its layout and channel order.
 ///
@@ -106,7 +106,7 @@ impl Standard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::manifest::Colour;
+    use crate::model::input::Colour;
 
     fn input(layout: Layout, colour: Colour, scale: Scale) -> Input {
         Input {

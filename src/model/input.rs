@@ -1,0 +1,173 @@
+//! The table `[input]` of a manifest: how pixels become the numbers that a model takes.
+
+use super::section::{COLOUR, Section, choose, colour_of, numbers, tensor_name, whole, words};
+
+/// Beyond it no image model in use goes, and one input tensor passes 200 MB.
+pub(super) const SIDE_MAX: u32 = 4096;
+
+/// How pixels become the input tensor.
+pub(super) struct Input {
+    pub(super) name: String,
+    pub(super) layout: Layout,
+    pub(super) colour: Colour,
+    /// Laid under transparent pixels.
+    pub(super) background: [u8; 3],
+    pub(super) scale: Scale,
+}
+
+/// How grey levels become numbers.
+pub(super) enum Scale {
+    /// By the same mean and spread for every image: one of each for each channel, in grey levels
+    /// and in RGB order.
+    Fixed { mean: Vec<f32>, std: Vec<f32> },
+    /// By the image's own.
+    Image,
+}
+
+impl Scale {
+    /// Whether grey levels stay as they are.
+    pub(super) fn is_none(&self) -> bool {
+        let (Self::Fixed { mean, std }, bits) = (self, |value: f32| value.to_bits()) else {
+            return false;
+        };
+        mean.iter().all(|mean| bits(mean.abs()) == 0)
+            && std.iter().all(|std| bits(*std) == bits(1.0))
+    }
+}
+
+/// The order of the tensor's axes.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Layout {
+    Nchw,
+    Nhwc,
+}
+
+/// The order of the colour channels in the tensor.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Colour {
+    Rgb,
+    Bgr,
+    Grey,
+    Rgba,
+    Bgra,
+}
+
+/// What one channel of the tensor holds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Channel {
+    Red,
+    Green,
+    Blue,
+    Alpha,
+}
+
+impl Channel {
+    /// Its place in RGB order. Where all colours are grey, red is as good as any.
+    pub(super) fn place(self) -> usize {
+        match self {
+            Self::Red => 0,
+            Self::Green => 1,
+            Self::Blue => 2,
+            Self::Alpha => 3,
+        }
+    }
+}
+
+impl Colour {
+    /// The channels, as the tensor has them.
+    pub(super) fn order(self) -> &'static [Channel] {
+        use Channel::{Alpha, Blue, Green, Red};
+        match self {
+            Self::Rgb => &[Red, Green, Blue],
+            Self::Bgr => &[Blue, Green, Red],
+            Self::Grey => &[Red],
+            Self::Rgba => &[Red, Green, Blue, Alpha],
+            Self::Bgra => &[Blue, Green, Red, Alpha],
+        }
+    }
+
+    /// How many.
+    pub(super) fn channels(self) -> usize {
+        self.order().len()
+    }
+}
+
+pub(super) const LAYOUTS: [(&str, Layout); 2] = [("nchw", Layout::Nchw), ("nhwc", Layout::Nhwc)];
+pub(super) const COLOURS: [(&str, Colour); 5] = [
+    ("rgb", Colour::Rgb),
+    ("bgr", Colour::Bgr),
+    ("grey", Colour::Grey),
+    ("rgba", Colour::Rgba),
+    ("bgra", Colour::Bgra),
+];
+
+/// Reads the table: the input, its width and its height.
+pub(super) fn read_input(mut section: Section<'_>) -> Option<(Input, u32, u32)> {
+    let sides = format!("a whole number from 1 to {SIDE_MAX}");
+    let name = section.required("name", "a text that is not empty", tensor_name);
+    let layout = section.required("layout", &words(&LAYOUTS), |value| choose(&LAYOUTS, value));
+    let width = section.required("width", &sides, |value| whole(value, 1..=SIDE_MAX));
+    let height = section.required("height", &sides, |value| whole(value, 1..=SIDE_MAX));
+    let colour = section.required("colour", &words(&COLOURS), |value| choose(&COLOURS, value));
+    let background = section.optional("background", COLOUR, colour_of);
+    let scale = read_scale(&mut section, colour.unwrap_or(Colour::Rgb));
+    section.finish();
+    let input = Input {
+        name: name?,
+        layout: layout?,
+        colour: colour?,
+        background: background.unwrap_or([255; 3]),
+        scale: scale?,
+    };
+    Some((input, width?, height?))
+}
+
+/// How the manifest writes [`Scale`].
+#[derive(Clone, Copy, PartialEq)]
+enum ScaleWord {
+    MeanStd,
+    Unit,
+    Grey,
+    Image,
+}
+
+const SCALES: [(&str, ScaleWord); 4] = [
+    ("mean_std", ScaleWord::MeanStd),
+    ("unit", ScaleWord::Unit),
+    ("none", ScaleWord::Grey),
+    ("image", ScaleWord::Image),
+];
+
+fn read_scale(section: &mut Section<'_>, colour: Colour) -> Option<Scale> {
+    let scale = section.optional("scale", &words(&SCALES), |value| choose(&SCALES, value));
+    let channels = colour.channels();
+    let fixed = |std: f32| Scale::Fixed {
+        mean: vec![0.0; channels],
+        std: vec![std; channels],
+    };
+    match scale.unwrap_or(ScaleWord::MeanStd) {
+        ScaleWord::MeanStd => {}
+        ScaleWord::Unit => return Some(fixed(255.0)),
+        ScaleWord::Grey => return Some(fixed(1.0)),
+        ScaleWord::Image => return Some(Scale::Image),
+    }
+    let (count, order) = match colour {
+        Colour::Rgb | Colour::Bgr => ("three numbers", "in RGB order"),
+        Colour::Grey => ("one number", "in a list"),
+        Colour::Rgba | Colour::Bgra => ("four numbers", "in RGBA order"),
+    };
+    let allowed = format!("{count} from 0 to 255, {order}");
+    let mean = section.required("mean", &allowed, |value| {
+        numbers(value, channels, 0.0..=255.0)
+    });
+    // Values below one mean that the author thinks in 0..1, and would scale the input 255 times.
+    let allowed =
+        format!("{count} from 1 to 1000 in grey levels (255 times those for 0..1), {order}");
+    let std = section.required("std", &allowed, |value| {
+        numbers(value, channels, 1.0..=1000.0)
+    });
+    Some(Scale::Fixed {
+        mean: mean?,
+        std: std?,
+    })
+}

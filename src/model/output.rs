@@ -1,0 +1,243 @@
+//! The table `[output]` of a manifest, and the part of the model's output that is the embedding.
+
+use super::section::{Section, choose, spelling, tensor_name, whole, words};
+
+/// Sixteen times the widest embedding in common use.
+const DIMENSION_MAX: u32 = 65_536;
+
+/// How the output tensor becomes an embedding.
+pub(super) struct Output {
+    pub(super) name: String,
+    pub(super) take: Take,
+    pub(super) dimension: usize,
+}
+
+/// Which part of the output is the embedding.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Take {
+    /// All of `[batch, d]`.
+    Vector,
+    /// The first token of `[batch, tokens, d]`.
+    FirstToken,
+    /// The last one.
+    LastToken,
+    /// The one of this number, from 0.
+    Token(usize),
+    /// The mean of the tokens of `[batch, tokens, d]`, without so many at the beginning.
+    MeanOfTokens { skip: usize },
+}
+
+/// `token` and `mean_of_tokens` have a number beside them.
+const TAKES: [(&str, Take); 5] = [
+    ("vector", Take::Vector),
+    ("first_token", Take::FirstToken),
+    ("last_token", Take::LastToken),
+    ("token", Take::Token(0)),
+    ("mean_of_tokens", Take::MeanOfTokens { skip: 0 }),
+];
+
+/// Ten times the tokens of the largest picture model in common use.
+const TOKENS_MAX: u32 = 65_536;
+
+/// Reads the table.
+pub(super) fn read_output(mut section: Section<'_>) -> Option<Output> {
+    let name = section.required("name", "a text that is not empty", tensor_name);
+    let take = section.optional("take", &words(&TAKES), |value| choose(&TAKES, value));
+    let take = match take.unwrap_or(Take::Vector) {
+        Take::Token(_) => {
+            let allowed = format!("the token's number, from 0 to {}", TOKENS_MAX - 1);
+            let number =
+                section.required("token", &allowed, |value| whole(value, 0..=TOKENS_MAX - 1));
+            number.and_then(|number| Some(Take::Token(usize::try_from(number).ok()?)))
+        }
+        Take::MeanOfTokens { .. } => {
+            let allowed = format!(
+                "how many tokens at the beginning have no part in the mean, from 0 to {TOKENS_MAX}"
+            );
+            let skip = section.optional("skip_tokens", &allowed, |value| {
+                whole(value, 0..=TOKENS_MAX)
+            });
+            let skip = usize::try_from(skip.unwrap_or(0)).ok();
+            skip.map(|skip| Take::MeanOfTokens { skip })
+        }
+        take @ (Take::Vector | Take::FirstToken | Take::LastToken) => Some(take),
+    };
+    let allowed = format!("a whole number from 1 to {DIMENSION_MAX}");
+    let dimension = section.required("dimension", &allowed, |value| {
+        whole(value, 1..=DIMENSION_MAX)
+    });
+    section.required("normalise", "\"l2\"", |value| {
+        (value.as_str()? == "l2").then_some(())
+    });
+    section.finish();
+    Some(Output {
+        name: name?,
+        take: take?,
+        dimension: usize::try_from(dimension?).ok()?,
+    })
+}
+
+/// The part as the fingerprint has it.
+pub(super) fn take_text(take: Take) -> String {
+    match take {
+        Take::Token(number) => format!("token {number}"),
+        Take::MeanOfTokens { skip } if 0 < skip => format!("mean_of_tokens from {skip}"),
+        Take::Vector | Take::FirstToken | Take::LastToken | Take::MeanOfTokens { .. } => {
+            spelling(&TAKES, take).to_owned()
+        }
+    }
+}
+
+/// The embedding's values within the output's; `None` where their number does not fit.
+pub(super) fn take(take: Take, dimension: usize, values: &[f32]) -> Option<Vec<f32>> {
+    match take {
+        Take::Vector => (values.len() == dimension).then(|| values.to_vec()),
+        Take::FirstToken => token(dimension, values, 0),
+        Take::Token(number) => token(dimension, values, number),
+        Take::LastToken => {
+            let count = values.len() / dimension;
+            token(dimension, values, count.checked_sub(1)?)
+        }
+        Take::MeanOfTokens { skip } => {
+            let whole = values.len().is_multiple_of(dimension);
+            let tokens = values.chunks_exact(dimension).skip(skip);
+            if tokens.len() == 0 || !whole {
+                return None;
+            }
+            // The sum has the mean's direction, and direction is all that an embedding keeps; in
+            // f64 it cannot overflow.
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a model has far fewer than 2^52 tokens"
+            )]
+            let count = tokens.len() as f64;
+            let mut sums = vec![0.0_f64; dimension];
+            for token in tokens {
+                for (sum, value) in sums.iter_mut().zip(token) {
+                    *sum += f64::from(*value);
+                }
+            }
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "rounded to the model's precision"
+            )]
+            Some(sums.into_iter().map(|sum| (sum / count) as f32).collect())
+        }
+    }
+}
+
+/// One of the tokens, from 0.
+fn token(dimension: usize, values: &[f32], number: usize) -> Option<Vec<f32>> {
+    let whole = values.len().is_multiple_of(dimension);
+    let mut tokens = values.chunks_exact(dimension);
+    tokens.nth(number).filter(|_| whole).map(<[f32]>::to_vec)
+}
+
+/// Whether a shape can be that of an output: -1 is a length that the model leaves open. Behind the
+/// batch a vector has one axis of its length, and perhaps some of 1, as a pooling leaves them.
+pub(super) fn axes_fit(take: Take, dimension: usize, shape: &[i64]) -> bool {
+    let Ok(width) = i64::try_from(dimension) else {
+        return false;
+    };
+    let Some((_batch, axes)) = shape.split_first() else {
+        return false;
+    };
+    let number = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    let enough = |least: i64| {
+        matches!(axes, [tokens, last] if (*tokens == -1 || least <= *tokens)
+            && (*last == -1 || *last == width))
+    };
+    match take {
+        Take::Vector => {
+            let others = axes.iter().filter(|length| **length != 1);
+            let known = others.clone().filter(|length| **length != -1);
+            let open = others.count() - known.clone().count();
+            let known: Vec<&i64> = known.collect();
+            match known.as_slice() {
+                [] => !axes.is_empty() && (0 < open || width == 1),
+                [only] => **only == width,
+                _ => false,
+            }
+        }
+        Take::FirstToken | Take::LastToken => enough(1),
+        Take::Token(at) => enough(number(at) + 1),
+        Take::MeanOfTokens { skip } => enough(number(skip) + 1),
+    }
+}
+
+/// The shape of one image's output, for messages.
+pub(super) fn shape_text(take: Take, dimension: usize) -> String {
+    match take {
+        Take::Vector => format!("[1, {dimension}]"),
+        Take::FirstToken | Take::LastToken => format!("[1, tokens, {dimension}]"),
+        Take::Token(number) => {
+            format!("[1, tokens, {dimension}] with more than {number} tokens")
+        }
+        Take::MeanOfTokens { skip: 0 } => format!("[1, tokens, {dimension}]"),
+        Take::MeanOfTokens { skip } => {
+            format!("[1, tokens, {dimension}] with more than {skip} tokens")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedding_is_the_part_of_the_output_that_the_manifest_names() {
+        let tokens = [1.0, 2.0, 3.0, 4.0, 8.0, 9.0];
+        let two = |way| take(way, 2, &tokens);
+        assert_eq!(take(Take::Vector, 6, &tokens), Some(tokens.to_vec()));
+        assert_eq!(two(Take::FirstToken), Some(vec![1.0, 2.0]));
+        assert_eq!(two(Take::Token(1)), Some(vec![3.0, 4.0]));
+        assert_eq!(two(Take::LastToken), Some(vec![8.0, 9.0]));
+        assert_eq!(two(Take::MeanOfTokens { skip: 0 }), Some(vec![4.0, 5.0]));
+        assert_eq!(two(Take::MeanOfTokens { skip: 1 }), Some(vec![5.5, 6.5]));
+        assert_eq!(two(Take::Token(3)), None);
+        assert_eq!(two(Take::MeanOfTokens { skip: 3 }), None);
+    }
+
+    #[test]
+    fn an_output_of_another_length_is_no_embedding() {
+        for way in [
+            Take::Vector,
+            Take::FirstToken,
+            Take::LastToken,
+            Take::Token(0),
+            Take::MeanOfTokens { skip: 0 },
+        ] {
+            assert_eq!(take(way, 3, &[1.0, 2.0, 3.0, 4.0]), None);
+            assert_eq!(take(way, 3, &[]), None);
+        }
+    }
+
+    #[test]
+    fn a_vector_may_have_axes_of_one_and_nothing_else_beside_its_own() {
+        let vector = |shape: &[i64]| axes_fit(Take::Vector, 8, shape);
+        for shape in [
+            &[1, 8][..],
+            &[-1, 8],
+            &[4, 8, 1, 1],
+            &[-1, 1, 1, 8],
+            &[1, -1, 1, 1],
+            &[1, -1],
+        ] {
+            assert!(vector(shape), "{shape:?}");
+        }
+        for shape in [
+            &[8][..],
+            &[],
+            &[1, 4],
+            &[1, 8, 8],
+            &[1, 2, 4],
+            &[1, 8, 2, 1],
+            &[1, 1],
+        ] {
+            assert!(!vector(shape), "{shape:?}");
+        }
+        assert!(axes_fit(Take::Token(2), 8, &[1, 3, 8]));
+        assert!(!axes_fit(Take::Token(3), 8, &[1, 3, 8]));
+        assert!(!axes_fit(Take::FirstToken, 8, &[1, 8]));
+    }
+}

@@ -1,0 +1,161 @@
+//! The table `[resize]` of a manifest: how an image is brought to the input's size.
+
+use toml::Value;
+
+use crate::pixels::{Conventions, Filter, Fit, JpegScale, Margin, OpenCv, Place, Rounding};
+
+use super::input::SIDE_MAX;
+use super::section::{COLOUR, Section, choose, colour_of, spelling, whole, words};
+
+/// The filters by name; the first five are Pillow's.
+pub(super) const FILTERS: [(&str, Filter); 9] = [
+    ("box", Filter::Box),
+    ("bilinear", Filter::Bilinear),
+    ("hamming", Filter::Hamming),
+    ("bicubic", Filter::Bicubic),
+    ("lanczos", Filter::Lanczos),
+    ("opencv_linear", Filter::OpenCv(OpenCv::Linear)),
+    ("opencv_cubic", Filter::OpenCv(OpenCv::Cubic)),
+    ("opencv_lanczos4", Filter::OpenCv(OpenCv::Lanczos4)),
+    ("opencv_area", Filter::OpenCv(OpenCv::Area)),
+];
+const SIDES: [(&str, Rounding); 2] = [("down", Rounding::Down), ("nearest", Rounding::Nearest)];
+const MARGINS: [(&str, Margin); 2] = [("even", Margin::Even), ("down", Margin::Down)];
+const PLACES: [(&str, Place); 2] = [("centre", Place::Centre), ("top_left", Place::TopLeft)];
+pub(super) const JPEGS: [(&str, JpegScale); 2] =
+    [("full", JpegScale::Full), ("reduced", JpegScale::Reduced)];
+
+/// The table `[resize]`.
+pub(super) struct Resize {
+    pub(super) fit: Fit,
+    pub(super) filter: Filter,
+    pub(super) jpeg: JpegScale,
+    pub(super) conventions: Conventions,
+}
+
+/// How the manifest writes [`Fit`].
+#[derive(Clone, Copy, PartialEq)]
+enum FitWord {
+    Squash,
+    SquashCrop,
+    Crop,
+    Pad,
+}
+
+const FITS: [(&str, FitWord); 4] = [
+    ("squash", FitWord::Squash),
+    ("crop", FitWord::Crop),
+    ("pad", FitWord::Pad),
+    ("squash_crop", FitWord::SquashCrop),
+];
+
+/// Reads the table; `sides` are the input's, where they are known.
+pub(super) fn read_resize(mut section: Section<'_>, sides: Option<(u32, u32)>) -> Option<Resize> {
+    let word = section.required("fit", &words(&FITS), |value| choose(&FITS, value));
+    let filter = section.required("filter", &words(&FILTERS), |value| choose(&FILTERS, value));
+    let fit = read_fit(&mut section, word, sides);
+    let mut conventions = Conventions::default();
+    // A key that changes nothing here would be a mistake, so that each is known only where it does.
+    if word.is_none_or(|word| matches!(word, FitWord::Crop | FitWord::Pad)) {
+        conventions.side = section.optional("side", &words(&SIDES), |value| choose(&SIDES, value));
+    }
+    if word.is_none_or(|word| matches!(word, FitWord::Crop | FitWord::SquashCrop)) {
+        let margin = section.optional("margin", &words(&MARGINS), |value| choose(&MARGINS, value));
+        conventions.margin = margin.unwrap_or_default();
+    }
+    if word.is_none_or(|word| word == FitWord::Pad) {
+        let place = section.optional("place", &words(&PLACES), |value| choose(&PLACES, value));
+        conventions.place = place.unwrap_or_default();
+    }
+    // The usual one, said outright, is the usual one.
+    let usual = match word {
+        Some(FitWord::Pad) => Rounding::Nearest,
+        Some(FitWord::Squash | FitWord::SquashCrop | FitWord::Crop) | None => Rounding::Down,
+    };
+    conventions.side = conventions.side.filter(|side| *side != usual);
+    let (mut jpegs, mut allowed) = (&JPEGS[..], words(&JPEGS));
+    if matches!(filter, Some(Filter::OpenCv(_))) {
+        // These take single pixels, and a reduced JPEG has none of its own.
+        jpegs = jpegs.get(..1).unwrap_or_default();
+        allowed = format!("{} with a filter of OpenCV", words(jpegs));
+    }
+    let jpeg = section.optional("jpeg", &allowed, |value| choose(jpegs, value));
+    section.finish();
+    Some(Resize {
+        fit: fit?,
+        filter: filter?,
+        jpeg: jpeg.unwrap_or(JpegScale::Full),
+        conventions,
+    })
+}
+
+fn read_fit(
+    section: &mut Section<'_>,
+    word: Option<FitWord>,
+    sides: Option<(u32, u32)>,
+) -> Option<Fit> {
+    let (width_min, height_min) = sides.unwrap_or((1, 1));
+    let most = 2 * SIDE_MAX;
+    let short_side_min = width_min.max(height_min);
+    let allowed =
+        format!("a whole number from {short_side_min} (the larger of width and height) to {most}");
+    let short_side = |value: &Value| whole(value, short_side_min..=most);
+    match word {
+        Some(FitWord::Crop) => section
+            .required("short_side", &allowed, short_side)
+            .map(|short_side| Fit::Crop { short_side }),
+        Some(FitWord::SquashCrop) => {
+            let mut scaled = |key, least: u32| {
+                let allowed = format!("a whole number from {least} (the input's) to {most}");
+                section.required(key, &allowed, |value| whole(value, least..=most))
+            };
+            let (width, height) = (
+                scaled("scaled_width", width_min),
+                scaled("scaled_height", height_min),
+            );
+            Some(Fit::SquashCrop {
+                width: width?,
+                height: height?,
+            })
+        }
+        Some(FitWord::Pad) => Some(Fit::Pad {
+            fill: section
+                .optional("fill", COLOUR, colour_of)
+                .unwrap_or([0; 3]),
+        }),
+        Some(FitWord::Squash) => Some(Fit::Squash),
+        None => {
+            section.optional("short_side", &allowed, short_side);
+            section.optional("fill", COLOUR, colour_of);
+            for key in ["scaled_width", "scaled_height"] {
+                section.optional(key, "a whole number", |value| whole(value, 1..=most));
+            }
+            None
+        }
+    }
+}
+
+/// A fit and its sizes as the fingerprint has it.
+pub(super) fn fit_text(fit: Fit) -> String {
+    match fit {
+        Fit::Squash => "squash".to_owned(),
+        Fit::SquashCrop { width, height } => format!("squash_crop {width} {height}"),
+        Fit::Crop { short_side } => format!("crop {short_side}"),
+        Fit::Pad { fill } => format!("pad {fill:?}"),
+    }
+}
+
+/// The conventions as the fingerprint has them: those that are not the usual ones.
+pub(super) fn convention_texts(conventions: Conventions) -> Vec<(&'static str, &'static str)> {
+    let Conventions {
+        side,
+        margin,
+        place,
+    } = conventions;
+    let side = side.map(|side| ("resize.side", spelling(&SIDES, side)));
+    let margin = Some(margin).filter(|margin| *margin != Margin::default());
+    let margin = margin.map(|margin| ("resize.margin", spelling(&MARGINS, margin)));
+    let place = Some(place).filter(|place| *place != Place::default());
+    let place = place.map(|place| ("resize.place", spelling(&PLACES, place)));
+    [side, margin, place].into_iter().flatten().collect()
+}
