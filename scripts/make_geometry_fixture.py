@@ -99,7 +99,7 @@ def crops() -> None:
 
 
 def short_side(size: Size, length: int, side: str) -> Size:
-    """torchvision's rounding of the long side, and PaddleClas'."""
+    """torchvision's rounding of the long side, and PaddlePaddle'."""
     width, height = size
     if side == "nearest":
         percent = float(length) / min(width, height)

@@ -244,7 +244,7 @@ def scale_to(
 
 
 def with_short_side(size: tuple[int, int], how: Preprocessing) -> tuple[int, int]:
-    """The long side rounded down, as torchvision does, or to the nearest, as PaddleClas does."""
+    """The long side rounded down, as torchvision does, or to the nearest, as PaddlePaddle does."""
     width, height = size
     if how.side == "nearest":
         share = float(how.short_side) / min(width, height)

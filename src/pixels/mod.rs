@@ -244,7 +244,7 @@ pub struct Conventions {
 pub enum Rounding {
     /// Down, as torchvision, timm and transformers do.
     Down,
-    /// To the nearest, as `PaddleClas` and most letterboxes do.
+    /// To the nearest, as `PaddlePaddle` and most letterboxes do.
     Nearest,
 }
 

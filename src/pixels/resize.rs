@@ -248,7 +248,7 @@ fn with_short_side(size: (u32, u32), short_side: u32, geometry: &Geometry) -> (f
     let (short_side, short) = (f64::from(short_side), f64::from(size.0.min(size.1)));
     let side = |source: u32| match geometry.conventions.side {
         None | Some(Rounding::Down) => (short_side * f64::from(source) / short).floor(),
-        // In the order of operations that PaddleClas has.
+        // In the order of operations that PaddlePaddle has.
         Some(Rounding::Nearest) => (f64::from(source) * (short_side / short)).round_ties_even(),
     };
     (side(size.0), side(size.1))
