@@ -21,6 +21,9 @@ const LETTERS_FOR_TWO_MAX: usize = 32;
 const SERIES_FROM: usize = 3;
 /// Labels that share one shortened form, at most: more of them are a series.
 const BUCKET_MAX: usize = 32;
+/// Shortened forms that are compared, 16 bytes each: 128 MiB. A hundred thousand names have 2 million with
+/// one letter less. Where there would be more, two edits are not looked for, then none.
+const FORMS_MAX: usize = 8 << 20;
 /// Pairs that a refusal names.
 const EXAMPLES_MAX: usize = 5;
 
@@ -115,7 +118,7 @@ pub fn likeness(a: &str, b: &str) -> Option<Likeness> {
 
 /// For each of `labels` that is not enrolled: the enrolled label, or the other one of them, that it
 /// is alike, spellings first. Near misses of a label with more than three of them are left out. Takes
-/// time and memory in proportion to the letters of all labels.
+/// time in proportion to the letters of all labels, and bounded memory beside them.
 #[must_use]
 pub fn alike<'a>(
     labels: impl IntoIterator<Item = &'a str>,
@@ -175,11 +178,14 @@ fn spellings(all: &[Labelled<'_>]) -> Vec<Alike> {
 /// Labels at one or two edits share a form in which each lacks as many letters: no two others are
 /// compared.
 fn near_misses(all: &[Labelled<'_>]) -> Vec<Alike> {
+    let Some(edits) = Edits::affordable(all) else {
+        return Vec::new();
+    };
     let hasher = RandomState::new();
     let mut shortened: Vec<(u64, usize)> = Vec::new();
     for (place, one) in all.iter().enumerate() {
         one.form
-            .shortened(&mut |form| shortened.push((hasher.hash_one(form), place)));
+            .shortened(edits, &hasher, &mut |form| shortened.push((form, place)));
     }
     shortened.sort_unstable();
     shortened.dedup();
@@ -275,23 +281,38 @@ impl Form {
         self.words.concat()
     }
 
-    /// Every form with one word shortened by as many letters as may differ, and the one without
-    /// anything between words.
-    fn shortened(&self, take: &mut dyn FnMut(&str)) {
-        take(&self.joined());
-        for (place, word) in self.words.iter().enumerate() {
+    /// The words that a near miss may be of, with their places.
+    fn spoken(&self) -> impl Iterator<Item = (usize, &str)> {
+        let words = self.words.iter().map(String::as_str).enumerate();
+        words.filter(|(_, word)| !is_code(word) && LETTERS_FOR_ONE <= letters(word) + 1)
+    }
+
+    /// How many forms [`Self::shortened`] takes, about.
+    fn forms(&self, edits: Edits) -> usize {
+        let of_word = |(_, word)| {
             let count = letters(word);
-            if is_code(word) || count + 1 < LETTERS_FOR_ONE {
-                continue;
-            }
-            let (before, after) = (self.words.get(..place), self.words.get(place + 1..));
-            let (before, after) = (before.unwrap_or_default(), after.unwrap_or_default());
-            let mut whole = |word: &str| {
-                let (before, after) = (before.join(" "), after.join(" "));
-                take(&format!("{place} {before} {word} {after}"));
-            };
+            1 + count
+                + if edits.are_two(count) {
+                    count * count / 2
+                } else {
+                    0
+                }
+        };
+        1 + self.spoken().map(of_word).sum::<usize>()
+    }
+
+    /// A number for every form with one word shortened by as many letters as may differ, and for the
+    /// one without anything between words.
+    fn shortened(&self, edits: Edits, hasher: &RandomState, take: &mut dyn FnMut(u64)) {
+        take(hasher.hash_one(self.joined()));
+        let words = self.words.iter().enumerate();
+        let words = words.map(|word| hasher.hash_one(word));
+        let all = words.fold(self.words.len() as u64, u64::wrapping_add);
+        for (place, word) in self.spoken() {
+            let rest = all.wrapping_sub(hasher.hash_one((place, word)));
+            let mut whole = |word: &str| take(hasher.hash_one((place, rest, word)));
             whole(word);
-            let twice = LETTERS_FOR_TWO <= count + 2 && count <= LETTERS_FOR_TWO_MAX;
+            let twice = edits.are_two(letters(word));
             for shorter in without_one(word, 0) {
                 whole(&shorter.text);
                 if twice {
@@ -301,6 +322,29 @@ impl Form {
                 }
             }
         }
+    }
+}
+
+/// How many edits are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Edits {
+    One,
+    OneOrTwo,
+}
+
+impl Edits {
+    /// As many as there is room for; `None` where there is none.
+    fn affordable(all: &[Labelled<'_>]) -> Option<Self> {
+        let fits = |edits: &Self| {
+            let forms = all.iter().map(|one| one.form.forms(*edits));
+            forms.sum::<usize>() <= FORMS_MAX
+        };
+        [Self::OneOrTwo, Self::One].into_iter().find(fits)
+    }
+
+    /// Whether a word of so many letters may be two edits from another.
+    fn are_two(self, letters: usize) -> bool {
+        self == Self::OneOrTwo && LETTERS_FOR_TWO <= letters + 2 && letters <= LETTERS_FOR_TWO_MAX
     }
 }
 
@@ -628,15 +672,34 @@ mod tests {
 
     #[test]
     fn a_hundred_thousand_labels_are_looked_at_in_time_and_memory_of_their_letters() {
-        let forms = |label: &str| {
-            let mut count = 0;
-            Form::of(label).shortened(&mut |_| count += 1);
+        let hasher = RandomState::new();
+        let forms = |label: &str, edits| {
+            let (mut count, form) = (0, Form::of(label));
+            form.shortened(edits, &hasher, &mut |_| count += 1);
+            assert!(count <= form.forms(edits), "{label}");
             count
         };
-        assert_eq!(forms("person 012345"), 1 + 1 + 6);
-        // Two letters of 32: the most that any word is good for.
-        assert!(forms(&"q".repeat(32)) <= 2 + 32 + 32 * 32);
-        assert_eq!(forms(&"q".repeat(512)), 2 + 512);
+        assert_eq!(forms("person 012345", Edits::OneOrTwo), 1 + 1 + 6);
+        assert_eq!(
+            forms(&"q".repeat(32), Edits::OneOrTwo),
+            2 + 32 + 31 * 32 / 2
+        );
+        assert_eq!(forms(&"q".repeat(32), Edits::One), 2 + 32);
+        assert_eq!(forms(&"q".repeat(512), Edits::OneOrTwo), 2 + 512);
+        // Long words with much to shorten: more than there is room for.
+        let long: Vec<String> = (0..40_000)
+            .map(|n| format!("{n} {}", "q".repeat(30)))
+            .collect();
+        let long: Vec<Labelled<'_>> = long
+            .iter()
+            .map(|label| Labelled {
+                label,
+                enrolled: false,
+                form: Form::of(label),
+            })
+            .collect();
+        assert_eq!(Edits::affordable(&long), Some(Edits::One));
+        assert_eq!(Edits::affordable(&long[..1_000]), Some(Edits::OneOrTwo));
         let labels: Vec<String> = (0..100_000).map(|n| format!("person {n}")).collect();
         let (strange, enrolled) = labels.split_at(50_000);
         let strange = strange.iter().map(String::as_str).chain(["Person 99999"]);
