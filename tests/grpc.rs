@@ -1413,11 +1413,11 @@ async fn a_group_that_strangers_come_upon_is_held_to_a_stricter_threshold() {
     // One stranger in four comes near items of the south; the others come near nothing.
     let mut queries: Vec<LabelledQuery> = (0_u8..80)
         .map(|number| {
-            let axis = usize::from(number % 20);
+            let (axis, own) = (usize::from(number % 20), usize::from(number));
             let values = if number < 20 {
-                toward(axis, 0.4 + 0.02 * f32::from(number), axis)
+                toward(axis, 0.4 + 0.02 * f32::from(number), own)
             } else {
-                toward(20 + axis, 0.002 * f32::from(number), axis)
+                toward(20 + axis, 0.002 * f32::from(number), own)
             };
             labelled_vector(format!("stranger {number}"), values)
         })
@@ -1614,6 +1614,67 @@ async fn a_calibration_that_cannot_be_made_says_why_and_changes_nothing() {
             .unwrap()
             .len(),
         1
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn labels_of_one_spelling_and_strangers_without_a_name_are_taken_only_as_they_were_said_to_be()
+ {
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[]).await;
+    let mut client = calibrations(&running);
+    let queries = labelled("calibrate.csv");
+    // One label of an enrolled thing in capitals: a stranger that finds what it shows.
+    let mut respelled = queries.clone();
+    let enrolled = respelled
+        .iter_mut()
+        .find(|query| query.id.contains("q2_photometric"));
+    let one = enrolled.unwrap();
+    one.label = one.label.to_uppercase();
+    let refused = client.calibrate(calibration(target(0.2, ""), respelled.clone()));
+    let (code, why, _) = error_of(&refused.await.unwrap().into_inner());
+    assert_eq!(
+        (code, why.as_str()),
+        (i32::from(Code::InvalidArgument), "LABELS_ALIKE")
+    );
+    let as_they_are = CalibrationSettings {
+        labels_as_they_are: true,
+        validate_only: true,
+        ..target(0.2, "")
+    };
+    let taken = client.calibrate(calibration(as_they_are, respelled)).await;
+    let point = response(&taken.unwrap().into_inner())
+        .operating_point
+        .unwrap();
+    let assumed = format!("{point:?}");
+    assert!(assumed.contains("as was said"), "{assumed}");
+
+    // The same strangers, and nobody knows who they are.
+    let mut unnamed = queries;
+    for (number, query) in unnamed.iter_mut().enumerate() {
+        query.label = format!("stranger-0199f0aa-7c1b-7e0e-8d63-{number:012x}");
+    }
+    let distinct = CalibrationSettings {
+        strangers_are_distinct: true,
+        validate_only: true,
+        ..target(0.2, "")
+    };
+    let refused = client.calibrate(calibration(target(0.2, ""), unnamed.clone()));
+    let (code, why, _) = error_of(&refused.await.unwrap().into_inner());
+    // No mated search says how alike pictures of one thing are: all of them are one stranger.
+    assert_eq!(
+        (code, why.as_str()),
+        (
+            i32::from(Code::FailedPrecondition),
+            "CALIBRATION_UNDERPOWERED"
+        )
+    );
+    let taken = client.calibrate(calibration(distinct, unnamed)).await;
+    assert!(
+        response(&taken.unwrap().into_inner())
+            .operating_point
+            .is_some()
     );
     running.stop().await;
 }

@@ -78,6 +78,12 @@ fn says(decision_id: &str, truth: Shown) -> TruthReport {
     }
 }
 
+fn stranger(decision_id: &str, name: &str) -> TruthReport {
+    let mut report = says(decision_id, Shown::NotEnrolled(true));
+    report.truth.as_mut().unwrap().stranger = name.to_owned();
+    report
+}
+
 async fn report(running: &Running, reports: Vec<TruthReport>) -> Vec<Answer> {
     let request = ReportTruthsRequest {
         reports,
@@ -190,6 +196,10 @@ async fn labels_are_checked_one_by_one_corrected_and_kept_with_their_history() {
             says(&id, Shown::NotEnrolled(true)),
             says("nothing", Shown::Unusable(true)),
             TruthReport::default(),
+            label(&KNOWN.to_uppercase()),
+            stranger(&id, "red coat"),
+            stranger(&id, &KNOWN.to_uppercase()),
+            stranger(&id, KNOWN),
         ],
     )
     .await;
@@ -207,6 +217,17 @@ async fn labels_are_checked_one_by_one_corrected_and_kept_with_their_history() {
     assert_eq!(said[1..4], ["Added", "Repeated", "Corrected"]);
     assert!(said[4].contains("no id of a decision"), "{said:?}");
     assert!(said[5].contains("truth is required"), "{said:?}");
+    let spelling = format!("(enrolled: `{KNOWN}`; capitals)");
+    assert!(said[6].contains(&spelling), "{said:?}");
+    assert_eq!(said[7], "Corrected");
+    assert!(
+        said[8].contains(&spelling) && said[8].contains("another name"),
+        "{said:?}"
+    );
+    assert!(
+        said[9].contains("is enrolled, and is no stranger"),
+        "{said:?}"
+    );
 
     let request = GetDecisionRequest {
         decision_id: id,
@@ -215,9 +236,10 @@ async fn labels_are_checked_one_by_one_corrected_and_kept_with_their_history() {
     };
     let found = monitoring(&running).get_decision(request).await.unwrap();
     let found = found.into_inner();
-    let truth = found.decision.unwrap().truth.unwrap().truth;
-    assert_eq!(truth, Some(Shown::NotEnrolled(true)));
-    assert_eq!(found.history.len(), 2);
+    let truth = found.decision.unwrap().truth.unwrap();
+    assert_eq!(truth.truth, Some(Shown::NotEnrolled(true)));
+    assert_eq!(truth.stranger, "red coat");
+    assert_eq!(found.history.len(), 3);
     assert_eq!(found.history[0].said_by, "anna");
     assert_eq!(found.image, Vec::<u8>::new());
 

@@ -70,10 +70,10 @@ impl Alike {
 /// Labels that are no more than other spellings of each other, or of enrolled ones.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{count} labels that are not enrolled are another label but for spelling: {examples}; as \
-     strangers they would be searches that find what they show, and every rate would be wrong. \
-     Correct the labels; or, where they are different things, say so: --labels-as-they-are, \
-     labels_as_they_are over gRPC"
+    "labels that are not enrolled differ from another one by spelling alone ({count} of them): \
+     {examples}; as strangers they would be searches that find what they show, and every rate would \
+     be wrong. Correct the labels; or, where they are different things, say so: \
+     --labels-as-they-are, labels_as_they_are over gRPC"
 )]
 pub struct LabelsAlike {
     /// How many there are; at least one.

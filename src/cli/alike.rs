@@ -73,7 +73,7 @@ pub(super) fn warning(alike: &[Alike]) -> String {
         ""
     };
     let what = format!(
-        "{} labels are suspiciously like another: {}{more}; is each a thing of its own?",
+        "labels that are suspiciously like another ({}): {}{more}; is each a thing of its own?",
         alike.len(),
         shown.join(", "),
     );

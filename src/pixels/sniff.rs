@@ -10,7 +10,7 @@ pub const SNIFF_BYTES: usize = 1024;
 /// `head` is the file's beginning, [`SNIFF_BYTES`] or all of it.
 ///
 /// # Errors
-/// Words such as `plain text`, `HEIC` or `a video (ISO media)`.
+/// Words such as `plain text`, `HEIC or HEIF` or `a video`.
 pub fn sniff(head: &[u8]) -> Result<Format, &'static str> {
     /// Lengths of the second header of a bitmap.
     const HEADERS: [u8; 7] = [12, 40, 52, 56, 64, 108, 124];
@@ -21,7 +21,10 @@ pub fn sniff(head: &[u8]) -> Result<Format, &'static str> {
             _ => Err("unknown data"),
         },
         Ok(format) => Ok(format),
-        Err(PixelsError::UnsupportedFormat { detected }) => Err(detected),
+        // What is more, and what to do, follows in brackets.
+        Err(PixelsError::UnsupportedFormat { detected }) => {
+            Err(detected.split_once(" (").map_or(detected, |(name, _)| name))
+        }
         Err(_) => Err("unknown data"),
     }
 }
@@ -37,8 +40,8 @@ mod tests {
             (&b"\xff\xd8\xff\xe0"[..], Ok(Format::Jpeg)),
             (&bitmap, Ok(Format::Bmp)),
             (b"BMW and others, in words", Err("unknown data")),
-            (b"\0\0\0\x18ftypmp42", Err("a video (ISO media)")),
-            (b"\0\0\0\x18ftypheic", Err("HEIC")),
+            (b"\0\0\0\x18ftypmp42", Err("a video")),
+            (b"\0\0\0\x18ftypheic", Err("HEIC or HEIF")),
             (b"some words", Err("plain text")),
         ] {
             assert_eq!(sniff(head), want, "{head:?}");
