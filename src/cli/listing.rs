@@ -319,7 +319,7 @@ mod tests {
         let left_out = &listing.left_out;
         assert_eq!(
             counted(&left_out.ignored),
-            "1 .md, 1 .txt, 1 .xmp, 1 empty file, 2 video (ISO media)"
+            "1 .md, 1 .txt, 1 .xmp, 1 empty file, 2 video"
         );
         assert_eq!(left_out.ignored_files(), 6);
         assert_eq!(left_out.labels_without_images, ["dog"]);
