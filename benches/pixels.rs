@@ -63,7 +63,10 @@ fn main() {
             resize = resize.min(begun.elapsed());
             drop(pixels);
             let begun = Instant::now();
-            let small = resizer.decode(&bytes, &limits, WHITE, &reduced).unwrap();
+            let small = resizer
+                .decode(&bytes, &limits, WHITE, &reduced)
+                .unwrap()
+                .pixels;
             both = both.min(begun.elapsed());
             if let (0, Some(out)) = (runs, &out) {
                 let name = Path::new(file).file_name().unwrap().to_string_lossy();

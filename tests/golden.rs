@@ -153,6 +153,7 @@ fn reduced(jpeg: &[u8], size: (u32, u32), fit: Fit, scale: JpegScale) -> Pixels 
     Resizer::new()
         .decode(jpeg, &LIMITS, WHITE, &geometry)
         .unwrap()
+        .pixels
 }
 
 #[test]

@@ -272,7 +272,10 @@ fn the_largest_pictures_of_phones_are_decoded_at_a_reduced_scale() {
         let file = flat_jpeg(width, height);
         let memory = decoding_bytes(&file, &LIMITS, &geometry);
         assert!(memory < 16 << 20, "{width} x {height}: {memory} bytes");
-        let pixels = resizer.decode(&file, &LIMITS, WHITE, &geometry).unwrap();
+        let pixels = resizer
+            .decode(&file, &LIMITS, WHITE, &geometry)
+            .unwrap()
+            .pixels;
         assert!(
             pixels
                 .as_rgb()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::pixels::{self, Limits, Pixels, PixelsError, Resizer};
+use crate::pixels::{self, Limits, Pixels, PixelsError, Resized, Resizer};
 use crate::vector::{Embedding, NotAnEmbedding};
 
 use super::batch::Batcher;
@@ -14,7 +14,7 @@ use super::session::Session;
 use super::tensor;
 
 /// A picture with no more contrast than this at the model's size, in grey levels, is refused; see
-/// [`contrast`].
+/// [`Pixels::contrast`].
 ///
 /// Measured with the shipped model (`benches/peers/content.py`, docs/models.md): photographs score .30
 /// with each other (median), at a contrast of 16 levels still .31, at 8 levels .44, at 4 levels .77,
@@ -208,13 +208,12 @@ impl ImageEmbedder {
             is_over,
         );
         let room = room.ok_or(EmbedError::GivenUp)?;
-        let resized = resized(image, limits, manifest, resizer)?;
+        let Resized { pixels, contrast } = resized(image, limits, manifest, resizer)?;
         drop(room);
-        let contrast = contrast(&resized);
         if contrast <= CONTRAST_TOO_LOW {
             return Err(EmbedError::NoContent { contrast });
         }
-        fill(tensor, &resized, manifest)?;
+        fill(tensor, &pixels, manifest)?;
         // The model is the dearer half.
         if is_over() {
             return Err(EmbedError::GivenUp);
@@ -239,7 +238,7 @@ pub(super) fn tensor_of(
 ) -> Result<Vec<f32>, EmbedError> {
     let mut tensor = tensor_for(manifest);
     let resized = resized(image, limits, manifest, &mut Resizer::new())?;
-    fill(&mut tensor, &resized, manifest)?;
+    fill(&mut tensor, &resized.pixels, manifest)?;
     Ok(tensor)
 }
 
@@ -255,7 +254,7 @@ fn resized(
     limits: &Limits,
     manifest: &Manifest,
     resizer: &mut Resizer,
-) -> Result<Pixels, EmbedError> {
+) -> Result<Resized, EmbedError> {
     let (background, geometry) = (manifest.input.background, &manifest.geometry);
     let resized = resizer.decode(image, limits, background, geometry);
     resized.map_err(|cause| {
@@ -273,34 +272,6 @@ fn resized(
 fn fill(tensor: &mut [f32], resized: &Pixels, manifest: &Manifest) -> Result<(), EmbedError> {
     tensor::fill(tensor, resized.as_rgb(), &manifest.input)
         .map_err(|reason| EmbedError::Model { reason })
-}
-
-/// How much there is to see in a picture: the largest difference of a colour channel, in grey levels,
-/// between neighbouring pixels, and between pixels a sixteenth of a side apart, along rows and columns.
-///
-/// Over a short distance, because light that falls off over a wall has a wide range as well.
-fn contrast(pixels: &Pixels) -> u8 {
-    let row_bytes = pixels.as_rgb().len() / to_usize(pixels.height()).max(1);
-    let rows = [1, to_usize(pixels.height()) / 16];
-    let columns = [1, to_usize(pixels.width()) / 16];
-    let down = rows.map(|rows| largest_difference(pixels.as_rgb(), row_bytes * rows));
-    let across = columns.map(|columns| {
-        let rows = pixels.as_rgb().chunks_exact(row_bytes.max(1));
-        rows.map(|row| largest_difference(row, 3 * columns)).max()
-    });
-    let down = down.into_iter().max();
-    down.max(across.into_iter().flatten().max())
-        .unwrap_or_default()
-}
-
-/// The largest difference between two values so many apart.
-fn largest_difference(values: &[u8], apart: usize) -> u8 {
-    let pairs = values.iter().zip(values.iter().skip(apart));
-    pairs.fold(0, |largest, (a, b)| a.abs_diff(*b).max(largest))
-}
-
-fn to_usize(length: u32) -> usize {
-    usize::try_from(length).unwrap_or(usize::MAX)
 }
 
 fn infer(engine: &mut Engine, tensor: &[f32]) -> Result<(Embedding, f64), EmbedError> {

@@ -10,6 +10,7 @@
 
 mod bmp;
 mod change;
+mod contrast;
 mod decode;
 mod gif;
 mod jpeg;
@@ -332,6 +333,15 @@ pub enum OpenCv {
     Lanczos4,
     /// `INTER_AREA`: the mean over a rectangle where an image shrinks along both sides.
     Area,
+}
+
+/// A picture at a model's size.
+#[derive(Debug)]
+pub struct Resized {
+    /// Its pixels.
+    pub pixels: Pixels,
+    /// Their [`Pixels::contrast`], without a border that the fit added.
+    pub contrast: u8,
 }
 
 /// A resizer that keeps its scratch memory from one image to the next: one per worker.

@@ -4,8 +4,8 @@ use std::f64::consts::PI;
 
 use crate::kernels::resample::{self, Weights};
 use crate::pixels::{
-    Decoded, Filter, Fit, Geometry, JpegScale, Limits, Margin, Pixels, PixelsError, Place, Resizer,
-    Rounding, SIDE_MAX, opencv,
+    Decoded, Filter, Fit, Geometry, JpegScale, Limits, Margin, Pixels, PixelsError, Place, Resized,
+    Resizer, Rounding, SIDE_MAX, opencv,
 };
 
 /// Red, green, blue.
@@ -24,10 +24,12 @@ impl Resizer {
     /// [`PixelsError::Geometry`] where the geometry is impossible; never because of the image.
     pub fn resize(&mut self, pixels: &Pixels, geometry: &Geometry) -> Result<Pixels, PixelsError> {
         let window = Window::of((pixels.width, pixels.height), geometry)?;
-        if geometry.grey {
-            return Ok(self.show(&grey(pixels.clone()), &window, geometry));
-        }
-        Ok(self.show(pixels, &window, geometry))
+        let shown = if geometry.grey {
+            self.show(&grey(pixels.clone()), &window, geometry)
+        } else {
+            self.show(pixels, &window, geometry)
+        };
+        Ok(bordered(shown, geometry))
     }
 
     /// Decodes an image file and brings it to the geometry's size.
@@ -43,7 +45,7 @@ impl Resizer {
         limits: &Limits,
         background: [u8; 3],
         geometry: &Geometry,
-    ) -> Result<Pixels, PixelsError> {
+    ) -> Result<Resized, PixelsError> {
         let decoded = Decoded::read(bytes, limits, background, Some(geometry))?;
         let mut window = Window::of(decoded.size, geometry)?;
         window
@@ -56,21 +58,21 @@ impl Resizer {
         if geometry.grey {
             pixels = grey(pixels);
         }
-        Ok(self.show(&pixels, &window, geometry))
+        let shown = self.show(&pixels, &window, geometry);
+        Ok(Resized {
+            contrast: shown.contrast(),
+            pixels: bordered(shown, geometry),
+        })
     }
 
     fn show(&mut self, pixels: &Pixels, window: &Window, geometry: &Geometry) -> Pixels {
-        let shown = match geometry.filter {
+        match geometry.filter {
             Filter::OpenCv(way) => opencv::resize(pixels, &window.across, &window.down, way),
             Filter::Box
             | Filter::Bilinear
             | Filter::Hamming
             | Filter::Bicubic
             | Filter::Lanczos => self.convolve(pixels, window, geometry.filter),
-        };
-        match geometry.fit {
-            Fit::Squash | Fit::SquashCrop { .. } | Fit::Crop { .. } => shown,
-            Fit::Pad { fill } => padded(&shown, geometry, fill),
         }
     }
 
@@ -307,6 +309,14 @@ fn inside(size: (u32, u32), geometry: &Geometry) -> (u32, u32) {
         (length as u32).clamp(1, most)
     };
     (side(size.0, geometry.width), side(size.1, geometry.height))
+}
+
+/// With the border that the fit adds.
+fn bordered(shown: Pixels, geometry: &Geometry) -> Pixels {
+    match geometry.fit {
+        Fit::Squash | Fit::SquashCrop { .. } | Fit::Crop { .. } => shown,
+        Fit::Pad { fill } => padded(&shown, geometry, fill),
+    }
 }
 
 fn padded(scaled: &Pixels, geometry: &Geometry, fill: [u8; 3]) -> Pixels {
