@@ -108,6 +108,11 @@ fn of_open_clip(json: &Value, keys: &mut Keys) -> Result<(), String> {
             keys.set("resize.short_side", width.to_string());
         }
         "squash" => keys.set_text("resize.fit", "squash"),
+        "shortest" => {
+            return Err(format!(
+                "resize_mode = shortest with {width} x {height} pixels: only squares are understood"
+            ));
+        }
         "longest" => {
             keys.set_text("resize.fit", "pad");
             let fill = how.get("fill_color").and_then(Value::as_u64).unwrap_or(0);
@@ -118,7 +123,84 @@ fn of_open_clip(json: &Value, keys: &mut Keys) -> Result<(), String> {
     Ok(())
 }
 
+/// Processors of transformers whose steps are those that are read here, and whether each cuts out the
+/// centre if its configuration does not say. Others have steps of their own, often without a key that shows it:
+/// Levit enlarges the short side, Perceiver cuts before it resizes.
+const PROCESSORS: [(&str, bool); 11] = [
+    ("Beit", true),
+    ("Bit", true),
+    ("Blip", false),
+    ("CLIP", true),
+    ("ChineseCLIP", true),
+    ("ConvNext", false),
+    ("DeiT", true),
+    ("MobileNetV1", true),
+    ("MobileNetV2", true),
+    ("Siglip", false),
+    ("ViT", false),
+];
+
+/// Keys of theirs that are read, or that change no pixel.
+const UNDERSTOOD: [&str; 22] = [
+    "_valid_processor_keys",
+    "crop_size",
+    "data_format",
+    "default_to_square",
+    "device",
+    "disable_grouping",
+    "do_center_crop",
+    "do_convert_rgb",
+    "do_normalize",
+    "do_rescale",
+    "do_resize",
+    "feature_extractor_type",
+    "image_mean",
+    "image_processor_type",
+    "image_std",
+    "input_data_format",
+    "processor_class",
+    "resample",
+    "rescale_factor",
+    "rescale_offset",
+    "return_tensors",
+    "size",
+];
+
+/// The processor's name without what is the same for all, and whether it cuts out the centre unless
+/// told.
+fn processor(json: &Value) -> Result<(&str, bool), String> {
+    let kind = text(json, "image_processor_type").or_else(|| text(json, "feature_extractor_type"));
+    let kind =
+        kind.ok_or("image_processor_type is missing, and each processor has its own steps")?;
+    let base = kind.strip_suffix("Fast").unwrap_or(kind);
+    let base = base
+        .strip_suffix("ImageProcessor")
+        .or_else(|| base.strip_suffix("FeatureExtractor"));
+    let known = PROCESSORS.iter().find(|(name, _)| base == Some(name));
+    let known = known.ok_or_else(|| {
+        let names: Vec<&str> = PROCESSORS.iter().map(|(name, _)| *name).collect();
+        let names = names.join(", ");
+        format!(
+            "{kind} may have steps of its own; read are the processors of {names}: state the keys by --set"
+        )
+    })?;
+    let object = json.as_object().into_iter().flatten();
+    let foreign = object.into_iter().find(|(key, value)| {
+        let read =
+            UNDERSTOOD.contains(&key.as_str()) || (known.0 == "ConvNext" && *key == "crop_pct");
+        !read && !value.is_null() && **value != Value::Bool(false)
+    });
+    match foreign {
+        None => Ok(*known),
+        Some((key, value)) => Err(format!(
+            "{key} = {value} is not understood; if it changes no pixel, take it out of the file, and else \
+             state the keys by --set"
+        )),
+    }
+}
+
 fn of_transformers(json: &Value, keys: &mut Keys) -> Result<(), String> {
+    let (base, crops) = processor(json)?;
     let flag = |key: &str, usual: bool| json.get(key).and_then(Value::as_bool).unwrap_or(usual);
     if !flag("do_resize", true) {
         return Err("do_resize = false: images of any size are not taken".to_owned());
@@ -139,11 +221,14 @@ fn of_transformers(json: &Value, keys: &mut Keys) -> Result<(), String> {
     let kind = text(json, "image_processor_type").or_else(|| text(json, "feature_extractor_type"));
     let kind = kind.unwrap_or("");
     let target = json.get("size").ok_or("size is missing")?;
-    let crops = flag("do_center_crop", false);
+    let crops = flag("do_center_crop", crops);
     if let Some(short) = target.get("shortest_edge") {
         let short = short.as_u64().and_then(|short| u32::try_from(short).ok());
         let short = short.ok_or("size.shortest_edge is no length")?;
-        if kind.starts_with("ConvNext") {
+        if target.get("longest_edge").is_some() {
+            return Err("size.longest_edge beside size.shortest_edge has no equal here".to_owned());
+        }
+        if base == "ConvNext" {
             return convnext(json, short, keys);
         }
         if !crops {
@@ -161,11 +246,7 @@ fn of_transformers(json: &Value, keys: &mut Keys) -> Result<(), String> {
         return Ok(());
     }
     // A bare number is a square for some processors and a short side for others.
-    if target.is_number()
-        && !["ViT", "DeiT", "Beit"]
-            .iter()
-            .any(|one| kind.starts_with(one))
-    {
+    if target.is_number() && !["ViT", "DeiT", "Beit"].contains(&base) {
         return Err(format!(
             "size = {target} means a square for some processors and a short side for others; write \
              {{\"shortest_edge\": {target}}} or {{\"height\": {target}, \"width\": {target}}}"
@@ -394,6 +475,13 @@ mod tests {
             ("input.height", "224"),
         ];
         is(&keys(&deit).1, &expected);
+        // It cuts unless it is told not to, and has nothing to cut to.
+        let silent = vit.replace("ViT", "DeiT");
+        let refused = read(silent.as_bytes(), &mut Keys::default()).unwrap_err();
+        assert!(refused.contains("crop_size"), "{refused}");
+        // What is false asks for nothing.
+        let padless = vit.replace("\"resample\"", "\"do_pad\": false, \"resample\"");
+        is(&keys(&padless).1, &[("resize.fit", "\"squash\"")]);
     }
 
     #[test]
@@ -442,7 +530,22 @@ mod tests {
             "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}"#;
         let levels = clip.replace("0.5", "127.5");
         let factor = clip.replace("\"size\"", "\"rescale_factor\": 0.0078, \"size\"");
+        let levit = clip.replace("CLIPImage", "LevitImage");
+        let unnamed = clip.replace("\"image_processor_type\": \"CLIPImageProcessor\",", "");
+        let flipped = clip.replace("\"size\"", "\"do_flip_channel_order\": true, \"size\"");
+        let share = clip.replace("\"size\"", "\"crop_pct\": 0.9, \"size\"");
+        let multiple = clip.replace("\"size\"", "\"ensure_multiple_of\": 14, \"size\"");
+        let longest = clip.replace(
+            "224",
+            r#"{"shortest_edge": 224, "longest_edge": 300}, "crop_size": 224"#,
+        );
         let cases = [
+            (&*levit, "LevitImageProcessor may have steps of its own"),
+            (&*unnamed, "image_processor_type is missing"),
+            (&*flipped, "do_flip_channel_order = true is not understood"),
+            (&*share, "crop_pct = 0.9 is not understood"),
+            (&*multiple, "ensure_multiple_of = 14"),
+            (&*longest, "longest_edge"),
             (timm, "crop_mode = border"),
             (clip, "a square for some"),
             (&*levels, "between 0 and 1"),
