@@ -29,8 +29,9 @@ const WORDS: &str = "text/plain; charset=utf-8";
 
 /// Scrapers and people at once; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 32;
-/// How long a connection may take to ask, or to ask again.
-const ASKING: Duration = Duration::from_secs(30);
+/// How long a connection may take to ask and to take its answer, after which it is closed: those that ask
+/// and do not read would else keep every place, and nobody would see the alarms.
+const CONNECTION_MAX: Duration = Duration::from_secs(30);
 /// The longest head of a request, in bytes; the least that hyper takes.
 const HEAD_BYTES_MAX: usize = 8192;
 /// How often observations are moved into their histograms: what waits takes memory.
@@ -53,7 +54,7 @@ pub(super) fn endpoint(
                 _ = upkeep.tick() => handle.run_upkeep(),
                 (place, accepted) = next(&listener, &places) => match accepted {
                     Ok((stream, _)) => {
-                        let served = serve(stream, handle.clone());
+                        let served = serve(stream, handle.clone(), CONNECTION_MAX);
                         tokio::spawn(async move {
                             served.await;
                             drop(place);
@@ -86,19 +87,29 @@ fn next<'a>(
     }
 }
 
-fn serve(stream: TcpStream, handle: PrometheusHandle) -> impl Future<Output = ()> + Send {
+/// Answers one request, and closes the connection within so long.
+fn serve(
+    stream: TcpStream,
+    handle: PrometheusHandle,
+    longest: Duration,
+) -> impl Future<Output = ()> + Send {
     let service = service_fn(move |request| {
         let handle = handle.clone();
         async move { Ok::<_, Infallible>(answer(&request, handle).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(ASKING)
+        .keep_alive(false)
+        .header_read_timeout(longest)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
     async move {
-        if let Err(cause) = connection.await {
-            tracing::debug!(%cause, "a connection to the metrics endpoint ended");
+        match tokio::time::timeout(longest, connection).await {
+            Ok(Ok(())) => {}
+            Ok(Err(cause)) => {
+                tracing::debug!(%cause, "a connection to the metrics endpoint ended");
+            }
+            Err(_elapsed) => tracing::debug!("a connection to the metrics endpoint took too long"),
         }
     }
 }
@@ -205,5 +216,26 @@ mod tests {
                 .await
                 .contains("allow: GET, HEAD")
         );
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_asks_and_does_not_read_is_closed() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        // More than the buffers of the two sockets hold.
+        metrics::with_local_recorder(&recorder, || {
+            for number in 0..400 {
+                let name = format!("{number}{}", "x".repeat(50_000));
+                metrics::counter!("seen", "name" => name).increment(1);
+            }
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let client = client.as_mut().unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let asking = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
+        client.write_all(asking).await.unwrap();
+        let served = serve(stream, recorder.handle(), Duration::from_secs(2));
+        let ended = tokio::time::timeout(Duration::from_secs(20), served).await;
+        assert!(ended.is_ok());
     }
 }
