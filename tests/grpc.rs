@@ -1850,6 +1850,8 @@ async fn a_snapshot_is_taken_moved_and_served_elsewhere_with_the_same_decisions(
         (refused.code(), reason(&refused).as_str()),
         (Code::DataLoss, "SNAPSHOT_DAMAGED")
     );
+    let told = refused.message();
+    assert!(told.contains("what was sent is damaged at byte"), "{told}");
     let refused = snapshots
         .write_snapshot(pieces(&bytes[..90_000]))
         .await
