@@ -2,6 +2,10 @@
 # with pip, and make.
 
 .DEFAULT_GOAL := help
+
+# What the tests are built with: features of some dependencies differ without them, and the program
+# would be compiled once more.
+TESTED := --bins --tests
 .PHONY: help demo test test-rust test-prometheus lint runtime bench build clean compare-pillow
 
 help: ## Show the targets
@@ -9,7 +13,7 @@ help: ## Show the targets
 
 demo: runtime ## The main job: enrol, calibrate, serve, decide, on real photographs
 	@echo "== build (as for development: minutes sooner than the release build, and the same answers)"
-	@cargo build --locked
+	@cargo build --locked $(AS_TESTED)
 	@echo "== demo"
 	@target/debug/matchpoint demo
 
@@ -22,7 +26,7 @@ test: test-rust lint ## Every check: format, lints, tests, docs, protocol, deplo
 
 test-prometheus: runtime ## A real Prometheus watches the drift demo: alerts and dashboard (needs `prometheus`)
 	@echo "== Prometheus"
-	@cargo build --locked --quiet
+	@cargo build --locked --quiet $(TESTED)
 	@python3 scripts/test_prometheus.py --program target/debug/matchpoint
 
 test-rust: runtime
