@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use super::DeploymentError;
+use super::files::open_file;
 use crate::calibration::adjustment::{Adjuster, Compared};
 use crate::calibration::certify::TargetFar;
 use crate::calibration::decision::Decision;
@@ -690,20 +691,11 @@ pub(super) fn index_misses(
 /// # Errors
 /// It is not a regular file, or the disk.
 pub fn read_image(path: &Path, limits: &Limits) -> Result<Vec<u8>, DeploymentError> {
-    let failed = |cause: std::io::Error| DeploymentError::io(path, &cause);
-    // Opening a pipe would wait for its other end.
-    if !std::fs::metadata(path).map_err(failed)?.is_file() {
-        let problem = "is not a regular file".to_owned();
-        return Err(DeploymentError::Io {
-            path: path.to_owned(),
-            cause: problem,
-        });
-    }
     let one_more = (limits.bytes_max as u64).saturating_add(1);
     let mut bytes = Vec::new();
-    std::fs::File::open(path)
+    open_file(path)
         .and_then(|file| file.take(one_more).read_to_end(&mut bytes))
-        .map_err(failed)?;
+        .map_err(|cause| DeploymentError::io(path, &cause))?;
     Ok(bytes)
 }
 

@@ -12,9 +12,7 @@ use super::DeploymentError;
 /// Opens a regular file for reading. A pipe in its place would be waited for, without end.
 pub(super) fn open_file(path: &Path) -> io::Result<File> {
     if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other(
-            "it is not a regular file; put back the file that was there",
-        ));
+        return Err(io::Error::other("is not a regular file"));
     }
     File::open(path)
 }

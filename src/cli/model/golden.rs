@@ -1,6 +1,5 @@
 //! The golden pair of a model whose folder is being written.
 
-use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
@@ -8,7 +7,7 @@ use serde::Serialize;
 use super::keys::Keys;
 use crate::arrays::{self, Options};
 use crate::cli::exit::{Exit, fail};
-use crate::deployment::DeploymentError;
+use crate::deployment::{DeploymentError, read_image};
 use crate::model::draft::Draft;
 use crate::pixels::Limits;
 use crate::vector::{Embedding, Similarity};
@@ -55,10 +54,8 @@ pub(super) fn make(
     (draft, keys): (&mut Draft, &mut Keys),
     limits: Limits,
 ) -> anyhow::Result<Golden> {
-    let bytes = fs::read(image).map_err(|cause| {
-        let message = format!("cannot read {}: {cause}", image.display());
-        fail(Exit::NoInput, message)
-    })?;
+    let bytes = read_image(image, &limits)
+        .map_err(|cause| fail(Exit::NoInput, format!("cannot read {cause}")))?;
     let unusable = |cause: &dyn std::fmt::Display| {
         let message = format!("{} cannot be embedded: {cause}", image.display());
         fail(Exit::BadData, message)
