@@ -2225,6 +2225,31 @@ fn a_model_is_checked_against_the_vectors_of_its_author() {
         "{report}"
     );
 
+    // In the order of a list, read as every other; a gap would shift the rows behind it.
+    let rows = folder.path().join("rows.csv");
+    for (list, code) in [
+        ("path;n\n0.jpg;0\n1.jpg;1\n2.jpg;2\n3.jpg;3\n", 0),
+        ("path;n\n0.jpg;0\n;\n1.jpg;1\n", 65),
+    ] {
+        fs::write(&rows, list).unwrap();
+        let arguments = [
+            "model",
+            "check",
+            model,
+            "--images",
+            &pictures,
+            "--vectors",
+            vectors,
+        ];
+        let listed = run(&[&arguments[..], &["--rows", path(&rows)]].concat());
+        assert_eq!(listed.status.code(), Some(code), "{}", text(&listed.stderr));
+        assert!(
+            code == 0 || text(&listed.stderr).contains("line 3"),
+            "{}",
+            text(&listed.stderr)
+        );
+    }
+
     let other = folder.path().join("other");
     let mut set = LITE0;
     set[4] = "resize.filter=lanczos";

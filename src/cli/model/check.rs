@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::doubts;
-use crate::arrays::{self, Options, Table};
+use crate::arrays::{self, Columns, Delimited, Options, Table};
 use crate::cli::exit::{Exit, fail};
+use crate::cli::fields::resolved;
 use crate::cli::images;
 use crate::cli::output::{self, Output, table};
 use crate::cli::sources::Refused;
@@ -161,21 +162,31 @@ impl Check {
     }
 }
 
+/// What a list of rows needs. Row i of the vectors belongs to its row i.
+const COLUMNS: Columns = Columns {
+    known: &["path"],
+    required: &[&["path"]],
+    aligned: true,
+};
+
 /// The column `path` of a table.
 fn paths(rows: &Path, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let wrong = |what: String| fail(Exit::BadData, format!("{}: {what}", rows.display()));
-    let text = std::fs::read(rows).map_err(|cause| {
-        let message = format!("cannot read {}: {cause}", rows.display());
-        fail(Exit::NoInput, message)
-    })?;
-    let mut reader = csv::Reader::from_reader(text.as_slice());
-    let header = reader.headers().map_err(|cause| wrong(cause.to_string()))?;
-    let column = header.iter().position(|name| name.trim() == "path");
-    let column = column.ok_or_else(|| wrong("there is no column `path`".to_owned()))?;
+    let table = Delimited::read(rows, &COLUMNS)?;
+    let column = table.names().iter().position(|name| name == "path");
+    let column = column.unwrap_or_default();
     let mut paths = Vec::new();
-    for row in reader.records() {
-        let row = row.map_err(|cause| wrong(cause.to_string()))?;
-        paths.push(folder.join(row.get(column).unwrap_or_default()));
+    for row in table.rows() {
+        let row = row?;
+        let path = row.cells.get(column).map(AsRef::as_ref).unwrap_or_default();
+        let found = resolved(folder, str::to_owned(path));
+        let (path, _id) = found.map_err(|(path, problem)| {
+            let (rows, line) = (rows.display(), row.line);
+            fail(
+                Exit::BadData,
+                format!("{rows}, line {line}: {path}: {problem}"),
+            )
+        })?;
+        paths.push(path);
     }
     Ok(paths)
 }
