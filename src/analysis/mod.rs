@@ -33,11 +33,11 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::calibration::CalibrationError;
-use crate::calibration::certify::Underpowered;
 use crate::calibration::decision::Threshold;
 use crate::calibration::policy::Target;
 use crate::calibration::rates::Proportion;
 use crate::calibration::recording::{Condition, LabelOutcome, Recording};
+use crate::calibration::refusal::Underpowered;
 use crate::vector::Similarity;
 use consistency::Band;
 use embeddings::Embeddings;

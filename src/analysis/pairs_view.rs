@@ -15,9 +15,10 @@ use super::sizes::target_far;
 use super::utility::utility_curves;
 use super::{AnalysisError, Material};
 use crate::calibration::binomial::real;
-use crate::calibration::certify::{TargetFar, Underpowered, certify_scores};
+use crate::calibration::certify::{TargetFar, certify_scores};
 use crate::calibration::decision::Threshold;
 use crate::calibration::rates::{Confidence, Proportion, Rate};
+use crate::calibration::refusal::Underpowered;
 use crate::vector::Similarity;
 
 /// Points of curves for drawing.

@@ -13,10 +13,11 @@ use sha2::{Digest, Sha256};
 use super::AnalysisError;
 use crate::calibration::CalibrationError;
 use crate::calibration::binomial::{self, real};
-use crate::calibration::certify::{TargetFar, Underpowered};
+use crate::calibration::certify::TargetFar;
 use crate::calibration::decision::{Decision, Threshold};
 use crate::calibration::groups::{GroupFitting, GroupThresholds, StrangerMatch, Strength};
 use crate::calibration::normalise::{Normalisation, PairStatistics, Side};
+use crate::calibration::refusal::Underpowered;
 use crate::vector::Similarity;
 
 /// The nearest of the cohort, for AS-norm; a quarter of it at most.
@@ -301,7 +302,8 @@ fn allowed(rule: Rule, trials: u64) -> Result<u64, AnalysisError> {
         CalibrationError::Underpowered(Underpowered {
             independent_trials: trials,
             needed: target.trials_needed(),
-            target,
+            far: target.far(),
+            confidence: confidence.get(),
             best_supported_far: binomial::upper_bound(0, trials, confidence.delta()),
         })
         .into()

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::CalibrationError;
 use super::binomial::{self, real};
 use super::decision::{Decision, Threshold};
-use super::rates::{Confidence, TARGET_MAX, or_ask_for, recorded};
+use super::rates::{Confidence, recorded};
+use super::refusal::Underpowered;
+use super::target_rate::TARGET_MAX;
 use super::trials::OnePerLabel;
 use crate::vector::Similarity;
 
@@ -133,24 +135,6 @@ pub struct Certificate {
     pub far_bound: f64,
 }
 
-/// Too few independent trials: no threshold can be promised to keep the target.
-#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
-#[error(
-    "FAR {far} at confidence {confidence} needs {needed} labels of strangers, there are \
-     {independent_trials}: add labels{or}",
-    or = or_ask_for("FAR", *.best_supported_far), far = .target.far(), confidence = .target.confidence().get()
-)]
-pub struct Underpowered {
-    /// Labels of strangers that were tried.
-    pub independent_trials: u64,
-    /// Labels that the target needs at least.
-    pub needed: u64,
-    /// What was asked for.
-    pub target: TargetFar,
-    /// The lowest FAR that as many trials can certify at this confidence; 1 for none.
-    pub best_supported_far: f64,
-}
-
 /// Finds the lowest threshold at which the strangers still prove the target.
 ///
 /// # Errors
@@ -179,7 +163,8 @@ pub fn certify_scores(
         return Err(Underpowered {
             independent_trials,
             needed: target.trials_needed(),
-            target,
+            far: target.far,
+            confidence: target.confidence.get(),
             best_supported_far: best_supported_far(independent_trials, target.confidence),
         });
     };

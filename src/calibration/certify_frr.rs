@@ -13,7 +13,9 @@ use super::CalibrationError;
 use super::binomial::{self, real};
 use super::certify::TargetFar;
 use super::decision::Threshold;
-use super::rates::{Confidence, TARGET_MAX, or_ask_for, recorded, short};
+use super::rates::{Confidence, recorded};
+use super::refusal::FrrRefused;
+use super::target_rate::TARGET_MAX;
 use super::trials::{MatedSearch, Trials};
 use crate::vector::Similarity;
 
@@ -180,56 +182,6 @@ pub struct FrrCertificate {
     pub frr_bound: f64,
 }
 
-/// Why no threshold can be promised to keep an FRR.
-#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
-pub enum FrrRefused {
-    /// Too few independent trials for the target: more labels may help.
-    #[error(
-        "FRR {frr} at confidence {confidence} needs {} of mated searches, there are \
-         {independent_trials}, of which {lost} do not find their label first: add labels{or}",
-        needed_in_words(.needed), or = or_ask_for("FRR", *.best_supported_frr), frr = .target.frr(), confidence = .target.confidence().get()
-    )]
-    Underpowered {
-        /// What was asked for.
-        target: TargetFrr,
-        /// Labels that were searched.
-        independent_trials: u64,
-        /// Those among them whose best candidate was wrong or missing.
-        lost: u64,
-        /// Labels that the target needs, if the lost share stays; `None` where that share is
-        /// already the target, although too few labels were seen to be sure of it.
-        needed: Option<u64>,
-        /// The lowest FRR that these trials can certify at this confidence; 1 for none.
-        best_supported_frr: f64,
-    },
-    /// Wrong and missing candidates alone exceed the target: more labels will not help.
-    #[error(
-        "no threshold keeps FRR {frr}: {lost} of {independent_trials} labels do not find their \
-         label first, whatever the threshold, a share of {share} or more at confidence \
-         {confidence}: improve the model or the enrolled items{or}",
-        share = short(*.share_at_least), or = or_ask_for("FRR", *.best_supported_frr), frr = .target.frr(), confidence = .target.confidence().get()
-    )]
-    Unattainable {
-        /// What was asked for.
-        target: TargetFrr,
-        /// Labels that were searched.
-        independent_trials: u64,
-        /// Those among them whose best candidate was wrong or missing.
-        lost: u64,
-        /// The lower bound on the share that is lost, at the confidence of the target.
-        share_at_least: f64,
-        /// The lowest FRR that these trials can certify at this confidence.
-        best_supported_frr: f64,
-    },
-}
-
-fn needed_in_words(needed: &Option<u64>) -> String {
-    match needed {
-        Some(labels) => format!("{labels} labels"),
-        None => "more labels, fewer of them lost,".to_owned(),
-    }
-}
-
 /// Finds the highest threshold at which the mated searches still prove the target.
 ///
 /// Where the labels searched are all that are enrolled, rather than a sample, their misses are
@@ -288,7 +240,8 @@ fn refusal(target: TargetFrr, independent_trials: u64, lost: u64) -> FrrRefused 
     let share_at_least = binomial::lower_bound(lost, independent_trials, delta);
     if target.frr() < share_at_least {
         return FrrRefused::Unattainable {
-            target,
+            frr: target.frr(),
+            confidence: target.confidence().get(),
             independent_trials,
             lost,
             share_at_least,
@@ -296,7 +249,8 @@ fn refusal(target: TargetFrr, independent_trials: u64, lost: u64) -> FrrRefused 
         };
     }
     FrrRefused::Underpowered {
-        target,
+        frr: target.frr(),
+        confidence: target.confidence().get(),
         independent_trials,
         lost,
         needed: target.trials_needed(lost, independent_trials),

@@ -10,9 +10,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::binomial::{self, real};
-use super::certify::{TargetFar, Underpowered};
+use super::certify::TargetFar;
 use super::decision::{Decision, Threshold};
 use super::rates::{Confidence, Rate, recorded};
+use super::refusal::Underpowered;
 use super::trials::Trials;
 use crate::vector::Similarity;
 
@@ -170,7 +171,8 @@ fn underpowered(labels: u64, target: TargetFar) -> Underpowered {
     Underpowered {
         independent_trials: labels,
         needed: needed.max(1),
-        target,
+        far: target.far(),
+        confidence: target.confidence().get(),
         best_supported_far: if labels == 0 {
             1.0
         } else {

@@ -8,6 +8,7 @@ use super::CalibrationError;
 use super::decision::{Decision, Threshold};
 use super::policy::{Target, choose};
 use super::rates::{Confidence, Rate};
+use super::refusal::Overlap;
 use super::trials::Trials;
 
 /// Into how many parts labels are split, and by which seed.
@@ -226,30 +227,7 @@ pub struct LabelSet<'a> {
     pub labels: BTreeSet<&'a str>,
 }
 
-/// Labels that were used twice, where the second use is to judge the first.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "labels among those that {first} and also among those that {second}: {shared}, such as {}; \
-     use each label for one of the two",
-    quoted(.examples)
-)]
-pub struct Overlap {
-    /// What the labels were used for.
-    pub first: String,
-    /// What they were used for as well.
-    pub second: String,
-    /// How many there are; at least one.
-    pub shared: u64,
-    /// The first few, in the order of the labels.
-    pub examples: Vec<String>,
-}
-
 const EXAMPLES_MAX: usize = 3;
-
-fn quoted(labels: &[String]) -> String {
-    let quoted: Vec<String> = labels.iter().map(|label| format!("'{label}'")).collect();
-    quoted.join(", ")
-}
 
 /// Checks that no label is in both sets.
 ///

@@ -16,6 +16,7 @@ use super::evaluate::{Errors, TradeOff, evaluate, trade_off};
 use super::held_out::HeldOut;
 use super::policy::{Basis, Choice, EqualError, Standing, Target, choose};
 use super::rates::{Confidence, Rate, recorded};
+use super::refusal::{Difference, Mismatch};
 use super::trials::{StrangerOrigin, Tally, Trials, hex};
 
 /// The format of the JSON that is written.
@@ -594,40 +595,6 @@ impl OperatingPoint {
             content,
         })
     }
-}
-
-/// The operating point was made for something else than what is served.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("operating point {id} does not fit what is served: {}; calibrate again", listed(.differences))]
-pub struct Mismatch {
-    /// The id of the operating point.
-    pub id: String,
-    /// Every difference; at least one.
-    pub differences: Vec<Difference>,
-}
-
-/// One thing that differs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
-    /// What it is, in words.
-    pub what: &'static str,
-    /// What the operating point was calibrated with.
-    pub calibrated: String,
-    /// What is served.
-    pub served: String,
-}
-
-fn listed(differences: &[Difference]) -> String {
-    let texts: Vec<String> = differences
-        .iter()
-        .map(|d| {
-            format!(
-                "{} is '{}', calibrated with '{}'",
-                d.what, d.served, d.calibrated
-            )
-        })
-        .collect();
-    texts.join(", ")
 }
 
 /// What stands behind a choice, as it is recorded.

@@ -30,7 +30,7 @@ use crate::calibration::held_out::{LabelSet, refuse_overlap};
 use crate::calibration::likeness::Alike;
 use crate::calibration::operating_point::{Content, Evidence, IndexMisses};
 use crate::calibration::policy::Target;
-use crate::calibration::rates::{at_least, can_be_asked_for};
+use crate::calibration::target_rate::{at_least, can_be_asked_for};
 use crate::config::{Engine, EngineFlags, ProcessEnvironment};
 use crate::deployment::{
     Calibrated, CalibrationSettings, Copied, Deployment, DeploymentError, NearCopied, RemedyChoice,

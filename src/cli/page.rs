@@ -14,8 +14,9 @@ use crate::calibration::certify::TargetFar;
 use crate::calibration::evaluate::histogram;
 use crate::calibration::operating_point::{Content, Evidence};
 use crate::calibration::policy::Target;
-use crate::calibration::rates::{Rate, at_least, can_be_asked_for};
+use crate::calibration::rates::Rate;
 use crate::calibration::recording::{Condition, LabelOutcome, Recording};
+use crate::calibration::target_rate::{at_least, can_be_asked_for};
 use crate::deployment::CalibrationSettings;
 use crate::report::{
     self, Band, Basis, ConditionRow, Consistency, ErrorRate, Estimate, Fact, Figure, Growth,

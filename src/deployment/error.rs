@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::ArchiveError;
 use crate::analysis::AnalysisError;
 use crate::calibration::CalibrationError;
-use crate::calibration::operating_point::Mismatch;
+use crate::calibration::refusal::Mismatch;
 use crate::gallery::error::GalleryError;
 use crate::journal::error::JournalError;
 use crate::model::ModelError;

@@ -1,0 +1,134 @@
+//! What is refused, and the figures that say why.
+
+use super::target_rate::{or_ask_for, short};
+
+/// Too few independent trials: no threshold can be promised to keep the target.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[error(
+    "FAR {far} at confidence {confidence} needs {needed} labels of strangers, there are \
+     {independent_trials}: add labels{or}",
+    or = or_ask_for("FAR", *.best_supported_far)
+)]
+pub struct Underpowered {
+    /// Labels of strangers that were tried.
+    pub independent_trials: u64,
+    /// Labels that the target needs at least.
+    pub needed: u64,
+    /// The FAR that was asked for.
+    pub far: f64,
+    /// The confidence that was asked for.
+    pub confidence: f64,
+    /// The lowest FAR that as many trials can certify at this confidence; 1 for none.
+    pub best_supported_far: f64,
+}
+
+/// Why no threshold can be promised to keep an FRR.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+pub enum FrrRefused {
+    /// Too few independent trials for the target: more labels may help.
+    #[error(
+        "FRR {frr} at confidence {confidence} needs {} of mated searches, there are \
+         {independent_trials}, of which {lost} do not find their label first: add labels{or}",
+        needed_in_words(.needed), or = or_ask_for("FRR", *.best_supported_frr)
+    )]
+    Underpowered {
+        /// The FRR that was asked for.
+        frr: f64,
+        /// The confidence that was asked for.
+        confidence: f64,
+        /// Labels that were searched.
+        independent_trials: u64,
+        /// Those among them whose best candidate was wrong or missing.
+        lost: u64,
+        /// Labels that the target needs, if the lost share stays; `None` where that share is
+        /// already the target, although too few labels were seen to be sure of it.
+        needed: Option<u64>,
+        /// The lowest FRR that these trials can certify at this confidence; 1 for none.
+        best_supported_frr: f64,
+    },
+    /// Wrong and missing candidates alone exceed the target: more labels will not help.
+    #[error(
+        "no threshold keeps FRR {frr}: {lost} of {independent_trials} labels do not find their \
+         label first, whatever the threshold, a share of {share} or more at confidence \
+         {confidence}: improve the model or the enrolled items{or}",
+        share = short(*.share_at_least), or = or_ask_for("FRR", *.best_supported_frr)
+    )]
+    Unattainable {
+        /// The FRR that was asked for.
+        frr: f64,
+        /// The confidence that was asked for.
+        confidence: f64,
+        /// Labels that were searched.
+        independent_trials: u64,
+        /// Those among them whose best candidate was wrong or missing.
+        lost: u64,
+        /// The lower bound on the share that is lost, at the confidence of the target.
+        share_at_least: f64,
+        /// The lowest FRR that these trials can certify at this confidence.
+        best_supported_frr: f64,
+    },
+}
+
+fn needed_in_words(needed: &Option<u64>) -> String {
+    match needed {
+        Some(labels) => format!("{labels} labels"),
+        None => "more labels, fewer of them lost,".to_owned(),
+    }
+}
+
+/// Labels that were used twice, where the second use is to judge the first.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "labels among those that {first} and also among those that {second}: {shared}, such as {}; \
+     use each label for one of the two",
+    quoted(.examples)
+)]
+pub struct Overlap {
+    /// What the labels were used for.
+    pub first: String,
+    /// What they were used for as well.
+    pub second: String,
+    /// How many there are; at least one.
+    pub shared: u64,
+    /// The first few, in the order of the labels.
+    pub examples: Vec<String>,
+}
+
+fn quoted(labels: &[String]) -> String {
+    let quoted: Vec<String> = labels.iter().map(|label| format!("'{label}'")).collect();
+    quoted.join(", ")
+}
+
+/// The operating point was made for something else than what is served.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("operating point {id} does not fit what is served: {}; calibrate again", listed(.differences))]
+pub struct Mismatch {
+    /// The id of the operating point.
+    pub id: String,
+    /// Every difference; at least one.
+    pub differences: Vec<Difference>,
+}
+
+/// One thing that differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// What it is, in words.
+    pub what: &'static str,
+    /// What the operating point was calibrated with.
+    pub calibrated: String,
+    /// What is served.
+    pub served: String,
+}
+
+fn listed(differences: &[Difference]) -> String {
+    let texts: Vec<String> = differences
+        .iter()
+        .map(|d| {
+            format!(
+                "{} is '{}', calibrated with '{}'",
+                d.what, d.served, d.calibrated
+            )
+        })
+        .collect();
+    texts.join(", ")
+}
