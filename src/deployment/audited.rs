@@ -17,8 +17,9 @@ use crate::journal::entry::{Label, LabelKind, Row, Sampling, Truth as SaidTruth}
 use crate::journal::read::{Reader, Selection};
 use crate::monitoring::audit::{AcceptFeedback, AuditRow, Truth};
 use crate::monitoring::course::{CoursePoint, course};
-use crate::monitoring::drift::{Drift, Limits, Seen};
+use crate::monitoring::drift::{Drift, Limits};
 use crate::monitoring::groups::{Case, Match, groups};
+use crate::monitoring::observed::Seen;
 use crate::monitoring::strata::{Inclusion, Strata};
 use crate::monitoring::thinning::{Certifying, Recalibration};
 

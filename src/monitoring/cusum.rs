@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::MonitoringError;
 use super::audit::AuditRow;
-use super::drift::Seen;
+use super::observed::Seen;
 use super::sequential::{Bet, EProcess};
 
 /// Drawn decisions between two false suspicions, on average, at least. With 400 labels a month a

@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::MonitoringError;
-use super::audit::{AcceptFeedback, Audit, AuditRow, AuditedRate, AuditedRates, Tighter};
+use super::audit::{AcceptFeedback, Audit, AuditedRate, AuditedRates, Tighter};
 use super::cusum::{Cusum, Onset};
-use super::groups::{Case, Group};
+use super::groups::Group;
+use super::observed::Seen;
 use super::sequential::{Bet, EProcess, LIMIT_MAX, Null, Side};
-use super::strata::Strata;
 use super::thinning::Recalibration;
 use crate::calibration::binomial::real;
 use crate::calibration::certify::TargetFar;
@@ -66,29 +66,6 @@ impl Limits {
                 .and_then(null),
         }
     }
-}
-
-/// What was seen of one operating point under one design of the audit.
-#[derive(Clone, Debug)]
-pub struct Seen<'a> {
-    /// The design.
-    pub strata: &'a Strata,
-    /// Decisions that were drawn, in the order in which they were made.
-    pub rows: &'a [AuditRow],
-    /// When each of them was made, in milliseconds since 1970-01-01 UTC.
-    pub unix_ms: &'a [u64],
-    /// The lot that each of them was drawn by.
-    pub lots: &'a [u64],
-    /// Those of them that have a label, in the same order.
-    pub cases: &'a [Case],
-    /// What was said of accepts without being asked.
-    pub feedback: AcceptFeedback,
-    /// Items in the gallery now, and the number that the operating point holds for.
-    pub gallery: (u64, u64),
-    /// Whether an alarm of FAR and FRR was raised by decisions that are no longer kept.
-    pub raised: [bool; 2],
-    /// Whether evidence was begun anew since the operating point decides.
-    pub anew: bool,
 }
 
 /// Which rate, or what else, a finding is about.
@@ -613,7 +590,8 @@ fn feedback(feedback: AcceptFeedback, confidence: Confidence) -> Option<Finding>
 
 #[cfg(test)]
 mod tests {
-    use super::super::audit::Truth;
+    use super::super::audit::{AuditRow, Truth};
+    use super::super::strata::Strata;
     use super::*;
 
     fn limits() -> Limits {

@@ -12,6 +12,7 @@ pub mod drift;
 pub mod groups;
 pub mod indicators;
 pub mod mixture;
+pub mod observed;
 pub mod sequential;
 pub mod shadow;
 #[cfg(test)]

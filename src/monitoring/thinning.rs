@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::audit::{AuditRow, Truth};
-use super::drift::Seen;
+use super::observed::Seen;
 use super::sequential::Side;
 use super::strata::uniform;
 use crate::calibration::binomial::real;
