@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use crate::journal::entry::{DecisionId, Label, LabelKind, Reported};
-use crate::journal::error::{JournalError, Refused, failed};
+use crate::journal::entry::{DecisionId, Label, LabelKind, Refused, Reported};
+use crate::journal::error::{JournalError, failed};
 use crate::journal::format::{UNASKED, read_label, truth_columns};
 use crate::journal::store::{Store, immediate};
 

@@ -3,7 +3,6 @@
 use uuid::Uuid;
 
 use crate::calibration::decision::Decision;
-use crate::journal::error::Refused;
 
 /// Longest label, and longest name of who said it: as long as labels and ids of items may be.
 pub const TEXT_BYTES_MAX: usize = 512;
@@ -263,6 +262,31 @@ impl Label {
     pub(super) fn repeats(&self, other: &Self) -> bool {
         self.truth == other.truth && self.said_by == other.said_by && self.kind == other.kind
     }
+}
+
+/// Why one label of a batch is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Never recorded, or lost.
+    #[error(
+        "there is no decision {decision} in the journal; it belongs to another deployment, or was not recorded"
+    )]
+    Unknown {
+        /// The id.
+        decision: DecisionId,
+    },
+    /// As old as what was removed.
+    #[error("decision {decision} is older than what the journal keeps")]
+    Expired {
+        /// The id.
+        decision: DecisionId,
+    },
+    /// A text of the label is empty or too long.
+    #[error("{field} must have 1 to {TEXT_BYTES_MAX} bytes")]
+    Text {
+        /// Which.
+        field: &'static str,
+    },
 }
 
 /// What became of a label.

@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
 
-use crate::journal::entry::{DecisionId, TEXT_BYTES_MAX};
-
 /// Every way in which an operation on a journal can fail.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
@@ -85,31 +83,6 @@ pub enum JournalError {
     /// A bug: the writer lives as long as its journal.
     #[error("the journal's writer has ended; the log has the cause")]
     Ended,
-}
-
-/// Why one label of a batch is not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// Never recorded, or lost.
-    #[error(
-        "there is no decision {decision} in the journal; it belongs to another deployment, or was not recorded"
-    )]
-    Unknown {
-        /// The id.
-        decision: DecisionId,
-    },
-    /// As old as what was removed.
-    #[error("decision {decision} is older than what the journal keeps")]
-    Expired {
-        /// The id.
-        decision: DecisionId,
-    },
-    /// A text of the label is empty or too long.
-    #[error("{field} must have 1 to {TEXT_BYTES_MAX} bytes")]
-    Text {
-        /// Which.
-        field: &'static str,
-    },
 }
 
 impl JournalError {

@@ -26,10 +26,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, TrySendError};
 
-pub use retention::Retention;
+pub use retention::{Options, Retention};
 
-use crate::journal::entry::{Entry, Label, Reported};
-use crate::journal::error::{JournalError, Refused, file_failed};
+use crate::journal::entry::{Entry, Label, Refused, Reported};
+use crate::journal::error::{JournalError, file_failed};
 use crate::journal::read::Reader;
 use crate::journal::retention::Cursor;
 use crate::journal::store::{Store, Waiting};
@@ -42,15 +42,6 @@ pub const LABELS_MAX: usize = 10_000;
 const IMAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How long a label, or whoever flushes, waits for the writer.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
-
-/// How a journal is kept.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// How much is kept.
-    pub retention: Retention,
-    /// The time by which rows grow old, in milliseconds since 1970-01-01 UTC.
-    pub clock: fn() -> u64,
-}
 
 /// An open journal, for writing: one for each file. Dropping it writes what waits.
 #[derive(Debug)]

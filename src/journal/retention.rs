@@ -15,6 +15,15 @@ const STEP_IMAGE_BYTES: u64 = 16 * 1024 * 1024;
 /// Room given back to the disk at once, where the file is longer than it may be.
 const SHRINK_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
+/// How a journal is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How much is kept.
+    pub retention: Retention,
+    /// The time by which rows grow old, in milliseconds since 1970-01-01 UTC.
+    pub clock: fn() -> u64,
+}
+
 /// How much is kept. Totals are kept for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {

@@ -10,9 +10,9 @@ use tempfile::TempDir;
 
 use crate::calibration::decision::Decision;
 use crate::journal::entry::{
-    Best, DecisionId, Entry, Label, LabelKind, Reported, Row, Sampling, Source, Truth,
+    Best, DecisionId, Entry, Label, LabelKind, Refused, Reported, Row, Sampling, Source, Truth,
 };
-use crate::journal::error::{JournalError, Refused};
+use crate::journal::error::JournalError;
 use crate::journal::read::{QueueRequest, Reader, Selection};
 use crate::journal::totals::{Committed, Total};
 use crate::journal::{Journal, Options, Retention};

@@ -6,11 +6,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use crate::journal::Options;
 use crate::journal::audit::Outcomes;
 use crate::journal::entry::Label;
 use crate::journal::error::JournalError;
-use crate::journal::retention::Cursor;
+use crate::journal::retention::{Cursor, Options};
 use crate::journal::store::{Store, Waiting};
 use crate::journal::totals::{Committed, Counts, Lost};
 
