@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::ArraysError;
+use super::error::ArraysError;
 use super::text::{lines, on_line, read_text};
 
 /// More columns than this is no list of images or labels.

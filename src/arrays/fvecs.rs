@@ -3,7 +3,8 @@
 
 use std::io::Read;
 
-use super::{ArraysError, Input};
+use super::error::ArraysError;
+use super::input::Input;
 
 /// The dimension and the values, row after row.
 pub(super) fn read(

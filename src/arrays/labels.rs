@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use super::{ArraysError, Columns, Delimited};
+use super::delimited::{Columns, Delimited};
+use super::error::ArraysError;
 
 /// The columns that are looked for.
 const COLUMNS: Columns = Columns {

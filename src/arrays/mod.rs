@@ -8,73 +8,30 @@ mod delimited;
 mod error;
 mod footer;
 mod fvecs;
+mod input;
 mod labels;
 mod npy;
 mod npz;
 mod pages;
 mod parquet;
+mod table;
 mod text;
 mod thrift;
 mod values;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek};
+use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 
 pub use delimited::{COLUMNS_MAX, Columns, Delimited, ROW_BYTES_MAX, Row};
 pub use error::ArraysError;
+pub use input::{BYTES_MAX, DIMENSION_MAX, Options};
 pub use labels::{Role, Rows};
+pub use table::Table;
 pub use text::{TEXT_BYTES_MAX, lines, read_list, read_text};
 
-/// The most values that one row may have.
-pub const DIMENSION_MAX: usize = 65_536;
-
-/// What the vectors, or the text, of one file may take in memory unless a caller says otherwise,
-/// in bytes: 16 GiB, which is 8 million rows of 512 values.
-pub const BYTES_MAX: u64 = 16 << 30;
-
-/// What to take from a file that may hold more than one array.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The array of an `.npz`, or the column of a Parquet file, with the embeddings; `None` for
-    /// the only one that can be.
-    pub name: Option<String>,
-    /// The text columns to take from a Parquet file; `None` for all.
-    pub text: Option<Vec<String>>,
-    /// What the vectors may take in memory, and again what the text may, in bytes.
-    pub bytes_max: u64,
-}
-
-/// One embedding a row, as written: not normalised, and perhaps not even numbers.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Table {
-    /// Values in a row, `1..=DIMENSION_MAX`.
-    pub dimension: usize,
-    /// Row after row, `rows * dimension` values; doubles are rounded, halves widened.
-    pub vectors: Vec<f32>,
-    /// The text of each row by the name of its column, for Parquet only. Integers and booleans
-    /// are written out; a null is an empty text.
-    pub columns: BTreeMap<String, Vec<String>>,
-    /// The columns of a Parquet file that are neither the embeddings nor text, and were not read.
-    pub left_out: Vec<String>,
-}
-
-impl Table {
-    /// The number of embeddings, at least one.
-    #[must_use]
-    pub fn rows(&self) -> usize {
-        self.vectors.len() / self.dimension.max(1)
-    }
-
-    /// The label, id, role and metadata of each row, from the columns of the same file.
-    ///
-    /// # Errors
-    /// Refuses what [`Rows::read`] refuses; `path` is named where something is wrong.
-    pub fn labels(&self, path: &Path) -> Result<Rows, ArraysError> {
-        Rows::from_columns(path, self.columns.clone(), self.rows())
-    }
-}
+use input::Input;
 
 /// Reads the embeddings of a file.
 ///
@@ -131,95 +88,6 @@ pub fn read(path: &Path, options: &Options) -> Result<Table, ArraysError> {
         columns: BTreeMap::new(),
         left_out: Vec::new(),
     })
-}
-
-/// What is read, for the readers of this room.
-#[derive(Clone, Copy)]
-struct Input<'a> {
-    /// The file, and within it the array, as errors name it.
-    place: &'a str,
-    /// How long it is.
-    bytes: u64,
-    options: &'a Options,
-}
-
-impl Input<'_> {
-    fn damaged(&self, what: impl Into<String>) -> ArraysError {
-        ArraysError::Damaged {
-            place: self.place.to_owned(),
-            what: what.into(),
-        }
-    }
-
-    /// A file that ends early is damaged; anything else is the file system's fault.
-    fn unreadable(&self, source: io::Error) -> ArraysError {
-        let kind = source.kind();
-        if kind == io::ErrorKind::UnexpectedEof {
-            return self.damaged("it ends too early");
-        }
-        if matches!(
-            kind,
-            io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput
-        ) {
-            return self.damaged(source.to_string());
-        }
-        ArraysError::Io {
-            place: self.place.to_owned(),
-            doing: "read",
-            source,
-        }
-    }
-
-    /// A name is of no use where there is nothing to choose from.
-    fn alone(&self) -> Result<(), ArraysError> {
-        match &self.options.name {
-            None => Ok(()),
-            Some(name) => Err(ArraysError::NoSuch {
-                place: self.place.to_owned(),
-                kind: "array",
-                name: name.clone(),
-                found: "one array without a name; leave the name out".to_owned(),
-            }),
-        }
-    }
-
-    /// Room for so many values, which nothing has touched yet, where limits and memory allow it.
-    fn reserve(&self, values: u64) -> Result<Vec<f32>, ArraysError> {
-        let bytes = values.saturating_mul(4);
-        let limit = self.options.bytes_max;
-        if limit < bytes {
-            return Err(ArraysError::TooLarge {
-                place: self.place.to_owned(),
-                bytes,
-                limit,
-            });
-        }
-        let mut vectors = Vec::new();
-        match usize::try_from(values).map(|values| vectors.try_reserve_exact(values)) {
-            Ok(Ok(())) => Ok(vectors),
-            Ok(Err(_)) | Err(_) => Err(ArraysError::Memory {
-                place: self.place.to_owned(),
-                bytes,
-            }),
-        }
-    }
-
-    /// The shape of a table of embeddings, checked.
-    fn shape(&self, rows: u64, dimension: u64) -> Result<usize, ArraysError> {
-        if rows == 0 {
-            return Err(ArraysError::Empty {
-                place: self.place.to_owned(),
-            });
-        }
-        match usize::try_from(dimension) {
-            Ok(dimension @ 1..=DIMENSION_MAX) => Ok(dimension),
-            _ => Err(ArraysError::Dimension {
-                place: self.place.to_owned(),
-                dimension,
-                limit: DIMENSION_MAX,
-            }),
-        }
-    }
 }
 
 #[cfg(test)]

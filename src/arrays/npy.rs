@@ -5,7 +5,8 @@ use std::io::Read;
 
 use half::f16;
 
-use super::{ArraysError, Input};
+use super::error::ArraysError;
+use super::input::Input;
 
 /// How every array begins.
 pub(super) const MAGIC: &[u8] = b"\x93NUMPY";

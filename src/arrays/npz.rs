@@ -6,7 +6,9 @@ use zip::ZipArchive;
 use zip::read::ZipFile;
 use zip::result::ZipError;
 
-use super::{ArraysError, Input, npy};
+use super::error::ArraysError;
+use super::input::Input;
+use super::npy;
 
 /// An archive with more arrays than this is not one of embeddings.
 const ARRAYS_MAX: usize = 4_096;

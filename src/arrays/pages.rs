@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 
+use super::error::ArraysError;
 use super::footer::{Chunk, Column};
+use super::input::Input;
 use super::thrift::Thrift;
 use super::values::{PLAIN, PLAIN_DICTIONARY, RLE, hybrid};
-use super::{ArraysError, Input};
 
 /// `DuckDB` stops at 100 MB, all others at about one.
 const PAGE_BYTES_MAX: u64 = 256 << 20;

@@ -9,10 +9,12 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 
+use super::error::ArraysError;
 use super::footer::{Chunk, Column, Footer, Physical, Text};
+use super::input::{DIMENSION_MAX, Input};
 use super::pages::{Next, Page, Pages};
+use super::table::Table;
 use super::values::{PLAIN_DICTIONARY, RLE_DICTIONARY, floats, hybrid, texts};
-use super::{ArraysError, DIMENSION_MAX, Input, Table};
 
 /// A footer this long describes tens of thousands of chunks.
 const FOOTER_BYTES_MAX: u64 = 16 << 20;

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use super::ArraysError;
+use super::error::ArraysError;
 
 /// The longest file of text that is read, in bytes: 2 GiB, some 20 million rows.
 pub const TEXT_BYTES_MAX: u64 = 2 << 30;
