@@ -1,10 +1,11 @@
 //! The charts of error rates and scores.
 
 use super::axis::{Axis, Scale, Unit};
+use super::contents::{ErrorRate, Histogram, Report, TradeOff, View};
+use super::estimate::Span;
 use super::markup::Markup;
 use super::numbers::{percent, score, short_percent};
 use super::plot::{Plot, Side};
-use super::{ErrorRate, Histogram, Report, Span, TradeOff, View};
 
 /// Error rates below this are not told apart from none on an axis.
 const RATE_MIN: f64 = 1e-7;

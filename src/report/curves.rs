@@ -1,10 +1,10 @@
 //! The charts of labels and of growth.
 
 use super::axis::{Axis, Scale, Unit};
+use super::contents::{Consistency, Growth, LabelCurve, SizePoint};
 use super::markup::Markup;
 use super::numbers::{count, percent, short_percent, shortened};
 use super::plot::{Plot, Side};
-use super::{Consistency, Growth, LabelCurve, SizePoint};
 use crate::calibration::binomial::real;
 
 /// More curves than this make a solid area, and a file that is slow to open.

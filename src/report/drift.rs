@@ -1,7 +1,7 @@
 //! The page about an operating point in service.
 
-use super::Span;
 use super::axis::{Axis, Scale, Unit};
+use super::estimate::Span;
 use super::markup::Markup;
 use super::numbers::short_percent;
 use super::page::document;

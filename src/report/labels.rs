@@ -1,11 +1,13 @@
 //! The parts about labels and what sets them apart: which agree, which fare worst, and what helps.
 
+use super::contents::{
+    Condition, Consistency, Intruder, Intruders, Remedies, Report, View, WorstLabels,
+};
 use super::curves::{self, CURVES_MAX};
 use super::markup::Markup;
 use super::numbers::{count, plain, plain_span, score, short_percent};
-use super::parts::{Part, interval_note};
+use super::part::{Part, interval_note};
 use super::tables::{self, Column, Table, cell, datum};
-use super::{Condition, Consistency, Intruder, Intruders, Remedies, Report, View, WorstLabels};
 
 /// OPIS and the curves that it measures.
 pub(super) fn consistency(consistency: &Consistency, threshold: Option<f64>) -> Option<Part> {

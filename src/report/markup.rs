@@ -3,7 +3,7 @@
 //! Names of elements and attributes, and trusted markup, are `'static`; whatever comes from data
 //! is not, and can only arrive as text.
 
-use super::{Item, Picture};
+use super::contents::{Item, Picture};
 
 /// Markup under construction.
 #[derive(Debug, Default)]

@@ -1,6 +1,6 @@
 //! How numbers are written: enough digits to see them, the same for a number wherever it stands.
 
-use super::{Estimate, Span};
+use super::estimate::{Estimate, Span};
 
 /// What is written for a number that is not known.
 pub(super) const UNKNOWN: &str = "unknown";

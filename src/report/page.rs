@@ -4,10 +4,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
+use super::contents::{ErrorRate, OperatingPoint, Report, Standing, Target, Verdict, View};
 use super::markup::Markup;
 use super::numbers::{exact_score, percent, percent_span, percent_with_span, short_percent};
-use super::parts::{self, Part};
-use super::{ErrorRate, OperatingPoint, Report, Standing, Target, Verdict, View};
+use super::part::Part;
+use super::parts;
 
 /// Letters, colours and places, for screens and paper.
 const STYLE: &str = include_str!("report.css");

@@ -2,25 +2,15 @@
 //! labels are in a file of their own.
 
 use super::charts::{self, trial_names};
+use super::contents::{Basis, Figure, Growth, Report, View};
+use super::curves;
+use super::labels;
 use super::markup::Markup;
 use super::numbers::{
     confidences, count, events, percent, percent_span, score, short_percent, trials,
 };
+use super::part::{Part, interval_note};
 use super::tables::{self, Column, Table, cell, named};
-use super::{Basis, Estimate, Figure, Growth, Report, View, curves, labels};
-
-/// One part: a heading with its explanation, and what it shows.
-#[derive(Debug)]
-pub(super) struct Part {
-    /// For links within the page.
-    pub(super) id: &'static str,
-    pub(super) title: &'static str,
-    /// What its rates count; `None` where it has no rates.
-    pub(super) view: Option<View>,
-    /// The explanation, a paragraph each.
-    pub(super) notes: Vec<String>,
-    pub(super) body: Markup,
-}
 
 /// All parts of which anything is known.
 pub(super) fn all(report: &Report) -> Vec<Part> {
@@ -110,14 +100,6 @@ pub(super) fn basis(basis: Basis) -> &'static str {
         Basis::ChoseThreshold => "the labels that chose the threshold: flatters",
         Basis::NoThreshold => "all labels; no threshold in it",
     }
-}
-
-/// What the intervals of a part are; `None` where it has none.
-pub(super) fn interval_note(estimates: impl Iterator<Item = Estimate>) -> Option<String> {
-    let spans = estimates.filter_map(|estimate| estimate.interval);
-    confidences(spans).map(|confidence| {
-        format!("Intervals cover the true rate with {confidence} confidence, over labels.")
-    })
 }
 
 fn det(report: &Report) -> Option<Part> {

@@ -1,9 +1,9 @@
 //! Tables that become lists on a narrow screen.
 
+use super::estimate::{Estimate, Span};
 use super::markup::Markup;
 use super::numbers::{UNKNOWN, events, percent, percent_span};
 use super::plot::across;
-use super::{Estimate, Span};
 
 /// How a column is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,391 @@
+//! What a report holds, as the caller fills it in.
+
+use serde::Serialize;
+
+use super::estimate::{Estimate, Span};
+
+/// Everything that a report shows. A number that is not known is `None`, and shown as unknown;
+/// a part that was not measured is `None` or empty, and left out.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// What was calibrated, in a few words.
+    pub title: String,
+    /// When, as the caller says it.
+    pub created: Option<String>,
+    /// What the rates of the verdict, the key figures, the curves and the conditions count.
+    pub view: View,
+    /// What may be relied on.
+    pub verdict: Verdict,
+    /// The threshold and its two error rates; `None` where none was chosen.
+    pub operating_point: Option<OperatingPoint>,
+    /// The rates that matter, most important first.
+    pub figures: Vec<Figure>,
+    /// FAR and FRR along the thresholds, ascending; empty where not measured.
+    pub trade_off: Vec<TradeOff>,
+    /// Scores of mated and non-mated trials.
+    pub histogram: Option<Histogram>,
+    /// How far the labels agree about a threshold.
+    pub consistency: Option<Consistency>,
+    /// The labels that fare worst.
+    pub worst_labels: Option<WorstLabels>,
+    /// Items of different labels that would be accepted as one another.
+    pub intruders: Option<Intruders>,
+    /// Strangers' searches with the highest scores: the query, and the item that it found.
+    pub nearest_strangers: Option<Intruders>,
+    /// Rates by the value of a metadata column.
+    pub conditions: Vec<Condition>,
+    /// FAR by size of the gallery.
+    pub growth: Option<Growth>,
+    /// What was tried against inconsistent thresholds.
+    pub remedies: Option<Remedies>,
+    /// Model, gallery, index, seeds, digests and software.
+    pub made_with: Vec<Fact>,
+    /// What must hold for the promise to hold, in plain words, most important first.
+    pub assumptions: Vec<String>,
+}
+
+/// What one trial is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum View {
+    /// A search of a whole gallery (FPIR and FNIR of ISO/IEC 19795-1).
+    Search,
+    /// A comparison of two items (FMR and FNMR of ISO/IEC 19795-1).
+    Pairwise,
+}
+
+/// What may be relied on, on what ground.
+#[derive(Clone, Debug, Serialize)]
+pub struct Verdict {
+    /// Whether anything is promised.
+    pub standing: Standing,
+    /// What was asked for; `None` for a rule without a target, such as equal errors.
+    pub target: Option<Target>,
+    /// How the threshold is chosen, in plain words.
+    pub rule: String,
+    /// The rate that is not exceeded with the confidence of the target, in [0, 1]; of a refusal,
+    /// the lowest target that these data could bear.
+    pub bound: Option<f64>,
+    /// Why it is only estimated, or refused: whole sentences.
+    pub reasons: Vec<String>,
+    /// What it takes to get what was asked for: whole sentences.
+    pub needed: Vec<String>,
+    /// What data it rests on: whole sentences.
+    pub data: Vec<String>,
+}
+
+/// How strong the statement is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// It holds with the confidence stated, under the assumptions.
+    Promised,
+    /// It is what was measured, no more.
+    Estimated,
+    /// The data cannot bear it, and there is no threshold.
+    Refused,
+}
+
+/// The error rate that is not to be exceeded.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Target {
+    /// Which of the two.
+    pub error: ErrorRate,
+    /// How high it may be, in [0, 1].
+    pub at_most: f64,
+    /// The chance that this holds, in [0.5, 1); `None` where no chance was named.
+    pub confidence: Option<f64>,
+}
+
+/// The two ways to be wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorRate {
+    /// Accepting what should be rejected.
+    FalseAccept,
+    /// Rejecting what should be accepted, or accepting it with a wrong label.
+    FalseReject,
+}
+
+/// The threshold with what was measured at it.
+#[derive(Clone, Debug, Serialize)]
+pub struct OperatingPoint {
+    /// Its id; `None` where it was not recorded.
+    pub id: Option<String>,
+    /// Accept at or above this similarity.
+    pub threshold: f64,
+    /// The false accept rate.
+    pub far: Estimate,
+    /// The false reject rate.
+    pub frr: Estimate,
+    /// Where the first comes from.
+    pub far_basis: Basis,
+    /// Where the second does.
+    pub frr_basis: Basis,
+}
+
+/// Whose labels a figure was measured on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Basis {
+    /// Labels that had no part in choosing the threshold.
+    HeldOut,
+    /// The labels that chose the threshold, which flatters.
+    ChoseThreshold,
+    /// The figure has no threshold in it.
+    NoThreshold,
+}
+
+/// One rate of the table of key figures.
+#[derive(Clone, Debug, Serialize)]
+pub struct Figure {
+    /// Its name, such as `False accept rate (FAR)`.
+    pub name: String,
+    /// What it counts, in one sentence.
+    pub meaning: String,
+    /// A fraction, in [0, 1].
+    pub estimate: Estimate,
+    /// Where it comes from.
+    pub basis: Basis,
+}
+
+/// Both error rates at one threshold.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct TradeOff {
+    /// Accept at or above this similarity. Above 1 it accepts nothing.
+    pub threshold: f64,
+    /// The false accept rate, in [0, 1].
+    pub far: Option<f64>,
+    /// Its interval.
+    pub far_interval: Option<Span>,
+    /// The false reject rate, in [0, 1].
+    pub frr: Option<f64>,
+    /// Its interval.
+    pub frr_interval: Option<Span>,
+}
+
+/// Scores counted in bins of equal width, as many mated as non-mated bins.
+#[derive(Clone, Debug, Serialize)]
+pub struct Histogram {
+    /// The low end of the first bin.
+    pub lower: f64,
+    /// The high end of the last bin.
+    pub upper: f64,
+    /// Mated trials by bin.
+    pub mated: Vec<u64>,
+    /// Non-mated trials by bin.
+    pub non_mated: Vec<u64>,
+}
+
+/// How far the labels agree about a threshold (OPIS: Zhang and others, ICLR 2024).
+#[derive(Clone, Debug, Serialize)]
+pub struct Consistency {
+    /// What the rates below count.
+    pub view: View,
+    /// The range of thresholds that OPIS is taken over.
+    pub band: Band,
+    /// OPIS and its relatives, most important first.
+    pub figures: Vec<Spread>,
+    /// The thresholds at which utilities are given, ascending.
+    pub thresholds: Vec<f64>,
+    /// Mean utility over labels at each threshold.
+    pub mean: Vec<Option<f64>>,
+    /// The labels' own utilities.
+    pub labels: Vec<LabelCurve>,
+    /// Labels left out for want of mated or non-mated trials.
+    pub labels_skipped: u64,
+}
+
+/// The thresholds at which the FAR over all labels runs from one rate to another.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Band {
+    /// The lower FAR, at the higher threshold.
+    pub far_low: f64,
+    /// The higher FAR, at the lower threshold.
+    pub far_high: f64,
+    /// The threshold at `far_high`.
+    pub threshold_low: Option<f64>,
+    /// The threshold at `far_low`.
+    pub threshold_high: Option<f64>,
+}
+
+/// A measure of spread over labels. Not a rate.
+#[derive(Clone, Debug, Serialize)]
+pub struct Spread {
+    /// Its name, such as `OPIS`.
+    pub name: String,
+    /// What it is, in one sentence.
+    pub meaning: String,
+    /// The measure.
+    pub value: Option<f64>,
+    /// Its interval.
+    pub interval: Option<Span>,
+}
+
+/// The utility of one label along the thresholds of its [`Consistency`].
+#[derive(Clone, Debug, Serialize)]
+pub struct LabelCurve {
+    /// The label.
+    pub label: String,
+    /// The harmonic mean of its sensitivity and specificity, in [0, 1].
+    pub utility: Vec<Option<f64>>,
+}
+
+/// The labels that fare worst at the threshold.
+#[derive(Clone, Debug, Serialize)]
+pub struct WorstLabels {
+    /// What the rates below count.
+    pub view: View,
+    /// By what they are ranked, such as `utility at the threshold`.
+    pub ranked_by: String,
+    /// Worst first.
+    pub rows: Vec<LabelRow>,
+    /// Labels that were ranked.
+    pub labels: u64,
+}
+
+/// One label at the threshold.
+#[derive(Clone, Debug, Serialize)]
+pub struct LabelRow {
+    /// The label.
+    pub label: String,
+    /// Its items, or some of them.
+    #[serde(skip)]
+    pub pictures: Vec<Picture>,
+    /// The share of others that are accepted as this label.
+    pub far: Estimate,
+    /// The share of its own that are not accepted.
+    pub frr: Estimate,
+    /// The harmonic mean of sensitivity and specificity, in [0, 1].
+    pub utility: Option<f64>,
+}
+
+/// A picture, encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picture {
+    /// `data:image/png;base64,` and so on, or jpeg or webp; anything else is not shown.
+    pub data_uri: String,
+    /// What it shows, such as the id of its item.
+    pub description: String,
+}
+
+/// Items of different labels that would be accepted as one another.
+#[derive(Clone, Debug, Serialize)]
+pub struct Intruders {
+    /// The most similar first.
+    pub pairs: Vec<Intruder>,
+    /// How many there are in all; `None` where they were not counted.
+    pub total: Option<u64>,
+}
+
+/// One such pair.
+#[derive(Clone, Debug, Serialize)]
+pub struct Intruder {
+    /// One item.
+    pub first: Item,
+    /// The other.
+    pub second: Item,
+    /// Their similarity, or what is held against the threshold.
+    pub score: f64,
+    /// What there is to say beside it.
+    pub remark: Option<String>,
+}
+
+/// An item of the gallery, or a probe.
+#[derive(Clone, Debug, Serialize)]
+pub struct Item {
+    /// Its id.
+    pub id: String,
+    /// Its label.
+    pub label: String,
+    /// What it looks like.
+    #[serde(skip)]
+    pub picture: Option<Picture>,
+}
+
+/// Rates by the value of a metadata column.
+#[derive(Clone, Debug, Serialize)]
+pub struct Condition {
+    /// The column.
+    pub column: String,
+    /// A row for each value.
+    pub rows: Vec<ConditionRow>,
+}
+
+/// Rates where the column has one value.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConditionRow {
+    /// The value.
+    pub value: String,
+    /// The false accept rate.
+    pub far: Estimate,
+    /// The false reject rate.
+    pub frr: Estimate,
+}
+
+/// FAR per search by size of the gallery. A search has more chances to be wrong in a larger one.
+#[derive(Clone, Debug, Serialize)]
+pub struct Growth {
+    /// Measured at the threshold, on parts of the gallery.
+    pub measured: Vec<SizePoint>,
+    /// Predicted at the threshold.
+    pub predicted: Vec<SizePoint>,
+    /// The FAR that is not to be exceeded.
+    pub target: Option<f64>,
+    /// Items in the gallery now.
+    pub items_now: Option<u64>,
+    /// The largest gallery whose predicted FAR meets the target.
+    pub holds_until: Option<u64>,
+    /// What the prediction assumes: a whole sentence.
+    pub assumption: String,
+}
+
+/// FAR per search at one size of the gallery.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct SizePoint {
+    /// Items in the gallery.
+    pub items: u64,
+    /// The false accept rate, in [0, 1].
+    pub far: Option<f64>,
+    /// Its interval.
+    pub interval: Option<Span>,
+    /// Whether the rate is exact for the trials, and not a bound.
+    pub exact: bool,
+}
+
+/// What was tried against inconsistent thresholds, each judged on labels it was not fitted to.
+#[derive(Clone, Debug, Serialize)]
+pub struct Remedies {
+    /// What the rates below count.
+    pub view: View,
+    /// Doing nothing among them.
+    pub rows: Vec<Remedy>,
+}
+
+/// One remedy.
+#[derive(Clone, Debug, Serialize)]
+pub struct Remedy {
+    /// Its name.
+    pub name: String,
+    /// The false accept rate.
+    pub far: Estimate,
+    /// The false reject rate.
+    pub frr: Estimate,
+    /// The FRR of the labels that fare worst.
+    pub worst_frr: Estimate,
+    /// The variance of utility over labels.
+    pub spread: Option<f64>,
+    /// What follows: a whole sentence.
+    pub verdict: String,
+    /// Whether it is the one to use.
+    pub preferred: bool,
+}
+
+/// A name and a value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fact {
+    /// What it is.
+    pub name: String,
+    /// What it is worth; `None` where unknown.
+    pub value: Option<String>,
+}
