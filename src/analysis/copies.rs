@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::AnalysisError;
 use super::embeddings::Embeddings;
+use super::error::AnalysisError;
 use super::pairwise::Watch;
 use crate::kernels::multiply;
 use crate::vector::Similarity;

@@ -7,8 +7,8 @@
 //! and the effective number of pairs that follows from it goes into Wilson's interval. All of
 //! it is approximate below about 100 labels and for FAR below 1e-3.
 
-use super::AnalysisError;
 use super::draws::Draws;
+use super::error::AnalysisError;
 use super::label_counts::Dyads;
 use super::pair_counts::{Dyad, PairCounts, Sums, add, ordered, weight};
 use crate::calibration::CalibrationError;

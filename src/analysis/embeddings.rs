@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::AnalysisError;
+use super::error::AnalysisError;
 use crate::vector::{Embedding, NotAnEmbedding};
 
 /// Labels are indices; far above any gallery, and low enough that a count for each fits memory.

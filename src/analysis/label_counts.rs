@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::AnalysisError;
+use super::error::AnalysisError;
 use super::pairwise::{Scan, Stretch, Watch, choose_two};
 use crate::calibration::decision::Threshold;
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::Material;
 use super::label_rows::{GroupCounts, GroupOfLabels, groups_of_labels};
+use super::material::Material;
 use crate::calibration::rates::Confidence;
 
 /// A metadata column with more values than this is a name or a time, and no group.

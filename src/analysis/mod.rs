@@ -9,9 +9,11 @@ pub mod disjoint;
 mod draws;
 pub mod dyadic;
 pub mod embeddings;
+mod error;
 pub mod label_counts;
 pub mod label_groups;
 pub mod label_rows;
+mod material;
 pub mod nearest;
 pub mod nearest_strangers;
 pub mod pair_counts;
@@ -21,6 +23,7 @@ pub mod panel;
 pub mod remedies;
 pub mod remedy;
 pub mod remedy_comparison;
+pub mod remedy_measured;
 pub mod remedy_verdict;
 pub mod score_curve;
 pub mod score_histogram;
@@ -28,20 +31,14 @@ pub mod sizes;
 pub mod strangers;
 pub mod utility;
 
-use std::collections::BTreeMap;
+pub use error::AnalysisError;
+pub use material::{BAND_POINTS, Deep, Material, Scope, Set};
 
 use serde::Serialize;
 
-use crate::calibration::CalibrationError;
-use crate::calibration::decision::Threshold;
-use crate::calibration::policy::Target;
 use crate::calibration::rates::Proportion;
-use crate::calibration::recording::{Condition, LabelOutcome, Recording};
-use crate::calibration::refusal::Underpowered;
-use crate::vector::Similarity;
-use consistency::Band;
-use embeddings::Embeddings;
-use nearest_strangers::{NearestStranger, nearest_strangers};
+use crate::calibration::recording::{Condition, LabelOutcome};
+use nearest_strangers::{LISTED_MAX, NearestStranger, nearest_strangers};
 use pairs_view::PairsView;
 use pairwise::{Scan, Watch};
 use remedies::Remedies;
@@ -49,173 +46,6 @@ use sizes::Sizes;
 
 /// More accepted pairs than this are counted, and not looked at.
 const INTRUDERS_MAX: u64 = 30_000_000;
-/// Thresholds of the band, where nothing else is asked for.
-pub const BAND_POINTS: usize = 101;
-/// Labels, items and pairs that are listed, the worst of each.
-const LISTED_MAX: usize = 20;
-
-/// Why an analysis did not succeed.
-#[derive(Debug, thiserror::Error)]
-pub enum AnalysisError {
-    /// What the calibration itself refuses.
-    #[error(transparent)]
-    Calibration(#[from] CalibrationError),
-    /// Not a matrix with one row for each label.
-    #[error(
-        "{values} values are not {rows} rows of {dimension}; give one row of values for each label"
-    )]
-    EmbeddingShape {
-        /// Values given.
-        values: usize,
-        /// Labels given.
-        rows: usize,
-        /// Components of a row.
-        dimension: usize,
-    },
-    /// A row that is not a vector with a direction.
-    #[error("row {row} of the embeddings cannot be used: {problem}; embed its item again")]
-    EmbeddingRow {
-        /// The first such row.
-        row: usize,
-        /// What is wrong with it.
-        #[source]
-        problem: crate::vector::NotAnEmbedding,
-    },
-    /// A label index that is no index.
-    #[error("the label index of row {row} is {limit} or more; number the labels from 0")]
-    LabelIndex {
-        /// The first such row.
-        row: usize,
-        /// One more than the greatest index allowed.
-        limit: u32,
-    },
-    /// Vectors of two models, or of one and its projection.
-    #[error(
-        "queries have {queries} components and the gallery {gallery}; embed both with one model"
-    )]
-    EmbeddingDimensions {
-        /// Components of a query.
-        queries: usize,
-        /// Components of a gallery row.
-        gallery: usize,
-    },
-    /// Thresholds are counted in one sweep.
-    #[error("threshold {position} is below the one before it; give thresholds in ascending order")]
-    ThresholdOrder {
-        /// The position of the first that is out of order, from 0.
-        position: usize,
-    },
-    /// Every row belongs to one half.
-    #[error("{given} rows are assigned to halves, and there are {rows}; name a half for each row")]
-    HalfLength {
-        /// Rows assigned.
-        given: usize,
-        /// Rows to assign.
-        rows: usize,
-    },
-    /// The caller asked for it.
-    #[error("stopped before the end, as asked")]
-    Stopped,
-    /// Counts that cannot belong to the pairs of two labels.
-    #[error(
-        "{count} pairs are given for labels {label_a} and {label_b}, which have {pairs}; give each \
-         two labels once, the lower first, in ascending order"
-    )]
-    Dyad {
-        /// The first label.
-        label_a: u32,
-        /// The second label.
-        label_b: u32,
-        /// Pairs given.
-        count: u64,
-        /// Pairs that there can be.
-        pairs: u64,
-    },
-    /// What a remedy works on is not in the trials.
-    #[error(
-        "{remedy} needs {missing}, which the best match of probe '{probe}' lacks; add it or leave the remedy out"
-    )]
-    RemedyInput {
-        /// The remedy.
-        remedy: &'static str,
-        /// What it needs.
-        missing: &'static str,
-        /// The first probe without it.
-        probe: String,
-    },
-    /// Half of the labels is not enough to compare on.
-    #[error("the {half} half of the labels has no {kind} search; add labels")]
-    EmptyHalf {
-        /// `fitting` or `measuring`.
-        half: &'static str,
-        /// `mated` or `non-mated`.
-        kind: &'static str,
-    },
-    /// The fitting half alone is too small for a certificate.
-    #[error("a remedy is fitted on half of the labels, and there {0}")]
-    FittingHalf(#[source] Underpowered),
-    /// Too few to read an interval off, or more than is worth waiting for.
-    #[error("{value} resamples are outside [200, 100000]; 2000 are usual")]
-    Resamples {
-        /// The number given.
-        value: u32,
-    },
-}
-
-/// Embeddings with their names: a gallery, or queries.
-#[derive(Debug)]
-pub struct Set {
-    /// The id of each row.
-    pub ids: Vec<String>,
-    /// What else is known of each row.
-    pub conditions: Vec<BTreeMap<String, String>>,
-    /// The index of the label of each row.
-    pub labels: Vec<u32>,
-    /// The rows.
-    pub embeddings: Embeddings,
-}
-
-/// What a non-mated search found: its label, and the best candidates with theirs.
-pub type Deep = (String, Vec<(Similarity, String)>);
-
-/// Everything that is analysed.
-#[derive(Debug)]
-pub struct Material<'a> {
-    /// The names of the labels, by index.
-    pub names: &'a [String],
-    /// What was searched.
-    pub gallery: &'a Set,
-    /// What was searched for; `None` where the gallery searched for itself.
-    pub queries: Option<&'a Set>,
-    /// The searches.
-    pub recording: &'a Recording,
-    /// The non-mated searches, with more candidates than the best; may be empty.
-    pub deep: &'a [Deep],
-    /// How many candidates these were asked for.
-    pub depth: usize,
-    /// What the threshold was chosen for.
-    pub target: Target,
-    /// The threshold.
-    pub threshold: Threshold,
-    /// The threshold that pairs, look-alikes and other sizes are told at, which know similarities
-    /// only: another one where the operating point adjusts scores.
-    pub on_similarity: Threshold,
-    /// The seed of every draw.
-    pub seed: u64,
-    /// What pairs are looked at, and how.
-    pub scope: Scope,
-}
-
-/// What pairs are looked at, and how.
-#[derive(Clone, Copy, Debug)]
-pub struct Scope {
-    /// More pairs than this are not looked at.
-    pub pairs_max: u64,
-    /// The range of thresholds that consistency is measured over.
-    pub band: Band,
-    /// How many thresholds of that range are taken, evenly; 101 are usual.
-    pub band_points: usize,
-}
 
 /// What the data say beyond the threshold.
 #[derive(Clone, Debug, Serialize)]
@@ -265,17 +95,6 @@ pub struct Intruder {
     pub label_b: String,
     /// Their similarity.
     pub score: f32,
-}
-
-impl Set {
-    /// The name of the label of a row.
-    #[must_use]
-    pub fn label<'a>(&self, row: usize, names: &'a [String]) -> &'a str {
-        let index = self.labels.get(row).copied();
-        index
-            .and_then(|index| names.get(usize::try_from(index).ok()?))
-            .map_or("", String::as_str)
-    }
 }
 
 impl Material<'_> {
@@ -388,9 +207,16 @@ impl Material<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use super::consistency::Band;
+    use super::embeddings::Embeddings;
     use super::*;
     use crate::calibration::certify::TargetFar;
-    use crate::calibration::recording::{Found, Search, Truth};
+    use crate::calibration::decision::Threshold;
+    use crate::calibration::policy::Target;
+    use crate::calibration::recording::{Found, Recording, Search, Truth};
+    use crate::vector::Similarity;
 
     /// Unit vectors in the plane, by degrees.
     fn set(rows: &[(&str, u32, f32, &str)]) -> Set {

@@ -3,10 +3,12 @@
 
 use serde::Serialize;
 
-use super::LISTED_MAX;
 use crate::calibration::decision::{Decision, Threshold};
 use crate::calibration::likeness::{Likeness, likeness};
 use crate::calibration::recording::{Found, Recording, Search, Truth};
+
+/// Labels, items and pairs that are listed, the worst of each.
+pub(super) const LISTED_MAX: usize = 20;
 
 /// A stranger's search with a high score.
 #[derive(Clone, Debug, PartialEq, Serialize)]

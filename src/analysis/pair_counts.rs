@@ -1,6 +1,6 @@
 //! How many pairs of images every two labels have, and sums over them without a walk over all.
 
-use super::AnalysisError;
+use super::error::AnalysisError;
 use crate::calibration::binomial::real;
 
 /// How many non-mated pairs there are between every two labels; labels count from 0.

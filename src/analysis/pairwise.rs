@@ -11,8 +11,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rayon::prelude::*;
 
-use super::AnalysisError;
 use super::embeddings::Embeddings;
+use super::error::AnalysisError;
 use super::score_curve::ScoreCurve;
 use super::score_histogram::Counting;
 use crate::calibration::decision::Threshold;

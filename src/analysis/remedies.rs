@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::error::AnalysisError;
+use super::material::{Material, Set};
 use super::remedy::{Candidate, Plan, Remedy, RemedyTrial, Rule};
 use super::remedy_comparison::{Comparison, compare};
 use super::sizes::target_far;
-use super::{AnalysisError, Material, Set};
 use crate::calibration::adjustment::Compared;
 use crate::calibration::certify::TargetFar;
 use crate::calibration::cohort::Cohort;

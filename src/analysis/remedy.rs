@@ -10,7 +10,7 @@ use std::num::NonZeroU32;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::AnalysisError;
+use super::error::AnalysisError;
 use crate::calibration::CalibrationError;
 use crate::calibration::binomial::{self, real};
 use crate::calibration::certify::TargetFar;

@@ -8,51 +8,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::AnalysisError;
-use super::panel::{Differences, Outcome, Panel, Resampling, WorstGroup, WorstLabels, differences};
+use super::error::AnalysisError;
+use super::panel::{Differences, Outcome, Panel, Resampling, WorstGroup, differences};
 use super::remedy::{
     Boundary, Fitted, Plan, Remedy, RemedyTrial, Rule, fit_by, lot, lowest, refuse_without_input,
     strangers,
 };
+use super::remedy_measured::{Measured, Reference};
 use super::remedy_verdict::{Verdict, conclusion, sentence, verdict};
 use crate::calibration::CalibrationError;
 use crate::calibration::binomial::real;
 use crate::calibration::certify::TargetFar;
 use crate::calibration::decision::Decision;
 use crate::calibration::rates::{Confidence, Rate, recorded};
-
-/// One way to decide, on the labels that it was not fitted to.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Measured {
-    /// The way to decide, as fitted on the other labels.
-    pub fitted: Fitted,
-    /// FAR per search.
-    pub far: Rate,
-    /// FRR per search.
-    pub frr: Rate,
-    /// The labels that are rejected most; `None` where no label has enough searches.
-    pub worst_labels: Option<WorstLabels>,
-    /// The group that strangers enter most; `None` where no group is found often enough.
-    pub worst_group: Option<WorstGroup>,
-    /// The variance over labels of utility, the harmonic mean of 1 - FRR and 1 - FAR, free of
-    /// noise within labels: a covariance of two halves of each label's probes, which may fall
-    /// below 0. `None` where fewer than two labels have mated searches in both.
-    pub utility_variance: Option<f64>,
-    /// The mean of that variance over thresholds at FAR 0.01 to 0.1 on the fitting half, evenly
-    /// in its logarithm: OPIS for searches, on a scale that no change of scores can stretch.
-    pub band_variance: Option<f64>,
-}
-
-/// What a remedy is held against.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Reference {
-    /// One threshold, by the same rule.
-    OneThreshold,
-    /// One threshold as strict as the groups, which any set of stricter thresholds must beat: it
-    /// accepts at most as many strangers of the fitting half.
-    AsStrict(Box<Measured>),
-}
 
 /// A remedy, what it was held against, and what came of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use serde::Serialize;
 
 use super::panel::{Difference, Differences};
-use super::remedy_comparison::{Measured, Reference};
+use super::remedy_measured::{Measured, Reference};
 
 /// What the measurement says of a remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

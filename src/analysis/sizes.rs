@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::Material;
+use super::material::Material;
 use crate::calibration::binomial::real;
 use crate::calibration::certify::TargetFar;
 use crate::calibration::growth::{

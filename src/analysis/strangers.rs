@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::AnalysisError;
 use super::copies::linked;
 use super::embeddings::Embeddings;
+use super::error::AnalysisError;
 use crate::calibration::recording::{Search, Truth};
 use crate::calibration::strangers::is_unnamed;
 

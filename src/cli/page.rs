@@ -6,7 +6,7 @@ use super::calibrate::Refusal;
 use super::pictures::Pictures;
 use crate::analysis::pairs_view::PairsView;
 use crate::analysis::remedies::Remedies;
-use crate::analysis::remedy_comparison::Measured;
+use crate::analysis::remedy_measured::Measured;
 use crate::analysis::sizes::Sizes;
 use crate::analysis::{Analysis, Set};
 use crate::calibration::binomial::real;
