@@ -86,6 +86,14 @@ impl Dyads {
     }
 }
 
+/// One half of the rows: those on a side.
+#[derive(Clone, Copy)]
+struct Half<'a> {
+    /// The side of each row, 0 or 1.
+    sides: &'a [usize],
+    side: usize,
+}
+
 impl Scan<'_> {
     /// Counts the pairs of each label that are accepted at each of `thresholds`, which ascend.
     /// Takes 32 bytes for each label and threshold.
@@ -146,24 +154,28 @@ impl Scan<'_> {
                 });
             }
         })?;
+        let half = |side| {
+            let sides = &sides;
+            Some(Half { sides, side })
+        };
         Ok(SplitLabelCounts {
             whole: self.counted(&counting, &[0, 1, 2], None),
-            first: self.counted(&counting, &[0], Some((&sides, 0))),
-            second: self.counted(&counting, &[1], Some((&sides, 1))),
+            first: self.counted(&counting, &[0], half(0)),
+            second: self.counted(&counting, &[1], half(1)),
         })
     }
 
-    /// Sums the parts named; `only` restricts the totals to the positions on one side.
+    /// Sums the parts named; `only` restricts the totals to the positions of one half.
     fn counted(
         &self,
         counting: &Counting<'_>,
         parts: &[usize],
-        only: Option<(&[usize], usize)>,
+        only: Option<Half<'_>>,
     ) -> LabelCounts {
         let labels = counting.labels;
         let mut rows = vec![0; labels];
         for (position, &label) in self.rows().labels().iter().enumerate() {
-            let taken = only.is_none_or(|(sides, side)| sides.get(position) == Some(&side));
+            let taken = only.is_none_or(|half| half.sides.get(position) == Some(&half.side));
             if let (true, Some(count)) = (taken, rows.get_mut(label as usize)) {
                 *count += 1;
             }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::consistency::{Band, Consistency, Plan};
+use super::consistency::{Consistency, Plan};
 use super::disjoint::DisjointPairs;
 use super::draws::Draws;
 use super::dyadic::{MatedCounts, NonMatedCounts};
@@ -153,12 +153,12 @@ impl PairsView {
                 at_far.push(at(scan, threshold, Some(far), watch)?);
             }
         }
-        let band = material.scope.band;
-        let thresholds = band.thresholds(material.scope.band_points, |far| {
-            curve.threshold_at_far(far)
-        });
+        let scope = material.scope;
+        let thresholds = scope
+            .band
+            .thresholds(scope.band_points, |far| curve.threshold_at_far(far));
         let (consistency, utilities, over_band) = match thresholds {
-            Some(thresholds) => consistency(scan, material, (band, thresholds), notes, watch)?,
+            Some(thresholds) => consistency(scan, material, thresholds, notes, watch)?,
             None => (None, Utilities::default(), None),
         };
         let accepted = curve
@@ -186,7 +186,7 @@ impl PairsView {
             mated_pairs: curve.mated_pairs(),
             non_mated_pairs: curve.non_mated_pairs(),
             equal_error: curve.equal_error(),
-            at_threshold: rates((&non_mated, &mated), material.on_similarity, None),
+            at_threshold: rates(&non_mated, &mated, material.on_similarity, None),
             groups: groups.unwrap_or_default(),
             at_far,
             certified: target.map(|target| certified(material, target)),
@@ -212,15 +212,14 @@ fn at(
     watch: Watch<'_>,
 ) -> Result<AtThreshold, AnalysisError> {
     let dyads = scan.dyads(threshold, watch)?;
-    let counts = (
-        &NonMatedCounts::of_scan(&dyads)?,
-        &MatedCounts::of_scan(&dyads)?,
-    );
-    Ok(rates(counts, threshold, asked_far))
+    let non_mated = NonMatedCounts::of_scan(&dyads)?;
+    let mated = MatedCounts::of_scan(&dyads)?;
+    Ok(rates(&non_mated, &mated, threshold, asked_far))
 }
 
 fn rates(
-    (non_mated, mated): (&NonMatedCounts, &MatedCounts),
+    non_mated: &NonMatedCounts,
+    mated: &MatedCounts,
     threshold: Threshold,
     asked_far: Option<f64>,
 ) -> AtThreshold {
@@ -237,7 +236,7 @@ fn rates(
 fn consistency(
     scan: &Scan<'_>,
     material: &Material<'_>,
-    (band, thresholds): (Band, Vec<Threshold>),
+    thresholds: Vec<Threshold>,
     notes: &mut Vec<String>,
     watch: Watch<'_>,
 ) -> Result<(Option<Consistency>, Utilities, Option<LabelCounts>), AnalysisError> {
@@ -245,7 +244,7 @@ fn consistency(
     let half = halves(&rows.labels, material.seed);
     let counts = scan.split_label_counts(&thresholds, &half, watch)?;
     let plan = Plan {
-        band,
+        band: material.scope.band,
         seed: material.seed,
         ..Plan::default()
     };

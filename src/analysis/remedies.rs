@@ -56,7 +56,7 @@ impl Remedies {
                 remedy_trial(search, compared.as_ref(), &cohort, column)
             });
             let trials = trials.collect::<Result<Vec<_>, _>>()?;
-            let plan = plan((material.target, material.seed), column)?;
+            let plan = plan(material.target, material.seed, column)?;
             Ok((cohort.members(), compare(&trials, &plan)?))
         });
         match compared {
@@ -82,7 +82,7 @@ fn drawn(material: &Material<'_>) -> Result<Cohort, AnalysisError> {
 ///
 /// # Errors
 /// None in practice: the FAR without a target is one.
-pub fn plan((target, seed): (Target, u64), column: Option<&str>) -> Result<Plan, AnalysisError> {
+pub fn plan(target: Target, seed: u64, column: Option<&str>) -> Result<Plan, AnalysisError> {
     let mut remedies = vec![Remedy::ZNorm, Remedy::TNorm, Remedy::SNorm, Remedy::AsNorm];
     if column.is_some() {
         remedies.extend([Remedy::ShrunkGroups, Remedy::CertifiedGroups]);

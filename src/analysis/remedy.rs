@@ -222,7 +222,7 @@ pub(super) fn fit_by(
     let allowed = allowed(rule, chosen_on.len() as u64)?;
     let one = lowest(&chosen_on, remedy, allowed);
     let boundary = if remedy.by_group() {
-        Boundary::Groups(fit_groups(trials, remedy, (rule, one), plan)?)
+        Boundary::Groups(fit_groups(trials, remedy, rule, one, plan)?)
     } else {
         Boundary::Threshold(one)
     };
@@ -233,7 +233,8 @@ pub(super) fn fit_by(
 fn fit_groups(
     trials: &[&RemedyTrial],
     remedy: Remedy,
-    (rule, global): (Rule, Threshold),
+    rule: Rule,
+    global: Threshold,
     plan: &Plan,
 ) -> Result<GroupThresholds, AnalysisError> {
     let target = rule.target();

@@ -69,7 +69,7 @@ pub(super) fn read(
     }
     let mut vectors = input.reserve(values)?;
     if header.fortran && 1 < width {
-        transpose(reader, input, (float, width), &mut vectors)?;
+        transpose(reader, input, float, width, &mut vectors)?;
     } else {
         let count = vectors.capacity().min(usize::try_from(values).unwrap_or(0));
         float.fill(reader, input, count, &mut vectors)?;
@@ -229,7 +229,8 @@ fn each<const N: usize>(bytes: &[u8], values: &mut Vec<f32>, value: impl Fn([u8;
 fn transpose(
     reader: &mut impl Read,
     input: &Input<'_>,
-    (float, dimension): (Float, usize),
+    float: Float,
+    dimension: usize,
     vectors: &mut Vec<f32>,
 ) -> Result<(), ArraysError> {
     let rows = vectors.capacity() / dimension;

@@ -69,7 +69,8 @@ impl<'a> Pages<'a> {
     pub(super) fn new(
         file: &'a File,
         input: Input<'a>,
-        (column, chunk): (&'a Column, &Chunk),
+        column: &'a Column,
+        chunk: &Chunk,
         budget: u64,
     ) -> Result<Self, ArraysError> {
         if chunk.elsewhere {

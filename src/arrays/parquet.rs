@@ -32,7 +32,7 @@ pub(super) fn read(file: &File, input: &Input<'_>) -> Result<Table, ArraysError>
     }
     let index = embeddings(&footer, input)?;
     let wanted = wanted(&footer, input, index)?;
-    let (dimension, vectors) = Lists::read(file, input, (&footer, index))?;
+    let (dimension, vectors) = Lists::read(file, input, &footer, index)?;
     let mut columns = BTreeMap::new();
     let mut left_out = Vec::new();
     let mut room = input.options.bytes_max;
@@ -43,7 +43,11 @@ pub(super) fn read(file: &File, input: &Input<'_>) -> Result<Table, ArraysError>
         match wanted.get(&at) {
             None => left_out.push(column.name.clone()),
             Some(text) => {
-                let values = read_text(file, input, (&footer, at, *text), &mut room)?;
+                let column_of_text = TextColumn {
+                    index: at,
+                    text: *text,
+                };
+                let values = read_text(file, input, &footer, column_of_text, &mut room)?;
                 if columns.insert(column.name.clone(), values).is_some() {
                     let name = &column.name;
                     return Err(input.damaged(format!("it has two columns `{name}`")));
@@ -197,7 +201,8 @@ impl<'a> Lists<'a> {
     fn read(
         file: &File,
         input: &'a Input<'a>,
-        (footer, index): (&Footer, usize),
+        footer: &Footer,
+        index: usize,
     ) -> Result<(usize, Vec<f32>), ArraysError> {
         let Some(column) = footer.columns.get(index) else {
             return Err(input.damaged("a column has gone"));
@@ -217,7 +222,7 @@ impl<'a> Lists<'a> {
         for (rows, chunk) in chunks(footer, index) {
             check_type(input, column, chunk)?;
             let mut dictionary = None;
-            let mut pages = Pages::new(file, *input, (column, chunk), budget)?;
+            let mut pages = Pages::new(file, *input, column, chunk, budget)?;
             while let Some(next) = pages.next()? {
                 match next {
                     Next::Dictionary(page) => {
@@ -229,16 +234,15 @@ impl<'a> Lists<'a> {
                         let plain =
                             |page: &Page, count| floats(page.encoding, page.bytes(), count, double);
                         let vectors = &mut lists.vectors;
-                        visit(
-                            input,
-                            (&page, page.values),
-                            dictionary.as_deref(),
-                            plain,
-                            |value| {
-                                vectors.push(*value);
-                                Ok(())
-                            },
-                        )?;
+                        let coded = Coded {
+                            page: &page,
+                            count: page.values,
+                            dictionary: dictionary.as_deref(),
+                        };
+                        visit(input, &coded, plain, |value| {
+                            vectors.push(*value);
+                            Ok(())
+                        })?;
                     }
                 }
             }
@@ -301,13 +305,24 @@ impl<'a> Lists<'a> {
     }
 }
 
+/// A column that can be read as text.
+#[derive(Clone, Copy)]
+struct TextColumn {
+    /// Its place in the footer.
+    index: usize,
+    /// How its values are written as text.
+    text: Text,
+}
+
 /// One column as text, a null as an empty one. Takes what it uses from `room`, in bytes.
 fn read_text(
     file: &File,
     input: &Input<'_>,
-    (footer, index, text): (&Footer, usize, Text),
+    footer: &Footer,
+    wanted: TextColumn,
     room: &mut u64,
 ) -> Result<Vec<String>, ArraysError> {
+    let TextColumn { index, text } = wanted;
     let Some(column) = footer.columns.get(index) else {
         return Err(input.damaged("a column has gone"));
     };
@@ -319,7 +334,7 @@ fn read_text(
             return Err(input.damaged("a group has not the rows that its footer states"));
         }
         let mut dictionary = None;
-        let mut pages = Pages::new(file, *input, (column, chunk), budget)?;
+        let mut pages = Pages::new(file, *input, column, chunk, budget)?;
         while let Some(next) = pages.next()? {
             let (page, is_dictionary) = match next {
                 Next::Dictionary(page) => (page, true),
@@ -337,17 +352,16 @@ fn read_text(
                 _ => page.defined.iter().filter(is_there).count(),
             };
             let mut present = Vec::new();
-            visit(
-                input,
-                (&page, there),
-                dictionary.as_deref(),
-                plain,
-                |value| {
-                    *room = spend(input, *room, value.len() as u64)?;
-                    present.push(value.clone());
-                    Ok(())
-                },
-            )?;
+            let coded = Coded {
+                page: &page,
+                count: there,
+                dictionary: dictionary.as_deref(),
+            };
+            visit(input, &coded, plain, |value| {
+                *room = spend(input, *room, value.len() as u64)?;
+                present.push(value.clone());
+                Ok(())
+            })?;
             *room = spend(
                 input,
                 *room,
@@ -372,14 +386,27 @@ fn read_text(
     Ok(values)
 }
 
-/// Hands out `count` values of a page, from the dictionary where it refers to one.
+/// The values of a page as they are stored.
+struct Coded<'a, T> {
+    page: &'a Page,
+    /// How many there are.
+    count: usize,
+    /// What the page may refer to; `None` where the column has none.
+    dictionary: Option<&'a [T]>,
+}
+
+/// Hands out the values of a page, from the dictionary where it refers to one.
 fn visit<T>(
     input: &Input<'_>,
-    (page, count): (&Page, usize),
-    dictionary: Option<&[T]>,
+    coded: &Coded<'_, T>,
     plain: impl Fn(&Page, usize) -> Option<Vec<T>>,
     mut take: impl FnMut(&T) -> Result<(), ArraysError>,
 ) -> Result<(), ArraysError> {
+    let Coded {
+        page,
+        count,
+        dictionary,
+    } = *coded;
     if !matches!(page.encoding, PLAIN_DICTIONARY | RLE_DICTIONARY) {
         let values = plain(page, count).ok_or_else(|| undecodable(input, page))?;
         return values.iter().try_for_each(take);

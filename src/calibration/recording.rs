@@ -80,6 +80,15 @@ pub enum Scale {
     Held,
 }
 
+/// A threshold with the scores that are held against it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ScaledThreshold {
+    /// The threshold.
+    pub threshold: Threshold,
+    /// The scores.
+    pub scale: Scale,
+}
+
 impl Scale {
     fn of(self, search: &Search) -> Option<Similarity> {
         let found = search.found.as_ref();
@@ -301,16 +310,14 @@ impl Recording {
             .collect()
     }
 
-    /// The searches that `after` decides differently from `before`, most similar first. Each
-    /// threshold with the scores that are held against it.
+    /// The searches that `after` decides differently from `before`, most similar first.
     #[must_use]
-    pub fn flips(&self, before: (Threshold, Scale), after: (Threshold, Scale)) -> Vec<Flip> {
+    pub fn flips(&self, before: ScaledThreshold, after: ScaledThreshold) -> Vec<Flip> {
         let mut flips: Vec<Flip> = self
             .searches
             .iter()
             .filter_map(|search| {
-                let by =
-                    |(threshold, scale): (Threshold, Scale)| threshold.decide(scale.of(search));
+                let by = |on: ScaledThreshold| on.threshold.decide(on.scale.of(search));
                 let (was, is) = (by(before), by(after));
                 (was != is).then(|| Flip {
                     search: search.clone(),
@@ -535,8 +542,11 @@ mod tests {
         Threshold::new(score).unwrap()
     }
 
-    fn plain(score: f32) -> (Threshold, Scale) {
-        (at(score), Scale::Similarity)
+    fn plain(score: f32) -> ScaledThreshold {
+        ScaledThreshold {
+            threshold: at(score),
+            scale: Scale::Similarity,
+        }
     }
 
     #[test]
@@ -561,7 +571,11 @@ mod tests {
             assert!(Recording::parse(altered.as_bytes()).is_err());
         }
         // 0.9, 0.8 and 0.6 reach 0.6 as similarities; 0.65 alone of the adjusted does.
-        let flips = adjusted.flips(plain(0.6), (at(0.6), Scale::Held));
+        let held = ScaledThreshold {
+            scale: Scale::Held,
+            ..plain(0.6)
+        };
+        let flips = adjusted.flips(plain(0.6), held);
         let told: Vec<&str> = flips.iter().map(|f| f.search.probe.as_str()).collect();
         assert_eq!(told, ["p2", "p3"]);
         assert!(

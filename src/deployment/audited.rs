@@ -19,7 +19,7 @@ use crate::monitoring::audit::{AcceptFeedback, AuditRow, Truth};
 use crate::monitoring::course::{CoursePoint, course};
 use crate::monitoring::drift::{Drift, Limits};
 use crate::monitoring::groups::{Case, Match, groups};
-use crate::monitoring::observed::Seen;
+use crate::monitoring::observed::{GallerySize, Seen};
 use crate::monitoring::strata::{Inclusion, Strata};
 use crate::monitoring::thinning::{Certifying, Recalibration};
 
@@ -110,7 +110,10 @@ pub(super) fn drift(
         lots: &told.lots,
         cases: &told.cases,
         feedback: told.feedback,
-        gallery: (items, point.content().valid_to_items()),
+        gallery: GallerySize {
+            items,
+            valid_to: point.content().valid_to_items(),
+        },
         raised: alarms.standing(told.labelling().earliest_ms),
         anew: span.anew,
     };
@@ -198,8 +201,8 @@ impl Told {
 
     /// How the rates came to what they are.
     pub(super) fn course(&self, strata: &Strata) -> Result<Vec<CoursePoint>, DeploymentError> {
-        let seen = (self.rows.as_slice(), self.made_ms.as_slice());
-        Ok(course(strata, seen, Confidence::DISPLAY)?)
+        let confidence = Confidence::DISPLAY;
+        Ok(course(strata, &self.rows, &self.made_ms, confidence)?)
     }
 
     pub(super) fn labelling(&self) -> Labelling {

@@ -7,7 +7,7 @@ use super::{Calibrated, Deployment, DeploymentError, Folder, LoadedModel, Standi
 use crate::calibration::adjustment::Adjuster;
 use crate::calibration::certify::TargetFar;
 use crate::calibration::operating_point::OperatingPoint;
-use crate::calibration::recording::{Flip, Recording, Scale};
+use crate::calibration::recording::{Flip, Recording, Scale, ScaledThreshold};
 use crate::monitoring::indicators::predicted_far;
 use crate::telemetry;
 
@@ -66,9 +66,12 @@ pub fn compare_points(
     let recording = recording.ok_or_else(|| DeploymentError::RecordingMissing {
         id: recorded.to_owned(),
     })?;
-    let by = |point: &OperatingPoint| match point.content().adjustment {
-        Some(_) => (point.threshold(), Scale::Held),
-        None => (point.threshold(), Scale::Similarity),
+    let by = |point: &OperatingPoint| ScaledThreshold {
+        threshold: point.threshold(),
+        scale: match point.content().adjustment {
+            Some(_) => Scale::Held,
+            None => Scale::Similarity,
+        },
     };
     Ok(Comparison {
         recorded: recorded.to_owned(),

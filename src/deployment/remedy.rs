@@ -295,7 +295,7 @@ impl Bench<'_> {
             Ok(remedy_trial(search, compared.as_ref(), &cohort, column)?)
         });
         let trials: Vec<RemedyTrial> = trials.collect::<Result<_, DeploymentError>>()?;
-        let mut plan = plan((self.target, self.seed), column)?;
+        let mut plan = plan(self.target, self.seed, column)?;
         if !matches!(self.target, Target::Far(_) | Target::FarEstimated(_)) {
             plan.remedies.retain(|remedy| !remedy.by_group());
         }

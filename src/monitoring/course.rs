@@ -29,7 +29,8 @@ const POINTS_MAX: usize = 40;
 /// Refuses rows of another design.
 pub fn course(
     strata: &Strata,
-    (rows, unix_ms): (&[AuditRow], &[u64]),
+    rows: &[AuditRow],
+    unix_ms: &[u64],
     confidence: Confidence,
 ) -> Result<Vec<CoursePoint>, MonitoringError> {
     let count = POINTS_MAX.min(rows.len());
@@ -72,8 +73,8 @@ mod tests {
         let rows: Vec<AuditRow> = (0..1_001).map(|number| row(900 < number)).collect();
         let times: Vec<u64> = (0..1_001).collect();
         let of = |count: usize| {
-            let seen = (&rows[..count], &times[..count]);
-            course(&strata, seen, Confidence::DISPLAY).unwrap()
+            let (rows, times) = (&rows[..count], &times[..count]);
+            course(&strata, rows, times, Confidence::DISPLAY).unwrap()
         };
         assert_eq!(of(0), []);
         assert_eq!(of(3).len(), 3);

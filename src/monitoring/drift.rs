@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::MonitoringError;
 use super::audit::{AcceptFeedback, Audit, AuditedRate, AuditedRates, Tighter};
-use super::cusum::{Cusum, Onset};
+use super::cusum::Onset;
 use super::groups::Group;
-use super::observed::Seen;
+use super::observed::{GallerySize, Seen};
 use super::sequential::{Bet, EProcess, LIMIT_MAX, Null, Side};
 use super::thinning::Recalibration;
 use crate::calibration::binomial::real;
@@ -265,11 +265,9 @@ impl Drift {
         let recent = lately.rates(confidence)?;
         let (first, last) = (seen.unix_ms.first().copied(), seen.unix_ms.last().copied());
         let [far_raised, frr_raised] = seen.raised;
-        let far = (Side::FalseAccept, far_raised);
-        let frr = (Side::FalseReject, frr_raised);
-        let (far_evidence, far_onset) = evidence(seen, limits.far, far)?;
-        let (frr_evidence, frr_onset) = evidence(seen, limits.frr, frr)?;
-        let watched = |subject, (rate, recent), limit, evidence| Watched {
+        let (far_evidence, far_onset) = evidence(seen, limits.far, Side::FalseAccept, far_raised)?;
+        let (frr_evidence, frr_onset) = evidence(seen, limits.frr, Side::FalseReject, frr_raised)?;
+        let watched = |subject, rate, recent, limit, evidence| Watched {
             subject,
             rate,
             recent,
@@ -283,26 +281,26 @@ impl Drift {
                 "since the operating point decides"
             },
         };
-        let far = (rates.far, recent.far);
-        let far = watched(Subject::Far, far, limits.far, far_evidence).finding();
+        let far = watched(
+            Subject::Far,
+            rates.far,
+            recent.far,
+            limits.far,
+            far_evidence,
+        );
         let mut findings = vec![
-            with_a_stricter_threshold(far, &lately, limits.far, confidence)?,
+            with_a_stricter_threshold(far.finding(), &lately, limits.far, confidence)?,
             watched(
                 Subject::Frr,
-                (rates.frr, recent.frr),
+                rates.frr,
+                recent.frr,
                 limits.frr,
                 frr_evidence,
             )
             .finding(),
         ];
-        for (name, evidence, onset) in [
-            ("FAR", far_evidence, far_onset),
-            ("FRR", frr_evidence, frr_onset),
-        ] {
-            let alarm = evidence.is_some_and(|found| found.alarm_at.is_some());
-            let sum = onset.cusum.filter(|_| !alarm);
-            findings.extend(sum.and_then(|sum| suspicion(name, sum)));
-        }
+        findings.extend(suspicion("FAR", far_evidence, far_onset));
+        findings.extend(suspicion("FRR", frr_evidence, frr_onset));
         findings.extend(gallery(seen.gallery));
         findings.extend(waiting(&rates));
         findings.extend(feedback(seen.feedback, confidence));
@@ -352,7 +350,8 @@ fn with_a_stricter_threshold(
 fn evidence(
     seen: &Seen<'_>,
     limit: Option<Limit>,
-    (side, raised): (Side, bool),
+    side: Side,
+    raised: bool,
 ) -> Result<(Option<EProcess>, Onset), MonitoringError> {
     let Some(limit) = limit else {
         return Ok((None, Onset::default()));
@@ -535,7 +534,9 @@ pub fn percent(share: f64) -> String {
 }
 
 /// What the CUSUM says before there is an alarm.
-fn suspicion(name: &str, sum: Cusum) -> Option<Finding> {
+fn suspicion(name: &str, evidence: Option<EProcess>, onset: Onset) -> Option<Finding> {
+    let alarm = evidence.is_some_and(|found| found.alarm_at.is_some());
+    let sum = onset.cusum.filter(|_| !alarm)?;
     let began = sum.began_at.filter(|_| sum.suspects())?;
     Some(Finding {
         subject: Subject::Rise,
@@ -547,7 +548,8 @@ fn suspicion(name: &str, sum: Cusum) -> Option<Finding> {
     })
 }
 
-fn gallery((items, valid_to): (u64, u64)) -> Option<Finding> {
+fn gallery(size: GallerySize) -> Option<Finding> {
+    let GallerySize { items, valid_to } = size;
     (valid_to < items).then(|| Finding {
         subject: Subject::Gallery,
         verdict: Verdict::Warning,
@@ -633,7 +635,10 @@ mod tests {
             lots: &[],
             cases: &[],
             feedback: AcceptFeedback { right: 9, wrong: 1 },
-            gallery: (120, 100),
+            gallery: GallerySize {
+                items: 120,
+                valid_to: 100,
+            },
         };
         Drift::new(&seen, limits(), Confidence::DISPLAY).unwrap()
     }

@@ -165,20 +165,33 @@ fn of(side: Side, cases: &[Case]) -> Vec<Group> {
     let named = tallies.into_iter().filter_map(|(key, tally)| {
         let tail = hypergeometric_tail(tally.errors, tally.trials, all.errors, all.trials);
         let p_value = (tail * looked_at).min(1.0);
-        (ERRORS_MIN <= tally.errors && p_value <= LEVEL)
-            .then(|| group(side, key, (tally, all), p_value, cases))
+        (ERRORS_MIN <= tally.errors && p_value <= LEVEL).then(|| {
+            group(
+                side,
+                &Shared {
+                    key,
+                    tally,
+                    p_value,
+                },
+                all,
+                cases,
+            )
+        })
     });
     named.collect()
 }
 
-fn group(
-    side: Side,
-    key: Key<'_>,
-    (tally, all): (Tally, Tally),
+/// What more errors have in common than chance explains.
+struct Shared<'a> {
+    key: Key<'a>,
+    /// Of the decisions that have it.
+    tally: Tally,
     p_value: f64,
-    cases: &[Case],
-) -> Group {
-    let (column, value, item) = match (key, side) {
+}
+
+/// A group among decisions of which there are `all`.
+fn group(side: Side, shared: &Shared<'_>, all: Tally, cases: &[Case]) -> Group {
+    let (column, value, item) = match (shared.key, side) {
         (Key::Label(label), Side::FalseAccept) => (None, label, accepted_most(label, cases)),
         (Key::Label(label), Side::FalseReject) => (None, label, None),
         (Key::Condition(column, value), _) => (Some(column.to_owned()), value, None),
@@ -188,11 +201,11 @@ fn group(
         column,
         value: value.to_owned(),
         item,
-        errors: tally.errors,
-        trials: tally.trials,
+        errors: shared.tally.errors,
+        trials: shared.tally.trials,
         all_errors: all.errors,
         all_trials: all.trials,
-        p_value,
+        p_value: shared.p_value,
     }
 }
 

@@ -19,10 +19,19 @@ pub struct Seen<'a> {
     pub cases: &'a [Case],
     /// What was said of accepts without being asked.
     pub feedback: AcceptFeedback,
-    /// Items in the gallery now, and the number that the operating point holds for.
-    pub gallery: (u64, u64),
+    /// How large the gallery is, and may be.
+    pub gallery: GallerySize,
     /// Whether an alarm of FAR and FRR was raised by decisions that are no longer kept.
     pub raised: [bool; 2],
     /// Whether evidence was begun anew since the operating point decides.
     pub anew: bool,
+}
+
+/// How large the gallery is, and may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GallerySize {
+    /// Items in it now.
+    pub items: u64,
+    /// The number of items that the operating point holds for.
+    pub valid_to: u64,
 }

@@ -251,9 +251,15 @@ fn missing(needed: u64, present: u64, labelled: u64) -> Option<u64> {
 mod tests {
     use super::super::audit::AcceptFeedback;
     use super::super::groups::Case;
+    use super::super::observed::GallerySize;
     use super::super::strata::{Inclusion, Strata};
     use super::*;
     use crate::calibration::certify::TargetFar;
+
+    const SIZE: GallerySize = GallerySize {
+        items: 1,
+        valid_to: 1,
+    };
 
     /// splitmix64 (Steele, Lea and Flood 2014).
     fn bits(state: &mut u64) -> u64 {
@@ -368,7 +374,7 @@ mod tests {
             lots: &vec![0; rows.len()],
             cases: &cases,
             feedback: AcceptFeedback { right: 0, wrong: 0 },
-            gallery: (1, 1),
+            gallery: SIZE,
             raised: [false; 2],
             anew: false,
         };
@@ -448,7 +454,7 @@ mod tests {
             lots: &[0; 12],
             cases: &cases,
             feedback: AcceptFeedback { right: 0, wrong: 0 },
-            gallery: (1, 1),
+            gallery: SIZE,
             raised: [false; 2],
             anew: false,
         };

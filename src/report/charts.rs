@@ -5,7 +5,7 @@ use super::contents::{ErrorRate, Histogram, Report, TradeOff, View};
 use super::estimate::Span;
 use super::markup::Markup;
 use super::numbers::{percent, score, short_percent};
-use super::plot::{Plot, Side};
+use super::plot::{AxisNames, Plot, Side};
 
 /// Error rates below this are not told apart from none on an axis.
 const RATE_MIN: f64 = 1e-7;
@@ -55,7 +55,7 @@ pub(super) fn det(report: &Report) -> Option<Markup> {
         plot.vertical(far, "target", &target_name(far));
     }
     if let Some(frr) = target(report, ErrorRate::FalseReject) {
-        plot.horizontal(frr, "target", (&target_name(frr), Side::Right));
+        plot.horizontal(frr, "target", &target_name(frr), Side::Right);
     }
     operating_point(&mut plot, report);
     let summary = format!(
@@ -64,10 +64,10 @@ pub(super) fn det(report: &Report) -> Option<Markup> {
     );
     Some(plot.finish(
         "plot square",
-        (
-            "False accept rate (FAR), normal-deviate scale →",
-            "↑ False reject rate (FRR), normal-deviate scale",
-        ),
+        AxisNames {
+            x: "False accept rate (FAR), normal-deviate scale →",
+            y: "↑ False reject rate (FRR), normal-deviate scale",
+        },
         &summary,
     ))
 }
@@ -183,19 +183,15 @@ pub(super) fn errors(report: &Report) -> Option<Markup> {
             ErrorRate::FalseAccept => Side::Right,
             ErrorRate::FalseReject => Side::Left,
         };
-        plot.horizontal(
-            target.at_most,
-            "target",
-            (&target_name(target.at_most), side),
-        );
+        plot.horizontal(target.at_most, "target", &target_name(target.at_most), side);
     }
     threshold_line(&mut plot, report);
     Some(plot.finish(
         "plot",
-        (
-            "Threshold (similarity) →",
-            "↑ Error rate, logarithmic scale",
-        ),
+        AxisNames {
+            x: "Threshold (similarity) →",
+            y: "↑ Error rate, logarithmic scale",
+        },
         "Curves of the false accept rate, which falls, and the false reject rate, which rises, \
          against the threshold.",
     ))
@@ -268,15 +264,18 @@ pub(super) fn histograms(histogram: &Histogram, report: &Report) -> Option<Marku
     let [trial, trials] = trial_names(report.view);
     let mut panels = shares.finish(
         "plot low",
-        ("", &format!("↑ Share of the {trials} of its kind, by bin")),
+        AxisNames {
+            x: "",
+            y: &format!("↑ Share of the {trials} of its kind, by bin"),
+        },
         &format!("Histogram of the scores of mated and non-mated {trials}, as shares."),
     );
     panels.append(counts.finish(
         "plot low",
-        (
-            &format!("Score (similarity) of a {trial} →"),
-            &format!("↑ Number of {trials} by bin, logarithmic scale"),
-        ),
+        AxisNames {
+            x: &format!("Score (similarity) of a {trial} →"),
+            y: &format!("↑ Number of {trials} by bin, logarithmic scale"),
+        },
         &format!("The same histogram as counts of {trials} on a logarithmic scale."),
     ));
     Some(panels)

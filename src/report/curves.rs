@@ -4,7 +4,7 @@ use super::axis::{Axis, Scale, Unit};
 use super::contents::{Consistency, Growth, LabelCurve, SizePoint};
 use super::markup::Markup;
 use super::numbers::{count, percent, short_percent, shortened};
-use super::plot::{Plot, Side};
+use super::plot::{AxisNames, Plot, Side};
 use crate::calibration::binomial::real;
 
 /// More curves than this make a solid area, and a file that is slow to open.
@@ -69,10 +69,10 @@ pub(super) fn utility(consistency: &Consistency, threshold: Option<f64>) -> Opti
     );
     Some(plot.finish(
         "plot named",
-        (
-            "Threshold (similarity) →",
-            "↑ Utility of a label: harmonic mean of sensitivity and specificity",
-        ),
+        AxisNames {
+            x: "Threshold (similarity) →",
+            y: "↑ Utility of a label: harmonic mean of sensitivity and specificity",
+        },
         &summary,
     ))
 }
@@ -160,7 +160,7 @@ pub(super) fn growth(growth: &Growth) -> Option<Markup> {
     let mut plot = Plot::new(x, y);
     if let Some(target) = growth.target {
         let name = format!("target: at most {}", short_percent(target));
-        plot.horizontal(target, "target", (&name, Side::Right));
+        plot.horizontal(target, "target", &name, Side::Right);
     }
     if let Some(items) = growth.items_now {
         let name = format!("now: {} items", count(Some(items)));
@@ -177,10 +177,10 @@ pub(super) fn growth(growth: &Growth) -> Option<Markup> {
     name_growth(&mut plot, growth);
     Some(plot.finish(
         "plot",
-        (
-            "Items in the gallery, logarithmic scale →",
-            "↑ False accept rate per search, logarithmic scale",
-        ),
+        AxisNames {
+            x: "Items in the gallery, logarithmic scale →",
+            y: "↑ False accept rate per search, logarithmic scale",
+        },
         "The false accept rate per search by size of the gallery: measured on parts of it, and \
          predicted.",
     ))

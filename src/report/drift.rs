@@ -5,7 +5,7 @@ use super::estimate::Span;
 use super::markup::Markup;
 use super::numbers::short_percent;
 use super::page::document;
-use super::plot::{Plot, Side};
+use super::plot::{AxisNames, Plot, Side};
 use super::tables::{Column, Table, cell};
 
 /// What is known of an operating point in service, as text.
@@ -143,17 +143,17 @@ fn chart(course: &RateCourse) -> Option<Markup> {
     plot.curve(curve, "line", "");
     if let Some(limit) = course.limit {
         let name = format!("limit: {}", short_percent(limit));
-        plot.horizontal(limit, "target", (&name, Side::Right));
+        plot.horizontal(limit, "target", &name, Side::Right);
     }
     let [from, to] = &course.ends;
     plot.ends(from, to);
     let name = course.name;
     Some(plot.finish(
         "plot low",
-        (
-            "Days →",
-            &format!("↑ {name} of all drawn decisions up to then"),
-        ),
+        AxisNames {
+            x: "Days →",
+            y: &format!("↑ {name} of all drawn decisions up to then"),
+        },
         &format!("Curve of the {name} over time, with its interval and its limit."),
     ))
 }

@@ -31,13 +31,36 @@ impl Side {
         if 0.55 < at { Self::Left } else { Self::Right }
     }
 
-    fn anchor(self) -> (&'static str, &'static str) {
-        match self {
+    /// How text stands on this side, so many pixels below its position.
+    fn anchor(self, below: &'static str) -> Anchor {
+        let (end, right) = match self {
             Self::Left => ("end", "-8"),
             Self::Middle => ("middle", "0"),
             Self::Right => ("start", "8"),
-        }
+        };
+        Anchor { end, right, below }
     }
+}
+
+/// What is written beside the axes.
+#[derive(Clone, Copy)]
+pub(super) struct AxisNames<'a> {
+    pub(super) x: &'a str,
+    pub(super) y: &'a str,
+}
+
+/// Where text over the frame stands, in pixels below its upper edge.
+const ABOVE: &str = "-7";
+
+/// How text stands at its position.
+#[derive(Clone, Copy)]
+struct Anchor {
+    /// Which end of it is there: `start`, `middle` or `end`.
+    end: &'static str,
+    /// So many pixels to the right.
+    right: &'static str,
+    /// So many pixels below.
+    below: &'static str,
 }
 
 impl Plot {
@@ -110,28 +133,42 @@ impl Plot {
         } else {
             Side::Middle
         };
-        let anchor = side.anchor().0;
-        self.letters((at, 1.0), (anchor, "0", "-7"), "note", label);
+        let anchor = Anchor {
+            right: "0",
+            ..side.anchor(ABOVE)
+        };
+        self.letters((at, 1.0), anchor, "note", label);
     }
 
     /// Names for the left and the right end, above the frame.
     pub(super) fn ends(&mut self, left: &str, right: &str) {
-        self.letters((0.0, 1.0), ("start", "0", "-7"), "note", left);
-        self.letters((1.0, 1.0), ("end", "0", "-7"), "note", right);
+        for (x, end, text) in [(0.0, "start", left), (1.0, "end", right)] {
+            let anchor = Anchor {
+                end,
+                right: "0",
+                below: ABOVE,
+            };
+            self.letters((x, 1.0), anchor, "note", text);
+        }
     }
 
     /// A line across the whole chart at a value of y, named above it at one end.
-    pub(super) fn horizontal(&mut self, y: f64, class: &'static str, label: (&str, Side)) {
+    pub(super) fn horizontal(&mut self, y: f64, class: &'static str, label: &str, side: Side) {
         let Some(at) = self.y.at(y).filter(|_| self.y.holds(y)) else {
             return;
         };
         self.rule((0.0, 1.0), (at, at), class);
-        let (x, anchor, shift) = match label.1 {
+        let (x, end, right) = match side {
             Side::Left => (0.0, "start", "4"),
             Side::Middle => (0.5, "middle", "0"),
             Side::Right => (1.0, "end", "-4"),
         };
-        self.letters((x, at), (anchor, shift, "-5"), "note", label.0);
+        let anchor = Anchor {
+            end,
+            right,
+            below: "-5",
+        };
+        self.letters((x, at), anchor, "note", label);
     }
 
     /// A straight line between two points, in fractions of the frame.
@@ -172,46 +209,37 @@ impl Plot {
 
     /// A name beside a position in fractions of the frame.
     pub(super) fn label(&mut self, at: (f64, f64), side: Side, class: &'static str, text: &str) {
-        let (anchor, shift) = side.anchor();
         let at = (at.0.clamp(0.0, 1.0), at.1.clamp(0.0, 1.0));
-        self.letters(at, (anchor, shift, "4"), class, text);
+        self.letters(at, side.anchor("4"), class, text);
     }
 
     /// The same, a line of text lower.
     pub(super) fn label_below(&mut self, at: (f64, f64), side: Side, text: &str) {
-        let (anchor, shift) = side.anchor();
         let at = (at.0.clamp(0.0, 1.0), at.1.clamp(0.0, 1.0));
-        self.letters(at, (anchor, shift, "21"), "note", text);
+        self.letters(at, side.anchor("21"), "note", text);
     }
 
-    fn letters(
-        &mut self,
-        at: (f64, f64),
-        (anchor, right, below): (&'static str, &'static str, &'static str),
-        class: &'static str,
-        text: &str,
-    ) {
+    fn letters(&mut self, at: (f64, f64), anchor: Anchor, class: &'static str, text: &str) {
         self.notes.element(
             "text",
             &[
                 ("class", class),
                 ("x", &across(at.0)),
                 ("y", &down(at.1)),
-                ("dx", right),
-                ("dy", below),
-                ("text-anchor", anchor),
+                ("dx", anchor.right),
+                ("dy", anchor.below),
+                ("text-anchor", anchor.end),
             ],
             |inner| inner.text(text),
         );
     }
 
-    /// The chart: `class` gives it its shape, `names` are of the axes x and y, and `summary` is
-    /// what is read out in its place.
-    pub(super) fn finish(self, class: &'static str, names: (&str, &str), summary: &str) -> Markup {
+    /// The chart: `class` gives it its shape, and `summary` is what is read out in its place.
+    pub(super) fn finish(self, class: &'static str, names: AxisNames<'_>, summary: &str) -> Markup {
         let y_gap = if class.contains("low") { 0.2 } else { 0.09 };
         let mut chart = Markup::default();
         chart.element("div", &[("class", class)], |chart| {
-            chart.line("div", "y-name", names.1);
+            chart.line("div", "y-name", names.y);
             chart.element("div", &[("class", "frame")], |frame| {
                 frame.element(
                     "svg",
@@ -232,7 +260,7 @@ impl Plot {
                     },
                 );
             });
-            chart.line("div", "x-name", names.0);
+            chart.line("div", "x-name", names.x);
         });
         chart
     }
