@@ -7,10 +7,9 @@
 //! and the effective number of pairs that follows from it goes into Wilson's interval. All of
 //! it is approximate below about 100 labels and for FAR below 1e-3.
 
-use super::draws::Draws;
 use super::error::AnalysisError;
 use super::label_counts::Dyads;
-use super::pair_counts::{Dyad, PairCounts, Sums, add, ordered, weight};
+use super::pair_counts::{Dyad, PairCounts, Sums, add, ordered};
 use crate::calibration::CalibrationError;
 use crate::calibration::binomial::{self, real};
 use crate::calibration::rates::{Confidence, Interval, Proportion, Rate, recorded};
@@ -133,26 +132,6 @@ impl NonMatedCounts {
     #[must_use]
     pub fn far_upper(&self, confidence: Confidence) -> Option<f64> {
         Some(wilson_upper(&self.far(confidence)?, confidence))
-    }
-
-    /// FAR with the variance that reweighted labels show: a vertex bootstrap. Each item of
-    /// `weights` is one replicate, with the weight of every label; a pair counts with the product
-    /// of its labels' weights, and a label has no pair with a copy of itself.
-    ///
-    /// `None` without a pair, or with fewer than two replicates that leave one.
-    #[must_use]
-    pub fn far_reweighted(
-        &self,
-        weights: impl IntoIterator<Item = Vec<u64>>,
-        confidence: Confidence,
-    ) -> Option<Rate> {
-        let ratios = weights.into_iter().map(|weights| {
-            let accepted = self.accepted.iter().map(|dyad| {
-                real(dyad.pairs) * real(weight(&weights, dyad.a) * weight(&weights, dyad.b))
-            });
-            (accepted.sum(), self.sums(&weights).pairs)
-        });
-        self.rate(variance_of_ratios(ratios)?, confidence)
     }
 
     fn mask(&self, is: impl Fn(usize) -> bool) -> Vec<u64> {
@@ -282,23 +261,6 @@ impl MatedCounts {
         Some(squares.sum::<f64>() / real(of.trials()).powi(2))
     }
 
-    /// FRR with the variance that reweighted labels show; see [`NonMatedCounts::far_reweighted`].
-    #[must_use]
-    pub fn frr_reweighted(
-        &self,
-        weights: impl IntoIterator<Item = Vec<u64>>,
-        confidence: Confidence,
-    ) -> Option<Rate> {
-        let ratios = weights.into_iter().map(|weights| {
-            let weighted = self.0.iter().zip(&weights);
-            weighted.fold((0.0, 0.0), |(events, pairs), (&(e, m), &w)| {
-                (events + real(e * w), pairs + real(m * w))
-            })
-        });
-        let variance = variance_of_ratios(ratios)?;
-        Some(self.rate(self.count()?, variance, confidence))
-    }
-
     fn count(&self) -> Option<Proportion> {
         let (events, trials) = self
             .0
@@ -311,35 +273,6 @@ impl MatedCounts {
         let labels = self.0.iter().filter(|count| 0 < count.1).count() as u64;
         rate(of, labels, labels, variance, confidence)
     }
-}
-
-/// The weights of a double-or-nothing bootstrap: in each replicate every label weighs 2 or 0,
-/// with even odds. The same seed gives the same weights.
-pub fn double_or_nothing(
-    labels: usize,
-    replicates: u64,
-    seed: u64,
-) -> impl Iterator<Item = Vec<u64>> {
-    (0..replicates).map(move |replicate| {
-        let mut draws = Draws::new(seed, replicate);
-        let words = std::iter::repeat_with(move || draws.bits());
-        let bits = words.flat_map(|word| (0..64).map(move |bit| (word >> bit) & 1));
-        bits.take(labels).map(|bit| 2 * bit).collect()
-    })
-}
-
-/// Around their mean, by their number: as `cimat` does. Replicates without a pair say nothing.
-fn variance_of_ratios(ratios: impl Iterator<Item = (f64, f64)>) -> Option<f64> {
-    let rates: Vec<f64> = ratios
-        .filter(|(_, pairs)| 0.0 < *pairs)
-        .map(|(events, pairs)| events / pairs)
-        .collect();
-    if rates.len() < 2 {
-        return None;
-    }
-    let count = real(rates.len() as u64);
-    let mean = rates.iter().sum::<f64>() / count;
-    Some(rates.iter().map(|rate| (rate - mean).powi(2)).sum::<f64>() / count)
 }
 
 /// `independent` is how many trials share no label: what counts where the variance says nothing,
@@ -389,6 +322,7 @@ mod tests {
 
     use super::*;
     use crate::analysis::disjoint::DisjointPairs;
+    use crate::analysis::draws::Draws;
 
     const AT: Confidence = Confidence::DISPLAY;
 
@@ -458,13 +392,9 @@ mod tests {
         far_wilson: (f64, f64),
         mated: Vec<(u64, u64)>,
         frr_variance: f64,
-        weights: Vec<Vec<u64>>,
-        far_reweighted_variance: f64,
-        frr_reweighted_variance: f64,
         member: Vec<bool>,
         touching: (u64, u64),
         touching_variance: f64,
-        touching_reweighted_variance: f64,
         within: (u64, u64),
         within_variance: f64,
     }
@@ -487,12 +417,6 @@ mod tests {
         }
     }
 
-    /// The variance that the effective trials of a rate stand for.
-    fn implied(rate: &Rate) -> f64 {
-        let estimate = rate.count.estimate();
-        estimate * (1.0 - estimate) / rate.effective_trials
-    }
-
     fn counted(rate: &Rate) -> (u64, u64) {
         (rate.count.events(), rate.count.trials())
     }
@@ -513,15 +437,9 @@ mod tests {
             close(far.interval.upper, case.far_wilson.1);
             let mated = MatedCounts::new(case.mated.clone()).unwrap();
             close(mated.variance().unwrap(), case.frr_variance);
-            let again = found.far_reweighted(case.weights.clone(), AT).unwrap();
-            close(implied(&again), case.far_reweighted_variance);
-            let again = mated.frr_reweighted(case.weights.clone(), AT).unwrap();
-            close(implied(&again), case.frr_reweighted_variance);
             let touching = found.touching(&case.member);
             assert_eq!(counted(&touching.far(AT).unwrap()), case.touching);
             close(touching.variance().unwrap(), case.touching_variance);
-            let again = touching.far_reweighted(case.weights.clone(), AT).unwrap();
-            close(implied(&again), case.touching_reweighted_variance);
             let within = found.within(&case.member);
             assert_eq!(counted(&within.far(AT).unwrap()), case.within);
             close(within.variance().unwrap(), case.within_variance);
@@ -559,16 +477,9 @@ mod tests {
             let none = NonMatedCounts::new(PairCounts::all_pairs(rows), []).unwrap();
             assert!(none.far(AT).is_none() && none.variance().is_none());
             assert!(none.far_upper(AT).is_none() && none.design_effect().is_none());
-            assert!(
-                none.far_reweighted(double_or_nothing(2, 50, 1), AT)
-                    .is_none()
-            );
             assert!(none.touching(&[true]).far(AT).is_none());
         }
         assert!(MatedCounts::new(vec![(0, 0)]).unwrap().frr(AT).is_none());
-        let found = reference();
-        assert!(found.far_reweighted([vec![2; 6]], AT).is_none());
-        assert!(found.far_reweighted(vec![vec![0; 6]; 9], AT).is_none());
     }
 
     #[test]
@@ -586,18 +497,6 @@ mod tests {
         assert!(refused(&[(0, 1, 1), (0, 1, 1)]).contains("ascending"));
         assert!(PairCounts::listed(2, &[(0, 2, 1)]).is_err());
         assert!(MatedCounts::new(vec![(2, 1)]).is_err());
-    }
-
-    #[test]
-    fn the_weights_are_twos_and_zeros_that_follow_from_the_seed() {
-        let weights: Vec<Vec<u64>> = double_or_nothing(130, 200, 9).collect();
-        assert_eq!(weights, double_or_nothing(130, 200, 9).collect::<Vec<_>>());
-        assert_ne!(weights, double_or_nothing(130, 200, 10).collect::<Vec<_>>());
-        let all: Vec<u64> = weights.concat();
-        assert_eq!(all.len(), 26_000);
-        assert!(all.iter().all(|weight| [0, 2].contains(weight)));
-        let twos = all.iter().filter(|weight| **weight == 2).count();
-        assert!((12_600..13_400).contains(&twos), "{twos}");
     }
 
     proptest! {
@@ -687,27 +586,24 @@ mod tests {
     fn intervals_over_labels_cover_where_intervals_over_pairs_do_not() {
         let (labels, images, far, sets) = (100, 5, 1e-2, 400_u64);
         let threshold = binomial::normal_quantile(far) * 2.0_f64.sqrt();
-        let mut covered = [0_u64; 3];
+        let mut covered = [0_u64; 2];
         for set in 0..sets {
             let effects = simulated(labels, images, &mut Draws::new(20_240_607, set));
             let counts = PairCounts::all_pairs(vec![images as u64; labels]);
             let dyads = accepted(&effects, images, threshold);
             let found = NonMatedCounts::new(counts, dyads).unwrap();
             let dyadic = found.far(AT).unwrap();
-            let weights = double_or_nothing(labels, 100, set);
             let intervals = [
                 Interval::wilson(dyadic.estimate, real(dyadic.count.trials()), AT),
                 dyadic.interval,
-                found.far_reweighted(weights, AT).unwrap().interval,
             ];
             for (covered, interval) in covered.iter_mut().zip(intervals) {
                 *covered += u64::from(interval.lower <= far && far <= interval.upper);
             }
         }
-        let [pairs, dyadic, doubled] = covered.map(|count| real(count) / real(sets));
+        let [pairs, dyadic] = covered.map(|count| real(count) / real(sets));
         assert!(pairs < 0.5, "{pairs}");
         assert!(0.85 < dyadic, "{dyadic}");
-        assert!(0.85 < doubled, "{doubled}");
     }
 
     /// Accepted among disjoint pairs are binomial: unlike among all pairs, where the exact upper

@@ -71,21 +71,6 @@ pub struct LabelPair {
     pub accepted: u64,
 }
 
-impl Dyads {
-    /// The non-mated pairs of rows between two labels, accepted or not.
-    #[must_use]
-    pub fn pairs_between(&self, label_a: u32, label_b: u32) -> u64 {
-        let of = |rows: &[u64], label: u32| rows.get(label as usize).copied().unwrap_or(0);
-        match &self.gallery_rows {
-            None => of(&self.rows, label_a) * of(&self.rows, label_b),
-            Some(gallery) => {
-                of(&self.rows, label_a) * of(gallery, label_b)
-                    + of(&self.rows, label_b) * of(gallery, label_a)
-            }
-        }
-    }
-}
-
 /// One half of the rows: those on a side.
 #[derive(Clone, Copy)]
 struct Half<'a> {
