@@ -109,24 +109,6 @@ impl HeldOut {
             highest: chosen().max()?,
         })
     }
-
-    /// What a reader of the rates has to know, where not every part was judged.
-    #[must_use]
-    pub fn caveat(&self) -> Option<String> {
-        let (abstained, folds) = (self.abstained(), self.folds.len());
-        let refusal = self.folds.iter().find_map(|fold| fold.as_ref().err());
-        match refusal {
-            None if folds == 0 => Some("there are no labels to hold out".to_owned()),
-            None => None,
-            Some(why) if abstained == folds => Some(format!(
-                "too few labels to hold any out; without the first part of them: {why}"
-            )),
-            Some(why) => Some(format!(
-                "{abstained} of {folds} parts of the labels were not judged; without the first \
-                 of these: {why}"
-            )),
-        }
-    }
 }
 
 /// Chooses a threshold without each part of the labels in turn, and judges it on that part.
@@ -316,10 +298,7 @@ mod tests {
         let trials = trials(100, 60, 3);
         let target = Target::FarEstimated(TargetFar::new(0.1, 0.9).unwrap());
         let found = cross_fit(target, &trials, folds(Folds::COUNT_DEFAULT, 3));
-        assert_eq!(
-            (found.abstained(), found.folds.len(), found.caveat()),
-            (0, 5, None)
-        );
+        assert_eq!((found.abstained(), found.folds.len()), (0, 5));
         let (far, frr) = (found.far.unwrap(), found.frr.unwrap());
         assert_eq!((far.count.trials(), far.labels), (480, 160));
         assert_eq!((frr.count.trials(), frr.labels), (300, 100));
@@ -353,19 +332,13 @@ mod tests {
             (found.abstained(), found.far, found.spread()),
             (5, None, None)
         );
-        let caveat = found.caveat().unwrap();
-        assert!(
-            caveat.starts_with("too few labels to hold any out"),
-            "{caveat}"
-        );
         let some = cross_fit(target, &trials(0, 27, 1), folds(5, 0));
         assert_eq!(some.abstained(), 2);
-        assert!(some.caveat().unwrap().starts_with("2 of 5 parts"));
         assert!(some.far.unwrap().count.trials() < 27);
         for (labels, parts) in [(0, 0), (1, 1), (3, 3)] {
             let tiny = cross_fit(target, &trials(0, labels, 1), folds(5, 0));
             assert_eq!((tiny.folds.len(), tiny.abstained()), (parts, parts));
-            assert!(tiny.caveat().is_some() && tiny.far.is_none());
+            assert!(tiny.far.is_none());
         }
         assert!(Folds::new(1, 0).is_err() && Folds::new(101, 0).is_err());
     }

@@ -114,10 +114,6 @@ impl Proportion {
 pub enum Method {
     /// Exact, two-sided; for independent trials.
     ClopperPearson,
-    /// Exact, the upper end only; for independent trials.
-    ClopperPearsonUpper,
-    /// Exact, the lower end only; for independent trials.
-    ClopperPearsonLower,
     /// Wilson's score interval; approximate, on an effective number of trials.
     Wilson,
 }
@@ -146,36 +142,6 @@ impl Interval {
             upper: recorded(binomial::upper_bound(of.events, of.trials, half)),
             confidence,
             method: Method::ClopperPearson,
-        }
-    }
-
-    /// Exact and one-sided: from zero to the bound that a guarantee may state.
-    #[must_use]
-    pub fn clopper_pearson_upper(of: Proportion, confidence: Confidence) -> Self {
-        Self {
-            lower: 0.0,
-            upper: recorded(binomial::upper_bound(
-                of.events,
-                of.trials,
-                confidence.delta(),
-            )),
-            confidence,
-            method: Method::ClopperPearsonUpper,
-        }
-    }
-
-    /// Exact and one-sided: from the least rate that the events allow to one.
-    #[must_use]
-    pub fn clopper_pearson_lower(of: Proportion, confidence: Confidence) -> Self {
-        Self {
-            lower: recorded(binomial::lower_bound(
-                of.events,
-                of.trials,
-                confidence.delta(),
-            )),
-            upper: 1.0,
-            confidence,
-            method: Method::ClopperPearsonLower,
         }
     }
 
@@ -362,9 +328,8 @@ mod tests {
             let found = Interval::wilson(of.estimate(), real(trials), at);
             close(found.lower, wilson.0);
             close(found.upper, wilson.1);
-            close(Interval::clopper_pearson_upper(of, at).upper, upper);
-            let mirrored = Proportion::new(trials - events, trials).unwrap();
-            let lower = Interval::clopper_pearson_lower(mirrored, at).lower;
+            close(binomial::upper_bound(events, trials, at.delta()), upper);
+            let lower = binomial::lower_bound(trials - events, trials, at.delta());
             assert!((lower - (1.0 - upper)).abs() < 1e-9);
         }
     }
