@@ -1,12 +1,11 @@
-//! What a report holds, as the caller fills it in.
-
-use serde::Serialize;
+//! What a report holds, as the caller fills it in. Tests alone serialise it, to walk over its numbers.
 
 use super::estimate::{Estimate, Span};
 
 /// Everything that a report shows. A number that is not known is `None`, and shown as unknown;
 /// a part that was not measured is `None` or empty, and left out.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub struct Report {
     /// What was calibrated, in a few words.
     pub title: String,
@@ -45,8 +44,8 @@ pub struct Report {
 }
 
 /// What one trial is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub enum View {
     /// A search of a whole gallery (FPIR and FNIR of ISO/IEC 19795-1).
     Search,
@@ -55,7 +54,8 @@ pub enum View {
 }
 
 /// What may be relied on, on what ground.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub struct Verdict {
     /// Whether anything is promised.
     pub standing: Standing,
@@ -75,8 +75,8 @@ pub struct Verdict {
 }
 
 /// How strong the statement is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub enum Standing {
     /// It holds with the confidence stated, under the assumptions.
     Promised,
@@ -87,7 +87,8 @@ pub enum Standing {
 }
 
 /// The error rate that is not to be exceeded.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub struct Target {
     /// Which of the two.
     pub error: ErrorRate,
@@ -98,8 +99,8 @@ pub struct Target {
 }
 
 /// The two ways to be wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub enum ErrorRate {
     /// Accepting what should be rejected.
     FalseAccept,
@@ -108,7 +109,8 @@ pub enum ErrorRate {
 }
 
 /// The threshold with what was measured at it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub struct OperatingPoint {
     /// Its id; `None` where it was not recorded.
     pub id: Option<String>,
@@ -125,8 +127,8 @@ pub struct OperatingPoint {
 }
 
 /// Whose labels a figure was measured on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub enum Basis {
     /// Labels that had no part in choosing the threshold.
     HeldOut,
@@ -137,7 +139,8 @@ pub enum Basis {
 }
 
 /// One rate of the table of key figures.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub struct Figure {
     /// Its name, such as `False accept rate (FAR)`.
     pub name: String,
@@ -150,7 +153,8 @@ pub struct Figure {
 }
 
 /// Both error rates at one threshold.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub struct TradeOff {
     /// Accept at or above this similarity. Above 1 it accepts nothing.
     pub threshold: f64,
@@ -165,7 +169,8 @@ pub struct TradeOff {
 }
 
 /// Scores counted in bins of equal width, as many mated as non-mated bins.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub struct Histogram {
     /// The low end of the first bin.
     pub lower: f64,
@@ -178,7 +183,8 @@ pub struct Histogram {
 }
 
 /// How far the labels agree about a threshold (OPIS: Zhang and others, ICLR 2024).
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub struct Consistency {
     /// What the rates below count.
     pub view: View,
@@ -197,7 +203,8 @@ pub struct Consistency {
 }
 
 /// The thresholds at which the FAR over all labels runs from one rate to another.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub struct Band {
     /// The lower FAR, at the higher threshold.
     pub far_low: f64,
@@ -210,7 +217,8 @@ pub struct Band {
 }
 
 /// A measure of spread over labels. Not a rate.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub struct Spread {
     /// Its name, such as `OPIS`.
     pub name: String,
@@ -223,7 +231,8 @@ pub struct Spread {
 }
 
 /// The utility of one label along the thresholds of its [`Consistency`].
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub struct LabelCurve {
     /// The label.
     pub label: String,
@@ -232,7 +241,8 @@ pub struct LabelCurve {
 }
 
 /// The labels that fare worst at the threshold.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub struct WorstLabels {
     /// What the rates below count.
     pub view: View,
@@ -245,12 +255,13 @@ pub struct WorstLabels {
 }
 
 /// One label at the threshold.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub struct LabelRow {
     /// The label.
     pub label: String,
     /// Its items, or some of them.
-    #[serde(skip)]
+    #[cfg_attr(test, serde(skip))]
     pub pictures: Vec<Picture>,
     /// The share of others that are accepted as this label.
     pub far: Estimate,
@@ -270,7 +281,8 @@ pub struct Picture {
 }
 
 /// Items of different labels that would be accepted as one another.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub struct Intruders {
     /// The most similar first.
     pub pairs: Vec<Intruder>,
@@ -279,7 +291,8 @@ pub struct Intruders {
 }
 
 /// One such pair.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub struct Intruder {
     /// One item.
     pub first: Item,
@@ -292,19 +305,21 @@ pub struct Intruder {
 }
 
 /// An item of the gallery, or a probe.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub struct Item {
     /// Its id.
     pub id: String,
     /// Its label.
     pub label: String,
     /// What it looks like.
-    #[serde(skip)]
+    #[cfg_attr(test, serde(skip))]
     pub picture: Option<Picture>,
 }
 
 /// Rates by the value of a metadata column.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub struct Condition {
     /// The column.
     pub column: String,
@@ -313,7 +328,8 @@ pub struct Condition {
 }
 
 /// Rates where the column has one value.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub struct ConditionRow {
     /// The value.
     pub value: String,
@@ -324,7 +340,8 @@ pub struct ConditionRow {
 }
 
 /// FAR per search by size of the gallery. A search has more chances to be wrong in a larger one.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub struct Growth {
     /// Measured at the threshold, on parts of the gallery.
     pub measured: Vec<SizePoint>,
@@ -341,7 +358,8 @@ pub struct Growth {
 }
 
 /// FAR per search at one size of the gallery.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub struct SizePoint {
     /// Items in the gallery.
     pub items: u64,
@@ -354,7 +372,8 @@ pub struct SizePoint {
 }
 
 /// What was tried against inconsistent thresholds, each judged on labels it was not fitted to.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub struct Remedies {
     /// What the rates below count.
     pub view: View,
@@ -363,7 +382,8 @@ pub struct Remedies {
 }
 
 /// One remedy.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub struct Remedy {
     /// Its name.
     pub name: String,
@@ -382,7 +402,8 @@ pub struct Remedy {
 }
 
 /// A name and a value.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub struct Fact {
     /// What it is.
     pub name: String,

@@ -1,11 +1,10 @@
 //! A quantity of a report, with what is known of how certain it is.
 
-use serde::Serialize;
-
 use crate::calibration::rates::{Interval, Rate};
 
 /// A quantity with its uncertainty; every field `None` is an unknown quantity.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub struct Estimate {
     /// The estimate.
     pub value: Option<f64>,
@@ -22,7 +21,8 @@ pub struct Estimate {
 }
 
 /// An interval, however it was computed.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(test, derive(serde::Serialize))]
 pub struct Span {
     /// The low end.
     pub lower: f64,
