@@ -5,16 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
 use super::MonitoringError;
 use super::strata::{Inclusion, Strata};
 use crate::calibration::binomial::{normal_quantile, real};
 use crate::calibration::rates::{Confidence, Interval, Proportion};
 
 /// What a labeller found out about one search.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Truth {
     /// The probe's label is enrolled, and the best candidate has it.
     MatedRight,
@@ -28,8 +25,7 @@ pub enum Truth {
 ///
 /// It cannot be had without the probability of drawing it. What is known of accepts alone, because
 /// somebody complained or confirmed, is [`AcceptFeedback`].
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AuditRow {
     /// The stratum's index in the design.
     pub stratum: usize,
@@ -50,11 +46,8 @@ pub struct AuditRow {
 pub struct Audit<'a> {
     /// The design that the rows were drawn by.
     pub strata: &'a Strata,
-    /// The decisions that were drawn, labelled or not, in any order.
+    /// The decisions that were drawn, labelled or not, in any order. Each stands for 1 / probability.
     pub rows: &'a [AuditRow],
-    /// All decisions of the window by stratum, drawn or not; the rates are more certain with
-    /// them. `None` where they were not counted: then each row stands for 1 / probability.
-    pub decisions: Option<&'a [u64]>,
 }
 
 /// What a stricter threshold would do, by the labels at hand.
@@ -69,8 +62,7 @@ pub struct Tighter {
 }
 
 /// A rate in service, with its uncertainty.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AuditedRate {
     /// Numerator by denominator, in [0, 1].
     pub estimate: f64,
@@ -97,8 +89,7 @@ pub struct AuditedRate {
 }
 
 /// What an audit says. A rate is `None` where no label bears on it: unknown is not zero.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AuditedRates {
     /// Share of non-mated searches that were accepted (FPIR).
     pub far: Option<AuditedRate>,
@@ -125,7 +116,7 @@ impl Audit<'_> {
     /// threshold, and any share within the interval.
     ///
     /// # Errors
-    /// Refuses rows and counts of another design, and more rows than decisions in a stratum.
+    /// Refuses rows of another design.
     pub fn rates(&self, confidence: Confidence) -> Result<AuditedRates, MonitoringError> {
         let cells = self.cells()?;
         let rate = |kind: Kind| {
@@ -175,7 +166,6 @@ impl Audit<'_> {
             let audit = Audit {
                 strata: &strata,
                 rows: &rows,
-                decisions: self.decisions,
             };
             let rates = audit.rates(confidence)?;
             if let Some(far) = rates.far.filter(|far| far.upper <= limit) {
@@ -186,7 +176,7 @@ impl Audit<'_> {
         Ok(None)
     }
 
-    /// Rows of one stratum together, and a cell for each stratum that has decisions and no row.
+    /// Rows of one stratum together.
     fn cells(&self) -> Result<Vec<Cell>, MonitoringError> {
         let mut cells: BTreeMap<usize, Cell> = BTreeMap::new();
         for row in self.rows {
@@ -201,40 +191,8 @@ impl Audit<'_> {
                 .or_insert_with(|| Cell::empty(row.stratum, row.accepted))
                 .add(row);
         }
-        let mut cells: Vec<Cell> = cells.into_values().collect();
-        if let Some(decisions) = self.decisions {
-            self.strata.same_number(decisions.len())?;
-            for (stratum, &count) in decisions.iter().enumerate() {
-                weigh(&mut cells, stratum, count)?;
-                if 0 < count && !cells.iter().any(|cell| cell.stratum == stratum) {
-                    let accepted = self.strata.first_accepting() <= stratum;
-                    let mut cell = Cell::empty(stratum, accepted);
-                    cell.weight = real(count);
-                    cells.push(cell);
-                }
-            }
-        }
-        Ok(cells)
+        Ok(cells.into_values().collect())
     }
-}
-
-/// Gives the cells of a stratum its counted decisions, in proportion to what they stand for.
-fn weigh(cells: &mut [Cell], stratum: usize, decisions: u64) -> Result<(), MonitoringError> {
-    let of_stratum = || cells.iter().filter(|cell| cell.stratum == stratum);
-    let rows: u64 = of_stratum().map(|cell| cell.drawn).sum();
-    if decisions < rows {
-        return Err(MonitoringError::MoreRowsThanDecisions {
-            stratum,
-            rows,
-            decisions,
-        });
-    }
-    let stood_for: f64 = of_stratum().map(|cell| cell.weight).sum();
-    for cell in cells.iter_mut().filter(|cell| cell.stratum == stratum) {
-        cell.weight *= real(decisions) / stood_for;
-        cell.weight_variance = 0.0;
-    }
-    Ok(())
 }
 
 /// The rows of one stratum. A labelling budget draws them with probabilities that change: each label
@@ -246,8 +204,7 @@ struct Cell {
     accepted: bool,
     /// Decisions that it stands for.
     weight: f64,
-    /// How uncertain that number is: zero where the decisions were counted, else the variance of
-    /// a sum of 1 / probability over independent draws.
+    /// How uncertain that number is: the variance of a sum of 1 / probability over independent draws.
     weight_variance: f64,
     drawn: u64,
     right: u64,
@@ -555,8 +512,7 @@ fn effective(estimate: f64, (lower, upper): (f64, f64), confidence: Confidence) 
 /// It has no inclusion probability, so that no rate of all searches follows from it: who is
 /// rejected is never heard (verification bias: Begg and Greenes 1983). Hence there is a precision
 /// here, and no FAR.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AcceptFeedback {
     /// Accepts that were said to be right.
     pub right: u64,
@@ -586,42 +542,42 @@ mod tests {
         );
     }
 
-    /// Of each stratum: decisions, then labels mated right, mated wrong and non-mated.
+    /// Of each stratum: decisions, then labels mated right, mated wrong and non-mated. Without a label
+    /// one decision is drawn, which waits for it.
     type Counts = (u64, [u64; 3]);
 
-    fn audited(counts: &[Counts], accepting: usize) -> (Strata, Vec<AuditRow>, Vec<u64>) {
+    fn audited(counts: &[Counts], accepting: usize) -> (Strata, Vec<AuditRow>) {
         let edges = (1..counts.len()).map(|i| (real(i as u64) - real(accepting as u64)) / 10.0);
         let inclusion: Vec<Inclusion> = counts
             .iter()
-            .map(|(decisions, labels)| real(labels.iter().sum()) / real(*decisions))
-            .map(|share| Inclusion::new(share.max(1e-6)).unwrap())
+            .map(|(decisions, labels)| real(labels.iter().sum::<u64>().max(1)) / real(*decisions))
+            .map(|share| Inclusion::new(share).unwrap())
             .collect();
         let strata = Strata::new(edges.collect(), inclusion).unwrap();
         let mut rows = Vec::new();
         for (stratum, (_, labels)) in counts.iter().enumerate() {
+            let row = |truth| AuditRow {
+                stratum,
+                accepted: strata.accepts(stratum).unwrap(),
+                inclusion: strata.inclusion(stratum).unwrap(),
+                truth,
+            };
             let truths = [Truth::MatedRight, Truth::MatedWrong, Truth::NonMated];
             for (truth, &count) in truths.into_iter().zip(labels) {
-                rows.extend((0..count).map(|_| AuditRow {
-                    stratum,
-                    accepted: strata.accepts(stratum).unwrap(),
-                    inclusion: strata.inclusion(stratum).unwrap(),
-                    truth: Some(truth),
-                }));
+                rows.extend((0..count).map(|_| row(Some(truth))));
+            }
+            if labels.iter().all(|count| *count == 0) {
+                rows.push(row(None));
             }
         }
-        (
-            strata,
-            rows,
-            counts.iter().map(|(decisions, _)| *decisions).collect(),
-        )
+        (strata, rows)
     }
 
     fn rates(counts: &[Counts], accepting: usize) -> AuditedRates {
-        let (strata, rows, decisions) = audited(counts, accepting);
+        let (strata, rows) = audited(counts, accepting);
         let audit = Audit {
             strata: &strata,
             rows: &rows,
-            decisions: Some(&decisions),
         };
         audit.rates(Confidence::DISPLAY).unwrap()
     }
@@ -649,20 +605,6 @@ mod tests {
         close(found.decisions, 6_000.0, 1e-9);
         // Without weights the FAR would be 25 times as high.
         close(real(far.errors) / real(far.at_risk), 0.102, 1e-3);
-    }
-
-    #[test]
-    fn without_counts_of_decisions_the_estimate_is_the_same_and_less_certain() {
-        let (strata, rows, _) = audited(&GOLDEN, 2);
-        let audit = Audit {
-            strata: &strata,
-            rows: &rows,
-            decisions: None,
-        };
-        let weighted = audit.rates(Confidence::DISPLAY).unwrap().far.unwrap();
-        let counted = rates(&GOLDEN, 2).far.unwrap();
-        close(weighted.estimate, counted.estimate, 1e-12);
-        assert!(weighted.lower < counted.lower && counted.upper < weighted.upper);
     }
 
     #[test]
@@ -712,7 +654,7 @@ mod tests {
 
     #[test]
     fn decisions_still_without_a_label_count_as_decisions_and_not_as_truth() {
-        let (strata, mut rows, decisions) = audited(&GOLDEN, 2);
+        let (strata, mut rows) = audited(&GOLDEN, 2);
         let complete = rows.len() as u64;
         let waiting = |row: &AuditRow| AuditRow {
             truth: None,
@@ -724,11 +666,12 @@ mod tests {
         let audit = Audit {
             strata: &strata,
             rows: &rows,
-            decisions: Some(&decisions),
         };
         let found = audit.rates(Confidence::DISPLAY).unwrap();
         assert_eq!((found.drawn, found.labelled), (2 * complete, complete));
-        assert_eq!(found.far, rates(&GOLDEN, 2).far);
+        close(found.decisions, 12_000.0, 1e-9);
+        let estimate = |rates: &AuditedRates| rates.far.unwrap().estimate;
+        close(estimate(&found), estimate(&rates(&GOLDEN, 2)), 1e-12);
     }
 
     #[test]
@@ -745,7 +688,6 @@ mod tests {
         let audit = Audit {
             strata: &strata,
             rows: &rows,
-            decisions: None,
         };
         let found = audit.rates(Confidence::DISPLAY).unwrap();
         let rate = found.false_discovery.unwrap();
@@ -756,22 +698,15 @@ mod tests {
     }
 
     #[test]
-    fn rows_and_counts_of_another_design_are_refused() {
-        let (strata, mut rows, decisions) = audited(&GOLDEN, 2);
-        let refused = |rows: &[AuditRow], decisions: &[u64]| {
-            let audit = Audit {
-                strata: &strata,
-                rows,
-                decisions: Some(decisions),
-            };
-            audit.rates(Confidence::DISPLAY).unwrap_err().to_string()
+    fn rows_of_another_design_are_refused() {
+        let (strata, mut rows) = audited(&GOLDEN, 2);
+        rows[0].accepted = true;
+        let audit = Audit {
+            strata: &strata,
+            rows: &rows,
         };
-        assert!(refused(&rows, &[1, 2]).contains("4 strata"));
-        assert!(refused(&rows, &[5_000, 300, 100, 39]).contains("40 audited rows of 39"));
-        if let Some(row) = rows.first_mut() {
-            row.accepted = true;
-        }
-        assert!(refused(&rows, &decisions).contains("accepted in stratum 0"));
+        let refused = audit.rates(Confidence::DISPLAY).unwrap_err().to_string();
+        assert!(refused.contains("accepted in stratum 0"), "{refused}");
     }
 
     #[test]

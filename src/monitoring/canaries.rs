@@ -5,8 +5,6 @@
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
-
 use super::drift::{Finding, Limit, Limits, Subject, Verdict, percent};
 use super::sequential::{EProcess, of_outcomes};
 use crate::calibration::rates::{Confidence, Interval, Proportion};
@@ -31,8 +29,7 @@ impl CanaryCounts {
 }
 
 /// One rate of one round.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CanaryRate {
     /// Canaries of this kind.
     pub trials: u64,
@@ -48,8 +45,7 @@ pub struct CanaryRate {
 }
 
 /// What a round says of both rates.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CanaryRates {
     /// Non-mated canaries that were accepted.
     pub far: CanaryRate,

@@ -1,15 +1,12 @@
 //! How the rates came to what they are.
 
-use serde::{Deserialize, Serialize};
-
 use super::MonitoringError;
 use super::audit::{Audit, AuditRow, AuditedRate};
 use super::strata::Strata;
 use crate::calibration::rates::Confidence;
 
 /// What was known after a part of the drawn decisions.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CoursePoint {
     /// When the last of them was made, in milliseconds since 1970-01-01 UTC.
     pub unix_ms: u64,
@@ -40,11 +37,7 @@ pub fn course(
         let Some((rows, unix_ms)) = rows.get(..end).zip(unix_ms.get(end - 1)) else {
             continue;
         };
-        let audit = Audit {
-            strata,
-            rows,
-            decisions: None,
-        };
+        let audit = Audit { strata, rows };
         let rates = audit.rates(confidence)?;
         course.push(CoursePoint {
             unix_ms: *unix_ms,

@@ -5,8 +5,6 @@
 //! time sooner, and is wrong every so often (Page 1954; Reynolds and Stoumbos 1999 for Bernoulli
 //! outcomes).
 
-use serde::{Deserialize, Serialize};
-
 use super::MonitoringError;
 use super::audit::AuditRow;
 use super::observed::Seen;
@@ -17,8 +15,7 @@ use super::sequential::{Bet, EProcess};
 const RUN_LENGTH: f64 = 1000.0;
 
 /// The sum after the last drawn decision.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cusum {
     /// S = max(0, S + ln(1 + lambda X)); at least 0.
     pub value: f64,
@@ -82,8 +79,7 @@ impl Cusum {
 }
 
 /// Since when a rate is above its limit, as far as labels say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Onset {
     /// When the drawn decision was made at which the evidence reached its limit, in milliseconds
     /// since 1970-01-01 UTC; `None` without an alarm.

@@ -1,7 +1,5 @@
 //! Is the promise kept? What labels, evidence and feedback say together, in words.
 
-use serde::{Deserialize, Serialize};
-
 use super::MonitoringError;
 use super::audit::{AcceptFeedback, Audit, AuditedRate, AuditedRates, Tighter};
 use super::cusum::Onset;
@@ -15,8 +13,7 @@ use crate::calibration::operating_point::OperatingPoint;
 use crate::calibration::rates::{Confidence, Interval, Rate};
 
 /// A rate that is watched, and what it is held against.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limit {
     /// The rate that must not be exceeded.
     pub null: Null,
@@ -27,8 +24,7 @@ pub struct Limit {
 
 /// What the rates of an operating point are held against. `None` where nothing is known that a
 /// rate could exceed.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
     /// For the FAR.
     pub far: Option<Limit>,
@@ -69,8 +65,7 @@ impl Limits {
 }
 
 /// Which rate, or what else, a finding is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject {
     /// The false accept rate.
     Far,
@@ -114,8 +109,7 @@ impl Subject {
 }
 
 /// How it stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     /// Worth knowing, and nothing to act on.
     Note,
@@ -144,8 +138,7 @@ impl Verdict {
 }
 
 /// One thing that is known, or is not, and what to do about it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
     /// What it is about.
     pub subject: Subject,
@@ -161,8 +154,7 @@ pub struct Finding {
 pub const RECENT: usize = 250;
 
 /// All that is known of how an operating point does in service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Drift {
     /// What the rates are held against.
     pub limits: Limits,
@@ -254,7 +246,6 @@ impl Drift {
         let audit = Audit {
             strata: seen.strata,
             rows: seen.rows,
-            decisions: None,
         };
         let rates = audit.rates(confidence)?;
         let late = seen.rows.len().saturating_sub(RECENT);

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
 use super::audit::Truth;
 use super::sequential::Side;
 use crate::calibration::binomial::{hypergeometric_tail, real};
@@ -65,8 +63,7 @@ enum Key<'a> {
 }
 
 /// A label or a condition that has more of the errors than chance explains.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Group {
     /// Which errors.
     pub side: Side,

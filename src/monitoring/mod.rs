@@ -73,31 +73,11 @@ pub enum MonitoringError {
         /// `accepted` or `rejected`.
         outcome: &'static str,
     },
-    /// What is drawn is part of what is counted.
-    #[error(
-        "stratum {stratum} has {rows} audited rows of {decisions} decisions; count all decisions"
-    )]
-    MoreRowsThanDecisions {
-        /// The stratum.
-        stratum: usize,
-        /// Rows in it.
-        rows: u64,
-        /// Decisions that were counted in it.
-        decisions: u64,
-    },
     /// A promise is a rate that can be broken and can be kept.
     #[error("limit {value} is outside [1e-9, 0.999]; give it as a fraction, such as 0.001")]
     Limit {
         /// The number given.
         value: f64,
-    },
-    /// The other rate has to be the higher one.
-    #[error("alternative {value} is not above the limit {limit} and below 1")]
-    Alternative {
-        /// The number given.
-        value: f64,
-        /// The limit of the null hypothesis.
-        limit: f64,
     },
     /// A probability of being wrong.
     #[error("probability {value} is outside [1e-9, 0.5]; 0.05 is usual")]

@@ -4,37 +4,17 @@
 //! 1 / delta at any time with a probability of at most delta (Ville 1939; Ramdas, Grünwald, Vovk
 //! and Shafer 2023). Looking every day costs nothing, unlike a test of a fixed size.
 
-use serde::{Deserialize, Serialize};
-
 use super::MonitoringError;
 use super::audit::{AuditRow, Truth};
 use super::strata::Strata;
 use crate::calibration::binomial::real;
-use crate::calibration::certify::TargetFar;
-use crate::calibration::certify_frr::TargetFrr;
 
 /// The hypothesis that a promise is kept: at every decision, given all before it, the rate is at
 /// most `limit`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "UncheckedNull")]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Null {
     limit: f64,
     delta: f64,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct UncheckedNull {
-    limit: f64,
-    delta: f64,
-}
-
-impl TryFrom<UncheckedNull> for Null {
-    type Error = MonitoringError;
-
-    fn try_from(raw: UncheckedNull) -> Result<Self, MonitoringError> {
-        Self::new(raw.limit, raw.delta)
-    }
 }
 
 /// The highest limit that evidence can be gathered against: a rate of 1 cannot be exceeded.
@@ -56,22 +36,6 @@ impl Null {
         Ok(Self { limit, delta })
     }
 
-    /// That a promised FAR is kept, at the promise's own confidence.
-    ///
-    /// # Errors
-    /// As [`Null::new`]; both lie within its range.
-    pub fn far(target: TargetFar) -> Result<Self, MonitoringError> {
-        Self::new(target.far(), target.confidence().delta())
-    }
-
-    /// That a promised FRR is kept, at the promise's own confidence.
-    ///
-    /// # Errors
-    /// As [`Null::new`]; both lie within its range.
-    pub fn frr(target: TargetFrr) -> Result<Self, MonitoringError> {
-        Self::new(target.frr(), target.confidence().delta())
-    }
-
     /// The highest rate that is allowed.
     #[must_use]
     pub fn limit(self) -> f64 {
@@ -86,8 +50,7 @@ impl Null {
 }
 
 /// How much the outcomes speak against a promise.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EProcess {
     /// The natural logarithm of the e-process after the last outcome; 0 before the first.
     pub ln_e: f64,
@@ -119,24 +82,8 @@ pub fn of_outcomes(null: Null, outcomes: impl IntoIterator<Item = bool>) -> EPro
     ratios(null, &alternatives, outcomes)
 }
 
-/// The same against one alternative rate: stronger where the guess is right, weaker elsewhere.
-///
-/// # Errors
-/// Refuses an alternative that is not above the limit and below 1.
-pub fn of_outcomes_against(
-    null: Null,
-    alternative: f64,
-    outcomes: impl IntoIterator<Item = bool>,
-) -> Result<EProcess, MonitoringError> {
-    if !(null.limit < alternative && alternative < 1.0) {
-        return Err(MonitoringError::Alternative {
-            value: alternative,
-            limit: null.limit,
-        });
-    }
-    Ok(ratios(null, &[alternative], outcomes))
-}
-
+/// The likelihood ratio of independent outcomes, averaged over alternative rates, all above the limit
+/// and below 1.
 fn ratios(null: Null, rates: &[f64], outcomes: impl IntoIterator<Item = bool>) -> EProcess {
     let mut mixture = Mixture::new(null, rates.len());
     for error in outcomes {
@@ -152,8 +99,7 @@ fn ratios(null: Null, rates: &[f64], outcomes: impl IntoIterator<Item = bool>) -
 }
 
 /// Which of the two errors is bet on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// A non-mated search is accepted.
     FalseAccept,
@@ -384,10 +330,10 @@ mod tests {
 
     #[test]
     fn the_likelihood_ratio_is_that_of_the_reference() {
-        let one = |error| of_outcomes_against(null(), 0.02, [error]).unwrap().ln_e;
+        let one = |error| ratios(null(), &[0.02], [error]).ln_e;
         close(one(true), std::f64::consts::LN_2, 1e-15);
         close(one(false), -0.010_152_371_464, 1e-12);
-        let found = of_outcomes_against(null(), 0.02, reference()).unwrap();
+        let found = ratios(null(), &[0.02], reference());
         close(found.ln_e, 2.846_441_243, 5e-10);
         close(found.ln_e_alarm, 20.0_f64.ln(), 1e-12);
         assert_eq!((found.observations, found.alarm_at), (66, None));
@@ -397,7 +343,7 @@ mod tests {
     fn an_alarm_names_its_outcome_and_stays() {
         let outcomes = reference().into_iter().chain([true]);
         let calm = std::iter::repeat_n(false, 500);
-        let found = of_outcomes_against(null(), 0.02, outcomes.chain(calm)).unwrap();
+        let found = ratios(null(), &[0.02], outcomes.chain(calm));
         assert_eq!(found.alarm_at, Some(67));
         assert!(found.ln_e < 0.0);
         close(found.ln_e_max, 2.846_441_243 + 2.0_f64.ln(), 5e-10);
@@ -407,11 +353,7 @@ mod tests {
     fn the_average_is_short_of_its_best_alternative_by_the_logarithm_of_their_number_at_most() {
         let average = of_outcomes(null(), reference()).ln_e;
         let best = MULTIPLES
-            .map(|m| {
-                of_outcomes_against(null(), m * 0.01, reference())
-                    .unwrap()
-                    .ln_e
-            })
+            .map(|m| ratios(null(), &[m * 0.01], reference()).ln_e)
             .into_iter()
             .fold(0.0, f64::max);
         assert!(
@@ -486,17 +428,6 @@ mod tests {
         assert!(bet.settle([of_another]).is_err());
         assert!(Null::new(0.0, 0.05).is_err() && Null::new(0.01, 0.0).is_err());
         assert!(Null::new(1.0, 0.05).is_err() && Null::new(0.01, 0.6).is_err());
-        assert!(of_outcomes_against(null(), 0.01, []).is_err());
-        assert!(serde_json::from_str::<Null>(r#"{"limit":2.0,"delta":0.05}"#).is_err());
-    }
-
-    #[test]
-    fn the_null_of_a_target_has_its_rate_and_its_confidence() {
-        let found = Null::far(TargetFar::new(0.001, 0.9).unwrap()).unwrap();
-        close(found.limit(), 0.001, 0.0);
-        close(found.delta(), 0.1, 1e-12);
-        let found = Null::frr(TargetFrr::new(0.05, 0.95).unwrap()).unwrap();
-        close(found.limit(), 0.05, 0.0);
     }
 
     #[test]

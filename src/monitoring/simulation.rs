@@ -147,10 +147,56 @@ const EDGES: [f32; 9] = [
     0.107, 0.172, 0.228, 0.293, 0.432, 0.635, 0.695, 0.745, 0.804,
 ];
 
+/// The same strata with probabilities that are expected to give `labels` labels among
+/// `decisions`, the number of decisions in each stratum of a window.
+///
+/// Half of the labels go to the strata on either side of the threshold, where both kinds of
+/// error are; the others share the rest. A stratum that has fewer decisions than its share is
+/// drawn whole, and what it leaves goes to the others.
+fn allotted(strata: &Strata, decisions: &[u64], labels: u64) -> Strata {
+    let first_accepting = strata.first_accepting();
+    let others = real(decisions.len() as u64 - 2).max(1.0);
+    let share = |stratum: usize| {
+        let beside = stratum == first_accepting || stratum + 1 == first_accepting;
+        if beside { 0.25 } else { 0.5 / others }
+    };
+    let mut open: Vec<bool> = decisions.iter().map(|&count| 0 < count).collect();
+    let mut inclusion = vec![Inclusion::ALWAYS; decisions.len()];
+    let mut left = real(labels);
+    // Each round closes a stratum or is the last.
+    for _ in 0..=decisions.len() {
+        let shares: f64 = (0..)
+            .zip(&open)
+            .filter(|(_, open)| **open)
+            .map(|(i, _)| share(i))
+            .sum();
+        let of = |stratum: usize, count: u64| left.max(0.0) * share(stratum) / shares / real(count);
+        let mut drawn_whole = 0.0;
+        for ((stratum, open), &count) in open.iter_mut().enumerate().zip(decisions) {
+            if *open && 1.0 <= of(stratum, count) {
+                *open = false;
+                drawn_whole += real(count);
+            }
+        }
+        if drawn_whole <= 0.0 {
+            for (((stratum, slot), open), &count) in
+                inclusion.iter_mut().enumerate().zip(&open).zip(decisions)
+            {
+                if *open {
+                    *slot = Inclusion::new(of(stratum, count).max(1e-6)).unwrap();
+                }
+            }
+            break;
+        }
+        left -= drawn_whole;
+    }
+    Strata::new(strata.edges().to_vec(), inclusion).unwrap()
+}
+
 /// A design for about 400 labels in a window of 20,000, fitted to the quiet world.
 fn design(draws: &mut Draws) -> (Strata, Vec<u64>) {
     let counted = window(&QUIET, &Strata::usual(), 20_000, draws);
-    let strata = Strata::usual().allotted(&counted.counts, 400).unwrap();
+    let strata = allotted(&Strata::usual(), &counted.counts, 400);
     (strata, counted.deciles)
 }
 
@@ -191,7 +237,6 @@ fn outcome(world: &World) -> Outcome {
         let audit = Audit {
             strata: &strata,
             rows: &seen.rows,
-            decisions: None,
         };
         let rates = audit.rates(Confidence::DISPLAY).unwrap();
         let sides = [

@@ -159,67 +159,13 @@ impl Strata {
 
     /// A design to begin with, before any decision was counted: a fifth of what is within 0.05 of
     /// the threshold, a tenth of the accepts beyond, one in 200 of what is far below. Once a
-    /// window is counted, [`Strata::allotted`] fits it to the number of labels that are wanted.
+    /// window is counted, [`Strata::for_budget`] fits it to the number of labels that are wanted.
     #[must_use]
     pub fn usual() -> Self {
         Self {
             edges: USUAL_EDGES.to_vec(),
             inclusion: USUAL_INCLUSION.map(Inclusion).to_vec(),
         }
-    }
-
-    /// The same strata with probabilities that are expected to give `labels` labels among
-    /// `decisions`, the number of decisions in each stratum of a window.
-    ///
-    /// Half of the labels go to the strata on either side of the threshold, where both kinds of
-    /// error are; the others share the rest. A stratum that has fewer decisions than its share is
-    /// drawn whole, and what it leaves goes to the others.
-    ///
-    /// # Errors
-    /// Refuses counts of another number of strata.
-    pub fn allotted(&self, decisions: &[u64], labels: u64) -> Result<Self, MonitoringError> {
-        self.same_number(decisions.len())?;
-        let first_accepting = self.first_accepting();
-        let others = real(decisions.len() as u64 - 2).max(1.0);
-        let share = |stratum: usize| {
-            let beside = stratum == first_accepting || stratum + 1 == first_accepting;
-            if beside { 0.25 } else { 0.5 / others }
-        };
-        let mut open: Vec<bool> = decisions.iter().map(|&count| 0 < count).collect();
-        let mut inclusion = vec![Inclusion::ALWAYS; decisions.len()];
-        let mut left = real(labels);
-        // Each round closes a stratum or is the last.
-        for _ in 0..=decisions.len() {
-            let shares: f64 = (0..)
-                .zip(&open)
-                .filter(|(_, open)| **open)
-                .map(|(i, _)| share(i))
-                .sum();
-            let of =
-                |stratum: usize, count: u64| left.max(0.0) * share(stratum) / shares / real(count);
-            let mut drawn_whole = 0.0;
-            for ((stratum, open), &count) in open.iter_mut().enumerate().zip(decisions) {
-                if *open && 1.0 <= of(stratum, count) {
-                    *open = false;
-                    drawn_whole += real(count);
-                }
-            }
-            if drawn_whole <= 0.0 {
-                for (((stratum, slot), open), &count) in
-                    inclusion.iter_mut().enumerate().zip(&open).zip(decisions)
-                {
-                    if *open {
-                        *slot = Inclusion(of(stratum, count).max(Inclusion::MIN));
-                    }
-                }
-                break;
-            }
-            left -= drawn_whole;
-        }
-        Ok(Self {
-            edges: self.edges.clone(),
-            inclusion,
-        })
     }
 
     /// Where a decision falls that was made at `threshold` on the best score found; `None` where
@@ -379,23 +325,6 @@ mod tests {
         let half = Inclusion::new(0.5).unwrap();
         assert!(half.draws((1 << 63) - 1) && !half.draws(1 << 63));
         assert!(Inclusion::new(1e-6).unwrap().draws(0));
-    }
-
-    #[test]
-    fn a_budget_is_spent_near_the_threshold_and_no_stratum_is_drawn_more_than_whole() {
-        let decisions = [9_000, 900, 60, 40, 0, 10_000];
-        let strata = Strata::usual().allotted(&decisions, 400).unwrap();
-        let expected: f64 = (0..6)
-            .map(|i| real(decisions[i]) * strata.inclusion(i).unwrap().get())
-            .sum();
-        assert!((expected - 400.0).abs() < 1e-9, "{expected}");
-        assert_eq!(strata.inclusion(2), Some(Inclusion::ALWAYS));
-        assert_eq!(strata.inclusion(3), Some(Inclusion::ALWAYS));
-        assert!((strata.inclusion(1).unwrap().get() - 100.0 / 900.0).abs() < 1e-12);
-        assert_eq!(strata.floor(), strata.inclusion(5).unwrap());
-        assert!(strata.allotted(&[1, 2], 400).is_err());
-        let all = strata.allotted(&decisions, 1_000_000).unwrap();
-        assert_eq!(all.floor(), Inclusion::ALWAYS);
     }
 
     #[test]

@@ -7,8 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
-
 use super::audit::{AuditRow, Truth};
 use super::observed::Seen;
 use super::sequential::Side;
@@ -98,8 +96,7 @@ impl Certifying {
 }
 
 /// Whether the labels at hand can certify the operating point's target anew.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Recalibration {
     /// Whether it takes strangers, for a target FAR, or enrolled labels, for a target FRR.
     pub side: Side,
@@ -111,7 +108,6 @@ pub struct Recalibration {
     pub present: Option<u64>,
     /// Those of them that are strangers without a name: by them nothing is certified unless each is
     /// known to be another one.
-    #[serde(default)]
     pub unnamed: u64,
     /// Labels of decisions, drawn as up to now, that are missing, about; 0 where none is. `None` where
     /// nothing tells.
