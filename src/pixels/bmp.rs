@@ -6,7 +6,7 @@ use image::codecs::bmp::BmpDecoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder};
 
-use super::decode::{Cost, refusal, upright};
+use super::decoded::{Cost, refusal, upright};
 use super::{Format, Limits, PixelsError};
 
 const FORMAT: Format = Format::Bmp;

@@ -7,7 +7,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, RgbImage};
 use turbojpeg::{Decompressor, PixelFormat, ScalingFactor};
 
-use super::decode::{Decoded, Reduction};
+use super::decoded::{Decoded, Reduction};
 use super::segments::Segments;
 use super::{Format, Geometry, Limits, PixelsError};
 

@@ -12,6 +12,7 @@ mod bmp;
 mod change;
 mod contrast;
 mod decode;
+mod decoded;
 mod gif;
 mod jpeg;
 mod opencv;
@@ -24,6 +25,7 @@ mod sniff;
 mod survey;
 mod thumbnail;
 mod webp;
+mod window;
 
 use std::fmt;
 
@@ -32,8 +34,6 @@ pub use decode::decoding_bytes;
 pub use sight::refused_at_sight;
 pub use sniff::{SNIFF_BYTES, sniff};
 pub use thumbnail::thumbnail;
-
-use decode::Decoded;
 
 /// Default of [`Limits::bytes_max`]: 64 MiB. A photograph of 24 megapixels is 5 to 12 MB as JPEG, one of
 /// 200 megapixels 30 to 60 MB.
@@ -182,14 +182,6 @@ impl fmt::Debug for Pixels {
 }
 
 impl Pixels {
-    /// Decodes an image file of a supported [`Format`]; `background` shows through transparency.
-    ///
-    /// # Errors
-    /// Every refusal names its cause and the way out. A panic inside a decoder is one of them.
-    pub fn decode(bytes: &[u8], limits: &Limits, background: [u8; 3]) -> Result<Self, PixelsError> {
-        Ok(Decoded::read(bytes, limits, background, None)?.pixels)
-    }
-
     /// The number of pixels in a row, at least 1.
     #[must_use]
     pub fn width(&self) -> u32 {

@@ -4,7 +4,7 @@
 //! them but for one grey level here and there: the library sums in whole numbers, in floating point or
 //! by another library, as the CPU has it, and these differ.
 
-use super::resize::Axis;
+use super::window::Axis;
 use super::{OpenCv, Pixels};
 
 /// Red, green, blue.

@@ -7,7 +7,7 @@ use flate2::read::ZlibDecoder;
 use image::codecs::png::PngDecoder;
 use image::{DynamicImage, ImageDecoder};
 
-use super::decode::{Cost, refusal, upright};
+use super::decoded::{Cost, refusal, upright};
 use super::orientation::Notes;
 use super::{Format, Limits, METADATA_BYTES_MAX, PixelsError};
 

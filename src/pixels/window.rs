@@ -1,0 +1,187 @@
+//! Which part of the source a geometry shows, and at what scale.
+
+use crate::pixels::{Filter, Fit, Geometry, JpegScale, Margin, PixelsError, Rounding, SIDE_MAX};
+
+/// The part of the source that is shown.
+pub(super) struct Window {
+    pub(super) across: Axis,
+    pub(super) down: Axis,
+    /// The order of the two passes. The image between them is rounded and clipped to bytes, and
+    /// with filters that overshoot the other order differs by up to 19 grey levels.
+    pub(super) vertical_first: bool,
+}
+
+impl Window {
+    /// What a geometry shows of a source of this size.
+    pub(super) fn of(size: (u32, u32), geometry: &Geometry) -> Result<Self, PixelsError> {
+        let (width, height) = (geometry.width, geometry.height);
+        let allowed = 1..=SIDE_MAX;
+        if !(allowed.contains(&width) && allowed.contains(&height)) {
+            let reason = format!("{width} x {height}; each side must be 1 to {SIDE_MAX} pixels");
+            return Err(PixelsError::Geometry { reason });
+        }
+        match geometry.fit {
+            Fit::Squash => Ok(Self::whole(size, (width, height))),
+            Fit::SquashCrop { width, height } => {
+                middle(size, (width.into(), height.into()), geometry)
+            }
+            Fit::Crop { short_side } if short_side < width.max(height) => {
+                let reason =
+                    format!("a short side of {short_side} cannot be cropped to {width} x {height}");
+                Err(PixelsError::Geometry { reason })
+            }
+            Fit::Crop { short_side } => {
+                middle(size, with_short_side(size, short_side, geometry), geometry)
+            }
+            Fit::Pad { .. } => Ok(Self::whole(size, inside(size, geometry))),
+        }
+    }
+
+    fn whole(size: (u32, u32), scaled: (u32, u32)) -> Self {
+        let axis = |source: u32, scaled: u32| Axis {
+            source,
+            scaled: f64::from(scaled),
+            scale: f64::from(source) / f64::from(scaled),
+            first: 0.0,
+            offset: 0.0,
+            outputs: scaled,
+        };
+        let source = (f64::from(size.0), f64::from(size.1));
+        Self {
+            across: axis(size.0, scaled.0),
+            down: axis(size.1, scaled.1),
+            vertical_first: vertical_first(source, (scaled.0.into(), scaled.1.into())),
+        }
+    }
+}
+
+/// How sources make up outputs along one side of an image.
+pub(super) struct Axis {
+    /// Pixels of the source.
+    pub(super) source: u32,
+    /// Outputs that the whole source makes.
+    pub(super) scaled: f64,
+    /// Pixels of the source for one of the output.
+    pub(super) scale: f64,
+    /// The first output that is kept, of all that the source makes.
+    pub(super) first: f64,
+    /// Where the source begins before its first pixel: a part of one, where it was reduced.
+    pub(super) offset: f64,
+    /// Outputs that are kept.
+    pub(super) outputs: u32,
+}
+
+impl Axis {
+    /// The same outputs from a source of which each pixel is the mean of `denominator`, the last of
+    /// fewer. Turned to the other side, it is the first that stands for fewer.
+    pub(super) fn reduce(&mut self, denominator: u32, mirrored: bool) {
+        let (whole, parts) = (f64::from(self.source), f64::from(denominator));
+        self.source = self.source.div_ceil(denominator);
+        self.scale /= parts;
+        if mirrored {
+            self.offset = f64::from(self.source) - whole / parts;
+        }
+    }
+}
+
+impl Geometry {
+    /// By how much a JPEG of this size, upright, may be reduced while it is decoded: 1, 2, 4 or 8.
+    ///
+    /// What a reduced pixel holds is the mean of a square. With three of them or more to an output the
+    /// result stays within the tolerance for embeddings on every photograph that was measured
+    /// (docs/benchmarks.md); with two it does not.
+    pub(super) fn reduction(&self, size: (u32, u32)) -> u32 {
+        let JpegScale::Reduced = self.jpeg else {
+            return 1;
+        };
+        // Where single pixels are taken, means of them are another picture.
+        if matches!(self.filter, Filter::OpenCv(_)) {
+            return 1;
+        }
+        // An impossible geometry is refused when it is used.
+        let Ok(window) = Window::of(size, self) else {
+            return 1;
+        };
+        let narrower = if window.across.scale < window.down.scale {
+            window.across.scale
+        } else {
+            window.down.scale
+        };
+        let enough = |denominator: &u32| REDUCED_PIXELS_MIN * f64::from(*denominator) <= narrower;
+        [8, 4, 2].into_iter().find(enough).unwrap_or(1)
+    }
+}
+
+/// Pixels of a reduced JPEG for one of the output, along each side.
+const REDUCED_PIXELS_MIN: f64 = 3.0;
+
+/// The order that Pillow 13 takes, found by comparing its results with both orders.
+fn vertical_first(source: (f64, f64), scaled: (f64, f64)) -> bool {
+    scaled.1 < source.1 && 2.0 * (source.0 - scaled.0) < source.1 - scaled.1
+}
+
+/// The size that [`Fit::Crop`] scales to before it cuts.
+fn with_short_side(size: (u32, u32), short_side: u32, geometry: &Geometry) -> (f64, f64) {
+    let (short_side, short) = (f64::from(short_side), f64::from(size.0.min(size.1)));
+    let side = |source: u32| match geometry.conventions.side {
+        None | Some(Rounding::Down) => (short_side * f64::from(source) / short).floor(),
+        // In the order of operations that PaddlePaddle has.
+        Some(Rounding::Nearest) => (f64::from(source) * (short_side / short)).round_ties_even(),
+    };
+    (side(size.0), side(size.1))
+}
+
+/// The middle of the source at another size. Cutting the source gives the pixels that cutting the
+/// result would give, and an image that is very long does not become very large in between.
+fn middle(
+    size: (u32, u32),
+    scaled: (f64, f64),
+    geometry: &Geometry,
+) -> Result<Window, PixelsError> {
+    let (width, height) = (geometry.width, geometry.height);
+    if scaled.0 < f64::from(width) || scaled.1 < f64::from(height) {
+        let reason = format!(
+            "{} x {} pixels cannot be cropped to {width} x {height}",
+            scaled.0, scaled.1
+        );
+        return Err(PixelsError::Geometry { reason });
+    }
+    let source = (f64::from(size.0), f64::from(size.1));
+    let axis = |source: u32, scaled: f64, target: u32| Axis {
+        source,
+        scaled,
+        scale: f64::from(source) / scaled,
+        first: match geometry.conventions.margin {
+            Margin::Even => ((scaled - f64::from(target)) / 2.0).round_ties_even(),
+            Margin::Down => ((scaled - f64::from(target)) / 2.0).floor(),
+        },
+        offset: 0.0,
+        outputs: target,
+    };
+    Ok(Window {
+        across: axis(size.0, scaled.0, width),
+        down: axis(size.1, scaled.1, height),
+        vertical_first: vertical_first(source, scaled),
+    })
+}
+
+/// The largest size of the source's shape that fits the geometry.
+fn inside(size: (u32, u32), geometry: &Geometry) -> (u32, u32) {
+    let across = f64::from(geometry.width) / f64::from(size.0);
+    let down = f64::from(geometry.height) / f64::from(size.1);
+    let scale = if across < down { across } else { down };
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "not negative, and bounded by the clamp: a cast from f64 saturates"
+    )]
+    let side = |source: u32, most: u32| {
+        let length = f64::from(source) * scale;
+        let length = match geometry.conventions.side {
+            None | Some(Rounding::Nearest) => length.round_ties_even(),
+            Some(Rounding::Down) => length.floor(),
+        };
+        (length as u32).clamp(1, most)
+    };
+    (side(size.0, geometry.width), side(size.1, geometry.height))
+}
