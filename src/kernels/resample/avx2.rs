@@ -9,7 +9,9 @@ use std::arch::x86_64::{
     _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_slli_epi32, _mm256_srai_epi32,
 };
 
-use super::{CHANNELS, HALF, LOW_BITS, QUAD, WEIGHT_BITS, Weights, one_pixel, to_byte, weight};
+use super::weights::{
+    CHANNELS, HALF, LOW_BITS, QUAD, WEIGHT_BITS, Weights, one_pixel, to_byte, weight,
+};
 
 const LOW: i32 = LOW_BITS as i32;
 const BITS: i32 = WEIGHT_BITS as i32;

@@ -10,7 +10,7 @@ use std::arch::x86_64::{
     _mm512_unpackhi_epi8, _mm512_unpackhi_epi16, _mm512_unpacklo_epi8, _mm512_unpacklo_epi16,
 };
 
-use super::{CHANNELS, Digits, HALF, QUAD, WEIGHT_BITS, Weights, one_pixel};
+use super::weights::{CHANNELS, Digits, HALF, QUAD, WEIGHT_BITS, Weights, one_pixel};
 
 const BITS: u32 = WEIGHT_BITS;
 /// Rows that are resized at once, one in each quarter of a vector.
