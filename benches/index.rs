@@ -32,8 +32,9 @@ use std::time::Instant;
 use matchpoint::index::bits::Bits;
 use matchpoint::index::build::BuildParams;
 use matchpoint::index::codes::Rows;
-use matchpoint::index::graph::{Graph, Search};
+use matchpoint::index::graph::Graph;
 use matchpoint::index::scratch::Scratch;
+use matchpoint::index::search::Search;
 use matchpoint::kernels::dot;
 use rayon::prelude::*;
 

@@ -24,8 +24,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use matchpoint::gallery::error::GalleryError;
-use matchpoint::gallery::graph::IndexParams;
 use matchpoint::gallery::item::Item;
+use matchpoint::gallery::params::IndexParams;
 use matchpoint::gallery::snapshot::{Match, Probe};
 use matchpoint::gallery::{Access, Gallery};
 use matchpoint::vector::{Embedding, Similarity};

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use matchpoint::gallery::error::GalleryError;
 use matchpoint::gallery::filter::Filter;
-use matchpoint::gallery::graph::IndexParams;
 use matchpoint::gallery::item::{BATCH_MAX, ID_BYTES_MAX, Item, ItemHead, METADATA_BYTES_MAX};
+use matchpoint::gallery::params::IndexParams;
 use matchpoint::gallery::snapshot::{Match, NEIGHBOURS_MAX, Probe, Snapshot};
 use matchpoint::gallery::{Access, Gallery, KeptImages, Upserted, check_images};
 use matchpoint::vector::{Embedding, Similarity};

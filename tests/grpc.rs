@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use common::{ROOT, Running, config, copy_of_sample, in_8_bits, photos};
 use matchpoint::calibration::adjustment::Adjustment;
 use matchpoint::deployment::Folder;
-use matchpoint::gallery::graph::IndexParams;
+use matchpoint::gallery::params::IndexParams;
 use matchpoint::gallery::{Access, Gallery};
 use matchpoint::server;
 use matchpoint::server::proto::calibration_service_client::CalibrationServiceClient;

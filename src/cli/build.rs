@@ -21,8 +21,8 @@ use crate::config::{Engine, EngineFlags, ProcessEnvironment};
 use crate::deployment::{
     Deployment, DeploymentError, Enrolment, Folder, ImageAt, Models, OpenOptions,
 };
-use crate::gallery::graph::IndexParams;
 use crate::gallery::item::{Item, ItemHead};
+use crate::gallery::params::IndexParams;
 use crate::gallery::{Access, Gallery};
 use crate::telemetry;
 

@@ -9,7 +9,7 @@ use super::exit::Exit;
 use super::output::{Output, table};
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{DeploymentError, Folder};
-use crate::gallery::graph::IndexParams;
+use crate::gallery::params::IndexParams;
 use crate::gallery::{Access, Gallery};
 use crate::telemetry;
 

@@ -11,7 +11,7 @@ use super::output::{Output, table};
 use crate::calibration::operating_point::{Binding, Content, Metric};
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{DeploymentError, Folder, Models, Record, index_binding};
-use crate::gallery::graph::IndexParams;
+use crate::gallery::params::IndexParams;
 use crate::gallery::{Access, Gallery};
 use crate::telemetry;
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::exit::{Exit, fail};
 use super::output::{Output, short};
 use crate::deployment::{DeploymentError, Folder};
-use crate::gallery::graph::IndexParams;
+use crate::gallery::params::IndexParams;
 use crate::gallery::{Access, Gallery};
 use crate::server::{Client, Served};
 

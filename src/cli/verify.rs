@@ -9,7 +9,7 @@ use super::exit::{Exit, fail};
 use super::output::{Output, percent, table};
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{DeploymentError, Folder, Found, missed};
-use crate::gallery::graph::IndexParams;
+use crate::gallery::params::IndexParams;
 use crate::gallery::snapshot::Snapshot;
 use crate::gallery::{Access, Gallery, check_images};
 use crate::telemetry;

@@ -18,7 +18,7 @@ use super::temporary::TemporaryFolder;
 use super::{DeploymentError, Folder, ModelReference};
 use crate::calibration::adjustment::Adjustment;
 use crate::calibration::operating_point::OperatingPoint;
-use crate::gallery::graph::IndexParams;
+use crate::gallery::params::IndexParams;
 use crate::gallery::{Access, Gallery, copy_items};
 
 pub use super::archive::Progress;

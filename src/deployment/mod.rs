@@ -72,7 +72,7 @@ pub use upkeep::{Found, missed};
 use crate::calibration::operating_point::{Binding, Metric, OperatingPoint};
 use crate::config::Monitoring;
 use crate::gallery::error::GalleryError;
-use crate::gallery::graph::IndexParams;
+use crate::gallery::params::IndexParams;
 use crate::gallery::item::{Item, ItemHead};
 use crate::gallery::originals::Vector;
 use crate::gallery::snapshot::Snapshot;

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
+use crate::gallery::blocks::{BLOCK_SLOTS, Block, Slot};
 use crate::gallery::item::{ContentSum, Hash, ItemHead};
 use crate::gallery::originals::Vector;
 use crate::gallery::settled::Settling;
-use crate::gallery::snapshot::{BLOCK_SLOTS, Block, Slot};
 use crate::index::scan::CodedRows;
 
 /// Where an item is kept.

@@ -11,14 +11,17 @@
 
 pub mod error;
 pub mod filter;
-pub mod graph;
 pub mod item;
 pub mod originals;
+pub mod params;
 pub mod snapshot;
 
+mod blocks;
 mod catalogue;
 mod format;
+mod graph;
 mod images;
+mod load;
 mod lock;
 mod settled;
 mod store;
@@ -35,13 +38,13 @@ use arc_swap::ArcSwap;
 use crate::gallery::catalogue::Catalogue;
 use crate::gallery::error::GalleryError;
 use crate::gallery::format::{About, NewRow, State};
-use crate::gallery::graph::IndexParams;
 use crate::gallery::item::{
     BATCH_MAX, DIMENSION_MAX, ID_BYTES_MAX, Item, ItemHead, check_batch, embedding_bytes,
     name_problem,
 };
 use crate::gallery::lock::{WriterLock, beside};
 use crate::gallery::originals::Vector;
+use crate::gallery::params::IndexParams;
 use crate::gallery::snapshot::Snapshot;
 use crate::gallery::store::Store;
 use crate::index::bits::Bits;
@@ -166,7 +169,7 @@ impl Gallery {
         let mut store = Store::open(&path, lock.is_some())?;
         let about = store.about().clone();
         let keeps_images = AtomicBool::new(store.keeps_images());
-        let (catalogue, state, index) = upkeep::load(&mut store, &path, params, lock.is_some())?;
+        let (catalogue, state, index) = load::load(&mut store, &path, params, lock.is_some())?;
         let snapshot = Snapshot::of(&catalogue, about.dimension, state.generation, index);
         Ok(Self {
             path,

@@ -17,15 +17,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 
-use crate::gallery::graph::IndexParams;
 use crate::gallery::item::Hash;
 use crate::gallery::originals::{Originals, Vector};
+use crate::gallery::params::IndexParams;
 use crate::index::bits::Bits;
 use crate::index::build::BuildParams;
 use crate::index::codes::Rows;
 use crate::index::error::IndexError;
-use crate::index::graph::{Graph, Neighbour, Search};
+use crate::index::graph::Graph;
 use crate::index::scratch::Scratch;
+use crate::index::search::{Neighbour, Search};
 use crate::kernels::map::Map;
 
 const MAGIC: &[u8; 8] = b"MPSETTL2";

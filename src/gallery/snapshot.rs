@@ -5,6 +5,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::gallery::blocks::{BLOCK_SLOTS, Block, Slot};
 use crate::gallery::catalogue::Catalogue;
 use crate::gallery::error::GalleryError;
 use crate::gallery::filter::Filter;
@@ -12,7 +13,7 @@ use crate::gallery::graph::{Asked, Index};
 use crate::gallery::item::{ContentSum, ItemHead};
 use crate::gallery::originals::Vector;
 use crate::index::bits::Bits;
-use crate::index::scan::{CodedQuery, CodedRows};
+use crate::index::scan::CodedQuery;
 use crate::vector::{Embedding, Similarity};
 
 /// Most neighbours of one search: what an answer carries and a person or a rule can still use.
@@ -20,25 +21,6 @@ pub const NEIGHBOURS_MAX: usize = 1000;
 
 /// Most candidates of an approximate search.
 pub const BREADTH_MAX: usize = 4096;
-
-/// One item in memory.
-#[derive(Clone)]
-pub(super) struct Slot {
-    pub(super) head: Arc<ItemHead>,
-    pub(super) vector: Vector,
-}
-
-/// Consecutive slots.
-#[derive(Clone, Default)]
-pub(super) struct Block {
-    /// `None` where the item was deleted or replaced.
-    pub(super) slots: Vec<Option<Slot>>,
-    /// The vectors as codes, once the block is full and where no index has settled them.
-    pub(super) codes: Option<Arc<CodedRows>>,
-}
-
-/// Slots per block. A write copies the pointers of the blocks it touches and the list of blocks.
-pub(super) const BLOCK_SLOTS: usize = 128;
 
 /// What to search for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

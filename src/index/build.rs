@@ -16,11 +16,10 @@ use rayon::slice::{ParallelSlice, ParallelSliceMut};
 
 use crate::index::codes::Codes;
 use crate::index::error::IndexError;
+use crate::index::links::{Level, Links, NO_LINK, Sizes, UPPER_LEVELS_MAX, upper_bytes};
 use crate::index::scratch::Scratch;
 use crate::index::select::Selection;
-use crate::index::walk::{
-    Level, Links, NO_LINK, Sizes, UPPER_LEVELS_MAX, descend, upper_bytes, walk,
-};
+use crate::index::walk::{descend, walk};
 
 /// How a graph is built. Equal parameters and rows give equal graphs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,8 +15,8 @@ use crate::index::bits::Bits;
 use crate::index::build::BuildParams;
 use crate::index::codes::{DIMENSION_MAX, ROWS_MAX, stride};
 use crate::index::error::IndexError;
+use crate::index::links::{NO_LINK, Sizes, UPPER_LEVELS_MAX, upper_bytes};
 use crate::index::twins::{GROUP, group_numbers};
-use crate::index::walk::{NO_LINK, Sizes, UPPER_LEVELS_MAX, upper_bytes};
 
 const MAGIC: [u8; 8] = *b"MPINDEX\0";
 /// The only format that is read and written.
@@ -438,8 +438,9 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
 mod tests {
     use super::*;
     use crate::index::codes::Rows;
-    use crate::index::graph::{Graph, Search};
+    use crate::index::graph::Graph;
     use crate::index::scratch::Scratch;
+    use crate::index::search::Search;
     use std::sync::Arc;
 
     fn values() -> Vec<f32> {

@@ -7,33 +7,13 @@ use crate::index::build::{BuildParams, build};
 use crate::index::codes::{Codes, Rows, encode_all, encode_query, stride};
 use crate::index::error::IndexError;
 use crate::index::file::{self, Head, Layout, Sections};
+use crate::index::links::Links;
 use crate::index::scratch::Scratch;
+use crate::index::search::{Neighbour, Search};
 use crate::index::twins::{Twins, group};
-use crate::index::walk::{Links, descend, prefetch_vector, scan, walk};
+use crate::index::walk::{descend, prefetch_vector, scan, walk};
 use crate::kernels;
 use crate::kernels::int8::Int8Kernel;
-
-/// A row and its exact similarity to the query.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Neighbour {
-    /// Its number among the rows that the index was built of.
-    pub row: u32,
-    /// [`kernels::dot`] of the query and the vector of the row.
-    pub score: f32,
-}
-
-/// What to search for.
-#[derive(Clone, Copy, Debug)]
-pub struct Search<'a> {
-    /// The query, of unit length.
-    pub vector: &'a [f32],
-    /// Neighbours wanted.
-    pub k: usize,
-    /// Candidates kept, at least `k`: more find more of the true neighbours and take longer.
-    pub ef: usize,
-    /// The rows that may be found; all where there is no filter.
-    pub allowed: Option<&'a Bits>,
-}
 
 /// Bytes from wherever the caller has them: a buffer, or a map of a file.
 pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;

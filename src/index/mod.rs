@@ -12,8 +12,10 @@ pub mod error;
 pub mod graph;
 pub mod scan;
 pub mod scratch;
+pub mod search;
 
 mod file;
+mod links;
 mod select;
 #[cfg(test)]
 mod tests;

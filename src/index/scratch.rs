@@ -1,6 +1,6 @@
 //! What a search needs besides the index: memory that is used again by the next one.
 
-use crate::index::graph::Neighbour;
+use crate::index::search::Neighbour;
 
 /// The memory of one search at a time, which grows to what the largest index needs and stays.
 ///

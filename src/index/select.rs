@@ -1,7 +1,7 @@
 //! Which of the nearest nodes a node is linked to.
 
 use crate::index::codes::Codes;
-use crate::index::walk::Level;
+use crate::index::links::Level;
 
 /// Working memory of [`Selection::choose`].
 #[derive(Default)]

@@ -7,8 +7,9 @@ use super::bits::Bits;
 use super::build::BuildParams;
 use super::codes::Rows;
 use super::error::IndexError;
-use super::graph::{Graph, Neighbour, Search};
+use super::graph::Graph;
 use super::scratch::Scratch;
+use super::search::{Neighbour, Search};
 use crate::kernels;
 
 const PARAMS: BuildParams = BuildParams {

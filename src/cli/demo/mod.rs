@@ -30,7 +30,7 @@ use crate::cli::{analysis, build, probe, search};
 use crate::config::{Config, EngineFlags, ProcessEnvironment, ServerFlags};
 use crate::deployment::{Assured, CalibrationSettings, RemedyChoice};
 use crate::gallery::error::GalleryError;
-use crate::gallery::graph::IndexParams;
+use crate::gallery::params::IndexParams;
 use crate::gallery::{Access, Gallery};
 use crate::server::{self, Client, Found};
 use crate::telemetry;
