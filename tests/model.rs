@@ -20,10 +20,12 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use matchpoint::model::budget::DecodeBudget;
-use matchpoint::model::embedder::{EmbedError, Embedder};
-use matchpoint::model::pool::{Caller, Dropped, Kind, Pool, PoolError};
+use matchpoint::model::caller::Caller;
+use matchpoint::model::embedder::Embedder;
+use matchpoint::model::job::{Kind, PoolError};
+use matchpoint::model::pool::{Dropped, Pool};
 use matchpoint::model::runtime::{Candidate, Runtime, RuntimeError};
-use matchpoint::model::{Compute, Device, Model, ModelError};
+use matchpoint::model::{Compute, Device, EmbedError, Model, ModelError};
 use matchpoint::pixels::{Limits, Pixels};
 use matchpoint::vector::{Embedding, Similarity};
 use proptest::prelude::{ProptestConfig, prop_assert, proptest};

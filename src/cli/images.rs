@@ -9,7 +9,7 @@ use super::listing::images_below;
 use super::progress::Progress;
 use crate::deployment::{LoadedModel, read_image};
 use crate::model::embedder::Embedded;
-use crate::model::pool::Kind;
+use crate::model::job::Kind;
 use crate::pixels::Limits;
 
 /// Each path that is a file, and the images below each that is a folder, sorted by path.

@@ -20,7 +20,7 @@ use crate::gallery::item::ItemHead;
 use crate::gallery::originals::Vector;
 use crate::gallery::snapshot::{Match, Probe, Snapshot};
 use crate::model::embedder::Embedder;
-use crate::model::pool::Kind;
+use crate::model::job::Kind;
 use crate::pixels::{Limits, PixelsError, refused_at_sight};
 use crate::telemetry;
 use crate::vector::{Embedding, Similarity};

@@ -17,7 +17,8 @@ use super::answer::search_snapshot;
 use super::shadow::{Disagreement, Outcome, SHADOW_LATEST_MAX, ShadowAbout, ShadowReport};
 use super::{Deployment, DeploymentError, ProbeSource, Query, SearchOptions, Timings};
 use crate::journal::entry::DecisionId;
-use crate::model::pool::{Kind, Pool};
+use crate::model::job::Kind;
+use crate::model::pool::Pool;
 use crate::monitoring::shadow::{Best, Pair, ShadowCounts, is_drawn};
 use crate::telemetry;
 

@@ -41,7 +41,7 @@ pub use crate::analysis::remedy::Remedy;
 pub use crate::journal::entry::{DecisionId, Label, LabelKind, Reported, Row, Truth};
 pub use crate::journal::error::JournalError;
 pub use crate::journal::read::QueueRequest;
-pub use crate::model::pool::Caller;
+pub use crate::model::caller::Caller;
 pub use answer::{
     Basis, Enrolment, Hit, ImageAt, ProbeRequest, ProbeSource, Probed, Query, Reference,
     SearchAnswer, SearchOptions, Standing, Timings, Undecided, VerifyAnswer, read_image,
@@ -72,14 +72,14 @@ pub use upkeep::{Found, missed};
 use crate::calibration::operating_point::{Binding, Metric, OperatingPoint};
 use crate::config::Monitoring;
 use crate::gallery::error::GalleryError;
-use crate::gallery::params::IndexParams;
 use crate::gallery::item::{Item, ItemHead};
 use crate::gallery::originals::Vector;
+use crate::gallery::params::IndexParams;
 use crate::gallery::snapshot::Snapshot;
 use crate::gallery::{Access, Gallery, Upserted};
 use crate::journal::entry::Source;
 use crate::model::embedder::Embedder;
-use crate::model::pool::Kind;
+use crate::model::job::Kind;
 use crate::pixels::Limits;
 use crate::telemetry;
 use crate::vector::Embedding;

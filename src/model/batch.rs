@@ -9,7 +9,7 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::ModelError;
+use super::error::ModelError;
 use super::session::Session;
 
 /// The way to the shared session. Cloning shares it; the thread behind it ends with the last clone.

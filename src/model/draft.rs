@@ -9,11 +9,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::budget::DecodeBudget;
 use super::embedder::Embedder;
+use super::error::ModelError;
 use super::folder::{self, ONNX_BYTES_MAX};
 use super::manifest::Manifest;
 use super::runtime::Runtime;
 use super::session::{self, Provider, Resources, Session};
-use super::{ModelError, hex, onnx};
+use super::{hex, onnx};
 
 /// The bytes of an ONNX file, with the path that messages name.
 #[derive(Clone, Debug)]

@@ -4,22 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::pixels::{self, Limits, Pixels, PixelsError, Resized, Resizer};
-use crate::vector::{Embedding, NotAnEmbedding};
+use crate::vector::Embedding;
 
 use super::batch::Batcher;
 use super::budget::DecodeBudget;
-use super::job::Watch;
+use super::caller::Watch;
+use super::error::{CONTRAST_TOO_LOW, EmbedError};
 use super::manifest::Manifest;
 use super::session::Session;
 use super::tensor;
-
-/// A picture with no more contrast than this at the model's size, in grey levels, is refused; see
-/// [`Pixels::contrast`].
-///
-/// Measured with the shipped model (`benches/peers/content.py`, docs/models.md): photographs score .30
-/// with each other (median), at a contrast of 16 levels still .31, at 8 levels .44, at 4 levels .77,
-/// and plain colours .81, of which most pairs would be accepted as the same.
-const CONTRAST_TOO_LOW: u8 = 8;
 
 /// One worker's own session, or its way to the shared one, and its buffers.
 pub struct Embedder {
@@ -71,44 +64,6 @@ pub struct Embedded {
     pub decode: Duration,
     /// Time spent in the model.
     pub inference: Duration,
-}
-
-/// Why there is no embedding.
-#[derive(Debug, thiserror::Error)]
-pub enum EmbedError {
-    /// The image is at fault.
-    #[error(transparent)]
-    Image(PixelsError),
-    /// The image has nothing on it that could tell it from another one.
-    #[error(
-        "the image shows nothing: at the model's size no two pixels near each other differ by more than \
-         {contrast} grey levels, and pictures in which they differ by {CONTRAST_TOO_LOW} or less cannot be \
-         told apart; send one that shows something"
-    )]
-    NoContent {
-        /// The largest difference of a colour channel between two such pixels, in grey levels.
-        contrast: u8,
-    },
-    /// The model computes no direction for this image, although it does for its golden image.
-    #[error("the model gives no embedding for this image ({cause}); send another one")]
-    NoEmbedding {
-        /// What came out instead.
-        cause: NotAnEmbedding,
-    },
-    /// The model is at fault: it failed to run.
-    #[error("the model failed: {reason}")]
-    Model {
-        /// What happened.
-        reason: String,
-    },
-    /// There is no model: vectors are made elsewhere.
-    #[error(
-        "no image can be embedded here: the vectors of this deployment are made elsewhere; send an embedding"
-    )]
-    NoModel,
-    /// Nobody waits for it any more.
-    #[error("the image was given up: its caller has gone, or its deadline has passed")]
-    GivenUp,
 }
 
 impl Embedder {

@@ -6,10 +6,9 @@ use std::path::Path;
 
 use crate::vector::Embedding;
 
-use super::ModelError;
-use super::manifest::Manifest;
+use super::error::ModelError;
+use super::manifest::{MANIFEST_NAME, Manifest};
 
-pub(super) const MANIFEST_NAME: &str = "model.toml";
 /// A manifest has some 30 lines.
 const MANIFEST_BYTES_MAX: u64 = 64 << 10;
 /// No ONNX file can be larger: protobuf messages end at 2 GiB.

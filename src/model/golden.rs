@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::pixels::Limits;
 use crate::vector::{Embedding, Similarity};
 
-use super::ModelError;
-use super::embedder::{EmbedError, tensor_of};
+use super::embedder::tensor_of;
+use super::error::{EmbedError, ModelError};
 use super::folder::{self, GOLDEN_BYTES_MAX};
 use super::manifest::{Golden, Manifest};
 use super::runtime::Runtime;

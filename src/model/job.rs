@@ -1,50 +1,53 @@
 //! A piece of work on its way through the queue, and who waits for it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tracing::Span;
 
+use super::caller::Watch;
 use super::embedder::Embedder;
-use super::pool::{Caller, Kind, PoolError};
 use super::queue::{Client, Queued};
 
-/// Whether anybody still waits for an answer. Cloning shares it.
-#[derive(Clone, Debug)]
-pub(super) struct Watch {
-    /// Alive as long as the caller waits.
-    present: Weak<()>,
-    deadline: Option<Instant>,
+/// What a job does: its duration is a matter of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Decodes an image and runs the model.
+    Image,
+    /// Does neither.
+    Vector,
 }
 
-impl Watch {
-    /// Of a caller who waits as long as what is returned with it lives.
-    pub(super) fn of(caller: Caller) -> (Self, Arc<()>) {
-        let present = Arc::new(());
-        let watch = Self {
-            present: Arc::downgrade(&present),
-            deadline: caller.deadline,
-        };
-        (watch, present)
-    }
-
-    /// Whether the caller hung up.
-    pub(super) fn is_gone(&self) -> bool {
-        self.present.strong_count() == 0
-    }
-
-    /// Whether an answer is of no use any more: the caller has gone, or the deadline has passed.
-    pub(super) fn is_over(&self) -> bool {
-        self.is_gone() || self.left().is_some_and(|left| left.is_zero())
-    }
-
-    /// How long an answer will be of use; `None` for ever.
-    pub(super) fn left(&self) -> Option<Duration> {
-        let deadline = self.deadline?;
-        Some(deadline.saturating_duration_since(Instant::now()))
-    }
+/// Why a job was not done.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum PoolError {
+    /// The queue is full; try again later.
+    #[error("all workers are busy and {queue_len_max} jobs are waiting already")]
+    Busy {
+        /// How many jobs may wait.
+        queue_len_max: usize,
+        /// About how long those that wait will take.
+        retry_after: Duration,
+    },
+    /// The job would wait beyond its deadline.
+    #[error(
+        "the job would wait for {} ms, and its deadline is in {} ms",
+        wait.as_millis(),
+        left.as_millis()
+    )]
+    Late {
+        /// About how long it would wait, and take.
+        wait: Duration,
+        /// How long the caller waits.
+        left: Duration,
+    },
+    /// The pool is shut down.
+    #[error("the worker pool is shut down")]
+    Stopped,
+    /// The job panicked.
+    #[error("the job panicked; its message is in the log")]
+    Panicked,
 }
 
 /// What waits in the queue.

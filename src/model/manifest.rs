@@ -16,6 +16,9 @@ use super::section::{PATH, Section, inside, model_name, number, spelling, table_
 /// The only version of the format so far.
 const FORMAT: i64 = 1;
 
+/// The name of the file in a model folder.
+pub(super) const MANIFEST_NAME: &str = "model.toml";
+
 /// What the precision of the model's own file is called.
 pub(super) const BASE_PRECISION: &str = "f32";
 

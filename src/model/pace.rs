@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::pool::Kind;
+use super::job::Kind;
 
 /// Over about how many jobs their duration is averaged.
 const JOBS: u32 = 32;

@@ -9,11 +9,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::Model;
+use super::caller::{Caller, Watch};
 use super::embedder::Embedder;
-use super::job::{Fate, Job, Watch};
+use super::error::ModelError;
+use super::job::{Fate, Job, Kind, PoolError};
 use super::pace::Paces;
-use super::queue::{BACKGROUND, Client, Pushed, Queue};
-use super::{Model, ModelError};
+use super::queue::{Client, Pushed, Queue};
 
 /// The pool. Dropping it finishes the queued jobs, as [`Pool::shutdown`] does.
 #[derive(Debug)]
@@ -44,89 +46,6 @@ pub struct Dropped {
     pub late: u64,
     /// Their places went to clients that had fewer.
     pub displaced: u64,
-}
-
-/// What a job does: its duration is a matter of that.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Decodes an image and runs the model.
-    Image,
-    /// Does neither.
-    Vector,
-}
-
-/// Who asks, and how long an answer is of use.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Caller {
-    /// A number for the client; clients take turns in the queue.
-    pub client: u64,
-    /// When the answer comes too late.
-    pub deadline: Option<Instant>,
-}
-
-tokio::task_local! {
-    static CALLER: Caller;
-}
-
-impl Caller {
-    /// The one for whom the present task works; nobody in particular outside of [`Caller::scope`].
-    #[must_use]
-    pub fn current() -> Self {
-        CALLER.try_with(|caller| *caller).unwrap_or_default()
-    }
-
-    /// As one who waits no longer than this from now on.
-    #[must_use]
-    pub fn within(self, longest: Duration) -> Self {
-        let end = Instant::now().checked_add(longest);
-        let deadline = self.deadline.into_iter().chain(end).min();
-        Self { deadline, ..self }
-    }
-
-    /// One that gives way to all others, and waits without a deadline.
-    #[must_use]
-    pub fn in_background() -> Self {
-        Self {
-            client: BACKGROUND,
-            deadline: None,
-        }
-    }
-
-    /// Runs a future for this caller. Tasks that it spawns have to be told again.
-    pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
-        CALLER.scope(self, future)
-    }
-}
-
-/// Why a job was not done.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum PoolError {
-    /// The queue is full; try again later.
-    #[error("all workers are busy and {queue_len_max} jobs are waiting already")]
-    Busy {
-        /// How many jobs may wait.
-        queue_len_max: usize,
-        /// About how long those that wait will take.
-        retry_after: Duration,
-    },
-    /// The job would wait beyond its deadline.
-    #[error(
-        "the job would wait for {} ms, and its deadline is in {} ms",
-        wait.as_millis(),
-        left.as_millis()
-    )]
-    Late {
-        /// About how long it would wait, and take.
-        wait: Duration,
-        /// How long the caller waits.
-        left: Duration,
-    },
-    /// The pool is shut down.
-    #[error("the worker pool is shut down")]
-    Stopped,
-    /// The job panicked.
-    #[error("the job panicked; its message is in the log")]
-    Panicked,
 }
 
 impl Pool {

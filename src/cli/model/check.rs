@@ -14,7 +14,7 @@ use crate::cli::sources::Refused;
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{LoadedModel, Models};
 use crate::model::embedder::Embedded;
-use crate::model::pool::Kind;
+use crate::model::job::Kind;
 use crate::pixels::Limits;
 use crate::telemetry;
 use crate::vector::{Embedding, Similarity};
