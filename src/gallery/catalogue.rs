@@ -94,7 +94,8 @@ impl Catalogue {
     /// Takes an item in, in place of one with the same id; returns its slot.
     pub(super) fn put(
         &mut self,
-        (head, vector): (ItemHead, Vector),
+        head: ItemHead,
+        vector: Vector,
         row: i64,
         checksum: Hash,
     ) -> usize {

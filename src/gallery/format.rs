@@ -65,6 +65,14 @@ pub(super) struct NewRow {
     pub(super) image: Option<Vec<u8>>,
 }
 
+/// A row that was read and agrees with its checksum.
+pub(super) struct StoredRow {
+    pub(super) number: i64,
+    pub(super) head: ItemHead,
+    pub(super) embedding: Embedding,
+    pub(super) checksum: Hash,
+}
+
 /// Lays out an empty gallery in an empty file, and closes it.
 pub(super) fn write_empty(
     mut connection: Connection,

@@ -14,6 +14,7 @@ use crate::gallery::params::IndexParams;
 use crate::gallery::settled::Settled;
 use crate::index::bits::Bits;
 use crate::index::error::IndexError;
+use crate::index::search::Search;
 use crate::kernels;
 
 /// What is settled, and what has been enrolled since.
@@ -139,9 +140,13 @@ impl Index {
         vector_of: impl Fn(usize) -> Option<&'v [f32]>,
         take: impl FnMut(usize, f32),
     ) -> Result<(), IndexError> {
-        let asked_for = (asked.query, asked.k, self.breadth(asked));
-        self.settled
-            .nearest(asked_for, asked.allowed, vector_of, take)
+        let search = Search {
+            vector: asked.query,
+            k: asked.k,
+            ef: self.breadth(asked),
+            allowed: Some(asked.allowed),
+        };
+        self.settled.nearest(&search, vector_of, take)
     }
 
     /// Slots before `linked` that are likely to hold the nearest of `live` items linked since.

@@ -47,7 +47,7 @@ impl Gallery {
         };
         let connection = connect_to_read(&self.path);
         let connection = connection.map_err(|error| failed(&self.path, "read", error))?;
-        read_image(&connection, &self.path, (number, id))
+        read_image(&connection, &self.path, number, id)
     }
 
     /// Whether the image is kept that the item of this id was made from. Does not read it.
@@ -138,14 +138,15 @@ impl KeptImages {
     /// # Errors
     /// [`GalleryError::Damaged`] where it is not the one that was enrolled, or the disk.
     pub fn read(&self, item: &KeptItem) -> Result<Option<Vec<u8>>, GalleryError> {
-        read_image(&self.connection, &self.path, (item.number, &item.id))
+        read_image(&self.connection, &self.path, item.number, &item.id)
     }
 }
 
 fn read_image(
     connection: &Connection,
     path: &Path,
-    (number, id): (i64, &str),
+    number: i64,
+    id: &str,
 ) -> Result<Option<Vec<u8>>, GalleryError> {
     type Row = (String, Option<Hash>, Vec<u8>);
     let query = "SELECT items.id, items.source_sha256, images.bytes \

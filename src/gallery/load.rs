@@ -6,16 +6,14 @@ use std::sync::Arc;
 
 use crate::gallery::catalogue::Catalogue;
 use crate::gallery::error::GalleryError;
-use crate::gallery::format::State;
+use crate::gallery::format::{State, StoredRow};
 use crate::gallery::graph::Index;
-use crate::gallery::item::{Hash, ItemHead};
 use crate::gallery::originals::Vector;
 use crate::gallery::params::IndexParams;
 use crate::gallery::settled::{Settled, Stored, unfinished};
 use crate::gallery::snapshot::Indexed;
 use crate::gallery::store::Store;
 use crate::index::bits::Bits;
-use crate::vector::Embedding;
 
 /// How many times longer an item takes to join a settled index than to be built into one.
 const JOINING_COST: usize = 13;
@@ -37,40 +35,39 @@ pub(super) fn load(
     }
     let mut stored = None;
     if wants_graph && file.exists() {
-        let opened = Stored::open(&file, (dimension, params));
+        let opened = Stored::open(&file, dimension, params);
         stored = opened
             .inspect_err(|problem| built_anew(&file, problem))
             .ok();
     }
     let mut catalogue = Catalogue::default();
     // Behind the others, so that all slots from one on hold what is not settled.
-    let mut later: Vec<(ItemHead, Embedding, i64, Hash)> = Vec::new();
+    let mut later: Vec<StoredRow> = Vec::new();
     let mut later_ids = HashSet::new();
-    let state = store.load(|(head, embedding), row, checksum| {
-        let new = catalogue.find(&head.id).is_none() && !later_ids.contains(&head.id);
+    let state = store.load(|row| {
+        let id = &row.head.id;
+        let new = catalogue.find(id).is_none() && !later_ids.contains(id);
         let kept = stored
             .as_mut()
-            .map(|stored| stored.find(&checksum, embedding.as_slice()));
+            .map(|stored| stored.find(&row.checksum, row.embedding.as_slice()));
         match kept {
-            None => {
-                catalogue.put((head, in_memory(&embedding)), row, checksum);
-            }
+            None => put_in_memory(&mut catalogue, row),
             Some(Some((place, vector))) => {
-                let slot = catalogue.put((head, vector), row, checksum);
+                let slot = catalogue.put(row.head, vector, row.number, row.checksum);
                 if let Some(stored) = &mut stored {
                     stored.settle(place, slot);
                 }
             }
             Some(None) => {
-                later_ids.insert(head.id.clone());
-                later.push((head, embedding, row, checksum));
+                later_ids.insert(id.clone());
+                later.push(row);
             }
         }
         new
     })?;
     let first = catalogue.next_slot();
-    for (head, embedding, row, checksum) in later {
-        catalogue.put((head, in_memory(&embedding)), row, checksum);
+    for row in later {
+        put_in_memory(&mut catalogue, row);
     }
     if catalogue.len() < params.graph_from_items {
         return Ok((catalogue, state, None));
@@ -95,8 +92,9 @@ pub(super) fn load(
     Ok((catalogue, state, Some(index)))
 }
 
-fn in_memory(embedding: &Embedding) -> Vector {
-    Vector::in_memory(embedding.as_slice().into())
+fn put_in_memory(catalogue: &mut Catalogue, row: StoredRow) {
+    let vector = Vector::in_memory(row.embedding.as_slice().into());
+    catalogue.put(row.head, vector, row.number, row.checksum);
 }
 
 /// The index is derived: without its file, opening takes longer and nothing is lost.

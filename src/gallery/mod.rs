@@ -411,7 +411,7 @@ impl Gallery {
         } in rows
         {
             let vector = Vector::in_memory(embedding.as_slice().into());
-            catalogue.put((head, vector), number, checksum);
+            catalogue.put(head, vector, number, checksum);
         }
         if let Some((index, _)) = &index {
             catalogue.encode_from(index.first(), self.about.dimension);

@@ -151,20 +151,19 @@ impl Settled {
         })
     }
 
-    /// Calls `take` with the slots and the exact scores of the nearest of the rows `allowed`.
+    /// Calls `take` with the slots and the exact scores of the nearest of the rows allowed.
     pub(super) fn nearest<'v>(
         &'v self,
-        (query, k, breadth): (&[f32], usize, usize),
-        allowed: &Bits,
+        search: &Search<'_>,
         vector_of: impl Fn(usize) -> Option<&'v [f32]>,
         mut take: impl FnMut(usize, f32),
     ) -> Result<(), IndexError> {
         let mut scratch = self.scratch().pop().unwrap_or_default();
+        // Where all may be found, the graph needs no filter.
+        let refuses = |allowed: &&Bits| allowed.count() < self.len();
         let search = Search {
-            vector: query,
-            k,
-            ef: breadth,
-            allowed: (allowed.count() < self.len()).then_some(allowed),
+            allowed: search.allowed.filter(refuses),
+            ..*search
         };
         let vector = |row: u32| match &self.originals {
             Some(originals) => Some(originals.row(row)),
@@ -238,7 +237,7 @@ impl Draft {
             .write(true)
             .create_new(true)
             .open(&beside)?;
-        let written = write_items(&file, &layout, (items, dimension, keys));
+        let written = write_items(&file, &layout, items, dimension, keys);
         let map = written.and_then(|()| Map::of(&file)).inspect_err(|_| {
             // What is left of it would keep a full disk full.
             drop(fs::remove_file(&beside));
@@ -267,7 +266,9 @@ impl Draft {
 fn write_items(
     file: &File,
     layout: &Layout,
-    (items, dimension, keys): (&[Settling], usize, &[Hash]),
+    items: &[Settling],
+    dimension: usize,
+    keys: &[Hash],
 ) -> io::Result<()> {
     const BUFFER: usize = 1 << 20;
     let mut out = BufWriter::with_capacity(BUFFER, file);
@@ -300,10 +301,7 @@ pub(super) struct Stored {
 
 impl Stored {
     /// Maps the file and checks all but its vectors. What cannot be used is said in words.
-    pub(super) fn open(
-        path: &Path,
-        (dimension, params): (usize, IndexParams),
-    ) -> Result<Self, String> {
+    pub(super) fn open(path: &Path, dimension: usize, params: IndexParams) -> Result<Self, String> {
         let words = |cause: io::Error| cause.to_string();
         // A pipe would be waited for.
         if !fs::metadata(path).map_err(words)?.is_file() {

@@ -10,11 +10,11 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
 use crate::gallery::error::GalleryError;
 use crate::gallery::format::{
-    self, About, NewRow, State, check_kind, failed, integer, read_row, read_state, state_checksum,
+    self, About, NewRow, State, StoredRow, check_kind, failed, integer, read_row, read_state,
+    state_checksum,
 };
-use crate::gallery::item::{Hash, ItemHead, embedding_bytes};
+use crate::gallery::item::embedding_bytes;
 use crate::gallery::lock::beside;
-use crate::vector::Embedding;
 
 /// The write-ahead log is cut back to this size; a large batch makes it grow.
 const LOG_BYTES_MAX: i64 = 64 * 1024 * 1024;
@@ -148,11 +148,10 @@ impl Store {
         self.state.items
     }
 
-    /// Reads and verifies every item; `take` gets the row's number and checksum with it, and
-    /// returns whether the item's id is new.
+    /// Reads and verifies every item; `take` returns whether the item's id is new.
     pub(super) fn load(
         &mut self,
-        mut take: impl FnMut((ItemHead, Embedding), i64, Hash) -> bool,
+        mut take: impl FnMut(StoredRow) -> bool,
     ) -> Result<State, GalleryError> {
         let path = &self.path;
         let damaged = |what| GalleryError::Damaged {
@@ -182,7 +181,13 @@ impl Store {
                 .map_err(|bad| damaged(format!("row {number} of its items: {bad}")))?;
             found.digest.add(&checksum);
             found.items += 1;
-            if !take((head, embedding), number, checksum) {
+            let stored = StoredRow {
+                number,
+                head,
+                embedding,
+                checksum,
+            };
+            if !take(stored) {
                 return Err(damaged(format!("row {number} of its items repeats an id")));
             }
         }
@@ -364,6 +369,8 @@ fn prepare_to_write(connection: &Connection, path: &Path) -> Result<(), GalleryE
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gallery::item::ItemHead;
+    use crate::vector::Embedding;
 
     #[test]
     fn a_full_disk_is_named_and_loses_nothing() {
@@ -417,6 +424,6 @@ mod tests {
 
         drop(store);
         let mut store = Store::open(&path, true).unwrap();
-        assert_eq!(store.load(|_, _, _| true).unwrap(), state);
+        assert_eq!(store.load(|_| true).unwrap(), state);
     }
 }

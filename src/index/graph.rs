@@ -11,7 +11,7 @@ use crate::index::links::Links;
 use crate::index::scratch::Scratch;
 use crate::index::search::{Neighbour, Search};
 use crate::index::twins::{Twins, group};
-use crate::index::walk::{descend, prefetch_vector, scan, walk};
+use crate::index::walk::{Block, descend, prefetch_vector, scan, walk};
 use crate::kernels;
 use crate::kernels::int8::Int8Kernel;
 
@@ -255,7 +255,11 @@ impl Graph {
         } = scratch;
         let rows = || all_allowed(search, self.head.rows);
         pool.begin(exact(search.k));
-        scan(codes, query, rows(), (fresh, products), |product, row| {
+        let block = Block {
+            rows: fresh,
+            products,
+        };
+        scan(codes, query, rows(), block, |product, row| {
             pool.offer(product, row);
         });
         survivors.clear();
@@ -265,7 +269,11 @@ impl Graph {
             && kth == last
         {
             // As good by their codes as the last one wanted, and perhaps better by their vectors.
-            scan(codes, query, rows(), (fresh, products), |product, row| {
+            let block = Block {
+                rows: fresh,
+                products,
+            };
+            scan(codes, query, rows(), block, |product, row| {
                 if last <= product {
                     survivors.push(row);
                 }

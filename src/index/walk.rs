@@ -104,18 +104,26 @@ pub(super) fn walk(
     }
 }
 
-/// Gives `visit` the product of `query` with each of `rows`, and the row. `rows` and `products` of
-/// `block` are working memory.
+/// Working memory of [`scan`]: rows that are compared at once, and their products.
+pub(super) struct Block<'a> {
+    pub(super) rows: &'a mut Vec<u32>,
+    pub(super) products: &'a mut Vec<i32>,
+}
+
+/// Gives `visit` the product of `query` with each of `rows`, and the row.
 pub(super) fn scan(
     codes: &Codes<'_>,
     query: &[u8],
     rows: impl Iterator<Item = u32>,
-    block: (&mut Vec<u32>, &mut Vec<i32>),
+    block: Block<'_>,
     mut visit: impl FnMut(i32, u32),
 ) {
     /// Rows compared at once: enough to hide what a call costs, few enough to stay in the cache.
     const TOGETHER: usize = 256;
-    let (together, products) = block;
+    let Block {
+        rows: together,
+        products,
+    } = block;
     let mut rows = rows.peekable();
     while rows.peek().is_some() {
         together.clear();

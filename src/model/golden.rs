@@ -61,7 +61,8 @@ impl GoldenCheck {
         &self,
         session: &mut Session,
         images: usize,
-        (runtime, provider): (&Runtime, Provider),
+        runtime: &Runtime,
+        provider: Provider,
     ) -> Result<(), ModelError> {
         let failed = |reason| ModelError::GoldenNotEmbedded {
             path: self.path.clone(),

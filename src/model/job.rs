@@ -76,8 +76,10 @@ pub(super) enum Fate {
 impl Job {
     /// Wraps work so that it catches its panic and sends its answer.
     pub(super) fn new<T: Send + 'static>(
-        (client, kind): (Client, Kind),
-        (watch, trial): (Watch, bool),
+        client: Client,
+        kind: Kind,
+        watch: Watch,
+        trial: bool,
         work: impl FnOnce(&mut Embedder) -> T + Send + 'static,
     ) -> (Self, oneshot::Receiver<Result<T, PoolError>>) {
         let (answer, receiver) = oneshot::channel();

@@ -367,8 +367,8 @@ impl ImageModel {
     }
 
     fn check(&self, session: &mut Session, images: usize) -> Result<(), ModelError> {
-        let on = (&self.runtime, self.provider);
-        self.golden.check(session, images, on)
+        let (runtime, provider) = (&self.runtime, self.provider);
+        self.golden.check(session, images, runtime, provider)
     }
 
     fn embedder(&self, engine: impl Into<embedder::Engine>) -> Embedder {

@@ -111,7 +111,7 @@ impl Pool {
         let caller = Caller::current();
         let trial = self.admit(kind, caller)?;
         let (watch, present) = Watch::of(caller);
-        let (job, answer) = Job::new((caller.client, kind), (watch, trial), job);
+        let (job, answer) = Job::new(caller.client, kind, watch, trial, job);
         let mut over = Vec::new();
         let pushed = self.queue.push(caller.client, job, &mut over);
         over.into_iter().for_each(|job| self.tally.drop_unused(job));
@@ -185,7 +185,7 @@ impl Pool {
     ) -> Result<T, PoolError> {
         let caller = Caller::current();
         let (watch, present) = Watch::of(caller);
-        let (job, answer) = Job::new((caller.client, kind), (watch, false), job);
+        let (job, answer) = Job::new(caller.client, kind, watch, false, job);
         self.queue
             .push_when_free(caller.client, job)
             .map_err(|_stopped| PoolError::Stopped)?;

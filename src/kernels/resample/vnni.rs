@@ -46,7 +46,7 @@ pub(super) fn across(source: &[u8], width: usize, weights: &Weights, target: &mu
             let fit = starts.take_while(|start| *start * CHANNELS <= last).count();
             // Four bytes are written for three: the last pixel has nothing after it.
             done = fit.min(weights.outputs() - 1);
-            across_four(rows, row_bytes, weights, (done, targets));
+            across_four(rows, row_bytes, weights, done, targets);
         }
         for (row, target) in targets.chunks_mut(out_bytes).enumerate() {
             let row = rows
@@ -68,7 +68,8 @@ fn across_four(
     rows: &[u8],
     row_bytes: usize,
     weights: &Weights,
-    (outputs, targets): (usize, &mut [u8]),
+    outputs: usize,
+    targets: &mut [u8],
 ) {
     // In each quarter, four values of one channel side by side.
     let planes = _mm512_broadcast_i32x4(_mm_setr_epi8(
