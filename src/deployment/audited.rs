@@ -6,8 +6,9 @@ use std::path::Path;
 
 use super::DeploymentError;
 use super::alarms::Alarms;
+use super::design::lot;
 use super::enrolment::Enrolments;
-use super::monitor::{JOURNAL_FILE, lot};
+use super::folder::JOURNAL_FILE;
 use super::resets::Resets;
 use crate::calibration::decision::Decision;
 use crate::calibration::operating_point::OperatingPoint;

@@ -10,16 +10,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::answer::search_snapshot;
-use super::shadow::{Disagreement, Outcome, SHADOW_LATEST_MAX, ShadowAbout, ShadowReport};
-use super::{Deployment, DeploymentError, ProbeSource, Query, SearchOptions, Timings};
+use super::shadow_report::{Disagreement, Outcome, SHADOW_LATEST_MAX, ShadowAbout, ShadowReport};
+use super::{DeploymentError, LoadedModel, ProbeSource, Query, SearchOptions, Standing, Timings};
+use crate::gallery::Gallery;
 use crate::journal::entry::DecisionId;
 use crate::model::job::Kind;
 use crate::model::pool::Pool;
 use crate::monitoring::shadow::{Best, Pair, ShadowCounts, is_drawn};
+use crate::pixels::Limits;
 use crate::telemetry;
 
 /// Queries that are under way to the candidate: one that it works on, and one that waits, so that
@@ -254,23 +256,25 @@ impl Opening<'_> {
         self.threads.retain(|thread| !thread.is_finished());
     }
 
-    /// Compares with this candidate from now on.
+    /// Compares the answers of the deployment `name`, whose callers wait for `live`, with those of this
+    /// candidate from now on.
     pub(super) fn begin(
         &mut self,
-        live: &Deployment,
-        candidate: Deployment,
+        name: &str,
+        live: &Arc<Pool>,
+        candidate: Candidate,
         about: ShadowAbout,
     ) -> Result<(), DeploymentError> {
         let (samples, waiting) = crossbeam_channel::bounded(SLOTS);
         let tally = Arc::new(Tally {
-            deployment: live.name.clone(),
+            deployment: name.to_owned(),
             skipped: Default::default(),
             seen: Mutex::default(),
         });
         let stop = Arc::new(AtomicBool::new(false));
         let comparer = Comparer {
             candidate,
-            live: Arc::clone(&live.loaded.pool),
+            live: Arc::clone(live),
             tally: Arc::clone(&tally),
             stop: Arc::clone(&stop),
             failed: false,
@@ -322,9 +326,17 @@ fn metric_labels(shadow: &Shadow) -> telemetry::ShadowLabels<'_> {
     }
 }
 
+/// What a candidate answers with: it is open for reading, and neither records nor checks anything.
+pub(super) struct Candidate {
+    pub(super) loaded: LoadedModel,
+    pub(super) limits: Limits,
+    pub(super) gallery: Arc<Gallery>,
+    pub(super) standing: Arc<ArcSwap<Standing>>,
+}
+
 /// The thread that has the candidate.
 struct Comparer {
-    candidate: Deployment,
+    candidate: Candidate,
     /// The workers that answer callers.
     live: Arc<Pool>,
     tally: Arc<Tally>,
@@ -421,7 +433,6 @@ impl Comparer {
 mod tests {
     use std::path::PathBuf;
 
-    use super::super::Standing;
     use super::*;
     use crate::calibration::decision::Decision;
 

@@ -1,17 +1,18 @@
 //! From gathered searches to an operating point of this deployment.
 
+use super::calibrated::Calibrated;
+use super::clock::now_rfc_3339;
 use super::remedy::{self, Remedied, RemedyChoice};
-use super::{Deployment, DeploymentError, Gathered, IndexCheck, now_rfc_3339};
+use super::{Deployment, DeploymentError, Gathered, IndexCheck};
 use crate::analysis::strangers::Unnamed;
 use crate::calibration::CalibrationError;
-use crate::calibration::adjustment::Adjuster;
 use crate::calibration::growth::{Growth, ahead_of_growth};
 use crate::calibration::likeness::{Alike, LabelsAlike, refuse_spellings};
 use crate::calibration::operating_point::{
     GrowthAllowed, HeldOutRates, IndexMisses, OperatingPoint, Plan,
 };
 use crate::calibration::policy::Target;
-use crate::calibration::recording::{Recording, Search};
+use crate::calibration::recording::Search;
 use crate::calibration::strangers;
 
 /// What to calibrate for.
@@ -36,17 +37,6 @@ pub struct Assured {
     pub labels_as_they_are: bool,
     /// Every picture of a stranger whom nobody named shows another one.
     pub strangers_are_distinct: bool,
-}
-
-/// What a calibration came to: a new operating point, not kept yet.
-#[derive(Clone, Debug)]
-pub struct Calibrated {
-    /// The operating point.
-    pub point: OperatingPoint,
-    /// The searches that it was made from.
-    pub recording: Recording,
-    /// What adjusts the scores; `None` where the similarity decides.
-    pub adjuster: Option<Adjuster>,
 }
 
 impl Deployment {

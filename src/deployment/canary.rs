@@ -9,9 +9,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::canary_list::{Among, Canary, FOLDER, LIST};
+use super::canary_round::CanaryRound;
+use super::clock::now_ms;
 use super::files::{hex, read_json, write_json};
-use super::monitor::now_ms;
-use super::{Caller, Deployment, DeploymentError, ProbeSource, SearchOptions};
+use super::open::Deployment;
+use super::search::BUSY_PAUSE;
+use super::{Caller, DeploymentError, ProbeSource, SearchOptions};
 use crate::calibration::decision::Decision;
 use crate::journal::entry::Source;
 use crate::monitoring::canaries::{CanaryCounts, CanaryRate, CanaryRates};
@@ -20,6 +23,9 @@ use crate::telemetry;
 
 /// What the first round under an operating point came to.
 const OUTCOMES: &str = "outcomes.json";
+
+/// The probability that an alarm may be false, where nothing else is watched.
+const ALARM_DELTA: f64 = 0.05;
 
 /// What a search for a canary came to: the decision, and the label of the best match. Empty where
 /// nothing was found, and where nothing was accepted among other labels: which of them is nearest
@@ -40,23 +46,6 @@ struct Baseline {
     outcomes: Outcomes,
 }
 
-/// One search for each canary.
-#[derive(Clone, Debug)]
-pub struct CanaryRound {
-    /// The operating point that decided.
-    pub operating_point: String,
-    /// When it ended, in milliseconds since 1970-01-01 UTC.
-    pub unix_ms: u64,
-    /// Searches and errors of each kind.
-    pub counts: CanaryCounts,
-    /// What follows for the rates.
-    pub rates: CanaryRates,
-    /// Names of those that came out otherwise than in the first round under this operating point.
-    pub changed: Vec<String>,
-    /// Names of those that could not be searched for, and why.
-    pub failed: Vec<(String, String)>,
-}
-
 impl Deployment {
     /// How many canaries there are.
     ///
@@ -66,6 +55,12 @@ impl Deployment {
         let list = self.folder().path().join(FOLDER).join(LIST);
         let list = read_json::<Vec<Canary>>(&list)?;
         Ok(list.map_or(0, |list| list.len()))
+    }
+
+    /// The latest round of canaries; `None` before the first.
+    #[must_use]
+    pub fn canaries(&self) -> Option<Arc<CanaryRound>> {
+        self.canaries.load_full()
     }
 
     /// Searches for every canary, one after another, as callers do, and gives way to all of them. `None` where there are no canaries, or no valid operating point to judge by.
@@ -111,6 +106,12 @@ impl Deployment {
         Ok(Some(round))
     }
 
+    fn alarm_delta(&self) -> f64 {
+        self.monitor
+            .get()
+            .map_or(ALARM_DELTA, |monitor| monitor.delta)
+    }
+
     async fn replay(
         &self,
         canary: &Canary,
@@ -137,7 +138,7 @@ impl Deployment {
             let searched = self.search_from(probe, options.clone(), source.clone());
             match Caller::in_background().scope(searched).await {
                 Err(DeploymentError::Busy { .. } | DeploymentError::Late { .. }) => {
-                    tokio::time::sleep(super::BUSY_PAUSE).await;
+                    tokio::time::sleep(BUSY_PAUSE).await;
                 }
                 answer => break answer?,
             }

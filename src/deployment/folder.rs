@@ -6,13 +6,14 @@
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::DeploymentError;
+use super::calibrated::Calibrated;
+use super::clock::now_rfc_3339;
 use super::files::{hex, open_file, read_file, replace_file};
-use super::{Calibrated, DeploymentError};
 use crate::calibration::CalibrationError;
 use crate::calibration::adjustment::{Adjuster, Adjustment};
 use crate::calibration::cohort::Cohort;
@@ -22,6 +23,8 @@ use crate::calibration::recording::Recording;
 /// Version of the folder's layout that this build writes and reads.
 const FORMAT: u32 = 1;
 pub(super) const RECORD_FILE: &str = "deployment.json";
+/// Every decision.
+pub(super) const JOURNAL_FILE: &str = "decisions.db";
 pub(super) const OPERATING_POINTS: &str = "operating-points";
 /// The searches that each operating point was made from, by its id.
 pub(super) const RECORDINGS: &str = "recordings";
@@ -490,22 +493,6 @@ impl Folder {
             })?;
         replace_file(path, &text)
     }
-}
-
-/// The present time by this machine's clock, as RFC 3339 in UTC.
-#[must_use]
-pub fn now_rfc_3339() -> String {
-    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
-}
-
-/// A time in milliseconds since 1970-01-01 UTC, as RFC 3339 to the second.
-#[must_use]
-pub fn rfc_3339(unix_ms: u64) -> String {
-    let since = Duration::from_millis(unix_ms);
-    UNIX_EPOCH.checked_add(since).map_or_else(
-        || "never".to_owned(),
-        |time| humantime::format_rfc3339_seconds(time).to_string(),
-    )
 }
 
 /// A name goes into requests, metrics and paths.

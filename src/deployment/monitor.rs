@@ -1,35 +1,31 @@
 //! Every decision on the record, labels of a sample of them, and what follows for the promise.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::alarms::Alarms;
 use super::answer::Hit;
 use super::audited::{Labelling, Span, drift};
 use super::budget::fitted;
+use super::clock::now_ms;
+use super::design::{begin_design, lot};
 use super::enrolment::Enrolments;
-use super::files::{read_file, write_json};
+use super::folder::{Folder, JOURNAL_FILE};
 use super::resets::Resets;
 use super::shift::{Counted, Looked, Scores};
-use super::{CanaryRound, Deployment, DeploymentError, Disagreement, Folder, Standing};
+use super::{DeploymentError, Standing};
 use crate::calibration::decision::Decision;
-use crate::calibration::likeness::{Alike, Likeness, alike};
 use crate::calibration::operating_point::OperatingPoint;
-use crate::calibration::strangers::is_unnamed;
 use crate::config::Monitoring;
 use crate::gallery::Gallery;
-use crate::journal::entry::{
-    Best, DecisionId, Entry, Label, LabelKind, Reported, Row, Sampling, Source, Truth as SaidTruth,
-};
-use crate::journal::read::{QueueRequest, Reader};
+use crate::journal::entry::{Best, DecisionId, Entry, Sampling, Source};
+use crate::journal::read::Reader;
 use crate::journal::totals::{Committed, Lost, TotalKey};
 use crate::journal::{Journal, Losses, Options, Retention};
 use crate::monitoring::audit::AuditedRate;
@@ -40,12 +36,6 @@ use crate::monitoring::strata::Strata;
 use crate::telemetry;
 use crate::vector::Similarity;
 
-/// The journal, within the deployment's folder.
-pub(super) const JOURNAL_FILE: &str = "decisions.db";
-/// The design of the audit and when it began.
-const DESIGN_FILE: &str = "audit.json";
-/// For canaries, where nothing else is watched.
-const ALARM_DELTA: f64 = 0.05;
 /// How often it is looked whether something has changed.
 const TICK: Duration = Duration::from_millis(250);
 /// When the traffic is counted again after that failed.
@@ -53,20 +43,11 @@ const FIT_AGAIN: Duration = Duration::from_secs(60);
 /// Evaluating takes one part in so many of one core's time.
 const EVALUATION_SHARE: u32 = 50;
 
-/// The design of the audit, and since when decisions are drawn by it: rates and evidence are of
-/// one design.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Design {
-    strata: Strata,
-    pub(super) since_unix_ms: u64,
-}
-
 /// What a deployment that serves keeps of its decisions. Its thread ends with it.
 #[derive(Debug)]
 pub(super) struct Monitor {
     deployment: String,
-    journal: Journal,
+    pub(super) journal: Journal,
     name: String,
     pub(super) enrolments: Arc<Enrolments>,
     pub(super) strata: Strata,
@@ -131,32 +112,6 @@ pub(super) struct Made<'a> {
     pub(super) filtered: bool,
     /// The image, where images are kept.
     pub(super) image: Option<Vec<u8>>,
-}
-
-/// What somebody says that a decision's query showed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
-    /// This enrolled label.
-    Label(String),
-    /// Something that is not enrolled.
-    NotEnrolled,
-    /// Something that is not enrolled, by a name: the same name for the same one.
-    Stranger(String),
-    /// Nobody can tell.
-    Unusable,
-}
-
-/// A truth to be reported.
-#[derive(Clone, Debug)]
-pub struct TruthReport {
-    /// Id of the decision.
-    pub decision_id: String,
-    /// What the query showed.
-    pub told: Told,
-    /// Who says so; empty for `unnamed`.
-    pub said_by: String,
-    /// Whether they were asked, because the decision was drawn, or speak by themselves.
-    pub kind: LabelKind,
 }
 
 impl Monitor {
@@ -252,6 +207,11 @@ impl Monitor {
         }
     }
 
+    /// Takes down that labels came, so that they are evaluated.
+    pub(super) fn note_labels(&self) {
+        self.changed.store(true, Ordering::Relaxed);
+    }
+
     /// Waits until nobody else begins evidence anew.
     pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
         self.resetting
@@ -330,53 +290,6 @@ impl Drop for Monitor {
             }
         }
     }
-}
-
-/// Sixty-four uniform bits that do not depend on score or truth: which decisions are drawn can be
-/// computed again from their ids.
-pub(super) fn lot(id: &DecisionId) -> u64 {
-    let digest: [u8; 32] = Sha256::digest(id.as_bytes()).into();
-    digest
-        .first_chunk()
-        .map_or(u64::MAX, |bytes| u64::from_be_bytes(*bytes))
-}
-
-pub(super) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The design by which decisions of the deployment in `folder` are drawn; `None` where none are yet, or
-/// it is damaged.
-pub(super) fn design_of(folder: &Path) -> Result<Option<Design>, DeploymentError> {
-    let path = folder.join(DESIGN_FILE);
-    match read_file(&path) {
-        Ok(bytes) => Ok(serde_json::from_slice::<Design>(&bytes)
-            .inspect_err(|error| {
-                tracing::error!(%error, path = %path.display(), "the design of the audit is damaged: another one begins when it is served, and rates, evidence and alarms begin anew");
-            })
-            .ok()),
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(cause) => Err(DeploymentError::io(&path, &cause)),
-    }
-}
-
-/// When decisions began to be drawn by these strata: now, where they are new.
-fn begin_design(folder: &Path, strata: &Strata) -> Result<u64, DeploymentError> {
-    let known = design_of(folder)?;
-    let path = folder.join(DESIGN_FILE);
-    if let Some(known) = known.as_ref().filter(|known| known.strata == *strata) {
-        return Ok(known.since_unix_ms);
-    }
-    if known.is_some() {
-        tracing::warn!(path = %path.display(), "the design of the audit has changed: rates, evidence and alarms begin anew");
-    }
-    let design = Design {
-        strata: strata.clone(),
-        since_unix_ms: now_ms(),
-    };
-    write_json(&path, &design)?;
-    Ok(design.since_unix_ms)
 }
 
 /// What was told of each total before; `None` at opening.
@@ -617,215 +530,4 @@ fn show(deployment: &str, point: &str, drift: &Drift, labelling: Labelling) {
         feedback: (drift.feedback.right, drift.feedback.wrong),
     };
     telemetry::audit_counted(deployment, point, counts);
-}
-
-/// A decision with its label and all labels before it.
-#[derive(Clone, Debug)]
-pub struct Recorded {
-    /// The decision, with the label that holds.
-    pub row: Row,
-    /// Everything that was said of it, the latest last.
-    pub history: Vec<Label>,
-    /// The image, where it is kept and was asked for.
-    pub image: Option<Vec<u8>>,
-}
-
-impl Deployment {
-    pub(super) fn monitor(&self) -> Result<&Monitor, DeploymentError> {
-        self.monitor.get().ok_or(DeploymentError::JournalOff)
-    }
-
-    pub(super) fn alarm_delta(&self) -> f64 {
-        self.monitor
-            .get()
-            .map_or(ALARM_DELTA, |monitor| monitor.delta)
-    }
-
-    /// The latest round of canaries; `None` before the first.
-    #[must_use]
-    pub fn canaries(&self) -> Option<Arc<CanaryRound>> {
-        self.canaries.load_full()
-    }
-
-    /// Drawn decisions that wait for a label, newest first: of the operating point that decides, where
-    /// none is asked for. Blocks.
-    ///
-    /// # Errors
-    /// Decisions are not recorded, the journal is damaged, or the disk.
-    pub fn audit_queue(&self, request: &QueueRequest) -> Result<Vec<Row>, DeploymentError> {
-        let monitor = self.monitor()?;
-        let reader = monitor.reader()?;
-        // What was drawn by another design, or before a reset, is in no rate any more.
-        let deciding = || Some(self.standing.load().valid()?.id().to_owned());
-        let Some(point) = request.operating_point.clone().or_else(deciding) else {
-            return Ok(Vec::new());
-        };
-        let resets = Resets::of(&self.path(), &point, monitor.since_ms);
-        let request = QueueRequest {
-            operating_point: Some(point),
-            since_ms: resets.since_ms(),
-            ..request.clone()
-        };
-        Ok(reader.queue(&request)?)
-    }
-
-    /// One decision with its labels, and its image where that is kept and asked for. Blocks.
-    ///
-    /// # Errors
-    /// There is none of this id, decisions are not recorded, or the disk.
-    pub fn decision(&self, id: &str, with_image: bool) -> Result<Recorded, DeploymentError> {
-        let reader = self.monitor()?.reader()?;
-        let not_found = || DeploymentError::DecisionNotFound { id: id.to_owned() };
-        let known = DecisionId::parse(id).ok_or_else(not_found)?;
-        let row = reader.decision(known)?.ok_or_else(not_found)?;
-        Ok(Recorded {
-            row,
-            history: reader.history(known)?,
-            image: if with_image {
-                reader.image(known)?
-            } else {
-                None
-            },
-        })
-    }
-
-    /// Adds what queries showed, where decisions are recorded and somebody has said so.
-    pub(super) fn add_truths(
-        &self,
-        latest: &mut [(Disagreement, Option<SaidTruth>)],
-    ) -> Result<(), DeploymentError> {
-        let Some(monitor) = self.monitor.get() else {
-            return Ok(());
-        };
-        let reader = monitor.journal.reader()?;
-        for (one, truth) in latest {
-            let label = reader.decision(one.id)?.and_then(|row| row.label);
-            *truth = label.map(|label| label.truth);
-        }
-        Ok(())
-    }
-
-    /// Takes down what queries really showed. Each report is answered in its place: what became of
-    /// it, or why it is not taken. Blocks until they are on the disk.
-    ///
-    /// # Errors
-    /// Too many at once, decisions are not recorded, or the disk; nothing is written then.
-    pub fn report_truths(
-        &self,
-        reports: Vec<TruthReport>,
-    ) -> Result<Vec<Result<Reported, String>>, DeploymentError> {
-        let monitor = self.monitor()?;
-        let now = now_ms();
-        let meant = self.meant(monitor, &reports);
-        let labels: Vec<Result<Label, String>> = reports
-            .into_iter()
-            .map(|report| self.label(monitor, report, now, &meant))
-            .collect();
-        let good = labels.iter().filter_map(|label| label.as_ref().ok());
-        let mut outcomes = monitor.journal.report(good.cloned().collect())?.into_iter();
-        monitor.changed.store(true, Ordering::Relaxed);
-        let answers = labels.into_iter().map(|label| {
-            label?;
-            let ended = || Err("the journal did not answer for it".to_owned());
-            outcomes.next().map_or_else(ended, |outcome| match outcome {
-                Ok(reported) => Ok(reported),
-                Err(refused) => Err(refused.to_string()),
-            })
-        });
-        Ok(answers.collect())
-    }
-
-    /// Also one that has been removed since.
-    fn was_enrolled(&self, monitor: &Monitor, label: &str) -> bool {
-        self.gallery.has_label(label) || monitor.enrolments.at(label, 0).is_some()
-    }
-
-    /// For labels that are not enrolled, and are suspiciously like one that is: which, in words.
-    fn meant(&self, monitor: &Monitor, reports: &[TruthReport]) -> BTreeMap<String, Alike> {
-        let unknown: BTreeSet<&str> = reports
-            .iter()
-            .filter_map(|report| match &report.told {
-                Told::Label(label) | Told::Stranger(label) => Some(label.as_str()),
-                Told::NotEnrolled | Told::Unusable => None,
-            })
-            .filter(|label| !self.was_enrolled(monitor, label))
-            .collect();
-        if unknown.is_empty() {
-            return BTreeMap::new();
-        }
-        let enrolled = self.labels();
-        let mut meant = BTreeMap::new();
-        // Spellings come first.
-        for pair in alike(unknown, enrolled.iter().map(String::as_str)) {
-            if pair.enrolled {
-                meant.entry(pair.label.clone()).or_insert(pair);
-            }
-        }
-        meant
-    }
-
-    /// A name of a stranger is no label, and says more than that nobody knows who it is.
-    fn check_stranger(&self, name: &str, meant: &BTreeMap<String, Alike>) -> Result<(), String> {
-        if self.gallery.has_label(name) {
-            return Err(format!(
-                "`{name}` is enrolled, and is no stranger; say it as a label, also where it was enrolled after the decision"
-            ));
-        }
-        if is_unnamed(name) {
-            return Err(format!(
-                "`{name}` is what strangers without a name are called; leave the name out"
-            ));
-        }
-        match meant.get(name) {
-            // A near miss may well be somebody else.
-            Some(pair) if pair.likeness == Likeness::Spelling => Err(format!(
-                "stranger {} is an enrolled label but for spelling; say that one, or give the stranger another name",
-                pair.describe()
-            )),
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    fn label(
-        &self,
-        monitor: &Monitor,
-        report: TruthReport,
-        unix_ms: u64,
-        meant: &BTreeMap<String, Alike>,
-    ) -> Result<Label, String> {
-        let known = |label: &str| self.was_enrolled(monitor, label);
-        let decision = DecisionId::parse(&report.decision_id)
-            .ok_or_else(|| format!("`{}` is no id of a decision", report.decision_id))?;
-        let truth = match report.told {
-            Told::Label(label) if known(&label) => SaidTruth::Mated { label },
-            Told::Label(label) if meant.contains_key(&label) => {
-                let pair = meant.get(&label).map_or_else(String::new, Alike::describe);
-                return Err(format!(
-                    "label {pair} is not enrolled, and is suspiciously like one that is; say that one, or that the query showed something that is not enrolled"
-                ));
-            }
-            Told::Label(label) => {
-                return Err(format!(
-                    "label `{label}` is not enrolled; if the query showed something that is not, say so instead"
-                ));
-            }
-            Told::NotEnrolled => SaidTruth::NonMated,
-            Told::Stranger(name) => {
-                self.check_stranger(&name, meant)?;
-                SaidTruth::Stranger { name }
-            }
-            Told::Unusable => SaidTruth::Unusable,
-        };
-        let said_by = match report.said_by.as_str() {
-            "" => "unnamed".to_owned(),
-            _ => report.said_by,
-        };
-        Ok(Label {
-            decision,
-            truth,
-            said_by,
-            unix_ms,
-            kind: report.kind,
-        })
-    }
 }

@@ -1,9 +1,10 @@
 //! What decides in a deployment: its operating points, and which of them is active.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::upkeep::Upkeep;
-use super::{Calibrated, Deployment, DeploymentError, Folder, LoadedModel, Standing, created};
+use super::{Calibrated, Deployment, DeploymentError, Folder, LoadedModel, Standing};
 use crate::calibration::adjustment::Adjuster;
 use crate::calibration::certify::TargetFar;
 use crate::calibration::operating_point::OperatingPoint;
@@ -80,6 +81,12 @@ pub fn compare_points(
         before,
         after,
     })
+}
+
+/// When an operating point was made; the beginning of time where its record does not say.
+#[must_use]
+pub fn created(point: &OperatingPoint) -> SystemTime {
+    humantime::parse_rfc3339(&point.content().created).unwrap_or(UNIX_EPOCH)
 }
 
 impl Deployment {

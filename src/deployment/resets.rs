@@ -5,16 +5,13 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::audited::any_labelled;
+use super::DeploymentError;
 use super::files::{read_list, write_json};
-use super::monitor::now_ms;
-use super::{Deployment, DeploymentError};
-use crate::journal::entry::TEXT_BYTES_MAX;
 
 /// Within the deployment's folder.
 const FILE: &str = "resets.json";
 /// Resets of one operating point: after these an alarm has a millionth of `alarm_delta`, and takes too long.
-const RESETS_MAX: usize = 20;
+pub(super) const RESETS_MAX: usize = 20;
 /// Resets of all operating points that are kept, the latest.
 const KEPT_MAX: usize = 1_000;
 /// The least that evidence takes.
@@ -25,7 +22,7 @@ const DELTA_MIN: f64 = 1e-9;
 #[serde(deny_unknown_fields)]
 pub struct Reset {
     /// The operating point.
-    operating_point: String,
+    pub(super) operating_point: String,
     /// From when on decisions count, in milliseconds since 1970-01-01 UTC.
     pub unix_ms: u64,
     /// What was mended.
@@ -82,7 +79,7 @@ fn read(folder: &Path) -> Vec<Reset> {
 }
 
 /// Adds a reset, in the place of the latest of its operating point with `instead`.
-fn keep(folder: &Path, reset: &Reset, instead: bool) -> Result<(), DeploymentError> {
+pub(super) fn keep(folder: &Path, reset: &Reset, instead: bool) -> Result<(), DeploymentError> {
     let mut all = read(folder);
     let of_point = |known: &Reset| known.operating_point == reset.operating_point;
     if instead && let Some(place) = all.iter().rposition(of_point) {
@@ -92,63 +89,6 @@ fn keep(folder: &Path, reset: &Reset, instead: bool) -> Result<(), DeploymentErr
     let surplus = all.len().saturating_sub(KEPT_MAX);
     all.drain(..surplus);
     write_json(&folder.join(FILE), &all)
-}
-
-impl Deployment {
-    /// Begins evidence, alarms and CUSUM of the operating point that decides anew from now on: what made
-    /// them rise is mended. What was recorded stays, and enters no rate any more. Blocks.
-    ///
-    /// While no decision since the latest reset has a label, that one is moved to now and costs nothing,
-    /// so that the call may be repeated.
-    ///
-    /// # Errors
-    /// No operating point decides, a reason or name that is empty or too long, too many resets, decisions
-    /// are not recorded, or the disk.
-    pub fn reset_drift(&self, why: &str, said_by: &str) -> Result<Reset, DeploymentError> {
-        let monitor = self.monitor()?;
-        let why = text("why", why)?;
-        let said_by = match said_by.trim() {
-            "" => "unnamed".to_owned(),
-            name => text("said_by", name)?,
-        };
-        // One at a time: the file is read, and then replaced.
-        let _turn = monitor.turn();
-        let standing = self.standing.load_full();
-        let point = standing
-            .valid()
-            .ok_or(DeploymentError::NothingDecides)?
-            .id()
-            .to_owned();
-        let folder = self.path();
-        let known = Resets::of(&folder, &point, monitor.since_ms).all;
-        let instead = match known.last() {
-            Some(latest) => !any_labelled(&monitor.reader()?, &point, latest.unix_ms)?,
-            None => false,
-        };
-        if !instead && RESETS_MAX <= known.len() {
-            return Err(DeploymentError::TooManyResets { limit: RESETS_MAX });
-        }
-        let reset = Reset {
-            operating_point: point,
-            unix_ms: now_ms(),
-            why,
-            said_by,
-        };
-        keep(&folder, &reset, instead)?;
-        monitor.look_again();
-        Ok(reset)
-    }
-}
-
-fn text(argument: &'static str, text: &str) -> Result<String, DeploymentError> {
-    let text = text.trim();
-    if (1..=TEXT_BYTES_MAX).contains(&text.len()) {
-        return Ok(text.to_owned());
-    }
-    Err(DeploymentError::Argument {
-        argument,
-        problem: format!("must have 1 to {TEXT_BYTES_MAX} bytes"),
-    })
 }
 
 #[cfg(test)]

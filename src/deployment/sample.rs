@@ -4,7 +4,8 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::audited::drawn;
-use super::monitor::{JOURNAL_FILE, design_of, lot};
+use super::design::{design_of, lot};
+use super::folder::JOURNAL_FILE;
 use super::resets::Resets;
 use super::{DeploymentError, Folder};
 use crate::calibration::decision::Decision;

@@ -1,10 +1,12 @@
 //! How an operating point does in service, for whoever asks.
 
 use super::alarms::Alarms;
-use super::audited::{Span, drift};
-use super::resets::{Reset, Resets};
+use super::audited::{Span, any_labelled, drift};
+use super::clock::now_ms;
+use super::resets::{RESETS_MAX, Reset, Resets, keep};
 use super::{Deployment, DeploymentError};
 use crate::calibration::operating_point::OperatingPoint;
+use crate::journal::entry::TEXT_BYTES_MAX;
 use crate::monitoring::course::CoursePoint;
 use crate::monitoring::drift::Drift;
 
@@ -63,4 +65,59 @@ impl Deployment {
             resets: resets.into_all(),
         }))
     }
+
+    /// Begins evidence, alarms and CUSUM of the operating point that decides anew from now on: what made
+    /// them rise is mended. What was recorded stays, and enters no rate any more. Blocks.
+    ///
+    /// While no decision since the latest reset has a label, that one is moved to now and costs nothing,
+    /// so that the call may be repeated.
+    ///
+    /// # Errors
+    /// No operating point decides, a reason or name that is empty or too long, too many resets, decisions
+    /// are not recorded, or the disk.
+    pub fn reset_drift(&self, why: &str, said_by: &str) -> Result<Reset, DeploymentError> {
+        let monitor = self.monitor()?;
+        let why = text("why", why)?;
+        let said_by = match said_by.trim() {
+            "" => "unnamed".to_owned(),
+            name => text("said_by", name)?,
+        };
+        // One at a time: the file is read, and then replaced.
+        let _turn = monitor.turn();
+        let standing = self.standing.load_full();
+        let point = standing
+            .valid()
+            .ok_or(DeploymentError::NothingDecides)?
+            .id()
+            .to_owned();
+        let folder = self.path();
+        let known = Resets::of(&folder, &point, monitor.since_ms).into_all();
+        let instead = match known.last() {
+            Some(latest) => !any_labelled(&monitor.reader()?, &point, latest.unix_ms)?,
+            None => false,
+        };
+        if !instead && RESETS_MAX <= known.len() {
+            return Err(DeploymentError::TooManyResets { limit: RESETS_MAX });
+        }
+        let reset = Reset {
+            operating_point: point,
+            unix_ms: now_ms(),
+            why,
+            said_by,
+        };
+        keep(&folder, &reset, instead)?;
+        monitor.look_again();
+        Ok(reset)
+    }
+}
+
+fn text(argument: &'static str, text: &str) -> Result<String, DeploymentError> {
+    let text = text.trim();
+    if (1..=TEXT_BYTES_MAX).contains(&text.len()) {
+        return Ok(text.to_owned());
+    }
+    Err(DeploymentError::Argument {
+        argument,
+        problem: format!("must have 1 to {TEXT_BYTES_MAX} bytes"),
+    })
 }

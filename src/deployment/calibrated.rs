@@ -1,0 +1,16 @@
+//! What a calibration came to.
+
+use crate::calibration::adjustment::Adjuster;
+use crate::calibration::operating_point::OperatingPoint;
+use crate::calibration::recording::Recording;
+
+/// What a calibration came to: a new operating point, not kept yet.
+#[derive(Clone, Debug)]
+pub struct Calibrated {
+    /// The operating point.
+    pub point: OperatingPoint,
+    /// The searches that it was made from.
+    pub recording: Recording,
+    /// What adjusts the scores; `None` where the similarity decides.
+    pub adjuster: Option<Adjuster>,
+}

@@ -1,0 +1,187 @@
+//! How items come into a deployment, leave it, and are looked up.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::DeploymentError;
+use super::answer::{Query, embed_query};
+use super::open::Deployment;
+use super::search::Waits;
+use crate::gallery::Upserted;
+use crate::gallery::item::{Item, ItemHead};
+use crate::gallery::originals::Vector;
+use crate::model::embedder::Embedder;
+use crate::model::job::Kind;
+use crate::telemetry;
+
+/// An item to enrol, without its embedding.
+#[derive(Clone, Debug)]
+pub struct NewItem {
+    /// The caller's id: 1 to 512 bytes, unique in the gallery.
+    pub id: String,
+    /// What "the same" refers to: 1 to 512 bytes.
+    pub label: String,
+    /// What the caller wants to find again with a match.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Deployment {
+    /// Enrols or replaces one item. Returns when it is on disk.
+    ///
+    /// # Errors
+    /// The source or the item is at fault, the queue is full, or the disk.
+    pub async fn upsert(
+        &self,
+        new: NewItem,
+        source: Query,
+    ) -> Result<(Upserted, u64), DeploymentError> {
+        let writer = self.writer()?;
+        let keep = self.gallery.keeps_images();
+        let job = (source.kind(), Waits::Caller, Instant::now());
+        self.glance(&source)?;
+        let embedded = self.work(job, move |embedder, limits, timings| {
+            let (source_sha256, image) = (source.sha256(), source.kept(keep));
+            let embedding = embed_query(embedder, source, limits, timings)?;
+            Ok((embedding, source_sha256, image))
+        });
+        let ((embedding, source_sha256, image), _) = embedded.await?;
+        let NewItem {
+            id,
+            label,
+            metadata,
+        } = new;
+        let before = self.gallery.get(&id);
+        let is_new = !self.gallery.has_label(&label);
+        let enrolled = label.clone();
+        let item = Item {
+            id,
+            label,
+            metadata,
+            embedding,
+            source_sha256,
+            image,
+        };
+        let written = writer
+            .upsert(item)
+            .await
+            .inspect_err(|error| self.record_failure(error))?;
+        if is_new {
+            self.label_changed(&enrolled, written.generation, true);
+        }
+        let before = before.filter(|before| before.label != enrolled);
+        self.label_left(before.as_deref(), written.generation);
+        let change = match written.outcome {
+            Upserted::Inserted => "inserted",
+            Upserted::Replaced => "replaced",
+        };
+        telemetry::items_changed(&self.name, change, 1);
+        self.publish_size();
+        Ok((written.outcome, written.generation))
+    }
+
+    /// Enrols or replaces many embedded items in one transaction. Blocks until they are on disk.
+    ///
+    /// # Errors
+    /// Any item is at fault (nothing is written then), or the disk.
+    pub fn upsert_batch(&self, items: Vec<Item>) -> Result<(), DeploymentError> {
+        self.gallery.upsert(items)?;
+        Ok(())
+    }
+
+    /// Removes one item. Returns when that is on disk.
+    ///
+    /// # Errors
+    /// There is none of this id, the queue is full, or the disk.
+    pub async fn delete(&self, id: String) -> Result<u64, DeploymentError> {
+        let before = self.gallery.get(&id);
+        let written = self
+            .writer()?
+            .delete(id.clone())
+            .await
+            .inspect_err(|error| self.record_failure(error))?;
+        if !written.outcome {
+            return Err(DeploymentError::ItemNotFound { id });
+        }
+        self.label_left(before.as_deref(), written.generation);
+        telemetry::items_changed(&self.name, "deleted", 1);
+        self.publish_size();
+        Ok(written.generation)
+    }
+
+    fn label_changed(&self, label: &str, generation: u64, enrolled: bool) {
+        if let Some(monitor) = self.monitor.get() {
+            monitor.label_changed(label, generation, enrolled);
+        }
+    }
+
+    /// Takes down that a label left with an item that was removed, where no other has it.
+    fn label_left(&self, removed: Option<&ItemHead>, generation: u64) {
+        if let Some(removed) = removed
+            && !self.gallery.has_label(&removed.label)
+        {
+            self.label_changed(&removed.label, generation, false);
+        }
+    }
+
+    /// Removes many items in one transaction. Blocks until that is on disk.
+    ///
+    /// # Errors
+    /// Too many at once, or the disk.
+    pub fn delete_batch(&self, ids: &[String]) -> Result<(), DeploymentError> {
+        self.gallery.delete(ids)?;
+        Ok(())
+    }
+
+    /// One item and its embedding, of unit length.
+    ///
+    /// # Errors
+    /// There is none of this id.
+    pub fn item(&self, id: &str) -> Result<(Arc<ItemHead>, Vector), DeploymentError> {
+        self.gallery
+            .item(id)
+            .ok_or_else(|| DeploymentError::ItemNotFound { id: id.to_owned() })
+    }
+
+    /// SHA-256 of the image that an item was made from, if that is all that could have changed:
+    /// where there is such an item, with this label and metadata, and with its image if these are
+    /// kept.
+    #[must_use]
+    pub fn made_from(
+        &self,
+        id: &str,
+        label: &str,
+        metadata: &BTreeMap<String, String>,
+    ) -> Option<[u8; 32]> {
+        let head = self.gallery.get(id)?;
+        let same = head.label == label && head.metadata == *metadata;
+        let complete = !self.gallery.keeps_images() || self.gallery.has_image(id).unwrap_or(false);
+        (same && complete).then_some(head.source_sha256).flatten()
+    }
+
+    /// The image that an item was made from, where it is kept.
+    ///
+    /// # Errors
+    /// The queue is full, the image is damaged, or the disk.
+    pub async fn image(&self, id: String) -> Result<Option<Vec<u8>>, DeploymentError> {
+        let gallery = Arc::clone(&self.gallery);
+        let read = move |_: &mut Embedder| gallery.image(&id);
+        let read = self.loaded.pool.run(Kind::Vector, read).await?;
+        read.map_err(DeploymentError::from)
+            .inspect_err(|error| self.record_failure(error))
+    }
+
+    /// Keeps the images of what is enrolled from here on.
+    ///
+    /// # Errors
+    /// The deployment was opened for reading, or the disk.
+    pub fn keep_images(&self) -> Result<(), DeploymentError> {
+        Ok(self.gallery.keep_images()?)
+    }
+
+    /// At most `limit` items that follow `after_id`, in the order of their ids.
+    #[must_use]
+    pub fn items(&self, after_id: Option<&str>, limit: usize) -> Vec<Arc<ItemHead>> {
+        self.gallery.list(after_id, limit)
+    }
+}

@@ -1,0 +1,235 @@
+//! Which decisions are to be labelled, and what people say that their queries showed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::DeploymentError;
+use super::clock::now_ms;
+use super::monitor::Monitor;
+use super::open::Deployment;
+use super::resets::Resets;
+use super::shadow_report::Disagreement;
+use crate::calibration::likeness::{Alike, Likeness, alike};
+use crate::calibration::strangers::is_unnamed;
+use crate::journal::entry::{DecisionId, Label, LabelKind, Reported, Row, Truth as SaidTruth};
+use crate::journal::read::QueueRequest;
+
+/// What somebody says that a decision's query showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// This enrolled label.
+    Label(String),
+    /// Something that is not enrolled.
+    NotEnrolled,
+    /// Something that is not enrolled, by a name: the same name for the same one.
+    Stranger(String),
+    /// Nobody can tell.
+    Unusable,
+}
+
+/// A truth to be reported.
+#[derive(Clone, Debug)]
+pub struct TruthReport {
+    /// Id of the decision.
+    pub decision_id: String,
+    /// What the query showed.
+    pub told: Told,
+    /// Who says so; empty for `unnamed`.
+    pub said_by: String,
+    /// Whether they were asked, because the decision was drawn, or speak by themselves.
+    pub kind: LabelKind,
+}
+
+/// A decision with its label and all labels before it.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// The decision, with the label that holds.
+    pub row: Row,
+    /// Everything that was said of it, the latest last.
+    pub history: Vec<Label>,
+    /// The image, where it is kept and was asked for.
+    pub image: Option<Vec<u8>>,
+}
+
+impl Deployment {
+    /// Drawn decisions that wait for a label, newest first: of the operating point that decides, where
+    /// none is asked for. Blocks.
+    ///
+    /// # Errors
+    /// Decisions are not recorded, the journal is damaged, or the disk.
+    pub fn audit_queue(&self, request: &QueueRequest) -> Result<Vec<Row>, DeploymentError> {
+        let monitor = self.monitor()?;
+        let reader = monitor.reader()?;
+        // What was drawn by another design, or before a reset, is in no rate any more.
+        let deciding = || Some(self.standing.load().valid()?.id().to_owned());
+        let Some(point) = request.operating_point.clone().or_else(deciding) else {
+            return Ok(Vec::new());
+        };
+        let resets = Resets::of(&self.path(), &point, monitor.since_ms);
+        let request = QueueRequest {
+            operating_point: Some(point),
+            since_ms: resets.since_ms(),
+            ..request.clone()
+        };
+        Ok(reader.queue(&request)?)
+    }
+
+    /// One decision with its labels, and its image where that is kept and asked for. Blocks.
+    ///
+    /// # Errors
+    /// There is none of this id, decisions are not recorded, or the disk.
+    pub fn decision(&self, id: &str, with_image: bool) -> Result<Recorded, DeploymentError> {
+        let reader = self.monitor()?.reader()?;
+        let not_found = || DeploymentError::DecisionNotFound { id: id.to_owned() };
+        let known = DecisionId::parse(id).ok_or_else(not_found)?;
+        let row = reader.decision(known)?.ok_or_else(not_found)?;
+        Ok(Recorded {
+            row,
+            history: reader.history(known)?,
+            image: if with_image {
+                reader.image(known)?
+            } else {
+                None
+            },
+        })
+    }
+
+    /// Adds what queries showed, where decisions are recorded and somebody has said so.
+    pub(super) fn add_truths(
+        &self,
+        latest: &mut [(Disagreement, Option<SaidTruth>)],
+    ) -> Result<(), DeploymentError> {
+        let Some(monitor) = self.monitor.get() else {
+            return Ok(());
+        };
+        let reader = monitor.journal.reader()?;
+        for (one, truth) in latest {
+            let label = reader.decision(one.id)?.and_then(|row| row.label);
+            *truth = label.map(|label| label.truth);
+        }
+        Ok(())
+    }
+
+    /// Takes down what queries really showed. Each report is answered in its place: what became of
+    /// it, or why it is not taken. Blocks until they are on the disk.
+    ///
+    /// # Errors
+    /// Too many at once, decisions are not recorded, or the disk; nothing is written then.
+    pub fn report_truths(
+        &self,
+        reports: Vec<TruthReport>,
+    ) -> Result<Vec<Result<Reported, String>>, DeploymentError> {
+        let monitor = self.monitor()?;
+        let now = now_ms();
+        let meant = self.meant(monitor, &reports);
+        let labels: Vec<Result<Label, String>> = reports
+            .into_iter()
+            .map(|report| self.label(monitor, report, now, &meant))
+            .collect();
+        let good = labels.iter().filter_map(|label| label.as_ref().ok());
+        let mut outcomes = monitor.journal.report(good.cloned().collect())?.into_iter();
+        monitor.note_labels();
+        let answers = labels.into_iter().map(|label| {
+            label?;
+            let ended = || Err("the journal did not answer for it".to_owned());
+            outcomes.next().map_or_else(ended, |outcome| match outcome {
+                Ok(reported) => Ok(reported),
+                Err(refused) => Err(refused.to_string()),
+            })
+        });
+        Ok(answers.collect())
+    }
+
+    /// Also one that has been removed since.
+    fn was_enrolled(&self, monitor: &Monitor, label: &str) -> bool {
+        self.gallery.has_label(label) || monitor.enrolments.at(label, 0).is_some()
+    }
+
+    /// For labels that are not enrolled, and are suspiciously like one that is: which, in words.
+    fn meant(&self, monitor: &Monitor, reports: &[TruthReport]) -> BTreeMap<String, Alike> {
+        let unknown: BTreeSet<&str> = reports
+            .iter()
+            .filter_map(|report| match &report.told {
+                Told::Label(label) | Told::Stranger(label) => Some(label.as_str()),
+                Told::NotEnrolled | Told::Unusable => None,
+            })
+            .filter(|label| !self.was_enrolled(monitor, label))
+            .collect();
+        if unknown.is_empty() {
+            return BTreeMap::new();
+        }
+        let enrolled = self.labels();
+        let mut meant = BTreeMap::new();
+        // Spellings come first.
+        for pair in alike(unknown, enrolled.iter().map(String::as_str)) {
+            if pair.enrolled {
+                meant.entry(pair.label.clone()).or_insert(pair);
+            }
+        }
+        meant
+    }
+
+    /// A name of a stranger is no label, and says more than that nobody knows who it is.
+    fn check_stranger(&self, name: &str, meant: &BTreeMap<String, Alike>) -> Result<(), String> {
+        if self.gallery.has_label(name) {
+            return Err(format!(
+                "`{name}` is enrolled, and is no stranger; say it as a label, also where it was enrolled after the decision"
+            ));
+        }
+        if is_unnamed(name) {
+            return Err(format!(
+                "`{name}` is what strangers without a name are called; leave the name out"
+            ));
+        }
+        match meant.get(name) {
+            // A near miss may well be somebody else.
+            Some(pair) if pair.likeness == Likeness::Spelling => Err(format!(
+                "stranger {} is an enrolled label but for spelling; say that one, or give the stranger another name",
+                pair.describe()
+            )),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn label(
+        &self,
+        monitor: &Monitor,
+        report: TruthReport,
+        unix_ms: u64,
+        meant: &BTreeMap<String, Alike>,
+    ) -> Result<Label, String> {
+        let known = |label: &str| self.was_enrolled(monitor, label);
+        let decision = DecisionId::parse(&report.decision_id)
+            .ok_or_else(|| format!("`{}` is no id of a decision", report.decision_id))?;
+        let truth = match report.told {
+            Told::Label(label) if known(&label) => SaidTruth::Mated { label },
+            Told::Label(label) if meant.contains_key(&label) => {
+                let pair = meant.get(&label).map_or_else(String::new, Alike::describe);
+                return Err(format!(
+                    "label {pair} is not enrolled, and is suspiciously like one that is; say that one, or that the query showed something that is not enrolled"
+                ));
+            }
+            Told::Label(label) => {
+                return Err(format!(
+                    "label `{label}` is not enrolled; if the query showed something that is not, say so instead"
+                ));
+            }
+            Told::NotEnrolled => SaidTruth::NonMated,
+            Told::Stranger(name) => {
+                self.check_stranger(&name, meant)?;
+                SaidTruth::Stranger { name }
+            }
+            Told::Unusable => SaidTruth::Unusable,
+        };
+        let said_by = match report.said_by.as_str() {
+            "" => "unnamed".to_owned(),
+            _ => report.said_by,
+        };
+        Ok(Label {
+            decision,
+            truth,
+            said_by,
+            unix_ms,
+            kind: report.kind,
+        })
+    }
+}

@@ -1,0 +1,276 @@
+//! An open deployment: what belongs together, and is refused where it does not.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+
+use super::DeploymentError;
+use super::answer::Standing;
+use super::backup::{Progress, SnapshotReport};
+use super::beside::Beside;
+use super::canary_round::CanaryRound;
+use super::folder::{Folder, ModelReference, check_name};
+use super::models::{LoadedModel, Models};
+use super::monitor::Monitor;
+use super::upkeep::Upkeep;
+use super::writer::Writer;
+use crate::calibration::operating_point::{Binding, Metric};
+use crate::config::Monitoring;
+use crate::gallery::error::GalleryError;
+use crate::gallery::params::IndexParams;
+use crate::gallery::snapshot::Snapshot;
+use crate::gallery::{Access, Gallery};
+use crate::pixels::Limits;
+
+/// An open deployment. Cheap to share: every call takes `&self`.
+#[derive(Debug)]
+pub struct Deployment {
+    pub(super) name: String,
+    pub(super) folder: Mutex<Folder>,
+    pub(super) loaded: LoadedModel,
+    pub(super) limits: Limits,
+    pub(super) gallery: Arc<Gallery>,
+    /// How the index is chosen and tuned: part of what a threshold is bound to.
+    pub(super) index: String,
+    /// `None` where the deployment was opened for reading.
+    pub(super) writer: Option<Writer>,
+    /// Not there before [`Deployment::keep_up`].
+    pub(super) upkeep: OnceLock<Upkeep>,
+    /// Not there before [`Deployment::keep_up`], nor where decisions are not recorded.
+    pub(super) monitor: OnceLock<Monitor>,
+    /// The latest round of canaries.
+    pub(super) canaries: ArcSwapOption<CanaryRound>,
+    /// Whether a round of them is under way.
+    pub(super) replaying: AtomicBool,
+    /// A candidate that is compared with it.
+    pub(super) beside: Beside,
+    pub(super) standing: Arc<ArcSwap<Standing>>,
+}
+
+/// How to open a deployment.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// The name to serve it under, where it differs from the recorded one.
+    pub name: Option<String>,
+    /// The model's folder, where it is not the recorded one.
+    pub model: Option<PathBuf>,
+    /// Whether items may change. One process at a time may write.
+    pub access: Access,
+}
+
+impl Deployment {
+    /// Makes a new, empty deployment that is embedded by `model`.
+    ///
+    /// # Errors
+    /// A deployment that is there already, a name that cannot be used, or the disk.
+    pub fn create(folder: &Path, name: &str, model: &LoadedModel) -> Result<(), DeploymentError> {
+        let reference = ModelReference {
+            name: model.model.name().to_owned(),
+            fingerprint: model.model.fingerprint().to_owned(),
+            folder: model.folder.clone(),
+            precision: model.model.named_precision().map(ToOwned::to_owned),
+            vectors: (!model.model.embeds_images()).then(|| model.model.dimension()),
+        };
+        let folder = Folder::prepare(folder, name, reference)?;
+        let file = folder.gallery_file();
+        let (dimension, fingerprint) = (model.model.dimension(), model.model.fingerprint());
+        Gallery::create(&file, dimension, fingerprint, &folder.record().gallery_id)?;
+        // Last, because a folder with a record is a whole deployment.
+        folder.save()
+    }
+
+    /// Opens a deployment: verifies every item, and that model, gallery and operating point belong
+    /// together.
+    ///
+    /// # Errors
+    /// Anything missing or damaged, a model other than the one that embedded the gallery, or a
+    /// second writer. An operating point that does not belong is no error: nothing is accepted.
+    pub fn open(
+        path: &Path,
+        models: &mut Models,
+        options: OpenOptions,
+    ) -> Result<Self, DeploymentError> {
+        let folder = Folder::open(path)?;
+        let record = folder.record().clone();
+        let name = options.name.unwrap_or(record.name);
+        check_name(&name)?;
+        let loaded = models.named(&record.model, options.model.as_deref())?;
+        if loaded.model.fingerprint() != record.model.fingerprint {
+            return Err(DeploymentError::ModelMismatch {
+                expected_name: record.model.name,
+                expected: record.model.fingerprint,
+                folder: loaded.folder,
+                found_name: loaded.model.name().to_owned(),
+                found: loaded.model.fingerprint().to_owned(),
+            });
+        }
+        let params = IndexParams {
+            graph_from_items: models.graph_from_items(),
+            ..IndexParams::default()
+        };
+        let file = folder.gallery_file();
+        let gallery = Arc::new(Gallery::open(&file, options.access, params)?);
+        folder.check_gallery(gallery.id())?;
+        if gallery.model_fingerprint() != loaded.model.fingerprint()
+            || gallery.dimension() != loaded.model.dimension()
+        {
+            return Err(DeploymentError::ModelMismatch {
+                expected_name: record.model.name,
+                expected: gallery.model_fingerprint().to_owned(),
+                folder: loaded.folder,
+                found_name: loaded.model.name().to_owned(),
+                found: loaded.model.fingerprint().to_owned(),
+            });
+        }
+        let writer = match options.access {
+            Access::ReadWrite => Some(Writer::start(Arc::clone(&gallery))?),
+            Access::ReadOnly => None,
+        };
+        let deployment = Self {
+            name,
+            upkeep: OnceLock::new(),
+            monitor: OnceLock::new(),
+            canaries: ArcSwapOption::empty(),
+            replaying: AtomicBool::new(false),
+            beside: Beside::default(),
+            loaded,
+            limits: models.limits(),
+            index: index_binding(params),
+            writer,
+            standing: Arc::new(ArcSwap::from_pointee(Standing::Missing)),
+            gallery,
+            folder: Mutex::new(folder),
+        };
+        deployment.take_standing();
+        Ok(deployment)
+    }
+
+    /// Keeps the index in step with the items from now on, and checks both; records decisions, and
+    /// watches what becomes of the promise. On threads that end with the deployment: for one that
+    /// serves.
+    ///
+    /// # Errors
+    /// A thread cannot be started, or the journal cannot be opened.
+    pub fn keep_up(&self, monitoring: &Monitoring) -> Result<(), DeploymentError> {
+        let (standing, damage) = (
+            Arc::clone(&self.standing),
+            "an item has changed on the disk",
+        );
+        let stop = move || {
+            standing.store(Arc::new(Standing::Unreadable(damage.to_owned())));
+        };
+        let upkeep = Upkeep::start(&self.name, Arc::clone(&self.gallery), stop)?;
+        // Where there is one already, the second ends here.
+        drop(self.upkeep.set(upkeep));
+        if monitoring.journal {
+            let folder = self.folder().path().to_owned();
+            let watched = (Arc::clone(&self.gallery), Arc::clone(&self.standing));
+            let monitor = Monitor::start((&self.name, &folder), monitoring, watched)?;
+            drop(self.monitor.set(monitor));
+        }
+        Ok(())
+    }
+
+    /// The name it is served under.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.folder().path().to_owned()
+    }
+
+    /// Its model.
+    #[must_use]
+    pub fn loaded(&self) -> &LoadedModel {
+        &self.loaded
+    }
+
+    /// The gallery's present state.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.gallery.snapshot()
+    }
+
+    /// Id of its gallery.
+    #[must_use]
+    pub fn gallery_id(&self) -> &str {
+        self.gallery.id()
+    }
+
+    /// How nearest items are found at present.
+    #[must_use]
+    pub fn index_description(&self) -> String {
+        self.gallery.index_description()
+    }
+
+    /// What decides at present.
+    #[must_use]
+    pub fn standing(&self) -> Arc<Standing> {
+        self.standing.load_full()
+    }
+
+    /// What an operating point made now would be bound to.
+    #[must_use]
+    pub fn binding(&self) -> Binding {
+        self.binding_of(&self.gallery.snapshot())
+    }
+
+    /// What an operating point made on a state of the gallery is bound to.
+    pub(super) fn binding_of(&self, snapshot: &Snapshot) -> Binding {
+        Binding {
+            model_fingerprint: self.loaded.model.fingerprint().to_owned(),
+            model_name: self.loaded.model.name().to_owned(),
+            gallery_id: self.gallery.id().to_owned(),
+            gallery_digest: snapshot.digest(),
+            gallery_items: snapshot.len() as u64,
+            gallery_labels: snapshot.label_count() as u64,
+            index: self.index.clone(),
+            metric: Metric::Cosine,
+        }
+    }
+
+    /// Takes a snapshot into a new file while it serves and changes; see
+    /// [`Folder::take_snapshot`]. Blocks.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn take_snapshot(
+        &self,
+        to: &Path,
+        progress: Progress<'_>,
+    ) -> Result<SnapshotReport, DeploymentError> {
+        let folder = self.folder().clone();
+        folder.take_snapshot(to, progress)
+    }
+
+    pub(super) fn writer(&self) -> Result<&Writer, DeploymentError> {
+        let read_only = || {
+            let path = self.folder().gallery_file();
+            DeploymentError::Gallery(GalleryError::ReadOnly { path })
+        };
+        self.writer.as_ref().ok_or_else(read_only)
+    }
+
+    pub(super) fn monitor(&self) -> Result<&Monitor, DeploymentError> {
+        self.monitor.get().ok_or(DeploymentError::JournalOff)
+    }
+
+    pub(super) fn folder(&self) -> MutexGuard<'_, Folder> {
+        self.folder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The index as an operating point is bound to it: what the gallery's growth does not change.
+#[must_use]
+pub fn index_binding(params: IndexParams) -> String {
+    format!(
+        "exact below {} items, else {params}",
+        params.graph_from_items
+    )
+}

@@ -1,0 +1,335 @@
+//! What callers ask of a deployment: search, verify, embed, and the searches of a calibration.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::answer::{
+    self, Basis, Enrolment, ImageAt, Known, ProbeRequest, ProbeSource, Probed, Query, Reference,
+    SearchAnswer, SearchOptions, Timings, VerifyAnswer, compare, embed_measured, embed_query,
+    search_snapshot,
+};
+use super::monitor::{Made, Monitor};
+use super::open::Deployment;
+use super::shadow_report::Outcome;
+use super::upkeep::Upkeep;
+use super::{DeploymentError, Unembeddable};
+use crate::journal::entry::{DecisionId, Source};
+use crate::model::embedder::Embedder;
+use crate::model::job::Kind;
+use crate::pixels::Limits;
+use crate::telemetry;
+use crate::vector::Embedding;
+
+/// How long a calibration waits where the queue is full: about as long as one image takes.
+pub(super) const BUSY_PAUSE: Duration = Duration::from_millis(20);
+
+impl Deployment {
+    /// Finds the nearest items and decides on the best.
+    ///
+    /// # Errors
+    /// The query is at fault, the queue is full, or the model failed.
+    pub async fn search(
+        &self,
+        query: Query,
+        options: SearchOptions,
+    ) -> Result<SearchAnswer, DeploymentError> {
+        let probe = ProbeSource::Query(query);
+        self.search_from(probe, options, Source::Live).await
+    }
+
+    pub(super) async fn search_from(
+        &self,
+        probe: ProbeSource,
+        options: SearchOptions,
+        source: Source,
+    ) -> Result<SearchAnswer, DeploymentError> {
+        let arrived = Instant::now();
+        if let ProbeSource::Query(query) = &probe {
+            self.glance(query)?;
+        }
+        let (snapshot, standing) = (self.gallery.snapshot(), self.standing.load_full());
+        let (searched, judge) = (Arc::clone(&snapshot), Arc::clone(&standing));
+        let filtered = options.filter.is_some();
+        let checks = self.upkeep.get().map(Upkeep::checks);
+        let keeps = self.monitor.get().is_some_and(Monitor::keeps_images);
+        let image = probe.kept(keeps);
+        let live = source == Source::Live;
+        let ticket = live.then(|| self.beside.ticket(&probe, &options, &self.loaded.pool));
+        let kind = probe.kind();
+        // Canaries come from here.
+        let waits = if live { Waits::Caller } else { Waits::Nobody };
+        let ((hits, best, held, norm), timings) = self
+            .work((kind, waits, arrived), move |embedder, limits, timings| {
+                let query = probe.read(limits)?;
+                let (embedding, norm) = embed_measured(embedder, query, limits, timings)?;
+                let (hits, best) = search_snapshot(&searched, &embedding, &options, timings)?;
+                let nearest = best.as_ref().map(|(best, _)| best);
+                let held = judge.held(&embedding, (nearest, &options), timings)?;
+                // What leaves a label out did not go through the index.
+                if let Some(checks) = checks.filter(|_| options.without_label.is_none()) {
+                    checks.offer(&searched, &embedding);
+                }
+                Ok((hits, best, held, norm))
+            })
+            .await?;
+        let id = DecisionId::fresh();
+        let basis = standing.basis(snapshot.len(), held);
+        let answer = SearchAnswer {
+            decision: standing.decide(held),
+            basis: if filtered {
+                basis.under_filter()
+            } else {
+                basis
+            },
+            decision_id: id.to_string(),
+            generation: snapshot.generation(),
+            gallery_items: snapshot.len(),
+            hits,
+            timings,
+        };
+        // What callers send; canaries have counters of their own.
+        if live {
+            let score = best.as_ref().map(|(best, _)| best.score.get());
+            self.count(answer.decision.as_str(), &answer.basis, score);
+            if let Some(norm) = norm {
+                telemetry::feature_measured(&self.name, norm);
+            }
+        }
+        if let Some(monitor) = self.monitor.get() {
+            let made = Made {
+                id,
+                decision: answer.decision,
+                standing: &standing,
+                generation: answer.generation,
+                gallery_items: answer.gallery_items,
+                best: best.as_ref().map(|(best, margin)| (best, *margin)),
+                held,
+                filtered,
+                image,
+            };
+            monitor.record(made, source);
+        }
+        if let Some(ticket) = ticket.flatten() {
+            let best = best.as_ref().map(|(best, _)| best);
+            ticket.offer(id, Outcome::new(&standing, best, held));
+        }
+        Ok(answer)
+    }
+
+    /// Compares a query with one reference and decides.
+    ///
+    /// # Errors
+    /// Either is at fault, there is no such item, the queue is full, or the model failed.
+    pub async fn verify(
+        &self,
+        query: Query,
+        reference: Reference,
+    ) -> Result<VerifyAnswer, DeploymentError> {
+        let arrived = Instant::now();
+        self.glance(&query)?;
+        let (snapshot, standing) = (self.gallery.snapshot(), self.standing.load_full());
+        let reference = match reference {
+            Reference::Query(reference) => {
+                self.glance(&reference)?;
+                Known::Query(reference)
+            }
+            Reference::Item(id) => {
+                let (head, vector) = self.item(&id)?;
+                Known::Item(head, vector)
+            }
+        };
+        let judge = Arc::clone(&standing);
+        let kind = match (&query, &reference) {
+            (Query::Image(_), _) | (_, Known::Query(Query::Image(_))) => Kind::Image,
+            (Query::Embedding(_), Known::Query(Query::Embedding(_)) | Known::Item(..)) => {
+                Kind::Vector
+            }
+        };
+        let ((score, held), timings) = self
+            .work(
+                (kind, Waits::Caller, arrived),
+                move |embedder, limits, timings| {
+                    compare(embedder, (query, reference), &judge, limits, timings)
+                },
+            )
+            .await?;
+        let id = DecisionId::fresh();
+        let answer = VerifyAnswer {
+            decision: standing.decide(held),
+            basis: standing.basis(snapshot.len(), held),
+            decision_id: id.to_string(),
+            generation: snapshot.generation(),
+            score,
+            timings,
+        };
+        // Its score says nothing of what searches find, so it stays out of their histogram.
+        self.count(answer.decision.as_str(), &answer.basis, None);
+        if let Some(monitor) = self.monitor.get() {
+            let made = Made {
+                id,
+                decision: answer.decision,
+                standing: &standing,
+                generation: answer.generation,
+                gallery_items: snapshot.len(),
+                best: None,
+                held,
+                filtered: false,
+                image: None,
+            };
+            monitor.record(made, Source::Comparison);
+        }
+        Ok(answer)
+    }
+
+    /// Embeds one image.
+    ///
+    /// # Errors
+    /// The image is at fault, the queue is full, or the model failed.
+    pub async fn embed(&self, query: Query) -> Result<(Embedding, Timings), DeploymentError> {
+        let job = (query.kind(), Waits::Caller, Instant::now());
+        self.glance(&query)?;
+        self.work(job, move |embedder, limits, timings| {
+            embed_query(embedder, query, limits, timings)
+        })
+        .await
+    }
+
+    /// Embeds an image from where it is, unless its bytes are those that `known` is the SHA-256 of.
+    ///
+    /// # Errors
+    /// As [`Deployment::embed`], or the image cannot be read, or is not kept.
+    pub async fn embed_image(
+        &self,
+        at: ImageAt,
+        known: Option<[u8; 32]>,
+    ) -> Result<Enrolment, DeploymentError> {
+        let known = (known, self.gallery.keeps_images());
+        let job = (Kind::Image, Waits::Nobody, Instant::now());
+        let embedded = self.work(job, move |embedder, limits, timings| {
+            answer::embed_image(embedder, &at, known, limits, timings)
+        });
+        Ok(embedded.await?.0)
+    }
+
+    /// Searches for a labelled query, once in all of the gallery and, where asked for, once more in
+    /// all but its own label: the two trials that it can give.
+    ///
+    /// # Errors
+    /// As [`Deployment::embed_image`].
+    pub async fn probe(&self, request: ProbeRequest) -> Result<Probed, DeploymentError> {
+        let job = (request.source.kind(), Waits::Nobody, Instant::now());
+        let (mut probed, timings) = self
+            .work(job, move |embedder, limits, timings| {
+                answer::probe(embedder, request, limits, timings)
+            })
+            .await?;
+        probed.timings = timings;
+        Ok(probed)
+    }
+
+    /// As [`Deployment::probe`], and waits while the queue is full: calibration gives way to
+    /// searches, and loses no query.
+    ///
+    /// # Errors
+    /// As [`Deployment::probe`], but for a full queue.
+    pub async fn probe_when_free(&self, request: ProbeRequest) -> Result<Probed, DeploymentError> {
+        loop {
+            match self.probe(request.clone()).await {
+                Err(DeploymentError::Busy { .. } | DeploymentError::Late { .. }) => {
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+                probed => return probed,
+            }
+        }
+    }
+
+    fn count(&self, decision: &'static str, basis: &Basis, score: Option<f32>) {
+        telemetry::decided(
+            &self.name,
+            basis.operating_point_id.as_deref(),
+            decision,
+            score,
+        );
+    }
+
+    /// Refuses an image at once that need not be decoded for that, so that it waits for no worker.
+    pub(super) fn glance(&self, query: &Query) -> Result<(), DeploymentError> {
+        // Where no image can be embedded, that is the answer, whatever was sent.
+        if !self.loaded.model.embeds_images() {
+            return Ok(());
+        }
+        query
+            .glance(&self.limits)
+            .map_err(DeploymentError::Image)
+            .inspect_err(|error| self.record_failure(error))
+    }
+
+    /// Runs a job of a kind on a worker, and times its stages. What callers wait for is counted.
+    pub(super) async fn work<T: Send + 'static>(
+        &self,
+        (kind, waits, arrived): (Kind, Waits, Instant),
+        job: impl FnOnce(&mut Embedder, &Limits, &mut Timings) -> Result<T, DeploymentError>
+        + Send
+        + 'static,
+    ) -> Result<(T, Timings), DeploymentError> {
+        let limits = self.limits;
+        let pool = &self.loaded.pool;
+        let done = pool.run(kind, move |embedder| {
+            let mut timings = Timings {
+                queue: arrived.elapsed(),
+                ..Timings::default()
+            };
+            job(embedder, &limits, &mut timings).map(|value| (value, timings))
+        });
+        let done = done.await;
+
+        let outcome = done
+            .map_err(DeploymentError::from)
+            .and_then(|result| result);
+        match outcome {
+            Ok((value, mut timings)) => {
+                timings.total = arrived.elapsed();
+                match waits {
+                    Waits::Caller => timings.record(&self.name),
+                    Waits::Nobody => {}
+                }
+                Ok((value, timings))
+            }
+            Err(error) => {
+                match waits {
+                    Waits::Caller => self.record_failure(&error),
+                    Waits::Nobody => {}
+                }
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn record_failure(&self, error: &DeploymentError) {
+        if let DeploymentError::Busy { .. }
+        | DeploymentError::Late { .. }
+        | DeploymentError::WriterBusy { .. } = error
+        {
+            telemetry::queue_rejected(&self.name);
+        }
+        if let DeploymentError::Image(cause) = error {
+            telemetry::image_failed(&self.name, answer::image_failure(cause));
+        }
+        if let DeploymentError::Unembeddable { kind, .. } = error {
+            let reason = match kind {
+                Unembeddable::NoContent => "no_content",
+                Unembeddable::NoEmbedding => "no_embedding",
+            };
+            telemetry::image_failed(&self.name, reason);
+        }
+    }
+}
+
+/// Who waits for a piece of work.
+#[derive(Clone, Copy)]
+pub(super) enum Waits {
+    /// A caller.
+    Caller,
+    /// Canaries and calibration give way and try again: a full queue refuses nobody then.
+    Nobody,
+}
