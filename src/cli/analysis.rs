@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::calibrate::Refusal;
 use super::exit::{Exit, fail};
+use super::operating_point_text::Refusal;
 use super::output::{percent, table, wrapped};
 use super::page::{Findings, Outline};
 use super::pictures::Pictures;

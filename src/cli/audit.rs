@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::exit::{Exit, fail};
 use super::export::Export;
+use super::image_ending::ending;
 use super::output::Output;
 use crate::arrays::{Columns, Delimited};
 use crate::deployment::{LabelKind, Told, TruthReport};
@@ -198,7 +199,7 @@ struct Refused {
 
 impl Audit {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
-        let runtime = super::runtime()?;
+        let runtime = super::runtime::single_threaded()?;
         match self.command {
             Command::List(list) => runtime.block_on(list.run()),
             Command::Show(show) => runtime.block_on(show.run()),
@@ -247,18 +248,6 @@ impl List {
             }
         }
         Ok(())
-    }
-}
-
-/// What files of such a beginning are called.
-pub(super) fn ending(image: &[u8]) -> &'static str {
-    match image {
-        [0xff, 0xd8, ..] => "jpg",
-        [0x89, b'P', b'N', b'G', ..] => "png",
-        [b'R', b'I', b'F', b'F', ..] => "webp",
-        [b'G', b'I', b'F', ..] => "gif",
-        [b'B', b'M', ..] => "bmp",
-        _ => "bin",
     }
 }
 

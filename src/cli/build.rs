@@ -14,8 +14,10 @@ use super::left_out::LeftOut;
 use super::listing::ExcludeFlags;
 use super::output::{Output, table};
 use super::progress::Progress;
+use super::refused::Refused;
+use super::runtime::single_threaded;
 use super::signal::Signal;
-use super::sources::{Purpose, Refused, Source, Sources};
+use super::sources::{Purpose, Source, Sources};
 use crate::calibration::likeness::{Alike, alike as alike_labels};
 use crate::config::{Engine, EngineFlags, ProcessEnvironment};
 use crate::deployment::{
@@ -304,14 +306,14 @@ pub(super) fn build(request: &Request<'_>) -> anyhow::Result<Built> {
             work.report.ignored_files = sources.left_out.ignored_files();
             work.report.left_out = sources.left_out.clone();
             let at = |source: &Source| ImageAt::File(source.path.clone());
-            super::runtime()?.block_on(work.run((&sources.items, at), window, &signal))?;
+            single_threaded()?.block_on(work.run((&sources.items, at), window, &signal))?;
         }
         Input::Kept(kept) => {
             let at = |source: &Source| ImageAt::Kept {
                 gallery: Arc::clone(&kept.gallery),
                 id: source.id.clone(),
             };
-            super::runtime()?.block_on(work.run((&kept.items, at), window, &signal))?;
+            single_threaded()?.block_on(work.run((&kept.items, at), window, &signal))?;
         }
         Input::Vectors(given) => {
             work.report.left_out = given.left_out();

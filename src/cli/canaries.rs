@@ -11,7 +11,8 @@ use super::build::gallery_of;
 use super::exit::{Exit, fail};
 use super::left_out::LeftOut;
 use super::output::{Output, table};
-use super::sources::{Purpose, Refused, Source, Sources};
+use super::refused::Refused;
+use super::sources::{Purpose, Source, Sources};
 use crate::deployment::{CANARIES_PER_ITEM, CanariesSet, NewCanary, set_canaries};
 use crate::server::{CanariesFound, Client};
 use crate::telemetry::escaped;
@@ -187,7 +188,7 @@ fn kept_text(kept: &Kept) -> String {
 }
 
 fn replay(at: &Where) -> anyhow::Result<Exit> {
-    let found = super::runtime()?.block_on(async {
+    let found = super::runtime::single_threaded()?.block_on(async {
         let client = Client::connect(&at.server).await?;
         client.replay_canaries(&at.deployment).await
     })?;

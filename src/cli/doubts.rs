@@ -1,7 +1,6 @@
 //! What makes trials less than they seem, as warnings.
 
 use super::alike;
-use super::calibrate::CalibrationReport;
 use super::output;
 use crate::analysis::strangers::Unnamed;
 use crate::calibration::likeness::Alike;
@@ -17,18 +16,7 @@ pub(super) struct Doubts<'a> {
     pub(super) not_compared: u64,
 }
 
-impl<'a> Doubts<'a> {
-    pub(super) fn of(report: &'a CalibrationReport) -> Self {
-        Self {
-            alike: &report.alike,
-            copies: &report.copies,
-            repeated: &report.repeated,
-            near_copies: &report.near_copies,
-            unnamed: report.unnamed.as_ref(),
-            not_compared: report.not_compared,
-        }
-    }
-
+impl Doubts<'_> {
     pub(super) fn text(&self) -> String {
         let found = [
             self.copied(),

@@ -83,7 +83,7 @@ impl Drift {
             Command::History(at) => return history(&at),
             Command::Reset(reset) => return reset.run(),
         };
-        let found = super::runtime()?.block_on(async {
+        let found = super::runtime::single_threaded()?.block_on(async {
             let client = Client::connect(&at.server).await?;
             client.drift(&at.deployment, &operating_point).await
         })?;
@@ -100,7 +100,7 @@ impl Drift {
 impl Reset {
     fn run(self) -> anyhow::Result<Exit> {
         let Self { at, why, said_by } = self;
-        let found = super::runtime()?.block_on(async {
+        let found = super::runtime::single_threaded()?.block_on(async {
             let client = Client::connect(&at.server).await?;
             client.reset_drift(&at.deployment, (&why, &said_by)).await
         })?;
@@ -119,7 +119,7 @@ fn reset_text(reset: &ResetFound) -> String {
 }
 
 fn history(at: &Where) -> anyhow::Result<Exit> {
-    let found = super::runtime()?.block_on(async {
+    let found = super::runtime::single_threaded()?.block_on(async {
         let client = Client::connect(&at.server).await?;
         client.drift_history(&at.deployment).await
     })?;

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::exit::{Exit, fail};
 use super::output::{self, Output, table};
-use super::sources::Refused;
+use super::refused::Refused;
 use super::{images, npy};
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::Models;

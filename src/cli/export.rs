@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use serde::Serialize;
 
-use super::audit::ending;
 use super::exit::{Exit, fail};
+use super::image_ending::ending;
 use super::output::Output;
 use crate::calibration::strangers::unnamed_label;
 use crate::deployment::{

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::exit::{Exit, fail};
 use super::left_out::LeftOut;
-use super::sources::Refused;
+use super::refused::Refused;
 use crate::arrays::{self, Role, Rows, Table};
 use crate::gallery::item::Item;
 use crate::telemetry::escaped;

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::calibrate::describe;
 use super::exit::{Exit, fail};
+use super::operating_point_text::describe;
 use super::output::{Output, table};
 use crate::calibration::operating_point::{Binding, Content, Metric};
 use crate::config::{EngineFlags, ProcessEnvironment};

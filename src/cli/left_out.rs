@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::listing::counted;
-
 /// What a command left out of a source, none of it in error.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct LeftOut {
@@ -81,4 +79,10 @@ impl LeftOut {
         }
         rows
     }
+}
+
+/// Counts by name, in words.
+pub(super) fn counted(counts: &BTreeMap<String, usize>) -> String {
+    let words = counts.iter().map(|(kind, count)| format!("{count} {kind}"));
+    words.collect::<Vec<_>>().join(", ")
 }

@@ -1,6 +1,6 @@
 //! The files of a folder of images: which are images, and what the others are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use glob::{MatchOptions, Pattern};
 
 use super::exit::{Exit, fail};
 use super::left_out::LeftOut;
-use super::sources::{Refused, holds_control};
+use super::refused::Refused;
 use crate::pixels::{SNIFF_BYTES, sniff};
 
 /// Names that images go by, supported or not: what is not supported is refused by name.
@@ -260,14 +260,14 @@ fn by_extension(extension: Option<&str>, detected: &str) -> String {
     }
 }
 
-/// Counts by name, in words.
-pub(super) fn counted(counts: &BTreeMap<String, usize>) -> String {
-    let words = counts.iter().map(|(kind, count)| format!("{count} {kind}"));
-    words.collect::<Vec<_>>().join(", ")
+/// Whether a gallery would refuse it as an id or a label.
+pub(super) fn holds_control(name: &str) -> bool {
+    name.chars().any(char::is_control)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::left_out::counted;
     use super::*;
 
     const JPEG: &[u8] = b"\xff\xd8\xff\xe0 and so on";

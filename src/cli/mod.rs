@@ -19,19 +19,24 @@ mod evaluate;
 mod exit;
 mod export;
 mod fields;
+mod fitted_labels;
 mod given;
+mod image_ending;
 mod images;
 mod inspect;
 mod left_out;
 mod listing;
 mod model;
 mod npy;
+mod operating_point_text;
 mod output;
 mod page;
 mod pictures;
 mod points;
 mod probe;
 mod progress;
+mod refused;
+mod runtime;
 mod search;
 mod serve;
 mod shadow;
@@ -40,6 +45,7 @@ mod sources;
 mod switch;
 mod target;
 mod vector_copies;
+mod vector_parts;
 mod vectors;
 mod verify;
 
@@ -168,13 +174,6 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Restore(command) => command.run(),
         Command::Config(command) => command.run(),
     }
-}
-
-/// A runtime for commands that await one batch: the work itself is on the model's own threads.
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?)
 }
 
 #[cfg(test)]

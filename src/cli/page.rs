@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::calibrate::Refusal;
+use super::operating_point_text::Refusal;
 use super::pictures::Pictures;
 use crate::analysis::pairs_view::PairsView;
 use crate::analysis::remedies::Remedies;
@@ -585,7 +585,7 @@ fn made_with(content: &Content) -> Vec<Fact> {
         ("Policy", Some(content.goal())),
         (
             "Held against the threshold",
-            Some(super::calibrate::held(content)),
+            Some(super::operating_point_text::held(content)),
         ),
         ("Model", Some(binding.model_name.clone())),
         ("Model fingerprint", Some(binding.model_fingerprint.clone())),

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::calibrate::describe;
 use super::exit::Exit;
+use super::operating_point_text::describe;
 use super::output::{Output, table};
 use super::probe;
 use crate::calibration::operating_point::{Content, OperatingPoint};

@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::batch::in_order;
 use super::build::is_the_images_fault;
 use super::progress::Progress;
-use super::sources::{Refused, Source, Sources};
+use super::refused::Refused;
+use super::sources::{Source, Sources};
 use crate::config::Engine;
 use crate::deployment::{
     Deployment, DeploymentError, Gathered, LabelledQuery, Models, OpenOptions, ProbeRequest,
@@ -122,7 +123,7 @@ pub(super) fn run(
     // how fast the others are.
     let inputs = sources.items.iter().cloned().enumerate();
     let inputs = inputs.map(|(number, source)| (source, Gathered::checks_index(number)));
-    super::runtime()?.block_on(in_order(inputs, window(engine), work, done))?;
+    super::runtime::single_threaded()?.block_on(in_order(inputs, window(engine), work, done))?;
     probes.gathered.settle()?;
     probes.took = progress.finish();
     Ok(probes)

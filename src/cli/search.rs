@@ -65,7 +65,7 @@ struct Answer {
 
 impl Search {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
-        let answers = super::runtime()?.block_on(self.ask())?;
+        let answers = super::runtime::single_threaded()?.block_on(self.ask())?;
         let failed = answers.iter().any(|answer| answer.error.is_some());
         Output::new(self.json).result(&answers, |answers| {
             answers.iter().map(text).collect::<Vec<_>>().join("\n")

@@ -96,7 +96,7 @@ impl Start {
         })?;
         // Refuses a folder that is no deployment, before anything changes.
         let expected = Folder::open(&candidate)?.record().model.fingerprint.clone();
-        let runtime = super::runtime()?;
+        let runtime = super::runtime::single_threaded()?;
         let client = runtime.block_on(Client::connect(&self.at.server))?;
         lead(&link, &candidate)?;
         let opened = runtime.block_on(client.reload_shadow(&self.at.deployment));
@@ -133,7 +133,7 @@ impl Start {
 impl Stop {
     fn run(self) -> anyhow::Result<Exit> {
         let (link, before) = link_of(&self.place)?;
-        let runtime = super::runtime()?;
+        let runtime = super::runtime::single_threaded()?;
         let client = runtime.block_on(Client::connect(&self.at.server))?;
         if before.is_some() {
             remove(&link)?;
@@ -160,7 +160,7 @@ impl Stop {
 
 impl Report {
     fn run(self) -> anyhow::Result<Exit> {
-        let found = super::runtime()?.block_on(async {
+        let found = super::runtime::single_threaded()?.block_on(async {
             let client = Client::connect(&self.at.server).await?;
             client.shadow(&self.at.deployment, self.limit).await
         })?;

@@ -15,7 +15,7 @@ impl Signal {
         use tokio::signal::unix::{SignalKind, signal};
         let received = Arc::new(AtomicU8::new(0));
         let heard = Arc::clone(&received);
-        let runtime = super::runtime()?;
+        let runtime = super::runtime::single_threaded()?;
         let (mut interrupt, mut terminate) = {
             let _context = runtime.enter();
             (

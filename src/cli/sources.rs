@@ -1,14 +1,14 @@
 //! Labelled images from a folder, a CSV file or a JSONL file.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::exit::{Exit, fail};
 use super::fields::{Fields, flatten, resolved};
 use super::left_out::LeftOut;
-use super::listing::{ExcludeFlags, Listed, Listing};
+use super::listing::{ExcludeFlags, Listed, Listing, holds_control};
+use super::refused::Refused;
 use crate::arrays::{Columns, Delimited, ROW_BYTES_MAX, Role, lines, read_text};
 use crate::telemetry::escaped;
 
@@ -28,22 +28,6 @@ pub(super) struct Source {
     pub(super) metadata: BTreeMap<String, String>,
     /// What a list says that it is for.
     pub(super) role: Option<Role>,
-}
-
-/// An entry that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub(super) struct Refused {
-    /// The id, path or line concerned.
-    pub(super) item: String,
-    /// What is wrong.
-    pub(super) reason: String,
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { item, reason } = self;
-        write!(f, "{}: {}", escaped(item), escaped(reason))
-    }
 }
 
 /// What images are read for: a list may say of each row which of the two it is for.
@@ -356,11 +340,6 @@ fn named(rows: &[&Source]) -> String {
     let shown: Vec<String> = rows.iter().take(SHOWN).map(row).collect();
     let more = if SHOWN < rows.len() { ", …" } else { "" };
     format!("{}{more}", shown.join(", "))
-}
-
-/// Whether a gallery would refuse it as an id or a label.
-pub(super) fn holds_control(name: &str) -> bool {
-    name.chars().any(char::is_control)
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ impl Switch {
             );
             return Err(fail(Exit::Mismatch, message));
         }
-        let runtime = super::runtime()?;
+        let runtime = super::runtime::single_threaded()?;
         let client = runtime.block_on(Client::connect(&self.server))?;
         lead(&link, &to)?;
         // Whoever returns is in haste here, too.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::progress::Watched;
-use super::vectors::Parts;
+use super::vector_parts::Parts;
 use crate::analysis::Set;
 use crate::analysis::copies::{ROWS_MAX, near_copies, near_copy_from};
 use crate::analysis::embeddings::Embeddings;

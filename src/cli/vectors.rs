@@ -7,16 +7,17 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::analysis;
-use super::calibrate::{Refusal, describe, refusal_text, refuse_fitted};
 use super::doubts::Doubts;
 use super::exit::{Exit, fail};
+use super::fitted_labels::refuse_fitted;
 use super::left_out::LeftOut;
+use super::operating_point_text::{Refusal, describe, refusal_text};
 use super::output::{Output, table};
 use super::page::{Findings, Outline};
 use super::pictures::Pictures;
 use super::progress::Watched;
 use super::vector_copies::{Copies, NoTrials, unnamed};
-
+use super::vector_parts::Parts;
 use crate::analysis::embeddings::Embeddings;
 use crate::analysis::nearest::{Nearest, Neighbour, nearest};
 use crate::analysis::strangers::Unnamed;
@@ -24,7 +25,7 @@ use crate::analysis::{Analysis, Deep, Material, Scope, Set};
 use crate::arrays::{self, Role, Rows};
 use crate::calibration::decision::Threshold;
 use crate::calibration::held_out::{Folds, cross_fit};
-use crate::calibration::likeness::{Alike, alike as alike_labels};
+use crate::calibration::likeness::Alike;
 use crate::calibration::operating_point::{
     Binding, Content, HeldOutRates, Metric, OperatingPoint, Plan,
 };
@@ -82,31 +83,6 @@ struct ArraysReport {
     /// Rows of the role unused.
     left_out: LeftOut,
     analysis: Option<Analysis>,
-}
-
-/// The rows that take part.
-pub(super) struct Parts {
-    pub(super) names: Vec<String>,
-    pub(super) gallery: Set,
-    /// `None` where the gallery searches for itself.
-    pub(super) queries: Option<Set>,
-}
-
-impl Parts {
-    /// Labels of strangers that are suspiciously like enrolled ones, or like each other.
-    fn alike(&self) -> Vec<Alike> {
-        let Some(queries) = &self.queries else {
-            return Vec::new();
-        };
-        let of = |set: &Set| -> BTreeSet<&str> {
-            let names = set.labels.iter();
-            names
-                .filter_map(|label| self.names.get(*label as usize))
-                .map(String::as_str)
-                .collect()
-        };
-        alike_labels(of(queries), of(&self.gallery))
-    }
 }
 
 impl ArrayFlags {

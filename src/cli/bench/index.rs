@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::{Speed, machine};
+use super::speed::{Speed, machine};
 use crate::arrays::{self, Table};
 use crate::cli::exit::{Exit, fail};
 use crate::cli::output::{Output, table};

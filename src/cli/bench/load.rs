@@ -16,7 +16,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::{Speed, machine};
+use super::speed::{Speed, machine};
 use crate::cli::exit::{Exit, fail};
 use crate::cli::output::{Output, percent, table};
 use crate::server::{Asked, Client, ClientError};
@@ -123,7 +123,7 @@ impl Load {
             let message = "rates, seconds, clients and connections are more than 0";
             return Err(fail(Exit::Usage, message));
         }
-        let report = crate::cli::runtime()?.block_on(self.measure())?;
+        let report = crate::cli::runtime::single_threaded()?.block_on(self.measure())?;
         Output::new(self.json).result(&report, text)?;
         Ok(Exit::Done)
     }

@@ -10,7 +10,7 @@ use crate::cli::exit::{Exit, fail};
 use crate::cli::fields::resolved;
 use crate::cli::images;
 use crate::cli::output::{self, Output, table};
-use crate::cli::sources::Refused;
+use crate::cli::refused::Refused;
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{LoadedModel, Models};
 use crate::model::embedder::Embedded;

@@ -1,0 +1,216 @@
+//! An operating point, or the refusal of one, for a person to read.
+
+use serde::Serialize;
+
+use super::output::{self, percent, rate, table};
+use crate::calibration::CalibrationError;
+use crate::calibration::adjustment::Adjustment;
+use crate::calibration::operating_point::{Content, Evidence, IndexMisses};
+use crate::calibration::target_rate::{at_least, can_be_asked_for};
+
+/// Why a target is not supported.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Refusal {
+    /// `CALIBRATION_UNDERPOWERED`, or `CALIBRATION_UNATTAINABLE` where more labels would not help.
+    pub(super) reason: &'static str,
+    /// Labels that count as independent trials.
+    pub(super) independent_trials: Option<u64>,
+    /// How many it takes; `None` where that cannot be said.
+    pub(super) needed: Option<u64>,
+    /// The lowest rate of the kind asked for that these data can support.
+    pub(super) best_supported: Option<f64>,
+    /// In words.
+    pub(super) message: String,
+}
+
+impl Refusal {
+    /// `None` where the error is no refusal of the target.
+    pub(super) fn of(error: &CalibrationError) -> Option<Self> {
+        let reason = error.refusal()?;
+        let trials = error.trials_needed();
+        Some(Self {
+            reason,
+            independent_trials: trials.map(|(_, present)| present),
+            needed: trials.and_then(|(needed, _)| needed),
+            best_supported: error.best_supported(),
+            message: error.to_string(),
+        })
+    }
+}
+
+/// A refusal, for a person to read.
+pub(super) fn refusal_text(refusal: &Refusal) -> String {
+    let mut text = format!("refused: {}\n", refusal.reason);
+    text.push_str(&output::wrapped(&refusal.message, "  "));
+    let mut rows = Vec::new();
+    if let Some(present) = refusal.independent_trials {
+        let needed = refusal.needed.map_or_else(
+            || "how many it takes cannot be said".to_owned(),
+            |needed| format!("{needed} needed"),
+        );
+        rows.push(("labels", format!("{present} here, {needed}")));
+    }
+    if let Some(best) = refusal
+        .best_supported
+        .filter(|best| can_be_asked_for(*best))
+    {
+        rows.push((
+            "these support",
+            format!("a rate of {} or more", at_least(best)),
+        ));
+    }
+    text.push_str(&table(&rows));
+    text.push_str("  Nothing was changed.\n");
+    text
+}
+
+/// An operating point, for a person to read.
+pub(super) fn describe(content: &Content) -> String {
+    let threshold = if content.threshold.accepts_nothing() {
+        "none: nothing is accepted, since a stranger scores as high as a score can".to_owned()
+    } else {
+        format!("accept from {}", content.threshold)
+    };
+    let mut rows = vec![
+        ("goal", content.goal()),
+        ("threshold", threshold),
+        ("score", held(content)),
+    ];
+    if let Some(Adjustment::Groups(groups)) = &content.adjustment {
+        let own = groups.groups().iter();
+        let own: Vec<String> = own
+            .map(|(group, threshold)| format!("{group} from {threshold}"))
+            .collect();
+        if !own.is_empty() {
+            rows.push(("stricter", own.join(", ")));
+        }
+    }
+    rows.extend(grounds(content));
+    rows.extend([
+        ("FAR measured", rate(content.measured.far.as_ref())),
+        ("FRR measured", rate(content.measured.frr.as_ref())),
+        ("recall at 1", rate(content.measured.recall_at_1.as_ref())),
+    ]);
+    rows.extend(held_out(content));
+    if let Some(check) = content.index_check {
+        let IndexMisses { sampled, missed } = check;
+        rows.push((
+            "index misses",
+            format!("{missed} of {sampled} searches, against exact search; counted in the FRR"),
+        ));
+    }
+    rows.push((
+        "valid for",
+        format!(
+            "model {} ({}), up to {} items, index: {}",
+            content.binding.model_name,
+            output::short(&content.binding.model_fingerprint),
+            content.valid_to_items(),
+            content.binding.index,
+        ),
+    ));
+    let mut text = table(&rows);
+    text.push_str("  assumptions\n");
+    for assumption in &content.assumptions {
+        text.push_str(&output::wrapped(assumption, "    - "));
+    }
+    text
+}
+
+/// What is held against the threshold.
+pub(super) fn held(content: &Content) -> String {
+    let adjustment = content.adjustment.as_ref();
+    adjustment.map_or_else(
+        || "cosine similarity of the best match".to_owned(),
+        Adjustment::describe,
+    )
+}
+
+/// What the threshold rests on.
+fn grounds(content: &Content) -> Vec<(&'static str, String)> {
+    let counts = &content.trials;
+    if let Some(promise) = &content.promise {
+        return vec![
+            (
+                "tested on",
+                format!(
+                    "{} stranger labels ({} never enrolled, {} left out), one query each: {} accepted, {} allowed",
+                    promise.independent_trials,
+                    counts.never_enrolled.labels,
+                    counts.left_out.labels,
+                    promise.observed,
+                    promise.allowed,
+                ),
+            ),
+            (
+                "upper bound",
+                format!("FAR <= {} on these data", percent(promise.far_bound)),
+            ),
+        ];
+    }
+    match &content.evidence {
+        Some(Evidence::FarEstimated(estimate)) => vec![(
+            "upper bound",
+            format!(
+                "FAR <= {}, estimated over labels, not certified",
+                percent(estimate.far_upper)
+            ),
+        )],
+        Some(Evidence::Frr(found)) => vec![
+            (
+                "tested on",
+                format!(
+                    "{} enrolled labels, one query each: {} missed, {} allowed, {} of them beyond any threshold",
+                    found.independent_trials, found.observed, found.allowed, found.lost,
+                ),
+            ),
+            (
+                "upper bound",
+                format!("FRR <= {} on these data", percent(found.frr_bound)),
+            ),
+        ],
+        Some(Evidence::EqualError(found)) => {
+            vec![("equal error", format!("rate {}", percent(found.rate)))]
+        }
+        Some(Evidence::Cost { outcome, .. }) => vec![
+            (
+                "cost",
+                format!(
+                    "{:.4} of the cost of deciding blindly; {:.4} with the threshold that calibrated scores imply",
+                    outcome.dcf_min, outcome.dcf_actual
+                ),
+            ),
+            (
+                "score quality",
+                format!(
+                    "Cllr {:.4} bits, at best {:.4}",
+                    outcome.cllr, outcome.cllr_min
+                ),
+            ),
+        ],
+        None => Vec::new(),
+    }
+}
+
+/// What held on labels that had no part in choosing.
+fn held_out(content: &Content) -> Vec<(&'static str, String)> {
+    let Some(held_out) = &content.held_out else {
+        return Vec::new();
+    };
+    if held_out.folds == held_out.abstained {
+        let why = "unknown: too few labels to hold any out; use `evaluate` with other labels";
+        return vec![("held out", why.to_owned())];
+    }
+    let judged = held_out.folds - held_out.abstained;
+    vec![
+        (
+            "FAR held out",
+            format!(
+                "{} ({judged} of {} folds by label)",
+                rate(held_out.far.as_ref()),
+                held_out.folds
+            ),
+        ),
+        ("FRR held out", rate(held_out.frr.as_ref())),
+    ]
+}

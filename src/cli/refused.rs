@@ -1,0 +1,21 @@
+//! Entries that a command cannot use, and why.
+
+use std::fmt;
+
+use crate::telemetry::escaped;
+
+/// An entry that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub(super) struct Refused {
+    /// The id, path or line concerned.
+    pub(super) item: String,
+    /// What is wrong.
+    pub(super) reason: String,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { item, reason } = self;
+        write!(f, "{}: {}", escaped(item), escaped(reason))
+    }
+}
