@@ -19,7 +19,7 @@ use crate::calibration::rates::Rate;
 use crate::calibration::recording::Flip;
 use crate::deployment::{
     Assured, Basis, CalibrationSettings, Comparison, Hit, Query, Reference, Remedy, RemedyChoice,
-    SearchAnswer, SearchOptions, Timings, Undecided, VerifyAnswer, created,
+    SearchAnswer, SearchOptions, Timings, Truth as Said, Undecided, VerifyAnswer, created,
 };
 use crate::gallery::filter::{Filter, FilterError};
 use crate::gallery::item::ItemHead;
@@ -426,5 +426,19 @@ fn measured(rate: &Rate) -> proto::MeasuredRate {
         confidence: rate.interval.confidence.get(),
         trials: rate.count.trials(),
         labels: rate.labels,
+    }
+}
+
+/// What somebody said that a query showed.
+pub(super) fn truth(said: Said) -> proto::Truth {
+    let (shown, stranger) = match said {
+        Said::Mated { label } => (proto::truth::Truth::Label(label), String::new()),
+        Said::NonMated => (proto::truth::Truth::NotEnrolled(true), String::new()),
+        Said::Stranger { name } => (proto::truth::Truth::NotEnrolled(true), name),
+        Said::Unusable => (proto::truth::Truth::Unusable(true), String::new()),
+    };
+    proto::Truth {
+        truth: Some(shown),
+        stranger,
     }
 }

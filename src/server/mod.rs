@@ -5,6 +5,7 @@ mod calibration;
 mod client;
 mod convert;
 mod drift;
+mod error;
 mod items;
 mod monitoring;
 mod operations;
@@ -23,7 +24,7 @@ mod stream;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,7 @@ pub use audit_client::{
     QueueAsked, RateFound, RatesAtFound, RecalibrationFound, ResetFound, Said,
 };
 pub use client::{Asked, Client, ClientError, Fault, Found, Served};
+pub use error::ServeError;
 pub use registry::Loaded;
 pub use shadow::{Candidate, Disagreed, ShadowCounted, ShadowFound, Side};
 
@@ -82,50 +84,6 @@ const FLUSH: Duration = Duration::from_millis(300);
 
 /// How often gauges are brought up to date: well below any interval of scraping.
 const GAUGE_INTERVAL: Duration = Duration::from_millis(500);
-
-/// Why the server did not start, or ended.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The address cannot be listened on.
-    #[error(
-        "cannot listen on {address}: {cause}; is another server running? set listen to another address, or stop it"
-    )]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// The system's reason.
-        cause: std::io::Error,
-    },
-    /// A deployment cannot be served.
-    #[error(transparent)]
-    Deployment(#[from] DeploymentError),
-    /// Two deployments have one name.
-    #[error("two deployments are named `{name}`; name one of them otherwise, as in NAME=DIR")]
-    SameName {
-        /// The name.
-        name: String,
-    },
-    /// The folder of restored deployments cannot be read.
-    #[error("cannot read {}: {cause}; set data_dir to a folder that the server may use", path.display())]
-    DataDir {
-        /// The folder.
-        path: PathBuf,
-        /// The system's reason.
-        cause: std::io::Error,
-    },
-    /// A thread could not be started.
-    #[error("cannot start a thread: {0}")]
-    Thread(std::io::Error),
-    /// The loading thread is gone.
-    #[error("loading ended without an outcome; the log has the cause")]
-    LoadingPanicked,
-    /// The transport failed.
-    #[error("the server failed: {0}")]
-    Transport(#[from] tonic::transport::Error),
-    /// Reflection could not be set up from the compiled contract.
-    #[error("the compiled contract cannot be reflected: {0}")]
-    Reflection(String),
-}
 
 /// Opens the address that the server will answer on.
 ///

@@ -2,7 +2,7 @@
 
 use tonic::{Code, Request, Response, Status};
 
-use super::convert;
+use super::convert::{self, truth};
 use super::proto::monitoring_service_server::MonitoringService;
 use super::proto::truth::Truth as Shown;
 use super::proto::truth_result::Result as Answer;
@@ -10,7 +10,7 @@ use super::proto::{
     CanaryRound, GetDecisionRequest, GetDecisionResponse, GetDriftRequest, GetDriftResponse,
     GetShadowRequest, GetShadowResponse, ListAuditQueueRequest, ListAuditQueueResponse,
     RecordedDecision, ReplayCanariesRequest, ReplayCanariesResponse, ReportTruthsRequest,
-    ReportTruthsResponse, ResetDriftRequest, ResetDriftResponse, Truth, TruthEntry, TruthKind,
+    ReportTruthsResponse, ResetDriftRequest, ResetDriftResponse, TruthEntry, TruthKind,
     TruthOutcome, TruthReport, TruthResult,
 };
 use super::registry::Registry;
@@ -20,7 +20,7 @@ use super::{drift, shadow};
 use crate::calibration::operating_point::OperatingPoint;
 use crate::deployment::{
     CanaryRound as Round, DecisionId, Label, LabelKind, QueueRequest, Recorded, Reported, Row,
-    Told, Truth as Said, TruthReport as Report,
+    Told, TruthReport as Report,
 };
 
 /// Decisions of a page where nobody says how many.
@@ -286,19 +286,6 @@ fn taken(outcome: Reported) -> TruthOutcome {
         Reported::Confirmed => TruthOutcome::Confirmed,
         Reported::Corrected => TruthOutcome::Corrected,
         Reported::Repeated => TruthOutcome::Repeated,
-    }
-}
-
-pub(super) fn truth(said: Said) -> Truth {
-    let (shown, stranger) = match said {
-        Said::Mated { label } => (Shown::Label(label), String::new()),
-        Said::NonMated => (Shown::NotEnrolled(true), String::new()),
-        Said::Stranger { name } => (Shown::NotEnrolled(true), name),
-        Said::Unusable => (Shown::Unusable(true), String::new()),
-    };
-    Truth {
-        truth: Some(shown),
-        stranger,
     }
 }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::{ServeError, snapshots};
+use super::error::ServeError;
+use super::snapshots;
 use crate::config::Config;
 use crate::deployment::{DeploymentError, Folder};
 

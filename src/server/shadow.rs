@@ -7,8 +7,7 @@ use serde::Serialize;
 use tonic::Status;
 
 use super::client::{Client, ClientError, refused};
-use super::convert;
-use super::monitoring::truth;
+use super::convert::{self, truth};
 use super::proto::monitoring_service_client::MonitoringServiceClient;
 use super::proto::server_service_client::ServerServiceClient;
 use super::proto::truth::Truth as Shown;

@@ -1,0 +1,50 @@
+//! Why a server does not start, or ends.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::deployment::DeploymentError;
+
+/// Why the server did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address cannot be listened on.
+    #[error(
+        "cannot listen on {address}: {cause}; is another server running? set listen to another address, or stop it"
+    )]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's reason.
+        cause: std::io::Error,
+    },
+    /// A deployment cannot be served.
+    #[error(transparent)]
+    Deployment(#[from] DeploymentError),
+    /// Two deployments have one name.
+    #[error("two deployments are named `{name}`; name one of them otherwise, as in NAME=DIR")]
+    SameName {
+        /// The name.
+        name: String,
+    },
+    /// The folder of restored deployments cannot be read.
+    #[error("cannot read {}: {cause}; set data_dir to a folder that the server may use", path.display())]
+    DataDir {
+        /// The folder.
+        path: PathBuf,
+        /// The system's reason.
+        cause: std::io::Error,
+    },
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+    /// The loading thread is gone.
+    #[error("loading ended without an outcome; the log has the cause")]
+    LoadingPanicked,
+    /// The transport failed.
+    #[error("the server failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    /// Reflection could not be set up from the compiled contract.
+    #[error("the compiled contract cannot be reflected: {0}")]
+    Reflection(String),
+}
