@@ -35,9 +35,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         (
             &out,
             ".google.longrunning",
-            "crate::server::proto::longrunning",
+            "crate::client::proto::longrunning",
         ),
-        (&shared, ".matchpoint.v1", "crate::server::proto"),
+        (&shared, ".matchpoint.v1", "crate::client::proto"),
     ] {
         tonic_prost_build::configure()
             .out_dir(into)

@@ -6,6 +6,7 @@ pub mod analysis;
 pub mod arrays;
 pub mod calibration;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod deployment;
 pub mod gallery;

@@ -37,9 +37,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "vector",
         ],
     ),
+    ("client", &[]),
     (
         "server",
         &[
+            "client",
             "deployment",
             "gallery",
             "calibration",
@@ -52,6 +54,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "client",
             "server",
             "deployment",
             "config",
@@ -82,9 +85,9 @@ const OWNED: &[(&str, &[&str])] = &[
     ("statrs::", &["calibration"]),
     ("strsim::", &["calibration"]),
     ("unicode_normalization::", &["calibration"]),
-    ("tonic::", &["server"]),
-    ("tonic_types::", &["server"]),
-    ("prost::", &["server"]),
+    ("tonic::", &["client", "server"]),
+    ("tonic_types::", &["client", "server"]),
+    ("prost::", &["client", "server"]),
     ("tower::", &["server"]),
     ("metrics::", &["telemetry"]),
     ("metrics_exporter_prometheus::", &["telemetry"]),
@@ -108,7 +111,10 @@ const OWNED: &[(&str, &[&str])] = &[
     ("half::", &["arrays", "model"]),
     ("base64::", &["cli", "report"]),
     ("anyhow::", &["cli"]),
-    ("async fn", &["model", "deployment", "server", "cli"]),
+    (
+        "async fn",
+        &["model", "deployment", "client", "server", "cli"],
+    ),
     ("unsafe", &["kernels"]),
     ("SystemTime::now", &["deployment"]),
 ];

@@ -17,21 +17,17 @@ use std::time::{Duration, Instant};
 
 use common::{ROOT, Running, config, copy_of_sample, in_8_bits, photos};
 use matchpoint::calibration::adjustment::Adjustment;
-use matchpoint::deployment::Folder;
-use matchpoint::gallery::params::IndexParams;
-use matchpoint::gallery::{Access, Gallery};
-use matchpoint::server;
-use matchpoint::server::proto::calibration_service_client::CalibrationServiceClient;
-use matchpoint::server::proto::gallery_service_client::GalleryServiceClient;
-use matchpoint::server::proto::longrunning::operations_client::OperationsClient;
-use matchpoint::server::proto::longrunning::{
+use matchpoint::client::proto::calibration_service_client::CalibrationServiceClient;
+use matchpoint::client::proto::gallery_service_client::GalleryServiceClient;
+use matchpoint::client::proto::longrunning::operations_client::OperationsClient;
+use matchpoint::client::proto::longrunning::{
     CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
     Operation, WaitOperationRequest, operation,
 };
-use matchpoint::server::proto::operating_point_service_client::OperatingPointServiceClient;
-use matchpoint::server::proto::retrieval_service_client::RetrievalServiceClient;
-use matchpoint::server::proto::server_service_client::ServerServiceClient;
-use matchpoint::server::proto::{
+use matchpoint::client::proto::operating_point_service_client::OperatingPointServiceClient;
+use matchpoint::client::proto::retrieval_service_client::RetrievalServiceClient;
+use matchpoint::client::proto::server_service_client::ServerServiceClient;
+use matchpoint::client::proto::{
     ActivateOperatingPointRequest, BatchDeleteItemsRequest, BatchUpsertItemsRequest,
     CalibrateMetadata, CalibrateRequest, CalibrateResponse, CalibrationSettings, CalibrationStage,
     CompareOperatingPointsRequest, Decision, DeleteItemRequest, EmbedRequest, GetItemRequest,
@@ -42,6 +38,10 @@ use matchpoint::server::proto::{
     labelled_query, reference, search_request, search_stream_response, upsert_item_request,
     upsert_item_stream_response, verify_request,
 };
+use matchpoint::deployment::Folder;
+use matchpoint::gallery::params::IndexParams;
+use matchpoint::gallery::{Access, Gallery};
+use matchpoint::server;
 use prost::Message as _;
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
@@ -567,7 +567,7 @@ async fn items_that_break_a_limit_are_refused_and_others_of_the_stream_are_not()
 
 #[tokio::test]
 async fn a_batch_is_answered_item_by_item_in_its_order() {
-    use matchpoint::server::proto::{delete_outcome, upsert_outcome};
+    use matchpoint::client::proto::{delete_outcome, upsert_outcome};
     let (_folder, deployment) = copy_of_sample();
     let running = Running::start(&deployment, &[]).await;
     let mut gallery = GalleryServiceClient::new(running.channel.clone());
@@ -834,7 +834,7 @@ fn kinds(details: &[prost_types::Any]) -> Vec<String> {
 
 #[tokio::test]
 async fn a_full_queue_is_told_alike_in_a_call_a_stream_and_a_batch() {
-    use matchpoint::server::proto::upsert_outcome;
+    use matchpoint::client::proto::upsert_outcome;
     let settings = [
         ("MATCHPOINT_QUEUE_LEN_MAX", "1"),
         ("MATCHPOINT_WORKERS", "1"),
@@ -1765,7 +1765,7 @@ async fn the_gallery_alone_can_be_calibrated_and_promises_nothing_about_far() {
 
 /// Waits for an operation to end, and gives its response or its error.
 async fn ended(running: &Running, name: String) -> Result<prost_types::Any, tonic_types::Status> {
-    use matchpoint::server::proto::longrunning::operation::Result as Ended;
+    use matchpoint::client::proto::longrunning::operation::Result as Ended;
     let mut operations = OperationsClient::new(running.channel.clone());
     let timeout = Some(prost_types::Duration {
         seconds: 20,
@@ -1782,8 +1782,8 @@ async fn ended(running: &Running, name: String) -> Result<prost_types::Any, toni
 #[tokio::test]
 #[expect(clippy::too_many_lines, reason = "one story")]
 async fn a_snapshot_is_taken_moved_and_served_elsewhere_with_the_same_decisions() {
-    use matchpoint::server::proto::snapshot_service_client::SnapshotServiceClient;
-    use matchpoint::server::proto::{
+    use matchpoint::client::proto::snapshot_service_client::SnapshotServiceClient;
+    use matchpoint::client::proto::{
         CreateSnapshotRequest, DeleteSnapshotRequest, ListSnapshotsRequest, ReadSnapshotRequest,
         RestoreSnapshotRequest, WriteSnapshotRequest,
     };
@@ -1926,8 +1926,8 @@ async fn a_snapshot_is_taken_moved_and_served_elsewhere_with_the_same_decisions(
 
 #[tokio::test]
 async fn a_restoration_takes_no_folder_and_no_model_from_anybody() {
-    use matchpoint::server::proto::snapshot_service_client::SnapshotServiceClient;
-    use matchpoint::server::proto::{CreateSnapshotRequest, RestoreSnapshotRequest};
+    use matchpoint::client::proto::snapshot_service_client::SnapshotServiceClient;
+    use matchpoint::client::proto::{CreateSnapshotRequest, RestoreSnapshotRequest};
     let (folder, deployment) = copy_of_sample();
     let data = folder.path().join("data");
     let settings = [("MATCHPOINT_DATA_DIR", data.to_str().unwrap())];
@@ -1977,8 +1977,8 @@ async fn a_restoration_takes_no_folder_and_no_model_from_anybody() {
 
 #[tokio::test]
 async fn without_a_folder_for_them_there_are_no_snapshots() {
-    use matchpoint::server::proto::ListSnapshotsRequest;
-    use matchpoint::server::proto::snapshot_service_client::SnapshotServiceClient;
+    use matchpoint::client::proto::ListSnapshotsRequest;
+    use matchpoint::client::proto::snapshot_service_client::SnapshotServiceClient;
     let running = Running::sample(&[]).await;
     let mut snapshots = SnapshotServiceClient::new(running.channel.clone());
     let refused = snapshots

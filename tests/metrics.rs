@@ -16,15 +16,15 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::{Served, copy_folder, copy_of_sample, photos, run, text};
-use matchpoint::journal::read::Reader;
-use matchpoint::server::proto::monitoring_service_client::MonitoringServiceClient;
-use matchpoint::server::proto::retrieval_service_client::RetrievalServiceClient;
-use matchpoint::server::proto::server_service_client::ServerServiceClient;
-use matchpoint::server::proto::truth::Truth as Shown;
-use matchpoint::server::proto::{
+use matchpoint::client::proto::monitoring_service_client::MonitoringServiceClient;
+use matchpoint::client::proto::retrieval_service_client::RetrievalServiceClient;
+use matchpoint::client::proto::server_service_client::ServerServiceClient;
+use matchpoint::client::proto::truth::Truth as Shown;
+use matchpoint::client::proto::{
     EmbedRequest, GetDriftRequest, ReloadDeploymentRequest, ReportTruthsRequest, SearchRequest,
     Truth, TruthReport, Vector, search_request,
 };
+use matchpoint::journal::read::Reader;
 use rusqlite::Connection;
 use tonic::transport::Channel;
 

@@ -11,21 +11,21 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use common::{Running, copy_of_sample, photos, run, text};
-use matchpoint::deployment::{Folder, NewCanary, set_canaries};
-use matchpoint::journal::entry::SourceKind;
-use matchpoint::journal::read::Reader;
-use matchpoint::server::proto::gallery_service_client::GalleryServiceClient;
-use matchpoint::server::proto::monitoring_service_client::MonitoringServiceClient;
-use matchpoint::server::proto::retrieval_service_client::RetrievalServiceClient;
-use matchpoint::server::proto::truth::Truth as Shown;
-use matchpoint::server::proto::truth_result::Result as Answer;
-use matchpoint::server::proto::{
+use matchpoint::client::proto::gallery_service_client::GalleryServiceClient;
+use matchpoint::client::proto::monitoring_service_client::MonitoringServiceClient;
+use matchpoint::client::proto::retrieval_service_client::RetrievalServiceClient;
+use matchpoint::client::proto::truth::Truth as Shown;
+use matchpoint::client::proto::truth_result::Result as Answer;
+use matchpoint::client::proto::{
     CanaryRound, Decision, DeleteItemRequest, DriftReset, EmbedRequest, GetDecisionRequest,
     GetDriftRequest, GetDriftResponse, ListAuditQueueRequest, ListItemsRequest, Reference,
     ReplayCanariesRequest, ReportTruthsRequest, ResetDriftRequest, SearchRequest, SearchResponse,
     Truth, TruthEntry, TruthKind, TruthOutcome, TruthReport, UpsertItemRequest, Vector, Verdict,
     VerifyRequest, reference, search_request, upsert_item_request, verify_request,
 };
+use matchpoint::deployment::{Folder, NewCanary, set_canaries};
+use matchpoint::journal::entry::SourceKind;
+use matchpoint::journal::read::Reader;
 use serde_json::Value;
 use tempfile::TempDir;
 use tonic::transport::Channel;

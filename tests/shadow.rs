@@ -12,17 +12,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{Running, copy_of_sample, in_8_bits, matchpoint, photos, run, text};
-use matchpoint::deployment::Folder;
-use matchpoint::journal::read::Reader;
-use matchpoint::server::proto::monitoring_service_client::MonitoringServiceClient;
-use matchpoint::server::proto::retrieval_service_client::RetrievalServiceClient;
-use matchpoint::server::proto::server_service_client::ServerServiceClient;
-use matchpoint::server::proto::truth::Truth as Shown;
-use matchpoint::server::proto::{
+use matchpoint::client::proto::monitoring_service_client::MonitoringServiceClient;
+use matchpoint::client::proto::retrieval_service_client::RetrievalServiceClient;
+use matchpoint::client::proto::server_service_client::ServerServiceClient;
+use matchpoint::client::proto::truth::Truth as Shown;
+use matchpoint::client::proto::{
     Decision, GetShadowRequest, GetShadowResponse, ReloadDeploymentRequest, ReloadShadowRequest,
     ReportTruthsRequest, SearchRequest, SearchResponse, ShadowBest, ShadowInfo, Truth, TruthReport,
     search_request,
 };
+use matchpoint::deployment::Folder;
+use matchpoint::journal::read::Reader;
 use tonic::transport::Channel;
 
 /// Every query is drawn.

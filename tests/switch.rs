@@ -14,12 +14,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use common::{
     Running, config, copy_folder, copy_of_sample, in_8_bits, matchpoint, model, photos, run, text,
 };
-use matchpoint::deployment::Models;
-use matchpoint::server::proto::retrieval_service_client::RetrievalServiceClient;
-use matchpoint::server::proto::server_service_client::ServerServiceClient;
-use matchpoint::server::proto::{
+use matchpoint::client::proto::retrieval_service_client::RetrievalServiceClient;
+use matchpoint::client::proto::server_service_client::ServerServiceClient;
+use matchpoint::client::proto::{
     Decision, GetServerInfoRequest, ReloadDeploymentRequest, SearchRequest, search_request,
 };
+use matchpoint::deployment::Models;
 use tonic::Code;
 use tonic::transport::Channel;
 use tonic_types::StatusExt;

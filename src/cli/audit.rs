@@ -11,8 +11,7 @@ use super::export::Export;
 use super::image_ending::ending;
 use super::output::Output;
 use crate::arrays::{Columns, Delimited};
-use crate::deployment::{LabelKind, Told, TruthReport};
-use crate::server::{Client, Decided, DecisionFound, QueueAsked};
+use crate::client::{Client, Decided, DecisionFound, QueueAsked, Told, TruthReport};
 use crate::telemetry::escaped;
 
 /// Reports sent in one call.
@@ -371,7 +370,7 @@ impl Label {
             decision_id: self.decision_id,
             told,
             said_by: self.said_by,
-            kind: kind(self.feedback),
+            unasked: self.feedback,
         };
         report_all(&self.at, vec![report], 0).await
     }
@@ -389,7 +388,7 @@ impl Import {
                 Ok(Some(told)) => reports.push(TruthReport {
                     decision_id: line.decision_id,
                     told,
-                    kind: kind(self.feedback),
+                    unasked: self.feedback,
                     said_by: if line.said_by.is_empty() {
                         self.said_by.clone()
                     } else {
@@ -407,14 +406,6 @@ impl Import {
             }
         }
         report_all(&self.at, reports, skipped).await
-    }
-}
-
-fn kind(feedback: bool) -> LabelKind {
-    if feedback {
-        LabelKind::Feedback
-    } else {
-        LabelKind::Audit
     }
 }
 

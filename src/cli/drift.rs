@@ -8,12 +8,12 @@ use anyhow::Context;
 use super::audit::Where;
 use super::exit::Exit;
 use super::output::{Output, percent, wrapped};
+use crate::client::{
+    Client, DriftFound, EvidenceFound, FindingFound, RateFound, RatesAtFound, ResetFound,
+};
 use crate::deployment::{now_rfc_3339, rfc_3339};
 use crate::report::drift::{DriftFinding, DriftReport, DriftStanding, RateCourse};
 use crate::report::{self, Span};
-use crate::server::{
-    Client, DriftFound, EvidenceFound, FindingFound, RateFound, RatesAtFound, ResetFound,
-};
 use crate::telemetry::escaped;
 
 /// Say whether the operating point keeps its promise in service

@@ -6,11 +6,12 @@ use std::process::ExitCode;
 use crate::analysis::AnalysisError;
 use crate::arrays::ArraysError;
 use crate::calibration::CalibrationError;
+use crate::client::{ClientError, Fault};
 use crate::config::Mistakes;
 use crate::deployment::{ArchiveError, DeploymentError, JournalError};
 use crate::gallery::error::GalleryError;
 use crate::model::ModelError;
-use crate::server::{ClientError, Fault, ServeError};
+use crate::server::ServeError;
 use crate::telemetry::TelemetryError;
 
 /// How a command ended.

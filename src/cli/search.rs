@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use super::output::{self, Output, percent};
-use crate::server::{Asked, Client, ClientError, Found};
+use crate::client::{Asked, Client, ClientError, Found};
 use crate::telemetry;
 
 /// Ask a running server about images

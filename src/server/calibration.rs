@@ -11,15 +11,15 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::{self, invalid};
 use super::operations::{Handle, Running, cancelled};
-use super::proto::calibrate_request::Part;
-use super::proto::calibration_service_server::CalibrationService;
-use super::proto::longrunning::Operation;
-use super::proto::{
+use super::registry::Registry;
+use super::status::{from_error, is_the_fault_of_one};
+use crate::client::proto::calibrate_request::Part;
+use crate::client::proto::calibration_service_server::CalibrationService;
+use crate::client::proto::longrunning::Operation;
+use crate::client::proto::{
     CalibrateMetadata, CalibrateRequest, CalibrateResponse, CalibrationSettings, CalibrationStage,
     FailedQuery, LabelledQuery as QueryMessage, Strangers,
 };
-use super::registry::Registry;
-use super::status::{from_error, is_the_fault_of_one};
 use crate::deployment::{
     self, Deployment, DeploymentError, Gathered, LabelledQuery, ProbeRequest, ProbeSource, Probed,
     RemedyChoice,

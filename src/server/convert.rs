@@ -4,7 +4,6 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use tonic::{Code, Status};
 
-use super::proto;
 use super::status::status;
 use crate::calibration::CalibrationError;
 use crate::calibration::adjustment::Adjustment;
@@ -17,6 +16,7 @@ use crate::calibration::operating_point::{OperatingPoint, Policy};
 use crate::calibration::policy::Target;
 use crate::calibration::rates::Rate;
 use crate::calibration::recording::Flip;
+use crate::client::proto;
 use crate::deployment::{
     Assured, Basis, CalibrationSettings, Comparison, Hit, Query, Reference, Remedy, RemedyChoice,
     SearchAnswer, SearchOptions, Timings, Truth as Said, Undecided, VerifyAnswer, created,

@@ -1,6 +1,6 @@
 //! What is known of an operating point in service, as messages.
 
-use super::proto::{
+use crate::client::proto::{
     AuditedRate, DriftReset, ErrorGroup, Evidence, Finding, GetDriftResponse, RatesAt,
     Recalibration, Verdict,
 };

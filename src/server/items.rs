@@ -3,8 +3,12 @@
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::proto::gallery_service_server::GalleryService;
-use super::proto::{
+use super::registry::Registry;
+use super::status::from_error;
+use super::stream::{answer_all, answer_each, answer_one, as_message};
+use super::{convert, page};
+use crate::client::proto::gallery_service_server::GalleryService;
+use crate::client::proto::{
     BatchDeleteItemsRequest, BatchDeleteItemsResponse, BatchUpsertItemsRequest,
     BatchUpsertItemsResponse, DeleteItemRequest, DeleteItemResponse, DeleteItemStreamRequest,
     DeleteItemStreamResponse, DeleteOutcome, GetItemRequest, GetItemResponse, ListItemsRequest,
@@ -12,10 +16,6 @@ use super::proto::{
     UpsertItemStreamResponse, UpsertOutcome, delete_item_stream_response, delete_outcome,
     upsert_item_request, upsert_item_stream_response, upsert_outcome,
 };
-use super::registry::Registry;
-use super::status::from_error;
-use super::stream::{answer_all, answer_each, answer_one, as_message};
-use super::{convert, page};
 use crate::deployment::{NewItem, Query};
 use crate::gallery::Upserted;
 

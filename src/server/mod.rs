@@ -1,8 +1,6 @@
 //! The gRPC edge: the contract's messages to the domain and back, status codes, limits, health.
 
-mod audit_client;
 mod calibration;
-mod client;
 mod convert;
 mod drift;
 mod error;
@@ -12,7 +10,6 @@ mod operations;
 mod page;
 mod places;
 mod points;
-pub mod proto;
 mod registry;
 mod request_id;
 mod retrieval;
@@ -36,15 +33,18 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-pub use audit_client::{
-    CanariesFound, Decided, DecisionFound, DriftFound, EvidenceFound, FindingFound, GroupFound,
-    QueueAsked, RateFound, RatesAtFound, RecalibrationFound, ResetFound, Said,
-};
-pub use client::{Asked, Client, ClientError, Fault, Found, Served};
 pub use error::ServeError;
 pub use registry::Loaded;
-pub use shadow::{Candidate, Disagreed, ShadowCounted, ShadowFound, Side};
 
+use crate::client::proto;
+use crate::client::proto::calibration_service_server::CalibrationServiceServer;
+use crate::client::proto::gallery_service_server::GalleryServiceServer;
+use crate::client::proto::longrunning::operations_server::OperationsServer;
+use crate::client::proto::monitoring_service_server::MonitoringServiceServer;
+use crate::client::proto::operating_point_service_server::OperatingPointServiceServer;
+use crate::client::proto::retrieval_service_server::RetrievalServiceServer;
+use crate::client::proto::server_service_server::ServerServiceServer;
+use crate::client::proto::snapshot_service_server::SnapshotServiceServer;
 use crate::config::Config;
 use crate::deployment::{Deployment, DeploymentError, Models, OpenOptions};
 use crate::gallery::Access;
@@ -55,14 +55,6 @@ use monitoring::Monitoring;
 use operations::Running;
 use places::{ToServe, all_deployments, real};
 use points::{Info, OperatingPoints};
-use proto::calibration_service_server::CalibrationServiceServer;
-use proto::gallery_service_server::GalleryServiceServer;
-use proto::longrunning::operations_server::OperationsServer;
-use proto::monitoring_service_server::MonitoringServiceServer;
-use proto::operating_point_service_server::OperatingPointServiceServer;
-use proto::retrieval_service_server::RetrievalServiceServer;
-use proto::server_service_server::ServerServiceServer;
-use proto::snapshot_service_server::SnapshotServiceServer;
 use registry::Registry;
 use request_id::RequestIds;
 use retrieval::Retrieval;

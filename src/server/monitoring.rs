@@ -3,21 +3,21 @@
 use tonic::{Code, Request, Response, Status};
 
 use super::convert::{self, truth};
-use super::proto::monitoring_service_server::MonitoringService;
-use super::proto::truth::Truth as Shown;
-use super::proto::truth_result::Result as Answer;
-use super::proto::{
+use super::registry::Registry;
+use super::status::{from_error, status};
+use super::stream::as_message;
+use super::{drift, shadow};
+use crate::calibration::operating_point::OperatingPoint;
+use crate::client::proto::monitoring_service_server::MonitoringService;
+use crate::client::proto::truth::Truth as Shown;
+use crate::client::proto::truth_result::Result as Answer;
+use crate::client::proto::{
     CanaryRound, GetDecisionRequest, GetDecisionResponse, GetDriftRequest, GetDriftResponse,
     GetShadowRequest, GetShadowResponse, ListAuditQueueRequest, ListAuditQueueResponse,
     RecordedDecision, ReplayCanariesRequest, ReplayCanariesResponse, ReportTruthsRequest,
     ReportTruthsResponse, ResetDriftRequest, ResetDriftResponse, TruthEntry, TruthKind,
     TruthOutcome, TruthReport, TruthResult,
 };
-use super::registry::Registry;
-use super::status::{from_error, status};
-use super::stream::as_message;
-use super::{drift, shadow};
-use crate::calibration::operating_point::OperatingPoint;
 use crate::deployment::{
     CanaryRound as Round, DecisionId, Label, LabelKind, QueueRequest, Recorded, Reported, Row,
     Told, TruthReport as Report,

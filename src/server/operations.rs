@@ -9,15 +9,15 @@ use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status};
 
 use super::convert::invalid;
-use super::proto::longrunning::operation::Result as Ended;
-use super::proto::longrunning::operations_server::Operations;
-use super::proto::longrunning::{
-    CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
-    ListOperationsResponse, Operation, WaitOperationRequest,
-};
 use super::registry::Registry;
 use super::status::status;
 use super::stream::as_message;
+use crate::client::proto::longrunning::operation::Result as Ended;
+use crate::client::proto::longrunning::operations_server::Operations;
+use crate::client::proto::longrunning::{
+    CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
+    ListOperationsResponse, Operation, WaitOperationRequest,
+};
 
 /// Operations that are remembered. The oldest that has ended makes room for a new one.
 const OPERATIONS_MAX: usize = 100;

@@ -8,9 +8,12 @@ use tonic::{Code, Request, Response, Status};
 
 use super::convert;
 use super::places::real;
-use super::proto::operating_point_service_server::OperatingPointService;
-use super::proto::server_service_server::ServerService;
-use super::proto::{
+use super::registry::{Loaded, Registry};
+use super::shadow;
+use super::status::{from_error, status};
+use crate::client::proto::operating_point_service_server::OperatingPointService;
+use crate::client::proto::server_service_server::ServerService;
+use crate::client::proto::{
     ActivateOperatingPointRequest, ActivateOperatingPointResponse, CompareOperatingPointsRequest,
     CompareOperatingPointsResponse, DeploymentInfo, GetOperatingPointRequest,
     GetOperatingPointResponse, GetServerInfoRequest, GetServerInfoResponse,
@@ -18,9 +21,6 @@ use super::proto::{
     ReloadDeploymentResponse, ReloadShadowRequest, ReloadShadowResponse,
     RollBackOperatingPointRequest, RollBackOperatingPointResponse,
 };
-use super::registry::{Loaded, Registry};
-use super::shadow;
-use super::status::{from_error, status};
 use crate::config::Monitoring;
 use crate::deployment::{Deployment, DeploymentError, OpenOptions};
 use crate::gallery::Access;

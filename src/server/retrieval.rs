@@ -4,15 +4,15 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert;
-use super::proto::retrieval_service_server::RetrievalService;
-use super::proto::search_stream_response::Outcome;
-use super::proto::{
-    EmbedRequest, EmbedResponse, SearchRequest, SearchResponse, SearchStreamRequest,
-    SearchStreamResponse, VerifyRequest, VerifyResponse,
-};
 use super::registry::Registry;
 use super::status::from_error;
 use super::stream::{answer_each, answer_one};
+use crate::client::proto::retrieval_service_server::RetrievalService;
+use crate::client::proto::search_stream_response::Outcome;
+use crate::client::proto::{
+    EmbedRequest, EmbedResponse, SearchRequest, SearchResponse, SearchStreamRequest,
+    SearchStreamResponse, VerifyRequest, VerifyResponse,
+};
 use crate::deployment::Query;
 
 #[derive(Clone, Debug)]

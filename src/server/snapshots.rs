@@ -13,16 +13,16 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::convert::invalid;
 use super::operations::{Handle, Running, cancelled};
-use super::proto::longrunning::Operation;
-use super::proto::snapshot_service_server::SnapshotService;
-use super::proto::{
+use super::registry::{Loaded, Registry};
+use super::status::{from_error, status};
+use crate::client::proto::longrunning::Operation;
+use crate::client::proto::snapshot_service_server::SnapshotService;
+use crate::client::proto::{
     CreateSnapshotRequest, DeleteSnapshotRequest, DeleteSnapshotResponse, ListSnapshotsRequest,
     ListSnapshotsResponse, ReadSnapshotRequest, ReadSnapshotResponse, RestoreSnapshotRequest,
     RestoreSnapshotResponse, Snapshot, SnapshotMetadata, WriteSnapshotRequest,
     WriteSnapshotResponse,
 };
-use super::registry::{Loaded, Registry};
-use super::status::{from_error, status};
 use crate::config::Monitoring;
 use crate::deployment::{
     ArchiveError, Deployment, DeploymentError, ModelReference, OpenOptions, TemporaryFile,

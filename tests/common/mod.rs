@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 
+use matchpoint::client::Client;
 use matchpoint::config::{Config, ServerFlags};
 use matchpoint::server::{self, Loaded, ServeError};
 use serde_json::Value;
@@ -173,7 +174,7 @@ impl Running {
         let config = config(deployment, settings);
         let loading = config.clone();
         let running = Self::start_loading(config, move || server::load(&loading)).await;
-        let client = server::Client::over(running.channel.clone());
+        let client = Client::over(running.channel.clone());
         client.wait_until_ready().await.unwrap();
         running
     }

@@ -18,14 +18,14 @@ use crate::cli::exit::{Exit, fail};
 use crate::cli::output::percent;
 use crate::cli::pictures::Pictures;
 use crate::cli::sources::{Purpose, Source, Sources};
+use crate::client::{self, Client, DriftFound, EvidenceFound, RateFound, Told, TruthReport};
 use crate::config::Config;
 use crate::deployment::{
-    Assured, CalibrationSettings, Deployment, LabelKind, NewCanary, RemedyChoice, Told,
-    TruthReport, set_canaries,
+    Assured, CalibrationSettings, Deployment, NewCanary, RemedyChoice, set_canaries,
 };
 use crate::monitoring::indicators::shift;
 use crate::monitoring::strata::{Inclusion, Strata};
-use crate::server::{self, Client, DriftFound, EvidenceFound, RateFound};
+use crate::server;
 
 /// Searches of a chapter.
 const SEARCHES: usize = 240;
@@ -178,7 +178,7 @@ impl Story<'_> {
     async fn pool(&self, client: &Client) -> anyhow::Result<Pool> {
         let gallery = Sources::read(&self.examples.join("gallery.csv"), Purpose::Enrol)?;
         // Under a filter, which here lets everything pass: such searches are in no rate.
-        let apart = server::Asked {
+        let apart = client::Asked {
             filter: "label != nothing".to_owned(),
             ..asked()
         };
@@ -232,7 +232,7 @@ impl Story<'_> {
                 *count += 1;
             }
             reports.push(TruthReport {
-                kind: LabelKind::Audit,
+                unasked: false,
                 decision_id: found.decision_id,
                 told,
                 said_by: "demo".to_owned(),
@@ -305,11 +305,11 @@ impl Story<'_> {
     }
 }
 
-fn asked() -> server::Asked {
-    server::Asked {
+fn asked() -> client::Asked {
+    client::Asked {
         deployment: NAME.to_owned(),
         limit: 2,
-        ..server::Asked::default()
+        ..client::Asked::default()
     }
 }
 

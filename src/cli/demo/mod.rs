@@ -27,12 +27,13 @@ use crate::cli::pictures::Pictures;
 use crate::cli::serve::stop_signal;
 use crate::cli::sources::{Purpose, Source, Sources};
 use crate::cli::{analysis, build, probe, search};
+use crate::client::{self, Client, Found};
 use crate::config::{Config, EngineFlags, ProcessEnvironment, ServerFlags};
 use crate::deployment::{Assured, CalibrationSettings, RemedyChoice};
 use crate::gallery::error::GalleryError;
 use crate::gallery::params::IndexParams;
 use crate::gallery::{Access, Gallery};
-use crate::server::{self, Client, Found};
+use crate::server;
 use crate::telemetry;
 use crate::vector::Similarity;
 
@@ -367,10 +368,10 @@ impl Story<'_> {
         );
         let sources = Sources::read(&self.examples.join("evaluate.csv"), Purpose::Search)?;
         let gallery = Sources::read(&self.examples.join("gallery.csv"), Purpose::Enrol)?;
-        let search = server::Asked {
+        let search = client::Asked {
             deployment: NAME.to_owned(),
             limit: 1,
-            ..server::Asked::default()
+            ..client::Asked::default()
         };
         let mut asked = Asked::default();
         let mut shown = Shown::default();

@@ -1,4 +1,4 @@
-//! The other end of the contract: what `matchpoint search` and the tests call.
+//! A connection to a server: searches, and what became of them.
 
 use std::time::Duration;
 

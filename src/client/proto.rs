@@ -1,4 +1,4 @@
-//! The code generated from `proto/`. Nothing outside this room names it.
+//! The code generated from `proto/`. Nothing but this room and the server names it.
 
 #![expect(
     unused_qualifications,
