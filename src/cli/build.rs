@@ -306,14 +306,14 @@ pub(super) fn build(request: &Request<'_>) -> anyhow::Result<Built> {
             work.report.ignored_files = sources.left_out.ignored_files();
             work.report.left_out = sources.left_out.clone();
             let at = |source: &Source| ImageAt::File(source.path.clone());
-            single_threaded()?.block_on(work.run((&sources.items, at), window, &signal))?;
+            single_threaded()?.block_on(work.run(&sources.items, at, window, &signal))?;
         }
         Input::Kept(kept) => {
             let at = |source: &Source| ImageAt::Kept {
                 gallery: Arc::clone(&kept.gallery),
                 id: source.id.clone(),
             };
-            single_threaded()?.block_on(work.run((&kept.items, at), window, &signal))?;
+            single_threaded()?.block_on(work.run(&kept.items, at, window, &signal))?;
         }
         Input::Vectors(given) => {
             work.report.left_out = given.left_out();
@@ -421,7 +421,8 @@ struct Work {
 impl Work {
     async fn run(
         &mut self,
-        (items, at): (&[Source], impl Fn(&Source) -> ImageAt),
+        items: &[Source],
+        at: impl Fn(&Source) -> ImageAt,
         window: usize,
         signal: &Signal,
     ) -> anyhow::Result<()> {

@@ -20,7 +20,7 @@ use super::progress::Progress;
 use super::refused::Refused;
 use super::sources::{Purpose, Sources};
 use super::target::TargetFlags;
-use super::vectors::{ArrayFlags, VECTORS_PAIRS_MAX};
+use super::vectors::{ArrayFlags, VECTORS_PAIRS_MAX, Wanted};
 use crate::analysis::consistency::Band;
 use crate::analysis::remedy::Remedy;
 use crate::analysis::strangers::Unnamed;
@@ -241,10 +241,9 @@ impl Calibrate {
         let Some(folder) = &self.deployment else {
             let report = self.report.as_deref();
             let scope = self.scope(VECTORS_PAIRS_MAX);
+            let wanted = Wanted { settings, scope };
             let fitted_on = self.fitted_on.as_deref();
-            return self
-                .arrays
-                .run((&settings, scope), fitted_on, report, self.json);
+            return self.arrays.run(&wanted, fitted_on, report, self.json);
         };
         let access = if self.dry_run {
             Access::ReadOnly

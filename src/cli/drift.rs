@@ -102,7 +102,7 @@ impl Reset {
         let Self { at, why, said_by } = self;
         let found = super::runtime::single_threaded()?.block_on(async {
             let client = Client::connect(&at.server).await?;
-            client.reset_drift(&at.deployment, (&why, &said_by)).await
+            client.reset_drift(&at.deployment, &why, &said_by).await
         })?;
         Output::new(at.json).result(&found, |found| format!("begun anew {}", reset_text(found)))?;
         Ok(Exit::Done)

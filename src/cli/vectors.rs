@@ -23,7 +23,6 @@ use crate::analysis::nearest::{Nearest, Neighbour, nearest};
 use crate::analysis::strangers::Unnamed;
 use crate::analysis::{Analysis, Deep, Material, Scope, Set};
 use crate::arrays::{self, Role, Rows};
-use crate::calibration::decision::Threshold;
 use crate::calibration::held_out::{Folds, cross_fit};
 use crate::calibration::likeness::Alike;
 use crate::calibration::operating_point::{
@@ -85,10 +84,17 @@ struct ArraysReport {
     analysis: Option<Analysis>,
 }
 
+/// What a calibration is asked for.
+pub(super) struct Wanted {
+    pub(super) settings: CalibrationSettings,
+    /// What else is analysed.
+    pub(super) scope: Scope,
+}
+
 impl ArrayFlags {
     pub(super) fn run(
         &self,
-        (settings, scope): (&CalibrationSettings, Scope),
+        wanted: &Wanted,
         fitted_on: Option<&Path>,
         report: Option<&Path>,
         json: bool,
@@ -115,7 +121,7 @@ impl ArrayFlags {
             refuse_fitted(fitted_on, &labels)?;
         }
 
-        let mut outcome = calibrate(path, &parts, (settings, scope), digest)?;
+        let mut outcome = calibrate(path, &parts, wanted, digest)?;
         let splits = rows.split.as_deref().unwrap_or_default();
         for (row, role) in rows.role.iter().flatten().enumerate() {
             let in_split = self.split.is_none() || splits.get(row) == self.split.as_ref();
@@ -330,9 +336,10 @@ impl Tried {
 fn calibrate(
     path: &Path,
     parts: &Parts,
-    (settings, scope): (&CalibrationSettings, Scope),
+    wanted: &Wanted,
     digest: String,
 ) -> anyhow::Result<(ArraysReport, crate::report::Report)> {
+    let settings = &wanted.settings;
     let Tried {
         recording,
         copies,
@@ -378,8 +385,7 @@ fn calibrate(
             } else {
                 "aimed at, not certified"
             };
-            let found = (&recording, point.threshold());
-            let analysis = analyse(parts, found, &copies.no_trials, (settings, scope))?;
+            let analysis = analyse(parts, &recording, &point, &copies.no_trials, wanted)?;
             let page = outline.page(&Findings {
                 id: None,
                 content,
@@ -407,10 +413,12 @@ fn calibrate(
 
 fn analyse(
     parts: &Parts,
-    (recording, threshold): (&Recording, Threshold),
+    recording: &Recording,
+    point: &OperatingPoint,
     no_trials: &NoTrials,
-    (settings, scope): (&CalibrationSettings, Scope),
+    wanted: &Wanted,
 ) -> anyhow::Result<Analysis> {
+    let threshold = point.threshold();
     let material = Material {
         names: &parts.names,
         gallery: &parts.gallery,
@@ -418,11 +426,11 @@ fn analyse(
         recording,
         deep: &deep(parts, no_trials),
         depth: DEPTH,
-        target: settings.target,
+        target: wanted.settings.target,
         threshold,
         on_similarity: threshold,
-        seed: settings.seed,
-        scope,
+        seed: wanted.settings.seed,
+        scope: wanted.scope,
     };
     let watched = Watched::new("pairs");
     let analysis = material.analyse(&|done, total| watched.at(done, total))?;

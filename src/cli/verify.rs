@@ -86,7 +86,7 @@ impl Verify {
             graph_from_items: engine.graph_from_items,
             ..IndexParams::default()
         };
-        let report = verify(&self.deployment, params, (self.sample, usize::from(self.k)))?;
+        let report = verify(&self.deployment, params, self.sample, usize::from(self.k))?;
         Output::new(self.json).result(&report, text)?;
         let recall = report.recall.as_ref().map_or(1.0, |found| found.recall);
         if recall < self.min_recall {
@@ -101,7 +101,7 @@ impl Verify {
     }
 }
 
-fn verify(path: &Path, params: IndexParams, sample: (usize, usize)) -> anyhow::Result<Report> {
+fn verify(path: &Path, params: IndexParams, sample: usize, k: usize) -> anyhow::Result<Report> {
     let started = Instant::now();
     let folder = Folder::open(path)?;
     let gallery = Gallery::open(&folder.gallery_file(), Access::ReadOnly, params)
@@ -118,7 +118,7 @@ fn verify(path: &Path, params: IndexParams, sample: (usize, usize)) -> anyhow::R
     let snapshot = gallery.snapshot();
     let recall = snapshot
         .is_approximate()
-        .then(|| recall(&snapshot, sample))
+        .then(|| recall(&snapshot, sample, k))
         .transpose()?;
     Ok(Report {
         deployment: path.to_owned(),
@@ -139,7 +139,7 @@ fn verify(path: &Path, params: IndexParams, sample: (usize, usize)) -> anyhow::R
 
 /// Searches for a sample of the items.
 #[expect(clippy::cast_precision_loss, reason = "a share of counts")]
-fn recall(snapshot: &Snapshot, (sample, k): (usize, usize)) -> anyhow::Result<Recall> {
+fn recall(snapshot: &Snapshot, sample: usize, k: usize) -> anyhow::Result<Recall> {
     let step = snapshot.len().div_ceil(sample.max(1)).max(1);
     let mut recall = Recall::default();
     for (_, vector) in snapshot.items().step_by(step) {

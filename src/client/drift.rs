@@ -198,7 +198,8 @@ impl Client {
     pub async fn reset_drift(
         &self,
         deployment: &str,
-        (why, said_by): (&str, &str),
+        why: &str,
+        said_by: &str,
     ) -> Result<ResetFound, ClientError> {
         let request = proto::ResetDriftRequest {
             deployment: deployment.to_owned(),

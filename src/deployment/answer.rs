@@ -235,7 +235,8 @@ impl Standing {
     pub(super) fn held(
         &self,
         probe: &Embedding,
-        (best, options): (Option<&Hit>, &SearchOptions),
+        best: Option<&Hit>,
+        options: &SearchOptions,
         timings: &mut Timings,
     ) -> Result<Option<Similarity>, DeploymentError> {
         let Some(best) = best else {
@@ -556,14 +557,21 @@ fn deciding(hits: &[Hit]) -> Option<Deciding> {
     Some((best.clone(), margin))
 }
 
+/// A query and what it is compared with.
+pub(super) struct Compare {
+    pub(super) query: Query,
+    pub(super) reference: Known,
+}
+
 /// The similarity of a query and a reference, and the score that decides.
 pub(super) fn compare(
     embedder: &mut Embedder,
-    (query, reference): (Query, Known),
+    pair: Compare,
     standing: &Standing,
     limits: &Limits,
     timings: &mut Timings,
 ) -> Result<(Similarity, Option<Similarity>), DeploymentError> {
+    let Compare { query, reference } = pair;
     let query = embed_query(embedder, query, limits, timings)?;
     let (embedded, stored);
     let (head, vector): (Option<Arc<ItemHead>>, &[f32]) = match reference {
@@ -594,14 +602,22 @@ pub(super) fn compare(
     Ok((score, Some(standing.adjusted(&compared, timings)?)))
 }
 
+/// An image to be enrolled.
+pub(super) struct ToEnrol {
+    pub(super) at: ImageAt,
+    /// SHA-256 of the bytes that need not be embedded again.
+    pub(super) known: Option<[u8; 32]>,
+    /// Whether the image is kept.
+    pub(super) keep: bool,
+}
+
 pub(super) fn embed_image(
     embedder: &mut Embedder,
-    at: &ImageAt,
-    (known, keep): (Option<[u8; 32]>, bool),
+    image: &ToEnrol,
     limits: &Limits,
     timings: &mut Timings,
 ) -> Result<Enrolment, DeploymentError> {
-    let bytes = match at {
+    let bytes = match &image.at {
         ImageAt::File(path) => read_image(path, limits)?,
         ImageAt::Kept { gallery, id } => {
             let kept = gallery.image(id)?;
@@ -609,10 +625,10 @@ pub(super) fn embed_image(
         }
     };
     let sha256: [u8; 32] = Sha256::digest(&bytes).into();
-    if known == Some(sha256) {
+    if image.known == Some(sha256) {
         return Ok(Enrolment::Unchanged);
     }
-    let image = keep.then(|| bytes.clone());
+    let image = image.keep.then(|| bytes.clone());
     let embedding = embed_query(embedder, Query::Image(bytes), limits, timings)?;
     Ok(Enrolment::Embedded {
         embedding,

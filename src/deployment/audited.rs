@@ -93,17 +93,26 @@ impl<'a> Span<'a> {
     }
 }
 
-/// How an operating point does in service, with `items` in the gallery, and what was told of it. Its
-/// `alarms` stay where what they rest on is no longer kept. With `advise`, the gallery whose metadata are
-/// conditions, also what errors have in common and whether the labels do for a calibration.
+/// What is known of a deployment, beside its journal.
+pub(super) struct Known<'a> {
+    /// Items in the gallery.
+    pub(super) items: u64,
+    /// The gallery whose metadata are conditions; with it, what errors have in common is looked for too,
+    /// and whether the labels do for a calibration.
+    pub(super) advise: Option<&'a Gallery>,
+    /// Those of the operating point: they stay where what they rest on is no longer kept.
+    pub(super) alarms: &'a Alarms,
+    pub(super) enrolments: &'a Enrolments,
+}
+
+/// How an operating point does in service, and what was told of it.
 pub(super) fn drift(
     reader: &Reader,
     point: &OperatingPoint,
     span: &Span<'_>,
-    (items, advise): (u64, Option<&Gallery>),
-    (alarms, enrolments): (&Alarms, &Enrolments),
+    known: &Known<'_>,
 ) -> Result<(Drift, Told), DeploymentError> {
-    let told = Told::of(reader, (point.id(), span.since_ms), (advise, enrolments))?;
+    let told = Told::of(reader, point.id(), span.since_ms, known)?;
     let seen = Seen {
         strata: span.strata,
         rows: &told.rows,
@@ -112,15 +121,15 @@ pub(super) fn drift(
         cases: &told.cases,
         feedback: told.feedback,
         gallery: GallerySize {
-            items,
+            items: known.items,
             valid_to: point.content().valid_to_items(),
         },
-        raised: alarms.standing(told.labelling().earliest_ms),
+        raised: known.alarms.standing(told.labelling().earliest_ms),
         anew: span.anew,
     };
     let limits = Limits::of(point, span.delta);
     let mut drift = Drift::new(&seen, limits, Confidence::DISPLAY)?;
-    if advise.is_some() {
+    if known.advise.is_some() {
         let from = drift.rise_began_at();
         let certifying = Certifying::of(point);
         let recalibration = certifying.map(|what| Recalibration::of(what, &seen, from));
@@ -158,8 +167,9 @@ pub(super) struct Told {
 impl Told {
     fn of(
         reader: &Reader,
-        (point, since_ms): (&str, u64),
-        known: (Option<&Gallery>, &Enrolments),
+        point: &str,
+        since_ms: u64,
+        known: &Known<'_>,
     ) -> Result<Self, DeploymentError> {
         let mut told = Self {
             rows: Vec::new(),
@@ -173,9 +183,9 @@ impl Told {
         Ok(told)
     }
 
-    fn take(&mut self, row: Row, (advise, enrolments): (Option<&Gallery>, &Enrolments)) {
+    fn take(&mut self, row: Row, known: &Known<'_>) {
         let accepted = row.entry.decision == Decision::Accept;
-        let truth_of = |label: Option<&Label>| truth(&row, label?, enrolments);
+        let truth_of = |label: Option<&Label>| truth(&row, label?, known.enrolments);
         let told = truth_of(row.label.as_ref());
         let unasked = if let Some(drawn) = drawn(&row, accepted, told) {
             let said_ms = row.label.as_ref().map(|label| label.unix_ms);
@@ -183,7 +193,7 @@ impl Told {
             let unasked = truth_of(row.feedback.as_ref());
             self.made_ms.push(row.entry.id.unix_ms());
             self.lots.push(lot(&row.entry.id));
-            if let Some((truth, gallery)) = told.zip(advise) {
+            if let Some((truth, gallery)) = told.zip(known.advise) {
                 self.cases.push(case(self.rows.len(), row, truth, gallery));
             }
             self.rows.push(drawn);

@@ -423,7 +423,7 @@ impl Comparer {
                 let embedding = embedder.embed(&query.image, &limits)?.embedding;
                 let (_, best) = search_snapshot(&snapshot, &embedding, &query.options, timings)?;
                 let best = best.as_ref().map(|(best, _)| best);
-                let held = standing.held(&embedding, (best, &query.options), timings)?;
+                let held = standing.held(&embedding, best, &query.options, timings)?;
                 Ok(Outcome::new(&standing, best, held))
             })?
     }

@@ -19,7 +19,8 @@ const AGAIN_MAX: Duration = Duration::from_secs(3600);
 pub(super) fn fitted(
     reader: &Reader,
     strata: &Strata,
-    (point, labels): (&str, u32),
+    point: &str,
+    labels: u32,
     now_ms: u64,
 ) -> Result<(Strata, Duration), DeploymentError> {
     let day = Selection {
@@ -114,7 +115,7 @@ mod tests {
         let of_day = |labels| {
             journal.flush().unwrap();
             let reader = journal.reader().unwrap();
-            fitted(&reader, &strata, ("op", labels), NOW_MS).unwrap()
+            fitted(&reader, &strata, "op", labels, NOW_MS).unwrap()
         };
         // Nothing was seen yet: as it is, and soon again.
         assert_eq!(of_day(60), (strata.clone(), AGAIN_MIN));

@@ -183,7 +183,8 @@ impl Deployment {
             &self.name,
             &round.operating_point,
             rates,
-            (round.changed.len(), round.failed.len()),
+            round.changed.len(),
+            round.failed.len(),
         );
     }
 }

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::DeploymentError;
 use super::answer::{Query, embed_query};
 use super::open::Deployment;
-use super::search::Waits;
+use super::search::{Job, Waits};
 use crate::gallery::Upserted;
 use crate::gallery::item::{Item, ItemHead};
 use crate::gallery::originals::Vector;
@@ -38,7 +37,7 @@ impl Deployment {
     ) -> Result<(Upserted, u64), DeploymentError> {
         let writer = self.writer()?;
         let keep = self.gallery.keeps_images();
-        let job = (source.kind(), Waits::Caller, Instant::now());
+        let job = Job::now(source.kind(), Waits::Caller);
         self.glance(&source)?;
         let embedded = self.work(job, move |embedder, limits, timings| {
             let (source_sha256, image) = (source.sha256(), source.kept(keep));

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 
 use super::alarms::Alarms;
 use super::answer::Hit;
-use super::audited::{Labelling, Span, drift};
+use super::audited::{Known, Labelling, Span, drift};
 use super::budget::fitted;
 use super::clock::now_ms;
 use super::design::{begin_design, lot};
@@ -117,9 +117,11 @@ pub(super) struct Made<'a> {
 impl Monitor {
     /// Opens the journal of the deployment in `folder`, or begins one, and watches.
     pub(super) fn start(
-        (name, folder): (&str, &Path),
+        name: &str,
+        folder: &Path,
         settings: &Monitoring,
-        (gallery, standing): (Arc<Gallery>, Arc<ArcSwap<Standing>>),
+        gallery: Arc<Gallery>,
+        standing: Arc<ArcSwap<Standing>>,
     ) -> Result<Self, DeploymentError> {
         telemetry::strata_designed(name, settings.strata.edges());
         let since_ms = begin_design(folder, &settings.strata)?;
@@ -331,7 +333,7 @@ fn publish_lost(deployment: &str, lost: Lost, before: Option<Lost>) {
     let before = before.map_or([None; 3], |before| reasons(before).map(Some));
     for ((reason, total), earlier) in now.zip(before) {
         let since = earlier.map(|earlier| total.saturating_sub(earlier));
-        telemetry::recording_lost(deployment, reason, (total, since));
+        telemetry::recording_lost(deployment, reason, total, since);
     }
 }
 
@@ -389,8 +391,7 @@ impl Watcher {
         if now < *at && !another {
             return;
         }
-        let of = (point.id(), *labels);
-        match fitted(&self.reader, &self.strata, of, now_ms()) {
+        match fitted(&self.reader, &self.strata, point.id(), *labels, now_ms()) {
             Ok((strata, again)) => {
                 self.drawing.store(Arc::new(strata));
                 *at = now + again;
@@ -424,8 +425,12 @@ impl Watcher {
             &self.reader,
             point,
             &span,
-            (self.gallery.len() as u64, None),
-            (&alarms, &self.enrolments),
+            &Known {
+                items: self.gallery.len() as u64,
+                advise: None,
+                alarms: &alarms,
+                enrolments: &self.enrolments,
+            },
         );
         let found = found.map(|(drift, told)| (drift, told.labelling()));
         if let Ok((drift, labelling)) = &found {
@@ -520,7 +525,7 @@ fn show(deployment: &str, point: &str, drift: &Drift, labelling: Labelling) {
     for (rate, onset) in [("far", drift.far_onset), ("frr", drift.frr_onset)] {
         let alarm = onset.alarm_unix_ms.map(Duration::from_millis);
         let cusum = onset.cusum.map(|sum| sum.value / sum.limit);
-        telemetry::rate_onset((deployment, point, rate), alarm, cusum);
+        telemetry::rate_onset(deployment, point, rate, alarm, cusum);
     }
     let counts = telemetry::AuditCounts {
         drawn: drift.rates.drawn,

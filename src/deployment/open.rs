@@ -166,8 +166,8 @@ impl Deployment {
         drop(self.upkeep.set(upkeep));
         if monitoring.journal {
             let folder = self.folder().path().to_owned();
-            let watched = (Arc::clone(&self.gallery), Arc::clone(&self.standing));
-            let monitor = Monitor::start((&self.name, &folder), monitoring, watched)?;
+            let (gallery, standing) = (Arc::clone(&self.gallery), Arc::clone(&self.standing));
+            let monitor = Monitor::start(&self.name, &folder, monitoring, gallery, standing)?;
             drop(self.monitor.set(monitor));
         }
         Ok(())

@@ -176,7 +176,7 @@ impl Deployment {
         let adjuster = folder.adjuster(&point)?;
         let previous = folder.record().active_operating_point.clone();
         folder.roll_back(etag)?;
-        Ok(self.now_decides(&folder, (point, adjuster), previous))
+        Ok(self.now_decides(&folder, point, adjuster, previous))
     }
 
     /// The searches that operating point `from` was made from and that `to` decides otherwise.
@@ -207,13 +207,14 @@ impl Deployment {
         let adjuster = folder.adjuster(&point)?;
         let previous = folder.record().active_operating_point.clone();
         folder.activate(point.id(), etag)?;
-        Ok(self.now_decides(folder, (point, adjuster), previous))
+        Ok(self.now_decides(folder, point, adjuster, previous))
     }
 
     fn now_decides(
         &self,
         folder: &Folder,
-        (point, adjuster): (OperatingPoint, Option<Adjuster>),
+        point: OperatingPoint,
+        adjuster: Option<Adjuster>,
         previous: Option<String>,
     ) -> Activation {
         let adjuster = adjuster.map(Box::new);
@@ -316,7 +317,8 @@ impl Deployment {
         let LoadedModel { model, pool, .. } = &self.loaded;
         let dropped = pool.take_dropped();
         telemetry::queue_seen(
-            (model.name(), model.precision()),
+            model.name(),
+            model.precision(),
             pool.queue_len(),
             [dropped.gone, dropped.late, dropped.displaced],
         );

@@ -57,7 +57,7 @@ pub(super) fn remedied(
         remedy,
         RemedyChoice::None | RemedyChoice::Named(Remedy::None, _)
     ) {
-        return chosen(searches, None, (target, seed));
+        return chosen(searches, None, target, seed);
     }
     let bench = Bench {
         vectors: Vectors::of(gathered),
@@ -66,7 +66,7 @@ pub(super) fn remedied(
         seed,
     };
     match remedy {
-        RemedyChoice::None => chosen(searches, None, (target, seed)),
+        RemedyChoice::None => chosen(searches, None, target, seed),
         RemedyChoice::Named(remedy, column) => {
             let mut done = bench.by(*remedy, column.as_deref(), searches)?;
             done.remarks.push(format!(
@@ -186,7 +186,7 @@ impl Bench<'_> {
         searches: Vec<Search>,
         adjuster: Option<Adjuster>,
     ) -> Result<Remedied, DeploymentError> {
-        chosen(searches, adjuster, (self.target, self.seed))
+        chosen(searches, adjuster, self.target, self.seed)
     }
 
     fn by(
@@ -334,7 +334,8 @@ impl Bench<'_> {
 fn chosen(
     searches: Vec<Search>,
     adjuster: Option<Adjuster>,
-    (target, seed): (Target, u64),
+    target: Target,
+    seed: u64,
 ) -> Result<Remedied, DeploymentError> {
     let recording = Recording::new(searches)?;
     let trials = recording.trials();

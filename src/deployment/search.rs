@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::answer::{
-    self, Basis, Enrolment, ImageAt, Known, ProbeRequest, ProbeSource, Probed, Query, Reference,
-    SearchAnswer, SearchOptions, Timings, VerifyAnswer, compare, embed_measured, embed_query,
-    search_snapshot,
+    self, Basis, Compare, Enrolment, ImageAt, Known, ProbeRequest, ProbeSource, Probed, Query,
+    Reference, SearchAnswer, SearchOptions, Timings, ToEnrol, VerifyAnswer, compare,
+    embed_measured, embed_query, search_snapshot,
 };
 use super::monitor::{Made, Monitor};
 use super::open::Deployment;
@@ -55,16 +55,16 @@ impl Deployment {
         let image = probe.kept(keeps);
         let live = source == Source::Live;
         let ticket = live.then(|| self.beside.ticket(&probe, &options, &self.loaded.pool));
-        let kind = probe.kind();
         // Canaries come from here.
         let waits = if live { Waits::Caller } else { Waits::Nobody };
+        let job = Job::new(probe.kind(), waits, arrived);
         let ((hits, best, held, norm), timings) = self
-            .work((kind, waits, arrived), move |embedder, limits, timings| {
+            .work(job, move |embedder, limits, timings| {
                 let query = probe.read(limits)?;
                 let (embedding, norm) = embed_measured(embedder, query, limits, timings)?;
                 let (hits, best) = search_snapshot(&searched, &embedding, &options, timings)?;
                 let nearest = best.as_ref().map(|(best, _)| best);
-                let held = judge.held(&embedding, (nearest, &options), timings)?;
+                let held = judge.held(&embedding, nearest, &options, timings)?;
                 // What leaves a label out did not go through the index.
                 if let Some(checks) = checks.filter(|_| options.without_label.is_none()) {
                     checks.offer(&searched, &embedding);
@@ -145,13 +145,12 @@ impl Deployment {
                 Kind::Vector
             }
         };
+        let job = Job::new(kind, Waits::Caller, arrived);
         let ((score, held), timings) = self
-            .work(
-                (kind, Waits::Caller, arrived),
-                move |embedder, limits, timings| {
-                    compare(embedder, (query, reference), &judge, limits, timings)
-                },
-            )
+            .work(job, move |embedder, limits, timings| {
+                let pair = Compare { query, reference };
+                compare(embedder, pair, &judge, limits, timings)
+            })
             .await?;
         let id = DecisionId::fresh();
         let answer = VerifyAnswer {
@@ -186,7 +185,7 @@ impl Deployment {
     /// # Errors
     /// The image is at fault, the queue is full, or the model failed.
     pub async fn embed(&self, query: Query) -> Result<(Embedding, Timings), DeploymentError> {
-        let job = (query.kind(), Waits::Caller, Instant::now());
+        let job = Job::now(query.kind(), Waits::Caller);
         self.glance(&query)?;
         self.work(job, move |embedder, limits, timings| {
             embed_query(embedder, query, limits, timings)
@@ -203,10 +202,14 @@ impl Deployment {
         at: ImageAt,
         known: Option<[u8; 32]>,
     ) -> Result<Enrolment, DeploymentError> {
-        let known = (known, self.gallery.keeps_images());
-        let job = (Kind::Image, Waits::Nobody, Instant::now());
+        let image = ToEnrol {
+            at,
+            known,
+            keep: self.gallery.keeps_images(),
+        };
+        let job = Job::now(Kind::Image, Waits::Nobody);
         let embedded = self.work(job, move |embedder, limits, timings| {
-            answer::embed_image(embedder, &at, known, limits, timings)
+            answer::embed_image(embedder, &image, limits, timings)
         });
         Ok(embedded.await?.0)
     }
@@ -217,7 +220,7 @@ impl Deployment {
     /// # Errors
     /// As [`Deployment::embed_image`].
     pub async fn probe(&self, request: ProbeRequest) -> Result<Probed, DeploymentError> {
-        let job = (request.source.kind(), Waits::Nobody, Instant::now());
+        let job = Job::now(request.source.kind(), Waits::Nobody);
         let (mut probed, timings) = self
             .work(job, move |embedder, limits, timings| {
                 answer::probe(embedder, request, limits, timings)
@@ -267,11 +270,16 @@ impl Deployment {
     /// Runs a job of a kind on a worker, and times its stages. What callers wait for is counted.
     pub(super) async fn work<T: Send + 'static>(
         &self,
-        (kind, waits, arrived): (Kind, Waits, Instant),
-        job: impl FnOnce(&mut Embedder, &Limits, &mut Timings) -> Result<T, DeploymentError>
+        job: Job,
+        run: impl FnOnce(&mut Embedder, &Limits, &mut Timings) -> Result<T, DeploymentError>
         + Send
         + 'static,
     ) -> Result<(T, Timings), DeploymentError> {
+        let Job {
+            kind,
+            waits,
+            arrived,
+        } = job;
         let limits = self.limits;
         let pool = &self.loaded.pool;
         let done = pool.run(kind, move |embedder| {
@@ -279,7 +287,7 @@ impl Deployment {
                 queue: arrived.elapsed(),
                 ..Timings::default()
             };
-            job(embedder, &limits, &mut timings).map(|value| (value, timings))
+            run(embedder, &limits, &mut timings).map(|value| (value, timings))
         });
         let done = done.await;
 
@@ -322,6 +330,29 @@ impl Deployment {
             };
             telemetry::image_failed(&self.name, reason);
         }
+    }
+}
+
+/// A piece of work for the model's threads.
+pub(super) struct Job {
+    kind: Kind,
+    waits: Waits,
+    /// When it was asked for.
+    arrived: Instant,
+}
+
+impl Job {
+    fn new(kind: Kind, waits: Waits, arrived: Instant) -> Self {
+        Self {
+            kind,
+            waits,
+            arrived,
+        }
+    }
+
+    /// One that is asked for now.
+    pub(super) fn now(kind: Kind, waits: Waits) -> Self {
+        Self::new(kind, waits, Instant::now())
     }
 }
 

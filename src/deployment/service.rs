@@ -1,7 +1,7 @@
 //! How an operating point does in service, for whoever asks.
 
 use super::alarms::Alarms;
-use super::audited::{Span, any_labelled, drift};
+use super::audited::{Known, Span, any_labelled, drift};
 use super::clock::now_ms;
 use super::resets::{RESETS_MAX, Reset, Resets, keep};
 use super::{Deployment, DeploymentError};
@@ -51,9 +51,13 @@ impl Deployment {
         } else {
             self.gallery.len()
         };
-        let gallery = (items as u64, Some(&*self.gallery));
-        let kept = (&alarms, &*monitor.enrolments);
-        let (mut drift, told) = drift(&reader, point, &span, gallery, kept)?;
+        let known = Known {
+            items: items as u64,
+            advise: Some(&*self.gallery),
+            alarms: &alarms,
+            enrolments: &monitor.enrolments,
+        };
+        let (mut drift, told) = drift(&reader, point, &span, &known)?;
         let round = self.canaries();
         if let Some(round) = round.filter(|round| round.operating_point == point.id()) {
             drift.add(round.rates.findings(round.changed.len()));

@@ -64,7 +64,7 @@ pub(super) fn from_error(error: &DeploymentError) -> Status {
     if let DeploymentError::Calibration(cause) = error
         && let Some((needed, present)) = cause.trials_needed()
     {
-        return underpowered(code, reason, &told(error), (needed, present));
+        return underpowered(code, reason, &told(error), needed, present);
     }
     if let DeploymentError::Busy {
         retry_after: after, ..
@@ -81,7 +81,8 @@ fn underpowered(
     code: Code,
     reason: &str,
     message: &str,
-    (needed, present): (Option<u64>, u64),
+    needed: Option<u64>,
+    present: u64,
 ) -> Status {
     let mut metadata = HashMap::from([("trials_present".to_owned(), present.to_string())]);
     metadata.extend(needed.map(|needed| ("trials_needed".to_owned(), needed.to_string())));

@@ -676,7 +676,7 @@ pub fn queue_rejected(deployment: &str) {
 /// Says how many requests wait for a worker of a model in a precision, and how many more have left
 /// the queue undone, by reason as in [`DROPPED_VALUES`].
 #[expect(clippy::cast_precision_loss, reason = "a gauge; the queue is bounded")]
-pub fn queue_seen((model, precision): (&str, &str), length: usize, dropped: [u64; 3]) {
+pub fn queue_seen(model: &str, precision: &str, length: usize, dropped: [u64; 3]) {
     let labels = [
         ("model", model.to_owned()),
         ("precision", precision.to_owned()),
@@ -733,7 +733,7 @@ pub fn decisions_recorded(deployment: &str, recorded: RecordedDecisions<'_>) {
 
 /// Says how many were not recorded for a `reason`, and how many of them since that was told last;
 /// `None` at opening.
-pub fn recording_lost(deployment: &str, reason: &'static str, (total, since): (u64, Option<u64>)) {
+pub fn recording_lost(deployment: &str, reason: &'static str, total: u64, since: Option<u64>) {
     let labels = [
         ("deployment", deployment.to_owned()),
         ("reason", reason.to_owned()),
@@ -857,7 +857,7 @@ pub fn audit_ended(deployment: &str, operating_point: &str) {
         };
         rate_audited(deployment, operating_point, found);
         if rate != "fdr" {
-            rate_onset((deployment, operating_point, rate), None, None);
+            rate_onset(deployment, operating_point, rate, None, None);
         }
     }
     for name in [
@@ -878,7 +878,9 @@ pub fn audit_ended(deployment: &str, operating_point: &str) {
 /// Says since when there is an alarm, since 1970-01-01 UTC, and how far the CUSUM is; what is not
 /// known is NaN.
 pub fn rate_onset(
-    (deployment, operating_point, rate): (&str, &str, &'static str),
+    deployment: &str,
+    operating_point: &str,
+    rate: &'static str,
     alarm: Option<Duration>,
     cusum: Option<f64>,
 ) {
@@ -934,7 +936,8 @@ pub fn canaries_replayed(
     deployment: &str,
     operating_point: &str,
     rates: [CanaryGauges; 2],
-    (changed, failed): (usize, usize),
+    changed: usize,
+    failed: usize,
 ) {
     for found in rates {
         let labels = || labels_of_rate(deployment, operating_point, found.rate);

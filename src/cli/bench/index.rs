@@ -218,7 +218,7 @@ impl Index {
             enrol,
             open,
             memory,
-            exact: speed((&snapshot, &queries, &exact), 1, lasting)?,
+            exact: speed(&snapshot, &queries, &exact, 1, lasting)?,
             searches: self.searches(&snapshot, &queries, lasting)?,
             filters: filters(&snapshot, &queries, lasting)?,
             while_enrolling: self.while_enrolling(&gallery, &base, &queries)?,
@@ -244,7 +244,7 @@ impl Index {
                     ef,
                     threads,
                     recall,
-                    speed: speed((snapshot, queries, &probe), threads, lasting)?,
+                    speed: speed(snapshot, queries, &probe, threads, lasting)?,
                 });
             }
         }
@@ -269,10 +269,10 @@ impl Index {
         let settled = gallery.snapshot();
         let truth = nearest_of(&settled, queries, None)?;
         let settled_recall = recall(&settled, queries, &probe, &truth)?;
-        let at_rest = speed((&settled, queries, &probe), 1, lasting)?;
+        let at_rest = speed(&settled, queries, &probe, 1, lasting)?;
         drop(settled);
         let done = AtomicBool::new(false);
-        let new = (base.rows() - late, wanted);
+        let first = base.rows() - late;
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
@@ -281,7 +281,7 @@ impl Index {
                     }
                 }
             });
-            let enrolling = scope.spawn(|| enrol_at(gallery, base, new, rate));
+            let enrolling = scope.spawn(|| enrol_at(gallery, base, first, wanted, rate));
             let mut times = Vec::new();
             let started = Instant::now();
             let mut searching = || -> anyhow::Result<()> {
@@ -306,7 +306,7 @@ impl Index {
             let truth = nearest_of(&last, queries, None)?;
             let grown_recall = recall(&last, queries, &probe, &truth)?;
             while 0 < gallery.link(1000) {}
-            let grown = speed((&gallery.snapshot(), queries, &probe), 1, lasting / 4)?;
+            let grown = speed(&gallery.snapshot(), queries, &probe, 1, lasting / 4)?;
             Ok(WhileEnrolling {
                 asked_per_second: self.inserts,
                 enrolled_per_second: wanted as f64 / enrolled,
@@ -325,7 +325,8 @@ impl Index {
 fn enrol_at(
     gallery: &Gallery,
     base: &Table,
-    (first, wanted): (usize, usize),
+    first: usize,
+    wanted: usize,
     rate: f64,
 ) -> anyhow::Result<f64> {
     let started = Instant::now();
@@ -542,7 +543,9 @@ fn recall(
 
 /// Searches for as long on so many threads at once.
 fn speed(
-    (snapshot, queries, probe): (&Snapshot, &[Embedding], &Probe<'_>),
+    snapshot: &Snapshot,
+    queries: &[Embedding],
+    probe: &Probe<'_>,
     threads: usize,
     lasting: Duration,
 ) -> anyhow::Result<Speed> {
@@ -601,8 +604,8 @@ fn filters(
         all.push(Filtered {
             per_mille,
             recall: recall(snapshot, queries, &probe, &truth)?,
-            speed: speed((snapshot, queries, &probe), 1, lasting)?,
-            exact: speed((snapshot, queries, &exact), 1, lasting)?,
+            speed: speed(snapshot, queries, &probe, 1, lasting)?,
+            exact: speed(snapshot, queries, &exact, 1, lasting)?,
             first_us,
         });
     }

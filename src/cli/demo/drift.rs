@@ -100,6 +100,13 @@ struct Pool {
     look_alikes: Vec<Source>,
 }
 
+/// What chapters leave to the next.
+struct SoFar {
+    draws: Draws,
+    /// The scores of the first chapter, by bin.
+    first: Option<Vec<u64>>,
+}
+
 impl Story<'_> {
     /// Serves, lets the traffic change, labels what is drawn, and says what is known then.
     pub(super) async fn drift(&self) -> anyhow::Result<Vec<Chapter>> {
@@ -115,11 +122,13 @@ impl Story<'_> {
             "3. Serve, and let the traffic change. Each search is recorded; here all are drawn, and their truth is known\n   to the demo, which reports it as a person would (`matchpoint audit`). Metrics: http://{metrics_at}/metrics\n"
         ));
         let pool = self.pool(&client).await?;
-        let mut draws = Draws(0);
+        let mut so_far = SoFar {
+            draws: Draws(0),
+            first: None,
+        };
         let mut chapters: Vec<Chapter> = Vec::new();
-        let mut before: Option<Vec<u64>> = None;
         for traffic in CHAPTERS {
-            let chapter = self.chapter(&client, traffic, &pool, (&mut draws, &mut before));
+            let chapter = self.chapter(&client, traffic, &pool, &mut so_far);
             chapters.push(chapter.await?);
         }
         self.recalibrate(&deployment, &pool)?;
@@ -129,7 +138,7 @@ impl Story<'_> {
             says: "A new operating point, with evidence of its own.",
             ..last
         };
-        let chapter = self.chapter(&client, again, &pool, (&mut draws, &mut before));
+        let chapter = self.chapter(&client, again, &pool, &mut so_far);
         chapters.push(chapter.await?);
         stop.send(()).unwrap_or_default();
         Ok(chapters)
@@ -212,13 +221,13 @@ impl Story<'_> {
         client: &Client,
         traffic: Traffic,
         pool: &Pool,
-        (draws, before): (&mut Draws, &mut Option<Vec<u64>>),
+        so_far: &mut SoFar,
     ) -> anyhow::Result<Chapter> {
         self.say(&format!("   {}. {}\n", traffic.title, traffic.says));
         let (mut accepted, mut scores) = (0_u32, vec![0; BINS]);
         let mut reports = Vec::new();
         for _ in 0..SEARCHES {
-            let Some((source, told)) = draws.search(&traffic, pool) else {
+            let Some((source, told)) = so_far.draws.search(&traffic, pool) else {
                 let message = "the sample lacks pictures of a kind; was it changed?";
                 return Err(fail(Exit::Internal, message));
             };
@@ -241,7 +250,12 @@ impl Story<'_> {
         for refused in client.report_truths(NAME, reports).await? {
             refused.map_err(|reason| fail(Exit::Internal, reason))?;
         }
-        let psi = shift(before.get_or_insert_with(|| scores.clone()), &scores, 0.05)?.psi;
+        let psi = shift(
+            so_far.first.get_or_insert_with(|| scores.clone()),
+            &scores,
+            0.05,
+        )?
+        .psi;
         let chapter = Chapter {
             title: traffic.title,
             searches: SEARCHES,

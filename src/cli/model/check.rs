@@ -116,7 +116,7 @@ impl Check {
             ));
         }
         let results = images::embedded(&files, &loaded, limits);
-        let report = report(&loaded, (&files, results), &reference, limits);
+        let report = report(&loaded, &files, results, &reference, limits);
         Output::new(self.json).result(&report, text)?;
         for Refused { item, reason } in &report.failed {
             output::error(&format!("{item}: {reason}"));
@@ -193,7 +193,8 @@ fn paths(rows: &Path, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
 
 fn report(
     loaded: &LoadedModel,
-    (files, results): (&[PathBuf], Vec<Result<Embedded, String>>),
+    files: &[PathBuf],
+    results: Vec<Result<Embedded, String>>,
     reference: &Table,
     limits: Limits,
 ) -> Report {

@@ -51,7 +51,8 @@ pub(super) struct Golden {
 pub(super) fn make(
     image: &Path,
     reference: Option<&Path>,
-    (draft, keys): (&mut Draft, &mut Keys),
+    draft: &mut Draft,
+    keys: &mut Keys,
     limits: Limits,
 ) -> anyhow::Result<Golden> {
     let bytes = read_image(image, &limits)
@@ -68,7 +69,7 @@ pub(super) fn make(
         None => own.clone(),
     };
     let cosine = cosine(&own, &reference);
-    let other_filters = other_filters(draft, keys, (&bytes, limits), &reference)?;
+    let other_filters = other_filters(draft, keys, &bytes, limits, &reference)?;
     let cosine_min = match keys
         .get("golden.cosine_min")
         .and_then(|said| said.parse().ok())
@@ -169,7 +170,8 @@ impl GoldenReport {
 fn other_filters(
     draft: &mut Draft,
     keys: &Keys,
-    (image, limits): (&[u8], Limits),
+    image: &[u8],
+    limits: Limits,
     reference: &Embedding,
 ) -> anyhow::Result<Vec<(&'static str, f32)>> {
     let own = keys.get("resize.filter").unwrap_or_default().to_owned();

@@ -102,8 +102,8 @@ impl New {
         let golden = match &self.golden {
             Some(image) => {
                 let reference = self.reference.as_deref();
-                let draft = (&mut draft, &mut keys);
-                Some(golden::make(image, reference, draft, limits)?)
+                let (draft, keys) = (&mut draft, &mut keys);
+                Some(golden::make(image, reference, draft, keys, limits)?)
             }
             None => None,
         };

@@ -323,7 +323,7 @@ fn write(
         let from = &*entry.source;
         let opened = File::open(from).map_err(failed(from, "read"))?;
         let mut content = (&opened).take(packed.bytes);
-        let (bytes, sha256) = copier.copy((&mut content, from), (&mut file, path))?;
+        let (bytes, sha256) = copier.copy(&mut content, from, &mut file, path)?;
         let length = opened.metadata().map_err(failed(from, "read"))?.len();
         if (bytes, length) != (packed.bytes, packed.bytes) {
             return Err(source(entry, "changed its length while it was read"));
@@ -365,8 +365,10 @@ impl<'a> Copier<'a> {
     /// Copies to the end, and gives the length and the SHA-256 of what was copied.
     fn copy(
         &mut self,
-        (from, from_path): (&mut dyn Read, &Path),
-        (to, to_path): (&mut dyn Write, &Path),
+        from: &mut dyn Read,
+        from_path: &Path,
+        to: &mut dyn Write,
+        to_path: &Path,
     ) -> Result<(u64, [u8; 32]), ArchiveError> {
         let (mut bytes, mut hash) = (0, Sha256::new());
         loop {
@@ -471,7 +473,7 @@ impl<'a> Reader<'a> {
     /// Copies the next file, and compares it with its digest.
     fn next(&mut self, packed: &Packed, to: &mut dyn Write, at: &Path) -> Result<(), ArchiveError> {
         let mut content = (&self.file).take(packed.bytes);
-        let copied = self.copier.copy((&mut content, self.path), (to, at))?;
+        let copied = self.copier.copy(&mut content, self.path, to, at)?;
         if copied != (packed.bytes, packed.sha256) {
             return Err(ArchiveError::Damaged {
                 path: self.path.to_owned(),

@@ -290,7 +290,7 @@ fn a_full_disk_is_told_apart() {
     let mut copier = Copier::new(&[], &mut progress);
     let (from, to) = (Path::new("from"), Path::new("to"));
     let error = copier
-        .copy((&mut &b"x"[..], from), (&mut &full, to))
+        .copy(&mut &b"x"[..], from, &mut &full, to)
         .unwrap_err();
     assert!(error.is_disk_full(), "{error}");
     let denied = failed(to, "write to")(io::ErrorKind::PermissionDenied.into());
