@@ -115,6 +115,24 @@ impl Items {
         Ok(BatchDeleteItemsResponse { outcomes })
     }
 
+    /// Answers one message of a stream with what `work` makes of its item.
+    async fn streamed<I, T, F>(
+        &self,
+        method: &'static str,
+        id: &str,
+        item: Option<I>,
+        work: impl FnOnce(I) -> F,
+    ) -> Result<T, tonic_types::Status>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let work = async {
+            let item = item.ok_or_else(|| convert::invalid("item is required"));
+            work(item?).await
+        };
+        answer_one(&self.registry, method, id, work).await
+    }
+
     async fn get(&self, request: GetItemRequest) -> Result<GetItemResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
         let (head, vector) = deployment
@@ -198,18 +216,13 @@ impl GalleryService for Items {
         let handle = move |message: UpsertItemStreamRequest| {
             let service = service.clone();
             async move {
-                let id = message.request_id;
-                let work = async {
-                    let item = message
-                        .item
-                        .ok_or_else(|| convert::invalid("item is required"));
-                    service.upsert(item?).await
+                let (id, item) = (message.request_id, message.item);
+                let upsert = |item| service.upsert(item);
+                let answer = service.streamed("UpsertItemStream", &id, item, upsert);
+                let outcome = match answer.await {
+                    Ok(result) => Outcome::Result(result),
+                    Err(error) => Outcome::Error(error),
                 };
-                let outcome =
-                    match answer_one(&service.registry, "UpsertItemStream", &id, work).await {
-                        Ok(result) => Outcome::Result(result),
-                        Err(error) => Outcome::Error(error),
-                    };
                 UpsertItemStreamResponse {
                     request_id: id,
                     outcome: Some(outcome),
@@ -246,18 +259,13 @@ impl GalleryService for Items {
         let handle = move |message: DeleteItemStreamRequest| {
             let service = service.clone();
             async move {
-                let id = message.request_id;
-                let work = async {
-                    let item = message
-                        .item
-                        .ok_or_else(|| convert::invalid("item is required"));
-                    service.delete(item?).await
+                let (id, item) = (message.request_id, message.item);
+                let delete = |item| service.delete(item);
+                let answer = service.streamed("DeleteItemStream", &id, item, delete);
+                let outcome = match answer.await {
+                    Ok(result) => Outcome::Result(result),
+                    Err(error) => Outcome::Error(error),
                 };
-                let outcome =
-                    match answer_one(&service.registry, "DeleteItemStream", &id, work).await {
-                        Ok(result) => Outcome::Result(result),
-                        Err(error) => Outcome::Error(error),
-                    };
                 DeleteItemStreamResponse {
                     request_id: id,
                     outcome: Some(outcome),
