@@ -29,12 +29,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use matchpoint::client::{Asked, Client};
 use matchpoint::config::{Config, ServerFlags};
 use matchpoint::deployment::{Deployment, Query, SearchOptions};
-use matchpoint::model::embedder::Embedder;
-use matchpoint::pixels::Limits;
 use matchpoint::server::{self, Loaded};
+use matchpoint_client::{Asked, Client};
+use matchpoint_embed::embedder::Embedder;
+use matchpoint_embed::pixels::Limits;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const CLIENTS: usize = 8;

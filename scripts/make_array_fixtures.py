@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make tests/fixtures/arrays: the same small table as several programs and options write it.
+"""Make crates/arrays/tests/fixtures/arrays: the same small table as several programs and options write it.
 
 Every file holds 6 rows of 4 values, value(row, column) = row + column / 8 - 2, which half,
 single and double precision hold exactly. The tables beside them have the columns

@@ -17,7 +17,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOGRAPH = ROOT / "examples/photos/images/gc_erase_pika/g0_ref.jpg"
-FOLDER = ROOT / "tests/fixtures/oracle/formats"
+FOLDER = ROOT / "crates/embed/tests/fixtures/oracle/formats"
 # Odd sides: where blocks, chroma and rows of bits end between two pixels.
 SIZE = (93, 61)
 WHITE = (255, 255, 255)

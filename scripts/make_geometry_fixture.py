@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print what OpenCV and Pillow make of drawn images, as tests/fixtures/oracle/geometry.csv keeps it.
+"""Print what OpenCV and Pillow make of drawn images, as crates/embed/tests/fixtures/oracle/geometry.csv keeps it.
 
 Each row: source width and height, target width and height, then the fit with its sizes, the filter,
 the side, margin and place as model.toml names them, whether the image was made grey first, and the
@@ -8,8 +8,8 @@ cubic interpolation gives, which other builds of OpenCV give with a grey level m
 there. The source is the noise of make_resize_fixture.py. Needs Python 3.11, Pillow 13 and
 opencv-python-headless 5.
 
-  python scripts/make_geometry_fixture.py tests/fixtures/oracle/opencv_cubic \\
-      > tests/fixtures/oracle/geometry.csv
+  python scripts/make_geometry_fixture.py crates/embed/tests/fixtures/oracle/opencv_cubic \\
+      > crates/embed/tests/fixtures/oracle/geometry.csv
 """
 
 import hashlib

@@ -8,7 +8,7 @@ Needs Pillow 13 from PyPI. From the root of the repository:
 The first makes files of every format that is decoded, legal and broken, and `pillow.csv`: for each the
 size and the SHA-256 of its upright RGB pixels over a background, or `refused`. The second compares that
 with DIGESTS, which `cargo bench --bench pixels -- --digests FOLDER` prints, and says where they differ.
-`make compare-pillow` does both. The files in tests/fixtures/oracle/odd are of the first kind.
+`make compare-pillow` does both. The files in crates/embed/tests/fixtures/oracle/odd are of the first kind.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Freeze what other software answers for the calibration's rules.
 
-Writes tests/fixtures/oracle/policies.json, which the unit tests of src/calibration read:
+Writes crates/calibration/tests/fixtures/oracle/policies.json, which the unit tests of crates/calibration/src read:
 
   far, frr     thresholds by MAPIE's fixed-sequence Learn-then-Test with risk "fpr", and the
                accepts or misses that it allows by scipy's binomial distribution
@@ -27,8 +27,8 @@ from sklearn.linear_model import LogisticRegression
 
 Floats = npt.NDArray[np.float64]
 
-OUT = Path(__file__).parent.parent / "tests/fixtures/oracle/policies.json"
-# A slope of ten over one standard deviation, as in src/calibration/evidence.rs.
+OUT = Path(__file__).parent.parent / "crates/calibration/tests/fixtures/oracle/policies.json"
+# A slope of ten over one standard deviation, as in crates/calibration/src/evidence.rs.
 SLOPE_DEVIATION = 10.0
 
 

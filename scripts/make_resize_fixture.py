@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Print what Pillow makes of drawn images, as tests/fixtures/oracle/resize.csv keeps it.
+"""Print what Pillow makes of drawn images, as crates/embed/tests/fixtures/oracle/resize.csv keeps it.
 
 Each row: source width and height, target width and height, filter, SHA-256 of the RGB bytes that
 `Image.resize` gives. The source is noise from a 32-bit linear congruential generator, its upper
-byte for each value, which tests/golden.rs draws again. Needs Python 3.11 and Pillow 13.
+byte for each value, which crates/embed/tests/it/golden.rs draws again. Needs Python 3.11 and Pillow 13.
 
-  python scripts/make_resize_fixture.py > tests/fixtures/oracle/resize.csv
+  python scripts/make_resize_fixture.py > crates/embed/tests/fixtures/oracle/resize.csv
 """
 
 import hashlib

@@ -3,7 +3,7 @@
 
 Embeds photographs at falling contrast, plain colours and smooth gradients with the shipped model, by
 its reference pipeline (Pillow, onnxruntime), and prints the cosines of all pairs. A service that
-decides on such pictures accepts strangers: the limit in src/model/embedder.rs rests on this table.
+decides on such pictures accepts strangers: the limit in crates/embed/src/embedder.rs rests on this table.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from precision import session, tensor
 
 Array = npt.NDArray[Any]
 SIDE = 224
-REFUSED = 8  # CONTRAST_TOO_LOW in src/model/embedder.rs
+REFUSED = 8  # CONTRAST_TOO_LOW in crates/embed/src/embedder.rs
 
 
 def embed(model: onnxruntime.InferenceSession, images: list[Image.Image], folder: Path) -> Array:
@@ -41,7 +41,7 @@ def at_contrast(image: Image.Image, levels: float) -> Image.Image:
 
 
 def contrast(image: Image.Image) -> int:
-    """As src/model/embedder.rs has it: the largest difference of neighbours, and of pixels a 16th of a side apart."""
+    """As crates/embed/src/embedder.rs has it: the largest difference of neighbours, and of pixels a 16th of a side apart."""
     values = np.asarray(image).astype(int)
     across = [np.abs(values[:, step:] - values[:, :-step]).max() for step in (1, values.shape[1] // 16)]
     down = [np.abs(values[step:] - values[:-step]).max() for step in (1, values.shape[0] // 16)]

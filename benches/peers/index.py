@@ -1,6 +1,6 @@
-"""Compares the index of src/index with hnswlib, faiss and usearch on the same vectors.
+"""Compares the index of crates/gallery/src/index with hnswlib, faiss and usearch on the same vectors.
 
-Needs numpy, hnswlib, faiss-cpu and usearch from PyPI, and benches/index.rs for our side. From the root of the
+Needs numpy, hnswlib, faiss-cpu and usearch from PyPI, and crates/gallery/benches/index.rs for our side. From the root of the
 repository:
 
   cargo bench --bench index --no-run
@@ -117,7 +117,7 @@ class Peer:
 
 
 def program() -> Path:
-    """benches/index.rs as it was compiled last."""
+    """crates/gallery/benches/index.rs as it was compiled last."""
     files = (ROOT / "target" / "release" / "deps").glob("index-*")
     programs = [file for file in files if not file.suffix]
     if not programs:

@@ -9,24 +9,24 @@ use super::output::{percent, table, wrapped};
 use super::page::{Findings, Outline};
 use super::pictures::Pictures;
 use super::progress::Watched;
-use crate::analysis::consistency::Consistency;
-use crate::analysis::label_groups::LabelGroup;
-use crate::analysis::nearest_strangers::NearestStranger;
-use crate::analysis::pairs_view::{Certified, PairsView};
-use crate::analysis::remedy_comparison::Compared;
-use crate::analysis::remedy_verdict::Verdict;
-use crate::analysis::sizes::Sizes;
-use crate::analysis::{Analysis, Material, Scope};
-use crate::calibration::adjustment::Adjustment;
-use crate::calibration::decision::Threshold;
-use crate::calibration::growth::FpirAt;
-use crate::calibration::operating_point::OperatingPoint;
-use crate::calibration::policy::choose;
-use crate::calibration::rates::Rate;
-use crate::calibration::recording::{Condition, Recording};
 use crate::deployment::{CalibrationSettings, Deployment, Gathered, material_sets};
-use crate::report::Report;
 use crate::telemetry::escaped;
+use matchpoint_calibration::adjustment::Adjustment;
+use matchpoint_calibration::analysis::consistency::Consistency;
+use matchpoint_calibration::analysis::label_groups::LabelGroup;
+use matchpoint_calibration::analysis::nearest_strangers::NearestStranger;
+use matchpoint_calibration::analysis::pairs_view::{Certified, PairsView};
+use matchpoint_calibration::analysis::remedy_comparison::Compared;
+use matchpoint_calibration::analysis::remedy_verdict::Verdict;
+use matchpoint_calibration::analysis::sizes::Sizes;
+use matchpoint_calibration::analysis::{Analysis, Material, Scope};
+use matchpoint_calibration::decision::Threshold;
+use matchpoint_calibration::growth::FpirAt;
+use matchpoint_calibration::operating_point::OperatingPoint;
+use matchpoint_calibration::policy::choose;
+use matchpoint_calibration::rates::Rate;
+use matchpoint_calibration::recording::{Condition, Recording};
+use matchpoint_report::Report;
 
 /// Lines of each list that are shown as text; `--json` and the report have all.
 const SHOWN: usize = 5;
@@ -137,7 +137,7 @@ pub(super) fn check_report(path: &Path) -> anyhow::Result<()> {
 pub(super) fn write_report(path: &Path, page: &Report) -> anyhow::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".tmp");
-    let written = std::fs::write(&beside, crate::report::render(page));
+    let written = std::fs::write(&beside, matchpoint_report::render(page));
     written
         .and_then(|()| std::fs::rename(&beside, path))
         .map_err(|cause| {

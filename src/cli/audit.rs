@@ -10,9 +10,9 @@ use super::exit::{Exit, fail};
 use super::export::Export;
 use super::image_ending::ending;
 use super::output::Output;
-use crate::arrays::{Columns, Delimited};
-use crate::client::{Client, Decided, DecisionFound, QueueAsked, Told, TruthReport};
 use crate::telemetry::escaped;
+use matchpoint_arrays::{Columns, Delimited};
+use matchpoint_client::{Client, Decided, DecisionFound, QueueAsked, Told, TruthReport};
 
 /// Reports sent in one call.
 const BATCH: usize = 10_000;

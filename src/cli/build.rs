@@ -18,15 +18,15 @@ use super::refused::Refused;
 use super::runtime::single_threaded;
 use super::signal::Signal;
 use super::sources::{Purpose, Source, Sources};
-use crate::calibration::likeness::{Alike, alike as alike_labels};
 use crate::config::{Engine, EngineFlags, ProcessEnvironment};
 use crate::deployment::{
     Deployment, DeploymentError, Enrolment, Folder, ImageAt, Models, OpenOptions,
 };
-use crate::gallery::item::{Item, ItemHead};
-use crate::gallery::params::IndexParams;
-use crate::gallery::{Access, Gallery};
 use crate::telemetry;
+use matchpoint_calibration::likeness::{Alike, alike as alike_labels};
+use matchpoint_gallery::item::{Item, ItemHead};
+use matchpoint_gallery::params::IndexParams;
+use matchpoint_gallery::{Access, Gallery};
 
 /// Embed images and enrol them in a deployment
 ///
@@ -585,7 +585,7 @@ pub(super) fn is_the_images_fault(error: &DeploymentError) -> bool {
 fn is_the_items_fault(error: &DeploymentError) -> bool {
     matches!(
         error,
-        DeploymentError::Gallery(crate::gallery::error::GalleryError::Item { .. })
+        DeploymentError::Gallery(matchpoint_gallery::error::GalleryError::Item { .. })
     )
 }
 

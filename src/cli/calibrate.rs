@@ -21,20 +21,20 @@ use super::refused::Refused;
 use super::sources::{Purpose, Sources};
 use super::target::TargetFlags;
 use super::vectors::{ArrayFlags, VECTORS_PAIRS_MAX, Wanted};
-use crate::analysis::consistency::Band;
-use crate::analysis::remedy::Remedy;
-use crate::analysis::strangers::Unnamed;
-use crate::analysis::{Analysis, BAND_POINTS, Scope};
-use crate::calibration::likeness::Alike;
-use crate::calibration::operating_point::Content;
-use crate::calibration::policy::Target;
 use crate::config::{Engine, EngineFlags, ProcessEnvironment};
 use crate::deployment::{
     Calibrated, CalibrationSettings, Copied, Deployment, DeploymentError, NearCopied, RemedyChoice,
     Repeated,
 };
-use crate::gallery::Access;
 use crate::telemetry;
+use matchpoint_calibration::analysis::consistency::Band;
+use matchpoint_calibration::analysis::remedy::Remedy;
+use matchpoint_calibration::analysis::strangers::Unnamed;
+use matchpoint_calibration::analysis::{Analysis, BAND_POINTS, Scope};
+use matchpoint_calibration::likeness::Alike;
+use matchpoint_calibration::operating_point::Content;
+use matchpoint_calibration::policy::Target;
+use matchpoint_gallery::Access;
 
 /// Choose a threshold that keeps what it promises, or refuse
 ///
@@ -373,7 +373,7 @@ pub(super) struct Request<'a> {
 
 pub(super) fn calibrate(
     request: &Request<'_>,
-) -> anyhow::Result<(CalibrationReport, crate::report::Report)> {
+) -> anyhow::Result<(CalibrationReport, matchpoint_report::Report)> {
     let probes = searched(request)?;
     let mut report = CalibrationReport {
         outcome: "refused",

@@ -13,9 +13,9 @@ use super::left_out::LeftOut;
 use super::output::{Output, table};
 use super::refused::Refused;
 use super::sources::{Purpose, Source, Sources};
-use crate::client::{CanariesFound, Client};
 use crate::deployment::{CANARIES_PER_ITEM, CanariesSet, NewCanary, set_canaries};
 use crate::telemetry::escaped;
+use matchpoint_client::{CanariesFound, Client};
 
 /// Keep pictures whose truth is known, and have the server search for them on a schedule
 ///

@@ -9,9 +9,9 @@ use super::exit::Exit;
 use super::output::{Output, table};
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{DeploymentError, Folder};
-use crate::gallery::params::IndexParams;
-use crate::gallery::{Access, Gallery};
 use crate::telemetry;
+use matchpoint_gallery::params::IndexParams;
+use matchpoint_gallery::{Access, Gallery};
 
 /// Rewrite a deployment's items and index without what was removed
 ///

@@ -2,9 +2,9 @@
 
 use super::alike;
 use super::output;
-use crate::analysis::strangers::Unnamed;
-use crate::calibration::likeness::Alike;
 use crate::deployment::{Copied, NearCopied, Repeated};
+use matchpoint_calibration::analysis::strangers::Unnamed;
+use matchpoint_calibration::likeness::Alike;
 
 /// What was found out about queries, whatever they come from.
 pub(super) struct Doubts<'a> {

@@ -8,13 +8,13 @@ use anyhow::Context;
 use super::audit::Where;
 use super::exit::Exit;
 use super::output::{Output, percent, wrapped};
-use crate::client::{
+use crate::deployment::{now_rfc_3339, rfc_3339};
+use crate::telemetry::escaped;
+use matchpoint_client::{
     Client, DriftFound, EvidenceFound, FindingFound, RateFound, RatesAtFound, ResetFound,
 };
-use crate::deployment::{now_rfc_3339, rfc_3339};
-use crate::report::drift::{DriftFinding, DriftReport, DriftStanding, RateCourse};
-use crate::report::{self, Span};
-use crate::telemetry::escaped;
+use matchpoint_report::Span;
+use matchpoint_report::drift::{DriftFinding, DriftReport, DriftStanding, RateCourse};
 
 /// Say whether the operating point keeps its promise in service
 ///
@@ -88,7 +88,7 @@ impl Drift {
             client.drift(&at.deployment, &operating_point).await
         })?;
         if let Some(file) = html {
-            let page = report::drift::render(&page(&found, &at.deployment));
+            let page = matchpoint_report::drift::render(&page(&found, &at.deployment));
             std::fs::write(&file, page)
                 .with_context(|| format!("cannot write {}", file.display()))?;
         }

@@ -14,17 +14,17 @@ use super::output::{Output, rate, table};
 use super::probe::{self, Others, Probes};
 use super::refused::Refused;
 use super::sources::{Purpose, Sources};
-use crate::calibration::certify::TargetFar;
-use crate::calibration::evaluate::evaluate;
-use crate::calibration::held_out::{LabelSet, refuse_overlap};
-use crate::calibration::likeness::Alike;
-use crate::calibration::operating_point::OperatingPoint;
-use crate::calibration::rates::{Confidence, Rate};
-use crate::calibration::recording::{Condition, Recording, Truth};
 use crate::config::{Engine, EngineFlags, ProcessEnvironment};
 use crate::deployment::{Deployment, Timings};
-use crate::gallery::Access;
 use crate::telemetry;
+use matchpoint_calibration::certify::TargetFar;
+use matchpoint_calibration::evaluate::evaluate;
+use matchpoint_calibration::held_out::{LabelSet, refuse_overlap};
+use matchpoint_calibration::likeness::Alike;
+use matchpoint_calibration::operating_point::OperatingPoint;
+use matchpoint_calibration::rates::{Confidence, Rate};
+use matchpoint_calibration::recording::{Condition, Recording, Truth};
+use matchpoint_gallery::Access;
 
 /// Measure recall, FAR, FRR and latency with labelled queries
 ///

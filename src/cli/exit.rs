@@ -3,16 +3,16 @@
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
-use crate::analysis::AnalysisError;
-use crate::arrays::ArraysError;
-use crate::calibration::CalibrationError;
-use crate::client::{ClientError, Fault};
 use crate::config::Mistakes;
 use crate::deployment::{ArchiveError, DeploymentError, JournalError};
-use crate::gallery::error::GalleryError;
-use crate::model::ModelError;
 use crate::server::ServeError;
 use crate::telemetry::TelemetryError;
+use matchpoint_arrays::ArraysError;
+use matchpoint_calibration::CalibrationError;
+use matchpoint_calibration::analysis::AnalysisError;
+use matchpoint_client::{ClientError, Fault};
+use matchpoint_embed::ModelError;
+use matchpoint_gallery::error::GalleryError;
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,10 +12,10 @@ use serde::Serialize;
 use super::exit::{Exit, fail};
 use super::image_ending::ending;
 use super::output::Output;
-use crate::calibration::strangers::unnamed_label;
 use crate::deployment::{
     LabelKind, LabelledDecision, Row, Shown, Truth, labelled_sample, recorded_decisions,
 };
+use matchpoint_calibration::strangers::unnamed_label;
 
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["csv", "for_calibration"])))]

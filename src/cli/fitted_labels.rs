@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::exit::{Exit, fail};
-use crate::arrays::read_list;
-use crate::calibration::held_out::{LabelSet, refuse_overlap};
+use matchpoint_arrays::read_list;
+use matchpoint_calibration::held_out::{LabelSet, refuse_overlap};
 
 /// A threshold chosen on labels that a head was fitted to is too loose: such labels look better
 /// than any that will come.

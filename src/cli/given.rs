@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use super::exit::{Exit, fail};
 use super::left_out::LeftOut;
 use super::refused::Refused;
-use crate::arrays::{self, Role, Rows, Table};
-use crate::gallery::item::Item;
 use crate::telemetry::escaped;
-use crate::vector::Embedding;
+use matchpoint_arrays::{Role, Rows, Table};
+use matchpoint_gallery::item::Item;
+use matchpoint_vector::Embedding;
 
 /// Which vectors to enrol.
 #[derive(Debug, clap::Args)]
@@ -55,12 +55,12 @@ impl GivenFlags {
         let Some(path) = &self.embeddings else {
             return Ok(None);
         };
-        let options = arrays::Options {
+        let options = matchpoint_arrays::Options {
             name: self.array.clone(),
             text: None,
-            bytes_max: arrays::BYTES_MAX,
+            bytes_max: matchpoint_arrays::BYTES_MAX,
         };
-        let table = arrays::read(path, &options)?;
+        let table = matchpoint_arrays::read(path, &options)?;
         let rows = match &self.labels {
             Some(labels) => Rows::read(labels, table.rows())?,
             None => table.labels(path)?,

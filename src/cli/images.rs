@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::listing::images_below;
 use super::progress::Progress;
 use crate::deployment::{LoadedModel, read_image};
-use crate::model::embedder::Embedded;
-use crate::model::job::Kind;
-use crate::pixels::Limits;
+use matchpoint_embed::embedder::Embedded;
+use matchpoint_embed::job::Kind;
+use matchpoint_embed::pixels::Limits;
 
 /// Each path that is a file, and the images below each that is a folder, sorted by path.
 pub(super) fn listed(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
@@ -70,7 +70,7 @@ pub(super) fn embedded(
 fn embed(file: &Path, loaded: &LoadedModel, limits: Limits) -> Result<Embedded, String> {
     let bytes = read_image(file, &limits).map_err(|error| error.to_string())?;
     let job =
-        move |embedder: &mut crate::model::embedder::Embedder| embedder.embed(&bytes, &limits);
+        move |embedder: &mut matchpoint_embed::embedder::Embedder| embedder.embed(&bytes, &limits);
     let embedded = loaded.pool.run_blocking(Kind::Image, job);
     embedded
         .map_err(|error| error.to_string())?

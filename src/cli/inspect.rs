@@ -8,12 +8,12 @@ use serde::Serialize;
 use super::exit::{Exit, fail};
 use super::operating_point_text::describe;
 use super::output::{Output, table};
-use crate::calibration::operating_point::{Binding, Content, Metric};
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{DeploymentError, Folder, Models, Record, index_binding};
-use crate::gallery::params::IndexParams;
-use crate::gallery::{Access, Gallery};
 use crate::telemetry;
+use matchpoint_calibration::operating_point::{Binding, Content, Metric};
+use matchpoint_gallery::params::IndexParams;
+use matchpoint_gallery::{Access, Gallery};
 
 /// Show and verify what a deployment, or a model, consists of
 ///

@@ -10,7 +10,7 @@ use glob::{MatchOptions, Pattern};
 use super::exit::{Exit, fail};
 use super::left_out::LeftOut;
 use super::refused::Refused;
-use crate::pixels::{SNIFF_BYTES, sniff};
+use matchpoint_embed::pixels::{SNIFF_BYTES, sniff};
 
 /// Names that images go by, supported or not: what is not supported is refused by name.
 const IMAGE_EXTENSIONS: [&str; 13] = [

@@ -31,7 +31,7 @@ pub(super) fn write(
 
 #[cfg(test)]
 mod tests {
-    use crate::arrays::{self, Options};
+    use matchpoint_arrays::Options;
 
     #[test]
     fn what_is_written_is_read_again() {
@@ -45,7 +45,7 @@ mod tests {
             text: None,
             bytes_max: 1 << 20,
         };
-        let table = arrays::read(&path, &options).unwrap();
+        let table = matchpoint_arrays::read(&path, &options).unwrap();
         assert_eq!((table.dimension, table.vectors), (3, rows.concat()));
     }
 }

@@ -3,10 +3,10 @@
 use serde::Serialize;
 
 use super::output::{self, percent, rate, table};
-use crate::calibration::CalibrationError;
-use crate::calibration::adjustment::Adjustment;
-use crate::calibration::operating_point::{Content, Evidence, IndexMisses};
-use crate::calibration::target_rate::{at_least, can_be_asked_for};
+use matchpoint_calibration::CalibrationError;
+use matchpoint_calibration::adjustment::Adjustment;
+use matchpoint_calibration::operating_point::{Content, Evidence, IndexMisses};
+use matchpoint_calibration::target_rate::{at_least, can_be_asked_for};
 
 /// Why a target is not supported.
 #[derive(Clone, Debug, Serialize)]

@@ -86,7 +86,7 @@ pub(super) fn percent(share: f64) -> String {
 }
 
 /// A rate with its interval and what it rests on.
-pub(super) fn rate(rate: Option<&crate::calibration::rates::Rate>) -> String {
+pub(super) fn rate(rate: Option<&matchpoint_calibration::rates::Rate>) -> String {
     let Some(rate) = rate else {
         return "unknown: no such searches".to_owned();
     };

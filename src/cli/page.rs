@@ -4,24 +4,24 @@ use std::collections::BTreeMap;
 
 use super::operating_point_text::Refusal;
 use super::pictures::Pictures;
-use crate::analysis::pairs_view::PairsView;
-use crate::analysis::remedies::Remedies;
-use crate::analysis::remedy_measured::Measured;
-use crate::analysis::sizes::Sizes;
-use crate::analysis::{Analysis, Set};
-use crate::calibration::binomial::real;
-use crate::calibration::certify::TargetFar;
-use crate::calibration::evaluate::histogram;
-use crate::calibration::operating_point::{Content, Evidence};
-use crate::calibration::policy::Target;
-use crate::calibration::rates::Rate;
-use crate::calibration::recording::{Condition, LabelOutcome, Recording};
-use crate::calibration::target_rate::{at_least, can_be_asked_for};
 use crate::deployment::CalibrationSettings;
-use crate::report::{
-    self, Band, Basis, ConditionRow, Consistency, ErrorRate, Estimate, Fact, Figure, Growth,
-    Histogram, Intruders, Item, LabelCurve, LabelRow, Report, SizePoint, Span, Spread, Standing,
-    Verdict, View, WorstLabels,
+use matchpoint_calibration::analysis::pairs_view::PairsView;
+use matchpoint_calibration::analysis::remedies::Remedies;
+use matchpoint_calibration::analysis::remedy_measured::Measured;
+use matchpoint_calibration::analysis::sizes::Sizes;
+use matchpoint_calibration::analysis::{Analysis, Set};
+use matchpoint_calibration::binomial::real;
+use matchpoint_calibration::certify::TargetFar;
+use matchpoint_calibration::evaluate::histogram;
+use matchpoint_calibration::operating_point::{Content, Evidence};
+use matchpoint_calibration::policy::Target;
+use matchpoint_calibration::rates::Rate;
+use matchpoint_calibration::recording::{Condition, LabelOutcome, Recording};
+use matchpoint_calibration::target_rate::{at_least, can_be_asked_for};
+use matchpoint_report::{
+    Band, Basis, ConditionRow, Consistency, ErrorRate, Estimate, Fact, Figure, Growth, Histogram,
+    Intruders, Item, LabelCurve, LabelRow, Report, SizePoint, Span, Spread, Standing, Verdict,
+    View, WorstLabels,
 };
 
 const HISTOGRAM_BINS: usize = 60;
@@ -108,7 +108,7 @@ impl Outline<'_> {
             trade_off: content
                 .curve
                 .iter()
-                .map(|point| report::TradeOff {
+                .map(|point| matchpoint_report::TradeOff {
                     threshold: f64::from(point.threshold.get()),
                     far: point.far,
                     far_interval: point.far.and_then(|far| band(far, content.measured.far)),
@@ -130,7 +130,7 @@ impl Outline<'_> {
     }
 }
 
-fn target(target: Target) -> Option<report::Target> {
+fn target(target: Target) -> Option<matchpoint_report::Target> {
     let (error, at_most, confidence) = match target {
         Target::Far(far) | Target::FarEstimated(far) => {
             (ErrorRate::FalseAccept, far.far(), far.confidence())
@@ -138,7 +138,7 @@ fn target(target: Target) -> Option<report::Target> {
         Target::Frr(frr) => (ErrorRate::FalseReject, frr.frr(), frr.confidence()),
         Target::EqualError | Target::Cost(_) => return None,
     };
-    Some(report::Target {
+    Some(matchpoint_report::Target {
         error,
         at_most,
         confidence: Some(confidence.get()),
@@ -209,11 +209,11 @@ fn verdict(asked: Target, content: &Content) -> Verdict {
     }
 }
 
-fn operating_point(findings: &Findings<'_>) -> report::OperatingPoint {
+fn operating_point(findings: &Findings<'_>) -> matchpoint_report::OperatingPoint {
     let content = findings.content;
     // Those of the rule, by cross-fitting, stand in the table: they belong to other thresholds.
     let measured = &content.measured;
-    report::OperatingPoint {
+    matchpoint_report::OperatingPoint {
         id: findings.id.map(str::to_owned),
         threshold: f64::from(content.threshold.get()),
         far: measured.far.into(),
@@ -301,8 +301,11 @@ fn frr_basis(content: &Content) -> Basis {
 fn band(estimate: f64, at_threshold: Option<Rate>) -> Option<Span> {
     let rate = at_threshold?;
     let confidence = rate.interval.confidence;
-    let interval =
-        crate::calibration::rates::Interval::wilson(estimate, rate.effective_trials, confidence);
+    let interval = matchpoint_calibration::rates::Interval::wilson(
+        estimate,
+        rate.effective_trials,
+        confidence,
+    );
     Some(interval.into())
 }
 
@@ -318,7 +321,7 @@ fn scores(recording: &Recording) -> Option<Histogram> {
 
 fn consistency(pairs: &PairsView) -> Option<Consistency> {
     let measured = pairs.consistency.as_ref()?;
-    let span = |of: &crate::analysis::consistency::Resampled| Span {
+    let span = |of: &matchpoint_calibration::analysis::consistency::Resampled| Span {
         lower: of.lower,
         upper: of.upper,
         confidence: of.confidence.get(),
@@ -426,7 +429,7 @@ fn intruders(findings: &Findings<'_>) -> Option<Intruders> {
     Some(Intruders {
         pairs: pairs
             .iter()
-            .map(|pair| report::Intruder {
+            .map(|pair| matchpoint_report::Intruder {
                 first: item(&pair.item_a, &pair.label_a),
                 second: item(&pair.item_b, &pair.label_b),
                 score: f64::from(pair.score),
@@ -442,7 +445,7 @@ fn nearest_strangers(findings: &Findings<'_>) -> Option<Intruders> {
     if strangers.is_empty() {
         return None;
     }
-    let pairs = strangers.iter().map(|one| report::Intruder {
+    let pairs = strangers.iter().map(|one| matchpoint_report::Intruder {
         first: Item {
             id: one.query.clone(),
             label: one.label.clone(),
@@ -462,8 +465,8 @@ fn nearest_strangers(findings: &Findings<'_>) -> Option<Intruders> {
     })
 }
 
-fn conditions(all: &[Condition]) -> Vec<report::Condition> {
-    let mut columns: Vec<report::Condition> = Vec::new();
+fn conditions(all: &[Condition]) -> Vec<matchpoint_report::Condition> {
+    let mut columns: Vec<matchpoint_report::Condition> = Vec::new();
     for one in all {
         let row = ConditionRow {
             value: one.value.clone(),
@@ -472,7 +475,7 @@ fn conditions(all: &[Condition]) -> Vec<report::Condition> {
         };
         match columns.last_mut().filter(|last| last.column == one.column) {
             Some(column) => column.rows.push(row),
-            None => columns.push(report::Condition {
+            None => columns.push(matchpoint_report::Condition {
                 column: one.column.clone(),
                 rows: vec![row],
             }),
@@ -535,8 +538,8 @@ fn growth(sizes: &Sizes, content: &Content) -> Growth {
     }
 }
 
-fn remedies(remedies: &Remedies) -> report::Remedies {
-    let row = |measured: &Measured, verdict: String, preferred: bool| report::Remedy {
+fn remedies(remedies: &Remedies) -> matchpoint_report::Remedies {
+    let row = |measured: &Measured, verdict: String, preferred: bool| matchpoint_report::Remedy {
         name: measured.fitted.remedy.as_str().to_owned(),
         far: measured.far.into(),
         frr: measured.frr.into(),
@@ -567,7 +570,7 @@ fn remedies(remedies: &Remedies) -> report::Remedies {
             .iter()
             .map(|one| row(&one.measured, one.sentence.clone(), one.verdict.prefers())),
     );
-    report::Remedies {
+    matchpoint_report::Remedies {
         view: View::Search,
         rows,
     }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use base64::Engine;
 
 use super::sources::Sources;
-use crate::pixels::{BYTES_MAX, DECODE_BYTES_MAX, Limits, thumbnail};
-use crate::report::Picture;
+use matchpoint_embed::pixels::{BYTES_MAX, DECODE_BYTES_MAX, Limits, thumbnail};
+use matchpoint_report::Picture;
 
 /// The longer side of a picture.
 const SIDE: u32 = 128;

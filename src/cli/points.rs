@@ -8,12 +8,12 @@ use super::exit::Exit;
 use super::operating_point_text::describe;
 use super::output::{Output, table};
 use super::probe;
-use crate::calibration::operating_point::{Content, OperatingPoint};
-use crate::calibration::recording::Flip;
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{Activation, Folder, compare_points};
-use crate::gallery::Access;
 use crate::telemetry;
+use matchpoint_calibration::operating_point::{Content, OperatingPoint};
+use matchpoint_calibration::recording::Flip;
+use matchpoint_gallery::Access;
 
 /// How many flips are shown as text; `--json` has all.
 const FLIPS_SHOWN: usize = 40;

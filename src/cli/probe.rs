@@ -14,7 +14,7 @@ use crate::deployment::{
     Deployment, DeploymentError, Gathered, LabelledQuery, Models, OpenOptions, ProbeRequest,
     ProbeSource, Probed, Timings,
 };
-use crate::gallery::Access;
+use matchpoint_gallery::Access;
 
 /// Opens a deployment for one batch of work.
 pub(super) fn open(

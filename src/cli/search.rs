@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use super::output::{self, Output, percent};
-use crate::client::{Asked, Client, ClientError, Found};
 use crate::telemetry;
+use matchpoint_client::{Asked, Client, ClientError, Found};
 
 /// Ask a running server about images
 ///

@@ -10,8 +10,8 @@ use super::audit::Where;
 use super::exit::{Exit, fail};
 use super::output::{Output, percent, short};
 use super::switch::lead;
-use crate::client::{Candidate, Client, Disagreed, ShadowFound, Side};
 use crate::deployment::{Folder, shadow_link};
+use matchpoint_client::{Candidate, Client, Disagreed, ShadowFound, Side};
 
 /// Compare a candidate with what is served, on a share of the live queries; nothing is answered from it
 ///

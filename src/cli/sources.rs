@@ -9,8 +9,8 @@ use super::fields::{Fields, flatten, resolved};
 use super::left_out::LeftOut;
 use super::listing::{ExcludeFlags, Listed, Listing, holds_control};
 use super::refused::Refused;
-use crate::arrays::{Columns, Delimited, ROW_BYTES_MAX, Role, lines, read_text};
 use crate::telemetry::escaped;
+use matchpoint_arrays::{Columns, Delimited, ROW_BYTES_MAX, Role, lines, read_text};
 
 /// The columns of a list that are no metadata.
 const COLUMNS: Columns = Columns {

@@ -9,10 +9,10 @@ use serde::Serialize;
 
 use super::exit::{Exit, fail};
 use super::output::{Output, short};
-use crate::client::{Client, Served};
 use crate::deployment::{DeploymentError, Folder};
-use crate::gallery::params::IndexParams;
-use crate::gallery::{Access, Gallery};
+use matchpoint_client::{Client, Served};
+use matchpoint_gallery::params::IndexParams;
+use matchpoint_gallery::{Access, Gallery};
 
 /// Serve another model, gallery and operating point in place of a deployment's, without downtime
 ///

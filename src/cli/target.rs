@@ -1,12 +1,12 @@
 //! What a threshold is to achieve, as flags.
 
 use super::exit::{Exit, fail};
-use crate::calibration::CalibrationError;
-use crate::calibration::certify::TargetFar;
-use crate::calibration::certify_frr::TargetFrr;
-use crate::calibration::cost::{CostModel, Costs};
-use crate::calibration::evidence::Prior;
-use crate::calibration::policy::Target;
+use matchpoint_calibration::CalibrationError;
+use matchpoint_calibration::certify::TargetFar;
+use matchpoint_calibration::certify_frr::TargetFrr;
+use matchpoint_calibration::cost::{CostModel, Costs};
+use matchpoint_calibration::evidence::Prior;
+use matchpoint_calibration::policy::Target;
 
 /// One of the four, and what belongs to it.
 #[derive(Debug, clap::Args)]

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use super::progress::Watched;
 use super::vector_parts::Parts;
-use crate::analysis::Set;
-use crate::analysis::copies::{ROWS_MAX, near_copies, near_copy_from};
-use crate::analysis::embeddings::Embeddings;
-use crate::analysis::nearest::{Nearest, Neighbour};
-use crate::analysis::strangers::{StrangerRow, Unnamed};
-use crate::calibration::recording::{Search, Truth};
 use crate::deployment::{Copied, NearCopied};
+use matchpoint_calibration::analysis::Set;
+use matchpoint_calibration::analysis::copies::{ROWS_MAX, near_copies, near_copy_from};
+use matchpoint_calibration::analysis::embeddings::Embeddings;
+use matchpoint_calibration::analysis::nearest::{Nearest, Neighbour};
+use matchpoint_calibration::analysis::strangers::{StrangerRow, Unnamed};
+use matchpoint_calibration::recording::{Search, Truth};
 
 /// What vectors of strangers are worth whom nobody named.
 pub(super) fn unnamed(

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::analysis::Set;
-use crate::calibration::likeness::{Alike, alike as alike_labels};
+use matchpoint_calibration::analysis::Set;
+use matchpoint_calibration::likeness::{Alike, alike as alike_labels};
 
 /// The rows that take part.
 pub(super) struct Parts {

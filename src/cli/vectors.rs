@@ -18,20 +18,20 @@ use super::pictures::Pictures;
 use super::progress::Watched;
 use super::vector_copies::{Copies, NoTrials, unnamed};
 use super::vector_parts::Parts;
-use crate::analysis::embeddings::Embeddings;
-use crate::analysis::nearest::{Nearest, Neighbour, nearest};
-use crate::analysis::strangers::Unnamed;
-use crate::analysis::{Analysis, Deep, Material, Scope, Set};
-use crate::arrays::{self, Role, Rows};
-use crate::calibration::held_out::{Folds, cross_fit};
-use crate::calibration::likeness::Alike;
-use crate::calibration::operating_point::{
+use crate::deployment::{CalibrationSettings, Copied, NearCopied, now_rfc_3339};
+use matchpoint_arrays::{Role, Rows};
+use matchpoint_calibration::analysis::embeddings::Embeddings;
+use matchpoint_calibration::analysis::nearest::{Nearest, Neighbour, nearest};
+use matchpoint_calibration::analysis::strangers::Unnamed;
+use matchpoint_calibration::analysis::{Analysis, Deep, Material, Scope, Set};
+use matchpoint_calibration::held_out::{Folds, cross_fit};
+use matchpoint_calibration::likeness::Alike;
+use matchpoint_calibration::operating_point::{
     Binding, Content, HeldOutRates, Metric, OperatingPoint, Plan,
 };
-use crate::calibration::policy::choose;
-use crate::calibration::recording::{Found, Recording, Search, Truth};
-use crate::deployment::{CalibrationSettings, Copied, NearCopied, now_rfc_3339};
-use crate::vector::Similarity;
+use matchpoint_calibration::policy::choose;
+use matchpoint_calibration::recording::{Found, Recording, Search, Truth};
+use matchpoint_vector::Similarity;
 
 /// Candidates of a stranger that are kept to tell what smaller galleries would find.
 const DEPTH: usize = 64;
@@ -103,12 +103,12 @@ impl ArrayFlags {
         let Some(path) = &self.embeddings else {
             return Err(fail(Exit::Usage, "name a deployment, or use --embeddings"));
         };
-        let options = arrays::Options {
+        let options = matchpoint_arrays::Options {
             name: self.array.clone(),
             text: None,
-            bytes_max: arrays::BYTES_MAX,
+            bytes_max: matchpoint_arrays::BYTES_MAX,
         };
-        let data = arrays::read(path, &options)?;
+        let data = matchpoint_arrays::read(path, &options)?;
         let rows = match &self.labels {
             Some(labels) => Rows::read(labels, data.rows())?,
             None => data.labels(path)?,
@@ -338,7 +338,7 @@ fn calibrate(
     parts: &Parts,
     wanted: &Wanted,
     digest: String,
-) -> anyhow::Result<(ArraysReport, crate::report::Report)> {
+) -> anyhow::Result<(ArraysReport, matchpoint_report::Report)> {
     let settings = &wanted.settings;
     let Tried {
         recording,
@@ -490,7 +490,7 @@ fn point(
     parts: &Parts,
     recording: &Recording,
     settings: &CalibrationSettings,
-) -> Result<OperatingPoint, crate::calibration::CalibrationError> {
+) -> Result<OperatingPoint, matchpoint_calibration::CalibrationError> {
     let MadeFrom {
         name,
         digest,

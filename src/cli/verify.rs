@@ -9,11 +9,11 @@ use super::exit::{Exit, fail};
 use super::output::{Output, percent, table};
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{DeploymentError, Folder, Found, missed};
-use crate::gallery::params::IndexParams;
-use crate::gallery::snapshot::Snapshot;
-use crate::gallery::{Access, Gallery, check_images};
 use crate::telemetry;
-use crate::vector::Embedding;
+use matchpoint_gallery::params::IndexParams;
+use matchpoint_gallery::snapshot::Snapshot;
+use matchpoint_gallery::{Access, Gallery, check_images};
+use matchpoint_vector::Embedding;
 
 /// Verify a deployment: every checksum, the recall of its index, and files that belong to nothing
 ///

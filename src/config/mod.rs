@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::model::budget::DecodeBudget;
-use crate::model::{Compute, Device};
-use crate::monitoring::strata::{Inclusion, Strata};
+use matchpoint_calibration::monitoring::strata::{Inclusion, Strata};
+use matchpoint_embed::budget::DecodeBudget;
+use matchpoint_embed::{Compute, Device};
 
 pub use settings::{
     EngineFlags, Environment, Gathered, Given, ProcessEnvironment, SETTINGS, ServerFlags, Setting,

@@ -9,21 +9,21 @@ use sha2::{Digest, Sha256};
 
 use super::DeploymentError;
 use super::files::open_file;
-use crate::calibration::adjustment::{Adjuster, Compared};
-use crate::calibration::certify::TargetFar;
-use crate::calibration::decision::Decision;
-use crate::calibration::operating_point::{Content, OperatingPoint};
-use crate::calibration::refusal::Mismatch;
-use crate::gallery::Gallery;
-use crate::gallery::filter::Filter;
-use crate::gallery::item::ItemHead;
-use crate::gallery::originals::Vector;
-use crate::gallery::snapshot::{Match, Probe, Snapshot};
-use crate::model::embedder::Embedder;
-use crate::model::job::Kind;
-use crate::pixels::{Limits, PixelsError, refused_at_sight};
 use crate::telemetry;
-use crate::vector::{Embedding, Similarity};
+use matchpoint_calibration::adjustment::{Adjuster, Compared};
+use matchpoint_calibration::certify::TargetFar;
+use matchpoint_calibration::decision::Decision;
+use matchpoint_calibration::operating_point::{Content, OperatingPoint};
+use matchpoint_calibration::refusal::Mismatch;
+use matchpoint_embed::embedder::Embedder;
+use matchpoint_embed::job::Kind;
+use matchpoint_embed::pixels::{Limits, PixelsError, refused_at_sight};
+use matchpoint_gallery::Gallery;
+use matchpoint_gallery::filter::Filter;
+use matchpoint_gallery::item::ItemHead;
+use matchpoint_gallery::originals::Vector;
+use matchpoint_gallery::snapshot::{Match, Probe, Snapshot};
+use matchpoint_vector::{Embedding, Similarity};
 
 /// What to search for.
 #[derive(Clone, Debug)]

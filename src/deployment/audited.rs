@@ -10,19 +10,19 @@ use super::design::lot;
 use super::enrolment::Enrolments;
 use super::folder::JOURNAL_FILE;
 use super::resets::Resets;
-use crate::calibration::decision::Decision;
-use crate::calibration::operating_point::OperatingPoint;
-use crate::calibration::rates::Confidence;
-use crate::gallery::Gallery;
 use crate::journal::entry::{Label, LabelKind, Row, Sampling, Truth as SaidTruth};
 use crate::journal::read::{Reader, Selection};
-use crate::monitoring::audit::{AcceptFeedback, AuditRow, Truth};
-use crate::monitoring::course::{CoursePoint, course};
-use crate::monitoring::drift::{Drift, Limits};
-use crate::monitoring::groups::{Case, Match, groups};
-use crate::monitoring::observed::{GallerySize, Seen};
-use crate::monitoring::strata::{Inclusion, Strata};
-use crate::monitoring::thinning::{Certifying, Recalibration};
+use matchpoint_calibration::decision::Decision;
+use matchpoint_calibration::monitoring::audit::{AcceptFeedback, AuditRow, Truth};
+use matchpoint_calibration::monitoring::course::{CoursePoint, course};
+use matchpoint_calibration::monitoring::drift::{Drift, Limits};
+use matchpoint_calibration::monitoring::groups::{Case, Match, groups};
+use matchpoint_calibration::monitoring::observed::{GallerySize, Seen};
+use matchpoint_calibration::monitoring::strata::{Inclusion, Strata};
+use matchpoint_calibration::monitoring::thinning::{Certifying, Recalibration};
+use matchpoint_calibration::operating_point::OperatingPoint;
+use matchpoint_calibration::rates::Confidence;
+use matchpoint_gallery::Gallery;
 
 /// Gives all decisions that the journal of the deployment in `folder` holds, made within these times,
 /// to `take`, until it has enough: those of one operating point after those of another, each in the

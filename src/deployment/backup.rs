@@ -16,10 +16,10 @@ use super::files::hex;
 use super::folder::{COHORTS, OPERATING_POINTS, RECORD_FILE, RECORDINGS};
 use super::temporary::TemporaryFolder;
 use super::{DeploymentError, Folder, ModelReference};
-use crate::calibration::adjustment::Adjustment;
-use crate::calibration::operating_point::OperatingPoint;
-use crate::gallery::params::IndexParams;
-use crate::gallery::{Access, Gallery, copy_items};
+use matchpoint_calibration::adjustment::Adjustment;
+use matchpoint_calibration::operating_point::OperatingPoint;
+use matchpoint_gallery::params::IndexParams;
+use matchpoint_gallery::{Access, Gallery, copy_items};
 
 pub use super::archive::Progress;
 

@@ -16,13 +16,13 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use super::answer::search_snapshot;
 use super::shadow_report::{Disagreement, Outcome, SHADOW_LATEST_MAX, ShadowAbout, ShadowReport};
 use super::{DeploymentError, LoadedModel, ProbeSource, Query, SearchOptions, Standing, Timings};
-use crate::gallery::Gallery;
 use crate::journal::entry::DecisionId;
-use crate::model::job::Kind;
-use crate::model::pool::Pool;
-use crate::monitoring::shadow::{Best, Pair, ShadowCounts, is_drawn};
-use crate::pixels::Limits;
 use crate::telemetry;
+use matchpoint_calibration::monitoring::shadow::{Best, Pair, ShadowCounts, is_drawn};
+use matchpoint_embed::job::Kind;
+use matchpoint_embed::pixels::Limits;
+use matchpoint_embed::pool::Pool;
+use matchpoint_gallery::Gallery;
 
 /// Queries that are under way to the candidate: one that it works on, and one that waits, so that
 /// the memory for copies of images is bounded.
@@ -434,7 +434,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::calibration::decision::Decision;
+    use matchpoint_calibration::decision::Decision;
 
     fn shadow(share: f64) -> (Shadow, Receiver<Sample>) {
         let (samples, waiting) = crossbeam_channel::bounded(SLOTS);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::DeploymentError;
 use crate::journal::read::{Reader, Selection};
-use crate::monitoring::strata::Strata;
+use matchpoint_calibration::monitoring::strata::Strata;
 
 const DAY_MS: u64 = 86_400_000;
 /// How soon the traffic is looked at again: after a tenth of the time it was seen for, within these.
@@ -71,9 +71,9 @@ fn seen_for(reader: &Reader, day: &Selection) -> Result<u64, DeploymentError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::calibration::decision::Decision;
     use crate::journal::entry::{DecisionId, Entry, Sampling, Source};
     use crate::journal::{Journal, Options, Retention};
+    use matchpoint_calibration::decision::Decision;
 
     const NOW_MS: u64 = 1_800_000_000_000;
 

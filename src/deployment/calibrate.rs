@@ -4,16 +4,16 @@ use super::calibrated::Calibrated;
 use super::clock::now_rfc_3339;
 use super::remedy::{self, Remedied, RemedyChoice};
 use super::{Deployment, DeploymentError, Gathered, IndexCheck};
-use crate::analysis::strangers::Unnamed;
-use crate::calibration::CalibrationError;
-use crate::calibration::growth::{Growth, ahead_of_growth};
-use crate::calibration::likeness::{Alike, LabelsAlike, refuse_spellings};
-use crate::calibration::operating_point::{
+use matchpoint_calibration::CalibrationError;
+use matchpoint_calibration::analysis::strangers::Unnamed;
+use matchpoint_calibration::growth::{Growth, ahead_of_growth};
+use matchpoint_calibration::likeness::{Alike, LabelsAlike, refuse_spellings};
+use matchpoint_calibration::operating_point::{
     GrowthAllowed, HeldOutRates, IndexMisses, OperatingPoint, Plan,
 };
-use crate::calibration::policy::Target;
-use crate::calibration::recording::Search;
-use crate::calibration::strangers;
+use matchpoint_calibration::policy::Target;
+use matchpoint_calibration::recording::Search;
+use matchpoint_calibration::strangers;
 
 /// What to calibrate for.
 #[derive(Clone, Debug)]

@@ -1,8 +1,8 @@
 //! What a calibration came to.
 
-use crate::calibration::adjustment::Adjuster;
-use crate::calibration::operating_point::OperatingPoint;
-use crate::calibration::recording::Recording;
+use matchpoint_calibration::adjustment::Adjuster;
+use matchpoint_calibration::operating_point::OperatingPoint;
+use matchpoint_calibration::recording::Recording;
 
 /// What a calibration came to: a new operating point, not kept yet.
 #[derive(Clone, Debug)]

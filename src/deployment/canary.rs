@@ -15,11 +15,11 @@ use super::files::{hex, read_json, write_json};
 use super::open::Deployment;
 use super::search::BUSY_PAUSE;
 use super::{Caller, DeploymentError, ProbeSource, SearchOptions};
-use crate::calibration::decision::Decision;
 use crate::journal::entry::Source;
-use crate::monitoring::canaries::{CanaryCounts, CanaryRate, CanaryRates};
-use crate::monitoring::drift::Limits;
 use crate::telemetry;
+use matchpoint_calibration::decision::Decision;
+use matchpoint_calibration::monitoring::canaries::{CanaryCounts, CanaryRate, CanaryRates};
+use matchpoint_calibration::monitoring::drift::Limits;
 
 /// What the first round under an operating point came to.
 const OUTCOMES: &str = "outcomes.json";

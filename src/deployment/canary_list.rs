@@ -10,9 +10,9 @@ use sha2::{Digest, Sha256};
 
 use super::files::{hex, read_file, write_json};
 use super::{DeploymentError, Folder};
-use crate::gallery::error::GalleryError;
-use crate::gallery::{KeptImages, KeptItem};
-use crate::pixels::{Change, Limits, Pixels};
+use matchpoint_embed::pixels::{Change, Limits, Pixels};
+use matchpoint_gallery::error::GalleryError;
+use matchpoint_gallery::{KeptImages, KeptItem};
 
 /// The pictures and their list, within the deployment's folder.
 pub(super) const FOLDER: &str = "canaries";

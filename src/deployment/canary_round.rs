@@ -1,6 +1,6 @@
 //! What one round of canaries came to.
 
-use crate::monitoring::canaries::{CanaryCounts, CanaryRates};
+use matchpoint_calibration::monitoring::canaries::{CanaryCounts, CanaryRates};
 
 /// One search for each canary.
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use super::DeploymentError;
 use super::clock::now_ms;
 use super::files::{read_file, write_json};
 use crate::journal::entry::DecisionId;
-use crate::monitoring::strata::Strata;
+use matchpoint_calibration::monitoring::strata::Strata;
 
 /// The design of the audit and when it began.
 const DESIGN_FILE: &str = "audit.json";

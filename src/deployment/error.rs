@@ -4,17 +4,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::ArchiveError;
-use crate::analysis::AnalysisError;
-use crate::calibration::CalibrationError;
-use crate::calibration::refusal::Mismatch;
-use crate::gallery::error::GalleryError;
 use crate::journal::error::JournalError;
-use crate::model::job::PoolError;
-use crate::model::runtime::RuntimeError;
-use crate::model::{EmbedError, ModelError};
-use crate::monitoring::MonitoringError;
-use crate::pixels::PixelsError;
-use crate::vector::NotAnEmbedding;
+use matchpoint_calibration::CalibrationError;
+use matchpoint_calibration::analysis::AnalysisError;
+use matchpoint_calibration::monitoring::MonitoringError;
+use matchpoint_calibration::refusal::Mismatch;
+use matchpoint_embed::job::PoolError;
+use matchpoint_embed::pixels::PixelsError;
+use matchpoint_embed::runtime::RuntimeError;
+use matchpoint_embed::{EmbedError, ModelError};
+use matchpoint_gallery::error::GalleryError;
+use matchpoint_vector::NotAnEmbedding;
 
 /// Why a deployment did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]

@@ -14,11 +14,11 @@ use super::DeploymentError;
 use super::calibrated::Calibrated;
 use super::clock::now_rfc_3339;
 use super::files::{hex, open_file, read_file, replace_file};
-use crate::calibration::CalibrationError;
-use crate::calibration::adjustment::{Adjuster, Adjustment};
-use crate::calibration::cohort::Cohort;
-use crate::calibration::operating_point::OperatingPoint;
-use crate::calibration::recording::Recording;
+use matchpoint_calibration::CalibrationError;
+use matchpoint_calibration::adjustment::{Adjuster, Adjustment};
+use matchpoint_calibration::cohort::Cohort;
+use matchpoint_calibration::operating_point::OperatingPoint;
+use matchpoint_calibration::recording::Recording;
 
 /// Version of the folder's layout that this build writes and reads.
 const FORMAT: u32 = 1;

@@ -8,15 +8,15 @@ use sha2::{Digest, Sha256};
 
 use super::answer::{OTHERS_HITS, PROBE_HITS, index_misses, left_out};
 use super::{Deployment, DeploymentError, Hit, Probed};
-use crate::analysis::Deep;
-use crate::analysis::copies::{NearCopy, near_copies, near_copy_from};
-use crate::analysis::embeddings::Embeddings;
-use crate::analysis::strangers::{StrangerRow, Unnamed};
-use crate::calibration::likeness::{Alike, alike};
-use crate::calibration::recording::{Found, Search, Truth};
-use crate::gallery::item::ItemHead;
-use crate::gallery::snapshot::{Probe, Snapshot};
-use crate::vector::Embedding;
+use matchpoint_calibration::analysis::Deep;
+use matchpoint_calibration::analysis::copies::{NearCopy, near_copies, near_copy_from};
+use matchpoint_calibration::analysis::embeddings::Embeddings;
+use matchpoint_calibration::analysis::strangers::{StrangerRow, Unnamed};
+use matchpoint_calibration::likeness::{Alike, alike};
+use matchpoint_calibration::recording::{Found, Search, Truth};
+use matchpoint_gallery::item::ItemHead;
+use matchpoint_gallery::snapshot::{Probe, Snapshot};
+use matchpoint_vector::Embedding;
 
 /// Items that take part in the check of the index against exact search, at most.
 const INDEX_CHECKS_MAX: usize = 500;

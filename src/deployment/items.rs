@@ -7,12 +7,12 @@ use super::DeploymentError;
 use super::answer::{Query, embed_query};
 use super::open::Deployment;
 use super::search::{Job, Waits};
-use crate::gallery::Upserted;
-use crate::gallery::item::{Item, ItemHead};
-use crate::gallery::originals::Vector;
-use crate::model::embedder::Embedder;
-use crate::model::job::Kind;
 use crate::telemetry;
+use matchpoint_embed::embedder::Embedder;
+use matchpoint_embed::job::Kind;
+use matchpoint_gallery::Upserted;
+use matchpoint_gallery::item::{Item, ItemHead};
+use matchpoint_gallery::originals::Vector;
 
 /// An item to enrol, without its embedding.
 #[derive(Clone, Debug)]

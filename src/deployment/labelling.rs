@@ -8,10 +8,10 @@ use super::monitor::Monitor;
 use super::open::Deployment;
 use super::resets::Resets;
 use super::shadow_report::Disagreement;
-use crate::calibration::likeness::{Alike, Likeness, alike};
-use crate::calibration::strangers::is_unnamed;
 use crate::journal::entry::{DecisionId, Label, LabelKind, Reported, Row, Truth as SaidTruth};
 use crate::journal::read::QueueRequest;
+use matchpoint_calibration::likeness::{Alike, Likeness, alike};
+use matchpoint_calibration::strangers::is_unnamed;
 
 /// What somebody says that a decision's query showed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{DeploymentError, Gathered};
-use crate::analysis::Set;
-use crate::analysis::embeddings::Embeddings;
+use matchpoint_calibration::analysis::Set;
+use matchpoint_calibration::analysis::embeddings::Embeddings;
 
 /// A gallery and queries whose labels share their indices.
 #[derive(Debug)]

@@ -38,11 +38,9 @@ mod temporary;
 mod upkeep;
 mod writer;
 
-pub use crate::analysis::remedy::Remedy;
 pub use crate::journal::entry::{DecisionId, Label, LabelKind, Reported, Row, Truth};
 pub use crate::journal::error::JournalError;
 pub use crate::journal::read::QueueRequest;
-pub use crate::model::caller::Caller;
 pub use answer::{
     Basis, Enrolment, Hit, ImageAt, ProbeRequest, ProbeSource, Probed, Query, Reference,
     SearchAnswer, SearchOptions, Standing, Timings, Undecided, VerifyAnswer, read_image,
@@ -60,6 +58,8 @@ pub use folder::{Folder, ModelReference, Record};
 pub use gather::{Copied, Gathered, IndexCheck, LabelledQuery, NearCopied, Repeated};
 pub use items::NewItem;
 pub use labelling::{Recorded, Told, TruthReport};
+pub use matchpoint_calibration::analysis::remedy::Remedy;
+pub use matchpoint_embed::caller::Caller;
 pub use material::{MaterialSets, material_sets};
 pub use models::{LoadedModel, Models};
 pub use open::{Deployment, OpenOptions, index_binding};

@@ -7,10 +7,10 @@ use std::sync::{Arc, Weak};
 
 use crate::config::{Engine, Workers};
 use crate::deployment::{DeploymentError, ModelReference};
-use crate::model::Model;
-use crate::model::pool::Pool;
-use crate::model::runtime::{Candidate, Runtime};
-use crate::pixels::Limits;
+use matchpoint_embed::Model;
+use matchpoint_embed::pixels::Limits;
+use matchpoint_embed::pool::Pool;
+use matchpoint_embed::runtime::{Candidate, Runtime};
 
 /// Version of ONNX Runtime that `make runtime` fetches.
 const ONNXRUNTIME_VERSION: &str = "1.32.0";

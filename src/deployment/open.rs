@@ -16,13 +16,13 @@ use super::models::{LoadedModel, Models};
 use super::monitor::Monitor;
 use super::upkeep::Upkeep;
 use super::writer::Writer;
-use crate::calibration::operating_point::{Binding, Metric};
 use crate::config::Monitoring;
-use crate::gallery::error::GalleryError;
-use crate::gallery::params::IndexParams;
-use crate::gallery::snapshot::Snapshot;
-use crate::gallery::{Access, Gallery};
-use crate::pixels::Limits;
+use matchpoint_calibration::operating_point::{Binding, Metric};
+use matchpoint_embed::pixels::Limits;
+use matchpoint_gallery::error::GalleryError;
+use matchpoint_gallery::params::IndexParams;
+use matchpoint_gallery::snapshot::Snapshot;
+use matchpoint_gallery::{Access, Gallery};
 
 /// An open deployment. Cheap to share: every call takes `&self`.
 #[derive(Debug)]

@@ -5,12 +5,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::upkeep::Upkeep;
 use super::{Calibrated, Deployment, DeploymentError, Folder, LoadedModel, Standing};
-use crate::calibration::adjustment::Adjuster;
-use crate::calibration::certify::TargetFar;
-use crate::calibration::operating_point::OperatingPoint;
-use crate::calibration::recording::{Flip, Recording, Scale, ScaledThreshold};
-use crate::monitoring::indicators::predicted_far;
 use crate::telemetry;
+use matchpoint_calibration::adjustment::Adjuster;
+use matchpoint_calibration::certify::TargetFar;
+use matchpoint_calibration::monitoring::indicators::predicted_far;
+use matchpoint_calibration::operating_point::OperatingPoint;
+use matchpoint_calibration::recording::{Flip, Recording, Scale, ScaledThreshold};
 
 /// A choice of operating point, as it was made.
 #[derive(Clone, Debug)]

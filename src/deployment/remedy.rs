@@ -3,20 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{DeploymentError, Gathered};
-use crate::analysis::remedies::{group_column, plan, remedy_trial};
-use crate::analysis::remedy::{Remedy, RemedyTrial};
-use crate::analysis::remedy_comparison::{self, compare};
-use crate::calibration::CalibrationError;
-use crate::calibration::adjustment::{Adjuster, Compared};
-use crate::calibration::certify::TargetFar;
-use crate::calibration::cohort::Cohort;
-use crate::calibration::decision::Threshold;
-use crate::calibration::groups::{GroupFitting, GroupThresholds, StrangerMatch, Strength};
-use crate::calibration::held_out::{Folds, HeldOut, cross_fit, cross_fit_by};
-use crate::calibration::policy::{Choice, Target, choose};
-use crate::calibration::recording::{Recording, Search, Truth};
-use crate::calibration::trials::Trials;
-use crate::gallery::item::ItemHead;
+use matchpoint_calibration::CalibrationError;
+use matchpoint_calibration::adjustment::{Adjuster, Compared};
+use matchpoint_calibration::analysis::remedies::{group_column, plan, remedy_trial};
+use matchpoint_calibration::analysis::remedy::{Remedy, RemedyTrial};
+use matchpoint_calibration::analysis::remedy_comparison::{self, compare};
+use matchpoint_calibration::certify::TargetFar;
+use matchpoint_calibration::cohort::Cohort;
+use matchpoint_calibration::decision::Threshold;
+use matchpoint_calibration::groups::{GroupFitting, GroupThresholds, StrangerMatch, Strength};
+use matchpoint_calibration::held_out::{Folds, HeldOut, cross_fit, cross_fit_by};
+use matchpoint_calibration::policy::{Choice, Target, choose};
+use matchpoint_calibration::recording::{Recording, Search, Truth};
+use matchpoint_calibration::trials::Trials;
+use matchpoint_gallery::item::ItemHead;
 
 /// What is to be done about labels that one threshold treats unequally.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,11 +8,11 @@ use super::design::{design_of, lot};
 use super::folder::JOURNAL_FILE;
 use super::resets::Resets;
 use super::{DeploymentError, Folder};
-use crate::calibration::decision::Decision;
 use crate::journal::entry::{DecisionId, Row, Truth as SaidTruth};
 use crate::journal::read::Reader;
-use crate::monitoring::audit::Truth;
-use crate::monitoring::thinning::{Drawn, plain_sample};
+use matchpoint_calibration::decision::Decision;
+use matchpoint_calibration::monitoring::audit::Truth;
+use matchpoint_calibration::monitoring::thinning::{Drawn, plain_sample};
 
 /// What a decision's query showed, as somebody said.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,11 +14,11 @@ use super::shadow_report::Outcome;
 use super::upkeep::Upkeep;
 use super::{DeploymentError, Unembeddable};
 use crate::journal::entry::{DecisionId, Source};
-use crate::model::embedder::Embedder;
-use crate::model::job::Kind;
-use crate::pixels::Limits;
 use crate::telemetry;
-use crate::vector::Embedding;
+use matchpoint_embed::embedder::Embedder;
+use matchpoint_embed::job::Kind;
+use matchpoint_embed::pixels::Limits;
+use matchpoint_vector::Embedding;
 
 /// How long a calibration waits where the queue is full: about as long as one image takes.
 pub(super) const BUSY_PAUSE: Duration = Duration::from_millis(20);

@@ -5,10 +5,10 @@ use super::audited::{Known, Span, any_labelled, drift};
 use super::clock::now_ms;
 use super::resets::{RESETS_MAX, Reset, Resets, keep};
 use super::{Deployment, DeploymentError};
-use crate::calibration::operating_point::OperatingPoint;
 use crate::journal::entry::TEXT_BYTES_MAX;
-use crate::monitoring::course::CoursePoint;
-use crate::monitoring::drift::Drift;
+use matchpoint_calibration::monitoring::course::CoursePoint;
+use matchpoint_calibration::monitoring::drift::Drift;
+use matchpoint_calibration::operating_point::OperatingPoint;
 
 /// How an operating point does in service.
 #[derive(Clone, Debug)]

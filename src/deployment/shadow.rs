@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::beside::Candidate;
 use super::shadow_report::{ShadowAbout, ShadowReport};
 use super::{Deployment, DeploymentError, Models, OpenOptions};
-use crate::gallery::Access;
+use matchpoint_gallery::Access;
 
 /// The link beside the place of a deployment that leads to its candidate; `None` for a place
 /// without a name.

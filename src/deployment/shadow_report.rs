@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use super::answer::{Hit, Standing};
-use crate::calibration::decision::Decision;
 use crate::journal::entry::{DecisionId, Truth};
-use crate::monitoring::shadow::{Best, ShadowCounts};
-use crate::vector::Similarity;
+use matchpoint_calibration::decision::Decision;
+use matchpoint_calibration::monitoring::shadow::{Best, ShadowCounts};
+use matchpoint_vector::Similarity;
 
 /// The latest disagreements that are kept to be looked at.
 pub const SHADOW_LATEST_MAX: usize = 200;

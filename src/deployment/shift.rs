@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::DeploymentError;
 use crate::journal::entry::SourceKind;
 use crate::journal::totals::Committed;
-use crate::monitoring::indicators::{Shift, shift};
-use crate::monitoring::mixture::{Classes, Misfit, misfit};
+use matchpoint_calibration::monitoring::indicators::{Shift, shift};
+use matchpoint_calibration::monitoring::mixture::{Classes, Misfit, misfit};
 
 /// What later decisions are compared with.
 const FILE: &str = "scores.json";
@@ -169,11 +169,11 @@ impl Scores {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::calibration::decision::{Decision, Threshold};
-    use crate::calibration::recording::{Found, Recording, Search, Truth};
     use crate::journal::totals::{Count, Total, TotalKey};
-    use crate::monitoring::strata::Strata;
-    use crate::vector::Similarity;
+    use matchpoint_calibration::decision::{Decision, Threshold};
+    use matchpoint_calibration::monitoring::strata::Strata;
+    use matchpoint_calibration::recording::{Found, Recording, Search, Truth};
+    use matchpoint_vector::Similarity;
 
     fn told<const STRATA: usize>(counts: [u64; STRATA]) -> Committed {
         let total = |(stratum, decisions): (u16, u64)| Total {

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::DeploymentError;
-use crate::gallery::Gallery;
-use crate::gallery::error::GalleryError;
-use crate::gallery::snapshot::{Match, Probe, Snapshot};
 use crate::telemetry;
-use crate::vector::Embedding;
+use matchpoint_gallery::Gallery;
+use matchpoint_gallery::error::GalleryError;
+use matchpoint_gallery::snapshot::{Match, Probe, Snapshot};
+use matchpoint_vector::Embedding;
 
 /// How often it looks for something to do.
 const TICK: Duration = Duration::from_millis(100);

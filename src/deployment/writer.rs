@@ -11,8 +11,8 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use tokio::sync::oneshot;
 
 use super::DeploymentError;
-use crate::gallery::item::Item;
-use crate::gallery::{Gallery, Upserted};
+use matchpoint_gallery::item::Item;
+use matchpoint_gallery::{Gallery, Upserted};
 
 /// Changes that may wait; beyond it the caller is told to come back.
 const QUEUE_LEN_MAX: usize = 256;

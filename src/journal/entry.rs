@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::calibration::decision::Decision;
+use matchpoint_calibration::decision::Decision;
 
 /// Longest label, and longest name of who said it: as long as labels and ids of items may be.
 pub const TEXT_BYTES_MAX: usize = 512;

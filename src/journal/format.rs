@@ -6,12 +6,12 @@ use std::path::Path;
 use rusqlite::types::Type;
 use rusqlite::{Connection, Row as SqlRow};
 
-use crate::calibration::decision::Decision;
 use crate::journal::entry::{
     Best, DecisionId, Entry, Label, LabelKind, Row, Sampling, Source, SourceKind, Truth,
 };
 use crate::journal::error::{JournalError, OPEN, failed};
 use crate::journal::totals::{Count, Counts, Key, Lost, Total, TotalKey};
+use matchpoint_calibration::decision::Decision;
 
 /// Says that a `SQLite` file is a journal: the letters `MPjo`.
 const APPLICATION_ID: i32 = 0x4d50_6a6f;

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, mpsc};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use crate::calibration::decision::Decision;
 use crate::journal::entry::{
     Best, DecisionId, Entry, Label, LabelKind, Refused, Reported, Row, Sampling, Source, Truth,
 };
@@ -16,6 +15,7 @@ use crate::journal::error::JournalError;
 use crate::journal::read::{QueueRequest, Reader, Selection};
 use crate::journal::totals::{Committed, Total};
 use crate::journal::{Journal, Options, Retention};
+use matchpoint_calibration::decision::Decision;
 
 const DAY_MS: u64 = 86_400_000;
 /// The present of these tests, and the time of the first decision.

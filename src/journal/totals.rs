@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::calibration::decision::Decision;
 use crate::journal::entry::SourceKind;
+use matchpoint_calibration::decision::Decision;
 
 /// What decisions are counted by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -13,16 +13,16 @@ use super::convert::{self, invalid};
 use super::operations::{Handle, Running, cancelled};
 use super::registry::Registry;
 use super::status::{from_error, is_the_fault_of_one};
-use crate::client::proto::calibrate_request::Part;
-use crate::client::proto::calibration_service_server::CalibrationService;
-use crate::client::proto::longrunning::Operation;
-use crate::client::proto::{
-    CalibrateMetadata, CalibrateRequest, CalibrateResponse, CalibrationSettings, CalibrationStage,
-    FailedQuery, LabelledQuery as QueryMessage, Strangers,
-};
 use crate::deployment::{
     self, Deployment, DeploymentError, Gathered, LabelledQuery, ProbeRequest, ProbeSource, Probed,
     RemedyChoice,
+};
+use matchpoint_client::proto::calibrate_request::Part;
+use matchpoint_client::proto::calibration_service_server::CalibrationService;
+use matchpoint_client::proto::longrunning::Operation;
+use matchpoint_client::proto::{
+    CalibrateMetadata, CalibrateRequest, CalibrateResponse, CalibrationSettings, CalibrationStage,
+    FailedQuery, LabelledQuery as QueryMessage, Strangers,
 };
 
 /// Failed queries that the metadata lists.

@@ -5,25 +5,25 @@ use std::time::{Duration, UNIX_EPOCH};
 use tonic::{Code, Status};
 
 use super::status::status;
-use crate::calibration::CalibrationError;
-use crate::calibration::adjustment::Adjustment;
-use crate::calibration::certify::TargetFar;
-use crate::calibration::certify_frr::TargetFrr;
-use crate::calibration::cost::{CostModel, Costs};
-use crate::calibration::decision::Decision;
-use crate::calibration::evidence::Prior;
-use crate::calibration::operating_point::{OperatingPoint, Policy};
-use crate::calibration::policy::Target;
-use crate::calibration::rates::Rate;
-use crate::calibration::recording::Flip;
-use crate::client::proto;
 use crate::deployment::{
     Assured, Basis, CalibrationSettings, Comparison, Hit, Query, Reference, Remedy, RemedyChoice,
     SearchAnswer, SearchOptions, Timings, Truth as Said, Undecided, VerifyAnswer, created,
 };
-use crate::gallery::filter::{Filter, FilterError};
-use crate::gallery::item::ItemHead;
-use crate::gallery::snapshot::{BREADTH_MAX, NEIGHBOURS_MAX};
+use matchpoint_calibration::CalibrationError;
+use matchpoint_calibration::adjustment::Adjustment;
+use matchpoint_calibration::certify::TargetFar;
+use matchpoint_calibration::certify_frr::TargetFrr;
+use matchpoint_calibration::cost::{CostModel, Costs};
+use matchpoint_calibration::decision::Decision;
+use matchpoint_calibration::evidence::Prior;
+use matchpoint_calibration::operating_point::{OperatingPoint, Policy};
+use matchpoint_calibration::policy::Target;
+use matchpoint_calibration::rates::Rate;
+use matchpoint_calibration::recording::Flip;
+use matchpoint_client::proto;
+use matchpoint_gallery::filter::{Filter, FilterError};
+use matchpoint_gallery::item::ItemHead;
+use matchpoint_gallery::snapshot::{BREADTH_MAX, NEIGHBOURS_MAX};
 
 /// How many matches a search returns where the caller does not say.
 const LIMIT_DEFAULT: usize = 10;

@@ -1,17 +1,17 @@
 //! What is known of an operating point in service, as messages.
 
-use crate::client::proto::{
+use crate::deployment::{InService, Reset};
+use matchpoint_calibration::monitoring::audit::{AuditedRate as Rate, AuditedRates};
+use matchpoint_calibration::monitoring::course::CoursePoint;
+use matchpoint_calibration::monitoring::cusum::Onset;
+use matchpoint_calibration::monitoring::drift::{Finding as Found, Limit, Subject, Verdict as How};
+use matchpoint_calibration::monitoring::groups::Group;
+use matchpoint_calibration::monitoring::sequential::{EProcess, Side};
+use matchpoint_calibration::monitoring::thinning::Recalibration as Needs;
+use matchpoint_client::proto::{
     AuditedRate, DriftReset, ErrorGroup, Evidence, Finding, GetDriftResponse, RatesAt,
     Recalibration, Verdict,
 };
-use crate::deployment::{InService, Reset};
-use crate::monitoring::audit::{AuditedRate as Rate, AuditedRates};
-use crate::monitoring::course::CoursePoint;
-use crate::monitoring::cusum::Onset;
-use crate::monitoring::drift::{Finding as Found, Limit, Subject, Verdict as How};
-use crate::monitoring::groups::Group;
-use crate::monitoring::sequential::{EProcess, Side};
-use crate::monitoring::thinning::Recalibration as Needs;
 
 pub(super) fn shown(found: InService) -> GetDriftResponse {
     let InService {

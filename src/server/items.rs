@@ -7,8 +7,9 @@ use super::registry::Registry;
 use super::status::from_error;
 use super::stream::{answer_all, answer_each, answer_one, as_message};
 use super::{convert, page};
-use crate::client::proto::gallery_service_server::GalleryService;
-use crate::client::proto::{
+use crate::deployment::{NewItem, Query};
+use matchpoint_client::proto::gallery_service_server::GalleryService;
+use matchpoint_client::proto::{
     BatchDeleteItemsRequest, BatchDeleteItemsResponse, BatchUpsertItemsRequest,
     BatchUpsertItemsResponse, DeleteItemRequest, DeleteItemResponse, DeleteItemStreamRequest,
     DeleteItemStreamResponse, DeleteOutcome, GetItemRequest, GetItemResponse, ListItemsRequest,
@@ -16,8 +17,7 @@ use crate::client::proto::{
     UpsertItemStreamResponse, UpsertOutcome, delete_item_stream_response, delete_outcome,
     upsert_item_request, upsert_item_stream_response, upsert_outcome,
 };
-use crate::deployment::{NewItem, Query};
-use crate::gallery::Upserted;
+use matchpoint_gallery::Upserted;
 
 #[derive(Clone, Debug)]
 pub(super) struct Items {

@@ -7,20 +7,20 @@ use super::registry::Registry;
 use super::status::{from_error, status};
 use super::stream::as_message;
 use super::{drift, shadow};
-use crate::calibration::operating_point::OperatingPoint;
-use crate::client::proto::monitoring_service_server::MonitoringService;
-use crate::client::proto::truth::Truth as Shown;
-use crate::client::proto::truth_result::Result as Answer;
-use crate::client::proto::{
+use crate::deployment::{
+    CanaryRound as Round, DecisionId, Label, LabelKind, QueueRequest, Recorded, Reported, Row,
+    Told, TruthReport as Report,
+};
+use matchpoint_calibration::operating_point::OperatingPoint;
+use matchpoint_client::proto::monitoring_service_server::MonitoringService;
+use matchpoint_client::proto::truth::Truth as Shown;
+use matchpoint_client::proto::truth_result::Result as Answer;
+use matchpoint_client::proto::{
     CanaryRound, GetDecisionRequest, GetDecisionResponse, GetDriftRequest, GetDriftResponse,
     GetShadowRequest, GetShadowResponse, ListAuditQueueRequest, ListAuditQueueResponse,
     RecordedDecision, ReplayCanariesRequest, ReplayCanariesResponse, ReportTruthsRequest,
     ReportTruthsResponse, ResetDriftRequest, ResetDriftResponse, TruthEntry, TruthKind,
     TruthOutcome, TruthReport, TruthResult,
-};
-use crate::deployment::{
-    CanaryRound as Round, DecisionId, Label, LabelKind, QueueRequest, Recorded, Reported, Row,
-    Told, TruthReport as Report,
 };
 
 /// Decisions of a page where nobody says how many.

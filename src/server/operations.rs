@@ -12,9 +12,9 @@ use super::convert::invalid;
 use super::registry::Registry;
 use super::status::status;
 use super::stream::as_message;
-use crate::client::proto::longrunning::operation::Result as Ended;
-use crate::client::proto::longrunning::operations_server::Operations;
-use crate::client::proto::longrunning::{
+use matchpoint_client::proto::longrunning::operation::Result as Ended;
+use matchpoint_client::proto::longrunning::operations_server::Operations;
+use matchpoint_client::proto::longrunning::{
     CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
     ListOperationsResponse, Operation, WaitOperationRequest,
 };

@@ -11,9 +11,11 @@ use super::places::real;
 use super::registry::{Loaded, Registry};
 use super::shadow;
 use super::status::{from_error, status};
-use crate::client::proto::operating_point_service_server::OperatingPointService;
-use crate::client::proto::server_service_server::ServerService;
-use crate::client::proto::{
+use crate::config::Monitoring;
+use crate::deployment::{Deployment, DeploymentError, OpenOptions};
+use matchpoint_client::proto::operating_point_service_server::OperatingPointService;
+use matchpoint_client::proto::server_service_server::ServerService;
+use matchpoint_client::proto::{
     ActivateOperatingPointRequest, ActivateOperatingPointResponse, CompareOperatingPointsRequest,
     CompareOperatingPointsResponse, DeploymentInfo, GetOperatingPointRequest,
     GetOperatingPointResponse, GetServerInfoRequest, GetServerInfoResponse,
@@ -21,10 +23,8 @@ use crate::client::proto::{
     ReloadDeploymentResponse, ReloadShadowRequest, ReloadShadowResponse,
     RollBackOperatingPointRequest, RollBackOperatingPointResponse,
 };
-use crate::config::Monitoring;
-use crate::deployment::{Deployment, DeploymentError, OpenOptions};
-use crate::gallery::Access;
-use crate::gallery::error::GalleryError;
+use matchpoint_gallery::Access;
+use matchpoint_gallery::error::GalleryError;
 
 /// How long a deployment that was switched away from may take to close, and how often to look.
 const CLOSING_MAX: Duration = Duration::from_secs(10);

@@ -7,13 +7,13 @@ use super::convert;
 use super::registry::Registry;
 use super::status::from_error;
 use super::stream::{answer_each, answer_one};
-use crate::client::proto::retrieval_service_server::RetrievalService;
-use crate::client::proto::search_stream_response::Outcome;
-use crate::client::proto::{
+use crate::deployment::Query;
+use matchpoint_client::proto::retrieval_service_server::RetrievalService;
+use matchpoint_client::proto::search_stream_response::Outcome;
+use matchpoint_client::proto::{
     EmbedRequest, EmbedResponse, SearchRequest, SearchResponse, SearchStreamRequest,
     SearchStreamResponse, VerifyRequest, VerifyResponse,
 };
-use crate::deployment::Query;
 
 #[derive(Clone, Debug)]
 pub(super) struct Retrieval {

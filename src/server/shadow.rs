@@ -8,14 +8,14 @@ use tonic::Status;
 use super::convert::{self, truth};
 use super::registry::{Loaded, Registry};
 use super::status::from_error;
-use crate::client::proto::{
-    GetShadowRequest, GetShadowResponse, ReloadShadowRequest, ReloadShadowResponse, ShadowBest,
-    ShadowCount, ShadowDisagreement, ShadowInfo, ShadowOutcome, ShadowSkipped,
-};
 use crate::deployment::{
     Deployment, DeploymentError, Models, Outcome, SHADOW_LATEST_MAX, ShadowAbout, ShadowReport,
 };
-use crate::monitoring::shadow::Best;
+use matchpoint_calibration::monitoring::shadow::Best;
+use matchpoint_client::proto::{
+    GetShadowRequest, GetShadowResponse, ReloadShadowRequest, ReloadShadowResponse, ShadowBest,
+    ShadowCount, ShadowDisagreement, ShadowInfo, ShadowOutcome, ShadowSkipped,
+};
 
 /// Disagreements that are returned where nobody says how many.
 const LATEST_USUAL: usize = 20;

@@ -15,20 +15,20 @@ use super::convert::invalid;
 use super::operations::{Handle, Running, cancelled};
 use super::registry::{Loaded, Registry};
 use super::status::{from_error, status};
-use crate::client::proto::longrunning::Operation;
-use crate::client::proto::snapshot_service_server::SnapshotService;
-use crate::client::proto::{
-    CreateSnapshotRequest, DeleteSnapshotRequest, DeleteSnapshotResponse, ListSnapshotsRequest,
-    ListSnapshotsResponse, ReadSnapshotRequest, ReadSnapshotResponse, RestoreSnapshotRequest,
-    RestoreSnapshotResponse, Snapshot, SnapshotMetadata, WriteSnapshotRequest,
-    WriteSnapshotResponse,
-};
 use crate::config::Monitoring;
 use crate::deployment::{
     ArchiveError, Deployment, DeploymentError, ModelReference, OpenOptions, TemporaryFile,
     check_snapshot, now_rfc_3339, restore,
 };
-use crate::gallery::Access;
+use matchpoint_client::proto::longrunning::Operation;
+use matchpoint_client::proto::snapshot_service_server::SnapshotService;
+use matchpoint_client::proto::{
+    CreateSnapshotRequest, DeleteSnapshotRequest, DeleteSnapshotResponse, ListSnapshotsRequest,
+    ListSnapshotsResponse, ReadSnapshotRequest, ReadSnapshotResponse, RestoreSnapshotRequest,
+    RestoreSnapshotResponse, Snapshot, SnapshotMetadata, WriteSnapshotRequest,
+    WriteSnapshotResponse,
+};
+use matchpoint_gallery::Access;
 
 const ENDING: &str = ".snapshot";
 /// Bytes of one message of a snapshot that is read: far below the limit of any client.

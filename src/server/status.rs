@@ -6,10 +6,10 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::calibration::CalibrationError;
 use crate::deployment::{ArchiveError, DeploymentError, JournalError, Unembeddable};
-use crate::gallery::error::GalleryError;
-use crate::pixels::PixelsError;
+use matchpoint_calibration::CalibrationError;
+use matchpoint_embed::pixels::PixelsError;
+use matchpoint_gallery::error::GalleryError;
 
 /// The domain of every `ErrorInfo.reason`.
 pub(super) const DOMAIN: &str = "matchpoint.dev";

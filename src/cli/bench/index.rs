@@ -17,16 +17,16 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::speed::{Speed, machine};
-use crate::arrays::{self, Table};
 use crate::cli::exit::{Exit, fail};
 use crate::cli::output::{Output, table};
 use crate::cli::progress::Progress;
-use crate::gallery::filter::Filter;
-use crate::gallery::item::Item;
-use crate::gallery::params::IndexParams;
-use crate::gallery::snapshot::{Match, Probe, Snapshot};
-use crate::gallery::{Access, Gallery};
-use crate::vector::Embedding;
+use matchpoint_arrays::Table;
+use matchpoint_gallery::filter::Filter;
+use matchpoint_gallery::item::Item;
+use matchpoint_gallery::params::IndexParams;
+use matchpoint_gallery::snapshot::{Match, Probe, Snapshot};
+use matchpoint_gallery::{Access, Gallery};
+use matchpoint_vector::Embedding;
 
 /// Everything is measured through the same code that serves. Recall is of the ten nearest, counted
 /// on exact scores; the truth is found by comparing with every item.
@@ -174,13 +174,13 @@ impl Index {
     }
 
     fn measure(&self, output: Output) -> anyhow::Result<Report> {
-        let options = arrays::Options {
+        let options = matchpoint_arrays::Options {
             name: None,
             text: Some(Vec::new()),
-            bytes_max: arrays::BYTES_MAX,
+            bytes_max: matchpoint_arrays::BYTES_MAX,
         };
-        let base = arrays::read(&self.base, &options)?;
-        let queries = arrays::read(&self.queries, &options)?;
+        let base = matchpoint_arrays::read(&self.base, &options)?;
+        let queries = matchpoint_arrays::read(&self.queries, &options)?;
         if base.dimension != queries.dimension {
             let (found, expected) = (queries.dimension, base.dimension);
             let message = format!("the queries have {found} components, and the base {expected}");

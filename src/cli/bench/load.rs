@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::speed::{Speed, machine};
 use crate::cli::exit::{Exit, fail};
 use crate::cli::output::{Output, percent, table};
-use crate::client::{Asked, Client, ClientError};
+use matchpoint_client::{Asked, Client, ClientError};
 
 /// Open loop: searches are sent when they are due, also where earlier ones have no answer yet, and
 /// each is timed from the moment when it was due. So a server that stalls is charged for the wait, as

@@ -7,25 +7,25 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::{NAME, SUPPORTED, Story};
-use crate::analysis::consistency::Band;
-use crate::analysis::{BAND_POINTS, Scope};
-use crate::calibration::binomial::real;
-use crate::calibration::certify::TargetFar;
-use crate::calibration::policy::Target;
 use crate::cli::calibrate::{self, CalibrationReport, Strangers};
 use crate::cli::drift::rate_text;
 use crate::cli::exit::{Exit, fail};
 use crate::cli::output::percent;
 use crate::cli::pictures::Pictures;
 use crate::cli::sources::{Purpose, Source, Sources};
-use crate::client::{self, Client, DriftFound, EvidenceFound, RateFound, Told, TruthReport};
 use crate::config::Config;
 use crate::deployment::{
     Assured, CalibrationSettings, Deployment, NewCanary, RemedyChoice, set_canaries,
 };
-use crate::monitoring::indicators::shift;
-use crate::monitoring::strata::{Inclusion, Strata};
 use crate::server;
+use matchpoint_calibration::analysis::consistency::Band;
+use matchpoint_calibration::analysis::{BAND_POINTS, Scope};
+use matchpoint_calibration::binomial::real;
+use matchpoint_calibration::certify::TargetFar;
+use matchpoint_calibration::monitoring::indicators::shift;
+use matchpoint_calibration::monitoring::strata::{Inclusion, Strata};
+use matchpoint_calibration::policy::Target;
+use matchpoint_client::{Client, DriftFound, EvidenceFound, RateFound, Told, TruthReport};
 
 /// Searches of a chapter.
 const SEARCHES: usize = 240;
@@ -187,7 +187,7 @@ impl Story<'_> {
     async fn pool(&self, client: &Client) -> anyhow::Result<Pool> {
         let gallery = Sources::read(&self.examples.join("gallery.csv"), Purpose::Enrol)?;
         // Under a filter, which here lets everything pass: such searches are in no rate.
-        let apart = client::Asked {
+        let apart = matchpoint_client::Asked {
             filter: "label != nothing".to_owned(),
             ..asked()
         };
@@ -319,11 +319,11 @@ impl Story<'_> {
     }
 }
 
-fn asked() -> client::Asked {
-    client::Asked {
+fn asked() -> matchpoint_client::Asked {
+    matchpoint_client::Asked {
         deployment: NAME.to_owned(),
         limit: 2,
-        ..client::Asked::default()
+        ..matchpoint_client::Asked::default()
     }
 }
 

@@ -11,15 +11,6 @@ use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 
-use crate::analysis::consistency::Band;
-use crate::analysis::{BAND_POINTS, Scope};
-use crate::calibration::certify::TargetFar;
-use crate::calibration::decision::Threshold;
-use crate::calibration::evaluate::evaluate;
-use crate::calibration::operating_point::Content;
-use crate::calibration::policy::Target;
-use crate::calibration::rates::Rate;
-use crate::calibration::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top, Trials};
 use crate::cli::calibrate::{self, CalibrationReport, Strangers};
 use crate::cli::exit::{Exit, fail};
 use crate::cli::output::{Output, percent, rate, table};
@@ -27,15 +18,24 @@ use crate::cli::pictures::Pictures;
 use crate::cli::serve::stop_signal;
 use crate::cli::sources::{Purpose, Source, Sources};
 use crate::cli::{analysis, build, probe, search};
-use crate::client::{self, Client, Found};
 use crate::config::{Config, EngineFlags, ProcessEnvironment, ServerFlags};
 use crate::deployment::{Assured, CalibrationSettings, RemedyChoice};
-use crate::gallery::error::GalleryError;
-use crate::gallery::params::IndexParams;
-use crate::gallery::{Access, Gallery};
 use crate::server;
 use crate::telemetry;
-use crate::vector::Similarity;
+use matchpoint_calibration::analysis::consistency::Band;
+use matchpoint_calibration::analysis::{BAND_POINTS, Scope};
+use matchpoint_calibration::certify::TargetFar;
+use matchpoint_calibration::decision::Threshold;
+use matchpoint_calibration::evaluate::evaluate;
+use matchpoint_calibration::operating_point::Content;
+use matchpoint_calibration::policy::Target;
+use matchpoint_calibration::rates::Rate;
+use matchpoint_calibration::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top, Trials};
+use matchpoint_client::{Client, Found};
+use matchpoint_gallery::error::GalleryError;
+use matchpoint_gallery::params::IndexParams;
+use matchpoint_gallery::{Access, Gallery};
+use matchpoint_vector::Similarity;
 
 /// Tell the whole story on the sample photographs: build, calibrate, serve, decide
 ///
@@ -368,10 +368,10 @@ impl Story<'_> {
         );
         let sources = Sources::read(&self.examples.join("evaluate.csv"), Purpose::Search)?;
         let gallery = Sources::read(&self.examples.join("gallery.csv"), Purpose::Enrol)?;
-        let search = client::Asked {
+        let search = matchpoint_client::Asked {
             deployment: NAME.to_owned(),
             limit: 1,
-            ..client::Asked::default()
+            ..matchpoint_client::Asked::default()
         };
         let mut asked = Asked::default();
         let mut shown = Shown::default();

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::doubts;
-use crate::arrays::{self, Columns, Delimited, Options, Table};
 use crate::cli::exit::{Exit, fail};
 use crate::cli::fields::resolved;
 use crate::cli::images;
@@ -13,11 +12,12 @@ use crate::cli::output::{self, Output, table};
 use crate::cli::refused::Refused;
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{LoadedModel, Models};
-use crate::model::embedder::Embedded;
-use crate::model::job::Kind;
-use crate::pixels::Limits;
 use crate::telemetry;
-use crate::vector::{Embedding, Similarity};
+use matchpoint_arrays::{Columns, Delimited, Options, Table};
+use matchpoint_embed::embedder::Embedded;
+use matchpoint_embed::job::Kind;
+use matchpoint_embed::pixels::Limits;
+use matchpoint_vector::{Embedding, Similarity};
 
 /// How many of the worst images are shown as text; `--json` has all.
 const WORST_SHOWN: usize = 5;
@@ -92,12 +92,12 @@ impl Check {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let engine = self.engine.resolve(&ProcessEnvironment)?;
         telemetry::install_logs(&engine.log, engine.log_json)?;
-        let reference = arrays::read(
+        let reference = matchpoint_arrays::read(
             &self.vectors,
             &Options {
                 name: None,
                 text: None,
-                bytes_max: arrays::BYTES_MAX,
+                bytes_max: matchpoint_arrays::BYTES_MAX,
             },
         )?;
         let files = self.files(&reference)?;

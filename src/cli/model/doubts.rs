@@ -1,7 +1,7 @@
 //! What makes a model's output look like no embedding.
 
-use crate::model::embedder::Embedded;
-use crate::vector::Similarity;
+use matchpoint_embed::embedder::Embedded;
+use matchpoint_vector::Similarity;
 
 /// Fewer components than this hardly tell labels apart.
 const DIMENSION_MIN: usize = 16;
@@ -137,8 +137,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::pixels::{Limits, Pixels};
-    use crate::vector::Embedding;
+    use matchpoint_embed::pixels::{Limits, Pixels};
+    use matchpoint_vector::Embedding;
 
     fn embedded(values: &[f32]) -> Embedded {
         let (embedding, norm) = Embedding::with_length(values.to_vec()).unwrap();

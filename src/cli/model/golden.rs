@@ -5,12 +5,12 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::keys::Keys;
-use crate::arrays::{self, Options};
 use crate::cli::exit::{Exit, fail};
 use crate::deployment::{DeploymentError, read_image};
-use crate::model::draft::Draft;
-use crate::pixels::Limits;
-use crate::vector::{Embedding, Similarity};
+use matchpoint_arrays::Options;
+use matchpoint_embed::draft::Draft;
+use matchpoint_embed::pixels::Limits;
+use matchpoint_vector::{Embedding, Similarity};
 
 /// Decoders and processors differ a little: never ask for more than this.
 const COSINE_MIN_MAX: f32 = 0.9995;
@@ -134,7 +134,7 @@ fn read_reference(path: &Path, dimension: usize) -> anyhow::Result<Embedding> {
         text: None,
         bytes_max: 1 << 30,
     };
-    let found = arrays::read(path, &options)?;
+    let found = matchpoint_arrays::read(path, &options)?;
     let wrong = |what: String| fail(Exit::BadData, format!("{}: {what}", path.display()));
     if found.rows() != 1 || found.dimension != dimension {
         return Err(wrong(format!(

@@ -13,11 +13,11 @@ use crate::cli::exit::{Exit, fail};
 use crate::cli::output::{Output, table, wrapped};
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{DeploymentError, Models};
-use crate::model::draft::{Draft, Interface, OnnxFile, Port};
-use crate::model::embedder::Embedded;
-use crate::model::runtime::Runtime;
-use crate::pixels::Limits;
 use crate::telemetry;
+use matchpoint_embed::draft::{Draft, Interface, OnnxFile, Port};
+use matchpoint_embed::embedder::Embedded;
+use matchpoint_embed::pixels::Limits;
+use matchpoint_embed::runtime::Runtime;
 
 /// How many of a model's own tensors are named where one is not found.
 const TENSORS_SHOWN: usize = 12;

@@ -1,0 +1,245 @@
+//! What is held against the threshold, where that is not the plain similarity of the best match.
+//!
+//! Labels differ in how their scores lie, which one threshold on the similarity cannot follow. An
+//! adjustment changes the score that decides, and nothing else: which item is the best match,
+//! and the similarity that is reported, stay what they are. Calibration and serving call the same
+//! function, so that a threshold is chosen on exactly the scores that it will decide.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::CalibrationError;
+use super::cohort::Cohort;
+use super::groups::GroupThresholds;
+use super::normalise::{Normalisation, PairStatistics};
+use matchpoint_vector::Similarity;
+
+/// How scores are adjusted, as an operating point records it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Adjustment {
+    /// Normalised against a cohort of strangers.
+    Normalised {
+        /// By whose statistics, and against how much of the cohort.
+        how: Normalisation,
+        /// SHA-256 of the cohort's file.
+        cohort: String,
+        /// Members of the cohort.
+        members: u64,
+    },
+    /// Lowered for items of groups that strangers come upon more often.
+    Groups(GroupThresholds),
+}
+
+impl Adjustment {
+    /// What is held against the threshold, in words.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Normalised { how, members, .. } => {
+                format!("{} against a cohort of {members} items", how.name())
+            }
+            Self::Groups(groups) => format!(
+                "similarity, with a stricter threshold for {} groups of '{}'",
+                groups.groups().len(),
+                groups.column()
+            ),
+        }
+    }
+}
+
+/// A comparison of a probe with an item, with all that an adjustment may look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Compared<'a> {
+    /// Their similarity.
+    pub score: Similarity,
+    /// The probe's vector, of unit length.
+    pub probe: &'a [f32],
+    /// The item's vector, of unit length.
+    pub item: &'a [f32],
+    /// The item's label; `None` for an image that is not enrolled.
+    pub label: Option<&'a str>,
+    /// The item's metadata; `None` for an image that is not enrolled.
+    pub metadata: Option<&'a BTreeMap<String, String>>,
+    /// The label that was left out of the search; its items are left out of the cohort too.
+    pub left_out: Option<&'a str>,
+}
+
+/// An adjustment with what it takes to carry it out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adjuster {
+    adjustment: Adjustment,
+    cohort: Option<Cohort>,
+}
+
+impl Adjuster {
+    /// Normalises by `how` against `cohort`.
+    ///
+    /// # Errors
+    /// None in practice: a cohort has a digest.
+    pub fn normalising(how: Normalisation, cohort: Cohort) -> Result<Self, CalibrationError> {
+        Ok(Self {
+            adjustment: Adjustment::Normalised {
+                how,
+                cohort: cohort.digest()?,
+                members: cohort.members() as u64,
+            },
+            cohort: Some(cohort),
+        })
+    }
+
+    /// Holds groups against thresholds of their own.
+    #[must_use]
+    pub fn grouping(groups: GroupThresholds) -> Self {
+        Self {
+            adjustment: Adjustment::Groups(groups),
+            cohort: None,
+        }
+    }
+
+    /// The adjustment that an operating point records.
+    #[must_use]
+    pub fn adjustment(&self) -> &Adjustment {
+        &self.adjustment
+    }
+
+    /// The cohort, where there is one.
+    #[must_use]
+    pub fn cohort(&self) -> Option<&Cohort> {
+        self.cohort.as_ref()
+    }
+
+    /// What is held against the threshold, in [-1, 1].
+    ///
+    /// # Errors
+    /// Refuses vectors of another dimension than the cohort's, and where no member is left.
+    pub fn held(&self, compared: &Compared<'_>) -> Result<Similarity, CalibrationError> {
+        match (&self.adjustment, &self.cohort) {
+            (Adjustment::Groups(groups), _) => {
+                let column = compared
+                    .metadata
+                    .and_then(|known| known.get(groups.column()));
+                Ok(groups.lowered(compared.score, column.map(String::as_str)))
+            }
+            (Adjustment::Normalised { how, .. }, Some(cohort)) => {
+                let without: Vec<&str> = compared
+                    .label
+                    .into_iter()
+                    .chain(compared.left_out)
+                    .collect();
+                let pair = PairStatistics {
+                    probe: cohort.statistics(*how, compared.probe, &without)?,
+                    item: cohort.statistics(*how, compared.item, &without)?,
+                };
+                Ok(how.normalise(compared.score, pair))
+            }
+            (Adjustment::Normalised { .. }, None) => Err(CalibrationError::EmptyCohort),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::decision::{Decision, Threshold};
+    use super::super::normalise::Side;
+    use super::*;
+
+    fn score(value: f32) -> Similarity {
+        Similarity::new(value).unwrap()
+    }
+
+    fn compared<'a>(probe: &'a [f32], item: &'a [f32]) -> Compared<'a> {
+        Compared {
+            score: Similarity::between(probe, item).unwrap(),
+            probe,
+            item,
+            label: None,
+            metadata: None,
+            left_out: None,
+        }
+    }
+
+    #[test]
+    fn an_item_that_is_close_to_all_is_held_further_off() {
+        let rows = [("1", "ash", [1.0, 0.0]), ("2", "beech", [0.8, 0.6])];
+        let items = rows.iter().map(|(id, label, row)| (*id, *label, &row[..]));
+        let cohort = Cohort::drawn(items, 0).unwrap();
+        let how = Normalisation::new(Side::Item, None, 0.1).unwrap();
+        let adjuster = Adjuster::normalising(how, cohort).unwrap();
+        let probe = [0.6, 0.8];
+        // As similar to the probe as each other, and one is in the midst of the cohort.
+        let near = adjuster.held(&compared(&probe, &[0.96, 0.28])).unwrap();
+        let far = adjuster.held(&compared(&probe, &[0.0, 1.0])).unwrap();
+        assert!((score(0.8).get() - compared(&probe, &[0.96, 0.28]).score.get()).abs() < 1e-6);
+        assert!(near < far);
+        // A mate in the cohort takes no part.
+        let mate = Compared {
+            label: Some("ash"),
+            ..compared(&probe, &[0.96, 0.28])
+        };
+        assert_ne!(adjuster.held(&mate).unwrap(), near);
+        let without = Compared {
+            left_out: Some("beech"),
+            ..mate
+        };
+        assert!(adjuster.held(&without).is_err(), "nobody is left");
+    }
+
+    #[test]
+    fn a_group_needs_what_its_threshold_says_and_no_group_less() {
+        let threshold = |value| Threshold::new(value).unwrap();
+        let own = BTreeMap::from([
+            ("north".to_owned(), threshold(0.9)),
+            ("south".to_owned(), Threshold::ACCEPT_NOTHING),
+        ]);
+        let groups = GroupThresholds::new("hall".into(), threshold(0.7), own).unwrap();
+        let adjuster = Adjuster::grouping(groups.clone());
+        for (hall, value) in [
+            (None, 0.7),
+            (Some("east"), 0.7),
+            (Some("north"), 0.9),
+            (Some("south"), 1.0),
+        ] {
+            let metadata = hall.map(|hall| BTreeMap::from([("hall".to_owned(), hall.to_owned())]));
+            for similarity in [value, f32::next_down(value), f32::next_up(value), -1.0, 1.0] {
+                let case = Compared {
+                    score: score(similarity),
+                    metadata: metadata.as_ref(),
+                    ..compared(&[1.0], &[1.0])
+                };
+                let held = adjuster.held(&case).unwrap();
+                assert!(held <= case.score);
+                let decided = threshold(0.7).decide(Some(held));
+                assert_eq!(
+                    decided,
+                    groups.decide(Some(case.score), hall),
+                    "{hall:?} {similarity}"
+                );
+                if hall == Some("south") {
+                    assert_eq!(decided, Decision::Reject);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_is_read_back() {
+        let groups =
+            GroupThresholds::new("hall".into(), Threshold::ACCEPT_NOTHING, BTreeMap::new());
+        let groups = Adjustment::Groups(groups.unwrap());
+        let how = Normalisation::new(Side::Both, None, 0.001).unwrap();
+        let normalised = Adjustment::Normalised {
+            how,
+            cohort: "00".into(),
+            members: 3,
+        };
+        for adjustment in [groups, normalised] {
+            let text = serde_json::to_string(&adjustment).unwrap();
+            assert_eq!(
+                serde_json::from_str::<Adjustment>(&text).unwrap(),
+                adjustment
+            );
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Groups of labels, by what the metadata of their items says of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::label_rows::{GroupCounts, GroupOfLabels, groups_of_labels};
+use super::material::Material;
+use crate::rates::Confidence;
+
+/// A metadata column with more values than this is a name or a time, and no group.
+const GROUPS_MAX: usize = 20;
+
+/// What the threshold does to the labels that share a value of a metadata column.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LabelGroup {
+    /// The column.
+    pub column: String,
+    /// Its value.
+    pub value: String,
+    /// Pairwise rates and utility.
+    #[serde(flatten)]
+    pub outcome: GroupOfLabels,
+}
+
+/// One row for each value of each column that says one thing of each enrolled label. Columns that
+/// differ within a label, have one value or more than twenty, or tell every label apart are left
+/// out.
+pub(super) fn label_groups(material: &Material<'_>, counts: GroupCounts<'_>) -> Vec<LabelGroup> {
+    let mut rows = Vec::new();
+    for (column, of_label) in columns(material) {
+        let values: BTreeSet<&str> = of_label.values().copied().collect();
+        if !(2..=GROUPS_MAX).contains(&values.len()) || values.len() == of_label.len() {
+            continue;
+        }
+        let numbered: BTreeMap<&str, u32> = values.iter().copied().zip(0..).collect();
+        let group = |label: u32| {
+            let value = of_label.get(&label);
+            // Labels that are searched for and not enrolled are in none.
+            value
+                .and_then(|value| numbered.get(value))
+                .copied()
+                .unwrap_or(u32::MAX)
+        };
+        let labels = u32::try_from(material.names.len()).unwrap_or(u32::MAX);
+        let groups: Vec<u32> = (0..labels).map(group).collect();
+        for outcome in groups_of_labels(counts, &groups, Confidence::DISPLAY) {
+            let value = numbered
+                .iter()
+                .find(|(_, number)| **number == outcome.group);
+            if let Some((value, _)) = value {
+                rows.push(LabelGroup {
+                    column: column.to_owned(),
+                    value: (*value).to_owned(),
+                    outcome,
+                });
+            }
+        }
+    }
+    rows
+}
+
+/// The value of each column for each enrolled label, of columns that say one thing of each.
+fn columns<'a>(material: &Material<'a>) -> BTreeMap<&'a str, BTreeMap<u32, &'a str>> {
+    let gallery = material.gallery;
+    let mut columns: BTreeMap<&str, BTreeMap<u32, &str>> = BTreeMap::new();
+    let mut torn: BTreeSet<&str> = BTreeSet::new();
+    for (label, conditions) in gallery.labels.iter().zip(&gallery.conditions) {
+        for (column, value) in conditions {
+            let known = columns
+                .entry(column)
+                .or_default()
+                .entry(*label)
+                .or_insert(value);
+            if *known != value {
+                torn.insert(column);
+            }
+        }
+    }
+    columns.retain(|column, _| !torn.contains(column));
+    columns
+}

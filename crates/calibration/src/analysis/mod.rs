@@ -1,0 +1,388 @@
+//! What the data say beyond the one threshold: pairs, consistency over labels, growth, remedies.
+//!
+//! Nothing here decides anything. Reading order: the whole analysis (here), the embeddings it is
+//! made from, the pairs of them and their rates, consistency over labels, remedies.
+
+pub mod consistency;
+pub mod copies;
+pub mod disjoint;
+mod draws;
+pub mod dyadic;
+pub mod embeddings;
+mod error;
+pub mod label_counts;
+pub mod label_groups;
+pub mod label_rows;
+mod material;
+pub mod nearest;
+pub mod nearest_strangers;
+pub mod pair_counts;
+pub mod pairs_view;
+pub mod pairwise;
+pub mod panel;
+pub mod remedies;
+pub mod remedy;
+pub mod remedy_comparison;
+pub mod remedy_measured;
+pub mod remedy_verdict;
+pub mod score_curve;
+pub mod score_histogram;
+pub mod sizes;
+pub mod strangers;
+pub mod utility;
+
+pub use error::AnalysisError;
+pub use material::{BAND_POINTS, Deep, Material, Scope, Set};
+
+use serde::Serialize;
+
+use crate::rates::Proportion;
+use crate::recording::{Condition, LabelOutcome};
+use nearest_strangers::{LISTED_MAX, NearestStranger, nearest_strangers};
+use pairs_view::PairsView;
+use pairwise::{Scan, Watch};
+use remedies::Remedies;
+use sizes::Sizes;
+
+/// More accepted pairs than this are counted, and not looked at.
+const INTRUDERS_MAX: u64 = 30_000_000;
+
+/// What the data say beyond the threshold.
+#[derive(Clone, Debug, Serialize)]
+pub struct Analysis {
+    /// Pairs of embeddings instead of searches; never to be mixed up with those.
+    pub pairwise: Option<PairsView>,
+    /// Enrolled labels that fare worst in searches, worst first.
+    pub worst_labels: Vec<LabelOutcome>,
+    /// Items of different labels that would be accepted as one another, most alike first: wrong
+    /// labels, things enrolled twice, or real look-alikes.
+    pub intruders: Vec<Intruder>,
+    /// How many such pairs there are; the most alike are listed.
+    pub intruder_pairs: u64,
+    /// How many labels have such an item.
+    pub intruded_labels: u64,
+    /// How many labels have misses or impostors at all; the worst are listed.
+    pub worst_labels_total: u64,
+    /// The non-mated searches with the highest scores, highest first.
+    pub nearest_strangers: Vec<NearestStranger>,
+    /// Rates in searches for each value of each metadata column.
+    pub conditions: Vec<Condition>,
+    /// FAR per search by size of the gallery.
+    pub growth: Option<Sizes>,
+    /// What could be done about labels that fare unequally.
+    pub remedies: Option<Remedies>,
+    /// What was not done, and why: whole sentences.
+    pub notes: Vec<String>,
+}
+
+#[derive(Default)]
+struct Intruded {
+    listed: Vec<Intruder>,
+    pairs: u64,
+    labels: u64,
+}
+
+/// Two items of different labels whose similarity is at or above the threshold.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Intruder {
+    /// Id of one.
+    pub item_a: String,
+    /// Its label.
+    pub label_a: String,
+    /// Id of the other.
+    pub item_b: String,
+    /// Its label.
+    pub label_b: String,
+    /// Their similarity.
+    pub score: f32,
+}
+
+impl Material<'_> {
+    /// Does all of it. `watch` is told of the pairs, and ends the work by saying `false`.
+    ///
+    /// # Errors
+    /// [`AnalysisError::Stopped`] where `watch` said so.
+    pub fn analyse(&self, watch: Watch<'_>) -> Result<Analysis, AnalysisError> {
+        let mut notes = Vec::new();
+        if self.on_similarity != self.threshold {
+            notes.push(format!(
+                "Pairs, look-alikes and FAR by size of the gallery are told at {}, the threshold that the same rule gives for the plain similarity.",
+                self.on_similarity
+            ));
+        }
+        let scan = self.scan()?;
+        let pairwise = if self.scope.pairs_max < scan.pairs() {
+            notes.push(format!(
+                "Pairs were not looked at: there are {}, more than the {} that were allowed.",
+                scan.pairs(),
+                self.scope.pairs_max
+            ));
+            None
+        } else {
+            PairsView::measure(&scan, self, &mut notes, watch)?
+        };
+        drop(scan);
+        let intruded = self.intruders(&mut notes, watch)?;
+        let mut worst_labels = self.recording.by_label(self.threshold);
+        worst_labels.retain(|one| 0 < one.missed + one.impostors);
+        let worst_labels_total = worst_labels.len() as u64;
+        worst_labels.truncate(LISTED_MAX);
+        Ok(Analysis {
+            pairwise,
+            worst_labels,
+            intruders: intruded.listed,
+            intruder_pairs: intruded.pairs,
+            intruded_labels: intruded.labels,
+            worst_labels_total,
+            nearest_strangers: nearest_strangers(self.recording, self.threshold),
+            conditions: self.recording.by_condition(self.threshold),
+            growth: Sizes::measure(self, &mut notes),
+            remedies: Remedies::measure(self, &mut notes),
+            notes,
+        })
+    }
+
+    fn scan(&self) -> Result<Scan<'_>, AnalysisError> {
+        match self.queries {
+            Some(queries) => Scan::cross(&queries.embeddings, &self.gallery.embeddings),
+            None => Ok(Scan::all_pairs(&self.gallery.embeddings)),
+        }
+    }
+
+    /// Pairs of the gallery itself, whatever was searched for.
+    fn intruders(
+        &self,
+        notes: &mut Vec<String>,
+        watch: Watch<'_>,
+    ) -> Result<Intruded, AnalysisError> {
+        let scan = Scan::all_pairs(&self.gallery.embeddings);
+        if self.scope.pairs_max < scan.pairs() {
+            notes.push(
+                "Items of the gallery that resemble those of other labels were not looked for: too many pairs."
+                    .to_owned(),
+            );
+            return Ok(Intruded::default());
+        }
+        let curve = scan.curve(watch)?;
+        let accepted = curve
+            .far_at(self.on_similarity)
+            .map_or(0, Proportion::events);
+        if INTRUDERS_MAX < accepted {
+            notes.push(format!(
+                "{accepted} pairs of items of different labels would be accepted; they are not listed."
+            ));
+            return Ok(Intruded {
+                pairs: accepted,
+                ..Intruded::default()
+            });
+        }
+        let dyads = scan.dyads(self.on_similarity, watch)?;
+        let mut labels: Vec<u32> = dyads
+            .accepted
+            .iter()
+            .flat_map(|pair| [pair.label_a, pair.label_b])
+            .collect();
+        labels.sort_unstable();
+        labels.dedup();
+        let pairs = scan.accepted_non_mated(self.on_similarity, LISTED_MAX, watch)?;
+        let id = |row: usize| self.gallery.ids.get(row).cloned().unwrap_or_default();
+        let label = |row: usize| self.gallery.label(row, self.names).to_owned();
+        let intruders = pairs
+            .iter()
+            .map(|pair| Intruder {
+                item_a: id(pair.row_a),
+                label_a: label(pair.row_a),
+                item_b: id(pair.row_b),
+                label_b: label(pair.row_b),
+                score: pair.score,
+            })
+            .collect();
+        Ok(Intruded {
+            listed: intruders,
+            pairs: accepted,
+            labels: labels.len() as u64,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::consistency::Band;
+    use super::embeddings::Embeddings;
+    use super::*;
+    use crate::certify::TargetFar;
+    use crate::decision::Threshold;
+    use crate::policy::Target;
+    use crate::recording::{Found, Recording, Search, Truth};
+    use matchpoint_vector::Similarity;
+
+    /// Unit vectors in the plane, by degrees.
+    fn set(rows: &[(&str, u32, f32, &str)]) -> Set {
+        let vectors = rows.iter().flat_map(|(_, _, degrees, _)| {
+            let (sine, cosine) = degrees.to_radians().sin_cos();
+            [cosine, sine]
+        });
+        let labels: Vec<u32> = rows.iter().map(|row| row.1).collect();
+        Set {
+            ids: rows.iter().map(|row| row.0.to_owned()).collect(),
+            conditions: rows
+                .iter()
+                .map(|row| BTreeMap::from([("hall".to_owned(), row.3.to_owned())]))
+                .collect(),
+            embeddings: Embeddings::normalise(2, vectors.collect(), labels.clone()).unwrap(),
+            labels,
+        }
+    }
+
+    fn search(probe: &str, label: &str, truth: Truth, found: (&str, &str, f32)) -> Search {
+        Search {
+            probe: probe.to_owned(),
+            label: label.to_owned(),
+            truth,
+            found: Some(Found {
+                item: found.0.to_owned(),
+                label: found.1.to_owned(),
+                score: Similarity::new(found.2.to_radians().cos()).unwrap(),
+                adjusted: None,
+            }),
+            conditions: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one gallery, looked at from all sides"
+    )]
+    fn what_is_listed_is_what_the_threshold_does() {
+        let names = ["ash", "beech", "cedar", "none"].map(str::to_owned);
+        // Two beeches stand 4 degrees from an ash; the threshold accepts up to 10.
+        let gallery = set(&[
+            ("a1", 0, 0.0, "north"),
+            ("a2", 0, 30.0, "north"),
+            ("b1", 1, 34.0, "south"),
+            ("b2", 1, 26.0, "south"),
+            ("c1", 2, 90.0, "south"),
+        ]);
+        let queries = set(&[
+            ("q1", 0, 1.0, "x"),
+            ("q2", 1, 60.0, "x"),
+            ("q3", 3, 95.0, "x"),
+        ]);
+        let recording = Recording::new(vec![
+            search("q1", "ash", Truth::Mated, ("a1", "ash", 1.0)),
+            search("q2", "beech", Truth::Mated, ("b1", "beech", 26.0)),
+            search("q3", "none", Truth::NeverEnrolled, ("c1", "cedar", 5.0)),
+        ])
+        .unwrap();
+        let near = |degrees: f32, label: &str| {
+            let score = Similarity::new(degrees.to_radians().cos()).unwrap();
+            (score, label.to_owned())
+        };
+        let deep = [(
+            "none".to_owned(),
+            vec![near(5.0, "cedar"), near(61.0, "beech"), near(65.0, "ash")],
+        )];
+        let material = Material {
+            names: &names,
+            gallery: &gallery,
+            queries: Some(&queries),
+            recording: &recording,
+            deep: &deep,
+            depth: 3,
+            target: Target::Far(TargetFar::new(0.5, 0.5).unwrap()),
+            threshold: Threshold::new(10.0_f32.to_radians().cos()).unwrap(),
+            on_similarity: Threshold::new(10.0_f32.to_radians().cos()).unwrap(),
+            seed: 0,
+            scope: Scope {
+                pairs_max: 1_000,
+                band: Band::default(),
+                band_points: BAND_POINTS,
+            },
+        };
+        let found = material.analyse(&|_, _| true).unwrap();
+        let intruders: Vec<(&str, &str)> = found
+            .intruders
+            .iter()
+            .map(|pair| (pair.item_a.as_str(), pair.item_b.as_str()))
+            .collect();
+        assert_eq!(intruders, [("a2", "b1"), ("a2", "b2")]);
+        assert_eq!(found.intruded_labels, 2);
+        let worst: Vec<(&str, u64, u64)> = found
+            .worst_labels
+            .iter()
+            .map(|one| (one.label.as_str(), one.missed, one.impostors))
+            .collect();
+        assert_eq!(worst, [("beech", 1, 0), ("cedar", 0, 1)]);
+
+        let pairs = found.pairwise.unwrap();
+        assert_eq!((pairs.mated_pairs, pairs.non_mated_pairs), (4, 11));
+        let far = pairs.at_threshold.far.unwrap();
+        assert_eq!((far.count.events(), far.count.trials()), (1, 11));
+        let frr = pairs.at_threshold.frr.unwrap();
+        assert_eq!((frr.count.events(), frr.count.trials()), (3, 4));
+        let groups: Vec<(&str, u64)> = pairs
+            .groups
+            .iter()
+            .map(|one| (one.value.as_str(), one.outcome.labels))
+            .collect();
+        assert_eq!(groups, [("north", 1), ("south", 2)]);
+        a_part_of_the_gallery_accepts_less(&found.growth.unwrap());
+    }
+
+    fn a_part_of_the_gallery_accepts_less(growth: &Sizes) {
+        // One of three labels accepts the stranger: a part of one label does so in a third.
+        let fpir: Vec<f64> = growth.measured.iter().map(|point| point.fpir).collect();
+        assert_eq!(fpir.len(), 3);
+        assert!((fpir[0] - 1.0 / 3.0).abs() < 1e-9 && (fpir[2] - 1.0).abs() < 1e-9);
+        assert_eq!(growth.holds_until, None);
+    }
+
+    #[test]
+    fn too_many_pairs_are_not_looked_at_and_a_note_says_so() {
+        let names = ["ash", "beech"].map(str::to_owned);
+        let gallery = set(&[
+            ("a1", 0, 0.0, "n"),
+            ("b1", 1, 90.0, "n"),
+            ("b2", 1, 91.0, "n"),
+        ]);
+        let recording = Recording::new(vec![]).unwrap();
+        let material = Material {
+            names: &names,
+            gallery: &gallery,
+            queries: None,
+            recording: &recording,
+            deep: &[],
+            depth: 1,
+            target: Target::EqualError,
+            threshold: Threshold::ACCEPT_NOTHING,
+            on_similarity: Threshold::ACCEPT_NOTHING,
+            seed: 0,
+            scope: Scope {
+                pairs_max: 2,
+                band: Band::default(),
+                band_points: BAND_POINTS,
+            },
+        };
+        let found = material.analyse(&|_, _| true).unwrap();
+        assert!(found.pairwise.is_none() && found.intruders.is_empty());
+        assert!(
+            found
+                .notes
+                .iter()
+                .any(|note| note.contains("Pairs were not looked at"))
+        );
+        let everything = Material {
+            scope: Scope {
+                pairs_max: 3,
+                ..material.scope
+            },
+            ..material
+        };
+        assert!(everything.analyse(&|_, _| true).unwrap().pairwise.is_some());
+        let stopped = everything.analyse(&|_, _| false).unwrap_err();
+        assert!(matches!(stopped, AnalysisError::Stopped));
+    }
+}

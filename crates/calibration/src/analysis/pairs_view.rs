@@ -1,0 +1,378 @@
+//! The pairwise view: FAR and FRR of comparing two images, and consistency over labels.
+
+use serde::Serialize;
+
+use super::consistency::{Consistency, Plan};
+use super::disjoint::DisjointPairs;
+use super::draws::Draws;
+use super::dyadic::{MatedCounts, NonMatedCounts};
+use super::error::AnalysisError;
+use super::label_counts::LabelCounts;
+use super::label_groups::{LabelGroup, label_groups};
+use super::label_rows::{GroupCounts, label_rows, worst_labels};
+use super::material::Material;
+use super::pairwise::{Scan, Watch};
+use super::score_curve::{Cell, CurvePoint, EqualError, ScoreCurve};
+use super::sizes::target_far;
+use super::utility::utility_curves;
+use crate::binomial::real;
+use crate::certify::{TargetFar, certify_scores};
+use crate::decision::Threshold;
+use crate::rates::{Confidence, Proportion, Rate};
+use crate::refusal::Underpowered;
+use matchpoint_vector::Similarity;
+
+/// Points of curves for drawing.
+const CURVE_POINTS: usize = 120;
+const HISTOGRAM_CELLS: usize = 60;
+/// Labels whose utility curve is kept for drawing.
+const LABEL_CURVES_MAX: usize = 20_000;
+/// Labels that are listed as the worst.
+const WORST_MAX: usize = 20;
+/// Accepted pairs that are listed for the intervals, 16 bytes each.
+const DYADS_MAX: f64 = 3e7;
+/// The pairwise FARs at which the FRR is given.
+const FARS: [f64; 4] = [1e-1, 1e-2, 1e-3, 1e-4];
+
+/// Rates of comparing two images (FMR and FNMR of ISO/IEC 19795-1). Not rates of searches: a
+/// search makes as many comparisons as there are items.
+#[derive(Clone, Debug, Serialize)]
+pub struct PairsView {
+    /// Pairs of one label.
+    pub mated_pairs: u64,
+    /// Pairs of two labels.
+    pub non_mated_pairs: u64,
+    /// Where both rates are the same; `None` where a kind of pair is missing.
+    pub equal_error: Option<EqualError>,
+    /// Both rates at the threshold of the searches.
+    pub at_threshold: AtThreshold,
+    /// Rates where the pairwise FAR is a round number.
+    pub at_far: Vec<AtThreshold>,
+    /// A threshold for comparing two images, proven on pairs that share no label; `None` without
+    /// a target FAR.
+    pub certified: Option<Certified>,
+    /// One whose upper bound over labels meets the target; an estimate.
+    pub estimated: Option<AtThreshold>,
+    /// How far the labels agree about a threshold; `None`, with a note, where it cannot be told.
+    pub consistency: Option<Consistency>,
+    /// Groups of labels at the threshold of the searches, by metadata of their items.
+    pub groups: Vec<LabelGroup>,
+    /// Labels with the lowest utility at the threshold of the searches.
+    pub worst_labels: Vec<NamedRow>,
+    /// Both rates along the thresholds.
+    pub curve: Vec<CurvePoint>,
+    /// Pairs by score.
+    pub histogram: Vec<Cell>,
+    /// Utility of labels along the band, for drawing.
+    #[serde(skip)]
+    pub utilities: Utilities,
+}
+
+/// Both pairwise rates at one threshold, with intervals over labels.
+#[derive(Clone, Debug, Serialize)]
+pub struct AtThreshold {
+    /// The pairwise FAR that the threshold was looked up for; `None` where it was given.
+    pub asked_far: Option<f64>,
+    /// Accept at or above this similarity.
+    pub threshold: Threshold,
+    /// Share of pairs of two labels that are accepted.
+    pub far: Option<Rate>,
+    /// The upper end of a one-sided interval for it, at the confidence of the display.
+    pub far_upper: Option<f64>,
+    /// How many times the variance of independent pairs that of these is.
+    pub design_effect: Option<f64>,
+    /// Share of pairs of one label that are rejected.
+    pub frr: Option<Rate>,
+}
+
+/// A threshold for comparing two images, proven on label-disjoint pairs, or why there is none.
+#[derive(Clone, Debug, Serialize)]
+pub struct Certified {
+    /// What was asked for: here per comparison, not per search.
+    pub target: TargetFar,
+    /// Pairs of labels, each label in one pair.
+    pub trials: u64,
+    /// The threshold; `None` where the labels are too few.
+    pub threshold: Option<Threshold>,
+    /// The pairwise FAR that is not exceeded with the confidence of the target.
+    pub far_bound: Option<f64>,
+    /// Why there is no threshold.
+    pub refused: Option<String>,
+}
+
+/// One label at the threshold.
+#[derive(Clone, Debug, Serialize)]
+pub struct NamedRow {
+    /// The label.
+    pub label: String,
+    /// Share of its mated pairs that are rejected.
+    pub frr: Option<f64>,
+    /// Share of its non-mated pairs that are accepted.
+    pub far: Option<f64>,
+    /// Harmonic mean of sensitivity and specificity, in [0, 1].
+    pub utility: Option<f64>,
+    /// Mated pairs.
+    pub mated: u64,
+    /// Non-mated pairs.
+    pub non_mated: u64,
+}
+
+/// Utility curves along the band.
+#[derive(Clone, Debug, Default)]
+pub struct Utilities {
+    /// The thresholds, ascending.
+    pub thresholds: Vec<Threshold>,
+    /// The mean over all labels with both kinds of pairs.
+    pub mean: Vec<f64>,
+    /// Labels, evenly thinned out, with their curves.
+    pub labels: Vec<(String, Vec<f64>)>,
+}
+
+impl PairsView {
+    /// Measures. `None`, with a note, where there are no pairs of two labels.
+    pub(super) fn measure(
+        scan: &Scan<'_>,
+        material: &Material<'_>,
+        notes: &mut Vec<String>,
+        watch: Watch<'_>,
+    ) -> Result<Option<Self>, AnalysisError> {
+        let curve = scan.curve(watch)?;
+        if curve.non_mated_pairs() == 0 {
+            notes.push("There are no pairs of two labels to compare.".to_owned());
+            return Ok(None);
+        }
+        let mut at_far = Vec::new();
+        for far in FARS {
+            let accepted = real(curve.non_mated_pairs()) * far;
+            if DYADS_MAX < accepted {
+                notes.push(format!(
+                    "Rates at pairwise FAR {far} were left out: they take every accepted pair, about {accepted:.0}."
+                ));
+            } else if let Some(threshold) = curve.threshold_at_far(far).filter(|_| 1.0 <= accepted)
+            {
+                at_far.push(at(scan, threshold, Some(far), watch)?);
+            }
+        }
+        let scope = material.scope;
+        let thresholds = scope
+            .band
+            .thresholds(scope.band_points, |far| curve.threshold_at_far(far));
+        let (consistency, utilities, over_band) = match thresholds {
+            Some(thresholds) => consistency(scan, material, thresholds, notes, watch)?,
+            None => (None, Utilities::default(), None),
+        };
+        let accepted = curve
+            .far_at(material.on_similarity)
+            .map_or(0, Proportion::events);
+        if DYADS_MAX < real(accepted) {
+            notes.push(format!(
+                "Pairs were counted no further: the threshold accepts {accepted} of two labels."
+            ));
+            return Ok(None);
+        }
+        let dyads = scan.dyads(material.on_similarity, watch)?;
+        let non_mated = NonMatedCounts::of_scan(&dyads)?;
+        let mated = MatedCounts::of_scan(&dyads)?;
+        let groups = over_band.map(|over_band| {
+            let counts = GroupCounts {
+                over_band: &over_band,
+                non_mated: &non_mated,
+                mated: &mated,
+            };
+            label_groups(material, counts)
+        });
+        let target = target_far(material.target);
+        Ok(Some(Self {
+            mated_pairs: curve.mated_pairs(),
+            non_mated_pairs: curve.non_mated_pairs(),
+            equal_error: curve.equal_error(),
+            at_threshold: rates(&non_mated, &mated, material.on_similarity, None),
+            groups: groups.unwrap_or_default(),
+            at_far,
+            certified: target.map(|target| certified(material, target)),
+            estimated: match target {
+                Some(target) if real(curve.non_mated_pairs()) * target.far() <= DYADS_MAX => {
+                    estimated(scan, &curve, target, watch)?
+                }
+                _ => None,
+            },
+            consistency,
+            worst_labels: worst(scan, material, watch)?,
+            curve: curve.points(CURVE_POINTS),
+            histogram: curve.histogram(HISTOGRAM_CELLS),
+            utilities,
+        }))
+    }
+}
+
+fn at(
+    scan: &Scan<'_>,
+    threshold: Threshold,
+    asked_far: Option<f64>,
+    watch: Watch<'_>,
+) -> Result<AtThreshold, AnalysisError> {
+    let dyads = scan.dyads(threshold, watch)?;
+    let non_mated = NonMatedCounts::of_scan(&dyads)?;
+    let mated = MatedCounts::of_scan(&dyads)?;
+    Ok(rates(&non_mated, &mated, threshold, asked_far))
+}
+
+fn rates(
+    non_mated: &NonMatedCounts,
+    mated: &MatedCounts,
+    threshold: Threshold,
+    asked_far: Option<f64>,
+) -> AtThreshold {
+    AtThreshold {
+        asked_far,
+        threshold,
+        far: non_mated.far(Confidence::DISPLAY),
+        far_upper: non_mated.far_upper(Confidence::DISPLAY),
+        design_effect: non_mated.design_effect(),
+        frr: mated.frr(Confidence::DISPLAY),
+    }
+}
+
+fn consistency(
+    scan: &Scan<'_>,
+    material: &Material<'_>,
+    thresholds: Vec<Threshold>,
+    notes: &mut Vec<String>,
+    watch: Watch<'_>,
+) -> Result<(Option<Consistency>, Utilities, Option<LabelCounts>), AnalysisError> {
+    let rows = material.queries.unwrap_or(material.gallery);
+    let half = halves(&rows.labels, material.seed);
+    let counts = scan.split_label_counts(&thresholds, &half, watch)?;
+    let plan = Plan {
+        band: material.scope.band,
+        seed: material.seed,
+        ..Plan::default()
+    };
+    let halves = Some((&counts.first, &counts.second));
+    let measured = Consistency::measure(&counts.whole, halves, &plan);
+    let utilities = utilities(&counts.whole, thresholds, material.names);
+    Ok(match measured {
+        Ok(measured) => (Some(measured), utilities, Some(counts.whole)),
+        Err(unmeasured) => {
+            notes.push(format!("OPIS is unknown: {unmeasured}."));
+            (None, utilities, Some(counts.whole))
+        }
+    })
+}
+
+/// Every other row of a label, from a start that follows from the seed, is in the first half.
+fn halves(labels: &[u32], seed: u64) -> Vec<bool> {
+    let mut next = std::collections::BTreeMap::new();
+    let half = |&label| {
+        let start = Draws::new(seed, u64::from(label)).bits() & 1 == 1;
+        let turn: &mut bool = next.entry(label).or_insert(start);
+        *turn = !*turn;
+        *turn
+    };
+    labels.iter().map(half).collect()
+}
+
+fn utilities(counts: &LabelCounts, thresholds: Vec<Threshold>, names: &[String]) -> Utilities {
+    let curves = utility_curves(counts);
+    let count = real(curves.len().max(1) as u64);
+    let mean = (0..thresholds.len())
+        .map(|k| {
+            curves
+                .iter()
+                .filter_map(|(_, curve)| curve.get(k))
+                .sum::<f64>()
+                / count
+        })
+        .collect();
+    let step = curves.len().div_ceil(LABEL_CURVES_MAX).max(1);
+    let labels = curves
+        .into_iter()
+        .step_by(step)
+        .map(|(label, curve)| (names.get(label).cloned().unwrap_or_default(), curve))
+        .collect();
+    Utilities {
+        thresholds,
+        mean,
+        labels,
+    }
+}
+
+fn worst(
+    scan: &Scan<'_>,
+    material: &Material<'_>,
+    watch: Watch<'_>,
+) -> Result<Vec<NamedRow>, AnalysisError> {
+    let counts = scan.label_counts(&[material.on_similarity], watch)?;
+    let rows = worst_labels(&label_rows(&counts, 0), WORST_MAX);
+    Ok(rows
+        .into_iter()
+        .map(|row| NamedRow {
+            label: material.names.get(row.label).cloned().unwrap_or_default(),
+            frr: row.frr,
+            far: row.far,
+            utility: row.utility,
+            mated: row.mated,
+            non_mated: row.non_mated,
+        })
+        .collect())
+}
+
+/// Pairs of labels that share none, one pair of images each: independent trials.
+fn certified(material: &Material<'_>, target: TargetFar) -> Certified {
+    let (gallery, seed) = (material.gallery, material.seed);
+    let pairs = match material.queries {
+        None => DisjointPairs::of_one_set(&gallery.labels, seed),
+        Some(queries) => DisjointPairs::across(&queries.labels, &gallery.labels, seed),
+    };
+    let rows = &material.queries.unwrap_or(gallery).embeddings;
+    let scores = pairs.scores(|pair| {
+        let (a, b) = (rows.row(pair.a), gallery.embeddings.row(pair.b));
+        a.zip(b)
+            .and_then(|(a, b)| Similarity::between(a, b))
+            // No such row: a pair that is accepted at every threshold can only tighten it.
+            .unwrap_or(Similarity::IDENTICAL)
+    });
+    let trials = scores.len() as u64;
+    let outcome: Result<_, Underpowered> = certify_scores(scores, trials, target);
+    Certified {
+        target,
+        trials,
+        threshold: outcome.as_ref().ok().map(|found| found.threshold),
+        far_bound: outcome.as_ref().ok().map(|found| found.far_bound),
+        refused: outcome.err().map(|refused| {
+            format!(
+                "refused: it takes {} pairs of labels that share none, there are {}",
+                refused.needed, refused.independent_trials
+            )
+        }),
+    }
+}
+
+/// The lowest threshold on a grid whose upper bound over labels is at or below the target, from
+/// the strictest down, up to the first that fails.
+fn estimated(
+    scan: &Scan<'_>,
+    curve: &ScoreCurve,
+    target: TargetFar,
+    watch: Watch<'_>,
+) -> Result<Option<AtThreshold>, AnalysisError> {
+    /// Steps of the pooled FAR, each 0.8 of the one before.
+    const STEPS: i32 = 12;
+    let mut best = None;
+    for step in (0..STEPS).rev() {
+        let far = target.far() * 0.8_f64.powi(step);
+        let Some(threshold) = curve.threshold_at_far(far) else {
+            continue;
+        };
+        let non_mated = NonMatedCounts::of_scan(&scan.dyads(threshold, watch)?)?;
+        let upper = non_mated.far_upper(target.confidence());
+        if upper.is_none_or(|upper| target.far() < upper) {
+            break;
+        }
+        best = Some(threshold);
+    }
+    match best {
+        Some(threshold) => at(scan, threshold, None, watch).map(Some),
+        None => Ok(None),
+    }
+}

@@ -1,0 +1,554 @@
+//! What two ways to decide come to on labels that neither was fitted to, and whether the
+//! difference is more than chance.
+//!
+//! Uncertainty is over labels: whole labels are drawn with replacement, with all of their
+//! searches, and the two ways are compared on the same draw. What both suffer alike cancels.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::draws::Draws;
+use super::utility;
+use crate::binomial::real;
+use crate::rates::{Confidence, Proportion, Rate, recorded};
+
+/// One search by a label, as decided.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outcome<'a> {
+    /// The label of the probe.
+    pub(super) label: &'a str,
+    /// Whether the label is enrolled.
+    pub(super) mated: bool,
+    /// A mated search that was not accepted with the right label, or an accepted stranger.
+    pub(super) error: bool,
+    /// The group of the best match, where there is one.
+    pub(super) group: Option<&'a str>,
+    /// Which of two halves of the label's probes this one is in.
+    pub(super) second_half: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    searches: u64,
+    errors: u64,
+}
+
+impl Count {
+    fn add(&mut self, outcome: Outcome<'_>) {
+        self.searches += 1;
+        self.errors += u64::from(outcome.error);
+    }
+
+    fn times(self, weight: u64) -> Self {
+        Self {
+            searches: weight * self.searches,
+            errors: weight * self.errors,
+        }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            searches: self.searches + other.searches,
+            errors: self.errors + other.errors,
+        }
+    }
+
+    fn share(self) -> Option<f64> {
+        let of = Proportion::new(self.errors, self.searches).ok()?;
+        Some(of.estimate())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Label {
+    mated: [Count; 2],
+    strangers: [Count; 2],
+    /// By the position of the group among all of them.
+    groups: Vec<(usize, Count)>,
+}
+
+impl Label {
+    fn all_mated(&self) -> Count {
+        self.mated.into_iter().fold(Count::default(), Count::plus)
+    }
+
+    fn all_strangers(&self) -> Count {
+        self.strangers
+            .into_iter()
+            .fold(Count::default(), Count::plus)
+    }
+}
+
+/// The labels that a way to decide serves worst.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct WorstLabels {
+    /// Labels with enough mated searches to be ranked.
+    pub ranked: u64,
+    /// The label with the highest FRR; the first by name among equals.
+    pub label: String,
+    /// Its rejected or misidentified searches, of its mated ones.
+    pub count: Proportion,
+    /// The mean FRR of the worst tenth of the ranked labels, rounded up to whole labels; in
+    /// [0, 1]. Steadier than the worst label, whose FRR is much chance.
+    pub mean_of_worst_tenth: f64,
+}
+
+/// The group of best matches whose strangers are accepted most often.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct WorstGroup {
+    /// The value of the column.
+    pub group: String,
+    /// FAR among the strangers whose best match is in the group.
+    pub far: Rate,
+}
+
+/// A change of a figure, new less old, with a percentile interval over labels.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Difference {
+    /// The change on the labels as they are.
+    pub estimate: f64,
+    /// The low end.
+    pub lower: f64,
+    /// The high end.
+    pub upper: f64,
+    /// The share of such intervals that are meant to cover the true change.
+    pub confidence: Confidence,
+}
+
+impl Difference {
+    /// Whether the figure fell by more than chance.
+    #[must_use]
+    pub fn is_fall(self) -> bool {
+        self.upper < 0.0
+    }
+
+    /// Whether the figure rose by more than chance.
+    #[must_use]
+    pub fn is_rise(self) -> bool {
+        0.0 < self.lower
+    }
+}
+
+/// Changes of all figures, on the same draws of labels. `None` where a figure has no value.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Differences {
+    /// Of the FAR per search.
+    pub far: Option<Difference>,
+    /// Of the FRR per search.
+    pub frr: Option<Difference>,
+    /// Of the mean FRR of the worst tenth of labels.
+    pub worst_tenth_frr: Option<Difference>,
+    /// Of the FAR of the worst group.
+    pub worst_group_far: Option<Difference>,
+    /// Of the variance of utility over labels.
+    pub utility_variance: Option<Difference>,
+}
+
+const FIGURES: usize = 5;
+
+/// Searches of held-out labels as one way of deciding them leaves them, by label.
+#[derive(Debug)]
+pub(super) struct Panel<'a> {
+    names: Vec<&'a str>,
+    labels: Vec<Label>,
+    groups: Vec<&'a str>,
+    /// Labels with enough mated searches, those with the highest FRR first.
+    ranked: Vec<(usize, f64)>,
+    /// Whether a group, by position, has enough strangers to be judged.
+    judged: Vec<bool>,
+}
+
+impl<'a> Panel<'a> {
+    /// Counts outcomes. Labels with fewer than `searches_min` mated searches are not ranked, nor
+    /// are groups that fewer than as many strangers found.
+    ///
+    /// The same searches, decided in another way, give a panel with the same order of labels.
+    pub(super) fn new(outcomes: &[Outcome<'a>], searches_min: u64) -> Self {
+        let groups: Vec<&str> = distinct(outcomes.iter().filter_map(|outcome| outcome.group));
+        let names: Vec<&str> = distinct(outcomes.iter().map(|outcome| outcome.label));
+        let mut by_label: BTreeMap<&str, Vec<Outcome<'_>>> = BTreeMap::new();
+        for &outcome in outcomes {
+            by_label.entry(outcome.label).or_default().push(outcome);
+        }
+        let labels: Vec<Label> = by_label.values().map(|own| count(own, &groups)).collect();
+        let mut ranked: Vec<(usize, f64)> = labels
+            .iter()
+            .map(Label::all_mated)
+            .enumerate()
+            .filter(|(_, mated)| searches_min <= mated.searches)
+            .filter_map(|(label, mated)| Some((label, mated.share()?)))
+            .collect();
+        ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        let mut panel = Self {
+            names,
+            labels,
+            ranked,
+            judged: vec![],
+            groups,
+        };
+        let totals = panel.group_counts(&panel.once());
+        panel.judged = totals
+            .iter()
+            .map(|total| searches_min <= total.searches)
+            .collect();
+        panel
+    }
+
+    /// The number of labels.
+    pub(super) fn labels(&self) -> u64 {
+        self.labels.len() as u64
+    }
+
+    /// Every label counted once.
+    fn once(&self) -> Vec<u64> {
+        vec![1; self.labels.len()]
+    }
+
+    /// The worst labels; `None` where none has enough mated searches.
+    pub(super) fn worst_labels(&self) -> Option<WorstLabels> {
+        let &(worst, _) = self.ranked.first()?;
+        let count = self.labels.get(worst)?.all_mated();
+        Some(WorstLabels {
+            ranked: self.ranked.len() as u64,
+            label: (*self.names.get(worst)?).to_owned(),
+            count: Proportion::new(count.errors, count.searches).ok()?,
+            mean_of_worst_tenth: recorded(self.worst_tenth(&self.once())?),
+        })
+    }
+
+    /// The worst group by position; `None` where none has enough strangers.
+    pub(super) fn worst_group(&self) -> Option<&'a str> {
+        let totals = self.group_counts(&self.once());
+        let judged = self.judged_shares(&totals);
+        let (position, _) = judged.max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)))?;
+        self.groups.get(position).copied()
+    }
+
+    /// The variance of utility over labels, free of the noise within labels; `None` with fewer
+    /// than two labels that have mated searches in both halves of their probes.
+    pub(super) fn utility_variance(&self) -> Option<f64> {
+        covariance(&self.utilities(), &self.once())
+    }
+
+    /// The utility of each label on either half of its probes: the harmonic mean of sensitivity,
+    /// 1 - FRR, and specificity, 1 - FAR. A label without non-mated searches of its own, which
+    /// only a label that is also left out has, has the specificity of all.
+    fn utilities(&self) -> Vec<Option<[f64; 2]>> {
+        let strangers = self.labels.iter().map(Label::all_strangers);
+        let pooled = strangers.fold(Count::default(), Count::plus).share();
+        let utility = |label: &Label, half: usize| {
+            let frr = label.mated.get(half)?.share()?;
+            let far = label.strangers.get(half)?.share().or(pooled)?;
+            Some(utility::utility(1.0 - frr, 1.0 - far))
+        };
+        let both = |label: &Label| Some([utility(label, 0)?, utility(label, 1)?]);
+        self.labels.iter().map(both).collect()
+    }
+
+    fn figures(&self, weights: &[u64], utilities: &[Option<[f64; 2]>]) -> [Option<f64>; FIGURES] {
+        let weighted = || self.labels.iter().zip(weights);
+        let total = |of: fn(&Label) -> Count| {
+            weighted()
+                .map(|(label, &weight)| of(label).times(weight))
+                .fold(Count::default(), Count::plus)
+                .share()
+        };
+        let totals = self.group_counts(weights);
+        let worst = self.judged_shares(&totals).map(|(_, share)| share);
+        [
+            total(Label::all_strangers),
+            total(Label::all_mated),
+            self.worst_tenth(weights),
+            worst.max_by(f64::total_cmp),
+            covariance(utilities, weights),
+        ]
+    }
+
+    /// The mean FRR of the worst tenth of the labels, where each occurs `weight` times.
+    fn worst_tenth(&self, weights: &[u64]) -> Option<f64> {
+        let weighted = || {
+            let weight = |label: usize| weights.get(label).copied().unwrap_or(0);
+            self.ranked
+                .iter()
+                .map(move |&(label, frr)| (weight(label), frr))
+        };
+        let tenth = weighted()
+            .map(|(weight, _)| weight)
+            .sum::<u64>()
+            .div_ceil(10);
+        let mut missing = tenth;
+        let mut sum = 0.0;
+        for (weight, frr) in weighted() {
+            let taken = weight.min(missing);
+            sum += real(taken) * frr;
+            missing -= taken;
+        }
+        (0 < tenth).then(|| sum / real(tenth))
+    }
+
+    fn group_counts(&self, weights: &[u64]) -> Vec<Count> {
+        let mut totals = vec![Count::default(); self.groups.len()];
+        for (label, &weight) in self.labels.iter().zip(weights) {
+            for &(group, count) in &label.groups {
+                if let Some(total) = totals.get_mut(group) {
+                    *total = total.plus(count.times(weight));
+                }
+            }
+        }
+        totals
+    }
+
+    fn judged_shares(&self, totals: &[Count]) -> impl Iterator<Item = (usize, f64)> {
+        let judged = totals.iter().zip(&self.judged).enumerate();
+        judged.filter_map(|(group, (total, &judged))| {
+            let share = judged.then(|| total.share()).flatten()?;
+            Some((group, share))
+        })
+    }
+}
+
+fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut names: Vec<&str> = names.collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn count(own: &[Outcome<'_>], groups: &[&str]) -> Label {
+    let mut label = Label::default();
+    let mut by_group: BTreeMap<usize, Count> = BTreeMap::new();
+    for &outcome in own {
+        let halves = if outcome.mated {
+            &mut label.mated
+        } else {
+            &mut label.strangers
+        };
+        let [first, second] = halves;
+        if outcome.second_half { second } else { first }.add(outcome);
+        let group = outcome.group.filter(|_| !outcome.mated);
+        if let Some(position) = group.and_then(|group| groups.binary_search(&group).ok()) {
+            by_group.entry(position).or_default().add(outcome);
+        }
+    }
+    label.groups = by_group.into_iter().collect();
+    label
+}
+
+/// The covariance over labels of the utilities on two halves of their probes. Where all labels
+/// are alike it is zero on average, which the variance of the utilities is not: with few probes
+/// per label that one is mostly noise.
+fn covariance(utilities: &[Option<[f64; 2]>], weights: &[u64]) -> Option<f64> {
+    let known = || {
+        let pairs = utilities.iter().zip(weights);
+        pairs.filter_map(|(utility, &weight)| Some((real(weight), (*utility)?)))
+    };
+    let (labels, weight) = known().fold((0_u64, 0.0), |(labels, sum), (weight, _)| {
+        (labels + u64::from(0.0 < weight), sum + weight)
+    });
+    if labels < 2 {
+        return None;
+    }
+    let mean = |half: fn([f64; 2]) -> f64| {
+        let sum: f64 = known()
+            .map(|(weight, utility)| weight * half(utility))
+            .sum();
+        sum / weight
+    };
+    let (first, second) = (mean(|[a, _]| a), mean(|[_, b]| b));
+    let products = known().map(|(weight, [a, b])| weight * (a - first) * (b - second));
+    Some(products.sum::<f64>() / weight)
+}
+
+/// How a comparison draws labels.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Resampling {
+    /// What the draws are derived from.
+    pub(super) seed: u64,
+    /// How many.
+    pub(super) resamples: u32,
+    /// Of each interval.
+    pub(super) confidence: Confidence,
+}
+
+/// How the figures change from `old` to `new`: two panels of the same searches.
+pub(super) fn differences(old: &Panel<'_>, new: &Panel<'_>, resampling: Resampling) -> Differences {
+    let utilities = [old.utilities(), new.utilities()];
+    let changes = |weights: &[u64]| -> [Option<f64>; FIGURES] {
+        let [old_utilities, new_utilities] = &utilities;
+        let before = old.figures(weights, old_utilities);
+        let after = new.figures(weights, new_utilities);
+        let mut changes = [None; FIGURES];
+        for ((change, before), after) in changes.iter_mut().zip(before).zip(after) {
+            *change = before.zip(after).map(|(before, after)| after - before);
+        }
+        changes
+    };
+    let estimates = changes(&old.once());
+    let mut drawn: [Vec<f64>; FIGURES] = Default::default();
+    let mut draws = Draws::new(resampling.seed, 0);
+    let mut weights = vec![0; old.labels.len()];
+    for _ in 0..resampling.resamples {
+        draw(&mut weights, &mut draws);
+        for (values, change) in drawn.iter_mut().zip(changes(&weights)) {
+            values.extend(change);
+        }
+    }
+    let mut found = estimates.into_iter().zip(drawn).map(|(estimate, drawn)| {
+        let (estimate, ends) = (estimate?, percentiles(drawn, resampling.confidence));
+        let (lower, upper) = ends?;
+        Some(Difference {
+            estimate: recorded(estimate),
+            lower: recorded(lower),
+            upper: recorded(upper),
+            confidence: resampling.confidence,
+        })
+    });
+    let mut next = || found.next().flatten();
+    Differences {
+        far: next(),
+        frr: next(),
+        worst_tenth_frr: next(),
+        worst_group_far: next(),
+        utility_variance: next(),
+    }
+}
+
+/// As many draws as there are labels, with replacement.
+fn draw(weights: &mut [u64], draws: &mut Draws) {
+    weights.fill(0);
+    for _ in 0..weights.len() {
+        let drawn = draws.below(weights.len());
+        if let Some(weight) = weights.get_mut(drawn) {
+            *weight += 1;
+        }
+    }
+}
+
+/// The two order statistics that leave delta / 2 on either side, rounded outwards.
+fn percentiles(mut values: Vec<f64>, confidence: Confidence) -> Option<(f64, f64)> {
+    values.sort_unstable_by(f64::total_cmp);
+    let outside = real(values.len() as u64) * confidence.delta() / 2.0;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "at most a quarter of the resamples, never negative"
+    )]
+    let rank = outside as usize;
+    let lower = values.get(rank).copied()?;
+    Some((lower, values.iter().rev().nth(rank).copied()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(label: &str, mated: bool, error: bool) -> Outcome<'_> {
+        Outcome {
+            label,
+            mated,
+            error,
+            group: None,
+            second_half: false,
+        }
+    }
+
+    fn draws(resamples: u32) -> Resampling {
+        Resampling {
+            seed: 7,
+            resamples,
+            confidence: Confidence::DISPLAY,
+        }
+    }
+
+    /// Twelve labels with FRR 0, 1/11, ..., 1: the worst tenth is two labels.
+    #[test]
+    fn the_worst_tenth_is_rounded_up_and_small_labels_are_not_ranked() {
+        let names: Vec<String> = (0..12).map(|i| format!("l{i:02}")).collect();
+        let mut outcomes: Vec<Outcome<'_>> = names
+            .iter()
+            .enumerate()
+            .flat_map(|(i, name)| (0..11).map(move |k| outcome(name, true, k < i)))
+            .collect();
+        outcomes.push(outcome("small", true, true));
+        let panel = Panel::new(&outcomes, 11);
+        let worst = panel.worst_labels().unwrap();
+        assert_eq!((worst.ranked, worst.label.as_str()), (12, "l11"));
+        assert_eq!((worst.count.events(), worst.count.trials()), (11, 11));
+        let expected = f64::midpoint(1.0, 10.0 / 11.0);
+        assert!((worst.mean_of_worst_tenth - expected).abs() < 1e-9);
+        assert!(Panel::new(&outcomes, 12).worst_labels().is_none());
+        assert!(Panel::new(&[], 1).worst_labels().is_none());
+    }
+
+    #[test]
+    fn the_covariance_of_halves_has_its_value_and_ignores_labels_without_both() {
+        let utilities = [Some([0.5, 0.6]), Some([0.9, 1.0]), None, Some([0.7, 0.5])];
+        // Means 0.7 and 0.7: (-0.2 * -0.1 + 0.2 * 0.3 + 0) / 3.
+        let found = covariance(&utilities, &[1; 4]).unwrap();
+        assert!((found - 0.08 / 3.0).abs() < 1e-12, "{found}");
+        // A weight is a repetition.
+        let twice = covariance(&utilities, &[2; 4]).unwrap();
+        assert!((found - twice).abs() < 1e-12);
+        assert!(covariance(&utilities, &[0, 5, 5, 0]).is_none());
+        assert!(covariance(&[], &[]).is_none());
+        assert!(utility::utility(0.0, 0.0).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn two_equal_ways_differ_by_nothing_and_a_clear_gain_shows() {
+        let names: Vec<String> = (0..40).map(|i| format!("l{i}")).collect();
+        let decided = |wrong: usize| -> Vec<Outcome<'_>> {
+            let of = |i: usize| {
+                let name = &names[i];
+                (0..8).map(move |k| Outcome {
+                    second_half: k % 2 == 0,
+                    ..outcome(name, k < 6, i.is_multiple_of(4) && k < wrong)
+                })
+            };
+            (0..40).flat_map(of).collect()
+        };
+        let (old, new) = (decided(5), decided(2));
+        let (old, new) = (Panel::new(&old, 3), Panel::new(&new, 3));
+        let same = differences(&old, &old, draws(200));
+        let frr = same.frr.unwrap();
+        assert!(frr.lower.abs() + frr.upper.abs() < 1e-12 && !frr.is_fall() && !frr.is_rise());
+        assert!(same.worst_group_far.is_none());
+        let gain = differences(&old, &new, draws(200));
+        assert!(gain.frr.unwrap().is_fall());
+        assert!(gain.worst_tenth_frr.unwrap().is_fall());
+        assert!(gain.utility_variance.unwrap().is_fall());
+        assert!(differences(&new, &old, draws(200)).frr.unwrap().is_rise());
+        assert_eq!(gain, differences(&old, &new, draws(200)));
+    }
+
+    #[test]
+    fn the_worst_group_is_the_one_with_the_highest_far_among_those_found_often_enough() {
+        let stranger = |label, group, error| Outcome {
+            group: Some(group),
+            ..outcome(label, false, error)
+        };
+        let outcomes = [
+            stranger("x", "a", true),
+            stranger("x", "a", false),
+            stranger("y", "a", false),
+            stranger("y", "b", true),
+            stranger("z", "c", true),
+            stranger("z", "c", false),
+            outcome("z", true, true),
+        ];
+        assert_eq!(Panel::new(&outcomes, 2).worst_group(), Some("c"));
+        assert_eq!(Panel::new(&outcomes, 1).worst_group(), Some("b"));
+        assert_eq!(Panel::new(&outcomes, 4).worst_group(), None);
+    }
+
+    #[test]
+    fn nothing_to_compare_is_no_difference_and_no_nan() {
+        let empty = Panel::new(&[], 1);
+        let found = differences(&empty, &empty, draws(200));
+        assert_eq!(
+            (found.far, found.frr, found.utility_variance),
+            (None, None, None)
+        );
+    }
+}

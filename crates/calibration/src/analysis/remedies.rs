@@ -1,0 +1,203 @@
+//! What could be done about labels that fare unequally, measured on this material.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::error::AnalysisError;
+use super::material::{Material, Set};
+use super::remedy::{Candidate, Plan, Remedy, RemedyTrial, Rule};
+use super::remedy_comparison::{Comparison, compare};
+use super::sizes::target_far;
+use crate::adjustment::Compared;
+use crate::certify::TargetFar;
+use crate::cohort::Cohort;
+use crate::normalise::PairStatistics;
+use crate::policy::Target;
+use crate::recording::{Search, Truth};
+
+/// Searches that the statistics are computed for; each takes one pass over the cohort.
+const SEARCHES_MAX: usize = 20_000;
+/// The FAR that remedies are compared at where the policy has none.
+const FAR_WITHOUT_TARGET: f64 = 0.05;
+/// Searches from which a label, or a group, is ranked.
+const SEARCHES_MIN: u64 = 3;
+/// Draws of labels for the uncertainty of differences.
+const RESAMPLES: u32 = 2_000;
+/// A metadata column with more values than this is no group.
+const GROUPS_MAX: usize = 20;
+
+/// Each remedy beside the one threshold, on labels that it was not fitted to.
+#[derive(Clone, Debug, Serialize)]
+pub struct Remedies {
+    /// Members of the cohort that scores were normalised against: items of other labels.
+    pub cohort: usize,
+    /// The outcome.
+    #[serde(flatten)]
+    pub comparison: Comparison,
+}
+
+impl Remedies {
+    /// Compares. `None`, with a note, where that cannot be done.
+    pub(super) fn measure(material: &Material<'_>, notes: &mut Vec<String>) -> Option<Self> {
+        let searches = material.recording.searches();
+        if SEARCHES_MAX < searches.len() {
+            notes.push(format!(
+                "Remedies were not compared: {} searches, more than {SEARCHES_MAX}.",
+                searches.len()
+            ));
+            return None;
+        }
+        let column = group_column(material.gallery.conditions.iter());
+        let rows = Rows::of(material);
+        let compared = drawn(material).and_then(|cohort| {
+            let trials = searches.iter().map(|search| {
+                let compared = rows.compared(material, search);
+                remedy_trial(search, compared.as_ref(), &cohort, column)
+            });
+            let trials = trials.collect::<Result<Vec<_>, _>>()?;
+            let plan = plan(material.target, material.seed, column)?;
+            Ok((cohort.members(), compare(&trials, &plan)?))
+        });
+        match compared {
+            Ok((cohort, comparison)) => Some(Self { cohort, comparison }),
+            Err(error) => {
+                notes.push(format!("Remedies were not compared: {error}."));
+                None
+            }
+        }
+    }
+}
+
+fn drawn(material: &Material<'_>) -> Result<Cohort, AnalysisError> {
+    let set = material.gallery;
+    let items = set.ids.iter().enumerate().filter_map(|(row, id)| {
+        let vector = set.embeddings.row(row)?;
+        Some((id.as_str(), set.label(row, material.names), vector))
+    });
+    Ok(Cohort::drawn(items, material.seed)?)
+}
+
+/// Every remedy that can be tried, compared at the FAR of the target.
+///
+/// # Errors
+/// None in practice: the FAR without a target is one.
+pub fn plan(target: Target, seed: u64, column: Option<&str>) -> Result<Plan, AnalysisError> {
+    let mut remedies = vec![Remedy::ZNorm, Remedy::TNorm, Remedy::SNorm, Remedy::AsNorm];
+    if column.is_some() {
+        remedies.extend([Remedy::ShrunkGroups, Remedy::CertifiedGroups]);
+    }
+    let target = match target_far(target) {
+        Some(target) => target,
+        None => TargetFar::new(FAR_WITHOUT_TARGET, 0.95)?,
+    };
+    Ok(Plan {
+        seed,
+        rule: Rule::Estimated(target),
+        remedies,
+        column: column.unwrap_or("none").to_owned(),
+        searches_min: SEARCHES_MIN,
+        resamples: RESAMPLES,
+    })
+}
+
+/// The first metadata column of the items with a few values: what items are grouped by.
+pub fn group_column<'a>(
+    metadata: impl Iterator<Item = &'a BTreeMap<String, String>>,
+) -> Option<&'a str> {
+    let mut columns: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for conditions in metadata {
+        for (column, value) in conditions {
+            columns.entry(column).or_default().insert(value);
+        }
+    }
+    let grouping = |values: &usize| (2..=GROUPS_MAX).contains(values);
+    let mut columns = columns.into_iter();
+    columns.find_map(|(column, values)| grouping(&values.len()).then_some(column))
+}
+
+/// A search as remedies are tried on it. `compared` is the probe with the item that it found, and
+/// `column` the metadata that items are grouped by.
+///
+/// # Errors
+/// Vectors of another dimension than the cohort's, or no member of another label.
+pub fn remedy_trial(
+    search: &Search,
+    compared: Option<&Compared<'_>>,
+    cohort: &Cohort,
+    column: Option<&str>,
+) -> Result<RemedyTrial, AnalysisError> {
+    let candidate = match (&search.found, compared) {
+        (None, _) => None,
+        (Some(found), None) => Some(Candidate {
+            score: found.score,
+            label_matches: found.label == search.label,
+            group: None,
+            whole_cohort: None,
+            nearest_cohort: None,
+        }),
+        (Some(found), Some(compared)) => {
+            let without: Vec<&str> = compared
+                .label
+                .into_iter()
+                .chain(compared.left_out)
+                .collect();
+            let probe = cohort.scores(compared.probe, &without)?;
+            let item = cohort.scores(compared.item, &without)?;
+            let by = |remedy: Remedy| -> Result<Option<PairStatistics>, AnalysisError> {
+                let Some(how) = remedy.normalisation(cohort.members()) else {
+                    return Ok(None);
+                };
+                Ok(Some(PairStatistics {
+                    probe: how.statistics(probe.clone())?,
+                    item: how.statistics(item.clone())?,
+                }))
+            };
+            let group = column.and_then(|column| compared.metadata?.get(column));
+            Some(Candidate {
+                score: found.score,
+                label_matches: found.label == search.label,
+                group: group.cloned(),
+                whole_cohort: by(Remedy::SNorm)?,
+                nearest_cohort: by(Remedy::AsNorm)?,
+            })
+        }
+    };
+    Ok(RemedyTrial {
+        label: search.label.clone(),
+        probe: search.probe.clone(),
+        mated: search.truth == Truth::Mated,
+        candidate,
+    })
+}
+
+/// Where the vectors of a search are.
+struct Rows {
+    items: BTreeMap<String, usize>,
+    probes: BTreeMap<String, usize>,
+}
+
+impl Rows {
+    fn of(material: &Material<'_>) -> Self {
+        let numbered = |set: &Set| set.ids.iter().cloned().zip(0..).collect();
+        Self {
+            items: numbered(material.gallery),
+            probes: numbered(material.queries.unwrap_or(material.gallery)),
+        }
+    }
+
+    fn compared<'a>(&self, material: &Material<'a>, search: &'a Search) -> Option<Compared<'a>> {
+        let (gallery, found) = (material.gallery, search.found.as_ref()?);
+        let item = *self.items.get(&found.item)?;
+        let probe = *self.probes.get(&search.probe)?;
+        let probes = material.queries.unwrap_or(gallery);
+        Some(Compared {
+            score: found.score,
+            probe: probes.embeddings.row(probe)?,
+            item: gallery.embeddings.row(item)?,
+            label: Some(&found.label),
+            metadata: gallery.conditions.get(item),
+            left_out: (search.truth == Truth::LeftOut).then_some(search.label.as_str()),
+        })
+    }
+}

@@ -1,0 +1,375 @@
+//! Remedies for uneven error rates: a normalised score, or stricter thresholds for groups.
+//!
+//! Nothing here changes how a search is decided: a remedy is fitted, measured beside the one
+//! threshold on labels that it was not fitted to, and applied by choice.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::error::AnalysisError;
+use crate::CalibrationError;
+use crate::binomial::{self, real};
+use crate::certify::TargetFar;
+use crate::decision::{Decision, Threshold};
+use crate::groups::{GroupFitting, GroupThresholds, StrangerMatch, Strength};
+use crate::normalise::{Normalisation, PairStatistics, Side};
+use crate::refusal::Underpowered;
+use matchpoint_vector::Similarity;
+
+/// The nearest of the cohort, for AS-norm; a quarter of it at most.
+const NEAREST_MAX: usize = 300;
+
+/// The best candidate of a search, by similarity, whatever the remedy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// Its similarity to the probe.
+    pub score: Similarity,
+    /// Whether it carries the label of the probe; plays no part in a non-mated search.
+    pub label_matches: bool,
+    /// The value of the group column of the item; `None` where it has none.
+    pub group: Option<String>,
+    /// Statistics against the whole cohort: what Z-, T- and S-norm need.
+    pub whole_cohort: Option<PairStatistics>,
+    /// Statistics against the nearest of the cohort: what AS-norm needs.
+    pub nearest_cohort: Option<PairStatistics>,
+}
+
+/// One search with known truth.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RemedyTrial {
+    /// The label of the probe.
+    pub label: String,
+    /// The id of the probe; once among the mated and once among the non-mated searches.
+    pub probe: String,
+    /// Whether the label of the probe is in what was searched.
+    pub mated: bool,
+    /// What was found; `None` for nothing, which is a reject.
+    pub candidate: Option<Candidate>,
+}
+
+/// A way to decide a search by its best candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Remedy {
+    /// One threshold on the similarity.
+    None,
+    /// By the item's scores against the cohort.
+    ZNorm,
+    /// By the probe's scores against the cohort.
+    TNorm,
+    /// By both.
+    SNorm,
+    /// By both, against the nearest of the cohort.
+    AsNorm,
+    /// Stricter thresholds for groups of items, shrunk towards the rate of all.
+    ShrunkGroups,
+    /// Stricter thresholds for groups of items, each certified on its own.
+    CertifiedGroups,
+}
+
+impl Remedy {
+    /// The name in reports.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "one threshold",
+            Self::ZNorm => "Z-norm",
+            Self::TNorm => "T-norm",
+            Self::SNorm => "S-norm",
+            Self::AsNorm => "AS-norm",
+            Self::ShrunkGroups => "a shrunken threshold per group",
+            Self::CertifiedGroups => "a certified threshold per group",
+        }
+    }
+
+    /// Whether thresholds differ by group, and the score is the similarity.
+    #[must_use]
+    pub fn by_group(self) -> bool {
+        matches!(self, Self::ShrunkGroups | Self::CertifiedGroups)
+    }
+
+    /// The normalisation that it is, against a cohort of so many; `None` where it is none.
+    #[must_use]
+    pub fn normalisation(self, cohort: usize) -> Option<Normalisation> {
+        let (side, nearest) = match self {
+            Self::None | Self::ShrunkGroups | Self::CertifiedGroups => return None,
+            Self::ZNorm => (Side::Item, None),
+            Self::TNorm => (Side::Probe, None),
+            Self::SNorm => (Side::Both, None),
+            Self::AsNorm => {
+                let nearest = (cohort / 4).clamp(1, NEAREST_MAX);
+                (
+                    Side::Both,
+                    u32::try_from(nearest).ok().and_then(NonZeroU32::new),
+                )
+            }
+        };
+        // The floor is a constant within its range.
+        Normalisation::new(side, nearest, Normalisation::DEVIATION_FLOOR).ok()
+    }
+
+    /// `None` where the candidate lacks the statistics.
+    fn score(self, candidate: &Candidate) -> Option<Similarity> {
+        let (side, statistics) = match self {
+            Self::None | Self::ShrunkGroups | Self::CertifiedGroups => {
+                return Some(candidate.score);
+            }
+            Self::ZNorm => (Side::Item, candidate.whole_cohort),
+            Self::TNorm => (Side::Probe, candidate.whole_cohort),
+            Self::SNorm => (Side::Both, candidate.whole_cohort),
+            Self::AsNorm => (Side::Both, candidate.nearest_cohort),
+        };
+        Some(side.normalise(candidate.score, statistics?))
+    }
+}
+
+/// How the threshold of each way to decide is chosen; the same for all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    /// As [`crate::certify::certify`] does: one search for each label, the target proven.
+    Certified(TargetFar),
+    /// The lowest at which the share of accepted strangers, over all searches, is at most the FAR
+    /// of the target. No promise; its confidence is used by certified groups alone.
+    Estimated(TargetFar),
+}
+
+impl Rule {
+    /// The FAR that thresholds are chosen for.
+    #[must_use]
+    pub fn target(self) -> TargetFar {
+        match self {
+            Self::Certified(target) | Self::Estimated(target) => target,
+        }
+    }
+}
+
+/// What is compared, and how.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// What the split of the labels and every draw are derived from.
+    pub seed: u64,
+    /// How thresholds are chosen.
+    pub rule: Rule,
+    /// The remedies; one threshold is always measured beside them.
+    pub remedies: Vec<Remedy>,
+    /// The metadata column that [`Candidate::group`] was read from.
+    pub column: String,
+    /// Mated searches from which a label is ranked, and strangers from which a group is.
+    pub searches_min: u64,
+    /// Draws of labels, in [200, 100000]; 2000 are usual.
+    pub resamples: u32,
+}
+
+/// What a search is held against.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Boundary {
+    /// One threshold, on the scale of the remedy.
+    Threshold(Threshold),
+    /// Thresholds on the similarity, by group of the best match.
+    Groups(GroupThresholds),
+}
+
+/// A remedy with its threshold or thresholds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Fitted {
+    /// The remedy.
+    pub remedy: Remedy,
+    /// What its scores are held against.
+    pub boundary: Boundary,
+}
+
+impl Fitted {
+    /// Decides a search by its best candidate. One without the statistics that the remedy needs
+    /// is rejected.
+    #[must_use]
+    pub fn decide(&self, best: Option<&Candidate>) -> Decision {
+        match &self.boundary {
+            Boundary::Threshold(threshold) => {
+                threshold.decide(best.and_then(|candidate| self.remedy.score(candidate)))
+            }
+            Boundary::Groups(groups) => {
+                let group = best.and_then(|candidate| candidate.group.as_deref());
+                groups.decide(best.map(|candidate| candidate.score), group)
+            }
+        }
+    }
+}
+
+/// Chooses the threshold of a remedy on all of `trials`: what to deploy once it is preferred.
+///
+/// # Errors
+/// Refuses trials without what the remedy works on, without strangers, or with too few labels of
+/// them for the target.
+pub fn fit(trials: &[RemedyTrial], remedy: Remedy, plan: &Plan) -> Result<Fitted, AnalysisError> {
+    refuse_without_input(trials, remedy)?;
+    let trials: Vec<&RemedyTrial> = trials.iter().collect();
+    fit_by(&trials, remedy, plan, plan.rule)
+}
+
+pub(super) fn fit_by(
+    trials: &[&RemedyTrial],
+    remedy: Remedy,
+    plan: &Plan,
+    rule: Rule,
+) -> Result<Fitted, AnalysisError> {
+    let chosen_on = strangers(trials, rule, plan.seed);
+    let allowed = allowed(rule, chosen_on.len() as u64)?;
+    let one = lowest(&chosen_on, remedy, allowed);
+    let boundary = if remedy.by_group() {
+        Boundary::Groups(fit_groups(trials, remedy, rule, one, plan)?)
+    } else {
+        Boundary::Threshold(one)
+    };
+    Ok(Fitted { remedy, boundary })
+}
+
+/// Groups count independent strangers, one search for each label, under either rule.
+fn fit_groups(
+    trials: &[&RemedyTrial],
+    remedy: Remedy,
+    rule: Rule,
+    global: Threshold,
+    plan: &Plan,
+) -> Result<GroupThresholds, AnalysisError> {
+    let target = rule.target();
+    let drawn = strangers(trials, Rule::Certified(target), plan.seed);
+    let found = drawn.iter().filter_map(|trial| trial.candidate.as_ref());
+    let matches: Vec<StrangerMatch<'_>> = found
+        .map(|candidate| StrangerMatch {
+            group: candidate.group.as_deref(),
+            score: candidate.score,
+        })
+        .collect();
+    let fitting = GroupFitting {
+        column: &plan.column,
+        global,
+        strangers: &matches,
+    };
+    let fit = if remedy == Remedy::CertifiedGroups {
+        fitting.certified(target)?
+    } else {
+        fitting.shrunk(target.far(), Strength::FromGroups)?
+    };
+    Ok(fit.thresholds)
+}
+
+/// The non-mated searches that a rule counts.
+pub(super) fn strangers<'a>(
+    trials: &[&'a RemedyTrial],
+    rule: Rule,
+    seed: u64,
+) -> Vec<&'a RemedyTrial> {
+    let all = trials.iter().copied().filter(|trial| !trial.mated);
+    match rule {
+        Rule::Estimated(_) => all.collect(),
+        Rule::Certified(_) => {
+            let mut drawn: BTreeMap<&str, (u64, &str, &RemedyTrial)> = BTreeMap::new();
+            for trial in all {
+                let lot = lot(seed, &["probe", &trial.label, &trial.probe]);
+                let entry = (lot, trial.probe.as_str(), trial);
+                let slot = drawn.entry(&trial.label).or_insert(entry);
+                if (entry.0, entry.1) < (slot.0, slot.1) {
+                    *slot = entry;
+                }
+            }
+            drawn.into_values().map(|(_, _, trial)| trial).collect()
+        }
+    }
+}
+
+/// The most strangers among `trials` that a rule lets in.
+fn allowed(rule: Rule, trials: u64) -> Result<u64, AnalysisError> {
+    let (target, certified) = match rule {
+        Rule::Certified(target) => (target, target.accepts_allowed(trials)),
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "at most half of a count, never negative"
+        )]
+        // The slack keeps a product that is whole, such as 0.07 * 100, on the right side.
+        Rule::Estimated(target) => {
+            let share = target.far() * real(trials) * (1.0 + 1e-12);
+            (target, (0 < trials).then_some(share as u64))
+        }
+    };
+    let confidence = target.confidence();
+    certified.ok_or_else(|| {
+        CalibrationError::Underpowered(Underpowered {
+            independent_trials: trials,
+            needed: target.trials_needed(),
+            far: target.far(),
+            confidence: confidence.get(),
+            best_supported_far: binomial::upper_bound(0, trials, confidence.delta()),
+        })
+        .into()
+    })
+}
+
+/// The lowest threshold at which at most `allowed` of the strangers are accepted.
+pub(super) fn lowest(strangers: &[&RemedyTrial], remedy: Remedy, allowed: u64) -> Threshold {
+    let mut scores: Vec<Similarity> = strangers
+        .iter()
+        .filter_map(|trial| remedy.score(trial.candidate.as_ref()?))
+        .collect();
+    scores.sort_unstable_by_key(|&score| Reverse(score));
+    let first_too_many = usize::try_from(allowed)
+        .ok()
+        .and_then(|index| scores.get(index));
+    first_too_many.map_or(Threshold::ACCEPT_ANYTHING_FOUND, |&score| {
+        Threshold::just_above(score)
+    })
+}
+
+pub(super) fn refuse_without_input(
+    trials: &[RemedyTrial],
+    remedy: Remedy,
+) -> Result<(), AnalysisError> {
+    let found = || {
+        let found = |trial: &'_ RemedyTrial| trial.candidate.is_some();
+        trials.iter().filter(move |trial| found(trial))
+    };
+    let has_group = |trial: &RemedyTrial| {
+        let candidate = trial.candidate.as_ref();
+        candidate.is_some_and(|candidate| candidate.group.is_some())
+    };
+    let (lacking, missing) = match remedy {
+        // Items without a group are as they should be; a column that no item has is a mistake.
+        Remedy::ShrunkGroups | Remedy::CertifiedGroups => (
+            found().next().filter(|_| !trials.iter().any(has_group)),
+            "the value of the group column",
+        ),
+        Remedy::None | Remedy::ZNorm | Remedy::TNorm | Remedy::SNorm | Remedy::AsNorm => {
+            let lacks = |trial: &&RemedyTrial| {
+                let score = trial.candidate.as_ref().and_then(|c| remedy.score(c));
+                score.is_none()
+            };
+            (found().find(lacks), "statistics against the cohort")
+        }
+    };
+    lacking.map_or(Ok(()), |trial| {
+        Err(AnalysisError::RemedyInput {
+            remedy: remedy.as_str(),
+            missing,
+            probe: trial.probe.clone(),
+        })
+    })
+}
+
+/// A pseudo-random number that depends on the texts and the seed alone.
+pub(super) fn lot(seed: u64, texts: &[&str]) -> u64 {
+    let mut hash = Sha256::new();
+    hash.update(seed.to_le_bytes());
+    for text in texts {
+        // Length first, so that no two lists of texts share their bytes.
+        hash.update((text.len() as u64).to_le_bytes());
+        hash.update(text);
+    }
+    let digest: [u8; 32] = hash.finalize().into();
+    digest.first_chunk().copied().map_or(0, u64::from_le_bytes)
+}

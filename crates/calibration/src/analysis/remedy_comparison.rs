@@ -1,0 +1,624 @@
+//! Whether a remedy helps: measured on labels that it was not fitted to.
+//!
+//! The labels are split in two by a seeded hash. Each remedy gets its threshold on one half, by
+//! the same rule and for the same target, and is measured on the other half. A remedy is
+//! preferred only where its gain is larger than the uncertainty over labels.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::error::AnalysisError;
+use super::panel::{Differences, Outcome, Panel, Resampling, WorstGroup, differences};
+use super::remedy::{
+    Boundary, Fitted, Plan, Remedy, RemedyTrial, Rule, fit_by, lot, lowest, refuse_without_input,
+    strangers,
+};
+use super::remedy_measured::{Measured, Reference};
+use super::remedy_verdict::{Verdict, conclusion, sentence, verdict};
+use crate::CalibrationError;
+use crate::binomial::real;
+use crate::certify::TargetFar;
+use crate::decision::Decision;
+use crate::rates::{Confidence, Rate, recorded};
+
+/// A remedy, what it was held against, and what came of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Compared {
+    /// The remedy on the measuring half.
+    pub measured: Measured,
+    /// What it is compared with.
+    pub reference: Reference,
+    /// Its figures less those of the reference. Every interval is at 1 - 0.05 / c, for c chances
+    /// of any remedy to be called better: one for a normalisation, two for groups. They hold for
+    /// the thresholds as fitted; that another half of the labels would have given others is not
+    /// in them.
+    pub differences: Differences,
+    /// The outcome.
+    pub verdict: Verdict,
+    /// The outcome in words, with the figures that it rests on.
+    pub sentence: String,
+}
+
+/// All remedies, on the same labels.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Comparison {
+    /// What was asked for.
+    pub plan: Plan,
+    /// Labels that thresholds were chosen on.
+    pub fitting_labels: u64,
+    /// Labels that everything was measured on.
+    pub measuring_labels: u64,
+    /// One threshold on the similarity.
+    pub one_threshold: Measured,
+    /// The remedies, in the order of the plan.
+    pub remedies: Vec<Compared>,
+}
+
+/// Fits every remedy of the plan on half of the labels and measures it on the other half.
+///
+/// # Errors
+/// Refuses a probe that occurs twice, trials without what a remedy works on, a half without mated
+/// or non-mated searches, and too few labels in the fitting half for the target.
+pub fn compare(trials: &[RemedyTrial], plan: &Plan) -> Result<Comparison, AnalysisError> {
+    if !(200..=100_000).contains(&plan.resamples) {
+        let value = plan.resamples;
+        return Err(AnalysisError::Resamples { value });
+    }
+    refuse_repeats(trials)?;
+    let remedies = remedies(plan);
+    for &remedy in &remedies {
+        refuse_without_input(trials, remedy)?;
+    }
+    let bench = Bench::new(trials, plan)?;
+    let one_fitted = bench.fit(Remedy::None)?;
+    let (one_panel, mut one_threshold) = bench.measure(one_fitted)?;
+    one_threshold.band_variance = bench.band_variance(Remedy::None)?;
+    // Every chance to be called better has its share: groups have two, normalisations one.
+    let chances: u64 = remedies.iter().map(|r| 1 + u64::from(r.by_group())).sum();
+    let delta = Confidence::DISPLAY.delta() / real(chances.max(1));
+    let draws = Resampling {
+        seed: lot(plan.seed, &["labels"]),
+        resamples: plan.resamples,
+        confidence: Confidence::new(1.0 - delta)?,
+    };
+    let mut compared = Vec::with_capacity(remedies.len());
+    for remedy in remedies {
+        let (panel, mut measured) = bench.measure(bench.fit(remedy)?)?;
+        measured.band_variance = bench.band_variance(remedy)?;
+        let (reference, changes) = if remedy.by_group() {
+            let (strict_panel, strict) = bench.measure(bench.as_strict(&measured.fitted))?;
+            let changes = differences(&strict_panel, &panel, draws);
+            (Reference::AsStrict(Box::new(strict)), changes)
+        } else {
+            let changes = differences(&one_panel, &panel, draws);
+            (Reference::OneThreshold, changes)
+        };
+        let verdict = verdict(&measured, &changes);
+        let sentence = sentence(&measured, &one_threshold, &reference, &changes);
+        compared.push(Compared {
+            sentence: format!("{sentence}: {}", conclusion(verdict, &measured)),
+            measured,
+            reference,
+            differences: changes,
+            verdict,
+        });
+    }
+    Ok(Comparison {
+        plan: plan.clone(),
+        fitting_labels: labels(&bench.fitting),
+        measuring_labels: one_panel.labels(),
+        one_threshold,
+        remedies: compared,
+    })
+}
+
+/// Each remedy once, in the order given.
+fn remedies(plan: &Plan) -> Vec<Remedy> {
+    let mut seen = BTreeSet::from([Remedy::None]);
+    let remedies = plan.remedies.iter().copied();
+    remedies.filter(|&remedy| seen.insert(remedy)).collect()
+}
+
+/// The trials, split by label.
+struct Bench<'a> {
+    plan: &'a Plan,
+    fitting: Vec<&'a RemedyTrial>,
+    /// With the half of its label's probes that a search is in.
+    measuring: Vec<(&'a RemedyTrial, bool)>,
+}
+
+impl<'a> Bench<'a> {
+    fn new(trials: &'a [RemedyTrial], plan: &'a Plan) -> Result<Self, AnalysisError> {
+        let (fitting, measuring) = split(trials, plan.seed);
+        for (half, kind, found) in [
+            ("fitting", "non-mated", fitting.iter().any(|t| !t.mated)),
+            ("measuring", "mated", measuring.iter().any(|t| t.mated)),
+            ("measuring", "non-mated", measuring.iter().any(|t| !t.mated)),
+        ] {
+            if !found {
+                return Err(AnalysisError::EmptyHalf { half, kind });
+            }
+        }
+        let measuring = halve_probes(measuring, plan.seed);
+        Ok(Self {
+            plan,
+            fitting,
+            measuring,
+        })
+    }
+
+    fn fit(&self, remedy: Remedy) -> Result<Fitted, AnalysisError> {
+        let fitted = fit_by(&self.fitting, remedy, self.plan, self.plan.rule);
+        fitted.map_err(|error| {
+            if let AnalysisError::Calibration(CalibrationError::Underpowered(cause)) = error {
+                AnalysisError::FittingHalf(cause)
+            } else {
+                error
+            }
+        })
+    }
+
+    fn outcomes(&self, fitted: &Fitted) -> Vec<Outcome<'a>> {
+        let decided = self.measuring.iter().map(|&(trial, second_half)| {
+            let best = trial.candidate.as_ref();
+            let accepted = fitted.decide(best) == Decision::Accept;
+            let right = best.is_some_and(|candidate| candidate.label_matches);
+            Outcome {
+                label: &trial.label,
+                mated: trial.mated,
+                error: if trial.mated {
+                    !(accepted && right)
+                } else {
+                    accepted
+                },
+                group: best.and_then(|candidate| candidate.group.as_deref()),
+                second_half,
+            }
+        });
+        decided.collect()
+    }
+
+    fn measure(&self, fitted: Fitted) -> Result<(Panel<'a>, Measured), AnalysisError> {
+        let outcomes = self.outcomes(&fitted);
+        let panel = Panel::new(&outcomes, self.plan.searches_min);
+        let rate = |kind: &'static str, among: &dyn Fn(&Outcome<'_>) -> bool| {
+            let kept: Vec<(&str, bool)> = outcomes
+                .iter()
+                .filter(|outcome| among(outcome))
+                .map(|outcome| (outcome.label, outcome.error))
+                .collect();
+            let half = "measuring";
+            Rate::over_labels(&kept, Confidence::DISPLAY)
+                .ok_or(AnalysisError::EmptyHalf { half, kind })
+        };
+        let worst_group = match panel.worst_group() {
+            None => None,
+            Some(group) => {
+                let found = |o: &Outcome<'_>| !o.mated && o.group == Some(group);
+                let far = rate("non-mated", &found)?;
+                let group = group.to_owned();
+                Some(WorstGroup { group, far })
+            }
+        };
+        let measured = Measured {
+            far: rate("non-mated", &|outcome| !outcome.mated)?,
+            frr: rate("mated", &|outcome| outcome.mated)?,
+            worst_labels: panel.worst_labels(),
+            worst_group,
+            utility_variance: panel.utility_variance().map(recorded),
+            band_variance: None,
+            fitted,
+        };
+        Ok((panel, measured))
+    }
+
+    /// The variance of utility, averaged over thresholds of the same FAR for every remedy.
+    fn band_variance(&self, remedy: Remedy) -> Result<Option<f64>, AnalysisError> {
+        const POINTS: u32 = 11;
+        let confidence = self.plan.rule.target().confidence().get();
+        let mut sum = 0.0;
+        for point in 0..POINTS {
+            let far = 0.1_f64.powf(1.0 + f64::from(point) / f64::from(POINTS - 1));
+            let rule = Rule::Estimated(TargetFar::new(far, confidence)?);
+            let fitted = fit_by(&self.fitting, remedy, self.plan, rule)?;
+            let panel = Panel::new(&self.outcomes(&fitted), self.plan.searches_min);
+            let Some(variance) = panel.utility_variance() else {
+                return Ok(None);
+            };
+            sum += variance;
+        }
+        Ok(Some(recorded(sum / f64::from(POINTS))))
+    }
+
+    /// One threshold that accepts at most as many strangers of the fitting half as `fitted`.
+    fn as_strict(&self, fitted: &Fitted) -> Fitted {
+        let strangers = strangers(&self.fitting, self.plan.rule, self.plan.seed);
+        let accepted = strangers
+            .iter()
+            .filter(|trial| fitted.decide(trial.candidate.as_ref()) == Decision::Accept)
+            .count();
+        Fitted {
+            remedy: Remedy::None,
+            boundary: Boundary::Threshold(lowest(&strangers, Remedy::None, accepted as u64)),
+        }
+    }
+}
+
+/// Labels in two halves, by a hash; labels with mated searches and those without are halved
+/// apart, so that neither half is short of either.
+fn split(trials: &[RemedyTrial], seed: u64) -> (Vec<&RemedyTrial>, Vec<&RemedyTrial>) {
+    let mut mated: BTreeMap<&str, bool> = BTreeMap::new();
+    for trial in trials {
+        *mated.entry(&trial.label).or_default() |= trial.mated;
+    }
+    let mut order: Vec<(bool, u64, &str)> = mated
+        .into_iter()
+        .map(|(label, mated)| (mated, lot(seed, &["half", label]), label))
+        .collect();
+    order.sort_unstable();
+    let fits: BTreeSet<&str> = order
+        .chunk_by(|a, b| a.0 == b.0)
+        .flat_map(|alike| alike.iter().take(alike.len() / 2))
+        .map(|&(_, _, label)| label)
+        .collect();
+    trials
+        .iter()
+        .partition(|trial| fits.contains(trial.label.as_str()))
+}
+
+/// Marks every second probe of a label, in the order of a hash; mated and non-mated apart.
+fn halve_probes(trials: Vec<&RemedyTrial>, seed: u64) -> Vec<(&RemedyTrial, bool)> {
+    let mut by_label: BTreeMap<(&str, bool), Vec<(u64, &RemedyTrial)>> = BTreeMap::new();
+    for trial in trials {
+        let lot = lot(seed, &["probes", &trial.label, &trial.probe]);
+        let own = by_label.entry((&trial.label, trial.mated)).or_default();
+        own.push((lot, trial));
+    }
+    let halved = by_label.into_values().flat_map(|mut own| {
+        own.sort_by(|a, b| (a.0, &a.1.probe).cmp(&(b.0, &b.1.probe)));
+        let second = [false, true].into_iter().cycle();
+        own.into_iter().map(|(_, trial)| trial).zip(second)
+    });
+    halved.collect()
+}
+
+fn labels(trials: &[&RemedyTrial]) -> u64 {
+    let distinct: BTreeSet<&str> = trials.iter().map(|trial| trial.label.as_str()).collect();
+    distinct.len() as u64
+}
+
+fn refuse_repeats(trials: &[RemedyTrial]) -> Result<(), AnalysisError> {
+    let mut seen = BTreeSet::new();
+    let repeated = trials
+        .iter()
+        .find(|trial| !seen.insert((trial.mated, trial.probe.as_str())));
+    repeated.map_or(Ok(()), |trial| {
+        Err(CalibrationError::RepeatedProbe {
+            probe: trial.probe.clone(),
+            kind: if trial.mated { "mated" } else { "non-mated" },
+        }
+        .into())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::draws::Draws;
+    use crate::analysis::remedy::{Candidate, fit};
+    use crate::certify::certify;
+    use crate::decision::Threshold;
+    use crate::normalise::{CohortStatistics, PairStatistics};
+    use crate::trials::{NonMatedSearch, StrangerOrigin, Trials};
+    use matchpoint_vector::Similarity;
+
+    fn score(value: f64) -> Similarity {
+        #[expect(clippy::cast_possible_truncation, reason = "a similarity is an f32")]
+        Similarity::new(value as f32).unwrap()
+    }
+
+    /// A standard normal number, nearly: twelve uniform ones less their mean.
+    fn normal(draws: &mut Draws) -> f64 {
+        let unit = |bits: u64| real(bits >> 32) / real(1 << 32);
+        (0..12).map(|_| unit(draws.bits())).sum::<f64>() - 6.0
+    }
+
+    fn statistics(mean: f64, deviation: f64) -> CohortStatistics {
+        CohortStatistics::new(mean, deviation).unwrap()
+    }
+
+    /// A gallery of one item per label. Every score of an item is shifted by an offset of its
+    /// own, of deviation `uneven`; strangers find the best of eight items.
+    fn gallery(seed: u64, labels: usize, uneven: f64) -> Vec<RemedyTrial> {
+        let mut draws = Draws::new(seed, 1);
+        let offsets: Vec<f64> = (0..labels).map(|_| uneven * normal(&mut draws)).collect();
+        let candidate = |item: usize, value: f64, draws: &mut Draws| {
+            let estimate = 0.1 + offsets[item] + 0.005 * normal(draws);
+            let probe = 0.1 + 0.005 * normal(draws);
+            let spread = 0.1_f64.hypot(uneven);
+            Candidate {
+                score: score(value),
+                label_matches: true,
+                group: Some(
+                    if item.is_multiple_of(2) {
+                        "even"
+                    } else {
+                        "odd"
+                    }
+                    .to_owned(),
+                ),
+                whole_cohort: Some(PairStatistics {
+                    probe: statistics(probe, spread),
+                    item: statistics(estimate, 0.1),
+                }),
+                nearest_cohort: Some(PairStatistics {
+                    probe: statistics(probe + 1.5 * spread, 0.6 * spread),
+                    item: statistics(estimate + 0.2, 0.04),
+                }),
+            }
+        };
+        let mut trials = Vec::new();
+        for label in 0..labels {
+            for probe in 0..8 {
+                let value = 0.5 + offsets[label] + 0.08 * normal(&mut draws);
+                trials.push(RemedyTrial {
+                    label: format!("m{label}"),
+                    probe: format!("m{label}-{probe}"),
+                    mated: true,
+                    candidate: Some(candidate(label, value, &mut draws)),
+                });
+            }
+            for probe in 0..3 {
+                let found = (0..8).map(|_| {
+                    let item = draws.below(labels);
+                    (item, 0.1 + offsets[item] + 0.1 * normal(&mut draws))
+                });
+                let (item, value) = found.max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+                trials.push(RemedyTrial {
+                    label: format!("s{label}"),
+                    probe: format!("s{label}-{probe}"),
+                    mated: false,
+                    candidate: Some(candidate(item, value, &mut draws)),
+                });
+            }
+        }
+        trials
+    }
+
+    fn plan(seed: u64, remedies: &[Remedy]) -> Plan {
+        Plan {
+            seed,
+            rule: Rule::Estimated(TargetFar::new(0.05, 0.95).unwrap()),
+            remedies: remedies.to_vec(),
+            column: "parity".to_owned(),
+            searches_min: 4,
+            resamples: 500,
+        }
+    }
+
+    const NORMS: [Remedy; 4] = [Remedy::ZNorm, Remedy::TNorm, Remedy::SNorm, Remedy::AsNorm];
+
+    #[test]
+    fn normalising_by_the_item_is_preferred_where_items_are_lambs_and_goats() {
+        for seed in 0..3 {
+            let trials = gallery(seed, 160, 0.1);
+            let found = compare(&trials, &plan(seed, &NORMS)).unwrap();
+            let one = &found.one_threshold;
+            for compared in &found.remedies {
+                let remedy = compared.measured.fitted.remedy;
+                if remedy == Remedy::TNorm {
+                    // The probes are alike: there is nothing for it to take out.
+                    assert_ne!(compared.verdict, Verdict::Prefer, "{}", compared.sentence);
+                    continue;
+                }
+                assert_eq!(compared.verdict, Verdict::Prefer, "{}", compared.sentence);
+                assert!(compared.differences.utility_variance.unwrap().is_fall());
+                assert!(compared.measured.band_variance < one.band_variance);
+                let worst = |of: &Measured| of.worst_labels.as_ref().unwrap().count.estimate();
+                assert!(worst(&compared.measured) <= worst(one));
+            }
+            let sentence = &found.remedies[0].sentence;
+            for part in [
+                "Z-norm lowers",
+                "80 mated labels not used",
+                "better by more",
+            ] {
+                assert!(sentence.contains(part), "{sentence}");
+            }
+        }
+    }
+
+    #[test]
+    fn there_is_no_ground_to_prefer_anything_where_labels_are_alike() {
+        for seed in 0..5 {
+            let trials = gallery(seed, 120, 0.0);
+            let mut remedies = NORMS.to_vec();
+            remedies.extend([Remedy::ShrunkGroups, Remedy::CertifiedGroups]);
+            let found = compare(&trials, &plan(seed, &remedies)).unwrap();
+            for compared in &found.remedies {
+                assert_eq!(compared.verdict, Verdict::NoGround, "{}", compared.sentence);
+                assert!(compared.sentence.ends_with("no ground to prefer it"));
+            }
+            // Free of the noise within labels, the variance of alike labels is about nothing.
+            assert!(found.one_threshold.utility_variance.unwrap().abs() < 0.003);
+        }
+    }
+
+    /// Strangers who find an even item score 0.12 higher, and mates of every item 0.1.
+    fn two_sites(seed: u64) -> Vec<RemedyTrial> {
+        let mut trials = gallery(seed, 300, 0.0);
+        for trial in &mut trials {
+            let mated = trial.mated;
+            let candidate = trial.candidate.as_mut().unwrap();
+            let even = candidate.group.as_deref() == Some("even");
+            let shift = match (mated, even) {
+                (true, _) => 0.1,
+                (false, true) => 0.12,
+                (false, false) => 0.0,
+            };
+            candidate.score = score(f64::from(candidate.score.get()) + shift);
+        }
+        trials
+    }
+
+    #[test]
+    fn groups_spare_the_mates_of_the_group_that_strangers_do_not_enter() {
+        let remedies = [Remedy::ShrunkGroups, Remedy::CertifiedGroups];
+        let found = compare(&two_sites(1), &plan(1, &remedies)).unwrap();
+        let one = &found.one_threshold;
+        for compared in &found.remedies {
+            let Boundary::Groups(groups) = &compared.measured.fitted.boundary else {
+                panic!()
+            };
+            assert!(groups.groups().contains_key("even"));
+            assert!(compared.measured.far.estimate <= one.far.estimate);
+            assert!(one.frr.estimate <= compared.measured.frr.estimate);
+            let far = |of: &Measured| of.worst_group.as_ref().unwrap().far.estimate;
+            assert!(far(&compared.measured) < far(one), "{}", compared.sentence);
+            assert!(matches!(compared.reference, Reference::AsStrict(_)));
+            assert!(compared.sentence.contains("as strict as the groups"));
+        }
+        let certified = &found.remedies[1];
+        assert_eq!(certified.verdict, Verdict::Prefer, "{}", certified.sentence);
+        assert!(certified.differences.frr.unwrap().is_fall());
+    }
+
+    #[test]
+    fn the_outcome_ignores_the_order_of_the_trials_and_depends_on_the_seed() {
+        let trials = gallery(3, 60, 0.1);
+        let remedies = [
+            Remedy::ZNorm,
+            Remedy::ShrunkGroups,
+            Remedy::ZNorm,
+            Remedy::None,
+        ];
+        let found = compare(&trials, &plan(3, &remedies)).unwrap();
+        assert_eq!(found.remedies.len(), 2);
+        assert_eq!((found.fitting_labels, found.measuring_labels), (60, 60));
+        let mut reversed = trials.clone();
+        reversed.reverse();
+        assert_eq!(found, compare(&reversed, &plan(3, &remedies)).unwrap());
+        assert_ne!(found, compare(&trials, &plan(4, &remedies)).unwrap());
+    }
+
+    #[test]
+    fn the_certified_rule_finds_the_threshold_of_the_certificate() {
+        let mut trials = gallery(2, 120, 0.05);
+        trials.retain(|trial| trial.mated || trial.probe.ends_with("-0"));
+        let target = TargetFar::new(0.1, 0.9).unwrap();
+        let plan = Plan {
+            rule: Rule::Certified(target),
+            ..plan(2, &[])
+        };
+        let strangers = trials.iter().filter(|trial| !trial.mated);
+        let searches = strangers.map(|trial| NonMatedSearch {
+            label: trial.label.clone(),
+            probe: trial.probe.clone(),
+            top_score: trial.candidate.as_ref().map(|candidate| candidate.score),
+            origin: StrangerOrigin::NeverEnrolled,
+        });
+        let expected = Trials::new(vec![], searches.collect()).unwrap();
+        let expected = certify(&expected.one_probe_per_label(0), target).unwrap();
+        let found = fit(&trials, Remedy::None, &plan).unwrap();
+        let Boundary::Threshold(threshold) = found.boundary else {
+            panic!()
+        };
+        assert_eq!(Threshold::new(threshold.get()).unwrap(), expected.threshold);
+        let Boundary::Groups(groups) = fit(&trials, Remedy::ShrunkGroups, &plan).unwrap().boundary
+        else {
+            panic!()
+        };
+        assert_eq!(groups.global(), expected.threshold);
+    }
+
+    fn refused(trials: &[RemedyTrial], plan: &Plan) -> String {
+        compare(trials, plan).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_cannot_be_compared_is_refused_by_name() {
+        let trials = gallery(5, 20, 0.1);
+        let all = plan(5, &[Remedy::ZNorm, Remedy::AsNorm, Remedy::ShrunkGroups]);
+        let mut bare = trials.clone();
+        bare[7].candidate.as_mut().unwrap().nearest_cohort = None;
+        let text = refused(&bare, &all);
+        assert!(
+            text.contains("AS-norm") && text.contains("'m0-7'"),
+            "{text}"
+        );
+        let mut ungrouped = trials.clone();
+        for candidate in ungrouped
+            .iter_mut()
+            .filter_map(|trial| trial.candidate.as_mut())
+        {
+            candidate.group = None;
+        }
+        assert!(refused(&ungrouped, &all).contains("group column"));
+        let mut twice = trials.clone();
+        twice.push(trials[0].clone());
+        assert!(refused(&twice, &all).contains("'m0-0'"));
+        assert!(refused(&[], &all).contains("fitting half"));
+        let mated: Vec<RemedyTrial> = trials.iter().filter(|t| t.mated).cloned().collect();
+        assert!(refused(&mated, &all).contains("no non-mated search"));
+        let strangers: Vec<RemedyTrial> = trials.iter().filter(|t| !t.mated).cloned().collect();
+        assert!(refused(&strangers, &all).contains("no mated search"));
+        for resamples in [0, 199, 100_001] {
+            let plan = Plan {
+                resamples,
+                ..all.clone()
+            };
+            assert!(refused(&trials, &plan).contains("resamples"));
+        }
+        let plan = Plan {
+            rule: Rule::Certified(TargetFar::new(0.01, 0.95).unwrap()),
+            ..all
+        };
+        let text = refused(&trials, &plan);
+        assert!(
+            text.contains("half") && text.contains("there are 10"),
+            "{text}"
+        );
+    }
+
+    /// Nothing found at all, every score the same, and two labels of each kind.
+    #[test]
+    fn degenerate_trials_give_plain_answers_and_never_nan() {
+        let remedies = [
+            Remedy::ZNorm,
+            Remedy::AsNorm,
+            Remedy::ShrunkGroups,
+            Remedy::CertifiedGroups,
+        ];
+        let plan = Plan {
+            resamples: 200,
+            ..plan(9, &remedies)
+        };
+        let few = gallery(9, 2, 0.1);
+        let mut alike = gallery(9, 30, 0.1);
+        for candidate in alike
+            .iter_mut()
+            .filter_map(|trial| trial.candidate.as_mut())
+        {
+            candidate.score = score(0.5);
+            candidate.whole_cohort = Some(PairStatistics {
+                probe: statistics(0.5, 1e-6),
+                item: statistics(0.5, 1e-6),
+            });
+        }
+        let mut empty = gallery(9, 30, 0.1);
+        for trial in &mut empty {
+            trial.candidate = None;
+        }
+        for trials in [few, alike, empty] {
+            let found = compare(&trials, &plan).unwrap();
+            for compared in &found.remedies {
+                assert_eq!(compared.verdict, Verdict::NoGround, "{}", compared.sentence);
+                assert!(!compared.sentence.contains("NaN"));
+            }
+            let json = serde_json::to_string(&found).unwrap();
+            assert!(!json.contains("NaN"));
+            assert!(found.one_threshold.frr.estimate.is_finite());
+        }
+    }
+}

@@ -1,0 +1,479 @@
+//! A threshold whose FRR stays at or below a target, with stated confidence, or a refusal.
+//!
+//! The mirror image of [`super::certify`]: thresholds are tried from the loosest up, and FRR only
+//! grows on the way. One thing is not mirrored. A mated search whose best candidate is wrong or
+//! missing is an error at every threshold, so a target may be out of reach for good.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::CalibrationError;
+use super::binomial::{self, real};
+use super::certify::TargetFar;
+use super::decision::Threshold;
+use super::rates::{Confidence, recorded};
+use super::refusal::FrrRefused;
+use super::target_rate::TARGET_MAX;
+use super::trials::{MatedSearch, Trials};
+use matchpoint_vector::Similarity;
+
+/// The promise that is asked for: FRR per search, misidentifications included, at or below `frr`,
+/// with a chance of at least `confidence` over the draw of the calibration trials.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Fields", into = "Fields")]
+pub struct TargetFrr {
+    /// The binomial question is the same as for FAR, asked about missed mates.
+    missed: TargetFar,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    frr: f64,
+    confidence: f64,
+}
+
+impl TryFrom<Fields> for TargetFrr {
+    type Error = CalibrationError;
+
+    fn try_from(raw: Fields) -> Result<Self, CalibrationError> {
+        Self::new(raw.frr, raw.confidence)
+    }
+}
+
+impl From<TargetFrr> for Fields {
+    fn from(target: TargetFrr) -> Self {
+        Self {
+            frr: target.frr(),
+            confidence: target.confidence().get(),
+        }
+    }
+}
+
+impl TargetFrr {
+    /// Takes both as fractions, such as 0.05 and 0.95.
+    ///
+    /// # Errors
+    /// Refuses an FRR outside [1e-9, 0.5] and a confidence outside [0.5, 1 - 1e-9].
+    pub fn new(frr: f64, confidence: f64) -> Result<Self, CalibrationError> {
+        if !(1e-9..=TARGET_MAX).contains(&frr) {
+            return Err(CalibrationError::TargetFrr { value: frr });
+        }
+        Ok(Self {
+            missed: TargetFar::new(frr, confidence)?,
+        })
+    }
+
+    /// The highest FRR that is allowed.
+    #[must_use]
+    pub fn frr(self) -> f64 {
+        self.missed.far()
+    }
+
+    /// The chance that the promise holds.
+    #[must_use]
+    pub fn confidence(self) -> Confidence {
+        self.missed.confidence()
+    }
+
+    /// The most missed mates among `trials` independent mated searches with which the target can
+    /// be asserted. `None` where not even zero is enough.
+    #[must_use]
+    pub fn misses_allowed(self, trials: u64) -> Option<u64> {
+        self.missed.accepts_allowed(trials)
+    }
+
+    /// The fewest independent mated searches that can certify this target when the share of them
+    /// that no threshold saves stays `lost` of `of`; `None` where that share is the target or
+    /// more, or the number is beyond 2^40.
+    #[must_use]
+    pub fn trials_needed(self, lost: u64, of: u64) -> Option<u64> {
+        let share = if of == 0 { 0.0 } else { real(lost) / real(of) };
+        if self.frr() <= share {
+            return None;
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of at most 2^40 trials"
+        )]
+        let enough = |trials: u64| {
+            let expected = (share * real(trials) - 1e-9).ceil() as u64;
+            self.misses_allowed(trials)
+                .is_some_and(|allowed| expected <= allowed)
+        };
+        let (mut low, mut high) = (0, self.missed.trials_needed());
+        while !enough(high) {
+            (low, high) = (high, high * 2);
+            if 1 << 40 < high {
+                return None;
+            }
+        }
+        // Whole numbers make it waver by a few trials; any that is enough is an answer.
+        while low + 1 < high {
+            let middle = u64::midpoint(low, high);
+            if enough(middle) {
+                high = middle;
+            } else {
+                low = middle;
+            }
+        }
+        Some(high)
+    }
+}
+
+/// Mated searches of distinct labels, drawn blindly; in the order of the labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OneMatedPerLabel<'a>(Vec<&'a MatedSearch>);
+
+impl<'a> OneMatedPerLabel<'a> {
+    /// Draws one mated search for each label by a hash of seed, label and probe; never by score.
+    #[must_use]
+    pub fn drawn(trials: &'a Trials, seed: u64) -> Self {
+        let mut drawn: BTreeMap<&str, ([u8; 32], &MatedSearch)> = BTreeMap::new();
+        for search in trials.mated() {
+            let lot = lot(seed, search);
+            let slot = drawn.entry(&search.label).or_insert((lot, search));
+            if lot < slot.0 {
+                *slot = (lot, search);
+            }
+        }
+        Self(drawn.into_values().map(|(_, search)| search).collect())
+    }
+
+    /// The searches, one for each label.
+    #[must_use]
+    pub fn searches(&self) -> &[&'a MatedSearch] {
+        &self.0
+    }
+}
+
+fn lot(seed: u64, search: &MatedSearch) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(seed.to_le_bytes());
+    // Length first, so that no two searches share their bytes.
+    for text in [&search.label, &search.probe] {
+        hash.update((text.len() as u64).to_le_bytes());
+        hash.update(text);
+    }
+    hash.finalize().into()
+}
+
+/// A threshold with its proof.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FrrCertificate {
+    /// Accept at or above this score.
+    pub threshold: Threshold,
+    /// What is promised.
+    pub target: TargetFrr,
+    /// Independent mated searches, one for each label.
+    pub independent_trials: u64,
+    /// Missed mates among them that the target allows.
+    pub allowed: u64,
+    /// Missed mates among them at the threshold; fewer than allowed after a tie.
+    pub observed: u64,
+    /// The part of `observed` that no threshold saves: the best candidate was wrong or missing.
+    pub lost: u64,
+    /// The FRR that is not exceeded with the confidence of the target: Clopper and Pearson's
+    /// upper bound at `allowed`, which is fixed before any score is seen.
+    pub frr_bound: f64,
+}
+
+/// Finds the highest threshold at which the mated searches still prove the target.
+///
+/// Where the labels searched are all that are enrolled, rather than a sample, their misses are
+/// more even than binomial ones, and the promise holds with room (Hoeffding 1956).
+///
+/// # Errors
+/// Refuses where even a threshold that accepts everything would prove too little, and says whether
+/// more labels could change that.
+pub fn certify_frr(
+    mated: &OneMatedPerLabel<'_>,
+    target: TargetFrr,
+) -> Result<FrrCertificate, FrrRefused> {
+    let mut right: Vec<Similarity> = mated
+        .searches()
+        .iter()
+        .filter_map(|search| search.top)
+        .filter(|top| top.label_matches)
+        .map(|top| top.score)
+        .collect();
+    right.sort_unstable();
+    let independent_trials = mated.searches().len() as u64;
+    let lost = independent_trials - right.len() as u64;
+    let refused = || refusal(target, independent_trials, lost);
+    let allowed = target
+        .misses_allowed(independent_trials)
+        .ok_or_else(refused)?;
+    let rejects = allowed.checked_sub(lost).ok_or_else(refused)?;
+    // The first that has to be accepted. There is one: never are all trials allowed to miss.
+    let kept = usize::try_from(rejects)
+        .ok()
+        .and_then(|index| right.get(index))
+        .ok_or_else(refused)?;
+    let rejected = right.partition_point(|score| score < kept) as u64;
+    Ok(FrrCertificate {
+        threshold: Threshold::at(*kept),
+        target,
+        independent_trials,
+        allowed,
+        observed: lost + rejected,
+        lost,
+        frr_bound: recorded(binomial::upper_bound(
+            allowed,
+            independent_trials,
+            target.confidence().delta(),
+        )),
+    })
+}
+
+fn refusal(target: TargetFrr, independent_trials: u64, lost: u64) -> FrrRefused {
+    let delta = target.confidence().delta();
+    let best_supported_frr = if independent_trials == 0 {
+        1.0
+    } else {
+        binomial::upper_bound(lost, independent_trials, delta)
+    };
+    let share_at_least = binomial::lower_bound(lost, independent_trials, delta);
+    if target.frr() < share_at_least {
+        return FrrRefused::Unattainable {
+            frr: target.frr(),
+            confidence: target.confidence().get(),
+            independent_trials,
+            lost,
+            share_at_least,
+            best_supported_frr,
+        };
+    }
+    FrrRefused::Underpowered {
+        frr: target.frr(),
+        confidence: target.confidence().get(),
+        independent_trials,
+        lost,
+        needed: target.trials_needed(lost, independent_trials),
+        best_supported_frr,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::decision::Decision;
+    use crate::trials::Top;
+
+    const ORACLE: &str = include_str!("../tests/fixtures/oracle/policies.json");
+
+    fn target(frr: f64, confidence: f64) -> TargetFrr {
+        TargetFrr::new(frr, confidence).unwrap()
+    }
+
+    /// One search for each label; `None` is a best candidate with a wrong label.
+    fn mates(scores: &[Option<f32>]) -> Trials {
+        let searches = scores.iter().enumerate().map(|(i, score)| MatedSearch {
+            label: format!("m{i}"),
+            probe: format!("p{i}"),
+            top: Some(Top {
+                score: Similarity::new(score.unwrap_or(0.99)).unwrap(),
+                label_matches: score.is_some(),
+            }),
+        });
+        Trials::new(searches.collect(), vec![]).unwrap()
+    }
+
+    fn certified(scores: &[Option<f32>], target: TargetFrr) -> Result<FrrCertificate, FrrRefused> {
+        certify_frr(&OneMatedPerLabel::drawn(&mates(scores), 0), target)
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "scores are f32")]
+    fn score(value: &Value) -> Option<f32> {
+        value.as_f64().map(|score| score as f32)
+    }
+
+    #[test]
+    fn thresholds_agree_with_mapie() {
+        let oracle: Value = serde_json::from_str(ORACLE).unwrap();
+        for case in oracle["frr"].as_array().unwrap() {
+            let at = target(
+                case["target"].as_f64().unwrap(),
+                case["confidence"].as_f64().unwrap(),
+            );
+            let scores: Vec<_> = case["scores"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(score)
+                .collect();
+            assert_eq!(
+                at.misses_allowed(scores.len() as u64),
+                case["allowed"].as_u64()
+            );
+            let found = certified(&scores, at)
+                .ok()
+                .map(|found| found.threshold.get().to_bits());
+            assert_eq!(found, score(&case["threshold"]).map(f32::to_bits), "{at:?}");
+        }
+    }
+
+    #[test]
+    fn the_threshold_is_the_first_mate_that_has_to_be_accepted() {
+        // 100 trials allow two misses at 0.06, confidence 0.9.
+        let mut scores: Vec<_> = (0_u8..100).map(|i| Some(f32::from(i) / 100.0)).collect();
+        let found = certified(&scores, target(0.06, 0.9)).unwrap();
+        assert_eq!((found.allowed, found.observed, found.lost), (2, 2, 0));
+        assert_eq!(found.threshold.get().to_bits(), 0.02_f32.to_bits());
+        assert!(found.frr_bound <= 0.06);
+        // A tie across the edge is accepted as a whole.
+        scores[1] = Some(0.02);
+        assert_eq!(certified(&scores, target(0.06, 0.9)).unwrap().observed, 1);
+        // What is lost at any threshold uses the allowance up.
+        scores[50] = None;
+        let found = certified(&scores, target(0.06, 0.9)).unwrap();
+        assert_eq!((found.observed, found.lost), (2, 1));
+        scores[51] = None;
+        let found = certified(&scores, target(0.06, 0.9)).unwrap();
+        assert_eq!((found.observed, found.lost), (2, 2));
+        assert_eq!(found.threshold.get().to_bits(), 0.0_f32.to_bits());
+        scores[52] = None;
+        assert!(certified(&scores, target(0.06, 0.9)).is_err());
+    }
+
+    #[test]
+    fn too_few_labels_and_too_many_lost_are_different_answers() {
+        let refused = certified(&[Some(0.5); 21], target(0.1, 0.9)).unwrap_err();
+        let FrrRefused::Underpowered {
+            needed,
+            best_supported_frr,
+            ..
+        } = refused
+        else {
+            panic!("{refused}")
+        };
+        assert_eq!(needed, Some(22));
+        assert!((best_supported_frr - (1.0 - 0.1_f64.powf(1.0 / 21.0))).abs() < 1e-12);
+        assert!(refused.to_string().contains("needs 22 labels"), "{refused}");
+
+        let mut scores = vec![Some(0.5); 40];
+        scores[..2].fill(None);
+        let refused = certified(&scores, target(0.1, 0.9)).unwrap_err();
+        let FrrRefused::Underpowered {
+            needed: Some(needed),
+            ..
+        } = refused
+        else {
+            panic!("{refused}")
+        };
+        let enough = |labels: u64| {
+            let lost = labels.div_ceil(20);
+            let scores: Vec<_> = (0..labels).map(|i| (lost <= i).then_some(0.5)).collect();
+            certified(&scores, target(0.1, 0.9)).is_ok()
+        };
+        assert!(enough(needed) && !enough(40), "{needed}");
+
+        let refused = certified(&[None, None, Some(0.5), Some(0.6)], target(0.1, 0.9));
+        assert!(
+            refused
+                .unwrap_err()
+                .to_string()
+                .contains("no threshold keeps FRR 0.1: 2 of 4")
+        );
+        let unclear = certified(&[None, Some(0.5), Some(0.6)], target(0.2, 0.9)).unwrap_err();
+        assert!(
+            matches!(unclear, FrrRefused::Underpowered { needed: None, .. }),
+            "{unclear}"
+        );
+        let none = certified(&[], target(0.1, 0.9)).unwrap_err();
+        assert!(none.to_string().contains("needs 22 labels"), "{none}");
+        assert!(!none.to_string().contains("ask for FRR"), "{none}");
+        assert!(refused_at(21).contains("or ask for FRR 0.104 or more"));
+    }
+
+    fn refused_at(labels: usize) -> String {
+        let refused = certified(&vec![Some(0.5); labels], target(0.1, 0.9));
+        refused.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn one_probe_of_each_label_counts_and_neither_order_nor_score_decides_which() {
+        let search = |label: &str, probe: &str, score| MatedSearch {
+            label: label.into(),
+            probe: probe.into(),
+            top: Similarity::new(score).map(|score| Top {
+                score,
+                label_matches: true,
+            }),
+        };
+        let probes = ["p", "q", "r", "s"];
+        let of = |reversed: bool, sign: f32| {
+            let mut all: Vec<_> = ["a", "b", "c"]
+                .iter()
+                .flat_map(|label| {
+                    probes
+                        .iter()
+                        .zip([0.1, 0.2, 0.3, 0.4])
+                        .map(move |(probe, score)| {
+                            search(label, &format!("{label}{probe}"), sign * score)
+                        })
+                })
+                .collect();
+            if reversed {
+                all.reverse();
+            }
+            Trials::new(all, vec![]).unwrap()
+        };
+        let drawn = |trials: &Trials, seed| {
+            let drawn = OneMatedPerLabel::drawn(trials, seed);
+            drawn
+                .searches()
+                .iter()
+                .map(|s| s.probe.clone())
+                .collect::<Vec<_>>()
+        };
+        let first = drawn(&of(false, 1.0), 1);
+        assert_eq!(first.len(), 3);
+        assert_eq!(first, drawn(&of(true, 1.0), 1));
+        assert_eq!(first, drawn(&of(false, -1.0), 1));
+        assert!((2..20).any(|seed| drawn(&of(false, 1.0), seed) != first));
+    }
+
+    #[test]
+    fn targets_out_of_range_are_refused_and_others_survive_json() {
+        for (frr, confidence) in [(0.0, 0.9), (0.6, 0.9), (f64::NAN, 0.9), (0.1, 0.4)] {
+            assert!(TargetFrr::new(frr, confidence).is_err());
+        }
+        let text = serde_json::to_string(&target(0.05, 0.95)).unwrap();
+        assert_eq!(text, r#"{"frr":0.05,"confidence":0.95}"#);
+        assert_eq!(
+            serde_json::from_str::<TargetFrr>(&text).unwrap(),
+            target(0.05, 0.95)
+        );
+        assert!(serde_json::from_str::<TargetFrr>(r#"{"frr":0.9,"confidence":0.95}"#).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_more_than_allowed_are_missed_and_one_step_up_or_a_tie_is_why(
+            levels in prop::collection::vec(prop::option::weighted(0.97, -5_i8..=5), 30..80),
+            frr in 0.1_f64..0.5
+        ) {
+            let scores: Vec<_> = levels.iter().map(|l| l.map(|l| f32::from(l) / 5.0)).collect();
+            let Ok(found) = certified(&scores, target(frr, 0.9)) else { return Ok(()) };
+            let missed = |threshold: Threshold| scores
+                .iter()
+                .filter(|score| {
+                    let best = score.and_then(Similarity::new);
+                    threshold.decide(best) == Decision::Reject
+                })
+                .count() as u64;
+            prop_assert_eq!(missed(found.threshold), found.observed);
+            prop_assert!(found.observed <= found.allowed && found.frr_bound <= frr + 1e-9);
+            let kept = Similarity::new(found.threshold.get()).unwrap();
+            prop_assert!(found.allowed < missed(Threshold::just_above(kept)));
+        }
+    }
+}

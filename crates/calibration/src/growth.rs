@@ -1,0 +1,537 @@
+//! How FAR per search grows with the gallery: predicted, and measured on parts of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::CalibrationError;
+use super::binomial::real;
+use super::certify::TargetFar;
+use super::decision::{Decision, Threshold};
+use super::rates::recorded;
+use matchpoint_vector::Similarity;
+
+/// What a prediction over sizes takes for granted, in words for a report.
+pub const GROWTH_ASSUMPTION: &str = "items added later attract strangers as often as those \
+     enrolled now, and independently of them; where strangers differ in how often they are \
+     accepted, the gallery grows more harmlessly than predicted, and where later items resemble \
+     the strangers more, less so";
+
+/// FAR per search (FPIR) in a gallery of a known size.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FpirAt {
+    /// Items in the gallery; at least one.
+    pub items: u64,
+    /// Share of non-mated searches that are accepted, in [0, 1].
+    pub fpir: f64,
+}
+
+/// Predicts the FPIR at the same threshold in a gallery of `items`:
+/// 1 - (1 - FPIR)^(items / items now), which assumes [`GROWTH_ASSUMPTION`].
+///
+/// Where strangers differ, the prediction is too high for a larger gallery, and too low for a
+/// smaller one (Jensen's inequality).
+///
+/// # Errors
+/// Refuses sizes of zero and an FPIR outside [0, 1].
+pub fn predicted(now: FpirAt, items: u64) -> Result<FpirAt, CalibrationError> {
+    if now.items == 0 || items == 0 {
+        return Err(CalibrationError::EmptyGallery);
+    }
+    if !(0.0..=1.0).contains(&now.fpir) {
+        return Err(CalibrationError::NotARate { value: now.fpir });
+    }
+    Ok(FpirAt {
+        items,
+        fpir: recorded(scaled(now.fpir, real(items) / real(now.items))),
+    })
+}
+
+/// A gallery that is expected to grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Growth {
+    /// Items now; at least one.
+    pub items_now: u64,
+    /// Items up to which the target is to be kept; at least those now.
+    pub items_later: u64,
+}
+
+/// The target to meet today, so that the FAR predicted for the grown gallery meets `target`:
+/// 1 - (1 - FAR)^(items now / items later), at the same confidence.
+///
+/// A certificate for it holds for the gallery of today. That it carries over is a prediction,
+/// which assumes [`GROWTH_ASSUMPTION`].
+///
+/// # Errors
+/// Refuses sizes of zero, a gallery that shrinks, and a growth after which the target of today
+/// would be below what any number of trials can show.
+pub fn ahead_of_growth(target: TargetFar, growth: Growth) -> Result<TargetFar, CalibrationError> {
+    if growth.items_now == 0 {
+        return Err(CalibrationError::EmptyGallery);
+    }
+    if growth.items_later < growth.items_now {
+        return Err(CalibrationError::Shrinking {
+            now: growth.items_now,
+            later: growth.items_later,
+        });
+    }
+    let far = scaled(
+        target.far(),
+        real(growth.items_now) / real(growth.items_later),
+    );
+    TargetFar::new(far, target.confidence().get())
+}
+
+/// 1 - (1 - rate)^times, exact for small rates.
+fn scaled(rate: f64, times: f64) -> f64 {
+    -((-rate).ln_1p() * times).exp_m1()
+}
+
+/// One item that a search found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate<'a> {
+    /// Its similarity to the probe.
+    pub score: Similarity,
+    /// Its label.
+    pub label: &'a str,
+}
+
+/// A non-mated search with its best candidates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stranger<'a> {
+    /// The label of the probe.
+    pub label: &'a str,
+    /// The best candidates, as many as the depth of the searches, or fewer where no more exist.
+    pub candidates: Vec<Candidate<'a>>,
+}
+
+/// Non-mated searches of a whole gallery, from which those of its parts follow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeepSearches<'a> {
+    /// The searches.
+    pub strangers: Vec<Stranger<'a>>,
+    /// Candidates asked for in each search. With 64, a part of a tenth of the gallery misses all
+    /// of them in 0.1 % of the draws; smaller parts are bounded from both sides.
+    pub depth: usize,
+    /// Items in the gallery that was searched.
+    pub items: u64,
+    /// Labels in it.
+    pub labels: u64,
+}
+
+/// What a part of a gallery is drawn by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unit {
+    /// Single items: the gallery grows by more images of everything.
+    Items,
+    /// Labels with all their items: the gallery grows by more labels. The items of a label are
+    /// alike, so this is the growth that a new customer brings.
+    Labels,
+}
+
+/// The FPIR of a random part of the gallery.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FpirBySize {
+    /// How the part is drawn.
+    pub unit: Unit,
+    /// Items or labels in the part.
+    pub size: u64,
+    /// The expected FPIR over all parts of this size, in [0, 1]. A lower bound unless `exact`.
+    pub fpir: f64,
+    /// The highest value that the expected FPIR can have; equal to `fpir` where that is exact.
+    pub fpir_at_most: f64,
+    /// Whether the candidates suffice: every search with more candidates above the threshold than
+    /// were asked for leaves some uncertainty.
+    pub exact: bool,
+    /// The standard error of `fpir` over the labels of the strangers.
+    pub standard_error: f64,
+}
+
+impl DeepSearches<'_> {
+    /// The expected FPIR at `threshold` of a random part of `size` items or labels.
+    ///
+    /// Computed, not sampled: a search with c of N items at or above the threshold is accepted in
+    /// a part of n unless none of the c is in it, which has probability C(N-c, n) / C(N, n).
+    ///
+    /// # Errors
+    /// Refuses an empty gallery, no searches, a part larger than the gallery or of nothing, and
+    /// candidates that cannot come from such a gallery.
+    pub fn fpir(
+        &self,
+        threshold: Threshold,
+        unit: Unit,
+        size: u64,
+    ) -> Result<FpirBySize, CalibrationError> {
+        let whole = match unit {
+            Unit::Items => self.items,
+            Unit::Labels => self.labels,
+        };
+        self.check(whole, size)?;
+        let mut by_label: BTreeMap<&str, (f64, u64)> = BTreeMap::new();
+        let (mut sum, mut at_most, mut exact) = (0.0, 0.0, true);
+        for stranger in &self.strangers {
+            let part = Part { whole, size };
+            let accepting = accepting(&stranger.candidates, threshold);
+            let chance = part.chance_of_any(match unit {
+                Unit::Items => accepting.items,
+                Unit::Labels => accepting.labels,
+            });
+            let all_seen = accepting.items < self.depth as u64
+                || stranger.candidates.len() as u64 == self.items
+                || 1.0 <= chance;
+            exact &= all_seen;
+            sum += chance;
+            at_most += if all_seen { chance } else { 1.0 };
+            let of_label = by_label.entry(stranger.label).or_default();
+            *of_label = (of_label.0 + chance, of_label.1 + 1);
+        }
+        let searches = real(self.strangers.len() as u64);
+        let fpir = sum / searches;
+        // As the variance of a ratio over labels in `rates::Rate`.
+        let squares: f64 = by_label
+            .values()
+            .map(|&(chances, count)| (chances - fpir * real(count)).powi(2))
+            .sum();
+        Ok(FpirBySize {
+            unit,
+            size,
+            fpir: recorded(fpir),
+            fpir_at_most: recorded(at_most / searches),
+            exact,
+            standard_error: recorded(squares.sqrt() / searches),
+        })
+    }
+
+    fn check(&self, whole: u64, size: u64) -> Result<(), CalibrationError> {
+        if self.items == 0 || self.labels == 0 {
+            return Err(CalibrationError::EmptyGallery);
+        }
+        if self.strangers.is_empty() {
+            return Err(CalibrationError::NoEvidence { kind: "non-mated" });
+        }
+        if size == 0 || whole < size {
+            return Err(CalibrationError::NotAPart { size, whole });
+        }
+        let most = self
+            .depth
+            .min(usize::try_from(self.items).unwrap_or(usize::MAX));
+        let longest = self.strangers.iter().map(|s| s.candidates.len()).max();
+        if longest.is_some_and(|found| most < found) {
+            return Err(CalibrationError::TooManyCandidates { most });
+        }
+        Ok(())
+    }
+}
+
+/// A random draw of `size` out of `whole`, without replacement.
+#[derive(Clone, Copy)]
+struct Part {
+    whole: u64,
+    size: u64,
+}
+
+impl Part {
+    /// The probability that at least one of `marked` is drawn.
+    fn chance_of_any(self, marked: u64) -> f64 {
+        let none: f64 = (0..marked.min(self.whole))
+            .map(|i| {
+                // The chance that the next of the marked is left out, given the ones before.
+                real((self.whole - i).saturating_sub(self.size)) / real(self.whole - i)
+            })
+            .product();
+        1.0 - none
+    }
+}
+
+struct Accepting {
+    items: u64,
+    labels: u64,
+}
+
+fn accepting(candidates: &[Candidate<'_>], threshold: Threshold) -> Accepting {
+    let accepted = || {
+        candidates
+            .iter()
+            .filter(|candidate| threshold.decide(Some(candidate.score)) == Decision::Accept)
+    };
+    let labels: BTreeSet<&str> = accepted().map(|candidate| candidate.label).collect();
+    Accepting {
+        items: accepted().count() as u64,
+        labels: labels.len() as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::binomial;
+    use crate::rates::{Confidence, Rate};
+
+    fn at(items: u64, fpir: f64) -> FpirAt {
+        FpirAt { items, fpir }
+    }
+
+    fn score(value: f32) -> Similarity {
+        Similarity::new(value).unwrap()
+    }
+
+    const LABELS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+
+    /// A gallery of the scores of one probe: item i has label i / `items_each`.
+    fn stranger<'a>(label: &'a str, scores: &[f32], items_each: usize) -> Stranger<'a> {
+        let candidates = scores.iter().enumerate().map(|(i, &value)| Candidate {
+            score: score(value),
+            label: LABELS[i / items_each],
+        });
+        Stranger {
+            label,
+            candidates: candidates.collect(),
+        }
+    }
+
+    #[test]
+    fn predictions_agree_with_the_reference() {
+        for (fpir, times, expected) in [
+            (1e-3, 10, 0.009_955_119_79),
+            (1e-2, 10, 0.095_617_924_99),
+            (1e-3, 100, 0.095_207_852_89),
+        ] {
+            let found = predicted(at(1_000, fpir), 1_000 * times).unwrap();
+            assert!((found.fpir - expected).abs() < 1e-11, "{found:?}");
+            let back = predicted(found, 1_000).unwrap();
+            assert!((back.fpir - fpir).abs() < 1e-13);
+        }
+        assert!((predicted(at(10, 0.02), 10).unwrap().fpir - 0.02).abs() < 1e-12);
+        assert!(predicted(at(10, 0.0), 1_000).unwrap().fpir.abs() < 1e-12);
+        assert!((predicted(at(10, 1.0), 1_000).unwrap().fpir - 1.0).abs() < 1e-12);
+        for (now, items) in [
+            (at(0, 0.1), 5),
+            (at(5, 0.1), 0),
+            (at(5, f64::NAN), 5),
+            (at(5, 1.1), 5),
+        ] {
+            assert!(predicted(now, items).is_err());
+        }
+    }
+
+    #[test]
+    fn a_target_met_today_is_met_after_the_growth_it_was_tightened_for() {
+        let target = TargetFar::new(0.01, 0.95).unwrap();
+        let growth = |items_now, items_later| Growth {
+            items_now,
+            items_later,
+        };
+        let today = ahead_of_growth(target, growth(1_000, 10_000)).unwrap();
+        let later = predicted(at(1_000, today.far()), 10_000).unwrap();
+        assert!((later.fpir - 0.01).abs() < 1e-12);
+        assert!(
+            (today.far() - 0.001_004_528_708_25).abs() < 1e-12,
+            "{}",
+            today.far()
+        );
+        assert_eq!(ahead_of_growth(target, growth(7, 7)).unwrap(), target);
+        for refused in [growth(0, 10), growth(10, 9), growth(1, 1_000_000_000)] {
+            assert!(ahead_of_growth(target, refused).is_err());
+        }
+    }
+
+    /// Every part of the gallery, one by one.
+    fn enumerated(strangers: &[Stranger<'_>], threshold: Threshold, size: u32, by: Unit) -> f64 {
+        let (mut accepted, mut searches) = (0_u32, 0_u32);
+        for part in (0_u32..64).filter(|part| part.count_ones() == size) {
+            for stranger in strangers {
+                let in_part = stranger
+                    .candidates
+                    .iter()
+                    .enumerate()
+                    .filter(|(i, candidate)| {
+                        let unit = match by {
+                            Unit::Items => *i,
+                            Unit::Labels => {
+                                LABELS.iter().position(|l| *l == candidate.label).unwrap()
+                            }
+                        };
+                        part & (1 << unit) != 0
+                    });
+                let best = in_part.map(|(_, candidate)| candidate.score).max();
+                accepted += u32::from(threshold.decide(best) == Decision::Accept);
+                searches += 1;
+            }
+        }
+        f64::from(accepted) / f64::from(searches)
+    }
+
+    #[test]
+    fn parts_have_the_rate_of_all_their_draws() {
+        let threshold = Threshold::new(0.5).unwrap();
+        for (items_each, unit) in [(1, Unit::Items), (2, Unit::Labels)] {
+            let scores: [&[f32]; 4] = [
+                &[0.9, 0.8, 0.7, 0.1, 0.1, 0.1],
+                &[0.1, 0.2, 0.3, 0.1, 0.6, 0.1],
+                &[0.1; 6],
+                &[0.5; 6],
+            ];
+            let strangers: Vec<_> = scores
+                .into_iter()
+                .zip(["s", "t", "u", "u"])
+                .map(|(scores, label)| stranger(label, scores, items_each))
+                .collect();
+            let searches = DeepSearches {
+                strangers: strangers.clone(),
+                depth: 64,
+                items: 6,
+                labels: 6,
+            };
+            for size in 1..=6 {
+                let found = searches.fpir(threshold, unit, u64::from(size)).unwrap();
+                let expected = enumerated(&strangers, threshold, size, unit);
+                assert!(
+                    (found.fpir - expected).abs() < 1e-11,
+                    "{found:?} {expected}"
+                );
+                assert!(found.exact && (found.fpir_at_most - found.fpir).abs() < 1e-12);
+            }
+        }
+    }
+
+    #[test]
+    fn the_whole_gallery_has_the_plain_rate_and_its_error() {
+        let scores = [0.9_f32, 0.8, 0.1, 0.2, 0.3, 0.1];
+        let labels = ["s", "s", "t", "t", "u", "v"];
+        let strangers = scores
+            .iter()
+            .zip(labels)
+            .map(|(&s, l)| stranger(l, &[s], 1))
+            .collect();
+        let searches = DeepSearches {
+            strangers,
+            depth: 1,
+            items: 100,
+            labels: 100,
+        };
+        let threshold = Threshold::new(0.5).unwrap();
+        let found = searches.fpir(threshold, Unit::Items, 100).unwrap();
+        let outcomes: Vec<_> = scores
+            .iter()
+            .zip(labels)
+            .map(|(&s, l)| (l, 0.5 <= s))
+            .collect();
+        let rate = Rate::over_labels(&outcomes, Confidence::DISPLAY).unwrap();
+        assert!(found.exact && (found.fpir - rate.estimate).abs() < 1e-11);
+        let variance = rate.estimate * (1.0 - rate.estimate) / rate.effective_trials;
+        assert!((found.standard_error.powi(2) - variance).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_list_that_ends_above_the_threshold_gives_bounds_on_both_sides() {
+        let searches = |depth: usize| DeepSearches {
+            strangers: vec![stranger("s", &[0.9, 0.8, 0.7, 0.6, 0.2, 0.1][..depth], 1)],
+            depth,
+            items: 6,
+            labels: 6,
+        };
+        let threshold = Threshold::new(0.5).unwrap();
+        for size in 1..=6 {
+            let truth = searches(6).fpir(threshold, Unit::Items, size).unwrap();
+            let cut = searches(2).fpir(threshold, Unit::Items, size).unwrap();
+            assert!(truth.exact);
+            assert!(cut.fpir <= truth.fpir + 1e-12 && truth.fpir <= cut.fpir_at_most);
+            // Of six, no part of five can avoid both.
+            assert_eq!(cut.exact, 5 <= size);
+        }
+        let deep = searches(5).fpir(threshold, Unit::Items, 1).unwrap();
+        assert!(deep.exact);
+    }
+
+    /// Strangers that are all alike, items independent: a binomial number of items accept each.
+    #[test]
+    fn prediction_and_measurement_agree_where_the_assumption_holds() {
+        const ITEMS: u64 = 10_000;
+        let rate = 1e-4;
+        let mean_of_parts = |size| {
+            let part = Part { whole: ITEMS, size };
+            (0..60)
+                .map(|count| {
+                    let below = if count == 0 {
+                        0.0
+                    } else {
+                        binomial::cdf(count - 1, ITEMS, rate)
+                    };
+                    let chance = binomial::cdf(count, ITEMS, rate) - below;
+                    chance * part.chance_of_any(count)
+                })
+                .sum::<f64>()
+        };
+        for (small, large) in [(1_000, 10_000), (100, 5_000), (3_000, 4_000)] {
+            let found = predicted(at(small, mean_of_parts(small)), large).unwrap();
+            assert!((found.fpir - mean_of_parts(large)).abs() < 1e-9);
+        }
+    }
+
+    /// Half of the strangers resemble nothing: the prediction is too high, as documented.
+    #[test]
+    fn unlike_strangers_make_growth_more_harmless_than_predicted() {
+        let strangers = vec![
+            stranger("s", &[0.9, 0.9, 0.9, 0.1, 0.1, 0.1], 1),
+            stranger("t", &[0.1; 6], 1),
+        ];
+        let searches = DeepSearches {
+            strangers,
+            depth: 6,
+            items: 6,
+            labels: 6,
+        };
+        let measured = |size| {
+            searches
+                .fpir(Threshold::new(0.5).unwrap(), Unit::Items, size)
+                .unwrap()
+        };
+        let found = predicted(at(1, measured(1).fpir), 6).unwrap();
+        assert!(measured(6).fpir + 0.2 < found.fpir);
+    }
+
+    #[test]
+    fn what_cannot_be_a_part_is_refused() {
+        let good = DeepSearches {
+            strangers: vec![stranger("s", &[0.9, 0.8], 1)],
+            depth: 2,
+            items: 2,
+            labels: 2,
+        };
+        let threshold = Threshold::ACCEPT_ANYTHING_FOUND;
+        let fpir = |searches: &DeepSearches<'_>, size| searches.fpir(threshold, Unit::Items, size);
+        assert!(fpir(&good, 2).is_ok());
+        assert!(fpir(&good, 0).is_err() && fpir(&good, 3).is_err());
+        let changed = |change: fn(&mut DeepSearches<'_>)| {
+            let mut searches = good.clone();
+            change(&mut searches);
+            fpir(&searches, 1).unwrap_err().to_string()
+        };
+        assert!(changed(|s| s.strangers.clear()).contains("no non-mated searches"));
+        assert!(changed(|s| s.items = 0).contains("gallery is empty"));
+        assert!(changed(|s| s.depth = 1).contains("more than 1 candidates"));
+        assert!(changed(|s| s.items = 1).contains("more than 1 candidates"));
+    }
+
+    proptest! {
+        #[test]
+        fn fpir_never_falls_with_the_size(
+            scores in prop::collection::vec(prop::collection::vec(-1.0_f32..=1.0, 6), 1..8),
+            threshold in -1.0_f32..=1.0
+        ) {
+            let strangers = scores.iter().map(|scores| stranger("s", scores, 1)).collect();
+            let searches = DeepSearches { strangers, depth: 6, items: 6, labels: 6 };
+            let threshold = Threshold::new(threshold).unwrap();
+            let rates: Vec<f64> = (1..=6)
+                .map(|size| searches.fpir(threshold, Unit::Items, size).unwrap().fpir)
+                .collect();
+            prop_assert!(rates.windows(2).all(|pair| pair[0] <= pair[1] + 1e-12));
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! Rates on labels that did not choose the threshold they are measured at.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sha2::{Digest, Sha256};
+
+use super::CalibrationError;
+use super::decision::{Decision, Threshold};
+use super::policy::{Target, choose};
+use super::rates::{Confidence, Rate};
+use super::refusal::Overlap;
+use super::trials::Trials;
+
+/// Into how many parts labels are split, and by which seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Folds {
+    count: u32,
+    seed: u64,
+}
+
+impl Folds {
+    /// Five parts: each threshold is chosen on 80 % of the labels.
+    pub const COUNT_DEFAULT: u32 = 5;
+
+    /// Takes the number of parts, and the seed of the split.
+    ///
+    /// # Errors
+    /// Refuses fewer than 2 and more than 100 parts.
+    pub fn new(count: u32, seed: u64) -> Result<Self, CalibrationError> {
+        if !(2..=100).contains(&count) {
+            return Err(CalibrationError::FoldCount { count });
+        }
+        Ok(Self { count, seed })
+    }
+
+    /// The part of every label. Labels that occur in the same kinds of search (mated, non-mated
+    /// or both) are dealt out in turn, in an order given by a hash of seed and label, so that
+    /// every part has its share of each.
+    #[must_use]
+    pub fn of_labels(self, trials: &Trials) -> BTreeMap<&str, u32> {
+        let mut kinds: BTreeMap<&str, (bool, bool)> = BTreeMap::new();
+        for search in trials.mated() {
+            kinds.entry(&search.label).or_default().0 = true;
+        }
+        for search in trials.non_mated() {
+            kinds.entry(&search.label).or_default().1 = true;
+        }
+        let mut dealt: Vec<((bool, bool), [u8; 32], &str)> = kinds
+            .into_iter()
+            .map(|(label, kind)| (kind, self.lot(label), label))
+            .collect();
+        dealt.sort_unstable();
+        // One round for all kinds: the next kind goes on where the one before ended.
+        dealt
+            .into_iter()
+            .zip((0..self.count).cycle())
+            .map(|((_, _, label), fold)| (label, fold))
+            .collect()
+    }
+
+    fn lot(self, label: &str) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        // Apart from the draw of one probe for each label, which hashes the same seed.
+        hash.update(b"fold");
+        hash.update(self.seed.to_le_bytes());
+        hash.update(label);
+        hash.finalize().into()
+    }
+}
+
+/// What a rule achieves on labels that it has not seen.
+///
+/// The rates pool all parts, each judged by the threshold that the other parts chose. They
+/// describe the rule on somewhat fewer labels, not the one threshold that all labels choose.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeldOut {
+    /// One entry for each part that has labels: the threshold, or why the others chose none.
+    pub folds: Vec<Result<Threshold, String>>,
+    /// FAR over the non-mated searches of the parts that were judged.
+    pub far: Option<Rate>,
+    /// FRR over the mated searches of the parts that were judged.
+    pub frr: Option<Rate>,
+    /// The part of the FRR that was accepted with a wrong label.
+    pub misidentification: Option<Rate>,
+}
+
+/// The range of the thresholds that the parts chose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spread {
+    /// The lowest.
+    pub lowest: Threshold,
+    /// The highest.
+    pub highest: Threshold,
+}
+
+impl HeldOut {
+    /// How many parts could not be judged, because the others chose no threshold.
+    #[must_use]
+    pub fn abstained(&self) -> usize {
+        self.folds.iter().filter(|fold| fold.is_err()).count()
+    }
+
+    /// How far the thresholds of the parts lie apart; `None` where none chose any.
+    #[must_use]
+    pub fn spread(&self) -> Option<Spread> {
+        let chosen = || self.folds.iter().flatten().copied();
+        Some(Spread {
+            lowest: chosen().min()?,
+            highest: chosen().max()?,
+        })
+    }
+}
+
+/// Chooses a threshold without each part of the labels in turn, and judges it on that part.
+///
+/// A label belongs wholly to one part, with its mated and its left-out searches alike. A rule
+/// that refuses abstains for that part, which is an answer and not an error. Draws of one probe
+/// for each label use the seed of the split.
+#[must_use]
+pub fn cross_fit(target: Target, trials: &Trials, folds: Folds) -> HeldOut {
+    cross_fit_by(trials, folds, |others| {
+        let threshold = choose(target, others, folds.seed)?.threshold;
+        Ok((threshold, None))
+    })
+}
+
+/// As [`cross_fit`], for any rule: `fit` makes a threshold of the other labels and, where it
+/// adjusts scores, says what becomes of all the trials.
+///
+/// A label belongs wholly to one part, with its mated and its left-out searches alike.
+#[must_use]
+pub fn cross_fit_by(
+    trials: &Trials,
+    folds: Folds,
+    fit: impl Fn(&Trials) -> Result<(Threshold, Option<Trials>), CalibrationError>,
+) -> HeldOut {
+    let fold_of = folds.of_labels(trials);
+    let used: BTreeSet<u32> = fold_of.values().copied().collect();
+    let mut judged = Judged::default();
+    let mut outcomes = Vec::new();
+    for fold in used {
+        let inside = |label: &str| fold_of.get(label) == Some(&fold);
+        let fitted = part(trials, |label| !inside(label)).and_then(|others| fit(&others));
+        outcomes.push(match fitted {
+            Ok((threshold, adjusted)) => {
+                judged.add(adjusted.as_ref().unwrap_or(trials), inside, threshold);
+                Ok(threshold)
+            }
+            Err(refusal) => Err(refusal.to_string()),
+        });
+    }
+    let rate = |outcomes: &[(String, bool)]| {
+        let outcomes: Vec<(&str, bool)> = outcomes
+            .iter()
+            .map(|(label, outcome)| (label.as_str(), *outcome))
+            .collect();
+        Rate::over_labels(&outcomes, Confidence::DISPLAY)
+    };
+    HeldOut {
+        folds: outcomes,
+        far: rate(&judged.false_accepts),
+        frr: rate(&judged.false_rejects),
+        misidentification: rate(&judged.misidentified),
+    }
+}
+
+fn part(trials: &Trials, keep: impl Fn(&str) -> bool) -> Result<Trials, CalibrationError> {
+    let mated = trials.mated().iter().filter(|search| keep(&search.label));
+    let non_mated = trials
+        .non_mated()
+        .iter()
+        .filter(|search| keep(&search.label));
+    Trials::new(mated.cloned().collect(), non_mated.cloned().collect())
+}
+
+/// Outcomes of held-out searches, with their labels.
+#[derive(Default)]
+struct Judged {
+    false_accepts: Vec<(String, bool)>,
+    false_rejects: Vec<(String, bool)>,
+    misidentified: Vec<(String, bool)>,
+}
+
+impl Judged {
+    fn add(&mut self, trials: &Trials, inside: impl Fn(&str) -> bool, threshold: Threshold) {
+        let accepts = |score| threshold.decide(score) == Decision::Accept;
+        let strangers = trials.non_mated().iter();
+        for search in strangers.filter(|search| inside(&search.label)) {
+            let accepted = accepts(search.top_score);
+            self.false_accepts.push((search.label.clone(), accepted));
+        }
+        let mates = trials.mated().iter();
+        for search in mates.filter(|search| inside(&search.label)) {
+            let accepted = search.top.filter(|top| accepts(Some(top.score)));
+            let right = accepted.is_some_and(|top| top.label_matches);
+            self.false_rejects.push((search.label.clone(), !right));
+            self.misidentified
+                .push((search.label.clone(), accepted.is_some() && !right));
+        }
+    }
+}
+
+/// Labels that were used for one thing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelSet<'a> {
+    /// For what, to complete "those that ...": such as `chose the threshold`.
+    pub used_to: &'a str,
+    /// The labels.
+    pub labels: BTreeSet<&'a str>,
+}
+
+const EXAMPLES_MAX: usize = 3;
+
+/// Checks that no label is in both sets.
+///
+/// # Errors
+/// Names how many are, and the first few.
+pub fn refuse_overlap(first: &LabelSet<'_>, second: &LabelSet<'_>) -> Result<(), Overlap> {
+    let shared = || first.labels.intersection(&second.labels).copied();
+    let count = shared().count() as u64;
+    if count == 0 {
+        return Ok(());
+    }
+    Err(Overlap {
+        first: first.used_to.to_owned(),
+        second: second.used_to.to_owned(),
+        shared: count,
+        examples: shared().take(EXAMPLES_MAX).map(str::to_owned).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::certify::TargetFar;
+    use crate::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top};
+    use matchpoint_vector::Similarity;
+
+    /// `both` labels are mated and left out, `strangers` were never enrolled; `probes` of each.
+    fn trials(both: usize, strangers: usize, probes: u8) -> Trials {
+        let score = |label: usize, probe: u8, base: f32| {
+            #[expect(clippy::cast_precision_loss, reason = "small")]
+            let spread = (label * 37 % 101) as f32 / 400.0 + f32::from(probe) / 1_000.0;
+            Similarity::new(base + spread)
+        };
+        let each = |labels: usize| (0..labels).flat_map(move |l| (0..probes).map(move |p| (l, p)));
+        let mated = each(both).map(|(label, probe)| MatedSearch {
+            label: format!("both-{label}"),
+            probe: format!("mated-{label}-{probe}"),
+            top: score(label, probe, 0.4).map(|score| Top {
+                score,
+                label_matches: label % 50 != 7,
+            }),
+        });
+        let search = |kind: &'static str, origin, base| {
+            move |(label, probe)| NonMatedSearch {
+                label: format!("{kind}-{label}"),
+                probe: format!("{kind}-{label}-{probe}"),
+                top_score: score(label, probe, base),
+                origin,
+            }
+        };
+        let left_out = each(both).map(search("both", StrangerOrigin::LeftOut, 0.2));
+        let never = each(strangers).map(search("never", StrangerOrigin::NeverEnrolled, 0.2));
+        Trials::new(mated.collect(), left_out.chain(never).collect()).unwrap()
+    }
+
+    fn folds(count: u32, seed: u64) -> Folds {
+        Folds::new(count, seed).unwrap()
+    }
+
+    #[test]
+    fn labels_are_dealt_out_evenly_by_kind_and_by_seed() {
+        let trials = trials(52, 33, 2);
+        let dealt = folds(5, 1).of_labels(&trials);
+        assert_eq!(dealt.len(), 85);
+        for kind in ["both", "never"] {
+            let sizes = (0..5).map(|fold| {
+                dealt
+                    .iter()
+                    .filter(|(label, f)| **f == fold && label.starts_with(kind))
+                    .count()
+            });
+            let sizes: Vec<usize> = sizes.collect();
+            assert!(
+                sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1,
+                "{sizes:?}"
+            );
+        }
+        assert_eq!(dealt, folds(5, 1).of_labels(&trials));
+        assert_ne!(dealt, folds(5, 2).of_labels(&trials));
+    }
+
+    #[test]
+    fn every_search_is_judged_once_by_labels_other_than_its_own() {
+        let trials = trials(100, 60, 3);
+        let target = Target::FarEstimated(TargetFar::new(0.1, 0.9).unwrap());
+        let found = cross_fit(target, &trials, folds(Folds::COUNT_DEFAULT, 3));
+        assert_eq!((found.abstained(), found.folds.len()), (0, 5));
+        let (far, frr) = (found.far.unwrap(), found.frr.unwrap());
+        assert_eq!((far.count.trials(), far.labels), (480, 160));
+        assert_eq!((frr.count.trials(), frr.labels), (300, 100));
+        let spread = found.spread().unwrap();
+        assert!(spread.lowest <= spread.highest && far.estimate < 0.1);
+        let wrong = found.misidentification.unwrap();
+        assert!(wrong.count.events() <= frr.count.events());
+        // By hand: the part of each label, and the threshold of the others.
+        let fold_of = folds(5, 3).of_labels(&trials);
+        let accepted = trials.non_mated().iter().filter(|search| {
+            let fold = usize::try_from(fold_of[search.label.as_str()]).unwrap();
+            let others = part(&trials, |l| fold_of[l] != fold_of[search.label.as_str()]).unwrap();
+            let threshold = choose(target, &others, 3).unwrap().threshold;
+            assert_eq!(found.folds[fold], Ok(threshold));
+            threshold.decide(search.top_score) == Decision::Accept
+        });
+        assert_eq!(accepted.count() as u64, far.count.events());
+    }
+
+    #[test]
+    fn too_few_labels_to_hold_any_out_is_an_answer() {
+        // All 30 labels can certify 0.1 at 90 %, which takes 22; four in five of 26 cannot.
+        let target = Target::Far(TargetFar::new(0.1, 0.9).unwrap());
+        let enough = cross_fit(target, &trials(0, 30, 1), folds(5, 0));
+        assert_eq!((enough.abstained(), enough.frr), (0, None));
+        let few = trials(0, 26, 1);
+        assert!(choose(target, &few, 0).is_ok());
+        let found = cross_fit(target, &few, folds(5, 0));
+        // Of 26, one part has six labels and leaves 20; the others leave 21.
+        assert_eq!(
+            (found.abstained(), found.far, found.spread()),
+            (5, None, None)
+        );
+        let some = cross_fit(target, &trials(0, 27, 1), folds(5, 0));
+        assert_eq!(some.abstained(), 2);
+        assert!(some.far.unwrap().count.trials() < 27);
+        for (labels, parts) in [(0, 0), (1, 1), (3, 3)] {
+            let tiny = cross_fit(target, &trials(0, labels, 1), folds(5, 0));
+            assert_eq!((tiny.folds.len(), tiny.abstained()), (parts, parts));
+            assert!(tiny.far.is_none());
+        }
+        assert!(Folds::new(1, 0).is_err() && Folds::new(101, 0).is_err());
+    }
+
+    #[test]
+    fn labels_used_twice_are_named() {
+        let set = |used_to, labels: &[&'static str]| LabelSet {
+            used_to,
+            labels: labels.iter().copied().collect(),
+        };
+        let first = set("chose the threshold", &["a", "b", "c", "d", "e"]);
+        assert!(refuse_overlap(&first, &set("report it", &["f", "g"])).is_ok());
+        assert!(refuse_overlap(&set("chose", &[]), &set("report", &[])).is_ok());
+        let second = set("report its rates", &["e", "d", "c", "b", "z"]);
+        let refused = refuse_overlap(&first, &second).unwrap_err();
+        assert_eq!((refused.shared, refused.examples.len()), (4, EXAMPLES_MAX));
+        assert_eq!(
+            refused.to_string(),
+            "labels among those that chose the threshold and also among those that report its \
+             rates: 4, such as 'b', 'c', 'd'; use each label for one of the two"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_label_is_wholly_in_one_part(
+            both in 0_usize..12, strangers in 0_usize..12, count in 2_u32..8, seed in any::<u64>()
+        ) {
+            let trials = trials(both, strangers, 2);
+            let dealt = folds(count, seed).of_labels(&trials);
+            prop_assert_eq!(dealt.len(), both + strangers);
+            for fold in 0..count {
+                let inside = part(&trials, |label| dealt[label] == fold).unwrap();
+                let others = part(&trials, |label| dealt[label] != fold).unwrap();
+                let set = |trials: &Trials| -> BTreeSet<String> {
+                    let mated = trials.mated().iter().map(|s| s.label.clone());
+                    mated.chain(trials.non_mated().iter().map(|s| s.label.clone())).collect()
+                };
+                prop_assert!(set(&inside).is_disjoint(&set(&others)));
+            }
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! From searches with known truth to an accept threshold that keeps a promised error rate.
+//!
+//! Pure: no input or output, no clock, no randomness of its own; the same trials give the same threshold.
+//!
+//! ```
+//! use matchpoint_calibration::certify::{TargetFar, certify};
+//! use matchpoint_calibration::trials::{NonMatedSearch, StrangerOrigin, Trials};
+//! use matchpoint_vector::Similarity;
+//!
+//! // One search each for 300 strangers, and the best score that it found in the gallery.
+//! let searches = (0..300_u16).map(|i| NonMatedSearch {
+//!     label: format!("stranger {i}"),
+//!     probe: format!("picture {i}"),
+//!     top_score: Similarity::new(f32::from(i) / 1000.0),
+//!     origin: StrangerOrigin::NeverEnrolled,
+//! });
+//! let trials = Trials::new(vec![], searches.collect())?;
+//! // At most 2 % of strangers accepted, at a confidence of 95 %.
+//! let target = TargetFar::new(0.02, 0.95)?;
+//! let found = certify(&trials.one_probe_per_label(7), target).map_err(|_| "too few labels")?;
+//! assert!(found.threshold.get() > 0.29);
+//! // Fewer labels than that take cannot promise it, and the refusal says how many would.
+//! assert_eq!(target.trials_needed(), 149);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Reading order: what a threshold does ([`decision`]), what a trial is ([`trials`]), rates with intervals
+//! ([`rates`]); the certified thresholds ([`certify`], [`certify_frr`]), the estimated ones, and the policies
+//! over them ([`policy`]); rates on labels that did not choose ([`held_out`]), and in larger galleries
+//! ([`growth`]); the searches as they were recorded ([`recording`]), and the record of it all
+//! ([`operating_point`]). [`analysis`] says what else the data hold; [`monitoring`] whether the promise is
+//! kept in service.
+
+#![forbid(unsafe_code)]
+
+pub mod adjustment;
+pub mod analysis;
+pub mod binomial;
+pub mod certify;
+pub mod certify_frr;
+pub mod cohort;
+pub mod cost;
+pub mod decision;
+mod error;
+pub mod estimate;
+pub mod evaluate;
+pub mod evidence;
+pub mod groups;
+pub mod growth;
+pub mod held_out;
+pub mod likeness;
+pub mod monitoring;
+pub mod normalise;
+pub mod operating_point;
+pub mod policy;
+pub mod rates;
+pub mod recording;
+pub mod refusal;
+pub mod strangers;
+pub mod sweep;
+pub mod target_rate;
+pub mod trials;
+
+pub use error::CalibrationError;

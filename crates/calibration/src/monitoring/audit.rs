@@ -1,0 +1,727 @@
+//! FAR, FRR and false discoveries in service, from labels of decisions that were drawn for it.
+//!
+//! Each label stands for the decisions that it was drawn from: a stratum of N decisions with n
+//! labels gives each of them the weight N / n (Horvitz and Thompson 1952; as a ratio, Hájek 1971).
+
+use std::collections::BTreeMap;
+
+use super::MonitoringError;
+use super::strata::{Inclusion, Strata};
+use crate::binomial::{normal_quantile, real};
+use crate::rates::{Confidence, Interval, Proportion};
+
+/// What a labeller found out about one search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Truth {
+    /// The probe's label is enrolled, and the best candidate has it.
+    MatedRight,
+    /// The probe's label is enrolled, and the best candidate has another, or there is none.
+    MatedWrong,
+    /// The probe's label is not enrolled.
+    NonMated,
+}
+
+/// One decision that was drawn for the audit.
+///
+/// It cannot be had without the probability of drawing it. What is known of accepts alone, because
+/// somebody complained or confirmed, is [`AcceptFeedback`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AuditRow {
+    /// The stratum's index in the design.
+    pub stratum: usize,
+    /// Whether the decision was an ACCEPT.
+    pub accepted: bool,
+    /// The probability with which it was drawn, as of then.
+    pub inclusion: Inclusion,
+    /// The label; `None` while there is none.
+    pub truth: Option<Truth>,
+}
+
+/// Decisions of one window, one threshold and one design, with the labels there are.
+///
+/// Assumes that a drawn decision gets its label independently of its truth, given its stratum,
+/// and that decisions are independent. Many searches of one person or object in a window make the
+/// intervals too narrow.
+#[derive(Clone, Copy, Debug)]
+pub struct Audit<'a> {
+    /// The design that the rows were drawn by.
+    pub strata: &'a Strata,
+    /// The decisions that were drawn, labelled or not, in any order. Each stands for 1 / probability.
+    pub rows: &'a [AuditRow],
+}
+
+/// What a stricter threshold would do, by the labels at hand.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tighter {
+    /// How much higher it is than the one that decides.
+    pub by: f64,
+    /// The FAR with it.
+    pub far: AuditedRate,
+    /// The FRR with it; `None` where no label bears on it.
+    pub frr: Option<AuditedRate>,
+}
+
+/// A rate in service, with its uncertainty.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AuditedRate {
+    /// Numerator by denominator, in [0, 1].
+    pub estimate: f64,
+    /// The low end of the interval, in [0, 1].
+    pub lower: f64,
+    /// The high end of the interval, in [0, 1].
+    pub upper: f64,
+    /// The share of such intervals that cover the rate, approximately.
+    pub confidence: Confidence,
+    /// Decisions in error that the labels stand for.
+    pub numerator: f64,
+    /// Decisions that could have been in error that the labels stand for.
+    pub denominator: f64,
+    /// Labels of decisions that could have been in error.
+    pub at_risk: u64,
+    /// Labels of decisions in error.
+    pub errors: u64,
+    /// The linearised standard error of the ratio. A stratum whose labels all agree adds nothing
+    /// to it, so it is too small where errors are rare: decide by the interval.
+    pub standard_error: f64,
+    /// How many decisions at risk, drawn without strata, would leave as much uncertainty: those
+    /// whose Wilson interval has the same upper end. `None` where the interval is all of [0, 1].
+    pub effective: Option<f64>,
+}
+
+/// What an audit says. A rate is `None` where no label bears on it: unknown is not zero.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AuditedRates {
+    /// Share of non-mated searches that were accepted (FPIR).
+    pub far: Option<AuditedRate>,
+    /// Share of mated searches that were rejected or accepted with a wrong label (FNIR).
+    pub frr: Option<AuditedRate>,
+    /// Share of accepts that were non-mated or had a wrong label: 1 - precision. It moves with
+    /// the share of strangers even while FAR and FRR stay.
+    pub false_discovery: Option<AuditedRate>,
+    /// Decisions that were drawn.
+    pub drawn: u64,
+    /// Those of them that have a label.
+    pub labelled: u64,
+    /// Decisions that the rows stand for.
+    pub decisions: f64,
+}
+
+impl Audit<'_> {
+    /// The rates, with intervals at `confidence`.
+    ///
+    /// The interval moves one stratum's share at a time to the ends of its Wilson interval and
+    /// adds the changes of the rate as squares (square-and-add: Newcombe 1998; Zou and Donner
+    /// 2008). So a stratum without errors adds what its number of labels leaves open. A stratum
+    /// with decisions and no label takes the shares of the nearest one on its side of the
+    /// threshold, and any share within the interval.
+    ///
+    /// # Errors
+    /// Refuses rows of another design.
+    pub fn rates(&self, confidence: Confidence) -> Result<AuditedRates, MonitoringError> {
+        let cells = self.cells()?;
+        let rate = |kind: Kind| {
+            let parts: Option<Vec<Part>> = cells
+                .iter()
+                .filter(|cell| cell.accepted || kind != Kind::Discovery)
+                .map(|cell| part(cell, &cells, kind))
+                .collect();
+            rated(&parts?, confidence)
+        };
+        Ok(AuditedRates {
+            far: rate(Kind::Far),
+            frr: rate(Kind::Frr),
+            false_discovery: rate(Kind::Discovery),
+            drawn: cells.iter().map(|cell| cell.drawn).sum(),
+            labelled: cells.iter().map(Cell::labelled).sum(),
+            decisions: cells.iter().map(|cell| cell.weight).sum(),
+        })
+    }
+
+    /// The least edge of the design above the threshold at which the FAR's interval would lie below
+    /// `limit`; `None` where there is none. What a threshold between two edges would do, strata do not
+    /// tell.
+    ///
+    /// # Errors
+    /// Refuses rows of another design.
+    pub fn tighter(
+        &self,
+        limit: f64,
+        confidence: Confidence,
+    ) -> Result<Option<Tighter>, MonitoringError> {
+        for by in self
+            .strata
+            .edges()
+            .iter()
+            .copied()
+            .filter(|edge| 0.0 < *edge)
+        {
+            let Some(strata) = self.strata.above(by) else {
+                continue;
+            };
+            let decided = |row: &AuditRow| AuditRow {
+                accepted: strata.accepts(row.stratum).unwrap_or(row.accepted),
+                ..*row
+            };
+            let rows: Vec<AuditRow> = self.rows.iter().map(decided).collect();
+            let audit = Audit {
+                strata: &strata,
+                rows: &rows,
+            };
+            let rates = audit.rates(confidence)?;
+            if let Some(far) = rates.far.filter(|far| far.upper <= limit) {
+                let frr = rates.frr;
+                return Ok(Some(Tighter { by, far, frr }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Rows of one stratum together.
+    fn cells(&self) -> Result<Vec<Cell>, MonitoringError> {
+        let mut cells: BTreeMap<usize, Cell> = BTreeMap::new();
+        for row in self.rows {
+            if self.strata.accepts(row.stratum) != Some(row.accepted) {
+                return Err(MonitoringError::RowOfAnother {
+                    stratum: row.stratum,
+                    outcome: if row.accepted { "accepted" } else { "rejected" },
+                });
+            }
+            cells
+                .entry(row.stratum)
+                .or_insert_with(|| Cell::empty(row.stratum, row.accepted))
+                .add(row);
+        }
+        Ok(cells.into_values().collect())
+    }
+}
+
+/// The rows of one stratum. A labelling budget draws them with probabilities that change: each label
+/// then weighs what its row stands for, and all of them together say as much as the number of equal
+/// ones that Kish (Survey Sampling, 1965) gives: (sum w)^2 / sum w^2.
+#[derive(Clone, Copy)]
+struct Cell {
+    stratum: usize,
+    accepted: bool,
+    /// Decisions that it stands for.
+    weight: f64,
+    /// How uncertain that number is: the variance of a sum of 1 / probability over independent draws.
+    weight_variance: f64,
+    drawn: u64,
+    right: u64,
+    wrong: u64,
+    non_mated: u64,
+    /// What these stand for, in that order, and the sum of the squares of all.
+    weighed: [f64; 3],
+    squares: f64,
+}
+
+impl Cell {
+    fn empty(stratum: usize, accepted: bool) -> Self {
+        Self {
+            stratum,
+            accepted,
+            weight: 0.0,
+            weight_variance: 0.0,
+            drawn: 0,
+            right: 0,
+            wrong: 0,
+            non_mated: 0,
+            weighed: [0.0; 3],
+            squares: 0.0,
+        }
+    }
+
+    fn add(&mut self, row: &AuditRow) {
+        let probability = row.inclusion.get();
+        self.weight += 1.0 / probability;
+        self.weight_variance += (1.0 - probability) / probability.powi(2);
+        self.drawn += 1;
+        let [right, wrong, non_mated] = &mut self.weighed;
+        let (count, weighed) = match row.truth {
+            Some(Truth::MatedRight) => (&mut self.right, right),
+            Some(Truth::MatedWrong) => (&mut self.wrong, wrong),
+            Some(Truth::NonMated) => (&mut self.non_mated, non_mated),
+            None => return,
+        };
+        *count += 1;
+        *weighed += 1.0 / probability;
+        self.squares += probability.powi(-2);
+    }
+
+    /// Labels that are right, wrong and of strangers, as numbers of equal ones.
+    fn equal(&self) -> [f64; 3] {
+        let all: f64 = self.weighed.iter().sum();
+        if self.squares <= 0.0 {
+            return [0.0; 3];
+        }
+        self.weighed.map(|weighed| weighed * all / self.squares)
+    }
+
+    fn labelled(&self) -> u64 {
+        self.right + self.wrong + self.non_mated
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Far,
+    Frr,
+    Discovery,
+}
+
+/// A share within a cell.
+#[derive(Clone, Copy)]
+enum Share {
+    /// It follows from the definition of the rate.
+    Certain(f64),
+    /// It was seen in labels.
+    Seen { events: f64, trials: f64 },
+    /// No label says; another cell's share stands in.
+    Assumed(f64),
+}
+
+impl Share {
+    fn value(self) -> f64 {
+        match self {
+            Self::Certain(value) | Self::Assumed(value) => value,
+            Self::Seen { events, trials } => (events / trials).min(1.0),
+        }
+    }
+
+    fn ends(self, confidence: Confidence) -> (f64, f64) {
+        match self {
+            Self::Certain(value) => (value, value),
+            Self::Assumed(_) => (0.0, 1.0),
+            Self::Seen { trials, .. } => {
+                let interval = Interval::wilson(self.value(), trials, confidence);
+                (interval.lower, interval.upper)
+            }
+        }
+    }
+}
+
+/// What one cell adds to a rate: weight x at risk x in error over weight x at risk.
+#[derive(Clone, Copy)]
+struct Part {
+    weight: f64,
+    weight_variance: f64,
+    at_risk: Share,
+    in_error: Share,
+    labels: Labels<u64>,
+    equal: Labels<f64>,
+}
+
+/// Labels: as they were counted, or as numbers of equal ones.
+#[derive(Clone, Copy)]
+struct Labels<T> {
+    all: T,
+    at_risk: T,
+    errors: T,
+}
+
+impl<T: Copy + std::ops::Add<Output = T> + Default> Labels<T> {
+    fn of(kind: Kind, accepted: bool, [right, wrong, non_mated]: [T; 3]) -> Self {
+        let (mated, all) = (right + wrong, right + wrong + non_mated);
+        let (at_risk, errors) = match (kind, accepted) {
+            (Kind::Far, true) => (non_mated, non_mated),
+            (Kind::Far, false) => (non_mated, T::default()),
+            (Kind::Frr, true) => (mated, wrong),
+            (Kind::Frr, false) => (mated, mated),
+            (Kind::Discovery, _) => (all, wrong + non_mated),
+        };
+        Self {
+            all,
+            at_risk,
+            errors,
+        }
+    }
+}
+
+/// `None` where the cell has no label, nor has any other on its side of the threshold.
+fn part(cell: &Cell, cells: &[Cell], kind: Kind) -> Option<Part> {
+    let seen = labels(cell, kind);
+    let donor = equal(nearest_labelled(cell, cells)?, kind);
+    let share = |events: f64, trials: f64| {
+        if 0 < cell.labelled() {
+            Share::Seen { events, trials }
+        } else {
+            Share::Assumed((events / trials).min(1.0))
+        }
+    };
+    let at_risk = match kind {
+        Kind::Far | Kind::Frr => share(donor.at_risk, donor.all),
+        Kind::Discovery => Share::Certain(1.0),
+    };
+    let in_error = match (kind, cell.accepted) {
+        (Kind::Far, true) | (Kind::Frr, false) => Share::Certain(1.0),
+        (Kind::Far, false) => Share::Certain(0.0),
+        (Kind::Frr, true) if donor.at_risk <= 0.0 => Share::Assumed(pooled(cells, kind)),
+        (Kind::Frr | Kind::Discovery, _) => share(donor.errors, donor.at_risk),
+    };
+    Some(Part {
+        weight: cell.weight,
+        weight_variance: cell.weight_variance,
+        at_risk,
+        in_error,
+        labels: seen,
+        equal: equal(cell, kind),
+    })
+}
+
+fn labels(cell: &Cell, kind: Kind) -> Labels<u64> {
+    Labels::of(
+        kind,
+        cell.accepted,
+        [cell.right, cell.wrong, cell.non_mated],
+    )
+}
+
+fn equal(cell: &Cell, kind: Kind) -> Labels<f64> {
+    Labels::of(kind, cell.accepted, cell.equal())
+}
+
+/// The cell itself, or the nearest that has labels on the same side of the threshold.
+fn nearest_labelled<'a>(cell: &'a Cell, cells: &'a [Cell]) -> Option<&'a Cell> {
+    if 0 < cell.labelled() {
+        return Some(cell);
+    }
+    cells
+        .iter()
+        .filter(|other| other.accepted == cell.accepted && 0 < other.labelled())
+        .min_by_key(|other| other.stratum.abs_diff(cell.stratum))
+}
+
+/// The share of errors among all accepts at risk, half an error and one accept added, so that
+/// there is always one.
+fn pooled(cells: &[Cell], kind: Kind) -> f64 {
+    let accepts = || cells.iter().filter(|cell| cell.accepted);
+    let errors: u64 = accepts().map(|cell| labels(cell, kind).errors).sum();
+    let at_risk: u64 = accepts().map(|cell| labels(cell, kind).at_risk).sum();
+    (real(errors) + 0.5) / (real(at_risk) + 1.0)
+}
+
+/// Numerator and denominator of a rate, whole or in part.
+#[derive(Clone, Copy)]
+struct Ratio {
+    errors: f64,
+    at_risk: f64,
+}
+
+impl Ratio {
+    fn of(weight: f64, at_risk: f64, in_error: f64) -> Self {
+        Self {
+            errors: weight * at_risk * in_error,
+            at_risk: weight * at_risk,
+        }
+    }
+
+    fn with(self, old: Self, new: Self) -> Self {
+        Self {
+            errors: self.errors - old.errors + new.errors,
+            at_risk: self.at_risk - old.at_risk + new.at_risk,
+        }
+    }
+
+    fn rate(self) -> Option<f64> {
+        (0.0 < self.at_risk).then(|| (self.errors / self.at_risk).clamp(0.0, 1.0))
+    }
+}
+
+fn rated(parts: &[Part], confidence: Confidence) -> Option<AuditedRate> {
+    let own = |part: &Part| Ratio::of(part.weight, part.at_risk.value(), part.in_error.value());
+    let nothing = Ratio {
+        errors: 0.0,
+        at_risk: 0.0,
+    };
+    let total = parts
+        .iter()
+        .map(own)
+        .fold(nothing, |sum, part| sum.with(nothing, part));
+    let estimate = total.rate()?;
+    let (mut below, mut above) = (0.0, 0.0);
+    for part in parts {
+        for ends in moved(part, confidence) {
+            let rates = ends
+                .iter()
+                .filter_map(|&end| total.with(own(part), end).rate());
+            let changes = rates.map(|rate| rate - estimate);
+            let (fall, rise) = changes.fold((0.0_f64, 0.0_f64), |(fall, rise), change| {
+                (fall.min(change), rise.max(change))
+            });
+            below += fall.powi(2);
+            above += rise.powi(2);
+        }
+    }
+    let lower = (estimate - below.sqrt()).max(0.0);
+    let upper = (estimate + above.sqrt()).min(1.0);
+    Some(AuditedRate {
+        estimate,
+        lower,
+        upper,
+        confidence,
+        numerator: total.errors,
+        denominator: total.at_risk,
+        at_risk: parts.iter().map(|part| part.labels.at_risk).sum(),
+        errors: parts.iter().map(|part| part.labels.errors).sum(),
+        standard_error: linearised(parts, estimate) / total.at_risk,
+        effective: effective(estimate, (lower, upper), confidence),
+    })
+}
+
+/// What a part becomes at the two ends of each of its uncertain numbers.
+fn moved(part: &Part, confidence: Confidence) -> [[Ratio; 2]; 3] {
+    let (at_risk, in_error) = (part.at_risk.value(), part.in_error.value());
+    let risk_ends = part.at_risk.ends(confidence);
+    let error_ends = part.in_error.ends(confidence);
+    let spread = normal_quantile(confidence.delta() / 2.0) * part.weight_variance.sqrt();
+    let least = part.weight.min(real(part.labels.all));
+    let ends = ((part.weight - spread).max(least), part.weight + spread);
+    [
+        [risk_ends.0, risk_ends.1].map(|share| Ratio::of(part.weight, share, in_error)),
+        [error_ends.0, error_ends.1].map(|share| Ratio::of(part.weight, at_risk, share)),
+        [ends.0, ends.1].map(|weight| Ratio::of(weight, at_risk, in_error)),
+    ]
+}
+
+/// The root of sum N^2 s^2 / n, with s^2 the variance of the residuals (error - rate) of labels at
+/// risk: for FAR, sum (a - FAR)^2 N^2 p (1 - p) / (n - 1).
+fn linearised(parts: &[Part], rate: f64) -> f64 {
+    let squares = parts.iter().map(|part| {
+        let labels = part.equal;
+        if part.labels.all < 2 || labels.all <= 1.0 {
+            return 0.0;
+        }
+        let (errors, others) = (labels.errors, labels.at_risk - labels.errors);
+        let mean = (errors * (1.0 - rate) - others * rate) / labels.all;
+        let square = (errors * (1.0 - rate).powi(2) + others * rate.powi(2)) / labels.all;
+        part.weight.powi(2) * (square - mean.powi(2)).max(0.0) / (labels.all - 1.0)
+    });
+    squares.sum::<f64>().sqrt()
+}
+
+/// Wilson's bound u at n trials solves n (u - p)^2 = z^2 u (1 - u).
+fn effective(estimate: f64, (lower, upper): (f64, f64), confidence: Confidence) -> Option<f64> {
+    let end = if upper < 1.0 { upper } else { lower };
+    let z_squared = normal_quantile(confidence.delta() / 2.0).powi(2);
+    let trials = z_squared * end * (1.0 - end) / (end - estimate).powi(2);
+    (trials.is_finite() && 0.0 < trials).then_some(trials)
+}
+
+/// What users said of accepted searches, without any draw: complaints and confirmations.
+///
+/// It has no inclusion probability, so that no rate of all searches follows from it: who is
+/// rejected is never heard (verification bias: Begg and Greenes 1983). Hence there is a precision
+/// here, and no FAR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcceptFeedback {
+    /// Accepts that were said to be right.
+    pub right: u64,
+    /// Accepts that were said to be wrong.
+    pub wrong: u64,
+}
+
+impl AcceptFeedback {
+    /// The share of right ones among the accepts that were spoken of, with the exact interval of
+    /// Clopper and Pearson. It is that of all accepts only if speaking up does not depend on the
+    /// truth. `None` without feedback.
+    #[must_use]
+    pub fn precision(self, confidence: Confidence) -> Option<(Proportion, Interval)> {
+        let share = Proportion::new(self.right, self.right.checked_add(self.wrong)?).ok()?;
+        Some((share, Interval::clopper_pearson(share, confidence)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn close(found: f64, expected: f64, within: f64) {
+        assert!(
+            (found - expected).abs() <= within,
+            "{found} is not {expected}"
+        );
+    }
+
+    /// Of each stratum: decisions, then labels mated right, mated wrong and non-mated. Without a label
+    /// one decision is drawn, which waits for it.
+    type Counts = (u64, [u64; 3]);
+
+    fn audited(counts: &[Counts], accepting: usize) -> (Strata, Vec<AuditRow>) {
+        let edges = (1..counts.len()).map(|i| (real(i as u64) - real(accepting as u64)) / 10.0);
+        let inclusion: Vec<Inclusion> = counts
+            .iter()
+            .map(|(decisions, labels)| real(labels.iter().sum::<u64>().max(1)) / real(*decisions))
+            .map(|share| Inclusion::new(share).unwrap())
+            .collect();
+        let strata = Strata::new(edges.collect(), inclusion).unwrap();
+        let mut rows = Vec::new();
+        for (stratum, (_, labels)) in counts.iter().enumerate() {
+            let row = |truth| AuditRow {
+                stratum,
+                accepted: strata.accepts(stratum).unwrap(),
+                inclusion: strata.inclusion(stratum).unwrap(),
+                truth,
+            };
+            let truths = [Truth::MatedRight, Truth::MatedWrong, Truth::NonMated];
+            for (truth, &count) in truths.into_iter().zip(labels) {
+                rows.extend((0..count).map(|_| row(Some(truth))));
+            }
+            if labels.iter().all(|count| *count == 0) {
+                rows.push(row(None));
+            }
+        }
+        (strata, rows)
+    }
+
+    fn rates(counts: &[Counts], accepting: usize) -> AuditedRates {
+        let (strata, rows) = audited(counts, accepting);
+        let audit = Audit {
+            strata: &strata,
+            rows: &rows,
+        };
+        audit.rates(Confidence::DISPLAY).unwrap()
+    }
+
+    const GOLDEN: [Counts; 4] = [
+        (5_000, [2, 0, 48]),
+        (300, [20, 0, 40]),
+        (100, [40, 0, 10]),
+        (600, [40, 0, 0]),
+    ];
+
+    /// 10 x 2 of 4,800 + 200 + 20 non-mated; 200 + 100 of 300 + 80 + 600 mated.
+    #[test]
+    fn weighted_rates_and_their_standard_error_are_those_of_the_reference() {
+        let found = rates(&GOLDEN, 2);
+        let far = found.far.unwrap();
+        close(far.estimate, 0.003_984_063_745, 1e-12);
+        close(far.standard_error, 0.001_139_29, 5e-9);
+        close(far.numerator, 20.0, 1e-9);
+        close(far.denominator, 5_020.0, 1e-9);
+        assert_eq!((far.at_risk, far.errors), (98, 10));
+        close(found.frr.unwrap().estimate, 0.306_122_449, 5e-10);
+        close(found.false_discovery.unwrap().estimate, 20.0 / 700.0, 1e-12);
+        assert_eq!((found.drawn, found.labelled), (200, 200));
+        close(found.decisions, 6_000.0, 1e-9);
+        // Without weights the FAR would be 25 times as high.
+        close(real(far.errors) / real(far.at_risk), 0.102, 1e-3);
+    }
+
+    #[test]
+    fn a_stratum_whose_labels_all_agree_still_leaves_doubt() {
+        let few = rates(&[(10_000, [0, 0, 50]), (1_000, [10, 0, 0])], 1)
+            .far
+            .unwrap();
+        let many = rates(&[(10_000, [0, 0, 50]), (1_000, [200, 0, 0])], 1)
+            .far
+            .unwrap();
+        close(few.estimate, 0.0, 0.0);
+        close(few.standard_error, 0.0, 0.0);
+        // Wilson's bound for 0 of 10 is 0.2775: 277 accepts of 10,277 strangers.
+        close(few.upper, 0.027, 0.001);
+        close(few.lower, 0.0, 0.0);
+        assert!(many.upper < few.upper / 10.0);
+        assert!(few.effective.unwrap() < many.effective.unwrap());
+    }
+
+    #[test]
+    fn a_match_with_a_wrong_label_is_a_false_reject_and_a_false_discovery_but_no_false_accept() {
+        let found = rates(&[(100, [0, 0, 100]), (100, [90, 10, 0])], 1);
+        close(found.far.unwrap().estimate, 0.0, 0.0);
+        close(found.frr.unwrap().estimate, 0.1, 1e-12);
+        close(found.false_discovery.unwrap().estimate, 0.1, 1e-12);
+    }
+
+    #[test]
+    fn what_no_label_bears_on_is_unknown() {
+        let nothing = rates(&[(100, [0; 3]), (100, [0; 3])], 1);
+        assert_eq!((nothing.far, nothing.frr), (None, None));
+        let accepts_only = rates(&[(100, [0; 3]), (100, [90, 0, 10])], 1);
+        assert_eq!((accepts_only.far, accepts_only.frr), (None, None));
+        close(accepts_only.false_discovery.unwrap().estimate, 0.1, 1e-12);
+        let no_strangers = rates(&[(100, [10, 0, 0]), (100, [90, 0, 0])], 1);
+        assert_eq!(no_strangers.far, None);
+    }
+
+    #[test]
+    fn a_stratum_without_labels_borrows_its_neighbours_share_and_widens_the_interval() {
+        let known = [(900, [0, 0, 90]), (100, [0, 0, 10]), (100, [45, 0, 5])];
+        let gap = [(900, [0, 0, 90]), (100, [0; 3]), (100, [45, 0, 5])];
+        let (known, gap) = (rates(&known, 2).far.unwrap(), rates(&gap, 2).far.unwrap());
+        close(gap.estimate, known.estimate, 1e-12);
+        assert!(known.upper < gap.upper);
+    }
+
+    #[test]
+    fn decisions_still_without_a_label_count_as_decisions_and_not_as_truth() {
+        let (strata, mut rows) = audited(&GOLDEN, 2);
+        let complete = rows.len() as u64;
+        let waiting = |row: &AuditRow| AuditRow {
+            truth: None,
+            ..*row
+        };
+        // Every second row of a second, equal draw has no label yet.
+        let more: Vec<AuditRow> = rows.iter().map(waiting).collect();
+        rows.extend(more);
+        let audit = Audit {
+            strata: &strata,
+            rows: &rows,
+        };
+        let found = audit.rates(Confidence::DISPLAY).unwrap();
+        assert_eq!((found.drawn, found.labelled), (2 * complete, complete));
+        close(found.decisions, 12_000.0, 1e-9);
+        let estimate = |rates: &AuditedRates| rates.far.unwrap().estimate;
+        close(estimate(&found), estimate(&rates(&GOLDEN, 2)), 1e-12);
+    }
+
+    #[test]
+    fn labels_that_were_drawn_with_two_probabilities_weigh_what_they_stand_for() {
+        let strata = Strata::new(vec![0.0], vec![Inclusion::ALWAYS; 2]).unwrap();
+        let row = |probability, truth| AuditRow {
+            stratum: 1,
+            accepted: true,
+            inclusion: Inclusion::new(probability).unwrap(),
+            truth: Some(truth),
+        };
+        let mut rows = vec![row(1.0, Truth::NonMated); 10];
+        rows.extend(vec![row(0.1, Truth::MatedRight); 10]);
+        let audit = Audit {
+            strata: &strata,
+            rows: &rows,
+        };
+        let found = audit.rates(Confidence::DISPLAY).unwrap();
+        let rate = found.false_discovery.unwrap();
+        close(rate.estimate, 10.0 / 110.0, 1e-12);
+        assert_eq!((rate.at_risk, rate.errors), (20, 10));
+        // As much as 110^2 / 1010 = 12 equal ones, and not as 20.
+        assert!(0.15 < rate.upper - rate.estimate, "{rate:?}");
+    }
+
+    #[test]
+    fn rows_of_another_design_are_refused() {
+        let (strata, mut rows) = audited(&GOLDEN, 2);
+        rows[0].accepted = true;
+        let audit = Audit {
+            strata: &strata,
+            rows: &rows,
+        };
+        let refused = audit.rates(Confidence::DISPLAY).unwrap_err().to_string();
+        assert!(refused.contains("accepted in stratum 0"), "{refused}");
+    }
+
+    #[test]
+    fn feedback_on_accepts_gives_precision() {
+        let (share, interval) = AcceptFeedback {
+            right: 45,
+            wrong: 5,
+        }
+        .precision(Confidence::DISPLAY)
+        .unwrap();
+        close(share.estimate(), 0.9, 1e-12);
+        close(interval.lower, 1.0 - 0.218_135_366_4, 1e-9);
+        assert_eq!(
+            AcceptFeedback { right: 0, wrong: 0 }.precision(Confidence::DISPLAY),
+            None
+        );
+    }
+}

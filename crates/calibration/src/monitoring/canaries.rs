@@ -1,0 +1,183 @@
+//! Searches whose truth is known beforehand: what they say directly of FAR and FRR, and what not.
+//!
+//! They catch what breaks for everybody: a model, preprocessing, an index, a gallery that grew. New
+//! traffic they know nothing of, and genuine canaries are easier than what callers send.
+
+use std::collections::BTreeSet;
+
+use super::drift::{Finding, Limit, Limits, Subject, Verdict, percent};
+use super::sequential::{EProcess, of_outcomes};
+use crate::rates::{Confidence, Interval, Proportion};
+
+/// Outcomes of one round: one search for each canary, its label and whether it is an error.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CanaryCounts {
+    mated: Vec<(String, bool)>,
+    non_mated: Vec<(String, bool)>,
+}
+
+impl CanaryCounts {
+    /// Takes down one search for a picture of `label`: whether that is enrolled and was not left out,
+    /// whether the best match was accepted, and whether it has that label.
+    pub fn take(&mut self, label: &str, mated: bool, accepted: bool, right: bool) {
+        if mated {
+            self.mated.push((label.to_owned(), !(accepted && right)));
+        } else {
+            self.non_mated.push((label.to_owned(), accepted));
+        }
+    }
+}
+
+/// One rate of one round.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CanaryRate {
+    /// Canaries of this kind.
+    pub trials: u64,
+    /// Those of them in error.
+    pub errors: u64,
+    /// The interval of Clopper and Pearson; `None` without trials.
+    pub interval: Option<Interval>,
+    /// The evidence that canaries fail more often than the limit, from the first picture of each
+    /// label: others of it are alike, and no independent trials. `None` without trials or limit. It
+    /// is that of one round: where nothing has changed, the next round is the same, and no more
+    /// evidence.
+    pub evidence: Option<EProcess>,
+}
+
+/// What a round says of both rates.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CanaryRates {
+    /// Non-mated canaries that were accepted.
+    pub far: CanaryRate,
+    /// Mated canaries that were rejected or matched to a wrong label.
+    pub frr: CanaryRate,
+}
+
+impl CanaryRates {
+    /// Counts a round, and holds it against the limits of the operating point.
+    #[must_use]
+    pub fn new(counts: &CanaryCounts, limits: Limits) -> Self {
+        Self {
+            far: rate(&counts.non_mated, limits.far),
+            frr: rate(&counts.mated, limits.frr),
+        }
+    }
+
+    /// What it says in words. `changed` canaries came out otherwise than in the first round under
+    /// the operating point.
+    #[must_use]
+    pub fn findings(&self, changed: usize) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for (name, rate) in [("FAR", &self.far), ("FRR", &self.frr)] {
+            let (Some(interval), Some(share)) = (
+                rate.interval,
+                Proportion::new(rate.errors, rate.trials).ok(),
+            ) else {
+                continue;
+            };
+            let alarm = rate.evidence.is_some_and(|found| found.alarm_at.is_some());
+            findings.push(Finding {
+                subject: Subject::Canary,
+                verdict: if alarm { Verdict::Broken } else { Verdict::Note },
+                says: format!(
+                    "Canaries: {name} {} ({} to {}), {} of {} in error{}.",
+                    percent(share.estimate()),
+                    percent(interval.lower),
+                    percent(interval.upper),
+                    rate.errors,
+                    rate.trials,
+                    if alarm { ": more often than the limit allows" } else { "" }
+                ),
+                next: if alarm {
+                    "Model, preprocessing, index and gallery are the suspects: canaries know nothing of new traffic.".to_owned()
+                } else {
+                    String::new()
+                },
+            });
+        }
+        if 0 < changed {
+            findings.push(Finding {
+                subject: Subject::Canary,
+                verdict: Verdict::Warning,
+                says: format!(
+                    "{changed} canaries come out otherwise than when this operating point began to decide."
+                ),
+                next: "The log names them. Has the gallery changed, the index been built anew, the model or the machine been replaced?".to_owned(),
+            });
+        }
+        findings
+    }
+}
+
+fn rate(outcomes: &[(String, bool)], limit: Option<Limit>) -> CanaryRate {
+    let (trials, errors) = (
+        outcomes.len() as u64,
+        outcomes.iter().filter(|(_, error)| *error).count() as u64,
+    );
+    let seen = limit.filter(|_| 0 < trials);
+    let mut labels = BTreeSet::new();
+    let first = outcomes.iter().filter(|(label, _)| labels.insert(label));
+    let first: Vec<bool> = first.map(|(_, error)| *error).collect();
+    CanaryRate {
+        trials,
+        errors,
+        interval: Proportion::new(errors, trials)
+            .ok()
+            .map(|share| Interval::clopper_pearson(share, Confidence::DISPLAY)),
+        evidence: seen.map(|limit| of_outcomes(limit.null, first)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sequential::Null;
+    use super::*;
+
+    fn limits() -> Limits {
+        let null = Null::new(0.1, 0.05).unwrap();
+        let limit = Some(Limit { null, target: true });
+        Limits {
+            far: limit,
+            frr: limit,
+        }
+    }
+
+    #[test]
+    fn each_kind_has_its_own_errors_and_evidence() {
+        let mut counts = CanaryCounts::default();
+        for number in 0..40 {
+            let label = number.to_string();
+            counts.take(&label, true, number != 0, number != 1);
+            counts.take(&label, false, number % 2 == 0, false);
+        }
+        let found = CanaryRates::new(&counts, limits());
+        assert_eq!((found.frr.trials, found.frr.errors), (40, 2));
+        assert_eq!((found.far.trials, found.far.errors), (40, 20));
+        assert!(found.far.evidence.unwrap().alarm_at.is_some());
+        assert_eq!(found.frr.evidence.unwrap().alarm_at, None);
+        let said = found.findings(3);
+        let verdicts: Vec<Verdict> = said.iter().map(|finding| finding.verdict).collect();
+        assert_eq!(verdicts, [Verdict::Broken, Verdict::Note, Verdict::Warning]);
+    }
+
+    #[test]
+    fn pictures_of_one_label_are_one_piece_of_evidence_and_all_of_them_are_counted() {
+        let mut counts = CanaryCounts::default();
+        for _ in 0..100 {
+            counts.take("one", false, true, false);
+        }
+        let far = CanaryRates::new(&counts, limits()).far;
+        assert_eq!((far.trials, far.errors), (100, 100));
+        let evidence = far.evidence.unwrap();
+        assert_eq!((evidence.observations, evidence.alarm_at), (1, None));
+    }
+
+    #[test]
+    fn without_canaries_of_a_kind_nothing_is_said_of_its_rate() {
+        let mut counts = CanaryCounts::default();
+        counts.take("label", true, true, true);
+        let found = CanaryRates::new(&counts, limits());
+        assert_eq!((found.far.interval, found.far.evidence), (None, None));
+        assert_eq!(found.findings(0).len(), 1);
+    }
+}

@@ -1,0 +1,81 @@
+//! How the rates came to what they are.
+
+use super::MonitoringError;
+use super::audit::{Audit, AuditRow, AuditedRate};
+use super::strata::Strata;
+use crate::rates::Confidence;
+
+/// What was known after a part of the drawn decisions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CoursePoint {
+    /// When the last of them was made, in milliseconds since 1970-01-01 UTC.
+    pub unix_ms: u64,
+    /// The FAR of all up to then.
+    pub far: Option<AuditedRate>,
+    /// The FRR of all up to then.
+    pub frr: Option<AuditedRate>,
+}
+
+/// Points of a course, at most: a chart shows no more.
+const POINTS_MAX: usize = 40;
+
+/// The rates of ever more of the rows, in the order in which they were made at `unix_ms`. The
+/// intervals hold each for its point, and not for all points together.
+///
+/// # Errors
+/// Refuses rows of another design.
+pub fn course(
+    strata: &Strata,
+    rows: &[AuditRow],
+    unix_ms: &[u64],
+    confidence: Confidence,
+) -> Result<Vec<CoursePoint>, MonitoringError> {
+    let count = POINTS_MAX.min(rows.len());
+    let mut course = Vec::with_capacity(count);
+    for step in 1..=count {
+        let end = rows.len() * step / count;
+        let Some((rows, unix_ms)) = rows.get(..end).zip(unix_ms.get(end - 1)) else {
+            continue;
+        };
+        let audit = Audit { strata, rows };
+        let rates = audit.rates(confidence)?;
+        course.push(CoursePoint {
+            unix_ms: *unix_ms,
+            far: rates.far,
+            frr: rates.frr,
+        });
+    }
+    Ok(course)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::audit::Truth;
+    use super::super::strata::Inclusion;
+    use super::*;
+
+    #[test]
+    fn a_course_ends_with_all_rows_and_has_no_more_points_than_a_chart() {
+        let strata = Strata::new(vec![0.0], vec![Inclusion::ALWAYS; 2]).unwrap();
+        let row = |accepted| AuditRow {
+            stratum: usize::from(accepted),
+            accepted,
+            inclusion: Inclusion::ALWAYS,
+            truth: Some(Truth::NonMated),
+        };
+        let rows: Vec<AuditRow> = (0..1_001).map(|number| row(900 < number)).collect();
+        let times: Vec<u64> = (0..1_001).collect();
+        let of = |count: usize| {
+            let (rows, times) = (&rows[..count], &times[..count]);
+            course(&strata, rows, times, Confidence::DISPLAY).unwrap()
+        };
+        assert_eq!(of(0), []);
+        assert_eq!(of(3).len(), 3);
+        let all = of(1_001);
+        assert_eq!(all.len(), POINTS_MAX);
+        let last = all[POINTS_MAX - 1];
+        assert_eq!(last.unix_ms, 1_000);
+        assert!((last.far.unwrap().estimate - 100.0 / 1_001.0).abs() < 1e-12);
+        assert!(all[0].far.unwrap().estimate <= 0.0 && last.frr.is_none());
+    }
+}

@@ -1,0 +1,729 @@
+//! Is the promise kept? What labels, evidence and feedback say together, in words.
+
+use super::MonitoringError;
+use super::audit::{AcceptFeedback, Audit, AuditedRate, AuditedRates, Tighter};
+use super::cusum::Onset;
+use super::groups::Group;
+use super::observed::{GallerySize, Seen};
+use super::sequential::{Bet, EProcess, LIMIT_MAX, Null, Side};
+use super::thinning::Recalibration;
+use crate::binomial::real;
+use crate::certify::TargetFar;
+use crate::operating_point::OperatingPoint;
+use crate::rates::{Confidence, Interval, Rate};
+
+/// A rate that is watched, and what it is held against.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limit {
+    /// The rate that must not be exceeded.
+    pub null: Null,
+    /// Whether the operating point is made for it; false where it is the upper end of what its
+    /// calibration measured.
+    pub target: bool,
+}
+
+/// What the rates of an operating point are held against. `None` where nothing is known that a
+/// rate could exceed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// For the FAR.
+    pub far: Option<Limit>,
+    /// For the FRR.
+    pub frr: Option<Limit>,
+}
+
+impl Limits {
+    /// The targets of an operating point, and where it has none for a rate, the upper end of the
+    /// interval that its calibration measured. An alarm is false with a probability of at most
+    /// `delta` for each rate.
+    #[must_use]
+    pub fn of(point: &OperatingPoint, delta: f64) -> Self {
+        let content = point.content();
+        let target = |rate: f64| (rate, true);
+        let measured = |rate: &Rate| (rate.interval.upper, false);
+        let far = content
+            .growth
+            .map(|growth| growth.target_far)
+            .or_else(|| content.target_far().map(TargetFar::far));
+        let frr = content.frr_certificate().map(|found| found.target.frr());
+        let null = |(limit, target)| {
+            Null::new(limit, delta)
+                .ok()
+                .map(|null| Limit { null, target })
+        };
+        Self {
+            far: far
+                .map(target)
+                .or_else(|| content.measured.far.as_ref().map(measured))
+                .and_then(null),
+            frr: frr
+                .map(target)
+                .or_else(|| content.measured.frr.as_ref().map(measured))
+                .and_then(null),
+        }
+    }
+}
+
+/// Which rate, or what else, a finding is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The false accept rate.
+    Far,
+    /// The false reject rate.
+    Frr,
+    /// A rise of either that is suspected.
+    Rise,
+    /// The labels that wait.
+    Audit,
+    /// Searches whose truth is known beforehand.
+    Canary,
+    /// The gallery's size.
+    Gallery,
+    /// What users say of accepts.
+    Feedback,
+}
+
+impl Subject {
+    /// The rate of an error.
+    #[must_use]
+    pub fn of(side: Side) -> Self {
+        match side {
+            Side::FalseAccept => Self::Far,
+            Side::FalseReject => Self::Frr,
+        }
+    }
+
+    /// The name in metrics and messages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Far => "far",
+            Self::Frr => "frr",
+            Self::Rise => "rise",
+            Self::Audit => "audit",
+            Self::Canary => "canary",
+            Self::Gallery => "gallery",
+            Self::Feedback => "feedback",
+        }
+    }
+}
+
+/// How it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Worth knowing, and nothing to act on.
+    Note,
+    /// The data show that it is as promised.
+    Kept,
+    /// The data do not say.
+    Unknown,
+    /// Something should be done before the promise is broken.
+    Warning,
+    /// The promise is broken, with the stated probability of a false alarm.
+    Broken,
+}
+
+impl Verdict {
+    /// The name in metrics and messages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Note => "note",
+            Self::Unknown => "unknown",
+            Self::Warning => "warning",
+            Self::Broken => "broken",
+        }
+    }
+}
+
+/// One thing that is known, or is not, and what to do about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finding {
+    /// What it is about.
+    pub subject: Subject,
+    /// How it stands.
+    pub verdict: Verdict,
+    /// A sentence or two.
+    pub says: String,
+    /// What to do; empty where there is nothing.
+    pub next: String,
+}
+
+/// Drawn decisions that are called recent.
+pub const RECENT: usize = 250;
+
+/// All that is known of how an operating point does in service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Drift {
+    /// What the rates are held against.
+    pub limits: Limits,
+    /// The rates, from labels of drawn decisions.
+    pub rates: AuditedRates,
+    /// The rates from the latest [`RECENT`] drawn decisions alone: what an alarm is about may have
+    /// begun long after the operating point did.
+    pub recent: AuditedRates,
+    /// The evidence that the FAR is above its limit.
+    pub far_evidence: Option<EProcess>,
+    /// The evidence that the FRR is above its limit.
+    pub frr_evidence: Option<EProcess>,
+    /// Since when the FAR is above its limit.
+    pub far_onset: Onset,
+    /// Since when the FRR is above its limit.
+    pub frr_onset: Onset,
+    /// When the first and the latest drawn decision were made, in milliseconds since 1970-01-01 UTC;
+    /// `None` without any.
+    pub drawn_unix_ms: Option<[u64; 2]>,
+    /// What was said of accepts without being asked.
+    pub feedback: AcceptFeedback,
+    /// Labels and conditions that have more of the labelled errors than chance explains.
+    pub groups: Vec<Group>,
+    /// Whether the labels can certify the target anew; `None` where the operating point has none.
+    pub recalibration: Option<Recalibration>,
+    /// In words, the most urgent first.
+    pub findings: Vec<Finding>,
+}
+
+impl Drift {
+    /// Adds what else was found.
+    pub fn add(&mut self, findings: Vec<Finding>) {
+        self.findings.extend(findings);
+        self.findings
+            .sort_by_key(|finding| std::cmp::Reverse(finding.verdict));
+    }
+
+    /// Adds what errors have in common and, where a rate is too high or the gallery too large, whether
+    /// the labels do for a calibration.
+    pub fn advise(&mut self, groups: Vec<Group>, recalibration: Option<Recalibration>) {
+        for finding in &mut self.findings {
+            let of = |group: &&Group| finding.subject == Subject::of(group.side);
+            let mut advice: Vec<String> = groups.iter().filter(of).map(Group::says).collect();
+            let calls_for_it = matches!(
+                finding.subject,
+                Subject::Far | Subject::Frr | Subject::Gallery
+            ) && Verdict::Warning <= finding.verdict;
+            advice.extend(
+                recalibration
+                    .filter(|_| calls_for_it)
+                    .map(|recalibration| recalibration.says()),
+            );
+            for sentence in advice {
+                if !finding.next.is_empty() {
+                    finding.next.push(' ');
+                }
+                finding.next.push_str(&sentence);
+            }
+        }
+        self.groups = groups;
+        self.recalibration = recalibration;
+    }
+
+    /// The number of the drawn decision, from 1, with which a rise began that an alarm or the CUSUM speaks
+    /// of, the later one of the two rates; `None` without one.
+    #[must_use]
+    pub fn rise_began_at(&self) -> Option<u64> {
+        let rates = [
+            (self.far_evidence, self.far_onset),
+            (self.frr_evidence, self.frr_onset),
+        ];
+        let rises = rates.into_iter().filter_map(|(evidence, onset)| {
+            let alarm = evidence.is_some_and(|found| found.alarm_at.is_some());
+            let sum = onset.cusum?;
+            sum.began_at.filter(|_| alarm || sum.suspects())
+        });
+        rises.max()
+    }
+
+    /// Looks at what was seen, with intervals at `confidence`.
+    ///
+    /// # Errors
+    /// Refuses rows of another design.
+    pub fn new(
+        seen: &Seen<'_>,
+        limits: Limits,
+        confidence: Confidence,
+    ) -> Result<Self, MonitoringError> {
+        let audit = Audit {
+            strata: seen.strata,
+            rows: seen.rows,
+        };
+        let rates = audit.rates(confidence)?;
+        let late = seen.rows.len().saturating_sub(RECENT);
+        let lately = Audit {
+            rows: seen.rows.get(late..).unwrap_or_default(),
+            ..audit
+        };
+        let recent = lately.rates(confidence)?;
+        let (first, last) = (seen.unix_ms.first().copied(), seen.unix_ms.last().copied());
+        let [far_raised, frr_raised] = seen.raised;
+        let (far_evidence, far_onset) = evidence(seen, limits.far, Side::FalseAccept, far_raised)?;
+        let (frr_evidence, frr_onset) = evidence(seen, limits.frr, Side::FalseReject, frr_raised)?;
+        let watched = |subject, rate, recent, limit, evidence| Watched {
+            subject,
+            rate,
+            recent,
+            limit,
+            evidence,
+            labelled: rates.labelled,
+            drawn: rates.drawn,
+            since: if seen.anew {
+                "since the latest reset"
+            } else {
+                "since the operating point decides"
+            },
+        };
+        let far = watched(
+            Subject::Far,
+            rates.far,
+            recent.far,
+            limits.far,
+            far_evidence,
+        );
+        let mut findings = vec![
+            with_a_stricter_threshold(far.finding(), &lately, limits.far, confidence)?,
+            watched(
+                Subject::Frr,
+                rates.frr,
+                recent.frr,
+                limits.frr,
+                frr_evidence,
+            )
+            .finding(),
+        ];
+        findings.extend(suspicion("FAR", far_evidence, far_onset));
+        findings.extend(suspicion("FRR", frr_evidence, frr_onset));
+        findings.extend(gallery(seen.gallery));
+        findings.extend(waiting(&rates));
+        findings.extend(feedback(seen.feedback, confidence));
+        findings.sort_by_key(|finding| std::cmp::Reverse(finding.verdict));
+        Ok(Self {
+            limits,
+            rates,
+            recent,
+            far_evidence,
+            frr_evidence,
+            far_onset,
+            frr_onset,
+            drawn_unix_ms: first.zip(last).map(<[u64; 2]>::from),
+            feedback: seen.feedback,
+            groups: Vec::new(),
+            recalibration: None,
+            findings,
+        })
+    }
+}
+
+/// Adds to a FAR that is too high what a stricter threshold would do.
+fn with_a_stricter_threshold(
+    mut finding: Finding,
+    lately: &Audit<'_>,
+    limit: Option<Limit>,
+    confidence: Confidence,
+) -> Result<Finding, MonitoringError> {
+    let Some(limit) = limit.filter(|_| Verdict::Warning <= finding.verdict) else {
+        return Ok(finding);
+    };
+    let says = match lately.tighter(limit.null.limit(), confidence)? {
+        Some(Tighter { by, far, frr }) => format!(
+            " By the labels of the latest {RECENT} drawn decisions a threshold {by} higher would keep it: FAR {}, FRR {}. That is an estimate, chosen after looking; only a calibration can promise.",
+            shown(&far),
+            frr.as_ref().map_or_else(|| "not known".to_owned(), shown),
+        ),
+        None => format!(
+            " By the labels of the latest {RECENT} drawn decisions no stratum's edge above the threshold is shown to keep it."
+        ),
+    };
+    finding.next.push_str(&says);
+    Ok(finding)
+}
+
+/// The evidence that a rate is above its limit, and since when.
+fn evidence(
+    seen: &Seen<'_>,
+    limit: Option<Limit>,
+    side: Side,
+    raised: bool,
+) -> Result<(Option<EProcess>, Onset), MonitoringError> {
+    let Some(limit) = limit else {
+        return Ok((None, Onset::default()));
+    };
+    let bet = Bet::new(limit.null, side, seen.strata);
+    let mut process = bet.settle(seen.rows.iter().copied())?;
+    let onset = Onset::of(&bet, seen, &process)?;
+    if raised {
+        // On decisions that are not kept any more: when, nothing here tells.
+        process.alarm_at.get_or_insert(0);
+    }
+    Ok((Some(process), onset))
+}
+
+/// One of the two rates.
+struct Watched {
+    subject: Subject,
+    rate: Option<AuditedRate>,
+    recent: Option<AuditedRate>,
+    limit: Option<Limit>,
+    evidence: Option<EProcess>,
+    labelled: u64,
+    drawn: u64,
+    since: &'static str,
+}
+
+/// Labels asked for where none say anything yet.
+const LABELS_TO_BEGIN: u64 = 100;
+
+impl Watched {
+    fn finding(&self) -> Finding {
+        let (verdict, says, next) = self.judged();
+        Finding {
+            subject: self.subject,
+            verdict,
+            says,
+            next,
+        }
+    }
+
+    fn judged(&self) -> (Verdict, String, String) {
+        let name = match self.subject {
+            Subject::Frr => "FRR",
+            Subject::Far
+            | Subject::Rise
+            | Subject::Audit
+            | Subject::Canary
+            | Subject::Gallery
+            | Subject::Feedback => "FAR",
+        };
+        let Some(limit) = self.limit else {
+            let says = format!(
+                "The operating point promises no {name}, and its calibration measured none whose interval ends below {}, so nothing can be exceeded.",
+                percent(LIMIT_MAX)
+            );
+            return (Verdict::Note, says, String::new());
+        };
+        let held = format!(
+            "{} {}",
+            if limit.target {
+                "its target of"
+            } else {
+                "the upper end of what calibration measured,"
+            },
+            percent(limit.null.limit())
+        );
+        if let Some(evidence) = self.evidence.filter(|evidence| evidence.alarm_at.is_some()) {
+            return (
+                Verdict::Broken,
+                self.broken(name, &held, &evidence),
+                self.remedy(),
+            );
+        }
+        let Some(rate) = self.rate else {
+            let says = format!(
+                "The {name} is not known: no label of the {} drawn decisions bears on it.",
+                self.drawn
+            );
+            let next = if self.drawn == 0 {
+                "Wait for traffic, or draw more of it (`audit_rates`).".to_owned()
+            } else {
+                format!(
+                    "Label about {LABELS_TO_BEGIN} of the decisions that wait (`matchpoint audit list`)."
+                )
+            };
+            return (Verdict::Unknown, says, next);
+        };
+        let measured = shown(&rate);
+        if rate.upper <= limit.null.limit() {
+            let says = format!("The {name} is {measured}: below {held}.");
+            return (Verdict::Kept, says, String::new());
+        }
+        if limit.null.limit() < rate.lower {
+            let says = format!(
+                "The {name} is {measured}, which looks higher than {held}; the evidence is not yet enough for an alarm."
+            );
+            let next = "Label more of the decisions that wait near the threshold.".to_owned();
+            return (Verdict::Warning, says, next);
+        }
+        let says =
+            format!("The {name} is {measured}; whether it is below {held} the labels do not say.");
+        (
+            Verdict::Unknown,
+            says,
+            self.more_labels(&rate, limit.null.limit()),
+        )
+    }
+
+    fn broken(&self, name: &str, held: &str, evidence: &EProcess) -> String {
+        let rate = self
+            .rate
+            .as_ref()
+            .map_or_else(|| "not known".to_owned(), shown);
+        let recent = self.recent.as_ref().map_or_else(
+            || format!("not known of the latest {RECENT} drawn decisions"),
+            |recent| format!("{} of the latest {RECENT} drawn decisions", shown(recent)),
+        );
+        let raised = match evidence.alarm_at {
+            None | Some(0) => "by decisions that are no longer kept".to_owned(),
+            Some(at) => format!("at drawn decision {at} of {}", evidence.observations),
+        };
+        format!(
+            "The {name} exceeds {held}: an alarm that is false with a probability of at most {} was raised {raised}. The rate is {recent}, and {rate} {}.",
+            percent((-evidence.ln_e_alarm).exp()),
+            self.since,
+        )
+    }
+
+    fn remedy(&self) -> String {
+        match self.subject {
+            Subject::Frr => "See which labels and conditions the labelled rejects have in common (camera, light, new pictures of enrolled labels); then recalibrate with queries of today, or enrol newer pictures.",
+            Subject::Far | Subject::Rise | Subject::Audit | Subject::Canary | Subject::Gallery | Subject::Feedback => "Stop acting on accepts near the threshold, or activate a stricter operating point; look at the labelled false accepts, then recalibrate with strangers of today.",
+        }
+        .to_owned()
+    }
+
+    /// The width of an interval falls with the root of the number of labels.
+    fn more_labels(&self, rate: &AuditedRate, limit: f64) -> String {
+        let (width, room) = (rate.upper - rate.estimate, limit - rate.estimate);
+        let factor = (width / room).powi(2);
+        if !(0.0 < room && factor.is_finite()) {
+            return "Label more of the decisions that wait near the threshold.".to_owned();
+        }
+        let more = (real(self.labelled) * (factor - 1.0)).ceil();
+        format!(
+            "If the rate is what it seems, about {more:.0} more labels would show it to be below."
+        )
+    }
+}
+
+/// A rate with its interval, as text.
+#[must_use]
+pub fn shown(rate: &AuditedRate) -> String {
+    format!(
+        "{} ({} to {}, from {} labels)",
+        percent(rate.estimate),
+        percent(rate.lower),
+        percent(rate.upper),
+        rate.at_risk
+    )
+}
+
+/// A share in percent, to three digits.
+#[must_use]
+pub fn percent(share: f64) -> String {
+    let value = 100.0 * share;
+    let digits = match value {
+        value if 10.0 <= value => 1,
+        value if 1.0 <= value => 2,
+        value if 0.1 <= value || value <= 0.0 => 3,
+        _ => 4,
+    };
+    let text = format!("{value:.digits$}");
+    let short = if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        &text
+    };
+    format!("{short} %")
+}
+
+/// What the CUSUM says before there is an alarm.
+fn suspicion(name: &str, evidence: Option<EProcess>, onset: Onset) -> Option<Finding> {
+    let alarm = evidence.is_some_and(|found| found.alarm_at.is_some());
+    let sum = onset.cusum.filter(|_| !alarm)?;
+    let began = sum.began_at.filter(|_| sum.suspects())?;
+    Some(Finding {
+        subject: Subject::Rise,
+        verdict: Verdict::Note,
+        says: format!(
+            "A rise of the {name} is suspected since drawn decision {began} (CUSUM: fast, and without a guarantee; a false one comes about once in 1,000 drawn decisions, or less often)."
+        ),
+        next: "Label what waits; the evidence decides.".to_owned(),
+    })
+}
+
+fn gallery(size: GallerySize) -> Option<Finding> {
+    let GallerySize { items, valid_to } = size;
+    (valid_to < items).then(|| Finding {
+        subject: Subject::Gallery,
+        verdict: Verdict::Warning,
+        says: format!(
+            "The gallery has {items} items, and the operating point holds up to {valid_to}: the FAR of a search grows with the gallery."
+        ),
+        next: "Recalibrate, with room to grow if it goes on (`matchpoint calibrate --grow-to`)."
+            .to_owned(),
+    })
+}
+
+fn waiting(rates: &AuditedRates) -> Option<Finding> {
+    let waiting = rates.drawn.saturating_sub(rates.labelled);
+    (0 < waiting).then(|| Finding {
+        subject: Subject::Audit,
+        verdict: Verdict::Note,
+        says: format!(
+            "{} of {} drawn decisions have a label; {waiting} wait.",
+            rates.labelled, rates.drawn
+        ),
+        next: "`matchpoint audit list` shows them.".to_owned(),
+    })
+}
+
+fn feedback(feedback: AcceptFeedback, confidence: Confidence) -> Option<Finding> {
+    let (share, Interval { lower, upper, .. }) = feedback.precision(confidence)?;
+    Some(Finding {
+        subject: Subject::Feedback,
+        verdict: Verdict::Note,
+        says: format!(
+            "Of {} accepts that somebody spoke of unasked, {} were right ({} to {}): that is their precision, and no FAR.",
+            share.trials(),
+            percent(share.estimate()),
+            percent(lower),
+            percent(upper)
+        ),
+        next: String::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::audit::{AuditRow, Truth};
+    use super::super::strata::Strata;
+    use super::*;
+
+    fn limits() -> Limits {
+        let limit = |limit, target| {
+            let null = Null::new(limit, 0.05).unwrap();
+            Some(Limit { null, target })
+        };
+        Limits {
+            far: limit(0.01, true),
+            frr: limit(0.1, false),
+        }
+    }
+
+    fn rows(counts: &[(usize, Option<Truth>, usize)]) -> Vec<AuditRow> {
+        let strata = Strata::usual();
+        let of = |&(stratum, truth, count): &(usize, Option<Truth>, usize)| {
+            let row = AuditRow {
+                stratum,
+                accepted: strata.accepts(stratum).unwrap(),
+                inclusion: strata.inclusion(stratum).unwrap(),
+                truth,
+            };
+            std::iter::repeat_n(row, count)
+        };
+        counts.iter().flat_map(of).collect()
+    }
+
+    fn drift(counts: &[(usize, Option<Truth>, usize)]) -> Drift {
+        drift_after(counts, [false, false])
+    }
+
+    fn drift_after(counts: &[(usize, Option<Truth>, usize)], raised: [bool; 2]) -> Drift {
+        let seen = Seen {
+            raised,
+            anew: false,
+            strata: &Strata::usual(),
+            rows: &rows(counts),
+            unix_ms: &[],
+            lots: &[],
+            cases: &[],
+            feedback: AcceptFeedback { right: 9, wrong: 1 },
+            gallery: GallerySize {
+                items: 120,
+                valid_to: 100,
+            },
+        };
+        Drift::new(&seen, limits(), Confidence::DISPLAY).unwrap()
+    }
+
+    fn verdict(drift: &Drift, subject: Subject) -> &Finding {
+        let mut of = drift.findings.iter().filter(|f| f.subject == subject);
+        of.next().unwrap()
+    }
+
+    #[test]
+    fn without_labels_nothing_is_known_and_nothing_is_zero() {
+        let found = drift(&[(0, None, 50), (3, None, 20)]);
+        assert_eq!(found.rates.far, None);
+        let far = verdict(&found, Subject::Far);
+        assert_eq!(far.verdict, Verdict::Unknown);
+        assert!(far.says.contains("not known"), "{far:?}");
+        let waiting = verdict(&found, Subject::Audit);
+        assert!(waiting.says.contains("70 wait"), "{waiting:?}");
+        assert_eq!(verdict(&found, Subject::Gallery).verdict, Verdict::Warning);
+        let unasked = verdict(&found, Subject::Feedback);
+        assert!(unasked.says.contains("and no FAR"), "{unasked:?}");
+    }
+
+    #[test]
+    fn accepted_strangers_raise_the_alarm_of_the_far_and_not_that_of_the_frr() {
+        let found = drift(&[
+            (0, Some(Truth::NonMated), 5),
+            (2, Some(Truth::NonMated), 20),
+            (3, Some(Truth::NonMated), 25),
+            (4, Some(Truth::MatedRight), 100),
+        ]);
+        let far = verdict(&found, Subject::Far);
+        assert_eq!(far.verdict, Verdict::Broken);
+        assert!(far.says.contains("its target of 1 %"), "{far:?}");
+        assert_eq!(found.findings.first(), Some(far));
+        assert_ne!(verdict(&found, Subject::Frr).verdict, Verdict::Broken);
+    }
+
+    #[test]
+    fn an_alarm_stays_when_the_decisions_that_raised_it_are_gone() {
+        let calm = [(0, Some(Truth::NonMated), 5)];
+        let found = drift_after(&calm, [true, false]);
+        let far = verdict(&found, Subject::Far);
+        assert_eq!(far.verdict, Verdict::Broken);
+        assert!(far.says.contains("no longer kept"), "{far:?}");
+        assert_ne!(verdict(&found, Subject::Frr).verdict, Verdict::Broken);
+        assert_ne!(
+            verdict(&drift(&calm), Subject::Far).verdict,
+            Verdict::Broken
+        );
+    }
+
+    #[test]
+    fn a_far_that_is_too_high_comes_with_the_threshold_that_would_keep_it() {
+        let next = |accepted: usize| {
+            let found = drift(&[
+                (0, Some(Truth::NonMated), 170),
+                (accepted, Some(Truth::NonMated), 40),
+                (5, Some(Truth::MatedRight), 40),
+            ]);
+            let far = found.findings.into_iter();
+            let mut far = far.filter(|finding| finding.subject == Subject::Far);
+            far.next().unwrap().next
+        };
+        assert!(
+            next(3).contains("a threshold 0.05 higher would keep it: FAR 0 %"),
+            "{}",
+            next(3)
+        );
+        assert!(
+            next(4).contains("a threshold 0.15 higher would keep it"),
+            "{}",
+            next(4)
+        );
+        assert!(next(5).contains("no stratum's edge"), "{}", next(5));
+    }
+
+    #[test]
+    fn a_rate_whose_interval_is_below_its_limit_is_kept() {
+        let found = drift(&[
+            (0, Some(Truth::NonMated), 200),
+            (3, Some(Truth::MatedRight), 400),
+            (4, Some(Truth::MatedRight), 400),
+            (5, Some(Truth::MatedRight), 100),
+        ]);
+        let far = verdict(&found, Subject::Far);
+        assert_eq!(far.verdict, Verdict::Kept, "{far:?}");
+        let frr = verdict(&found, Subject::Frr);
+        assert!(frr.says.contains("calibration measured"), "{frr:?}");
+    }
+
+    #[test]
+    fn shares_are_shown_to_three_digits() {
+        let shown = [0.5, 0.012_34, 0.001_234, 0.000_123_4, 0.0].map(percent);
+        assert_eq!(shown, ["50 %", "1.23 %", "0.123 %", "0.0123 %", "0 %"]);
+    }
+}

@@ -1,0 +1,404 @@
+//! Do errors have something in common? One label, or one condition, that stands out beyond chance.
+
+use std::collections::BTreeMap;
+
+use super::audit::Truth;
+use super::sequential::Side;
+use crate::binomial::{hypergeometric_tail, real};
+use crate::recording::CONDITION_VALUES_MAX;
+
+/// A labelled decision, with what its row does not say.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Case {
+    /// The place of its row among those that were drawn.
+    pub place: usize,
+    /// Whether the decision was an ACCEPT.
+    pub accepted: bool,
+    /// What it turned out to be.
+    pub truth: Truth,
+    /// The best match; `None` where nothing was found.
+    pub found: Option<Match>,
+    /// The label that the query showed, or the name of the stranger; `None` for one without a name.
+    pub shown: Option<String>,
+    /// Metadata of the best match, as far as it is enrolled still.
+    pub conditions: BTreeMap<String, String>,
+}
+
+/// The best match of a search.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Match {
+    /// Its label.
+    pub label: String,
+    /// Id of the item.
+    pub item: String,
+}
+
+impl Case {
+    /// Whether it is an error of this side; `None` where it could not have been one.
+    fn error(&self, side: Side) -> Option<bool> {
+        match (side, self.truth) {
+            (Side::FalseAccept, Truth::NonMated) => Some(self.accepted),
+            (Side::FalseReject, Truth::MatedRight) => Some(!self.accepted),
+            (Side::FalseReject, Truth::MatedWrong) => Some(true),
+            (Side::FalseAccept, Truth::MatedRight | Truth::MatedWrong)
+            | (Side::FalseReject, Truth::NonMated) => None,
+        }
+    }
+
+    fn keys(&self, side: Side) -> impl Iterator<Item = Key<'_>> {
+        let label = match side {
+            Side::FalseAccept => self.found.as_ref().map(|found| found.label.as_str()),
+            Side::FalseReject => self.shown.as_deref(),
+        };
+        let conditions = self.conditions.iter();
+        let conditions = conditions.map(|(column, value)| Key::Condition(column, value));
+        label.map(Key::Label).into_iter().chain(conditions)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Key<'a> {
+    Label(&'a str),
+    Condition(&'a str, &'a str),
+}
+
+/// A label or a condition that has more of the errors than chance explains.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group {
+    /// Which errors.
+    pub side: Side,
+    /// The metadata column of the best match; `None` for a label.
+    pub column: Option<String>,
+    /// The column's value; or the label: for false accepts that of the best match, for false rejects
+    /// the one that the queries showed.
+    pub value: String,
+    /// The item of the label that was falsely accepted most often; `None` for a condition and for
+    /// false rejects.
+    pub item: Option<String>,
+    /// Labelled errors in the group.
+    pub errors: u64,
+    /// Labelled decisions in the group that could have been such errors.
+    pub trials: u64,
+    /// Labelled errors in all.
+    pub all_errors: u64,
+    /// Labelled decisions in all that could have been such errors.
+    pub all_trials: u64,
+    /// The probability that chance gives some group as much, as [`groups`] has it; in [0, 1].
+    pub p_value: f64,
+}
+
+/// Groups that are named, at most: the clearest.
+const GROUPS_MAX: usize = 5;
+/// Where errors have nothing in common, some group is named in at most so many of one look.
+const LEVEL: f64 = 0.01;
+/// One error is a story, and no group.
+const ERRORS_MIN: u64 = 2;
+
+/// The groups of labelled decisions that have more errors than chance explains, the clearest first; at
+/// most five.
+///
+/// False accepts are grouped by the label of the best match, false rejects by the label that the query
+/// showed, and both by the metadata of the best match, in columns of 2 to 20 values. If errors had
+/// nothing to do with the group, those in it would be a draw without replacement from all that could
+/// have been errors: its hypergeometric tail is the p-value (Fisher's exact test). No weights are due:
+/// decisions are drawn by their score alone, and so independently of the group unless the score depends
+/// on it, which is what is asked. Each p-value is multiplied by the number of groups of the side that
+/// have two decisions or more (Bonferroni), and named up to 0.01. So for each side and look, some group
+/// is named by chance with a probability of at most 0.01. It is a hint where to look, and no evidence:
+/// whoever looks every day will see one by chance.
+///
+/// Assumes that decisions are independent. The same person ten times is one story.
+#[must_use]
+pub fn groups(cases: &[Case]) -> Vec<Group> {
+    let sides = [Side::FalseAccept, Side::FalseReject];
+    let mut found: Vec<Group> = sides.into_iter().flat_map(|side| of(side, cases)).collect();
+    found.sort_by(|a, b| a.p_value.total_cmp(&b.p_value));
+    found.truncate(GROUPS_MAX);
+    found
+}
+
+/// Decisions that could have been errors, and those that were.
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    errors: u64,
+    trials: u64,
+}
+
+impl Tally {
+    fn add(&mut self, error: bool) {
+        self.errors += u64::from(error);
+        self.trials += 1;
+    }
+}
+
+fn of(side: Side, cases: &[Case]) -> Vec<Group> {
+    let mut all = Tally::default();
+    let mut tallies: BTreeMap<Key<'_>, Tally> = BTreeMap::new();
+    for case in cases {
+        let Some(error) = case.error(side) else {
+            continue;
+        };
+        all.add(error);
+        for key in case.keys(side) {
+            tallies.entry(key).or_default().add(error);
+        }
+    }
+    let mut values: BTreeMap<&str, usize> = BTreeMap::new();
+    for key in tallies.keys() {
+        if let Key::Condition(column, _) = key {
+            *values.entry(column).or_default() += 1;
+        }
+    }
+    tallies.retain(|key, tally| {
+        let tells_apart = match key {
+            Key::Label(_) => true,
+            Key::Condition(column, _) => values
+                .get(column)
+                .is_some_and(|values| (2..=CONDITION_VALUES_MAX).contains(values)),
+        };
+        tells_apart && ERRORS_MIN <= tally.trials
+    });
+    let looked_at = real(tallies.len() as u64);
+    let named = tallies.into_iter().filter_map(|(key, tally)| {
+        let tail = hypergeometric_tail(tally.errors, tally.trials, all.errors, all.trials);
+        let p_value = (tail * looked_at).min(1.0);
+        (ERRORS_MIN <= tally.errors && p_value <= LEVEL).then(|| {
+            group(
+                side,
+                &Shared {
+                    key,
+                    tally,
+                    p_value,
+                },
+                all,
+                cases,
+            )
+        })
+    });
+    named.collect()
+}
+
+/// What more errors have in common than chance explains.
+struct Shared<'a> {
+    key: Key<'a>,
+    /// Of the decisions that have it.
+    tally: Tally,
+    p_value: f64,
+}
+
+/// A group among decisions of which there are `all`.
+fn group(side: Side, shared: &Shared<'_>, all: Tally, cases: &[Case]) -> Group {
+    let (column, value, item) = match (shared.key, side) {
+        (Key::Label(label), Side::FalseAccept) => (None, label, accepted_most(label, cases)),
+        (Key::Label(label), Side::FalseReject) => (None, label, None),
+        (Key::Condition(column, value), _) => (Some(column.to_owned()), value, None),
+    };
+    Group {
+        side,
+        column,
+        value: value.to_owned(),
+        item,
+        errors: shared.tally.errors,
+        trials: shared.tally.trials,
+        all_errors: all.errors,
+        all_trials: all.trials,
+        p_value: shared.p_value,
+    }
+}
+
+/// The item of a label that strangers were accepted as most often.
+fn accepted_most(label: &str, cases: &[Case]) -> Option<String> {
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    let errors = cases
+        .iter()
+        .filter(|case| case.error(Side::FalseAccept) == Some(true));
+    for found in errors.filter_map(|case| case.found.as_ref()) {
+        if found.label == label {
+            *counts.entry(&found.item).or_default() += 1;
+        }
+    }
+    let most = counts.into_iter().max_by_key(|(_, count)| *count);
+    most.map(|(item, _)| item.to_owned())
+}
+
+impl Group {
+    /// What it is, and what to look at, in words.
+    #[must_use]
+    pub fn says(&self) -> String {
+        let value = &self.value;
+        let (who, met, look) = match (&self.column, self.side) {
+            (Some(column), _) => (
+                format!("met items with {column} = `{value}`"),
+                "were the best match of",
+                "see what pictures under this condition have in common",
+            ),
+            (None, Side::FalseAccept) => (
+                match &self.item {
+                    Some(item) => format!("are of label `{value}` (item `{item}`)"),
+                    None => format!("are of label `{value}`"),
+                },
+                "was the best match of",
+                "look at its enrolled pictures",
+            ),
+            (None, Side::FalseReject) => (
+                format!("are of label `{value}`"),
+                "was shown by",
+                "look at its enrolled pictures, or enrol newer ones",
+            ),
+        };
+        let (errors, trials) = match self.side {
+            Side::FalseAccept => ("accepts", "strangers"),
+            Side::FalseReject => ("rejects", "searches of what is enrolled"),
+        };
+        format!(
+            "{} of {} labelled false {errors} {who}, which {met} {} of {} labelled {trials} (by chance {}): {look}.",
+            self.errors,
+            self.all_errors,
+            self.trials,
+            self.all_trials,
+            chance(self.p_value),
+        )
+    }
+}
+
+/// How often so much comes about by chance.
+fn chance(p_value: f64) -> String {
+    if p_value < 0.001 {
+        "less than once in 1,000 looks".to_owned()
+    } else {
+        format!("once in {:.0} looks", 1.0 / p_value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn case(place: usize, label: &str, (accepted, truth): (bool, Truth), camera: &str) -> Case {
+        Case {
+            place,
+            accepted,
+            truth,
+            found: Some(Match {
+                label: label.to_owned(),
+                item: format!("{label}/1"),
+            }),
+            shown: (truth != Truth::NonMated).then(|| label.to_owned()),
+            conditions: BTreeMap::from([
+                ("camera".to_owned(), camera.to_owned()),
+                // As many values as decisions: a name, and no condition.
+                ("file".to_owned(), place.to_string()),
+            ]),
+        }
+    }
+
+    const ACCEPTED: (bool, Truth) = (true, Truth::NonMated);
+    const REJECTED: (bool, Truth) = (false, Truth::NonMated);
+
+    /// 201 rejected strangers beside 30 labels and three cameras, and 9 accepted ones.
+    fn strangers(accepted: impl Fn(usize) -> (String, String)) -> Vec<Case> {
+        let rejected = (0..201).map(|place| {
+            let (label, camera) = (format!("label-{}", place % 30), (place % 3).to_string());
+            case(place, &label, REJECTED, &camera)
+        });
+        let accepted = (201..210).map(|place| {
+            let (label, camera) = accepted(place);
+            case(place, &label, ACCEPTED, &camera)
+        });
+        rejected.chain(accepted).collect()
+    }
+
+    #[test]
+    fn a_label_with_most_of_the_false_accepts_is_named_with_its_item() {
+        let cases = strangers(|place| match place {
+            0..208 => ("alike".to_owned(), (place % 3).to_string()),
+            _ => (format!("label-{place}"), (place % 3).to_string()),
+        });
+        let found = groups(&cases);
+        assert_eq!(found.len(), 1, "{found:?}");
+        let alike = &found[0];
+        assert_eq!((alike.errors, alike.trials), (7, 7));
+        assert_eq!((alike.all_errors, alike.all_trials), (9, 210));
+        assert_eq!(alike.item.as_deref(), Some("alike/1"));
+        let says = alike.says();
+        assert!(
+            says.starts_with("7 of 9 labelled false accepts are of label `alike` (item `alike/1`)"),
+            "{says}"
+        );
+    }
+
+    #[test]
+    fn a_condition_is_named_and_a_column_of_many_values_is_none() {
+        let cases = strangers(|place| (format!("label-{}", place % 30), "2".to_owned()));
+        let found = groups(&cases);
+        let named: Vec<_> = found
+            .iter()
+            .map(|g| (g.column.as_deref(), &*g.value))
+            .collect();
+        assert_eq!(named, [(Some("camera"), "2")]);
+        assert!(
+            found[0].says().contains("camera = `2`"),
+            "{}",
+            found[0].says()
+        );
+    }
+
+    #[test]
+    fn a_label_that_every_stranger_comes_upon_has_no_more_than_its_part() {
+        let hub = |place: usize, outcome| case(place, "hub", outcome, "1");
+        let rejected = (0..200).map(|place| hub(place, REJECTED));
+        let cases: Vec<Case> = rejected
+            .chain((200..209).map(|place| hub(place, ACCEPTED)))
+            .collect();
+        assert_eq!(groups(&cases), []);
+    }
+
+    #[test]
+    fn false_rejects_are_grouped_by_the_label_that_was_shown() {
+        let right = (0..200).map(|place| {
+            let label = format!("label-{}", place % 40);
+            case(place, &label, (true, Truth::MatedRight), "1")
+        });
+        let missed = (200..205).map(|place| Case {
+            shown: Some("label-3".to_owned()),
+            ..case(place, "another", (true, Truth::MatedWrong), "1")
+        });
+        let found = groups(&right.chain(missed).collect::<Vec<_>>());
+        let named: Vec<_> = found
+            .iter()
+            .map(|g| (g.side, &*g.value, g.errors, g.trials))
+            .collect();
+        assert_eq!(named, [(Side::FalseReject, "label-3", 5, 10)]);
+        assert!(
+            found[0].says().contains("enrol newer ones"),
+            "{}",
+            found[0].says()
+        );
+    }
+
+    #[test]
+    fn where_errors_have_nothing_in_common_a_group_is_named_in_one_look_of_a_hundred_at_most() {
+        // splitmix64 (Steele, Lea and Flood 2014).
+        let mut state = 11_u64;
+        let mut below = |end: u64| {
+            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut z = state;
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            (z ^ (z >> 31)) % end
+        };
+        let named = (0..2_000).filter(|_| {
+            let cases: Vec<Case> = (0..150)
+                .map(|place| {
+                    // Labels are met unequally often, and errors are likelier at none of them.
+                    let label = below(20).min(below(20)).to_string();
+                    let outcome = if below(10) == 0 { ACCEPTED } else { REJECTED };
+                    case(place, &label, outcome, &below(4).to_string())
+                })
+                .collect();
+            !groups(&cases).is_empty()
+        });
+        let named = named.count();
+        assert!(named <= 20, "{named} of 2,000 looks");
+    }
+}

@@ -1,0 +1,472 @@
+//! Evidence against a promise while outcomes come in, which may be looked at after each.
+//!
+//! An e-process starts at 1 and is, while the promise is kept, expected never to grow; it exceeds
+//! 1 / delta at any time with a probability of at most delta (Ville 1939; Ramdas, Grünwald, Vovk
+//! and Shafer 2023). Looking every day costs nothing, unlike a test of a fixed size.
+
+use super::MonitoringError;
+use super::audit::{AuditRow, Truth};
+use super::strata::Strata;
+use crate::binomial::real;
+
+/// The hypothesis that a promise is kept: at every decision, given all before it, the rate is at
+/// most `limit`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Null {
+    limit: f64,
+    delta: f64,
+}
+
+/// The highest limit that evidence can be gathered against: a rate of 1 cannot be exceeded.
+pub const LIMIT_MAX: f64 = 0.999;
+
+impl Null {
+    /// Takes the highest rate that is allowed, and the probability with which an alarm may ever
+    /// be raised while it is kept. With many deployments, give each its part of delta.
+    ///
+    /// # Errors
+    /// Refuses a limit outside [1e-9, [`LIMIT_MAX`]], and a delta outside [1e-9, 0.5].
+    pub fn new(limit: f64, delta: f64) -> Result<Self, MonitoringError> {
+        if !(1e-9..=LIMIT_MAX).contains(&limit) {
+            return Err(MonitoringError::Limit { value: limit });
+        }
+        if !(1e-9..=0.5).contains(&delta) {
+            return Err(MonitoringError::Delta { value: delta });
+        }
+        Ok(Self { limit, delta })
+    }
+
+    /// The highest rate that is allowed.
+    #[must_use]
+    pub fn limit(self) -> f64 {
+        self.limit
+    }
+
+    /// The highest probability of a false alarm, ever.
+    #[must_use]
+    pub fn delta(self) -> f64 {
+        self.delta
+    }
+}
+
+/// How much the outcomes speak against a promise.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EProcess {
+    /// The natural logarithm of the e-process after the last outcome; 0 before the first.
+    pub ln_e: f64,
+    /// The highest that it ever was; at least 0.
+    pub ln_e_max: f64,
+    /// What it takes for an alarm: ln(1 / delta).
+    pub ln_e_alarm: f64,
+    /// Outcomes that were looked at.
+    pub observations: u64,
+    /// The number of the outcome, from 1, that raised the alarm; it stays raised. `None` without
+    /// one, which is no evidence that the promise is kept; 0 where outcomes raised it that are not
+    /// kept any more.
+    pub alarm_at: Option<u64>,
+}
+
+/// Alternatives are these multiples of the limit: no guess is needed, and the evidence is short
+/// of that for the best of them by ln 4 at most.
+const MULTIPLES: [f64; 4] = [1.5, 2.0, 4.0, 10.0];
+
+/// Outcomes that are all seen, such as canaries: `true` is an error.
+///
+/// The likelihood ratio of independent outcomes, averaged over alternatives of 1.5, 2, 4 and 10
+/// times the limit. Holds for any rate up to the limit, since each ratio only falls with it.
+#[must_use]
+pub fn of_outcomes(null: Null, outcomes: impl IntoIterator<Item = bool>) -> EProcess {
+    // An alternative has to stay below 1.
+    let alternatives =
+        MULTIPLES.map(|multiple| (multiple * null.limit).min(f64::midpoint(null.limit, 1.0)));
+    ratios(null, &alternatives, outcomes)
+}
+
+/// The likelihood ratio of independent outcomes, averaged over alternative rates, all above the limit
+/// and below 1.
+fn ratios(null: Null, rates: &[f64], outcomes: impl IntoIterator<Item = bool>) -> EProcess {
+    let mut mixture = Mixture::new(null, rates.len());
+    for error in outcomes {
+        mixture.step(rates, |rate| {
+            if error {
+                (rate / null.limit).ln()
+            } else {
+                (-rate).ln_1p() - (-null.limit).ln_1p()
+            }
+        });
+    }
+    mixture.process
+}
+
+/// Which of the two errors is bet on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// A non-mated search is accepted.
+    FalseAccept,
+    /// A mated search is rejected, or accepted with a wrong label.
+    FalseReject,
+}
+
+/// A bet against a promise on audited decisions, which are seen with known probabilities.
+///
+/// Each decision brings X = (S / pi) r (e - limit), with S = 1 if it was drawn, r = 1 if it could
+/// have been an error of this kind and e = 1 if it was. While the promise is kept, X is expected
+/// to be at most 0, so that the product of 1 + lambda X is an e-process for each fixed lambda
+/// (Waudby-Smith and Ramdas 2024), and so is the average over several. A bet that began at the
+/// first decision has lost much after a long quiet time; hence the average is also over when to
+/// begin, half of it on the first decision and the rest on all later ones.
+///
+/// A labelling budget multiplies all pi by one number that is fixed before the decision is made. The
+/// stake is multiplied by the same number, which may depend on the past, so that it cancels: what
+/// counts is the pi of the design, whatever part of it was drawn at the time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bet<'a> {
+    null: Null,
+    side: Side,
+    strata: &'a Strata,
+    stakes: [f64; STAKES],
+    double: f64,
+}
+
+/// The largest part of the wealth that one decision may cost.
+const LOSS_MAX: f64 = 0.5;
+/// Stakes that are averaged: the evidence is short of that for the best of them by ln 6 at most.
+const STAKES: usize = 6;
+
+impl<'a> Bet<'a> {
+    /// A bet on decisions that are drawn by `strata`.
+    ///
+    /// An error that is drawn with probability pi multiplies the wealth by about 1 + lambda / pi.
+    /// Were all decisions drawn alike, the best lambda for a rate that has reached a multiple of
+    /// its limit would be pi (multiple - 1); where some are drawn more rarely, and so weigh more,
+    /// less. Hence stakes in equal ratios from a sixteenth of pi, for pi of the stratum at the
+    /// threshold where such errors are likeliest, to nine times pi. They are capped at half of the
+    /// lowest pi by the limit, so that no decision costs more than half of the wealth.
+    #[must_use]
+    pub fn new(null: Null, side: Side, strata: &'a Strata) -> Self {
+        let likeliest = match side {
+            Side::FalseAccept => strata.first_accepting(),
+            Side::FalseReject => strata.first_accepting().saturating_sub(1),
+        };
+        let floor = strata.floor();
+        let likely = strata.inclusion(likeliest).unwrap_or(floor).get();
+        let most = LOSS_MAX * floor.get() / null.limit;
+        Self {
+            null,
+            side,
+            strata,
+            double: (likely / (1.0 - null.limit)).min(most),
+            stakes: between((0.5 * likely).min(most) / 8.0, (9.0 * likely).min(most)),
+        }
+    }
+
+    /// The evidence after `rows`, the drawn decisions in the order in which they were made.
+    ///
+    /// Computed anew whenever a label comes in or is corrected. A row without a label is taken as
+    /// the outcome that speaks most for the promise; so evidence only grows with late labels, and
+    /// the bound on false alarms holds whichever labels are missing.
+    ///
+    /// # Errors
+    /// Refuses a row of a stratum that the design does not have.
+    pub fn settle(
+        &self,
+        rows: impl IntoIterator<Item = AuditRow>,
+    ) -> Result<EProcess, MonitoringError> {
+        let mut mixture = Mixture::new(self.null, self.stakes.len());
+        for row in rows {
+            let gain = self.weighted_gain(&row)?;
+            mixture.step_or_begin(&self.stakes, |stake| (stake * gain).ln_1p());
+        }
+        Ok(mixture.process)
+    }
+
+    /// X of a row that was drawn: r (e - limit) / pi, for pi of the design: a budget multiplies all of
+    /// them alike, which cancels.
+    ///
+    /// # Errors
+    /// Refuses a row of a stratum that the design does not have.
+    pub(super) fn weighted_gain(&self, row: &AuditRow) -> Result<f64, MonitoringError> {
+        let Some(inclusion) = self.strata.inclusion(row.stratum) else {
+            return Err(MonitoringError::RowOfAnother {
+                stratum: row.stratum,
+                outcome: if row.accepted { "accepted" } else { "rejected" },
+            });
+        };
+        Ok(self.gain(row) / inclusion.get())
+    }
+
+    /// The stake that is best for a rate of twice the limit where errors are likeliest. Where all
+    /// decisions are drawn, it makes 1 + lambda X the likelihood ratio of the doubled rate.
+    pub(super) fn stake_for_double(&self) -> f64 {
+        self.double
+    }
+
+    /// r (e - limit).
+    fn gain(&self, row: &AuditRow) -> f64 {
+        let error = match (self.side, row.accepted, row.truth) {
+            // Taken as mated, or where it is accepted for a false reject, as the right match.
+            (Side::FalseAccept, true, None) | (Side::FalseReject, false, None) => None,
+            (Side::FalseAccept, false, None) | (Side::FalseReject, true, None) => Some(false),
+            (Side::FalseAccept, accepted, Some(Truth::NonMated)) => Some(accepted),
+            (Side::FalseAccept, _, Some(Truth::MatedRight | Truth::MatedWrong))
+            | (Side::FalseReject, _, Some(Truth::NonMated)) => None,
+            (Side::FalseReject, accepted, Some(Truth::MatedRight)) => Some(!accepted),
+            (Side::FalseReject, _, Some(Truth::MatedWrong)) => Some(true),
+        };
+        error.map_or(0.0, |error| f64::from(u8::from(error)) - self.null.limit)
+    }
+}
+
+/// Numbers in equal ratios, from the lowest to the highest.
+fn between(lowest: f64, highest: f64) -> [f64; STAKES] {
+    let ratio = (highest / lowest).powf(1.0 / real(STAKES as u64 - 1));
+    let mut next = lowest;
+    [(); STAKES].map(|()| {
+        let this = next;
+        next *= ratio;
+        this
+    })
+}
+
+/// E-processes side by side, and their average.
+struct Mixture {
+    logs: Vec<f64>,
+    process: EProcess,
+}
+
+impl Mixture {
+    fn new(null: Null, count: usize) -> Self {
+        Self {
+            logs: vec![0.0; count],
+            process: EProcess {
+                ln_e: 0.0,
+                ln_e_max: 0.0,
+                ln_e_alarm: -null.delta.ln(),
+                observations: 0,
+                alarm_at: None,
+            },
+        }
+    }
+
+    fn step(&mut self, parameters: &[f64], ln_factor: impl Fn(f64) -> f64) {
+        for (log, &parameter) in self.logs.iter_mut().zip(parameters) {
+            *log += ln_factor(parameter);
+        }
+        self.take(ln_mean_exp(&self.logs));
+    }
+
+    /// As [`Mixture::step`], and a bet begins anew at each outcome with the weight that is left for
+    /// it: all that began share the factor, so that they are one sum.
+    fn step_or_begin(&mut self, parameters: &[f64], ln_factor: impl Fn(f64) -> f64) {
+        let before = self.process.observations;
+        let begins = (unbegun(before) - unbegun(before + 1)).ln();
+        let left = unbegun(before + 1).ln();
+        for (log, &parameter) in self.logs.iter_mut().zip(parameters) {
+            // Nothing has begun before the first.
+            let begun = if before == 0 {
+                begins
+            } else {
+                ln_add_exp(*log, begins)
+            };
+            *log = begun + ln_factor(parameter);
+        }
+        self.take(ln_add_exp(ln_mean_exp(&self.logs), left));
+    }
+
+    fn take(&mut self, ln_e: f64) {
+        let process = &mut self.process;
+        process.observations += 1;
+        process.ln_e = ln_e;
+        process.ln_e_max = process.ln_e_max.max(process.ln_e);
+        if process.alarm_at.is_none() && process.ln_e_alarm <= process.ln_e {
+            process.alarm_at = Some(process.observations);
+        }
+    }
+}
+
+/// Weight of the bets that begin after `observations` outcomes: 1 before the first, then falling so
+/// slowly that a late one still counts.
+fn unbegun(observations: u64) -> f64 {
+    1.0 / (1.0 + real(observations + 1).log2())
+}
+
+fn ln_add_exp(a: f64, b: f64) -> f64 {
+    a.max(b) + (-(a - b).abs()).exp().ln_1p()
+}
+
+fn ln_mean_exp(logs: &[f64]) -> f64 {
+    let most = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = logs.iter().map(|log| (log - most).exp()).sum();
+    most + (sum / real(logs.len() as u64)).ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::monitoring::strata::Inclusion;
+
+    fn null() -> Null {
+        Null::new(0.01, 0.05).unwrap()
+    }
+
+    fn close(found: f64, expected: f64, within: f64) {
+        assert!(
+            (found - expected).abs() <= within,
+            "{found} is not {expected}"
+        );
+    }
+
+    /// 30 zeros, 1, 20 zeros, 1, 10 zeros, 1, 1, 0, 1.
+    fn reference() -> Vec<bool> {
+        let mut outcomes = Vec::new();
+        for zeros in [30, 20, 10, 0, 1] {
+            outcomes.extend(std::iter::repeat_n(false, zeros));
+            outcomes.push(true);
+        }
+        outcomes
+    }
+
+    #[test]
+    fn the_likelihood_ratio_is_that_of_the_reference() {
+        let one = |error| ratios(null(), &[0.02], [error]).ln_e;
+        close(one(true), std::f64::consts::LN_2, 1e-15);
+        close(one(false), -0.010_152_371_464, 1e-12);
+        let found = ratios(null(), &[0.02], reference());
+        close(found.ln_e, 2.846_441_243, 5e-10);
+        close(found.ln_e_alarm, 20.0_f64.ln(), 1e-12);
+        assert_eq!((found.observations, found.alarm_at), (66, None));
+    }
+
+    #[test]
+    fn an_alarm_names_its_outcome_and_stays() {
+        let outcomes = reference().into_iter().chain([true]);
+        let calm = std::iter::repeat_n(false, 500);
+        let found = ratios(null(), &[0.02], outcomes.chain(calm));
+        assert_eq!(found.alarm_at, Some(67));
+        assert!(found.ln_e < 0.0);
+        close(found.ln_e_max, 2.846_441_243 + 2.0_f64.ln(), 5e-10);
+    }
+
+    #[test]
+    fn the_average_is_short_of_its_best_alternative_by_the_logarithm_of_their_number_at_most() {
+        let average = of_outcomes(null(), reference()).ln_e;
+        let best = MULTIPLES
+            .map(|m| ratios(null(), &[m * 0.01], reference()).ln_e)
+            .into_iter()
+            .fold(0.0, f64::max);
+        assert!(
+            best - 4.0_f64.ln() <= average && average <= best,
+            "{average} {best}"
+        );
+    }
+
+    fn row(stratum: usize, truth: Option<Truth>) -> AuditRow {
+        let strata = Strata::usual();
+        AuditRow {
+            stratum,
+            accepted: strata.accepts(stratum).unwrap(),
+            inclusion: strata.inclusion(stratum).unwrap(),
+            truth,
+        }
+    }
+
+    #[test]
+    fn each_audited_decision_multiplies_the_wealth_as_defined() {
+        let strata = Strata::usual();
+        let bet = Bet::new(null(), Side::FalseAccept, &strata);
+        let ln_e = |row: AuditRow| bet.settle([row]).unwrap().ln_e;
+        // pi = 0.2 at the threshold, 0.005 at the least: stakes from 0.0125 to 0.25.
+        let mean = |gain: f64| {
+            let stakes = (0..6).map(|step| 0.0125 * 20.0_f64.powf(f64::from(step) / 5.0));
+            let factors = stakes.map(|stake| 1.0 + stake * gain);
+            // Half of the weight begins with the first decision.
+            (0.5 + 0.5 * factors.sum::<f64>() / 6.0).ln()
+        };
+        close(ln_e(row(3, Some(Truth::NonMated))), mean(0.99 / 0.2), 1e-12);
+        close(
+            ln_e(row(0, Some(Truth::NonMated))),
+            mean(-0.01 / 0.005),
+            1e-12,
+        );
+        close(ln_e(row(3, Some(Truth::MatedWrong))), 0.0, 0.0);
+        // A tenth of it drawn for a budget, and a tenth of the stake.
+        let rarer = AuditRow {
+            inclusion: Inclusion::new(0.02).unwrap(),
+            ..row(3, Some(Truth::NonMated))
+        };
+        close(ln_e(rarer), mean(0.99 / 0.2), 1e-12);
+        let bet = Bet::new(null(), Side::FalseReject, &strata);
+        let ln_e = |row: AuditRow| bet.settle([row]).unwrap().ln_e;
+        close(
+            ln_e(row(2, Some(Truth::MatedRight))),
+            mean(0.99 / 0.2),
+            1e-12,
+        );
+        close(
+            ln_e(row(5, Some(Truth::MatedWrong))),
+            mean(0.99 / 0.02),
+            1e-12,
+        );
+        close(
+            ln_e(row(5, Some(Truth::MatedRight))),
+            mean(-0.01 / 0.02),
+            1e-12,
+        );
+        close(ln_e(row(2, Some(Truth::NonMated))), 0.0, 0.0);
+    }
+
+    #[test]
+    fn what_a_bet_was_not_made_for_is_refused() {
+        let strata = Strata::usual();
+        let bet = Bet::new(null(), Side::FalseAccept, &strata);
+        let of_another = AuditRow {
+            stratum: 6,
+            ..row(0, None)
+        };
+        assert!(bet.settle([of_another]).is_err());
+        assert!(Null::new(0.0, 0.05).is_err() && Null::new(0.01, 0.0).is_err());
+        assert!(Null::new(1.0, 0.05).is_err() && Null::new(0.01, 0.6).is_err());
+    }
+
+    #[test]
+    fn a_change_after_a_long_quiet_time_still_raises_an_alarm() {
+        let strata = Strata::new(vec![0.0], vec![Inclusion::ALWAYS; 2]).unwrap();
+        let bet = Bet::new(null(), Side::FalseAccept, &strata);
+        let row = |accepted| AuditRow {
+            stratum: usize::from(accepted),
+            accepted,
+            inclusion: Inclusion::ALWAYS,
+            truth: Some(Truth::NonMated),
+        };
+        let quiet = std::iter::repeat_n(row(false), 5_000);
+        let changed = (0..100).map(|number| row(number % 5 == 0));
+        let found = bet.settle(quiet.chain(changed)).unwrap();
+        assert!(found.alarm_at.is_some_and(|at| at < 5_060), "{found:?}");
+    }
+
+    fn any_truth() -> impl Strategy<Value = Truth> {
+        prop::sample::select(vec![Truth::MatedRight, Truth::MatedWrong, Truth::NonMated])
+    }
+
+    proptest! {
+        #[test]
+        fn a_late_label_never_lowers_the_evidence(
+            drawn in prop::collection::vec((0..6_usize, any_truth(), any::<bool>()), 1..60)
+        ) {
+            for side in [Side::FalseAccept, Side::FalseReject] {
+                let strata = Strata::usual();
+                let bet = Bet::new(null(), side, &strata);
+                let all: Vec<_> = drawn.iter().map(|d| row(d.0, Some(d.1))).collect();
+                let some: Vec<_> = drawn
+                    .iter()
+                    .map(|d| row(d.0, d.2.then_some(d.1)))
+                    .collect();
+                let (all, some) = (bet.settle(all).unwrap(), bet.settle(some).unwrap());
+                prop_assert!(some.ln_e <= all.ln_e + 1e-9);
+                prop_assert!(some.ln_e.is_finite());
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Two models side by side: which decisions are compared, and how often they differ.
+//!
+//! It says that they differ, and not which of the two is right: that takes labels.
+
+use crate::decision::Decision;
+use crate::rates::{Confidence, Interval, Proportion};
+
+/// What the candidate found, beside what the live model did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Best {
+    /// The same label.
+    Same,
+    /// Another one.
+    Other,
+    /// Something else, of necessity: the label is not enrolled in the candidate.
+    Missing,
+    /// One of the two found nothing.
+    Nothing,
+}
+
+impl Best {
+    /// Every one, in the order of reports.
+    pub const ALL: [Self; 4] = [Self::Same, Self::Other, Self::Missing, Self::Nothing];
+
+    /// The name in metrics and reports.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::Other => "other",
+            Self::Missing => "missing",
+            Self::Nothing => "nothing",
+        }
+    }
+}
+
+/// What became of one query on either side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// What was answered.
+    pub live: Decision,
+    /// What the candidate would have answered.
+    pub shadow: Decision,
+    /// Which label each found.
+    pub best: Best,
+}
+
+impl Pair {
+    /// Every one that there can be.
+    pub fn all() -> impl Iterator<Item = Self> {
+        const DECISIONS: [Decision; 3] = [Decision::Accept, Decision::Reject, Decision::Undecided];
+        DECISIONS.into_iter().flat_map(|live| {
+            let shadows = DECISIONS.into_iter();
+            shadows.flat_map(move |shadow| {
+                let all = Best::ALL.into_iter();
+                all.map(move |best| Self { live, shadow, best })
+            })
+        })
+    }
+
+    /// Whether a caller would have been answered otherwise: by another decision, or by accepting
+    /// another label.
+    #[must_use]
+    pub fn disagrees(self) -> bool {
+        self.live != self.shadow || (self.live == Decision::Accept && self.best != Best::Same)
+    }
+}
+
+/// How often each came up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShadowCounts(Vec<(Pair, u64)>);
+
+impl Default for ShadowCounts {
+    fn default() -> Self {
+        Self(Pair::all().map(|pair| (pair, 0)).collect())
+    }
+}
+
+impl ShadowCounts {
+    /// Takes down one query.
+    pub fn take(&mut self, pair: Pair) {
+        for (_, count) in self.0.iter_mut().filter(|(known, _)| *known == pair) {
+            *count += 1;
+        }
+    }
+
+    /// What came up, and how often.
+    pub fn seen(&self) -> impl Iterator<Item = (Pair, u64)> {
+        self.0.iter().copied().filter(|(_, count)| 0 < *count)
+    }
+
+    /// Queries that both have answered.
+    #[must_use]
+    pub fn compared(&self) -> u64 {
+        self.seen().map(|(_, count)| count).sum()
+    }
+
+    /// Those of them that the two answer differently.
+    #[must_use]
+    pub fn disagreements(&self) -> u64 {
+        let differ = self.seen().filter(|(pair, _)| pair.disagrees());
+        differ.map(|(_, count)| count).sum()
+    }
+
+    /// The interval of the share of disagreements (Wilson, 95 %), as if queries were independent;
+    /// `None` before the first.
+    #[must_use]
+    pub fn interval(&self) -> Option<Interval> {
+        let share = Proportion::new(self.disagreements(), self.compared()).ok()?;
+        #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+        let trials = share.trials() as f64;
+        Some(Interval::wilson(
+            share.estimate(),
+            trials,
+            Confidence::DISPLAY,
+        ))
+    }
+}
+
+/// Whether the query with this number is among the `share` that is compared: by its number alone,
+/// so that no score and no truth has a part in it.
+#[must_use]
+pub fn is_drawn(number: u64, share: f64) -> bool {
+    // splitmix64 (Steele, Lea and Flood 2014).
+    let bits = number.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    let bits = bits ^ (bits >> 31);
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "53 bits, which a double holds exactly"
+    )]
+    let unit = (bits >> 11) as f64 / (1_u64 << 53) as f64;
+    unit < share
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(live: Decision, shadow: Decision, best: Best) -> Pair {
+        Pair { live, shadow, best }
+    }
+
+    #[test]
+    fn the_two_disagree_where_a_caller_would_be_answered_otherwise() {
+        use Decision::{Accept, Reject, Undecided};
+        let disagree = |live, shadow, best| pair(live, shadow, best).disagrees();
+        assert!(!disagree(Accept, Accept, Best::Same));
+        assert!(disagree(Accept, Accept, Best::Other));
+        assert!(disagree(Accept, Accept, Best::Missing));
+        assert!(disagree(Accept, Reject, Best::Same));
+        assert!(disagree(Reject, Accept, Best::Same));
+        // A reject names nobody.
+        assert!(!disagree(Reject, Reject, Best::Other));
+        assert!(disagree(Accept, Undecided, Best::Same));
+        assert!(!disagree(Undecided, Undecided, Best::Other));
+    }
+
+    #[test]
+    fn counts_add_up_and_nothing_compared_has_no_interval() {
+        let mut counts = ShadowCounts::default();
+        assert_eq!((counts.compared(), counts.interval()), (0, None));
+        for _ in 0..95 {
+            counts.take(pair(Decision::Accept, Decision::Accept, Best::Same));
+        }
+        for best in [
+            Best::Same,
+            Best::Other,
+            Best::Missing,
+            Best::Other,
+            Best::Same,
+        ] {
+            counts.take(pair(Decision::Accept, Decision::Reject, best));
+        }
+        assert_eq!((counts.compared(), counts.disagreements()), (100, 5));
+        assert_eq!(counts.seen().count(), 4);
+        let interval = counts.interval().unwrap();
+        // Wilson's for 5 of 100.
+        assert!((interval.lower - 0.0215).abs() < 1e-4, "{interval:?}");
+        assert!((interval.upper - 0.1118).abs() < 1e-4, "{interval:?}");
+        assert_eq!(Pair::all().count(), 36);
+    }
+
+    #[test]
+    fn a_share_of_the_queries_is_drawn_none_at_zero_and_all_at_one() {
+        let drawn = |share: f64| (0..100_000).filter(|n| is_drawn(*n, share)).count();
+        let count = drawn(0.05);
+        assert!((4_700..=5_300).contains(&count), "{count}");
+        assert_eq!((drawn(0.0), drawn(1.0)), (0, 100_000));
+    }
+}

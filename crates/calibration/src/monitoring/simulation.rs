@@ -1,0 +1,630 @@
+//! What the audit, the evidence and the label-free index do where the truth is known: scores of
+//! genuine searches are N(.72, .10), of strangers N(.20, .11), the threshold is .47.
+//!
+//! Seeds are fixed, so that each run is the same.
+
+use super::audit::{Audit, AuditRow, Truth};
+use super::cusum::Cusum;
+use super::indicators::{Shift, shift};
+use super::mixture::{Classes, misfit};
+use super::sequential::{Bet, EProcess, Null, Side, of_outcomes};
+use super::strata::{Inclusion, Strata};
+use crate::binomial::{normal_tail, real};
+use crate::decision::Threshold;
+use crate::rates::Confidence;
+use crate::recording::{Found, Recording, Search, Truth as Known};
+use matchpoint_vector::Similarity;
+
+const THRESHOLD: f32 = 0.47;
+
+/// splitmix64 (Steele, Lea and Flood 2014).
+struct Draws(u64);
+
+impl Draws {
+    fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn uniform(&mut self) -> f64 {
+        (real(self.bits() >> 11) + 0.5) * 2.0_f64.powi(-53)
+    }
+
+    fn normal(&mut self, (mean, deviation): (f64, f64)) -> f64 {
+        let (radius, angle) = (
+            (-2.0 * self.uniform().ln()).sqrt(),
+            std::f64::consts::TAU * self.uniform(),
+        );
+        mean + deviation * radius * angle.cos()
+    }
+}
+
+/// Traffic of one window.
+#[derive(Clone, Copy)]
+struct World {
+    name: &'static str,
+    mated: f64,
+    genuine: f64,
+    stranger: f64,
+    /// Share of look-alikes among strangers, N(.55, .12): the reference does not say where they
+    /// lie; this gives its FAR of .0293.
+    hard: f64,
+}
+
+const HARD: (f64, f64) = (0.55, 0.12);
+const QUIET: World = World {
+    name: "quiet",
+    mated: 0.5,
+    genuine: 0.72,
+    stranger: 0.20,
+    hard: 0.0,
+};
+
+fn worlds() -> [World; 9] {
+    let world = |name, mated, genuine, stranger, hard| World {
+        name,
+        mated,
+        genuine,
+        stranger,
+        hard,
+    };
+    [
+        QUIET,
+        world("strangers 9 of 10", 0.1, 0.72, 0.20, 0.0),
+        world("strangers 99 of 100", 0.01, 0.72, 0.20, 0.0),
+        world("strangers nearer by .08", 0.5, 0.72, 0.28, 0.0),
+        world("genuine farther by .08", 0.5, 0.64, 0.20, 0.0),
+        world("both nearer by .05", 0.5, 0.77, 0.25, 0.0),
+        world("genuine farther, strangers 9 of 10", 0.1, 0.64, 0.20, 0.0),
+        world("3 % look-alikes", 0.5, 0.72, 0.20, 0.03),
+        world("3 % look-alikes, strangers 9 of 10", 0.1, 0.72, 0.20, 0.03),
+    ]
+}
+
+impl World {
+    fn far(&self) -> f64 {
+        let above =
+            |(mean, deviation): (f64, f64)| normal_tail((f64::from(THRESHOLD) - mean) / deviation);
+        (1.0 - self.hard) * above((self.stranger, 0.11)) + self.hard * above(HARD)
+    }
+
+    fn frr(&self) -> f64 {
+        normal_tail((self.genuine - f64::from(THRESHOLD)) / 0.10)
+    }
+
+    /// The score of a search, and whether its label is enrolled. Who is enrolled is found.
+    fn search(&self, draws: &mut Draws) -> (Similarity, Truth) {
+        let (score, truth) = if draws.uniform() < self.mated {
+            (draws.normal((self.genuine, 0.10)), Truth::MatedRight)
+        } else if draws.uniform() < self.hard {
+            (draws.normal(HARD), Truth::NonMated)
+        } else {
+            (draws.normal((self.stranger, 0.11)), Truth::NonMated)
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "a score")]
+        let score = score.clamp(-1.0, 1.0) as f32;
+        (Similarity::new(score).unwrap(), truth)
+    }
+}
+
+/// What an audit of `searches` decisions draws, and how many decisions each stratum had.
+struct Window {
+    rows: Vec<AuditRow>,
+    counts: Vec<u64>,
+    deciles: Vec<u64>,
+}
+
+fn window(world: &World, strata: &Strata, searches: usize, draws: &mut Draws) -> Window {
+    let threshold = Threshold::new(THRESHOLD).unwrap();
+    let (mut rows, mut counts) = (Vec::new(), vec![0; strata.count()]);
+    let mut deciles = vec![0; EDGES.len() + 1];
+    for _ in 0..searches {
+        let (score, truth) = world.search(draws);
+        deciles[EDGES.partition_point(|edge| *edge <= score.get())] += 1;
+        let place = strata.place(Some(score), threshold);
+        counts[place.stratum] += 1;
+        if place.inclusion.draws(draws.bits()) {
+            rows.push(AuditRow {
+                stratum: place.stratum,
+                accepted: place.accepted,
+                inclusion: place.inclusion,
+                truth: Some(truth),
+            });
+        }
+    }
+    Window {
+        rows,
+        counts,
+        deciles,
+    }
+}
+
+/// Deciles of the quiet world.
+const EDGES: [f32; 9] = [
+    0.107, 0.172, 0.228, 0.293, 0.432, 0.635, 0.695, 0.745, 0.804,
+];
+
+/// The same strata with probabilities that are expected to give `labels` labels among
+/// `decisions`, the number of decisions in each stratum of a window.
+///
+/// Half of the labels go to the strata on either side of the threshold, where both kinds of
+/// error are; the others share the rest. A stratum that has fewer decisions than its share is
+/// drawn whole, and what it leaves goes to the others.
+fn allotted(strata: &Strata, decisions: &[u64], labels: u64) -> Strata {
+    let first_accepting = strata.first_accepting();
+    let others = real(decisions.len() as u64 - 2).max(1.0);
+    let share = |stratum: usize| {
+        let beside = stratum == first_accepting || stratum + 1 == first_accepting;
+        if beside { 0.25 } else { 0.5 / others }
+    };
+    let mut open: Vec<bool> = decisions.iter().map(|&count| 0 < count).collect();
+    let mut inclusion = vec![Inclusion::ALWAYS; decisions.len()];
+    let mut left = real(labels);
+    // Each round closes a stratum or is the last.
+    for _ in 0..=decisions.len() {
+        let shares: f64 = (0..)
+            .zip(&open)
+            .filter(|(_, open)| **open)
+            .map(|(i, _)| share(i))
+            .sum();
+        let of = |stratum: usize, count: u64| left.max(0.0) * share(stratum) / shares / real(count);
+        let mut drawn_whole = 0.0;
+        for ((stratum, open), &count) in open.iter_mut().enumerate().zip(decisions) {
+            if *open && 1.0 <= of(stratum, count) {
+                *open = false;
+                drawn_whole += real(count);
+            }
+        }
+        if drawn_whole <= 0.0 {
+            for (((stratum, slot), open), &count) in
+                inclusion.iter_mut().enumerate().zip(&open).zip(decisions)
+            {
+                if *open {
+                    *slot = Inclusion::new(of(stratum, count).max(1e-6)).unwrap();
+                }
+            }
+            break;
+        }
+        left -= drawn_whole;
+    }
+    Strata::new(strata.edges().to_vec(), inclusion).unwrap()
+}
+
+/// A design for about 400 labels in a window of 20,000, fitted to the quiet world.
+fn design(draws: &mut Draws) -> (Strata, Vec<u64>) {
+    let counted = window(&QUIET, &Strata::usual(), 20_000, draws);
+    let strata = allotted(&Strata::usual(), &counted.counts, 400);
+    (strata, counted.deciles)
+}
+
+fn evidence(rows: &[AuditRow], limit: f64, side: Side, strata: &Strata) -> EProcess {
+    let null = Null::new(limit, 0.05).unwrap();
+    let bet = Bet::new(null, side, strata);
+    bet.settle(rows.iter().copied()).unwrap()
+}
+
+/// What happens in one world, over windows of about 400 labels.
+struct Outcome {
+    /// FAR and FRR of the world.
+    truth: [f64; 2],
+    /// Means of the audit's estimates.
+    audited: [f64; 2],
+    /// Share of windows whose interval covers the truth.
+    covered: [f64; 2],
+    /// Share of windows with an alarm that a rate is above .01.
+    alarms: [f64; 2],
+    /// The label at which half of the windows have the alarm of the FAR; the largest number where
+    /// fewer have.
+    label: u64,
+    /// The index of the last window.
+    shift: Shift,
+}
+
+const WINDOWS: u32 = 100;
+
+#[expect(clippy::print_stderr, reason = "the table of docs/monitoring.md")]
+fn outcome(world: &World) -> Outcome {
+    let (strata, reference) = design(&mut Draws(1));
+    let mut draws = Draws(20_000);
+    let truth = [world.far(), world.frr()];
+    let [mut sums, mut covered, mut alarms] = [[0.0; 2]; 3];
+    let (mut labels, mut last) = (Vec::new(), None);
+    for _ in 0..WINDOWS {
+        let seen = window(world, &strata, 20_000, &mut draws);
+        let audit = Audit {
+            strata: &strata,
+            rows: &seen.rows,
+        };
+        let rates = audit.rates(Confidence::DISPLAY).unwrap();
+        let sides = [
+            (rates.far, Side::FalseAccept),
+            (rates.frr, Side::FalseReject),
+        ];
+        for (place, (rate, side)) in sides.into_iter().enumerate() {
+            // Without a label that bears on it a rate is not known, which covers any truth.
+            let covers =
+                rate.is_none_or(|rate| rate.lower <= truth[place] && truth[place] <= rate.upper);
+            let process = evidence(&seen.rows, 0.01, side, &strata);
+            sums[place] += rate.map_or(0.0, |rate| rate.estimate);
+            covered[place] += f64::from(u8::from(covers));
+            alarms[place] += f64::from(u8::from(process.alarm_at.is_some()));
+            if side == Side::FalseAccept {
+                labels.push(process.alarm_at.unwrap_or(u64::MAX));
+            }
+        }
+        last = Some(shift(&reference, &seen.deciles, 0.05).unwrap());
+    }
+    labels.sort_unstable();
+    let share = |sum: f64| sum / f64::from(WINDOWS);
+    let found = Outcome {
+        truth,
+        audited: sums.map(share),
+        covered: covered.map(share),
+        alarms: alarms.map(share),
+        label: labels[labels.len() / 2],
+        shift: last.unwrap(),
+    };
+    eprintln!(
+        "{:<36} true {:.4?} audited {:.4?} covered {:.2?} alarms {:.2?} label {} psi {:.3}",
+        world.name,
+        found.truth,
+        found.audited,
+        found.covered,
+        found.alarms,
+        Some(found.label)
+            .filter(|label| *label < u64::MAX)
+            .unwrap_or(0),
+        found.shift.psi
+    );
+    found
+}
+
+fn named(name: &str) -> Outcome {
+    let all = worlds();
+    outcome(all.iter().find(|world| world.name == name).unwrap())
+}
+
+#[test]
+fn the_audit_is_unbiased_in_every_world_and_its_intervals_cover() {
+    for world in worlds() {
+        let found = outcome(&world);
+        let near = |place: usize, within: f64| {
+            let (truth, audited) = (found.truth[place], found.audited[place]);
+            (audited - truth).abs() <= within * truth
+        };
+        assert!(near(0, 0.1), "{}", world.name);
+        // A hundredth of the searches are mated there: four errors or none make the rate, and a
+        // ratio of two random sums is biased while its denominator is small.
+        if world.mated >= 0.1 {
+            assert!(near(1, 0.15), "{}", world.name);
+        }
+        assert!(
+            found.covered.iter().all(|share| 0.9 <= *share),
+            "{}",
+            world.name
+        );
+    }
+}
+
+#[test]
+fn a_changed_share_of_strangers_raises_no_alarm_however_loud_the_index_is() {
+    for name in ["strangers 9 of 10", "strangers 99 of 100"] {
+        let found = named(name);
+        assert!(found.alarms.iter().all(|share| *share <= 0.05), "{name}");
+        assert!(0.25 < found.shift.psi, "{name}");
+    }
+}
+
+#[test]
+fn strangers_that_come_nearer_raise_the_alarm_within_a_hundred_labels() {
+    let found = named("strangers nearer by .08");
+    assert!(0.99 <= found.alarms[0] && found.label <= 100);
+    assert!(found.alarms[1] <= 0.05);
+}
+
+#[test]
+fn genuine_searches_that_move_away_raise_the_alarm_of_the_frr_alone() {
+    let found = named("genuine farther by .08");
+    assert!(0.95 <= found.alarms[1]);
+    assert!(found.alarms[0] <= 0.05);
+}
+
+#[test]
+fn look_alikes_are_caught_by_400_labels_where_the_index_stays_far_below_its_usual_cut_off() {
+    let found = named("3 % look-alikes");
+    // Three windows of four; half of them by label 250.
+    assert!(0.7 <= found.alarms[0] && found.label <= 250);
+    assert!(found.shift.psi < 0.01);
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "the shares of docs/monitoring.md")]
+fn evidence_dies_where_a_part_of_what_is_drawn_is_labelled_and_not_where_less_is_drawn() {
+    let world = worlds()[3];
+    let (strata, _) = design(&mut Draws(1));
+    // Windows with an alarm, where a share of what is drawn is labelled at random, or a share of it
+    // is drawn and all of that is labelled.
+    let alarms = |drawn: f64, labelled: f64| {
+        let counts: Vec<f64> = (0..strata.count())
+            .map(|s| 1.0 / strata.inclusion(s).unwrap().get())
+            .collect();
+        let labels = drawn * real(strata.count() as u64);
+        let drawing = strata.for_budget(&counts, labels).unwrap();
+        let mut draws = Draws(40_000);
+        let raised = (0..WINDOWS).filter(|_| {
+            let mut seen = window(&world, &drawing, 20_000, &mut draws);
+            for row in &mut seen.rows {
+                row.truth = row.truth.filter(|_| draws.uniform() < labelled);
+            }
+            let found = evidence(&seen.rows, 0.01, Side::FalseAccept, &strata);
+            found.alarm_at.is_some()
+        });
+        let share = real(raised.count() as u64) / f64::from(WINDOWS);
+        eprintln!("drawn {drawn}, labelled {labelled}: {share}");
+        share
+    };
+    assert!(0.95 <= alarms(1.0, 1.0));
+    assert!(0.7 <= alarms(1.0, 0.5));
+    assert!(alarms(1.0, 0.2) <= 0.05);
+    assert!(0.5 <= alarms(0.2, 1.0));
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "the counts of docs/monitoring.md")]
+fn false_alarms_stay_below_delta_over_a_thousand_quiet_months() {
+    let strata = Strata::usual();
+    let mut draws = Draws(77);
+    let (mut far, mut frr, mut canaries, mut budget) = (0, 0, 0, 0);
+    let counts = [30.0; 6];
+    let budgets = [2.0, 50.0, 10.0, 1.0, 20.0].map(|n| strata.for_budget(&counts, n).unwrap());
+    for _ in 0..1000 {
+        let seen = window(&QUIET, &strata, 5_000, &mut draws);
+        let alarm = |limit, side| {
+            evidence(&seen.rows, limit, side, &strata)
+                .alarm_at
+                .is_some()
+        };
+        far += u32::from(alarm(QUIET.far(), Side::FalseAccept));
+        frr += u32::from(alarm(QUIET.frr(), Side::FalseReject));
+        // A budget that follows the traffic draws more and less.
+        let mut rows = Vec::new();
+        for (part, drawing) in budgets.iter().enumerate() {
+            rows.extend(window(&QUIET, drawing, 1_000 + part, &mut draws).rows);
+        }
+        let found = evidence(&rows, QUIET.far(), Side::FalseAccept, &strata);
+        budget += u32::from(found.alarm_at.is_some());
+        let null = Null::new(QUIET.far(), 0.05).unwrap();
+        let outcomes = (0..3_000).map(|_| draws.uniform() < QUIET.far());
+        canaries += u32::from(of_outcomes(null, outcomes).alarm_at.is_some());
+    }
+    eprintln!(
+        "false alarms in 1,000 quiet months: FAR {far}, FRR {frr}, canaries {canaries}, with budgets {budget}"
+    );
+    // At a probability of .05 each, more than 71 of 1,000 come once in a thousand runs (binomial): a
+    // count above it would refute the claim, and what is claimed is at most 50.
+    for (name, count) in [
+        ("FAR", far),
+        ("FRR", frr),
+        ("canaries", canaries),
+        ("budgets", budget),
+    ] {
+        assert!(count <= 50, "{name}: {count} of 1,000");
+    }
+}
+
+/// A calibration of the quiet world: one search for each of `labels` enrolled ones, and as many
+/// strangers.
+fn calibration(labels: usize, draws: &mut Draws) -> Recording {
+    let mut searches = Vec::new();
+    for (truth, mated) in [(Known::Mated, 1.0), (Known::NeverEnrolled, 0.0)] {
+        let world = World { mated, ..QUIET };
+        for number in 0..labels {
+            let name = format!("{}-{number}", truth.as_str());
+            let found = Found {
+                item: "item".to_owned(),
+                label: if mated > 0.0 {
+                    name.clone()
+                } else {
+                    "other".to_owned()
+                },
+                score: world.search(draws).0,
+                adjusted: None,
+            };
+            searches.push(Search {
+                probe: name.clone(),
+                label: name,
+                truth,
+                found: Some(found),
+                conditions: std::collections::BTreeMap::new(),
+            });
+        }
+    }
+    Recording::new(searches).unwrap()
+}
+
+/// The share of windows of 2,000 searches above the 99 % limit of the misfit, and the mean of the
+/// share that is taken for mated, where `labels` of each class calibrated.
+#[expect(clippy::print_stderr, reason = "the table of docs/monitoring.md")]
+fn misfits(world: &World, labels: usize) -> [f64; 2] {
+    const REPEATS: u32 = 200;
+    let (strata, threshold) = (Strata::usual(), Threshold::new(THRESHOLD).unwrap());
+    let mut draws = Draws(5);
+    let [mut above, mut mated] = [0.0; 2];
+    for _ in 0..REPEATS {
+        let recording = calibration(labels, &mut draws);
+        let classes = Classes::of(&recording, threshold, &strata).unwrap();
+        let seen = window(world, &strata, 2_000, &mut draws);
+        let found = misfit(&classes, &seen.counts, 0.01).unwrap();
+        above += f64::from(u8::from(found.limit < found.distance));
+        mated += found.mated;
+    }
+    let found = [above, mated].map(|sum| sum / f64::from(REPEATS));
+    eprintln!(
+        "{:<36} {labels} labels: above {:.3}, mated {:.3}",
+        world.name, found[0], found[1]
+    );
+    found
+}
+
+#[test]
+fn a_changed_share_of_strangers_fits_the_calibration_and_changed_scores_do_not() {
+    let world = |name| *worlds().iter().find(|world| world.name == name).unwrap();
+    for labels in [50, 200, 1000] {
+        for (name, share) in [
+            ("quiet", 0.5),
+            ("strangers 9 of 10", 0.1),
+            ("strangers 99 of 100", 0.01),
+        ] {
+            let [above, mated] = misfits(&world(name), labels);
+            assert!(
+                above <= 0.03,
+                "{name}: {above} are above the limit of 1 in 100"
+            );
+            assert!((mated - share).abs() < 0.02, "{name}: {mated}");
+        }
+    }
+    for name in [
+        "strangers nearer by .08",
+        "genuine farther by .08",
+        "both nearer by .05",
+    ] {
+        assert!(0.9 <= misfits(&world(name), 200)[0], "{name}");
+    }
+    // Few labels of strangers leave open what a few mated searches of ten are.
+    let rare = world("genuine farther, strangers 9 of 10");
+    assert!(misfits(&rare, 200)[0] <= 0.2);
+    assert!(0.9 <= misfits(&rare, 1000)[0]);
+}
+
+/// What the misfit is blind to, as its help says.
+#[test]
+fn look_alikes_that_quadruple_the_far_fit_the_calibration() {
+    let look_alikes = worlds()[7];
+    assert!(0.02 < look_alikes.far());
+    assert!(misfits(&look_alikes, 200)[0] <= 0.2);
+}
+
+/// Drawn decisions from a change, after `quiet` searches, to the suspicion of the CUSUM and to the
+/// alarm of the e-process: medians over 60 stories.
+#[expect(clippy::print_stderr, reason = "figures of docs/monitoring.md")]
+fn delays(quiet: usize) -> [u64; 2] {
+    let (strata, _) = design(&mut Draws(1));
+    let near = World {
+        stranger: 0.28,
+        ..QUIET
+    };
+    let mut draws = Draws(31);
+    let mut found = [Vec::new(), Vec::new()];
+    for _ in 0..60 {
+        let mut rows = window(&QUIET, &strata, quiet, &mut draws).rows;
+        let before = rows.len();
+        rows.extend(window(&near, &strata, 20_000, &mut draws).rows);
+        let bet = Bet::new(Null::new(0.01, 0.05).unwrap(), Side::FalseAccept, &strata);
+        // From 0, where it is at its slowest.
+        let suspected = Cusum::settle(&bet, rows.iter().skip(before).copied()).unwrap();
+        found[0].push(suspected.suspected_at.unwrap_or(u64::MAX));
+        let alarm = bet.settle(rows.iter().copied()).unwrap().alarm_at;
+        found[1].push(alarm.map_or(u64::MAX, |at| at.saturating_sub(before as u64)));
+    }
+    let medians = found.map(|mut all| {
+        all.sort_unstable();
+        all[all.len() / 2]
+    });
+    eprintln!(
+        "after {quiet} quiet searches: cusum {}, e-process {}",
+        medians[0], medians[1]
+    );
+    medians
+}
+
+#[test]
+fn after_a_long_quiet_time_the_cusum_sees_a_change_sooner_than_the_evidence() {
+    let [cusum, evidence] = delays(400_000);
+    assert!(cusum < evidence, "{cusum} {evidence}");
+}
+
+/// The bound on its run length is one from below: simulated it is longer.
+#[test]
+#[expect(clippy::print_stderr, reason = "figures of docs/monitoring.md")]
+fn at_exactly_the_limit_the_cusum_suspects_less_often_than_once_in_a_thousand_drawn_decisions() {
+    let strata = Strata::usual();
+    let mut draws = Draws(9);
+    let null = |side| match side {
+        Side::FalseAccept => Null::new(QUIET.far(), 0.05).unwrap(),
+        Side::FalseReject => Null::new(QUIET.frr(), 0.05).unwrap(),
+    };
+    for side in [Side::FalseAccept, Side::FalseReject] {
+        let bet = Bet::new(null(side), side, &strata);
+        let (mut drawn, mut suspected) = (0, 0_u64);
+        for _ in 0..100 {
+            let rows = window(&QUIET, &strata, 100_000, &mut draws).rows;
+            let found = Cusum::settle(&bet, rows.iter().copied()).unwrap();
+            drawn += found.suspected_at.unwrap_or(rows.len() as u64);
+            suspected += u64::from(found.suspected_at.is_some());
+        }
+        let run = real(drawn) / real(suspected.max(1));
+        eprintln!("{side:?}: {drawn} drawn decisions, {suspected} suspicions, {run:.0} for each");
+        assert!(1000.0 <= run, "{side:?}: {run}");
+    }
+}
+
+/// Somebody begins anew as soon as a month looks bad, and each span has half of what the one before had.
+#[test]
+fn evidence_that_is_begun_anew_whenever_it_rises_is_wrong_less_often_than_twice_delta() {
+    let strata = Strata::usual();
+    let mut draws = Draws(31);
+    let (mut wrong, mut begun) = (0, 0);
+    for _ in 0..200 {
+        let (mut rows, mut delta, mut alarm) = (Vec::new(), 0.05, false);
+        for _ in 0..4 {
+            rows.extend(window(&QUIET, &strata, 5_000, &mut draws).rows);
+            let null = Null::new(QUIET.far(), delta).unwrap();
+            let bet = Bet::new(null, Side::FalseAccept, &strata);
+            let found = bet.settle(rows.iter().copied()).unwrap();
+            alarm |= found.alarm_at.is_some();
+            if 0.5 < found.ln_e {
+                rows.clear();
+                delta /= 2.0;
+                begun += 1;
+            }
+        }
+        wrong += u32::from(alarm);
+    }
+    assert!(20 < begun, "{begun} resets");
+    assert!(wrong <= 20, "{wrong} of 200");
+}
+
+/// Small calibrations measure an FRR whose interval ends above one half, and it is watched all the same.
+#[test]
+fn a_limit_above_one_half_is_watched_with_the_stated_false_alarms() {
+    let strata = Strata::new(vec![0.0], vec![Inclusion::ALWAYS; 2]).unwrap();
+    let share = |limit: f64, rate: f64| {
+        let null = Null::new(limit, 0.05).unwrap();
+        let bet = Bet::new(null, Side::FalseReject, &strata);
+        let mut draws = Draws(70_000);
+        let (mut canaries, mut audits) = (0, 0);
+        for _ in 0..1_000 {
+            let errors: Vec<bool> = (0..300).map(|_| draws.uniform() < rate).collect();
+            let rows = errors.iter().map(|error| AuditRow {
+                stratum: usize::from(!error),
+                accepted: !error,
+                inclusion: Inclusion::ALWAYS,
+                truth: Some(Truth::MatedRight),
+            });
+            audits += u32::from(bet.settle(rows).unwrap().alarm_at.is_some());
+            canaries += u32::from(of_outcomes(null, errors).alarm_at.is_some());
+        }
+        [canaries, audits].map(|raised| f64::from(raised) / 1_000.0)
+    };
+    for limit in [0.6, 0.8, 0.95] {
+        for raised in share(limit, limit) {
+            assert!(raised <= 0.05, "{limit}: {raised}");
+        }
+    }
+    for raised in share(0.67, 0.85) {
+        assert!(0.95 <= raised, "{raised}");
+    }
+}

@@ -1,0 +1,385 @@
+//! Which decisions are labelled: few far from the threshold, many where errors are.
+//!
+//! Stratified sampling by score (Cochran, Sampling Techniques, chapter 5). Any design gives
+//! unbiased rates, as long as each decision's probability of being drawn is above zero, is known,
+//! and is kept with the decision; a good design only needs fewer labels.
+
+use serde::{Deserialize, Serialize};
+
+use super::MonitoringError;
+use crate::binomial::real;
+use crate::decision::{Decision, Threshold};
+use matchpoint_vector::Similarity;
+
+/// The probability with which a decision is drawn for the audit; in [1e-6, 1].
+///
+/// It is fixed before the truth is known, and kept with the decision: without it a label says
+/// nothing about a rate.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct Inclusion(f64);
+
+impl Inclusion {
+    /// Every decision is drawn.
+    pub const ALWAYS: Self = Self(1.0);
+    /// Below it, one label would stand for more than a million decisions.
+    const MIN: f64 = 1e-6;
+
+    /// Takes a fraction, such as 0.05.
+    ///
+    /// # Errors
+    /// Refuses what is outside [1e-6, 1].
+    pub fn new(value: f64) -> Result<Self, MonitoringError> {
+        if !(Self::MIN..=1.0).contains(&value) {
+            return Err(MonitoringError::Inclusion { value });
+        }
+        Ok(Self(value))
+    }
+
+    /// The fraction.
+    #[must_use]
+    pub fn get(self) -> f64 {
+        self.0
+    }
+
+    /// Whether the decision with this `lot` is drawn.
+    ///
+    /// The lot is a hash of the decision's id whose 64 bits are uniform; it must not depend on
+    /// score or truth. The same lot is drawn again at the same probability, and at any higher.
+    #[must_use]
+    pub fn draws(self, lot: u64) -> bool {
+        uniform(lot) < self.0
+    }
+}
+
+/// A lot as a number in [0, 1): its first 53 bits, which are what an f64 holds exactly.
+pub(super) fn uniform(lot: u64) -> f64 {
+    real(lot >> 11) * 2.0_f64.powi(-53)
+}
+
+impl From<Inclusion> for f64 {
+    fn from(inclusion: Inclusion) -> Self {
+        inclusion.0
+    }
+}
+
+impl TryFrom<f64> for Inclusion {
+    type Error = MonitoringError;
+
+    fn try_from(value: f64) -> Result<Self, MonitoringError> {
+        Self::new(value)
+    }
+}
+
+/// The design of an audit: ranges of the distance score - threshold, each with the probability of
+/// drawing a decision in it.
+///
+/// Stratum i holds distances from edge i - 1, inclusive, to edge i, exclusive; the first and last
+/// are open. One edge is 0, so that a stratum has accepts only or rejects only.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "UncheckedStrata")]
+pub struct Strata {
+    edges: Vec<f64>,
+    inclusion: Vec<Inclusion>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UncheckedStrata {
+    edges: Vec<f64>,
+    inclusion: Vec<Inclusion>,
+}
+
+impl TryFrom<UncheckedStrata> for Strata {
+    type Error = MonitoringError;
+
+    fn try_from(raw: UncheckedStrata) -> Result<Self, MonitoringError> {
+        Self::new(raw.edges, raw.inclusion)
+    }
+}
+
+/// Where a decision falls.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Place {
+    /// The stratum's index, from the lowest scores up.
+    pub stratum: usize,
+    /// Whether the decision is an ACCEPT.
+    pub accepted: bool,
+    /// The probability of drawing it.
+    pub inclusion: Inclusion,
+}
+
+/// More strata than this leave too few labels in each.
+const STRATA_MAX: usize = 32;
+
+/// The distances of the usual design. Cosine scores of searches spread over a few tenths.
+const USUAL_EDGES: [f64; 5] = [-0.2, -0.05, 0.0, 0.05, 0.15];
+const USUAL_INCLUSION: [f64; 6] = [0.005, 0.02, 0.2, 0.2, 0.1, 0.02];
+
+impl Strata {
+    /// Takes edges in rising order and, from the lowest scores up, the probability of each
+    /// stratum.
+    ///
+    /// # Errors
+    /// Refuses edges that do not rise, lie outside (-2, 2) or lack 0; another number of
+    /// probabilities than one more than edges; and more than 32 strata.
+    pub fn new(edges: Vec<f64>, inclusion: Vec<Inclusion>) -> Result<Self, MonitoringError> {
+        let mut before = -2.0;
+        for &value in &edges {
+            if !(before < value && value < 2.0) {
+                return Err(MonitoringError::Edge { value });
+            }
+            before = value;
+        }
+        if !edges.iter().any(|edge| edge.abs() <= 0.0) {
+            return Err(MonitoringError::NoEdgeAtThreshold);
+        }
+        if inclusion.len() != edges.len() + 1 {
+            return Err(MonitoringError::RateCount {
+                edges: edges.len(),
+                rates: inclusion.len(),
+            });
+        }
+        if STRATA_MAX < inclusion.len() {
+            return Err(MonitoringError::TooManyStrata {
+                count: inclusion.len(),
+                limit: STRATA_MAX,
+            });
+        }
+        Ok(Self { edges, inclusion })
+    }
+
+    /// The same strata about a threshold that is higher by one of the edges; `None` where that is none, or
+    /// an edge would be out of range.
+    #[must_use]
+    pub fn above(&self, by: f64) -> Option<Self> {
+        let edges = self.edges.iter().map(|edge| edge - by).collect();
+        Self::new(edges, self.inclusion.clone()).ok()
+    }
+
+    /// A design to begin with, before any decision was counted: a fifth of what is within 0.05 of
+    /// the threshold, a tenth of the accepts beyond, one in 200 of what is far below. Once a
+    /// window is counted, [`Strata::for_budget`] fits it to the number of labels that are wanted.
+    #[must_use]
+    pub fn usual() -> Self {
+        Self {
+            edges: USUAL_EDGES.to_vec(),
+            inclusion: USUAL_INCLUSION.map(Inclusion).to_vec(),
+        }
+    }
+
+    /// Where a decision falls that was made at `threshold` on the best score found; `None` where
+    /// the search found nothing, which is a reject in the lowest stratum.
+    #[must_use]
+    pub fn place(&self, best: Option<Similarity>, threshold: Threshold) -> Place {
+        let stratum = best.map_or(0, |score| {
+            // Exact in sign: the difference of two unequal f32 is not zero in f64.
+            let distance = f64::from(score.get()) - f64::from(threshold.get());
+            self.edges.partition_point(|&edge| edge <= distance)
+        });
+        Place {
+            stratum,
+            accepted: threshold.decide(best) == Decision::Accept,
+            inclusion: self.inclusion(stratum).unwrap_or(Inclusion::ALWAYS),
+        }
+    }
+
+    /// The same strata with all probabilities times one number, so that `labels` are expected among
+    /// `decisions`, the number in each stratum of a window.
+    ///
+    /// One number for all, because evidence then needs to know nothing of it (`sequential::Bet`), and
+    /// the budget can follow the traffic without a new design. It draws at most all of the stratum
+    /// that is drawn most, and no decision with a probability below 1e-6: a budget beyond that is not
+    /// spent, or is exceeded.
+    ///
+    /// # Errors
+    /// Refuses counts of another number of strata.
+    pub fn for_budget(&self, decisions: &[f64], labels: f64) -> Result<Self, MonitoringError> {
+        self.same_number(decisions.len())?;
+        let probabilities = || self.inclusion.iter().map(|inclusion| inclusion.0);
+        let pairs = probabilities().zip(decisions);
+        let expected: f64 = pairs.map(|(probability, count)| probability * count).sum();
+        let most = 1.0 / probabilities().fold(Inclusion::MIN, f64::max);
+        let least = Inclusion::MIN / self.floor().0;
+        // Where nothing is expected, no number gives more: as it is.
+        let scale = if 0.0 < expected {
+            (labels / expected).min(most).max(least)
+        } else {
+            1.0
+        };
+        let scaled =
+            |inclusion: &Inclusion| Inclusion((inclusion.0 * scale).clamp(Inclusion::MIN, 1.0));
+        Ok(Self {
+            edges: self.edges.clone(),
+            inclusion: self.inclusion.iter().map(scaled).collect(),
+        })
+    }
+
+    /// The edges, in rising order.
+    #[must_use]
+    pub fn edges(&self) -> &[f64] {
+        &self.edges
+    }
+
+    /// The number of strata.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.inclusion.len()
+    }
+
+    /// Whether the decisions of a stratum are accepts; `None` where there is no such stratum.
+    #[must_use]
+    pub fn accepts(&self, stratum: usize) -> Option<bool> {
+        (stratum < self.count()).then(|| self.first_accepting() <= stratum)
+    }
+
+    /// The probability of drawing a decision of a stratum.
+    #[must_use]
+    pub fn inclusion(&self, stratum: usize) -> Option<Inclusion> {
+        self.inclusion.get(stratum).copied()
+    }
+
+    /// The lowest probability of any stratum.
+    #[must_use]
+    pub fn floor(&self) -> Inclusion {
+        let lowest = self.inclusion.iter().map(|inclusion| inclusion.0);
+        Inclusion(lowest.fold(1.0, f64::min))
+    }
+
+    /// The index of the stratum just above the threshold; the one before it is just below.
+    #[must_use]
+    pub fn first_accepting(&self) -> usize {
+        self.edges.partition_point(|&edge| edge <= 0.0)
+    }
+
+    pub(super) fn same_number(&self, counts: usize) -> Result<(), MonitoringError> {
+        if counts == self.count() {
+            return Ok(());
+        }
+        Err(MonitoringError::CountsOfAnother {
+            strata: self.count(),
+            counts,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn score(value: f32) -> Option<Similarity> {
+        Similarity::new(value)
+    }
+
+    fn rates(values: &[f64]) -> Vec<Inclusion> {
+        values.iter().map(|&v| Inclusion::new(v).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_tie_falls_just_above_the_threshold_and_one_step_less_just_below() {
+        let strata = Strata::usual();
+        for value in [-0.3, 0.1, 0.47, 0.999_999_9] {
+            let threshold = Threshold::new(value).unwrap();
+            let tie = strata.place(score(value), threshold);
+            assert_eq!((tie.stratum, tie.accepted), (3, true));
+            let below = strata.place(score(value.next_down()), threshold);
+            assert_eq!((below.stratum, below.accepted), (2, false));
+        }
+        let nothing = strata.place(None, Threshold::ACCEPT_ANYTHING_FOUND);
+        assert_eq!((nothing.stratum, nothing.accepted), (0, false));
+        let strict = strata.place(score(1.0), Threshold::ACCEPT_NOTHING);
+        assert_eq!((strict.stratum, strict.accepted), (2, false));
+    }
+
+    #[test]
+    fn a_design_that_cannot_be_weighted_is_refused() {
+        for value in [0.0, -0.1, 1.1, f64::NAN] {
+            assert!(Inclusion::new(value).is_err());
+        }
+        let refused = |edges: &[f64], values: &[f64]| {
+            Strata::new(edges.to_vec(), rates(values))
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(refused(&[-0.1, 0.1], &[0.1; 3]).contains("no edge"));
+        assert!(refused(&[0.1, 0.0], &[0.1; 3]).contains("edge 0 "));
+        assert!(refused(&[0.0, f64::NAN], &[0.1; 3]).contains("edge NaN"));
+        assert!(refused(&[0.0], &[0.1; 3]).contains("1 edges make 2 strata"));
+        let many: Vec<f64> = (0..32_u8).map(|i| f64::from(i) / 100.0).collect();
+        assert!(refused(&many, &[0.1; 33]).contains("over the limit of 32"));
+        assert!(
+            serde_json::from_str::<Strata>(r#"{"edges":[0.0],"inclusion":[0.0,1.0]}"#).is_err()
+        );
+        let text = serde_json::to_string(&Strata::usual()).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Strata>(&text).unwrap(),
+            Strata::usual()
+        );
+    }
+
+    #[test]
+    fn the_extreme_lots_are_drawn_as_their_probability_says() {
+        assert!(Inclusion::ALWAYS.draws(u64::MAX));
+        let half = Inclusion::new(0.5).unwrap();
+        assert!(half.draws((1 << 63) - 1) && !half.draws(1 << 63));
+        assert!(Inclusion::new(1e-6).unwrap().draws(0));
+    }
+
+    #[test]
+    fn a_budget_is_what_is_expected_to_be_drawn_and_what_is_drawn() {
+        let decisions = [90_000.0, 9_000.0, 600.0, 400.0, 0.0, 100_000.0];
+        let usual = Strata::usual();
+        let strata = usual.for_budget(&decisions, 500.0).unwrap();
+        let expected: f64 = (0..6)
+            .map(|i| decisions[i] * strata.inclusion(i).unwrap().get())
+            .sum();
+        assert!((expected - 500.0).abs() < 1e-9, "{expected}");
+        // Lots are uniform: so many are drawn, give or take four standard deviations.
+        let mut lot = 0_u64;
+        let mut drawn = 0_u32;
+        for (stratum, count) in [90_000, 9_000, 600, 400, 0, 100_000]
+            .into_iter()
+            .enumerate()
+        {
+            for _ in 0..count {
+                lot = lot.wrapping_add(0x9E37_79B9_7F4A_7C15);
+                drawn += u32::from(strata.inclusion(stratum).unwrap().draws(lot));
+            }
+        }
+        assert!((410..=590).contains(&drawn), "{drawn}");
+        // One number for all.
+        for i in 0..6 {
+            let [is, was] = [&strata, &usual].map(|s| s.inclusion(i).unwrap().get());
+            assert!((is / was - strata.floor().get() / usual.floor().get()).abs() < 1e-12);
+        }
+        let all = usual.for_budget(&decisions, 1e9).unwrap();
+        assert_eq!(all.inclusion(3), Some(Inclusion::ALWAYS));
+        let none = usual.for_budget(&decisions, 1e-9).unwrap();
+        assert_eq!(none.floor(), Inclusion(Inclusion::MIN));
+        assert_eq!(usual.for_budget(&[0.0; 6], 0.0).unwrap(), usual);
+        assert!(usual.for_budget(&[1.0], 5.0).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn an_accepting_stratum_holds_every_accept_and_no_reject(
+            best in -1.0_f32..=1.0, threshold in -1.0_f32..=1.0
+        ) {
+            let strata = Strata::usual();
+            let place = strata.place(score(best), Threshold::new(threshold).unwrap());
+            prop_assert_eq!(strata.accepts(place.stratum), Some(place.accepted));
+            prop_assert_eq!(strata.inclusion(place.stratum), Some(place.inclusion));
+        }
+
+        #[test]
+        fn what_is_drawn_stays_drawn_at_a_higher_probability(
+            lot in any::<u64>(), low in 1e-6..1.0_f64, high in 1e-6..1.0_f64
+        ) {
+            let (low, high) = if low <= high { (low, high) } else { (high, low) };
+            let draws = |value| Inclusion::new(value).unwrap().draws(lot);
+            prop_assert!(!draws(low) || draws(high));
+        }
+    }
+}

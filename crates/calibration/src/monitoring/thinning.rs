@@ -1,0 +1,470 @@
+//! Can the deployment be calibrated anew with the labels at hand?
+//!
+//! Decisions are drawn for the audit with unequal probabilities, so that their labels are no plain
+//! sample of the searches, and a certificate wants one. Thinning makes them one: what was likelier to
+//! be drawn is left out more often.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
+
+use super::audit::{AuditRow, Truth};
+use super::observed::Seen;
+use super::sequential::Side;
+use super::strata::uniform;
+use crate::binomial::real;
+use crate::operating_point::OperatingPoint;
+
+/// A row of the audit, and the lot of its decision: the hash by which it was drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Drawn {
+    /// The row.
+    pub row: AuditRow,
+    /// Sixty-four uniform bits (see [`super::strata::Inclusion::draws`]).
+    pub lot: u64,
+}
+
+/// Places of the labelled rows that together are a plain sample of the decisions: every decision of
+/// the window is in it with the same probability, whatever its score.
+///
+/// A labelled row stands for w decisions, which is 1 / probability, and more where a part of its
+/// stratum is labelled. It is kept with the probability w / (the highest w): where all are labelled,
+/// (the lowest probability) / (its own). Its lot decides, which was uniform below its probability when
+/// it was drawn; so nothing is drawn anew, and the same rows are kept each time.
+///
+/// Assumes what [`super::audit::Audit`] does. `None` without a label, and where a stratum has drawn
+/// decisions of which none is labelled: nothing stands for them.
+#[must_use]
+pub fn plain_sample(drawn: &[Drawn]) -> Option<Vec<usize>> {
+    let shares = labelled_shares(drawn)?;
+    let labelled = || {
+        let rows = drawn.iter().enumerate();
+        rows.filter(|(_, drawn)| drawn.row.truth.is_some())
+            .filter_map(|(place, drawn)| Some((place, drawn, *shares.get(&drawn.row.stratum)?)))
+    };
+    let least = labelled()
+        .map(|(_, drawn, share)| drawn.row.inclusion.get() * share)
+        .reduce(f64::min)?;
+    let kept = labelled().filter(|(_, drawn, share)| uniform(drawn.lot) < least / share);
+    Some(kept.map(|(place, _, _)| place).collect())
+}
+
+/// Which part of each stratum's decisions, as far as rows stand for them, has a label.
+fn labelled_shares(drawn: &[Drawn]) -> Option<BTreeMap<usize, f64>> {
+    let mut sums: BTreeMap<usize, [f64; 2]> = BTreeMap::new();
+    for Drawn { row, .. } in drawn {
+        let stands_for = 1.0 / row.inclusion.get();
+        let [labelled, all] = sums.entry(row.stratum).or_default();
+        *all += stands_for;
+        if row.truth.is_some() {
+            *labelled += stands_for;
+        }
+    }
+    let shares = sums.into_iter();
+    shares
+        .map(|(stratum, [labelled, all])| (0.0 < labelled).then(|| (stratum, labelled / all)))
+        .collect()
+}
+
+/// What it takes to certify an operating point's target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Certifying {
+    /// Whether strangers certify it, for a target FAR, or enrolled labels, for a target FRR.
+    pub side: Side,
+    /// Independent searches of that kind, of which none may be in error.
+    pub searches: u64,
+}
+
+impl Certifying {
+    /// That of the target FAR or FRR of an operating point; `None` where it has neither.
+    #[must_use]
+    pub fn of(point: &OperatingPoint) -> Option<Self> {
+        let content = point.content();
+        let far = || {
+            Some(Self {
+                side: Side::FalseAccept,
+                searches: content.target_far()?.trials_needed(),
+            })
+        };
+        let frr = || {
+            Some(Self {
+                side: Side::FalseReject,
+                searches: content.frr_certificate()?.target.trials_needed(0, 0)?,
+            })
+        };
+        far().or_else(frr)
+    }
+}
+
+/// Whether the labels at hand can certify the operating point's target anew.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Recalibration {
+    /// Whether it takes strangers, for a target FAR, or enrolled labels, for a target FRR.
+    pub side: Side,
+    /// How many it takes, at the least: where none of them is in error.
+    pub needed: u64,
+    /// How many the plain sample of the labels has: each stranger with a name and each enrolled label
+    /// once, each decision on a stranger without a name as another stranger. `None` where the labels
+    /// make no plain sample.
+    pub present: Option<u64>,
+    /// Those of them that are strangers without a name: by them nothing is certified unless each is
+    /// known to be another one.
+    pub unnamed: u64,
+    /// Labels of decisions, drawn as up to now, that are missing, about; 0 where none is. `None` where
+    /// nothing tells.
+    pub labels_missing: Option<u64>,
+    /// The decisions that count were made from then on, in milliseconds since 1970-01-01 UTC: since a
+    /// rise began, where there is one. What was before is not today's traffic. `None` for all.
+    pub since_unix_ms: Option<u64>,
+}
+
+impl Recalibration {
+    /// Counts among the decisions seen, from the drawn decision of number `from` on, counted from 1.
+    #[must_use]
+    pub fn of(certifying: Certifying, seen: &Seen<'_>, from: Option<u64>) -> Self {
+        let Certifying { side, searches } = certifying;
+        let before = from.and_then(|from| usize::try_from(from.checked_sub(1)?).ok());
+        let rows = seen.rows.iter().zip(seen.lots);
+        let drawn: Vec<Drawn> = rows
+            .skip(before.unwrap_or(0))
+            .map(|(row, lot)| Drawn {
+                row: *row,
+                lot: *lot,
+            })
+            .collect();
+        let labelled = drawn.iter().filter(|drawn| drawn.row.truth.is_some());
+        let labelled = labelled.count() as u64;
+        let kept = plain_sample(&drawn).map(|kept| {
+            let kept = kept.into_iter().map(|place| place + before.unwrap_or(0));
+            independent(side, seen, &kept.collect())
+        });
+        let present = kept.map(|kept| kept.named + kept.unnamed);
+        Self {
+            side,
+            needed: searches,
+            present,
+            unnamed: kept.map_or(0, |kept| kept.unnamed),
+            labels_missing: present.and_then(|present| missing(searches, present, labelled)),
+            since_unix_ms: before.and_then(|before| seen.unix_ms.get(before).copied()),
+        }
+    }
+
+    /// What to do, in words.
+    #[must_use]
+    pub fn says(&self) -> String {
+        let (strangers, targets) = match self.side {
+            Side::FalseAccept => ("strangers", "FAR"),
+            Side::FalseReject => ("enrolled labels", "FRR"),
+        };
+        let Self { needed, .. } = self;
+        let takes = format!(
+            "To certify the target {targets} anew takes {needed} {strangers} at the least, each once and none chosen by its score"
+        );
+        let since = self.since_unix_ms.map(rfc_3339);
+        let when = since.as_ref().map_or_else(String::new, |since| {
+            format!(" since the rise began ({since})")
+        });
+        let Some(present) = self.present else {
+            return format!(
+                "{takes}; the labels{when} make no plain sample yet: label some of every stratum, or collect {needed} pictures of {strangers} as they come."
+            );
+        };
+        let unnamed = if 0 < self.unnamed {
+            format!(
+                " ({} of them pictures of strangers without a name, by whom nothing is certified unless each is known to be another one)",
+                self.unnamed
+            )
+        } else {
+            String::new()
+        };
+        let have = format!("{takes}; the labels{when} hold {present} as a plain sample{unnamed}");
+        if *needed <= present {
+            let from = since.map_or_else(String::new, |since| format!(" --since {since}"));
+            return format!(
+                "{have}. That is enough: `matchpoint audit export DEPLOYMENT --for-calibration DIR{from}` writes their pictures, where they are kept, for `matchpoint calibrate DEPLOYMENT --queries DIR/labelled.csv`."
+            );
+        }
+        let labels = self.labels_missing.map_or_else(String::new, |missing| {
+            format!("about {missing} more labels, drawn as up to now, or ")
+        });
+        let pictures = needed - present;
+        format!(
+            "{have}. Still missing: {labels}{pictures} pictures of other {strangers} as they come."
+        )
+    }
+}
+
+fn rfc_3339(unix_ms: u64) -> String {
+    let time = SystemTime::UNIX_EPOCH + Duration::from_millis(unix_ms);
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+/// Searches of a side that count as independent.
+#[derive(Clone, Copy, Debug)]
+struct Independent {
+    /// Labels, or strangers with a name.
+    named: u64,
+    /// Decisions on strangers without one.
+    unnamed: u64,
+}
+
+/// How many of the rows at these places count as independent searches of a side.
+fn independent(side: Side, seen: &Seen<'_>, kept: &BTreeSet<usize>) -> Independent {
+    let of_side = |case: &&super::groups::Case| match side {
+        Side::FalseAccept => case.truth == Truth::NonMated,
+        Side::FalseReject => case.truth != Truth::NonMated,
+    };
+    let cases = || {
+        let kept = seen.cases.iter().filter(|case| kept.contains(&case.place));
+        kept.filter(of_side)
+    };
+    let named: BTreeSet<&str> = cases().filter_map(|case| case.shown.as_deref()).collect();
+    let unnamed = cases().filter(|case| case.shown.is_none()).count();
+    Independent {
+        named: named.len() as u64,
+        unnamed: match side {
+            Side::FalseAccept => unnamed as u64,
+            Side::FalseReject => 0,
+        },
+    }
+}
+
+/// Labels that are missing, if further ones give as many searches each as those at hand.
+fn missing(needed: u64, present: u64, labelled: u64) -> Option<u64> {
+    if present == 0 {
+        return None;
+    }
+    let more = real(needed.saturating_sub(present)) * real(labelled) / real(present);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "not negative, and a cast of what is too large gives the largest"
+    )]
+    let more = more.ceil() as u64;
+    Some(more)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::audit::AcceptFeedback;
+    use super::super::groups::Case;
+    use super::super::observed::GallerySize;
+    use super::super::strata::{Inclusion, Strata};
+    use super::*;
+    use crate::certify::TargetFar;
+
+    const SIZE: GallerySize = GallerySize {
+        items: 1,
+        valid_to: 1,
+    };
+
+    /// splitmix64 (Steele, Lea and Flood 2014).
+    fn bits(state: &mut u64) -> u64 {
+        *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = *state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Strangers by stratum of the usual design, of whom those in the upper three are accepted.
+    const STRANGERS: [u64; 6] = [12_000, 6_000, 1_400, 400, 150, 50];
+    const TRUE_FAR: f64 = 600.0 / 20_000.0;
+
+    /// What is drawn of them, of which `labelled` says which part of each stratum has a label.
+    fn drawn(state: &mut u64, labelled: [f64; 6]) -> Vec<Drawn> {
+        let strata = Strata::usual();
+        let mut drawn = Vec::new();
+        for (stratum, count) in STRANGERS.into_iter().enumerate() {
+            for _ in 0..count {
+                let lot = bits(state);
+                let inclusion = strata.inclusion(stratum).unwrap();
+                if inclusion.draws(lot) {
+                    let said = uniform(bits(state)) < labelled[stratum];
+                    let row = AuditRow {
+                        stratum,
+                        accepted: strata.accepts(stratum).unwrap(),
+                        inclusion,
+                        truth: said.then_some(Truth::NonMated),
+                    };
+                    drawn.push(Drawn { row, lot });
+                }
+            }
+        }
+        drawn
+    }
+
+    /// The share of accepts over 200 windows together, of all labels and of the plain samples, and how
+    /// many rows a plain sample has.
+    fn shares(labelled: [f64; 6]) -> [f64; 3] {
+        let (mut all, mut plain) = ([0_u64; 2], [0_u64; 2]);
+        let count = |sums: &mut [u64; 2], drawn: &Drawn| {
+            sums[0] += u64::from(drawn.row.accepted);
+            sums[1] += 1;
+        };
+        let mut state = 7;
+        for _ in 0..200 {
+            let rows = drawn(&mut state, labelled);
+            let with_label = rows.iter().filter(|drawn| drawn.row.truth.is_some());
+            with_label.for_each(|drawn| count(&mut all, drawn));
+            let kept = plain_sample(&rows).unwrap();
+            kept.iter()
+                .for_each(|&place| count(&mut plain, &rows[place]));
+        }
+        let share = |[accepted, of]: [u64; 2]| real(accepted) / real(of);
+        [share(all), share(plain), real(plain[1]) / 200.0]
+    }
+
+    #[test]
+    fn the_plain_sample_has_the_far_of_the_traffic_where_the_labels_have_six_times_that() {
+        let [all, plain, rows] = shares([1.0; 6]);
+        assert!(0.15 < all, "{all}");
+        // Its standard error is .0012.
+        assert!((plain - TRUE_FAR).abs() < 0.004, "{plain}");
+        // Half a per cent of 20,000 decisions.
+        assert!((rows - 100.0).abs() < 3.0, "{rows}");
+    }
+
+    #[test]
+    fn so_it_has_where_of_some_strata_a_part_is_labelled() {
+        let [_, plain, rows] = shares([0.5, 1.0, 0.5, 0.1, 1.0, 1.0]);
+        // Its standard error is .0017.
+        assert!((plain - TRUE_FAR).abs() < 0.005, "{plain}");
+        assert!((rows - 50.0).abs() < 3.0, "{rows}");
+    }
+
+    #[test]
+    fn what_no_label_stands_for_leaves_no_plain_sample() {
+        let mut state = 7;
+        assert_eq!(plain_sample(&[]), None);
+        let rows = drawn(&mut state, [1.0, 1.0, 1.0, 0.0, 1.0, 1.0]);
+        assert_eq!(plain_sample(&rows), None);
+    }
+
+    /// Strangers and enrolled labels, each decision drawn.
+    fn recalibration(certifying: Certifying, strangers: u64, from: Option<u64>) -> Recalibration {
+        let strata = Strata::new(vec![0.0], vec![Inclusion::ALWAYS; 2]).unwrap();
+        let truths = (0..strangers).map(|_| Truth::NonMated);
+        let truths: Vec<Truth> = truths.chain([Truth::MatedRight; 40]).collect();
+        let row = |truth: &Truth| AuditRow {
+            stratum: usize::from(*truth != Truth::NonMated),
+            accepted: *truth != Truth::NonMated,
+            inclusion: Inclusion::ALWAYS,
+            truth: Some(*truth),
+        };
+        let case = |(place, truth): (usize, &Truth)| Case {
+            place,
+            accepted: *truth != Truth::NonMated,
+            truth: *truth,
+            found: None,
+            // Four searches for each label.
+            shown: (*truth != Truth::NonMated).then(|| (place / 4).to_string()),
+            conditions: BTreeMap::new(),
+        };
+        let rows: Vec<AuditRow> = truths.iter().map(row).collect();
+        let cases: Vec<Case> = truths.iter().enumerate().map(case).collect();
+        let unix_ms: Vec<u64> = (0..rows.len() as u64).map(|place| 1_000 * place).collect();
+        let seen = Seen {
+            strata: &strata,
+            rows: &rows,
+            unix_ms: &unix_ms,
+            lots: &vec![0; rows.len()],
+            cases: &cases,
+            feedback: AcceptFeedback { right: 0, wrong: 0 },
+            gallery: SIZE,
+            raised: [false; 2],
+            anew: false,
+        };
+        Recalibration::of(certifying, &seen, from)
+    }
+
+    #[test]
+    fn it_counts_what_the_certificate_counts_and_says_how_many_labels_are_missing() {
+        let target = TargetFar::new(0.01, 0.95).unwrap();
+        let far = Certifying {
+            side: Side::FalseAccept,
+            searches: target.trials_needed(),
+        };
+        let enough = recalibration(far, 300, None);
+        assert_eq!((enough.needed, enough.present), (299, Some(300)));
+        assert_eq!(enough.labels_missing, Some(0));
+        assert!(
+            enough.says().contains("That is enough"),
+            "{}",
+            enough.says()
+        );
+
+        // 100 strangers of 140 labels: 199 more in 279 labels.
+        let few = recalibration(far, 100, None);
+        assert_eq!((few.present, few.labels_missing), (Some(100), Some(279)));
+        let says = few.says();
+        assert!(says.contains("279 more labels"), "{says}");
+        assert!(says.contains("199 pictures of other strangers"), "{says}");
+
+        let lately = recalibration(far, 300, Some(51));
+        assert_eq!(lately.present, Some(250));
+        assert_eq!(lately.since_unix_ms, Some(50_000));
+        assert!(
+            lately.says().contains("1970-01-01T00:00:50.000Z"),
+            "{}",
+            lately.says()
+        );
+
+        assert_eq!(enough.unnamed, 300);
+        assert!(enough.says().contains("strangers without a name"));
+
+        let frr = Certifying {
+            side: Side::FalseReject,
+            ..far
+        };
+        let found = recalibration(frr, 100, None);
+        assert_eq!(found.present, Some(10), "each label counts once");
+    }
+
+    #[test]
+    fn each_stranger_with_a_name_counts_once() {
+        let strata = Strata::new(vec![0.0], vec![Inclusion::ALWAYS; 2]).unwrap();
+        let row = AuditRow {
+            stratum: 0,
+            accepted: false,
+            inclusion: Inclusion::ALWAYS,
+            truth: Some(Truth::NonMated),
+        };
+        // Ten decisions on three strangers by name, and two more on nobody knows whom.
+        let names = (0..10).map(|n| Some(format!("visitor {}", n % 3)));
+        let cases: Vec<Case> = names
+            .chain([None, None])
+            .enumerate()
+            .map(|(place, shown)| Case {
+                place,
+                accepted: false,
+                truth: Truth::NonMated,
+                found: None,
+                shown,
+                conditions: BTreeMap::new(),
+            })
+            .collect();
+        let seen = Seen {
+            strata: &strata,
+            rows: &[row; 12],
+            unix_ms: &[0; 12],
+            lots: &[0; 12],
+            cases: &cases,
+            feedback: AcceptFeedback { right: 0, wrong: 0 },
+            gallery: SIZE,
+            raised: [false; 2],
+            anew: false,
+        };
+        let far = Certifying {
+            side: Side::FalseAccept,
+            searches: 4,
+        };
+        let found = Recalibration::of(far, &seen, None);
+        assert_eq!((found.present, found.unnamed), (Some(5), 2));
+        let says = found.says();
+        assert!(
+            says.contains("audit export DEPLOYMENT --for-calibration"),
+            "{says}"
+        );
+        assert!(says.contains("calibrate DEPLOYMENT --queries"), "{says}");
+    }
+}

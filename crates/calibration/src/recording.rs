@@ -1,0 +1,657 @@
+//! The searches of a calibration, with all that is known about each: what two thresholds would
+//! decide differently, and for which labels and conditions a threshold works badly.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::CalibrationError;
+use super::decision::{Decision, Threshold};
+use super::evaluate::{Errors, evaluate};
+use super::rates::Rate;
+use super::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top, Trials, hex};
+use matchpoint_vector::Similarity;
+
+/// The format of the JSON that is written.
+const FORMAT: u64 = 1;
+
+/// A metadata column with more values than this is a name or a time, and no condition.
+pub const CONDITION_VALUES_MAX: usize = 20;
+
+/// What is known about the probe of a search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Truth {
+    /// Its label is enrolled.
+    Mated,
+    /// Its label was never in the gallery.
+    NeverEnrolled,
+    /// Its label is enrolled, and its own items were masked in the search.
+    LeftOut,
+}
+
+impl Truth {
+    /// The name in reports.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Mated => "mated",
+            Self::NeverEnrolled => "never-enrolled",
+            Self::LeftOut => "left-out",
+        }
+    }
+}
+
+/// The best candidate of a search.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Found {
+    /// Id of the item.
+    pub item: String,
+    /// Its label.
+    pub label: String,
+    /// Its similarity to the probe.
+    #[serde(with = "exact")]
+    pub score: Similarity,
+    /// What is held against the threshold, where the operating point adjusts scores.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "exact_or_none"
+    )]
+    pub adjusted: Option<Similarity>,
+}
+
+impl Found {
+    /// What is held against the threshold: the adjusted score, or the similarity.
+    #[must_use]
+    pub fn held(&self) -> Similarity {
+        self.adjusted.unwrap_or(self.score)
+    }
+}
+
+/// Which of the scores of a search are held against a threshold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// The similarity.
+    Similarity,
+    /// As the operating point of the recording adjusts it.
+    Held,
+}
+
+/// A threshold with the scores that are held against it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ScaledThreshold {
+    /// The threshold.
+    pub threshold: Threshold,
+    /// The scores.
+    pub scale: Scale,
+}
+
+impl Scale {
+    fn of(self, search: &Search) -> Option<Similarity> {
+        let found = search.found.as_ref();
+        match self {
+            Self::Similarity => found.map(|found| found.score),
+            Self::Held => found.map(Found::held),
+        }
+    }
+}
+
+/// One search with known truth.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Search {
+    /// Id of the probe.
+    pub probe: String,
+    /// Its label.
+    pub label: String,
+    /// Whether there was anything to find.
+    pub truth: Truth,
+    /// The best candidate; `None` where the search found nothing.
+    pub found: Option<Found>,
+    /// What else is known about the probe, such as camera or country.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub conditions: BTreeMap<String, String>,
+}
+
+/// The searches of one calibration, each with what it found. Serves as the record from which
+/// another threshold can be judged later, without the images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recording {
+    searches: Vec<Search>,
+    trials: Trials,
+    set_aside: BTreeSet<String>,
+}
+
+#[derive(Serialize)]
+struct FileRef<'a> {
+    format: u64,
+    digest: String,
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    set_aside: &'a BTreeSet<String>,
+    searches: &'a [Search],
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    format: u64,
+    digest: String,
+    #[serde(default)]
+    set_aside: BTreeSet<String>,
+    searches: Vec<Search>,
+}
+
+/// A search that two thresholds decide differently.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Flip {
+    /// The search.
+    #[serde(flatten)]
+    pub search: Search,
+    /// What the first threshold decides.
+    pub before: &'static str,
+    /// What the second decides.
+    pub after: &'static str,
+    /// Whether the second is right: the right label accepted, or a wrong one rejected.
+    pub improves: bool,
+}
+
+/// Error rates of the searches that share one value of a metadata column.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Condition {
+    /// The column.
+    pub column: String,
+    /// Its value.
+    pub value: String,
+    /// Share of its non-mated searches that are accepted; `None` without any.
+    pub far: Option<Rate>,
+    /// Share of its mated searches that are rejected, or accepted with a wrong label.
+    pub frr: Option<Rate>,
+}
+
+/// What a threshold does to the searches for one label, and to strangers that come upon it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LabelOutcome {
+    /// The label.
+    pub label: String,
+    /// Mated searches by its probes.
+    pub mated: u64,
+    /// How many of them were rejected, or accepted with a wrong label.
+    pub missed: u64,
+    /// Probes of other labels that were accepted as this one, mated and non-mated.
+    pub impostors: u64,
+    /// Items of this label that they were accepted as.
+    pub items: BTreeSet<String>,
+}
+
+impl Recording {
+    /// Takes searches together, and checks them against each other as [`Trials::new`] does.
+    ///
+    /// # Errors
+    /// Refuses repeated probes and contradictory labels.
+    pub fn new(searches: Vec<Search>) -> Result<Self, CalibrationError> {
+        let (mut mated, mut non_mated) = (Vec::new(), Vec::new());
+        for search in &searches {
+            let (label, probe) = (search.label.clone(), search.probe.clone());
+            let top_score = search.found.as_ref().map(Found::held);
+            match search.truth {
+                Truth::Mated => mated.push(MatedSearch {
+                    top: search.found.as_ref().map(|found| Top {
+                        score: found.held(),
+                        label_matches: found.label == label,
+                    }),
+                    label,
+                    probe,
+                }),
+                Truth::NeverEnrolled | Truth::LeftOut => non_mated.push(NonMatedSearch {
+                    label,
+                    probe,
+                    top_score,
+                    origin: if search.truth == Truth::LeftOut {
+                        StrangerOrigin::LeftOut
+                    } else {
+                        StrangerOrigin::NeverEnrolled
+                    },
+                }),
+            }
+        }
+        let trials = Trials::new(mated, non_mated)?;
+        Ok(Self {
+            searches,
+            trials,
+            set_aside: BTreeSet::new(),
+        })
+    }
+
+    /// Notes labels whose searches chose how scores are adjusted. They are kept out of the
+    /// searches that chose the threshold, and cannot judge it either.
+    #[must_use]
+    pub fn with_set_aside(mut self, labels: BTreeSet<String>) -> Self {
+        self.set_aside = labels;
+        self
+    }
+
+    /// Labels that chose how scores are adjusted.
+    #[must_use]
+    pub fn set_aside(&self) -> &BTreeSet<String> {
+        &self.set_aside
+    }
+
+    /// The digest of the trials, and of all that is kept beside them.
+    fn digest(&self) -> Result<String, CalibrationError> {
+        let held = self.trials.digest();
+        let adjusted =
+            |search: &Search| search.found.as_ref().is_some_and(|f| f.adjusted.is_some());
+        if self.set_aside.is_empty() && !self.searches.iter().any(adjusted) {
+            return Ok(held);
+        }
+        let rest = serde_json::to_vec(&(&self.set_aside, &self.searches));
+        let rest = rest.map_err(CalibrationError::NotARecording)?;
+        Ok(hex(&Sha256::digest([held.as_bytes(), &rest].concat())))
+    }
+
+    /// Reads what [`Recording::to_json`] wrote.
+    ///
+    /// # Errors
+    /// Refuses what is not a recording, of another format, or whose digest is another.
+    pub fn parse(json: &[u8]) -> Result<Self, CalibrationError> {
+        let file: File = serde_json::from_slice(json).map_err(CalibrationError::NotARecording)?;
+        if file.format != FORMAT {
+            return Err(CalibrationError::UnknownFormat {
+                found: file.format,
+                supported: FORMAT,
+            });
+        }
+        let recording = Self::new(file.searches)?.with_set_aside(file.set_aside);
+        let computed = recording.digest()?;
+        if computed != file.digest {
+            return Err(CalibrationError::RecordingAltered {
+                stated: file.digest,
+                computed,
+            });
+        }
+        Ok(recording)
+    }
+
+    /// The recording as JSON.
+    ///
+    /// # Errors
+    /// None in practice: every field has a JSON form.
+    pub fn to_json(&self) -> Result<Vec<u8>, CalibrationError> {
+        let file = FileRef {
+            format: FORMAT,
+            digest: self.digest()?,
+            set_aside: &self.set_aside,
+            searches: &self.searches,
+        };
+        serde_json::to_vec(&file).map_err(CalibrationError::NotARecording)
+    }
+
+    /// The searches, in the order given.
+    #[must_use]
+    pub fn searches(&self) -> &[Search] {
+        &self.searches
+    }
+
+    /// The searches as what rates are measured on.
+    #[must_use]
+    pub fn trials(&self) -> &Trials {
+        &self.trials
+    }
+
+    /// Every distinct label that was searched for.
+    #[must_use]
+    pub fn labels(&self) -> BTreeSet<&str> {
+        self.searches
+            .iter()
+            .map(|search| search.label.as_str())
+            .collect()
+    }
+
+    /// The searches that `after` decides differently from `before`, most similar first.
+    #[must_use]
+    pub fn flips(&self, before: ScaledThreshold, after: ScaledThreshold) -> Vec<Flip> {
+        let mut flips: Vec<Flip> = self
+            .searches
+            .iter()
+            .filter_map(|search| {
+                let by = |on: ScaledThreshold| on.threshold.decide(on.scale.of(search));
+                let (was, is) = (by(before), by(after));
+                (was != is).then(|| Flip {
+                    search: search.clone(),
+                    before: was.as_str(),
+                    after: is.as_str(),
+                    improves: (is == Decision::Accept) == right(search),
+                })
+            })
+            .collect();
+        flips.sort_by(|a, b| {
+            let score = |flip: &Flip| flip.search.found.as_ref().map(|found| found.score);
+            score(b)
+                .cmp(&score(a))
+                .then_with(|| a.search.probe.cmp(&b.search.probe))
+        });
+        flips
+    }
+
+    /// FAR and FRR at a threshold for each value of each metadata column, in order of names.
+    ///
+    /// Columns with one value, or more than twenty, are left out: they tell nothing apart.
+    #[must_use]
+    pub fn by_condition(&self, threshold: Threshold) -> Vec<Condition> {
+        let mut columns: BTreeMap<&str, BTreeMap<&str, Vec<&Search>>> = BTreeMap::new();
+        for search in &self.searches {
+            for (column, value) in &search.conditions {
+                let values = columns.entry(column).or_default();
+                values.entry(value).or_default().push(search);
+            }
+        }
+        let mut conditions = Vec::new();
+        for (column, values) in columns {
+            if !(2..=CONDITION_VALUES_MAX).contains(&values.len()) {
+                continue;
+            }
+            for (value, searches) in values {
+                let Errors { far, frr, .. } = errors(&searches, threshold);
+                let (column, value) = (column.to_owned(), value.to_owned());
+                conditions.push(Condition {
+                    column,
+                    value,
+                    far,
+                    frr,
+                });
+            }
+        }
+        conditions
+    }
+
+    /// What a threshold does for each enrolled label, the worst first: by share missed, then by
+    /// impostors.
+    #[must_use]
+    pub fn by_label(&self, threshold: Threshold) -> Vec<LabelOutcome> {
+        let mut outcomes: BTreeMap<&str, LabelOutcome> = BTreeMap::new();
+        // A probe may search twice, once with its own label left out.
+        let mut impostors: BTreeSet<(&str, &str)> = BTreeSet::new();
+        for search in &self.searches {
+            let score = search.found.as_ref().map(Found::held);
+            let accepted = threshold.decide(score) == Decision::Accept;
+            if search.truth == Truth::Mated {
+                let own = outcome(&mut outcomes, &search.label);
+                own.mated += 1;
+                own.missed += u64::from(!(accepted && right(search)));
+            }
+            if let Some(found) = search.found.as_ref().filter(|_| accepted && !right(search)) {
+                let other = outcome(&mut outcomes, &found.label);
+                if impostors.insert((search.probe.as_str(), found.label.as_str())) {
+                    other.impostors += 1;
+                }
+                other.items.insert(found.item.clone());
+            }
+        }
+        let mut outcomes: Vec<LabelOutcome> = outcomes.into_values().collect();
+        // a/b > c/d as a*d > c*b, so that equal shares compare equal.
+        outcomes.sort_by(|a, b| {
+            (b.missed * a.mated.max(1))
+                .cmp(&(a.missed * b.mated.max(1)))
+                .then(b.impostors.cmp(&a.impostors))
+                .then_with(|| a.label.cmp(&b.label))
+        });
+        outcomes
+    }
+}
+
+fn right(search: &Search) -> bool {
+    search.truth == Truth::Mated
+        && search
+            .found
+            .as_ref()
+            .is_some_and(|found| found.label == search.label)
+}
+
+fn errors(searches: &[&Search], threshold: Threshold) -> Errors {
+    let nothing = Errors {
+        far: None,
+        frr: None,
+        misidentification: None,
+    };
+    let subset: Vec<Search> = searches.iter().copied().cloned().collect();
+    // A part of what was consistent is consistent.
+    Recording::new(subset)
+        .ok()
+        .and_then(|part| evaluate(part.trials(), Some(threshold)).errors)
+        .unwrap_or(nothing)
+}
+
+fn outcome<'a, 'b>(
+    outcomes: &'b mut BTreeMap<&'a str, LabelOutcome>,
+    label: &'a str,
+) -> &'b mut LabelOutcome {
+    outcomes.entry(label).or_insert_with(|| LabelOutcome {
+        label: label.to_owned(),
+        mated: 0,
+        missed: 0,
+        impostors: 0,
+        items: BTreeSet::new(),
+    })
+}
+
+/// As `exact`, for what may be absent.
+mod exact_or_none {
+    use serde::{Deserializer, Serializer};
+
+    use matchpoint_vector::Similarity;
+
+    #[expect(clippy::ref_option, reason = "the signature that serde asks for")]
+    pub(super) fn serialize<S: Serializer>(
+        score: &Option<Similarity>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match score {
+            Some(score) => super::exact::serialize(score, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Similarity>, D::Error> {
+        super::exact::deserialize(deserializer).map(Some)
+    }
+}
+
+/// Widened, so that a JSON reader which is off by one `f64` step still finds the same `f32`.
+mod exact {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    use matchpoint_vector::Similarity;
+
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "the signature that serde asks for"
+    )]
+    pub(super) fn serialize<S: Serializer>(
+        score: &Similarity,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(f64::from(score.get()))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Similarity, D::Error> {
+        let value = f64::deserialize(deserializer)?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "rounds to the nearest f32, as meant"
+        )]
+        let narrow = value as f32;
+        if !(-1.0..=1.0).contains(&narrow) {
+            return Err(de::Error::custom("a similarity is outside [-1, 1]"));
+        }
+        Similarity::new(narrow).ok_or_else(|| de::Error::custom("a similarity is not a number"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn search(truth: Truth, number: usize, found: Option<(&str, f32)>) -> Search {
+        Search {
+            probe: format!("p{number}"),
+            label: match truth {
+                Truth::Mated | Truth::LeftOut => format!("m{}", number % 3),
+                Truth::NeverEnrolled => format!("s{number}"),
+            },
+            truth,
+            found: found.map(|(label, score)| Found {
+                item: format!("{label}-item"),
+                label: label.to_owned(),
+                score: Similarity::new(score).unwrap(),
+                adjusted: None,
+            }),
+            conditions: BTreeMap::from([(
+                "camera".to_owned(),
+                if number.is_multiple_of(2) {
+                    "left"
+                } else {
+                    "right"
+                }
+                .to_owned(),
+            )]),
+        }
+    }
+
+    fn recording() -> Recording {
+        Recording::new(vec![
+            search(Truth::Mated, 0, Some(("m0", 0.9))),
+            search(Truth::Mated, 1, Some(("m1", 0.4))),
+            search(Truth::Mated, 2, Some(("m0", 0.8))),
+            search(Truth::NeverEnrolled, 3, Some(("m0", 0.6))),
+            search(Truth::NeverEnrolled, 4, None),
+            search(Truth::LeftOut, 5, Some(("m1", 0.3))),
+        ])
+        .unwrap()
+    }
+
+    fn at(score: f32) -> Threshold {
+        Threshold::new(score).unwrap()
+    }
+
+    fn plain(score: f32) -> ScaledThreshold {
+        ScaledThreshold {
+            threshold: at(score),
+            scale: Scale::Similarity,
+        }
+    }
+
+    #[test]
+    fn an_adjusted_score_decides_and_the_similarity_is_kept_beside_it() {
+        let mut searches = recording().searches().to_vec();
+        for search in &mut searches {
+            if let Some(found) = &mut search.found {
+                found.adjusted = Similarity::new(found.score.get() - 0.25);
+            }
+        }
+        let adjusted = Recording::new(searches).unwrap();
+        let adjusted = adjusted.with_set_aside(BTreeSet::from(["m9".to_owned()]));
+        let back = Recording::parse(&adjusted.to_json().unwrap()).unwrap();
+        assert_eq!(back, adjusted);
+        assert_ne!(adjusted.trials().digest(), recording().trials().digest());
+        let json = String::from_utf8(adjusted.to_json().unwrap()).unwrap();
+        for altered in [
+            json.replace("m9", "m8"),
+            json.replacen("0.8999999761581421", "0.75", 1),
+        ] {
+            assert_ne!(altered, json);
+            assert!(Recording::parse(altered.as_bytes()).is_err());
+        }
+        // 0.9, 0.8 and 0.6 reach 0.6 as similarities; 0.65 alone of the adjusted does.
+        let held = ScaledThreshold {
+            scale: Scale::Held,
+            ..plain(0.6)
+        };
+        let flips = adjusted.flips(plain(0.6), held);
+        let told: Vec<&str> = flips.iter().map(|f| f.search.probe.as_str()).collect();
+        assert_eq!(told, ["p2", "p3"]);
+        assert!(
+            flips
+                .iter()
+                .all(|flip| flip.after == "reject" && flip.improves)
+        );
+    }
+
+    #[test]
+    fn a_flip_says_which_decision_changes_and_whether_for_the_better() {
+        let flips = recording().flips(plain(0.7), plain(0.35));
+        let told: Vec<(&str, &str, bool)> = flips
+            .iter()
+            .map(|flip| (flip.search.probe.as_str(), flip.after, flip.improves))
+            .collect();
+        assert_eq!(told, [("p3", "accept", false), ("p1", "accept", true)]);
+        let back = recording().flips(plain(0.35), plain(0.7));
+        assert_eq!(back.len(), 2);
+        assert!(back[0].improves && !back[1].improves);
+        assert!(recording().flips(plain(0.7), plain(0.7)).is_empty());
+    }
+
+    #[test]
+    fn labels_that_lose_their_own_and_attract_others_come_first() {
+        let outcomes = recording().by_label(at(0.5));
+        let told: Vec<(&str, u64, u64, u64)> = outcomes
+            .iter()
+            .map(|one| (one.label.as_str(), one.mated, one.missed, one.impostors))
+            .collect();
+        assert_eq!(told, [("m1", 1, 1, 0), ("m2", 1, 1, 0), ("m0", 1, 0, 2)]);
+        assert_eq!(outcomes[2].items, BTreeSet::from(["m0-item".to_owned()]));
+    }
+
+    #[test]
+    fn every_condition_has_its_own_rates() {
+        let conditions = recording().by_condition(at(0.5));
+        let told: Vec<(&str, u64, u64)> = conditions
+            .iter()
+            .map(|one| {
+                let trials = |rate: Option<Rate>| rate.map_or(0, |rate| rate.count.trials());
+                (one.value.as_str(), trials(one.far), trials(one.frr))
+            })
+            .collect();
+        assert_eq!(told, [("left", 1, 2), ("right", 2, 1)]);
+    }
+
+    #[test]
+    fn a_changed_recording_is_refused() {
+        let json = String::from_utf8(recording().to_json().unwrap()).unwrap();
+        assert_eq!(Recording::parse(json.as_bytes()).unwrap(), recording());
+        for (from, to) in [
+            (
+                "\"m0-item\",\"label\":\"m0\"",
+                "\"m0-item\",\"label\":\"m9\"",
+            ),
+            ("\"p3\"", "\"p9\""),
+            ("\"format\":1", "\"format\":2"),
+            ("\"never-enrolled\"", "\"left-out\""),
+        ] {
+            let changed = json.replacen(from, to, 1);
+            assert_ne!(changed, json, "{from}");
+            assert!(Recording::parse(changed.as_bytes()).is_err(), "{from}");
+        }
+        let beyond = json.replacen("0.8999999761581421", "1.5", 1);
+        assert_ne!(beyond, json);
+        assert!(Recording::parse(beyond.as_bytes()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn scores_survive_the_record_to_the_last_bit(score in -1.0_f32..=1.0) {
+            let one = vec![search(Truth::NeverEnrolled, 0, Some(("m0", score)))];
+            let recording = Recording::new(one).unwrap();
+            let read = Recording::parse(&recording.to_json().unwrap()).unwrap();
+            prop_assert_eq!(&read, &recording);
+        }
+    }
+}

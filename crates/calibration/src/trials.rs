@@ -1,0 +1,370 @@
+//! Searches whose truth is known: what every rate and every promise is measured on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sha2::{Digest, Sha256};
+
+use super::CalibrationError;
+use matchpoint_vector::Similarity;
+
+/// The best candidate of a mated search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Top {
+    /// Its similarity to the probe.
+    pub score: Similarity,
+    /// Whether it carries the label of the probe.
+    pub label_matches: bool,
+}
+
+/// A search by a probe whose label is enrolled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MatedSearch {
+    /// The label of the probe.
+    pub label: String,
+    /// The id of the probe; once among the mated searches.
+    pub probe: String,
+    /// The best candidate; `None` where the search found nothing.
+    pub top: Option<Top>,
+}
+
+/// A search by a probe whose label is not in what was searched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NonMatedSearch {
+    /// The label of the probe.
+    pub label: String,
+    /// The id of the probe; once among the non-mated searches.
+    pub probe: String,
+    /// The best score; `None` where the search found nothing, which counts as a trial.
+    pub top_score: Option<Similarity>,
+    /// How the probe came to be a stranger.
+    pub origin: StrangerOrigin,
+}
+
+/// How a probe came to have no mate in what was searched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StrangerOrigin {
+    /// Its label was never in the gallery.
+    NeverEnrolled,
+    /// Its label is enrolled, and its own items were masked in the search.
+    LeftOut,
+}
+
+/// The searches of one calibration, checked against each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trials {
+    mated: Vec<MatedSearch>,
+    non_mated: Vec<NonMatedSearch>,
+}
+
+/// How many searches there were, and of how many labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tally {
+    /// Searches.
+    pub searches: u64,
+    /// Distinct labels among them.
+    pub labels: u64,
+}
+
+impl Trials {
+    /// Takes searches together. The same probe may be searched once mated and once left out.
+    ///
+    /// # Errors
+    /// Refuses a probe id that occurs twice among the mated, or twice among the non-mated
+    /// searches, and a label that is called never enrolled and is also mated or left out.
+    pub fn new(
+        mated: Vec<MatedSearch>,
+        non_mated: Vec<NonMatedSearch>,
+    ) -> Result<Self, CalibrationError> {
+        refuse_repeats(
+            mated.iter().map(|search| search.probe.as_str()).collect(),
+            "mated",
+        )?;
+        refuse_repeats(
+            non_mated
+                .iter()
+                .map(|search| search.probe.as_str())
+                .collect(),
+            "non-mated",
+        )?;
+        let enrolled: BTreeSet<&str> = mated
+            .iter()
+            .map(|search| search.label.as_str())
+            .chain(of_origin(&non_mated, StrangerOrigin::LeftOut).map(|s| s.label.as_str()))
+            .collect();
+        let contradiction = of_origin(&non_mated, StrangerOrigin::NeverEnrolled)
+            .find(|search| enrolled.contains(search.label.as_str()));
+        if let Some(search) = contradiction {
+            return Err(CalibrationError::ContradictoryLabel {
+                label: search.label.clone(),
+            });
+        }
+        Ok(Self { mated, non_mated })
+    }
+
+    /// Searches whose label is enrolled.
+    #[must_use]
+    pub fn mated(&self) -> &[MatedSearch] {
+        &self.mated
+    }
+
+    /// Searches without a mate.
+    #[must_use]
+    pub fn non_mated(&self) -> &[NonMatedSearch] {
+        &self.non_mated
+    }
+
+    /// The number of mated searches and labels.
+    #[must_use]
+    pub fn mated_tally(&self) -> Tally {
+        tally(
+            self.mated
+                .iter()
+                .map(|search| search.label.as_str())
+                .collect(),
+        )
+    }
+
+    /// The number of non-mated searches and labels of one origin.
+    #[must_use]
+    pub fn non_mated_tally(&self, origin: StrangerOrigin) -> Tally {
+        tally(
+            of_origin(&self.non_mated, origin)
+                .map(|search| search.label.as_str())
+                .collect(),
+        )
+    }
+
+    /// One non-mated search for each label, drawn by a hash of seed, label and probe.
+    ///
+    /// Never drawn by score, which would bias every rate. The order of the trials plays no part.
+    #[must_use]
+    pub fn one_probe_per_label(&self, seed: u64) -> OnePerLabel<'_> {
+        let mut drawn: BTreeMap<&str, ([u8; 32], &NonMatedSearch)> = BTreeMap::new();
+        for search in &self.non_mated {
+            let mut hash = Sha256::new();
+            hash.update(seed.to_le_bytes());
+            update_text(&mut hash, &search.label);
+            update_text(&mut hash, &search.probe);
+            let lot: [u8; 32] = hash.finalize().into();
+            let slot = drawn.entry(&search.label).or_insert((lot, search));
+            if lot < slot.0 {
+                *slot = (lot, search);
+            }
+        }
+        OnePerLabel(drawn.into_values().map(|(_, search)| search).collect())
+    }
+
+    /// SHA-256, in hex, over every search in the order of the probe ids. Equal iff the trials are,
+    /// whatever their order.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut mated: Vec<&MatedSearch> = self.mated.iter().collect();
+        mated.sort_by(|a, b| a.probe.cmp(&b.probe));
+        let mut non_mated: Vec<&NonMatedSearch> = self.non_mated.iter().collect();
+        non_mated.sort_by(|a, b| a.probe.cmp(&b.probe));
+        let mut hash = Sha256::new();
+        for search in mated {
+            update_search(
+                &mut hash,
+                [&search.probe, &search.label],
+                search.top.map(|t| t.score),
+            );
+            hash.update([match search.top {
+                None => 0,
+                Some(Top {
+                    label_matches: false,
+                    ..
+                }) => 1,
+                Some(Top {
+                    label_matches: true,
+                    ..
+                }) => 2,
+            }]);
+        }
+        for search in non_mated {
+            update_search(&mut hash, [&search.probe, &search.label], search.top_score);
+            hash.update([match search.origin {
+                StrangerOrigin::NeverEnrolled => 3,
+                StrangerOrigin::LeftOut => 4,
+            }]);
+        }
+        hex(&hash.finalize())
+    }
+}
+
+/// Non-mated searches of distinct labels, drawn blindly: the only trials that count as
+/// independent. Made by [`Trials::one_probe_per_label`] alone; in the order of the labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnePerLabel<'a>(Vec<&'a NonMatedSearch>);
+
+impl<'a> OnePerLabel<'a> {
+    /// The searches, one for each label.
+    #[must_use]
+    pub fn searches(&self) -> &[&'a NonMatedSearch] {
+        &self.0
+    }
+}
+
+/// Bytes as lower-case hex digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn of_origin(
+    searches: &[NonMatedSearch],
+    origin: StrangerOrigin,
+) -> impl Iterator<Item = &NonMatedSearch> {
+    searches
+        .iter()
+        .filter(move |search| search.origin == origin)
+}
+
+fn refuse_repeats(probes: Vec<&str>, kind: &'static str) -> Result<(), CalibrationError> {
+    let mut seen = BTreeSet::new();
+    for probe in probes {
+        if !seen.insert(probe) {
+            return Err(CalibrationError::RepeatedProbe {
+                probe: probe.to_owned(),
+                kind,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn tally(mut labels: Vec<&str>) -> Tally {
+    let searches = labels.len() as u64;
+    labels.sort_unstable();
+    labels.dedup();
+    Tally {
+        searches,
+        labels: labels.len() as u64,
+    }
+}
+
+/// Length first, so that no two lists of texts share their bytes.
+fn update_text(hash: &mut Sha256, text: &str) {
+    hash.update((text.len() as u64).to_le_bytes());
+    hash.update(text);
+}
+
+fn update_search(hash: &mut Sha256, texts: [&String; 2], score: Option<Similarity>) {
+    for text in texts {
+        update_text(hash, text);
+    }
+    match score {
+        None => hash.update([0]),
+        Some(score) => {
+            hash.update([1]);
+            hash.update(score.get().to_le_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn stranger(label: &str, probe: &str, score: f32, origin: StrangerOrigin) -> NonMatedSearch {
+        NonMatedSearch {
+            label: label.into(),
+            probe: probe.into(),
+            top_score: Similarity::new(score),
+            origin,
+        }
+    }
+
+    fn mated(label: &str, probe: &str) -> MatedSearch {
+        MatedSearch {
+            label: label.into(),
+            probe: probe.into(),
+            top: None,
+        }
+    }
+
+    #[test]
+    fn a_label_may_be_mated_and_left_out_but_not_never_enrolled() {
+        let left_out = stranger("a", "p", 0.1, StrangerOrigin::LeftOut);
+        let never = stranger("a", "q", 0.1, StrangerOrigin::NeverEnrolled);
+        assert!(Trials::new(vec![mated("a", "p")], vec![left_out.clone()]).is_ok());
+        let refused = Trials::new(vec![mated("a", "p")], vec![never.clone()]);
+        assert!(refused.unwrap_err().to_string().contains("label 'a'"));
+        assert!(Trials::new(vec![], vec![left_out, never]).is_err());
+    }
+
+    #[test]
+    fn a_repeated_probe_is_refused_by_name() {
+        let twice = vec![mated("a", "p"), mated("b", "p")];
+        let message = Trials::new(twice, vec![]).unwrap_err().to_string();
+        assert!(
+            message.contains("probe 'p'") && message.contains("mated"),
+            "{message}"
+        );
+        let twice = vec![
+            stranger("a", "p", 0.1, StrangerOrigin::LeftOut),
+            stranger("b", "p", 0.1, StrangerOrigin::NeverEnrolled),
+        ];
+        assert!(Trials::new(vec![], twice).is_err());
+    }
+
+    #[test]
+    fn the_digest_sees_every_field() {
+        let base = stranger("a", "p", 0.1, StrangerOrigin::LeftOut);
+        let mut changed = vec![base.clone(); 5];
+        changed[1].label = "b".into();
+        changed[2].probe = "q".into();
+        changed[3].top_score = None;
+        changed[4].origin = StrangerOrigin::NeverEnrolled;
+        let digests: BTreeSet<String> = changed
+            .into_iter()
+            .map(|s| Trials::new(vec![], vec![s]).unwrap().digest())
+            .collect();
+        assert_eq!(digests.len(), 5);
+    }
+
+    proptest! {
+        #[test]
+        fn the_draw_and_the_digest_ignore_order_and_the_draw_ignores_scores(
+            labels in prop::collection::vec(0..6_u8, 1..30), seed in any::<u64>()
+        ) {
+            let make = |scale: f32| -> Vec<NonMatedSearch> {
+                labels.iter().zip(0_u8..).map(|(label, index)| {
+                    let score = scale * f32::from(index) / 40.0;
+                    let (label, probe) = (format!("l{label}"), format!("p{index}"));
+                    stranger(&label, &probe, score, StrangerOrigin::NeverEnrolled)
+                }).collect()
+            };
+            let forward = Trials::new(vec![], make(1.0)).unwrap();
+            let backward = Trials::new(vec![], make(1.0).into_iter().rev().collect()).unwrap();
+            let rescored = Trials::new(vec![], make(-1.0)).unwrap();
+            prop_assert_eq!(forward.digest(), backward.digest());
+            let drawn = forward.one_probe_per_label(seed);
+            prop_assert_eq!(&drawn, &backward.one_probe_per_label(seed));
+            let tally = forward.non_mated_tally(StrangerOrigin::NeverEnrolled);
+            prop_assert_eq!(drawn.searches().len() as u64, tally.labels);
+            let rescored = rescored.one_probe_per_label(seed);
+            for (a, b) in drawn.searches().iter().zip(rescored.searches()) {
+                prop_assert_eq!(&a.probe, &b.probe);
+            }
+        }
+    }
+
+    #[test]
+    fn another_seed_draws_other_probes() {
+        let searches = (0..40)
+            .map(|i| {
+                stranger(
+                    &format!("l{}", i / 4),
+                    &format!("p{i}"),
+                    0.0,
+                    StrangerOrigin::LeftOut,
+                )
+            })
+            .collect();
+        let trials = Trials::new(vec![], searches).unwrap();
+        assert_ne!(trials.one_probe_per_label(1), trials.one_probe_per_label(2));
+    }
+}

@@ -1,0 +1,239 @@
+//! The worker's state: bytes of an image in, an embedding out.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::pixels::{self, Limits, Pixels, PixelsError, Resized, Resizer};
+use matchpoint_vector::Embedding;
+
+use super::batch::Batcher;
+use super::budget::DecodeBudget;
+use super::caller::Watch;
+use super::error::{CONTRAST_TOO_LOW, EmbedError};
+use super::manifest::Manifest;
+use super::session::Session;
+use super::tensor;
+
+/// One worker's own session, or its way to the shared one, and its buffers.
+pub struct Embedder {
+    dimension: usize,
+    /// `None` where vectors are made elsewhere.
+    image: Option<ImageEmbedder>,
+    /// Who waits for the present job; `None` where nobody is known to.
+    watch: Option<Watch>,
+    /// Whether the present job was given up, since nobody waited for it any more.
+    gave_up: bool,
+}
+
+/// What runs the model for a worker.
+pub(super) enum Engine {
+    /// A session of its own, for one image at a time.
+    Own(Box<Session>),
+    /// One that all workers share, for batches.
+    Shared(Batcher),
+}
+
+impl From<Session> for Engine {
+    fn from(session: Session) -> Self {
+        Self::Own(Box::new(session))
+    }
+}
+
+impl From<Batcher> for Engine {
+    fn from(batcher: Batcher) -> Self {
+        Self::Shared(batcher)
+    }
+}
+
+struct ImageEmbedder {
+    engine: Engine,
+    budget: DecodeBudget,
+    manifest: Arc<Manifest>,
+    resizer: Resizer,
+    tensor: Vec<f32>,
+}
+
+/// An image's embedding and what it cost.
+#[derive(Clone, Debug)]
+pub struct Embedded {
+    /// The embedding.
+    pub embedding: Embedding,
+    /// The length of the feature that it was made from; above 0.
+    pub norm: f64,
+    /// Time spent on decoding, resizing and filling the tensor.
+    pub decode: Duration,
+    /// Time spent in the model.
+    pub inference: Duration,
+}
+
+impl Embedder {
+    /// Number of components of every embedding.
+    #[must_use]
+    pub fn dimension(&self) -> usize {
+        self.dimension
+    }
+
+    pub(super) fn new(engine: Engine, manifest: Arc<Manifest>, budget: DecodeBudget) -> Self {
+        let tensor = tensor_for(&manifest);
+        Self {
+            dimension: manifest.output.dimension,
+            image: Some(ImageEmbedder {
+                engine,
+                budget,
+                manifest,
+                resizer: Resizer::new(),
+                tensor,
+            }),
+            watch: None,
+            gave_up: false,
+        }
+    }
+
+    /// Prepares images from now on as another manifest says, for the same session.
+    pub(super) fn prepare_as(&mut self, manifest: Arc<Manifest>) {
+        if let Some(image) = &mut self.image {
+            image.tensor = tensor_for(&manifest);
+            image.manifest = manifest;
+        }
+    }
+
+    /// For vectors that are made elsewhere.
+    pub(super) fn of_vectors(dimension: usize) -> Self {
+        Self {
+            dimension,
+            image: None,
+            watch: None,
+            gave_up: false,
+        }
+    }
+
+    /// Looks out from now on for the one who waits for the present job.
+    pub(super) fn look_out(&mut self, watch: Watch) {
+        (self.watch, self.gave_up) = (Some(watch), false);
+    }
+
+    /// Whether the present job was given up.
+    pub(super) fn has_given_up(&self) -> bool {
+        self.gave_up
+    }
+
+    /// Decodes, resizes and embeds an image file held in memory.
+    ///
+    /// # Errors
+    /// [`EmbedError::Image`] if the bytes are no image within the limits, [`EmbedError::NoContent`] if
+    /// it shows nothing, [`EmbedError::NoEmbedding`] if the model gives NaN, infinity or zeros for
+    /// it, [`EmbedError::Model`] if the model fails to run, [`EmbedError::NoModel`] if there is none,
+    /// [`EmbedError::GivenUp`] if nobody waits for it any more.
+    pub fn embed(&mut self, image: &[u8], limits: &Limits) -> Result<Embedded, EmbedError> {
+        let watch = self.watch.as_ref();
+        let is_over = || watch.is_some_and(Watch::is_over);
+        let embedder = self.image.as_mut().ok_or(EmbedError::NoModel)?;
+        let embedded = embedder.embed(image, limits, &is_over);
+        self.gave_up |= matches!(embedded, Err(EmbedError::GivenUp));
+        embedded
+    }
+
+    /// Embeds an input tensor as the model takes it. For measuring the model alone.
+    ///
+    /// # Errors
+    /// [`EmbedError::Model`] where the length is not the input's, or the model fails.
+    pub fn embed_tensor(&mut self, tensor: &[f32]) -> Result<Embedding, EmbedError> {
+        let image = self.image.as_mut().ok_or(EmbedError::NoModel)?;
+        infer(&mut image.engine, tensor).map(|(embedding, _)| embedding)
+    }
+}
+
+impl ImageEmbedder {
+    fn embed(
+        &mut self,
+        image: &[u8],
+        limits: &Limits,
+        is_over: &dyn Fn() -> bool,
+    ) -> Result<Embedded, EmbedError> {
+        let Self {
+            engine,
+            budget,
+            manifest,
+            resizer,
+            tensor,
+        } = self;
+        let start = Instant::now();
+        let room = budget.take(
+            pixels::decoding_bytes(image, limits, &manifest.geometry),
+            is_over,
+        );
+        let room = room.ok_or(EmbedError::GivenUp)?;
+        let Resized { pixels, contrast } = resized(image, limits, manifest, resizer)?;
+        drop(room);
+        if contrast <= CONTRAST_TOO_LOW {
+            return Err(EmbedError::NoContent { contrast });
+        }
+        fill(tensor, &pixels, manifest)?;
+        // The model is the dearer half.
+        if is_over() {
+            return Err(EmbedError::GivenUp);
+        }
+        let decode = start.elapsed();
+        let start = Instant::now();
+        let (embedding, norm) = infer(engine, tensor)?;
+        Ok(Embedded {
+            embedding,
+            norm,
+            decode,
+            inference: start.elapsed(),
+        })
+    }
+}
+
+/// An image as the model takes it.
+pub(super) fn tensor_of(
+    image: &[u8],
+    limits: &Limits,
+    manifest: &Manifest,
+) -> Result<Vec<f32>, EmbedError> {
+    let mut tensor = tensor_for(manifest);
+    let resized = resized(image, limits, manifest, &mut Resizer::new())?;
+    fill(&mut tensor, &resized.pixels, manifest)?;
+    Ok(tensor)
+}
+
+fn tensor_for(manifest: &Manifest) -> Vec<f32> {
+    let pixels = u64::from(manifest.geometry.width) * u64::from(manifest.geometry.height);
+    let channels = manifest.input.colour.channels();
+    vec![0.0; channels * usize::try_from(pixels).unwrap_or(usize::MAX)]
+}
+
+/// Decodes an image and brings it to the model's size.
+fn resized(
+    image: &[u8],
+    limits: &Limits,
+    manifest: &Manifest,
+    resizer: &mut Resizer,
+) -> Result<Resized, EmbedError> {
+    let (background, geometry) = (manifest.input.background, &manifest.geometry);
+    let resized = resizer.decode(image, limits, background, geometry);
+    resized.map_err(|cause| {
+        // Never the image's fault: the geometry is the manifest's.
+        if matches!(cause, PixelsError::Geometry { .. }) {
+            let reason = cause.to_string();
+            EmbedError::Model { reason }
+        } else {
+            EmbedError::Image(cause)
+        }
+    })
+}
+
+/// Fills the model's input with a resized image.
+fn fill(tensor: &mut [f32], resized: &Pixels, manifest: &Manifest) -> Result<(), EmbedError> {
+    tensor::fill(tensor, resized.as_rgb(), &manifest.input)
+        .map_err(|reason| EmbedError::Model { reason })
+}
+
+fn infer(engine: &mut Engine, tensor: &[f32]) -> Result<(Embedding, f64), EmbedError> {
+    let raw = match engine {
+        Engine::Own(session) => session.run(tensor),
+        Engine::Shared(batcher) => batcher.run(tensor),
+    };
+    let raw = raw.map_err(|reason| EmbedError::Model { reason })?;
+    Embedding::with_length(raw).map_err(|cause| EmbedError::NoEmbedding { cause })
+}

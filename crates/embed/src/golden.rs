@@ -1,0 +1,96 @@
+//! The golden check: one shipped image must embed as it did when the model was made.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::pixels::Limits;
+use matchpoint_vector::{Embedding, Similarity};
+
+use super::embedder::tensor_of;
+use super::error::{EmbedError, ModelError};
+use super::folder::{self, GOLDEN_BYTES_MAX};
+use super::manifest::{Golden, Manifest};
+use super::runtime::Runtime;
+use super::session::{Provider, Session};
+
+/// A golden image may be as large as any that is worth shipping for a check.
+const GOLDEN_DECODE_BYTES_MAX: u64 = 800_000_000;
+
+/// What every session is compared with before it serves: the image as the model takes it, so that
+/// it is decoded once.
+pub(super) struct GoldenCheck {
+    path: PathBuf,
+    tensor: Vec<f32>,
+    reference: Embedding,
+    cosine_min: f32,
+    passed: AtomicU64,
+}
+
+impl GoldenCheck {
+    /// Reads and decodes what the manifest names.
+    pub(super) fn read(folder: &Path, manifest: &Manifest) -> Result<Self, ModelError> {
+        let Golden {
+            image: file,
+            embedding,
+            cosine_min,
+        } = &manifest.golden;
+        let path = folder.join(file);
+        let bytes = folder::read(folder, file, GOLDEN_BYTES_MAX)?;
+        let reference = folder::read_reference(folder, embedding, manifest.output.dimension)?;
+        let limits = Limits {
+            bytes_max: usize::try_from(GOLDEN_BYTES_MAX).unwrap_or(usize::MAX),
+            decode_bytes_max: GOLDEN_DECODE_BYTES_MAX,
+        };
+        let tensor = tensor_of(&bytes, &limits, manifest).map_err(|cause| {
+            ModelError::GoldenNotEmbedded {
+                path: path.clone(),
+                cause,
+            }
+        })?;
+        Ok(Self {
+            path,
+            tensor,
+            reference,
+            cosine_min: *cosine_min,
+            passed: AtomicU64::new(0),
+        })
+    }
+
+    /// Embeds the image with a session, so many times in one run, and compares each.
+    pub(super) fn check(
+        &self,
+        session: &mut Session,
+        images: usize,
+        runtime: &Runtime,
+        provider: Provider,
+    ) -> Result<(), ModelError> {
+        let failed = |reason| ModelError::GoldenNotEmbedded {
+            path: self.path.clone(),
+            cause: EmbedError::Model { reason },
+        };
+        let tensors = self.tensor.repeat(images);
+        let embeddings = session.run_batch(&tensors, images).map_err(failed)?;
+        for raw in embeddings {
+            let embedding = Embedding::normalise(raw).map_err(|cause| failed(cause.to_string()))?;
+            let cosine = Similarity::between(embedding.as_slice(), self.reference.as_slice())
+                .map_or(f32::NAN, Similarity::get);
+            let passes = self.cosine_min <= cosine;
+            if !passes {
+                return Err(ModelError::GoldenDiffers {
+                    path: self.path.clone(),
+                    cosine,
+                    cosine_min: self.cosine_min,
+                    runtime: runtime.version().to_owned(),
+                    provider: provider.name(),
+                });
+            }
+        }
+        self.passed.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// How many times a session has passed it.
+    pub(super) fn passed(&self) -> u64 {
+        self.passed.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,504 @@
+//! Untrusted image bytes to embeddings: pixels, models, sessions, and a fair queue before them.
+//!
+//! A [`Model`] is a folder with an ONNX file and its manifest, opened only if it still computes what it did
+//! when it was made. [`pixels`] makes bounded, upright, resized pixels of files that nobody vouches for:
+//!
+//! ```
+//! use matchpoint_embed::pixels::{BYTES_MAX, DECODE_BYTES_MAX, Limits, Pixels, PixelsError};
+//!
+//! let limits = Limits { bytes_max: BYTES_MAX, decode_bytes_max: DECODE_BYTES_MAX };
+//! let white = [255; 3];
+//! // A bitmap of 1 x 1 pixels, in red.
+//! let mut file = b"BM\x3a\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x01\0\0\0\x01\0\0\0\x01\0\x18\0".to_vec();
+//! file.resize(54, 0);
+//! file.extend([0, 0, 255, 0]);
+//! assert_eq!(Pixels::decode(&file, &limits, white)?.as_rgb(), [255, 0, 0]);
+//! assert!(matches!(Pixels::decode(b"", &limits, white), Err(PixelsError::Empty)));
+//! # Ok::<(), PixelsError>(())
+//! ```
+//!
+//! [`pool::Pool`] runs jobs on worker threads that own a session each.
+
+#![forbid(unsafe_code)]
+
+mod batch;
+pub mod budget;
+pub mod caller;
+pub mod draft;
+pub mod embedder;
+mod error;
+mod folder;
+mod golden;
+mod input;
+pub mod job;
+mod manifest;
+mod onnx;
+mod output;
+mod pace;
+pub mod pixels;
+pub mod pool;
+mod queue;
+mod resize;
+pub mod runtime;
+mod section;
+mod session;
+mod tensor;
+
+pub use error::{EmbedError, ModelError};
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sha2::{Digest as _, Sha256};
+
+use batch::Batcher;
+use budget::DecodeBudget;
+use embedder::Embedder;
+use folder::ONNX_BYTES_MAX;
+use golden::GoldenCheck;
+use manifest::{BASE_PRECISION, MANIFEST_NAME, Manifest};
+use onnx::OnnxError;
+use runtime::Runtime;
+use session::{CreateError, Provider, Resources, Session};
+
+/// The version of everything between a file's bytes and the input tensor: decoders, orientation,
+/// colour, resizing, scaling. Raised with each change that moves an embedding, since galleries and
+/// operating points made before no longer fit.
+const PIPELINE_VERSION: u32 = 4;
+
+/// What to compute on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU, or failure.
+    Cuda,
+    /// An NVIDIA GPU by `TensorRT`, with CUDA for what that does not take, or failure.
+    TensorRt,
+    /// An NVIDIA GPU where that works, else the processor.
+    Auto,
+}
+
+/// What a model computes on, and how much of it.
+#[derive(Clone, Debug)]
+pub struct Compute {
+    /// The device.
+    pub device: Device,
+    /// Threads of one session on the CPU, at least 1.
+    pub threads: usize,
+    /// Images that waiting requests are joined into for one run, at most; 1 for none, `None` for
+    /// what the device likes: 1 on the CPU, where a batch makes each image dearer, 16 on a GPU.
+    pub batch_max: Option<usize>,
+    /// Memory that a session may take on a GPU, in bytes; `None` for no limit.
+    pub gpu_bytes_max: Option<usize>,
+    /// Whether a session on the CPU keeps memory between runs, which makes them faster.
+    pub cpu_arena: bool,
+    /// Memory that images being decoded may take together, those of other models that were opened
+    /// with a clone of it too.
+    pub decode_budget: DecodeBudget,
+}
+
+impl Compute {
+    /// One thread a session, no limit but the device's.
+    #[must_use]
+    pub fn on(device: Device) -> Self {
+        Self {
+            device,
+            threads: 1,
+            batch_max: None,
+            gpu_bytes_max: None,
+            cpu_arena: true,
+            decode_budget: DecodeBudget::new(None),
+        }
+    }
+
+    /// Images that may be joined into one run of a model, before it is known what there is to
+    /// compute on.
+    #[must_use]
+    pub fn joined_max(&self) -> usize {
+        self.batch_max.unwrap_or(match self.device {
+            Device::Cpu => 1,
+            Device::Cuda | Device::TensorRt | Device::Auto => GPU_BATCH_MAX,
+        })
+    }
+}
+
+/// Images of one run on a GPU, where nobody says: the gain from more is small, the wait is not.
+const GPU_BATCH_MAX: usize = 16;
+
+/// An opened model: its file is the one that the manifest names by hash, and the golden check has
+/// passed on this runtime and device. Or the name of a space of vectors that are made elsewhere.
+pub struct Model {
+    name: String,
+    precision: String,
+    dimension: usize,
+    fingerprint: String,
+    /// `None` where vectors are made elsewhere.
+    image: Option<ImageModel>,
+}
+
+/// What embeds images.
+struct ImageModel {
+    manifest: Arc<Manifest>,
+    onnx: Vec<u8>,
+    runtime: Runtime,
+    provider: Provider,
+    resources: Resources,
+    golden: GoldenCheck,
+    /// What the model was opened with, until the first worker takes it.
+    first: Mutex<Option<Embedder>>,
+    /// The one session that all workers share, where they are joined into batches.
+    batcher: Option<Batcher>,
+    budget: DecodeBudget,
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model")
+            .field("name", &self.name())
+            .field("fingerprint", &self.fingerprint)
+            .field("provider", &self.provider())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Model {
+    /// Opens a model folder, in one of the manifest's precisions or, where none is named, by its
+    /// own file: reads the manifest, compares the ONNX file with its hash and its interface with
+    /// the manifest, and embeds the golden image.
+    ///
+    /// # Errors
+    /// Where anything in the folder is missing, wrong or changed, or the device cannot be used.
+    pub fn open(
+        folder: &Path,
+        precision: Option<&str>,
+        runtime: &Runtime,
+        compute: &Compute,
+    ) -> Result<Self, ModelError> {
+        let precision = precision.unwrap_or(BASE_PRECISION);
+        let manifest = manifest_of(folder, precision)?;
+        let onnx = folder::read(folder, &manifest.file, ONNX_BYTES_MAX)?;
+        let path = folder.join(&manifest.file);
+        let sha256 = hex(&Sha256::digest(&onnx));
+        if sha256 != manifest.sha256 {
+            let expected = manifest.sha256;
+            return Err(ModelError::Changed {
+                path,
+                expected,
+                found: sha256,
+            });
+        }
+        let resources = Resources {
+            threads: compute.threads,
+            gpu_bytes_max: compute.gpu_bytes_max,
+            cpu_arena: compute.cpu_arena,
+        };
+        let source = Source {
+            runtime,
+            onnx: &onnx,
+            manifest: &manifest,
+            resources,
+        };
+        let (session, provider) =
+            create(compute.device, &source).map_err(|failure| match failure {
+                Failure::Absent(Provider::TensorRt, reason) => ModelError::TensorRt { reason },
+                Failure::Absent(Provider::Cpu | Provider::Cuda, reason) => {
+                    ModelError::Cuda { reason }
+                }
+                Failure::Create(error) => error.of(path.clone()),
+            })?;
+        let fingerprint = fingerprint(&manifest);
+        let mut image = ImageModel {
+            golden: GoldenCheck::read(folder, &manifest)?,
+            manifest: Arc::new(manifest),
+            onnx,
+            runtime: runtime.clone(),
+            provider,
+            resources,
+            first: Mutex::new(None),
+            batcher: None,
+            budget: compute.decode_budget.clone(),
+        };
+        let batch_max = compute.batch_max.unwrap_or(match provider {
+            Provider::Cpu => 1,
+            Provider::Cuda | Provider::TensorRt => GPU_BATCH_MAX,
+        });
+        image.take(session, batch_max)?;
+        Ok(Self {
+            name: image.manifest.name.clone(),
+            precision: precision.to_owned(),
+            dimension: image.manifest.output.dimension,
+            fingerprint,
+            image: Some(image),
+        })
+    }
+
+    /// A space of vectors that are made elsewhere, known by its name and its dimension. It embeds no
+    /// image.
+    #[must_use]
+    pub fn vectors(name: &str, dimension: usize) -> Self {
+        let text = format!("matchpoint vectors 1\nname = {name:?}\ndimension = {dimension}\n");
+        Self {
+            name: name.to_owned(),
+            precision: BASE_PRECISION.to_owned(),
+            dimension,
+            fingerprint: hex(&Sha256::digest(text.as_bytes())),
+            image: None,
+        }
+    }
+
+    /// Whether it embeds images, and not only has a name for vectors that are made elsewhere.
+    #[must_use]
+    pub fn embeds_images(&self) -> bool {
+        self.image.is_some()
+    }
+
+    /// A worker's own embedder, with a session of its own that has passed the golden check: some 50
+    /// ms for a small model.
+    ///
+    /// # Errors
+    /// Where the runtime makes no further session, for want of memory for example, or one that
+    /// computes differently.
+    pub fn embedder(&self) -> Result<Embedder, ModelError> {
+        let Some(image) = &self.image else {
+            return Ok(Embedder::of_vectors(self.dimension));
+        };
+        if let Some(batcher) = &image.batcher {
+            return Ok(image.embedder(batcher.clone()));
+        }
+        let first = image
+            .first
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(first) = first {
+            return Ok(first);
+        }
+        let source = Source {
+            runtime: &image.runtime,
+            onnx: &image.onnx,
+            manifest: &image.manifest,
+            resources: image.resources,
+        };
+        let session = source.session(image.provider);
+        let mut session = session.map_err(|error| error.of(image.manifest.file.clone()))?;
+        image.check(&mut session, 1)?;
+        Ok(image.embedder(session))
+    }
+
+    /// What its arithmetic is: "f32" for the model's own file, else the precision's name.
+    #[must_use]
+    pub fn precision(&self) -> &str {
+        &self.precision
+    }
+
+    /// Its precision, unless it is the model's own file.
+    #[must_use]
+    pub fn named_precision(&self) -> Option<&str> {
+        Some(self.precision()).filter(|name| *name != BASE_PRECISION)
+    }
+
+    /// How many images of waiting requests are joined into one run, at most; 1 where none are. As
+    /// many workers more than processors are of use.
+    #[must_use]
+    pub fn joined_max(&self) -> usize {
+        let batcher = self.image.as_ref().and_then(|image| image.batcher.as_ref());
+        batcher.map_or(1, Batcher::batch_max)
+    }
+
+    /// How many times a session has passed the golden check, at any size of a batch.
+    #[must_use]
+    pub fn golden_checks(&self) -> u64 {
+        let image = self.image.as_ref();
+        image.map_or(0, |image| image.golden.passed())
+    }
+
+    /// The name in the manifest, or that of the vectors.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// 64 hex digits that differ between any two models whose embeddings must not be compared: a
+    /// hash over the ONNX file, every manifest key that changes an embedding, and the version of
+    /// the image pipeline.
+    #[must_use]
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// The number of components of its embeddings.
+    #[must_use]
+    pub fn dimension(&self) -> usize {
+        self.dimension
+    }
+
+    /// What it computes on, after `auto` has chosen: "cpu", "cuda" or "tensorrt"; "none" where vectors are made elsewhere.
+    #[must_use]
+    pub fn provider(&self) -> &'static str {
+        let image = self.image.as_ref();
+        image.map_or("none", |image| image.provider.name())
+    }
+
+    /// The version of the ONNX Runtime it runs on; "none" where vectors are made elsewhere.
+    #[must_use]
+    pub fn runtime_version(&self) -> &str {
+        let image = self.image.as_ref();
+        image.map_or("none", |image| image.runtime.version())
+    }
+
+    /// The cosine to the golden embedding below which the model is refused, 0.9 to 1; `None` where
+    /// vectors are made elsewhere.
+    #[must_use]
+    pub fn cosine_min(&self) -> Option<f32> {
+        Some(self.image.as_ref()?.manifest.golden.cosine_min)
+    }
+
+    /// The manifest's description, if it has one.
+    #[must_use]
+    pub fn description(&self) -> Option<&str> {
+        self.image.as_ref()?.manifest.description.as_deref()
+    }
+
+    /// The manifest's licence, if it has one.
+    #[must_use]
+    pub fn licence(&self) -> Option<&str> {
+        self.image.as_ref()?.manifest.licence.as_deref()
+    }
+}
+
+impl ImageModel {
+    /// Takes the first session into use, once it has passed the golden check at every size of a
+    /// batch that it will be used with: a device may have another way to compute each.
+    fn take(&mut self, mut session: Session, batch_max: usize) -> Result<(), ModelError> {
+        self.check(&mut session, 1)?;
+        if batch_max <= 1 {
+            self.first = Mutex::new(Some(self.embedder(session)));
+            return Ok(());
+        }
+        let batch_max = batch_max.min(session.images_max());
+        let doubled = std::iter::successors(Some(2), |size| Some(2 * size));
+        let sizes = doubled.take_while(|size| *size < batch_max);
+        for images in sizes.chain([batch_max]).filter(|images| 1 < *images) {
+            self.check(&mut session, images)?;
+        }
+        self.batcher = Some(Batcher::start(session, batch_max)?);
+        Ok(())
+    }
+
+    fn check(&self, session: &mut Session, images: usize) -> Result<(), ModelError> {
+        let (runtime, provider) = (&self.runtime, self.provider);
+        self.golden.check(session, images, runtime, provider)
+    }
+
+    fn embedder(&self, engine: impl Into<embedder::Engine>) -> Embedder {
+        let (manifest, budget) = (Arc::clone(&self.manifest), self.budget.clone());
+        Embedder::new(engine.into(), manifest, budget)
+    }
+}
+
+impl CreateError {
+    /// The error, of the ONNX file at `path`.
+    fn of(self, path: PathBuf) -> ModelError {
+        match self {
+            Self::Refused(reason) => ModelError::Refused { path, reason },
+            Self::Onnx(error @ OnnxError::Malformed(_)) => {
+                let reason = error.to_string();
+                ModelError::Refused { path, reason }
+            }
+            Self::Onnx(error @ (OnnxError::External { .. } | OnnxError::Compiled { .. })) => {
+                let reason = error.to_string();
+                ModelError::NotOneFile { path, reason }
+            }
+            Self::Interface { mistakes, has } => ModelError::Interface {
+                path,
+                mistakes,
+                has,
+            },
+        }
+    }
+}
+
+/// The manifest of a folder, with the file and the golden embedding of a precision.
+fn manifest_of(folder: &Path, precision: &str) -> Result<Manifest, ModelError> {
+    let manifest = folder::read_manifest(folder)?;
+    if precision == BASE_PRECISION {
+        return Ok(manifest);
+    }
+    manifest
+        .in_precision(precision)
+        .map_err(|others| ModelError::Precision {
+            path: folder.join(MANIFEST_NAME),
+            precision: precision.to_owned(),
+            others,
+        })
+}
+
+enum Failure {
+    /// A device is not there, or does not work.
+    Absent(Provider, String),
+    Create(CreateError),
+}
+
+/// What sessions are made from.
+struct Source<'a> {
+    runtime: &'a Runtime,
+    onnx: &'a [u8],
+    manifest: &'a Manifest,
+    resources: Resources,
+}
+
+impl Source<'_> {
+    fn session(&self, provider: Provider) -> Result<Session, CreateError> {
+        let (onnx, manifest) = (self.onnx, self.manifest);
+        let builder = session::builder(self.runtime, provider, self.resources);
+        Session::create(builder, onnx, manifest)
+    }
+}
+
+/// Makes the first session, on the device asked for.
+fn create(device: Device, source: &Source<'_>) -> Result<(Session, Provider), Failure> {
+    let on_cpu = || {
+        let session = source.session(Provider::Cpu);
+        Ok((session.map_err(Failure::Create)?, Provider::Cpu))
+    };
+    let on_gpu = |provider| {
+        if let Some(reason) = session::missing(provider, source.runtime) {
+            return Err(Failure::Absent(provider, reason));
+        }
+        match source.session(provider) {
+            Ok(session) => Ok((session, provider)),
+            Err(CreateError::Refused(reason)) => Err(Failure::Absent(provider, reason)),
+            Err(error @ (CreateError::Interface { .. } | CreateError::Onnx(_))) => {
+                Err(Failure::Create(error))
+            }
+        }
+    };
+    match device {
+        Device::Cpu => on_cpu(),
+        Device::Cuda => on_gpu(Provider::Cuda),
+        Device::TensorRt => on_gpu(Provider::TensorRt),
+        // Never TensorRT, which takes minutes to prepare a model.
+        Device::Auto => match on_gpu(Provider::Cuda) {
+            Err(Failure::Absent(_cuda, reason)) => {
+                tracing::info!(reason, "no CUDA, so the model runs on the CPU");
+                on_cpu()
+            }
+            other => other,
+        },
+    }
+}
+
+fn fingerprint(manifest: &Manifest) -> String {
+    let text = format!(
+        "matchpoint model 1\npipeline = {PIPELINE_VERSION}\nonnx = {}\n{}",
+        manifest.sha256,
+        manifest.canonical()
+    );
+    hex(&Sha256::digest(text.as_bytes()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

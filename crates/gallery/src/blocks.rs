@@ -1,0 +1,26 @@
+//! Items in memory, in blocks that the writer and its snapshots share.
+
+use std::sync::Arc;
+
+use crate::index::scan::CodedRows;
+use crate::item::ItemHead;
+use crate::originals::Vector;
+
+/// One item in memory.
+#[derive(Clone)]
+pub(super) struct Slot {
+    pub(super) head: Arc<ItemHead>,
+    pub(super) vector: Vector,
+}
+
+/// Consecutive slots.
+#[derive(Clone, Default)]
+pub(super) struct Block {
+    /// `None` where the item was deleted or replaced.
+    pub(super) slots: Vec<Option<Slot>>,
+    /// The vectors as codes, once the block is full and where no index has settled them.
+    pub(super) codes: Option<Arc<CodedRows>>,
+}
+
+/// Slots per block. A write copies the pointers of the blocks it touches and the list of blocks.
+pub(super) const BLOCK_SLOTS: usize = 128;

@@ -1,0 +1,241 @@
+//! What the writer knows: every item by id, and the blocks that snapshots share.
+
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use crate::blocks::{BLOCK_SLOTS, Block, Slot};
+use crate::index::scan::CodedRows;
+use crate::item::{ContentSum, Hash, ItemHead};
+use crate::originals::Vector;
+use crate::settled::Settling;
+
+/// Where an item is kept.
+pub(super) struct Place {
+    /// Its number in memory: newer items have higher ones, and none is used twice.
+    pub(super) slot: usize,
+    /// Its number in the database.
+    pub(super) row: i64,
+    pub(super) checksum: Hash,
+}
+
+/// An item, told by its id, of which no second copy is kept.
+struct ById(Arc<ItemHead>);
+
+/// The current items. Blocks are shared with snapshots and copied before they change.
+#[derive(Default)]
+pub(super) struct Catalogue {
+    places: BTreeMap<ById, Place>,
+    labels: HashMap<String, usize>,
+    pub(super) blocks: Vec<Arc<Block>>,
+    pub(super) sum: ContentSum,
+    /// The highest row number in use, or 0.
+    pub(super) last_row: i64,
+}
+
+impl Catalogue {
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    pub(super) fn label_count(&self) -> usize {
+        self.labels.len()
+    }
+
+    pub(super) fn has_label(&self, label: &str) -> bool {
+        self.labels.contains_key(label)
+    }
+
+    pub(super) fn find(&self, id: &str) -> Option<&Place> {
+        self.places.get(id)
+    }
+
+    pub(super) fn head(&self, id: &str) -> Option<Arc<ItemHead>> {
+        let (ById(head), _) = self.places.get_key_value(id)?;
+        Some(Arc::clone(head))
+    }
+
+    pub(super) fn item(&self, id: &str) -> Option<(Arc<ItemHead>, Vector)> {
+        let slot = self.slot(self.find(id)?.slot)?;
+        Some((Arc::clone(&slot.head), slot.vector.clone()))
+    }
+
+    /// Every item with its checksum, in order of id, from `after_id` on.
+    pub(super) fn checksums(&self, after_id: Option<&str>) -> impl Iterator<Item = (&Slot, &Hash)> {
+        let start = after_id.map_or(Bound::Unbounded, Bound::Excluded);
+        let following = self.places.range::<str, _>((start, Bound::Unbounded));
+        following.filter_map(|(_, place)| Some((self.slot(place.slot)?, &place.checksum)))
+    }
+
+    /// What an index is built of, in order of id.
+    pub(super) fn settling(&self) -> Vec<Settling> {
+        let items = self.places.values().filter_map(|place| {
+            Some(Settling {
+                key: place.checksum,
+                slot: place.slot,
+                vector: self.slot(place.slot)?.vector.clone(),
+            })
+        });
+        items.collect()
+    }
+
+    /// At most `limit` items in order of id, those after `after_id`.
+    pub(super) fn page(&self, after_id: Option<&str>, limit: usize) -> Vec<Arc<ItemHead>> {
+        let start = after_id.map_or(Bound::Unbounded, Bound::Excluded);
+        let following = self.places.range::<str, _>((start, Bound::Unbounded));
+        following
+            .take(limit)
+            .map(|(ById(head), _)| Arc::clone(head))
+            .collect()
+    }
+
+    /// Takes an item in, in place of one with the same id; returns its slot.
+    pub(super) fn put(
+        &mut self,
+        head: ItemHead,
+        vector: Vector,
+        row: i64,
+        checksum: Hash,
+    ) -> usize {
+        self.remove(&head.id);
+        let head = Arc::new(head);
+        let slot = self.append(Slot {
+            head: Arc::clone(&head),
+            vector,
+        });
+        if let Some(count) = self.labels.get_mut(&head.label) {
+            *count += 1;
+        } else {
+            self.labels.insert(head.label.clone(), 1);
+        }
+        self.sum.add(&checksum);
+        self.last_row = self.last_row.max(row);
+        let place = Place {
+            slot,
+            row,
+            checksum,
+        };
+        self.places.insert(ById(head), place);
+        slot
+    }
+
+    /// Takes a vector for the item in a slot, if there is one still: the same values, elsewhere.
+    pub(super) fn move_vector(&mut self, slot: usize, vector: Vector) {
+        let block = self.blocks.get_mut(slot / BLOCK_SLOTS);
+        let there = |block: &&mut Arc<Block>| {
+            block
+                .slots
+                .get(slot % BLOCK_SLOTS)
+                .is_some_and(Option::is_some)
+        };
+        if let Some(block) = block.filter(there)
+            && let Some(Some(slot)) = Arc::make_mut(block).slots.get_mut(slot % BLOCK_SLOTS)
+        {
+            slot.vector = vector;
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: &str) {
+        let Some((ById(head), place)) = self.places.remove_entry(id) else {
+            return;
+        };
+        self.sum.subtract(&place.checksum);
+        if let Some(count) = self.labels.get_mut(&head.label) {
+            *count -= 1;
+            if *count == 0 {
+                self.labels.remove(&head.label);
+            }
+        }
+        if let Some(block) = self.blocks.get_mut(place.slot / BLOCK_SLOTS) {
+            let slots = &mut Arc::make_mut(block).slots;
+            if let Some(slot) = slots.get_mut(place.slot % BLOCK_SLOTS) {
+                *slot = None;
+            }
+            // A block that was full and holds nothing more needs no memory.
+            if slots.len() == BLOCK_SLOTS && slots.iter().all(Option::is_none) {
+                *block = Arc::default();
+            }
+        }
+    }
+
+    /// The slot that the next item gets.
+    pub(super) fn next_slot(&self) -> usize {
+        let first = self.blocks.len().saturating_sub(1) * BLOCK_SLOTS;
+        match self.blocks.last() {
+            None => 0,
+            // An emptied block has been full before.
+            Some(block) if block.slots.is_empty() => first + BLOCK_SLOTS,
+            Some(block) => first + block.slots.len(),
+        }
+    }
+
+    pub(super) fn slot(&self, number: usize) -> Option<&Slot> {
+        let block = self.blocks.get(number / BLOCK_SLOTS)?;
+        block.slots.get(number % BLOCK_SLOTS)?.as_ref()
+    }
+
+    fn append(&mut self, slot: Slot) -> usize {
+        let number = self.next_slot();
+        if number.is_multiple_of(BLOCK_SLOTS) {
+            self.blocks.push(Arc::new(Block {
+                slots: Vec::with_capacity(BLOCK_SLOTS),
+                codes: None,
+            }));
+        }
+        if let Some(block) = self.blocks.last_mut() {
+            Arc::make_mut(block).slots.push(Some(slot));
+        }
+        number
+    }
+
+    /// Makes codes for the full blocks from the one of a slot on that have none.
+    pub(super) fn encode_from(&mut self, first: usize, dimension: usize) {
+        for block in self.blocks.iter_mut().skip(first / BLOCK_SLOTS) {
+            if block.slots.len() == BLOCK_SLOTS && block.codes.is_none() {
+                let rows = block.slots.iter().map(|slot| match slot {
+                    Some(slot) => &*slot.vector,
+                    None => &[],
+                });
+                let codes = Arc::new(CodedRows::new(rows, dimension));
+                Arc::make_mut(block).codes = Some(codes);
+            }
+        }
+    }
+
+    /// Drops the codes of blocks whose items an index has settled: those before the one of a slot.
+    pub(super) fn drop_codes_before(&mut self, first: usize) {
+        for block in self.blocks.iter_mut().take(first / BLOCK_SLOTS) {
+            if block.codes.is_some() {
+                Arc::make_mut(block).codes = None;
+            }
+        }
+    }
+}
+
+impl Borrow<str> for ById {
+    fn borrow(&self) -> &str {
+        &self.0.id
+    }
+}
+
+impl Ord for ById {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.id.cmp(&other.0.id)
+    }
+}
+
+impl PartialOrd for ById {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for ById {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for ById {}

@@ -1,0 +1,193 @@
+//! Why a gallery refuses, and what to do about it.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::index::error::IndexError;
+use matchpoint_vector::NotAnEmbedding;
+
+/// Every way in which an operation on a gallery can fail.
+#[derive(Debug, thiserror::Error)]
+pub enum GalleryError {
+    /// There is no file.
+    #[error("there is no gallery at {path}; check the path, or create the gallery first")]
+    NotFound {
+        /// The database file.
+        path: PathBuf,
+    },
+    /// A file is in the way of a new gallery.
+    #[error("{path} exists already; remove it, or choose another path for the new gallery")]
+    Exists {
+        /// The file in the way.
+        path: PathBuf,
+    },
+    /// The file is something else, or its first bytes are damaged.
+    #[error("{path} is not a gallery ({what}); check the path, or restore the file from a backup")]
+    NotAGallery {
+        /// The database file.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
+    /// Written by another version of this program.
+    #[error("the gallery {path} has format {found}, and this version reads format {readable}")]
+    Format {
+        /// The database file.
+        path: PathBuf,
+        /// The format of the file.
+        found: i64,
+        /// The only format that is read.
+        readable: i64,
+    },
+    /// What is stored is not what was acknowledged.
+    #[error("the gallery {path} is damaged: {what}; restore it from a backup or build it again")]
+    Damaged {
+        /// The database file.
+        path: PathBuf,
+        /// What does not agree.
+        what: String,
+    },
+    /// A stored vector is no longer what it was when it was verified.
+    #[error(
+        "the vector of item `{id}` in {} has changed on the disk; stop the server, remove that file \
+         and start again: it is made anew from the items", path.display()
+    )]
+    Changed {
+        /// The item.
+        id: String,
+        /// The file that it is read from.
+        path: PathBuf,
+    },
+    /// Another process, or another handle in this one, writes to it.
+    #[error("the gallery {path} is open for writing by {holder}; stop that writer first")]
+    InUse {
+        /// The database file.
+        path: PathBuf,
+        /// The process that holds the lock.
+        holder: String,
+    },
+    /// The handle was opened for reading.
+    #[error("the gallery {path} is open for reading only")]
+    ReadOnly {
+        /// The database file.
+        path: PathBuf,
+    },
+    /// No room on the disk; nothing was written.
+    #[error("no space left for the gallery {path}; nothing was written")]
+    Full {
+        /// The database file.
+        path: PathBuf,
+    },
+    /// The database failed otherwise.
+    #[error("could not {doing} the gallery {path}: {source}")]
+    Storage {
+        /// The database file.
+        path: PathBuf,
+        /// What was attempted.
+        doing: &'static str,
+        /// The database's reason.
+        source: rusqlite::Error,
+    },
+    /// The file system failed.
+    #[error("could not {doing} {path}: {source}")]
+    File {
+        /// The file concerned.
+        path: PathBuf,
+        /// What was attempted.
+        doing: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// An earlier operation on this handle stopped half-way.
+    #[error("an earlier operation on the gallery {path} failed half-way; open the gallery again")]
+    Unusable {
+        /// The database file.
+        path: PathBuf,
+    },
+    /// The description of a new gallery is out of bounds.
+    #[error("the {field} of the new gallery {problem}")]
+    Description {
+        /// Which argument.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Index parameters out of bounds.
+    #[error("the index parameter {name} is {found}; it must be {min} to {max}")]
+    IndexParams {
+        /// Which parameter.
+        name: &'static str,
+        /// The value given.
+        found: usize,
+        /// Smallest allowed.
+        min: usize,
+        /// Largest allowed.
+        max: usize,
+    },
+    /// An item breaks a limit; nothing of its batch was written.
+    #[error("item {position} of the batch, id {id:?}: its {field} {problem}")]
+    Item {
+        /// Place in the batch, from 0.
+        position: usize,
+        /// The item's id, cut to 64 characters.
+        id: String,
+        /// Which field.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// An id occurs twice in one batch; nothing of it was written.
+    #[error("id {id:?} occurs twice in the batch, at {first} and at {second}")]
+    Duplicate {
+        /// The id.
+        id: String,
+        /// Place of its first occurrence, from 0.
+        first: usize,
+        /// Place of its second occurrence.
+        second: usize,
+    },
+    /// Too many items or ids at once.
+    #[error("the batch has {found} entries; at most {max} are taken at once")]
+    Batch {
+        /// Entries in the batch.
+        found: usize,
+        /// Most that are allowed.
+        max: usize,
+    },
+    /// No index can be built of these items.
+    #[error("the index of the gallery cannot be built: {0}")]
+    Index(#[from] IndexError),
+    /// The query has another dimension than the gallery.
+    #[error("the query has {found} dimensions, and the gallery has {expected}")]
+    QueryDimension {
+        /// Dimension of the query.
+        found: usize,
+        /// Dimension of the gallery.
+        expected: usize,
+    },
+    /// `k` is out of bounds.
+    #[error("{found} neighbours were asked for; it must be 1 to {max}")]
+    Neighbours {
+        /// The `k` asked for.
+        found: usize,
+        /// Largest allowed.
+        max: usize,
+    },
+}
+
+/// Why one stored row cannot be read; the caller adds where it was.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BadRow {
+    #[error("its metadata is not readable ({0})")]
+    Metadata(#[from] serde_json::Error),
+    #[error("its embedding is not valid ({0})")]
+    Embedding(#[from] NotAnEmbedding),
+    #[error("its embedding has {found} bytes instead of {expected}")]
+    EmbeddingBytes { found: usize, expected: usize },
+    #[error("its {0} has not 32 bytes")]
+    HashBytes(&'static str),
+    #[error("its checksum does not match")]
+    Checksum,
+    #[error("it cannot be read ({0})")]
+    Column(#[from] rusqlite::Error),
+}

@@ -1,0 +1,226 @@
+//! The approximate index: a settled graph, and one of what was enrolled since. They propose; the
+//! snapshot scores.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hnsw_rs::anndists::dist::distances::Distance;
+use hnsw_rs::hnsw::Hnsw;
+
+use crate::filter::Filter;
+use crate::index::bits::Bits;
+use crate::index::error::IndexError;
+use crate::index::search::Search;
+use crate::originals::Vector;
+use crate::params::IndexParams;
+use crate::settled::Settled;
+use matchpoint_vector::kernels;
+
+/// What is settled, and what has been enrolled since.
+///
+/// An item that is enrolled is compared with each query, until it is linked: that takes
+/// milliseconds, so whoever enrols does not wait for it. Items are linked in the order of their
+/// slots, those before [`Index::linked`].
+pub(super) struct Index {
+    pub(super) settled: Settled,
+    growing: Growing,
+    /// The first slot of an item that is not settled.
+    first: usize,
+    /// The first slot that is not linked.
+    linked: AtomicUsize,
+    /// Held while a point is linked.
+    linking: Mutex<()>,
+    /// The rows that filters take, of those asked for last.
+    filters: Mutex<VecDeque<Filtered>>,
+    params: IndexParams,
+}
+
+/// The settled rows that a filter takes. What is in a slot never changes, so this holds for as long
+/// as the index does: for the state it was made of, and later ones.
+#[derive(Clone)]
+struct Filtered {
+    filter: Filter,
+    generation: u64,
+    rows: Arc<Bits>,
+}
+
+/// What an index is asked for.
+pub(super) struct Asked<'a> {
+    pub(super) query: &'a [f32],
+    pub(super) k: usize,
+    /// Candidates to keep; the index's own number where that is more.
+    pub(super) breadth: usize,
+    /// The settled rows that may be found.
+    pub(super) allowed: &'a Bits,
+}
+
+/// Filters whose rows are remembered: a bit for each item and filter.
+const FILTERS_KEPT: usize = 32;
+
+impl Index {
+    /// `first` is the first slot of an item that is not settled.
+    pub(super) fn new(settled: Settled, first: usize, params: IndexParams) -> Self {
+        Self {
+            settled,
+            growing: Growing::new(params),
+            first,
+            linked: AtomicUsize::new(first),
+            linking: Mutex::default(),
+            filters: Mutex::default(),
+            params,
+        }
+    }
+
+    pub(super) fn params(&self) -> IndexParams {
+        self.params
+    }
+
+    /// The first slot of an item that is not settled.
+    pub(super) fn first(&self) -> usize {
+        self.first
+    }
+
+    /// The first slot that is not linked: from there on, items are to be compared one by one.
+    pub(super) fn linked(&self) -> usize {
+        self.linked.load(Ordering::Acquire)
+    }
+
+    /// Items ever linked since it was settled, gone or not.
+    pub(super) fn points(&self) -> usize {
+        self.growing.points()
+    }
+
+    /// Links the item in a slot, after which all before it count as linked. Searches go on
+    /// meanwhile.
+    pub(super) fn link(&self, slot: usize, vector: &Vector) {
+        let _one = self.linking.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.linked() <= slot {
+            self.growing.insert(slot, vector.to_shared());
+            self.linked.store(slot + 1, Ordering::Release);
+        }
+    }
+
+    /// The settled rows that a filter takes in a state of the gallery; `find` makes them where they
+    /// are not known.
+    pub(super) fn filtered(
+        &self,
+        filter: &Filter,
+        generation: u64,
+        find: impl FnOnce() -> Bits,
+    ) -> Arc<Bits> {
+        let filters = || self.filters.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut known = filters();
+            let same = |known: &Filtered| known.generation <= generation && known.filter == *filter;
+            if let Some(found) = known.iter().position(same).and_then(|at| known.remove(at)) {
+                let rows = Arc::clone(&found.rows);
+                known.push_back(found);
+                return rows;
+            }
+        }
+        let rows = Arc::new(find());
+        let mut known = filters();
+        known.push_back(Filtered {
+            filter: filter.clone(),
+            generation,
+            rows: Arc::clone(&rows),
+        });
+        if FILTERS_KEPT < known.len() {
+            known.pop_front();
+        }
+        rows
+    }
+
+    /// Calls `take` with the slots and exact scores of settled rows that are likely to be the
+    /// nearest.
+    pub(super) fn settled<'v>(
+        &'v self,
+        asked: &Asked<'_>,
+        vector_of: impl Fn(usize) -> Option<&'v [f32]>,
+        take: impl FnMut(usize, f32),
+    ) -> Result<(), IndexError> {
+        let search = Search {
+            vector: asked.query,
+            k: asked.k,
+            ef: self.breadth(asked),
+            allowed: Some(asked.allowed),
+        };
+        self.settled.nearest(&search, vector_of, take)
+    }
+
+    /// Slots before `linked` that are likely to hold the nearest of `live` items linked since.
+    pub(super) fn grown(&self, asked: &Asked<'_>, live: usize, linked: usize) -> Vec<usize> {
+        if self.growing.points() == 0 {
+            return Vec::new();
+        }
+        // It is at most a quarter of the whole, where less is to be looked at for the same recall.
+        let breadth = (self.breadth(asked) / 2).max(2 * asked.k);
+        let mut slots = self.growing.candidates(asked.query, breadth, live);
+        // What is linked meanwhile is compared one by one.
+        slots.retain(|slot| *slot < linked);
+        slots
+    }
+
+    fn breadth(&self, asked: &Asked<'_>) -> usize {
+        asked.breadth.max(self.params.ef_search).max(2 * asked.k)
+    }
+}
+
+/// Points that are only ever added; whoever asks drops those that are gone.
+///
+/// Points are inserted one after the other, because parallel insertion links them differently
+/// each time. The same points in the same order give the same graph.
+struct Growing {
+    // A point holds one shared vector, not a copy of its components.
+    hnsw: Hnsw<'static, Arc<[f32]>, Angle>,
+}
+
+impl Growing {
+    fn new(params: IndexParams) -> Self {
+        /// The most that `hnsw_rs` can have; levels above the fifth stay empty in practice.
+        const LAYERS: usize = 16;
+        /// A hint: it may become more.
+        const POINTS: usize = 10_000;
+        Self {
+            hnsw: Hnsw::new(params.m, POINTS, LAYERS, params.ef_construction, Angle),
+        }
+    }
+
+    /// Adds a point; not to be called from two threads at once. Searches may go on meanwhile.
+    fn insert(&self, slot: usize, vector: Arc<[f32]>) {
+        self.hnsw.insert_slice((&[vector], slot));
+    }
+
+    /// Points ever added, gone or not.
+    fn points(&self) -> usize {
+        self.hnsw.get_nb_point()
+    }
+
+    /// Slots likely to hold the nearest of `live` items.
+    fn candidates(&self, query: &[f32], wanted: usize, live: usize) -> Vec<usize> {
+        // Points that are gone take places among the candidates: widen the search by their share.
+        let breadth = (wanted * self.points())
+            .div_ceil(live.max(1))
+            .min(4 * wanted);
+        let query = [Arc::from(query)];
+        let found = self.hnsw.search(&query, breadth, breadth);
+        found
+            .iter()
+            .map(hnsw_rs::hnsw::Neighbour::get_origin_id)
+            .collect()
+    }
+}
+
+/// One minus the cosine. Vectors are finite and of unit length, so it is never NaN.
+struct Angle;
+
+impl Distance<Arc<[f32]>> for Angle {
+    fn eval(&self, a: &[Arc<[f32]>], b: &[Arc<[f32]>]) -> f32 {
+        let (Some(a), Some(b)) = (a.first(), b.first()) else {
+            return 2.0;
+        };
+        // Rounding may take a cosine above one, and `hnsw_rs` asserts that no distance is negative.
+        (1.0 - kernels::dot(a, b)).clamp(0.0, 2.0)
+    }
+}

@@ -1,0 +1,224 @@
+//! Vectors as 8-bit codes, on one scale for all of them.
+
+use rayon::iter::{IndexedParallelIterator, ParallelIterator};
+use rayon::slice::{ParallelSlice, ParallelSliceMut};
+
+use crate::index::error::IndexError;
+use matchpoint_vector::kernels::int8::{CODE_BLOCK, Int8Kernel};
+
+/// The most values of a row: inner products of their codes fit an `i32` with room to spare.
+pub const DIMENSION_MAX: usize = 65_536;
+
+/// The most rows of an index: their numbers leave one bit free.
+pub const ROWS_MAX: usize = (1 << 31) - 2;
+
+/// The greatest code. The least is its negative, so that -128 never occurs.
+const CODE_MAX: f32 = 127.0;
+
+/// Vectors of one dimension, one after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    values: &'a [f32],
+    dimension: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Rows of `dimension` finite values each, of unit length.
+    ///
+    /// # Errors
+    /// Refuses a dimension out of 1..=[`DIMENSION_MAX`], part of a row, and too many rows.
+    pub fn new(values: &'a [f32], dimension: usize) -> Result<Self, IndexError> {
+        if !(1..=DIMENSION_MAX).contains(&dimension) || !values.len().is_multiple_of(dimension) {
+            return Err(IndexError::Shape {
+                values: values.len(),
+                dimension,
+                max: DIMENSION_MAX,
+            });
+        }
+        let found = values.len() / dimension;
+        if ROWS_MAX < found {
+            let max = ROWS_MAX;
+            return Err(IndexError::Rows { found, max });
+        }
+        Ok(Self { values, dimension })
+    }
+
+    /// Values in a row.
+    #[must_use]
+    pub fn dimension(&self) -> usize {
+        self.dimension
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.values.len() / self.dimension
+    }
+
+    /// A row by its number.
+    #[must_use]
+    pub fn get(&self, row: u32) -> Option<&'a [f32]> {
+        let start = row as usize * self.dimension;
+        self.values.get(start..start + self.dimension)
+    }
+
+    /// The value that has code 127: few absolute values are greater, one in 10,000 at most, and
+    /// those are cut off.
+    ///
+    /// Counted in 65,536 bins a few thousandths wide each, so that it depends neither on the
+    /// order of the rows nor on the number of threads. 1 where there is nothing but zeros.
+    pub(super) fn clip(&self) -> f32 {
+        const BINS: usize = 1 << 16;
+        let bin = |value: f32| (value.abs().to_bits() >> 15) as usize;
+        let counts = self
+            .values
+            .par_chunks(1 << 18)
+            .fold(
+                || vec![0_u64; BINS],
+                |mut counts, values| {
+                    for &value in values {
+                        if let Some(count) = counts.get_mut(bin(value)) {
+                            *count += 1;
+                        }
+                    }
+                    counts
+                },
+            )
+            .reduce(
+                || vec![0; BINS],
+                |mut sum, counts| {
+                    sum.iter_mut().zip(counts).for_each(|(a, b)| *a += b);
+                    sum
+                },
+            );
+        let mut above = 0;
+        let spared = self.values.len() as u64 / 10_000;
+        for (bin, count) in counts.into_iter().enumerate().rev() {
+            above += count;
+            if spared < above {
+                #[expect(clippy::cast_possible_truncation, reason = "at most 65,536")]
+                let upper = f32::from_bits((bin as u32 + 1) << 15);
+                let usable = bin != 0 && upper.is_finite();
+                return if usable { upper } else { 1.0 };
+            }
+        }
+        1.0
+    }
+}
+
+/// Bytes of a row of codes: the dimension, rounded up to whole cache lines.
+pub(super) fn stride(dimension: usize) -> usize {
+    dimension.next_multiple_of(CODE_BLOCK)
+}
+
+/// The codes of all rows, row after row.
+pub(super) fn encode_all(rows: Rows<'_>, clip: f32) -> Vec<u8> {
+    let stride = stride(rows.dimension);
+    let mut codes = vec![0; rows.count() * stride];
+    codes
+        .par_chunks_exact_mut(stride)
+        .zip(rows.values.par_chunks_exact(rows.dimension))
+        .for_each(|(codes, row)| encode(row, clip, codes));
+    codes
+}
+
+/// The codes of one row, rounded to nearest; `clip` and what is beyond have code 127.
+fn encode(row: &[f32], clip: f32, codes: &mut [u8]) {
+    let scale = CODE_MAX / clip;
+    for (code, value) in codes.iter_mut().zip(row) {
+        // The sum has as many bits after the point as rounding leaves: none. That is faster than
+        // `round`, which must also round numbers that do not occur here.
+        const ROUND: f32 = 12_582_912.0;
+        let scaled = (value * scale).clamp(-CODE_MAX, CODE_MAX);
+        #[expect(clippy::cast_possible_truncation, reason = "an integer in -127..=127")]
+        let rounded = ((scaled + ROUND) - ROUND) as i8;
+        *code = rounded.cast_unsigned();
+    }
+}
+
+/// The codes of a query, scaled so that its greatest value has code 127.
+///
+/// Its own scale multiplies all its products alike, so their order is that of the similarities.
+pub(super) fn encode_query(query: &[f32], codes: &mut Vec<u8>) {
+    encode_alone(query, codes);
+}
+
+/// The codes of a vector, scaled so that its greatest value has code 127; returns that value.
+pub(super) fn encode_alone(query: &[f32], codes: &mut Vec<u8>) -> f32 {
+    let largest = query.iter().fold(0.0_f32, |largest, value| {
+        if largest < value.abs() {
+            value.abs()
+        } else {
+            largest
+        }
+    });
+    codes.clear();
+    codes.resize(stride(query.len()), 0);
+    if 0.0 < largest {
+        encode(query, largest, codes);
+    }
+    largest
+}
+
+/// The codes of all rows and what computes with them.
+#[derive(Clone, Copy)]
+pub(super) struct Codes<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) stride: usize,
+    pub(super) kernel: Int8Kernel,
+}
+
+impl<'a> Codes<'a> {
+    /// The codes of one row; none for a row that there is not.
+    pub(super) fn row(&self, row: u32) -> &'a [u8] {
+        let start = row as usize * self.stride;
+        self.bytes.get(start..start + self.stride).unwrap_or(&[])
+    }
+
+    pub(super) fn products(&self, query: &[u8], rows: &[u32], products: &mut Vec<i32>) {
+        self.kernel.products(query, self.bytes, rows, products);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_no_or_another_length_are_refused() {
+        assert!(Rows::new(&[1.0; 6], 0).is_err());
+        assert!(Rows::new(&[1.0; 6], 4).is_err());
+        assert!(Rows::new(&[], DIMENSION_MAX + 1).is_err());
+        assert_eq!(Rows::new(&[], 4).unwrap().count(), 0);
+        assert_eq!(Rows::new(&[1.0; 6], 3).unwrap().get(2), None);
+    }
+
+    #[test]
+    fn one_value_in_ten_thousand_is_cut_off() {
+        let mut values: Vec<f32> = (0..30_000_u16).map(|i| f32::from(i) / 60_000.0).collect();
+        for outlier in [7, 700, 7_000] {
+            values[outlier] = 1.0;
+        }
+        let clip = Rows::new(&values, 10).unwrap().clip();
+        assert!((0.499..0.504).contains(&clip), "{clip}");
+        assert!((Rows::new(&[0.0; 8], 4).unwrap().clip() - 1.0).abs() < f32::EPSILON);
+    }
+
+    #[test]
+    fn codes_are_symmetric_and_never_minus_128() {
+        let row = [0.0, 0.5, -0.5, 2.0, -2.0, 0.249, f32::NAN];
+        let codes = encode_all(Rows::new(&row, 7).unwrap(), 0.5);
+        assert_eq!(codes.len(), 64);
+        let signed: Vec<i8> = codes[..7].iter().map(|code| code.cast_signed()).collect();
+        assert_eq!(signed, [0, 127, -127, 127, -127, 63, 0]);
+    }
+
+    #[test]
+    fn a_query_uses_its_whole_range() {
+        let mut codes = Vec::new();
+        encode_query(&[0.1, -0.2, 0.05], &mut codes);
+        assert_eq!(codes[..3], [64, 127_u8.wrapping_neg(), 32]);
+        encode_query(&[0.0; 3], &mut codes);
+        assert!(codes.iter().all(|&code| code == 0));
+    }
+}

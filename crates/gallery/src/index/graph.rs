@@ -1,0 +1,369 @@
+//! The index: which rows are nearest a query.
+
+use std::sync::Arc;
+
+use crate::index::bits::Bits;
+use crate::index::build::{BuildParams, build};
+use crate::index::codes::{Codes, Rows, encode_all, encode_query, stride};
+use crate::index::error::IndexError;
+use crate::index::file::{self, Head, Layout, Sections};
+use crate::index::links::Links;
+use crate::index::scratch::Scratch;
+use crate::index::search::{Neighbour, Search};
+use crate::index::twins::{Twins, group};
+use crate::index::walk::{Block, descend, prefetch_vector, scan, walk};
+use matchpoint_vector::kernels;
+use matchpoint_vector::kernels::int8::Int8Kernel;
+
+/// Bytes from wherever the caller has them: a buffer, or a map of a file.
+pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// An immutable index of rows by number. It holds 8-bit codes and links, and no vectors.
+pub struct Graph {
+    bytes: Bytes,
+    head: Head,
+    layout: Layout,
+    kernel: Int8Kernel,
+}
+
+/// What a search compares with in place of the graph.
+struct Plan {
+    breadth: usize,
+    scan: bool,
+}
+
+/// Vectors compared exactly for each neighbour wanted, and besides. With fewer, errors of the
+/// codes begin to cost recall.
+const EXACT_PER_NEIGHBOUR: usize = 2;
+const EXACT_BESIDES: usize = 12;
+
+/// Rows of a scan that cost as much as one candidate of a walk.
+const SCANNED_PER_CANDIDATE: usize = 24;
+
+/// Candidates per allowed row among them, of those wanted.
+const FILTERED_MARGIN: usize = 2;
+
+impl Graph {
+    /// Builds an index of unit vectors, on all threads of the current `rayon` pool.
+    ///
+    /// Equal rows, parameters and `fingerprint` give the same bytes, whatever the number of
+    /// threads and the CPU. The fingerprint says what the rows are; it is kept and not used.
+    ///
+    /// # Errors
+    /// Refuses parameters out of range.
+    pub fn build(
+        rows: Rows<'_>,
+        params: BuildParams,
+        fingerprint: [u8; 32],
+    ) -> Result<Self, IndexError> {
+        params.check()?;
+        let kernel = Int8Kernel::detect();
+        let stride = stride(rows.dimension());
+        let bytes = encode_all(rows, rows.clip());
+        let grouped = group(rows, &bytes, stride);
+        let codes = Codes {
+            bytes: &bytes,
+            stride,
+            kernel,
+        };
+        let draft = build(&codes, rows.count(), &grouped.firsts, params);
+        let head = Head::new(
+            rows.dimension(),
+            rows.count(),
+            params,
+            draft.sizes,
+            fingerprint,
+        );
+        let parts = Sections {
+            codes: bytes,
+            bottom: draft.bottom,
+            upper: draft.upper,
+            upper_rows: draft.upper_rows,
+            groups: grouped.groups,
+            twins: grouped.rows,
+        };
+        let (head, layout, file) = file::write(head, &parts);
+        Ok(Self {
+            bytes: Arc::new(file),
+            head,
+            layout,
+            kernel,
+        })
+    }
+
+    /// Takes an index from the bytes that [`Self::as_bytes`] gave, after checking all of them.
+    /// They are used where they are; fastest where they begin at a multiple of 64.
+    ///
+    /// # Errors
+    /// Refuses bytes of another format, and any that differ from what was written.
+    pub fn from_bytes(bytes: Bytes) -> Result<Self, IndexError> {
+        let (head, layout) = file::read((*bytes).as_ref())?;
+        Ok(Self {
+            bytes,
+            head,
+            layout,
+            kernel: Int8Kernel::detect(),
+        })
+    }
+
+    /// The index as it is stored.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        (*self.bytes).as_ref()
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.head.rows
+    }
+
+    /// Values of a row.
+    #[must_use]
+    pub fn dimension(&self) -> usize {
+        self.head.dimension
+    }
+
+    /// How it was built.
+    #[must_use]
+    pub fn params(&self) -> BuildParams {
+        self.head.params
+    }
+
+    /// What the builder said the rows are.
+    #[must_use]
+    pub fn fingerprint(&self) -> [u8; 32] {
+        self.head.fingerprint
+    }
+
+    /// Bytes in memory for each row; the vectors that the caller keeps are not among them.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a figure to be shown")]
+    pub fn bytes_per_row(&self) -> f64 {
+        self.as_bytes().len() as f64 / self.head.rows.max(1) as f64
+    }
+
+    /// The nearest rows, best first; of equal scores the smaller row first.
+    ///
+    /// `vector_of` gives the vector of a row, or nothing for a row that is gone. There are fewer
+    /// than `k` neighbours only where fewer rows are allowed and there. Which of the true
+    /// neighbours are found is approximate; every score is exact. The same index, vectors and
+    /// search give the same answer on every CPU.
+    ///
+    /// # Errors
+    /// Refuses a query of another dimension and a filter of another number of rows.
+    pub fn search<'v, 's>(
+        &self,
+        search: &Search<'_>,
+        vector_of: impl Fn(u32) -> Option<&'v [f32]>,
+        scratch: &'s mut Scratch,
+    ) -> Result<&'s [Neighbour], IndexError> {
+        let expected = self.head.dimension;
+        if search.vector.len() != expected {
+            let found = search.vector.len();
+            return Err(IndexError::QueryDimension { found, expected });
+        }
+        if let Some(allowed) = search.allowed
+            && allowed.rows() != self.head.rows
+        {
+            let (found, expected) = (allowed.rows(), self.head.rows);
+            return Err(IndexError::FilterLength { found, expected });
+        }
+        // No more than there are, so that memory grows with the index and not with the request.
+        let search = &Search {
+            k: search.k.min(self.head.rows),
+            ef: search.ef.min(self.head.rows),
+            ..*search
+        };
+        let sections = self.layout.sections(self.as_bytes());
+        let codes = Codes {
+            bytes: sections.codes,
+            stride: stride(self.head.dimension),
+            kernel: self.kernel,
+        };
+        encode_query(search.vector, &mut scratch.query);
+        let plan = self.plan(search);
+        if !plan.scan {
+            self.walk(&sections, &codes, plan.breadth, scratch);
+            keep_allowed(search, &sections, scratch);
+            score(search, &vector_of, scratch);
+        }
+        let wanted = search.k.min(self.allowed(search));
+        if plan.scan || scratch.found.len() < wanted {
+            self.scan(search, &codes, scratch);
+            score(search, &vector_of, scratch);
+        }
+        if scratch.found.len() < wanted {
+            // Vectors are gone for rows that are not.
+            scratch.survivors.clear();
+            let rows = all_allowed(search, self.head.rows);
+            scratch.survivors.extend(rows);
+            score(search, &vector_of, scratch);
+        }
+        Ok(&scratch.found)
+    }
+
+    /// Rows that may be found.
+    fn allowed(&self, search: &Search<'_>) -> usize {
+        search.allowed.map_or(self.head.rows, Bits::count)
+    }
+
+    /// A walk finds the nearest of all rows, so it must be as much broader as rows are refused.
+    fn plan(&self, search: &Search<'_>) -> Plan {
+        let allowed = self.allowed(search);
+        let mut breadth = search.ef.max(search.k).max(1);
+        if allowed < self.head.rows {
+            let wanted = (FILTERED_MARGIN * search.k).saturating_mul(self.head.rows);
+            breadth = breadth.max(wanted.div_ceil(allowed.max(1)));
+        }
+        Plan {
+            breadth,
+            scan: allowed <= breadth.saturating_mul(SCANNED_PER_CANDIDATE),
+        }
+    }
+
+    fn walk(
+        &self,
+        sections: &Sections<&[u8]>,
+        codes: &Codes<'_>,
+        breadth: usize,
+        scratch: &mut Scratch,
+    ) {
+        let links = Links {
+            bottom: sections.bottom,
+            upper: sections.upper,
+            upper_rows: sections.upper_rows,
+            sizes: &self.head.sizes,
+            m: self.head.params.m,
+        };
+        let mut entry = 0;
+        for level in (1..=links.height()).rev() {
+            entry = descend(&links.level(level), codes, entry, scratch);
+        }
+        let entry = links.upper_row(entry);
+        walk(&links.level(0), codes, breadth, entry, scratch);
+    }
+
+    fn scan(&self, search: &Search<'_>, codes: &Codes<'_>, scratch: &mut Scratch) {
+        let Scratch {
+            query,
+            pool,
+            fresh,
+            products,
+            survivors,
+            ..
+        } = scratch;
+        let rows = || all_allowed(search, self.head.rows);
+        pool.begin(exact(search.k));
+        let block = Block {
+            rows: fresh,
+            products,
+        };
+        scan(codes, query, rows(), block, |product, row| {
+            pool.offer(product, row);
+        });
+        survivors.clear();
+        let kth = pool.iter().nth(search.k.saturating_sub(1));
+        let last = pool.iter().nth(exact(search.k) - 1);
+        if let (Some((kth, _)), Some((last, _))) = (kth, last)
+            && kth == last
+        {
+            // As good by their codes as the last one wanted, and perhaps better by their vectors.
+            let block = Block {
+                rows: fresh,
+                products,
+            };
+            scan(codes, query, rows(), block, |product, row| {
+                if last <= product {
+                    survivors.push(row);
+                }
+            });
+            return;
+        }
+        survivors.extend(pool.iter().map(|(_, row)| row));
+    }
+}
+
+/// Vectors to be compared exactly for `k` neighbours.
+fn exact(k: usize) -> usize {
+    k.saturating_mul(EXACT_PER_NEIGHBOUR)
+        .saturating_add(EXACT_BESIDES)
+}
+
+/// Every row that may be found.
+#[expect(clippy::cast_possible_truncation, reason = "fewer than 2^31 rows")]
+fn all_allowed<'a>(search: &Search<'a>, rows: usize) -> impl Iterator<Item = u32> + use<'a> {
+    let all = if search.allowed.is_some() {
+        0
+    } else {
+        rows as u32
+    };
+    let some = search.allowed.into_iter().flat_map(Bits::iter);
+    (0..all).chain(some.map(|row| row as u32))
+}
+
+/// The best allowed rows of the pool and their twins, to be compared exactly.
+fn keep_allowed(search: &Search<'_>, sections: &Sections<&[u8]>, scratch: &mut Scratch) {
+    let Scratch {
+        pool, survivors, ..
+    } = scratch;
+    let twins = Twins {
+        groups: sections.groups,
+        rows: sections.twins,
+    };
+    let is_allowed = |row: u32| {
+        search
+            .allowed
+            .is_none_or(|bits| bits.contains(row as usize))
+    };
+    survivors.clear();
+    for (_, row) in pool.iter() {
+        if exact(search.k) <= survivors.len() {
+            break;
+        }
+        if is_allowed(row) {
+            survivors.push(row);
+        }
+        if twins.groups.is_empty() {
+            continue;
+        }
+        if let Some(group) = twins.of(row) {
+            // Equal vectors have equal scores, and of those the first rows are best.
+            let most = if group.same_vectors {
+                search.k
+            } else {
+                usize::MAX
+            };
+            survivors.extend(group.rows().filter(|&row| is_allowed(row)).take(most));
+        }
+    }
+}
+
+/// Compares the survivors exactly and keeps the best.
+fn score<'v>(
+    search: &Search<'_>,
+    vector_of: &impl Fn(u32) -> Option<&'v [f32]>,
+    scratch: &mut Scratch,
+) {
+    let Scratch {
+        survivors, found, ..
+    } = scratch;
+    for &row in &*survivors {
+        if let Some(vector) = vector_of(row) {
+            prefetch_vector(vector);
+        }
+    }
+    found.clear();
+    found.extend(survivors.iter().filter_map(|&row| {
+        let vector = vector_of(row)?;
+        let score = kernels::dot(search.vector, vector);
+        (vector.len() == search.vector.len()).then_some(Neighbour { row, score })
+    }));
+    found.sort_unstable_by(|a, b| {
+        // Adding zero makes -0.0 equal to 0.0, as it is under `==`.
+        (b.score + 0.0)
+            .total_cmp(&(a.score + 0.0))
+            .then(a.row.cmp(&b.row))
+    });
+    found.truncate(search.k);
+}

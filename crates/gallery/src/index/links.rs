@@ -1,0 +1,123 @@
+//! The levels of a graph: their links as they are stored.
+
+use matchpoint_vector::kernels::int8::prefetch_row;
+
+/// In place of a link: there are no more.
+pub(super) const NO_LINK: u32 = u32::MAX;
+
+/// The most levels above the lowest one.
+pub(super) const UPPER_LEVELS_MAX: usize = 16;
+
+const LINK: usize = size_of::<u32>();
+
+/// Numbers of nodes on each level above the lowest, from the lowest of them up.
+pub(super) type Sizes = [u32; UPPER_LEVELS_MAX];
+
+/// The links of all levels.
+///
+/// A node of the lowest level has the number of its row. The nodes above are numbered in order of
+/// insertion, which puts those that reach higher first: a node has one number in all the levels
+/// above the lowest, and each of these levels holds the nodes from 0 to its size.
+#[derive(Clone, Copy)]
+pub(super) struct Links<'a> {
+    /// Nodes of the lowest level, each with twice `m` links.
+    pub(super) bottom: &'a [u8],
+    /// Nodes of the levels above, from the lowest up, each with `m` links.
+    pub(super) upper: &'a [u8],
+    /// The row of each node above the lowest level.
+    pub(super) upper_rows: &'a [u8],
+    pub(super) sizes: &'a Sizes,
+    pub(super) m: usize,
+}
+
+/// The links of one level, rows of `width` of them.
+#[derive(Clone, Copy)]
+pub(super) struct Level<'a> {
+    links: &'a [u8],
+    width: usize,
+    /// Where nodes are not numbered by row: the row of each.
+    rows: Option<&'a [u8]>,
+}
+
+/// Bytes of the links above `upper` levels of these sizes.
+pub(super) fn upper_bytes(sizes: &[u32], m: usize) -> usize {
+    sizes.iter().map(|&nodes| nodes as usize * m * LINK).sum()
+}
+
+impl<'a> Links<'a> {
+    /// Level 0 is the lowest.
+    pub(super) fn level(&self, level: usize) -> Level<'a> {
+        let Some(above) = level.checked_sub(1) else {
+            return Level {
+                links: self.bottom,
+                width: 2 * self.m,
+                rows: None,
+            };
+        };
+        let start = upper_bytes(self.sizes.get(..above).unwrap_or_default(), self.m);
+        let nodes = self.sizes.get(above).copied().unwrap_or(0);
+        let end = start + upper_bytes(&[nodes], self.m);
+        Level {
+            links: self.upper.get(start..end).unwrap_or_default(),
+            width: self.m,
+            rows: Some(self.upper_rows),
+        }
+    }
+
+    /// Levels above the lowest.
+    pub(super) fn height(&self) -> usize {
+        self.sizes.iter().take_while(|&&nodes| nodes != 0).count()
+    }
+
+    /// The row of a node above the lowest level.
+    pub(super) fn upper_row(&self, node: u32) -> u32 {
+        number_at(self.upper_rows, node)
+    }
+}
+
+impl<'a> Level<'a> {
+    /// How many nodes have room for links.
+    pub(super) fn nodes(&self) -> usize {
+        self.links.len() / self.stride()
+    }
+
+    /// Whether a node has the number of its row.
+    pub(super) fn is_by_row(&self) -> bool {
+        self.rows.is_none()
+    }
+
+    /// Bytes of the links of one node.
+    pub(super) fn stride(&self) -> usize {
+        self.width * LINK
+    }
+
+    /// The nodes that `node` is linked to.
+    #[inline]
+    pub(super) fn links_of(&self, node: u32) -> impl Iterator<Item = u32> + use<'a> {
+        let start = node as usize * self.stride();
+        let links = self.links.get(start..start + self.stride());
+        let (links, _) = links.unwrap_or_default().as_chunks::<LINK>();
+        links
+            .iter()
+            .map(|&link| u32::from_le_bytes(link))
+            .take_while(|&link| link != NO_LINK)
+    }
+
+    #[inline]
+    pub(super) fn prefetch_links(&self, node: u32) {
+        prefetch_row(self.links, self.stride(), node, 4);
+    }
+
+    #[inline]
+    pub(super) fn row_of(&self, node: u32) -> u32 {
+        self.rows.map_or(node, |rows| number_at(rows, node))
+    }
+}
+
+/// The number at position `at` of numbers as they are stored.
+#[inline]
+fn number_at(numbers: &[u8], at: u32) -> u32 {
+    let (numbers, _) = numbers.as_chunks::<LINK>();
+    let number = numbers.get(at as usize).copied();
+    number.map_or(NO_LINK, u32::from_le_bytes)
+}

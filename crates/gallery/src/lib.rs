@@ -1,0 +1,508 @@
+//! Durable items and exact-scored search.
+//!
+//! Items live in one `SQLite` file and, all of them, in memory. A write is durable when it is
+//! acknowledged. Opening reads every item and compares it with its checksum, and all of them with
+//! a digest that each write updates in the same transaction, so that a changed, lost or foreign
+//! row is found. Searches run on an immutable [`Snapshot`] and wait for no writer.
+//!
+//! One thing cannot be found: after a crash, the last writes are in the log beside the file
+//! (`-wal`) until the next opening. `SQLite` takes damage in the log for a write that the crash cut
+//! off, and drops that write and those after it.
+//!
+//! ```
+//! use matchpoint_gallery::item::Item;
+//! use matchpoint_gallery::params::IndexParams;
+//! use matchpoint_gallery::snapshot::Probe;
+//! use matchpoint_gallery::{Access, Gallery};
+//! use matchpoint_vector::Embedding;
+//!
+//! # let folder = tempfile::tempdir()?;
+//! let path = folder.path().join("items.db");
+//! let gallery = Gallery::create(&path, 2, "fingerprint of the model", "gallery-1")?;
+//! gallery.upsert(vec![Item {
+//!     id: "mug-1".to_owned(),
+//!     label: "mug".to_owned(),
+//!     metadata: [("colour".to_owned(), "blue".to_owned())].into(),
+//!     embedding: Embedding::normalise(vec![3.0, 4.0])?,
+//!     source_sha256: None,
+//!     image: None,
+//! }])?;
+//! let query = Embedding::normalise(vec![4.0, 3.0])?;
+//! let found = gallery.snapshot().nearest(&query, &Probe::nearest(1))?;
+//! assert_eq!(found[0].item.label, "mug");
+//! assert!((found[0].score.get() - 0.96).abs() < 1e-6);
+//! # drop(gallery);
+//! // What was acknowledged is there again, and compared with its checksums.
+//! let again = Gallery::open(&path, Access::ReadOnly, IndexParams::default())?;
+//! assert_eq!(again.len(), 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod filter;
+pub mod index;
+pub mod item;
+pub mod originals;
+pub mod params;
+pub mod snapshot;
+
+mod blocks;
+mod catalogue;
+mod format;
+mod graph;
+mod images;
+mod load;
+mod lock;
+mod settled;
+mod store;
+mod upkeep;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+use arc_swap::ArcSwap;
+
+use crate::catalogue::Catalogue;
+use crate::error::GalleryError;
+use crate::format::{About, NewRow, State};
+use crate::index::bits::Bits;
+use crate::item::{
+    BATCH_MAX, DIMENSION_MAX, ID_BYTES_MAX, Item, ItemHead, check_batch, embedding_bytes,
+    name_problem,
+};
+use crate::lock::{WriterLock, beside};
+use crate::originals::Vector;
+use crate::params::IndexParams;
+use crate::snapshot::Snapshot;
+use crate::store::Store;
+
+pub use images::{KeptImages, KeptItem, check_images};
+
+/// What a handle may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Search and read the items there were at opening. Works beside a writer.
+    ReadOnly,
+    /// Write as well. One at a time.
+    ReadWrite,
+}
+
+/// What became of an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upserted {
+    /// Its id was new.
+    Inserted,
+    /// It took the place of an item with the same id.
+    Replaced,
+}
+
+/// An open gallery. Writes wait for each other; searches wait for nothing.
+pub struct Gallery {
+    path: PathBuf,
+    about: About,
+    params: IndexParams,
+    writer: Mutex<Option<Writer>>,
+    catalogue: RwLock<Catalogue>,
+    keeps_images: AtomicBool,
+    current: ArcSwap<Snapshot>,
+    /// Held while a graph is built, so that it is not built twice at once.
+    building: Mutex<()>,
+}
+
+/// The means to write, absent from a handle for reading.
+struct Writer {
+    store: Store,
+    // After the store, so that the file is closed before another may open it.
+    _lock: WriterLock,
+}
+
+impl fmt::Debug for Gallery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gallery")
+            .field("path", &self.path)
+            .field("id", &self.about.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Gallery {
+    /// Creates an empty gallery in a new file and opens it for writing, with default index
+    /// parameters.
+    ///
+    /// # Errors
+    /// Refuses a path where a file or a log of one exists, a `dimension` outside 1 to
+    /// [`DIMENSION_MAX`], and an empty or overlong `model_fingerprint` or `gallery_id`.
+    pub fn create(
+        path: &Path,
+        dimension: usize,
+        model_fingerprint: &str,
+        gallery_id: &str,
+    ) -> Result<Self, GalleryError> {
+        if !(1..=DIMENSION_MAX).contains(&dimension) {
+            let problem = format!("is {dimension}; it must be 1 to {DIMENSION_MAX}");
+            return Err(GalleryError::Description {
+                field: "dimension",
+                problem,
+            });
+        }
+        let names = [("id", gallery_id), ("model fingerprint", model_fingerprint)];
+        for (field, name) in names {
+            if let Some(problem) = name_problem(name, ID_BYTES_MAX) {
+                return Err(GalleryError::Description { field, problem });
+            }
+        }
+        let path = std::path::absolute(path).map_err(|source| file_error(path, source))?;
+        let lock = WriterLock::take(&path)?;
+        // A log without its file would be replayed into the new one.
+        for suffix in ["", "-wal", "-journal"] {
+            let path = beside(&path, suffix);
+            if path.symlink_metadata().is_ok() {
+                return Err(GalleryError::Exists { path });
+            }
+        }
+        let about = About {
+            id: gallery_id.to_owned(),
+            model_fingerprint: model_fingerprint.to_owned(),
+            dimension,
+        };
+        Store::create(&path, &about)?;
+        Self::open_locked(path, Some(lock), IndexParams::default())
+    }
+
+    /// Opens a gallery and verifies every item. Where `params` ask for an index, it is taken from
+    /// its file, or built, in order of id, and the file written.
+    ///
+    /// # Errors
+    /// [`GalleryError::Damaged`] where anything differs from what was acknowledged, and
+    /// [`GalleryError::InUse`] for a second writer.
+    pub fn open(path: &Path, access: Access, params: IndexParams) -> Result<Self, GalleryError> {
+        params.check()?;
+        // Through links, so that two names of one file share one lock.
+        let path = path
+            .canonicalize()
+            .map_err(|source| file_error(path, source))?;
+        let lock = match access {
+            Access::ReadOnly => None,
+            Access::ReadWrite => Some(WriterLock::take(&path)?),
+        };
+        Self::open_locked(path, lock, params)
+    }
+
+    fn open_locked(
+        path: PathBuf,
+        lock: Option<WriterLock>,
+        params: IndexParams,
+    ) -> Result<Self, GalleryError> {
+        let mut store = Store::open(&path, lock.is_some())?;
+        let about = store.about().clone();
+        let keeps_images = AtomicBool::new(store.keeps_images());
+        let (catalogue, state, index) = load::load(&mut store, &path, params, lock.is_some())?;
+        let snapshot = Snapshot::of(&catalogue, about.dimension, state.generation, index);
+        Ok(Self {
+            path,
+            about,
+            params,
+            writer: Mutex::new(lock.map(|lock| Writer { store, _lock: lock })),
+            catalogue: RwLock::new(catalogue),
+            keeps_images,
+            current: ArcSwap::from_pointee(snapshot),
+            building: Mutex::new(()),
+        })
+    }
+
+    /// The gallery's own name, given at creation.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.about.id
+    }
+
+    /// Number of components of every embedding.
+    #[must_use]
+    pub fn dimension(&self) -> usize {
+        self.about.dimension
+    }
+
+    /// The fingerprint of the model that made every embedding.
+    #[must_use]
+    pub fn model_fingerprint(&self) -> &str {
+        &self.about.model_fingerprint
+    }
+
+    /// The current state, which no later write changes.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Digest of the current items; see [`Snapshot::digest`].
+    #[must_use]
+    pub fn digest(&self) -> String {
+        self.current.load().digest()
+    }
+
+    /// Number of current items.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.current.load().len()
+    }
+
+    /// Whether there is no item.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of distinct labels.
+    #[must_use]
+    pub fn label_count(&self) -> usize {
+        self.current.load().label_count()
+    }
+
+    /// Whether an item has this label.
+    #[must_use]
+    pub fn has_label(&self, label: &str) -> bool {
+        self.catalogue().has_label(label)
+    }
+
+    /// How nearest items are found now; see [`Snapshot::index_description`].
+    #[must_use]
+    pub fn index_description(&self) -> String {
+        self.current.load().index_description()
+    }
+
+    /// The current item of this id.
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<Arc<ItemHead>> {
+        self.catalogue().head(id)
+    }
+
+    /// The current item of this id, together with its embedding, of unit length.
+    #[must_use]
+    pub fn item(&self, id: &str) -> Option<(Arc<ItemHead>, Vector)> {
+        self.catalogue().item(id)
+    }
+
+    /// The hash of the image that the item of this id was made from, where known.
+    #[must_use]
+    pub fn source_sha256(&self, id: &str) -> Option<[u8; 32]> {
+        self.get(id)?.source_sha256
+    }
+
+    /// At most `limit` items in order of id, starting after `after_id`.
+    ///
+    /// Whoever asks on with the last id of each page sees every item once that is there all the
+    /// while, whatever else is written.
+    #[must_use]
+    pub fn list(&self, after_id: Option<&str>, limit: usize) -> Vec<Arc<ItemHead>> {
+        self.catalogue().page(after_id, limit)
+    }
+
+    /// Enrols items, or replaces those of the same id: all of them or none. When it returns, they
+    /// are on the disk and in every later snapshot. The answers are in the order of `items`.
+    ///
+    /// # Errors
+    /// Refuses the whole batch where one item breaks a limit or an id occurs twice.
+    pub fn upsert(&self, items: Vec<Item>) -> Result<Vec<Upserted>, GalleryError> {
+        check_batch(&items, self.about.dimension)?;
+        if items.is_empty() {
+            return Ok(Vec::new());
+        }
+        // The hashing happens before the lock is taken.
+        let mut rows: Vec<NewRow> = items.into_iter().map(new_row).collect();
+        let mut guard = self.writer()?;
+        let writer = self.writable(&mut guard)?;
+        let mut state = self.state();
+        let mut outcomes = Vec::with_capacity(rows.len());
+        {
+            let catalogue = self.catalogue();
+            let mut last_row = catalogue.last_row;
+            for row in &mut rows {
+                state.digest.add(&row.checksum);
+                if let Some(place) = catalogue.find(&row.head.id) {
+                    state.digest.subtract(&place.checksum);
+                    row.number = place.row;
+                    outcomes.push(Upserted::Replaced);
+                } else {
+                    state.items += 1;
+                    last_row = last_row.checked_add(1).ok_or_else(|| self.out_of_rows())?;
+                    row.number = last_row;
+                    outcomes.push(Upserted::Inserted);
+                }
+            }
+        }
+        writer.store.write(&rows, &[], state)?;
+        self.apply(rows, &[], state.generation);
+        Ok(outcomes)
+    }
+
+    /// Removes the items of these ids, all in one transaction, and says for each whether it was
+    /// there. What is removed is also overwritten in the file, at the latest when it is closed.
+    ///
+    /// # Errors
+    /// Refuses more than [`BATCH_MAX`] ids at once.
+    pub fn delete(&self, ids: &[String]) -> Result<Vec<bool>, GalleryError> {
+        if BATCH_MAX < ids.len() {
+            return Err(GalleryError::Batch {
+                found: ids.len(),
+                max: BATCH_MAX,
+            });
+        }
+        let mut guard = self.writer()?;
+        let writer = self.writable(&mut guard)?;
+        let mut state = self.state();
+        let mut removed = HashMap::new();
+        let mut outcomes = Vec::with_capacity(ids.len());
+        {
+            let catalogue = self.catalogue();
+            for id in ids {
+                let place = catalogue.find(id).filter(|_| !removed.contains_key(id));
+                outcomes.push(place.is_some());
+                if let Some(place) = place {
+                    state.items -= 1;
+                    state.digest.subtract(&place.checksum);
+                    removed.insert(id, place.row);
+                }
+            }
+        }
+        if removed.is_empty() {
+            return Ok(outcomes);
+        }
+        let rows: Vec<i64> = removed.values().copied().collect();
+        writer.store.write(&[], &rows, state)?;
+        self.apply(Vec::new(), ids, state.generation);
+        Ok(outcomes)
+    }
+
+    /// Writes the items, and the index, anew without what was removed. Searches go on meanwhile.
+    ///
+    /// # Errors
+    /// The handle is for reading only, or the disk: nothing is lost then.
+    pub fn compact(&self) -> Result<(), GalleryError> {
+        let mut writer = self.writer()?;
+        self.writable(&mut writer)?.store.compact()?;
+        drop(writer);
+        self.reindex()
+    }
+
+    fn writer(&self) -> Result<MutexGuard<'_, Option<Writer>>, GalleryError> {
+        // Poisoned: a write may be on the disk and not in memory.
+        let unusable = |_poisoned| GalleryError::Unusable {
+            path: self.path.clone(),
+        };
+        self.writer.lock().map_err(unusable)
+    }
+
+    fn writable<'a>(&self, writer: &'a mut Option<Writer>) -> Result<&'a mut Writer, GalleryError> {
+        writer.as_mut().ok_or_else(|| GalleryError::ReadOnly {
+            path: self.path.clone(),
+        })
+    }
+
+    fn catalogue(&self) -> RwLockReadGuard<'_, Catalogue> {
+        self.catalogue
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state that the next write starts from, with its generation counted up.
+    fn state(&self) -> State {
+        let now = self.current.load();
+        State {
+            items: now.len,
+            generation: now.generation + 1,
+            digest: now.digest,
+        }
+    }
+
+    /// Shows what has been written to the disk.
+    fn apply(&self, rows: Vec<NewRow>, removed: &[String], generation: u64) {
+        let index = self.current.load().index.clone();
+        let mut catalogue = self
+            .catalogue
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let upserted = rows.iter().map(|row| &row.head.id);
+        let gone = removed.iter().chain(upserted);
+        let gone = gone.filter_map(|id| catalogue.find(id).map(|place| place.slot));
+        let index = index.map(|(index, live)| {
+            let live = without(&live, gone.filter_map(|slot| index.settled.row(slot)));
+            (index, live)
+        });
+        removed.iter().for_each(|id| catalogue.remove(id));
+        for NewRow {
+            number,
+            head,
+            embedding,
+            checksum,
+            image: _,
+        } in rows
+        {
+            let vector = Vector::in_memory(embedding.as_slice().into());
+            catalogue.put(head, vector, number, checksum);
+        }
+        if let Some((index, _)) = &index {
+            catalogue.encode_from(index.first(), self.about.dimension);
+        }
+        let snapshot = Snapshot::of(&catalogue, self.about.dimension, generation, index);
+        drop(catalogue);
+        self.current.store(Arc::new(snapshot));
+    }
+
+    fn out_of_rows(&self) -> GalleryError {
+        let what = "its row numbers are used up".to_owned();
+        GalleryError::Damaged {
+            path: self.path.clone(),
+            what,
+        }
+    }
+}
+
+/// The rows without some.
+fn without(live: &Arc<Bits>, gone: impl Iterator<Item = usize>) -> Arc<Bits> {
+    let mut live = Arc::clone(live);
+    for row in gone {
+        Arc::make_mut(&mut live).set(row, false);
+    }
+    live
+}
+
+/// Writes a copy of a gallery's items, as they are at one moment, to a new file. Works beside a
+/// writer, in this process or another.
+///
+/// # Errors
+/// There is no gallery, it is damaged, or the disk.
+pub fn copy_items(gallery: &Path, to: &Path) -> Result<(), GalleryError> {
+    let gallery = gallery
+        .canonicalize()
+        .map_err(|source| file_error(gallery, source))?;
+    Store::copy(&gallery, to)
+}
+
+fn new_row(mut item: Item) -> NewRow {
+    let image = item.image.take();
+    let (head, embedding) = item.split();
+    NewRow {
+        number: 0,
+        checksum: head.checksum(&embedding_bytes(embedding.as_slice())),
+        head,
+        embedding,
+        image,
+    }
+}
+
+fn file_error(path: &Path, source: std::io::Error) -> GalleryError {
+    let path = path.to_path_buf();
+    if source.kind() == std::io::ErrorKind::NotFound {
+        return GalleryError::NotFound { path };
+    }
+    GalleryError::File {
+        path,
+        doing: "find",
+        source,
+    }
+}

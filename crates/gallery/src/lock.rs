@@ -1,0 +1,59 @@
+//! The exclusive right to write.
+
+use std::fs::{File, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::GalleryError;
+
+/// The exclusive right to write, held until dropped.
+pub(super) struct WriterLock {
+    _file: File,
+}
+
+impl WriterLock {
+    /// Takes the lock file beside the database, or says at once who has it.
+    pub(super) fn take(path: &Path) -> Result<Self, GalleryError> {
+        let lock_path = beside(path, ".lock");
+        let file_error = |source| {
+            let path = lock_path.clone();
+            GalleryError::File {
+                path,
+                doing: "lock",
+                source,
+            }
+        };
+        let mut options = File::options();
+        // Not truncated: until the lock is ours, the pid in it is another's.
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = options.open(&lock_path).map_err(file_error)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::Error(source)) => return Err(file_error(source)),
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                let known = file.take(20).read_to_string(&mut pid).is_ok();
+                let holder = match pid.trim() {
+                    pid if known && !pid.is_empty() => format!("process {pid}"),
+                    _ => "another process".to_owned(),
+                };
+                return Err(GalleryError::InUse {
+                    path: path.to_path_buf(),
+                    holder,
+                });
+            }
+        }
+        file.set_len(0).map_err(file_error)?;
+        file.rewind().map_err(file_error)?;
+        writeln!(file, "{}", std::process::id()).map_err(file_error)?;
+        // The file stays when the lock goes: removing it would race with the next writer.
+        Ok(Self { _file: file })
+    }
+}
+
+/// `path` with something appended to the file name.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}

@@ -1,0 +1,111 @@
+//! Where the stored vectors are: in memory, or in the mapped file of the index.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use matchpoint_vector::kernels::map::Map;
+
+/// The stored embedding of an item, of unit length. Cheap to clone.
+#[derive(Clone)]
+pub struct Vector(Kept);
+
+#[derive(Clone)]
+enum Kept {
+    InMemory(Arc<[f32]>),
+    Mapped(Arc<Originals>, u32),
+}
+
+impl Vector {
+    pub(super) fn in_memory(values: Arc<[f32]>) -> Self {
+        Self(Kept::InMemory(values))
+    }
+
+    pub(super) fn mapped(originals: &Arc<Originals>, row: u32) -> Self {
+        Self(Kept::Mapped(Arc::clone(originals), row))
+    }
+
+    /// The values in memory, read from the map where they are there.
+    #[must_use]
+    pub fn to_shared(&self) -> Arc<[f32]> {
+        match &self.0 {
+            Kept::InMemory(values) => Arc::clone(values),
+            Kept::Mapped(originals, row) => originals.row(*row).into(),
+        }
+    }
+
+    /// Whether it is read from the disk when it is used.
+    pub(super) fn is_mapped(&self) -> bool {
+        matches!(self.0, Kept::Mapped(..))
+    }
+}
+
+impl Deref for Vector {
+    type Target = [f32];
+
+    #[inline]
+    fn deref(&self) -> &[f32] {
+        match &self.0 {
+            Kept::InMemory(values) => values,
+            Kept::Mapped(originals, row) => originals.row(*row),
+        }
+    }
+}
+
+impl PartialEq for Vector {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl fmt::Debug for Vector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// Rows of vectors in a mapped file.
+pub(super) struct Originals {
+    map: Arc<Map>,
+    /// Where they begin, in bytes.
+    from: usize,
+    rows: u32,
+    dimension: usize,
+}
+
+impl Originals {
+    /// `None` where the file does not have so many.
+    pub(super) fn new(map: &Arc<Map>, from: usize, rows: u32, dimension: usize) -> Option<Self> {
+        let count = usize::try_from(rows).ok()?.checked_mul(dimension)?;
+        map.floats(from, count)?;
+        Some(Self {
+            map: Arc::clone(map),
+            from,
+            rows,
+            dimension,
+        })
+    }
+
+    /// Says that rows are read in any order from here on.
+    pub(super) fn expect_any_order(&self) {
+        self.map.expect_any_order();
+    }
+
+    /// All values, row after row.
+    pub(super) fn all(&self) -> &[f32] {
+        let count = self.rows as usize * self.dimension;
+        self.map.floats(self.from, count).unwrap_or_default()
+    }
+
+    /// The values of a row; none of a row that there is not.
+    #[inline]
+    pub(super) fn row(&self, row: u32) -> &[f32] {
+        if self.rows <= row {
+            return &[];
+        }
+        let before = row as usize * self.dimension * size_of::<f32>();
+        self.map
+            .floats(self.from + before, self.dimension)
+            .unwrap_or_default()
+    }
+}

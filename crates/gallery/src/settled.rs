@@ -1,0 +1,419 @@
+//! The settled part of the index: a compact graph of the items there were when it was built, and
+//! its file, which holds their vectors too.
+//!
+//! The file is used where it is, as a map: a short head, the vectors, a key for each (the checksum of
+//! its item), and the graph, which carries checksums of its own and one of the keys. Vectors are
+//! compared with those of the items as these are read, and where they agree the map's are used, so
+//! that no vector of a settled item takes memory. What was enrolled since joins the growing part,
+//! and rows whose item is gone are never found. A file that is damaged, or built otherwise, is as
+//! good as none, for all of it can be built from the items.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sha2::{Digest, Sha256};
+
+use crate::index::bits::Bits;
+use crate::index::build::BuildParams;
+use crate::index::codes::Rows;
+use crate::index::error::IndexError;
+use crate::index::graph::Graph;
+use crate::index::scratch::Scratch;
+use crate::index::search::{Neighbour, Search};
+use crate::item::Hash;
+use crate::originals::{Originals, Vector};
+use crate::params::IndexParams;
+use matchpoint_vector::kernels::map::Map;
+
+const MAGIC: &[u8; 8] = b"MPSETTL2";
+const KEY_BYTES: usize = size_of::<Hash>();
+/// The parts of the file begin at multiples of a line of the cache; the head takes the first.
+const ALIGNMENT: usize = 64;
+/// No slot: the item of this row is gone.
+const GONE: usize = usize::MAX;
+
+/// An item to be settled.
+pub(super) struct Settling {
+    pub(super) key: Hash,
+    pub(super) slot: usize,
+    pub(super) vector: Vector,
+}
+
+/// A compact graph, and where its rows are in memory.
+pub(super) struct Settled {
+    graph: Graph,
+    /// `None` where there was no file to keep them in: the items have them in memory.
+    originals: Option<Arc<Originals>>,
+    /// Whether the next opening finds it in its file.
+    is_stored: bool,
+    /// The slot of each row.
+    slots: Vec<usize>,
+    /// The rows that have a slot, in order of that.
+    by_slot: Vec<u32>,
+    /// Memory of earlier searches.
+    scratch: Mutex<Vec<Scratch>>,
+}
+
+impl Settled {
+    /// Builds the graph of items in the order given, on all threads of the current `rayon` pool, and
+    /// writes the file where one is named. Where it cannot be written, vectors stay in memory.
+    pub(super) fn build(
+        items: &[Settling],
+        params: IndexParams,
+        file: Option<&Path>,
+    ) -> Result<Self, IndexError> {
+        let dimension = items.first().map_or(1, |item| item.vector.len());
+        let keys: Vec<Hash> = items.iter().map(|item| item.key).collect();
+        let build = |values: &[f32]| {
+            let rows = Rows::new(values, dimension)?;
+            Graph::build(rows, build_params(params), digest(&keys))
+        };
+        let slots = items.iter().map(|item| item.slot).collect();
+        if let Some(path) = file {
+            match Draft::begin(path, items, dimension, &keys) {
+                Ok(draft) => {
+                    let graph = build(draft.originals.all())?;
+                    let originals = Arc::clone(&draft.originals);
+                    let saved = draft.finish(path, &graph).inspect_err(|cause| {
+                        // Its vectors stay readable in what is no longer a named file.
+                        tracing::warn!(file = %path.display(), %cause, "the index was not saved");
+                    });
+                    let mut settled = Self::of(graph, Some(originals), slots);
+                    settled.is_stored = saved.is_ok();
+                    return Ok(settled);
+                }
+                Err(cause) => {
+                    tracing::warn!(file = %path.display(), %cause, "the index was not saved");
+                }
+            }
+        }
+        let mut values = Vec::with_capacity(items.len() * dimension);
+        for item in items {
+            values.extend_from_slice(&item.vector);
+        }
+        Ok(Self::of(build(&values)?, None, slots))
+    }
+
+    fn of(graph: Graph, originals: Option<Arc<Originals>>, slots: Vec<usize>) -> Self {
+        let slot_of = |row: u32| slots.get(row as usize).copied().unwrap_or(GONE);
+        let mut by_slot: Vec<u32> = (0..).take(slots.len()).collect();
+        by_slot.retain(|row| slot_of(*row) != GONE);
+        by_slot.sort_unstable_by_key(|row| slot_of(*row));
+        Self {
+            graph,
+            originals,
+            is_stored: false,
+            slots,
+            by_slot,
+            scratch: Mutex::default(),
+        }
+    }
+
+    /// Rows, gone or not.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether the next opening finds it in its file.
+    pub(super) fn is_stored(&self) -> bool {
+        self.is_stored
+    }
+
+    /// Bytes in memory, vectors on disk not among them.
+    pub(super) fn bytes(&self) -> usize {
+        let slots = self.slots.len() * size_of::<usize>() + self.by_slot.len() * size_of::<u32>();
+        self.graph.as_bytes().len() + slots
+    }
+
+    /// The slot of a row whose item was there when the index was opened.
+    pub(super) fn slot(&self, row: usize) -> Option<usize> {
+        self.slots.get(row).copied().filter(|slot| *slot != GONE)
+    }
+
+    /// The row of a slot; `None` where the slot is not settled.
+    pub(super) fn row(&self, slot: usize) -> Option<usize> {
+        let slot_of = |row: &u32| self.slots.get(*row as usize).copied().unwrap_or(GONE);
+        let at = self.by_slot.binary_search_by_key(&slot, slot_of).ok()?;
+        self.by_slot.get(at).map(|row| *row as usize)
+    }
+
+    /// The vector of each slot as it is in the file.
+    pub(super) fn mapped(&self) -> impl Iterator<Item = (usize, Vector)> {
+        let originals = self.originals.iter();
+        originals.flat_map(|originals| {
+            let rows = self.slots.iter().zip(0_u32..);
+            let rows = rows.filter(|(slot, _)| **slot != GONE);
+            rows.map(move |(slot, row)| (*slot, Vector::mapped(originals, row)))
+        })
+    }
+
+    /// Calls `take` with the slots and the exact scores of the nearest of the rows allowed.
+    pub(super) fn nearest<'v>(
+        &'v self,
+        search: &Search<'_>,
+        vector_of: impl Fn(usize) -> Option<&'v [f32]>,
+        mut take: impl FnMut(usize, f32),
+    ) -> Result<(), IndexError> {
+        let mut scratch = self.scratch().pop().unwrap_or_default();
+        // Where all may be found, the graph needs no filter.
+        let refuses = |allowed: &&Bits| allowed.count() < self.len();
+        let search = Search {
+            allowed: search.allowed.filter(refuses),
+            ..*search
+        };
+        let vector = |row: u32| match &self.originals {
+            Some(originals) => Some(originals.row(row)),
+            None => vector_of(self.slot(row as usize)?),
+        };
+        let found = self.graph.search(&search, vector, &mut scratch);
+        let found = found.map(|found| {
+            for Neighbour { row, score } in found {
+                if let Some(slot) = self.slot(*row as usize) {
+                    take(slot, *score);
+                }
+            }
+        });
+        self.scratch().push(scratch);
+        found
+    }
+
+    fn scratch(&self) -> std::sync::MutexGuard<'_, Vec<Scratch>> {
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where a file is written before it replaces the one that is there.
+pub(super) fn unfinished(path: &Path) -> PathBuf {
+    path.with_extension("graph.tmp")
+}
+
+/// The parts of a file, in bytes.
+struct Layout {
+    vectors: Range<usize>,
+    keys: Range<usize>,
+    graph: usize,
+}
+
+impl Layout {
+    /// `None` where they are more than there can be.
+    fn of(rows: usize, dimension: usize) -> Option<Self> {
+        let vectors = rows.checked_mul(dimension)?.checked_mul(size_of::<f32>())?;
+        let vectors = ALIGNMENT..vectors.checked_add(ALIGNMENT)?;
+        let keys = vectors.end.checked_next_multiple_of(ALIGNMENT)?;
+        let keys = keys..rows.checked_mul(KEY_BYTES)?.checked_add(keys)?;
+        let graph = keys.end.checked_next_multiple_of(ALIGNMENT)?;
+        Some(Self {
+            vectors,
+            keys,
+            graph,
+        })
+    }
+}
+
+/// A file that lacks its graph yet, beside the one that it will replace.
+struct Draft {
+    file: File,
+    beside: PathBuf,
+    originals: Arc<Originals>,
+}
+
+impl Draft {
+    fn begin(path: &Path, items: &[Settling], dimension: usize, keys: &[Hash]) -> io::Result<Self> {
+        let too_large = || io::Error::from(io::ErrorKind::FileTooLarge);
+        let layout = Layout::of(items.len(), dimension).ok_or_else(too_large)?;
+        let rows = u32::try_from(items.len()).map_err(|_more| too_large())?;
+        let beside = unfinished(path);
+        // Never emptied and written again: it may be what an earlier attempt has mapped.
+        match fs::remove_file(&beside) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
+            _ => {}
+        }
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&beside)?;
+        let written = write_items(&file, &layout, items, dimension, keys);
+        let map = written.and_then(|()| Map::of(&file)).inspect_err(|_| {
+            // What is left of it would keep a full disk full.
+            drop(fs::remove_file(&beside));
+        })?;
+        let originals = Originals::new(&Arc::new(map), ALIGNMENT, rows, dimension);
+        let originals = originals.ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(Self {
+            file,
+            beside,
+            originals: Arc::new(originals),
+        })
+    }
+
+    fn finish(mut self, path: &Path, graph: &Graph) -> io::Result<()> {
+        let folder = File::open(path.parent().unwrap_or(Path::new("/")))?;
+        let written = self
+            .file
+            .write_all(graph.as_bytes())
+            .and_then(|()| self.file.sync_all())
+            .and_then(|()| fs::rename(&self.beside, path));
+        written.inspect_err(|_| drop(fs::remove_file(&self.beside)))?;
+        folder.sync_all()
+    }
+}
+
+fn write_items(
+    file: &File,
+    layout: &Layout,
+    items: &[Settling],
+    dimension: usize,
+    keys: &[Hash],
+) -> io::Result<()> {
+    const BUFFER: usize = 1 << 20;
+    let mut out = BufWriter::with_capacity(BUFFER, file);
+    out.write_all(MAGIC)?;
+    out.write_all(&(items.len() as u64).to_le_bytes())?;
+    out.write_all(&(dimension as u64).to_le_bytes())?;
+    out.write_all(&[0; ALIGNMENT - 24])?;
+    for item in items {
+        for value in &*item.vector {
+            out.write_all(&value.to_le_bytes())?;
+        }
+    }
+    let padding = |from: usize, to: usize| [0; ALIGNMENT].into_iter().take(to - from);
+    out.write_all(&padding(layout.vectors.end, layout.keys.start).collect::<Vec<u8>>())?;
+    out.write_all(keys.as_flattened())?;
+    out.write_all(&padding(layout.keys.end, layout.graph).collect::<Vec<u8>>())?;
+    out.flush()
+}
+
+/// A file that is there, while the items are read that say which of its rows are right.
+pub(super) struct Stored {
+    graph: Graph,
+    originals: Arc<Originals>,
+    /// The row of each key.
+    rows: HashMap<Hash, u32>,
+    slots: Vec<usize>,
+    live: usize,
+    differs: bool,
+}
+
+impl Stored {
+    /// Maps the file and checks all but its vectors. What cannot be used is said in words.
+    pub(super) fn open(path: &Path, dimension: usize, params: IndexParams) -> Result<Self, String> {
+        let words = |cause: io::Error| cause.to_string();
+        // A pipe would be waited for.
+        if !fs::metadata(path).map_err(words)?.is_file() {
+            return Err("it is not a regular file".to_owned());
+        }
+        let file = File::open(path).map_err(words)?;
+        let map = Arc::new(Map::of(&file).map_err(words)?);
+        let bytes = map.bytes();
+        let (head, _) = bytes.split_at_checked(ALIGNMENT).unwrap_or_default();
+        let number = |at: usize| {
+            let eight = head.get(at..)?.first_chunk().copied();
+            usize::try_from(u64::from_le_bytes(eight?)).ok()
+        };
+        let unlike = "it does not begin as such a file does";
+        if !head.starts_with(MAGIC) || head.iter().skip(24).any(|&byte| byte != 0) {
+            return Err(unlike.to_owned());
+        }
+        let (rows, found) = number(8).zip(number(16)).ok_or(unlike)?;
+        if found != dimension {
+            return Err(format!("it holds vectors of {found} components"));
+        }
+        let layout = Layout::of(rows, dimension).filter(|layout| layout.graph <= bytes.len());
+        let layout = layout.ok_or("it ends before its head says")?;
+        let zeros = [
+            layout.vectors.end..layout.keys.start,
+            layout.keys.end..layout.graph,
+        ];
+        let mut zeros = zeros.into_iter().filter_map(|range| bytes.get(range));
+        if zeros.any(|range| range.iter().any(|&byte| byte != 0)) {
+            return Err("the bytes between its parts are not zero".to_owned());
+        }
+        let part = Part(Arc::clone(&map), layout.graph);
+        let graph = Graph::from_bytes(Arc::new(part)).map_err(|cause| cause.to_string())?;
+        let (keys, _) = bytes.get(layout.keys).unwrap_or_default().as_chunks();
+        if graph.fingerprint() != digest(keys) || graph.rows() != keys.len() {
+            return Err("its keys are damaged".to_owned());
+        }
+        if graph.params() != build_params(params) || graph.dimension() != dimension {
+            return Err("it was built with other parameters".to_owned());
+        }
+        let originals = u32::try_from(rows)
+            .ok()
+            .and_then(|rows| Originals::new(&map, ALIGNMENT, rows, dimension));
+        Ok(Self {
+            slots: vec![GONE; rows],
+            rows: keys.iter().copied().zip(0..).collect(),
+            originals: Arc::new(originals.ok_or("it ends before its head says")?),
+            graph,
+            live: 0,
+            differs: false,
+        })
+    }
+
+    /// The row of an item and its vector in the file, where that has it.
+    pub(super) fn find(&mut self, key: &Hash, vector: &[f32]) -> Option<(u32, Vector)> {
+        // Once: no item is found twice, whatever the file says.
+        let row = self.rows.remove(key)?;
+        let kept = self.originals.row(row).iter().map(|value| value.to_bits());
+        if !kept.eq(vector.iter().map(|value| value.to_bits())) {
+            self.differs = true;
+            return None;
+        }
+        Some((row, Vector::mapped(&self.originals, row)))
+    }
+
+    /// Says where the item of a row is in memory.
+    pub(super) fn settle(&mut self, row: u32, slot: usize) {
+        if let Some(place) = self.slots.get_mut(row as usize) {
+            *place = slot;
+            self.live += 1;
+        }
+    }
+
+    /// Rows in the file.
+    pub(super) fn rows(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Rows whose items are there.
+    pub(super) fn live(&self) -> usize {
+        self.live
+    }
+
+    /// The index, once all items were looked for; else why it cannot be used.
+    pub(super) fn finish(self) -> Result<Settled, String> {
+        if self.differs {
+            return Err("a vector differs from that of its item".to_owned());
+        }
+        self.originals.expect_any_order();
+        let mut settled = Settled::of(self.graph, Some(self.originals), self.slots);
+        settled.is_stored = true;
+        Ok(settled)
+    }
+}
+
+/// A mapped file from some byte on.
+struct Part(Arc<Map>, usize);
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        self.0.bytes().get(self.1..).unwrap_or_default()
+    }
+}
+
+fn build_params(params: IndexParams) -> BuildParams {
+    BuildParams {
+        m: params.m,
+        ef_construction: params.ef_construction,
+        seed: 0,
+    }
+}
+
+fn digest(keys: &[Hash]) -> Hash {
+    Sha256::digest(keys.as_flattened()).into()
+}

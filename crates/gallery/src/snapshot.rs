@@ -1,0 +1,539 @@
+//! An immutable state of a gallery, and the search in it.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::hash_map::Entry;
+use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::blocks::{BLOCK_SLOTS, Block, Slot};
+use crate::catalogue::Catalogue;
+use crate::error::GalleryError;
+use crate::filter::Filter;
+use crate::graph::{Asked, Index};
+use crate::index::bits::Bits;
+use crate::index::scan::CodedQuery;
+use crate::item::{ContentSum, ItemHead};
+use crate::originals::Vector;
+use matchpoint_vector::{Embedding, Similarity};
+
+/// Most neighbours of one search: what an answer carries and a person or a rule can still use.
+pub const NEIGHBOURS_MAX: usize = 1000;
+
+/// Most candidates of an approximate search.
+pub const BREADTH_MAX: usize = 4096;
+
+/// What to search for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe<'a> {
+    /// Neighbours wanted, 1 to [`NEIGHBOURS_MAX`].
+    pub k: usize,
+    /// Compare with every item, even where there is a graph.
+    pub exact: bool,
+    /// Leave out every item of this label. Such a search is always exact.
+    pub without_label: Option<&'a str>,
+    /// Find only items that this takes.
+    pub filter: Option<&'a Filter>,
+    /// Find the best item of each label, and count labels.
+    pub one_per_label: bool,
+    /// Candidates that an approximate search keeps; `None` for those of the index. At most
+    /// [`BREADTH_MAX`]; never fewer than the index keeps.
+    pub breadth: Option<usize>,
+}
+
+impl Probe<'_> {
+    fn takes(&self, slot: &Slot) -> bool {
+        let label = &slot.head.label;
+        self.without_label.is_none_or(|without| label != without)
+            && self.filter.is_none_or(|filter| takes(filter, slot))
+    }
+
+    /// The `k` nearest of all items, by the index.
+    #[must_use]
+    pub fn nearest(k: usize) -> Self {
+        Self {
+            k,
+            exact: false,
+            without_label: None,
+            filter: None,
+            one_per_label: false,
+            breadth: None,
+        }
+    }
+}
+
+fn takes(filter: &Filter, slot: &Slot) -> bool {
+    let ItemHead {
+        id,
+        label,
+        metadata,
+        ..
+    } = &*slot.head;
+    filter.matches(id, label, metadata)
+}
+
+/// A neighbour and its exact similarity.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Match {
+    /// The item found.
+    pub item: Arc<ItemHead>,
+    /// Its stored vector, of unit length.
+    pub vector: Vector,
+    /// Cosine similarity computed from the stored vector, whichever index proposed the item.
+    pub score: Similarity,
+}
+
+/// What a gallery held after one write. It never changes, whatever is written later.
+pub struct Snapshot {
+    pub(super) generation: u64,
+    pub(super) len: usize,
+    pub(super) label_count: usize,
+    pub(super) dimension: usize,
+    pub(super) digest: ContentSum,
+    pub(super) blocks: Vec<Arc<Block>>,
+    /// The index, and which of its settled rows are there.
+    pub(super) index: Option<Indexed>,
+}
+
+/// An index, and which of its settled rows are there.
+pub(super) type Indexed = (Arc<Index>, Arc<Bits>);
+
+impl Snapshot {
+    pub(super) fn of(
+        catalogue: &Catalogue,
+        dimension: usize,
+        generation: u64,
+        index: Option<Indexed>,
+    ) -> Self {
+        Self {
+            generation,
+            len: catalogue.len(),
+            label_count: catalogue.label_count(),
+            dimension,
+            digest: catalogue.sum,
+            blocks: catalogue.blocks.clone(),
+            index,
+        }
+    }
+
+    /// Number of writes to the gallery since it was created.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Number of items.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no item.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Number of distinct labels.
+    #[must_use]
+    pub fn label_count(&self) -> usize {
+        self.label_count
+    }
+
+    /// Digest of all items, 64 hex digits: equal for equal items, in whatever order they came.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        self.digest.to_string()
+    }
+
+    /// Whether a search may miss neighbours.
+    #[must_use]
+    pub fn is_approximate(&self) -> bool {
+        self.index.is_some()
+    }
+
+    /// Whether the index looks further for `k` items than it does for one.
+    #[must_use]
+    pub fn is_wide(&self, k: usize) -> bool {
+        let index = self.index.as_ref();
+        index.is_some_and(|(index, _)| index.params().ef_search < 2 * k)
+    }
+
+    /// The kind of search, `exact` or the graph with its parameters.
+    ///
+    /// A threshold calibrated with one kind holds for that kind.
+    #[must_use]
+    pub fn index_description(&self) -> String {
+        self.index.as_ref().map_or_else(
+            || "exact".to_owned(),
+            |(index, _)| index.params().to_string(),
+        )
+    }
+
+    /// Every item with the components of its embedding, in order of enrolment.
+    pub fn items(&self) -> impl Iterator<Item = (&Arc<ItemHead>, &[f32])> {
+        self.slots().map(|(_, slot)| (&slot.head, &*slot.vector))
+    }
+
+    /// The nearest items, best first; equal scores in order of id. Fewer than `k` only where
+    /// fewer items qualify.
+    ///
+    /// An exact search gives the same answer each time. A search through the graph may miss
+    /// neighbours, and which ones may change while newer items are being enrolled; every score
+    /// is exact in either case.
+    ///
+    /// # Errors
+    /// Refuses a `k` out of range and a query of another dimension.
+    pub fn nearest(
+        &self,
+        query: &Embedding,
+        probe: &Probe<'_>,
+    ) -> Result<Vec<Match>, GalleryError> {
+        let &Probe { k, breadth, .. } = probe;
+        if !(1..=NEIGHBOURS_MAX).contains(&k) {
+            return Err(GalleryError::Neighbours {
+                found: k,
+                max: NEIGHBOURS_MAX,
+            });
+        }
+        if query.dimension() != self.dimension {
+            let (found, expected) = (query.dimension(), self.dimension);
+            return Err(GalleryError::QueryDimension { found, expected });
+        }
+        if let Some(found) = breadth.filter(|breadth| !(1..=BREADTH_MAX).contains(breadth)) {
+            return Err(GalleryError::IndexParams {
+                name: "breadth",
+                found,
+                min: 1,
+                max: BREADTH_MAX,
+            });
+        }
+        let query = query.as_slice();
+        if !probe.exact
+            && probe.without_label.is_none()
+            && let Some(matches) = self.through_index(query, probe)
+        {
+            return Ok(matches);
+        }
+        if probe.one_per_label {
+            return Ok(self.best_of_labels(query, probe));
+        }
+        let mut best = Best::new(query, probe);
+        for (_, slot) in self.slots() {
+            best.offer(slot);
+        }
+        Ok(best.into_matches())
+    }
+
+    /// The best item of each label, by comparing with every item.
+    fn best_of_labels(&self, query: &[f32], probe: &Probe<'_>) -> Vec<Match> {
+        let mut labels: HashMap<&str, Ranked<'_>> = HashMap::new();
+        for (_, slot) in self.slots().filter(|(_, slot)| probe.takes(slot)) {
+            let Some(score) = Similarity::between(query, &slot.vector) else {
+                continue;
+            };
+            let candidate = Ranked { score, slot };
+            match labels.entry(&slot.head.label) {
+                Entry::Vacant(free) => {
+                    free.insert(candidate);
+                }
+                Entry::Occupied(mut best) if *best.get() < candidate => {
+                    best.insert(candidate);
+                }
+                Entry::Occupied(_) => {}
+            }
+        }
+        let mut ranked: Vec<Ranked<'_>> = labels.into_values().collect();
+        ranked.sort_unstable_by(|a, b| b.cmp(a));
+        ranked.truncate(probe.k);
+        ranked.into_iter().map(Ranked::into_match).collect()
+    }
+
+    /// `None` where there is no index, or it proposed fewer items of this snapshot than there are.
+    fn through_index(&self, query: &[f32], probe: &Probe<'_>) -> Option<Vec<Match>> {
+        let k = probe.k;
+        let (index, live) = self.index.as_ref().filter(|_| k < self.len)?;
+        if probe.one_per_label {
+            // Wide enough for labels of a few items; where it is not, every item is compared.
+            let wide = Probe {
+                k: k.saturating_mul(8).min(NEIGHBOURS_MAX),
+                one_per_label: false,
+                ..*probe
+            };
+            let mut seen = HashSet::new();
+            let mut matches = self.through_index(query, &wide)?;
+            let all = matches.len() < wide.k;
+            matches.retain(|found| seen.insert(found.item.label.clone()));
+            matches.truncate(k);
+            return (all || matches.len() == k).then_some(matches);
+        }
+        let filtered = probe.filter.map(|filter| {
+            let find = || self.rows_taken(index, filter);
+            let rows = index.filtered(filter, self.generation, find);
+            Arc::new(rows.and(live))
+        });
+        let asked = Asked {
+            query,
+            k,
+            breadth: probe.breadth.unwrap_or(0),
+            allowed: filtered.as_ref().unwrap_or(live),
+        };
+        let mut best = Best::new(query, probe);
+        let offered = self.offer_grown(index, &asked, &mut best);
+        let vector_of = |number| self.slot(number).map(|slot| &*slot.vector);
+        let found = index.settled(&asked, vector_of, |number, score| {
+            // Not found: deleted or replaced.
+            if let Some(slot) = self.slot(number) {
+                best.offer_scored(slot, Similarity::new(score));
+            }
+        });
+        let there = asked.allowed.count().saturating_add(offered);
+        found.ok().filter(|()| k.min(there) <= best.heap.len())?;
+        Some(best.into_matches())
+    }
+
+    /// Offers what was enrolled since the index was settled: what is linked as the graph proposes,
+    /// the others one by one. Returns how many could be found, at most.
+    fn offer_grown<'a>(&'a self, index: &Index, asked: &Asked<'_>, best: &mut Best<'a>) -> usize {
+        if best.probe.filter.is_some() {
+            // The graph does not know of filters.
+            let slots = self.slots_from(index.first());
+            return slots.filter(|(_, slot)| best.offer(slot)).count();
+        }
+        let linked = index.linked();
+        let unlinked = self.offer_unlinked(linked, best);
+        let grown = self.len.saturating_sub(self.settled_items() + unlinked);
+        if 0 < grown {
+            for number in index.grown(asked, grown, linked) {
+                // Not found: deleted, replaced, or enrolled after this snapshot.
+                if let Some(slot) = self.slot(number) {
+                    best.offer(slot);
+                }
+            }
+        }
+        grown + unlinked
+    }
+
+    /// Offers every item from a slot on that is likely to be among the best by its codes, or has
+    /// none; returns how many items there are.
+    fn offer_unlinked<'a>(&'a self, first: usize, best: &mut Best<'a>) -> usize {
+        let mut coded = None;
+        let mut likely = Likely::new(LIKELY_MIN.max(4 * best.probe.k));
+        let mut count = 0;
+        for (at, block) in self.blocks.iter().enumerate().skip(first / BLOCK_SLOTS) {
+            let before = at * BLOCK_SLOTS;
+            let from = first.saturating_sub(before);
+            let there = || block.slots.iter().skip(from).flatten();
+            count += there().count();
+            if let Some(codes) = &block.codes {
+                let query = coded.get_or_insert_with(|| CodedQuery::new(best.query));
+                for (slot, score) in block.slots.iter().zip(query.products(codes)).skip(from) {
+                    // Tested in this order because few are.
+                    if likely.least < score
+                        && let Some(slot) = slot
+                    {
+                        likely.push(score, slot);
+                    }
+                }
+            } else {
+                there().for_each(|slot| {
+                    best.offer(slot);
+                });
+            }
+        }
+        likely.kept.iter().for_each(|(_, slot)| {
+            best.offer(slot);
+        });
+        count
+    }
+
+    /// The settled rows whose items a filter takes.
+    fn rows_taken(&self, index: &Index, filter: &Filter) -> Bits {
+        let mut rows = Bits::none(index.settled.len());
+        for row in 0..index.settled.len() {
+            let slot = index.settled.slot(row).and_then(|slot| self.slot(slot));
+            rows.set(row, slot.is_some_and(|slot| takes(filter, slot)));
+        }
+        rows
+    }
+
+    fn slot(&self, number: usize) -> Option<&Slot> {
+        self.blocks
+            .get(number / BLOCK_SLOTS)?
+            .slots
+            .get(number % BLOCK_SLOTS)?
+            .as_ref()
+    }
+
+    /// The items that are settled in the index, and those whose vectors are on disk.
+    #[must_use]
+    pub fn settled_items(&self) -> usize {
+        self.index.as_ref().map_or(0, |(_, live)| live.count())
+    }
+
+    /// Whether the index is in its file, where the next opening finds it.
+    #[must_use]
+    pub fn index_is_stored(&self) -> bool {
+        let index = self.index.as_ref();
+        index.is_some_and(|(index, _)| index.settled.is_stored())
+    }
+
+    /// Bytes that the index takes in memory: codes and links of what is settled.
+    #[must_use]
+    pub fn index_bytes(&self) -> usize {
+        let index = self.index.as_ref();
+        index.map_or(0, |(index, _)| index.settled.bytes())
+    }
+
+    /// Bytes that vectors take in memory. Those of settled items stay on disk, where the index has a
+    /// file.
+    #[must_use]
+    pub fn vector_bytes(&self) -> usize {
+        let held = self.slots().filter(|(_, slot)| !slot.vector.is_mapped());
+        held.count() * self.dimension * size_of::<f32>()
+    }
+
+    /// Every item from a slot on, with the number of its slot.
+    pub(super) fn slots_from(&self, first: usize) -> impl Iterator<Item = (usize, &Slot)> {
+        let blocks = self.blocks.iter().enumerate().skip(first / BLOCK_SLOTS);
+        let slots = blocks.flat_map(|(at, block)| {
+            let before = at * BLOCK_SLOTS;
+            let numbered = block.slots.iter().enumerate();
+            numbered.filter_map(move |(at, slot)| Some((before + at, slot.as_ref()?)))
+        });
+        slots.skip_while(move |(number, _)| *number < first)
+    }
+
+    /// Every item with the number of its slot.
+    pub(super) fn slots(&self) -> impl Iterator<Item = (usize, &Slot)> {
+        self.slots_from(0)
+    }
+}
+
+/// Items whose exact scores are computed, at least, of those that were compared by their codes. Codes
+/// are off by some thousandths: few of the true nearest are not among so many.
+const LIKELY_MIN: usize = 64;
+
+/// The items that are nearest by their codes.
+struct Likely<'a> {
+    wanted: usize,
+    /// Twice as many as wanted, at most.
+    kept: Vec<(f32, &'a Slot)>,
+    /// What is not above this is not among them.
+    least: f32,
+}
+
+impl<'a> Likely<'a> {
+    fn new(wanted: usize) -> Self {
+        Self {
+            wanted,
+            kept: Vec::new(),
+            least: f32::NEG_INFINITY,
+        }
+    }
+
+    fn push(&mut self, score: f32, slot: &'a Slot) {
+        self.kept.push((score, slot));
+        if 2 * self.wanted <= self.kept.len() {
+            let last = self.wanted - 1;
+            let (_, worst, _) = self
+                .kept
+                .select_nth_unstable_by(last, |a, b| b.0.total_cmp(&a.0));
+            self.least = worst.0;
+            self.kept.truncate(self.wanted);
+        }
+    }
+}
+
+/// The best `k` of the items offered so far.
+struct Best<'a> {
+    query: &'a [f32],
+    probe: &'a Probe<'a>,
+    /// The worst on top.
+    heap: BinaryHeap<Reverse<Ranked<'a>>>,
+}
+
+impl<'a> Best<'a> {
+    fn new(query: &'a [f32], probe: &'a Probe<'a>) -> Self {
+        Self {
+            query,
+            probe,
+            heap: BinaryHeap::with_capacity(probe.k + 1),
+        }
+    }
+
+    /// Compares an item with the query; returns whether it may be found, where a filter says so.
+    fn offer(&mut self, slot: &'a Slot) -> bool {
+        // A filter is cheaper to test than most vectors are to compare.
+        if self.probe.filter.is_some() && !self.probe.takes(slot) {
+            return false;
+        }
+        // `None` cannot occur: stored vectors are finite and of the query's dimension.
+        self.offer_scored(slot, Similarity::between(self.query, &slot.vector));
+        true
+    }
+
+    /// Takes an item that the filter takes, if it is among the best.
+    fn offer_scored(&mut self, slot: &'a Slot, score: Option<Similarity>) {
+        let Some(score) = score else {
+            return;
+        };
+        let candidate = Ranked { score, slot };
+        let full = self.heap.len() == self.probe.k;
+        if full && self.heap.peek().is_some_and(|worst| candidate <= worst.0) {
+            return;
+        }
+        // Only now, because it rarely comes to this and the label lies elsewhere in memory.
+        let without = self.probe.without_label;
+        if without.is_some_and(|without| slot.head.label == without) {
+            return;
+        }
+        if full {
+            self.heap.pop();
+        }
+        self.heap.push(Reverse(candidate));
+    }
+
+    fn into_matches(self) -> Vec<Match> {
+        let ranked = self.heap.into_sorted_vec();
+        let ranked = ranked.into_iter();
+        ranked.map(|Reverse(one)| one.into_match()).collect()
+    }
+}
+
+/// Greater is better: the higher score, then the smaller id.
+struct Ranked<'a> {
+    score: Similarity,
+    slot: &'a Slot,
+}
+
+impl Ranked<'_> {
+    fn into_match(self) -> Match {
+        Match {
+            item: Arc::clone(&self.slot.head),
+            vector: self.slot.vector.clone(),
+            score: self.score,
+        }
+    }
+}
+
+impl Ord for Ranked<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.score
+            .cmp(&other.score)
+            .then_with(|| other.slot.head.id.cmp(&self.slot.head.id))
+    }
+}
+
+impl PartialOrd for Ranked<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Ranked<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Ranked<'_> {}

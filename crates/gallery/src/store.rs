@@ -1,0 +1,429 @@
+//! The file: `SQLite`, every row with a checksum, every write with the digest of all rows.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags, params};
+
+use crate::error::GalleryError;
+use crate::format::{
+    self, About, NewRow, State, StoredRow, check_kind, failed, integer, read_row, read_state,
+    state_checksum,
+};
+use crate::item::embedding_bytes;
+use crate::lock::beside;
+
+/// The write-ahead log is cut back to this size; a large batch makes it grow.
+const LOG_BYTES_MAX: i64 = 64 * 1024 * 1024;
+/// How long to wait for a reader that holds the file during recovery or closing.
+const BUSY_WAIT: Duration = Duration::from_secs(5);
+
+/// An open database.
+pub(super) struct Store {
+    connection: Connection,
+    path: PathBuf,
+    about: About,
+    state: State,
+    keeps_images: bool,
+}
+
+impl Store {
+    /// Makes an empty gallery at `path`. The caller holds the lock and has seen that nothing is
+    /// there. The file appears complete or not at all.
+    pub(super) fn create(path: &Path, about: &About) -> Result<(), GalleryError> {
+        let unfinished = beside(path, ".new");
+        let file_error = |doing| {
+            let path = path.to_path_buf();
+            move |source| GalleryError::File {
+                path,
+                doing,
+                source,
+            }
+        };
+        for leftover in ["", "-wal", "-shm", "-journal"] {
+            match fs::remove_file(beside(&unfinished, leftover)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(file_error("clear the way for")(error));
+                }
+                _ => {}
+            }
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+        connect(&unfinished, flags)
+            .and_then(|connection| format::write_empty(connection, about))
+            .map_err(|error| failed(path, "create", error))?;
+        File::open(&unfinished)
+            .and_then(|file| file.sync_all())
+            .map_err(file_error("create"))?;
+        fs::rename(&unfinished, path).map_err(file_error("create"))?;
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(file_error("create"))
+    }
+
+    /// Opens the database and checks everything but the items.
+    pub(super) fn open(path: &Path, writable: bool) -> Result<Self, GalleryError> {
+        let sql_error = |error| failed(path, "open", error);
+        let connection = if writable {
+            connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sql_error)?
+        } else {
+            connect_to_read(path).map_err(sql_error)?
+        };
+        let keeps_images = check_kind(&connection, path)?;
+        if writable {
+            prepare_to_write(&connection, path)?;
+        }
+        let (about, state) = read_state(&connection, path)?;
+        Ok(Self {
+            connection,
+            path: path.to_path_buf(),
+            about,
+            state,
+            keeps_images,
+        })
+    }
+
+    /// Writes a copy of the database, as it is at one moment, to a new file. Works beside a writer.
+    pub(super) fn copy(path: &Path, to: &Path) -> Result<(), GalleryError> {
+        let sql_error = |error| failed(path, "copy", error);
+        let connection = connect_to_read(path).map_err(sql_error)?;
+        check_kind(&connection, path)?;
+        let Some(to) = to.to_str() else {
+            return Err(GalleryError::File {
+                path: to.to_path_buf(),
+                doing: "name in SQL",
+                source: io::ErrorKind::InvalidFilename.into(),
+            });
+        };
+        let copied = connection.execute("VACUUM INTO ?", [to]);
+        copied.map(drop).map_err(sql_error)
+    }
+
+    pub(super) fn about(&self) -> &About {
+        &self.about
+    }
+
+    pub(super) fn keeps_images(&self) -> bool {
+        self.keeps_images
+    }
+
+    /// Makes room for images, where there is none.
+    pub(super) fn keep_images(&mut self) -> Result<(), GalleryError> {
+        if !self.keeps_images {
+            let (_, sql) = format::IMAGES;
+            let made = self.connection.execute(sql, []);
+            made.map_err(|error| failed(&self.path, "write to", error))?;
+            self.keeps_images = true;
+        }
+        Ok(())
+    }
+
+    /// Whether the image of a row is kept.
+    pub(super) fn has_image(&self, number: i64) -> Result<bool, GalleryError> {
+        let query = "SELECT count(*) FROM images WHERE number = ?";
+        let count = self
+            .connection
+            .prepare_cached(query)
+            .and_then(|mut statement| statement.query_row([number], |row| row.get::<_, i64>(0)));
+        let count = count.map_err(|error| failed(&self.path, "read", error))?;
+        Ok(0 < count)
+    }
+
+    /// Writes the file anew, without the room that removed rows took.
+    pub(super) fn compact(&mut self) -> Result<(), GalleryError> {
+        let compacted = self.connection.execute_batch("VACUUM").and_then(|()| {
+            let mode = Some("TRUNCATE");
+            self.connection
+                .pragma(None, "wal_checkpoint", mode, |_| Ok(()))
+        });
+        compacted.map_err(|error| failed(&self.path, "compact", error))
+    }
+
+    /// Number of items when it was opened.
+    pub(super) fn items(&self) -> usize {
+        self.state.items
+    }
+
+    /// Reads and verifies every item; `take` returns whether the item's id is new.
+    pub(super) fn load(
+        &mut self,
+        mut take: impl FnMut(StoredRow) -> bool,
+    ) -> Result<State, GalleryError> {
+        let path = &self.path;
+        let damaged = |what| GalleryError::Damaged {
+            path: path.clone(),
+            what,
+        };
+        let sql_error = |error| failed(path, "read", error);
+        // One transaction: a writer may be at work, and state and rows must belong together.
+        let transaction = self.connection.unchecked_transaction().map_err(sql_error)?;
+        let (about, state) = read_state(&transaction, path)?;
+        if about != self.about {
+            return Err(damaged(
+                "its description changed while it was being opened".to_owned(),
+            ));
+        }
+        let mut found = State {
+            generation: state.generation,
+            ..State::default()
+        };
+        let columns = "number, id, label, metadata, source_sha256, embedding, checksum";
+        let query = format!("SELECT {columns} FROM items ORDER BY number");
+        let mut statement = transaction.prepare(&query).map_err(sql_error)?;
+        let mut rows = statement.query([]).map_err(sql_error)?;
+        while let Some(row) = rows.next().map_err(sql_error)? {
+            let number: i64 = row.get(0).map_err(sql_error)?;
+            let (head, embedding, checksum) = read_row(row, self.about.dimension)
+                .map_err(|bad| damaged(format!("row {number} of its items: {bad}")))?;
+            found.digest.add(&checksum);
+            found.items += 1;
+            let stored = StoredRow {
+                number,
+                head,
+                embedding,
+                checksum,
+            };
+            if !take(stored) {
+                return Err(damaged(format!("row {number} of its items repeats an id")));
+            }
+        }
+        if found != state {
+            let (have, had) = (found.items, state.items);
+            let what = format!(
+                "it holds {have} items with digest {}, and {had} with digest {} were acknowledged",
+                found.digest, state.digest
+            );
+            return Err(damaged(what));
+        }
+        self.state = state;
+        Ok(state)
+    }
+
+    /// Writes rows and removes others in one transaction; durable when it returns.
+    pub(super) fn write(
+        &mut self,
+        rows: &[NewRow],
+        removed: &[i64],
+        state: State,
+    ) -> Result<(), GalleryError> {
+        self.try_write(rows, removed, state).map_err(|error| {
+            // The update of the state found no row to change.
+            if let rusqlite::Error::StatementChangedRows(_) = error {
+                let what = "it was changed by something other than its writer".to_owned();
+                return GalleryError::Damaged {
+                    path: self.path.clone(),
+                    what,
+                };
+            }
+            failed(&self.path, "write to", error)
+        })?;
+        self.state = state;
+        Ok(())
+    }
+
+    fn try_write(
+        &mut self,
+        rows: &[NewRow],
+        removed: &[i64],
+        state: State,
+    ) -> Result<(), rusqlite::Error> {
+        let before = state_checksum(&self.about, &self.state);
+        let after = state_checksum(&self.about, &state);
+        let transaction = self.connection.transaction()?;
+        let changed = transaction
+            .prepare_cached(
+                "UPDATE gallery SET items = ?, generation = ?, digest = ?, checksum = ? \
+                 WHERE checksum = ?",
+            )?
+            .execute(params![
+                integer(state.items),
+                state.generation.cast_signed(),
+                state.digest.to_bytes(),
+                after,
+                before
+            ])?;
+        if changed != 1 {
+            return Err(rusqlite::Error::StatementChangedRows(changed));
+        }
+        for number in removed {
+            let mut delete = transaction.prepare_cached("DELETE FROM items WHERE number = ?")?;
+            delete.execute([number])?;
+            if self.keeps_images {
+                let mut delete =
+                    transaction.prepare_cached("DELETE FROM images WHERE number = ?")?;
+                delete.execute([number])?;
+            }
+        }
+        for row in rows {
+            let NewRow {
+                number,
+                head,
+                embedding,
+                checksum,
+                image,
+            } = row;
+            let metadata = serde_json::to_string(&head.metadata)
+                .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+            let source = head.source_sha256;
+            transaction
+                .prepare_cached("INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?, ?, ?, ?)")?
+                .execute(params![
+                    number,
+                    head.id,
+                    head.label,
+                    metadata,
+                    source,
+                    embedding_bytes(embedding.as_slice()),
+                    checksum
+                ])?;
+            if self.keeps_images {
+                match image {
+                    Some(image) => transaction
+                        .prepare_cached("INSERT OR REPLACE INTO images VALUES (?, ?)")?
+                        .execute(params![number, image])?,
+                    None => transaction
+                        .prepare_cached("DELETE FROM images WHERE number = ?")?
+                        .execute([number])?,
+                };
+            }
+        }
+        transaction.commit()
+    }
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, rusqlite::Error> {
+    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(BUSY_WAIT)?;
+    // The file is data: nothing written in it may run or loosen the rules.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    connection.pragma_update(None, "cell_size_check", true)?;
+    Ok(connection)
+}
+
+pub(super) fn connect_to_read(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let readable = |connection: &Connection| {
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
+            row.get::<_, i64>(0)
+        })
+    };
+    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let Err(error) = readable(&connection) else {
+        return Ok(connection);
+    };
+    // On a read-only medium, or in a folder that is another's, the log's index cannot be made.
+    // Without a log there is nothing in it.
+    let no_index = matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)
+    );
+    if !no_index || beside(path, "-wal").exists() {
+        return Err(error);
+    }
+    let mut uri = "file:".to_owned();
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => {
+                uri.push(char::from(*byte));
+            }
+            _ => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    uri.push_str("?immutable=1");
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    connect(Path::new(&uri), flags)
+}
+
+fn prepare_to_write(connection: &Connection, path: &Path) -> Result<(), GalleryError> {
+    let set = || {
+        let mode = connection
+            .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
+        // Every commit waits until the disk has it.
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        // What is deleted is overwritten: an embedding can be personal data.
+        connection.pragma_update_and_check(None, "secure_delete", true, |_| Ok(()))?;
+        let limit = LOG_BYTES_MAX;
+        connection.pragma_update_and_check(None, "journal_size_limit", limit, |_| Ok(()))?;
+        // Writing on top of broken pages could destroy rows that are still good.
+        let check = connection.pragma_query_value(None, "quick_check", |row| row.get(0))?;
+        Ok((mode, check))
+    };
+    let (mode, check): (String, String) = set().map_err(|error| failed(path, "open", error))?;
+    let what = if mode != "wal" {
+        format!("its journal mode is {mode} and cannot be set to wal")
+    } else if check != "ok" {
+        check
+    } else {
+        return Ok(());
+    };
+    Err(GalleryError::Damaged {
+        path: path.to_path_buf(),
+        what,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::item::ItemHead;
+    use matchpoint_vector::Embedding;
+
+    #[test]
+    fn a_full_disk_is_named_and_loses_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gallery.db");
+        let about = About {
+            id: "full".to_owned(),
+            model_fingerprint: "none".to_owned(),
+            dimension: 4096,
+        };
+        Store::create(&path, &about).unwrap();
+        let mut store = Store::open(&path, true).unwrap();
+        store
+            .connection
+            .pragma_update_and_check(None, "max_page_count", 8, |_| Ok(()))
+            .unwrap();
+
+        let mut state = State::default();
+        let error = loop {
+            let mut values = vec![0.0; 4096];
+            values[0] = 1.0;
+            let number = i64::try_from(state.items).unwrap();
+            let head = ItemHead {
+                id: format!("item {number}"),
+                label: "one".to_owned(),
+                metadata: [].into(),
+                source_sha256: None,
+            };
+            let embedding = Embedding::from_unit(values).unwrap();
+            let checksum = head.checksum(&embedding_bytes(embedding.as_slice()));
+            let mut next = state;
+            next.items += 1;
+            next.digest.add(&checksum);
+            match store.write(
+                &[NewRow {
+                    number,
+                    head,
+                    embedding,
+                    checksum,
+                    image: None,
+                }],
+                &[],
+                next,
+            ) {
+                Ok(()) => state = next,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, GalleryError::Full { .. }), "{error}");
+        assert!(0 < state.items);
+
+        drop(store);
+        let mut store = Store::open(&path, true).unwrap();
+        assert_eq!(store.load(|_| true).unwrap(), state);
+    }
+}

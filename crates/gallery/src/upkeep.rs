@@ -1,0 +1,148 @@
+//! Keeping the index in step with the items: linking, building anew, checking.
+
+use std::sync::{Arc, PoisonError};
+
+use crate::Gallery;
+use crate::error::GalleryError;
+use crate::graph::Index;
+use crate::item::{Hash, ItemHead, embedding_bytes};
+use crate::load::{index_file, joined};
+use crate::originals::Vector;
+use crate::settled::Settled;
+use crate::snapshot::Snapshot;
+
+/// From so many items enrolled since, an index is outgrown by a quarter of its size.
+const GROWN_MIN: usize = 1_000;
+
+/// From so many items more, the index is built anew: that is many times faster for each of them than
+/// linking it.
+const UNLINKED_TOO_MANY: usize = 8_192;
+
+impl Gallery {
+    /// Builds the index anew from the current items: without points that are gone, and with a
+    /// graph, or without one, as the present number of items asks for. Searches and writes go on
+    /// meanwhile. Its file is written where this handle may write.
+    ///
+    /// # Errors
+    /// [`GalleryError::Unusable`] after an earlier failure.
+    pub fn reindex(&self) -> Result<(), GalleryError> {
+        let unusable = |_poisoned| GalleryError::Unusable {
+            path: self.path.clone(),
+        };
+        let _only_one = self.building.lock().map_err(unusable)?;
+        let (items, first) = {
+            let catalogue = self.catalogue();
+            (catalogue.settling(), catalogue.next_slot())
+        };
+        let built = if items.len() < self.params.graph_from_items {
+            None
+        } else {
+            let file = self.writer()?.is_some().then(|| index_file(&self.path));
+            let build = || Settled::build(&items, self.params, file.as_deref());
+            // Searches go on meanwhile: half of the cores are theirs.
+            let threads = std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2));
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            let settled = pool.map_or_else(|_no_threads| build(), |pool| pool.install(build))?;
+            let index = Index::new(settled, first, self.params);
+            catch_up(&index, || self.snapshot());
+            Some(Arc::new(index))
+        };
+        drop(items);
+        // No write from here on, until the new index is there.
+        let _no_write = self.writer()?;
+        let mut catalogue = self
+            .catalogue
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let index = built.map(|index| joined(index, &mut catalogue, self.about.dimension));
+        let generation = self.snapshot().generation();
+        let renewed = Snapshot::of(&catalogue, self.about.dimension, generation, index);
+        self.current.store(Arc::new(renewed));
+        Ok(())
+    }
+
+    /// Whether [`Gallery::reindex`] would help: the number of items has crossed
+    /// [`crate::params::IndexParams::graph_from_items`] since opening, a third of what is settled is gone, a
+    /// quarter as much has been enrolled since, or too much of that waits to be linked.
+    #[must_use]
+    pub fn reindex_is_due(&self) -> bool {
+        let now = self.current.load();
+        let wants_graph = self.params.graph_from_items <= now.len();
+        let Some((index, live)) = &now.index else {
+            return wants_graph;
+        };
+        let settled = index.settled.len();
+        let grown = index.points().max(now.len().saturating_sub(live.count()));
+        let outgrown = GROWN_MIN <= grown && settled < 4 * grown;
+        let unlinked = self.params.unlinked_max(self.about.dimension);
+        let waiting = || now.slots_from(index.linked()).count();
+        !wants_graph
+            || outgrown
+            || live.count() * 3 < settled * 2
+            || (unlinked + UNLINKED_TOO_MANY <= grown && unlinked + UNLINKED_TOO_MANY <= waiting())
+    }
+
+    /// Links at most `most` of the items that searches compare one by one, where they are many, and
+    /// returns how many are left that should be linked. Searches and writes go on meanwhile.
+    pub fn link(&self, most: usize) -> usize {
+        let now = self.current.load_full();
+        let Some((index, _)) = &now.index else {
+            return 0;
+        };
+        link(index, &now, most).saturating_sub(index.params().unlinked_max(now.dimension))
+    }
+
+    /// Computes the checksums of at most `most` items as searches see them, from the one after
+    /// `after_id` on in order of id. Returns the last of them; `None` after the last of all.
+    ///
+    /// # Errors
+    /// [`GalleryError::Changed`] names the item whose vector is no longer what was stored.
+    pub fn check_items(
+        &self,
+        after_id: Option<&str>,
+        most: usize,
+    ) -> Result<Option<String>, GalleryError> {
+        let items: Vec<(Arc<ItemHead>, Vector, Hash)> = {
+            let catalogue = self.catalogue();
+            let items = catalogue.checksums(after_id).take(most);
+            items
+                .map(|(slot, sum)| (Arc::clone(&slot.head), slot.vector.clone(), *sum))
+                .collect()
+        };
+        for (head, vector, checksum) in &items {
+            if head.checksum(&embedding_bytes(vector)) != *checksum {
+                return Err(GalleryError::Changed {
+                    id: head.id.clone(),
+                    path: index_file(&self.path),
+                });
+            }
+        }
+        Ok(items.last().map(|(head, ..)| head.id.clone()))
+    }
+}
+
+/// Links what was enrolled while the index was built, unless that grows faster.
+fn catch_up(index: &Index, now: impl Fn() -> Arc<Snapshot>) {
+    let mut before = usize::MAX;
+    loop {
+        let now = now();
+        let most = index.params().unlinked_max(now.dimension);
+        let waiting = link(index, &now, most);
+        if waiting <= most || before <= waiting {
+            return;
+        }
+        before = waiting;
+    }
+}
+
+/// Links the oldest of the items that wait, and returns how many there were.
+fn link(index: &Index, now: &Snapshot, most: usize) -> usize {
+    let waiting = now.slots_from(index.linked()).count();
+    let linked = waiting
+        .saturating_sub(index.params().unlinked_max(now.dimension))
+        .min(most);
+    for (number, slot) in now.slots_from(index.linked()).take(linked) {
+        index.link(number, &slot.vector);
+    }
+    waiting
+}

@@ -1,0 +1,4 @@
+//! The gallery as its users have it, in one program: linked once.
+
+mod durability;
+mod gallery;

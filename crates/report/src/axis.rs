@@ -1,0 +1,196 @@
+//! Axes: where values lie, and which of them are written.
+
+use super::numbers;
+use matchpoint_calibration::binomial;
+
+/// How values are spread along an axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scale {
+    /// Evenly.
+    Linear,
+    /// By powers of ten.
+    Log,
+    /// By the normal deviate: error rates of normally distributed scores fall on a straight line.
+    Deviate,
+}
+
+/// What values are, which decides how they are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    /// Shares, as percentages.
+    Share,
+    /// Similarities and utilities.
+    Plain,
+    /// Counts.
+    Count,
+}
+
+/// One axis of a chart.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Axis {
+    scale: Scale,
+    unit: Unit,
+    low: f64,
+    high: f64,
+}
+
+/// How far past the ends a value is drawn: out of sight, and near enough to keep slopes.
+const BEYOND: f64 = 0.02;
+
+impl Axis {
+    /// An axis over `range`; `None` where it has no extent. Logarithms want ends above zero,
+    /// deviates want them inside ]0, 1[.
+    pub(super) fn new(scale: Scale, unit: Unit, range: (f64, f64)) -> Option<Self> {
+        let (low, high) = (scale.position(range.0), scale.position(range.1));
+        (low.is_finite() && high.is_finite() && low < high).then_some(Self {
+            scale,
+            unit,
+            low,
+            high,
+        })
+    }
+
+    /// Where a value lies: 0 at the low end, 1 at the high end, and just past them beyond.
+    pub(super) fn at(&self, value: f64) -> Option<f64> {
+        let position = (self.scale.position(value) - self.low) / (self.high - self.low);
+        (!position.is_nan()).then(|| position.clamp(-BEYOND, 1.0 + BEYOND))
+    }
+
+    /// Whether the value lies between the ends.
+    pub(super) fn holds(&self, value: f64) -> bool {
+        self.at(value)
+            .is_some_and(|at| (-1e-9..=1.0 + 1e-9).contains(&at))
+    }
+
+    /// Round values at least `gap` apart, with their positions.
+    pub(super) fn ticks(&self, gap: f64) -> Vec<(f64, String)> {
+        let mut ticks: Vec<(f64, String)> = Vec::new();
+        for value in self.round_values(gap) {
+            let Some(at) = self.at(value).filter(|_| self.holds(value)) else {
+                continue;
+            };
+            if ticks
+                .iter()
+                .all(|(taken, _)| gap <= (taken - at).abs() + 1e-9)
+            {
+                ticks.push((at, self.write(value, gap)));
+            }
+        }
+        ticks
+    }
+
+    /// A round value; beside an even axis all with the same decimals.
+    fn write(&self, value: f64, gap: f64) -> String {
+        match (self.scale, self.unit) {
+            (Scale::Linear, Unit::Plain) => {
+                let step = even_step(self.low, self.high, gap);
+                numbers::decimal(value, if step < 0.01 { 3 } else { 2 })
+            }
+            (_, Unit::Share) => numbers::short_percent(value),
+            (_, Unit::Plain) => numbers::tick(value),
+            (_, Unit::Count) => numbers::short_count(value),
+        }
+    }
+
+    /// Candidates for ticks, those to keep first.
+    fn round_values(&self, gap: f64) -> Vec<f64> {
+        match self.scale {
+            Scale::Linear => even_steps(self.low, self.high, gap),
+            Scale::Log => [1.0, 3.0]
+                .into_iter()
+                .flat_map(|digit| (-12..=12).map(move |power| digit * 10.0_f64.powi(power)))
+                .collect(),
+            Scale::Deviate => vec![
+                0.01, 0.001, 1e-4, 1e-5, 1e-6, 1e-7, 0.1, 0.5, 0.9, 0.99, 0.999, 0.05, 0.2, 0.3,
+                0.02, 0.8,
+            ],
+        }
+    }
+}
+
+impl Scale {
+    fn position(self, value: f64) -> f64 {
+        match self {
+            Self::Linear => value,
+            Self::Log if value <= 0.0 => f64::NEG_INFINITY,
+            Self::Log => value.log10(),
+            Self::Deviate if value <= 0.0 => f64::NEG_INFINITY,
+            Self::Deviate if 1.0 <= value => f64::INFINITY,
+            Self::Deviate => -binomial::normal_quantile(value),
+        }
+    }
+}
+
+/// 1, 2 or 5 times a power of ten, at least `gap` of the whole.
+fn even_step(low: f64, high: f64, gap: f64) -> f64 {
+    let least = (high - low) * gap.max(0.01);
+    let power = 10.0_f64.powf(least.log10().floor());
+    [1.0, 2.0, 5.0, 10.0]
+        .into_iter()
+        .map(|digit| digit * power)
+        .find(|step| least <= step * (1.0 + 1e-9))
+        .unwrap_or(least)
+}
+
+/// The multiples of such a step.
+fn even_steps(low: f64, high: f64, gap: f64) -> Vec<f64> {
+    let step = even_step(low, high, gap);
+    let first = (low / step).ceil();
+    (0..=100_u8)
+        .map(|index| (first + f64::from(index)) * step)
+        .take_while(|value| *value <= high + step * 1e-6)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn names(axis: Axis, gap: f64) -> Vec<String> {
+        let mut ticks = axis.ticks(gap);
+        ticks.sort_by(|a, b| a.0.total_cmp(&b.0));
+        ticks
+            .into_iter()
+            .map(|(_, name)| name.replace('\u{202f}', " "))
+            .collect()
+    }
+
+    #[test]
+    fn ticks_are_round() {
+        let axis = Axis::new(Scale::Linear, Unit::Plain, (0.13, 0.91)).unwrap();
+        assert_eq!(names(axis, 0.2), ["0.20", "0.40", "0.60", "0.80"]);
+        let axis = Axis::new(Scale::Log, Unit::Share, (2e-4, 1.0)).unwrap();
+        assert_eq!(names(axis, 0.2), ["0.1 %", "1 %", "10 %", "100 %"]);
+        let axis = Axis::new(Scale::Deviate, Unit::Share, (5e-4, 0.5)).unwrap();
+        assert_eq!(names(axis, 0.12), ["0.1 %", "1 %", "10 %", "20 %", "50 %"]);
+        let axis = Axis::new(Scale::Log, Unit::Count, (800.0, 2e6)).unwrap();
+        assert_eq!(names(axis, 0.2), ["1 k", "10 k", "100 k", "1 M"]);
+    }
+
+    #[test]
+    fn the_middle_of_a_deviate_axis_is_even_odds() {
+        let axis = Axis::new(Scale::Deviate, Unit::Share, (0.01, 0.99)).unwrap();
+        assert!((axis.at(0.5).unwrap() - 0.5).abs() < 1e-9);
+        assert!((axis.at(0.0).unwrap() + BEYOND).abs() < 1e-12);
+        assert!(!axis.holds(0.0) && axis.holds(0.01));
+    }
+
+    proptest! {
+        #[test]
+        fn every_value_lands_in_or_just_beyond_the_frame(
+            low in -1e6_f64..1e6, extent in -1.0_f64..1e6, value in any::<f64>()
+        ) {
+            for scale in [Scale::Linear, Scale::Log, Scale::Deviate] {
+                let Some(axis) = Axis::new(scale, Unit::Plain, (low, low + extent)) else {
+                    continue;
+                };
+                prop_assert!(axis.ticks(0.1).len() <= 12);
+                if let Some(at) = axis.at(value) {
+                    prop_assert!((-BEYOND..=1.0 + BEYOND).contains(&at));
+                }
+            }
+        }
+    }
+}

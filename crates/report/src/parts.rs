@@ -1,0 +1,311 @@
+//! The parts of the report below the verdict, in the order in which they are read. Those about
+//! labels are in a file of their own.
+
+use super::charts::{self, trial_names};
+use super::contents::{Basis, Figure, Growth, Report, View};
+use super::curves;
+use super::labels;
+use super::markup::Markup;
+use super::numbers::{
+    confidences, count, events, percent, percent_span, score, short_percent, trials,
+};
+use super::part::{Part, interval_note};
+use super::tables::{self, Column, Table, cell, named};
+
+/// All parts of which anything is known.
+pub(super) fn all(report: &Report) -> Vec<Part> {
+    let mut parts = vec![figures(report), det(report), errors(report), scores(report)];
+    let threshold = report.operating_point.as_ref().map(|point| point.threshold);
+    parts.extend([
+        report
+            .consistency
+            .as_ref()
+            .and_then(|consistency| labels::consistency(consistency, threshold)),
+        report.worst_labels.as_ref().and_then(labels::worst_labels),
+        report.intruders.as_ref().and_then(labels::intruders),
+        report
+            .nearest_strangers
+            .as_ref()
+            .and_then(labels::nearest_strangers),
+        labels::conditions(report),
+        report.growth.as_ref().and_then(growth),
+        report.remedies.as_ref().and_then(labels::remedies),
+        made_with(report),
+        assumptions(report),
+    ]);
+    parts.into_iter().flatten().collect()
+}
+
+fn figures(report: &Report) -> Option<Part> {
+    if report.figures.is_empty() {
+        return None;
+    }
+    let [_, trials_name] = trial_names(report.view);
+    let columns = [
+        ("Rate", Column::Words),
+        ("Estimate and interval", Column::Number),
+        ("Events", Column::Number),
+        ("Labels", Column::Number),
+        ("Effective trials", Column::Number),
+        ("Measured on", Column::Words),
+    ];
+    let mut table = Table::new("", &columns);
+    for figure in &report.figures {
+        table.row(figure_cells(figure));
+    }
+    let mut notes = vec![format!(
+        "Items of one label are alike, so {trials_name} that share a label tell less than as many \
+         independent ones. Effective trials is how many independent {trials_name} would be as \
+         uncertain."
+    )];
+    notes.extend(interval_note(
+        report.figures.iter().map(|figure| figure.estimate),
+    ));
+    Some(Part {
+        id: "figures",
+        title: "Key figures",
+        view: Some(report.view),
+        notes,
+        body: table.finish(),
+    })
+}
+
+fn figure_cells(figure: &Figure) -> Vec<Markup> {
+    let estimate = figure.estimate;
+    let mut value = Markup::default();
+    tables::value(&mut value, estimate);
+    let interval = match estimate.interval {
+        Some(span) => format!(
+            "{} at {}",
+            percent_span(estimate.interval),
+            short_percent(span.confidence)
+        ),
+        None => "interval unknown".to_owned(),
+    };
+    value.line("span", "small", &interval);
+    vec![
+        named(&figure.name, &figure.meaning),
+        value,
+        cell(&events(estimate)),
+        cell(&count(estimate.labels)),
+        cell(&trials(estimate.effective_trials)),
+        cell(basis(figure.basis)),
+    ]
+}
+
+/// Where a figure comes from, for a reader who must know whether it flatters.
+pub(super) fn basis(basis: Basis) -> &'static str {
+    match basis {
+        Basis::HeldOut => "labels that did not choose the threshold",
+        Basis::ChoseThreshold => "the labels that chose the threshold: flatters",
+        Basis::NoThreshold => "all labels; no threshold in it",
+    }
+}
+
+fn det(report: &Report) -> Option<Part> {
+    let body = charts::det(report)?;
+    let mut notes = vec![
+        "Every point of the curve is a threshold. Lower and further left is better; on these axes \
+         normally distributed scores give a straight line."
+            .to_owned(),
+    ];
+    let spans = report
+        .trade_off
+        .iter()
+        .filter(|point| point.frr_interval.is_some())
+        .filter_map(|point| point.far_interval);
+    if let Some(confidence) = confidences(spans) {
+        notes.push(format!(
+            "The band joins the ends of the {confidence} intervals of both rates."
+        ));
+    }
+    let nought = |rate: Option<f64>| rate.is_some_and(|rate| rate <= 0.0);
+    if report
+        .trade_off
+        .iter()
+        .any(|point| nought(point.far) || nought(point.frr))
+    {
+        notes.push("Rates of zero have no place on these axes.".to_owned());
+    }
+    Some(Part {
+        id: "trade-off",
+        title: "One error for the other",
+        view: Some(report.view),
+        notes,
+        body,
+    })
+}
+
+fn errors(report: &Report) -> Option<Part> {
+    let mut body = charts::errors(report)?;
+    let columns = [
+        ("Threshold", Column::Number),
+        ("FAR", Column::Number),
+        ("FAR, interval", Column::Number),
+        ("FRR", Column::Number),
+        ("FRR, interval", Column::Number),
+    ];
+    let caption = format!("FAR and FRR at {} thresholds", report.trade_off.len());
+    let mut table = Table::new(&caption, &columns);
+    for point in &report.trade_off {
+        table.row(vec![
+            cell(&score(Some(point.threshold))),
+            cell(&percent(point.far)),
+            cell(&percent_span(point.far_interval)),
+            cell(&percent(point.frr)),
+            cell(&percent_span(point.frr_interval)),
+        ]);
+    }
+    body.append(table.folded());
+    Some(Part {
+        id: "thresholds",
+        title: "Errors by threshold",
+        view: Some(report.view),
+        notes: vec![
+            "A higher threshold accepts fewer of the wrong and fewer of the right. A rate of zero \
+             is below the axis."
+                .to_owned(),
+        ],
+        body,
+    })
+}
+
+fn scores(report: &Report) -> Option<Part> {
+    let histogram = report.histogram.as_ref()?;
+    let mut body = charts::histograms(histogram, report)?;
+    let columns = [
+        ("Score from", Column::Number),
+        ("Mated", Column::Number),
+        ("Non-mated", Column::Number),
+    ];
+    let mut table = Table::new("Counts by bin", &columns);
+    let bins = histogram.mated.len().max(histogram.non_mated.len());
+    for bin in 0..bins {
+        let (mated, strangers) = (histogram.mated.get(bin), histogram.non_mated.get(bin));
+        if mated.is_some_and(|count| 0 < *count) || strangers.is_some_and(|count| 0 < *count) {
+            let share = real(bin) / real(bins);
+            let edge = histogram.lower + (histogram.upper - histogram.lower) * share;
+            table.row(vec![
+                cell(&score(Some(edge))),
+                cell(&count(mated.copied())),
+                cell(&count(strangers.copied())),
+            ]);
+        }
+    }
+    body.append(table.folded());
+    let notes = match report.view {
+        View::Search => [
+            "The best score of every search: mated where the label of the probe is enrolled, \
+             non-mated where it is not.",
+            "Above, each kind as shares of itself; below, counts, which show the few that matter.",
+        ],
+        View::Pairwise => [
+            "The score of every pair: mated where both items have one label, non-mated where \
+             they have two.",
+            "Above, each kind as shares of itself; below, counts, which show the few that matter.",
+        ],
+    };
+    Some(Part {
+        id: "scores",
+        title: "Scores",
+        view: Some(report.view),
+        notes: notes.map(str::to_owned).into(),
+        body,
+    })
+}
+
+fn growth(growth: &Growth) -> Option<Part> {
+    let mut body = curves::growth(growth)?;
+    let columns = [
+        ("Items", Column::Number),
+        ("FAR", Column::Number),
+        ("Interval", Column::Number),
+        ("How it is known", Column::Words),
+    ];
+    let mut table = Table::new("FAR by size of the gallery", &columns);
+    for (points, how) in [
+        (&growth.measured, "measured"),
+        (&growth.predicted, "predicted"),
+    ] {
+        for point in points {
+            let how = match (how, point.exact) {
+                ("measured", false) => "measured, at least",
+                _ => how,
+            };
+            table.row(vec![
+                cell(&count(Some(point.items))),
+                cell(&percent(point.far)),
+                cell(&percent_span(point.interval)),
+                cell(how),
+            ]);
+        }
+    }
+    body.append(table.folded());
+    let mut notes =
+        vec!["In a larger gallery a search has more chances to find a wrong item.".to_owned()];
+    if let (Some(items), Some(target)) = (growth.holds_until, growth.target) {
+        notes.push(format!(
+            "At this threshold the predicted FAR meets {} up to {} items.",
+            short_percent(target),
+            count(Some(items))
+        ));
+    }
+    let spans = growth.measured.iter().filter_map(|point| point.interval);
+    if let Some(confidence) = confidences(spans) {
+        notes.push(format!("Whiskers are {confidence} intervals over labels."));
+    }
+    notes.push(format!("The prediction assumes: {}", growth.assumption));
+    Some(Part {
+        id: "growth",
+        title: "As the gallery grows",
+        view: Some(View::Search),
+        notes,
+        body,
+    })
+}
+
+fn made_with(report: &Report) -> Option<Part> {
+    if report.made_with.is_empty() {
+        return None;
+    }
+    let mut body = Markup::default();
+    body.element("dl", &[("class", "facts")], |list| {
+        for fact in &report.made_with {
+            list.line("dt", "", &fact.name);
+            list.element("dd", &[], |value| match &fact.value {
+                Some(known) => value.datum(known),
+                None => value.text(super::numbers::UNKNOWN),
+            });
+        }
+    });
+    Some(Part {
+        id: "made-with",
+        title: "Made with",
+        view: None,
+        notes: vec!["Another model, gallery or index is another matter.".to_owned()],
+        body,
+    })
+}
+
+fn assumptions(report: &Report) -> Option<Part> {
+    if report.assumptions.is_empty() {
+        return None;
+    }
+    let mut body = Markup::default();
+    body.element("ol", &[("class", "assumptions")], |list| {
+        for assumption in &report.assumptions {
+            list.line("li", "", assumption);
+        }
+    });
+    Some(Part {
+        id: "assumptions",
+        title: "Assumptions",
+        view: None,
+        notes: vec!["Where one of these fails, so does what rests on it.".to_owned()],
+        body,
+    })
+}
+
+fn real(bin: usize) -> f64 {
+    matchpoint_calibration::binomial::real(bin as u64)
+}

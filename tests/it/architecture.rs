@@ -1,0 +1,429 @@
+//! Holds the shape of the house: who may know whom, who owns which crate, and that what the
+//! documents say is there.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::house;
+
+/// A room: files that answer one question, and the rooms that they may name.
+struct Room {
+    name: &'static str,
+    /// Its package, without `matchpoint-`.
+    package: &'static str,
+    /// The module within the package, empty for its root; the longest that fits a file counts.
+    module: &'static str,
+    may_name: &'static [&'static str],
+}
+
+const fn room(
+    name: &'static str,
+    package: &'static str,
+    module: &'static str,
+    may_name: &'static [&'static str],
+) -> Room {
+    Room {
+        name,
+        package,
+        module,
+        may_name,
+    }
+}
+
+/// From the ground up. `main.rs` and `lib.rs` of the program may name all.
+const ROOMS: &[Room] = &[
+    room("kernels", "vector", "kernels", &[]),
+    room("vector", "vector", "", &["kernels"]),
+    room("pixels", "embed", "pixels", &["kernels"]),
+    room("embed", "embed", "", &["pixels", "vector"]),
+    room("index", "gallery", "index", &["kernels"]),
+    room("gallery", "gallery", "", &["vector", "kernels", "index"]),
+    room("calibration", "calibration", "", &["vector"]),
+    room(
+        "analysis",
+        "calibration",
+        "analysis",
+        &["calibration", "vector", "kernels"],
+    ),
+    room(
+        "monitoring",
+        "calibration",
+        "monitoring",
+        &["calibration", "vector"],
+    ),
+    room("arrays", "arrays", "", &[]),
+    room("report", "report", "", &["calibration"]),
+    room("client", "client", "", &[]),
+    room("telemetry", "matchpoint", "telemetry", &[]),
+    room("config", "matchpoint", "config", &["embed", "monitoring"]),
+    room("journal", "matchpoint", "journal", &["calibration"]),
+    room(
+        "deployment",
+        "matchpoint",
+        "deployment",
+        &[
+            "embed",
+            "pixels",
+            "gallery",
+            "calibration",
+            "analysis",
+            "monitoring",
+            "journal",
+            "telemetry",
+            "config",
+            "vector",
+        ],
+    ),
+    room(
+        "server",
+        "matchpoint",
+        "server",
+        &[
+            "client",
+            "deployment",
+            "gallery",
+            "calibration",
+            "monitoring",
+            "pixels",
+            "telemetry",
+            "config",
+        ],
+    ),
+    room(
+        "cli",
+        "matchpoint",
+        "cli",
+        &[
+            "client",
+            "server",
+            "deployment",
+            "config",
+            "gallery",
+            "calibration",
+            "analysis",
+            "monitoring",
+            "arrays",
+            "report",
+            "embed",
+            "pixels",
+            "telemetry",
+            "vector",
+        ],
+    ),
+];
+
+/// Words that belong to one room each.
+const OWNED: &[(&str, &[&str])] = &[
+    ("ort::", &["embed"]),
+    ("image::", &["pixels"]),
+    ("turbojpeg::", &["pixels"]),
+    ("webpx::", &["pixels"]),
+    ("memchr::", &["pixels"]),
+    ("weezl::", &["pixels"]),
+    ("hnsw_rs::", &["gallery"]),
+    ("rusqlite::", &["gallery", "journal"]),
+    ("statrs::", &["calibration"]),
+    ("strsim::", &["calibration"]),
+    ("unicode_normalization::", &["calibration"]),
+    ("tonic::", &["client", "server"]),
+    ("tonic_types::", &["client", "server"]),
+    ("prost::", &["client", "server"]),
+    ("tower::", &["server"]),
+    ("metrics::", &["telemetry"]),
+    ("metrics_exporter_prometheus::", &["telemetry"]),
+    ("hyper::", &["telemetry"]),
+    ("hyper_util::", &["telemetry"]),
+    ("http_body_util::", &["telemetry"]),
+    ("tracing_subscriber::", &["telemetry"]),
+    ("env::var", &["config"]),
+    ("toml::", &["config", "embed"]),
+    ("indicatif::", &["cli"]),
+    ("glob::", &["cli"]),
+    ("csv::", &["cli"]),
+    ("rayon::", &["analysis", "index", "gallery"]),
+    ("matrixmultiply::", &["kernels"]),
+    ("memmap2::", &["kernels"]),
+    ("rustix::", &["deployment"]),
+    ("zip::", &["arrays"]),
+    ("flate2::", &["arrays", "pixels"]),
+    ("zstd::", &["arrays"]),
+    ("snap::", &["arrays"]),
+    ("half::", &["arrays", "embed"]),
+    ("base64::", &["cli", "report"]),
+    ("anyhow::", &["cli"]),
+    (
+        "async fn",
+        &["embed", "deployment", "client", "server", "cli"],
+    ),
+    ("SystemTime::now", &["deployment"]),
+];
+
+/// Groups of files that lead to each other.
+const CIRCLES_MAX: usize = 0;
+/// Parameters that are tuples: names would say more.
+const TUPLE_PARAMETERS_MAX: usize = 29;
+/// Definitions of types whose name another type has too, in thousandths of all definitions.
+const SHARED_TYPE_NAMES_MAX: usize = 417;
+
+#[test]
+fn rooms_name_only_what_lies_below_them() {
+    let mut wrong = Vec::new();
+    for file in house::sources() {
+        let Some(room) = room_of(&file.package, &file.module) else {
+            continue;
+        };
+        let named = house::named_paths(&file);
+        let exported = named.exported.iter().map(|(_, path)| path);
+        for path in named.used.iter().chain(exported) {
+            if let Some(other) = other_room(&file, path)
+                && other.name != room.name
+                && !room.may_name.contains(&other.name)
+            {
+                let path = path.join("::");
+                wrong.push(format!("{} names {}: {path}", file.path, other.name));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn words_stay_in_the_rooms_that_own_them() {
+    let mut wrong = Vec::new();
+    for file in house::sources() {
+        let Some(room) = room_of(&file.package, &file.module) else {
+            continue;
+        };
+        for (word, owners) in OWNED {
+            if has_word(&file.code, word) && !owners.contains(&room.name) {
+                let path = &file.path;
+                wrong.push(format!("{path} has `{word}`, which belongs to {owners:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_crate_but_that_of_the_kernels_forbids_unsafe_code() {
+    for file in house::sources() {
+        if file.path.ends_with("/lib.rs") && file.package != "vector" {
+            let forbids = file.code.contains("#![forbid(unsafe_code)]");
+            assert!(forbids, "{} does not forbid unsafe code", file.path);
+        }
+    }
+}
+
+#[test]
+fn no_more_circles_between_files_than_there_were() {
+    let sources = house::sources();
+    let circles = house::circles(&sources);
+    let shown: Vec<String> = circles.iter().map(|circle| circle.join(", ")).collect();
+    holds("circles", &shown, CIRCLES_MAX);
+}
+
+#[test]
+fn no_more_tuples_as_parameters_than_there_were() {
+    let found = house::tuple_parameters(&house::sources());
+    holds("tuple parameters", &found, TUPLE_PARAMETERS_MAX);
+}
+
+#[test]
+fn no_more_types_share_a_name_than_did() {
+    let sources = house::sources();
+    let types = house::types(&sources);
+    let shared = types.iter().filter(|(_, files)| files.len() > 1);
+    let lines: Vec<String> = shared
+        .flat_map(|(name, files)| files.iter().map(move |file| format!("{name}: {file}")))
+        .collect();
+    let all: usize = types.values().map(Vec::len).sum();
+    let thousandths = lines.len() * 1000 / all;
+    assert!(
+        thousandths <= SHARED_TYPE_NAMES_MAX,
+        "{} of {all} types share their name with another, {thousandths} thousandths:\n{}",
+        lines.len(),
+        lines.join("\n"),
+    );
+    assert!(
+        thousandths + 5 > SHARED_TYPE_NAMES_MAX,
+        "only {thousandths} thousandths of the types share their name: lower the limit"
+    );
+}
+
+/// A ratchet: at most as many as `max`, and `max` goes down with them.
+fn holds(what: &str, found: &[String], max: usize) {
+    let (count, listed) = (found.len(), found.join("\n"));
+    assert!(count <= max, "{count} {what}, not {max}:\n{listed}");
+    assert_eq!(count, max, "fewer {what} than the limit: lower it");
+}
+
+#[test]
+fn every_file_is_in_a_room() {
+    for file in house::sources() {
+        let program = matches!(file.path.as_str(), "src/lib.rs" | "src/main.rs");
+        let room = room_of(&file.package, &file.module);
+        assert!(program || room.is_some(), "{} is in no room", file.path);
+    }
+}
+
+#[test]
+fn architecture_md_has_a_section_for_every_room() {
+    let text = read("ARCHITECTURE.md");
+    let headings: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("## "))
+        .collect();
+    for room in ROOMS {
+        let headed = headings.iter().any(|line| has_word(line, room.name));
+        assert!(headed, "ARCHITECTURE.md has no section for {}", room.name);
+    }
+}
+
+#[test]
+fn the_pure_core_does_no_input_or_output() {
+    let pure = [
+        "vector",
+        "kernels",
+        "calibration",
+        "analysis",
+        "monitoring",
+        "report",
+    ];
+    let words = [
+        "std::fs",
+        "std::io",
+        "std::net",
+        "Instant::now",
+        "std::thread",
+        "tokio::",
+    ];
+    for file in house::sources() {
+        let room = room_of(&file.package, &file.module);
+        // The map is with the kernels because it cannot do without `unsafe`.
+        if !room.is_some_and(|room| pure.contains(&room.name)) || file.path.ends_with("/map.rs") {
+            continue;
+        }
+        for word in words {
+            assert!(!has_word(&file.code, word), "{} has {word}", file.path);
+        }
+    }
+}
+
+/// The room of a module: of those that lead to it, the one with the longest path.
+fn room_of(package: &str, module: &[String]) -> Option<&'static Room> {
+    let parts = |room: &Room| -> Vec<&str> {
+        let parts = room.module.split("::");
+        parts.filter(|part| !part.is_empty()).collect()
+    };
+    let fits = |room: &&Room| {
+        let parts = parts(room);
+        room.package == package
+            && parts.len() <= module.len()
+            && parts.iter().zip(module).all(|(a, b)| a == b)
+    };
+    ROOMS
+        .iter()
+        .filter(fits)
+        .max_by_key(|room| parts(room).len())
+}
+
+/// The room that a path leads to, if it names a crate or a module of ours.
+fn other_room(file: &house::SourceFile, path: &[String]) -> Option<&'static Room> {
+    let (first, rest) = path.split_first()?;
+    match first.as_str() {
+        "crate" => room_of(&file.package, rest),
+        "super" => {
+            let ups = path.iter().take_while(|part| *part == "super").count();
+            let base = file.module.len().checked_sub(ups)?;
+            room_of(
+                &file.package,
+                &[&file.module[..base], &path[ups..]].concat(),
+            )
+        }
+        outside => room_of(outside.strip_prefix("matchpoint_")?, rest),
+    }
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let documented = read("docs/operations.md");
+    let telemetry = read("src/telemetry/mod.rs");
+    let names = telemetry
+        .split('"')
+        .filter(|text| text.starts_with("matchpoint_"));
+    let missing: Vec<&str> = names.filter(|name| !documented.contains(name)).collect();
+    assert!(
+        missing.is_empty(),
+        "docs/operations.md does not name {missing:?}"
+    );
+}
+
+#[test]
+fn every_setting_is_documented() {
+    let documented = read("docs/operations.md");
+    let missing: Vec<&str> = matchpoint::config::SETTINGS
+        .iter()
+        .map(|setting| setting.key)
+        .filter(|key| !documented.contains(&format!("`{key}`")))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "docs/operations.md does not name {missing:?}"
+    );
+}
+
+#[test]
+fn every_link_in_the_documents_leads_somewhere() {
+    let mut wrong = Vec::new();
+    for document in documents() {
+        let text = fs::read_to_string(&document).unwrap();
+        let folder = document.parent().unwrap();
+        for target in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next())
+        {
+            let path = target.split('#').next().unwrap();
+            if !path.is_empty() && !path.contains("://") && !folder.join(path).exists() {
+                wrong.push(format!("{}: {target}", document.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn documents() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut documents = Vec::new();
+    for folder in [
+        ".",
+        "docs",
+        "examples/photos",
+        "examples/python",
+        "models/efficientnet-lite0",
+    ] {
+        let Ok(entries) = fs::read_dir(root.join(folder)) else {
+            continue;
+        };
+        let paths = entries.map(|entry| entry.unwrap().path());
+        documents.extend(paths.filter(|path| path.extension().is_some_and(|end| end == "md")));
+    }
+    documents
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// Whether `word` stands in `code` with no identifier running into it (`ort::` in `transport::`).
+fn has_word(code: &str, word: &str) -> bool {
+    let joins = |c: char| c.is_alphanumeric() || c == '_';
+    code.match_indices(word)
+        .any(|(at, _)| !code[..at].ends_with(joins))
+}

@@ -1,0 +1,280 @@
+//! What the tests of the whole program share: the sample, a deployment made from it by the program
+//! itself, and a running server.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::allow_attributes,
+    clippy::disallowed_methods,
+    reason = "not every test file uses all of it, and tests have no configuration"
+)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use matchpoint::config::{Config, ServerFlags};
+use matchpoint::server::{self, Loaded, ServeError};
+use matchpoint_client::Client;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::transport::Channel;
+
+pub const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+pub fn model() -> PathBuf {
+    Path::new(ROOT).join("models/efficientnet-lite0")
+}
+
+pub fn photos() -> PathBuf {
+    Path::new(ROOT).join("examples/photos")
+}
+
+/// The program, with nothing of this process's settings.
+pub fn matchpoint(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_matchpoint"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MATCHPOINT_")) {
+        command.env_remove(name);
+    }
+    command.args(arguments).current_dir(ROOT);
+    command
+}
+
+pub fn run(arguments: &[&str]) -> Output {
+    matchpoint(arguments).output().unwrap()
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A deployment of the sample, calibrated, made once for each test process.
+pub fn sample() -> &'static Path {
+    static SAMPLE: OnceLock<TempDir> = OnceLock::new();
+    let folder = SAMPLE.get_or_init(|| {
+        let folder = TempDir::new().unwrap();
+        let deployment = folder.path().join("sample");
+        let (deployment, model) = (deployment.to_str().unwrap(), model());
+        let gallery = photos().join("gallery.csv");
+        let built = run(&[
+            "build",
+            deployment,
+            "--images",
+            gallery.to_str().unwrap(),
+            "--model",
+            model.to_str().unwrap(),
+        ]);
+        assert!(built.status.success(), "{}", text(&built.stderr));
+        let queries = photos().join("calibrate.csv");
+        let calibrated = run(&[
+            "calibrate",
+            deployment,
+            "--queries",
+            queries.to_str().unwrap(),
+            "--target-far",
+            "0.1",
+            "--confidence",
+            "0.9",
+        ]);
+        assert!(calibrated.status.success(), "{}", text(&calibrated.stderr));
+        folder
+    });
+    Box::leak(folder.path().join("sample").into_boxed_path())
+}
+
+/// The sample in 8 bits, with an operating point of its own.
+pub fn in_8_bits(deployment: &Path) {
+    let (gallery, queries) = (photos().join("gallery.csv"), photos().join("calibrate.csv"));
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    let (deployment, model) = (path(deployment), path(&model()));
+    let built = run(&[
+        "build",
+        &deployment,
+        "--images",
+        &path(&gallery),
+        "--model",
+        &model,
+        "--precision",
+        "int8",
+    ]);
+    assert!(built.status.success(), "{}", text(&built.stderr));
+    let calibrated = run(&[
+        "calibrate",
+        &deployment,
+        "--queries",
+        &path(&queries),
+        "--target-far",
+        "0.1",
+        "--confidence",
+        "0.9",
+    ]);
+    assert!(calibrated.status.success(), "{}", text(&calibrated.stderr));
+}
+
+/// A copy of the sample's deployment that a test may change.
+pub fn copy_of_sample() -> (TempDir, PathBuf) {
+    let folder = TempDir::new().unwrap();
+    let copy = folder.path().join("sample");
+    copy_folder(sample(), &copy);
+    (folder, copy)
+}
+
+pub fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_folder(&path, &target);
+        } else {
+            fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+/// A server's configuration for one deployment, with some settings.
+pub fn config(deployment: &Path, settings: &[(&str, &str)]) -> Config {
+    let mut environment: BTreeMap<&str, &str> = settings.iter().copied().collect();
+    environment.insert("MATCHPOINT_LISTEN", "127.0.0.1:0");
+    let runtime = std::env::var("ORT_DYLIB_PATH").unwrap_or_default();
+    if !runtime.is_empty() {
+        environment.insert("ORT_DYLIB_PATH", runtime.leak());
+    }
+    ServerFlags::default()
+        .resolve_for(&environment, deployment)
+        .unwrap()
+}
+
+/// A server in this process, on a port of its own.
+pub struct Running {
+    pub channel: Channel,
+    stop: oneshot::Sender<()>,
+    pub server: JoinHandle<Result<(), ServeError>>,
+    folder: Option<TempDir>,
+}
+
+impl Running {
+    /// Serves a copy of the sample and waits until it is ready.
+    pub async fn sample(settings: &[(&str, &str)]) -> Self {
+        let (folder, deployment) = copy_of_sample();
+        let mut running = Self::start(&deployment, settings).await;
+        running.folder = Some(folder);
+        running
+    }
+
+    /// Serves a deployment and waits until it is ready.
+    pub async fn start(deployment: &Path, settings: &[(&str, &str)]) -> Self {
+        let config = config(deployment, settings);
+        let loading = config.clone();
+        let running = Self::start_loading(config, move || server::load(&loading)).await;
+        let client = Client::over(running.channel.clone());
+        client.wait_until_ready().await.unwrap();
+        running
+    }
+
+    /// Serves what `load` loads, and does not wait for it.
+    pub async fn start_loading(
+        config: Config,
+        load: impl FnOnce() -> Result<Loaded, ServeError> + Send + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = tokio::spawn(async move {
+            let stopped = async { stopped.await.unwrap_or_default() };
+            server::serve(listener, &config, load, stopped).await
+        });
+        let channel = Channel::from_shared(url).unwrap().connect().await.unwrap();
+        Self {
+            channel,
+            stop,
+            server,
+            folder: None,
+        }
+    }
+
+    /// Asks the server to stop, without waiting for it.
+    pub fn ask_to_stop(self) -> JoinHandle<Result<(), ServeError>> {
+        self.stop.send(()).unwrap();
+        self.server
+    }
+
+    pub async fn stop(self) {
+        drop(self.channel);
+        self.stop.send(()).unwrap();
+        self.server.await.unwrap().unwrap();
+    }
+}
+
+/// A server as its own process, killed when this is dropped.
+pub struct Served {
+    pub child: Child,
+    pub address: String,
+    metrics: String,
+}
+
+impl Served {
+    /// Serves a deployment with some settings and flags, and waits until it is ready.
+    pub fn start(deployment: &Path, settings: &[(&str, &str)], flags: &[&str]) -> Self {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let metrics = free.local_addr().unwrap().to_string();
+        drop(free);
+        let deployment = deployment.to_str().unwrap();
+        let mut child = matchpoint(&["serve", "--deployments", deployment])
+            .args(["--listen", "127.0.0.1:0", "--metrics-listen", &metrics])
+            .args(["--log-format", "json"])
+            .args(flags)
+            .envs(settings.iter().copied())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut address = String::new();
+        for line in lines.by_ref() {
+            let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
+            let said = |key: &str| line.get(key).and_then(Value::as_str);
+            match said("message") {
+                Some("listening") => said("address").unwrap().clone_into(&mut address),
+                Some("ready") => break,
+                Some(_) | None => {}
+            }
+        }
+        // What follows is read away, so that the server never waits for us.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self {
+            child,
+            address,
+            metrics,
+        }
+    }
+
+    /// What Prometheus would read.
+    pub fn scrape(&self) -> String {
+        let mut stream = std::net::TcpStream::connect(&self.metrics).unwrap();
+        let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.child.kill().unwrap_or_default();
+        self.child.wait().map(drop).unwrap_or_default();
+    }
+}

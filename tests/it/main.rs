@@ -1,0 +1,11 @@
+//! The whole program as its users have it, in one program: linked once.
+
+mod architecture;
+mod cli;
+mod common;
+mod grpc;
+mod house;
+mod metrics;
+mod monitoring;
+mod shadow;
+mod switch;

@@ -1,0 +1,297 @@
+//! What Prometheus sees of the program at work: the real process, scraped while the disk fails, after
+//! it was killed, and where another folder takes a deployment's place.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::common::{Served, copy_folder, copy_of_sample, photos, run, text};
+use matchpoint::journal::read::Reader;
+use matchpoint_client::proto::monitoring_service_client::MonitoringServiceClient;
+use matchpoint_client::proto::retrieval_service_client::RetrievalServiceClient;
+use matchpoint_client::proto::server_service_client::ServerServiceClient;
+use matchpoint_client::proto::truth::Truth as Shown;
+use matchpoint_client::proto::{
+    EmbedRequest, GetDriftRequest, ReloadDeploymentRequest, ReportTruthsRequest, SearchRequest,
+    Truth, TruthReport, Vector, search_request,
+};
+use rusqlite::Connection;
+use tonic::transport::Channel;
+
+const KNOWN: &str = "gc_fishes_fish3";
+/// Every decision is drawn.
+const ALL: (&str, &str) = ("MATCHPOINT_AUDIT_RATES", "1,1,1,1,1,1");
+/// Far longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server as its own process, and a channel to it.
+struct Watched {
+    server: Served,
+    channel: Channel,
+}
+
+impl Watched {
+    async fn start(deployment: &Path, settings: &[(&str, &str)]) -> Self {
+        let server = Served::start(deployment, settings, &[]);
+        let url = format!("http://{}", server.address);
+        Self {
+            server,
+            channel: Channel::from_shared(url).unwrap().connect().await.unwrap(),
+        }
+    }
+
+    /// Every series and its value.
+    fn scrape(&self) -> BTreeMap<String, f64> {
+        let answer = self.server.scrape();
+        let series = answer
+            .lines()
+            .filter(|line| line.starts_with("matchpoint_"));
+        let parsed = series.filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        });
+        parsed.collect()
+    }
+
+    /// Scrapes until what it sees is `enough`.
+    fn scraped(&self, enough: impl Fn(&BTreeMap<String, f64>) -> bool) -> BTreeMap<String, f64> {
+        let began = Instant::now();
+        loop {
+            let found = self.scrape();
+            if enough(&found) {
+                return found;
+            }
+            assert!(began.elapsed() < PATIENCE, "{found:#?}");
+        }
+    }
+
+    async fn embedded(&self, label: &str) -> Vector {
+        let request = EmbedRequest {
+            image: picture(label),
+            ..EmbedRequest::default()
+        };
+        let answer = RetrievalServiceClient::new(self.channel.clone())
+            .embed(request)
+            .await;
+        answer.unwrap().into_inner().embedding.unwrap()
+    }
+
+    async fn search(&self, query: search_request::Query) -> String {
+        let request = SearchRequest {
+            query: Some(query),
+            ..SearchRequest::default()
+        };
+        let mut client = RetrievalServiceClient::new(self.channel.clone());
+        let answer = client.search(request).await.unwrap();
+        answer.into_inner().decision_id
+    }
+
+    async fn reload(&self) {
+        let mut server = ServerServiceClient::new(self.channel.clone());
+        let request = ReloadDeploymentRequest::default();
+        server.reload_deployment(request).await.unwrap();
+    }
+}
+
+fn picture(label: &str) -> Vec<u8> {
+    fs::read(photos().join(format!("images/{label}/q2_photometric.jpg"))).unwrap()
+}
+
+/// Adds the series of `name` whose labels are all of `labels`; `None` where there is none.
+fn sum(found: &BTreeMap<String, f64>, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    let fits = |series: &&String| {
+        series.starts_with(&format!("{name}{{"))
+            && labels
+                .iter()
+                .all(|(key, value)| series.contains(&format!("{key}=\"{value}\"")))
+    };
+    let values: Vec<f64> = found
+        .keys()
+        .filter(fits)
+        .map(|series| found[series])
+        .collect();
+    (!values.is_empty()).then(|| values.iter().sum())
+}
+
+fn is(found: Option<f64>, expected: f64) -> bool {
+    found.is_some_and(|found| (found - expected).abs() < 1e-9)
+}
+
+/// The picture with `bytes` of comments in it.
+fn with_comments(picture: &[u8], bytes: usize) -> Vec<u8> {
+    let comment = [&[0xff, 0xfe, 0xff, 0xff][..], &[b'x'; 65_533][..]].concat();
+    let comments = comment.repeat(bytes / comment.len());
+    [&picture[..2], &comments[..], &picture[2..]].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_lost_is_counted_while_the_disk_fails_and_not_only_afterwards() {
+    let (_folder, deployment) = copy_of_sample();
+    let served = Watched::start(&deployment, &[ALL, ("MATCHPOINT_AUDIT_IMAGES", "true")]).await;
+    let lost = |found: &BTreeMap<String, f64>| {
+        sum(
+            found,
+            "matchpoint_recorded_lost_total",
+            &[("reason", "image")],
+        )
+    };
+    served.scraped(|found| is(lost(found), 0.0));
+    // Another process holds the journal: nothing can be written, as on a full disk.
+    let other = Connection::open(deployment.join("decisions.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // More images than may wait: their decisions do.
+    let large = with_comments(&picture(KNOWN), 8 << 20);
+    for _ in 0..10 {
+        served
+            .search(search_request::Query::Image(large.clone()))
+            .await;
+    }
+    served.scraped(|found| lost(found).is_some_and(|lost| 1.0 <= lost));
+    other.execute_batch("ROLLBACK").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_kill_the_counters_are_a_recount_of_what_the_disk_holds() {
+    let (_folder, deployment) = copy_of_sample();
+    let mut served = Watched::start(&deployment, &[]).await;
+    for round in 0..3_u32 {
+        let (known, stranger) = (
+            served.embedded(KNOWN).await,
+            served.embedded("gc_monuments_eiffelTower").await,
+        );
+        let total = |served: &Watched| {
+            let found = served.scrape();
+            sum(&found, "matchpoint_recorded_decisions_total", &[])
+        };
+        let before = total(&served);
+        // Some are on the disk, and some most likely only in the queue to it.
+        while total(&served) <= before {
+            for number in 0..100 {
+                let query = if number % 3 == 0 { &stranger } else { &known };
+                let query = search_request::Query::Embedding(query.clone());
+                served.search(query).await;
+            }
+        }
+        served.server.kill();
+        let file = deployment.join("decisions.db");
+        // Row by row, as anybody would count them.
+        let rows: u32 = Connection::open(&file)
+            .unwrap()
+            .query_row("SELECT count(*) FROM decisions", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(
+            Reader::open(&file).unwrap().verify().unwrap(),
+            u64::from(rows)
+        );
+        assert!(round < rows, "{rows} after {} kills", round + 1);
+        let accepts: u32 = Connection::open(&file)
+            .unwrap()
+            .query_row(
+                "SELECT count(*) FROM decisions WHERE decision = 1",
+                [],
+                |row| row.get(0),
+            )
+            .unwrap();
+        served = Watched::start(&deployment, &[]).await;
+        let found = served.scrape();
+        let counted = |labels| sum(&found, "matchpoint_recorded_decisions_total", labels);
+        assert!(is(counted(&[]), f64::from(rows)), "{rows}: {found:#?}");
+        assert!(is(counted(&[("decision", "accept")]), f64::from(accepts)));
+    }
+}
+
+async fn operating_point(served: &Watched) -> String {
+    let mut client = MonitoringServiceClient::new(served.channel.clone());
+    let drift = client.get_drift(GetDriftRequest::default()).await;
+    drift.unwrap().into_inner().operating_point_id
+}
+
+fn lead(link: &Path, to: &Path) {
+    if link.is_symlink() {
+        fs::remove_file(link).unwrap();
+    }
+    symlink(to, link).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_takes_the_alarm_of_what_decided_before_away_and_counters_go_on() {
+    let (folder, first) = copy_of_sample();
+    let (same, other) = (folder.path().join("same"), folder.path().join("other"));
+    copy_folder(&first, &same);
+    copy_folder(&first, &other);
+    let queries = photos().join("calibrate.csv");
+    let (at, queries) = (other.to_str().unwrap(), queries.to_str().unwrap());
+    let calibrated = run(&[
+        "calibrate",
+        at,
+        "--queries",
+        queries,
+        "--target-far",
+        "0.2",
+        "--confidence",
+        "0.9",
+    ]);
+    assert!(calibrated.status.success(), "{}", text(&calibrated.stderr));
+    let link = folder.path().join("served");
+    lead(&link, &first);
+    let served = Watched::start(&link, &[ALL]).await;
+    let known = search_request::Query::Embedding(served.embedded(KNOWN).await);
+    let mut reports = Vec::new();
+    for _ in 0..30 {
+        let truth = Some(Shown::NotEnrolled(true));
+        reports.push(TruthReport {
+            decision_id: served.search(known.clone()).await,
+            truth: Some(Truth {
+                truth,
+                ..Truth::default()
+            }),
+            ..TruthReport::default()
+        });
+    }
+    let request = ReportTruthsRequest {
+        reports,
+        ..ReportTruthsRequest::default()
+    };
+    let mut client = MonitoringServiceClient::new(served.channel.clone());
+    client.report_truths(request).await.unwrap();
+    let before = operating_point(&served).await;
+    let point = [("operating_point", before.as_str())];
+    let far = [("operating_point", before.as_str()), ("rate", "far")];
+    let alarm = |found: &_| sum(found, "matchpoint_rate_alarm", &far);
+    let drawn = |found: &_| sum(found, "matchpoint_audit_drawn_decisions", &point);
+    let counted = |found: &_| sum(found, "matchpoint_recorded_decisions_total", &point);
+    // A scrape may come between two gauges of the same look.
+    let found = served.scraped(|found| {
+        is(alarm(found), 1.0) && is(drawn(found), 30.0) && is(counted(found), 30.0)
+    });
+    // Rejects are none, so nothing is known of the FRR, and it has no series.
+    let frr = [("operating_point", before.as_str()), ("rate", "frr")];
+    assert_eq!(sum(&found, "matchpoint_audit_rate_ratio", &frr), None);
+
+    // The same operating point in another folder, which has counted nothing and has no label.
+    lead(&link, &same);
+    served.reload().await;
+    served.scraped(|found| is(alarm(found), 0.0) && is(drawn(found), 0.0));
+    served.search(known.clone()).await;
+    served.scraped(|found| is(counted(found), 31.0) && is(drawn(found), 1.0));
+
+    // Another operating point: of the one before nothing is known any more.
+    lead(&link, &first);
+    served.reload().await;
+    served.scraped(|found| is(alarm(found), 1.0) && is(drawn(found), 30.0));
+    lead(&link, &other);
+    served.reload().await;
+    let found =
+        served.scraped(|found| is(alarm(found), 0.0) && drawn(found).is_some_and(f64::is_nan));
+    let active = |found: &_| sum(found, "matchpoint_operating_point_active", &point);
+    assert!(is(active(&found), 0.0));
+    assert!(is(counted(&found), 31.0));
+}

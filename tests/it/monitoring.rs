@@ -1,0 +1,772 @@
+//! Decisions on the record, their audit, and what is said of the promise: over a real socket, with
+//! the real model.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use crate::common::{Running, copy_of_sample, photos, run, text};
+use matchpoint::deployment::{Folder, NewCanary, set_canaries};
+use matchpoint::journal::entry::SourceKind;
+use matchpoint::journal::read::Reader;
+use matchpoint_client::proto::gallery_service_client::GalleryServiceClient;
+use matchpoint_client::proto::monitoring_service_client::MonitoringServiceClient;
+use matchpoint_client::proto::retrieval_service_client::RetrievalServiceClient;
+use matchpoint_client::proto::truth::Truth as Shown;
+use matchpoint_client::proto::truth_result::Result as Answer;
+use matchpoint_client::proto::{
+    CanaryRound, Decision, DeleteItemRequest, DriftReset, EmbedRequest, GetDecisionRequest,
+    GetDriftRequest, GetDriftResponse, ListAuditQueueRequest, ListItemsRequest, Reference,
+    ReplayCanariesRequest, ReportTruthsRequest, ResetDriftRequest, SearchRequest, SearchResponse,
+    Truth, TruthEntry, TruthKind, TruthOutcome, TruthReport, UpsertItemRequest, Vector, Verdict,
+    VerifyRequest, reference, search_request, upsert_item_request, verify_request,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+const KNOWN: &str = "gc_fishes_fish3";
+const STRANGER: &str = "gc_monuments_eiffelTower";
+
+/// Every decision is drawn.
+const ALL: (&str, &str) = ("MATCHPOINT_AUDIT_RATES", "1,1,1,1,1,1");
+
+fn retrieval(running: &Running) -> RetrievalServiceClient<Channel> {
+    RetrievalServiceClient::new(running.channel.clone())
+}
+
+fn monitoring(running: &Running) -> MonitoringServiceClient<Channel> {
+    MonitoringServiceClient::new(running.channel.clone())
+}
+
+async fn embedded(running: &Running, label: &str) -> Vector {
+    let image = fs::read(photos().join(format!("images/{label}/q2_photometric.jpg"))).unwrap();
+    let request = EmbedRequest {
+        image,
+        ..EmbedRequest::default()
+    };
+    let answer = retrieval(running).embed(request).await.unwrap();
+    answer.into_inner().embedding.unwrap()
+}
+
+async fn search(running: &Running, vector: &Vector, filter: &str) -> SearchResponse {
+    let request = SearchRequest {
+        query: Some(search_request::Query::Embedding(vector.clone())),
+        filter: filter.to_owned(),
+        ..SearchRequest::default()
+    };
+    let answer = retrieval(running).search(request).await.unwrap();
+    answer.into_inner()
+}
+
+fn says(decision_id: &str, truth: Shown) -> TruthReport {
+    TruthReport {
+        decision_id: decision_id.to_owned(),
+        truth: Some(Truth {
+            truth: Some(truth),
+            ..Truth::default()
+        }),
+        said_by: "anna".to_owned(),
+        ..TruthReport::default()
+    }
+}
+
+fn stranger(decision_id: &str, name: &str) -> TruthReport {
+    let mut report = says(decision_id, Shown::NotEnrolled(true));
+    report.truth.as_mut().unwrap().stranger = name.to_owned();
+    report
+}
+
+async fn report(running: &Running, reports: Vec<TruthReport>) -> Vec<Answer> {
+    let request = ReportTruthsRequest {
+        reports,
+        ..ReportTruthsRequest::default()
+    };
+    let answer = monitoring(running).report_truths(request).await.unwrap();
+    let results = answer.into_inner().results;
+    results.into_iter().map(|r| r.result.unwrap()).collect()
+}
+
+async fn drift(running: &Running) -> GetDriftResponse {
+    let mut client = monitoring(running);
+    let answer = client.get_drift(GetDriftRequest::default()).await;
+    answer.unwrap().into_inner()
+}
+
+fn verdict(drift: &GetDriftResponse, subject: &str) -> Verdict {
+    let mut of = drift.findings.iter().filter(|f| f.subject == subject);
+    of.next().unwrap().verdict()
+}
+
+/// What the journal counted, by source and decision.
+fn recounted(deployment: &Path) -> BTreeMap<(SourceKind, &'static str), u64> {
+    let reader = Reader::open(&deployment.join("decisions.db")).unwrap();
+    reader.verify().unwrap();
+    let mut counts = BTreeMap::new();
+    for total in reader.totals().unwrap().0 {
+        let key = (total.key.source, total.key.decision.as_str());
+        *counts.entry(key).or_default() += total.count.decisions;
+    }
+    counts
+}
+
+#[tokio::test]
+async fn every_decision_is_on_the_record_and_comparisons_are_told_from_searches() {
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[ALL]).await;
+    let (known, stranger) = (
+        embedded(&running, KNOWN).await,
+        embedded(&running, STRANGER).await,
+    );
+    let accepted = search(&running, &known, "").await;
+    let rejected = search(&running, &stranger, "").await;
+    search(&running, &known, "label != nothing").await;
+    let request = VerifyRequest {
+        query: Some(verify_request::Query::Embedding(known.clone())),
+        reference: Some(Reference {
+            source: Some(reference::Source::Embedding(stranger)),
+        }),
+        ..VerifyRequest::default()
+    };
+    retrieval(&running).verify(request).await.unwrap();
+
+    let request = ListAuditQueueRequest::default();
+    let waiting = monitoring(&running).list_audit_queue(request).await;
+    let waiting = waiting.unwrap().into_inner().decisions;
+    // The newest first; under a filter nothing is to be labelled, for it is in no rate.
+    let ids: Vec<&str> = waiting.iter().map(|d| d.decision_id.as_str()).collect();
+    assert_eq!(ids, [&rejected.decision_id, &accepted.decision_id]);
+    let first = &waiting[1];
+    assert_eq!(first.decision(), Decision::Accept);
+    assert_eq!(first.label, KNOWN);
+    assert_eq!(first.item_id, accepted.matches[0].id);
+    assert!((first.score - accepted.matches[0].score).abs() <= 0.0);
+    assert!(first.margin.unwrap() > 0.0);
+    assert_eq!(first.gallery_items, accepted.gallery_items);
+    assert_eq!(drift(&running).await.drawn, 2);
+    // The margin is of the query and the gallery, whatever the answer is to have.
+    let narrow = SearchRequest {
+        query: Some(search_request::Query::Embedding(known.clone())),
+        limit: 1,
+        min_score: Some(0.999),
+        ..SearchRequest::default()
+    };
+    let narrow = retrieval(&running)
+        .search(narrow)
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(narrow.matches.len() <= 1);
+    let request = GetDecisionRequest {
+        decision_id: narrow.decision_id,
+        ..GetDecisionRequest::default()
+    };
+    let shown = monitoring(&running).get_decision(request).await.unwrap();
+    assert_eq!(shown.into_inner().decision.unwrap().margin, first.margin);
+
+    running.stop().await;
+    let counted = recounted(&deployment);
+    let expected = [
+        ((SourceKind::Live, "accept"), 3),
+        ((SourceKind::Live, "reject"), 1),
+        ((SourceKind::Comparison, "reject"), 1),
+    ];
+    assert_eq!(counted, BTreeMap::from(expected));
+}
+
+#[tokio::test]
+async fn labels_are_checked_one_by_one_corrected_and_kept_with_their_history() {
+    let running = Running::sample(&[ALL]).await;
+    let known = embedded(&running, KNOWN).await;
+    let id = search(&running, &known, "").await.decision_id;
+    let label = |label: &str| says(&id, Shown::Label(label.to_owned()));
+    let answers = report(
+        &running,
+        vec![
+            label("no such label"),
+            label(KNOWN),
+            label(KNOWN),
+            says(&id, Shown::NotEnrolled(true)),
+            says("nothing", Shown::Unusable(true)),
+            TruthReport::default(),
+            label(&KNOWN.to_uppercase()),
+            stranger(&id, "red coat"),
+            stranger(&id, &KNOWN.to_uppercase()),
+            stranger(&id, KNOWN),
+        ],
+    )
+    .await;
+    let said: Vec<String> = answers
+        .iter()
+        .map(|answer| match answer {
+            Answer::Outcome(outcome) => format!("{:?}", TruthOutcome::try_from(*outcome).unwrap()),
+            Answer::Error(error) => error.message.clone(),
+        })
+        .collect();
+    assert!(
+        said[0].contains("`no such label` is not enrolled"),
+        "{said:?}"
+    );
+    assert_eq!(said[1..4], ["Added", "Repeated", "Corrected"]);
+    assert!(said[4].contains("no id of a decision"), "{said:?}");
+    assert!(said[5].contains("truth is required"), "{said:?}");
+    let spelling = format!("(enrolled: `{KNOWN}`; capitals)");
+    assert!(said[6].contains(&spelling), "{said:?}");
+    assert_eq!(said[7], "Corrected");
+    assert!(
+        said[8].contains(&spelling) && said[8].contains("another name"),
+        "{said:?}"
+    );
+    assert!(
+        said[9].contains("is enrolled, and is no stranger"),
+        "{said:?}"
+    );
+
+    let request = GetDecisionRequest {
+        decision_id: id,
+        with_image: true,
+        ..GetDecisionRequest::default()
+    };
+    let found = monitoring(&running).get_decision(request).await.unwrap();
+    let found = found.into_inner();
+    let truth = found.decision.unwrap().truth.unwrap();
+    assert_eq!(truth.truth, Some(Shown::NotEnrolled(true)));
+    assert_eq!(truth.stranger, "red coat");
+    assert_eq!(found.history.len(), 3);
+    assert_eq!(found.history[0].said_by, "anna");
+    assert_eq!(found.image, Vec::<u8>::new());
+
+    let request = GetDecisionRequest {
+        decision_id: "0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f".to_owned(),
+        ..GetDecisionRequest::default()
+    };
+    let refused = monitoring(&running).get_decision(request).await;
+    let status = refused.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    let reason = status.get_details_error_info().unwrap().reason;
+    assert_eq!(reason, "DECISION_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn rates_are_unknown_before_labels_and_false_accepts_raise_an_alarm_that_outlives_a_restart()
+{
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[ALL]).await;
+    let (known, stranger) = (
+        embedded(&running, KNOWN).await,
+        embedded(&running, STRANGER).await,
+    );
+    let (mut accepted, mut rejected) = (Vec::new(), Vec::new());
+    for _ in 0..30 {
+        accepted.push(search(&running, &known, "").await.decision_id);
+        rejected.push(search(&running, &stranger, "").await.decision_id);
+    }
+    let before = drift(&running).await;
+    assert_eq!((before.drawn, before.labelled), (60, 0));
+    assert_eq!((&before.far, &before.frr), (&None, &None));
+    assert_eq!(verdict(&before, "far"), Verdict::Unknown);
+
+    // Nobody was where the accepts were made: they were strangers.
+    let strangers = accepted.iter().chain(&rejected);
+    let reports = strangers.map(|id| says(id, Shown::NotEnrolled(true)));
+    report(&running, reports.collect()).await;
+    let after = drift(&running).await;
+    let far = after.far.unwrap();
+    assert!((far.rate - 0.5).abs() < 1e-12, "{far:?}");
+    assert!(far.lower < 0.5 && 0.3 < far.lower, "{far:?}");
+    assert_eq!(after.frr, None);
+    let evidence = after.far_evidence.unwrap();
+    assert!(evidence.alarm && evidence.target, "{evidence:?}");
+    assert!((evidence.limit - 0.1).abs() < 1e-12);
+    assert_eq!(verdict(&after, "far"), Verdict::Broken);
+    // All false accepts are of one label, and the labels would do for a calibration.
+    let (group, needs) = (&after.groups[0], after.recalibration.as_ref().unwrap());
+    assert_eq!((group.rate.as_str(), group.value.as_str()), ("far", KNOWN));
+    assert_eq!((group.errors, group.trials), (30, 30));
+    assert_eq!((group.all_errors, group.all_trials), (30, 60));
+    // ln(0.1) / ln(0.9), rounded up.
+    assert_eq!((needs.rate.as_str(), needs.needed), ("far", 22));
+    assert!(Some(50) < needs.present, "{needs:?}");
+    let next = &after.findings[0].next;
+    assert!(next.contains("30 of 30 labelled false accepts"), "{next}");
+    assert!(next.contains("That is enough"), "{next}");
+    let last = after.course.last().unwrap();
+    assert_eq!(
+        last.far.as_ref().unwrap().rate.to_bits(),
+        far.rate.to_bits()
+    );
+    // Since when, and that the operating point can be asked for by its id.
+    let span = after.first_unix_milliseconds..=after.last_unix_milliseconds;
+    assert!(
+        span.contains(&evidence.alarm_unix_milliseconds),
+        "{span:?} {evidence:?}"
+    );
+    assert!(1.0 < evidence.cusum_ratio && after.active, "{evidence:?}");
+    let by_id = GetDriftRequest {
+        operating_point_id: after.operating_point_id.clone(),
+        ..GetDriftRequest::default()
+    };
+    let mut client = monitoring(&running);
+    assert_eq!(
+        client.get_drift(by_id).await.unwrap().into_inner(),
+        drift(&running).await
+    );
+    let unknown = GetDriftRequest {
+        operating_point_id: "op-0000000000000000".to_owned(),
+        ..GetDriftRequest::default()
+    };
+    assert!(client.get_drift(unknown).await.is_err());
+
+    running.stop().await;
+    let again = Running::start(&deployment, &[ALL]).await;
+    assert!(drift(&again).await.far_evidence.unwrap().alarm);
+    // Another design is another sample, with evidence of its own.
+    again.stop().await;
+    let redesigned = Running::start(&deployment, &[]).await;
+    assert_eq!(drift(&redesigned).await.drawn, 0);
+}
+
+async fn reset(running: &Running, why: &str) -> Result<DriftReset, Status> {
+    let request = ResetDriftRequest {
+        why: why.to_owned(),
+        said_by: "anna".to_owned(),
+        ..ResetDriftRequest::default()
+    };
+    let answer = monitoring(running).reset_drift(request).await?;
+    Ok(answer.into_inner().reset.unwrap())
+}
+
+/// Searches for the same thing, and says that nobody was there.
+async fn strangers(running: &Running, vector: &Vector, count: usize) {
+    let mut reports = Vec::new();
+    for _ in 0..count {
+        let id = search(running, vector, "").await.decision_id;
+        reports.push(says(&id, Shown::NotEnrolled(true)));
+    }
+    report(running, reports).await;
+}
+
+#[tokio::test]
+async fn evidence_is_begun_anew_at_a_price_and_repeating_that_costs_nothing() {
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[ALL]).await;
+    let known = embedded(&running, KNOWN).await;
+    strangers(&running, &known, 30).await;
+    let before = drift(&running).await;
+    assert_eq!(verdict(&before, "far"), Verdict::Broken);
+    assert_eq!(before.resets, []);
+    let refused = reset(&running, "  ").await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+
+    // What is not labelled yet waits no more.
+    search(&running, &known, "").await;
+    let first = reset(&running, "cleaned the camera").await.unwrap();
+    let again = reset(&running, "cleaned the camera").await.unwrap();
+    let after = drift(&running).await;
+    assert_eq!(after.resets, std::slice::from_ref(&again));
+    assert!(first.unix_milliseconds <= again.unix_milliseconds);
+    assert_eq!((after.drawn, &after.far), (0, &None));
+    assert_eq!(verdict(&after, "far"), Verdict::Unknown);
+    let alarm = |drift: &GetDriftResponse| {
+        let evidence = drift.far_evidence.as_ref().unwrap();
+        (evidence.alarm, evidence.log_evidence_alarm.exp())
+    };
+    let (raised, at) = alarm(&after);
+    assert!(!raised && (at - 40.0).abs() < 1e-9, "{at}");
+    let waiting = monitoring(&running)
+        .list_audit_queue(ListAuditQueueRequest::default())
+        .await;
+    assert_eq!(waiting.unwrap().into_inner().decisions, []);
+
+    // It was not mended: the alarm comes back, and says since when; so it is after a restart.
+    strangers(&running, &known, 40).await;
+    let broken = drift(&running).await;
+    assert_eq!(
+        (verdict(&broken, "far"), alarm(&broken).0),
+        (Verdict::Broken, true)
+    );
+    let far = broken.findings.iter().find(|one| one.subject == "far");
+    let says = &far.unwrap().says;
+    assert!(says.contains("since the latest reset"), "{says}");
+    running.stop().await;
+    let running = Running::start(&deployment, &[ALL]).await;
+    let kept = drift(&running).await;
+    assert_eq!((kept.drawn, alarm(&kept).0), (40, true));
+    reset(&running, "cleaned it once more").await.unwrap();
+    let third = drift(&running).await;
+    assert_eq!(third.resets.len(), 2);
+    assert!((alarm(&third).1 - 80.0).abs() < 1e-9);
+    running.stop().await;
+
+    // Nothing is promised where nothing decides.
+    Folder::open(&deployment).unwrap().deactivate().unwrap();
+    let running = Running::start(&deployment, &[ALL]).await;
+    let refused = reset(&running, "cleaned the camera").await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    let reason = refused.get_details_error_info().unwrap().reason;
+    assert_eq!(reason, "NO_OPERATING_POINT");
+}
+
+#[tokio::test]
+async fn what_is_said_of_accepts_unasked_is_a_precision_and_never_a_rate() {
+    let none = ("MATCHPOINT_AUDIT_RATES", "1e-6,1e-6,1e-6,1e-6,1e-6,1e-6");
+    let running = Running::sample(&[none]).await;
+    let known = embedded(&running, KNOWN).await;
+    let mut reports = Vec::new();
+    for number in 0..4 {
+        let id = search(&running, &known, "").await.decision_id;
+        reports.push(match number {
+            0 => says(&id, Shown::NotEnrolled(true)),
+            _ => says(&id, Shown::Label(KNOWN.to_owned())),
+        });
+    }
+    report(&running, reports).await;
+    let found = drift(&running).await;
+    assert_eq!((found.feedback_right, found.feedback_wrong), (3, 1));
+    assert_eq!((found.far, found.labelled), (None, 0));
+}
+
+#[tokio::test]
+async fn a_complaint_about_a_drawn_decision_enters_no_rate_and_leaves_it_in_the_queue() {
+    let running = Running::sample(&[ALL]).await;
+    let known = embedded(&running, KNOWN).await;
+    let mut complaints = Vec::new();
+    for _ in 0..30 {
+        let id = search(&running, &known, "").await.decision_id;
+        complaints.push(TruthReport {
+            kind: TruthKind::Feedback.into(),
+            ..says(&id, Shown::NotEnrolled(true))
+        });
+    }
+    let asked = complaints[0].decision_id.clone();
+    report(&running, complaints).await;
+    let found = drift(&running).await;
+    assert_eq!((found.drawn, found.labelled), (30, 0));
+    assert_eq!((&found.far, &found.false_discovery), (&None, &None));
+    assert!(!found.far_evidence.unwrap().alarm);
+    assert_eq!((found.feedback_right, found.feedback_wrong), (0, 30));
+    let waiting = monitoring(&running)
+        .list_audit_queue(ListAuditQueueRequest::default())
+        .await;
+    assert_eq!(waiting.unwrap().into_inner().decisions.len(), 30);
+
+    // Somebody who is asked says otherwise; both are on the record.
+    report(&running, vec![says(&asked, Shown::Label(KNOWN.to_owned()))]).await;
+    let found = drift(&running).await;
+    assert_eq!((found.labelled, found.feedback_wrong), (1, 30));
+    let request = GetDecisionRequest {
+        decision_id: asked,
+        ..GetDecisionRequest::default()
+    };
+    let shown = monitoring(&running).get_decision(request).await.unwrap();
+    let kinds: Vec<TruthKind> = shown
+        .into_inner()
+        .history
+        .iter()
+        .map(TruthEntry::kind)
+        .collect();
+    assert_eq!(kinds, [TruthKind::Feedback, TruthKind::Audit]);
+}
+
+#[tokio::test]
+async fn truth_is_judged_by_the_gallery_that_was_searched_and_not_by_that_of_today() {
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[ALL]).await;
+    let (known, stranger) = (
+        embedded(&running, KNOWN).await,
+        embedded(&running, STRANGER).await,
+    );
+    let rejected = search(&running, &stranger, "").await;
+    assert_eq!(rejected.decision(), Decision::Reject);
+    let accepted = search(&running, &known, "").await;
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    let request = UpsertItemRequest {
+        id: "new".to_owned(),
+        label: STRANGER.to_owned(),
+        source: Some(upsert_item_request::Source::Embedding(stranger)),
+        ..UpsertItemRequest::default()
+    };
+    gallery.upsert_item(request).await.unwrap();
+    let mut items = gallery.list_items(ListItemsRequest::default()).await;
+    let items = items.as_mut().unwrap().get_mut();
+    for item in items.items.iter().filter(|item| item.label == KNOWN) {
+        let request = DeleteItemRequest {
+            id: item.id.clone(),
+            ..DeleteItemRequest::default()
+        };
+        gallery.delete_item(request).await.unwrap();
+    }
+    // The stranger is enrolled by now, and the other one is not any more.
+    let label = |answer: &SearchResponse, label: &str| {
+        says(&answer.decision_id, Shown::Label(label.to_owned()))
+    };
+    let reports = vec![label(&rejected, STRANGER), label(&accepted, KNOWN)];
+    let answers = report(&running, reports).await;
+    let added = Answer::Outcome(TruthOutcome::Added.into());
+    assert_eq!(answers, [added.clone(), added]);
+    let check = |found: GetDriftResponse| {
+        assert_eq!((found.drawn, found.labelled), (2, 2));
+        let (far, frr) = (found.far.unwrap(), found.frr.unwrap());
+        assert_eq!((far.labels, far.labelled_errors), (1, 0));
+        assert_eq!((frr.labels, frr.labelled_errors), (1, 0));
+    };
+    check(drift(&running).await);
+    running.stop().await;
+    check(drift(&Running::start(&deployment, &[ALL]).await).await);
+}
+
+#[tokio::test]
+async fn images_of_drawn_decisions_are_kept_where_that_is_switched_on() {
+    let running = Running::sample(&[ALL, ("MATCHPOINT_AUDIT_IMAGES", "true")]).await;
+    let image = fs::read(photos().join(format!("images/{KNOWN}/q2_photometric.jpg"))).unwrap();
+    let request = SearchRequest {
+        query: Some(search_request::Query::Image(image.clone())),
+        ..SearchRequest::default()
+    };
+    let answer = retrieval(&running).search(request).await.unwrap();
+    let request = GetDecisionRequest {
+        decision_id: answer.into_inner().decision_id,
+        with_image: true,
+        ..GetDecisionRequest::default()
+    };
+    let found = monitoring(&running).get_decision(request).await.unwrap();
+    assert_eq!(found.into_inner().image, image);
+}
+
+#[tokio::test]
+async fn without_a_journal_the_service_decides_and_says_that_it_keeps_nothing() {
+    let running = Running::sample(&[("MATCHPOINT_JOURNAL", "off")]).await;
+    let known = embedded(&running, KNOWN).await;
+    assert_eq!(
+        search(&running, &known, "").await.decision(),
+        Decision::Accept
+    );
+    let mut client = monitoring(&running);
+    let refused = client.get_drift(GetDriftRequest::default()).await;
+    let status = refused.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    let reason = status.get_details_error_info().unwrap().reason;
+    assert_eq!(reason, "JOURNAL_OFF");
+}
+
+#[tokio::test]
+async fn canaries_are_judged_apart_from_traffic_and_a_change_is_named() {
+    let (_folder, deployment) = copy_of_sample();
+    let canary = |label: &str, picture: &str| NewCanary {
+        name: format!("{label}/{picture}"),
+        label: label.to_owned(),
+        path: photos().join(format!("images/{label}/{picture}.jpg")),
+    };
+    let canaries = [
+        canary(KNOWN, "q1_rotpersp"),
+        canary(KNOWN, "q2_photometric"),
+        canary(STRANGER, "q1_rotpersp"),
+        canary(STRANGER, "q2_photometric"),
+    ];
+    set_canaries(&deployment, &canaries, None).unwrap();
+    let running = Running::start(&deployment, &[ALL, ("MATCHPOINT_CANARY_MINUTES", "0")]).await;
+    let first = replayed(&running).await;
+    assert_eq!((first.mated, first.mated_errors), (2, 0));
+    assert_eq!((first.non_mated, first.non_mated_errors), (2, 0));
+    assert_eq!((first.changed.len(), first.failed.len()), (0, 0));
+    assert_eq!(replayed(&running).await.changed, Vec::<String>::new());
+    assert_eq!(drift(&running).await.drawn, 0);
+
+    // Enrolled now: its canaries are to be accepted, and are, which they were not at first.
+    let image = fs::read(photos().join(format!("images/{STRANGER}/q2_photometric.jpg"))).unwrap();
+    let request = UpsertItemRequest {
+        id: "new".to_owned(),
+        label: STRANGER.to_owned(),
+        source: Some(upsert_item_request::Source::Image(image)),
+        ..UpsertItemRequest::default()
+    };
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    gallery.upsert_item(request).await.unwrap();
+    // And one picture is lost.
+    let lost = fs::read_dir(deployment.join("canaries")).unwrap();
+    let lost = lost.map(|entry| entry.unwrap().path());
+    let known = fs::read(photos().join(format!("images/{KNOWN}/q1_rotpersp.jpg"))).unwrap();
+    let lost = lost
+        .into_iter()
+        .find(|path| fs::read(path).unwrap() == known);
+    fs::remove_file(lost.unwrap()).unwrap();
+    let second = replayed(&running).await;
+    assert_eq!((second.mated, second.non_mated), (3, 0));
+    let named = format!("{STRANGER}/q2_photometric");
+    assert!(second.changed.contains(&named), "{second:?}");
+    assert!(second.failed[0].contains("q1_rotpersp"), "{second:?}");
+    let found = drift(&running).await;
+    assert_eq!(found.canaries, Some(second));
+    assert_eq!(verdict(&found, "canary"), Verdict::Warning);
+
+    running.stop().await;
+    let counted = recounted(&deployment);
+    let kinds: Vec<SourceKind> = counted.keys().map(|(kind, _)| *kind).collect();
+    assert!(!kinds.contains(&SourceKind::Live), "{counted:?}");
+}
+
+/// A copy of the sample whose items have their images.
+fn copy_with_images() -> (TempDir, PathBuf) {
+    let (folder, deployment) = copy_of_sample();
+    let (path, gallery) = (deployment.to_str().unwrap(), photos().join("gallery.csv"));
+    let gallery = gallery.to_str().unwrap();
+    let built = run(&["build", path, "--images", gallery, "--keep-images"]);
+    assert!(built.status.success(), "{}", text(&built.stderr));
+    (folder, deployment)
+}
+
+fn canaries_set(deployment: &Path, more: &[&str]) -> Output {
+    let set = ["canaries", "set", deployment.to_str().unwrap()];
+    run(&[&set[..], more].concat())
+}
+
+fn listed(deployment: &Path) -> Vec<Value> {
+    let list = fs::read(deployment.join("canaries/canaries.json")).unwrap();
+    serde_json::from_slice(&list).unwrap()
+}
+
+#[tokio::test]
+async fn canaries_of_the_gallery_are_found_when_changed_and_are_strangers_without_their_label() {
+    let (_folder, deployment) = copy_with_images();
+    let running = Running::start(&deployment, &[ALL, ("MATCHPOINT_CANARY_MINUTES", "0")]).await;
+    // Beside the server, which has the gallery open for writing.
+    let set = canaries_set(&deployment, &["--from-gallery", "5"]);
+    assert!(set.status.success(), "{}", text(&set.stderr));
+    let first = replayed(&running).await;
+    assert_eq!((first.mated, first.mated_errors), (15, 0), "{first:?}");
+    // Each finds itself with a similarity of 1, where its own label is not left out.
+    assert_eq!(
+        (first.non_mated, first.non_mated_errors),
+        (5, 0),
+        "{first:?}"
+    );
+
+    // The picture of one of them is enrolled under another label.
+    let list = listed(&deployment);
+    let left_out = list.iter().find(|canary| canary["among"] == "other_labels");
+    let [file, name] = ["file", "name"].map(|key| left_out.unwrap()[key].as_str().unwrap());
+    let image = fs::read(deployment.join("canaries").join(file)).unwrap();
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    let twin = UpsertItemRequest {
+        id: "zz twin".to_owned(),
+        label: "twin".to_owned(),
+        source: Some(upsert_item_request::Source::Image(image)),
+        ..UpsertItemRequest::default()
+    };
+    gallery.upsert_item(twin).await.unwrap();
+    let second = replayed(&running).await;
+    assert_eq!((second.mated, second.mated_errors), (15, 0), "{second:?}");
+    assert_eq!((second.non_mated, second.non_mated_errors), (5, 1));
+    assert_eq!(second.changed, [name]);
+
+    // Without both of them, its changed pictures show a stranger.
+    for id in ["zz twin", name.strip_suffix(" (left out)").unwrap()] {
+        let request = DeleteItemRequest {
+            id: id.to_owned(),
+            ..DeleteItemRequest::default()
+        };
+        gallery.delete_item(request).await.unwrap();
+    }
+    let third = replayed(&running).await;
+    assert_eq!((third.mated, third.mated_errors), (12, 0), "{third:?}");
+    assert_eq!((third.non_mated, third.non_mated_errors), (8, 0));
+    assert_eq!(drift(&running).await.drawn, 0);
+
+    running.stop().await;
+    let counted = recounted(&deployment);
+    let of = |kind| {
+        let counts = counted.iter().filter(|((of, _), _)| *of == kind);
+        counts.map(|(_, count)| count).sum::<u64>()
+    };
+    let (mated, non_mated) = (of(SourceKind::MatedCanary), of(SourceKind::NonMatedCanary));
+    assert_eq!((mated, non_mated), (15 + 15 + 12, 5 + 5 + 8));
+    assert_eq!(
+        counted.values().sum::<u64>(),
+        mated + non_mated,
+        "no traffic"
+    );
+}
+
+#[test]
+fn canaries_of_the_gallery_are_what_there_is_and_what_cannot_be_used_is_named() {
+    let (_bare, bare) = copy_of_sample();
+    let none = canaries_set(&bare, &["--from-gallery", "5"]);
+    assert_eq!(none.status.code(), Some(66));
+    assert!(text(&none.stderr).contains("--keep-images"));
+    assert!(!bare.join("canaries").exists() && !bare.join("canaries.new").exists());
+
+    let (_folder, deployment) = copy_with_images();
+    for (wrong, said) in [
+        (
+            &["--from-gallery", "0"][..],
+            "write how many items, 1 or more",
+        ),
+        (&[], "SOURCE"),
+        (&["--from-gallery", "501"], "there is room for 500 items"),
+    ] {
+        let refused = canaries_set(&deployment, wrong);
+        assert_eq!(refused.status.code(), Some(2), "{wrong:?}");
+        let stderr = text(&refused.stderr);
+        assert!(stderr.contains(said), "{stderr}");
+    }
+
+    let report = |code, more: &[&str]| -> Value {
+        let set = canaries_set(&deployment, &[more, &["--json"]].concat());
+        assert_eq!(set.status.code(), Some(code), "{}", text(&set.stderr));
+        serde_json::from_slice(&set.stdout).unwrap()
+    };
+    let found = report(0, &["--from-gallery", "100"]);
+    assert_eq!(
+        (&found["canaries"], &found["labels"]),
+        (&144.into(), &36.into())
+    );
+    assert_eq!(found["from_gallery"]["asked"], 100);
+    assert_eq!(found["from_gallery"]["items"], 36);
+    let said = canaries_set(&deployment, &["--from-gallery", "100"]);
+    assert!(
+        text(&said.stdout).contains("100 were asked for"),
+        "{said:?}"
+    );
+    let few = report(0, &["--from-gallery", "3"]);
+    assert_eq!((&few["canaries"], &few["labels"]), (&12.into(), &3.into()));
+    let chosen = listed(&deployment);
+    report(0, &["--from-gallery", "3"]);
+    assert_eq!(listed(&deployment), chosen);
+    let queries = photos().join("evaluate.csv");
+    let both = report(0, &[queries.to_str().unwrap(), "--from-gallery", "3"]);
+    assert_eq!(both["canaries"], 180 + 12);
+    assert_eq!(listed(&deployment)[180..], chosen);
+
+    // The first of those that are chosen is damaged, and another takes its place.
+    let id = chosen[0]["name"].as_str().unwrap();
+    let id = id.strip_suffix(" (recompressed)").unwrap();
+    let damage = |which: &str| {
+        let items = rusqlite::Connection::open(deployment.join("items.db")).unwrap();
+        let sql = format!("UPDATE images SET bytes = x'00' WHERE number IN ({which})");
+        items.execute(&sql, []).unwrap();
+    };
+    damage(&format!("SELECT number FROM items WHERE id = '{id}'"));
+    let found = report(3, &["--from-gallery", "3"]);
+    assert_eq!(
+        (&found["canaries"], &found["labels"]),
+        (&12.into(), &3.into())
+    );
+    assert_eq!(found["from_gallery"]["skipped"][0]["item"], id);
+    let chosen = listed(&deployment);
+    damage("SELECT number FROM items");
+    let none = canaries_set(&deployment, &["--from-gallery", "3"]);
+    assert_eq!(none.status.code(), Some(65));
+    assert!(text(&none.stderr).contains("no image that it keeps"));
+    assert_eq!(listed(&deployment), chosen);
+}
+
+async fn replayed(running: &Running) -> CanaryRound {
+    let mut client = monitoring(running);
+    let answer = client.replay_canaries(ReplayCanariesRequest::default());
+    answer.await.unwrap().into_inner().round.unwrap()
+}
