@@ -34,7 +34,7 @@ use matchpoint::deployment::{Deployment, Query, SearchOptions};
 use matchpoint::server::{self, Loaded};
 use matchpoint_client::{Asked, Client};
 use matchpoint_embed::embedder::Embedder;
-use matchpoint_embed::pixels::Limits;
+use matchpoint_embed::pixels::ImageLimits;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const CLIENTS: usize = 8;
@@ -177,8 +177,8 @@ impl Bench {
         Arc::clone(self.loaded.deployments.values().next().unwrap())
     }
 
-    fn limits(&self) -> Limits {
-        Limits {
+    fn limits(&self) -> ImageLimits {
+        ImageLimits {
             bytes_max: self.config.engine.image_bytes_max,
             decode_bytes_max: self.config.engine.image_decode_bytes_max,
         }

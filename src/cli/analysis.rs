@@ -26,7 +26,7 @@ use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::policy::choose;
 use matchpoint_calibration::rates::Rate;
 use matchpoint_calibration::recording::{Condition, Recording};
-use matchpoint_report::Report;
+use matchpoint_report::ReportContents;
 
 /// Lines of each list that are shown as text; `--json` and the report have all.
 const SHOWN: usize = 5;
@@ -51,7 +51,7 @@ impl Subject<'_> {
         }
     }
 
-    pub(super) fn refused(&self, refusal: &Refusal) -> Report {
+    pub(super) fn refused(&self, refusal: &Refusal) -> ReportContents {
         self.outline(&crate::deployment::now_rfc_3339())
             .refused(refusal)
     }
@@ -83,7 +83,7 @@ impl Subject<'_> {
         &self,
         point: &OperatingPoint,
         recording: &Recording,
-    ) -> anyhow::Result<(Analysis, Report)> {
+    ) -> anyhow::Result<(Analysis, ReportContents)> {
         let sets = material_sets(self.gathered)?;
         let material = Material {
             names: &sets.names,
@@ -134,7 +134,7 @@ pub(super) fn check_report(path: &Path) -> anyhow::Result<()> {
 }
 
 /// Writes the report beside its place first, so that a broken one never stands there.
-pub(super) fn write_report(path: &Path, page: &Report) -> anyhow::Result<()> {
+pub(super) fn write_report(path: &Path, page: &ReportContents) -> anyhow::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".tmp");
     let written = std::fs::write(&beside, matchpoint_report::render(page));

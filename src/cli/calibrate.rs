@@ -373,7 +373,7 @@ pub(super) struct Request<'a> {
 
 pub(super) fn calibrate(
     request: &Request<'_>,
-) -> anyhow::Result<(CalibrationReport, matchpoint_report::Report)> {
+) -> anyhow::Result<(CalibrationReport, matchpoint_report::ReportContents)> {
     let probes = searched(request)?;
     let mut report = CalibrationReport {
         outcome: "refused",

@@ -13,7 +13,7 @@ use crate::telemetry::escaped;
 use matchpoint_client::{
     Client, DriftFound, EvidenceFound, FindingFound, RateFound, RatesAtFound, ResetFound,
 };
-use matchpoint_report::Span;
+use matchpoint_report::RateInterval;
 use matchpoint_report::drift::{DriftFinding, DriftReport, DriftStanding, RateCourse};
 
 /// Say whether the operating point keeps its promise in service
@@ -230,7 +230,7 @@ fn courses(found: &DriftFound) -> Vec<RateCourse> {
         let known: Vec<(i64, RateFound)> = known.collect();
         let (first, last) = (known.first()?.0, known.last()?.0);
         let point = |(time, rate): &(i64, RateFound)| {
-            let span = Span {
+            let span = RateInterval {
                 lower: rate.lower,
                 upper: rate.upper,
                 confidence: rate.confidence,

@@ -7,7 +7,7 @@ use super::exit::{Exit, fail};
 use super::left_out::LeftOut;
 use super::refused::Refused;
 use crate::telemetry::escaped;
-use matchpoint_arrays::{Role, Rows, Table};
+use matchpoint_arrays::{LabelTable, Role, VectorTable};
 use matchpoint_gallery::item::Item;
 use matchpoint_vector::Embedding;
 
@@ -41,8 +41,8 @@ pub(super) struct GivenFlags {
 
 /// Vectors with what is known of each.
 pub(super) struct Given {
-    table: Table,
-    rows: Rows,
+    table: VectorTable,
+    rows: LabelTable,
     /// The rows of the split that was asked for.
     in_split: Vec<usize>,
     /// Those of them to enrol.
@@ -55,14 +55,14 @@ impl GivenFlags {
         let Some(path) = &self.embeddings else {
             return Ok(None);
         };
-        let options = matchpoint_arrays::Options {
+        let options = matchpoint_arrays::ReadOptions {
             name: self.array.clone(),
             text: None,
             bytes_max: matchpoint_arrays::BYTES_MAX,
         };
         let table = matchpoint_arrays::read(path, &options)?;
         let rows = match &self.labels {
-            Some(labels) => Rows::read(labels, table.rows())?,
+            Some(labels) => LabelTable::read(labels, table.rows())?,
             None => table.labels(path)?,
         };
         let in_split = self.in_split(&rows);
@@ -86,7 +86,7 @@ impl GivenFlags {
         }))
     }
 
-    fn in_split(&self, rows: &Rows) -> Vec<usize> {
+    fn in_split(&self, rows: &LabelTable) -> Vec<usize> {
         let is_asked_for = |row: &usize| match (&self.split, &rows.split) {
             (None, _) => true,
             (Some(wanted), Some(splits)) => splits.get(*row) == Some(wanted),

@@ -10,7 +10,7 @@ use super::progress::Progress;
 use crate::deployment::{LoadedModel, read_image};
 use matchpoint_embed::embedder::Embedded;
 use matchpoint_embed::job::Kind;
-use matchpoint_embed::pixels::Limits;
+use matchpoint_embed::pixels::ImageLimits;
 
 /// Each path that is a file, and the images below each that is a folder, sorted by path.
 pub(super) fn listed(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
@@ -29,7 +29,7 @@ pub(super) fn listed(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
 pub(super) fn embedded(
     files: &[PathBuf],
     loaded: &LoadedModel,
-    limits: Limits,
+    limits: ImageLimits,
 ) -> Vec<Result<Embedded, String>> {
     let next = AtomicUsize::new(0);
     let progress = Mutex::new(Progress::new("embedding", files.len()));
@@ -67,7 +67,7 @@ pub(super) fn embedded(
         .collect()
 }
 
-fn embed(file: &Path, loaded: &LoadedModel, limits: Limits) -> Result<Embedded, String> {
+fn embed(file: &Path, loaded: &LoadedModel, limits: ImageLimits) -> Result<Embedded, String> {
     let bytes = read_image(file, &limits).map_err(|error| error.to_string())?;
     let job =
         move |embedder: &mut matchpoint_embed::embedder::Embedder| embedder.embed(&bytes, &limits);

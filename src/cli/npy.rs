@@ -31,7 +31,7 @@ pub(super) fn write(
 
 #[cfg(test)]
 mod tests {
-    use matchpoint_arrays::Options;
+    use matchpoint_arrays::ReadOptions;
 
     #[test]
     fn what_is_written_is_read_again() {
@@ -40,7 +40,7 @@ mod tests {
         let rows = [vec![1.0, -2.5, 3.0], vec![0.0, 1e-30, f32::MAX]];
         let mut file = std::fs::File::create(&path).unwrap();
         super::write(&mut file, 3, &rows).unwrap();
-        let options = Options {
+        let options = ReadOptions {
             name: None,
             text: None,
             bytes_max: 1 << 20,

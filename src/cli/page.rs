@@ -19,9 +19,9 @@ use matchpoint_calibration::rates::Rate;
 use matchpoint_calibration::recording::{Condition, LabelOutcome, Recording};
 use matchpoint_calibration::target_rate::{at_least, can_be_asked_for};
 use matchpoint_report::{
-    Band, Basis, ConditionRow, Consistency, ErrorRate, Estimate, Fact, Figure, Growth, Histogram,
-    Intruders, Item, LabelCurve, LabelRow, Report, SizePoint, Span, Spread, Standing, Verdict,
-    View, WorstLabels,
+    BinnedScores, ClaimKind, ConditionRow, ConsistencyFigures, ErrorRate, Estimate, Fact, Figure,
+    GrowthCurve, Intruders, LabelCurve, MeasuredOn, PicturedItem, RateInterval, ReportContents,
+    ReportVerdict, SizePoint, SpreadFigure, ThresholdBand, View, WorstLabelRow, WorstLabelTable,
 };
 
 const HISTOGRAM_BINS: usize = 60;
@@ -49,7 +49,7 @@ pub(super) struct Findings<'a> {
 
 impl Outline<'_> {
     /// The report of a calibration that made no threshold.
-    pub(super) fn refused(&self, refusal: &Refusal) -> Report {
+    pub(super) fn refused(&self, refusal: &Refusal) -> ReportContents {
         let mut needed = Vec::new();
         if let (Some(count), Some(present)) = (refusal.needed, refusal.independent_trials) {
             needed.push(format!(
@@ -65,12 +65,12 @@ impl Outline<'_> {
                 at_least(best)
             ));
         }
-        Report {
+        ReportContents {
             title: self.title.clone(),
             created: Some(self.created.clone()),
             view: View::Search,
-            verdict: Verdict {
-                standing: Standing::Refused,
+            verdict: ReportVerdict {
+                standing: ClaimKind::Refused,
                 target: target(self.settings.target),
                 rule: rule(self.settings.target).to_owned(),
                 bound: None,
@@ -95,10 +95,10 @@ impl Outline<'_> {
     }
 
     /// The report of a calibration that made a threshold.
-    pub(super) fn page(&self, findings: &Findings<'_>) -> Report {
+    pub(super) fn page(&self, findings: &Findings<'_>) -> ReportContents {
         let (content, analysis) = (findings.content, findings.analysis);
         let pairwise = analysis.pairwise.as_ref();
-        Report {
+        ReportContents {
             title: self.title.clone(),
             created: Some(self.created.clone()),
             view: View::Search,
@@ -108,7 +108,7 @@ impl Outline<'_> {
             trade_off: content
                 .curve
                 .iter()
-                .map(|point| matchpoint_report::TradeOff {
+                .map(|point| matchpoint_report::TradeOffPoint {
                     threshold: f64::from(point.threshold.get()),
                     far: point.far,
                     far_interval: point.far.and_then(|far| band(far, content.measured.far)),
@@ -130,7 +130,7 @@ impl Outline<'_> {
     }
 }
 
-fn target(target: Target) -> Option<matchpoint_report::Target> {
+fn target(target: Target) -> Option<matchpoint_report::TargetRate> {
     let (error, at_most, confidence) = match target {
         Target::Far(far) | Target::FarEstimated(far) => {
             (ErrorRate::FalseAccept, far.far(), far.confidence())
@@ -138,7 +138,7 @@ fn target(target: Target) -> Option<matchpoint_report::Target> {
         Target::Frr(frr) => (ErrorRate::FalseReject, frr.frr(), frr.confidence()),
         Target::EqualError | Target::Cost(_) => return None,
     };
-    Some(matchpoint_report::Target {
+    Some(matchpoint_report::TargetRate {
         error,
         at_most,
         confidence: Some(confidence.get()),
@@ -161,7 +161,7 @@ fn sentence(text: &str) -> String {
     format!("{}{}.", first.unwrap_or_default(), chars.as_str())
 }
 
-fn verdict(asked: Target, content: &Content) -> Verdict {
+fn verdict(asked: Target, content: &Content) -> ReportVerdict {
     let certifies = content.policy.certifies();
     let mut reasons = Vec::new();
     if !certifies {
@@ -190,11 +190,11 @@ fn verdict(asked: Target, content: &Content) -> Verdict {
         content.binding.gallery_labels,
     );
     let frr_bound = content.frr_certificate().map(|found| found.frr_bound);
-    Verdict {
+    ReportVerdict {
         standing: if certifies {
-            Standing::Promised
+            ClaimKind::Promised
         } else {
-            Standing::Estimated
+            ClaimKind::Estimated
         },
         target: target(asked),
         rule: if certifies || !matches!(asked, Target::Far(_)) {
@@ -209,16 +209,16 @@ fn verdict(asked: Target, content: &Content) -> Verdict {
     }
 }
 
-fn operating_point(findings: &Findings<'_>) -> matchpoint_report::OperatingPoint {
+fn operating_point(findings: &Findings<'_>) -> matchpoint_report::PointSummary {
     let content = findings.content;
     // Those of the rule, by cross-fitting, stand in the table: they belong to other thresholds.
     let measured = &content.measured;
-    matchpoint_report::OperatingPoint {
+    matchpoint_report::PointSummary {
         id: findings.id.map(str::to_owned),
         threshold: f64::from(content.threshold.get()),
         far: measured.far.into(),
         frr: measured.frr.into(),
-        far_basis: Basis::ChoseThreshold,
+        far_basis: MeasuredOn::ChoseThreshold,
         frr_basis: frr_basis(content),
     }
 }
@@ -239,19 +239,19 @@ fn figures(content: &Content, pairwise: Option<&PairsView>) -> Vec<Figure> {
             "False accept rate of the rule",
             RULE_FAR,
             held_out.and_then(|h| h.far),
-            Basis::HeldOut,
+            MeasuredOn::HeldOut,
         ),
         figure(
             "False reject rate of the rule",
             RULE_FRR,
             held_out.and_then(|h| h.frr),
-            Basis::HeldOut,
+            MeasuredOn::HeldOut,
         ),
         figure(
             "False accept rate",
             far,
             measured.far,
-            Basis::ChoseThreshold,
+            MeasuredOn::ChoseThreshold,
         ),
         figure("False reject rate", frr, measured.frr, frr_basis(content)),
         figure(
@@ -264,7 +264,7 @@ fn figures(content: &Content, pairwise: Option<&PairsView>) -> Vec<Figure> {
             "Recall at 1",
             "Mated searches whose nearest item has the right label.",
             measured.recall_at_1,
-            Basis::NoThreshold,
+            MeasuredOn::NoThreshold,
         ),
     ];
     if let Some(pairs) = pairwise {
@@ -272,13 +272,13 @@ fn figures(content: &Content, pairwise: Option<&PairsView>) -> Vec<Figure> {
             "Pairwise FAR at this threshold",
             "Comparisons of two images of different labels that would be accepted. Not a rate of searches.",
             pairs.at_threshold.far,
-            Basis::ChoseThreshold,
+            MeasuredOn::ChoseThreshold,
         ));
         figures.push(figure(
             "Pairwise FRR at this threshold",
             "Comparisons of two images of one label that would be rejected. Not a rate of searches.",
             pairs.at_threshold.frr,
-            Basis::ChoseThreshold,
+            MeasuredOn::ChoseThreshold,
         ));
     }
     figures
@@ -289,16 +289,16 @@ const RULE_FAR: &str = "FPIR by cross-fitting: each part of the labels judged by
 const RULE_FRR: &str = "FNIR by cross-fitting: each part of the labels judged by the threshold that the other parts chose.";
 
 /// With a target FAR the mated searches have no part in choosing.
-fn frr_basis(content: &Content) -> Basis {
+fn frr_basis(content: &Content) -> MeasuredOn {
     match content.evidence {
-        _ if 0 < content.trials.left_out.searches => Basis::ChoseThreshold,
-        None | Some(Evidence::FarEstimated(_)) => Basis::HeldOut,
-        Some(_) => Basis::ChoseThreshold,
+        _ if 0 < content.trials.left_out.searches => MeasuredOn::ChoseThreshold,
+        None | Some(Evidence::FarEstimated(_)) => MeasuredOn::HeldOut,
+        Some(_) => MeasuredOn::ChoseThreshold,
     }
 }
 
 /// An interval as at the threshold, carried along the curve by the effective trials there.
-fn band(estimate: f64, at_threshold: Option<Rate>) -> Option<Span> {
+fn band(estimate: f64, at_threshold: Option<Rate>) -> Option<RateInterval> {
     let rate = at_threshold?;
     let confidence = rate.interval.confidence;
     let interval = matchpoint_calibration::rates::Interval::wilson(
@@ -309,9 +309,9 @@ fn band(estimate: f64, at_threshold: Option<Rate>) -> Option<Span> {
     Some(interval.into())
 }
 
-fn scores(recording: &Recording) -> Option<Histogram> {
+fn scores(recording: &Recording) -> Option<BinnedScores> {
     let counted = histogram(recording.trials(), HISTOGRAM_BINS)?;
-    Some(Histogram {
+    Some(BinnedScores {
         lower: counted.lower,
         upper: counted.upper,
         mated: counted.mated,
@@ -319,29 +319,29 @@ fn scores(recording: &Recording) -> Option<Histogram> {
     })
 }
 
-fn consistency(pairs: &PairsView) -> Option<Consistency> {
+fn consistency(pairs: &PairsView) -> Option<ConsistencyFigures> {
     let measured = pairs.consistency.as_ref()?;
-    let span = |of: &matchpoint_calibration::analysis::consistency::Resampled| Span {
+    let span = |of: &matchpoint_calibration::analysis::consistency::Resampled| RateInterval {
         lower: of.lower,
         upper: of.upper,
         confidence: of.confidence.get(),
     };
     let mut figures = Vec::new();
     if let Some(split) = &measured.split_half {
-        figures.push(Spread {
+        figures.push(SpreadFigure {
             name: "OPIS, split-half".to_owned(),
             meaning: "The variance of utility over labels, free of the excess that few images cause. The figure to compare by.".to_owned(),
             value: Some(split.estimate),
             interval: Some(span(split)),
         });
     }
-    figures.push(Spread {
+    figures.push(SpreadFigure {
         name: "OPIS".to_owned(),
         meaning: "The variance of utility over labels, averaged over the band; too high with few images of each label.".to_owned(),
         value: Some(measured.opis.estimate),
         interval: Some(span(&measured.opis)),
     });
-    figures.push(Spread {
+    figures.push(SpreadFigure {
         name: format!("epsilon-OPIS ({:.0} %)", measured.epsilon * 100.0),
         meaning: "The squared distance in utility between the worst and the best labels."
             .to_owned(),
@@ -350,9 +350,9 @@ fn consistency(pairs: &PairsView) -> Option<Consistency> {
     });
     let utilities = &pairs.utilities;
     let known = |curve: &[f64]| curve.iter().map(|value| Some(*value)).collect();
-    Some(Consistency {
+    Some(ConsistencyFigures {
         view: View::Pairwise,
-        band: Band {
+        band: ThresholdBand {
             far_low: measured.band.far_low,
             far_high: measured.band.far_high,
             threshold_low: Some(f64::from(measured.threshold_low.get())),
@@ -377,7 +377,7 @@ fn consistency(pairs: &PairsView) -> Option<Consistency> {
     })
 }
 
-fn worst_labels(findings: &Findings<'_>) -> Option<WorstLabels> {
+fn worst_labels(findings: &Findings<'_>) -> Option<WorstLabelTable> {
     let worst = &findings.analysis.worst_labels;
     if worst.is_empty() {
         return None;
@@ -387,7 +387,7 @@ fn worst_labels(findings: &Findings<'_>) -> Option<WorstLabels> {
         let label = findings.gallery.label(row, findings.names);
         items.entry(label).or_default().push(id);
     }
-    let row = |one: &LabelOutcome| LabelRow {
+    let row = |one: &LabelOutcome| WorstLabelRow {
         label: one.label.clone(),
         pictures: items
             .get(one.label.as_str())
@@ -408,7 +408,7 @@ fn worst_labels(findings: &Findings<'_>) -> Option<WorstLabels> {
         },
         utility: None,
     };
-    Some(WorstLabels {
+    Some(WorstLabelTable {
         view: View::Search,
         ranked_by: "share of own searches missed, then strangers accepted".to_owned(),
         rows: worst.iter().map(row).collect(),
@@ -421,7 +421,7 @@ fn intruders(findings: &Findings<'_>) -> Option<Intruders> {
     if pairs.is_empty() {
         return None;
     }
-    let item = |id: &str, label: &str| Item {
+    let item = |id: &str, label: &str| PicturedItem {
         id: id.to_owned(),
         label: label.to_owned(),
         picture: findings.pictures.of(id),
@@ -429,7 +429,7 @@ fn intruders(findings: &Findings<'_>) -> Option<Intruders> {
     Some(Intruders {
         pairs: pairs
             .iter()
-            .map(|pair| matchpoint_report::Intruder {
+            .map(|pair| matchpoint_report::IntruderPair {
                 first: item(&pair.item_a, &pair.label_a),
                 second: item(&pair.item_b, &pair.label_b),
                 score: f64::from(pair.score),
@@ -445,13 +445,13 @@ fn nearest_strangers(findings: &Findings<'_>) -> Option<Intruders> {
     if strangers.is_empty() {
         return None;
     }
-    let pairs = strangers.iter().map(|one| matchpoint_report::Intruder {
-        first: Item {
+    let pairs = strangers.iter().map(|one| matchpoint_report::IntruderPair {
+        first: PicturedItem {
             id: one.query.clone(),
             label: one.label.clone(),
             picture: findings.query_pictures.of(&one.query),
         },
-        second: Item {
+        second: PicturedItem {
             id: one.item.clone(),
             label: one.item_label.clone(),
             picture: findings.pictures.of(&one.item),
@@ -465,8 +465,8 @@ fn nearest_strangers(findings: &Findings<'_>) -> Option<Intruders> {
     })
 }
 
-fn conditions(all: &[Condition]) -> Vec<matchpoint_report::Condition> {
-    let mut columns: Vec<matchpoint_report::Condition> = Vec::new();
+fn conditions(all: &[Condition]) -> Vec<matchpoint_report::ConditionTable> {
+    let mut columns: Vec<matchpoint_report::ConditionTable> = Vec::new();
     for one in all {
         let row = ConditionRow {
             value: one.value.clone(),
@@ -475,7 +475,7 @@ fn conditions(all: &[Condition]) -> Vec<matchpoint_report::Condition> {
         };
         match columns.last_mut().filter(|last| last.column == one.column) {
             Some(column) => column.rows.push(row),
-            None => columns.push(matchpoint_report::Condition {
+            None => columns.push(matchpoint_report::ConditionTable {
                 column: one.column.clone(),
                 rows: vec![row],
             }),
@@ -484,7 +484,7 @@ fn conditions(all: &[Condition]) -> Vec<matchpoint_report::Condition> {
     columns
 }
 
-fn growth(sizes: &Sizes, content: &Content) -> Growth {
+fn growth(sizes: &Sizes, content: &Content) -> GrowthCurve {
     let labels = real(content.binding.gallery_labels.max(1));
     let items = real(sizes.items_now);
     let measured = sizes.measured.iter().map(|point| {
@@ -498,7 +498,7 @@ fn growth(sizes: &Sizes, content: &Content) -> Growth {
         SizePoint {
             items: size,
             far: Some(point.fpir),
-            interval: Some(Span {
+            interval: Some(RateInterval {
                 lower: (point.fpir - spread).clamp(0.0, 1.0),
                 upper: (point.fpir_at_most + spread).clamp(0.0, 1.0),
                 confidence: 0.95,
@@ -518,7 +518,7 @@ fn growth(sizes: &Sizes, content: &Content) -> Growth {
         interval: None,
         exact: false,
     });
-    Growth {
+    GrowthCurve {
         measured: measured.collect(),
         predicted: predicted.collect(),
         target: content
@@ -538,20 +538,21 @@ fn growth(sizes: &Sizes, content: &Content) -> Growth {
     }
 }
 
-fn remedies(remedies: &Remedies) -> matchpoint_report::Remedies {
-    let row = |measured: &Measured, verdict: String, preferred: bool| matchpoint_report::Remedy {
-        name: measured.fitted.remedy.as_str().to_owned(),
-        far: measured.far.into(),
-        frr: measured.frr.into(),
-        worst_frr: measured
-            .worst_labels
-            .as_ref()
-            .map(|worst| Estimate::bare(worst.mean_of_worst_tenth))
-            .unwrap_or_default(),
-        spread: measured.utility_variance,
-        verdict,
-        preferred,
-    };
+fn remedies(remedies: &Remedies) -> matchpoint_report::RemedyTable {
+    let row =
+        |measured: &Measured, verdict: String, preferred: bool| matchpoint_report::RemedyRow {
+            name: measured.fitted.remedy.as_str().to_owned(),
+            far: measured.far.into(),
+            frr: measured.frr.into(),
+            worst_frr: measured
+                .worst_labels
+                .as_ref()
+                .map(|worst| Estimate::bare(worst.mean_of_worst_tenth))
+                .unwrap_or_default(),
+            spread: measured.utility_variance,
+            verdict,
+            preferred,
+        };
     let comparison = &remedies.comparison;
     let any = comparison.remedies.iter().any(|one| one.verdict.prefers());
     let far = comparison.plan.rule.target().far() * 100.0;
@@ -570,7 +571,7 @@ fn remedies(remedies: &Remedies) -> matchpoint_report::Remedies {
             .iter()
             .map(|one| row(&one.measured, one.sentence.clone(), one.verdict.prefers())),
     );
-    matchpoint_report::Remedies {
+    matchpoint_report::RemedyTable {
         view: View::Search,
         rows,
     }

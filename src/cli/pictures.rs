@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use base64::Engine;
 
 use super::sources::Sources;
-use matchpoint_embed::pixels::{BYTES_MAX, DECODE_BYTES_MAX, Limits, thumbnail};
+use matchpoint_embed::pixels::{BYTES_MAX, DECODE_BYTES_MAX, ImageLimits, thumbnail};
 use matchpoint_report::Picture;
 
 /// The longer side of a picture.
@@ -29,7 +29,7 @@ impl Pictures {
     }
 
     pub(super) fn of(&self, id: &str) -> Option<Picture> {
-        let limits = Limits {
+        let limits = ImageLimits {
             bytes_max: BYTES_MAX,
             decode_bytes_max: DECODE_BYTES_MAX,
         };

@@ -19,7 +19,7 @@ use super::progress::Watched;
 use super::vector_copies::{Copies, NoTrials, unnamed};
 use super::vector_parts::Parts;
 use crate::deployment::{CalibrationSettings, Copied, NearCopied, now_rfc_3339};
-use matchpoint_arrays::{Role, Rows};
+use matchpoint_arrays::{LabelTable, Role};
 use matchpoint_calibration::analysis::embeddings::Embeddings;
 use matchpoint_calibration::analysis::nearest::{Nearest, Neighbour, nearest};
 use matchpoint_calibration::analysis::strangers::Unnamed;
@@ -103,14 +103,14 @@ impl ArrayFlags {
         let Some(path) = &self.embeddings else {
             return Err(fail(Exit::Usage, "name a deployment, or use --embeddings"));
         };
-        let options = matchpoint_arrays::Options {
+        let options = matchpoint_arrays::ReadOptions {
             name: self.array.clone(),
             text: None,
             bytes_max: matchpoint_arrays::BYTES_MAX,
         };
         let data = matchpoint_arrays::read(path, &options)?;
         let rows = match &self.labels {
-            Some(labels) => Rows::read(labels, data.rows())?,
+            Some(labels) => LabelTable::read(labels, data.rows())?,
             None => data.labels(path)?,
         };
         let digest = digest(&data.vectors);
@@ -143,7 +143,7 @@ impl ArrayFlags {
     }
 
     /// Sorts rows into a gallery and queries.
-    fn parts(&self, rows: &Rows, dimension: usize, vectors: &[f32]) -> anyhow::Result<Parts> {
+    fn parts(&self, rows: &LabelTable, dimension: usize, vectors: &[f32]) -> anyhow::Result<Parts> {
         let role_of = |row: usize| match &rows.role {
             None => Role::Gallery,
             Some(roles) => roles.get(row).copied().unwrap_or(Role::Unused),
@@ -212,7 +212,7 @@ impl ArrayFlags {
 
 /// A role that the labels deny would turn a mate into a stranger, or the other way round.
 fn refuse_contradictions(
-    rows: &Rows,
+    rows: &LabelTable,
     gallery: &[usize],
     queries: &[usize],
     role_of: impl Fn(usize) -> Role,
@@ -242,7 +242,7 @@ fn refuse_contradictions(
 }
 
 struct Source<'a> {
-    rows: &'a Rows,
+    rows: &'a LabelTable,
     dimension: usize,
     vectors: &'a [f32],
     names: &'a [String],
@@ -338,7 +338,7 @@ fn calibrate(
     parts: &Parts,
     wanted: &Wanted,
     digest: String,
-) -> anyhow::Result<(ArraysReport, matchpoint_report::Report)> {
+) -> anyhow::Result<(ArraysReport, matchpoint_report::ReportContents)> {
     let settings = &wanted.settings;
     let Tried {
         recording,

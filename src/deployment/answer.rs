@@ -17,7 +17,7 @@ use matchpoint_calibration::operating_point::{Content, OperatingPoint};
 use matchpoint_calibration::refusal::Mismatch;
 use matchpoint_embed::embedder::Embedder;
 use matchpoint_embed::job::Kind;
-use matchpoint_embed::pixels::{Limits, PixelsError, refused_at_sight};
+use matchpoint_embed::pixels::{ImageLimits, PixelsError, refused_at_sight};
 use matchpoint_gallery::Gallery;
 use matchpoint_gallery::filter::Filter;
 use matchpoint_gallery::item::ItemHead;
@@ -176,7 +176,7 @@ impl Query {
     }
 
     /// Refuses an image that need not be decoded for that.
-    pub(super) fn glance(&self, limits: &Limits) -> Result<(), PixelsError> {
+    pub(super) fn glance(&self, limits: &ImageLimits) -> Result<(), PixelsError> {
         match self {
             Self::Image(bytes) => refused_at_sight(bytes, limits),
             Self::Embedding(_) => Ok(()),
@@ -436,7 +436,7 @@ impl ProbeSource {
     }
 
     /// The query, read from its file where it is in one.
-    pub(super) fn read(self, limits: &Limits) -> Result<Query, DeploymentError> {
+    pub(super) fn read(self, limits: &ImageLimits) -> Result<Query, DeploymentError> {
         Ok(match self {
             Self::File(path) => Query::Image(read_image(&path, limits)?),
             Self::Query(query) => query,
@@ -474,7 +474,7 @@ impl Timings {
 pub(super) fn embed_query(
     embedder: &mut Embedder,
     query: Query,
-    limits: &Limits,
+    limits: &ImageLimits,
     timings: &mut Timings,
 ) -> Result<Embedding, DeploymentError> {
     embed_measured(embedder, query, limits, timings).map(|(embedding, _)| embedding)
@@ -484,7 +484,7 @@ pub(super) fn embed_query(
 pub(super) fn embed_measured(
     embedder: &mut Embedder,
     query: Query,
-    limits: &Limits,
+    limits: &ImageLimits,
     timings: &mut Timings,
 ) -> Result<(Embedding, Option<f64>), DeploymentError> {
     match query {
@@ -568,7 +568,7 @@ pub(super) fn compare(
     embedder: &mut Embedder,
     pair: Compare,
     standing: &Standing,
-    limits: &Limits,
+    limits: &ImageLimits,
     timings: &mut Timings,
 ) -> Result<(Similarity, Option<Similarity>), DeploymentError> {
     let Compare { query, reference } = pair;
@@ -614,7 +614,7 @@ pub(super) struct ToEnrol {
 pub(super) fn embed_image(
     embedder: &mut Embedder,
     image: &ToEnrol,
-    limits: &Limits,
+    limits: &ImageLimits,
     timings: &mut Timings,
 ) -> Result<Enrolment, DeploymentError> {
     let bytes = match &image.at {
@@ -640,7 +640,7 @@ pub(super) fn embed_image(
 pub(super) fn probe(
     embedder: &mut Embedder,
     request: ProbeRequest,
-    limits: &Limits,
+    limits: &ImageLimits,
     timings: &mut Timings,
 ) -> Result<Probed, DeploymentError> {
     let snapshot = &*request.snapshot;
@@ -707,7 +707,7 @@ pub(super) fn index_misses(
 ///
 /// # Errors
 /// It is not a regular file, or the disk.
-pub fn read_image(path: &Path, limits: &Limits) -> Result<Vec<u8>, DeploymentError> {
+pub fn read_image(path: &Path, limits: &ImageLimits) -> Result<Vec<u8>, DeploymentError> {
     let one_more = (limits.bytes_max as u64).saturating_add(1);
     let mut bytes = Vec::new();
     open_file(path)

@@ -20,7 +20,7 @@ use crate::journal::entry::DecisionId;
 use crate::telemetry;
 use matchpoint_calibration::monitoring::shadow::{Best, Pair, ShadowCounts, is_drawn};
 use matchpoint_embed::job::Kind;
-use matchpoint_embed::pixels::Limits;
+use matchpoint_embed::pixels::ImageLimits;
 use matchpoint_embed::pool::Pool;
 use matchpoint_gallery::Gallery;
 
@@ -329,7 +329,7 @@ fn metric_labels(shadow: &Shadow) -> telemetry::ShadowLabels<'_> {
 /// What a candidate answers with: it is open for reading, and neither records nor checks anything.
 pub(super) struct Candidate {
     pub(super) loaded: LoadedModel,
-    pub(super) limits: Limits,
+    pub(super) limits: ImageLimits,
     pub(super) gallery: Arc<Gallery>,
     pub(super) standing: Arc<ArcSwap<Standing>>,
 }

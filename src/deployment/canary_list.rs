@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::files::{hex, read_file, write_json};
 use super::{DeploymentError, Folder};
-use matchpoint_embed::pixels::{Change, Limits, Pixels};
+use matchpoint_embed::pixels::{Augmentation, ImageLimits, Pixels};
 use matchpoint_gallery::error::GalleryError;
 use matchpoint_gallery::{KeptImages, KeptItem};
 
@@ -21,11 +21,11 @@ pub(super) const LIST: &str = "canaries.json";
 pub const CANARIES_MAX: usize = 2000;
 /// Canaries that are made of one enrolled item: one of each change of its image, and the image
 /// itself.
-pub const CANARIES_PER_ITEM: usize = Change::ALL.len() + 1;
+pub const CANARIES_PER_ITEM: usize = Augmentation::ALL.len() + 1;
 /// Hashed before each id: another would choose other items.
 const SEED: &[u8] = b"matchpoint canaries 1";
 /// What is kept was within the limits when it was enrolled, and is compared with its hash.
-const KEPT: Limits = Limits {
+const KEPT: ImageLimits = ImageLimits {
     bytes_max: usize::MAX,
     decode_bytes_max: u64::MAX,
 };
@@ -235,7 +235,7 @@ impl Staged {
         };
         let pixels = Pixels::decode(&kept, &KEPT, [255; 3])?;
         let mut pictures = Vec::with_capacity(CANARIES_PER_ITEM);
-        for change in Change::ALL {
+        for change in Augmentation::ALL {
             pictures.push((change.as_str(), Among::All, change.applied_to(&pixels)?));
         }
         pictures.push(("left out", Among::OtherLabels, kept));

@@ -8,9 +8,9 @@ use std::sync::{Arc, Weak};
 use crate::config::{Engine, Workers};
 use crate::deployment::{DeploymentError, ModelReference};
 use matchpoint_embed::Model;
-use matchpoint_embed::pixels::Limits;
+use matchpoint_embed::pixels::ImageLimits;
 use matchpoint_embed::pool::Pool;
-use matchpoint_embed::runtime::{Candidate, Runtime};
+use matchpoint_embed::runtime::{Runtime, RuntimeCandidate};
 
 /// Version of ONNX Runtime that `make runtime` fetches.
 const ONNXRUNTIME_VERSION: &str = "1.32.0";
@@ -187,8 +187,8 @@ impl Models {
 
     /// What an image may cost.
     #[must_use]
-    pub fn limits(&self) -> Limits {
-        Limits {
+    pub fn limits(&self) -> ImageLimits {
+        ImageLimits {
             bytes_max: self.engine.image_bytes_max,
             decode_bytes_max: self.engine.image_decode_bytes_max,
         }
@@ -208,15 +208,15 @@ impl Models {
 }
 
 /// Where ONNX Runtime may be: said outright, then beside the program, then in the cache.
-fn candidates(engine: &Engine) -> Vec<Candidate> {
+fn candidates(engine: &Engine) -> Vec<RuntimeCandidate> {
     let said = [
         (&engine.onnxruntime, "the onnxruntime setting"),
         (&engine.ort_dylib_path, "ORT_DYLIB_PATH"),
     ];
-    let mut candidates: Vec<Candidate> = said
+    let mut candidates: Vec<RuntimeCandidate> = said
         .into_iter()
         .filter_map(|(path, origin)| {
-            Some(Candidate {
+            Some(RuntimeCandidate {
                 path: path.clone()?,
                 origin,
                 required: true,
@@ -227,7 +227,7 @@ fn candidates(engine: &Engine) -> Vec<Candidate> {
         .join(ONNXRUNTIME_VERSION)
         .join("libonnxruntime.so");
     let mut place = |path: PathBuf, origin| {
-        candidates.push(Candidate {
+        candidates.push(RuntimeCandidate {
             path,
             origin,
             required: false,

@@ -18,7 +18,7 @@ use super::upkeep::Upkeep;
 use super::writer::Writer;
 use crate::config::Monitoring;
 use matchpoint_calibration::operating_point::{Binding, Metric};
-use matchpoint_embed::pixels::Limits;
+use matchpoint_embed::pixels::ImageLimits;
 use matchpoint_gallery::error::GalleryError;
 use matchpoint_gallery::params::IndexParams;
 use matchpoint_gallery::snapshot::Snapshot;
@@ -30,7 +30,7 @@ pub struct Deployment {
     pub(super) name: String,
     pub(super) folder: Mutex<Folder>,
     pub(super) loaded: LoadedModel,
-    pub(super) limits: Limits,
+    pub(super) limits: ImageLimits,
     pub(super) gallery: Arc<Gallery>,
     /// How the index is chosen and tuned: part of what a threshold is bound to.
     pub(super) index: String,

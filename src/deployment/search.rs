@@ -17,7 +17,7 @@ use crate::journal::entry::{DecisionId, Source};
 use crate::telemetry;
 use matchpoint_embed::embedder::Embedder;
 use matchpoint_embed::job::Kind;
-use matchpoint_embed::pixels::Limits;
+use matchpoint_embed::pixels::ImageLimits;
 use matchpoint_vector::Embedding;
 
 /// How long a calibration waits where the queue is full: about as long as one image takes.
@@ -271,7 +271,7 @@ impl Deployment {
     pub(super) async fn work<T: Send + 'static>(
         &self,
         job: Job,
-        run: impl FnOnce(&mut Embedder, &Limits, &mut Timings) -> Result<T, DeploymentError>
+        run: impl FnOnce(&mut Embedder, &ImageLimits, &mut Timings) -> Result<T, DeploymentError>
         + Send
         + 'static,
     ) -> Result<(T, Timings), DeploymentError> {

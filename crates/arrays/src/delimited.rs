@@ -46,7 +46,7 @@ pub struct Delimited {
 
 /// One row of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row<'a> {
+pub struct TableRow<'a> {
     /// The line of the file on which it begins, from 1.
     pub line: u64,
     /// As many as there are names, without blanks around them.
@@ -83,7 +83,7 @@ impl Delimited {
             }
             let mut records = begin(delimiter);
             match records.next() {
-                Ok(record) => headers.push(Header {
+                Ok(record) => headers.push(TableHeader {
                     delimiter,
                     names: record
                         .map(|record| record.names(columns))
@@ -94,7 +94,7 @@ impl Delimited {
             }
         }
         let chosen = chosen(&place, headers, columns)?;
-        let Some(Header {
+        let Some(TableHeader {
             delimiter,
             names,
             body,
@@ -127,7 +127,7 @@ impl Delimited {
     ///
     /// An error refuses the whole file: a row with more or fewer cells than the header, a quote that
     /// is left open or stands where none may, a row longer than [`ROW_BYTES_MAX`].
-    pub fn rows(&self) -> impl Iterator<Item = Result<Row<'_>, ArraysError>> {
+    pub fn rows(&self) -> impl Iterator<Item = Result<TableRow<'_>, ArraysError>> {
         let mut records = Records {
             place: &self.place,
             text: &self.text,
@@ -154,7 +154,11 @@ impl Delimited {
         })
     }
 
-    fn row<'a>(&self, record: Record<'a>, empty: Option<u64>) -> Result<Row<'a>, ArraysError> {
+    fn row<'a>(
+        &self,
+        record: CellRecord<'a>,
+        empty: Option<u64>,
+    ) -> Result<TableRow<'a>, ArraysError> {
         if let (true, Some(line)) = (self.aligned, empty) {
             let what = "the row is empty, and others follow; remove it, or say what it is";
             return Err(on_line(&self.place, line, what));
@@ -164,7 +168,7 @@ impl Delimited {
             let what = format!("the row has {has} cells, and the header names {wants}");
             return Err(on_line(&self.place, record.line, what));
         }
-        Ok(Row {
+        Ok(TableRow {
             line: record.line,
             cells: record.cells.into_iter().skip(self.unnamed).collect(),
         })
@@ -198,7 +202,7 @@ fn stated_delimiter(place: &str, text: &str) -> Result<(Option<u8>, (usize, u64)
 }
 
 /// A header, read with one of the delimiters.
-struct Header {
+struct TableHeader {
     delimiter: u8,
     names: Vec<String>,
     /// What follows it: where, and on which line.
@@ -208,10 +212,10 @@ struct Header {
 /// The header that has the columns that are looked for, or else the only one with more than one.
 fn chosen(
     place: &str,
-    mut headers: Vec<Header>,
+    mut headers: Vec<TableHeader>,
     columns: &Columns,
-) -> Result<Option<Header>, ArraysError> {
-    let fits = |header: &Header| missing(&header.names, columns).is_none();
+) -> Result<Option<TableHeader>, ArraysError> {
+    let fits = |header: &TableHeader| missing(&header.names, columns).is_none();
     let mut fitting = headers
         .iter()
         .enumerate()
@@ -307,13 +311,13 @@ fn not_there(group: &[&str], names: &[String]) -> String {
 }
 
 /// Cells as they are found, and whether any was in quotes.
-struct Record<'a> {
+struct CellRecord<'a> {
     line: u64,
     cells: Vec<Cow<'a, str>>,
     quoted: bool,
 }
 
-impl Record<'_> {
+impl CellRecord<'_> {
     /// Nothing but separators, as spreadsheets write below their last row.
     fn is_empty(&self) -> bool {
         !self.quoted && self.cells.iter().all(|cell| cell.is_empty())
@@ -349,13 +353,13 @@ enum End {
 }
 
 impl<'a> Records<'a> {
-    fn next(&mut self) -> Result<Option<Record<'a>>, ArraysError> {
+    fn next(&mut self) -> Result<Option<CellRecord<'a>>, ArraysError> {
         while self.end_of_line() {}
         if self.text.len() <= self.at {
             return Ok(None);
         }
         let (begin, line) = (self.at, self.line);
-        let mut record = Record {
+        let mut record = CellRecord {
             line,
             cells: Vec::new(),
             quoted: false,
@@ -495,8 +499,8 @@ mod tests {
 
     fn read(text: &str) -> Result<Read, ArraysError> {
         let table = parse(text)?;
-        let row = |row: Result<Row<'_>, ArraysError>| {
-            let Row { line, cells } = row?;
+        let row = |row: Result<TableRow<'_>, ArraysError>| {
+            let TableRow { line, cells } = row?;
             Ok((line, cells.into_iter().map(Cow::into_owned).collect()))
         };
         let rows = table.rows().map(row).collect::<Result<_, ArraysError>>()?;

@@ -1,7 +1,7 @@
 //! What a Parquet file says of itself: its columns, and where their pages are
 //! (<https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift>).
 
-use super::thrift::{Thrift, Value};
+use super::thrift::{Thrift, ThriftValue};
 
 /// Groups within groups of a schema.
 const DEPTH_MAX: usize = 16;
@@ -12,13 +12,13 @@ pub(super) struct Footer {
     /// Rows in all groups.
     pub(super) rows: u64,
     /// Every column that has values, in the order of the chunks of each group.
-    pub(super) columns: Vec<Column>,
-    pub(super) groups: Vec<Group>,
+    pub(super) columns: Vec<ParquetColumn>,
+    pub(super) groups: Vec<RowGroup>,
 }
 
 /// A leaf of the schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Column {
+pub(super) struct ParquetColumn {
     /// The name of the top-level field that it belongs to.
     pub(super) name: String,
     /// Whether that field has further leaves.
@@ -36,7 +36,7 @@ pub(super) struct Column {
 
 /// Rows whose columns are written one after another.
 #[derive(Debug, Default)]
-pub(super) struct Group {
+pub(super) struct RowGroup {
     pub(super) rows: u64,
     pub(super) chunks: Vec<Chunk>,
 }
@@ -71,7 +71,7 @@ pub(super) enum Physical {
 
 /// What a column of text is made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Text {
+pub(super) enum TextType {
     Boolean,
     Int32 { signed: bool },
     Int64 { signed: bool },
@@ -84,9 +84,9 @@ impl Footer {
         let mut footer = Self::default();
         let mut schema = Vec::new();
         let whole = Thrift::new(bytes).fields(&mut |field, value| match field {
-            2 => value.structs(&mut |one| push(&mut schema, Element::parse(one))),
+            2 => value.structs(&mut |one| push(&mut schema, SchemaElement::parse(one))),
             3 => set(&mut footer.rows, value.count()),
-            4 => value.structs(&mut |one| push(&mut footer.groups, Group::parse(one))),
+            4 => value.structs(&mut |one| push(&mut footer.groups, RowGroup::parse(one))),
             _ => value.skip(),
         });
         whole.ok_or("its footer is malformed")?;
@@ -110,7 +110,7 @@ impl Footer {
     }
 }
 
-impl Column {
+impl ParquetColumn {
     /// Whether each row has a list of floats, and nothing else, in this column.
     pub(super) fn is_embeddings(&self) -> bool {
         let floats = matches!(self.physical, Physical::Float | Physical::Double);
@@ -118,7 +118,7 @@ impl Column {
     }
 
     /// How it is text, if it is.
-    pub(super) fn text(&self) -> Option<Text> {
+    pub(super) fn text(&self) -> Option<TextType> {
         const LOGICAL_INTEGER: i64 = 10;
         if !self.flat || self.repeated != 0 {
             return None;
@@ -133,10 +133,10 @@ impl Column {
         let words =
             matches!(self.converted, Some(0 | 4 | 19)) || matches!(self.logical, Some(1 | 4 | 12));
         match self.physical {
-            Physical::Boolean => Some(Text::Boolean),
-            Physical::Int32 if integer => Some(Text::Int32 { signed }),
-            Physical::Int64 if integer => Some(Text::Int64 { signed }),
-            Physical::Bytes if words => Some(Text::Utf8),
+            Physical::Boolean => Some(TextType::Boolean),
+            Physical::Int32 if integer => Some(TextType::Int32 { signed }),
+            Physical::Int64 if integer => Some(TextType::Int64 { signed }),
+            Physical::Bytes if words => Some(TextType::Utf8),
             Physical::Int32
             | Physical::Int64
             | Physical::Bytes
@@ -173,8 +173,8 @@ impl Physical {
     }
 }
 
-impl Group {
-    fn parse(value: Value<'_, '_>) -> Option<Self> {
+impl RowGroup {
+    fn parse(value: ThriftValue<'_, '_>) -> Option<Self> {
         let mut group = Self::default();
         value.fields(&mut |field, value| match field {
             1 => value.structs(&mut |one| push(&mut group.chunks, Chunk::parse(one))),
@@ -186,7 +186,7 @@ impl Group {
 }
 
 impl Chunk {
-    fn parse(value: Value<'_, '_>) -> Option<Self> {
+    fn parse(value: ThriftValue<'_, '_>) -> Option<Self> {
         let mut chunk = Self::default();
         let (mut data, mut dictionary, mut described) = (None, None, false);
         value.fields(&mut |field, value| match field {
@@ -221,7 +221,7 @@ impl Chunk {
 }
 
 /// A node of the schema, in the order in which the tree is written: each before its children.
-struct Element<'a> {
+struct SchemaElement<'a> {
     name: &'a str,
     physical: Option<i64>,
     repetition: i64,
@@ -230,8 +230,8 @@ struct Element<'a> {
     logical: Option<i64>,
 }
 
-impl<'a> Element<'a> {
-    fn parse(value: Value<'_, 'a>) -> Option<Self> {
+impl<'a> SchemaElement<'a> {
+    fn parse(value: ThriftValue<'_, 'a>) -> Option<Self> {
         let mut element = Self {
             name: "",
             physical: None,
@@ -257,17 +257,17 @@ impl<'a> Element<'a> {
 }
 
 /// A group of the schema whose children are still to come.
-struct Open {
+struct OpenSchemaGroup {
     left: u64,
     repeated: u32,
     defined: u32,
 }
 
 /// The leaves of the schema.
-fn columns(schema: &[Element<'_>]) -> Option<Vec<Column>> {
+fn columns(schema: &[SchemaElement<'_>]) -> Option<Vec<ParquetColumn>> {
     let (root, nodes) = schema.split_first()?;
-    let mut columns: Vec<Column> = Vec::new();
-    let mut open = vec![Open {
+    let mut columns: Vec<ParquetColumn> = Vec::new();
+    let mut open = vec![OpenSchemaGroup {
         left: root.children,
         repeated: 0,
         defined: 0,
@@ -292,7 +292,7 @@ fn columns(schema: &[Element<'_>]) -> Option<Vec<Column>> {
             _ => return None,
         };
         if 0 < node.children {
-            open.push(Open {
+            open.push(OpenSchemaGroup {
                 left: node.children,
                 repeated,
                 defined,
@@ -301,7 +301,7 @@ fn columns(schema: &[Element<'_>]) -> Option<Vec<Column>> {
                 return None;
             }
         } else {
-            columns.push(Column {
+            columns.push(ParquetColumn {
                 name: field.to_owned(),
                 shared: false,
                 flat: top,
@@ -317,7 +317,7 @@ fn columns(schema: &[Element<'_>]) -> Option<Vec<Column>> {
     open.iter().all(|group| group.left == 0).then_some(columns)
 }
 
-fn mark_shared(columns: &mut [Column], before: usize) {
+fn mark_shared(columns: &mut [ParquetColumn], before: usize) {
     if let Some(leaves @ [_, _, ..]) = columns.get_mut(before..) {
         leaves.iter_mut().for_each(|column| column.shared = true);
     }

@@ -4,12 +4,12 @@
 use std::io::Read;
 
 use super::error::ArraysError;
-use super::input::Input;
+use super::input::ArrayInput;
 
 /// The dimension and the values, row after row.
 pub(super) fn read(
     reader: &mut impl Read,
-    input: &Input<'_>,
+    input: &ArrayInput<'_>,
 ) -> Result<(usize, Vec<f32>), ArraysError> {
     let mut head = [0; 4];
     let mut vectors = Vec::new();

@@ -13,7 +13,7 @@ pub const BYTES_MAX: u64 = 16 << 30;
 
 /// What to take from a file that may hold more than one array.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct ReadOptions {
     /// The array of an `.npz`, or the column of a Parquet file, with the embeddings; `None` for
     /// the only one that can be.
     pub name: Option<String>,
@@ -25,15 +25,15 @@ pub struct Options {
 
 /// What is read, for the readers of this room.
 #[derive(Clone, Copy)]
-pub(super) struct Input<'a> {
+pub(super) struct ArrayInput<'a> {
     /// The file, and within it the array, as errors name it.
     pub(super) place: &'a str,
     /// How long it is.
     pub(super) bytes: u64,
-    pub(super) options: &'a Options,
+    pub(super) options: &'a ReadOptions,
 }
 
-impl Input<'_> {
+impl ArrayInput<'_> {
     pub(super) fn damaged(&self, what: impl Into<String>) -> ArraysError {
         ArraysError::Damaged {
             place: self.place.to_owned(),

@@ -57,7 +57,7 @@ impl Role {
 
 /// Column by column, what is known of each row. Every list is as long as there are rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rows {
+pub struct LabelTable {
     /// Whom or what the row shows, never empty; the column `label`, or else `class`.
     pub label: Vec<String>,
     /// What the row is called, never empty and never repeated; the column `id`.
@@ -70,7 +70,7 @@ pub struct Rows {
     pub metadata: BTreeMap<String, Vec<String>>,
 }
 
-impl Rows {
+impl LabelTable {
     /// Reads a CSV file whose first line names the columns. `rows` is the number of embeddings.
     ///
     /// # Errors
@@ -218,11 +218,11 @@ mod tests {
 
     use super::*;
 
-    fn read(text: &str, rows: usize) -> Result<Rows, ArraysError> {
+    fn read(text: &str, rows: usize) -> Result<LabelTable, ArraysError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("labels.csv");
         fs::write(&path, text).unwrap();
-        Rows::read(&path, rows)
+        LabelTable::read(&path, rows)
     }
 
     #[test]
@@ -306,6 +306,6 @@ mod tests {
             assert!(error.contains(want), "{error}");
         }
         assert!(read(&",".repeat(2_000), 0).is_err());
-        assert!(Rows::read(Path::new("/nowhere/at/all"), 0).is_err());
+        assert!(LabelTable::read(Path::new("/nowhere/at/all"), 0).is_err());
     }
 }

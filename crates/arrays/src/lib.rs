@@ -5,13 +5,13 @@
 //! written; whoever takes them makes embeddings of them, and refuses a row that cannot be one.
 //!
 //! ```
-//! use matchpoint_arrays::{Options, read};
+//! use matchpoint_arrays::{ReadOptions, read};
 //!
 //! # let folder = tempfile::tempdir()?;
 //! let path = folder.path().join("two.fvecs");
 //! let row = |x: f32, y: f32| [2_i32.to_le_bytes(), x.to_le_bytes(), y.to_le_bytes()].concat();
 //! std::fs::write(&path, [row(3.0, 4.0), row(1.0, 0.0)].concat())?;
-//! let options = Options { name: None, text: None, bytes_max: 1 << 20 };
+//! let options = ReadOptions { name: None, text: None, bytes_max: 1 << 20 };
 //! let table = read(&path, &options)?;
 //! assert_eq!((table.rows(), table.dimension), (2, 2));
 //! // A file that is cut short is refused by its name.
@@ -42,14 +42,14 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 
-pub use delimited::{COLUMNS_MAX, Columns, Delimited, ROW_BYTES_MAX, Row};
+pub use delimited::{COLUMNS_MAX, Columns, Delimited, ROW_BYTES_MAX, TableRow};
 pub use error::ArraysError;
-pub use input::{BYTES_MAX, DIMENSION_MAX, Options};
-pub use labels::{Role, Rows};
-pub use table::Table;
+pub use input::{BYTES_MAX, DIMENSION_MAX, ReadOptions};
+pub use labels::{LabelTable, Role};
+pub use table::VectorTable;
 pub use text::{TEXT_BYTES_MAX, lines, read_list, read_text};
 
-use input::Input;
+use input::ArrayInput;
 
 /// Reads the embeddings of a file.
 ///
@@ -58,7 +58,7 @@ use input::Input;
 /// # Errors
 /// Refuses a file that cannot be read, is of no known format, is damaged or holds anything but
 /// one vector of floats in each row; every error names the file, what is wrong and what to do.
-pub fn read(path: &Path, options: &Options) -> Result<Table, ArraysError> {
+pub fn read(path: &Path, options: &ReadOptions) -> Result<VectorTable, ArraysError> {
     let place = path.display().to_string();
     let cannot = |source| ArraysError::Io {
         place: place.clone(),
@@ -80,7 +80,7 @@ pub fn read(path: &Path, options: &Options) -> Result<Table, ArraysError> {
     let named_fvecs = path
         .extension()
         .is_some_and(|end| end.eq_ignore_ascii_case("fvecs"));
-    let input = Input {
+    let input = ArrayInput {
         place: &place,
         bytes,
         options,
@@ -100,7 +100,7 @@ pub fn read(path: &Path, options: &Options) -> Result<Table, ArraysError> {
         }
         _ => return Err(ArraysError::Unknown { place }),
     };
-    Ok(Table {
+    Ok(VectorTable {
         dimension,
         vectors,
         columns: BTreeMap::new(),
@@ -117,7 +117,7 @@ mod tests {
 
     use super::*;
 
-    const ANY: Options = Options {
+    const ANY: ReadOptions = ReadOptions {
         name: None,
         text: None,
         bytes_max: 1 << 20,
@@ -140,7 +140,7 @@ mod tests {
         read(&fixture(name), &ANY).unwrap_err().to_string()
     }
 
-    fn read_bytes(bytes: &[u8], options: &Options) -> Result<Table, ArraysError> {
+    fn read_bytes(bytes: &[u8], options: &ReadOptions) -> Result<VectorTable, ArraysError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("table.fvecs");
         fs::write(&path, bytes).unwrap();
@@ -211,7 +211,7 @@ mod tests {
             "{error}"
         );
 
-        let ids = Options {
+        let ids = ReadOptions {
             text: Some(vec!["id".to_owned()]),
             ..ANY
         };
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn an_array_or_a_column_is_taken_by_its_name() {
-        let named = |name: &str| Options {
+        let named = |name: &str| ReadOptions {
             name: Some(name.to_owned()),
             ..ANY
         };
@@ -345,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_limit_holds_whatever_the_format() {
-        let tight = Options {
+        let tight = ReadOptions {
             bytes_max: 95,
             ..ANY
         };

@@ -6,7 +6,7 @@ use std::io::Read;
 use half::f16;
 
 use super::error::ArraysError;
-use super::input::Input;
+use super::input::ArrayInput;
 
 /// How every array begins.
 pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
@@ -25,7 +25,7 @@ const STRIPE_VALUES: usize = 16 << 20;
 
 /// What the header says, checked as far as it can be alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Header {
+pub(super) struct NpyHeader {
     /// As numpy writes it, such as `<f4`.
     pub(super) dtype: String,
     fortran: bool,
@@ -44,7 +44,7 @@ struct Float {
 /// The dimension and the values, row after row, of an array that fills `input.bytes`.
 pub(super) fn read(
     reader: &mut impl Read,
-    input: &Input<'_>,
+    input: &ArrayInput<'_>,
 ) -> Result<(usize, Vec<f32>), ArraysError> {
     let header = header(reader, input)?;
     let float = header.float(input)?;
@@ -85,7 +85,10 @@ pub(super) fn read(
 }
 
 /// Reads what comes before the values.
-pub(super) fn header(reader: &mut impl Read, input: &Input<'_>) -> Result<Header, ArraysError> {
+pub(super) fn header(
+    reader: &mut impl Read,
+    input: &ArrayInput<'_>,
+) -> Result<NpyHeader, ArraysError> {
     let mut start = [0; 8];
     let mut take = |bytes: &mut [u8]| {
         reader
@@ -127,7 +130,7 @@ pub(super) fn header(reader: &mut impl Read, input: &Input<'_>) -> Result<Header
     let Some((dtype, fortran, shape)) = parsed else {
         return Err(input.damaged("its header is not a dict of descr, fortran_order and shape"));
     };
-    Ok(Header {
+    Ok(NpyHeader {
         dtype,
         fortran,
         shape,
@@ -135,13 +138,13 @@ pub(super) fn header(reader: &mut impl Read, input: &Input<'_>) -> Result<Header
     })
 }
 
-impl Header {
+impl NpyHeader {
     /// Whether this can be a table of embeddings.
     pub(super) fn is_embeddings(&self) -> bool {
         self.shape.len() == 2 && Float::parse(&self.dtype).is_some()
     }
 
-    fn float(&self, input: &Input<'_>) -> Result<Float, ArraysError> {
+    fn float(&self, input: &ArrayInput<'_>) -> Result<Float, ArraysError> {
         let place = input.place.to_owned();
         if let Some(float) = Float::parse(&self.dtype) {
             return Ok(float);
@@ -181,7 +184,7 @@ impl Float {
     fn fill(
         self,
         reader: &mut impl Read,
-        input: &Input<'_>,
+        input: &ArrayInput<'_>,
         count: usize,
         values: &mut Vec<f32>,
     ) -> Result<(), ArraysError> {
@@ -228,7 +231,7 @@ fn each<const N: usize>(bytes: &[u8], values: &mut Vec<f32>, value: impl Fn([u8;
 /// the line of its row through the cache again.
 fn transpose(
     reader: &mut impl Read,
-    input: &Input<'_>,
+    input: &ArrayInput<'_>,
     float: Float,
     dimension: usize,
     vectors: &mut Vec<f32>,

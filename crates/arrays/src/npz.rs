@@ -7,7 +7,7 @@ use zip::read::ZipFile;
 use zip::result::ZipError;
 
 use super::error::ArraysError;
-use super::input::Input;
+use super::input::ArrayInput;
 use super::npy;
 
 /// An archive with more arrays than this is not one of embeddings.
@@ -17,7 +17,7 @@ const ARRAYS_MAX: usize = 4_096;
 const EXPANSION_MAX: u64 = 1_032;
 
 /// An array of the archive.
-struct Entry {
+struct NpzEntry {
     index: usize,
     name: String,
     /// What there is to tell of it, or why it is none.
@@ -28,7 +28,7 @@ struct Entry {
 /// The dimension and the values of the array that is named, or of the only table of floats.
 pub(super) fn read<R: Read + Seek>(
     reader: R,
-    input: &Input<'_>,
+    input: &ArrayInput<'_>,
 ) -> Result<(usize, Vec<f32>), ArraysError> {
     let mut archive = ZipArchive::new(reader).map_err(|cause| refused(input, cause))?;
     if ARRAYS_MAX < archive.len() {
@@ -45,7 +45,7 @@ pub(super) fn read<R: Read + Seek>(
         .by_index(index)
         .map_err(|cause| refused(input, cause))?;
     let place = format!("{}[{}]", input.place, name(&file));
-    let inner = Input {
+    let inner = ArrayInput {
         place: &place,
         bytes: file.size(),
         options: input.options,
@@ -66,7 +66,7 @@ fn bare(name: &str) -> &str {
 
 fn named<R: Read + Seek>(
     archive: &mut ZipArchive<R>,
-    input: &Input<'_>,
+    input: &ArrayInput<'_>,
     name: &str,
 ) -> Result<usize, ArraysError> {
     let entries = entries(archive, input);
@@ -83,7 +83,7 @@ fn named<R: Read + Seek>(
 
 fn only<R: Read + Seek>(
     archive: &mut ZipArchive<R>,
-    input: &Input<'_>,
+    input: &ArrayInput<'_>,
 ) -> Result<usize, ArraysError> {
     let entries = entries(archive, input);
     let mut fitting = entries.iter().filter(|entry| entry.is_embeddings);
@@ -101,7 +101,7 @@ fn only<R: Read + Seek>(
 }
 
 /// Every entry, as its header tells it.
-fn entries<R: Read + Seek>(archive: &mut ZipArchive<R>, input: &Input<'_>) -> Vec<Entry> {
+fn entries<R: Read + Seek>(archive: &mut ZipArchive<R>, input: &ArrayInput<'_>) -> Vec<NpzEntry> {
     let mut entries = Vec::new();
     for index in 0..archive.len() {
         let Ok(mut file) = archive.by_index(index) else {
@@ -109,9 +109,9 @@ fn entries<R: Read + Seek>(archive: &mut ZipArchive<R>, input: &Input<'_>) -> Ve
         };
         let name = name(&file);
         let header = npy::header(&mut file, input);
-        entries.push(Entry {
+        entries.push(NpzEntry {
             index,
-            is_embeddings: header.as_ref().is_ok_and(npy::Header::is_embeddings),
+            is_embeddings: header.as_ref().is_ok_and(npy::NpyHeader::is_embeddings),
             description: header.map_or("not an array".to_owned(), |header| header.describe()),
             name,
         });
@@ -120,7 +120,7 @@ fn entries<R: Read + Seek>(archive: &mut ZipArchive<R>, input: &Input<'_>) -> Ve
 }
 
 /// The first of them, for an error.
-fn list(entries: &[Entry]) -> String {
+fn list(entries: &[NpzEntry]) -> String {
     const SHOWN: usize = 8;
     let mut texts: Vec<String> = entries
         .iter()
@@ -135,7 +135,7 @@ fn list(entries: &[Entry]) -> String {
     texts.join(", ")
 }
 
-fn refused(input: &Input<'_>, cause: ZipError) -> ArraysError {
+fn refused(input: &ArrayInput<'_>, cause: ZipError) -> ArraysError {
     if let ZipError::Io(cause) = cause {
         return input.unreadable(cause);
     }

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 
 use super::error::ArraysError;
-use super::footer::{Chunk, Column};
-use super::input::Input;
+use super::footer::{Chunk, ParquetColumn};
+use super::input::ArrayInput;
 use super::thrift::Thrift;
 use super::values::{PLAIN, PLAIN_DICTIONARY, RLE, hybrid};
 
@@ -43,7 +43,7 @@ impl Page {
 }
 
 /// What comes next in a column.
-pub(super) enum Next {
+pub(super) enum NextPage {
     /// The values that later pages refer to, always plain.
     Dictionary(Page),
     Data(Page),
@@ -52,8 +52,8 @@ pub(super) enum Next {
 /// The pages of one chunk, one after another.
 pub(super) struct Pages<'a> {
     file: &'a File,
-    input: Input<'a>,
-    column: &'a Column,
+    input: ArrayInput<'a>,
+    column: &'a ParquetColumn,
     codec: i64,
     /// Where the next page begins, and the last ends, in bytes.
     at: u64,
@@ -68,8 +68,8 @@ impl<'a> Pages<'a> {
     /// Begins at the first page. `budget` bounds the bytes that all pages have unpacked.
     pub(super) fn new(
         file: &'a File,
-        input: Input<'a>,
-        column: &'a Column,
+        input: ArrayInput<'a>,
+        column: &'a ParquetColumn,
         chunk: &Chunk,
         budget: u64,
     ) -> Result<Self, ArraysError> {
@@ -102,29 +102,31 @@ impl<'a> Pages<'a> {
     }
 
     /// The next page; `None` after the last, when all values have come.
-    pub(super) fn next(&mut self) -> Result<Option<Next>, ArraysError> {
+    pub(super) fn next(&mut self) -> Result<Option<NextPage>, ArraysError> {
         while 0 < self.values {
             let header = self.header()?;
             self.check(&header)?;
             let start = self.at + header.length;
             self.at = start + header.packed;
             match header.kind {
-                Kind::Data | Kind::DataV2 => {
+                ParquetPageKind::Data | ParquetPageKind::DataV2 => {
                     self.values = self.values.checked_sub(header.values).ok_or_else(|| {
                         self.input
                             .damaged("its pages have more values than its footer states")
                     })?;
                 }
-                Kind::Dictionary => {}
-                Kind::Other => continue,
+                ParquetPageKind::Dictionary => {}
+                ParquetPageKind::Other => continue,
             }
             let packed = self.read(start, header.packed)?;
             let bytes = self.unpack(&header, packed)?;
             let page = self.page(&header, bytes);
             let page = page.ok_or_else(|| self.input.damaged("a page of it cannot be decoded"))?;
             return Ok(Some(match header.kind {
-                Kind::Dictionary => Next::Dictionary(page),
-                Kind::Data | Kind::DataV2 | Kind::Other => Next::Data(page),
+                ParquetPageKind::Dictionary => NextPage::Dictionary(page),
+                ParquetPageKind::Data | ParquetPageKind::DataV2 | ParquetPageKind::Other => {
+                    NextPage::Data(page)
+                }
             }));
         }
         Ok(None)
@@ -142,24 +144,26 @@ impl<'a> Pages<'a> {
         Ok(bytes)
     }
 
-    fn header(&self) -> Result<Header, ArraysError> {
+    fn header(&self) -> Result<ParquetPageHeader, ArraysError> {
         let left = self.end.saturating_sub(self.at);
         for limit in [HEADER_BYTES, HEADER_BYTES_MAX] {
-            if let Some(header) = Header::parse(&self.read(self.at, left.min(limit))?) {
+            if let Some(header) = ParquetPageHeader::parse(&self.read(self.at, left.min(limit))?) {
                 return Ok(header);
             }
         }
         Err(self.input.damaged("the header of a page is malformed"))
     }
 
-    fn check(&mut self, header: &Header) -> Result<(), ArraysError> {
+    fn check(&mut self, header: &ParquetPageHeader) -> Result<(), ArraysError> {
         let left = self.end.saturating_sub(self.at + header.length);
         let levels = header.repeated_bytes.saturating_add(header.defined_bytes);
         // Each value of a dictionary takes at least its length, or itself.
-        let crowded = header.kind == Kind::Dictionary && header.unpacked / 4 < header.values;
+        let crowded =
+            header.kind == ParquetPageKind::Dictionary && header.unpacked / 4 < header.values;
         let consistent = header.packed <= left
             && levels <= header.packed.min(header.unpacked)
-            && (0 < header.values || header.kind != Kind::Data && header.kind != Kind::DataV2)
+            && (0 < header.values
+                || header.kind != ParquetPageKind::Data && header.kind != ParquetPageKind::DataV2)
             && !crowded;
         if !consistent {
             return Err(self
@@ -188,7 +192,7 @@ impl<'a> Pages<'a> {
     }
 
     /// The bytes of a page as they were before compression.
-    fn unpack(&self, header: &Header, packed: Vec<u8>) -> Result<Vec<u8>, ArraysError> {
+    fn unpack(&self, header: &ParquetPageHeader, packed: Vec<u8>) -> Result<Vec<u8>, ArraysError> {
         let levels = header.repeated_bytes + header.defined_bytes;
         let (Ok(size), Ok(levels)) = (usize::try_from(header.unpacked), usize::try_from(levels))
         else {
@@ -233,7 +237,7 @@ impl<'a> Pages<'a> {
     }
 
     /// Takes the levels off the front.
-    fn page(&self, header: &Header, bytes: Vec<u8>) -> Option<Page> {
+    fn page(&self, header: &ParquetPageHeader, bytes: Vec<u8>) -> Option<Page> {
         let values = usize::try_from(header.values).ok()?;
         let mut page = Page {
             encoding: header.encoding,
@@ -243,14 +247,14 @@ impl<'a> Pages<'a> {
             bytes,
             start: 0,
         };
-        if header.kind == Kind::Dictionary {
+        if header.kind == ParquetPageKind::Dictionary {
             let plain = matches!(header.encoding, PLAIN | PLAIN_DICTIONARY);
             page.encoding = PLAIN;
             return plain.then_some(page);
         }
         let mut rest = page.bytes.as_slice();
         let mut levels = |highest: u32, stated: u64| -> Option<Vec<u32>> {
-            let length = if header.kind == Kind::DataV2 {
+            let length = if header.kind == ParquetPageKind::DataV2 {
                 usize::try_from(stated).ok()?
             } else if 0 < highest {
                 let (length, after) = rest.split_first_chunk()?;
@@ -276,7 +280,7 @@ impl<'a> Pages<'a> {
 
 /// What a page is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum ParquetPageKind {
     Data,
     Dictionary,
     DataV2,
@@ -286,10 +290,10 @@ enum Kind {
 
 /// What stands before a page.
 #[derive(Clone, Debug)]
-struct Header {
+struct ParquetPageHeader {
     /// Its own length, in bytes.
     length: u64,
-    kind: Kind,
+    kind: ParquetPageKind,
     /// The page's length as it is, and once unpacked, in bytes.
     packed: u64,
     unpacked: u64,
@@ -301,11 +305,11 @@ struct Header {
     defined_bytes: u64,
 }
 
-impl Header {
+impl ParquetPageHeader {
     fn parse(bytes: &[u8]) -> Option<Self> {
         let mut header = Self {
             length: 0,
-            kind: Kind::Other,
+            kind: ParquetPageKind::Other,
             packed: 0,
             unpacked: 0,
             values: 0,
@@ -320,10 +324,10 @@ impl Header {
             match field {
                 1 => {
                     header.kind = match value.integer()? {
-                        0 => Kind::Data,
-                        2 => Kind::Dictionary,
-                        3 => Kind::DataV2,
-                        _ => Kind::Other,
+                        0 => ParquetPageKind::Data,
+                        2 => ParquetPageKind::Dictionary,
+                        3 => ParquetPageKind::DataV2,
+                        _ => ParquetPageKind::Other,
                     };
                 }
                 2 => header.unpacked = value.count()?,

@@ -10,10 +10,10 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 
 use super::error::ArraysError;
-use super::footer::{Chunk, Column, Footer, Physical, Text};
-use super::input::{DIMENSION_MAX, Input};
-use super::pages::{Next, Page, Pages};
-use super::table::Table;
+use super::footer::{Chunk, Footer, ParquetColumn, Physical, TextType};
+use super::input::{ArrayInput, DIMENSION_MAX};
+use super::pages::{NextPage, Page, Pages};
+use super::table::VectorTable;
 use super::values::{PLAIN_DICTIONARY, RLE_DICTIONARY, floats, hybrid, texts};
 
 /// A footer this long describes tens of thousands of chunks.
@@ -23,7 +23,7 @@ const FOOTER_BYTES_MAX: u64 = 16 << 20;
 const STRING_BYTES: u64 = size_of::<String>() as u64;
 
 /// The embeddings, and the text beside them.
-pub(super) fn read(file: &File, input: &Input<'_>) -> Result<Table, ArraysError> {
+pub(super) fn read(file: &File, input: &ArrayInput<'_>) -> Result<VectorTable, ArraysError> {
     let footer = footer(file, input)?;
     if footer.rows == 0 {
         return Err(ArraysError::Empty {
@@ -55,7 +55,7 @@ pub(super) fn read(file: &File, input: &Input<'_>) -> Result<Table, ArraysError>
             }
         }
     }
-    Ok(Table {
+    Ok(VectorTable {
         dimension,
         vectors,
         columns,
@@ -64,7 +64,7 @@ pub(super) fn read(file: &File, input: &Input<'_>) -> Result<Table, ArraysError>
 }
 
 /// The footer ends the file, before its length and four letters.
-fn footer(mut file: &File, input: &Input<'_>) -> Result<Footer, ArraysError> {
+fn footer(mut file: &File, input: &ArrayInput<'_>) -> Result<Footer, ArraysError> {
     let mut tail = [0; 8];
     let before = input.bytes.saturating_sub(8);
     file.seek(SeekFrom::Start(before))
@@ -98,7 +98,7 @@ fn footer(mut file: &File, input: &Input<'_>) -> Result<Footer, ArraysError> {
 }
 
 /// The column that is named, or the only one that can be the embeddings.
-fn embeddings(footer: &Footer, input: &Input<'_>) -> Result<usize, ArraysError> {
+fn embeddings(footer: &Footer, input: &ArrayInput<'_>) -> Result<usize, ArraysError> {
     let columns = footer.columns.iter().enumerate();
     let fitting: Vec<usize> = match &input.options.name {
         None => columns
@@ -133,11 +133,11 @@ fn embeddings(footer: &Footer, input: &Input<'_>) -> Result<usize, ArraysError> 
 /// The columns to read as text, by their places.
 fn wanted(
     footer: &Footer,
-    input: &Input<'_>,
+    input: &ArrayInput<'_>,
     embeddings: usize,
-) -> Result<BTreeMap<usize, Text>, ArraysError> {
+) -> Result<BTreeMap<usize, TextType>, ArraysError> {
     let columns = footer.columns.iter().enumerate();
-    let mut text: BTreeMap<usize, Text> = columns
+    let mut text: BTreeMap<usize, TextType> = columns
         .filter(|(index, _)| *index != embeddings)
         .filter_map(|(index, column)| Some((index, column.text()?)))
         .collect();
@@ -154,7 +154,7 @@ fn wanted(
     Ok(text)
 }
 
-fn no_column(footer: &Footer, input: &Input<'_>, name: &str) -> ArraysError {
+fn no_column(footer: &Footer, input: &ArrayInput<'_>, name: &str) -> ArraysError {
     ArraysError::NoSuch {
         place: input.place.to_owned(),
         kind: "column of the right type",
@@ -170,7 +170,7 @@ fn list(footer: &Footer) -> String {
         .columns
         .iter()
         .take(SHOWN)
-        .map(Column::describe)
+        .map(ParquetColumn::describe)
         .collect();
     match footer.columns.len().saturating_sub(SHOWN) {
         0 if texts.is_empty() => return "none".to_owned(),
@@ -188,7 +188,7 @@ fn chunks(footer: &Footer, index: usize) -> impl Iterator<Item = (u64, &Chunk)> 
 
 /// The embeddings as far as they have been read.
 struct Lists<'a> {
-    input: &'a Input<'a>,
+    input: &'a ArrayInput<'a>,
     vectors: Vec<f32>,
     /// Known once the first row has ended.
     dimension: Option<usize>,
@@ -200,7 +200,7 @@ struct Lists<'a> {
 impl<'a> Lists<'a> {
     fn read(
         file: &File,
-        input: &'a Input<'a>,
+        input: &'a ArrayInput<'a>,
         footer: &Footer,
         index: usize,
     ) -> Result<(usize, Vec<f32>), ArraysError> {
@@ -225,11 +225,11 @@ impl<'a> Lists<'a> {
             let mut pages = Pages::new(file, *input, column, chunk, budget)?;
             while let Some(next) = pages.next()? {
                 match next {
-                    Next::Dictionary(page) => {
+                    NextPage::Dictionary(page) => {
                         let values = floats(page.encoding, page.bytes(), page.values, double);
                         dictionary = Some(values.ok_or_else(|| undecodable(input, &page))?);
                     }
-                    Next::Data(page) => {
+                    NextPage::Data(page) => {
                         lists.place(&page, column.defined)?;
                         let plain =
                             |page: &Page, count| floats(page.encoding, page.bytes(), count, double);
@@ -311,13 +311,13 @@ struct TextColumn {
     /// Its place in the footer.
     index: usize,
     /// How its values are written as text.
-    text: Text,
+    text: TextType,
 }
 
 /// One column as text, a null as an empty one. Takes what it uses from `room`, in bytes.
 fn read_text(
     file: &File,
-    input: &Input<'_>,
+    input: &ArrayInput<'_>,
     footer: &Footer,
     wanted: TextColumn,
     room: &mut u64,
@@ -337,8 +337,8 @@ fn read_text(
         let mut pages = Pages::new(file, *input, column, chunk, budget)?;
         while let Some(next) = pages.next()? {
             let (page, is_dictionary) = match next {
-                Next::Dictionary(page) => (page, true),
-                Next::Data(page) => (page, false),
+                NextPage::Dictionary(page) => (page, true),
+                NextPage::Data(page) => (page, false),
             };
             let plain = |page: &Page, count| texts(page.encoding, page.bytes(), count, text);
             if is_dictionary {
@@ -397,7 +397,7 @@ struct Coded<'a, T> {
 
 /// Hands out the values of a page, from the dictionary where it refers to one.
 fn visit<T>(
-    input: &Input<'_>,
+    input: &ArrayInput<'_>,
     coded: &Coded<'_, T>,
     plain: impl Fn(&Page, usize) -> Option<Vec<T>>,
     mut take: impl FnMut(&T) -> Result<(), ArraysError>,
@@ -426,7 +426,7 @@ fn visit<T>(
     Ok(())
 }
 
-fn undecodable(input: &Input<'_>, page: &Page) -> ArraysError {
+fn undecodable(input: &ArrayInput<'_>, page: &Page) -> ArraysError {
     match page.encoding {
         0 | 2 | 3 | 8 | 9 => input.damaged("a page of it cannot be decoded"),
         code => ArraysError::Unsupported {
@@ -437,7 +437,11 @@ fn undecodable(input: &Input<'_>, page: &Page) -> ArraysError {
     }
 }
 
-fn check_type(input: &Input<'_>, column: &Column, chunk: &Chunk) -> Result<(), ArraysError> {
+fn check_type(
+    input: &ArrayInput<'_>,
+    column: &ParquetColumn,
+    chunk: &Chunk,
+) -> Result<(), ArraysError> {
     if chunk.elsewhere || Physical::parse(chunk.physical) == column.physical {
         Ok(())
     } else {
@@ -445,7 +449,7 @@ fn check_type(input: &Input<'_>, column: &Column, chunk: &Chunk) -> Result<(), A
     }
 }
 
-fn spend(input: &Input<'_>, room: u64, bytes: u64) -> Result<u64, ArraysError> {
+fn spend(input: &ArrayInput<'_>, room: u64, bytes: u64) -> Result<u64, ArraysError> {
     room.checked_sub(bytes)
         .ok_or_else(|| ArraysError::TooLarge {
             place: format!("the text of {}", input.place),

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::error::ArraysError;
-use super::labels::Rows;
+use super::labels::LabelTable;
 
 /// One embedding a row, as written: not normalised, and perhaps not even numbers.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Table {
+pub struct VectorTable {
     /// Values in a row, `1..=DIMENSION_MAX`.
     pub dimension: usize,
     /// Row after row, `rows * dimension` values; doubles are rounded, halves widened.
@@ -20,7 +20,7 @@ pub struct Table {
     pub left_out: Vec<String>,
 }
 
-impl Table {
+impl VectorTable {
     /// The number of embeddings, at least one.
     #[must_use]
     pub fn rows(&self) -> usize {
@@ -30,8 +30,8 @@ impl Table {
     /// The label, id, role and metadata of each row, from the columns of the same file.
     ///
     /// # Errors
-    /// Refuses what [`Rows::read`] refuses; `path` is named where something is wrong.
-    pub fn labels(&self, path: &Path) -> Result<Rows, ArraysError> {
-        Rows::from_columns(path, self.columns.clone(), self.rows())
+    /// Refuses what [`LabelTable::read`] refuses; `path` is named where something is wrong.
+    pub fn labels(&self, path: &Path) -> Result<LabelTable, ArraysError> {
+        LabelTable::from_columns(path, self.columns.clone(), self.rows())
     }
 }

@@ -31,7 +31,7 @@ const OTHERS: [(&[u8], &str); 6] = [
 
 /// The order of the bytes of UTF-16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Order {
+enum Utf16Order {
     Little,
     Big,
 }
@@ -143,10 +143,10 @@ pub(super) fn on_line(place: &str, line: u64, what: impl Into<String>) -> Arrays
 ///
 /// Without a mark it takes one character of ASCII at the beginning or a line's end at the end, and that
 /// a line feed ends a line, or that there is none and all is Latin: a stray NUL in UTF-8 is no UTF-16.
-fn order(bytes: &[u8]) -> Option<Order> {
+fn order(bytes: &[u8]) -> Option<Utf16Order> {
     match bytes {
-        [0xff, 0xfe, ..] => return Some(Order::Little),
-        [0xfe, 0xff, ..] => return Some(Order::Big),
+        [0xff, 0xfe, ..] => return Some(Utf16Order::Little),
+        [0xfe, 0xff, ..] => return Some(Utf16Order::Big),
         _ => {}
     }
     let (units, []) = bytes.as_chunks::<2>() else {
@@ -158,15 +158,15 @@ fn order(bytes: &[u8]) -> Option<Order> {
         begins || closes
     };
     let order = if ends(b'\n', 0) {
-        Order::Little
+        Utf16Order::Little
     } else if ends(0, b'\n') {
-        Order::Big
+        Utf16Order::Big
     } else {
         return None;
     };
     let ordered = |unit: &[u8; 2]| match order {
-        Order::Little => *unit,
-        Order::Big => [unit[1], unit[0]],
+        Utf16Order::Little => *unit,
+        Utf16Order::Big => [unit[1], unit[0]],
     };
     let ends_line = |unit: [u8; 2]| matches!(unit, [b'\n' | b'\r', 0]);
     let regular = if bytes.contains(&b'\n') || bytes.contains(&b'\r') {
@@ -177,11 +177,11 @@ fn order(bytes: &[u8]) -> Option<Order> {
     regular.then_some(order)
 }
 
-fn from_utf16(place: &str, bytes: &[u8], order: Order) -> Result<String, ArraysError> {
+fn from_utf16(place: &str, bytes: &[u8], order: Utf16Order) -> Result<String, ArraysError> {
     let (units, rest) = bytes.as_chunks::<2>();
     let unit = |pair: &[u8; 2]| match order {
-        Order::Little => u16::from_le_bytes(*pair),
-        Order::Big => u16::from_be_bytes(*pair),
+        Utf16Order::Little => u16::from_le_bytes(*pair),
+        Utf16Order::Big => u16::from_be_bytes(*pair),
     };
     let mut text = String::with_capacity(units.len());
     for decoded in char::decode_utf16(units.iter().map(unit)) {

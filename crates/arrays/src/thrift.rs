@@ -16,7 +16,7 @@ pub(super) struct Thrift<'a> {
 
 /// What follows a field's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum ThriftKind {
     True,
     False,
     Byte,
@@ -30,9 +30,9 @@ enum Kind {
 }
 
 /// The value of a field, for as long as it has not been read.
-pub(super) struct Value<'t, 'a> {
+pub(super) struct ThriftValue<'t, 'a> {
     thrift: &'t mut Thrift<'a>,
-    kind: Kind,
+    kind: ThriftKind,
 }
 
 impl<'a> Thrift<'a> {
@@ -50,7 +50,7 @@ impl<'a> Thrift<'a> {
     /// where `visit` finds it so.
     pub(super) fn fields(
         &mut self,
-        visit: &mut dyn FnMut(i64, Value<'_, 'a>) -> Option<()>,
+        visit: &mut dyn FnMut(i64, ThriftValue<'_, 'a>) -> Option<()>,
     ) -> Option<()> {
         self.deeper()?;
         let mut field = 0_i64;
@@ -64,8 +64,8 @@ impl<'a> Thrift<'a> {
                 0 => self.integer()?,
                 step => field.checked_add(i64::from(step))?,
             };
-            let kind = Kind::parse(head & 0x0f)?;
-            visit(field, Value { thrift: self, kind })?;
+            let kind = ThriftKind::parse(head & 0x0f)?;
+            visit(field, ThriftValue { thrift: self, kind })?;
         }
     }
 
@@ -108,45 +108,48 @@ impl<'a> Thrift<'a> {
         (length <= self.rest.len()).then_some(length)
     }
 
-    fn list(&mut self) -> Option<(Kind, usize)> {
+    fn list(&mut self) -> Option<(ThriftKind, usize)> {
         let head = self.byte()?;
         let count = match head >> 4 {
             15 => self.length()?,
             short => usize::from(short),
         };
         // Some writers give the elements of an empty list no type.
-        let kind = match (count, Kind::parse(head & 0x0f)) {
-            (0, None) => Kind::Byte,
+        let kind = match (count, ThriftKind::parse(head & 0x0f)) {
+            (0, None) => ThriftKind::Byte,
             (_, kind) => kind?,
         };
         (count <= self.rest.len()).then_some((kind, count))
     }
 
-    fn skip(&mut self, kind: Kind) -> Option<()> {
+    fn skip(&mut self, kind: ThriftKind) -> Option<()> {
         match kind {
-            Kind::True | Kind::False => Some(()),
-            Kind::Byte => self.bytes(1).map(drop),
-            Kind::Integer => self.unsigned().map(drop),
-            Kind::Double => self.bytes(8).map(drop),
-            Kind::Uuid => self.bytes(16).map(drop),
-            Kind::Binary => {
+            ThriftKind::True | ThriftKind::False => Some(()),
+            ThriftKind::Byte => self.bytes(1).map(drop),
+            ThriftKind::Integer => self.unsigned().map(drop),
+            ThriftKind::Double => self.bytes(8).map(drop),
+            ThriftKind::Uuid => self.bytes(16).map(drop),
+            ThriftKind::Binary => {
                 let length = self.length()?;
                 self.bytes(length).map(drop)
             }
-            Kind::Struct => self.fields(&mut |_, value| value.skip()),
-            Kind::List => {
+            ThriftKind::Struct => self.fields(&mut |_, value| value.skip()),
+            ThriftKind::List => {
                 self.deeper()?;
                 let (kind, count) = self.list()?;
                 (0..count).try_for_each(|_| self.skip_element(kind))?;
                 self.depth -= 1;
                 Some(())
             }
-            Kind::Map => {
+            ThriftKind::Map => {
                 self.deeper()?;
                 let count = self.length()?;
                 if 0 < count {
                     let kinds = self.byte()?;
-                    let (key, value) = (Kind::parse(kinds >> 4)?, Kind::parse(kinds & 0x0f)?);
+                    let (key, value) = (
+                        ThriftKind::parse(kinds >> 4)?,
+                        ThriftKind::parse(kinds & 0x0f)?,
+                    );
                     for _ in 0..count {
                         self.skip_element(key)?;
                         self.skip_element(value)?;
@@ -159,22 +162,22 @@ impl<'a> Thrift<'a> {
     }
 
     /// As [`Self::skip`], but a boolean takes a byte where it is no field.
-    fn skip_element(&mut self, kind: Kind) -> Option<()> {
+    fn skip_element(&mut self, kind: ThriftKind) -> Option<()> {
         match kind {
-            Kind::True | Kind::False => self.skip(Kind::Byte),
-            Kind::Byte
-            | Kind::Integer
-            | Kind::Double
-            | Kind::Binary
-            | Kind::List
-            | Kind::Map
-            | Kind::Struct
-            | Kind::Uuid => self.skip(kind),
+            ThriftKind::True | ThriftKind::False => self.skip(ThriftKind::Byte),
+            ThriftKind::Byte
+            | ThriftKind::Integer
+            | ThriftKind::Double
+            | ThriftKind::Binary
+            | ThriftKind::List
+            | ThriftKind::Map
+            | ThriftKind::Struct
+            | ThriftKind::Uuid => self.skip(kind),
         }
     }
 }
 
-impl<'a> Value<'_, 'a> {
+impl<'a> ThriftValue<'_, 'a> {
     /// Passes over it.
     pub(super) fn skip(self) -> Option<()> {
         self.thrift.skip(self.kind)
@@ -182,7 +185,7 @@ impl<'a> Value<'_, 'a> {
 
     /// An integer of any width but a byte.
     pub(super) fn integer(self) -> Option<i64> {
-        if self.kind != Kind::Integer {
+        if self.kind != ThriftKind::Integer {
             return None;
         }
         self.thrift.integer()
@@ -195,12 +198,13 @@ impl<'a> Value<'_, 'a> {
 
     /// A boolean.
     pub(super) fn boolean(self) -> Option<bool> {
-        matches!(self.kind, Kind::True | Kind::False).then_some(self.kind == Kind::True)
+        matches!(self.kind, ThriftKind::True | ThriftKind::False)
+            .then_some(self.kind == ThriftKind::True)
     }
 
     /// A text.
     pub(super) fn text(self) -> Option<&'a str> {
-        if self.kind != Kind::Binary {
+        if self.kind != ThriftKind::Binary {
             return None;
         }
         let length = self.thrift.length()?;
@@ -210,34 +214,37 @@ impl<'a> Value<'_, 'a> {
     /// A struct.
     pub(super) fn fields(
         self,
-        visit: &mut dyn FnMut(i64, Value<'_, 'a>) -> Option<()>,
+        visit: &mut dyn FnMut(i64, ThriftValue<'_, 'a>) -> Option<()>,
     ) -> Option<()> {
-        if self.kind != Kind::Struct {
+        if self.kind != ThriftKind::Struct {
             return None;
         }
         self.thrift.fields(visit)
     }
 
     /// A list of structs: `each` reads one of them.
-    pub(super) fn structs(self, each: &mut dyn FnMut(Value<'_, 'a>) -> Option<()>) -> Option<()> {
-        if self.kind != Kind::List {
+    pub(super) fn structs(
+        self,
+        each: &mut dyn FnMut(ThriftValue<'_, 'a>) -> Option<()>,
+    ) -> Option<()> {
+        if self.kind != ThriftKind::List {
             return None;
         }
         let (kind, count) = self.thrift.list()?;
-        if kind != Kind::Struct && 0 < count {
+        if kind != ThriftKind::Struct && 0 < count {
             return None;
         }
         for _ in 0..count {
-            each(Value {
+            each(ThriftValue {
                 thrift: &mut *self.thrift,
-                kind: Kind::Struct,
+                kind: ThriftKind::Struct,
             })?;
         }
         Some(())
     }
 }
 
-impl Kind {
+impl ThriftKind {
     fn parse(code: u8) -> Option<Self> {
         Some(match code {
             1 => Self::True,

@@ -1,7 +1,7 @@
 //! The encodings of a Parquet page that pandas, Polars, `DuckDB` and Spark write by default
 //! (<https://parquet.apache.org/docs/file-format/data-pages/encodings/>).
 
-use super::footer::Text;
+use super::footer::TextType;
 
 /// `PLAIN`.
 pub(super) const PLAIN: i64 = 0;
@@ -117,33 +117,38 @@ fn split<const N: usize>(bytes: &[u8], count: usize, value: impl Fn([u8; N]) -> 
 }
 
 /// `count` values as text.
-pub(super) fn texts(encoding: i64, bytes: &[u8], count: usize, text: Text) -> Option<Vec<String>> {
+pub(super) fn texts(
+    encoding: i64,
+    bytes: &[u8],
+    count: usize,
+    text: TextType,
+) -> Option<Vec<String>> {
     let of_width = |width: usize| bytes.get(..count.checked_mul(width)?);
     match (encoding, text) {
-        (PLAIN, Text::Int32 { signed: true }) => {
+        (PLAIN, TextType::Int32 { signed: true }) => {
             Some(plain(of_width(4)?, |b| i32::from_le_bytes(b).to_string()))
         }
-        (PLAIN, Text::Int32 { signed: false }) => {
+        (PLAIN, TextType::Int32 { signed: false }) => {
             Some(plain(of_width(4)?, |b| u32::from_le_bytes(b).to_string()))
         }
-        (PLAIN, Text::Int64 { signed: true }) => {
+        (PLAIN, TextType::Int64 { signed: true }) => {
             Some(plain(of_width(8)?, |b| i64::from_le_bytes(b).to_string()))
         }
-        (PLAIN, Text::Int64 { signed: false }) => {
+        (PLAIN, TextType::Int64 { signed: false }) => {
             Some(plain(of_width(8)?, |b| u64::from_le_bytes(b).to_string()))
         }
-        (PLAIN, Text::Boolean) => {
+        (PLAIN, TextType::Boolean) => {
             let bits = bytes.get(..count.div_ceil(8))?;
             let mut numbers = Vec::new();
             unpack(bits, 1, count, &mut numbers);
             Some(booleans(&numbers))
         }
-        (RLE, Text::Boolean) => {
+        (RLE, TextType::Boolean) => {
             let (length, after) = bytes.split_first_chunk()?;
             let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
             Some(booleans(&hybrid(after.get(..length)?, 1, count)?))
         }
-        (PLAIN, Text::Utf8) => words(bytes, count),
+        (PLAIN, TextType::Utf8) => words(bytes, count),
         _ => None,
     }
 }

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use matchpoint_embed::pixels::{
-    BYTES_MAX, Conventions, DECODE_BYTES_MAX, Filter, Fit, Geometry, JpegScale, Limits, Pixels,
-    Resizer,
+    AspectFit, BYTES_MAX, Conventions, DECODE_BYTES_MAX, Geometry, ImageLimits, JpegScale, Pixels,
+    ResizeFilter, Resizer,
 };
 use sha2::{Digest, Sha256};
 
@@ -33,15 +33,15 @@ fn main() {
         digests(words.next().unwrap());
         return;
     }
-    let limits = Limits {
+    let limits = ImageLimits {
         bytes_max: BYTES_MAX,
         decode_bytes_max: DECODE_BYTES_MAX,
     };
     let geometry = |jpeg| Geometry {
         width: 224,
         height: 224,
-        fit: Fit::Squash,
-        filter: Filter::Bilinear,
+        fit: AspectFit::Squash,
+        filter: ResizeFilter::Bilinear,
         jpeg,
         conventions: Conventions::default(),
         grey: false,
@@ -81,7 +81,7 @@ fn main() {
 }
 
 fn digests(folder: &str) {
-    let limits = Limits {
+    let limits = ImageLimits {
         bytes_max: BYTES_MAX,
         decode_bytes_max: DECODE_BYTES_MAX,
     };

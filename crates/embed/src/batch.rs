@@ -15,12 +15,12 @@ use super::session::Session;
 /// The way to the shared session. Cloning shares it; the thread behind it ends with the last clone.
 #[derive(Clone)]
 pub(super) struct Batcher {
-    waiting: Sender<Waiting>,
+    waiting: Sender<WaitingTensor>,
     batch_max: usize,
 }
 
 /// A tensor, and who waits for its embedding.
-struct Waiting {
+struct WaitingTensor {
     tensor: Vec<f32>,
     answer: Sender<Result<Vec<f32>, String>>,
 }
@@ -39,7 +39,7 @@ impl Batcher {
         })
     }
 
-    fn over(batch_max: usize, run: impl Run + Send + 'static) -> Result<Self, ModelError> {
+    fn over(batch_max: usize, run: impl RunBatch + Send + 'static) -> Result<Self, ModelError> {
         // A worker that finds no place waits here, as it would for its answer.
         let (waiting, tensors) = crossbeam_channel::bounded(batch_max);
         thread::Builder::new()
@@ -57,7 +57,7 @@ impl Batcher {
     /// The embedding of one input tensor, as [`Session::run`] gives it.
     pub(super) fn run(&self, tensor: &[f32]) -> Result<Vec<f32>, String> {
         let (answer, answered) = crossbeam_channel::bounded(1);
-        let waiting = Waiting {
+        let waiting = WaitingTensor {
             tensor: tensor.to_vec(),
             answer,
         };
@@ -68,21 +68,21 @@ impl Batcher {
 }
 
 /// The embeddings of so many input tensors, one behind the other.
-trait Run: FnMut(&[f32], usize) -> Result<Vec<Vec<f32>>, String> {}
+trait RunBatch: FnMut(&[f32], usize) -> Result<Vec<Vec<f32>>, String> {}
 
-impl<R: FnMut(&[f32], usize) -> Result<Vec<Vec<f32>>, String>> Run for R {}
+impl<R: FnMut(&[f32], usize) -> Result<Vec<Vec<f32>>, String>> RunBatch for R {}
 
-fn serve(mut run: impl Run, batch_max: usize, waiting: &Receiver<Waiting>) {
+fn serve(mut run: impl RunBatch, batch_max: usize, waiting: &Receiver<WaitingTensor>) {
     let mut tensors = Vec::new();
     while let Ok(first) = waiting.recv() {
         let others = waiting.try_iter().take(batch_max - 1);
-        let batch: Vec<Waiting> = std::iter::once(first).chain(others).collect();
+        let batch: Vec<WaitingTensor> = std::iter::once(first).chain(others).collect();
         answer(&mut run, &mut tensors, batch);
     }
 }
 
 /// Runs a batch; where that fails, each image alone, so that one costs no other its answer.
-fn answer(run: &mut impl Run, tensors: &mut Vec<f32>, batch: Vec<Waiting>) {
+fn answer(run: &mut impl RunBatch, tensors: &mut Vec<f32>, batch: Vec<WaitingTensor>) {
     if 1 < batch.len() {
         tensors.clear();
         for waiting in &batch {
@@ -116,7 +116,11 @@ fn answer(run: &mut impl Run, tensors: &mut Vec<f32>, batch: Vec<Waiting>) {
 
 /// A run whose panic is its failure: on this thread it would be that of every later run. The session
 /// keeps nothing between runs that a panic could leave half changed.
-fn caught(run: &mut impl Run, tensors: &[f32], images: usize) -> Result<Vec<Vec<f32>>, String> {
+fn caught(
+    run: &mut impl RunBatch,
+    tensors: &[f32],
+    images: usize,
+) -> Result<Vec<Vec<f32>>, String> {
     catch_unwind(AssertUnwindSafe(|| run(tensors, images)))
         .unwrap_or_else(|_message| Err(String::from("it panicked; the message is in the log")))
 }
@@ -182,7 +186,7 @@ mod tests {
         let batch = [1.0, f32::NAN, 3.0].map(|value| {
             let (answer, answered) = crossbeam_channel::bounded(1);
             answers.push(answered);
-            Waiting {
+            WaitingTensor {
                 tensor: vec![value],
                 answer,
             }

@@ -36,7 +36,7 @@ pub struct Port {
 
 /// All inputs and outputs of a model.
 #[derive(Clone, Debug)]
-pub struct Interface {
+pub struct ModelInterface {
     /// What it takes.
     pub inputs: Vec<Port>,
     /// What it gives.
@@ -45,7 +45,7 @@ pub struct Interface {
 
 /// A session of a model, and how images are prepared for it. Nothing has been checked but that the
 /// two fit.
-pub struct Draft {
+pub struct ModelDraft {
     /// What embeds images, on the CPU.
     pub embedder: Embedder,
     path: PathBuf,
@@ -96,12 +96,12 @@ impl OnnxFile {
     ///
     /// # Errors
     /// The file is no model that is all in one file, or ONNX Runtime does not take it.
-    pub fn interface(&self, runtime: &Runtime) -> Result<Interface, ModelError> {
+    pub fn interface(&self, runtime: &Runtime) -> Result<ModelInterface, ModelError> {
         let builder = session::builder(runtime, Provider::Cpu, ONE_THREAD);
         let session = session::open(builder, &self.bytes);
         let session = session.map_err(|error| error.of(self.path.clone()))?;
         let ports = |outlets: &[Outlet]| outlets.iter().map(Port::of).collect();
-        Ok(Interface {
+        Ok(ModelInterface {
             inputs: ports(session.inputs()),
             outputs: ports(session.outputs()),
         })
@@ -112,13 +112,13 @@ impl OnnxFile {
     ///
     /// # Errors
     /// The manifest has mistakes, all of which are named, or does not fit the model.
-    pub fn draft(&self, manifest: &str, runtime: &Runtime) -> Result<Draft, ModelError> {
+    pub fn draft(&self, manifest: &str, runtime: &Runtime) -> Result<ModelDraft, ModelError> {
         let manifest = self.manifest(manifest)?;
         let builder = session::builder(runtime, Provider::Cpu, ONE_THREAD);
         let session = Session::create(builder, &self.bytes, &manifest);
         let session = session.map_err(|error| error.of(self.path.clone()))?;
         let budget = DecodeBudget::new(None);
-        Ok(Draft {
+        Ok(ModelDraft {
             embedder: Embedder::new(session.into(), Arc::new(manifest), budget),
             path: self.path.clone(),
         })
@@ -142,7 +142,7 @@ fn parse(text: &str, onnx: &Path) -> Result<Manifest, ModelError> {
     })
 }
 
-impl Draft {
+impl ModelDraft {
     /// Prepares images from now on as another manifest says, of the same input and output.
     ///
     /// # Errors

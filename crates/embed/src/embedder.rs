@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::pixels::{self, Limits, Pixels, PixelsError, Resized, Resizer};
+use crate::pixels::{self, ImageLimits, Pixels, PixelsError, Resized, Resizer};
 use matchpoint_vector::Embedding;
 
 use super::batch::Batcher;
@@ -124,7 +124,7 @@ impl Embedder {
     /// it shows nothing, [`EmbedError::NoEmbedding`] if the model gives NaN, infinity or zeros for
     /// it, [`EmbedError::Model`] if the model fails to run, [`EmbedError::NoModel`] if there is none,
     /// [`EmbedError::GivenUp`] if nobody waits for it any more.
-    pub fn embed(&mut self, image: &[u8], limits: &Limits) -> Result<Embedded, EmbedError> {
+    pub fn embed(&mut self, image: &[u8], limits: &ImageLimits) -> Result<Embedded, EmbedError> {
         let watch = self.watch.as_ref();
         let is_over = || watch.is_some_and(Watch::is_over);
         let embedder = self.image.as_mut().ok_or(EmbedError::NoModel)?;
@@ -147,7 +147,7 @@ impl ImageEmbedder {
     fn embed(
         &mut self,
         image: &[u8],
-        limits: &Limits,
+        limits: &ImageLimits,
         is_over: &dyn Fn() -> bool,
     ) -> Result<Embedded, EmbedError> {
         let Self {
@@ -188,7 +188,7 @@ impl ImageEmbedder {
 /// An image as the model takes it.
 pub(super) fn tensor_of(
     image: &[u8],
-    limits: &Limits,
+    limits: &ImageLimits,
     manifest: &Manifest,
 ) -> Result<Vec<f32>, EmbedError> {
     let mut tensor = tensor_for(manifest);
@@ -206,7 +206,7 @@ fn tensor_for(manifest: &Manifest) -> Vec<f32> {
 /// Decodes an image and brings it to the model's size.
 fn resized(
     image: &[u8],
-    limits: &Limits,
+    limits: &ImageLimits,
     manifest: &Manifest,
     resizer: &mut Resizer,
 ) -> Result<Resized, EmbedError> {

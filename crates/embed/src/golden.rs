@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::pixels::Limits;
+use crate::pixels::ImageLimits;
 use matchpoint_vector::{Embedding, Similarity};
 
 use super::embedder::tensor_of;
 use super::error::{EmbedError, ModelError};
 use super::folder::{self, GOLDEN_BYTES_MAX};
-use super::manifest::{Golden, Manifest};
+use super::manifest::{GoldenFiles, Manifest};
 use super::runtime::Runtime;
 use super::session::{Provider, Session};
 
@@ -29,7 +29,7 @@ pub(super) struct GoldenCheck {
 impl GoldenCheck {
     /// Reads and decodes what the manifest names.
     pub(super) fn read(folder: &Path, manifest: &Manifest) -> Result<Self, ModelError> {
-        let Golden {
+        let GoldenFiles {
             image: file,
             embedding,
             cosine_min,
@@ -37,7 +37,7 @@ impl GoldenCheck {
         let path = folder.join(file);
         let bytes = folder::read(folder, file, GOLDEN_BYTES_MAX)?;
         let reference = folder::read_reference(folder, embedding, manifest.output.dimension)?;
-        let limits = Limits {
+        let limits = ImageLimits {
             bytes_max: usize::try_from(GOLDEN_BYTES_MAX).unwrap_or(usize::MAX),
             decode_bytes_max: GOLDEN_DECODE_BYTES_MAX,
         };

@@ -6,17 +6,17 @@ use super::section::{COLOUR, Section, choose, colour_of, numbers, tensor_name, w
 pub(super) const SIDE_MAX: u32 = 4096;
 
 /// How pixels become the input tensor.
-pub(super) struct Input {
+pub(super) struct InputEncoding {
     pub(super) name: String,
-    pub(super) layout: Layout,
+    pub(super) layout: TensorLayout,
     pub(super) colour: Colour,
     /// Laid under transparent pixels.
     pub(super) background: [u8; 3],
-    pub(super) scale: Scale,
+    pub(super) scale: PixelScaling,
 }
 
 /// How grey levels become numbers.
-pub(super) enum Scale {
+pub(super) enum PixelScaling {
     /// By the same mean and spread for every image: one of each for each channel, in grey levels
     /// and in RGB order.
     Fixed { mean: Vec<f32>, std: Vec<f32> },
@@ -24,7 +24,7 @@ pub(super) enum Scale {
     Image,
 }
 
-impl Scale {
+impl PixelScaling {
     /// Whether grey levels stay as they are.
     pub(super) fn is_none(&self) -> bool {
         let (Self::Fixed { mean, std }, bits) = (self, |value: f32| value.to_bits()) else {
@@ -37,7 +37,7 @@ impl Scale {
 
 /// The order of the tensor's axes.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Layout {
+pub(super) enum TensorLayout {
     Nchw,
     Nhwc,
 }
@@ -92,7 +92,8 @@ impl Colour {
     }
 }
 
-pub(super) const LAYOUTS: [(&str, Layout); 2] = [("nchw", Layout::Nchw), ("nhwc", Layout::Nhwc)];
+pub(super) const LAYOUTS: [(&str, TensorLayout); 2] =
+    [("nchw", TensorLayout::Nchw), ("nhwc", TensorLayout::Nhwc)];
 pub(super) const COLOURS: [(&str, Colour); 5] = [
     ("rgb", Colour::Rgb),
     ("bgr", Colour::Bgr),
@@ -102,7 +103,7 @@ pub(super) const COLOURS: [(&str, Colour); 5] = [
 ];
 
 /// Reads the table: the input, its width and its height.
-pub(super) fn read_input(mut section: Section<'_>) -> Option<(Input, u32, u32)> {
+pub(super) fn read_input(mut section: Section<'_>) -> Option<(InputEncoding, u32, u32)> {
     let sides = format!("a whole number from 1 to {SIDE_MAX}");
     let name = section.required("name", "a text that is not empty", tensor_name);
     let layout = section.required("layout", &words(&LAYOUTS), |value| choose(&LAYOUTS, value));
@@ -112,7 +113,7 @@ pub(super) fn read_input(mut section: Section<'_>) -> Option<(Input, u32, u32)> 
     let background = section.optional("background", COLOUR, colour_of);
     let scale = read_scale(&mut section, colour.unwrap_or(Colour::Rgb));
     section.finish();
-    let input = Input {
+    let input = InputEncoding {
         name: name?,
         layout: layout?,
         colour: colour?,
@@ -122,7 +123,7 @@ pub(super) fn read_input(mut section: Section<'_>) -> Option<(Input, u32, u32)> 
     Some((input, width?, height?))
 }
 
-/// How the manifest writes [`Scale`].
+/// How the manifest writes [`PixelScaling`].
 #[derive(Clone, Copy, PartialEq)]
 enum ScaleWord {
     MeanStd,
@@ -138,10 +139,10 @@ const SCALES: [(&str, ScaleWord); 4] = [
     ("image", ScaleWord::Image),
 ];
 
-fn read_scale(section: &mut Section<'_>, colour: Colour) -> Option<Scale> {
+fn read_scale(section: &mut Section<'_>, colour: Colour) -> Option<PixelScaling> {
     let scale = section.optional("scale", &words(&SCALES), |value| choose(&SCALES, value));
     let channels = colour.channels();
-    let fixed = |std: f32| Scale::Fixed {
+    let fixed = |std: f32| PixelScaling::Fixed {
         mean: vec![0.0; channels],
         std: vec![std; channels],
     };
@@ -149,7 +150,7 @@ fn read_scale(section: &mut Section<'_>, colour: Colour) -> Option<Scale> {
         ScaleWord::MeanStd => {}
         ScaleWord::Unit => return Some(fixed(255.0)),
         ScaleWord::Grey => return Some(fixed(1.0)),
-        ScaleWord::Image => return Some(Scale::Image),
+        ScaleWord::Image => return Some(PixelScaling::Image),
     }
     let (count, order) = match colour {
         Colour::Rgb | Colour::Bgr => ("three numbers", "in RGB order"),
@@ -166,7 +167,7 @@ fn read_scale(section: &mut Section<'_>, colour: Colour) -> Option<Scale> {
     let std = section.required("std", &allowed, |value| {
         numbers(value, channels, 1.0..=1000.0)
     });
-    Some(Scale::Fixed {
+    Some(PixelScaling::Fixed {
         mean: mean?,
         std: std?,
     })

@@ -4,9 +4,9 @@
 //! when it was made. [`pixels`] makes bounded, upright, resized pixels of files that nobody vouches for:
 //!
 //! ```
-//! use matchpoint_embed::pixels::{BYTES_MAX, DECODE_BYTES_MAX, Limits, Pixels, PixelsError};
+//! use matchpoint_embed::pixels::{BYTES_MAX, DECODE_BYTES_MAX, ImageLimits, Pixels, PixelsError};
 //!
-//! let limits = Limits { bytes_max: BYTES_MAX, decode_bytes_max: DECODE_BYTES_MAX };
+//! let limits = ImageLimits { bytes_max: BYTES_MAX, decode_bytes_max: DECODE_BYTES_MAX };
 //! let white = [255; 3];
 //! // A bitmap of 1 x 1 pixels, in red.
 //! let mut file = b"BM\x3a\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x01\0\0\0\x01\0\0\0\x01\0\x18\0".to_vec();
@@ -194,7 +194,7 @@ impl Model {
             gpu_bytes_max: compute.gpu_bytes_max,
             cpu_arena: compute.cpu_arena,
         };
-        let source = Source {
+        let source = SessionSource {
             runtime,
             onnx: &onnx,
             manifest: &manifest,
@@ -202,11 +202,13 @@ impl Model {
         };
         let (session, provider) =
             create(compute.device, &source).map_err(|failure| match failure {
-                Failure::Absent(Provider::TensorRt, reason) => ModelError::TensorRt { reason },
-                Failure::Absent(Provider::Cpu | Provider::Cuda, reason) => {
+                SessionFailure::Absent(Provider::TensorRt, reason) => {
+                    ModelError::TensorRt { reason }
+                }
+                SessionFailure::Absent(Provider::Cpu | Provider::Cuda, reason) => {
                     ModelError::Cuda { reason }
                 }
-                Failure::Create(error) => error.of(path.clone()),
+                SessionFailure::Create(error) => error.of(path.clone()),
             })?;
         let fingerprint = fingerprint(&manifest);
         let mut image = ImageModel {
@@ -275,7 +277,7 @@ impl Model {
         if let Some(first) = first {
             return Ok(first);
         }
-        let source = Source {
+        let source = SessionSource {
             runtime: &image.runtime,
             onnx: &image.onnx,
             manifest: &image.manifest,
@@ -435,21 +437,21 @@ fn manifest_of(folder: &Path, precision: &str) -> Result<Manifest, ModelError> {
         })
 }
 
-enum Failure {
+enum SessionFailure {
     /// A device is not there, or does not work.
     Absent(Provider, String),
     Create(CreateError),
 }
 
 /// What sessions are made from.
-struct Source<'a> {
+struct SessionSource<'a> {
     runtime: &'a Runtime,
     onnx: &'a [u8],
     manifest: &'a Manifest,
     resources: Resources,
 }
 
-impl Source<'_> {
+impl SessionSource<'_> {
     fn session(&self, provider: Provider) -> Result<Session, CreateError> {
         let (onnx, manifest) = (self.onnx, self.manifest);
         let builder = session::builder(self.runtime, provider, self.resources);
@@ -458,20 +460,23 @@ impl Source<'_> {
 }
 
 /// Makes the first session, on the device asked for.
-fn create(device: Device, source: &Source<'_>) -> Result<(Session, Provider), Failure> {
+fn create(
+    device: Device,
+    source: &SessionSource<'_>,
+) -> Result<(Session, Provider), SessionFailure> {
     let on_cpu = || {
         let session = source.session(Provider::Cpu);
-        Ok((session.map_err(Failure::Create)?, Provider::Cpu))
+        Ok((session.map_err(SessionFailure::Create)?, Provider::Cpu))
     };
     let on_gpu = |provider| {
         if let Some(reason) = session::missing(provider, source.runtime) {
-            return Err(Failure::Absent(provider, reason));
+            return Err(SessionFailure::Absent(provider, reason));
         }
         match source.session(provider) {
             Ok(session) => Ok((session, provider)),
-            Err(CreateError::Refused(reason)) => Err(Failure::Absent(provider, reason)),
+            Err(CreateError::Refused(reason)) => Err(SessionFailure::Absent(provider, reason)),
             Err(error @ (CreateError::Interface { .. } | CreateError::Onnx(_))) => {
-                Err(Failure::Create(error))
+                Err(SessionFailure::Create(error))
             }
         }
     };
@@ -481,7 +486,7 @@ fn create(device: Device, source: &Source<'_>) -> Result<(Session, Provider), Fa
         Device::TensorRt => on_gpu(Provider::TensorRt),
         // Never TensorRT, which takes minutes to prepare a model.
         Device::Auto => match on_gpu(Provider::Cuda) {
-            Err(Failure::Absent(_cuda, reason)) => {
+            Err(SessionFailure::Absent(_cuda, reason)) => {
                 tracing::info!(reason, "no CUDA, so the model runs on the CPU");
                 on_cpu()
             }

@@ -8,8 +8,8 @@ use toml::{Table, Value};
 
 use crate::pixels::Geometry;
 
-use super::input::{COLOURS, Colour, Input, LAYOUTS, Scale, read_input};
-use super::output::{Output, read_output, take_text};
+use super::input::{COLOURS, Colour, InputEncoding, LAYOUTS, PixelScaling, read_input};
+use super::output::{EmbeddingOutput, read_output, take_text};
 use super::resize::{FILTERS, JPEGS, Resize, convention_texts, fit_text, read_resize};
 use super::section::{PATH, Section, inside, model_name, number, spelling, table_of, text};
 
@@ -30,10 +30,10 @@ pub(super) struct Manifest {
     pub(super) file: PathBuf,
     /// 64 lower-case hex digits.
     pub(super) sha256: String,
-    pub(super) input: Input,
+    pub(super) input: InputEncoding,
     pub(super) geometry: Geometry,
-    pub(super) output: Output,
-    pub(super) golden: Golden,
+    pub(super) output: EmbeddingOutput,
+    pub(super) golden: GoldenFiles,
     /// Other files with the same network in other arithmetic, by name.
     pub(super) precisions: BTreeMap<String, Precision>,
 }
@@ -48,7 +48,7 @@ pub(super) struct Precision {
 }
 
 /// The image and the reference embedding that are compared when the model is opened.
-pub(super) struct Golden {
+pub(super) struct GoldenFiles {
     pub(super) image: PathBuf,
     pub(super) embedding: PathBuf,
     pub(super) cosine_min: f32,
@@ -150,7 +150,7 @@ impl Manifest {
     /// usual value, and was added to the format later, has no line: manifests from before keep their
     /// fingerprints.
     pub(super) fn canonical(&self) -> String {
-        let Input {
+        let InputEncoding {
             name: _,
             layout,
             colour,
@@ -167,7 +167,7 @@ impl Manifest {
             // As the colour says.
             grey: _,
         } = &self.geometry;
-        let Output {
+        let EmbeddingOutput {
             name,
             take,
             dimension,
@@ -182,11 +182,11 @@ impl Manifest {
         line("input.colour", &spelling(&COLOURS, *colour));
         line("input.background", &format_args!("{background:?}"));
         match scale {
-            Scale::Fixed { mean, std } => {
+            PixelScaling::Fixed { mean, std } => {
                 line("input.mean", &format_args!("{mean:?}"));
                 line("input.std", &format_args!("{std:?}"));
             }
-            Scale::Image => line("input.scale", &"image"),
+            PixelScaling::Image => line("input.scale", &"image"),
         }
         line("resize.fit", &fit_text(*fit));
         for (key, convention) in convention_texts(*conventions) {
@@ -259,12 +259,12 @@ fn cosine_of(value: &Value) -> Option<f32> {
     number(value, 0.9..=1.0)
 }
 
-fn read_golden(mut section: Section<'_>) -> Option<Golden> {
+fn read_golden(mut section: Section<'_>) -> Option<GoldenFiles> {
     let image = section.required("image", PATH, inside);
     let embedding = section.required("embedding", PATH, inside);
     let cosine_min = section.required("cosine_min", COSINE_MIN, cosine_of);
     section.finish();
-    Some(Golden {
+    Some(GoldenFiles {
         image: image?,
         embedding: embedding?,
         cosine_min: cosine_min?,
@@ -274,7 +274,7 @@ fn read_golden(mut section: Section<'_>) -> Option<Golden> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::Take;
+    use crate::output::EmbeddingPart;
 
     const GOOD: &str = r#"
         format = 1
@@ -311,7 +311,7 @@ mod tests {
     fn the_shortest_manifest_has_the_documented_defaults() {
         let manifest = Manifest::parse(GOOD).ok().unwrap();
         assert_eq!(manifest.input.background, [255, 255, 255]);
-        assert!(manifest.output.take == Take::Vector);
+        assert!(manifest.output.take == EmbeddingPart::Vector);
         assert_eq!(manifest.description, None);
         assert_eq!(
             manifest.canonical(),

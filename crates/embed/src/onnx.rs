@@ -47,7 +47,7 @@ pub(super) enum OnnxError {
 
 /// The messages in which a tensor can stand, and those in which none can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Message {
+enum OnnxMessage {
     Model,
     Training,
     Graph,
@@ -58,7 +58,7 @@ enum Message {
     Tensor,
 }
 
-impl Message {
+impl OnnxMessage {
     /// What a field of this message holds, by its number in `onnx.proto`; `None` for what holds no
     /// tensor.
     fn within(self, field: u64) -> Option<Self> {
@@ -90,12 +90,12 @@ impl Message {
 }
 
 /// One field of a message.
-struct Field<'a> {
+struct ProtobufField<'a> {
     number: u64,
-    value: Value<'a>,
+    value: ProtobufValue<'a>,
 }
 
-enum Value<'a> {
+enum ProtobufValue<'a> {
     Number(u64),
     Bytes(&'a [u8]),
     /// Of a fixed width: nothing that is of interest here.
@@ -103,11 +103,11 @@ enum Value<'a> {
 }
 
 /// The fields of a message, in the order of the file.
-struct Fields<'a>(&'a [u8]);
+struct ProtobufFields<'a>(&'a [u8]);
 
-impl<'a> Fields<'a> {
+impl<'a> ProtobufFields<'a> {
     /// The next field; `None` at the end.
-    fn next(&mut self) -> Result<Option<Field<'a>>, OnnxError> {
+    fn next(&mut self) -> Result<Option<ProtobufField<'a>>, OnnxError> {
         if self.0.is_empty() {
             return Ok(None);
         }
@@ -117,22 +117,22 @@ impl<'a> Fields<'a> {
             return Err(OnnxError::Malformed("a field has an impossible number"));
         }
         let value = match key & 7 {
-            0 => Value::Number(self.varint()?),
+            0 => ProtobufValue::Number(self.varint()?),
             1 => {
                 self.bytes(8)?;
-                Value::Fixed
+                ProtobufValue::Fixed
             }
             2 => {
                 let length = self.varint()?;
-                Value::Bytes(self.bytes(length)?)
+                ProtobufValue::Bytes(self.bytes(length)?)
             }
             5 => {
                 self.bytes(4)?;
-                Value::Fixed
+                ProtobufValue::Fixed
             }
             _ => return Err(OnnxError::Malformed("a field has a type that ONNX lacks")),
         };
-        Ok(Some(Field { number, value }))
+        Ok(Some(ProtobufField { number, value }))
     }
 
     fn varint(&mut self) -> Result<u64, OnnxError> {
@@ -166,34 +166,34 @@ pub(super) fn check(onnx: &[u8]) -> Result<(), OnnxError> {
             "it is in ONNX Runtime's own format; use the .onnx file that it was made from",
         ));
     }
-    let mut fields = Fields(onnx);
+    let mut fields = ProtobufFields(onnx);
     let mut graphs = 0;
     while let Some(field) = fields.next()? {
-        graphs += usize::from(field.number == 7 && matches!(field.value, Value::Bytes(_)));
+        graphs += usize::from(field.number == 7 && matches!(field.value, ProtobufValue::Bytes(_)));
     }
     if graphs == 0 {
         return Err(OnnxError::Malformed("it has no graph"));
     }
-    walk(Message::Model, onnx, DEPTH_MAX)
+    walk(OnnxMessage::Model, onnx, DEPTH_MAX)
 }
 
-fn walk(message: Message, bytes: &[u8], depth: usize) -> Result<(), OnnxError> {
+fn walk(message: OnnxMessage, bytes: &[u8], depth: usize) -> Result<(), OnnxError> {
     let Some(deeper) = depth.checked_sub(1) else {
         return Err(OnnxError::Malformed("its messages are nested too deep"));
     };
     match message {
-        Message::Tensor => return check_tensor(bytes),
-        Message::Node => check_node(bytes)?,
-        Message::Model
-        | Message::Training
-        | Message::Graph
-        | Message::Function
-        | Message::Attribute
-        | Message::Sparse => {}
+        OnnxMessage::Tensor => return check_tensor(bytes),
+        OnnxMessage::Node => check_node(bytes)?,
+        OnnxMessage::Model
+        | OnnxMessage::Training
+        | OnnxMessage::Graph
+        | OnnxMessage::Function
+        | OnnxMessage::Attribute
+        | OnnxMessage::Sparse => {}
     }
-    let mut fields = Fields(bytes);
-    while let Some(Field { number, value }) = fields.next()? {
-        if let (Some(inner), Value::Bytes(bytes)) = (message.within(number), value) {
+    let mut fields = ProtobufFields(bytes);
+    while let Some(ProtobufField { number, value }) = fields.next()? {
+        if let (Some(inner), ProtobufValue::Bytes(bytes)) = (message.within(number), value) {
             walk(inner, bytes, deeper)?;
         }
     }
@@ -204,15 +204,15 @@ fn walk(message: Message, bytes: &[u8], depth: usize) -> Result<(), OnnxError> {
 /// two is enough.
 fn check_tensor(bytes: &[u8]) -> Result<(), OnnxError> {
     let (mut name, mut location, mut elsewhere) = (None, None, false);
-    let mut fields = Fields(bytes);
+    let mut fields = ProtobufFields(bytes);
     while let Some(field) = fields.next()? {
         match (field.number, field.value) {
-            (8, Value::Bytes(bytes)) => name = Some(bytes),
-            (13, Value::Bytes(entry)) => {
+            (8, ProtobufValue::Bytes(bytes)) => name = Some(bytes),
+            (13, ProtobufValue::Bytes(entry)) => {
                 elsewhere = true;
                 location = value_of(entry, b"location")?.or(location);
             }
-            (14, Value::Number(0)) => {}
+            (14, ProtobufValue::Number(0)) => {}
             (14, _) => elsewhere = true,
             _ => {}
         }
@@ -229,11 +229,11 @@ fn check_tensor(bytes: &[u8]) -> Result<(), OnnxError> {
 /// The value of a `StringStringEntryProto` of this key.
 fn value_of<'a>(entry: &'a [u8], wanted: &[u8]) -> Result<Option<&'a [u8]>, OnnxError> {
     let (mut key, mut value) = (None, None);
-    let mut fields = Fields(entry);
+    let mut fields = ProtobufFields(entry);
     while let Some(field) = fields.next()? {
         match (field.number, field.value) {
-            (1, Value::Bytes(bytes)) => key = Some(bytes),
-            (2, Value::Bytes(bytes)) => value = Some(bytes),
+            (1, ProtobufValue::Bytes(bytes)) => key = Some(bytes),
+            (2, ProtobufValue::Bytes(bytes)) => value = Some(bytes),
             _ => {}
         }
     }
@@ -243,11 +243,11 @@ fn value_of<'a>(entry: &'a [u8], wanted: &[u8]) -> Result<Option<&'a [u8]>, Onnx
 /// A `NodeProto`: 3 is its name, 4 its operator.
 fn check_node(bytes: &[u8]) -> Result<(), OnnxError> {
     let (mut name, mut compiled) = (None, false);
-    let mut fields = Fields(bytes);
+    let mut fields = ProtobufFields(bytes);
     while let Some(field) = fields.next()? {
         match (field.number, field.value) {
-            (3, Value::Bytes(bytes)) => name = Some(bytes),
-            (4, Value::Bytes(operator)) => compiled |= operator == b"EPContext",
+            (3, ProtobufValue::Bytes(bytes)) => name = Some(bytes),
+            (4, ProtobufValue::Bytes(operator)) => compiled |= operator == b"EPContext",
             _ => {}
         }
     }
@@ -305,9 +305,9 @@ pub(super) fn computed(onnx: &[u8]) -> Result<Vec<String>, OnnxError> {
 
 /// The contents of every field of this number.
 fn fields_of(message: &[u8], number: u64) -> Result<Vec<&[u8]>, OnnxError> {
-    let (mut found, mut fields) = (Vec::new(), Fields(message));
+    let (mut found, mut fields) = (Vec::new(), ProtobufFields(message));
     while let Some(field) = fields.next()? {
-        if let (true, Value::Bytes(bytes)) = (field.number == number, field.value) {
+        if let (true, ProtobufValue::Bytes(bytes)) = (field.number == number, field.value) {
             found.push(bytes);
         }
     }

@@ -6,15 +6,15 @@ use super::section::{Section, choose, spelling, tensor_name, whole, words};
 const DIMENSION_MAX: u32 = 65_536;
 
 /// How the output tensor becomes an embedding.
-pub(super) struct Output {
+pub(super) struct EmbeddingOutput {
     pub(super) name: String,
-    pub(super) take: Take,
+    pub(super) take: EmbeddingPart,
     pub(super) dimension: usize,
 }
 
 /// Which part of the output is the embedding.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Take {
+pub(super) enum EmbeddingPart {
     /// All of `[batch, d]`.
     Vector,
     /// The first token of `[batch, tokens, d]`.
@@ -28,29 +28,29 @@ pub(super) enum Take {
 }
 
 /// `token` and `mean_of_tokens` have a number beside them.
-const TAKES: [(&str, Take); 5] = [
-    ("vector", Take::Vector),
-    ("first_token", Take::FirstToken),
-    ("last_token", Take::LastToken),
-    ("token", Take::Token(0)),
-    ("mean_of_tokens", Take::MeanOfTokens { skip: 0 }),
+const TAKES: [(&str, EmbeddingPart); 5] = [
+    ("vector", EmbeddingPart::Vector),
+    ("first_token", EmbeddingPart::FirstToken),
+    ("last_token", EmbeddingPart::LastToken),
+    ("token", EmbeddingPart::Token(0)),
+    ("mean_of_tokens", EmbeddingPart::MeanOfTokens { skip: 0 }),
 ];
 
 /// Ten times the tokens of the largest picture model in common use.
 const TOKENS_MAX: u32 = 65_536;
 
 /// Reads the table.
-pub(super) fn read_output(mut section: Section<'_>) -> Option<Output> {
+pub(super) fn read_output(mut section: Section<'_>) -> Option<EmbeddingOutput> {
     let name = section.required("name", "a text that is not empty", tensor_name);
     let take = section.optional("take", &words(&TAKES), |value| choose(&TAKES, value));
-    let take = match take.unwrap_or(Take::Vector) {
-        Take::Token(_) => {
+    let take = match take.unwrap_or(EmbeddingPart::Vector) {
+        EmbeddingPart::Token(_) => {
             let allowed = format!("the token's number, from 0 to {}", TOKENS_MAX - 1);
             let number =
                 section.required("token", &allowed, |value| whole(value, 0..=TOKENS_MAX - 1));
-            number.and_then(|number| Some(Take::Token(usize::try_from(number).ok()?)))
+            number.and_then(|number| Some(EmbeddingPart::Token(usize::try_from(number).ok()?)))
         }
-        Take::MeanOfTokens { .. } => {
+        EmbeddingPart::MeanOfTokens { .. } => {
             let allowed = format!(
                 "how many tokens at the beginning have no part in the mean, from 0 to {TOKENS_MAX}"
             );
@@ -58,9 +58,11 @@ pub(super) fn read_output(mut section: Section<'_>) -> Option<Output> {
                 whole(value, 0..=TOKENS_MAX)
             });
             let skip = usize::try_from(skip.unwrap_or(0)).ok();
-            skip.map(|skip| Take::MeanOfTokens { skip })
+            skip.map(|skip| EmbeddingPart::MeanOfTokens { skip })
         }
-        take @ (Take::Vector | Take::FirstToken | Take::LastToken) => Some(take),
+        take @ (EmbeddingPart::Vector | EmbeddingPart::FirstToken | EmbeddingPart::LastToken) => {
+            Some(take)
+        }
     };
     let allowed = format!("a whole number from 1 to {DIMENSION_MAX}");
     let dimension = section.required("dimension", &allowed, |value| {
@@ -70,7 +72,7 @@ pub(super) fn read_output(mut section: Section<'_>) -> Option<Output> {
         (value.as_str()? == "l2").then_some(())
     });
     section.finish();
-    Some(Output {
+    Some(EmbeddingOutput {
         name: name?,
         take: take?,
         dimension: usize::try_from(dimension?).ok()?,
@@ -78,27 +80,28 @@ pub(super) fn read_output(mut section: Section<'_>) -> Option<Output> {
 }
 
 /// The part as the fingerprint has it.
-pub(super) fn take_text(take: Take) -> String {
+pub(super) fn take_text(take: EmbeddingPart) -> String {
     match take {
-        Take::Token(number) => format!("token {number}"),
-        Take::MeanOfTokens { skip } if 0 < skip => format!("mean_of_tokens from {skip}"),
-        Take::Vector | Take::FirstToken | Take::LastToken | Take::MeanOfTokens { .. } => {
-            spelling(&TAKES, take).to_owned()
-        }
+        EmbeddingPart::Token(number) => format!("token {number}"),
+        EmbeddingPart::MeanOfTokens { skip } if 0 < skip => format!("mean_of_tokens from {skip}"),
+        EmbeddingPart::Vector
+        | EmbeddingPart::FirstToken
+        | EmbeddingPart::LastToken
+        | EmbeddingPart::MeanOfTokens { .. } => spelling(&TAKES, take).to_owned(),
     }
 }
 
 /// The embedding's values within the output's; `None` where their number does not fit.
-pub(super) fn take(take: Take, dimension: usize, values: &[f32]) -> Option<Vec<f32>> {
+pub(super) fn take(take: EmbeddingPart, dimension: usize, values: &[f32]) -> Option<Vec<f32>> {
     match take {
-        Take::Vector => (values.len() == dimension).then(|| values.to_vec()),
-        Take::FirstToken => token(dimension, values, 0),
-        Take::Token(number) => token(dimension, values, number),
-        Take::LastToken => {
+        EmbeddingPart::Vector => (values.len() == dimension).then(|| values.to_vec()),
+        EmbeddingPart::FirstToken => token(dimension, values, 0),
+        EmbeddingPart::Token(number) => token(dimension, values, number),
+        EmbeddingPart::LastToken => {
             let count = values.len() / dimension;
             token(dimension, values, count.checked_sub(1)?)
         }
-        Take::MeanOfTokens { skip } => {
+        EmbeddingPart::MeanOfTokens { skip } => {
             let whole = values.len().is_multiple_of(dimension);
             let tokens = values.chunks_exact(dimension).skip(skip);
             if tokens.len() == 0 || !whole {
@@ -135,7 +138,7 @@ fn token(dimension: usize, values: &[f32], number: usize) -> Option<Vec<f32>> {
 
 /// Whether a shape can be that of an output: -1 is a length that the model leaves open. Behind the
 /// batch a vector has one axis of its length, and perhaps some of 1, as a pooling leaves them.
-pub(super) fn axes_fit(take: Take, dimension: usize, shape: &[i64]) -> bool {
+pub(super) fn axes_fit(take: EmbeddingPart, dimension: usize, shape: &[i64]) -> bool {
     let Ok(width) = i64::try_from(dimension) else {
         return false;
     };
@@ -148,7 +151,7 @@ pub(super) fn axes_fit(take: Take, dimension: usize, shape: &[i64]) -> bool {
             && (*last == -1 || *last == width))
     };
     match take {
-        Take::Vector => {
+        EmbeddingPart::Vector => {
             let others = axes.iter().filter(|length| **length != 1);
             let known = others.clone().filter(|length| **length != -1);
             let open = others.count() - known.clone().count();
@@ -159,22 +162,22 @@ pub(super) fn axes_fit(take: Take, dimension: usize, shape: &[i64]) -> bool {
                 _ => false,
             }
         }
-        Take::FirstToken | Take::LastToken => enough(1),
-        Take::Token(at) => enough(number(at) + 1),
-        Take::MeanOfTokens { skip } => enough(number(skip) + 1),
+        EmbeddingPart::FirstToken | EmbeddingPart::LastToken => enough(1),
+        EmbeddingPart::Token(at) => enough(number(at) + 1),
+        EmbeddingPart::MeanOfTokens { skip } => enough(number(skip) + 1),
     }
 }
 
 /// The shape of one image's output, for messages.
-pub(super) fn shape_text(take: Take, dimension: usize) -> String {
+pub(super) fn shape_text(take: EmbeddingPart, dimension: usize) -> String {
     match take {
-        Take::Vector => format!("[1, {dimension}]"),
-        Take::FirstToken | Take::LastToken => format!("[1, tokens, {dimension}]"),
-        Take::Token(number) => {
+        EmbeddingPart::Vector => format!("[1, {dimension}]"),
+        EmbeddingPart::FirstToken | EmbeddingPart::LastToken => format!("[1, tokens, {dimension}]"),
+        EmbeddingPart::Token(number) => {
             format!("[1, tokens, {dimension}] with more than {number} tokens")
         }
-        Take::MeanOfTokens { skip: 0 } => format!("[1, tokens, {dimension}]"),
-        Take::MeanOfTokens { skip } => {
+        EmbeddingPart::MeanOfTokens { skip: 0 } => format!("[1, tokens, {dimension}]"),
+        EmbeddingPart::MeanOfTokens { skip } => {
             format!("[1, tokens, {dimension}] with more than {skip} tokens")
         }
     }
@@ -188,24 +191,33 @@ mod tests {
     fn the_embedding_is_the_part_of_the_output_that_the_manifest_names() {
         let tokens = [1.0, 2.0, 3.0, 4.0, 8.0, 9.0];
         let two = |way| take(way, 2, &tokens);
-        assert_eq!(take(Take::Vector, 6, &tokens), Some(tokens.to_vec()));
-        assert_eq!(two(Take::FirstToken), Some(vec![1.0, 2.0]));
-        assert_eq!(two(Take::Token(1)), Some(vec![3.0, 4.0]));
-        assert_eq!(two(Take::LastToken), Some(vec![8.0, 9.0]));
-        assert_eq!(two(Take::MeanOfTokens { skip: 0 }), Some(vec![4.0, 5.0]));
-        assert_eq!(two(Take::MeanOfTokens { skip: 1 }), Some(vec![5.5, 6.5]));
-        assert_eq!(two(Take::Token(3)), None);
-        assert_eq!(two(Take::MeanOfTokens { skip: 3 }), None);
+        assert_eq!(
+            take(EmbeddingPart::Vector, 6, &tokens),
+            Some(tokens.to_vec())
+        );
+        assert_eq!(two(EmbeddingPart::FirstToken), Some(vec![1.0, 2.0]));
+        assert_eq!(two(EmbeddingPart::Token(1)), Some(vec![3.0, 4.0]));
+        assert_eq!(two(EmbeddingPart::LastToken), Some(vec![8.0, 9.0]));
+        assert_eq!(
+            two(EmbeddingPart::MeanOfTokens { skip: 0 }),
+            Some(vec![4.0, 5.0])
+        );
+        assert_eq!(
+            two(EmbeddingPart::MeanOfTokens { skip: 1 }),
+            Some(vec![5.5, 6.5])
+        );
+        assert_eq!(two(EmbeddingPart::Token(3)), None);
+        assert_eq!(two(EmbeddingPart::MeanOfTokens { skip: 3 }), None);
     }
 
     #[test]
     fn an_output_of_another_length_is_no_embedding() {
         for way in [
-            Take::Vector,
-            Take::FirstToken,
-            Take::LastToken,
-            Take::Token(0),
-            Take::MeanOfTokens { skip: 0 },
+            EmbeddingPart::Vector,
+            EmbeddingPart::FirstToken,
+            EmbeddingPart::LastToken,
+            EmbeddingPart::Token(0),
+            EmbeddingPart::MeanOfTokens { skip: 0 },
         ] {
             assert_eq!(take(way, 3, &[1.0, 2.0, 3.0, 4.0]), None);
             assert_eq!(take(way, 3, &[]), None);
@@ -214,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_vector_may_have_axes_of_one_and_nothing_else_beside_its_own() {
-        let vector = |shape: &[i64]| axes_fit(Take::Vector, 8, shape);
+        let vector = |shape: &[i64]| axes_fit(EmbeddingPart::Vector, 8, shape);
         for shape in [
             &[1, 8][..],
             &[-1, 8],
@@ -236,8 +248,8 @@ mod tests {
         ] {
             assert!(!vector(shape), "{shape:?}");
         }
-        assert!(axes_fit(Take::Token(2), 8, &[1, 3, 8]));
-        assert!(!axes_fit(Take::Token(3), 8, &[1, 3, 8]));
-        assert!(!axes_fit(Take::FirstToken, 8, &[1, 8]));
+        assert!(axes_fit(EmbeddingPart::Token(2), 8, &[1, 3, 8]));
+        assert!(!axes_fit(EmbeddingPart::Token(3), 8, &[1, 3, 8]));
+        assert!(!axes_fit(EmbeddingPart::FirstToken, 8, &[1, 8]));
     }
 }

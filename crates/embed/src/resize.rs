@@ -2,38 +2,43 @@
 
 use toml::Value;
 
-use crate::pixels::{Conventions, Filter, Fit, JpegScale, Margin, OpenCv, Place, Rounding};
+use crate::pixels::{
+    AspectFit, CanvasPosition, Conventions, JpegScale, Margin, OpenCv, ResizeFilter, Rounding,
+};
 
 use super::input::SIDE_MAX;
 use super::section::{COLOUR, Section, choose, colour_of, spelling, whole, words};
 
 /// The filters by name; the first five are Pillow's.
-pub(super) const FILTERS: [(&str, Filter); 9] = [
-    ("box", Filter::Box),
-    ("bilinear", Filter::Bilinear),
-    ("hamming", Filter::Hamming),
-    ("bicubic", Filter::Bicubic),
-    ("lanczos", Filter::Lanczos),
-    ("opencv_linear", Filter::OpenCv(OpenCv::Linear)),
-    ("opencv_cubic", Filter::OpenCv(OpenCv::Cubic)),
-    ("opencv_lanczos4", Filter::OpenCv(OpenCv::Lanczos4)),
-    ("opencv_area", Filter::OpenCv(OpenCv::Area)),
+pub(super) const FILTERS: [(&str, ResizeFilter); 9] = [
+    ("box", ResizeFilter::Box),
+    ("bilinear", ResizeFilter::Bilinear),
+    ("hamming", ResizeFilter::Hamming),
+    ("bicubic", ResizeFilter::Bicubic),
+    ("lanczos", ResizeFilter::Lanczos),
+    ("opencv_linear", ResizeFilter::OpenCv(OpenCv::Linear)),
+    ("opencv_cubic", ResizeFilter::OpenCv(OpenCv::Cubic)),
+    ("opencv_lanczos4", ResizeFilter::OpenCv(OpenCv::Lanczos4)),
+    ("opencv_area", ResizeFilter::OpenCv(OpenCv::Area)),
 ];
 const SIDES: [(&str, Rounding); 2] = [("down", Rounding::Down), ("nearest", Rounding::Nearest)];
 const MARGINS: [(&str, Margin); 2] = [("even", Margin::Even), ("down", Margin::Down)];
-const PLACES: [(&str, Place); 2] = [("centre", Place::Centre), ("top_left", Place::TopLeft)];
+const PLACES: [(&str, CanvasPosition); 2] = [
+    ("centre", CanvasPosition::Centre),
+    ("top_left", CanvasPosition::TopLeft),
+];
 pub(super) const JPEGS: [(&str, JpegScale); 2] =
     [("full", JpegScale::Full), ("reduced", JpegScale::Reduced)];
 
 /// The table `[resize]`.
 pub(super) struct Resize {
-    pub(super) fit: Fit,
-    pub(super) filter: Filter,
+    pub(super) fit: AspectFit,
+    pub(super) filter: ResizeFilter,
     pub(super) jpeg: JpegScale,
     pub(super) conventions: Conventions,
 }
 
-/// How the manifest writes [`Fit`].
+/// How the manifest writes [`AspectFit`].
 #[derive(Clone, Copy, PartialEq)]
 enum FitWord {
     Squash,
@@ -74,7 +79,7 @@ pub(super) fn read_resize(mut section: Section<'_>, sides: Option<(u32, u32)>) -
     };
     conventions.side = conventions.side.filter(|side| *side != usual);
     let (mut jpegs, mut allowed) = (&JPEGS[..], words(&JPEGS));
-    if matches!(filter, Some(Filter::OpenCv(_))) {
+    if matches!(filter, Some(ResizeFilter::OpenCv(_))) {
         // These take single pixels, and a reduced JPEG has none of its own.
         jpegs = jpegs.get(..1).unwrap_or_default();
         allowed = format!("{} with a filter of OpenCV", words(jpegs));
@@ -93,7 +98,7 @@ fn read_fit(
     section: &mut Section<'_>,
     word: Option<FitWord>,
     sides: Option<(u32, u32)>,
-) -> Option<Fit> {
+) -> Option<AspectFit> {
     let (width_min, height_min) = sides.unwrap_or((1, 1));
     let most = 2 * SIDE_MAX;
     let short_side_min = width_min.max(height_min);
@@ -103,7 +108,7 @@ fn read_fit(
     match word {
         Some(FitWord::Crop) => section
             .required("short_side", &allowed, short_side)
-            .map(|short_side| Fit::Crop { short_side }),
+            .map(|short_side| AspectFit::Crop { short_side }),
         Some(FitWord::SquashCrop) => {
             let mut scaled = |key, least: u32| {
                 let allowed = format!("a whole number from {least} (the input's) to {most}");
@@ -113,17 +118,17 @@ fn read_fit(
                 scaled("scaled_width", width_min),
                 scaled("scaled_height", height_min),
             );
-            Some(Fit::SquashCrop {
+            Some(AspectFit::SquashCrop {
                 width: width?,
                 height: height?,
             })
         }
-        Some(FitWord::Pad) => Some(Fit::Pad {
+        Some(FitWord::Pad) => Some(AspectFit::Pad {
             fill: section
                 .optional("fill", COLOUR, colour_of)
                 .unwrap_or([0; 3]),
         }),
-        Some(FitWord::Squash) => Some(Fit::Squash),
+        Some(FitWord::Squash) => Some(AspectFit::Squash),
         None => {
             section.optional("short_side", &allowed, short_side);
             section.optional("fill", COLOUR, colour_of);
@@ -136,12 +141,12 @@ fn read_fit(
 }
 
 /// A fit and its sizes as the fingerprint has it.
-pub(super) fn fit_text(fit: Fit) -> String {
+pub(super) fn fit_text(fit: AspectFit) -> String {
     match fit {
-        Fit::Squash => "squash".to_owned(),
-        Fit::SquashCrop { width, height } => format!("squash_crop {width} {height}"),
-        Fit::Crop { short_side } => format!("crop {short_side}"),
-        Fit::Pad { fill } => format!("pad {fill:?}"),
+        AspectFit::Squash => "squash".to_owned(),
+        AspectFit::SquashCrop { width, height } => format!("squash_crop {width} {height}"),
+        AspectFit::Crop { short_side } => format!("crop {short_side}"),
+        AspectFit::Pad { fill } => format!("pad {fill:?}"),
     }
 }
 
@@ -155,7 +160,7 @@ pub(super) fn convention_texts(conventions: Conventions) -> Vec<(&'static str, &
     let side = side.map(|side| ("resize.side", spelling(&SIDES, side)));
     let margin = Some(margin).filter(|margin| *margin != Margin::default());
     let margin = margin.map(|margin| ("resize.margin", spelling(&MARGINS, margin)));
-    let place = Some(place).filter(|place| *place != Place::default());
+    let place = Some(place).filter(|place| *place != CanvasPosition::default());
     let place = place.map(|place| ("resize.place", spelling(&PLACES, place)));
     [side, margin, place].into_iter().flatten().collect()
 }

@@ -11,10 +11,10 @@ use ort::logging::LogLevel;
 
 /// A loaded ONNX Runtime. Cheap to clone; there is one in a process.
 #[derive(Clone, Debug)]
-pub struct Runtime(Arc<Loaded>);
+pub struct Runtime(Arc<LoadedRuntime>);
 
 #[derive(Debug)]
-struct Loaded {
+struct LoadedRuntime {
     environment: Environment,
     path: PathBuf,
     version: String,
@@ -22,7 +22,7 @@ struct Loaded {
 
 /// A place where the library may be.
 #[derive(Clone, Debug)]
-pub struct Candidate {
+pub struct RuntimeCandidate {
     /// The library file.
     pub path: PathBuf,
     /// Who named this place, for messages: an option, a variable or a default.
@@ -43,7 +43,7 @@ pub enum RuntimeError {
     )]
     NotFound {
         /// The places looked at, in order.
-        candidates: Vec<Candidate>,
+        candidates: Vec<RuntimeCandidate>,
     },
     /// A place that an operator named holds no file.
     #[error("there is no ONNX Runtime library at {} ({origin})", path.display())]
@@ -106,7 +106,7 @@ pub enum RuntimeError {
     },
 }
 
-fn places(candidates: &[Candidate]) -> String {
+fn places(candidates: &[RuntimeCandidate]) -> String {
     candidates
         .iter()
         .map(|place| format!("\n  {} ({})", place.path.display(), place.origin))
@@ -122,8 +122,8 @@ impl Runtime {
     /// # Errors
     /// Where no candidate exists, a required one does not, another library is loaded already, or
     /// the file is not a loadable ONNX Runtime of a new enough version.
-    pub fn load(candidates: &[Candidate]) -> Result<Self, RuntimeError> {
-        let Candidate { path, origin, .. } = choose(candidates)?;
+    pub fn load(candidates: &[RuntimeCandidate]) -> Result<Self, RuntimeError> {
+        let RuntimeCandidate { path, origin, .. } = choose(candidates)?;
         let origin = *origin;
         // Absolute, since the binding would look beside the executable first; and without links,
         // since the library looks for its CUDA half beside its real self.
@@ -168,13 +168,13 @@ impl Runtime {
     }
 }
 
-fn choose(candidates: &[Candidate]) -> Result<&Candidate, RuntimeError> {
+fn choose(candidates: &[RuntimeCandidate]) -> Result<&RuntimeCandidate, RuntimeError> {
     for candidate in candidates {
         if candidate.path.is_file() {
             return Ok(candidate);
         }
         if candidate.required {
-            let Candidate { path, origin, .. } = candidate.clone();
+            let RuntimeCandidate { path, origin, .. } = candidate.clone();
             return Err(RuntimeError::RequiredMissing { path, origin });
         }
     }
@@ -194,7 +194,7 @@ fn is_library(path: &Path) -> std::io::Result<bool> {
         .any(|beginning| start.starts_with(beginning)))
 }
 
-fn initialise(path: PathBuf, origin: &'static str) -> Result<Loaded, RuntimeError> {
+fn initialise(path: PathBuf, origin: &'static str) -> Result<LoadedRuntime, RuntimeError> {
     let refused = |reason| RuntimeError::Refused {
         path: path.clone(),
         origin,
@@ -224,7 +224,7 @@ fn initialise(path: PathBuf, origin: &'static str) -> Result<Loaded, RuntimeErro
         .map_err(|cause| refused(cause.to_string()))?;
     environment.set_log_level(LogLevel::Warning);
     let version = version(&path);
-    Ok(Loaded {
+    Ok(LoadedRuntime {
         environment,
         path,
         version,

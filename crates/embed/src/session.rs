@@ -6,10 +6,10 @@ use ort::session::Session as OrtSession;
 use ort::session::builder::{AutoDevicePolicy, SessionBuilder};
 use ort::value::{DynValue, Outlet, Tensor, TensorElementType, TensorRef, ValueType};
 
-use super::input::Layout;
+use super::input::TensorLayout;
 use super::manifest::Manifest;
 use super::onnx::{self, OnnxError};
-use super::output::{Output, Take, axes_fit, shape_text, take};
+use super::output::{EmbeddingOutput, EmbeddingPart, axes_fit, shape_text, take};
 use super::runtime::Runtime;
 
 /// What a session computes on.
@@ -48,15 +48,15 @@ pub(super) struct Session {
     shape: [i64; 4],
     /// How many images the model is given at once; `None` where it leaves that open.
     batch: Option<usize>,
-    element: Element,
+    element: TensorElement,
     output: String,
-    take: Take,
+    take: EmbeddingPart,
     dimension: usize,
 }
 
 /// The types of number in which a model takes an image.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Element {
+enum TensorElement {
     F32,
     F16,
     F64,
@@ -64,7 +64,7 @@ enum Element {
     U8,
 }
 
-impl Element {
+impl TensorElement {
     fn of(ty: TensorElementType) -> Option<Self> {
         let all = [
             (TensorElementType::Float32, Self::F32),
@@ -122,7 +122,7 @@ impl Session {
         manifest: &Manifest,
     ) -> Result<Self, CreateError> {
         let session = open(builder, onnx)?;
-        let interface = Interface::of(&session, manifest);
+        let interface = InterfaceCheck::of(&session, manifest);
         if !interface.mistakes.is_empty() {
             let has = format!(
                 "inputs {}; outputs {}",
@@ -134,7 +134,7 @@ impl Session {
         }
         Ok(Self {
             batch: interface.batch,
-            element: interface.element.unwrap_or(Element::F32),
+            element: interface.element.unwrap_or(TensorElement::F32),
             session,
             shape: tensor_shape(manifest),
             output: manifest.output.name.clone(),
@@ -188,7 +188,7 @@ impl Session {
         let [first, second, third] = rest;
         let count = i64::try_from(images).map_err(|e| e.to_string())?;
         let shape = [count, first, second, third];
-        let outputs = if self.element == Element::F32 {
+        let outputs = if self.element == TensorElement::F32 {
             let input = TensorRef::from_array_view((shape, tensors)).map_err(|e| e.to_string())?;
             self.session.run(ort::inputs![input])
         } else {
@@ -234,19 +234,21 @@ pub(super) fn open(
     clippy::cast_sign_loss,
     reason = "only grey levels become u8, see `Interface`"
 )]
-fn converted(element: Element, shape: [i64; 4], numbers: &[f32]) -> ort::Result<DynValue> {
+fn converted(element: TensorElement, shape: [i64; 4], numbers: &[f32]) -> ort::Result<DynValue> {
     let numbers = numbers.iter().copied();
     Ok(match element {
-        Element::F32 => Tensor::from_array((shape, numbers.collect::<Vec<f32>>()))?.into_dyn(),
-        Element::F16 => {
+        TensorElement::F32 => {
+            Tensor::from_array((shape, numbers.collect::<Vec<f32>>()))?.into_dyn()
+        }
+        TensorElement::F16 => {
             let halves = numbers.map(half::f16::from_f32);
             Tensor::from_array((shape, halves.collect::<Vec<_>>()))?.into_dyn()
         }
-        Element::F64 => {
+        TensorElement::F64 => {
             let doubles = numbers.map(f64::from);
             Tensor::from_array((shape, doubles.collect::<Vec<_>>()))?.into_dyn()
         }
-        Element::U8 => {
+        TensorElement::U8 => {
             let levels = numbers.map(|level| level as u8);
             Tensor::from_array((shape, levels.collect::<Vec<_>>()))?.into_dyn()
         }
@@ -351,21 +353,21 @@ fn tensor_shape(manifest: &Manifest) -> [i64; 4] {
     );
     let channels = i64::try_from(manifest.input.colour.channels()).unwrap_or(3);
     match manifest.input.layout {
-        Layout::Nchw => [1, channels, height, width],
-        Layout::Nhwc => [1, height, width, channels],
+        TensorLayout::Nchw => [1, channels, height, width],
+        TensorLayout::Nhwc => [1, height, width, channels],
     }
 }
 
 // === The model's interface against the manifest ===
 
 /// What a session's inputs and outputs are to the manifest.
-struct Interface {
+struct InterfaceCheck {
     mistakes: Vec<String>,
     batch: Option<usize>,
-    element: Option<Element>,
+    element: Option<TensorElement>,
 }
 
-impl Interface {
+impl InterfaceCheck {
     fn of(session: &OrtSession, manifest: &Manifest) -> Self {
         let mut interface = Self {
             mistakes: Vec::new(),
@@ -421,14 +423,14 @@ impl Interface {
                 .push(format!("input {name:?} must take a tensor"));
             return None;
         };
-        self.element = Element::of(*ty);
+        self.element = TensorElement::of(*ty);
         if self.element.is_none() {
             self.mistakes.push(format!(
                 "input {name:?} takes {ty}, which is not supported; f32, f16, f64 and u8 are: put a \
                  Cast from one of them before it"
             ));
         }
-        if self.element == Some(Element::U8) && !manifest.input.scale.is_none() {
+        if self.element == Some(TensorElement::U8) && !manifest.input.scale.is_none() {
             self.mistakes.push(format!(
                 "input {name:?} takes u8, which holds grey levels as they are: input.scale has to be \
                  \"none\""
@@ -448,8 +450,8 @@ impl Interface {
     }
 
     /// Returns the number of images that the output is for, where it is fixed.
-    fn look_at_output(&mut self, outputs: &[Outlet], output: &Output) -> Option<usize> {
-        let Output {
+    fn look_at_output(&mut self, outputs: &[Outlet], output: &EmbeddingOutput) -> Option<usize> {
+        let EmbeddingOutput {
             name,
             dimension,
             take,

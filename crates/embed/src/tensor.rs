@@ -1,11 +1,11 @@
 //! From the pixels of an image to the numbers that a model takes.
 
-use super::input::{Channel, Input, Layout, Scale};
+use super::input::{Channel, InputEncoding, PixelScaling, TensorLayout};
 
 /// Writes RGB bytes as the numbers that the input has for them, in its layout and channel order.
 ///
 /// Divides, rather than multiply by a reciprocal, to round as the reference pipelines do.
-pub(super) fn fill(tensor: &mut [f32], rgb: &[u8], input: &Input) -> Result<(), String> {
+pub(super) fn fill(tensor: &mut [f32], rgb: &[u8], input: &InputEncoding) -> Result<(), String> {
     let (pixels, _) = rgb.as_chunks::<3>();
     let channels = input.colour.order();
     if pixels.is_empty() || tensor.len() != pixels.len() * channels.len() {
@@ -16,8 +16,8 @@ pub(super) fn fill(tensor: &mut [f32], rgb: &[u8], input: &Input) -> Result<(), 
         ));
     }
     let image = match &input.scale {
-        Scale::Image => Some(Standard::of(pixels, channels)),
-        Scale::Fixed { .. } => None,
+        PixelScaling::Image => Some(Standard::of(pixels, channels)),
+        PixelScaling::Fixed { .. } => None,
     };
     for (place, channel) in channels.iter().enumerate() {
         let numbers = numbers(&input.scale, image.as_ref(), *channel)
@@ -27,12 +27,12 @@ pub(super) fn fill(tensor: &mut [f32], rgb: &[u8], input: &Input) -> Result<(), 
             number.copied().unwrap_or_default()
         });
         match input.layout {
-            Layout::Nchw => {
+            TensorLayout::Nchw => {
                 let plane = tensor.chunks_exact_mut(pixels.len()).nth(place);
                 let plane = plane.into_iter().flatten();
                 plane.zip(values).for_each(|(to, value)| *to = value);
             }
-            Layout::Nhwc => {
+            TensorLayout::Nhwc => {
                 let every = tensor.iter_mut().skip(place).step_by(channels.len());
                 every.zip(values).for_each(|(to, value)| *to = value);
             }
@@ -42,16 +42,16 @@ pub(super) fn fill(tensor: &mut [f32], rgb: &[u8], input: &Input) -> Result<(), 
 }
 
 /// A channel's number for each level: fewer than an image has pixels.
-fn numbers(scale: &Scale, image: Option<&Standard>, channel: Channel) -> Option<[f32; 256]> {
+fn numbers(scale: &PixelScaling, image: Option<&Standard>, channel: Channel) -> Option<[f32; 256]> {
     let mut numbers = [0.0_f32; 256];
     let each = numbers.iter_mut().zip(0..=u8::MAX);
     match scale {
-        Scale::Fixed { mean, std } => {
+        PixelScaling::Fixed { mean, std } => {
             let at = channel.place();
             let (mean, std) = (mean.get(at)?, std.get(at)?);
             each.for_each(|(number, level)| *number = (f32::from(level) - mean) / std);
         }
-        Scale::Image => {
+        PixelScaling::Image => {
             let image = image?;
             each.for_each(|(number, level)| *number = image.number(level));
         }
@@ -108,8 +108,8 @@ mod tests {
     use super::*;
     use crate::input::Colour;
 
-    fn input(layout: Layout, colour: Colour, scale: Scale) -> Input {
-        Input {
+    fn input(layout: TensorLayout, colour: Colour, scale: PixelScaling) -> InputEncoding {
+        InputEncoding {
             name: "pixels".to_owned(),
             layout,
             colour,
@@ -118,14 +118,14 @@ mod tests {
         }
     }
 
-    fn fixed(mean: &[f32], std: &[f32]) -> Scale {
-        Scale::Fixed {
+    fn fixed(mean: &[f32], std: &[f32]) -> PixelScaling {
+        PixelScaling::Fixed {
             mean: mean.to_vec(),
             std: std.to_vec(),
         }
     }
 
-    fn filled(rgb: &[u8], input: &Input) -> Vec<f32> {
+    fn filled(rgb: &[u8], input: &InputEncoding) -> Vec<f32> {
         let mut tensor = vec![0.0; rgb.len() / 3 * input.colour.channels()];
         fill(&mut tensor, rgb, input).unwrap();
         tensor
@@ -135,15 +135,15 @@ mod tests {
     fn pixels_are_scaled_by_channel_and_laid_out_as_the_manifest_says() {
         let scale = || fixed(&[10.0, 20.0, 30.0], &[1.0, 2.0, 4.0]);
         let rgb = [10, 20, 30, 11, 24, 38];
-        let nchw = input(Layout::Nchw, Colour::Rgb, scale());
+        let nchw = input(TensorLayout::Nchw, Colour::Rgb, scale());
         assert_eq!(filled(&rgb, &nchw), [0.0, 1.0, 0.0, 2.0, 0.0, 2.0]);
-        let nhwc = input(Layout::Nhwc, Colour::Rgb, scale());
+        let nhwc = input(TensorLayout::Nhwc, Colour::Rgb, scale());
         assert_eq!(filled(&rgb, &nhwc), [0.0, 0.0, 0.0, 1.0, 2.0, 2.0]);
     }
 
     #[test]
     fn bgr_swaps_the_channels_and_keeps_each_ones_mean() {
-        for layout in [Layout::Nchw, Layout::Nhwc] {
+        for layout in [TensorLayout::Nchw, TensorLayout::Nhwc] {
             let scale = fixed(&[9.0, 20.0, 34.0], &[1.0, 1.0, 2.0]);
             let input = input(layout, Colour::Bgr, scale);
             assert_eq!(filled(&[10, 22, 40], &input), [3.0, 2.0, 1.0]);
@@ -152,21 +152,21 @@ mod tests {
 
     #[test]
     fn one_and_four_channels_are_lightness_and_colours_with_an_opaque_alpha() {
-        let grey = input(Layout::Nchw, Colour::Grey, fixed(&[10.0], &[5.0]));
+        let grey = input(TensorLayout::Nchw, Colour::Grey, fixed(&[10.0], &[5.0]));
         assert_eq!(filled(&[20, 20, 20, 5, 5, 5], &grey), [2.0, -1.0]);
         let scale = || fixed(&[0.0, 0.0, 0.0, 155.0], &[1.0, 1.0, 1.0, 100.0]);
-        let rgba = input(Layout::Nhwc, Colour::Rgba, scale());
+        let rgba = input(TensorLayout::Nhwc, Colour::Rgba, scale());
         let rgb = [1, 2, 3, 4, 5, 6];
         let expected = [1.0, 2.0, 3.0, 1.0, 4.0, 5.0, 6.0, 1.0];
         assert_eq!(filled(&rgb, &rgba), expected);
-        let bgra = input(Layout::Nchw, Colour::Bgra, scale());
+        let bgra = input(TensorLayout::Nchw, Colour::Bgra, scale());
         let expected = [3.0, 6.0, 2.0, 5.0, 1.0, 4.0, 1.0, 1.0];
         assert_eq!(filled(&rgb, &bgra), expected);
     }
 
     #[test]
     fn a_standardised_image_has_mean_0_and_spread_1_and_one_colour_is_zeros() {
-        let standard = input(Layout::Nchw, Colour::Rgb, Scale::Image);
+        let standard = input(TensorLayout::Nchw, Colour::Rgb, PixelScaling::Image);
         // numpy: x = [0, 10, 20, 30, 40, 50]; (x - x.mean()) / max(x.std(), 1 / 6 ** .5)
         let half = [0.292_770_02, 0.878_310_1, 1.463_850_1];
         let expected = [-half[2], -half[1], -half[0], half[0], half[1], half[2]];
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn an_image_of_another_size_is_never_half_written() {
         let scale = fixed(&[0.0; 3], &[1.0; 3]);
-        let input = input(Layout::Nchw, Colour::Rgb, scale);
+        let input = input(TensorLayout::Nchw, Colour::Rgb, scale);
         assert!(fill(&mut [0.0; 6], &[1, 2, 3], &input).is_err());
     }
 }

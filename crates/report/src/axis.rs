@@ -5,7 +5,7 @@ use matchpoint_calibration::binomial;
 
 /// How values are spread along an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scale {
+pub(super) enum AxisScale {
     /// Evenly.
     Linear,
     /// By powers of ten.
@@ -16,7 +16,7 @@ pub(super) enum Scale {
 
 /// What values are, which decides how they are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unit {
+pub(super) enum AxisUnit {
     /// Shares, as percentages.
     Share,
     /// Similarities and utilities.
@@ -27,9 +27,9 @@ pub(super) enum Unit {
 
 /// One axis of a chart.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Axis {
-    scale: Scale,
-    unit: Unit,
+pub(super) struct ChartAxis {
+    scale: AxisScale,
+    unit: AxisUnit,
     low: f64,
     high: f64,
 }
@@ -37,10 +37,10 @@ pub(super) struct Axis {
 /// How far past the ends a value is drawn: out of sight, and near enough to keep slopes.
 const BEYOND: f64 = 0.02;
 
-impl Axis {
+impl ChartAxis {
     /// An axis over `range`; `None` where it has no extent. Logarithms want ends above zero,
     /// deviates want them inside ]0, 1[.
-    pub(super) fn new(scale: Scale, unit: Unit, range: (f64, f64)) -> Option<Self> {
+    pub(super) fn new(scale: AxisScale, unit: AxisUnit, range: (f64, f64)) -> Option<Self> {
         let (low, high) = (scale.position(range.0), scale.position(range.1));
         (low.is_finite() && high.is_finite() && low < high).then_some(Self {
             scale,
@@ -82,25 +82,25 @@ impl Axis {
     /// A round value; beside an even axis all with the same decimals.
     fn write(&self, value: f64, gap: f64) -> String {
         match (self.scale, self.unit) {
-            (Scale::Linear, Unit::Plain) => {
+            (AxisScale::Linear, AxisUnit::Plain) => {
                 let step = even_step(self.low, self.high, gap);
                 numbers::decimal(value, if step < 0.01 { 3 } else { 2 })
             }
-            (_, Unit::Share) => numbers::short_percent(value),
-            (_, Unit::Plain) => numbers::tick(value),
-            (_, Unit::Count) => numbers::short_count(value),
+            (_, AxisUnit::Share) => numbers::short_percent(value),
+            (_, AxisUnit::Plain) => numbers::tick(value),
+            (_, AxisUnit::Count) => numbers::short_count(value),
         }
     }
 
     /// Candidates for ticks, those to keep first.
     fn round_values(&self, gap: f64) -> Vec<f64> {
         match self.scale {
-            Scale::Linear => even_steps(self.low, self.high, gap),
-            Scale::Log => [1.0, 3.0]
+            AxisScale::Linear => even_steps(self.low, self.high, gap),
+            AxisScale::Log => [1.0, 3.0]
                 .into_iter()
                 .flat_map(|digit| (-12..=12).map(move |power| digit * 10.0_f64.powi(power)))
                 .collect(),
-            Scale::Deviate => vec![
+            AxisScale::Deviate => vec![
                 0.01, 0.001, 1e-4, 1e-5, 1e-6, 1e-7, 0.1, 0.5, 0.9, 0.99, 0.999, 0.05, 0.2, 0.3,
                 0.02, 0.8,
             ],
@@ -108,7 +108,7 @@ impl Axis {
     }
 }
 
-impl Scale {
+impl AxisScale {
     fn position(self, value: f64) -> f64 {
         match self {
             Self::Linear => value,
@@ -148,7 +148,7 @@ mod tests {
 
     use super::*;
 
-    fn names(axis: Axis, gap: f64) -> Vec<String> {
+    fn names(axis: ChartAxis, gap: f64) -> Vec<String> {
         let mut ticks = axis.ticks(gap);
         ticks.sort_by(|a, b| a.0.total_cmp(&b.0));
         ticks
@@ -159,19 +159,19 @@ mod tests {
 
     #[test]
     fn ticks_are_round() {
-        let axis = Axis::new(Scale::Linear, Unit::Plain, (0.13, 0.91)).unwrap();
+        let axis = ChartAxis::new(AxisScale::Linear, AxisUnit::Plain, (0.13, 0.91)).unwrap();
         assert_eq!(names(axis, 0.2), ["0.20", "0.40", "0.60", "0.80"]);
-        let axis = Axis::new(Scale::Log, Unit::Share, (2e-4, 1.0)).unwrap();
+        let axis = ChartAxis::new(AxisScale::Log, AxisUnit::Share, (2e-4, 1.0)).unwrap();
         assert_eq!(names(axis, 0.2), ["0.1 %", "1 %", "10 %", "100 %"]);
-        let axis = Axis::new(Scale::Deviate, Unit::Share, (5e-4, 0.5)).unwrap();
+        let axis = ChartAxis::new(AxisScale::Deviate, AxisUnit::Share, (5e-4, 0.5)).unwrap();
         assert_eq!(names(axis, 0.12), ["0.1 %", "1 %", "10 %", "20 %", "50 %"]);
-        let axis = Axis::new(Scale::Log, Unit::Count, (800.0, 2e6)).unwrap();
+        let axis = ChartAxis::new(AxisScale::Log, AxisUnit::Count, (800.0, 2e6)).unwrap();
         assert_eq!(names(axis, 0.2), ["1 k", "10 k", "100 k", "1 M"]);
     }
 
     #[test]
     fn the_middle_of_a_deviate_axis_is_even_odds() {
-        let axis = Axis::new(Scale::Deviate, Unit::Share, (0.01, 0.99)).unwrap();
+        let axis = ChartAxis::new(AxisScale::Deviate, AxisUnit::Share, (0.01, 0.99)).unwrap();
         assert!((axis.at(0.5).unwrap() - 0.5).abs() < 1e-9);
         assert!((axis.at(0.0).unwrap() + BEYOND).abs() < 1e-12);
         assert!(!axis.holds(0.0) && axis.holds(0.01));
@@ -182,8 +182,8 @@ mod tests {
         fn every_value_lands_in_or_just_beyond_the_frame(
             low in -1e6_f64..1e6, extent in -1.0_f64..1e6, value in any::<f64>()
         ) {
-            for scale in [Scale::Linear, Scale::Log, Scale::Deviate] {
-                let Some(axis) = Axis::new(scale, Unit::Plain, (low, low + extent)) else {
+            for scale in [AxisScale::Linear, AxisScale::Log, AxisScale::Deviate] {
+                let Some(axis) = ChartAxis::new(scale, AxisUnit::Plain, (low, low + extent)) else {
                     continue;
                 };
                 prop_assert!(axis.ticks(0.1).len() <= 12);

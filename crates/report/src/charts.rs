@@ -1,17 +1,17 @@
 //! The charts of error rates and scores.
 
-use super::axis::{Axis, Scale, Unit};
-use super::contents::{ErrorRate, Histogram, Report, TradeOff, View};
-use super::estimate::Span;
+use super::axis::{AxisScale, AxisUnit, ChartAxis};
+use super::contents::{BinnedScores, ErrorRate, ReportContents, TradeOffPoint, View};
+use super::estimate::RateInterval;
 use super::markup::Markup;
 use super::numbers::{percent, score, short_percent};
-use super::plot::{AxisNames, Plot, Side};
+use super::plot::{AxisNames, Plot, TextAnchor};
 
 /// Error rates below this are not told apart from none on an axis.
 const RATE_MIN: f64 = 1e-7;
 
 /// FRR against FAR on normal-deviate axes, with the operating point.
-pub(super) fn det(report: &Report) -> Option<Markup> {
+pub(super) fn det(report: &ReportContents) -> Option<Markup> {
     let points = &report.trade_off;
     let point = report.operating_point.as_ref();
     let shown = |error: ErrorRate, at_point: Option<f64>| {
@@ -55,7 +55,7 @@ pub(super) fn det(report: &Report) -> Option<Markup> {
         plot.vertical(far, "target", &target_name(far));
     }
     if let Some(frr) = target(report, ErrorRate::FalseReject) {
-        plot.horizontal(frr, "target", &target_name(frr), Side::Right);
+        plot.horizontal(frr, "target", &target_name(frr), TextAnchor::Right);
     }
     operating_point(&mut plot, report);
     let summary = format!(
@@ -72,7 +72,7 @@ pub(super) fn det(report: &Report) -> Option<Markup> {
     ))
 }
 
-fn operating_point(plot: &mut Plot, report: &Report) {
+fn operating_point(plot: &mut Plot, report: &ReportContents) {
     let Some(point) = report.operating_point.as_ref() else {
         return;
     };
@@ -83,7 +83,7 @@ fn operating_point(plot: &mut Plot, report: &Report) {
         return;
     };
     let (x, y) = (x.clamp(0.0, 1.0), y.clamp(0.0, 1.0));
-    let ends = |axis: &Axis, span: Option<Span>, middle: f64| {
+    let ends = |axis: &ChartAxis, span: Option<RateInterval>, middle: f64| {
         let at = |end: f64| axis.at(end).unwrap_or(middle).clamp(0.0, 1.0);
         span.map_or((middle, middle), |span| (at(span.lower), at(span.upper)))
     };
@@ -98,7 +98,11 @@ fn operating_point(plot: &mut Plot, report: &Report) {
     plot.dot((far, frr), "operating", &format!("{name}: {rates}"));
     // Above and to the right of the point the curve does not go.
     let corner = (x.max(x_ends.0) + 0.015, (y + 0.08).min(0.92));
-    let side = if 0.5 < x { Side::Left } else { Side::Right };
+    let side = if 0.5 < x {
+        TextAnchor::Left
+    } else {
+        TextAnchor::Right
+    };
     plot.label(corner, side, "name", &name);
     plot.label_below(corner, side, &rates);
 }
@@ -107,7 +111,7 @@ fn operating_point(plot: &mut Plot, report: &Report) {
 type Edge = Vec<(f64, f64)>;
 
 /// The outer and the inner edge: both rates at the high, and both at the low ends.
-fn det_band(points: &[TradeOff]) -> (Edge, Edge) {
+fn det_band(points: &[TradeOffPoint]) -> (Edge, Edge) {
     points
         .iter()
         .filter_map(|point| {
@@ -118,7 +122,7 @@ fn det_band(points: &[TradeOff]) -> (Edge, Edge) {
 }
 
 /// From below the smallest rate to somewhat over even odds, or as far as `shown` needs.
-fn deviate_axis(rates: impl Iterator<Item = f64>, shown: Vec<f64>) -> Option<Axis> {
+fn deviate_axis(rates: impl Iterator<Item = f64>, shown: Vec<f64>) -> Option<ChartAxis> {
     let needed = shown.iter().copied().fold(0.0, f64::max);
     let inside: Vec<f64> = rates
         .filter(|rate| (RATE_MIN..=1.0).contains(rate))
@@ -133,23 +137,23 @@ fn deviate_axis(rates: impl Iterator<Item = f64>, shown: Vec<f64>) -> Option<Axi
     } else {
         high
     };
-    Axis::new(Scale::Deviate, Unit::Share, (low, high))
+    ChartAxis::new(AxisScale::Deviate, AxisUnit::Share, (low, high))
 }
 
 /// Takes one error rate with its interval.
-type Take = fn(&TradeOff) -> (Option<f64>, Option<Span>);
+type RateOfPoint = fn(&TradeOffPoint) -> (Option<f64>, Option<RateInterval>);
 
 /// FAR and FRR against the threshold, with the targets.
-pub(super) fn errors(report: &Report) -> Option<Markup> {
+pub(super) fn errors(report: &ReportContents) -> Option<Markup> {
     // A threshold above every similarity accepts nothing, and has no place on the axis.
-    let points: Vec<&TradeOff> = report
+    let points: Vec<&TradeOffPoint> = report
         .trade_off
         .iter()
         .filter(|point| point.threshold <= 1.0)
         .collect();
-    let x = Axis::new(
-        Scale::Linear,
-        Unit::Plain,
+    let x = ChartAxis::new(
+        AxisScale::Linear,
+        AxisUnit::Plain,
         (points.first()?.threshold, points.last()?.threshold),
     )?;
     let rates = points.iter().flat_map(|point| [point.far, point.frr]);
@@ -158,10 +162,14 @@ pub(super) fn errors(report: &Report) -> Option<Markup> {
         .chain(report.verdict.target.map(|target| target.at_most))
         .filter(|rate| RATE_MIN <= *rate)
         .reduce(f64::min)?;
-    let y = Axis::new(Scale::Log, Unit::Share, ((least * 0.5).min(0.1), 1.0))?;
+    let y = ChartAxis::new(
+        AxisScale::Log,
+        AxisUnit::Share,
+        ((least * 0.5).min(0.1), 1.0),
+    )?;
     let mut plot = Plot::new(x, y);
-    let far: Take = |point| (point.far, point.far_interval);
-    let frr: Take = |point| (point.frr, point.frr_interval);
+    let far: RateOfPoint = |point| (point.far, point.far_interval);
+    let frr: RateOfPoint = |point| (point.frr, point.frr_interval);
     for (take, band, line) in [
         (far, "band non-mated", "line non-mated"),
         (frr, "band mated", "line mated"),
@@ -180,8 +188,8 @@ pub(super) fn errors(report: &Report) -> Option<Markup> {
     name_errors(&mut plot, &points);
     if let Some(target) = report.verdict.target {
         let side = match target.error {
-            ErrorRate::FalseAccept => Side::Right,
-            ErrorRate::FalseReject => Side::Left,
+            ErrorRate::FalseAccept => TextAnchor::Right,
+            ErrorRate::FalseReject => TextAnchor::Left,
         };
         plot.horizontal(target.at_most, "target", &target_name(target.at_most), side);
     }
@@ -198,7 +206,7 @@ pub(super) fn errors(report: &Report) -> Option<Markup> {
 }
 
 /// Writes the names of both curves between them, where they are high and hence far apart.
-fn name_errors(plot: &mut Plot, points: &[&TradeOff]) {
+fn name_errors(plot: &mut Plot, points: &[&TradeOffPoint]) {
     let height = |plot: &Plot, rate: Option<f64>| rate.and_then(|rate| plot.y.at(rate));
     let below = |at: Option<f64>, limit: f64| at.is_some_and(|at| at <= limit);
     let far = points
@@ -208,7 +216,7 @@ fn name_errors(plot: &mut Plot, points: &[&TradeOff]) {
         far.and_then(|point| plot.x.at(point.threshold).zip(height(plot, point.far)))
     {
         let at = (x, y.max(0.1) + 0.01);
-        plot.label(at, Side::Right, "name non-mated", "FAR");
+        plot.label(at, TextAnchor::Right, "name non-mated", "FAR");
     }
     let frr = points
         .iter()
@@ -218,12 +226,12 @@ fn name_errors(plot: &mut Plot, points: &[&TradeOff]) {
         frr.and_then(|point| plot.x.at(point.threshold).zip(height(plot, point.frr)))
     {
         let at = (x - 0.005, y.max(0.1) + 0.02);
-        plot.label(at, Side::Left, "name mated", "FRR");
+        plot.label(at, TextAnchor::Left, "name mated", "FRR");
     }
 }
 
 /// The scores of mated and non-mated trials: as shares, and as counts on a logarithmic scale.
-pub(super) fn histograms(histogram: &Histogram, report: &Report) -> Option<Markup> {
+pub(super) fn histograms(histogram: &BinnedScores, report: &ReportContents) -> Option<Markup> {
     let bins = histogram.mated.len().max(histogram.non_mated.len());
     let width = (histogram.upper - histogram.lower) / real(bins as u64);
     let filled = |counts: &[u64]| {
@@ -236,14 +244,18 @@ pub(super) fn histograms(histogram: &Histogram, report: &Report) -> Option<Marku
         .filter_map(|counts| filled(counts))
         .reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))?;
     let edge = |bin: usize| histogram.lower + width * real(bin as u64);
-    let x = Axis::new(Scale::Linear, Unit::Plain, (edge(first), edge(last + 1)))?;
+    let x = ChartAxis::new(
+        AxisScale::Linear,
+        AxisUnit::Plain,
+        (edge(first), edge(last + 1)),
+    )?;
     let kinds = [
-        Kind::new("non-mated", &histogram.non_mated, edge),
-        Kind::new("mated", &histogram.mated, edge),
+        TrialBins::new("non-mated", &histogram.non_mated, edge),
+        TrialBins::new("mated", &histogram.mated, edge),
     ];
 
-    let most = kinds.iter().map(Kind::most_share).reduce(f64::max)?;
-    let y = Axis::new(Scale::Linear, Unit::Share, (0.0, most * 1.18))?;
+    let most = kinds.iter().map(TrialBins::most_share).reduce(f64::max)?;
+    let y = ChartAxis::new(AxisScale::Linear, AxisUnit::Share, (0.0, most * 1.18))?;
     let mut shares = Plot::new(x, y);
     for kind in &kinds {
         kind.draw(&mut shares, |count, total| real(count) / real(total), 0.0);
@@ -252,7 +264,7 @@ pub(super) fn histograms(histogram: &Histogram, report: &Report) -> Option<Marku
     threshold_line(&mut shares, report);
 
     let most = kinds.iter().map(|kind| kind.most).max()?;
-    let y = Axis::new(Scale::Log, Unit::Count, (0.7, real(most) * 1.5))?;
+    let y = ChartAxis::new(AxisScale::Log, AxisUnit::Count, (0.7, real(most) * 1.5))?;
     let mut counts = Plot::new(x, y);
     for kind in &kinds {
         kind.draw(&mut counts, |count, _| real(count), 0.1);
@@ -282,7 +294,7 @@ pub(super) fn histograms(histogram: &Histogram, report: &Report) -> Option<Marku
 }
 
 /// The bins of one kind of trial.
-struct Kind<'a> {
+struct TrialBins<'a> {
     name: &'static str,
     counts: &'a [u64],
     edges: Vec<f64>,
@@ -290,7 +302,7 @@ struct Kind<'a> {
     most: u64,
 }
 
-impl<'a> Kind<'a> {
+impl<'a> TrialBins<'a> {
     fn new(name: &'static str, counts: &'a [u64], edge: impl Fn(usize) -> f64) -> Self {
         Self {
             name,
@@ -337,7 +349,7 @@ impl<'a> Kind<'a> {
 }
 
 /// Writes the name of each kind over its highest bin, away from the other kind.
-fn name_kinds(plot: &mut Plot, kinds: &[Kind<'_>]) {
+fn name_kinds(plot: &mut Plot, kinds: &[TrialBins<'_>]) {
     let peaks: Vec<_> = kinds
         .iter()
         .filter(|kind| 0 < kind.total)
@@ -350,11 +362,11 @@ fn name_kinds(plot: &mut Plot, kinds: &[Kind<'_>]) {
             .find(|other| 1e-9 < (other - x).abs());
         let near = other.is_some_and(|other| (other - x).abs() < 0.3);
         let side = match other {
-            Some(other) if near && *x < other && 0.25 < *x => Side::Left,
-            Some(other) if near && other < *x && *x < 0.75 => Side::Right,
-            _ if *x < 0.25 => Side::Right,
-            _ if 0.75 < *x => Side::Left,
-            _ => Side::Middle,
+            Some(other) if near && *x < other && 0.25 < *x => TextAnchor::Left,
+            Some(other) if near && other < *x && *x < 0.75 => TextAnchor::Right,
+            _ if *x < 0.25 => TextAnchor::Right,
+            _ if 0.75 < *x => TextAnchor::Left,
+            _ => TextAnchor::Middle,
         };
         let class = match kind.name {
             "mated" => "name mated",
@@ -365,7 +377,7 @@ fn name_kinds(plot: &mut Plot, kinds: &[Kind<'_>]) {
     }
 }
 
-fn threshold_line(plot: &mut Plot, report: &Report) {
+fn threshold_line(plot: &mut Plot, report: &ReportContents) {
     if let Some(point) = &report.operating_point {
         let name = format!("accept from {} →", score(Some(point.threshold)));
         plot.vertical(point.threshold, "threshold", &name);
@@ -380,7 +392,7 @@ pub(super) fn trial_names(view: View) -> [&'static str; 2] {
     }
 }
 
-fn target(report: &Report, error: ErrorRate) -> Option<f64> {
+fn target(report: &ReportContents, error: ErrorRate) -> Option<f64> {
     report
         .verdict
         .target
@@ -392,7 +404,7 @@ fn target_name(at_most: f64) -> String {
     format!("target: at most {}", short_percent(at_most))
 }
 
-fn spoken(point: &TradeOff) -> String {
+fn spoken(point: &TradeOffPoint) -> String {
     format!(
         "threshold {}: FAR {}, FRR {}",
         score(Some(point.threshold)),

@@ -1,12 +1,12 @@
 //! What a report holds, as the caller fills it in. Tests alone serialise it, to walk over its numbers.
 
-use super::estimate::{Estimate, Span};
+use super::estimate::{Estimate, RateInterval};
 
 /// Everything that a report shows. A number that is not known is `None`, and shown as unknown;
 /// a part that was not measured is `None` or empty, and left out.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub struct Report {
+pub struct ReportContents {
     /// What was calibrated, in a few words.
     pub title: String,
     /// When, as the caller says it.
@@ -14,29 +14,29 @@ pub struct Report {
     /// What the rates of the verdict, the key figures, the curves and the conditions count.
     pub view: View,
     /// What may be relied on.
-    pub verdict: Verdict,
+    pub verdict: ReportVerdict,
     /// The threshold and its two error rates; `None` where none was chosen.
-    pub operating_point: Option<OperatingPoint>,
+    pub operating_point: Option<PointSummary>,
     /// The rates that matter, most important first.
     pub figures: Vec<Figure>,
     /// FAR and FRR along the thresholds, ascending; empty where not measured.
-    pub trade_off: Vec<TradeOff>,
+    pub trade_off: Vec<TradeOffPoint>,
     /// Scores of mated and non-mated trials.
-    pub histogram: Option<Histogram>,
+    pub histogram: Option<BinnedScores>,
     /// How far the labels agree about a threshold.
-    pub consistency: Option<Consistency>,
+    pub consistency: Option<ConsistencyFigures>,
     /// The labels that fare worst.
-    pub worst_labels: Option<WorstLabels>,
+    pub worst_labels: Option<WorstLabelTable>,
     /// Items of different labels that would be accepted as one another.
     pub intruders: Option<Intruders>,
     /// Strangers' searches with the highest scores: the query, and the item that it found.
     pub nearest_strangers: Option<Intruders>,
     /// Rates by the value of a metadata column.
-    pub conditions: Vec<Condition>,
+    pub conditions: Vec<ConditionTable>,
     /// FAR by size of the gallery.
-    pub growth: Option<Growth>,
+    pub growth: Option<GrowthCurve>,
     /// What was tried against inconsistent thresholds.
-    pub remedies: Option<Remedies>,
+    pub remedies: Option<RemedyTable>,
     /// Model, gallery, index, seeds, digests and software.
     pub made_with: Vec<Fact>,
     /// What must hold for the promise to hold, in plain words, most important first.
@@ -56,11 +56,11 @@ pub enum View {
 /// What may be relied on, on what ground.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub struct Verdict {
+pub struct ReportVerdict {
     /// Whether anything is promised.
-    pub standing: Standing,
+    pub standing: ClaimKind,
     /// What was asked for; `None` for a rule without a target, such as equal errors.
-    pub target: Option<Target>,
+    pub target: Option<TargetRate>,
     /// How the threshold is chosen, in plain words.
     pub rule: String,
     /// The rate that is not exceeded with the confidence of the target, in [0, 1]; of a refusal,
@@ -77,7 +77,7 @@ pub struct Verdict {
 /// How strong the statement is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub enum Standing {
+pub enum ClaimKind {
     /// It holds with the confidence stated, under the assumptions.
     Promised,
     /// It is what was measured, no more.
@@ -89,7 +89,7 @@ pub enum Standing {
 /// The error rate that is not to be exceeded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub struct Target {
+pub struct TargetRate {
     /// Which of the two.
     pub error: ErrorRate,
     /// How high it may be, in [0, 1].
@@ -111,7 +111,7 @@ pub enum ErrorRate {
 /// The threshold with what was measured at it.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub struct OperatingPoint {
+pub struct PointSummary {
     /// Its id; `None` where it was not recorded.
     pub id: Option<String>,
     /// Accept at or above this similarity.
@@ -121,15 +121,15 @@ pub struct OperatingPoint {
     /// The false reject rate.
     pub frr: Estimate,
     /// Where the first comes from.
-    pub far_basis: Basis,
+    pub far_basis: MeasuredOn,
     /// Where the second does.
-    pub frr_basis: Basis,
+    pub frr_basis: MeasuredOn,
 }
 
 /// Whose labels a figure was measured on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub enum Basis {
+pub enum MeasuredOn {
     /// Labels that had no part in choosing the threshold.
     HeldOut,
     /// The labels that chose the threshold, which flatters.
@@ -149,29 +149,29 @@ pub struct Figure {
     /// A fraction, in [0, 1].
     pub estimate: Estimate,
     /// Where it comes from.
-    pub basis: Basis,
+    pub basis: MeasuredOn,
 }
 
 /// Both error rates at one threshold.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub struct TradeOff {
+pub struct TradeOffPoint {
     /// Accept at or above this similarity. Above 1 it accepts nothing.
     pub threshold: f64,
     /// The false accept rate, in [0, 1].
     pub far: Option<f64>,
     /// Its interval.
-    pub far_interval: Option<Span>,
+    pub far_interval: Option<RateInterval>,
     /// The false reject rate, in [0, 1].
     pub frr: Option<f64>,
     /// Its interval.
-    pub frr_interval: Option<Span>,
+    pub frr_interval: Option<RateInterval>,
 }
 
 /// Scores counted in bins of equal width, as many mated as non-mated bins.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub struct Histogram {
+pub struct BinnedScores {
     /// The low end of the first bin.
     pub lower: f64,
     /// The high end of the last bin.
@@ -185,13 +185,13 @@ pub struct Histogram {
 /// How far the labels agree about a threshold (OPIS: Zhang and others, ICLR 2024).
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub struct Consistency {
+pub struct ConsistencyFigures {
     /// What the rates below count.
     pub view: View,
     /// The range of thresholds that OPIS is taken over.
-    pub band: Band,
+    pub band: ThresholdBand,
     /// OPIS and its relatives, most important first.
-    pub figures: Vec<Spread>,
+    pub figures: Vec<SpreadFigure>,
     /// The thresholds at which utilities are given, ascending.
     pub thresholds: Vec<f64>,
     /// Mean utility over labels at each threshold.
@@ -205,7 +205,7 @@ pub struct Consistency {
 /// The thresholds at which the FAR over all labels runs from one rate to another.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub struct Band {
+pub struct ThresholdBand {
     /// The lower FAR, at the higher threshold.
     pub far_low: f64,
     /// The higher FAR, at the lower threshold.
@@ -219,7 +219,7 @@ pub struct Band {
 /// A measure of spread over labels. Not a rate.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub struct Spread {
+pub struct SpreadFigure {
     /// Its name, such as `OPIS`.
     pub name: String,
     /// What it is, in one sentence.
@@ -227,10 +227,10 @@ pub struct Spread {
     /// The measure.
     pub value: Option<f64>,
     /// Its interval.
-    pub interval: Option<Span>,
+    pub interval: Option<RateInterval>,
 }
 
-/// The utility of one label along the thresholds of its [`Consistency`].
+/// The utility of one label along the thresholds of its [`ConsistencyFigures`].
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct LabelCurve {
@@ -243,13 +243,13 @@ pub struct LabelCurve {
 /// The labels that fare worst at the threshold.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub struct WorstLabels {
+pub struct WorstLabelTable {
     /// What the rates below count.
     pub view: View,
     /// By what they are ranked, such as `utility at the threshold`.
     pub ranked_by: String,
     /// Worst first.
-    pub rows: Vec<LabelRow>,
+    pub rows: Vec<WorstLabelRow>,
     /// Labels that were ranked.
     pub labels: u64,
 }
@@ -257,7 +257,7 @@ pub struct WorstLabels {
 /// One label at the threshold.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub struct LabelRow {
+pub struct WorstLabelRow {
     /// The label.
     pub label: String,
     /// Its items, or some of them.
@@ -285,7 +285,7 @@ pub struct Picture {
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct Intruders {
     /// The most similar first.
-    pub pairs: Vec<Intruder>,
+    pub pairs: Vec<IntruderPair>,
     /// How many there are in all; `None` where they were not counted.
     pub total: Option<u64>,
 }
@@ -293,11 +293,11 @@ pub struct Intruders {
 /// One such pair.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub struct Intruder {
+pub struct IntruderPair {
     /// One item.
-    pub first: Item,
+    pub first: PicturedItem,
     /// The other.
-    pub second: Item,
+    pub second: PicturedItem,
     /// Their similarity, or what is held against the threshold.
     pub score: f64,
     /// What there is to say beside it.
@@ -307,7 +307,7 @@ pub struct Intruder {
 /// An item of the gallery, or a probe.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub struct Item {
+pub struct PicturedItem {
     /// Its id.
     pub id: String,
     /// Its label.
@@ -320,7 +320,7 @@ pub struct Item {
 /// Rates by the value of a metadata column.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub struct Condition {
+pub struct ConditionTable {
     /// The column.
     pub column: String,
     /// A row for each value.
@@ -342,7 +342,7 @@ pub struct ConditionRow {
 /// FAR per search by size of the gallery. A search has more chances to be wrong in a larger one.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub struct Growth {
+pub struct GrowthCurve {
     /// Measured at the threshold, on parts of the gallery.
     pub measured: Vec<SizePoint>,
     /// Predicted at the threshold.
@@ -366,7 +366,7 @@ pub struct SizePoint {
     /// The false accept rate, in [0, 1].
     pub far: Option<f64>,
     /// Its interval.
-    pub interval: Option<Span>,
+    pub interval: Option<RateInterval>,
     /// Whether the rate is exact for the trials, and not a bound.
     pub exact: bool,
 }
@@ -374,17 +374,17 @@ pub struct SizePoint {
 /// What was tried against inconsistent thresholds, each judged on labels it was not fitted to.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub struct Remedies {
+pub struct RemedyTable {
     /// What the rates below count.
     pub view: View,
     /// Doing nothing among them.
-    pub rows: Vec<Remedy>,
+    pub rows: Vec<RemedyRow>,
 }
 
 /// One remedy.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub struct Remedy {
+pub struct RemedyRow {
     /// Its name.
     pub name: String,
     /// The false accept rate.

@@ -1,10 +1,10 @@
 //! The charts of labels and of growth.
 
-use super::axis::{Axis, Scale, Unit};
-use super::contents::{Consistency, Growth, LabelCurve, SizePoint};
+use super::axis::{AxisScale, AxisUnit, ChartAxis};
+use super::contents::{ConsistencyFigures, GrowthCurve, LabelCurve, SizePoint};
 use super::markup::Markup;
 use super::numbers::{count, percent, short_percent, shortened};
-use super::plot::{AxisNames, Plot, Side};
+use super::plot::{AxisNames, Plot, TextAnchor};
 use matchpoint_calibration::binomial::real;
 
 /// More curves than this make a solid area, and a file that is slow to open.
@@ -17,11 +17,11 @@ const NAMED: usize = 3;
 const LINE: f64 = 0.055;
 
 /// The labels' utilities along the thresholds, around their mean.
-pub(super) fn utility(consistency: &Consistency, threshold: Option<f64>) -> Option<Markup> {
+pub(super) fn utility(consistency: &ConsistencyFigures, threshold: Option<f64>) -> Option<Markup> {
     let thresholds = &consistency.thresholds;
-    let x = Axis::new(
-        Scale::Linear,
-        Unit::Plain,
+    let x = ChartAxis::new(
+        AxisScale::Linear,
+        AxisUnit::Plain,
         (*thresholds.first()?, *thresholds.last()?),
     )?;
     let drawn = drawn(&consistency.labels);
@@ -32,7 +32,7 @@ pub(super) fn utility(consistency: &Consistency, threshold: Option<f64>) -> Opti
         .filter_map(|utility| *utility)
         .reduce(f64::min)?;
     let low = if least < 0.3 { 0.0 } else { least - 0.05 };
-    let y = Axis::new(Scale::Linear, Unit::Plain, (low, 1.0))?;
+    let y = ChartAxis::new(AxisScale::Linear, AxisUnit::Plain, (low, 1.0))?;
     let mut plot = Plot::new(x, y);
     let along = |utility: &[Option<f64>]| -> Vec<(f64, Option<f64>)> {
         thresholds
@@ -105,7 +105,7 @@ pub(super) fn mean_utility(curve: &LabelCurve) -> Option<f64> {
 }
 
 /// Names the mean and the worst labels at the right edge, one below the other.
-fn name_curves(plot: &mut Plot, consistency: &Consistency, drawn: &[&LabelCurve]) {
+fn name_curves(plot: &mut Plot, consistency: &ConsistencyFigures, drawn: &[&LabelCurve]) {
     let end = |plot: &Plot, utility: &[Option<f64>]| {
         utility
             .iter()
@@ -130,13 +130,13 @@ fn name_curves(plot: &mut Plot, consistency: &Consistency, drawn: &[&LabelCurve]
         left -= 1.0;
         // Room is kept for the names that follow, down to the foot.
         let at = at.max(LINE * left).min(ceiling);
-        plot.label((1.0, at), Side::Right, class, &text);
+        plot.label((1.0, at), TextAnchor::Right, class, &text);
         ceiling = at - LINE;
     }
 }
 
 /// FAR by size of the gallery, measured and predicted.
-pub(super) fn growth(growth: &Growth) -> Option<Markup> {
+pub(super) fn growth(growth: &GrowthCurve) -> Option<Markup> {
     let points = || growth.measured.iter().chain(&growth.predicted);
     let sizes = points()
         .filter(|point| point.far.is_some())
@@ -144,7 +144,7 @@ pub(super) fn growth(growth: &Growth) -> Option<Markup> {
         .chain(growth.items_now)
         .filter(|items| 0 < *items);
     let (least, most) = extent(sizes.map(real))?;
-    let x = Axis::new(Scale::Log, Unit::Count, (least * 0.8, most * 1.25))?;
+    let x = ChartAxis::new(AxisScale::Log, AxisUnit::Count, (least * 0.8, most * 1.25))?;
     // Upper ends belong on the axis; lower ends of small counts reach down to nothing.
     let rates = points()
         .flat_map(|point| [point.far, point.interval.map(|span| span.upper)])
@@ -152,15 +152,15 @@ pub(super) fn growth(growth: &Growth) -> Option<Markup> {
         .chain(growth.target)
         .filter(|rate| 1e-9 <= *rate);
     let (least, most) = extent(rates)?;
-    let y = Axis::new(
-        Scale::Log,
-        Unit::Share,
+    let y = ChartAxis::new(
+        AxisScale::Log,
+        AxisUnit::Share,
         (least * 0.3, (most * 2.5).min(1.0)),
     )?;
     let mut plot = Plot::new(x, y);
     if let Some(target) = growth.target {
         let name = format!("target: at most {}", short_percent(target));
-        plot.horizontal(target, "target", &name, Side::Right);
+        plot.horizontal(target, "target", &name, TextAnchor::Right);
     }
     if let Some(items) = growth.items_now {
         let name = format!("now: {} items", count(Some(items)));
@@ -207,7 +207,7 @@ fn measured(plot: &mut Plot, point: &SizePoint) {
     plot.dot((real(point.items), far), class, &title);
 }
 
-fn name_growth(plot: &mut Plot, growth: &Growth) {
+fn name_growth(plot: &mut Plot, growth: &GrowthCurve) {
     let place =
         |plot: &Plot, point: &SizePoint| plot.x.at(real(point.items)).zip(plot.y.at(point.far?));
     let last = growth
@@ -217,7 +217,7 @@ fn name_growth(plot: &mut Plot, growth: &Growth) {
         .find(|point| point.far.is_some());
     // The line rises, so that there is room above its end and below its beginning.
     if let Some((x, y)) = last.and_then(|point| place(plot, point)) {
-        plot.label((x - 0.01, y + 0.03), Side::Left, "name", "predicted");
+        plot.label((x - 0.01, y + 0.03), TextAnchor::Left, "name", "predicted");
     }
     let largest = growth
         .measured
@@ -225,7 +225,7 @@ fn name_growth(plot: &mut Plot, growth: &Growth) {
         .rev()
         .find(|point| point.far.is_some());
     if let Some((x, y)) = largest.and_then(|point| place(plot, point)) {
-        plot.label((x, y - 0.05), Side::with_room(x), "name", "measured");
+        plot.label((x, y - 0.05), TextAnchor::with_room(x), "name", "measured");
     }
 }
 

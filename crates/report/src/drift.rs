@@ -1,12 +1,12 @@
 //! The page about an operating point in service.
 
-use super::axis::{Axis, Scale, Unit};
-use super::estimate::Span;
+use super::axis::{AxisScale, AxisUnit, ChartAxis};
+use super::estimate::RateInterval;
 use super::markup::Markup;
 use super::numbers::short_percent;
 use super::page::document;
-use super::plot::{AxisNames, Plot, Side};
-use super::tables::{Column, Table, cell};
+use super::plot::{AxisNames, Plot, TextAnchor};
+use super::tables::{HtmlTable, TableColumn, cell};
 
 /// What is known of an operating point in service, as text.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +35,7 @@ pub struct RateCourse {
     /// The first and the last time, as they are written.
     pub ends: [String; 2],
     /// Days since the first time, and the rate of all up to then with its interval.
-    pub points: Vec<(f64, f64, Span)>,
+    pub points: Vec<(f64, f64, RateInterval)>,
 }
 
 /// One finding.
@@ -78,7 +78,10 @@ pub fn render(report: &DriftReport) -> String {
         for finding in &report.findings {
             show(main, finding);
         }
-        let mut table = Table::new("", &[("Measured", Column::Words), ("", Column::Words)]);
+        let mut table = HtmlTable::new(
+            "",
+            &[("Measured", TableColumn::Words), ("", TableColumn::Words)],
+        );
         for [name, value] in &report.measured {
             table.row(vec![cell(name), cell(value)]);
         }
@@ -126,13 +129,13 @@ fn courses(main: &mut Markup, courses: &[RateCourse]) {
 fn chart(course: &RateCourse) -> Option<Markup> {
     let points = &course.points;
     let ((first, ..), (last, rate, span)) = (points.first()?, points.last()?);
-    let x = Axis::new(Scale::Linear, Unit::Plain, (*first, *last))?;
+    let x = ChartAxis::new(AxisScale::Linear, AxisUnit::Plain, (*first, *last))?;
     // The first intervals are as wide as the axis; what counts is the last one, and the limit.
     let most = [*rate, span.upper, course.limit.unwrap_or(0.0)];
     let most = 1.5 * most.into_iter().fold(0.0, f64::max);
-    let y = Axis::new(Scale::Linear, Unit::Share, (0.0, most.min(1.0)))?;
+    let y = ChartAxis::new(AxisScale::Linear, AxisUnit::Share, (0.0, most.min(1.0)))?;
     let mut plot = Plot::new(x, y);
-    let edge = |end: fn(&Span) -> f64| -> Vec<(f64, f64)> {
+    let edge = |end: fn(&RateInterval) -> f64| -> Vec<(f64, f64)> {
         points
             .iter()
             .map(|(day, _, span)| (*day, end(span)))
@@ -143,7 +146,7 @@ fn chart(course: &RateCourse) -> Option<Markup> {
     plot.curve(curve, "line", "");
     if let Some(limit) = course.limit {
         let name = format!("limit: {}", short_percent(limit));
-        plot.horizontal(limit, "target", &name, Side::Right);
+        plot.horizontal(limit, "target", &name, TextAnchor::Right);
     }
     let [from, to] = &course.ends;
     plot.ends(from, to);
@@ -198,7 +201,7 @@ mod tests {
     #[test]
     fn a_course_is_drawn_from_two_points_on() {
         let page = |days: &[f64]| {
-            let span = Span {
+            let span = RateInterval {
                 lower: 0.01,
                 upper: 0.05,
                 confidence: 0.95,

@@ -9,7 +9,7 @@ pub struct Estimate {
     /// The estimate.
     pub value: Option<f64>,
     /// The range that covers the truth with the confidence it names.
-    pub interval: Option<Span>,
+    pub interval: Option<RateInterval>,
     /// How often it happened.
     pub events: Option<u64>,
     /// How often it could have happened.
@@ -23,7 +23,7 @@ pub struct Estimate {
 /// An interval, however it was computed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub struct Span {
+pub struct RateInterval {
     /// The low end.
     pub lower: f64,
     /// The high end.
@@ -32,7 +32,7 @@ pub struct Span {
     pub confidence: f64,
 }
 
-impl From<Interval> for Span {
+impl From<Interval> for RateInterval {
     fn from(interval: Interval) -> Self {
         Self {
             lower: interval.lower,

@@ -1,16 +1,20 @@
 //! The parts about labels and what sets them apart: which agree, which fare worst, and what helps.
 
 use super::contents::{
-    Condition, Consistency, Intruder, Intruders, Remedies, Report, View, WorstLabels,
+    ConditionTable, ConsistencyFigures, IntruderPair, Intruders, RemedyTable, ReportContents, View,
+    WorstLabelTable,
 };
 use super::curves::{self, CURVES_MAX};
 use super::markup::Markup;
 use super::numbers::{count, plain, plain_span, score, short_percent};
-use super::part::{Part, interval_note};
-use super::tables::{self, Column, Table, cell, datum};
+use super::part::{ReportPart, interval_note};
+use super::tables::{self, HtmlTable, TableColumn, cell, datum};
 
 /// OPIS and the curves that it measures.
-pub(super) fn consistency(consistency: &Consistency, threshold: Option<f64>) -> Option<Part> {
+pub(super) fn consistency(
+    consistency: &ConsistencyFigures,
+    threshold: Option<f64>,
+) -> Option<ReportPart> {
     if consistency.figures.is_empty() && consistency.labels.is_empty() {
         return None;
     }
@@ -60,7 +64,7 @@ pub(super) fn consistency(consistency: &Consistency, threshold: Option<f64>) -> 
         body.append(chart);
     }
     body.append(utilities(consistency));
-    Some(Part {
+    Some(ReportPart {
         id: "consistency",
         title: "Do labels agree on a threshold?",
         view: Some(consistency.view),
@@ -69,7 +73,7 @@ pub(super) fn consistency(consistency: &Consistency, threshold: Option<f64>) -> 
     })
 }
 
-fn consistency_notes(consistency: &Consistency) -> Vec<String> {
+fn consistency_notes(consistency: &ConsistencyFigures) -> Vec<String> {
     let mut notes = vec![
         "Each thin line is a label. The further the lines fan out around their mean, the less one \
          threshold suits them all; OPIS is the mean squared distance from the mean."
@@ -91,25 +95,28 @@ fn consistency_notes(consistency: &Consistency) -> Vec<String> {
     notes
 }
 
-fn utilities(consistency: &Consistency) -> Markup {
+fn utilities(consistency: &ConsistencyFigures) -> Markup {
     let columns = [
-        ("Threshold", Column::Number),
-        ("Mean utility", Column::Number),
+        ("Threshold", TableColumn::Number),
+        ("Mean utility", TableColumn::Number),
     ];
     let caption = format!(
         "Mean utility at {} thresholds",
         consistency.thresholds.len()
     );
-    let mut means = Table::new(&caption, &columns);
+    let mut means = HtmlTable::new(&caption, &columns);
     for (threshold, mean) in consistency.thresholds.iter().zip(&consistency.mean) {
         means.row(vec![cell(&score(Some(*threshold))), cell(&plain(*mean))]);
     }
-    let columns = [("Label", Column::Words), ("Mean utility", Column::Number)];
+    let columns = [
+        ("Label", TableColumn::Words),
+        ("Mean utility", TableColumn::Number),
+    ];
     let caption = format!(
         "Mean utility over the band of {}",
         labels_text(consistency.labels.len() as u64)
     );
-    let mut labels = Table::new(&caption, &columns);
+    let mut labels = HtmlTable::new(&caption, &columns);
     for curve in &consistency.labels {
         let mean = curves::mean_utility(curve);
         labels.row(vec![datum(&curve.label), cell(&plain(mean))]);
@@ -120,19 +127,19 @@ fn utilities(consistency: &Consistency) -> Markup {
 }
 
 /// The labels that fare worst, with their pictures.
-pub(super) fn worst_labels(worst: &WorstLabels) -> Option<Part> {
+pub(super) fn worst_labels(worst: &WorstLabelTable) -> Option<ReportPart> {
     if worst.rows.is_empty() {
         return None;
     }
     let columns = [
-        ("Label", Column::Words),
-        ("FAR", Column::Rate),
-        ("FRR", Column::Rate),
-        ("Utility", Column::Number),
+        ("Label", TableColumn::Words),
+        ("FAR", TableColumn::Rate),
+        ("FRR", TableColumn::Rate),
+        ("Utility", TableColumn::Number),
     ];
     let most_far = tables::most(worst.rows.iter().map(|row| row.far));
     let most_frr = tables::most(worst.rows.iter().map(|row| row.frr));
-    let mut table = Table::new("", &columns);
+    let mut table = HtmlTable::new("", &columns);
     for row in &worst.rows {
         let mut name = datum(&row.label);
         if !row.pictures.is_empty() {
@@ -162,7 +169,7 @@ pub(super) fn worst_labels(worst: &WorstLabels) -> Option<Part> {
     notes.extend(interval_note(
         worst.rows.iter().flat_map(|row| [row.far, row.frr]),
     ));
-    Some(Part {
+    Some(ReportPart {
         id: "worst-labels",
         title: "The worst labels",
         view: Some(worst.view),
@@ -172,7 +179,7 @@ pub(super) fn worst_labels(worst: &WorstLabels) -> Option<Part> {
 }
 
 /// Pairs that would be accepted and should not be, side by side.
-pub(super) fn intruders(intruders: &Intruders) -> Option<Part> {
+pub(super) fn intruders(intruders: &Intruders) -> Option<ReportPart> {
     if intruders.pairs.is_empty() {
         return None;
     }
@@ -190,7 +197,7 @@ pub(super) fn intruders(intruders: &Intruders) -> Option<Part> {
             count(Some(total))
         ));
     }
-    Some(Part {
+    Some(ReportPart {
         id: "intruders",
         title: "Intruders",
         view: Some(View::Pairwise),
@@ -199,7 +206,7 @@ pub(super) fn intruders(intruders: &Intruders) -> Option<Part> {
     })
 }
 
-fn side_by_side(pairs: &[Intruder]) -> Markup {
+fn side_by_side(pairs: &[IntruderPair]) -> Markup {
     let mut body = Markup::default();
     body.element("div", &[("class", "intruders")], |grid| {
         for pair in pairs {
@@ -222,11 +229,11 @@ fn side_by_side(pairs: &[Intruder]) -> Markup {
 }
 
 /// Strangers' searches that press on the threshold, with what each found.
-pub(super) fn nearest_strangers(strangers: &Intruders) -> Option<Part> {
+pub(super) fn nearest_strangers(strangers: &Intruders) -> Option<ReportPart> {
     if strangers.pairs.is_empty() {
         return None;
     }
-    Some(Part {
+    Some(ReportPart {
         id: "nearest-strangers",
         title: "Nearest strangers",
         view: Some(View::Search),
@@ -241,7 +248,7 @@ pub(super) fn nearest_strangers(strangers: &Intruders) -> Option<Part> {
 }
 
 /// A table of rates for each column of the metadata.
-pub(super) fn conditions(report: &Report) -> Option<Part> {
+pub(super) fn conditions(report: &ReportContents) -> Option<ReportPart> {
     let mut body = Markup::default();
     for condition in &report.conditions {
         body.append(condition_table(condition));
@@ -261,7 +268,7 @@ pub(super) fn conditions(report: &Report) -> Option<Part> {
             .to_owned(),
     ];
     notes.extend(interval_note(rows().flat_map(|row| [row.far, row.frr])));
-    Some(Part {
+    Some(ReportPart {
         id: "conditions",
         title: "Conditions",
         view: Some(report.view),
@@ -270,15 +277,15 @@ pub(super) fn conditions(report: &Report) -> Option<Part> {
     })
 }
 
-fn condition_table(condition: &Condition) -> Markup {
+fn condition_table(condition: &ConditionTable) -> Markup {
     let columns = [
-        (condition.column.as_str(), Column::Words),
-        ("FAR", Column::Rate),
-        ("FRR", Column::Rate),
+        (condition.column.as_str(), TableColumn::Words),
+        ("FAR", TableColumn::Rate),
+        ("FRR", TableColumn::Rate),
     ];
     let most_far = tables::most(condition.rows.iter().map(|row| row.far));
     let most_frr = tables::most(condition.rows.iter().map(|row| row.frr));
-    let mut table = Table::new("", &columns);
+    let mut table = HtmlTable::new("", &columns);
     for row in &condition.rows {
         let labels = row.frr.labels.or(row.far.labels);
         let mut name = datum(&row.value);
@@ -295,22 +302,22 @@ fn condition_table(condition: &Condition) -> Markup {
 }
 
 /// What was tried, with what follows.
-pub(super) fn remedies(remedies: &Remedies) -> Option<Part> {
+pub(super) fn remedies(remedies: &RemedyTable) -> Option<ReportPart> {
     if remedies.rows.is_empty() {
         return None;
     }
     let columns = [
-        ("Remedy", Column::Words),
-        ("FAR", Column::Rate),
-        ("FRR", Column::Rate),
-        ("FRR, worst labels", Column::Rate),
-        ("Spread", Column::Number),
+        ("Remedy", TableColumn::Words),
+        ("FAR", TableColumn::Rate),
+        ("FRR", TableColumn::Rate),
+        ("FRR, worst labels", TableColumn::Rate),
+        ("Spread", TableColumn::Number),
     ];
     let rows = &remedies.rows;
     let most_far = tables::most(rows.iter().map(|row| row.far));
     let most_frr = tables::most(rows.iter().map(|row| row.frr));
     let most_worst = tables::most(rows.iter().map(|row| row.worst_frr));
-    let mut table = Table::new("", &columns);
+    let mut table = HtmlTable::new("", &columns);
     for row in rows {
         let mut name = datum(&row.name);
         if row.preferred {
@@ -337,7 +344,7 @@ pub(super) fn remedies(remedies: &Remedies) -> Option<Part> {
         rows.iter()
             .flat_map(|row| [row.far, row.frr, row.worst_frr]),
     ));
-    Some(Part {
+    Some(ReportPart {
         id: "remedies",
         title: "Remedies",
         view: Some(remedies.view),

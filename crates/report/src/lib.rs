@@ -21,17 +21,18 @@ mod plot;
 mod tables;
 
 pub use contents::{
-    Band, Basis, Condition, ConditionRow, Consistency, ErrorRate, Fact, Figure, Growth, Histogram,
-    Intruder, Intruders, Item, LabelCurve, LabelRow, OperatingPoint, Picture, Remedies, Remedy,
-    Report, SizePoint, Spread, Standing, Target, TradeOff, Verdict, View, WorstLabels,
+    BinnedScores, ClaimKind, ConditionRow, ConditionTable, ConsistencyFigures, ErrorRate, Fact,
+    Figure, GrowthCurve, IntruderPair, Intruders, LabelCurve, MeasuredOn, Picture, PicturedItem,
+    PointSummary, RemedyRow, RemedyTable, ReportContents, ReportVerdict, SizePoint, SpreadFigure,
+    TargetRate, ThresholdBand, TradeOffPoint, View, WorstLabelRow, WorstLabelTable,
 };
-pub use estimate::{Estimate, Span};
+pub use estimate::{Estimate, RateInterval};
 
 /// The report as one HTML file, in UTF-8.
 ///
 /// It fetches nothing, runs nothing, and shows every string as text, whatever it contains.
 #[must_use]
-pub fn render(report: &Report) -> String {
+pub fn render(report: &ReportContents) -> String {
     page::page(report).finish()
 }
 
@@ -191,7 +192,7 @@ mod tests {
     }
 
     /// The same report with `text` in the place of every string.
-    fn with_text(text: &str) -> Report {
+    fn with_text(text: &str) -> ReportContents {
         let mut report = sample::full();
         let own = || text.to_owned();
         let picture = || Picture {
@@ -245,9 +246,9 @@ mod tests {
     }
 
     /// The same report with `number` in the place of every number that is not a count.
-    fn with_number(number: f64) -> Report {
+    fn with_number(number: f64) -> ReportContents {
         let mut report = sample::full();
-        let span = Span {
+        let span = RateInterval {
             lower: number,
             upper: number,
             confidence: number,
@@ -267,7 +268,7 @@ mod tests {
             figure.estimate = estimate;
         }
         for point in &mut report.trade_off {
-            *point = TradeOff {
+            *point = TradeOffPoint {
                 threshold: number,
                 far: Some(number),
                 far_interval: Some(span),
@@ -332,7 +333,7 @@ mod tests {
             name: "Rate".to_owned(),
             meaning: String::new(),
             estimate: Estimate::default(),
-            basis: Basis::HeldOut,
+            basis: MeasuredOn::HeldOut,
         }];
         report.made_with = vec![Fact {
             name: "Model".to_owned(),
@@ -362,7 +363,11 @@ mod tests {
         let mut headlines = Vec::new();
         for view in [View::Search, View::Pairwise] {
             for error in [ErrorRate::FalseAccept, ErrorRate::FalseReject] {
-                for standing in [Standing::Promised, Standing::Estimated, Standing::Refused] {
+                for standing in [
+                    ClaimKind::Promised,
+                    ClaimKind::Estimated,
+                    ClaimKind::Refused,
+                ] {
                     report.view = view;
                     report.verdict.standing = standing;
                     report.verdict.target.as_mut().unwrap().error = error;
@@ -393,7 +398,7 @@ mod tests {
             "on labels that did not choose the threshold.",
         ];
         assert!(parts.iter().all(|part| html.contains(part)));
-        report.operating_point.as_mut().unwrap().far_basis = Basis::HeldOut;
+        report.operating_point.as_mut().unwrap().far_basis = MeasuredOn::HeldOut;
         let html = render(&report);
         assert!(html.contains("Both rates measured on labels that did not choose the threshold."));
     }
@@ -424,7 +429,7 @@ mod tests {
     fn parts_with_nothing_in_them_are_left_out() {
         let mut report = sample::full();
         report.trade_off.truncate(1);
-        report.histogram = Some(Histogram {
+        report.histogram = Some(BinnedScores {
             lower: 0.0,
             upper: 0.0,
             mated: vec![0; 4],

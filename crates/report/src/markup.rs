@@ -3,7 +3,7 @@
 //! Names of elements and attributes, and trusted markup, are `'static`; whatever comes from data
 //! is not, and can only arrive as text.
 
-use super::contents::{Item, Picture};
+use super::contents::{Picture, PicturedItem};
 
 /// Markup under construction.
 #[derive(Debug, Default)]
@@ -97,7 +97,7 @@ impl Markup {
     }
 
     /// Adds an item: its picture if it has one, its label and its id.
-    pub(super) fn item(&mut self, item: &Item) {
+    pub(super) fn item(&mut self, item: &PicturedItem) {
         self.element("div", &[("class", "item")], |inner| {
             let shown = item
                 .picture

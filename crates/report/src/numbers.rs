@@ -1,6 +1,6 @@
 //! How numbers are written: enough digits to see them, the same for a number wherever it stands.
 
-use super::estimate::{Estimate, Span};
+use super::estimate::{Estimate, RateInterval};
 
 /// What is written for a number that is not known.
 pub(super) const UNKNOWN: &str = "unknown";
@@ -132,7 +132,7 @@ pub(super) fn short_count(value: f64) -> String {
 }
 
 /// The confidences of intervals, such as `95 %`, each once; `None` without an interval.
-pub(super) fn confidences(spans: impl Iterator<Item = Span>) -> Option<String> {
+pub(super) fn confidences(spans: impl Iterator<Item = RateInterval>) -> Option<String> {
     let mut found: Vec<String> = Vec::new();
     for span in spans {
         let confidence = short_percent(span.confidence);
@@ -144,7 +144,7 @@ pub(super) fn confidences(spans: impl Iterator<Item = Span>) -> Option<String> {
 }
 
 /// An interval of shares.
-pub(super) fn percent_span(span: Option<Span>) -> String {
+pub(super) fn percent_span(span: Option<RateInterval>) -> String {
     span.map_or_else(
         || UNKNOWN.to_owned(),
         |span| {
@@ -158,7 +158,7 @@ pub(super) fn percent_span(span: Option<Span>) -> String {
 }
 
 /// An interval of quantities that are not shares.
-pub(super) fn plain_span(span: Option<Span>) -> String {
+pub(super) fn plain_span(span: Option<RateInterval>) -> String {
     span.map_or_else(
         || UNKNOWN.to_owned(),
         |span| format!("{} to {}", plain(Some(span.lower)), plain(Some(span.upper))),

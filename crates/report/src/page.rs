@@ -4,10 +4,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
-use super::contents::{ErrorRate, OperatingPoint, Report, Standing, Target, Verdict, View};
+use super::contents::{
+    ClaimKind, ErrorRate, PointSummary, ReportContents, ReportVerdict, TargetRate, View,
+};
 use super::markup::Markup;
 use super::numbers::{exact_score, percent, percent_span, percent_with_span, short_percent};
-use super::part::Part;
+use super::part::ReportPart;
 use super::parts;
 
 /// Letters, colours and places, for screens and paper.
@@ -17,7 +19,7 @@ const STYLE: &str = include_str!("report.css");
 const ASSUMPTIONS_FIRST: usize = 3;
 
 /// The document of a report.
-pub(super) fn page(report: &Report) -> Markup {
+pub(super) fn page(report: &ReportContents) -> Markup {
     let parts = parts::all(report);
     document(&report.title, |main| {
         masthead(main, report);
@@ -70,7 +72,7 @@ fn policy() -> String {
     format!("default-src 'none'; img-src data:; style-src 'sha256-{digest}'")
 }
 
-fn masthead(main: &mut Markup, report: &Report) {
+fn masthead(main: &mut Markup, report: &ReportContents) {
     main.element("header", &[], |header| {
         let kicker = format!("Calibration report, {}", view_name(report.view));
         header.line("p", "kicker", &kicker);
@@ -89,7 +91,7 @@ fn view_name(view: View) -> &'static str {
     }
 }
 
-fn contents(main: &mut Markup, parts: &[Part]) {
+fn contents(main: &mut Markup, parts: &[ReportPart]) {
     if parts.is_empty() {
         return;
     }
@@ -102,7 +104,7 @@ fn contents(main: &mut Markup, parts: &[Part]) {
     });
 }
 
-fn section(main: &mut Markup, part: Part, of_report: View) {
+fn section(main: &mut Markup, part: ReportPart, of_report: View) {
     main.element("section", &[("id", part.id)], |section| {
         section.element("div", &[("class", "rail")], |rail| {
             rail.line("h2", "", part.title);
@@ -125,12 +127,12 @@ fn section(main: &mut Markup, part: Part, of_report: View) {
     });
 }
 
-fn verdict(main: &mut Markup, report: &Report) {
+fn verdict(main: &mut Markup, report: &ReportContents) {
     let verdict = &report.verdict;
     let (class, word) = match verdict.standing {
-        Standing::Promised => ("verdict promised", "Promised"),
-        Standing::Estimated => ("verdict estimated", "Only estimated"),
-        Standing::Refused => ("verdict refused", "Refused"),
+        ClaimKind::Promised => ("verdict promised", "Promised"),
+        ClaimKind::Estimated => ("verdict estimated", "Only estimated"),
+        ClaimKind::Refused => ("verdict refused", "Refused"),
     };
     let attributes = [("class", class), ("aria-label", "Verdict")];
     main.element("section", &attributes, |inner| {
@@ -145,9 +147,9 @@ fn verdict(main: &mut Markup, report: &Report) {
         inner.element("dl", &[("class", "grounds")], |list| {
             grounds(list, "Rule", std::slice::from_ref(&verdict.rule));
             let why = match verdict.standing {
-                Standing::Promised => "Note",
-                Standing::Estimated => "Why no promise",
-                Standing::Refused => "Why",
+                ClaimKind::Promised => "Note",
+                ClaimKind::Estimated => "Why no promise",
+                ClaimKind::Refused => "Why",
             };
             grounds(list, why, &verdict.reasons);
             grounds(list, "What it takes", &verdict.needed);
@@ -183,34 +185,34 @@ fn grounds(list: &mut Markup, name: &'static str, sentences: &[String]) {
     });
 }
 
-fn headline(verdict: &Verdict, view: View) -> String {
+fn headline(verdict: &ReportVerdict, view: View) -> String {
     match (verdict.standing, verdict.target) {
-        (Standing::Promised, Some(target)) => {
+        (ClaimKind::Promised, Some(target)) => {
             format!(
                 "{} will be {}.",
                 subject(target, view),
                 outcome(target, view)
             )
         }
-        (Standing::Estimated, Some(target)) => format!(
+        (ClaimKind::Estimated, Some(target)) => format!(
             "The threshold aims at this and does not promise it: {} {}.",
             lowered(&subject(target, view)),
             outcome(target, view)
         ),
-        (Standing::Refused, Some(target)) => format!(
+        (ClaimKind::Refused, Some(target)) => format!(
             "These data cannot show that {} would be {}.",
             lowered(&subject(target, view)),
             outcome(target, view)
         ),
-        (Standing::Promised, None) => "The threshold keeps the rule below.".to_owned(),
-        (Standing::Estimated, None) => {
+        (ClaimKind::Promised, None) => "The threshold keeps the rule below.".to_owned(),
+        (ClaimKind::Estimated, None) => {
             "The threshold is what was measured. Nothing is promised.".to_owned()
         }
-        (Standing::Refused, None) => "No threshold is given.".to_owned(),
+        (ClaimKind::Refused, None) => "No threshold is given.".to_owned(),
     }
 }
 
-fn subject(target: Target, view: View) -> String {
+fn subject(target: TargetRate, view: View) -> String {
     let trials = match (view, target.error) {
         (View::Search, ErrorRate::FalseAccept) => "searches for something that is not enrolled",
         (View::Search, ErrorRate::FalseReject) => "searches for something that is enrolled",
@@ -220,7 +222,7 @@ fn subject(target: Target, view: View) -> String {
     format!("At most {} of {trials}", short_percent(target.at_most))
 }
 
-fn outcome(target: Target, view: View) -> &'static str {
+fn outcome(target: TargetRate, view: View) -> &'static str {
     match (view, target.error) {
         (_, ErrorRate::FalseAccept) => "accepted",
         (View::Search, ErrorRate::FalseReject) => "rejected or given a wrong label",
@@ -235,34 +237,34 @@ fn lowered(sentence: &str) -> String {
     })
 }
 
-fn confidence_line(verdict: &Verdict) -> Option<String> {
+fn confidence_line(verdict: &ReportVerdict) -> Option<String> {
     let confidence = short_percent(verdict.target?.confidence?);
     Some(match (verdict.standing, verdict.bound) {
-        (Standing::Promised, Some(bound)) => format!(
+        (ClaimKind::Promised, Some(bound)) => format!(
             "With {confidence} confidence over the draw of the data. The rate that is not exceeded \
              with that confidence is {}.",
             percent(Some(bound))
         ),
-        (Standing::Promised, None) => {
+        (ClaimKind::Promised, None) => {
             format!("With {confidence} confidence over the draw of the data.")
         }
-        (Standing::Estimated, Some(bound)) => format!(
+        (ClaimKind::Estimated, Some(bound)) => format!(
             "Asked for with {confidence} confidence; the upper bound at that confidence is {}.",
             percent(Some(bound))
         ),
-        (Standing::Estimated, None) => format!("Asked for with {confidence} confidence."),
-        (Standing::Refused, Some(bound)) => format!(
+        (ClaimKind::Estimated, None) => format!("Asked for with {confidence} confidence."),
+        (ClaimKind::Refused, Some(bound)) => format!(
             "Asked for with {confidence} confidence; the least that could be shown is {}. No \
              threshold is given.",
             percent(Some(bound))
         ),
-        (Standing::Refused, None) => {
+        (ClaimKind::Refused, None) => {
             format!("Asked for with {confidence} confidence. No threshold is given.")
         }
     })
 }
 
-fn numbers(verdict: &mut Markup, point: &OperatingPoint) {
+fn numbers(verdict: &mut Markup, point: &PointSummary) {
     verdict.element("div", &[("class", "numbers")], |numbers| {
         let id = point.id.as_ref().map_or_else(
             || "accept at or above".to_owned(),

@@ -7,7 +7,7 @@ use super::numbers::confidences;
 
 /// One part: a heading with its explanation, and what it shows.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct ReportPart {
     /// For links within the page.
     pub(super) id: &'static str,
     pub(super) title: &'static str,

@@ -2,18 +2,18 @@
 //! labels are in a file of their own.
 
 use super::charts::{self, trial_names};
-use super::contents::{Basis, Figure, Growth, Report, View};
+use super::contents::{Figure, GrowthCurve, MeasuredOn, ReportContents, View};
 use super::curves;
 use super::labels;
 use super::markup::Markup;
 use super::numbers::{
     confidences, count, events, percent, percent_span, score, short_percent, trials,
 };
-use super::part::{Part, interval_note};
-use super::tables::{self, Column, Table, cell, named};
+use super::part::{ReportPart, interval_note};
+use super::tables::{self, HtmlTable, TableColumn, cell, named};
 
 /// All parts of which anything is known.
-pub(super) fn all(report: &Report) -> Vec<Part> {
+pub(super) fn all(report: &ReportContents) -> Vec<ReportPart> {
     let mut parts = vec![figures(report), det(report), errors(report), scores(report)];
     let threshold = report.operating_point.as_ref().map(|point| point.threshold);
     parts.extend([
@@ -36,20 +36,20 @@ pub(super) fn all(report: &Report) -> Vec<Part> {
     parts.into_iter().flatten().collect()
 }
 
-fn figures(report: &Report) -> Option<Part> {
+fn figures(report: &ReportContents) -> Option<ReportPart> {
     if report.figures.is_empty() {
         return None;
     }
     let [_, trials_name] = trial_names(report.view);
     let columns = [
-        ("Rate", Column::Words),
-        ("Estimate and interval", Column::Number),
-        ("Events", Column::Number),
-        ("Labels", Column::Number),
-        ("Effective trials", Column::Number),
-        ("Measured on", Column::Words),
+        ("Rate", TableColumn::Words),
+        ("Estimate and interval", TableColumn::Number),
+        ("Events", TableColumn::Number),
+        ("Labels", TableColumn::Number),
+        ("Effective trials", TableColumn::Number),
+        ("Measured on", TableColumn::Words),
     ];
-    let mut table = Table::new("", &columns);
+    let mut table = HtmlTable::new("", &columns);
     for figure in &report.figures {
         table.row(figure_cells(figure));
     }
@@ -61,7 +61,7 @@ fn figures(report: &Report) -> Option<Part> {
     notes.extend(interval_note(
         report.figures.iter().map(|figure| figure.estimate),
     ));
-    Some(Part {
+    Some(ReportPart {
         id: "figures",
         title: "Key figures",
         view: Some(report.view),
@@ -94,15 +94,15 @@ fn figure_cells(figure: &Figure) -> Vec<Markup> {
 }
 
 /// Where a figure comes from, for a reader who must know whether it flatters.
-pub(super) fn basis(basis: Basis) -> &'static str {
+pub(super) fn basis(basis: MeasuredOn) -> &'static str {
     match basis {
-        Basis::HeldOut => "labels that did not choose the threshold",
-        Basis::ChoseThreshold => "the labels that chose the threshold: flatters",
-        Basis::NoThreshold => "all labels; no threshold in it",
+        MeasuredOn::HeldOut => "labels that did not choose the threshold",
+        MeasuredOn::ChoseThreshold => "the labels that chose the threshold: flatters",
+        MeasuredOn::NoThreshold => "all labels; no threshold in it",
     }
 }
 
-fn det(report: &Report) -> Option<Part> {
+fn det(report: &ReportContents) -> Option<ReportPart> {
     let body = charts::det(report)?;
     let mut notes = vec![
         "Every point of the curve is a threshold. Lower and further left is better; on these axes \
@@ -127,7 +127,7 @@ fn det(report: &Report) -> Option<Part> {
     {
         notes.push("Rates of zero have no place on these axes.".to_owned());
     }
-    Some(Part {
+    Some(ReportPart {
         id: "trade-off",
         title: "One error for the other",
         view: Some(report.view),
@@ -136,17 +136,17 @@ fn det(report: &Report) -> Option<Part> {
     })
 }
 
-fn errors(report: &Report) -> Option<Part> {
+fn errors(report: &ReportContents) -> Option<ReportPart> {
     let mut body = charts::errors(report)?;
     let columns = [
-        ("Threshold", Column::Number),
-        ("FAR", Column::Number),
-        ("FAR, interval", Column::Number),
-        ("FRR", Column::Number),
-        ("FRR, interval", Column::Number),
+        ("Threshold", TableColumn::Number),
+        ("FAR", TableColumn::Number),
+        ("FAR, interval", TableColumn::Number),
+        ("FRR", TableColumn::Number),
+        ("FRR, interval", TableColumn::Number),
     ];
     let caption = format!("FAR and FRR at {} thresholds", report.trade_off.len());
-    let mut table = Table::new(&caption, &columns);
+    let mut table = HtmlTable::new(&caption, &columns);
     for point in &report.trade_off {
         table.row(vec![
             cell(&score(Some(point.threshold))),
@@ -157,7 +157,7 @@ fn errors(report: &Report) -> Option<Part> {
         ]);
     }
     body.append(table.folded());
-    Some(Part {
+    Some(ReportPart {
         id: "thresholds",
         title: "Errors by threshold",
         view: Some(report.view),
@@ -170,15 +170,15 @@ fn errors(report: &Report) -> Option<Part> {
     })
 }
 
-fn scores(report: &Report) -> Option<Part> {
+fn scores(report: &ReportContents) -> Option<ReportPart> {
     let histogram = report.histogram.as_ref()?;
     let mut body = charts::histograms(histogram, report)?;
     let columns = [
-        ("Score from", Column::Number),
-        ("Mated", Column::Number),
-        ("Non-mated", Column::Number),
+        ("Score from", TableColumn::Number),
+        ("Mated", TableColumn::Number),
+        ("Non-mated", TableColumn::Number),
     ];
-    let mut table = Table::new("Counts by bin", &columns);
+    let mut table = HtmlTable::new("Counts by bin", &columns);
     let bins = histogram.mated.len().max(histogram.non_mated.len());
     for bin in 0..bins {
         let (mated, strangers) = (histogram.mated.get(bin), histogram.non_mated.get(bin));
@@ -205,7 +205,7 @@ fn scores(report: &Report) -> Option<Part> {
             "Above, each kind as shares of itself; below, counts, which show the few that matter.",
         ],
     };
-    Some(Part {
+    Some(ReportPart {
         id: "scores",
         title: "Scores",
         view: Some(report.view),
@@ -214,15 +214,15 @@ fn scores(report: &Report) -> Option<Part> {
     })
 }
 
-fn growth(growth: &Growth) -> Option<Part> {
+fn growth(growth: &GrowthCurve) -> Option<ReportPart> {
     let mut body = curves::growth(growth)?;
     let columns = [
-        ("Items", Column::Number),
-        ("FAR", Column::Number),
-        ("Interval", Column::Number),
-        ("How it is known", Column::Words),
+        ("Items", TableColumn::Number),
+        ("FAR", TableColumn::Number),
+        ("Interval", TableColumn::Number),
+        ("How it is known", TableColumn::Words),
     ];
-    let mut table = Table::new("FAR by size of the gallery", &columns);
+    let mut table = HtmlTable::new("FAR by size of the gallery", &columns);
     for (points, how) in [
         (&growth.measured, "measured"),
         (&growth.predicted, "predicted"),
@@ -255,7 +255,7 @@ fn growth(growth: &Growth) -> Option<Part> {
         notes.push(format!("Whiskers are {confidence} intervals over labels."));
     }
     notes.push(format!("The prediction assumes: {}", growth.assumption));
-    Some(Part {
+    Some(ReportPart {
         id: "growth",
         title: "As the gallery grows",
         view: Some(View::Search),
@@ -264,7 +264,7 @@ fn growth(growth: &Growth) -> Option<Part> {
     })
 }
 
-fn made_with(report: &Report) -> Option<Part> {
+fn made_with(report: &ReportContents) -> Option<ReportPart> {
     if report.made_with.is_empty() {
         return None;
     }
@@ -278,7 +278,7 @@ fn made_with(report: &Report) -> Option<Part> {
             });
         }
     });
-    Some(Part {
+    Some(ReportPart {
         id: "made-with",
         title: "Made with",
         view: None,
@@ -287,7 +287,7 @@ fn made_with(report: &Report) -> Option<Part> {
     })
 }
 
-fn assumptions(report: &Report) -> Option<Part> {
+fn assumptions(report: &ReportContents) -> Option<ReportPart> {
     if report.assumptions.is_empty() {
         return None;
     }
@@ -297,7 +297,7 @@ fn assumptions(report: &Report) -> Option<Part> {
             list.line("li", "", assumption);
         }
     });
-    Some(Part {
+    Some(ReportPart {
         id: "assumptions",
         title: "Assumptions",
         view: None,

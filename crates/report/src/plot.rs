@@ -3,14 +3,14 @@
 //! Positions are percentages of the frame, and lines are drawn in a square that is stretched to
 //! it, so that a chart fits every width while its letters and strokes keep their size.
 
-use super::axis::Axis;
+use super::axis::ChartAxis;
 use super::markup::Markup;
 
 /// A chart under construction.
 #[derive(Debug)]
 pub(super) struct Plot {
-    pub(super) x: Axis,
-    pub(super) y: Axis,
+    pub(super) x: ChartAxis,
+    pub(super) y: ChartAxis,
     /// Lines and areas, in a square of 1000 by 1000 that is stretched.
     marks: Markup,
     /// Letters and dots, which are not.
@@ -19,13 +19,13 @@ pub(super) struct Plot {
 
 /// On which side of its position a label stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub(super) enum TextAnchor {
     Left,
     Middle,
     Right,
 }
 
-impl Side {
+impl TextAnchor {
     /// The side on which there is room at `at` of the width.
     pub(super) fn with_room(at: f64) -> Self {
         if 0.55 < at { Self::Left } else { Self::Right }
@@ -64,7 +64,7 @@ struct Anchor {
 }
 
 impl Plot {
-    pub(super) fn new(x: Axis, y: Axis) -> Self {
+    pub(super) fn new(x: ChartAxis, y: ChartAxis) -> Self {
         Self {
             x,
             y,
@@ -127,11 +127,11 @@ impl Plot {
         };
         self.rule((at, at), (0.0, 1.0), class);
         let side = if at < 0.2 {
-            Side::Right
+            TextAnchor::Right
         } else if 0.8 < at {
-            Side::Left
+            TextAnchor::Left
         } else {
-            Side::Middle
+            TextAnchor::Middle
         };
         let anchor = Anchor {
             right: "0",
@@ -153,15 +153,21 @@ impl Plot {
     }
 
     /// A line across the whole chart at a value of y, named above it at one end.
-    pub(super) fn horizontal(&mut self, y: f64, class: &'static str, label: &str, side: Side) {
+    pub(super) fn horizontal(
+        &mut self,
+        y: f64,
+        class: &'static str,
+        label: &str,
+        side: TextAnchor,
+    ) {
         let Some(at) = self.y.at(y).filter(|_| self.y.holds(y)) else {
             return;
         };
         self.rule((0.0, 1.0), (at, at), class);
         let (x, end, right) = match side {
-            Side::Left => (0.0, "start", "4"),
-            Side::Middle => (0.5, "middle", "0"),
-            Side::Right => (1.0, "end", "-4"),
+            TextAnchor::Left => (0.0, "start", "4"),
+            TextAnchor::Middle => (0.5, "middle", "0"),
+            TextAnchor::Right => (1.0, "end", "-4"),
         };
         let anchor = Anchor {
             end,
@@ -208,13 +214,19 @@ impl Plot {
     }
 
     /// A name beside a position in fractions of the frame.
-    pub(super) fn label(&mut self, at: (f64, f64), side: Side, class: &'static str, text: &str) {
+    pub(super) fn label(
+        &mut self,
+        at: (f64, f64),
+        side: TextAnchor,
+        class: &'static str,
+        text: &str,
+    ) {
         let at = (at.0.clamp(0.0, 1.0), at.1.clamp(0.0, 1.0));
         self.letters(at, side.anchor("4"), class, text);
     }
 
     /// The same, a line of text lower.
-    pub(super) fn label_below(&mut self, at: (f64, f64), side: Side, text: &str) {
+    pub(super) fn label_below(&mut self, at: (f64, f64), side: TextAnchor, text: &str) {
         let at = (at.0.clamp(0.0, 1.0), at.1.clamp(0.0, 1.0));
         self.letters(at, side.anchor("21"), "note", text);
     }

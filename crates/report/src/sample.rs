@@ -1,10 +1,11 @@
 //! A report of made-up numbers that look like real ones, for tests.
 
 use super::{
-    Band, Basis, Condition, ConditionRow, Consistency, ErrorRate, Estimate, Fact, Figure, Growth,
-    Histogram, Intruder, Intruders, Item, LabelCurve, LabelRow, OperatingPoint, Picture, Remedies,
-    Remedy, Report, SizePoint, Span, Spread, Standing, Target, TradeOff, Verdict, View,
-    WorstLabels,
+    BinnedScores, ClaimKind, ConditionRow, ConditionTable, ConsistencyFigures, ErrorRate, Estimate,
+    Fact, Figure, GrowthCurve, IntruderPair, Intruders, LabelCurve, MeasuredOn, Picture,
+    PicturedItem, PointSummary, RateInterval, RemedyRow, RemedyTable, ReportContents,
+    ReportVerdict, SizePoint, SpreadFigure, TargetRate, ThresholdBand, TradeOffPoint, View,
+    WorstLabelRow, WorstLabelTable,
 };
 use matchpoint_calibration::rates::{Confidence, Interval};
 
@@ -22,20 +23,20 @@ const LABELS: [&str; 6] = [
 ];
 
 /// A report of which every part is known.
-pub(crate) fn full() -> Report {
+pub(crate) fn full() -> ReportContents {
     let trade_off = trade_off();
-    Report {
+    ReportContents {
         title: "Shop catalogue, spring gallery".to_owned(),
         created: Some("2025-03-14T09:26:53Z".to_owned()),
         view: View::Search,
         verdict: verdict(),
-        operating_point: Some(OperatingPoint {
+        operating_point: Some(PointSummary {
             id: Some("op-5f0c2a91d3e7".to_owned()),
             threshold: 0.671_342_9,
             far: rate(2, 4_812, 1_604.0),
             frr: rate(391, 9_240, 813.7),
-            far_basis: Basis::ChoseThreshold,
-            frr_basis: Basis::HeldOut,
+            far_basis: MeasuredOn::ChoseThreshold,
+            frr_basis: MeasuredOn::HeldOut,
         }),
         figures: figures(),
         histogram: Some(histogram()),
@@ -62,13 +63,13 @@ pub(crate) fn full() -> Report {
 }
 
 /// A report that refuses, and of which nothing else is known.
-pub(crate) fn refused() -> Report {
-    Report {
+pub(crate) fn refused() -> ReportContents {
+    ReportContents {
         title: "Too few strangers".to_owned(),
         created: None,
         view: View::Search,
-        verdict: Verdict {
-            standing: Standing::Refused,
+        verdict: ReportVerdict {
+            standing: ClaimKind::Refused,
             bound: None,
             reasons: vec![
                 "Even without a single false accept, 212 labels cannot show a FAR below 1.40 %."
@@ -98,10 +99,10 @@ pub(crate) fn refused() -> Report {
     }
 }
 
-fn verdict() -> Verdict {
-    Verdict {
-        standing: Standing::Promised,
-        target: Some(Target {
+fn verdict() -> ReportVerdict {
+    ReportVerdict {
+        standing: ClaimKind::Promised,
+        target: Some(TargetRate {
             error: ErrorRate::FalseAccept,
             at_most: 0.001,
             confidence: Some(0.95),
@@ -145,31 +146,31 @@ fn figures() -> Vec<Figure> {
             "False accept rate (FAR)",
             "Searches for something that is not enrolled, and accepted.",
             rate(2, 4_812, 1_604.0),
-            Basis::HeldOut,
+            MeasuredOn::HeldOut,
         ),
         figure(
             "False reject rate (FRR)",
             "Searches for something that is enrolled, and rejected or given a wrong label.",
             rate(391, 9_240, 813.7),
-            Basis::HeldOut,
+            MeasuredOn::HeldOut,
         ),
         figure(
             "Misidentification",
             "The part of the FRR that was accepted with a wrong label.",
             rate(7, 9_240, 2_871.0),
-            Basis::ChoseThreshold,
+            MeasuredOn::ChoseThreshold,
         ),
         figure(
             "Recall at 1",
             "Searches whose nearest item has the right label, at any score.",
             rate(9_102, 9_240, 1_127.0),
-            Basis::NoThreshold,
+            MeasuredOn::NoThreshold,
         ),
         figure(
             "Equal error rate",
             "Where FAR and FRR are the same.",
             Estimate::bare(0.018_734),
-            Basis::ChoseThreshold,
+            MeasuredOn::ChoseThreshold,
         ),
     ]
 }
@@ -178,7 +179,7 @@ fn logistic(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
-fn trade_off() -> Vec<TradeOff> {
+fn trade_off() -> Vec<TradeOffPoint> {
     let span =
         |rate: f64, trials: f64| Some(Interval::wilson(rate, trials, Confidence::DISPLAY).into());
     (0..=120_u8)
@@ -187,7 +188,7 @@ fn trade_off() -> Vec<TradeOff> {
             let far = logistic(-(threshold - 0.44) / 0.031);
             let far = if far < 2e-5 { 0.0 } else { far };
             let frr = 0.004 + 0.996 * logistic((threshold - 0.83) / 0.052);
-            TradeOff {
+            TradeOffPoint {
                 threshold: if step == 120 { 1.000_000_1 } else { threshold },
                 far: Some(far),
                 far_interval: span(far, 1_604.0),
@@ -198,7 +199,7 @@ fn trade_off() -> Vec<TradeOff> {
         .collect()
 }
 
-fn histogram() -> Histogram {
+fn histogram() -> BinnedScores {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -213,7 +214,7 @@ fn histogram() -> Histogram {
             })
             .collect()
     };
-    Histogram {
+    BinnedScores {
         lower: -0.2,
         upper: 1.0,
         mated: bell(0.82, 0.075, 9_240.0),
@@ -222,7 +223,7 @@ fn histogram() -> Histogram {
 }
 
 /// How labels of a number agree.
-pub(crate) fn consistency(labels: u16) -> Consistency {
+pub(crate) fn consistency(labels: u16) -> ConsistencyFigures {
     let thresholds: Vec<f64> = (0..=100_u8)
         .map(|step| 0.512_3 + f64::from(step) * 0.001_2)
         .collect();
@@ -250,9 +251,9 @@ pub(crate) fn consistency(labels: u16) -> Consistency {
             }
         })
         .collect();
-    Consistency {
+    ConsistencyFigures {
         view: View::Pairwise,
-        band: Band {
+        band: ThresholdBand {
             far_low: 0.01,
             far_high: 0.1,
             threshold_low: Some(0.512_3),
@@ -266,29 +267,29 @@ pub(crate) fn consistency(labels: u16) -> Consistency {
     }
 }
 
-fn spreads() -> Vec<Spread> {
+fn spreads() -> Vec<SpreadFigure> {
     vec![
-        Spread {
+        SpreadFigure {
             name: "OPIS, split halves".to_owned(),
             meaning: "Not biased where labels have few items.".to_owned(),
             value: Some(0.003_187),
-            interval: Some(Span {
+            interval: Some(RateInterval {
                 lower: 0.002_211,
                 upper: 0.004_362,
                 confidence: 0.95,
             }),
         },
-        Spread {
+        SpreadFigure {
             name: "OPIS".to_owned(),
             meaning: "As published; too high where labels have few items.".to_owned(),
             value: Some(0.003_942),
-            interval: Some(Span {
+            interval: Some(RateInterval {
                 lower: 0.002_951,
                 upper: 0.005_144,
                 confidence: 0.95,
             }),
         },
-        Spread {
+        SpreadFigure {
             name: "ε-OPIS, ε = 10 %".to_owned(),
             meaning: "The worst against the best tenth of the labels.".to_owned(),
             value: Some(0.048_21),
@@ -297,11 +298,11 @@ fn spreads() -> Vec<Spread> {
     ]
 }
 
-fn worst_labels() -> WorstLabels {
+fn worst_labels() -> WorstLabelTable {
     let rows = LABELS
         .iter()
         .zip([31_u32, 24, 19, 17, 13, 11])
-        .map(|(label, rejected)| LabelRow {
+        .map(|(label, rejected)| WorstLabelRow {
             label: (*label).to_owned(),
             pictures: vec![picture(label); 4],
             far: rate(rejected / 4, 40_320, 911.0),
@@ -309,7 +310,7 @@ fn worst_labels() -> WorstLabels {
             utility: Some(1.0 - f64::from(rejected) / 80.0),
         })
         .collect();
-    WorstLabels {
+    WorstLabelTable {
         view: View::Pairwise,
         ranked_by: "utility at the threshold".to_owned(),
         rows,
@@ -325,13 +326,13 @@ fn picture(what: &str) -> Picture {
 }
 
 fn nearest_strangers() -> Intruders {
-    let item = |id: &str, label: &str| Item {
+    let item = |id: &str, label: &str| PicturedItem {
         id: id.to_owned(),
         label: label.to_owned(),
         picture: None,
     };
     Intruders {
-        pairs: vec![Intruder {
+        pairs: vec![IntruderPair {
             first: item("photo-17.jpg", "decanter"),
             second: item("sku-00001-front.jpg", "carafe"),
             score: 0.7391,
@@ -344,7 +345,7 @@ fn nearest_strangers() -> Intruders {
 fn intruders() -> Intruders {
     let item = |index: usize| {
         let label = LABELS.get(index).copied().unwrap_or("carafe");
-        Item {
+        PicturedItem {
             id: format!("sku-{index:05}-front.jpg"),
             label: label.to_owned(),
             picture: (index != 5).then(|| picture(label)),
@@ -357,7 +358,7 @@ fn intruders() -> Intruders {
             (4, 5, 0.8127),
             (0, 4, 0.7704),
         ]
-        .map(|(first, second, score)| Intruder {
+        .map(|(first, second, score)| IntruderPair {
             first: item(first),
             second: item(second),
             score,
@@ -368,14 +369,14 @@ fn intruders() -> Intruders {
     }
 }
 
-fn conditions() -> Vec<Condition> {
+fn conditions() -> Vec<ConditionTable> {
     let row = |value: &str, accepted, rejected| ConditionRow {
         value: value.to_owned(),
         far: accepted,
         frr: rejected,
     };
     vec![
-        Condition {
+        ConditionTable {
             column: "camera".to_owned(),
             rows: vec![
                 row("phone", rate(1, 3_104, 1_022.0), rate(212, 5_871, 601.0)),
@@ -383,7 +384,7 @@ fn conditions() -> Vec<Condition> {
                 row("scanner", rate(1, 504, 160.0), rate(148, 960, 119.0)),
             ],
         },
-        Condition {
+        ConditionTable {
             column: "background".to_owned(),
             rows: vec![
                 row("white", rate(1, 2_907, 950.0), rate(101, 5_112, 580.0)),
@@ -393,7 +394,7 @@ fn conditions() -> Vec<Condition> {
     ]
 }
 
-fn growth() -> Growth {
+fn growth() -> GrowthCurve {
     let point = |items: u32, far: f64| SizePoint {
         items: items.into(),
         far: Some(far),
@@ -406,7 +407,7 @@ fn growth() -> Growth {
         interval: None,
         exact: true,
     };
-    Growth {
+    GrowthCurve {
         measured: vec![
             point(388, 0.000_019),
             point(1_551, 0.000_061),
@@ -425,8 +426,8 @@ fn growth() -> Growth {
     }
 }
 
-fn remedies() -> Remedies {
-    let remedy = |name: &str, rates: [Estimate; 3], spread, verdict: &str| Remedy {
+fn remedies() -> RemedyTable {
+    let remedy = |name: &str, rates: [Estimate; 3], spread, verdict: &str| RemedyRow {
         name: name.to_owned(),
         far: rates[0],
         frr: rates[1],
@@ -435,7 +436,7 @@ fn remedies() -> Remedies {
         verdict: verdict.to_owned(),
         preferred: name == "AS-norm",
     };
-    Remedies {
+    RemedyTable {
         view: View::Search,
         rows: vec![
             remedy(

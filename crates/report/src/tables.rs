@@ -1,13 +1,13 @@
 //! Tables that become lists on a narrow screen.
 
-use super::estimate::{Estimate, Span};
+use super::estimate::{Estimate, RateInterval};
 use super::markup::Markup;
 use super::numbers::{UNKNOWN, events, percent, percent_span};
 use super::plot::across;
 
 /// How a column is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Column {
+pub(super) enum TableColumn {
     /// Words.
     Words,
     /// Numbers, aligned at the right.
@@ -16,7 +16,7 @@ pub(super) enum Column {
     Rate,
 }
 
-impl Column {
+impl TableColumn {
     fn class(self) -> &'static str {
         match self {
             Self::Words => "words",
@@ -28,14 +28,14 @@ impl Column {
 
 /// A table under construction. The first column names the row.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct HtmlTable {
     caption: String,
-    columns: Vec<(String, Column)>,
+    columns: Vec<(String, TableColumn)>,
     rows: Markup,
 }
 
-impl Table {
-    pub(super) fn new(caption: &str, columns: &[(&str, Column)]) -> Self {
+impl HtmlTable {
+    pub(super) fn new(caption: &str, columns: &[(&str, TableColumn)]) -> Self {
         Self {
             caption: caption.to_owned(),
             columns: columns
@@ -167,7 +167,7 @@ pub(super) fn value(cell: &mut Markup, estimate: Estimate) {
     cell.line("span", class, &percent(estimate.value));
 }
 
-fn whisker(cell: &mut Markup, at: f64, interval: Option<Span>, most: f64) {
+fn whisker(cell: &mut Markup, at: f64, interval: Option<RateInterval>, most: f64) {
     cell.element(
         "svg",
         &[("class", "whiskers"), ("aria-hidden", "true")],

@@ -20,7 +20,7 @@ use super::speed::{Speed, machine};
 use crate::cli::exit::{Exit, fail};
 use crate::cli::output::{Output, table};
 use crate::cli::progress::Progress;
-use matchpoint_arrays::Table;
+use matchpoint_arrays::VectorTable;
 use matchpoint_gallery::filter::Filter;
 use matchpoint_gallery::item::Item;
 use matchpoint_gallery::params::IndexParams;
@@ -174,7 +174,7 @@ impl Index {
     }
 
     fn measure(&self, output: Output) -> anyhow::Result<Report> {
-        let options = matchpoint_arrays::Options {
+        let options = matchpoint_arrays::ReadOptions {
             name: None,
             text: Some(Vec::new()),
             bytes_max: matchpoint_arrays::BYTES_MAX,
@@ -255,7 +255,7 @@ impl Index {
     fn while_enrolling(
         &self,
         gallery: &Gallery,
-        base: &Table,
+        base: &VectorTable,
         queries: &[Embedding],
     ) -> anyhow::Result<WhileEnrolling> {
         let late = base.rows() / 10;
@@ -324,7 +324,7 @@ impl Index {
 /// transaction, as in the server.
 fn enrol_at(
     gallery: &Gallery,
-    base: &Table,
+    base: &VectorTable,
     first: usize,
     wanted: usize,
     rate: f64,
@@ -364,7 +364,7 @@ impl Work {
     }
 
     /// Enrols the first rows: some one by one, some in batches, and the rest in large ones.
-    fn enrol(&self, base: &Table, count: usize) -> anyhow::Result<Enrol> {
+    fn enrol(&self, base: &VectorTable, count: usize) -> anyhow::Result<Enrol> {
         let gallery = Gallery::create(&self.file(), base.dimension, "bench", "bench")?;
         let mut progress = Progress::new("enrol", count);
         let mut next = 0;
@@ -451,7 +451,7 @@ fn open(work: &Path) -> anyhow::Result<Gallery> {
 }
 
 /// Rows as items, with a key for each share that they belong to.
-fn items(base: &Table, from: usize, to: usize) -> anyhow::Result<Vec<Item>> {
+fn items(base: &VectorTable, from: usize, to: usize) -> anyhow::Result<Vec<Item>> {
     let rows = vectors(base, from, to)?.into_iter().zip(from..);
     let items = rows.map(|(embedding, row)| {
         // Spread over the rows without any order that the vectors may have.
@@ -471,7 +471,7 @@ fn items(base: &Table, from: usize, to: usize) -> anyhow::Result<Vec<Item>> {
     Ok(items.collect())
 }
 
-fn vectors(table: &Table, from: usize, to: usize) -> anyhow::Result<Vec<Embedding>> {
+fn vectors(table: &VectorTable, from: usize, to: usize) -> anyhow::Result<Vec<Embedding>> {
     let rows = table
         .vectors
         .chunks(table.dimension)

@@ -13,10 +13,10 @@ use crate::cli::refused::Refused;
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{LoadedModel, Models};
 use crate::telemetry;
-use matchpoint_arrays::{Columns, Delimited, Options, Table};
+use matchpoint_arrays::{Columns, Delimited, ReadOptions, VectorTable};
 use matchpoint_embed::embedder::Embedded;
 use matchpoint_embed::job::Kind;
-use matchpoint_embed::pixels::Limits;
+use matchpoint_embed::pixels::ImageLimits;
 use matchpoint_vector::{Embedding, Similarity};
 
 /// How many of the worst images are shown as text; `--json` has all.
@@ -94,7 +94,7 @@ impl Check {
         telemetry::install_logs(&engine.log, engine.log_json)?;
         let reference = matchpoint_arrays::read(
             &self.vectors,
-            &Options {
+            &ReadOptions {
                 name: None,
                 text: None,
                 bytes_max: matchpoint_arrays::BYTES_MAX,
@@ -139,7 +139,7 @@ impl Check {
     }
 
     /// The image of each row of the reference.
-    fn files(&self, reference: &Table) -> anyhow::Result<Vec<PathBuf>> {
+    fn files(&self, reference: &VectorTable) -> anyhow::Result<Vec<PathBuf>> {
         let files = match &self.rows {
             None => images::listed(std::slice::from_ref(&self.images))?,
             Some(rows) => paths(rows, &self.images)?,
@@ -195,8 +195,8 @@ fn report(
     loaded: &LoadedModel,
     files: &[PathBuf],
     results: Vec<Result<Embedded, String>>,
-    reference: &Table,
-    limits: Limits,
+    reference: &VectorTable,
+    limits: ImageLimits,
 ) -> Report {
     let (mut ones, mut failed) = (Vec::new(), Vec::new());
     let rows = reference.vectors.chunks(reference.dimension.max(1));
@@ -233,7 +233,7 @@ fn report(
     }
 }
 
-fn warnings(loaded: &LoadedModel, limits: Limits) -> Vec<String> {
+fn warnings(loaded: &LoadedModel, limits: ImageLimits) -> Vec<String> {
     let embed = |picture: Vec<u8>| {
         let run = loaded.pool.run_blocking(Kind::Image, move |embedder| {
             embedder.embed(&picture, &limits)

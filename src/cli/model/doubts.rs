@@ -137,7 +137,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use matchpoint_embed::pixels::{Limits, Pixels};
+    use matchpoint_embed::pixels::{ImageLimits, Pixels};
     use matchpoint_vector::Embedding;
 
     fn embedded(values: &[f32]) -> Embedded {
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn the_pictures_can_be_decoded_and_differ() {
-        let limits = Limits {
+        let limits = ImageLimits {
             bytes_max: 1 << 20,
             decode_bytes_max: 1 << 24,
         };

@@ -7,9 +7,9 @@ use serde::Serialize;
 use super::keys::Keys;
 use crate::cli::exit::{Exit, fail};
 use crate::deployment::{DeploymentError, read_image};
-use matchpoint_arrays::Options;
-use matchpoint_embed::draft::Draft;
-use matchpoint_embed::pixels::Limits;
+use matchpoint_arrays::ReadOptions;
+use matchpoint_embed::draft::ModelDraft;
+use matchpoint_embed::pixels::ImageLimits;
 use matchpoint_vector::{Embedding, Similarity};
 
 /// Decoders and processors differ a little: never ask for more than this.
@@ -51,9 +51,9 @@ pub(super) struct Golden {
 pub(super) fn make(
     image: &Path,
     reference: Option<&Path>,
-    draft: &mut Draft,
+    draft: &mut ModelDraft,
     keys: &mut Keys,
-    limits: Limits,
+    limits: ImageLimits,
 ) -> anyhow::Result<Golden> {
     let bytes = read_image(image, &limits)
         .map_err(|cause| fail(Exit::NoInput, format!("cannot read {cause}")))?;
@@ -129,7 +129,7 @@ pub(super) fn with_golden(keys: &Keys) -> String {
 }
 
 fn read_reference(path: &Path, dimension: usize) -> anyhow::Result<Embedding> {
-    let options = Options {
+    let options = ReadOptions {
         name: None,
         text: None,
         bytes_max: 1 << 30,
@@ -168,10 +168,10 @@ impl GoldenReport {
 
 /// What each other filter would give, as cosine to the reference.
 fn other_filters(
-    draft: &mut Draft,
+    draft: &mut ModelDraft,
     keys: &Keys,
     image: &[u8],
-    limits: Limits,
+    limits: ImageLimits,
     reference: &Embedding,
 ) -> anyhow::Result<Vec<(&'static str, f32)>> {
     let own = keys.get("resize.filter").unwrap_or_default().to_owned();

@@ -14,9 +14,9 @@ use crate::cli::output::{Output, table, wrapped};
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{DeploymentError, Models};
 use crate::telemetry;
-use matchpoint_embed::draft::{Draft, Interface, OnnxFile, Port};
+use matchpoint_embed::draft::{ModelDraft, ModelInterface, OnnxFile, Port};
 use matchpoint_embed::embedder::Embedded;
-use matchpoint_embed::pixels::Limits;
+use matchpoint_embed::pixels::ImageLimits;
 use matchpoint_embed::runtime::Runtime;
 
 /// How many of a model's own tensors are named where one is not found.
@@ -145,9 +145,9 @@ impl New {
     fn cut(
         &self,
         onnx: OnnxFile,
-        interface: Interface,
+        interface: ModelInterface,
         runtime: &Runtime,
-    ) -> anyhow::Result<(OnnxFile, Interface, Option<String>)> {
+    ) -> anyhow::Result<(OnnxFile, ModelInterface, Option<String>)> {
         let Some(tensor) = &self.output else {
             return Ok((onnx, interface, None));
         };
@@ -176,7 +176,7 @@ impl New {
     fn gather(
         &self,
         keys: &mut Keys,
-        interface: &Interface,
+        interface: &ModelInterface,
     ) -> anyhow::Result<Option<&'static str>> {
         keys.set("format", "1");
         let stem = self.onnx.file_stem().unwrap_or_default().to_string_lossy();
@@ -207,7 +207,7 @@ impl New {
     }
 
     /// What the ONNX file says, where nothing else does.
-    fn describe(&self, keys: &mut Keys, interface: &Interface) -> anyhow::Result<()> {
+    fn describe(&self, keys: &mut Keys, interface: &ModelInterface) -> anyhow::Result<()> {
         let [input] = interface.inputs.as_slice() else {
             let names: Vec<String> = interface.inputs.iter().map(Port::to_string).collect();
             return Err(fail(
@@ -247,7 +247,7 @@ impl New {
         Ok(())
     }
 
-    fn chosen<'a>(&self, interface: &'a Interface) -> anyhow::Result<&'a Port> {
+    fn chosen<'a>(&self, interface: &'a ModelInterface) -> anyhow::Result<&'a Port> {
         let outputs = &interface.outputs;
         let named = |name: &str| outputs.iter().find(|port| port.name == name);
         match (&self.output, outputs.as_slice()) {
@@ -313,7 +313,7 @@ fn describe_input(keys: &mut Keys, input: &Port) {
     }
 }
 
-fn warnings(draft: &mut Draft, limits: Limits) -> Vec<String> {
+fn warnings(draft: &mut ModelDraft, limits: ImageLimits) -> Vec<String> {
     let mut embedded: Vec<Embedded> = Vec::new();
     let mut reasons = Vec::new();
     for picture in doubts::unlike_pictures() {

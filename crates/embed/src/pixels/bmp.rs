@@ -7,7 +7,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder};
 
 use super::decoded::{Cost, refusal, upright};
-use super::{Format, Limits, PixelsError};
+use super::{Format, ImageLimits, PixelsError};
 
 const FORMAT: Format = Format::Bmp;
 
@@ -18,7 +18,7 @@ const COST: Cost = Cost {
 };
 
 /// Decodes a bitmap.
-pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<DynamicImage, PixelsError> {
+pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<DynamicImage, PixelsError> {
     if is_misread(bytes) == Some(true) {
         return Err(PixelsError::UnsupportedFeature {
             format: FORMAT,

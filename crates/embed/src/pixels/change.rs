@@ -7,7 +7,7 @@ use super::{Pixels, PixelsError};
 
 /// A change that leaves what a picture shows, and nothing of its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum Augmentation {
     /// Saved as a JPEG of quality 50, its colours at half the resolution.
     Recompressed,
     /// A twentieth cut off at each edge, and scaled to three quarters; a JPEG of quality 85.
@@ -16,7 +16,7 @@ pub enum Change {
     Brightened,
 }
 
-impl Change {
+impl Augmentation {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Recompressed, Self::Cropped, Self::Brightened];
 
@@ -84,10 +84,10 @@ fn impossible(reason: &str) -> PixelsError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pixels::{BYTES_MAX, DECODE_BYTES_MAX, Limits};
+    use crate::pixels::{BYTES_MAX, DECODE_BYTES_MAX, ImageLimits};
 
-    fn changed(change: Change, pixels: &Pixels) -> Pixels {
-        let limits = Limits {
+    fn changed(change: Augmentation, pixels: &Pixels) -> Pixels {
+        let limits = ImageLimits {
             bytes_max: BYTES_MAX,
             decode_bytes_max: DECODE_BYTES_MAX,
         };
@@ -114,19 +114,19 @@ mod tests {
     fn every_change_gives_a_picture_of_the_same_thing() {
         let before = picture(200, 100);
         let sizes = [(200, 100), (135, 68), (200, 100)];
-        for (change, size) in Change::ALL.into_iter().zip(sizes) {
+        for (change, size) in Augmentation::ALL.into_iter().zip(sizes) {
             let after = changed(change, &before);
             assert_eq!((after.width(), after.height()), size, "{change:?}");
             // The middle, which is 90 before.
             let middle = 3 * (size.0 * (size.1 / 2) + size.0 / 2) as usize;
-            let expected = if change == Change::Brightened {
+            let expected = if change == Augmentation::Brightened {
                 112
             } else {
                 90
             };
             let found = after.as_rgb()[middle];
             assert!(found.abs_diff(expected) < 6, "{change:?}: {found}");
-            assert_eq!(after.as_rgb()[0] < 100, change == Change::Cropped);
+            assert_eq!(after.as_rgb()[0] < 100, change == Augmentation::Cropped);
         }
     }
 
@@ -137,7 +137,7 @@ mod tests {
             height: 1,
             rgb: vec![200, 0, 255],
         };
-        for change in Change::ALL {
+        for change in Augmentation::ALL {
             let after = changed(change, &before);
             assert_eq!((after.width(), after.height()), (1, 1), "{change:?}");
         }

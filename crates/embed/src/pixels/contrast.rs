@@ -36,7 +36,9 @@ mod tests {
     use std::io::Cursor;
 
     use super::*;
-    use crate::pixels::{Conventions, Filter, Fit, Geometry, JpegScale, Limits, Resized, Resizer};
+    use crate::pixels::{
+        AspectFit, Conventions, Geometry, ImageLimits, JpegScale, ResizeFilter, Resized, Resizer,
+    };
 
     #[test]
     fn the_border_of_a_letterbox_shows_nothing() {
@@ -46,13 +48,13 @@ mod tests {
         let geometry = Geometry {
             width: 16,
             height: 16,
-            fit: Fit::Pad { fill: [0; 3] },
-            filter: Filter::Bilinear,
+            fit: AspectFit::Pad { fill: [0; 3] },
+            filter: ResizeFilter::Bilinear,
             jpeg: JpegScale::Full,
             conventions: Conventions::default(),
             grey: false,
         };
-        let limits = Limits {
+        let limits = ImageLimits {
             bytes_max: 1 << 20,
             decode_bytes_max: 1 << 20,
         };

@@ -4,7 +4,7 @@ use std::panic;
 
 use crate::pixels::decoded::Decoded;
 use crate::pixels::{
-    Format, Geometry, Limits, Pixels, PixelsError, bmp, gif, jpeg, png, survey, webp,
+    Format, Geometry, ImageLimits, Pixels, PixelsError, bmp, gif, jpeg, png, survey, webp,
 };
 
 impl Pixels {
@@ -12,7 +12,11 @@ impl Pixels {
     ///
     /// # Errors
     /// Every refusal names its cause and the way out. A panic inside a decoder is one of them.
-    pub fn decode(bytes: &[u8], limits: &Limits, background: [u8; 3]) -> Result<Self, PixelsError> {
+    pub fn decode(
+        bytes: &[u8],
+        limits: &ImageLimits,
+        background: [u8; 3],
+    ) -> Result<Self, PixelsError> {
         Ok(read(bytes, limits, background, None)?.pixels)
     }
 }
@@ -20,7 +24,7 @@ impl Pixels {
 /// Decodes an image file; a large JPEG at the scale that is enough for `geometry`.
 pub(super) fn read(
     bytes: &[u8],
-    limits: &Limits,
+    limits: &ImageLimits,
     background: [u8; 3],
     geometry: Option<&Geometry>,
 ) -> Result<Decoded, PixelsError> {
@@ -45,7 +49,7 @@ pub(super) fn read(
 /// The most memory that decoding takes, in bytes, by what the headers say; 0 for what will be refused.
 /// A JPEG counts at the scale that is enough for `geometry`.
 #[must_use]
-pub fn decoding_bytes(bytes: &[u8], limits: &Limits, geometry: &Geometry) -> u64 {
+pub fn decoding_bytes(bytes: &[u8], limits: &ImageLimits, geometry: &Geometry) -> u64 {
     if limits.bytes_max < bytes.len() {
         return 0;
     }

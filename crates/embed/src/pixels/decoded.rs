@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayAlphaImage, ImageDecoder, ImageError, RgbImage, RgbaImage};
 
-use crate::pixels::{Format, Limits, Pixels, PixelsError, SIDE_MAX};
+use crate::pixels::{Format, ImageLimits, Pixels, PixelsError, SIDE_MAX};
 
 /// What a file held, and at what scale.
 pub(super) struct Decoded {
@@ -99,7 +99,7 @@ impl Cost {
     }
 }
 
-impl Limits {
+impl ImageLimits {
     /// Refuses an image of this size, the decoding of which takes so many bytes.
     pub(super) fn check(&self, (width, height): (u32, u32), bytes: u64) -> Result<(), PixelsError> {
         if SIDE_MAX < width.max(height) {

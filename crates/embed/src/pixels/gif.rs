@@ -6,12 +6,12 @@
 use image::{DynamicImage, RgbImage};
 use weezl::{BitOrder, decode::Configuration};
 
-use super::{Format, Limits, PixelsError};
+use super::{Format, ImageLimits, PixelsError};
 
 const FORMAT: Format = Format::Gif;
 
 /// The first frame, and what it lies on.
-struct Frame<'a> {
+struct GifFrame<'a> {
     /// Width and height of the screen, widened until the frame is on it.
     screen: (u32, u32),
     /// Where the frame begins on the screen, from the left and from the top.
@@ -30,16 +30,16 @@ struct Frame<'a> {
 
 /// Width and height of the picture: what the screen has to be for the first frame to be on it.
 pub(super) fn size(bytes: &[u8]) -> Option<(u32, u32)> {
-    Frame::first(bytes).ok().map(|frame| frame.screen)
+    GifFrame::first(bytes).ok().map(|frame| frame.screen)
 }
 
 /// Decodes the first frame.
 pub(super) fn decode(
     bytes: &[u8],
-    limits: &Limits,
+    limits: &ImageLimits,
     background: [u8; 3],
 ) -> Result<DynamicImage, PixelsError> {
-    let frame = Frame::first(bytes)?;
+    let frame = GifFrame::first(bytes)?;
     limits.check(frame.screen, decoding_bytes(frame.screen))?;
     let (width, height) = (frame.size.0 as usize, frame.size.1 as usize);
     let mut indices = vec![0; width * height];
@@ -62,7 +62,7 @@ pub(super) fn decoding_bytes(screen: (u32, u32)) -> u64 {
     u64::from(screen.0) * u64::from(screen.1) * 4
 }
 
-impl<'a> Frame<'a> {
+impl<'a> GifFrame<'a> {
     /// Walks the blocks before the first frame.
     fn first(bytes: &'a [u8]) -> Result<Self, PixelsError> {
         let cut = || PixelsError::Truncated { format: FORMAT };

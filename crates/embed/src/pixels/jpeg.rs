@@ -9,12 +9,12 @@ use turbojpeg::{Decompressor, PixelFormat, ScalingFactor};
 
 use super::decoded::{Decoded, Reduction};
 use super::segments::Segments;
-use super::{Format, Geometry, Limits, PixelsError};
+use super::{Format, Geometry, ImageLimits, PixelsError};
 
 const FORMAT: Format = Format::Jpeg;
 
 /// How a JPEG is going to be decoded.
-struct Plan {
+struct JpegPlan {
     segments: Segments,
     /// Width and height of the file's own picture.
     size: (u32, u32),
@@ -23,7 +23,7 @@ struct Plan {
     is_cmyk: bool,
 }
 
-impl Plan {
+impl JpegPlan {
     fn of(bytes: &[u8], geometry: Option<&Geometry>) -> Result<Self, PixelsError> {
         let segments = Segments::of(bytes)?;
         let frame = segments.frame.ok_or_else(|| damaged("it has no picture"))?;
@@ -55,10 +55,10 @@ impl Plan {
 /// Decodes a JPEG, at the scale that is enough for `geometry`.
 pub(super) fn decode(
     bytes: &[u8],
-    limits: &Limits,
+    limits: &ImageLimits,
     geometry: Option<&Geometry>,
 ) -> Result<Decoded, PixelsError> {
-    let plan = Plan::of(bytes, geometry)?;
+    let plan = JpegPlan::of(bytes, geometry)?;
     limits.check(plan.size, plan.bytes(bytes.len()))?;
     let mut file = plan.segments.for_decoder(bytes);
     let image = match decompress(&file, &plan) {
@@ -84,13 +84,13 @@ pub(super) fn decode(
 
 /// The most memory that [`decode`] takes for it, in bytes, and the size; `None` for what it refuses.
 pub(super) fn cost(bytes: &[u8], geometry: Option<&Geometry>) -> Option<((u32, u32), u64)> {
-    let plan = Plan::of(bytes, geometry).ok()?;
+    let plan = JpegPlan::of(bytes, geometry).ok()?;
     let cost = plan.bytes(bytes.len());
     Some((plan.size, cost))
 }
 
 /// Decodes a file as the decoder is to see it; an error also where it only warns.
-fn decompress(file: &[u8], plan: &Plan) -> Result<RgbImage, PixelsError> {
+fn decompress(file: &[u8], plan: &JpegPlan) -> Result<RgbImage, PixelsError> {
     let refused = |error: turbojpeg::Error| damaged(&error.to_string());
     let mut decoder = Decompressor::new().map_err(refused)?;
     let header = decoder.read_header(file).map_err(refused)?;
@@ -156,7 +156,7 @@ fn stray_bytes(error: &PixelsError) -> Option<usize> {
 fn without_stray_bytes(
     file: &mut Vec<u8>,
     stray: usize,
-    plan: &Plan,
+    plan: &JpegPlan,
 ) -> Result<RgbImage, PixelsError> {
     let is_stray = |cause| damaged(&format!("{stray} bytes too many {cause}"));
     let coded = file.strip_suffix(&END).unwrap_or(file);
@@ -203,7 +203,7 @@ fn end_at(file: &mut Vec<u8>, length: usize) {
 
 /// Whether the last byte of coded data is filled with ones, as the standard has it: whether its last
 /// zero is read by the decoder.
-fn ends_in_ones(file: &mut [u8], plan: &Plan) -> bool {
+fn ends_in_ones(file: &mut [u8], plan: &JpegPlan) -> bool {
     let digest = |file: &[u8]| {
         let mut hasher = DefaultHasher::new();
         decompress(file, plan).ok().map(|image| {

@@ -2,7 +2,7 @@
 //!
 //! The type is read from the bytes, and width and height from the header, before anything is
 //! decoded. A file that is cut short, or that holds more than one could mean, is refused with a
-//! reason; no bytes make this room panic, and none make it use more memory than [`Limits`] imply.
+//! reason; no bytes make this room panic, and none make it use more memory than [`ImageLimits`] imply.
 //!
 //! What counts as the pixels of a file: those of Pillow 13, upright, over a background, as RGB, with one
 //! exception (16-bit grey is scaled to 8 bits, which Pillow clips). docs/models.md has the rule, and what
@@ -29,17 +29,17 @@ mod window;
 
 use std::fmt;
 
-pub use change::Change;
+pub use change::Augmentation;
 pub use decode::decoding_bytes;
 pub use sight::refused_at_sight;
 pub use sniff::{SNIFF_BYTES, sniff};
 pub use thumbnail::thumbnail;
 
-/// Default of [`Limits::bytes_max`]: 64 MiB. A photograph of 24 megapixels is 5 to 12 MB as JPEG, one of
+/// Default of [`ImageLimits::bytes_max`]: 64 MiB. A photograph of 24 megapixels is 5 to 12 MB as JPEG, one of
 /// 200 megapixels 30 to 60 MB.
 pub const BYTES_MAX: usize = 64 << 20;
 
-/// Default of [`Limits::decode_bytes_max`]: 400 million.
+/// Default of [`ImageLimits::decode_bytes_max`]: 400 million.
 ///
 /// A JPEG takes 3 bytes a pixel at the scale that it is decoded at, 6 where it has to be turned, and up
 /// to 6 more at full scale where it is progressive: 200 megapixels at an eighth take 19 MB. Other
@@ -57,7 +57,7 @@ const METADATA_BYTES_MAX: u64 = 8 << 20;
 
 /// What an image may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct ImageLimits {
     /// The longest file that is looked at, in bytes.
     pub bytes_max: usize,
     /// The most memory that decoding one image may take, in bytes, by what its headers say.
@@ -102,7 +102,7 @@ pub enum PixelsError {
     TooManyBytes {
         /// The length sent.
         bytes: usize,
-        /// [`Limits::bytes_max`].
+        /// [`ImageLimits::bytes_max`].
         max: usize,
     },
     /// Not a type that is decoded here.
@@ -132,7 +132,7 @@ pub enum PixelsError {
         height: u32,
         /// What decoding would take, in bytes.
         bytes: u64,
-        /// [`Limits::decode_bytes_max`].
+        /// [`ImageLimits::decode_bytes_max`].
         max: u64,
     },
     /// Refused by its header, undecoded.
@@ -209,9 +209,9 @@ pub struct Geometry {
     /// Pixels down of the result, 1 to [`SIDE_MAX`].
     pub height: u32,
     /// What happens to the aspect ratio.
-    pub fit: Fit,
+    pub fit: AspectFit,
     /// How pixels are weighted.
-    pub filter: Filter,
+    pub filter: ResizeFilter,
     /// At what scale a large JPEG is decoded.
     pub jpeg: JpegScale,
     /// What libraries do differently.
@@ -224,12 +224,12 @@ pub struct Geometry {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Conventions {
     /// How a side is rounded that follows from the other; `None` for the usual: down for
-    /// [`Fit::Crop`], to the nearest for [`Fit::Pad`].
+    /// [`AspectFit::Crop`], to the nearest for [`AspectFit::Pad`].
     pub side: Option<Rounding>,
-    /// How half a pixel at the cut is rounded; [`Fit::Crop`] and [`Fit::SquashCrop`] have a cut.
+    /// How half a pixel at the cut is rounded; [`AspectFit::Crop`] and [`AspectFit::SquashCrop`] have a cut.
     pub margin: Margin,
-    /// Where [`Fit::Pad`] puts the image.
-    pub place: Place,
+    /// Where [`AspectFit::Pad`] puts the image.
+    pub place: CanvasPosition,
 }
 
 /// How the length of a side becomes a whole number of pixels.
@@ -253,7 +253,7 @@ pub enum Margin {
 
 /// Where an image stands on a canvas that is larger.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Place {
+pub enum CanvasPosition {
     /// In the middle; an odd pixel is right or below.
     #[default]
     Centre,
@@ -273,7 +273,7 @@ pub enum JpegScale {
 
 /// What happens to an aspect ratio that is not the result's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fit {
+pub enum AspectFit {
     /// Distorted: the whole image fills the result.
     Squash,
     /// Distorted to this size, then the middle is cut out.
@@ -297,7 +297,7 @@ pub enum Fit {
 
 /// Pillow's filters of the same names, antialiased when an image shrinks, and those of `OpenCV`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Filter {
+pub enum ResizeFilter {
     /// The mean over a rectangle.
     Box,
     /// A triangle.

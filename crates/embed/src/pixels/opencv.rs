@@ -4,7 +4,7 @@
 //! them but for one grey level here and there: the library sums in whole numbers, in floating point or
 //! by another library, as the CPU has it, and these differ.
 
-use super::window::Axis;
+use super::window::ResizeAxis;
 use super::{OpenCv, Pixels};
 
 /// Red, green, blue.
@@ -15,8 +15,13 @@ const WEIGHT_BITS: u32 = 11;
 const ONE: f32 = 2048.0;
 
 /// The kept part of the image at the size that the axes have it.
-pub(super) fn resize(pixels: &Pixels, across: &Axis, down: &Axis, way: OpenCv) -> Pixels {
-    let (columns, rows) = (Side::of(across), Side::of(down));
+pub(super) fn resize(
+    pixels: &Pixels,
+    across: &ResizeAxis,
+    down: &ResizeAxis,
+    way: OpenCv,
+) -> Pixels {
+    let (columns, rows) = (OpencvAxis::of(across), OpencvAxis::of(down));
     let shrinks = 1.0 <= columns.scale && 1.0 <= rows.scale;
     let whole = columns.whole().zip(rows.whole());
     let rgb = match way {
@@ -41,7 +46,7 @@ pub(super) fn resize(pixels: &Pixels, across: &Axis, down: &Axis, way: OpenCv) -
 }
 
 /// One side of the image: how its source becomes its outputs.
-struct Side {
+struct OpencvAxis {
     source: usize,
     first: usize,
     outputs: usize,
@@ -63,8 +68,8 @@ struct Taps<W> {
     clippy::cast_precision_loss,
     reason = "lengths of sides, far below 2^52, cut off and rounded to f32 where OpenCV does"
 )]
-impl Side {
-    fn of(axis: &Axis) -> Self {
+impl OpencvAxis {
+    fn of(axis: &ResizeAxis) -> Self {
         let source = f64::from(axis.source);
         let inverse = axis.scaled / source;
         Self {
@@ -335,7 +340,12 @@ fn level(value: f32) -> u8 {
     clippy::cast_precision_loss,
     reason = "the sum of a rectangle's bytes is rounded to f32 as OpenCV does it"
 )]
-fn means(pixels: &Pixels, columns: &Side, rows: &Side, (across, down): (usize, usize)) -> Vec<u8> {
+fn means(
+    pixels: &Pixels,
+    columns: &OpencvAxis,
+    rows: &OpencvAxis,
+    (across, down): (usize, usize),
+) -> Vec<u8> {
     let share = 1.0 / (across * down) as f32;
     let mut rgb = Vec::with_capacity(CHANNELS * columns.outputs * rows.outputs);
     let mut sums = vec![[0_u64; CHANNELS]; columns.outputs];

@@ -24,7 +24,7 @@ impl Notes {
             .as_deref()
             .map_or(b"".as_slice(), without_prefixes);
         let xmp = || self.xmp.as_deref().and_then(xmp_value).map(f64::from);
-        let value = match Order::of(exif) {
+        let value = match ExifByteOrder::of(exif) {
             Some(order) => exif_value(exif, order).or_else(xmp),
             None if exif.is_empty() => xmp(),
             // Broken at its beginning: Pillow looks no further.
@@ -46,7 +46,7 @@ fn without_prefixes(exif: &[u8]) -> &[u8] {
 }
 
 /// The orientation in EXIF data; not a number where it is there, and of a type that is none.
-fn exif_value(tiff: &[u8], order: Order) -> Option<f64> {
+fn exif_value(tiff: &[u8], order: ExifByteOrder) -> Option<f64> {
     let mut said: usize = 0;
     let mut at = usize::try_from(order.u32(tiff.get(4..)?)?).ok()?;
     let count = order.u16(tiff.get(at..)?)?;
@@ -96,12 +96,12 @@ fn bytes_of(kind: u16) -> Option<usize> {
 
 /// The order of the bytes in EXIF data.
 #[derive(Clone, Copy)]
-enum Order {
+enum ExifByteOrder {
     Big,
     Little,
 }
 
-impl Order {
+impl ExifByteOrder {
     /// By the header; `None` where that is broken.
     fn of(tiff: &[u8]) -> Option<Self> {
         match tiff.first_chunk::<8>()? {
@@ -173,16 +173,16 @@ mod tests {
     use super::*;
 
     /// EXIF data with one entry.
-    fn exif(order: Order, kind: u16, count: u32, data: &[u8]) -> Notes {
+    fn exif(order: ExifByteOrder, kind: u16, count: u32, data: &[u8]) -> Notes {
         let ordered = |little: &[u8]| -> Vec<u8> {
             match order {
-                Order::Big => little.iter().rev().copied().collect(),
-                Order::Little => little.to_vec(),
+                ExifByteOrder::Big => little.iter().rev().copied().collect(),
+                ExifByteOrder::Little => little.to_vec(),
             }
         };
         let start: &[u8] = match order {
-            Order::Big => b"MM\0*\0\0\0\x08\0\x01\x01\x12",
-            Order::Little => b"II*\0\x08\0\0\0\x01\0\x12\x01",
+            ExifByteOrder::Big => b"MM\0*\0\0\0\x08\0\x01\x01\x12",
+            ExifByteOrder::Little => b"II*\0\x08\0\0\0\x01\0\x12\x01",
         };
         let mut value = ordered(data);
         value.resize(4.max(value.len()), 0);
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn an_orientation_is_read_in_every_type_of_numbers_and_both_orders() {
         let turned = Orientation::Rotate90;
-        for order in [Order::Big, Order::Little] {
+        for order in [ExifByteOrder::Big, ExifByteOrder::Little] {
             for (kind, data) in [
                 (3, &6_u16.to_le_bytes()[..]),
                 (4, &6_u32.to_le_bytes()),
@@ -227,7 +227,7 @@ mod tests {
     fn a_fraction_counts_where_it_is_a_whole_orientation() {
         let fraction = |over: u32, under: u32| {
             let bytes = [over.to_le_bytes(), under.to_le_bytes()].concat();
-            exif(Order::Little, 5, 1, &bytes).orientation()
+            exif(ExifByteOrder::Little, 5, 1, &bytes).orientation()
         };
         assert_eq!(fraction(12, 2), Orientation::Rotate90);
         assert_eq!(fraction(13, 2), Orientation::NoTransforms);
@@ -250,7 +250,7 @@ mod tests {
             xmp("tiff:Orientation='3'").orientation(),
             Orientation::NoTransforms
         );
-        let mut both = exif(Order::Big, 3, 1, &1_u16.to_le_bytes());
+        let mut both = exif(ExifByteOrder::Big, 3, 1, &1_u16.to_le_bytes());
         both.xmp = xmp("tiff:Orientation=\"3\"").xmp;
         assert_eq!(both.orientation(), Orientation::NoTransforms);
         both.exif = Some(b"MM\0*\0\0\0\x08\0\0".to_vec());
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn broken_exif_says_nothing() {
-        let whole = exif(Order::Little, 12, 1, &6_f64.to_le_bytes());
+        let whole = exif(ExifByteOrder::Little, 12, 1, &6_f64.to_le_bytes());
         let whole = whole.exif.unwrap();
         for length in 0..whole.len() {
             let cut = Notes {

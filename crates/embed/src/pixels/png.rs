@@ -9,7 +9,7 @@ use image::{DynamicImage, ImageDecoder};
 
 use super::decoded::{Cost, refusal, upright};
 use super::orientation::Notes;
-use super::{Format, Limits, METADATA_BYTES_MAX, PixelsError};
+use super::{Format, ImageLimits, METADATA_BYTES_MAX, PixelsError};
 
 const FORMAT: Format = Format::Png;
 
@@ -18,8 +18,8 @@ const TEXT_BYTES_MAX: u64 = 1 << 20;
 
 /// What the chunks of a PNG say.
 #[derive(Default)]
-struct Chunks {
-    header: Option<Header>,
+struct PngChunks {
+    header: Option<PngHeader>,
     notes: Notes,
     /// EXIF data as text, which old programs write.
     exif_text: Option<Vec<u8>>,
@@ -32,7 +32,7 @@ struct Chunks {
 
 /// What the first chunk says.
 #[derive(Clone, Copy)]
-struct Header {
+struct PngHeader {
     size: (u32, u32),
     /// Bits of a sample.
     bits: u8,
@@ -41,12 +41,12 @@ struct Header {
 
 /// Width and height that a PNG's first chunk claims; `None` where it has no such chunk.
 pub(super) fn size(bytes: &[u8]) -> Option<(u32, u32)> {
-    Header::of(bytes.get(12..)?.strip_prefix(b"IHDR")?).map(|header| header.size)
+    PngHeader::of(bytes.get(12..)?.strip_prefix(b"IHDR")?).map(|header| header.size)
 }
 
 /// Decodes a PNG; of an animated one its default image.
-pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<DynamicImage, PixelsError> {
-    let chunks = Chunks::of(bytes)?;
+pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<DynamicImage, PixelsError> {
+    let chunks = PngChunks::of(bytes)?;
     let orientation = chunks.notes.orientation();
     // The decoder would take memory for a row of it first.
     if let Some(header) = chunks.header {
@@ -66,14 +66,14 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<DynamicImage, Pixe
 
 /// The most memory that decoding takes, in bytes, and the size; `None` for what it refuses.
 pub(super) fn cost(bytes: &[u8]) -> Option<((u32, u32), u64)> {
-    let chunks = Chunks::of(bytes).ok()?;
+    let chunks = PngChunks::of(bytes).ok()?;
     let header = chunks.header?;
     let orientation = chunks.notes.orientation();
     let cost = chunks.cost(header).bytes(header.size, orientation);
     Some((header.size, cost))
 }
 
-impl Header {
+impl PngHeader {
     fn of(data: &[u8]) -> Option<Self> {
         let &[a, b, c, d, e, f, g, h, bits, colour] = data.first_chunk()?;
         Some(Self {
@@ -87,7 +87,7 @@ impl Header {
     }
 }
 
-impl Chunks {
+impl PngChunks {
     /// Walks the chunks as far as they can be read; what is damaged is the decoder's to refuse.
     fn of(bytes: &[u8]) -> Result<Self, PixelsError> {
         let mut found = Self::default();
@@ -124,7 +124,7 @@ impl Chunks {
             b"CgBI" => {
                 return unsupported("Apple's own form (CgBI, \"iPhone-optimised\")");
             }
-            b"IHDR" => self.header = Header::of(data),
+            b"IHDR" => self.header = PngHeader::of(data),
             b"acTL" => self.frames = data.first_chunk().map(|count| u32::from_be_bytes(*count)),
             b"tRNS" => {
                 self.has_transparency = true;
@@ -155,7 +155,7 @@ impl Chunks {
     /// A transparent colour is one of the samples as they are in the file. Pillow looks for it among
     /// those that it has scaled, finds another or none, and viewers do not.
     fn check_transparency(&self) -> Result<(), PixelsError> {
-        let Some(Header { bits, colour, .. }) = self.header else {
+        let Some(PngHeader { bits, colour, .. }) = self.header else {
             return Ok(());
         };
         let is_scaled = match (colour, bits) {
@@ -182,7 +182,7 @@ impl Chunks {
     }
 
     /// What a pixel costs.
-    fn cost(&self, header: Header) -> Cost {
+    fn cost(&self, header: PngHeader) -> Cost {
         let is_deep = header.bits == 16;
         let has_alpha = matches!(header.colour, 4 | 6) || self.has_transparency;
         let colours = if matches!(header.colour, 0 | 4) { 1 } else { 3 };

@@ -2,9 +2,10 @@
 
 use std::f64::consts::PI;
 
-use crate::pixels::window::{Axis, Window};
+use crate::pixels::window::{ResizeAxis, ResizeWindow};
 use crate::pixels::{
-    Filter, Fit, Geometry, Limits, Pixels, PixelsError, Place, Resized, Resizer, decode, opencv,
+    AspectFit, CanvasPosition, Geometry, ImageLimits, Pixels, PixelsError, ResizeFilter, Resized,
+    Resizer, decode, opencv,
 };
 use matchpoint_vector::kernels::resample::{self, Weights};
 
@@ -23,7 +24,7 @@ impl Resizer {
     /// # Errors
     /// [`PixelsError::Geometry`] where the geometry is impossible; never because of the image.
     pub fn resize(&mut self, pixels: &Pixels, geometry: &Geometry) -> Result<Pixels, PixelsError> {
-        let window = Window::of((pixels.width, pixels.height), geometry)?;
+        let window = ResizeWindow::of((pixels.width, pixels.height), geometry)?;
         let shown = if geometry.grey {
             self.show(&grey(pixels.clone()), &window, geometry)
         } else {
@@ -42,12 +43,12 @@ impl Resizer {
     pub fn decode(
         &mut self,
         bytes: &[u8],
-        limits: &Limits,
+        limits: &ImageLimits,
         background: [u8; 3],
         geometry: &Geometry,
     ) -> Result<Resized, PixelsError> {
         let decoded = decode::read(bytes, limits, background, Some(geometry))?;
-        let mut window = Window::of(decoded.size, geometry)?;
+        let mut window = ResizeWindow::of(decoded.size, geometry)?;
         window
             .across
             .reduce(decoded.reduction.denominator, decoded.reduction.mirrored.0);
@@ -65,18 +66,18 @@ impl Resizer {
         })
     }
 
-    fn show(&mut self, pixels: &Pixels, window: &Window, geometry: &Geometry) -> Pixels {
+    fn show(&mut self, pixels: &Pixels, window: &ResizeWindow, geometry: &Geometry) -> Pixels {
         match geometry.filter {
-            Filter::OpenCv(way) => opencv::resize(pixels, &window.across, &window.down, way),
-            Filter::Box
-            | Filter::Bilinear
-            | Filter::Hamming
-            | Filter::Bicubic
-            | Filter::Lanczos => self.convolve(pixels, window, geometry.filter),
+            ResizeFilter::OpenCv(way) => opencv::resize(pixels, &window.across, &window.down, way),
+            ResizeFilter::Box
+            | ResizeFilter::Bilinear
+            | ResizeFilter::Hamming
+            | ResizeFilter::Bicubic
+            | ResizeFilter::Lanczos => self.convolve(pixels, window, geometry.filter),
         }
     }
 
-    fn convolve(&mut self, pixels: &Pixels, window: &Window, filter: Filter) -> Pixels {
+    fn convolve(&mut self, pixels: &Pixels, window: &ResizeWindow, filter: ResizeFilter) -> Pixels {
         let (width, height) = (window.across.outputs, window.down.outputs);
         let columns = Weights::new(&window.across.shares(filter));
         let rows = Weights::new(&window.down.shares(filter));
@@ -99,7 +100,7 @@ impl Resizer {
     }
 }
 
-impl Axis {
+impl ResizeAxis {
     /// The first source of each output, and the share of each source from there on: Pillow's
     /// `precompute_coeffs`, in its order of operations.
     #[expect(
@@ -107,7 +108,7 @@ impl Axis {
         clippy::cast_sign_loss,
         reason = "cut off as Pillow does, and not negative after the clamp"
     )]
-    fn shares(&self, filter: Filter) -> Vec<(usize, Vec<f64>)> {
+    fn shares(&self, filter: ResizeFilter) -> Vec<(usize, Vec<f64>)> {
         // Where an image grows, the filter is as wide as the source's pixels.
         let widening = if self.scale < 1.0 { 1.0 } else { self.scale };
         let support = filter.support() * widening;
@@ -132,8 +133,8 @@ impl Axis {
 /// With the border that the fit adds.
 fn bordered(shown: Pixels, geometry: &Geometry) -> Pixels {
     match geometry.fit {
-        Fit::Squash | Fit::SquashCrop { .. } | Fit::Crop { .. } => shown,
-        Fit::Pad { fill } => padded(&shown, geometry, fill),
+        AspectFit::Squash | AspectFit::SquashCrop { .. } | AspectFit::Crop { .. } => shown,
+        AspectFit::Pad { fill } => padded(&shown, geometry, fill),
     }
 }
 
@@ -142,8 +143,8 @@ fn padded(scaled: &Pixels, geometry: &Geometry, fill: [u8; 3]) -> Pixels {
     let row_bytes = 3 * width as usize;
     let mut rgb = fill.repeat(width as usize * height as usize);
     let (left, top) = match geometry.conventions.place {
-        Place::Centre => ((width - scaled.width) / 2, (height - scaled.height) / 2),
-        Place::TopLeft => (0, 0),
+        CanvasPosition::Centre => ((width - scaled.width) / 2, (height - scaled.height) / 2),
+        CanvasPosition::TopLeft => (0, 0),
     };
     let start = 3 * left as usize;
     let rows = scaled.rgb.chunks_exact(3 * scaled.width as usize);
@@ -170,7 +171,7 @@ fn grey(mut pixels: Pixels) -> Pixels {
     pixels
 }
 
-impl Filter {
+impl ResizeFilter {
     /// How far from its centre the filter reaches, in pixels.
     fn support(self) -> f64 {
         match self {
@@ -222,25 +223,25 @@ mod tests {
     use super::*;
     use crate::pixels::{Conventions, JpegScale, Margin, OpenCv, Rounding, SIDE_MAX};
 
-    const FILTERS: [Filter; 9] = [
-        Filter::Box,
-        Filter::Bilinear,
-        Filter::Hamming,
-        Filter::Bicubic,
-        Filter::Lanczos,
-        Filter::OpenCv(OpenCv::Linear),
-        Filter::OpenCv(OpenCv::Cubic),
-        Filter::OpenCv(OpenCv::Lanczos4),
-        Filter::OpenCv(OpenCv::Area),
+    const FILTERS: [ResizeFilter; 9] = [
+        ResizeFilter::Box,
+        ResizeFilter::Bilinear,
+        ResizeFilter::Hamming,
+        ResizeFilter::Bicubic,
+        ResizeFilter::Lanczos,
+        ResizeFilter::OpenCv(OpenCv::Linear),
+        ResizeFilter::OpenCv(OpenCv::Cubic),
+        ResizeFilter::OpenCv(OpenCv::Lanczos4),
+        ResizeFilter::OpenCv(OpenCv::Area),
     ];
-    const FITS: [Fit; 4] = [
-        Fit::Squash,
-        Fit::SquashCrop {
+    const FITS: [AspectFit; 4] = [
+        AspectFit::Squash,
+        AspectFit::SquashCrop {
             width: 24,
             height: 12,
         },
-        Fit::Crop { short_side: 20 },
-        Fit::Pad { fill: [10, 20, 30] },
+        AspectFit::Crop { short_side: 20 },
+        AspectFit::Pad { fill: [10, 20, 30] },
     ];
 
     fn flat(width: u32, height: u32, colour: [u8; 3]) -> Pixels {
@@ -291,7 +292,7 @@ mod tests {
             let geometry = Geometry {
                 width: 7,
                 height: 5,
-                fit: Fit::Squash,
+                fit: AspectFit::Squash,
                 filter,
                 jpeg: JpegScale::Full,
                 conventions: Conventions::default(),
@@ -306,8 +307,8 @@ mod tests {
         let geometry = Geometry {
             width: 2,
             height: 5,
-            fit: Fit::Pad { fill: [9, 9, 9] },
-            filter: Filter::Bilinear,
+            fit: AspectFit::Pad { fill: [9, 9, 9] },
+            filter: ResizeFilter::Bilinear,
             jpeg: JpegScale::Full,
             conventions: Conventions::default(),
             grey: false,
@@ -324,8 +325,8 @@ mod tests {
         let geometry = |side, place| Geometry {
             width: 4,
             height: 4,
-            fit: Fit::Pad { fill: [9, 9, 9] },
-            filter: Filter::OpenCv(OpenCv::Linear),
+            fit: AspectFit::Pad { fill: [9, 9, 9] },
+            filter: ResizeFilter::OpenCv(OpenCv::Linear),
             jpeg: JpegScale::Full,
             conventions: Conventions {
                 side,
@@ -341,9 +342,9 @@ mod tests {
             rows.as_rgb().chunks(12).map(|row| row[9]).collect()
         };
         let down = Some(Rounding::Down);
-        assert_eq!(rows(&geometry(None, Place::TopLeft)), [1, 1, 1, 9]);
-        assert_eq!(rows(&geometry(down, Place::TopLeft)), [1, 1, 9, 9]);
-        assert_eq!(rows(&geometry(down, Place::Centre)), [9, 1, 1, 9]);
+        assert_eq!(rows(&geometry(None, CanvasPosition::TopLeft)), [1, 1, 1, 9]);
+        assert_eq!(rows(&geometry(down, CanvasPosition::TopLeft)), [1, 1, 9, 9]);
+        assert_eq!(rows(&geometry(down, CanvasPosition::Centre)), [9, 1, 1, 9]);
     }
 
     /// Of an image whose columns are numbered, the first that is left at its own size.
@@ -363,7 +364,7 @@ mod tests {
             width: 10,
             height: 10,
             fit,
-            filter: Filter::Bilinear,
+            filter: ResizeFilter::Bilinear,
             jpeg: JpegScale::Full,
             conventions: Conventions {
                 margin,
@@ -375,8 +376,8 @@ mod tests {
         for (side, even, down) in [(13, 2, 1), (15, 2, 2)] {
             let (width, height) = (side, 10);
             let fits = [
-                Fit::Crop { short_side: 10 },
-                Fit::SquashCrop { width, height },
+                AspectFit::Crop { short_side: 10 },
+                AspectFit::SquashCrop { width, height },
             ];
             for fit in fits {
                 assert_eq!(first_column(side, &geometry(fit, Margin::Even)), even);
@@ -390,8 +391,8 @@ mod tests {
         let geometry = |side| Geometry {
             width: 10,
             height: 10,
-            fit: Fit::Crop { short_side: 10 },
-            filter: Filter::Bilinear,
+            fit: AspectFit::Crop { short_side: 10 },
+            filter: ResizeFilter::Bilinear,
             jpeg: JpegScale::Full,
             conventions: Conventions {
                 side,
@@ -400,7 +401,7 @@ mod tests {
             grey: false,
         };
         let scaled = |side| {
-            let window = Window::of((47, 30), &geometry(side)).unwrap();
+            let window = ResizeWindow::of((47, 30), &geometry(side)).unwrap();
             (
                 window.across.scaled,
                 window.down.scaled,
@@ -417,8 +418,8 @@ mod tests {
         let mut geometry = Geometry {
             width: 2,
             height: 1,
-            fit: Fit::Squash,
-            filter: Filter::Box,
+            fit: AspectFit::Squash,
+            filter: ResizeFilter::Box,
             jpeg: JpegScale::Full,
             conventions: Conventions::default(),
             grey: true,
@@ -436,11 +437,11 @@ mod tests {
 
     #[test]
     fn an_impossible_geometry_is_refused() {
-        let (fit, filter) = (Fit::Crop { short_side: 15 }, Filter::Box);
+        let (fit, filter) = (AspectFit::Crop { short_side: 15 }, ResizeFilter::Box);
         let squash = |width, height| Geometry {
             width,
             height,
-            fit: Fit::Squash,
+            fit: AspectFit::Squash,
             filter,
             jpeg: JpegScale::Full,
             conventions: Conventions::default(),
@@ -456,7 +457,7 @@ mod tests {
             grey: false,
         };
         let squash_crop = Geometry {
-            fit: Fit::SquashCrop {
+            fit: AspectFit::SquashCrop {
                 width: 20,
                 height: 15,
             },

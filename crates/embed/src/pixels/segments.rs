@@ -19,7 +19,7 @@ const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 /// pictures of a phone's file, is not looked at.
 #[derive(Default)]
 pub(super) struct Segments {
-    pub(super) frame: Option<Frame>,
+    pub(super) frame: Option<JpegFrame>,
     pub(super) notes: Notes,
     scans: usize,
     /// Whether the first scan has other channels than all.
@@ -34,7 +34,7 @@ pub(super) struct Segments {
 
 /// The header of a picture.
 #[derive(Clone, Copy)]
-pub(super) struct Frame {
+pub(super) struct JpegFrame {
     /// Width and height.
     pub(super) size: (u32, u32),
     pub(super) channels: u8,
@@ -122,7 +122,7 @@ impl Segments {
     /// Takes in a segment: its marker, where its data begin, and these.
     fn take(&mut self, marker: u8, at: usize, data: &[u8]) -> Result<(), PixelsError> {
         match marker {
-            0xc0..=0xc2 => self.frame = Some(Frame::of(marker, data)?),
+            0xc0..=0xc2 => self.frame = Some(JpegFrame::of(marker, data)?),
             0xc3 => return unsupported("lossless coding (SOF3)"),
             0xc5..=0xc7 | 0xcd..=0xcf => return unsupported("hierarchical or lossless coding"),
             0xc9..=0xcb => {
@@ -203,7 +203,7 @@ fn is_for_decoder(marker: u8, data: &[u8]) -> bool {
     }
 }
 
-impl Frame {
+impl JpegFrame {
     fn of(marker: u8, data: &[u8]) -> Result<Self, PixelsError> {
         let damaged = |cause: &str| PixelsError::Undecodable {
             format: FORMAT,
@@ -257,7 +257,7 @@ fn unsupported<T>(feature: &'static str) -> Result<T, PixelsError> {
 }
 
 /// A marker, and where it begins.
-struct Next {
+struct NextMarker {
     marker: u8,
     at: usize,
 }
@@ -265,7 +265,11 @@ struct Next {
 /// The next marker that begins a segment or ends the file. Coded data, their restart markers and
 /// stray bytes between segments are passed over; a JPEG within them is not, since it would be taken
 /// for the picture.
-fn next_marker(bytes: &[u8], mut from: usize, is_coded: bool) -> Result<Option<Next>, PixelsError> {
+fn next_marker(
+    bytes: &[u8],
+    mut from: usize,
+    is_coded: bool,
+) -> Result<Option<NextMarker>, PixelsError> {
     loop {
         let rest = bytes.get(from..).unwrap_or_default();
         let Some(at) = memchr::memchr(0xff, rest).map(|at| from + at) else {
@@ -281,7 +285,7 @@ fn next_marker(bytes: &[u8], mut from: usize, is_coded: bool) -> Result<Option<N
                 return Err(PixelsError::Undecodable { format, cause });
             }
             Some(0x00 | 0x01 | 0xd0..=0xd8) => from = at + 2,
-            Some(&marker) => return Ok(Some(Next { marker, at })),
+            Some(&marker) => return Ok(Some(NextMarker { marker, at })),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What can be told of a file at a glance, before it takes a place in a queue.
 
-use super::{Format, Limits, PixelsError, png, survey};
+use super::{Format, ImageLimits, PixelsError, png, survey};
 
 /// Refuses what its length, its first bytes or its header alone condemn, as [`super::Pixels::decode`]
 /// would, in a time that does not grow with the file. What passes may still be refused there.
@@ -8,7 +8,7 @@ use super::{Format, Limits, PixelsError, png, survey};
 /// # Errors
 /// Those of decoding, but that a file that is both too large and cut short is said to be too large, and
 /// that of the memory the least is said.
-pub fn refused_at_sight(bytes: &[u8], limits: &Limits) -> Result<(), PixelsError> {
+pub fn refused_at_sight(bytes: &[u8], limits: &ImageLimits) -> Result<(), PixelsError> {
     let (size, least) = match survey::admitted(bytes, limits)? {
         // A pixel of 64 may be enough, in three bytes.
         Format::Jpeg => (jpeg_size(bytes), (3, 64)),
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
     use crate::pixels::Pixels;
 
-    const LIMITS: Limits = Limits {
+    const LIMITS: ImageLimits = ImageLimits {
         bytes_max: 1000,
         decode_bytes_max: 5_000,
     };

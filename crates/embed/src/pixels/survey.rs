@@ -1,6 +1,6 @@
 //! What a file is, by its first bytes.
 
-use crate::pixels::{Format, Limits, PixelsError};
+use crate::pixels::{Format, ImageLimits, PixelsError};
 
 /// How far into a file a name for an unsupported type is looked for, in bytes.
 const TEXT_BYTES: usize = 1024;
@@ -86,7 +86,7 @@ const HEIC: &str = "HEIC or HEIF (convert it to JPEG; an iPhone takes JPEGs unde
 const PNM: &str = "PNM";
 
 /// The type of a file that is not empty and not longer than the limit.
-pub(super) fn admitted(bytes: &[u8], limits: &Limits) -> Result<Format, PixelsError> {
+pub(super) fn admitted(bytes: &[u8], limits: &ImageLimits) -> Result<Format, PixelsError> {
     if bytes.is_empty() {
         return Err(PixelsError::Empty);
     }

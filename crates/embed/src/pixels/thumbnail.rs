@@ -4,13 +4,16 @@ use std::io::Cursor;
 
 use image::ImageFormat;
 
-use super::{Conventions, Filter, Fit, Geometry, JpegScale, Limits, Pixels, PixelsError, Resizer};
+use super::{
+    AspectFit, Conventions, Geometry, ImageLimits, JpegScale, Pixels, PixelsError, ResizeFilter,
+    Resizer,
+};
 
 /// A PNG of an image file, its longer side at most `side` pixels, on white.
 ///
 /// # Errors
 /// As [`Pixels::decode`].
-pub fn thumbnail(bytes: &[u8], limits: &Limits, side: u32) -> Result<Vec<u8>, PixelsError> {
+pub fn thumbnail(bytes: &[u8], limits: &ImageLimits, side: u32) -> Result<Vec<u8>, PixelsError> {
     let pixels = Pixels::decode(bytes, limits, [255; 3])?;
     let longer = pixels.width().max(pixels.height());
     let side = side.clamp(1, longer);
@@ -21,8 +24,8 @@ pub fn thumbnail(bytes: &[u8], limits: &Limits, side: u32) -> Result<Vec<u8>, Pi
     let geometry = Geometry {
         width: scaled(pixels.width()),
         height: scaled(pixels.height()),
-        fit: Fit::Squash,
-        filter: Filter::Bilinear,
+        fit: AspectFit::Squash,
+        filter: ResizeFilter::Bilinear,
         jpeg: JpegScale::Full,
         conventions: Conventions::default(),
         grey: false,
@@ -43,7 +46,7 @@ mod tests {
 
     #[test]
     fn a_thumbnail_keeps_the_aspect_and_is_never_larger_than_the_image() {
-        let limits = Limits {
+        let limits = ImageLimits {
             bytes_max: crate::pixels::BYTES_MAX,
             decode_bytes_max: crate::pixels::DECODE_BYTES_MAX,
         };

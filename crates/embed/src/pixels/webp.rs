@@ -4,13 +4,13 @@ use image::{DynamicImage, RgbImage, RgbaImage};
 use webpx::{AnimationDecoder, ColorMode, ImageInfo};
 
 use super::orientation::Notes;
-use super::{Format, Limits, PixelsError};
+use super::{Format, ImageLimits, PixelsError};
 
 const FORMAT: Format = Format::WebP;
 
 /// What the chunks of a WebP say.
 #[derive(Default)]
-struct Chunks {
+struct WebpChunks {
     /// Width and height of each bitstream, of those in animation frames too.
     bitstreams: Vec<(u32, u32)>,
     /// Width and height of the canvas, where it is said.
@@ -28,8 +28,8 @@ const XMP: u8 = 0x04;
 const EXIF: u8 = 0x08;
 
 /// Decodes a WebP; of an animation the first frame, on its canvas.
-pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<DynamicImage, PixelsError> {
-    let chunks = Chunks::of(bytes)?;
+pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<DynamicImage, PixelsError> {
+    let chunks = WebpChunks::of(bytes)?;
     chunks.check(limits)?;
     let info = ImageInfo::from_webp(bytes).map_err(|error| damaged(&error))?;
     let size = (info.width, info.height);
@@ -74,13 +74,13 @@ fn first_frame(bytes: &[u8], info: &ImageInfo) -> Result<DynamicImage, PixelsErr
 
 /// The most memory that decoding takes, in bytes, and the size; `None` for what it refuses.
 pub(super) fn cost(bytes: &[u8]) -> Option<((u32, u32), u64)> {
-    let chunks = Chunks::of(bytes).ok()?;
+    let chunks = WebpChunks::of(bytes).ok()?;
     let area = |size: &(u32, u32)| u64::from(size.0) * u64::from(size.1);
     let size = chunks.sizes().max_by_key(area)?;
     Some((size, chunks.cost(size)))
 }
 
-impl Chunks {
+impl WebpChunks {
     fn of(bytes: &[u8]) -> Result<Self, PixelsError> {
         let truncated = PixelsError::Truncated { format: FORMAT };
         let Some(size) = bytes.get(4..8).and_then(little_endian) else {
@@ -154,7 +154,7 @@ impl Chunks {
         self.bitstreams.iter().copied().chain(self.canvas)
     }
 
-    fn check(&self, limits: &Limits) -> Result<(), PixelsError> {
+    fn check(&self, limits: &ImageLimits) -> Result<(), PixelsError> {
         self.sizes()
             .try_for_each(|size| limits.check(size, self.cost(size)))
     }

@@ -1,17 +1,19 @@
 //! Which part of the source a geometry shows, and at what scale.
 
-use crate::pixels::{Filter, Fit, Geometry, JpegScale, Margin, PixelsError, Rounding, SIDE_MAX};
+use crate::pixels::{
+    AspectFit, Geometry, JpegScale, Margin, PixelsError, ResizeFilter, Rounding, SIDE_MAX,
+};
 
 /// The part of the source that is shown.
-pub(super) struct Window {
-    pub(super) across: Axis,
-    pub(super) down: Axis,
+pub(super) struct ResizeWindow {
+    pub(super) across: ResizeAxis,
+    pub(super) down: ResizeAxis,
     /// The order of the two passes. The image between them is rounded and clipped to bytes, and
     /// with filters that overshoot the other order differs by up to 19 grey levels.
     pub(super) vertical_first: bool,
 }
 
-impl Window {
+impl ResizeWindow {
     /// What a geometry shows of a source of this size.
     pub(super) fn of(size: (u32, u32), geometry: &Geometry) -> Result<Self, PixelsError> {
         let (width, height) = (geometry.width, geometry.height);
@@ -21,24 +23,24 @@ impl Window {
             return Err(PixelsError::Geometry { reason });
         }
         match geometry.fit {
-            Fit::Squash => Ok(Self::whole(size, (width, height))),
-            Fit::SquashCrop { width, height } => {
+            AspectFit::Squash => Ok(Self::whole(size, (width, height))),
+            AspectFit::SquashCrop { width, height } => {
                 middle(size, (width.into(), height.into()), geometry)
             }
-            Fit::Crop { short_side } if short_side < width.max(height) => {
+            AspectFit::Crop { short_side } if short_side < width.max(height) => {
                 let reason =
                     format!("a short side of {short_side} cannot be cropped to {width} x {height}");
                 Err(PixelsError::Geometry { reason })
             }
-            Fit::Crop { short_side } => {
+            AspectFit::Crop { short_side } => {
                 middle(size, with_short_side(size, short_side, geometry), geometry)
             }
-            Fit::Pad { .. } => Ok(Self::whole(size, inside(size, geometry))),
+            AspectFit::Pad { .. } => Ok(Self::whole(size, inside(size, geometry))),
         }
     }
 
     fn whole(size: (u32, u32), scaled: (u32, u32)) -> Self {
-        let axis = |source: u32, scaled: u32| Axis {
+        let axis = |source: u32, scaled: u32| ResizeAxis {
             source,
             scaled: f64::from(scaled),
             scale: f64::from(source) / f64::from(scaled),
@@ -56,7 +58,7 @@ impl Window {
 }
 
 /// How sources make up outputs along one side of an image.
-pub(super) struct Axis {
+pub(super) struct ResizeAxis {
     /// Pixels of the source.
     pub(super) source: u32,
     /// Outputs that the whole source makes.
@@ -71,7 +73,7 @@ pub(super) struct Axis {
     pub(super) outputs: u32,
 }
 
-impl Axis {
+impl ResizeAxis {
     /// The same outputs from a source of which each pixel is the mean of `denominator`, the last of
     /// fewer. Turned to the other side, it is the first that stands for fewer.
     pub(super) fn reduce(&mut self, denominator: u32, mirrored: bool) {
@@ -95,11 +97,11 @@ impl Geometry {
             return 1;
         };
         // Where single pixels are taken, means of them are another picture.
-        if matches!(self.filter, Filter::OpenCv(_)) {
+        if matches!(self.filter, ResizeFilter::OpenCv(_)) {
             return 1;
         }
         // An impossible geometry is refused when it is used.
-        let Ok(window) = Window::of(size, self) else {
+        let Ok(window) = ResizeWindow::of(size, self) else {
             return 1;
         };
         let narrower = if window.across.scale < window.down.scale {
@@ -120,7 +122,7 @@ fn vertical_first(source: (f64, f64), scaled: (f64, f64)) -> bool {
     scaled.1 < source.1 && 2.0 * (source.0 - scaled.0) < source.1 - scaled.1
 }
 
-/// The size that [`Fit::Crop`] scales to before it cuts.
+/// The size that [`AspectFit::Crop`] scales to before it cuts.
 fn with_short_side(size: (u32, u32), short_side: u32, geometry: &Geometry) -> (f64, f64) {
     let (short_side, short) = (f64::from(short_side), f64::from(size.0.min(size.1)));
     let side = |source: u32| match geometry.conventions.side {
@@ -137,7 +139,7 @@ fn middle(
     size: (u32, u32),
     scaled: (f64, f64),
     geometry: &Geometry,
-) -> Result<Window, PixelsError> {
+) -> Result<ResizeWindow, PixelsError> {
     let (width, height) = (geometry.width, geometry.height);
     if scaled.0 < f64::from(width) || scaled.1 < f64::from(height) {
         let reason = format!(
@@ -147,7 +149,7 @@ fn middle(
         return Err(PixelsError::Geometry { reason });
     }
     let source = (f64::from(size.0), f64::from(size.1));
-    let axis = |source: u32, scaled: f64, target: u32| Axis {
+    let axis = |source: u32, scaled: f64, target: u32| ResizeAxis {
         source,
         scaled,
         scale: f64::from(source) / scaled,
@@ -158,7 +160,7 @@ fn middle(
         offset: 0.0,
         outputs: target,
     };
-    Ok(Window {
+    Ok(ResizeWindow {
         across: axis(size.0, scaled.0, width),
         down: axis(size.1, scaled.1, height),
         vertical_first: vertical_first(source, scaled),

@@ -13,12 +13,12 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use matchpoint_embed::pixels::{
-    BYTES_MAX, Conventions, DECODE_BYTES_MAX, Filter, Fit, Geometry, JpegScale, Limits, Margin,
-    OpenCv, Pixels, Place, Resizer, Rounding,
+    AspectFit, BYTES_MAX, CanvasPosition, Conventions, DECODE_BYTES_MAX, Geometry, ImageLimits,
+    JpegScale, Margin, OpenCv, Pixels, ResizeFilter, Resizer, Rounding,
 };
 use sha2::{Digest, Sha256};
 
-const LIMITS: Limits = Limits {
+const LIMITS: ImageLimits = ImageLimits {
     bytes_max: BYTES_MAX,
     decode_bytes_max: DECODE_BYTES_MAX,
 };
@@ -54,7 +54,7 @@ fn decode(path: &Path) -> Pixels {
     Pixels::decode(&fs::read(path).unwrap(), &LIMITS, WHITE).unwrap()
 }
 
-fn resized(path: &Path, fit: Fit, filter: Filter) -> Pixels {
+fn resized(path: &Path, fit: AspectFit, filter: ResizeFilter) -> Pixels {
     let geometry = Geometry {
         width: 224,
         height: 224,
@@ -75,7 +75,11 @@ fn decoded_and_resized_pixels_are_those_of_the_reference() {
         let mut columns = row.split(',');
         let name = columns.next().unwrap();
         let reference = columns.nth(2).unwrap();
-        let ours = resized(&oracle().join(name), Fit::Squash, Filter::Bilinear);
+        let ours = resized(
+            &oracle().join(name),
+            AspectFit::Squash,
+            ResizeFilter::Bilinear,
+        );
         let Distance { max, mean } = Distance::between(&ours, &decode(&oracle().join(reference)));
         println!("{name:50} max {max} mean {mean:.4}");
         assert_eq!(max, 0, "{name}");
@@ -140,12 +144,12 @@ fn hex_digest(pixels: &Pixels) -> String {
 }
 
 /// Brought to a size of which there are at least three times as many pixels in half of the image.
-fn reduced(jpeg: &[u8], size: (u32, u32), fit: Fit, scale: JpegScale) -> Pixels {
+fn reduced(jpeg: &[u8], size: (u32, u32), fit: AspectFit, scale: JpegScale) -> Pixels {
     let geometry = Geometry {
         width: size.0,
         height: size.1,
         fit,
-        filter: Filter::Bilinear,
+        filter: ResizeFilter::Bilinear,
         jpeg: scale,
         conventions: Conventions::default(),
         grey: false,
@@ -159,9 +163,9 @@ fn reduced(jpeg: &[u8], size: (u32, u32), fit: Fit, scale: JpegScale) -> Pixels 
 #[test]
 fn a_jpeg_decoded_at_a_reduced_scale_is_a_few_grey_levels_away() {
     let fits = [
-        Fit::Squash,
-        Fit::Crop { short_side: 24 },
-        Fit::Pad { fill: [9; 3] },
+        AspectFit::Squash,
+        AspectFit::Crop { short_side: 24 },
+        AspectFit::Pad { fill: [9; 3] },
     ];
     for (name, size) in [
         ("monuments_egypt_bentPyramid_q1_rotpersp.jpg", (24, 24)),
@@ -185,8 +189,11 @@ fn a_jpeg_decoded_at_a_reduced_scale_is_a_few_grey_levels_away() {
 fn a_jpeg_of_which_too_little_would_be_left_is_decoded_at_its_own_scale() {
     let jpeg = fs::read(oracle().join("monuments_egypt_bentPyramid_q1_rotpersp.jpg")).unwrap();
     let size = (43, 32); // 256 x 192: 2.98 pixels of a half for one of these
-    let full = reduced(&jpeg, size, Fit::Squash, JpegScale::Full);
-    assert_eq!(reduced(&jpeg, size, Fit::Squash, JpegScale::Reduced), full);
+    let full = reduced(&jpeg, size, AspectFit::Squash, JpegScale::Full);
+    assert_eq!(
+        reduced(&jpeg, size, AspectFit::Squash, JpegScale::Reduced),
+        full
+    );
 }
 
 #[test]
@@ -200,8 +207,8 @@ fn a_turned_jpeg_that_is_reduced_shows_what_it_shows_unreduced() {
         for orientation in 1..=8 {
             let turned = with_orientation(&jpeg, orientation);
             for size in [(20, 20), (9, 9)] {
-                let full = reduced(&turned, size, Fit::Squash, JpegScale::Full);
-                let small = reduced(&turned, size, Fit::Squash, JpegScale::Reduced);
+                let full = reduced(&turned, size, AspectFit::Squash, JpegScale::Full);
+                let small = reduced(&turned, size, AspectFit::Squash, JpegScale::Reduced);
                 let Distance { max, mean } = Distance::between(&small, &full);
                 assert!(
                     max <= 14 && mean < 0.9,
@@ -248,7 +255,7 @@ fn resized_pixels_are_those_of_the_reference_to_the_last_bit() {
         let geometry = Geometry {
             width: target_width,
             height: target_height,
-            fit: Fit::Squash,
+            fit: AspectFit::Squash,
             filter: filter_named(filter),
             jpeg: JpegScale::Full,
             conventions: Conventions::default(),
@@ -268,17 +275,17 @@ fn geometry_of(columns: &[&str]) -> ((u32, u32), Geometry) {
     let cell = |column: usize| columns.get(column).copied().unwrap();
     let words: Vec<&str> = cell(4).split(' ').collect();
     let fit = match words.as_slice() {
-        ["squash"] => Fit::Squash,
-        ["squash_crop", width, height] => Fit::SquashCrop {
+        ["squash"] => AspectFit::Squash,
+        ["squash_crop", width, height] => AspectFit::SquashCrop {
             width: width.parse().unwrap(),
             height: height.parse().unwrap(),
         },
-        ["crop", short_side] => Fit::Crop {
+        ["crop", short_side] => AspectFit::Crop {
             short_side: short_side.parse().unwrap(),
         },
         other => {
             assert_eq!(other, ["pad"]);
-            Fit::Pad {
+            AspectFit::Pad {
                 fill: [255, 0, 127],
             }
         }
@@ -299,9 +306,9 @@ fn geometry_of(columns: &[&str]) -> ((u32, u32), Geometry) {
                 Margin::Even
             },
             place: if cell(8) == "top_left" {
-                Place::TopLeft
+                CanvasPosition::TopLeft
             } else {
-                Place::Centre
+                CanvasPosition::Centre
             },
         },
         grey: cell(9) == "grey",
@@ -340,8 +347,8 @@ fn the_cubic_interpolation_is_within_a_grey_level_of_the_library() {
         let geometry = Geometry {
             width: target_width,
             height: target_height,
-            fit: Fit::Squash,
-            filter: Filter::OpenCv(OpenCv::Cubic),
+            fit: AspectFit::Squash,
+            filter: ResizeFilter::OpenCv(OpenCv::Cubic),
             jpeg: JpegScale::Full,
             conventions: Conventions::default(),
             grey: false,
@@ -356,18 +363,18 @@ fn the_cubic_interpolation_is_within_a_grey_level_of_the_library() {
     assert_eq!(files, 3);
 }
 
-fn filter_named(name: &str) -> Filter {
+fn filter_named(name: &str) -> ResizeFilter {
     match name {
-        "opencv_linear" => Filter::OpenCv(OpenCv::Linear),
-        "opencv_lanczos4" => Filter::OpenCv(OpenCv::Lanczos4),
-        "opencv_area" => Filter::OpenCv(OpenCv::Area),
-        "box" => Filter::Box,
-        "bilinear" => Filter::Bilinear,
-        "hamming" => Filter::Hamming,
-        "bicubic" => Filter::Bicubic,
+        "opencv_linear" => ResizeFilter::OpenCv(OpenCv::Linear),
+        "opencv_lanczos4" => ResizeFilter::OpenCv(OpenCv::Lanczos4),
+        "opencv_area" => ResizeFilter::OpenCv(OpenCv::Area),
+        "box" => ResizeFilter::Box,
+        "bilinear" => ResizeFilter::Bilinear,
+        "hamming" => ResizeFilter::Hamming,
+        "bicubic" => ResizeFilter::Bicubic,
         other => {
             assert_eq!(other, "lanczos");
-            Filter::Lanczos
+            ResizeFilter::Lanczos
         }
     }
 }
@@ -381,11 +388,11 @@ fn every_fit_and_filter_resizes_as_the_reference_does() {
         let (fit, rest) = stem.split_once('-').unwrap();
         let (filter, name) = rest.split_once('-').unwrap();
         let fit = match fit {
-            "squash" => Fit::Squash,
-            "crop" => Fit::Crop { short_side: 256 },
+            "squash" => AspectFit::Squash,
+            "crop" => AspectFit::Crop { short_side: 256 },
             other => {
                 assert_eq!(other, "pad");
-                Fit::Pad {
+                AspectFit::Pad {
                     fill: [255, 0, 127],
                 }
             }

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use matchpoint_embed::pixels::{
-    BYTES_MAX, Conventions, DECODE_BYTES_MAX, Filter, Fit, Geometry, JpegScale, Limits, Pixels,
-    PixelsError, Resizer, decoding_bytes, refused_at_sight,
+    AspectFit, BYTES_MAX, Conventions, DECODE_BYTES_MAX, Geometry, ImageLimits, JpegScale, Pixels,
+    PixelsError, ResizeFilter, Resizer, decoding_bytes, refused_at_sight,
 };
 use proptest::prelude::{ProptestConfig, any, prop, prop_assert, proptest};
 
-const LIMITS: Limits = Limits {
+const LIMITS: ImageLimits = ImageLimits {
     bytes_max: BYTES_MAX,
     decode_bytes_max: DECODE_BYTES_MAX,
 };
@@ -123,12 +123,12 @@ fn memory_peak_kib() -> Option<u64> {
 #[test]
 fn limits_are_inclusive() {
     let bytes = read("picture.png");
-    let exact = Limits {
+    let exact = ImageLimits {
         bytes_max: bytes.len(),
         decode_bytes_max: 3 * 48 * 32,
     };
     assert!(Pixels::decode(&bytes, &exact, WHITE).is_ok());
-    let short = Limits {
+    let short = ImageLimits {
         bytes_max: bytes.len() - 1,
         ..exact
     };
@@ -140,7 +140,7 @@ fn limits_are_inclusive() {
             max: bytes.len() - 1
         }
     );
-    let small = Limits {
+    let small = ImageLimits {
         decode_bytes_max: 3 * 48 * 32 - 1,
         ..exact
     };
@@ -260,8 +260,8 @@ fn the_largest_pictures_of_phones_are_decoded_at_a_reduced_scale() {
     let mut geometry = Geometry {
         width: 224,
         height: 224,
-        fit: Fit::Squash,
-        filter: Filter::Bilinear,
+        fit: AspectFit::Squash,
+        filter: ResizeFilter::Bilinear,
         jpeg: JpegScale::Reduced,
         conventions: Conventions::default(),
         grey: false,
@@ -407,7 +407,7 @@ fn a_kind_of_a_supported_type_that_is_not_read_is_named() {
 
 /// Whether what was decoded breaks its own promises. A panic on the way fails the test, too.
 fn is_inconsistent(bytes: &[u8]) -> bool {
-    let small = Limits {
+    let small = ImageLimits {
         bytes_max: BYTES_MAX,
         decode_bytes_max: 1 << 20,
     };

@@ -23,9 +23,9 @@ use matchpoint_embed::budget::DecodeBudget;
 use matchpoint_embed::caller::Caller;
 use matchpoint_embed::embedder::Embedder;
 use matchpoint_embed::job::{Kind, PoolError};
-use matchpoint_embed::pixels::{Limits, Pixels};
+use matchpoint_embed::pixels::{ImageLimits, Pixels};
 use matchpoint_embed::pool::{Dropped, Pool};
-use matchpoint_embed::runtime::{Candidate, Runtime, RuntimeError};
+use matchpoint_embed::runtime::{Runtime, RuntimeCandidate, RuntimeError};
 use matchpoint_embed::{Compute, Device, EmbedError, Model, ModelError};
 use matchpoint_vector::{Embedding, Similarity};
 use proptest::prelude::{ProptestConfig, prop_assert, proptest};
@@ -36,7 +36,7 @@ use tracing::{Instrument as _, Metadata, Span};
 
 /// The repository: the shipped model and the fetched runtime are there.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-const LIMITS: Limits = Limits {
+const LIMITS: ImageLimits = ImageLimits {
     bytes_max: 1 << 24,
     decode_bytes_max: 1 << 28,
 };
@@ -48,7 +48,7 @@ fn runtime() -> &'static Runtime {
         let named = std::env::var("ORT_DYLIB_PATH").ok();
         let cached = Path::new(ROOT).join(".cache/onnxruntime/1.32.0/libonnxruntime.so");
         let named = named.map(|path| candidate(Path::new(&path), "ORT_DYLIB_PATH", true));
-        let candidates: Vec<Candidate> = named
+        let candidates: Vec<RuntimeCandidate> = named
             .into_iter()
             .chain([candidate(&cached, "the project's cache", false)])
             .collect();
@@ -56,8 +56,8 @@ fn runtime() -> &'static Runtime {
     })
 }
 
-fn candidate(path: &Path, origin: &'static str, required: bool) -> Candidate {
-    Candidate {
+fn candidate(path: &Path, origin: &'static str, required: bool) -> RuntimeCandidate {
+    RuntimeCandidate {
         path: path.to_owned(),
         origin,
         required,

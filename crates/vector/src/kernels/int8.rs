@@ -12,10 +12,10 @@ const LINE: usize = 64;
 
 /// Which instructions compute inner products, chosen once for the CPU that runs this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Int8Kernel(Kind);
+pub struct Int8Kernel(Int8KernelKind);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum Int8KernelKind {
     Portable,
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -29,26 +29,29 @@ impl Int8Kernel {
     /// The fastest kernel that this CPU has.
     #[must_use]
     pub fn detect() -> Self {
-        Self::all().last().copied().unwrap_or(Self(Kind::Portable))
+        Self::all()
+            .last()
+            .copied()
+            .unwrap_or(Self(Int8KernelKind::Portable))
     }
 
     /// Every kernel that this CPU has, the slowest first.
     fn all() -> Vec<Self> {
-        let mut all = vec![Self(Kind::Portable)];
+        let mut all = vec![Self(Int8KernelKind::Portable)];
         #[cfg(target_arch = "x86_64")]
         {
             if std::arch::is_x86_feature_detected!("avx2") {
-                all.push(Self(Kind::Avx2));
+                all.push(Self(Int8KernelKind::Avx2));
             }
             if std::arch::is_x86_feature_detected!("avx512f")
                 && std::arch::is_x86_feature_detected!("avx512bw")
                 && std::arch::is_x86_feature_detected!("avx512vnni")
             {
-                all.push(Self(Kind::Vnni));
+                all.push(Self(Int8KernelKind::Vnni));
             }
         }
         #[cfg(target_arch = "aarch64")]
-        all.push(Self(Kind::Neon));
+        all.push(Self(Int8KernelKind::Neon));
         all
     }
 
@@ -88,18 +91,18 @@ impl Int8Kernel {
     #[must_use]
     pub fn one(self, a: &[u8], b: &[u8]) -> i32 {
         match self.0 {
-            Kind::Portable => one_portable(a, b),
+            Int8KernelKind::Portable => one_portable(a, b),
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "`detect` gives this kind only where avx2 is")]
-            Kind::Avx2 => unsafe { one_avx2(a, b) },
+            Int8KernelKind::Avx2 => unsafe { one_avx2(a, b) },
             #[cfg(target_arch = "x86_64")]
             #[expect(
                 unsafe_code,
                 reason = "`detect` gives this kind only where avx512vnni is"
             )]
-            Kind::Vnni => unsafe { one_vnni(a, b) },
+            Int8KernelKind::Vnni => unsafe { one_vnni(a, b) },
             #[cfg(target_arch = "aarch64")]
-            Kind::Neon => one_neon(a, b),
+            Int8KernelKind::Neon => one_neon(a, b),
         }
     }
 
@@ -108,16 +111,16 @@ impl Int8Kernel {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "`detect` gives this kind only where avx2 is")]
-            Kind::Avx2 => unsafe { four_avx2(query, rows) },
+            Int8KernelKind::Avx2 => unsafe { four_avx2(query, rows) },
             #[cfg(target_arch = "x86_64")]
             #[expect(
                 unsafe_code,
                 reason = "`detect` gives this kind only where avx512vnni is"
             )]
-            Kind::Vnni => unsafe { four_vnni(query, rows) },
-            Kind::Portable => rows.map(|row| one_portable(query, row)),
+            Int8KernelKind::Vnni => unsafe { four_vnni(query, rows) },
+            Int8KernelKind::Portable => rows.map(|row| one_portable(query, row)),
             #[cfg(target_arch = "aarch64")]
-            Kind::Neon => rows.map(|row| one_neon(query, row)),
+            Int8KernelKind::Neon => rows.map(|row| one_neon(query, row)),
         }
     }
 }

@@ -16,7 +16,7 @@ pub use weights::Weights;
 
 /// Which instructions resize.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum ResampleKernelKind {
     Portable,
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -24,7 +24,7 @@ enum Kind {
     Vnni,
 }
 
-impl Kind {
+impl ResampleKernelKind {
     /// Those that this CPU has, the slowest first.
     fn all() -> impl DoubleEndedIterator<Item = Self> {
         let kinds = [
@@ -47,36 +47,60 @@ impl Kind {
 /// Resizes rows of RGB pixels, `width` of them in each: `target` gets as many rows, each of as many
 /// pixels as the weights have outputs.
 pub fn across(source: &[u8], width: usize, weights: &Weights, target: &mut [u8]) {
-    across_by(Kind::fastest(), source, width, weights, target);
+    across_by(
+        ResampleKernelKind::fastest(),
+        source,
+        width,
+        weights,
+        target,
+    );
 }
 
-fn across_by(kind: Kind, source: &[u8], width: usize, weights: &Weights, target: &mut [u8]) {
+fn across_by(
+    kind: ResampleKernelKind,
+    source: &[u8],
+    width: usize,
+    weights: &Weights,
+    target: &mut [u8],
+) {
     match kind {
-        Kind::Portable => across_portable(source, width, weights, target),
+        ResampleKernelKind::Portable => across_portable(source, width, weights, target),
         #[cfg(target_arch = "x86_64")]
         #[expect(unsafe_code, reason = "`all` gives this kind only where avx2 is")]
-        Kind::Avx2 => unsafe { avx2::across(source, width, weights, target) },
+        ResampleKernelKind::Avx2 => unsafe { avx2::across(source, width, weights, target) },
         #[cfg(target_arch = "x86_64")]
         #[expect(unsafe_code, reason = "`all` gives this kind only where avx512vnni is")]
-        Kind::Vnni => unsafe { vnni::across(source, width, weights, target) },
+        ResampleKernelKind::Vnni => unsafe { vnni::across(source, width, weights, target) },
     }
 }
 
 /// Resizes columns of bytes, `stride` of them side by side: `target` gets as many rows as the weights
 /// have outputs.
 pub fn down(source: &[u8], stride: usize, weights: &Weights, target: &mut [u8]) {
-    down_by(Kind::fastest(), source, stride, weights, target);
+    down_by(
+        ResampleKernelKind::fastest(),
+        source,
+        stride,
+        weights,
+        target,
+    );
 }
 
-fn down_by(kind: Kind, source: &[u8], stride: usize, weights: &Weights, target: &mut [u8]) {
+fn down_by(
+    kind: ResampleKernelKind,
+    source: &[u8],
+    stride: usize,
+    weights: &Weights,
+    target: &mut [u8],
+) {
     match kind {
-        Kind::Portable => down_portable(source, stride, weights, target),
+        ResampleKernelKind::Portable => down_portable(source, stride, weights, target),
         #[cfg(target_arch = "x86_64")]
         #[expect(unsafe_code, reason = "`all` gives this kind only where avx2 is")]
-        Kind::Avx2 => unsafe { avx2::down(source, stride, weights, target) },
+        ResampleKernelKind::Avx2 => unsafe { avx2::down(source, stride, weights, target) },
         #[cfg(target_arch = "x86_64")]
         #[expect(unsafe_code, reason = "`all` gives this kind only where avx512vnni is")]
-        Kind::Vnni => unsafe { vnni::down(source, stride, weights, target) },
+        ResampleKernelKind::Vnni => unsafe { vnni::down(source, stride, weights, target) },
     }
 }
 
@@ -151,7 +175,7 @@ mod tests {
                 let mut down = vec![0; outputs * width * CHANNELS];
                 across_portable(&source, width, &columns, &mut across);
                 down_portable(&source, width * CHANNELS, &rows, &mut down);
-                for kind in Kind::all() {
+                for kind in ResampleKernelKind::all() {
                     let mut found = vec![0; across.len()];
                     across_by(kind, &source, width, &columns, &mut found);
                     assert_eq!(
