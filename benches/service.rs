@@ -29,9 +29,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use matchpoint::config::{Config, ServerFlags};
+use matchpoint::config::{ServerConfig, ServerFlags};
 use matchpoint::deployment::{Deployment, Query, SearchOptions};
-use matchpoint::server::{self, Loaded};
+use matchpoint::server::{self, ServedState};
 use matchpoint_client::{Asked, Client};
 use matchpoint_embed::embedder::Embedder;
 use matchpoint_embed::pixels::ImageLimits;
@@ -153,8 +153,8 @@ async fn recording(with: &Bench, without: &Bench) -> [Vec<f64>; 2] {
 }
 
 struct Bench {
-    config: Config,
-    loaded: Arc<Loaded>,
+    config: ServerConfig,
+    loaded: Arc<ServedState>,
     images: Vec<(PathBuf, Vec<u8>)>,
     length: Duration,
 }
@@ -297,8 +297,8 @@ impl Bench {
     }
 
     /// What is loaded, shared with a server that is started for one round.
-    fn loaded(&self) -> Loaded {
-        Loaded {
+    fn loaded(&self) -> ServedState {
+        ServedState {
             places: BTreeMap::new(),
             default: self.loaded.default.clone(),
             models: None,
@@ -358,7 +358,7 @@ fn build(deployment: &Path, manifest: &str) -> serde_json::Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-fn config(deployment: &Path) -> Config {
+fn config(deployment: &Path) -> ServerConfig {
     let runtime = Path::new(ROOT).join(".cache/onnxruntime/1.32.0/libonnxruntime.so");
     let runtime = runtime.to_str().unwrap();
     let environment = BTreeMap::from([

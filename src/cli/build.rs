@@ -18,7 +18,7 @@ use super::refused::Refused;
 use super::runtime::single_threaded;
 use super::signal::Signal;
 use super::sources::{Purpose, Source, Sources};
-use crate::config::{Engine, EngineFlags, ProcessEnvironment};
+use crate::config::{EngineConfig, EngineFlags, ProcessEnvironment};
 use crate::deployment::{
     Deployment, DeploymentError, Enrolment, Folder, ImageAt, Models, OpenOptions,
 };
@@ -173,7 +173,7 @@ pub(super) struct Request<'a> {
     pub(super) name: Option<&'a str>,
     pub(super) prune: bool,
     pub(super) keep_images: bool,
-    pub(super) engine: &'a Engine,
+    pub(super) engine: &'a EngineConfig,
     /// What makes the vectors, where a new deployment has no model.
     pub(super) vectors_of: Option<&'a str>,
     pub(super) input: Input,

@@ -21,7 +21,7 @@ use super::refused::Refused;
 use super::sources::{Purpose, Sources};
 use super::target::TargetFlags;
 use super::vectors::{ArrayFlags, VECTORS_PAIRS_MAX, Wanted};
-use crate::config::{Engine, EngineFlags, ProcessEnvironment};
+use crate::config::{EngineConfig, EngineFlags, ProcessEnvironment};
 use crate::deployment::{
     Calibrated, CalibrationSettings, Copied, Deployment, DeploymentError, NearCopied, RemedyChoice,
     Repeated,
@@ -368,7 +368,7 @@ pub(super) struct Request<'a> {
     pub(super) dry_run: bool,
     pub(super) pictures: &'a Pictures,
     pub(super) scope: Scope,
-    pub(super) engine: &'a Engine,
+    pub(super) engine: &'a EngineConfig,
 }
 
 pub(super) fn calibrate(

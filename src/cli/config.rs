@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use super::output::{Output, table};
-use crate::config::{Given, ProcessEnvironment, ServerFlags, Setting};
+use crate::config::{ProcessEnvironment, ServerFlags, Setting, SettingValue};
 
 /// Show the server's configuration
 #[derive(Debug, clap::Args)]
@@ -54,7 +54,7 @@ impl Config {
     }
 }
 
-fn row((setting, given): (&'static Setting, &Given)) -> Row {
+fn row((setting, given): (&'static Setting, &SettingValue)) -> Row {
     Row {
         key: setting.key,
         value: given.text.clone(),

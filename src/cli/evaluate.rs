@@ -14,7 +14,7 @@ use super::output::{Output, rate, table};
 use super::probe::{self, Others, Probes};
 use super::refused::Refused;
 use super::sources::{Purpose, Sources};
-use crate::config::{Engine, EngineFlags, ProcessEnvironment};
+use crate::config::{EngineConfig, EngineFlags, ProcessEnvironment};
 use crate::deployment::{Deployment, Timings};
 use crate::telemetry;
 use matchpoint_calibration::certify::TargetFar;
@@ -178,7 +178,7 @@ fn refuse_labels_that_chose(deployment: &Deployment, sources: &Sources) -> anyho
 fn measure(
     deployment: &Arc<Deployment>,
     sources: &Sources,
-    engine: &Engine,
+    engine: &EngineConfig,
 ) -> anyhow::Result<EvaluationReport> {
     let probes = probe::run(deployment, sources, Others::Ignored, engine)?;
     let standing = deployment.standing();

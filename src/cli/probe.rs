@@ -9,7 +9,7 @@ use super::build::is_the_images_fault;
 use super::progress::Progress;
 use super::refused::Refused;
 use super::sources::{Source, Sources};
-use crate::config::Engine;
+use crate::config::EngineConfig;
 use crate::deployment::{
     Deployment, DeploymentError, Gathered, LabelledQuery, Models, OpenOptions, ProbeRequest,
     ProbeSource, Probed, Timings,
@@ -21,7 +21,7 @@ pub(super) fn open(
     deployment: &Path,
     model: Option<PathBuf>,
     access: Access,
-    engine: &Engine,
+    engine: &EngineConfig,
 ) -> anyhow::Result<Deployment> {
     let mut models = Models::new(engine, window(engine));
     Ok(Deployment::open(
@@ -35,7 +35,7 @@ pub(super) fn open(
     )?)
 }
 
-fn window(engine: &Engine) -> usize {
+fn window(engine: &EngineConfig) -> usize {
     engine.workers.count(engine.compute.joined_max()) * 4
 }
 
@@ -66,7 +66,7 @@ pub(super) fn run(
     deployment: &Arc<Deployment>,
     sources: &Sources,
     others: Others,
-    engine: &Engine,
+    engine: &EngineConfig,
 ) -> anyhow::Result<Probes> {
     let mut probes = Probes {
         gathered: Gathered::of(deployment),

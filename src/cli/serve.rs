@@ -5,7 +5,7 @@ use std::future::Future;
 use anyhow::Context;
 
 use super::exit::Exit;
-use crate::config::{Config, ProcessEnvironment, ServerFlags};
+use crate::config::{ProcessEnvironment, ServerConfig, ServerFlags};
 use crate::server;
 use crate::telemetry;
 
@@ -41,7 +41,7 @@ impl Serve {
     }
 }
 
-async fn serve(config: Config) -> anyhow::Result<Exit> {
+async fn serve(config: ServerConfig) -> anyhow::Result<Exit> {
     if let Some(address) = config.metrics_listen {
         tokio::spawn(telemetry::install_metrics(address)?);
         tracing::info!(%address, path = "/metrics", "metrics");

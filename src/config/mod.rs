@@ -12,13 +12,13 @@ use matchpoint_embed::budget::DecodeBudget;
 use matchpoint_embed::{Compute, Device};
 
 pub use settings::{
-    EngineFlags, Environment, Gathered, Given, ProcessEnvironment, SETTINGS, ServerFlags, Setting,
-    Source,
+    EngineFlags, Environment, ProcessEnvironment, RawSettings, SETTINGS, ServerFlags, Setting,
+    SettingSource, SettingValue,
 };
 
 /// What every command that embeds images needs.
 #[derive(Clone, Debug)]
-pub struct Engine {
+pub struct EngineConfig {
     /// Explicit path of ONNX Runtime's library, and the path in `ORT_DYLIB_PATH`.
     pub onnxruntime: Option<PathBuf>,
     /// The path in `ORT_DYLIB_PATH`.
@@ -71,9 +71,9 @@ enum Profile {
 
 /// What the server needs besides.
 #[derive(Clone, Debug)]
-pub struct Config {
+pub struct ServerConfig {
     /// The part shared with the other commands.
-    pub engine: Engine,
+    pub engine: EngineConfig,
     /// The deployments to serve: a name where it differs from the recorded one, and a folder.
     pub deployments: Vec<(Option<String>, PathBuf)>,
     /// Model folder in place of the recorded ones.
@@ -99,14 +99,14 @@ pub struct Config {
     /// Where snapshots, and deployments restored from them, are kept.
     pub data_dir: Option<PathBuf>,
     /// How decisions are watched.
-    pub monitoring: Monitoring,
+    pub monitoring: MonitoringConfig,
     /// How often canaries are searched for; `None` for never.
     pub canaries_every: Option<Duration>,
 }
 
 /// How decisions are recorded and audited.
 #[derive(Clone, Debug)]
-pub struct Monitoring {
+pub struct MonitoringConfig {
     /// Whether they are.
     pub journal: bool,
     /// How long decisions are kept that were not sampled, and images.
@@ -138,8 +138,8 @@ impl EngineFlags {
     ///
     /// # Errors
     /// All mistakes, in flags, environment and file, at once.
-    pub fn resolve(&self, environment: &dyn Environment) -> Result<Engine, Mistakes> {
-        let mut reader = Reader::new(Gathered::new(&self.0, environment));
+    pub fn resolve(&self, environment: &dyn Environment) -> Result<EngineConfig, Mistakes> {
+        let mut reader = SettingReader::new(RawSettings::new(&self.0, environment));
         let engine = reader.engine();
         reader.finish(engine)
     }
@@ -148,8 +148,8 @@ impl EngineFlags {
 impl ServerFlags {
     /// What flags, environment, file and defaults say, unchecked: for `config show`.
     #[must_use]
-    pub fn gather(&self, environment: &dyn Environment) -> Gathered {
-        Gathered::new(&self.0, environment)
+    pub fn gather(&self, environment: &dyn Environment) -> RawSettings {
+        RawSettings::new(&self.0, environment)
     }
 
     /// Resolves everything that the server needs, to serve one deployment whatever is said of it
@@ -161,7 +161,7 @@ impl ServerFlags {
         &self,
         environment: &dyn Environment,
         deployment: &Path,
-    ) -> Result<Config, Mistakes> {
+    ) -> Result<ServerConfig, Mistakes> {
         let mut flags = self.clone();
         flags
             .0
@@ -174,8 +174,8 @@ impl ServerFlags {
     ///
     /// # Errors
     /// All mistakes, in flags, environment and file, at once.
-    pub fn resolve(&self, environment: &dyn Environment) -> Result<Config, Mistakes> {
-        let mut reader = Reader::new(self.gather(environment));
+    pub fn resolve(&self, environment: &dyn Environment) -> Result<ServerConfig, Mistakes> {
+        let mut reader = SettingReader::new(self.gather(environment));
         let config = reader.config();
         reader.finish(config)
     }
@@ -186,13 +186,13 @@ fn cpus() -> usize {
 }
 
 /// Turns text into values, and collects what cannot be.
-struct Reader {
-    gathered: Gathered,
+struct SettingReader {
+    gathered: RawSettings,
     mistakes: Vec<String>,
 }
 
-impl Reader {
-    fn new(mut gathered: Gathered) -> Self {
+impl SettingReader {
+    fn new(mut gathered: RawSettings) -> Self {
         let mistakes = std::mem::take(&mut gathered.mistakes);
         Self { gathered, mistakes }
     }
@@ -205,7 +205,7 @@ impl Reader {
     }
 
     /// Every setting is read before any `?`, so that all mistakes are found.
-    fn engine(&mut self) -> Option<Engine> {
+    fn engine(&mut self) -> Option<EngineConfig> {
         let device = self.one_of(
             "device",
             &[
@@ -232,7 +232,7 @@ impl Reader {
         let image_decode_bytes_max = self.number("image_decode_bytes_max", 1, 1 << 40);
         let graph_from_items = self.number("graph_from_items", 0, usize::MAX);
         let log_json = self.one_of("log_format", &[("text", false), ("json", true)]);
-        Some(Engine {
+        Some(EngineConfig {
             onnxruntime: self.text("onnxruntime").map(PathBuf::from),
             ort_dylib_path: self.gathered.ort_dylib_path.clone(),
             workers: match (workers?, profile?) {
@@ -262,7 +262,7 @@ impl Reader {
         })
     }
 
-    fn config(&mut self) -> Option<Config> {
+    fn config(&mut self) -> Option<ServerConfig> {
         let engine = self.engine();
         let deployments = self.deployments();
         let listen =
@@ -285,7 +285,7 @@ impl Reader {
                 engine.image_bytes_max
             ));
         }
-        Some(Config {
+        Some(ServerConfig {
             engine: engine?,
             deployments: deployments?,
             model: self.text("model").map(PathBuf::from),
@@ -305,7 +305,7 @@ impl Reader {
         })
     }
 
-    fn monitoring(&mut self) -> Option<Monitoring> {
+    fn monitoring(&mut self) -> Option<MonitoringConfig> {
         let journal = self.one_of("journal", &[("on", true), ("off", false)]);
         let days = |count: u64| Duration::from_secs(count * 86_400);
         let kept = self.number("journal_days", 1, 36_500);
@@ -324,7 +324,7 @@ impl Reader {
             self.mistake("shadow_share", "a number from 0 to 1");
         }
         let strata = self.strata();
-        Some(Monitoring {
+        Some(MonitoringConfig {
             journal: journal?,
             kept: kept.map(days)?,
             audited_kept: audited_kept.map(days)?,

@@ -19,11 +19,11 @@ pub struct Setting {
     /// What it means, with units and range.
     pub help: &'static str,
     /// Whether only the server takes it, or every command that embeds images too.
-    scope: Scope,
+    scope: SettingScope,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Scope {
+enum SettingScope {
     Engine,
     Server,
 }
@@ -218,7 +218,7 @@ const fn engine(key: &'static str, default: Option<&'static str>, help: &'static
         key,
         default,
         help,
-        scope: Scope::Engine,
+        scope: SettingScope::Engine,
     }
 }
 
@@ -227,7 +227,7 @@ const fn server(key: &'static str, default: Option<&'static str>, help: &'static
         key,
         default,
         help,
-        scope: Scope::Server,
+        scope: SettingScope::Server,
     }
 }
 
@@ -247,7 +247,7 @@ impl Setting {
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum SettingSource {
     /// A flag on the command line.
     Flag,
     /// An environment variable.
@@ -258,7 +258,7 @@ pub enum Source {
     Default,
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for SettingSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Flag => f.write_str("flag"),
@@ -271,11 +271,11 @@ impl fmt::Display for Source {
 
 /// A value as it was written, and by whom.
 #[derive(Clone, Debug)]
-pub struct Given {
+pub struct SettingValue {
     /// The text; `None` where the setting has no default and was not set.
     pub text: Option<String>,
     /// Who said so.
-    pub source: Source,
+    pub source: SettingSource,
 }
 
 /// The strings of the environment: the process's own, or a test's.
@@ -331,7 +331,7 @@ pub(super) struct Flags {
 }
 
 impl Flags {
-    fn augment(command: Command, takes: fn(Scope) -> bool) -> Command {
+    fn augment(command: Command, takes: fn(SettingScope) -> bool) -> Command {
         let file = Arg::new("config")
             .long("config")
             .value_name("FILE")
@@ -354,7 +354,7 @@ impl Flags {
         command.arg(file).args(flags)
     }
 
-    fn from(matches: &ArgMatches, takes: fn(Scope) -> bool) -> Self {
+    fn from(matches: &ArgMatches, takes: fn(SettingScope) -> bool) -> Self {
         let get = |name: &str| matches.get_one::<String>(name).cloned();
         let values = SETTINGS
             .iter()
@@ -391,18 +391,18 @@ macro_rules! clap_args {
     };
 }
 
-clap_args!(EngineFlags, |scope| scope == Scope::Engine);
+clap_args!(EngineFlags, |scope| scope == SettingScope::Engine);
 clap_args!(ServerFlags, |_| true);
 
 /// Every setting as it was written, with its source, and what was wrong on the way.
 #[derive(Clone, Debug)]
-pub struct Gathered {
-    pub(super) values: BTreeMap<&'static str, Given>,
+pub struct RawSettings {
+    pub(super) values: BTreeMap<&'static str, SettingValue>,
     pub(super) ort_dylib_path: Option<PathBuf>,
     pub(super) mistakes: Vec<String>,
 }
 
-impl Gathered {
+impl RawSettings {
     /// Asks the flags, the environment and the file for each setting, in that order.
     #[must_use]
     pub(super) fn new(flags: &Flags, environment: &dyn Environment) -> Self {
@@ -421,20 +421,25 @@ impl Gathered {
         for setting in SETTINGS {
             let given = |text: Option<String>, source| {
                 let text = text.filter(|text| !text.is_empty());
-                text.map(|text| Given {
+                text.map(|text| SettingValue {
                     text: Some(text),
                     source,
                 })
             };
-            let value = given(flags.values.get(setting.key).cloned(), Source::Flag)
-                .or_else(|| given(environment.get(&setting.variable()), Source::Environment))
+            let value = given(flags.values.get(setting.key).cloned(), SettingSource::Flag)
                 .or_else(|| {
-                    let source = Source::File(path.clone().unwrap_or_default());
+                    given(
+                        environment.get(&setting.variable()),
+                        SettingSource::Environment,
+                    )
+                })
+                .or_else(|| {
+                    let source = SettingSource::File(path.clone().unwrap_or_default());
                     given(file.get(setting.key).cloned(), source)
                 })
-                .unwrap_or(Given {
+                .unwrap_or(SettingValue {
                     text: setting.default.map(ToOwned::to_owned),
-                    source: Source::Default,
+                    source: SettingSource::Default,
                 });
             values.insert(setting.key, value);
         }
@@ -447,7 +452,7 @@ impl Gathered {
     }
 
     /// Each setting with its value as written and its source, in the order of the table.
-    pub fn rows(&self) -> impl Iterator<Item = (&'static Setting, &Given)> {
+    pub fn rows(&self) -> impl Iterator<Item = (&'static Setting, &SettingValue)> {
         SETTINGS
             .iter()
             .filter_map(|setting| Some((setting, self.values.get(setting.key)?)))

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
-use crate::config::{Engine, Workers};
+use crate::config::{EngineConfig, Workers};
 use crate::deployment::{DeploymentError, ModelReference};
 use matchpoint_embed::Model;
 use matchpoint_embed::pixels::ImageLimits;
@@ -20,7 +20,7 @@ const ONNXRUNTIME_VERSION: &str = "1.32.0";
 pub struct Models {
     /// Loaded with the first model that needs it.
     runtime: Option<Runtime>,
-    engine: Engine,
+    engine: EngineConfig,
     queue_len_max: usize,
     /// By folder and precision. Whoever serves keeps a model open, and nobody else.
     open: BTreeMap<(PathBuf, Option<String>), InUse>,
@@ -47,7 +47,7 @@ pub struct LoadedModel {
 impl Models {
     /// None yet. At most `queue_len_max` jobs will wait for each model's workers.
     #[must_use]
-    pub fn new(engine: &Engine, queue_len_max: usize) -> Self {
+    pub fn new(engine: &EngineConfig, queue_len_max: usize) -> Self {
         Self {
             runtime: None,
             engine: engine.clone(),
@@ -208,7 +208,7 @@ impl Models {
 }
 
 /// Where ONNX Runtime may be: said outright, then beside the program, then in the cache.
-fn candidates(engine: &Engine) -> Vec<RuntimeCandidate> {
+fn candidates(engine: &EngineConfig) -> Vec<RuntimeCandidate> {
     let said = [
         (&engine.onnxruntime, "the onnxruntime setting"),
         (&engine.ort_dylib_path, "ORT_DYLIB_PATH"),

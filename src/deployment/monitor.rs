@@ -20,7 +20,7 @@ use super::folder::{Folder, JOURNAL_FILE};
 use super::resets::Resets;
 use super::shift::{Counted, Looked, Scores};
 use super::{DeploymentError, Standing};
-use crate::config::Monitoring;
+use crate::config::MonitoringConfig;
 use crate::journal::entry::{Best, DecisionId, Entry, Sampling, Source};
 use crate::journal::read::Reader;
 use crate::journal::totals::{Committed, Lost, TotalKey};
@@ -119,7 +119,7 @@ impl Monitor {
     pub(super) fn start(
         name: &str,
         folder: &Path,
-        settings: &Monitoring,
+        settings: &MonitoringConfig,
         gallery: Arc<Gallery>,
         standing: Arc<ArcSwap<Standing>>,
     ) -> Result<Self, DeploymentError> {

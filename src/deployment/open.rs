@@ -16,7 +16,7 @@ use super::models::{LoadedModel, Models};
 use super::monitor::Monitor;
 use super::upkeep::Upkeep;
 use super::writer::Writer;
-use crate::config::Monitoring;
+use crate::config::MonitoringConfig;
 use matchpoint_calibration::operating_point::{Binding, Metric};
 use matchpoint_embed::pixels::ImageLimits;
 use matchpoint_gallery::error::GalleryError;
@@ -153,7 +153,7 @@ impl Deployment {
     ///
     /// # Errors
     /// A thread cannot be started, or the journal cannot be opened.
-    pub fn keep_up(&self, monitoring: &Monitoring) -> Result<(), DeploymentError> {
+    pub fn keep_up(&self, monitoring: &MonitoringConfig) -> Result<(), DeploymentError> {
         let (standing, damage) = (
             Arc::clone(&self.standing),
             "an item has changed on the disk",

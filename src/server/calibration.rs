@@ -38,13 +38,13 @@ const METADATA_BYTES_MAX: usize = 16 << 10;
 const IN_FLIGHT_MAX: usize = 4;
 
 #[derive(Clone, Debug)]
-pub(super) struct Calibration {
+pub(super) struct CalibrationHandler {
     pub(super) registry: Registry,
     pub(super) running: Running,
 }
 
 /// One calibration under way.
-struct Job {
+struct CalibrationJob {
     deployment: Arc<Deployment>,
     settings: CalibrationSettings,
     /// The choice of operating point when it began.
@@ -65,10 +65,10 @@ impl Drop for StopOnDrop {
     }
 }
 
-type Answered = (LabelledQuery, Result<Probed, DeploymentError>);
+type SearchedQuery = (LabelledQuery, Result<Probed, DeploymentError>);
 
 #[tonic::async_trait]
-impl CalibrationService for Calibration {
+impl CalibrationService for CalibrationHandler {
     async fn calibrate(
         &self,
         request: Request<Streaming<CalibrateRequest>>,
@@ -95,7 +95,7 @@ impl CalibrationService for Calibration {
         let handle = self
             .running
             .begin(&settings.operation_id, metadata_any(&metadata))?;
-        let job = Job {
+        let job = CalibrationJob {
             etag: deployment.etag(),
             gathered: Some(if chosen.remedy == RemedyChoice::None {
                 Gathered::of(&deployment).searches_only()
@@ -113,7 +113,7 @@ impl CalibrationService for Calibration {
     }
 }
 
-impl Job {
+impl CalibrationJob {
     async fn run(
         mut self,
         incoming: Streaming<CalibrateRequest>,
@@ -137,7 +137,7 @@ impl Job {
         if self.settings.gallery_as_queries {
             return self.gather_from_gallery(registry).await;
         }
-        let mut under_way: JoinSet<Answered> = JoinSet::new();
+        let mut under_way: JoinSet<SearchedQuery> = JoinSet::new();
         let mut ended = false;
         while !ended || !under_way.is_empty() {
             tokio::select! {
@@ -164,7 +164,7 @@ impl Job {
     fn ask(
         &mut self,
         message: QueryMessage,
-        under_way: &mut JoinSet<Answered>,
+        under_way: &mut JoinSet<SearchedQuery>,
     ) -> Result<(), Status> {
         let number = self.ids.len();
         if QUERIES_MAX <= number {
@@ -224,7 +224,7 @@ impl Job {
         Ok(())
     }
 
-    fn take(&mut self, (query, probed): Answered) -> Result<(), Status> {
+    fn take(&mut self, (query, probed): SearchedQuery) -> Result<(), Status> {
         match probed {
             Ok(probed) => {
                 if let Some(gathered) = &mut self.gathered {

@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::registry::Registry;
 use super::status::from_error;
 use super::stream::{answer_all, answer_each, answer_one, as_message};
-use super::{convert, page};
+use super::{convert, page_token};
 use crate::deployment::{NewItem, Query};
 use matchpoint_client::proto::gallery_service_server::GalleryService;
 use matchpoint_client::proto::{
@@ -20,12 +20,12 @@ use matchpoint_client::proto::{
 use matchpoint_gallery::Upserted;
 
 #[derive(Clone, Debug)]
-pub(super) struct Items {
+pub(super) struct ItemHandler {
     pub(super) registry: Registry,
     pub(super) stream_in_flight_max: usize,
 }
 
-impl Items {
+impl ItemHandler {
     async fn upsert(&self, request: UpsertItemRequest) -> Result<UpsertItemResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
         let source = match request.source {
@@ -155,7 +155,7 @@ impl Items {
     fn list(&self, request: &ListItemsRequest) -> Result<ListItemsResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
         let size = convert::page_size(request.page_size)?;
-        let after = page::read_token(&request.page_token)?;
+        let after = page_token::read_token(&request.page_token)?;
         // One more than the page holds says whether there is another.
         let mut heads = deployment.items(after.as_deref(), size + 1);
         let more = size < heads.len();
@@ -163,7 +163,7 @@ impl Items {
         let next = heads
             .last()
             .filter(|_| more)
-            .map(|head| page::token(&head.id));
+            .map(|head| page_token::token(&head.id));
         let items = heads.iter().filter_map(|head| {
             if !request.include_embedding {
                 return Some(convert::item(head, None));
@@ -193,7 +193,7 @@ fn check_batch(found: usize) -> Result<(), Status> {
 }
 
 #[tonic::async_trait]
-impl GalleryService for Items {
+impl GalleryService for ItemHandler {
     async fn upsert_item(
         &self,
         request: Request<UpsertItemRequest>,

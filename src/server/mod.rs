@@ -2,17 +2,18 @@
 
 mod calibration;
 mod convert;
-mod drift;
+mod deployment_paths;
+mod drift_messages;
 mod error;
 mod items;
 mod monitoring;
+mod operating_points;
 mod operations;
-mod page;
-mod places;
-mod points;
+mod page_token;
 mod registry;
 mod request_id;
 mod retrieval;
+mod server_info;
 mod shadow;
 mod snapshots;
 mod status;
@@ -34,13 +35,14 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 pub use error::ServeError;
-pub use registry::Loaded;
+pub use registry::ServedState;
 
-use crate::config::Config;
+use crate::config::ServerConfig;
 use crate::deployment::{Deployment, DeploymentError, Models, OpenOptions};
 use crate::telemetry;
-use calibration::Calibration;
-use items::Items;
+use calibration::CalibrationHandler;
+use deployment_paths::{ToServe, all_deployments, real};
+use items::ItemHandler;
 use matchpoint_client::proto;
 use matchpoint_client::proto::calibration_service_server::CalibrationServiceServer;
 use matchpoint_client::proto::gallery_service_server::GalleryServiceServer;
@@ -51,13 +53,13 @@ use matchpoint_client::proto::retrieval_service_server::RetrievalServiceServer;
 use matchpoint_client::proto::server_service_server::ServerServiceServer;
 use matchpoint_client::proto::snapshot_service_server::SnapshotServiceServer;
 use matchpoint_gallery::Access;
-use monitoring::Monitoring;
+use monitoring::MonitoringHandler;
+use operating_points::OperatingPointHandler;
 use operations::Running;
-use places::{ToServe, all_deployments, real};
-use points::{Info, OperatingPoints};
 use registry::Registry;
 use request_id::RequestIds;
-use retrieval::Retrieval;
+use retrieval::RetrievalHandler;
+use server_info::ServerInfoHandler;
 use snapshots::Snapshots;
 
 /// The health service's name for "the process answers", which does not depend on any model.
@@ -91,7 +93,7 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
 ///
 /// # Errors
 /// Anything that a deployment cannot be opened for.
-pub fn load(config: &Config) -> Result<Loaded, ServeError> {
+pub fn load(config: &ServerConfig) -> Result<ServedState, ServeError> {
     let mut models = Models::new(&config.engine, config.queue_len_max);
     let (mut deployments, mut places) = (BTreeMap::new(), BTreeMap::new());
     for ToServe {
@@ -139,7 +141,7 @@ pub fn load(config: &Config) -> Result<Loaded, ServeError> {
         (_, 1) => deployments.keys().next().cloned(),
         _ => None,
     };
-    Ok(Loaded {
+    Ok(ServedState {
         deployments,
         places,
         default,
@@ -152,7 +154,7 @@ fn open(
     name: Option<String>,
     place: &Path,
     models: &mut Models,
-    config: &Config,
+    config: &ServerConfig,
 ) -> Result<Deployment, DeploymentError> {
     let options = OpenOptions {
         name,
@@ -200,8 +202,8 @@ fn report(deployment: &Deployment, took: Duration) {
 /// Loading failed, or the transport did.
 pub async fn serve(
     listener: TcpListener,
-    config: &Config,
-    load: impl FnOnce() -> Result<Loaded, ServeError> + Send + 'static,
+    config: &ServerConfig,
+    load: impl FnOnce() -> Result<ServedState, ServeError> + Send + 'static,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
     let registry = Registry::new(config.request_timeout);
@@ -261,7 +263,7 @@ pub async fn serve(
 }
 
 /// Keeps what changes by itself up to date, for as long as the deployments are served.
-async fn publish_gauges(loaded: impl Fn() -> Option<Arc<Loaded>>) {
+async fn publish_gauges(loaded: impl Fn() -> Option<Arc<ServedState>>) {
     let mut tick = tokio::time::interval(GAUGE_INTERVAL);
     loop {
         tick.tick().await;
@@ -275,7 +277,7 @@ async fn publish_gauges(loaded: impl Fn() -> Option<Arc<Loaded>>) {
 }
 
 /// Searches for the canaries of every deployment, for as long as they are served.
-async fn replay_canaries(loaded: impl Fn() -> Option<Arc<Loaded>>, every: Option<Duration>) {
+async fn replay_canaries(loaded: impl Fn() -> Option<Arc<ServedState>>, every: Option<Duration>) {
     let Some(every) = every else { return };
     let mut tick = tokio::time::interval(every);
     loop {
@@ -328,8 +330,8 @@ fn flatten(
 }
 
 fn spawn_loading(
-    load: impl FnOnce() -> Result<Loaded, ServeError> + Send + 'static,
-) -> Result<oneshot::Receiver<Result<Loaded, ServeError>>, ServeError> {
+    load: impl FnOnce() -> Result<ServedState, ServeError> + Send + 'static,
+) -> Result<oneshot::Receiver<Result<ServedState, ServeError>>, ServeError> {
     let (done, loading) = oneshot::channel();
     let work = move || drop(done.send(load()));
     std::thread::Builder::new()
@@ -354,7 +356,7 @@ async fn set_health(reporter: &HealthReporter, status: ServingStatus) {
     }
 }
 
-fn transport(config: &Config) -> Server {
+fn transport(config: &ServerConfig) -> Server {
     Server::builder()
         .max_concurrent_streams(Some(config.streams_per_connection_max))
         .initial_stream_window_size(Some(STREAM_WINDOW_BYTES))
@@ -364,22 +366,25 @@ fn transport(config: &Config) -> Server {
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
 }
 
-fn routes(registry: &Registry, config: &Config) -> Result<tonic::service::Routes, ServeError> {
+fn routes(
+    registry: &Registry,
+    config: &ServerConfig,
+) -> Result<tonic::service::Routes, ServeError> {
     let (registry, stream_in_flight_max) = (registry.clone(), config.stream_in_flight_max);
     let limit = config.message_bytes_max;
-    let retrieval = Retrieval {
+    let retrieval = RetrievalHandler {
         registry: registry.clone(),
         stream_in_flight_max,
     };
-    let items = Items {
+    let items = ItemHandler {
         registry: registry.clone(),
         stream_in_flight_max,
     };
-    let points = OperatingPoints {
+    let points = OperatingPointHandler {
         registry: registry.clone(),
     };
     let running = Running::new(registry.clone());
-    let calibration = Calibration {
+    let calibration = CalibrationHandler {
         registry: registry.clone(),
         running: running.clone(),
     };
@@ -389,10 +394,10 @@ fn routes(registry: &Registry, config: &Config) -> Result<tonic::service::Routes
         data_dir: config.data_dir.clone(),
         monitoring: config.monitoring.clone(),
     };
-    let monitoring = Monitoring {
+    let monitoring = MonitoringHandler {
         registry: registry.clone(),
     };
-    let info = Info {
+    let info = ServerInfoHandler {
         monitoring: config.monitoring.clone(),
         registry,
         message_bytes_max: limit,

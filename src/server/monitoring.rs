@@ -6,7 +6,7 @@ use super::convert::{self, truth};
 use super::registry::Registry;
 use super::status::{from_error, status};
 use super::stream::as_message;
-use super::{drift, shadow};
+use super::{drift_messages, shadow};
 use crate::deployment::{
     CanaryRound as Round, DecisionId, Label, LabelKind, QueueRequest, Recorded, Reported, Row,
     Told, TruthReport as Report,
@@ -31,11 +31,11 @@ const PAGE_MAX: u32 = 1000;
 const REPORTS_MAX: usize = 10_000;
 
 #[derive(Clone, Debug)]
-pub(super) struct Monitoring {
+pub(super) struct MonitoringHandler {
     pub(super) registry: Registry,
 }
 
-impl Monitoring {
+impl MonitoringHandler {
     async fn list(&self, request: ListAuditQueueRequest) -> Result<ListAuditQueueResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
         let limit = match request.page_size {
@@ -155,7 +155,7 @@ impl Monitoring {
             GetDriftResponse {
                 canaries: round.as_deref().filter(|_| active).map(canaries),
                 active,
-                ..drift::shown(found)
+                ..drift_messages::shown(found)
             }
         });
         Ok(found.unwrap_or_default())
@@ -167,13 +167,13 @@ impl Monitoring {
         let reset = self.registry.heavy(begin).await?;
         let reset = reset.map_err(|error| from_error(&error))?;
         Ok(ResetDriftResponse {
-            reset: Some(drift::reset(reset)),
+            reset: Some(drift_messages::reset(reset)),
         })
     }
 }
 
 #[tonic::async_trait]
-impl MonitoringService for Monitoring {
+impl MonitoringService for MonitoringHandler {
     async fn list_audit_queue(
         &self,
         request: Request<ListAuditQueueRequest>,

@@ -30,11 +30,11 @@ const ID_BYTES_MAX: usize = 64;
 #[derive(Clone, Debug)]
 pub(super) struct Running {
     registry: Registry,
-    entries: Arc<Mutex<BTreeMap<String, Entry>>>,
+    entries: Arc<Mutex<BTreeMap<String, OperationEntry>>>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct OperationEntry {
     /// The number of operations begun before it.
     number: u64,
     state: watch::Sender<Operation>,
@@ -81,7 +81,7 @@ impl Running {
             state: state.clone(),
             cancelled: cancelled.subscribe(),
         };
-        let entry = Entry {
+        let entry = OperationEntry {
             number: number.unwrap_or(0),
             state,
             cancelled,
@@ -90,11 +90,11 @@ impl Running {
         Ok(handle)
     }
 
-    fn entries(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Entry>> {
+    fn entries(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, OperationEntry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn find<T>(&self, name: &str, take: impl FnOnce(&Entry) -> T) -> Result<T, Status> {
+    fn find<T>(&self, name: &str, take: impl FnOnce(&OperationEntry) -> T) -> Result<T, Status> {
         self.entries().get(name).map(take).ok_or_else(|| {
             let message = format!(
                 "there is no operation `{name}`; operations end with the server, and the oldest are forgotten"
@@ -107,7 +107,7 @@ impl Running {
         let limit = usize::try_from(limit)
             .map_err(|_negative| invalid(&format!("page_size is {limit}; it must be 0 or more")))?;
         let entries = self.entries();
-        let mut newest_first: Vec<&Entry> = entries.values().collect();
+        let mut newest_first: Vec<&OperationEntry> = entries.values().collect();
         newest_first.sort_by_key(|entry| std::cmp::Reverse(entry.number));
         let limit = if limit == 0 { OPERATIONS_MAX } else { limit };
         Ok(ListOperationsResponse {
@@ -218,8 +218,8 @@ fn checked(id: &str) -> Result<&str, Status> {
     Ok(id)
 }
 
-fn make_room(entries: &mut BTreeMap<String, Entry>) -> Result<(), Status> {
-    let ended = |entry: &&Entry| entry.state.borrow().done;
+fn make_room(entries: &mut BTreeMap<String, OperationEntry>) -> Result<(), Status> {
+    let ended = |entry: &&OperationEntry| entry.state.borrow().done;
     let running = entries.len() - entries.values().filter(ended).count();
     if RUNNING_MAX <= running {
         let message = format!("{running} operations are running; wait for one, or cancel it");
@@ -274,7 +274,7 @@ impl Operations for Running {
         request: Request<CancelOperationRequest>,
     ) -> Result<Response<()>, Status> {
         let name = &request.get_ref().name;
-        let cancel = |entry: &Entry| {
+        let cancel = |entry: &OperationEntry| {
             entry.cancelled.send_replace(true);
         };
         let work = async { self.find(name, cancel) };

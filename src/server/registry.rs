@@ -34,13 +34,13 @@ pub(super) struct Registry {
 #[derive(Clone, Debug)]
 enum Phase {
     Loading,
-    Ready(Arc<Loaded>),
+    Ready(Arc<ServedState>),
     Draining,
 }
 
 /// Everything that was loaded.
 #[derive(Debug)]
-pub struct Loaded {
+pub struct ServedState {
     /// The deployments by name.
     pub deployments: BTreeMap<String, Arc<Deployment>>,
     /// The path that each is opened by, which may be a link.
@@ -54,7 +54,7 @@ pub struct Loaded {
     pub models: Option<Arc<Mutex<Models>>>,
 }
 
-impl Loaded {
+impl ServedState {
     /// The models that are open.
     pub(super) fn models(&self) -> Result<MutexGuard<'_, Models>, DeploymentError> {
         let models = self.models.as_ref().ok_or(DeploymentError::Stopped)?;
@@ -111,7 +111,7 @@ impl Registry {
         self.longest
     }
 
-    pub(super) fn ready(&self, loaded: Arc<Loaded>) {
+    pub(super) fn ready(&self, loaded: Arc<ServedState>) {
         self.phase.store(Arc::new(Phase::Ready(loaded)));
     }
 
@@ -148,7 +148,7 @@ impl Registry {
             }
             let mut places = loaded.places.clone();
             places.insert(name.to_owned(), place.to_owned());
-            Arc::new(Phase::Ready(Arc::new(Loaded {
+            Arc::new(Phase::Ready(Arc::new(ServedState {
                 deployments,
                 places,
                 default: loaded.default.clone(),
@@ -160,7 +160,7 @@ impl Registry {
     }
 
     /// What is loaded, as long as this registry is there and ready, without keeping it there.
-    pub(super) fn watch(&self) -> impl Fn() -> Option<Arc<Loaded>> + Send + 'static {
+    pub(super) fn watch(&self) -> impl Fn() -> Option<Arc<ServedState>> + Send + 'static {
         let phase = Arc::downgrade(&self.phase);
         move || match &**phase.upgrade()?.load() {
             Phase::Ready(loaded) => Some(Arc::clone(loaded)),
@@ -209,7 +209,7 @@ impl Registry {
         InFlight(Arc::clone(&self.in_flight))
     }
 
-    pub(super) fn loaded(&self) -> Result<Arc<Loaded>, Status> {
+    pub(super) fn loaded(&self) -> Result<Arc<ServedState>, Status> {
         match &**self.phase.load() {
             Phase::Ready(loaded) => Ok(Arc::clone(loaded)),
             Phase::Loading => Err(status(
@@ -259,7 +259,7 @@ impl Registry {
         let longest = self.longest.saturating_mul(calls.max(1));
         let _under_way = self.enter();
         let started = Instant::now();
-        let record = Record {
+        let record = CallRecord {
             method,
             started,
             code: "CANCELLED",
@@ -281,19 +281,19 @@ impl Registry {
 }
 
 /// Records a call when it ends, also when the client left before.
-struct Record {
+struct CallRecord {
     method: &'static str,
     started: Instant,
     code: &'static str,
 }
 
-impl Record {
+impl CallRecord {
     fn finish(mut self, code: Code) {
         self.code = code_name(code);
     }
 }
 
-impl Drop for Record {
+impl Drop for CallRecord {
     fn drop(&mut self) {
         let took = self.started.elapsed();
         let code = self.code;

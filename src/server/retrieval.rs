@@ -16,12 +16,12 @@ use matchpoint_client::proto::{
 };
 
 #[derive(Clone, Debug)]
-pub(super) struct Retrieval {
+pub(super) struct RetrievalHandler {
     pub(super) registry: Registry,
     pub(super) stream_in_flight_max: usize,
 }
 
-impl Retrieval {
+impl RetrievalHandler {
     async fn find(&self, request: SearchRequest) -> Result<SearchResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
         let options = convert::search_options(&request)?;
@@ -38,7 +38,7 @@ impl Retrieval {
 }
 
 #[tonic::async_trait]
-impl RetrievalService for Retrieval {
+impl RetrievalService for RetrievalHandler {
     async fn search(
         &self,
         request: Request<SearchRequest>,

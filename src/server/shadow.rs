@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tonic::Status;
 
 use super::convert::{self, truth};
-use super::registry::{Loaded, Registry};
+use super::registry::{Registry, ServedState};
 use super::status::from_error;
 use crate::deployment::{
     Deployment, DeploymentError, Models, Outcome, SHADOW_LATEST_MAX, ShadowAbout, ShadowReport,
@@ -22,7 +22,7 @@ const LATEST_USUAL: usize = 20;
 
 /// Opens the candidates of all deployments, on a thread of its own: nobody waits for them, and one that
 /// cannot be opened keeps nothing from being served.
-pub(super) fn open_all(loaded: &Loaded, share: f64) {
+pub(super) fn open_all(loaded: &ServedState, share: f64) {
     let models = || loaded.models().map(|models| models.beside());
     let each = loaded.deployments.iter().filter_map(|(name, one)| {
         let place = loaded.places.get(name)?;
@@ -92,7 +92,10 @@ pub(super) async fn reload(
 
 /// Ends the candidate of a deployment that another one takes the place of. Keeps nothing of what is
 /// loaded but the models, so that it can close.
-pub(super) fn end(previous: &Deployment, loaded: Arc<Loaded>) -> Result<Models, DeploymentError> {
+pub(super) fn end(
+    previous: &Deployment,
+    loaded: Arc<ServedState>,
+) -> Result<Models, DeploymentError> {
     previous.end_shadow();
     beside(loaded)
 }
@@ -110,7 +113,7 @@ pub(super) fn succeed(
 }
 
 /// Keeps nothing of what is loaded, so that what was switched away from can close.
-fn beside(loaded: Arc<Loaded>) -> Result<Models, DeploymentError> {
+fn beside(loaded: Arc<ServedState>) -> Result<Models, DeploymentError> {
     let models = loaded.models()?.beside();
     drop(loaded);
     Ok(models)

@@ -13,9 +13,9 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::convert::invalid;
 use super::operations::{Handle, Running, cancelled};
-use super::registry::{Loaded, Registry};
+use super::registry::{Registry, ServedState};
 use super::status::{from_error, status};
-use crate::config::Monitoring;
+use crate::config::MonitoringConfig;
 use crate::deployment::{
     ArchiveError, Deployment, DeploymentError, ModelReference, OpenOptions, TemporaryFile,
     check_snapshot, now_rfc_3339, restore,
@@ -43,7 +43,7 @@ pub(super) struct Snapshots {
     /// Where snapshots and what is made of them are kept.
     pub(super) data_dir: Option<PathBuf>,
     /// How decisions of a restored deployment are watched.
-    pub(super) monitoring: Monitoring,
+    pub(super) monitoring: MonitoringConfig,
 }
 
 /// The folder of snapshots below `data_dir`.
@@ -285,7 +285,7 @@ impl Snapshots {
 /// a snapshot says of folders and files of this machine is a stranger's word.
 fn trusted_folder(
     model: &ModelReference,
-    loaded: &Loaded,
+    loaded: &ServedState,
 ) -> Result<Option<PathBuf>, DeploymentError> {
     if model.vectors.is_some() {
         return Ok(None);

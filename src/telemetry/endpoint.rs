@@ -71,14 +71,14 @@ pub(super) fn endpoint(
     })
 }
 
-type Accepted = std::io::Result<(TcpStream, SocketAddr)>;
-type Place = Option<tokio::sync::OwnedSemaphorePermit>;
+type AcceptedConnection = std::io::Result<(TcpStream, SocketAddr)>;
+type ConnectionPermit = Option<tokio::sync::OwnedSemaphorePermit>;
 
 /// The next connection, once there is a place for it.
 fn next<'a>(
     listener: &'a TcpListener,
     places: &Arc<Semaphore>,
-) -> impl Future<Output = (Place, Accepted)> + Send + 'a {
+) -> impl Future<Output = (ConnectionPermit, AcceptedConnection)> + Send + 'a {
     let places = Arc::clone(places);
     async move {
         // It is never closed.

@@ -5,7 +5,7 @@
 
 mod endpoint;
 mod escape;
-mod shown;
+mod series;
 
 use std::future::Future;
 use std::io::IsTerminal;
@@ -23,7 +23,7 @@ use tracing_subscriber::fmt::format::debug_fn;
 
 pub use escape::{escaped, escaped_json, escaped_lines};
 
-use shown::Labels;
+use series::MetricLabels;
 
 const BUILD_INFO: &str = "matchpoint_build_info";
 const MODEL_INFO: &str = "matchpoint_model_info";
@@ -728,7 +728,7 @@ pub fn decisions_recorded(deployment: &str, recorded: RecordedDecisions<'_>) {
         ("filtered", filtered.to_owned()),
     ];
     let (total, since) = recorded.count;
-    shown::count(RECORDED, &labels, total, since);
+    series::count(RECORDED, &labels, total, since);
 }
 
 /// Says how many were not recorded for a `reason`, and how many of them since that was told last;
@@ -738,7 +738,7 @@ pub fn recording_lost(deployment: &str, reason: &'static str, total: u64, since:
         ("deployment", deployment.to_owned()),
         ("reason", reason.to_owned()),
     ];
-    shown::count(RECORDING_LOST, &labels, total, since);
+    series::count(RECORDING_LOST, &labels, total, since);
 }
 
 /// Says what the journal holds.
@@ -766,14 +766,14 @@ pub struct AuditedRateGauges {
     pub evidence: Option<(f64, f64, bool)>,
 }
 
-fn labels_of(deployment: &str, operating_point: &str) -> Labels {
+fn labels_of(deployment: &str, operating_point: &str) -> MetricLabels {
     vec![
         ("deployment", deployment.to_owned()),
         ("operating_point", operating_point.to_owned()),
     ]
 }
 
-fn labels_of_rate(deployment: &str, operating_point: &str, rate: &str) -> Labels {
+fn labels_of_rate(deployment: &str, operating_point: &str, rate: &str) -> MetricLabels {
     let mut labels = labels_of(deployment, operating_point);
     labels.push(("rate", rate.to_owned()));
     labels
@@ -783,12 +783,12 @@ fn labels_of_rate(deployment: &str, operating_point: &str, rate: &str) -> Labels
 /// any more.
 pub fn rate_audited(deployment: &str, operating_point: &str, found: AuditedRateGauges) {
     let labels = || labels_of_rate(deployment, operating_point, found.rate);
-    let set = |name: &'static str, value: Option<f64>| shown::set(name, &labels(), value);
+    let set = |name: &'static str, value: Option<f64>| series::set(name, &labels(), value);
     let of_interval = |end: usize| Some(*found.interval?.get(end)?);
     for (end, bound) in ["estimate", "lower", "upper"].into_iter().enumerate() {
         let mut labels = labels();
         labels.extend([("estimator", HAJEK.to_owned()), ("bound", bound.to_owned())]);
-        shown::set(AUDIT_RATE, &labels, of_interval(end));
+        series::set(AUDIT_RATE, &labels, of_interval(end));
     }
     set(AUDIT_ERRORS, found.weighted.map(|[errors, _]| errors));
     set(AUDIT_TRIALS, found.weighted.map(|[_, trials]| trials));
@@ -796,7 +796,7 @@ pub fn rate_audited(deployment: &str, operating_point: &str, found: AuditedRateG
         let basis = if target { "target" } else { "measured" };
         let mut labels = labels();
         labels.push(("basis", basis.to_owned()));
-        shown::set(RATE_LIMIT, &labels, Some(limit));
+        series::set(RATE_LIMIT, &labels, Some(limit));
     }
     if let Some((evidence, alarm, raised)) = found.evidence {
         set(EVIDENCE, Some(evidence));
@@ -832,16 +832,16 @@ pub fn audit_counted(deployment: &str, operating_point: &str, counts: AuditCount
         (AUDIT_SINCE_LABEL, counts.since_label),
     ] {
         let labels = labels_of(deployment, operating_point);
-        shown::set(name, &labels, Some(count as f64));
+        series::set(name, &labels, Some(count as f64));
     }
     let latest = counts.latest_label_ms.map(|ms| ms as f64 / 1000.0);
     let labels = labels_of(deployment, operating_point);
-    shown::set(AUDIT_LATEST_LABEL, &labels, latest);
+    series::set(AUDIT_LATEST_LABEL, &labels, latest);
     let (right, wrong) = counts.feedback;
     for (verdict, count) in [("right", right), ("wrong", wrong)] {
         let mut labels = labels_of(deployment, operating_point);
         labels.push(("verdict", verdict.to_owned()));
-        shown::set(ACCEPT_FEEDBACK, &labels, Some(count as f64));
+        series::set(ACCEPT_FEEDBACK, &labels, Some(count as f64));
     }
 }
 
@@ -871,7 +871,7 @@ pub fn audit_ended(deployment: &str, operating_point: &str) {
         SCORE_MISFIT_LIMIT,
         ESTIMATED_MATED,
     ] {
-        shown::set(name, &labels_of(deployment, operating_point), None);
+        series::set(name, &labels_of(deployment, operating_point), None);
     }
 }
 
@@ -887,8 +887,8 @@ pub fn rate_onset(
     let mut labels = labels_of(deployment, operating_point);
     labels.push(("rate", rate.to_owned()));
     let since = alarm.map(|since| since.as_secs_f64());
-    shown::set(RATE_ALARM_SINCE, &labels, since);
-    shown::set(RATE_CUSUM, &labels, cusum);
+    series::set(RATE_ALARM_SINCE, &labels, since);
+    series::set(RATE_CUSUM, &labels, cusum);
 }
 
 /// What a round of canaries says of one rate.
@@ -911,7 +911,7 @@ pub fn canaries_ended(deployment: &str, operating_point: &str) {
     for rate in ["far", "frr"] {
         let labels = || labels_of_rate(deployment, operating_point, rate);
         for name in [CANARY_ALARM, CANARY_TRIALS, CANARY_ERRORS] {
-            shown::set(name, &labels(), None);
+            series::set(name, &labels(), None);
         }
         for bound in ["lower", "upper"] {
             let mut labels = labels();
@@ -919,11 +919,11 @@ pub fn canaries_ended(deployment: &str, operating_point: &str) {
                 ("estimator", PROPORTION.to_owned()),
                 ("bound", bound.to_owned()),
             ]);
-            shown::set(CANARY_RATE, &labels, None);
+            series::set(CANARY_RATE, &labels, None);
         }
     }
     for name in [CANARY_CHANGED, CANARY_FAILED] {
-        shown::set(name, &[("deployment", deployment.to_owned())], None);
+        series::set(name, &[("deployment", deployment.to_owned())], None);
     }
 }
 
@@ -941,10 +941,10 @@ pub fn canaries_replayed(
 ) {
     for found in rates {
         let labels = || labels_of_rate(deployment, operating_point, found.rate);
-        shown::set(CANARY_TRIALS, &labels(), Some(found.trials as f64));
-        shown::set(CANARY_ERRORS, &labels(), Some(found.errors as f64));
+        series::set(CANARY_TRIALS, &labels(), Some(found.trials as f64));
+        series::set(CANARY_ERRORS, &labels(), Some(found.errors as f64));
         let alarm = found.alarm.map(|alarm| f64::from(u8::from(alarm)));
-        shown::set(CANARY_ALARM, &labels(), alarm);
+        series::set(CANARY_ALARM, &labels(), alarm);
         for (end, bound) in ["lower", "upper"].into_iter().enumerate() {
             let mut labels = labels();
             labels.extend([
@@ -952,19 +952,19 @@ pub fn canaries_replayed(
                 ("bound", bound.to_owned()),
             ]);
             let value = found.interval.and_then(|ends| ends.get(end).copied());
-            shown::set(CANARY_RATE, &labels, value);
+            series::set(CANARY_RATE, &labels, value);
         }
     }
     for (name, count) in [(CANARY_CHANGED, changed), (CANARY_FAILED, failed)] {
         let labels = [("deployment", deployment.to_owned())];
-        shown::set(name, &labels, Some(count as f64));
+        series::set(name, &labels, Some(count as f64));
     }
 }
 
 /// Says how far scores have shifted since an operating point began to decide, and what chance gives.
 pub fn scores_compared(deployment: &str, operating_point: &str, index: f64, limit: f64) {
     for (name, value) in [(SCORE_SHIFT, index), (SCORE_SHIFT_LIMIT, limit)] {
-        shown::set(name, &labels_of(deployment, operating_point), Some(value));
+        series::set(name, &labels_of(deployment, operating_point), Some(value));
     }
 }
 
@@ -1052,7 +1052,7 @@ pub fn scores_fitted(deployment: &str, operating_point: &str, found: MisfitGauge
         (SCORE_MISFIT_LIMIT, found.limit),
         (ESTIMATED_MATED, found.mated),
     ] {
-        shown::set(name, &labels, Some(value));
+        series::set(name, &labels, Some(value));
     }
 }
 
@@ -1092,9 +1092,9 @@ mod tests {
 
     /// A log that is kept.
     #[derive(Clone, Default)]
-    struct Kept(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+    struct KeptLog(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
 
-    impl std::io::Write for Kept {
+    impl std::io::Write for KeptLog {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -1107,7 +1107,7 @@ mod tests {
 
     #[test]
     fn a_log_as_text_is_one_line_whatever_a_client_sends() {
-        let kept = Kept::default();
+        let kept = KeptLog::default();
         let writer = kept.clone();
         let logs = tracing_subscriber::fmt()
             .with_ansi(false)

@@ -13,7 +13,7 @@ use crate::cli::exit::{Exit, fail};
 use crate::cli::output::percent;
 use crate::cli::pictures::Pictures;
 use crate::cli::sources::{Purpose, Source, Sources};
-use crate::config::Config;
+use crate::config::ServerConfig;
 use crate::deployment::{
     Assured, CalibrationSettings, Deployment, NewCanary, RemedyChoice, set_canaries,
 };
@@ -159,7 +159,7 @@ impl Story<'_> {
 
     async fn start(
         &self,
-        config: Config,
+        config: ServerConfig,
     ) -> anyhow::Result<(Client, Arc<Deployment>, oneshot::Sender<()>)> {
         let listener = server::listen(config.listen).await?;
         let address = listener.local_addr()?;

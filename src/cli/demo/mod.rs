@@ -18,7 +18,7 @@ use crate::cli::pictures::Pictures;
 use crate::cli::serve::stop_signal;
 use crate::cli::sources::{Purpose, Source, Sources};
 use crate::cli::{analysis, build, probe, search};
-use crate::config::{Config, EngineFlags, ProcessEnvironment, ServerFlags};
+use crate::config::{EngineFlags, ProcessEnvironment, ServerConfig, ServerFlags};
 use crate::deployment::{Assured, CalibrationSettings, RemedyChoice};
 use crate::server;
 use crate::telemetry;
@@ -192,7 +192,7 @@ struct Story<'a> {
     demo: &'a Demo,
     output: Output,
     examples: PathBuf,
-    engine: &'a crate::config::Engine,
+    engine: &'a crate::config::EngineConfig,
 }
 
 struct Served {
@@ -330,7 +330,7 @@ impl Story<'_> {
         })
     }
 
-    fn server_config(&self) -> anyhow::Result<Config> {
+    fn server_config(&self) -> anyhow::Result<ServerConfig> {
         let mut config =
             ServerFlags::default().resolve_for(&ProcessEnvironment, &self.demo.deployment)?;
         config.engine = self.engine.clone();

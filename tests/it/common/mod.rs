@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 
-use matchpoint::config::{Config, ServerFlags};
-use matchpoint::server::{self, Loaded, ServeError};
+use matchpoint::config::{ServerConfig, ServerFlags};
+use matchpoint::server::{self, ServeError, ServedState};
 use matchpoint_client::Client;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -140,7 +140,7 @@ pub fn copy_folder(from: &Path, to: &Path) {
 }
 
 /// A server's configuration for one deployment, with some settings.
-pub fn config(deployment: &Path, settings: &[(&str, &str)]) -> Config {
+pub fn config(deployment: &Path, settings: &[(&str, &str)]) -> ServerConfig {
     let mut environment: BTreeMap<&str, &str> = settings.iter().copied().collect();
     environment.insert("MATCHPOINT_LISTEN", "127.0.0.1:0");
     let runtime = std::env::var("ORT_DYLIB_PATH").unwrap_or_default();
@@ -181,8 +181,8 @@ impl Running {
 
     /// Serves what `load` loads, and does not wait for it.
     pub async fn start_loading(
-        config: Config,
-        load: impl FnOnce() -> Result<Loaded, ServeError> + Send + 'static,
+        config: ServerConfig,
+        load: impl FnOnce() -> Result<ServedState, ServeError> + Send + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());

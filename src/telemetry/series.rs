@@ -10,17 +10,15 @@ use metrics::{counter, gauge};
 static SHOWN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// The labels of a series.
-pub(super) type Labels = Vec<(&'static str, String)>;
-
-type Given = [(&'static str, String)];
+pub(super) type MetricLabels = Vec<(&'static str, String)>;
 
 /// Whether it was not shown before; from now on it was.
-fn begins(name: &'static str, labels: &Given) -> bool {
+fn begins(name: &'static str, labels: &[(&'static str, String)]) -> bool {
     let mut shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);
     shown.insert(format!("{name} {labels:?}"))
 }
 
-fn was_shown(name: &'static str, labels: &Given) -> bool {
+fn was_shown(name: &'static str, labels: &[(&'static str, String)]) -> bool {
     let shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);
     shown.contains(&format!("{name} {labels:?}"))
 }
@@ -30,7 +28,12 @@ fn was_shown(name: &'static str, labels: &Given) -> bool {
 ///
 /// A series begins with the total. From then on it only grows, so that another file in the place of
 /// the first, with another total, is neither a jump nor a counter that stands still.
-pub(super) fn count(name: &'static str, labels: &Given, total: u64, since: Option<u64>) {
+pub(super) fn count(
+    name: &'static str,
+    labels: &[(&'static str, String)],
+    total: u64,
+    since: Option<u64>,
+) {
     if begins(name, labels) {
         counter!(name, &labels.to_vec()).absolute(total);
     } else if let Some(since) = since {
@@ -40,7 +43,7 @@ pub(super) fn count(name: &'static str, labels: &Given, total: u64, since: Optio
 
 /// A value that may be unknown: no series before it is known for the first time, and NaN where it
 /// is not known any more, which no comparison holds for.
-pub(super) fn set(name: &'static str, labels: &Given, value: Option<f64>) {
+pub(super) fn set(name: &'static str, labels: &[(&'static str, String)], value: Option<f64>) {
     match value {
         Some(value) => {
             begins(name, labels);
@@ -64,7 +67,7 @@ mod tests {
         handle.render()
     }
 
-    fn of(deployment: &str) -> Labels {
+    fn of(deployment: &str) -> MetricLabels {
         vec![("deployment", deployment.to_owned())]
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::ServeError;
 use super::snapshots;
-use crate::config::Config;
+use crate::config::ServerConfig;
 use crate::deployment::{DeploymentError, Folder};
 
 /// Where a path leads: the files of what is served stay the same where a link changes.
@@ -27,7 +27,7 @@ pub(super) struct ToServe {
 }
 
 /// The deployments that are configured, and those below `data_dir`.
-pub(super) fn all_deployments(config: &Config) -> Result<Vec<ToServe>, ServeError> {
+pub(super) fn all_deployments(config: &ServerConfig) -> Result<Vec<ToServe>, ServeError> {
     let configured = config.deployments.iter();
     let mut all: Vec<ToServe> = configured
         .map(|(name, place)| ToServe {
@@ -51,7 +51,7 @@ pub(super) fn all_deployments(config: &Config) -> Result<Vec<ToServe>, ServeErro
     for entry in entries {
         let entry = entry.map_err(failed)?;
         let link = entry.file_type().map_err(failed)?.is_symlink();
-        found.extend(Place::new(entry.path(), link));
+        found.extend(DeploymentPath::new(entry.path(), link));
     }
     found.sort_unstable();
     let mut taken: BTreeSet<PathBuf> = all.iter().filter_map(|one| real(&one.place).ok()).collect();
@@ -60,7 +60,7 @@ pub(super) fn all_deployments(config: &Config) -> Result<Vec<ToServe>, ServeErro
             // Opened twice, it would be refused as its own second writer.
             let path = place.path.display();
             tracing::info!(%path, "not served by itself: a link beside it leads there, or it is configured");
-        } else if place.kind != Kind::Aside {
+        } else if place.kind != PathKind::Aside {
             all.push(ToServe {
                 name: Some(place.name),
                 place: place.path,
@@ -73,15 +73,15 @@ pub(super) fn all_deployments(config: &Config) -> Result<Vec<ToServe>, ServeErro
 
 /// A deployment below `data_dir`. In the order in which places take what they lead to.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    kind: Kind,
+struct DeploymentPath {
+    kind: PathKind,
     name: String,
     path: PathBuf,
     leads_to: PathBuf,
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
+enum PathKind {
     /// A link that is served, as `matchpoint switch` changes it.
     Link,
     /// A link to what was served before, or to a candidate: not served, nor is what it leads to.
@@ -89,7 +89,7 @@ enum Kind {
     Folder,
 }
 
-impl Place {
+impl DeploymentPath {
     fn new(path: PathBuf, link: bool) -> Option<Self> {
         // What is being made, or a crash left of it.
         let hidden = path.file_name()?.to_str()?.starts_with('.');
@@ -98,9 +98,9 @@ impl Place {
         }
         let ending = path.extension().and_then(|ending| ending.to_str());
         let kind = match (link, ending) {
-            (true, Some("previous" | "shadow")) => Kind::Aside,
-            (true, _) => Kind::Link,
-            (false, _) => Kind::Folder,
+            (true, Some("previous" | "shadow")) => PathKind::Aside,
+            (true, _) => PathKind::Link,
+            (false, _) => PathKind::Folder,
         };
         // Without a record it is no deployment.
         let leads_to = real(&path).ok().filter(|_| Folder::exists(&path))?;

@@ -1,0 +1,159 @@
+//! `OperatingPointService`: what decides.
+
+use tonic::{Request, Response, Status};
+
+use super::convert;
+use super::registry::Registry;
+use super::status::from_error;
+use matchpoint_client::proto::operating_point_service_server::OperatingPointService;
+use matchpoint_client::proto::{
+    ActivateOperatingPointRequest, ActivateOperatingPointResponse, CompareOperatingPointsRequest,
+    CompareOperatingPointsResponse, GetOperatingPointRequest, GetOperatingPointResponse,
+    ListOperatingPointsRequest, ListOperatingPointsResponse, RollBackOperatingPointRequest,
+    RollBackOperatingPointResponse,
+};
+
+#[derive(Clone, Debug)]
+pub(super) struct OperatingPointHandler {
+    pub(super) registry: Registry,
+}
+
+impl OperatingPointHandler {
+    fn list(
+        &self,
+        request: &ListOperatingPointsRequest,
+    ) -> Result<ListOperatingPointsResponse, Status> {
+        let deployment = self.registry.find(&request.deployment)?;
+        let (points, active, etag) = deployment
+            .operating_points()
+            .map_err(|error| from_error(&error))?;
+        Ok(ListOperatingPointsResponse {
+            operating_points: points.iter().map(convert::operating_point).collect(),
+            active_id: active.unwrap_or_default(),
+            etag,
+        })
+    }
+
+    fn get(&self, request: &GetOperatingPointRequest) -> Result<GetOperatingPointResponse, Status> {
+        let deployment = self.registry.find(&request.deployment)?;
+        let id = Some(request.id.as_str()).filter(|id| !id.is_empty());
+        let (point, active, etag) = deployment
+            .operating_point(id)
+            .map_err(|error| from_error(&error))?;
+        let operating_point = Some(convert::operating_point(&point));
+        Ok(GetOperatingPointResponse {
+            operating_point,
+            active,
+            etag,
+        })
+    }
+
+    fn activate(
+        &self,
+        request: &ActivateOperatingPointRequest,
+    ) -> Result<ActivateOperatingPointResponse, Status> {
+        let deployment = self.registry.find(&request.deployment)?;
+        let etag = Some(request.etag.as_str()).filter(|etag| !etag.is_empty());
+        let now = deployment
+            .activate(&request.id, etag)
+            .map_err(|error| from_error(&error))?;
+        Ok(ActivateOperatingPointResponse {
+            operating_point: Some(convert::operating_point(&now.point)),
+            etag: now.etag,
+            previous_id: now.previous.unwrap_or_default(),
+        })
+    }
+
+    fn roll_back(
+        &self,
+        request: &RollBackOperatingPointRequest,
+    ) -> Result<RollBackOperatingPointResponse, Status> {
+        let deployment = self.registry.find(&request.deployment)?;
+        let etag = Some(request.etag.as_str()).filter(|etag| !etag.is_empty());
+        let now = deployment
+            .roll_back(etag)
+            .map_err(|error| from_error(&error))?;
+        Ok(RollBackOperatingPointResponse {
+            operating_point: Some(convert::operating_point(&now.point)),
+            etag: now.etag,
+            previous_id: now.previous.unwrap_or_default(),
+        })
+    }
+
+    async fn compare(
+        &self,
+        request: CompareOperatingPointsRequest,
+    ) -> Result<CompareOperatingPointsResponse, Status> {
+        let deployment = self.registry.find(&request.deployment)?;
+        let limit = convert::flips_limit(request.limit)?;
+        let work = move || {
+            let from = match request.from_id.as_str() {
+                "" => deployment.operating_point(None)?.0.id().to_owned(),
+                id => id.to_owned(),
+            };
+            deployment.compare(&from, &request.to_id)
+        };
+        // A recording may be large, and is read from disk.
+        let compared = self.registry.heavy(work).await?;
+        let compared = compared.map_err(|error| from_error(&error))?;
+        Ok(convert::comparison(&compared, limit))
+    }
+}
+
+#[tonic::async_trait]
+impl OperatingPointService for OperatingPointHandler {
+    async fn list_operating_points(
+        &self,
+        request: Request<ListOperatingPointsRequest>,
+    ) -> Result<Response<ListOperatingPointsResponse>, Status> {
+        let work = async { self.list(request.get_ref()) };
+        self.registry
+            .call("ListOperatingPoints", work)
+            .await
+            .map(Response::new)
+    }
+
+    async fn get_operating_point(
+        &self,
+        request: Request<GetOperatingPointRequest>,
+    ) -> Result<Response<GetOperatingPointResponse>, Status> {
+        let work = async { self.get(request.get_ref()) };
+        self.registry
+            .call("GetOperatingPoint", work)
+            .await
+            .map(Response::new)
+    }
+
+    async fn activate_operating_point(
+        &self,
+        request: Request<ActivateOperatingPointRequest>,
+    ) -> Result<Response<ActivateOperatingPointResponse>, Status> {
+        let work = async { self.activate(request.get_ref()) };
+        self.registry
+            .call("ActivateOperatingPoint", work)
+            .await
+            .map(Response::new)
+    }
+
+    async fn roll_back_operating_point(
+        &self,
+        request: Request<RollBackOperatingPointRequest>,
+    ) -> Result<Response<RollBackOperatingPointResponse>, Status> {
+        let work = async { self.roll_back(request.get_ref()) };
+        self.registry
+            .call("RollBackOperatingPoint", work)
+            .await
+            .map(Response::new)
+    }
+
+    async fn compare_operating_points(
+        &self,
+        request: Request<CompareOperatingPointsRequest>,
+    ) -> Result<Response<CompareOperatingPointsResponse>, Status> {
+        let work = self.compare(request.into_inner());
+        self.registry
+            .call("CompareOperatingPoints", work)
+            .await
+            .map(Response::new)
+    }
+}
