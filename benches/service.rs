@@ -33,6 +33,7 @@ use matchpoint::config::{ServerConfig, ServerFlags};
 use matchpoint::deployment::{Deployment, Query, SearchOptions};
 use matchpoint::server::{self, ServedState};
 use matchpoint_client::{Asked, Client};
+use matchpoint_embed::caller::{Caller, Cancellation};
 use matchpoint_embed::embedder::Embedder;
 use matchpoint_embed::pixels::ImageLimits;
 
@@ -133,8 +134,12 @@ async fn one_by_one(bench: &Bench, unrecorded: &Bench) {
 async fn recording(with: &Bench, without: &Bench) -> [Vec<f64>; 2] {
     let mut embedder = with.deployment().loaded().model.embedder().unwrap();
     let limits = with.limits();
-    let mut embed =
-        |(_, image): &(PathBuf, Vec<u8>)| embedder.embed(image, &limits).unwrap().embedding;
+    let mut embed = |(_, image): &(PathBuf, Vec<u8>)| {
+        embedder
+            .embed(image, &limits, &Cancellation::never())
+            .unwrap()
+            .embedding
+    };
     let queries: Vec<_> = with.images.iter().take(50).map(&mut embed).collect();
     let deployments = [with.deployment(), without.deployment()];
     let mut times = [Vec::new(), Vec::new()];
@@ -144,7 +149,8 @@ async fn recording(with: &Bench, without: &Bench) -> [Vec<f64>; 2] {
         for place in [turn % 2, 1 - turn % 2] {
             let query = Query::Embedding(query.as_slice().to_vec());
             let started = Instant::now();
-            let found = deployments[place].search(query, SearchOptions::nearest(10));
+            let found =
+                deployments[place].search(Caller::default(), query, SearchOptions::nearest(10));
             assert!(!found.await.unwrap().hits.is_empty());
             times[place].push(started.elapsed().as_secs_f64() * 1e3);
         }
@@ -195,7 +201,13 @@ impl Bench {
     /// Decode, resize, run: on every worker thread, and nothing else.
     fn bare(&self) -> f64 {
         let limits = self.limits();
-        self.on_every_worker(|embedder, image| drop(embedder.embed(image, &limits).unwrap()))
+        self.on_every_worker(|embedder, image| {
+            drop(
+                embedder
+                    .embed(image, &limits, &Cancellation::never())
+                    .unwrap(),
+            );
+        })
     }
 
     fn on_every_worker(&self, work: impl Fn(&mut Embedder, &[u8]) + Sync) -> f64 {
@@ -224,7 +236,7 @@ impl Bench {
             async move {
                 let options = SearchOptions::nearest(10);
                 deployment
-                    .search(Query::Image(image), options)
+                    .search(Caller::default(), Query::Image(image), options)
                     .await
                     .unwrap();
             }
@@ -264,7 +276,13 @@ impl Bench {
         let mut times = [Vec::new(), Vec::new()];
         for (_, image) in self.images.iter().cycle().take(1_500) {
             let started = Instant::now();
-            tokio::task::block_in_place(|| drop(embedder.embed(image, &limits).unwrap()));
+            tokio::task::block_in_place(|| {
+                drop(
+                    embedder
+                        .embed(image, &limits, &Cancellation::never())
+                        .unwrap(),
+                );
+            });
             times[0].push(started.elapsed().as_secs_f64() * 1e3);
             let started = Instant::now();
             client

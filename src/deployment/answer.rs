@@ -15,8 +15,7 @@ use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::operating_point::{Content, OperatingPoint};
 use matchpoint_calibration::refusal::Mismatch;
-use matchpoint_embed::embedder::Embedder;
-use matchpoint_embed::job::Kind;
+use matchpoint_embed::job::{Kind, Worker};
 use matchpoint_embed::pixels::{ImageLimits, PixelsError, refused_at_sight};
 use matchpoint_gallery::Gallery;
 use matchpoint_gallery::filter::Filter;
@@ -472,30 +471,30 @@ impl Timings {
 }
 
 pub(super) fn embed_query(
-    embedder: &mut Embedder,
+    worker: &mut Worker<'_>,
     query: Query,
     limits: &ImageLimits,
     timings: &mut Timings,
 ) -> Result<Embedding, DeploymentError> {
-    embed_measured(embedder, query, limits, timings).map(|(embedding, _)| embedding)
+    embed_measured(worker, query, limits, timings).map(|(embedding, _)| embedding)
 }
 
 /// The embedding, and for an image the length of the feature that it was made from.
 pub(super) fn embed_measured(
-    embedder: &mut Embedder,
+    worker: &mut Worker<'_>,
     query: Query,
     limits: &ImageLimits,
     timings: &mut Timings,
 ) -> Result<(Embedding, Option<f64>), DeploymentError> {
     match query {
         Query::Image(bytes) => {
-            let embedded = embedder.embed(&bytes, limits)?;
+            let embedded = worker.embed(&bytes, limits)?;
             timings.decode += embedded.decode;
             timings.inference += embedded.inference;
             Ok((embedded.embedding, Some(embedded.norm)))
         }
         Query::Embedding(values) => {
-            let expected = embedder.dimension();
+            let expected = worker.dimension();
             if values.len() != expected {
                 return Err(DeploymentError::Dimension {
                     expected,
@@ -565,18 +564,18 @@ pub(super) struct Compare {
 
 /// The similarity of a query and a reference, and the score that decides.
 pub(super) fn compare(
-    embedder: &mut Embedder,
+    worker: &mut Worker<'_>,
     pair: Compare,
     standing: &Standing,
     limits: &ImageLimits,
     timings: &mut Timings,
 ) -> Result<(Similarity, Option<Similarity>), DeploymentError> {
     let Compare { query, reference } = pair;
-    let query = embed_query(embedder, query, limits, timings)?;
+    let query = embed_query(worker, query, limits, timings)?;
     let (embedded, stored);
     let (head, vector): (Option<Arc<ItemHead>>, &[f32]) = match reference {
         Known::Query(reference) => {
-            embedded = embed_query(embedder, reference, limits, timings)?;
+            embedded = embed_query(worker, reference, limits, timings)?;
             (None, embedded.as_slice())
         }
         Known::Item(head, vector) => {
@@ -612,7 +611,7 @@ pub(super) struct ToEnrol {
 }
 
 pub(super) fn embed_image(
-    embedder: &mut Embedder,
+    worker: &mut Worker<'_>,
     image: &ToEnrol,
     limits: &ImageLimits,
     timings: &mut Timings,
@@ -629,7 +628,7 @@ pub(super) fn embed_image(
         return Ok(Enrolment::Unchanged);
     }
     let image = image.keep.then(|| bytes.clone());
-    let embedding = embed_query(embedder, Query::Image(bytes), limits, timings)?;
+    let embedding = embed_query(worker, Query::Image(bytes), limits, timings)?;
     Ok(Enrolment::Embedded {
         embedding,
         sha256,
@@ -638,7 +637,7 @@ pub(super) fn embed_image(
 }
 
 pub(super) fn probe(
-    embedder: &mut Embedder,
+    worker: &mut Worker<'_>,
     request: ProbeRequest,
     limits: &ImageLimits,
     timings: &mut Timings,
@@ -647,7 +646,7 @@ pub(super) fn probe(
     let query = request.source.read(limits)?;
     let source_sha256 = query.sha256();
 
-    let embedding = embed_query(embedder, query, limits, timings)?;
+    let embedding = embed_query(worker, query, limits, timings)?;
 
     let options = SearchOptions::nearest(PROBE_HITS);
     let (hits, _) = search_snapshot(snapshot, &embedding, &options, timings)?;

@@ -19,7 +19,8 @@ use super::{DeploymentError, LoadedModel, ProbeSource, Query, SearchOptions, Sta
 use crate::journal::entry::DecisionId;
 use crate::telemetry;
 use matchpoint_calibration::monitoring::shadow::{Best, Pair, ShadowCounts, is_drawn};
-use matchpoint_embed::job::Kind;
+use matchpoint_embed::caller::Caller;
+use matchpoint_embed::job::{Kind, Worker};
 use matchpoint_embed::pixels::ImageLimits;
 use matchpoint_embed::pool::Pool;
 use matchpoint_gallery::Gallery;
@@ -367,8 +368,12 @@ impl Comparer {
     fn lowers_priority(&self) -> bool {
         // On Linux this is of the calling thread: the candidate's only worker. This thread itself
         // keeps its own, since it shares locks with whoever asks for a report.
-        let lower = |_: &mut _| rustix::process::setpriority_process(None, NICE).is_ok();
-        let lowered = self.candidate.loaded.pool.run_blocking(Kind::Image, lower);
+        let lower = |_: &mut Worker<'_>| rustix::process::setpriority_process(None, NICE).is_ok();
+        let lowered =
+            self.candidate
+                .loaded
+                .pool
+                .run_blocking(Caller::default(), Kind::Image, lower);
         lowered == Ok(true) && self.candidate.loaded.model.provider() == "cpu"
     }
 
@@ -418,9 +423,9 @@ impl Comparer {
         candidate
             .loaded
             .pool
-            .run_blocking(Kind::Image, move |embedder| {
+            .run_blocking(Caller::default(), Kind::Image, move |worker| {
                 let timings = &mut Timings::default();
-                let embedding = embedder.embed(&query.image, &limits)?.embedding;
+                let embedding = worker.embed(&query.image, &limits)?.embedding;
                 let (_, best) = search_snapshot(&snapshot, &embedding, &query.options, timings)?;
                 let best = best.as_ref().map(|(best, _)| best);
                 let held = standing.held(&embedding, best, &query.options, timings)?;

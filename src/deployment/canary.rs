@@ -14,12 +14,13 @@ use super::clock::now_ms;
 use super::files::{hex, read_json, write_json};
 use super::open::Deployment;
 use super::search::BUSY_PAUSE;
-use super::{Caller, DeploymentError, ProbeSource, SearchOptions};
+use super::{DeploymentError, ProbeSource, SearchOptions};
 use crate::journal::entry::Source;
 use crate::telemetry;
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::canaries::{CanaryCounts, CanaryRate, CanaryRates};
 use matchpoint_calibration::monitoring::drift::Limits;
+use matchpoint_embed::caller::Caller;
 
 /// What the first round under an operating point came to.
 const OUTCOMES: &str = "outcomes.json";
@@ -135,8 +136,9 @@ impl Deployment {
         let path = folder.join(&canary.file);
         let answer = loop {
             let probe = ProbeSource::File(path.clone());
-            let searched = self.search_from(probe, options.clone(), source.clone());
-            match Caller::in_background().scope(searched).await {
+            let caller = Caller::in_background();
+            let searched = self.search_from(caller, probe, options.clone(), source.clone());
+            match searched.await {
                 Err(DeploymentError::Busy { .. } | DeploymentError::Late { .. }) => {
                     tokio::time::sleep(BUSY_PAUSE).await;
                 }

@@ -8,8 +8,8 @@ use super::answer::{Query, embed_query};
 use super::open::Deployment;
 use super::search::{Job, Waits};
 use crate::telemetry;
-use matchpoint_embed::embedder::Embedder;
-use matchpoint_embed::job::Kind;
+use matchpoint_embed::caller::Caller;
+use matchpoint_embed::job::{Kind, Worker};
 use matchpoint_gallery::Upserted;
 use matchpoint_gallery::item::{Item, ItemHead};
 use matchpoint_gallery::originals::Vector;
@@ -32,16 +32,17 @@ impl Deployment {
     /// The source or the item is at fault, the queue is full, or the disk.
     pub async fn upsert(
         &self,
+        caller: Caller,
         new: NewItem,
         source: Query,
     ) -> Result<(Upserted, u64), DeploymentError> {
         let writer = self.writer()?;
         let keep = self.gallery.keeps_images();
-        let job = Job::now(source.kind(), Waits::Caller);
+        let job = Job::now(caller, source.kind(), Waits::Caller);
         self.glance(&source)?;
-        let embedded = self.work(job, move |embedder, limits, timings| {
+        let embedded = self.work(job, move |worker, limits, timings| {
             let (source_sha256, image) = (source.sha256(), source.kept(keep));
-            let embedding = embed_query(embedder, source, limits, timings)?;
+            let embedding = embed_query(worker, source, limits, timings)?;
             Ok((embedding, source_sha256, image))
         });
         let ((embedding, source_sha256, image), _) = embedded.await?;
@@ -162,10 +163,14 @@ impl Deployment {
     ///
     /// # Errors
     /// The queue is full, the image is damaged, or the disk.
-    pub async fn image(&self, id: String) -> Result<Option<Vec<u8>>, DeploymentError> {
+    pub async fn image(
+        &self,
+        caller: Caller,
+        id: String,
+    ) -> Result<Option<Vec<u8>>, DeploymentError> {
         let gallery = Arc::clone(&self.gallery);
-        let read = move |_: &mut Embedder| gallery.image(&id);
-        let read = self.loaded.pool.run(Kind::Vector, read).await?;
+        let read = move |_: &mut Worker<'_>| gallery.image(&id);
+        let read = self.loaded.pool.run(caller, Kind::Vector, read).await?;
         read.map_err(DeploymentError::from)
             .inspect_err(|error| self.record_failure(error))
     }

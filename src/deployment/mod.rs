@@ -59,7 +59,6 @@ pub use gather::{Copied, Gathered, IndexCheck, LabelledQuery, NearCopied, Repeat
 pub use items::NewItem;
 pub use labelling::{Recorded, Told, TruthReport};
 pub use matchpoint_calibration::analysis::remedy::Remedy;
-pub use matchpoint_embed::caller::Caller;
 pub use material::{MaterialSets, material_sets};
 pub use models::{LoadedModel, Models};
 pub use open::{Deployment, OpenOptions, index_binding};

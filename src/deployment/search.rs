@@ -15,8 +15,8 @@ use super::upkeep::Upkeep;
 use super::{DeploymentError, Unembeddable};
 use crate::journal::entry::{DecisionId, Source};
 use crate::telemetry;
-use matchpoint_embed::embedder::Embedder;
-use matchpoint_embed::job::Kind;
+use matchpoint_embed::caller::Caller;
+use matchpoint_embed::job::{Kind, Worker};
 use matchpoint_embed::pixels::ImageLimits;
 use matchpoint_vector::Embedding;
 
@@ -30,20 +30,25 @@ impl Deployment {
     /// The query is at fault, the queue is full, or the model failed.
     pub async fn search(
         &self,
+        caller: Caller,
         query: Query,
         options: SearchOptions,
     ) -> Result<SearchAnswer, DeploymentError> {
         let probe = ProbeSource::Query(query);
-        self.search_from(probe, options, Source::Live).await
+        self.search_from(caller, probe, options, Source::Live).await
     }
 
     pub(super) async fn search_from(
         &self,
+        caller: Caller,
         probe: ProbeSource,
         options: SearchOptions,
         source: Source,
     ) -> Result<SearchAnswer, DeploymentError> {
-        let arrived = Instant::now();
+        let live = source == Source::Live;
+        // Canaries come from here.
+        let waits = if live { Waits::Caller } else { Waits::Nobody };
+        let job = Job::now(caller, probe.kind(), waits);
         if let ProbeSource::Query(query) = &probe {
             self.glance(query)?;
         }
@@ -53,15 +58,11 @@ impl Deployment {
         let checks = self.upkeep.get().map(Upkeep::checks);
         let keeps = self.monitor.get().is_some_and(Monitor::keeps_images);
         let image = probe.kept(keeps);
-        let live = source == Source::Live;
         let ticket = live.then(|| self.beside.ticket(&probe, &options, &self.loaded.pool));
-        // Canaries come from here.
-        let waits = if live { Waits::Caller } else { Waits::Nobody };
-        let job = Job::new(probe.kind(), waits, arrived);
         let ((hits, best, held, norm), timings) = self
-            .work(job, move |embedder, limits, timings| {
+            .work(job, move |worker, limits, timings| {
                 let query = probe.read(limits)?;
-                let (embedding, norm) = embed_measured(embedder, query, limits, timings)?;
+                let (embedding, norm) = embed_measured(worker, query, limits, timings)?;
                 let (hits, best) = search_snapshot(&searched, &embedding, &options, timings)?;
                 let nearest = best.as_ref().map(|(best, _)| best);
                 let held = judge.held(&embedding, nearest, &options, timings)?;
@@ -122,6 +123,7 @@ impl Deployment {
     /// Either is at fault, there is no such item, the queue is full, or the model failed.
     pub async fn verify(
         &self,
+        caller: Caller,
         query: Query,
         reference: Reference,
     ) -> Result<VerifyAnswer, DeploymentError> {
@@ -145,11 +147,16 @@ impl Deployment {
                 Kind::Vector
             }
         };
-        let job = Job::new(kind, Waits::Caller, arrived);
+        let job = Job {
+            caller,
+            kind,
+            waits: Waits::Caller,
+            arrived,
+        };
         let ((score, held), timings) = self
-            .work(job, move |embedder, limits, timings| {
+            .work(job, move |worker, limits, timings| {
                 let pair = Compare { query, reference };
-                compare(embedder, pair, &judge, limits, timings)
+                compare(worker, pair, &judge, limits, timings)
             })
             .await?;
         let id = DecisionId::fresh();
@@ -184,11 +191,15 @@ impl Deployment {
     ///
     /// # Errors
     /// The image is at fault, the queue is full, or the model failed.
-    pub async fn embed(&self, query: Query) -> Result<(Embedding, Timings), DeploymentError> {
-        let job = Job::now(query.kind(), Waits::Caller);
+    pub async fn embed(
+        &self,
+        caller: Caller,
+        query: Query,
+    ) -> Result<(Embedding, Timings), DeploymentError> {
+        let job = Job::now(caller, query.kind(), Waits::Caller);
         self.glance(&query)?;
-        self.work(job, move |embedder, limits, timings| {
-            embed_query(embedder, query, limits, timings)
+        self.work(job, move |worker, limits, timings| {
+            embed_query(worker, query, limits, timings)
         })
         .await
     }
@@ -207,9 +218,9 @@ impl Deployment {
             known,
             keep: self.gallery.keeps_images(),
         };
-        let job = Job::now(Kind::Image, Waits::Nobody);
-        let embedded = self.work(job, move |embedder, limits, timings| {
-            answer::embed_image(embedder, &image, limits, timings)
+        let job = Job::now(Caller::default(), Kind::Image, Waits::Nobody);
+        let embedded = self.work(job, move |worker, limits, timings| {
+            answer::embed_image(worker, &image, limits, timings)
         });
         Ok(embedded.await?.0)
     }
@@ -220,10 +231,10 @@ impl Deployment {
     /// # Errors
     /// As [`Deployment::embed_image`].
     pub async fn probe(&self, request: ProbeRequest) -> Result<Probed, DeploymentError> {
-        let job = Job::now(request.source.kind(), Waits::Nobody);
+        let job = Job::now(Caller::default(), request.source.kind(), Waits::Nobody);
         let (mut probed, timings) = self
-            .work(job, move |embedder, limits, timings| {
-                answer::probe(embedder, request, limits, timings)
+            .work(job, move |worker, limits, timings| {
+                answer::probe(worker, request, limits, timings)
             })
             .await?;
         probed.timings = timings;
@@ -267,27 +278,28 @@ impl Deployment {
             .inspect_err(|error| self.record_failure(error))
     }
 
-    /// Runs a job of a kind on a worker, and times its stages. What callers wait for is counted.
+    /// Runs a job on a worker, and times its stages. What callers wait for is counted.
     pub(super) async fn work<T: Send + 'static>(
         &self,
         job: Job,
-        run: impl FnOnce(&mut Embedder, &ImageLimits, &mut Timings) -> Result<T, DeploymentError>
+        run: impl FnOnce(&mut Worker<'_>, &ImageLimits, &mut Timings) -> Result<T, DeploymentError>
         + Send
         + 'static,
     ) -> Result<(T, Timings), DeploymentError> {
         let Job {
+            caller,
             kind,
             waits,
             arrived,
         } = job;
         let limits = self.limits;
         let pool = &self.loaded.pool;
-        let done = pool.run(kind, move |embedder| {
+        let done = pool.run(caller, kind, move |worker| {
             let mut timings = Timings {
                 queue: arrived.elapsed(),
                 ..Timings::default()
             };
-            run(embedder, &limits, &mut timings).map(|value| (value, timings))
+            run(worker, &limits, &mut timings).map(|value| (value, timings))
         });
         let done = done.await;
 
@@ -333,26 +345,23 @@ impl Deployment {
     }
 }
 
-/// A piece of work for the model's threads.
+/// For whom a worker is to do what, and since when it is asked for.
 pub(super) struct Job {
+    caller: Caller,
     kind: Kind,
     waits: Waits,
-    /// When it was asked for.
     arrived: Instant,
 }
 
 impl Job {
-    fn new(kind: Kind, waits: Waits, arrived: Instant) -> Self {
+    /// One that is asked for now.
+    pub(super) fn now(caller: Caller, kind: Kind, waits: Waits) -> Self {
         Self {
+            caller,
             kind,
             waits,
-            arrived,
+            arrived: Instant::now(),
         }
-    }
-
-    /// One that is asked for now.
-    pub(super) fn now(kind: Kind, waits: Waits) -> Self {
-        Self::new(kind, waits, Instant::now())
     }
 }
 

@@ -4,6 +4,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::registry::Registry;
+use super::request_id::{caller_of, caller_of_items};
 use super::status::from_error;
 use super::stream::{answer_all, answer_each, answer_one, as_message};
 use super::{convert, page_token};
@@ -17,6 +18,7 @@ use matchpoint_client::proto::{
     UpsertItemStreamResponse, UpsertOutcome, delete_item_stream_response, delete_outcome,
     upsert_item_request, upsert_item_stream_response, upsert_outcome,
 };
+use matchpoint_embed::caller::Caller;
 use matchpoint_gallery::Upserted;
 
 #[derive(Clone, Debug)]
@@ -26,7 +28,11 @@ pub(super) struct ItemHandler {
 }
 
 impl ItemHandler {
-    async fn upsert(&self, request: UpsertItemRequest) -> Result<UpsertItemResponse, Status> {
+    async fn upsert(
+        &self,
+        caller: Caller,
+        request: UpsertItemRequest,
+    ) -> Result<UpsertItemResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
         let source = match request.source {
             Some(upsert_item_request::Source::Image(bytes)) => Query::Image(bytes),
@@ -44,7 +50,7 @@ impl ItemHandler {
             metadata,
         };
         let (outcome, generation) = deployment
-            .upsert(item, source)
+            .upsert(caller, item, source)
             .await
             .map_err(|error| from_error(&error))?;
         Ok(UpsertItemResponse {
@@ -62,6 +68,7 @@ impl ItemHandler {
 
     async fn upsert_all(
         &self,
+        caller: Caller,
         request: BatchUpsertItemsRequest,
     ) -> Result<BatchUpsertItemsResponse, Status> {
         use upsert_outcome::Outcome;
@@ -79,7 +86,7 @@ impl ItemHandler {
             let service = service.clone();
             item.deployment.clone_from(&deployment);
             async move {
-                let outcome = match service.upsert(item).await {
+                let outcome = match service.upsert(caller, item).await {
                     Ok(result) => Outcome::Result(result),
                     Err(status) => Outcome::Error(as_message(&status)),
                 };
@@ -133,7 +140,11 @@ impl ItemHandler {
         answer_one(&self.registry, method, id, work).await
     }
 
-    async fn get(&self, request: GetItemRequest) -> Result<GetItemResponse, Status> {
+    async fn get(
+        &self,
+        caller: Caller,
+        request: GetItemRequest,
+    ) -> Result<GetItemResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
         let (head, vector) = deployment
             .item(&request.id)
@@ -141,7 +152,7 @@ impl ItemHandler {
         let vector = request.include_embedding.then_some(&*vector);
         let item = Some(convert::item(&head, vector));
         let image = if request.include_image {
-            let image = deployment.image(request.id).await;
+            let image = deployment.image(caller, request.id).await;
             image.map_err(|error| from_error(&error))?
         } else {
             None
@@ -198,7 +209,8 @@ impl GalleryService for ItemHandler {
         &self,
         request: Request<UpsertItemRequest>,
     ) -> Result<Response<UpsertItemResponse>, Status> {
-        let work = self.upsert(request.into_inner());
+        let caller = self.registry.waiting(caller_of(&request));
+        let work = self.upsert(caller, request.into_inner());
         self.registry
             .call("UpsertItem", work)
             .await
@@ -213,11 +225,13 @@ impl GalleryService for ItemHandler {
     ) -> Result<Response<Self::UpsertItemStreamStream>, Status> {
         use upsert_item_stream_response::Outcome;
         let service = self.clone();
+        let caller = caller_of_items(&request);
         let handle = move |message: UpsertItemStreamRequest| {
             let service = service.clone();
             async move {
                 let (id, item) = (message.request_id, message.item);
-                let upsert = |item| service.upsert(item);
+                let caller = service.registry.waiting(caller);
+                let upsert = |item| service.upsert(caller, item);
                 let answer = service.streamed("UpsertItemStream", &id, item, upsert);
                 let outcome = match answer.await {
                     Ok(result) => Outcome::Result(result),
@@ -284,7 +298,8 @@ impl GalleryService for ItemHandler {
         &self,
         request: Request<BatchUpsertItemsRequest>,
     ) -> Result<Response<BatchUpsertItemsResponse>, Status> {
-        let work = self.upsert_all(request.into_inner());
+        let caller = self.registry.waiting(caller_of(&request));
+        let work = self.upsert_all(caller, request.into_inner());
         let answered = self.registry.call("BatchUpsertItems", work).await;
         answered.map(Response::new)
     }
@@ -302,9 +317,10 @@ impl GalleryService for ItemHandler {
         &self,
         request: Request<GetItemRequest>,
     ) -> Result<Response<GetItemResponse>, Status> {
+        let caller = self.registry.waiting(caller_of(&request));
         let request = request.into_inner();
         self.registry
-            .call("GetItem", self.get(request))
+            .call("GetItem", self.get(caller, request))
             .await
             .map(Response::new)
     }

@@ -11,8 +11,9 @@ use tokio::sync::{Semaphore, watch};
 use tonic::{Code, Status};
 
 use super::status::status;
-use crate::deployment::{Caller, Deployment, DeploymentError, Models};
+use crate::deployment::{Deployment, DeploymentError, Models};
 use crate::telemetry;
+use matchpoint_embed::caller::Caller;
 
 /// Calibrations that compute, and recordings that are read, at once.
 const HEAVY_MAX: usize = 2;
@@ -240,6 +241,12 @@ impl Registry {
         })
     }
 
+    /// Who waits for a call that begins now, no longer than it may take: without a deadline of its
+    /// own, it would be worked on after its answer was given up.
+    pub(super) fn waiting(&self, caller: Caller) -> Caller {
+        caller.within(self.longest)
+    }
+
     /// Runs a call for as long as it may take, counts it meanwhile, and records how it ended.
     pub(super) async fn call<T>(
         &self,
@@ -264,8 +271,6 @@ impl Registry {
             started,
             code: "CANCELLED",
         };
-        // Without a deadline of its own, it would be worked on after its answer was given up.
-        let work = Caller::current().within(longest).scope(work);
         let result = tokio::time::timeout(longest, work)
             .await
             .unwrap_or_else(|_elapsed| {
@@ -342,11 +347,10 @@ fn code_name(code: Code) -> &'static str {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn a_call_without_a_deadline_has_the_servers() {
+    #[test]
+    fn a_call_without_a_deadline_has_the_servers() {
         let registry = Registry::new(Duration::from_secs(30));
-        let deadline = async || Ok(Caller::current().deadline);
-        let theirs = registry.call("Search", deadline()).await.unwrap();
+        let theirs = registry.waiting(Caller::default()).deadline;
         let left = theirs.unwrap().saturating_duration_since(Instant::now());
         assert!(Duration::from_secs(29) < left && left <= Duration::from_secs(30));
 
@@ -355,8 +359,7 @@ mod tests {
             client: 1,
             deadline: Some(sooner),
         };
-        let own = caller.scope(registry.call("Search", deadline()));
-        assert_eq!(own.await.unwrap(), Some(sooner));
+        assert_eq!(registry.waiting(caller).deadline, Some(sooner));
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use tower::{Layer, Service};
 use tracing::Instrument;
 
 use super::registry::Registry;
-use crate::deployment::Caller;
+use matchpoint_embed::caller::Caller;
 
 /// The header in which a client says how long it waits.
 const TIMEOUT: &str = "grpc-timeout";
@@ -61,7 +61,7 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let id = accepted(request.headers().get(HEADER))
             .unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
         let span = tracing::info_span!("request", path = request.uri().path(), request_id = id);
@@ -72,7 +72,8 @@ where
             .starts_with(OURS)
             .then(|| self.registry.enter());
         let caller = caller(&request);
-        let answered = caller.scope(self.inner.call(request)).instrument(span);
+        request.extensions_mut().insert(caller);
+        let answered = self.inner.call(request).instrument(span);
         Box::pin(async move {
             let mut response = answered.await?;
             drop(under_way);
@@ -88,6 +89,20 @@ fn accepted(sent: Option<&HeaderValue>) -> Option<String> {
     let text = sent?.to_str().ok()?;
     let printable = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
     (printable && text.len() <= BYTES_MAX).then(|| text.to_owned())
+}
+
+/// Who sent a request that came by [`RequestIds`]; nobody in particular of any other.
+pub(super) fn caller_of<T>(request: &tonic::Request<T>) -> Caller {
+    request.extensions().get().copied().unwrap_or_default()
+}
+
+/// Who sends the items of a stream. It has a deadline as a whole; each of its items gets the server's
+/// longest time, see [`Registry::waiting`].
+pub(super) fn caller_of_items<T>(request: &tonic::Request<T>) -> Caller {
+    Caller {
+        deadline: None,
+        ..caller_of(request)
+    }
 }
 
 /// Who sent a request: the connection, since a client behind a proxy may share its address. And

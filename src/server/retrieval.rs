@@ -5,6 +5,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::convert;
 use super::registry::Registry;
+use super::request_id::{caller_of, caller_of_items};
 use super::status::from_error;
 use super::stream::{answer_each, answer_one};
 use crate::deployment::Query;
@@ -14,6 +15,7 @@ use matchpoint_client::proto::{
     EmbedRequest, EmbedResponse, SearchRequest, SearchResponse, SearchStreamRequest,
     SearchStreamResponse, VerifyRequest, VerifyResponse,
 };
+use matchpoint_embed::caller::Caller;
 
 #[derive(Clone, Debug)]
 pub(super) struct RetrievalHandler {
@@ -22,12 +24,12 @@ pub(super) struct RetrievalHandler {
 }
 
 impl RetrievalHandler {
-    async fn find(&self, request: SearchRequest) -> Result<SearchResponse, Status> {
+    async fn find(&self, caller: Caller, request: SearchRequest) -> Result<SearchResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
         let options = convert::search_options(&request)?;
         let query = convert::search_query(request.query)?;
         let answer = deployment
-            .search(query, options)
+            .search(caller, query, options)
             .await
             .map_err(|error| from_error(&error))?;
         Ok(convert::search_response(
@@ -43,7 +45,8 @@ impl RetrievalService for RetrievalHandler {
         &self,
         request: Request<SearchRequest>,
     ) -> Result<Response<SearchResponse>, Status> {
-        let work = self.find(request.into_inner());
+        let caller = self.registry.waiting(caller_of(&request));
+        let work = self.find(caller, request.into_inner());
         self.registry.call("Search", work).await.map(Response::new)
     }
 
@@ -54,6 +57,7 @@ impl RetrievalService for RetrievalHandler {
         request: Request<Streaming<SearchStreamRequest>>,
     ) -> Result<Response<Self::SearchStreamStream>, Status> {
         let service = self.clone();
+        let caller = caller_of_items(&request);
         let answers = answer_each(
             &self.registry,
             request.into_inner(),
@@ -62,11 +66,12 @@ impl RetrievalService for RetrievalHandler {
                 let service = service.clone();
                 async move {
                     let id = item.request_id;
+                    let caller = service.registry.waiting(caller);
                     let work = async {
                         let search = item
                             .search
                             .ok_or_else(|| convert::invalid("search is required"));
-                        service.find(search?).await
+                        service.find(caller, search?).await
                     };
                     let outcome =
                         match answer_one(&service.registry, "SearchStream", &id, work).await {
@@ -87,12 +92,13 @@ impl RetrievalService for RetrievalHandler {
         &self,
         request: Request<EmbedRequest>,
     ) -> Result<Response<EmbedResponse>, Status> {
+        let caller = self.registry.waiting(caller_of(&request));
         let request = request.into_inner();
         let work = async {
             let deployment = self.registry.find(&request.deployment)?;
             let query = Query::Image(request.image);
             let (embedding, timings) = deployment
-                .embed(query)
+                .embed(caller, query)
                 .await
                 .map_err(|error| from_error(&error))?;
             Ok(EmbedResponse {
@@ -108,13 +114,14 @@ impl RetrievalService for RetrievalHandler {
         &self,
         request: Request<VerifyRequest>,
     ) -> Result<Response<VerifyResponse>, Status> {
+        let caller = self.registry.waiting(caller_of(&request));
         let request = request.into_inner();
         let work = async {
             let deployment = self.registry.find(&request.deployment)?;
             let query = convert::verify_query(request.query)?;
             let reference = convert::reference(request.reference)?;
             let answer = deployment
-                .verify(query, reference)
+                .verify(caller, query, reference)
                 .await
                 .map_err(|error| from_error(&error))?;
             Ok(convert::verify_response(

@@ -10,7 +10,6 @@ use tracing::Instrument;
 
 use super::convert::invalid;
 use super::registry::{Registry, shutting_down};
-use crate::deployment::Caller;
 
 /// A caller's id of an item is echoed, so it has a limit.
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -33,11 +32,6 @@ where
 {
     let (answers, outgoing) = mpsc::channel(in_flight_max);
     let (under_way, registry) = (registry.enter(), registry.clone());
-    // A stream as a whole has a deadline. Each of its items gets the server's longest time.
-    let caller = Caller {
-        deadline: None,
-        ..Caller::current()
-    };
     let pump = async move {
         let _under_way = under_way;
         let mut items = JoinSet::new();
@@ -46,7 +40,7 @@ where
             tokio::select! {
                 item = incoming.message(), if end.is_none() && items.len() < in_flight_max => match item {
                     Ok(Some(item)) => {
-                        drop(items.spawn(caller.scope(handle(item)).in_current_span()));
+                        drop(items.spawn(handle(item).in_current_span()));
                     }
                     Ok(None) => end = Some(Ok(())),
                     Err(status) => end = Some(Err(status)),
@@ -84,13 +78,12 @@ where
     let mut answers: Vec<(usize, A)> = Vec::with_capacity(items.len());
     let mut waiting = items.into_iter().enumerate();
     let mut under_way = JoinSet::new();
-    let caller = Caller::current();
     loop {
         while under_way.len() < in_flight_max
             && let Some((place, item)) = waiting.next()
         {
             let work = handle(item);
-            let work = caller.scope(async move { (place, work.await) });
+            let work = async move { (place, work.await) };
             under_way.spawn(work.in_current_span());
         }
         let Some(done) = under_way.join_next().await else {

@@ -87,6 +87,7 @@ const ROOMS: &[Room] = &[
         &[
             "client",
             "deployment",
+            "embed",
             "gallery",
             "calibration",
             "monitoring",

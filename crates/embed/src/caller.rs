@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::queue::BACKGROUND;
 
-/// Who asks, and how long an answer is of use.
+/// Who asks, and how long an answer is of use. By default nobody in particular, who waits for ever.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Caller {
     /// A number for the client; clients take turns in the queue.
@@ -14,17 +14,7 @@ pub struct Caller {
     pub deadline: Option<Instant>,
 }
 
-tokio::task_local! {
-    static CALLER: Caller;
-}
-
 impl Caller {
-    /// The one for whom the present task works; nobody in particular outside of [`Caller::scope`].
-    #[must_use]
-    pub fn current() -> Self {
-        CALLER.try_with(|caller| *caller).unwrap_or_default()
-    }
-
     /// As one who waits no longer than this from now on.
     #[must_use]
     pub fn within(self, longest: Duration) -> Self {
@@ -41,35 +31,40 @@ impl Caller {
             deadline: None,
         }
     }
-
-    /// Runs a future for this caller. Tasks that it spawns have to be told again.
-    pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
-        CALLER.scope(self, future)
-    }
 }
 
-/// Whether anybody still waits for an answer. Cloning shares it.
-#[derive(Clone, Debug)]
-pub(super) struct Watch {
-    /// Alive as long as the caller waits.
-    present: Weak<()>,
+/// Whether an answer has become useless while it is worked on: nobody waits for it any more.
+#[derive(Debug)]
+pub struct Cancellation {
+    /// Alive as long as the caller waits; `None` of one who cannot go.
+    present: Option<Weak<()>>,
     deadline: Option<Instant>,
 }
 
-impl Watch {
+impl Cancellation {
+    /// Of an answer that is always of use.
+    #[must_use]
+    pub fn never() -> Self {
+        Self {
+            present: None,
+            deadline: None,
+        }
+    }
+
     /// Of a caller who waits as long as what is returned with it lives.
     pub(super) fn of(caller: Caller) -> (Self, Arc<()>) {
         let present = Arc::new(());
-        let watch = Self {
-            present: Arc::downgrade(&present),
+        let cancellation = Self {
+            present: Some(Arc::downgrade(&present)),
             deadline: caller.deadline,
         };
-        (watch, present)
+        (cancellation, present)
     }
 
     /// Whether the caller hung up.
     pub(super) fn is_gone(&self) -> bool {
-        self.present.strong_count() == 0
+        let present = self.present.as_ref();
+        present.is_some_and(|present| present.strong_count() == 0)
     }
 
     /// Whether an answer is of no use any more: the caller has gone, or the deadline has passed.

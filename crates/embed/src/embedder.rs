@@ -8,7 +8,7 @@ use matchpoint_vector::Embedding;
 
 use super::batch::Batcher;
 use super::budget::DecodeBudget;
-use super::caller::Watch;
+use super::caller::Cancellation;
 use super::error::{CONTRAST_TOO_LOW, EmbedError};
 use super::manifest::Manifest;
 use super::session::Session;
@@ -19,10 +19,6 @@ pub struct Embedder {
     dimension: usize,
     /// `None` where vectors are made elsewhere.
     image: Option<ImageEmbedder>,
-    /// Who waits for the present job; `None` where nobody is known to.
-    watch: Option<Watch>,
-    /// Whether the present job was given up, since nobody waited for it any more.
-    gave_up: bool,
 }
 
 /// What runs the model for a worker.
@@ -84,8 +80,6 @@ impl Embedder {
                 resizer: Resizer::new(),
                 tensor,
             }),
-            watch: None,
-            gave_up: false,
         }
     }
 
@@ -102,19 +96,7 @@ impl Embedder {
         Self {
             dimension,
             image: None,
-            watch: None,
-            gave_up: false,
         }
-    }
-
-    /// Looks out from now on for the one who waits for the present job.
-    pub(super) fn look_out(&mut self, watch: Watch) {
-        (self.watch, self.gave_up) = (Some(watch), false);
-    }
-
-    /// Whether the present job was given up.
-    pub(super) fn has_given_up(&self) -> bool {
-        self.gave_up
     }
 
     /// Decodes, resizes and embeds an image file held in memory.
@@ -124,13 +106,14 @@ impl Embedder {
     /// it shows nothing, [`EmbedError::NoEmbedding`] if the model gives NaN, infinity or zeros for
     /// it, [`EmbedError::Model`] if the model fails to run, [`EmbedError::NoModel`] if there is none,
     /// [`EmbedError::GivenUp`] if nobody waits for it any more.
-    pub fn embed(&mut self, image: &[u8], limits: &ImageLimits) -> Result<Embedded, EmbedError> {
-        let watch = self.watch.as_ref();
-        let is_over = || watch.is_some_and(Watch::is_over);
+    pub fn embed(
+        &mut self,
+        image: &[u8],
+        limits: &ImageLimits,
+        cancellation: &Cancellation,
+    ) -> Result<Embedded, EmbedError> {
         let embedder = self.image.as_mut().ok_or(EmbedError::NoModel)?;
-        let embedded = embedder.embed(image, limits, &is_over);
-        self.gave_up |= matches!(embedded, Err(EmbedError::GivenUp));
-        embedded
+        embedder.embed(image, limits, cancellation)
     }
 
     /// Embeds an input tensor as the model takes it. For measuring the model alone.
@@ -148,7 +131,7 @@ impl ImageEmbedder {
         &mut self,
         image: &[u8],
         limits: &ImageLimits,
-        is_over: &dyn Fn() -> bool,
+        cancellation: &Cancellation,
     ) -> Result<Embedded, EmbedError> {
         let Self {
             engine,
@@ -160,7 +143,7 @@ impl ImageEmbedder {
         let start = Instant::now();
         let room = budget.take(
             pixels::decoding_bytes(image, limits, &manifest.geometry),
-            is_over,
+            &|| cancellation.is_over(),
         );
         let room = room.ok_or(EmbedError::GivenUp)?;
         let Resized { pixels, contrast } = resized(image, limits, manifest, resizer)?;
@@ -170,7 +153,7 @@ impl ImageEmbedder {
         }
         fill(tensor, &pixels, manifest)?;
         // The model is the dearer half.
-        if is_over() {
+        if cancellation.is_over() {
             return Err(EmbedError::GivenUp);
         }
         let decode = start.elapsed();

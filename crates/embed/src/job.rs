@@ -6,9 +6,11 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tracing::Span;
 
-use super::caller::Watch;
-use super::embedder::Embedder;
+use super::caller::Cancellation;
+use super::embedder::{Embedded, Embedder};
+use super::error::EmbedError;
 use super::queue::{Client, Queued};
+use crate::pixels::ImageLimits;
 
 /// What a job does: its duration is a matter of that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +56,7 @@ pub enum PoolError {
 pub(super) struct Job {
     pub(super) client: Client,
     pub(super) kind: Kind,
-    pub(super) watch: Watch,
+    pub(super) cancellation: Cancellation,
     /// Whether it is run although there seems to be too little time.
     pub(super) trial: bool,
     work: Box<dyn Work>,
@@ -62,13 +64,41 @@ pub(super) struct Job {
 
 impl Queued for Job {
     fn is_over(&self) -> bool {
-        self.watch.is_over()
+        self.cancellation.is_over()
     }
 }
 
-/// What became of the worker's embedder.
+/// A worker while it does one job: its embedder, and whether the job's answer is still of use.
+pub struct Worker<'a> {
+    embedder: &'a mut Embedder,
+    cancellation: &'a Cancellation,
+    /// Whether an image was given up, since nobody waited for it any more.
+    gave_up: bool,
+}
+
+impl Worker<'_> {
+    /// [`Embedder::embed`], as long as somebody waits for the job.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn embed(&mut self, image: &[u8], limits: &ImageLimits) -> Result<Embedded, EmbedError> {
+        let embedded = self.embedder.embed(image, limits, self.cancellation);
+        self.gave_up |= matches!(embedded, Err(EmbedError::GivenUp));
+        embedded
+    }
+
+    /// [`Embedder::dimension`].
+    #[must_use]
+    pub fn dimension(&self) -> usize {
+        self.embedder.dimension()
+    }
+}
+
+/// What became of a job and of the worker's embedder.
 pub(super) enum Fate {
-    Kept,
+    Done,
+    /// Nobody waited for it any more: no sample of how long a job takes.
+    GivenUp,
     /// A panic may have left it half changed.
     Suspect,
 }
@@ -78,26 +108,30 @@ impl Job {
     pub(super) fn new<T: Send + 'static>(
         client: Client,
         kind: Kind,
-        watch: Watch,
+        cancellation: Cancellation,
         trial: bool,
-        work: impl FnOnce(&mut Embedder) -> T + Send + 'static,
+        work: impl FnOnce(&mut Worker<'_>) -> T + Send + 'static,
     ) -> (Self, oneshot::Receiver<Result<T, PoolError>>) {
         let (answer, receiver) = oneshot::channel();
         let span = Span::current();
         let job = Self {
             client,
             kind,
-            watch,
+            cancellation,
             trial,
             work: Box::new(Prepared { work, answer, span }),
         };
         (job, receiver)
     }
 
-    /// Does the work, for which the embedder looks out for the caller.
+    /// Does the work.
     pub(super) fn run(self, embedder: &mut Embedder) -> Fate {
-        embedder.look_out(self.watch);
-        self.work.run(embedder)
+        let mut worker = Worker {
+            embedder,
+            cancellation: &self.cancellation,
+            gave_up: false,
+        };
+        self.work.run(&mut worker)
     }
 
     /// Answers without doing the work.
@@ -107,7 +141,7 @@ impl Job {
 }
 
 trait Work: Send {
-    fn run(self: Box<Self>, embedder: &mut Embedder) -> Fate;
+    fn run(self: Box<Self>, worker: &mut Worker<'_>) -> Fate;
     fn refuse(self: Box<Self>, error: PoolError);
 }
 
@@ -117,15 +151,19 @@ struct Prepared<F, T> {
     span: Span,
 }
 
-impl<F: FnOnce(&mut Embedder) -> T + Send, T: Send> Work for Prepared<F, T> {
-    fn run(self: Box<Self>, embedder: &mut Embedder) -> Fate {
+impl<F: FnOnce(&mut Worker<'_>) -> T + Send, T: Send> Work for Prepared<F, T> {
+    fn run(self: Box<Self>, worker: &mut Worker<'_>) -> Fate {
         let Self { work, answer, span } = *self;
         let _entered = span.enter();
         // A caller that has gone meanwhile needs no answer.
-        match catch_unwind(AssertUnwindSafe(|| work(embedder))) {
+        match catch_unwind(AssertUnwindSafe(|| work(worker))) {
             Ok(value) => {
                 drop(answer.send(Ok(value)));
-                Fate::Kept
+                if worker.gave_up {
+                    Fate::GivenUp
+                } else {
+                    Fate::Done
+                }
             }
             Err(_message) => {
                 drop(answer.send(Err(PoolError::Panicked)));

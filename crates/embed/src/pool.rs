@@ -10,10 +10,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::Model;
-use super::caller::{Caller, Watch};
+use super::caller::{Caller, Cancellation};
 use super::embedder::Embedder;
 use super::error::ModelError;
-use super::job::{Fate, Job, Kind, PoolError};
+use super::job::{Fate, Job, Kind, PoolError, Worker};
 use super::pace::Paces;
 use super::queue::{Client, Pushed, Queue};
 
@@ -95,8 +95,8 @@ impl Pool {
         &self.model
     }
 
-    /// Runs a job on the next free worker, within the caller's tracing span. Dropping the future
-    /// before a worker has taken the job leaves it undone.
+    /// Runs a job for a caller on the next free worker, within the present tracing span. Dropping the
+    /// future before a worker has taken the job leaves it undone.
     ///
     /// # Errors
     /// [`PoolError::Busy`] where the queue is full, at once, or later where the place goes to a
@@ -105,13 +105,13 @@ impl Pool {
     /// [`PoolError::Stopped`] after shutdown; [`PoolError::Panicked`] where the job panicked.
     pub async fn run<T: Send + 'static>(
         &self,
+        caller: Caller,
         kind: Kind,
-        job: impl FnOnce(&mut Embedder) -> T + Send + 'static,
+        job: impl FnOnce(&mut Worker<'_>) -> T + Send + 'static,
     ) -> Result<T, PoolError> {
-        let caller = Caller::current();
         let trial = self.admit(kind, caller)?;
-        let (watch, present) = Watch::of(caller);
-        let (job, answer) = Job::new(caller.client, kind, watch, trial, job);
+        let (cancellation, present) = Cancellation::of(caller);
+        let (job, answer) = Job::new(caller.client, kind, cancellation, trial, job);
         let mut over = Vec::new();
         let pushed = self.queue.push(caller.client, job, &mut over);
         over.into_iter().for_each(|job| self.tally.drop_unused(job));
@@ -180,12 +180,12 @@ impl Pool {
     /// Within an async task: blocking there would stall the tasks beside it.
     pub fn run_blocking<T: Send + 'static>(
         &self,
+        caller: Caller,
         kind: Kind,
-        job: impl FnOnce(&mut Embedder) -> T + Send + 'static,
+        job: impl FnOnce(&mut Worker<'_>) -> T + Send + 'static,
     ) -> Result<T, PoolError> {
-        let caller = Caller::current();
-        let (watch, present) = Watch::of(caller);
-        let (job, answer) = Job::new(caller.client, kind, watch, false, job);
+        let (cancellation, present) = Cancellation::of(caller);
+        let (job, answer) = Job::new(caller.client, kind, cancellation, false, job);
         self.queue
             .push_when_free(caller.client, job)
             .map_err(|_stopped| PoolError::Stopped)?;
@@ -234,23 +234,23 @@ impl Drop for Pool {
 impl Tally {
     /// Counts a job that is of no use any more, and answers where somebody still listens.
     fn drop_unused(&self, job: Job) {
-        if job.watch.is_gone() {
+        if job.cancellation.is_gone() {
             self.gone.fetch_add(1, Ordering::Relaxed);
             return;
         }
         self.late.fetch_add(1, Ordering::Relaxed);
         let wait = self.paces.least(job.kind);
-        let left = job.watch.left().unwrap_or_default();
+        let left = job.cancellation.left().unwrap_or_default();
         job.refuse(PoolError::Late { wait, left });
     }
 
     /// Whether a job that leaves the queue is worth beginning.
     fn is_worth(&self, job: &Job) -> bool {
-        if job.watch.is_over() {
+        if job.cancellation.is_over() {
             return false;
         }
         let least = self.paces.least(job.kind);
-        job.trial || job.watch.left().is_none_or(|left| least <= left)
+        job.trial || job.cancellation.left().is_none_or(|left| least <= left)
     }
 }
 
@@ -262,9 +262,8 @@ fn work(model: &Model, mut embedder: Embedder, queue: &Queue<Job>, tally: &Tally
         }
         let (kind, started) = (job.kind, Instant::now());
         match job.run(&mut embedder) {
-            // No sample of how long a job takes.
-            Fate::Kept if embedder.has_given_up() => {}
-            Fate::Kept => tally.paces.note(kind, started.elapsed(), Instant::now()),
+            Fate::GivenUp => {}
+            Fate::Done => tally.paces.note(kind, started.elapsed(), Instant::now()),
             Fate::Suspect => match model.embedder() {
                 Ok(fresh) => embedder = fresh,
                 Err(cause) => {

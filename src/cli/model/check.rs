@@ -14,6 +14,7 @@ use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{LoadedModel, Models};
 use crate::telemetry;
 use matchpoint_arrays::{Columns, Delimited, ReadOptions, VectorTable};
+use matchpoint_embed::caller::Caller;
 use matchpoint_embed::embedder::Embedded;
 use matchpoint_embed::job::Kind;
 use matchpoint_embed::pixels::ImageLimits;
@@ -235,9 +236,11 @@ fn report(
 
 fn warnings(loaded: &LoadedModel, limits: ImageLimits) -> Vec<String> {
     let embed = |picture: Vec<u8>| {
-        let run = loaded.pool.run_blocking(Kind::Image, move |embedder| {
-            embedder.embed(&picture, &limits)
-        });
+        let run = loaded
+            .pool
+            .run_blocking(Caller::default(), Kind::Image, move |embedder| {
+                embedder.embed(&picture, &limits)
+            });
         run.ok()?.ok()
     };
     let pictures = doubts::unlike_pictures().into_iter();

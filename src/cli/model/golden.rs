@@ -8,6 +8,7 @@ use super::keys::Keys;
 use crate::cli::exit::{Exit, fail};
 use crate::deployment::{DeploymentError, read_image};
 use matchpoint_arrays::ReadOptions;
+use matchpoint_embed::caller::Cancellation;
 use matchpoint_embed::draft::ModelDraft;
 use matchpoint_embed::pixels::ImageLimits;
 use matchpoint_vector::{Embedding, Similarity};
@@ -61,7 +62,9 @@ pub(super) fn make(
         let message = format!("{} cannot be embedded: {cause}", image.display());
         fail(Exit::BadData, message)
     };
-    let own = draft.embedder.embed(&bytes, &limits);
+    let own = draft
+        .embedder
+        .embed(&bytes, &limits, &Cancellation::never());
     let own = own.map_err(|cause| unusable(&cause))?.embedding;
     let independent = reference.is_some();
     let reference = match reference {
@@ -186,7 +189,7 @@ fn other_filters(
         draft
             .prepare_as(&with_golden(&other))
             .map_err(DeploymentError::from)?;
-        if let Ok(embedded) = draft.embedder.embed(image, &limits) {
+        if let Ok(embedded) = draft.embedder.embed(image, &limits, &Cancellation::never()) {
             others.push((name, cosine(&embedded.embedding, reference)));
         }
     }

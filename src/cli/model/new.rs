@@ -14,6 +14,7 @@ use crate::cli::output::{Output, table, wrapped};
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{DeploymentError, Models};
 use crate::telemetry;
+use matchpoint_embed::caller::Cancellation;
 use matchpoint_embed::draft::{ModelDraft, ModelInterface, OnnxFile, Port};
 use matchpoint_embed::embedder::Embedded;
 use matchpoint_embed::pixels::ImageLimits;
@@ -317,7 +318,10 @@ fn warnings(draft: &mut ModelDraft, limits: ImageLimits) -> Vec<String> {
     let mut embedded: Vec<Embedded> = Vec::new();
     let mut reasons = Vec::new();
     for picture in doubts::unlike_pictures() {
-        match draft.embedder.embed(&picture, &limits) {
+        match draft
+            .embedder
+            .embed(&picture, &limits, &Cancellation::never())
+        {
             Ok(one) => embedded.push(one),
             Err(reason) => reasons.push(reason.to_string()),
         }

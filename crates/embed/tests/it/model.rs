@@ -20,9 +20,8 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use matchpoint_embed::budget::DecodeBudget;
-use matchpoint_embed::caller::Caller;
-use matchpoint_embed::embedder::Embedder;
-use matchpoint_embed::job::{Kind, PoolError};
+use matchpoint_embed::caller::{Caller, Cancellation};
+use matchpoint_embed::job::{Kind, PoolError, Worker};
 use matchpoint_embed::pixels::{ImageLimits, Pixels};
 use matchpoint_embed::pool::{Dropped, Pool};
 use matchpoint_embed::runtime::{Runtime, RuntimeCandidate, RuntimeError};
@@ -135,7 +134,9 @@ fn an_image_embeds_as_in_the_reference_pipeline() {
     let mut table = String::new();
     let mut lowest = 1.0_f32;
     for image in oracle {
-        let embedded = embedder.embed(&image.image, &LIMITS).unwrap();
+        let embedded = embedder
+            .embed(&image.image, &LIMITS, &Cancellation::never())
+            .unwrap();
         let cosine = cosine(&embedded.embedding, &image.embedding);
         lowest = lowest.min(cosine);
         table += &format!(
@@ -155,7 +156,12 @@ fn the_same_image_gives_the_same_bits_in_every_embedder() {
     let embed = |count: usize| {
         let mut embedder = lite0().embedder().unwrap();
         (0..count)
-            .map(|_| embedder.embed(&image, &LIMITS).unwrap().embedding)
+            .map(|_| {
+                embedder
+                    .embed(&image, &LIMITS, &Cancellation::never())
+                    .unwrap()
+                    .embedding
+            })
             .last()
             .unwrap()
     };
@@ -572,13 +578,19 @@ fn a_picture_for_which_the_model_has_no_embedding_is_named_as_such() {
     let dark = [0, 40, 0, 40, 0, 40, 0, 40].map(|grey| [grey; 3]);
     for (model, picture, word) in [(zeros, balanced, "zero"), (nans, dark, "finite")] {
         let mut embedder = model.open().embedder().unwrap();
-        let refused = embedder.embed(&bmp(picture), &LIMITS).unwrap_err();
+        let refused = embedder
+            .embed(&bmp(picture), &LIMITS, &Cancellation::never())
+            .unwrap_err();
         assert!(
             matches!(refused, EmbedError::NoEmbedding { .. }),
             "{refused:?}"
         );
         assert!(refused.to_string().contains(word), "{refused}");
-        assert!(embedder.embed(&bmp(GOLDEN), &LIMITS).is_ok());
+        assert!(
+            embedder
+                .embed(&bmp(GOLDEN), &LIMITS, &Cancellation::never())
+                .is_ok()
+        );
     }
 }
 
@@ -588,7 +600,7 @@ fn a_picture_of_one_colour_is_refused_and_one_with_a_visible_spot_is_not() {
     let mut varying_by = |levels: u8| {
         let mut picture = [[200, 100, 50]; 8];
         picture[3][2] += levels;
-        embedder.embed(&bmp(picture), &LIMITS)
+        embedder.embed(&bmp(picture), &LIMITS, &Cancellation::never())
     };
     for levels in [0, 1, 8] {
         let refused = varying_by(levels).unwrap_err();
@@ -602,7 +614,7 @@ fn a_picture_of_one_colour_is_refused_and_one_with_a_visible_spot_is_not() {
 fn a_bad_image_is_the_images_fault_and_a_tensor_of_another_length_is_refused() {
     let mut embedder = Toy::new().open().embedder().unwrap();
     assert!(matches!(
-        embedder.embed(b"no image", &LIMITS),
+        embedder.embed(b"no image", &LIMITS, &Cancellation::never()),
         Err(EmbedError::Image(_))
     ));
     assert!(matches!(
@@ -728,7 +740,9 @@ fn halves_doubles_and_bytes_go_in_and_come_out() {
             "scale = \"none\"",
         );
         let mut embedder = toy.open().embedder().unwrap();
-        let embedded = embedder.embed(&bmp(GOLDEN), &LIMITS).unwrap();
+        let embedded = embedder
+            .embed(&bmp(GOLDEN), &LIMITS, &Cancellation::never())
+            .unwrap();
         let expected = Embedding::normalise(planes()).unwrap();
         // All levels here are whole numbers that a half holds.
         assert_eq!(embedded.embedding, expected, "{element}");
@@ -797,7 +811,10 @@ fn a_model_of_a_fixed_number_of_images_gives_one_its_own_embedding() {
         let mut other = GOLDEN;
         other[0] = [255, 0, 0];
         for picture in [GOLDEN, other, GOLDEN] {
-            let found = embedder.embed(&bmp(picture), &LIMITS).unwrap().embedding;
+            let found = embedder
+                .embed(&bmp(picture), &LIMITS, &Cancellation::never())
+                .unwrap()
+                .embedding;
             let planes = (0..3).flat_map(|channel| picture.map(|pixel| f32::from(pixel[channel])));
             assert_eq!(found, Embedding::normalise(planes.collect()).unwrap());
         }
@@ -1026,7 +1043,9 @@ fn an_image_has_the_same_embedding_in_any_batch_and_on_any_number_of_threads() {
                     let image = &images[(worker * 5 + round * 3) % images.len()];
                     let bytes = image.image.clone();
                     let embedded = pool
-                        .run_blocking(Kind::Image, move |embedder| embedder.embed(&bytes, &LIMITS))
+                        .run_blocking(Caller::default(), Kind::Image, move |embedder| {
+                            embedder.embed(&bytes, &LIMITS)
+                        })
                         .unwrap()
                         .unwrap();
                     let cosine = cosine(&embedded.embedding, &image.embedding);
@@ -1042,7 +1061,9 @@ fn an_image_has_the_same_embedding_in_any_batch_and_on_any_number_of_threads() {
     });
     let mut embedder = threaded.embedder().unwrap();
     for image in &images {
-        let embedded = embedder.embed(&image.image, &LIMITS).unwrap();
+        let embedded = embedder
+            .embed(&image.image, &LIMITS, &Cancellation::never())
+            .unwrap();
         let cosine = cosine(&embedded.embedding, &image.embedding);
         assert!(0.999_99 <= cosine, "{}: {cosine}", image.name);
     }
@@ -1071,11 +1092,11 @@ proptest! {
         let meeting = Arc::new(Barrier::new(chosen.len()));
         let embed = |index: usize| {
             let (bytes, meeting) = (images[index].image.clone(), Arc::clone(&meeting));
-            let job = move |embedder: &mut Embedder| {
+            let job = move |embedder: &mut Worker<'_>| {
                 meeting.wait();
                 embedder.embed(&bytes, &LIMITS)
             };
-            batched_lite0().run_blocking(Kind::Image, job).unwrap().unwrap().embedding
+            batched_lite0().run_blocking(Caller::default(), Kind::Image, job).unwrap().unwrap().embedding
         };
         let embed = &embed;
         let embeddings: Vec<Embedding> = std::thread::scope(|scope| {
@@ -1102,8 +1123,14 @@ fn a_session_that_keeps_no_memory_between_runs_computes_the_same() {
     .embedder()
     .unwrap();
     for image in images.iter().take(3) {
-        let embedded = embedder.embed(&image.image, &LIMITS).unwrap();
-        let plain = lite0().embedder().unwrap().embed(&image.image, &LIMITS);
+        let embedded = embedder
+            .embed(&image.image, &LIMITS, &Cancellation::never())
+            .unwrap();
+        let plain =
+            lite0()
+                .embedder()
+                .unwrap()
+                .embed(&image.image, &LIMITS, &Cancellation::never());
         assert_eq!(embedded.embedding, plain.unwrap().embedding);
     }
 }
@@ -1127,7 +1154,9 @@ fn one_bad_image_in_a_batch_costs_no_other_its_embedding() {
                         bytes.truncate(bytes.len() / 2);
                     }
                     let result = pool
-                        .run_blocking(Kind::Image, move |embedder| embedder.embed(&bytes, &LIMITS))
+                        .run_blocking(Caller::default(), Kind::Image, move |embedder| {
+                            embedder.embed(&bytes, &LIMITS)
+                        })
                         .unwrap();
                     assert_eq!(result.is_ok(), worker != 2, "{}", image.name);
                 }
@@ -1149,8 +1178,11 @@ fn a_model_that_takes_one_image_at_a_time_is_run_one_by_one() {
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                let job = |embedder: &mut Embedder| embedder.embed(&bmp(GOLDEN), &LIMITS).is_ok();
-                assert_eq!(pool.run_blocking(Kind::Image, job), Ok(true));
+                let job = |embedder: &mut Worker<'_>| embedder.embed(&bmp(GOLDEN), &LIMITS).is_ok();
+                assert_eq!(
+                    pool.run_blocking(Caller::default(), Kind::Image, job),
+                    Ok(true)
+                );
             });
         }
     });
@@ -1175,7 +1207,9 @@ fn the_shipped_model_in_eight_bits_is_near_its_full_precision_and_another_model(
     let images = oracle();
     let mut sum = 0.0;
     for image in &images {
-        let embedded = embedder.embed(&image.image, &LIMITS).unwrap();
+        let embedded = embedder
+            .embed(&image.image, &LIMITS, &Cancellation::never())
+            .unwrap();
         let cosine = cosine(&embedded.embedding, &image.embedding);
         assert!((0.9..0.9999).contains(&cosine), "{}: {cosine}", image.name);
         sum += f64::from(cosine);
@@ -1244,13 +1278,13 @@ async fn begin<F: Future>(future: &mut Pin<Box<F>>) -> Poll<F::Output> {
 
 /// A job that says that it has begun, then holds its worker until told to end.
 fn held() -> (
-    impl FnOnce(&mut Embedder) + Send,
+    impl FnOnce(&mut Worker<'_>) + Send,
     oneshot::Receiver<()>,
     mpsc::Sender<()>,
 ) {
     let (begun, has_begun) = oneshot::channel();
     let (end, ended) = mpsc::channel();
-    let job = move |_: &mut Embedder| {
+    let job = move |_: &mut Worker<'_>| {
         begun.send(()).unwrap();
         ended.recv().unwrap();
     };
@@ -1261,14 +1295,14 @@ fn held() -> (
 async fn a_full_queue_answers_busy_at_once() {
     let pool = pool(1, 1);
     let (job, begun, end) = held();
-    let mut first = Box::pin(pool.run(Kind::Image, job));
+    let mut first = Box::pin(pool.run(Caller::default(), Kind::Image, job));
     assert!(begin(&mut first).await.is_pending());
     begun.await.unwrap();
-    let mut second = Box::pin(pool.run(Kind::Image, |_| 2));
+    let mut second = Box::pin(pool.run(Caller::default(), Kind::Image, |_| 2));
     assert!(begin(&mut second).await.is_pending());
     assert_eq!(pool.queue_len(), 1);
     assert_eq!(
-        pool.run(Kind::Image, |_| 3).await,
+        pool.run(Caller::default(), Kind::Image, |_| 3).await,
         Err(PoolError::Busy {
             queue_len_max: 1,
             retry_after: Duration::ZERO
@@ -1277,7 +1311,7 @@ async fn a_full_queue_answers_busy_at_once() {
     end.send(()).unwrap();
     assert_eq!(first.await, Ok(()));
     assert_eq!(second.await, Ok(2));
-    assert_eq!(pool.run(Kind::Image, |_| 4).await, Ok(4));
+    assert_eq!(pool.run(Caller::default(), Kind::Image, |_| 4).await, Ok(4));
 }
 
 #[tokio::test]
@@ -1285,17 +1319,21 @@ async fn a_job_whose_caller_has_gone_is_not_run() {
     let pool = pool(1, 8);
     let runs = Arc::new(AtomicUsize::new(0));
     let (job, begun, end) = held();
-    let mut first = Box::pin(pool.run(Kind::Image, job));
+    let mut first = Box::pin(pool.run(Caller::default(), Kind::Image, job));
     assert!(begin(&mut first).await.is_pending());
     begun.await.unwrap();
     for _ in 0..5 {
         let runs = Arc::clone(&runs);
-        let mut gone =
-            Box::pin(pool.run(Kind::Image, move |_| runs.fetch_add(1, Ordering::Relaxed)));
+        let mut gone = Box::pin(pool.run(Caller::default(), Kind::Image, move |_| {
+            runs.fetch_add(1, Ordering::Relaxed)
+        }));
         assert!(begin(&mut gone).await.is_pending());
     }
     end.send(()).unwrap();
-    assert_eq!(pool.run(Kind::Image, |_| ()).await, Ok(()));
+    assert_eq!(
+        pool.run(Caller::default(), Kind::Image, |_| ()).await,
+        Ok(())
+    );
     assert_eq!(runs.load(Ordering::Relaxed), 0);
 }
 
@@ -1303,12 +1341,16 @@ async fn a_job_whose_caller_has_gone_is_not_run() {
 async fn a_panic_costs_one_job() {
     let pool = pool(1, 4);
     let refused = pool
-        .run(Kind::Image, |_| -> () { panic!("as the test wants it") })
+        .run(Caller::default(), Kind::Image, |_| -> () {
+            panic!("as the test wants it")
+        })
         .await;
     assert_eq!(refused, Err(PoolError::Panicked));
     let image = bmp(GOLDEN);
     let embedded = pool
-        .run(Kind::Image, move |embedder| embedder.embed(&image, &LIMITS))
+        .run(Caller::default(), Kind::Image, move |embedder| {
+            embedder.embed(&image, &LIMITS)
+        })
         .await
         .unwrap();
     assert_eq!(
@@ -1328,22 +1370,20 @@ fn client(client: u64) -> Caller {
 async fn a_flood_of_one_client_gives_its_newest_place_to_another() {
     let pool = pool(1, 2);
     let (job, begun, end) = held();
-    let mut running = Box::pin(client(1).scope(pool.run(Kind::Image, job)));
+    let mut running = Box::pin(pool.run(client(1), Kind::Image, job));
     assert!(begin(&mut running).await.is_pending());
     begun.await.unwrap();
-    let mut older = Box::pin(client(1).scope(pool.run(Kind::Image, |_| "older")));
-    let mut newest = Box::pin(client(1).scope(pool.run(Kind::Image, |_| "newest")));
+    let mut older = Box::pin(pool.run(client(1), Kind::Image, |_| "older"));
+    let mut newest = Box::pin(pool.run(client(1), Kind::Image, |_| "newest"));
     assert!(begin(&mut older).await.is_pending());
     assert!(begin(&mut newest).await.is_pending());
-    let refused = client(1)
-        .scope(pool.run(Kind::Image, |_| "one too many"))
-        .await;
+    let refused = pool.run(client(1), Kind::Image, |_| "one too many").await;
     assert!(
         matches!(refused, Err(PoolError::Busy { .. })),
         "{refused:?}"
     );
 
-    let mut other = Box::pin(client(2).scope(pool.run(Kind::Image, |_| "other")));
+    let mut other = Box::pin(pool.run(client(2), Kind::Image, |_| "other"));
     assert!(begin(&mut other).await.is_pending());
     let displaced = newest.await;
     assert!(
@@ -1359,14 +1399,16 @@ async fn a_flood_of_one_client_gives_its_newest_place_to_another() {
 async fn what_would_wait_beyond_its_deadline_is_refused_at_once() {
     let pool = pool(1, 8);
     // The pace: a job of 20 ms.
-    let pause = |_: &mut Embedder| std::thread::park_timeout(Duration::from_millis(20));
-    pool.run(Kind::Image, pause).await.unwrap();
+    let pause = |_: &mut Worker<'_>| std::thread::park_timeout(Duration::from_millis(20));
+    pool.run(Caller::default(), Kind::Image, pause)
+        .await
+        .unwrap();
     let (job, begun, end) = held();
-    let mut running = Box::pin(pool.run(Kind::Image, job));
+    let mut running = Box::pin(pool.run(Caller::default(), Kind::Image, job));
     assert!(begin(&mut running).await.is_pending());
     begun.await.unwrap();
     let mut waiting: Vec<_> = (0..4)
-        .map(|_| Box::pin(pool.run(Kind::Image, pause)))
+        .map(|_| Box::pin(pool.run(Caller::default(), Kind::Image, pause)))
         .collect();
     for job in &mut waiting {
         assert!(begin(job).await.is_pending());
@@ -1375,27 +1417,29 @@ async fn what_would_wait_beyond_its_deadline_is_refused_at_once() {
         client: 2,
         deadline: Some(Instant::now() + Duration::from_millis(milliseconds)),
     };
-    let late = within(30).scope(pool.run(Kind::Image, |_| "late")).await;
+    let late = pool.run(within(30), Kind::Image, |_| "late").await;
     assert!(matches!(late, Err(PoolError::Late { .. })), "{late:?}");
-    let mut in_time = Box::pin(within(60_000).scope(pool.run(Kind::Image, |_| "in time")));
+    let mut in_time = Box::pin(pool.run(within(60_000), Kind::Image, |_| "in time"));
     assert!(begin(&mut in_time).await.is_pending());
     end.send(()).unwrap();
     assert_eq!(in_time.await, Ok("in time"));
 }
 
-fn pause(milliseconds: u64) -> impl FnOnce(&mut Embedder) + Send {
+fn pause(milliseconds: u64) -> impl FnOnce(&mut Worker<'_>) + Send {
     move |_| std::thread::park_timeout(Duration::from_millis(milliseconds))
 }
 
 #[tokio::test]
 async fn a_flood_of_one_client_takes_no_time_from_another() {
     let pool = pool(1, 64);
-    pool.run(Kind::Image, pause(20)).await.unwrap();
+    pool.run(Caller::default(), Kind::Image, pause(20))
+        .await
+        .unwrap();
     let (job, begun, end) = held();
-    let mut running = Box::pin(client(1).scope(pool.run(Kind::Image, job)));
+    let mut running = Box::pin(pool.run(client(1), Kind::Image, job));
     assert!(begin(&mut running).await.is_pending());
     begun.await.unwrap();
-    let flood = || Box::pin(client(1).scope(pool.run(Kind::Image, pause(20))));
+    let flood = || Box::pin(pool.run(client(1), Kind::Image, pause(20)));
     let mut flood: Vec<_> = (0..40).map(|_| flood()).collect();
     for job in &mut flood {
         assert!(begin(job).await.is_pending());
@@ -1405,7 +1449,7 @@ async fn a_flood_of_one_client_takes_no_time_from_another() {
         client: 2,
         deadline: Some(Instant::now() + Duration::from_millis(400)),
     };
-    let mut polite = Box::pin(other.scope(pool.run(Kind::Image, |_| "answered")));
+    let mut polite = Box::pin(pool.run(other, Kind::Image, |_| "answered"));
     assert!(begin(&mut polite).await.is_pending());
     end.send(()).unwrap();
     assert_eq!(polite.await, Ok("answered"));
@@ -1414,29 +1458,31 @@ async fn a_flood_of_one_client_takes_no_time_from_another() {
 #[tokio::test]
 async fn what_cannot_be_done_in_time_is_not_run() {
     let pool = pool(1, 8);
-    pool.run(Kind::Image, pause(1000)).await.unwrap();
+    pool.run(Caller::default(), Kind::Image, pause(1000))
+        .await
+        .unwrap();
     let runs = Arc::new(AtomicUsize::new(0));
     let count = || {
         let runs = Arc::clone(&runs);
-        move |_: &mut Embedder| runs.fetch_add(1, Ordering::Relaxed)
+        move |_: &mut Worker<'_>| runs.fetch_add(1, Ordering::Relaxed)
     };
     let within = |milliseconds| Caller {
         client: 2,
         deadline: Some(Instant::now() + Duration::from_millis(milliseconds)),
     };
     // Nothing stands before it, and a job takes longer than that.
-    let late = within(500).scope(pool.run(Kind::Image, count())).await;
+    let late = pool.run(within(500), Kind::Image, count()).await;
     assert!(matches!(late, Err(PoolError::Late { .. })), "{late:?}");
     // One that takes a vector's time is done by then.
-    let quick = within(500).scope(pool.run(Kind::Vector, |_| "done")).await;
+    let quick = pool.run(within(500), Kind::Vector, |_| "done").await;
     assert_eq!(quick, Ok("done"));
 
     // What stood before it took longer than was to be expected.
     let (job, begun, end) = held();
-    let mut running = Box::pin(pool.run(Kind::Image, job));
+    let mut running = Box::pin(pool.run(Caller::default(), Kind::Image, job));
     assert!(begin(&mut running).await.is_pending());
     begun.await.unwrap();
-    let mut expired = Box::pin(within(100).scope(pool.run(Kind::Vector, count())));
+    let mut expired = Box::pin(pool.run(within(100), Kind::Vector, count()));
     assert!(begin(&mut expired).await.is_pending());
     std::thread::park_timeout(Duration::from_millis(101));
     end.send(()).unwrap();
@@ -1454,18 +1500,18 @@ async fn what_cannot_be_done_in_time_is_not_run() {
 async fn jobs_whose_callers_have_gone_keep_no_places() {
     let pool = pool(1, 4);
     let (job, begun, end) = held();
-    let mut running = Box::pin(pool.run(Kind::Image, job));
+    let mut running = Box::pin(pool.run(Caller::default(), Kind::Image, job));
     assert!(begin(&mut running).await.is_pending());
     begun.await.unwrap();
     let mut gone: Vec<_> = (0..4)
-        .map(|_| Box::pin(client(1).scope(pool.run(Kind::Image, |_| ()))))
+        .map(|_| Box::pin(pool.run(client(1), Kind::Image, |_| ())))
         .collect();
     for job in &mut gone {
         assert!(begin(job).await.is_pending());
     }
     drop(gone);
     let mut same: Vec<_> = (0..4)
-        .map(|_| Box::pin(client(1).scope(pool.run(Kind::Image, |_| "answered"))))
+        .map(|_| Box::pin(pool.run(client(1), Kind::Image, |_| "answered")))
         .collect();
     for job in &mut same {
         assert!(begin(job).await.is_pending());
@@ -1484,7 +1530,7 @@ async fn an_image_is_not_run_through_the_model_where_its_caller_has_gone_meanwhi
     let (gone, has_gone) = mpsc::channel::<()>();
     let (embedded, outcome) = mpsc::channel();
     let (begun, has_begun) = oneshot::channel();
-    let mut call = Box::pin(pool.run(Kind::Image, move |embedder| {
+    let mut call = Box::pin(pool.run(Caller::default(), Kind::Image, move |embedder| {
         begun.send(()).unwrap();
         // Until the caller has gone.
         has_gone.recv().unwrap_err();
@@ -1504,21 +1550,27 @@ async fn an_image_is_not_run_through_the_model_where_its_caller_has_gone_meanwhi
 async fn shutdown_finishes_what_is_queued_and_takes_no_more() {
     let pool = Arc::new(pool(1, 4));
     let (job, begun, end) = held();
-    let mut first = Box::pin(pool.run(Kind::Image, job));
+    let mut first = Box::pin(pool.run(Caller::default(), Kind::Image, job));
     assert!(begin(&mut first).await.is_pending());
     begun.await.unwrap();
-    let mut second = Box::pin(pool.run(Kind::Image, |_| 2));
+    let mut second = Box::pin(pool.run(Caller::default(), Kind::Image, |_| 2));
     assert!(begin(&mut second).await.is_pending());
     let ending = Arc::clone(&pool);
     let shutdown = std::thread::spawn(move || ending.shutdown());
     while pool.queue_len() != 0 {
         tokio::task::yield_now().await; // until it takes no more
     }
-    assert_eq!(pool.run(Kind::Image, |_| 3).await, Err(PoolError::Stopped));
+    assert_eq!(
+        pool.run(Caller::default(), Kind::Image, |_| 3).await,
+        Err(PoolError::Stopped)
+    );
     end.send(()).unwrap();
     shutdown.join().unwrap();
     assert_eq!(second.await, Ok(2));
-    assert_eq!(pool.run(Kind::Image, |_| 4).await, Err(PoolError::Stopped));
+    assert_eq!(
+        pool.run(Caller::default(), Kind::Image, |_| 4).await,
+        Err(PoolError::Stopped)
+    );
 }
 
 #[test]
@@ -1529,8 +1581,9 @@ fn batch_work_waits_for_its_place_and_every_worker_takes_part() {
         for _ in 0..6 {
             scope.spawn(|| {
                 let image = image.clone();
-                let embedded =
-                    pool.run_blocking(Kind::Image, move |embedder| embedder.embed(&image, &LIMITS));
+                let embedded = pool.run_blocking(Caller::default(), Kind::Image, move |embedder| {
+                    embedder.embed(&image, &LIMITS)
+                });
                 assert!(embedded.unwrap().is_ok());
             });
         }
@@ -1541,7 +1594,7 @@ fn batch_work_waits_for_its_place_and_every_worker_takes_part() {
         for _ in 0..2 {
             let meeting = Arc::clone(&meeting);
             scope.spawn(|| {
-                pool.run_blocking(Kind::Image, move |_| meeting.wait())
+                pool.run_blocking(Caller::default(), Kind::Image, move |_| meeting.wait())
                     .unwrap()
             });
         }
@@ -1559,13 +1612,15 @@ async fn every_session_passes_the_golden_check_before_it_serves() {
 
     let pool = Pool::start(Arc::clone(&model), 1, 8).unwrap();
     assert_eq!(model.golden_checks(), 4);
-    let panics = |_: &mut Embedder| -> () { panic!("as the test wants it") };
+    let panics = |_: &mut Worker<'_>| -> () { panic!("as the test wants it") };
     assert_eq!(
-        pool.run(Kind::Image, panics).await,
+        pool.run(Caller::default(), Kind::Image, panics).await,
         Err(PoolError::Panicked)
     );
     // The next job is run by the fresh session.
-    pool.run(Kind::Image, |_| ()).await.unwrap();
+    pool.run(Caller::default(), Kind::Image, |_| ())
+        .await
+        .unwrap();
     assert_eq!(model.golden_checks(), 5);
 
     // A shared session, at 1, 2, 4 and 6 images.
@@ -1580,7 +1635,7 @@ async fn every_session_passes_the_golden_check_before_it_serves() {
 async fn a_job_runs_in_its_callers_span() {
     tracing::subscriber::set_global_default(tracing_subscriber::registry()).unwrap();
     let pool = pool(1, 1);
-    let job = pool.run(Kind::Image, |_| {
+    let job = pool.run(Caller::default(), Kind::Image, |_| {
         Span::current().metadata().map(Metadata::name)
     });
     assert_eq!(
