@@ -121,8 +121,8 @@ impl Basis {
     /// similarity decides; a filter can leave out the mate, so that none on false rejects does.
     #[must_use]
     pub fn under_filter(mut self) -> Self {
-        self.target_frr = 0.0;
-        self.certified &= self.adjustment.is_empty() && 0.0 < self.target_far;
+        self.target_frr = None;
+        self.certified &= self.adjustment.is_none() && self.target_far.is_some();
         self
     }
 }
@@ -143,22 +143,22 @@ pub enum Undecided {
 pub struct Basis {
     /// The operating point that decided; `None` when undecided.
     pub operating_point_id: Option<String>,
-    /// Its threshold.
-    pub threshold: f32,
-    /// The score that was held against it; 0 when undecided, or where nothing was found.
-    pub held: f32,
-    /// How that score was made, in words; empty where it is the similarity.
-    pub adjustment: String,
-    /// The false accept rate that it promises, or aims at, per search; 0 where it has no such target.
-    pub target_far: f64,
-    /// The confidence of that; 0 where there is none.
-    pub confidence: f64,
+    /// Its threshold; `None` when undecided.
+    pub threshold: Option<f32>,
+    /// The score that was compared with it; `None` when undecided, or if nothing was found.
+    pub decision_score: Option<f32>,
+    /// How that score was made, in words; `None` if it is the similarity.
+    pub adjustment: Option<String>,
+    /// The false accept rate that it promises, or aims at, per search; `None` without such a target.
+    pub target_far: Option<f64>,
+    /// The confidence of that, in (0, 1); `None` if it promises nothing.
+    pub confidence: Option<f64>,
     /// Whether that false accept rate is a promise, and not only aimed at.
     pub certified: bool,
-    /// The false reject rate that it promises per search; 0 where it promises none.
-    pub target_frr: f64,
-    /// The gallery's size up to which the calibration holds.
-    pub calibrated_items: u64,
+    /// The false reject rate that it promises per search; `None` if it promises none.
+    pub target_frr: Option<f64>,
+    /// The gallery's size up to which the calibration holds; `None` when undecided.
+    pub calibrated_items: Option<u64>,
     /// Whether the gallery is no larger than that.
     pub within_calibrated_size: bool,
     /// Set when undecided.
@@ -291,26 +291,22 @@ impl Standing {
             .and_then(|content| content.growth);
         Basis {
             operating_point_id: point.map(|point| point.id().to_owned()),
-            threshold: point.map_or(0.0, |point| point.threshold().get()),
-            held: held
-                .filter(|_| point.is_some())
-                .map_or(0.0, Similarity::get),
+            threshold: point.map(|point| point.threshold().get()),
+            decision_score: point.and(held).map(Similarity::get),
             adjustment: self
                 .adjuster()
-                .map(|adjuster| adjuster.adjustment().describe())
-                .unwrap_or_default(),
-            target_far: grown.map_or_else(
-                || target.map_or(0.0, TargetFar::far),
-                |growth| growth.target_far,
-            ),
-            confidence: content.and_then(Content::confidence).unwrap_or_default(),
+                .map(|adjuster| adjuster.adjustment().describe()),
+            target_far: grown
+                .map(|growth| growth.target_far)
+                .or(target.map(TargetFar::far)),
+            confidence: content.and_then(Content::confidence),
             certified: target.is_some()
                 && grown.is_none()
                 && content.is_some_and(|content| content.policy.certifies()),
             target_frr: content
                 .and_then(Content::frr_certificate)
-                .map_or(0.0, |found| found.target.frr()),
-            calibrated_items: content.map_or(0, Content::valid_to_items),
+                .map(|found| found.target.frr()),
+            calibrated_items: content.map(Content::valid_to_items),
             within_calibrated_size: point.is_some_and(|point| point.covers_size(items as u64)),
             undecided,
         }

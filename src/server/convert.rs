@@ -188,16 +188,16 @@ fn basis(basis: Basis) -> proto::DecisionBasis {
     };
     proto::DecisionBasis {
         operating_point_id: basis.operating_point_id.unwrap_or_default(),
-        threshold: basis.threshold,
-        target_far: basis.target_far,
-        confidence: basis.confidence,
-        calibrated_items: basis.calibrated_items,
+        threshold: basis.threshold.unwrap_or_default(),
+        target_far: basis.target_far.unwrap_or_default(),
+        confidence: basis.confidence.unwrap_or_default(),
+        calibrated_items: basis.calibrated_items.unwrap_or_default(),
         within_calibrated_size: basis.within_calibrated_size,
         undecided_reason: undecided.into(),
         certified: basis.certified,
-        target_frr: basis.target_frr,
-        decision_score: basis.held,
-        adjustment: basis.adjustment,
+        target_frr: basis.target_frr.unwrap_or_default(),
+        decision_score: basis.decision_score.unwrap_or_default(),
+        adjustment: basis.adjustment.unwrap_or_default(),
     }
 }
 
