@@ -236,7 +236,7 @@ impl Bench {
             async move {
                 let options = SearchOptions::nearest(10);
                 deployment
-                    .search(Caller::default(), Query::Image(image), options)
+                    .search(Caller::default(), Query::Image(image.into()), options)
                     .await
                     .unwrap();
             }

@@ -7,6 +7,16 @@ use std::{env, fs};
 /// The contract, at the top of the repository.
 const PROTO: &str = "../../proto";
 
+/// Images in requests: parts of what was received, and no copies of it.
+const IMAGES: [&str; 6] = [
+    ".matchpoint.v1.UpsertItemRequest.image",
+    ".matchpoint.v1.SearchRequest.image",
+    ".matchpoint.v1.VerifyRequest.image",
+    ".matchpoint.v1.Reference.image",
+    ".matchpoint.v1.EmbedRequest.image",
+    ".matchpoint.v1.LabelledQuery.image",
+];
+
 fn main() -> Result<(), Box<dyn Error>> {
     // tonic-prost-build does not say so itself when it is handed a descriptor set.
     println!("cargo:rerun-if-changed={PROTO}");
@@ -38,7 +48,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         (&out, ".google.longrunning", "crate::proto::longrunning"),
         (&shared, ".matchpoint.v1", "crate::proto"),
     ] {
-        tonic_prost_build::configure()
+        let configured = tonic_prost_build::configure();
+        IMAGES
+            .into_iter()
+            .fold(configured, tonic_prost_build::Builder::bytes)
             .out_dir(into)
             .extern_path(".google.rpc.Status", "::tonic_types::Status")
             .extern_path(foreign, path)

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::DeploymentError;
@@ -28,7 +29,7 @@ use matchpoint_vector::{Embedding, Similarity};
 #[derive(Clone, Debug)]
 pub enum Query {
     /// An encoded image.
-    Image(Vec<u8>),
+    Image(Bytes),
     /// A vector of the model's space, not necessarily of unit length.
     Embedding(Vec<f32>),
 }
@@ -190,10 +191,10 @@ impl Query {
         }
     }
 
-    /// A copy of an image, where it is to be kept.
-    pub(super) fn kept(&self, keep: bool) -> Option<Vec<u8>> {
+    /// An image, if it is to be kept. Shares its bytes.
+    pub(super) fn kept(&self, keep: bool) -> Option<Bytes> {
         match self {
-            Self::Image(bytes) if keep => Some(bytes.to_vec()),
+            Self::Image(bytes) if keep => Some(bytes.clone()),
             Self::Image(_) | Self::Embedding(_) => None,
         }
     }
@@ -414,8 +415,8 @@ pub enum ProbeSource {
 }
 
 impl ProbeSource {
-    /// A copy of an image that a caller sent, where it is to be kept.
-    pub(super) fn kept(&self, keep: bool) -> Option<Vec<u8>> {
+    /// The image that a caller sent, if it is to be kept. Shares its bytes.
+    pub(super) fn kept(&self, keep: bool) -> Option<Bytes> {
         match self {
             Self::Query(query) => query.kept(keep),
             Self::File(_) => None,
@@ -433,7 +434,7 @@ impl ProbeSource {
     /// The query, read from its file where it is in one.
     pub(super) fn read(self, limits: &ImageLimits) -> Result<Query, DeploymentError> {
         Ok(match self {
-            Self::File(path) => Query::Image(read_image(&path, limits)?),
+            Self::File(path) => Query::Image(read_image(&path, limits)?.into()),
             Self::Query(query) => query,
         })
     }
@@ -624,7 +625,7 @@ pub(super) fn embed_image(
         return Ok(Enrolment::Unchanged);
     }
     let image = image.keep.then(|| bytes.clone());
-    let embedding = embed_query(worker, Query::Image(bytes), limits, timings)?;
+    let embedding = embed_query(worker, Query::Image(bytes.into()), limits, timings)?;
     Ok(Enrolment::Embedded {
         embedding,
         sha256,

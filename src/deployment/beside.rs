@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::answer::search_snapshot;
@@ -26,7 +27,7 @@ use matchpoint_embed::pool::Pool;
 use matchpoint_gallery::Gallery;
 
 /// Queries that are under way to the candidate: one that it works on, and one that waits, so that
-/// the memory for copies of images is bounded.
+/// the memory for their images is bounded.
 const SLOTS: usize = 2;
 /// How often the thread looks whether it is to end.
 const TICK: Duration = Duration::from_millis(100);
@@ -91,7 +92,7 @@ struct Slot(Arc<AtomicUsize>);
 
 /// A query that will be compared, if the live model answers it.
 pub(super) struct Ticket {
-    image: Vec<u8>,
+    image: Bytes,
     options: SearchOptions,
     samples: Sender<Sample>,
     tally: Arc<Tally>,
@@ -101,7 +102,7 @@ pub(super) struct Ticket {
 /// A query with its live answer.
 #[derive(Debug)]
 struct Sample {
-    image: Vec<u8>,
+    image: Bytes,
     options: SearchOptions,
     id: DecisionId,
     live: Outcome,
@@ -153,7 +154,7 @@ fn labels(pair: Pair) -> [&'static str; 3] {
 
 impl Shadow {
     /// Takes a place for a query with the candidate, before the live model works on it; `None` where
-    /// it is not drawn, or is skipped. Nothing is copied then. `waiting` requests wait for the live
+    /// it is not drawn, or is skipped. `waiting` requests wait for the live
     /// model.
     fn ticket(&self, query: &Query, options: &SearchOptions, waiting: usize) -> Option<Ticket> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
@@ -486,7 +487,7 @@ mod tests {
     #[test]
     fn two_queries_are_under_way_at_most_and_one_that_was_not_answered_gives_its_place_back() {
         let (shadow, waiting) = shadow(1.0);
-        let image = Query::Image(vec![1, 2, 3]);
+        let image = Query::Image(vec![1, 2, 3].into());
         let first = ask(&shadow, &image, 0).unwrap();
         let second = ask(&shadow, &image, 0).unwrap();
         assert!(ask(&shadow, &image, 0).is_none());
@@ -507,7 +508,7 @@ mod tests {
     #[test]
     fn what_cannot_be_passed_on_is_counted_and_gives_its_place_back() {
         let (shadow, waiting) = shadow(1.0);
-        let image = Query::Image(vec![1, 2, 3]);
+        let image = Query::Image(vec![1, 2, 3].into());
         let ticket = ask(&shadow, &image, 0).unwrap();
         drop(waiting);
         ticket.offer(DecisionId::fresh(), rejected());
@@ -518,16 +519,16 @@ mod tests {
     #[test]
     fn callers_who_wait_come_first_and_a_vector_is_of_the_live_models_space() {
         let (shadow, _waiting) = shadow(1.0);
-        assert!(ask(&shadow, &Query::Image(vec![1]), 1).is_none());
+        assert!(ask(&shadow, &Query::Image(vec![1].into()), 1).is_none());
         assert!(ask(&shadow, &Query::Embedding(vec![1.0]), 0).is_none());
         assert_eq!(skipped(&shadow), [1, 1, 0, 0]);
         assert_eq!(shadow.slots.load(Ordering::Relaxed), 0);
     }
 
     #[test]
-    fn what_is_not_drawn_is_not_copied_and_nowhere_counted() {
+    fn what_is_not_drawn_is_not_passed_on_and_nowhere_counted() {
         let (shadow, _waiting) = shadow(0.05);
-        let image = Query::Image(vec![1]);
+        let image = Query::Image(vec![1].into());
         let drawn = (0..1_000).filter(|_| ask(&shadow, &image, 0).is_some());
         assert!((20..80).contains(&drawn.count()));
         assert_eq!(skipped(&shadow), [0; 4]);

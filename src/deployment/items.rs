@@ -60,7 +60,7 @@ impl Deployment {
             metadata,
             embedding,
             source_sha256,
-            image,
+            image: image.map(Vec::from),
         };
         let written = writer
             .upsert(item)

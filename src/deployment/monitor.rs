@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 
 use super::alarms::Alarms;
 use super::answer::Hit;
@@ -111,7 +112,7 @@ pub(super) struct Made<'a> {
     pub(super) held: Option<Similarity>,
     pub(super) filtered: bool,
     /// The image, where images are kept.
-    pub(super) image: Option<Vec<u8>>,
+    pub(super) image: Option<Bytes>,
 }
 
 impl Monitor {

@@ -24,6 +24,7 @@ use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, TrySendError};
 
 pub use retention::{Options, Retention};
@@ -108,9 +109,9 @@ impl Journal {
 
     /// Records a decision, with the image that it was made on where that is kept. Never waits:
     /// where too much waits already, the decision is counted as lost.
-    pub fn record(&self, entry: Entry, image: Option<Vec<u8>>) {
+    pub fn record(&self, entry: Entry, image: Option<Bytes>) {
         let image = image.filter(|image| self.take_room(image.len()));
-        let bytes = image.as_ref().map_or(0, Vec::len);
+        let bytes = image.as_ref().map_or(0, Bytes::len);
         let message = Message::Record(Box::new(Waiting { entry, image }));
         let sent = self.queue.as_ref().map(|queue| queue.try_send(message));
         let lost = match sent {

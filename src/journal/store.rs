@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
 
 use crate::journal::entry::{Entry, Sampling};
@@ -18,7 +19,7 @@ use crate::journal::totals::{self, Committed, Counts, Lost};
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) entry: Entry,
-    pub(super) image: Option<Vec<u8>>,
+    pub(super) image: Option<Bytes>,
 }
 
 /// An open journal, for writing.
@@ -197,7 +198,7 @@ impl Store {
                 if let Some(image) = image {
                     let sql = "INSERT OR REPLACE INTO images VALUES (?, ?)";
                     let mut insert = transaction.prepare_cached(sql)?;
-                    insert.execute(params![entry.id.as_bytes(), image])?;
+                    insert.execute(params![entry.id.as_bytes(), &image[..]])?;
                 }
             }
         }

@@ -372,9 +372,9 @@ fn images_that_wait_are_bounded_and_their_decisions_are_recorded() {
         }
     })
     .unwrap();
-    journal.record(sampled(1), Some(vec![1; 9]));
+    journal.record(sampled(1), Some(vec![1; 9].into()));
     for number in 2..12 {
-        journal.record(sampled(number), Some(vec![7; 10_000_000]));
+        journal.record(sampled(number), Some(vec![7; 10_000_000].into()));
     }
     assert_eq!(journal.losses().ever().images, 4);
     drop(let_go);
@@ -385,7 +385,7 @@ fn images_that_wait_are_bounded_and_their_decisions_are_recorded() {
     assert_eq!(reader.image(id(1)).unwrap(), Some(vec![1; 9]));
     assert_eq!(reader.image(id(11)).unwrap(), None);
     // Once they are written there is room again.
-    journal.record(sampled(20), Some(vec![7; 10_000_000]));
+    journal.record(sampled(20), Some(vec![7; 10_000_000].into()));
     journal.flush().unwrap();
     assert_eq!(
         reader.image(id(20)).unwrap().map(|image| image.len()),
@@ -563,7 +563,7 @@ fn age_removes_rows_and_images_and_leaves_totals_and_audited_rows() {
             id: DecisionId::at(id(3000).unix_ms(), [9; 10]),
             ..sampled(3000)
         },
-        Some(vec![5; 100]),
+        Some(vec![5; 100].into()),
     );
     let with_image = DecisionId::at(id(3000).unix_ms(), [9; 10]);
     let mut labels: Vec<Label> = [1000, 4000, 7000]
@@ -615,7 +615,7 @@ fn size_removes_the_oldest_and_the_file_keeps_to_it() {
     for round in 0..10 {
         // Even ones are not sampled.
         record_all(&journal, (round * 6000..round * 6000 + 6000).step_by(2));
-        journal.record(sampled(100_000 + round), Some(vec![3; 30_000]));
+        journal.record(sampled(100_000 + round), Some(vec![3; 30_000].into()));
         expected += 3001;
         if round == 0 {
             journal.report(vec![label(2, Truth::NonMated)]).unwrap();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::journal::audit::Outcomes;
@@ -159,7 +160,7 @@ impl Worker {
     }
 
     fn let_go(&self, waiting: &Waiting) {
-        let bytes = waiting.image.as_ref().map_or(0, Vec::len);
+        let bytes = waiting.image.as_ref().map_or(0, Bytes::len);
         self.shared.image_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 

@@ -71,7 +71,7 @@ fn hostile(name: &str) -> Vec<u8> {
 }
 
 fn image_query(image: Vec<u8>) -> SearchRequest {
-    let query = Some(search_request::Query::Image(image));
+    let query = Some(search_request::Query::Image(image.into()));
     SearchRequest {
         query,
         ..SearchRequest::default()
@@ -145,7 +145,7 @@ async fn an_embedding_finds_what_its_image_finds_to_the_last_bit() {
     let running = Running::sample(&[]).await;
     let request = EmbedRequest {
         deployment: String::new(),
-        image: known(),
+        image: known().into(),
     };
     let embedded = retrieval(&running)
         .embed(request)
@@ -408,7 +408,7 @@ async fn verify_compares_with_an_image_and_with_an_item() {
     let running = Running::sample(&[]).await;
     let verify = |source| VerifyRequest {
         deployment: String::new(),
-        query: Some(verify_request::Query::Image(known())),
+        query: Some(verify_request::Query::Image(known().into())),
         reference: Some(Reference {
             source: Some(source),
         }),
@@ -417,7 +417,7 @@ async fn verify_compares_with_an_image_and_with_an_item() {
     let id = format!("{KNOWN}/g0_ref.jpg");
     let mut client = retrieval(&running);
     let by_image = client
-        .verify(verify(reference::Source::Image(enrolled)))
+        .verify(verify(reference::Source::Image(enrolled.into())))
         .await
         .unwrap()
         .into_inner();
@@ -430,7 +430,7 @@ async fn verify_compares_with_an_image_and_with_an_item() {
     assert_eq!(by_image.score.to_bits(), by_item.score.to_bits());
     let other = photo(&format!("{STRANGER}/q1_rotpersp.jpg"));
     let other = client
-        .verify(verify(reference::Source::Image(other)))
+        .verify(verify(reference::Source::Image(other.into())))
         .await
         .unwrap()
         .into_inner();
@@ -448,7 +448,7 @@ fn new_item(id: &str, image: Vec<u8>) -> UpsertItemRequest {
         id: id.to_owned(),
         label: "newcomer".to_owned(),
         metadata: HashMap::from([("camera".to_owned(), "x100".to_owned())]),
-        source: Some(upsert_item_request::Source::Image(image)),
+        source: Some(upsert_item_request::Source::Image(image.into())),
         ..UpsertItemRequest::default()
     }
 }
@@ -1110,7 +1110,7 @@ fn labelled(file: &str) -> Vec<LabelledQuery> {
             LabelledQuery {
                 id: fields[path].to_owned(),
                 label: fields[label].to_owned(),
-                query: Some(labelled_query::Query::Image(photo(fields[path]))),
+                query: Some(labelled_query::Query::Image(photo(fields[path]).into())),
                 metadata: HashMap::from([("kind".to_owned(), fields[kind].to_owned())]),
             }
         })
@@ -1172,7 +1172,9 @@ async fn a_deployment_is_calibrated_while_it_serves_compared_and_rolled_back() {
     queries.push(LabelledQuery {
         id: "broken".to_owned(),
         label: "whatever".to_owned(),
-        query: Some(labelled_query::Query::Image(hostile("cut_in_half.jpg"))),
+        query: Some(labelled_query::Query::Image(
+            hostile("cut_in_half.jpg").into(),
+        )),
         metadata: HashMap::new(),
     });
     let count = queries.len() as u64;
@@ -1332,7 +1334,7 @@ async fn normalised_scores_decide_as_they_were_calibrated_and_nothing_without_th
     let searched = search(&running, image_query(known())).await.unwrap();
     let nearest = searched.matches[0].id.clone();
     let verify = VerifyRequest {
-        query: Some(verify_request::Query::Image(known())),
+        query: Some(verify_request::Query::Image(known().into())),
         reference: Some(Reference {
             source: Some(reference::Source::ItemId(nearest)),
         }),
@@ -2029,7 +2031,7 @@ async fn answers_are_sent_at_once() {
     let running = Running::sample(&[]).await;
     let request = EmbedRequest {
         deployment: String::new(),
-        image: known(),
+        image: known().into(),
     };
     let mut client = RetrievalServiceClient::new(running.channel.clone());
     let embedded = client.embed(request).await.unwrap().into_inner();

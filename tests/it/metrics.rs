@@ -75,7 +75,7 @@ impl Watched {
 
     async fn embedded(&self, label: &str) -> Vector {
         let request = EmbedRequest {
-            image: picture(label),
+            image: picture(label).into(),
             ..EmbedRequest::default()
         };
         let answer = RetrievalServiceClient::new(self.channel.clone())
@@ -151,7 +151,7 @@ async fn what_is_lost_is_counted_while_the_disk_fails_and_not_only_afterwards() 
     let large = with_comments(&picture(KNOWN), 8 << 20);
     for _ in 0..10 {
         served
-            .search(search_request::Query::Image(large.clone()))
+            .search(search_request::Query::Image(large.clone().into()))
             .await;
     }
     served.scraped(|found| lost(found).is_some_and(|lost| 1.0 <= lost));

@@ -47,7 +47,7 @@ fn monitoring(running: &Running) -> MonitoringServiceClient<Channel> {
 async fn embedded(running: &Running, label: &str) -> Vector {
     let image = fs::read(photos().join(format!("images/{label}/q2_photometric.jpg"))).unwrap();
     let request = EmbedRequest {
-        image,
+        image: image.into(),
         ..EmbedRequest::default()
     };
     let answer = retrieval(running).embed(request).await.unwrap();
@@ -525,7 +525,7 @@ async fn images_of_drawn_decisions_are_kept_where_that_is_switched_on() {
     let running = Running::sample(&[ALL, ("MATCHPOINT_AUDIT_IMAGES", "true")]).await;
     let image = fs::read(photos().join(format!("images/{KNOWN}/q2_photometric.jpg"))).unwrap();
     let request = SearchRequest {
-        query: Some(search_request::Query::Image(image.clone())),
+        query: Some(search_request::Query::Image(image.clone().into())),
         ..SearchRequest::default()
     };
     let answer = retrieval(&running).search(request).await.unwrap();
@@ -582,7 +582,7 @@ async fn canaries_are_judged_apart_from_traffic_and_a_change_is_named() {
     let request = UpsertItemRequest {
         id: "new".to_owned(),
         label: STRANGER.to_owned(),
-        source: Some(upsert_item_request::Source::Image(image)),
+        source: Some(upsert_item_request::Source::Image(image.into())),
         ..UpsertItemRequest::default()
     };
     let mut gallery = GalleryServiceClient::new(running.channel.clone());
@@ -655,7 +655,7 @@ async fn canaries_of_the_gallery_are_found_when_changed_and_are_strangers_withou
     let twin = UpsertItemRequest {
         id: "zz twin".to_owned(),
         label: "twin".to_owned(),
-        source: Some(upsert_item_request::Source::Image(image)),
+        source: Some(upsert_item_request::Source::Image(image.into())),
         ..UpsertItemRequest::default()
     };
     gallery.upsert_item(twin).await.unwrap();

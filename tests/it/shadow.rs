@@ -36,7 +36,7 @@ fn queries() -> Vec<Vec<u8>> {
 
 async fn search(channel: &Channel, image: &[u8]) -> SearchResponse {
     let request = SearchRequest {
-        query: Some(search_request::Query::Image(image.to_vec())),
+        query: Some(search_request::Query::Image(image.to_vec().into())),
         ..SearchRequest::default()
     };
     let mut client = RetrievalServiceClient::new(channel.clone());

@@ -25,7 +25,7 @@ use tonic_types::StatusExt;
 /// What answers say of the model, the operating point, and whether a known picture is accepted.
 async fn ask(channel: Channel, image: Vec<u8>) -> (String, String, bool) {
     let request = SearchRequest {
-        query: Some(search_request::Query::Image(image)),
+        query: Some(search_request::Query::Image(image.into())),
         ..SearchRequest::default()
     };
     let answer = RetrievalServiceClient::new(channel).search(request).await;

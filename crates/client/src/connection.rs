@@ -275,7 +275,7 @@ impl Client {
         } = asked.clone();
         let request = proto::SearchRequest {
             deployment,
-            query: Some(proto::search_request::Query::Image(image)),
+            query: Some(proto::search_request::Query::Image(image.into())),
             limit,
             exact,
             filter,
