@@ -209,7 +209,7 @@ impl Kept {
             metadata: head.metadata.clone(),
             role: None,
         };
-        let snapshot = gallery.snapshot();
+        let snapshot = gallery.view();
         let mut items: Vec<Source> = snapshot.items().map(|(head, _)| source(head)).collect();
         items.sort_unstable_by(|a, b| a.id.cmp(&b.id));
         Ok(Self {

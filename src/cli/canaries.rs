@@ -143,7 +143,7 @@ fn given(source: &Path, deployment: &Path) -> anyhow::Result<(Vec<NewCanary>, Le
         return Err(fail(Exit::BadData, message));
     }
     if sources.items.iter().any(|item| item.role.is_some()) {
-        let snapshot = gallery_of(deployment)?.snapshot();
+        let snapshot = gallery_of(deployment)?.view();
         let labels: BTreeSet<&str> = snapshot
             .items()
             .map(|(head, _)| head.label.as_str())

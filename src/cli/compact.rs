@@ -66,7 +66,7 @@ impl Compact {
             Gallery::open(&file, Access::ReadWrite, params).map_err(DeploymentError::from)?;
         folder.check_gallery(gallery.id())?;
         gallery.compact().map_err(DeploymentError::from)?;
-        let snapshot = gallery.snapshot();
+        let snapshot = gallery.view();
         // Closed, so that its log has gone into the file.
         drop(gallery);
         let report = Report {

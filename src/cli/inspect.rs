@@ -142,7 +142,7 @@ fn inspect(path: &Path, graph_from_items: usize) -> anyhow::Result<DeploymentRep
     let gallery =
         Gallery::open(&file, Access::ReadOnly, no_graph).map_err(DeploymentError::from)?;
     folder.check_gallery(gallery.id())?;
-    let snapshot = gallery.snapshot();
+    let snapshot = gallery.view();
     let binding = Binding {
         model_fingerprint: record.model.fingerprint.clone(),
         model_name: record.model.name.clone(),

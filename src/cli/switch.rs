@@ -133,7 +133,7 @@ fn left_behind(from: &Path, to: &Path) -> anyhow::Result<usize> {
         let gallery = Gallery::open(&folder.gallery_file(), Access::ReadOnly, params);
         Ok(gallery.map_err(DeploymentError::from)?)
     };
-    let (served, other) = (open(from)?.snapshot(), open(to)?);
+    let (served, other) = (open(from)?.view(), open(to)?);
     let gone = served
         .items()
         .filter(|(item, _)| other.get(&item.id).is_none());

@@ -11,7 +11,7 @@ use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{DeploymentError, Folder, Found, missed};
 use crate::telemetry;
 use matchpoint_gallery::params::IndexParams;
-use matchpoint_gallery::snapshot::Snapshot;
+use matchpoint_gallery::view::GalleryView;
 use matchpoint_gallery::{Access, Gallery, check_images};
 use matchpoint_vector::Embedding;
 
@@ -115,7 +115,7 @@ fn verify(path: &Path, params: IndexParams, sample: usize, k: usize) -> anyhow::
         folder.recording(point.id())?;
     }
     let images = check_images(&folder.gallery_file()).map_err(DeploymentError::from)?;
-    let snapshot = gallery.snapshot();
+    let snapshot = gallery.view();
     let recall = snapshot
         .is_approximate()
         .then(|| recall(&snapshot, sample, k))
@@ -128,7 +128,7 @@ fn verify(path: &Path, params: IndexParams, sample: usize, k: usize) -> anyhow::
         gallery_digest: snapshot.digest(),
         operating_points: points.len(),
         index: snapshot.index_description(),
-        settled_items: snapshot.settled_items(),
+        settled_items: snapshot.base_items(),
         index_file_used: snapshot.index_is_stored(),
         index_bytes: snapshot.index_bytes(),
         recall,
@@ -139,7 +139,7 @@ fn verify(path: &Path, params: IndexParams, sample: usize, k: usize) -> anyhow::
 
 /// Searches for a sample of the items.
 #[expect(clippy::cast_precision_loss, reason = "a share of counts")]
-fn recall(snapshot: &Snapshot, sample: usize, k: usize) -> anyhow::Result<Recall> {
+fn recall(snapshot: &GalleryView, sample: usize, k: usize) -> anyhow::Result<Recall> {
     let step = snapshot.len().div_ceil(sample.max(1)).max(1);
     let mut recall = Recall::default();
     for (_, vector) in snapshot.items().step_by(step) {

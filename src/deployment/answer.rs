@@ -19,10 +19,10 @@ use matchpoint_calibration::refusal::Mismatch;
 use matchpoint_embed::job::{Kind, Worker};
 use matchpoint_embed::pixels::{ImageLimits, PixelsError, refused_at_sight};
 use matchpoint_gallery::Gallery;
-use matchpoint_gallery::filter::Filter;
+use matchpoint_gallery::filter::ItemFilter;
 use matchpoint_gallery::item::ItemHead;
-use matchpoint_gallery::originals::Vector;
-use matchpoint_gallery::snapshot::{Match, Probe, Snapshot};
+use matchpoint_gallery::mapped_vectors::Vector;
+use matchpoint_gallery::view::{GalleryMatch, GalleryView, Probe};
 use matchpoint_vector::{Embedding, Similarity};
 
 /// What to search for.
@@ -73,7 +73,7 @@ pub struct SearchOptions {
     /// Whether to compare with every item.
     pub exact: bool,
     /// The items that may be found, and decided on; all where there is none.
-    pub filter: Option<Filter>,
+    pub filter: Option<ItemFilter>,
     /// A label whose items are not found. Such a search compares with every item.
     pub without_label: Option<String>,
     /// Return the best item of each label.
@@ -81,7 +81,7 @@ pub struct SearchOptions {
     /// Return no item that is less similar.
     pub score_min: Option<f32>,
     /// Candidates that an approximate search keeps, for the items returned.
-    pub breadth: Option<usize>,
+    pub ef: Option<usize>,
 }
 
 impl SearchOptions {
@@ -95,13 +95,13 @@ impl SearchOptions {
             without_label: None,
             one_per_label: false,
             score_min: None,
-            breadth: None,
+            ef: None,
         }
     }
 }
 
 /// An item that is near the query.
-pub type Hit = Match;
+pub type Hit = GalleryMatch;
 
 /// What decides at present.
 #[derive(Clone, Debug)]
@@ -394,7 +394,7 @@ pub(super) const OTHERS_HITS: usize = 64;
 #[derive(Clone)]
 pub struct ProbeRequest {
     /// Where to search.
-    pub snapshot: Arc<Snapshot>,
+    pub snapshot: Arc<GalleryView>,
     /// What to search for.
     pub source: ProbeSource,
     /// What it shows.
@@ -513,7 +513,7 @@ pub(super) type Deciding = (Hit, Option<f32>);
 /// The decision rests on a search as wide as those of the calibration, whatever was asked for: a
 /// wider one might find a stranger's look-alike that the calibration never saw.
 pub(super) fn search_snapshot(
-    snapshot: &Snapshot,
+    snapshot: &GalleryView,
     embedding: &Embedding,
     options: &SearchOptions,
     timings: &mut Timings,
@@ -525,10 +525,10 @@ pub(super) fn search_snapshot(
         without_label: options.without_label.as_deref(),
         filter: options.filter.as_ref(),
         one_per_label: options.one_per_label,
-        breadth: options.breadth,
+        ef: options.ef,
     };
     let mut hits = snapshot.nearest(embedding, &probe)?;
-    let wider = options.exact || options.breadth.is_some() || options.one_per_label;
+    let wider = options.exact || options.ef.is_some() || options.one_per_label;
     // Where every item is compared, as under a filter, nothing can be found beyond it.
     let some_only = options.filter.is_some() || options.without_label.is_some();
     let deciding = if some_only || !(wider || snapshot.is_wide(options.limit)) {
@@ -669,7 +669,7 @@ pub(super) fn probe(
 
 /// The nearest items of other labels.
 pub(super) fn left_out(
-    snapshot: &Snapshot,
+    snapshot: &GalleryView,
     embedding: &Embedding,
     label: &str,
 ) -> Result<Vec<Hit>, DeploymentError> {
@@ -683,7 +683,7 @@ pub(super) fn left_out(
 
 /// Whether an item is nearer than the best of `hits`; `None` where the index is exact anyway.
 pub(super) fn index_misses(
-    snapshot: &Snapshot,
+    snapshot: &GalleryView,
     embedding: &Embedding,
     hits: &[Hit],
 ) -> Result<Option<bool>, DeploymentError> {

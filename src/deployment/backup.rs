@@ -268,7 +268,7 @@ fn examine(path: &Path) -> Result<Found, DeploymentError> {
 
 impl Found {
     fn report(self, archive: &Path, contents: &Contents) -> SnapshotReport {
-        let (record, state) = (self.folder.record(), self.gallery.snapshot());
+        let (record, state) = (self.folder.record(), self.gallery.view());
         SnapshotReport {
             archive: archive.to_owned(),
             bytes: contents.bytes,

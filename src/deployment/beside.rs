@@ -418,7 +418,7 @@ impl Comparer {
     /// What the candidate itself would have answered.
     fn ask(&self, sample: &Arc<Sample>) -> Result<Outcome, DeploymentError> {
         let candidate = &self.candidate;
-        let (snapshot, standing) = (candidate.gallery.snapshot(), candidate.standing.load_full());
+        let (snapshot, standing) = (candidate.gallery.view(), candidate.standing.load_full());
         let (limits, query) = (candidate.limits, Arc::clone(sample));
         // Neither in its time nor in its result does it count as a request.
         candidate

@@ -15,7 +15,7 @@ use matchpoint_calibration::analysis::strangers::{StrangerRow, Unnamed};
 use matchpoint_calibration::likeness::{Alike, alike};
 use matchpoint_calibration::recording::{Found, Search, Truth};
 use matchpoint_gallery::item::ItemHead;
-use matchpoint_gallery::snapshot::{Probe, Snapshot};
+use matchpoint_gallery::view::{GalleryView, Probe};
 use matchpoint_vector::Embedding;
 
 /// Items that take part in the check of the index against exact search, at most.
@@ -35,7 +35,7 @@ pub struct LabelledQuery {
 /// What labelled queries have found so far, in one state of a gallery.
 #[derive(Clone)]
 pub struct Gathered {
-    snapshot: Arc<Snapshot>,
+    snapshot: Arc<GalleryView>,
     labels: Arc<BTreeSet<String>>,
     /// Whether what only an analysis needs is kept.
     keeps_material: bool,
@@ -171,7 +171,7 @@ impl Gathered {
 
     /// The state of the gallery that is searched.
     #[must_use]
-    pub fn snapshot(&self) -> Arc<Snapshot> {
+    pub fn snapshot(&self) -> Arc<GalleryView> {
         Arc::clone(&self.snapshot)
     }
 
@@ -385,7 +385,7 @@ impl Gathered {
     }
 }
 
-fn labels_of(snapshot: &Snapshot) -> BTreeSet<String> {
+fn labels_of(snapshot: &GalleryView) -> BTreeSet<String> {
     let labels = snapshot.items().map(|(head, _)| head.label.clone());
     labels.collect()
 }
@@ -506,7 +506,7 @@ fn add_items(
 
 /// An item as a query: what it finds among all others.
 fn as_query(
-    snapshot: &Snapshot,
+    snapshot: &GalleryView,
     head: &ItemHead,
     vector: &[f32],
     check_index: bool,

@@ -12,7 +12,7 @@ use matchpoint_embed::caller::Caller;
 use matchpoint_embed::job::{Kind, Worker};
 use matchpoint_gallery::Upserted;
 use matchpoint_gallery::item::{Item, ItemHead};
-use matchpoint_gallery::originals::Vector;
+use matchpoint_gallery::mapped_vectors::Vector;
 
 /// An item to enrol, without its embedding.
 #[derive(Clone, Debug)]

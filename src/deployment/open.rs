@@ -21,7 +21,7 @@ use matchpoint_calibration::operating_point::{Binding, Metric};
 use matchpoint_embed::pixels::ImageLimits;
 use matchpoint_gallery::error::GalleryError;
 use matchpoint_gallery::params::IndexParams;
-use matchpoint_gallery::snapshot::Snapshot;
+use matchpoint_gallery::view::GalleryView;
 use matchpoint_gallery::{Access, Gallery};
 
 /// An open deployment. Cheap to share: every call takes `&self`.
@@ -193,8 +193,8 @@ impl Deployment {
 
     /// The gallery's present state.
     #[must_use]
-    pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.gallery.snapshot()
+    pub fn snapshot(&self) -> Arc<GalleryView> {
+        self.gallery.view()
     }
 
     /// Id of its gallery.
@@ -218,11 +218,11 @@ impl Deployment {
     /// What an operating point made now would be bound to.
     #[must_use]
     pub fn binding(&self) -> Binding {
-        self.binding_of(&self.gallery.snapshot())
+        self.binding_of(&self.gallery.view())
     }
 
     /// What an operating point made on a state of the gallery is bound to.
-    pub(super) fn binding_of(&self, snapshot: &Snapshot) -> Binding {
+    pub(super) fn binding_of(&self, snapshot: &GalleryView) -> Binding {
         Binding {
             model_fingerprint: self.loaded.model.fingerprint().to_owned(),
             model_name: self.loaded.model.name().to_owned(),

@@ -326,7 +326,7 @@ impl Deployment {
     }
 
     pub(super) fn publish_size(&self) {
-        let (snapshot, standing) = (self.gallery.snapshot(), self.standing.load());
+        let (snapshot, standing) = (self.gallery.view(), self.standing.load());
         telemetry::gallery_changed(
             &self.name,
             telemetry::GallerySize {

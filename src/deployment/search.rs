@@ -52,7 +52,7 @@ impl Deployment {
         if let ProbeSource::Query(query) = &probe {
             self.glance(query)?;
         }
-        let (snapshot, standing) = (self.gallery.snapshot(), self.standing.load_full());
+        let (snapshot, standing) = (self.gallery.view(), self.standing.load_full());
         let (searched, judge) = (Arc::clone(&snapshot), Arc::clone(&standing));
         let filtered = options.filter.is_some();
         let checks = self.upkeep.get().map(Upkeep::checks);
@@ -129,7 +129,7 @@ impl Deployment {
     ) -> Result<VerifyAnswer, DeploymentError> {
         let arrived = Instant::now();
         self.glance(&query)?;
-        let (snapshot, standing) = (self.gallery.snapshot(), self.standing.load_full());
+        let (snapshot, standing) = (self.gallery.view(), self.standing.load_full());
         let reference = match reference {
             Reference::Query(reference) => {
                 self.glance(&reference)?;

@@ -131,7 +131,7 @@ impl Deployment {
     }
 
     fn about(&self, path: PathBuf, share: f64) -> ShadowAbout {
-        let (model, snapshot) = (&self.loaded.model, self.gallery.snapshot());
+        let (model, snapshot) = (&self.loaded.model, self.gallery.view());
         ShadowAbout {
             path,
             model: model.name().to_owned(),

@@ -12,7 +12,7 @@ use super::DeploymentError;
 use crate::telemetry;
 use matchpoint_gallery::Gallery;
 use matchpoint_gallery::error::GalleryError;
-use matchpoint_gallery::snapshot::{Match, Probe, Snapshot};
+use matchpoint_gallery::view::{GalleryMatch, GalleryView, Probe};
 use matchpoint_vector::Embedding;
 
 /// How often it looks for something to do.
@@ -39,7 +39,7 @@ pub(super) struct Upkeep {
 
 /// A search that was answered, to be done again by comparing with every item.
 pub(super) struct Search {
-    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) snapshot: Arc<GalleryView>,
     pub(super) query: Embedding,
 }
 
@@ -49,7 +49,7 @@ pub(super) struct Checks(Sender<Search>);
 
 impl Checks {
     /// Leaves a search to be checked, unless the thread has enough to do: a sample of them is.
-    pub(super) fn offer(&self, snapshot: &Arc<Snapshot>, query: &Embedding) {
+    pub(super) fn offer(&self, snapshot: &Arc<GalleryView>, query: &Embedding) {
         if snapshot.is_approximate() && !self.0.is_full() {
             let search = Search {
                 snapshot: Arc::clone(snapshot),
@@ -221,7 +221,7 @@ pub struct Found {
 ///
 /// # Errors
 /// The query has another dimension.
-pub fn missed(snapshot: &Snapshot, query: &Embedding, k: usize) -> Result<Found, GalleryError> {
+pub fn missed(snapshot: &GalleryView, query: &Embedding, k: usize) -> Result<Found, GalleryError> {
     let probe = Probe::nearest(k);
     let found = snapshot.nearest(query, &probe)?;
     let nearest = snapshot.nearest(
@@ -233,7 +233,7 @@ pub fn missed(snapshot: &Snapshot, query: &Embedding, k: usize) -> Result<Found,
     )?;
     // An item that is as near as the last one found is no loss.
     let last = found.last().map(|last| last.score);
-    let is_missed = |near: &Match| {
+    let is_missed = |near: &GalleryMatch| {
         last.is_none_or(|last| last < near.score)
             && !found.iter().any(|found| found.item.id == near.item.id)
     };

@@ -113,7 +113,7 @@ fn work(gallery: &Arc<Gallery>, changes: &Receiver<Change>) {
                     let outcome = gallery.delete(&[id]).map_err(DeploymentError::from);
                     let outcome = outcome.map(|deleted| Written {
                         outcome: deleted.first().copied().unwrap_or(false),
-                        generation: gallery.snapshot().generation(),
+                        generation: gallery.view().generation(),
                     });
                     drop(reply.send(outcome));
                 }
@@ -137,7 +137,7 @@ impl Upserts {
         if 1 < items.len()
             && let Ok(outcomes) = gallery.upsert(items.clone())
         {
-            let generation = gallery.snapshot().generation();
+            let generation = gallery.view().generation();
             for (outcome, reply) in outcomes.into_iter().zip(replies) {
                 drop(reply.send(Ok(Written {
                     outcome,
@@ -151,7 +151,7 @@ impl Upserts {
             let outcome = gallery.upsert(vec![item]).map_err(DeploymentError::from);
             let outcome = outcome.map(|outcomes| Written {
                 outcome: outcomes.into_iter().next().unwrap_or(Upserted::Inserted),
-                generation: gallery.snapshot().generation(),
+                generation: gallery.view().generation(),
             });
             drop(reply.send(outcome));
         }

@@ -21,9 +21,9 @@ use matchpoint_calibration::policy::Target;
 use matchpoint_calibration::rates::Rate;
 use matchpoint_calibration::recording::Flip;
 use matchpoint_client::proto;
-use matchpoint_gallery::filter::{Filter, FilterError};
+use matchpoint_gallery::filter::{FilterError, ItemFilter};
 use matchpoint_gallery::item::ItemHead;
-use matchpoint_gallery::snapshot::{BREADTH_MAX, NEIGHBOURS_MAX};
+use matchpoint_gallery::view::{EF_MAX, NEIGHBOURS_MAX};
 
 /// How many matches a search returns where the caller does not say.
 const LIMIT_DEFAULT: usize = 10;
@@ -88,7 +88,7 @@ pub(super) fn search_options(request: &proto::SearchRequest) -> Result<SearchOpt
     };
     let filter = match request.filter.as_str() {
         "" => None,
-        text => Some(Filter::parse(text).map_err(|cause| filter_invalid(&cause))?),
+        text => Some(ItemFilter::parse(text).map_err(|cause| filter_invalid(&cause))?),
     };
     let score_min = request.min_score;
     if let Some(least) = score_min.filter(|least| !(-1.0..=1.0).contains(least)) {
@@ -96,14 +96,12 @@ pub(super) fn search_options(request: &proto::SearchRequest) -> Result<SearchOpt
             "min_score is {least}; it must be -1 to 1"
         )));
     }
-    let breadth = match usize::try_from(request.ef) {
+    let ef = match usize::try_from(request.ef) {
         Ok(0) => None,
-        Ok(ef) if ef <= BREADTH_MAX => Some(ef),
+        Ok(ef) if ef <= EF_MAX => Some(ef),
         _ => {
             let ef = request.ef;
-            return Err(invalid(&format!(
-                "ef is {ef}; it must be 0 to {BREADTH_MAX}"
-            )));
+            return Err(invalid(&format!("ef is {ef}; it must be 0 to {EF_MAX}")));
         }
     };
     Ok(SearchOptions {
@@ -113,7 +111,7 @@ pub(super) fn search_options(request: &proto::SearchRequest) -> Result<SearchOpt
         without_label: None,
         one_per_label: request.one_per_label,
         score_min,
-        breadth,
+        ef,
     })
 }
 

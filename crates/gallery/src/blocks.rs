@@ -1,24 +1,24 @@
-//! Items in memory, in blocks that the writer and its snapshots share.
+//! Items in memory, in blocks that the writer and its views share.
 
 use std::sync::Arc;
 
 use crate::index::scan::CodedRows;
 use crate::item::ItemHead;
-use crate::originals::Vector;
+use crate::mapped_vectors::Vector;
 
 /// One item in memory.
 #[derive(Clone)]
-pub(super) struct Slot {
+pub(super) struct ItemSlot {
     pub(super) head: Arc<ItemHead>,
     pub(super) vector: Vector,
 }
 
 /// Consecutive slots.
 #[derive(Clone, Default)]
-pub(super) struct Block {
+pub(super) struct SlotBlock {
     /// `None` where the item was deleted or replaced.
-    pub(super) slots: Vec<Option<Slot>>,
-    /// The vectors as codes, once the block is full and where no index has settled them.
+    pub(super) slots: Vec<Option<ItemSlot>>,
+    /// The vectors as codes, once the block is full and if no base segment has them.
     pub(super) codes: Option<Arc<CodedRows>>,
 }
 

@@ -20,7 +20,7 @@ pub const FILTER_DEPTH_MAX: usize = 16;
 /// A condition on id, label and metadata. Its `Display` is its canonical form, which reads back as
 /// an equal filter.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Filter {
+pub struct ItemFilter {
     root: Node,
 }
 
@@ -108,7 +108,7 @@ impl FilterError {
     }
 }
 
-impl Filter {
+impl ItemFilter {
     /// Reads a filter. There is no empty filter: leave it out where every item may be found.
     ///
     /// # Errors
@@ -164,7 +164,7 @@ impl Filter {
     }
 }
 
-impl fmt::Display for Filter {
+impl fmt::Display for ItemFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.root.fmt(f)
     }
@@ -188,14 +188,14 @@ enum Joint {
 /// One comparison. Sorted by field and sign first, so that what can be joined is side by side.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Test {
-    field: Field,
+    field: FilterField,
     negated: bool,
-    wanted: Wanted,
+    wanted: FieldCondition,
 }
 
 /// What is compared.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Field {
+enum FilterField {
     Id,
     Label,
     Metadata(String),
@@ -203,7 +203,7 @@ enum Field {
 
 /// What it is compared with.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Wanted {
+enum FieldCondition {
     /// One of these values: at least one, sorted, each once.
     AnyOf(Vec<String>),
     /// Any value at all.
@@ -233,7 +233,7 @@ impl Node {
         }
         for part in &mut joined {
             if let Self::Test(test) = part
-                && let Wanted::AnyOf(values) = &mut test.wanted
+                && let FieldCondition::AnyOf(values) = &mut test.wanted
             {
                 values.sort_unstable();
                 values.dedup();
@@ -258,7 +258,8 @@ impl Node {
         {
             return false;
         }
-        let (Wanted::AnyOf(values), Wanted::AnyOf(more)) = (&mut this.wanted, &mut next.wanted)
+        let (FieldCondition::AnyOf(values), FieldCondition::AnyOf(more)) =
+            (&mut this.wanted, &mut next.wanted)
         else {
             return false;
         };
@@ -298,7 +299,7 @@ impl Node {
     fn labels(&self) -> Option<BTreeSet<&str>> {
         match self {
             Self::Test(test) => match (&test.field, test.negated, &test.wanted) {
-                (Field::Label, false, Wanted::AnyOf(values)) => {
+                (FilterField::Label, false, FieldCondition::AnyOf(values)) => {
                     Some(values.iter().map(String::as_str).collect())
                 }
                 _ => None,
@@ -318,17 +319,17 @@ impl Node {
 impl Test {
     fn matches(&self, id: &str, label: &str, metadata: &BTreeMap<String, String>) -> bool {
         let value = match &self.field {
-            Field::Id => Some(id),
-            Field::Label => Some(label),
-            Field::Metadata(key) => metadata.get(key).map(String::as_str),
+            FilterField::Id => Some(id),
+            FilterField::Label => Some(label),
+            FilterField::Metadata(key) => metadata.get(key).map(String::as_str),
         };
         let found = match &self.wanted {
-            Wanted::AnyOf(values) => value.is_some_and(|value| {
+            FieldCondition::AnyOf(values) => value.is_some_and(|value| {
                 values
                     .binary_search_by(|wanted| wanted.as_str().cmp(value))
                     .is_ok()
             }),
-            Wanted::Present => value.is_some(),
+            FieldCondition::Present => value.is_some(),
         };
         found != self.negated
     }
@@ -363,18 +364,18 @@ impl fmt::Display for Test {
         } = self;
         let not = if *negated { "NOT " } else { "" };
         match wanted {
-            Wanted::Present => write!(f, "{not}{field}:*"),
-            Wanted::AnyOf(values) => match values.as_slice() {
+            FieldCondition::Present => write!(f, "{not}{field}:*"),
+            FieldCondition::AnyOf(values) => match values.as_slice() {
                 [value] => {
                     let sign = if *negated { "!=" } else { "=" };
-                    write!(f, "{field} {sign} {}", Text(value))
+                    write!(f, "{field} {sign} {}", QuotedText(value))
                 }
                 // No space after a comma, so that a long list does not grow past the limit.
                 values => {
                     write!(f, "{not}{field} IN ")?;
                     for (number, value) in values.iter().enumerate() {
                         let before = if number == 0 { '(' } else { ',' };
-                        write!(f, "{before}{}", Text(value))?;
+                        write!(f, "{before}{}", QuotedText(value))?;
                     }
                     f.write_str(")")
                 }
@@ -383,20 +384,20 @@ impl fmt::Display for Test {
     }
 }
 
-impl fmt::Display for Field {
+impl fmt::Display for FilterField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Id => f.write_str("id"),
             Self::Label => f.write_str("label"),
-            Self::Metadata(key) => write!(f, "metadata.{}", Text(key)),
+            Self::Metadata(key) => write!(f, "metadata.{}", QuotedText(key)),
         }
     }
 }
 
 /// Shows a value or key as the grammar takes it: bare where possible, else in double quotes.
-struct Text<'a>(&'a str);
+struct QuotedText<'a>(&'a str);
 
-impl fmt::Display for Text<'_> {
+impl fmt::Display for QuotedText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bare = !self.0.is_empty() && self.0.chars().all(is_word);
         if bare && Token::keyword(self.0).is_none() {
@@ -574,18 +575,18 @@ impl Parser<'_> {
         }
         self.terms += 1;
         let field = self.field()?;
-        let in_metadata = matches!(field, Field::Metadata(_));
+        let in_metadata = matches!(field, FilterField::Metadata(_));
         let (negated, wanted) = if self.take(&Token::Equal)? {
-            (false, Wanted::AnyOf(vec![self.value()?]))
+            (false, FieldCondition::AnyOf(vec![self.value()?]))
         } else if self.take(&Token::NotEqual)? {
-            (true, Wanted::AnyOf(vec![self.value()?]))
+            (true, FieldCondition::AnyOf(vec![self.value()?]))
         } else if self.take(&Token::In)? {
-            (false, Wanted::AnyOf(self.list()?))
+            (false, FieldCondition::AnyOf(self.list()?))
         } else if in_metadata && self.take(&Token::Colon)? {
             if !self.take(&Token::Star)? {
                 return Err(self.unexpected("`*`", "metadata.camera:*"));
             }
-            (false, Wanted::Present)
+            (false, FieldCondition::Present)
         } else if in_metadata {
             return Err(self.unexpected("`=`, `!=`, IN or `:*`", "metadata.camera = front"));
         } else {
@@ -598,15 +599,15 @@ impl Parser<'_> {
         }))
     }
 
-    fn field(&mut self) -> Result<Field, FilterError> {
+    fn field(&mut self) -> Result<FilterField, FilterError> {
         let field = if let Token::Word(word) = self.token {
             match word {
-                "id" => Some(Field::Id),
-                "label" => Some(Field::Label),
+                "id" => Some(FilterField::Id),
+                "label" => Some(FilterField::Label),
                 "metadata." => return self.quoted_key(),
                 other => other
                     .strip_prefix("metadata.")
-                    .map(|key| Field::Metadata(key.to_owned())),
+                    .map(|key| FilterField::Metadata(key.to_owned())),
             }
         } else {
             None
@@ -620,7 +621,7 @@ impl Parser<'_> {
     }
 
     /// The key after `metadata.`, which ends where the string begins.
-    fn quoted_key(&mut self) -> Result<Field, FilterError> {
+    fn quoted_key(&mut self) -> Result<FilterField, FilterError> {
         let after = self.end;
         self.advance()?;
         if self.start == after
@@ -629,7 +630,7 @@ impl Parser<'_> {
         {
             let key = mem::take(key);
             self.advance()?;
-            return Ok(Field::Metadata(key));
+            return Ok(FilterField::Metadata(key));
         }
         let expected = "a key right after `metadata.`";
         Err(self.unexpected(expected, "metadata.\"my key\" = x"))
@@ -776,12 +777,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn read(text: &str) -> Filter {
-        Filter::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"))
+    fn read(text: &str) -> ItemFilter {
+        ItemFilter::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"))
     }
 
     fn refused(text: &str) -> FilterError {
-        Filter::parse(text).expect_err(text)
+        ItemFilter::parse(text).expect_err(text)
     }
 
     fn metadata(entries: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -1268,7 +1269,7 @@ mod tests {
 
     /// A text is read and shown again, or refused at a place inside it or at its end.
     fn check_any(text: &str) -> Result<(), TestCaseError> {
-        match Filter::parse(text) {
+        match ItemFilter::parse(text) {
             Ok(filter) => prop_assert_eq!(read(&filter.to_string()), filter),
             Err(error) => {
                 let column = error.column().unwrap_or(1);

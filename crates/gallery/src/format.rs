@@ -49,7 +49,7 @@ pub(super) struct About {
 
 /// What changes with every write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct State {
+pub(super) struct GalleryState {
     pub(super) items: usize,
     pub(super) generation: u64,
     pub(super) digest: ContentSum,
@@ -87,7 +87,7 @@ pub(super) fn write_empty(
     for (_, sql) in TABLES {
         transaction.execute(sql, [])?;
     }
-    let state = State::default();
+    let state = GalleryState::default();
     transaction.execute(
         "INSERT INTO gallery VALUES (1, ?, ?, ?, 0, 0, ?, ?)",
         params![
@@ -152,7 +152,7 @@ pub(super) fn check_kind(connection: &Connection, path: &Path) -> Result<bool, G
 pub(super) fn read_state(
     connection: &Connection,
     path: &Path,
-) -> Result<(About, State), GalleryError> {
+) -> Result<(About, GalleryState), GalleryError> {
     let read = |row: &Row<'_>| {
         let about = About {
             id: row.get(0)?,
@@ -163,7 +163,7 @@ pub(super) fn read_state(
         let generation = row.get::<_, i64>(4)?.cast_unsigned();
         Ok((
             about,
-            State {
+            GalleryState {
                 items: whole(row, 3)?,
                 generation,
                 digest,
@@ -173,7 +173,7 @@ pub(super) fn read_state(
     };
     let columns = "id, model_fingerprint, dimension, items, generation, digest, checksum";
     let query = format!("SELECT {columns} FROM gallery");
-    let (about, state, checksum): (About, State, Hash) = connection
+    let (about, state, checksum): (About, GalleryState, Hash) = connection
         .query_row(&query, [], read)
         .map_err(|error| failed(path, "read", error))?;
     if checksum != state_checksum(&about, &state) {
@@ -225,7 +225,7 @@ pub(super) fn read_row(
     Ok((head, embedding, checksum))
 }
 
-pub(super) fn state_checksum(about: &About, state: &State) -> Hash {
+pub(super) fn state_checksum(about: &About, state: &GalleryState) -> Hash {
     let mut hash = FieldHash::new("matchpoint gallery 1");
     hash.field(about.id.as_bytes());
     hash.field(about.model_fingerprint.as_bytes());

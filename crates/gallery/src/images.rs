@@ -42,7 +42,7 @@ impl Gallery {
         if !self.keeps_images() {
             return Ok(None);
         }
-        let Some(number) = self.catalogue().find(id).map(|place| place.row) else {
+        let Some(number) = self.item_table().find(id).map(|place| place.row) else {
             return Ok(None);
         };
         let connection = connect_to_read(&self.path);
@@ -55,7 +55,7 @@ impl Gallery {
     /// # Errors
     /// The handle is for reading only, or the disk.
     pub fn has_image(&self, id: &str) -> Result<bool, GalleryError> {
-        let place = self.catalogue().find(id).map(|place| place.row);
+        let place = self.item_table().find(id).map(|place| place.row);
         match place.filter(|_| self.keeps_images()) {
             None => Ok(false),
             Some(number) => {
@@ -148,14 +148,14 @@ fn read_image(
     number: i64,
     id: &str,
 ) -> Result<Option<Vec<u8>>, GalleryError> {
-    type Row = (String, Option<Hash>, Vec<u8>);
+    type ImageRow = (String, Option<Hash>, Vec<u8>);
     let query = "SELECT items.id, items.source_sha256, images.bytes \
          FROM images JOIN items USING (number) WHERE number = ?";
     let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
     let found = connection.query_row(query, [number], read).optional();
     let found = found.map_err(|error| failed(path, "read", error))?;
     // Another item of this number, or none: it was removed meanwhile.
-    let Some((_, source, bytes)) = found.filter(|(found, ..): &Row| found == id) else {
+    let Some((_, source, bytes)) = found.filter(|(found, ..): &ImageRow| found == id) else {
         return Ok(None);
     };
     check(path, id, source.as_ref(), &bytes)?;

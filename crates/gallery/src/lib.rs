@@ -3,7 +3,7 @@
 //! Items live in one `SQLite` file and, all of them, in memory. A write is durable when it is
 //! acknowledged. Opening reads every item and compares it with its checksum, and all of them with
 //! a digest that each write updates in the same transaction, so that a changed, lost or foreign
-//! row is found. Searches run on an immutable [`Snapshot`] and wait for no writer.
+//! row is found. Searches run on an immutable [`GalleryView`] and wait for no writer.
 //!
 //! One thing cannot be found: after a crash, the last writes are in the log beside the file
 //! (`-wal`) until the next opening. `SQLite` takes damage in the log for a write that the crash cut
@@ -12,7 +12,7 @@
 //! ```
 //! use matchpoint_gallery::item::Item;
 //! use matchpoint_gallery::params::IndexParams;
-//! use matchpoint_gallery::snapshot::Probe;
+//! use matchpoint_gallery::view::Probe;
 //! use matchpoint_gallery::{Access, Gallery};
 //! use matchpoint_vector::Embedding;
 //!
@@ -28,7 +28,7 @@
 //!     image: None,
 //! }])?;
 //! let query = Embedding::normalise(vec![4.0, 3.0])?;
-//! let found = gallery.snapshot().nearest(&query, &Probe::nearest(1))?;
+//! let found = gallery.view().nearest(&query, &Probe::nearest(1))?;
 //! assert_eq!(found[0].item.label, "mug");
 //! assert!((found[0].score.get() - 0.96).abs() < 1e-6);
 //! # drop(gallery);
@@ -44,20 +44,20 @@ pub mod error;
 pub mod filter;
 pub mod index;
 pub mod item;
-pub mod originals;
+pub mod mapped_vectors;
 pub mod params;
-pub mod snapshot;
+pub mod view;
 
+mod base_segment;
 mod blocks;
-mod catalogue;
 mod format;
-mod graph;
+mod gallery_index;
 mod images;
+mod item_table;
 mod load;
 mod lock;
-mod settled;
+mod maintenance;
 mod store;
-mod upkeep;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -67,19 +67,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use arc_swap::ArcSwap;
 
-use crate::catalogue::Catalogue;
 use crate::error::GalleryError;
-use crate::format::{About, NewRow, State};
+use crate::format::{About, GalleryState, NewRow};
 use crate::index::bits::Bits;
 use crate::item::{
     BATCH_MAX, DIMENSION_MAX, ID_BYTES_MAX, Item, ItemHead, check_batch, embedding_bytes,
     name_problem,
 };
+use crate::item_table::ItemTable;
 use crate::lock::{WriterLock, beside};
-use crate::originals::Vector;
+use crate::mapped_vectors::Vector;
 use crate::params::IndexParams;
-use crate::snapshot::Snapshot;
-use crate::store::Store;
+use crate::store::ItemStore;
+use crate::view::GalleryView;
 
 pub use images::{KeptImages, KeptItem, check_images};
 
@@ -106,17 +106,17 @@ pub struct Gallery {
     path: PathBuf,
     about: About,
     params: IndexParams,
-    writer: Mutex<Option<Writer>>,
-    catalogue: RwLock<Catalogue>,
+    writer: Mutex<Option<GalleryWriter>>,
+    item_table: RwLock<ItemTable>,
     keeps_images: AtomicBool,
-    current: ArcSwap<Snapshot>,
+    current: ArcSwap<GalleryView>,
     /// Held while a graph is built, so that it is not built twice at once.
     building: Mutex<()>,
 }
 
 /// The means to write, absent from a handle for reading.
-struct Writer {
-    store: Store,
+struct GalleryWriter {
+    store: ItemStore,
     // After the store, so that the file is closed before another may open it.
     _lock: WriterLock,
 }
@@ -170,7 +170,7 @@ impl Gallery {
             model_fingerprint: model_fingerprint.to_owned(),
             dimension,
         };
-        Store::create(&path, &about)?;
+        ItemStore::create(&path, &about)?;
         Self::open_locked(path, Some(lock), IndexParams::default())
     }
 
@@ -198,19 +198,19 @@ impl Gallery {
         lock: Option<WriterLock>,
         params: IndexParams,
     ) -> Result<Self, GalleryError> {
-        let mut store = Store::open(&path, lock.is_some())?;
+        let mut store = ItemStore::open(&path, lock.is_some())?;
         let about = store.about().clone();
         let keeps_images = AtomicBool::new(store.keeps_images());
-        let (catalogue, state, index) = load::load(&mut store, &path, params, lock.is_some())?;
-        let snapshot = Snapshot::of(&catalogue, about.dimension, state.generation, index);
+        let (item_table, state, index) = load::load(&mut store, &path, params, lock.is_some())?;
+        let view = GalleryView::of(&item_table, about.dimension, state.generation, index);
         Ok(Self {
             path,
             about,
             params,
-            writer: Mutex::new(lock.map(|lock| Writer { store, _lock: lock })),
-            catalogue: RwLock::new(catalogue),
+            writer: Mutex::new(lock.map(|lock| GalleryWriter { store, _lock: lock })),
+            item_table: RwLock::new(item_table),
             keeps_images,
-            current: ArcSwap::from_pointee(snapshot),
+            current: ArcSwap::from_pointee(view),
             building: Mutex::new(()),
         })
     }
@@ -235,11 +235,11 @@ impl Gallery {
 
     /// The current state, which no later write changes.
     #[must_use]
-    pub fn snapshot(&self) -> Arc<Snapshot> {
+    pub fn view(&self) -> Arc<GalleryView> {
         self.current.load_full()
     }
 
-    /// Digest of the current items; see [`Snapshot::digest`].
+    /// Digest of the current items; see [`GalleryView::digest`].
     #[must_use]
     pub fn digest(&self) -> String {
         self.current.load().digest()
@@ -266,10 +266,10 @@ impl Gallery {
     /// Whether an item has this label.
     #[must_use]
     pub fn has_label(&self, label: &str) -> bool {
-        self.catalogue().has_label(label)
+        self.item_table().has_label(label)
     }
 
-    /// How nearest items are found now; see [`Snapshot::index_description`].
+    /// How nearest items are found now; see [`GalleryView::index_description`].
     #[must_use]
     pub fn index_description(&self) -> String {
         self.current.load().index_description()
@@ -278,13 +278,13 @@ impl Gallery {
     /// The current item of this id.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<Arc<ItemHead>> {
-        self.catalogue().head(id)
+        self.item_table().head(id)
     }
 
     /// The current item of this id, together with its embedding, of unit length.
     #[must_use]
     pub fn item(&self, id: &str) -> Option<(Arc<ItemHead>, Vector)> {
-        self.catalogue().item(id)
+        self.item_table().item(id)
     }
 
     /// The hash of the image that the item of this id was made from, where known.
@@ -299,11 +299,11 @@ impl Gallery {
     /// while, whatever else is written.
     #[must_use]
     pub fn list(&self, after_id: Option<&str>, limit: usize) -> Vec<Arc<ItemHead>> {
-        self.catalogue().page(after_id, limit)
+        self.item_table().page(after_id, limit)
     }
 
     /// Enrols items, or replaces those of the same id: all of them or none. When it returns, they
-    /// are on the disk and in every later snapshot. The answers are in the order of `items`.
+    /// are on the disk and in every later view. The answers are in the order of `items`.
     ///
     /// # Errors
     /// Refuses the whole batch where one item breaks a limit or an id occurs twice.
@@ -319,11 +319,11 @@ impl Gallery {
         let mut state = self.state();
         let mut outcomes = Vec::with_capacity(rows.len());
         {
-            let catalogue = self.catalogue();
-            let mut last_row = catalogue.last_row;
+            let item_table = self.item_table();
+            let mut last_row = item_table.last_row;
             for row in &mut rows {
                 state.digest.add(&row.checksum);
-                if let Some(place) = catalogue.find(&row.head.id) {
+                if let Some(place) = item_table.find(&row.head.id) {
                     state.digest.subtract(&place.checksum);
                     row.number = place.row;
                     outcomes.push(Upserted::Replaced);
@@ -358,9 +358,9 @@ impl Gallery {
         let mut removed = HashMap::new();
         let mut outcomes = Vec::with_capacity(ids.len());
         {
-            let catalogue = self.catalogue();
+            let item_table = self.item_table();
             for id in ids {
-                let place = catalogue.find(id).filter(|_| !removed.contains_key(id));
+                let place = item_table.find(id).filter(|_| !removed.contains_key(id));
                 outcomes.push(place.is_some());
                 if let Some(place) = place {
                     state.items -= 1;
@@ -389,7 +389,7 @@ impl Gallery {
         self.reindex()
     }
 
-    fn writer(&self) -> Result<MutexGuard<'_, Option<Writer>>, GalleryError> {
+    fn writer(&self) -> Result<MutexGuard<'_, Option<GalleryWriter>>, GalleryError> {
         // Poisoned: a write may be on the disk and not in memory.
         let unusable = |_poisoned| GalleryError::Unusable {
             path: self.path.clone(),
@@ -397,22 +397,25 @@ impl Gallery {
         self.writer.lock().map_err(unusable)
     }
 
-    fn writable<'a>(&self, writer: &'a mut Option<Writer>) -> Result<&'a mut Writer, GalleryError> {
+    fn writable<'a>(
+        &self,
+        writer: &'a mut Option<GalleryWriter>,
+    ) -> Result<&'a mut GalleryWriter, GalleryError> {
         writer.as_mut().ok_or_else(|| GalleryError::ReadOnly {
             path: self.path.clone(),
         })
     }
 
-    fn catalogue(&self) -> RwLockReadGuard<'_, Catalogue> {
-        self.catalogue
+    fn item_table(&self) -> RwLockReadGuard<'_, ItemTable> {
+        self.item_table
             .read()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The state that the next write starts from, with its generation counted up.
-    fn state(&self) -> State {
+    fn state(&self) -> GalleryState {
         let now = self.current.load();
-        State {
+        GalleryState {
             items: now.len,
             generation: now.generation + 1,
             digest: now.digest,
@@ -422,18 +425,18 @@ impl Gallery {
     /// Shows what has been written to the disk.
     fn apply(&self, rows: Vec<NewRow>, removed: &[String], generation: u64) {
         let index = self.current.load().index.clone();
-        let mut catalogue = self
-            .catalogue
+        let mut item_table = self
+            .item_table
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         let upserted = rows.iter().map(|row| &row.head.id);
         let gone = removed.iter().chain(upserted);
-        let gone = gone.filter_map(|id| catalogue.find(id).map(|place| place.slot));
+        let gone = gone.filter_map(|id| item_table.find(id).map(|place| place.slot));
         let index = index.map(|(index, live)| {
-            let live = without(&live, gone.filter_map(|slot| index.settled.row(slot)));
+            let live = without(&live, gone.filter_map(|slot| index.base.row(slot)));
             (index, live)
         });
-        removed.iter().for_each(|id| catalogue.remove(id));
+        removed.iter().for_each(|id| item_table.remove(id));
         for NewRow {
             number,
             head,
@@ -443,14 +446,14 @@ impl Gallery {
         } in rows
         {
             let vector = Vector::in_memory(embedding.as_slice().into());
-            catalogue.put(head, vector, number, checksum);
+            item_table.put(head, vector, number, checksum);
         }
         if let Some((index, _)) = &index {
-            catalogue.encode_from(index.first(), self.about.dimension);
+            item_table.encode_from(index.first(), self.about.dimension);
         }
-        let snapshot = Snapshot::of(&catalogue, self.about.dimension, generation, index);
-        drop(catalogue);
-        self.current.store(Arc::new(snapshot));
+        let view = GalleryView::of(&item_table, self.about.dimension, generation, index);
+        drop(item_table);
+        self.current.store(Arc::new(view));
     }
 
     fn out_of_rows(&self) -> GalleryError {
@@ -480,7 +483,7 @@ pub fn copy_items(gallery: &Path, to: &Path) -> Result<(), GalleryError> {
     let gallery = gallery
         .canonicalize()
         .map_err(|source| file_error(gallery, source))?;
-    Store::copy(&gallery, to)
+    ItemStore::copy(&gallery, to)
 }
 
 fn new_row(mut item: Item) -> NewRow {

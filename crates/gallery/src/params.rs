@@ -17,7 +17,7 @@ pub struct IndexParams {
     /// 1 to 4,096.
     pub ef_search: usize,
     /// Bytes of 8-bit codes, of what has been enrolled since the graph was built, that a search
-    /// compares one by one before the oldest of them join the growing graph. Changes what a search
+    /// compares one by one before the oldest of them join the delta graph. Changes what a search
     /// costs, and hardly what it finds.
     pub scan_bytes: usize,
 }

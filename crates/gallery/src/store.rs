@@ -10,8 +10,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
 use crate::error::GalleryError;
 use crate::format::{
-    self, About, NewRow, State, StoredRow, check_kind, failed, integer, read_row, read_state,
-    state_checksum,
+    self, About, GalleryState, NewRow, StoredRow, check_kind, failed, integer, read_row,
+    read_state, state_checksum,
 };
 use crate::item::embedding_bytes;
 use crate::lock::beside;
@@ -22,15 +22,15 @@ const LOG_BYTES_MAX: i64 = 64 * 1024 * 1024;
 const BUSY_WAIT: Duration = Duration::from_secs(5);
 
 /// An open database.
-pub(super) struct Store {
+pub(super) struct ItemStore {
     connection: Connection,
     path: PathBuf,
     about: About,
-    state: State,
+    state: GalleryState,
     keeps_images: bool,
 }
 
-impl Store {
+impl ItemStore {
     /// Makes an empty gallery at `path`. The caller holds the lock and has seen that nothing is
     /// there. The file appears complete or not at all.
     pub(super) fn create(path: &Path, about: &About) -> Result<(), GalleryError> {
@@ -152,7 +152,7 @@ impl Store {
     pub(super) fn load(
         &mut self,
         mut take: impl FnMut(StoredRow) -> bool,
-    ) -> Result<State, GalleryError> {
+    ) -> Result<GalleryState, GalleryError> {
         let path = &self.path;
         let damaged = |what| GalleryError::Damaged {
             path: path.clone(),
@@ -167,9 +167,9 @@ impl Store {
                 "its description changed while it was being opened".to_owned(),
             ));
         }
-        let mut found = State {
+        let mut found = GalleryState {
             generation: state.generation,
-            ..State::default()
+            ..GalleryState::default()
         };
         let columns = "number, id, label, metadata, source_sha256, embedding, checksum";
         let query = format!("SELECT {columns} FROM items ORDER BY number");
@@ -208,7 +208,7 @@ impl Store {
         &mut self,
         rows: &[NewRow],
         removed: &[i64],
-        state: State,
+        state: GalleryState,
     ) -> Result<(), GalleryError> {
         self.try_write(rows, removed, state).map_err(|error| {
             // The update of the state found no row to change.
@@ -229,7 +229,7 @@ impl Store {
         &mut self,
         rows: &[NewRow],
         removed: &[i64],
-        state: State,
+        state: GalleryState,
     ) -> Result<(), rusqlite::Error> {
         let before = state_checksum(&self.about, &self.state);
         let after = state_checksum(&self.about, &state);
@@ -381,14 +381,14 @@ mod tests {
             model_fingerprint: "none".to_owned(),
             dimension: 4096,
         };
-        Store::create(&path, &about).unwrap();
-        let mut store = Store::open(&path, true).unwrap();
+        ItemStore::create(&path, &about).unwrap();
+        let mut store = ItemStore::open(&path, true).unwrap();
         store
             .connection
             .pragma_update_and_check(None, "max_page_count", 8, |_| Ok(()))
             .unwrap();
 
-        let mut state = State::default();
+        let mut state = GalleryState::default();
         let error = loop {
             let mut values = vec![0.0; 4096];
             values[0] = 1.0;
@@ -423,7 +423,7 @@ mod tests {
         assert!(0 < state.items);
 
         drop(store);
-        let mut store = Store::open(&path, true).unwrap();
+        let mut store = ItemStore::open(&path, true).unwrap();
         assert_eq!(store.load(|_| true).unwrap(), state);
     }
 }

@@ -21,10 +21,10 @@ use crate::cli::exit::{Exit, fail};
 use crate::cli::output::{Output, table};
 use crate::cli::progress::Progress;
 use matchpoint_arrays::VectorTable;
-use matchpoint_gallery::filter::Filter;
+use matchpoint_gallery::filter::ItemFilter;
 use matchpoint_gallery::item::Item;
 use matchpoint_gallery::params::IndexParams;
-use matchpoint_gallery::snapshot::{Match, Probe, Snapshot};
+use matchpoint_gallery::view::{GalleryMatch, GalleryView, Probe};
 use matchpoint_gallery::{Access, Gallery};
 use matchpoint_vector::Embedding;
 
@@ -197,7 +197,7 @@ impl Index {
         let enrol = work.enrol(&base, early)?;
         output.note("building the index");
         let (gallery, open, resident) = work.reopen()?;
-        let snapshot = gallery.snapshot();
+        let snapshot = gallery.view();
         let memory = Memory {
             index_bytes_per_item: share(snapshot.index_bytes(), early),
             vector_bytes_per_item: share(snapshot.vector_bytes(), early),
@@ -227,7 +227,7 @@ impl Index {
 
     fn searches(
         &self,
-        snapshot: &Snapshot,
+        snapshot: &GalleryView,
         queries: &[Embedding],
         lasting: Duration,
     ) -> anyhow::Result<Vec<Searches>> {
@@ -235,7 +235,7 @@ impl Index {
         let mut searches = Vec::new();
         for &ef in &self.ef {
             let probe = Probe {
-                breadth: Some(ef),
+                ef: Some(ef),
                 ..Probe::nearest(K)
             };
             let recall = recall(snapshot, queries, &probe, &truth)?;
@@ -263,10 +263,10 @@ impl Index {
         let wanted = late.min((rate * self.seconds.clamp(0.1, 600.0) * 4.0) as usize);
         let lasting = Duration::from_secs_f64(wanted as f64 / rate);
         let probe = Probe {
-            breadth: Some(128),
+            ef: Some(128),
             ..Probe::nearest(K)
         };
-        let settled = gallery.snapshot();
+        let settled = gallery.view();
         let truth = nearest_of(&settled, queries, None)?;
         let settled_recall = recall(&settled, queries, &probe, &truth)?;
         let at_rest = speed(&settled, queries, &probe, 1, lasting)?;
@@ -289,7 +289,7 @@ impl Index {
                     if enrolling.is_finished() {
                         break;
                     }
-                    let snapshot = gallery.snapshot();
+                    let snapshot = gallery.view();
                     let begun = Instant::now();
                     snapshot.nearest(query, &probe)?;
                     times.push(begun.elapsed().as_secs_f64());
@@ -298,7 +298,7 @@ impl Index {
             };
             let searched = searching();
             let took = started.elapsed().as_secs_f64();
-            let last = gallery.snapshot();
+            let last = gallery.view();
             done.store(true, Ordering::Relaxed);
             let enrolled = enrolling.join();
             searched?;
@@ -306,7 +306,7 @@ impl Index {
             let truth = nearest_of(&last, queries, None)?;
             let grown_recall = recall(&last, queries, &probe, &truth)?;
             while 0 < gallery.link(1000) {}
-            let grown = speed(&gallery.snapshot(), queries, &probe, 1, lasting / 4)?;
+            let grown = speed(&gallery.view(), queries, &probe, 1, lasting / 4)?;
             Ok(WhileEnrolling {
                 asked_per_second: self.inserts,
                 enrolled_per_second: wanted as f64 / enrolled,
@@ -482,13 +482,13 @@ fn vectors(table: &VectorTable, from: usize, to: usize) -> anyhow::Result<Vec<Em
 }
 
 /// Ids of the nearest items of each query.
-type Truth = Vec<Vec<Match>>;
+type Truth = Vec<Vec<GalleryMatch>>;
 
 /// The nearest by comparing with every item, on all cores.
 fn nearest_of(
-    snapshot: &Snapshot,
+    snapshot: &GalleryView,
     queries: &[Embedding],
-    filter: Option<&Filter>,
+    filter: Option<&ItemFilter>,
 ) -> anyhow::Result<Truth> {
     let probe = Probe {
         exact: true,
@@ -521,7 +521,7 @@ fn nearest_of(
 
 /// The share of the true nearest that searches find; what is as near as the last of them counts.
 fn recall(
-    snapshot: &Snapshot,
+    snapshot: &GalleryView,
     queries: &[Embedding],
     probe: &Probe<'_>,
     truth: &Truth,
@@ -543,7 +543,7 @@ fn recall(
 
 /// Searches for as long on so many threads at once.
 fn speed(
-    snapshot: &Snapshot,
+    snapshot: &GalleryView,
     queries: &[Embedding],
     probe: &Probe<'_>,
     threads: usize,
@@ -579,16 +579,16 @@ fn speed(
 }
 
 fn filters(
-    snapshot: &Snapshot,
+    snapshot: &GalleryView,
     queries: &[Embedding],
     lasting: Duration,
 ) -> anyhow::Result<Vec<Filtered>> {
     let mut all = Vec::new();
     for per_mille in SHARES {
-        let filter = Filter::parse(&format!("metadata.of{per_mille} = yes"))?;
+        let filter = ItemFilter::parse(&format!("metadata.of{per_mille} = yes"))?;
         let probe = Probe {
             filter: Some(&filter),
-            breadth: Some(128),
+            ef: Some(128),
             ..Probe::nearest(K)
         };
         let first = Instant::now();

@@ -16,10 +16,10 @@ use rayon::slice::{ParallelSlice, ParallelSliceMut};
 
 use crate::index::codes::Codes;
 use crate::index::error::IndexError;
-use crate::index::links::{Level, Links, NO_LINK, Sizes, UPPER_LEVELS_MAX, upper_bytes};
+use crate::index::links::{Level, LevelSizes, Links, NO_LINK, UPPER_LEVELS_MAX, upper_bytes};
 use crate::index::scratch::Scratch;
-use crate::index::select::Selection;
-use crate::index::walk::{descend, walk};
+use crate::index::select::LinkSelection;
+use crate::index::traversal::{descend, traverse};
 
 /// How a graph is built. Equal parameters and rows give equal graphs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,22 +55,27 @@ impl BuildParams {
 const LINK: usize = size_of::<u32>();
 
 /// A graph that is being built, its links as they will be stored.
-pub(super) struct Draft {
+pub(super) struct GraphDraft {
     pub(super) bottom: Vec<u8>,
     pub(super) upper: Vec<u8>,
     pub(super) upper_rows: Vec<u8>,
-    pub(super) sizes: Sizes,
+    pub(super) sizes: LevelSizes,
     /// Rows in order of insertion.
     order: Vec<u32>,
     params: BuildParams,
 }
 
 /// A node on a level.
-type Place = (usize, u32);
+type LevelNode = (usize, u32);
 
 /// Links all of `members`, which are rows of `codes`. The others of `rows` rows have no links.
-pub(super) fn build(codes: &Codes<'_>, rows: usize, members: &[u32], params: BuildParams) -> Draft {
-    let mut draft = Draft::new(rows, members, params);
+pub(super) fn build(
+    codes: &Codes<'_>,
+    rows: usize,
+    members: &[u32],
+    params: BuildParams,
+) -> GraphDraft {
+    let mut draft = GraphDraft::new(rows, members, params);
     let pool = Mutex::new(Vec::new());
     let mut done = 1;
     while done < draft.order.len() {
@@ -86,7 +91,7 @@ pub(super) fn build(codes: &Codes<'_>, rows: usize, members: &[u32], params: Bui
     draft
 }
 
-impl Draft {
+impl GraphDraft {
     fn new(rows: usize, members: &[u32], params: BuildParams) -> Self {
         let mut drawn: Vec<(u64, u32)> = members
             .iter()
@@ -141,7 +146,7 @@ impl Draft {
     }
 
     /// Writes the links of a node, as many as there is room for.
-    fn write(&mut self, (level, node): Place, links: &[u32]) {
+    fn write(&mut self, (level, node): LevelNode, links: &[u32]) {
         let (all, width) = match level.checked_sub(1) {
             None => (self.bottom.as_mut_slice(), 2 * self.params.m),
             Some(above) => {
@@ -173,7 +178,7 @@ impl Draft {
         const SHARE: usize = 8;
         let positions: Vec<usize> = batch.collect();
         let this = &*self;
-        let found: Vec<Vec<(Place, Vec<u32>)>> = positions
+        let found: Vec<Vec<(LevelNode, Vec<u32>)>> = positions
             .par_chunks(SHARE)
             .map(|positions| {
                 let mut workspace = take(pool);
@@ -185,15 +190,15 @@ impl Draft {
                 links
             })
             .collect();
-        let mut back: Vec<(Place, u32)> = Vec::new();
+        let mut back: Vec<(LevelNode, u32)> = Vec::new();
         for ((level, node), links) in found.into_iter().flatten() {
             self.write((level, node), &links);
             back.extend(links.iter().map(|&target| ((level, target), node)));
         }
         back.par_sort_unstable();
-        let groups: Vec<&[(Place, u32)]> = back.chunk_by(|a, b| a.0 == b.0).collect();
+        let groups: Vec<&[(LevelNode, u32)]> = back.chunk_by(|a, b| a.0 == b.0).collect();
         let this = &*self;
-        let lists: Vec<Vec<(Place, Vec<u32>)>> = groups
+        let lists: Vec<Vec<(LevelNode, Vec<u32>)>> = groups
             .par_chunks(SHARE)
             .map(|groups| {
                 let mut workspace = take(pool);
@@ -216,7 +221,7 @@ impl Draft {
         at: usize,
         codes: &Codes<'_>,
         workspace: &mut Workspace,
-        found: &mut Vec<(Place, Vec<u32>)>,
+        found: &mut Vec<(LevelNode, Vec<u32>)>,
     ) {
         let Workspace { scratch, selection } = workspace;
         let links = self.links();
@@ -236,7 +241,7 @@ impl Draft {
                 entry = descend(&level, codes, entry, scratch);
                 continue;
             }
-            walk(&level, codes, self.params.ef_construction, entry, scratch);
+            traverse(&level, codes, self.params.ef_construction, entry, scratch);
             selection.candidates.clear();
             selection.candidates.extend(scratch.pool.iter());
             if let Some(&(_, best)) = selection.candidates.first() {
@@ -250,10 +255,10 @@ impl Draft {
     /// The links of a node that new nodes, which are those of `group`, are linked to.
     fn linked_back(
         &self,
-        group: &[(Place, u32)],
+        group: &[(LevelNode, u32)],
         codes: &Codes<'_>,
         workspace: &mut Workspace,
-    ) -> Option<(Place, Vec<u32>)> {
+    ) -> Option<(LevelNode, Vec<u32>)> {
         let &((number, node), _) = group.first()?;
         let level = self.links().level(number);
         let mut links: Vec<u32> = level.links_of(node).collect();
@@ -270,7 +275,7 @@ impl Draft {
 #[derive(Default)]
 struct Workspace {
     scratch: Scratch,
-    selection: Selection,
+    selection: LinkSelection,
 }
 
 impl Workspace {

@@ -17,12 +17,12 @@ const CODE_MAX: f32 = 127.0;
 
 /// Vectors of one dimension, one after the other.
 #[derive(Clone, Copy, Debug)]
-pub struct Rows<'a> {
+pub struct VectorRows<'a> {
     values: &'a [f32],
     dimension: usize,
 }
 
-impl<'a> Rows<'a> {
+impl<'a> VectorRows<'a> {
     /// Rows of `dimension` finite values each, of unit length.
     ///
     /// # Errors
@@ -112,7 +112,7 @@ pub(super) fn stride(dimension: usize) -> usize {
 }
 
 /// The codes of all rows, row after row.
-pub(super) fn encode_all(rows: Rows<'_>, clip: f32) -> Vec<u8> {
+pub(super) fn encode_all(rows: VectorRows<'_>, clip: f32) -> Vec<u8> {
     let stride = stride(rows.dimension);
     let mut codes = vec![0; rows.count() * stride];
     codes
@@ -186,11 +186,11 @@ mod tests {
 
     #[test]
     fn rows_of_no_or_another_length_are_refused() {
-        assert!(Rows::new(&[1.0; 6], 0).is_err());
-        assert!(Rows::new(&[1.0; 6], 4).is_err());
-        assert!(Rows::new(&[], DIMENSION_MAX + 1).is_err());
-        assert_eq!(Rows::new(&[], 4).unwrap().count(), 0);
-        assert_eq!(Rows::new(&[1.0; 6], 3).unwrap().get(2), None);
+        assert!(VectorRows::new(&[1.0; 6], 0).is_err());
+        assert!(VectorRows::new(&[1.0; 6], 4).is_err());
+        assert!(VectorRows::new(&[], DIMENSION_MAX + 1).is_err());
+        assert_eq!(VectorRows::new(&[], 4).unwrap().count(), 0);
+        assert_eq!(VectorRows::new(&[1.0; 6], 3).unwrap().get(2), None);
     }
 
     #[test]
@@ -199,15 +199,15 @@ mod tests {
         for outlier in [7, 700, 7_000] {
             values[outlier] = 1.0;
         }
-        let clip = Rows::new(&values, 10).unwrap().clip();
+        let clip = VectorRows::new(&values, 10).unwrap().clip();
         assert!((0.499..0.504).contains(&clip), "{clip}");
-        assert!((Rows::new(&[0.0; 8], 4).unwrap().clip() - 1.0).abs() < f32::EPSILON);
+        assert!((VectorRows::new(&[0.0; 8], 4).unwrap().clip() - 1.0).abs() < f32::EPSILON);
     }
 
     #[test]
     fn codes_are_symmetric_and_never_minus_128() {
         let row = [0.0, 0.5, -0.5, 2.0, -2.0, 0.249, f32::NAN];
-        let codes = encode_all(Rows::new(&row, 7).unwrap(), 0.5);
+        let codes = encode_all(VectorRows::new(&row, 7).unwrap(), 0.5);
         assert_eq!(codes.len(), 64);
         let signed: Vec<i8> = codes[..7].iter().map(|code| code.cast_signed()).collect();
         assert_eq!(signed, [0, 127, -127, 127, -127, 63, 0]);

@@ -1,6 +1,6 @@
-//! The bytes of an index: a head, then sections that begin at multiples of 64.
+//! The bytes of an index: a header, then sections that begin at multiples of 64.
 //!
-//! All numbers are little-endian. The head holds the length and the SHA-256 of each section, and
+//! All numbers are little-endian. The header holds the length and the SHA-256 of each section, and
 //! ends in the SHA-256 of what precedes. Bytes between sections are zero. A file is checked as a
 //! whole before any of it is used: first every digest, then every number that is used as a
 //! position, so that not even bytes made to fit their digests can lead out of their section.
@@ -14,9 +14,9 @@ use sha2::{Digest, Sha256};
 use crate::index::bits::Bits;
 use crate::index::build::BuildParams;
 use crate::index::codes::{DIMENSION_MAX, ROWS_MAX, stride};
+use crate::index::duplicates::{GROUP, group_numbers};
 use crate::index::error::IndexError;
-use crate::index::links::{NO_LINK, Sizes, UPPER_LEVELS_MAX, upper_bytes};
-use crate::index::twins::{GROUP, group_numbers};
+use crate::index::links::{LevelSizes, NO_LINK, UPPER_LEVELS_MAX, upper_bytes};
 
 const MAGIC: [u8; 8] = *b"MPINDEX\0";
 /// The only format that is read and written.
@@ -24,27 +24,27 @@ const FORMAT: u32 = 1;
 /// Where sections may begin.
 const ALIGN: usize = 64;
 const NUMBER: usize = size_of::<u32>();
-/// Codes, links of the lowest level, links above it, rows above it, groups of twins, twins.
+/// Codes, links of the lowest level, links above it, rows above it, groups of duplicates, duplicates.
 const SECTIONS: usize = 6;
-/// Where the sections' digests begin in the head.
+/// Where the sections' digests begin in the header.
 const DIGESTS: usize = 192;
-/// Where the digest of the head is, of all that precedes it.
-const HEAD_DIGEST: usize = DIGESTS + SECTIONS * 32;
+/// Where the digest of the header is, of all that precedes it.
+const HEADER_DIGEST: usize = DIGESTS + SECTIONS * 32;
 /// Where the first section begins.
-const HEAD: usize = (HEAD_DIGEST + 32).next_multiple_of(ALIGN);
+const HEADER: usize = (HEADER_DIGEST + 32).next_multiple_of(ALIGN);
 /// The one code that no kernel need take.
 const NO_CODE: u8 = 0x80;
 
-/// What the head says.
+/// What the header says.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Head {
+pub(super) struct IndexHeader {
     pub(super) dimension: usize,
     pub(super) rows: usize,
     pub(super) params: BuildParams,
-    pub(super) sizes: Sizes,
+    pub(super) sizes: LevelSizes,
     pub(super) fingerprint: [u8; 32],
     groups: usize,
-    twins: usize,
+    duplicates: usize,
 }
 
 /// The sections, in the order of the file.
@@ -54,42 +54,42 @@ pub(super) struct Sections<T> {
     pub(super) upper: T,
     pub(super) upper_rows: T,
     pub(super) groups: T,
-    pub(super) twins: T,
+    pub(super) duplicates: T,
 }
 
 impl<T> Sections<T> {
-    fn from_array([codes, bottom, upper, upper_rows, groups, twins]: [T; SECTIONS]) -> Self {
+    fn from_array([codes, bottom, upper, upper_rows, groups, duplicates]: [T; SECTIONS]) -> Self {
         Self {
             codes,
             bottom,
             upper,
             upper_rows,
             groups,
-            twins,
+            duplicates,
         }
     }
 }
 
-/// Where the sections are, which depends on the counts in the head alone.
+/// Where the sections are, which depends on the counts in the header alone.
 #[derive(Clone, Debug)]
-pub(super) struct Layout {
+pub(super) struct IndexLayout {
     ranges: [Range<usize>; SECTIONS],
 }
 
-impl Layout {
-    /// Of a head whose counts are possible. What is too long to be counted ends at the greatest
+impl IndexLayout {
+    /// Of a header whose counts are possible. What is too long to be counted ends at the greatest
     /// number, where no file ends.
-    fn of(head: &Head) -> Self {
-        let above = head.sizes.first().map_or(0, |&nodes| nodes as usize);
+    fn of(header: &IndexHeader) -> Self {
+        let above = header.sizes.first().map_or(0, |&nodes| nodes as usize);
         let lengths = [
-            head.rows.saturating_mul(stride(head.dimension)),
-            head.rows.saturating_mul(2 * head.params.m * NUMBER),
-            upper_bytes(&head.sizes, head.params.m),
+            header.rows.saturating_mul(stride(header.dimension)),
+            header.rows.saturating_mul(2 * header.params.m * NUMBER),
+            upper_bytes(&header.sizes, header.params.m),
             above.saturating_mul(NUMBER),
-            head.groups.saturating_mul(GROUP),
-            head.twins.saturating_mul(NUMBER),
+            header.groups.saturating_mul(GROUP),
+            header.duplicates.saturating_mul(NUMBER),
         ];
-        let mut end = HEAD;
+        let mut end = HEADER;
         let mut ranges = [const { 0..0 }; SECTIONS];
         for (range, length) in ranges.iter_mut().zip(lengths) {
             let start = end.checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX);
@@ -141,18 +141,21 @@ impl AsRef<[u8]> for Aligned {
     }
 }
 
-/// A file of these parts. The head's counts of twins are those of the parts.
-pub(super) fn write(mut head: Head, parts: &Sections<Vec<u8>>) -> (Head, Layout, Aligned) {
-    head.groups = parts.groups.len() / GROUP;
-    head.twins = parts.twins.len() / NUMBER;
-    let layout = Layout::of(&head);
+/// A file of these parts. The header's counts of duplicates are those of the parts.
+pub(super) fn write(
+    mut header: IndexHeader,
+    parts: &Sections<Vec<u8>>,
+) -> (IndexHeader, IndexLayout, Aligned) {
+    header.groups = parts.groups.len() / GROUP;
+    header.duplicates = parts.duplicates.len() / NUMBER;
+    let layout = IndexLayout::of(&header);
     let parts = [
         &parts.codes,
         &parts.bottom,
         &parts.upper,
         &parts.upper_rows,
         &parts.groups,
-        &parts.twins,
+        &parts.duplicates,
     ];
     let digests = parts.map(Vec::as_slice);
     let digests: Vec<[u8; 32]> = digests.par_iter().map(|part| sha256(part)).collect();
@@ -163,21 +166,21 @@ pub(super) fn write(mut head: Head, parts: &Sections<Vec<u8>>) -> (Head, Layout,
             room.copy_from_slice(part);
         }
     }
-    let mut first = head.to_bytes();
+    let mut first = header.to_bytes();
     first.extend(digests.iter().flatten());
     first.extend(sha256(&first));
     if let Some(room) = bytes.get_mut(..first.len()) {
         room.copy_from_slice(&first);
     }
-    (head, layout, file)
+    (header, layout, file)
 }
 
-impl Head {
+impl IndexHeader {
     pub(super) fn new(
         dimension: usize,
         rows: usize,
         params: BuildParams,
-        sizes: Sizes,
+        sizes: LevelSizes,
         fingerprint: [u8; 32],
     ) -> Self {
         Self {
@@ -187,13 +190,13 @@ impl Head {
             sizes,
             fingerprint,
             groups: 0,
-            twins: 0,
+            duplicates: 0,
         }
     }
 
-    /// The head without its digests.
+    /// The header without its digests.
     fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(HEAD);
+        let mut bytes = Vec::with_capacity(HEADER);
         bytes.extend(MAGIC);
         bytes.extend(FORMAT.to_le_bytes());
         bytes.extend([0; 4]);
@@ -203,7 +206,7 @@ impl Head {
             self.params.m,
             self.params.ef_construction,
             self.groups,
-            self.twins,
+            self.duplicates,
         ];
         for number in numbers {
             bytes.extend((number as u64).to_le_bytes());
@@ -215,7 +218,7 @@ impl Head {
         bytes
     }
 
-    /// Reads what [`Self::to_bytes`] wrote, of a head whose digest is right.
+    /// Reads what [`Self::to_bytes`] wrote, of a header whose digest is right.
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let mut rest = bytes.get(16..)?;
         let mut number = || {
@@ -224,12 +227,12 @@ impl Head {
             Some(u64::from_le_bytes(*first))
         };
         let mut count = || usize::try_from(number()?).ok();
-        let [dimension, rows, m, ef_construction, groups, twins] =
+        let [dimension, rows, m, ef_construction, groups, duplicates] =
             [count()?, count()?, count()?, count()?, count()?, count()?];
         let seed = number()?;
         let (sizes, rest) = rest.split_first_chunk::<{ UPPER_LEVELS_MAX * NUMBER }>()?;
         let (fingerprint, _) = rest.split_first_chunk::<32>()?;
-        let mut head = Self {
+        let mut header = Self {
             dimension,
             rows,
             params: BuildParams {
@@ -240,12 +243,12 @@ impl Head {
             sizes: [0; UPPER_LEVELS_MAX],
             fingerprint: *fingerprint,
             groups,
-            twins,
+            duplicates,
         };
-        for (size, stored) in head.sizes.iter_mut().zip(numbers(sizes)) {
+        for (size, stored) in header.sizes.iter_mut().zip(numbers(sizes)) {
             *size = stored;
         }
-        Some(head)
+        Some(header)
     }
 
     /// Whether the counts can be those of an index.
@@ -255,8 +258,8 @@ impl Head {
         (1..=DIMENSION_MAX).contains(&self.dimension)
             && self.rows <= ROWS_MAX
             && self.params.check().is_ok()
-            && self.groups <= self.twins
-            && self.twins <= self.rows
+            && self.groups <= self.duplicates
+            && self.duplicates <= self.rows
             && descending
             && sizes.next().is_some_and(|&nodes| {
                 nodes as usize <= self.rows && (nodes == 0) == (self.rows == 0)
@@ -265,13 +268,13 @@ impl Head {
 }
 
 /// Checks a whole file.
-pub(super) fn read(bytes: &[u8]) -> Result<(Head, Layout), IndexError> {
+pub(super) fn read(bytes: &[u8]) -> Result<(IndexHeader, IndexLayout), IndexError> {
     if !bytes.starts_with(&MAGIC) {
         return Err(IndexError::NotAnIndex);
     }
     let damaged = |offset, what| IndexError::Damaged { offset, what };
     let short = || damaged(bytes.len(), "the file ends in its head");
-    let first = bytes.get(..HEAD).ok_or_else(short)?;
+    let first = bytes.get(..HEADER).ok_or_else(short)?;
     if let Some(found) = numbers(first).nth(MAGIC.len() / NUMBER)
         && found != FORMAT
     {
@@ -280,16 +283,16 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Head, Layout), IndexError> {
             readable: FORMAT,
         });
     }
-    let (described, digest) = first.split_at(HEAD_DIGEST);
+    let (described, digest) = first.split_at(HEADER_DIGEST);
     if !digest.starts_with(&sha256(described)) {
         return Err(damaged(0, "the head does not have its SHA-256"));
     }
-    let head = Head::from_bytes(first).ok_or_else(short)?;
-    if !head.is_possible() {
+    let header = IndexHeader::from_bytes(first).ok_or_else(short)?;
+    if !header.is_possible() {
         return Err(damaged(16, "the head has impossible numbers"));
     }
-    let layout = Layout::of(&head);
-    if head.to_bytes().as_slice() != first.get(..DIGESTS).unwrap_or_default() {
+    let layout = IndexLayout::of(&header);
+    if header.to_bytes().as_slice() != first.get(..DIGESTS).unwrap_or_default() {
         return Err(damaged(0, "the head has bytes that mean nothing"));
     }
     if layout.end() != bytes.len() {
@@ -298,12 +301,12 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Head, Layout), IndexError> {
     }
     check_digests(bytes, &layout, first)?;
     check_padding(bytes, &layout)?;
-    check_content(&head, &layout, bytes)?;
-    Ok((head, layout))
+    check_content(&header, &layout, bytes)?;
+    Ok((header, layout))
 }
 
-fn check_digests(bytes: &[u8], layout: &Layout, head: &[u8]) -> Result<(), IndexError> {
-    let (digests, _) = head.get(DIGESTS..).unwrap_or_default().as_chunks::<32>();
+fn check_digests(bytes: &[u8], layout: &IndexLayout, header: &[u8]) -> Result<(), IndexError> {
+    let (digests, _) = header.get(DIGESTS..).unwrap_or_default().as_chunks::<32>();
     let sections: Vec<_> = layout.ranges.iter().zip(digests).collect();
     let wrong = sections.par_iter().find_map_first(|(range, digest)| {
         let section = bytes.get((*range).clone())?;
@@ -315,8 +318,8 @@ fn check_digests(bytes: &[u8], layout: &Layout, head: &[u8]) -> Result<(), Index
     })
 }
 
-fn check_padding(bytes: &[u8], layout: &Layout) -> Result<(), IndexError> {
-    let mut end = HEAD_DIGEST + 32;
+fn check_padding(bytes: &[u8], layout: &IndexLayout) -> Result<(), IndexError> {
+    let mut end = HEADER_DIGEST + 32;
     for range in &layout.ranges {
         let gap = bytes.get(end..range.start).unwrap_or_default();
         if gap.iter().any(|&byte| byte != 0) {
@@ -331,18 +334,22 @@ fn check_padding(bytes: &[u8], layout: &Layout) -> Result<(), IndexError> {
 }
 
 /// Checks every number that is used as a position, and that every row is in the index once.
-fn check_content(head: &Head, layout: &Layout, bytes: &[u8]) -> Result<(), IndexError> {
+fn check_content(
+    header: &IndexHeader,
+    layout: &IndexLayout,
+    bytes: &[u8],
+) -> Result<(), IndexError> {
     let sections = layout.sections(bytes);
     let checks = [
         !sections
             .codes
             .par_chunks(1 << 20)
             .any(|part| part.contains(&NO_CODE)),
-        are_links(sections.bottom, 2 * head.params.m, head.rows),
-        are_upper_links(sections.upper, head),
-        are_below(sections.upper_rows, head.rows),
-        are_groups(sections.groups, head),
-        are_twins(&sections, head),
+        are_links(sections.bottom, 2 * header.params.m, header.rows),
+        are_upper_links(sections.upper, header),
+        are_below(sections.upper_rows, header.rows),
+        are_groups(sections.groups, header),
+        are_duplicates(&sections, header),
     ];
     let what = [
         "a code is -128",
@@ -369,13 +376,13 @@ fn are_links(links: &[u8], width: usize, nodes: usize) -> bool {
     })
 }
 
-fn are_upper_links(mut links: &[u8], head: &Head) -> bool {
-    for nodes in head.sizes {
-        let Some((level, above)) = links.split_at_checked(upper_bytes(&[nodes], head.params.m))
+fn are_upper_links(mut links: &[u8], header: &IndexHeader) -> bool {
+    for nodes in header.sizes {
+        let Some((level, above)) = links.split_at_checked(upper_bytes(&[nodes], header.params.m))
         else {
             return false;
         };
-        if !are_links(level, head.params.m, nodes as usize) {
+        if !are_links(level, header.params.m, nodes as usize) {
             return false;
         }
         links = above;
@@ -387,13 +394,13 @@ fn are_below(rows: &[u8], count: usize) -> bool {
     numbers(rows).all(|row| (row as usize) < count)
 }
 
-/// Whether groups are in order and end in order, the last where the twins end.
-fn are_groups(groups: &[u8], head: &Head) -> bool {
+/// Whether groups are in order and end in order, the last where the duplicates end.
+fn are_groups(groups: &[u8], header: &IndexHeader) -> bool {
     let (groups, _) = groups.as_chunks::<GROUP>();
     let mut previous: Option<(u32, u32)> = None;
     for (row, end, same) in groups.iter().map(group_numbers) {
         let (after, start) = previous.map_or((None, 0), |(row, end)| (Some(row), end));
-        if head.rows <= row as usize || after.is_some_and(|after| row <= after) {
+        if header.rows <= row as usize || after.is_some_and(|after| row <= after) {
             return false;
         }
         if end <= start || 1 < same {
@@ -401,12 +408,12 @@ fn are_groups(groups: &[u8], head: &Head) -> bool {
         }
         previous = Some((row, end));
     }
-    previous.map_or(0, |(_, end)| end as usize) == head.twins
+    previous.map_or(0, |(_, end)| end as usize) == header.duplicates
 }
 
-/// Whether each twin is a row, once, and no row that is in the graph.
-fn are_twins(sections: &Sections<&[u8]>, head: &Head) -> bool {
-    let mut seen = Bits::none(head.rows);
+/// Whether each duplicate is a row, once, and no row that is in the graph.
+fn are_duplicates(sections: &Sections<&[u8]>, header: &IndexHeader) -> bool {
+    let mut seen = Bits::none(header.rows);
     let (groups, _) = sections.groups.as_chunks::<GROUP>();
     for (row, ..) in groups.iter().map(group_numbers) {
         seen.set(row as usize, true);
@@ -415,13 +422,13 @@ fn are_twins(sections: &Sections<&[u8]>, head: &Head) -> bool {
         seen.set(row as usize, true);
     }
     let others = seen.count();
-    for row in numbers(sections.twins) {
+    for row in numbers(sections.duplicates) {
         if seen.contains(row as usize) {
             return false;
         }
         seen.set(row as usize, true);
     }
-    seen.count() == others + head.twins
+    seen.count() == others + header.duplicates
 }
 
 /// Numbers as they are stored.
@@ -437,10 +444,10 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::index::codes::Rows;
+    use crate::index::codes::VectorRows;
     use crate::index::graph::Graph;
     use crate::index::scratch::Scratch;
-    use crate::index::search::Search;
+    use crate::index::search::IndexSearch;
     use std::sync::Arc;
 
     fn values() -> Vec<f32> {
@@ -461,15 +468,15 @@ mod tests {
             ef_construction: 8,
             seed: 3,
         };
-        let graph = Graph::build(Rows::new(&values, 2).unwrap(), params, [5; 32]).unwrap();
+        let graph = Graph::build(VectorRows::new(&values, 2).unwrap(), params, [5; 32]).unwrap();
         graph.as_bytes().to_vec()
     }
 
     /// The same bytes with digests that fit them.
     fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
-        let head = Head::from_bytes(&bytes).unwrap();
-        if head.is_possible() {
-            let layout = Layout::of(&head);
+        let header = IndexHeader::from_bytes(&bytes).unwrap();
+        if header.is_possible() {
+            let layout = IndexLayout::of(&header);
             for (at, range) in layout.ranges.iter().enumerate() {
                 if let Some(section) = bytes.get(range.clone()) {
                     let digest = sha256(section);
@@ -477,20 +484,20 @@ mod tests {
                 }
             }
         }
-        let digest = sha256(&bytes[..HEAD_DIGEST]);
-        bytes[HEAD_DIGEST..HEAD_DIGEST + 32].copy_from_slice(&digest);
+        let digest = sha256(&bytes[..HEADER_DIGEST]);
+        bytes[HEADER_DIGEST..HEADER_DIGEST + 32].copy_from_slice(&digest);
         bytes
     }
 
     #[test]
     fn what_was_written_is_read() {
         let bytes = small();
-        let (head, layout) = read(&bytes).unwrap();
+        let (header, layout) = read(&bytes).unwrap();
         assert_eq!(
-            (head.dimension, head.rows, head.fingerprint),
+            (header.dimension, header.rows, header.fingerprint),
             (2, 70, [5; 32])
         );
-        assert_eq!((head.groups, head.twins), (10, 10));
+        assert_eq!((header.groups, header.duplicates), (10, 10));
         assert!(
             layout
                 .ranges
@@ -527,10 +534,10 @@ mod tests {
     fn bytes_made_to_fit_their_digests_never_panic() {
         let bytes = small();
         let values = values();
-        let rows = Rows::new(&values, 2).unwrap();
+        let rows = VectorRows::new(&values, 2).unwrap();
         let mut scratch = Scratch::new();
         let (mut refused, mut taken) = (0, 0);
-        for at in (8..DIGESTS).chain(HEAD..bytes.len()) {
+        for at in (8..DIGESTS).chain(HEADER..bytes.len()) {
             let mut changed = bytes.clone();
             changed[at] ^= [0x01, 0x80, 0xFF][at % 3];
             let Ok(graph) = Graph::from_bytes(Arc::new(sealed(changed))) else {
@@ -540,7 +547,7 @@ mod tests {
             taken += 1;
             let vector = vec![0.6; graph.dimension()];
             for (k, ef) in [(1, 1), (3, 4)] {
-                let search = Search {
+                let search = IndexSearch {
                     vector: &vector,
                     k,
                     ef,
@@ -562,7 +569,7 @@ mod tests {
     fn every_kind_of_wrong_content_is_found() {
         let bytes = small();
         let (_, layout) = read(&bytes).unwrap();
-        let [codes, bottom, upper, upper_rows, groups, twins] =
+        let [codes, bottom, upper, upper_rows, groups, duplicates] =
             layout.ranges.each_ref().map(|range| range.start);
         let wrong: [(usize, &[u8]); 9] = [
             (codes + 5, &[NO_CODE]),
@@ -573,7 +580,7 @@ mod tests {
             (groups, &70_u32.to_le_bytes()),
             (groups + NUMBER, &0_u32.to_le_bytes()),
             (groups + 2 * NUMBER, &2_u32.to_le_bytes()),
-            (twins, &0_u32.to_le_bytes()),
+            (duplicates, &0_u32.to_le_bytes()),
         ];
         for (at, put) in wrong {
             let mut changed = bytes.clone();
@@ -604,8 +611,8 @@ mod tests {
             for count in [1 << 31, 1 << 40, 1 << 63, u64::MAX] {
                 let mut changed = bytes.clone();
                 changed[16 + field * 8..][..8].copy_from_slice(&u64::to_le_bytes(count));
-                let digest = sha256(&changed[..HEAD_DIGEST]);
-                changed[HEAD_DIGEST..HEAD_DIGEST + 32].copy_from_slice(&digest);
+                let digest = sha256(&changed[..HEADER_DIGEST]);
+                changed[HEADER_DIGEST..HEADER_DIGEST + 32].copy_from_slice(&digest);
                 assert!(read(&changed).is_err());
             }
         }

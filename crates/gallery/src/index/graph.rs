@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use crate::index::bits::Bits;
 use crate::index::build::{BuildParams, build};
-use crate::index::codes::{Codes, Rows, encode_all, encode_query, stride};
+use crate::index::codes::{Codes, VectorRows, encode_all, encode_query, stride};
+use crate::index::duplicates::{Duplicates, group};
 use crate::index::error::IndexError;
-use crate::index::file::{self, Head, Layout, Sections};
+use crate::index::file::{self, IndexHeader, IndexLayout, Sections};
 use crate::index::links::Links;
 use crate::index::scratch::Scratch;
-use crate::index::search::{Neighbour, Search};
-use crate::index::twins::{Twins, group};
-use crate::index::walk::{Block, descend, prefetch_vector, scan, walk};
+use crate::index::search::{IndexSearch, ScoredRow};
+use crate::index::traversal::{ScanBuffers, descend, prefetch_vector, scan, traverse};
 use matchpoint_vector::kernels;
 use matchpoint_vector::kernels::int8::Int8Kernel;
 
@@ -21,14 +21,14 @@ pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 /// An immutable index of rows by number. It holds 8-bit codes and links, and no vectors.
 pub struct Graph {
     bytes: Bytes,
-    head: Head,
-    layout: Layout,
+    header: IndexHeader,
+    layout: IndexLayout,
     kernel: Int8Kernel,
 }
 
 /// What a search compares with in place of the graph.
-struct Plan {
-    breadth: usize,
+struct SearchPlan {
+    ef: usize,
     scan: bool,
 }
 
@@ -37,7 +37,7 @@ struct Plan {
 const EXACT_PER_NEIGHBOUR: usize = 2;
 const EXACT_BESIDES: usize = 12;
 
-/// Rows of a scan that cost as much as one candidate of a walk.
+/// Rows of a scan that cost as much as one candidate of a traversal.
 const SCANNED_PER_CANDIDATE: usize = 24;
 
 /// Candidates per allowed row among them, of those wanted.
@@ -52,7 +52,7 @@ impl Graph {
     /// # Errors
     /// Refuses parameters out of range.
     pub fn build(
-        rows: Rows<'_>,
+        rows: VectorRows<'_>,
         params: BuildParams,
         fingerprint: [u8; 32],
     ) -> Result<Self, IndexError> {
@@ -67,7 +67,7 @@ impl Graph {
             kernel,
         };
         let draft = build(&codes, rows.count(), &grouped.firsts, params);
-        let head = Head::new(
+        let header = IndexHeader::new(
             rows.dimension(),
             rows.count(),
             params,
@@ -80,12 +80,12 @@ impl Graph {
             upper: draft.upper,
             upper_rows: draft.upper_rows,
             groups: grouped.groups,
-            twins: grouped.rows,
+            duplicates: grouped.rows,
         };
-        let (head, layout, file) = file::write(head, &parts);
+        let (header, layout, file) = file::write(header, &parts);
         Ok(Self {
             bytes: Arc::new(file),
-            head,
+            header,
             layout,
             kernel,
         })
@@ -97,10 +97,10 @@ impl Graph {
     /// # Errors
     /// Refuses bytes of another format, and any that differ from what was written.
     pub fn from_bytes(bytes: Bytes) -> Result<Self, IndexError> {
-        let (head, layout) = file::read((*bytes).as_ref())?;
+        let (header, layout) = file::read((*bytes).as_ref())?;
         Ok(Self {
             bytes,
-            head,
+            header,
             layout,
             kernel: Int8Kernel::detect(),
         })
@@ -115,32 +115,32 @@ impl Graph {
     /// Number of rows.
     #[must_use]
     pub fn rows(&self) -> usize {
-        self.head.rows
+        self.header.rows
     }
 
     /// Values of a row.
     #[must_use]
     pub fn dimension(&self) -> usize {
-        self.head.dimension
+        self.header.dimension
     }
 
     /// How it was built.
     #[must_use]
     pub fn params(&self) -> BuildParams {
-        self.head.params
+        self.header.params
     }
 
     /// What the builder said the rows are.
     #[must_use]
     pub fn fingerprint(&self) -> [u8; 32] {
-        self.head.fingerprint
+        self.header.fingerprint
     }
 
     /// Bytes in memory for each row; the vectors that the caller keeps are not among them.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a figure to be shown")]
     pub fn bytes_per_row(&self) -> f64 {
-        self.as_bytes().len() as f64 / self.head.rows.max(1) as f64
+        self.as_bytes().len() as f64 / self.header.rows.max(1) as f64
     }
 
     /// The nearest rows, best first; of equal scores the smaller row first.
@@ -154,37 +154,37 @@ impl Graph {
     /// Refuses a query of another dimension and a filter of another number of rows.
     pub fn search<'v, 's>(
         &self,
-        search: &Search<'_>,
+        search: &IndexSearch<'_>,
         vector_of: impl Fn(u32) -> Option<&'v [f32]>,
         scratch: &'s mut Scratch,
-    ) -> Result<&'s [Neighbour], IndexError> {
-        let expected = self.head.dimension;
+    ) -> Result<&'s [ScoredRow], IndexError> {
+        let expected = self.header.dimension;
         if search.vector.len() != expected {
             let found = search.vector.len();
             return Err(IndexError::QueryDimension { found, expected });
         }
         if let Some(allowed) = search.allowed
-            && allowed.rows() != self.head.rows
+            && allowed.rows() != self.header.rows
         {
-            let (found, expected) = (allowed.rows(), self.head.rows);
+            let (found, expected) = (allowed.rows(), self.header.rows);
             return Err(IndexError::FilterLength { found, expected });
         }
         // No more than there are, so that memory grows with the index and not with the request.
-        let search = &Search {
-            k: search.k.min(self.head.rows),
-            ef: search.ef.min(self.head.rows),
+        let search = &IndexSearch {
+            k: search.k.min(self.header.rows),
+            ef: search.ef.min(self.header.rows),
             ..*search
         };
         let sections = self.layout.sections(self.as_bytes());
         let codes = Codes {
             bytes: sections.codes,
-            stride: stride(self.head.dimension),
+            stride: stride(self.header.dimension),
             kernel: self.kernel,
         };
         encode_query(search.vector, &mut scratch.query);
         let plan = self.plan(search);
         if !plan.scan {
-            self.walk(&sections, &codes, plan.breadth, scratch);
+            self.traverse(&sections, &codes, plan.ef, scratch);
             keep_allowed(search, &sections, scratch);
             score(search, &vector_of, scratch);
         }
@@ -196,7 +196,7 @@ impl Graph {
         if scratch.found.len() < wanted {
             // Vectors are gone for rows that are not.
             scratch.survivors.clear();
-            let rows = all_allowed(search, self.head.rows);
+            let rows = all_allowed(search, self.header.rows);
             scratch.survivors.extend(rows);
             score(search, &vector_of, scratch);
         }
@@ -204,47 +204,47 @@ impl Graph {
     }
 
     /// Rows that may be found.
-    fn allowed(&self, search: &Search<'_>) -> usize {
-        search.allowed.map_or(self.head.rows, Bits::count)
+    fn allowed(&self, search: &IndexSearch<'_>) -> usize {
+        search.allowed.map_or(self.header.rows, Bits::count)
     }
 
-    /// A walk finds the nearest of all rows, so it must be as much broader as rows are refused.
-    fn plan(&self, search: &Search<'_>) -> Plan {
+    /// A traversal finds the nearest of all rows, so it must be as much broader as rows are refused.
+    fn plan(&self, search: &IndexSearch<'_>) -> SearchPlan {
         let allowed = self.allowed(search);
-        let mut breadth = search.ef.max(search.k).max(1);
-        if allowed < self.head.rows {
-            let wanted = (FILTERED_MARGIN * search.k).saturating_mul(self.head.rows);
-            breadth = breadth.max(wanted.div_ceil(allowed.max(1)));
+        let mut ef = search.ef.max(search.k).max(1);
+        if allowed < self.header.rows {
+            let wanted = (FILTERED_MARGIN * search.k).saturating_mul(self.header.rows);
+            ef = ef.max(wanted.div_ceil(allowed.max(1)));
         }
-        Plan {
-            breadth,
-            scan: allowed <= breadth.saturating_mul(SCANNED_PER_CANDIDATE),
+        SearchPlan {
+            ef,
+            scan: allowed <= ef.saturating_mul(SCANNED_PER_CANDIDATE),
         }
     }
 
-    fn walk(
+    fn traverse(
         &self,
         sections: &Sections<&[u8]>,
         codes: &Codes<'_>,
-        breadth: usize,
+        ef: usize,
         scratch: &mut Scratch,
     ) {
         let links = Links {
             bottom: sections.bottom,
             upper: sections.upper,
             upper_rows: sections.upper_rows,
-            sizes: &self.head.sizes,
-            m: self.head.params.m,
+            sizes: &self.header.sizes,
+            m: self.header.params.m,
         };
         let mut entry = 0;
         for level in (1..=links.height()).rev() {
             entry = descend(&links.level(level), codes, entry, scratch);
         }
         let entry = links.upper_row(entry);
-        walk(&links.level(0), codes, breadth, entry, scratch);
+        traverse(&links.level(0), codes, ef, entry, scratch);
     }
 
-    fn scan(&self, search: &Search<'_>, codes: &Codes<'_>, scratch: &mut Scratch) {
+    fn scan(&self, search: &IndexSearch<'_>, codes: &Codes<'_>, scratch: &mut Scratch) {
         let Scratch {
             query,
             pool,
@@ -253,9 +253,9 @@ impl Graph {
             survivors,
             ..
         } = scratch;
-        let rows = || all_allowed(search, self.head.rows);
+        let rows = || all_allowed(search, self.header.rows);
         pool.begin(exact(search.k));
-        let block = Block {
+        let block = ScanBuffers {
             rows: fresh,
             products,
         };
@@ -269,7 +269,7 @@ impl Graph {
             && kth == last
         {
             // As good by their codes as the last one wanted, and perhaps better by their vectors.
-            let block = Block {
+            let block = ScanBuffers {
                 rows: fresh,
                 products,
             };
@@ -292,7 +292,7 @@ fn exact(k: usize) -> usize {
 
 /// Every row that may be found.
 #[expect(clippy::cast_possible_truncation, reason = "fewer than 2^31 rows")]
-fn all_allowed<'a>(search: &Search<'a>, rows: usize) -> impl Iterator<Item = u32> + use<'a> {
+fn all_allowed<'a>(search: &IndexSearch<'a>, rows: usize) -> impl Iterator<Item = u32> + use<'a> {
     let all = if search.allowed.is_some() {
         0
     } else {
@@ -302,14 +302,14 @@ fn all_allowed<'a>(search: &Search<'a>, rows: usize) -> impl Iterator<Item = u32
     (0..all).chain(some.map(|row| row as u32))
 }
 
-/// The best allowed rows of the pool and their twins, to be compared exactly.
-fn keep_allowed(search: &Search<'_>, sections: &Sections<&[u8]>, scratch: &mut Scratch) {
+/// The best allowed rows of the pool and their duplicates, to be compared exactly.
+fn keep_allowed(search: &IndexSearch<'_>, sections: &Sections<&[u8]>, scratch: &mut Scratch) {
     let Scratch {
         pool, survivors, ..
     } = scratch;
-    let twins = Twins {
+    let duplicates = Duplicates {
         groups: sections.groups,
-        rows: sections.twins,
+        rows: sections.duplicates,
     };
     let is_allowed = |row: u32| {
         search
@@ -324,10 +324,10 @@ fn keep_allowed(search: &Search<'_>, sections: &Sections<&[u8]>, scratch: &mut S
         if is_allowed(row) {
             survivors.push(row);
         }
-        if twins.groups.is_empty() {
+        if duplicates.groups.is_empty() {
             continue;
         }
-        if let Some(group) = twins.of(row) {
+        if let Some(group) = duplicates.of(row) {
             // Equal vectors have equal scores, and of those the first rows are best.
             let most = if group.same_vectors {
                 search.k
@@ -341,7 +341,7 @@ fn keep_allowed(search: &Search<'_>, sections: &Sections<&[u8]>, scratch: &mut S
 
 /// Compares the survivors exactly and keeps the best.
 fn score<'v>(
-    search: &Search<'_>,
+    search: &IndexSearch<'_>,
     vector_of: &impl Fn(u32) -> Option<&'v [f32]>,
     scratch: &mut Scratch,
 ) {
@@ -357,7 +357,7 @@ fn score<'v>(
     found.extend(survivors.iter().filter_map(|&row| {
         let vector = vector_of(row)?;
         let score = kernels::dot(search.vector, vector);
-        (vector.len() == search.vector.len()).then_some(Neighbour { row, score })
+        (vector.len() == search.vector.len()).then_some(ScoredRow { row, score })
     }));
     found.sort_unstable_by(|a, b| {
         // Adding zero makes -0.0 equal to 0.0, as it is under `==`.

@@ -11,7 +11,7 @@ pub(super) const UPPER_LEVELS_MAX: usize = 16;
 const LINK: usize = size_of::<u32>();
 
 /// Numbers of nodes on each level above the lowest, from the lowest of them up.
-pub(super) type Sizes = [u32; UPPER_LEVELS_MAX];
+pub(super) type LevelSizes = [u32; UPPER_LEVELS_MAX];
 
 /// The links of all levels.
 ///
@@ -26,7 +26,7 @@ pub(super) struct Links<'a> {
     pub(super) upper: &'a [u8],
     /// The row of each node above the lowest level.
     pub(super) upper_rows: &'a [u8],
-    pub(super) sizes: &'a Sizes,
+    pub(super) sizes: &'a LevelSizes,
     pub(super) m: usize,
 }
 

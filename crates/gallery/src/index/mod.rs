@@ -14,10 +14,10 @@ pub mod scan;
 pub mod scratch;
 pub mod search;
 
+mod duplicates;
 mod file;
 mod links;
 mod select;
 #[cfg(test)]
 mod tests;
-mod twins;
-mod walk;
+mod traversal;

@@ -1,6 +1,6 @@
 //! What a search needs besides the index: memory that is used again by the next one.
 
-use crate::index::search::Neighbour;
+use crate::index::search::ScoredRow;
 
 /// The memory of one search at a time, which grows to what the largest index needs and stays.
 ///
@@ -9,12 +9,12 @@ use crate::index::search::Neighbour;
 pub struct Scratch {
     pub(super) query: Vec<u8>,
     pub(super) visited: Visited,
-    pub(super) pool: Pool,
+    pub(super) pool: CandidatePool,
     pub(super) fresh: Vec<u32>,
     pub(super) fresh_rows: Vec<u32>,
     pub(super) products: Vec<i32>,
     pub(super) survivors: Vec<u32>,
-    pub(super) found: Vec<Neighbour>,
+    pub(super) found: Vec<ScoredRow>,
 }
 
 impl Scratch {
@@ -25,7 +25,7 @@ impl Scratch {
     }
 }
 
-/// Which nodes a walk has come to. Starting anew costs nothing but once in 255 walks.
+/// Which nodes a traversal has come to. Starting anew costs nothing but once in 255 traversals.
 #[derive(Default)]
 pub(super) struct Visited {
     epochs: Vec<u8>,
@@ -57,15 +57,15 @@ impl Visited {
     }
 }
 
-/// The best nodes seen by a walk, best first, and which of them are still to be expanded.
+/// The best nodes seen by a traversal, best first, and which of them are still to be expanded.
 ///
 /// A node is one number: its product, then its complement, so that of equal products the smaller
 /// node is the better, then a bit that is set while the node is to be expanded. Sorted insertion
 /// moves a few hundred bytes, which costs less than a heap does.
 #[derive(Default)]
-pub(super) struct Pool {
+pub(super) struct CandidatePool {
     keys: Vec<u64>,
-    breadth: usize,
+    ef: usize,
     /// No node before this position is to be expanded.
     next: usize,
 }
@@ -84,11 +84,11 @@ fn product_and_node(key: u64) -> (i32, u32) {
     ((biased ^ (1 << 31)).cast_signed(), node)
 }
 
-impl Pool {
-    pub(super) fn begin(&mut self, breadth: usize) {
+impl CandidatePool {
+    pub(super) fn begin(&mut self, ef: usize) {
         self.keys.clear();
-        self.keys.reserve(breadth);
-        self.breadth = breadth;
+        self.keys.reserve(ef);
+        self.ef = ef;
         self.next = 0;
     }
 
@@ -96,7 +96,7 @@ impl Pool {
     #[inline]
     pub(super) fn offer(&mut self, product: i32, node: u32) -> bool {
         let key = key(product, node);
-        if self.keys.len() == self.breadth {
+        if self.keys.len() == self.ef {
             if self.keys.last().is_none_or(|&worst| key < worst) {
                 return false;
             }
@@ -155,10 +155,10 @@ mod tests {
         #[test]
         fn a_pool_keeps_the_best_and_expands_them_in_order(
             offers in prop::collection::vec((any::<i32>(), 0_u32..1 << 31), 0..60),
-            breadth in 1_usize..20,
+            ef in 1_usize..20,
         ) {
-            let mut pool = Pool::default();
-            pool.begin(breadth);
+            let mut pool = CandidatePool::default();
+            pool.begin(ef);
             let mut expected = Vec::new();
             for &(product, node) in &offers {
                 pool.offer(product, node);
@@ -166,7 +166,7 @@ mod tests {
             }
             expected.sort_unstable();
             expected.reverse();
-            expected.truncate(breadth);
+            expected.truncate(ef);
             let expected: Vec<_> = expected.iter().map(|&(product, node)| (product, node.0)).collect();
             prop_assert_eq!(pool.iter().collect::<Vec<_>>(), expected.clone());
             for &(_, node) in &expected {

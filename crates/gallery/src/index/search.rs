@@ -4,7 +4,7 @@ use crate::index::bits::Bits;
 
 /// A row and its exact similarity to the query.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Neighbour {
+pub struct ScoredRow {
     /// Its number among the rows that the index was built of.
     pub row: u32,
     /// [`matchpoint_vector::kernels::dot`] of the query and the vector of the row.
@@ -13,7 +13,7 @@ pub struct Neighbour {
 
 /// What to search for.
 #[derive(Clone, Copy, Debug)]
-pub struct Search<'a> {
+pub struct IndexSearch<'a> {
     /// The query, of unit length.
     pub vector: &'a [f32],
     /// Neighbours wanted.

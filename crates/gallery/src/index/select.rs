@@ -3,9 +3,9 @@
 use crate::index::codes::Codes;
 use crate::index::links::Level;
 
-/// Working memory of [`Selection::choose`].
+/// Working memory of [`LinkSelection::choose`].
 #[derive(Default)]
-pub(super) struct Selection {
+pub(super) struct LinkSelection {
     /// Candidates: product with the node to be linked, and node; best first.
     pub(super) candidates: Vec<(i32, u32)>,
     /// The nodes chosen, best first.
@@ -14,7 +14,7 @@ pub(super) struct Selection {
     products: Vec<i32>,
 }
 
-impl Selection {
+impl LinkSelection {
     /// Chooses at most `limit` candidates that lie in different directions: none that is closer to
     /// one chosen before it than to the node itself.
     ///

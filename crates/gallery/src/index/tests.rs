@@ -5,11 +5,11 @@ use proptest::prelude::*;
 
 use super::bits::Bits;
 use super::build::BuildParams;
-use super::codes::Rows;
+use super::codes::VectorRows;
 use super::error::IndexError;
 use super::graph::Graph;
 use super::scratch::Scratch;
-use super::search::{Neighbour, Search};
+use super::search::{IndexSearch, ScoredRow};
 use matchpoint_vector::kernels;
 
 const PARAMS: BuildParams = BuildParams {
@@ -60,11 +60,11 @@ fn clustered(rows: usize, dimension: usize, clusters: usize, seed: u64) -> Vec<f
     values
 }
 
-fn exact(values: &[f32], query: &[f32], k: usize, allowed: Option<&Bits>) -> Vec<Neighbour> {
-    let mut all: Vec<Neighbour> = (0..)
+fn exact(values: &[f32], query: &[f32], k: usize, allowed: Option<&Bits>) -> Vec<ScoredRow> {
+    let mut all: Vec<ScoredRow> = (0..)
         .zip(values.chunks(query.len()))
         .filter(|&(row, _)| allowed.is_none_or(|bits| bits.contains(row as usize)))
-        .map(|(row, vector)| Neighbour {
+        .map(|(row, vector)| ScoredRow {
             row,
             score: kernels::dot(query, vector),
         })
@@ -81,11 +81,11 @@ fn recall(
     ef: usize,
     allowed: Option<&Bits>,
 ) -> f64 {
-    let rows = Rows::new(values, graph.dimension()).unwrap();
+    let rows = VectorRows::new(values, graph.dimension()).unwrap();
     let mut scratch = Scratch::new();
     let (mut found, mut wanted) = (0, 0);
     for vector in queries.chunks(graph.dimension()) {
-        let search = Search {
+        let search = IndexSearch {
             vector,
             k: 10,
             ef,
@@ -104,7 +104,7 @@ fn recall(
 }
 
 /// Allowed, each once, exactly scored and in order, and as many as there can be.
-fn check(answer: &[Neighbour], values: &[f32], search: &Search<'_>) {
+fn check(answer: &[ScoredRow], values: &[f32], search: &IndexSearch<'_>) {
     let dimension = search.vector.len();
     let rows = values.len() / dimension;
     let allowed = search.allowed.map_or(rows, Bits::count);
@@ -125,7 +125,7 @@ fn check(answer: &[Neighbour], values: &[f32], search: &Search<'_>) {
 }
 
 fn build(values: &[f32], dimension: usize) -> Graph {
-    Graph::build(Rows::new(values, dimension).unwrap(), PARAMS, [9; 32]).unwrap()
+    Graph::build(VectorRows::new(values, dimension).unwrap(), PARAMS, [9; 32]).unwrap()
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn the_number_of_threads_changes_nothing() {
     assert_eq!(one, with(2));
     assert_eq!(one, with(7));
     let other = BuildParams { seed: 8, ..PARAMS };
-    let other = Graph::build(Rows::new(&values, 24).unwrap(), other, [9; 32]).unwrap();
+    let other = Graph::build(VectorRows::new(&values, 24).unwrap(), other, [9; 32]).unwrap();
     assert_ne!(one, other.as_bytes());
 }
 
@@ -187,7 +187,7 @@ fn a_filter_costs_no_recall_whatever_it_allows() {
         }
         let found = recall(&graph, &values, &queries, 40, Some(&allowed));
         assert!(0.97 <= found, "one in {step}: {found}");
-        // The furthest rows only: the walk meets none of them.
+        // The furthest rows only: the traversal meets none of them.
         for query in queries.chunks(24).take(5) {
             let mut far = Bits::none(4000);
             for one in exact(&values, query, 4000, None)
@@ -236,7 +236,7 @@ fn few_rows_equal_rows_and_no_rows_are_searched() {
             };
             let graph = build(&values, 3);
             let again = Graph::from_bytes(Arc::new(graph.as_bytes().to_vec())).unwrap();
-            let rows = Rows::new(&values, 3).unwrap();
+            let rows = VectorRows::new(&values, 3).unwrap();
             for (k, ef) in [
                 (0, 0),
                 (1, 0),
@@ -245,7 +245,7 @@ fn few_rows_equal_rows_and_no_rows_are_searched() {
                 (1000, 10),
                 (usize::MAX, usize::MAX),
             ] {
-                let search = Search {
+                let search = IndexSearch {
                     vector: &[0.0, 0.6, 0.8],
                     k,
                     ef,
@@ -268,8 +268,8 @@ fn few_rows_equal_rows_and_no_rows_are_searched() {
 fn rows_that_are_gone_are_passed_over() {
     let values = clustered(2000, 24, 50, 5);
     let graph = build(&values, 24);
-    let rows = Rows::new(&values, 24).unwrap();
-    let search = Search {
+    let rows = VectorRows::new(&values, 24).unwrap();
+    let search = IndexSearch {
         vector: &clustered(1, 24, 50, 6),
         k: 10,
         ef: 30,
@@ -286,10 +286,10 @@ fn rows_that_are_gone_are_passed_over() {
 fn what_does_not_fit_the_index_is_refused() {
     let values = clustered(10, 4, 3, 1);
     let graph = build(&values, 4);
-    let rows = Rows::new(&values, 4).unwrap();
+    let rows = VectorRows::new(&values, 4).unwrap();
     let mut scratch = Scratch::new();
     let mut refused = |vector: &[f32], allowed: Option<&Bits>| {
-        let search = Search {
+        let search = IndexSearch {
             vector,
             k: 1,
             ef: 1,
@@ -343,11 +343,11 @@ proptest! {
         let graph = build(&values, 5);
         let mut bits = Bits::none(graph.rows());
         (0..graph.rows()).filter(|row| row * 7 % 8 < allowed).for_each(|row| bits.set(row, true));
-        let rows = Rows::new(&values, 5).unwrap();
+        let rows = VectorRows::new(&values, 5).unwrap();
         let mut scratch = Scratch::new();
         for allowed in [None, Some(&bits)] {
             let query = clustered(1, 5, 7, seed ^ 1);
-            let search = Search { vector: &query, k, ef, allowed };
+            let search = IndexSearch { vector: &query, k, ef, allowed };
             check(graph.search(&search, |row| rows.get(row), &mut scratch).unwrap(), &values, &search);
         }
     }

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use matchpoint_gallery::error::GalleryError;
 use matchpoint_gallery::item::Item;
 use matchpoint_gallery::params::IndexParams;
-use matchpoint_gallery::snapshot::{Match, Probe};
+use matchpoint_gallery::view::{GalleryMatch, Probe};
 use matchpoint_gallery::{Access, Gallery};
 use matchpoint_vector::{Embedding, Similarity};
 use tempfile::TempDir;
@@ -226,7 +226,7 @@ fn queries() -> Vec<Embedding> {
         .to_vec()
 }
 
-fn bits(matches: &[Match]) -> Vec<(u32, String)> {
+fn bits(matches: &[GalleryMatch]) -> Vec<(u32, String)> {
     matches
         .iter()
         .map(|found| (found.score.get().to_bits(), found.item.id.clone()))
@@ -251,18 +251,18 @@ fn brute_force(content: &Content, query: &Embedding, k: usize) -> Vec<(u32, Stri
 
 /// Asks a gallery that should hold exactly this.
 fn check_answers(gallery: &Gallery, content: &Content) {
-    let snapshot = gallery.snapshot();
-    assert_eq!(snapshot.len(), content.len());
-    assert!(snapshot.is_approximate(), "there is no index");
+    let view = gallery.view();
+    assert_eq!(view.len(), content.len());
+    assert!(view.is_approximate(), "there is no index");
     for query in queries() {
         let exact = Probe {
             exact: true,
             ..Probe::nearest(5)
         };
         let expected = brute_force(content, &query, 5);
-        let found = snapshot.nearest(&query, &exact).unwrap();
+        let found = view.nearest(&query, &exact).unwrap();
         assert_eq!(bits(&found), expected);
-        let indexed = snapshot.nearest(&query, &Probe::nearest(1)).unwrap();
+        let indexed = view.nearest(&query, &Probe::nearest(1)).unwrap();
         assert_eq!(bits(&indexed).first(), expected.first());
     }
 }
@@ -375,7 +375,7 @@ fn report(line: &str) {
 
 fn still_answers(gallery: &Gallery) {
     for query in queries() {
-        let found = gallery.snapshot().nearest(&query, &Probe::nearest(3));
+        let found = gallery.view().nearest(&query, &Probe::nearest(3));
         assert_eq!(found.unwrap().len(), 3);
     }
 }

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use matchpoint_gallery::error::GalleryError;
-use matchpoint_gallery::filter::Filter;
+use matchpoint_gallery::filter::ItemFilter;
 use matchpoint_gallery::item::{BATCH_MAX, ID_BYTES_MAX, Item, ItemHead, METADATA_BYTES_MAX};
 use matchpoint_gallery::params::IndexParams;
-use matchpoint_gallery::snapshot::{Match, NEIGHBOURS_MAX, Probe, Snapshot};
+use matchpoint_gallery::view::{GalleryMatch, GalleryView, NEIGHBOURS_MAX, Probe};
 use matchpoint_gallery::{Access, Gallery, KeptImages, Upserted, check_images};
 use matchpoint_vector::{Embedding, Similarity};
 use sha2::{Digest, Sha256};
@@ -117,7 +117,7 @@ fn axis(number: usize) -> Embedding {
 
 /// Everything that a gallery holds.
 fn content(gallery: &Gallery) -> BTreeMap<String, Item> {
-    let snapshot = gallery.snapshot();
+    let view = gallery.view();
     let whole = |(head, vector): (&Arc<ItemHead>, &[f32])| {
         let item = Item {
             id: head.id.clone(),
@@ -129,7 +129,7 @@ fn content(gallery: &Gallery) -> BTreeMap<String, Item> {
         };
         (head.id.clone(), item)
     };
-    snapshot.items().map(whole).collect()
+    view.items().map(whole).collect()
 }
 
 fn expected(items: Vec<Item>) -> BTreeMap<String, Item> {
@@ -139,27 +139,26 @@ fn expected(items: Vec<Item>) -> BTreeMap<String, Item> {
         .collect()
 }
 
-fn nearest(snapshot: &Snapshot, query: &Embedding, k: usize) -> Vec<Match> {
-    snapshot
-        .nearest(
-            query,
-            &Probe {
-                k,
-                exact: false,
-                without_label: None,
-                ..Probe::nearest(1)
-            },
-        )
-        .unwrap()
+fn nearest(view: &GalleryView, query: &Embedding, k: usize) -> Vec<GalleryMatch> {
+    view.nearest(
+        query,
+        &Probe {
+            k,
+            exact: false,
+            without_label: None,
+            ..Probe::nearest(1)
+        },
+    )
+    .unwrap()
 }
 
-fn ids(matches: &[Match]) -> Vec<&str> {
+fn ids(matches: &[GalleryMatch]) -> Vec<&str> {
     matches.iter().map(|found| found.item.id.as_str()).collect()
 }
 
 /// The definition of an exact search.
-fn brute_force(snapshot: &Snapshot, query: &Embedding, k: usize) -> Vec<(u32, String)> {
-    let mut all: Vec<_> = snapshot
+fn brute_force(view: &GalleryView, query: &Embedding, k: usize) -> Vec<(u32, String)> {
+    let mut all: Vec<_> = view
         .items()
         .map(|(head, vector)| {
             (
@@ -175,7 +174,7 @@ fn brute_force(snapshot: &Snapshot, query: &Embedding, k: usize) -> Vec<(u32, St
         .collect()
 }
 
-fn bits(matches: &[Match]) -> Vec<(u32, String)> {
+fn bits(matches: &[GalleryMatch]) -> Vec<(u32, String)> {
     matches
         .iter()
         .map(|found| (found.score.get().to_bits(), found.item.id.clone()))
@@ -204,7 +203,7 @@ fn what_was_acknowledged_is_there_after_reopening() {
         );
         assert_eq!(gallery.dimension(), DIMENSION);
         assert_eq!(gallery.digest(), digest);
-        assert_eq!(gallery.snapshot().generation(), 1);
+        assert_eq!(gallery.view().generation(), 1);
         assert_eq!(gallery.source_sha256("item 003"), Some([7; 32]));
     }
 }
@@ -246,12 +245,12 @@ fn replacing_and_deleting_show_at_once_and_last() {
         assert_eq!((gallery.len(), gallery.label_count()), (5, 3));
         assert_eq!(gallery.get("item 002").unwrap().label, "new");
         assert_eq!(gallery.get("item 001"), None);
-        let found = nearest(&gallery.snapshot(), &axis(0), 10);
+        let found = nearest(&gallery.view(), &axis(0), 10);
         assert_eq!(found.len(), 5);
         assert_eq!(found[0].item.id, "item 002");
         assert_eq!(found[0].score.get().to_bits(), 1.0_f32.to_bits());
         assert!(!ids(&found).contains(&"item 001"));
-        assert_eq!(gallery.snapshot().generation(), 3);
+        assert_eq!(gallery.view().generation(), 3);
     };
     check(&gallery);
     let digest = gallery.digest();
@@ -267,7 +266,7 @@ fn a_write_that_changes_nothing_makes_no_generation() {
     let gallery = place.create();
     assert_eq!(gallery.upsert(Vec::new()).unwrap(), []);
     assert_eq!(gallery.delete(&["nobody".to_owned()]).unwrap(), [false]);
-    assert_eq!(gallery.snapshot().generation(), 0);
+    assert_eq!(gallery.view().generation(), 0);
 }
 
 #[test]
@@ -275,7 +274,7 @@ fn a_snapshot_never_changes() {
     let place = Place::new();
     let gallery = place.create();
     gallery.upsert(items(0, 200)).unwrap();
-    let before = gallery.snapshot();
+    let before = gallery.view();
     let query = axis(3);
     let (digest, answer) = (before.digest(), bits(&nearest(&before, &query, 50)));
 
@@ -291,7 +290,7 @@ fn a_snapshot_never_changes() {
         (200, digest, 1)
     );
     assert_eq!(bits(&nearest(&before, &query, 50)), answer);
-    assert_eq!(gallery.snapshot().len(), 150);
+    assert_eq!(gallery.view().len(), 150);
 }
 
 #[test]
@@ -306,8 +305,8 @@ fn searches_beside_a_writer_see_whole_writes_only() {
         });
         let mut seen = 0;
         while seen < 30 {
-            let snapshot = gallery.snapshot();
-            let found = snapshot.nearest(
+            let view = gallery.view();
+            let found = view.nearest(
                 &axis(0),
                 &Probe {
                     k: NEIGHBOURS_MAX,
@@ -316,13 +315,10 @@ fn searches_beside_a_writer_see_whole_writes_only() {
                     ..Probe::nearest(1)
                 },
             );
-            assert_eq!(found.unwrap().len(), snapshot.len());
-            assert_eq!(
-                u64::try_from(snapshot.len()).unwrap(),
-                snapshot.generation() * 10
-            );
-            assert!(seen <= snapshot.generation());
-            seen = snapshot.generation();
+            assert_eq!(found.unwrap().len(), view.len());
+            assert_eq!(u64::try_from(view.len()).unwrap(), view.generation() * 10);
+            assert!(seen <= view.generation());
+            seen = view.generation();
         }
     });
 }
@@ -340,14 +336,14 @@ fn an_exact_search_equals_brute_force() {
                 .collect::<Vec<_>>(),
         )
         .unwrap();
-    let snapshot = gallery.snapshot();
-    assert_eq!(snapshot.index_description(), "exact");
+    let view = gallery.view();
+    assert_eq!(view.index_description(), "exact");
     for seed in 1000..1040 {
         let query = Embedding::normalise(Random(seed).vector(DIMENSION)).unwrap();
         for k in [1, 2, 10, 250, 1000] {
             assert_eq!(
-                bits(&nearest(&snapshot, &query, k)),
-                brute_force(&snapshot, &query, k)
+                bits(&nearest(&view, &query, k)),
+                brute_force(&view, &query, k)
             );
         }
     }
@@ -357,14 +353,11 @@ fn an_exact_search_equals_brute_force() {
 fn equal_scores_come_in_order_of_id() {
     let place = Place::new();
     let gallery = place.create();
-    let twins = ["d", "b", "e", "a", "c"].map(|id| item(id, "same", axis(0)));
-    gallery.upsert(twins.to_vec()).unwrap();
-    let snapshot = gallery.snapshot();
-    assert_eq!(ids(&nearest(&snapshot, &axis(0), 3)), ["a", "b", "c"]);
-    assert_eq!(
-        ids(&nearest(&snapshot, &axis(0), 9)),
-        ["a", "b", "c", "d", "e"]
-    );
+    let duplicates = ["d", "b", "e", "a", "c"].map(|id| item(id, "same", axis(0)));
+    gallery.upsert(duplicates.to_vec()).unwrap();
+    let view = gallery.view();
+    assert_eq!(ids(&nearest(&view, &axis(0), 3)), ["a", "b", "c"]);
+    assert_eq!(ids(&nearest(&view, &axis(0), 9)), ["a", "b", "c", "d", "e"]);
 }
 
 #[test]
@@ -372,7 +365,7 @@ fn a_masked_label_is_never_found() {
     let place = Place::new();
     let gallery = place.create();
     gallery.upsert(items(0, 30)).unwrap();
-    let snapshot = gallery.snapshot();
+    let view = gallery.view();
     let query = &items(4, 5)[0].embedding;
     let probe = Probe {
         k: 27,
@@ -380,10 +373,10 @@ fn a_masked_label_is_never_found() {
         without_label: Some("label 1"),
         ..Probe::nearest(1)
     };
-    let found = snapshot.nearest(query, &probe).unwrap();
+    let found = view.nearest(query, &probe).unwrap();
     assert_eq!(found.len(), 27);
     assert!(found.iter().all(|found| found.item.label != "label 1"));
-    let unmasked = bits(&nearest(&snapshot, query, 30));
+    let unmasked = bits(&nearest(&view, query, 30));
     let masked: BTreeSet<_> = ["item 003", "item 004", "item 005"]
         .map(str::to_owned)
         .into();
@@ -399,25 +392,25 @@ fn a_filter_and_one_per_label_choose_from_the_whole_ranking() {
     let place = Place::new();
     let gallery = place.create();
     gallery.upsert(items(0, 300)).unwrap();
-    let snapshot = gallery.snapshot();
+    let view = gallery.view();
     let query = &items(4, 5)[0].embedding;
-    let all = nearest(&snapshot, query, 300);
+    let all = nearest(&view, query, 300);
     let filter =
-        Filter::parse("label IN (\"label 1\", \"label 7\") AND id != \"item 004\"").unwrap();
+        ItemFilter::parse("label IN (\"label 1\", \"label 7\") AND id != \"item 004\"").unwrap();
     let probe = Probe {
         filter: Some(&filter),
         ..Probe::nearest(300)
     };
-    let wanted = |found: &&Match| {
+    let wanted = |found: &&GalleryMatch| {
         let item = &found.item;
         ["label 1", "label 7"].contains(&item.label.as_str()) && item.id != "item 004"
     };
-    let found = snapshot.nearest(query, &probe).unwrap();
-    let expected: Vec<Match> = all.iter().filter(wanted).cloned().collect();
+    let found = view.nearest(query, &probe).unwrap();
+    let expected: Vec<GalleryMatch> = all.iter().filter(wanted).cloned().collect();
     assert_eq!((bits(&found), found.len()), (bits(&expected), 5));
 
     let mut seen = BTreeSet::new();
-    let first: Vec<Match> = all
+    let first: Vec<GalleryMatch> = all
         .iter()
         .filter(|found| seen.insert(found.item.label.clone()))
         .cloned()
@@ -426,7 +419,7 @@ fn a_filter_and_one_per_label_choose_from_the_whole_ranking() {
         one_per_label: true,
         ..Probe::nearest(12)
     };
-    let found = snapshot.nearest(query, &probe).unwrap();
+    let found = view.nearest(query, &probe).unwrap();
     assert_eq!(bits(&found), bits(&first[..12]));
 }
 
@@ -516,17 +509,17 @@ fn a_bad_item_refuses_its_whole_batch_by_name() {
         gallery.upsert(many).unwrap_err(),
         GalleryError::Batch { .. }
     ));
-    assert_eq!((gallery.len(), gallery.snapshot().generation()), (0, 0));
+    assert_eq!((gallery.len(), gallery.view().generation()), (0, 0));
 }
 
 #[test]
 fn a_search_out_of_bounds_is_refused() {
     let place = Place::new();
     let gallery = place.create();
-    let snapshot = gallery.snapshot();
-    assert_eq!(nearest(&snapshot, &axis(0), 1), []);
+    let view = gallery.view();
+    assert_eq!(nearest(&view, &axis(0), 1), []);
     for k in [0, NEIGHBOURS_MAX + 1] {
-        let refused = snapshot.nearest(
+        let refused = view.nearest(
             &axis(0),
             &Probe {
                 k,
@@ -538,7 +531,7 @@ fn a_search_out_of_bounds_is_refused() {
         assert!(matches!(refused, Err(GalleryError::Neighbours { found, .. }) if found == k));
     }
     let short = Embedding::normalise(vec![1.0; 7]).unwrap();
-    let refused = snapshot.nearest(
+    let refused = view.nearest(
         &short,
         &Probe {
             k: 1,
@@ -804,12 +797,12 @@ fn clustered(count: usize, random: &mut Random) -> Vec<Item> {
 }
 
 /// The share of the true ten nearest that the graph finds, with every score checked.
-fn recall(snapshot: &Snapshot, queries: &[Embedding]) -> f64 {
+fn recall(view: &GalleryView, queries: &[Embedding]) -> f64 {
     let (mut found, mut all) = (0_u32, 0_u32);
     for query in queries {
-        let ranked = brute_force(snapshot, query, snapshot.len());
+        let ranked = brute_force(view, query, view.len());
         let truth: BTreeSet<_> = ranked.iter().take(10).collect();
-        let answer = bits(&nearest(snapshot, query, 10));
+        let answer = bits(&nearest(view, query, 10));
         assert_eq!(answer.len(), 10);
         for scored in &answer {
             assert!(ranked.contains(scored), "not the exact score");
@@ -840,12 +833,12 @@ fn the_graph_finds_the_nearest_and_scores_them_exactly() {
         gallery.index_description(),
         "hnsw m=12 ef_construction=80 ef_search=80, 8-bit codes"
     );
-    let before = gallery.snapshot();
+    let before = gallery.view();
     assert!(0.95 <= recall(&before, &queries));
 
-    // Enrolled later: found in the new snapshot, and not in the old one.
+    // Enrolled later: found in the new view, and not in the old one.
     gallery.upsert(all[2000..].to_vec()).unwrap();
-    let after = gallery.snapshot();
+    let after = gallery.view();
     assert!(0.95 <= recall(&after, &queries));
     for item in all[2000..].iter().step_by(17) {
         assert_eq!(
@@ -908,13 +901,13 @@ fn the_index_is_taken_from_its_file_with_what_changed_since_and_built_anew_where
         .map(|item| item.embedding.clone())
         .collect();
     let check = |gallery: &Gallery| {
-        let snapshot = gallery.snapshot();
-        assert!(0.95 <= recall(&snapshot, &queries));
-        let found = nearest(&snapshot, &moved.embedding, 1);
+        let view = gallery.view();
+        assert!(0.95 <= recall(&view, &queries));
+        let found = nearest(&view, &moved.embedding, 1);
         assert_eq!(found[0].item.label, "moved");
-        let found = nearest(&snapshot, &all[5].embedding, 10);
+        let found = nearest(&view, &all[5].embedding, 10);
         assert!(found.iter().all(|found| found.item.id != all[5].id));
-        let found = nearest(&snapshot, &all[1550].embedding, 1);
+        let found = nearest(&view, &all[1550].embedding, 1);
         assert_eq!(ids(&found), [all[1550].id.as_str()]);
         assert_eq!(content(gallery), expected);
     };
@@ -953,20 +946,17 @@ fn what_is_deleted_or_replaced_leaves_the_graph_too() {
     gallery.upsert(vec![moved.clone()]).unwrap();
     assert!(gallery.reindex_is_due());
     let check = |gallery: &Gallery| {
-        let snapshot = gallery.snapshot();
+        let view = gallery.view();
         for query in all.iter().step_by(31) {
-            let found = nearest(&snapshot, &query.embedding, 10);
+            let found = nearest(&view, &query.embedding, 10);
             assert_eq!(found.len(), 10);
             assert!(found.iter().all(|found| !gone.contains(&found.item.id)));
             let distinct: BTreeSet<_> = ids(&found).into_iter().collect();
             assert_eq!(distinct.len(), 10);
         }
-        assert_eq!(
-            nearest(&snapshot, &moved.embedding, 1)[0].item.label,
-            "moved"
-        );
-        let rest = bits(&nearest(&snapshot, &all[4].embedding, 750));
-        assert_eq!(rest, brute_force(&snapshot, &all[4].embedding, 750));
+        assert_eq!(nearest(&view, &moved.embedding, 1)[0].item.label, "moved");
+        let rest = bits(&nearest(&view, &all[4].embedding, 750));
+        assert_eq!(rest, brute_force(&view, &all[4].embedding, 750));
     };
     check(&gallery);
     assert_eq!(gallery.len(), 750);
@@ -995,8 +985,8 @@ fn the_same_items_give_the_same_graph_answers_in_any_order_of_enrolment() {
             ..GRAPH
         };
         let gallery = Gallery::open(&place.path, Access::ReadOnly, narrow).unwrap();
-        let snapshot = gallery.snapshot();
-        let near = |item: &Item| bits(&nearest(&snapshot, &item.embedding, 10));
+        let view = gallery.view();
+        let near = |item: &Item| bits(&nearest(&view, &item.embedding, 10));
         all.iter().step_by(11).map(near).collect::<Vec<_>>()
     });
     assert_eq!(answers[0], answers[1]);
@@ -1030,18 +1020,15 @@ fn enrolled_beside_an_index(params: IndexParams, expected: Range<usize>) {
         gallery.upsert(batch.to_vec()).unwrap();
     }
     let check = |gallery: &Gallery| {
-        let snapshot = gallery.snapshot();
+        let view = gallery.view();
         let near: Vec<Embedding> = all
             .iter()
             .step_by(37)
             .map(|item| item.embedding.clone())
             .collect();
-        assert!(0.95 <= recall(&snapshot, &near));
+        assert!(0.95 <= recall(&view, &near));
         for item in new.iter().step_by(7) {
-            assert_eq!(
-                ids(&nearest(&snapshot, &item.embedding, 1)),
-                [item.id.as_str()]
-            );
+            assert_eq!(ids(&nearest(&view, &item.embedding, 1)), [item.id.as_str()]);
         }
     };
     check(&gallery);
@@ -1063,13 +1050,13 @@ fn enrolled_beside_an_index(params: IndexParams, expected: Range<usize>) {
         .step_by(37)
         .map(|item| item.embedding.clone())
         .collect();
-    assert!(0.95 <= recall(&gallery.snapshot(), &near));
+    assert!(0.95 <= recall(&gallery.view(), &near));
     let back = new.iter().filter(|item| gone.contains(&item.id));
     gallery.upsert(back.cloned().collect()).unwrap();
     check(&gallery);
     assert!(gallery.reindex_is_due());
     gallery.reindex().unwrap();
-    assert_eq!(gallery.snapshot().settled_items(), 3000);
+    assert_eq!(gallery.view().base_items(), 3000);
     check(&gallery);
 }
 
@@ -1081,15 +1068,12 @@ fn vectors_of_settled_items_are_read_from_the_file_and_a_changed_one_is_found() 
     let mut random = Random(13);
     let all = clustered(1700, &mut random);
     gallery.upsert(all[..1500].to_vec()).unwrap();
-    assert_eq!(
-        gallery.snapshot().vector_bytes(),
-        1500 * GRAPH_DIMENSION * 4
-    );
+    assert_eq!(gallery.view().vector_bytes(), 1500 * GRAPH_DIMENSION * 4);
     drop(gallery);
     // Once built, once taken from the file.
     for _ in 0..2 {
         let gallery = Gallery::open(&place.path, Access::ReadWrite, GRAPH).unwrap();
-        assert_eq!(gallery.snapshot().vector_bytes(), 0);
+        assert_eq!(gallery.view().vector_bytes(), 0);
         assert_eq!(
             gallery.check_items(None, 10_000).unwrap().as_deref(),
             Some("01499")
@@ -1097,16 +1081,16 @@ fn vectors_of_settled_items_are_read_from_the_file_and_a_changed_one_is_found() 
     }
     let gallery = Gallery::open(&place.path, Access::ReadWrite, GRAPH).unwrap();
     gallery.upsert(all[1500..].to_vec()).unwrap();
-    let before = gallery.snapshot();
+    let before = gallery.view();
     assert_eq!(before.vector_bytes(), 200 * GRAPH_DIMENSION * 4);
     let query = &all[33].embedding;
     let expected = brute_force(&before, query, 20);
     gallery.reindex().unwrap();
-    let after = gallery.snapshot();
+    let after = gallery.view();
     assert_eq!(after.vector_bytes(), 0);
-    for snapshot in [&before, &after] {
-        assert_eq!(brute_force(snapshot, query, 20), expected);
-        assert_eq!(bits(&nearest(snapshot, query, 20)), expected);
+    for view in [&before, &after] {
+        assert_eq!(brute_force(view, query, 20), expected);
+        assert_eq!(bits(&nearest(view, query, 20)), expected);
     }
 
     // What nothing of ours does: the file is written where it is.
@@ -1132,7 +1116,7 @@ fn vectors_of_settled_items_are_read_from_the_file_and_a_changed_one_is_found() 
     // Opening compares it with the item, and builds it anew.
     let gallery = Gallery::open(&place.path, Access::ReadWrite, GRAPH).unwrap();
     gallery.check_items(None, 10_000).unwrap();
-    assert_eq!(brute_force(&gallery.snapshot(), query, 20), expected);
+    assert_eq!(brute_force(&gallery.view(), query, 20), expected);
 }
 
 #[test]
@@ -1155,22 +1139,22 @@ fn a_filtered_search_through_the_index_finds_what_the_filter_takes_and_nothing_e
     let gallery = Gallery::open(&place.path, Access::ReadWrite, GRAPH).unwrap();
     let queries: Vec<&Embedding> = all.iter().step_by(61).map(|item| &item.embedding).collect();
     let check = |gallery: &Gallery| {
-        let snapshot = gallery.snapshot();
+        let view = gallery.view();
         for text in [
             "metadata.half = yes",
             "metadata.tenth = yes",
             "metadata.percent = yes",
             "id = 00501",
         ] {
-            let filter = Filter::parse(text).unwrap();
+            let filter = ItemFilter::parse(text).unwrap();
             let (mut found, mut wanted) = (0, 0);
             for query in &queries {
                 let probe = Probe {
                     filter: Some(&filter),
                     ..Probe::nearest(10)
                 };
-                let through = snapshot.nearest(query, &probe).unwrap();
-                let exact = snapshot
+                let through = view.nearest(query, &probe).unwrap();
+                let exact = view
                     .nearest(
                         query,
                         &Probe {
@@ -1344,21 +1328,21 @@ fn compaction_leaves_no_trace_of_what_was_removed() {
     let digest = gallery.digest();
     gallery.compact().unwrap();
     assert_eq!((gallery.digest(), gallery.len()), (digest.clone(), 1200));
-    assert_eq!(gallery.snapshot().settled_items(), 1200);
+    assert_eq!(gallery.view().base_items(), 1200);
     drop(gallery);
     for item in gone.iter().step_by(50) {
         assert!(!holds(&file, &bytes(item)) && !holds(&place.path, &bytes(item)));
     }
     assert!(fs::metadata(&place.path).unwrap().len() < before);
     let gallery = Gallery::open(&place.path, Access::ReadWrite, GRAPH).unwrap();
-    assert!(gallery.snapshot().index_is_stored());
+    assert!(gallery.view().index_is_stored());
     assert_eq!(gallery.digest(), digest);
     let near: Vec<Embedding> = kept
         .iter()
         .step_by(37)
         .map(|item| item.embedding.clone())
         .collect();
-    assert!(0.95 <= recall(&gallery.snapshot(), &near));
+    assert!(0.95 <= recall(&gallery.view(), &near));
 }
 
 /// Copies of a file with a block of zeros, with two blocks in each other's place, and with its last
@@ -1401,7 +1385,7 @@ fn damaged_blocks_are_refused_or_built_anew() {
     let good = fs::read(&index).unwrap();
     let (digest, answers) = {
         let gallery = open().unwrap();
-        assert!(gallery.snapshot().index_is_stored());
+        assert!(gallery.view().index_is_stored());
         (gallery.digest(), near_all(&gallery, &all))
     };
 
@@ -1414,7 +1398,7 @@ fn damaged_blocks_are_refused_or_built_anew() {
     for (what, bytes) in damaged {
         fs::write(&index, bytes).unwrap();
         let gallery = open().unwrap();
-        assert!(!gallery.snapshot().index_is_stored(), "{what}");
+        assert!(!gallery.view().index_is_stored(), "{what}");
         assert_eq!(near_all(&gallery, &all), answers, "{what}");
     }
     fs::write(&index, &good).unwrap();
@@ -1467,7 +1451,7 @@ fn files_of_two_generations_give_what_the_items_say() {
         let gallery = open();
         let expected: BTreeSet<&str> = ids.iter().map(|item| item.id.as_str()).collect();
         for query in all.iter().step_by(23) {
-            for found in nearest(&gallery.snapshot(), &query.embedding, 10) {
+            for found in nearest(&gallery.view(), &query.embedding, 10) {
                 assert!(expected.contains(found.item.id.as_str()));
                 let exact = Similarity::between(query.embedding.as_slice(), &found.vector);
                 assert_eq!(Some(found.score), exact);
@@ -1478,12 +1462,12 @@ fn files_of_two_generations_give_what_the_items_say() {
             .step_by(41)
             .map(|item| item.embedding.clone())
             .collect();
-        assert!(0.95 <= recall(&gallery.snapshot(), &near));
+        assert!(0.95 <= recall(&gallery.view(), &near));
     }
 }
 
 fn near_all(gallery: &Gallery, items: &[Item]) -> Vec<Vec<(u32, String)>> {
-    let snapshot = gallery.snapshot();
-    let near = |item: &Item| bits(&nearest(&snapshot, &item.embedding, 10));
+    let view = gallery.view();
+    let near = |item: &Item| bits(&nearest(&view, &item.embedding, 10));
     items.iter().step_by(113).map(near).collect()
 }

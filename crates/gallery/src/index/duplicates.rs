@@ -6,33 +6,33 @@ use std::cmp::Ordering;
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::{ParallelSlice, ParallelSliceMut};
 
-use crate::index::codes::Rows;
+use crate::index::codes::VectorRows;
 
 const NUMBER: usize = size_of::<u32>();
 
-/// The bytes of a group: the row in the graph, where its twins end, and whether all are equal.
+/// The bytes of a group: the row in the graph, where its duplicates end, and whether all are equal.
 pub(super) const GROUP: usize = 3 * NUMBER;
 
-/// The twins of the rows in the graph that have any.
+/// The duplicates of the rows in the graph that have any.
 #[derive(Clone, Copy)]
-pub(super) struct Twins<'a> {
+pub(super) struct Duplicates<'a> {
     /// By row, ascending.
     pub(super) groups: &'a [u8],
-    /// Twins, those of one group after those of another, each ascending.
+    /// Duplicates, those of one group after those of another, each ascending.
     pub(super) rows: &'a [u8],
 }
 
 /// The rows that have the codes of a row in the graph, without that row, which precedes them.
 #[derive(Clone, Copy)]
-pub(super) struct Group<'a> {
+pub(super) struct DuplicateGroup<'a> {
     rows: &'a [u8],
     /// Whether their vectors too are equal, and so their scores.
     pub(super) same_vectors: bool,
 }
 
-impl<'a> Twins<'a> {
-    /// The twins of a row in the graph, if it has any.
-    pub(super) fn of(&self, row: u32) -> Option<Group<'a>> {
+impl<'a> Duplicates<'a> {
+    /// The duplicates of a row in the graph, if it has any.
+    pub(super) fn of(&self, row: u32) -> Option<DuplicateGroup<'a>> {
         let (groups, _) = self.groups.as_chunks::<GROUP>();
         let at = groups
             .binary_search_by_key(&row, |group| group_numbers(group).0)
@@ -43,14 +43,14 @@ impl<'a> Twins<'a> {
         let rows = self
             .rows
             .get(start as usize * NUMBER..end as usize * NUMBER)?;
-        Some(Group {
+        Some(DuplicateGroup {
             rows,
             same_vectors: same != 0,
         })
     }
 }
 
-impl<'a> Group<'a> {
+impl<'a> DuplicateGroup<'a> {
     /// The rows, ascending.
     pub(super) fn rows(&self) -> impl Iterator<Item = u32> + use<'a> {
         let (rows, _) = self.rows.as_chunks::<NUMBER>();
@@ -58,7 +58,7 @@ impl<'a> Group<'a> {
     }
 }
 
-/// The row in the graph, where its twins end, and whether all are equal, as they are stored.
+/// The row in the graph, where its duplicates end, and whether all are equal, as they are stored.
 pub(super) fn group_numbers(group: &[u8; GROUP]) -> (u32, u32, u32) {
     let (numbers, _) = group.as_chunks::<NUMBER>();
     match *numbers {
@@ -76,14 +76,14 @@ pub(super) fn group_numbers(group: &[u8; GROUP]) -> (u32, u32, u32) {
 pub(super) struct Grouped {
     /// The first row of each code, ascending.
     pub(super) firsts: Vec<u32>,
-    /// As in [`Twins`].
+    /// As in [`Duplicates`].
     pub(super) groups: Vec<u8>,
-    /// As in [`Twins`].
+    /// As in [`Duplicates`].
     pub(super) rows: Vec<u8>,
 }
 
 /// Puts rows of equal codes together.
-pub(super) fn group(vectors: Rows<'_>, codes: &[u8], stride: usize) -> Grouped {
+pub(super) fn group(vectors: VectorRows<'_>, codes: &[u8], stride: usize) -> Grouped {
     let code = |row: u32| codes.get(row as usize * stride..(row as usize + 1) * stride);
     let numbered = codes.par_chunks_exact(stride).enumerate();
     #[expect(
@@ -123,7 +123,10 @@ pub(super) fn group(vectors: Rows<'_>, codes: &[u8], stride: usize) -> Grouped {
         let same = others
             .iter()
             .all(|&(_, row)| vectors.get(row) == vectors.get(first));
-        #[expect(clippy::cast_possible_truncation, reason = "fewer twins than rows")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "fewer duplicates than rows"
+        )]
         let end = (grouped.rows.len() / NUMBER) as u32;
         for number in [first, end, u32::from(same)] {
             grouped.groups.extend_from_slice(&number.to_le_bytes());
@@ -153,18 +156,18 @@ mod tests {
         let a = [1.0, 0.0];
         let (b, nearly_b) = ([0.0, 1.0], [0.000_01, 1.0]);
         let values = [b, a, a, nearly_b, a, [0.6, 0.8]].concat();
-        let rows = Rows::new(&values, 2).unwrap();
+        let rows = VectorRows::new(&values, 2).unwrap();
         let codes = encode_all(rows, 1.0);
         let grouped = group(rows, &codes, stride(2));
         assert_eq!(grouped.firsts, [0, 1, 5]);
-        let twins = Twins {
+        let duplicates = Duplicates {
             groups: &grouped.groups,
             rows: &grouped.rows,
         };
-        let of_b = twins.of(0).unwrap();
+        let of_b = duplicates.of(0).unwrap();
         assert!(of_b.rows().eq([3]) && !of_b.same_vectors);
-        let of_a = twins.of(1).unwrap();
+        let of_a = duplicates.of(1).unwrap();
         assert!(of_a.rows().eq([2, 4]) && of_a.same_vectors);
-        assert!(twins.of(2).is_none() && twins.of(5).is_none());
+        assert!(duplicates.of(2).is_none() && duplicates.of(5).is_none());
     }
 }

@@ -1,5 +1,5 @@
-//! The approximate index: a settled graph, and one of what was enrolled since. They propose; the
-//! snapshot scores.
+//! The approximate index: the base segment, and the delta of what was enrolled since. They propose;
+//! the view scores.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,62 +8,63 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hnsw_rs::anndists::dist::distances::Distance;
 use hnsw_rs::hnsw::Hnsw;
 
-use crate::filter::Filter;
+use crate::base_segment::BaseSegment;
+use crate::filter::ItemFilter;
 use crate::index::bits::Bits;
 use crate::index::error::IndexError;
-use crate::index::search::Search;
-use crate::originals::Vector;
+use crate::index::search::IndexSearch;
+use crate::mapped_vectors::Vector;
 use crate::params::IndexParams;
-use crate::settled::Settled;
 use matchpoint_vector::kernels;
 
-/// What is settled, and what has been enrolled since.
+/// The base segment and the delta, which is everything that has been enrolled since the base was
+/// built.
 ///
-/// An item that is enrolled is compared with each query, until it is linked: that takes
-/// milliseconds, so whoever enrols does not wait for it. Items are linked in the order of their
-/// slots, those before [`Index::linked`].
-pub(super) struct Index {
-    pub(super) settled: Settled,
-    growing: Growing,
-    /// The first slot of an item that is not settled.
+/// Items of the delta are compared with each query until they are linked into the delta graph:
+/// linking takes milliseconds, so no enrolment waits for it. Items are linked in the order of their
+/// slots, those before [`GalleryIndex::linked`].
+pub(super) struct GalleryIndex {
+    pub(super) base: BaseSegment,
+    delta: DeltaGraph,
+    /// The first slot of the delta.
     first: usize,
-    /// The first slot that is not linked.
+    /// The first slot that is not linked into the delta graph.
     linked: AtomicUsize,
     /// Held while a point is linked.
     linking: Mutex<()>,
-    /// The rows that filters take, of those asked for last.
-    filters: Mutex<VecDeque<Filtered>>,
+    /// The rows that match each of the latest filters.
+    filters: Mutex<VecDeque<FilteredRows>>,
     params: IndexParams,
 }
 
-/// The settled rows that a filter takes. What is in a slot never changes, so this holds for as long
-/// as the index does: for the state it was made of, and later ones.
+/// The rows of the base segment that match a filter. What is in a slot never changes, so this holds
+/// for as long as the index does: for the state it was made from, and later ones.
 #[derive(Clone)]
-struct Filtered {
-    filter: Filter,
+struct FilteredRows {
+    filter: ItemFilter,
     generation: u64,
     rows: Arc<Bits>,
 }
 
-/// What an index is asked for.
-pub(super) struct Asked<'a> {
+/// What to search an index for.
+pub(super) struct IndexQuery<'a> {
     pub(super) query: &'a [f32],
     pub(super) k: usize,
-    /// Candidates to keep; the index's own number where that is more.
-    pub(super) breadth: usize,
-    /// The settled rows that may be found.
+    /// Candidates to keep; the index's own number if that is more.
+    pub(super) ef: usize,
+    /// The rows of the base segment that may be found.
     pub(super) allowed: &'a Bits,
 }
 
 /// Filters whose rows are remembered: a bit for each item and filter.
 const FILTERS_KEPT: usize = 32;
 
-impl Index {
-    /// `first` is the first slot of an item that is not settled.
-    pub(super) fn new(settled: Settled, first: usize, params: IndexParams) -> Self {
+impl GalleryIndex {
+    /// `first` is the first slot of the delta.
+    pub(super) fn new(base: BaseSegment, first: usize, params: IndexParams) -> Self {
         Self {
-            settled,
-            growing: Growing::new(params),
+            base,
+            delta: DeltaGraph::new(params),
             first,
             linked: AtomicUsize::new(first),
             linking: Mutex::default(),
@@ -76,7 +77,7 @@ impl Index {
         self.params
     }
 
-    /// The first slot of an item that is not settled.
+    /// The first slot of the delta.
     pub(super) fn first(&self) -> usize {
         self.first
     }
@@ -86,9 +87,9 @@ impl Index {
         self.linked.load(Ordering::Acquire)
     }
 
-    /// Items ever linked since it was settled, gone or not.
+    /// Items ever linked into the delta graph, gone or not.
     pub(super) fn points(&self) -> usize {
-        self.growing.points()
+        self.delta.points()
     }
 
     /// Links the item in a slot, after which all before it count as linked. Searches go on
@@ -96,23 +97,24 @@ impl Index {
     pub(super) fn link(&self, slot: usize, vector: &Vector) {
         let _one = self.linking.lock().unwrap_or_else(PoisonError::into_inner);
         if self.linked() <= slot {
-            self.growing.insert(slot, vector.to_shared());
+            self.delta.insert(slot, vector.to_shared());
             self.linked.store(slot + 1, Ordering::Release);
         }
     }
 
-    /// The settled rows that a filter takes in a state of the gallery; `find` makes them where they
-    /// are not known.
+    /// The rows of the base segment that match a filter in a state of the gallery; `find` makes them
+    /// if they are not known.
     pub(super) fn filtered(
         &self,
-        filter: &Filter,
+        filter: &ItemFilter,
         generation: u64,
         find: impl FnOnce() -> Bits,
     ) -> Arc<Bits> {
         let filters = || self.filters.lock().unwrap_or_else(PoisonError::into_inner);
         {
             let mut known = filters();
-            let same = |known: &Filtered| known.generation <= generation && known.filter == *filter;
+            let same =
+                |known: &FilteredRows| known.generation <= generation && known.filter == *filter;
             if let Some(found) = known.iter().position(same).and_then(|at| known.remove(at)) {
                 let rows = Arc::clone(&found.rows);
                 known.push_back(found);
@@ -121,7 +123,7 @@ impl Index {
         }
         let rows = Arc::new(find());
         let mut known = filters();
-        known.push_back(Filtered {
+        known.push_back(FilteredRows {
             filter: filter.clone(),
             generation,
             rows: Arc::clone(&rows),
@@ -132,51 +134,56 @@ impl Index {
         rows
     }
 
-    /// Calls `take` with the slots and exact scores of settled rows that are likely to be the
-    /// nearest.
-    pub(super) fn settled<'v>(
+    /// Calls `take` with the slots and exact scores of rows of the base segment that are likely to be
+    /// the nearest.
+    pub(super) fn base_matches<'v>(
         &'v self,
-        asked: &Asked<'_>,
+        asked: &IndexQuery<'_>,
         vector_of: impl Fn(usize) -> Option<&'v [f32]>,
         take: impl FnMut(usize, f32),
     ) -> Result<(), IndexError> {
-        let search = Search {
+        let search = IndexSearch {
             vector: asked.query,
             k: asked.k,
-            ef: self.breadth(asked),
+            ef: self.ef(asked),
             allowed: Some(asked.allowed),
         };
-        self.settled.nearest(&search, vector_of, take)
+        self.base.nearest(&search, vector_of, take)
     }
 
-    /// Slots before `linked` that are likely to hold the nearest of `live` items linked since.
-    pub(super) fn grown(&self, asked: &Asked<'_>, live: usize, linked: usize) -> Vec<usize> {
-        if self.growing.points() == 0 {
+    /// Slots before `linked` that are likely to hold the nearest of the `live` items of the delta.
+    pub(super) fn delta_candidates(
+        &self,
+        asked: &IndexQuery<'_>,
+        live: usize,
+        linked: usize,
+    ) -> Vec<usize> {
+        if self.delta.points() == 0 {
             return Vec::new();
         }
-        // It is at most a quarter of the whole, where less is to be looked at for the same recall.
-        let breadth = (self.breadth(asked) / 2).max(2 * asked.k);
-        let mut slots = self.growing.candidates(asked.query, breadth, live);
+        // The delta is at most a quarter of the whole, so fewer candidates give the same recall.
+        let ef = (self.ef(asked) / 2).max(2 * asked.k);
+        let mut slots = self.delta.candidates(asked.query, ef, live);
         // What is linked meanwhile is compared one by one.
         slots.retain(|slot| *slot < linked);
         slots
     }
 
-    fn breadth(&self, asked: &Asked<'_>) -> usize {
-        asked.breadth.max(self.params.ef_search).max(2 * asked.k)
+    fn ef(&self, asked: &IndexQuery<'_>) -> usize {
+        asked.ef.max(self.params.ef_search).max(2 * asked.k)
     }
 }
 
-/// Points that are only ever added; whoever asks drops those that are gone.
+/// The graph of the delta. Points are only ever added; the caller drops those that are gone.
 ///
 /// Points are inserted one after the other, because parallel insertion links them differently
 /// each time. The same points in the same order give the same graph.
-struct Growing {
+struct DeltaGraph {
     // A point holds one shared vector, not a copy of its components.
     hnsw: Hnsw<'static, Arc<[f32]>, Angle>,
 }
 
-impl Growing {
+impl DeltaGraph {
     fn new(params: IndexParams) -> Self {
         /// The most that `hnsw_rs` can have; levels above the fifth stay empty in practice.
         const LAYERS: usize = 16;
@@ -200,11 +207,11 @@ impl Growing {
     /// Slots likely to hold the nearest of `live` items.
     fn candidates(&self, query: &[f32], wanted: usize, live: usize) -> Vec<usize> {
         // Points that are gone take places among the candidates: widen the search by their share.
-        let breadth = (wanted * self.points())
+        let ef = (wanted * self.points())
             .div_ceil(live.max(1))
             .min(4 * wanted);
         let query = [Arc::from(query)];
-        let found = self.hnsw.search(&query, breadth, breadth);
+        let found = self.hnsw.search(&query, ef, ef);
         found
             .iter()
             .map(hnsw_rs::hnsw::Neighbour::get_origin_id)

@@ -1,27 +1,27 @@
-//! Keeping the index in step with the items: linking, building anew, checking.
+//! Keeping the index in step with the items: linking, rebuilding, checking.
 
 use std::sync::{Arc, PoisonError};
 
 use crate::Gallery;
+use crate::base_segment::BaseSegment;
 use crate::error::GalleryError;
-use crate::graph::Index;
+use crate::gallery_index::GalleryIndex;
 use crate::item::{Hash, ItemHead, embedding_bytes};
 use crate::load::{index_file, joined};
-use crate::originals::Vector;
-use crate::settled::Settled;
-use crate::snapshot::Snapshot;
+use crate::mapped_vectors::Vector;
+use crate::view::GalleryView;
 
-/// From so many items enrolled since, an index is outgrown by a quarter of its size.
-const GROWN_MIN: usize = 1_000;
+/// From this many items on, a delta of a quarter of the base segment's size makes a rebuild due.
+const DELTA_MIN: usize = 1_000;
 
-/// From so many items more, the index is built anew: that is many times faster for each of them than
+/// From this many items more, the index is rebuilt: that is many times faster for each of them than
 /// linking it.
 const UNLINKED_TOO_MANY: usize = 8_192;
 
 impl Gallery {
-    /// Builds the index anew from the current items: without points that are gone, and with a
+    /// Rebuilds the index from the current items: without points that are gone, and with a
     /// graph, or without one, as the present number of items asks for. Searches and writes go on
-    /// meanwhile. Its file is written where this handle may write.
+    /// meanwhile. Its file is written if this handle may write.
     ///
     /// # Errors
     /// [`GalleryError::Unusable`] after an earlier failure.
@@ -31,39 +31,40 @@ impl Gallery {
         };
         let _only_one = self.building.lock().map_err(unusable)?;
         let (items, first) = {
-            let catalogue = self.catalogue();
-            (catalogue.settling(), catalogue.next_slot())
+            let item_table = self.item_table();
+            (item_table.base_items(), item_table.next_slot())
         };
         let built = if items.len() < self.params.graph_from_items {
             None
         } else {
             let file = self.writer()?.is_some().then(|| index_file(&self.path));
-            let build = || Settled::build(&items, self.params, file.as_deref());
+            let build = || BaseSegment::build(&items, self.params, file.as_deref());
             // Searches go on meanwhile: half of the cores are theirs.
             let threads = std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2));
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-            let settled = pool.map_or_else(|_no_threads| build(), |pool| pool.install(build))?;
-            let index = Index::new(settled, first, self.params);
-            catch_up(&index, || self.snapshot());
+            let base = pool.map_or_else(|_no_threads| build(), |pool| pool.install(build))?;
+            let index = GalleryIndex::new(base, first, self.params);
+            catch_up(&index, || self.view());
             Some(Arc::new(index))
         };
         drop(items);
         // No write from here on, until the new index is there.
         let _no_write = self.writer()?;
-        let mut catalogue = self
-            .catalogue
+        let mut item_table = self
+            .item_table
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        let index = built.map(|index| joined(index, &mut catalogue, self.about.dimension));
-        let generation = self.snapshot().generation();
-        let renewed = Snapshot::of(&catalogue, self.about.dimension, generation, index);
+        let index = built.map(|index| joined(index, &mut item_table, self.about.dimension));
+        let generation = self.view().generation();
+        let renewed = GalleryView::of(&item_table, self.about.dimension, generation, index);
         self.current.store(Arc::new(renewed));
         Ok(())
     }
 
     /// Whether [`Gallery::reindex`] would help: the number of items has crossed
-    /// [`crate::params::IndexParams::graph_from_items`] since opening, a third of what is settled is gone, a
-    /// quarter as much has been enrolled since, or too much of that waits to be linked.
+    /// [`crate::params::IndexParams::graph_from_items`] since opening, a third of
+    /// the base segment is gone, the delta is a quarter of its size, or too much of the delta waits to
+    /// be linked.
     #[must_use]
     pub fn reindex_is_due(&self) -> bool {
         let now = self.current.load();
@@ -71,15 +72,16 @@ impl Gallery {
         let Some((index, live)) = &now.index else {
             return wants_graph;
         };
-        let settled = index.settled.len();
-        let grown = index.points().max(now.len().saturating_sub(live.count()));
-        let outgrown = GROWN_MIN <= grown && settled < 4 * grown;
+        let base = index.base.len();
+        let delta_items = index.points().max(now.len().saturating_sub(live.count()));
+        let outgrown = DELTA_MIN <= delta_items && base < 4 * delta_items;
         let unlinked = self.params.unlinked_max(self.about.dimension);
         let waiting = || now.slots_from(index.linked()).count();
         !wants_graph
             || outgrown
-            || live.count() * 3 < settled * 2
-            || (unlinked + UNLINKED_TOO_MANY <= grown && unlinked + UNLINKED_TOO_MANY <= waiting())
+            || live.count() * 3 < base * 2
+            || (unlinked + UNLINKED_TOO_MANY <= delta_items
+                && unlinked + UNLINKED_TOO_MANY <= waiting())
     }
 
     /// Links at most `most` of the items that searches compare one by one, where they are many, and
@@ -103,8 +105,8 @@ impl Gallery {
         most: usize,
     ) -> Result<Option<String>, GalleryError> {
         let items: Vec<(Arc<ItemHead>, Vector, Hash)> = {
-            let catalogue = self.catalogue();
-            let items = catalogue.checksums(after_id).take(most);
+            let item_table = self.item_table();
+            let items = item_table.checksums(after_id).take(most);
             items
                 .map(|(slot, sum)| (Arc::clone(&slot.head), slot.vector.clone(), *sum))
                 .collect()
@@ -122,7 +124,7 @@ impl Gallery {
 }
 
 /// Links what was enrolled while the index was built, unless that grows faster.
-fn catch_up(index: &Index, now: impl Fn() -> Arc<Snapshot>) {
+fn catch_up(index: &GalleryIndex, now: impl Fn() -> Arc<GalleryView>) {
     let mut before = usize::MAX;
     loop {
         let now = now();
@@ -136,7 +138,7 @@ fn catch_up(index: &Index, now: impl Fn() -> Arc<Snapshot>) {
 }
 
 /// Links the oldest of the items that wait, and returns how many there were.
-fn link(index: &Index, now: &Snapshot, most: usize) -> usize {
+fn link(index: &GalleryIndex, now: &GalleryView, most: usize) -> usize {
     let waiting = now.slots_from(index.linked()).count();
     let linked = waiting
         .saturating_sub(index.params().unlinked_max(now.dimension))

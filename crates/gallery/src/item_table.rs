@@ -1,4 +1,4 @@
-//! What the writer knows: every item by id, and the blocks that snapshots share.
+//! What the writer knows: every item by id, and the blocks that views share.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -6,14 +6,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use crate::blocks::{BLOCK_SLOTS, Block, Slot};
+use crate::base_segment::BaseItem;
+use crate::blocks::{BLOCK_SLOTS, ItemSlot, SlotBlock};
 use crate::index::scan::CodedRows;
 use crate::item::{ContentSum, Hash, ItemHead};
-use crate::originals::Vector;
-use crate::settled::Settling;
+use crate::mapped_vectors::Vector;
 
 /// Where an item is kept.
-pub(super) struct Place {
+pub(super) struct ItemLocation {
     /// Its number in memory: newer items have higher ones, and none is used twice.
     pub(super) slot: usize,
     /// Its number in the database.
@@ -24,18 +24,18 @@ pub(super) struct Place {
 /// An item, told by its id, of which no second copy is kept.
 struct ById(Arc<ItemHead>);
 
-/// The current items. Blocks are shared with snapshots and copied before they change.
+/// The current items. Blocks are shared with views and copied before they change.
 #[derive(Default)]
-pub(super) struct Catalogue {
-    places: BTreeMap<ById, Place>,
+pub(super) struct ItemTable {
+    places: BTreeMap<ById, ItemLocation>,
     labels: HashMap<String, usize>,
-    pub(super) blocks: Vec<Arc<Block>>,
+    pub(super) blocks: Vec<Arc<SlotBlock>>,
     pub(super) sum: ContentSum,
     /// The highest row number in use, or 0.
     pub(super) last_row: i64,
 }
 
-impl Catalogue {
+impl ItemTable {
     pub(super) fn len(&self) -> usize {
         self.places.len()
     }
@@ -48,7 +48,7 @@ impl Catalogue {
         self.labels.contains_key(label)
     }
 
-    pub(super) fn find(&self, id: &str) -> Option<&Place> {
+    pub(super) fn find(&self, id: &str) -> Option<&ItemLocation> {
         self.places.get(id)
     }
 
@@ -63,16 +63,19 @@ impl Catalogue {
     }
 
     /// Every item with its checksum, in order of id, from `after_id` on.
-    pub(super) fn checksums(&self, after_id: Option<&str>) -> impl Iterator<Item = (&Slot, &Hash)> {
+    pub(super) fn checksums(
+        &self,
+        after_id: Option<&str>,
+    ) -> impl Iterator<Item = (&ItemSlot, &Hash)> {
         let start = after_id.map_or(Bound::Unbounded, Bound::Excluded);
         let following = self.places.range::<str, _>((start, Bound::Unbounded));
         following.filter_map(|(_, place)| Some((self.slot(place.slot)?, &place.checksum)))
     }
 
-    /// What an index is built of, in order of id.
-    pub(super) fn settling(&self) -> Vec<Settling> {
+    /// What a base segment is built from, in order of id.
+    pub(super) fn base_items(&self) -> Vec<BaseItem> {
         let items = self.places.values().filter_map(|place| {
-            Some(Settling {
+            Some(BaseItem {
                 key: place.checksum,
                 slot: place.slot,
                 vector: self.slot(place.slot)?.vector.clone(),
@@ -101,7 +104,7 @@ impl Catalogue {
     ) -> usize {
         self.remove(&head.id);
         let head = Arc::new(head);
-        let slot = self.append(Slot {
+        let slot = self.append(ItemSlot {
             head: Arc::clone(&head),
             vector,
         });
@@ -112,7 +115,7 @@ impl Catalogue {
         }
         self.sum.add(&checksum);
         self.last_row = self.last_row.max(row);
-        let place = Place {
+        let place = ItemLocation {
             slot,
             row,
             checksum,
@@ -124,7 +127,7 @@ impl Catalogue {
     /// Takes a vector for the item in a slot, if there is one still: the same values, elsewhere.
     pub(super) fn move_vector(&mut self, slot: usize, vector: Vector) {
         let block = self.blocks.get_mut(slot / BLOCK_SLOTS);
-        let there = |block: &&mut Arc<Block>| {
+        let there = |block: &&mut Arc<SlotBlock>| {
             block
                 .slots
                 .get(slot % BLOCK_SLOTS)
@@ -171,15 +174,15 @@ impl Catalogue {
         }
     }
 
-    pub(super) fn slot(&self, number: usize) -> Option<&Slot> {
+    pub(super) fn slot(&self, number: usize) -> Option<&ItemSlot> {
         let block = self.blocks.get(number / BLOCK_SLOTS)?;
         block.slots.get(number % BLOCK_SLOTS)?.as_ref()
     }
 
-    fn append(&mut self, slot: Slot) -> usize {
+    fn append(&mut self, slot: ItemSlot) -> usize {
         let number = self.next_slot();
         if number.is_multiple_of(BLOCK_SLOTS) {
-            self.blocks.push(Arc::new(Block {
+            self.blocks.push(Arc::new(SlotBlock {
                 slots: Vec::with_capacity(BLOCK_SLOTS),
                 codes: None,
             }));
@@ -204,7 +207,7 @@ impl Catalogue {
         }
     }
 
-    /// Drops the codes of blocks whose items an index has settled: those before the one of a slot.
+    /// Drops the codes of blocks whose items are in a base segment: those before the one of a slot.
     pub(super) fn drop_codes_before(&mut self, first: usize) {
         for block in self.blocks.iter_mut().take(first / BLOCK_SLOTS) {
             if block.codes.is_some() {

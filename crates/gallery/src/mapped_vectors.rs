@@ -8,35 +8,35 @@ use matchpoint_vector::kernels::map::Map;
 
 /// The stored embedding of an item, of unit length. Cheap to clone.
 #[derive(Clone)]
-pub struct Vector(Kept);
+pub struct Vector(VectorStorage);
 
 #[derive(Clone)]
-enum Kept {
+enum VectorStorage {
     InMemory(Arc<[f32]>),
-    Mapped(Arc<Originals>, u32),
+    Mapped(Arc<MappedVectors>, u32),
 }
 
 impl Vector {
     pub(super) fn in_memory(values: Arc<[f32]>) -> Self {
-        Self(Kept::InMemory(values))
+        Self(VectorStorage::InMemory(values))
     }
 
-    pub(super) fn mapped(originals: &Arc<Originals>, row: u32) -> Self {
-        Self(Kept::Mapped(Arc::clone(originals), row))
+    pub(super) fn mapped(vectors: &Arc<MappedVectors>, row: u32) -> Self {
+        Self(VectorStorage::Mapped(Arc::clone(vectors), row))
     }
 
     /// The values in memory, read from the map where they are there.
     #[must_use]
     pub fn to_shared(&self) -> Arc<[f32]> {
         match &self.0 {
-            Kept::InMemory(values) => Arc::clone(values),
-            Kept::Mapped(originals, row) => originals.row(*row).into(),
+            VectorStorage::InMemory(values) => Arc::clone(values),
+            VectorStorage::Mapped(vectors, row) => vectors.row(*row).into(),
         }
     }
 
     /// Whether it is read from the disk when it is used.
     pub(super) fn is_mapped(&self) -> bool {
-        matches!(self.0, Kept::Mapped(..))
+        matches!(self.0, VectorStorage::Mapped(..))
     }
 }
 
@@ -46,8 +46,8 @@ impl Deref for Vector {
     #[inline]
     fn deref(&self) -> &[f32] {
         match &self.0 {
-            Kept::InMemory(values) => values,
-            Kept::Mapped(originals, row) => originals.row(*row),
+            VectorStorage::InMemory(values) => values,
+            VectorStorage::Mapped(vectors, row) => vectors.row(*row),
         }
     }
 }
@@ -65,7 +65,7 @@ impl fmt::Debug for Vector {
 }
 
 /// Rows of vectors in a mapped file.
-pub(super) struct Originals {
+pub(super) struct MappedVectors {
     map: Arc<Map>,
     /// Where they begin, in bytes.
     from: usize,
@@ -73,7 +73,7 @@ pub(super) struct Originals {
     dimension: usize,
 }
 
-impl Originals {
+impl MappedVectors {
     /// `None` where the file does not have so many.
     pub(super) fn new(map: &Arc<Map>, from: usize, rows: u32, dimension: usize) -> Option<Self> {
         let count = usize::try_from(rows).ok()?.checked_mul(dimension)?;

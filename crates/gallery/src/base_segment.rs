@@ -1,10 +1,10 @@
-//! The settled part of the index: a compact graph of the items there were when it was built, and
+//! The base segment of the index: a compact graph of the items there were when it was built, and
 //! its file, which holds their vectors too.
 //!
 //! The file is used where it is, as a map: a short head, the vectors, a key for each (the checksum of
 //! its item), and the graph, which carries checksums of its own and one of the keys. Vectors are
 //! compared with those of the items as these are read, and where they agree the map's are used, so
-//! that no vector of a settled item takes memory. What was enrolled since joins the growing part,
+//! that no vector of the base segment takes memory. What was enrolled since is the delta,
 //! and rows whose item is gone are never found. A file that is damaged, or built otherwise, is as
 //! good as none, for all of it can be built from the items.
 
@@ -19,13 +19,13 @@ use sha2::{Digest, Sha256};
 
 use crate::index::bits::Bits;
 use crate::index::build::BuildParams;
-use crate::index::codes::Rows;
+use crate::index::codes::VectorRows;
 use crate::index::error::IndexError;
 use crate::index::graph::Graph;
 use crate::index::scratch::Scratch;
-use crate::index::search::{Neighbour, Search};
+use crate::index::search::{IndexSearch, ScoredRow};
 use crate::item::Hash;
-use crate::originals::{Originals, Vector};
+use crate::mapped_vectors::{MappedVectors, Vector};
 use crate::params::IndexParams;
 use matchpoint_vector::kernels::map::Map;
 
@@ -36,18 +36,18 @@ const ALIGNMENT: usize = 64;
 /// No slot: the item of this row is gone.
 const GONE: usize = usize::MAX;
 
-/// An item to be settled.
-pub(super) struct Settling {
+/// An item to build a base segment from.
+pub(super) struct BaseItem {
     pub(super) key: Hash,
     pub(super) slot: usize,
     pub(super) vector: Vector,
 }
 
 /// A compact graph, and where its rows are in memory.
-pub(super) struct Settled {
+pub(super) struct BaseSegment {
     graph: Graph,
     /// `None` where there was no file to keep them in: the items have them in memory.
-    originals: Option<Arc<Originals>>,
+    vectors: Option<Arc<MappedVectors>>,
     /// Whether the next opening finds it in its file.
     is_stored: bool,
     /// The slot of each row.
@@ -58,33 +58,33 @@ pub(super) struct Settled {
     scratch: Mutex<Vec<Scratch>>,
 }
 
-impl Settled {
+impl BaseSegment {
     /// Builds the graph of items in the order given, on all threads of the current `rayon` pool, and
     /// writes the file where one is named. Where it cannot be written, vectors stay in memory.
     pub(super) fn build(
-        items: &[Settling],
+        items: &[BaseItem],
         params: IndexParams,
         file: Option<&Path>,
     ) -> Result<Self, IndexError> {
         let dimension = items.first().map_or(1, |item| item.vector.len());
         let keys: Vec<Hash> = items.iter().map(|item| item.key).collect();
         let build = |values: &[f32]| {
-            let rows = Rows::new(values, dimension)?;
+            let rows = VectorRows::new(values, dimension)?;
             Graph::build(rows, build_params(params), digest(&keys))
         };
         let slots = items.iter().map(|item| item.slot).collect();
         if let Some(path) = file {
-            match Draft::begin(path, items, dimension, &keys) {
+            match BaseSegmentDraft::begin(path, items, dimension, &keys) {
                 Ok(draft) => {
-                    let graph = build(draft.originals.all())?;
-                    let originals = Arc::clone(&draft.originals);
+                    let graph = build(draft.vectors.all())?;
+                    let vectors = Arc::clone(&draft.vectors);
                     let saved = draft.finish(path, &graph).inspect_err(|cause| {
                         // Its vectors stay readable in what is no longer a named file.
                         tracing::warn!(file = %path.display(), %cause, "the index was not saved");
                     });
-                    let mut settled = Self::of(graph, Some(originals), slots);
-                    settled.is_stored = saved.is_ok();
-                    return Ok(settled);
+                    let mut base = Self::of(graph, Some(vectors), slots);
+                    base.is_stored = saved.is_ok();
+                    return Ok(base);
                 }
                 Err(cause) => {
                     tracing::warn!(file = %path.display(), %cause, "the index was not saved");
@@ -98,14 +98,14 @@ impl Settled {
         Ok(Self::of(build(&values)?, None, slots))
     }
 
-    fn of(graph: Graph, originals: Option<Arc<Originals>>, slots: Vec<usize>) -> Self {
+    fn of(graph: Graph, vectors: Option<Arc<MappedVectors>>, slots: Vec<usize>) -> Self {
         let slot_of = |row: u32| slots.get(row as usize).copied().unwrap_or(GONE);
         let mut by_slot: Vec<u32> = (0..).take(slots.len()).collect();
         by_slot.retain(|row| slot_of(*row) != GONE);
         by_slot.sort_unstable_by_key(|row| slot_of(*row));
         Self {
             graph,
-            originals,
+            vectors,
             is_stored: false,
             slots,
             by_slot,
@@ -134,7 +134,7 @@ impl Settled {
         self.slots.get(row).copied().filter(|slot| *slot != GONE)
     }
 
-    /// The row of a slot; `None` where the slot is not settled.
+    /// The row of a slot; `None` if the slot belongs to the delta.
     pub(super) fn row(&self, slot: usize) -> Option<usize> {
         let slot_of = |row: &u32| self.slots.get(*row as usize).copied().unwrap_or(GONE);
         let at = self.by_slot.binary_search_by_key(&slot, slot_of).ok()?;
@@ -143,35 +143,35 @@ impl Settled {
 
     /// The vector of each slot as it is in the file.
     pub(super) fn mapped(&self) -> impl Iterator<Item = (usize, Vector)> {
-        let originals = self.originals.iter();
-        originals.flat_map(|originals| {
+        let vectors = self.vectors.iter();
+        vectors.flat_map(|vectors| {
             let rows = self.slots.iter().zip(0_u32..);
             let rows = rows.filter(|(slot, _)| **slot != GONE);
-            rows.map(move |(slot, row)| (*slot, Vector::mapped(originals, row)))
+            rows.map(move |(slot, row)| (*slot, Vector::mapped(vectors, row)))
         })
     }
 
     /// Calls `take` with the slots and the exact scores of the nearest of the rows allowed.
     pub(super) fn nearest<'v>(
         &'v self,
-        search: &Search<'_>,
+        search: &IndexSearch<'_>,
         vector_of: impl Fn(usize) -> Option<&'v [f32]>,
         mut take: impl FnMut(usize, f32),
     ) -> Result<(), IndexError> {
         let mut scratch = self.scratch().pop().unwrap_or_default();
         // Where all may be found, the graph needs no filter.
         let refuses = |allowed: &&Bits| allowed.count() < self.len();
-        let search = Search {
+        let search = IndexSearch {
             allowed: search.allowed.filter(refuses),
             ..*search
         };
-        let vector = |row: u32| match &self.originals {
-            Some(originals) => Some(originals.row(row)),
+        let vector = |row: u32| match &self.vectors {
+            Some(vectors) => Some(vectors.row(row)),
             None => vector_of(self.slot(row as usize)?),
         };
         let found = self.graph.search(&search, vector, &mut scratch);
         let found = found.map(|found| {
-            for Neighbour { row, score } in found {
+            for ScoredRow { row, score } in found {
                 if let Some(slot) = self.slot(*row as usize) {
                     take(slot, *score);
                 }
@@ -192,13 +192,13 @@ pub(super) fn unfinished(path: &Path) -> PathBuf {
 }
 
 /// The parts of a file, in bytes.
-struct Layout {
+struct BaseSegmentLayout {
     vectors: Range<usize>,
     keys: Range<usize>,
     graph: usize,
 }
 
-impl Layout {
+impl BaseSegmentLayout {
     /// `None` where they are more than there can be.
     fn of(rows: usize, dimension: usize) -> Option<Self> {
         let vectors = rows.checked_mul(dimension)?.checked_mul(size_of::<f32>())?;
@@ -215,16 +215,16 @@ impl Layout {
 }
 
 /// A file that lacks its graph yet, beside the one that it will replace.
-struct Draft {
+struct BaseSegmentDraft {
     file: File,
     beside: PathBuf,
-    originals: Arc<Originals>,
+    vectors: Arc<MappedVectors>,
 }
 
-impl Draft {
-    fn begin(path: &Path, items: &[Settling], dimension: usize, keys: &[Hash]) -> io::Result<Self> {
+impl BaseSegmentDraft {
+    fn begin(path: &Path, items: &[BaseItem], dimension: usize, keys: &[Hash]) -> io::Result<Self> {
         let too_large = || io::Error::from(io::ErrorKind::FileTooLarge);
-        let layout = Layout::of(items.len(), dimension).ok_or_else(too_large)?;
+        let layout = BaseSegmentLayout::of(items.len(), dimension).ok_or_else(too_large)?;
         let rows = u32::try_from(items.len()).map_err(|_more| too_large())?;
         let beside = unfinished(path);
         // Never emptied and written again: it may be what an earlier attempt has mapped.
@@ -242,12 +242,12 @@ impl Draft {
             // What is left of it would keep a full disk full.
             drop(fs::remove_file(&beside));
         })?;
-        let originals = Originals::new(&Arc::new(map), ALIGNMENT, rows, dimension);
-        let originals = originals.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let vectors = MappedVectors::new(&Arc::new(map), ALIGNMENT, rows, dimension);
+        let vectors = vectors.ok_or(io::ErrorKind::UnexpectedEof)?;
         Ok(Self {
             file,
             beside,
-            originals: Arc::new(originals),
+            vectors: Arc::new(vectors),
         })
     }
 
@@ -265,8 +265,8 @@ impl Draft {
 
 fn write_items(
     file: &File,
-    layout: &Layout,
-    items: &[Settling],
+    layout: &BaseSegmentLayout,
+    items: &[BaseItem],
     dimension: usize,
     keys: &[Hash],
 ) -> io::Result<()> {
@@ -289,9 +289,9 @@ fn write_items(
 }
 
 /// A file that is there, while the items are read that say which of its rows are right.
-pub(super) struct Stored {
+pub(super) struct StoredBaseSegment {
     graph: Graph,
-    originals: Arc<Originals>,
+    vectors: Arc<MappedVectors>,
     /// The row of each key.
     rows: HashMap<Hash, u32>,
     slots: Vec<usize>,
@@ -299,7 +299,7 @@ pub(super) struct Stored {
     differs: bool,
 }
 
-impl Stored {
+impl StoredBaseSegment {
     /// Maps the file and checks all but its vectors. What cannot be used is said in words.
     pub(super) fn open(path: &Path, dimension: usize, params: IndexParams) -> Result<Self, String> {
         let words = |cause: io::Error| cause.to_string();
@@ -323,7 +323,8 @@ impl Stored {
         if found != dimension {
             return Err(format!("it holds vectors of {found} components"));
         }
-        let layout = Layout::of(rows, dimension).filter(|layout| layout.graph <= bytes.len());
+        let layout =
+            BaseSegmentLayout::of(rows, dimension).filter(|layout| layout.graph <= bytes.len());
         let layout = layout.ok_or("it ends before its head says")?;
         let zeros = [
             layout.vectors.end..layout.keys.start,
@@ -333,7 +334,7 @@ impl Stored {
         if zeros.any(|range| range.iter().any(|&byte| byte != 0)) {
             return Err("the bytes between its parts are not zero".to_owned());
         }
-        let part = Part(Arc::clone(&map), layout.graph);
+        let part = MapTail(Arc::clone(&map), layout.graph);
         let graph = Graph::from_bytes(Arc::new(part)).map_err(|cause| cause.to_string())?;
         let (keys, _) = bytes.get(layout.keys).unwrap_or_default().as_chunks();
         if graph.fingerprint() != digest(keys) || graph.rows() != keys.len() {
@@ -342,13 +343,13 @@ impl Stored {
         if graph.params() != build_params(params) || graph.dimension() != dimension {
             return Err("it was built with other parameters".to_owned());
         }
-        let originals = u32::try_from(rows)
+        let vectors = u32::try_from(rows)
             .ok()
-            .and_then(|rows| Originals::new(&map, ALIGNMENT, rows, dimension));
+            .and_then(|rows| MappedVectors::new(&map, ALIGNMENT, rows, dimension));
         Ok(Self {
             slots: vec![GONE; rows],
             rows: keys.iter().copied().zip(0..).collect(),
-            originals: Arc::new(originals.ok_or("it ends before its head says")?),
+            vectors: Arc::new(vectors.ok_or("it ends before its head says")?),
             graph,
             live: 0,
             differs: false,
@@ -359,16 +360,16 @@ impl Stored {
     pub(super) fn find(&mut self, key: &Hash, vector: &[f32]) -> Option<(u32, Vector)> {
         // Once: no item is found twice, whatever the file says.
         let row = self.rows.remove(key)?;
-        let kept = self.originals.row(row).iter().map(|value| value.to_bits());
+        let kept = self.vectors.row(row).iter().map(|value| value.to_bits());
         if !kept.eq(vector.iter().map(|value| value.to_bits())) {
             self.differs = true;
             return None;
         }
-        Some((row, Vector::mapped(&self.originals, row)))
+        Some((row, Vector::mapped(&self.vectors, row)))
     }
 
     /// Says where the item of a row is in memory.
-    pub(super) fn settle(&mut self, row: u32, slot: usize) {
+    pub(super) fn set_slot(&mut self, row: u32, slot: usize) {
         if let Some(place) = self.slots.get_mut(row as usize) {
             *place = slot;
             self.live += 1;
@@ -386,21 +387,21 @@ impl Stored {
     }
 
     /// The index, once all items were looked for; else why it cannot be used.
-    pub(super) fn finish(self) -> Result<Settled, String> {
+    pub(super) fn finish(self) -> Result<BaseSegment, String> {
         if self.differs {
             return Err("a vector differs from that of its item".to_owned());
         }
-        self.originals.expect_any_order();
-        let mut settled = Settled::of(self.graph, Some(self.originals), self.slots);
-        settled.is_stored = true;
-        Ok(settled)
+        self.vectors.expect_any_order();
+        let mut base = BaseSegment::of(self.graph, Some(self.vectors), self.slots);
+        base.is_stored = true;
+        Ok(base)
     }
 }
 
 /// A mapped file from some byte on.
-struct Part(Arc<Map>, usize);
+struct MapTail(Arc<Map>, usize);
 
-impl AsRef<[u8]> for Part {
+impl AsRef<[u8]> for MapTail {
     fn as_ref(&self) -> &[u8] {
         self.0.bytes().get(self.1..).unwrap_or_default()
     }

@@ -1,26 +1,26 @@
-//! An immutable state of a gallery, and the search in it.
+//! A view: one immutable state of a gallery, and the search in it.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::blocks::{BLOCK_SLOTS, Block, Slot};
-use crate::catalogue::Catalogue;
+use crate::blocks::{BLOCK_SLOTS, ItemSlot, SlotBlock};
 use crate::error::GalleryError;
-use crate::filter::Filter;
-use crate::graph::{Asked, Index};
+use crate::filter::ItemFilter;
+use crate::gallery_index::{GalleryIndex, IndexQuery};
 use crate::index::bits::Bits;
 use crate::index::scan::CodedQuery;
 use crate::item::{ContentSum, ItemHead};
-use crate::originals::Vector;
+use crate::item_table::ItemTable;
+use crate::mapped_vectors::Vector;
 use matchpoint_vector::{Embedding, Similarity};
 
 /// Most neighbours of one search: what an answer carries and a person or a rule can still use.
 pub const NEIGHBOURS_MAX: usize = 1000;
 
 /// Most candidates of an approximate search.
-pub const BREADTH_MAX: usize = 4096;
+pub const EF_MAX: usize = 4096;
 
 /// What to search for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,16 +32,16 @@ pub struct Probe<'a> {
     /// Leave out every item of this label. Such a search is always exact.
     pub without_label: Option<&'a str>,
     /// Find only items that this takes.
-    pub filter: Option<&'a Filter>,
+    pub filter: Option<&'a ItemFilter>,
     /// Find the best item of each label, and count labels.
     pub one_per_label: bool,
     /// Candidates that an approximate search keeps; `None` for those of the index. At most
-    /// [`BREADTH_MAX`]; never fewer than the index keeps.
-    pub breadth: Option<usize>,
+    /// [`EF_MAX`]; never fewer than the index keeps.
+    pub ef: Option<usize>,
 }
 
 impl Probe<'_> {
-    fn takes(&self, slot: &Slot) -> bool {
+    fn takes(&self, slot: &ItemSlot) -> bool {
         let label = &slot.head.label;
         self.without_label.is_none_or(|without| label != without)
             && self.filter.is_none_or(|filter| takes(filter, slot))
@@ -56,12 +56,12 @@ impl Probe<'_> {
             without_label: None,
             filter: None,
             one_per_label: false,
-            breadth: None,
+            ef: None,
         }
     }
 }
 
-fn takes(filter: &Filter, slot: &Slot) -> bool {
+fn takes(filter: &ItemFilter, slot: &ItemSlot) -> bool {
     let ItemHead {
         id,
         label,
@@ -73,7 +73,7 @@ fn takes(filter: &Filter, slot: &Slot) -> bool {
 
 /// A neighbour and its exact similarity.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Match {
+pub struct GalleryMatch {
     /// The item found.
     pub item: Arc<ItemHead>,
     /// Its stored vector, of unit length.
@@ -83,34 +83,34 @@ pub struct Match {
 }
 
 /// What a gallery held after one write. It never changes, whatever is written later.
-pub struct Snapshot {
+pub struct GalleryView {
     pub(super) generation: u64,
     pub(super) len: usize,
     pub(super) label_count: usize,
     pub(super) dimension: usize,
     pub(super) digest: ContentSum,
-    pub(super) blocks: Vec<Arc<Block>>,
-    /// The index, and which of its settled rows are there.
-    pub(super) index: Option<Indexed>,
+    pub(super) blocks: Vec<Arc<SlotBlock>>,
+    /// The index, and which rows of its base segment are there.
+    pub(super) index: Option<LiveIndex>,
 }
 
-/// An index, and which of its settled rows are there.
-pub(super) type Indexed = (Arc<Index>, Arc<Bits>);
+/// An index, and which rows of its base segment are there.
+pub(super) type LiveIndex = (Arc<GalleryIndex>, Arc<Bits>);
 
-impl Snapshot {
+impl GalleryView {
     pub(super) fn of(
-        catalogue: &Catalogue,
+        item_table: &ItemTable,
         dimension: usize,
         generation: u64,
-        index: Option<Indexed>,
+        index: Option<LiveIndex>,
     ) -> Self {
         Self {
             generation,
-            len: catalogue.len(),
-            label_count: catalogue.label_count(),
+            len: item_table.len(),
+            label_count: item_table.label_count(),
             dimension,
-            digest: catalogue.sum,
-            blocks: catalogue.blocks.clone(),
+            digest: item_table.sum,
+            blocks: item_table.blocks.clone(),
             index,
         }
     }
@@ -187,8 +187,8 @@ impl Snapshot {
         &self,
         query: &Embedding,
         probe: &Probe<'_>,
-    ) -> Result<Vec<Match>, GalleryError> {
-        let &Probe { k, breadth, .. } = probe;
+    ) -> Result<Vec<GalleryMatch>, GalleryError> {
+        let &Probe { k, ef, .. } = probe;
         if !(1..=NEIGHBOURS_MAX).contains(&k) {
             return Err(GalleryError::Neighbours {
                 found: k,
@@ -199,12 +199,12 @@ impl Snapshot {
             let (found, expected) = (query.dimension(), self.dimension);
             return Err(GalleryError::QueryDimension { found, expected });
         }
-        if let Some(found) = breadth.filter(|breadth| !(1..=BREADTH_MAX).contains(breadth)) {
+        if let Some(found) = ef.filter(|ef| !(1..=EF_MAX).contains(ef)) {
             return Err(GalleryError::IndexParams {
-                name: "breadth",
+                name: "ef",
                 found,
                 min: 1,
-                max: BREADTH_MAX,
+                max: EF_MAX,
             });
         }
         let query = query.as_slice();
@@ -217,7 +217,7 @@ impl Snapshot {
         if probe.one_per_label {
             return Ok(self.best_of_labels(query, probe));
         }
-        let mut best = Best::new(query, probe);
+        let mut best = BestMatches::new(query, probe);
         for (_, slot) in self.slots() {
             best.offer(slot);
         }
@@ -225,13 +225,13 @@ impl Snapshot {
     }
 
     /// The best item of each label, by comparing with every item.
-    fn best_of_labels(&self, query: &[f32], probe: &Probe<'_>) -> Vec<Match> {
-        let mut labels: HashMap<&str, Ranked<'_>> = HashMap::new();
+    fn best_of_labels(&self, query: &[f32], probe: &Probe<'_>) -> Vec<GalleryMatch> {
+        let mut labels: HashMap<&str, RankedItem<'_>> = HashMap::new();
         for (_, slot) in self.slots().filter(|(_, slot)| probe.takes(slot)) {
             let Some(score) = Similarity::between(query, &slot.vector) else {
                 continue;
             };
-            let candidate = Ranked { score, slot };
+            let candidate = RankedItem { score, slot };
             match labels.entry(&slot.head.label) {
                 Entry::Vacant(free) => {
                     free.insert(candidate);
@@ -242,14 +242,14 @@ impl Snapshot {
                 Entry::Occupied(_) => {}
             }
         }
-        let mut ranked: Vec<Ranked<'_>> = labels.into_values().collect();
+        let mut ranked: Vec<RankedItem<'_>> = labels.into_values().collect();
         ranked.sort_unstable_by(|a, b| b.cmp(a));
         ranked.truncate(probe.k);
-        ranked.into_iter().map(Ranked::into_match).collect()
+        ranked.into_iter().map(RankedItem::into_match).collect()
     }
 
-    /// `None` where there is no index, or it proposed fewer items of this snapshot than there are.
-    fn through_index(&self, query: &[f32], probe: &Probe<'_>) -> Option<Vec<Match>> {
+    /// `None` where there is no index, or it proposed fewer items of this view than there are.
+    fn through_index(&self, query: &[f32], probe: &Probe<'_>) -> Option<Vec<GalleryMatch>> {
         let k = probe.k;
         let (index, live) = self.index.as_ref().filter(|_| k < self.len)?;
         if probe.one_per_label {
@@ -271,16 +271,16 @@ impl Snapshot {
             let rows = index.filtered(filter, self.generation, find);
             Arc::new(rows.and(live))
         });
-        let asked = Asked {
+        let asked = IndexQuery {
             query,
             k,
-            breadth: probe.breadth.unwrap_or(0),
+            ef: probe.ef.unwrap_or(0),
             allowed: filtered.as_ref().unwrap_or(live),
         };
-        let mut best = Best::new(query, probe);
-        let offered = self.offer_grown(index, &asked, &mut best);
+        let mut best = BestMatches::new(query, probe);
+        let offered = self.offer_delta(index, &asked, &mut best);
         let vector_of = |number| self.slot(number).map(|slot| &*slot.vector);
-        let found = index.settled(&asked, vector_of, |number, score| {
+        let found = index.base_matches(&asked, vector_of, |number, score| {
             // Not found: deleted or replaced.
             if let Some(slot) = self.slot(number) {
                 best.offer_scored(slot, Similarity::new(score));
@@ -291,9 +291,14 @@ impl Snapshot {
         Some(best.into_matches())
     }
 
-    /// Offers what was enrolled since the index was settled: what is linked as the graph proposes,
-    /// the others one by one. Returns how many could be found, at most.
-    fn offer_grown<'a>(&'a self, index: &Index, asked: &Asked<'_>, best: &mut Best<'a>) -> usize {
+    /// Offers the items of the delta: linked ones as the delta graph proposes them, the others one by
+    /// one. Returns how many could be found, at most.
+    fn offer_delta<'a>(
+        &'a self,
+        index: &GalleryIndex,
+        asked: &IndexQuery<'_>,
+        best: &mut BestMatches<'a>,
+    ) -> usize {
         if best.probe.filter.is_some() {
             // The graph does not know of filters.
             let slots = self.slots_from(index.first());
@@ -301,23 +306,23 @@ impl Snapshot {
         }
         let linked = index.linked();
         let unlinked = self.offer_unlinked(linked, best);
-        let grown = self.len.saturating_sub(self.settled_items() + unlinked);
-        if 0 < grown {
-            for number in index.grown(asked, grown, linked) {
-                // Not found: deleted, replaced, or enrolled after this snapshot.
+        let delta_items = self.len.saturating_sub(self.base_items() + unlinked);
+        if 0 < delta_items {
+            for number in index.delta_candidates(asked, delta_items, linked) {
+                // Not found: deleted, replaced, or enrolled after this view.
                 if let Some(slot) = self.slot(number) {
                     best.offer(slot);
                 }
             }
         }
-        grown + unlinked
+        delta_items + unlinked
     }
 
     /// Offers every item from a slot on that is likely to be among the best by its codes, or has
     /// none; returns how many items there are.
-    fn offer_unlinked<'a>(&'a self, first: usize, best: &mut Best<'a>) -> usize {
+    fn offer_unlinked<'a>(&'a self, first: usize, best: &mut BestMatches<'a>) -> usize {
         let mut coded = None;
-        let mut likely = Likely::new(LIKELY_MIN.max(4 * best.probe.k));
+        let mut likely = LikelyItems::new(LIKELY_MIN.max(4 * best.probe.k));
         let mut count = 0;
         for (at, block) in self.blocks.iter().enumerate().skip(first / BLOCK_SLOTS) {
             let before = at * BLOCK_SLOTS;
@@ -346,17 +351,17 @@ impl Snapshot {
         count
     }
 
-    /// The settled rows whose items a filter takes.
-    fn rows_taken(&self, index: &Index, filter: &Filter) -> Bits {
-        let mut rows = Bits::none(index.settled.len());
-        for row in 0..index.settled.len() {
-            let slot = index.settled.slot(row).and_then(|slot| self.slot(slot));
+    /// The rows of the base segment whose items match a filter.
+    fn rows_taken(&self, index: &GalleryIndex, filter: &ItemFilter) -> Bits {
+        let mut rows = Bits::none(index.base.len());
+        for row in 0..index.base.len() {
+            let slot = index.base.slot(row).and_then(|slot| self.slot(slot));
             rows.set(row, slot.is_some_and(|slot| takes(filter, slot)));
         }
         rows
     }
 
-    fn slot(&self, number: usize) -> Option<&Slot> {
+    fn slot(&self, number: usize) -> Option<&ItemSlot> {
         self.blocks
             .get(number / BLOCK_SLOTS)?
             .slots
@@ -364,9 +369,9 @@ impl Snapshot {
             .as_ref()
     }
 
-    /// The items that are settled in the index, and those whose vectors are on disk.
+    /// The number of items in the base segment, whose vectors are on disk if it has a file.
     #[must_use]
-    pub fn settled_items(&self) -> usize {
+    pub fn base_items(&self) -> usize {
         self.index.as_ref().map_or(0, |(_, live)| live.count())
     }
 
@@ -374,18 +379,17 @@ impl Snapshot {
     #[must_use]
     pub fn index_is_stored(&self) -> bool {
         let index = self.index.as_ref();
-        index.is_some_and(|(index, _)| index.settled.is_stored())
+        index.is_some_and(|(index, _)| index.base.is_stored())
     }
 
-    /// Bytes that the index takes in memory: codes and links of what is settled.
+    /// Bytes that the index takes in memory: codes and links of the base segment.
     #[must_use]
     pub fn index_bytes(&self) -> usize {
         let index = self.index.as_ref();
-        index.map_or(0, |(index, _)| index.settled.bytes())
+        index.map_or(0, |(index, _)| index.base.bytes())
     }
 
-    /// Bytes that vectors take in memory. Those of settled items stay on disk, where the index has a
-    /// file.
+    /// Bytes that vectors take in memory. Those of the base segment stay on disk if it has a file.
     #[must_use]
     pub fn vector_bytes(&self) -> usize {
         let held = self.slots().filter(|(_, slot)| !slot.vector.is_mapped());
@@ -393,7 +397,7 @@ impl Snapshot {
     }
 
     /// Every item from a slot on, with the number of its slot.
-    pub(super) fn slots_from(&self, first: usize) -> impl Iterator<Item = (usize, &Slot)> {
+    pub(super) fn slots_from(&self, first: usize) -> impl Iterator<Item = (usize, &ItemSlot)> {
         let blocks = self.blocks.iter().enumerate().skip(first / BLOCK_SLOTS);
         let slots = blocks.flat_map(|(at, block)| {
             let before = at * BLOCK_SLOTS;
@@ -404,7 +408,7 @@ impl Snapshot {
     }
 
     /// Every item with the number of its slot.
-    pub(super) fn slots(&self) -> impl Iterator<Item = (usize, &Slot)> {
+    pub(super) fn slots(&self) -> impl Iterator<Item = (usize, &ItemSlot)> {
         self.slots_from(0)
     }
 }
@@ -414,15 +418,15 @@ impl Snapshot {
 const LIKELY_MIN: usize = 64;
 
 /// The items that are nearest by their codes.
-struct Likely<'a> {
+struct LikelyItems<'a> {
     wanted: usize,
     /// Twice as many as wanted, at most.
-    kept: Vec<(f32, &'a Slot)>,
+    kept: Vec<(f32, &'a ItemSlot)>,
     /// What is not above this is not among them.
     least: f32,
 }
 
-impl<'a> Likely<'a> {
+impl<'a> LikelyItems<'a> {
     fn new(wanted: usize) -> Self {
         Self {
             wanted,
@@ -431,7 +435,7 @@ impl<'a> Likely<'a> {
         }
     }
 
-    fn push(&mut self, score: f32, slot: &'a Slot) {
+    fn push(&mut self, score: f32, slot: &'a ItemSlot) {
         self.kept.push((score, slot));
         if 2 * self.wanted <= self.kept.len() {
             let last = self.wanted - 1;
@@ -445,14 +449,14 @@ impl<'a> Likely<'a> {
 }
 
 /// The best `k` of the items offered so far.
-struct Best<'a> {
+struct BestMatches<'a> {
     query: &'a [f32],
     probe: &'a Probe<'a>,
     /// The worst on top.
-    heap: BinaryHeap<Reverse<Ranked<'a>>>,
+    heap: BinaryHeap<Reverse<RankedItem<'a>>>,
 }
 
-impl<'a> Best<'a> {
+impl<'a> BestMatches<'a> {
     fn new(query: &'a [f32], probe: &'a Probe<'a>) -> Self {
         Self {
             query,
@@ -462,7 +466,7 @@ impl<'a> Best<'a> {
     }
 
     /// Compares an item with the query; returns whether it may be found, where a filter says so.
-    fn offer(&mut self, slot: &'a Slot) -> bool {
+    fn offer(&mut self, slot: &'a ItemSlot) -> bool {
         // A filter is cheaper to test than most vectors are to compare.
         if self.probe.filter.is_some() && !self.probe.takes(slot) {
             return false;
@@ -473,11 +477,11 @@ impl<'a> Best<'a> {
     }
 
     /// Takes an item that the filter takes, if it is among the best.
-    fn offer_scored(&mut self, slot: &'a Slot, score: Option<Similarity>) {
+    fn offer_scored(&mut self, slot: &'a ItemSlot, score: Option<Similarity>) {
         let Some(score) = score else {
             return;
         };
-        let candidate = Ranked { score, slot };
+        let candidate = RankedItem { score, slot };
         let full = self.heap.len() == self.probe.k;
         if full && self.heap.peek().is_some_and(|worst| candidate <= worst.0) {
             return;
@@ -493,7 +497,7 @@ impl<'a> Best<'a> {
         self.heap.push(Reverse(candidate));
     }
 
-    fn into_matches(self) -> Vec<Match> {
+    fn into_matches(self) -> Vec<GalleryMatch> {
         let ranked = self.heap.into_sorted_vec();
         let ranked = ranked.into_iter();
         ranked.map(|Reverse(one)| one.into_match()).collect()
@@ -501,14 +505,14 @@ impl<'a> Best<'a> {
 }
 
 /// Greater is better: the higher score, then the smaller id.
-struct Ranked<'a> {
+struct RankedItem<'a> {
     score: Similarity,
-    slot: &'a Slot,
+    slot: &'a ItemSlot,
 }
 
-impl Ranked<'_> {
-    fn into_match(self) -> Match {
-        Match {
+impl RankedItem<'_> {
+    fn into_match(self) -> GalleryMatch {
+        GalleryMatch {
             item: Arc::clone(&self.slot.head),
             vector: self.slot.vector.clone(),
             score: self.score,
@@ -516,7 +520,7 @@ impl Ranked<'_> {
     }
 }
 
-impl Ord for Ranked<'_> {
+impl Ord for RankedItem<'_> {
     fn cmp(&self, other: &Self) -> Ordering {
         self.score
             .cmp(&other.score)
@@ -524,16 +528,16 @@ impl Ord for Ranked<'_> {
     }
 }
 
-impl PartialOrd for Ranked<'_> {
+impl PartialOrd for RankedItem<'_> {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Ranked<'_> {
+impl PartialEq for RankedItem<'_> {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for Ranked<'_> {}
+impl Eq for RankedItem<'_> {}

@@ -1,4 +1,4 @@
-//! The walk along the links of a level to the nodes nearest a query.
+//! The traversal along the links of a level to the nodes nearest a query.
 
 use crate::index::codes::Codes;
 use crate::index::links::Level;
@@ -52,12 +52,12 @@ pub(super) fn descend(
     }
 }
 
-/// From `entry`, expands the best node met so far until the best `breadth` met are all expanded.
+/// From `entry`, expands the best node met so far until the best `ef` met are all expanded.
 /// They are then in the pool of `scratch`, and the query is the codes there.
-pub(super) fn walk(
+pub(super) fn traverse(
     level: &Level<'_>,
     codes: &Codes<'_>,
-    breadth: usize,
+    ef: usize,
     entry: u32,
     scratch: &mut Scratch,
 ) {
@@ -71,7 +71,7 @@ pub(super) fn walk(
         ..
     } = scratch;
     visited.begin(level.nodes());
-    pool.begin(breadth);
+    pool.begin(ef);
     visited.first(entry);
     pool.offer(
         codes.kernel.one(query, codes.row(level.row_of(entry))),
@@ -105,7 +105,7 @@ pub(super) fn walk(
 }
 
 /// Working memory of [`scan`]: rows that are compared at once, and their products.
-pub(super) struct Block<'a> {
+pub(super) struct ScanBuffers<'a> {
     pub(super) rows: &'a mut Vec<u32>,
     pub(super) products: &'a mut Vec<i32>,
 }
@@ -115,12 +115,12 @@ pub(super) fn scan(
     codes: &Codes<'_>,
     query: &[u8],
     rows: impl Iterator<Item = u32>,
-    block: Block<'_>,
+    block: ScanBuffers<'_>,
     mut visit: impl FnMut(i32, u32),
 ) {
     /// Rows compared at once: enough to hide what a call costs, few enough to stay in the cache.
     const TOGETHER: usize = 256;
-    let Block {
+    let ScanBuffers {
         rows: together,
         products,
     } = block;
