@@ -10,7 +10,7 @@ use super::progress::Progress;
 use crate::deployment::{LoadedModel, read_image};
 use matchpoint_embed::caller::Caller;
 use matchpoint_embed::embedder::Embedded;
-use matchpoint_embed::job::{Kind, Worker};
+use matchpoint_embed::job::{JobKind, PoolWorker};
 use matchpoint_embed::pixels::ImageLimits;
 
 /// Each path that is a file, and the images below each that is a folder, sorted by path.
@@ -70,10 +70,10 @@ pub(super) fn embedded(
 
 fn embed(file: &Path, loaded: &LoadedModel, limits: ImageLimits) -> Result<Embedded, String> {
     let bytes = read_image(file, &limits).map_err(|error| error.to_string())?;
-    let job = move |worker: &mut Worker<'_>| worker.embed(&bytes, &limits);
+    let job = move |worker: &mut PoolWorker<'_>| worker.embed(&bytes, &limits);
     let embedded = loaded
         .pool
-        .run_blocking(Caller::default(), Kind::Image, job);
+        .run_blocking(Caller::default(), JobKind::Image, job);
     embedded
         .map_err(|error| error.to_string())?
         .map_err(|error| error.to_string())

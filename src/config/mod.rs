@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use matchpoint_calibration::monitoring::strata::{Inclusion, Strata};
-use matchpoint_embed::budget::DecodeBudget;
+use matchpoint_embed::decode_memory::DecodeBudget;
 use matchpoint_embed::{Compute, Device};
 
 pub use settings::{

@@ -16,8 +16,8 @@ use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::operating_point::{Content, OperatingPoint};
 use matchpoint_calibration::refusal::Mismatch;
-use matchpoint_embed::job::{Kind, Worker};
-use matchpoint_embed::pixels::{ImageLimits, PixelsError, refused_at_sight};
+use matchpoint_embed::job::{JobKind, PoolWorker};
+use matchpoint_embed::pixels::{ImageLimits, PixelsError, precheck};
 use matchpoint_gallery::Gallery;
 use matchpoint_gallery::filter::ItemFilter;
 use matchpoint_gallery::item::ItemHead;
@@ -168,17 +168,17 @@ pub struct Basis {
 
 impl Query {
     /// What a job for it does.
-    pub(super) fn kind(&self) -> Kind {
+    pub(super) fn kind(&self) -> JobKind {
         match self {
-            Self::Image(_) => Kind::Image,
-            Self::Embedding(_) => Kind::Vector,
+            Self::Image(_) => JobKind::Image,
+            Self::Embedding(_) => JobKind::Vector,
         }
     }
 
     /// Refuses an image that need not be decoded for that.
     pub(super) fn glance(&self, limits: &ImageLimits) -> Result<(), PixelsError> {
         match self {
-            Self::Image(bytes) => refused_at_sight(bytes, limits),
+            Self::Image(bytes) => precheck(bytes, limits),
             Self::Embedding(_) => Ok(()),
         }
     }
@@ -424,9 +424,9 @@ impl ProbeSource {
     }
 
     /// What a job for it does.
-    pub(super) fn kind(&self) -> Kind {
+    pub(super) fn kind(&self) -> JobKind {
         match self {
-            Self::File(_) => Kind::Image,
+            Self::File(_) => JobKind::Image,
             Self::Query(query) => query.kind(),
         }
     }
@@ -468,7 +468,7 @@ impl Timings {
 }
 
 pub(super) fn embed_query(
-    worker: &mut Worker<'_>,
+    worker: &mut PoolWorker<'_>,
     query: Query,
     limits: &ImageLimits,
     timings: &mut Timings,
@@ -478,7 +478,7 @@ pub(super) fn embed_query(
 
 /// The embedding, and for an image the length of the feature that it was made from.
 pub(super) fn embed_measured(
-    worker: &mut Worker<'_>,
+    worker: &mut PoolWorker<'_>,
     query: Query,
     limits: &ImageLimits,
     timings: &mut Timings,
@@ -561,7 +561,7 @@ pub(super) struct Compare {
 
 /// The similarity of a query and a reference, and the score that decides.
 pub(super) fn compare(
-    worker: &mut Worker<'_>,
+    worker: &mut PoolWorker<'_>,
     pair: Compare,
     standing: &Standing,
     limits: &ImageLimits,
@@ -608,7 +608,7 @@ pub(super) struct ToEnrol {
 }
 
 pub(super) fn embed_image(
-    worker: &mut Worker<'_>,
+    worker: &mut PoolWorker<'_>,
     image: &ToEnrol,
     limits: &ImageLimits,
     timings: &mut Timings,
@@ -634,7 +634,7 @@ pub(super) fn embed_image(
 }
 
 pub(super) fn probe(
-    worker: &mut Worker<'_>,
+    worker: &mut PoolWorker<'_>,
     request: ProbeRequest,
     limits: &ImageLimits,
     timings: &mut Timings,

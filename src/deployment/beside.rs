@@ -21,9 +21,9 @@ use crate::journal::entry::DecisionId;
 use crate::telemetry;
 use matchpoint_calibration::monitoring::shadow::{Best, Pair, ShadowCounts, is_drawn};
 use matchpoint_embed::caller::Caller;
-use matchpoint_embed::job::{Kind, Worker};
+use matchpoint_embed::job::{JobKind, PoolWorker};
 use matchpoint_embed::pixels::ImageLimits;
-use matchpoint_embed::pool::Pool;
+use matchpoint_embed::pool::WorkerPool;
 use matchpoint_gallery::Gallery;
 
 /// Queries that are under way to the candidate: one that it works on, and one that waits, so that
@@ -207,7 +207,7 @@ impl Beside {
         &self,
         probe: &ProbeSource,
         options: &SearchOptions,
-        live: &Pool,
+        live: &WorkerPool,
     ) -> Option<Ticket> {
         let shadow = self.shadow.load();
         let shadow = shadow.as_ref()?;
@@ -263,7 +263,7 @@ impl Opening<'_> {
     pub(super) fn begin(
         &mut self,
         name: &str,
-        live: &Arc<Pool>,
+        live: &Arc<WorkerPool>,
         candidate: Candidate,
         about: ShadowAbout,
     ) -> Result<(), DeploymentError> {
@@ -340,7 +340,7 @@ pub(super) struct Candidate {
 struct Comparer {
     candidate: Candidate,
     /// The workers that answer callers.
-    live: Arc<Pool>,
+    live: Arc<WorkerPool>,
     tally: Arc<Tally>,
     stop: Arc<AtomicBool>,
     /// Whether the candidate has ever failed.
@@ -369,12 +369,13 @@ impl Comparer {
     fn lowers_priority(&self) -> bool {
         // On Linux this is of the calling thread: the candidate's only worker. This thread itself
         // keeps its own, since it shares locks with whoever asks for a report.
-        let lower = |_: &mut Worker<'_>| rustix::process::setpriority_process(None, NICE).is_ok();
+        let lower =
+            |_: &mut PoolWorker<'_>| rustix::process::setpriority_process(None, NICE).is_ok();
         let lowered =
             self.candidate
                 .loaded
                 .pool
-                .run_blocking(Caller::default(), Kind::Image, lower);
+                .run_blocking(Caller::default(), JobKind::Image, lower);
         lowered == Ok(true) && self.candidate.loaded.model.provider() == "cpu"
     }
 
@@ -424,7 +425,7 @@ impl Comparer {
         candidate
             .loaded
             .pool
-            .run_blocking(Caller::default(), Kind::Image, move |worker| {
+            .run_blocking(Caller::default(), JobKind::Image, move |worker| {
                 let timings = &mut Timings::default();
                 let embedding = worker.embed(&query.image, &limits)?.embedding;
                 let (_, best) = search_snapshot(&snapshot, &embedding, &query.options, timings)?;

@@ -9,7 +9,7 @@ use super::open::Deployment;
 use super::search::{Job, Waits};
 use crate::telemetry;
 use matchpoint_embed::caller::Caller;
-use matchpoint_embed::job::{Kind, Worker};
+use matchpoint_embed::job::{JobKind, PoolWorker};
 use matchpoint_gallery::Upserted;
 use matchpoint_gallery::item::{Item, ItemHead};
 use matchpoint_gallery::mapped_vectors::Vector;
@@ -169,8 +169,8 @@ impl Deployment {
         id: String,
     ) -> Result<Option<Vec<u8>>, DeploymentError> {
         let gallery = Arc::clone(&self.gallery);
-        let read = move |_: &mut Worker<'_>| gallery.image(&id);
-        let read = self.loaded.pool.run(caller, Kind::Vector, read).await?;
+        let read = move |_: &mut PoolWorker<'_>| gallery.image(&id);
+        let read = self.loaded.pool.run(caller, JobKind::Vector, read).await?;
         read.map_err(DeploymentError::from)
             .inspect_err(|error| self.record_failure(error))
     }

@@ -9,7 +9,7 @@ use crate::config::{EngineConfig, Workers};
 use crate::deployment::{DeploymentError, ModelReference};
 use matchpoint_embed::Model;
 use matchpoint_embed::pixels::ImageLimits;
-use matchpoint_embed::pool::Pool;
+use matchpoint_embed::pool::WorkerPool;
 use matchpoint_embed::runtime::{Runtime, RuntimeCandidate};
 
 /// Version of ONNX Runtime that `make runtime` fetches.
@@ -30,7 +30,7 @@ pub struct Models {
 #[derive(Debug)]
 struct InUse {
     model: Weak<Model>,
-    pool: Weak<Pool>,
+    pool: Weak<WorkerPool>,
 }
 
 /// A model and its workers.
@@ -41,7 +41,7 @@ pub struct LoadedModel {
     /// The model.
     pub model: Arc<Model>,
     /// Its workers.
-    pub pool: Arc<Pool>,
+    pub pool: Arc<WorkerPool>,
 }
 
 impl Models {
@@ -86,9 +86,9 @@ impl Models {
         })
     }
 
-    fn pool(&self, model: &Arc<Model>) -> Result<Arc<Pool>, DeploymentError> {
+    fn pool(&self, model: &Arc<Model>) -> Result<Arc<WorkerPool>, DeploymentError> {
         let workers = self.engine.workers.count(model.joined_max());
-        let pool = Pool::start(Arc::clone(model), workers, self.queue_len_max)?;
+        let pool = WorkerPool::start(Arc::clone(model), workers, self.queue_len_max)?;
         Ok(Arc::new(pool))
     }
 

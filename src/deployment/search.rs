@@ -16,7 +16,7 @@ use super::{DeploymentError, Unembeddable};
 use crate::journal::entry::{DecisionId, Source};
 use crate::telemetry;
 use matchpoint_embed::caller::Caller;
-use matchpoint_embed::job::{Kind, Worker};
+use matchpoint_embed::job::{JobKind, PoolWorker};
 use matchpoint_embed::pixels::ImageLimits;
 use matchpoint_vector::Embedding;
 
@@ -142,9 +142,9 @@ impl Deployment {
         };
         let judge = Arc::clone(&standing);
         let kind = match (&query, &reference) {
-            (Query::Image(_), _) | (_, Known::Query(Query::Image(_))) => Kind::Image,
+            (Query::Image(_), _) | (_, Known::Query(Query::Image(_))) => JobKind::Image,
             (Query::Embedding(_), Known::Query(Query::Embedding(_)) | Known::Item(..)) => {
-                Kind::Vector
+                JobKind::Vector
             }
         };
         let job = Job {
@@ -218,7 +218,7 @@ impl Deployment {
             known,
             keep: self.gallery.keeps_images(),
         };
-        let job = Job::now(Caller::default(), Kind::Image, Waits::Nobody);
+        let job = Job::now(Caller::default(), JobKind::Image, Waits::Nobody);
         let embedded = self.work(job, move |worker, limits, timings| {
             answer::embed_image(worker, &image, limits, timings)
         });
@@ -282,7 +282,7 @@ impl Deployment {
     pub(super) async fn work<T: Send + 'static>(
         &self,
         job: Job,
-        run: impl FnOnce(&mut Worker<'_>, &ImageLimits, &mut Timings) -> Result<T, DeploymentError>
+        run: impl FnOnce(&mut PoolWorker<'_>, &ImageLimits, &mut Timings) -> Result<T, DeploymentError>
         + Send
         + 'static,
     ) -> Result<(T, Timings), DeploymentError> {
@@ -348,14 +348,14 @@ impl Deployment {
 /// For whom a worker is to do what, and since when it is asked for.
 pub(super) struct Job {
     caller: Caller,
-    kind: Kind,
+    kind: JobKind,
     waits: Waits,
     arrived: Instant,
 }
 
 impl Job {
     /// One that is asked for now.
-    pub(super) fn now(caller: Caller, kind: Kind, waits: Waits) -> Self {
+    pub(super) fn now(caller: Caller, kind: JobKind, waits: Waits) -> Self {
         Self {
             caller,
             kind,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ort::value::{Outlet, ValueType};
 use sha2::{Digest as _, Sha256};
 
-use super::budget::DecodeBudget;
+use super::decode_memory::DecodeBudget;
 use super::embedder::Embedder;
 use super::error::ModelError;
 use super::folder::{self, ONNX_BYTES_MAX};

@@ -7,8 +7,8 @@ use crate::pixels::{self, ImageLimits, Pixels, PixelsError, Resized, Resizer};
 use matchpoint_vector::Embedding;
 
 use super::batch::Batcher;
-use super::budget::DecodeBudget;
 use super::caller::Cancellation;
+use super::decode_memory::DecodeBudget;
 use super::error::{CONTRAST_TOO_LOW, EmbedError};
 use super::manifest::Manifest;
 use super::session::Session;

@@ -1,6 +1,6 @@
 //! The table `[input]` of a manifest: how pixels become the numbers that a model takes.
 
-use super::section::{COLOUR, Section, choose, colour_of, numbers, tensor_name, whole, words};
+use super::toml_table::{COLOUR, TomlTable, choose, colour_of, numbers, tensor_name, whole, words};
 
 /// Beyond it no image model in use goes, and one input tensor passes 200 MB.
 pub(super) const SIDE_MAX: u32 = 4096;
@@ -103,16 +103,16 @@ pub(super) const COLOURS: [(&str, Colour); 5] = [
 ];
 
 /// Reads the table: the input, its width and its height.
-pub(super) fn read_input(mut section: Section<'_>) -> Option<(InputEncoding, u32, u32)> {
+pub(super) fn read_input(mut table: TomlTable<'_>) -> Option<(InputEncoding, u32, u32)> {
     let sides = format!("a whole number from 1 to {SIDE_MAX}");
-    let name = section.required("name", "a text that is not empty", tensor_name);
-    let layout = section.required("layout", &words(&LAYOUTS), |value| choose(&LAYOUTS, value));
-    let width = section.required("width", &sides, |value| whole(value, 1..=SIDE_MAX));
-    let height = section.required("height", &sides, |value| whole(value, 1..=SIDE_MAX));
-    let colour = section.required("colour", &words(&COLOURS), |value| choose(&COLOURS, value));
-    let background = section.optional("background", COLOUR, colour_of);
-    let scale = read_scale(&mut section, colour.unwrap_or(Colour::Rgb));
-    section.finish();
+    let name = table.required("name", "a text that is not empty", tensor_name);
+    let layout = table.required("layout", &words(&LAYOUTS), |value| choose(&LAYOUTS, value));
+    let width = table.required("width", &sides, |value| whole(value, 1..=SIDE_MAX));
+    let height = table.required("height", &sides, |value| whole(value, 1..=SIDE_MAX));
+    let colour = table.required("colour", &words(&COLOURS), |value| choose(&COLOURS, value));
+    let background = table.optional("background", COLOUR, colour_of);
+    let scale = read_scale(&mut table, colour.unwrap_or(Colour::Rgb));
+    table.finish();
     let input = InputEncoding {
         name: name?,
         layout: layout?,
@@ -139,8 +139,8 @@ const SCALES: [(&str, ScaleWord); 4] = [
     ("image", ScaleWord::Image),
 ];
 
-fn read_scale(section: &mut Section<'_>, colour: Colour) -> Option<PixelScaling> {
-    let scale = section.optional("scale", &words(&SCALES), |value| choose(&SCALES, value));
+fn read_scale(table: &mut TomlTable<'_>, colour: Colour) -> Option<PixelScaling> {
+    let scale = table.optional("scale", &words(&SCALES), |value| choose(&SCALES, value));
     let channels = colour.channels();
     let fixed = |std: f32| PixelScaling::Fixed {
         mean: vec![0.0; channels],
@@ -158,13 +158,13 @@ fn read_scale(section: &mut Section<'_>, colour: Colour) -> Option<PixelScaling>
         Colour::Rgba | Colour::Bgra => ("four numbers", "in RGBA order"),
     };
     let allowed = format!("{count} from 0 to 255, {order}");
-    let mean = section.required("mean", &allowed, |value| {
+    let mean = table.required("mean", &allowed, |value| {
         numbers(value, channels, 0.0..=255.0)
     });
     // Values below one mean that the author thinks in 0..1, and would scale the input 255 times.
     let allowed =
         format!("{count} from 1 to 1000 in grey levels (255 times those for 0..1), {order}");
-    let std = section.required("std", &allowed, |value| {
+    let std = table.required("std", &allowed, |value| {
         numbers(value, channels, 1.0..=1000.0)
     });
     Some(PixelScaling::Fixed {

@@ -9,12 +9,12 @@ use tracing::Span;
 use super::caller::Cancellation;
 use super::embedder::{Embedded, Embedder};
 use super::error::EmbedError;
-use super::queue::{Client, Queued};
+use super::queue::{ClientId, Queued};
 use crate::pixels::ImageLimits;
 
 /// What a job does: its duration is a matter of that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum JobKind {
     /// Decodes an image and runs the model.
     Image,
     /// Does neither.
@@ -53,30 +53,30 @@ pub enum PoolError {
 }
 
 /// What waits in the queue.
-pub(super) struct Job {
-    pub(super) client: Client,
-    pub(super) kind: Kind,
+pub(super) struct PoolJob {
+    pub(super) client: ClientId,
+    pub(super) kind: JobKind,
     pub(super) cancellation: Cancellation,
     /// Whether it is run although there seems to be too little time.
     pub(super) trial: bool,
-    work: Box<dyn Work>,
+    work: Box<dyn JobWork>,
 }
 
-impl Queued for Job {
+impl Queued for PoolJob {
     fn is_over(&self) -> bool {
         self.cancellation.is_over()
     }
 }
 
 /// A worker while it does one job: its embedder, and whether the job's answer is still of use.
-pub struct Worker<'a> {
+pub struct PoolWorker<'a> {
     embedder: &'a mut Embedder,
     cancellation: &'a Cancellation,
     /// Whether an image was given up, since nobody waited for it any more.
     gave_up: bool,
 }
 
-impl Worker<'_> {
+impl PoolWorker<'_> {
     /// [`Embedder::embed`], as long as somebody waits for the job.
     ///
     /// # Errors
@@ -95,7 +95,7 @@ impl Worker<'_> {
 }
 
 /// What became of a job and of the worker's embedder.
-pub(super) enum Fate {
+pub(super) enum JobResult {
     Done,
     /// Nobody waited for it any more: no sample of how long a job takes.
     GivenUp,
@@ -103,14 +103,14 @@ pub(super) enum Fate {
     Suspect,
 }
 
-impl Job {
+impl PoolJob {
     /// Wraps work so that it catches its panic and sends its answer.
     pub(super) fn new<T: Send + 'static>(
-        client: Client,
-        kind: Kind,
+        client: ClientId,
+        kind: JobKind,
         cancellation: Cancellation,
         trial: bool,
-        work: impl FnOnce(&mut Worker<'_>) -> T + Send + 'static,
+        work: impl FnOnce(&mut PoolWorker<'_>) -> T + Send + 'static,
     ) -> (Self, oneshot::Receiver<Result<T, PoolError>>) {
         let (answer, receiver) = oneshot::channel();
         let span = Span::current();
@@ -125,8 +125,8 @@ impl Job {
     }
 
     /// Does the work.
-    pub(super) fn run(self, embedder: &mut Embedder) -> Fate {
-        let mut worker = Worker {
+    pub(super) fn run(self, embedder: &mut Embedder) -> JobResult {
+        let mut worker = PoolWorker {
             embedder,
             cancellation: &self.cancellation,
             gave_up: false,
@@ -140,8 +140,8 @@ impl Job {
     }
 }
 
-trait Work: Send {
-    fn run(self: Box<Self>, worker: &mut Worker<'_>) -> Fate;
+trait JobWork: Send {
+    fn run(self: Box<Self>, worker: &mut PoolWorker<'_>) -> JobResult;
     fn refuse(self: Box<Self>, error: PoolError);
 }
 
@@ -151,8 +151,8 @@ struct Prepared<F, T> {
     span: Span,
 }
 
-impl<F: FnOnce(&mut Worker<'_>) -> T + Send, T: Send> Work for Prepared<F, T> {
-    fn run(self: Box<Self>, worker: &mut Worker<'_>) -> Fate {
+impl<F: FnOnce(&mut PoolWorker<'_>) -> T + Send, T: Send> JobWork for Prepared<F, T> {
+    fn run(self: Box<Self>, worker: &mut PoolWorker<'_>) -> JobResult {
         let Self { work, answer, span } = *self;
         let _entered = span.enter();
         // A caller that has gone meanwhile needs no answer.
@@ -160,14 +160,14 @@ impl<F: FnOnce(&mut Worker<'_>) -> T + Send, T: Send> Work for Prepared<F, T> {
             Ok(value) => {
                 drop(answer.send(Ok(value)));
                 if worker.gave_up {
-                    Fate::GivenUp
+                    JobResult::GivenUp
                 } else {
-                    Fate::Done
+                    JobResult::Done
                 }
             }
             Err(_message) => {
                 drop(answer.send(Err(PoolError::Panicked)));
-                Fate::Suspect
+                JobResult::Suspect
             }
         }
     }

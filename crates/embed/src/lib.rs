@@ -17,13 +17,13 @@
 //! # Ok::<(), PixelsError>(())
 //! ```
 //!
-//! [`pool::Pool`] runs jobs on worker threads that own a session each.
+//! [`pool::WorkerPool`] runs jobs on worker threads that own a session each.
 
 #![forbid(unsafe_code)]
 
 mod batch;
-pub mod budget;
 pub mod caller;
+pub mod decode_memory;
 pub mod draft;
 pub mod embedder;
 mod error;
@@ -31,18 +31,18 @@ mod folder;
 mod golden;
 mod input;
 pub mod job;
+mod job_duration;
 mod manifest;
 mod onnx;
 mod output;
-mod pace;
 pub mod pixels;
 pub mod pool;
 mod queue;
 mod resize;
 pub mod runtime;
-mod section;
 mod session;
 mod tensor;
+mod toml_table;
 
 pub use error::{EmbedError, ModelError};
 
@@ -53,7 +53,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sha2::{Digest as _, Sha256};
 
 use batch::Batcher;
-use budget::DecodeBudget;
+use decode_memory::DecodeBudget;
 use embedder::Embedder;
 use folder::ONNX_BYTES_MAX;
 use golden::GoldenCheck;

@@ -11,7 +11,7 @@ use crate::pixels::Geometry;
 use super::input::{COLOURS, Colour, InputEncoding, LAYOUTS, PixelScaling, read_input};
 use super::output::{EmbeddingOutput, read_output, take_text};
 use super::resize::{FILTERS, JPEGS, Resize, convention_texts, fit_text, read_resize};
-use super::section::{PATH, Section, inside, model_name, number, spelling, table_of, text};
+use super::toml_table::{PATH, TomlTable, inside, model_name, number, spelling, table_of, text};
 
 /// The only version of the format so far.
 const FORMAT: i64 = 1;
@@ -68,7 +68,7 @@ impl Manifest {
     }
 
     fn read(table: Table, mistakes: &mut Vec<String>) -> Option<Self> {
-        let mut top = Section::new("", table, mistakes);
+        let mut top = TomlTable::new("", table, mistakes);
         top.required("format", "1", |value| {
             (value.as_integer()? == FORMAT).then_some(())
         });
@@ -87,13 +87,15 @@ impl Manifest {
         // Each section is read even where an earlier one failed, to list every mistake. A missing
         // section is one mistake, not one for each of its keys.
         let [file, input, resize, output, golden] = tables;
-        let file = file.and_then(|table| read_file(Section::new("file", table, mistakes)));
-        let input = input.and_then(|table| read_input(Section::new("input", table, mistakes)));
+        let file = file.and_then(|table| read_file(TomlTable::new("file", table, mistakes)));
+        let input = input.and_then(|table| read_input(TomlTable::new("input", table, mistakes)));
         let sides = input.as_ref().map(|(_, width, height)| (*width, *height));
         let resize =
-            resize.and_then(|table| read_resize(Section::new("resize", table, mistakes), sides));
-        let output = output.and_then(|table| read_output(Section::new("output", table, mistakes)));
-        let golden = golden.and_then(|table| read_golden(Section::new("golden", table, mistakes)));
+            resize.and_then(|table| read_resize(TomlTable::new("resize", table, mistakes), sides));
+        let output =
+            output.and_then(|table| read_output(TomlTable::new("output", table, mistakes)));
+        let golden =
+            golden.and_then(|table| read_golden(TomlTable::new("golden", table, mistakes)));
         let precisions = read_precisions(precisions.unwrap_or_default(), mistakes);
 
         let (file, sha256) = file?;
@@ -202,10 +204,10 @@ impl Manifest {
     }
 }
 
-fn read_file(mut section: Section<'_>) -> Option<(PathBuf, String)> {
-    let path = section.required("path", PATH, inside);
-    let sha256 = section.required("sha256", SHA256, sha256_of);
-    section.finish();
+fn read_file(mut table: TomlTable<'_>) -> Option<(PathBuf, String)> {
+    let path = table.required("path", PATH, inside);
+    let sha256 = table.required("sha256", SHA256, sha256_of);
+    table.finish();
     Some((path?, sha256?))
 }
 
@@ -233,18 +235,18 @@ fn read_precisions(table: Table, mistakes: &mut Vec<String>) -> BTreeMap<String,
             mistakes.push(format!("{label} = {value}: allowed is a table"));
             continue;
         };
-        let precision = read_precision(Section::new(&label, table, mistakes));
+        let precision = read_precision(TomlTable::new(&label, table, mistakes));
         precisions.extend(precision.map(|precision| (name, precision)));
     }
     precisions
 }
 
-fn read_precision(mut section: Section<'_>) -> Option<Precision> {
-    let file = section.required("path", PATH, inside);
-    let sha256 = section.required("sha256", SHA256, sha256_of);
-    let golden = section.required("golden", PATH, inside);
-    let cosine_min = section.required("cosine_min", COSINE_MIN, cosine_of);
-    section.finish();
+fn read_precision(mut table: TomlTable<'_>) -> Option<Precision> {
+    let file = table.required("path", PATH, inside);
+    let sha256 = table.required("sha256", SHA256, sha256_of);
+    let golden = table.required("golden", PATH, inside);
+    let cosine_min = table.required("cosine_min", COSINE_MIN, cosine_of);
+    table.finish();
     Some(Precision {
         file: file?,
         sha256: sha256?,
@@ -259,11 +261,11 @@ fn cosine_of(value: &Value) -> Option<f32> {
     number(value, 0.9..=1.0)
 }
 
-fn read_golden(mut section: Section<'_>) -> Option<GoldenFiles> {
-    let image = section.required("image", PATH, inside);
-    let embedding = section.required("embedding", PATH, inside);
-    let cosine_min = section.required("cosine_min", COSINE_MIN, cosine_of);
-    section.finish();
+fn read_golden(mut table: TomlTable<'_>) -> Option<GoldenFiles> {
+    let image = table.required("image", PATH, inside);
+    let embedding = table.required("embedding", PATH, inside);
+    let cosine_min = table.required("cosine_min", COSINE_MIN, cosine_of);
+    table.finish();
     Some(GoldenFiles {
         image: image?,
         embedding: embedding?,

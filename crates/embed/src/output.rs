@@ -1,6 +1,6 @@
 //! The table `[output]` of a manifest, and the part of the model's output that is the embedding.
 
-use super::section::{Section, choose, spelling, tensor_name, whole, words};
+use super::toml_table::{TomlTable, choose, spelling, tensor_name, whole, words};
 
 /// Sixteen times the widest embedding in common use.
 const DIMENSION_MAX: u32 = 65_536;
@@ -40,21 +40,21 @@ const TAKES: [(&str, EmbeddingPart); 5] = [
 const TOKENS_MAX: u32 = 65_536;
 
 /// Reads the table.
-pub(super) fn read_output(mut section: Section<'_>) -> Option<EmbeddingOutput> {
-    let name = section.required("name", "a text that is not empty", tensor_name);
-    let take = section.optional("take", &words(&TAKES), |value| choose(&TAKES, value));
+pub(super) fn read_output(mut table: TomlTable<'_>) -> Option<EmbeddingOutput> {
+    let name = table.required("name", "a text that is not empty", tensor_name);
+    let take = table.optional("take", &words(&TAKES), |value| choose(&TAKES, value));
     let take = match take.unwrap_or(EmbeddingPart::Vector) {
         EmbeddingPart::Token(_) => {
             let allowed = format!("the token's number, from 0 to {}", TOKENS_MAX - 1);
             let number =
-                section.required("token", &allowed, |value| whole(value, 0..=TOKENS_MAX - 1));
+                table.required("token", &allowed, |value| whole(value, 0..=TOKENS_MAX - 1));
             number.and_then(|number| Some(EmbeddingPart::Token(usize::try_from(number).ok()?)))
         }
         EmbeddingPart::MeanOfTokens { .. } => {
             let allowed = format!(
                 "how many tokens at the beginning have no part in the mean, from 0 to {TOKENS_MAX}"
             );
-            let skip = section.optional("skip_tokens", &allowed, |value| {
+            let skip = table.optional("skip_tokens", &allowed, |value| {
                 whole(value, 0..=TOKENS_MAX)
             });
             let skip = usize::try_from(skip.unwrap_or(0)).ok();
@@ -65,13 +65,13 @@ pub(super) fn read_output(mut section: Section<'_>) -> Option<EmbeddingOutput> {
         }
     };
     let allowed = format!("a whole number from 1 to {DIMENSION_MAX}");
-    let dimension = section.required("dimension", &allowed, |value| {
+    let dimension = table.required("dimension", &allowed, |value| {
         whole(value, 1..=DIMENSION_MAX)
     });
-    section.required("normalise", "\"l2\"", |value| {
+    table.required("normalise", "\"l2\"", |value| {
         (value.as_str()? == "l2").then_some(())
     });
-    section.finish();
+    table.finish();
     Some(EmbeddingOutput {
         name: name?,
         take: take?,

@@ -13,25 +13,25 @@ use super::Model;
 use super::caller::{Caller, Cancellation};
 use super::embedder::Embedder;
 use super::error::ModelError;
-use super::job::{Fate, Job, Kind, PoolError, Worker};
-use super::pace::Paces;
-use super::queue::{Client, Pushed, Queue};
+use super::job::{JobKind, JobResult, PoolError, PoolJob, PoolWorker};
+use super::job_duration::JobDurations;
+use super::queue::{ClientId, Pushed, Queue};
 
-/// The pool. Dropping it finishes the queued jobs, as [`Pool::shutdown`] does.
+/// The pool. Dropping it finishes the queued jobs, as [`WorkerPool::shutdown`] does.
 #[derive(Debug)]
-pub struct Pool {
+pub struct WorkerPool {
     model: Arc<Model>,
-    queue: Arc<Queue<Job>>,
+    queue: Arc<Queue<PoolJob>>,
     queue_len_max: usize,
     worker_count: u32,
-    tally: Arc<Tally>,
+    tally: Arc<PoolTally>,
     workers: RwLock<Vec<JoinHandle<()>>>,
 }
 
 /// What workers have found out.
 #[derive(Debug, Default)]
-struct Tally {
-    paces: Paces,
+struct PoolTally {
+    durations: JobDurations,
     gone: AtomicU64,
     late: AtomicU64,
     displaced: AtomicU64,
@@ -48,7 +48,7 @@ pub struct Dropped {
     pub displaced: u64,
 }
 
-impl Pool {
+impl WorkerPool {
     /// Starts `workers` threads (at least 1), before which at most `queue_len_max` jobs (at least
     /// 1) wait.
     ///
@@ -106,12 +106,12 @@ impl Pool {
     pub async fn run<T: Send + 'static>(
         &self,
         caller: Caller,
-        kind: Kind,
-        job: impl FnOnce(&mut Worker<'_>) -> T + Send + 'static,
+        kind: JobKind,
+        job: impl FnOnce(&mut PoolWorker<'_>) -> T + Send + 'static,
     ) -> Result<T, PoolError> {
         let trial = self.admit(kind, caller)?;
         let (cancellation, present) = Cancellation::of(caller);
-        let (job, answer) = Job::new(caller.client, kind, cancellation, trial, job);
+        let (job, answer) = PoolJob::new(caller.client, kind, cancellation, trial, job);
         let mut over = Vec::new();
         let pushed = self.queue.push(caller.client, job, &mut over);
         over.into_iter().for_each(|job| self.tally.drop_unused(job));
@@ -132,17 +132,17 @@ impl Pool {
 
     /// Refuses what would not be done by the caller's deadline, and says of what is not refused
     /// whether it is a trial.
-    fn admit(&self, kind: Kind, caller: Caller) -> Result<bool, PoolError> {
+    fn admit(&self, kind: JobKind, caller: Caller) -> Result<bool, PoolError> {
         let Some(deadline) = caller.deadline else {
             return Ok(false);
         };
         let now = Instant::now();
         let left = deadline.saturating_duration_since(now);
-        let (wait, own) = (self.wait(caller.client), self.tally.paces.least(kind));
+        let (wait, own) = (self.wait(caller.client), self.tally.durations.least(kind));
         if wait + own <= left && !left.is_zero() {
             return Ok(false);
         }
-        if wait < left && self.tally.paces.is_trial_due(kind, now) {
+        if wait < left && self.tally.durations.is_trial_due(kind, now) {
             return Ok(true);
         }
         let wait = wait + own;
@@ -150,42 +150,42 @@ impl Pool {
     }
 
     /// About how long a job of this client waits that comes now: what stands before it, at the
-    /// latest pace. Zero where nothing waits.
-    fn wait(&self, client: Client) -> Duration {
+    /// latest durations. Zero where nothing waits.
+    fn wait(&self, client: ClientId) -> Duration {
         let (mut images, mut vectors) = (0_u32, 0_u32);
         self.queue.ahead(client, |job| match job.kind {
-            Kind::Image => images += 1,
-            Kind::Vector => vectors += 1,
+            JobKind::Image => images += 1,
+            JobKind::Vector => vectors += 1,
         });
-        let paces = &self.tally.paces;
-        let images = paces.average(Kind::Image).saturating_mul(images);
-        let vectors = paces.average(Kind::Vector).saturating_mul(vectors);
+        let durations = &self.tally.durations;
+        let images = durations.average(JobKind::Image).saturating_mul(images);
+        let vectors = durations.average(JobKind::Vector).saturating_mul(vectors);
         images.saturating_add(vectors) / self.worker_count
     }
 
-    fn busy(&self, client: Client) -> PoolError {
+    fn busy(&self, client: ClientId) -> PoolError {
         PoolError::Busy {
             queue_len_max: self.queue_len_max,
             retry_after: self.wait(client),
         }
     }
 
-    /// As [`Pool::run`] for batch work outside of async code: waits for a place in the queue, then
+    /// As [`WorkerPool::run`] for batch work outside of async code: waits for a place in the queue, then
     /// for the answer.
     ///
     /// # Errors
-    /// As [`Pool::run`], but never [`PoolError::Busy`].
+    /// As [`WorkerPool::run`], but never [`PoolError::Busy`].
     ///
     /// # Panics
     /// Within an async task: blocking there would stall the tasks beside it.
     pub fn run_blocking<T: Send + 'static>(
         &self,
         caller: Caller,
-        kind: Kind,
-        job: impl FnOnce(&mut Worker<'_>) -> T + Send + 'static,
+        kind: JobKind,
+        job: impl FnOnce(&mut PoolWorker<'_>) -> T + Send + 'static,
     ) -> Result<T, PoolError> {
         let (cancellation, present) = Cancellation::of(caller);
-        let (job, answer) = Job::new(caller.client, kind, cancellation, false, job);
+        let (job, answer) = PoolJob::new(caller.client, kind, cancellation, false, job);
         self.queue
             .push_when_free(caller.client, job)
             .map_err(|_stopped| PoolError::Stopped)?;
@@ -225,36 +225,36 @@ impl Pool {
     }
 }
 
-impl Drop for Pool {
+impl Drop for WorkerPool {
     fn drop(&mut self) {
         self.shutdown();
     }
 }
 
-impl Tally {
+impl PoolTally {
     /// Counts a job that is of no use any more, and answers where somebody still listens.
-    fn drop_unused(&self, job: Job) {
+    fn drop_unused(&self, job: PoolJob) {
         if job.cancellation.is_gone() {
             self.gone.fetch_add(1, Ordering::Relaxed);
             return;
         }
         self.late.fetch_add(1, Ordering::Relaxed);
-        let wait = self.paces.least(job.kind);
+        let wait = self.durations.least(job.kind);
         let left = job.cancellation.left().unwrap_or_default();
         job.refuse(PoolError::Late { wait, left });
     }
 
     /// Whether a job that leaves the queue is worth beginning.
-    fn is_worth(&self, job: &Job) -> bool {
+    fn is_worth(&self, job: &PoolJob) -> bool {
         if job.cancellation.is_over() {
             return false;
         }
-        let least = self.paces.least(job.kind);
+        let least = self.durations.least(job.kind);
         job.trial || job.cancellation.left().is_none_or(|left| least <= left)
     }
 }
 
-fn work(model: &Model, mut embedder: Embedder, queue: &Queue<Job>, tally: &Tally) {
+fn work(model: &Model, mut embedder: Embedder, queue: &Queue<PoolJob>, tally: &PoolTally) {
     while let Some(job) = queue.pop() {
         if !tally.is_worth(&job) {
             tally.drop_unused(job);
@@ -262,9 +262,11 @@ fn work(model: &Model, mut embedder: Embedder, queue: &Queue<Job>, tally: &Tally
         }
         let (kind, started) = (job.kind, Instant::now());
         match job.run(&mut embedder) {
-            Fate::GivenUp => {}
-            Fate::Done => tally.paces.note(kind, started.elapsed(), Instant::now()),
-            Fate::Suspect => match model.embedder() {
+            JobResult::GivenUp => {}
+            JobResult::Done => tally
+                .durations
+                .record(kind, started.elapsed(), Instant::now()),
+            JobResult::Suspect => match model.embedder() {
                 Ok(fresh) => embedder = fresh,
                 Err(cause) => {
                     tracing::error!(%cause, "no fresh session after a panic; the old one is kept");

@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Who asks: one connection, for the server.
-pub(super) type Client = u64;
+pub(super) type ClientId = u64;
 
 /// What the queue has to know of a job.
 pub(super) trait Queued {
@@ -20,14 +20,14 @@ pub(super) trait Queued {
 
 /// Who gives way: has a turn where nobody else waits, or after [`PASSED_MAX`] turns of others, takes
 /// nobody's place, and loses its own first.
-pub(super) const BACKGROUND: Client = u64::MAX;
+pub(super) const BACKGROUND: ClientId = u64::MAX;
 /// Turns that the background waits at most: it costs callers one part in so many, and is never shut
 /// out by a server that is always busy.
 const PASSED_MAX: u32 = 64;
 
 /// Jobs of many clients, in the order in which they will be run.
 pub(super) struct Queue<T> {
-    state: Mutex<State<T>>,
+    state: Mutex<QueueState<T>>,
     len_max: usize,
     /// Something waits, or nothing will any more.
     arrived: Condvar,
@@ -35,7 +35,7 @@ pub(super) struct Queue<T> {
     left: Condvar,
 }
 
-struct State<T> {
+struct QueueState<T> {
     /// None of them empty; the first has the next turn.
     lanes: VecDeque<Lane<T>>,
     /// Turns of others while the background waited.
@@ -45,7 +45,7 @@ struct State<T> {
 }
 
 struct Lane<T> {
-    client: Client,
+    client: ClientId,
     waiting: VecDeque<T>,
 }
 
@@ -74,8 +74,8 @@ impl<T: Queued> fmt::Debug for Queue<T> {
     }
 }
 
-impl<T: Queued> State<T> {
-    fn push(&mut self, client: Client, job: T) {
+impl<T: Queued> QueueState<T> {
+    fn push(&mut self, client: ClientId, job: T) {
         self.len += 1;
         if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.client == client) {
             lane.waiting.push_back(job);
@@ -127,7 +127,7 @@ impl<T: Queued> State<T> {
 
     /// Takes the newest job of the background, or of the longest lane, if that is longer than this
     /// client's would become.
-    fn displace(&mut self, client: Client) -> Option<T> {
+    fn displace(&mut self, client: ClientId) -> Option<T> {
         if client == BACKGROUND {
             return None;
         }
@@ -149,7 +149,7 @@ impl<T: Queued> State<T> {
 impl<T: Queued> Queue<T> {
     pub(super) fn new(len_max: usize) -> Self {
         Self {
-            state: Mutex::new(State {
+            state: Mutex::new(QueueState {
                 lanes: VecDeque::new(),
                 passed: 0,
                 len: 0,
@@ -161,7 +161,7 @@ impl<T: Queued> Queue<T> {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State<T>> {
+    fn state(&self) -> MutexGuard<'_, QueueState<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -174,7 +174,7 @@ impl<T: Queued> Queue<T> {
     /// Shows the jobs that would be run before the next one of this client: those in its own lane,
     /// and as many of each other lane, and one more; none of the background, and all before it. Not those
     /// that are of no use any more.
-    pub(super) fn ahead(&self, client: Client, mut show: impl FnMut(&T)) {
+    pub(super) fn ahead(&self, client: ClientId, mut show: impl FnMut(&T)) {
         let state = self.state();
         let own = state.lanes.iter().find(|lane| lane.client == client);
         let own = own.map_or(0, |lane| lane.in_use().count());
@@ -190,7 +190,7 @@ impl<T: Queued> Queue<T> {
 
     /// Queues a job, or says at once that there is no place. Where it is full, the jobs that are of no
     /// use any more leave first, and are handed to `over`.
-    pub(super) fn push(&self, client: Client, job: T, over: &mut Vec<T>) -> Pushed<T> {
+    pub(super) fn push(&self, client: ClientId, job: T, over: &mut Vec<T>) -> Pushed<T> {
         let mut state = self.state();
         if !state.open {
             return Pushed::Closed(job);
@@ -216,8 +216,8 @@ impl<T: Queued> Queue<T> {
     }
 
     /// Waits for a place; gives the job back where the queue is closed.
-    pub(super) fn push_when_free(&self, client: Client, job: T) -> Result<(), T> {
-        let full = |state: &mut State<T>| state.open && self.len_max <= state.len;
+    pub(super) fn push_when_free(&self, client: ClientId, job: T) -> Result<(), T> {
+        let full = |state: &mut QueueState<T>| state.open && self.len_max <= state.len;
         let mut state = self
             .left
             .wait_while(self.state(), full)
@@ -233,7 +233,7 @@ impl<T: Queued> Queue<T> {
 
     /// Waits for a job; `None` once the queue is closed and empty.
     pub(super) fn pop(&self) -> Option<T> {
-        let idle = |state: &mut State<T>| state.open && state.len == 0;
+        let idle = |state: &mut QueueState<T>| state.open && state.len == 0;
         let mut state = self
             .arrived
             .wait_while(self.state(), idle)
@@ -256,7 +256,7 @@ impl<T: Queued> Queue<T> {
 mod tests {
     use super::*;
 
-    impl Queued for (Client, u32) {
+    impl Queued for (ClientId, u32) {
         fn is_over(&self) -> bool {
             self.1 == OVER
         }
@@ -265,11 +265,15 @@ mod tests {
     /// The number of a job that is of no use any more.
     const OVER: u32 = 99;
 
-    fn push(queue: &Queue<(Client, u32)>, client: Client, number: u32) -> Pushed<(Client, u32)> {
+    fn push(
+        queue: &Queue<(ClientId, u32)>,
+        client: ClientId,
+        number: u32,
+    ) -> Pushed<(ClientId, u32)> {
         queue.push(client, (client, number), &mut Vec::new())
     }
 
-    fn drained(queue: &Queue<(Client, u32)>) -> Vec<(Client, u32)> {
+    fn drained(queue: &Queue<(ClientId, u32)>) -> Vec<(ClientId, u32)> {
         queue.close();
         std::iter::from_fn(|| queue.pop()).collect()
     }
@@ -309,7 +313,7 @@ mod tests {
         let queue = Queue::new(20);
         let ahead = |client| {
             let mut shown = Vec::new();
-            queue.ahead(client, |job: &(Client, u32)| shown.push(*job));
+            queue.ahead(client, |job: &(ClientId, u32)| shown.push(*job));
             shown
         };
         assert_eq!(ahead(2), []);

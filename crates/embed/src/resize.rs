@@ -7,7 +7,7 @@ use crate::pixels::{
 };
 
 use super::input::SIDE_MAX;
-use super::section::{COLOUR, Section, choose, colour_of, spelling, whole, words};
+use super::toml_table::{COLOUR, TomlTable, choose, colour_of, spelling, whole, words};
 
 /// The filters by name; the first five are Pillow's.
 pub(super) const FILTERS: [(&str, ResizeFilter); 9] = [
@@ -55,21 +55,21 @@ const FITS: [(&str, FitWord); 4] = [
 ];
 
 /// Reads the table; `sides` are the input's, where they are known.
-pub(super) fn read_resize(mut section: Section<'_>, sides: Option<(u32, u32)>) -> Option<Resize> {
-    let word = section.required("fit", &words(&FITS), |value| choose(&FITS, value));
-    let filter = section.required("filter", &words(&FILTERS), |value| choose(&FILTERS, value));
-    let fit = read_fit(&mut section, word, sides);
+pub(super) fn read_resize(mut table: TomlTable<'_>, sides: Option<(u32, u32)>) -> Option<Resize> {
+    let word = table.required("fit", &words(&FITS), |value| choose(&FITS, value));
+    let filter = table.required("filter", &words(&FILTERS), |value| choose(&FILTERS, value));
+    let fit = read_fit(&mut table, word, sides);
     let mut conventions = Conventions::default();
     // A key that changes nothing here would be a mistake, so that each is known only where it does.
     if word.is_none_or(|word| matches!(word, FitWord::Crop | FitWord::Pad)) {
-        conventions.side = section.optional("side", &words(&SIDES), |value| choose(&SIDES, value));
+        conventions.side = table.optional("side", &words(&SIDES), |value| choose(&SIDES, value));
     }
     if word.is_none_or(|word| matches!(word, FitWord::Crop | FitWord::SquashCrop)) {
-        let margin = section.optional("margin", &words(&MARGINS), |value| choose(&MARGINS, value));
+        let margin = table.optional("margin", &words(&MARGINS), |value| choose(&MARGINS, value));
         conventions.margin = margin.unwrap_or_default();
     }
     if word.is_none_or(|word| word == FitWord::Pad) {
-        let place = section.optional("place", &words(&PLACES), |value| choose(&PLACES, value));
+        let place = table.optional("place", &words(&PLACES), |value| choose(&PLACES, value));
         conventions.place = place.unwrap_or_default();
     }
     // The usual one, said outright, is the usual one.
@@ -84,8 +84,8 @@ pub(super) fn read_resize(mut section: Section<'_>, sides: Option<(u32, u32)>) -
         jpegs = jpegs.get(..1).unwrap_or_default();
         allowed = format!("{} with a filter of OpenCV", words(jpegs));
     }
-    let jpeg = section.optional("jpeg", &allowed, |value| choose(jpegs, value));
-    section.finish();
+    let jpeg = table.optional("jpeg", &allowed, |value| choose(jpegs, value));
+    table.finish();
     Some(Resize {
         fit: fit?,
         filter: filter?,
@@ -95,7 +95,7 @@ pub(super) fn read_resize(mut section: Section<'_>, sides: Option<(u32, u32)>) -
 }
 
 fn read_fit(
-    section: &mut Section<'_>,
+    table: &mut TomlTable<'_>,
     word: Option<FitWord>,
     sides: Option<(u32, u32)>,
 ) -> Option<AspectFit> {
@@ -106,13 +106,13 @@ fn read_fit(
         format!("a whole number from {short_side_min} (the larger of width and height) to {most}");
     let short_side = |value: &Value| whole(value, short_side_min..=most);
     match word {
-        Some(FitWord::Crop) => section
+        Some(FitWord::Crop) => table
             .required("short_side", &allowed, short_side)
             .map(|short_side| AspectFit::Crop { short_side }),
         Some(FitWord::SquashCrop) => {
             let mut scaled = |key, least: u32| {
                 let allowed = format!("a whole number from {least} (the input's) to {most}");
-                section.required(key, &allowed, |value| whole(value, least..=most))
+                table.required(key, &allowed, |value| whole(value, least..=most))
             };
             let (width, height) = (
                 scaled("scaled_width", width_min),
@@ -124,16 +124,14 @@ fn read_fit(
             })
         }
         Some(FitWord::Pad) => Some(AspectFit::Pad {
-            fill: section
-                .optional("fill", COLOUR, colour_of)
-                .unwrap_or([0; 3]),
+            fill: table.optional("fill", COLOUR, colour_of).unwrap_or([0; 3]),
         }),
         Some(FitWord::Squash) => Some(AspectFit::Squash),
         None => {
-            section.optional("short_side", &allowed, short_side);
-            section.optional("fill", COLOUR, colour_of);
+            table.optional("short_side", &allowed, short_side);
+            table.optional("fill", COLOUR, colour_of);
             for key in ["scaled_width", "scaled_height"] {
-                section.optional(key, "a whole number", |value| whole(value, 1..=most));
+                table.optional(key, "a whole number", |value| whole(value, 1..=most));
             }
             None
         }

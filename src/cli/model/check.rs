@@ -16,7 +16,7 @@ use crate::telemetry;
 use matchpoint_arrays::{Columns, Delimited, ReadOptions, VectorTable};
 use matchpoint_embed::caller::Caller;
 use matchpoint_embed::embedder::Embedded;
-use matchpoint_embed::job::Kind;
+use matchpoint_embed::job::JobKind;
 use matchpoint_embed::pixels::ImageLimits;
 use matchpoint_vector::{Embedding, Similarity};
 
@@ -238,7 +238,7 @@ fn warnings(loaded: &LoadedModel, limits: ImageLimits) -> Vec<String> {
     let embed = |picture: Vec<u8>| {
         let run = loaded
             .pool
-            .run_blocking(Caller::default(), Kind::Image, move |embedder| {
+            .run_blocking(Caller::default(), JobKind::Image, move |embedder| {
                 embedder.embed(&picture, &limits)
             });
         run.ok()?.ok()

@@ -4,7 +4,7 @@ use std::panic;
 
 use crate::pixels::decoded::Decoded;
 use crate::pixels::{
-    Format, Geometry, ImageLimits, Pixels, PixelsError, bmp, gif, jpeg, png, survey, webp,
+    Format, Geometry, ImageLimits, Pixels, PixelsError, bmp, file_type, gif, jpeg, png, webp,
 };
 
 impl Pixels {
@@ -28,7 +28,7 @@ pub(super) fn read(
     background: [u8; 3],
     geometry: Option<&Geometry>,
 ) -> Result<Decoded, PixelsError> {
-    let format = survey::admitted(bytes, limits)?;
+    let format = file_type::admitted(bytes, limits)?;
     // Decoders have panicked on files that other software opens; that may cost one image.
     let read = panic::catch_unwind(|| match format {
         Format::Jpeg => jpeg::decode(bytes, limits, geometry),
@@ -54,7 +54,7 @@ pub fn decoding_bytes(bytes: &[u8], limits: &ImageLimits, geometry: &Geometry) -
         return 0;
     }
     let cost = || -> Option<((u32, u32), u64)> {
-        match survey::format(bytes).ok()? {
+        match file_type::format(bytes).ok()? {
             Format::Jpeg => jpeg::cost(bytes, Some(geometry)),
             Format::Png => png::cost(bytes),
             Format::WebP => webp::cost(bytes),

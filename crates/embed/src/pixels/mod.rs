@@ -8,30 +8,30 @@
 //! exception (16-bit grey is scaled to 8 bits, which Pillow clips). docs/models.md has the rule, and what
 //! is refused although Pillow decodes it.
 
+mod augment;
 mod bmp;
-mod change;
 mod contrast;
 mod decode;
 mod decoded;
+mod file_type;
 mod gif;
 mod jpeg;
 mod opencv;
 mod orientation;
 mod png;
+mod precheck;
 mod resize;
 mod segments;
-mod sight;
 mod sniff;
-mod survey;
 mod thumbnail;
 mod webp;
 mod window;
 
 use std::fmt;
 
-pub use change::Augmentation;
+pub use augment::Augmentation;
 pub use decode::decoding_bytes;
-pub use sight::refused_at_sight;
+pub use precheck::precheck;
 pub use sniff::{SNIFF_BYTES, sniff};
 pub use thumbnail::thumbnail;
 

@@ -1,6 +1,6 @@
 //! What a file is by its first bytes, for files whose names do not say it.
 
-use super::{Format, PixelsError, survey};
+use super::{Format, PixelsError, file_type};
 
 /// As many first bytes as [`sniff`] needs.
 pub const SNIFF_BYTES: usize = 1024;
@@ -14,7 +14,7 @@ pub const SNIFF_BYTES: usize = 1024;
 pub fn sniff(head: &[u8]) -> Result<Format, &'static str> {
     /// Lengths of the second header of a bitmap.
     const HEADERS: [u8; 7] = [12, 40, 52, 56, 64, 108, 124];
-    match survey::format(head) {
+    match file_type::format(head) {
         // Two letters begin many a text.
         Ok(Format::Bmp) => match head.get(14..18) {
             Some([length, 0, 0, 0]) if HEADERS.contains(length) => Ok(Format::Bmp),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use matchpoint_embed::pixels::{
     AspectFit, BYTES_MAX, Conventions, DECODE_BYTES_MAX, Geometry, ImageLimits, JpegScale, Pixels,
-    PixelsError, ResizeFilter, Resizer, decoding_bytes, refused_at_sight,
+    PixelsError, ResizeFilter, Resizer, decoding_bytes, precheck,
 };
 use proptest::prelude::{ProptestConfig, any, prop, prop_assert, proptest};
 
@@ -288,7 +288,7 @@ fn the_largest_pictures_of_phones_are_decoded_at_a_reduced_scale() {
     assert_eq!(decoding_bytes(&file, &LIMITS, &geometry), 0);
     let refused = resizer.decode(&file, &LIMITS, WHITE, &geometry);
     assert!(matches!(refused, Err(PixelsError::TooMuchMemory { .. })));
-    assert_eq!(refused_at_sight(&file, &LIMITS), Ok(()));
+    assert_eq!(precheck(&file, &LIMITS), Ok(()));
 }
 
 #[test]

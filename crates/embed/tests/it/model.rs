@@ -19,11 +19,11 @@ use std::sync::{Arc, Barrier, OnceLock, mpsc};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use matchpoint_embed::budget::DecodeBudget;
 use matchpoint_embed::caller::{Caller, Cancellation};
-use matchpoint_embed::job::{Kind, PoolError, Worker};
+use matchpoint_embed::decode_memory::DecodeBudget;
+use matchpoint_embed::job::{JobKind, PoolError, PoolWorker};
 use matchpoint_embed::pixels::{ImageLimits, Pixels};
-use matchpoint_embed::pool::{Dropped, Pool};
+use matchpoint_embed::pool::{Dropped, WorkerPool};
 use matchpoint_embed::runtime::{Runtime, RuntimeCandidate, RuntimeError};
 use matchpoint_embed::{Compute, Device, EmbedError, Model, ModelError};
 use matchpoint_vector::{Embedding, Similarity};
@@ -1034,7 +1034,7 @@ fn an_image_has_the_same_embedding_in_any_batch_and_on_any_number_of_threads() {
     }));
     assert_eq!((batched.joined_max(), lite0().joined_max()), (6, 1));
     // More workers than places in a batch: which images meet in which batch changes with each round.
-    let pool = Pool::start(batched, 8, 64).unwrap();
+    let pool = WorkerPool::start(batched, 8, 64).unwrap();
     std::thread::scope(|scope| {
         for worker in 0..8_usize {
             let (pool, images) = (&pool, &images);
@@ -1043,7 +1043,7 @@ fn an_image_has_the_same_embedding_in_any_batch_and_on_any_number_of_threads() {
                     let image = &images[(worker * 5 + round * 3) % images.len()];
                     let bytes = image.image.clone();
                     let embedded = pool
-                        .run_blocking(Caller::default(), Kind::Image, move |embedder| {
+                        .run_blocking(Caller::default(), JobKind::Image, move |embedder| {
                             embedder.embed(&bytes, &LIMITS)
                         })
                         .unwrap()
@@ -1069,14 +1069,14 @@ fn an_image_has_the_same_embedding_in_any_batch_and_on_any_number_of_threads() {
     }
 }
 
-fn batched_lite0() -> &'static Pool {
-    static POOL: OnceLock<Pool> = OnceLock::new();
+fn batched_lite0() -> &'static WorkerPool {
+    static POOL: OnceLock<WorkerPool> = OnceLock::new();
     POOL.get_or_init(|| {
         let compute = Compute {
             batch_max: Some(4),
             ..Compute::on(Device::Cpu)
         };
-        Pool::start(Arc::new(lite0_with_compute(&compute)), 4, 64).unwrap()
+        WorkerPool::start(Arc::new(lite0_with_compute(&compute)), 4, 64).unwrap()
     })
 }
 
@@ -1092,11 +1092,11 @@ proptest! {
         let meeting = Arc::new(Barrier::new(chosen.len()));
         let embed = |index: usize| {
             let (bytes, meeting) = (images[index].image.clone(), Arc::clone(&meeting));
-            let job = move |embedder: &mut Worker<'_>| {
+            let job = move |embedder: &mut PoolWorker<'_>| {
                 meeting.wait();
                 embedder.embed(&bytes, &LIMITS)
             };
-            batched_lite0().run_blocking(Caller::default(), Kind::Image, job).unwrap().unwrap().embedding
+            batched_lite0().run_blocking(Caller::default(), JobKind::Image, job).unwrap().unwrap().embedding
         };
         let embed = &embed;
         let embeddings: Vec<Embedding> = std::thread::scope(|scope| {
@@ -1142,7 +1142,7 @@ fn one_bad_image_in_a_batch_costs_no_other_its_embedding() {
         decode_budget: DecodeBudget::new(Some(1 << 20)),
         ..Compute::on(Device::Cpu)
     }));
-    let pool = Pool::start(batched, 4, 64).unwrap();
+    let pool = WorkerPool::start(batched, 4, 64).unwrap();
     let images = oracle();
     std::thread::scope(|scope| {
         for (worker, image) in images.iter().take(4).enumerate() {
@@ -1154,7 +1154,7 @@ fn one_bad_image_in_a_batch_costs_no_other_its_embedding() {
                         bytes.truncate(bytes.len() / 2);
                     }
                     let result = pool
-                        .run_blocking(Caller::default(), Kind::Image, move |embedder| {
+                        .run_blocking(Caller::default(), JobKind::Image, move |embedder| {
                             embedder.embed(&bytes, &LIMITS)
                         })
                         .unwrap();
@@ -1174,13 +1174,14 @@ fn a_model_that_takes_one_image_at_a_time_is_run_one_by_one() {
         ..Compute::on(Device::Cpu)
     };
     let model = Model::open(toy.folder.path(), None, runtime(), &compute).unwrap();
-    let pool = Pool::start(Arc::new(model), 8, 64).unwrap();
+    let pool = WorkerPool::start(Arc::new(model), 8, 64).unwrap();
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                let job = |embedder: &mut Worker<'_>| embedder.embed(&bmp(GOLDEN), &LIMITS).is_ok();
+                let job =
+                    |embedder: &mut PoolWorker<'_>| embedder.embed(&bmp(GOLDEN), &LIMITS).is_ok();
                 assert_eq!(
-                    pool.run_blocking(Caller::default(), Kind::Image, job),
+                    pool.run_blocking(Caller::default(), JobKind::Image, job),
                     Ok(true)
                 );
             });
@@ -1267,8 +1268,8 @@ fn a_precision_is_another_model_with_its_own_golden_check() {
 
 // === The pool ===
 
-fn pool(workers: usize, queue_len_max: usize) -> Pool {
-    Pool::start(Arc::new(Toy::new().open()), workers, queue_len_max).unwrap()
+fn pool(workers: usize, queue_len_max: usize) -> WorkerPool {
+    WorkerPool::start(Arc::new(Toy::new().open()), workers, queue_len_max).unwrap()
 }
 
 /// Polls a future once: a job is queued in the first poll.
@@ -1278,13 +1279,13 @@ async fn begin<F: Future>(future: &mut Pin<Box<F>>) -> Poll<F::Output> {
 
 /// A job that says that it has begun, then holds its worker until told to end.
 fn held() -> (
-    impl FnOnce(&mut Worker<'_>) + Send,
+    impl FnOnce(&mut PoolWorker<'_>) + Send,
     oneshot::Receiver<()>,
     mpsc::Sender<()>,
 ) {
     let (begun, has_begun) = oneshot::channel();
     let (end, ended) = mpsc::channel();
-    let job = move |_: &mut Worker<'_>| {
+    let job = move |_: &mut PoolWorker<'_>| {
         begun.send(()).unwrap();
         ended.recv().unwrap();
     };
@@ -1295,14 +1296,14 @@ fn held() -> (
 async fn a_full_queue_answers_busy_at_once() {
     let pool = pool(1, 1);
     let (job, begun, end) = held();
-    let mut first = Box::pin(pool.run(Caller::default(), Kind::Image, job));
+    let mut first = Box::pin(pool.run(Caller::default(), JobKind::Image, job));
     assert!(begin(&mut first).await.is_pending());
     begun.await.unwrap();
-    let mut second = Box::pin(pool.run(Caller::default(), Kind::Image, |_| 2));
+    let mut second = Box::pin(pool.run(Caller::default(), JobKind::Image, |_| 2));
     assert!(begin(&mut second).await.is_pending());
     assert_eq!(pool.queue_len(), 1);
     assert_eq!(
-        pool.run(Caller::default(), Kind::Image, |_| 3).await,
+        pool.run(Caller::default(), JobKind::Image, |_| 3).await,
         Err(PoolError::Busy {
             queue_len_max: 1,
             retry_after: Duration::ZERO
@@ -1311,7 +1312,10 @@ async fn a_full_queue_answers_busy_at_once() {
     end.send(()).unwrap();
     assert_eq!(first.await, Ok(()));
     assert_eq!(second.await, Ok(2));
-    assert_eq!(pool.run(Caller::default(), Kind::Image, |_| 4).await, Ok(4));
+    assert_eq!(
+        pool.run(Caller::default(), JobKind::Image, |_| 4).await,
+        Ok(4)
+    );
 }
 
 #[tokio::test]
@@ -1319,19 +1323,19 @@ async fn a_job_whose_caller_has_gone_is_not_run() {
     let pool = pool(1, 8);
     let runs = Arc::new(AtomicUsize::new(0));
     let (job, begun, end) = held();
-    let mut first = Box::pin(pool.run(Caller::default(), Kind::Image, job));
+    let mut first = Box::pin(pool.run(Caller::default(), JobKind::Image, job));
     assert!(begin(&mut first).await.is_pending());
     begun.await.unwrap();
     for _ in 0..5 {
         let runs = Arc::clone(&runs);
-        let mut gone = Box::pin(pool.run(Caller::default(), Kind::Image, move |_| {
+        let mut gone = Box::pin(pool.run(Caller::default(), JobKind::Image, move |_| {
             runs.fetch_add(1, Ordering::Relaxed)
         }));
         assert!(begin(&mut gone).await.is_pending());
     }
     end.send(()).unwrap();
     assert_eq!(
-        pool.run(Caller::default(), Kind::Image, |_| ()).await,
+        pool.run(Caller::default(), JobKind::Image, |_| ()).await,
         Ok(())
     );
     assert_eq!(runs.load(Ordering::Relaxed), 0);
@@ -1341,14 +1345,14 @@ async fn a_job_whose_caller_has_gone_is_not_run() {
 async fn a_panic_costs_one_job() {
     let pool = pool(1, 4);
     let refused = pool
-        .run(Caller::default(), Kind::Image, |_| -> () {
+        .run(Caller::default(), JobKind::Image, |_| -> () {
             panic!("as the test wants it")
         })
         .await;
     assert_eq!(refused, Err(PoolError::Panicked));
     let image = bmp(GOLDEN);
     let embedded = pool
-        .run(Caller::default(), Kind::Image, move |embedder| {
+        .run(Caller::default(), JobKind::Image, move |embedder| {
             embedder.embed(&image, &LIMITS)
         })
         .await
@@ -1370,20 +1374,22 @@ fn client(client: u64) -> Caller {
 async fn a_flood_of_one_client_gives_its_newest_place_to_another() {
     let pool = pool(1, 2);
     let (job, begun, end) = held();
-    let mut running = Box::pin(pool.run(client(1), Kind::Image, job));
+    let mut running = Box::pin(pool.run(client(1), JobKind::Image, job));
     assert!(begin(&mut running).await.is_pending());
     begun.await.unwrap();
-    let mut older = Box::pin(pool.run(client(1), Kind::Image, |_| "older"));
-    let mut newest = Box::pin(pool.run(client(1), Kind::Image, |_| "newest"));
+    let mut older = Box::pin(pool.run(client(1), JobKind::Image, |_| "older"));
+    let mut newest = Box::pin(pool.run(client(1), JobKind::Image, |_| "newest"));
     assert!(begin(&mut older).await.is_pending());
     assert!(begin(&mut newest).await.is_pending());
-    let refused = pool.run(client(1), Kind::Image, |_| "one too many").await;
+    let refused = pool
+        .run(client(1), JobKind::Image, |_| "one too many")
+        .await;
     assert!(
         matches!(refused, Err(PoolError::Busy { .. })),
         "{refused:?}"
     );
 
-    let mut other = Box::pin(pool.run(client(2), Kind::Image, |_| "other"));
+    let mut other = Box::pin(pool.run(client(2), JobKind::Image, |_| "other"));
     assert!(begin(&mut other).await.is_pending());
     let displaced = newest.await;
     assert!(
@@ -1399,16 +1405,16 @@ async fn a_flood_of_one_client_gives_its_newest_place_to_another() {
 async fn what_would_wait_beyond_its_deadline_is_refused_at_once() {
     let pool = pool(1, 8);
     // The pace: a job of 20 ms.
-    let pause = |_: &mut Worker<'_>| std::thread::park_timeout(Duration::from_millis(20));
-    pool.run(Caller::default(), Kind::Image, pause)
+    let pause = |_: &mut PoolWorker<'_>| std::thread::park_timeout(Duration::from_millis(20));
+    pool.run(Caller::default(), JobKind::Image, pause)
         .await
         .unwrap();
     let (job, begun, end) = held();
-    let mut running = Box::pin(pool.run(Caller::default(), Kind::Image, job));
+    let mut running = Box::pin(pool.run(Caller::default(), JobKind::Image, job));
     assert!(begin(&mut running).await.is_pending());
     begun.await.unwrap();
     let mut waiting: Vec<_> = (0..4)
-        .map(|_| Box::pin(pool.run(Caller::default(), Kind::Image, pause)))
+        .map(|_| Box::pin(pool.run(Caller::default(), JobKind::Image, pause)))
         .collect();
     for job in &mut waiting {
         assert!(begin(job).await.is_pending());
@@ -1417,29 +1423,29 @@ async fn what_would_wait_beyond_its_deadline_is_refused_at_once() {
         client: 2,
         deadline: Some(Instant::now() + Duration::from_millis(milliseconds)),
     };
-    let late = pool.run(within(30), Kind::Image, |_| "late").await;
+    let late = pool.run(within(30), JobKind::Image, |_| "late").await;
     assert!(matches!(late, Err(PoolError::Late { .. })), "{late:?}");
-    let mut in_time = Box::pin(pool.run(within(60_000), Kind::Image, |_| "in time"));
+    let mut in_time = Box::pin(pool.run(within(60_000), JobKind::Image, |_| "in time"));
     assert!(begin(&mut in_time).await.is_pending());
     end.send(()).unwrap();
     assert_eq!(in_time.await, Ok("in time"));
 }
 
-fn pause(milliseconds: u64) -> impl FnOnce(&mut Worker<'_>) + Send {
+fn pause(milliseconds: u64) -> impl FnOnce(&mut PoolWorker<'_>) + Send {
     move |_| std::thread::park_timeout(Duration::from_millis(milliseconds))
 }
 
 #[tokio::test]
 async fn a_flood_of_one_client_takes_no_time_from_another() {
     let pool = pool(1, 64);
-    pool.run(Caller::default(), Kind::Image, pause(20))
+    pool.run(Caller::default(), JobKind::Image, pause(20))
         .await
         .unwrap();
     let (job, begun, end) = held();
-    let mut running = Box::pin(pool.run(client(1), Kind::Image, job));
+    let mut running = Box::pin(pool.run(client(1), JobKind::Image, job));
     assert!(begin(&mut running).await.is_pending());
     begun.await.unwrap();
-    let flood = || Box::pin(pool.run(client(1), Kind::Image, pause(20)));
+    let flood = || Box::pin(pool.run(client(1), JobKind::Image, pause(20)));
     let mut flood: Vec<_> = (0..40).map(|_| flood()).collect();
     for job in &mut flood {
         assert!(begin(job).await.is_pending());
@@ -1449,7 +1455,7 @@ async fn a_flood_of_one_client_takes_no_time_from_another() {
         client: 2,
         deadline: Some(Instant::now() + Duration::from_millis(400)),
     };
-    let mut polite = Box::pin(pool.run(other, Kind::Image, |_| "answered"));
+    let mut polite = Box::pin(pool.run(other, JobKind::Image, |_| "answered"));
     assert!(begin(&mut polite).await.is_pending());
     end.send(()).unwrap();
     assert_eq!(polite.await, Ok("answered"));
@@ -1458,31 +1464,31 @@ async fn a_flood_of_one_client_takes_no_time_from_another() {
 #[tokio::test]
 async fn what_cannot_be_done_in_time_is_not_run() {
     let pool = pool(1, 8);
-    pool.run(Caller::default(), Kind::Image, pause(1000))
+    pool.run(Caller::default(), JobKind::Image, pause(1000))
         .await
         .unwrap();
     let runs = Arc::new(AtomicUsize::new(0));
     let count = || {
         let runs = Arc::clone(&runs);
-        move |_: &mut Worker<'_>| runs.fetch_add(1, Ordering::Relaxed)
+        move |_: &mut PoolWorker<'_>| runs.fetch_add(1, Ordering::Relaxed)
     };
     let within = |milliseconds| Caller {
         client: 2,
         deadline: Some(Instant::now() + Duration::from_millis(milliseconds)),
     };
     // Nothing stands before it, and a job takes longer than that.
-    let late = pool.run(within(500), Kind::Image, count()).await;
+    let late = pool.run(within(500), JobKind::Image, count()).await;
     assert!(matches!(late, Err(PoolError::Late { .. })), "{late:?}");
     // One that takes a vector's time is done by then.
-    let quick = pool.run(within(500), Kind::Vector, |_| "done").await;
+    let quick = pool.run(within(500), JobKind::Vector, |_| "done").await;
     assert_eq!(quick, Ok("done"));
 
     // What stood before it took longer than was to be expected.
     let (job, begun, end) = held();
-    let mut running = Box::pin(pool.run(Caller::default(), Kind::Image, job));
+    let mut running = Box::pin(pool.run(Caller::default(), JobKind::Image, job));
     assert!(begin(&mut running).await.is_pending());
     begun.await.unwrap();
-    let mut expired = Box::pin(pool.run(within(100), Kind::Vector, count()));
+    let mut expired = Box::pin(pool.run(within(100), JobKind::Vector, count()));
     assert!(begin(&mut expired).await.is_pending());
     std::thread::park_timeout(Duration::from_millis(101));
     end.send(()).unwrap();
@@ -1500,18 +1506,18 @@ async fn what_cannot_be_done_in_time_is_not_run() {
 async fn jobs_whose_callers_have_gone_keep_no_places() {
     let pool = pool(1, 4);
     let (job, begun, end) = held();
-    let mut running = Box::pin(pool.run(Caller::default(), Kind::Image, job));
+    let mut running = Box::pin(pool.run(Caller::default(), JobKind::Image, job));
     assert!(begin(&mut running).await.is_pending());
     begun.await.unwrap();
     let mut gone: Vec<_> = (0..4)
-        .map(|_| Box::pin(pool.run(client(1), Kind::Image, |_| ())))
+        .map(|_| Box::pin(pool.run(client(1), JobKind::Image, |_| ())))
         .collect();
     for job in &mut gone {
         assert!(begin(job).await.is_pending());
     }
     drop(gone);
     let mut same: Vec<_> = (0..4)
-        .map(|_| Box::pin(pool.run(client(1), Kind::Image, |_| "answered")))
+        .map(|_| Box::pin(pool.run(client(1), JobKind::Image, |_| "answered")))
         .collect();
     for job in &mut same {
         assert!(begin(job).await.is_pending());
@@ -1530,14 +1536,16 @@ async fn an_image_is_not_run_through_the_model_where_its_caller_has_gone_meanwhi
     let (gone, has_gone) = mpsc::channel::<()>();
     let (embedded, outcome) = mpsc::channel();
     let (begun, has_begun) = oneshot::channel();
-    let mut call = Box::pin(pool.run(Caller::default(), Kind::Image, move |embedder| {
-        begun.send(()).unwrap();
-        // Until the caller has gone.
-        has_gone.recv().unwrap_err();
-        embedded
-            .send(embedder.embed(&bmp(GOLDEN), &LIMITS))
-            .unwrap();
-    }));
+    let mut call = Box::pin(
+        pool.run(Caller::default(), JobKind::Image, move |embedder| {
+            begun.send(()).unwrap();
+            // Until the caller has gone.
+            has_gone.recv().unwrap_err();
+            embedded
+                .send(embedder.embed(&bmp(GOLDEN), &LIMITS))
+                .unwrap();
+        }),
+    );
     assert!(begin(&mut call).await.is_pending());
     has_begun.await.unwrap();
     drop(call);
@@ -1550,10 +1558,10 @@ async fn an_image_is_not_run_through_the_model_where_its_caller_has_gone_meanwhi
 async fn shutdown_finishes_what_is_queued_and_takes_no_more() {
     let pool = Arc::new(pool(1, 4));
     let (job, begun, end) = held();
-    let mut first = Box::pin(pool.run(Caller::default(), Kind::Image, job));
+    let mut first = Box::pin(pool.run(Caller::default(), JobKind::Image, job));
     assert!(begin(&mut first).await.is_pending());
     begun.await.unwrap();
-    let mut second = Box::pin(pool.run(Caller::default(), Kind::Image, |_| 2));
+    let mut second = Box::pin(pool.run(Caller::default(), JobKind::Image, |_| 2));
     assert!(begin(&mut second).await.is_pending());
     let ending = Arc::clone(&pool);
     let shutdown = std::thread::spawn(move || ending.shutdown());
@@ -1561,14 +1569,14 @@ async fn shutdown_finishes_what_is_queued_and_takes_no_more() {
         tokio::task::yield_now().await; // until it takes no more
     }
     assert_eq!(
-        pool.run(Caller::default(), Kind::Image, |_| 3).await,
+        pool.run(Caller::default(), JobKind::Image, |_| 3).await,
         Err(PoolError::Stopped)
     );
     end.send(()).unwrap();
     shutdown.join().unwrap();
     assert_eq!(second.await, Ok(2));
     assert_eq!(
-        pool.run(Caller::default(), Kind::Image, |_| 4).await,
+        pool.run(Caller::default(), JobKind::Image, |_| 4).await,
         Err(PoolError::Stopped)
     );
 }
@@ -1581,9 +1589,10 @@ fn batch_work_waits_for_its_place_and_every_worker_takes_part() {
         for _ in 0..6 {
             scope.spawn(|| {
                 let image = image.clone();
-                let embedded = pool.run_blocking(Caller::default(), Kind::Image, move |embedder| {
-                    embedder.embed(&image, &LIMITS)
-                });
+                let embedded =
+                    pool.run_blocking(Caller::default(), JobKind::Image, move |embedder| {
+                        embedder.embed(&image, &LIMITS)
+                    });
                 assert!(embedded.unwrap().is_ok());
             });
         }
@@ -1594,7 +1603,7 @@ fn batch_work_waits_for_its_place_and_every_worker_takes_part() {
         for _ in 0..2 {
             let meeting = Arc::clone(&meeting);
             scope.spawn(|| {
-                pool.run_blocking(Caller::default(), Kind::Image, move |_| meeting.wait())
+                pool.run_blocking(Caller::default(), JobKind::Image, move |_| meeting.wait())
                     .unwrap()
             });
         }
@@ -1606,19 +1615,19 @@ async fn every_session_passes_the_golden_check_before_it_serves() {
     let model = Arc::new(Toy::new().open());
     assert_eq!(model.golden_checks(), 1);
     // The first worker has the session that the model was opened with.
-    let pool = Pool::start(Arc::clone(&model), 3, 8).unwrap();
+    let pool = WorkerPool::start(Arc::clone(&model), 3, 8).unwrap();
     assert_eq!(model.golden_checks(), 3);
     drop(pool);
 
-    let pool = Pool::start(Arc::clone(&model), 1, 8).unwrap();
+    let pool = WorkerPool::start(Arc::clone(&model), 1, 8).unwrap();
     assert_eq!(model.golden_checks(), 4);
-    let panics = |_: &mut Worker<'_>| -> () { panic!("as the test wants it") };
+    let panics = |_: &mut PoolWorker<'_>| -> () { panic!("as the test wants it") };
     assert_eq!(
-        pool.run(Caller::default(), Kind::Image, panics).await,
+        pool.run(Caller::default(), JobKind::Image, panics).await,
         Err(PoolError::Panicked)
     );
     // The next job is run by the fresh session.
-    pool.run(Caller::default(), Kind::Image, |_| ())
+    pool.run(Caller::default(), JobKind::Image, |_| ())
         .await
         .unwrap();
     assert_eq!(model.golden_checks(), 5);
@@ -1635,7 +1644,7 @@ async fn every_session_passes_the_golden_check_before_it_serves() {
 async fn a_job_runs_in_its_callers_span() {
     tracing::subscriber::set_global_default(tracing_subscriber::registry()).unwrap();
     let pool = pool(1, 1);
-    let job = pool.run(Caller::default(), Kind::Image, |_| {
+    let job = pool.run(Caller::default(), JobKind::Image, |_| {
         Span::current().metadata().map(Metadata::name)
     });
     assert_eq!(
@@ -1648,7 +1657,7 @@ async fn a_job_runs_in_its_callers_span() {
 fn a_pool_without_workers_or_queue_is_refused() {
     let model = Arc::new(Toy::new().open());
     for (workers, queue_len_max) in [(0, 1), (1, 0)] {
-        let refused = Pool::start(Arc::clone(&model), workers, queue_len_max);
+        let refused = WorkerPool::start(Arc::clone(&model), workers, queue_len_max);
         assert!(matches!(refused, Err(ModelError::EmptyPool { .. })));
     }
 }

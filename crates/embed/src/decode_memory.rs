@@ -10,18 +10,18 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Memory for decoding. Cloning shares it, so that one can be that of several models.
 #[derive(Clone, Debug)]
-pub struct DecodeBudget(Arc<Shared>);
+pub struct DecodeBudget(Arc<DecodeMemory>);
 
 #[derive(Debug)]
-struct Shared {
+struct DecodeMemory {
     /// `None` for no limit.
     bytes_max: Option<u64>,
-    state: Mutex<State>,
+    state: Mutex<DecodeMemoryState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct DecodeMemoryState {
     taken: u64,
     /// Tickets of those that wait, in the order in which they came.
     waiting: VecDeque<u64>,
@@ -30,7 +30,7 @@ struct State {
 
 /// Memory that is taken until this is dropped.
 pub(super) struct Room<'a> {
-    shared: &'a Shared,
+    shared: &'a DecodeMemory,
     bytes: u64,
 }
 
@@ -38,7 +38,7 @@ impl DecodeBudget {
     /// A budget of so many bytes; `None` for no limit.
     #[must_use]
     pub fn new(bytes_max: Option<u64>) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(DecodeMemory {
             bytes_max,
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -78,8 +78,8 @@ impl DecodeBudget {
     }
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl DecodeMemory {
+    fn state(&self) -> MutexGuard<'_, DecodeMemoryState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

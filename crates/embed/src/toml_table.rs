@@ -6,14 +6,14 @@ use std::path::{Component, Path, PathBuf};
 use toml::{Table, Value};
 
 /// One table of the manifest, emptied key by key; what is left at the end is unknown.
-pub(super) struct Section<'m> {
+pub(super) struct TomlTable<'m> {
     name: &'m str,
     table: Table,
     keys: Vec<&'static str>,
     mistakes: &'m mut Vec<String>,
 }
 
-impl<'m> Section<'m> {
+impl<'m> TomlTable<'m> {
     pub(super) fn new(name: &'m str, table: Table, mistakes: &'m mut Vec<String>) -> Self {
         Self {
             name,

@@ -1,15 +1,15 @@
-//! What can be told of a file at a glance, before it takes a place in a queue.
+//! What the header of a file tells, before the file takes a place in a queue.
 
-use super::{Format, ImageLimits, PixelsError, png, survey};
+use super::{Format, ImageLimits, PixelsError, file_type, png};
 
 /// Refuses what its length, its first bytes or its header alone condemn, as [`super::Pixels::decode`]
 /// would, in a time that does not grow with the file. What passes may still be refused there.
 ///
 /// # Errors
-/// Those of decoding, but that a file that is both too large and cut short is said to be too large, and
-/// that of the memory the least is said.
-pub fn refused_at_sight(bytes: &[u8], limits: &ImageLimits) -> Result<(), PixelsError> {
-    let (size, least) = match survey::admitted(bytes, limits)? {
+/// Those of decoding, except that a file that is both too large and cut short is refused as too large,
+/// and that the memory named is the least that decoding could take.
+pub fn precheck(bytes: &[u8], limits: &ImageLimits) -> Result<(), PixelsError> {
+    let (size, least) = match file_type::admitted(bytes, limits)? {
         // A pixel of 64 may be enough, in three bytes.
         Format::Jpeg => (jpeg_size(bytes), (3, 64)),
         Format::Png => (png::size(bytes), (4, 1)),
@@ -87,7 +87,7 @@ mod tests {
         parts.concat()
     }
 
-    /// What a refusal says, but for how much memory it would take, of which the least is known at sight.
+    /// What a refusal says, but for how much memory it would take, of which the least is known from the header.
     fn kind(error: &PixelsError) -> PixelsError {
         let mut error = error.clone();
         if let PixelsError::TooMuchMemory { bytes, .. } = &mut error {
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_at_sight_is_refused_as_decoding_does() {
+    fn what_the_precheck_refuses_is_refused_as_decoding_does() {
         let png = |width: u32| {
             let (width, height) = (width.to_be_bytes(), 7_u32.to_be_bytes());
             begins(&[b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR", &width, &height])
@@ -112,12 +112,12 @@ mod tests {
             jpeg(1, 20_000),
         ];
         for bytes in refused {
-            let error = refused_at_sight(&bytes, &LIMITS).unwrap_err();
+            let error = precheck(&bytes, &LIMITS).unwrap_err();
             let decoded = Pixels::decode(&bytes, &LIMITS, [0; 3]).unwrap_err();
             assert_eq!(kind(&decoded), kind(&error), "{bytes:?}");
         }
         let gif = begins(&[b"GIF89a", &500_u16.to_le_bytes(), &400_u16.to_le_bytes()]);
-        let error = refused_at_sight(&gif, &LIMITS);
+        let error = precheck(&gif, &LIMITS);
         assert!(matches!(error, Err(PixelsError::TooMuchMemory { .. })));
     }
 
@@ -131,7 +131,7 @@ mod tests {
             b"BM".to_vec(),
             begins(&[b"RIFF\x00\x00\x00\x00WEBP"]),
         ] {
-            assert_eq!(refused_at_sight(&bytes, &LIMITS), Ok(()), "{bytes:?}");
+            assert_eq!(precheck(&bytes, &LIMITS), Ok(()), "{bytes:?}");
         }
     }
 }
