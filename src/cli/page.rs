@@ -65,32 +65,18 @@ impl Outline<'_> {
                 at_least(best)
             ));
         }
+        let verdict = ReportVerdict {
+            standing: ClaimKind::Refused,
+            target: target(self.settings.target),
+            rule: rule(self.settings.target).to_owned(),
+            bound: None,
+            reasons: vec![sentence(&refusal.message)],
+            needed,
+            data: Vec::new(),
+        };
         ReportContents {
-            title: self.title.clone(),
             created: Some(self.created.clone()),
-            view: View::Search,
-            verdict: ReportVerdict {
-                standing: ClaimKind::Refused,
-                target: target(self.settings.target),
-                rule: rule(self.settings.target).to_owned(),
-                bound: None,
-                reasons: vec![sentence(&refusal.message)],
-                needed,
-                data: Vec::new(),
-            },
-            operating_point: None,
-            figures: Vec::new(),
-            trade_off: Vec::new(),
-            histogram: None,
-            consistency: None,
-            worst_labels: None,
-            intruders: None,
-            nearest_strangers: None,
-            conditions: Vec::new(),
-            growth: None,
-            remedies: None,
-            made_with: Vec::new(),
-            assumptions: Vec::new(),
+            ..ReportContents::new(&self.title, View::Search, verdict)
         }
     }
 

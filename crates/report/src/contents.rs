@@ -43,6 +43,32 @@ pub struct ReportContents {
     pub assumptions: Vec<String>,
 }
 
+impl ReportContents {
+    /// A report of a verdict alone: everything else is unknown, or was not measured.
+    #[must_use]
+    pub fn new(title: &str, view: View, verdict: ReportVerdict) -> Self {
+        Self {
+            title: title.to_owned(),
+            created: None,
+            view,
+            verdict,
+            operating_point: None,
+            figures: Vec::new(),
+            trade_off: Vec::new(),
+            histogram: None,
+            consistency: None,
+            worst_labels: None,
+            intruders: None,
+            nearest_strangers: None,
+            conditions: Vec::new(),
+            growth: None,
+            remedies: None,
+            made_with: Vec::new(),
+            assumptions: Vec::new(),
+        }
+    }
+}
+
 /// What one trial is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(test, derive(serde::Serialize))]

@@ -1,7 +1,31 @@
-//! What a calibration found, as one HTML file that needs no network and no script.
+//! What a calibration found, or how an operating point does in service, as one HTML file that needs
+//! no network and no script.
 //!
-//! Reading order: what a report holds, the page, its tables and charts, the axes they are
-//! drawn on, how numbers are written, and the markup that escapes everything it is given.
+//! The caller fills in [`ReportContents`] (for a page about service, [`drift`]), and [`render`] makes
+//! the file. What is `None` is shown as unknown, what is empty is left out, and every string is shown as
+//! text, whatever it contains.
+//!
+//! ```
+//! use matchpoint_report::{ClaimKind, ReportContents, ReportVerdict, View, render};
+//!
+//! let verdict = ReportVerdict {
+//!     standing: ClaimKind::Refused,
+//!     target: None,
+//!     rule: "The lowest threshold whose FAR is proven.".to_owned(),
+//!     bound: None,
+//!     reasons: vec!["212 labels cannot show a FAR below 1.4 %.".to_owned()],
+//!     needed: vec!["At least 2,995 labels that are not enrolled.".to_owned()],
+//!     data: Vec::new(),
+//! };
+//! let mut report = ReportContents::new("Mugs & <bowls>", View::Search, verdict);
+//! report.assumptions.push("The labels are right.".to_owned());
+//! let page = render(&report);
+//! assert!(page.contains("212 labels cannot show a FAR below 1.4 %."));
+//! assert!(page.contains("Mugs &amp; &lt;bowls&gt;") && !page.contains("<script"));
+//! ```
+//!
+//! Within: what a report holds, the page, its tables and charts, the axes they are drawn on, how
+//! numbers are written, and the markup that escapes everything it is given.
 
 #![forbid(unsafe_code)]
 

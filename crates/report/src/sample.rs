@@ -64,39 +64,22 @@ pub(crate) fn full() -> ReportContents {
 
 /// A report that refuses, and of which nothing else is known.
 pub(crate) fn refused() -> ReportContents {
-    ReportContents {
-        title: "Too few strangers".to_owned(),
-        created: None,
-        view: View::Search,
-        verdict: ReportVerdict {
-            standing: ClaimKind::Refused,
-            bound: None,
-            reasons: vec![
-                "Even without a single false accept, 212 labels cannot show a FAR below 1.40 %."
-                    .to_owned(),
-            ],
-            needed: vec![
-                "At least 2,995 labels that are not enrolled, one search each; 2,783 more than \
+    let verdict = ReportVerdict {
+        standing: ClaimKind::Refused,
+        bound: None,
+        reasons: vec![
+            "Even without a single false accept, 212 labels cannot show a FAR below 1.40 %."
+                .to_owned(),
+        ],
+        needed: vec![
+            "At least 2,995 labels that are not enrolled, one search each; 2,783 more than \
                  there are."
-                    .to_owned(),
-                "Or a target FAR of 1.42 % or more.".to_owned(),
-            ],
-            ..verdict()
-        },
-        operating_point: None,
-        figures: Vec::new(),
-        trade_off: Vec::new(),
-        histogram: None,
-        consistency: None,
-        worst_labels: None,
-        intruders: None,
-        nearest_strangers: None,
-        conditions: Vec::new(),
-        growth: None,
-        remedies: None,
-        made_with: Vec::new(),
-        assumptions: Vec::new(),
-    }
+                .to_owned(),
+            "Or a target FAR of 1.42 % or more.".to_owned(),
+        ],
+        ..verdict()
+    };
+    ReportContents::new("Too few strangers", View::Search, verdict)
 }
 
 fn verdict() -> ReportVerdict {
