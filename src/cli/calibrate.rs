@@ -119,10 +119,6 @@ pub(super) struct Calibrate {
     /// What to do about labels that one threshold treats unequally
     #[arg(long, value_enum, default_value_t = RemedyFlag::None, conflicts_with = "embeddings")]
     remedy: RemedyFlag,
-    /// The metadata column of the items that groups are made by [default: the first with 2 to 20
-    /// values]
-    #[arg(long, value_name = "COLUMN", requires = "remedy")]
-    group_by: Option<String>,
     /// The model's folder, where it is not the recorded one
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
@@ -161,10 +157,6 @@ pub(super) enum RemedyFlag {
     SNorm,
     /// Normalised by both, against the nearest quarter of the cohort
     AsNorm,
-    /// Stricter thresholds for groups of items, shrunk towards the one for all
-    Groups,
-    /// The same, each certified on its own strangers
-    CertifiedGroups,
     /// What half of the labels shows to be better by more than chance, or nothing; the other half
     /// sets the threshold
     Measured,
@@ -231,7 +223,7 @@ impl Calibrate {
             target,
             seed: self.seed,
             grow_to_items: self.grow_to,
-            remedy: self.remedy_choice()?,
+            remedy: self.remedy_choice(),
             assured: self.assured.assured(),
         };
         if self.gallery_as_queries && matches!(target, Target::Frr(_)) {
@@ -311,23 +303,15 @@ impl Calibrate {
         Ok(pictures)
     }
 
-    fn remedy_choice(&self) -> anyhow::Result<RemedyChoice> {
-        let column = self.group_by.clone();
-        let remedy = match self.remedy {
-            RemedyFlag::None => Remedy::None,
-            RemedyFlag::ZNorm => Remedy::ZNorm,
-            RemedyFlag::TNorm => Remedy::TNorm,
-            RemedyFlag::SNorm => Remedy::SNorm,
-            RemedyFlag::AsNorm => Remedy::AsNorm,
-            RemedyFlag::Groups => Remedy::ShrunkGroups,
-            RemedyFlag::CertifiedGroups => Remedy::CertifiedGroups,
-            RemedyFlag::Measured => return Ok(RemedyChoice::Measured(column)),
-        };
-        if column.is_some() && !remedy.by_group() {
-            let message = "--group-by goes with --remedy groups, certified-groups or measured";
-            return Err(fail(Exit::Usage, message));
+    fn remedy_choice(&self) -> RemedyChoice {
+        match self.remedy {
+            RemedyFlag::None => RemedyChoice::None,
+            RemedyFlag::ZNorm => RemedyChoice::Named(Remedy::ZNorm),
+            RemedyFlag::TNorm => RemedyChoice::Named(Remedy::TNorm),
+            RemedyFlag::SNorm => RemedyChoice::Named(Remedy::SNorm),
+            RemedyFlag::AsNorm => RemedyChoice::Named(Remedy::AsNorm),
+            RemedyFlag::Measured => RemedyChoice::Measured,
         }
-        Ok(RemedyChoice::Named(remedy, column))
     }
 
     fn check_band(&self) -> anyhow::Result<()> {

@@ -76,15 +76,6 @@ pub(super) fn describe(content: &Content) -> String {
         ("threshold", threshold),
         ("score", held(content)),
     ];
-    if let Some(Adjustment::Groups(groups)) = &content.adjustment {
-        let own = groups.groups().iter();
-        let own: Vec<String> = own
-            .map(|(group, threshold)| format!("{group} from {threshold}"))
-            .collect();
-        if !own.is_empty() {
-            rows.push(("stricter", own.join(", ")));
-        }
-    }
     rows.extend(grounds(content));
     rows.extend([
         ("FAR measured", rate(content.measured.far.as_ref())),

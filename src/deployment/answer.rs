@@ -247,7 +247,6 @@ impl Standing {
             probe: probe.as_slice(),
             item: &best.vector,
             label: Some(&best.item.label),
-            metadata: Some(&best.item.metadata),
             left_out: options.without_label.as_deref(),
         };
         self.adjusted(&compared, timings).map(Some)
@@ -592,7 +591,6 @@ pub(super) fn compare(
         probe: query.as_slice(),
         item: vector,
         label: head.as_ref().map(|head| head.label.as_str()),
-        metadata: head.as_ref().map(|head| &head.metadata),
         left_out: None,
     };
     Ok((score, Some(standing.adjusted(&compared, timings)?)))

@@ -328,9 +328,6 @@ impl Folder {
     pub fn adjuster(&self, point: &OperatingPoint) -> Result<Option<Adjuster>, DeploymentError> {
         let (how, digest) = match &point.content().adjustment {
             None => return Ok(None),
-            Some(Adjustment::Groups(groups)) => {
-                return Ok(Some(Adjuster::grouping(groups.clone())));
-            }
             Some(Adjustment::Normalised { how, cohort, .. }) => (*how, cohort),
         };
         let path = self.cohort_file(digest);

@@ -5,17 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{DeploymentError, Gathered};
 use matchpoint_calibration::CalibrationError;
 use matchpoint_calibration::adjustment::{Adjuster, Compared};
-use matchpoint_calibration::analysis::remedies::{group_column, plan, remedy_trial};
+use matchpoint_calibration::analysis::remedies::{plan, remedy_trial};
 use matchpoint_calibration::analysis::remedy::{Remedy, RemedyTrial};
 use matchpoint_calibration::analysis::remedy_comparison::{self, compare};
-use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::cohort::Cohort;
-use matchpoint_calibration::decision::Threshold;
-use matchpoint_calibration::groups::{GroupFitting, GroupThresholds, StrangerMatch, Strength};
-use matchpoint_calibration::held_out::{Folds, HeldOut, cross_fit, cross_fit_by};
+use matchpoint_calibration::held_out::{Folds, HeldOut, cross_fit};
 use matchpoint_calibration::policy::{Choice, Target, choose};
 use matchpoint_calibration::recording::{Recording, Search, Truth};
-use matchpoint_calibration::trials::Trials;
 use matchpoint_gallery::item::ItemHead;
 
 /// What is to be done about labels that one threshold treats unequally.
@@ -24,11 +20,10 @@ pub enum RemedyChoice {
     /// Nothing: the similarity is held against one threshold.
     #[default]
     None,
-    /// This remedy. For groups, by this metadata column of the items.
-    Named(Remedy, Option<String>),
-    /// The one that half of the labels prefers, or none; the other half sets the threshold. With
-    /// the metadata column that items may be grouped by.
-    Measured(Option<String>),
+    /// This remedy.
+    Named(Remedy),
+    /// The one that half of the labels prefers, or none; the other half sets the threshold.
+    Measured,
 }
 
 /// Searches with the scores that will decide, and what chose them.
@@ -55,7 +50,7 @@ pub(super) fn remedied(
     let searches = gathered.searches.clone();
     if matches!(
         remedy,
-        RemedyChoice::None | RemedyChoice::Named(Remedy::None, _)
+        RemedyChoice::None | RemedyChoice::Named(Remedy::None)
     ) {
         return chosen(searches, None, target, seed);
     }
@@ -67,8 +62,8 @@ pub(super) fn remedied(
     };
     match remedy {
         RemedyChoice::None => chosen(searches, None, target, seed),
-        RemedyChoice::Named(remedy, column) => {
-            let mut done = bench.by(*remedy, column.as_deref(), searches)?;
+        RemedyChoice::Named(remedy) => {
+            let mut done = bench.by(*remedy, searches)?;
             done.remarks.push(format!(
                 "The remedy ({}) was chosen without a look at these searches, or for reasons other \
                  than how they score.",
@@ -76,7 +71,7 @@ pub(super) fn remedied(
             ));
             Ok(done)
         }
-        RemedyChoice::Measured(column) => bench.measured(column.as_deref()),
+        RemedyChoice::Measured => bench.measured(),
     }
 }
 
@@ -139,7 +134,6 @@ impl<'a> Vectors<'a> {
             probe,
             item,
             label: Some(&head.label),
-            metadata: Some(&head.metadata),
             left_out: (search.truth == Truth::LeftOut).then_some(search.label.as_str()),
         }))
     }
@@ -166,10 +160,6 @@ impl<'a> Vectors<'a> {
         let items = items.map(|(head, vector)| (head.id.as_str(), head.label.as_str(), *vector));
         Cohort::drawn(items, seed)
     }
-
-    fn column<'b>(&'b self, named: Option<&'b str>) -> Option<&'b str> {
-        named.or_else(|| group_column(self.items.values().map(|(head, _)| &head.metadata)))
-    }
 }
 
 /// Everything that a remedy is fitted to.
@@ -189,15 +179,7 @@ impl Bench<'_> {
         chosen(searches, adjuster, self.target, self.seed)
     }
 
-    fn by(
-        &self,
-        remedy: Remedy,
-        column: Option<&str>,
-        searches: Vec<Search>,
-    ) -> Result<Remedied, DeploymentError> {
-        if remedy.by_group() {
-            return self.by_group(remedy, column, searches);
-        }
+    fn by(&self, remedy: Remedy, searches: Vec<Search>) -> Result<Remedied, DeploymentError> {
         let cohort = self.vectors.cohort(self.seed)?;
         let Some(how) = remedy.normalisation(cohort.members()) else {
             return self.chosen(searches, None);
@@ -207,80 +189,8 @@ impl Bench<'_> {
         self.chosen(searches, Some(adjuster))
     }
 
-    /// The global threshold is chosen on the plain scores, so that what it promises holds of the
-    /// groups, which only reject more.
-    fn by_group(
-        &self,
-        remedy: Remedy,
-        column: Option<&str>,
-        searches: Vec<Search>,
-    ) -> Result<Remedied, DeploymentError> {
-        let (Target::Far(far) | Target::FarEstimated(far)) = self.target else {
-            return Err(CalibrationError::GroupsWithoutTargetFar.into());
-        };
-        let Some(column) = self.vectors.column(column) else {
-            return Err(CalibrationError::NoGroups {
-                column: "(any column)".to_owned(),
-            }
-            .into());
-        };
-        let plain = Recording::new(searches)?;
-        let groups = Groups {
-            remedy,
-            column,
-            far,
-            seed: self.seed,
-            of_probe: self.groups_of(column, plain.searches()),
-        };
-        if groups.of_probe.is_empty() {
-            let column = column.to_owned();
-            return Err(CalibrationError::NoGroups { column }.into());
-        }
-        let choice = choose(self.target, plain.trials(), self.seed)?;
-        let fitted = groups.fit(plain.trials(), choice.threshold)?;
-        let held_out = cross_fit_by(
-            plain.trials(),
-            Folds::new(Folds::COUNT_DEFAULT, self.seed)?,
-            |others| {
-                let threshold = choose(self.target, others, self.seed)?.threshold;
-                let fitted = groups.fit(others, threshold)?;
-                let lowered = groups.lowered(plain.searches(), &fitted, &self.vectors);
-                Ok((threshold, Some(Recording::new(lowered)?.trials().clone())))
-            },
-        );
-        let adjuster = Adjuster::grouping(fitted);
-        let searches = plain.searches().to_vec();
-        Ok(Remedied {
-            recording: Recording::new(self.vectors.adjust(searches, &adjuster)?)?,
-            choice,
-            held_out,
-            adjuster: Some(adjuster),
-            remarks: vec![
-                "Thresholds by group are at or above the one that is promised on, so that they \
-                 accept no stranger that it rejects; what each group has beyond it is an estimate."
-                    .to_owned(),
-            ],
-        })
-    }
-
-    /// The group of the best match of every non-mated search, by probe.
-    fn groups_of<'b>(&'b self, column: &str, searches: &'b [Search]) -> BTreeMap<&'b str, &'b str> {
-        let strangers = searches
-            .iter()
-            .filter(|search| search.truth != Truth::Mated);
-        strangers
-            .filter_map(|search| {
-                let (head, _) = self
-                    .vectors
-                    .items
-                    .get(search.found.as_ref()?.item.as_str())?;
-                Some((search.probe.as_str(), head.metadata.get(column)?.as_str()))
-            })
-            .collect()
-    }
-
     /// One half of the labels chooses the remedy, the other the threshold.
-    fn measured(&self, column: Option<&str>) -> Result<Remedied, DeploymentError> {
+    fn measured(&self) -> Result<Remedied, DeploymentError> {
         let all = Recording::new(self.searches.to_vec())?;
         let halves = Folds::new(2, self.seed)?;
         let half_of = halves.of_labels(all.trials());
@@ -288,17 +198,13 @@ impl Bench<'_> {
             .searches
             .iter()
             .partition(|search| half_of.get(search.label.as_str()) == Some(&0));
-        let column = self.vectors.column(column);
         let cohort = self.vectors.cohort(self.seed)?;
         let trials = choosing.iter().map(|search| {
             let compared = self.vectors.compared(search)?;
-            Ok(remedy_trial(search, compared.as_ref(), &cohort, column)?)
+            Ok(remedy_trial(search, compared.as_ref(), &cohort)?)
         });
         let trials: Vec<RemedyTrial> = trials.collect::<Result<_, DeploymentError>>()?;
-        let mut plan = plan(self.target, self.seed, column)?;
-        if !matches!(self.target, Target::Far(_) | Target::FarEstimated(_)) {
-            plan.remedies.retain(|remedy| !remedy.by_group());
-        }
+        let plan = plan(self.target, self.seed)?;
         let compared = compare(&trials, &plan).map_err(|cause| DeploymentError::Argument {
             argument: "remedy",
             problem: format!("cannot be measured: {cause}; or name one, or none"),
@@ -309,7 +215,7 @@ impl Bench<'_> {
         let labels = set_aside.len();
         let (mut done, remark) = match preferred {
             Some(best) => (
-                self.by(best.measured.fitted.remedy, column, setting)?,
+                self.by(best.measured.fitted.remedy, setting)?,
                 format!(
                     "The remedy was chosen on {labels} labels that had no part in setting the \
                      threshold: {}.",
@@ -357,58 +263,4 @@ fn preferred(remedies: &[remedy_comparison::Compared]) -> Option<&remedy_compari
     };
     let preferred = remedies.iter().filter(|one| one.verdict.prefers());
     preferred.min_by(|a, b| worst(a).total_cmp(&worst(b)))
-}
-
-/// How thresholds by group are fitted.
-struct Groups<'a> {
-    remedy: Remedy,
-    column: &'a str,
-    far: TargetFar,
-    seed: u64,
-    of_probe: BTreeMap<&'a str, &'a str>,
-}
-
-impl Groups<'_> {
-    fn fit(&self, trials: &Trials, global: Threshold) -> Result<GroupThresholds, CalibrationError> {
-        let strangers: Vec<StrangerMatch<'_>> = trials
-            .one_probe_per_label(self.seed)
-            .searches()
-            .iter()
-            .filter_map(|search| {
-                Some(StrangerMatch {
-                    group: self.of_probe.get(search.probe.as_str()).copied(),
-                    score: search.top_score?,
-                })
-            })
-            .collect();
-        let fitting = GroupFitting {
-            column: self.column,
-            global,
-            strangers: &strangers,
-        };
-        let fit = if self.remedy == Remedy::CertifiedGroups {
-            fitting.certified(self.far)?
-        } else {
-            fitting.shrunk(self.far.far(), Strength::FromGroups)?
-        };
-        Ok(fit.thresholds)
-    }
-
-    fn lowered(
-        &self,
-        searches: &[Search],
-        groups: &GroupThresholds,
-        vectors: &Vectors<'_>,
-    ) -> Vec<Search> {
-        let mut searches = searches.to_vec();
-        for found in searches
-            .iter_mut()
-            .filter_map(|search| search.found.as_mut())
-        {
-            let item = vectors.items.get(found.item.as_str());
-            let group = item.and_then(|(head, _)| head.metadata.get(self.column));
-            found.adjusted = Some(groups.lowered(found.score, group.map(String::as_str)));
-        }
-        searches
-    }
 }

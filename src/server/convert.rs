@@ -376,7 +376,7 @@ pub(super) fn calibration_settings(
         target,
         seed: settings.seed,
         grow_to_items: Some(settings.grow_to_items).filter(|items| 0 < *items),
-        remedy: remedy(settings, has_far)?,
+        remedy: remedy(settings)?,
         assured: Assured {
             labels_as_they_are: settings.labels_as_they_are,
             strangers_are_distinct: settings.strangers_are_distinct,
@@ -384,36 +384,21 @@ pub(super) fn calibration_settings(
     })
 }
 
-fn remedy(settings: &proto::CalibrationSettings, has_far: bool) -> Result<RemedyChoice, Status> {
+fn remedy(settings: &proto::CalibrationSettings) -> Result<RemedyChoice, Status> {
     use proto::Remedy as Message;
-    let column = Some(settings.group_column.clone()).filter(|column| !column.is_empty());
-    let named = |remedy| RemedyChoice::Named(remedy, column.clone());
-    let choice = match settings.remedy() {
+    let asked = Message::try_from(settings.remedy).map_err(|cause| {
+        invalid(&format!(
+            "remedy is none of this version, which has no thresholds by group (6 and 7): {cause}"
+        ))
+    })?;
+    Ok(match asked {
         Message::Unspecified | Message::None => RemedyChoice::None,
-        Message::ZNorm => named(Remedy::ZNorm),
-        Message::TNorm => named(Remedy::TNorm),
-        Message::SNorm => named(Remedy::SNorm),
-        Message::AsNorm => named(Remedy::AsNorm),
-        Message::ShrunkGroups => named(Remedy::ShrunkGroups),
-        Message::CertifiedGroups => named(Remedy::CertifiedGroups),
-        Message::Measured => RemedyChoice::Measured(column.clone()),
-    };
-    let by_group = match &choice {
-        RemedyChoice::None => false,
-        RemedyChoice::Named(remedy, _) => remedy.by_group(),
-        RemedyChoice::Measured(_) => true,
-    };
-    if column.is_some() && !by_group {
-        return Err(invalid(
-            "group_column goes with the remedies by group, and with a measured one, only",
-        ));
-    }
-    if by_group && !has_far && !matches!(choice, RemedyChoice::Measured(_)) {
-        return Err(invalid(
-            &CalibrationError::GroupsWithoutTargetFar.to_string(),
-        ));
-    }
-    Ok(choice)
+        Message::ZNorm => RemedyChoice::Named(Remedy::ZNorm),
+        Message::TNorm => RemedyChoice::Named(Remedy::TNorm),
+        Message::SNorm => RemedyChoice::Named(Remedy::SNorm),
+        Message::AsNorm => RemedyChoice::Named(Remedy::AsNorm),
+        Message::Measured => RemedyChoice::Measured,
+    })
 }
 
 fn measured(rate: &Rate) -> proto::MeasuredRate {

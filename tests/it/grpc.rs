@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 use crate::common::{ROOT, Running, config, copy_of_sample, in_8_bits, photos};
 use matchpoint::deployment::Folder;
 use matchpoint::server;
-use matchpoint_calibration::adjustment::Adjustment;
 use matchpoint_client::proto::calibration_service_client::CalibrationServiceClient;
 use matchpoint_client::proto::gallery_service_client::GalleryServiceClient;
 use matchpoint_client::proto::longrunning::operations_client::OperationsClient;
@@ -1364,118 +1363,6 @@ async fn normalised_scores_decide_as_they_were_calibrated_and_nothing_without_th
     running.stop().await;
 }
 
-/// A unit vector that has similarity `share` with the unit vector along `axis`, and none with
-/// other axes below 1,000.
-fn toward(axis: usize, share: f32, own: usize) -> Vec<f32> {
-    let mut values = vec![0.0; 1280];
-    values[axis] = share;
-    values[1000 + own] = (1.0 - share * share).sqrt();
-    values
-}
-
-fn labelled_vector(label: String, values: Vec<f32>) -> LabelledQuery {
-    LabelledQuery {
-        id: format!("query of {label}"),
-        label,
-        query: Some(labelled_query::Query::Embedding(Vector { values })),
-        metadata: HashMap::new(),
-    }
-}
-
-#[tokio::test]
-#[expect(clippy::too_many_lines, reason = "one story")]
-async fn a_group_that_strangers_come_upon_is_held_to_a_stricter_threshold() {
-    let folder = tempfile::TempDir::new().unwrap();
-    let deployment = folder.path().join("halls");
-    let images = folder.path().join("images/broken");
-    fs::create_dir_all(&images).unwrap();
-    fs::write(images.join("1.jpg"), hostile("cut_in_half.jpg")).unwrap();
-    let images = folder.path().join("images");
-    let [deployment_at, images, model] = [&deployment, &images, &crate::common::model()]
-        .map(|path| path.to_str().unwrap().to_owned());
-    crate::common::run(&[
-        "build",
-        &deployment_at,
-        "--images",
-        &images,
-        "--model",
-        &model,
-    ]);
-    let running = Running::start(&deployment, &[]).await;
-    let mut gallery = GalleryServiceClient::new(running.channel.clone());
-    for number in 0..40 {
-        let hall = if number < 20 { "south" } else { "north" };
-        let item = UpsertItemRequest {
-            metadata: HashMap::from([("hall".to_owned(), hall.to_owned())]),
-            label: format!("label {number}"),
-            source: Some(upsert_item_request::Source::Embedding(Vector {
-                values: toward(number, 1.0, 0),
-            })),
-            ..new_item(&format!("item {number}"), Vec::new())
-        };
-        gallery.upsert_item(item).await.unwrap();
-    }
-    // One stranger in four comes near items of the south; the others come near nothing.
-    let mut queries: Vec<LabelledQuery> = (0_u8..80)
-        .map(|number| {
-            let (axis, own) = (usize::from(number % 20), usize::from(number));
-            let values = if number < 20 {
-                toward(axis, 0.4 + 0.02 * f32::from(number), own)
-            } else {
-                toward(20 + axis, 0.002 * f32::from(number), own)
-            };
-            labelled_vector(format!("stranger {number}"), values)
-        })
-        .collect();
-    queries
-        .extend((0..40).map(|number| {
-            labelled_vector(format!("label {number}"), toward(number, 0.95, number))
-        }));
-    let settings = CalibrationSettings {
-        remedy: Remedy::ShrunkGroups.into(),
-        group_column: "hall".to_owned(),
-        ..target(0.2, "")
-    };
-    let elsewhere = CalibrationSettings {
-        group_column: "storey".to_owned(),
-        ..settings.clone()
-    };
-    let mut client = calibrations(&running);
-    let operation = client.calibrate(calibration(elsewhere, queries.clone()));
-    let (refused, ..) = error_of(&operation.await.unwrap().into_inner());
-    assert_eq!(refused, i32::from(Code::InvalidArgument));
-    let operation = client.calibrate(calibration(settings, queries));
-    let point = response(&operation.await.unwrap().into_inner());
-    let point = point.operating_point.unwrap();
-    assert!(point.certified && point.adjustment.contains("1 groups of 'hall'"));
-    let record = Folder::open(&deployment).unwrap();
-    let record = record.operating_point(&point.id).unwrap();
-    let Some(Adjustment::Groups(groups)) = &record.content().adjustment else {
-        panic!("{record:?}");
-    };
-    let (south, global) = (groups.groups()["south"].get(), point.threshold);
-    assert!(global + 0.05 < south, "{global} {south}");
-    assert!(point.held_out_far.unwrap().rate <= 0.2);
-
-    let between = f32::midpoint(global, south);
-    for (axis, score, decision) in [
-        (5, between, Decision::Reject),
-        (25, between, Decision::Accept),
-        (5, south + 0.01, Decision::Accept),
-        (25, global - 0.01, Decision::Reject),
-    ] {
-        let answer = search(&running, vector_query(toward(axis, score, 99)));
-        let answer = answer.await.unwrap();
-        assert_eq!(answer.decision(), decision, "{axis} {score}");
-        assert!((answer.matches[0].score - score).abs() < 1e-6);
-        let basis = answer.basis.unwrap();
-        assert_eq!(basis.threshold.to_bits(), global.to_bits());
-        let lowered = if axis < 20 { south - global } else { 0.0 };
-        assert!((basis.decision_score - (score - lowered)).abs() < 1e-6);
-    }
-    running.stop().await;
-}
-
 #[tokio::test]
 async fn a_filter_names_what_may_be_found_and_decided_on() {
     let running = Running::sample(&[]).await;
@@ -1580,19 +1467,10 @@ async fn a_calibration_that_cannot_be_made_says_why_and_changes_nothing() {
         (target(0.2, "no/slash"), "operation_id"),
         (
             CalibrationSettings {
-                remedy: Remedy::ZNorm.into(),
-                group_column: "kind".to_owned(),
+                remedy: 6,
                 ..target(0.2, "")
             },
-            "group_column",
-        ),
-        (
-            CalibrationSettings {
-                remedy: Remedy::CertifiedGroups.into(),
-                target: Some(calibration_settings::Target::EqualError(true)),
-                ..target(0.2, "")
-            },
-            "target FAR only",
+            "thresholds by group",
         ),
     ] {
         let refused = client

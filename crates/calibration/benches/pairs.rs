@@ -66,7 +66,6 @@ fn normalised(dimension: usize) {
         probe,
         item,
         label: None,
-        metadata: None,
         left_out: None,
     };
     let mut took: Vec<f64> = (0..200)

@@ -5,13 +5,10 @@
 //! and the similarity that is reported, stay what they are. Calibration and serving call the same
 //! function, so that a threshold is chosen on exactly the scores that it will decide.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use super::CalibrationError;
 use super::cohort::Cohort;
-use super::groups::GroupThresholds;
 use super::normalise::{Normalisation, PairStatistics};
 use matchpoint_vector::Similarity;
 
@@ -28,8 +25,6 @@ pub enum Adjustment {
         /// Members of the cohort.
         members: u64,
     },
-    /// Lowered for items of groups that strangers come upon more often.
-    Groups(GroupThresholds),
 }
 
 impl Adjustment {
@@ -40,11 +35,6 @@ impl Adjustment {
             Self::Normalised { how, members, .. } => {
                 format!("{} against a cohort of {members} items", how.name())
             }
-            Self::Groups(groups) => format!(
-                "similarity, with a stricter threshold for {} groups of '{}'",
-                groups.groups().len(),
-                groups.column()
-            ),
         }
     }
 }
@@ -60,8 +50,6 @@ pub struct Compared<'a> {
     pub item: &'a [f32],
     /// The item's label; `None` for an image that is not enrolled.
     pub label: Option<&'a str>,
-    /// The item's metadata; `None` for an image that is not enrolled.
-    pub metadata: Option<&'a BTreeMap<String, String>>,
     /// The label that was left out of the search; its items are left out of the cohort too.
     pub left_out: Option<&'a str>,
 }
@@ -89,15 +77,6 @@ impl Adjuster {
         })
     }
 
-    /// Holds groups against thresholds of their own.
-    #[must_use]
-    pub fn grouping(groups: GroupThresholds) -> Self {
-        Self {
-            adjustment: Adjustment::Groups(groups),
-            cohort: None,
-        }
-    }
-
     /// The adjustment that an operating point records.
     #[must_use]
     pub fn adjustment(&self) -> &Adjustment {
@@ -116,12 +95,6 @@ impl Adjuster {
     /// Refuses vectors of another dimension than the cohort's, and where no member is left.
     pub fn held(&self, compared: &Compared<'_>) -> Result<Similarity, CalibrationError> {
         match (&self.adjustment, &self.cohort) {
-            (Adjustment::Groups(groups), _) => {
-                let column = compared
-                    .metadata
-                    .and_then(|known| known.get(groups.column()));
-                Ok(groups.lowered(compared.score, column.map(String::as_str)))
-            }
             (Adjustment::Normalised { how, .. }, Some(cohort)) => {
                 let without: Vec<&str> = compared
                     .label
@@ -141,7 +114,6 @@ impl Adjuster {
 
 #[cfg(test)]
 mod tests {
-    use super::super::decision::{Decision, Threshold};
     use super::super::normalise::Side;
     use super::*;
 
@@ -155,7 +127,6 @@ mod tests {
             probe,
             item,
             label: None,
-            metadata: None,
             left_out: None,
         }
     }
@@ -187,59 +158,17 @@ mod tests {
     }
 
     #[test]
-    fn a_group_needs_what_its_threshold_says_and_no_group_less() {
-        let threshold = |value| Threshold::new(value).unwrap();
-        let own = BTreeMap::from([
-            ("north".to_owned(), threshold(0.9)),
-            ("south".to_owned(), Threshold::ACCEPT_NOTHING),
-        ]);
-        let groups = GroupThresholds::new("hall".into(), threshold(0.7), own).unwrap();
-        let adjuster = Adjuster::grouping(groups.clone());
-        for (hall, value) in [
-            (None, 0.7),
-            (Some("east"), 0.7),
-            (Some("north"), 0.9),
-            (Some("south"), 1.0),
-        ] {
-            let metadata = hall.map(|hall| BTreeMap::from([("hall".to_owned(), hall.to_owned())]));
-            for similarity in [value, f32::next_down(value), f32::next_up(value), -1.0, 1.0] {
-                let case = Compared {
-                    score: score(similarity),
-                    metadata: metadata.as_ref(),
-                    ..compared(&[1.0], &[1.0])
-                };
-                let held = adjuster.held(&case).unwrap();
-                assert!(held <= case.score);
-                let decided = threshold(0.7).decide(Some(held));
-                assert_eq!(
-                    decided,
-                    groups.decide(Some(case.score), hall),
-                    "{hall:?} {similarity}"
-                );
-                if hall == Some("south") {
-                    assert_eq!(decided, Decision::Reject);
-                }
-            }
-        }
-    }
-
-    #[test]
     fn a_record_is_read_back() {
-        let groups =
-            GroupThresholds::new("hall".into(), Threshold::ACCEPT_NOTHING, BTreeMap::new());
-        let groups = Adjustment::Groups(groups.unwrap());
         let how = Normalisation::new(Side::Both, None, 0.001).unwrap();
-        let normalised = Adjustment::Normalised {
+        let adjustment = Adjustment::Normalised {
             how,
             cohort: "00".into(),
             members: 3,
         };
-        for adjustment in [groups, normalised] {
-            let text = serde_json::to_string(&adjustment).unwrap();
-            assert_eq!(
-                serde_json::from_str::<Adjustment>(&text).unwrap(),
-                adjustment
-            );
-        }
+        let text = serde_json::to_string(&adjustment).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Adjustment>(&text).unwrap(),
+            adjustment
+        );
     }
 }

@@ -213,45 +213,12 @@ pub enum CalibrationError {
         /// The number given.
         value: f64,
     },
-    /// Groups may be stricter only: a looser one would break what the global threshold promises.
+    /// A record of a version that had them.
     #[error(
-        "group '{group}' has threshold {threshold}, below the global {global}; raise it to the \
-         global threshold or leave the group out"
+        "the operating point has thresholds by group of items, which this version no longer has; \
+         calibrate again"
     )]
-    GroupBelowGlobal {
-        /// The value of the column.
-        group: String,
-        /// Its threshold.
-        threshold: f32,
-        /// The global threshold.
-        global: f32,
-    },
-    /// Thresholds by group stand over one global threshold.
-    #[error("the groups of the operating point stand over another threshold; calibrate again")]
-    GroupsOfAnother,
-    /// Thresholds by group can only raise the FRR, and no bound on cost or FRR would hold.
-    #[error("thresholds by group go with a target FAR only")]
-    GroupsWithoutTargetFar,
-    /// No best match says which group it is of.
-    #[error("no item that a stranger found has a value for '{column}'; name a metadata column")]
-    NoGroups {
-        /// The column asked for.
-        column: String,
-    },
-    /// Finer groups than strangers can tell apart.
-    #[error("{groups} groups are over the limit of {limit}; choose a column with fewer values")]
-    TooManyGroups {
-        /// Groups given.
-        groups: usize,
-        /// Groups allowed.
-        limit: usize,
-    },
-    /// A prior without weight, or with nothing but.
-    #[error("shrinkage by {value} searches is not above 0 and finite; give a number such as 100")]
-    Strength {
-        /// The number given.
-        value: f64,
-    },
+    ThresholdsByGroup,
     /// Not JSON, or not the fields of a recording.
     #[error("this is not a recording of searches: {0}; calibrate again or restore the file")]
     NotARecording(#[source] serde_json::Error),

@@ -118,32 +118,17 @@ impl HeldOut {
 /// for each label use the seed of the split.
 #[must_use]
 pub fn cross_fit(target: Target, trials: &Trials, folds: Folds) -> HeldOut {
-    cross_fit_by(trials, folds, |others| {
-        let threshold = choose(target, others, folds.seed)?.threshold;
-        Ok((threshold, None))
-    })
-}
-
-/// As [`cross_fit`], for any rule: `fit` makes a threshold of the other labels and, where it
-/// adjusts scores, says what becomes of all the trials.
-///
-/// A label belongs wholly to one part, with its mated and its left-out searches alike.
-#[must_use]
-pub fn cross_fit_by(
-    trials: &Trials,
-    folds: Folds,
-    fit: impl Fn(&Trials) -> Result<(Threshold, Option<Trials>), CalibrationError>,
-) -> HeldOut {
     let fold_of = folds.of_labels(trials);
     let used: BTreeSet<u32> = fold_of.values().copied().collect();
     let mut judged = Judged::default();
     let mut outcomes = Vec::new();
     for fold in used {
         let inside = |label: &str| fold_of.get(label) == Some(&fold);
-        let fitted = part(trials, |label| !inside(label)).and_then(|others| fit(&others));
+        let fitted = part(trials, |label| !inside(label))
+            .and_then(|others| Ok(choose(target, &others, folds.seed)?.threshold));
         outcomes.push(match fitted {
-            Ok((threshold, adjusted)) => {
-                judged.add(adjusted.as_ref().unwrap_or(trials), inside, threshold);
+            Ok(threshold) => {
+                judged.add(trials, inside, threshold);
                 Ok(threshold)
             }
             Err(refusal) => Err(refusal.to_string()),

@@ -45,7 +45,6 @@ mod error;
 pub mod estimate;
 pub mod evaluate;
 pub mod evidence;
-pub mod groups;
 pub mod growth;
 pub mod held_out;
 pub mod likeness;

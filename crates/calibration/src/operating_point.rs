@@ -490,12 +490,10 @@ impl OperatingPoint {
             let (found, supported) = (head.format, FORMAT);
             return Err(CalibrationError::UnknownFormat { found, supported });
         }
-        let file: File = serde_json::from_slice(json).map_err(CalibrationError::NotARecord)?;
-        if let Some(Adjustment::Groups(groups)) = &file.content.adjustment
-            && groups.global() != file.content.threshold
-        {
-            return Err(CalibrationError::GroupsOfAnother);
+        if head.content.pointer("/adjustment/groups").is_some() {
+            return Err(CalibrationError::ThresholdsByGroup);
         }
+        let file: File = serde_json::from_slice(json).map_err(CalibrationError::NotARecord)?;
         let sealed = Self::seal(file.content)?;
         if sealed.id != file.id {
             return Err(CalibrationError::Altered {
@@ -691,6 +689,8 @@ fn percent(share: f64) -> String {
 #[derive(Deserialize)]
 struct Head {
     format: u64,
+    #[serde(default)]
+    content: serde_json::Value,
 }
 
 #[derive(Deserialize)]
@@ -879,6 +879,18 @@ mod tests {
         let long = vec![b' '; RECORD_BYTES_MAX + 1];
         let error = OperatingPoint::parse(&long).unwrap_err();
         assert!(matches!(error, CalibrationError::RecordTooLarge { .. }));
+    }
+
+    #[test]
+    fn a_record_with_thresholds_by_group_is_refused_by_name() {
+        let groups = r#""adjustment": {
+            "groups": {"column": "hall", "global": 0.5, "groups": {"north": 0.75}}
+        }, "binding":"#;
+        let json = point().to_json().unwrap();
+        let with_groups = json.replacen("\"binding\":", groups, 1);
+        assert_ne!(with_groups, json);
+        let refused = OperatingPoint::parse(with_groups.as_bytes()).unwrap_err();
+        assert!(matches!(refused, CalibrationError::ThresholdsByGroup));
     }
 
     #[test]

@@ -82,13 +82,11 @@ pub enum AnalysisError {
     },
     /// What a remedy works on is not in the trials.
     #[error(
-        "{remedy} needs {missing}, which the best match of probe '{probe}' lacks; add it or leave the remedy out"
+        "{remedy} needs statistics against the cohort, which the best match of probe '{probe}' lacks; add it or leave the remedy out"
     )]
     RemedyInput {
         /// The remedy.
         remedy: &'static str,
-        /// What it needs.
-        missing: &'static str,
         /// The first probe without it.
         probe: String,
     },

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::draws::Draws;
 use super::utility;
 use crate::binomial::real;
-use crate::rates::{Confidence, Proportion, Rate, recorded};
+use crate::rates::{Confidence, Proportion, recorded};
 
 /// One search by a label, as decided.
 #[derive(Clone, Copy, Debug)]
@@ -22,8 +22,6 @@ pub(super) struct Outcome<'a> {
     pub(super) mated: bool,
     /// A mated search that was not accepted with the right label, or an accepted stranger.
     pub(super) error: bool,
-    /// The group of the best match, where there is one.
-    pub(super) group: Option<&'a str>,
     /// Which of two halves of the label's probes this one is in.
     pub(super) second_half: bool,
 }
@@ -64,8 +62,6 @@ impl Count {
 struct Label {
     mated: [Count; 2],
     strangers: [Count; 2],
-    /// By the position of the group among all of them.
-    groups: Vec<(usize, Count)>,
 }
 
 impl Label {
@@ -92,15 +88,6 @@ pub struct WorstLabels {
     /// The mean FRR of the worst tenth of the ranked labels, rounded up to whole labels; in
     /// [0, 1]. Steadier than the worst label, whose FRR is much chance.
     pub mean_of_worst_tenth: f64,
-}
-
-/// The group of best matches whose strangers are accepted most often.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct WorstGroup {
-    /// The value of the column.
-    pub group: String,
-    /// FAR among the strangers whose best match is in the group.
-    pub far: Rate,
 }
 
 /// A change of a figure, new less old, with a percentile interval over labels.
@@ -139,39 +126,32 @@ pub struct Differences {
     pub frr: Option<Difference>,
     /// Of the mean FRR of the worst tenth of labels.
     pub worst_tenth_frr: Option<Difference>,
-    /// Of the FAR of the worst group.
-    pub worst_group_far: Option<Difference>,
     /// Of the variance of utility over labels.
     pub utility_variance: Option<Difference>,
 }
 
-const FIGURES: usize = 5;
+const FIGURES: usize = 4;
 
 /// Searches of held-out labels as one way of deciding them leaves them, by label.
 #[derive(Debug)]
 pub(super) struct Panel<'a> {
     names: Vec<&'a str>,
     labels: Vec<Label>,
-    groups: Vec<&'a str>,
     /// Labels with enough mated searches, those with the highest FRR first.
     ranked: Vec<(usize, f64)>,
-    /// Whether a group, by position, has enough strangers to be judged.
-    judged: Vec<bool>,
 }
 
 impl<'a> Panel<'a> {
-    /// Counts outcomes. Labels with fewer than `searches_min` mated searches are not ranked, nor
-    /// are groups that fewer than as many strangers found.
+    /// Counts outcomes. Labels with fewer than `searches_min` mated searches are not ranked.
     ///
     /// The same searches, decided in another way, give a panel with the same order of labels.
     pub(super) fn new(outcomes: &[Outcome<'a>], searches_min: u64) -> Self {
-        let groups: Vec<&str> = distinct(outcomes.iter().filter_map(|outcome| outcome.group));
-        let names: Vec<&str> = distinct(outcomes.iter().map(|outcome| outcome.label));
         let mut by_label: BTreeMap<&str, Vec<Outcome<'_>>> = BTreeMap::new();
         for &outcome in outcomes {
             by_label.entry(outcome.label).or_default().push(outcome);
         }
-        let labels: Vec<Label> = by_label.values().map(|own| count(own, &groups)).collect();
+        let names: Vec<&str> = by_label.keys().copied().collect();
+        let labels: Vec<Label> = by_label.values().map(|own| count(own)).collect();
         let mut ranked: Vec<(usize, f64)> = labels
             .iter()
             .map(Label::all_mated)
@@ -180,19 +160,11 @@ impl<'a> Panel<'a> {
             .filter_map(|(label, mated)| Some((label, mated.share()?)))
             .collect();
         ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        let mut panel = Self {
+        Self {
             names,
             labels,
             ranked,
-            judged: vec![],
-            groups,
-        };
-        let totals = panel.group_counts(&panel.once());
-        panel.judged = totals
-            .iter()
-            .map(|total| searches_min <= total.searches)
-            .collect();
-        panel
+        }
     }
 
     /// The number of labels.
@@ -215,14 +187,6 @@ impl<'a> Panel<'a> {
             count: Proportion::new(count.errors, count.searches).ok()?,
             mean_of_worst_tenth: recorded(self.worst_tenth(&self.once())?),
         })
-    }
-
-    /// The worst group by position; `None` where none has enough strangers.
-    pub(super) fn worst_group(&self) -> Option<&'a str> {
-        let totals = self.group_counts(&self.once());
-        let judged = self.judged_shares(&totals);
-        let (position, _) = judged.max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)))?;
-        self.groups.get(position).copied()
     }
 
     /// The variance of utility over labels, free of the noise within labels; `None` with fewer
@@ -254,13 +218,10 @@ impl<'a> Panel<'a> {
                 .fold(Count::default(), Count::plus)
                 .share()
         };
-        let totals = self.group_counts(weights);
-        let worst = self.judged_shares(&totals).map(|(_, share)| share);
         [
             total(Label::all_strangers),
             total(Label::all_mated),
             self.worst_tenth(weights),
-            worst.max_by(f64::total_cmp),
             covariance(utilities, weights),
         ]
     }
@@ -286,38 +247,10 @@ impl<'a> Panel<'a> {
         }
         (0 < tenth).then(|| sum / real(tenth))
     }
-
-    fn group_counts(&self, weights: &[u64]) -> Vec<Count> {
-        let mut totals = vec![Count::default(); self.groups.len()];
-        for (label, &weight) in self.labels.iter().zip(weights) {
-            for &(group, count) in &label.groups {
-                if let Some(total) = totals.get_mut(group) {
-                    *total = total.plus(count.times(weight));
-                }
-            }
-        }
-        totals
-    }
-
-    fn judged_shares(&self, totals: &[Count]) -> impl Iterator<Item = (usize, f64)> {
-        let judged = totals.iter().zip(&self.judged).enumerate();
-        judged.filter_map(|(group, (total, &judged))| {
-            let share = judged.then(|| total.share()).flatten()?;
-            Some((group, share))
-        })
-    }
 }
 
-fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-    let mut names: Vec<&str> = names.collect();
-    names.sort_unstable();
-    names.dedup();
-    names
-}
-
-fn count(own: &[Outcome<'_>], groups: &[&str]) -> Label {
+fn count(own: &[Outcome<'_>]) -> Label {
     let mut label = Label::default();
-    let mut by_group: BTreeMap<usize, Count> = BTreeMap::new();
     for &outcome in own {
         let halves = if outcome.mated {
             &mut label.mated
@@ -326,12 +259,7 @@ fn count(own: &[Outcome<'_>], groups: &[&str]) -> Label {
         };
         let [first, second] = halves;
         if outcome.second_half { second } else { first }.add(outcome);
-        let group = outcome.group.filter(|_| !outcome.mated);
-        if let Some(position) = group.and_then(|group| groups.binary_search(&group).ok()) {
-            by_group.entry(position).or_default().add(outcome);
-        }
     }
-    label.groups = by_group.into_iter().collect();
     label
 }
 
@@ -409,7 +337,6 @@ pub(super) fn differences(old: &Panel<'_>, new: &Panel<'_>, resampling: Resampli
         far: next(),
         frr: next(),
         worst_tenth_frr: next(),
-        worst_group_far: next(),
         utility_variance: next(),
     }
 }
@@ -448,7 +375,6 @@ mod tests {
             label,
             mated,
             error,
-            group: None,
             second_half: false,
         }
     }
@@ -513,33 +439,12 @@ mod tests {
         let same = differences(&old, &old, draws(200));
         let frr = same.frr.unwrap();
         assert!(frr.lower.abs() + frr.upper.abs() < 1e-12 && !frr.is_fall() && !frr.is_rise());
-        assert!(same.worst_group_far.is_none());
         let gain = differences(&old, &new, draws(200));
         assert!(gain.frr.unwrap().is_fall());
         assert!(gain.worst_tenth_frr.unwrap().is_fall());
         assert!(gain.utility_variance.unwrap().is_fall());
         assert!(differences(&new, &old, draws(200)).frr.unwrap().is_rise());
         assert_eq!(gain, differences(&old, &new, draws(200)));
-    }
-
-    #[test]
-    fn the_worst_group_is_the_one_with_the_highest_far_among_those_found_often_enough() {
-        let stranger = |label, group, error| Outcome {
-            group: Some(group),
-            ..outcome(label, false, error)
-        };
-        let outcomes = [
-            stranger("x", "a", true),
-            stranger("x", "a", false),
-            stranger("y", "a", false),
-            stranger("y", "b", true),
-            stranger("z", "c", true),
-            stranger("z", "c", false),
-            outcome("z", true, true),
-        ];
-        assert_eq!(Panel::new(&outcomes, 2).worst_group(), Some("c"));
-        assert_eq!(Panel::new(&outcomes, 1).worst_group(), Some("b"));
-        assert_eq!(Panel::new(&outcomes, 4).worst_group(), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What could be done about labels that fare unequally, measured on this material.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
@@ -20,12 +20,10 @@ use crate::recording::{Search, Truth};
 const SEARCHES_MAX: usize = 20_000;
 /// The FAR that remedies are compared at where the policy has none.
 const FAR_WITHOUT_TARGET: f64 = 0.05;
-/// Searches from which a label, or a group, is ranked.
+/// Searches from which a label is ranked.
 const SEARCHES_MIN: u64 = 3;
 /// Draws of labels for the uncertainty of differences.
 const RESAMPLES: u32 = 2_000;
-/// A metadata column with more values than this is no group.
-const GROUPS_MAX: usize = 20;
 
 /// Each remedy beside the one threshold, on labels that it was not fitted to.
 #[derive(Clone, Debug, Serialize)]
@@ -48,15 +46,14 @@ impl Remedies {
             ));
             return None;
         }
-        let column = group_column(material.gallery.conditions.iter());
         let rows = Rows::of(material);
         let compared = drawn(material).and_then(|cohort| {
             let trials = searches.iter().map(|search| {
                 let compared = rows.compared(material, search);
-                remedy_trial(search, compared.as_ref(), &cohort, column)
+                remedy_trial(search, compared.as_ref(), &cohort)
             });
             let trials = trials.collect::<Result<Vec<_>, _>>()?;
-            let plan = plan(material.target, material.seed, column)?;
+            let plan = plan(material.target, material.seed)?;
             Ok((cohort.members(), compare(&trials, &plan)?))
         });
         match compared {
@@ -82,11 +79,7 @@ fn drawn(material: &Material<'_>) -> Result<Cohort, AnalysisError> {
 ///
 /// # Errors
 /// None in practice: the FAR without a target is one.
-pub fn plan(target: Target, seed: u64, column: Option<&str>) -> Result<Plan, AnalysisError> {
-    let mut remedies = vec![Remedy::ZNorm, Remedy::TNorm, Remedy::SNorm, Remedy::AsNorm];
-    if column.is_some() {
-        remedies.extend([Remedy::ShrunkGroups, Remedy::CertifiedGroups]);
-    }
+pub fn plan(target: Target, seed: u64) -> Result<Plan, AnalysisError> {
     let target = match target_far(target) {
         Some(target) => target,
         None => TargetFar::new(FAR_WITHOUT_TARGET, 0.95)?,
@@ -94,30 +87,13 @@ pub fn plan(target: Target, seed: u64, column: Option<&str>) -> Result<Plan, Ana
     Ok(Plan {
         seed,
         rule: Rule::Estimated(target),
-        remedies,
-        column: column.unwrap_or("none").to_owned(),
+        remedies: vec![Remedy::ZNorm, Remedy::TNorm, Remedy::SNorm, Remedy::AsNorm],
         searches_min: SEARCHES_MIN,
         resamples: RESAMPLES,
     })
 }
 
-/// The first metadata column of the items with a few values: what items are grouped by.
-pub fn group_column<'a>(
-    metadata: impl Iterator<Item = &'a BTreeMap<String, String>>,
-) -> Option<&'a str> {
-    let mut columns: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for conditions in metadata {
-        for (column, value) in conditions {
-            columns.entry(column).or_default().insert(value);
-        }
-    }
-    let grouping = |values: &usize| (2..=GROUPS_MAX).contains(values);
-    let mut columns = columns.into_iter();
-    columns.find_map(|(column, values)| grouping(&values.len()).then_some(column))
-}
-
-/// A search as remedies are tried on it. `compared` is the probe with the item that it found, and
-/// `column` the metadata that items are grouped by.
+/// A search as remedies are tried on it. `compared` is the probe with the item that it found.
 ///
 /// # Errors
 /// Vectors of another dimension than the cohort's, or no member of another label.
@@ -125,14 +101,12 @@ pub fn remedy_trial(
     search: &Search,
     compared: Option<&Compared<'_>>,
     cohort: &Cohort,
-    column: Option<&str>,
 ) -> Result<RemedyTrial, AnalysisError> {
     let candidate = match (&search.found, compared) {
         (None, _) => None,
         (Some(found), None) => Some(Candidate {
             score: found.score,
             label_matches: found.label == search.label,
-            group: None,
             whole_cohort: None,
             nearest_cohort: None,
         }),
@@ -153,11 +127,9 @@ pub fn remedy_trial(
                     item: how.statistics(item.clone())?,
                 }))
             };
-            let group = column.and_then(|column| compared.metadata?.get(column));
             Some(Candidate {
                 score: found.score,
                 label_matches: found.label == search.label,
-                group: group.cloned(),
                 whole_cohort: by(Remedy::SNorm)?,
                 nearest_cohort: by(Remedy::AsNorm)?,
             })
@@ -196,7 +168,6 @@ impl Rows {
             probe: probes.embeddings.row(probe)?,
             item: gallery.embeddings.row(item)?,
             label: Some(&found.label),
-            metadata: gallery.conditions.get(item),
             left_out: (search.truth == Truth::LeftOut).then_some(search.label.as_str()),
         })
     }

@@ -1,4 +1,4 @@
-//! Remedies for uneven error rates: a normalised score, or stricter thresholds for groups.
+//! Remedies for uneven error rates: scores that are normalised against a cohort.
 //!
 //! Nothing here changes how a search is decided: a remedy is fitted, measured beside the one
 //! threshold on labels that it was not fitted to, and applied by choice.
@@ -15,7 +15,6 @@ use crate::CalibrationError;
 use crate::binomial::{self, real};
 use crate::certify::TargetFar;
 use crate::decision::{Decision, Threshold};
-use crate::groups::{GroupFitting, GroupThresholds, StrangerMatch, Strength};
 use crate::normalise::{Normalisation, PairStatistics, Side};
 use crate::refusal::Underpowered;
 use matchpoint_vector::Similarity;
@@ -30,8 +29,6 @@ pub struct Candidate {
     pub score: Similarity,
     /// Whether it carries the label of the probe; plays no part in a non-mated search.
     pub label_matches: bool,
-    /// The value of the group column of the item; `None` where it has none.
-    pub group: Option<String>,
     /// Statistics against the whole cohort: what Z-, T- and S-norm need.
     pub whole_cohort: Option<PairStatistics>,
     /// Statistics against the nearest of the cohort: what AS-norm needs.
@@ -65,10 +62,6 @@ pub enum Remedy {
     SNorm,
     /// By both, against the nearest of the cohort.
     AsNorm,
-    /// Stricter thresholds for groups of items, shrunk towards the rate of all.
-    ShrunkGroups,
-    /// Stricter thresholds for groups of items, each certified on its own.
-    CertifiedGroups,
 }
 
 impl Remedy {
@@ -81,22 +74,14 @@ impl Remedy {
             Self::TNorm => "T-norm",
             Self::SNorm => "S-norm",
             Self::AsNorm => "AS-norm",
-            Self::ShrunkGroups => "a shrunken threshold per group",
-            Self::CertifiedGroups => "a certified threshold per group",
         }
-    }
-
-    /// Whether thresholds differ by group, and the score is the similarity.
-    #[must_use]
-    pub fn by_group(self) -> bool {
-        matches!(self, Self::ShrunkGroups | Self::CertifiedGroups)
     }
 
     /// The normalisation that it is, against a cohort of so many; `None` where it is none.
     #[must_use]
     pub fn normalisation(self, cohort: usize) -> Option<Normalisation> {
         let (side, nearest) = match self {
-            Self::None | Self::ShrunkGroups | Self::CertifiedGroups => return None,
+            Self::None => return None,
             Self::ZNorm => (Side::Item, None),
             Self::TNorm => (Side::Probe, None),
             Self::SNorm => (Side::Both, None),
@@ -115,9 +100,7 @@ impl Remedy {
     /// `None` where the candidate lacks the statistics.
     fn score(self, candidate: &Candidate) -> Option<Similarity> {
         let (side, statistics) = match self {
-            Self::None | Self::ShrunkGroups | Self::CertifiedGroups => {
-                return Some(candidate.score);
-            }
+            Self::None => return Some(candidate.score),
             Self::ZNorm => (Side::Item, candidate.whole_cohort),
             Self::TNorm => (Side::Probe, candidate.whole_cohort),
             Self::SNorm => (Side::Both, candidate.whole_cohort),
@@ -134,7 +117,7 @@ pub enum Rule {
     /// As [`crate::certify::certify`] does: one search for each label, the target proven.
     Certified(TargetFar),
     /// The lowest at which the share of accepted strangers, over all searches, is at most the FAR
-    /// of the target. No promise; its confidence is used by certified groups alone.
+    /// of the target. No promise, so that its confidence is not used.
     Estimated(TargetFar),
 }
 
@@ -157,31 +140,19 @@ pub struct Plan {
     pub rule: Rule,
     /// The remedies; one threshold is always measured beside them.
     pub remedies: Vec<Remedy>,
-    /// The metadata column that [`Candidate::group`] was read from.
-    pub column: String,
-    /// Mated searches from which a label is ranked, and strangers from which a group is.
+    /// Mated searches from which a label is ranked.
     pub searches_min: u64,
     /// Draws of labels, in [200, 100000]; 2000 are usual.
     pub resamples: u32,
 }
 
-/// What a search is held against.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Boundary {
-    /// One threshold, on the scale of the remedy.
-    Threshold(Threshold),
-    /// Thresholds on the similarity, by group of the best match.
-    Groups(GroupThresholds),
-}
-
-/// A remedy with its threshold or thresholds.
+/// A remedy with its threshold.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Fitted {
     /// The remedy.
     pub remedy: Remedy,
-    /// What its scores are held against.
-    pub boundary: Boundary,
+    /// What its scores are held against, on the scale of the remedy.
+    pub threshold: Threshold,
 }
 
 impl Fitted {
@@ -189,15 +160,8 @@ impl Fitted {
     /// is rejected.
     #[must_use]
     pub fn decide(&self, best: Option<&Candidate>) -> Decision {
-        match &self.boundary {
-            Boundary::Threshold(threshold) => {
-                threshold.decide(best.and_then(|candidate| self.remedy.score(candidate)))
-            }
-            Boundary::Groups(groups) => {
-                let group = best.and_then(|candidate| candidate.group.as_deref());
-                groups.decide(best.map(|candidate| candidate.score), group)
-            }
-        }
+        self.threshold
+            .decide(best.and_then(|candidate| self.remedy.score(candidate)))
     }
 }
 
@@ -209,62 +173,23 @@ impl Fitted {
 pub fn fit(trials: &[RemedyTrial], remedy: Remedy, plan: &Plan) -> Result<Fitted, AnalysisError> {
     refuse_without_input(trials, remedy)?;
     let trials: Vec<&RemedyTrial> = trials.iter().collect();
-    fit_by(&trials, remedy, plan, plan.rule)
+    fit_by(&trials, remedy, plan.rule, plan.seed)
 }
 
 pub(super) fn fit_by(
     trials: &[&RemedyTrial],
     remedy: Remedy,
-    plan: &Plan,
     rule: Rule,
+    seed: u64,
 ) -> Result<Fitted, AnalysisError> {
-    let chosen_on = strangers(trials, rule, plan.seed);
+    let chosen_on = strangers(trials, rule, seed);
     let allowed = allowed(rule, chosen_on.len() as u64)?;
-    let one = lowest(&chosen_on, remedy, allowed);
-    let boundary = if remedy.by_group() {
-        Boundary::Groups(fit_groups(trials, remedy, rule, one, plan)?)
-    } else {
-        Boundary::Threshold(one)
-    };
-    Ok(Fitted { remedy, boundary })
-}
-
-/// Groups count independent strangers, one search for each label, under either rule.
-fn fit_groups(
-    trials: &[&RemedyTrial],
-    remedy: Remedy,
-    rule: Rule,
-    global: Threshold,
-    plan: &Plan,
-) -> Result<GroupThresholds, AnalysisError> {
-    let target = rule.target();
-    let drawn = strangers(trials, Rule::Certified(target), plan.seed);
-    let found = drawn.iter().filter_map(|trial| trial.candidate.as_ref());
-    let matches: Vec<StrangerMatch<'_>> = found
-        .map(|candidate| StrangerMatch {
-            group: candidate.group.as_deref(),
-            score: candidate.score,
-        })
-        .collect();
-    let fitting = GroupFitting {
-        column: &plan.column,
-        global,
-        strangers: &matches,
-    };
-    let fit = if remedy == Remedy::CertifiedGroups {
-        fitting.certified(target)?
-    } else {
-        fitting.shrunk(target.far(), Strength::FromGroups)?
-    };
-    Ok(fit.thresholds)
+    let threshold = lowest(&chosen_on, remedy, allowed);
+    Ok(Fitted { remedy, threshold })
 }
 
 /// The non-mated searches that a rule counts.
-pub(super) fn strangers<'a>(
-    trials: &[&'a RemedyTrial],
-    rule: Rule,
-    seed: u64,
-) -> Vec<&'a RemedyTrial> {
+fn strangers<'a>(trials: &[&'a RemedyTrial], rule: Rule, seed: u64) -> Vec<&'a RemedyTrial> {
     let all = trials.iter().copied().filter(|trial| !trial.mated);
     match rule {
         Rule::Estimated(_) => all.collect(),
@@ -312,7 +237,7 @@ fn allowed(rule: Rule, trials: u64) -> Result<u64, AnalysisError> {
 }
 
 /// The lowest threshold at which at most `allowed` of the strangers are accepted.
-pub(super) fn lowest(strangers: &[&RemedyTrial], remedy: Remedy, allowed: u64) -> Threshold {
+fn lowest(strangers: &[&RemedyTrial], remedy: Remedy, allowed: u64) -> Threshold {
     let mut scores: Vec<Similarity> = strangers
         .iter()
         .filter_map(|trial| remedy.score(trial.candidate.as_ref()?))
@@ -330,32 +255,13 @@ pub(super) fn refuse_without_input(
     trials: &[RemedyTrial],
     remedy: Remedy,
 ) -> Result<(), AnalysisError> {
-    let found = || {
-        let found = |trial: &'_ RemedyTrial| trial.candidate.is_some();
-        trials.iter().filter(move |trial| found(trial))
-    };
-    let has_group = |trial: &RemedyTrial| {
-        let candidate = trial.candidate.as_ref();
-        candidate.is_some_and(|candidate| candidate.group.is_some())
-    };
-    let (lacking, missing) = match remedy {
-        // Items without a group are as they should be; a column that no item has is a mistake.
-        Remedy::ShrunkGroups | Remedy::CertifiedGroups => (
-            found().next().filter(|_| !trials.iter().any(has_group)),
-            "the value of the group column",
-        ),
-        Remedy::None | Remedy::ZNorm | Remedy::TNorm | Remedy::SNorm | Remedy::AsNorm => {
-            let lacks = |trial: &&RemedyTrial| {
-                let score = trial.candidate.as_ref().and_then(|c| remedy.score(c));
-                score.is_none()
-            };
-            (found().find(lacks), "statistics against the cohort")
-        }
-    };
+    let lacking = trials.iter().find(|trial| {
+        let found = trial.candidate.as_ref();
+        found.is_some_and(|candidate| remedy.score(candidate).is_none())
+    });
     lacking.map_or(Ok(()), |trial| {
         Err(AnalysisError::RemedyInput {
             remedy: remedy.as_str(),
-            missing,
             probe: trial.probe.clone(),
         })
     })

@@ -9,12 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::error::AnalysisError;
-use super::panel::{Differences, Outcome, Panel, Resampling, WorstGroup, differences};
-use super::remedy::{
-    Boundary, Fitted, Plan, Remedy, RemedyTrial, Rule, fit_by, lot, lowest, refuse_without_input,
-    strangers,
-};
-use super::remedy_measured::{Measured, Reference};
+use super::panel::{Differences, Outcome, Panel, Resampling, differences};
+use super::remedy::{Fitted, Plan, Remedy, RemedyTrial, Rule, fit_by, lot, refuse_without_input};
+use super::remedy_measured::Measured;
 use super::remedy_verdict::{Verdict, conclusion, sentence, verdict};
 use crate::CalibrationError;
 use crate::binomial::real;
@@ -22,17 +19,14 @@ use crate::certify::TargetFar;
 use crate::decision::Decision;
 use crate::rates::{Confidence, Rate, recorded};
 
-/// A remedy, what it was held against, and what came of it.
+/// A remedy, and what came of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Compared {
     /// The remedy on the measuring half.
     pub measured: Measured,
-    /// What it is compared with.
-    pub reference: Reference,
-    /// Its figures less those of the reference. Every interval is at 1 - 0.05 / c, for c chances
-    /// of any remedy to be called better: one for a normalisation, two for groups. They hold for
-    /// the thresholds as fitted; that another half of the labels would have given others is not
-    /// in them.
+    /// Its figures less those of the one threshold. Every interval is at 1 - 0.05 / c for c
+    /// remedies, each of which is a chance to be called better. They hold for the thresholds as
+    /// fitted; that another half of the labels would have given others is not in them.
     pub differences: Differences,
     /// The outcome.
     pub verdict: Verdict,
@@ -74,9 +68,8 @@ pub fn compare(trials: &[RemedyTrial], plan: &Plan) -> Result<Comparison, Analys
     let one_fitted = bench.fit(Remedy::None)?;
     let (one_panel, mut one_threshold) = bench.measure(one_fitted)?;
     one_threshold.band_variance = bench.band_variance(Remedy::None)?;
-    // Every chance to be called better has its share: groups have two, normalisations one.
-    let chances: u64 = remedies.iter().map(|r| 1 + u64::from(r.by_group())).sum();
-    let delta = Confidence::DISPLAY.delta() / real(chances.max(1));
+    // Every remedy is a chance to be called better, and has its share.
+    let delta = Confidence::DISPLAY.delta() / real((remedies.len() as u64).max(1));
     let draws = Resampling {
         seed: lot(plan.seed, &["labels"]),
         resamples: plan.resamples,
@@ -86,20 +79,12 @@ pub fn compare(trials: &[RemedyTrial], plan: &Plan) -> Result<Comparison, Analys
     for remedy in remedies {
         let (panel, mut measured) = bench.measure(bench.fit(remedy)?)?;
         measured.band_variance = bench.band_variance(remedy)?;
-        let (reference, changes) = if remedy.by_group() {
-            let (strict_panel, strict) = bench.measure(bench.as_strict(&measured.fitted))?;
-            let changes = differences(&strict_panel, &panel, draws);
-            (Reference::AsStrict(Box::new(strict)), changes)
-        } else {
-            let changes = differences(&one_panel, &panel, draws);
-            (Reference::OneThreshold, changes)
-        };
+        let changes = differences(&one_panel, &panel, draws);
         let verdict = verdict(&measured, &changes);
-        let sentence = sentence(&measured, &one_threshold, &reference, &changes);
+        let sentence = sentence(&measured, &one_threshold, &changes);
         compared.push(Compared {
             sentence: format!("{sentence}: {}", conclusion(verdict, &measured)),
             measured,
-            reference,
             differences: changes,
             verdict,
         });
@@ -149,7 +134,7 @@ impl<'a> Bench<'a> {
     }
 
     fn fit(&self, remedy: Remedy) -> Result<Fitted, AnalysisError> {
-        let fitted = fit_by(&self.fitting, remedy, self.plan, self.plan.rule);
+        let fitted = fit_by(&self.fitting, remedy, self.plan.rule, self.plan.seed);
         fitted.map_err(|error| {
             if let AnalysisError::Calibration(CalibrationError::Underpowered(cause)) = error {
                 AnalysisError::FittingHalf(cause)
@@ -172,7 +157,6 @@ impl<'a> Bench<'a> {
                 } else {
                     accepted
                 },
-                group: best.and_then(|candidate| candidate.group.as_deref()),
                 second_half,
             }
         });
@@ -192,20 +176,10 @@ impl<'a> Bench<'a> {
             Rate::over_labels(&kept, Confidence::DISPLAY)
                 .ok_or(AnalysisError::EmptyHalf { half, kind })
         };
-        let worst_group = match panel.worst_group() {
-            None => None,
-            Some(group) => {
-                let found = |o: &Outcome<'_>| !o.mated && o.group == Some(group);
-                let far = rate("non-mated", &found)?;
-                let group = group.to_owned();
-                Some(WorstGroup { group, far })
-            }
-        };
         let measured = Measured {
             far: rate("non-mated", &|outcome| !outcome.mated)?,
             frr: rate("mated", &|outcome| outcome.mated)?,
             worst_labels: panel.worst_labels(),
-            worst_group,
             utility_variance: panel.utility_variance().map(recorded),
             band_variance: None,
             fitted,
@@ -221,7 +195,7 @@ impl<'a> Bench<'a> {
         for point in 0..POINTS {
             let far = 0.1_f64.powf(1.0 + f64::from(point) / f64::from(POINTS - 1));
             let rule = Rule::Estimated(TargetFar::new(far, confidence)?);
-            let fitted = fit_by(&self.fitting, remedy, self.plan, rule)?;
+            let fitted = fit_by(&self.fitting, remedy, rule, self.plan.seed)?;
             let panel = Panel::new(&self.outcomes(&fitted), self.plan.searches_min);
             let Some(variance) = panel.utility_variance() else {
                 return Ok(None);
@@ -229,19 +203,6 @@ impl<'a> Bench<'a> {
             sum += variance;
         }
         Ok(Some(recorded(sum / f64::from(POINTS))))
-    }
-
-    /// One threshold that accepts at most as many strangers of the fitting half as `fitted`.
-    fn as_strict(&self, fitted: &Fitted) -> Fitted {
-        let strangers = strangers(&self.fitting, self.plan.rule, self.plan.seed);
-        let accepted = strangers
-            .iter()
-            .filter(|trial| fitted.decide(trial.candidate.as_ref()) == Decision::Accept)
-            .count();
-        Fitted {
-            remedy: Remedy::None,
-            boundary: Boundary::Threshold(lowest(&strangers, Remedy::None, accepted as u64)),
-        }
     }
 }
 
@@ -308,7 +269,6 @@ mod tests {
     use crate::analysis::draws::Draws;
     use crate::analysis::remedy::{Candidate, fit};
     use crate::certify::certify;
-    use crate::decision::Threshold;
     use crate::normalise::{CohortStatistics, PairStatistics};
     use crate::trials::{NonMatedSearch, StrangerOrigin, Trials};
     use matchpoint_vector::Similarity;
@@ -340,14 +300,6 @@ mod tests {
             Candidate {
                 score: score(value),
                 label_matches: true,
-                group: Some(
-                    if item.is_multiple_of(2) {
-                        "even"
-                    } else {
-                        "odd"
-                    }
-                    .to_owned(),
-                ),
                 whole_cohort: Some(PairStatistics {
                     probe: statistics(probe, spread),
                     item: statistics(estimate, 0.1),
@@ -391,7 +343,6 @@ mod tests {
             seed,
             rule: Rule::Estimated(TargetFar::new(0.05, 0.95).unwrap()),
             remedies: remedies.to_vec(),
-            column: "parity".to_owned(),
             searches_min: 4,
             resamples: 500,
         }
@@ -433,9 +384,7 @@ mod tests {
     fn there_is_no_ground_to_prefer_anything_where_labels_are_alike() {
         for seed in 0..5 {
             let trials = gallery(seed, 120, 0.0);
-            let mut remedies = NORMS.to_vec();
-            remedies.extend([Remedy::ShrunkGroups, Remedy::CertifiedGroups]);
-            let found = compare(&trials, &plan(seed, &remedies)).unwrap();
+            let found = compare(&trials, &plan(seed, &NORMS)).unwrap();
             for compared in &found.remedies {
                 assert_eq!(compared.verdict, Verdict::NoGround, "{}", compared.sentence);
                 assert!(compared.sentence.ends_with("no ground to prefer it"));
@@ -445,54 +394,10 @@ mod tests {
         }
     }
 
-    /// Strangers who find an even item score 0.12 higher, and mates of every item 0.1.
-    fn two_sites(seed: u64) -> Vec<RemedyTrial> {
-        let mut trials = gallery(seed, 300, 0.0);
-        for trial in &mut trials {
-            let mated = trial.mated;
-            let candidate = trial.candidate.as_mut().unwrap();
-            let even = candidate.group.as_deref() == Some("even");
-            let shift = match (mated, even) {
-                (true, _) => 0.1,
-                (false, true) => 0.12,
-                (false, false) => 0.0,
-            };
-            candidate.score = score(f64::from(candidate.score.get()) + shift);
-        }
-        trials
-    }
-
-    #[test]
-    fn groups_spare_the_mates_of_the_group_that_strangers_do_not_enter() {
-        let remedies = [Remedy::ShrunkGroups, Remedy::CertifiedGroups];
-        let found = compare(&two_sites(1), &plan(1, &remedies)).unwrap();
-        let one = &found.one_threshold;
-        for compared in &found.remedies {
-            let Boundary::Groups(groups) = &compared.measured.fitted.boundary else {
-                panic!()
-            };
-            assert!(groups.groups().contains_key("even"));
-            assert!(compared.measured.far.estimate <= one.far.estimate);
-            assert!(one.frr.estimate <= compared.measured.frr.estimate);
-            let far = |of: &Measured| of.worst_group.as_ref().unwrap().far.estimate;
-            assert!(far(&compared.measured) < far(one), "{}", compared.sentence);
-            assert!(matches!(compared.reference, Reference::AsStrict(_)));
-            assert!(compared.sentence.contains("as strict as the groups"));
-        }
-        let certified = &found.remedies[1];
-        assert_eq!(certified.verdict, Verdict::Prefer, "{}", certified.sentence);
-        assert!(certified.differences.frr.unwrap().is_fall());
-    }
-
     #[test]
     fn the_outcome_ignores_the_order_of_the_trials_and_depends_on_the_seed() {
         let trials = gallery(3, 60, 0.1);
-        let remedies = [
-            Remedy::ZNorm,
-            Remedy::ShrunkGroups,
-            Remedy::ZNorm,
-            Remedy::None,
-        ];
+        let remedies = [Remedy::ZNorm, Remedy::AsNorm, Remedy::ZNorm, Remedy::None];
         let found = compare(&trials, &plan(3, &remedies)).unwrap();
         assert_eq!(found.remedies.len(), 2);
         assert_eq!((found.fitting_labels, found.measuring_labels), (60, 60));
@@ -521,15 +426,7 @@ mod tests {
         let expected = Trials::new(vec![], searches.collect()).unwrap();
         let expected = certify(&expected.one_probe_per_label(0), target).unwrap();
         let found = fit(&trials, Remedy::None, &plan).unwrap();
-        let Boundary::Threshold(threshold) = found.boundary else {
-            panic!()
-        };
-        assert_eq!(Threshold::new(threshold.get()).unwrap(), expected.threshold);
-        let Boundary::Groups(groups) = fit(&trials, Remedy::ShrunkGroups, &plan).unwrap().boundary
-        else {
-            panic!()
-        };
-        assert_eq!(groups.global(), expected.threshold);
+        assert_eq!(found.threshold, expected.threshold);
     }
 
     fn refused(trials: &[RemedyTrial], plan: &Plan) -> String {
@@ -539,7 +436,7 @@ mod tests {
     #[test]
     fn what_cannot_be_compared_is_refused_by_name() {
         let trials = gallery(5, 20, 0.1);
-        let all = plan(5, &[Remedy::ZNorm, Remedy::AsNorm, Remedy::ShrunkGroups]);
+        let all = plan(5, &[Remedy::ZNorm, Remedy::AsNorm]);
         let mut bare = trials.clone();
         bare[7].candidate.as_mut().unwrap().nearest_cohort = None;
         let text = refused(&bare, &all);
@@ -547,14 +444,6 @@ mod tests {
             text.contains("AS-norm") && text.contains("'m0-7'"),
             "{text}"
         );
-        let mut ungrouped = trials.clone();
-        for candidate in ungrouped
-            .iter_mut()
-            .filter_map(|trial| trial.candidate.as_mut())
-        {
-            candidate.group = None;
-        }
-        assert!(refused(&ungrouped, &all).contains("group column"));
         let mut twice = trials.clone();
         twice.push(trials[0].clone());
         assert!(refused(&twice, &all).contains("'m0-0'"));
@@ -584,15 +473,9 @@ mod tests {
     /// Nothing found at all, every score the same, and two labels of each kind.
     #[test]
     fn degenerate_trials_give_plain_answers_and_never_nan() {
-        let remedies = [
-            Remedy::ZNorm,
-            Remedy::AsNorm,
-            Remedy::ShrunkGroups,
-            Remedy::CertifiedGroups,
-        ];
         let plan = Plan {
             resamples: 200,
-            ..plan(9, &remedies)
+            ..plan(9, &[Remedy::ZNorm, Remedy::AsNorm])
         };
         let few = gallery(9, 2, 0.1);
         let mut alike = gallery(9, 30, 0.1);

@@ -1,8 +1,8 @@
-//! What is measured of a way to decide, and what a remedy is held against.
+//! What is measured of a way to decide.
 
 use serde::Serialize;
 
-use super::panel::{WorstGroup, WorstLabels};
+use super::panel::WorstLabels;
 use super::remedy::Fitted;
 use crate::rates::Rate;
 
@@ -17,8 +17,6 @@ pub struct Measured {
     pub frr: Rate,
     /// The labels that are rejected most; `None` where no label has enough searches.
     pub worst_labels: Option<WorstLabels>,
-    /// The group that strangers enter most; `None` where no group is found often enough.
-    pub worst_group: Option<WorstGroup>,
     /// The variance over labels of utility, the harmonic mean of 1 - FRR and 1 - FAR, free of
     /// noise within labels: a covariance of two halves of each label's probes, which may fall
     /// below 0. `None` where fewer than two labels have mated searches in both.
@@ -26,15 +24,4 @@ pub struct Measured {
     /// The mean of that variance over thresholds at FAR 0.01 to 0.1 on the fitting half, evenly
     /// in its logarithm: OPIS for searches, on a scale that no change of scores can stretch.
     pub band_variance: Option<f64>,
-}
-
-/// What a remedy is held against.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Reference {
-    /// One threshold, by the same rule.
-    OneThreshold,
-    /// One threshold as strict as the groups, which any set of stricter thresholds must beat: it
-    /// accepts at most as many strangers of the fitting half.
-    AsStrict(Box<Measured>),
 }

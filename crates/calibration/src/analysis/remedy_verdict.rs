@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use serde::Serialize;
 
 use super::panel::{Difference, Differences};
-use super::remedy_measured::{Measured, Reference};
+use super::remedy_measured::Measured;
 
 /// What the measurement says of a remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -33,20 +33,12 @@ impl Verdict {
 /// bootstrap are too narrow to conclude from.
 pub const RANKED_LABELS_MIN: u64 = 20;
 
-/// A remedy is judged by what it is for, and must make no overall rate worse: normalisation by
-/// the FRR of the worst tenth of labels; groups by the FAR of the worst group, and by the FRR,
-/// which they may save beside one threshold that is as strict.
+/// A remedy is judged by what it is for, the FRR of the worst tenth of labels, and must make no
+/// overall rate worse.
 pub(super) fn verdict(measured: &Measured, changes: &Differences) -> Verdict {
-    let purposes = if measured.fitted.remedy.by_group() {
-        [changes.worst_group_far, changes.frr]
-    } else {
-        [changes.worst_tenth_frr, None]
-    };
-    let overall = [changes.far, changes.frr];
-    let any =
-        |of: [Option<Difference>; 2], is: fn(Difference) -> bool| of.into_iter().flatten().any(is);
-    let gain = any(purposes, Difference::is_fall);
-    let cost = any(purposes, Difference::is_rise) || any(overall, Difference::is_rise);
+    let rates = [changes.worst_tenth_frr, changes.far, changes.frr];
+    let gain = changes.worst_tenth_frr.is_some_and(Difference::is_fall);
+    let cost = rates.into_iter().flatten().any(Difference::is_rise);
     match (gain, cost) {
         _ if too_few(measured) => Verdict::NoGround,
         (true, false) => Verdict::Prefer,
@@ -78,33 +70,14 @@ pub(super) fn conclusion(verdict: Verdict, measured: &Measured) -> String {
 pub(super) fn sentence(
     measured: &Measured,
     one_threshold: &Measured,
-    reference: &Reference,
     changes: &Differences,
 ) -> String {
     let name = measured.fitted.remedy.as_str();
-    let (old, against) = match reference {
-        Reference::OneThreshold => (one_threshold, String::new()),
-        Reference::AsStrict(strict) => {
-            let far = percent(one_threshold.far.estimate);
-            let frr = percent(one_threshold.frr.estimate);
-            let looser = format!(
-                ", against one threshold as strict as the groups (the one threshold of the rule \
-                 has FAR {far} and FRR {frr})"
-            );
-            (strict.as_ref(), looser)
-        }
-    };
-    let purpose = if measured.fitted.remedy.by_group() {
-        let far = |of: &Measured| of.worst_group.as_ref().map(|worst| worst.far.estimate);
-        let figures = far(old).zip(far(measured)).zip(changes.worst_group_far);
-        ("the FAR of the worst group", figures)
-    } else {
-        let tenth = |of: &Measured| of.worst_labels.as_ref().map(|w| w.mean_of_worst_tenth);
-        let figures = tenth(old).zip(tenth(measured)).zip(changes.worst_tenth_frr);
-        ("the FRR of the worst tenth of labels", figures)
-    };
-    let change = match purpose {
-        (what, Some(((from, to), change))) => {
+    let what = "the FRR of the worst tenth of labels";
+    let tenth = |of: &Measured| of.worst_labels.as_ref().map(|w| w.mean_of_worst_tenth);
+    let figures = tenth(one_threshold).zip(tenth(measured));
+    let change = match figures.zip(changes.worst_tenth_frr) {
+        Some(((from, to), change)) => {
             let verb = match to.total_cmp(&from) {
                 Ordering::Less => "lowers",
                 Ordering::Equal => "leaves",
@@ -119,20 +92,20 @@ pub(super) fn sentence(
                 percent(change.confidence.get()),
             )
         }
-        (what, None) => format!("has no measured effect on {what}"),
+        None => format!("has no measured effect on {what}"),
     };
     let frr_change = changes.frr.map_or_else(String::new, |frr| {
         let (lower, upper) = (percent(frr.lower), percent(frr.upper));
         format!(" (change {lower} to {upper})")
     });
     format!(
-        "{name} {change}{against} on {} mated labels not used to fit it; FAR {} against {}, FRR {} \
+        "{name} {change} on {} mated labels not used to fit it; FAR {} against {}, FRR {} \
          against {}{frr_change}",
         measured.frr.labels,
         percent(measured.far.estimate),
-        percent(old.far.estimate),
+        percent(one_threshold.far.estimate),
         percent(measured.frr.estimate),
-        percent(old.frr.estimate),
+        percent(one_threshold.frr.estimate),
     )
 }
 
