@@ -13,13 +13,13 @@ use crate::deployment::{CalibrationSettings, Deployment, Gathered, material_sets
 use crate::telemetry::escaped;
 use matchpoint_calibration::adjustment::Adjustment;
 use matchpoint_calibration::analysis::consistency::Consistency;
+use matchpoint_calibration::analysis::far_by_size::FarBySize;
 use matchpoint_calibration::analysis::label_groups::LabelGroup;
 use matchpoint_calibration::analysis::nearest_strangers::NearestStranger;
 use matchpoint_calibration::analysis::pairs_view::{Certified, PairsView};
-use matchpoint_calibration::analysis::remedy_comparison::Compared;
-use matchpoint_calibration::analysis::remedy_verdict::Verdict;
-use matchpoint_calibration::analysis::sizes::Sizes;
-use matchpoint_calibration::analysis::{Analysis, Material, Scope};
+use matchpoint_calibration::analysis::remedy_comparison::RemedyOutcome;
+use matchpoint_calibration::analysis::remedy_verdict::RemedyVerdict;
+use matchpoint_calibration::analysis::{Analysis, AnalysisInput, AnalysisScope};
 use matchpoint_calibration::decision::Threshold;
 use matchpoint_calibration::growth::FpirAt;
 use matchpoint_calibration::operating_point::OperatingPoint;
@@ -39,7 +39,7 @@ pub(super) struct Subject<'a> {
     pub(super) pictures: &'a Pictures,
     /// Those of the queries.
     pub(super) query_pictures: &'a Pictures,
-    pub(super) scope: Scope,
+    pub(super) scope: AnalysisScope,
 }
 
 impl Subject<'_> {
@@ -85,7 +85,7 @@ impl Subject<'_> {
         recording: &Recording,
     ) -> anyhow::Result<(Analysis, ReportContents)> {
         let sets = material_sets(self.gathered)?;
-        let material = Material {
+        let material = AnalysisInput {
             names: &sets.names,
             gallery: &sets.gallery,
             queries: sets.queries.as_ref(),
@@ -190,8 +190,8 @@ pub(super) fn text(analysis: &Analysis) -> String {
             comparison.fitting_labels,
             comparison.measuring_labels
         ));
-        let telling = |one: &&Compared| one.verdict != Verdict::NoGround;
-        let told: Vec<&Compared> = comparison.remedies.iter().filter(telling).collect();
+        let telling = |one: &&RemedyOutcome| one.verdict != RemedyVerdict::NoGround;
+        let told: Vec<&RemedyOutcome> = comparison.remedies.iter().filter(telling).collect();
         for one in &told {
             text.push_str(&wrapped(&one.sentence, "  - "));
         }
@@ -279,7 +279,7 @@ fn strangers_text(strangers: &[NearestStranger]) -> String {
     text
 }
 
-fn growth_text(growth: &Sizes) -> String {
+fn growth_text(growth: &FarBySize) -> String {
     let parts: Vec<String> = growth
         .measured
         .iter()

@@ -29,11 +29,11 @@ use crate::deployment::{
 use crate::telemetry;
 use matchpoint_calibration::analysis::consistency::Band;
 use matchpoint_calibration::analysis::remedy::Remedy;
-use matchpoint_calibration::analysis::strangers::Unnamed;
-use matchpoint_calibration::analysis::{Analysis, BAND_POINTS, Scope};
+use matchpoint_calibration::analysis::strangers::UnnamedStrangers;
+use matchpoint_calibration::analysis::{Analysis, AnalysisScope, BAND_POINTS};
 use matchpoint_calibration::likeness::Alike;
 use matchpoint_calibration::operating_point::Content;
-use matchpoint_calibration::policy::Target;
+use matchpoint_calibration::policy::CalibrationTarget;
 use matchpoint_gallery::Access;
 
 /// Choose a threshold that keeps what it promises, or refuse
@@ -189,7 +189,7 @@ pub(super) struct CalibrationReport {
     /// Strangers' queries that are nearly one vector with another stranger's: counted once.
     pub(super) near_copies: Vec<NearCopied>,
     /// What pictures of strangers are worth whom nobody named; `None` where there are none.
-    pub(super) unnamed: Option<Unnamed>,
+    pub(super) unnamed: Option<UnnamedStrangers>,
     /// Strangers' queries that were not held against the others for that: there are too many.
     pub(super) not_compared: u64,
     /// What else the searches say about the threshold.
@@ -226,7 +226,7 @@ impl Calibrate {
             remedy: self.remedy_choice(),
             assured: self.assured.assured(),
         };
-        if self.gallery_as_queries && matches!(target, Target::Frr(_)) {
+        if self.gallery_as_queries && matches!(target, CalibrationTarget::Frr(_)) {
             let message = "--gallery-as-queries cannot promise an FRR: items that find each other are not independent; give --queries";
             return Err(fail(Exit::Usage, message));
         }
@@ -325,7 +325,7 @@ impl Calibrate {
     }
 
     /// What pairs are looked at, unless the flags say otherwise.
-    fn scope(&self, pairs_max: u64) -> Scope {
+    fn scope(&self, pairs_max: u64) -> AnalysisScope {
         let band = match self.opis_band.as_slice() {
             [far_low, far_high] => Band {
                 far_low: *far_low,
@@ -334,7 +334,7 @@ impl Calibrate {
             // clap asks for two.
             _ => Band::default(),
         };
-        Scope {
+        AnalysisScope {
             pairs_max: self.pairs_max.unwrap_or(pairs_max),
             band,
             band_points: self.opis_points,
@@ -351,7 +351,7 @@ pub(super) struct Request<'a> {
     pub(super) strangers: Strangers,
     pub(super) dry_run: bool,
     pub(super) pictures: &'a Pictures,
-    pub(super) scope: Scope,
+    pub(super) scope: AnalysisScope,
     pub(super) engine: &'a EngineConfig,
 }
 

@@ -3,7 +3,7 @@
 use super::alike;
 use super::output;
 use crate::deployment::{Copied, NearCopied, Repeated};
-use matchpoint_calibration::analysis::strangers::Unnamed;
+use matchpoint_calibration::analysis::strangers::UnnamedStrangers;
 use matchpoint_calibration::likeness::Alike;
 
 /// What was found out about queries, whatever they come from.
@@ -12,7 +12,7 @@ pub(super) struct Doubts<'a> {
     pub(super) copies: &'a [Copied],
     pub(super) repeated: &'a [Repeated],
     pub(super) near_copies: &'a [NearCopied],
-    pub(super) unnamed: Option<&'a Unnamed>,
+    pub(super) unnamed: Option<&'a UnnamedStrangers>,
     pub(super) not_compared: u64,
 }
 
@@ -83,7 +83,7 @@ impl Doubts<'_> {
     }
 
     fn unnamed(&self) -> Option<String> {
-        let Unnamed {
+        let UnnamedStrangers {
             pictures,
             strangers,
             level,

@@ -23,7 +23,7 @@ use matchpoint_calibration::held_out::{LabelSet, refuse_overlap};
 use matchpoint_calibration::likeness::Alike;
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::rates::{Confidence, Rate};
-use matchpoint_calibration::recording::{Condition, Recording, Truth};
+use matchpoint_calibration::recording::{Condition, Recording, TrialKind};
 use matchpoint_gallery::Access;
 
 /// Measure recall, FAR, FRR and latency with labelled queries
@@ -152,7 +152,7 @@ fn refuse_labels_that_chose(deployment: &Deployment, sources: &Sources) -> anyho
     // With a target FAR, enrolled labels have no part in choosing unless they were left out.
     let by_strangers = point.content().target_far().is_some();
     let chose = recording.searches().iter();
-    let chose = chose.filter(|search| !by_strangers || search.truth != Truth::Mated);
+    let chose = chose.filter(|search| !by_strangers || search.truth != TrialKind::Mated);
     let labels = sources.items.iter().map(|item| item.label.as_str());
     let left_out = 0 < point.content().trials.left_out.searches;
     let judging = labels.filter(|label| !by_strangers || left_out || !enrolled.contains(*label));

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::output::{self, percent, rate, table};
 use matchpoint_calibration::CalibrationError;
 use matchpoint_calibration::adjustment::Adjustment;
-use matchpoint_calibration::operating_point::{Content, Evidence, IndexMisses};
+use matchpoint_calibration::operating_point::{Content, IndexMisses, ThresholdEvidence};
 use matchpoint_calibration::target_rate::{at_least, can_be_asked_for};
 
 /// Why a target is not supported.
@@ -140,14 +140,14 @@ fn grounds(content: &Content) -> Vec<(&'static str, String)> {
         ];
     }
     match &content.evidence {
-        Some(Evidence::FarEstimated(estimate)) => vec![(
+        Some(ThresholdEvidence::FarEstimated(estimate)) => vec![(
             "upper bound",
             format!(
                 "FAR <= {}, estimated over labels, not certified",
                 percent(estimate.far_upper)
             ),
         )],
-        Some(Evidence::Frr(found)) => vec![
+        Some(ThresholdEvidence::Frr(found)) => vec![
             (
                 "tested on",
                 format!(
@@ -160,10 +160,10 @@ fn grounds(content: &Content) -> Vec<(&'static str, String)> {
                 format!("FRR <= {} on these data", percent(found.frr_bound)),
             ),
         ],
-        Some(Evidence::EqualError(found)) => {
+        Some(ThresholdEvidence::EqualError(found)) => {
             vec![("equal error", format!("rate {}", percent(found.rate)))]
         }
-        Some(Evidence::Cost { outcome, .. }) => vec![
+        Some(ThresholdEvidence::Cost { outcome, .. }) => vec![
             (
                 "cost",
                 format!(

@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use super::operating_point_text::Refusal;
 use super::pictures::Pictures;
 use crate::deployment::CalibrationSettings;
+use matchpoint_calibration::analysis::far_by_size::FarBySize;
 use matchpoint_calibration::analysis::pairs_view::PairsView;
 use matchpoint_calibration::analysis::remedies::Remedies;
-use matchpoint_calibration::analysis::remedy_measured::Measured;
-use matchpoint_calibration::analysis::sizes::Sizes;
-use matchpoint_calibration::analysis::{Analysis, Set};
+use matchpoint_calibration::analysis::remedy_measured::MeasuredRemedy;
+use matchpoint_calibration::analysis::{Analysis, EmbeddedSet};
 use matchpoint_calibration::binomial::real;
 use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::evaluate::histogram;
-use matchpoint_calibration::operating_point::{Content, Evidence};
-use matchpoint_calibration::policy::Target;
+use matchpoint_calibration::operating_point::{Content, ThresholdEvidence};
+use matchpoint_calibration::policy::CalibrationTarget;
 use matchpoint_calibration::rates::Rate;
 use matchpoint_calibration::recording::{Condition, LabelOutcome, Recording};
 use matchpoint_calibration::target_rate::{at_least, can_be_asked_for};
@@ -40,7 +40,7 @@ pub(super) struct Findings<'a> {
     pub(super) content: &'a Content,
     pub(super) recording: &'a Recording,
     pub(super) analysis: &'a Analysis,
-    pub(super) gallery: &'a Set,
+    pub(super) gallery: &'a EmbeddedSet,
     pub(super) names: &'a [String],
     pub(super) pictures: &'a Pictures,
     /// Those of the queries.
@@ -116,13 +116,13 @@ impl Outline<'_> {
     }
 }
 
-fn target(target: Target) -> Option<matchpoint_report::TargetRate> {
+fn target(target: CalibrationTarget) -> Option<matchpoint_report::TargetRate> {
     let (error, at_most, confidence) = match target {
-        Target::Far(far) | Target::FarEstimated(far) => {
+        CalibrationTarget::Far(far) | CalibrationTarget::FarEstimated(far) => {
             (ErrorRate::FalseAccept, far.far(), far.confidence())
         }
-        Target::Frr(frr) => (ErrorRate::FalseReject, frr.frr(), frr.confidence()),
-        Target::EqualError | Target::Cost(_) => return None,
+        CalibrationTarget::Frr(frr) => (ErrorRate::FalseReject, frr.frr(), frr.confidence()),
+        CalibrationTarget::EqualError | CalibrationTarget::Cost(_) => return None,
     };
     Some(matchpoint_report::TargetRate {
         error,
@@ -131,13 +131,15 @@ fn target(target: Target) -> Option<matchpoint_report::TargetRate> {
     })
 }
 
-fn rule(target: Target) -> &'static str {
+fn rule(target: CalibrationTarget) -> &'static str {
     match target {
-        Target::Far(_) => "the lowest threshold whose false accept rate is proven",
-        Target::FarEstimated(_) => "the lowest threshold whose estimated bound meets the target",
-        Target::Frr(_) => "the highest threshold whose false reject rate is proven",
-        Target::EqualError => "the threshold where both error rates are the same",
-        Target::Cost(_) => "the threshold of the lowest expected cost",
+        CalibrationTarget::Far(_) => "the lowest threshold whose false accept rate is proven",
+        CalibrationTarget::FarEstimated(_) => {
+            "the lowest threshold whose estimated bound meets the target"
+        }
+        CalibrationTarget::Frr(_) => "the highest threshold whose false reject rate is proven",
+        CalibrationTarget::EqualError => "the threshold where both error rates are the same",
+        CalibrationTarget::Cost(_) => "the threshold of the lowest expected cost",
     }
 }
 
@@ -147,18 +149,18 @@ fn sentence(text: &str) -> String {
     format!("{}{}.", first.unwrap_or_default(), chars.as_str())
 }
 
-fn verdict(asked: Target, content: &Content) -> ReportVerdict {
+fn verdict(asked: CalibrationTarget, content: &Content) -> ReportVerdict {
     let certifies = content.policy.certifies();
     let mut reasons = Vec::new();
     if !certifies {
         reasons.push(match asked {
-            Target::Far(_) => {
+            CalibrationTarget::Far(_) => {
                 "Enrolled labels stood for strangers. They are not independent of each other, so nothing is certified.".to_owned()
             }
-            Target::FarEstimated(_) => {
+            CalibrationTarget::FarEstimated(_) => {
                 "The bound is an approximation over labels; in simulations it is missed somewhat more often than it says.".to_owned()
             }
-            Target::Frr(_) | Target::EqualError | Target::Cost(_) => {
+            CalibrationTarget::Frr(_) | CalibrationTarget::EqualError | CalibrationTarget::Cost(_) => {
                 "This rule takes the rates as measured, and promises nothing.".to_owned()
             }
         });
@@ -183,7 +185,7 @@ fn verdict(asked: Target, content: &Content) -> ReportVerdict {
             ClaimKind::Estimated
         },
         target: target(asked),
-        rule: if certifies || !matches!(asked, Target::Far(_)) {
+        rule: if certifies || !matches!(asked, CalibrationTarget::Far(_)) {
             rule(asked).to_owned()
         } else {
             "the threshold that the proof would give, were the trials independent".to_owned()
@@ -278,7 +280,7 @@ const RULE_FRR: &str = "FNIR by cross-fitting: each part of the labels judged by
 fn frr_basis(content: &Content) -> MeasuredOn {
     match content.evidence {
         _ if 0 < content.trials.left_out.searches => MeasuredOn::ChoseThreshold,
-        None | Some(Evidence::FarEstimated(_)) => MeasuredOn::HeldOut,
+        None | Some(ThresholdEvidence::FarEstimated(_)) => MeasuredOn::HeldOut,
         Some(_) => MeasuredOn::ChoseThreshold,
     }
 }
@@ -470,7 +472,7 @@ fn conditions(all: &[Condition]) -> Vec<matchpoint_report::ConditionTable> {
     columns
 }
 
-fn growth(sizes: &Sizes, content: &Content) -> GrowthCurve {
+fn growth(sizes: &FarBySize, content: &Content) -> GrowthCurve {
     let labels = real(content.binding.gallery_labels.max(1));
     let items = real(sizes.items_now);
     let measured = sizes.measured.iter().map(|point| {
@@ -525,8 +527,8 @@ fn growth(sizes: &Sizes, content: &Content) -> GrowthCurve {
 }
 
 fn remedies(remedies: &Remedies) -> matchpoint_report::RemedyTable {
-    let row =
-        |measured: &Measured, verdict: String, preferred: bool| matchpoint_report::RemedyRow {
+    let row = |measured: &MeasuredRemedy, verdict: String, preferred: bool| {
+        matchpoint_report::RemedyRow {
             name: measured.fitted.remedy.as_str().to_owned(),
             far: measured.far.into(),
             frr: measured.frr.into(),
@@ -538,7 +540,8 @@ fn remedies(remedies: &Remedies) -> matchpoint_report::RemedyTable {
             spread: measured.utility_variance,
             verdict,
             preferred,
-        };
+        }
+    };
     let comparison = &remedies.comparison;
     let any = comparison.remedies.iter().any(|one| one.verdict.prefers());
     let far = comparison.plan.rule.target().far() * 100.0;

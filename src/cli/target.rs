@@ -6,7 +6,7 @@ use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::certify_frr::TargetFrr;
 use matchpoint_calibration::cost::{CostModel, Costs};
 use matchpoint_calibration::evidence::Prior;
-use matchpoint_calibration::policy::Target;
+use matchpoint_calibration::policy::CalibrationTarget;
 
 /// One of the four, and what belongs to it.
 #[derive(Debug, clap::Args)]
@@ -48,22 +48,25 @@ pub(super) struct TargetFlags {
 }
 
 impl TargetFlags {
-    pub(super) fn target(&self) -> anyhow::Result<Target> {
+    pub(super) fn target(&self) -> anyhow::Result<CalibrationTarget> {
         self.checked()
             .map_err(|cause| fail(Exit::Usage, cause.to_string()))
     }
 
-    fn checked(&self) -> Result<Target, CalibrationError> {
+    fn checked(&self) -> Result<CalibrationTarget, CalibrationError> {
         if let Some(far) = self.target_far {
             let far = TargetFar::new(far, self.confidence)?;
             return Ok(if self.estimated {
-                Target::FarEstimated(far)
+                CalibrationTarget::FarEstimated(far)
             } else {
-                Target::Far(far)
+                CalibrationTarget::Far(far)
             });
         }
         if let Some(frr) = self.target_frr {
-            return Ok(Target::Frr(TargetFrr::new(frr, self.confidence)?));
+            return Ok(CalibrationTarget::Frr(TargetFrr::new(
+                frr,
+                self.confidence,
+            )?));
         }
         let costs = (
             self.cost_false_accept,
@@ -71,13 +74,13 @@ impl TargetFlags {
             self.prior_mated,
         );
         if let (Some(false_accept), Some(false_reject), Some(prior)) = costs {
-            return Ok(Target::Cost(CostModel::new(Costs {
+            return Ok(CalibrationTarget::Cost(CostModel::new(Costs {
                 false_accept,
                 false_reject,
                 prior_mated: Prior::new(prior)?,
             })?));
         }
         // The group makes one of the four required.
-        Ok(Target::EqualError)
+        Ok(CalibrationTarget::EqualError)
     }
 }

@@ -5,22 +5,22 @@ use std::collections::BTreeSet;
 use super::progress::Watched;
 use super::vector_parts::Parts;
 use crate::deployment::{Copied, NearCopied};
-use matchpoint_calibration::analysis::Set;
+use matchpoint_calibration::analysis::EmbeddedSet;
 use matchpoint_calibration::analysis::copies::{ROWS_MAX, near_copies, near_copy_from};
 use matchpoint_calibration::analysis::embeddings::Embeddings;
-use matchpoint_calibration::analysis::nearest::{Nearest, Neighbour};
-use matchpoint_calibration::analysis::strangers::{StrangerRow, Unnamed};
-use matchpoint_calibration::recording::{Search, Truth};
+use matchpoint_calibration::analysis::nearest::{Nearest, NearestRow};
+use matchpoint_calibration::analysis::strangers::{StrangerRow, UnnamedStrangers};
+use matchpoint_calibration::recording::{RecordedSearch, TrialKind};
 
 /// What vectors of strangers are worth whom nobody named.
 pub(super) fn unnamed(
-    queries: &Set,
+    queries: &EmbeddedSet,
     names: &[String],
-    searches: &[Search],
-) -> anyhow::Result<Option<Unnamed>> {
+    searches: &[RecordedSearch],
+) -> anyhow::Result<Option<UnnamedStrangers>> {
     let strangers: BTreeSet<&str> = searches
         .iter()
-        .filter(|search| search.truth == Truth::NeverEnrolled)
+        .filter(|search| search.truth == TrialKind::NeverEnrolled)
         .map(|search| search.label.as_str())
         .collect();
     let rows = (0..queries.ids.len()).filter_map(|row| {
@@ -31,7 +31,7 @@ pub(super) fn unnamed(
             .then_some(StrangerRow { label, vector })
     });
     let rows: Vec<StrangerRow<'_>> = rows.take(ROWS_MAX).collect();
-    Ok(Unnamed::find(&rows, searches)?)
+    Ok(UnnamedStrangers::find(&rows, searches)?)
 }
 
 /// Rows whose searches are no trials.
@@ -69,7 +69,7 @@ impl Copies {
         let queries = parts.queries.as_ref().unwrap_or(gallery);
         let near = near_copy_from(queries.embeddings.dimension());
         for (row, nearest) in found.iter().enumerate() {
-            let is_near = |one: &Neighbour| near <= one.score.get();
+            let is_near = |one: &NearestRow| near <= one.score.get();
             if nearest.same_label.is_some_and(|one| is_near(&one)) {
                 self.no_trials.mated.insert(row);
             }

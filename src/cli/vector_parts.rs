@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use matchpoint_calibration::analysis::Set;
+use matchpoint_calibration::analysis::EmbeddedSet;
 use matchpoint_calibration::likeness::{Alike, alike as alike_labels};
 
 /// The rows that take part.
 pub(super) struct Parts {
     pub(super) names: Vec<String>,
-    pub(super) gallery: Set,
+    pub(super) gallery: EmbeddedSet,
     /// `None` where the gallery searches for itself.
-    pub(super) queries: Option<Set>,
+    pub(super) queries: Option<EmbeddedSet>,
 }
 
 impl Parts {
@@ -19,7 +19,7 @@ impl Parts {
         let Some(queries) = &self.queries else {
             return Vec::new();
         };
-        let of = |set: &Set| -> BTreeSet<&str> {
+        let of = |set: &EmbeddedSet| -> BTreeSet<&str> {
             let names = set.labels.iter();
             names
                 .filter_map(|label| self.names.get(*label as usize))

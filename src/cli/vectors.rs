@@ -21,16 +21,18 @@ use super::vector_parts::Parts;
 use crate::deployment::{CalibrationSettings, Copied, NearCopied, now_rfc_3339};
 use matchpoint_arrays::{LabelTable, Role};
 use matchpoint_calibration::analysis::embeddings::Embeddings;
-use matchpoint_calibration::analysis::nearest::{Nearest, Neighbour, nearest};
-use matchpoint_calibration::analysis::strangers::Unnamed;
-use matchpoint_calibration::analysis::{Analysis, Deep, Material, Scope, Set};
+use matchpoint_calibration::analysis::nearest::{Nearest, NearestRow, nearest};
+use matchpoint_calibration::analysis::strangers::UnnamedStrangers;
+use matchpoint_calibration::analysis::{
+    Analysis, AnalysisInput, AnalysisScope, CandidateList, EmbeddedSet,
+};
 use matchpoint_calibration::held_out::{Folds, cross_fit};
 use matchpoint_calibration::likeness::Alike;
 use matchpoint_calibration::operating_point::{
-    Binding, Content, HeldOutRates, Metric, OperatingPoint, Plan,
+    Binding, Content, HeldOutRates, Metric, OperatingPoint, PointPlan,
 };
 use matchpoint_calibration::policy::choose;
-use matchpoint_calibration::recording::{Found, Recording, Search, Truth};
+use matchpoint_calibration::recording::{RecordedMatch, RecordedSearch, Recording, TrialKind};
 use matchpoint_vector::Similarity;
 
 /// Candidates of a stranger that are kept to tell what smaller galleries would find.
@@ -74,7 +76,7 @@ struct ArraysReport {
     /// Strangers' queries that are nearly one vector with another stranger's: counted once.
     near_copies: Vec<NearCopied>,
     /// What vectors of strangers are worth whom nobody named; `None` where there are none.
-    unnamed: Option<Unnamed>,
+    unnamed: Option<UnnamedStrangers>,
     /// Strangers' queries that were not held against the others for that: there are too many.
     not_compared: u64,
     content: Option<Content>,
@@ -88,7 +90,7 @@ struct ArraysReport {
 pub(super) struct Wanted {
     pub(super) settings: CalibrationSettings,
     /// What else is analysed.
-    pub(super) scope: Scope,
+    pub(super) scope: AnalysisScope,
 }
 
 impl ArrayFlags {
@@ -249,7 +251,7 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn set(&self, chosen: &[usize]) -> anyhow::Result<Set> {
+    fn set(&self, chosen: &[usize]) -> anyhow::Result<EmbeddedSet> {
         let mut vectors = Vec::with_capacity(chosen.len() * self.dimension);
         let (mut ids, mut labels, mut conditions) = (Vec::new(), Vec::new(), Vec::new());
         for &row in chosen {
@@ -275,7 +277,7 @@ impl Source<'_> {
                     .collect::<BTreeMap<String, String>>(),
             );
         }
-        Ok(Set {
+        Ok(EmbeddedSet {
             ids,
             conditions,
             embeddings: Embeddings::normalise(self.dimension, vectors, labels.clone())?,
@@ -300,7 +302,7 @@ struct Tried {
     recording: Recording,
     copies: Copies,
     alike: Vec<Alike>,
-    unnamed: Option<Unnamed>,
+    unnamed: Option<UnnamedStrangers>,
     /// What has to be assumed.
     remarks: Vec<String>,
 }
@@ -419,7 +421,7 @@ fn analyse(
     wanted: &Wanted,
 ) -> anyhow::Result<Analysis> {
     let threshold = point.threshold();
-    let material = Material {
+    let material = AnalysisInput {
         names: &parts.names,
         gallery: &parts.gallery,
         queries: parts.queries.as_ref(),
@@ -440,7 +442,7 @@ fn analyse(
 
 /// Each row that searches: mated where its label has another row to find, and a stranger where it
 /// is none, or with its own label left out where the gallery searches for itself.
-fn searches(parts: &Parts, found: &[Nearest], no_trials: &NoTrials) -> Vec<Search> {
+fn searches(parts: &Parts, found: &[Nearest], no_trials: &NoTrials) -> Vec<RecordedSearch> {
     let (gallery, names) = (&parts.gallery, parts.names.as_slice());
     let queries = parts.queries.as_ref().unwrap_or(gallery);
     let enrolled: BTreeSet<u32> = gallery.labels.iter().copied().collect();
@@ -451,11 +453,11 @@ fn searches(parts: &Parts, found: &[Nearest], no_trials: &NoTrials) -> Vec<Searc
             .labels
             .get(row)
             .is_some_and(|l| enrolled.contains(l));
-        let search = |truth, neighbour: Option<Neighbour>| Search {
+        let search = |truth, neighbour: Option<NearestRow>| RecordedSearch {
             probe: queries.ids.get(row).cloned().unwrap_or_default(),
             label: label.clone(),
             truth,
-            found: neighbour.map(|neighbour| Found {
+            found: neighbour.map(|neighbour| RecordedMatch {
                 item: gallery.ids.get(neighbour.row).cloned().unwrap_or_default(),
                 label: gallery.label(neighbour.row, names).to_owned(),
                 score: neighbour.score,
@@ -466,12 +468,12 @@ fn searches(parts: &Parts, found: &[Nearest], no_trials: &NoTrials) -> Vec<Searc
         let top = nearest.top().map(|(neighbour, _)| neighbour);
         let alone = parts.queries.is_none() && nearest.same_label.is_none();
         if known && !alone && !no_trials.mated.contains(&row) {
-            searches.push(search(Truth::Mated, top));
+            searches.push(search(TrialKind::Mated, top));
         }
         if parts.queries.is_none() {
-            searches.push(search(Truth::LeftOut, nearest.other_label));
+            searches.push(search(TrialKind::LeftOut, nearest.other_label));
         } else if !known && !no_trials.strangers.contains(&row) {
-            searches.push(search(Truth::NeverEnrolled, top));
+            searches.push(search(TrialKind::NeverEnrolled, top));
         }
     }
     searches
@@ -482,7 +484,7 @@ struct MadeFrom<'a> {
     name: String,
     digest: String,
     remarks: Vec<String>,
-    unnamed: Option<&'a Unnamed>,
+    unnamed: Option<&'a UnnamedStrangers>,
 }
 
 fn point(
@@ -504,7 +506,7 @@ fn point(
     let choice = choose(target, recording.trials(), settings.seed)?;
     remarks.extend(settings.assured.strangers(unnamed, target)?);
     let held_out = cross_fit(target, recording.trials(), folds);
-    let plan = Plan {
+    let plan = PointPlan {
         created: now_rfc_3339(),
         target,
         seed: settings.seed,
@@ -529,7 +531,7 @@ fn point(
 }
 
 /// What each stranger finds beyond its best candidate, where that is not too much work.
-fn deep(parts: &Parts, no_trials: &NoTrials) -> Vec<Deep> {
+fn deep(parts: &Parts, no_trials: &NoTrials) -> Vec<CandidateList> {
     let (gallery, names) = (&parts.gallery, parts.names.as_slice());
     let queries = parts.queries.as_ref().unwrap_or(gallery);
     let enrolled: BTreeSet<u32> = gallery.labels.iter().copied().collect();

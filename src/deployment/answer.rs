@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::DeploymentError;
 use super::files::open_file;
 use crate::telemetry;
-use matchpoint_calibration::adjustment::{Adjuster, Compared};
+use matchpoint_calibration::adjustment::{Adjuster, ComparedPair};
 use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::operating_point::{Content, OperatingPoint};
@@ -242,7 +242,7 @@ impl Standing {
         let Some(best) = best else {
             return Ok(None);
         };
-        let compared = Compared {
+        let compared = ComparedPair {
             score: best.score,
             probe: probe.as_slice(),
             item: &best.vector,
@@ -254,7 +254,7 @@ impl Standing {
 
     fn adjusted(
         &self,
-        compared: &Compared<'_>,
+        compared: &ComparedPair<'_>,
         timings: &mut Timings,
     ) -> Result<Similarity, DeploymentError> {
         let Some(adjuster) = self.adjuster() else {
@@ -586,7 +586,7 @@ pub(super) fn compare(
         expected: vector.len(),
         found: query.dimension(),
     })?;
-    let compared = Compared {
+    let compared = ComparedPair {
         score,
         probe: query.as_slice(),
         item: vector,

@@ -13,13 +13,13 @@ use super::resets::Resets;
 use crate::journal::entry::{Label, LabelKind, Row, Sampling, Truth as SaidTruth};
 use crate::journal::read::{Reader, Selection};
 use matchpoint_calibration::decision::Decision;
-use matchpoint_calibration::monitoring::audit::{AcceptFeedback, AuditRow, Truth};
-use matchpoint_calibration::monitoring::course::{CoursePoint, course};
-use matchpoint_calibration::monitoring::drift::{Drift, Limits};
-use matchpoint_calibration::monitoring::groups::{Case, Match, groups};
-use matchpoint_calibration::monitoring::observed::{GallerySize, Seen};
+use matchpoint_calibration::monitoring::audit::{AcceptFeedback, AuditRow, SearchTruth};
+use matchpoint_calibration::monitoring::drift::{DriftAssessment, PromisedLimits};
+use matchpoint_calibration::monitoring::history::{HistoryPoint, course};
+use matchpoint_calibration::monitoring::observed::{AuditWindow, CalibratedSize};
+use matchpoint_calibration::monitoring::plain_sample::{Certifying, Recalibration};
+use matchpoint_calibration::monitoring::shared_causes::{BestMatch, Case, groups};
 use matchpoint_calibration::monitoring::strata::{Inclusion, Strata};
-use matchpoint_calibration::monitoring::thinning::{Certifying, Recalibration};
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::rates::Confidence;
 use matchpoint_gallery::Gallery;
@@ -111,24 +111,24 @@ pub(super) fn drift(
     point: &OperatingPoint,
     span: &Span<'_>,
     known: &Known<'_>,
-) -> Result<(Drift, Told), DeploymentError> {
+) -> Result<(DriftAssessment, Told), DeploymentError> {
     let told = Told::of(reader, point.id(), span.since_ms, known)?;
-    let seen = Seen {
+    let seen = AuditWindow {
         strata: span.strata,
         rows: &told.rows,
         unix_ms: &told.made_ms,
         lots: &told.lots,
         cases: &told.cases,
         feedback: told.feedback,
-        gallery: GallerySize {
+        gallery: CalibratedSize {
             items: known.items,
             valid_to: point.content().valid_to_items(),
         },
         raised: known.alarms.standing(told.labelling().earliest_ms),
         anew: span.anew,
     };
-    let limits = Limits::of(point, span.delta);
-    let mut drift = Drift::new(&seen, limits, Confidence::DISPLAY)?;
+    let limits = PromisedLimits::of(point, span.delta);
+    let mut drift = DriftAssessment::new(&seen, limits, Confidence::DISPLAY)?;
     if known.advise.is_some() {
         let from = drift.rise_began_at();
         let certifying = Certifying::of(point);
@@ -203,15 +203,15 @@ impl Told {
         };
         if accepted {
             match unasked {
-                Some(Truth::MatedRight) => self.feedback.right += 1,
-                Some(Truth::MatedWrong | Truth::NonMated) => self.feedback.wrong += 1,
+                Some(SearchTruth::MatedRight) => self.feedback.right += 1,
+                Some(SearchTruth::MatedWrong | SearchTruth::NonMated) => self.feedback.wrong += 1,
                 None => {}
             }
         }
     }
 
     /// How the rates came to what they are.
-    pub(super) fn course(&self, strata: &Strata) -> Result<Vec<CoursePoint>, DeploymentError> {
+    pub(super) fn course(&self, strata: &Strata) -> Result<Vec<HistoryPoint>, DeploymentError> {
         let confidence = Confidence::DISPLAY;
         Ok(course(strata, &self.rows, &self.made_ms, confidence)?)
     }
@@ -228,14 +228,14 @@ impl Told {
 }
 
 /// What groups of errors are told by.
-fn case(place: usize, row: Row, truth: Truth, gallery: &Gallery) -> Case {
-    let found = row.entry.best.map(|best| Match {
+fn case(place: usize, row: Row, truth: SearchTruth, gallery: &Gallery) -> Case {
+    let found = row.entry.best.map(|best| BestMatch {
         label: best.label,
         item: best.item,
     });
     let head = found.as_ref().and_then(|found| gallery.get(&found.item));
     let shown = row.label.and_then(|label| match label.truth {
-        SaidTruth::Mated { label } if truth != Truth::NonMated => Some(label),
+        SaidTruth::Mated { label } if truth != SearchTruth::NonMated => Some(label),
         SaidTruth::Stranger { name } => Some(name),
         SaidTruth::Mated { .. } | SaidTruth::NonMated | SaidTruth::Unusable => None,
     });
@@ -249,7 +249,7 @@ fn case(place: usize, row: Row, truth: Truth, gallery: &Gallery) -> Case {
     }
 }
 
-pub(super) fn drawn(row: &Row, accepted: bool, truth: Option<Truth>) -> Option<AuditRow> {
+pub(super) fn drawn(row: &Row, accepted: bool, truth: Option<SearchTruth>) -> Option<AuditRow> {
     let sampling = row.entry.sampling.filter(Sampling::sampled)?;
     Some(AuditRow {
         stratum: usize::from(sampling.stratum()),
@@ -260,17 +260,17 @@ pub(super) fn drawn(row: &Row, accepted: bool, truth: Option<Truth>) -> Option<A
 }
 
 /// `None` also where nobody can tell. Somebody who was enrolled after the decision was a stranger to it.
-fn truth(row: &Row, label: &Label, enrolments: &Enrolments) -> Option<Truth> {
+fn truth(row: &Row, label: &Label, enrolments: &Enrolments) -> Option<SearchTruth> {
     let best = row.entry.best.as_ref();
     match &label.truth {
         SaidTruth::Mated { label } if best.is_some_and(|best| best.label == *label) => {
-            Some(Truth::MatedRight)
+            Some(SearchTruth::MatedRight)
         }
         SaidTruth::Mated { label } if enrolments.at(label, row.entry.generation) == Some(false) => {
-            Some(Truth::NonMated)
+            Some(SearchTruth::NonMated)
         }
-        SaidTruth::Mated { .. } => Some(Truth::MatedWrong),
-        SaidTruth::NonMated | SaidTruth::Stranger { .. } => Some(Truth::NonMated),
+        SaidTruth::Mated { .. } => Some(SearchTruth::MatedWrong),
+        SaidTruth::NonMated | SaidTruth::Stranger { .. } => Some(SearchTruth::NonMated),
         SaidTruth::Unusable => None,
     }
 }

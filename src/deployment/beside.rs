@@ -19,7 +19,7 @@ use super::shadow_report::{Disagreement, Outcome, SHADOW_LATEST_MAX, ShadowAbout
 use super::{DeploymentError, LoadedModel, ProbeSource, Query, SearchOptions, Standing, Timings};
 use crate::journal::entry::DecisionId;
 use crate::telemetry;
-use matchpoint_calibration::monitoring::shadow::{Best, Pair, ShadowCounts, is_drawn};
+use matchpoint_calibration::monitoring::shadow::{Pair, ShadowCounts, ShadowMatch, is_drawn};
 use matchpoint_embed::caller::Caller;
 use matchpoint_embed::job::{JobKind, PoolWorker};
 use matchpoint_embed::pixels::ImageLimits;
@@ -397,11 +397,11 @@ impl Comparer {
         };
         let (live, known) = (&sample.live, &self.candidate.gallery);
         let best = match (live.label.as_str(), shadow.label.as_str()) {
-            ("", _) => Best::Nothing,
-            (label, _) if !known.has_label(label) => Best::Missing,
-            (_, "") => Best::Nothing,
-            (label, found) if label == found => Best::Same,
-            _ => Best::Other,
+            ("", _) => ShadowMatch::Nothing,
+            (label, _) if !known.has_label(label) => ShadowMatch::Missing,
+            (_, "") => ShadowMatch::Nothing,
+            (label, found) if label == found => ShadowMatch::Same,
+            _ => ShadowMatch::Other,
         };
         let pair = Pair {
             live: live.decision,
@@ -541,7 +541,7 @@ mod tests {
         let pair = Pair {
             live: Decision::Accept,
             shadow: Decision::Reject,
-            best: Best::Other,
+            best: ShadowMatch::Other,
         };
         let ids: Vec<DecisionId> = (0..SHADOW_LATEST_MAX + 5)
             .map(|_| DecisionId::fresh())

@@ -5,21 +5,21 @@ use super::clock::now_rfc_3339;
 use super::remedy::{self, Remedied, RemedyChoice};
 use super::{Deployment, DeploymentError, Gathered, IndexCheck};
 use matchpoint_calibration::CalibrationError;
-use matchpoint_calibration::analysis::strangers::Unnamed;
+use matchpoint_calibration::analysis::strangers::UnnamedStrangers;
 use matchpoint_calibration::growth::{Growth, ahead_of_growth};
 use matchpoint_calibration::likeness::{Alike, LabelsAlike, refuse_spellings};
 use matchpoint_calibration::operating_point::{
-    GrowthAllowed, HeldOutRates, IndexMisses, OperatingPoint, Plan,
+    GrowthAllowed, HeldOutRates, IndexMisses, OperatingPoint, PointPlan,
 };
-use matchpoint_calibration::policy::Target;
-use matchpoint_calibration::recording::Search;
+use matchpoint_calibration::policy::CalibrationTarget;
+use matchpoint_calibration::recording::RecordedSearch;
 use matchpoint_calibration::strangers;
 
 /// What to calibrate for.
 #[derive(Clone, Debug)]
 pub struct CalibrationSettings {
     /// What the threshold is to achieve.
-    pub target: Target,
+    pub target: CalibrationTarget,
     /// The seed of the draw of one probe for each label, and of the split into folds.
     pub seed: u64,
     /// The number of items that the gallery will grow to. Only with a target FAR.
@@ -69,7 +69,7 @@ impl Deployment {
         remarks.extend(taken_apart);
         remarks.extend(assured.strangers(gathered.unnamed.as_ref(), target)?);
         let trials = recording.trials();
-        let plan = Plan {
+        let plan = PointPlan {
             created: now_rfc_3339(),
             target,
             seed: settings.seed,
@@ -92,7 +92,7 @@ impl Deployment {
     ///
     /// # Errors
     /// More searches than vectors are kept for.
-    pub fn judged(&self, gathered: &Gathered) -> Result<Vec<Search>, DeploymentError> {
+    pub fn judged(&self, gathered: &Gathered) -> Result<Vec<RecordedSearch>, DeploymentError> {
         match self.standing().adjuster() {
             Some(adjuster) => remedy::adjusted(gathered, adjuster),
             None => Ok(gathered.searches.clone()),
@@ -117,7 +117,7 @@ impl Assured {
 
     /// Whether pictures that may show the same stranger count as one.
     #[must_use]
-    pub fn counts_once(self, unnamed: Option<&Unnamed>) -> bool {
+    pub fn counts_once(self, unnamed: Option<&UnnamedStrangers>) -> bool {
         unnamed.is_some() && !self.strangers_are_distinct
     }
 
@@ -127,10 +127,10 @@ impl Assured {
     /// They would carry a certificate, and nobody vouches for them.
     pub fn strangers(
         self,
-        unnamed: Option<&Unnamed>,
-        target: Target,
+        unnamed: Option<&UnnamedStrangers>,
+        target: CalibrationTarget,
     ) -> Result<Option<String>, CalibrationError> {
-        let Some(Unnamed {
+        let Some(UnnamedStrangers {
             pictures,
             strangers,
             ..
@@ -143,8 +143,8 @@ impl Assured {
                 "{pictures} pictures of strangers whom nobody named show as many different ones, as was said."
             )));
         }
-        if let Target::Far(_) = target {
-            return Err(strangers::Unnamed {
+        if let CalibrationTarget::Far(_) = target {
+            return Err(strangers::UnnamedRefused {
                 pictures: *pictures,
                 strangers: *strangers,
             }
@@ -170,7 +170,7 @@ impl CalibrationSettings {
     pub fn tightened(
         &self,
         items_now: u64,
-    ) -> Result<(Target, Option<GrowthAllowed>), CalibrationError> {
+    ) -> Result<(CalibrationTarget, Option<GrowthAllowed>), CalibrationError> {
         let Some(items) = self.grow_to_items.filter(|items| items_now < *items) else {
             return Ok((self.target, None));
         };
@@ -180,9 +180,13 @@ impl CalibrationSettings {
         };
         let tighten = |far| ahead_of_growth(far, growth);
         let (target, asked) = match self.target {
-            Target::Far(far) => (Target::Far(tighten(far)?), far),
-            Target::FarEstimated(far) => (Target::FarEstimated(tighten(far)?), far),
-            Target::Frr(_) | Target::EqualError | Target::Cost(_) => {
+            CalibrationTarget::Far(far) => (CalibrationTarget::Far(tighten(far)?), far),
+            CalibrationTarget::FarEstimated(far) => {
+                (CalibrationTarget::FarEstimated(tighten(far)?), far)
+            }
+            CalibrationTarget::Frr(_)
+            | CalibrationTarget::EqualError
+            | CalibrationTarget::Cost(_) => {
                 return Err(CalibrationError::GrowthWithoutTargetFar);
             }
         };

@@ -19,7 +19,7 @@ use crate::journal::entry::Source;
 use crate::telemetry;
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::canaries::{CanaryCounts, CanaryRate, CanaryRates};
-use matchpoint_calibration::monitoring::drift::Limits;
+use matchpoint_calibration::monitoring::drift::PromisedLimits;
 use matchpoint_embed::caller::Caller;
 
 /// What the first round under an operating point came to.
@@ -97,7 +97,7 @@ impl Deployment {
         let round = CanaryRound {
             operating_point: point.id().to_owned(),
             unix_ms: now_ms(),
-            rates: CanaryRates::new(&counts, Limits::of(point, delta)),
+            rates: CanaryRates::new(&counts, PromisedLimits::of(point, delta)),
             counts,
             changed,
             failed,

@@ -8,12 +8,12 @@ use sha2::{Digest, Sha256};
 
 use super::answer::{OTHERS_HITS, PROBE_HITS, index_misses, left_out};
 use super::{Deployment, DeploymentError, Hit, Probed};
-use matchpoint_calibration::analysis::Deep;
+use matchpoint_calibration::analysis::CandidateList;
 use matchpoint_calibration::analysis::copies::{NearCopy, near_copies, near_copy_from};
 use matchpoint_calibration::analysis::embeddings::Embeddings;
-use matchpoint_calibration::analysis::strangers::{StrangerRow, Unnamed};
+use matchpoint_calibration::analysis::strangers::{StrangerRow, UnnamedStrangers};
 use matchpoint_calibration::likeness::{Alike, alike};
-use matchpoint_calibration::recording::{Found, Search, Truth};
+use matchpoint_calibration::recording::{RecordedMatch, RecordedSearch, TrialKind};
 use matchpoint_gallery::item::ItemHead;
 use matchpoint_gallery::view::{GalleryView, Probe};
 use matchpoint_vector::Embedding;
@@ -40,10 +40,10 @@ pub struct Gathered {
     /// Whether what only an analysis needs is kept.
     keeps_material: bool,
     /// The searches, one or two for each query.
-    pub searches: Vec<Search>,
+    pub searches: Vec<RecordedSearch>,
     /// For each non-mated search, by probe, what it found without its own label, best first: it
     /// tells what a smaller gallery would have found.
-    near: BTreeMap<String, Deep>,
+    near: BTreeMap<String, CandidateList>,
     /// The queries with their vectors, of unit length; the first of them, where there are many.
     pub queries: Vec<(LabelledQuery, Arc<[f32]>)>,
     /// Mated queries with their label among the five nearest items.
@@ -57,7 +57,7 @@ pub struct Gathered {
     /// Queries of strangers that are nearly one vector with that of another stranger.
     pub near_copies: Vec<NearCopied>,
     /// What pictures of strangers are worth whom nobody named.
-    pub unnamed: Option<Unnamed>,
+    pub unnamed: Option<UnnamedStrangers>,
     /// Strangers whose queries were not held against each other: there are too many.
     pub not_compared: u64,
     /// The similarity from which one vector is nearly another.
@@ -202,7 +202,7 @@ impl Gathered {
     #[must_use]
     pub fn alike(&self) -> Vec<Alike> {
         let strangers = self.searches.iter();
-        let strangers = strangers.filter(|search| search.truth == Truth::NeverEnrolled);
+        let strangers = strangers.filter(|search| search.truth == TrialKind::NeverEnrolled);
         alike(
             strangers.map(|search| search.label.as_str()),
             self.labels.iter().map(String::as_str),
@@ -211,7 +211,7 @@ impl Gathered {
 
     /// What non-mated searches found beyond their best candidates.
     #[must_use]
-    pub fn deep(&self) -> Vec<Deep> {
+    pub fn deep(&self) -> Vec<CandidateList> {
         self.near.values().cloned().collect()
     }
 
@@ -248,7 +248,7 @@ impl Gathered {
         let copied: BTreeSet<&str> = copied.map(|copy| copy.query.as_str()).collect();
         self.searches.retain(|search| {
             let probe = search.probe.as_str();
-            let found_itself = search.truth == Truth::Mated && copied.contains(probe);
+            let found_itself = search.truth == TrialKind::Mated && copied.contains(probe);
             !repeated.contains(probe) && !found_itself
         });
         self.near
@@ -263,7 +263,7 @@ impl Gathered {
                 vector: &one.vector,
             })
             .collect();
-        self.unnamed = Unnamed::find(&rows, &self.searches)?;
+        self.unnamed = UnnamedStrangers::find(&rows, &self.searches)?;
         Ok(())
     }
 
@@ -335,7 +335,7 @@ impl Gathered {
             conditions,
         } = query;
 
-        let search = |truth, found: Option<&Hit>| Search {
+        let search = |truth, found: Option<&Hit>| RecordedSearch {
             probe: id.clone(),
             label: label.clone(),
             truth,
@@ -360,14 +360,14 @@ impl Gathered {
         if enrolled {
             let matches = |hit: &Hit| hit.item.label == label;
             self.in_top_5 += usize::from(probed.hits.iter().any(matches));
-            self.searches.push(search(Truth::Mated, top));
+            self.searches.push(search(TrialKind::Mated, top));
         } else {
-            self.searches.push(search(Truth::NeverEnrolled, top));
+            self.searches.push(search(TrialKind::NeverEnrolled, top));
         }
         if let Some(others) = others {
             if enrolled {
                 let best = others.first();
-                self.searches.push(search(Truth::LeftOut, best));
+                self.searches.push(search(TrialKind::LeftOut, best));
             }
             let candidates = others
                 .into_iter()
@@ -399,8 +399,8 @@ fn digest(vector: Option<&[f32]>) -> Option<[u8; 32]> {
     Some(hash.finalize().into())
 }
 
-fn found_in(hit: &Hit) -> Found {
-    Found {
+fn found_in(hit: &Hit) -> RecordedMatch {
+    RecordedMatch {
         item: hit.item.id.clone(),
         label: hit.item.label.clone(),
         score: hit.score,
@@ -496,7 +496,9 @@ fn add_items(
         gathered.add(query, probed);
         if !mated {
             // Alone under its label, it has nothing to find: that is no mated search.
-            let own = |search: &Search| search.truth == Truth::Mated && search.probe == head.id;
+            let own = |search: &RecordedSearch| {
+                search.truth == TrialKind::Mated && search.probe == head.id
+            };
             if let Some(at) = gathered.searches.iter().rposition(own) {
                 gathered.searches.remove(at);
             }

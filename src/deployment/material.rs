@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{DeploymentError, Gathered};
-use matchpoint_calibration::analysis::Set;
+use matchpoint_calibration::analysis::EmbeddedSet;
 use matchpoint_calibration::analysis::embeddings::Embeddings;
 
 /// A gallery and queries whose labels share their indices.
@@ -12,9 +12,9 @@ pub struct MaterialSets {
     /// The names of the labels, by index.
     pub names: Vec<String>,
     /// The items, in the order of their ids.
-    pub gallery: Set,
+    pub gallery: EmbeddedSet,
     /// The queries; `None` where the gallery searched for itself, or their vectors were not kept.
-    pub queries: Option<Set>,
+    pub queries: Option<EmbeddedSet>,
 }
 
 /// One row of a set: id, label, conditions, vector of unit length.
@@ -68,7 +68,7 @@ pub fn material_sets(gathered: &Gathered) -> Result<MaterialSets, DeploymentErro
     })
 }
 
-fn set(rows: &[Row<'_>], names: &[String]) -> Result<Set, DeploymentError> {
+fn set(rows: &[Row<'_>], names: &[String]) -> Result<EmbeddedSet, DeploymentError> {
     let dimension = rows.first().map_or(1, |(.., vector)| vector.len());
     let mut vectors = Vec::with_capacity(rows.len() * dimension);
     let mut labels = Vec::with_capacity(rows.len());
@@ -77,7 +77,7 @@ fn set(rows: &[Row<'_>], names: &[String]) -> Result<Set, DeploymentError> {
         let index = names.binary_search_by(|name| name.as_str().cmp(label));
         labels.push(u32::try_from(index.unwrap_or_default()).unwrap_or(u32::MAX));
     }
-    Ok(Set {
+    Ok(EmbeddedSet {
         ids: rows.iter().map(|(id, ..)| (*id).to_owned()).collect(),
         conditions: rows
             .iter()

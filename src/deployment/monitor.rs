@@ -29,7 +29,7 @@ use crate::journal::{Journal, Losses, Options, Retention};
 use crate::telemetry;
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::audit::AuditedRate;
-use matchpoint_calibration::monitoring::drift::{Drift, Limit};
+use matchpoint_calibration::monitoring::drift::{DriftAssessment, Limit};
 use matchpoint_calibration::monitoring::mixture::Classes;
 use matchpoint_calibration::monitoring::sequential::EProcess;
 use matchpoint_calibration::monitoring::strata::Strata;
@@ -460,7 +460,7 @@ impl Watcher {
         });
     }
 
-    fn keep_alarms(&self, alarms: &Alarms, drift: &Drift, labelling: Labelling) {
+    fn keep_alarms(&self, alarms: &Alarms, drift: &DriftAssessment, labelling: Labelling) {
         let raised = [drift.far_evidence, drift.frr_evidence]
             .map(|found| found.is_some_and(|found| found.alarm_at.is_some()));
         let seen = alarms.seen(raised, labelling.earliest_ms, now_ms());
@@ -498,7 +498,7 @@ impl Watcher {
     }
 }
 
-fn show(deployment: &str, point: &str, drift: &Drift, labelling: Labelling) {
+fn show(deployment: &str, point: &str, drift: &DriftAssessment, labelling: Labelling) {
     let gauges = |rate, found: Option<AuditedRate>| telemetry::AuditedRateGauges {
         rate,
         interval: found.map(|found| [found.estimate, found.lower, found.upper]),

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{DeploymentError, Gathered};
 use matchpoint_calibration::CalibrationError;
-use matchpoint_calibration::adjustment::{Adjuster, Compared};
+use matchpoint_calibration::adjustment::{Adjuster, ComparedPair};
 use matchpoint_calibration::analysis::remedies::{plan, remedy_trial};
 use matchpoint_calibration::analysis::remedy::{Remedy, RemedyTrial};
 use matchpoint_calibration::analysis::remedy_comparison::{self, compare};
 use matchpoint_calibration::cohort::Cohort;
 use matchpoint_calibration::held_out::{Folds, HeldOut, cross_fit};
-use matchpoint_calibration::policy::{Choice, Target, choose};
-use matchpoint_calibration::recording::{Recording, Search, Truth};
+use matchpoint_calibration::policy::{CalibrationTarget, Choice, choose};
+use matchpoint_calibration::recording::{RecordedSearch, Recording, TrialKind};
 use matchpoint_gallery::item::ItemHead;
 
 /// What is to be done about labels that one threshold treats unequally.
@@ -44,7 +44,7 @@ pub(super) struct Remedied {
 pub(super) fn remedied(
     gathered: &Gathered,
     remedy: &RemedyChoice,
-    target: Target,
+    target: CalibrationTarget,
     seed: u64,
 ) -> Result<Remedied, DeploymentError> {
     let searches = gathered.searches.clone();
@@ -79,7 +79,7 @@ pub(super) fn remedied(
 pub(super) fn adjusted(
     gathered: &Gathered,
     adjuster: &Adjuster,
-) -> Result<Vec<Search>, DeploymentError> {
+) -> Result<Vec<RecordedSearch>, DeploymentError> {
     Vectors::of(gathered).adjust(gathered.searches.clone(), adjuster)
 }
 
@@ -104,7 +104,10 @@ impl<'a> Vectors<'a> {
     }
 
     /// The probe and what it found; `None` where it found nothing.
-    fn compared<'b>(&'b self, search: &'b Search) -> Result<Option<Compared<'b>>, DeploymentError> {
+    fn compared<'b>(
+        &'b self,
+        search: &'b RecordedSearch,
+    ) -> Result<Option<ComparedPair<'b>>, DeploymentError> {
         let Some(found) = &search.found else {
             return Ok(None);
         };
@@ -129,20 +132,20 @@ impl<'a> Vectors<'a> {
                 ),
             });
         };
-        Ok(Some(Compared {
+        Ok(Some(ComparedPair {
             score: found.score,
             probe,
             item,
             label: Some(&head.label),
-            left_out: (search.truth == Truth::LeftOut).then_some(search.label.as_str()),
+            left_out: (search.truth == TrialKind::LeftOut).then_some(search.label.as_str()),
         }))
     }
 
     fn adjust(
         &self,
-        mut searches: Vec<Search>,
+        mut searches: Vec<RecordedSearch>,
         adjuster: &Adjuster,
-    ) -> Result<Vec<Search>, DeploymentError> {
+    ) -> Result<Vec<RecordedSearch>, DeploymentError> {
         for search in &mut searches {
             let held = match self.compared(search)? {
                 Some(compared) => Some(adjuster.held(&compared)?),
@@ -165,21 +168,25 @@ impl<'a> Vectors<'a> {
 /// Everything that a remedy is fitted to.
 struct Bench<'a> {
     vectors: Vectors<'a>,
-    searches: &'a [Search],
-    target: Target,
+    searches: &'a [RecordedSearch],
+    target: CalibrationTarget,
     seed: u64,
 }
 
 impl Bench<'_> {
     fn chosen(
         &self,
-        searches: Vec<Search>,
+        searches: Vec<RecordedSearch>,
         adjuster: Option<Adjuster>,
     ) -> Result<Remedied, DeploymentError> {
         chosen(searches, adjuster, self.target, self.seed)
     }
 
-    fn by(&self, remedy: Remedy, searches: Vec<Search>) -> Result<Remedied, DeploymentError> {
+    fn by(
+        &self,
+        remedy: Remedy,
+        searches: Vec<RecordedSearch>,
+    ) -> Result<Remedied, DeploymentError> {
         let cohort = self.vectors.cohort(self.seed)?;
         let Some(how) = remedy.normalisation(cohort.members()) else {
             return self.chosen(searches, None);
@@ -194,7 +201,7 @@ impl Bench<'_> {
         let all = Recording::new(self.searches.to_vec())?;
         let halves = Folds::new(2, self.seed)?;
         let half_of = halves.of_labels(all.trials());
-        let (choosing, setting): (Vec<&Search>, Vec<&Search>) = self
+        let (choosing, setting): (Vec<&RecordedSearch>, Vec<&RecordedSearch>) = self
             .searches
             .iter()
             .partition(|search| half_of.get(search.label.as_str()) == Some(&0));
@@ -210,7 +217,7 @@ impl Bench<'_> {
             problem: format!("cannot be measured: {cause}; or name one, or none"),
         })?;
         let set_aside: BTreeSet<String> = choosing.iter().map(|s| s.label.clone()).collect();
-        let setting: Vec<Search> = setting.into_iter().cloned().collect();
+        let setting: Vec<RecordedSearch> = setting.into_iter().cloned().collect();
         let preferred = preferred(&compared.remedies);
         let labels = set_aside.len();
         let (mut done, remark) = match preferred {
@@ -238,9 +245,9 @@ impl Bench<'_> {
 
 /// The threshold for searches whose scores are what they will be.
 fn chosen(
-    searches: Vec<Search>,
+    searches: Vec<RecordedSearch>,
     adjuster: Option<Adjuster>,
-    target: Target,
+    target: CalibrationTarget,
     seed: u64,
 ) -> Result<Remedied, DeploymentError> {
     let recording = Recording::new(searches)?;
@@ -256,8 +263,10 @@ fn chosen(
 }
 
 /// The preferred remedy that leaves the worst labels best off.
-fn preferred(remedies: &[remedy_comparison::Compared]) -> Option<&remedy_comparison::Compared> {
-    let worst = |one: &remedy_comparison::Compared| {
+fn preferred(
+    remedies: &[remedy_comparison::RemedyOutcome],
+) -> Option<&remedy_comparison::RemedyOutcome> {
+    let worst = |one: &remedy_comparison::RemedyOutcome| {
         let labels = one.measured.worst_labels.as_ref();
         labels.map_or(f64::INFINITY, |labels| labels.mean_of_worst_tenth)
     };

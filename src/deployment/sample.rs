@@ -11,8 +11,8 @@ use super::{DeploymentError, Folder};
 use crate::journal::entry::{DecisionId, Row, Truth as SaidTruth};
 use crate::journal::read::Reader;
 use matchpoint_calibration::decision::Decision;
-use matchpoint_calibration::monitoring::audit::Truth;
-use matchpoint_calibration::monitoring::thinning::{Drawn, plain_sample};
+use matchpoint_calibration::monitoring::audit::SearchTruth;
+use matchpoint_calibration::monitoring::plain_sample::{Drawn, plain_sample};
 
 /// What a decision's query showed, as somebody said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +92,7 @@ fn labelled(row: &Row) -> Option<(Drawn, Option<SaidTruth>)> {
     let said = row.label.as_ref().map(|label| label.truth.clone());
     let said = said.filter(|truth| *truth != SaidTruth::Unusable);
     // Only whether there is one counts here: which of the labels is enrolled the calibration sees.
-    let truth = said.as_ref().map(|_| Truth::NonMated);
+    let truth = said.as_ref().map(|_| SearchTruth::NonMated);
     let row_of_audit = drawn(row, row.entry.decision == Decision::Accept, truth)?;
     let drawn = Drawn {
         row: row_of_audit,

@@ -6,8 +6,8 @@ use super::clock::now_ms;
 use super::resets::{RESETS_MAX, Reset, Resets, keep};
 use super::{Deployment, DeploymentError};
 use crate::journal::entry::TEXT_BYTES_MAX;
-use matchpoint_calibration::monitoring::course::CoursePoint;
-use matchpoint_calibration::monitoring::drift::Drift;
+use matchpoint_calibration::monitoring::drift::DriftAssessment;
+use matchpoint_calibration::monitoring::history::HistoryPoint;
 use matchpoint_calibration::operating_point::OperatingPoint;
 
 /// How an operating point does in service.
@@ -16,9 +16,9 @@ pub struct InService {
     /// The operating point.
     pub point: OperatingPoint,
     /// What is known of it, since it decides or since the latest reset.
-    pub drift: Drift,
+    pub drift: DriftAssessment,
     /// How its rates came to what they are.
-    pub course: Vec<CoursePoint>,
+    pub course: Vec<HistoryPoint>,
     /// When and why its evidence was begun anew, the earliest first.
     pub resets: Vec<Reset>,
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::answer::{Hit, Standing};
 use crate::journal::entry::{DecisionId, Truth};
 use matchpoint_calibration::decision::Decision;
-use matchpoint_calibration::monitoring::shadow::{Best, ShadowCounts};
+use matchpoint_calibration::monitoring::shadow::{ShadowCounts, ShadowMatch};
 use matchpoint_vector::Similarity;
 
 /// The latest disagreements that are kept to be looked at.
@@ -48,7 +48,7 @@ pub struct Disagreement {
     /// What the candidate would have answered.
     pub shadow: Outcome,
     /// Which label each found.
-    pub best: Best,
+    pub best: ShadowMatch,
 }
 
 /// The candidate.

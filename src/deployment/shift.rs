@@ -172,7 +172,7 @@ mod tests {
     use crate::journal::totals::{Count, Total, TotalKey};
     use matchpoint_calibration::decision::{Decision, Threshold};
     use matchpoint_calibration::monitoring::strata::Strata;
-    use matchpoint_calibration::recording::{Found, Recording, Search, Truth};
+    use matchpoint_calibration::recording::{RecordedMatch, RecordedSearch, Recording, TrialKind};
     use matchpoint_vector::Similarity;
 
     fn told<const STRATA: usize>(counts: [u64; STRATA]) -> Committed {
@@ -221,11 +221,11 @@ mod tests {
     }
     #[test]
     fn scores_are_held_against_those_of_the_calibration_from_the_first_window_on() {
-        let search = |(truth, score, number): (Truth, f32, u32)| Search {
+        let search = |(truth, score, number): (TrialKind, f32, u32)| RecordedSearch {
             probe: format!("{truth:?} {number}"),
             label: format!("{truth:?} {number}"),
             truth,
-            found: Some(Found {
+            found: Some(RecordedMatch {
                 item: "item".to_owned(),
                 label: "label".to_owned(),
                 score: Similarity::new(score).unwrap(),
@@ -236,8 +236,8 @@ mod tests {
         // Mated searches score .9 or .6, strangers .1 or .4.
         let searches = (0..40).flat_map(|number| {
             let (near, far) = if number < 10 { (0.6, 0.4) } else { (0.9, 0.1) };
-            let mated = (Truth::Mated, near, number);
-            [mated, (Truth::NeverEnrolled, far, number)].map(search)
+            let mated = (TrialKind::Mated, near, number);
+            [mated, (TrialKind::NeverEnrolled, far, number)].map(search)
         });
         let recording = Recording::new(searches.collect()).unwrap();
         let (strata, half) = (Strata::usual(), Threshold::new(0.5).unwrap());

@@ -17,7 +17,7 @@ use matchpoint_calibration::cost::{CostModel, Costs};
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::evidence::Prior;
 use matchpoint_calibration::operating_point::{OperatingPoint, Policy};
-use matchpoint_calibration::policy::Target;
+use matchpoint_calibration::policy::CalibrationTarget;
 use matchpoint_calibration::rates::Rate;
 use matchpoint_calibration::recording::Flip;
 use matchpoint_client::proto;
@@ -339,22 +339,22 @@ pub(super) fn calibration_settings(
         Some(Message::TargetFar(far)) => {
             let far = TargetFar::new(*far, confidence).map_err(refused)?;
             if settings.estimated {
-                Target::FarEstimated(far)
+                CalibrationTarget::FarEstimated(far)
             } else {
-                Target::Far(far)
+                CalibrationTarget::Far(far)
             }
         }
         Some(Message::TargetFrr(frr)) => {
-            Target::Frr(TargetFrr::new(*frr, confidence).map_err(refused)?)
+            CalibrationTarget::Frr(TargetFrr::new(*frr, confidence).map_err(refused)?)
         }
-        Some(Message::EqualError(true)) => Target::EqualError,
+        Some(Message::EqualError(true)) => CalibrationTarget::EqualError,
         Some(Message::Cost(cost)) => {
             let costs = Costs {
                 false_accept: cost.false_accept,
                 false_reject: cost.false_reject,
                 prior_mated: Prior::new(cost.prior_mated).map_err(refused)?,
             };
-            Target::Cost(CostModel::new(costs).map_err(refused)?)
+            CalibrationTarget::Cost(CostModel::new(costs).map_err(refused)?)
         }
         Some(Message::EqualError(false)) | None => {
             return Err(invalid(
@@ -362,14 +362,17 @@ pub(super) fn calibration_settings(
             ));
         }
     };
-    let has_far = matches!(target, Target::Far(_) | Target::FarEstimated(_));
+    let has_far = matches!(
+        target,
+        CalibrationTarget::Far(_) | CalibrationTarget::FarEstimated(_)
+    );
     if 0 < settings.grow_to_items && !has_far {
         return Err(refused(CalibrationError::GrowthWithoutTargetFar));
     }
     if settings.estimated && !has_far {
         return Err(invalid("estimated goes with target_far only"));
     }
-    if settings.gallery_as_queries && matches!(target, Target::Frr(_)) {
+    if settings.gallery_as_queries && matches!(target, CalibrationTarget::Frr(_)) {
         return Err(invalid(MUTUAL_MATES));
     }
     Ok(CalibrationSettings {

@@ -2,12 +2,14 @@
 
 use crate::deployment::{InService, Reset};
 use matchpoint_calibration::monitoring::audit::{AuditedRate as Rate, AuditedRates};
-use matchpoint_calibration::monitoring::course::CoursePoint;
 use matchpoint_calibration::monitoring::cusum::Onset;
-use matchpoint_calibration::monitoring::drift::{Finding as Found, Limit, Subject, Verdict as How};
-use matchpoint_calibration::monitoring::groups::Group;
-use matchpoint_calibration::monitoring::sequential::{EProcess, Side};
-use matchpoint_calibration::monitoring::thinning::Recalibration as Needs;
+use matchpoint_calibration::monitoring::drift::{
+    DriftVerdict as How, Finding as Found, FindingSubject, Limit,
+};
+use matchpoint_calibration::monitoring::history::HistoryPoint;
+use matchpoint_calibration::monitoring::plain_sample::Recalibration as Needs;
+use matchpoint_calibration::monitoring::sequential::{EProcess, ErrorSide};
+use matchpoint_calibration::monitoring::shared_causes::SharedCause;
 use matchpoint_client::proto::{
     AuditedRate, DriftReset, ErrorGroup, Evidence, Finding, GetDriftResponse, RatesAt,
     Recalibration, Verdict,
@@ -83,8 +85,8 @@ fn finding(finding: Found) -> Finding {
     }
 }
 
-fn name(side: Side) -> String {
-    Subject::of(side).as_str().to_owned()
+fn name(side: ErrorSide) -> String {
+    FindingSubject::of(side).as_str().to_owned()
 }
 
 fn recalibration(found: Needs) -> Recalibration {
@@ -98,7 +100,7 @@ fn recalibration(found: Needs) -> Recalibration {
     }
 }
 
-fn group(found: Group) -> ErrorGroup {
+fn group(found: SharedCause) -> ErrorGroup {
     ErrorGroup {
         rate: name(found.side),
         column: found.column.unwrap_or_default(),
@@ -112,7 +114,7 @@ fn group(found: Group) -> ErrorGroup {
     }
 }
 
-fn point_of_course(point: CoursePoint) -> RatesAt {
+fn point_of_course(point: HistoryPoint) -> RatesAt {
     RatesAt {
         unix_milliseconds: point.unix_ms.cast_signed(),
         far: point.far.map(rate),

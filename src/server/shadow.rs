@@ -11,7 +11,7 @@ use super::status::from_error;
 use crate::deployment::{
     Deployment, DeploymentError, Models, Outcome, SHADOW_LATEST_MAX, ShadowAbout, ShadowReport,
 };
-use matchpoint_calibration::monitoring::shadow::Best;
+use matchpoint_calibration::monitoring::shadow::ShadowMatch;
 use matchpoint_client::proto::{
     GetShadowRequest, GetShadowResponse, ReloadShadowRequest, ReloadShadowResponse, ShadowBest,
     ShadowCount, ShadowDisagreement, ShadowInfo, ShadowOutcome, ShadowSkipped,
@@ -205,11 +205,11 @@ fn outcome(of: Outcome) -> ShadowOutcome {
     }
 }
 
-fn best(best: Best) -> ShadowBest {
+fn best(best: ShadowMatch) -> ShadowBest {
     match best {
-        Best::Same => ShadowBest::Same,
-        Best::Other => ShadowBest::Other,
-        Best::Missing => ShadowBest::Missing,
-        Best::Nothing => ShadowBest::Nothing,
+        ShadowMatch::Same => ShadowBest::Same,
+        ShadowMatch::Other => ShadowBest::Other,
+        ShadowMatch::Missing => ShadowBest::Missing,
+        ShadowMatch::Nothing => ShadowBest::Nothing,
     }
 }

@@ -16,7 +16,7 @@ use std::hint::black_box;
 use std::process::Command;
 use std::time::Instant;
 
-use matchpoint_calibration::adjustment::{Adjuster, Compared};
+use matchpoint_calibration::adjustment::{Adjuster, ComparedPair};
 use matchpoint_calibration::analysis::consistency::Band;
 use matchpoint_calibration::analysis::embeddings::Embeddings;
 use matchpoint_calibration::analysis::nearest::nearest;
@@ -61,7 +61,7 @@ fn normalised(dimension: usize) {
     let [probe, item] = [0, 1].map(|more| set.row(Cohort::MEMBERS_MAX + more).unwrap());
     let how = Remedy::AsNorm.normalisation(cohort.members()).unwrap();
     let adjuster = Adjuster::normalising(how, cohort).unwrap();
-    let compared = Compared {
+    let compared = ComparedPair {
         score: Similarity::between(probe, item).unwrap(),
         probe,
         item,

@@ -41,7 +41,7 @@ impl Adjustment {
 
 /// A comparison of a probe with an item, with all that an adjustment may look at.
 #[derive(Clone, Copy, Debug)]
-pub struct Compared<'a> {
+pub struct ComparedPair<'a> {
     /// Their similarity.
     pub score: Similarity,
     /// The probe's vector, of unit length.
@@ -93,7 +93,7 @@ impl Adjuster {
     ///
     /// # Errors
     /// Refuses vectors of another dimension than the cohort's, and where no member is left.
-    pub fn held(&self, compared: &Compared<'_>) -> Result<Similarity, CalibrationError> {
+    pub fn held(&self, compared: &ComparedPair<'_>) -> Result<Similarity, CalibrationError> {
         match (&self.adjustment, &self.cohort) {
             (Adjustment::Normalised { how, .. }, Some(cohort)) => {
                 let without: Vec<&str> = compared
@@ -114,15 +114,15 @@ impl Adjuster {
 
 #[cfg(test)]
 mod tests {
-    use super::super::normalise::Side;
+    use super::super::normalise::StatisticsSide;
     use super::*;
 
     fn score(value: f32) -> Similarity {
         Similarity::new(value).unwrap()
     }
 
-    fn compared<'a>(probe: &'a [f32], item: &'a [f32]) -> Compared<'a> {
-        Compared {
+    fn compared<'a>(probe: &'a [f32], item: &'a [f32]) -> ComparedPair<'a> {
+        ComparedPair {
             score: Similarity::between(probe, item).unwrap(),
             probe,
             item,
@@ -136,7 +136,7 @@ mod tests {
         let rows = [("1", "ash", [1.0, 0.0]), ("2", "beech", [0.8, 0.6])];
         let items = rows.iter().map(|(id, label, row)| (*id, *label, &row[..]));
         let cohort = Cohort::drawn(items, 0).unwrap();
-        let how = Normalisation::new(Side::Item, None, 0.1).unwrap();
+        let how = Normalisation::new(StatisticsSide::Item, None, 0.1).unwrap();
         let adjuster = Adjuster::normalising(how, cohort).unwrap();
         let probe = [0.6, 0.8];
         // As similar to the probe as each other, and one is in the midst of the cohort.
@@ -145,12 +145,12 @@ mod tests {
         assert!((score(0.8).get() - compared(&probe, &[0.96, 0.28]).score.get()).abs() < 1e-6);
         assert!(near < far);
         // A mate in the cohort takes no part.
-        let mate = Compared {
+        let mate = ComparedPair {
             label: Some("ash"),
             ..compared(&probe, &[0.96, 0.28])
         };
         assert_ne!(adjuster.held(&mate).unwrap(), near);
-        let without = Compared {
+        let without = ComparedPair {
             left_out: Some("beech"),
             ..mate
         };
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_record_is_read_back() {
-        let how = Normalisation::new(Side::Both, None, 0.001).unwrap();
+        let how = Normalisation::new(StatisticsSide::Both, None, 0.001).unwrap();
         let adjustment = Adjustment::Normalised {
             how,
             cohort: "00".into(),

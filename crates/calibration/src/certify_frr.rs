@@ -22,7 +22,7 @@ use matchpoint_vector::Similarity;
 /// The promise that is asked for: FRR per search, misidentifications included, at or below `frr`,
 /// with a chance of at least `confidence` over the draw of the calibration trials.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Fields", into = "Fields")]
+#[serde(try_from = "TargetFrrFields", into = "TargetFrrFields")]
 pub struct TargetFrr {
     /// The binomial question is the same as for FAR, asked about missed mates.
     missed: TargetFar,
@@ -30,20 +30,20 @@ pub struct TargetFrr {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Fields {
+struct TargetFrrFields {
     frr: f64,
     confidence: f64,
 }
 
-impl TryFrom<Fields> for TargetFrr {
+impl TryFrom<TargetFrrFields> for TargetFrr {
     type Error = CalibrationError;
 
-    fn try_from(raw: Fields) -> Result<Self, CalibrationError> {
+    fn try_from(raw: TargetFrrFields) -> Result<Self, CalibrationError> {
         Self::new(raw.frr, raw.confidence)
     }
 }
 
-impl From<TargetFrr> for Fields {
+impl From<TargetFrr> for TargetFrrFields {
     fn from(target: TargetFrr) -> Self {
         Self {
             frr: target.frr(),

@@ -22,7 +22,7 @@ pub struct Cohort {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Head {
+struct CohortHead {
     format: u64,
     dimension: usize,
     labels: Vec<String>,
@@ -65,7 +65,7 @@ impl Cohort {
         let (head, values) = end
             .and_then(|end| bytes.split_at_checked(end))
             .ok_or_else(|| damaged("it has no first line"))?;
-        let head: Head =
+        let head: CohortHead =
             serde_json::from_slice(head).map_err(|cause| damaged(&cause.to_string()))?;
         if head.format != FORMAT {
             return Err(CalibrationError::UnknownFormat {
@@ -97,7 +97,7 @@ impl Cohort {
     /// # Errors
     /// None in practice: every field has a JSON form.
     pub fn to_bytes(&self) -> Result<Vec<u8>, CalibrationError> {
-        let head = Head {
+        let head = CohortHead {
             format: FORMAT,
             dimension: self.members.first().map_or(0, Embedding::dimension),
             labels: self.labels.clone(),
@@ -186,12 +186,17 @@ fn lot(seed: u64, id: &str) -> [u8; 32] {
 mod tests {
     use std::num::NonZeroU32;
 
-    use super::super::normalise::Side;
+    use super::super::normalise::StatisticsSide;
     use super::*;
 
     fn by(nearest: Option<u32>) -> Normalisation {
         let nearest = nearest.and_then(NonZeroU32::new);
-        Normalisation::new(Side::Both, nearest, Normalisation::DEVIATION_FLOOR).unwrap()
+        Normalisation::new(
+            StatisticsSide::Both,
+            nearest,
+            Normalisation::DEVIATION_FLOOR,
+        )
+        .unwrap()
     }
 
     fn of(rows: &[(&str, &str, [f32; 2])]) -> Result<Cohort, CalibrationError> {

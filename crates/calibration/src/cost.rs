@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::CalibrationError;
 use super::binomial::real;
 use super::decision::Threshold;
-use super::evidence::{Evidence, LlrScale, Prior};
+use super::evidence::{LlrScale, Prior, ScoreEvidence};
 use super::rates::recorded;
-use super::sweep::{ErrorRates, Sweep};
+use super::sweep::{ErrorRates, ThresholdSweep};
 use super::trials::Trials;
 use matchpoint_vector::Similarity;
 
@@ -132,9 +132,9 @@ pub struct CostOutcome {
 /// # Errors
 /// Refuses where there are no mated searches with a right candidate, or no strangers with any.
 pub fn cheapest(trials: &Trials, model: CostModel) -> Result<CostOutcome, CalibrationError> {
-    let sweep = Sweep::of(trials);
+    let sweep = ThresholdSweep::of(trials);
     let wide = |scores: &[Similarity]| scores.iter().map(|s| f64::from(s.get())).collect();
-    let scores = Evidence::new(wide(sweep.right()), wide(sweep.strangers()))?;
+    let scores = ScoreEvidence::new(wide(sweep.right()), wide(sweep.strangers()))?;
     let scale = LlrScale::fit(&scores, Prior::EVEN);
     let found = |scores: &[Similarity], of: u64| (real(scores.len() as u64) / real(of)).ln();
     let reach = found(sweep.right(), sweep.mated()) - found(sweep.strangers(), sweep.non_mated());
@@ -322,7 +322,7 @@ mod tests {
             let trials = trials(&mated, &strangers);
             let costs = model(cost, 1.0, prior);
             let Ok(found) = cheapest(&trials, costs) else { return Ok(()) };
-            let sweep = Sweep::of(&trials);
+            let sweep = ThresholdSweep::of(&trials);
             for threshold in sweep.thresholds() {
                 let dcf = costs.dcf(sweep.rates(threshold).unwrap());
                 prop_assert!(found.dcf_min <= dcf + 1e-9);

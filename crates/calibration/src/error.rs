@@ -2,7 +2,7 @@
 
 use super::likeness::LabelsAlike;
 use super::refusal::{FrrRefused, Mismatch, Overlap, Underpowered};
-use super::strangers::Unnamed;
+use super::strangers::UnnamedRefused;
 
 /// Why a calibration, or the reading of one, did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -132,7 +132,7 @@ pub enum CalibrationError {
     Overlap(#[from] Overlap),
     /// Strangers whom nobody named carry no certificate.
     #[error(transparent)]
-    Unnamed(#[from] Unnamed),
+    Unnamed(#[from] UnnamedRefused),
     /// One label under two spellings.
     #[error(transparent)]
     Alike(#[from] LabelsAlike),

@@ -134,7 +134,7 @@ pub fn trade_off(trials: &Trials) -> Vec<TradeOff> {
 
 /// Scores of the best candidates, counted in bins of equal width.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Scores {
+pub struct ScoreCounts {
     /// The low end of the first bin.
     pub lower: f64,
     /// The high end of the last bin.
@@ -147,7 +147,7 @@ pub struct Scores {
 
 /// Counts the scores of the best candidates. `None` where no search found anything.
 #[must_use]
-pub fn histogram(trials: &Trials, bins: usize) -> Option<Scores> {
+pub fn histogram(trials: &Trials, bins: usize) -> Option<ScoreCounts> {
     let wide = |score: Similarity| f64::from(score.get());
     let mated = || {
         trials
@@ -182,7 +182,7 @@ pub fn histogram(trials: &Trials, bins: usize) -> Option<Scores> {
         }
         counts
     };
-    Some(Scores {
+    Some(ScoreCounts {
         lower,
         upper: lower + width * real(bins as u64),
         mated: count(&mut mated()),

@@ -59,7 +59,7 @@ impl TryFrom<f64> for Prior {
 
 /// Scores or log-likelihood ratios of both kinds. Finite, at least one of each.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Evidence {
+pub struct ScoreEvidence {
     mated: Vec<f64>,
     non_mated: Vec<f64>,
 }
@@ -68,7 +68,7 @@ pub struct Evidence {
 /// small enough to be summed.
 const LLR_MAX: f64 = 1e6;
 
-impl Evidence {
+impl ScoreEvidence {
     /// Takes the values of mated and of non-mated searches. Values beyond +-1e6 are clamped.
     ///
     /// # Errors
@@ -129,15 +129,15 @@ impl Evidence {
     }
 
     /// Blocks of ascending values within which the share of mated searches is best taken as one.
-    fn pooled(&self) -> Vec<Block> {
+    fn pooled(&self) -> Vec<IsotonicBlock> {
         let mated = self.mated.iter().map(|&value| (value, 1, 0));
         let non_mated = self.non_mated.iter().map(|&value| (value, 0, 1));
         let mut values: Vec<(f64, u64, u64)> = mated.chain(non_mated).collect();
         values.sort_by(|a, b| (a.0 + 0.0).total_cmp(&(b.0 + 0.0)));
-        let mut blocks: Vec<Block> = Vec::new();
+        let mut blocks: Vec<IsotonicBlock> = Vec::new();
         // Equal values cannot be told apart, so they start as one block.
         for tied in values.chunk_by(|a, b| a.0 >= b.0) {
-            let mut block = Block {
+            let mut block = IsotonicBlock {
                 mated: tied.iter().map(|value| value.1).sum(),
                 non_mated: tied.iter().map(|value| value.2).sum(),
             };
@@ -151,12 +151,12 @@ impl Evidence {
     }
 }
 
-struct Block {
+struct IsotonicBlock {
     mated: u64,
     non_mated: u64,
 }
 
-impl Block {
+impl IsotonicBlock {
     /// Whether the share of mated searches is below that of `other`; in whole numbers.
     fn below(&self, other: &Self) -> bool {
         u128::from(self.mated) * u128::from(other.non_mated)
@@ -184,8 +184,8 @@ const STEPS_MAX: usize = 100;
 impl LlrScale {
     /// Fits by logistic regression, both kinds weighted so that they count as at `prior`.
     #[must_use]
-    pub fn fit(scores: &Evidence, prior: Prior) -> Self {
-        let points = Points::of(scores, prior);
+    pub fn fit(scores: &ScoreEvidence, prior: Prior) -> Self {
+        let points = WeightedScores::of(scores, prior);
         let (mut at, mut loss) = ((0.0, 0.0), points.loss((0.0, 0.0)));
         for _ in 0..STEPS_MAX {
             let step = points.newton_step(at);
@@ -241,7 +241,7 @@ impl LlrScale {
 }
 
 /// Weighted, standardised scores.
-struct Points {
+struct WeightedScores {
     /// (score in standard deviations from the mean, 1 for mated and 0 for not, weight).
     points: Vec<(f64, f64, f64)>,
     mean: f64,
@@ -249,8 +249,8 @@ struct Points {
     ridge: f64,
 }
 
-impl Points {
-    fn of(scores: &Evidence, prior: Prior) -> Self {
+impl WeightedScores {
+    fn of(scores: &ScoreEvidence, prior: Prior) -> Self {
         let weight = |share: f64, values: &[f64]| share / real(values.len() as u64);
         let mated = weight(prior.get(), &scores.mated);
         let non_mated = weight(1.0 - prior.get(), &scores.non_mated);
@@ -349,8 +349,8 @@ mod tests {
             .collect()
     }
 
-    fn evidence(mated: &[f64], non_mated: &[f64]) -> Evidence {
-        Evidence::new(mated.to_vec(), non_mated.to_vec()).unwrap()
+    fn evidence(mated: &[f64], non_mated: &[f64]) -> ScoreEvidence {
+        ScoreEvidence::new(mated.to_vec(), non_mated.to_vec()).unwrap()
     }
 
     fn close(found: f64, expected: f64, tolerance: f64) {
@@ -386,9 +386,9 @@ mod tests {
             1e-15,
         );
         assert!(evidence(&[f64::NEG_INFINITY], &[0.0]).cllr().is_finite());
-        assert!(Evidence::new(vec![], vec![1.0]).is_err());
-        assert!(Evidence::new(vec![1.0], vec![]).is_err());
-        assert!(Evidence::new(vec![1.0], vec![f64::NAN]).is_err());
+        assert!(ScoreEvidence::new(vec![], vec![1.0]).is_err());
+        assert!(ScoreEvidence::new(vec![1.0], vec![]).is_err());
+        assert!(ScoreEvidence::new(vec![1.0], vec![f64::NAN]).is_err());
     }
 
     #[test]

@@ -91,7 +91,7 @@ fn scaled(rate: f64, times: f64) -> f64 {
 
 /// One item that a search found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Candidate<'a> {
+pub struct RankedItem<'a> {
     /// Its similarity to the probe.
     pub score: Similarity,
     /// Its label.
@@ -100,18 +100,18 @@ pub struct Candidate<'a> {
 
 /// A non-mated search with its best candidates.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stranger<'a> {
+pub struct StrangerSearch<'a> {
     /// The label of the probe.
     pub label: &'a str,
     /// The best candidates, as many as the depth of the searches, or fewer where no more exist.
-    pub candidates: Vec<Candidate<'a>>,
+    pub candidates: Vec<RankedItem<'a>>,
 }
 
 /// Non-mated searches of a whole gallery, from which those of its parts follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeepSearches<'a> {
     /// The searches.
-    pub strangers: Vec<Stranger<'a>>,
+    pub strangers: Vec<StrangerSearch<'a>>,
     /// Candidates asked for in each search. With 64, a part of a tenth of the gallery misses all
     /// of them in 0.1 % of the draws; smaller parts are bounded from both sides.
     pub depth: usize,
@@ -174,7 +174,7 @@ impl DeepSearches<'_> {
         let mut by_label: BTreeMap<&str, (f64, u64)> = BTreeMap::new();
         let (mut sum, mut at_most, mut exact) = (0.0, 0.0, true);
         for stranger in &self.strangers {
-            let part = Part { whole, size };
+            let part = RandomPart { whole, size };
             let accepting = accepting(&stranger.candidates, threshold);
             let chance = part.chance_of_any(match unit {
                 Unit::Items => accepting.items,
@@ -229,12 +229,12 @@ impl DeepSearches<'_> {
 
 /// A random draw of `size` out of `whole`, without replacement.
 #[derive(Clone, Copy)]
-struct Part {
+struct RandomPart {
     whole: u64,
     size: u64,
 }
 
-impl Part {
+impl RandomPart {
     /// The probability that at least one of `marked` is drawn.
     fn chance_of_any(self, marked: u64) -> f64 {
         let none: f64 = (0..marked.min(self.whole))
@@ -252,7 +252,7 @@ struct Accepting {
     labels: u64,
 }
 
-fn accepting(candidates: &[Candidate<'_>], threshold: Threshold) -> Accepting {
+fn accepting(candidates: &[RankedItem<'_>], threshold: Threshold) -> Accepting {
     let accepted = || {
         candidates
             .iter()
@@ -284,12 +284,12 @@ mod tests {
     const LABELS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 
     /// A gallery of the scores of one probe: item i has label i / `items_each`.
-    fn stranger<'a>(label: &'a str, scores: &[f32], items_each: usize) -> Stranger<'a> {
-        let candidates = scores.iter().enumerate().map(|(i, &value)| Candidate {
+    fn stranger<'a>(label: &'a str, scores: &[f32], items_each: usize) -> StrangerSearch<'a> {
+        let candidates = scores.iter().enumerate().map(|(i, &value)| RankedItem {
             score: score(value),
             label: LABELS[i / items_each],
         });
-        Stranger {
+        StrangerSearch {
             label,
             candidates: candidates.collect(),
         }
@@ -342,7 +342,12 @@ mod tests {
     }
 
     /// Every part of the gallery, one by one.
-    fn enumerated(strangers: &[Stranger<'_>], threshold: Threshold, size: u32, by: Unit) -> f64 {
+    fn enumerated(
+        strangers: &[StrangerSearch<'_>],
+        threshold: Threshold,
+        size: u32,
+        by: Unit,
+    ) -> f64 {
         let (mut accepted, mut searches) = (0_u32, 0_u32);
         for part in (0_u32..64).filter(|part| part.count_ones() == size) {
             for stranger in strangers {
@@ -455,7 +460,7 @@ mod tests {
         const ITEMS: u64 = 10_000;
         let rate = 1e-4;
         let mean_of_parts = |size| {
-            let part = Part { whole: ITEMS, size };
+            let part = RandomPart { whole: ITEMS, size };
             (0..60)
                 .map(|count| {
                     let below = if count == 0 {

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::CalibrationError;
 use super::decision::{Decision, Threshold};
-use super::policy::{Target, choose};
+use super::policy::{CalibrationTarget, choose};
 use super::rates::{Confidence, Rate};
 use super::refusal::Overlap;
 use super::trials::Trials;
@@ -117,7 +117,7 @@ impl HeldOut {
 /// that refuses abstains for that part, which is an answer and not an error. Draws of one probe
 /// for each label use the seed of the split.
 #[must_use]
-pub fn cross_fit(target: Target, trials: &Trials, folds: Folds) -> HeldOut {
+pub fn cross_fit(target: CalibrationTarget, trials: &Trials, folds: Folds) -> HeldOut {
     let fold_of = folds.of_labels(trials);
     let used: BTreeSet<u32> = fold_of.values().copied().collect();
     let mut judged = Judged::default();
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn every_search_is_judged_once_by_labels_other_than_its_own() {
         let trials = trials(100, 60, 3);
-        let target = Target::FarEstimated(TargetFar::new(0.1, 0.9).unwrap());
+        let target = CalibrationTarget::FarEstimated(TargetFar::new(0.1, 0.9).unwrap());
         let found = cross_fit(target, &trials, folds(Folds::COUNT_DEFAULT, 3));
         assert_eq!((found.abstained(), found.folds.len()), (0, 5));
         let (far, frr) = (found.far.unwrap(), found.frr.unwrap());
@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn too_few_labels_to_hold_any_out_is_an_answer() {
         // All 30 labels can certify 0.1 at 90 %, which takes 22; four in five of 26 cannot.
-        let target = Target::Far(TargetFar::new(0.1, 0.9).unwrap());
+        let target = CalibrationTarget::Far(TargetFar::new(0.1, 0.9).unwrap());
         let enough = cross_fit(target, &trials(0, 30, 1), folds(5, 0));
         assert_eq!((enough.abstained(), enough.frr), (0, None));
         let few = trials(0, 26, 1);

@@ -95,7 +95,7 @@ pub struct PairStatistics {
 /// Whose statistics a score is normalised by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Side {
+pub enum StatisticsSide {
     /// Of the item: Z-norm.
     Item,
     /// Of the probe: T-norm.
@@ -104,7 +104,7 @@ pub enum Side {
     Both,
 }
 
-impl Side {
+impl StatisticsSide {
     /// The score that is held against a threshold on this scale, in (-1, 1).
     ///
     /// For one pair of statistics it never falls as the similarity rises. Across pairs the order
@@ -139,7 +139,7 @@ impl Side {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "UncheckedNormalisation")]
 pub struct Normalisation {
-    side: Side,
+    side: StatisticsSide,
     nearest: Option<NonZeroU32>,
     deviation_floor: f64,
 }
@@ -147,7 +147,7 @@ pub struct Normalisation {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct UncheckedNormalisation {
-    side: Side,
+    side: StatisticsSide,
     nearest: Option<NonZeroU32>,
     deviation_floor: f64,
 }
@@ -173,7 +173,7 @@ impl Normalisation {
     /// # Errors
     /// Refuses a floor outside [1e-6, 1].
     pub fn new(
-        side: Side,
+        side: StatisticsSide,
         nearest: Option<NonZeroU32>,
         deviation_floor: f64,
     ) -> Result<Self, CalibrationError> {
@@ -191,7 +191,7 @@ impl Normalisation {
 
     /// Whose statistics are used.
     #[must_use]
-    pub fn side(self) -> Side {
+    pub fn side(self) -> StatisticsSide {
         self.side
     }
 
@@ -236,10 +236,10 @@ impl Normalisation {
     #[must_use]
     pub fn name(self) -> &'static str {
         match (self.side, self.nearest) {
-            (Side::Item, _) => "Z-norm",
-            (Side::Probe, _) => "T-norm",
-            (Side::Both, None) => "S-norm",
-            (Side::Both, Some(_)) => "AS-norm",
+            (StatisticsSide::Item, _) => "Z-norm",
+            (StatisticsSide::Probe, _) => "T-norm",
+            (StatisticsSide::Both, None) => "S-norm",
+            (StatisticsSide::Both, Some(_)) => "AS-norm",
         }
     }
 
@@ -264,7 +264,7 @@ mod tests {
         values.iter().copied().map(score).collect()
     }
 
-    fn by(side: Side, nearest: Option<u32>) -> Normalisation {
+    fn by(side: StatisticsSide, nearest: Option<u32>) -> Normalisation {
         let nearest = nearest.map(|count| NonZeroU32::new(count).unwrap());
         Normalisation::new(side, nearest, Normalisation::DEVIATION_FLOOR).unwrap()
     }
@@ -282,10 +282,10 @@ mod tests {
         let item = [0.1, 0.2, 0.3, 0.15, 0.05];
         let probe = [0.05, 0.1, 0.2, 0.25, 0.3];
         for (side, nearest, expected) in [
-            (Side::Item, None, 5.114_896_105),
-            (Side::Probe, None, 4.528_976_475),
-            (Side::Both, None, 4.821_936_29),
-            (Side::Both, Some(3), 7.360_111_332),
+            (StatisticsSide::Item, None, 5.114_896_105),
+            (StatisticsSide::Probe, None, 4.528_976_475),
+            (StatisticsSide::Both, None, 4.821_936_29),
+            (StatisticsSide::Both, Some(3), 7.360_111_332),
         ] {
             let way = by(side, nearest);
             let statistics = pair(way, &item, &probe);
@@ -316,17 +316,17 @@ mod tests {
         // 0.6 itself has no f32: what rounding adds is taken off again, by the slope.
         let excess = f64::from(0.6_f32) - 0.6;
         for (side, pair, expected) in [
-            (Side::Item, all, 5.114_896_105),
-            (Side::Probe, all, 4.528_976_475),
-            (Side::Both, all, 4.821_936_29),
-            (Side::Both, top, 7.360_111_332),
+            (StatisticsSide::Item, all, 5.114_896_105),
+            (StatisticsSide::Probe, all, 4.528_976_475),
+            (StatisticsSide::Both, all, 4.821_936_29),
+            (StatisticsSide::Both, top, 7.360_111_332),
         ] {
             let per_item = 1.0 / pair.item.deviation();
             let per_probe = 1.0 / pair.probe.deviation();
             let slope = match side {
-                Side::Item => per_item,
-                Side::Probe => per_probe,
-                Side::Both => f64::midpoint(per_item, per_probe),
+                StatisticsSide::Item => per_item,
+                StatisticsSide::Probe => per_probe,
+                StatisticsSide::Both => f64::midpoint(per_item, per_probe),
             };
             let found = side.exact(score(0.6), pair) - slope * excess;
             assert!((found - expected).abs() < 1e-9, "{found} is not {expected}");
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn an_empty_cohort_is_refused_and_one_without_spread_has_the_floor() {
-        let way = by(Side::Both, None);
+        let way = by(StatisticsSide::Both, None);
         let refused = way.statistics(vec![]).unwrap_err().to_string();
         assert!(refused.contains("cohort"), "{refused}");
         for flat in [vec![0.25; 9], vec![1.0]] {
@@ -350,7 +350,7 @@ mod tests {
     #[test]
     fn what_is_no_number_or_out_of_range_is_refused() {
         for floor in [0.0, -1.0, 1.1, f64::NAN, f64::INFINITY] {
-            assert!(Normalisation::new(Side::Both, None, floor).is_err());
+            assert!(Normalisation::new(StatisticsSide::Both, None, floor).is_err());
         }
         for (mean, deviation) in [(2.0, 0.1), (0.0, 0.0), (f64::NAN, 0.1), (0.0, f64::NAN)] {
             assert!(CohortStatistics::new(mean, deviation).is_err());
@@ -367,7 +367,7 @@ mod tests {
 
     #[test]
     fn however_far_above_its_cohort_a_score_stays_in_range() {
-        let narrow = Normalisation::new(Side::Both, None, 1e-6).unwrap();
+        let narrow = Normalisation::new(StatisticsSide::Both, None, 1e-6).unwrap();
         let lowest = narrow.normalise(score(-1.0), pair(narrow, &[1.0], &[1.0]));
         let highest = narrow.normalise(score(1.0), pair(narrow, &[-1.0], &[-1.0]));
         assert!((-1.0..-0.999_9).contains(&lowest.get()));
@@ -383,7 +383,7 @@ mod tests {
             a in -1.0_f32..=1.0, b in -1.0_f32..=1.0, nearest in prop::option::of(1_u32..20)
         ) {
             let (low, high) = if a <= b { (a, b) } else { (b, a) };
-            for side in [Side::Item, Side::Probe, Side::Both] {
+            for side in [StatisticsSide::Item, StatisticsSide::Probe, StatisticsSide::Both] {
                 let way = by(side, nearest);
                 let pair = pair(way, &cohort, &cohort[..cohort.len().div_ceil(2)]);
                 let low = way.normalise(score(low), pair);
@@ -397,7 +397,7 @@ mod tests {
             cohort in prop::collection::vec(-1.0_f32..=1.0, 1..30),
             nearest in prop::option::of(1_u32..20)
         ) {
-            let way = by(Side::Both, nearest);
+            let way = by(StatisticsSide::Both, nearest);
             let forward = way.statistics(scores(&cohort)).unwrap();
             let mut reversed = scores(&cohort);
             reversed.reverse();

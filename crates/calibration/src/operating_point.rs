@@ -14,10 +14,10 @@ use super::decision::Threshold;
 use super::estimate::FarEstimate;
 use super::evaluate::{Errors, TradeOff, evaluate, trade_off};
 use super::held_out::HeldOut;
-use super::policy::{Basis, Choice, EqualError, Standing, Target, choose};
+use super::policy::{CalibrationTarget, Choice, ChoiceBasis, EqualErrorPoint, Strength, choose};
 use super::rates::{Confidence, Rate, recorded};
-use super::refusal::{Difference, Mismatch};
-use super::trials::{StrangerOrigin, Tally, Trials, hex};
+use super::refusal::{BindingDifference, Mismatch};
+use super::trials::{SearchTally, StrangerOrigin, Trials, hex};
 
 /// The format of the JSON that is written.
 const FORMAT: u64 = 1;
@@ -51,10 +51,10 @@ pub struct Content {
     pub promise: Option<Promise>,
     /// What the threshold rests on where the policy is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub evidence: Option<Evidence>,
+    pub evidence: Option<ThresholdEvidence>,
 
     /// What was measured at the threshold.
-    pub measured: Measured,
+    pub measured: MeasuredRates,
     /// How many trials there were.
     pub trials: TrialCounts,
     /// The seed of the draw of one probe for each label.
@@ -81,7 +81,7 @@ pub struct Content {
     pub index_check: Option<IndexMisses>,
     /// FAR and FRR on all trials along the thresholds, ascending, thinned out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub curve: Vec<CurvePoint>,
+    pub curve: Vec<RatePoint>,
 }
 
 impl Content {
@@ -90,7 +90,7 @@ impl Content {
     pub fn target_far(&self) -> Option<TargetFar> {
         match (&self.promise, &self.evidence) {
             (Some(promise), _) => Some(promise.target),
-            (None, Some(Evidence::FarEstimated(estimate))) => Some(estimate.target),
+            (None, Some(ThresholdEvidence::FarEstimated(estimate))) => Some(estimate.target),
             (None, _) => None,
         }
     }
@@ -100,7 +100,7 @@ impl Content {
     pub fn far_bound(&self) -> Option<f64> {
         match (&self.promise, &self.evidence) {
             (Some(promise), _) => Some(promise.far_bound),
-            (None, Some(Evidence::FarEstimated(estimate))) => Some(estimate.far_upper),
+            (None, Some(ThresholdEvidence::FarEstimated(estimate))) => Some(estimate.far_upper),
             (None, _) => None,
         }
     }
@@ -109,7 +109,7 @@ impl Content {
     #[must_use]
     pub fn frr_certificate(&self) -> Option<&FrrCertificate> {
         match &self.evidence {
-            Some(Evidence::Frr(certificate)) => Some(certificate),
+            Some(ThresholdEvidence::Frr(certificate)) => Some(certificate),
             _ => None,
         }
     }
@@ -147,20 +147,20 @@ impl Content {
                     at(target.confidence())
                 )
             }
-            (None, Some(Evidence::FarEstimated(estimate))) => format!(
+            (None, Some(ThresholdEvidence::FarEstimated(estimate))) => format!(
                 "aims at, and does not promise, FAR <= {} per search, by an estimated bound at {} confidence",
                 percent(estimate.target.far()),
                 at(estimate.target.confidence())
             ),
-            (None, Some(Evidence::Frr(certificate))) => format!(
+            (None, Some(ThresholdEvidence::Frr(certificate))) => format!(
                 "promises FRR <= {} per search, at {} confidence; nothing about FAR",
                 percent(certificate.target.frr()),
                 at(certificate.target.confidence())
             ),
-            (None, Some(Evidence::EqualError(_))) => {
+            (None, Some(ThresholdEvidence::EqualError(_))) => {
                 "aims at FAR = FRR, and promises nothing".to_owned()
             }
-            (None, Some(Evidence::Cost { model, .. })) => {
+            (None, Some(ThresholdEvidence::Cost { model, .. })) => {
                 let costs = model.costs();
                 format!(
                     "aims at the lowest cost (false accept {}, false reject {}, {} of searches mated), and promises nothing",
@@ -177,13 +177,13 @@ impl Content {
 /// What a threshold rests on, other than the certificate of a target FAR.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Evidence {
+pub enum ThresholdEvidence {
     /// The approximate bound on FAR.
     FarEstimated(FarEstimate),
     /// The exact bound on FRR.
     Frr(FrrCertificate),
     /// Where the error rates cross.
-    EqualError(EqualError),
+    EqualError(EqualErrorPoint),
     /// The lowest cost.
     Cost {
         /// What errors cost.
@@ -247,7 +247,7 @@ pub struct IndexMisses {
 /// One point of the trade-off between the two error rates.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct CurvePoint {
+pub struct RatePoint {
     /// Accept at or above this score.
     pub threshold: Threshold,
     /// FAR over all non-mated searches; `None` without any.
@@ -295,12 +295,12 @@ impl Policy {
 
     fn of(choice: &Choice) -> Self {
         match (choice.target, choice.standing) {
-            (Target::Far(_), Standing::Certified) => Self::TargetFarCertified,
-            (Target::Far(_), Standing::Estimated) => Self::TargetFarLeftOut,
-            (Target::FarEstimated(_), _) => Self::TargetFarEstimated,
-            (Target::Frr(_), _) => Self::TargetFrrCertified,
-            (Target::EqualError, _) => Self::EqualError,
-            (Target::Cost(_), _) => Self::MinimumCost,
+            (CalibrationTarget::Far(_), Strength::Certified) => Self::TargetFarCertified,
+            (CalibrationTarget::Far(_), Strength::Estimated) => Self::TargetFarLeftOut,
+            (CalibrationTarget::FarEstimated(_), _) => Self::TargetFarEstimated,
+            (CalibrationTarget::Frr(_), _) => Self::TargetFrrCertified,
+            (CalibrationTarget::EqualError, _) => Self::EqualError,
+            (CalibrationTarget::Cost(_), _) => Self::MinimumCost,
         }
     }
 }
@@ -325,7 +325,7 @@ pub struct Promise {
 /// descriptive, the promise is what holds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Measured {
+pub struct MeasuredRates {
     /// FAR over all non-mated probes.
     pub far: Option<Rate>,
     /// FRR; `None` where there were no mated searches.
@@ -341,11 +341,11 @@ pub struct Measured {
 #[serde(deny_unknown_fields)]
 pub struct TrialCounts {
     /// Probes of enrolled labels.
-    pub mated: Tally,
+    pub mated: SearchTally,
     /// Strangers that were never enrolled.
-    pub never_enrolled: Tally,
+    pub never_enrolled: SearchTally,
     /// Enrolled labels, searched with their own items masked.
-    pub left_out: Tally,
+    pub left_out: SearchTally,
 }
 
 /// What a threshold is valid for.
@@ -388,11 +388,11 @@ impl fmt::Display for Metric {
 
 /// A calibration to be made: everything but the trials.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Plan {
+pub struct PointPlan {
     /// The time, RFC 3339.
     pub created: String,
     /// What to promise, or to aim at.
-    pub target: Target,
+    pub target: CalibrationTarget,
     /// The seed of the draw of one probe for each label.
     pub seed: u64,
     /// What was searched, with what.
@@ -417,7 +417,7 @@ impl OperatingPoint {
     /// # Errors
     /// As [`choose`]: above all where the trials are too few for the target; and
     /// [`CalibrationError::EmptyGallery`] where nothing was enrolled.
-    pub fn calibrated(trials: &Trials, plan: Plan) -> Result<Self, CalibrationError> {
+    pub fn calibrated(trials: &Trials, plan: PointPlan) -> Result<Self, CalibrationError> {
         let choice = choose(plan.target, trials, plan.seed)?;
         Self::chosen(&choice, trials, plan)
     }
@@ -427,7 +427,11 @@ impl OperatingPoint {
     ///
     /// # Errors
     /// [`CalibrationError::EmptyGallery`] where nothing was enrolled.
-    pub fn chosen(choice: &Choice, trials: &Trials, plan: Plan) -> Result<Self, CalibrationError> {
+    pub fn chosen(
+        choice: &Choice,
+        trials: &Trials,
+        plan: PointPlan,
+    ) -> Result<Self, CalibrationError> {
         if plan.binding.gallery_items == 0 {
             return Err(CalibrationError::EmptyGallery);
         }
@@ -449,7 +453,7 @@ impl OperatingPoint {
             threshold: choice.threshold,
             promise,
             evidence,
-            measured: Measured {
+            measured: MeasuredRates {
                 far,
                 frr,
                 misidentification,
@@ -485,7 +489,7 @@ impl OperatingPoint {
             let (bytes, limit) = (json.len(), RECORD_BYTES_MAX);
             return Err(CalibrationError::RecordTooLarge { bytes, limit });
         }
-        let head: Head = serde_json::from_slice(json).map_err(CalibrationError::NotARecord)?;
+        let head: PointHead = serde_json::from_slice(json).map_err(CalibrationError::NotARecord)?;
         if head.format != FORMAT {
             let (found, supported) = (head.format, FORMAT);
             return Err(CalibrationError::UnknownFormat { found, supported });
@@ -493,7 +497,7 @@ impl OperatingPoint {
         if head.content.pointer("/adjustment/groups").is_some() {
             return Err(CalibrationError::ThresholdsByGroup);
         }
-        let file: File = serde_json::from_slice(json).map_err(CalibrationError::NotARecord)?;
+        let file: PointFile = serde_json::from_slice(json).map_err(CalibrationError::NotARecord)?;
         let sealed = Self::seal(file.content)?;
         if sealed.id != file.id {
             return Err(CalibrationError::Altered {
@@ -509,7 +513,7 @@ impl OperatingPoint {
     /// # Errors
     /// None in practice: every field has a JSON form.
     pub fn to_json(&self) -> Result<String, CalibrationError> {
-        let file = FileRef {
+        let file = PointFileRef {
             format: FORMAT,
             id: &self.id,
             content: &self.content,
@@ -563,10 +567,10 @@ impl OperatingPoint {
                 &served.metric.to_string(),
             ),
         ];
-        let differences: Vec<Difference> = pairs
+        let differences: Vec<BindingDifference> = pairs
             .into_iter()
             .filter(|(_, calibrated, served)| calibrated != served)
-            .map(|(what, calibrated, served)| Difference {
+            .map(|(what, calibrated, served)| BindingDifference {
                 what,
                 calibrated: calibrated.clone(),
                 served: served.clone(),
@@ -596,9 +600,9 @@ impl OperatingPoint {
 }
 
 /// What stands behind a choice, as it is recorded.
-fn grounds(choice: &Choice) -> (Option<Promise>, Option<Evidence>) {
+fn grounds(choice: &Choice) -> (Option<Promise>, Option<ThresholdEvidence>) {
     match choice.basis {
-        Basis::Far(certificate) => {
+        ChoiceBasis::Far(certificate) => {
             let promise = Promise {
                 target: certificate.target,
                 far_bound: certificate.far_bound,
@@ -608,27 +612,32 @@ fn grounds(choice: &Choice) -> (Option<Promise>, Option<Evidence>) {
             };
             (Some(promise), None)
         }
-        Basis::FarEstimated(estimate) => (None, Some(Evidence::FarEstimated(estimate))),
-        Basis::Frr(certificate) => (None, Some(Evidence::Frr(certificate))),
-        Basis::EqualError(crossing) => (None, Some(Evidence::EqualError(crossing))),
-        Basis::Cost(outcome) => match choice.target {
-            Target::Cost(model) => (None, Some(Evidence::Cost { model, outcome })),
-            // The basis of a cost is made for no other target.
-            Target::Far(_) | Target::FarEstimated(_) | Target::Frr(_) | Target::EqualError => {
-                (None, None)
+        ChoiceBasis::FarEstimated(estimate) => {
+            (None, Some(ThresholdEvidence::FarEstimated(estimate)))
+        }
+        ChoiceBasis::Frr(certificate) => (None, Some(ThresholdEvidence::Frr(certificate))),
+        ChoiceBasis::EqualError(crossing) => (None, Some(ThresholdEvidence::EqualError(crossing))),
+        ChoiceBasis::Cost(outcome) => match choice.target {
+            CalibrationTarget::Cost(model) => {
+                (None, Some(ThresholdEvidence::Cost { model, outcome }))
             }
+            // The basis of a cost is made for no other target.
+            CalibrationTarget::Far(_)
+            | CalibrationTarget::FarEstimated(_)
+            | CalibrationTarget::Frr(_)
+            | CalibrationTarget::EqualError => (None, None),
         },
     }
 }
 
 /// Every few points of a curve, and the last.
-fn thinned(curve: &[TradeOff]) -> Vec<CurvePoint> {
+fn thinned(curve: &[TradeOff]) -> Vec<RatePoint> {
     let step = curve.len().div_ceil(CURVE_POINTS_MAX - 1).max(1);
     let last = curve
         .last()
         .filter(|_| !(curve.len() - 1).is_multiple_of(step));
     let kept = curve.iter().step_by(step).chain(last);
-    kept.map(|point| CurvePoint {
+    kept.map(|point| RatePoint {
         threshold: point.threshold,
         far: point.far.map(recorded),
         frr: point.frr.map(recorded),
@@ -664,7 +673,7 @@ fn assumptions(
         ),
     });
     all.push("Model, preprocessing and index are those of the binding.".to_owned());
-    if 0 < counts.left_out.labels && !matches!(choice.target, Target::Frr(_)) {
+    if 0 < counts.left_out.labels && !matches!(choice.target, CalibrationTarget::Frr(_)) {
         all.push(format!(
             "{} of the stranger labels are enrolled and were searched with their own items \
              masked. They were counted as independent, which they are not quite: two labels that \
@@ -687,7 +696,7 @@ fn percent(share: f64) -> String {
 }
 
 #[derive(Deserialize)]
-struct Head {
+struct PointHead {
     format: u64,
     #[serde(default)]
     content: serde_json::Value,
@@ -695,7 +704,7 @@ struct Head {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct PointFile {
     #[serde(rename = "format")]
     _format: u64,
     id: String,
@@ -703,7 +712,7 @@ struct File {
 }
 
 #[derive(Serialize)]
-struct FileRef<'a> {
+struct PointFileRef<'a> {
     format: u64,
     id: &'a str,
     content: &'a Content,
@@ -740,10 +749,10 @@ mod tests {
         }
     }
 
-    fn plan(far: f64) -> Plan {
-        Plan {
+    fn plan(far: f64) -> PointPlan {
+        PointPlan {
             created: "2026-01-02T03:04:05Z".into(),
-            target: Target::Far(TargetFar::new(far, 0.9).unwrap()),
+            target: CalibrationTarget::Far(TargetFar::new(far, 0.9).unwrap()),
             seed: u64::MAX,
             binding: binding(),
             software: "matchpoint 0.1.0".into(),
@@ -791,14 +800,14 @@ mod tests {
         assert!(promise.far_bound <= 0.1);
         assert_eq!(
             content.trials.mated,
-            Tally {
+            SearchTally {
                 searches: 30,
                 labels: 10
             }
         );
         assert_eq!(
             content.trials.never_enrolled,
-            Tally {
+            SearchTally {
                 searches: 60,
                 labels: 30
             }
@@ -939,14 +948,14 @@ mod tests {
             prior_mated: Prior::new(0.37).unwrap(),
         };
         let targets = [
-            Target::Far(far),
-            Target::FarEstimated(far),
-            Target::Frr(frr),
-            Target::EqualError,
-            Target::Cost(CostModel::new(costs).unwrap()),
+            CalibrationTarget::Far(far),
+            CalibrationTarget::FarEstimated(far),
+            CalibrationTarget::Frr(frr),
+            CalibrationTarget::EqualError,
+            CalibrationTarget::Cost(CostModel::new(costs).unwrap()),
         ];
         for target in targets {
-            let plan = Plan {
+            let plan = PointPlan {
                 target,
                 ..plan(0.3)
             };
@@ -973,9 +982,9 @@ mod tests {
                 false_reject: 1.0,
                 prior_mated: Prior::EVEN,
             };
-            let cost = Target::Cost(CostModel::new(costs).unwrap());
-            let target = if equal { Target::EqualError } else { cost };
-            let plan = Plan { target, ..plan(0.3) };
+            let cost = CalibrationTarget::Cost(CostModel::new(costs).unwrap());
+            let target = if equal { CalibrationTarget::EqualError } else { cost };
+            let plan = PointPlan { target, ..plan(0.3) };
             match OperatingPoint::calibrated(&trials(mated, false, scale), plan) {
                 Ok(point) => {
                     let json = point.to_json().unwrap();
@@ -991,7 +1000,7 @@ mod tests {
             mated in 0_u8..60, left_out in any::<bool>(), scale in 1e-12_f32..0.03,
             far in 0.075_f64..0.5, created in ".*"
         ) {
-            let plan = Plan { created, ..plan(far) };
+            let plan = PointPlan { created, ..plan(far) };
             let point = OperatingPoint::calibrated(&trials(mated, left_out, scale), plan).unwrap();
             let json = point.to_json().unwrap();
             let read = OperatingPoint::parse(json.as_bytes()).unwrap();

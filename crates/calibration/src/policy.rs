@@ -9,13 +9,13 @@ use super::cost::{CostModel, CostOutcome, cheapest};
 use super::decision::Threshold;
 use super::estimate::{FarEstimate, estimate_far};
 use super::rates::recorded;
-use super::sweep::{ErrorRates, Sweep};
+use super::sweep::{ErrorRates, ThresholdSweep};
 use super::trials::{StrangerOrigin, Trials};
 
 /// What a threshold is to achieve.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Target {
+pub enum CalibrationTarget {
     /// The lowest threshold whose FAR is certified to be at most the target.
     Far(TargetFar),
     /// The lowest threshold whose FAR is estimated to be at most the target: uses every probe and
@@ -35,11 +35,11 @@ pub struct Choice {
     /// Accept at or above this score.
     pub threshold: Threshold,
     /// What was asked for.
-    pub target: Target,
+    pub target: CalibrationTarget,
     /// Whether the target is promised.
-    pub standing: Standing,
+    pub standing: Strength,
     /// The figures that the threshold rests on.
-    pub basis: Basis,
+    pub basis: ChoiceBasis,
     /// What must hold for the promise or the estimate to hold, in plain words.
     pub assumptions: Vec<String>,
 }
@@ -47,7 +47,7 @@ pub struct Choice {
 /// How far a choice can be relied on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Standing {
+pub enum Strength {
     /// Kept with the stated confidence for any number of trials and any distribution of scores,
     /// under the assumptions.
     Certified,
@@ -57,7 +57,7 @@ pub enum Standing {
 
 /// The figures behind a threshold, by the rule that chose it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Basis {
+pub enum ChoiceBasis {
     /// The exact bound on FAR.
     Far(Certificate),
     /// The approximate bound on FAR.
@@ -65,7 +65,7 @@ pub enum Basis {
     /// The exact bound on FRR.
     Frr(FrrCertificate),
     /// Where the error rates cross.
-    EqualError(EqualError),
+    EqualError(EqualErrorPoint),
     /// The costs at the threshold.
     Cost(CostOutcome),
 }
@@ -73,7 +73,7 @@ pub enum Basis {
 /// Where FAR, which falls with the threshold, meets FRR, which grows.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct EqualError {
+pub struct EqualErrorPoint {
     /// The lowest threshold whose FAR is at most its FRR.
     pub threshold: Threshold,
     /// Both rates at the threshold; equal only by chance, since they change in steps.
@@ -88,27 +88,31 @@ pub struct EqualError {
 /// # Errors
 /// Refuses where the trials cannot support the target, and says what would; and where a kind of
 /// search that the target speaks of is missing.
-pub fn choose(target: Target, trials: &Trials, seed: u64) -> Result<Choice, CalibrationError> {
+pub fn choose(
+    target: CalibrationTarget,
+    trials: &Trials,
+    seed: u64,
+) -> Result<Choice, CalibrationError> {
     let (threshold, basis) = match target {
-        Target::Far(far) => {
+        CalibrationTarget::Far(far) => {
             let found = certify(&trials.one_probe_per_label(seed), far)?;
-            (found.threshold, Basis::Far(found))
+            (found.threshold, ChoiceBasis::Far(found))
         }
-        Target::FarEstimated(far) => {
+        CalibrationTarget::FarEstimated(far) => {
             let found = estimate_far(trials, far)?;
-            (found.threshold, Basis::FarEstimated(found))
+            (found.threshold, ChoiceBasis::FarEstimated(found))
         }
-        Target::Frr(frr) => {
+        CalibrationTarget::Frr(frr) => {
             let found = certify_frr(&OneMatedPerLabel::drawn(trials, seed), frr)?;
-            (found.threshold, Basis::Frr(found))
+            (found.threshold, ChoiceBasis::Frr(found))
         }
-        Target::EqualError => {
+        CalibrationTarget::EqualError => {
             let found = equal_error(trials)?;
-            (found.threshold, Basis::EqualError(found))
+            (found.threshold, ChoiceBasis::EqualError(found))
         }
-        Target::Cost(model) => {
+        CalibrationTarget::Cost(model) => {
             let found = cheapest(trials, model)?;
-            (found.threshold, Basis::Cost(found))
+            (found.threshold, ChoiceBasis::Cost(found))
         }
     };
     let left_out = trials.non_mated_tally(StrangerOrigin::LeftOut).searches;
@@ -126,8 +130,8 @@ pub fn choose(target: Target, trials: &Trials, seed: u64) -> Result<Choice, Cali
 /// # Errors
 /// Refuses where a kind of search is missing, and where FRR is above FAR even when everything is
 /// accepted, so that the two never meet.
-pub fn equal_error(trials: &Trials) -> Result<EqualError, CalibrationError> {
-    let sweep = Sweep::of(trials);
+pub fn equal_error(trials: &Trials) -> Result<EqualErrorPoint, CalibrationError> {
+    let sweep = ThresholdSweep::of(trials);
     for (kind, searches) in [("mated", sweep.mated()), ("non-mated", sweep.non_mated())] {
         if searches == 0 {
             return Err(CalibrationError::NoEvidence { kind });
@@ -148,7 +152,7 @@ pub fn equal_error(trials: &Trials) -> Result<EqualError, CalibrationError> {
                 frr: rates.frr,
             });
         };
-        return Ok(EqualError {
+        return Ok(EqualErrorPoint {
             threshold,
             rates: rates.recorded(),
             rate: recorded(crossing(below, rates)),
@@ -167,37 +171,38 @@ fn crossing(below: ErrorRates, at: ErrorRates) -> f64 {
     below.far + (at.far - below.far) * before / (before + after)
 }
 
-fn standing(target: Target, left_out: u64) -> Standing {
+fn standing(target: CalibrationTarget, left_out: u64) -> Strength {
     match target {
-        Target::Far(_) if left_out == 0 => Standing::Certified,
-        Target::Frr(_) => Standing::Certified,
-        Target::Far(_) | Target::FarEstimated(_) | Target::EqualError | Target::Cost(_) => {
-            Standing::Estimated
-        }
+        CalibrationTarget::Far(_) if left_out == 0 => Strength::Certified,
+        CalibrationTarget::Frr(_) => Strength::Certified,
+        CalibrationTarget::Far(_)
+        | CalibrationTarget::FarEstimated(_)
+        | CalibrationTarget::EqualError
+        | CalibrationTarget::Cost(_) => Strength::Estimated,
     }
 }
 
 /// What each rule takes for granted, beyond what all do.
-fn assumptions(target: Target) -> Vec<String> {
+fn assumptions(target: CalibrationTarget) -> Vec<String> {
     let assumed: &[&str] = match target {
-        Target::Far(_) => &[
+        CalibrationTarget::Far(_) => &[
             "Labels are independent draws from the strangers to come; one probe of each was drawn \
              blindly, so images of one label may resemble each other.",
         ],
-        Target::FarEstimated(_) => &[
+        CalibrationTarget::FarEstimated(_) => &[
             "Labels are independent draws from the strangers to come. The bound over them is \
              approximate: estimated, not certified.",
         ],
-        Target::Frr(_) => &[
+        CalibrationTarget::Frr(_) => &[
             "Labels are independent draws from those to be searched for, enrolled like them; one \
              probe of each was drawn blindly.",
             "A wrong candidate counts as a rejection does; no threshold undoes it, and a larger \
              gallery has more of them.",
         ],
-        Target::EqualError => &[
+        CalibrationTarget::EqualError => &[
             "The rates are those of the trials that chose the threshold: estimated, not certified.",
         ],
-        Target::Cost(_) => &[
+        CalibrationTarget::Cost(_) => &[
             "The cost is that of the trials that chose the threshold: estimated, not certified.",
             "The share of mated searches is the prior that was given.",
         ],
@@ -230,13 +235,13 @@ mod tests {
     }
 
     /// Every rule, with targets that two labels can support.
-    fn every_rule() -> [Target; 5] {
+    fn every_rule() -> [CalibrationTarget; 5] {
         [
-            Target::Far(far(0.5, 0.5)),
-            Target::FarEstimated(far(0.5, 0.6)),
-            Target::Frr(TargetFrr::new(0.5, 0.5).unwrap()),
-            Target::EqualError,
-            Target::Cost(costs(0.5)),
+            CalibrationTarget::Far(far(0.5, 0.5)),
+            CalibrationTarget::FarEstimated(far(0.5, 0.6)),
+            CalibrationTarget::Frr(TargetFrr::new(0.5, 0.5).unwrap()),
+            CalibrationTarget::EqualError,
+            CalibrationTarget::Cost(costs(0.5)),
         ]
     }
 
@@ -293,7 +298,7 @@ mod tests {
             let scores = case["scores"].as_array().unwrap().iter();
             let scores: Vec<_> = scores.map(|s| s.as_f64().map(narrow)).collect();
             let target = far(number("target"), number("confidence"));
-            let found = choose(Target::Far(target), &trials(&[], &scores), 0).unwrap();
+            let found = choose(CalibrationTarget::Far(target), &trials(&[], &scores), 0).unwrap();
             let expected = narrow(number("threshold"));
             assert_eq!(found.threshold.get().to_bits(), expected.to_bits());
             assert_eq!(
@@ -443,11 +448,11 @@ mod tests {
         let mixed = Trials::new(vec![mate(0, Some(0.9), true)], strangers).unwrap();
         for target in every_rule() {
             let choice = choose(target, &mixed, 0).unwrap();
-            let certified = matches!(target, Target::Frr(_));
-            assert_eq!(choice.standing == Standing::Certified, certified);
+            let certified = matches!(target, CalibrationTarget::Frr(_));
+            assert_eq!(choice.standing == Strength::Certified, certified);
         }
-        let plain = choose(Target::Far(far(0.5, 0.5)), &toy(), 0).unwrap();
-        assert_eq!(plain.standing, Standing::Certified);
+        let plain = choose(CalibrationTarget::Far(far(0.5, 0.5)), &toy(), 0).unwrap();
+        assert_eq!(plain.standing, Strength::Certified);
     }
 
     #[test]
@@ -455,12 +460,15 @@ mod tests {
         for target in every_rule() {
             let text = serde_json::to_string(&target).unwrap();
             assert_eq!(
-                serde_json::from_str::<Target>(&text).unwrap(),
+                serde_json::from_str::<CalibrationTarget>(&text).unwrap(),
                 target,
                 "{text}"
             );
         }
-        assert!(serde_json::from_str::<Target>(r#"{"far":{"far":2.0,"confidence":0.9}}"#).is_err());
+        assert!(
+            serde_json::from_str::<CalibrationTarget>(r#"{"far":{"far":2.0,"confidence":0.9}}"#)
+                .is_err()
+        );
     }
 
     /// splitmix64 (Steele, Lea and Flood 2014).
@@ -542,8 +550,8 @@ mod tests {
             });
             let naive = *kept.min_by(|a, b| a.total_cmp(b)).unwrap();
             let thresholds = [
-                chosen(Target::Far(target)),
-                chosen(Target::FarEstimated(target)),
+                chosen(CalibrationTarget::Far(target)),
+                chosen(CalibrationTarget::FarEstimated(target)),
                 naive,
             ];
             for (count, threshold) in broken.iter_mut().zip(thresholds) {
@@ -592,7 +600,7 @@ mod tests {
                 }
             });
             let trials = Trials::new(searches.collect(), vec![]).unwrap();
-            let found = choose(Target::Frr(target), &trials, u64::from(run));
+            let found = choose(CalibrationTarget::Frr(target), &trials, u64::from(run));
             // A refusal promises nothing, so it breaks nothing.
             certified += found.map_or(0, |found| broken(found.threshold.get()));
             naive += broken(sorted(&kept)[probes.len() / 20]);

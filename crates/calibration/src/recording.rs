@@ -22,7 +22,7 @@ pub const CONDITION_VALUES_MAX: usize = 20;
 /// What is known about the probe of a search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Truth {
+pub enum TrialKind {
     /// Its label is enrolled.
     Mated,
     /// Its label was never in the gallery.
@@ -31,7 +31,7 @@ pub enum Truth {
     LeftOut,
 }
 
-impl Truth {
+impl TrialKind {
     /// The name in reports.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -46,7 +46,7 @@ impl Truth {
 /// The best candidate of a search.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Found {
+pub struct RecordedMatch {
     /// Id of the item.
     pub item: String,
     /// Its label.
@@ -63,7 +63,7 @@ pub struct Found {
     pub adjusted: Option<Similarity>,
 }
 
-impl Found {
+impl RecordedMatch {
     /// What is held against the threshold: the adjusted score, or the similarity.
     #[must_use]
     pub fn held(&self) -> Similarity {
@@ -90,11 +90,11 @@ pub struct ScaledThreshold {
 }
 
 impl Scale {
-    fn of(self, search: &Search) -> Option<Similarity> {
+    fn of(self, search: &RecordedSearch) -> Option<Similarity> {
         let found = search.found.as_ref();
         match self {
             Self::Similarity => found.map(|found| found.score),
-            Self::Held => found.map(Found::held),
+            Self::Held => found.map(RecordedMatch::held),
         }
     }
 }
@@ -102,15 +102,15 @@ impl Scale {
 /// One search with known truth.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Search {
+pub struct RecordedSearch {
     /// Id of the probe.
     pub probe: String,
     /// Its label.
     pub label: String,
     /// Whether there was anything to find.
-    pub truth: Truth,
+    pub truth: TrialKind,
     /// The best candidate; `None` where the search found nothing.
-    pub found: Option<Found>,
+    pub found: Option<RecordedMatch>,
     /// What else is known about the probe, such as camera or country.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub conditions: BTreeMap<String, String>,
@@ -120,28 +120,28 @@ pub struct Search {
 /// another threshold can be judged later, without the images.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recording {
-    searches: Vec<Search>,
+    searches: Vec<RecordedSearch>,
     trials: Trials,
     set_aside: BTreeSet<String>,
 }
 
 #[derive(Serialize)]
-struct FileRef<'a> {
+struct RecordingFileRef<'a> {
     format: u64,
     digest: String,
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     set_aside: &'a BTreeSet<String>,
-    searches: &'a [Search],
+    searches: &'a [RecordedSearch],
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct RecordingFile {
     format: u64,
     digest: String,
     #[serde(default)]
     set_aside: BTreeSet<String>,
-    searches: Vec<Search>,
+    searches: Vec<RecordedSearch>,
 }
 
 /// A search that two thresholds decide differently.
@@ -149,7 +149,7 @@ struct File {
 pub struct Flip {
     /// The search.
     #[serde(flatten)]
-    pub search: Search,
+    pub search: RecordedSearch,
     /// What the first threshold decides.
     pub before: &'static str,
     /// What the second decides.
@@ -191,13 +191,13 @@ impl Recording {
     ///
     /// # Errors
     /// Refuses repeated probes and contradictory labels.
-    pub fn new(searches: Vec<Search>) -> Result<Self, CalibrationError> {
+    pub fn new(searches: Vec<RecordedSearch>) -> Result<Self, CalibrationError> {
         let (mut mated, mut non_mated) = (Vec::new(), Vec::new());
         for search in &searches {
             let (label, probe) = (search.label.clone(), search.probe.clone());
-            let top_score = search.found.as_ref().map(Found::held);
+            let top_score = search.found.as_ref().map(RecordedMatch::held);
             match search.truth {
-                Truth::Mated => mated.push(MatedSearch {
+                TrialKind::Mated => mated.push(MatedSearch {
                     top: search.found.as_ref().map(|found| Top {
                         score: found.held(),
                         label_matches: found.label == label,
@@ -205,11 +205,11 @@ impl Recording {
                     label,
                     probe,
                 }),
-                Truth::NeverEnrolled | Truth::LeftOut => non_mated.push(NonMatedSearch {
+                TrialKind::NeverEnrolled | TrialKind::LeftOut => non_mated.push(NonMatedSearch {
                     label,
                     probe,
                     top_score,
-                    origin: if search.truth == Truth::LeftOut {
+                    origin: if search.truth == TrialKind::LeftOut {
                         StrangerOrigin::LeftOut
                     } else {
                         StrangerOrigin::NeverEnrolled
@@ -243,7 +243,7 @@ impl Recording {
     fn digest(&self) -> Result<String, CalibrationError> {
         let held = self.trials.digest();
         let adjusted =
-            |search: &Search| search.found.as_ref().is_some_and(|f| f.adjusted.is_some());
+            |search: &RecordedSearch| search.found.as_ref().is_some_and(|f| f.adjusted.is_some());
         if self.set_aside.is_empty() && !self.searches.iter().any(adjusted) {
             return Ok(held);
         }
@@ -257,7 +257,8 @@ impl Recording {
     /// # Errors
     /// Refuses what is not a recording, of another format, or whose digest is another.
     pub fn parse(json: &[u8]) -> Result<Self, CalibrationError> {
-        let file: File = serde_json::from_slice(json).map_err(CalibrationError::NotARecording)?;
+        let file: RecordingFile =
+            serde_json::from_slice(json).map_err(CalibrationError::NotARecording)?;
         if file.format != FORMAT {
             return Err(CalibrationError::UnknownFormat {
                 found: file.format,
@@ -280,7 +281,7 @@ impl Recording {
     /// # Errors
     /// None in practice: every field has a JSON form.
     pub fn to_json(&self) -> Result<Vec<u8>, CalibrationError> {
-        let file = FileRef {
+        let file = RecordingFileRef {
             format: FORMAT,
             digest: self.digest()?,
             set_aside: &self.set_aside,
@@ -291,7 +292,7 @@ impl Recording {
 
     /// The searches, in the order given.
     #[must_use]
-    pub fn searches(&self) -> &[Search] {
+    pub fn searches(&self) -> &[RecordedSearch] {
         &self.searches
     }
 
@@ -341,7 +342,7 @@ impl Recording {
     /// Columns with one value, or more than twenty, are left out: they tell nothing apart.
     #[must_use]
     pub fn by_condition(&self, threshold: Threshold) -> Vec<Condition> {
-        let mut columns: BTreeMap<&str, BTreeMap<&str, Vec<&Search>>> = BTreeMap::new();
+        let mut columns: BTreeMap<&str, BTreeMap<&str, Vec<&RecordedSearch>>> = BTreeMap::new();
         for search in &self.searches {
             for (column, value) in &search.conditions {
                 let values = columns.entry(column).or_default();
@@ -375,9 +376,9 @@ impl Recording {
         // A probe may search twice, once with its own label left out.
         let mut impostors: BTreeSet<(&str, &str)> = BTreeSet::new();
         for search in &self.searches {
-            let score = search.found.as_ref().map(Found::held);
+            let score = search.found.as_ref().map(RecordedMatch::held);
             let accepted = threshold.decide(score) == Decision::Accept;
-            if search.truth == Truth::Mated {
+            if search.truth == TrialKind::Mated {
                 let own = outcome(&mut outcomes, &search.label);
                 own.mated += 1;
                 own.missed += u64::from(!(accepted && right(search)));
@@ -402,21 +403,21 @@ impl Recording {
     }
 }
 
-fn right(search: &Search) -> bool {
-    search.truth == Truth::Mated
+fn right(search: &RecordedSearch) -> bool {
+    search.truth == TrialKind::Mated
         && search
             .found
             .as_ref()
             .is_some_and(|found| found.label == search.label)
 }
 
-fn errors(searches: &[&Search], threshold: Threshold) -> Errors {
+fn errors(searches: &[&RecordedSearch], threshold: Threshold) -> Errors {
     let nothing = Errors {
         far: None,
         frr: None,
         misidentification: None,
     };
-    let subset: Vec<Search> = searches.iter().copied().cloned().collect();
+    let subset: Vec<RecordedSearch> = searches.iter().copied().cloned().collect();
     // A part of what was consistent is consistent.
     Recording::new(subset)
         .ok()
@@ -500,15 +501,15 @@ mod tests {
 
     use super::*;
 
-    fn search(truth: Truth, number: usize, found: Option<(&str, f32)>) -> Search {
-        Search {
+    fn search(truth: TrialKind, number: usize, found: Option<(&str, f32)>) -> RecordedSearch {
+        RecordedSearch {
             probe: format!("p{number}"),
             label: match truth {
-                Truth::Mated | Truth::LeftOut => format!("m{}", number % 3),
-                Truth::NeverEnrolled => format!("s{number}"),
+                TrialKind::Mated | TrialKind::LeftOut => format!("m{}", number % 3),
+                TrialKind::NeverEnrolled => format!("s{number}"),
             },
             truth,
-            found: found.map(|(label, score)| Found {
+            found: found.map(|(label, score)| RecordedMatch {
                 item: format!("{label}-item"),
                 label: label.to_owned(),
                 score: Similarity::new(score).unwrap(),
@@ -528,12 +529,12 @@ mod tests {
 
     fn recording() -> Recording {
         Recording::new(vec![
-            search(Truth::Mated, 0, Some(("m0", 0.9))),
-            search(Truth::Mated, 1, Some(("m1", 0.4))),
-            search(Truth::Mated, 2, Some(("m0", 0.8))),
-            search(Truth::NeverEnrolled, 3, Some(("m0", 0.6))),
-            search(Truth::NeverEnrolled, 4, None),
-            search(Truth::LeftOut, 5, Some(("m1", 0.3))),
+            search(TrialKind::Mated, 0, Some(("m0", 0.9))),
+            search(TrialKind::Mated, 1, Some(("m1", 0.4))),
+            search(TrialKind::Mated, 2, Some(("m0", 0.8))),
+            search(TrialKind::NeverEnrolled, 3, Some(("m0", 0.6))),
+            search(TrialKind::NeverEnrolled, 4, None),
+            search(TrialKind::LeftOut, 5, Some(("m1", 0.3))),
         ])
         .unwrap()
     }
@@ -648,7 +649,7 @@ mod tests {
     proptest! {
         #[test]
         fn scores_survive_the_record_to_the_last_bit(score in -1.0_f32..=1.0) {
-            let one = vec![search(Truth::NeverEnrolled, 0, Some(("m0", score)))];
+            let one = vec![search(TrialKind::NeverEnrolled, 0, Some(("m0", score)))];
             let recording = Recording::new(one).unwrap();
             let read = Recording::parse(&recording.to_json().unwrap()).unwrap();
             prop_assert_eq!(&read, &recording);

@@ -106,12 +106,12 @@ pub struct Mismatch {
     /// The id of the operating point.
     pub id: String,
     /// Every difference; at least one.
-    pub differences: Vec<Difference>,
+    pub differences: Vec<BindingDifference>,
 }
 
 /// One thing that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
+pub struct BindingDifference {
     /// What it is, in words.
     pub what: &'static str,
     /// What the operating point was calibrated with.
@@ -120,7 +120,7 @@ pub struct Difference {
     pub served: String,
 }
 
-fn listed(differences: &[Difference]) -> String {
+fn listed(differences: &[BindingDifference]) -> String {
     let texts: Vec<String> = differences
         .iter()
         .map(|d| {

@@ -34,7 +34,7 @@ fn is_uuid(text: &str) -> bool {
      --strangers-are-distinct, strangers_are_distinct over gRPC. --estimated promises nothing, and \
      counts them as {strangers}"
 )]
-pub struct Unnamed {
+pub struct UnnamedRefused {
     /// Pictures of strangers without a name.
     pub pictures: u64,
     /// How many strangers they show at the least, as far as their vectors tell.

@@ -30,14 +30,14 @@ impl ErrorRates {
 
 /// The scores that a threshold acts on, sorted.
 #[derive(Clone, Debug)]
-pub struct Sweep {
+pub struct ThresholdSweep {
     strangers: Vec<Similarity>,
     right: Vec<Similarity>,
     non_mated: u64,
     mated: u64,
 }
 
-impl Sweep {
+impl ThresholdSweep {
     /// Sorts the trials. A mated search whose best candidate is wrong or missing is an error at
     /// every threshold; a non-mated search that found nothing is one at none.
     #[must_use]
@@ -155,7 +155,7 @@ mod tests {
     /// against false positives (OSCR; Dhamija, Günther and Boult 2018).
     #[test]
     fn the_open_set_toy() {
-        let toy = Sweep::of(&trials(
+        let toy = ThresholdSweep::of(&trials(
             &[
                 (Some(0.80), true),
                 (Some(0.62), true),
@@ -205,12 +205,15 @@ mod tests {
     #[test]
     fn a_missing_kind_of_search_has_no_rates_rather_than_zero() {
         let anything = Threshold::ACCEPT_ANYTHING_FOUND;
-        assert_eq!(Sweep::of(&trials(&[], &[Some(0.1)])).rates(anything), None);
         assert_eq!(
-            Sweep::of(&trials(&[(Some(0.1), true)], &[])).rates(anything),
+            ThresholdSweep::of(&trials(&[], &[Some(0.1)])).rates(anything),
             None
         );
-        let nothing = Sweep::of(&trials(&[], &[]));
+        assert_eq!(
+            ThresholdSweep::of(&trials(&[(Some(0.1), true)], &[])).rates(anything),
+            None
+        );
+        let nothing = ThresholdSweep::of(&trials(&[], &[]));
         assert_eq!(
             nothing.thresholds(),
             BTreeSet::from([Threshold::ACCEPT_NOTHING])
@@ -225,7 +228,7 @@ mod tests {
             strangers in prop::collection::vec(prop::option::of(-1.0_f32..=1.0), 1..60)
         ) {
             let trials = trials(&mated, &strangers);
-            let sweep = Sweep::of(&trials);
+            let sweep = ThresholdSweep::of(&trials);
             let mut below: Option<ErrorRates> = None;
             for threshold in sweep.thresholds() {
                 let rates = sweep.rates(threshold).unwrap();

@@ -59,7 +59,7 @@ pub struct Trials {
 /// How many searches there were, and of how many labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Tally {
+pub struct SearchTally {
     /// Searches.
     pub searches: u64,
     /// Distinct labels among them.
@@ -116,7 +116,7 @@ impl Trials {
 
     /// The number of mated searches and labels.
     #[must_use]
-    pub fn mated_tally(&self) -> Tally {
+    pub fn mated_tally(&self) -> SearchTally {
         tally(
             self.mated
                 .iter()
@@ -127,7 +127,7 @@ impl Trials {
 
     /// The number of non-mated searches and labels of one origin.
     #[must_use]
-    pub fn non_mated_tally(&self, origin: StrangerOrigin) -> Tally {
+    pub fn non_mated_tally(&self, origin: StrangerOrigin) -> SearchTally {
         tally(
             of_origin(&self.non_mated, origin)
                 .map(|search| search.label.as_str())
@@ -233,11 +233,11 @@ fn refuse_repeats(probes: Vec<&str>, kind: &'static str) -> Result<(), Calibrati
     Ok(())
 }
 
-fn tally(mut labels: Vec<&str>) -> Tally {
+fn tally(mut labels: Vec<&str>) -> SearchTally {
     let searches = labels.len() as u64;
     labels.sort_unstable();
     labels.dedup();
-    Tally {
+    SearchTally {
         searches,
         labels: labels.len() as u64,
     }

@@ -19,12 +19,12 @@ use crate::deployment::{
 };
 use crate::server;
 use matchpoint_calibration::analysis::consistency::Band;
-use matchpoint_calibration::analysis::{BAND_POINTS, Scope};
+use matchpoint_calibration::analysis::{AnalysisScope, BAND_POINTS};
 use matchpoint_calibration::binomial::real;
 use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::monitoring::indicators::shift;
 use matchpoint_calibration::monitoring::strata::{Inclusion, Strata};
-use matchpoint_calibration::policy::Target;
+use matchpoint_calibration::policy::CalibrationTarget;
 use matchpoint_client::{Client, DriftFound, EvidenceFound, RateFound, Told, TruthReport};
 
 /// Searches of a chapter.
@@ -281,7 +281,7 @@ impl Story<'_> {
             deployment,
             sources: Some(&sources),
             settings: CalibrationSettings {
-                target: Target::Far(TargetFar::new(SUPPORTED.0, SUPPORTED.1)?),
+                target: CalibrationTarget::Far(TargetFar::new(SUPPORTED.0, SUPPORTED.1)?),
                 seed: 0,
                 grow_to_items: None,
                 remedy: RemedyChoice::None,
@@ -290,7 +290,7 @@ impl Story<'_> {
             strangers: Strangers::NeverEnrolled,
             dry_run: false,
             pictures: &Pictures::default(),
-            scope: Scope {
+            scope: AnalysisScope {
                 pairs_max: calibrate::DEPLOYMENT_PAIRS_MAX,
                 band: Band::default(),
                 band_points: BAND_POINTS,

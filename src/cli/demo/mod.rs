@@ -23,12 +23,12 @@ use crate::deployment::{Assured, CalibrationSettings, RemedyChoice};
 use crate::server;
 use crate::telemetry;
 use matchpoint_calibration::analysis::consistency::Band;
-use matchpoint_calibration::analysis::{BAND_POINTS, Scope};
+use matchpoint_calibration::analysis::{AnalysisScope, BAND_POINTS};
 use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::decision::Threshold;
 use matchpoint_calibration::evaluate::evaluate;
 use matchpoint_calibration::operating_point::Content;
-use matchpoint_calibration::policy::Target;
+use matchpoint_calibration::policy::CalibrationTarget;
 use matchpoint_calibration::rates::Rate;
 use matchpoint_calibration::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top, Trials};
 use matchpoint_client::{Client, Found};
@@ -258,7 +258,7 @@ impl Story<'_> {
                 deployment: &deployment,
                 sources: Some(&sources),
                 settings: CalibrationSettings {
-                    target: Target::Far(TargetFar::new(far, confidence)?),
+                    target: CalibrationTarget::Far(TargetFar::new(far, confidence)?),
                     seed: 0,
                     grow_to_items: None,
                     remedy: RemedyChoice::None,
@@ -267,7 +267,7 @@ impl Story<'_> {
                 strangers: Strangers::NeverEnrolled,
                 dry_run: false,
                 pictures: &pictures,
-                scope: Scope {
+                scope: AnalysisScope {
                     pairs_max: calibrate::DEPLOYMENT_PAIRS_MAX,
                     band: Band::default(),
                     band_points: BAND_POINTS,

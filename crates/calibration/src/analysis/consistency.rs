@@ -8,9 +8,9 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::draws::Draws;
 use super::label_counts::LabelCounts;
-use super::utility::{Utilities, add, mean, trapezium};
+use super::rng::SeededRng;
+use super::utility::{UtilityCurves, add, mean, trapezium};
 use crate::binomial::real;
 use crate::decision::Threshold;
 use crate::rates::{Confidence, recorded};
@@ -61,7 +61,7 @@ impl Band {
 
 /// What to measure, apart from the counts.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Plan {
+pub struct ConsistencyPlan {
     /// The band that the thresholds were spread over; repeated in the outcome.
     pub band: Band,
     /// The share of labels that counts as the worst, and as the best; in (0, 1].
@@ -74,7 +74,7 @@ pub struct Plan {
     pub confidence: Confidence,
 }
 
-impl Default for Plan {
+impl Default for ConsistencyPlan {
     fn default() -> Self {
         Self {
             band: Band::default(),
@@ -167,9 +167,9 @@ impl Consistency {
     pub fn measure(
         counts: &LabelCounts,
         halves: Option<(&LabelCounts, &LabelCounts)>,
-        plan: &Plan,
+        plan: &ConsistencyPlan,
     ) -> Result<Self, Unmeasured> {
-        let all = Utilities::of(counts);
+        let all = UtilityCurves::of(counts);
         let labels = all.labels.len() as u64;
         let refusal = Unmeasured {
             labels,
@@ -184,12 +184,12 @@ impl Consistency {
             return Err(refusal);
         }
         let (a, b) = halves.map_or_else(Default::default, |(a, b)| {
-            Utilities::of(a).shared_with(&Utilities::of(b))
+            UtilityCurves::of(a).shared_with(&UtilityCurves::of(b))
         });
         let comparable = halves.is_some_and(|(a, b)| {
             a.thresholds == counts.thresholds && b.thresholds == counts.thresholds
         });
-        let ranked = Ranked::of(&all, plan.epsilon);
+        let ranked = RankedEnds::of(&all, plan.epsilon);
         Ok(Self {
             band: plan.band,
             threshold_low: low,
@@ -211,13 +211,13 @@ impl Consistency {
 }
 
 /// The labels at either end of the ranking.
-struct Ranked {
-    worst: Utilities,
-    best: Utilities,
+struct RankedEnds {
+    worst: UtilityCurves,
+    best: UtilityCurves,
 }
 
-impl Ranked {
-    fn of(all: &Utilities, epsilon: f64) -> Self {
+impl RankedEnds {
+    fn of(all: &UtilityCurves, epsilon: f64) -> Self {
         let mut order: Vec<(f64, usize, &Vec<f64>)> = all
             .labels
             .iter()
@@ -240,7 +240,7 @@ impl Ranked {
         let count = share.clamp(1, order.len().max(1));
         let take = |rows: &mut dyn Iterator<Item = &(f64, usize, &Vec<f64>)>| {
             let (labels, curves) = rows.take(count).map(|row| (row.1, row.2.clone())).unzip();
-            Utilities { labels, curves }
+            UtilityCurves { labels, curves }
         };
         Self {
             worst: take(&mut order.iter()),
@@ -254,7 +254,7 @@ impl Ranked {
         trapezium(&squares.collect::<Vec<f64>>())
     }
 
-    fn worst_deviation(&self, all: &Utilities) -> f64 {
+    fn worst_deviation(&self, all: &UtilityCurves) -> f64 {
         let centre = all.mean();
         let of = |curve: &Vec<f64>| {
             let squares = curve.iter().zip(&centre).map(|(u, m)| (u - m).powi(2));
@@ -265,12 +265,12 @@ impl Ranked {
 }
 
 /// The OPIS of `a` with `b`, which is `a` again or its other half, and its range.
-fn resampled(a: &Utilities, b: &Utilities, plan: &Plan) -> Resampled {
+fn resampled(a: &UtilityCurves, b: &UtilityCurves, plan: &ConsistencyPlan) -> Resampled {
     let (a, b) = (Centred::of(a), Centred::of(b));
     let labels = a.curves.len();
     let estimate = a.opis(&b, &vec![1.0; labels]);
     let again = (0..plan.replicates).into_par_iter().map(|replicate| {
-        let mut draws = Draws::new(plan.seed, replicate);
+        let mut draws = SeededRng::new(plan.seed, replicate);
         let mut times = vec![0.0; labels];
         for _ in 0..labels {
             let drawn = draws.below(labels);
@@ -298,7 +298,7 @@ struct Centred {
 }
 
 impl Centred {
-    fn of(utilities: &Utilities) -> Self {
+    fn of(utilities: &UtilityCurves) -> Self {
         Self {
             curves: utilities.centred(),
         }
@@ -388,11 +388,11 @@ mod tests {
         counts(&labels, &similar(&[1.02, 0.92, 0.82, 0.72, 0.62]))
     }
 
-    fn plan(epsilon: f64, replicates: u64) -> Plan {
-        Plan {
+    fn plan(epsilon: f64, replicates: u64) -> ConsistencyPlan {
+        ConsistencyPlan {
             epsilon,
             replicates,
-            ..Plan::default()
+            ..ConsistencyPlan::default()
         }
     }
 
@@ -407,7 +407,7 @@ mod tests {
             (3, 0, 1)
         );
         assert!(found.opis.lower <= found.opis.estimate && found.split_half.is_none());
-        let all = Utilities::of(&toy());
+        let all = UtilityCurves::of(&toy());
         // From the loose end to the strict one, as thresholds ascend.
         let expected = [
             0.630_952_381,
@@ -480,7 +480,8 @@ mod tests {
             non_mated_accepted: counts.non_mated_accepted,
         };
         let (whole, a, b) = (given(case.whole), given(case.half_a), given(case.half_b));
-        let found = Consistency::measure(&whole, Some((&a, &b)), &Plan::default()).unwrap();
+        let found =
+            Consistency::measure(&whole, Some((&a, &b)), &ConsistencyPlan::default()).unwrap();
         assert_eq!((found.labels, found.skipped), (case.measured, 1));
         close(found.mean_utility, case.mean_utility);
         close(found.opis.estimate, case.opis);
@@ -490,7 +491,11 @@ mod tests {
         let split = found.split_half.unwrap();
         assert!((split.estimate - case.split_half).abs() < 1e-12);
         assert!(split.lower < split.estimate && split.estimate < split.upper);
-        let (all, a, b) = (Utilities::of(&whole), Utilities::of(&a), Utilities::of(&b));
+        let (all, a, b) = (
+            UtilityCurves::of(&whole),
+            UtilityCurves::of(&a),
+            UtilityCurves::of(&b),
+        );
         let (all, a, b) = (Centred::of(&all), Centred::of(&a), Centred::of(&b));
         assert_eq!(case.draws.len(), 50);
         for (draw, (opis, split)) in case
@@ -508,7 +513,7 @@ mod tests {
     #[test]
     fn too_little_is_refused_in_words() {
         let refused = |counts: &LabelCounts| {
-            Consistency::measure(counts, None, &Plan::default()).unwrap_err()
+            Consistency::measure(counts, None, &ConsistencyPlan::default()).unwrap_err()
         };
         let one = (vec![0.9], vec![0.1]);
         let found = refused(&counts(std::slice::from_ref(&one), &[0.5]));
@@ -557,10 +562,10 @@ mod tests {
     #[test]
     fn without_replicates_the_range_is_the_estimate_and_a_seed_repeats_it() {
         let of = |seed, replicates| {
-            let plan = Plan {
+            let plan = ConsistencyPlan {
                 seed,
                 replicates,
-                ..Plan::default()
+                ..ConsistencyPlan::default()
             };
             let label = |i: u8| {
                 (
@@ -596,7 +601,7 @@ mod tests {
     /// Labels that do not differ: normal scores, mated around 4.2 and non-mated around 0, one
     /// standard deviation each, and 20 non-mated pairs for each mated; drawn anew for every pair,
     /// and for either half.
-    fn alike(labels: usize, mated: u64, draws: &mut Draws) -> LabelCounts {
+    fn alike(labels: usize, mated: u64, draws: &mut SeededRng) -> LabelCounts {
         let mut normal = |mean: f64| {
             let uniform = (real(draws.bits() >> 12) + 0.5) / real(1 << 52);
             mean - binomial::normal_quantile(uniform)
@@ -622,7 +627,7 @@ mod tests {
     fn labels_that_do_not_differ_have_no_opis_from_halves() {
         let mut by_pair = Vec::new();
         for mated in [10, 45, 190] {
-            let halves = |half| alike(120, mated, &mut Draws::new(3, half + mated));
+            let halves = |half| alike(120, mated, &mut SeededRng::new(3, half + mated));
             let (a, b) = (halves(1_000), halves(2_000));
             let found = Consistency::measure(&a, Some((&a, &b)), &plan(0.1, 100)).unwrap();
             let (plain, split) = (found.opis.estimate, found.split_half.unwrap());
@@ -656,7 +661,7 @@ mod tests {
         ) {
             let thresholds: Vec<f64> = (0_u8..12).map(|k| f64::from(k) / 11.0).collect();
             let counts = counts(&vec![label.clone(); times], &thresholds);
-            let plan = Plan { seed, replicates: 20, ..Plan::default() };
+            let plan = ConsistencyPlan { seed, replicates: 20, ..ConsistencyPlan::default() };
             let found = Consistency::measure(&counts, Some((&counts, &counts)), &plan);
             if label.0.is_empty() || label.1.is_empty() {
                 prop_assert!(found.is_err());

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::embeddings::Embeddings;
 use super::error::AnalysisError;
-use super::pairwise::Watch;
+use super::pairwise::PairProgress;
 use matchpoint_vector::Similarity;
 use matchpoint_vector::kernels::multiply;
 
@@ -52,7 +52,10 @@ pub struct NearCopy {
 ///
 /// # Errors
 /// [`AnalysisError::Stopped`] where `watch` said so.
-pub fn near_copies(rows: &Embeddings, watch: Watch<'_>) -> Result<Vec<NearCopy>, AnalysisError> {
+pub fn near_copies(
+    rows: &Embeddings,
+    watch: PairProgress<'_>,
+) -> Result<Vec<NearCopy>, AnalysisError> {
     linked(rows, near_copy_from(rows.dimension()), watch)
 }
 
@@ -60,17 +63,17 @@ pub fn near_copies(rows: &Embeddings, watch: Watch<'_>) -> Result<Vec<NearCopy>,
 pub(super) fn linked(
     rows: &Embeddings,
     near: f32,
-    watch: Watch<'_>,
+    watch: PairProgress<'_>,
 ) -> Result<Vec<NearCopy>, AnalysisError> {
     let down = rows.len().div_ceil(ROWS);
-    let groups = Mutex::new(Groups::new(rows.len()));
+    let groups = Mutex::new(CopyGroups::new(rows.len()));
     let done = AtomicU64::new(0);
     let total = (down * (down + 1) / 2) as u64;
     (0..down * down)
         .into_par_iter()
         .filter(|tile| tile / down <= tile % down)
         .try_for_each_init(Vec::new, |scores, tile| {
-            let tile = Tile {
+            let tile = RowTile {
                 rows,
                 near,
                 above: span(tile / down, rows.len()),
@@ -113,14 +116,14 @@ struct Link {
 }
 
 /// Some rows against some others, by position.
-struct Tile<'a> {
+struct RowTile<'a> {
     rows: &'a Embeddings,
     near: f32,
     above: Range<usize>,
     beside: Range<usize>,
 }
 
-impl Tile<'_> {
+impl RowTile<'_> {
     /// As few links as hold the groups of the tile together.
     fn links(&self, scores: &mut Vec<f32>) -> Vec<Link> {
         let dimension = self.rows.dimension();
@@ -128,7 +131,7 @@ impl Tile<'_> {
         let (above, beside) = (self.rows.block(&self.above), self.rows.block(&self.beside));
         multiply(above, beside, dimension, scores);
         let at_least = self.near - margin(dimension);
-        let mut groups = Groups::new(self.above.len() + self.beside.len());
+        let mut groups = CopyGroups::new(self.above.len() + self.beside.len());
         let mut links = Vec::new();
         let lines = scores.chunks_exact(self.beside.len());
         for (line, (row, scores)) in self.above.clone().zip(lines).enumerate() {
@@ -179,11 +182,11 @@ fn margin(dimension: usize) -> f32 {
 }
 
 /// Which numbers belong together, by single linkage. Each group is known by its lowest number.
-struct Groups {
+struct CopyGroups {
     towards: Vec<usize>,
 }
 
-impl Groups {
+impl CopyGroups {
     fn new(len: usize) -> Self {
         Self {
             towards: (0..len).collect(),
@@ -217,7 +220,7 @@ impl Groups {
 mod tests {
     use super::*;
 
-    const GO: Watch<'_> = &|_, _| true;
+    const GO: PairProgress<'_> = &|_, _| true;
 
     /// splitmix64 (Steele, Lea and Flood 2014).
     struct Random(u64);

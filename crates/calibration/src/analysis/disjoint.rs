@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::draws::Draws;
+use super::rng::SeededRng;
 use matchpoint_vector::Similarity;
 
 /// Two rows of different labels: both of one set, or a query and a gallery item.
@@ -27,7 +27,7 @@ impl DisjointPairs {
     /// odd number of labels, one is left over.
     #[must_use]
     pub fn of_one_set(labels: &[u32], seed: u64) -> Self {
-        let mut draws = Draws::new(seed, 0);
+        let mut draws = SeededRng::new(seed, 0);
         let mut rows: Vec<usize> = one_row_per_label(labels, &mut draws)
             .into_values()
             .collect();
@@ -40,7 +40,7 @@ impl DisjointPairs {
     /// be, given the label of every row of either.
     #[must_use]
     pub fn across(queries: &[u32], gallery: &[u32], seed: u64) -> Self {
-        let mut draws = Draws::new(seed, 1);
+        let mut draws = SeededRng::new(seed, 1);
         let queries = one_row_per_label(queries, &mut draws);
         let gallery = one_row_per_label(gallery, &mut draws);
         let (mut asking, mut asked, mut either) = (Vec::new(), Vec::new(), Vec::new());
@@ -82,7 +82,7 @@ impl DisjointPairs {
     }
 }
 
-fn one_row_per_label(labels: &[u32], draws: &mut Draws) -> BTreeMap<u32, usize> {
+fn one_row_per_label(labels: &[u32], draws: &mut SeededRng) -> BTreeMap<u32, usize> {
     let mut rows: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
     for (row, &label) in labels.iter().enumerate() {
         rows.entry(label).or_default().push(row);

@@ -8,7 +8,7 @@
 //! it is approximate below about 100 labels and for FAR below 1e-3.
 
 use super::error::AnalysisError;
-use super::label_counts::Dyads;
+use super::label_counts::LabelPairs;
 use super::pair_counts::{Dyad, PairCounts, Sums, add, ordered};
 use crate::CalibrationError;
 use crate::binomial::{self, real};
@@ -19,11 +19,11 @@ use crate::rates::{Confidence, Interval, Proportion, Rate, recorded};
 pub struct NonMatedCounts {
     counts: PairCounts,
     accepted: Vec<Dyad>,
-    scope: Scope,
+    scope: LabelScope,
 }
 
 #[derive(Clone, Debug)]
-enum Scope {
+enum LabelScope {
     All,
     /// At least one label is a member (1).
     Touching(Vec<u64>),
@@ -45,7 +45,7 @@ impl NonMatedCounts {
         Ok(Self {
             counts,
             accepted,
-            scope: Scope::All,
+            scope: LabelScope::All,
         })
     }
 
@@ -53,7 +53,7 @@ impl NonMatedCounts {
     ///
     /// # Errors
     /// As [`NonMatedCounts::new`]; a scan gives no cause.
-    pub fn of_scan(dyads: &Dyads) -> Result<Self, AnalysisError> {
+    pub fn of_scan(dyads: &LabelPairs) -> Result<Self, AnalysisError> {
         let counts = match &dyads.gallery_rows {
             None => PairCounts::all_pairs(dyads.rows.clone()),
             Some(gallery) => PairCounts::cross(dyads.rows.clone(), gallery.clone()),
@@ -69,7 +69,7 @@ impl NonMatedCounts {
     #[must_use]
     pub fn touching(&self, member: &[bool]) -> Self {
         let is = |label: usize| member.get(label).copied().unwrap_or(false);
-        self.narrowed(Scope::Touching(self.mask(is)), |dyad| {
+        self.narrowed(LabelScope::Touching(self.mask(is)), |dyad| {
             is(dyad.a) || is(dyad.b)
         })
     }
@@ -78,7 +78,7 @@ impl NonMatedCounts {
     #[must_use]
     pub fn within(&self, member: &[bool]) -> Self {
         let is = |label: usize| member.get(label).copied().unwrap_or(false);
-        self.narrowed(Scope::Within(self.mask(is)), |dyad| {
+        self.narrowed(LabelScope::Within(self.mask(is)), |dyad| {
             is(dyad.a) && is(dyad.b)
         })
     }
@@ -141,7 +141,7 @@ impl NonMatedCounts {
     }
 
     /// Scopes do not nest: the new one replaces the old.
-    fn narrowed(&self, scope: Scope, keep: impl Fn(&Dyad) -> bool) -> Self {
+    fn narrowed(&self, scope: LabelScope, keep: impl Fn(&Dyad) -> bool) -> Self {
         Self {
             counts: self.counts.clone(),
             accepted: self.accepted.iter().copied().filter(keep).collect(),
@@ -157,9 +157,9 @@ impl NonMatedCounts {
         let product =
             |a: &[u64], b: &[u64]| a.iter().zip(b).map(|(a, b)| a * b).collect::<Vec<_>>();
         match &self.scope {
-            Scope::All => self.counts.sums(weights),
-            Scope::Within(members) => self.counts.sums(&product(weights, members)),
-            Scope::Touching(members) => {
+            LabelScope::All => self.counts.sums(weights),
+            LabelScope::Within(members) => self.counts.sums(&product(weights, members)),
+            LabelScope::Touching(members) => {
                 let others: Vec<u64> = members.iter().map(|member| 1 - member).collect();
                 let apart = self.counts.sums(&product(weights, &others));
                 self.counts.sums(weights).minus(&apart)
@@ -189,9 +189,9 @@ impl NonMatedCounts {
         };
         let all_disjoint = || self.counts.disjoint(&self.everyone());
         let (labels, disjoint) = match &self.scope {
-            Scope::All => (with_pairs(&self.everyone()), all_disjoint()),
-            Scope::Within(members) => (with_pairs(members), self.counts.disjoint(members)),
-            Scope::Touching(members) => {
+            LabelScope::All => (with_pairs(&self.everyone()), all_disjoint()),
+            LabelScope::Within(members) => (with_pairs(members), self.counts.disjoint(members)),
+            LabelScope::Touching(members) => {
                 let labels = with_pairs(members);
                 (labels, labels.min(all_disjoint()))
             }
@@ -222,7 +222,7 @@ impl MatedCounts {
     ///
     /// # Errors
     /// As [`MatedCounts::new`]; a scan gives no cause.
-    pub fn of_scan(dyads: &Dyads) -> Result<Self, AnalysisError> {
+    pub fn of_scan(dyads: &LabelPairs) -> Result<Self, AnalysisError> {
         let counts = dyads.mated_rejected.iter().zip(&dyads.mated_total);
         Self::new(
             counts
@@ -322,7 +322,7 @@ mod tests {
 
     use super::*;
     use crate::analysis::disjoint::DisjointPairs;
-    use crate::analysis::draws::Draws;
+    use crate::analysis::rng::SeededRng;
 
     const AT: Confidence = Confidence::DISPLAY;
 
@@ -552,7 +552,7 @@ mod tests {
 
     /// A normal number for every label and image; a pair scores the sum, so that the score of a
     /// random non-mated pair is normal with variance 4 and the true FAR is known.
-    fn simulated(labels: usize, images: usize, draws: &mut Draws) -> Vec<f64> {
+    fn simulated(labels: usize, images: usize, draws: &mut SeededRng) -> Vec<f64> {
         let mut normal = || {
             let uniform = |bits: u64| (real(bits >> 12) + 0.5) / real(1 << 52);
             binomial::normal_quantile(uniform(draws.bits()))
@@ -588,7 +588,7 @@ mod tests {
         let threshold = binomial::normal_quantile(far) * 2.0_f64.sqrt();
         let mut covered = [0_u64; 2];
         for set in 0..sets {
-            let effects = simulated(labels, images, &mut Draws::new(20_240_607, set));
+            let effects = simulated(labels, images, &mut SeededRng::new(20_240_607, set));
             let counts = PairCounts::all_pairs(vec![images as u64; labels]);
             let dyads = accepted(&effects, images, threshold);
             let found = NonMatedCounts::new(counts, dyads).unwrap();
@@ -615,7 +615,7 @@ mod tests {
         let label_of_row: Vec<u32> = (0..60).flat_map(|label| [label; 3]).collect();
         let mut exceeded = [0_u64; 2];
         for set in 0..sets {
-            let effects = simulated(labels, images, &mut Draws::new(5, set));
+            let effects = simulated(labels, images, &mut SeededRng::new(5, set));
             let drawn = DisjointPairs::of_one_set(&label_of_row, set);
             let scores = drawn
                 .pairs()

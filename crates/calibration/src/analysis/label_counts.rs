@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::error::AnalysisError;
-use super::pairwise::{Scan, Stretch, Watch, choose_two};
+use super::pairwise::{PairProgress, Scan, Stretch, choose_two};
 use crate::decision::Threshold;
 
 /// Cells of the ladder for each threshold: most then hold none or one.
@@ -47,7 +47,7 @@ pub struct SplitLabelCounts {
 /// A non-mated pair of rows has a pair of labels; two of these that share a label depend on each
 /// other, which is why they are told apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dyads {
+pub struct LabelPairs {
     /// The pairs of labels with at least one accepted pair of rows, ascending.
     pub accepted: Vec<LabelPair>,
     /// Mated pairs rejected, by label.
@@ -88,9 +88,9 @@ impl Scan<'_> {
     pub fn label_counts(
         &self,
         thresholds: &[Threshold],
-        watch: Watch<'_>,
+        watch: PairProgress<'_>,
     ) -> Result<LabelCounts, AnalysisError> {
-        let counting = Counting::new(self.labels_end(), thresholds, 1)?;
+        let counting = AcceptedPairs::new(self.labels_end(), thresholds, 1)?;
         self.each_tile(watch, |tile| {
             let mut accepted = Vec::new();
             for stretch in tile.stretches() {
@@ -110,7 +110,7 @@ impl Scan<'_> {
         &self,
         thresholds: &[Threshold],
         half: &[bool],
-        watch: Watch<'_>,
+        watch: PairProgress<'_>,
     ) -> Result<SplitLabelCounts, AnalysisError> {
         let given = self.rows().given_rows();
         if half.len() != given.len() {
@@ -124,7 +124,7 @@ impl Scan<'_> {
             usize::from(half.get(row as usize).copied().unwrap_or_default())
         };
         let sides: Vec<usize> = (0..given.len()).map(side).collect();
-        let counting = Counting::new(self.labels_end(), thresholds, 3)?;
+        let counting = AcceptedPairs::new(self.labels_end(), thresholds, 3)?;
         self.each_tile(watch, |tile| {
             let mut accepted = Vec::new();
             for stretch in tile.stretches() {
@@ -153,7 +153,7 @@ impl Scan<'_> {
     /// Sums the parts named; `only` restricts the totals to the positions of one half.
     fn counted(
         &self,
-        counting: &Counting<'_>,
+        counting: &AcceptedPairs<'_>,
         parts: &[usize],
         only: Option<Half<'_>>,
     ) -> LabelCounts {
@@ -192,7 +192,11 @@ impl Scan<'_> {
     ///
     /// # Errors
     /// [`AnalysisError::Stopped`] where `watch` said so.
-    pub fn dyads(&self, threshold: Threshold, watch: Watch<'_>) -> Result<Dyads, AnalysisError> {
+    pub fn dyads(
+        &self,
+        threshold: Threshold,
+        watch: PairProgress<'_>,
+    ) -> Result<LabelPairs, AnalysisError> {
         let labels = self.labels_end();
         let mated: Vec<AtomicU64> = zeros(labels);
         let found = Mutex::new(Vec::new());
@@ -230,8 +234,8 @@ impl Scan<'_> {
         })?;
         let mut accepted = found.into_inner().unwrap_or_else(PoisonError::into_inner);
         merge(&mut accepted);
-        let whole = self.counted(&Counting::new(labels, &[], 1)?, &[], None);
-        Ok(Dyads {
+        let whole = self.counted(&AcceptedPairs::new(labels, &[], 1)?, &[], None);
+        Ok(LabelPairs {
             accepted,
             mated_rejected: whole
                 .mated_total
@@ -275,7 +279,7 @@ fn zeros(count: usize) -> Vec<AtomicU64> {
 }
 
 /// Accepted pairs being counted, by many threads at once.
-struct Counting<'a> {
+struct AcceptedPairs<'a> {
     labels: usize,
     ladder: Ladder<'a>,
     /// Pairs whose highest threshold reached is k, at ((part * 2 + kind) * labels + label) * K + k,
@@ -283,7 +287,7 @@ struct Counting<'a> {
     slots: Vec<AtomicU64>,
 }
 
-impl<'a> Counting<'a> {
+impl<'a> AcceptedPairs<'a> {
     fn new(
         labels: usize,
         thresholds: &'a [Threshold],

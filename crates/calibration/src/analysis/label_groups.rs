@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::input::AnalysisInput;
 use super::label_rows::{GroupCounts, GroupOfLabels, groups_of_labels};
-use super::material::Material;
 use crate::rates::Confidence;
 
 /// A metadata column with more values than this is a name or a time, and no group.
@@ -26,7 +26,10 @@ pub struct LabelGroup {
 /// One row for each value of each column that says one thing of each enrolled label. Columns that
 /// differ within a label, have one value or more than twenty, or tell every label apart are left
 /// out.
-pub(super) fn label_groups(material: &Material<'_>, counts: GroupCounts<'_>) -> Vec<LabelGroup> {
+pub(super) fn label_groups(
+    material: &AnalysisInput<'_>,
+    counts: GroupCounts<'_>,
+) -> Vec<LabelGroup> {
     let mut rows = Vec::new();
     for (column, of_label) in columns(material) {
         let values: BTreeSet<&str> = of_label.values().copied().collect();
@@ -61,7 +64,7 @@ pub(super) fn label_groups(material: &Material<'_>, counts: GroupCounts<'_>) -> 
 }
 
 /// The value of each column for each enrolled label, of columns that say one thing of each.
-fn columns<'a>(material: &Material<'a>) -> BTreeMap<&'a str, BTreeMap<u32, &'a str>> {
+fn columns<'a>(material: &AnalysisInput<'a>) -> BTreeMap<&'a str, BTreeMap<u32, &'a str>> {
     let gallery = material.gallery;
     let mut columns: BTreeMap<&str, BTreeMap<u32, &str>> = BTreeMap::new();
     let mut torn: BTreeSet<&str> = BTreeSet::new();

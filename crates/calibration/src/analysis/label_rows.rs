@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dyadic::{MatedCounts, NonMatedCounts};
 use super::label_counts::LabelCounts;
-use super::utility::{Utilities, mean, trapezium, utility};
+use super::utility::{UtilityCurves, mean, trapezium, utility};
 use crate::rates::{Confidence, Proportion, Rate, recorded};
 
 /// What a threshold does to the pairs of one label.
@@ -140,7 +140,7 @@ pub fn groups_of_labels(
     group_of_label: &[u32],
     confidence: Confidence,
 ) -> Vec<GroupOfLabels> {
-    let utilities = Utilities::of(counts.over_band);
+    let utilities = UtilityCurves::of(counts.over_band);
     let means: BTreeMap<usize, f64> = utilities
         .labels
         .iter()

@@ -3,46 +3,46 @@
 //! Nothing here decides anything. Reading order: the whole analysis (here), the embeddings it is
 //! made from, the pairs of them and their rates, consistency over labels, remedies.
 
+pub mod comparison_set;
 pub mod consistency;
 pub mod copies;
 pub mod disjoint;
-mod draws;
 pub mod dyadic;
 pub mod embeddings;
 mod error;
+pub mod far_by_size;
+mod input;
 pub mod label_counts;
 pub mod label_groups;
 pub mod label_rows;
-mod material;
 pub mod nearest;
 pub mod nearest_strangers;
 pub mod pair_counts;
 pub mod pairs_view;
 pub mod pairwise;
-pub mod panel;
 pub mod remedies;
 pub mod remedy;
 pub mod remedy_comparison;
 pub mod remedy_measured;
 pub mod remedy_verdict;
+mod rng;
 pub mod score_curve;
 pub mod score_histogram;
-pub mod sizes;
 pub mod strangers;
 pub mod utility;
 
 pub use error::AnalysisError;
-pub use material::{BAND_POINTS, Deep, Material, Scope, Set};
+pub use input::{AnalysisInput, AnalysisScope, BAND_POINTS, CandidateList, EmbeddedSet};
 
 use serde::Serialize;
 
 use crate::rates::Proportion;
 use crate::recording::{Condition, LabelOutcome};
+use far_by_size::FarBySize;
 use nearest_strangers::{LISTED_MAX, NearestStranger, nearest_strangers};
 use pairs_view::PairsView;
-use pairwise::{Scan, Watch};
+use pairwise::{PairProgress, Scan};
 use remedies::Remedies;
-use sizes::Sizes;
 
 /// More accepted pairs than this are counted, and not looked at.
 const INTRUDERS_MAX: u64 = 30_000_000;
@@ -68,7 +68,7 @@ pub struct Analysis {
     /// Rates in searches for each value of each metadata column.
     pub conditions: Vec<Condition>,
     /// FAR per search by size of the gallery.
-    pub growth: Option<Sizes>,
+    pub growth: Option<FarBySize>,
     /// What could be done about labels that fare unequally.
     pub remedies: Option<Remedies>,
     /// What was not done, and why: whole sentences.
@@ -97,12 +97,12 @@ pub struct Intruder {
     pub score: f32,
 }
 
-impl Material<'_> {
+impl AnalysisInput<'_> {
     /// Does all of it. `watch` is told of the pairs, and ends the work by saying `false`.
     ///
     /// # Errors
     /// [`AnalysisError::Stopped`] where `watch` said so.
-    pub fn analyse(&self, watch: Watch<'_>) -> Result<Analysis, AnalysisError> {
+    pub fn analyse(&self, watch: PairProgress<'_>) -> Result<Analysis, AnalysisError> {
         let mut notes = Vec::new();
         if self.on_similarity != self.threshold {
             notes.push(format!(
@@ -136,7 +136,7 @@ impl Material<'_> {
             worst_labels_total,
             nearest_strangers: nearest_strangers(self.recording, self.threshold),
             conditions: self.recording.by_condition(self.threshold),
-            growth: Sizes::measure(self, &mut notes),
+            growth: FarBySize::measure(self, &mut notes),
             remedies: Remedies::measure(self, &mut notes),
             notes,
         })
@@ -153,7 +153,7 @@ impl Material<'_> {
     fn intruders(
         &self,
         notes: &mut Vec<String>,
-        watch: Watch<'_>,
+        watch: PairProgress<'_>,
     ) -> Result<Intruded, AnalysisError> {
         let scan = Scan::all_pairs(&self.gallery.embeddings);
         if self.scope.pairs_max < scan.pairs() {
@@ -214,18 +214,18 @@ mod tests {
     use super::*;
     use crate::certify::TargetFar;
     use crate::decision::Threshold;
-    use crate::policy::Target;
-    use crate::recording::{Found, Recording, Search, Truth};
+    use crate::policy::CalibrationTarget;
+    use crate::recording::{RecordedMatch, RecordedSearch, Recording, TrialKind};
     use matchpoint_vector::Similarity;
 
     /// Unit vectors in the plane, by degrees.
-    fn set(rows: &[(&str, u32, f32, &str)]) -> Set {
+    fn set(rows: &[(&str, u32, f32, &str)]) -> EmbeddedSet {
         let vectors = rows.iter().flat_map(|(_, _, degrees, _)| {
             let (sine, cosine) = degrees.to_radians().sin_cos();
             [cosine, sine]
         });
         let labels: Vec<u32> = rows.iter().map(|row| row.1).collect();
-        Set {
+        EmbeddedSet {
             ids: rows.iter().map(|row| row.0.to_owned()).collect(),
             conditions: rows
                 .iter()
@@ -236,12 +236,17 @@ mod tests {
         }
     }
 
-    fn search(probe: &str, label: &str, truth: Truth, found: (&str, &str, f32)) -> Search {
-        Search {
+    fn search(
+        probe: &str,
+        label: &str,
+        truth: TrialKind,
+        found: (&str, &str, f32),
+    ) -> RecordedSearch {
+        RecordedSearch {
             probe: probe.to_owned(),
             label: label.to_owned(),
             truth,
-            found: Some(Found {
+            found: Some(RecordedMatch {
                 item: found.0.to_owned(),
                 label: found.1.to_owned(),
                 score: Similarity::new(found.2.to_radians().cos()).unwrap(),
@@ -272,9 +277,9 @@ mod tests {
             ("q3", 3, 95.0, "x"),
         ]);
         let recording = Recording::new(vec![
-            search("q1", "ash", Truth::Mated, ("a1", "ash", 1.0)),
-            search("q2", "beech", Truth::Mated, ("b1", "beech", 26.0)),
-            search("q3", "none", Truth::NeverEnrolled, ("c1", "cedar", 5.0)),
+            search("q1", "ash", TrialKind::Mated, ("a1", "ash", 1.0)),
+            search("q2", "beech", TrialKind::Mated, ("b1", "beech", 26.0)),
+            search("q3", "none", TrialKind::NeverEnrolled, ("c1", "cedar", 5.0)),
         ])
         .unwrap();
         let near = |degrees: f32, label: &str| {
@@ -285,18 +290,18 @@ mod tests {
             "none".to_owned(),
             vec![near(5.0, "cedar"), near(61.0, "beech"), near(65.0, "ash")],
         )];
-        let material = Material {
+        let material = AnalysisInput {
             names: &names,
             gallery: &gallery,
             queries: Some(&queries),
             recording: &recording,
             deep: &deep,
             depth: 3,
-            target: Target::Far(TargetFar::new(0.5, 0.5).unwrap()),
+            target: CalibrationTarget::Far(TargetFar::new(0.5, 0.5).unwrap()),
             threshold: Threshold::new(10.0_f32.to_radians().cos()).unwrap(),
             on_similarity: Threshold::new(10.0_f32.to_radians().cos()).unwrap(),
             seed: 0,
-            scope: Scope {
+            scope: AnalysisScope {
                 pairs_max: 1_000,
                 band: Band::default(),
                 band_points: BAND_POINTS,
@@ -332,7 +337,7 @@ mod tests {
         a_part_of_the_gallery_accepts_less(&found.growth.unwrap());
     }
 
-    fn a_part_of_the_gallery_accepts_less(growth: &Sizes) {
+    fn a_part_of_the_gallery_accepts_less(growth: &FarBySize) {
         // One of three labels accepts the stranger: a part of one label does so in a third.
         let fpir: Vec<f64> = growth.measured.iter().map(|point| point.fpir).collect();
         assert_eq!(fpir.len(), 3);
@@ -349,18 +354,18 @@ mod tests {
             ("b2", 1, 91.0, "n"),
         ]);
         let recording = Recording::new(vec![]).unwrap();
-        let material = Material {
+        let material = AnalysisInput {
             names: &names,
             gallery: &gallery,
             queries: None,
             recording: &recording,
             deep: &[],
             depth: 1,
-            target: Target::EqualError,
+            target: CalibrationTarget::EqualError,
             threshold: Threshold::ACCEPT_NOTHING,
             on_similarity: Threshold::ACCEPT_NOTHING,
             seed: 0,
-            scope: Scope {
+            scope: AnalysisScope {
                 pairs_max: 2,
                 band: Band::default(),
                 band_points: BAND_POINTS,
@@ -374,8 +379,8 @@ mod tests {
                 .iter()
                 .any(|note| note.contains("Pairs were not looked at"))
         );
-        let everything = Material {
-            scope: Scope {
+        let everything = AnalysisInput {
+            scope: AnalysisScope {
                 pairs_max: 3,
                 ..material.scope
             },

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::embeddings::Embeddings;
 use super::error::AnalysisError;
-use super::pairwise::Watch;
+use super::pairwise::PairProgress;
 use matchpoint_vector::Similarity;
 use matchpoint_vector::kernels::multiply;
 
@@ -25,14 +25,14 @@ const CHUNK: usize = 64;
 
 /// A gallery row and its similarity to the query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Neighbour {
+pub struct NearestRow {
     /// The row of the gallery, as the caller numbers it.
     pub row: usize,
     /// The similarity, as [`Similarity::between`] computes it.
     pub score: Similarity,
 }
 
-impl Neighbour {
+impl NearestRow {
     /// Whether it comes before `other`: closer, or equally close and in an earlier row.
     fn precedes(&self, other: &Self) -> bool {
         (other.score, self.row) < (self.score, other.row)
@@ -43,16 +43,16 @@ impl Neighbour {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Nearest {
     /// The best row with the label of the query; `None` where the label is not enrolled.
-    pub same_label: Option<Neighbour>,
+    pub same_label: Option<NearestRow>,
     /// The best row with another label: what is found where the own label is left out.
-    pub other_label: Option<Neighbour>,
+    pub other_label: Option<NearestRow>,
 }
 
 impl Nearest {
     /// The best row of all, and whether it carries the label of the query. Equal scores are won by
     /// the lower row. `None` where the gallery is empty.
     #[must_use]
-    pub fn top(&self) -> Option<(Neighbour, bool)> {
+    pub fn top(&self) -> Option<(NearestRow, bool)> {
         match (self.same_label, self.other_label) {
             (Some(same), Some(other)) if other.precedes(&same) => Some((other, false)),
             (Some(same), _) => Some((same, true)),
@@ -66,7 +66,7 @@ impl Nearest {
     }
 }
 
-fn improve(best: &mut Option<Neighbour>, by: Option<Neighbour>) {
+fn improve(best: &mut Option<NearestRow>, by: Option<NearestRow>) {
     if let Some(new) = by
         && best.is_none_or(|best| new.precedes(&best))
     {
@@ -82,7 +82,7 @@ fn improve(best: &mut Option<Neighbour>, by: Option<Neighbour>) {
 pub fn nearest(
     queries: &Embeddings,
     gallery: &Embeddings,
-    watch: Watch<'_>,
+    watch: PairProgress<'_>,
 ) -> Result<Vec<Nearest>, AnalysisError> {
     if queries.dimension() != gallery.dimension() {
         return Err(AnalysisError::EmbeddingDimensions {
@@ -176,9 +176,9 @@ impl Task<'_> {
         self.rescore(position, &part(to..columns.end), &mut best.other_label);
     }
 
-    fn rescore(&self, query: usize, proposed: &Proposed<'_>, best: &mut Option<Neighbour>) {
+    fn rescore(&self, query: usize, proposed: &Proposed<'_>, best: &mut Option<NearestRow>) {
         let margin = margin(self.queries.dimension());
-        let floor = |best: &Option<Neighbour>| {
+        let floor = |best: &Option<NearestRow>| {
             best.map_or(f32::NEG_INFINITY, |best| best.score.get() - margin)
         };
         let mut at = floor(best);
@@ -200,10 +200,10 @@ impl Task<'_> {
     }
 
     /// The candidate at a column, with the score that the service gives it.
-    fn exact(&self, query: usize, column: usize) -> Option<Neighbour> {
+    fn exact(&self, query: usize, column: usize) -> Option<NearestRow> {
         let a = self.queries.block(&(query..query + 1));
         let b = self.gallery.block(&(column..column + 1));
-        Some(Neighbour {
+        Some(NearestRow {
             row: *self.gallery.given_rows().get(column)? as usize,
             score: Similarity::between(a, b)?,
         })
@@ -230,14 +230,14 @@ mod tests {
 
     use super::*;
 
-    const GO: Watch<'_> = &|_, _| true;
+    const GO: PairProgress<'_> = &|_, _| true;
 
     #[test]
     fn in_a_set_that_searches_itself_no_row_finds_itself() {
         let vectors = vec![1.0, 0.0, 0.9, 0.1, 0.0, 1.0, 1.0, 0.0];
         let set = Embeddings::normalise(2, vectors, vec![1, 1, 0, 2]).unwrap();
         let found = nearest(&set, &set, GO).unwrap();
-        let rows = |of: fn(&Nearest) -> Option<Neighbour>| -> Vec<Option<usize>> {
+        let rows = |of: fn(&Nearest) -> Option<NearestRow>| -> Vec<Option<usize>> {
             found
                 .iter()
                 .map(|found| of(found).map(|one| one.row))
@@ -263,7 +263,7 @@ mod tests {
                 &mut best.other_label
             };
             if slot.is_none_or(|best| best.score < score) {
-                *slot = Some(Neighbour { row, score });
+                *slot = Some(NearestRow { row, score });
             }
         }
         best

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::decision::{Decision, Threshold};
 use crate::likeness::{Likeness, likeness};
-use crate::recording::{Found, Recording, Search, Truth};
+use crate::recording::{RecordedMatch, RecordedSearch, Recording, TrialKind};
 
 /// Labels, items and pairs that are listed, the worst of each.
 pub(super) const LISTED_MAX: usize = 20;
@@ -55,8 +55,8 @@ pub(super) fn nearest_strangers(
     threshold: Threshold,
 ) -> Vec<NearestStranger> {
     let strangers = recording.searches().iter();
-    let strangers = strangers.filter(|search| search.truth != Truth::Mated);
-    let mut found: Vec<(&Search, &Found)> = strangers
+    let strangers = strangers.filter(|search| search.truth != TrialKind::Mated);
+    let mut found: Vec<(&RecordedSearch, &RecordedMatch)> = strangers
         .filter_map(|search| Some((search, search.found.as_ref()?)))
         .collect();
     found.sort_by(|(a, x), (b, y)| (y.held(), &a.probe).cmp(&(x.held(), &b.probe)));
@@ -64,7 +64,7 @@ pub(super) fn nearest_strangers(
     let listed = listed.map(|(search, found)| NearestStranger {
         query: search.probe.clone(),
         label: search.label.clone(),
-        left_out: search.truth == Truth::LeftOut,
+        left_out: search.truth == TrialKind::LeftOut,
         item: found.item.clone(),
         item_label: found.label.clone(),
         score: found.held().get(),
@@ -83,11 +83,11 @@ mod tests {
 
     #[test]
     fn the_strangers_with_the_highest_scores_are_listed_with_how_their_labels_are_alike() {
-        let search = |n: usize, truth, label: &str, score: f32| Search {
+        let search = |n: usize, truth, label: &str, score: f32| RecordedSearch {
             probe: format!("probe {n}"),
             label: label.to_owned(),
             truth,
-            found: Some(Found {
+            found: Some(RecordedMatch {
                 item: format!("item {n}"),
                 label: "elizabeth".to_owned(),
                 score: Similarity::new(score).unwrap(),
@@ -96,13 +96,13 @@ mod tests {
             conditions: BTreeMap::new(),
         };
         let mut searches = vec![
-            search(0, Truth::Mated, "elizabeth", 0.99),
-            search(1, Truth::NeverEnrolled, "elisabeth", 0.9),
-            search(2, Truth::NeverEnrolled, "Elizabeth", 0.8),
+            search(0, TrialKind::Mated, "elizabeth", 0.99),
+            search(1, TrialKind::NeverEnrolled, "elisabeth", 0.9),
+            search(2, TrialKind::NeverEnrolled, "Elizabeth", 0.8),
         ];
         searches.extend((3..30).map(|n| {
             let score = f32::from(u8::try_from(n).unwrap()) / 100.0;
-            search(n, Truth::NeverEnrolled, &format!("other {n}"), score)
+            search(n, TrialKind::NeverEnrolled, &format!("other {n}"), score)
         }));
         let recording = Recording::new(searches).unwrap();
         let threshold = Threshold::at(Similarity::new(0.85).unwrap());

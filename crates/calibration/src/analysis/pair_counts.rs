@@ -5,10 +5,10 @@ use crate::binomial::real;
 
 /// How many non-mated pairs there are between every two labels; labels count from 0.
 #[derive(Clone, Debug)]
-pub struct PairCounts(Design);
+pub struct PairCounts(PairDesign);
 
 #[derive(Clone, Debug)]
-enum Design {
+enum PairDesign {
     /// Labels a and b have `(q_a g_b + q_b g_a) / each` pairs.
     Product {
         queries: Vec<u64>,
@@ -33,7 +33,7 @@ impl PairCounts {
     /// All unordered pairs of one set, given the rows of every label: `n_a n_b` pairs.
     #[must_use]
     pub fn all_pairs(rows: Vec<u64>) -> Self {
-        Self(Design::Product {
+        Self(PairDesign::Product {
             queries: rows.clone(),
             gallery: rows,
             each: 2,
@@ -47,7 +47,7 @@ impl PairCounts {
         let labels = queries.len().max(gallery.len());
         queries.resize(labels, 0);
         gallery.resize(labels, 0);
-        Self(Design::Product {
+        Self(PairDesign::Product {
             queries,
             gallery,
             each: 1,
@@ -64,19 +64,19 @@ impl PairCounts {
             pairs.iter().copied(),
             |_, b| if b < labels { u64::MAX } else { 0 },
         )?;
-        Ok(Self(Design::Listed { labels, pairs }))
+        Ok(Self(PairDesign::Listed { labels, pairs }))
     }
 
     pub(super) fn labels(&self) -> usize {
         match &self.0 {
-            Design::Product { queries, .. } => queries.len(),
-            Design::Listed { labels, .. } => *labels,
+            PairDesign::Product { queries, .. } => queries.len(),
+            PairDesign::Listed { labels, .. } => *labels,
         }
     }
 
     pub(super) fn between(&self, a: usize, b: usize) -> u64 {
         match &self.0 {
-            Design::Product {
+            PairDesign::Product {
                 queries,
                 gallery,
                 each,
@@ -84,7 +84,7 @@ impl PairCounts {
                 let at = |side: &[u64], label: usize| side.get(label).copied().unwrap_or(0);
                 (at(queries, a) * at(gallery, b) + at(queries, b) * at(gallery, a)) / each
             }
-            Design::Listed { pairs, .. } => pairs
+            PairDesign::Listed { pairs, .. } => pairs
                 .binary_search_by_key(&(a, b), |dyad| (dyad.a, dyad.b))
                 .ok()
                 .and_then(|found| pairs.get(found))
@@ -96,12 +96,12 @@ impl PairCounts {
     /// The squares are of use for weights of 0 and 1 only.
     pub(super) fn sums(&self, weights: &[u64]) -> Sums {
         match &self.0 {
-            Design::Product {
+            PairDesign::Product {
                 queries,
                 gallery,
                 each,
             } => Sums::of_product(queries, gallery, real(*each), weights),
-            Design::Listed { labels, pairs } => Sums::of_list(*labels, pairs, weights),
+            PairDesign::Listed { labels, pairs } => Sums::of_list(*labels, pairs, weights),
         }
     }
 
@@ -109,7 +109,7 @@ impl PairCounts {
     /// label used once; for a list, as many as a greedy walk finds.
     pub(super) fn disjoint(&self, weights: &[u64]) -> u64 {
         match &self.0 {
-            Design::Product {
+            PairDesign::Product {
                 queries, gallery, ..
             } => {
                 let sides = || {
@@ -128,7 +128,7 @@ impl PairCounts {
                 let one_sided = count(|q, g| q && !g).max(count(|q, g| g && !q)).max(1);
                 (all / 2).min(all.saturating_sub(one_sided))
             }
-            Design::Listed { labels, pairs } => {
+            PairDesign::Listed { labels, pairs } => {
                 let mut free: Vec<bool> = (0..*labels).map(|l| 0 < weight(weights, l)).collect();
                 let is_free = |free: &[bool], l: usize| free.get(l).copied().unwrap_or(false);
                 let mut disjoint = 0;

@@ -2,18 +2,18 @@
 
 use serde::Serialize;
 
-use super::consistency::{Consistency, Plan};
+use super::consistency::{Consistency, ConsistencyPlan};
 use super::disjoint::DisjointPairs;
-use super::draws::Draws;
 use super::dyadic::{MatedCounts, NonMatedCounts};
 use super::error::AnalysisError;
+use super::far_by_size::target_far;
+use super::input::AnalysisInput;
 use super::label_counts::LabelCounts;
 use super::label_groups::{LabelGroup, label_groups};
 use super::label_rows::{GroupCounts, label_rows, worst_labels};
-use super::material::Material;
-use super::pairwise::{Scan, Watch};
-use super::score_curve::{Cell, CurvePoint, EqualError, ScoreCurve};
-use super::sizes::target_far;
+use super::pairwise::{PairProgress, Scan};
+use super::rng::SeededRng;
+use super::score_curve::{PairEqualError, PairRates, ScoreBin, ScoreCurve};
 use super::utility::utility_curves;
 use crate::binomial::real;
 use crate::certify::{TargetFar, certify_scores};
@@ -43,7 +43,7 @@ pub struct PairsView {
     /// Pairs of two labels.
     pub non_mated_pairs: u64,
     /// Where both rates are the same; `None` where a kind of pair is missing.
-    pub equal_error: Option<EqualError>,
+    pub equal_error: Option<PairEqualError>,
     /// Both rates at the threshold of the searches.
     pub at_threshold: AtThreshold,
     /// Rates where the pairwise FAR is a round number.
@@ -60,12 +60,12 @@ pub struct PairsView {
     /// Labels with the lowest utility at the threshold of the searches.
     pub worst_labels: Vec<NamedRow>,
     /// Both rates along the thresholds.
-    pub curve: Vec<CurvePoint>,
+    pub curve: Vec<PairRates>,
     /// Pairs by score.
-    pub histogram: Vec<Cell>,
+    pub histogram: Vec<ScoreBin>,
     /// Utility of labels along the band, for drawing.
     #[serde(skip)]
-    pub utilities: Utilities,
+    pub utilities: UtilityBand,
 }
 
 /// Both pairwise rates at one threshold, with intervals over labels.
@@ -119,7 +119,7 @@ pub struct NamedRow {
 
 /// Utility curves along the band.
 #[derive(Clone, Debug, Default)]
-pub struct Utilities {
+pub struct UtilityBand {
     /// The thresholds, ascending.
     pub thresholds: Vec<Threshold>,
     /// The mean over all labels with both kinds of pairs.
@@ -132,9 +132,9 @@ impl PairsView {
     /// Measures. `None`, with a note, where there are no pairs of two labels.
     pub(super) fn measure(
         scan: &Scan<'_>,
-        material: &Material<'_>,
+        material: &AnalysisInput<'_>,
         notes: &mut Vec<String>,
-        watch: Watch<'_>,
+        watch: PairProgress<'_>,
     ) -> Result<Option<Self>, AnalysisError> {
         let curve = scan.curve(watch)?;
         if curve.non_mated_pairs() == 0 {
@@ -159,7 +159,7 @@ impl PairsView {
             .thresholds(scope.band_points, |far| curve.threshold_at_far(far));
         let (consistency, utilities, over_band) = match thresholds {
             Some(thresholds) => consistency(scan, material, thresholds, notes, watch)?,
-            None => (None, Utilities::default(), None),
+            None => (None, UtilityBand::default(), None),
         };
         let accepted = curve
             .far_at(material.on_similarity)
@@ -209,7 +209,7 @@ fn at(
     scan: &Scan<'_>,
     threshold: Threshold,
     asked_far: Option<f64>,
-    watch: Watch<'_>,
+    watch: PairProgress<'_>,
 ) -> Result<AtThreshold, AnalysisError> {
     let dyads = scan.dyads(threshold, watch)?;
     let non_mated = NonMatedCounts::of_scan(&dyads)?;
@@ -235,18 +235,18 @@ fn rates(
 
 fn consistency(
     scan: &Scan<'_>,
-    material: &Material<'_>,
+    material: &AnalysisInput<'_>,
     thresholds: Vec<Threshold>,
     notes: &mut Vec<String>,
-    watch: Watch<'_>,
-) -> Result<(Option<Consistency>, Utilities, Option<LabelCounts>), AnalysisError> {
+    watch: PairProgress<'_>,
+) -> Result<(Option<Consistency>, UtilityBand, Option<LabelCounts>), AnalysisError> {
     let rows = material.queries.unwrap_or(material.gallery);
     let half = halves(&rows.labels, material.seed);
     let counts = scan.split_label_counts(&thresholds, &half, watch)?;
-    let plan = Plan {
+    let plan = ConsistencyPlan {
         band: material.scope.band,
         seed: material.seed,
-        ..Plan::default()
+        ..ConsistencyPlan::default()
     };
     let halves = Some((&counts.first, &counts.second));
     let measured = Consistency::measure(&counts.whole, halves, &plan);
@@ -264,7 +264,7 @@ fn consistency(
 fn halves(labels: &[u32], seed: u64) -> Vec<bool> {
     let mut next = std::collections::BTreeMap::new();
     let half = |&label| {
-        let start = Draws::new(seed, u64::from(label)).bits() & 1 == 1;
+        let start = SeededRng::new(seed, u64::from(label)).bits() & 1 == 1;
         let turn: &mut bool = next.entry(label).or_insert(start);
         *turn = !*turn;
         *turn
@@ -272,7 +272,7 @@ fn halves(labels: &[u32], seed: u64) -> Vec<bool> {
     labels.iter().map(half).collect()
 }
 
-fn utilities(counts: &LabelCounts, thresholds: Vec<Threshold>, names: &[String]) -> Utilities {
+fn utilities(counts: &LabelCounts, thresholds: Vec<Threshold>, names: &[String]) -> UtilityBand {
     let curves = utility_curves(counts);
     let count = real(curves.len().max(1) as u64);
     let mean = (0..thresholds.len())
@@ -290,7 +290,7 @@ fn utilities(counts: &LabelCounts, thresholds: Vec<Threshold>, names: &[String])
         .step_by(step)
         .map(|(label, curve)| (names.get(label).cloned().unwrap_or_default(), curve))
         .collect();
-    Utilities {
+    UtilityBand {
         thresholds,
         mean,
         labels,
@@ -299,8 +299,8 @@ fn utilities(counts: &LabelCounts, thresholds: Vec<Threshold>, names: &[String])
 
 fn worst(
     scan: &Scan<'_>,
-    material: &Material<'_>,
-    watch: Watch<'_>,
+    material: &AnalysisInput<'_>,
+    watch: PairProgress<'_>,
 ) -> Result<Vec<NamedRow>, AnalysisError> {
     let counts = scan.label_counts(&[material.on_similarity], watch)?;
     let rows = worst_labels(&label_rows(&counts, 0), WORST_MAX);
@@ -318,7 +318,7 @@ fn worst(
 }
 
 /// Pairs of labels that share none, one pair of images each: independent trials.
-fn certified(material: &Material<'_>, target: TargetFar) -> Certified {
+fn certified(material: &AnalysisInput<'_>, target: TargetFar) -> Certified {
     let (gallery, seed) = (material.gallery, material.seed);
     let pairs = match material.queries {
         None => DisjointPairs::of_one_set(&gallery.labels, seed),
@@ -354,7 +354,7 @@ fn estimated(
     scan: &Scan<'_>,
     curve: &ScoreCurve,
     target: TargetFar,
-    watch: Watch<'_>,
+    watch: PairProgress<'_>,
 ) -> Result<Option<AtThreshold>, AnalysisError> {
     /// Steps of the pooled FAR, each 0.8 of the one before.
     const STEPS: i32 = 12;

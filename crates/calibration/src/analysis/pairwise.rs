@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::embeddings::Embeddings;
 use super::error::AnalysisError;
 use super::score_curve::ScoreCurve;
-use super::score_histogram::Counting;
+use super::score_histogram::ScoreCounters;
 use crate::decision::Threshold;
 use matchpoint_vector::kernels::multiply;
 
@@ -28,11 +28,11 @@ const KEPT_BYTES: usize = 128 << 20;
 /// Told how many pairs are done, of how many; answers whether to go on.
 ///
 /// Called from several threads, after every tile; the calls may overtake each other.
-pub type Watch<'a> = &'a (dyn Fn(u64, u64) -> bool + Sync);
+pub type PairProgress<'a> = &'a (dyn Fn(u64, u64) -> bool + Sync);
 
 /// Which pairs there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Design {
+enum ScanDesign {
     /// Every unordered pair of one set. A pair belongs to the labels of both rows.
     AllPairs,
     /// Every query with every gallery row. A pair belongs to the label of the gallery row.
@@ -42,7 +42,7 @@ enum Design {
 /// The pairs of one or two sets. Pairs with equal labels are mated, others non-mated.
 #[derive(Debug)]
 pub struct Scan<'a> {
-    design: Design,
+    design: ScanDesign,
     rows: &'a Embeddings,
     columns: &'a Embeddings,
     /// The tiles computed so far; none where they would not fit.
@@ -54,7 +54,7 @@ impl<'a> Scan<'a> {
     #[must_use]
     pub fn all_pairs(set: &'a Embeddings) -> Self {
         let scan = Self {
-            design: Design::AllPairs,
+            design: ScanDesign::AllPairs,
             rows: set,
             columns: set,
             kept: Vec::new(),
@@ -74,7 +74,7 @@ impl<'a> Scan<'a> {
             });
         }
         let scan = Self {
-            design: Design::Cross,
+            design: ScanDesign::Cross,
             rows: queries,
             columns: gallery,
             kept: Vec::new(),
@@ -97,8 +97,8 @@ impl<'a> Scan<'a> {
     #[must_use]
     pub fn pairs(&self) -> u64 {
         match self.design {
-            Design::AllPairs => choose_two(self.rows.len() as u64),
-            Design::Cross => self.rows.len() as u64 * self.columns.len() as u64,
+            ScanDesign::AllPairs => choose_two(self.rows.len() as u64),
+            ScanDesign::Cross => self.rows.len() as u64 * self.columns.len() as u64,
         }
     }
 
@@ -112,8 +112,8 @@ impl<'a> Scan<'a> {
     ///
     /// # Errors
     /// [`AnalysisError::Stopped`] where `watch` said so.
-    pub fn curve(&self, watch: Watch<'_>) -> Result<ScoreCurve, AnalysisError> {
-        let counting = Counting::new();
+    pub fn curve(&self, watch: PairProgress<'_>) -> Result<ScoreCurve, AnalysisError> {
+        let counting = ScoreCounters::new();
         self.each_tile(watch, |tile| {
             counting.with(|kinds| {
                 for stretch in tile.stretches() {
@@ -133,7 +133,7 @@ impl<'a> Scan<'a> {
         &self,
         threshold: Threshold,
         limit: usize,
-        watch: Watch<'_>,
+        watch: PairProgress<'_>,
     ) -> Result<Vec<NonMatedPair>, AnalysisError> {
         let found = Mutex::new(Vec::new());
         self.each_tile(watch, |tile| {
@@ -163,8 +163,8 @@ impl<'a> Scan<'a> {
         let a = *self.rows.given_rows().get(row)? as usize;
         let b = *self.columns.given_rows().get(column)? as usize;
         let (row_a, row_b) = match self.design {
-            Design::AllPairs => (a.min(b), a.max(b)),
-            Design::Cross => (a, b),
+            ScanDesign::AllPairs => (a.min(b), a.max(b)),
+            ScanDesign::Cross => (a, b),
         };
         Some(NonMatedPair {
             row_a,
@@ -182,15 +182,15 @@ impl<'a> Scan<'a> {
     }
 
     pub(super) fn is_cross(&self) -> bool {
-        self.design == Design::Cross
+        self.design == ScanDesign::Cross
     }
 
     /// Scores every tile, or takes the scores kept, and shows it to `visit`; on all cores, in any
     /// order.
     pub(super) fn each_tile(
         &self,
-        watch: Watch<'_>,
-        visit: impl Fn(&Tile<'_>) + Sync,
+        watch: PairProgress<'_>,
+        visit: impl Fn(&ScoreTile<'_>) + Sync,
     ) -> Result<(), AnalysisError> {
         let (done, total) = (AtomicU64::new(0), self.pairs());
         (0..self.tile_count())
@@ -207,7 +207,7 @@ impl<'a> Scan<'a> {
                     self.score(&rows, &columns, buffer);
                     buffer.as_slice()
                 };
-                let tile = Tile {
+                let tile = ScoreTile {
                     scan: self,
                     rows,
                     columns,
@@ -235,8 +235,8 @@ impl<'a> Scan<'a> {
     fn tile_count(&self) -> usize {
         let (down, across) = self.tiles_by_side();
         match self.design {
-            Design::AllPairs => down * (down + 1) / 2,
-            Design::Cross => down * across,
+            ScanDesign::AllPairs => down * (down + 1) / 2,
+            ScanDesign::Cross => down * across,
         }
     }
 
@@ -251,9 +251,9 @@ impl<'a> Scan<'a> {
     fn place(&self, index: usize) -> (Range<usize>, Range<usize>) {
         let (down, across) = self.tiles_by_side();
         let (row, column) = match self.design {
-            Design::Cross => (index / across, index % across),
+            ScanDesign::Cross => (index / across, index % across),
             // Row r of the triangle has `down` - r tiles; with row `down` - 1 - r it fills a line.
-            Design::AllPairs => {
+            ScanDesign::AllPairs => {
                 let (line, place) = (index / (down + 1), index % (down + 1));
                 if place < down - line {
                     (line, line + place)
@@ -268,14 +268,14 @@ impl<'a> Scan<'a> {
 }
 
 /// A square of the matrix of scores.
-pub(super) struct Tile<'a> {
+pub(super) struct ScoreTile<'a> {
     scan: &'a Scan<'a>,
     rows: Range<usize>,
     columns: Range<usize>,
     scores: &'a [f32],
 }
 
-impl<'a> Tile<'a> {
+impl<'a> ScoreTile<'a> {
     /// The pairs in it, each once: in a tile on the diagonal of all pairs, those above it.
     fn pairs(&self) -> u64 {
         if self.on_diagonal() {
@@ -286,7 +286,7 @@ impl<'a> Tile<'a> {
     }
 
     fn on_diagonal(&self) -> bool {
-        self.scan.design == Design::AllPairs && self.rows == self.columns
+        self.scan.design == ScanDesign::AllPairs && self.rows == self.columns
     }
 
     /// The pairs row by row, in stretches that are mated or non-mated throughout.
@@ -389,7 +389,7 @@ mod tests {
     use crate::analysis::label_counts::{LabelCounts, LabelPair};
     use crate::rates::Proportion;
 
-    const GO: Watch<'_> = &|_, _| true;
+    const GO: PairProgress<'_> = &|_, _| true;
 
     /// Rows of four components of +-0.5: their scores are multiples of 1/2, so that many tie and
     /// all are exact in `f32`.

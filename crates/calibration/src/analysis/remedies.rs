@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::error::AnalysisError;
-use super::material::{Material, Set};
-use super::remedy::{Candidate, Plan, Remedy, RemedyTrial, Rule};
-use super::remedy_comparison::{Comparison, compare};
-use super::sizes::target_far;
-use crate::adjustment::Compared;
+use super::far_by_size::target_far;
+use super::input::{AnalysisInput, EmbeddedSet};
+use super::remedy::{Remedy, RemedyCandidate, RemedyPlan, RemedyTrial, Rule};
+use super::remedy_comparison::{RemedyComparison, compare};
+use crate::adjustment::ComparedPair;
 use crate::certify::TargetFar;
 use crate::cohort::Cohort;
 use crate::normalise::PairStatistics;
-use crate::policy::Target;
-use crate::recording::{Search, Truth};
+use crate::policy::CalibrationTarget;
+use crate::recording::{RecordedSearch, TrialKind};
 
 /// Searches that the statistics are computed for; each takes one pass over the cohort.
 const SEARCHES_MAX: usize = 20_000;
@@ -32,12 +32,12 @@ pub struct Remedies {
     pub cohort: usize,
     /// The outcome.
     #[serde(flatten)]
-    pub comparison: Comparison,
+    pub comparison: RemedyComparison,
 }
 
 impl Remedies {
     /// Compares. `None`, with a note, where that cannot be done.
-    pub(super) fn measure(material: &Material<'_>, notes: &mut Vec<String>) -> Option<Self> {
+    pub(super) fn measure(material: &AnalysisInput<'_>, notes: &mut Vec<String>) -> Option<Self> {
         let searches = material.recording.searches();
         if SEARCHES_MAX < searches.len() {
             notes.push(format!(
@@ -46,7 +46,7 @@ impl Remedies {
             ));
             return None;
         }
-        let rows = Rows::of(material);
+        let rows = VectorRows::of(material);
         let compared = drawn(material).and_then(|cohort| {
             let trials = searches.iter().map(|search| {
                 let compared = rows.compared(material, search);
@@ -66,7 +66,7 @@ impl Remedies {
     }
 }
 
-fn drawn(material: &Material<'_>) -> Result<Cohort, AnalysisError> {
+fn drawn(material: &AnalysisInput<'_>) -> Result<Cohort, AnalysisError> {
     let set = material.gallery;
     let items = set.ids.iter().enumerate().filter_map(|(row, id)| {
         let vector = set.embeddings.row(row)?;
@@ -79,12 +79,12 @@ fn drawn(material: &Material<'_>) -> Result<Cohort, AnalysisError> {
 ///
 /// # Errors
 /// None in practice: the FAR without a target is one.
-pub fn plan(target: Target, seed: u64) -> Result<Plan, AnalysisError> {
+pub fn plan(target: CalibrationTarget, seed: u64) -> Result<RemedyPlan, AnalysisError> {
     let target = match target_far(target) {
         Some(target) => target,
         None => TargetFar::new(FAR_WITHOUT_TARGET, 0.95)?,
     };
-    Ok(Plan {
+    Ok(RemedyPlan {
         seed,
         rule: Rule::Estimated(target),
         remedies: vec![Remedy::ZNorm, Remedy::TNorm, Remedy::SNorm, Remedy::AsNorm],
@@ -98,13 +98,13 @@ pub fn plan(target: Target, seed: u64) -> Result<Plan, AnalysisError> {
 /// # Errors
 /// Vectors of another dimension than the cohort's, or no member of another label.
 pub fn remedy_trial(
-    search: &Search,
-    compared: Option<&Compared<'_>>,
+    search: &RecordedSearch,
+    compared: Option<&ComparedPair<'_>>,
     cohort: &Cohort,
 ) -> Result<RemedyTrial, AnalysisError> {
     let candidate = match (&search.found, compared) {
         (None, _) => None,
-        (Some(found), None) => Some(Candidate {
+        (Some(found), None) => Some(RemedyCandidate {
             score: found.score,
             label_matches: found.label == search.label,
             whole_cohort: None,
@@ -127,7 +127,7 @@ pub fn remedy_trial(
                     item: how.statistics(item.clone())?,
                 }))
             };
-            Some(Candidate {
+            Some(RemedyCandidate {
                 score: found.score,
                 label_matches: found.label == search.label,
                 whole_cohort: by(Remedy::SNorm)?,
@@ -138,37 +138,41 @@ pub fn remedy_trial(
     Ok(RemedyTrial {
         label: search.label.clone(),
         probe: search.probe.clone(),
-        mated: search.truth == Truth::Mated,
+        mated: search.truth == TrialKind::Mated,
         candidate,
     })
 }
 
 /// Where the vectors of a search are.
-struct Rows {
+struct VectorRows {
     items: BTreeMap<String, usize>,
     probes: BTreeMap<String, usize>,
 }
 
-impl Rows {
-    fn of(material: &Material<'_>) -> Self {
-        let numbered = |set: &Set| set.ids.iter().cloned().zip(0..).collect();
+impl VectorRows {
+    fn of(material: &AnalysisInput<'_>) -> Self {
+        let numbered = |set: &EmbeddedSet| set.ids.iter().cloned().zip(0..).collect();
         Self {
             items: numbered(material.gallery),
             probes: numbered(material.queries.unwrap_or(material.gallery)),
         }
     }
 
-    fn compared<'a>(&self, material: &Material<'a>, search: &'a Search) -> Option<Compared<'a>> {
+    fn compared<'a>(
+        &self,
+        material: &AnalysisInput<'a>,
+        search: &'a RecordedSearch,
+    ) -> Option<ComparedPair<'a>> {
         let (gallery, found) = (material.gallery, search.found.as_ref()?);
         let item = *self.items.get(&found.item)?;
         let probe = *self.probes.get(&search.probe)?;
         let probes = material.queries.unwrap_or(gallery);
-        Some(Compared {
+        Some(ComparedPair {
             score: found.score,
             probe: probes.embeddings.row(probe)?,
             item: gallery.embeddings.row(item)?,
             label: Some(&found.label),
-            left_out: (search.truth == Truth::LeftOut).then_some(search.label.as_str()),
+            left_out: (search.truth == TrialKind::LeftOut).then_some(search.label.as_str()),
         })
     }
 }

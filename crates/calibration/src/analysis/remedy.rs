@@ -15,7 +15,7 @@ use crate::CalibrationError;
 use crate::binomial::{self, real};
 use crate::certify::TargetFar;
 use crate::decision::{Decision, Threshold};
-use crate::normalise::{Normalisation, PairStatistics, Side};
+use crate::normalise::{Normalisation, PairStatistics, StatisticsSide};
 use crate::refusal::Underpowered;
 use matchpoint_vector::Similarity;
 
@@ -24,7 +24,7 @@ const NEAREST_MAX: usize = 300;
 
 /// The best candidate of a search, by similarity, whatever the remedy.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Candidate {
+pub struct RemedyCandidate {
     /// Its similarity to the probe.
     pub score: Similarity,
     /// Whether it carries the label of the probe; plays no part in a non-mated search.
@@ -45,7 +45,7 @@ pub struct RemedyTrial {
     /// Whether the label of the probe is in what was searched.
     pub mated: bool,
     /// What was found; `None` for nothing, which is a reject.
-    pub candidate: Option<Candidate>,
+    pub candidate: Option<RemedyCandidate>,
 }
 
 /// A way to decide a search by its best candidate.
@@ -82,13 +82,13 @@ impl Remedy {
     pub fn normalisation(self, cohort: usize) -> Option<Normalisation> {
         let (side, nearest) = match self {
             Self::None => return None,
-            Self::ZNorm => (Side::Item, None),
-            Self::TNorm => (Side::Probe, None),
-            Self::SNorm => (Side::Both, None),
+            Self::ZNorm => (StatisticsSide::Item, None),
+            Self::TNorm => (StatisticsSide::Probe, None),
+            Self::SNorm => (StatisticsSide::Both, None),
             Self::AsNorm => {
                 let nearest = (cohort / 4).clamp(1, NEAREST_MAX);
                 (
-                    Side::Both,
+                    StatisticsSide::Both,
                     u32::try_from(nearest).ok().and_then(NonZeroU32::new),
                 )
             }
@@ -98,13 +98,13 @@ impl Remedy {
     }
 
     /// `None` where the candidate lacks the statistics.
-    fn score(self, candidate: &Candidate) -> Option<Similarity> {
+    fn score(self, candidate: &RemedyCandidate) -> Option<Similarity> {
         let (side, statistics) = match self {
             Self::None => return Some(candidate.score),
-            Self::ZNorm => (Side::Item, candidate.whole_cohort),
-            Self::TNorm => (Side::Probe, candidate.whole_cohort),
-            Self::SNorm => (Side::Both, candidate.whole_cohort),
-            Self::AsNorm => (Side::Both, candidate.nearest_cohort),
+            Self::ZNorm => (StatisticsSide::Item, candidate.whole_cohort),
+            Self::TNorm => (StatisticsSide::Probe, candidate.whole_cohort),
+            Self::SNorm => (StatisticsSide::Both, candidate.whole_cohort),
+            Self::AsNorm => (StatisticsSide::Both, candidate.nearest_cohort),
         };
         Some(side.normalise(candidate.score, statistics?))
     }
@@ -133,7 +133,7 @@ impl Rule {
 
 /// What is compared, and how.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Plan {
+pub struct RemedyPlan {
     /// What the split of the labels and every draw are derived from.
     pub seed: u64,
     /// How thresholds are chosen.
@@ -159,7 +159,7 @@ impl Fitted {
     /// Decides a search by its best candidate. One without the statistics that the remedy needs
     /// is rejected.
     #[must_use]
-    pub fn decide(&self, best: Option<&Candidate>) -> Decision {
+    pub fn decide(&self, best: Option<&RemedyCandidate>) -> Decision {
         self.threshold
             .decide(best.and_then(|candidate| self.remedy.score(candidate)))
     }
@@ -170,7 +170,11 @@ impl Fitted {
 /// # Errors
 /// Refuses trials without what the remedy works on, without strangers, or with too few labels of
 /// them for the target.
-pub fn fit(trials: &[RemedyTrial], remedy: Remedy, plan: &Plan) -> Result<Fitted, AnalysisError> {
+pub fn fit(
+    trials: &[RemedyTrial],
+    remedy: Remedy,
+    plan: &RemedyPlan,
+) -> Result<Fitted, AnalysisError> {
     refuse_without_input(trials, remedy)?;
     let trials: Vec<&RemedyTrial> = trials.iter().collect();
     fit_by(&trials, remedy, plan.rule, plan.seed)

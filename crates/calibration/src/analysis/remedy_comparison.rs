@@ -8,11 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::comparison_set::{ComparisonSet, DecidedSearch, FigureChanges, Resampling, differences};
 use super::error::AnalysisError;
-use super::panel::{Differences, Outcome, Panel, Resampling, differences};
-use super::remedy::{Fitted, Plan, Remedy, RemedyTrial, Rule, fit_by, lot, refuse_without_input};
-use super::remedy_measured::Measured;
-use super::remedy_verdict::{Verdict, conclusion, sentence, verdict};
+use super::remedy::{
+    Fitted, Remedy, RemedyPlan, RemedyTrial, Rule, fit_by, lot, refuse_without_input,
+};
+use super::remedy_measured::MeasuredRemedy;
+use super::remedy_verdict::{RemedyVerdict, conclusion, sentence, verdict};
 use crate::CalibrationError;
 use crate::binomial::real;
 use crate::certify::TargetFar;
@@ -21,32 +23,32 @@ use crate::rates::{Confidence, Rate, recorded};
 
 /// A remedy, and what came of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Compared {
+pub struct RemedyOutcome {
     /// The remedy on the measuring half.
-    pub measured: Measured,
+    pub measured: MeasuredRemedy,
     /// Its figures less those of the one threshold. Every interval is at 1 - 0.05 / c for c
     /// remedies, each of which is a chance to be called better. They hold for the thresholds as
     /// fitted; that another half of the labels would have given others is not in them.
-    pub differences: Differences,
+    pub differences: FigureChanges,
     /// The outcome.
-    pub verdict: Verdict,
+    pub verdict: RemedyVerdict,
     /// The outcome in words, with the figures that it rests on.
     pub sentence: String,
 }
 
 /// All remedies, on the same labels.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Comparison {
+pub struct RemedyComparison {
     /// What was asked for.
-    pub plan: Plan,
+    pub plan: RemedyPlan,
     /// Labels that thresholds were chosen on.
     pub fitting_labels: u64,
     /// Labels that everything was measured on.
     pub measuring_labels: u64,
     /// One threshold on the similarity.
-    pub one_threshold: Measured,
+    pub one_threshold: MeasuredRemedy,
     /// The remedies, in the order of the plan.
-    pub remedies: Vec<Compared>,
+    pub remedies: Vec<RemedyOutcome>,
 }
 
 /// Fits every remedy of the plan on half of the labels and measures it on the other half.
@@ -54,7 +56,10 @@ pub struct Comparison {
 /// # Errors
 /// Refuses a probe that occurs twice, trials without what a remedy works on, a half without mated
 /// or non-mated searches, and too few labels in the fitting half for the target.
-pub fn compare(trials: &[RemedyTrial], plan: &Plan) -> Result<Comparison, AnalysisError> {
+pub fn compare(
+    trials: &[RemedyTrial],
+    plan: &RemedyPlan,
+) -> Result<RemedyComparison, AnalysisError> {
     if !(200..=100_000).contains(&plan.resamples) {
         let value = plan.resamples;
         return Err(AnalysisError::Resamples { value });
@@ -64,7 +69,7 @@ pub fn compare(trials: &[RemedyTrial], plan: &Plan) -> Result<Comparison, Analys
     for &remedy in &remedies {
         refuse_without_input(trials, remedy)?;
     }
-    let bench = Bench::new(trials, plan)?;
+    let bench = SplitTrials::new(trials, plan)?;
     let one_fitted = bench.fit(Remedy::None)?;
     let (one_panel, mut one_threshold) = bench.measure(one_fitted)?;
     one_threshold.band_variance = bench.band_variance(Remedy::None)?;
@@ -82,14 +87,14 @@ pub fn compare(trials: &[RemedyTrial], plan: &Plan) -> Result<Comparison, Analys
         let changes = differences(&one_panel, &panel, draws);
         let verdict = verdict(&measured, &changes);
         let sentence = sentence(&measured, &one_threshold, &changes);
-        compared.push(Compared {
+        compared.push(RemedyOutcome {
             sentence: format!("{sentence}: {}", conclusion(verdict, &measured)),
             measured,
             differences: changes,
             verdict,
         });
     }
-    Ok(Comparison {
+    Ok(RemedyComparison {
         plan: plan.clone(),
         fitting_labels: labels(&bench.fitting),
         measuring_labels: one_panel.labels(),
@@ -99,22 +104,22 @@ pub fn compare(trials: &[RemedyTrial], plan: &Plan) -> Result<Comparison, Analys
 }
 
 /// Each remedy once, in the order given.
-fn remedies(plan: &Plan) -> Vec<Remedy> {
+fn remedies(plan: &RemedyPlan) -> Vec<Remedy> {
     let mut seen = BTreeSet::from([Remedy::None]);
     let remedies = plan.remedies.iter().copied();
     remedies.filter(|&remedy| seen.insert(remedy)).collect()
 }
 
 /// The trials, split by label.
-struct Bench<'a> {
-    plan: &'a Plan,
+struct SplitTrials<'a> {
+    plan: &'a RemedyPlan,
     fitting: Vec<&'a RemedyTrial>,
     /// With the half of its label's probes that a search is in.
     measuring: Vec<(&'a RemedyTrial, bool)>,
 }
 
-impl<'a> Bench<'a> {
-    fn new(trials: &'a [RemedyTrial], plan: &'a Plan) -> Result<Self, AnalysisError> {
+impl<'a> SplitTrials<'a> {
+    fn new(trials: &'a [RemedyTrial], plan: &'a RemedyPlan) -> Result<Self, AnalysisError> {
         let (fitting, measuring) = split(trials, plan.seed);
         for (half, kind, found) in [
             ("fitting", "non-mated", fitting.iter().any(|t| !t.mated)),
@@ -144,12 +149,12 @@ impl<'a> Bench<'a> {
         })
     }
 
-    fn outcomes(&self, fitted: &Fitted) -> Vec<Outcome<'a>> {
+    fn outcomes(&self, fitted: &Fitted) -> Vec<DecidedSearch<'a>> {
         let decided = self.measuring.iter().map(|&(trial, second_half)| {
             let best = trial.candidate.as_ref();
             let accepted = fitted.decide(best) == Decision::Accept;
             let right = best.is_some_and(|candidate| candidate.label_matches);
-            Outcome {
+            DecidedSearch {
                 label: &trial.label,
                 mated: trial.mated,
                 error: if trial.mated {
@@ -163,10 +168,13 @@ impl<'a> Bench<'a> {
         decided.collect()
     }
 
-    fn measure(&self, fitted: Fitted) -> Result<(Panel<'a>, Measured), AnalysisError> {
+    fn measure(
+        &self,
+        fitted: Fitted,
+    ) -> Result<(ComparisonSet<'a>, MeasuredRemedy), AnalysisError> {
         let outcomes = self.outcomes(&fitted);
-        let panel = Panel::new(&outcomes, self.plan.searches_min);
-        let rate = |kind: &'static str, among: &dyn Fn(&Outcome<'_>) -> bool| {
+        let panel = ComparisonSet::new(&outcomes, self.plan.searches_min);
+        let rate = |kind: &'static str, among: &dyn Fn(&DecidedSearch<'_>) -> bool| {
             let kept: Vec<(&str, bool)> = outcomes
                 .iter()
                 .filter(|outcome| among(outcome))
@@ -176,7 +184,7 @@ impl<'a> Bench<'a> {
             Rate::over_labels(&kept, Confidence::DISPLAY)
                 .ok_or(AnalysisError::EmptyHalf { half, kind })
         };
-        let measured = Measured {
+        let measured = MeasuredRemedy {
             far: rate("non-mated", &|outcome| !outcome.mated)?,
             frr: rate("mated", &|outcome| outcome.mated)?,
             worst_labels: panel.worst_labels(),
@@ -196,7 +204,7 @@ impl<'a> Bench<'a> {
             let far = 0.1_f64.powf(1.0 + f64::from(point) / f64::from(POINTS - 1));
             let rule = Rule::Estimated(TargetFar::new(far, confidence)?);
             let fitted = fit_by(&self.fitting, remedy, rule, self.plan.seed)?;
-            let panel = Panel::new(&self.outcomes(&fitted), self.plan.searches_min);
+            let panel = ComparisonSet::new(&self.outcomes(&fitted), self.plan.searches_min);
             let Some(variance) = panel.utility_variance() else {
                 return Ok(None);
             };
@@ -266,8 +274,8 @@ fn refuse_repeats(trials: &[RemedyTrial]) -> Result<(), AnalysisError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analysis::draws::Draws;
-    use crate::analysis::remedy::{Candidate, fit};
+    use crate::analysis::remedy::{RemedyCandidate, fit};
+    use crate::analysis::rng::SeededRng;
     use crate::certify::certify;
     use crate::normalise::{CohortStatistics, PairStatistics};
     use crate::trials::{NonMatedSearch, StrangerOrigin, Trials};
@@ -279,7 +287,7 @@ mod tests {
     }
 
     /// A standard normal number, nearly: twelve uniform ones less their mean.
-    fn normal(draws: &mut Draws) -> f64 {
+    fn normal(draws: &mut SeededRng) -> f64 {
         let unit = |bits: u64| real(bits >> 32) / real(1 << 32);
         (0..12).map(|_| unit(draws.bits())).sum::<f64>() - 6.0
     }
@@ -291,13 +299,13 @@ mod tests {
     /// A gallery of one item per label. Every score of an item is shifted by an offset of its
     /// own, of deviation `uneven`; strangers find the best of eight items.
     fn gallery(seed: u64, labels: usize, uneven: f64) -> Vec<RemedyTrial> {
-        let mut draws = Draws::new(seed, 1);
+        let mut draws = SeededRng::new(seed, 1);
         let offsets: Vec<f64> = (0..labels).map(|_| uneven * normal(&mut draws)).collect();
-        let candidate = |item: usize, value: f64, draws: &mut Draws| {
+        let candidate = |item: usize, value: f64, draws: &mut SeededRng| {
             let estimate = 0.1 + offsets[item] + 0.005 * normal(draws);
             let probe = 0.1 + 0.005 * normal(draws);
             let spread = 0.1_f64.hypot(uneven);
-            Candidate {
+            RemedyCandidate {
                 score: score(value),
                 label_matches: true,
                 whole_cohort: Some(PairStatistics {
@@ -338,8 +346,8 @@ mod tests {
         trials
     }
 
-    fn plan(seed: u64, remedies: &[Remedy]) -> Plan {
-        Plan {
+    fn plan(seed: u64, remedies: &[Remedy]) -> RemedyPlan {
+        RemedyPlan {
             seed,
             rule: Rule::Estimated(TargetFar::new(0.05, 0.95).unwrap()),
             remedies: remedies.to_vec(),
@@ -360,13 +368,24 @@ mod tests {
                 let remedy = compared.measured.fitted.remedy;
                 if remedy == Remedy::TNorm {
                     // The probes are alike: there is nothing for it to take out.
-                    assert_ne!(compared.verdict, Verdict::Prefer, "{}", compared.sentence);
+                    assert_ne!(
+                        compared.verdict,
+                        RemedyVerdict::Prefer,
+                        "{}",
+                        compared.sentence
+                    );
                     continue;
                 }
-                assert_eq!(compared.verdict, Verdict::Prefer, "{}", compared.sentence);
+                assert_eq!(
+                    compared.verdict,
+                    RemedyVerdict::Prefer,
+                    "{}",
+                    compared.sentence
+                );
                 assert!(compared.differences.utility_variance.unwrap().is_fall());
                 assert!(compared.measured.band_variance < one.band_variance);
-                let worst = |of: &Measured| of.worst_labels.as_ref().unwrap().count.estimate();
+                let worst =
+                    |of: &MeasuredRemedy| of.worst_labels.as_ref().unwrap().count.estimate();
                 assert!(worst(&compared.measured) <= worst(one));
             }
             let sentence = &found.remedies[0].sentence;
@@ -386,7 +405,12 @@ mod tests {
             let trials = gallery(seed, 120, 0.0);
             let found = compare(&trials, &plan(seed, &NORMS)).unwrap();
             for compared in &found.remedies {
-                assert_eq!(compared.verdict, Verdict::NoGround, "{}", compared.sentence);
+                assert_eq!(
+                    compared.verdict,
+                    RemedyVerdict::NoGround,
+                    "{}",
+                    compared.sentence
+                );
                 assert!(compared.sentence.ends_with("no ground to prefer it"));
             }
             // Free of the noise within labels, the variance of alike labels is about nothing.
@@ -412,7 +436,7 @@ mod tests {
         let mut trials = gallery(2, 120, 0.05);
         trials.retain(|trial| trial.mated || trial.probe.ends_with("-0"));
         let target = TargetFar::new(0.1, 0.9).unwrap();
-        let plan = Plan {
+        let plan = RemedyPlan {
             rule: Rule::Certified(target),
             ..plan(2, &[])
         };
@@ -429,7 +453,7 @@ mod tests {
         assert_eq!(found.threshold, expected.threshold);
     }
 
-    fn refused(trials: &[RemedyTrial], plan: &Plan) -> String {
+    fn refused(trials: &[RemedyTrial], plan: &RemedyPlan) -> String {
         compare(trials, plan).unwrap_err().to_string()
     }
 
@@ -453,13 +477,13 @@ mod tests {
         let strangers: Vec<RemedyTrial> = trials.iter().filter(|t| !t.mated).cloned().collect();
         assert!(refused(&strangers, &all).contains("no mated search"));
         for resamples in [0, 199, 100_001] {
-            let plan = Plan {
+            let plan = RemedyPlan {
                 resamples,
                 ..all.clone()
             };
             assert!(refused(&trials, &plan).contains("resamples"));
         }
-        let plan = Plan {
+        let plan = RemedyPlan {
             rule: Rule::Certified(TargetFar::new(0.01, 0.95).unwrap()),
             ..all
         };
@@ -473,7 +497,7 @@ mod tests {
     /// Nothing found at all, every score the same, and two labels of each kind.
     #[test]
     fn degenerate_trials_give_plain_answers_and_never_nan() {
-        let plan = Plan {
+        let plan = RemedyPlan {
             resamples: 200,
             ..plan(9, &[Remedy::ZNorm, Remedy::AsNorm])
         };
@@ -496,7 +520,12 @@ mod tests {
         for trials in [few, alike, empty] {
             let found = compare(&trials, &plan).unwrap();
             for compared in &found.remedies {
-                assert_eq!(compared.verdict, Verdict::NoGround, "{}", compared.sentence);
+                assert_eq!(
+                    compared.verdict,
+                    RemedyVerdict::NoGround,
+                    "{}",
+                    compared.sentence
+                );
                 assert!(!compared.sentence.contains("NaN"));
             }
             let json = serde_json::to_string(&found).unwrap();

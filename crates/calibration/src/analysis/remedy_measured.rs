@@ -2,13 +2,13 @@
 
 use serde::Serialize;
 
-use super::panel::WorstLabels;
+use super::comparison_set::WorstLabels;
 use super::remedy::Fitted;
 use crate::rates::Rate;
 
 /// One way to decide, on the labels that it was not fitted to.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Measured {
+pub struct MeasuredRemedy {
     /// The way to decide, as fitted on the other labels.
     pub fitted: Fitted,
     /// FAR per search.

@@ -4,13 +4,13 @@ use std::cmp::Ordering;
 
 use serde::Serialize;
 
-use super::panel::{Difference, Differences};
-use super::remedy_measured::Measured;
+use super::comparison_set::{FigureChange, FigureChanges};
+use super::remedy_measured::MeasuredRemedy;
 
 /// What the measurement says of a remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verdict {
+pub enum RemedyVerdict {
     /// Better by more than chance, and in no rate worse by more than chance.
     Prefer,
     /// Better by more than chance in what it is for, and worse in another rate.
@@ -21,7 +21,7 @@ pub enum Verdict {
     Worse,
 }
 
-impl Verdict {
+impl RemedyVerdict {
     /// Whether there is ground to use the remedy.
     #[must_use]
     pub fn prefers(self) -> bool {
@@ -35,46 +35,46 @@ pub const RANKED_LABELS_MIN: u64 = 20;
 
 /// A remedy is judged by what it is for, the FRR of the worst tenth of labels, and must make no
 /// overall rate worse.
-pub(super) fn verdict(measured: &Measured, changes: &Differences) -> Verdict {
+pub(super) fn verdict(measured: &MeasuredRemedy, changes: &FigureChanges) -> RemedyVerdict {
     let rates = [changes.worst_tenth_frr, changes.far, changes.frr];
-    let gain = changes.worst_tenth_frr.is_some_and(Difference::is_fall);
-    let cost = rates.into_iter().flatten().any(Difference::is_rise);
+    let gain = changes.worst_tenth_frr.is_some_and(FigureChange::is_fall);
+    let cost = rates.into_iter().flatten().any(FigureChange::is_rise);
     match (gain, cost) {
-        _ if too_few(measured) => Verdict::NoGround,
-        (true, false) => Verdict::Prefer,
-        (true, true) => Verdict::Trade,
-        (false, false) => Verdict::NoGround,
-        (false, true) => Verdict::Worse,
+        _ if too_few(measured) => RemedyVerdict::NoGround,
+        (true, false) => RemedyVerdict::Prefer,
+        (true, true) => RemedyVerdict::Trade,
+        (false, false) => RemedyVerdict::NoGround,
+        (false, true) => RemedyVerdict::Worse,
     }
 }
 
-fn too_few(measured: &Measured) -> bool {
+fn too_few(measured: &MeasuredRemedy) -> bool {
     let ranked = measured.worst_labels.as_ref().map_or(0, |w| w.ranked);
     ranked < RANKED_LABELS_MIN
 }
 
-pub(super) fn conclusion(verdict: Verdict, measured: &Measured) -> String {
+pub(super) fn conclusion(verdict: RemedyVerdict, measured: &MeasuredRemedy) -> String {
     match verdict {
-        Verdict::Prefer => "better by more than chance, and worse in no rate".to_owned(),
-        Verdict::Trade => "better in one rate, and worse in another, by more than chance: \
+        RemedyVerdict::Prefer => "better by more than chance, and worse in no rate".to_owned(),
+        RemedyVerdict::Trade => "better in one rate, and worse in another, by more than chance: \
                            a trade to be weighed"
             .to_owned(),
-        Verdict::NoGround if too_few(measured) => {
+        RemedyVerdict::NoGround if too_few(measured) => {
             format!("fewer than {RANKED_LABELS_MIN} labels can be ranked: no ground to prefer it")
         }
-        Verdict::NoGround => "within chance: no ground to prefer it".to_owned(),
-        Verdict::Worse => "worse by more than chance".to_owned(),
+        RemedyVerdict::NoGround => "within chance: no ground to prefer it".to_owned(),
+        RemedyVerdict::Worse => "worse by more than chance".to_owned(),
     }
 }
 
 pub(super) fn sentence(
-    measured: &Measured,
-    one_threshold: &Measured,
-    changes: &Differences,
+    measured: &MeasuredRemedy,
+    one_threshold: &MeasuredRemedy,
+    changes: &FigureChanges,
 ) -> String {
     let name = measured.fitted.remedy.as_str();
     let what = "the FRR of the worst tenth of labels";
-    let tenth = |of: &Measured| of.worst_labels.as_ref().map(|w| w.mean_of_worst_tenth);
+    let tenth = |of: &MeasuredRemedy| of.worst_labels.as_ref().map(|w| w.mean_of_worst_tenth);
     let figures = tenth(one_threshold).zip(tenth(measured));
     let change = match figures.zip(changes.worst_tenth_frr) {
         Some(((from, to), change)) => {

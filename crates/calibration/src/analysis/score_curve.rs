@@ -6,7 +6,7 @@ use crate::rates::Proportion;
 use serde::Serialize;
 
 use super::score_histogram::{
-    Counting, Histogram, QUANTILES, bin_at_or_above, bin_of_threshold, cell_bounds, first_bin,
+    Histogram, QUANTILES, ScoreCounters, bin_at_or_above, bin_of_threshold, cell_bounds, first_bin,
     score_of_bin, threshold_of_bin,
 };
 
@@ -22,7 +22,7 @@ pub struct ScoreCurve {
 
 /// Where pairwise FAR and FRR are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct EqualError {
+pub struct PairEqualError {
     /// The rate that both have, in [0, 1], interpolated between two thresholds.
     pub rate: f64,
     /// The threshold, interpolated likewise.
@@ -31,7 +31,7 @@ pub struct EqualError {
 
 /// Both rates at one threshold.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct CurvePoint {
+pub struct PairRates {
     /// The threshold, on the grid.
     pub threshold: Threshold,
     /// The share of non-mated pairs that are accepted, in [0, 1].
@@ -42,7 +42,7 @@ pub struct CurvePoint {
 
 /// The pairs whose score lies in one of equally wide ranges.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Cell {
+pub struct ScoreBin {
     /// The least score of the range; it ends where the next one begins.
     pub from: Threshold,
     /// Mated pairs in it.
@@ -52,7 +52,7 @@ pub struct Cell {
 }
 
 impl ScoreCurve {
-    pub(super) fn new(counting: Counting) -> Self {
+    pub(super) fn new(counting: ScoreCounters) -> Self {
         let (mated, non_mated) = counting.finish();
         Self { mated, non_mated }
     }
@@ -104,7 +104,7 @@ impl ScoreCurve {
     /// from the highest down; between the last with FAR < FRR and the first without, both rates
     /// and the threshold are interpolated linearly.
     #[must_use]
-    pub fn equal_error(&self) -> Option<EqualError> {
+    pub fn equal_error(&self) -> Option<PairEqualError> {
         let crossed = |score: f64| {
             let (far, frr) = self.rates_at_score(score);
             frr <= far
@@ -136,7 +136,7 @@ impl ScoreCurve {
         };
         let (rate, score) = self.interpolate(before, after);
         let threshold = Threshold::try_from(score).ok()?;
-        Some(EqualError { rate, threshold })
+        Some(PairEqualError { rate, threshold })
     }
 
     /// The crossing on the line between two neighbouring scores; without a first, the mean rate.
@@ -169,7 +169,7 @@ impl ScoreCurve {
     /// Both rates at `count` thresholds, equally spaced from the lowest score to just above the
     /// highest, for drawing. Empty unless there are pairs of both kinds.
     #[must_use]
-    pub fn points(&self, count: usize) -> Vec<CurvePoint> {
+    pub fn points(&self, count: usize) -> Vec<PairRates> {
         let kinds = [&self.mated, &self.non_mated];
         let (Some(highest), Some(lowest)) = (
             kinds.iter().filter_map(|kind| kind.bin_of_rank(0)).max(),
@@ -183,7 +183,7 @@ impl ScoreCurve {
                 let threshold = threshold_of_bin(bin);
                 let far = self.far_at(threshold)?.estimate();
                 let frr = self.frr_at(threshold)?.estimate();
-                Some(CurvePoint {
+                Some(PairRates {
                     threshold,
                     far,
                     frr,
@@ -194,12 +194,12 @@ impl ScoreCurve {
 
     /// The pairs in `cells` equally wide ranges of [-1, 1], for drawing; the last includes 1.
     #[must_use]
-    pub fn histogram(&self, cells: usize) -> Vec<Cell> {
+    pub fn histogram(&self, cells: usize) -> Vec<ScoreBin> {
         let count = |kind: &Histogram, from, to| kind.at_or_above(from) - kind.at_or_above(to);
         (0..cells)
             .map(|cell| {
                 let (from, to) = cell_bounds(cell, cells);
-                Cell {
+                ScoreBin {
                     from: threshold_of_bin(from),
                     mated: count(&self.mated, from, to),
                     non_mated: count(&self.non_mated, from, to),
@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     fn counted(mated: &[f32], non_mated: &[f32]) -> ScoreCurve {
-        let counting = Counting::new();
+        let counting = ScoreCounters::new();
         counting.with(|kinds| {
             kinds.add(true, mated);
             kinds.add(false, non_mated);

@@ -27,7 +27,7 @@ pub(super) const QUANTILES: u64 = 5_000;
 /// Plain counters in a few copies that take turns: atomic ones would wait for memory at every
 /// score, and a copy for each thread would have no bound.
 #[derive(Debug)]
-pub(super) struct Counting {
+pub(super) struct ScoreCounters {
     copies: Vec<Mutex<Kinds>>,
 }
 
@@ -47,7 +47,7 @@ struct Counter {
     overflows: BTreeMap<usize, u64>,
 }
 
-impl Counting {
+impl ScoreCounters {
     pub(super) fn new() -> Self {
         let copies = rayon::current_num_threads().clamp(1, COPIES_MAX);
         Self {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::copies::linked;
 use super::embeddings::Embeddings;
 use super::error::AnalysisError;
-use crate::recording::{Search, Truth};
+use crate::recording::{RecordedSearch, TrialKind};
 use crate::strangers::is_unnamed;
 
 /// One of so many mated searches may fail to find its label, for the level to mean anything.
@@ -24,7 +24,7 @@ pub struct StrangerRow<'a> {
 
 /// What pictures of strangers without a name are worth.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Unnamed {
+pub struct UnnamedStrangers {
     /// Pictures of strangers whom nobody named.
     pub pictures: u64,
     /// Strangers that they count as: groups of pictures that may show the same one.
@@ -39,7 +39,7 @@ pub struct Unnamed {
     label_of: BTreeMap<String, String>,
 }
 
-impl Unnamed {
+impl UnnamedStrangers {
     /// Finds out how many strangers the unnamed among `searches` count as. Two pictures at the level
     /// or above are linked, and with them whatever else each is linked to; a picture that is linked to
     /// a named stranger counts as that one. Whatever has no vector in `rows` counts as one stranger.
@@ -49,9 +49,11 @@ impl Unnamed {
     /// A vector that is not of unit length.
     pub fn find(
         rows: &[StrangerRow<'_>],
-        searches: &[Search],
+        searches: &[RecordedSearch],
     ) -> Result<Option<Self>, AnalysisError> {
-        let strangers = searches.iter().filter(|s| s.truth == Truth::NeverEnrolled);
+        let strangers = searches
+            .iter()
+            .filter(|s| s.truth == TrialKind::NeverEnrolled);
         let labels: BTreeSet<&str> = strangers
             .map(|search| search.label.as_str())
             .filter(|label| is_unnamed(label))
@@ -84,7 +86,7 @@ impl Unnamed {
     }
 
     /// Gives searches of strangers that may be the same one label.
-    pub fn count_once(&self, searches: &mut [Search]) {
+    pub fn count_once(&self, searches: &mut [RecordedSearch]) {
         for search in searches {
             if let Some(label) = self.label_of.get(&search.label) {
                 search.label.clone_from(label);
@@ -93,11 +95,11 @@ impl Unnamed {
     }
 }
 
-/// Where two pictures of one thing may still be; see [`Unnamed::level`].
-fn level(searches: &[Search]) -> Option<f32> {
+/// Where two pictures of one thing may still be; see [`UnnamedStrangers::level`].
+fn level(searches: &[RecordedSearch]) -> Option<f32> {
     let mated = searches
         .iter()
-        .filter(|search| search.truth == Truth::Mated);
+        .filter(|search| search.truth == TrialKind::Mated);
     let mut scores: Vec<f32> = mated
         .map(|search| {
             let found = search.found.as_ref();
@@ -146,7 +148,7 @@ mod tests {
     use std::collections::BTreeMap as Map;
 
     use super::*;
-    use crate::recording::Found;
+    use crate::recording::RecordedMatch;
     use crate::strangers::unnamed_label;
     use matchpoint_vector::{Embedding, Similarity};
 
@@ -186,12 +188,12 @@ mod tests {
         unnamed_label(&format!("0199f0aa-7c1b-7e0e-8d63-{number:012x}"))
     }
 
-    fn search(label: &str, truth: Truth, score: Option<f32>) -> Search {
-        Search {
+    fn search(label: &str, truth: TrialKind, score: Option<f32>) -> RecordedSearch {
+        RecordedSearch {
             probe: format!("{label} {score:?}"),
             label: label.to_owned(),
             truth,
-            found: score.map(|score| Found {
+            found: score.map(|score| RecordedMatch {
                 item: "item".to_owned(),
                 label: label.to_owned(),
                 score: Similarity::new(score).unwrap(),
@@ -202,7 +204,7 @@ mod tests {
     }
 
     /// Mated searches of sixty labels with two items each.
-    fn mated(random: &mut Random) -> Vec<Search> {
+    fn mated(random: &mut Random) -> Vec<RecordedSearch> {
         let one = |label: usize, random: &mut Random| {
             let identity = random.identity();
             let probe = random.picture(&identity);
@@ -211,21 +213,28 @@ mod tests {
                 .iter()
                 .map(|item| Similarity::between(&probe, item).unwrap());
             let best = scores.max().unwrap();
-            search(&format!("label {label}"), Truth::Mated, Some(best.get()))
+            search(
+                &format!("label {label}"),
+                TrialKind::Mated,
+                Some(best.get()),
+            )
         };
         (0..60).map(|label| one(label, random)).collect()
     }
 
-    fn found(rows: &[(String, Vec<f32>)], mated: &[Search]) -> (Unnamed, Vec<Search>) {
+    fn found(
+        rows: &[(String, Vec<f32>)],
+        mated: &[RecordedSearch],
+    ) -> (UnnamedStrangers, Vec<RecordedSearch>) {
         let strangers = rows
             .iter()
-            .map(|(label, _)| search(label, Truth::NeverEnrolled, None));
-        let mut searches: Vec<Search> = mated.iter().cloned().chain(strangers).collect();
+            .map(|(label, _)| search(label, TrialKind::NeverEnrolled, None));
+        let mut searches: Vec<RecordedSearch> = mated.iter().cloned().chain(strangers).collect();
         let rows: Vec<StrangerRow<'_>> = rows
             .iter()
             .map(|(label, vector)| StrangerRow { label, vector })
             .collect();
-        let unnamed = Unnamed::find(&rows, &searches).unwrap().unwrap();
+        let unnamed = UnnamedStrangers::find(&rows, &searches).unwrap().unwrap();
         unnamed.count_once(&mut searches);
         (unnamed, searches)
     }
@@ -244,7 +253,7 @@ mod tests {
             assert_eq!(unnamed.pictures, 129);
             let labels: BTreeSet<&str> = searches
                 .iter()
-                .filter(|search| search.truth == Truth::NeverEnrolled)
+                .filter(|search| search.truth == TrialKind::NeverEnrolled)
                 .map(|search| search.label.as_str())
                 .collect();
             assert_eq!(labels.len() as u64, unnamed.strangers);
@@ -299,18 +308,19 @@ mod tests {
         assert_eq!(found(&rows, &failing).0.level, None);
         // No vector, as beyond the first 20,000: it may be any of them.
         let searches = [
-            search(&id(1), Truth::NeverEnrolled, None),
-            search(&id(2), Truth::NeverEnrolled, None),
+            search(&id(1), TrialKind::NeverEnrolled, None),
+            search(&id(2), TrialKind::NeverEnrolled, None),
         ];
         let vector = random.picture(&identity);
         let one = StrangerRow {
             label: &id(2),
             vector: &vector,
         };
-        let unnamed = Unnamed::find(&[one], &[&searches[..], &mated(&mut random)[..]].concat());
+        let unnamed =
+            UnnamedStrangers::find(&[one], &[&searches[..], &mated(&mut random)[..]].concat());
         assert_eq!(unnamed.unwrap().unwrap().strangers, 2);
         assert_eq!(
-            Unnamed::find(&[], &[search("anna", Truth::NeverEnrolled, None)]).unwrap(),
+            UnnamedStrangers::find(&[], &[search("anna", TrialKind::NeverEnrolled, None)]).unwrap(),
             None
         );
     }

@@ -7,7 +7,7 @@ use crate::binomial::real;
 /// mated or without non-mated pairs are left out.
 #[must_use]
 pub fn utility_curves(counts: &LabelCounts) -> Vec<(usize, Vec<f64>)> {
-    let utilities = Utilities::of(counts);
+    let utilities = UtilityCurves::of(counts);
     utilities.labels.into_iter().zip(utilities.curves).collect()
 }
 
@@ -23,12 +23,12 @@ pub fn utility(sensitivity: f64, specificity: f64) -> f64 {
 
 /// The curves of the labels that have any, in the order of the labels.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Utilities {
+pub(super) struct UtilityCurves {
     pub(super) labels: Vec<usize>,
     pub(super) curves: Vec<Vec<f64>>,
 }
 
-impl Utilities {
+impl UtilityCurves {
     pub(super) fn of(counts: &LabelCounts) -> Self {
         let mut utilities = Self::default();
         let width = counts.thresholds.len();

@@ -12,7 +12,7 @@ use crate::rates::{Confidence, Interval, Proportion};
 
 /// What a labeller found out about one search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Truth {
+pub enum SearchTruth {
     /// The probe's label is enrolled, and the best candidate has it.
     MatedRight,
     /// The probe's label is enrolled, and the best candidate has another, or there is none.
@@ -34,7 +34,7 @@ pub struct AuditRow {
     /// The probability with which it was drawn, as of then.
     pub inclusion: Inclusion,
     /// The label; `None` while there is none.
-    pub truth: Option<Truth>,
+    pub truth: Option<SearchTruth>,
 }
 
 /// Decisions of one window, one threshold and one design, with the labels there are.
@@ -43,7 +43,7 @@ pub struct AuditRow {
 /// and that decisions are independent. Many searches of one person or object in a window make the
 /// intervals too narrow.
 #[derive(Clone, Copy, Debug)]
-pub struct Audit<'a> {
+pub struct AuditSample<'a> {
     /// The design that the rows were drawn by.
     pub strata: &'a Strata,
     /// The decisions that were drawn, labelled or not, in any order. Each stands for 1 / probability.
@@ -106,7 +106,7 @@ pub struct AuditedRates {
     pub decisions: f64,
 }
 
-impl Audit<'_> {
+impl AuditSample<'_> {
     /// The rates, with intervals at `confidence`.
     ///
     /// The interval moves one stratum's share at a time to the ends of its Wilson interval and
@@ -119,20 +119,20 @@ impl Audit<'_> {
     /// Refuses rows of another design.
     pub fn rates(&self, confidence: Confidence) -> Result<AuditedRates, MonitoringError> {
         let cells = self.cells()?;
-        let rate = |kind: Kind| {
-            let parts: Option<Vec<Part>> = cells
+        let rate = |kind: RateKind| {
+            let parts: Option<Vec<StratumPart>> = cells
                 .iter()
-                .filter(|cell| cell.accepted || kind != Kind::Discovery)
+                .filter(|cell| cell.accepted || kind != RateKind::Discovery)
                 .map(|cell| part(cell, &cells, kind))
                 .collect();
             rated(&parts?, confidence)
         };
         Ok(AuditedRates {
-            far: rate(Kind::Far),
-            frr: rate(Kind::Frr),
-            false_discovery: rate(Kind::Discovery),
+            far: rate(RateKind::Far),
+            frr: rate(RateKind::Frr),
+            false_discovery: rate(RateKind::Discovery),
             drawn: cells.iter().map(|cell| cell.drawn).sum(),
-            labelled: cells.iter().map(Cell::labelled).sum(),
+            labelled: cells.iter().map(StratumRows::labelled).sum(),
             decisions: cells.iter().map(|cell| cell.weight).sum(),
         })
     }
@@ -163,7 +163,7 @@ impl Audit<'_> {
                 ..*row
             };
             let rows: Vec<AuditRow> = self.rows.iter().map(decided).collect();
-            let audit = Audit {
+            let audit = AuditSample {
                 strata: &strata,
                 rows: &rows,
             };
@@ -177,8 +177,8 @@ impl Audit<'_> {
     }
 
     /// Rows of one stratum together.
-    fn cells(&self) -> Result<Vec<Cell>, MonitoringError> {
-        let mut cells: BTreeMap<usize, Cell> = BTreeMap::new();
+    fn cells(&self) -> Result<Vec<StratumRows>, MonitoringError> {
+        let mut cells: BTreeMap<usize, StratumRows> = BTreeMap::new();
         for row in self.rows {
             if self.strata.accepts(row.stratum) != Some(row.accepted) {
                 return Err(MonitoringError::RowOfAnother {
@@ -188,7 +188,7 @@ impl Audit<'_> {
             }
             cells
                 .entry(row.stratum)
-                .or_insert_with(|| Cell::empty(row.stratum, row.accepted))
+                .or_insert_with(|| StratumRows::empty(row.stratum, row.accepted))
                 .add(row);
         }
         Ok(cells.into_values().collect())
@@ -199,7 +199,7 @@ impl Audit<'_> {
 /// then weighs what its row stands for, and all of them together say as much as the number of equal
 /// ones that Kish (Survey Sampling, 1965) gives: (sum w)^2 / sum w^2.
 #[derive(Clone, Copy)]
-struct Cell {
+struct StratumRows {
     stratum: usize,
     accepted: bool,
     /// Decisions that it stands for.
@@ -215,7 +215,7 @@ struct Cell {
     squares: f64,
 }
 
-impl Cell {
+impl StratumRows {
     fn empty(stratum: usize, accepted: bool) -> Self {
         Self {
             stratum,
@@ -238,9 +238,9 @@ impl Cell {
         self.drawn += 1;
         let [right, wrong, non_mated] = &mut self.weighed;
         let (count, weighed) = match row.truth {
-            Some(Truth::MatedRight) => (&mut self.right, right),
-            Some(Truth::MatedWrong) => (&mut self.wrong, wrong),
-            Some(Truth::NonMated) => (&mut self.non_mated, non_mated),
+            Some(SearchTruth::MatedRight) => (&mut self.right, right),
+            Some(SearchTruth::MatedWrong) => (&mut self.wrong, wrong),
+            Some(SearchTruth::NonMated) => (&mut self.non_mated, non_mated),
             None => return,
         };
         *count += 1;
@@ -263,7 +263,7 @@ impl Cell {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+enum RateKind {
     Far,
     Frr,
     Discovery,
@@ -302,32 +302,32 @@ impl Share {
 
 /// What one cell adds to a rate: weight x at risk x in error over weight x at risk.
 #[derive(Clone, Copy)]
-struct Part {
+struct StratumPart {
     weight: f64,
     weight_variance: f64,
     at_risk: Share,
     in_error: Share,
-    labels: Labels<u64>,
-    equal: Labels<f64>,
+    labels: LabelSums<u64>,
+    equal: LabelSums<f64>,
 }
 
 /// Labels: as they were counted, or as numbers of equal ones.
 #[derive(Clone, Copy)]
-struct Labels<T> {
+struct LabelSums<T> {
     all: T,
     at_risk: T,
     errors: T,
 }
 
-impl<T: Copy + std::ops::Add<Output = T> + Default> Labels<T> {
-    fn of(kind: Kind, accepted: bool, [right, wrong, non_mated]: [T; 3]) -> Self {
+impl<T: Copy + std::ops::Add<Output = T> + Default> LabelSums<T> {
+    fn of(kind: RateKind, accepted: bool, [right, wrong, non_mated]: [T; 3]) -> Self {
         let (mated, all) = (right + wrong, right + wrong + non_mated);
         let (at_risk, errors) = match (kind, accepted) {
-            (Kind::Far, true) => (non_mated, non_mated),
-            (Kind::Far, false) => (non_mated, T::default()),
-            (Kind::Frr, true) => (mated, wrong),
-            (Kind::Frr, false) => (mated, mated),
-            (Kind::Discovery, _) => (all, wrong + non_mated),
+            (RateKind::Far, true) => (non_mated, non_mated),
+            (RateKind::Far, false) => (non_mated, T::default()),
+            (RateKind::Frr, true) => (mated, wrong),
+            (RateKind::Frr, false) => (mated, mated),
+            (RateKind::Discovery, _) => (all, wrong + non_mated),
         };
         Self {
             all,
@@ -338,7 +338,7 @@ impl<T: Copy + std::ops::Add<Output = T> + Default> Labels<T> {
 }
 
 /// `None` where the cell has no label, nor has any other on its side of the threshold.
-fn part(cell: &Cell, cells: &[Cell], kind: Kind) -> Option<Part> {
+fn part(cell: &StratumRows, cells: &[StratumRows], kind: RateKind) -> Option<StratumPart> {
     let seen = labels(cell, kind);
     let donor = equal(nearest_labelled(cell, cells)?, kind);
     let share = |events: f64, trials: f64| {
@@ -349,16 +349,16 @@ fn part(cell: &Cell, cells: &[Cell], kind: Kind) -> Option<Part> {
         }
     };
     let at_risk = match kind {
-        Kind::Far | Kind::Frr => share(donor.at_risk, donor.all),
-        Kind::Discovery => Share::Certain(1.0),
+        RateKind::Far | RateKind::Frr => share(donor.at_risk, donor.all),
+        RateKind::Discovery => Share::Certain(1.0),
     };
     let in_error = match (kind, cell.accepted) {
-        (Kind::Far, true) | (Kind::Frr, false) => Share::Certain(1.0),
-        (Kind::Far, false) => Share::Certain(0.0),
-        (Kind::Frr, true) if donor.at_risk <= 0.0 => Share::Assumed(pooled(cells, kind)),
-        (Kind::Frr | Kind::Discovery, _) => share(donor.errors, donor.at_risk),
+        (RateKind::Far, true) | (RateKind::Frr, false) => Share::Certain(1.0),
+        (RateKind::Far, false) => Share::Certain(0.0),
+        (RateKind::Frr, true) if donor.at_risk <= 0.0 => Share::Assumed(pooled(cells, kind)),
+        (RateKind::Frr | RateKind::Discovery, _) => share(donor.errors, donor.at_risk),
     };
-    Some(Part {
+    Some(StratumPart {
         weight: cell.weight,
         weight_variance: cell.weight_variance,
         at_risk,
@@ -368,20 +368,23 @@ fn part(cell: &Cell, cells: &[Cell], kind: Kind) -> Option<Part> {
     })
 }
 
-fn labels(cell: &Cell, kind: Kind) -> Labels<u64> {
-    Labels::of(
+fn labels(cell: &StratumRows, kind: RateKind) -> LabelSums<u64> {
+    LabelSums::of(
         kind,
         cell.accepted,
         [cell.right, cell.wrong, cell.non_mated],
     )
 }
 
-fn equal(cell: &Cell, kind: Kind) -> Labels<f64> {
-    Labels::of(kind, cell.accepted, cell.equal())
+fn equal(cell: &StratumRows, kind: RateKind) -> LabelSums<f64> {
+    LabelSums::of(kind, cell.accepted, cell.equal())
 }
 
 /// The cell itself, or the nearest that has labels on the same side of the threshold.
-fn nearest_labelled<'a>(cell: &'a Cell, cells: &'a [Cell]) -> Option<&'a Cell> {
+fn nearest_labelled<'a>(
+    cell: &'a StratumRows,
+    cells: &'a [StratumRows],
+) -> Option<&'a StratumRows> {
     if 0 < cell.labelled() {
         return Some(cell);
     }
@@ -393,7 +396,7 @@ fn nearest_labelled<'a>(cell: &'a Cell, cells: &'a [Cell]) -> Option<&'a Cell> {
 
 /// The share of errors among all accepts at risk, half an error and one accept added, so that
 /// there is always one.
-fn pooled(cells: &[Cell], kind: Kind) -> f64 {
+fn pooled(cells: &[StratumRows], kind: RateKind) -> f64 {
     let accepts = || cells.iter().filter(|cell| cell.accepted);
     let errors: u64 = accepts().map(|cell| labels(cell, kind).errors).sum();
     let at_risk: u64 = accepts().map(|cell| labels(cell, kind).at_risk).sum();
@@ -427,8 +430,9 @@ impl Ratio {
     }
 }
 
-fn rated(parts: &[Part], confidence: Confidence) -> Option<AuditedRate> {
-    let own = |part: &Part| Ratio::of(part.weight, part.at_risk.value(), part.in_error.value());
+fn rated(parts: &[StratumPart], confidence: Confidence) -> Option<AuditedRate> {
+    let own =
+        |part: &StratumPart| Ratio::of(part.weight, part.at_risk.value(), part.in_error.value());
     let nothing = Ratio {
         errors: 0.0,
         at_risk: 0.0,
@@ -469,7 +473,7 @@ fn rated(parts: &[Part], confidence: Confidence) -> Option<AuditedRate> {
 }
 
 /// What a part becomes at the two ends of each of its uncertain numbers.
-fn moved(part: &Part, confidence: Confidence) -> [[Ratio; 2]; 3] {
+fn moved(part: &StratumPart, confidence: Confidence) -> [[Ratio; 2]; 3] {
     let (at_risk, in_error) = (part.at_risk.value(), part.in_error.value());
     let risk_ends = part.at_risk.ends(confidence);
     let error_ends = part.in_error.ends(confidence);
@@ -485,7 +489,7 @@ fn moved(part: &Part, confidence: Confidence) -> [[Ratio; 2]; 3] {
 
 /// The root of sum N^2 s^2 / n, with s^2 the variance of the residuals (error - rate) of labels at
 /// risk: for FAR, sum (a - FAR)^2 N^2 p (1 - p) / (n - 1).
-fn linearised(parts: &[Part], rate: f64) -> f64 {
+fn linearised(parts: &[StratumPart], rate: f64) -> f64 {
     let squares = parts.iter().map(|part| {
         let labels = part.equal;
         if part.labels.all < 2 || labels.all <= 1.0 {
@@ -562,7 +566,11 @@ mod tests {
                 inclusion: strata.inclusion(stratum).unwrap(),
                 truth,
             };
-            let truths = [Truth::MatedRight, Truth::MatedWrong, Truth::NonMated];
+            let truths = [
+                SearchTruth::MatedRight,
+                SearchTruth::MatedWrong,
+                SearchTruth::NonMated,
+            ];
             for (truth, &count) in truths.into_iter().zip(labels) {
                 rows.extend((0..count).map(|_| row(Some(truth))));
             }
@@ -575,7 +583,7 @@ mod tests {
 
     fn rates(counts: &[Counts], accepting: usize) -> AuditedRates {
         let (strata, rows) = audited(counts, accepting);
-        let audit = Audit {
+        let audit = AuditSample {
             strata: &strata,
             rows: &rows,
         };
@@ -663,7 +671,7 @@ mod tests {
         // Every second row of a second, equal draw has no label yet.
         let more: Vec<AuditRow> = rows.iter().map(waiting).collect();
         rows.extend(more);
-        let audit = Audit {
+        let audit = AuditSample {
             strata: &strata,
             rows: &rows,
         };
@@ -683,9 +691,9 @@ mod tests {
             inclusion: Inclusion::new(probability).unwrap(),
             truth: Some(truth),
         };
-        let mut rows = vec![row(1.0, Truth::NonMated); 10];
-        rows.extend(vec![row(0.1, Truth::MatedRight); 10]);
-        let audit = Audit {
+        let mut rows = vec![row(1.0, SearchTruth::NonMated); 10];
+        rows.extend(vec![row(0.1, SearchTruth::MatedRight); 10]);
+        let audit = AuditSample {
             strata: &strata,
             rows: &rows,
         };
@@ -701,7 +709,7 @@ mod tests {
     fn rows_of_another_design_are_refused() {
         let (strata, mut rows) = audited(&GOLDEN, 2);
         rows[0].accepted = true;
-        let audit = Audit {
+        let audit = AuditSample {
             strata: &strata,
             rows: &rows,
         };

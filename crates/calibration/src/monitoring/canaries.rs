@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::drift::{Finding, Limit, Limits, Subject, Verdict, percent};
+use super::drift::{DriftVerdict, Finding, FindingSubject, Limit, PromisedLimits, percent};
 use super::sequential::{EProcess, of_outcomes};
 use crate::rates::{Confidence, Interval, Proportion};
 
@@ -56,7 +56,7 @@ pub struct CanaryRates {
 impl CanaryRates {
     /// Counts a round, and holds it against the limits of the operating point.
     #[must_use]
-    pub fn new(counts: &CanaryCounts, limits: Limits) -> Self {
+    pub fn new(counts: &CanaryCounts, limits: PromisedLimits) -> Self {
         Self {
             far: rate(&counts.non_mated, limits.far),
             frr: rate(&counts.mated, limits.frr),
@@ -77,8 +77,8 @@ impl CanaryRates {
             };
             let alarm = rate.evidence.is_some_and(|found| found.alarm_at.is_some());
             findings.push(Finding {
-                subject: Subject::Canary,
-                verdict: if alarm { Verdict::Broken } else { Verdict::Note },
+                subject: FindingSubject::Canary,
+                verdict: if alarm { DriftVerdict::Broken } else { DriftVerdict::Note },
                 says: format!(
                     "Canaries: {name} {} ({} to {}), {} of {} in error{}.",
                     percent(share.estimate()),
@@ -97,8 +97,8 @@ impl CanaryRates {
         }
         if 0 < changed {
             findings.push(Finding {
-                subject: Subject::Canary,
-                verdict: Verdict::Warning,
+                subject: FindingSubject::Canary,
+                verdict: DriftVerdict::Warning,
                 says: format!(
                     "{changed} canaries come out otherwise than when this operating point began to decide."
                 ),
@@ -133,10 +133,10 @@ mod tests {
     use super::super::sequential::Null;
     use super::*;
 
-    fn limits() -> Limits {
+    fn limits() -> PromisedLimits {
         let null = Null::new(0.1, 0.05).unwrap();
         let limit = Some(Limit { null, target: true });
-        Limits {
+        PromisedLimits {
             far: limit,
             frr: limit,
         }
@@ -156,8 +156,15 @@ mod tests {
         assert!(found.far.evidence.unwrap().alarm_at.is_some());
         assert_eq!(found.frr.evidence.unwrap().alarm_at, None);
         let said = found.findings(3);
-        let verdicts: Vec<Verdict> = said.iter().map(|finding| finding.verdict).collect();
-        assert_eq!(verdicts, [Verdict::Broken, Verdict::Note, Verdict::Warning]);
+        let verdicts: Vec<DriftVerdict> = said.iter().map(|finding| finding.verdict).collect();
+        assert_eq!(
+            verdicts,
+            [
+                DriftVerdict::Broken,
+                DriftVerdict::Note,
+                DriftVerdict::Warning
+            ]
+        );
     }
 
     #[test]

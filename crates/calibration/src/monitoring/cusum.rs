@@ -7,7 +7,7 @@
 
 use super::MonitoringError;
 use super::audit::AuditRow;
-use super::observed::Seen;
+use super::observed::AuditWindow;
 use super::sequential::{Bet, EProcess};
 
 /// Drawn decisions between two false suspicions, on average, at least. With 400 labels a month a
@@ -97,7 +97,7 @@ impl Onset {
     /// As [`Cusum::settle`].
     pub fn of(
         bet: &Bet<'_>,
-        seen: &Seen<'_>,
+        seen: &AuditWindow<'_>,
         evidence: &EProcess,
     ) -> Result<Self, MonitoringError> {
         let cusum = Cusum::settle(bet, seen.rows.iter().copied())?;
@@ -115,8 +115,8 @@ impl Onset {
 
 #[cfg(test)]
 mod tests {
-    use super::super::audit::Truth;
-    use super::super::sequential::{Null, Side};
+    use super::super::audit::SearchTruth;
+    use super::super::sequential::{ErrorSide, Null};
     use super::super::strata::{Inclusion, Strata};
     use super::*;
 
@@ -127,12 +127,16 @@ mod tests {
     /// Outcomes of strangers: `true` is an accept.
     fn sum(outcomes: &[bool], inclusion: f64) -> Cusum {
         let strata = strata(inclusion);
-        let bet = Bet::new(Null::new(0.01, 0.05).unwrap(), Side::FalseAccept, &strata);
+        let bet = Bet::new(
+            Null::new(0.01, 0.05).unwrap(),
+            ErrorSide::FalseAccept,
+            &strata,
+        );
         let rows = outcomes.iter().map(|&accepted| AuditRow {
             stratum: usize::from(accepted),
             accepted,
             inclusion: Inclusion::new(inclusion).unwrap(),
-            truth: Some(Truth::NonMated),
+            truth: Some(SearchTruth::NonMated),
         });
         Cusum::settle(&bet, rows).unwrap()
     }

@@ -1,12 +1,12 @@
 //! Is the promise kept? What labels, evidence and feedback say together, in words.
 
 use super::MonitoringError;
-use super::audit::{AcceptFeedback, Audit, AuditedRate, AuditedRates, Tighter};
+use super::audit::{AcceptFeedback, AuditSample, AuditedRate, AuditedRates, Tighter};
 use super::cusum::Onset;
-use super::groups::Group;
-use super::observed::{GallerySize, Seen};
-use super::sequential::{Bet, EProcess, LIMIT_MAX, Null, Side};
-use super::thinning::Recalibration;
+use super::observed::{AuditWindow, CalibratedSize};
+use super::plain_sample::Recalibration;
+use super::sequential::{Bet, EProcess, ErrorSide, LIMIT_MAX, Null};
+use super::shared_causes::SharedCause;
 use crate::binomial::real;
 use crate::certify::TargetFar;
 use crate::operating_point::OperatingPoint;
@@ -25,14 +25,14 @@ pub struct Limit {
 /// What the rates of an operating point are held against. `None` where nothing is known that a
 /// rate could exceed.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Limits {
+pub struct PromisedLimits {
     /// For the FAR.
     pub far: Option<Limit>,
     /// For the FRR.
     pub frr: Option<Limit>,
 }
 
-impl Limits {
+impl PromisedLimits {
     /// The targets of an operating point, and where it has none for a rate, the upper end of the
     /// interval that its calibration measured. An alarm is false with a probability of at most
     /// `delta` for each rate.
@@ -66,7 +66,7 @@ impl Limits {
 
 /// Which rate, or what else, a finding is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Subject {
+pub enum FindingSubject {
     /// The false accept rate.
     Far,
     /// The false reject rate.
@@ -83,13 +83,13 @@ pub enum Subject {
     Feedback,
 }
 
-impl Subject {
+impl FindingSubject {
     /// The rate of an error.
     #[must_use]
-    pub fn of(side: Side) -> Self {
+    pub fn of(side: ErrorSide) -> Self {
         match side {
-            Side::FalseAccept => Self::Far,
-            Side::FalseReject => Self::Frr,
+            ErrorSide::FalseAccept => Self::Far,
+            ErrorSide::FalseReject => Self::Frr,
         }
     }
 
@@ -110,7 +110,7 @@ impl Subject {
 
 /// How it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verdict {
+pub enum DriftVerdict {
     /// Worth knowing, and nothing to act on.
     Note,
     /// The data show that it is as promised.
@@ -123,7 +123,7 @@ pub enum Verdict {
     Broken,
 }
 
-impl Verdict {
+impl DriftVerdict {
     /// The name in metrics and messages.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -141,9 +141,9 @@ impl Verdict {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
     /// What it is about.
-    pub subject: Subject,
+    pub subject: FindingSubject,
     /// How it stands.
-    pub verdict: Verdict,
+    pub verdict: DriftVerdict,
     /// A sentence or two.
     pub says: String,
     /// What to do; empty where there is nothing.
@@ -155,9 +155,9 @@ pub const RECENT: usize = 250;
 
 /// All that is known of how an operating point does in service.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Drift {
+pub struct DriftAssessment {
     /// What the rates are held against.
-    pub limits: Limits,
+    pub limits: PromisedLimits,
     /// The rates, from labels of drawn decisions.
     pub rates: AuditedRates,
     /// The rates from the latest [`RECENT`] drawn decisions alone: what an alarm is about may have
@@ -177,14 +177,14 @@ pub struct Drift {
     /// What was said of accepts without being asked.
     pub feedback: AcceptFeedback,
     /// Labels and conditions that have more of the labelled errors than chance explains.
-    pub groups: Vec<Group>,
+    pub groups: Vec<SharedCause>,
     /// Whether the labels can certify the target anew; `None` where the operating point has none.
     pub recalibration: Option<Recalibration>,
     /// In words, the most urgent first.
     pub findings: Vec<Finding>,
 }
 
-impl Drift {
+impl DriftAssessment {
     /// Adds what else was found.
     pub fn add(&mut self, findings: Vec<Finding>) {
         self.findings.extend(findings);
@@ -194,14 +194,14 @@ impl Drift {
 
     /// Adds what errors have in common and, where a rate is too high or the gallery too large, whether
     /// the labels do for a calibration.
-    pub fn advise(&mut self, groups: Vec<Group>, recalibration: Option<Recalibration>) {
+    pub fn advise(&mut self, groups: Vec<SharedCause>, recalibration: Option<Recalibration>) {
         for finding in &mut self.findings {
-            let of = |group: &&Group| finding.subject == Subject::of(group.side);
-            let mut advice: Vec<String> = groups.iter().filter(of).map(Group::says).collect();
+            let of = |group: &&SharedCause| finding.subject == FindingSubject::of(group.side);
+            let mut advice: Vec<String> = groups.iter().filter(of).map(SharedCause::says).collect();
             let calls_for_it = matches!(
                 finding.subject,
-                Subject::Far | Subject::Frr | Subject::Gallery
-            ) && Verdict::Warning <= finding.verdict;
+                FindingSubject::Far | FindingSubject::Frr | FindingSubject::Gallery
+            ) && DriftVerdict::Warning <= finding.verdict;
             advice.extend(
                 recalibration
                     .filter(|_| calls_for_it)
@@ -239,26 +239,28 @@ impl Drift {
     /// # Errors
     /// Refuses rows of another design.
     pub fn new(
-        seen: &Seen<'_>,
-        limits: Limits,
+        seen: &AuditWindow<'_>,
+        limits: PromisedLimits,
         confidence: Confidence,
     ) -> Result<Self, MonitoringError> {
-        let audit = Audit {
+        let audit = AuditSample {
             strata: seen.strata,
             rows: seen.rows,
         };
         let rates = audit.rates(confidence)?;
         let late = seen.rows.len().saturating_sub(RECENT);
-        let lately = Audit {
+        let lately = AuditSample {
             rows: seen.rows.get(late..).unwrap_or_default(),
             ..audit
         };
         let recent = lately.rates(confidence)?;
         let (first, last) = (seen.unix_ms.first().copied(), seen.unix_ms.last().copied());
         let [far_raised, frr_raised] = seen.raised;
-        let (far_evidence, far_onset) = evidence(seen, limits.far, Side::FalseAccept, far_raised)?;
-        let (frr_evidence, frr_onset) = evidence(seen, limits.frr, Side::FalseReject, frr_raised)?;
-        let watched = |subject, rate, recent, limit, evidence| Watched {
+        let (far_evidence, far_onset) =
+            evidence(seen, limits.far, ErrorSide::FalseAccept, far_raised)?;
+        let (frr_evidence, frr_onset) =
+            evidence(seen, limits.frr, ErrorSide::FalseReject, frr_raised)?;
+        let watched = |subject, rate, recent, limit, evidence| WatchedRate {
             subject,
             rate,
             recent,
@@ -273,7 +275,7 @@ impl Drift {
             },
         };
         let far = watched(
-            Subject::Far,
+            FindingSubject::Far,
             rates.far,
             recent.far,
             limits.far,
@@ -282,7 +284,7 @@ impl Drift {
         let mut findings = vec![
             with_a_stricter_threshold(far.finding(), &lately, limits.far, confidence)?,
             watched(
-                Subject::Frr,
+                FindingSubject::Frr,
                 rates.frr,
                 recent.frr,
                 limits.frr,
@@ -316,11 +318,11 @@ impl Drift {
 /// Adds to a FAR that is too high what a stricter threshold would do.
 fn with_a_stricter_threshold(
     mut finding: Finding,
-    lately: &Audit<'_>,
+    lately: &AuditSample<'_>,
     limit: Option<Limit>,
     confidence: Confidence,
 ) -> Result<Finding, MonitoringError> {
-    let Some(limit) = limit.filter(|_| Verdict::Warning <= finding.verdict) else {
+    let Some(limit) = limit.filter(|_| DriftVerdict::Warning <= finding.verdict) else {
         return Ok(finding);
     };
     let says = match lately.tighter(limit.null.limit(), confidence)? {
@@ -339,9 +341,9 @@ fn with_a_stricter_threshold(
 
 /// The evidence that a rate is above its limit, and since when.
 fn evidence(
-    seen: &Seen<'_>,
+    seen: &AuditWindow<'_>,
     limit: Option<Limit>,
-    side: Side,
+    side: ErrorSide,
     raised: bool,
 ) -> Result<(Option<EProcess>, Onset), MonitoringError> {
     let Some(limit) = limit else {
@@ -358,8 +360,8 @@ fn evidence(
 }
 
 /// One of the two rates.
-struct Watched {
-    subject: Subject,
+struct WatchedRate {
+    subject: FindingSubject,
     rate: Option<AuditedRate>,
     recent: Option<AuditedRate>,
     limit: Option<Limit>,
@@ -372,7 +374,7 @@ struct Watched {
 /// Labels asked for where none say anything yet.
 const LABELS_TO_BEGIN: u64 = 100;
 
-impl Watched {
+impl WatchedRate {
     fn finding(&self) -> Finding {
         let (verdict, says, next) = self.judged();
         Finding {
@@ -383,22 +385,22 @@ impl Watched {
         }
     }
 
-    fn judged(&self) -> (Verdict, String, String) {
+    fn judged(&self) -> (DriftVerdict, String, String) {
         let name = match self.subject {
-            Subject::Frr => "FRR",
-            Subject::Far
-            | Subject::Rise
-            | Subject::Audit
-            | Subject::Canary
-            | Subject::Gallery
-            | Subject::Feedback => "FAR",
+            FindingSubject::Frr => "FRR",
+            FindingSubject::Far
+            | FindingSubject::Rise
+            | FindingSubject::Audit
+            | FindingSubject::Canary
+            | FindingSubject::Gallery
+            | FindingSubject::Feedback => "FAR",
         };
         let Some(limit) = self.limit else {
             let says = format!(
                 "The operating point promises no {name}, and its calibration measured none whose interval ends below {}, so nothing can be exceeded.",
                 percent(LIMIT_MAX)
             );
-            return (Verdict::Note, says, String::new());
+            return (DriftVerdict::Note, says, String::new());
         };
         let held = format!(
             "{} {}",
@@ -411,7 +413,7 @@ impl Watched {
         );
         if let Some(evidence) = self.evidence.filter(|evidence| evidence.alarm_at.is_some()) {
             return (
-                Verdict::Broken,
+                DriftVerdict::Broken,
                 self.broken(name, &held, &evidence),
                 self.remedy(),
             );
@@ -428,24 +430,24 @@ impl Watched {
                     "Label about {LABELS_TO_BEGIN} of the decisions that wait (`matchpoint audit list`)."
                 )
             };
-            return (Verdict::Unknown, says, next);
+            return (DriftVerdict::Unknown, says, next);
         };
         let measured = shown(&rate);
         if rate.upper <= limit.null.limit() {
             let says = format!("The {name} is {measured}: below {held}.");
-            return (Verdict::Kept, says, String::new());
+            return (DriftVerdict::Kept, says, String::new());
         }
         if limit.null.limit() < rate.lower {
             let says = format!(
                 "The {name} is {measured}, which looks higher than {held}; the evidence is not yet enough for an alarm."
             );
             let next = "Label more of the decisions that wait near the threshold.".to_owned();
-            return (Verdict::Warning, says, next);
+            return (DriftVerdict::Warning, says, next);
         }
         let says =
             format!("The {name} is {measured}; whether it is below {held} the labels do not say.");
         (
-            Verdict::Unknown,
+            DriftVerdict::Unknown,
             says,
             self.more_labels(&rate, limit.null.limit()),
         )
@@ -473,8 +475,8 @@ impl Watched {
 
     fn remedy(&self) -> String {
         match self.subject {
-            Subject::Frr => "See which labels and conditions the labelled rejects have in common (camera, light, new pictures of enrolled labels); then recalibrate with queries of today, or enrol newer pictures.",
-            Subject::Far | Subject::Rise | Subject::Audit | Subject::Canary | Subject::Gallery | Subject::Feedback => "Stop acting on accepts near the threshold, or activate a stricter operating point; look at the labelled false accepts, then recalibrate with strangers of today.",
+            FindingSubject::Frr => "See which labels and conditions the labelled rejects have in common (camera, light, new pictures of enrolled labels); then recalibrate with queries of today, or enrol newer pictures.",
+            FindingSubject::Far | FindingSubject::Rise | FindingSubject::Audit | FindingSubject::Canary | FindingSubject::Gallery | FindingSubject::Feedback => "Stop acting on accepts near the threshold, or activate a stricter operating point; look at the labelled false accepts, then recalibrate with strangers of today.",
         }
         .to_owned()
     }
@@ -530,8 +532,8 @@ fn suspicion(name: &str, evidence: Option<EProcess>, onset: Onset) -> Option<Fin
     let sum = onset.cusum.filter(|_| !alarm)?;
     let began = sum.began_at.filter(|_| sum.suspects())?;
     Some(Finding {
-        subject: Subject::Rise,
-        verdict: Verdict::Note,
+        subject: FindingSubject::Rise,
+        verdict: DriftVerdict::Note,
         says: format!(
             "A rise of the {name} is suspected since drawn decision {began} (CUSUM: fast, and without a guarantee; a false one comes about once in 1,000 drawn decisions, or less often)."
         ),
@@ -539,11 +541,11 @@ fn suspicion(name: &str, evidence: Option<EProcess>, onset: Onset) -> Option<Fin
     })
 }
 
-fn gallery(size: GallerySize) -> Option<Finding> {
-    let GallerySize { items, valid_to } = size;
+fn gallery(size: CalibratedSize) -> Option<Finding> {
+    let CalibratedSize { items, valid_to } = size;
     (valid_to < items).then(|| Finding {
-        subject: Subject::Gallery,
-        verdict: Verdict::Warning,
+        subject: FindingSubject::Gallery,
+        verdict: DriftVerdict::Warning,
         says: format!(
             "The gallery has {items} items, and the operating point holds up to {valid_to}: the FAR of a search grows with the gallery."
         ),
@@ -555,8 +557,8 @@ fn gallery(size: GallerySize) -> Option<Finding> {
 fn waiting(rates: &AuditedRates) -> Option<Finding> {
     let waiting = rates.drawn.saturating_sub(rates.labelled);
     (0 < waiting).then(|| Finding {
-        subject: Subject::Audit,
-        verdict: Verdict::Note,
+        subject: FindingSubject::Audit,
+        verdict: DriftVerdict::Note,
         says: format!(
             "{} of {} drawn decisions have a label; {waiting} wait.",
             rates.labelled, rates.drawn
@@ -568,8 +570,8 @@ fn waiting(rates: &AuditedRates) -> Option<Finding> {
 fn feedback(feedback: AcceptFeedback, confidence: Confidence) -> Option<Finding> {
     let (share, Interval { lower, upper, .. }) = feedback.precision(confidence)?;
     Some(Finding {
-        subject: Subject::Feedback,
-        verdict: Verdict::Note,
+        subject: FindingSubject::Feedback,
+        verdict: DriftVerdict::Note,
         says: format!(
             "Of {} accepts that somebody spoke of unasked, {} were right ({} to {}): that is their precision, and no FAR.",
             share.trials(),
@@ -583,24 +585,24 @@ fn feedback(feedback: AcceptFeedback, confidence: Confidence) -> Option<Finding>
 
 #[cfg(test)]
 mod tests {
-    use super::super::audit::{AuditRow, Truth};
+    use super::super::audit::{AuditRow, SearchTruth};
     use super::super::strata::Strata;
     use super::*;
 
-    fn limits() -> Limits {
+    fn limits() -> PromisedLimits {
         let limit = |limit, target| {
             let null = Null::new(limit, 0.05).unwrap();
             Some(Limit { null, target })
         };
-        Limits {
+        PromisedLimits {
             far: limit(0.01, true),
             frr: limit(0.1, false),
         }
     }
 
-    fn rows(counts: &[(usize, Option<Truth>, usize)]) -> Vec<AuditRow> {
+    fn rows(counts: &[(usize, Option<SearchTruth>, usize)]) -> Vec<AuditRow> {
         let strata = Strata::usual();
-        let of = |&(stratum, truth, count): &(usize, Option<Truth>, usize)| {
+        let of = |&(stratum, truth, count): &(usize, Option<SearchTruth>, usize)| {
             let row = AuditRow {
                 stratum,
                 accepted: strata.accepts(stratum).unwrap(),
@@ -612,12 +614,15 @@ mod tests {
         counts.iter().flat_map(of).collect()
     }
 
-    fn drift(counts: &[(usize, Option<Truth>, usize)]) -> Drift {
+    fn drift(counts: &[(usize, Option<SearchTruth>, usize)]) -> DriftAssessment {
         drift_after(counts, [false, false])
     }
 
-    fn drift_after(counts: &[(usize, Option<Truth>, usize)], raised: [bool; 2]) -> Drift {
-        let seen = Seen {
+    fn drift_after(
+        counts: &[(usize, Option<SearchTruth>, usize)],
+        raised: [bool; 2],
+    ) -> DriftAssessment {
+        let seen = AuditWindow {
             raised,
             anew: false,
             strata: &Strata::usual(),
@@ -626,15 +631,15 @@ mod tests {
             lots: &[],
             cases: &[],
             feedback: AcceptFeedback { right: 9, wrong: 1 },
-            gallery: GallerySize {
+            gallery: CalibratedSize {
                 items: 120,
                 valid_to: 100,
             },
         };
-        Drift::new(&seen, limits(), Confidence::DISPLAY).unwrap()
+        DriftAssessment::new(&seen, limits(), Confidence::DISPLAY).unwrap()
     }
 
-    fn verdict(drift: &Drift, subject: Subject) -> &Finding {
+    fn verdict(drift: &DriftAssessment, subject: FindingSubject) -> &Finding {
         let mut of = drift.findings.iter().filter(|f| f.subject == subject);
         of.next().unwrap()
     }
@@ -643,42 +648,51 @@ mod tests {
     fn without_labels_nothing_is_known_and_nothing_is_zero() {
         let found = drift(&[(0, None, 50), (3, None, 20)]);
         assert_eq!(found.rates.far, None);
-        let far = verdict(&found, Subject::Far);
-        assert_eq!(far.verdict, Verdict::Unknown);
+        let far = verdict(&found, FindingSubject::Far);
+        assert_eq!(far.verdict, DriftVerdict::Unknown);
         assert!(far.says.contains("not known"), "{far:?}");
-        let waiting = verdict(&found, Subject::Audit);
+        let waiting = verdict(&found, FindingSubject::Audit);
         assert!(waiting.says.contains("70 wait"), "{waiting:?}");
-        assert_eq!(verdict(&found, Subject::Gallery).verdict, Verdict::Warning);
-        let unasked = verdict(&found, Subject::Feedback);
+        assert_eq!(
+            verdict(&found, FindingSubject::Gallery).verdict,
+            DriftVerdict::Warning
+        );
+        let unasked = verdict(&found, FindingSubject::Feedback);
         assert!(unasked.says.contains("and no FAR"), "{unasked:?}");
     }
 
     #[test]
     fn accepted_strangers_raise_the_alarm_of_the_far_and_not_that_of_the_frr() {
         let found = drift(&[
-            (0, Some(Truth::NonMated), 5),
-            (2, Some(Truth::NonMated), 20),
-            (3, Some(Truth::NonMated), 25),
-            (4, Some(Truth::MatedRight), 100),
+            (0, Some(SearchTruth::NonMated), 5),
+            (2, Some(SearchTruth::NonMated), 20),
+            (3, Some(SearchTruth::NonMated), 25),
+            (4, Some(SearchTruth::MatedRight), 100),
         ]);
-        let far = verdict(&found, Subject::Far);
-        assert_eq!(far.verdict, Verdict::Broken);
+        let far = verdict(&found, FindingSubject::Far);
+        assert_eq!(far.verdict, DriftVerdict::Broken);
         assert!(far.says.contains("its target of 1 %"), "{far:?}");
         assert_eq!(found.findings.first(), Some(far));
-        assert_ne!(verdict(&found, Subject::Frr).verdict, Verdict::Broken);
+        assert_ne!(
+            verdict(&found, FindingSubject::Frr).verdict,
+            DriftVerdict::Broken
+        );
     }
 
     #[test]
     fn an_alarm_stays_when_the_decisions_that_raised_it_are_gone() {
-        let calm = [(0, Some(Truth::NonMated), 5)];
+        let calm = [(0, Some(SearchTruth::NonMated), 5)];
         let found = drift_after(&calm, [true, false]);
-        let far = verdict(&found, Subject::Far);
-        assert_eq!(far.verdict, Verdict::Broken);
+        let far = verdict(&found, FindingSubject::Far);
+        assert_eq!(far.verdict, DriftVerdict::Broken);
         assert!(far.says.contains("no longer kept"), "{far:?}");
-        assert_ne!(verdict(&found, Subject::Frr).verdict, Verdict::Broken);
         assert_ne!(
-            verdict(&drift(&calm), Subject::Far).verdict,
-            Verdict::Broken
+            verdict(&found, FindingSubject::Frr).verdict,
+            DriftVerdict::Broken
+        );
+        assert_ne!(
+            verdict(&drift(&calm), FindingSubject::Far).verdict,
+            DriftVerdict::Broken
         );
     }
 
@@ -686,12 +700,12 @@ mod tests {
     fn a_far_that_is_too_high_comes_with_the_threshold_that_would_keep_it() {
         let next = |accepted: usize| {
             let found = drift(&[
-                (0, Some(Truth::NonMated), 170),
-                (accepted, Some(Truth::NonMated), 40),
-                (5, Some(Truth::MatedRight), 40),
+                (0, Some(SearchTruth::NonMated), 170),
+                (accepted, Some(SearchTruth::NonMated), 40),
+                (5, Some(SearchTruth::MatedRight), 40),
             ]);
             let far = found.findings.into_iter();
-            let mut far = far.filter(|finding| finding.subject == Subject::Far);
+            let mut far = far.filter(|finding| finding.subject == FindingSubject::Far);
             far.next().unwrap().next
         };
         assert!(
@@ -710,14 +724,14 @@ mod tests {
     #[test]
     fn a_rate_whose_interval_is_below_its_limit_is_kept() {
         let found = drift(&[
-            (0, Some(Truth::NonMated), 200),
-            (3, Some(Truth::MatedRight), 400),
-            (4, Some(Truth::MatedRight), 400),
-            (5, Some(Truth::MatedRight), 100),
+            (0, Some(SearchTruth::NonMated), 200),
+            (3, Some(SearchTruth::MatedRight), 400),
+            (4, Some(SearchTruth::MatedRight), 400),
+            (5, Some(SearchTruth::MatedRight), 100),
         ]);
-        let far = verdict(&found, Subject::Far);
-        assert_eq!(far.verdict, Verdict::Kept, "{far:?}");
-        let frr = verdict(&found, Subject::Frr);
+        let far = verdict(&found, FindingSubject::Far);
+        assert_eq!(far.verdict, DriftVerdict::Kept, "{far:?}");
+        let frr = verdict(&found, FindingSubject::Frr);
         assert!(frr.says.contains("calibration measured"), "{frr:?}");
     }
 

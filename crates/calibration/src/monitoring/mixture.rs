@@ -9,7 +9,7 @@ use super::MonitoringError;
 use super::strata::Strata;
 use crate::binomial::{chi_squared_quantile, real};
 use crate::decision::Threshold;
-use crate::recording::{Found, Recording, Truth};
+use crate::recording::{RecordedMatch, Recording, TrialKind};
 
 /// Histograms of what the searches of a calibration found, by stratum of the audit.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,10 +30,10 @@ impl Classes {
         let [mated, non_mated] = &mut by_label;
         for search in recording.searches() {
             let class = match search.truth {
-                Truth::Mated => &mut *mated,
-                Truth::NeverEnrolled | Truth::LeftOut => &mut *non_mated,
+                TrialKind::Mated => &mut *mated,
+                TrialKind::NeverEnrolled | TrialKind::LeftOut => &mut *non_mated,
             };
-            let held = search.found.as_ref().map(Found::held);
+            let held = search.found.as_ref().map(RecordedMatch::held);
             let place = strata.place(held, threshold);
             class.entry(&search.label).or_default().push(place.stratum);
         }

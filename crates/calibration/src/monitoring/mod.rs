@@ -6,19 +6,19 @@
 
 pub mod audit;
 pub mod canaries;
-pub mod course;
 pub mod cusum;
 pub mod drift;
-pub mod groups;
+pub mod history;
 pub mod indicators;
 pub mod mixture;
 pub mod observed;
+pub mod plain_sample;
 pub mod sequential;
 pub mod shadow;
+pub mod shared_causes;
 #[cfg(test)]
 mod simulation;
 pub mod strata;
-pub mod thinning;
 
 /// Why something cannot be monitored as asked.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]

@@ -1,12 +1,12 @@
 //! What is known of the decisions of one operating point, before anything is made of it.
 
 use super::audit::{AcceptFeedback, AuditRow};
-use super::groups::Case;
+use super::shared_causes::Case;
 use super::strata::Strata;
 
 /// What was seen of one operating point under one design of the audit.
 #[derive(Clone, Debug)]
-pub struct Seen<'a> {
+pub struct AuditWindow<'a> {
     /// The design.
     pub strata: &'a Strata,
     /// Decisions that were drawn, in the order in which they were made.
@@ -20,7 +20,7 @@ pub struct Seen<'a> {
     /// What was said of accepts without being asked.
     pub feedback: AcceptFeedback,
     /// How large the gallery is, and may be.
-    pub gallery: GallerySize,
+    pub gallery: CalibratedSize,
     /// Whether an alarm of FAR and FRR was raised by decisions that are no longer kept.
     pub raised: [bool; 2],
     /// Whether evidence was begun anew since the operating point decides.
@@ -29,7 +29,7 @@ pub struct Seen<'a> {
 
 /// How large the gallery is, and may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GallerySize {
+pub struct CalibratedSize {
     /// Items in it now.
     pub items: u64,
     /// The number of items that the operating point holds for.

@@ -5,7 +5,7 @@
 //! and Shafer 2023). Looking every day costs nothing, unlike a test of a fixed size.
 
 use super::MonitoringError;
-use super::audit::{AuditRow, Truth};
+use super::audit::{AuditRow, SearchTruth};
 use super::strata::Strata;
 use crate::binomial::real;
 
@@ -100,7 +100,7 @@ fn ratios(null: Null, rates: &[f64], outcomes: impl IntoIterator<Item = bool>) -
 
 /// Which of the two errors is bet on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
+pub enum ErrorSide {
     /// A non-mated search is accepted.
     FalseAccept,
     /// A mated search is rejected, or accepted with a wrong label.
@@ -122,7 +122,7 @@ pub enum Side {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bet<'a> {
     null: Null,
-    side: Side,
+    side: ErrorSide,
     strata: &'a Strata,
     stakes: [f64; STAKES],
     double: f64,
@@ -143,10 +143,10 @@ impl<'a> Bet<'a> {
     /// threshold where such errors are likeliest, to nine times pi. They are capped at half of the
     /// lowest pi by the limit, so that no decision costs more than half of the wealth.
     #[must_use]
-    pub fn new(null: Null, side: Side, strata: &'a Strata) -> Self {
+    pub fn new(null: Null, side: ErrorSide, strata: &'a Strata) -> Self {
         let likeliest = match side {
-            Side::FalseAccept => strata.first_accepting(),
-            Side::FalseReject => strata.first_accepting().saturating_sub(1),
+            ErrorSide::FalseAccept => strata.first_accepting(),
+            ErrorSide::FalseReject => strata.first_accepting().saturating_sub(1),
         };
         let floor = strata.floor();
         let likely = strata.inclusion(likeliest).unwrap_or(floor).get();
@@ -205,13 +205,19 @@ impl<'a> Bet<'a> {
     fn gain(&self, row: &AuditRow) -> f64 {
         let error = match (self.side, row.accepted, row.truth) {
             // Taken as mated, or where it is accepted for a false reject, as the right match.
-            (Side::FalseAccept, true, None) | (Side::FalseReject, false, None) => None,
-            (Side::FalseAccept, false, None) | (Side::FalseReject, true, None) => Some(false),
-            (Side::FalseAccept, accepted, Some(Truth::NonMated)) => Some(accepted),
-            (Side::FalseAccept, _, Some(Truth::MatedRight | Truth::MatedWrong))
-            | (Side::FalseReject, _, Some(Truth::NonMated)) => None,
-            (Side::FalseReject, accepted, Some(Truth::MatedRight)) => Some(!accepted),
-            (Side::FalseReject, _, Some(Truth::MatedWrong)) => Some(true),
+            (ErrorSide::FalseAccept, true, None) | (ErrorSide::FalseReject, false, None) => None,
+            (ErrorSide::FalseAccept, false, None) | (ErrorSide::FalseReject, true, None) => {
+                Some(false)
+            }
+            (ErrorSide::FalseAccept, accepted, Some(SearchTruth::NonMated)) => Some(accepted),
+            (
+                ErrorSide::FalseAccept,
+                _,
+                Some(SearchTruth::MatedRight | SearchTruth::MatedWrong),
+            )
+            | (ErrorSide::FalseReject, _, Some(SearchTruth::NonMated)) => None,
+            (ErrorSide::FalseReject, accepted, Some(SearchTruth::MatedRight)) => Some(!accepted),
+            (ErrorSide::FalseReject, _, Some(SearchTruth::MatedWrong)) => Some(true),
         };
         error.map_or(0.0, |error| f64::from(u8::from(error)) - self.null.limit)
     }
@@ -362,7 +368,7 @@ mod tests {
         );
     }
 
-    fn row(stratum: usize, truth: Option<Truth>) -> AuditRow {
+    fn row(stratum: usize, truth: Option<SearchTruth>) -> AuditRow {
         let strata = Strata::usual();
         AuditRow {
             stratum,
@@ -375,7 +381,7 @@ mod tests {
     #[test]
     fn each_audited_decision_multiplies_the_wealth_as_defined() {
         let strata = Strata::usual();
-        let bet = Bet::new(null(), Side::FalseAccept, &strata);
+        let bet = Bet::new(null(), ErrorSide::FalseAccept, &strata);
         let ln_e = |row: AuditRow| bet.settle([row]).unwrap().ln_e;
         // pi = 0.2 at the threshold, 0.005 at the least: stakes from 0.0125 to 0.25.
         let mean = |gain: f64| {
@@ -384,43 +390,47 @@ mod tests {
             // Half of the weight begins with the first decision.
             (0.5 + 0.5 * factors.sum::<f64>() / 6.0).ln()
         };
-        close(ln_e(row(3, Some(Truth::NonMated))), mean(0.99 / 0.2), 1e-12);
         close(
-            ln_e(row(0, Some(Truth::NonMated))),
-            mean(-0.01 / 0.005),
-            1e-12,
-        );
-        close(ln_e(row(3, Some(Truth::MatedWrong))), 0.0, 0.0);
-        // A tenth of it drawn for a budget, and a tenth of the stake.
-        let rarer = AuditRow {
-            inclusion: Inclusion::new(0.02).unwrap(),
-            ..row(3, Some(Truth::NonMated))
-        };
-        close(ln_e(rarer), mean(0.99 / 0.2), 1e-12);
-        let bet = Bet::new(null(), Side::FalseReject, &strata);
-        let ln_e = |row: AuditRow| bet.settle([row]).unwrap().ln_e;
-        close(
-            ln_e(row(2, Some(Truth::MatedRight))),
+            ln_e(row(3, Some(SearchTruth::NonMated))),
             mean(0.99 / 0.2),
             1e-12,
         );
         close(
-            ln_e(row(5, Some(Truth::MatedWrong))),
+            ln_e(row(0, Some(SearchTruth::NonMated))),
+            mean(-0.01 / 0.005),
+            1e-12,
+        );
+        close(ln_e(row(3, Some(SearchTruth::MatedWrong))), 0.0, 0.0);
+        // A tenth of it drawn for a budget, and a tenth of the stake.
+        let rarer = AuditRow {
+            inclusion: Inclusion::new(0.02).unwrap(),
+            ..row(3, Some(SearchTruth::NonMated))
+        };
+        close(ln_e(rarer), mean(0.99 / 0.2), 1e-12);
+        let bet = Bet::new(null(), ErrorSide::FalseReject, &strata);
+        let ln_e = |row: AuditRow| bet.settle([row]).unwrap().ln_e;
+        close(
+            ln_e(row(2, Some(SearchTruth::MatedRight))),
+            mean(0.99 / 0.2),
+            1e-12,
+        );
+        close(
+            ln_e(row(5, Some(SearchTruth::MatedWrong))),
             mean(0.99 / 0.02),
             1e-12,
         );
         close(
-            ln_e(row(5, Some(Truth::MatedRight))),
+            ln_e(row(5, Some(SearchTruth::MatedRight))),
             mean(-0.01 / 0.02),
             1e-12,
         );
-        close(ln_e(row(2, Some(Truth::NonMated))), 0.0, 0.0);
+        close(ln_e(row(2, Some(SearchTruth::NonMated))), 0.0, 0.0);
     }
 
     #[test]
     fn what_a_bet_was_not_made_for_is_refused() {
         let strata = Strata::usual();
-        let bet = Bet::new(null(), Side::FalseAccept, &strata);
+        let bet = Bet::new(null(), ErrorSide::FalseAccept, &strata);
         let of_another = AuditRow {
             stratum: 6,
             ..row(0, None)
@@ -433,12 +443,12 @@ mod tests {
     #[test]
     fn a_change_after_a_long_quiet_time_still_raises_an_alarm() {
         let strata = Strata::new(vec![0.0], vec![Inclusion::ALWAYS; 2]).unwrap();
-        let bet = Bet::new(null(), Side::FalseAccept, &strata);
+        let bet = Bet::new(null(), ErrorSide::FalseAccept, &strata);
         let row = |accepted| AuditRow {
             stratum: usize::from(accepted),
             accepted,
             inclusion: Inclusion::ALWAYS,
-            truth: Some(Truth::NonMated),
+            truth: Some(SearchTruth::NonMated),
         };
         let quiet = std::iter::repeat_n(row(false), 5_000);
         let changed = (0..100).map(|number| row(number % 5 == 0));
@@ -446,8 +456,12 @@ mod tests {
         assert!(found.alarm_at.is_some_and(|at| at < 5_060), "{found:?}");
     }
 
-    fn any_truth() -> impl Strategy<Value = Truth> {
-        prop::sample::select(vec![Truth::MatedRight, Truth::MatedWrong, Truth::NonMated])
+    fn any_truth() -> impl Strategy<Value = SearchTruth> {
+        prop::sample::select(vec![
+            SearchTruth::MatedRight,
+            SearchTruth::MatedWrong,
+            SearchTruth::NonMated,
+        ])
     }
 
     proptest! {
@@ -455,7 +469,7 @@ mod tests {
         fn a_late_label_never_lowers_the_evidence(
             drawn in prop::collection::vec((0..6_usize, any_truth(), any::<bool>()), 1..60)
         ) {
-            for side in [Side::FalseAccept, Side::FalseReject] {
+            for side in [ErrorSide::FalseAccept, ErrorSide::FalseReject] {
                 let strata = Strata::usual();
                 let bet = Bet::new(null(), side, &strata);
                 let all: Vec<_> = drawn.iter().map(|d| row(d.0, Some(d.1))).collect();

@@ -7,7 +7,7 @@ use crate::rates::{Confidence, Interval, Proportion};
 
 /// What the candidate found, beside what the live model did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Best {
+pub enum ShadowMatch {
     /// The same label.
     Same,
     /// Another one.
@@ -18,7 +18,7 @@ pub enum Best {
     Nothing,
 }
 
-impl Best {
+impl ShadowMatch {
     /// Every one, in the order of reports.
     pub const ALL: [Self; 4] = [Self::Same, Self::Other, Self::Missing, Self::Nothing];
 
@@ -42,7 +42,7 @@ pub struct Pair {
     /// What the candidate would have answered.
     pub shadow: Decision,
     /// Which label each found.
-    pub best: Best,
+    pub best: ShadowMatch,
 }
 
 impl Pair {
@@ -52,7 +52,7 @@ impl Pair {
         DECISIONS.into_iter().flat_map(|live| {
             let shadows = DECISIONS.into_iter();
             shadows.flat_map(move |shadow| {
-                let all = Best::ALL.into_iter();
+                let all = ShadowMatch::ALL.into_iter();
                 all.map(move |best| Self { live, shadow, best })
             })
         })
@@ -62,7 +62,8 @@ impl Pair {
     /// another label.
     #[must_use]
     pub fn disagrees(self) -> bool {
-        self.live != self.shadow || (self.live == Decision::Accept && self.best != Best::Same)
+        self.live != self.shadow
+            || (self.live == Decision::Accept && self.best != ShadowMatch::Same)
     }
 }
 
@@ -138,7 +139,7 @@ pub fn is_drawn(number: u64, share: f64) -> bool {
 mod tests {
     use super::*;
 
-    fn pair(live: Decision, shadow: Decision, best: Best) -> Pair {
+    fn pair(live: Decision, shadow: Decision, best: ShadowMatch) -> Pair {
         Pair { live, shadow, best }
     }
 
@@ -146,15 +147,15 @@ mod tests {
     fn the_two_disagree_where_a_caller_would_be_answered_otherwise() {
         use Decision::{Accept, Reject, Undecided};
         let disagree = |live, shadow, best| pair(live, shadow, best).disagrees();
-        assert!(!disagree(Accept, Accept, Best::Same));
-        assert!(disagree(Accept, Accept, Best::Other));
-        assert!(disagree(Accept, Accept, Best::Missing));
-        assert!(disagree(Accept, Reject, Best::Same));
-        assert!(disagree(Reject, Accept, Best::Same));
+        assert!(!disagree(Accept, Accept, ShadowMatch::Same));
+        assert!(disagree(Accept, Accept, ShadowMatch::Other));
+        assert!(disagree(Accept, Accept, ShadowMatch::Missing));
+        assert!(disagree(Accept, Reject, ShadowMatch::Same));
+        assert!(disagree(Reject, Accept, ShadowMatch::Same));
         // A reject names nobody.
-        assert!(!disagree(Reject, Reject, Best::Other));
-        assert!(disagree(Accept, Undecided, Best::Same));
-        assert!(!disagree(Undecided, Undecided, Best::Other));
+        assert!(!disagree(Reject, Reject, ShadowMatch::Other));
+        assert!(disagree(Accept, Undecided, ShadowMatch::Same));
+        assert!(!disagree(Undecided, Undecided, ShadowMatch::Other));
     }
 
     #[test]
@@ -162,14 +163,14 @@ mod tests {
         let mut counts = ShadowCounts::default();
         assert_eq!((counts.compared(), counts.interval()), (0, None));
         for _ in 0..95 {
-            counts.take(pair(Decision::Accept, Decision::Accept, Best::Same));
+            counts.take(pair(Decision::Accept, Decision::Accept, ShadowMatch::Same));
         }
         for best in [
-            Best::Same,
-            Best::Other,
-            Best::Missing,
-            Best::Other,
-            Best::Same,
+            ShadowMatch::Same,
+            ShadowMatch::Other,
+            ShadowMatch::Missing,
+            ShadowMatch::Other,
+            ShadowMatch::Same,
         ] {
             counts.take(pair(Decision::Accept, Decision::Reject, best));
         }

@@ -3,24 +3,24 @@
 //!
 //! Seeds are fixed, so that each run is the same.
 
-use super::audit::{Audit, AuditRow, Truth};
+use super::audit::{AuditRow, AuditSample, SearchTruth};
 use super::cusum::Cusum;
 use super::indicators::{Shift, shift};
 use super::mixture::{Classes, misfit};
-use super::sequential::{Bet, EProcess, Null, Side, of_outcomes};
+use super::sequential::{Bet, EProcess, ErrorSide, Null, of_outcomes};
 use super::strata::{Inclusion, Strata};
 use crate::binomial::{normal_tail, real};
 use crate::decision::Threshold;
 use crate::rates::Confidence;
-use crate::recording::{Found, Recording, Search, Truth as Known};
+use crate::recording::{RecordedMatch, RecordedSearch, Recording, TrialKind as Known};
 use matchpoint_vector::Similarity;
 
 const THRESHOLD: f32 = 0.47;
 
 /// splitmix64 (Steele, Lea and Flood 2014).
-struct Draws(u64);
+struct SimulatedDraws(u64);
 
-impl Draws {
+impl SimulatedDraws {
     fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -96,13 +96,13 @@ impl World {
     }
 
     /// The score of a search, and whether its label is enrolled. Who is enrolled is found.
-    fn search(&self, draws: &mut Draws) -> (Similarity, Truth) {
+    fn search(&self, draws: &mut SimulatedDraws) -> (Similarity, SearchTruth) {
         let (score, truth) = if draws.uniform() < self.mated {
-            (draws.normal((self.genuine, 0.10)), Truth::MatedRight)
+            (draws.normal((self.genuine, 0.10)), SearchTruth::MatedRight)
         } else if draws.uniform() < self.hard {
-            (draws.normal(HARD), Truth::NonMated)
+            (draws.normal(HARD), SearchTruth::NonMated)
         } else {
-            (draws.normal((self.stranger, 0.11)), Truth::NonMated)
+            (draws.normal((self.stranger, 0.11)), SearchTruth::NonMated)
         };
         #[expect(clippy::cast_possible_truncation, reason = "a score")]
         let score = score.clamp(-1.0, 1.0) as f32;
@@ -117,7 +117,7 @@ struct Window {
     deciles: Vec<u64>,
 }
 
-fn window(world: &World, strata: &Strata, searches: usize, draws: &mut Draws) -> Window {
+fn window(world: &World, strata: &Strata, searches: usize, draws: &mut SimulatedDraws) -> Window {
     let threshold = Threshold::new(THRESHOLD).unwrap();
     let (mut rows, mut counts) = (Vec::new(), vec![0; strata.count()]);
     let mut deciles = vec![0; EDGES.len() + 1];
@@ -194,20 +194,20 @@ fn allotted(strata: &Strata, decisions: &[u64], labels: u64) -> Strata {
 }
 
 /// A design for about 400 labels in a window of 20,000, fitted to the quiet world.
-fn design(draws: &mut Draws) -> (Strata, Vec<u64>) {
+fn design(draws: &mut SimulatedDraws) -> (Strata, Vec<u64>) {
     let counted = window(&QUIET, &Strata::usual(), 20_000, draws);
     let strata = allotted(&Strata::usual(), &counted.counts, 400);
     (strata, counted.deciles)
 }
 
-fn evidence(rows: &[AuditRow], limit: f64, side: Side, strata: &Strata) -> EProcess {
+fn evidence(rows: &[AuditRow], limit: f64, side: ErrorSide, strata: &Strata) -> EProcess {
     let null = Null::new(limit, 0.05).unwrap();
     let bet = Bet::new(null, side, strata);
     bet.settle(rows.iter().copied()).unwrap()
 }
 
 /// What happens in one world, over windows of about 400 labels.
-struct Outcome {
+struct SimulatedOutcome {
     /// FAR and FRR of the world.
     truth: [f64; 2],
     /// Means of the audit's estimates.
@@ -226,22 +226,22 @@ struct Outcome {
 const WINDOWS: u32 = 100;
 
 #[expect(clippy::print_stderr, reason = "the table of docs/monitoring.md")]
-fn outcome(world: &World) -> Outcome {
-    let (strata, reference) = design(&mut Draws(1));
-    let mut draws = Draws(20_000);
+fn outcome(world: &World) -> SimulatedOutcome {
+    let (strata, reference) = design(&mut SimulatedDraws(1));
+    let mut draws = SimulatedDraws(20_000);
     let truth = [world.far(), world.frr()];
     let [mut sums, mut covered, mut alarms] = [[0.0; 2]; 3];
     let (mut labels, mut last) = (Vec::new(), None);
     for _ in 0..WINDOWS {
         let seen = window(world, &strata, 20_000, &mut draws);
-        let audit = Audit {
+        let audit = AuditSample {
             strata: &strata,
             rows: &seen.rows,
         };
         let rates = audit.rates(Confidence::DISPLAY).unwrap();
         let sides = [
-            (rates.far, Side::FalseAccept),
-            (rates.frr, Side::FalseReject),
+            (rates.far, ErrorSide::FalseAccept),
+            (rates.frr, ErrorSide::FalseReject),
         ];
         for (place, (rate, side)) in sides.into_iter().enumerate() {
             // Without a label that bears on it a rate is not known, which covers any truth.
@@ -251,7 +251,7 @@ fn outcome(world: &World) -> Outcome {
             sums[place] += rate.map_or(0.0, |rate| rate.estimate);
             covered[place] += f64::from(u8::from(covers));
             alarms[place] += f64::from(u8::from(process.alarm_at.is_some()));
-            if side == Side::FalseAccept {
+            if side == ErrorSide::FalseAccept {
                 labels.push(process.alarm_at.unwrap_or(u64::MAX));
             }
         }
@@ -259,7 +259,7 @@ fn outcome(world: &World) -> Outcome {
     }
     labels.sort_unstable();
     let share = |sum: f64| sum / f64::from(WINDOWS);
-    let found = Outcome {
+    let found = SimulatedOutcome {
         truth,
         audited: sums.map(share),
         covered: covered.map(share),
@@ -282,7 +282,7 @@ fn outcome(world: &World) -> Outcome {
     found
 }
 
-fn named(name: &str) -> Outcome {
+fn named(name: &str) -> SimulatedOutcome {
     let all = worlds();
     outcome(all.iter().find(|world| world.name == name).unwrap())
 }
@@ -344,7 +344,7 @@ fn look_alikes_are_caught_by_400_labels_where_the_index_stays_far_below_its_usua
 #[expect(clippy::print_stderr, reason = "the shares of docs/monitoring.md")]
 fn evidence_dies_where_a_part_of_what_is_drawn_is_labelled_and_not_where_less_is_drawn() {
     let world = worlds()[3];
-    let (strata, _) = design(&mut Draws(1));
+    let (strata, _) = design(&mut SimulatedDraws(1));
     // Windows with an alarm, where a share of what is drawn is labelled at random, or a share of it
     // is drawn and all of that is labelled.
     let alarms = |drawn: f64, labelled: f64| {
@@ -353,13 +353,13 @@ fn evidence_dies_where_a_part_of_what_is_drawn_is_labelled_and_not_where_less_is
             .collect();
         let labels = drawn * real(strata.count() as u64);
         let drawing = strata.for_budget(&counts, labels).unwrap();
-        let mut draws = Draws(40_000);
+        let mut draws = SimulatedDraws(40_000);
         let raised = (0..WINDOWS).filter(|_| {
             let mut seen = window(&world, &drawing, 20_000, &mut draws);
             for row in &mut seen.rows {
                 row.truth = row.truth.filter(|_| draws.uniform() < labelled);
             }
-            let found = evidence(&seen.rows, 0.01, Side::FalseAccept, &strata);
+            let found = evidence(&seen.rows, 0.01, ErrorSide::FalseAccept, &strata);
             found.alarm_at.is_some()
         });
         let share = real(raised.count() as u64) / f64::from(WINDOWS);
@@ -376,7 +376,7 @@ fn evidence_dies_where_a_part_of_what_is_drawn_is_labelled_and_not_where_less_is
 #[expect(clippy::print_stderr, reason = "the counts of docs/monitoring.md")]
 fn false_alarms_stay_below_delta_over_a_thousand_quiet_months() {
     let strata = Strata::usual();
-    let mut draws = Draws(77);
+    let mut draws = SimulatedDraws(77);
     let (mut far, mut frr, mut canaries, mut budget) = (0, 0, 0, 0);
     let counts = [30.0; 6];
     let budgets = [2.0, 50.0, 10.0, 1.0, 20.0].map(|n| strata.for_budget(&counts, n).unwrap());
@@ -387,14 +387,14 @@ fn false_alarms_stay_below_delta_over_a_thousand_quiet_months() {
                 .alarm_at
                 .is_some()
         };
-        far += u32::from(alarm(QUIET.far(), Side::FalseAccept));
-        frr += u32::from(alarm(QUIET.frr(), Side::FalseReject));
+        far += u32::from(alarm(QUIET.far(), ErrorSide::FalseAccept));
+        frr += u32::from(alarm(QUIET.frr(), ErrorSide::FalseReject));
         // A budget that follows the traffic draws more and less.
         let mut rows = Vec::new();
         for (part, drawing) in budgets.iter().enumerate() {
             rows.extend(window(&QUIET, drawing, 1_000 + part, &mut draws).rows);
         }
-        let found = evidence(&rows, QUIET.far(), Side::FalseAccept, &strata);
+        let found = evidence(&rows, QUIET.far(), ErrorSide::FalseAccept, &strata);
         budget += u32::from(found.alarm_at.is_some());
         let null = Null::new(QUIET.far(), 0.05).unwrap();
         let outcomes = (0..3_000).map(|_| draws.uniform() < QUIET.far());
@@ -417,13 +417,13 @@ fn false_alarms_stay_below_delta_over_a_thousand_quiet_months() {
 
 /// A calibration of the quiet world: one search for each of `labels` enrolled ones, and as many
 /// strangers.
-fn calibration(labels: usize, draws: &mut Draws) -> Recording {
+fn calibration(labels: usize, draws: &mut SimulatedDraws) -> Recording {
     let mut searches = Vec::new();
     for (truth, mated) in [(Known::Mated, 1.0), (Known::NeverEnrolled, 0.0)] {
         let world = World { mated, ..QUIET };
         for number in 0..labels {
             let name = format!("{}-{number}", truth.as_str());
-            let found = Found {
+            let found = RecordedMatch {
                 item: "item".to_owned(),
                 label: if mated > 0.0 {
                     name.clone()
@@ -433,7 +433,7 @@ fn calibration(labels: usize, draws: &mut Draws) -> Recording {
                 score: world.search(draws).0,
                 adjusted: None,
             };
-            searches.push(Search {
+            searches.push(RecordedSearch {
                 probe: name.clone(),
                 label: name,
                 truth,
@@ -451,7 +451,7 @@ fn calibration(labels: usize, draws: &mut Draws) -> Recording {
 fn misfits(world: &World, labels: usize) -> [f64; 2] {
     const REPEATS: u32 = 200;
     let (strata, threshold) = (Strata::usual(), Threshold::new(THRESHOLD).unwrap());
-    let mut draws = Draws(5);
+    let mut draws = SimulatedDraws(5);
     let [mut above, mut mated] = [0.0; 2];
     for _ in 0..REPEATS {
         let recording = calibration(labels, &mut draws);
@@ -511,18 +511,22 @@ fn look_alikes_that_quadruple_the_far_fit_the_calibration() {
 /// alarm of the e-process: medians over 60 stories.
 #[expect(clippy::print_stderr, reason = "figures of docs/monitoring.md")]
 fn delays(quiet: usize) -> [u64; 2] {
-    let (strata, _) = design(&mut Draws(1));
+    let (strata, _) = design(&mut SimulatedDraws(1));
     let near = World {
         stranger: 0.28,
         ..QUIET
     };
-    let mut draws = Draws(31);
+    let mut draws = SimulatedDraws(31);
     let mut found = [Vec::new(), Vec::new()];
     for _ in 0..60 {
         let mut rows = window(&QUIET, &strata, quiet, &mut draws).rows;
         let before = rows.len();
         rows.extend(window(&near, &strata, 20_000, &mut draws).rows);
-        let bet = Bet::new(Null::new(0.01, 0.05).unwrap(), Side::FalseAccept, &strata);
+        let bet = Bet::new(
+            Null::new(0.01, 0.05).unwrap(),
+            ErrorSide::FalseAccept,
+            &strata,
+        );
         // From 0, where it is at its slowest.
         let suspected = Cusum::settle(&bet, rows.iter().skip(before).copied()).unwrap();
         found[0].push(suspected.suspected_at.unwrap_or(u64::MAX));
@@ -551,12 +555,12 @@ fn after_a_long_quiet_time_the_cusum_sees_a_change_sooner_than_the_evidence() {
 #[expect(clippy::print_stderr, reason = "figures of docs/monitoring.md")]
 fn at_exactly_the_limit_the_cusum_suspects_less_often_than_once_in_a_thousand_drawn_decisions() {
     let strata = Strata::usual();
-    let mut draws = Draws(9);
+    let mut draws = SimulatedDraws(9);
     let null = |side| match side {
-        Side::FalseAccept => Null::new(QUIET.far(), 0.05).unwrap(),
-        Side::FalseReject => Null::new(QUIET.frr(), 0.05).unwrap(),
+        ErrorSide::FalseAccept => Null::new(QUIET.far(), 0.05).unwrap(),
+        ErrorSide::FalseReject => Null::new(QUIET.frr(), 0.05).unwrap(),
     };
-    for side in [Side::FalseAccept, Side::FalseReject] {
+    for side in [ErrorSide::FalseAccept, ErrorSide::FalseReject] {
         let bet = Bet::new(null(side), side, &strata);
         let (mut drawn, mut suspected) = (0, 0_u64);
         for _ in 0..100 {
@@ -575,14 +579,14 @@ fn at_exactly_the_limit_the_cusum_suspects_less_often_than_once_in_a_thousand_dr
 #[test]
 fn evidence_that_is_begun_anew_whenever_it_rises_is_wrong_less_often_than_twice_delta() {
     let strata = Strata::usual();
-    let mut draws = Draws(31);
+    let mut draws = SimulatedDraws(31);
     let (mut wrong, mut begun) = (0, 0);
     for _ in 0..200 {
         let (mut rows, mut delta, mut alarm) = (Vec::new(), 0.05, false);
         for _ in 0..4 {
             rows.extend(window(&QUIET, &strata, 5_000, &mut draws).rows);
             let null = Null::new(QUIET.far(), delta).unwrap();
-            let bet = Bet::new(null, Side::FalseAccept, &strata);
+            let bet = Bet::new(null, ErrorSide::FalseAccept, &strata);
             let found = bet.settle(rows.iter().copied()).unwrap();
             alarm |= found.alarm_at.is_some();
             if 0.5 < found.ln_e {
@@ -603,8 +607,8 @@ fn a_limit_above_one_half_is_watched_with_the_stated_false_alarms() {
     let strata = Strata::new(vec![0.0], vec![Inclusion::ALWAYS; 2]).unwrap();
     let share = |limit: f64, rate: f64| {
         let null = Null::new(limit, 0.05).unwrap();
-        let bet = Bet::new(null, Side::FalseReject, &strata);
-        let mut draws = Draws(70_000);
+        let bet = Bet::new(null, ErrorSide::FalseReject, &strata);
+        let mut draws = SimulatedDraws(70_000);
         let (mut canaries, mut audits) = (0, 0);
         for _ in 0..1_000 {
             let errors: Vec<bool> = (0..300).map(|_| draws.uniform() < rate).collect();
@@ -612,7 +616,7 @@ fn a_limit_above_one_half_is_watched_with_the_stated_false_alarms() {
                 stratum: usize::from(!error),
                 accepted: !error,
                 inclusion: Inclusion::ALWAYS,
-                truth: Some(Truth::MatedRight),
+                truth: Some(SearchTruth::MatedRight),
             });
             audits += u32::from(bet.settle(rows).unwrap().alarm_at.is_some());
             canaries += u32::from(of_outcomes(null, errors).alarm_at.is_some());

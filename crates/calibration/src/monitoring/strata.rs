@@ -100,7 +100,7 @@ impl TryFrom<UncheckedStrata> for Strata {
 
 /// Where a decision falls.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Place {
+pub struct DecisionStratum {
     /// The stratum's index, from the lowest scores up.
     pub stratum: usize,
     /// Whether the decision is an ACCEPT.
@@ -171,13 +171,13 @@ impl Strata {
     /// Where a decision falls that was made at `threshold` on the best score found; `None` where
     /// the search found nothing, which is a reject in the lowest stratum.
     #[must_use]
-    pub fn place(&self, best: Option<Similarity>, threshold: Threshold) -> Place {
+    pub fn place(&self, best: Option<Similarity>, threshold: Threshold) -> DecisionStratum {
         let stratum = best.map_or(0, |score| {
             // Exact in sign: the difference of two unequal f32 is not zero in f64.
             let distance = f64::from(score.get()) - f64::from(threshold.get());
             self.edges.partition_point(|&edge| edge <= distance)
         });
-        Place {
+        DecisionStratum {
             stratum,
             accepted: threshold.decide(best) == Decision::Accept,
             inclusion: self.inclusion(stratum).unwrap_or(Inclusion::ALWAYS),

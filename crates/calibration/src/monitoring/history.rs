@@ -1,13 +1,13 @@
 //! How the rates came to what they are.
 
 use super::MonitoringError;
-use super::audit::{Audit, AuditRow, AuditedRate};
+use super::audit::{AuditRow, AuditSample, AuditedRate};
 use super::strata::Strata;
 use crate::rates::Confidence;
 
 /// What was known after a part of the drawn decisions.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct CoursePoint {
+pub struct HistoryPoint {
     /// When the last of them was made, in milliseconds since 1970-01-01 UTC.
     pub unix_ms: u64,
     /// The FAR of all up to then.
@@ -29,7 +29,7 @@ pub fn course(
     rows: &[AuditRow],
     unix_ms: &[u64],
     confidence: Confidence,
-) -> Result<Vec<CoursePoint>, MonitoringError> {
+) -> Result<Vec<HistoryPoint>, MonitoringError> {
     let count = POINTS_MAX.min(rows.len());
     let mut course = Vec::with_capacity(count);
     for step in 1..=count {
@@ -37,9 +37,9 @@ pub fn course(
         let Some((rows, unix_ms)) = rows.get(..end).zip(unix_ms.get(end - 1)) else {
             continue;
         };
-        let audit = Audit { strata, rows };
+        let audit = AuditSample { strata, rows };
         let rates = audit.rates(confidence)?;
-        course.push(CoursePoint {
+        course.push(HistoryPoint {
             unix_ms: *unix_ms,
             far: rates.far,
             frr: rates.frr,
@@ -50,7 +50,7 @@ pub fn course(
 
 #[cfg(test)]
 mod tests {
-    use super::super::audit::Truth;
+    use super::super::audit::SearchTruth;
     use super::super::strata::Inclusion;
     use super::*;
 
@@ -61,7 +61,7 @@ mod tests {
             stratum: usize::from(accepted),
             accepted,
             inclusion: Inclusion::ALWAYS,
-            truth: Some(Truth::NonMated),
+            truth: Some(SearchTruth::NonMated),
         };
         let rows: Vec<AuditRow> = (0..1_001).map(|number| row(900 < number)).collect();
         let times: Vec<u64> = (0..1_001).collect();

@@ -2,9 +2,9 @@
 
 /// A stream of numbers: splitmix64 (Steele, Lea and Flood 2014). The same on every machine.
 #[derive(Clone, Debug)]
-pub(super) struct Draws(u64);
+pub(super) struct SeededRng(u64);
 
-impl Draws {
+impl SeededRng {
     /// The stream with the number `stream` of a seed; streams of one seed do not overlap in
     /// any run that can be awaited.
     pub(super) fn new(seed: u64, stream: u64) -> Self {
@@ -45,7 +45,7 @@ mod tests {
     #[test]
     fn the_stream_is_splitmix64() {
         // The first numbers of the reference implementation from state 0.
-        let mut draws = Draws(0);
+        let mut draws = SeededRng(0);
         assert_eq!(draws.bits(), 0xE220_A839_7B1D_CDAF);
         assert_eq!(draws.bits(), 0x6E78_9E6A_A1B9_65F4);
         assert_eq!(draws.bits(), 0x06C4_5D18_8009_454F);
@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn streams_and_seeds_differ_and_each_repeats() {
-        let first = |seed, stream| Draws::new(seed, stream).bits();
+        let first = |seed, stream| SeededRng::new(seed, stream).bits();
         assert_eq!(first(1, 2), first(1, 2));
         assert_ne!(first(1, 2), first(2, 1));
         assert_ne!(first(0, 0), first(0, 1));
@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn every_number_and_every_order_turns_up() {
-        let mut draws = Draws::new(7, 0);
+        let mut draws = SeededRng::new(7, 0);
         let mut seen = [0_u32; 6];
         for _ in 0..6_000 {
             let mut items = [0, 1, 2];

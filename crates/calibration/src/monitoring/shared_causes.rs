@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::audit::Truth;
-use super::sequential::Side;
+use super::audit::SearchTruth;
+use super::sequential::ErrorSide;
 use crate::binomial::{hypergeometric_tail, real};
 use crate::recording::CONDITION_VALUES_MAX;
 
@@ -15,9 +15,9 @@ pub struct Case {
     /// Whether the decision was an ACCEPT.
     pub accepted: bool,
     /// What it turned out to be.
-    pub truth: Truth,
+    pub truth: SearchTruth,
     /// The best match; `None` where nothing was found.
-    pub found: Option<Match>,
+    pub found: Option<BestMatch>,
     /// The label that the query showed, or the name of the stranger; `None` for one without a name.
     pub shown: Option<String>,
     /// Metadata of the best match, as far as it is enrolled still.
@@ -26,7 +26,7 @@ pub struct Case {
 
 /// The best match of a search.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Match {
+pub struct BestMatch {
     /// Its label.
     pub label: String,
     /// Id of the item.
@@ -35,38 +35,38 @@ pub struct Match {
 
 impl Case {
     /// Whether it is an error of this side; `None` where it could not have been one.
-    fn error(&self, side: Side) -> Option<bool> {
+    fn error(&self, side: ErrorSide) -> Option<bool> {
         match (side, self.truth) {
-            (Side::FalseAccept, Truth::NonMated) => Some(self.accepted),
-            (Side::FalseReject, Truth::MatedRight) => Some(!self.accepted),
-            (Side::FalseReject, Truth::MatedWrong) => Some(true),
-            (Side::FalseAccept, Truth::MatedRight | Truth::MatedWrong)
-            | (Side::FalseReject, Truth::NonMated) => None,
+            (ErrorSide::FalseAccept, SearchTruth::NonMated) => Some(self.accepted),
+            (ErrorSide::FalseReject, SearchTruth::MatedRight) => Some(!self.accepted),
+            (ErrorSide::FalseReject, SearchTruth::MatedWrong) => Some(true),
+            (ErrorSide::FalseAccept, SearchTruth::MatedRight | SearchTruth::MatedWrong)
+            | (ErrorSide::FalseReject, SearchTruth::NonMated) => None,
         }
     }
 
-    fn keys(&self, side: Side) -> impl Iterator<Item = Key<'_>> {
+    fn keys(&self, side: ErrorSide) -> impl Iterator<Item = CauseKey<'_>> {
         let label = match side {
-            Side::FalseAccept => self.found.as_ref().map(|found| found.label.as_str()),
-            Side::FalseReject => self.shown.as_deref(),
+            ErrorSide::FalseAccept => self.found.as_ref().map(|found| found.label.as_str()),
+            ErrorSide::FalseReject => self.shown.as_deref(),
         };
         let conditions = self.conditions.iter();
-        let conditions = conditions.map(|(column, value)| Key::Condition(column, value));
-        label.map(Key::Label).into_iter().chain(conditions)
+        let conditions = conditions.map(|(column, value)| CauseKey::Condition(column, value));
+        label.map(CauseKey::Label).into_iter().chain(conditions)
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Key<'a> {
+enum CauseKey<'a> {
     Label(&'a str),
     Condition(&'a str, &'a str),
 }
 
 /// A label or a condition that has more of the errors than chance explains.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Group {
+pub struct SharedCause {
     /// Which errors.
-    pub side: Side,
+    pub side: ErrorSide,
     /// The metadata column of the best match; `None` for a label.
     pub column: Option<String>,
     /// The column's value; or the label: for false accepts that of the best match, for false rejects
@@ -109,9 +109,9 @@ const ERRORS_MIN: u64 = 2;
 ///
 /// Assumes that decisions are independent. The same person ten times is one story.
 #[must_use]
-pub fn groups(cases: &[Case]) -> Vec<Group> {
-    let sides = [Side::FalseAccept, Side::FalseReject];
-    let mut found: Vec<Group> = sides.into_iter().flat_map(|side| of(side, cases)).collect();
+pub fn groups(cases: &[Case]) -> Vec<SharedCause> {
+    let sides = [ErrorSide::FalseAccept, ErrorSide::FalseReject];
+    let mut found: Vec<SharedCause> = sides.into_iter().flat_map(|side| of(side, cases)).collect();
     found.sort_by(|a, b| a.p_value.total_cmp(&b.p_value));
     found.truncate(GROUPS_MAX);
     found
@@ -119,21 +119,21 @@ pub fn groups(cases: &[Case]) -> Vec<Group> {
 
 /// Decisions that could have been errors, and those that were.
 #[derive(Clone, Copy, Default)]
-struct Tally {
+struct CauseTally {
     errors: u64,
     trials: u64,
 }
 
-impl Tally {
+impl CauseTally {
     fn add(&mut self, error: bool) {
         self.errors += u64::from(error);
         self.trials += 1;
     }
 }
 
-fn of(side: Side, cases: &[Case]) -> Vec<Group> {
-    let mut all = Tally::default();
-    let mut tallies: BTreeMap<Key<'_>, Tally> = BTreeMap::new();
+fn of(side: ErrorSide, cases: &[Case]) -> Vec<SharedCause> {
+    let mut all = CauseTally::default();
+    let mut tallies: BTreeMap<CauseKey<'_>, CauseTally> = BTreeMap::new();
     for case in cases {
         let Some(error) = case.error(side) else {
             continue;
@@ -145,14 +145,14 @@ fn of(side: Side, cases: &[Case]) -> Vec<Group> {
     }
     let mut values: BTreeMap<&str, usize> = BTreeMap::new();
     for key in tallies.keys() {
-        if let Key::Condition(column, _) = key {
+        if let CauseKey::Condition(column, _) = key {
             *values.entry(column).or_default() += 1;
         }
     }
     tallies.retain(|key, tally| {
         let tells_apart = match key {
-            Key::Label(_) => true,
-            Key::Condition(column, _) => values
+            CauseKey::Label(_) => true,
+            CauseKey::Condition(column, _) => values
                 .get(column)
                 .is_some_and(|values| (2..=CONDITION_VALUES_MAX).contains(values)),
         };
@@ -165,7 +165,7 @@ fn of(side: Side, cases: &[Case]) -> Vec<Group> {
         (ERRORS_MIN <= tally.errors && p_value <= LEVEL).then(|| {
             group(
                 side,
-                &Shared {
+                &SharedError {
                     key,
                     tally,
                     p_value,
@@ -179,21 +179,28 @@ fn of(side: Side, cases: &[Case]) -> Vec<Group> {
 }
 
 /// What more errors have in common than chance explains.
-struct Shared<'a> {
-    key: Key<'a>,
+struct SharedError<'a> {
+    key: CauseKey<'a>,
     /// Of the decisions that have it.
-    tally: Tally,
+    tally: CauseTally,
     p_value: f64,
 }
 
 /// A group among decisions of which there are `all`.
-fn group(side: Side, shared: &Shared<'_>, all: Tally, cases: &[Case]) -> Group {
+fn group(
+    side: ErrorSide,
+    shared: &SharedError<'_>,
+    all: CauseTally,
+    cases: &[Case],
+) -> SharedCause {
     let (column, value, item) = match (shared.key, side) {
-        (Key::Label(label), Side::FalseAccept) => (None, label, accepted_most(label, cases)),
-        (Key::Label(label), Side::FalseReject) => (None, label, None),
-        (Key::Condition(column, value), _) => (Some(column.to_owned()), value, None),
+        (CauseKey::Label(label), ErrorSide::FalseAccept) => {
+            (None, label, accepted_most(label, cases))
+        }
+        (CauseKey::Label(label), ErrorSide::FalseReject) => (None, label, None),
+        (CauseKey::Condition(column, value), _) => (Some(column.to_owned()), value, None),
     };
-    Group {
+    SharedCause {
         side,
         column,
         value: value.to_owned(),
@@ -211,7 +218,7 @@ fn accepted_most(label: &str, cases: &[Case]) -> Option<String> {
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
     let errors = cases
         .iter()
-        .filter(|case| case.error(Side::FalseAccept) == Some(true));
+        .filter(|case| case.error(ErrorSide::FalseAccept) == Some(true));
     for found in errors.filter_map(|case| case.found.as_ref()) {
         if found.label == label {
             *counts.entry(&found.item).or_default() += 1;
@@ -221,7 +228,7 @@ fn accepted_most(label: &str, cases: &[Case]) -> Option<String> {
     most.map(|(item, _)| item.to_owned())
 }
 
-impl Group {
+impl SharedCause {
     /// What it is, and what to look at, in words.
     #[must_use]
     pub fn says(&self) -> String {
@@ -232,7 +239,7 @@ impl Group {
                 "were the best match of",
                 "see what pictures under this condition have in common",
             ),
-            (None, Side::FalseAccept) => (
+            (None, ErrorSide::FalseAccept) => (
                 match &self.item {
                     Some(item) => format!("are of label `{value}` (item `{item}`)"),
                     None => format!("are of label `{value}`"),
@@ -240,15 +247,15 @@ impl Group {
                 "was the best match of",
                 "look at its enrolled pictures",
             ),
-            (None, Side::FalseReject) => (
+            (None, ErrorSide::FalseReject) => (
                 format!("are of label `{value}`"),
                 "was shown by",
                 "look at its enrolled pictures, or enrol newer ones",
             ),
         };
         let (errors, trials) = match self.side {
-            Side::FalseAccept => ("accepts", "strangers"),
-            Side::FalseReject => ("rejects", "searches of what is enrolled"),
+            ErrorSide::FalseAccept => ("accepts", "strangers"),
+            ErrorSide::FalseReject => ("rejects", "searches of what is enrolled"),
         };
         format!(
             "{} of {} labelled false {errors} {who}, which {met} {} of {} labelled {trials} (by chance {}): {look}.",
@@ -274,16 +281,21 @@ fn chance(p_value: f64) -> String {
 mod tests {
     use super::*;
 
-    fn case(place: usize, label: &str, (accepted, truth): (bool, Truth), camera: &str) -> Case {
+    fn case(
+        place: usize,
+        label: &str,
+        (accepted, truth): (bool, SearchTruth),
+        camera: &str,
+    ) -> Case {
         Case {
             place,
             accepted,
             truth,
-            found: Some(Match {
+            found: Some(BestMatch {
                 label: label.to_owned(),
                 item: format!("{label}/1"),
             }),
-            shown: (truth != Truth::NonMated).then(|| label.to_owned()),
+            shown: (truth != SearchTruth::NonMated).then(|| label.to_owned()),
             conditions: BTreeMap::from([
                 ("camera".to_owned(), camera.to_owned()),
                 // As many values as decisions: a name, and no condition.
@@ -292,8 +304,8 @@ mod tests {
         }
     }
 
-    const ACCEPTED: (bool, Truth) = (true, Truth::NonMated);
-    const REJECTED: (bool, Truth) = (false, Truth::NonMated);
+    const ACCEPTED: (bool, SearchTruth) = (true, SearchTruth::NonMated);
+    const REJECTED: (bool, SearchTruth) = (false, SearchTruth::NonMated);
 
     /// 201 rejected strangers beside 30 labels and three cameras, and 9 accepted ones.
     fn strangers(accepted: impl Fn(usize) -> (String, String)) -> Vec<Case> {
@@ -357,18 +369,18 @@ mod tests {
     fn false_rejects_are_grouped_by_the_label_that_was_shown() {
         let right = (0..200).map(|place| {
             let label = format!("label-{}", place % 40);
-            case(place, &label, (true, Truth::MatedRight), "1")
+            case(place, &label, (true, SearchTruth::MatedRight), "1")
         });
         let missed = (200..205).map(|place| Case {
             shown: Some("label-3".to_owned()),
-            ..case(place, "another", (true, Truth::MatedWrong), "1")
+            ..case(place, "another", (true, SearchTruth::MatedWrong), "1")
         });
         let found = groups(&right.chain(missed).collect::<Vec<_>>());
         let named: Vec<_> = found
             .iter()
             .map(|g| (g.side, &*g.value, g.errors, g.trials))
             .collect();
-        assert_eq!(named, [(Side::FalseReject, "label-3", 5, 10)]);
+        assert_eq!(named, [(ErrorSide::FalseReject, "label-3", 5, 10)]);
         assert!(
             found[0].says().contains("enrol newer ones"),
             "{}",

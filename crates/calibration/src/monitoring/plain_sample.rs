@@ -7,9 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
-use super::audit::{AuditRow, Truth};
-use super::observed::Seen;
-use super::sequential::Side;
+use super::audit::{AuditRow, SearchTruth};
+use super::observed::AuditWindow;
+use super::sequential::ErrorSide;
 use super::strata::uniform;
 use crate::binomial::real;
 use crate::operating_point::OperatingPoint;
@@ -31,7 +31,7 @@ pub struct Drawn {
 /// (the lowest probability) / (its own). Its lot decides, which was uniform below its probability when
 /// it was drawn; so nothing is drawn anew, and the same rows are kept each time.
 ///
-/// Assumes what [`super::audit::Audit`] does. `None` without a label, and where a stratum has drawn
+/// Assumes what [`super::audit::AuditSample`] does. `None` without a label, and where a stratum has drawn
 /// decisions of which none is labelled: nothing stands for them.
 #[must_use]
 pub fn plain_sample(drawn: &[Drawn]) -> Option<Vec<usize>> {
@@ -69,7 +69,7 @@ fn labelled_shares(drawn: &[Drawn]) -> Option<BTreeMap<usize, f64>> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Certifying {
     /// Whether strangers certify it, for a target FAR, or enrolled labels, for a target FRR.
-    pub side: Side,
+    pub side: ErrorSide,
     /// Independent searches of that kind, of which none may be in error.
     pub searches: u64,
 }
@@ -81,13 +81,13 @@ impl Certifying {
         let content = point.content();
         let far = || {
             Some(Self {
-                side: Side::FalseAccept,
+                side: ErrorSide::FalseAccept,
                 searches: content.target_far()?.trials_needed(),
             })
         };
         let frr = || {
             Some(Self {
-                side: Side::FalseReject,
+                side: ErrorSide::FalseReject,
                 searches: content.frr_certificate()?.target.trials_needed(0, 0)?,
             })
         };
@@ -99,7 +99,7 @@ impl Certifying {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Recalibration {
     /// Whether it takes strangers, for a target FAR, or enrolled labels, for a target FRR.
-    pub side: Side,
+    pub side: ErrorSide,
     /// How many it takes, at the least: where none of them is in error.
     pub needed: u64,
     /// How many the plain sample of the labels has: each stranger with a name and each enrolled label
@@ -120,7 +120,7 @@ pub struct Recalibration {
 impl Recalibration {
     /// Counts among the decisions seen, from the drawn decision of number `from` on, counted from 1.
     #[must_use]
-    pub fn of(certifying: Certifying, seen: &Seen<'_>, from: Option<u64>) -> Self {
+    pub fn of(certifying: Certifying, seen: &AuditWindow<'_>, from: Option<u64>) -> Self {
         let Certifying { side, searches } = certifying;
         let before = from.and_then(|from| usize::try_from(from.checked_sub(1)?).ok());
         let rows = seen.rows.iter().zip(seen.lots);
@@ -152,8 +152,8 @@ impl Recalibration {
     #[must_use]
     pub fn says(&self) -> String {
         let (strangers, targets) = match self.side {
-            Side::FalseAccept => ("strangers", "FAR"),
-            Side::FalseReject => ("enrolled labels", "FRR"),
+            ErrorSide::FalseAccept => ("strangers", "FAR"),
+            ErrorSide::FalseReject => ("enrolled labels", "FRR"),
         };
         let Self { needed, .. } = self;
         let takes = format!(
@@ -208,10 +208,10 @@ struct Independent {
 }
 
 /// How many of the rows at these places count as independent searches of a side.
-fn independent(side: Side, seen: &Seen<'_>, kept: &BTreeSet<usize>) -> Independent {
-    let of_side = |case: &&super::groups::Case| match side {
-        Side::FalseAccept => case.truth == Truth::NonMated,
-        Side::FalseReject => case.truth != Truth::NonMated,
+fn independent(side: ErrorSide, seen: &AuditWindow<'_>, kept: &BTreeSet<usize>) -> Independent {
+    let of_side = |case: &&super::shared_causes::Case| match side {
+        ErrorSide::FalseAccept => case.truth == SearchTruth::NonMated,
+        ErrorSide::FalseReject => case.truth != SearchTruth::NonMated,
     };
     let cases = || {
         let kept = seen.cases.iter().filter(|case| kept.contains(&case.place));
@@ -222,8 +222,8 @@ fn independent(side: Side, seen: &Seen<'_>, kept: &BTreeSet<usize>) -> Independe
     Independent {
         named: named.len() as u64,
         unnamed: match side {
-            Side::FalseAccept => unnamed as u64,
-            Side::FalseReject => 0,
+            ErrorSide::FalseAccept => unnamed as u64,
+            ErrorSide::FalseReject => 0,
         },
     }
 }
@@ -246,13 +246,13 @@ fn missing(needed: u64, present: u64, labelled: u64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::super::audit::AcceptFeedback;
-    use super::super::groups::Case;
-    use super::super::observed::GallerySize;
+    use super::super::observed::CalibratedSize;
+    use super::super::shared_causes::Case;
     use super::super::strata::{Inclusion, Strata};
     use super::*;
     use crate::certify::TargetFar;
 
-    const SIZE: GallerySize = GallerySize {
+    const SIZE: CalibratedSize = CalibratedSize {
         items: 1,
         valid_to: 1,
     };
@@ -284,7 +284,7 @@ mod tests {
                         stratum,
                         accepted: strata.accepts(stratum).unwrap(),
                         inclusion,
-                        truth: said.then_some(Truth::NonMated),
+                        truth: said.then_some(SearchTruth::NonMated),
                     };
                     drawn.push(Drawn { row, lot });
                 }
@@ -343,27 +343,27 @@ mod tests {
     /// Strangers and enrolled labels, each decision drawn.
     fn recalibration(certifying: Certifying, strangers: u64, from: Option<u64>) -> Recalibration {
         let strata = Strata::new(vec![0.0], vec![Inclusion::ALWAYS; 2]).unwrap();
-        let truths = (0..strangers).map(|_| Truth::NonMated);
-        let truths: Vec<Truth> = truths.chain([Truth::MatedRight; 40]).collect();
-        let row = |truth: &Truth| AuditRow {
-            stratum: usize::from(*truth != Truth::NonMated),
-            accepted: *truth != Truth::NonMated,
+        let truths = (0..strangers).map(|_| SearchTruth::NonMated);
+        let truths: Vec<SearchTruth> = truths.chain([SearchTruth::MatedRight; 40]).collect();
+        let row = |truth: &SearchTruth| AuditRow {
+            stratum: usize::from(*truth != SearchTruth::NonMated),
+            accepted: *truth != SearchTruth::NonMated,
             inclusion: Inclusion::ALWAYS,
             truth: Some(*truth),
         };
-        let case = |(place, truth): (usize, &Truth)| Case {
+        let case = |(place, truth): (usize, &SearchTruth)| Case {
             place,
-            accepted: *truth != Truth::NonMated,
+            accepted: *truth != SearchTruth::NonMated,
             truth: *truth,
             found: None,
             // Four searches for each label.
-            shown: (*truth != Truth::NonMated).then(|| (place / 4).to_string()),
+            shown: (*truth != SearchTruth::NonMated).then(|| (place / 4).to_string()),
             conditions: BTreeMap::new(),
         };
         let rows: Vec<AuditRow> = truths.iter().map(row).collect();
         let cases: Vec<Case> = truths.iter().enumerate().map(case).collect();
         let unix_ms: Vec<u64> = (0..rows.len() as u64).map(|place| 1_000 * place).collect();
-        let seen = Seen {
+        let seen = AuditWindow {
             strata: &strata,
             rows: &rows,
             unix_ms: &unix_ms,
@@ -381,7 +381,7 @@ mod tests {
     fn it_counts_what_the_certificate_counts_and_says_how_many_labels_are_missing() {
         let target = TargetFar::new(0.01, 0.95).unwrap();
         let far = Certifying {
-            side: Side::FalseAccept,
+            side: ErrorSide::FalseAccept,
             searches: target.trials_needed(),
         };
         let enough = recalibration(far, 300, None);
@@ -413,7 +413,7 @@ mod tests {
         assert!(enough.says().contains("strangers without a name"));
 
         let frr = Certifying {
-            side: Side::FalseReject,
+            side: ErrorSide::FalseReject,
             ..far
         };
         let found = recalibration(frr, 100, None);
@@ -427,7 +427,7 @@ mod tests {
             stratum: 0,
             accepted: false,
             inclusion: Inclusion::ALWAYS,
-            truth: Some(Truth::NonMated),
+            truth: Some(SearchTruth::NonMated),
         };
         // Ten decisions on three strangers by name, and two more on nobody knows whom.
         let names = (0..10).map(|n| Some(format!("visitor {}", n % 3)));
@@ -437,13 +437,13 @@ mod tests {
             .map(|(place, shown)| Case {
                 place,
                 accepted: false,
-                truth: Truth::NonMated,
+                truth: SearchTruth::NonMated,
                 found: None,
                 shown,
                 conditions: BTreeMap::new(),
             })
             .collect();
-        let seen = Seen {
+        let seen = AuditWindow {
             strata: &strata,
             rows: &[row; 12],
             unix_ms: &[0; 12],
@@ -455,7 +455,7 @@ mod tests {
             anew: false,
         };
         let far = Certifying {
-            side: Side::FalseAccept,
+            side: ErrorSide::FalseAccept,
             searches: 4,
         };
         let found = Recalibration::of(far, &seen, None);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::consistency::Band;
 use super::embeddings::Embeddings;
 use crate::decision::Threshold;
-use crate::policy::Target;
+use crate::policy::CalibrationTarget;
 use crate::recording::Recording;
 use matchpoint_vector::Similarity;
 
@@ -14,7 +14,7 @@ pub const BAND_POINTS: usize = 101;
 
 /// Embeddings with their names: a gallery, or queries.
 #[derive(Debug)]
-pub struct Set {
+pub struct EmbeddedSet {
     /// The id of each row.
     pub ids: Vec<String>,
     /// What else is known of each row.
@@ -26,25 +26,25 @@ pub struct Set {
 }
 
 /// What a non-mated search found: its label, and the best candidates with theirs.
-pub type Deep = (String, Vec<(Similarity, String)>);
+pub type CandidateList = (String, Vec<(Similarity, String)>);
 
 /// Everything that is analysed.
 #[derive(Debug)]
-pub struct Material<'a> {
+pub struct AnalysisInput<'a> {
     /// The names of the labels, by index.
     pub names: &'a [String],
     /// What was searched.
-    pub gallery: &'a Set,
+    pub gallery: &'a EmbeddedSet,
     /// What was searched for; `None` where the gallery searched for itself.
-    pub queries: Option<&'a Set>,
+    pub queries: Option<&'a EmbeddedSet>,
     /// The searches.
     pub recording: &'a Recording,
     /// The non-mated searches, with more candidates than the best; may be empty.
-    pub deep: &'a [Deep],
+    pub deep: &'a [CandidateList],
     /// How many candidates these were asked for.
     pub depth: usize,
     /// What the threshold was chosen for.
-    pub target: Target,
+    pub target: CalibrationTarget,
     /// The threshold.
     pub threshold: Threshold,
     /// The threshold that pairs, look-alikes and other sizes are told at, which know similarities
@@ -53,12 +53,12 @@ pub struct Material<'a> {
     /// The seed of every draw.
     pub seed: u64,
     /// What pairs are looked at, and how.
-    pub scope: Scope,
+    pub scope: AnalysisScope,
 }
 
 /// What pairs are looked at, and how.
 #[derive(Clone, Copy, Debug)]
-pub struct Scope {
+pub struct AnalysisScope {
     /// More pairs than this are not looked at.
     pub pairs_max: u64,
     /// The range of thresholds that consistency is measured over.
@@ -67,7 +67,7 @@ pub struct Scope {
     pub band_points: usize,
 }
 
-impl Set {
+impl EmbeddedSet {
     /// The name of the label of a row.
     #[must_use]
     pub fn label<'a>(&self, row: usize, names: &'a [String]) -> &'a str {

@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::draws::Draws;
+use super::rng::SeededRng;
 use super::utility;
 use crate::binomial::real;
 use crate::rates::{Confidence, Proportion, recorded};
 
 /// One search by a label, as decided.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Outcome<'a> {
+pub(super) struct DecidedSearch<'a> {
     /// The label of the probe.
     pub(super) label: &'a str,
     /// Whether the label is enrolled.
@@ -27,13 +27,13 @@ pub(super) struct Outcome<'a> {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Count {
+struct ErrorCount {
     searches: u64,
     errors: u64,
 }
 
-impl Count {
-    fn add(&mut self, outcome: Outcome<'_>) {
+impl ErrorCount {
+    fn add(&mut self, outcome: DecidedSearch<'_>) {
         self.searches += 1;
         self.errors += u64::from(outcome.error);
     }
@@ -59,20 +59,22 @@ impl Count {
 }
 
 #[derive(Debug, Default)]
-struct Label {
-    mated: [Count; 2],
-    strangers: [Count; 2],
+struct LabelSearches {
+    mated: [ErrorCount; 2],
+    strangers: [ErrorCount; 2],
 }
 
-impl Label {
-    fn all_mated(&self) -> Count {
-        self.mated.into_iter().fold(Count::default(), Count::plus)
+impl LabelSearches {
+    fn all_mated(&self) -> ErrorCount {
+        self.mated
+            .into_iter()
+            .fold(ErrorCount::default(), ErrorCount::plus)
     }
 
-    fn all_strangers(&self) -> Count {
+    fn all_strangers(&self) -> ErrorCount {
         self.strangers
             .into_iter()
-            .fold(Count::default(), Count::plus)
+            .fold(ErrorCount::default(), ErrorCount::plus)
     }
 }
 
@@ -92,7 +94,7 @@ pub struct WorstLabels {
 
 /// A change of a figure, new less old, with a percentile interval over labels.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Difference {
+pub struct FigureChange {
     /// The change on the labels as they are.
     pub estimate: f64,
     /// The low end.
@@ -103,7 +105,7 @@ pub struct Difference {
     pub confidence: Confidence,
 }
 
-impl Difference {
+impl FigureChange {
     /// Whether the figure fell by more than chance.
     #[must_use]
     pub fn is_fall(self) -> bool {
@@ -119,42 +121,42 @@ impl Difference {
 
 /// Changes of all figures, on the same draws of labels. `None` where a figure has no value.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Differences {
+pub struct FigureChanges {
     /// Of the FAR per search.
-    pub far: Option<Difference>,
+    pub far: Option<FigureChange>,
     /// Of the FRR per search.
-    pub frr: Option<Difference>,
+    pub frr: Option<FigureChange>,
     /// Of the mean FRR of the worst tenth of labels.
-    pub worst_tenth_frr: Option<Difference>,
+    pub worst_tenth_frr: Option<FigureChange>,
     /// Of the variance of utility over labels.
-    pub utility_variance: Option<Difference>,
+    pub utility_variance: Option<FigureChange>,
 }
 
 const FIGURES: usize = 4;
 
 /// Searches of held-out labels as one way of deciding them leaves them, by label.
 #[derive(Debug)]
-pub(super) struct Panel<'a> {
+pub(super) struct ComparisonSet<'a> {
     names: Vec<&'a str>,
-    labels: Vec<Label>,
+    labels: Vec<LabelSearches>,
     /// Labels with enough mated searches, those with the highest FRR first.
     ranked: Vec<(usize, f64)>,
 }
 
-impl<'a> Panel<'a> {
+impl<'a> ComparisonSet<'a> {
     /// Counts outcomes. Labels with fewer than `searches_min` mated searches are not ranked.
     ///
     /// The same searches, decided in another way, give a panel with the same order of labels.
-    pub(super) fn new(outcomes: &[Outcome<'a>], searches_min: u64) -> Self {
-        let mut by_label: BTreeMap<&str, Vec<Outcome<'_>>> = BTreeMap::new();
+    pub(super) fn new(outcomes: &[DecidedSearch<'a>], searches_min: u64) -> Self {
+        let mut by_label: BTreeMap<&str, Vec<DecidedSearch<'_>>> = BTreeMap::new();
         for &outcome in outcomes {
             by_label.entry(outcome.label).or_default().push(outcome);
         }
         let names: Vec<&str> = by_label.keys().copied().collect();
-        let labels: Vec<Label> = by_label.values().map(|own| count(own)).collect();
+        let labels: Vec<LabelSearches> = by_label.values().map(|own| count(own)).collect();
         let mut ranked: Vec<(usize, f64)> = labels
             .iter()
-            .map(Label::all_mated)
+            .map(LabelSearches::all_mated)
             .enumerate()
             .filter(|(_, mated)| searches_min <= mated.searches)
             .filter_map(|(label, mated)| Some((label, mated.share()?)))
@@ -199,28 +201,30 @@ impl<'a> Panel<'a> {
     /// 1 - FRR, and specificity, 1 - FAR. A label without non-mated searches of its own, which
     /// only a label that is also left out has, has the specificity of all.
     fn utilities(&self) -> Vec<Option<[f64; 2]>> {
-        let strangers = self.labels.iter().map(Label::all_strangers);
-        let pooled = strangers.fold(Count::default(), Count::plus).share();
-        let utility = |label: &Label, half: usize| {
+        let strangers = self.labels.iter().map(LabelSearches::all_strangers);
+        let pooled = strangers
+            .fold(ErrorCount::default(), ErrorCount::plus)
+            .share();
+        let utility = |label: &LabelSearches, half: usize| {
             let frr = label.mated.get(half)?.share()?;
             let far = label.strangers.get(half)?.share().or(pooled)?;
             Some(utility::utility(1.0 - frr, 1.0 - far))
         };
-        let both = |label: &Label| Some([utility(label, 0)?, utility(label, 1)?]);
+        let both = |label: &LabelSearches| Some([utility(label, 0)?, utility(label, 1)?]);
         self.labels.iter().map(both).collect()
     }
 
     fn figures(&self, weights: &[u64], utilities: &[Option<[f64; 2]>]) -> [Option<f64>; FIGURES] {
         let weighted = || self.labels.iter().zip(weights);
-        let total = |of: fn(&Label) -> Count| {
+        let total = |of: fn(&LabelSearches) -> ErrorCount| {
             weighted()
                 .map(|(label, &weight)| of(label).times(weight))
-                .fold(Count::default(), Count::plus)
+                .fold(ErrorCount::default(), ErrorCount::plus)
                 .share()
         };
         [
-            total(Label::all_strangers),
-            total(Label::all_mated),
+            total(LabelSearches::all_strangers),
+            total(LabelSearches::all_mated),
             self.worst_tenth(weights),
             covariance(utilities, weights),
         ]
@@ -249,8 +253,8 @@ impl<'a> Panel<'a> {
     }
 }
 
-fn count(own: &[Outcome<'_>]) -> Label {
-    let mut label = Label::default();
+fn count(own: &[DecidedSearch<'_>]) -> LabelSearches {
+    let mut label = LabelSearches::default();
     for &outcome in own {
         let halves = if outcome.mated {
             &mut label.mated
@@ -300,7 +304,11 @@ pub(super) struct Resampling {
 }
 
 /// How the figures change from `old` to `new`: two panels of the same searches.
-pub(super) fn differences(old: &Panel<'_>, new: &Panel<'_>, resampling: Resampling) -> Differences {
+pub(super) fn differences(
+    old: &ComparisonSet<'_>,
+    new: &ComparisonSet<'_>,
+    resampling: Resampling,
+) -> FigureChanges {
     let utilities = [old.utilities(), new.utilities()];
     let changes = |weights: &[u64]| -> [Option<f64>; FIGURES] {
         let [old_utilities, new_utilities] = &utilities;
@@ -314,7 +322,7 @@ pub(super) fn differences(old: &Panel<'_>, new: &Panel<'_>, resampling: Resampli
     };
     let estimates = changes(&old.once());
     let mut drawn: [Vec<f64>; FIGURES] = Default::default();
-    let mut draws = Draws::new(resampling.seed, 0);
+    let mut draws = SeededRng::new(resampling.seed, 0);
     let mut weights = vec![0; old.labels.len()];
     for _ in 0..resampling.resamples {
         draw(&mut weights, &mut draws);
@@ -325,7 +333,7 @@ pub(super) fn differences(old: &Panel<'_>, new: &Panel<'_>, resampling: Resampli
     let mut found = estimates.into_iter().zip(drawn).map(|(estimate, drawn)| {
         let (estimate, ends) = (estimate?, percentiles(drawn, resampling.confidence));
         let (lower, upper) = ends?;
-        Some(Difference {
+        Some(FigureChange {
             estimate: recorded(estimate),
             lower: recorded(lower),
             upper: recorded(upper),
@@ -333,7 +341,7 @@ pub(super) fn differences(old: &Panel<'_>, new: &Panel<'_>, resampling: Resampli
         })
     });
     let mut next = || found.next().flatten();
-    Differences {
+    FigureChanges {
         far: next(),
         frr: next(),
         worst_tenth_frr: next(),
@@ -342,7 +350,7 @@ pub(super) fn differences(old: &Panel<'_>, new: &Panel<'_>, resampling: Resampli
 }
 
 /// As many draws as there are labels, with replacement.
-fn draw(weights: &mut [u64], draws: &mut Draws) {
+fn draw(weights: &mut [u64], draws: &mut SeededRng) {
     weights.fill(0);
     for _ in 0..weights.len() {
         let drawn = draws.below(weights.len());
@@ -370,8 +378,8 @@ fn percentiles(mut values: Vec<f64>, confidence: Confidence) -> Option<(f64, f64
 mod tests {
     use super::*;
 
-    fn outcome(label: &str, mated: bool, error: bool) -> Outcome<'_> {
-        Outcome {
+    fn outcome(label: &str, mated: bool, error: bool) -> DecidedSearch<'_> {
+        DecidedSearch {
             label,
             mated,
             error,
@@ -391,20 +399,20 @@ mod tests {
     #[test]
     fn the_worst_tenth_is_rounded_up_and_small_labels_are_not_ranked() {
         let names: Vec<String> = (0..12).map(|i| format!("l{i:02}")).collect();
-        let mut outcomes: Vec<Outcome<'_>> = names
+        let mut outcomes: Vec<DecidedSearch<'_>> = names
             .iter()
             .enumerate()
             .flat_map(|(i, name)| (0..11).map(move |k| outcome(name, true, k < i)))
             .collect();
         outcomes.push(outcome("small", true, true));
-        let panel = Panel::new(&outcomes, 11);
+        let panel = ComparisonSet::new(&outcomes, 11);
         let worst = panel.worst_labels().unwrap();
         assert_eq!((worst.ranked, worst.label.as_str()), (12, "l11"));
         assert_eq!((worst.count.events(), worst.count.trials()), (11, 11));
         let expected = f64::midpoint(1.0, 10.0 / 11.0);
         assert!((worst.mean_of_worst_tenth - expected).abs() < 1e-9);
-        assert!(Panel::new(&outcomes, 12).worst_labels().is_none());
-        assert!(Panel::new(&[], 1).worst_labels().is_none());
+        assert!(ComparisonSet::new(&outcomes, 12).worst_labels().is_none());
+        assert!(ComparisonSet::new(&[], 1).worst_labels().is_none());
     }
 
     #[test]
@@ -424,10 +432,10 @@ mod tests {
     #[test]
     fn two_equal_ways_differ_by_nothing_and_a_clear_gain_shows() {
         let names: Vec<String> = (0..40).map(|i| format!("l{i}")).collect();
-        let decided = |wrong: usize| -> Vec<Outcome<'_>> {
+        let decided = |wrong: usize| -> Vec<DecidedSearch<'_>> {
             let of = |i: usize| {
                 let name = &names[i];
-                (0..8).map(move |k| Outcome {
+                (0..8).map(move |k| DecidedSearch {
                     second_half: k % 2 == 0,
                     ..outcome(name, k < 6, i.is_multiple_of(4) && k < wrong)
                 })
@@ -435,7 +443,7 @@ mod tests {
             (0..40).flat_map(of).collect()
         };
         let (old, new) = (decided(5), decided(2));
-        let (old, new) = (Panel::new(&old, 3), Panel::new(&new, 3));
+        let (old, new) = (ComparisonSet::new(&old, 3), ComparisonSet::new(&new, 3));
         let same = differences(&old, &old, draws(200));
         let frr = same.frr.unwrap();
         assert!(frr.lower.abs() + frr.upper.abs() < 1e-12 && !frr.is_fall() && !frr.is_rise());
@@ -449,7 +457,7 @@ mod tests {
 
     #[test]
     fn nothing_to_compare_is_no_difference_and_no_nan() {
-        let empty = Panel::new(&[], 1);
+        let empty = ComparisonSet::new(&[], 1);
         let found = differences(&empty, &empty, draws(200));
         assert_eq!(
             (found.far, found.frr, found.utility_variance),

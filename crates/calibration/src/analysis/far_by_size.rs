@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::material::Material;
+use super::input::AnalysisInput;
 use crate::binomial::real;
 use crate::certify::TargetFar;
 use crate::growth::{
-    Candidate, DeepSearches, FpirAt, FpirBySize, GROWTH_ASSUMPTION, Stranger, Unit, predicted,
+    DeepSearches, FpirAt, FpirBySize, GROWTH_ASSUMPTION, RankedItem, StrangerSearch, Unit,
+    predicted,
 };
-use crate::policy::Target;
+use crate::policy::CalibrationTarget;
 use crate::rates::{Confidence, Interval};
 
 /// Parts of the gallery that are measured, in eighths of it.
@@ -20,7 +21,7 @@ const TIMES: [u64; 4] = [2, 5, 10, 100];
 
 /// FAR per search by size of the gallery, at one threshold.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Sizes {
+pub struct FarBySize {
     /// On random parts of the gallery, by labels, and on all of it: the last.
     pub measured: Vec<FpirBySize>,
     /// Beyond it.
@@ -39,9 +40,9 @@ pub struct Sizes {
     pub assumption: &'static str,
 }
 
-impl Sizes {
+impl FarBySize {
     /// Measures and predicts. `None`, with a note, where there were no deep searches.
-    pub(super) fn measure(material: &Material<'_>, notes: &mut Vec<String>) -> Option<Self> {
+    pub(super) fn measure(material: &AnalysisInput<'_>, notes: &mut Vec<String>) -> Option<Self> {
         if material.deep.is_empty() {
             notes.push(
                 "FAR by size of the gallery was not measured: there are no non-mated searches, or too many scores to compare."
@@ -54,11 +55,11 @@ impl Sizes {
             strangers: material
                 .deep
                 .iter()
-                .map(|(label, candidates)| Stranger {
+                .map(|(label, candidates)| StrangerSearch {
                     label,
                     candidates: candidates
                         .iter()
-                        .map(|(score, label)| Candidate {
+                        .map(|(score, label)| RankedItem {
                             score: *score,
                             label,
                         })
@@ -111,14 +112,16 @@ impl Sizes {
     }
 }
 
-pub(super) fn target_far(target: Target) -> Option<TargetFar> {
+pub(super) fn target_far(target: CalibrationTarget) -> Option<TargetFar> {
     match target {
-        Target::Far(far) | Target::FarEstimated(far) => Some(far),
-        Target::Frr(_) | Target::EqualError | Target::Cost(_) => None,
+        CalibrationTarget::Far(far) | CalibrationTarget::FarEstimated(far) => Some(far),
+        CalibrationTarget::Frr(_) | CalibrationTarget::EqualError | CalibrationTarget::Cost(_) => {
+            None
+        }
     }
 }
 
-fn sizes_of(material: &Material<'_>) -> (u64, u64) {
+fn sizes_of(material: &AnalysisInput<'_>) -> (u64, u64) {
     let rows = &material.gallery.labels;
     let mut labels = rows.clone();
     labels.sort_unstable();
@@ -146,7 +149,7 @@ mod tests {
     use super::*;
     use crate::analysis::consistency::Band;
     use crate::analysis::embeddings::Embeddings;
-    use crate::analysis::{BAND_POINTS, Scope, Set};
+    use crate::analysis::{AnalysisScope, BAND_POINTS, EmbeddedSet};
     use crate::decision::Threshold;
     use crate::recording::Recording;
     use matchpoint_vector::Similarity;
@@ -155,35 +158,35 @@ mod tests {
     fn where_no_stranger_was_accepted_a_larger_gallery_is_not_promised_to_accept_none() {
         let names = vec!["a".to_owned(), "b".to_owned()];
         let vectors = vec![1.0, 0.0, 0.0, 1.0];
-        let gallery = Set {
+        let gallery = EmbeddedSet {
             ids: vec!["one".to_owned(), "two".to_owned()],
             labels: vec![0, 1],
             conditions: vec![std::collections::BTreeMap::new(); 2],
             embeddings: Embeddings::from_unit(2, vectors, vec![0, 1]).unwrap(),
         };
         let score = Similarity::new(0.2).unwrap();
-        let deep: Vec<crate::analysis::Deep> = (0..195)
+        let deep: Vec<crate::analysis::CandidateList> = (0..195)
             .map(|n| (format!("stranger {n}"), vec![(score, "a".to_owned())]))
             .collect();
         let threshold = Threshold::at(Similarity::new(0.5).unwrap());
-        let material = Material {
+        let material = AnalysisInput {
             names: &names,
             gallery: &gallery,
             queries: None,
             recording: &Recording::new(Vec::new()).unwrap(),
             deep: &deep,
             depth: 64,
-            target: Target::EqualError,
+            target: CalibrationTarget::EqualError,
             threshold,
             on_similarity: threshold,
             seed: 0,
-            scope: Scope {
+            scope: AnalysisScope {
                 pairs_max: 0,
                 band: Band::default(),
                 band_points: BAND_POINTS,
             },
         };
-        let sizes = Sizes::measure(&material, &mut Vec::new()).unwrap();
+        let sizes = FarBySize::measure(&material, &mut Vec::new()).unwrap();
         assert!(sizes.predicted.iter().all(|point| point.fpir <= 0.0));
         assert_eq!(sizes.searches, 195);
         // The upper end of Wilson's interval for 0 of 195 is 1.93 %; twice the gallery, nearly twice that.
