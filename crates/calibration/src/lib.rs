@@ -40,6 +40,7 @@ pub mod certify;
 pub mod certify_frr;
 pub mod cohort;
 pub mod cost;
+pub mod coverage;
 pub mod decision;
 mod error;
 pub mod estimate;

@@ -44,6 +44,7 @@ pub mod error;
 pub mod filter;
 pub mod index;
 pub mod item;
+pub mod item_set;
 pub mod mapped_vectors;
 pub mod params;
 pub mod view;

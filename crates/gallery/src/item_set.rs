@@ -1,0 +1,177 @@
+//! Which items there were at some moment, small enough to be kept with what was measured then.
+
+use std::collections::HashSet;
+
+use crate::item::Hash;
+
+/// Most items of a set that are kept one by one. Above, a sample of them is, by their checksums: half,
+/// a quarter and so on. The share of a gallery that is known is then an estimate, whose standard error
+/// is below 0.004.
+pub const KEPT_MAX: usize = 32_768;
+
+const MAGIC: &[u8; 8] = b"mpitems1";
+const HEAD_BYTES: usize = MAGIC.len() + 1 + 8;
+
+/// A set of items, told by their checksums: an item whose id, label, metadata or embedding changed is
+/// another one.
+///
+/// A checksum is the first 64 bits of a SHA-256. Two items of a million share it with a probability of
+/// 3e-8.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ItemSet {
+    items: u64,
+    /// The number of leading zeros that a checksum has to have to be kept.
+    zeros: u8,
+    kept: HashSet<u64>,
+}
+
+impl ItemSet {
+    /// The set of the items with these checksums.
+    pub(super) fn of<'a>(checksums: impl Iterator<Item = &'a Hash>) -> Self {
+        let mut set = Self {
+            items: 0,
+            zeros: 0,
+            kept: HashSet::new(),
+        };
+        for checksum in checksums {
+            set.items += 1;
+            let short = shortened(checksum);
+            if set.samples(short) {
+                set.kept.insert(short);
+            }
+            while KEPT_MAX < set.kept.len() {
+                set.zeros += 1;
+                let zeros = u32::from(set.zeros);
+                set.kept.retain(|short| zeros <= short.leading_zeros());
+            }
+        }
+        set
+    }
+
+    /// How many items it holds.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.items
+    }
+
+    /// Whether it holds none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.items == 0
+    }
+
+    fn samples(&self, short: u64) -> bool {
+        u32::from(self.zeros) <= short.leading_zeros()
+    }
+
+    /// Whether it holds an item, as far as that is kept.
+    pub(super) fn keeps(&self, checksum: &Hash) -> bool {
+        self.kept.contains(&shortened(checksum))
+    }
+
+    /// How many of its items a gallery holds of which `kept` are kept here: exact up to [`KEPT_MAX`]
+    /// items, and exact for none and for all.
+    pub(super) fn scaled(&self, kept: u64) -> u64 {
+        let of = self.kept.len() as u64;
+        if of == 0 {
+            return 0;
+        }
+        let scaled = u128::from(self.items) * u128::from(kept) / u128::from(of);
+        u64::try_from(scaled).unwrap_or(u64::MAX).min(self.items)
+    }
+
+    /// As a file: what it is, the sampling, the number of items, and the checksums in ascending order.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut sorted: Vec<u64> = self.kept.iter().copied().collect();
+        sorted.sort_unstable();
+        let mut bytes = MAGIC.to_vec();
+        bytes.push(self.zeros);
+        bytes.extend(self.items.to_le_bytes());
+        bytes.extend(sorted.iter().flat_map(|short| short.to_le_bytes()));
+        bytes
+    }
+
+    /// Reads what [`ItemSet::to_bytes`] wrote; `None` for anything else.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (head, rest) = bytes.split_at_checked(HEAD_BYTES)?;
+        let zeros = *head.strip_prefix(MAGIC)?.first()?;
+        let items = u64::from_le_bytes(head.get(MAGIC.len() + 1..)?.try_into().ok()?);
+        let mut kept = HashSet::new();
+        let mut last = None;
+        let (shorts, odd) = rest.as_chunks();
+        for short in shorts {
+            let short = u64::from_le_bytes(*short);
+            if last.is_some_and(|last| short <= last) || short.leading_zeros() < u32::from(zeros) {
+                return None;
+            }
+            last = Some(short);
+            kept.insert(short);
+        }
+        let fits = kept.len() <= KEPT_MAX && kept.len() as u64 <= items;
+        let whole = zeros > 0 || kept.len() as u64 == items;
+        (odd.is_empty() && fits && whole).then_some(Self { items, zeros, kept })
+    }
+}
+
+fn shortened(checksum: &Hash) -> u64 {
+    let (first, _) = checksum.split_first_chunk().unwrap_or((&[0; 8], &[]));
+    u64::from_be_bytes(*first)
+}
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest as _, Sha256};
+
+    use super::*;
+
+    fn checksums(range: std::ops::Range<u32>) -> Vec<Hash> {
+        range
+            .map(|i| Sha256::digest(i.to_le_bytes()).into())
+            .collect()
+    }
+
+    #[test]
+    fn a_small_set_knows_its_items_and_no_others() {
+        let (inside, outside) = (checksums(0..500), checksums(500..900));
+        let set = ItemSet::of(inside.iter());
+        assert_eq!(set.len(), 500);
+        assert!(inside.iter().all(|item| set.keeps(item)));
+        assert!(!outside.iter().any(|item| set.keeps(item)));
+        assert_eq!(set.scaled(500), 500);
+        assert_eq!(set.scaled(123), 123);
+    }
+
+    #[test]
+    fn a_large_set_keeps_a_sample_that_says_how_many_are_there_still() {
+        let all = checksums(0..200_000);
+        let set = ItemSet::of(all.iter());
+        assert!(set.kept.len() <= KEPT_MAX && KEPT_MAX / 4 < set.kept.len());
+        for there in [0, 50_000, 123_456, 200_000] {
+            let kept = all[..there].iter().filter(|item| set.keeps(item)).count();
+            let share = f64::from(u32::try_from(set.scaled(kept as u64)).unwrap()) / 200_000.0;
+            let truth = f64::from(u32::try_from(there).unwrap()) / 200_000.0;
+            assert!((share - truth).abs() < 0.012, "{share} and {truth}");
+        }
+        assert_eq!(set.scaled(0), 0);
+        assert_eq!(set.scaled(set.kept.len() as u64), 200_000);
+    }
+
+    #[test]
+    fn a_set_is_read_as_it_was_written_and_nothing_else_is_one() {
+        let set = ItemSet::of(checksums(0..40).iter());
+        let bytes = set.to_bytes();
+        assert_eq!(ItemSet::from_bytes(&bytes), Some(set));
+        assert_eq!(ItemSet::from_bytes(&bytes[..bytes.len() - 1]), None);
+        assert_eq!(ItemSet::from_bytes(&bytes[..bytes.len() - 8]), None);
+        assert_eq!(ItemSet::from_bytes(&[&bytes[..], &[0; 8]].concat()), None);
+        assert_eq!(ItemSet::from_bytes(b""), None);
+        let mut other = bytes.clone();
+        other[0] ^= 1;
+        assert_eq!(ItemSet::from_bytes(&other), None);
+        let mut unordered = bytes;
+        unordered[HEAD_BYTES..HEAD_BYTES + 8].fill(255);
+        assert_eq!(ItemSet::from_bytes(&unordered), None);
+    }
+}
