@@ -27,7 +27,7 @@ pub struct ItemSet {
 
 impl ItemSet {
     /// The set of the items with these checksums.
-    pub(super) fn of<'a>(checksums: impl Iterator<Item = &'a Hash>) -> Self {
+    pub(super) fn of(checksums: impl Iterator<Item = Hash>) -> Self {
         let mut set = Self {
             items: 0,
             zeros: 0,
@@ -35,7 +35,7 @@ impl ItemSet {
         };
         for checksum in checksums {
             set.items += 1;
-            let short = shortened(checksum);
+            let short = shortened(&checksum);
             if set.samples(short) {
                 set.kept.insert(short);
             }
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn a_small_set_knows_its_items_and_no_others() {
         let (inside, outside) = (checksums(0..500), checksums(500..900));
-        let set = ItemSet::of(inside.iter());
+        let set = ItemSet::of(inside.iter().copied());
         assert_eq!(set.len(), 500);
         assert!(inside.iter().all(|item| set.keeps(item)));
         assert!(!outside.iter().any(|item| set.keeps(item)));
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn a_large_set_keeps_a_sample_that_says_how_many_are_there_still() {
         let all = checksums(0..200_000);
-        let set = ItemSet::of(all.iter());
+        let set = ItemSet::of(all.iter().copied());
         assert!(set.kept.len() <= KEPT_MAX && KEPT_MAX / 4 < set.kept.len());
         for there in [0, 50_000, 123_456, 200_000] {
             let kept = all[..there].iter().filter(|item| set.keeps(item)).count();
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_set_is_read_as_it_was_written_and_nothing_else_is_one() {
-        let set = ItemSet::of(checksums(0..40).iter());
+        let set = ItemSet::of(checksums(0..40).into_iter());
         let bytes = set.to_bytes();
         assert_eq!(ItemSet::from_bytes(&bytes), Some(set));
         assert_eq!(ItemSet::from_bytes(&bytes[..bytes.len() - 1]), None);

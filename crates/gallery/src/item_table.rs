@@ -10,6 +10,7 @@ use crate::base_segment::BaseItem;
 use crate::blocks::{BLOCK_SLOTS, ItemSlot, SlotBlock};
 use crate::index::scan::CodedRows;
 use crate::item::{ContentSum, Hash, ItemHead};
+use crate::item_set::ItemSet;
 use crate::mapped_vectors::Vector;
 
 /// Where an item is kept.
@@ -33,6 +34,8 @@ pub(super) struct ItemTable {
     pub(super) sum: ContentSum,
     /// The highest row number in use, or 0.
     pub(super) last_row: i64,
+    /// Items that these are compared with, and how many of them are kept there.
+    compared: Option<(Arc<ItemSet>, u64)>,
 }
 
 impl ItemTable {
@@ -46,6 +49,21 @@ impl ItemTable {
 
     pub(super) fn has_label(&self, label: &str) -> bool {
         self.labels.contains_key(label)
+    }
+
+    /// Counts from now on how many items there are in common with `set`.
+    pub(super) fn compare_with(&mut self, set: Option<Arc<ItemSet>>) {
+        self.compared = set.map(|set| {
+            let places = self.places.values();
+            let kept = places.filter(|place| set.keeps(&place.checksum)).count();
+            (set, kept as u64)
+        });
+    }
+
+    /// How many of the items compared with are here, unchanged; `None` if none are compared with.
+    pub(super) fn in_common(&self) -> Option<u64> {
+        let (set, kept) = self.compared.as_ref()?;
+        Some(set.scaled(*kept))
     }
 
     pub(super) fn find(&self, id: &str) -> Option<&ItemLocation> {
@@ -115,6 +133,11 @@ impl ItemTable {
         }
         self.sum.add(&checksum);
         self.last_row = self.last_row.max(row);
+        if let Some((set, kept)) = &mut self.compared
+            && set.keeps(&checksum)
+        {
+            *kept += 1;
+        }
         let place = ItemLocation {
             slot,
             row,
@@ -145,6 +168,11 @@ impl ItemTable {
             return;
         };
         self.sum.subtract(&place.checksum);
+        if let Some((set, kept)) = &mut self.compared
+            && set.keeps(&place.checksum)
+        {
+            *kept -= 1;
+        }
         if let Some(count) = self.labels.get_mut(&head.label) {
             *count -= 1;
             if *count == 0 {

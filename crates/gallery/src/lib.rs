@@ -75,6 +75,7 @@ use crate::item::{
     BATCH_MAX, DIMENSION_MAX, ID_BYTES_MAX, Item, ItemHead, check_batch, embedding_bytes,
     name_problem,
 };
+use crate::item_set::ItemSet;
 use crate::item_table::ItemTable;
 use crate::lock::{WriterLock, beside};
 use crate::mapped_vectors::Vector;
@@ -238,6 +239,25 @@ impl Gallery {
     #[must_use]
     pub fn view(&self) -> Arc<GalleryView> {
         self.current.load_full()
+    }
+
+    /// Counts from now on, in every state, how many items are those of `set`, unchanged
+    /// ([`GalleryView::in_common`]); `None` ends that.
+    ///
+    /// # Errors
+    /// A write failed, so that nothing is known of the items any more.
+    pub fn compare_with(&self, set: Option<Arc<ItemSet>>) -> Result<(), GalleryError> {
+        let _no_write = self.writer()?;
+        let mut items = self
+            .item_table
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        items.compare_with(set);
+        let mut compared = GalleryView::clone(&self.current.load());
+        compared.in_common = items.in_common();
+        drop(items);
+        self.current.store(Arc::new(compared));
+        Ok(())
     }
 
     /// Digest of the current items; see [`GalleryView::digest`].

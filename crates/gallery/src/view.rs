@@ -11,7 +11,8 @@ use crate::filter::ItemFilter;
 use crate::gallery_index::{GalleryIndex, IndexQuery};
 use crate::index::bits::Bits;
 use crate::index::scan::CodedQuery;
-use crate::item::{ContentSum, ItemHead};
+use crate::item::{ContentSum, ItemHead, embedding_bytes};
+use crate::item_set::ItemSet;
 use crate::item_table::ItemTable;
 use crate::mapped_vectors::Vector;
 use matchpoint_vector::{Embedding, Similarity};
@@ -83,6 +84,7 @@ pub struct GalleryMatch {
 }
 
 /// What a gallery held after one write. It never changes, whatever is written later.
+#[derive(Clone)]
 pub struct GalleryView {
     pub(super) generation: u64,
     pub(super) len: usize,
@@ -92,6 +94,8 @@ pub struct GalleryView {
     pub(super) blocks: Vec<Arc<SlotBlock>>,
     /// The index, and which rows of its base segment are there.
     pub(super) index: Option<LiveIndex>,
+    /// Items in common with those that the gallery is compared with.
+    pub(super) in_common: Option<u64>,
 }
 
 /// An index, and which rows of its base segment are there.
@@ -110,6 +114,7 @@ impl GalleryView {
             label_count: item_table.label_count(),
             dimension,
             digest: item_table.sum,
+            in_common: item_table.in_common(),
             blocks: item_table.blocks.clone(),
             index,
         }
@@ -143,6 +148,22 @@ impl GalleryView {
     #[must_use]
     pub fn digest(&self) -> String {
         self.digest.to_string()
+    }
+
+    /// How many of the items that the gallery is compared with are here, unchanged; `None` if it is
+    /// compared with none. An estimate beyond [`KEPT_MAX`](crate::item_set::KEPT_MAX) items.
+    #[must_use]
+    pub fn in_common(&self) -> Option<u64> {
+        self.in_common
+    }
+
+    /// The items, to compare a later state with. Computes a SHA-256 over each of them.
+    #[must_use]
+    pub fn item_set(&self) -> ItemSet {
+        ItemSet::of(
+            self.items()
+                .map(|(head, vector)| head.checksum(&embedding_bytes(vector))),
+        )
     }
 
     /// Whether a search may miss neighbours.

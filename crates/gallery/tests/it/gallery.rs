@@ -229,6 +229,40 @@ fn the_digest_does_not_depend_on_the_order_of_enrolment() {
 }
 
 #[test]
+fn what_is_in_common_with_an_earlier_state_is_counted_through_every_write() {
+    let place = Place::new();
+    let gallery = place.create();
+    gallery.upsert(items(0, 40)).unwrap();
+    assert_eq!(gallery.view().in_common(), None);
+    let before = Arc::new(gallery.view().item_set());
+    gallery.compare_with(Some(Arc::clone(&before))).unwrap();
+    assert_eq!(gallery.view().in_common(), Some(40));
+
+    gallery.upsert(items(40, 60)).unwrap();
+    assert_eq!(gallery.view().in_common(), Some(40));
+    gallery
+        .delete(&["item 003".to_owned(), "item 050".to_owned()])
+        .unwrap();
+    assert_eq!(gallery.view().in_common(), Some(39));
+    // Another label, the same label again, and an item that was gone.
+    gallery
+        .upsert(vec![item("item 002", "other", axis(0))])
+        .unwrap();
+    assert_eq!(gallery.view().in_common(), Some(38));
+    gallery.upsert(items(2, 4)).unwrap();
+    assert_eq!(gallery.view().in_common(), Some(40));
+
+    gallery.delete(&["item 010".to_owned()]).unwrap();
+    drop(gallery);
+    let gallery = place.open(Access::ReadOnly).unwrap();
+    assert_eq!(gallery.view().in_common(), None);
+    gallery.compare_with(Some(before)).unwrap();
+    assert_eq!(gallery.view().in_common(), Some(39));
+    gallery.compare_with(None).unwrap();
+    assert_eq!(gallery.view().in_common(), None);
+}
+
+#[test]
 fn replacing_and_deleting_show_at_once_and_last() {
     let place = Place::new();
     let gallery = place.create();
