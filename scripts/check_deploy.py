@@ -4,7 +4,7 @@
     check_deploy.py             names of metrics and settings, defaults, versions, the dashboard
     check_deploy.py --promtool  that every query of the dashboard parses
 
-The sources are the tables in src/telemetry/mod.rs and src/config/settings.rs. Prints each finding, and
+The sources are the tables in src/telemetry/metric.rs and src/config/settings.rs. Prints each finding, and
 ends with exit code 1 where there is one.
 """
 
@@ -34,13 +34,11 @@ def finding(path: Path, text: str) -> None:
 
 def metrics() -> dict[str, bool]:
     """The name of every metric, and whether it is a histogram."""
-    source = read(ROOT / "src/telemetry/mod.rs")
-    constants = dict(re.findall(r'const (\w+): &str = "(matchpoint_\w+)";', source))
-    histograms = set(re.findall(r"describe_histogram!\(\s*(\w+)", source))
-    described = set(re.findall(r"describe_\w+!\(\s*(\w+)", source))
-    if not constants or described != set(constants):
-        sys.exit("src/telemetry/mod.rs: the table of metrics cannot be read; adapt this script")
-    return {name: constant in histograms for constant, name in constants.items()}
+    source = read(ROOT / "src/telemetry/metric.rs")
+    rows = re.findall(r'^    (counter|gauge|histogram)(?:\(\w+\))? \w+ = "(matchpoint_\w+)":$', source, flags=re.MULTILINE)
+    if len(rows) < 10 or len(rows) != source.count('"matchpoint_'):
+        sys.exit("src/telemetry/metric.rs: the table of metrics cannot be read; adapt this script")
+    return {name: kind == "histogram" for kind, name in rows}
 
 
 def settings() -> dict[str, str | None]:
@@ -67,7 +65,7 @@ def check_metric_names() -> None:
                 shown.add(name)
             # The name of the file with the tests, in a comment.
             elif name != "matchpoint_test":
-                finding(path, f"{name} is no series of src/telemetry/mod.rs")
+                finding(path, f"{name} is no series of src/telemetry/metric.rs")
     for name in sorted(known):
         if not any(one.startswith(name) for one in shown):
             finding(DASHBOARD, f"{name} is shown nowhere")

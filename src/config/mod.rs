@@ -111,19 +111,19 @@ pub struct MonitoringConfig {
     pub journal: bool,
     /// How long decisions are kept that were not sampled, and images.
     pub kept: Duration,
-    /// How long sampled and labelled decisions are kept.
+    /// How long sampled and annotated decisions are kept.
     pub audited_kept: Duration,
     /// Largest journal.
     pub bytes_max: u64,
-    /// Which decisions are drawn to be labelled.
+    /// Which decisions are sampled for the audit.
     pub strata: Strata,
     /// How many of them a day; `None` for as many as the strata give.
     pub labels_per_day: Option<u32>,
-    /// Whether the images of drawn decisions are kept.
+    /// Whether the images of sampled decisions are kept.
     pub images: bool,
     /// Probability of ever raising a false alarm, for each rate of an operating point.
     pub alarm_delta: f64,
-    /// Share of live queries that a candidate is asked too, in [0, 1]; 0 for none.
+    /// Share of live queries that a shadow deployment is asked too, in [0, 1]; 0 for none.
     pub shadow_share: f64,
 }
 
@@ -309,9 +309,9 @@ impl SettingReader {
         let journal = self.one_of("journal", &[("on", true), ("off", false)]);
         let days = |count: u64| Duration::from_secs(count * 86_400);
         let kept = self.number("journal_days", 1, 36_500);
-        let audited_kept = self.number("journal_audited_days", 1, 36_500);
+        let audited_kept = self.number("journal_sampled_days", 1, 36_500);
         let bytes_max = self.number("journal_bytes_max", 1 << 20, 1 << 40);
-        let labels = self.number::<u32>("audit_labels_per_day", 0, 10_000_000);
+        let labels = self.number::<u32>("audit_samples_per_day", 0, 10_000_000);
         let images = self.one_of("audit_images", &[("true", true), ("false", false)]);
         let alarm_delta = self.parse::<f64>("alarm_delta", "a number from 1e-9 to 0.5");
         let alarm_delta = alarm_delta.filter(|delta| (1e-9..=0.5).contains(delta));
@@ -338,15 +338,16 @@ impl SettingReader {
     }
 
     fn strata(&mut self) -> Option<Strata> {
-        let edges = self.numbers("audit_edges");
-        let rates = self.numbers("audit_rates");
+        let edges = self.numbers("audit_stratum_edges");
+        let rates = self.numbers("audit_sampling_rates");
         let (edges, rates) = (edges?, rates?);
         let inclusion: Result<Vec<_>, _> = rates.into_iter().map(Inclusion::new).collect();
         match inclusion.and_then(|inclusion| Strata::new(edges, inclusion)) {
             Ok(strata) => Some(strata),
             Err(error) => {
-                self.mistakes
-                    .push(format!("audit_edges and audit_rates: {error}"));
+                self.mistakes.push(format!(
+                    "audit_stratum_edges and audit_sampling_rates: {error}"
+                ));
                 None
             }
         }

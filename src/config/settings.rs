@@ -162,9 +162,9 @@ pub const SETTINGS: &[Setting] = &[
         "How long decisions that were not sampled, and images, are kept in the journal, in days",
     ),
     server(
-        "journal_audited_days",
+        "journal_sampled_days",
         Some("400"),
-        "How long sampled and labelled decisions are kept, in days",
+        "How long sampled and annotated decisions are kept, in days",
     ),
     server(
         "journal_bytes_max",
@@ -172,24 +172,24 @@ pub const SETTINGS: &[Setting] = &[
         "Largest journal of a deployment, in bytes; beyond it the oldest decisions go",
     ),
     server(
-        "audit_edges",
+        "audit_stratum_edges",
         Some("-0.2,-0.05,0,0.05,0.15"),
         "Strata of the audit sample: distances of a score from the threshold, rising, 0 among them",
     ),
     server(
-        "audit_rates",
+        "audit_sampling_rates",
         Some("0.005,0.02,0.2,0.2,0.1,0.02"),
-        "Share of each stratum's decisions that is drawn to be labelled, from the lowest scores up: one more than edges, 1e-6 to 1",
+        "Share of each stratum's decisions that is sampled for the audit, from the lowest scores up: one more than edges, 1e-6 to 1",
     ),
     server(
-        "audit_labels_per_day",
+        "audit_samples_per_day",
         Some("0"),
-        "How many decisions a day are to be drawn to be labelled: audit_rates are multiplied to give so many; 0 to draw by audit_rates as they are",
+        "How many decisions a day to sample for the audit: audit_sampling_rates are multiplied to give as many; 0 to use audit_sampling_rates as they are",
     ),
     server(
         "audit_images",
         Some("false"),
-        "Whether the images of drawn decisions are kept for whoever labels them: true or false",
+        "Whether the images of sampled decisions are kept for the annotators: true or false",
     ),
     server(
         "canary_minutes",
@@ -204,7 +204,7 @@ pub const SETTINGS: &[Setting] = &[
     server(
         "shadow_share",
         Some("0.05"),
-        "Share of live queries that a candidate beside a deployment is asked too (`matchpoint shadow`): 0 to 1",
+        "Share of live queries that a shadow deployment is asked too (`matchpoint shadow`): 0 to 1",
     ),
     server(
         "data_dir",

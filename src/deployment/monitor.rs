@@ -529,10 +529,10 @@ fn show(deployment: &str, point: &str, drift: &DriftAssessment, labelling: Label
         telemetry::rate_onset(deployment, point, rate, alarm, cusum);
     }
     let counts = telemetry::AuditCounts {
-        drawn: drift.rates.drawn,
-        labelled: drift.rates.labelled,
-        since_label: labelling.since,
-        latest_label_ms: labelling.latest_ms,
+        sampled: drift.rates.drawn,
+        annotated: drift.rates.labelled,
+        since_annotation: labelling.since,
+        latest_annotation_ms: labelling.latest_ms,
         feedback: (drift.feedback.right, drift.feedback.wrong),
     };
     telemetry::audit_counted(deployment, point, counts);

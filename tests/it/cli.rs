@@ -765,7 +765,7 @@ fn decisions_are_listed_filled_in_imported_and_exported_and_a_refused_row_is_nam
     let (folder, deployment) = copy_of_sample();
     let mut served = Served::start(
         &deployment,
-        &[("MATCHPOINT_AUDIT_RATES", "1,1,1,1,1,1")],
+        &[("MATCHPOINT_AUDIT_SAMPLING_RATES", "1,1,1,1,1,1")],
         &[],
     );
     let server = format!("http://{}", served.address);
@@ -1034,7 +1034,7 @@ fn a_candidate_is_compared_reported_counted_for_prometheus_and_closed() {
 fn labelled_pictures_are_written_for_a_calibration_and_evidence_is_begun_anew() {
     let (folder, deployment) = copy_of_sample();
     let settings = [
-        ("MATCHPOINT_AUDIT_RATES", "1,1,1,1,1,1"),
+        ("MATCHPOINT_AUDIT_SAMPLING_RATES", "1,1,1,1,1,1"),
         ("MATCHPOINT_AUDIT_IMAGES", "true"),
     ];
     let mut served = Served::start(&deployment, &settings, &[]);

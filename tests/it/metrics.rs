@@ -28,7 +28,7 @@ use tonic::transport::Channel;
 
 const KNOWN: &str = "gc_fishes_fish3";
 /// Every decision is drawn.
-const ALL: (&str, &str) = ("MATCHPOINT_AUDIT_RATES", "1,1,1,1,1,1");
+const ALL: (&str, &str) = ("MATCHPOINT_AUDIT_SAMPLING_RATES", "1,1,1,1,1,1");
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -139,7 +139,7 @@ async fn what_is_lost_is_counted_while_the_disk_fails_and_not_only_afterwards() 
     let lost = |found: &BTreeMap<String, f64>| {
         sum(
             found,
-            "matchpoint_recorded_lost_total",
+            "matchpoint_recording_lost_total",
             &[("reason", "image")],
         )
     };
@@ -266,7 +266,7 @@ async fn a_switch_takes_the_alarm_of_what_decided_before_away_and_counters_go_on
     let point = [("operating_point", before.as_str())];
     let far = [("operating_point", before.as_str()), ("rate", "far")];
     let alarm = |found: &_| sum(found, "matchpoint_rate_alarm", &far);
-    let drawn = |found: &_| sum(found, "matchpoint_audit_drawn_decisions", &point);
+    let drawn = |found: &_| sum(found, "matchpoint_audit_sampled_decisions", &point);
     let counted = |found: &_| sum(found, "matchpoint_recorded_decisions_total", &point);
     // A scrape may come between two gauges of the same look.
     let found = served.scraped(|found| {

@@ -34,7 +34,7 @@ const KNOWN: &str = "gc_fishes_fish3";
 const STRANGER: &str = "gc_monuments_eiffelTower";
 
 /// Every decision is drawn.
-const ALL: (&str, &str) = ("MATCHPOINT_AUDIT_RATES", "1,1,1,1,1,1");
+const ALL: (&str, &str) = ("MATCHPOINT_AUDIT_SAMPLING_RATES", "1,1,1,1,1,1");
 
 fn retrieval(running: &Running) -> RetrievalServiceClient<Channel> {
     RetrievalServiceClient::new(running.channel.clone())
@@ -414,7 +414,10 @@ async fn evidence_is_begun_anew_at_a_price_and_repeating_that_costs_nothing() {
 
 #[tokio::test]
 async fn what_is_said_of_accepts_unasked_is_a_precision_and_never_a_rate() {
-    let none = ("MATCHPOINT_AUDIT_RATES", "1e-6,1e-6,1e-6,1e-6,1e-6,1e-6");
+    let none = (
+        "MATCHPOINT_AUDIT_SAMPLING_RATES",
+        "1e-6,1e-6,1e-6,1e-6,1e-6,1e-6",
+    );
     let running = Running::sample(&[none]).await;
     let known = embedded(&running, KNOWN).await;
     let mut reports = Vec::new();

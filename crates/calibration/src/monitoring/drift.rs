@@ -424,7 +424,7 @@ impl WatchedRate {
                 self.drawn
             );
             let next = if self.drawn == 0 {
-                "Wait for traffic, or draw more of it (`audit_rates`).".to_owned()
+                "Wait for traffic, or draw more of it (`audit_sampling_rates`).".to_owned()
             } else {
                 format!(
                     "Label about {LABELS_TO_BEGIN} of the decisions that wait (`matchpoint audit list`)."

@@ -1,0 +1,146 @@
+//! The table of metrics: a row is a metric's kind, its unit if it has one, the constant that the other files
+//! name it by, its name and its meaning.
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+/// Makes a constant of each row, and the function that describes all of them to the recorder.
+macro_rules! table {
+    ($($kind:ident$(($unit:ident))? $constant:ident = $name:literal: $help:literal;)*) => {
+        $(pub(super) const $constant: &str = $name;)*
+
+        /// Tells the recorder the meaning of every metric.
+        pub(super) fn describe() {
+            $(table!(@$kind $constant, $(Unit::$unit,)? $help);)*
+        }
+    };
+    (@counter $($row:tt)*) => { describe_counter!($($row)*) };
+    (@gauge $($row:tt)*) => { describe_gauge!($($row)*) };
+    (@histogram $($row:tt)*) => { describe_histogram!($($row)*) };
+}
+
+table! {
+    gauge BUILD_INFO = "matchpoint_build_info":
+        "Always 1; the labels say which build this is.";
+    gauge MODEL_INFO = "matchpoint_model_info":
+        "1; the labels name each deployment's model, its precision and the execution provider really in use. 0 for one that was replaced.";
+    gauge READY = "matchpoint_ready":
+        "1 while the server answers requests, 0 while it loads or drains.";
+    counter REQUESTS = "matchpoint_requests_total":
+        "Finished calls and stream items by method and gRPC code.";
+    histogram(Seconds) REQUEST_SECONDS = "matchpoint_request_seconds":
+        "Time from a request's arrival to its answer, by method.";
+    histogram(Seconds) STAGE_SECONDS = "matchpoint_stage_seconds":
+        "Time of one stage of a request: queue, decode (and resize), inference, search.";
+    counter DECISIONS = "matchpoint_decisions_total":
+        "Decisions by operating point and outcome. Their rate is the accept rate, not the FAR: that needs labels. Blind to which accepts are right: it moves with the share of strangers, which changes no error rate.";
+    histogram MATCH_SCORE = "matchpoint_match_score":
+        "Cosine similarity of the best match of each search. Blind to which of them is right, and to a few look-alikes; a changed share of strangers moves it most.";
+    gauge QUEUE_LENGTH = "matchpoint_queue_length":
+        "Requests that wait for a worker of the model, by its precision; looked at twice a second.";
+    counter QUEUE_REJECTED = "matchpoint_queue_rejected_total":
+        "Requests that were refused because the queue was full.";
+    counter DROPPED_JOBS = "matchpoint_dropped_jobs_total":
+        "Requests that left the queue undone, by the model's name and precision, and reason: gone (their callers hung up), late (not to be done by their deadlines any more), displaced (their places went to clients that had fewer).";
+    counter IMAGE_FAILURES = "matchpoint_image_failures_total":
+        "Images that could not be used, by reason.";
+    gauge GALLERY_ITEMS = "matchpoint_gallery_items":
+        "Items in the gallery.";
+    gauge GALLERY_LABELS = "matchpoint_gallery_labels":
+        "Labels in the gallery.";
+    gauge GALLERY_GENERATION = "matchpoint_gallery_generation":
+        "Number of the gallery's state; grows with each change.";
+    counter GALLERY_CHANGES = "matchpoint_gallery_changes_total":
+        "Items enrolled, replaced or removed.";
+    gauge GALLERY_SIZE_RATIO = "matchpoint_gallery_size_ratio":
+        "Items now, over items at calibration. Above 1 the promised FAR no longer covers the gallery. Blind to everything but the number of items.";
+    counter INDEX_CHECKED = "matchpoint_index_checked_neighbours_total":
+        "Nearest items of a sample of searches, found by comparing with every item.";
+    counter INDEX_MISSED = "matchpoint_index_missed_neighbours_total":
+        "Those of them that the approximate index did not find: divide by the checked ones for its miss rate.";
+    counter DAMAGED_ITEMS = "matchpoint_gallery_damaged_items_total":
+        "Items found changed on the disk while they were served. From the first on, nothing is accepted until a restart.";
+    gauge(Bytes) INDEX_BYTES = "matchpoint_gallery_index_bytes":
+        "Memory of the approximate index: codes and links. Vectors of the base segment stay on disk.";
+    gauge OPERATING_POINT_ACTIVE = "matchpoint_operating_point_active":
+        "1 for the active operating point, 0 for one that was active before.";
+    gauge THRESHOLD = "matchpoint_threshold":
+        "Cosine similarity from which the operating point accepts.";
+    gauge TARGET_FAR = "matchpoint_target_far_ratio":
+        "False accept rate that the operating point is made for.";
+    gauge FAR_UPPER_BOUND = "matchpoint_far_upper_bound_ratio":
+        "Upper confidence bound of the false accept rate at calibration.";
+    gauge(Seconds) CALIBRATION_TIMESTAMP = "matchpoint_calibration_timestamp_seconds":
+        "When the operating point was calibrated, since 1970-01-01 UTC.";
+    counter RECORDED = "matchpoint_recorded_decisions_total":
+        "Decisions in the journal ever, as its own totals say: they outlive a restart, and count what is on the disk. Where another folder takes a deployment's place, it goes on from where it is. By operating point, source (live, comparison, canaries), decision, stratum of the audit, and whether a filter was used. Strata beside the threshold hold what a small change of scores would decide otherwise. Blind to truth: there, too, most searches may be strangers or none.";
+    counter RECORDING_LOST = "matchpoint_recording_lost_total":
+        "What was answered and not recorded, by reason: queue_full, not_written (the disk), image (the decision was recorded). Counted also while nothing can be written.";
+    gauge JOURNAL_ROWS = "matchpoint_journal_decisions":
+        "Decisions that the journal holds now.";
+    gauge(Bytes) JOURNAL_BYTES = "matchpoint_journal_bytes":
+        "Length of the journal's file, without its log of at most 16 MiB.";
+    gauge AUDIT_SAMPLED = "matchpoint_audit_sampled_decisions":
+        "Decisions of the operating point that were sampled for the audit, and are kept.";
+    gauge AUDIT_ANNOTATED = "matchpoint_audit_annotated_decisions":
+        "Those of them that have an annotation.";
+    gauge AUDIT_SINCE_ANNOTATION = "matchpoint_audit_sampled_since_annotation_decisions":
+        "Those of them that were made after the latest annotation was given: all of them while there is none.";
+    gauge(Seconds) AUDIT_LATEST_ANNOTATION = "matchpoint_audit_latest_annotation_timestamp_seconds":
+        "When the latest annotation of them was given, since 1970-01-01 UTC. Absent before the first.";
+    gauge AUDIT_RATE = "matchpoint_audit_rate_ratio":
+        "FAR (far), FRR (frr) or false discovery rate (fdr) in service, from annotations of sampled decisions, each weighted by the inverse of its probability of being sampled; bound is estimate, lower or upper (95 %). Absent before an annotation bears on it for the first time, NaN where none does any more. Blind to what annotators cannot see; assumes that an annotation's coming does not depend on the truth. Do not average over replicas: divide the sums of errors and trials.";
+    gauge AUDIT_ERRORS = "matchpoint_audit_weighted_errors":
+        "Numerator of the audited rate: decisions in error that the annotations stand for. Sums over replicas.";
+    gauge AUDIT_TRIALS = "matchpoint_audit_weighted_trials":
+        "Denominator of the audited rate: decisions that could have been in error that the annotations stand for. Sums over replicas.";
+    gauge RATE_LIMIT = "matchpoint_rate_limit_ratio":
+        "What the rate is held against: the operating point's target (basis target), or the upper end of what its calibration measured (basis measured).";
+    gauge EVIDENCE = "matchpoint_evidence_log_ratio":
+        "Natural logarithm of the e-process against `the rate is at most its limit`, after the last sampled decision. May be looked at at any time; a low value is no evidence that the promise is kept.";
+    gauge EVIDENCE_ALARM = "matchpoint_evidence_alarm_log_ratio":
+        "What the evidence must reach for an alarm: ln(1 / alarm_delta).";
+    gauge RATE_ALARM = "matchpoint_rate_alarm":
+        "1 from the moment when the evidence reached its limit, for as long as the operating point is active; false with a probability of at most alarm_delta, ever.";
+    gauge(Seconds) RATE_ALARM_SINCE = "matchpoint_rate_alarm_since_timestamp_seconds":
+        "When the sampled decision was made at which the evidence reached its limit, since 1970-01-01 UTC. NaN without an alarm.";
+    gauge RATE_CUSUM = "matchpoint_rate_cusum_ratio":
+        "Bernoulli CUSUM of the sampled decisions by its limit: from 1 on a rise of the rate is suspected, sooner than evidence shows it. No guarantee of ever being right: a false suspicion comes about once in 1,000 sampled decisions, or less often. Nothing to be paged for.";
+    gauge CANARY_TRIALS = "matchpoint_canary_trials":
+        "Canaries of the latest round: enrolled ones for frr, others for far.";
+    gauge CANARY_ERRORS = "matchpoint_canary_errors":
+        "Those of them in error: accepted strangers for far, rejected or wrongly matched ones for frr.";
+    gauge CANARY_RATE = "matchpoint_canary_rate_ratio":
+        "Ends of the 95 % interval of the share of canaries in error. Absent before there are canaries of the kind. Knows nothing of new traffic, and genuine canaries are easier than what callers send.";
+    gauge CANARY_ALARM = "matchpoint_canary_alarm":
+        "1 where the latest round is evidence that canaries fail more often than the rate's limit.";
+    gauge CANARY_CHANGED = "matchpoint_canary_changed":
+        "Canaries that came out otherwise than in the first round under the operating point.";
+    gauge CANARY_FAILED = "matchpoint_canary_failed":
+        "Canaries that could not be searched for.";
+    gauge SCORE_SHIFT = "matchpoint_score_shift_ratio":
+        "Population stability index of the latest 2,000 searches against the first 2,000 of the operating point, over the strata of the audit. Blind to what matters most: loud where the share of strangers changes, which changes no error rate; silent about a few look-alikes, which multiply the FAR. Absent before there are enough.";
+    gauge SCORE_SHIFT_LIMIT = "matchpoint_score_shift_limit_ratio":
+        "What the index stays below in 99 of 100 windows while nothing has changed.";
+    gauge SCORE_MISFIT = "matchpoint_score_misfit_ratio":
+        "How far scores of the latest 2,000 searches are from every mixture of those that calibration found for mated searches and for strangers: Pearson's distance by search, over the strata of the audit. A changed share of strangers moves it not. Blind to a few look-alikes, which multiply the FAR, to what happens to a class that is rare in traffic, and to calibration data that never were like traffic; searches that repeat each other make it loud. Absent with fewer than 20 labels of either class.";
+    gauge SCORE_MISFIT_LIMIT = "matchpoint_score_misfit_limit_ratio":
+        "What the misfit stays below in 99 of 100 windows while the scores of both classes are as at calibration.";
+    gauge ESTIMATED_MATED = "matchpoint_estimated_mated_ratio":
+        "Share of the latest 2,000 searches whose label is enrolled, as their scores tell while the classes score as at calibration. Blind to changed scores, which it takes for a changed share: of no use while the misfit is above its limit.";
+    gauge PREDICTED_FAR = "matchpoint_predicted_far_ratio":
+        "FAR predicted for a gallery of today's size from what calibration measured; bound is estimate or upper. Blind to all but the number of items: takes strangers and pictures as they were at calibration, and new items as alike to strangers as the old ones. Absent where no FAR was measured.";
+    histogram FEATURE_NORM = "matchpoint_feature_norm":
+        "Length of the feature of each image searched for, before it is made 1. Falls with blur, dark and empty pictures for many models. Blind to truth, to strangers, and to models whose features all have one length.";
+    histogram MATCH_MARGIN = "matchpoint_match_margin":
+        "How much nearer the best item of a search is than the best of another label. Blind to what is not enrolled: a look-alike can be far nearer than the next label. Moves with the share of strangers and with the gallery's size.";
+    gauge STRATUM_EDGE = "matchpoint_audit_stratum_edge":
+        "Ends of each stratum of the audit as score less threshold; bound is lower or upper. 0 is the threshold. Says which strata lie beside it.";
+    gauge ACCEPT_FEEDBACK = "matchpoint_accept_feedback":
+        "Accepts that somebody spoke of without being asked, right or wrong. Their share is a precision of what is spoken of, and says nothing of FAR: rejects are never heard.";
+    gauge SHADOW_INFO = "matchpoint_shadow_info":
+        "1; the labels name the shadow deployment that a deployment is compared with. 0 for one that was.";
+    counter SHADOW_DECISIONS = "matchpoint_shadow_decisions_total":
+        "Queries that a shadow deployment was asked too: what was answered (live), what it would have answered (shadow), and whether it found the same label (label_agreement). Says that the two differ, not which of them is right: that needs labels.";
+    counter SHADOW_SKIPPED = "matchpoint_shadow_skipped_total":
+        "Queries sampled for a shadow deployment and not compared, by reason: embedding (it came as a vector), busy (requests waited), behind (the shadow deployment was not done), failed.";
+}
