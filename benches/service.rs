@@ -32,7 +32,8 @@ use std::time::{Duration, Instant};
 use matchpoint::config::{ServerConfig, ServerFlags};
 use matchpoint::deployment::{Deployment, Query, SearchOptions};
 use matchpoint::server::{self, ServedState};
-use matchpoint_client::{Asked, Client};
+use matchpoint_client::Client;
+use matchpoint_client::proto::{SearchRequest, search_request};
 use matchpoint_embed::caller::{Caller, Cancellation};
 use matchpoint_embed::embedder::Embedder;
 use matchpoint_embed::pixels::ImageLimits;
@@ -259,7 +260,7 @@ impl Bench {
                     .unwrap()
                     .clone();
                 async move {
-                    client.search(&Asked::default(), image).await.unwrap();
+                    client.search(request(image), None).await.unwrap();
                 }
             })
             .await;
@@ -285,10 +286,7 @@ impl Bench {
             });
             times[0].push(started.elapsed().as_secs_f64() * 1e3);
             let started = Instant::now();
-            client
-                .search(&Asked::default(), image.clone())
-                .await
-                .unwrap();
+            client.search(request(image.clone()), None).await.unwrap();
             times[1].push(started.elapsed().as_secs_f64() * 1e3);
         }
         stop.await;
@@ -374,6 +372,13 @@ fn build(deployment: &Path, manifest: &str) -> serde_json::Value {
         String::from_utf8_lossy(&output.stderr)
     );
     serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn request(image: Vec<u8>) -> SearchRequest {
+    SearchRequest {
+        query: Some(search_request::Query::Image(image.into())),
+        ..SearchRequest::default()
+    }
 }
 
 fn config(deployment: &Path) -> ServerConfig {

@@ -35,7 +35,8 @@ def finding(path: Path, text: str) -> None:
 def metrics() -> dict[str, bool]:
     """The name of every metric, and whether it is a histogram."""
     source = read(ROOT / "src/telemetry/metric.rs")
-    rows = re.findall(r'^    (counter|gauge|histogram)(?:\(\w+\))? \w+ = "(matchpoint_\w+)":$', source, flags=re.MULTILINE)
+    row = r'^    (counter|gauge|histogram)(?:\(\w+\))? \w+ = "(matchpoint_\w+)":$'
+    rows = re.findall(row, source, flags=re.MULTILINE)
     if len(rows) < 10 or len(rows) != source.count('"matchpoint_'):
         sys.exit("src/telemetry/metric.rs: the table of metrics cannot be read; adapt this script")
     return {name: kind == "histogram" for kind, name in rows}

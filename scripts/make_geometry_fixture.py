@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Print what OpenCV and Pillow make of drawn images, as crates/embed/tests/fixtures/oracle/geometry.csv keeps it.
+"""Print what OpenCV and Pillow make of drawn images.
+
+The output is kept as crates/embed/tests/fixtures/oracle/geometry.csv.
 
 Each row: source width and height, target width and height, then the fit with its sizes, the filter,
 the side, margin and place as model.toml names them, whether the image was made grey first, and the

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Freeze what other software answers for the calibration's rules.
 
-Writes crates/calibration/tests/fixtures/oracle/policies.json, which the unit tests of crates/calibration/src read:
+Writes crates/calibration/tests/fixtures/oracle/policies.json, which the unit tests of
+crates/calibration/src read:
 
   far, frr     thresholds by MAPIE's fixed-sequence Learn-then-Test with risk "fpr", and the
                accepts or misses that it allows by scipy's binomial distribution

@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         (&out, ".google.longrunning", "crate::proto::longrunning"),
         (&shared, ".matchpoint.v1", "crate::proto"),
     ] {
-        let configured = tonic_prost_build::configure();
+        let configured = as_json(tonic_prost_build::configure());
         IMAGES
             .into_iter()
             .fold(configured, tonic_prost_build::Builder::bytes)
@@ -58,4 +58,76 @@ fn main() -> Result<(), Box<dyn Error>> {
             .compile_fds(compiler.file_descriptor_set())?;
     }
     Ok(())
+}
+
+/// Messages that the commands print as JSON, under the names of their fields. What is absent is null.
+const JSON_MESSAGES: &[&str] = &[
+    "Annotation",
+    "AuditedRate",
+    "CanaryRound",
+    "DecisionBasis",
+    "DeploymentInfo",
+    "DriftReset",
+    "ErrorGroup",
+    "Evidence",
+    "Finding",
+    "GetDecisionResponse",
+    "GetDriftResponse",
+    "GetShadowResponse",
+    "GroundTruth",
+    "Match",
+    "RateHistoryPoint",
+    "Recalibration",
+    "RecordedDecision",
+    "SearchResponse",
+    "ShadowCount",
+    "ShadowDisagreement",
+    "ShadowInfo",
+    "ShadowOutcome",
+    "ShadowSkipped",
+    "StageTimings",
+];
+
+/// Fields whose enum is printed by its name, and the function of `enum_names` that gives it.
+const ENUM_FIELDS: &[(&str, &str)] = &[
+    ("Annotation.kind", "annotation_kind"),
+    ("DecisionBasis.undecided_reason", "undecided_reason"),
+    ("Finding.verdict", "verdict"),
+    ("RecordedDecision.decision", "decision"),
+    ("SearchResponse.decision", "decision"),
+    ("ShadowCount.label_agreement", "label_agreement"),
+    ("ShadowCount.live", "decision"),
+    ("ShadowCount.shadow", "decision"),
+    ("ShadowDisagreement.label_agreement", "label_agreement"),
+    ("ShadowOutcome.decision", "decision"),
+];
+
+/// Fields that are printed among those of the message around them.
+const FLAT_FIELDS: &[&str] = &[
+    "GetDecisionResponse.decision",
+    "GroundTruth.truth",
+    "SearchResponse.basis",
+    "SearchResponse.timings",
+];
+
+/// Has messages serialised, as the commands print them.
+fn as_json(mut builder: tonic_prost_build::Builder) -> tonic_prost_build::Builder {
+    for message in JSON_MESSAGES {
+        builder = builder.message_attribute(message, "#[derive(serde::Serialize)]");
+    }
+    for (field, name) in ENUM_FIELDS {
+        let attribute = format!("#[serde(serialize_with = \"crate::enum_names::{name}\")]");
+        builder = builder.field_attribute(field, attribute);
+    }
+    for field in FLAT_FIELDS {
+        builder = builder.field_attribute(field, "#[serde(flatten)]");
+    }
+    builder
+        .enum_attribute(
+            "GroundTruth.truth",
+            "#[derive(serde::Serialize)] #[serde(rename_all = \"snake_case\")]",
+        )
+        .btree_map("Match.metadata")
+        // Pictures are no text.
+        .field_attribute("GetDecisionResponse.image", "#[serde(skip)]")
 }

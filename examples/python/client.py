@@ -91,7 +91,10 @@ def basis_text(basis: decision_pb2.DecisionBasis) -> str:
     if not basis.operating_point_id:
         reason = decision_pb2.UndecidedReason.Name(basis.undecided_reason)
         return reason.removeprefix("UNDECIDED_REASON_")
-    promise = f"FAR <= {basis.target_far:g} at {basis.confidence:.0%} confidence"
+    if basis.HasField("target_far"):
+        promise = f"FAR <= {basis.target_far:g} at {basis.confidence:.0%} confidence"
+    else:
+        promise = "no target FAR"
     outgrown = "" if basis.within_calibrated_size else ", which the gallery has outgrown"
     return f"threshold {basis.threshold:.4f}, {promise}{outgrown}, {basis.operating_point_id}"
 

@@ -12,7 +12,11 @@ use super::image_ending::ending;
 use super::output::Output;
 use crate::telemetry::escaped;
 use matchpoint_arrays::{Columns, Delimited};
-use matchpoint_client::{Client, Decided, DecisionFound, QueueAsked, Told, TruthReport};
+use matchpoint_client::Client;
+use matchpoint_client::proto::{
+    Annotation, AnnotationKind, AnnotationOutcome, GetDecisionResponse, GroundTruth,
+    RecordedDecision,
+};
 
 /// Reports sent in one call.
 const BATCH: usize = 10_000;
@@ -212,12 +216,8 @@ impl Audit {
 impl List {
     async fn run(self) -> anyhow::Result<Exit> {
         let client = Client::connect(&self.at.server).await?;
-        let asked = QueueAsked {
-            deployment: self.at.deployment.clone(),
-            stratum: self.stratum,
-            limit: self.limit,
-        };
-        let decisions = client.audit_queue(&asked).await?;
+        let waiting = client.audit_queue(&self.at.deployment, self.stratum, self.limit);
+        let decisions = waiting.await?;
         if let Some(folder) = &self.images {
             self.save_images(&client, folder, &decisions).await?;
         }
@@ -233,7 +233,7 @@ impl List {
         &self,
         client: &Client,
         folder: &Path,
-        decisions: &[Decided],
+        decisions: &[RecordedDecision],
     ) -> anyhow::Result<()> {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make {}", folder.display()))?;
@@ -250,7 +250,7 @@ impl List {
     }
 }
 
-fn write_csv(file: &Path, decisions: &[Decided]) -> anyhow::Result<()> {
+fn write_csv(file: &Path, decisions: &[RecordedDecision]) -> anyhow::Result<()> {
     let mut writer = csv::Writer::from_path(file)?;
     writer.write_record([
         "decision_id",
@@ -267,28 +267,28 @@ fn write_csv(file: &Path, decisions: &[Decided]) -> anyhow::Result<()> {
             &decided.decision_id,
             "",
             "",
-            &decided.decision,
-            &decided.label,
-            &decided.item,
-            &decided.score.to_string(),
+            decided.decision().name(),
+            &decided.matched_label,
+            &decided.matched_item_id,
+            &decided.score.unwrap_or(0.0).to_string(),
             "",
         ])?;
     }
     Ok(writer.flush()?)
 }
 
-fn queue_text(decisions: &[Decided]) -> String {
+fn queue_text(decisions: &[RecordedDecision]) -> String {
     if decisions.is_empty() {
         return "no drawn decision waits for a label".to_owned();
     }
-    let line = |decided: &Decided| {
-        let (decision, score) = (&decided.decision, decided.score);
+    let line = |decided: &RecordedDecision| {
+        let (decision, score) = (decided.decision().name(), decided.score.unwrap_or(0.0));
         let id = &decided.decision_id;
         format!(
             "{id}  {decision:<6}  {score:.3}  stratum {}  {} ({})\n",
             decided.stratum.map_or("-".to_owned(), |s| s.to_string()),
-            decided.label,
-            decided.item
+            decided.matched_label,
+            decided.matched_item_id
         )
     };
     let lines: String = decisions.iter().map(line).collect();
@@ -318,8 +318,10 @@ impl Show {
     }
 }
 
-fn decision_text(found: &DecisionFound) -> String {
-    let decided = &found.decision;
+fn decision_text(found: &GetDecisionResponse) -> String {
+    let Some(decided) = &found.decision else {
+        return String::new();
+    };
     let or = |text: &str, none: &str| {
         if text.is_empty() {
             none.to_owned()
@@ -328,15 +330,19 @@ fn decision_text(found: &DecisionFound) -> String {
         }
     };
     let mut rows = vec![
-        ("decision", decided.decision.clone()),
-        ("operating point", or(&decided.operating_point, "none")),
-        ("best match", or(&decided.label, "nothing found")),
-        ("item", or(&decided.item, "-")),
-        ("score", format!("{:.4}", decided.score)),
+        ("decision", decided.decision().name().to_owned()),
+        ("operating point", or(&decided.operating_point_id, "none")),
+        ("best match", or(&decided.matched_label, "nothing found")),
+        ("item", or(&decided.matched_item_id, "-")),
+        ("score", format!("{:.4}", decided.score.unwrap_or(0.0))),
     ];
     if let Some(stratum) = decided.stratum {
-        let drawn = if decided.drawn { "drawn" } else { "not drawn" };
-        let probability = decided.inclusion_probability;
+        let drawn = if decided.sampled {
+            "drawn"
+        } else {
+            "not drawn"
+        };
+        let probability = decided.inclusion_probability.unwrap_or(0.0);
         rows.push((
             "audit",
             format!("stratum {stratum}, {drawn}, with probability {probability}"),
@@ -344,12 +350,24 @@ fn decision_text(found: &DecisionFound) -> String {
     }
     rows.push((
         "truth",
-        or(decided.truth.as_deref().unwrap_or(""), "not known"),
+        decided
+            .ground_truth
+            .as_ref()
+            .map_or_else(|| "not known".to_owned(), ToString::to_string),
     ));
-    let said = found.history.iter().map(|said| {
-        let (truth, by) = (&said.truth, &said.said_by);
-        let unasked = if said.unasked { ", unasked" } else { "" };
-        format!("  {} said {}{unasked}\n", escaped(by), escaped(truth))
+    let said = found.annotations.iter().map(|said| {
+        let truth = said.ground_truth.as_ref();
+        let truth = truth.map(ToString::to_string).unwrap_or_default();
+        let unasked = if said.kind() == AnnotationKind::Feedback {
+            ", unasked"
+        } else {
+            ""
+        };
+        format!(
+            "  {} said {}{unasked}\n",
+            escaped(&said.annotator),
+            escaped(&truth)
+        )
     });
     let history: String = said.collect();
     format!(
@@ -362,15 +380,16 @@ fn decision_text(found: &DecisionFound) -> String {
 impl Label {
     async fn run(self) -> anyhow::Result<Exit> {
         let told = match (self.label, self.not_enrolled) {
-            (Some(label), _) => Told::Label(label),
-            (None, true) => self.stranger.map_or(Told::NotEnrolled, Told::Stranger),
-            (None, false) => Told::Unusable,
+            (Some(label), _) => GroundTruth::label(label),
+            (None, true) => GroundTruth::stranger(self.stranger.unwrap_or_default()),
+            (None, false) => GroundTruth::unusable(),
         };
-        let report = TruthReport {
+        let report = Annotation {
             decision_id: self.decision_id,
-            told,
-            said_by: self.said_by,
-            unasked: self.feedback,
+            ground_truth: Some(told),
+            annotator: self.said_by,
+            kind: kind(self.feedback).into(),
+            unix_milliseconds: 0,
         };
         report_all(&self.at, vec![report], 0).await
     }
@@ -385,11 +404,12 @@ impl Import {
             let row = row?;
             let line = Line::of(table.names(), &row.cells);
             match told(&line) {
-                Ok(Some(told)) => reports.push(TruthReport {
+                Ok(Some(told)) => reports.push(Annotation {
                     decision_id: line.decision_id,
-                    told,
-                    unasked: self.feedback,
-                    said_by: if line.said_by.is_empty() {
+                    ground_truth: Some(told),
+                    kind: kind(self.feedback).into(),
+                    unix_milliseconds: 0,
+                    annotator: if line.said_by.is_empty() {
                         self.said_by.clone()
                     } else {
                         line.said_by
@@ -409,10 +429,18 @@ impl Import {
     }
 }
 
-fn told(line: &Line) -> Result<Option<Told>, String> {
+fn kind(feedback: bool) -> AnnotationKind {
+    if feedback {
+        AnnotationKind::Feedback
+    } else {
+        AnnotationKind::Audit
+    }
+}
+
+fn told(line: &Line) -> Result<Option<GroundTruth>, String> {
     if !line.stranger.is_empty() {
         return match (line.truth.as_str(), line.label.as_str()) {
-            ("" | "not-enrolled", "") => Ok(Some(Told::Stranger(line.stranger.clone()))),
+            ("" | "not-enrolled", "") => Ok(Some(GroundTruth::stranger(line.stranger.clone()))),
             _ => Err(format!(
                 "the stranger `{}` is named, and the truth is not `not-enrolled`",
                 line.stranger
@@ -422,9 +450,9 @@ fn told(line: &Line) -> Result<Option<Told>, String> {
     match (line.truth.as_str(), line.label.as_str()) {
         ("", "") => Ok(None),
         ("label", "") => Err("truth is `label`, and the column label is empty".to_owned()),
-        ("" | "label", label) => Ok(Some(Told::Label(label.to_owned()))),
-        ("not-enrolled", "") => Ok(Some(Told::NotEnrolled)),
-        ("unusable", "") => Ok(Some(Told::Unusable)),
+        ("" | "label", label) => Ok(Some(GroundTruth::label(label.to_owned()))),
+        ("not-enrolled", "") => Ok(Some(GroundTruth::stranger(String::new()))),
+        ("unusable", "") => Ok(Some(GroundTruth::unusable())),
         ("not-enrolled" | "unusable", label) => Err(format!(
             "truth is `{}`, and there is a label `{label}`",
             line.truth
@@ -435,20 +463,22 @@ fn told(line: &Line) -> Result<Option<Told>, String> {
     }
 }
 
-async fn report_all(at: &Where, reports: Vec<TruthReport>, skipped: usize) -> anyhow::Result<Exit> {
+async fn report_all(at: &Where, reports: Vec<Annotation>, skipped: usize) -> anyhow::Result<Exit> {
     let client = Client::connect(&at.server).await?;
     let mut imported = Imported {
         skipped,
         ..Imported::default()
     };
     for batch in reports.chunks(BATCH) {
-        let results = client.report_truths(&at.deployment, batch.to_vec()).await?;
+        let results = client.annotate(&at.deployment, batch.to_vec()).await?;
         for (report, result) in batch.iter().zip(results) {
             match result {
-                Ok("added") => imported.added += 1,
-                Ok("confirmed") => imported.confirmed += 1,
-                Ok("corrected") => imported.corrected += 1,
-                Ok(_) => imported.repeated += 1,
+                Ok(AnnotationOutcome::Added) => imported.added += 1,
+                Ok(AnnotationOutcome::Confirmed) => imported.confirmed += 1,
+                Ok(AnnotationOutcome::Corrected) => imported.corrected += 1,
+                Ok(AnnotationOutcome::Repeated | AnnotationOutcome::Unspecified) => {
+                    imported.repeated += 1;
+                }
                 Err(reason) => imported.refused.push(Refused {
                     decision_id: report.decision_id.clone(),
                     reason,

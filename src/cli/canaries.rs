@@ -15,7 +15,8 @@ use super::refused::Refused;
 use super::sources::{Purpose, Source, Sources};
 use crate::deployment::{CANARIES_PER_ITEM, CanariesSet, NewCanary, set_canaries};
 use crate::telemetry::escaped;
-use matchpoint_client::{CanariesFound, Client};
+use matchpoint_client::Client;
+use matchpoint_client::proto::CanaryRound;
 
 /// Keep pictures whose truth is known, and have the server search for them on a schedule
 ///
@@ -202,10 +203,10 @@ fn replay(at: &Where) -> anyhow::Result<Exit> {
     Ok(if failed { Exit::SomeFailed } else { Exit::Done })
 }
 
-fn text(found: &CanariesFound) -> String {
+fn text(found: &CanaryRound) -> String {
     let mut text = format!(
         "operating point {}\n  enrolled       {} of {} in error\n  strangers      {} of {} in error\n",
-        found.operating_point,
+        found.operating_point_id,
         found.mated_errors,
         found.mated,
         found.non_mated_errors,

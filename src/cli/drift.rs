@@ -10,8 +10,9 @@ use super::exit::Exit;
 use super::output::{Output, percent, wrapped};
 use crate::deployment::{now_rfc_3339, rfc_3339};
 use crate::telemetry::escaped;
-use matchpoint_client::{
-    Client, DriftFound, EvidenceFound, FindingFound, RateFound, RatesAtFound, ResetFound,
+use matchpoint_client::Client;
+use matchpoint_client::proto::{
+    AuditedRate, DriftReset, Evidence, Finding, GetDriftResponse, RateHistoryPoint, Verdict,
 };
 use matchpoint_report::RateInterval;
 use matchpoint_report::drift::{DriftFinding, DriftReport, DriftStanding, RateCourse};
@@ -109,12 +110,12 @@ impl Reset {
     }
 }
 
-fn reset_text(reset: &ResetFound) -> String {
+fn reset_text(reset: &DriftReset) -> String {
     format!(
         "{} by {}: {}",
         shown_time(reset.unix_milliseconds),
-        escaped(&reset.said_by),
-        escaped(&reset.why)
+        escaped(&reset.requested_by),
+        escaped(&reset.reason)
     )
 }
 
@@ -128,22 +129,22 @@ fn history(at: &Where) -> anyhow::Result<Exit> {
 }
 
 /// One operating point of the history.
-fn lines(found: &DriftFound) -> String {
+fn lines(found: &GetDriftResponse) -> String {
     let drawn = |time: Option<i64>| time.map_or_else(|| "never".to_owned(), shown_time);
     let verdicts = |subject: &str| {
         let of = found.findings.iter().find(|one| one.subject == subject);
-        of.map_or("UNKNOWN", |one| one.verdict.as_str()).to_owned()
+        of.map_or(Verdict::Unknown, Finding::verdict).name()
     };
     let mut text = format!(
         "{}{}\n  {:<9} {} to {}\n  {:<9} {} of {} drawn decisions\n",
-        found.operating_point,
+        found.operating_point_id,
         if found.active { "  (decides)" } else { "" },
         "drawn",
-        drawn(found.first_unix_milliseconds),
-        drawn(found.last_unix_milliseconds),
+        drawn(found.first_sampled_unix_milliseconds),
+        drawn(found.last_sampled_unix_milliseconds),
         "labelled",
-        found.labelled,
-        found.drawn
+        found.annotated,
+        found.sampled
     );
     for (name, subject, rate, evidence) in [
         ("FAR", "far", found.far, found.far_evidence),
@@ -168,16 +169,16 @@ fn shown_time(unix_milliseconds: i64) -> String {
     rfc_3339(u64::try_from(unix_milliseconds).unwrap_or(0))
 }
 
-fn page(found: &DriftFound, deployment: &str) -> DriftReport {
-    let finding = |finding: &FindingFound| DriftFinding {
-        standing: match finding.verdict.as_str() {
-            "KEPT" => DriftStanding::Good,
-            "BROKEN" | "WARNING" => DriftStanding::Bad,
-            _ => DriftStanding::Open,
+fn page(found: &GetDriftResponse, deployment: &str) -> DriftReport {
+    let finding = |finding: &Finding| DriftFinding {
+        standing: match finding.verdict() {
+            Verdict::Kept => DriftStanding::Good,
+            Verdict::Broken | Verdict::Warning => DriftStanding::Bad,
+            Verdict::Note | Verdict::Unknown | Verdict::Unspecified => DriftStanding::Open,
         },
-        verdict: finding.verdict.clone(),
-        says: finding.says.clone(),
-        next: finding.next.clone(),
+        verdict: finding.verdict().name().to_owned(),
+        says: finding.summary.clone(),
+        next: finding.recommendation.clone(),
     };
     let rate = |name: &str, rate| [name.to_owned(), rate_text(rate)];
     let since = since(found);
@@ -186,7 +187,7 @@ fn page(found: &DriftFound, deployment: &str) -> DriftReport {
         rate("FAR lately", found.far_recent),
         rate(&format!("FRR {since}"), found.frr),
         rate("FRR lately", found.frr_recent),
-        rate("Wrong accepts", found.false_discovery),
+        rate("Wrong accepts", found.fdr),
     ];
     let evidence = [
         ("Evidence, FAR", found.far_evidence),
@@ -195,7 +196,7 @@ fn page(found: &DriftFound, deployment: &str) -> DriftReport {
     for (name, evidence) in evidence {
         measured.extend(evidence.map(|found| [name.to_owned(), evidence_text(&found)]));
     }
-    let labelled = format!("{} of {} drawn decisions", found.labelled, found.drawn);
+    let labelled = format!("{} of {} drawn decisions", found.annotated, found.sampled);
     measured.push(["Labelled".to_owned(), labelled]);
     for reset in &found.resets {
         measured.push(["Begun anew".to_owned(), reset_text(reset)]);
@@ -207,29 +208,29 @@ fn page(found: &DriftFound, deployment: &str) -> DriftReport {
             deployment.to_owned()
         },
         created: now_rfc_3339(),
-        operating_point: found.operating_point.clone(),
+        operating_point: found.operating_point_id.clone(),
         findings: found.findings.iter().map(finding).collect(),
         measured,
         courses: courses(found),
     }
 }
 
-fn courses(found: &DriftFound) -> Vec<RateCourse> {
-    type Take = fn(&RatesAtFound) -> Option<RateFound>;
+fn courses(found: &GetDriftResponse) -> Vec<RateCourse> {
+    type Take = fn(&RateHistoryPoint) -> Option<AuditedRate>;
     let far: Take = |at| at.far;
     let frr: Take = |at| at.frr;
     let rates = [
         ("FAR", far, found.far_evidence),
         ("FRR", frr, found.frr_evidence),
     ];
-    let course = |(name, take, evidence): (&'static str, Take, Option<EvidenceFound>)| {
+    let course = |(name, take, evidence): (&'static str, Take, Option<Evidence>)| {
         let known = found
-            .course
+            .history
             .iter()
             .filter_map(|at| Some((at.unix_milliseconds, take(at)?)));
-        let known: Vec<(i64, RateFound)> = known.collect();
+        let known: Vec<(i64, AuditedRate)> = known.collect();
         let (first, last) = (known.first()?.0, known.last()?.0);
-        let point = |(time, rate): &(i64, RateFound)| {
+        let point = |(time, rate): &(i64, AuditedRate)| {
             let span = RateInterval {
                 lower: rate.lower,
                 upper: rate.upper,
@@ -252,7 +253,7 @@ fn days(milliseconds: i64) -> f64 {
 }
 
 /// From when on decisions count.
-fn since(found: &DriftFound) -> String {
+fn since(found: &GetDriftResponse) -> String {
     found.resets.last().map_or_else(
         || "since it decides".to_owned(),
         |reset| format!("since the reset of {}", shown_time(reset.unix_milliseconds)),
@@ -260,19 +261,19 @@ fn since(found: &DriftFound) -> String {
 }
 
 /// The report as text.
-pub(super) fn text(found: &DriftFound) -> String {
-    if found.operating_point.is_empty() {
+pub(super) fn text(found: &GetDriftResponse) -> String {
+    if found.operating_point_id.is_empty() {
         return "No operating point is valid here, so nothing is accepted and nothing is promised."
             .to_owned();
     }
-    let mut text = format!("operating point {}\n", found.operating_point);
+    let mut text = format!("operating point {}\n", found.operating_point_id);
     if let Some(reset) = found.resets.last() {
         text.push_str(&format!("begun anew {}\n", reset_text(reset)));
     }
     text.push('\n');
     for finding in &found.findings {
-        let sentence = format!("{} {}", finding.says, finding.next);
-        let bullet = format!("  {:<8} ", finding.verdict);
+        let sentence = format!("{} {}", finding.summary, finding.recommendation);
+        let bullet = format!("  {:<8} ", finding.verdict().name());
         text.push_str(&wrapped(sentence.trim(), &bullet));
     }
     text.push_str(&format!(
@@ -282,24 +283,24 @@ pub(super) fn text(found: &DriftFound) -> String {
     let rows = [
         ("FAR", found.far, found.far_evidence),
         ("FRR", found.frr, found.frr_evidence),
-        ("wrong accepts", found.false_discovery, None),
+        ("wrong accepts", found.fdr, None),
         ("FAR lately", found.far_recent, None),
         ("FRR lately", found.frr_recent, None),
     ];
     for (name, rate, evidence) in rows {
         text.push_str(&format!("  {name:<14} {}\n", rate_text(rate)));
-        if let Some(evidence) = evidence.filter(|_| 0 < found.labelled) {
+        if let Some(evidence) = evidence.filter(|_| 0 < found.annotated) {
             text.push_str(&format!("  {:<14} {}\n", "", evidence_text(&evidence)));
         }
     }
     text.push_str(&format!(
         "  {:<14} {} of {} drawn decisions\n",
-        "labelled", found.labelled, found.drawn
+        "labelled", found.annotated, found.sampled
     ));
     text
 }
 
-pub(super) fn rate_text(rate: Option<RateFound>) -> String {
+pub(super) fn rate_text(rate: Option<AuditedRate>) -> String {
     rate.map_or_else(
         || "not known".to_owned(),
         |rate| {
@@ -309,27 +310,30 @@ pub(super) fn rate_text(rate: Option<RateFound>) -> String {
                 percent(rate.lower),
                 percent(rate.upper),
                 100.0 * rate.confidence,
-                rate.labels,
-                rate.labelled_errors
+                rate.annotated_trials,
+                rate.annotated_errors
             )
         },
     )
 }
 
-fn evidence_text(evidence: &EvidenceFound) -> String {
+fn evidence_text(evidence: &Evidence) -> String {
     format!(
         "evidence above {} ({}): ln E = {:.2}, an alarm at {:.2}{}",
         percent(evidence.limit),
-        if evidence.target {
+        if evidence.limit_is_target {
             "the target"
         } else {
             "the upper end of calibration"
         },
-        evidence.log_evidence,
-        evidence.log_evidence_alarm,
+        evidence.log_e_value,
+        evidence.log_e_value_alarm,
         match evidence.alarm_unix_milliseconds {
             Some(time) if evidence.alarm => format!(": ALARM since {}", shown_time(time)),
-            Some(_) | None => format!("; CUSUM at {:.0} % of its limit", 100.0 * evidence.cusum),
+            Some(_) | None => format!(
+                "; CUSUM at {:.0} % of its limit",
+                100.0 * evidence.cusum_ratio
+            ),
         }
     )
 }

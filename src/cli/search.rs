@@ -7,7 +7,9 @@ use serde::Serialize;
 use super::exit::Exit;
 use super::output::{self, Output, percent};
 use crate::telemetry;
-use matchpoint_client::{Asked, Client, ClientError, Found};
+use matchpoint_client::Client;
+use matchpoint_client::proto::search_request::Query;
+use matchpoint_client::proto::{DecisionBasis, SearchRequest, SearchResponse};
 
 /// Ask a running server about images
 ///
@@ -58,7 +60,7 @@ pub(super) struct Search {
 struct Answer {
     image: PathBuf,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    found: Option<Found>,
+    found: Option<SearchResponse>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -91,22 +93,20 @@ impl Search {
         Ok(answers)
     }
 
-    async fn ask_one(&self, client: &Client, image: &Path) -> anyhow::Result<Found> {
+    async fn ask_one(&self, client: &Client, image: &Path) -> anyhow::Result<SearchResponse> {
         let bytes =
             std::fs::read(image).map_err(|cause| anyhow::anyhow!("cannot be read: {cause}"))?;
-        let asked = Asked {
+        let request = SearchRequest {
             deployment: self.deployment.clone(),
+            query: Some(Query::Image(bytes.into())),
             limit: self.limit,
             exact: self.exact,
             filter: self.filter.clone(),
             one_per_label: self.one_per_label,
             min_score: self.min_score,
-            timeout: None,
+            ef_search: 0,
         };
-        let found = client.search(&asked, bytes);
-        found
-            .await
-            .map_err(|error: ClientError| anyhow::anyhow!(error))
+        Ok(client.search(request, None).await?)
     }
 }
 
@@ -123,10 +123,10 @@ fn text(answer: &Answer) -> String {
 }
 
 /// What the operating point stands for, in words.
-fn promise(found: &Found) -> String {
-    let confidence = percent(found.confidence.unwrap_or_default());
-    match (found.target_far, found.target_frr) {
-        (Some(far), _) if found.certified => {
+fn promise(basis: &DecisionBasis) -> String {
+    let confidence = percent(basis.confidence.unwrap_or_default());
+    match (basis.target_far, basis.target_frr) {
+        (Some(far), _) if basis.certified => {
             format!(
                 "promised: FAR <= {} at {confidence} confidence",
                 percent(far)
@@ -145,35 +145,32 @@ fn promise(found: &Found) -> String {
 }
 
 /// An answer, for a person to read.
-pub(super) fn describe(found: &Found) -> String {
-    let mut text = match (found.threshold, &found.operating_point) {
-        (Some(threshold), Some(point)) => format!(
-            "  {}  {} {} against threshold {threshold:.4} ({}, {point})\n",
-            found.decision,
-            if found.adjustment.is_some() {
+pub(super) fn describe(found: &SearchResponse) -> String {
+    let decision = found.decision().name();
+    let basis = found.basis.clone().unwrap_or_default();
+    let mut text = match basis.threshold {
+        Some(threshold) => format!(
+            "  {decision}  {} {} against threshold {threshold:.4} ({}, {})\n",
+            if basis.adjustment.is_some() {
                 "decision score"
             } else {
                 "best score"
             },
-            found
+            basis
                 .decision_score
-                .filter(|_| !found.matches.is_empty())
                 .map_or_else(|| "none".to_owned(), |score| format!("{score:.4}")),
-            promise(found),
+            promise(&basis),
+            basis.operating_point_id,
         ),
-        _ => format!(
-            "  {}  {}; nothing is accepted without a valid operating point\n",
-            found.decision,
-            found
-                .undecided_reason
-                .as_deref()
-                .unwrap_or("no reason given"),
+        None => format!(
+            "  {decision}  {}; nothing is accepted without a valid operating point\n",
+            basis.undecided_reason().name(),
         ),
     };
-    if found.operating_point.is_some() && !found.within_calibrated_size {
+    if basis.threshold.is_some() && !basis.within_calibrated_size {
         text.push_str("  note: the gallery has outgrown this operating point; its promise no longer covers it\n");
     }
-    if let Some(adjustment) = &found.adjustment {
+    if let Some(adjustment) = &basis.adjustment {
         text.push_str(&format!("  decision score: {adjustment}\n"));
     }
     let width = found
@@ -188,14 +185,15 @@ pub(super) fn describe(found: &Found) -> String {
             one.score, one.label, one.id
         ));
     }
+    let timings = found.timings.unwrap_or_default();
     text.push_str(&format!(
         "  {} items searched, model {}, {:.1} ms (decode {:.1}, inference {:.1}, search {:.2})\n",
         found.gallery_items,
         output::short(&found.model_fingerprint),
-        found.server_seconds * 1e3,
-        found.decode_seconds * 1e3,
-        found.inference_seconds * 1e3,
-        found.search_seconds * 1e3,
+        timings.total_seconds * 1e3,
+        timings.decode_seconds * 1e3,
+        timings.inference_seconds * 1e3,
+        timings.search_seconds * 1e3,
     ));
     text
 }

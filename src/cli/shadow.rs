@@ -11,7 +11,8 @@ use super::exit::{Exit, fail};
 use super::output::{Output, percent, short};
 use super::switch::lead;
 use crate::deployment::{Folder, shadow_link};
-use matchpoint_client::{Candidate, Client, Disagreed, ShadowFound, Side};
+use matchpoint_client::Client;
+use matchpoint_client::proto::{GetShadowResponse, ShadowDisagreement, ShadowInfo, ShadowOutcome};
 
 /// Compare a candidate with what is served, on a share of the live queries; nothing is answered from it
 ///
@@ -72,7 +73,7 @@ struct Report {
 
 #[derive(Serialize)]
 struct Compared {
-    candidate: Option<Candidate>,
+    shadow: Option<ShadowInfo>,
 }
 
 impl Shadow {
@@ -139,12 +140,10 @@ impl Stop {
             remove(&link)?;
         }
         let reloaded = runtime.block_on(client.reload_shadow(&self.at.deployment));
-        let compared = Compared {
-            candidate: reloaded?,
-        };
+        let compared = Compared { shadow: reloaded? };
         Output::new(self.at.json).result(&compared, |compared| {
             // The link of another place than the server's.
-            compared.candidate.as_ref().map_or_else(
+            compared.shadow.as_ref().map_or_else(
                 || "nothing is compared".to_owned(),
                 |still| {
                     format!(
@@ -199,25 +198,25 @@ fn remove(link: &Path) -> anyhow::Result<()> {
     fs::remove_file(link).with_context(|| format!("cannot remove the link {}", link.display()))
 }
 
-fn about(candidate: &Candidate) -> String {
-    let point = match candidate.operating_point.as_str() {
+fn about(shadow: &ShadowInfo) -> String {
+    let point = match shadow.operating_point_id.as_str() {
         "" => "no valid operating point: every decision is UNDECIDED",
         point => point,
     };
     format!(
         "candidate  {} {} ({}), {} items, {point}, {} of the queries\n",
-        candidate.model,
-        candidate.precision,
-        short(&candidate.model_fingerprint),
-        candidate.gallery_items,
-        percent(candidate.share),
+        shadow.model_name,
+        shadow.precision,
+        short(&shadow.model_fingerprint),
+        shadow.gallery_items,
+        percent(shadow.share),
     )
 }
 
-fn text(found: &ShadowFound) -> String {
-    let mut text = about(&found.candidate);
+fn text(found: &GetShadowResponse) -> String {
+    let mut text = found.shadow.as_ref().map(about).unwrap_or_default();
     text.push_str(&format!("compared   {} queries\n", found.compared));
-    if let Some([lower, upper]) = found.interval {
+    if let Some((lower, upper)) = found.disagreement_lower.zip(found.disagreement_upper) {
         #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
         let share = found.disagreements as f64 / found.compared as f64;
         text.push_str(&format!(
@@ -231,15 +230,15 @@ fn text(found: &ShadowFound) -> String {
     for count in &found.counts {
         text.push_str(&format!(
             "  {:>9} -> {:<9}  label {:<8} {}\n",
-            count.live,
-            count.shadow,
-            count.best.to_lowercase(),
+            count.live().name(),
+            count.shadow().name(),
+            count.label_agreement().name().to_lowercase(),
             count.count
         ));
     }
-    let skipped = found.skipped.iter().filter(|(_, count)| 0 < **count);
+    let skipped = found.skipped.iter().filter(|one| 0 < one.count);
     let skipped: Vec<String> = skipped
-        .map(|(why, count)| format!("{count} {why}"))
+        .map(|one| format!("{} {}", one.count, one.reason))
         .collect();
     if !skipped.is_empty() {
         text.push_str(&format!("skipped    {}\n", skipped.join(", ")));
@@ -250,26 +249,35 @@ fn text(found: &ShadowFound) -> String {
     text
 }
 
-fn latest(latest: &[Disagreed]) -> String {
+fn latest(latest: &[ShadowDisagreement]) -> String {
     let mut text = String::from("\nthe latest that differ, newest first\n");
-    let side = |side: &Side| format!("{} {} {:.3}", side.decision, side.label, side.score);
+    let side = |side: Option<&ShadowOutcome>| {
+        side.map_or_else(String::new, |side| {
+            let (decision, label) = (side.decision().name(), &side.matched_label);
+            format!("{decision} {label} {:.3}", side.score.unwrap_or(0.0))
+        })
+    };
     for one in latest {
         text.push_str(&format!(
             "  {}  {}  ->  {}{}\n",
             one.decision_id,
-            side(&one.live),
-            side(&one.shadow),
-            one.truth
+            side(one.live.as_ref()),
+            side(one.shadow.as_ref()),
+            one.ground_truth
                 .as_ref()
                 .map_or_else(String::new, |truth| format!("  showed {truth}"))
         ));
     }
-    let right = |of: fn(&Disagreed) -> Option<bool>| {
-        let known: Vec<bool> = latest.iter().filter_map(of).collect();
+    let right = |of: fn(&ShadowDisagreement) -> Option<&ShadowOutcome>| {
+        let known = latest.iter().filter_map(of).filter_map(|side| side.correct);
+        let known: Vec<bool> = known.collect();
         let right = known.iter().filter(|right| **right).count();
         (!known.is_empty()).then(|| format!("right in {right} of {}", known.len()))
     };
-    let says = match (right(|one| one.live_right), right(|one| one.shadow_right)) {
+    let says = match (
+        right(|one| one.live.as_ref()),
+        right(|one| one.shadow.as_ref()),
+    ) {
         (None, None) => "which is right, nobody has said".to_owned(),
         (live, shadow) => {
             let shown = |side: Option<String>| side.unwrap_or_else(|| "not known".to_owned());

@@ -10,7 +10,8 @@ use serde::Serialize;
 use super::exit::{Exit, fail};
 use super::output::{Output, short};
 use crate::deployment::{DeploymentError, Folder};
-use matchpoint_client::{Client, Served};
+use matchpoint_client::Client;
+use matchpoint_client::proto::DeploymentInfo;
 use matchpoint_gallery::params::IndexParams;
 use matchpoint_gallery::{Access, Gallery};
 
@@ -61,8 +62,8 @@ pub(super) struct Switch {
 struct Switched {
     from: PathBuf,
     to: PathBuf,
-    before: Served,
-    now: Served,
+    before: DeploymentInfo,
+    now: DeploymentInfo,
     /// Items that are served no more.
     items_left_behind: usize,
 }
@@ -173,8 +174,8 @@ pub(super) fn lead(link: &Path, to: &Path) -> anyhow::Result<()> {
 }
 
 fn text(switched: &Switched) -> String {
-    let one = |name: &str, folder: &Path, served: &Served| {
-        let point = match served.operating_point.as_str() {
+    let one = |name: &str, folder: &Path, served: &DeploymentInfo| {
+        let point = match served.operating_point_id.as_str() {
             "" => "no valid operating point: nothing is accepted",
             point => point,
         };
@@ -182,7 +183,7 @@ fn text(switched: &Switched) -> String {
             "  {name:<7} {}: {} items, {} {} ({}), {point}\n",
             folder.display(),
             served.gallery_items,
-            served.model,
+            served.model_name,
             served.precision,
             short(&served.model_fingerprint)
         )

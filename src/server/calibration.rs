@@ -146,7 +146,7 @@ impl CalibrationJob {
                     Some(_) => return Err(invalid("every message after the first must carry a query")),
                     None => {
                         ended = true;
-                        self.metadata.total = self.ids.len() as u64;
+                        self.metadata.queries_total = self.ids.len() as u64;
                     }
                 },
                 Some(answered) = under_way.join_next() => {
@@ -247,7 +247,7 @@ impl CalibrationJob {
     }
 
     fn one_done(&mut self) {
-        self.metadata.done += 1;
+        self.metadata.queries_done += 1;
         self.handle.progress(metadata_any(&self.metadata));
     }
 
@@ -268,7 +268,7 @@ impl CalibrationJob {
             tokio::select! {
                 done = &mut work => break done,
                 _ = tick.tick() => {
-                    (self.metadata.done, self.metadata.total) = *now.borrow();
+                    (self.metadata.queries_done, self.metadata.queries_total) = *now.borrow();
                     self.handle.progress(metadata_any(&self.metadata));
                                         if self.handle.is_cancelled() {
                         return Err(cancelled());
@@ -278,7 +278,7 @@ impl CalibrationJob {
             }
         };
         self.gathered = Some(gathered?.map_err(|error| from_error(&error))?);
-        (self.metadata.done, self.metadata.total) = *now.borrow();
+        (self.metadata.queries_done, self.metadata.queries_total) = *now.borrow();
         Ok(())
     }
 
@@ -295,9 +295,9 @@ impl CalibrationJob {
         // It compares all strangers with each other.
         let settle = registry.heavy(move || gathered.settle().map(|()| gathered));
         let gathered = settle.await?.map_err(|error| from_error(&error))?;
-        self.metadata.copies_total = gathered.copies.len() as u64;
-        self.metadata.repeated_total = gathered.repeated.len() as u64;
-        self.metadata.near_copies_total = gathered.near_copies.len() as u64;
+        self.metadata.gallery_duplicates_total = gathered.copies.len() as u64;
+        self.metadata.query_duplicates_total = gathered.repeated.len() as u64;
+        self.metadata.stranger_near_duplicates_total = gathered.near_copies.len() as u64;
         let deployment = Arc::clone(&self.deployment);
         let validate_only = self.settings.validate_only;
         let calibrating = Arc::clone(&deployment);

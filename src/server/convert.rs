@@ -96,12 +96,14 @@ pub(super) fn search_options(request: &proto::SearchRequest) -> Result<SearchOpt
             "min_score is {least}; it must be -1 to 1"
         )));
     }
-    let ef = match usize::try_from(request.ef) {
+    let ef = match usize::try_from(request.ef_search) {
         Ok(0) => None,
         Ok(ef) if ef <= EF_MAX => Some(ef),
         _ => {
-            let ef = request.ef;
-            return Err(invalid(&format!("ef is {ef}; it must be 0 to {EF_MAX}")));
+            let ef = request.ef_search;
+            return Err(invalid(&format!(
+                "ef_search is {ef}; it must be 0 to {EF_MAX}"
+            )));
         }
     };
     Ok(SearchOptions {
@@ -186,16 +188,16 @@ fn basis(basis: Basis) -> proto::DecisionBasis {
     };
     proto::DecisionBasis {
         operating_point_id: basis.operating_point_id.unwrap_or_default(),
-        threshold: basis.threshold.unwrap_or_default(),
-        target_far: basis.target_far.unwrap_or_default(),
-        confidence: basis.confidence.unwrap_or_default(),
-        calibrated_items: basis.calibrated_items.unwrap_or_default(),
+        threshold: basis.threshold,
+        target_far: basis.target_far,
+        confidence: basis.confidence,
+        valid_to_items: basis.calibrated_items,
         within_calibrated_size: basis.within_calibrated_size,
         undecided_reason: undecided.into(),
         certified: basis.certified,
-        target_frr: basis.target_frr.unwrap_or_default(),
-        decision_score: basis.decision_score.unwrap_or_default(),
-        adjustment: basis.adjustment.unwrap_or_default(),
+        target_frr: basis.target_frr,
+        decision_score: basis.decision_score,
+        adjustment: basis.adjustment,
     }
 }
 
@@ -246,12 +248,12 @@ pub(super) fn operating_point(point: &OperatingPoint) -> proto::OperatingPoint {
         id: point.id().to_owned(),
         policy: policy.to_owned(),
         threshold: point.threshold().get(),
-        target_far: content.target_far().map_or(0.0, TargetFar::far),
-        confidence: content.confidence().unwrap_or_default(),
+        target_far: content.target_far().map(TargetFar::far),
+        confidence: content.confidence(),
         independent_trials: far_trials
             .or(frr.map(|frr| frr.independent_trials))
             .unwrap_or_default(),
-        far_upper_bound: content.far_bound().unwrap_or_default(),
+        far_upper_bound: content.far_bound(),
         far: content.measured.far.as_ref().map(measured),
         frr: content.measured.frr.as_ref().map(measured),
         model_fingerprint: binding.model_fingerprint.clone(),
@@ -261,10 +263,10 @@ pub(super) fn operating_point(point: &OperatingPoint) -> proto::OperatingPoint {
         created_unix_seconds: i64::try_from(created.as_secs()).unwrap_or(i64::MAX),
         assumptions: content.assumptions.clone(),
         certified: content.policy.certifies(),
-        target_frr: frr.map_or(0.0, |frr| frr.target.frr()),
-        frr_upper_bound: frr.map_or(0.0, |frr| frr.frr_bound),
+        target_frr: frr.map(|frr| frr.target.frr()),
+        frr_upper_bound: frr.map(|frr| frr.frr_bound),
         valid_to_items: content.valid_to_items(),
-        growth_target_far: content.growth.map_or(0.0, |growth| growth.target_far),
+        growth_target_far: content.growth.map(|growth| growth.target_far),
         held_out_far: held_out.and_then(|rates| rates.far.as_ref()).map(measured),
         held_out_frr: held_out.and_then(|rates| rates.frr.as_ref()).map(measured),
         adjustment: content
@@ -293,7 +295,7 @@ pub(super) fn comparison(
     proto::CompareOperatingPointsResponse {
         from_threshold: comparison.before.threshold().get(),
         to_threshold: comparison.after.threshold().get(),
-        recorded_id: comparison.recorded.clone(),
+        recording_id: comparison.recorded.clone(),
         searches: comparison.searches as u64,
         flips_total: flips.len() as u64,
         improvements_total: flips.iter().filter(|flip| flip.improves).count() as u64,
@@ -305,10 +307,10 @@ fn flip(flip: &Flip) -> proto::Flip {
     let (search, found) = (&flip.search, flip.search.found.as_ref());
     proto::Flip {
         query_id: search.probe.clone(),
-        label: search.label.clone(),
-        truth: search.truth.as_str().to_owned(),
-        item_id: found.map(|found| found.item.clone()).unwrap_or_default(),
-        item_label: found.map(|found| found.label.clone()).unwrap_or_default(),
+        query_label: search.label.clone(),
+        trial_kind: search.truth.as_str().to_owned(),
+        matched_item_id: found.map(|found| found.item.clone()).unwrap_or_default(),
+        matched_label: found.map(|found| found.label.clone()).unwrap_or_default(),
         score: found.map(|found| found.score.get()).unwrap_or_default(),
         accepted: flip.after == Decision::Accept.as_str(),
         improves: flip.improves,
@@ -389,11 +391,8 @@ pub(super) fn calibration_settings(
 
 fn remedy(settings: &proto::CalibrationSettings) -> Result<RemedyChoice, Status> {
     use proto::Remedy as Message;
-    let asked = Message::try_from(settings.remedy).map_err(|cause| {
-        invalid(&format!(
-            "remedy is none of this version, which has no thresholds by group (6 and 7): {cause}"
-        ))
-    })?;
+    let asked = Message::try_from(settings.remedy)
+        .map_err(|cause| invalid(&format!("remedy is not one of Remedy: {cause}")))?;
     Ok(match asked {
         Message::Unspecified | Message::None => RemedyChoice::None,
         Message::ZNorm => RemedyChoice::Named(Remedy::ZNorm),
@@ -416,15 +415,15 @@ fn measured(rate: &Rate) -> proto::MeasuredRate {
 }
 
 /// What somebody said that a query showed.
-pub(super) fn truth(said: Said) -> proto::Truth {
+pub(super) fn truth(said: Said) -> proto::GroundTruth {
     let (shown, stranger) = match said {
-        Said::Mated { label } => (proto::truth::Truth::Label(label), String::new()),
-        Said::NonMated => (proto::truth::Truth::NotEnrolled(true), String::new()),
-        Said::Stranger { name } => (proto::truth::Truth::NotEnrolled(true), name),
-        Said::Unusable => (proto::truth::Truth::Unusable(true), String::new()),
+        Said::Mated { label } => (proto::ground_truth::Truth::Label(label), String::new()),
+        Said::NonMated => (proto::ground_truth::Truth::NotEnrolled(true), String::new()),
+        Said::Stranger { name } => (proto::ground_truth::Truth::NotEnrolled(true), name),
+        Said::Unusable => (proto::ground_truth::Truth::Unusable(true), String::new()),
     };
-    proto::Truth {
+    proto::GroundTruth {
         truth: Some(shown),
-        stranger,
+        stranger_name: stranger,
     }
 }

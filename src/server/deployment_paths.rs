@@ -84,7 +84,7 @@ struct DeploymentPath {
 enum PathKind {
     /// A link that is served, as `matchpoint switch` changes it.
     Link,
-    /// A link to what was served before, or to a candidate: not served, nor is what it leads to.
+    /// A link to what was served before, or to a shadow deployment: not served, nor is what it leads to.
     Aside,
     Folder,
 }

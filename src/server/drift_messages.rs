@@ -11,7 +11,7 @@ use matchpoint_calibration::monitoring::plain_sample::Recalibration as Needs;
 use matchpoint_calibration::monitoring::sequential::{EProcess, ErrorSide};
 use matchpoint_calibration::monitoring::shared_causes::SharedCause;
 use matchpoint_client::proto::{
-    AuditedRate, DriftReset, ErrorGroup, Evidence, Finding, GetDriftResponse, RatesAt,
+    AuditedRate, DriftReset, ErrorGroup, Evidence, Finding, GetDriftResponse, RateHistoryPoint,
     Recalibration, Verdict,
 };
 
@@ -36,30 +36,30 @@ pub(super) fn shown(found: InService) -> GetDriftResponse {
         frr_recent: drift.recent.frr.map(rate),
         far: far.map(rate),
         frr: frr.map(rate),
-        false_discovery: false_discovery.map(rate),
+        fdr: false_discovery.map(rate),
         far_evidence: evidence(drift.limits.far, drift.far_evidence, drift.far_onset),
         frr_evidence: evidence(drift.limits.frr, drift.frr_evidence, drift.frr_onset),
-        drawn,
-        labelled,
+        sampled: drawn,
+        annotated: labelled,
         feedback_right: drift.feedback.right,
         feedback_wrong: drift.feedback.wrong,
         findings: drift.findings.into_iter().map(finding).collect(),
         canaries: None,
         active: false,
-        first_unix_milliseconds: drift.drawn_unix_ms.map(|[first, _]| first.cast_signed()),
-        last_unix_milliseconds: drift.drawn_unix_ms.map(|[_, last]| last.cast_signed()),
+        first_sampled_unix_milliseconds: drift.drawn_unix_ms.map(|[first, _]| first.cast_signed()),
+        last_sampled_unix_milliseconds: drift.drawn_unix_ms.map(|[_, last]| last.cast_signed()),
         recalibration: drift.recalibration.map(recalibration),
-        groups: drift.groups.into_iter().map(group).collect(),
+        error_groups: drift.groups.into_iter().map(group).collect(),
         resets: resets.into_iter().map(reset).collect(),
-        course: course.into_iter().map(point_of_course).collect(),
+        history: course.into_iter().map(point_of_course).collect(),
     }
 }
 
 pub(super) fn reset(reset: Reset) -> DriftReset {
     DriftReset {
         unix_milliseconds: reset.unix_ms.cast_signed(),
-        why: reset.why,
-        said_by: reset.said_by,
+        reason: reset.why,
+        requested_by: reset.said_by,
     }
 }
 
@@ -69,10 +69,10 @@ fn rate(rate: Rate) -> AuditedRate {
         lower: rate.lower,
         upper: rate.upper,
         confidence: rate.confidence.get(),
-        errors: rate.numerator,
-        trials: rate.denominator,
-        labels: rate.at_risk,
-        labelled_errors: rate.errors,
+        weighted_errors: rate.numerator,
+        weighted_trials: rate.denominator,
+        annotated_trials: rate.at_risk,
+        annotated_errors: rate.errors,
     }
 }
 
@@ -80,8 +80,8 @@ fn finding(finding: Found) -> Finding {
     Finding {
         subject: finding.subject.as_str().to_owned(),
         verdict: verdict(finding.verdict).into(),
-        says: finding.says,
-        next: finding.next,
+        summary: finding.says,
+        recommendation: finding.next,
     }
 }
 
@@ -92,30 +92,30 @@ fn name(side: ErrorSide) -> String {
 fn recalibration(found: Needs) -> Recalibration {
     Recalibration {
         rate: name(found.side),
-        needed: found.needed,
-        present: found.present,
-        labels_missing: found.labels_missing,
+        trials_needed: found.needed,
+        trials_present: found.present,
+        annotations_missing: found.labels_missing,
         since_unix_milliseconds: found.since_unix_ms.map(u64::cast_signed),
-        unnamed: found.unnamed,
+        unnamed_strangers: found.unnamed,
     }
 }
 
 fn group(found: SharedCause) -> ErrorGroup {
     ErrorGroup {
         rate: name(found.side),
-        column: found.column.unwrap_or_default(),
+        metadata_key: found.column.unwrap_or_default(),
         value: found.value,
         item_id: found.item.unwrap_or_default(),
         errors: found.errors,
         trials: found.trials,
-        all_errors: found.all_errors,
-        all_trials: found.all_trials,
+        total_errors: found.all_errors,
+        total_trials: found.all_trials,
         p_value: found.p_value,
     }
 }
 
-fn point_of_course(point: HistoryPoint) -> RatesAt {
-    RatesAt {
+fn point_of_course(point: HistoryPoint) -> RateHistoryPoint {
+    RateHistoryPoint {
         unix_milliseconds: point.unix_ms.cast_signed(),
         far: point.far.map(rate),
         frr: point.frr.map(rate),
@@ -126,14 +126,14 @@ fn evidence(limit: Option<Limit>, found: Option<EProcess>, onset: Onset) -> Opti
     let (limit, found) = limit.zip(found)?;
     Some(Evidence {
         limit: limit.null.limit(),
-        target: limit.target,
-        log_evidence: found.ln_e,
-        log_evidence_alarm: found.ln_e_alarm,
+        limit_is_target: limit.target,
+        log_e_value: found.ln_e,
+        log_e_value_alarm: found.ln_e_alarm,
         alarm: found.alarm_at.is_some(),
         observations: found.observations,
         alarm_unix_milliseconds: onset.alarm_unix_ms.map(u64::cast_signed),
         cusum_ratio: onset.cusum.map_or(0.0, |sum| sum.value / sum.limit),
-        rise_unix_milliseconds: onset.rise_unix_ms.map(u64::cast_signed),
+        onset_unix_milliseconds: onset.rise_unix_ms.map(u64::cast_signed),
     })
 }
 

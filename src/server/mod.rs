@@ -188,7 +188,7 @@ fn report(deployment: &Deployment, took: Duration) {
         ),
         None if !basis.within_calibrated_size => tracing::warn!(
             deployment = deployment.name(),
-            calibrated_items = basis.calibrated_items.unwrap_or_default(),
+            valid_to_items = basis.calibrated_items,
             "the gallery has outgrown its operating point; recalibrate"
         ),
         None => {}

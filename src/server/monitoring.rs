@@ -12,23 +12,23 @@ use crate::deployment::{
     Told, TruthReport as Report,
 };
 use matchpoint_calibration::operating_point::OperatingPoint;
+use matchpoint_client::proto::annotation_result::Result as Answer;
+use matchpoint_client::proto::ground_truth::Truth as Shown;
 use matchpoint_client::proto::monitoring_service_server::MonitoringService;
-use matchpoint_client::proto::truth::Truth as Shown;
-use matchpoint_client::proto::truth_result::Result as Answer;
 use matchpoint_client::proto::{
-    CanaryRound, GetDecisionRequest, GetDecisionResponse, GetDriftRequest, GetDriftResponse,
-    GetShadowRequest, GetShadowResponse, ListAuditQueueRequest, ListAuditQueueResponse,
-    RecordedDecision, ReplayCanariesRequest, ReplayCanariesResponse, ReportTruthsRequest,
-    ReportTruthsResponse, ResetDriftRequest, ResetDriftResponse, TruthEntry, TruthKind,
-    TruthOutcome, TruthReport, TruthResult,
+    AnnotateDecisionsRequest, AnnotateDecisionsResponse, Annotation, AnnotationKind,
+    AnnotationOutcome, AnnotationResult, CanaryRound, GetDecisionRequest, GetDecisionResponse,
+    GetDriftRequest, GetDriftResponse, GetShadowRequest, GetShadowResponse, ListAuditQueueRequest,
+    ListAuditQueueResponse, RecordedDecision, ReplayCanariesRequest, ReplayCanariesResponse,
+    ResetDriftRequest, ResetDriftResponse,
 };
 
 /// Decisions of a page where nobody says how many.
 const PAGE_USUAL: u32 = 50;
 /// Decisions of a page, at most.
 const PAGE_MAX: u32 = 1000;
-/// Reports of one call.
-const REPORTS_MAX: usize = 10_000;
+/// Annotations of one call.
+const ANNOTATIONS_MAX: usize = 10_000;
 
 #[derive(Clone, Debug)]
 pub(super) struct MonitoringHandler {
@@ -77,30 +77,38 @@ impl MonitoringHandler {
 
     async fn get(&self, request: GetDecisionRequest) -> Result<GetDecisionResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
-        let read = move || deployment.decision(&request.decision_id, request.with_image);
+        let read = move || deployment.decision(&request.decision_id, request.include_image);
         let found = self.registry.heavy(read).await?;
         let Recorded {
             row,
             history,
             image,
         } = found.map_err(|error| from_error(&error))?;
+        let id = row.entry.id.to_string();
         Ok(GetDecisionResponse {
             decision: Some(recorded(row)),
-            history: history.into_iter().map(entry).collect(),
+            annotations: history
+                .into_iter()
+                .map(|one| annotation(id.clone(), one))
+                .collect(),
             image: image.unwrap_or_default(),
         })
     }
 
-    async fn report(&self, request: ReportTruthsRequest) -> Result<ReportTruthsResponse, Status> {
+    async fn annotate(
+        &self,
+        request: AnnotateDecisionsRequest,
+    ) -> Result<AnnotateDecisionsResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
-        let count = request.reports.len();
-        if !(1..=REPORTS_MAX).contains(&count) {
-            let problem = format!("reports has {count} entries; it must have 1 to {REPORTS_MAX}");
+        let count = request.annotations.len();
+        if !(1..=ANNOTATIONS_MAX).contains(&count) {
+            let problem =
+                format!("annotations has {count} entries; it must have 1 to {ANNOTATIONS_MAX}");
             return Err(convert::invalid(&problem));
         }
-        let mut results: Vec<Option<TruthResult>> = Vec::new();
+        let mut results: Vec<Option<AnnotationResult>> = Vec::new();
         let mut reports = Vec::new();
-        for report in request.reports {
+        for report in request.annotations {
             match read(report) {
                 Ok(report) => {
                     reports.push(report);
@@ -116,14 +124,14 @@ impl MonitoringHandler {
         let mut written = written.map_err(|error| from_error(&error))?.into_iter();
         let filled = results.into_iter().map(|result| {
             result.unwrap_or_else(|| match written.next() {
-                Some(Ok(outcome)) => TruthResult {
+                Some(Ok(outcome)) => AnnotationResult {
                     result: Some(Answer::Outcome(taken(outcome).into())),
                 },
                 Some(Err(problem)) => refused(&problem),
                 None => refused("the journal did not answer for it"),
             })
         });
-        Ok(ReportTruthsResponse {
+        Ok(AnnotateDecisionsResponse {
             results: filled.collect(),
         })
     }
@@ -163,7 +171,7 @@ impl MonitoringHandler {
 
     async fn reset(&self, request: ResetDriftRequest) -> Result<ResetDriftResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
-        let begin = move || deployment.reset_drift(&request.why, &request.said_by);
+        let begin = move || deployment.reset_drift(&request.reason, &request.requested_by);
         let reset = self.registry.heavy(begin).await?;
         let reset = reset.map_err(|error| from_error(&error))?;
         Ok(ResetDriftResponse {
@@ -192,12 +200,12 @@ impl MonitoringService for MonitoringHandler {
         answer.map(Response::new)
     }
 
-    async fn report_truths(
+    async fn annotate_decisions(
         &self,
-        request: Request<ReportTruthsRequest>,
-    ) -> Result<Response<ReportTruthsResponse>, Status> {
-        let work = self.report(request.into_inner());
-        let answer = self.registry.call("ReportTruths", work).await;
+        request: Request<AnnotateDecisionsRequest>,
+    ) -> Result<Response<AnnotateDecisionsResponse>, Status> {
+        let work = self.annotate(request.into_inner());
+        let answer = self.registry.call("AnnotateDecisions", work).await;
         answer.map(Response::new)
     }
 
@@ -244,18 +252,21 @@ impl MonitoringService for MonitoringHandler {
     }
 }
 
-fn read(report: TruthReport) -> Result<Report, String> {
-    let kind = match TruthKind::try_from(report.kind) {
-        Ok(TruthKind::Unspecified | TruthKind::Audit) => LabelKind::Audit,
-        Ok(TruthKind::Feedback) => LabelKind::Feedback,
-        Err(_unknown) => return Err("kind is not one of TruthKind".to_owned()),
+fn read(report: Annotation) -> Result<Report, String> {
+    let kind = match AnnotationKind::try_from(report.kind) {
+        Ok(AnnotationKind::Unspecified | AnnotationKind::Audit) => LabelKind::Audit,
+        Ok(AnnotationKind::Feedback) => LabelKind::Feedback,
+        Err(_unknown) => return Err("kind is not one of AnnotationKind".to_owned()),
     };
-    let stranger = report.truth.as_ref().map(|truth| truth.stranger.clone());
+    let stranger = report
+        .ground_truth
+        .as_ref()
+        .map(|truth| truth.stranger_name.clone());
     let stranger = stranger.filter(|name| !name.is_empty());
-    let truth = report.truth.and_then(|truth| truth.truth);
+    let truth = report.ground_truth.and_then(|truth| truth.truth);
     let told = match truth {
         Some(Shown::Label(_) | Shown::Unusable(_)) if stranger.is_some() => {
-            return Err("stranger goes with not_enrolled only".to_owned());
+            return Err("stranger_name goes with not_enrolled only".to_owned());
         }
         Some(Shown::Label(label)) => Told::Label(label),
         Some(Shown::NotEnrolled(true)) => stranger.map_or(Told::NotEnrolled, Told::Stranger),
@@ -263,41 +274,42 @@ fn read(report: TruthReport) -> Result<Report, String> {
         Some(Shown::NotEnrolled(false) | Shown::Unusable(false)) => {
             return Err("truth is false; leave it out, or set it to true".to_owned());
         }
-        None => return Err("truth is required: label, not_enrolled or unusable".to_owned()),
+        None => return Err("ground_truth is required: label, not_enrolled or unusable".to_owned()),
     };
     Ok(Report {
         decision_id: report.decision_id,
         told,
-        said_by: report.said_by,
+        said_by: report.annotator,
         kind,
     })
 }
 
-fn refused(problem: &str) -> TruthResult {
-    let refused = status(Code::InvalidArgument, "TRUTH_REFUSED", problem);
-    TruthResult {
+fn refused(problem: &str) -> AnnotationResult {
+    let refused = status(Code::InvalidArgument, "ANNOTATION_INVALID", problem);
+    AnnotationResult {
         result: Some(Answer::Error(as_message(&refused))),
     }
 }
 
-fn taken(outcome: Reported) -> TruthOutcome {
+fn taken(outcome: Reported) -> AnnotationOutcome {
     match outcome {
-        Reported::Added => TruthOutcome::Added,
-        Reported::Confirmed => TruthOutcome::Confirmed,
-        Reported::Corrected => TruthOutcome::Corrected,
-        Reported::Repeated => TruthOutcome::Repeated,
+        Reported::Added => AnnotationOutcome::Added,
+        Reported::Confirmed => AnnotationOutcome::Confirmed,
+        Reported::Corrected => AnnotationOutcome::Corrected,
+        Reported::Repeated => AnnotationOutcome::Repeated,
     }
 }
 
-fn entry(label: Label) -> TruthEntry {
-    TruthEntry {
-        truth: Some(truth(label.truth)),
+fn annotation(decision_id: String, label: Label) -> Annotation {
+    Annotation {
+        decision_id,
+        ground_truth: Some(truth(label.truth)),
         kind: match label.kind {
-            LabelKind::Audit => TruthKind::Audit,
-            LabelKind::Feedback => TruthKind::Feedback,
+            LabelKind::Audit => AnnotationKind::Audit,
+            LabelKind::Feedback => AnnotationKind::Feedback,
         }
         .into(),
-        said_by: label.said_by,
+        annotator: label.said_by,
         unix_milliseconds: label.unix_ms.cast_signed(),
     }
 }
@@ -311,21 +323,21 @@ fn recorded(row: Row) -> RecordedDecision {
         unix_milliseconds: entry.id.unix_ms().cast_signed(),
         decision: convert::decision(entry.decision).into(),
         operating_point_id: entry.operating_point.unwrap_or_default(),
-        score: found.as_ref().map_or(0.0, |best| best.similarity),
+        score: found.as_ref().map(|best| best.similarity),
         decision_score: found.as_ref().and_then(|best| best.held),
         margin: found.as_ref().and_then(|best| best.margin),
-        item_id: found
+        matched_item_id: found
             .as_ref()
             .map(|best| best.item.clone())
             .unwrap_or_default(),
-        label: found.map(|best| best.label).unwrap_or_default(),
+        matched_label: found.map(|best| best.label).unwrap_or_default(),
         generation: entry.generation,
         gallery_items: entry.gallery_items,
         filtered: entry.filtered,
         stratum: sampling.map(|sampling| sampling.stratum().into()),
-        inclusion_probability: sampling.map_or(0.0, |sampling| sampling.probability()),
-        drawn: sampling.is_some_and(|sampling| sampling.sampled()),
-        truth: best.map(|label| truth(label.truth)),
+        inclusion_probability: sampling.map(|sampling| sampling.probability()),
+        sampled: sampling.is_some_and(|sampling| sampling.sampled()),
+        ground_truth: best.map(|label| truth(label.truth)),
     }
 }
 

@@ -27,7 +27,7 @@ const CLOSING_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug)]
 pub(super) struct ServerInfoHandler {
     pub(super) registry: Registry,
-    /// How decisions of a deployment that is opened anew are watched.
+    /// How decisions of a deployment that is opened again are watched.
     pub(super) monitoring: MonitoringConfig,
     pub(super) message_bytes_max: usize,
     pub(super) image_decode_bytes_max: u64,
@@ -46,7 +46,7 @@ impl ServerInfoHandler {
         let opened = loop {
             let (monitoring, before) = (self.monitoring.clone(), Arc::clone(&previous));
             let (opening, loaded) = (place.clone(), Arc::clone(&loaded));
-            let undecided_allowed = request.undecided_allowed;
+            let undecided_allowed = request.allow_undecided;
             let open = move || {
                 let opened = open_in_place_of(&before, &opening, &loaded)?;
                 if let Some(opened) = &opened {

@@ -1,4 +1,4 @@
-//! A candidate beside a deployment: opened, and looked at.
+//! Shadow deployments: opened, and reported on.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,16 +11,19 @@ use super::status::from_error;
 use crate::deployment::{
     Deployment, DeploymentError, Models, Outcome, SHADOW_LATEST_MAX, ShadowAbout, ShadowReport,
 };
+use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::shadow::ShadowMatch;
+use matchpoint_client::proto::ground_truth::Truth as Shown;
 use matchpoint_client::proto::{
-    GetShadowRequest, GetShadowResponse, ReloadShadowRequest, ReloadShadowResponse, ShadowBest,
-    ShadowCount, ShadowDisagreement, ShadowInfo, ShadowOutcome, ShadowSkipped,
+    GetShadowRequest, GetShadowResponse, GroundTruth, LabelAgreement, ReloadShadowRequest,
+    ReloadShadowResponse, ShadowCount, ShadowDisagreement, ShadowInfo, ShadowOutcome,
+    ShadowSkipped,
 };
 
 /// Disagreements that are returned where nobody says how many.
 const LATEST_USUAL: usize = 20;
 
-/// Opens the candidates of all deployments, on a thread of its own: nobody waits for them, and one that
+/// Opens the shadows of all deployments, on a thread of its own: nobody waits for them, and one that
 /// cannot be opened keeps nothing from being served.
 pub(super) fn open_all(loaded: &ServedState, share: f64) {
     let models = || loaded.models().map(|models| models.beside());
@@ -34,14 +37,13 @@ pub(super) fn open_all(loaded: &ServedState, share: f64) {
             open_if_any(&deployment, &place, models, share);
         }
     };
-    let opening = std::thread::Builder::new().name("candidates".to_owned());
+    let opening = std::thread::Builder::new().name("shadows".to_owned());
     if let Err(error) = opening.spawn(open) {
-        tracing::warn!(%error, "candidates are not opened");
+        tracing::warn!(%error, "shadow deployments are not opened");
     }
 }
 
-/// Opens the candidate of a deployment, if there is one that nobody has opened yet, and logs what
-/// came of it.
+/// Opens the shadow of a deployment, if there is one that is not open yet, and logs the result.
 fn open_if_any(deployment: &Deployment, place: &Path, models: Models, share: f64) {
     if deployment.has_shadow() {
         return;
@@ -49,7 +51,7 @@ fn open_if_any(deployment: &Deployment, place: &Path, models: Models, share: f64
     match deployment.open_shadow(place, models, share) {
         Ok(found) => report(deployment, found.as_ref()),
         Err(error) => {
-            tracing::warn!(%error, deployment = deployment.name(), "the candidate cannot be opened; nothing is compared");
+            tracing::warn!(%error, deployment = deployment.name(), "the shadow deployment cannot be opened; nothing is compared");
         }
     }
 }
@@ -63,7 +65,7 @@ fn report(deployment: &Deployment, found: Option<&ShadowAbout>) {
             precision = about.precision,
             operating_point = about.operating_point.as_deref().unwrap_or("none"),
             share = about.share,
-            "compared with a candidate from now on"
+            "compared with a shadow deployment from now on"
         );
     }
 }
@@ -90,7 +92,7 @@ pub(super) async fn reload(
     })
 }
 
-/// Ends the candidate of a deployment that another one takes the place of. Keeps nothing of what is
+/// Ends the shadow of a deployment that another one takes the place of. Keeps nothing of what is
 /// loaded but the models, so that it can close.
 pub(super) fn end(
     previous: &Deployment,
@@ -100,7 +102,7 @@ pub(super) fn end(
     beside(loaded)
 }
 
-/// Opens the candidate of a deployment that has taken another one's place. Blocks.
+/// Opens the shadow of a deployment that has taken another one's place. Blocks.
 pub(super) fn succeed(
     deployment: &Deployment,
     place: &Path,
@@ -161,12 +163,13 @@ fn shown(report: ShadowReport) -> GetShadowResponse {
     let latest = report
         .latest
         .into_iter()
+        .map(|(one, said)| (one, said.map(truth)))
         .map(|(one, said)| ShadowDisagreement {
             decision_id: one.id.to_string(),
-            live: Some(outcome(one.live)),
-            shadow: Some(outcome(one.shadow)),
-            best: best(one.best).into(),
-            truth: said.map(truth),
+            live: Some(outcome(one.live, said.as_ref())),
+            shadow: Some(outcome(one.shadow, said.as_ref())),
+            label_agreement: agreement(one.best).into(),
+            ground_truth: said,
         });
     let skipped = report
         .skipped
@@ -182,7 +185,7 @@ fn shown(report: ShadowReport) -> GetShadowResponse {
             .map(|(pair, count)| ShadowCount {
                 live: convert::decision(pair.live).into(),
                 shadow: convert::decision(pair.shadow).into(),
-                best: best(pair.best).into(),
+                label_agreement: agreement(pair.best).into(),
                 count,
             })
             .collect(),
@@ -195,21 +198,37 @@ fn shown(report: ShadowReport) -> GetShadowResponse {
     }
 }
 
-fn outcome(of: Outcome) -> ShadowOutcome {
+fn outcome(of: Outcome, said: Option<&GroundTruth>) -> ShadowOutcome {
     ShadowOutcome {
         decision: convert::decision(of.decision).into(),
-        label: of.label,
-        item_id: of.item,
-        score: of.score,
+        correct: correct(&of, said),
+        score: Some(of.score).filter(|_| !of.item.is_empty()),
+        matched_label: of.label,
+        matched_item_id: of.item,
         decision_score: of.held,
     }
 }
 
-fn best(best: ShadowMatch) -> ShadowBest {
+/// Whether an outcome is right by what the query showed; `None` if nobody can tell, or nothing was
+/// decided.
+fn correct(of: &Outcome, said: Option<&GroundTruth>) -> Option<bool> {
+    let accepted = match of.decision {
+        Decision::Accept => true,
+        Decision::Reject => false,
+        Decision::Undecided => return None,
+    };
+    match said?.truth.as_ref()? {
+        Shown::Label(label) => Some(accepted && of.label == *label),
+        Shown::NotEnrolled(_) => Some(!accepted),
+        Shown::Unusable(_) => None,
+    }
+}
+
+fn agreement(best: ShadowMatch) -> LabelAgreement {
     match best {
-        ShadowMatch::Same => ShadowBest::Same,
-        ShadowMatch::Other => ShadowBest::Other,
-        ShadowMatch::Missing => ShadowBest::Missing,
-        ShadowMatch::Nothing => ShadowBest::Nothing,
+        ShadowMatch::Same => LabelAgreement::Same,
+        ShadowMatch::Other => LabelAgreement::Other,
+        ShadowMatch::Missing => LabelAgreement::Missing,
+        ShadowMatch::Nothing => LabelAgreement::Nothing,
     }
 }

@@ -991,7 +991,7 @@ fn a_candidate_is_compared_reported_counted_for_prometheus_and_closed() {
 
     ask(&["shadow", "start", path(&deployment), path(&candidate)]);
     let zero = served.scrape();
-    let series = "matchpoint_shadow_decisions_total{deployment=\"sample\",live=\"accept\",shadow=\"reject\",best=\"other\"} 0";
+    let series = "matchpoint_shadow_decisions_total{deployment=\"sample\",live=\"accept\",shadow=\"reject\",label_agreement=\"other\"} 0";
     assert!(zero.contains(series), "no {series} in {zero}");
     let known = photos().join("images/gc_fishes_fish3/q2_photometric.jpg");
     ask(&["search", path(&known)]);
@@ -1018,7 +1018,7 @@ fn a_candidate_is_compared_reported_counted_for_prometheus_and_closed() {
     assert!(link.symlink_metadata().is_err());
     let counted = served.scrape();
     for series in [
-        "live=\"accept\",shadow=\"undecided\",best=\"same\"} 1",
+        "live=\"accept\",shadow=\"undecided\",label_agreement=\"same\"} 1",
         "matchpoint_shadow_skipped_total{deployment=\"sample\",reason=\"busy\"} 0",
         "operating_point=\"none\"} 0",
         "matchpoint_stage_seconds_count{deployment=\"sample\",stage=\"inference\"} 1",

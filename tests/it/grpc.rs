@@ -119,12 +119,12 @@ async fn a_known_picture_is_accepted_and_a_stranger_rejected_with_all_provenance
     assert_eq!(answer.matches[0].metadata["kind"], "ref");
     assert!(answer.matches.is_sorted_by(|a, b| b.score <= a.score));
     let basis = answer.basis.unwrap();
-    assert!(basis.threshold <= answer.matches[0].score);
+    assert!(basis.threshold.unwrap() <= answer.matches[0].score);
     assert!(basis.operating_point_id.starts_with("op-"));
     assert!(basis.within_calibrated_size && basis.certified);
     assert_eq!(
-        (basis.target_far, basis.confidence, basis.calibrated_items),
-        (0.1, 0.9, 36)
+        (basis.target_far, basis.confidence, basis.valid_to_items),
+        (Some(0.1), Some(0.9), Some(36))
     );
     assert_eq!(answer.gallery_items, 36);
     assert_eq!(answer.model_fingerprint.len(), 64);
@@ -1192,7 +1192,7 @@ async fn a_deployment_is_calibrated_while_it_serves_compared_and_rolled_back() {
     assert!(operation.done && operation.name == "operations/dry");
     let told = metadata(&operation);
     assert_eq!(
-        (told.done, told.total, told.failed_total),
+        (told.queries_done, told.queries_total, told.failed_total),
         (count, count, 1)
     );
     assert_eq!(told.failed[0].id, "broken");
@@ -1216,7 +1216,7 @@ async fn a_deployment_is_calibrated_while_it_serves_compared_and_rolled_back() {
     let made = response(&operation);
     let point = made.operating_point.unwrap();
     assert!(made.active && point.certified);
-    assert!((point.target_far - 0.2).abs() < 1e-12 && 24 <= point.independent_trials);
+    assert!((point.target_far.unwrap() - 0.2).abs() < 1e-12 && 24 <= point.independent_trials);
     let held_out = point.held_out_frr.unwrap();
     assert!(held_out.lower <= held_out.rate && held_out.rate <= held_out.upper);
     let first = before.active_id;
@@ -1317,13 +1317,13 @@ async fn normalised_scores_decide_as_they_were_calibrated_and_nothing_without_th
         let found = searched.found.as_ref().unwrap();
         assert_eq!(answer.matches[0].id, found.item);
         let held = found.adjusted.unwrap().get();
-        assert_eq!(basis.decision_score.to_bits(), held.to_bits());
+        assert_eq!(basis.decision_score.unwrap().to_bits(), held.to_bits());
         assert_eq!(
             answer.matches[0].score.to_bits(),
             found.score.get().to_bits()
         );
-        assert_eq!(basis.adjustment, point.adjustment);
-        let reaches = basis.threshold <= held;
+        assert_eq!(basis.adjustment.as_ref(), Some(&point.adjustment));
+        let reaches = basis.threshold.unwrap() <= held;
         assert_eq!(answer.decision() == Decision::Accept, reaches);
         accepted += u32::from(reaches);
     }
@@ -1345,8 +1345,8 @@ async fn normalised_scores_decide_as_they_were_calibrated_and_nothing_without_th
         .unwrap()
         .into_inner();
     assert_eq!(
-        verified.basis.unwrap().decision_score.to_bits(),
-        searched.basis.unwrap().decision_score.to_bits()
+        verified.basis.unwrap().decision_score.unwrap().to_bits(),
+        searched.basis.unwrap().decision_score.unwrap().to_bits()
     );
     running.stop().await;
 
@@ -1383,7 +1383,7 @@ async fn a_filter_names_what_may_be_found_and_decided_on() {
     let only = only.await.unwrap();
     assert_eq!((only.decision(), only.matches.len()), (Decision::Accept, 1));
     let basis = only.basis.unwrap();
-    assert!(basis.certified && basis.decision_score.to_bits() == only.matches[0].score.to_bits());
+    assert!(basis.certified && basis.decision_score == Some(only.matches[0].score));
     let nothing = search(&running, ask("id = nobody")).await.unwrap();
     assert_eq!(
         (nothing.decision(), nothing.matches.len()),
@@ -1409,7 +1409,7 @@ async fn a_filter_names_what_may_be_found_and_decided_on() {
             ..ask("")
         },
         SearchRequest {
-            ef: 4096,
+            ef_search: 4096,
             ..ask("")
         },
     ] {
@@ -1418,7 +1418,7 @@ async fn a_filter_names_what_may_be_found_and_decided_on() {
         assert_eq!(answer.matches.len(), shown);
         let basis = answer.basis.as_ref().unwrap();
         let decided = all.basis.as_ref().unwrap().decision_score;
-        assert_eq!(basis.decision_score.to_bits(), decided.to_bits());
+        assert_eq!(basis.decision_score, decided);
     }
     for request in [
         SearchRequest {
@@ -1426,7 +1426,7 @@ async fn a_filter_names_what_may_be_found_and_decided_on() {
             ..ask("")
         },
         SearchRequest {
-            ef: 5000,
+            ef_search: 5000,
             ..ask("")
         },
     ] {
@@ -1467,7 +1467,7 @@ async fn a_calibration_that_cannot_be_made_says_why_and_changes_nothing() {
         (target(0.2, "no/slash"), "operation_id"),
         (
             CalibrationSettings {
-                remedy: 6,
+                remedy: 7,
                 ..target(0.2, "")
             },
             "thresholds by group",
@@ -1583,7 +1583,7 @@ async fn a_calibration_can_be_followed_waited_for_and_cancelled() {
     let get = GetOperationRequest { name: name.clone() };
     loop {
         match operations.get_operation(get.clone()).await {
-            Ok(state) if metadata(state.get_ref()).done == 1 => break,
+            Ok(state) if metadata(state.get_ref()).queries_done == 1 => break,
             Ok(state) => assert!(!state.get_ref().done),
             Err(status) => assert_eq!(reason(&status), "OPERATION_NOT_FOUND"),
         }

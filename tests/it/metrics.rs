@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 
 use crate::common::{Served, copy_folder, copy_of_sample, photos, run, text};
 use matchpoint::journal::read::Reader;
+use matchpoint_client::proto::ground_truth::Truth as Shown;
 use matchpoint_client::proto::monitoring_service_client::MonitoringServiceClient;
 use matchpoint_client::proto::retrieval_service_client::RetrievalServiceClient;
 use matchpoint_client::proto::server_service_client::ServerServiceClient;
-use matchpoint_client::proto::truth::Truth as Shown;
 use matchpoint_client::proto::{
-    EmbedRequest, GetDriftRequest, ReloadDeploymentRequest, ReportTruthsRequest, SearchRequest,
-    Truth, TruthReport, Vector, search_request,
+    AnnotateDecisionsRequest, Annotation, EmbedRequest, GetDriftRequest, GroundTruth,
+    ReloadDeploymentRequest, SearchRequest, Vector, search_request,
 };
 use rusqlite::Connection;
 use tonic::transport::Channel;
@@ -247,21 +247,21 @@ async fn a_switch_takes_the_alarm_of_what_decided_before_away_and_counters_go_on
     let mut reports = Vec::new();
     for _ in 0..30 {
         let truth = Some(Shown::NotEnrolled(true));
-        reports.push(TruthReport {
+        reports.push(Annotation {
             decision_id: served.search(known.clone()).await,
-            truth: Some(Truth {
+            ground_truth: Some(GroundTruth {
                 truth,
-                ..Truth::default()
+                ..GroundTruth::default()
             }),
-            ..TruthReport::default()
+            ..Annotation::default()
         });
     }
-    let request = ReportTruthsRequest {
-        reports,
-        ..ReportTruthsRequest::default()
+    let request = AnnotateDecisionsRequest {
+        annotations: reports,
+        ..AnnotateDecisionsRequest::default()
     };
     let mut client = MonitoringServiceClient::new(served.channel.clone());
-    client.report_truths(request).await.unwrap();
+    client.annotate_decisions(request).await.unwrap();
     let before = operating_point(&served).await;
     let point = [("operating_point", before.as_str())];
     let far = [("operating_point", before.as_str()), ("rate", "far")];

@@ -12,17 +12,17 @@ use crate::common::{Running, copy_of_sample, photos, run, text};
 use matchpoint::deployment::{Folder, NewCanary, set_canaries};
 use matchpoint::journal::entry::SourceKind;
 use matchpoint::journal::read::Reader;
+use matchpoint_client::proto::annotation_result::Result as Answer;
 use matchpoint_client::proto::gallery_service_client::GalleryServiceClient;
+use matchpoint_client::proto::ground_truth::Truth as Shown;
 use matchpoint_client::proto::monitoring_service_client::MonitoringServiceClient;
 use matchpoint_client::proto::retrieval_service_client::RetrievalServiceClient;
-use matchpoint_client::proto::truth::Truth as Shown;
-use matchpoint_client::proto::truth_result::Result as Answer;
 use matchpoint_client::proto::{
-    CanaryRound, Decision, DeleteItemRequest, DriftReset, EmbedRequest, GetDecisionRequest,
-    GetDriftRequest, GetDriftResponse, ListAuditQueueRequest, ListItemsRequest, Reference,
-    ReplayCanariesRequest, ReportTruthsRequest, ResetDriftRequest, SearchRequest, SearchResponse,
-    Truth, TruthEntry, TruthKind, TruthOutcome, TruthReport, UpsertItemRequest, Vector, Verdict,
-    VerifyRequest, reference, search_request, upsert_item_request, verify_request,
+    AnnotateDecisionsRequest, Annotation, AnnotationKind, AnnotationOutcome, CanaryRound, Decision,
+    DeleteItemRequest, DriftReset, EmbedRequest, GetDecisionRequest, GetDriftRequest,
+    GetDriftResponse, GroundTruth, ListAuditQueueRequest, ListItemsRequest, Reference,
+    ReplayCanariesRequest, ResetDriftRequest, SearchRequest, SearchResponse, UpsertItemRequest,
+    Vector, Verdict, VerifyRequest, reference, search_request, upsert_item_request, verify_request,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -64,30 +64,33 @@ async fn search(running: &Running, vector: &Vector, filter: &str) -> SearchRespo
     answer.into_inner()
 }
 
-fn says(decision_id: &str, truth: Shown) -> TruthReport {
-    TruthReport {
+fn says(decision_id: &str, truth: Shown) -> Annotation {
+    Annotation {
         decision_id: decision_id.to_owned(),
-        truth: Some(Truth {
+        ground_truth: Some(GroundTruth {
             truth: Some(truth),
-            ..Truth::default()
+            ..GroundTruth::default()
         }),
-        said_by: "anna".to_owned(),
-        ..TruthReport::default()
+        annotator: "anna".to_owned(),
+        ..Annotation::default()
     }
 }
 
-fn stranger(decision_id: &str, name: &str) -> TruthReport {
+fn stranger(decision_id: &str, name: &str) -> Annotation {
     let mut report = says(decision_id, Shown::NotEnrolled(true));
-    report.truth.as_mut().unwrap().stranger = name.to_owned();
+    report.ground_truth.as_mut().unwrap().stranger_name = name.to_owned();
     report
 }
 
-async fn report(running: &Running, reports: Vec<TruthReport>) -> Vec<Answer> {
-    let request = ReportTruthsRequest {
-        reports,
-        ..ReportTruthsRequest::default()
+async fn report(running: &Running, reports: Vec<Annotation>) -> Vec<Answer> {
+    let request = AnnotateDecisionsRequest {
+        annotations: reports,
+        ..AnnotateDecisionsRequest::default()
     };
-    let answer = monitoring(running).report_truths(request).await.unwrap();
+    let answer = monitoring(running)
+        .annotate_decisions(request)
+        .await
+        .unwrap();
     let results = answer.into_inner().results;
     results.into_iter().map(|r| r.result.unwrap()).collect()
 }
@@ -143,12 +146,12 @@ async fn every_decision_is_on_the_record_and_comparisons_are_told_from_searches(
     assert_eq!(ids, [&rejected.decision_id, &accepted.decision_id]);
     let first = &waiting[1];
     assert_eq!(first.decision(), Decision::Accept);
-    assert_eq!(first.label, KNOWN);
-    assert_eq!(first.item_id, accepted.matches[0].id);
-    assert!((first.score - accepted.matches[0].score).abs() <= 0.0);
+    assert_eq!(first.matched_label, KNOWN);
+    assert_eq!(first.matched_item_id, accepted.matches[0].id);
+    assert_eq!(first.score, Some(accepted.matches[0].score));
     assert!(first.margin.unwrap() > 0.0);
     assert_eq!(first.gallery_items, accepted.gallery_items);
-    assert_eq!(drift(&running).await.drawn, 2);
+    assert_eq!(drift(&running).await.sampled, 2);
     // The margin is of the query and the gallery, whatever the answer is to have.
     let narrow = SearchRequest {
         query: Some(search_request::Query::Embedding(known.clone())),
@@ -193,7 +196,7 @@ async fn labels_are_checked_one_by_one_corrected_and_kept_with_their_history() {
             label(KNOWN),
             says(&id, Shown::NotEnrolled(true)),
             says("nothing", Shown::Unusable(true)),
-            TruthReport::default(),
+            Annotation::default(),
             label(&KNOWN.to_uppercase()),
             stranger(&id, "red coat"),
             stranger(&id, &KNOWN.to_uppercase()),
@@ -204,7 +207,9 @@ async fn labels_are_checked_one_by_one_corrected_and_kept_with_their_history() {
     let said: Vec<String> = answers
         .iter()
         .map(|answer| match answer {
-            Answer::Outcome(outcome) => format!("{:?}", TruthOutcome::try_from(*outcome).unwrap()),
+            Answer::Outcome(outcome) => {
+                format!("{:?}", AnnotationOutcome::try_from(*outcome).unwrap())
+            }
             Answer::Error(error) => error.message.clone(),
         })
         .collect();
@@ -214,7 +219,7 @@ async fn labels_are_checked_one_by_one_corrected_and_kept_with_their_history() {
     );
     assert_eq!(said[1..4], ["Added", "Repeated", "Corrected"]);
     assert!(said[4].contains("no id of a decision"), "{said:?}");
-    assert!(said[5].contains("truth is required"), "{said:?}");
+    assert!(said[5].contains("ground_truth is required"), "{said:?}");
     let spelling = format!("(enrolled: `{KNOWN}`; capitals)");
     assert!(said[6].contains(&spelling), "{said:?}");
     assert_eq!(said[7], "Corrected");
@@ -229,16 +234,16 @@ async fn labels_are_checked_one_by_one_corrected_and_kept_with_their_history() {
 
     let request = GetDecisionRequest {
         decision_id: id,
-        with_image: true,
+        include_image: true,
         ..GetDecisionRequest::default()
     };
     let found = monitoring(&running).get_decision(request).await.unwrap();
     let found = found.into_inner();
-    let truth = found.decision.unwrap().truth.unwrap();
+    let truth = found.decision.unwrap().ground_truth.unwrap();
     assert_eq!(truth.truth, Some(Shown::NotEnrolled(true)));
-    assert_eq!(truth.stranger, "red coat");
-    assert_eq!(found.history.len(), 3);
-    assert_eq!(found.history[0].said_by, "anna");
+    assert_eq!(truth.stranger_name, "red coat");
+    assert_eq!(found.annotations.len(), 3);
+    assert_eq!(found.annotations[0].annotator, "anna");
     assert_eq!(found.image, Vec::<u8>::new());
 
     let request = GetDecisionRequest {
@@ -267,7 +272,7 @@ async fn rates_are_unknown_before_labels_and_false_accepts_raise_an_alarm_that_o
         rejected.push(search(&running, &stranger, "").await.decision_id);
     }
     let before = drift(&running).await;
-    assert_eq!((before.drawn, before.labelled), (60, 0));
+    assert_eq!((before.sampled, before.annotated), (60, 0));
     assert_eq!((&before.far, &before.frr), (&None, &None));
     assert_eq!(verdict(&before, "far"), Verdict::Unknown);
 
@@ -281,27 +286,30 @@ async fn rates_are_unknown_before_labels_and_false_accepts_raise_an_alarm_that_o
     assert!(far.lower < 0.5 && 0.3 < far.lower, "{far:?}");
     assert_eq!(after.frr, None);
     let evidence = after.far_evidence.unwrap();
-    assert!(evidence.alarm && evidence.target, "{evidence:?}");
+    assert!(evidence.alarm && evidence.limit_is_target, "{evidence:?}");
     assert!((evidence.limit - 0.1).abs() < 1e-12);
     assert_eq!(verdict(&after, "far"), Verdict::Broken);
     // All false accepts are of one label, and the labels would do for a calibration.
-    let (group, needs) = (&after.groups[0], after.recalibration.as_ref().unwrap());
+    let (group, needs) = (
+        &after.error_groups[0],
+        after.recalibration.as_ref().unwrap(),
+    );
     assert_eq!((group.rate.as_str(), group.value.as_str()), ("far", KNOWN));
     assert_eq!((group.errors, group.trials), (30, 30));
-    assert_eq!((group.all_errors, group.all_trials), (30, 60));
+    assert_eq!((group.total_errors, group.total_trials), (30, 60));
     // ln(0.1) / ln(0.9), rounded up.
-    assert_eq!((needs.rate.as_str(), needs.needed), ("far", 22));
-    assert!(Some(50) < needs.present, "{needs:?}");
-    let next = &after.findings[0].next;
+    assert_eq!((needs.rate.as_str(), needs.trials_needed), ("far", 22));
+    assert!(Some(50) < needs.trials_present, "{needs:?}");
+    let next = &after.findings[0].recommendation;
     assert!(next.contains("30 of 30 labelled false accepts"), "{next}");
     assert!(next.contains("That is enough"), "{next}");
-    let last = after.course.last().unwrap();
+    let last = after.history.last().unwrap();
     assert_eq!(
         last.far.as_ref().unwrap().rate.to_bits(),
         far.rate.to_bits()
     );
     // Since when, and that the operating point can be asked for by its id.
-    let span = after.first_unix_milliseconds..=after.last_unix_milliseconds;
+    let span = after.first_sampled_unix_milliseconds..=after.last_sampled_unix_milliseconds;
     assert!(
         span.contains(&evidence.alarm_unix_milliseconds),
         "{span:?} {evidence:?}"
@@ -328,13 +336,13 @@ async fn rates_are_unknown_before_labels_and_false_accepts_raise_an_alarm_that_o
     // Another design is another sample, with evidence of its own.
     again.stop().await;
     let redesigned = Running::start(&deployment, &[]).await;
-    assert_eq!(drift(&redesigned).await.drawn, 0);
+    assert_eq!(drift(&redesigned).await.sampled, 0);
 }
 
 async fn reset(running: &Running, why: &str) -> Result<DriftReset, Status> {
     let request = ResetDriftRequest {
-        why: why.to_owned(),
-        said_by: "anna".to_owned(),
+        reason: why.to_owned(),
+        requested_by: "anna".to_owned(),
         ..ResetDriftRequest::default()
     };
     let answer = monitoring(running).reset_drift(request).await?;
@@ -370,11 +378,11 @@ async fn evidence_is_begun_anew_at_a_price_and_repeating_that_costs_nothing() {
     let after = drift(&running).await;
     assert_eq!(after.resets, std::slice::from_ref(&again));
     assert!(first.unix_milliseconds <= again.unix_milliseconds);
-    assert_eq!((after.drawn, &after.far), (0, &None));
+    assert_eq!((after.sampled, &after.far), (0, &None));
     assert_eq!(verdict(&after, "far"), Verdict::Unknown);
     let alarm = |drift: &GetDriftResponse| {
         let evidence = drift.far_evidence.as_ref().unwrap();
-        (evidence.alarm, evidence.log_evidence_alarm.exp())
+        (evidence.alarm, evidence.log_e_value_alarm.exp())
     };
     let (raised, at) = alarm(&after);
     assert!(!raised && (at - 40.0).abs() < 1e-9, "{at}");
@@ -391,12 +399,12 @@ async fn evidence_is_begun_anew_at_a_price_and_repeating_that_costs_nothing() {
         (Verdict::Broken, true)
     );
     let far = broken.findings.iter().find(|one| one.subject == "far");
-    let says = &far.unwrap().says;
+    let says = &far.unwrap().summary;
     assert!(says.contains("since the latest reset"), "{says}");
     running.stop().await;
     let running = Running::start(&deployment, &[ALL]).await;
     let kept = drift(&running).await;
-    assert_eq!((kept.drawn, alarm(&kept).0), (40, true));
+    assert_eq!((kept.sampled, alarm(&kept).0), (40, true));
     reset(&running, "cleaned it once more").await.unwrap();
     let third = drift(&running).await;
     assert_eq!(third.resets.len(), 2);
@@ -431,7 +439,7 @@ async fn what_is_said_of_accepts_unasked_is_a_precision_and_never_a_rate() {
     report(&running, reports).await;
     let found = drift(&running).await;
     assert_eq!((found.feedback_right, found.feedback_wrong), (3, 1));
-    assert_eq!((found.far, found.labelled), (None, 0));
+    assert_eq!((found.far, found.annotated), (None, 0));
 }
 
 #[tokio::test]
@@ -441,16 +449,16 @@ async fn a_complaint_about_a_drawn_decision_enters_no_rate_and_leaves_it_in_the_
     let mut complaints = Vec::new();
     for _ in 0..30 {
         let id = search(&running, &known, "").await.decision_id;
-        complaints.push(TruthReport {
-            kind: TruthKind::Feedback.into(),
+        complaints.push(Annotation {
+            kind: AnnotationKind::Feedback.into(),
             ..says(&id, Shown::NotEnrolled(true))
         });
     }
     let asked = complaints[0].decision_id.clone();
     report(&running, complaints).await;
     let found = drift(&running).await;
-    assert_eq!((found.drawn, found.labelled), (30, 0));
-    assert_eq!((&found.far, &found.false_discovery), (&None, &None));
+    assert_eq!((found.sampled, found.annotated), (30, 0));
+    assert_eq!((&found.far, &found.fdr), (&None, &None));
     assert!(!found.far_evidence.unwrap().alarm);
     assert_eq!((found.feedback_right, found.feedback_wrong), (0, 30));
     let waiting = monitoring(&running)
@@ -461,19 +469,19 @@ async fn a_complaint_about_a_drawn_decision_enters_no_rate_and_leaves_it_in_the_
     // Somebody who is asked says otherwise; both are on the record.
     report(&running, vec![says(&asked, Shown::Label(KNOWN.to_owned()))]).await;
     let found = drift(&running).await;
-    assert_eq!((found.labelled, found.feedback_wrong), (1, 30));
+    assert_eq!((found.annotated, found.feedback_wrong), (1, 30));
     let request = GetDecisionRequest {
         decision_id: asked,
         ..GetDecisionRequest::default()
     };
     let shown = monitoring(&running).get_decision(request).await.unwrap();
-    let kinds: Vec<TruthKind> = shown
+    let kinds: Vec<AnnotationKind> = shown
         .into_inner()
-        .history
+        .annotations
         .iter()
-        .map(TruthEntry::kind)
+        .map(Annotation::kind)
         .collect();
-    assert_eq!(kinds, [TruthKind::Feedback, TruthKind::Audit]);
+    assert_eq!(kinds, [AnnotationKind::Feedback, AnnotationKind::Audit]);
 }
 
 #[tokio::test]
@@ -510,13 +518,13 @@ async fn truth_is_judged_by_the_gallery_that_was_searched_and_not_by_that_of_tod
     };
     let reports = vec![label(&rejected, STRANGER), label(&accepted, KNOWN)];
     let answers = report(&running, reports).await;
-    let added = Answer::Outcome(TruthOutcome::Added.into());
+    let added = Answer::Outcome(AnnotationOutcome::Added.into());
     assert_eq!(answers, [added.clone(), added]);
     let check = |found: GetDriftResponse| {
-        assert_eq!((found.drawn, found.labelled), (2, 2));
+        assert_eq!((found.sampled, found.annotated), (2, 2));
         let (far, frr) = (found.far.unwrap(), found.frr.unwrap());
-        assert_eq!((far.labels, far.labelled_errors), (1, 0));
-        assert_eq!((frr.labels, frr.labelled_errors), (1, 0));
+        assert_eq!((far.annotated_trials, far.annotated_errors), (1, 0));
+        assert_eq!((frr.annotated_trials, frr.annotated_errors), (1, 0));
     };
     check(drift(&running).await);
     running.stop().await;
@@ -534,7 +542,7 @@ async fn images_of_drawn_decisions_are_kept_where_that_is_switched_on() {
     let answer = retrieval(&running).search(request).await.unwrap();
     let request = GetDecisionRequest {
         decision_id: answer.into_inner().decision_id,
-        with_image: true,
+        include_image: true,
         ..GetDecisionRequest::default()
     };
     let found = monitoring(&running).get_decision(request).await.unwrap();
@@ -578,7 +586,7 @@ async fn canaries_are_judged_apart_from_traffic_and_a_change_is_named() {
     assert_eq!((first.non_mated, first.non_mated_errors), (2, 0));
     assert_eq!((first.changed.len(), first.failed.len()), (0, 0));
     assert_eq!(replayed(&running).await.changed, Vec::<String>::new());
-    assert_eq!(drift(&running).await.drawn, 0);
+    assert_eq!(drift(&running).await.sampled, 0);
 
     // Enrolled now: its canaries are to be accepted, and are, which they were not at first.
     let image = fs::read(photos().join(format!("images/{STRANGER}/q2_photometric.jpg"))).unwrap();
@@ -678,7 +686,7 @@ async fn canaries_of_the_gallery_are_found_when_changed_and_are_strangers_withou
     let third = replayed(&running).await;
     assert_eq!((third.mated, third.mated_errors), (12, 0), "{third:?}");
     assert_eq!((third.non_mated, third.non_mated_errors), (8, 0));
-    assert_eq!(drift(&running).await.drawn, 0);
+    assert_eq!(drift(&running).await.sampled, 0);
 
     running.stop().await;
     let counted = recounted(&deployment);

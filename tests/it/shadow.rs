@@ -12,14 +12,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::common::{Running, copy_of_sample, in_8_bits, matchpoint, photos, run, text};
 use matchpoint::deployment::Folder;
 use matchpoint::journal::read::Reader;
+use matchpoint_client::proto::ground_truth::Truth as Shown;
 use matchpoint_client::proto::monitoring_service_client::MonitoringServiceClient;
 use matchpoint_client::proto::retrieval_service_client::RetrievalServiceClient;
 use matchpoint_client::proto::server_service_client::ServerServiceClient;
-use matchpoint_client::proto::truth::Truth as Shown;
 use matchpoint_client::proto::{
-    Decision, GetShadowRequest, GetShadowResponse, ReloadDeploymentRequest, ReloadShadowRequest,
-    ReportTruthsRequest, SearchRequest, SearchResponse, ShadowBest, ShadowInfo, Truth, TruthReport,
-    search_request,
+    AnnotateDecisionsRequest, Annotation, Decision, GetShadowRequest, GetShadowResponse,
+    GroundTruth, LabelAgreement, ReloadDeploymentRequest, ReloadShadowRequest, SearchRequest,
+    SearchResponse, ShadowInfo, search_request,
 };
 use tonic::transport::Channel;
 
@@ -119,9 +119,9 @@ async fn what_is_counted_is_what_the_candidate_would_answer_by_itself_and_no_ans
         let other = search(&alone.channel, &image).await;
         let same = answered.matches[0].label == other.matches[0].label;
         let best = if same {
-            ShadowBest::Same
+            LabelAgreement::Same
         } else {
-            ShadowBest::Other
+            LabelAgreement::Other
         };
         let outcome = (answered.decision, other.decision, best.into());
         *expected.entry(outcome).or_default() += 1;
@@ -136,12 +136,15 @@ async fn what_is_counted_is_what_the_candidate_would_answer_by_itself_and_no_ans
     let found = after(&running, asked).await;
     let counts = found.counts.iter();
     let counts: BTreeMap<_, _> = counts
-        .map(|one| ((one.live, one.shadow, one.best), one.count))
+        .map(|one| ((one.live, one.shadow, one.label_agreement), one.count))
         .collect();
     assert_eq!(counts, expected);
     let latest = found.latest.iter().map(|one| {
         let (live, shadow) = (one.live.as_ref().unwrap(), one.shadow.as_ref().unwrap());
-        (one.decision_id.clone(), (live.score, shadow.score))
+        (
+            one.decision_id.clone(),
+            (live.score.unwrap(), shadow.score.unwrap()),
+        )
     });
     assert_eq!(latest.collect::<Vec<_>>(), differ);
     assert_eq!(found.disagreements, differ.len() as u64);
@@ -271,29 +274,29 @@ async fn a_candidate_that_decides_nothing_is_compared_and_labels_reach_its_repor
     assert_eq!(live.decision, answered.decision);
     assert_eq!(shadowed.decision(), Decision::Undecided);
     assert_eq!(
-        (shadowed.decision_score, one.best()),
-        (None, ShadowBest::Same)
+        (shadowed.decision_score, one.label_agreement()),
+        (None, LabelAgreement::Same)
     );
-    assert_eq!(one.truth, None);
+    assert_eq!(one.ground_truth, None);
     assert!(found.disagreement_lower.unwrap() < 1.0);
 
-    let truth = Truth {
+    let truth = GroundTruth {
         truth: Some(Shown::NotEnrolled(true)),
-        ..Truth::default()
+        ..GroundTruth::default()
     };
-    let report = TruthReport {
+    let report = Annotation {
         decision_id: answered.decision_id,
-        truth: Some(truth.clone()),
-        said_by: "anna".to_owned(),
-        ..TruthReport::default()
+        ground_truth: Some(truth.clone()),
+        annotator: "anna".to_owned(),
+        ..Annotation::default()
     };
     let mut client = MonitoringServiceClient::new(running.channel.clone());
-    let request = ReportTruthsRequest {
-        reports: vec![report],
-        ..ReportTruthsRequest::default()
+    let request = AnnotateDecisionsRequest {
+        annotations: vec![report],
+        ..AnnotateDecisionsRequest::default()
     };
-    client.report_truths(request).await.unwrap();
-    assert_eq!(shadow(&running).await.latest[0].truth, Some(truth));
+    client.annotate_decisions(request).await.unwrap();
+    assert_eq!(shadow(&running).await.latest[0].ground_truth, Some(truth));
     let request = GetShadowRequest {
         limit: 201,
         ..GetShadowRequest::default()

@@ -111,7 +111,7 @@ async fn what_would_decide_nothing_takes_no_place_unless_that_is_meant() {
 
     let mut server = ServerServiceClient::new(running.channel.clone());
     let meant = ReloadDeploymentRequest {
-        undecided_allowed: true,
+        allow_undecided: true,
         ..ReloadDeploymentRequest::default()
     };
     server.reload_deployment(meant).await.unwrap();

@@ -8,9 +8,12 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 
-use super::proto;
 use super::proto::retrieval_service_client::RetrievalServiceClient;
 use super::proto::server_service_client::ServerServiceClient;
+use super::proto::{
+    DeploymentInfo, ReloadDeploymentRequest, ReloadShadowRequest, SearchRequest, SearchResponse,
+    ShadowInfo,
+};
 
 /// Larger than any answer: a thousand matches with all their metadata.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -67,98 +70,6 @@ pub enum Fault {
     Server,
     /// The server is not to be had now, or not for this caller.
     Moment,
-}
-
-/// The answer to a search, as a client sees it.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct Found {
-    /// `ACCEPT`, `REJECT` or `UNDECIDED`.
-    pub decision: String,
-    /// The threshold, unless undecided.
-    pub threshold: Option<f32>,
-    /// The score held against it, unless undecided; 0 where nothing was found.
-    pub decision_score: Option<f32>,
-    /// How that score was made, where it is not the similarity of the best match.
-    pub adjustment: Option<String>,
-    /// The operating point, unless undecided.
-    pub operating_point: Option<String>,
-    /// The false accept rate promised or aimed at per search; `None` without one, or undecided.
-    pub target_far: Option<f64>,
-    /// The false reject rate promised per search; `None` without one, or undecided.
-    pub target_frr: Option<f64>,
-    /// The confidence of that; `None` where nothing is promised or aimed at.
-    pub confidence: Option<f64>,
-    /// Whether the false accept rate is promised, and not only aimed at.
-    pub certified: bool,
-    /// Whether the promise covers the gallery's present size.
-    pub within_calibrated_size: bool,
-    /// Why nothing was decided.
-    pub undecided_reason: Option<String>,
-    /// The nearest items: label, id, score, best first.
-    pub matches: Vec<FoundMatch>,
-    /// Id of the decision.
-    pub decision_id: String,
-    /// The gallery's state.
-    pub generation: u64,
-    /// Items in the gallery.
-    pub gallery_items: u64,
-    /// The model's fingerprint.
-    pub model_fingerprint: String,
-    /// The server's time for the request, in seconds.
-    pub server_seconds: f64,
-    /// Of that, decoding and resizing.
-    pub decode_seconds: f64,
-    /// Of that, running the model.
-    pub inference_seconds: f64,
-    /// Of that, searching.
-    pub search_seconds: f64,
-}
-
-/// A deployment, as a client sees it.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct Served {
-    /// The model's name.
-    pub model: String,
-    /// Which of its precisions.
-    pub precision: String,
-    /// Its fingerprint.
-    pub model_fingerprint: String,
-    /// Items in the gallery.
-    pub gallery_items: u64,
-    /// The operating point that decides; empty where none does.
-    pub operating_point: String,
-}
-
-/// What a client asks of a search, beside the image.
-#[derive(Clone, Debug, Default)]
-pub struct Asked {
-    /// Name of the deployment; may be empty where the server has one.
-    pub deployment: String,
-    /// How many matches to return; 0 for ten.
-    pub limit: u32,
-    /// Whether to compare with every item.
-    pub exact: bool,
-    /// Which items may be found; empty for all.
-    pub filter: String,
-    /// Whether to return the best item of each label.
-    pub one_per_label: bool,
-    /// The least similarity of a match that is returned.
-    pub min_score: Option<f32>,
-    /// How long the answer may take; the server is told.
-    pub timeout: Option<Duration>,
-}
-
-/// One match, as a client sees it.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct FoundMatch {
-    /// The item's label.
-    pub label: String,
-    /// The item's id.
-    pub id: String,
-    /// Cosine similarity.
-    pub score: f32,
-    /// What was enrolled with it.
-    pub metadata: std::collections::BTreeMap<String, String>,
 }
 
 impl Client {
@@ -230,70 +141,59 @@ impl Client {
         })
     }
 
-    /// Has the server open what a deployment's path leads to now; gives the fingerprints of the
-    /// models before and after.
+    /// Has the server open what a deployment's path leads to now; gives the deployment before and after.
     ///
     /// # Errors
     /// Whatever the server refuses or fails at; nothing has changed then.
     pub async fn reload(
         &self,
         deployment: &str,
-        undecided_allowed: bool,
-    ) -> Result<[Served; 2], ClientError> {
-        let request = proto::ReloadDeploymentRequest {
+        allow_undecided: bool,
+    ) -> Result<[DeploymentInfo; 2], ClientError> {
+        let request = ReloadDeploymentRequest {
             deployment: deployment.to_owned(),
-            undecided_allowed,
+            allow_undecided,
         };
         let mut server = ServerServiceClient::new(self.channel.clone());
         let answer = server.reload_deployment(request).await;
         let answer = answer.map_err(|status| refused(&status))?.into_inner();
-        Ok([answer.previous, answer.deployment].map(|one| {
-            let one = one.unwrap_or_default();
-            Served {
-                model: one.model_name,
-                precision: one.precision,
-                model_fingerprint: one.model_fingerprint,
-                gallery_items: one.gallery_items,
-                operating_point: one.operating_point_id,
-            }
-        }))
+        Ok([answer.previous, answer.deployment].map(Option::unwrap_or_default))
     }
 
-    /// Searches for an image.
+    /// Has the server open the shadow deployment that the link beside a deployment's path leads to now;
+    /// `None` if nothing is compared.
+    ///
+    /// # Errors
+    /// Whatever the server refuses or fails at; nothing has changed then.
+    pub async fn reload_shadow(&self, deployment: &str) -> Result<Option<ShadowInfo>, ClientError> {
+        let request = ReloadShadowRequest {
+            deployment: deployment.to_owned(),
+        };
+        let mut server = ServerServiceClient::new(self.channel.clone());
+        let answer = server.reload_shadow(request).await;
+        Ok(answer
+            .map_err(|status| refused(&status))?
+            .into_inner()
+            .shadow)
+    }
+
+    /// Searches. The server is told how long the answer may take, if there is a `timeout`.
     ///
     /// # Errors
     /// Whatever the server refuses or fails at.
-    pub async fn search(&self, asked: &Asked, image: Vec<u8>) -> Result<Found, ClientError> {
-        let Asked {
-            deployment,
-            limit,
-            exact,
-            filter,
-            one_per_label,
-            min_score,
-            timeout,
-        } = asked.clone();
-        let request = proto::SearchRequest {
-            deployment,
-            query: Some(proto::search_request::Query::Image(image.into())),
-            limit,
-            exact,
-            filter,
-            one_per_label,
-            min_score,
-            ef: 0,
-        };
+    pub async fn search(
+        &self,
+        request: SearchRequest,
+        timeout: Option<Duration>,
+    ) -> Result<SearchResponse, ClientError> {
         // Without this, an image that is larger than the default could not be sent.
         let mut retrieval = self.retrieval.clone().max_encoding_message_size(usize::MAX);
         let mut request = tonic::Request::new(request);
         if let Some(timeout) = timeout {
             request.set_timeout(timeout);
         }
-        let answer = retrieval
-            .search(request)
-            .await
-            .map_err(|status| refused(&status))?;
-        Ok(found(answer.into_inner()))
+        let answer = retrieval.search(request).await;
+        Ok(answer.map_err(|status| refused(&status))?.into_inner())
     }
 }
 
@@ -330,49 +230,4 @@ pub(super) fn refused(status: &tonic::Status) -> ClientError {
 
 fn innermost(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), innermost)
-}
-
-fn found(answer: proto::SearchResponse) -> Found {
-    let decision = answer.decision();
-    let decided = decision != proto::Decision::Undecided;
-    let basis = answer.basis.unwrap_or_default();
-    let timings = answer.timings.unwrap_or_default();
-    let undecided_reason = (!decided).then(|| {
-        basis
-            .undecided_reason()
-            .as_str_name()
-            .replace("UNDECIDED_REASON_", "")
-    });
-    let known = |share: f64| Some(share).filter(|share| decided && 0.0 < *share);
-    Found {
-        decision: decision.as_str_name().replace("DECISION_", ""),
-        threshold: decided.then_some(basis.threshold),
-        decision_score: decided.then_some(basis.decision_score),
-        adjustment: Some(basis.adjustment.clone()).filter(|how| !how.is_empty()),
-        operating_point: decided.then_some(basis.operating_point_id),
-        target_far: known(basis.target_far),
-        target_frr: known(basis.target_frr),
-        confidence: known(basis.confidence),
-        certified: basis.certified,
-        within_calibrated_size: basis.within_calibrated_size,
-        undecided_reason,
-        matches: answer
-            .matches
-            .into_iter()
-            .map(|one| FoundMatch {
-                label: one.label,
-                id: one.id,
-                score: one.score,
-                metadata: one.metadata.into_iter().collect(),
-            })
-            .collect(),
-        decision_id: answer.decision_id,
-        generation: answer.generation,
-        gallery_items: answer.gallery_items,
-        model_fingerprint: answer.model_fingerprint,
-        server_seconds: timings.total_seconds,
-        decode_seconds: timings.decode_seconds,
-        inference_seconds: timings.inference_seconds,
-        search_seconds: timings.search_seconds,
-    }
 }

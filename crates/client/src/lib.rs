@@ -1,15 +1,19 @@
 //! The gRPC contract of Matchpoint, and a client for it.
 //!
 //! ```
-//! use matchpoint_client::{Asked, Client, ClientError};
+//! use matchpoint_client::proto::SearchRequest;
+//! use matchpoint_client::proto::search_request::Query;
+//! use matchpoint_client::{Client, ClientError};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! match Client::connect("127.0.0.1:9").await {
 //!     Ok(client) => {
-//!         let asked = Asked { deployment: String::new(), limit: 3, ..Asked::default() };
-//!         let found = client.search(&asked, std::fs::read("photograph.jpg")?).await?;
-//!         println!("{}", found.decision);
+//!         let image = std::fs::read("photograph.jpg")?;
+//!         let query = Some(Query::Image(image.into()));
+//!         let request = SearchRequest { query, limit: 3, ..SearchRequest::default() };
+//!         let answer = client.search(request, None).await?;
+//!         println!("{}", answer.decision().name());
 //!     }
 //!     Err(ClientError::Unreachable { address, cause }) => println!("nobody at {address}: {cause}"),
 //!     Err(other) => return Err(other.into()),
@@ -22,16 +26,10 @@
 
 #![forbid(unsafe_code)]
 
-mod audit;
 mod connection;
-mod drift;
+mod enum_names;
+mod ground_truth;
+mod monitoring;
 pub mod proto;
-mod shadow;
 
-pub use audit::{CanariesFound, Decided, DecisionFound, QueueAsked, Said, Told, TruthReport};
-pub use connection::{Asked, Client, ClientError, Fault, Found, Served};
-pub use drift::{
-    DriftFound, EvidenceFound, FindingFound, GroupFound, RateFound, RatesAtFound,
-    RecalibrationFound, ResetFound,
-};
-pub use shadow::{Candidate, Disagreed, ShadowCounted, ShadowFound, Side};
+pub use connection::{Client, ClientError, Fault};

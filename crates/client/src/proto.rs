@@ -5,6 +5,7 @@
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
     clippy::doc_markdown,
+    clippy::large_enum_variant,
     clippy::missing_errors_doc,
     clippy::struct_excessive_bools,
     clippy::too_many_lines,

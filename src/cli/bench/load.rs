@@ -19,7 +19,9 @@ use tokio::time::Instant;
 use super::speed::{Speed, machine};
 use crate::cli::exit::{Exit, fail};
 use crate::cli::output::{Output, percent, table};
-use matchpoint_client::{Asked, Client, ClientError};
+use matchpoint_client::proto::SearchRequest;
+use matchpoint_client::proto::search_request::Query;
+use matchpoint_client::{Client, ClientError};
 
 /// Open loop: searches are sent when they are due, also where earlier ones have no answer yet, and
 /// each is timed from the moment when it was due. So a server that stalls is charged for the wait, as
@@ -143,11 +145,8 @@ impl Load {
         let target = Target {
             clients,
             images,
-            asked: Asked {
-                deployment: self.deployment.clone(),
-                timeout: Some(Duration::from_millis(self.deadline_ms)),
-                ..Asked::default()
-            },
+            deployment: self.deployment.clone(),
+            timeout: Duration::from_millis(self.deadline_ms),
         };
         let target = Arc::new(target);
         // Whatever is wrong with all of them is said once, before anything is measured.
@@ -191,7 +190,8 @@ impl Load {
 struct Target {
     clients: Vec<Client>,
     images: Vec<Vec<u8>>,
-    asked: Asked,
+    deployment: String,
+    timeout: Duration,
 }
 
 impl Target {
@@ -201,7 +201,12 @@ impl Target {
         let Some((image, client)) = image.zip(client) else {
             return Ok(());
         };
-        client.search(&self.asked, image.clone()).await.map(drop)
+        let request = SearchRequest {
+            deployment: self.deployment.clone(),
+            query: Some(Query::Image(image.clone().into())),
+            ..SearchRequest::default()
+        };
+        client.search(request, Some(self.timeout)).await.map(drop)
     }
 }
 

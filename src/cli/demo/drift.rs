@@ -25,7 +25,11 @@ use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::monitoring::indicators::shift;
 use matchpoint_calibration::monitoring::strata::{Inclusion, Strata};
 use matchpoint_calibration::policy::CalibrationTarget;
-use matchpoint_client::{Client, DriftFound, EvidenceFound, RateFound, Told, TruthReport};
+use matchpoint_client::Client;
+use matchpoint_client::proto::search_request::Query;
+use matchpoint_client::proto::{
+    Annotation, AuditedRate, Decision, Evidence, GetDriftResponse, GroundTruth, SearchRequest,
+};
 
 /// Searches of a chapter.
 const SEARCHES: usize = 240;
@@ -89,7 +93,7 @@ pub(super) struct Chapter {
     accept_share: f64,
     /// Population stability index of the scores, against the first chapter.
     psi: f64,
-    drift: DriftFound,
+    drift: GetDriftResponse,
 }
 
 /// The pictures that searches are drawn from.
@@ -187,9 +191,9 @@ impl Story<'_> {
     async fn pool(&self, client: &Client) -> anyhow::Result<Pool> {
         let gallery = Sources::read(&self.examples.join("gallery.csv"), Purpose::Enrol)?;
         // Under a filter, which here lets everything pass: such searches are in no rate.
-        let apart = matchpoint_client::Asked {
+        let apart = |image| SearchRequest {
             filter: "label != nothing".to_owned(),
-            ..asked()
+            ..request(image)
         };
         let mut pool = Pool {
             known: Vec::new(),
@@ -199,10 +203,11 @@ impl Story<'_> {
         for file in ["calibrate.csv", "evaluate.csv"] {
             for source in Sources::read(&self.examples.join(file), Purpose::Search)?.items {
                 let known = gallery.items.iter().any(|item| item.label == source.label);
-                let found = client.search(&apart, std::fs::read(&source.path)?).await?;
+                let request = apart(std::fs::read(&source.path)?);
+                let found = client.search(request, None).await?;
                 if known {
                     pool.known.push(source);
-                } else if found.decision == "ACCEPT" {
+                } else if found.decision() == Decision::Accept {
                     pool.look_alikes.push(source);
                 } else {
                     pool.strangers.push(source);
@@ -231,23 +236,22 @@ impl Story<'_> {
                 let message = "the sample lacks pictures of a kind; was it changed?";
                 return Err(fail(Exit::Internal, message));
             };
-            let found = client
-                .search(&asked(), std::fs::read(&source.path)?)
-                .await?;
-            accepted += u32::from(found.decision == "ACCEPT");
+            let image = std::fs::read(&source.path)?;
+            let found = client.search(request(image), None).await?;
+            accepted += u32::from(found.decision() == Decision::Accept);
             let score = found.matches.first().map_or(0.0, |best| best.score);
             let bin = (1..BINS).take_while(|bin| edge(*bin) <= score).count();
             if let Some(count) = scores.get_mut(bin) {
                 *count += 1;
             }
-            reports.push(TruthReport {
-                unasked: false,
+            reports.push(Annotation {
                 decision_id: found.decision_id,
-                told,
-                said_by: "demo".to_owned(),
+                ground_truth: Some(told),
+                annotator: "demo".to_owned(),
+                ..Annotation::default()
             });
         }
-        for refused in client.report_truths(NAME, reports).await? {
+        for refused in client.annotate(NAME, reports).await? {
             refused.map_err(|reason| fail(Exit::Internal, reason))?;
         }
         let psi = shift(
@@ -319,11 +323,12 @@ impl Story<'_> {
     }
 }
 
-fn asked() -> matchpoint_client::Asked {
-    matchpoint_client::Asked {
+fn request(image: Vec<u8>) -> SearchRequest {
+    SearchRequest {
         deployment: NAME.to_owned(),
+        query: Some(Query::Image(image.into())),
         limit: 2,
-        ..matchpoint_client::Asked::default()
+        ..SearchRequest::default()
     }
 }
 
@@ -336,7 +341,7 @@ fn edge(bin: usize) -> f32 {
 
 fn told(chapter: &Chapter) -> String {
     let drift = &chapter.drift;
-    let alarm = |evidence: Option<EvidenceFound>, recent: Option<RateFound>| {
+    let alarm = |evidence: Option<Evidence>, recent: Option<AuditedRate>| {
         let Some(evidence) = evidence.filter(|evidence| evidence.alarm) else {
             return "no alarm";
         };
@@ -390,7 +395,11 @@ impl Draws {
     }
 
     /// A picture of this traffic, and what it shows.
-    fn search<'a>(&mut self, traffic: &Traffic, pool: &'a Pool) -> Option<(&'a Source, Told)> {
+    fn search<'a>(
+        &mut self,
+        traffic: &Traffic,
+        pool: &'a Pool,
+    ) -> Option<(&'a Source, GroundTruth)> {
         let known = traffic.strangers <= self.below(10);
         let from = if known {
             &pool.known
@@ -407,9 +416,9 @@ impl Draws {
         let drawn = usize::try_from(self.below(fit.len() as u64)).unwrap_or(0);
         let source = fit.get(drawn).copied()?;
         let told = if known {
-            Told::Label(source.label.clone())
+            GroundTruth::label(source.label.clone())
         } else {
-            Told::NotEnrolled
+            GroundTruth::stranger(String::new())
         };
         Some((source, told))
     }

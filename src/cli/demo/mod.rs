@@ -31,7 +31,9 @@ use matchpoint_calibration::operating_point::Content;
 use matchpoint_calibration::policy::CalibrationTarget;
 use matchpoint_calibration::rates::Rate;
 use matchpoint_calibration::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top, Trials};
-use matchpoint_client::{Client, Found};
+use matchpoint_client::Client;
+use matchpoint_client::proto::search_request::Query;
+use matchpoint_client::proto::{self, SearchRequest, SearchResponse};
 use matchpoint_gallery::error::GalleryError;
 use matchpoint_gallery::params::IndexParams;
 use matchpoint_gallery::{Access, Gallery};
@@ -368,17 +370,18 @@ impl Story<'_> {
         );
         let sources = Sources::read(&self.examples.join("evaluate.csv"), Purpose::Search)?;
         let gallery = Sources::read(&self.examples.join("gallery.csv"), Purpose::Enrol)?;
-        let search = matchpoint_client::Asked {
+        let request = |image: Vec<u8>| SearchRequest {
             deployment: NAME.to_owned(),
+            query: Some(Query::Image(image.into())),
             limit: 1,
-            ..matchpoint_client::Asked::default()
+            ..SearchRequest::default()
         };
         let mut asked = Asked::default();
         let mut shown = Shown::default();
         for source in sources.items {
             let known = gallery.items.iter().any(|item| item.label == source.label);
             let image = std::fs::read(&source.path)?;
-            match client.search(&search, image).await {
+            match client.search(request(image), None).await {
                 Ok(found) => {
                     let kind = asked.count(&source, known, &found);
                     if shown.wants(kind) {
@@ -457,7 +460,7 @@ struct Asked {
 
 impl Asked {
     /// Counts an answer, and says in words what became of the query.
-    fn count(&mut self, source: &Source, known: bool, found: &Found) -> &'static str {
+    fn count(&mut self, source: &Source, known: bool, found: &SearchResponse) -> &'static str {
         let best = found.matches.first();
         let score = best.and_then(|best| Similarity::new(best.score));
         let right = best.is_some_and(|best| best.label == source.label);
@@ -478,16 +481,24 @@ impl Asked {
             });
         }
         let counts = &mut self.counts;
-        let (counter, kind) = match (found.decision.as_str(), known, right) {
-            ("ACCEPT", true, true) => (&mut counts.known_accepted, "rightly accepted"),
-            ("ACCEPT", true, false) => (
+        let (counter, kind) = match (found.decision(), known, right) {
+            (proto::Decision::Accept, true, true) => {
+                (&mut counts.known_accepted, "rightly accepted")
+            }
+            (proto::Decision::Accept, true, false) => (
                 &mut counts.known_accepted_wrong_label,
                 "accepted with a WRONG label",
             ),
-            ("ACCEPT", false, _) => (&mut counts.strangers_accepted, "WRONGLY accepted"),
-            ("REJECT", true, _) => (&mut counts.known_rejected, "WRONGLY rejected"),
-            ("REJECT", false, _) => (&mut counts.strangers_rejected, "rightly rejected"),
-            _ => (&mut counts.undecided, "undecided"),
+            (proto::Decision::Accept, false, _) => {
+                (&mut counts.strangers_accepted, "WRONGLY accepted")
+            }
+            (proto::Decision::Reject, true, _) => (&mut counts.known_rejected, "WRONGLY rejected"),
+            (proto::Decision::Reject, false, _) => {
+                (&mut counts.strangers_rejected, "rightly rejected")
+            }
+            (proto::Decision::Undecided | proto::Decision::Unspecified, _, _) => {
+                (&mut counts.undecided, "undecided")
+            }
         };
         *counter += 1;
         kind

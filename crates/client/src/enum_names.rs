@@ -1,0 +1,34 @@
+//! The names of enum values without their enum's prefix, as text and JSON have them.
+
+use serde::Serializer;
+
+use super::proto::{AnnotationKind, Decision, LabelAgreement, UndecidedReason, Verdict};
+
+/// Gives an enum `name()`, and a function that serialises its number as that name.
+macro_rules! named {
+    ($($enum:ident $function:ident $prefix:literal $meaning:literal;)*) => { $(
+        impl $enum {
+            #[doc = $meaning]
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                let name = self.as_str_name();
+                name.strip_prefix($prefix).unwrap_or(name)
+            }
+        }
+
+        pub(crate) fn $function<S: Serializer>(number: &i32, to: S) -> Result<S::Ok, S::Error> {
+            match $enum::try_from(*number) {
+                Ok($enum::Unspecified) | Err(_) => to.serialize_none(),
+                Ok(known) => to.serialize_some(known.name()),
+            }
+        }
+    )* };
+}
+
+named! {
+    AnnotationKind annotation_kind "ANNOTATION_KIND_" "`AUDIT` or `FEEDBACK`.";
+    Decision decision "DECISION_" "`ACCEPT`, `REJECT` or `UNDECIDED`.";
+    LabelAgreement label_agreement "LABEL_AGREEMENT_" "`SAME`, `OTHER`, `MISSING` or `NOTHING`.";
+    UndecidedReason undecided_reason "UNDECIDED_REASON_" "Such as `OPERATING_POINT_MISSING`.";
+    Verdict verdict "VERDICT_" "`KEPT`, `NOTE`, `UNKNOWN`, `WARNING` or `BROKEN`.";
+}
