@@ -6,8 +6,11 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod deployment;
+pub mod files;
 pub mod journal;
+pub mod monitor;
 pub mod server;
 pub mod telemetry;

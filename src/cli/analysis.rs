@@ -52,8 +52,7 @@ impl Subject<'_> {
     }
 
     pub(super) fn refused(&self, refusal: &Refusal) -> ReportContents {
-        self.outline(&crate::deployment::now_rfc_3339())
-            .refused(refusal)
+        self.outline(&crate::clock::now_rfc_3339()).refused(refusal)
     }
 
     /// The threshold that the same rule gives where no score is adjusted.

@@ -8,7 +8,7 @@ use anyhow::Context;
 use super::audit::Where;
 use super::exit::Exit;
 use super::output::{Output, percent, wrapped};
-use crate::deployment::{now_rfc_3339, rfc_3339};
+use crate::clock::{now_rfc_3339, rfc_3339};
 use crate::telemetry::escaped;
 use matchpoint_client::Client;
 use matchpoint_client::proto::{

@@ -4,7 +4,10 @@ use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use crate::config::Mistakes;
-use crate::deployment::{ArchiveError, DeploymentError, JournalError};
+use crate::deployment::{ArchiveError, DeploymentError};
+use crate::files::FileError;
+use crate::journal::error::JournalError;
+use crate::monitor::MonitorError;
 use crate::server::ServeError;
 use crate::telemetry::TelemetryError;
 use matchpoint_arrays::ArraysError;
@@ -105,6 +108,9 @@ impl Exit {
         if let Some(error) = error.downcast_ref::<DeploymentError>() {
             return Some(Self::of_deployment(error));
         }
+        if let Some(error) = error.downcast_ref::<MonitorError>() {
+            return Some(Self::of_monitor(error));
+        }
         if let Some(error) = error.downcast_ref::<CalibrationError>() {
             return Some(Self::of_calibration(error));
         }
@@ -180,11 +186,7 @@ impl Exit {
             | DeploymentError::OperatingPointNotFound { .. }
             | DeploymentError::NothingToRollBackTo
             | DeploymentError::ImageNotKept { .. }
-            | DeploymentError::JournalOff
-            | DeploymentError::NothingDecides
             | DeploymentError::NothingWouldDecide { .. }
-            | DeploymentError::TooManyResets { .. }
-            | DeploymentError::DecisionNotFound { .. }
             | DeploymentError::RecordingMissing { .. } => Self::NoInput,
             DeploymentError::Calibration(error) => Self::of_calibration(error),
             DeploymentError::Analysis(AnalysisError::Calibration(error)) => {
@@ -215,8 +217,28 @@ impl Exit {
             DeploymentError::Runtime(_) => Self::Configuration,
             DeploymentError::ModelFailed { .. } | DeploymentError::Broken { .. } => Self::Internal,
             DeploymentError::Gallery(error) => Self::of_gallery(error),
-            DeploymentError::Journal(error) => Self::of_journal(error),
-            DeploymentError::Monitoring(_) => Self::BadData,
+            DeploymentError::Monitor(error) => Self::of_monitor(error),
+        }
+    }
+
+    fn of_monitor(error: &MonitorError) -> Self {
+        match error {
+            MonitorError::GalleryMismatch { .. } => Self::Mismatch,
+            MonitorError::NoImagesKept { .. }
+            | MonitorError::JournalOff
+            | MonitorError::NoActivePoint
+            | MonitorError::TooManyResets { .. }
+            | MonitorError::DecisionNotFound { .. } => Self::NoInput,
+            MonitorError::Argument { .. } => Self::Usage,
+            MonitorError::File(FileError::Damaged { .. })
+            | MonitorError::Image(_)
+            | MonitorError::Monitoring(_) => Self::BadData,
+            MonitorError::File(FileError::Io { .. }) => Self::Io,
+            MonitorError::File(FileError::Content { .. }) | MonitorError::Thread { .. } => {
+                Self::Internal
+            }
+            MonitorError::Gallery(error) => Self::of_gallery(error),
+            MonitorError::Journal(error) => Self::of_journal(error),
         }
     }
 

@@ -12,8 +12,10 @@ use serde::Serialize;
 use super::exit::{Exit, fail};
 use super::image_ending::ending;
 use super::output::Output;
-use crate::deployment::{
-    LabelKind, LabelledDecision, Row, Shown, Truth, labelled_sample, recorded_decisions,
+use crate::deployment::Folder;
+use crate::journal::entry::{LabelKind, Row, Truth};
+use crate::monitor::{
+    LabelledDecision, MonitorError, QueryContent, labelled_sample, recorded_decisions,
 };
 use matchpoint_calibration::strangers::unnamed_label;
 
@@ -124,7 +126,10 @@ impl Export {
             rows: Vec::new(),
         };
         let mut failed = None;
-        let plain = labelled_sample(&self.deployment, self.times(), |decision| {
+        let opened = Folder::open(&self.deployment)?;
+        let point = opened.record().active_operating_point.as_deref();
+        let point = point.ok_or(MonitorError::NoActivePoint)?;
+        let plain = labelled_sample(&self.deployment, point, self.times(), |decision| {
             failed = sample.add(folder, &decision).err();
             failed.is_none()
         })?;
@@ -176,17 +181,17 @@ impl Sample {
         let path = format!("{PICTURES}/{id}.{}", ending(image));
         fs::write(folder.join(&path), image)?;
         let label = match &decision.shown {
-            Shown::Label(label) => {
+            QueryContent::Label(label) => {
                 self.enrolled += 1;
                 self.labels.insert(label.clone());
                 label.clone()
             }
-            Shown::Named(name) => {
+            QueryContent::Named(name) => {
                 self.strangers += 1;
                 self.names.insert(name.clone());
                 name.clone()
             }
-            Shown::Unnamed => {
+            QueryContent::Unnamed => {
                 self.strangers += 1;
                 self.unnamed += 1;
                 unnamed_label(&id)

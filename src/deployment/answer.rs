@@ -9,7 +9,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::DeploymentError;
-use super::files::open_file;
+use crate::files::open_file;
 use crate::telemetry;
 use matchpoint_calibration::adjustment::{Adjuster, ComparedPair};
 use matchpoint_calibration::certify::TargetFar;
@@ -107,7 +107,7 @@ pub type Hit = GalleryMatch;
 #[derive(Clone, Debug)]
 pub enum Standing {
     /// A valid operating point, and what adjusts scores for it.
-    Valid(Box<OperatingPoint>, Option<Box<Adjuster>>),
+    Valid(Arc<OperatingPoint>, Option<Box<Adjuster>>),
     /// None is active.
     Missing,
     /// One is active that was calibrated with something else.
@@ -206,6 +206,14 @@ impl Standing {
     pub fn valid(&self) -> Option<&OperatingPoint> {
         match self {
             Self::Valid(point, _) => Some(point),
+            Self::Missing | Self::Mismatch(_) | Self::Unreadable(_) => None,
+        }
+    }
+
+    /// As [`ActivePoint::valid`], shared.
+    pub(super) fn shared(&self) -> Option<Arc<OperatingPoint>> {
+        match self {
+            Self::Valid(point, _) => Some(Arc::clone(point)),
             Self::Missing | Self::Mismatch(_) | Self::Unreadable(_) => None,
         }
     }

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::archive::{self, ArchiveError, Contents, Entry};
-use super::files::hex;
 use super::folder::{COHORTS, OPERATING_POINTS, RECORD_FILE, RECORDINGS};
 use super::temporary::TemporaryFolder;
 use super::{DeploymentError, Folder, ModelReference};
+use crate::files::hex;
 use matchpoint_calibration::adjustment::Adjustment;
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_gallery::params::IndexParams;

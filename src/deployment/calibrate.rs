@@ -1,9 +1,9 @@
 //! From gathered searches to an operating point of this deployment.
 
 use super::calibrated::Calibrated;
-use super::clock::now_rfc_3339;
 use super::remedy::{self, Remedied, RemedyChoice};
 use super::{Deployment, DeploymentError, Gathered, IndexCheck};
+use crate::clock::now_rfc_3339;
 use matchpoint_calibration::CalibrationError;
 use matchpoint_calibration::analysis::strangers::UnnamedStrangers;
 use matchpoint_calibration::growth::{Growth, ahead_of_growth};

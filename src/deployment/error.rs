@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::ArchiveError;
-use crate::journal::error::JournalError;
+use crate::files::FileError;
+use crate::monitor::MonitorError;
 use matchpoint_calibration::CalibrationError;
 use matchpoint_calibration::analysis::AnalysisError;
-use matchpoint_calibration::monitoring::MonitoringError;
 use matchpoint_calibration::refusal::Mismatch;
 use matchpoint_embed::job::PoolError;
 use matchpoint_embed::pixels::PixelsError;
@@ -230,18 +230,9 @@ pub enum DeploymentError {
     /// The gallery refused or failed.
     #[error(transparent)]
     Gallery(#[from] GalleryError),
-    /// The log of decisions refused or failed.
+    /// What watches the promise refused or failed.
     #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// What was recorded cannot be evaluated.
-    #[error(transparent)]
-    Monitoring(#[from] MonitoringError),
-    /// Decisions are not recorded.
-    #[error("decisions are not recorded here; set journal to on")]
-    JournalOff,
-    /// There is no promise to look at.
-    #[error("no operating point decides here; choose one first")]
-    NothingDecides,
+    Monitor(#[from] MonitorError),
     /// What would be served in place of something that decides cannot decide.
     #[error(
         "every decision would be UNDECIDED: it has no valid operating point ({problem}); calibrate it first, or \
@@ -250,22 +241,6 @@ pub enum DeploymentError {
     NothingWouldDecide {
         /// Why none is valid.
         problem: String,
-    },
-    /// Evidence that is begun anew for ever says nothing.
-    #[error(
-        "the evidence of this operating point was begun anew {limit} times, which is the most; calibrate, which begins anew by itself"
-    )]
-    TooManyResets {
-        /// How often it may be.
-        limit: usize,
-    },
-    /// No decision of this id.
-    #[error(
-        "there is no decision `{id}` in the journal: it belongs to another deployment, is too old, or was not recorded"
-    )]
-    DecisionNotFound {
-        /// The id.
-        id: String,
     },
     /// The model cannot be used.
     #[error(transparent)]
@@ -289,6 +264,16 @@ impl DeploymentError {
         Self::Io {
             path: path.to_owned(),
             cause: cause.to_string(),
+        }
+    }
+}
+
+impl From<FileError> for DeploymentError {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Io { path, cause } => Self::Io { path, cause },
+            FileError::Damaged { path, problem } => Self::Damaged { path, problem },
+            FileError::Content { reason } => Self::Broken { reason },
         }
     }
 }

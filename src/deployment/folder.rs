@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 
 use super::DeploymentError;
 use super::calibrated::Calibrated;
-use super::clock::now_rfc_3339;
-use super::files::{hex, open_file, read_file, replace_file};
+use crate::clock::now_rfc_3339;
+use crate::files::{hex, open_file, read_file, replace_file};
 use matchpoint_calibration::CalibrationError;
 use matchpoint_calibration::adjustment::{Adjuster, Adjustment};
 use matchpoint_calibration::cohort::Cohort;
@@ -23,8 +23,6 @@ use matchpoint_calibration::recording::Recording;
 /// Version of the folder's layout that this build writes and reads.
 const FORMAT: u32 = 1;
 pub(super) const RECORD_FILE: &str = "deployment.json";
-/// Every decision.
-pub(super) const JOURNAL_FILE: &str = "decisions.db";
 pub(super) const OPERATING_POINTS: &str = "operating-points";
 /// The searches that each operating point was made from, by its id.
 pub(super) const RECORDINGS: &str = "recordings";
@@ -308,7 +306,7 @@ impl Folder {
         replace_file(&path, &json)?;
         let path = self.operating_point_file(point.id());
         let json = point.to_json().map_err(|cause| unwritable(&path, &cause))?;
-        replace_file(&path, json.as_bytes())
+        Ok(replace_file(&path, json.as_bytes())?)
     }
 
     /// Keeps a cohort under its digest.
@@ -317,7 +315,7 @@ impl Folder {
         fs::create_dir_all(&folder).map_err(|cause| DeploymentError::io(&folder, &cause))?;
         let digest = cohort.digest()?;
         let path = self.cohort_file(&digest);
-        replace_file(&path, &cohort.to_bytes()?)
+        Ok(replace_file(&path, &cohort.to_bytes()?)?)
     }
 
     /// What adjusts scores for an operating point; `None` where the similarity is held against its
@@ -488,7 +486,7 @@ impl Folder {
                 path: path.to_owned(),
                 problem: cause.to_string(),
             })?;
-        replace_file(path, &text)
+        Ok(replace_file(path, &text)?)
     }
 }
 

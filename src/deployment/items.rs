@@ -110,9 +110,7 @@ impl Deployment {
     }
 
     fn label_changed(&self, label: &str, generation: u64, enrolled: bool) {
-        if let Some(monitor) = self.monitor.get() {
-            monitor.label_changed(label, generation, enrolled);
-        }
+        self.monitor.label_changed(label, generation, enrolled);
     }
 
     /// Takes down that a label left with an item that was removed, where no other has it.

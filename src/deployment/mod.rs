@@ -1,73 +1,44 @@
 //! The deep module: a gallery, the model that embeds it, and the operating point that decides.
 
-mod alarms;
 mod answer;
 mod archive;
-mod audited;
 mod backup;
-mod beside;
-mod budget;
 mod calibrate;
 mod calibrated;
-mod canary;
-mod canary_list;
-mod canary_round;
-mod clock;
-mod design;
-mod enrolment;
 mod error;
-mod files;
 mod folder;
 mod gather;
 mod items;
-mod labelling;
 mod material;
 mod models;
-mod monitor;
+mod observed;
 mod open;
 mod points;
 mod remedy;
-mod resets;
-mod sample;
 mod search;
-mod service;
 mod shadow;
-mod shadow_report;
-mod shift;
 mod temporary;
 mod upkeep;
 mod writer;
 
-pub use crate::journal::entry::{DecisionId, Label, LabelKind, Reported, Row, Truth};
-pub use crate::journal::error::JournalError;
-pub use crate::journal::read::QueueRequest;
 pub use answer::{
     Basis, Enrolment, Hit, ImageAt, ProbeRequest, ProbeSource, Probed, Query, Reference,
     SearchAnswer, SearchOptions, Standing, Timings, Undecided, VerifyAnswer, read_image,
 };
 pub use archive::ArchiveError;
-pub use audited::recorded_decisions;
 pub use backup::{PlaceOfModel, Progress, SnapshotReport, check_snapshot, restore};
 pub use calibrate::{Assured, CalibrationSettings};
 pub use calibrated::Calibrated;
-pub use canary_list::{CANARIES_MAX, CANARIES_PER_ITEM, CanariesSet, NewCanary, set_canaries};
-pub use canary_round::CanaryRound;
-pub use clock::{now_rfc_3339, rfc_3339};
 pub use error::{DeploymentError, Unembeddable};
 pub use folder::{Folder, ModelReference, Record};
 pub use gather::{Copied, Gathered, IndexCheck, LabelledQuery, NearCopied, Repeated};
 pub use items::NewItem;
-pub use labelling::{Recorded, Told, TruthReport};
-pub use matchpoint_calibration::analysis::remedy::Remedy;
 pub use material::{MaterialSets, material_sets};
 pub use models::{LoadedModel, Models};
+pub use observed::set_canaries;
 pub use open::{Deployment, OpenOptions, index_binding};
 pub use points::{Activation, Comparison, compare_points, created};
 pub use remedy::RemedyChoice;
-pub use resets::Reset;
-pub use sample::{LabelledDecision, Shown, labelled_sample};
-pub use service::InService;
 pub use shadow::shadow_link;
-pub use shadow_report::{Disagreement, Outcome, SHADOW_LATEST_MAX, ShadowAbout, ShadowReport};
 pub use temporary::TemporaryFile;
 pub use upkeep::{Found, missed};

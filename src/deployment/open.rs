@@ -1,22 +1,21 @@
 //! An open deployment: what belongs together, and is refused where it does not.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 
 use super::DeploymentError;
 use super::answer::Standing;
 use super::backup::{Progress, SnapshotReport};
-use super::beside::Beside;
-use super::canary_round::CanaryRound;
 use super::folder::{Folder, ModelReference, check_name};
 use super::models::{LoadedModel, Models};
-use super::monitor::Monitor;
+use super::observed::ObservedDeployment;
+use super::shadow::ShadowQuery;
 use super::upkeep::Upkeep;
 use super::writer::Writer;
 use crate::config::MonitoringConfig;
+use crate::monitor::{Monitor, ShadowRunner};
 use matchpoint_calibration::operating_point::{Binding, Metric};
 use matchpoint_embed::pixels::ImageLimits;
 use matchpoint_gallery::error::GalleryError;
@@ -38,14 +37,9 @@ pub struct Deployment {
     pub(super) writer: Option<Writer>,
     /// Not there before [`Deployment::keep_up`].
     pub(super) upkeep: OnceLock<Upkeep>,
-    /// Not there before [`Deployment::keep_up`], nor where decisions are not recorded.
-    pub(super) monitor: OnceLock<Monitor>,
-    /// The latest round of canaries.
-    pub(super) canaries: ArcSwapOption<CanaryRound>,
-    /// Whether a round of them is under way.
-    pub(super) replaying: AtomicBool,
+    pub(super) monitor: Monitor,
     /// A candidate that is compared with it.
-    pub(super) beside: Beside,
+    pub(super) shadow: ShadowRunner<ShadowQuery>,
     pub(super) standing: Arc<ArcSwap<Standing>>,
 }
 
@@ -128,18 +122,23 @@ impl Deployment {
             Access::ReadWrite => Some(Writer::start(Arc::clone(&gallery))?),
             Access::ReadOnly => None,
         };
+        let standing = Arc::new(ArcSwap::from_pointee(Standing::Missing));
+        let observed = ObservedDeployment {
+            name: name.clone(),
+            folder: folder.path().to_owned(),
+            gallery: Arc::clone(&gallery),
+            standing: Arc::clone(&standing),
+        };
         let deployment = Self {
             name,
             upkeep: OnceLock::new(),
-            monitor: OnceLock::new(),
-            canaries: ArcSwapOption::empty(),
-            replaying: AtomicBool::new(false),
-            beside: Beside::default(),
+            monitor: Monitor::new(Arc::new(observed)),
+            shadow: ShadowRunner::default(),
             loaded,
             limits: models.limits(),
             index: index_binding(params),
             writer,
-            standing: Arc::new(ArcSwap::from_pointee(Standing::Missing)),
+            standing,
             gallery,
             folder: Mutex::new(folder),
         };
@@ -164,13 +163,14 @@ impl Deployment {
         let upkeep = Upkeep::start(&self.name, Arc::clone(&self.gallery), stop)?;
         // Where there is one already, the second ends here.
         drop(self.upkeep.set(upkeep));
-        if monitoring.journal {
-            let folder = self.folder().path().to_owned();
-            let (gallery, standing) = (Arc::clone(&self.gallery), Arc::clone(&self.standing));
-            let monitor = Monitor::start(&self.name, &folder, monitoring, gallery, standing)?;
-            drop(self.monitor.set(monitor));
-        }
+        self.monitor.start(monitoring)?;
         Ok(())
+    }
+
+    /// What watches whether it keeps its promise.
+    #[must_use]
+    pub fn monitor(&self) -> &Monitor {
+        &self.monitor
     }
 
     /// The name it is served under.
@@ -255,10 +255,6 @@ impl Deployment {
             DeploymentError::Gallery(GalleryError::ReadOnly { path })
         };
         self.writer.as_ref().ok_or_else(read_only)
-    }
-
-    pub(super) fn monitor(&self) -> Result<&Monitor, DeploymentError> {
-        self.monitor.get().ok_or(DeploymentError::JournalOff)
     }
 
     pub(super) fn folder(&self) -> MutexGuard<'_, Folder> {

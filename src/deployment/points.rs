@@ -219,7 +219,7 @@ impl Deployment {
     ) -> Activation {
         let adjuster = adjuster.map(Box::new);
         self.standing
-            .store(Arc::new(Standing::Valid(Box::new(point.clone()), adjuster)));
+            .store(Arc::new(Standing::Valid(Arc::new(point.clone()), adjuster)));
         self.publish_standing(
             previous
                 .as_deref()
@@ -240,7 +240,7 @@ impl Deployment {
             Ok(None) => Standing::Missing,
             Ok(Some(point)) => match point.check_binding(&self.binding()) {
                 Ok(()) => match folder.adjuster(&point) {
-                    Ok(adjuster) => Standing::Valid(Box::new(point), adjuster.map(Box::new)),
+                    Ok(adjuster) => Standing::Valid(Arc::new(point), adjuster.map(Box::new)),
                     Err(error) => Standing::Unreadable(error.to_string()),
                 },
                 Err(mismatch) => Standing::Mismatch(mismatch),
@@ -273,17 +273,13 @@ impl Deployment {
         let (before, now) = (earlier.standing.load(), self.standing.load());
         let before = before.valid().map(OperatingPoint::id);
         let now = now.valid().map(OperatingPoint::id);
-        if let Some(monitor) = earlier.monitor.get() {
-            monitor.end();
-        }
+        earlier.monitor.end();
         // Pictures of another folder, also where the operating point is the same.
-        if let Some(round) = earlier.canaries() {
+        if let Some(round) = earlier.monitor.latest_canaries() {
             telemetry::canaries_ended(&self.name, &round.operating_point);
         }
         self.publish_standing(before.filter(|before| Some(*before) != now));
-        if let Some(monitor) = self.monitor.get() {
-            monitor.look_again();
-        }
+        self.monitor.evaluate_soon();
     }
 
     fn metric_labels(&self) -> telemetry::DeploymentLabels<'_> {

@@ -8,12 +8,12 @@ use super::answer::{
     Reference, SearchAnswer, SearchOptions, Timings, ToEnrol, VerifyAnswer, compare,
     embed_measured, embed_query, search_snapshot,
 };
-use super::monitor::{Made, Monitor};
 use super::open::Deployment;
-use super::shadow_report::Outcome;
+use super::shadow::{ShadowQuery, shadow_decision};
 use super::upkeep::Upkeep;
 use super::{DeploymentError, Unembeddable};
 use crate::journal::entry::{DecisionId, Source};
+use crate::monitor::{DecisionRecord, MatchRecord, ShadowTicket};
 use crate::telemetry;
 use matchpoint_embed::caller::Caller;
 use matchpoint_embed::job::{JobKind, PoolWorker};
@@ -56,9 +56,8 @@ impl Deployment {
         let (searched, judge) = (Arc::clone(&snapshot), Arc::clone(&standing));
         let filtered = options.filter.is_some();
         let checks = self.upkeep.get().map(Upkeep::checks);
-        let keeps = self.monitor.get().is_some_and(Monitor::keeps_images);
-        let image = probe.kept(keeps);
-        let ticket = live.then(|| self.beside.ticket(&probe, &options, &self.loaded.pool));
+        let image = probe.kept(self.monitor.keeps_images());
+        let ticket = live.then(|| self.shadow_ticket(&probe, &options));
         let ((hits, best, held, norm), timings) = self
             .work(job, move |worker, limits, timings| {
                 let query = probe.read(limits)?;
@@ -96,23 +95,24 @@ impl Deployment {
                 telemetry::feature_measured(&self.name, norm);
             }
         }
-        if let Some(monitor) = self.monitor.get() {
-            let made = Made {
-                id,
-                decision: answer.decision,
-                standing: &standing,
-                generation: answer.generation,
-                gallery_items: answer.gallery_items,
-                best: best.as_ref().map(|(best, margin)| (best, *margin)),
-                held,
-                filtered,
-                image,
-            };
-            monitor.record(made, source);
-        }
+        self.monitor.record(DecisionRecord {
+            id,
+            decision: answer.decision,
+            point: standing.valid(),
+            generation: answer.generation,
+            gallery_items: answer.gallery_items,
+            best: best.as_ref().map(|(found, margin)| MatchRecord {
+                found,
+                margin: *margin,
+            }),
+            decision_score: held,
+            filtered,
+            image,
+            source,
+        });
         if let Some(ticket) = ticket.flatten() {
             let best = best.as_ref().map(|(best, _)| best);
-            ticket.offer(id, Outcome::new(&standing, best, held));
+            ticket.offer(id, shadow_decision(&standing, best, held));
         }
         Ok(answer)
     }
@@ -170,20 +170,18 @@ impl Deployment {
         };
         // Its score says nothing of what searches find, so it stays out of their histogram.
         self.count(answer.decision.as_str(), &answer.basis, None);
-        if let Some(monitor) = self.monitor.get() {
-            let made = Made {
-                id,
-                decision: answer.decision,
-                standing: &standing,
-                generation: answer.generation,
-                gallery_items: snapshot.len(),
-                best: None,
-                held,
-                filtered: false,
-                image: None,
-            };
-            monitor.record(made, Source::Comparison);
-        }
+        self.monitor.record(DecisionRecord {
+            id,
+            decision: answer.decision,
+            point: standing.valid(),
+            generation: answer.generation,
+            gallery_items: snapshot.len(),
+            best: None,
+            decision_score: held,
+            filtered: false,
+            image: None,
+            source: Source::Comparison,
+        });
         Ok(answer)
     }
 
@@ -255,6 +253,24 @@ impl Deployment {
                 probed => return probed,
             }
         }
+    }
+
+    fn shadow_ticket(
+        &self,
+        probe: &ProbeSource,
+        options: &SearchOptions,
+    ) -> Option<ShadowTicket<ShadowQuery>> {
+        let ProbeSource::Query(query) = probe else {
+            return None;
+        };
+        let image = match query {
+            Query::Image(image) => Some(|| ShadowQuery {
+                image: image.clone(),
+                options: options.clone(),
+            }),
+            Query::Embedding(_) => None,
+        };
+        self.shadow.ticket(image, || self.loaded.pool.queue_len())
     }
 
     fn count(&self, decision: &'static str, basis: &Basis, score: Option<f32>) {

@@ -3,11 +3,20 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::beside::Candidate;
-use super::shadow_report::{ShadowAbout, ShadowReport};
-use super::{Deployment, DeploymentError, Models, OpenOptions};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+
+use super::answer::{Hit, SearchOptions, Standing, Timings, search_snapshot};
+use super::{Deployment, DeploymentError, LoadedModel, Models, OpenOptions};
+use crate::monitor::{ShadowAbout, ShadowCandidate, ShadowDecision, ShadowReport};
+use matchpoint_embed::caller::Caller;
+use matchpoint_embed::job::{JobKind, PoolWorker};
+use matchpoint_embed::pixels::ImageLimits;
 use matchpoint_gallery::Access;
+use matchpoint_gallery::Gallery;
+use matchpoint_vector::Similarity;
 
 /// The link beside the place of a deployment that leads to its candidate; `None` for a place
 /// without a name.
@@ -16,6 +25,74 @@ pub fn shadow_link(place: &Path) -> Option<PathBuf> {
     let mut name = place.file_name()?.to_owned();
     name.push(".shadow");
     Some(place.with_file_name(name))
+}
+
+/// The lowest priority of a thread.
+const NICE: i32 = 19;
+
+/// A live query, as it is passed on to a candidate.
+#[derive(Debug)]
+pub(super) struct ShadowQuery {
+    pub(super) image: Bytes,
+    pub(super) options: SearchOptions,
+}
+
+/// What one side made of a query.
+pub(super) fn shadow_decision(
+    standing: &Standing,
+    best: Option<&Hit>,
+    score: Option<Similarity>,
+) -> ShadowDecision {
+    ShadowDecision {
+        decision: standing.decide(score),
+        label: best.map_or_else(String::new, |best| best.item.label.clone()),
+        item: best.map_or_else(String::new, |best| best.item.id.clone()),
+        score: best.map_or(0.0, |best| best.score.get()),
+        decision_score: standing.valid().and(score).map(Similarity::get),
+    }
+}
+
+/// What a candidate answers with: it is open for reading, and neither records nor checks anything. It
+/// has a worker and a session of its own, at the lowest priority that the system has.
+struct CandidateDeployment {
+    loaded: LoadedModel,
+    limits: ImageLimits,
+    gallery: Arc<Gallery>,
+    standing: Arc<ArcSwap<Standing>>,
+}
+
+impl ShadowCandidate<ShadowQuery> for CandidateDeployment {
+    fn yields(&self) -> bool {
+        // On Linux this is of the calling thread: the candidate's only worker. The runner's thread
+        // keeps its own, since it shares locks with those who ask for a report.
+        let lower =
+            |_: &mut PoolWorker<'_>| rustix::process::setpriority_process(None, NICE).is_ok();
+        let pool = &self.loaded.pool;
+        let lowered = pool.run_blocking(Caller::default(), JobKind::Image, lower);
+        lowered == Ok(true) && self.loaded.model.provider() == "cpu"
+    }
+
+    fn has_label(&self, label: &str) -> bool {
+        self.gallery.has_label(label)
+    }
+
+    fn decide(&self, query: Arc<ShadowQuery>) -> Result<ShadowDecision, String> {
+        let (snapshot, standing) = (self.gallery.view(), self.standing.load_full());
+        let limits = self.limits;
+        // Neither in its time nor in its result does it count as a request.
+        let job = move |worker: &mut PoolWorker<'_>| -> Result<ShadowDecision, DeploymentError> {
+            let timings = &mut Timings::default();
+            let embedding = worker.embed(&query.image, &limits)?.embedding;
+            let (_, best) = search_snapshot(&snapshot, &embedding, &query.options, timings)?;
+            let best = best.as_ref().map(|(best, _)| best);
+            let score = standing.held(&embedding, best, &query.options, timings)?;
+            Ok(shadow_decision(&standing, best, score))
+        };
+        let pool = &self.loaded.pool;
+        let decided = pool.run_blocking(Caller::default(), JobKind::Image, job);
+        let decided = decided.map_err(DeploymentError::from).flatten();
+        decided.map_err(|error| error.to_string())
+    }
 }
 
 fn refused(argument: &'static str, problem: &str) -> DeploymentError {
@@ -58,7 +135,7 @@ impl Deployment {
         mut models: Models,
         share: f64,
     ) -> Result<Option<ShadowAbout>, DeploymentError> {
-        let mut opening = self.beside.opening();
+        let mut opening = self.shadow.opening();
         let link = shadow_link(place);
         let lead = || link.as_deref().map_or(Ok(None), led_to);
         let Some(folder) = lead()?.filter(|folder| *folder != self.path()) else {
@@ -72,13 +149,15 @@ impl Deployment {
             return Err(refused("the link to the candidate", problem));
         }
         let about = candidate.about(folder, share);
-        let candidate = Candidate {
+        let candidate = CandidateDeployment {
             loaded: candidate.loaded,
             limits: candidate.limits,
             gallery: candidate.gallery,
             standing: candidate.standing,
         };
-        opening.begin(&self.name, &self.loaded.pool, candidate, about.clone())?;
+        let live = Arc::clone(&self.loaded.pool);
+        let waiting = move || live.queue_len();
+        opening.begin(&self.name, waiting, Box::new(candidate), about.clone())?;
         Ok(Some(about))
     }
 
@@ -108,13 +187,13 @@ impl Deployment {
     /// Whether there is a candidate. Blocks while one is being opened.
     #[must_use]
     pub fn has_shadow(&self) -> bool {
-        self.beside.opening().is_there()
+        self.shadow.opening().is_there()
     }
 
     /// Ends the comparison with a candidate, if there is one; that closes by itself. Blocks while one
     /// is being opened.
     pub fn end_shadow(&self) {
-        self.beside.opening().end();
+        self.shadow.opening().end();
     }
 
     /// How the candidate compares so far, with at most `limit` of the latest disagreements; `None`
@@ -123,9 +202,9 @@ impl Deployment {
     /// # Errors
     /// The journal is damaged, or the disk.
     pub fn shadow_report(&self, limit: usize) -> Result<Option<ShadowReport>, DeploymentError> {
-        let mut report = self.beside.report(limit);
+        let mut report = self.shadow.report(limit);
         if let Some(report) = &mut report {
-            self.add_truths(&mut report.latest)?;
+            self.monitor.add_truths(&mut report.latest)?;
         }
         Ok(report)
     }

@@ -37,6 +37,9 @@ use crate::journal::store::{Store, Waiting};
 use crate::journal::totals::{Committed, Lost};
 use crate::journal::writer::{Message, QUEUE_LEN_MAX, Shared, Worker};
 
+/// Its name within a deployment's folder.
+pub const FILE_NAME: &str = "decisions.db";
+
 /// Labels of one call: one transaction of well under a second.
 pub const LABELS_MAX: usize = 10_000;
 /// Images that may wait to be written, together.

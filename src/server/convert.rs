@@ -6,11 +6,13 @@ use tonic::{Code, Status};
 
 use super::status::status;
 use crate::deployment::{
-    Assured, Basis, CalibrationSettings, Comparison, Hit, Query, Reference, Remedy, RemedyChoice,
-    SearchAnswer, SearchOptions, Timings, Truth as Said, Undecided, VerifyAnswer, created,
+    Assured, Basis, CalibrationSettings, Comparison, Hit, Query, Reference, RemedyChoice,
+    SearchAnswer, SearchOptions, Timings, Undecided, VerifyAnswer, created,
 };
+use crate::journal::entry::Truth as Said;
 use matchpoint_calibration::CalibrationError;
 use matchpoint_calibration::adjustment::Adjustment;
+use matchpoint_calibration::analysis::remedy::Remedy;
 use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::certify_frr::TargetFrr;
 use matchpoint_calibration::cost::{CostModel, Costs};

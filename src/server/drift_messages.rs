@@ -1,6 +1,6 @@
 //! What is known of an operating point in service, as messages.
 
-use crate::deployment::{InService, Reset};
+use crate::monitor::{DriftReset as Reset, PointInService};
 use matchpoint_calibration::monitoring::audit::{AuditedRate as Rate, AuditedRates};
 use matchpoint_calibration::monitoring::cusum::Onset;
 use matchpoint_calibration::monitoring::drift::{
@@ -15,8 +15,8 @@ use matchpoint_client::proto::{
     Recalibration, Verdict,
 };
 
-pub(super) fn shown(found: InService) -> GetDriftResponse {
-    let InService {
+pub(super) fn shown(found: PointInService) -> GetDriftResponse {
+    let PointInService {
         point,
         drift,
         course,

@@ -7,9 +7,11 @@ use super::registry::Registry;
 use super::status::{from_error, status};
 use super::stream::as_message;
 use super::{drift_messages, shadow};
-use crate::deployment::{
-    CanaryRound as Round, DecisionId, Label, LabelKind, QueueRequest, Recorded, Reported, Row,
-    Told, TruthReport as Report,
+use crate::deployment::DeploymentError;
+use crate::journal::entry::{DecisionId, Label, LabelKind, Reported, Row};
+use crate::journal::read::QueueRequest;
+use crate::monitor::{
+    AnnotatedDecision, CanaryRound as Round, MonitorError, ReportedTruth, TruthReport as Report,
 };
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_client::proto::annotation_result::Result as Answer;
@@ -64,9 +66,9 @@ impl MonitoringHandler {
             since_ms: 0,
             limit,
         };
-        let read = move || deployment.audit_queue(&asked);
+        let read = move || deployment.monitor().audit_queue(&asked);
         let rows = self.registry.heavy(read).await?;
-        let rows = rows.map_err(|error| from_error(&error))?;
+        let rows = rows.map_err(refused_by_monitor)?;
         let full = usize::try_from(limit).is_ok_and(|limit| rows.len() == limit);
         let last = rows.last().filter(|_| full);
         Ok(ListAuditQueueResponse {
@@ -77,13 +79,17 @@ impl MonitoringHandler {
 
     async fn get(&self, request: GetDecisionRequest) -> Result<GetDecisionResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
-        let read = move || deployment.decision(&request.decision_id, request.include_image);
+        let read = move || {
+            deployment
+                .monitor()
+                .decision(&request.decision_id, request.include_image)
+        };
         let found = self.registry.heavy(read).await?;
-        let Recorded {
+        let AnnotatedDecision {
             row,
             history,
             image,
-        } = found.map_err(|error| from_error(&error))?;
+        } = found.map_err(refused_by_monitor)?;
         let id = row.entry.id.to_string();
         Ok(GetDecisionResponse {
             decision: Some(recorded(row)),
@@ -119,9 +125,9 @@ impl MonitoringHandler {
         }
         let written = self
             .registry
-            .heavy(move || deployment.report_truths(reports))
+            .heavy(move || deployment.monitor().report_truths(reports))
             .await?;
-        let mut written = written.map_err(|error| from_error(&error))?.into_iter();
+        let mut written = written.map_err(refused_by_monitor)?.into_iter();
         let filled = results.into_iter().map(|result| {
             result.unwrap_or_else(|| match written.next() {
                 Some(Ok(outcome)) => AnnotationResult {
@@ -150,14 +156,15 @@ impl MonitoringHandler {
 
     async fn drift(&self, request: GetDriftRequest) -> Result<GetDriftResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
-        let round = deployment.canaries();
+        let round = deployment.monitor().latest_canaries();
         let standing = deployment.standing();
         let read = move || {
             let id = Some(request.operating_point_id).filter(|id| !id.is_empty());
-            deployment.drift(id.as_deref())
+            let find = |id: &str| Ok(deployment.operating_point(Some(id))?.0);
+            deployment.monitor().drift(id.as_deref(), find)
         };
         let found = self.registry.heavy(read).await?;
-        let found = found.map_err(|error| from_error(&error))?;
+        let found = found.map_err(|error: DeploymentError| from_error(&error))?;
         let found = found.map(|found| {
             let active = standing.valid().map(OperatingPoint::id) == Some(found.point.id());
             GetDriftResponse {
@@ -171,9 +178,13 @@ impl MonitoringHandler {
 
     async fn reset(&self, request: ResetDriftRequest) -> Result<ResetDriftResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
-        let begin = move || deployment.reset_drift(&request.reason, &request.requested_by);
+        let begin = move || {
+            deployment
+                .monitor()
+                .reset_drift(&request.reason, &request.requested_by)
+        };
         let reset = self.registry.heavy(begin).await?;
-        let reset = reset.map_err(|error| from_error(&error))?;
+        let reset = reset.map_err(refused_by_monitor)?;
         Ok(ResetDriftResponse {
             reset: Some(drift_messages::reset(reset)),
         })
@@ -216,8 +227,8 @@ impl MonitoringService for MonitoringHandler {
         let request = request.into_inner();
         // A round is as many searches as there are canaries, each of which may take as long as a call.
         let found = self.registry.find(&request.deployment);
-        let canaries = found.map_or(Ok(0), |deployment| deployment.canary_count());
-        let canaries = canaries.map_err(|error| from_error(&error))?;
+        let canaries = found.map_or(Ok(0), |deployment| deployment.monitor().canary_count());
+        let canaries = canaries.map_err(refused_by_monitor)?;
         let work = self.replay(request);
         let calls = u32::try_from(canaries).unwrap_or(u32::MAX);
         let answer = self.registry.call_of(calls, "ReplayCanaries", work).await;
@@ -252,6 +263,10 @@ impl MonitoringService for MonitoringHandler {
     }
 }
 
+fn refused_by_monitor(error: MonitorError) -> Status {
+    from_error(&error.into())
+}
+
 fn read(report: Annotation) -> Result<Report, String> {
     let kind = match AnnotationKind::try_from(report.kind) {
         Ok(AnnotationKind::Unspecified | AnnotationKind::Audit) => LabelKind::Audit,
@@ -264,13 +279,15 @@ fn read(report: Annotation) -> Result<Report, String> {
         .map(|truth| truth.stranger_name.clone());
     let stranger = stranger.filter(|name| !name.is_empty());
     let truth = report.ground_truth.and_then(|truth| truth.truth);
-    let told = match truth {
+    let truth = match truth {
         Some(Shown::Label(_) | Shown::Unusable(_)) if stranger.is_some() => {
             return Err("stranger_name goes with not_enrolled only".to_owned());
         }
-        Some(Shown::Label(label)) => Told::Label(label),
-        Some(Shown::NotEnrolled(true)) => stranger.map_or(Told::NotEnrolled, Told::Stranger),
-        Some(Shown::Unusable(true)) => Told::Unusable,
+        Some(Shown::Label(label)) => ReportedTruth::Label(label),
+        Some(Shown::NotEnrolled(true)) => {
+            stranger.map_or(ReportedTruth::NotEnrolled, ReportedTruth::Stranger)
+        }
+        Some(Shown::Unusable(true)) => ReportedTruth::Unusable,
         Some(Shown::NotEnrolled(false) | Shown::Unusable(false)) => {
             return Err("truth is false; leave it out, or set it to true".to_owned());
         }
@@ -278,7 +295,7 @@ fn read(report: Annotation) -> Result<Report, String> {
     };
     Ok(Report {
         decision_id: report.decision_id,
-        told,
+        truth,
         said_by: report.annotator,
         kind,
     })

@@ -8,9 +8,8 @@ use tonic::Status;
 use super::convert::{self, truth};
 use super::registry::{Registry, ServedState};
 use super::status::from_error;
-use crate::deployment::{
-    Deployment, DeploymentError, Models, Outcome, SHADOW_LATEST_MAX, ShadowAbout, ShadowReport,
-};
+use crate::deployment::{Deployment, DeploymentError, Models};
+use crate::monitor::{SHADOW_LATEST_MAX, ShadowAbout, ShadowDecision, ShadowReport};
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::shadow::ShadowMatch;
 use matchpoint_client::proto::ground_truth::Truth as Shown;
@@ -198,20 +197,20 @@ fn shown(report: ShadowReport) -> GetShadowResponse {
     }
 }
 
-fn outcome(of: Outcome, said: Option<&GroundTruth>) -> ShadowOutcome {
+fn outcome(of: ShadowDecision, said: Option<&GroundTruth>) -> ShadowOutcome {
     ShadowOutcome {
         decision: convert::decision(of.decision).into(),
         correct: correct(&of, said),
         score: Some(of.score).filter(|_| !of.item.is_empty()),
         matched_label: of.label,
         matched_item_id: of.item,
-        decision_score: of.held,
+        decision_score: of.decision_score,
     }
 }
 
 /// Whether an outcome is right by what the query showed; `None` if nobody can tell, or nothing was
 /// decided.
-fn correct(of: &Outcome, said: Option<&GroundTruth>) -> Option<bool> {
+fn correct(of: &ShadowDecision, said: Option<&GroundTruth>) -> Option<bool> {
     let accepted = match of.decision {
         Decision::Accept => true,
         Decision::Reject => false,

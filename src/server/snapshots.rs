@@ -15,10 +15,11 @@ use super::convert::invalid;
 use super::operations::{Handle, Running, cancelled};
 use super::registry::{Registry, ServedState};
 use super::status::{from_error, status};
+use crate::clock::now_rfc_3339;
 use crate::config::MonitoringConfig;
 use crate::deployment::{
     ArchiveError, Deployment, DeploymentError, ModelReference, OpenOptions, TemporaryFile,
-    check_snapshot, now_rfc_3339, restore,
+    check_snapshot, restore,
 };
 use matchpoint_client::proto::longrunning::Operation;
 use matchpoint_client::proto::snapshot_service_server::SnapshotService;

@@ -6,7 +6,10 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::deployment::{ArchiveError, DeploymentError, JournalError, Unembeddable};
+use crate::deployment::{ArchiveError, DeploymentError, Unembeddable};
+use crate::files::FileError;
+use crate::journal::error::JournalError;
+use crate::monitor::MonitorError;
 use matchpoint_calibration::CalibrationError;
 use matchpoint_embed::pixels::PixelsError;
 use matchpoint_gallery::error::GalleryError;
@@ -98,10 +101,12 @@ fn told(error: &DeploymentError) -> String {
     {
         return "the snapshot failed or is damaged; the server's log has the cause".to_owned();
     }
-    if let DeploymentError::Journal(JournalError::Full { .. }) = error {
+    if let DeploymentError::Monitor(MonitorError::Journal(JournalError::Full { .. })) = error {
         return "the disk of the journal is full; nothing was written".to_owned();
     }
-    let DeploymentError::Gallery(cause) = error else {
+    let (DeploymentError::Gallery(cause) | DeploymentError::Monitor(MonitorError::Gallery(cause))) =
+        error
+    else {
         return error.to_string();
     };
     match cause {
@@ -169,14 +174,10 @@ fn classify(error: &DeploymentError) -> (Code, &'static str) {
         }
         DeploymentError::ImageNotKept { .. } => (Code::NotFound, "IMAGE_NOT_KEPT"),
         DeploymentError::Late { .. } => (Code::ResourceExhausted, "DEADLINE_TOO_NEAR"),
-        DeploymentError::JournalOff => (Code::FailedPrecondition, "JOURNAL_OFF"),
-        DeploymentError::NothingDecides | DeploymentError::NothingWouldDecide { .. } => {
+        DeploymentError::NothingWouldDecide { .. } => {
             (Code::FailedPrecondition, "NO_OPERATING_POINT")
         }
-        DeploymentError::TooManyResets { .. } => (Code::FailedPrecondition, "TOO_MANY_RESETS"),
-        DeploymentError::DecisionNotFound { .. } => (Code::NotFound, "DECISION_NOT_FOUND"),
-        DeploymentError::Journal(cause) => journal_reason(cause),
-        DeploymentError::Monitoring(_) => (Code::Internal, "INTERNAL"),
+        DeploymentError::Monitor(cause) => monitor_reason(cause),
         DeploymentError::NoImageModel => (Code::FailedPrecondition, "IMAGE_MODEL_MISSING"),
         DeploymentError::Stopped => (Code::Unavailable, "SHUTTING_DOWN"),
         DeploymentError::Gallery(cause) => gallery_reason(cause),
@@ -188,6 +189,25 @@ fn classify(error: &DeploymentError) -> (Code, &'static str) {
         | DeploymentError::Broken { .. }
         | DeploymentError::Model(_)
         | DeploymentError::Runtime(_) => (Code::Internal, "INTERNAL"),
+    }
+}
+
+fn monitor_reason(error: &MonitorError) -> (Code, &'static str) {
+    match error {
+        MonitorError::JournalOff => (Code::FailedPrecondition, "JOURNAL_OFF"),
+        MonitorError::NoActivePoint => (Code::FailedPrecondition, "NO_OPERATING_POINT"),
+        MonitorError::TooManyResets { .. } => (Code::FailedPrecondition, "TOO_MANY_RESETS"),
+        MonitorError::DecisionNotFound { .. } => (Code::NotFound, "DECISION_NOT_FOUND"),
+        MonitorError::Argument { .. } => (Code::InvalidArgument, "ARGUMENT_INVALID"),
+        MonitorError::Image(cause) => (Code::InvalidArgument, image_reason(cause)),
+        MonitorError::Journal(cause) => journal_reason(cause),
+        MonitorError::Gallery(cause) => gallery_reason(cause),
+        MonitorError::GalleryMismatch { .. } => (Code::FailedPrecondition, "MODEL_INDEX_MISMATCH"),
+        MonitorError::File(FileError::Damaged { .. }) => (Code::DataLoss, "DEPLOYMENT_DAMAGED"),
+        MonitorError::File(FileError::Io { .. } | FileError::Content { .. })
+        | MonitorError::Monitoring(_)
+        | MonitorError::NoImagesKept { .. }
+        | MonitorError::Thread { .. } => (Code::Internal, "INTERNAL"),
     }
 }
 

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use crate::common::{Running, copy_of_sample, photos, run, text};
-use matchpoint::deployment::{Folder, NewCanary, set_canaries};
+use matchpoint::deployment::{Folder, set_canaries};
 use matchpoint::journal::entry::SourceKind;
 use matchpoint::journal::read::Reader;
+use matchpoint::monitor::NewCanary;
 use matchpoint_client::proto::annotation_result::Result as Answer;
 use matchpoint_client::proto::gallery_service_client::GalleryServiceClient;
 use matchpoint_client::proto::ground_truth::Truth as Shown;

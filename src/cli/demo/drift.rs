@@ -14,9 +14,8 @@ use crate::cli::output::percent;
 use crate::cli::pictures::Pictures;
 use crate::cli::sources::{Purpose, Source, Sources};
 use crate::config::ServerConfig;
-use crate::deployment::{
-    Assured, CalibrationSettings, Deployment, NewCanary, RemedyChoice, set_canaries,
-};
+use crate::deployment::{Assured, CalibrationSettings, Deployment, RemedyChoice, set_canaries};
+use crate::monitor::NewCanary;
 use crate::server;
 use matchpoint_calibration::analysis::consistency::Band;
 use matchpoint_calibration::analysis::{AnalysisScope, BAND_POINTS};

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::files::{hex, read_file, write_json};
-use super::{DeploymentError, Folder};
+use super::error::MonitorError;
+use crate::files::{FileError, hex, read_file, write_json};
 use matchpoint_embed::pixels::{Augmentation, ImageLimits, Pixels};
 use matchpoint_gallery::error::GalleryError;
 use matchpoint_gallery::{KeptImages, KeptItem};
@@ -101,58 +101,88 @@ pub struct CanariesSet {
     pub skipped: Vec<(String, String)>,
 }
 
-/// Copies pictures into the deployment's folder, in place of the canaries that were there, and adds
-/// [`CANARIES_PER_ITEM`] of each of `from_gallery` enrolled items whose images are kept, or of all where
-/// there are fewer. Which items is up to a hash of their ids, at most one for each label until all
-/// labels have one. Also while it is served: the next round has them.
-///
-/// # Errors
-/// No deployment, too many canaries, no item whose image is kept and can be used, or the disk. The
-/// canaries that were there stay then.
-pub fn set_canaries(
-    folder: &Path,
-    given: &[NewCanary],
+/// The gallery whose images canaries are made of.
+#[derive(Clone, Debug)]
+pub struct KeptGallery {
+    /// Its file.
+    pub file: PathBuf,
+    /// Its id, as the deployment's record has it.
+    pub id: String,
+}
+
+/// Pictures that are to take the place of the canaries that there are.
+#[derive(Clone, Copy, Debug)]
+pub struct CanarySelection<'a> {
+    given: &'a [NewCanary],
     from_gallery: Option<NonZeroUsize>,
-) -> Result<CanariesSet, DeploymentError> {
-    let count = from_gallery.map_or(0, NonZeroUsize::get);
-    let total = count
-        .saturating_mul(CANARIES_PER_ITEM)
-        .saturating_add(given.len());
-    if CANARIES_MAX < total {
-        let of_items = from_gallery.map(|count| {
-            let room = CANARIES_MAX.saturating_sub(given.len()) / CANARIES_PER_ITEM;
-            format!(
-                " ({CANARIES_PER_ITEM} for each of {count} items; there is room for {room} items)"
-            )
-        });
-        return Err(DeploymentError::Argument {
-            argument: "canaries",
-            problem: format!(
-                "are {total}{}; a round has at most {CANARIES_MAX} searches",
-                of_items.unwrap_or_default()
-            ),
-        });
+}
+
+impl<'a> CanarySelection<'a> {
+    /// These pictures, and [`CANARIES_PER_ITEM`] of each of `from_gallery` enrolled items.
+    ///
+    /// # Errors
+    /// They are more than [`CANARIES_MAX`].
+    pub fn new(
+        given: &'a [NewCanary],
+        from_gallery: Option<NonZeroUsize>,
+    ) -> Result<Self, MonitorError> {
+        let count = from_gallery.map_or(0, NonZeroUsize::get);
+        let total = count
+            .saturating_mul(CANARIES_PER_ITEM)
+            .saturating_add(given.len());
+        if CANARIES_MAX < total {
+            let of_items = from_gallery.map(|count| {
+                let room = CANARIES_MAX.saturating_sub(given.len()) / CANARIES_PER_ITEM;
+                format!(
+                    " ({CANARIES_PER_ITEM} for each of {count} items; there is room for {room} items)"
+                )
+            });
+            return Err(MonitorError::Argument {
+                argument: "canaries",
+                problem: format!(
+                    "are {total}{}; a round has at most {CANARIES_MAX} searches",
+                    of_items.unwrap_or_default()
+                ),
+            });
+        }
+        Ok(Self {
+            given,
+            from_gallery,
+        })
     }
-    let opened = Folder::open(folder)?;
-    let mut staged = Staged::begin(folder)?;
-    for canary in given {
-        let bytes =
-            read_file(&canary.path).map_err(|cause| DeploymentError::io(&canary.path, &cause))?;
-        staged.add(&canary.name, &canary.label, Among::All, &bytes)?;
+
+    /// Copies the pictures into the deployment's folder, in place of the canaries that were there. Takes
+    /// items whose images are kept, or all of them if there are fewer. Which items is up to a hash of
+    /// their ids, at most one for each label until all labels have one. Also while it is served: the next
+    /// round has them.
+    ///
+    /// # Errors
+    /// No item whose image is kept and can be used, or the disk. The canaries that were there stay then.
+    pub fn put_into(
+        &self,
+        folder: &Path,
+        gallery: &KeptGallery,
+    ) -> Result<CanariesSet, MonitorError> {
+        let mut staged = Staged::begin(folder)?;
+        for canary in self.given {
+            let bytes =
+                read_file(&canary.path).map_err(|cause| FileError::io(&canary.path, &cause))?;
+            staged.add(&canary.name, &canary.label, Among::All, &bytes)?;
+        }
+        let (items, skipped) = match self.from_gallery {
+            None => (0, Vec::new()),
+            Some(count) => staged.add_from_gallery(folder, gallery, count.get())?,
+        };
+        let labels: BTreeSet<&str> = staged.list.iter().map(|one| one.label.as_str()).collect();
+        let set = CanariesSet {
+            canaries: staged.list.len(),
+            labels: labels.len(),
+            items,
+            skipped,
+        };
+        staged.put_in_place(folder)?;
+        Ok(set)
     }
-    let (items, skipped) = match from_gallery {
-        None => (0, Vec::new()),
-        Some(count) => staged.add_from_gallery(&opened, count.get())?,
-    };
-    let labels: BTreeSet<&str> = staged.list.iter().map(|one| one.label.as_str()).collect();
-    let set = CanariesSet {
-        canaries: staged.list.len(),
-        labels: labels.len(),
-        items,
-        skipped,
-    };
-    staged.put_in_place(folder)?;
-    Ok(set)
 }
 
 /// Canaries that are being gathered beside those that there are.
@@ -162,10 +192,10 @@ struct Staged {
 }
 
 impl Staged {
-    fn begin(deployment: &Path) -> Result<Self, DeploymentError> {
+    fn begin(deployment: &Path) -> Result<Self, MonitorError> {
         let folder = deployment.join("canaries.new");
         remove(&folder)?;
-        fs::create_dir(&folder).map_err(|cause| DeploymentError::io(&folder, &cause))?;
+        fs::create_dir(&folder).map_err(|cause| FileError::io(&folder, &cause))?;
         Ok(Self {
             folder,
             list: Vec::new(),
@@ -178,10 +208,10 @@ impl Staged {
         label: &str,
         among: Among,
         bytes: &[u8],
-    ) -> Result<(), DeploymentError> {
+    ) -> Result<(), MonitorError> {
         let file = hex(&Sha256::digest(bytes));
         fs::write(self.folder.join(&file), bytes)
-            .map_err(|cause| DeploymentError::io(&self.folder, &cause))?;
+            .map_err(|cause| FileError::io(&self.folder, &cause))?;
         self.list.push(Canary {
             file,
             name: name.to_owned(),
@@ -194,12 +224,19 @@ impl Staged {
     /// Adds canaries of so many items. Returns of how many there are, and those that cannot be used.
     fn add_from_gallery(
         &mut self,
-        deployment: &Folder,
+        folder: &Path,
+        gallery: &KeptGallery,
         count: usize,
-    ) -> Result<(usize, Vec<(String, String)>), DeploymentError> {
+    ) -> Result<(usize, Vec<(String, String)>), MonitorError> {
         let (mut taken, mut skipped) = (0, Vec::new());
-        if let Some(images) = KeptImages::open(&deployment.gallery_file())? {
-            deployment.check_gallery(images.gallery_id())?;
+        if let Some(images) = KeptImages::open(&gallery.file)? {
+            if images.gallery_id() != gallery.id {
+                return Err(MonitorError::GalleryMismatch {
+                    path: gallery.file.clone(),
+                    expected: gallery.id.clone(),
+                    found: images.gallery_id().to_owned(),
+                });
+            }
             for item in in_turn(images.items()?) {
                 if taken == count {
                     break;
@@ -217,19 +254,21 @@ impl Staged {
             return Ok((taken, skipped));
         }
         Err(skipped.into_iter().next().map_or_else(
-            || DeploymentError::Folder {
-                path: deployment.path().to_owned(),
-                problem: "keeps no images to make canaries of; `matchpoint build DIR --images SOURCE --keep-images` adds them".to_owned(),
+            || MonitorError::NoImagesKept {
+                folder: folder.to_owned(),
             },
-            |(id, reason)| DeploymentError::Damaged {
-                path: deployment.gallery_file(),
-                problem: format!("no image that it keeps can be used, that of item `{id}` because {reason}"),
+            |(id, reason)| {
+                let problem = format!(
+                    "no image that it keeps can be used, that of item `{id}` because {reason}"
+                );
+                let path = gallery.file.clone();
+                FileError::Damaged { path, problem }.into()
             },
         ))
     }
 
     /// Whether the item's image is still there.
-    fn add_item(&mut self, images: &KeptImages, item: &KeptItem) -> Result<bool, DeploymentError> {
+    fn add_item(&mut self, images: &KeptImages, item: &KeptItem) -> Result<bool, MonitorError> {
         let Some(kept) = images.read(item)? else {
             return Ok(false);
         };
@@ -246,16 +285,17 @@ impl Staged {
         Ok(true)
     }
 
-    fn put_in_place(self, deployment: &Path) -> Result<(), DeploymentError> {
+    fn put_in_place(self, deployment: &Path) -> Result<(), MonitorError> {
         let (old, present) = (deployment.join("canaries.old"), deployment.join(FOLDER));
         remove(&old)?;
-        let io = |cause: std::io::Error| DeploymentError::io(&self.folder, &cause);
+        let io = |cause: std::io::Error| FileError::io(&self.folder, &cause);
         write_json(&self.folder.join(LIST), &self.list)?;
         if present.exists() {
             fs::rename(&present, &old).map_err(io)?;
         }
         fs::rename(&self.folder, &present).map_err(io)?;
-        remove(&old)
+        remove(&old)?;
+        Ok(())
     }
 }
 
@@ -286,19 +326,17 @@ fn in_turn(mut items: Vec<KeptItem>) -> Vec<KeptItem> {
 }
 
 /// Whether an error is of this one image, so that another item can be taken.
-fn is_the_images_fault(error: &DeploymentError) -> bool {
+fn is_the_images_fault(error: &MonitorError) -> bool {
     matches!(
         error,
-        DeploymentError::Image(_)
-            | DeploymentError::Unembeddable { .. }
-            | DeploymentError::Gallery(GalleryError::Damaged { .. })
+        MonitorError::Image(_) | MonitorError::Gallery(GalleryError::Damaged { .. })
     )
 }
 
-fn remove(folder: &Path) -> Result<(), DeploymentError> {
+fn remove(folder: &Path) -> Result<(), FileError> {
     match fs::remove_dir_all(folder) {
         Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
-            Err(DeploymentError::io(folder, &cause))
+            Err(FileError::io(folder, &cause))
         }
         _ => Ok(()),
     }

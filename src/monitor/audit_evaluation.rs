@@ -1,15 +1,15 @@
-//! What was drawn and told of an operating point, and what follows from it.
+//! What was sampled and annotated of an operating point's decisions, and what follows from it.
 
 use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
-use super::DeploymentError;
 use super::alarms::Alarms;
-use super::design::lot;
-use super::enrolment::Enrolments;
-use super::folder::JOURNAL_FILE;
+use super::error::MonitorError;
+use super::label_history::LabelHistory;
 use super::resets::Resets;
+use super::sampling_design::sampling_hash;
+use crate::journal::FILE_NAME;
 use crate::journal::entry::{Label, LabelKind, Row, Sampling, Truth as SaidTruth};
 use crate::journal::read::{Reader, Selection};
 use matchpoint_calibration::decision::Decision;
@@ -34,8 +34,8 @@ pub fn recorded_decisions(
     folder: &Path,
     unix_ms: Range<u64>,
     mut take: impl FnMut(Row) -> bool,
-) -> Result<(), DeploymentError> {
-    let reader = Reader::open(&folder.join(JOURNAL_FILE))?;
+) -> Result<(), MonitorError> {
+    let reader = Reader::open(&folder.join(FILE_NAME))?;
     let totals = reader.totals()?.0.into_iter();
     let points: BTreeSet<_> = totals.map(|total| total.key.operating_point).collect();
     for operating_point in points {
@@ -71,30 +71,30 @@ pub(super) struct Labelling {
 }
 
 /// What is looked at of an operating point.
-pub(super) struct Span<'a> {
+pub(super) struct AuditSpan<'a> {
     strata: &'a Strata,
     /// From when on decisions count: since the design of the audit, or since a reset.
     pub(super) since_ms: u64,
     /// The probability that an alarm may be false.
     delta: f64,
-    /// Whether evidence has been begun anew.
-    anew: bool,
+    /// Whether evidence has been reset.
+    reset: bool,
 }
 
-impl<'a> Span<'a> {
+impl<'a> AuditSpan<'a> {
     /// Since the design began, with `delta`, or since the latest of `resets`, with what is left of it.
     pub(super) fn of(strata: &'a Strata, delta: f64, resets: &Resets) -> Self {
         Self {
             strata,
             since_ms: resets.since_ms(),
             delta: resets.left_of(delta),
-            anew: resets.any(),
+            reset: resets.any(),
         }
     }
 }
 
-/// What is known of a deployment, beside its journal.
-pub(super) struct Known<'a> {
+/// What else is known of a deployment, next to its journal.
+pub(super) struct AuditContext<'a> {
     /// Items in the gallery.
     pub(super) items: u64,
     /// The gallery whose metadata are conditions; with it, what errors have in common is looked for too,
@@ -102,30 +102,30 @@ pub(super) struct Known<'a> {
     pub(super) advise: Option<&'a Gallery>,
     /// Those of the operating point: they stay where what they rest on is no longer kept.
     pub(super) alarms: &'a Alarms,
-    pub(super) enrolments: &'a Enrolments,
+    pub(super) label_history: &'a LabelHistory,
 }
 
-/// How an operating point does in service, and what was told of it.
+/// How an operating point does in service, and what that was computed from.
 pub(super) fn drift(
     reader: &Reader,
     point: &OperatingPoint,
-    span: &Span<'_>,
-    known: &Known<'_>,
-) -> Result<(DriftAssessment, Told), DeploymentError> {
-    let told = Told::of(reader, point.id(), span.since_ms, known)?;
+    span: &AuditSpan<'_>,
+    known: &AuditContext<'_>,
+) -> Result<(DriftAssessment, AuditObservations), MonitorError> {
+    let observations = AuditObservations::of(reader, point.id(), span.since_ms, known)?;
     let seen = AuditWindow {
         strata: span.strata,
-        rows: &told.rows,
-        unix_ms: &told.made_ms,
-        lots: &told.lots,
-        cases: &told.cases,
-        feedback: told.feedback,
+        rows: &observations.rows,
+        unix_ms: &observations.made_ms,
+        lots: &observations.hashes,
+        cases: &observations.cases,
+        feedback: observations.feedback,
         gallery: CalibratedSize {
             items: known.items,
             valid_to: point.content().valid_to_items(),
         },
-        raised: known.alarms.standing(told.labelling().earliest_ms),
-        anew: span.anew,
+        raised: known.alarms.standing(observations.labelling().earliest_ms),
+        anew: span.reset,
     };
     let limits = PromisedLimits::of(point, span.delta);
     let mut drift = DriftAssessment::new(&seen, limits, Confidence::DISPLAY)?;
@@ -133,9 +133,9 @@ pub(super) fn drift(
         let from = drift.rise_began_at();
         let certifying = Certifying::of(point);
         let recalibration = certifying.map(|what| Recalibration::of(what, &seen, from));
-        drift.advise(groups(&told.cases), recalibration);
+        drift.advise(groups(&observations.cases), recalibration);
     }
-    Ok((drift, told))
+    Ok((drift, observations))
 }
 
 /// Whether a drawn decision has a label that the operating point made from `since_ms` on.
@@ -143,7 +143,7 @@ pub(super) fn any_labelled(
     reader: &Reader,
     point: &str,
     since_ms: u64,
-) -> Result<bool, DeploymentError> {
+) -> Result<bool, MonitorError> {
     let mut any = false;
     reader.audited(point, since_ms, |row| {
         any |= row.label_kind() == Some(LabelKind::Audit);
@@ -151,55 +151,55 @@ pub(super) fn any_labelled(
     Ok(any)
 }
 
-/// What was drawn and told of an operating point.
-pub(super) struct Told {
+/// What was sampled and annotated of an operating point's decisions.
+pub(super) struct AuditObservations {
     rows: Vec<AuditRow>,
     /// When the decisions of the rows were made.
     made_ms: Vec<u64>,
-    /// The lots that they were drawn by.
-    lots: Vec<u64>,
+    /// The hashes that they were sampled by.
+    hashes: Vec<u64>,
     /// Those of them that have a label, where advice is asked for.
     cases: Vec<Case>,
     latest_label_ms: Option<u64>,
     feedback: AcceptFeedback,
 }
 
-impl Told {
+impl AuditObservations {
     fn of(
         reader: &Reader,
         point: &str,
         since_ms: u64,
-        known: &Known<'_>,
-    ) -> Result<Self, DeploymentError> {
-        let mut told = Self {
+        known: &AuditContext<'_>,
+    ) -> Result<Self, MonitorError> {
+        let mut observations = Self {
             rows: Vec::new(),
             made_ms: Vec::new(),
-            lots: Vec::new(),
+            hashes: Vec::new(),
             cases: Vec::new(),
             latest_label_ms: None,
             feedback: AcceptFeedback { right: 0, wrong: 0 },
         };
-        reader.audited(point, since_ms, |row| told.take(row, known))?;
-        Ok(told)
+        reader.audited(point, since_ms, |row| observations.take(row, known))?;
+        Ok(observations)
     }
 
-    fn take(&mut self, row: Row, known: &Known<'_>) {
+    fn take(&mut self, row: Row, known: &AuditContext<'_>) {
         let accepted = row.entry.decision == Decision::Accept;
-        let truth_of = |label: Option<&Label>| truth(&row, label?, known.enrolments);
-        let told = truth_of(row.label.as_ref());
-        let unasked = if let Some(drawn) = drawn(&row, accepted, told) {
+        let truth_of = |label: Option<&Label>| truth(&row, label?, known.label_history);
+        let truth = truth_of(row.label.as_ref());
+        let unasked = if let Some(sampled) = sampled(&row, accepted, truth) {
             let said_ms = row.label.as_ref().map(|label| label.unix_ms);
             self.latest_label_ms = self.latest_label_ms.max(said_ms);
             let unasked = truth_of(row.feedback.as_ref());
             self.made_ms.push(row.entry.id.unix_ms());
-            self.lots.push(lot(&row.entry.id));
-            if let Some((truth, gallery)) = told.zip(known.advise) {
+            self.hashes.push(sampling_hash(&row.entry.id));
+            if let Some((truth, gallery)) = truth.zip(known.advise) {
                 self.cases.push(case(self.rows.len(), row, truth, gallery));
             }
-            self.rows.push(drawn);
+            self.rows.push(sampled);
             unasked
         } else {
-            told
+            truth
         };
         if accepted {
             match unasked {
@@ -211,7 +211,7 @@ impl Told {
     }
 
     /// How the rates came to what they are.
-    pub(super) fn course(&self, strata: &Strata) -> Result<Vec<HistoryPoint>, DeploymentError> {
+    pub(super) fn course(&self, strata: &Strata) -> Result<Vec<HistoryPoint>, MonitorError> {
         let confidence = Confidence::DISPLAY;
         Ok(course(strata, &self.rows, &self.made_ms, confidence)?)
     }
@@ -249,7 +249,7 @@ fn case(place: usize, row: Row, truth: SearchTruth, gallery: &Gallery) -> Case {
     }
 }
 
-pub(super) fn drawn(row: &Row, accepted: bool, truth: Option<SearchTruth>) -> Option<AuditRow> {
+pub(super) fn sampled(row: &Row, accepted: bool, truth: Option<SearchTruth>) -> Option<AuditRow> {
     let sampling = row.entry.sampling.filter(Sampling::sampled)?;
     Some(AuditRow {
         stratum: usize::from(sampling.stratum()),
@@ -260,13 +260,15 @@ pub(super) fn drawn(row: &Row, accepted: bool, truth: Option<SearchTruth>) -> Op
 }
 
 /// `None` also where nobody can tell. Somebody who was enrolled after the decision was a stranger to it.
-fn truth(row: &Row, label: &Label, enrolments: &Enrolments) -> Option<SearchTruth> {
+fn truth(row: &Row, label: &Label, label_history: &LabelHistory) -> Option<SearchTruth> {
     let best = row.entry.best.as_ref();
     match &label.truth {
         SaidTruth::Mated { label } if best.is_some_and(|best| best.label == *label) => {
             Some(SearchTruth::MatedRight)
         }
-        SaidTruth::Mated { label } if enrolments.at(label, row.entry.generation) == Some(false) => {
+        SaidTruth::Mated { label }
+            if label_history.at(label, row.entry.generation) == Some(false) =>
+        {
             Some(SearchTruth::NonMated)
         }
         SaidTruth::Mated { .. } => Some(SearchTruth::MatedWrong),

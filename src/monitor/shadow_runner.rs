@@ -1,8 +1,8 @@
-//! How a live query comes to a candidate, and what is counted of it.
+//! How a live query comes to the shadow of a deployment, and what is counted of it.
 //!
 //! Callers come first. A query is passed on only where none waits for the live model, and at most
-//! two at a time; what cannot be is counted, and nobody waits for it. The candidate has a worker and a
-//! session of its own, at the lowest priority that the system has.
+//! two at a time; what cannot be is counted, and nobody waits for it. What a query is, the deployment
+//! and its candidate know.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -10,29 +10,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
-use bytes::Bytes;
+use arc_swap::ArcSwapOption;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use super::answer::search_snapshot;
-use super::shadow_report::{Disagreement, Outcome, SHADOW_LATEST_MAX, ShadowAbout, ShadowReport};
-use super::{DeploymentError, LoadedModel, ProbeSource, Query, SearchOptions, Standing, Timings};
+use super::error::MonitorError;
+use super::shadow_report::{
+    SHADOW_LATEST_MAX, ShadowAbout, ShadowDecision, ShadowDisagreement, ShadowReport,
+};
 use crate::journal::entry::DecisionId;
 use crate::telemetry;
 use matchpoint_calibration::monitoring::shadow::{Pair, ShadowCounts, ShadowMatch, is_drawn};
-use matchpoint_embed::caller::Caller;
-use matchpoint_embed::job::{JobKind, PoolWorker};
-use matchpoint_embed::pixels::ImageLimits;
-use matchpoint_embed::pool::WorkerPool;
-use matchpoint_gallery::Gallery;
 
 /// Queries that are under way to the candidate: one that it works on, and one that waits, so that
 /// the memory for their images is bounded.
 const SLOTS: usize = 2;
 /// How often the thread looks whether it is to end.
 const TICK: Duration = Duration::from_millis(100);
-/// The lowest priority of a thread.
-const NICE: i32 = 19;
 
 /// Why a query that was drawn is not compared.
 #[derive(Clone, Copy)]
@@ -50,66 +43,82 @@ enum Skip {
 /// Their names in metrics and reports, in their order.
 const SKIPS: [&str; 4] = ["embedding", "busy", "behind", "failed"];
 
-/// The place for one candidate. Its thread ends with it.
-#[derive(Debug, Default)]
-pub(super) struct Beside {
-    shadow: ArcSwapOption<Shadow>,
+/// A deployment that is compared with the live one, and answers nobody.
+pub trait ShadowCandidate<Q>: Send {
+    /// Lets its work yield to everybody else's. Whether the system does that: on a GPU there is no
+    /// priority, and the runner rests between queries instead.
+    fn yields(&self) -> bool;
+
+    /// Whether its gallery has this label.
+    fn has_label(&self, label: &str) -> bool;
+
+    /// What it would have answered.
+    ///
+    /// # Errors
+    /// Why it failed, in words.
+    fn decide(&self, query: Arc<Q>) -> Result<ShadowDecision, String>;
+}
+
+/// The place for the shadow of one deployment, whose queries are `Q`. Its thread ends with it.
+#[derive(Debug)]
+pub struct ShadowRunner<Q> {
+    shadow: ArcSwapOption<Shadow<Q>>,
     /// The thread that has it, and those of earlier ones that have not ended yet. Held while a
     /// candidate is opened, so that the latest wins.
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// The right to open a candidate, or to end it.
-pub(super) struct Opening<'a> {
-    shadow: &'a ArcSwapOption<Shadow>,
+#[derive(Debug)]
+pub struct ShadowOpening<'a, Q> {
+    shadow: &'a ArcSwapOption<Shadow<Q>>,
     threads: MutexGuard<'a, Vec<JoinHandle<()>>>,
 }
 
 /// What live requests see of a candidate: they never wait for a lock of its threads, nor do they
 /// ever have to close it.
 #[derive(Debug)]
-struct Shadow {
+struct Shadow<Q> {
     about: ShadowAbout,
-    samples: Sender<Sample>,
+    samples: Sender<ShadowSample<Q>>,
     slots: Arc<AtomicUsize>,
     /// Number of the next live query.
     turn: AtomicU64,
-    tally: Arc<Tally>,
+    tally: Arc<ShadowTally>,
     stop: Arc<AtomicBool>,
 }
 
 /// What came of it so far.
 #[derive(Debug)]
-struct Tally {
+struct ShadowTally {
     deployment: String,
     skipped: [AtomicU64; SKIPS.len()],
-    seen: Mutex<(ShadowCounts, VecDeque<Disagreement>)>,
+    seen: Mutex<(ShadowCounts, VecDeque<ShadowDisagreement>)>,
 }
 
 /// One of [`SLOTS`]; given back when this is dropped.
 #[derive(Debug)]
-struct Slot(Arc<AtomicUsize>);
+struct ShadowSlot(Arc<AtomicUsize>);
 
 /// A query that will be compared, if the live model answers it.
-pub(super) struct Ticket {
-    image: Bytes,
-    options: SearchOptions,
-    samples: Sender<Sample>,
-    tally: Arc<Tally>,
-    slot: Slot,
+#[derive(Debug)]
+pub struct ShadowTicket<Q> {
+    query: Q,
+    samples: Sender<ShadowSample<Q>>,
+    tally: Arc<ShadowTally>,
+    slot: ShadowSlot,
 }
 
 /// A query with its live answer.
 #[derive(Debug)]
-struct Sample {
-    image: Bytes,
-    options: SearchOptions,
+struct ShadowSample<Q> {
+    query: Arc<Q>,
     id: DecisionId,
-    live: Outcome,
-    _slot: Slot,
+    live: ShadowDecision,
+    _slot: ShadowSlot,
 }
 
-impl Slot {
+impl ShadowSlot {
     fn take(slots: &Arc<AtomicUsize>) -> Option<Self> {
         let more = |taken: usize| (taken < SLOTS).then_some(taken + 1);
         let taken = slots.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
@@ -117,13 +126,13 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for ShadowSlot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-impl Tally {
+impl ShadowTally {
     fn skip(&self, reason: Skip) {
         let mut counts = self.skipped.iter().zip(SKIPS);
         if let Some((count, name)) = counts.nth(reason as usize) {
@@ -132,11 +141,11 @@ impl Tally {
         }
     }
 
-    fn seen(&self) -> MutexGuard<'_, (ShadowCounts, VecDeque<Disagreement>)> {
+    fn seen(&self) -> MutexGuard<'_, (ShadowCounts, VecDeque<ShadowDisagreement>)> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, pair: Pair, disagreement: impl FnOnce() -> Disagreement) {
+    fn take(&self, pair: Pair, disagreement: impl FnOnce() -> ShadowDisagreement) {
         let mut seen = self.seen();
         let (counts, latest) = &mut *seen;
         counts.take(pair);
@@ -152,27 +161,25 @@ fn labels(pair: Pair) -> [&'static str; 3] {
     [pair.live.as_str(), pair.shadow.as_str(), pair.best.as_str()]
 }
 
-impl Shadow {
-    /// Takes a place for a query with the candidate, before the live model works on it; `None` where
-    /// it is not drawn, or is skipped. `waiting` requests wait for the live
-    /// model.
-    fn ticket(&self, query: &Query, options: &SearchOptions, waiting: usize) -> Option<Ticket> {
+impl<Q> Shadow<Q> {
+    /// Takes a place for a query with the candidate, before the live model works on it; `None` if it is
+    /// not sampled, or is skipped. `waiting` requests wait for the live model.
+    fn ticket(&self, image: Option<impl FnOnce() -> Q>, waiting: usize) -> Option<ShadowTicket<Q>> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         if !is_drawn(turn, self.about.share) {
             return None;
         }
-        let taken = match query {
-            Query::Embedding(_) => Err(Skip::Embedding),
-            Query::Image(_) if 0 < waiting => Err(Skip::Busy),
-            Query::Image(image) => match Slot::take(&self.slots) {
-                Some(slot) => Ok((image.clone(), slot)),
+        let taken = match image {
+            None => Err(Skip::Embedding),
+            Some(_) if 0 < waiting => Err(Skip::Busy),
+            Some(image) => match ShadowSlot::take(&self.slots) {
+                Some(slot) => Ok((image(), slot)),
                 None => Err(Skip::Behind),
             },
         };
-        let (image, slot) = taken.map_err(|reason| self.tally.skip(reason)).ok()?;
-        Some(Ticket {
-            image,
-            options: options.clone(),
+        let (query, slot) = taken.map_err(|reason| self.tally.skip(reason)).ok()?;
+        Some(ShadowTicket {
+            query,
             samples: self.samples.clone(),
             tally: Arc::clone(&self.tally),
             slot,
@@ -180,18 +187,17 @@ impl Shadow {
     }
 }
 
-impl Drop for Shadow {
+impl<Q> Drop for Shadow<Q> {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 }
 
-impl Ticket {
+impl<Q> ShadowTicket<Q> {
     /// Passes the query on with its live answer. Never waits.
-    pub(super) fn offer(self, id: DecisionId, live: Outcome) {
-        let sample = Sample {
-            image: self.image,
-            options: self.options,
+    pub fn offer(self, id: DecisionId, live: ShadowDecision) {
+        let sample = ShadowSample {
+            query: Arc::new(self.query),
             id,
             live,
             _slot: self.slot,
@@ -202,31 +208,39 @@ impl Ticket {
     }
 }
 
-impl Beside {
-    pub(super) fn ticket(
-        &self,
-        probe: &ProbeSource,
-        options: &SearchOptions,
-        live: &WorkerPool,
-    ) -> Option<Ticket> {
-        let shadow = self.shadow.load();
-        let shadow = shadow.as_ref()?;
-        match probe {
-            ProbeSource::Query(query) => shadow.ticket(query, options, live.queue_len()),
-            ProbeSource::File(_) => None,
+impl<Q> Default for ShadowRunner<Q> {
+    fn default() -> Self {
+        Self {
+            shadow: ArcSwapOption::empty(),
+            threads: Mutex::default(),
         }
+    }
+}
+
+impl<Q> ShadowRunner<Q> {
+    /// Takes a place for a live query; `None` if there is no candidate, or the query is not sampled or is
+    /// skipped. `image` gives the query if it is an image: a vector is of the live model's space.
+    /// `waiting` requests wait for the live model.
+    pub fn ticket(
+        &self,
+        image: Option<impl FnOnce() -> Q>,
+        waiting: impl FnOnce() -> usize,
+    ) -> Option<ShadowTicket<Q>> {
+        let shadow = self.shadow.load();
+        shadow.as_ref()?.ticket(image, waiting())
     }
 
     /// The right to open a candidate, or to end it: one at a time, so that the latest wins.
-    pub(super) fn opening(&self) -> Opening<'_> {
-        Opening {
+    pub fn opening(&self) -> ShadowOpening<'_, Q> {
+        ShadowOpening {
             shadow: &self.shadow,
             threads: self.threads.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }
 
     /// What came of it so far, but for what the queries showed; `None` without a candidate.
-    pub(super) fn report(&self, limit: usize) -> Option<ShadowReport> {
+    #[must_use]
+    pub fn report(&self, limit: usize) -> Option<ShadowReport> {
         let shadow = self.shadow.load_full()?;
         let tally = &shadow.tally;
         let counted = tally.skipped.iter().zip(SKIPS);
@@ -243,50 +257,55 @@ impl Beside {
     }
 }
 
-impl Opening<'_> {
-    pub(super) fn is_there(&self) -> bool {
+impl<Q> ShadowOpening<'_, Q> {
+    /// Whether there is a candidate.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
         self.shadow.load().is_some()
     }
 
     /// Ends the comparison. The candidate closes as soon as its worker is done, which nobody waits
     /// for: at its priority that can take seconds where others have all of the processors.
-    pub(super) fn end(&mut self) {
+    pub fn end(&mut self) {
         if let Some(shadow) = self.shadow.swap(None) {
             shadow.stop.store(true, Ordering::Relaxed);
             telemetry::shadow_ended(metric_labels(&shadow));
         }
         self.threads.retain(|thread| !thread.is_finished());
     }
+}
 
-    /// Compares the answers of the deployment `name`, whose callers wait for `live`, with those of this
-    /// candidate from now on.
-    pub(super) fn begin(
+impl<Q: Send + Sync + 'static> ShadowOpening<'_, Q> {
+    /// Compares the answers of the deployment `name` with those of this candidate from now on. `waiting`
+    /// says how many requests wait for the live model.
+    ///
+    /// # Errors
+    /// Its thread cannot be started.
+    pub fn begin(
         &mut self,
         name: &str,
-        live: &Arc<WorkerPool>,
-        candidate: Candidate,
+        waiting: impl Fn() -> usize + Send + 'static,
+        candidate: Box<dyn ShadowCandidate<Q>>,
         about: ShadowAbout,
-    ) -> Result<(), DeploymentError> {
-        let (samples, waiting) = crossbeam_channel::bounded(SLOTS);
-        let tally = Arc::new(Tally {
+    ) -> Result<(), MonitorError> {
+        let (samples, passed_on) = crossbeam_channel::bounded(SLOTS);
+        let tally = Arc::new(ShadowTally {
             deployment: name.to_owned(),
             skipped: Default::default(),
             seen: Mutex::default(),
         });
         let stop = Arc::new(AtomicBool::new(false));
-        let comparer = Comparer {
+        let comparer = ShadowComparer {
             candidate,
-            live: Arc::clone(live),
+            waiting: Box::new(waiting),
             tally: Arc::clone(&tally),
             stop: Arc::clone(&stop),
             failed: false,
         };
         let started = thread::Builder::new()
             .name("shadow".to_owned())
-            .spawn(move || comparer.run(&waiting))
-            .map_err(|cause| DeploymentError::Broken {
-                reason: cause.to_string(),
-            })?;
+            .spawn(move || comparer.run(&passed_on))
+            .map_err(|cause| MonitorError::thread(&cause))?;
         self.end();
         self.threads.push(started);
         let shadow = Shadow {
@@ -303,7 +322,7 @@ impl Opening<'_> {
     }
 }
 
-impl Drop for Beside {
+impl<Q> Drop for ShadowRunner<Q> {
     fn drop(&mut self) {
         let mut opening = self.opening();
         opening.end();
@@ -316,7 +335,7 @@ impl Drop for Beside {
     }
 }
 
-fn metric_labels(shadow: &Shadow) -> telemetry::ShadowLabels<'_> {
+fn metric_labels<Q>(shadow: &Shadow<Q>) -> telemetry::ShadowLabels<'_> {
     let about = &shadow.about;
     telemetry::ShadowLabels {
         deployment: &shadow.tally.deployment,
@@ -328,28 +347,20 @@ fn metric_labels(shadow: &Shadow) -> telemetry::ShadowLabels<'_> {
     }
 }
 
-/// What a candidate answers with: it is open for reading, and neither records nor checks anything.
-pub(super) struct Candidate {
-    pub(super) loaded: LoadedModel,
-    pub(super) limits: ImageLimits,
-    pub(super) gallery: Arc<Gallery>,
-    pub(super) standing: Arc<ArcSwap<Standing>>,
-}
-
 /// The thread that has the candidate.
-struct Comparer {
-    candidate: Candidate,
-    /// The workers that answer callers.
-    live: Arc<WorkerPool>,
-    tally: Arc<Tally>,
+struct ShadowComparer<Q> {
+    candidate: Box<dyn ShadowCandidate<Q>>,
+    /// How many requests wait for the live model.
+    waiting: Box<dyn Fn() -> usize + Send>,
+    tally: Arc<ShadowTally>,
     stop: Arc<AtomicBool>,
     /// Whether the candidate has ever failed.
     failed: bool,
 }
 
-impl Comparer {
-    fn run(mut self, samples: &Receiver<Sample>) {
-        let rests = !self.lowers_priority();
+impl<Q> ShadowComparer<Q> {
+    fn run(mut self, samples: &Receiver<ShadowSample<Q>>) {
+        let rests = !self.candidate.yields();
         while !self.stop.load(Ordering::Relaxed) {
             match samples.recv_timeout(TICK) {
                 Ok(sample) => {
@@ -365,27 +376,19 @@ impl Comparer {
         }
     }
 
-    /// Whether the candidate's work yields to everybody else's. On a GPU there is no priority.
-    fn lowers_priority(&self) -> bool {
-        // On Linux this is of the calling thread: the candidate's only worker. This thread itself
-        // keeps its own, since it shares locks with whoever asks for a report.
-        let lower =
-            |_: &mut PoolWorker<'_>| rustix::process::setpriority_process(None, NICE).is_ok();
-        let lowered =
-            self.candidate
-                .loaded
-                .pool
-                .run_blocking(Caller::default(), JobKind::Image, lower);
-        lowered == Ok(true) && self.candidate.loaded.model.provider() == "cpu"
-    }
-
-    fn compare(&mut self, sample: Sample) {
-        if 0 < self.live.queue_len() {
+    /// Gives the place of the query back when it returns.
+    fn compare(&mut self, sample: ShadowSample<Q>) {
+        if 0 < (self.waiting)() {
             return self.tally.skip(Skip::Busy);
         }
+        let ShadowSample {
+            query,
+            id,
+            live,
+            _slot,
+        } = sample;
         // Freed here, and not by a thread that may be held up for long.
-        let sample = Arc::new(sample);
-        let shadow = match self.ask(&sample) {
+        let shadow = match self.candidate.decide(Arc::clone(&query)) {
             Ok(shadow) => shadow,
             Err(error) => {
                 if !std::mem::replace(&mut self.failed, true) {
@@ -395,10 +398,9 @@ impl Comparer {
                 return self.tally.skip(Skip::Failed);
             }
         };
-        let (live, known) = (&sample.live, &self.candidate.gallery);
         let best = match (live.label.as_str(), shadow.label.as_str()) {
             ("", _) => ShadowMatch::Nothing,
-            (label, _) if !known.has_label(label) => ShadowMatch::Missing,
+            (label, _) if !self.candidate.has_label(label) => ShadowMatch::Missing,
             (_, "") => ShadowMatch::Nothing,
             (label, found) if label == found => ShadowMatch::Same,
             _ => ShadowMatch::Other,
@@ -408,31 +410,12 @@ impl Comparer {
             shadow: shadow.decision,
             best,
         };
-        self.tally.take(pair, || Disagreement {
-            id: sample.id,
-            live: live.clone(),
+        self.tally.take(pair, || ShadowDisagreement {
+            id,
+            live,
             shadow,
             best,
         });
-    }
-
-    /// What the candidate itself would have answered.
-    fn ask(&self, sample: &Arc<Sample>) -> Result<Outcome, DeploymentError> {
-        let candidate = &self.candidate;
-        let (snapshot, standing) = (candidate.gallery.view(), candidate.standing.load_full());
-        let (limits, query) = (candidate.limits, Arc::clone(sample));
-        // Neither in its time nor in its result does it count as a request.
-        candidate
-            .loaded
-            .pool
-            .run_blocking(Caller::default(), JobKind::Image, move |worker| {
-                let timings = &mut Timings::default();
-                let embedding = worker.embed(&query.image, &limits)?.embedding;
-                let (_, best) = search_snapshot(&snapshot, &embedding, &query.options, timings)?;
-                let best = best.as_ref().map(|(best, _)| best);
-                let held = standing.held(&embedding, best, &query.options, timings)?;
-                Ok(Outcome::new(&standing, best, held))
-            })?
     }
 }
 
@@ -443,7 +426,7 @@ mod tests {
     use super::*;
     use matchpoint_calibration::decision::Decision;
 
-    fn shadow(share: f64) -> (Shadow, Receiver<Sample>) {
+    fn shadow(share: f64) -> (Shadow<()>, Receiver<ShadowSample<()>>) {
         let (samples, waiting) = crossbeam_channel::bounded(SLOTS);
         let about = ShadowAbout {
             path: PathBuf::new(),
@@ -456,7 +439,7 @@ mod tests {
             generation: 0,
             share,
         };
-        let tally = Tally {
+        let tally = ShadowTally {
             deployment: "shop".to_owned(),
             skipped: Default::default(),
             seen: Mutex::default(),
@@ -472,47 +455,51 @@ mod tests {
         (shadow, waiting)
     }
 
-    fn ask(shadow: &Shadow, query: &Query, waiting: usize) -> Option<Ticket> {
-        shadow.ticket(query, &SearchOptions::nearest(1), waiting)
+    fn image(shadow: &Shadow<()>, waiting: usize) -> Option<ShadowTicket<()>> {
+        shadow.ticket(Some(|| ()), waiting)
     }
 
-    fn skipped(shadow: &Shadow) -> [u64; SKIPS.len()] {
+    fn skipped(shadow: &Shadow<()>) -> [u64; SKIPS.len()] {
         let skipped = &shadow.tally.skipped;
         std::array::from_fn(|at| skipped[at].load(Ordering::Relaxed))
     }
 
-    fn rejected() -> Outcome {
-        Outcome::new(&Standing::Missing, None, None)
+    fn undecided() -> ShadowDecision {
+        ShadowDecision {
+            decision: Decision::Undecided,
+            label: String::new(),
+            item: String::new(),
+            score: 0.0,
+            decision_score: None,
+        }
     }
 
     #[test]
     fn two_queries_are_under_way_at_most_and_one_that_was_not_answered_gives_its_place_back() {
         let (shadow, waiting) = shadow(1.0);
-        let image = Query::Image(vec![1, 2, 3].into());
-        let first = ask(&shadow, &image, 0).unwrap();
-        let second = ask(&shadow, &image, 0).unwrap();
-        assert!(ask(&shadow, &image, 0).is_none());
+        let first = image(&shadow, 0).unwrap();
+        let second = image(&shadow, 0).unwrap();
+        assert!(image(&shadow, 0).is_none());
         assert_eq!(skipped(&shadow), [0, 0, 1, 0]);
 
         // Its caller has gone.
         drop(first);
-        let third = ask(&shadow, &image, 0).unwrap();
-        second.offer(DecisionId::fresh(), rejected());
-        third.offer(DecisionId::fresh(), rejected());
+        let third = image(&shadow, 0).unwrap();
+        second.offer(DecisionId::fresh(), undecided());
+        third.offer(DecisionId::fresh(), undecided());
         // Passed on, they still take their places, until the candidate has finished with them.
-        assert!(ask(&shadow, &image, 0).is_none());
+        assert!(image(&shadow, 0).is_none());
         assert_eq!(waiting.try_iter().count(), 2);
-        assert!(ask(&shadow, &image, 0).is_some());
+        assert!(image(&shadow, 0).is_some());
         assert_eq!(skipped(&shadow), [0, 0, 2, 0]);
     }
 
     #[test]
     fn what_cannot_be_passed_on_is_counted_and_gives_its_place_back() {
         let (shadow, waiting) = shadow(1.0);
-        let image = Query::Image(vec![1, 2, 3].into());
-        let ticket = ask(&shadow, &image, 0).unwrap();
+        let ticket = image(&shadow, 0).unwrap();
         drop(waiting);
-        ticket.offer(DecisionId::fresh(), rejected());
+        ticket.offer(DecisionId::fresh(), undecided());
         assert_eq!(skipped(&shadow), [0, 0, 1, 0]);
         assert_eq!(shadow.slots.load(Ordering::Relaxed), 0);
     }
@@ -520,8 +507,8 @@ mod tests {
     #[test]
     fn callers_who_wait_come_first_and_a_vector_is_of_the_live_models_space() {
         let (shadow, _waiting) = shadow(1.0);
-        assert!(ask(&shadow, &Query::Image(vec![1].into()), 1).is_none());
-        assert!(ask(&shadow, &Query::Embedding(vec![1.0]), 0).is_none());
+        assert!(image(&shadow, 1).is_none());
+        assert!(shadow.ticket(None::<fn()>, 0).is_none());
         assert_eq!(skipped(&shadow), [1, 1, 0, 0]);
         assert_eq!(shadow.slots.load(Ordering::Relaxed), 0);
     }
@@ -529,8 +516,7 @@ mod tests {
     #[test]
     fn what_is_not_drawn_is_not_passed_on_and_nowhere_counted() {
         let (shadow, _waiting) = shadow(0.05);
-        let image = Query::Image(vec![1].into());
-        let drawn = (0..1_000).filter(|_| ask(&shadow, &image, 0).is_some());
+        let drawn = (0..1_000).filter(|_| image(&shadow, 0).is_some());
         assert!((20..80).contains(&drawn.count()));
         assert_eq!(skipped(&shadow), [0; 4]);
     }
@@ -547,10 +533,10 @@ mod tests {
             .map(|_| DecisionId::fresh())
             .collect();
         for id in &ids {
-            shadow.tally.take(pair, || Disagreement {
+            shadow.tally.take(pair, || ShadowDisagreement {
                 id: *id,
-                live: rejected(),
-                shadow: rejected(),
+                live: undecided(),
+                shadow: undecided(),
                 best: pair.best,
             });
         }

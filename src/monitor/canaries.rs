@@ -1,7 +1,8 @@
 //! Canaries: pictures whose truth is known, searched for again and again on the path of callers.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,17 +11,15 @@ use sha2::{Digest, Sha256};
 
 use super::canary_list::{Among, Canary, FOLDER, LIST};
 use super::canary_round::CanaryRound;
-use super::clock::now_ms;
-use super::files::{hex, read_json, write_json};
-use super::open::Deployment;
-use super::search::BUSY_PAUSE;
-use super::{DeploymentError, ProbeSource, SearchOptions};
+use super::error::MonitorError;
+use super::watch::Monitor;
+use crate::clock::now_ms;
+use crate::files::{FileError, hex, read_json, write_json};
 use crate::journal::entry::Source;
 use crate::telemetry;
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::canaries::{CanaryCounts, CanaryRate, CanaryRates};
 use matchpoint_calibration::monitoring::drift::PromisedLimits;
-use matchpoint_embed::caller::Caller;
 
 /// What the first round under an operating point came to.
 const OUTCOMES: &str = "outcomes.json";
@@ -31,63 +30,89 @@ const ALARM_DELTA: f64 = 0.05;
 /// What a search for a canary came to: the decision, and the label of the best match. Empty where
 /// nothing was found, and where nothing was accepted among other labels: which of them is nearest
 /// changes with every other enrolment.
-type Outcome = (String, String);
+type CanaryOutcome = (String, String);
 
 /// Outcomes by [`Canary::key`].
-type Outcomes = BTreeMap<String, Outcome>;
+type CanaryOutcomes = BTreeMap<String, CanaryOutcome>;
 
 /// The first outcomes under an operating point.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Baseline {
+struct CanaryBaseline {
     operating_point: String,
     /// SHA-256 of the list: a round that began before the canaries were replaced is none of theirs.
     #[serde(default)]
     list: String,
-    outcomes: Outcomes,
+    outcomes: CanaryOutcomes,
 }
 
-impl Deployment {
+/// A search for a canary, as a caller would make it, for the deployment to do.
+#[derive(Clone, Debug)]
+pub struct CanarySearch {
+    /// The picture's file.
+    pub picture: PathBuf,
+    /// A label whose items are not found.
+    pub without_label: Option<String>,
+    /// What the journal records of where it came from.
+    pub source: Source,
+}
+
+/// What a search for a canary found.
+#[derive(Clone, Debug)]
+pub struct CanaryAnswer {
+    /// What was decided.
+    pub decision: Decision,
+    /// Label of the best match; `None` if nothing was found.
+    pub best: Option<String>,
+}
+
+impl Monitor {
     /// How many canaries there are.
     ///
     /// # Errors
     /// The list is damaged, or the disk.
-    pub fn canary_count(&self) -> Result<usize, DeploymentError> {
-        let list = self.folder().path().join(FOLDER).join(LIST);
+    pub fn canary_count(&self) -> Result<usize, MonitorError> {
+        let list = self.observed().folder().join(FOLDER).join(LIST);
         let list = read_json::<Vec<Canary>>(&list)?;
         Ok(list.map_or(0, |list| list.len()))
     }
 
     /// The latest round of canaries; `None` before the first.
     #[must_use]
-    pub fn canaries(&self) -> Option<Arc<CanaryRound>> {
+    pub fn latest_canaries(&self) -> Option<Arc<CanaryRound>> {
         self.canaries.load_full()
     }
 
-    /// Searches for every canary, one after another, as callers do, and gives way to all of them. `None` where there are no canaries, or no valid operating point to judge by.
+    /// Has `search` look for every canary, one after another, as callers do, and giving way to all of
+    /// them. `None` if there are no canaries, or no valid operating point to judge by.
     ///
     /// # Errors
     /// A round is under way already, the list is damaged, or the disk. A canary that fails is named
     /// in the round.
-    pub async fn replay_canaries(&self) -> Result<Option<CanaryRound>, DeploymentError> {
-        let Some(_alone) = Alone::new(&self.replaying) else {
-            return Err(DeploymentError::Argument {
+    pub async fn replay_canaries<E, F>(
+        &self,
+        search: impl Fn(CanarySearch) -> F,
+    ) -> Result<Option<CanaryRound>, MonitorError>
+    where
+        E: Display,
+        F: Future<Output = Result<CanaryAnswer, E>>,
+    {
+        let Some(_alone) = ReplayRight::new(&self.replaying) else {
+            return Err(MonitorError::Argument {
                 argument: "canaries",
                 problem: "are being replayed already; wait for the end of that round".to_owned(),
             });
         };
-        let folder = self.folder().path().join(FOLDER);
-        let standing = self.standing.load_full();
-        let (Some(list), Some(point)) = (
-            read_json::<Vec<Canary>>(&folder.join(LIST))?,
-            standing.valid(),
-        ) else {
+        let folder = self.observed().folder().join(FOLDER);
+        let active = self.observed().active_point();
+        let (Some(list), Some(point)) = (read_json::<Vec<Canary>>(&folder.join(LIST))?, active)
+        else {
             return Ok(None);
         };
-        let mut outcomes = Outcomes::new();
+        let mut outcomes = CanaryOutcomes::new();
         let (mut counts, mut failed) = (CanaryCounts::default(), Vec::new());
         for canary in &list {
-            match self.replay(canary, &folder, &mut counts).await {
+            match self.replay(canary, &search, &mut counts).await {
                 Ok(outcome) => drop(outcomes.insert(canary.key(), outcome)),
                 Err(error) => failed.push((canary.name.clone(), error.to_string())),
             }
@@ -97,7 +122,7 @@ impl Deployment {
         let round = CanaryRound {
             operating_point: point.id().to_owned(),
             unix_ms: now_ms(),
-            rates: CanaryRates::new(&counts, PromisedLimits::of(point, delta)),
+            rates: CanaryRates::new(&counts, PromisedLimits::of(&point, delta)),
             counts,
             changed,
             failed,
@@ -108,45 +133,36 @@ impl Deployment {
     }
 
     fn alarm_delta(&self) -> f64 {
-        self.monitor
-            .get()
-            .map_or(ALARM_DELTA, |monitor| monitor.delta)
+        self.recorder()
+            .map_or(ALARM_DELTA, |recorder| recorder.delta)
     }
 
-    async fn replay(
+    async fn replay<E, F>(
         &self,
         canary: &Canary,
-        folder: &Path,
+        search: &impl Fn(CanarySearch) -> F,
         counts: &mut CanaryCounts,
-    ) -> Result<Outcome, DeploymentError> {
+    ) -> Result<CanaryOutcome, E>
+    where
+        F: Future<Output = Result<CanaryAnswer, E>>,
+    {
         let expected = canary.label.clone();
         let (mated, without_label) = match canary.among {
-            Among::All => (self.gallery.has_label(&expected), None),
+            Among::All => (self.observed().gallery().has_label(&expected), None),
             Among::OtherLabels => (false, Some(expected.clone())),
-        };
-        let options = SearchOptions {
-            without_label,
-            ..SearchOptions::nearest(2)
         };
         let source = if mated {
             Source::MatedCanary { expected }
         } else {
             Source::NonMatedCanary { expected }
         };
-        let path = folder.join(&canary.file);
-        let answer = loop {
-            let probe = ProbeSource::File(path.clone());
-            let caller = Caller::in_background();
-            let searched = self.search_from(caller, probe, options.clone(), source.clone());
-            match searched.await {
-                Err(DeploymentError::Busy { .. } | DeploymentError::Late { .. }) => {
-                    tokio::time::sleep(BUSY_PAUSE).await;
-                }
-                answer => break answer?,
-            }
-        };
-        let best = answer.hits.first().map(|hit| hit.item.label.clone());
-        let best = best.unwrap_or_default();
+        let answer = search(CanarySearch {
+            picture: self.observed().folder().join(FOLDER).join(&canary.file),
+            without_label,
+            source,
+        })
+        .await?;
+        let best = answer.best.unwrap_or_default();
         let accepted = answer.decision == Decision::Accept;
         counts.take(&canary.label, mated, accepted, best == canary.label);
         let named = accepted || canary.among == Among::All;
@@ -157,7 +173,7 @@ impl Deployment {
     fn show_canaries(&self, round: &CanaryRound) {
         for (name, reason) in &round.failed {
             tracing::warn!(
-                deployment = self.name,
+                deployment = self.observed().name(),
                 canary = name,
                 reason,
                 "a canary failed"
@@ -165,7 +181,7 @@ impl Deployment {
         }
         if !round.changed.is_empty() {
             tracing::warn!(
-                deployment = self.name,
+                deployment = self.observed().name(),
                 canaries = round.changed.join(", "),
                 "canaries come out otherwise than in the first round under this operating point"
             );
@@ -182,7 +198,7 @@ impl Deployment {
             gauges("frr", &round.rates.frr),
         ];
         telemetry::canaries_replayed(
-            &self.name,
+            self.observed().name(),
             &round.operating_point,
             rates,
             round.changed.len(),
@@ -192,15 +208,15 @@ impl Deployment {
 }
 
 /// The right to replay, given back when this is dropped.
-struct Alone<'a>(&'a AtomicBool);
+struct ReplayRight<'a>(&'a AtomicBool);
 
-impl<'a> Alone<'a> {
+impl<'a> ReplayRight<'a> {
     fn new(taken: &'a AtomicBool) -> Option<Self> {
         (!taken.swap(true, Ordering::AcqRel)).then_some(Self(taken))
     }
 }
 
-impl Drop for Alone<'_> {
+impl Drop for ReplayRight<'_> {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
     }
@@ -212,13 +228,13 @@ fn changed(
     folder: &Path,
     operating_point: &str,
     list: &[Canary],
-    outcomes: Outcomes,
-) -> Result<Vec<String>, DeploymentError> {
+    outcomes: CanaryOutcomes,
+) -> Result<Vec<String>, FileError> {
     let path = folder.join(OUTCOMES);
     let listed = digest_of(list)?;
-    let mut known: Baseline = read_json(&path)?.unwrap_or_default();
+    let mut known: CanaryBaseline = read_json(&path)?.unwrap_or_default();
     if known.operating_point != operating_point || known.list != listed {
-        let first = Baseline {
+        let first = CanaryBaseline {
             operating_point: operating_point.to_owned(),
             list: listed,
             outcomes,
@@ -244,8 +260,8 @@ fn changed(
     Ok(changed)
 }
 
-fn digest_of(list: &[Canary]) -> Result<String, DeploymentError> {
-    let json = serde_json::to_vec(list).map_err(|cause| DeploymentError::Broken {
+fn digest_of(list: &[Canary]) -> Result<String, FileError> {
+    let json = serde_json::to_vec(list).map_err(|cause| FileError::Content {
         reason: cause.to_string(),
     })?;
     Ok(hex(&Sha256::digest(&json)))
@@ -264,7 +280,7 @@ mod tests {
         }
     }
 
-    fn outcomes(of: &[(&Canary, Decision)]) -> Outcomes {
+    fn outcomes(of: &[(&Canary, Decision)]) -> CanaryOutcomes {
         let outcome = |decision: Decision| (decision.as_str().to_owned(), "ash".to_owned());
         let of = of.iter();
         of.map(|(canary, decision)| (canary.key(), outcome(*decision)))

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::DeploymentError;
+use crate::files::{FileError, read_file, write_json};
 use crate::journal::entry::SourceKind;
 use crate::journal::totals::Committed;
 use matchpoint_calibration::monitoring::indicators::{Shift, shift};
@@ -24,9 +24,9 @@ const ALPHA: f64 = 0.01;
 
 /// Searches by operating point and stratum, as the journal has counted them.
 #[derive(Debug, Default)]
-pub(super) struct Counted(Mutex<BTreeMap<(String, u16), u64>>);
+pub(super) struct StratumCounts(Mutex<BTreeMap<(String, u16), u64>>);
 
-impl Counted {
+impl StratumCounts {
     /// Takes over what a commit changed. Searches under a filter, canaries and comparisons are others.
     pub(super) fn take(&self, told: &Committed) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -57,7 +57,7 @@ impl Counted {
 /// The first decisions of an operating point under a design of the audit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Reference {
+struct ReferenceScores {
     operating_point: String,
     design_since_unix_ms: u64,
     /// Decisions by stratum.
@@ -67,7 +67,7 @@ struct Reference {
 /// What the latest decisions say. `None` while there are too few, and where nothing is known to hold
 /// them against.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Looked {
+pub(super) struct ScoreComparison {
     /// Against the first decisions of the operating point.
     pub(super) shift: Option<Shift>,
     /// Against its calibration.
@@ -76,18 +76,18 @@ pub(super) struct Looked {
 
 /// The scores of one operating point, from when the deployment was opened or it began to decide.
 #[derive(Debug)]
-pub(super) struct Scores {
+pub(super) struct ScoreShift {
     file: PathBuf,
     /// What its calibration found.
     classes: Option<Classes>,
     operating_point: String,
     design_since_ms: u64,
-    reference: Option<Reference>,
+    reference: Option<ReferenceScores>,
     /// Counts at the beginning of windows, the earliest first.
     begun: VecDeque<Vec<u64>>,
 }
 
-impl Scores {
+impl ScoreShift {
     pub(super) fn new(
         folder: &Path,
         point: &str,
@@ -95,9 +95,9 @@ impl Scores {
         classes: Option<Classes>,
     ) -> Self {
         let file = folder.join(FILE);
-        let known = super::files::read_file(&file)
+        let known = read_file(&file)
             .ok()
-            .and_then(|bytes| serde_json::from_slice::<Reference>(&bytes).ok());
+            .and_then(|bytes| serde_json::from_slice::<ReferenceScores>(&bytes).ok());
         Self {
             reference: known.filter(|known| {
                 known.operating_point == point && known.design_since_unix_ms == design_since_ms
@@ -118,11 +118,11 @@ impl Scores {
     ///
     /// # Errors
     /// The disk: the reference is then that of this process alone.
-    pub(super) fn look(
+    pub(super) fn evaluate(
         &mut self,
-        counted: &Counted,
+        counted: &StratumCounts,
         strata: usize,
-    ) -> Result<Looked, DeploymentError> {
+    ) -> Result<ScoreComparison, FileError> {
         let now = counted.of(&self.operating_point, strata);
         let since = |begun: &[u64]| -> Vec<u64> {
             let pairs = now.iter().zip(begun);
@@ -144,25 +144,25 @@ impl Scores {
         let window = self.begun.front().map(|first| since(first));
         let window = window.filter(|window| DECISIONS <= window.iter().sum());
         let Some(window) = window else {
-            return Ok(Looked::default());
+            return Ok(ScoreComparison::default());
         };
         let classes = self.classes.as_ref();
         let misfit = classes.and_then(|classes| misfit(classes, &window, ALPHA).ok());
         if let Some(reference) = &self.reference {
             let shift = shift(&reference.counts, &window, ALPHA).ok();
-            return Ok(Looked { shift, misfit });
+            return Ok(ScoreComparison { shift, misfit });
         }
-        let reference = Reference {
+        let reference = ReferenceScores {
             operating_point: self.operating_point.clone(),
             design_since_unix_ms: self.design_since_ms,
             counts: window,
         };
         // Windows begin after it.
         self.begun = VecDeque::from([now]);
-        let written = super::files::write_json(&self.file, &reference);
+        let written = write_json(&self.file, &reference);
         self.reference = Some(reference);
         let shift = None;
-        written.map(|()| Looked { shift, misfit })
+        written.map(|()| ScoreComparison { shift, misfit })
     }
 }
 
@@ -198,11 +198,11 @@ mod tests {
     #[test]
     fn the_first_decisions_are_what_later_ones_are_compared_with_also_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
-        let counted = Counted::default();
-        let mut scores = Scores::new(folder.path(), "op", 7, None);
-        let look = |scores: &mut Scores, counts| {
+        let counted = StratumCounts::default();
+        let mut scores = ScoreShift::new(folder.path(), "op", 7, None);
+        let look = |scores: &mut ScoreShift, counts| {
             counted.take(&told(counts));
-            scores.look(&counted, 2).unwrap().shift
+            scores.evaluate(&counted, 2).unwrap().shift
         };
         // What was counted before it was opened is no part of it.
         assert_eq!(look(&mut scores, [10_000, 0]), None);
@@ -210,12 +210,12 @@ mod tests {
         assert_eq!(look(&mut scores, [11_000, 1_000]), None);
         let calm = look(&mut scores, [12_000, 2_000]).unwrap();
         assert!(calm.psi < calm.limit, "{calm:?}");
-        let mut again = Scores::new(folder.path(), "op", 7, None);
+        let mut again = ScoreShift::new(folder.path(), "op", 7, None);
         assert_eq!(look(&mut again, [12_000, 2_000]), None);
         let shifted = look(&mut again, [12_100, 3_900]).unwrap();
         assert!(shifted.limit < shifted.psi, "{shifted:?}");
         // Of another operating point, or under another design, nothing is known.
-        let reference = |point, since| Scores::new(folder.path(), point, since, None).reference;
+        let reference = |point, since| ScoreShift::new(folder.path(), point, since, None).reference;
         assert_eq!(reference("other", 7), None);
         assert_eq!(reference("op", 8), None);
     }
@@ -243,11 +243,11 @@ mod tests {
         let (strata, half) = (Strata::usual(), Threshold::new(0.5).unwrap());
         let classes = Classes::of(&recording, half, &strata);
         let folder = tempfile::tempdir().unwrap();
-        let counted = Counted::default();
-        let mut scores = Scores::new(folder.path(), "op", 7, classes);
+        let counted = StratumCounts::default();
+        let mut scores = ScoreShift::new(folder.path(), "op", 7, classes);
         let mut look = |counts: [u64; 6]| {
             counted.take(&told(counts));
-            scores.look(&counted, 6).unwrap().misfit
+            scores.evaluate(&counted, 6).unwrap().misfit
         };
         assert_eq!(look([0; 6]), None);
         // Nine strangers of ten fit, and searches that are all beside the threshold do not.

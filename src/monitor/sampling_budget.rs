@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use super::DeploymentError;
+use super::error::MonitorError;
 use crate::journal::read::{Reader, Selection};
 use matchpoint_calibration::monitoring::strata::Strata;
 
@@ -22,7 +22,7 @@ pub(super) fn fitted(
     point: &str,
     labels: u32,
     now_ms: u64,
-) -> Result<(Strata, Duration), DeploymentError> {
+) -> Result<(Strata, Duration), MonitorError> {
     let day = Selection {
         operating_point: Some(point.to_owned()),
         unix_ms: now_ms.saturating_sub(DAY_MS)..now_ms.saturating_add(1),
@@ -47,7 +47,7 @@ pub(super) fn fitted(
 
 /// For how long of a day the operating point has decided, as far as the journal goes back: at least
 /// a minute.
-fn seen_for(reader: &Reader, day: &Selection) -> Result<u64, DeploymentError> {
+fn seen_for(reader: &Reader, day: &Selection) -> Result<u64, MonitorError> {
     let first = |unix_ms| {
         let selection = Selection {
             unix_ms,

@@ -1,54 +1,53 @@
-//! By which design decisions are drawn to be labelled: strata, since when, and by which lots.
+//! By which design decisions are sampled for annotation: strata, since when, and a hash of their ids.
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::DeploymentError;
-use super::clock::now_ms;
-use super::files::{read_file, write_json};
+use crate::clock::now_ms;
+use crate::files::{FileError, read_file, write_json};
 use crate::journal::entry::DecisionId;
 use matchpoint_calibration::monitoring::strata::Strata;
 
 /// The design of the audit and when it began.
 const DESIGN_FILE: &str = "audit.json";
 
-/// The design of the audit, and since when decisions are drawn by it: rates and evidence are of
-/// one design.
+/// The design of the audit, and since when decisions are sampled by it: rates and evidence are of one
+/// design.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Design {
+pub(super) struct SamplingDesign {
     strata: Strata,
     pub(super) since_unix_ms: u64,
 }
 
-/// Sixty-four uniform bits that do not depend on score or truth: which decisions are drawn can be
-/// computed again from their ids.
-pub(super) fn lot(id: &DecisionId) -> u64 {
+/// Sixty-four uniform bits that do not depend on score or truth: which decisions are sampled can
+/// be computed again from their ids.
+pub(super) fn sampling_hash(id: &DecisionId) -> u64 {
     let digest: [u8; 32] = Sha256::digest(id.as_bytes()).into();
     digest
         .first_chunk()
         .map_or(u64::MAX, |bytes| u64::from_be_bytes(*bytes))
 }
 
-/// The design by which decisions of the deployment in `folder` are drawn; `None` where none are yet, or
+/// The design by which decisions of the deployment in `folder` are sampled; `None` if none are yet, or
 /// it is damaged.
-pub(super) fn design_of(folder: &Path) -> Result<Option<Design>, DeploymentError> {
+pub(super) fn design_of(folder: &Path) -> Result<Option<SamplingDesign>, FileError> {
     let path = folder.join(DESIGN_FILE);
     match read_file(&path) {
-        Ok(bytes) => Ok(serde_json::from_slice::<Design>(&bytes)
+        Ok(bytes) => Ok(serde_json::from_slice::<SamplingDesign>(&bytes)
             .inspect_err(|error| {
                 tracing::error!(%error, path = %path.display(), "the design of the audit is damaged: another one begins when it is served, and rates, evidence and alarms begin anew");
             })
             .ok()),
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(cause) => Err(DeploymentError::io(&path, &cause)),
+        Err(cause) => Err(FileError::io(&path, &cause)),
     }
 }
 
-/// When decisions began to be drawn by these strata: now, where they are new.
-pub(super) fn begin_design(folder: &Path, strata: &Strata) -> Result<u64, DeploymentError> {
+/// When decisions began to be sampled by these strata: now, if they are new.
+pub(super) fn begin_design(folder: &Path, strata: &Strata) -> Result<u64, FileError> {
     let known = design_of(folder)?;
     let path = folder.join(DESIGN_FILE);
     if let Some(known) = known.as_ref().filter(|known| known.strata == *strata) {
@@ -57,7 +56,7 @@ pub(super) fn begin_design(folder: &Path, strata: &Strata) -> Result<u64, Deploy
     if known.is_some() {
         tracing::warn!(path = %path.display(), "the design of the audit has changed: rates, evidence and alarms begin anew");
     }
-    let design = Design {
+    let design = SamplingDesign {
         strata: strata.clone(),
         since_unix_ms: now_ms(),
     };

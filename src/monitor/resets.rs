@@ -5,8 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::DeploymentError;
-use super::files::{read_list, write_json};
+use crate::files::{FileError, read_list, write_json};
 
 /// Within the deployment's folder.
 const FILE: &str = "resets.json";
@@ -20,7 +19,7 @@ const DELTA_MIN: f64 = 1e-9;
 /// The evidence against an operating point begins anew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Reset {
+pub struct DriftReset {
     /// The operating point.
     pub(super) operating_point: String,
     /// From when on decisions count, in milliseconds since 1970-01-01 UTC.
@@ -34,7 +33,7 @@ pub struct Reset {
 /// Those of one operating point under one design of the audit, the earliest first.
 pub(super) struct Resets {
     design_since_ms: u64,
-    all: Vec<Reset>,
+    all: Vec<DriftReset>,
 }
 
 impl Resets {
@@ -48,7 +47,7 @@ impl Resets {
         }
     }
 
-    pub(super) fn into_all(self) -> Vec<Reset> {
+    pub(super) fn into_all(self) -> Vec<DriftReset> {
         self.all
     }
 
@@ -73,15 +72,15 @@ impl Resets {
     }
 }
 
-fn read(folder: &Path) -> Vec<Reset> {
+fn read(folder: &Path) -> Vec<DriftReset> {
     let damaged = "when evidence was begun anew is damaged; it counts from when the operating point began to decide";
     read_list(&folder.join(FILE), damaged)
 }
 
 /// Adds a reset, in the place of the latest of its operating point with `instead`.
-pub(super) fn keep(folder: &Path, reset: &Reset, instead: bool) -> Result<(), DeploymentError> {
+pub(super) fn keep(folder: &Path, reset: &DriftReset, instead: bool) -> Result<(), FileError> {
     let mut all = read(folder);
-    let of_point = |known: &Reset| known.operating_point == reset.operating_point;
+    let of_point = |known: &DriftReset| known.operating_point == reset.operating_point;
     if instead && let Some(place) = all.iter().rposition(of_point) {
         all.remove(place);
     }
@@ -95,8 +94,8 @@ pub(super) fn keep(folder: &Path, reset: &Reset, instead: bool) -> Result<(), De
 mod tests {
     use super::*;
 
-    fn reset(point: &str, unix_ms: u64) -> Reset {
-        Reset {
+    fn reset(point: &str, unix_ms: u64) -> DriftReset {
+        DriftReset {
             operating_point: point.to_owned(),
             unix_ms,
             why: "the camera was cleaned".to_owned(),

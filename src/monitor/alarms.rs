@@ -5,8 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::DeploymentError;
-use super::files::{read_list, write_json};
+use crate::files::{FileError, read_list, write_json};
 
 /// Within the deployment's folder.
 const FILE: &str = "alarms.json";
@@ -78,7 +77,7 @@ impl Alarms {
     ///
     /// # Errors
     /// The disk.
-    pub(super) fn keep(&self, folder: &Path) -> Result<(), DeploymentError> {
+    pub(super) fn keep(&self, folder: &Path) -> Result<(), FileError> {
         let mut all = read(folder);
         all.retain(|known| known.operating_point != self.operating_point);
         let surplus = (all.len() + 1).saturating_sub(POINTS_MAX);

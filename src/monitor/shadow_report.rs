@@ -1,19 +1,17 @@
-//! What a candidate beside what is served comes to: its decisions against the live ones.
+//! What a shadow of what is served comes to: its decisions against the live ones.
 
 use std::path::PathBuf;
 
-use super::answer::{Hit, Standing};
 use crate::journal::entry::{DecisionId, Truth};
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::shadow::{ShadowCounts, ShadowMatch};
-use matchpoint_vector::Similarity;
 
 /// The latest disagreements that are kept to be looked at.
 pub const SHADOW_LATEST_MAX: usize = 200;
 
 /// What one side made of a query.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Outcome {
+pub struct ShadowDecision {
     /// The decision.
     pub decision: Decision,
     /// Label of the best match; empty where nothing was found.
@@ -22,31 +20,19 @@ pub struct Outcome {
     pub item: String,
     /// Its similarity.
     pub score: f32,
-    /// What was held against the threshold; `None` when undecided, or where nothing was found.
-    pub held: Option<f32>,
-}
-
-impl Outcome {
-    pub(super) fn new(standing: &Standing, best: Option<&Hit>, held: Option<Similarity>) -> Self {
-        Self {
-            decision: standing.decide(held),
-            label: best.map_or_else(String::new, |best| best.item.label.clone()),
-            item: best.map_or_else(String::new, |best| best.item.id.clone()),
-            score: best.map_or(0.0, |best| best.score.get()),
-            held: standing.valid().and(held).map(Similarity::get),
-        }
-    }
+    /// What was compared with the threshold; `None` when undecided, or if nothing was found.
+    pub decision_score: Option<f32>,
 }
 
 /// A query that the two answer differently.
 #[derive(Clone, Debug)]
-pub struct Disagreement {
+pub struct ShadowDisagreement {
     /// Id of the decision that was answered.
     pub id: DecisionId,
     /// What was answered.
-    pub live: Outcome,
+    pub live: ShadowDecision,
     /// What the candidate would have answered.
-    pub shadow: Outcome,
+    pub shadow: ShadowDecision,
     /// Which label each found.
     pub best: ShadowMatch,
 }
@@ -85,5 +71,5 @@ pub struct ShadowReport {
     pub skipped: Vec<(&'static str, u64)>,
     /// The latest that the two answer differently, newest first, with what they showed where
     /// somebody has said so.
-    pub latest: Vec<(Disagreement, Option<Truth>)>,
+    pub latest: Vec<(ShadowDisagreement, Option<Truth>)>,
 }

@@ -1,13 +1,13 @@
-//! Which decisions are to be labelled, and what people say that their queries showed.
+//! Which decisions are to be annotated, and what people say that their queries showed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::DeploymentError;
-use super::clock::now_ms;
-use super::monitor::Monitor;
-use super::open::Deployment;
+use super::error::MonitorError;
+use super::recorder::Recorder;
 use super::resets::Resets;
-use super::shadow_report::Disagreement;
+use super::shadow_report::ShadowDisagreement;
+use super::watch::Monitor;
+use crate::clock::now_ms;
 use crate::journal::entry::{DecisionId, Label, LabelKind, Reported, Row, Truth as SaidTruth};
 use crate::journal::read::QueueRequest;
 use matchpoint_calibration::likeness::{Alike, Likeness, alike};
@@ -15,7 +15,7 @@ use matchpoint_calibration::strangers::is_unnamed;
 
 /// What somebody says that a decision's query showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum ReportedTruth {
     /// This enrolled label.
     Label(String),
     /// Something that is not enrolled.
@@ -32,7 +32,7 @@ pub struct TruthReport {
     /// Id of the decision.
     pub decision_id: String,
     /// What the query showed.
-    pub told: Told,
+    pub truth: ReportedTruth,
     /// Who says so; empty for `unnamed`.
     pub said_by: String,
     /// Whether they were asked, because the decision was drawn, or speak by themselves.
@@ -41,7 +41,7 @@ pub struct TruthReport {
 
 /// A decision with its label and all labels before it.
 #[derive(Clone, Debug)]
-pub struct Recorded {
+pub struct AnnotatedDecision {
     /// The decision, with the label that holds.
     pub row: Row,
     /// Everything that was said of it, the latest last.
@@ -50,21 +50,21 @@ pub struct Recorded {
     pub image: Option<Vec<u8>>,
 }
 
-impl Deployment {
+impl Monitor {
     /// Drawn decisions that wait for a label, newest first: of the operating point that decides, where
     /// none is asked for. Blocks.
     ///
     /// # Errors
     /// Decisions are not recorded, the journal is damaged, or the disk.
-    pub fn audit_queue(&self, request: &QueueRequest) -> Result<Vec<Row>, DeploymentError> {
-        let monitor = self.monitor()?;
-        let reader = monitor.reader()?;
+    pub fn audit_queue(&self, request: &QueueRequest) -> Result<Vec<Row>, MonitorError> {
+        let recorder = self.recorder()?;
+        let reader = recorder.reader()?;
         // What was drawn by another design, or before a reset, is in no rate any more.
-        let deciding = || Some(self.standing.load().valid()?.id().to_owned());
+        let deciding = || Some(self.observed().active_point()?.id().to_owned());
         let Some(point) = request.operating_point.clone().or_else(deciding) else {
             return Ok(Vec::new());
         };
-        let resets = Resets::of(&self.path(), &point, monitor.since_ms);
+        let resets = Resets::of(self.observed().folder(), &point, recorder.since_ms);
         let request = QueueRequest {
             operating_point: Some(point),
             since_ms: resets.since_ms(),
@@ -77,12 +77,12 @@ impl Deployment {
     ///
     /// # Errors
     /// There is none of this id, decisions are not recorded, or the disk.
-    pub fn decision(&self, id: &str, with_image: bool) -> Result<Recorded, DeploymentError> {
-        let reader = self.monitor()?.reader()?;
-        let not_found = || DeploymentError::DecisionNotFound { id: id.to_owned() };
+    pub fn decision(&self, id: &str, with_image: bool) -> Result<AnnotatedDecision, MonitorError> {
+        let reader = self.recorder()?.reader()?;
+        let not_found = || MonitorError::DecisionNotFound { id: id.to_owned() };
         let known = DecisionId::parse(id).ok_or_else(not_found)?;
         let row = reader.decision(known)?.ok_or_else(not_found)?;
-        Ok(Recorded {
+        Ok(AnnotatedDecision {
             row,
             history: reader.history(known)?,
             image: if with_image {
@@ -93,15 +93,18 @@ impl Deployment {
         })
     }
 
-    /// Adds what queries showed, where decisions are recorded and somebody has said so.
-    pub(super) fn add_truths(
+    /// Adds what queries showed, if decisions are recorded and somebody has said so.
+    ///
+    /// # Errors
+    /// The journal is damaged, or the disk.
+    pub fn add_truths(
         &self,
-        latest: &mut [(Disagreement, Option<SaidTruth>)],
-    ) -> Result<(), DeploymentError> {
-        let Some(monitor) = self.monitor.get() else {
+        latest: &mut [(ShadowDisagreement, Option<SaidTruth>)],
+    ) -> Result<(), MonitorError> {
+        let Ok(recorder) = self.recorder() else {
             return Ok(());
         };
-        let reader = monitor.journal.reader()?;
+        let reader = recorder.journal.reader()?;
         for (one, truth) in latest {
             let label = reader.decision(one.id)?.and_then(|row| row.label);
             *truth = label.map(|label| label.truth);
@@ -117,17 +120,20 @@ impl Deployment {
     pub fn report_truths(
         &self,
         reports: Vec<TruthReport>,
-    ) -> Result<Vec<Result<Reported, String>>, DeploymentError> {
-        let monitor = self.monitor()?;
+    ) -> Result<Vec<Result<Reported, String>>, MonitorError> {
+        let recorder = self.recorder()?;
         let now = now_ms();
-        let meant = self.meant(monitor, &reports);
+        let meant = self.meant(recorder, &reports);
         let labels: Vec<Result<Label, String>> = reports
             .into_iter()
-            .map(|report| self.label(monitor, report, now, &meant))
+            .map(|report| self.label(recorder, report, now, &meant))
             .collect();
         let good = labels.iter().filter_map(|label| label.as_ref().ok());
-        let mut outcomes = monitor.journal.report(good.cloned().collect())?.into_iter();
-        monitor.note_labels();
+        let mut outcomes = recorder
+            .journal
+            .report(good.cloned().collect())?
+            .into_iter();
+        recorder.note_annotations();
         let answers = labels.into_iter().map(|label| {
             label?;
             let ended = || Err("the journal did not answer for it".to_owned());
@@ -140,24 +146,30 @@ impl Deployment {
     }
 
     /// Also one that has been removed since.
-    fn was_enrolled(&self, monitor: &Monitor, label: &str) -> bool {
-        self.gallery.has_label(label) || monitor.enrolments.at(label, 0).is_some()
+    fn was_enrolled(&self, recorder: &Recorder, label: &str) -> bool {
+        self.observed().gallery().has_label(label) || recorder.label_history.at(label, 0).is_some()
     }
 
     /// For labels that are not enrolled, and are suspiciously like one that is: which, in words.
-    fn meant(&self, monitor: &Monitor, reports: &[TruthReport]) -> BTreeMap<String, Alike> {
+    fn meant(&self, recorder: &Recorder, reports: &[TruthReport]) -> BTreeMap<String, Alike> {
         let unknown: BTreeSet<&str> = reports
             .iter()
-            .filter_map(|report| match &report.told {
-                Told::Label(label) | Told::Stranger(label) => Some(label.as_str()),
-                Told::NotEnrolled | Told::Unusable => None,
+            .filter_map(|report| match &report.truth {
+                ReportedTruth::Label(label) | ReportedTruth::Stranger(label) => {
+                    Some(label.as_str())
+                }
+                ReportedTruth::NotEnrolled | ReportedTruth::Unusable => None,
             })
-            .filter(|label| !self.was_enrolled(monitor, label))
+            .filter(|label| !self.was_enrolled(recorder, label))
             .collect();
         if unknown.is_empty() {
             return BTreeMap::new();
         }
-        let enrolled = self.labels();
+        let snapshot = self.observed().gallery().view();
+        let enrolled: BTreeSet<String> = snapshot
+            .items()
+            .map(|(head, _)| head.label.clone())
+            .collect();
         let mut meant = BTreeMap::new();
         // Spellings come first.
         for pair in alike(unknown, enrolled.iter().map(String::as_str)) {
@@ -170,7 +182,7 @@ impl Deployment {
 
     /// A name of a stranger is no label, and says more than that nobody knows who it is.
     fn check_stranger(&self, name: &str, meant: &BTreeMap<String, Alike>) -> Result<(), String> {
-        if self.gallery.has_label(name) {
+        if self.observed().gallery().has_label(name) {
             return Err(format!(
                 "`{name}` is enrolled, and is no stranger; say it as a label, also where it was enrolled after the decision"
             ));
@@ -192,33 +204,33 @@ impl Deployment {
 
     fn label(
         &self,
-        monitor: &Monitor,
+        recorder: &Recorder,
         report: TruthReport,
         unix_ms: u64,
         meant: &BTreeMap<String, Alike>,
     ) -> Result<Label, String> {
-        let known = |label: &str| self.was_enrolled(monitor, label);
+        let known = |label: &str| self.was_enrolled(recorder, label);
         let decision = DecisionId::parse(&report.decision_id)
             .ok_or_else(|| format!("`{}` is no id of a decision", report.decision_id))?;
-        let truth = match report.told {
-            Told::Label(label) if known(&label) => SaidTruth::Mated { label },
-            Told::Label(label) if meant.contains_key(&label) => {
+        let truth = match report.truth {
+            ReportedTruth::Label(label) if known(&label) => SaidTruth::Mated { label },
+            ReportedTruth::Label(label) if meant.contains_key(&label) => {
                 let pair = meant.get(&label).map_or_else(String::new, Alike::describe);
                 return Err(format!(
                     "label {pair} is not enrolled, and is suspiciously like one that is; say that one, or that the query showed something that is not enrolled"
                 ));
             }
-            Told::Label(label) => {
+            ReportedTruth::Label(label) => {
                 return Err(format!(
                     "label `{label}` is not enrolled; if the query showed something that is not, say so instead"
                 ));
             }
-            Told::NotEnrolled => SaidTruth::NonMated,
-            Told::Stranger(name) => {
+            ReportedTruth::NotEnrolled => SaidTruth::NonMated,
+            ReportedTruth::Stranger(name) => {
                 self.check_stranger(&name, meant)?;
                 SaidTruth::Stranger { name }
             }
-            Told::Unusable => SaidTruth::Unusable,
+            ReportedTruth::Unusable => SaidTruth::Unusable,
         };
         let said_by = match report.said_by.as_str() {
             "" => "unnamed".to_owned(),

@@ -1,13 +1,13 @@
-//! Labelled decisions that make a plain sample of the searches, with their pictures.
+//! Annotated decisions that make a plain sample of the searches, with their pictures.
 
 use std::ops::Range;
 use std::path::Path;
 
-use super::audited::drawn;
-use super::design::{design_of, lot};
-use super::folder::JOURNAL_FILE;
+use super::audit_evaluation::sampled;
+use super::error::MonitorError;
 use super::resets::Resets;
-use super::{DeploymentError, Folder};
+use super::sampling_design::{design_of, sampling_hash};
+use crate::journal::FILE_NAME;
 use crate::journal::entry::{DecisionId, Row, Truth as SaidTruth};
 use crate::journal::read::Reader;
 use matchpoint_calibration::decision::Decision;
@@ -16,7 +16,7 @@ use matchpoint_calibration::monitoring::plain_sample::{Drawn, plain_sample};
 
 /// What a decision's query showed, as somebody said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Shown {
+pub enum QueryContent {
     /// A label, enrolled now or at some time.
     Label(String),
     /// A stranger, by name.
@@ -31,34 +31,30 @@ pub struct LabelledDecision {
     /// Its id.
     pub id: DecisionId,
     /// What its query showed.
-    pub shown: Shown,
+    pub shown: QueryContent,
     /// The picture, where it is kept.
     pub image: Option<Vec<u8>>,
 }
 
-/// Gives the labelled decisions of the operating point that decides which were made within these times
-/// and together are a plain sample of its searches (`plain_sample`) to `take`, until it has enough.
+/// Gives the annotated decisions of operating point `point` which were made within these times and
+/// together are a plain sample of its searches (`plain_sample`) to `take`, until it has enough.
 /// Whether there is such a sample. Also while the deployment is served.
 ///
 /// # Errors
-/// No operating point is chosen, there is no journal or no deployment, either is damaged, or the disk.
+/// There is no journal, it is damaged, or the disk.
 pub fn labelled_sample(
     folder: &Path,
+    point: &str,
     unix_ms: Range<u64>,
     mut take: impl FnMut(LabelledDecision) -> bool,
-) -> Result<bool, DeploymentError> {
-    let active = Folder::open(folder)?
-        .record()
-        .active_operating_point
-        .clone();
-    let point = active.ok_or(DeploymentError::NothingDecides)?;
-    let reader = Reader::open(&folder.join(JOURNAL_FILE))?;
+) -> Result<bool, MonitorError> {
+    let reader = Reader::open(&folder.join(FILE_NAME))?;
     let Some(design) = design_of(folder)? else {
         return Ok(false);
     };
-    let since_ms = Resets::of(folder, &point, design.since_unix_ms).since_ms();
+    let since_ms = Resets::of(folder, point, design.since_unix_ms).since_ms();
     let (mut rows, mut said) = (Vec::new(), Vec::new());
-    reader.audited(&point, since_ms.max(unix_ms.start), |row| {
+    reader.audited(point, since_ms.max(unix_ms.start), |row| {
         if unix_ms.contains(&row.entry.id.unix_ms())
             && let Some((drawn, label)) = labelled(&row)
         {
@@ -74,10 +70,10 @@ pub fn labelled_sample(
             continue;
         };
         let shown = match truth {
-            SaidTruth::Mated { label } => Shown::Label(label),
-            SaidTruth::Stranger { name } => Shown::Named(name),
+            SaidTruth::Mated { label } => QueryContent::Label(label),
+            SaidTruth::Stranger { name } => QueryContent::Named(name),
             // What nobody can tell is not among them.
-            SaidTruth::NonMated | SaidTruth::Unusable => Shown::Unnamed,
+            SaidTruth::NonMated | SaidTruth::Unusable => QueryContent::Unnamed,
         };
         let image = reader.image(id)?;
         if !take(LabelledDecision { id, shown, image }) {
@@ -93,10 +89,10 @@ fn labelled(row: &Row) -> Option<(Drawn, Option<SaidTruth>)> {
     let said = said.filter(|truth| *truth != SaidTruth::Unusable);
     // Only whether there is one counts here: which of the labels is enrolled the calibration sees.
     let truth = said.as_ref().map(|_| SearchTruth::NonMated);
-    let row_of_audit = drawn(row, row.entry.decision == Decision::Accept, truth)?;
+    let row_of_audit = sampled(row, row.entry.decision == Decision::Accept, truth)?;
     let drawn = Drawn {
         row: row_of_audit,
-        lot: lot(&row.entry.id),
+        lot: sampling_hash(&row.entry.id),
     };
     Some((drawn, said))
 }

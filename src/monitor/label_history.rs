@@ -9,8 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::DeploymentError;
-use super::files::{read_file, replace_file};
+use crate::files::{FileError, read_file, replace_file};
 
 /// Within the deployment's folder: a line of JSON for each change.
 const FILE: &str = "labels.log";
@@ -20,7 +19,7 @@ const CHANGES_MAX: usize = 1_000_000;
 /// A label came into the gallery with its first item, or left it with its last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Change {
+struct LabelChange {
     label: String,
     /// Number of the gallery's state that has it so.
     generation: u64,
@@ -30,16 +29,16 @@ struct Change {
 /// Which labels came and left while the deployment was served. What `build` changes while it is not
 /// is not in it: such labels count as enrolled, or not, before as well.
 #[derive(Debug)]
-pub(super) struct Enrolments {
+pub(super) struct LabelHistory {
     path: PathBuf,
     known: Mutex<HashMap<String, Vec<(u64, bool)>>>,
     file: Mutex<File>,
 }
 
-impl Enrolments {
-    pub(super) fn open(folder: &Path) -> Result<Self, DeploymentError> {
+impl LabelHistory {
+    pub(super) fn open(folder: &Path) -> Result<Self, FileError> {
         let path = folder.join(FILE);
-        let failed = |cause: std::io::Error| DeploymentError::io(&path, &cause);
+        let failed = |cause: std::io::Error| FileError::io(&path, &cause);
         let text = match read_file(&path) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => String::new(),
@@ -50,7 +49,7 @@ impl Enrolments {
         let mut whole = String::new();
         for line in text.lines().skip(surplus) {
             // A line that a crash cut short says nothing.
-            if let Ok(change) = serde_json::from_str::<Change>(line) {
+            if let Ok(change) = serde_json::from_str::<LabelChange>(line) {
                 let of_label = known.entry(change.label).or_default();
                 of_label.push((change.generation, change.enrolled));
                 whole.push_str(line);
@@ -71,7 +70,7 @@ impl Enrolments {
     /// Takes down a change. It survives the process; what a power cut takes is judged as if it had been
     /// so before. Never fails a write that is done.
     pub(super) fn note(&self, label: &str, generation: u64, enrolled: bool) {
-        let change = Change {
+        let change = LabelChange {
             label: label.to_owned(),
             generation,
             enrolled,
@@ -113,20 +112,20 @@ mod tests {
     #[test]
     fn a_label_is_enrolled_from_its_first_item_to_its_last_also_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
-        let open = || Enrolments::open(folder.path()).unwrap();
-        let enrolments = open();
-        enrolments.note("new", 10, true);
-        enrolments.note("gone", 20, false);
-        enrolments.note("new", 30, false);
-        let check = |enrolments: &Enrolments| {
-            let new = [9, 10, 29, 30].map(|generation| enrolments.at("new", generation));
+        let open = || LabelHistory::open(folder.path()).unwrap();
+        let history = open();
+        history.note("new", 10, true);
+        history.note("gone", 20, false);
+        history.note("new", 30, false);
+        let check = |history: &LabelHistory| {
+            let new = [9, 10, 29, 30].map(|generation| history.at("new", generation));
             assert_eq!(new, [Some(false), Some(true), Some(true), Some(false)]);
-            let gone = [19, 20].map(|generation| enrolments.at("gone", generation));
+            let gone = [19, 20].map(|generation| history.at("gone", generation));
             assert_eq!(gone, [Some(true), Some(false)]);
-            assert_eq!(enrolments.at("always", 5), None);
+            assert_eq!(history.at("always", 5), None);
         };
-        check(&enrolments);
-        drop(enrolments);
+        check(&history);
+        drop(history);
         // A crash cut the last line short.
         let path = folder.path().join(FILE);
         let mut cut = fs::read(&path).unwrap();

@@ -1,16 +1,55 @@
-//! Files of a deployment: read whole if they are files, and replaced whole.
+//! Small files that the program keeps: read whole if they are regular files, and replaced whole.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::DeploymentError;
+/// Why a small file could not be read or replaced.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FileError {
+    /// The disk.
+    #[error("{}: {cause}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        cause: String,
+    },
+    /// A file's content is not what was written.
+    #[error("{} is damaged: {problem}; restore it from a backup", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        problem: String,
+    },
+    /// A bug: the content cannot be written as JSON.
+    #[error("{reason}")]
+    Content {
+        /// What happened.
+        reason: String,
+    },
+}
+
+impl FileError {
+    /// What the system said of a file or folder.
+    #[must_use]
+    pub fn io(path: &Path, cause: &io::Error) -> Self {
+        Self::Io {
+            path: path.to_owned(),
+            cause: cause.to_string(),
+        }
+    }
+}
 
 /// Opens a regular file for reading. A pipe in its place would be waited for, without end.
-pub(super) fn open_file(path: &Path) -> io::Result<File> {
+///
+/// # Errors
+/// It is missing or no regular file, or the disk.
+pub fn open_file(path: &Path) -> io::Result<File> {
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("is not a regular file"));
     }
@@ -18,15 +57,21 @@ pub(super) fn open_file(path: &Path) -> io::Result<File> {
 }
 
 /// Reads a regular file whole.
-pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+///
+/// # Errors
+/// As [`open_file`].
+pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     io::Read::read_to_end(&mut open_file(path)?, &mut bytes)?;
     Ok(bytes)
 }
 
 /// Replaces a file so that after a crash there is either the old content or the new.
-pub(super) fn replace_file(path: &Path, content: &[u8]) -> Result<(), DeploymentError> {
-    let failed = |cause: io::Error| DeploymentError::io(path, &cause);
+///
+/// # Errors
+/// The disk.
+pub fn replace_file(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    let failed = |cause: io::Error| FileError::io(path, &cause);
     let beside = path.with_extension("tmp");
     // Opened before anything is replaced: a lack of descriptors must not be found out in between.
     let folder = File::open(path.parent().unwrap_or(Path::new("."))).map_err(failed)?;
@@ -44,31 +89,38 @@ pub(super) fn replace_file(path: &Path, content: &[u8]) -> Result<(), Deployment
     folder.sync_all().map_err(failed)
 }
 
-/// Replaces a small file of ours, whole and on the disk when it returns.
-pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), DeploymentError> {
-    let json = serde_json::to_vec_pretty(value).map_err(|cause| DeploymentError::Broken {
+/// Replaces a file by a value as JSON, whole and on the disk when it returns.
+///
+/// # Errors
+/// The value has no form in JSON, or the disk.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), FileError> {
+    let json = serde_json::to_vec_pretty(value).map_err(|cause| FileError::Content {
         reason: cause.to_string(),
     })?;
     replace_file(path, &json)
 }
 
-/// Reads a small file of ours; `None` if there is none.
-pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, DeploymentError> {
+/// Reads a value from a file of JSON; `None` if there is none.
+///
+/// # Errors
+/// The file is damaged, or the disk.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, FileError> {
     let bytes = match read_file(path) {
         Ok(bytes) => bytes,
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(cause) => return Err(DeploymentError::io(path, &cause)),
+        Err(cause) => return Err(FileError::io(path, &cause)),
     };
-    let damaged = |cause: serde_json::Error| DeploymentError::Damaged {
+    let damaged = |cause: serde_json::Error| FileError::Damaged {
         path: path.to_owned(),
         problem: cause.to_string(),
     };
     serde_json::from_slice(&bytes).map(Some).map_err(damaged)
 }
 
-/// Reads a list in a small file of ours; empty if there is none, and if it is damaged, which the log
-/// says.
-pub(super) fn read_list<T: DeserializeOwned>(path: &Path, damaged: &str) -> Vec<T> {
+/// Reads a list from a file of JSON; empty if there is none, and if it is damaged, which the log says
+/// in the words of `damaged`.
+#[must_use]
+pub fn read_list<T: DeserializeOwned>(path: &Path, damaged: &str) -> Vec<T> {
     let Ok(bytes) = read_file(path) else {
         return Vec::new();
     };
@@ -79,7 +131,8 @@ pub(super) fn read_list<T: DeserializeOwned>(path: &Path, damaged: &str) -> Vec<
 }
 
 /// Bytes as lower-case hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

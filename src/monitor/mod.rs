@@ -1,0 +1,44 @@
+//! Watches whether a deployment keeps its promise in service: which decisions are sampled, what people
+//! say of them, what follows for the rates, canaries, and a second deployment in its shadow.
+//!
+//! It sees what it watches through [`Observed`], and is handed each decision; it never names a deployment.
+
+mod alarms;
+mod annotations;
+mod audit_evaluation;
+mod canaries;
+mod canary_list;
+mod canary_round;
+mod drift_report;
+mod error;
+mod gauges;
+mod label_history;
+mod labelled_sample;
+mod observed;
+mod recorder;
+mod resets;
+mod sampling_budget;
+mod sampling_design;
+mod score_shift;
+mod shadow_report;
+mod shadow_runner;
+mod watch;
+mod watcher;
+
+pub use annotations::{AnnotatedDecision, ReportedTruth, TruthReport};
+pub use audit_evaluation::recorded_decisions;
+pub use canaries::{CanaryAnswer, CanarySearch};
+pub use canary_list::{
+    CANARIES_MAX, CANARIES_PER_ITEM, CanariesSet, CanarySelection, KeptGallery, NewCanary,
+};
+pub use canary_round::CanaryRound;
+pub use drift_report::PointInService;
+pub use error::MonitorError;
+pub use labelled_sample::{LabelledDecision, QueryContent, labelled_sample};
+pub use observed::{DecisionRecord, MatchRecord, Observed};
+pub use resets::DriftReset;
+pub use shadow_report::{
+    SHADOW_LATEST_MAX, ShadowAbout, ShadowDecision, ShadowDisagreement, ShadowReport,
+};
+pub use shadow_runner::{ShadowCandidate, ShadowOpening, ShadowRunner, ShadowTicket};
+pub use watch::Monitor;

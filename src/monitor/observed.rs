@@ -1,0 +1,70 @@
+//! What a monitor sees of the deployment that it watches, and what it is handed.
+
+use std::fmt::Debug;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::journal::entry::{DecisionId, Source};
+use matchpoint_calibration::decision::Decision;
+use matchpoint_calibration::operating_point::OperatingPoint;
+use matchpoint_calibration::recording::Recording;
+use matchpoint_gallery::Gallery;
+use matchpoint_gallery::view::GalleryMatch;
+use matchpoint_vector::Similarity;
+
+/// A deployment, as far as a monitor needs it.
+pub trait Observed: Debug + Send + Sync {
+    /// The name in metrics and logs.
+    fn name(&self) -> &str;
+
+    /// Its folder, in which the monitor keeps files of its own.
+    fn folder(&self) -> &Path;
+
+    /// Its gallery.
+    fn gallery(&self) -> &Gallery;
+
+    /// The active operating point; `None` if none is valid.
+    fn active_point(&self) -> Option<Arc<OperatingPoint>>;
+
+    /// The searches that an operating point was made from; `None` if they were not kept.
+    ///
+    /// # Errors
+    /// Why they cannot be read, in words.
+    fn recording(&self, id: &str) -> Result<Option<Recording>, String>;
+}
+
+/// One decision of a deployment, to be recorded.
+#[derive(Debug)]
+pub struct DecisionRecord<'a> {
+    /// Its id.
+    pub id: DecisionId,
+    /// What was decided.
+    pub decision: Decision,
+    /// The operating point that decided; `None` when undecided.
+    pub point: Option<&'a OperatingPoint>,
+    /// Number of the gallery's state that was searched.
+    pub generation: u64,
+    /// Items in it.
+    pub gallery_items: usize,
+    /// The item that was decided on; `None` if nothing was found.
+    pub best: Option<MatchRecord<'a>>,
+    /// The score that was compared with the threshold.
+    pub decision_score: Option<Similarity>,
+    /// Whether a filter named the items that could be found.
+    pub filtered: bool,
+    /// The image, if images are kept.
+    pub image: Option<Bytes>,
+    /// Where the search came from.
+    pub source: Source,
+}
+
+/// The item that was decided on.
+#[derive(Clone, Copy, Debug)]
+pub struct MatchRecord<'a> {
+    /// The item, and its similarity.
+    pub found: &'a GalleryMatch,
+    /// Its similarity less that of the best item of another label; `None` if there is no other.
+    pub margin: Option<f32>,
+}

@@ -1,0 +1,235 @@
+//! Records every decision of a deployment, a sample of them to be annotated, and keeps their evaluation.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+
+use super::error::MonitorError;
+use super::gauges::{ShownPoint, publish};
+use super::label_history::LabelHistory;
+use super::observed::{DecisionRecord, Observed};
+use super::sampling_design::{begin_design, sampling_hash};
+use super::score_shift::StratumCounts;
+use super::watcher::Watcher;
+use crate::clock::now_ms;
+use crate::config::MonitoringConfig;
+use crate::journal::entry::{Best, Entry, Sampling, Source};
+use crate::journal::read::Reader;
+use crate::journal::{FILE_NAME, Journal, Options, Retention};
+use crate::telemetry;
+use matchpoint_calibration::monitoring::strata::Strata;
+use matchpoint_calibration::operating_point::OperatingPoint;
+use matchpoint_vector::Similarity;
+
+/// The journal of a deployment that serves, and the thread that evaluates it, which ends with this.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    deployment: String,
+    pub(super) journal: Journal,
+    pub(super) label_history: Arc<LabelHistory>,
+    pub(super) strata: Strata,
+    /// The strata by which decisions are sampled now: others if there is a budget.
+    sampling: Arc<ArcSwap<Strata>>,
+    pub(super) since_ms: u64,
+    images: bool,
+    pub(super) delta: f64,
+    /// Set if something was committed or annotated since the last evaluation.
+    changed: Arc<AtomicBool>,
+    shown: Arc<ShownPoint>,
+    /// Held while evidence is reset.
+    resetting: Mutex<()>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Recorder {
+    /// Opens the journal of a deployment, or begins one, and evaluates it from now on.
+    pub(super) fn start(
+        observed: &Arc<dyn Observed>,
+        settings: &MonitoringConfig,
+    ) -> Result<Self, MonitorError> {
+        let (name, folder) = (observed.name(), observed.folder());
+        telemetry::strata_designed(name, settings.strata.edges());
+        let since_ms = begin_design(folder, &settings.strata)?;
+        let changed = Arc::new(AtomicBool::new(true));
+        let counts = Arc::new(StratumCounts::default());
+        let journal = open_journal(observed, settings, &changed, &counts)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let shown = Arc::new(ShownPoint::default());
+        let label_history = Arc::new(LabelHistory::open(folder)?);
+        let sampling = Arc::new(ArcSwap::from_pointee(settings.strata.clone()));
+        let watcher = Watcher {
+            observed: Arc::clone(observed),
+            reader: journal.reader()?,
+            losses: journal.losses(),
+            lost: None,
+            strata: settings.strata.clone(),
+            since_ms,
+            delta: settings.alarm_delta,
+            changed: Arc::clone(&changed),
+            stop: Arc::clone(&stop),
+            shown: Arc::clone(&shown),
+            evaluated: None,
+            label_history: Arc::clone(&label_history),
+            budget: settings
+                .labels_per_day
+                .map(|labels| (labels, Instant::now())),
+            sampling: Arc::clone(&sampling),
+            counts,
+            scores: None,
+        };
+        let thread = thread::Builder::new()
+            .name("monitor".to_owned())
+            .spawn(move || watcher.run())
+            .map_err(|cause| MonitorError::thread(&cause))?;
+        Ok(Self {
+            deployment: name.to_owned(),
+            journal,
+            label_history,
+            strata: settings.strata.clone(),
+            sampling,
+            since_ms,
+            images: settings.images,
+            delta: settings.alarm_delta,
+            changed,
+            shown,
+            resetting: Mutex::new(()),
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    /// Takes its gauges away, and shows nothing any more: another is served in its place. What is
+    /// under way is recorded all the same.
+    pub(super) fn end(&self) {
+        self.shown.end(&self.deployment);
+    }
+
+    /// Evaluates and shows what it knows once more, soon.
+    pub(super) fn evaluate_soon(&self) {
+        self.changed.store(true, Ordering::Relaxed);
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
+    }
+
+    /// Notes that annotations came, so that they are evaluated.
+    pub(super) fn note_annotations(&self) {
+        self.changed.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until nobody else resets evidence.
+    pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
+        self.resetting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The journal, to be read up to what was recorded until now.
+    pub(super) fn reader(&self) -> Result<Reader, MonitorError> {
+        self.journal.flush()?;
+        Ok(self.journal.reader()?)
+    }
+
+    /// Takes down that a label came or left with a state of the gallery.
+    pub(super) fn label_changed(&self, label: &str, generation: u64, enrolled: bool) {
+        self.label_history.note(label, generation, enrolled);
+    }
+
+    /// Whether images are kept for those who annotate.
+    pub(super) fn keeps_images(&self) -> bool {
+        self.images
+    }
+
+    /// Records a search. Never waits, and never fails it.
+    pub(super) fn record(&self, record: DecisionRecord<'_>) {
+        let point = record.point;
+        let searched = match record.source {
+            Source::Comparison => None,
+            Source::Live | Source::MatedCanary { .. } | Source::NonMatedCanary { .. } => point,
+        };
+        let sampling = searched.and_then(|point| self.sampling(&record, point));
+        let image = record
+            .image
+            .filter(|_| sampling.is_some_and(|sampling| sampling.sampled()));
+        let margin = record.best.and_then(|best| best.margin);
+        if let (Some(margin), Source::Live) = (margin, &record.source) {
+            telemetry::margin_measured(&self.deployment, margin);
+        }
+        let best = record.best.map(|best| Best {
+            label: best.found.item.label.clone(),
+            item: best.found.item.id.clone(),
+            similarity: best.found.score.get(),
+            held: point.and(record.decision_score).map(Similarity::get),
+            margin: best.margin,
+        });
+        let entry = Entry {
+            id: record.id,
+            operating_point: point.map(|point| point.id().to_owned()),
+            generation: record.generation,
+            gallery_items: record.gallery_items as u64,
+            decision: record.decision,
+            best,
+            filtered: record.filtered,
+            sampling,
+            source: record.source,
+        };
+        self.journal.record(entry, image);
+    }
+
+    fn sampling(&self, record: &DecisionRecord<'_>, point: &OperatingPoint) -> Option<Sampling> {
+        let sampling = self.sampling.load();
+        let place = sampling.place(record.decision_score, point.threshold());
+        let sampled = place.inclusion.draws(sampling_hash(&record.id));
+        let stratum = u16::try_from(place.stratum).ok()?;
+        Sampling::new(stratum, place.inclusion.get(), sampled)
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.end();
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            if thread.join().is_err() {
+                tracing::error!("the monitor panicked");
+            }
+        }
+    }
+}
+
+/// Opens the journal; what it commits is published and counted.
+fn open_journal(
+    observed: &Arc<dyn Observed>,
+    settings: &MonitoringConfig,
+    changed: &Arc<AtomicBool>,
+    counts: &Arc<StratumCounts>,
+) -> Result<Journal, MonitorError> {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let options = Options {
+        retention: Retention {
+            ms: millis(settings.kept),
+            audited_ms: millis(settings.audited_kept),
+            bytes: settings.bytes_max,
+        },
+        clock: now_ms,
+    };
+    let path = observed.folder().join(FILE_NAME);
+    let (observed, changed, counts) = (
+        Arc::clone(observed),
+        Arc::clone(changed),
+        Arc::clone(counts),
+    );
+    let mut before = None;
+    Ok(Journal::open(&path, options, move |committed| {
+        let active = observed.active_point();
+        let active = active.as_deref().map(OperatingPoint::id);
+        publish(observed.name(), committed, active, &mut before);
+        counts.take(committed);
+        changed.store(true, Ordering::Relaxed);
+    })?)
+}

@@ -1,0 +1,191 @@
+//! The thread that evaluates the audit when something was recorded or annotated.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+
+use super::alarms::Alarms;
+use super::audit_evaluation::{AuditContext, AuditSpan, Labelling, drift};
+use super::gauges::{ShownPoint, publish_lost, show};
+use super::label_history::LabelHistory;
+use super::observed::Observed;
+use super::resets::Resets;
+use super::sampling_budget::fitted;
+use super::score_shift::{ScoreComparison, ScoreShift, StratumCounts};
+use crate::clock::now_ms;
+use crate::journal::Losses;
+use crate::journal::read::Reader;
+use crate::journal::totals::Lost;
+use crate::telemetry;
+use matchpoint_calibration::monitoring::drift::DriftAssessment;
+use matchpoint_calibration::monitoring::mixture::Classes;
+use matchpoint_calibration::monitoring::strata::Strata;
+use matchpoint_calibration::operating_point::OperatingPoint;
+
+/// How often it is looked whether something has changed.
+const TICK: Duration = Duration::from_millis(250);
+/// When the traffic is counted again after that failed.
+const FIT_AGAIN: Duration = Duration::from_secs(60);
+/// Evaluating takes one part in so many of one core's time.
+const EVALUATION_SHARE: u32 = 50;
+
+/// What the thread has.
+pub(super) struct Watcher {
+    pub(super) observed: Arc<dyn Observed>,
+    pub(super) reader: Reader,
+    pub(super) strata: Strata,
+    pub(super) since_ms: u64,
+    pub(super) delta: f64,
+    pub(super) changed: Arc<AtomicBool>,
+    pub(super) stop: Arc<AtomicBool>,
+    pub(super) shown: Arc<ShownPoint>,
+    /// The operating point that was evaluated last.
+    pub(super) evaluated: Option<String>,
+    pub(super) label_history: Arc<LabelHistory>,
+    /// Labels a day, and when the traffic is looked at again for them.
+    pub(super) budget: Option<(u32, Instant)>,
+    pub(super) sampling: Arc<ArcSwap<Strata>>,
+    pub(super) losses: Losses,
+    /// What was published of them last.
+    pub(super) lost: Option<Lost>,
+    pub(super) counts: Arc<StratumCounts>,
+    pub(super) scores: Option<ScoreShift>,
+}
+
+impl Watcher {
+    pub(super) fn run(mut self) {
+        let mut next = Instant::now();
+        while !self.stop.load(Ordering::Relaxed) {
+            self.publish_lost();
+            let active = self.observed.active_point();
+            let active = active.as_deref();
+            let another = active.map(OperatingPoint::id) != self.evaluated.as_deref();
+            let now = Instant::now();
+            self.keep_to_budget(active, another);
+            if another || (next <= now && self.changed.swap(false, Ordering::Relaxed)) {
+                self.evaluate(active);
+                let ended = Instant::now();
+                next = ended + (ended - now) * EVALUATION_SHARE;
+            }
+            thread::park_timeout(TICK);
+        }
+        self.publish_lost();
+    }
+
+    fn keep_to_budget(&mut self, active: Option<&OperatingPoint>, another: bool) {
+        let Some(((labels, at), point)) = self.budget.as_mut().zip(active) else {
+            return;
+        };
+        let now = Instant::now();
+        if now < *at && !another {
+            return;
+        }
+        match fitted(&self.reader, &self.strata, point.id(), *labels, now_ms()) {
+            Ok((strata, again)) => {
+                self.sampling.store(Arc::new(strata));
+                *at = now + again;
+            }
+            Err(error) => {
+                tracing::error!(%error, deployment = self.observed.name(), "the traffic could not be counted; as much is drawn as before");
+                *at = now + FIT_AGAIN;
+            }
+        }
+    }
+
+    /// Also while nothing can be written, and after the journal's writer has ended.
+    fn publish_lost(&mut self) {
+        let lost = self.losses.ever();
+        if self.lost != Some(lost) {
+            publish_lost(self.observed.name(), lost, self.lost);
+            self.lost = Some(lost);
+        }
+    }
+
+    fn evaluate(&mut self, active: Option<&OperatingPoint>) {
+        self.evaluated = active.map(|point| point.id().to_owned());
+        let Some(point) = active else {
+            self.shown.show(self.observed.name(), None, || ());
+            return;
+        };
+        let resets = Resets::of(self.observed.folder(), point.id(), self.since_ms);
+        let span = AuditSpan::of(&self.strata, self.delta, &resets);
+        let alarms = Alarms::of(self.observed.folder(), point.id(), span.since_ms);
+        let found = drift(
+            &self.reader,
+            point,
+            &span,
+            &AuditContext {
+                items: self.observed.gallery().len() as u64,
+                advise: None,
+                alarms: &alarms,
+                label_history: &self.label_history,
+            },
+        );
+        let found = found.map(|(drift, observations)| (drift, observations.labelling()));
+        if let Ok((drift, labelling)) = &found {
+            self.keep_alarms(&alarms, drift, *labelling);
+        }
+        let found = found.inspect_err(|error| {
+            tracing::error!(%error, deployment = self.observed.name(), "the audit could not be evaluated");
+        });
+        let scores = self.compare_scores(point);
+        let (deployment, id) = (self.observed.name(), point.id());
+        self.shown.show(deployment, Some(id), || {
+            if let Ok((drift, labelling)) = &found {
+                show(deployment, id, drift, *labelling);
+            }
+            if let Some(shift) = scores.shift {
+                telemetry::scores_compared(deployment, id, shift.psi, shift.limit);
+            }
+            if let Some(misfit) = scores.misfit {
+                let gauges = telemetry::MisfitGauges {
+                    distance: misfit.distance,
+                    limit: misfit.limit,
+                    mated: misfit.mated,
+                };
+                telemetry::scores_fitted(deployment, id, gauges);
+            }
+        });
+    }
+
+    fn keep_alarms(&self, alarms: &Alarms, drift: &DriftAssessment, labelling: Labelling) {
+        let raised = [drift.far_evidence, drift.frr_evidence]
+            .map(|found| found.is_some_and(|found| found.alarm_at.is_some()));
+        let seen = alarms.seen(raised, labelling.earliest_ms, now_ms());
+        if seen == *alarms {
+            return;
+        }
+        if let Err(error) = seen.keep(self.observed.folder()) {
+            tracing::error!(%error, deployment = self.observed.name(), "an alarm could not be kept; it ends when its decisions do");
+        }
+    }
+
+    fn compare_scores(&mut self, point: &OperatingPoint) -> ScoreComparison {
+        let id = point.id();
+        let known = self.scores.take().filter(|scores| scores.is_of(id));
+        let mut scores = known.unwrap_or_else(|| {
+            let folder = self.observed.folder();
+            ScoreShift::new(folder, id, self.since_ms, self.classes(point))
+        });
+        let compared = scores.evaluate(&self.counts, self.strata.count());
+        self.scores = Some(scores);
+        compared.unwrap_or_else(|error| {
+            tracing::warn!(%error, deployment = self.observed.name(), "the reference of the scores is not kept");
+            ScoreComparison::default()
+        })
+    }
+
+    /// What the calibration of an operating point found; `None` if its searches were not kept.
+    fn classes(&self, point: &OperatingPoint) -> Option<Classes> {
+        match self.observed.recording(point.id()) {
+            Ok(recording) => Classes::of(&recording?, point.threshold(), &self.strata),
+            Err(error) => {
+                tracing::warn!(%error, deployment = self.observed.name(), "scores cannot be compared with those of the calibration");
+                None
+            }
+        }
+    }
+}
