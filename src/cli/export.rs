@@ -13,7 +13,7 @@ use super::exit::{Exit, fail};
 use super::image_ending::ending;
 use super::output::Output;
 use crate::deployment::Folder;
-use crate::journal::entry::{LabelKind, Row, Truth};
+use crate::journal::entry::{AnnotatedTruth, AnnotationKind, DecisionRow};
 use crate::monitor::{
     LabelledDecision, MonitorError, QueryContent, labelled_sample, recorded_decisions,
 };
@@ -263,25 +263,25 @@ fn time(unix_ms: u64) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
 
-fn record(row: &Row) -> [String; 21] {
+fn record(row: &DecisionRow) -> [String; 21] {
     let (entry, best, label) = (&row.entry, row.entry.best.as_ref(), row.label.as_ref());
     let (mut truth, mut shown, mut stranger) = (String::new(), String::new(), String::new());
     match label.map(|label| &label.truth) {
         None => {}
-        Some(Truth::Mated { label }) => {
+        Some(AnnotatedTruth::Mated { label }) => {
             "label".clone_into(&mut truth);
             shown.clone_from(label);
         }
-        Some(Truth::NonMated) => "not-enrolled".clone_into(&mut truth),
-        Some(Truth::Stranger { name }) => {
+        Some(AnnotatedTruth::NonMated) => "not-enrolled".clone_into(&mut truth),
+        Some(AnnotatedTruth::Stranger { name }) => {
             "not-enrolled".clone_into(&mut truth);
             stranger.clone_from(name);
         }
-        Some(Truth::Unusable) => "unusable".clone_into(&mut truth),
+        Some(AnnotatedTruth::Unusable) => "unusable".clone_into(&mut truth),
     }
     let number = |value: Option<f32>| value.map(|value| value.to_string()).unwrap_or_default();
     let sampling = entry.sampling;
-    let unasked = label.map(|label| (label.kind == LabelKind::Feedback).to_string());
+    let unasked = label.map(|label| (label.kind == AnnotationKind::Feedback).to_string());
     [
         entry.id.to_string(),
         time(entry.id.unix_ms()),

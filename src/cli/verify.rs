@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::exit::{Exit, fail};
 use super::output::{Output, percent, table};
 use crate::config::{EngineFlags, ProcessEnvironment};
-use crate::deployment::{DeploymentError, Folder, Found, missed};
+use crate::deployment::{DeploymentError, Folder, IndexFindings, missed};
 use crate::telemetry;
 use matchpoint_gallery::params::IndexParams;
 use matchpoint_gallery::view::GalleryView;
@@ -144,7 +144,7 @@ fn recall(snapshot: &GalleryView, sample: usize, k: usize) -> anyhow::Result<Rec
     let mut recall = Recall::default();
     for (_, vector) in snapshot.items().step_by(step) {
         let query = Embedding::from_unit(vector.to_vec()).map_err(DeploymentError::from)?;
-        let Found {
+        let IndexFindings {
             neighbours,
             missed,
             missed_best,

@@ -50,7 +50,7 @@ pub enum ImageAt {
 
 /// What to compare a query with.
 #[derive(Clone, Debug)]
-pub enum Reference {
+pub enum VerifyReference {
     /// Another image or vector.
     Query(Query),
     /// An enrolled item, by id.
@@ -105,7 +105,7 @@ pub type Hit = GalleryMatch;
 
 /// What decides at present.
 #[derive(Clone, Debug)]
-pub enum Standing {
+pub enum ActivePoint {
     /// A valid operating point, and what adjusts scores for it.
     Valid(Arc<OperatingPoint>, Option<Box<Adjuster>>),
     /// None is active.
@@ -116,7 +116,7 @@ pub enum Standing {
     Unreadable(String),
 }
 
-impl Basis {
+impl DecisionBasis {
     /// As it is where a filter named the items that could be found. What is accepted among some
     /// items is accepted among all, so that a bound on false accepts of strangers stays, where the
     /// similarity decides; a filter can leave out the mate, so that none on false rejects does.
@@ -141,7 +141,7 @@ pub enum Undecided {
 
 /// What a decision rests on.
 #[derive(Clone, Debug)]
-pub struct Basis {
+pub struct DecisionBasis {
     /// The operating point that decided; `None` when undecided.
     pub operating_point_id: Option<String>,
     /// Its threshold; `None` when undecided.
@@ -200,7 +200,7 @@ impl Query {
     }
 }
 
-impl Standing {
+impl ActivePoint {
     /// The operating point, if it is valid.
     #[must_use]
     pub fn valid(&self) -> Option<&OperatingPoint> {
@@ -282,7 +282,7 @@ impl Standing {
     /// What a decision rests on while the gallery holds `items`, with the score `held` against the
     /// threshold.
     #[must_use]
-    pub fn basis(&self, items: usize, held: Option<Similarity>) -> Basis {
+    pub fn basis(&self, items: usize, held: Option<Similarity>) -> DecisionBasis {
         let undecided = match self {
             Self::Valid(..) => None,
             Self::Missing => Some(Undecided::Missing),
@@ -297,7 +297,7 @@ impl Standing {
         let grown = content
             .filter(|content| content.binding.gallery_items < items as u64)
             .and_then(|content| content.growth);
-        Basis {
+        DecisionBasis {
             operating_point_id: point.map(|point| point.id().to_owned()),
             threshold: point.map(|point| point.threshold().get()),
             decision_score: point.and(held).map(Similarity::get),
@@ -329,7 +329,7 @@ pub struct SearchAnswer {
     /// The nearest items, best first.
     pub hits: Vec<Hit>,
     /// What the decision rests on.
-    pub basis: Basis,
+    pub basis: DecisionBasis,
     /// A new id for this decision.
     pub decision_id: String,
     /// The gallery's state that was searched.
@@ -348,7 +348,7 @@ pub struct VerifyAnswer {
     /// Their similarity.
     pub score: Similarity,
     /// What the decision rests on.
-    pub basis: Basis,
+    pub basis: DecisionBasis,
     /// A new id for this decision.
     pub decision_id: String,
     /// The gallery's state that was used.
@@ -570,7 +570,7 @@ pub(super) struct Compare {
 pub(super) fn compare(
     worker: &mut PoolWorker<'_>,
     pair: Compare,
-    standing: &Standing,
+    standing: &ActivePoint,
     limits: &ImageLimits,
     timings: &mut Timings,
 ) -> Result<(Similarity, Option<Similarity>), DeploymentError> {

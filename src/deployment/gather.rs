@@ -63,7 +63,7 @@ pub struct Gathered {
     /// The similarity from which one vector is nearly another.
     near_copy_from: f32,
     /// The first of the strangers, with their vectors.
-    strangers: Vec<Stranger>,
+    strangers: Vec<UnnamedStranger>,
     /// What each query was made from.
     sources: Vec<([u8; 32], String)>,
 }
@@ -94,7 +94,7 @@ pub struct Repeated {
 
 /// A query of a stranger, as far as it takes to hold it against others.
 #[derive(Clone, Debug)]
-struct Stranger {
+struct UnnamedStranger {
     id: String,
     label: String,
     vector: Arc<[f32]>,
@@ -268,7 +268,7 @@ impl Gathered {
     }
 
     /// Among strangers: where their labels are different things, they are different trials.
-    fn find_near_copies(&mut self) -> Result<Vec<Stranger>, DeploymentError> {
+    fn find_near_copies(&mut self) -> Result<Vec<UnnamedStranger>, DeploymentError> {
         let repeated: BTreeSet<&str> = self.repeated.iter().map(|r| r.query.as_str()).collect();
         let mut strangers = std::mem::take(&mut self.strangers);
         strangers.retain(|stranger| !repeated.contains(stranger.id.as_str()));
@@ -314,7 +314,7 @@ impl Gathered {
         }
         if let (false, Some(vector)) = (enrolled, &probed.vector) {
             if self.strangers.len() < Self::VECTORS_MAX {
-                self.strangers.push(Stranger {
+                self.strangers.push(UnnamedStranger {
                     id: query.id.clone(),
                     label: query.label.clone(),
                     vector: Arc::clone(vector),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::DeploymentError;
 use super::answer::{Query, embed_query};
 use super::open::Deployment;
-use super::search::{Job, Waits};
+use super::search::{Waits, WorkerJob};
 use crate::telemetry;
 use matchpoint_embed::caller::Caller;
 use matchpoint_embed::job::{JobKind, PoolWorker};
@@ -38,7 +38,7 @@ impl Deployment {
     ) -> Result<(Upserted, u64), DeploymentError> {
         let writer = self.writer()?;
         let keep = self.gallery.keeps_images();
-        let job = Job::now(caller, source.kind(), Waits::Caller);
+        let job = WorkerJob::now(caller, source.kind(), Waits::Caller);
         self.glance(&source)?;
         let embedded = self.work(job, move |worker, limits, timings| {
             let (source_sha256, image) = (source.sha256(), source.kept(keep));

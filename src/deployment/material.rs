@@ -18,7 +18,7 @@ pub struct MaterialSets {
 }
 
 /// One row of a set: id, label, conditions, vector of unit length.
-type Row<'a> = (&'a str, &'a str, &'a BTreeMap<String, String>, &'a [f32]);
+type LabelledVector<'a> = (&'a str, &'a str, &'a BTreeMap<String, String>, &'a [f32]);
 
 /// Copies the vectors of a gallery and of what was searched for.
 ///
@@ -26,7 +26,7 @@ type Row<'a> = (&'a str, &'a str, &'a BTreeMap<String, String>, &'a [f32]);
 /// None in practice: stored vectors are of unit length.
 pub fn material_sets(gathered: &Gathered) -> Result<MaterialSets, DeploymentError> {
     let snapshot = gathered.snapshot();
-    let mut items: Vec<Row<'_>> = snapshot
+    let mut items: Vec<LabelledVector<'_>> = snapshot
         .items()
         .map(|(head, vector)| {
             (
@@ -38,7 +38,7 @@ pub fn material_sets(gathered: &Gathered) -> Result<MaterialSets, DeploymentErro
         })
         .collect();
     items.sort_unstable_by_key(|(id, ..)| *id);
-    let queries: Vec<Row<'_>> = gathered
+    let queries: Vec<LabelledVector<'_>> = gathered
         .queries
         .iter()
         .map(|(query, vector)| {
@@ -68,7 +68,7 @@ pub fn material_sets(gathered: &Gathered) -> Result<MaterialSets, DeploymentErro
     })
 }
 
-fn set(rows: &[Row<'_>], names: &[String]) -> Result<EmbeddedSet, DeploymentError> {
+fn set(rows: &[LabelledVector<'_>], names: &[String]) -> Result<EmbeddedSet, DeploymentError> {
     let dimension = rows.first().map_or(1, |(.., vector)| vector.len());
     let mut vectors = Vec::with_capacity(rows.len() * dimension);
     let mut labels = Vec::with_capacity(rows.len());

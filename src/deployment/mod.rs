@@ -22,8 +22,8 @@ mod upkeep;
 mod writer;
 
 pub use answer::{
-    Basis, Enrolment, Hit, ImageAt, ProbeRequest, ProbeSource, Probed, Query, Reference,
-    SearchAnswer, SearchOptions, Standing, Timings, Undecided, VerifyAnswer, read_image,
+    ActivePoint, DecisionBasis, Enrolment, Hit, ImageAt, ProbeRequest, ProbeSource, Probed, Query,
+    SearchAnswer, SearchOptions, Timings, Undecided, VerifyAnswer, VerifyReference, read_image,
 };
 pub use archive::ArchiveError;
 pub use backup::{PlaceOfModel, Progress, SnapshotReport, check_snapshot, restore};
@@ -37,8 +37,8 @@ pub use material::{MaterialSets, material_sets};
 pub use models::{LoadedModel, Models};
 pub use observed::set_canaries;
 pub use open::{Deployment, OpenOptions, index_binding};
-pub use points::{Activation, Comparison, compare_points, created};
+pub use points::{Activation, PointComparison, compare_points, created};
 pub use remedy::RemedyChoice;
 pub use shadow::shadow_link;
 pub use temporary::TemporaryFile;
-pub use upkeep::{Found, missed};
+pub use upkeep::{IndexFindings, missed};

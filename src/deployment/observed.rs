@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::DeploymentError;
-use super::answer::{ProbeSource, SearchOptions, Standing};
+use super::answer::{ActivePoint, ProbeSource, SearchOptions};
 use super::folder::Folder;
 use super::open::Deployment;
 use super::search::BUSY_PAUSE;
@@ -26,7 +26,7 @@ pub(super) struct ObservedDeployment {
     pub(super) name: String,
     pub(super) folder: PathBuf,
     pub(super) gallery: Arc<Gallery>,
-    pub(super) standing: Arc<ArcSwap<Standing>>,
+    pub(super) standing: Arc<ArcSwap<ActivePoint>>,
 }
 
 impl Observed for ObservedDeployment {

@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use arc_swap::ArcSwap;
 
 use super::DeploymentError;
-use super::answer::Standing;
+use super::answer::ActivePoint;
 use super::backup::{Progress, SnapshotReport};
 use super::folder::{Folder, ModelReference, check_name};
 use super::models::{LoadedModel, Models};
 use super::observed::ObservedDeployment;
 use super::shadow::ShadowQuery;
-use super::upkeep::Upkeep;
-use super::writer::Writer;
+use super::upkeep::Maintenance;
+use super::writer::GalleryWriter;
 use crate::config::MonitoringConfig;
 use crate::monitor::{Monitor, ShadowRunner};
 use matchpoint_calibration::operating_point::{Binding, Metric};
@@ -34,13 +34,13 @@ pub struct Deployment {
     /// How the index is chosen and tuned: part of what a threshold is bound to.
     pub(super) index: String,
     /// `None` where the deployment was opened for reading.
-    pub(super) writer: Option<Writer>,
+    pub(super) writer: Option<GalleryWriter>,
     /// Not there before [`Deployment::keep_up`].
-    pub(super) upkeep: OnceLock<Upkeep>,
+    pub(super) upkeep: OnceLock<Maintenance>,
     pub(super) monitor: Monitor,
     /// A candidate that is compared with it.
     pub(super) shadow: ShadowRunner<ShadowQuery>,
-    pub(super) standing: Arc<ArcSwap<Standing>>,
+    pub(super) standing: Arc<ArcSwap<ActivePoint>>,
 }
 
 /// How to open a deployment.
@@ -119,10 +119,10 @@ impl Deployment {
             });
         }
         let writer = match options.access {
-            Access::ReadWrite => Some(Writer::start(Arc::clone(&gallery))?),
+            Access::ReadWrite => Some(GalleryWriter::start(Arc::clone(&gallery))?),
             Access::ReadOnly => None,
         };
-        let standing = Arc::new(ArcSwap::from_pointee(Standing::Missing));
+        let standing = Arc::new(ArcSwap::from_pointee(ActivePoint::Missing));
         let observed = ObservedDeployment {
             name: name.clone(),
             folder: folder.path().to_owned(),
@@ -158,9 +158,9 @@ impl Deployment {
             "an item has changed on the disk",
         );
         let stop = move || {
-            standing.store(Arc::new(Standing::Unreadable(damage.to_owned())));
+            standing.store(Arc::new(ActivePoint::Unreadable(damage.to_owned())));
         };
-        let upkeep = Upkeep::start(&self.name, Arc::clone(&self.gallery), stop)?;
+        let upkeep = Maintenance::start(&self.name, Arc::clone(&self.gallery), stop)?;
         // Where there is one already, the second ends here.
         drop(self.upkeep.set(upkeep));
         self.monitor.start(monitoring)?;
@@ -211,7 +211,7 @@ impl Deployment {
 
     /// What decides at present.
     #[must_use]
-    pub fn standing(&self) -> Arc<Standing> {
+    pub fn standing(&self) -> Arc<ActivePoint> {
         self.standing.load_full()
     }
 
@@ -249,7 +249,7 @@ impl Deployment {
         folder.take_snapshot(to, progress)
     }
 
-    pub(super) fn writer(&self) -> Result<&Writer, DeploymentError> {
+    pub(super) fn writer(&self) -> Result<&GalleryWriter, DeploymentError> {
         let read_only = || {
             let path = self.folder().gallery_file();
             DeploymentError::Gallery(GalleryError::ReadOnly { path })

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::upkeep::Upkeep;
-use super::{Calibrated, Deployment, DeploymentError, Folder, LoadedModel, Standing};
+use super::upkeep::Maintenance;
+use super::{ActivePoint, Calibrated, Deployment, DeploymentError, Folder, LoadedModel};
 use crate::telemetry;
 use matchpoint_calibration::adjustment::Adjuster;
 use matchpoint_calibration::certify::TargetFar;
@@ -25,7 +25,7 @@ pub struct Activation {
 
 /// What changes where one operating point takes the place of another.
 #[derive(Clone, Debug)]
-pub struct Comparison {
+pub struct PointComparison {
     /// The one that is replaced.
     pub before: OperatingPoint,
     /// The one that takes its place.
@@ -46,7 +46,7 @@ pub fn compare_points(
     folder: &Folder,
     from: &str,
     to: &str,
-) -> Result<Comparison, DeploymentError> {
+) -> Result<PointComparison, DeploymentError> {
     let (before, after) = (folder.operating_point(from)?, folder.operating_point(to)?);
     let (adjusts, will) = (&before.content().adjustment, &after.content().adjustment);
     // What the second adjusts is recorded with its own searches only.
@@ -74,7 +74,7 @@ pub fn compare_points(
             None => Scale::Similarity,
         },
     };
-    Ok(Comparison {
+    Ok(PointComparison {
         recorded: recorded.to_owned(),
         searches: recording.searches().len(),
         flips: recording.flips(by(&before), by(&after)),
@@ -183,7 +183,7 @@ impl Deployment {
     ///
     /// # Errors
     /// Either is missing or damaged, or the searches were not kept.
-    pub fn compare(&self, from: &str, to: &str) -> Result<Comparison, DeploymentError> {
+    pub fn compare(&self, from: &str, to: &str) -> Result<PointComparison, DeploymentError> {
         let folder = self.folder().clone();
         compare_points(&folder, from, to)
     }
@@ -218,8 +218,10 @@ impl Deployment {
         previous: Option<String>,
     ) -> Activation {
         let adjuster = adjuster.map(Box::new);
-        self.standing
-            .store(Arc::new(Standing::Valid(Arc::new(point.clone()), adjuster)));
+        self.standing.store(Arc::new(ActivePoint::Valid(
+            Arc::new(point.clone()),
+            adjuster,
+        )));
         self.publish_standing(
             previous
                 .as_deref()
@@ -237,15 +239,15 @@ impl Deployment {
     pub(super) fn take_standing(&self) {
         let folder = self.folder().clone();
         let standing = match folder.active_operating_point() {
-            Ok(None) => Standing::Missing,
+            Ok(None) => ActivePoint::Missing,
             Ok(Some(point)) => match point.check_binding(&self.binding()) {
                 Ok(()) => match folder.adjuster(&point) {
-                    Ok(adjuster) => Standing::Valid(Arc::new(point), adjuster.map(Box::new)),
-                    Err(error) => Standing::Unreadable(error.to_string()),
+                    Ok(adjuster) => ActivePoint::Valid(Arc::new(point), adjuster.map(Box::new)),
+                    Err(error) => ActivePoint::Unreadable(error.to_string()),
                 },
-                Err(mismatch) => Standing::Mismatch(mismatch),
+                Err(mismatch) => ActivePoint::Mismatch(mismatch),
             },
-            Err(error) => Standing::Unreadable(error.to_string()),
+            Err(error) => ActivePoint::Unreadable(error.to_string()),
         };
         self.standing.store(Arc::new(standing));
         self.hold_back();
@@ -253,8 +255,8 @@ impl Deployment {
 
     /// Lets nothing decide once an item has changed on the disk.
     fn hold_back(&self) {
-        if let Some(damage) = self.upkeep.get().and_then(Upkeep::damage) {
-            let damaged = Standing::Unreadable(damage.to_owned());
+        if let Some(damage) = self.upkeep.get().and_then(Maintenance::damage) {
+            let damaged = ActivePoint::Unreadable(damage.to_owned());
             self.standing.store(Arc::new(damaged));
         }
     }

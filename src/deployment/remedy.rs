@@ -54,7 +54,7 @@ pub(super) fn remedied(
     ) {
         return chosen(searches, None, target, seed);
     }
-    let bench = Bench {
+    let bench = RemedyBench {
         vectors: Vectors::of(gathered),
         searches: &gathered.searches,
         target,
@@ -166,14 +166,14 @@ impl<'a> Vectors<'a> {
 }
 
 /// Everything that a remedy is fitted to.
-struct Bench<'a> {
+struct RemedyBench<'a> {
     vectors: Vectors<'a>,
     searches: &'a [RecordedSearch],
     target: CalibrationTarget,
     seed: u64,
 }
 
-impl Bench<'_> {
+impl RemedyBench<'_> {
     fn chosen(
         &self,
         searches: Vec<RecordedSearch>,

@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::answer::{
-    self, Basis, Compare, Enrolment, ImageAt, Known, ProbeRequest, ProbeSource, Probed, Query,
-    Reference, SearchAnswer, SearchOptions, Timings, ToEnrol, VerifyAnswer, compare,
+    self, Compare, DecisionBasis, Enrolment, ImageAt, Known, ProbeRequest, ProbeSource, Probed,
+    Query, SearchAnswer, SearchOptions, Timings, ToEnrol, VerifyAnswer, VerifyReference, compare,
     embed_measured, embed_query, search_snapshot,
 };
 use super::open::Deployment;
 use super::shadow::{ShadowQuery, shadow_decision};
-use super::upkeep::Upkeep;
+use super::upkeep::Maintenance;
 use super::{DeploymentError, Unembeddable};
-use crate::journal::entry::{DecisionId, Source};
+use crate::journal::entry::{DecisionId, SearchSource};
 use crate::monitor::{DecisionRecord, MatchRecord, ShadowTicket};
 use crate::telemetry;
 use matchpoint_embed::caller::Caller;
@@ -35,7 +35,8 @@ impl Deployment {
         options: SearchOptions,
     ) -> Result<SearchAnswer, DeploymentError> {
         let probe = ProbeSource::Query(query);
-        self.search_from(caller, probe, options, Source::Live).await
+        self.search_from(caller, probe, options, SearchSource::Live)
+            .await
     }
 
     pub(super) async fn search_from(
@@ -43,19 +44,19 @@ impl Deployment {
         caller: Caller,
         probe: ProbeSource,
         options: SearchOptions,
-        source: Source,
+        source: SearchSource,
     ) -> Result<SearchAnswer, DeploymentError> {
-        let live = source == Source::Live;
+        let live = source == SearchSource::Live;
         // Canaries come from here.
         let waits = if live { Waits::Caller } else { Waits::Nobody };
-        let job = Job::now(caller, probe.kind(), waits);
+        let job = WorkerJob::now(caller, probe.kind(), waits);
         if let ProbeSource::Query(query) = &probe {
             self.glance(query)?;
         }
         let (snapshot, standing) = (self.gallery.view(), self.standing.load_full());
         let (searched, judge) = (Arc::clone(&snapshot), Arc::clone(&standing));
         let filtered = options.filter.is_some();
-        let checks = self.upkeep.get().map(Upkeep::checks);
+        let checks = self.upkeep.get().map(Maintenance::checks);
         let image = probe.kept(self.monitor.keeps_images());
         let ticket = live.then(|| self.shadow_ticket(&probe, &options));
         let ((hits, best, held, norm), timings) = self
@@ -125,17 +126,17 @@ impl Deployment {
         &self,
         caller: Caller,
         query: Query,
-        reference: Reference,
+        reference: VerifyReference,
     ) -> Result<VerifyAnswer, DeploymentError> {
         let arrived = Instant::now();
         self.glance(&query)?;
         let (snapshot, standing) = (self.gallery.view(), self.standing.load_full());
         let reference = match reference {
-            Reference::Query(reference) => {
+            VerifyReference::Query(reference) => {
                 self.glance(&reference)?;
                 Known::Query(reference)
             }
-            Reference::Item(id) => {
+            VerifyReference::Item(id) => {
                 let (head, vector) = self.item(&id)?;
                 Known::Item(head, vector)
             }
@@ -147,7 +148,7 @@ impl Deployment {
                 JobKind::Vector
             }
         };
-        let job = Job {
+        let job = WorkerJob {
             caller,
             kind,
             waits: Waits::Caller,
@@ -180,7 +181,7 @@ impl Deployment {
             decision_score: held,
             filtered: false,
             image: None,
-            source: Source::Comparison,
+            source: SearchSource::Comparison,
         });
         Ok(answer)
     }
@@ -194,7 +195,7 @@ impl Deployment {
         caller: Caller,
         query: Query,
     ) -> Result<(Embedding, Timings), DeploymentError> {
-        let job = Job::now(caller, query.kind(), Waits::Caller);
+        let job = WorkerJob::now(caller, query.kind(), Waits::Caller);
         self.glance(&query)?;
         self.work(job, move |worker, limits, timings| {
             embed_query(worker, query, limits, timings)
@@ -216,7 +217,7 @@ impl Deployment {
             known,
             keep: self.gallery.keeps_images(),
         };
-        let job = Job::now(Caller::default(), JobKind::Image, Waits::Nobody);
+        let job = WorkerJob::now(Caller::default(), JobKind::Image, Waits::Nobody);
         let embedded = self.work(job, move |worker, limits, timings| {
             answer::embed_image(worker, &image, limits, timings)
         });
@@ -229,7 +230,7 @@ impl Deployment {
     /// # Errors
     /// As [`Deployment::embed_image`].
     pub async fn probe(&self, request: ProbeRequest) -> Result<Probed, DeploymentError> {
-        let job = Job::now(Caller::default(), request.source.kind(), Waits::Nobody);
+        let job = WorkerJob::now(Caller::default(), request.source.kind(), Waits::Nobody);
         let (mut probed, timings) = self
             .work(job, move |worker, limits, timings| {
                 answer::probe(worker, request, limits, timings)
@@ -273,7 +274,7 @@ impl Deployment {
         self.shadow.ticket(image, || self.loaded.pool.queue_len())
     }
 
-    fn count(&self, decision: &'static str, basis: &Basis, score: Option<f32>) {
+    fn count(&self, decision: &'static str, basis: &DecisionBasis, score: Option<f32>) {
         telemetry::decided(
             &self.name,
             basis.operating_point_id.as_deref(),
@@ -297,12 +298,12 @@ impl Deployment {
     /// Runs a job on a worker, and times its stages. What callers wait for is counted.
     pub(super) async fn work<T: Send + 'static>(
         &self,
-        job: Job,
+        job: WorkerJob,
         run: impl FnOnce(&mut PoolWorker<'_>, &ImageLimits, &mut Timings) -> Result<T, DeploymentError>
         + Send
         + 'static,
     ) -> Result<(T, Timings), DeploymentError> {
-        let Job {
+        let WorkerJob {
             caller,
             kind,
             waits,
@@ -362,14 +363,14 @@ impl Deployment {
 }
 
 /// For whom a worker is to do what, and since when it is asked for.
-pub(super) struct Job {
+pub(super) struct WorkerJob {
     caller: Caller,
     kind: JobKind,
     waits: Waits,
     arrived: Instant,
 }
 
-impl Job {
+impl WorkerJob {
     /// One that is asked for now.
     pub(super) fn now(caller: Caller, kind: JobKind, waits: Waits) -> Self {
         Self {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 
-use super::answer::{Hit, SearchOptions, Standing, Timings, search_snapshot};
+use super::answer::{ActivePoint, Hit, SearchOptions, Timings, search_snapshot};
 use super::{Deployment, DeploymentError, LoadedModel, Models, OpenOptions};
 use crate::monitor::{ShadowAbout, ShadowCandidate, ShadowDecision, ShadowReport};
 use matchpoint_embed::caller::Caller;
@@ -39,7 +39,7 @@ pub(super) struct ShadowQuery {
 
 /// What one side made of a query.
 pub(super) fn shadow_decision(
-    standing: &Standing,
+    standing: &ActivePoint,
     best: Option<&Hit>,
     score: Option<Similarity>,
 ) -> ShadowDecision {
@@ -58,7 +58,7 @@ struct CandidateDeployment {
     loaded: LoadedModel,
     limits: ImageLimits,
     gallery: Arc<Gallery>,
-    standing: Arc<ArcSwap<Standing>>,
+    standing: Arc<ArcSwap<ActivePoint>>,
 }
 
 impl ShadowCandidate<ShadowQuery> for CandidateDeployment {

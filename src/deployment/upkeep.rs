@@ -30,28 +30,28 @@ const CHECKED: usize = 10;
 
 /// The thread. It ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Upkeep {
-    searches: Sender<Search>,
+pub(super) struct Maintenance {
+    searches: Sender<SearchToCheck>,
     stop: Arc<AtomicBool>,
     damage: Arc<OnceLock<String>>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// A search that was answered, to be done again by comparing with every item.
-pub(super) struct Search {
+pub(super) struct SearchToCheck {
     pub(super) snapshot: Arc<GalleryView>,
     pub(super) query: Embedding,
 }
 
 /// Where a worker leaves a search for the check of the index.
 #[derive(Clone, Debug)]
-pub(super) struct Checks(Sender<Search>);
+pub(super) struct IndexChecks(Sender<SearchToCheck>);
 
-impl Checks {
+impl IndexChecks {
     /// Leaves a search to be checked, unless the thread has enough to do: a sample of them is.
     pub(super) fn offer(&self, snapshot: &Arc<GalleryView>, query: &Embedding) {
         if snapshot.is_approximate() && !self.0.is_full() {
-            let search = Search {
+            let search = SearchToCheck {
                 snapshot: Arc::clone(snapshot),
                 query: query.clone(),
             };
@@ -61,7 +61,7 @@ impl Checks {
     }
 }
 
-impl Upkeep {
+impl Maintenance {
     /// Starts the thread; `changed` is called where an item has changed on the disk.
     pub(super) fn start(
         deployment: &str,
@@ -71,7 +71,7 @@ impl Upkeep {
         // One waits at most, so that the sample is of the present.
         let (searches, waiting) = crossbeam_channel::bounded(1);
         let (stop, damage) = (Arc::new(AtomicBool::new(false)), Arc::default());
-        let worker = Worker {
+        let worker = MaintenanceWorker {
             deployment: deployment.to_owned(),
             gallery,
             stop: Arc::clone(&stop),
@@ -93,8 +93,8 @@ impl Upkeep {
         })
     }
 
-    pub(super) fn checks(&self) -> Checks {
-        Checks(self.searches.clone())
+    pub(super) fn checks(&self) -> IndexChecks {
+        IndexChecks(self.searches.clone())
     }
 
     /// What has changed on the disk since it was verified.
@@ -103,7 +103,7 @@ impl Upkeep {
     }
 }
 
-impl Drop for Upkeep {
+impl Drop for Maintenance {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take()
@@ -114,7 +114,7 @@ impl Drop for Upkeep {
     }
 }
 
-struct Worker {
+struct MaintenanceWorker {
     deployment: String,
     gallery: Arc<Gallery>,
     stop: Arc<AtomicBool>,
@@ -124,8 +124,8 @@ struct Worker {
     scrubbed: Option<String>,
 }
 
-impl Worker {
-    fn run(mut self, searches: &Receiver<Search>, changed: &dyn Fn()) {
+impl MaintenanceWorker {
+    fn run(mut self, searches: &Receiver<SearchToCheck>, changed: &dyn Fn()) {
         let (mut scrub_at, mut check_at) = (Instant::now() + SCRUB_EVERY, Instant::now());
         while !self.stop.load(Ordering::Relaxed) {
             self.link();
@@ -196,7 +196,7 @@ impl Worker {
         }
     }
 
-    fn check(&self, search: &Search) {
+    fn check(&self, search: &SearchToCheck) {
         match missed(&search.snapshot, &search.query, CHECKED) {
             Ok(found) => {
                 telemetry::index_checked(&self.deployment, found.neighbours, found.missed);
@@ -208,7 +208,7 @@ impl Worker {
 
 /// What a search through the index finds of the nearest items.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Found {
+pub struct IndexFindings {
     /// Nearest items, by comparing with every item.
     pub neighbours: usize,
     /// Those of them that the index did not find, and that are nearer than what it found.
@@ -221,7 +221,11 @@ pub struct Found {
 ///
 /// # Errors
 /// The query has another dimension.
-pub fn missed(snapshot: &GalleryView, query: &Embedding, k: usize) -> Result<Found, GalleryError> {
+pub fn missed(
+    snapshot: &GalleryView,
+    query: &Embedding,
+    k: usize,
+) -> Result<IndexFindings, GalleryError> {
     let probe = Probe::nearest(k);
     let found = snapshot.nearest(query, &probe)?;
     let nearest = snapshot.nearest(
@@ -238,7 +242,7 @@ pub fn missed(snapshot: &GalleryView, query: &Embedding, k: usize) -> Result<Fou
             && !found.iter().any(|found| found.item.id == near.item.id)
     };
     let missed = nearest.iter().filter(|near| is_missed(near)).count();
-    Ok(Found {
+    Ok(IndexFindings {
         neighbours: nearest.len(),
         missed,
         missed_best: nearest

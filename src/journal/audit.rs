@@ -4,24 +4,29 @@ use std::collections::HashMap;
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use crate::journal::entry::{DecisionId, Label, LabelKind, Refused, Reported};
+use crate::journal::entry::{
+    Annotation, AnnotationKind, AnnotationOutcome, AnnotationRefusal, DecisionId,
+};
 use crate::journal::error::{JournalError, failed};
 use crate::journal::format::{UNASKED, read_label, truth_columns};
-use crate::journal::store::{Store, immediate};
+use crate::journal::store::{JournalStore, immediate};
 
 /// What became of each label of a batch, in its order.
-pub(super) type Outcomes = Vec<Result<Reported, Refused>>;
+pub(super) type AnnotationOutcomes = Vec<Result<AnnotationOutcome, AnnotationRefusal>>;
 
-impl Store {
+impl JournalStore {
     /// Writes labels in one transaction. What is refused or repeated changes nothing.
-    pub(super) fn label(&mut self, labels: &[Label]) -> Result<Outcomes, JournalError> {
+    pub(super) fn label(
+        &mut self,
+        labels: &[Annotation],
+    ) -> Result<AnnotationOutcomes, JournalError> {
         let written = self.try_label(labels);
         written.map_err(|error| failed(&self.path, "write to", error))
     }
 
-    fn try_label(&mut self, labels: &[Label]) -> Result<Outcomes, rusqlite::Error> {
+    fn try_label(&mut self, labels: &[Annotation]) -> Result<AnnotationOutcomes, rusqlite::Error> {
         let transaction = immediate(&mut self.connection)?;
-        let mut outcomes = Outcomes::with_capacity(labels.len());
+        let mut outcomes = AnnotationOutcomes::with_capacity(labels.len());
         for label in labels {
             outcomes.push(match label.check() {
                 Ok(()) => report(&transaction, label, &self.removed_to)?,
@@ -35,9 +40,9 @@ impl Store {
 
 fn report(
     transaction: &Transaction<'_>,
-    label: &Label,
+    label: &Annotation,
     removed_to: &[u8],
-) -> Result<Result<Reported, Refused>, rusqlite::Error> {
+) -> Result<Result<AnnotationOutcome, AnnotationRefusal>, rusqlite::Error> {
     let decision = label.decision;
     let sampled: Option<bool> = transaction
         .prepare_cached("SELECT sampled FROM decisions WHERE id = ?")?
@@ -45,9 +50,9 @@ fn report(
         .optional()?;
     let Some(sampled) = sampled else {
         return Ok(Err(if decision.as_bytes().as_slice() <= removed_to {
-            Refused::Expired { decision }
+            AnnotationRefusal::Expired { decision }
         } else {
-            Refused::Unknown { decision }
+            AnnotationRefusal::Unknown { decision }
         }));
     };
     let mut history = history(transaction, decision)?;
@@ -56,13 +61,13 @@ fn report(
         history.retain(|said| said.kind == label.kind);
     }
     let outcome = match history.last() {
-        None => Reported::Added,
+        None => AnnotationOutcome::Added,
         // Also where an answer was lost, the label was corrected, and it is sent once more.
         Some(last) if last.repeats(label) || history.contains(label) => {
-            return Ok(Ok(Reported::Repeated));
+            return Ok(Ok(AnnotationOutcome::Repeated));
         }
-        Some(last) if last.truth == label.truth => Reported::Confirmed,
-        Some(_) => Reported::Corrected,
+        Some(last) if last.truth == label.truth => AnnotationOutcome::Confirmed,
+        Some(_) => AnnotationOutcome::Corrected,
     };
     let (truth, text) = truth_columns(label);
     let sql =
@@ -76,7 +81,7 @@ fn report(
     ])?;
     let number = transaction.last_insert_rowid();
     // Feedback takes no sampled decision from the queue: whoever complains was not asked.
-    if label.kind == LabelKind::Audit || !sampled {
+    if label.kind == AnnotationKind::Audit || !sampled {
         transaction
             .prepare_cached("UPDATE decisions SET labelled = ? WHERE id = ?")?
             .execute(params![number, decision.as_bytes()])?;
@@ -87,7 +92,7 @@ fn report(
 /// What was said last of each decision without anybody asking.
 pub(super) fn feedback(
     connection: &rusqlite::Connection,
-) -> Result<HashMap<DecisionId, Label>, rusqlite::Error> {
+) -> Result<HashMap<DecisionId, Annotation>, rusqlite::Error> {
     let sql = "SELECT unix_ms, said_by, truth, label, decision FROM labels WHERE ? < truth \
                ORDER BY number";
     let mut statement = connection.prepare_cached(sql)?;
@@ -105,7 +110,7 @@ pub(super) fn feedback(
 pub(super) fn history(
     connection: &rusqlite::Connection,
     decision: DecisionId,
-) -> Result<Vec<Label>, rusqlite::Error> {
+) -> Result<Vec<Annotation>, rusqlite::Error> {
     let sql = "SELECT unix_ms, said_by, truth, label FROM labels WHERE decision = ? \
                ORDER BY number";
     let mut statement = connection.prepare_cached(sql)?;

@@ -62,7 +62,7 @@ impl std::fmt::Display for DecisionId {
 
 /// Where a search came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum SearchSource {
     /// A caller; what the query shows is not known.
     Live,
     /// A caller who named what to compare with: no search, and so in no rate of searches.
@@ -105,7 +105,7 @@ impl SourceKind {
     }
 }
 
-impl Source {
+impl SearchSource {
     /// Its kind.
     #[must_use]
     pub fn kind(&self) -> SourceKind {
@@ -170,7 +170,7 @@ impl Sampling {
 
 /// The item that was decided on.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Best {
+pub struct DecidedItem {
     /// Its label.
     pub label: String,
     /// Its id.
@@ -186,7 +186,7 @@ pub struct Best {
 
 /// One decision, without the image.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
+pub struct DecisionEntry {
     /// Its id, and with it its time.
     pub id: DecisionId,
     /// The operating point that decided; `None` when undecided.
@@ -198,18 +198,18 @@ pub struct Entry {
     /// What was decided.
     pub decision: Decision,
     /// What was decided on; `None` where nothing was found.
-    pub best: Option<Best>,
+    pub best: Option<DecidedItem>,
     /// Whether a filter named the items that could be found.
     pub filtered: bool,
     /// Its part in the sample; `None` where nothing was decided.
     pub sampling: Option<Sampling>,
     /// Where the search came from.
-    pub source: Source,
+    pub source: SearchSource,
 }
 
 /// What a query really showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Truth {
+pub enum AnnotatedTruth {
     /// Something enrolled.
     Mated {
         /// Its label.
@@ -228,27 +228,29 @@ pub enum Truth {
 
 /// What somebody says a decision's query showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Label {
+pub struct Annotation {
     /// The decision.
     pub decision: DecisionId,
     /// What the query showed.
-    pub truth: Truth,
+    pub truth: AnnotatedTruth,
     /// Who or what says so.
     pub said_by: String,
     /// When, in milliseconds since 1970-01-01 UTC.
     pub unix_ms: u64,
     /// Why they say so.
-    pub kind: LabelKind,
+    pub kind: AnnotationKind,
 }
 
-impl Label {
-    pub(super) fn check(&self) -> Result<(), Refused> {
+impl Annotation {
+    pub(super) fn check(&self) -> Result<(), AnnotationRefusal> {
         let fits = |text: &str| (1..=TEXT_BYTES_MAX).contains(&text.len());
         let label = match &self.truth {
-            Truth::Mated { label: text } | Truth::Stranger { name: text } => Some(text),
-            Truth::NonMated | Truth::Unusable => None,
+            AnnotatedTruth::Mated { label: text } | AnnotatedTruth::Stranger { name: text } => {
+                Some(text)
+            }
+            AnnotatedTruth::NonMated | AnnotatedTruth::Unusable => None,
         };
-        let problem = |field| Refused::Text { field };
+        let problem = |field| AnnotationRefusal::Text { field };
         if label.is_some_and(|label| !fits(label)) {
             return Err(problem("label"));
         }
@@ -266,7 +268,7 @@ impl Label {
 
 /// Why one label of a batch is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum AnnotationRefusal {
     /// Never recorded, or lost.
     #[error(
         "there is no decision {decision} in the journal; it belongs to another deployment, or was not recorded"
@@ -291,7 +293,7 @@ pub enum Refused {
 
 /// What became of a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reported {
+pub enum AnnotationOutcome {
     /// The first for its decision.
     Added,
     /// It says what was said before, by somebody else.
@@ -304,7 +306,7 @@ pub enum Reported {
 
 /// Why a decision has a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LabelKind {
+pub enum AnnotationKind {
     /// Somebody was asked, because it was sampled for audit: its inclusion probability weighs it.
     Audit,
     /// Somebody told by themselves, which they do because of the truth. It says something of
@@ -314,23 +316,23 @@ pub enum LabelKind {
 
 /// A decision as it is in the journal.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Row {
+pub struct DecisionRow {
     /// The decision.
-    pub entry: Entry,
+    pub entry: DecisionEntry,
     /// The label that holds: of a sampled decision, what was said when somebody was asked.
-    pub label: Option<Label>,
+    pub label: Option<Annotation>,
     /// What was said last of a sampled decision without anybody asking, where that was looked up.
-    pub feedback: Option<Label>,
+    pub feedback: Option<Annotation>,
 }
 
-impl Row {
+impl DecisionRow {
     /// Why it has a label; `None` without one.
     #[must_use]
-    pub fn label_kind(&self) -> Option<LabelKind> {
+    pub fn label_kind(&self) -> Option<AnnotationKind> {
         self.label.as_ref()?;
         Some(match self.inclusion_probability() {
-            Some(_) => LabelKind::Audit,
-            None => LabelKind::Feedback,
+            Some(_) => AnnotationKind::Audit,
+            None => AnnotationKind::Feedback,
         })
     }
 

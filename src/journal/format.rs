@@ -7,10 +7,13 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, Row as SqlRow};
 
 use crate::journal::entry::{
-    Best, DecisionId, Entry, Label, LabelKind, Row, Sampling, Source, SourceKind, Truth,
+    AnnotatedTruth, Annotation, AnnotationKind, DecidedItem, DecisionEntry, DecisionId,
+    DecisionRow, Sampling, SearchSource, SourceKind,
 };
 use crate::journal::error::{JournalError, OPEN, failed};
-use crate::journal::totals::{Count, Counts, Key, Lost, Total, TotalKey};
+use crate::journal::totals::{
+    CountsByKey, DecisionCount, LostDecisions, NumberedKey, Total, TotalKey,
+};
 use matchpoint_calibration::decision::Decision;
 
 /// Says that a `SQLite` file is a journal: the letters `MPjo`.
@@ -101,7 +104,7 @@ pub(super) const COLUMNS: &str = "d.id, d.point, d.generation, d.items, d.decisi
 pub(super) const JOINED: &str = "decisions d LEFT JOIN labels l ON l.number = d.labelled";
 
 /// The operating points by number.
-pub(super) type Points = BTreeMap<i64, String>;
+pub(super) type PointsByNumber = BTreeMap<i64, String>;
 
 /// Lays out an empty journal in an empty file, and closes it.
 pub(super) fn write_empty(mut connection: Connection) -> Result<(), rusqlite::Error> {
@@ -165,26 +168,28 @@ pub(super) fn check_kind(connection: &Connection, path: &Path) -> Result<(), Jou
 }
 
 /// What is counted, and by which numbers of operating points.
-pub(super) fn read_counts(connection: &Connection) -> Result<(Points, Counts), rusqlite::Error> {
-    let mut points = Points::new();
+pub(super) fn read_counts(
+    connection: &Connection,
+) -> Result<(PointsByNumber, CountsByKey), rusqlite::Error> {
+    let mut points = PointsByNumber::new();
     let mut statement = connection.prepare_cached("SELECT number, id FROM points")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         points.insert(row.get(0)?, row.get(1)?);
     }
-    let mut counts = Counts::new();
+    let mut counts = CountsByKey::new();
     let columns = "point, source, decision, stratum, filtered, decisions, sampled, removed";
     let mut statement = connection.prepare_cached(&format!("SELECT {columns} FROM totals"))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let key = Key {
+        let key = NumberedKey {
             point: row.get(0)?,
             source: source_kind(row, 1)?,
             decision: row.get(2)?,
             stratum: row.get(3)?,
             filtered: row.get(4)?,
         };
-        let count = Count {
+        let count = DecisionCount {
             decisions: whole(row, 5)?,
             sampled: whole(row, 6)?,
             removed: whole(row, 7)?,
@@ -195,10 +200,12 @@ pub(super) fn read_counts(connection: &Connection) -> Result<(Points, Counts), r
 }
 
 /// What was lost, and up to which id rows were removed; empty where none was.
-pub(super) fn read_state(connection: &Connection) -> Result<(Lost, Vec<u8>), rusqlite::Error> {
+pub(super) fn read_state(
+    connection: &Connection,
+) -> Result<(LostDecisions, Vec<u8>), rusqlite::Error> {
     let query = "SELECT queue_full, not_written, images, removed_to FROM journal";
     connection.query_row(query, [], |row| {
-        let lost = Lost {
+        let lost = LostDecisions {
             queue_full: whole(row, 0)?,
             not_written: whole(row, 1)?,
             images: whole(row, 2)?,
@@ -208,8 +215,11 @@ pub(super) fn read_state(connection: &Connection) -> Result<(Lost, Vec<u8>), rus
 }
 
 /// Counts as they are shown.
-pub(super) fn totals(counts: &Counts, points: &Points) -> Result<Vec<Total>, rusqlite::Error> {
-    let named = |(key, count): (&Key, &Count)| {
+pub(super) fn totals(
+    counts: &CountsByKey,
+    points: &PointsByNumber,
+) -> Result<Vec<Total>, rusqlite::Error> {
+    let named = |(key, count): (&NumberedKey, &DecisionCount)| {
         let operating_point = point_id(points, key.point)?;
         let key = TotalKey {
             operating_point,
@@ -224,11 +234,14 @@ pub(super) fn totals(counts: &Counts, points: &Points) -> Result<Vec<Total>, rus
 }
 
 /// Reads a decision with its label.
-pub(super) fn read_row(row: &SqlRow<'_>, points: &Points) -> Result<Row, rusqlite::Error> {
+pub(super) fn read_row(
+    row: &SqlRow<'_>,
+    points: &PointsByNumber,
+) -> Result<DecisionRow, rusqlite::Error> {
     let id = DecisionId::from_bytes(row.get(0)?).ok_or_else(|| wrong(0, "id"))?;
     let best = match row.get::<_, Option<String>>(5)? {
         None => None,
-        Some(label) => Some(Best {
+        Some(label) => Some(DecidedItem {
             label,
             item: row.get(6)?,
             similarity: row.get(7)?,
@@ -244,16 +257,16 @@ pub(super) fn read_row(row: &SqlRow<'_>, points: &Points) -> Result<Row, rusqlit
         }
     };
     let source = match source_kind(row, 14)? {
-        SourceKind::Live => Source::Live,
-        SourceKind::Comparison => Source::Comparison,
-        SourceKind::MatedCanary => Source::MatedCanary {
+        SourceKind::Live => SearchSource::Live,
+        SourceKind::Comparison => SearchSource::Comparison,
+        SourceKind::MatedCanary => SearchSource::MatedCanary {
             expected: row.get(15)?,
         },
-        SourceKind::NonMatedCanary => Source::NonMatedCanary {
+        SourceKind::NonMatedCanary => SearchSource::NonMatedCanary {
             expected: row.get(15)?,
         },
     };
-    let entry = Entry {
+    let entry = DecisionEntry {
         id,
         operating_point: point_id(points, row.get(1)?)?,
         generation: whole(row, 2)?,
@@ -268,7 +281,7 @@ pub(super) fn read_row(row: &SqlRow<'_>, points: &Points) -> Result<Row, rusqlit
         None => None,
         Some(_) => Some(read_label(row, id, 16)?),
     };
-    Ok(Row {
+    Ok(DecisionRow {
         entry,
         label,
         feedback: None,
@@ -280,25 +293,25 @@ pub(super) fn read_label(
     row: &SqlRow<'_>,
     decision: DecisionId,
     first: usize,
-) -> Result<Label, rusqlite::Error> {
+) -> Result<Annotation, rusqlite::Error> {
     let number: i64 = row.get(first + 2)?;
     let (kind, number) = if UNASKED < number {
-        (LabelKind::Feedback, number - UNASKED)
+        (AnnotationKind::Feedback, number - UNASKED)
     } else {
-        (LabelKind::Audit, number)
+        (AnnotationKind::Audit, number)
     };
     let truth = match number {
-        1 => Truth::Mated {
+        1 => AnnotatedTruth::Mated {
             label: row.get(first + 3)?,
         },
         2 => match row.get(first + 3)? {
-            None => Truth::NonMated,
-            Some(name) => Truth::Stranger { name },
+            None => AnnotatedTruth::NonMated,
+            Some(name) => AnnotatedTruth::Stranger { name },
         },
-        3 => Truth::Unusable,
+        3 => AnnotatedTruth::Unusable,
         _ => return Err(wrong(first + 2, "truth")),
     };
-    Ok(Label {
+    Ok(Annotation {
         decision,
         truth,
         said_by: row.get(first + 1)?,
@@ -311,22 +324,22 @@ pub(super) fn read_label(
 pub(super) const UNASKED: i64 = 3;
 
 /// What a label says as its number, and the label meant.
-pub(super) fn truth_columns(label: &Label) -> (i64, Option<&str>) {
+pub(super) fn truth_columns(label: &Annotation) -> (i64, Option<&str>) {
     let (number, text) = match &label.truth {
-        Truth::Mated { label } => (1, Some(label.as_str())),
-        Truth::NonMated => (2, None),
-        Truth::Stranger { name } => (2, Some(name.as_str())),
-        Truth::Unusable => (3, None),
+        AnnotatedTruth::Mated { label } => (1, Some(label.as_str())),
+        AnnotatedTruth::NonMated => (2, None),
+        AnnotatedTruth::Stranger { name } => (2, Some(name.as_str())),
+        AnnotatedTruth::Unusable => (3, None),
     };
     match label.kind {
-        LabelKind::Audit => (number, text),
-        LabelKind::Feedback => (number + UNASKED, text),
+        AnnotationKind::Audit => (number, text),
+        AnnotationKind::Feedback => (number + UNASKED, text),
     }
 }
 
 /// What an entry is counted by.
-pub(super) fn key(entry: &Entry, point: i64) -> Key {
-    Key {
+pub(super) fn key(entry: &DecisionEntry, point: i64) -> NumberedKey {
+    NumberedKey {
         point,
         source: entry.source.kind(),
         decision: decision_number(entry.decision),
@@ -381,7 +394,7 @@ pub(super) fn stratum(number: i64) -> Result<Option<u16>, rusqlite::Error> {
     Ok(Some(stratum))
 }
 
-fn point_id(points: &Points, number: i64) -> Result<Option<String>, rusqlite::Error> {
+fn point_id(points: &PointsByNumber, number: i64) -> Result<Option<String>, rusqlite::Error> {
     if number == NO_POINT {
         return Ok(None);
     }

@@ -27,15 +27,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, TrySendError};
 
-pub use retention::{Options, Retention};
+pub use retention::{JournalOptions, Retention};
 
-use crate::journal::entry::{Entry, Label, Refused, Reported};
+use crate::journal::entry::{Annotation, AnnotationOutcome, AnnotationRefusal, DecisionEntry};
 use crate::journal::error::{JournalError, file_failed};
-use crate::journal::read::Reader;
-use crate::journal::retention::Cursor;
-use crate::journal::store::{Store, Waiting};
-use crate::journal::totals::{Committed, Lost};
-use crate::journal::writer::{Message, QUEUE_LEN_MAX, Shared, Worker};
+use crate::journal::read::JournalReader;
+use crate::journal::retention::RetentionCursor;
+use crate::journal::store::{JournalStore, WaitingDecision};
+use crate::journal::totals::{Committed, LostDecisions};
+use crate::journal::writer::{JournalWorker, QUEUE_LEN_MAX, WriterCounts, WriterRequest};
 
 /// Its name within a deployment's folder.
 pub const FILE_NAME: &str = "decisions.db";
@@ -51,19 +51,19 @@ const ANSWER_WAIT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
-    queue: Option<Sender<Message>>,
-    shared: Arc<Shared>,
+    queue: Option<Sender<WriterRequest>>,
+    shared: Arc<WriterCounts>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// Counts what a journal has lost, on the disk or not yet.
 #[derive(Debug)]
-pub struct Losses(Arc<Shared>);
+pub struct Losses(Arc<WriterCounts>);
 
 impl Losses {
     /// Everything that was ever lost.
     #[must_use]
-    pub fn ever(&self) -> Lost {
+    pub fn ever(&self) -> LostDecisions {
         self.0.lost()
     }
 }
@@ -79,14 +79,14 @@ impl Journal {
     /// A file of another program or version, or the disk.
     pub fn open(
         path: &Path,
-        options: Options,
+        options: JournalOptions,
         mut observe: impl FnMut(&Committed) + Send + 'static,
     ) -> Result<Self, JournalError> {
-        let store = Store::open_or_begin(path)?;
+        let store = JournalStore::open_or_begin(path)?;
         observe(&store.committed(None)?);
         let (queue, inbox) = crossbeam_channel::bounded(QUEUE_LEN_MAX);
-        let shared = Arc::new(Shared::after(store.lost()));
-        let worker = Worker {
+        let shared = Arc::new(WriterCounts::after(store.lost()));
+        let worker = JournalWorker {
             inbox,
             store,
             options,
@@ -95,7 +95,7 @@ impl Journal {
             batch: Vec::new(),
             due: None,
             retain_at: Instant::now(),
-            cursor: Cursor::default(),
+            cursor: RetentionCursor::default(),
             failing: false,
         };
         let thread = thread::Builder::new()
@@ -112,10 +112,10 @@ impl Journal {
 
     /// Records a decision, with the image that it was made on where that is kept. Never waits:
     /// where too much waits already, the decision is counted as lost.
-    pub fn record(&self, entry: Entry, image: Option<Bytes>) {
+    pub fn record(&self, entry: DecisionEntry, image: Option<Bytes>) {
         let image = image.filter(|image| self.take_room(image.len()));
         let bytes = image.as_ref().map_or(0, Bytes::len);
-        let message = Message::Record(Box::new(Waiting { entry, image }));
+        let message = WriterRequest::Record(Box::new(WaitingDecision { entry, image }));
         let sent = self.queue.as_ref().map(|queue| queue.try_send(message));
         let lost = match sent {
             Some(Ok(())) => return,
@@ -152,15 +152,15 @@ impl Journal {
     /// More than [`LABELS_MAX`], the writer is too far behind, or the disk; nothing is written then.
     pub fn report(
         &self,
-        labels: Vec<Label>,
-    ) -> Result<Vec<Result<Reported, Refused>>, JournalError> {
+        labels: Vec<Annotation>,
+    ) -> Result<Vec<Result<AnnotationOutcome, AnnotationRefusal>>, JournalError> {
         if LABELS_MAX < labels.len() {
             return Err(JournalError::Batch {
                 found: labels.len(),
                 max: LABELS_MAX,
             });
         }
-        self.ask(|reply| Message::Label(labels, reply))
+        self.ask(|reply| WriterRequest::Annotate(labels, reply))
     }
 
     /// Writes what waits. Blocks until it is on the disk.
@@ -168,7 +168,7 @@ impl Journal {
     /// # Errors
     /// The writer is too far behind, or the disk.
     pub fn flush(&self) -> Result<(), JournalError> {
-        self.ask(Message::Flush)
+        self.ask(WriterRequest::Flush)
     }
 
     /// Removes now all that is past its time or does not fit. Blocks.
@@ -176,20 +176,20 @@ impl Journal {
     /// # Errors
     /// The writer is too far behind, or the disk.
     pub fn retain(&self) -> Result<(), JournalError> {
-        self.ask(Message::Retain)
+        self.ask(WriterRequest::Retain)
     }
 
     /// Opens it a second time, to be read.
     ///
     /// # Errors
-    /// As [`Reader::open`].
-    pub fn reader(&self) -> Result<Reader, JournalError> {
-        Reader::open(&self.path)
+    /// As [`JournalReader::open`].
+    pub fn reader(&self) -> Result<JournalReader, JournalError> {
+        JournalReader::open(&self.path)
     }
 
     fn ask<T>(
         &self,
-        message: impl FnOnce(Sender<Result<T, JournalError>>) -> Message,
+        message: impl FnOnce(Sender<Result<T, JournalError>>) -> WriterRequest,
     ) -> Result<T, JournalError> {
         let queue = self.queue.as_ref().ok_or(JournalError::Ended)?;
         let (reply, answer): (_, Receiver<_>) = crossbeam_channel::bounded(1);

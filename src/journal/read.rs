@@ -6,21 +6,21 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::journal::audit;
-use crate::journal::entry::{DecisionId, Label, Row};
+use crate::journal::entry::{Annotation, DecisionId, DecisionRow};
 use crate::journal::error::{JournalError, failed};
 use crate::journal::file::connect_to_read;
 use crate::journal::format::{
-    self, COLUMNS, JOINED, NO_POINT, Points, read_counts, read_row, read_state,
+    self, COLUMNS, JOINED, NO_POINT, PointsByNumber, read_counts, read_row, read_state,
 };
 use crate::journal::store::count_rows;
-use crate::journal::totals::{self, Lost, Total};
+use crate::journal::totals::{self, LostDecisions, Total};
 
 /// Decisions of one page of the queue.
 pub const PAGE_MAX: u32 = 1000;
 
 /// Which decisions are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Selection {
+pub struct DecisionSelection {
     /// The operating point that made them; `None` for those that none made.
     pub operating_point: Option<String>,
     /// When, in milliseconds since 1970-01-01 UTC.
@@ -57,12 +57,12 @@ pub struct StratumCount {
 
 /// A journal that is open to be read. Each call sees one state of it.
 #[derive(Debug)]
-pub struct Reader {
+pub struct JournalReader {
     connection: Connection,
     path: PathBuf,
 }
 
-impl Reader {
+impl JournalReader {
     /// Opens the journal at `path`, also while another process writes to it.
     ///
     /// # Errors
@@ -78,7 +78,7 @@ impl Reader {
     ///
     /// # Errors
     /// The file is damaged, or the disk.
-    pub fn totals(&self) -> Result<(Vec<Total>, Lost), JournalError> {
+    pub fn totals(&self) -> Result<(Vec<Total>, LostDecisions), JournalError> {
         self.read(|connection| {
             let (points, counts) = read_counts(connection)?;
             let (lost, _) = read_state(connection)?;
@@ -95,8 +95,8 @@ impl Reader {
     /// The file is damaged, or the disk.
     pub fn decisions(
         &self,
-        selection: &Selection,
-        mut take: impl FnMut(Row) -> ControlFlow<()>,
+        selection: &DecisionSelection,
+        mut take: impl FnMut(DecisionRow) -> ControlFlow<()>,
     ) -> Result<(), JournalError> {
         self.read(|connection| {
             let (points, _) = read_counts(connection)?;
@@ -129,7 +129,7 @@ impl Reader {
         &self,
         operating_point: &str,
         since_ms: u64,
-        mut take: impl FnMut(Row),
+        mut take: impl FnMut(DecisionRow),
     ) -> Result<(), JournalError> {
         self.read(|connection| {
             let (points, _) = read_counts(connection)?;
@@ -161,7 +161,7 @@ impl Reader {
     ///
     /// # Errors
     /// The file is damaged, or the disk.
-    pub fn strata(&self, selection: &Selection) -> Result<Vec<StratumCount>, JournalError> {
+    pub fn strata(&self, selection: &DecisionSelection) -> Result<Vec<StratumCount>, JournalError> {
         self.read(|connection| {
             let (points, _) = read_counts(connection)?;
             let Some(point) = number(&points, selection.operating_point.as_deref()) else {
@@ -191,7 +191,7 @@ impl Reader {
     ///
     /// # Errors
     /// The file is damaged, or the disk.
-    pub fn queue(&self, request: &QueueRequest) -> Result<Vec<Row>, JournalError> {
+    pub fn queue(&self, request: &QueueRequest) -> Result<Vec<DecisionRow>, JournalError> {
         self.read(|connection| {
             let (points, _) = read_counts(connection)?;
             let asked = request.operating_point.as_deref();
@@ -226,7 +226,7 @@ impl Reader {
     ///
     /// # Errors
     /// The file is damaged, or the disk.
-    pub fn decision(&self, id: DecisionId) -> Result<Option<Row>, JournalError> {
+    pub fn decision(&self, id: DecisionId) -> Result<Option<DecisionRow>, JournalError> {
         self.read(|connection| {
             let (points, _) = read_counts(connection)?;
             let query = format!("SELECT {COLUMNS} FROM {JOINED} WHERE d.id = ?");
@@ -240,7 +240,7 @@ impl Reader {
     ///
     /// # Errors
     /// The file is damaged, or the disk.
-    pub fn history(&self, id: DecisionId) -> Result<Vec<Label>, JournalError> {
+    pub fn history(&self, id: DecisionId) -> Result<Vec<Annotation>, JournalError> {
         self.read(|connection| audit::history(connection, id))
     }
 
@@ -301,13 +301,13 @@ impl Reader {
 }
 
 /// The rows of each kind, counted one by one, in the order of the totals.
-fn recount(connection: &Connection) -> Result<Vec<(totals::Key, u64)>, rusqlite::Error> {
+fn recount(connection: &Connection) -> Result<Vec<(totals::NumberedKey, u64)>, rusqlite::Error> {
     let mut statement = connection.prepare(
         "SELECT point, source, decision, stratum, filtered, count(*) FROM decisions \
          GROUP BY 1, 2, 3, 4, 5",
     )?;
     let rows = statement.query_map([], |row| {
-        let key = totals::Key {
+        let key = totals::NumberedKey {
             point: row.get(0)?,
             source: format::source_kind(row, 1)?,
             decision: row.get(2)?,
@@ -321,7 +321,7 @@ fn recount(connection: &Connection) -> Result<Vec<(totals::Key, u64)>, rusqlite:
     Ok(counted)
 }
 
-fn number(points: &Points, id: Option<&str>) -> Option<i64> {
+fn number(points: &PointsByNumber, id: Option<&str>) -> Option<i64> {
     let Some(id) = id else {
         return Some(NO_POINT);
     };

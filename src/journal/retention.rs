@@ -5,8 +5,8 @@ use rusqlite::{Transaction, params};
 use crate::journal::entry::DecisionId;
 use crate::journal::error::{JournalError, failed};
 use crate::journal::format::{source_kind, whole};
-use crate::journal::store::{Store, immediate, write_counts};
-use crate::journal::totals::{self, Counts, Key};
+use crate::journal::store::{JournalStore, immediate, write_counts};
+use crate::journal::totals::{self, CountsByKey, NumberedKey};
 
 /// Rows removed in one transaction: a few milliseconds.
 const STEP_ROWS: u32 = 500;
@@ -17,7 +17,7 @@ const SHRINK_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// How a journal is kept.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct JournalOptions {
     /// How much is kept.
     pub retention: Retention,
     /// The time by which rows grow old, in milliseconds since 1970-01-01 UTC.
@@ -39,12 +39,12 @@ pub struct Retention {
 
 /// Where the next step of removing begins.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Cursor {
+pub(super) struct RetentionCursor {
     /// Rows up to here are gone, or kept for the audit and without image.
     passed: Vec<u8>,
 }
 
-impl Cursor {
+impl RetentionCursor {
     /// Goes back to a row that came later than those after it.
     pub(super) fn inserted(&mut self, id: &[u8; 16]) {
         if id.as_slice() <= self.passed.as_slice() {
@@ -55,27 +55,27 @@ impl Cursor {
 
 /// What one step did.
 pub(super) struct Removed {
-    pub(super) changes: Counts,
+    pub(super) changes: CountsByKey,
     /// Whether another step would find more.
     pub(super) more: bool,
 }
 
 /// A row that a step looks at.
-struct Candidate {
+struct RemovableRow {
     id: Vec<u8>,
     /// Whether it was sampled, or is labelled.
     audited: bool,
     image_bytes: u64,
-    key: Key,
+    key: NumberedKey,
 }
 
-impl Store {
+impl JournalStore {
     /// Removes a few of the oldest rows that are past their time, or more than fit.
     pub(super) fn remove_step(
         &mut self,
         retention: Retention,
         now_ms: u64,
-        cursor: &mut Cursor,
+        cursor: &mut RetentionCursor,
     ) -> Result<Removed, JournalError> {
         let too_large = retention.bytes < self.used_bytes()?;
         let before = |ms: u64| DecisionId::at(now_ms.saturating_sub(ms), [0; 10]);
@@ -85,7 +85,7 @@ impl Store {
         } else {
             before(retention.ms)
         };
-        let removed = self.try_remove(Sweep {
+        let removed = self.try_remove(RetentionSweep {
             after: &cursor.passed,
             until,
             also_audited: false,
@@ -96,7 +96,7 @@ impl Store {
         } else {
             let kept = retention.audited_ms.max(retention.ms);
             let until = if too_large { newest } else { before(kept) };
-            let removed = self.try_remove(Sweep {
+            let removed = self.try_remove(RetentionSweep {
                 after: &[],
                 until,
                 also_audited: true,
@@ -132,10 +132,10 @@ impl Store {
         shrink().map_err(|error| failed(&self.path, "shorten", error))
     }
 
-    fn try_remove(&mut self, sweep: Sweep<'_>) -> Result<Swept, rusqlite::Error> {
+    fn try_remove(&mut self, sweep: RetentionSweep<'_>) -> Result<RetentionSwept, rusqlite::Error> {
         let transaction = immediate(&mut self.connection)?;
         let candidates = candidates(&transaction, &sweep)?;
-        let (mut changes, mut bytes, mut last) = (Counts::new(), 0, None);
+        let (mut changes, mut bytes, mut last) = (CountsByKey::new(), 0, None);
         let mut removed_to = self.removed_to.clone();
         for candidate in candidates {
             if STEP_IMAGE_BYTES < bytes {
@@ -161,7 +161,7 @@ impl Store {
             transaction.commit()?;
             self.removed_to = removed_to;
         }
-        Ok(Swept {
+        Ok(RetentionSwept {
             looked_at: last.is_some(),
             changes,
             last,
@@ -171,22 +171,22 @@ impl Store {
 
 /// Which rows a step looks at.
 #[derive(Clone, Copy)]
-struct Sweep<'a> {
+struct RetentionSweep<'a> {
     after: &'a [u8],
     until: DecisionId,
     also_audited: bool,
 }
 
-struct Swept {
-    changes: Counts,
+struct RetentionSwept {
+    changes: CountsByKey,
     looked_at: bool,
     last: Option<Vec<u8>>,
 }
 
 fn candidates(
     transaction: &Transaction<'_>,
-    sweep: &Sweep<'_>,
-) -> Result<Vec<Candidate>, rusqlite::Error> {
+    sweep: &RetentionSweep<'_>,
+) -> Result<Vec<RemovableRow>, rusqlite::Error> {
     let mut statement = transaction.prepare_cached(
         "SELECT d.id, d.labelled, coalesce(length(i.bytes), 0), d.point, d.source, d.decision, \
          d.stratum, d.filtered, d.sampled FROM decisions d LEFT JOIN images i ON i.id = d.id \
@@ -194,11 +194,11 @@ fn candidates(
     )?;
     let bounds = params![sweep.after, sweep.until.as_bytes(), STEP_ROWS];
     let rows = statement.query_map(bounds, |row| {
-        Ok(Candidate {
+        Ok(RemovableRow {
             id: row.get(0)?,
             audited: row.get::<_, i64>(1)? != 0 || row.get(8)?,
             image_bytes: whole(row, 2)?,
-            key: Key {
+            key: NumberedKey {
                 point: row.get(3)?,
                 source: source_kind(row, 4)?,
                 decision: row.get(5)?,
@@ -210,7 +210,7 @@ fn candidates(
     rows.collect()
 }
 
-fn remove(transaction: &Transaction<'_>, candidate: &Candidate) -> Result<(), rusqlite::Error> {
+fn remove(transaction: &Transaction<'_>, candidate: &RemovableRow) -> Result<(), rusqlite::Error> {
     let mut delete = transaction.prepare_cached("DELETE FROM decisions WHERE id = ?")?;
     delete.execute([&candidate.id])?;
     // Also where it was only spoken of.

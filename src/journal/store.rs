@@ -6,36 +6,36 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
 
-use crate::journal::entry::{Entry, Sampling};
+use crate::journal::entry::{DecisionEntry, Sampling};
 use crate::journal::error::{JournalError, OPEN, failed, file_failed};
 use crate::journal::file::{begin, check_header, connect, damaged, prepare_to_write, set_aside};
 use crate::journal::format::{
-    self, NO_POINT, Points, check_kind, decision_number, key, read_counts, read_state,
+    self, NO_POINT, PointsByNumber, check_kind, decision_number, key, read_counts, read_state,
     source_number,
 };
-use crate::journal::totals::{self, Committed, Counts, Lost};
+use crate::journal::totals::{self, Committed, CountsByKey, LostDecisions};
 
 /// A decision that waits to be written.
 #[derive(Debug)]
-pub(super) struct Waiting {
-    pub(super) entry: Entry,
+pub(super) struct WaitingDecision {
+    pub(super) entry: DecisionEntry,
     pub(super) image: Option<Bytes>,
 }
 
 /// An open journal, for writing.
-pub(super) struct Store {
+pub(super) struct JournalStore {
     pub(super) connection: Connection,
     pub(super) path: PathBuf,
-    points: Points,
-    pub(super) counts: Counts,
-    lost: Lost,
+    points: PointsByNumber,
+    pub(super) counts: CountsByKey,
+    lost: LostDecisions,
     /// Rows up to this id may have been removed; empty where none was.
     pub(super) removed_to: Vec<u8>,
     /// Whether damage was found, so that another file has to take its place.
     broken: bool,
 }
 
-impl Store {
+impl JournalStore {
     /// Opens the journal, or begins one. A damaged one is set aside first.
     pub(super) fn open_or_begin(path: &Path) -> Result<Self, JournalError> {
         match Self::open(path) {
@@ -91,7 +91,7 @@ impl Store {
     }
 
     /// What was lost, as far as the disk has it.
-    pub(super) fn lost(&self) -> Lost {
+    pub(super) fn lost(&self) -> LostDecisions {
         self.lost
     }
 
@@ -141,7 +141,11 @@ impl Store {
     /// totals. What is in the journal already is left alone.
     ///
     /// Where the file turns out to be damaged, it is set aside, and a new one takes them.
-    pub(super) fn write(&mut self, batch: &[Waiting], lost: Lost) -> Result<Counts, JournalError> {
+    pub(super) fn write(
+        &mut self,
+        batch: &[WaitingDecision],
+        lost: LostDecisions,
+    ) -> Result<CountsByKey, JournalError> {
         if !self.broken {
             let written = self.write_once(batch, lost);
             match written {
@@ -156,7 +160,11 @@ impl Store {
         self.write_once(batch, lost)
     }
 
-    fn write_once(&mut self, batch: &[Waiting], lost: Lost) -> Result<Counts, JournalError> {
+    fn write_once(
+        &mut self,
+        batch: &[WaitingDecision],
+        lost: LostDecisions,
+    ) -> Result<CountsByKey, JournalError> {
         let written = self.try_write(batch, lost);
         let (changes, points) = written.map_err(|error| failed(&self.path, "write to", error))?;
         totals::add(&mut self.counts, &changes);
@@ -167,13 +175,13 @@ impl Store {
 
     fn try_write(
         &mut self,
-        batch: &[Waiting],
-        lost: Lost,
-    ) -> Result<(Counts, Points), rusqlite::Error> {
-        let (mut changes, mut new_points) = (Counts::new(), Points::new());
+        batch: &[WaitingDecision],
+        lost: LostDecisions,
+    ) -> Result<(CountsByKey, PointsByNumber), rusqlite::Error> {
+        let (mut changes, mut new_points) = (CountsByKey::new(), PointsByNumber::new());
         let transaction = immediate(&mut self.connection)?;
-        for Waiting { entry, image } in batch {
-            let known = |points: &Points| {
+        for WaitingDecision { entry, image } in batch {
+            let known = |points: &PointsByNumber| {
                 let is_it = |(_, id): &(&i64, &String)| entry.operating_point.as_ref() == Some(id);
                 points.iter().find(is_it).map(|(number, _)| *number)
             };
@@ -209,11 +217,14 @@ impl Store {
     }
 
     /// What the disk holds, with the totals of `changed` kinds, or all of them.
-    pub(super) fn committed(&self, changed: Option<&Counts>) -> Result<Committed, JournalError> {
-        let counts: Counts = match changed {
+    pub(super) fn committed(
+        &self,
+        changed: Option<&CountsByKey>,
+    ) -> Result<Committed, JournalError> {
+        let counts: CountsByKey = match changed {
             None => self.counts.clone(),
             Some(changed) => {
-                let now = |key: &totals::Key| Some((*key, *self.counts.get(key)?));
+                let now = |key: &totals::NumberedKey| Some((*key, *self.counts.get(key)?));
                 changed.keys().filter_map(now).collect()
             }
         };
@@ -255,7 +266,7 @@ impl Store {
 /// Writes one decision; false where there is one of its id.
 fn insert(
     transaction: &Transaction<'_>,
-    entry: &Entry,
+    entry: &DecisionEntry,
     point: i64,
 ) -> Result<bool, rusqlite::Error> {
     let best = entry.best.as_ref();
@@ -288,7 +299,7 @@ fn insert(
 /// Adds to the totals.
 pub(super) fn write_counts(
     transaction: &Transaction<'_>,
-    changes: &Counts,
+    changes: &CountsByKey,
 ) -> Result<(), rusqlite::Error> {
     let mut add = transaction.prepare_cached(
         "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET \
@@ -310,8 +321,8 @@ pub(super) fn write_counts(
     Ok(())
 }
 
-fn add_lost(transaction: &Transaction<'_>, lost: Lost) -> Result<(), rusqlite::Error> {
-    if lost == Lost::default() {
+fn add_lost(transaction: &Transaction<'_>, lost: LostDecisions) -> Result<(), rusqlite::Error> {
+    if lost == LostDecisions::default() {
         return Ok(());
     }
     let mut add = transaction.prepare_cached(

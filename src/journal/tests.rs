@@ -9,12 +9,13 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use crate::journal::entry::{
-    Best, DecisionId, Entry, Label, LabelKind, Refused, Reported, Row, Sampling, Source, Truth,
+    AnnotatedTruth, Annotation, AnnotationKind, AnnotationOutcome, AnnotationRefusal, DecidedItem,
+    DecisionEntry, DecisionId, DecisionRow, Sampling, SearchSource,
 };
 use crate::journal::error::JournalError;
-use crate::journal::read::{QueueRequest, Reader, Selection};
+use crate::journal::read::{DecisionSelection, JournalReader, QueueRequest};
 use crate::journal::totals::{Committed, Total};
-use crate::journal::{Journal, Options, Retention};
+use crate::journal::{Journal, JournalOptions, Retention};
 use matchpoint_calibration::decision::Decision;
 
 const DAY_MS: u64 = 86_400_000;
@@ -24,8 +25,8 @@ const FIRST_MS: u64 = NOW_MS - 10 * DAY_MS;
 /// In the folder where it runs, the process to be killed finds the journal's name in it.
 const TOLD: &str = "the-other-process";
 
-fn options() -> Options {
-    Options {
+fn options() -> JournalOptions {
+    JournalOptions {
         retention: Retention {
             ms: 30 * DAY_MS,
             audited_ms: 300 * DAY_MS,
@@ -36,11 +37,11 @@ fn options() -> Options {
 }
 
 /// Every tenth is undecided, every seventh filtered, every thirteenth a canary.
-fn entry(number: u64) -> Entry {
+fn entry(number: u64) -> DecisionEntry {
     let undecided = number.is_multiple_of(10);
     let stratum = u16::try_from(number % 8).unwrap();
     let fraction = f32::from(u16::try_from(number % 1000).unwrap()) / 1000.0;
-    Entry {
+    DecisionEntry {
         id: id(number),
         operating_point: (!undecided).then(|| format!("op-{}", number / 40_000)),
         generation: 7,
@@ -50,7 +51,7 @@ fn entry(number: u64) -> Entry {
             (false, true) => Decision::Reject,
             (false, false) => Decision::Accept,
         },
-        best: (!number.is_multiple_of(11)).then(|| Best {
+        best: (!number.is_multiple_of(11)).then(|| DecidedItem {
             label: format!("label {}", number % 50),
             item: format!("item {number}"),
             similarity: fraction,
@@ -60,13 +61,13 @@ fn entry(number: u64) -> Entry {
         filtered: number.is_multiple_of(7),
         sampling: (!undecided).then(|| Sampling::new(stratum, 0.5, number % 2 == 1).unwrap()),
         source: match number % 26 {
-            0 => Source::MatedCanary {
+            0 => SearchSource::MatedCanary {
                 expected: "label 1".to_owned(),
             },
-            13 => Source::NonMatedCanary {
+            13 => SearchSource::NonMatedCanary {
                 expected: "nobody".to_owned(),
             },
-            _ => Source::Live,
+            _ => SearchSource::Live,
         },
     }
 }
@@ -79,9 +80,9 @@ fn id(number: u64) -> DecisionId {
 }
 
 /// A live decision that was sampled.
-fn sampled(number: u64) -> Entry {
-    Entry {
-        source: Source::Live,
+fn sampled(number: u64) -> DecisionEntry {
+    DecisionEntry {
+        source: SearchSource::Live,
         sampling: Sampling::new(3, 0.25, true),
         decision: Decision::Reject,
         operating_point: Some("op-0".to_owned()),
@@ -89,25 +90,25 @@ fn sampled(number: u64) -> Entry {
     }
 }
 
-fn label(number: u64, truth: Truth) -> Label {
-    Label {
+fn label(number: u64, truth: AnnotatedTruth) -> Annotation {
+    Annotation {
         decision: id(number),
         truth,
         said_by: "anna".to_owned(),
         unix_ms: NOW_MS,
-        kind: LabelKind::Audit,
+        kind: AnnotationKind::Audit,
     }
 }
 
-fn unasked(number: u64, truth: Truth) -> Label {
-    Label {
-        kind: LabelKind::Feedback,
+fn unasked(number: u64, truth: AnnotatedTruth) -> Annotation {
+    Annotation {
+        kind: AnnotationKind::Feedback,
         ..label(number, truth)
     }
 }
 
-fn mated(label: &str) -> Truth {
-    Truth::Mated {
+fn mated(label: &str) -> AnnotatedTruth {
+    AnnotatedTruth::Mated {
         label: label.to_owned(),
     }
 }
@@ -138,8 +139,8 @@ fn record_all(journal: &Journal, numbers: impl Iterator<Item = u64>) {
     journal.flush().unwrap();
 }
 
-fn all(reader: &Reader, operating_point: Option<&str>) -> Vec<Row> {
-    let selection = Selection {
+fn all(reader: &JournalReader, operating_point: Option<&str>) -> Vec<DecisionRow> {
+    let selection = DecisionSelection {
         operating_point: operating_point.map(str::to_owned),
         unix_ms: 0..u64::MAX,
     };
@@ -170,14 +171,14 @@ fn gather(into: &mut Vec<Total>, committed: &Committed) {
 fn what_is_recorded_is_read_as_it_was() {
     let place = place();
     let journal = open(&place.path);
-    let entries: Vec<Entry> = (0..60).map(entry).collect();
+    let entries: Vec<DecisionEntry> = (0..60).map(entry).collect();
     // Not in the order of time, as searches end.
     for entry in entries.iter().rev() {
         journal.record(entry.clone(), None);
     }
     journal.flush().unwrap();
     let reader = journal.reader().unwrap();
-    let mut read: Vec<Entry> = Vec::new();
+    let mut read: Vec<DecisionEntry> = Vec::new();
     for point in [Some("op-0"), None] {
         let rows = all(&reader, point);
         assert!(
@@ -203,12 +204,12 @@ fn a_range_of_time_takes_its_first_moment_and_not_its_last() {
     let journal = open(&place.path);
     record_all(&journal, 1..10);
     let reader = journal.reader().unwrap();
-    let selection = Selection {
+    let selection = DecisionSelection {
         operating_point: Some("op-0".to_owned()),
         unix_ms: id(2).unix_ms()..id(5).unix_ms(),
     };
     let mut found = Vec::new();
-    let take = |row: Row| {
+    let take = |row: DecisionRow| {
         found.push(row.entry.id);
         ControlFlow::Continue(())
     };
@@ -216,7 +217,7 @@ fn a_range_of_time_takes_its_first_moment_and_not_its_last() {
     assert_eq!(found, [2, 3, 4].map(id));
 
     let mut first = Vec::new();
-    let take_one = |row: Row| {
+    let take_one = |row: DecisionRow| {
         first.push(row.entry.id);
         ControlFlow::Break(())
     };
@@ -243,14 +244,14 @@ fn totals_are_a_recount_of_a_hundred_thousand_decisions_and_metrics_are_totals()
 
     // By hand, from the decisions themselves.
     for total in &totals {
-        let is_counted = |entry: &Entry| {
+        let is_counted = |entry: &DecisionEntry| {
             entry.operating_point == total.key.operating_point
                 && entry.decision == total.key.decision
                 && entry.source.kind() == total.key.source
                 && entry.filtered == total.key.filtered
                 && entry.sampling.map(|sampling| sampling.stratum()) == total.key.stratum
         };
-        let counted: Vec<Entry> = (0..DECISIONS).map(entry).filter(is_counted).collect();
+        let counted: Vec<DecisionEntry> = (0..DECISIONS).map(entry).filter(is_counted).collect();
         let chosen = counted
             .iter()
             .filter(|entry| entry.sampling.is_some_and(|sampling| sampling.sampled()));
@@ -278,8 +279,10 @@ fn strata_are_counted_within_a_range_of_time() {
     for number in 1..=40 {
         journal.record(sampled(number), None);
     }
-    journal.report(vec![label(5, Truth::NonMated)]).unwrap();
-    let selection = Selection {
+    journal
+        .report(vec![label(5, AnnotatedTruth::NonMated)])
+        .unwrap();
+    let selection = DecisionSelection {
         operating_point: Some("op-0".to_owned()),
         unix_ms: id(1).unix_ms()..id(21).unix_ms(),
     };
@@ -300,7 +303,9 @@ fn what_was_sampled_or_labelled_is_read_in_its_order() {
     let place = place();
     let journal = open(&place.path);
     record_all(&journal, 0..2000);
-    journal.report(vec![label(4, Truth::NonMated)]).unwrap();
+    journal
+        .report(vec![label(4, AnnotatedTruth::NonMated)])
+        .unwrap();
     let reader = journal.reader().unwrap();
     let mut found = Vec::new();
     reader
@@ -330,7 +335,10 @@ fn dropping_a_journal_writes_what_waits() {
         journal.record(entry(number), None);
     }
     drop(journal);
-    assert_eq!(Reader::open(&place.path).unwrap().verify().unwrap(), 500);
+    assert_eq!(
+        JournalReader::open(&place.path).unwrap().verify().unwrap(),
+        500
+    );
 }
 
 #[test]
@@ -406,39 +414,44 @@ fn labels_are_idempotent_corrected_and_refused_one_by_one() {
     let outcomes = journal
         .report(vec![
             first.clone(),
-            label(2, Truth::NonMated),
-            label(77, Truth::NonMated),
+            label(2, AnnotatedTruth::NonMated),
+            label(77, AnnotatedTruth::NonMated),
             label(3, mated("")),
-            label(4, Truth::Unusable),
+            label(4, AnnotatedTruth::Unusable),
         ])
         .unwrap();
-    let unknown = Refused::Unknown { decision: id(77) };
+    let unknown = AnnotationRefusal::Unknown { decision: id(77) };
     assert_eq!(
         outcomes,
         [
-            Ok(Reported::Added),
-            Ok(Reported::Added),
+            Ok(AnnotationOutcome::Added),
+            Ok(AnnotationOutcome::Added),
             Err(unknown),
-            Err(Refused::Text { field: "label" }),
-            Ok(Reported::Added)
+            Err(AnnotationRefusal::Text { field: "label" }),
+            Ok(AnnotationOutcome::Added)
         ]
     );
-    let second = Label {
+    let second = Annotation {
         said_by: "bert".to_owned(),
         unix_ms: NOW_MS + 1,
-        ..label(1, Truth::NonMated)
+        ..label(1, AnnotatedTruth::NonMated)
     };
-    let agrees = Label {
+    let agrees = Annotation {
         said_by: "cleo".to_owned(),
         ..second.clone()
     };
     let again = journal.report(vec![first.clone(), second.clone(), agrees.clone()]);
-    let expected = [Reported::Repeated, Reported::Corrected, Reported::Confirmed].map(Ok);
+    let expected = [
+        AnnotationOutcome::Repeated,
+        AnnotationOutcome::Corrected,
+        AnnotationOutcome::Confirmed,
+    ]
+    .map(Ok);
     assert_eq!(again.unwrap(), expected);
     // The first, sent once more after the correction, changes nothing.
     assert_eq!(
         journal.report(vec![first.clone()]).unwrap(),
-        [Ok(Reported::Repeated)]
+        [Ok(AnnotationOutcome::Repeated)]
     );
 
     let reader = journal.reader().unwrap();
@@ -450,13 +463,13 @@ fn labels_are_idempotent_corrected_and_refused_one_by_one() {
     assert_eq!(row.label, Some(agrees));
     assert_eq!(
         (row.label_kind(), row.inclusion_probability()),
-        (Some(LabelKind::Audit), Some(0.25))
+        (Some(AnnotationKind::Audit), Some(0.25))
     );
     let feedback = reader.decision(id(4)).unwrap().unwrap();
-    assert_eq!(feedback.label_kind(), Some(LabelKind::Feedback));
+    assert_eq!(feedback.label_kind(), Some(AnnotationKind::Feedback));
     assert_eq!(feedback.inclusion_probability(), None);
     assert_eq!(reader.decision(id(77)).unwrap(), None);
-    let too_many = vec![label(1, Truth::NonMated); 10_001];
+    let too_many = vec![label(1, AnnotatedTruth::NonMated); 10_001];
     assert!(matches!(
         journal.report(too_many),
         Err(JournalError::Batch { .. })
@@ -468,11 +481,11 @@ fn the_name_of_a_stranger_is_kept_with_what_was_said_of_it() {
     let place = place();
     let journal = open(&place.path);
     (1..=3).for_each(|number| journal.record(sampled(number), None));
-    let named = |name: &str| Truth::Stranger {
+    let named = |name: &str| AnnotatedTruth::Stranger {
         name: name.to_owned(),
     };
     let outcomes = journal.report(vec![
-        label(1, Truth::NonMated),
+        label(1, AnnotatedTruth::NonMated),
         label(1, named("red coat")),
         label(2, named("red coat")),
         unasked(2, named("blue coat")),
@@ -481,11 +494,11 @@ fn the_name_of_a_stranger_is_kept_with_what_was_said_of_it() {
     assert_eq!(
         outcomes.unwrap(),
         [
-            Ok(Reported::Added),
-            Ok(Reported::Corrected),
-            Ok(Reported::Added),
-            Ok(Reported::Added),
-            Err(Refused::Text { field: "label" }),
+            Ok(AnnotationOutcome::Added),
+            Ok(AnnotationOutcome::Corrected),
+            Ok(AnnotationOutcome::Added),
+            Ok(AnnotationOutcome::Added),
+            Err(AnnotationRefusal::Text { field: "label" }),
         ]
     );
     drop(journal);
@@ -506,13 +519,15 @@ fn the_queue_has_sampled_live_decisions_without_a_label_newest_first() {
     for number in 0..100 {
         journal.record(entry(number), None);
     }
-    journal.report(vec![label(99, Truth::NonMated)]).unwrap();
+    journal
+        .report(vec![label(99, AnnotatedTruth::NonMated)])
+        .unwrap();
     let reader = journal.reader().unwrap();
     let expected: Vec<DecisionId> = (0..99)
         .rev()
         .map(entry)
         .filter(|entry| entry.sampling.is_some_and(|sampling| sampling.sampled()))
-        .filter(|entry| entry.source == Source::Live && !entry.filtered)
+        .filter(|entry| entry.source == SearchSource::Live && !entry.filtered)
         .map(|entry| entry.id)
         .collect();
     let mut found = Vec::new();
@@ -537,7 +552,7 @@ fn the_queue_has_sampled_live_decisions_without_a_label_newest_first() {
     };
     let rows = reader.queue(&of_stratum).unwrap();
     assert!(!rows.is_empty());
-    let stratum = |row: &Row| row.entry.sampling.map(|sampling| sampling.stratum());
+    let stratum = |row: &DecisionRow| row.entry.sampling.map(|sampling| sampling.stratum());
     assert!(rows.iter().all(|row| stratum(row) == Some(3)));
     let of_another = QueueRequest {
         operating_point: Some("op-unknown".to_owned()),
@@ -559,19 +574,19 @@ fn age_removes_rows_and_images_and_leaves_totals_and_audited_rows() {
     kept.record(sampled(20_001), None);
     kept.record(sampled(3000), None);
     kept.record(
-        Entry {
+        DecisionEntry {
             id: DecisionId::at(id(3000).unix_ms(), [9; 10]),
             ..sampled(3000)
         },
         Some(vec![5; 100].into()),
     );
     let with_image = DecisionId::at(id(3000).unix_ms(), [9; 10]);
-    let mut labels: Vec<Label> = [1000, 4000, 7000]
-        .map(|number| label(number, Truth::NonMated))
+    let mut labels: Vec<Annotation> = [1000, 4000, 7000]
+        .map(|number| label(number, AnnotatedTruth::NonMated))
         .into();
-    labels.push(Label {
+    labels.push(Annotation {
         decision: with_image,
-        ..label(0, Truth::NonMated)
+        ..label(0, AnnotatedTruth::NonMated)
     });
     assert!(kept.report(labels).unwrap().iter().all(Result::is_ok));
     let before = decisions(&kept.reader().unwrap().totals().unwrap().0);
@@ -594,11 +609,11 @@ fn age_removes_rows_and_images_and_leaves_totals_and_audited_rows() {
     assert_eq!(reader.history(id(1000)).unwrap(), []);
 
     let expired = journal.report(vec![
-        label(1000, Truth::NonMated),
-        label(4998, Truth::NonMated),
+        label(1000, AnnotatedTruth::NonMated),
+        label(4998, AnnotatedTruth::NonMated),
     ]);
     let refused = [1000, 4998].map(|number| {
-        Err(Refused::Expired {
+        Err(AnnotationRefusal::Expired {
             decision: id(number),
         })
     });
@@ -618,7 +633,9 @@ fn size_removes_the_oldest_and_the_file_keeps_to_it() {
         journal.record(sampled(100_000 + round), Some(vec![3; 30_000].into()));
         expected += 3001;
         if round == 0 {
-            journal.report(vec![label(2, Truth::NonMated)]).unwrap();
+            journal
+                .report(vec![label(2, AnnotatedTruth::NonMated)])
+                .unwrap();
         }
         journal.retain().unwrap();
         let length = fs::metadata(&place.path).unwrap().len();
@@ -772,7 +789,7 @@ fn a_full_disk_keeps_decisions_waiting_and_loses_none_when_there_is_room_again()
     record_all(&journal, 0..100);
     // The next connection of this process cannot grow the file: as full as a disk can be.
     drop(journal);
-    let store = super::store::Store::open_or_begin(&place.path).unwrap();
+    let store = super::store::JournalStore::open_or_begin(&place.path).unwrap();
     let limit = |pages: u32| {
         let set = store
             .connection
@@ -781,20 +798,30 @@ fn a_full_disk_keeps_decisions_waiting_and_loses_none_when_there_is_room_again()
     };
     limit(1);
     let mut store = store;
-    let waiting = |number| super::store::Waiting {
+    let waiting = |number| super::store::WaitingDecision {
         entry: entry(number),
         image: None,
     };
     let batch: Vec<_> = (100..5000).map(waiting).collect();
-    let error = store.write(&batch, super::Lost::default()).unwrap_err();
+    let error = store
+        .write(&batch, super::LostDecisions::default())
+        .unwrap_err();
     assert!(matches!(error, JournalError::Full { .. }), "{error}");
-    assert_eq!(Reader::open(&place.path).unwrap().verify().unwrap(), 100);
+    assert_eq!(
+        JournalReader::open(&place.path).unwrap().verify().unwrap(),
+        100
+    );
     let set = store
         .connection
         .pragma_update_and_check(None, "max_page_count", 1 << 20, |_| Ok(()));
     set.unwrap();
-    store.write(&batch, super::Lost::default()).unwrap();
-    assert_eq!(Reader::open(&place.path).unwrap().verify().unwrap(), 5000);
+    store
+        .write(&batch, super::LostDecisions::default())
+        .unwrap();
+    assert_eq!(
+        JournalReader::open(&place.path).unwrap().verify().unwrap(),
+        5000
+    );
 }
 
 #[test]
@@ -808,7 +835,7 @@ fn while_the_disk_fails_labels_are_refused_and_decisions_wait() {
     for number in 10..20 {
         journal.record(entry(number), None);
     }
-    let refused = journal.report(vec![label(1, Truth::NonMated)]);
+    let refused = journal.report(vec![label(1, AnnotatedTruth::NonMated)]);
     assert!(
         matches!(refused, Err(JournalError::Storage { .. })),
         "{refused:?}"
@@ -816,7 +843,7 @@ fn while_the_disk_fails_labels_are_refused_and_decisions_wait() {
     other.execute_batch("ROLLBACK").unwrap();
     journal.flush().unwrap();
     assert_eq!(journal.reader().unwrap().verify().unwrap(), 20);
-    assert_eq!(journal.losses().ever(), super::Lost::default());
+    assert_eq!(journal.losses().ever(), super::LostDecisions::default());
 }
 
 #[test]
@@ -858,7 +885,7 @@ fn what_waits_when_the_writer_panics_is_lost_and_told_and_so_is_what_comes_later
     }
     let losses = journal.losses();
     drop(journal);
-    let rows = Reader::open(&place.path).unwrap().verify().unwrap();
+    let rows = JournalReader::open(&place.path).unwrap().verify().unwrap();
     assert_eq!(rows + losses.ever().not_written, 50);
     assert!(20 <= losses.ever().not_written);
 }
@@ -869,9 +896,15 @@ fn feedback_leaves_a_sampled_decision_in_the_queue_and_is_no_label_of_it() {
     let journal = open(&place.path);
     journal.record(sampled(1), None);
     journal.flush().unwrap();
-    let said = |said: Label| journal.report(vec![said]).unwrap().remove(0).unwrap();
-    assert_eq!(said(unasked(1, Truth::NonMated)), Reported::Added);
-    assert_eq!(said(unasked(1, Truth::NonMated)), Reported::Repeated);
+    let said = |said: Annotation| journal.report(vec![said]).unwrap().remove(0).unwrap();
+    assert_eq!(
+        said(unasked(1, AnnotatedTruth::NonMated)),
+        AnnotationOutcome::Added
+    );
+    assert_eq!(
+        said(unasked(1, AnnotatedTruth::NonMated)),
+        AnnotationOutcome::Repeated
+    );
     let reader = journal.reader().unwrap();
     let queue = || {
         let all = QueueRequest {
@@ -888,10 +921,13 @@ fn feedback_leaves_a_sampled_decision_in_the_queue_and_is_no_label_of_it() {
         rows.remove(0)
     };
     assert_eq!(audited().label, None);
-    assert_eq!(audited().feedback, Some(unasked(1, Truth::NonMated)));
+    assert_eq!(
+        audited().feedback,
+        Some(unasked(1, AnnotatedTruth::NonMated))
+    );
     // Whoever is asked later is heard, and corrects nobody.
-    assert_eq!(said(label(1, mated("x"))), Reported::Added);
-    assert_eq!(said(unasked(1, mated("x"))), Reported::Corrected);
+    assert_eq!(said(label(1, mated("x"))), AnnotationOutcome::Added);
+    assert_eq!(said(unasked(1, mated("x"))), AnnotationOutcome::Corrected);
     assert_eq!(queue(), 0);
     assert_eq!(audited().label, Some(label(1, mated("x"))));
     assert_eq!(reader.history(id(1)).unwrap().len(), 3);
@@ -901,7 +937,7 @@ fn feedback_leaves_a_sampled_decision_in_the_queue_and_is_no_label_of_it() {
 fn a_reader_beside_the_writer_sees_whole_transactions() {
     let place = place();
     let journal = open(&place.path);
-    let reader = Reader::open(&place.path).unwrap();
+    let reader = JournalReader::open(&place.path).unwrap();
     let writing = std::thread::spawn(move || {
         record_all(&journal, 0..30_000);
         journal
@@ -965,7 +1001,7 @@ fn the_other_process() {
         for number in 0..700 {
             let id = DecisionId::fresh();
             journal.record(
-                Entry {
+                DecisionEntry {
                     id,
                     ..entry(number)
                 },
@@ -977,7 +1013,7 @@ fn the_other_process() {
         for number in 0..7000 {
             let id = DecisionId::fresh();
             journal.record(
-                Entry {
+                DecisionEntry {
                     id,
                     ..entry(number)
                 },

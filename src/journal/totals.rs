@@ -22,7 +22,7 @@ pub struct TotalKey {
 
 /// How many.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Count {
+pub struct DecisionCount {
     /// Decisions ever recorded.
     pub decisions: u64,
     /// Those of them that were sampled for audit.
@@ -37,12 +37,12 @@ pub struct Total {
     /// What is counted.
     pub key: TotalKey,
     /// How many.
-    pub count: Count,
+    pub count: DecisionCount,
 }
 
 /// What was not recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Lost {
+pub struct LostDecisions {
     /// Decisions that came while the queue was full.
     pub queue_full: u64,
     /// Decisions that could not be written: the disk, or there is no journal.
@@ -52,7 +52,7 @@ pub struct Lost {
     pub images: u64,
 }
 
-impl Lost {
+impl LostDecisions {
     pub(super) fn without(self, other: Self) -> Self {
         Self {
             queue_full: self.queue_full.saturating_sub(other.queue_full),
@@ -83,7 +83,7 @@ pub struct Committed {
 
 /// As totals are kept: by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key {
+pub(super) struct NumberedKey {
     /// Number of the operating point; 0 is none.
     pub(super) point: i64,
     pub(super) source: SourceKind,
@@ -93,10 +93,10 @@ pub(super) struct Key {
     pub(super) filtered: bool,
 }
 
-pub(super) type Counts = BTreeMap<Key, Count>;
+pub(super) type CountsByKey = BTreeMap<NumberedKey, DecisionCount>;
 
 /// Adds what one transaction changes.
-pub(super) fn add(counts: &mut Counts, changes: &Counts) {
+pub(super) fn add(counts: &mut CountsByKey, changes: &CountsByKey) {
     for (key, change) in changes {
         let count = counts.entry(*key).or_default();
         count.decisions += change.decisions;
@@ -106,7 +106,7 @@ pub(super) fn add(counts: &mut Counts, changes: &Counts) {
 }
 
 /// How many rows there should be.
-pub(super) fn rows(counts: &Counts) -> u64 {
-    let kept = |count: &Count| count.decisions.saturating_sub(count.removed);
+pub(super) fn rows(counts: &CountsByKey) -> u64 {
+    let kept = |count: &DecisionCount| count.decisions.saturating_sub(count.removed);
     counts.values().map(kept).sum()
 }

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use crate::journal::audit::Outcomes;
-use crate::journal::entry::Label;
+use crate::journal::audit::AnnotationOutcomes;
+use crate::journal::entry::Annotation;
 use crate::journal::error::JournalError;
-use crate::journal::retention::{Cursor, Options};
-use crate::journal::store::{Store, Waiting};
-use crate::journal::totals::{Committed, Counts, Lost};
+use crate::journal::retention::{JournalOptions, RetentionCursor};
+use crate::journal::store::{JournalStore, WaitingDecision};
+use crate::journal::totals::{Committed, CountsByKey, LostDecisions};
 
 /// Decisions that may wait for the writer: a second of searches at full load. Where the disk
 /// fails, as many more wait in the writer's hands.
@@ -28,9 +28,12 @@ const RETENTION_EVERY: Duration = Duration::from_secs(60);
 const STEPS_AT_ONCE: usize = 4;
 
 /// What the writer is asked for.
-pub(super) enum Message {
-    Record(Box<Waiting>),
-    Label(Vec<Label>, Sender<Result<Outcomes, JournalError>>),
+pub(super) enum WriterRequest {
+    Record(Box<WaitingDecision>),
+    Annotate(
+        Vec<Annotation>,
+        Sender<Result<AnnotationOutcomes, JournalError>>,
+    ),
     /// Write what waits.
     Flush(Sender<Result<(), JournalError>>),
     /// Remove all that is past its time.
@@ -39,7 +42,7 @@ pub(super) enum Message {
 
 /// Everything that was ever lost, on the disk or not yet, and how much waits.
 #[derive(Debug, Default)]
-pub(super) struct Shared {
+pub(super) struct WriterCounts {
     pub(super) queue_full: AtomicU64,
     pub(super) not_written: AtomicU64,
     pub(super) images: AtomicU64,
@@ -47,9 +50,9 @@ pub(super) struct Shared {
     pub(super) image_bytes: AtomicUsize,
 }
 
-impl Shared {
+impl WriterCounts {
     /// Goes on from what the disk has.
-    pub(super) fn after(lost: Lost) -> Self {
+    pub(super) fn after(lost: LostDecisions) -> Self {
         Self {
             queue_full: lost.queue_full.into(),
             not_written: lost.not_written.into(),
@@ -58,8 +61,8 @@ impl Shared {
         }
     }
 
-    pub(super) fn lost(&self) -> Lost {
-        Lost {
+    pub(super) fn lost(&self) -> LostDecisions {
+        LostDecisions {
             queue_full: self.queue_full.load(Ordering::Relaxed),
             not_written: self.not_written.load(Ordering::Relaxed),
             images: self.images.load(Ordering::Relaxed),
@@ -67,11 +70,11 @@ impl Shared {
     }
 }
 
-impl Drop for Worker {
+impl Drop for JournalWorker {
     /// What nobody writes any more is lost: where the disk failed to the end, or the writer panicked.
     fn drop(&mut self) {
         let waits = self.inbox.try_iter();
-        let waits = waits.filter(|message| matches!(message, Message::Record(_)));
+        let waits = waits.filter(|message| matches!(message, WriterRequest::Record(_)));
         let lost = (self.batch.len() + waits.count()) as u64;
         self.shared.not_written.fetch_add(lost, Ordering::Relaxed);
     }
@@ -80,22 +83,22 @@ impl Drop for Worker {
 /// Where the writer says what it has committed.
 pub(super) type Observe = Box<dyn FnMut(&Committed) + Send>;
 
-pub(super) struct Worker {
-    pub(super) inbox: Receiver<Message>,
-    pub(super) store: Store,
-    pub(super) options: Options,
-    pub(super) shared: Arc<Shared>,
+pub(super) struct JournalWorker {
+    pub(super) inbox: Receiver<WriterRequest>,
+    pub(super) store: JournalStore,
+    pub(super) options: JournalOptions,
+    pub(super) shared: Arc<WriterCounts>,
     pub(super) observe: Observe,
-    pub(super) batch: Vec<Waiting>,
+    pub(super) batch: Vec<WaitingDecision>,
     /// When the batch is written.
     pub(super) due: Option<Instant>,
     pub(super) retain_at: Instant,
-    pub(super) cursor: Cursor,
+    pub(super) cursor: RetentionCursor,
     /// Whether the last attempt to write failed.
     pub(super) failing: bool,
 }
 
-impl Worker {
+impl JournalWorker {
     pub(super) fn run(mut self) {
         loop {
             let next = self
@@ -122,10 +125,10 @@ impl Worker {
         }
     }
 
-    fn handle(&mut self, message: Message) {
+    fn handle(&mut self, message: WriterRequest) {
         match message {
-            Message::Record(waiting) => self.take(*waiting),
-            Message::Label(labels, reply) => {
+            WriterRequest::Record(waiting) => self.take(*waiting),
+            WriterRequest::Annotate(labels, reply) => {
                 // First what they may be about.
                 let done = self.commit().and_then(|()| {
                     let labelled = self.store.label(&labels);
@@ -134,15 +137,15 @@ impl Worker {
                 // Who asked may have gone.
                 drop(reply.send(done));
             }
-            Message::Flush(reply) => drop(reply.send(self.commit())),
-            Message::Retain(reply) => {
+            WriterRequest::Flush(reply) => drop(reply.send(self.commit())),
+            WriterRequest::Retain(reply) => {
                 let done = self.commit().and_then(|()| self.retain(usize::MAX));
                 drop(reply.send(done));
             }
         }
     }
 
-    fn take(&mut self, waiting: Waiting) {
+    fn take(&mut self, waiting: WaitingDecision) {
         if QUEUE_LEN_MAX <= self.batch.len() {
             // The disk has been failing for long.
             self.let_go(&waiting);
@@ -159,7 +162,7 @@ impl Worker {
         }
     }
 
-    fn let_go(&self, waiting: &Waiting) {
+    fn let_go(&self, waiting: &WaitingDecision) {
         let bytes = waiting.image.as_ref().map_or(0, Bytes::len);
         self.shared.image_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
@@ -167,7 +170,7 @@ impl Worker {
     /// Writes what waits. Where that fails, it waits on, and nobody else waits for it.
     fn commit(&mut self) -> Result<(), JournalError> {
         let lost = self.shared.lost().without(self.store.lost());
-        if self.batch.is_empty() && lost == Lost::default() && !self.store.is_broken() {
+        if self.batch.is_empty() && lost == LostDecisions::default() && !self.store.is_broken() {
             self.due = None;
             return Ok(());
         }
@@ -194,7 +197,7 @@ impl Worker {
         }
     }
 
-    fn announce(&mut self, changes: &Counts) {
+    fn announce(&mut self, changes: &CountsByKey) {
         match self.store.committed(Some(changes)) {
             Ok(committed) => (self.observe)(&committed),
             Err(error) => tracing::error!(%error, "the journal's totals could not be read"),
@@ -210,7 +213,7 @@ impl Worker {
     }
 
     fn retain(&mut self, steps: usize) -> Result<(), JournalError> {
-        let mut changes = Counts::new();
+        let mut changes = CountsByKey::new();
         let mut outcome = Ok(());
         for _ in 0..steps {
             let now = (self.options.clock)();

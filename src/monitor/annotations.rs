@@ -8,7 +8,9 @@ use super::resets::Resets;
 use super::shadow_report::ShadowDisagreement;
 use super::watch::Monitor;
 use crate::clock::now_ms;
-use crate::journal::entry::{DecisionId, Label, LabelKind, Reported, Row, Truth as SaidTruth};
+use crate::journal::entry::{
+    AnnotatedTruth, Annotation, AnnotationKind, AnnotationOutcome, DecisionId, DecisionRow,
+};
 use crate::journal::read::QueueRequest;
 use matchpoint_calibration::likeness::{Alike, Likeness, alike};
 use matchpoint_calibration::strangers::is_unnamed;
@@ -28,7 +30,7 @@ pub enum ReportedTruth {
 
 /// A truth to be reported.
 #[derive(Clone, Debug)]
-pub struct TruthReport {
+pub struct AnnotationReport {
     /// Id of the decision.
     pub decision_id: String,
     /// What the query showed.
@@ -36,16 +38,16 @@ pub struct TruthReport {
     /// Who says so; empty for `unnamed`.
     pub said_by: String,
     /// Whether they were asked, because the decision was drawn, or speak by themselves.
-    pub kind: LabelKind,
+    pub kind: AnnotationKind,
 }
 
 /// A decision with its label and all labels before it.
 #[derive(Clone, Debug)]
 pub struct AnnotatedDecision {
     /// The decision, with the label that holds.
-    pub row: Row,
+    pub row: DecisionRow,
     /// Everything that was said of it, the latest last.
-    pub history: Vec<Label>,
+    pub history: Vec<Annotation>,
     /// The image, where it is kept and was asked for.
     pub image: Option<Vec<u8>>,
 }
@@ -56,7 +58,7 @@ impl Monitor {
     ///
     /// # Errors
     /// Decisions are not recorded, the journal is damaged, or the disk.
-    pub fn audit_queue(&self, request: &QueueRequest) -> Result<Vec<Row>, MonitorError> {
+    pub fn audit_queue(&self, request: &QueueRequest) -> Result<Vec<DecisionRow>, MonitorError> {
         let recorder = self.recorder()?;
         let reader = recorder.reader()?;
         // What was drawn by another design, or before a reset, is in no rate any more.
@@ -99,7 +101,7 @@ impl Monitor {
     /// The journal is damaged, or the disk.
     pub fn add_truths(
         &self,
-        latest: &mut [(ShadowDisagreement, Option<SaidTruth>)],
+        latest: &mut [(ShadowDisagreement, Option<AnnotatedTruth>)],
     ) -> Result<(), MonitorError> {
         let Ok(recorder) = self.recorder() else {
             return Ok(());
@@ -119,12 +121,12 @@ impl Monitor {
     /// Too many at once, decisions are not recorded, or the disk; nothing is written then.
     pub fn report_truths(
         &self,
-        reports: Vec<TruthReport>,
-    ) -> Result<Vec<Result<Reported, String>>, MonitorError> {
+        reports: Vec<AnnotationReport>,
+    ) -> Result<Vec<Result<AnnotationOutcome, String>>, MonitorError> {
         let recorder = self.recorder()?;
         let now = now_ms();
         let meant = self.meant(recorder, &reports);
-        let labels: Vec<Result<Label, String>> = reports
+        let labels: Vec<Result<Annotation, String>> = reports
             .into_iter()
             .map(|report| self.label(recorder, report, now, &meant))
             .collect();
@@ -151,7 +153,7 @@ impl Monitor {
     }
 
     /// For labels that are not enrolled, and are suspiciously like one that is: which, in words.
-    fn meant(&self, recorder: &Recorder, reports: &[TruthReport]) -> BTreeMap<String, Alike> {
+    fn meant(&self, recorder: &Recorder, reports: &[AnnotationReport]) -> BTreeMap<String, Alike> {
         let unknown: BTreeSet<&str> = reports
             .iter()
             .filter_map(|report| match &report.truth {
@@ -205,15 +207,15 @@ impl Monitor {
     fn label(
         &self,
         recorder: &Recorder,
-        report: TruthReport,
+        report: AnnotationReport,
         unix_ms: u64,
         meant: &BTreeMap<String, Alike>,
-    ) -> Result<Label, String> {
+    ) -> Result<Annotation, String> {
         let known = |label: &str| self.was_enrolled(recorder, label);
         let decision = DecisionId::parse(&report.decision_id)
             .ok_or_else(|| format!("`{}` is no id of a decision", report.decision_id))?;
         let truth = match report.truth {
-            ReportedTruth::Label(label) if known(&label) => SaidTruth::Mated { label },
+            ReportedTruth::Label(label) if known(&label) => AnnotatedTruth::Mated { label },
             ReportedTruth::Label(label) if meant.contains_key(&label) => {
                 let pair = meant.get(&label).map_or_else(String::new, Alike::describe);
                 return Err(format!(
@@ -225,18 +227,18 @@ impl Monitor {
                     "label `{label}` is not enrolled; if the query showed something that is not, say so instead"
                 ));
             }
-            ReportedTruth::NotEnrolled => SaidTruth::NonMated,
+            ReportedTruth::NotEnrolled => AnnotatedTruth::NonMated,
             ReportedTruth::Stranger(name) => {
                 self.check_stranger(&name, meant)?;
-                SaidTruth::Stranger { name }
+                AnnotatedTruth::Stranger { name }
             }
-            ReportedTruth::Unusable => SaidTruth::Unusable,
+            ReportedTruth::Unusable => AnnotatedTruth::Unusable,
         };
         let said_by = match report.said_by.as_str() {
             "" => "unnamed".to_owned(),
             _ => report.said_by,
         };
-        Ok(Label {
+        Ok(Annotation {
             decision,
             truth,
             said_by,

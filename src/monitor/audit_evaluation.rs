@@ -10,8 +10,8 @@ use super::label_history::LabelHistory;
 use super::resets::Resets;
 use super::sampling_design::sampling_hash;
 use crate::journal::FILE_NAME;
-use crate::journal::entry::{Label, LabelKind, Row, Sampling, Truth as SaidTruth};
-use crate::journal::read::{Reader, Selection};
+use crate::journal::entry::{AnnotatedTruth, Annotation, AnnotationKind, DecisionRow, Sampling};
+use crate::journal::read::{DecisionSelection, JournalReader};
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::audit::{AcceptFeedback, AuditRow, SearchTruth};
 use matchpoint_calibration::monitoring::drift::{DriftAssessment, PromisedLimits};
@@ -33,13 +33,13 @@ use matchpoint_gallery::Gallery;
 pub fn recorded_decisions(
     folder: &Path,
     unix_ms: Range<u64>,
-    mut take: impl FnMut(Row) -> bool,
+    mut take: impl FnMut(DecisionRow) -> bool,
 ) -> Result<(), MonitorError> {
-    let reader = Reader::open(&folder.join(FILE_NAME))?;
+    let reader = JournalReader::open(&folder.join(FILE_NAME))?;
     let totals = reader.totals()?.0.into_iter();
     let points: BTreeSet<_> = totals.map(|total| total.key.operating_point).collect();
     for operating_point in points {
-        let selection = Selection {
+        let selection = DecisionSelection {
             operating_point,
             unix_ms: unix_ms.clone(),
         };
@@ -107,7 +107,7 @@ pub(super) struct AuditContext<'a> {
 
 /// How an operating point does in service, and what that was computed from.
 pub(super) fn drift(
-    reader: &Reader,
+    reader: &JournalReader,
     point: &OperatingPoint,
     span: &AuditSpan<'_>,
     known: &AuditContext<'_>,
@@ -140,13 +140,13 @@ pub(super) fn drift(
 
 /// Whether a drawn decision has a label that the operating point made from `since_ms` on.
 pub(super) fn any_labelled(
-    reader: &Reader,
+    reader: &JournalReader,
     point: &str,
     since_ms: u64,
 ) -> Result<bool, MonitorError> {
     let mut any = false;
     reader.audited(point, since_ms, |row| {
-        any |= row.label_kind() == Some(LabelKind::Audit);
+        any |= row.label_kind() == Some(AnnotationKind::Audit);
     })?;
     Ok(any)
 }
@@ -166,7 +166,7 @@ pub(super) struct AuditObservations {
 
 impl AuditObservations {
     fn of(
-        reader: &Reader,
+        reader: &JournalReader,
         point: &str,
         since_ms: u64,
         known: &AuditContext<'_>,
@@ -183,9 +183,9 @@ impl AuditObservations {
         Ok(observations)
     }
 
-    fn take(&mut self, row: Row, known: &AuditContext<'_>) {
+    fn take(&mut self, row: DecisionRow, known: &AuditContext<'_>) {
         let accepted = row.entry.decision == Decision::Accept;
-        let truth_of = |label: Option<&Label>| truth(&row, label?, known.label_history);
+        let truth_of = |label: Option<&Annotation>| truth(&row, label?, known.label_history);
         let truth = truth_of(row.label.as_ref());
         let unasked = if let Some(sampled) = sampled(&row, accepted, truth) {
             let said_ms = row.label.as_ref().map(|label| label.unix_ms);
@@ -228,16 +228,16 @@ impl AuditObservations {
 }
 
 /// What groups of errors are told by.
-fn case(place: usize, row: Row, truth: SearchTruth, gallery: &Gallery) -> Case {
+fn case(place: usize, row: DecisionRow, truth: SearchTruth, gallery: &Gallery) -> Case {
     let found = row.entry.best.map(|best| BestMatch {
         label: best.label,
         item: best.item,
     });
     let head = found.as_ref().and_then(|found| gallery.get(&found.item));
     let shown = row.label.and_then(|label| match label.truth {
-        SaidTruth::Mated { label } if truth != SearchTruth::NonMated => Some(label),
-        SaidTruth::Stranger { name } => Some(name),
-        SaidTruth::Mated { .. } | SaidTruth::NonMated | SaidTruth::Unusable => None,
+        AnnotatedTruth::Mated { label } if truth != SearchTruth::NonMated => Some(label),
+        AnnotatedTruth::Stranger { name } => Some(name),
+        AnnotatedTruth::Mated { .. } | AnnotatedTruth::NonMated | AnnotatedTruth::Unusable => None,
     });
     Case {
         place,
@@ -249,7 +249,11 @@ fn case(place: usize, row: Row, truth: SearchTruth, gallery: &Gallery) -> Case {
     }
 }
 
-pub(super) fn sampled(row: &Row, accepted: bool, truth: Option<SearchTruth>) -> Option<AuditRow> {
+pub(super) fn sampled(
+    row: &DecisionRow,
+    accepted: bool,
+    truth: Option<SearchTruth>,
+) -> Option<AuditRow> {
     let sampling = row.entry.sampling.filter(Sampling::sampled)?;
     Some(AuditRow {
         stratum: usize::from(sampling.stratum()),
@@ -260,19 +264,23 @@ pub(super) fn sampled(row: &Row, accepted: bool, truth: Option<SearchTruth>) -> 
 }
 
 /// `None` also where nobody can tell. Somebody who was enrolled after the decision was a stranger to it.
-fn truth(row: &Row, label: &Label, label_history: &LabelHistory) -> Option<SearchTruth> {
+fn truth(
+    row: &DecisionRow,
+    label: &Annotation,
+    label_history: &LabelHistory,
+) -> Option<SearchTruth> {
     let best = row.entry.best.as_ref();
     match &label.truth {
-        SaidTruth::Mated { label } if best.is_some_and(|best| best.label == *label) => {
+        AnnotatedTruth::Mated { label } if best.is_some_and(|best| best.label == *label) => {
             Some(SearchTruth::MatedRight)
         }
-        SaidTruth::Mated { label }
+        AnnotatedTruth::Mated { label }
             if label_history.at(label, row.entry.generation) == Some(false) =>
         {
             Some(SearchTruth::NonMated)
         }
-        SaidTruth::Mated { .. } => Some(SearchTruth::MatedWrong),
-        SaidTruth::NonMated | SaidTruth::Stranger { .. } => Some(SearchTruth::NonMated),
-        SaidTruth::Unusable => None,
+        AnnotatedTruth::Mated { .. } => Some(SearchTruth::MatedWrong),
+        AnnotatedTruth::NonMated | AnnotatedTruth::Stranger { .. } => Some(SearchTruth::NonMated),
+        AnnotatedTruth::Unusable => None,
     }
 }

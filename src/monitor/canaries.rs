@@ -15,7 +15,7 @@ use super::error::MonitorError;
 use super::watch::Monitor;
 use crate::clock::now_ms;
 use crate::files::{FileError, hex, read_json, write_json};
-use crate::journal::entry::Source;
+use crate::journal::entry::SearchSource;
 use crate::telemetry;
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::canaries::{CanaryCounts, CanaryRate, CanaryRates};
@@ -54,7 +54,7 @@ pub struct CanarySearch {
     /// A label whose items are not found.
     pub without_label: Option<String>,
     /// What the journal records of where it came from.
-    pub source: Source,
+    pub source: SearchSource,
 }
 
 /// What a search for a canary found.
@@ -152,9 +152,9 @@ impl Monitor {
             Among::OtherLabels => (false, Some(expected.clone())),
         };
         let source = if mated {
-            Source::MatedCanary { expected }
+            SearchSource::MatedCanary { expected }
         } else {
-            Source::NonMatedCanary { expected }
+            SearchSource::NonMatedCanary { expected }
         };
         let answer = search(CanarySearch {
             picture: self.observed().folder().join(FOLDER).join(&canary.file),

@@ -7,7 +7,7 @@ use super::resets::{DriftReset, RESETS_MAX, Resets, keep};
 use super::watch::Monitor;
 use crate::clock::now_ms;
 use crate::journal::entry::TEXT_BYTES_MAX;
-use crate::journal::read::Reader;
+use crate::journal::read::JournalReader;
 use matchpoint_calibration::monitoring::drift::DriftAssessment;
 use matchpoint_calibration::monitoring::history::HistoryPoint;
 use matchpoint_calibration::operating_point::OperatingPoint;
@@ -57,7 +57,7 @@ impl Monitor {
 
     fn report(
         &self,
-        reader: &Reader,
+        reader: &JournalReader,
         point: &OperatingPoint,
         items: usize,
     ) -> Result<PointInService, MonitorError> {

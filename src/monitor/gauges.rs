@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::audit_evaluation::Labelling;
-use crate::journal::totals::{Committed, Lost, TotalKey};
+use crate::journal::totals::{Committed, LostDecisions, TotalKey};
 use crate::telemetry;
 use matchpoint_calibration::monitoring::audit::AuditedRate;
 use matchpoint_calibration::monitoring::drift::{DriftAssessment, Limit};
@@ -80,8 +80,8 @@ pub(super) fn publish(
 }
 
 /// Tells Prometheus what was lost since they were published last.
-pub(super) fn publish_lost(deployment: &str, lost: Lost, before: Option<Lost>) {
-    let reasons = |lost: Lost| [lost.queue_full, lost.not_written, lost.images];
+pub(super) fn publish_lost(deployment: &str, lost: LostDecisions, before: Option<LostDecisions>) {
+    let reasons = |lost: LostDecisions| [lost.queue_full, lost.not_written, lost.images];
     let now = ["queue_full", "not_written", "image"]
         .into_iter()
         .zip(reasons(lost));

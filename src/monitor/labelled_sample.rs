@@ -8,8 +8,8 @@ use super::error::MonitorError;
 use super::resets::Resets;
 use super::sampling_design::{design_of, sampling_hash};
 use crate::journal::FILE_NAME;
-use crate::journal::entry::{DecisionId, Row, Truth as SaidTruth};
-use crate::journal::read::Reader;
+use crate::journal::entry::{AnnotatedTruth, DecisionId, DecisionRow};
+use crate::journal::read::JournalReader;
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::audit::SearchTruth;
 use matchpoint_calibration::monitoring::plain_sample::{Drawn, plain_sample};
@@ -48,7 +48,7 @@ pub fn labelled_sample(
     unix_ms: Range<u64>,
     mut take: impl FnMut(LabelledDecision) -> bool,
 ) -> Result<bool, MonitorError> {
-    let reader = Reader::open(&folder.join(FILE_NAME))?;
+    let reader = JournalReader::open(&folder.join(FILE_NAME))?;
     let Some(design) = design_of(folder)? else {
         return Ok(false);
     };
@@ -70,10 +70,10 @@ pub fn labelled_sample(
             continue;
         };
         let shown = match truth {
-            SaidTruth::Mated { label } => QueryContent::Label(label),
-            SaidTruth::Stranger { name } => QueryContent::Named(name),
+            AnnotatedTruth::Mated { label } => QueryContent::Label(label),
+            AnnotatedTruth::Stranger { name } => QueryContent::Named(name),
             // What nobody can tell is not among them.
-            SaidTruth::NonMated | SaidTruth::Unusable => QueryContent::Unnamed,
+            AnnotatedTruth::NonMated | AnnotatedTruth::Unusable => QueryContent::Unnamed,
         };
         let image = reader.image(id)?;
         if !take(LabelledDecision { id, shown, image }) {
@@ -84,9 +84,9 @@ pub fn labelled_sample(
 }
 
 /// A row that was drawn, and what was said of it where that can be used.
-fn labelled(row: &Row) -> Option<(Drawn, Option<SaidTruth>)> {
+fn labelled(row: &DecisionRow) -> Option<(Drawn, Option<AnnotatedTruth>)> {
     let said = row.label.as_ref().map(|label| label.truth.clone());
-    let said = said.filter(|truth| *truth != SaidTruth::Unusable);
+    let said = said.filter(|truth| *truth != AnnotatedTruth::Unusable);
     // Only whether there is one counts here: which of the labels is enrolled the calibration sees.
     let truth = said.as_ref().map(|_| SearchTruth::NonMated);
     let row_of_audit = sampled(row, row.entry.decision == Decision::Accept, truth)?;

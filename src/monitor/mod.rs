@@ -25,7 +25,7 @@ mod shadow_runner;
 mod watch;
 mod watcher;
 
-pub use annotations::{AnnotatedDecision, ReportedTruth, TruthReport};
+pub use annotations::{AnnotatedDecision, AnnotationReport, ReportedTruth};
 pub use audit_evaluation::recorded_decisions;
 pub use canaries::{CanaryAnswer, CanarySearch};
 pub use canary_list::{

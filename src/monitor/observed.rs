@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::journal::entry::{DecisionId, Source};
+use crate::journal::entry::{DecisionId, SearchSource};
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::recording::Recording;
@@ -57,7 +57,7 @@ pub struct DecisionRecord<'a> {
     /// The image, if images are kept.
     pub image: Option<Bytes>,
     /// Where the search came from.
-    pub source: Source,
+    pub source: SearchSource,
 }
 
 /// The item that was decided on.

@@ -16,9 +16,9 @@ use super::score_shift::StratumCounts;
 use super::watcher::Watcher;
 use crate::clock::now_ms;
 use crate::config::MonitoringConfig;
-use crate::journal::entry::{Best, Entry, Sampling, Source};
-use crate::journal::read::Reader;
-use crate::journal::{FILE_NAME, Journal, Options, Retention};
+use crate::journal::entry::{DecidedItem, DecisionEntry, Sampling, SearchSource};
+use crate::journal::read::JournalReader;
+use crate::journal::{FILE_NAME, Journal, JournalOptions, Retention};
 use crate::telemetry;
 use matchpoint_calibration::monitoring::strata::Strata;
 use matchpoint_calibration::operating_point::OperatingPoint;
@@ -129,7 +129,7 @@ impl Recorder {
     }
 
     /// The journal, to be read up to what was recorded until now.
-    pub(super) fn reader(&self) -> Result<Reader, MonitorError> {
+    pub(super) fn reader(&self) -> Result<JournalReader, MonitorError> {
         self.journal.flush()?;
         Ok(self.journal.reader()?)
     }
@@ -148,25 +148,27 @@ impl Recorder {
     pub(super) fn record(&self, record: DecisionRecord<'_>) {
         let point = record.point;
         let searched = match record.source {
-            Source::Comparison => None,
-            Source::Live | Source::MatedCanary { .. } | Source::NonMatedCanary { .. } => point,
+            SearchSource::Comparison => None,
+            SearchSource::Live
+            | SearchSource::MatedCanary { .. }
+            | SearchSource::NonMatedCanary { .. } => point,
         };
         let sampling = searched.and_then(|point| self.sampling(&record, point));
         let image = record
             .image
             .filter(|_| sampling.is_some_and(|sampling| sampling.sampled()));
         let margin = record.best.and_then(|best| best.margin);
-        if let (Some(margin), Source::Live) = (margin, &record.source) {
+        if let (Some(margin), SearchSource::Live) = (margin, &record.source) {
             telemetry::margin_measured(&self.deployment, margin);
         }
-        let best = record.best.map(|best| Best {
+        let best = record.best.map(|best| DecidedItem {
             label: best.found.item.label.clone(),
             item: best.found.item.id.clone(),
             similarity: best.found.score.get(),
             held: point.and(record.decision_score).map(Similarity::get),
             margin: best.margin,
         });
-        let entry = Entry {
+        let entry = DecisionEntry {
             id: record.id,
             operating_point: point.map(|point| point.id().to_owned()),
             generation: record.generation,
@@ -210,7 +212,7 @@ fn open_journal(
     counts: &Arc<StratumCounts>,
 ) -> Result<Journal, MonitorError> {
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let options = Options {
+    let options = JournalOptions {
         retention: Retention {
             ms: millis(settings.kept),
             audited_ms: millis(settings.audited_kept),

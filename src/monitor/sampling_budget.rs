@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use super::error::MonitorError;
-use crate::journal::read::{Reader, Selection};
+use crate::journal::read::{DecisionSelection, JournalReader};
 use matchpoint_calibration::monitoring::strata::Strata;
 
 const DAY_MS: u64 = 86_400_000;
@@ -17,13 +17,13 @@ const AGAIN_MAX: Duration = Duration::from_secs(3600);
 ///
 /// What is drawn so depends on decisions before it alone, so that rates and evidence stay valid.
 pub(super) fn fitted(
-    reader: &Reader,
+    reader: &JournalReader,
     strata: &Strata,
     point: &str,
     labels: u32,
     now_ms: u64,
 ) -> Result<(Strata, Duration), MonitorError> {
-    let day = Selection {
+    let day = DecisionSelection {
         operating_point: Some(point.to_owned()),
         unix_ms: now_ms.saturating_sub(DAY_MS)..now_ms.saturating_add(1),
     };
@@ -47,9 +47,9 @@ pub(super) fn fitted(
 
 /// For how long of a day the operating point has decided, as far as the journal goes back: at least
 /// a minute.
-fn seen_for(reader: &Reader, day: &Selection) -> Result<u64, MonitorError> {
+fn seen_for(reader: &JournalReader, day: &DecisionSelection) -> Result<u64, MonitorError> {
     let first = |unix_ms| {
-        let selection = Selection {
+        let selection = DecisionSelection {
             unix_ms,
             ..day.clone()
         };
@@ -71,17 +71,17 @@ fn seen_for(reader: &Reader, day: &Selection) -> Result<u64, MonitorError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::entry::{DecisionId, Entry, Sampling, Source};
-    use crate::journal::{Journal, Options, Retention};
+    use crate::journal::entry::{DecisionEntry, DecisionId, Sampling, SearchSource};
+    use crate::journal::{Journal, JournalOptions, Retention};
     use matchpoint_calibration::decision::Decision;
 
     const NOW_MS: u64 = 1_800_000_000_000;
 
-    fn entry(number: u64, unix_ms: u64) -> Entry {
+    fn entry(number: u64, unix_ms: u64) -> DecisionEntry {
         let mut rest = [0; 10];
         rest[2..].copy_from_slice(&number.to_be_bytes());
         let stratum = u16::try_from(number % 6).unwrap();
-        Entry {
+        DecisionEntry {
             id: DecisionId::at(unix_ms, rest),
             operating_point: Some("op".to_owned()),
             generation: 1,
@@ -94,7 +94,7 @@ mod tests {
             best: None,
             filtered: false,
             sampling: Sampling::new(stratum, 0.5, false),
-            source: Source::Live,
+            source: SearchSource::Live,
         }
     }
 
@@ -102,7 +102,7 @@ mod tests {
     fn the_budget_of_a_day_is_drawn_at_the_pace_of_the_traffic_that_was_seen() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("decisions.db");
-        let options = Options {
+        let options = JournalOptions {
             retention: Retention {
                 ms: 30 * DAY_MS,
                 audited_ms: 30 * DAY_MS,

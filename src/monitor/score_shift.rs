@@ -169,7 +169,7 @@ impl ScoreShift {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::totals::{Count, Total, TotalKey};
+    use crate::journal::totals::{DecisionCount, Total, TotalKey};
     use matchpoint_calibration::decision::{Decision, Threshold};
     use matchpoint_calibration::monitoring::strata::Strata;
     use matchpoint_calibration::recording::{RecordedMatch, RecordedSearch, Recording, TrialKind};
@@ -184,9 +184,9 @@ mod tests {
                 stratum: Some(stratum),
                 filtered: false,
             },
-            count: Count {
+            count: DecisionCount {
                 decisions,
-                ..Count::default()
+                ..DecisionCount::default()
             },
         };
         Committed {

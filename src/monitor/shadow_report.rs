@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::journal::entry::{DecisionId, Truth};
+use crate::journal::entry::{AnnotatedTruth, DecisionId};
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::shadow::{ShadowCounts, ShadowMatch};
 
@@ -71,5 +71,5 @@ pub struct ShadowReport {
     pub skipped: Vec<(&'static str, u64)>,
     /// The latest that the two answer differently, newest first, with what they showed where
     /// somebody has said so.
-    pub latest: Vec<(ShadowDisagreement, Option<Truth>)>,
+    pub latest: Vec<(ShadowDisagreement, Option<AnnotatedTruth>)>,
 }

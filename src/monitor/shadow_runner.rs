@@ -62,7 +62,7 @@ pub trait ShadowCandidate<Q>: Send {
 /// The place for the shadow of one deployment, whose queries are `Q`. Its thread ends with it.
 #[derive(Debug)]
 pub struct ShadowRunner<Q> {
-    shadow: ArcSwapOption<Shadow<Q>>,
+    shadow: ArcSwapOption<ShadowIntake<Q>>,
     /// The thread that has it, and those of earlier ones that have not ended yet. Held while a
     /// candidate is opened, so that the latest wins.
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -71,14 +71,14 @@ pub struct ShadowRunner<Q> {
 /// The right to open a candidate, or to end it.
 #[derive(Debug)]
 pub struct ShadowOpening<'a, Q> {
-    shadow: &'a ArcSwapOption<Shadow<Q>>,
+    shadow: &'a ArcSwapOption<ShadowIntake<Q>>,
     threads: MutexGuard<'a, Vec<JoinHandle<()>>>,
 }
 
 /// What live requests see of a candidate: they never wait for a lock of its threads, nor do they
 /// ever have to close it.
 #[derive(Debug)]
-struct Shadow<Q> {
+struct ShadowIntake<Q> {
     about: ShadowAbout,
     samples: Sender<ShadowSample<Q>>,
     slots: Arc<AtomicUsize>,
@@ -161,7 +161,7 @@ fn labels(pair: Pair) -> [&'static str; 3] {
     [pair.live.as_str(), pair.shadow.as_str(), pair.best.as_str()]
 }
 
-impl<Q> Shadow<Q> {
+impl<Q> ShadowIntake<Q> {
     /// Takes a place for a query with the candidate, before the live model works on it; `None` if it is
     /// not sampled, or is skipped. `waiting` requests wait for the live model.
     fn ticket(&self, image: Option<impl FnOnce() -> Q>, waiting: usize) -> Option<ShadowTicket<Q>> {
@@ -187,7 +187,7 @@ impl<Q> Shadow<Q> {
     }
 }
 
-impl<Q> Drop for Shadow<Q> {
+impl<Q> Drop for ShadowIntake<Q> {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
@@ -308,7 +308,7 @@ impl<Q: Send + Sync + 'static> ShadowOpening<'_, Q> {
             .map_err(|cause| MonitorError::thread(&cause))?;
         self.end();
         self.threads.push(started);
-        let shadow = Shadow {
+        let shadow = ShadowIntake {
             about,
             samples,
             slots: Arc::default(),
@@ -335,7 +335,7 @@ impl<Q> Drop for ShadowRunner<Q> {
     }
 }
 
-fn metric_labels<Q>(shadow: &Shadow<Q>) -> telemetry::ShadowLabels<'_> {
+fn metric_labels<Q>(shadow: &ShadowIntake<Q>) -> telemetry::ShadowLabels<'_> {
     let about = &shadow.about;
     telemetry::ShadowLabels {
         deployment: &shadow.tally.deployment,
@@ -426,7 +426,7 @@ mod tests {
     use super::*;
     use matchpoint_calibration::decision::Decision;
 
-    fn shadow(share: f64) -> (Shadow<()>, Receiver<ShadowSample<()>>) {
+    fn shadow(share: f64) -> (ShadowIntake<()>, Receiver<ShadowSample<()>>) {
         let (samples, waiting) = crossbeam_channel::bounded(SLOTS);
         let about = ShadowAbout {
             path: PathBuf::new(),
@@ -444,7 +444,7 @@ mod tests {
             skipped: Default::default(),
             seen: Mutex::default(),
         };
-        let shadow = Shadow {
+        let shadow = ShadowIntake {
             about,
             samples,
             slots: Arc::default(),
@@ -455,11 +455,11 @@ mod tests {
         (shadow, waiting)
     }
 
-    fn image(shadow: &Shadow<()>, waiting: usize) -> Option<ShadowTicket<()>> {
+    fn image(shadow: &ShadowIntake<()>, waiting: usize) -> Option<ShadowTicket<()>> {
         shadow.ticket(Some(|| ()), waiting)
     }
 
-    fn skipped(shadow: &Shadow<()>) -> [u64; SKIPS.len()] {
+    fn skipped(shadow: &ShadowIntake<()>) -> [u64; SKIPS.len()] {
         let skipped = &shadow.tally.skipped;
         std::array::from_fn(|at| skipped[at].load(Ordering::Relaxed))
     }

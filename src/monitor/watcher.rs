@@ -17,8 +17,8 @@ use super::sampling_budget::fitted;
 use super::score_shift::{ScoreComparison, ScoreShift, StratumCounts};
 use crate::clock::now_ms;
 use crate::journal::Losses;
-use crate::journal::read::Reader;
-use crate::journal::totals::Lost;
+use crate::journal::read::JournalReader;
+use crate::journal::totals::LostDecisions;
 use crate::telemetry;
 use matchpoint_calibration::monitoring::drift::DriftAssessment;
 use matchpoint_calibration::monitoring::mixture::Classes;
@@ -35,7 +35,7 @@ const EVALUATION_SHARE: u32 = 50;
 /// What the thread has.
 pub(super) struct Watcher {
     pub(super) observed: Arc<dyn Observed>,
-    pub(super) reader: Reader,
+    pub(super) reader: JournalReader,
     pub(super) strata: Strata,
     pub(super) since_ms: u64,
     pub(super) delta: f64,
@@ -50,7 +50,7 @@ pub(super) struct Watcher {
     pub(super) sampling: Arc<ArcSwap<Strata>>,
     pub(super) losses: Losses,
     /// What was published of them last.
-    pub(super) lost: Option<Lost>,
+    pub(super) lost: Option<LostDecisions>,
     pub(super) counts: Arc<StratumCounts>,
     pub(super) scores: Option<ScoreShift>,
 }

@@ -6,10 +6,10 @@ use tonic::{Code, Status};
 
 use super::status::status;
 use crate::deployment::{
-    Assured, Basis, CalibrationSettings, Comparison, Hit, Query, Reference, RemedyChoice,
-    SearchAnswer, SearchOptions, Timings, Undecided, VerifyAnswer, created,
+    Assured, CalibrationSettings, DecisionBasis, Hit, PointComparison, Query, RemedyChoice,
+    SearchAnswer, SearchOptions, Timings, Undecided, VerifyAnswer, VerifyReference, created,
 };
-use crate::journal::entry::Truth as Said;
+use crate::journal::entry::AnnotatedTruth;
 use matchpoint_calibration::CalibrationError;
 use matchpoint_calibration::adjustment::Adjustment;
 use matchpoint_calibration::analysis::remedy::Remedy;
@@ -64,12 +64,14 @@ pub(super) fn verify_query(query: Option<proto::verify_request::Query>) -> Resul
     }
 }
 
-pub(super) fn reference(reference: Option<proto::Reference>) -> Result<Reference, Status> {
+pub(super) fn reference(reference: Option<proto::Reference>) -> Result<VerifyReference, Status> {
     use proto::reference::Source;
     match reference.and_then(|reference| reference.source) {
-        Some(Source::Image(bytes)) => Ok(Reference::Query(Query::Image(bytes))),
-        Some(Source::Embedding(vector)) => Ok(Reference::Query(Query::Embedding(vector.values))),
-        Some(Source::ItemId(id)) => Ok(Reference::Item(id)),
+        Some(Source::Image(bytes)) => Ok(VerifyReference::Query(Query::Image(bytes))),
+        Some(Source::Embedding(vector)) => {
+            Ok(VerifyReference::Query(Query::Embedding(vector.values)))
+        }
+        Some(Source::ItemId(id)) => Ok(VerifyReference::Item(id)),
         None => Err(invalid(
             "reference is required: set image, embedding or item_id",
         )),
@@ -181,7 +183,7 @@ fn matched(hit: &Hit) -> proto::Match {
     }
 }
 
-fn basis(basis: Basis) -> proto::DecisionBasis {
+fn basis(basis: DecisionBasis) -> proto::DecisionBasis {
     let undecided = match basis.undecided {
         None => proto::UndecidedReason::Unspecified,
         Some(Undecided::Missing) => proto::UndecidedReason::OperatingPointMissing,
@@ -290,7 +292,7 @@ pub(super) fn flips_limit(limit: u32) -> Result<usize, Status> {
 }
 
 pub(super) fn comparison(
-    comparison: &Comparison,
+    comparison: &PointComparison,
     limit: usize,
 ) -> proto::CompareOperatingPointsResponse {
     let flips = &comparison.flips;
@@ -417,12 +419,14 @@ fn measured(rate: &Rate) -> proto::MeasuredRate {
 }
 
 /// What somebody said that a query showed.
-pub(super) fn truth(said: Said) -> proto::GroundTruth {
+pub(super) fn truth(said: AnnotatedTruth) -> proto::GroundTruth {
     let (shown, stranger) = match said {
-        Said::Mated { label } => (proto::ground_truth::Truth::Label(label), String::new()),
-        Said::NonMated => (proto::ground_truth::Truth::NotEnrolled(true), String::new()),
-        Said::Stranger { name } => (proto::ground_truth::Truth::NotEnrolled(true), name),
-        Said::Unusable => (proto::ground_truth::Truth::Unusable(true), String::new()),
+        AnnotatedTruth::Mated { label } => {
+            (proto::ground_truth::Truth::Label(label), String::new())
+        }
+        AnnotatedTruth::NonMated => (proto::ground_truth::Truth::NotEnrolled(true), String::new()),
+        AnnotatedTruth::Stranger { name } => (proto::ground_truth::Truth::NotEnrolled(true), name),
+        AnnotatedTruth::Unusable => (proto::ground_truth::Truth::Unusable(true), String::new()),
     };
     proto::GroundTruth {
         truth: Some(shown),

@@ -8,10 +8,10 @@ use super::status::{from_error, status};
 use super::stream::as_message;
 use super::{drift_messages, shadow};
 use crate::deployment::DeploymentError;
-use crate::journal::entry::{DecisionId, Label, LabelKind, Reported, Row};
+use crate::journal::entry::{self, DecisionId, DecisionRow};
 use crate::journal::read::QueueRequest;
 use crate::monitor::{
-    AnnotatedDecision, CanaryRound as Round, MonitorError, ReportedTruth, TruthReport as Report,
+    AnnotatedDecision, AnnotationReport, CanaryRound as Round, MonitorError, ReportedTruth,
 };
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_client::proto::annotation_result::Result as Answer;
@@ -267,10 +267,10 @@ fn refused_by_monitor(error: MonitorError) -> Status {
     from_error(&error.into())
 }
 
-fn read(report: Annotation) -> Result<Report, String> {
+fn read(report: Annotation) -> Result<AnnotationReport, String> {
     let kind = match AnnotationKind::try_from(report.kind) {
-        Ok(AnnotationKind::Unspecified | AnnotationKind::Audit) => LabelKind::Audit,
-        Ok(AnnotationKind::Feedback) => LabelKind::Feedback,
+        Ok(AnnotationKind::Unspecified | AnnotationKind::Audit) => entry::AnnotationKind::Audit,
+        Ok(AnnotationKind::Feedback) => entry::AnnotationKind::Feedback,
         Err(_unknown) => return Err("kind is not one of AnnotationKind".to_owned()),
     };
     let stranger = report
@@ -293,7 +293,7 @@ fn read(report: Annotation) -> Result<Report, String> {
         }
         None => return Err("ground_truth is required: label, not_enrolled or unusable".to_owned()),
     };
-    Ok(Report {
+    Ok(AnnotationReport {
         decision_id: report.decision_id,
         truth,
         said_by: report.annotator,
@@ -308,22 +308,22 @@ fn refused(problem: &str) -> AnnotationResult {
     }
 }
 
-fn taken(outcome: Reported) -> AnnotationOutcome {
+fn taken(outcome: entry::AnnotationOutcome) -> AnnotationOutcome {
     match outcome {
-        Reported::Added => AnnotationOutcome::Added,
-        Reported::Confirmed => AnnotationOutcome::Confirmed,
-        Reported::Corrected => AnnotationOutcome::Corrected,
-        Reported::Repeated => AnnotationOutcome::Repeated,
+        entry::AnnotationOutcome::Added => AnnotationOutcome::Added,
+        entry::AnnotationOutcome::Confirmed => AnnotationOutcome::Confirmed,
+        entry::AnnotationOutcome::Corrected => AnnotationOutcome::Corrected,
+        entry::AnnotationOutcome::Repeated => AnnotationOutcome::Repeated,
     }
 }
 
-fn annotation(decision_id: String, label: Label) -> Annotation {
+fn annotation(decision_id: String, label: entry::Annotation) -> Annotation {
     Annotation {
         decision_id,
         ground_truth: Some(truth(label.truth)),
         kind: match label.kind {
-            LabelKind::Audit => AnnotationKind::Audit,
-            LabelKind::Feedback => AnnotationKind::Feedback,
+            entry::AnnotationKind::Audit => AnnotationKind::Audit,
+            entry::AnnotationKind::Feedback => AnnotationKind::Feedback,
         }
         .into(),
         annotator: label.said_by,
@@ -331,7 +331,7 @@ fn annotation(decision_id: String, label: Label) -> Annotation {
     }
 }
 
-fn recorded(row: Row) -> RecordedDecision {
+fn recorded(row: DecisionRow) -> RecordedDecision {
     let (entry, best) = (row.entry, row.label);
     let found = entry.best;
     let sampling = entry.sampling;

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::common::{Served, copy_folder, copy_of_sample, photos, run, text};
-use matchpoint::journal::read::Reader;
+use matchpoint::journal::read::JournalReader;
 use matchpoint_client::proto::ground_truth::Truth as Shown;
 use matchpoint_client::proto::monitoring_service_client::MonitoringServiceClient;
 use matchpoint_client::proto::retrieval_service_client::RetrievalServiceClient;
@@ -188,7 +188,7 @@ async fn after_a_kill_the_counters_are_a_recount_of_what_the_disk_holds() {
             .query_row("SELECT count(*) FROM decisions", [], |row| row.get(0))
             .unwrap();
         assert_eq!(
-            Reader::open(&file).unwrap().verify().unwrap(),
+            JournalReader::open(&file).unwrap().verify().unwrap(),
             u64::from(rows)
         );
         assert!(round < rows, "{rows} after {} kills", round + 1);

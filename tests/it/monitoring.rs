@@ -11,7 +11,7 @@ use std::process::Output;
 use crate::common::{Running, copy_of_sample, photos, run, text};
 use matchpoint::deployment::{Folder, set_canaries};
 use matchpoint::journal::entry::SourceKind;
-use matchpoint::journal::read::Reader;
+use matchpoint::journal::read::JournalReader;
 use matchpoint::monitor::NewCanary;
 use matchpoint_client::proto::annotation_result::Result as Answer;
 use matchpoint_client::proto::gallery_service_client::GalleryServiceClient;
@@ -109,7 +109,7 @@ fn verdict(drift: &GetDriftResponse, subject: &str) -> Verdict {
 
 /// What the journal counted, by source and decision.
 fn recounted(deployment: &Path) -> BTreeMap<(SourceKind, &'static str), u64> {
-    let reader = Reader::open(&deployment.join("decisions.db")).unwrap();
+    let reader = JournalReader::open(&deployment.join("decisions.db")).unwrap();
     reader.verify().unwrap();
     let mut counts = BTreeMap::new();
     for total in reader.totals().unwrap().0 {

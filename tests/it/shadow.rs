@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::common::{Running, copy_of_sample, in_8_bits, matchpoint, photos, run, text};
 use matchpoint::deployment::Folder;
-use matchpoint::journal::read::Reader;
+use matchpoint::journal::read::JournalReader;
 use matchpoint_client::proto::ground_truth::Truth as Shown;
 use matchpoint_client::proto::monitoring_service_client::MonitoringServiceClient;
 use matchpoint_client::proto::retrieval_service_client::RetrievalServiceClient;
@@ -157,7 +157,7 @@ async fn what_is_counted_is_what_the_candidate_would_answer_by_itself_and_no_ans
 
     // The journal has what was answered, and nothing else.
     running.stop().await;
-    let totals = Reader::open(&live.join("decisions.db"))
+    let totals = JournalReader::open(&live.join("decisions.db"))
         .unwrap()
         .totals()
         .unwrap();
