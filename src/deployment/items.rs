@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::DeploymentError;
-use super::answer::{Query, embed_query};
 use super::open::Deployment;
+use super::request::Query;
 use super::search::{Waits, WorkerJob};
+use super::worker::embed_query;
 use crate::telemetry;
 use matchpoint_embed::caller::Caller;
 use matchpoint_embed::job::{JobKind, PoolWorker};

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::DeploymentError;
-use super::answer::{ActivePoint, ProbeSource, SearchOptions};
+use super::active_point::ActivePoint;
 use super::folder::Folder;
 use super::open::Deployment;
+use super::request::{ProbeSource, SearchOptions};
 use super::search::BUSY_PAUSE;
 use crate::monitor::{
     CanariesSet, CanaryAnswer, CanaryRound, CanarySearch, CanarySelection, KeptGallery, NewCanary,

@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use arc_swap::ArcSwap;
 
 use super::DeploymentError;
-use super::answer::ActivePoint;
+use super::active_point::ActivePoint;
 use super::backup::{Progress, SnapshotReport};
 use super::folder::{Folder, ModelReference, check_name};
+use super::maintenance::Maintenance;
 use super::models::{LoadedModel, Models};
 use super::observed::ObservedDeployment;
 use super::shadow::ShadowQuery;
-use super::upkeep::Maintenance;
 use super::writer::GalleryWriter;
 use crate::config::MonitoringConfig;
 use crate::monitor::{Monitor, ShadowRunner};

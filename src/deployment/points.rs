@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::upkeep::Maintenance;
+use super::maintenance::Maintenance;
 use super::{ActivePoint, Calibrated, Deployment, DeploymentError, Folder, LoadedModel};
 use crate::telemetry;
 use matchpoint_calibration::adjustment::Adjuster;

@@ -3,14 +3,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::answer::{
-    self, Compare, DecisionBasis, Enrolment, ImageAt, Known, ProbeRequest, ProbeSource, Probed,
-    Query, SearchAnswer, SearchOptions, Timings, ToEnrol, VerifyAnswer, VerifyReference, compare,
-    embed_measured, embed_query, search_snapshot,
-};
+use super::active_point::DecisionBasis;
+use super::answer::{Enrolment, Probed, SearchAnswer, VerifyAnswer};
+use super::maintenance::Maintenance;
 use super::open::Deployment;
+use super::request::{
+    ImageAt, ProbeRequest, ProbeSource, Query, SearchOptions, Timings, VerifyReference,
+    image_failure,
+};
 use super::shadow::{ShadowQuery, shadow_decision};
-use super::upkeep::Maintenance;
+use super::worker::{
+    self, Compare, Known, ToEnrol, compare, embed_measured, embed_query, search_snapshot,
+};
 use super::{DeploymentError, Unembeddable};
 use crate::journal::entry::{DecisionId, SearchSource};
 use crate::monitor::{DecisionRecord, MatchRecord, ShadowTicket};
@@ -218,8 +222,8 @@ impl Deployment {
             keep: self.gallery.keeps_images(),
         };
         let job = WorkerJob::now(Caller::default(), JobKind::Image, Waits::Nobody);
-        let embedded = self.work(job, move |worker, limits, timings| {
-            answer::embed_image(worker, &image, limits, timings)
+        let embedded = self.work(job, move |by, limits, timings| {
+            worker::embed_image(by, &image, limits, timings)
         });
         Ok(embedded.await?.0)
     }
@@ -232,8 +236,8 @@ impl Deployment {
     pub async fn probe(&self, request: ProbeRequest) -> Result<Probed, DeploymentError> {
         let job = WorkerJob::now(Caller::default(), request.source.kind(), Waits::Nobody);
         let (mut probed, timings) = self
-            .work(job, move |worker, limits, timings| {
-                answer::probe(worker, request, limits, timings)
+            .work(job, move |by, limits, timings| {
+                worker::probe(by, request, limits, timings)
             })
             .await?;
         probed.timings = timings;
@@ -350,7 +354,7 @@ impl Deployment {
             telemetry::queue_rejected(&self.name);
         }
         if let DeploymentError::Image(cause) = error {
-            telemetry::image_failed(&self.name, answer::image_failure(cause));
+            telemetry::image_failed(&self.name, image_failure(cause));
         }
         if let DeploymentError::Unembeddable { kind, .. } = error {
             let reason = match kind {

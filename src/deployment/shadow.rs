@@ -8,7 +8,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 
-use super::answer::{ActivePoint, Hit, SearchOptions, Timings, search_snapshot};
+use super::active_point::ActivePoint;
+use super::request::{Hit, SearchOptions, Timings};
+use super::worker::search_snapshot;
 use super::{Deployment, DeploymentError, LoadedModel, Models, OpenOptions};
 use crate::monitor::{ShadowAbout, ShadowCandidate, ShadowDecision, ShadowReport};
 use matchpoint_embed::caller::Caller;

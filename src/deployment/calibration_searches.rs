@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 
-use super::answer::{OTHERS_HITS, PROBE_HITS, index_misses, left_out};
+use super::worker::{OTHERS_HITS, PROBE_HITS, index_misses, left_out};
 use super::{Deployment, DeploymentError, Hit, Probed};
 use matchpoint_calibration::analysis::CandidateList;
 use matchpoint_calibration::analysis::copies::{NearCopy, near_copies, near_copy_from};

@@ -1,0 +1,264 @@
+//! What a worker does for a request: embed, search, compare.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use sha2::{Digest, Sha256};
+
+use super::DeploymentError;
+use super::active_point::ActivePoint;
+use super::answer::{Enrolment, Probed};
+use super::request::{Hit, ImageAt, ProbeRequest, Query, SearchOptions, Timings, read_image};
+use matchpoint_calibration::adjustment::ComparedPair;
+use matchpoint_embed::job::PoolWorker;
+use matchpoint_embed::pixels::ImageLimits;
+use matchpoint_gallery::item::ItemHead;
+use matchpoint_gallery::mapped_vectors::Vector;
+use matchpoint_gallery::view::{GalleryView, Probe};
+use matchpoint_vector::{Embedding, Similarity};
+
+/// A reference that a worker can compare with.
+pub(super) enum Known {
+    /// Still to be embedded.
+    Query(Query),
+    /// An item with its vector.
+    Item(Arc<ItemHead>, Vector),
+}
+
+/// How many items a labelled query looks at: as many as Recall@5 needs.
+pub(super) const PROBE_HITS: usize = 5;
+
+/// How many items of other labels a non-mated search looks at: enough to tell what it would find
+/// in a gallery of a fraction of the size.
+pub(super) const OTHERS_HITS: usize = 64;
+
+pub(super) fn embed_query(
+    worker: &mut PoolWorker<'_>,
+    query: Query,
+    limits: &ImageLimits,
+    timings: &mut Timings,
+) -> Result<Embedding, DeploymentError> {
+    embed_measured(worker, query, limits, timings).map(|(embedding, _)| embedding)
+}
+
+/// The embedding, and for an image the length of the feature that it was made from.
+pub(super) fn embed_measured(
+    worker: &mut PoolWorker<'_>,
+    query: Query,
+    limits: &ImageLimits,
+    timings: &mut Timings,
+) -> Result<(Embedding, Option<f64>), DeploymentError> {
+    match query {
+        Query::Image(bytes) => {
+            let embedded = worker.embed(&bytes, limits)?;
+            timings.decode += embedded.decode;
+            timings.inference += embedded.inference;
+            Ok((embedded.embedding, Some(embedded.norm)))
+        }
+        Query::Embedding(values) => {
+            let expected = worker.dimension();
+            if values.len() != expected {
+                return Err(DeploymentError::Dimension {
+                    expected,
+                    found: values.len(),
+                });
+            }
+            Ok((Embedding::normalise(values)?, None))
+        }
+    }
+}
+
+/// What is decided on, and how much nearer it is than the best of another label; `None` where the
+/// [`PROBE_HITS`] nearest have no other.
+pub(super) type Deciding = (Hit, Option<f32>);
+
+/// The nearest items, and the one that is decided on. It and its margin are of the query and the
+/// gallery alone, whatever the caller wants returned.
+///
+/// The decision rests on a search as wide as those of the calibration, whatever was asked for: a
+/// wider one might find a stranger's look-alike that the calibration never saw.
+pub(super) fn search_snapshot(
+    snapshot: &GalleryView,
+    embedding: &Embedding,
+    options: &SearchOptions,
+    timings: &mut Timings,
+) -> Result<(Vec<Hit>, Option<Deciding>), DeploymentError> {
+    let started = Instant::now();
+    let probe = Probe {
+        k: options.limit.max(PROBE_HITS),
+        exact: options.exact,
+        without_label: options.without_label.as_deref(),
+        filter: options.filter.as_ref(),
+        one_per_label: options.one_per_label,
+        ef: options.ef,
+    };
+    let mut hits = snapshot.nearest(embedding, &probe)?;
+    let wider = options.exact || options.ef.is_some() || options.one_per_label;
+    // Where every item is compared, as under a filter, nothing can be found beyond it.
+    let some_only = options.filter.is_some() || options.without_label.is_some();
+    let deciding = if some_only || !(wider || snapshot.is_wide(options.limit)) {
+        deciding(&hits)
+    } else {
+        let probe = Probe::nearest(PROBE_HITS);
+        deciding(&snapshot.nearest(embedding, &probe)?)
+    };
+    hits.truncate(options.limit);
+    if let Some(least) = options.score_min {
+        hits.retain(|hit| least <= hit.score.get());
+    }
+    timings.search += started.elapsed();
+    Ok((hits, deciding))
+}
+
+fn deciding(hits: &[Hit]) -> Option<Deciding> {
+    let best = hits.first()?;
+    let mut nearest = hits.iter().take(PROBE_HITS);
+    let other = nearest.find(|hit| hit.item.label != best.item.label);
+    let margin = other.map(|other| best.score.get() - other.score.get());
+    Some((best.clone(), margin))
+}
+
+/// A query and what it is compared with.
+pub(super) struct Compare {
+    pub(super) query: Query,
+    pub(super) reference: Known,
+}
+
+/// The similarity of a query and a reference, and the score that decides.
+pub(super) fn compare(
+    worker: &mut PoolWorker<'_>,
+    pair: Compare,
+    standing: &ActivePoint,
+    limits: &ImageLimits,
+    timings: &mut Timings,
+) -> Result<(Similarity, Option<Similarity>), DeploymentError> {
+    let Compare { query, reference } = pair;
+    let query = embed_query(worker, query, limits, timings)?;
+    let (embedded, stored);
+    let (head, vector): (Option<Arc<ItemHead>>, &[f32]) = match reference {
+        Known::Query(reference) => {
+            embedded = embed_query(worker, reference, limits, timings)?;
+            (None, embedded.as_slice())
+        }
+        Known::Item(head, vector) => {
+            stored = vector;
+            (Some(head), &stored)
+        }
+    };
+    let started = Instant::now();
+    let score = Similarity::between(query.as_slice(), vector);
+    timings.search += started.elapsed();
+    let score = score.ok_or(DeploymentError::Dimension {
+        expected: vector.len(),
+        found: query.dimension(),
+    })?;
+    let compared = ComparedPair {
+        score,
+        probe: query.as_slice(),
+        item: vector,
+        label: head.as_ref().map(|head| head.label.as_str()),
+        left_out: None,
+    };
+    Ok((score, Some(standing.adjusted(&compared, timings)?)))
+}
+
+/// An image to be enrolled.
+pub(super) struct ToEnrol {
+    pub(super) at: ImageAt,
+    /// SHA-256 of the bytes that need not be embedded again.
+    pub(super) known: Option<[u8; 32]>,
+    /// Whether the image is kept.
+    pub(super) keep: bool,
+}
+
+pub(super) fn embed_image(
+    worker: &mut PoolWorker<'_>,
+    image: &ToEnrol,
+    limits: &ImageLimits,
+    timings: &mut Timings,
+) -> Result<Enrolment, DeploymentError> {
+    let bytes = match &image.at {
+        ImageAt::File(path) => read_image(path, limits)?,
+        ImageAt::Kept { gallery, id } => {
+            let kept = gallery.image(id)?;
+            kept.ok_or_else(|| DeploymentError::ImageNotKept { id: id.clone() })?
+        }
+    };
+    let sha256: [u8; 32] = Sha256::digest(&bytes).into();
+    if image.known == Some(sha256) {
+        return Ok(Enrolment::Unchanged);
+    }
+    let image = image.keep.then(|| bytes.clone());
+    let embedding = embed_query(worker, Query::Image(bytes.into()), limits, timings)?;
+    Ok(Enrolment::Embedded {
+        embedding,
+        sha256,
+        image,
+    })
+}
+
+pub(super) fn probe(
+    worker: &mut PoolWorker<'_>,
+    request: ProbeRequest,
+    limits: &ImageLimits,
+    timings: &mut Timings,
+) -> Result<Probed, DeploymentError> {
+    let snapshot = &*request.snapshot;
+    let query = request.source.read(limits)?;
+    let source_sha256 = query.sha256();
+
+    let embedding = embed_query(worker, query, limits, timings)?;
+
+    let options = SearchOptions::nearest(PROBE_HITS);
+    let (hits, _) = search_snapshot(snapshot, &embedding, &options, timings)?;
+    let others = if request.others {
+        Some(left_out(snapshot, &embedding, &request.label)?)
+    } else {
+        None
+    };
+    let index_missed = if request.check_index {
+        index_misses(snapshot, &embedding, &hits)?
+    } else {
+        None
+    };
+    Ok(Probed {
+        hits,
+        others,
+        index_missed,
+        source_sha256,
+        vector: Some(embedding.as_slice().into()),
+        timings: *timings,
+    })
+}
+
+/// The nearest items of other labels.
+pub(super) fn left_out(
+    snapshot: &GalleryView,
+    embedding: &Embedding,
+    label: &str,
+) -> Result<Vec<Hit>, DeploymentError> {
+    let others = Probe {
+        exact: true,
+        without_label: Some(label),
+        ..Probe::nearest(OTHERS_HITS)
+    };
+    Ok(snapshot.nearest(embedding, &others)?)
+}
+
+/// Whether an item is nearer than the best of `hits`; `None` where the index is exact anyway.
+pub(super) fn index_misses(
+    snapshot: &GalleryView,
+    embedding: &Embedding,
+    hits: &[Hit],
+) -> Result<Option<bool>, DeploymentError> {
+    if !snapshot.is_approximate() {
+        return Ok(None);
+    }
+    let exact = Probe {
+        exact: true,
+        ..Probe::nearest(1)
+    };
+    let nearest = snapshot.nearest(embedding, &exact)?;
+    let score = |hits: &[Hit]| hits.first().map(|hit| hit.score);
+    Ok(Some(score(hits) < score(&nearest)))
+}
