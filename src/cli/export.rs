@@ -264,7 +264,7 @@ fn time(unix_ms: u64) -> String {
 }
 
 fn record(row: &DecisionRow) -> [String; 21] {
-    let (entry, best, label) = (&row.entry, row.entry.best.as_ref(), row.label.as_ref());
+    let (entry, best, label) = (&row.entry, row.entry.best.as_ref(), row.annotation.as_ref());
     let (mut truth, mut shown, mut stranger) = (String::new(), String::new(), String::new());
     match label.map(|label| &label.truth) {
         None => {}
@@ -291,7 +291,7 @@ fn record(row: &DecisionRow) -> [String; 21] {
         best.map(|best| best.label.clone()).unwrap_or_default(),
         best.map(|best| best.item.clone()).unwrap_or_default(),
         number(best.map(|best| best.similarity)),
-        number(best.and_then(|best| best.held)),
+        number(best.and_then(|best| best.decision_score)),
         number(best.and_then(|best| best.margin)),
         entry.generation.to_string(),
         entry.gallery_items.to_string(),
@@ -305,7 +305,9 @@ fn record(row: &DecisionRow) -> [String; 21] {
         sampling.is_some_and(|s| s.sampled()).to_string(),
         truth,
         shown,
-        label.map(|label| label.said_by.clone()).unwrap_or_default(),
+        label
+            .map(|label| label.annotator.clone())
+            .unwrap_or_default(),
         unasked.unwrap_or_default(),
         stranger,
     ]

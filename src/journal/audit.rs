@@ -8,7 +8,7 @@ use crate::journal::entry::{
     Annotation, AnnotationKind, AnnotationOutcome, AnnotationRefusal, DecisionId,
 };
 use crate::journal::error::{JournalError, failed};
-use crate::journal::format::{UNASKED, read_label, truth_columns};
+use crate::journal::format::{UNASKED, read_annotation, truth_columns};
 use crate::journal::store::{JournalStore, immediate};
 
 /// What became of each label of a batch, in its order.
@@ -75,7 +75,7 @@ fn report(
     transaction.prepare_cached(sql)?.execute(params![
         decision.as_bytes(),
         label.unix_ms.cast_signed(),
-        label.said_by,
+        label.annotator,
         truth,
         text
     ])?;
@@ -100,7 +100,7 @@ pub(super) fn feedback(
     let mut found = HashMap::new();
     while let Some(row) = rows.next()? {
         if let Some(decision) = DecisionId::from_bytes(row.get(4)?) {
-            found.insert(decision, read_label(row, decision, 0)?);
+            found.insert(decision, read_annotation(row, decision, 0)?);
         }
     }
     Ok(found)
@@ -114,6 +114,8 @@ pub(super) fn history(
     let sql = "SELECT unix_ms, said_by, truth, label FROM labels WHERE decision = ? \
                ORDER BY number";
     let mut statement = connection.prepare_cached(sql)?;
-    let rows = statement.query_map([decision.as_bytes()], |row| read_label(row, decision, 0))?;
+    let rows = statement.query_map([decision.as_bytes()], |row| {
+        read_annotation(row, decision, 0)
+    })?;
     rows.collect()
 }

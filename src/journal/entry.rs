@@ -1,4 +1,4 @@
-//! What is recorded of a decision, and what people say about it afterwards.
+//! What is recorded of a decision, and its annotations: what people say about it afterwards.
 
 use uuid::Uuid;
 
@@ -177,8 +177,8 @@ pub struct DecidedItem {
     pub item: String,
     /// Its cosine similarity.
     pub similarity: f32,
-    /// What was held against the threshold; `None` where nothing was decided.
-    pub held: Option<f32>,
+    /// What was compared with the threshold; `None` if nothing was decided.
+    pub decision_score: Option<f32>,
     /// Its similarity less that of the best item of another label; `None` where the search found
     /// no other label.
     pub margin: Option<f32>,
@@ -234,7 +234,7 @@ pub struct Annotation {
     /// What the query showed.
     pub truth: AnnotatedTruth,
     /// Who or what says so.
-    pub said_by: String,
+    pub annotator: String,
     /// When, in milliseconds since 1970-01-01 UTC.
     pub unix_ms: u64,
     /// Why they say so.
@@ -254,7 +254,7 @@ impl Annotation {
         if label.is_some_and(|label| !fits(label)) {
             return Err(problem("label"));
         }
-        if !fits(&self.said_by) {
+        if !fits(&self.annotator) {
             return Err(problem("said_by"));
         }
         Ok(())
@@ -262,11 +262,11 @@ impl Annotation {
 
     /// Whether it says what `other` says, and nothing more.
     pub(super) fn repeats(&self, other: &Self) -> bool {
-        self.truth == other.truth && self.said_by == other.said_by && self.kind == other.kind
+        self.truth == other.truth && self.annotator == other.annotator && self.kind == other.kind
     }
 }
 
-/// Why one label of a batch is not taken.
+/// Why one annotation of a batch is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AnnotationRefusal {
     /// Never recorded, or lost.
@@ -283,7 +283,7 @@ pub enum AnnotationRefusal {
         /// The id.
         decision: DecisionId,
     },
-    /// A text of the label is empty or too long.
+    /// A text of the annotation is empty or too long.
     #[error("{field} must have 1 to {TEXT_BYTES_MAX} bytes")]
     Text {
         /// Which.
@@ -291,7 +291,7 @@ pub enum AnnotationRefusal {
     },
 }
 
-/// What became of a label.
+/// What became of an annotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnnotationOutcome {
     /// The first for its decision.
@@ -304,7 +304,7 @@ pub enum AnnotationOutcome {
     Repeated,
 }
 
-/// Why a decision has a label.
+/// Why a decision has an annotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnnotationKind {
     /// Somebody was asked, because it was sampled for audit: its inclusion probability weighs it.
@@ -319,17 +319,17 @@ pub enum AnnotationKind {
 pub struct DecisionRow {
     /// The decision.
     pub entry: DecisionEntry,
-    /// The label that holds: of a sampled decision, what was said when somebody was asked.
-    pub label: Option<Annotation>,
-    /// What was said last of a sampled decision without anybody asking, where that was looked up.
+    /// The annotation that holds: of a sampled decision, what was said when somebody was asked.
+    pub annotation: Option<Annotation>,
+    /// What was said last of a sampled decision without anybody asking, if that was looked up.
     pub feedback: Option<Annotation>,
 }
 
 impl DecisionRow {
-    /// Why it has a label; `None` without one.
+    /// Why it has an annotation; `None` without one.
     #[must_use]
-    pub fn label_kind(&self) -> Option<AnnotationKind> {
-        self.label.as_ref()?;
+    pub fn annotation_kind(&self) -> Option<AnnotationKind> {
+        self.annotation.as_ref()?;
         Some(match self.inclusion_probability() {
             Some(_) => AnnotationKind::Audit,
             None => AnnotationKind::Feedback,

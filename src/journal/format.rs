@@ -233,7 +233,7 @@ pub(super) fn totals(
     counts.iter().map(named).collect()
 }
 
-/// Reads a decision with its label.
+/// Reads a decision with its annotation.
 pub(super) fn read_row(
     row: &SqlRow<'_>,
     points: &PointsByNumber,
@@ -245,7 +245,7 @@ pub(super) fn read_row(
             label,
             item: row.get(6)?,
             similarity: row.get(7)?,
-            held: row.get(8)?,
+            decision_score: row.get(8)?,
             margin: row.get(9)?,
         }),
     };
@@ -277,19 +277,19 @@ pub(super) fn read_row(
         sampling,
         source,
     };
-    let label = match row.get::<_, Option<i64>>(16)? {
+    let annotation = match row.get::<_, Option<i64>>(16)? {
         None => None,
-        Some(_) => Some(read_label(row, id, 16)?),
+        Some(_) => Some(read_annotation(row, id, 16)?),
     };
     Ok(DecisionRow {
         entry,
-        label,
+        annotation,
         feedback: None,
     })
 }
 
-/// Reads a label from four columns: time, who said it, what, and the label meant.
-pub(super) fn read_label(
+/// Reads an annotation from four columns: time, annotator, truth, and the label meant.
+pub(super) fn read_annotation(
     row: &SqlRow<'_>,
     decision: DecisionId,
     first: usize,
@@ -314,7 +314,7 @@ pub(super) fn read_label(
     Ok(Annotation {
         decision,
         truth,
-        said_by: row.get(first + 1)?,
+        annotator: row.get(first + 1)?,
         unix_ms: whole(row, first)?,
         kind,
     })

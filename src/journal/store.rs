@@ -284,7 +284,7 @@ fn insert(
         best.map(|best| &best.label),
         best.map(|best| &best.item),
         best.map(|best| best.similarity),
-        best.and_then(|best| best.held),
+        best.and_then(|best| best.decision_score),
         best.and_then(|best| best.margin),
         entry.filtered,
         counted.stratum,

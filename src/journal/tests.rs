@@ -55,7 +55,7 @@ fn entry(number: u64) -> DecisionEntry {
             label: format!("label {}", number % 50),
             item: format!("item {number}"),
             similarity: fraction,
-            held: (!undecided).then_some(fraction),
+            decision_score: (!undecided).then_some(fraction),
             margin: number.is_multiple_of(3).then_some(0.25),
         }),
         filtered: number.is_multiple_of(7),
@@ -94,7 +94,7 @@ fn label(number: u64, truth: AnnotatedTruth) -> Annotation {
     Annotation {
         decision: id(number),
         truth,
-        said_by: "anna".to_owned(),
+        annotator: "anna".to_owned(),
         unix_ms: NOW_MS,
         kind: AnnotationKind::Audit,
     }
@@ -432,12 +432,12 @@ fn labels_are_idempotent_corrected_and_refused_one_by_one() {
         ]
     );
     let second = Annotation {
-        said_by: "bert".to_owned(),
+        annotator: "bert".to_owned(),
         unix_ms: NOW_MS + 1,
         ..label(1, AnnotatedTruth::NonMated)
     };
     let agrees = Annotation {
-        said_by: "cleo".to_owned(),
+        annotator: "cleo".to_owned(),
         ..second.clone()
     };
     let again = journal.report(vec![first.clone(), second.clone(), agrees.clone()]);
@@ -460,13 +460,13 @@ fn labels_are_idempotent_corrected_and_refused_one_by_one() {
         [first, second, agrees.clone()]
     );
     let row = reader.decision(id(1)).unwrap().unwrap();
-    assert_eq!(row.label, Some(agrees));
+    assert_eq!(row.annotation, Some(agrees));
     assert_eq!(
-        (row.label_kind(), row.inclusion_probability()),
+        (row.annotation_kind(), row.inclusion_probability()),
         (Some(AnnotationKind::Audit), Some(0.25))
     );
     let feedback = reader.decision(id(4)).unwrap().unwrap();
-    assert_eq!(feedback.label_kind(), Some(AnnotationKind::Feedback));
+    assert_eq!(feedback.annotation_kind(), Some(AnnotationKind::Feedback));
     assert_eq!(feedback.inclusion_probability(), None);
     assert_eq!(reader.decision(id(77)).unwrap(), None);
     let too_many = vec![label(1, AnnotatedTruth::NonMated); 10_001];
@@ -505,7 +505,7 @@ fn the_name_of_a_stranger_is_kept_with_what_was_said_of_it() {
     let journal = open(&place.path);
     let said = |number| {
         let row = journal.reader().unwrap().decision(id(number)).unwrap();
-        row.unwrap().label.map(|label| label.truth)
+        row.unwrap().annotation.map(|label| label.truth)
     };
     assert_eq!(said(1), Some(named("red coat")));
     assert_eq!(said(2), Some(named("red coat")));
@@ -604,7 +604,7 @@ fn age_removes_rows_and_images_and_leaves_totals_and_audited_rows() {
     assert_eq!(before - removed, 6503);
     assert!(reader.decision(id(4000)).unwrap().is_some());
     let labelled = reader.decision(with_image).unwrap().unwrap();
-    assert!(labelled.label.is_some());
+    assert!(labelled.annotation.is_some());
     assert_eq!(reader.image(with_image).unwrap(), None);
     assert_eq!(reader.history(id(1000)).unwrap(), []);
 
@@ -914,13 +914,13 @@ fn feedback_leaves_a_sampled_decision_in_the_queue_and_is_no_label_of_it() {
         reader.queue(&all).unwrap().len()
     };
     assert_eq!(queue(), 1);
-    assert_eq!(reader.decision(id(1)).unwrap().unwrap().label, None);
+    assert_eq!(reader.decision(id(1)).unwrap().unwrap().annotation, None);
     let audited = || {
         let mut rows = Vec::new();
         reader.audited("op-0", 0, |row| rows.push(row)).unwrap();
         rows.remove(0)
     };
-    assert_eq!(audited().label, None);
+    assert_eq!(audited().annotation, None);
     assert_eq!(
         audited().feedback,
         Some(unasked(1, AnnotatedTruth::NonMated))
@@ -929,7 +929,7 @@ fn feedback_leaves_a_sampled_decision_in_the_queue_and_is_no_label_of_it() {
     assert_eq!(said(label(1, mated("x"))), AnnotationOutcome::Added);
     assert_eq!(said(unasked(1, mated("x"))), AnnotationOutcome::Corrected);
     assert_eq!(queue(), 0);
-    assert_eq!(audited().label, Some(label(1, mated("x"))));
+    assert_eq!(audited().annotation, Some(label(1, mated("x"))));
     assert_eq!(reader.history(id(1)).unwrap().len(), 3);
 }
 

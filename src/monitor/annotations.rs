@@ -36,15 +36,15 @@ pub struct AnnotationReport {
     /// What the query showed.
     pub truth: ReportedTruth,
     /// Who says so; empty for `unnamed`.
-    pub said_by: String,
-    /// Whether they were asked, because the decision was drawn, or speak by themselves.
+    pub annotator: String,
+    /// Whether they were asked, because the decision was sampled, or speak by themselves.
     pub kind: AnnotationKind,
 }
 
-/// A decision with its label and all labels before it.
+/// A decision with its annotation and all annotations before it.
 #[derive(Clone, Debug)]
 pub struct AnnotatedDecision {
-    /// The decision, with the label that holds.
+    /// The decision, with the annotation that holds.
     pub row: DecisionRow,
     /// Everything that was said of it, the latest last.
     pub history: Vec<Annotation>,
@@ -53,15 +53,15 @@ pub struct AnnotatedDecision {
 }
 
 impl Monitor {
-    /// Drawn decisions that wait for a label, newest first: of the operating point that decides, where
-    /// none is asked for. Blocks.
+    /// Sampled decisions that wait for an annotation, newest first: of the active operating point, if none
+    /// is asked for. Blocks.
     ///
     /// # Errors
     /// Decisions are not recorded, the journal is damaged, or the disk.
     pub fn audit_queue(&self, request: &QueueRequest) -> Result<Vec<DecisionRow>, MonitorError> {
         let recorder = self.recorder()?;
         let reader = recorder.reader()?;
-        // What was drawn by another design, or before a reset, is in no rate any more.
+        // What was sampled by another design, or before a reset, is in no rate any more.
         let deciding = || Some(self.observed().active_point()?.id().to_owned());
         let Some(point) = request.operating_point.clone().or_else(deciding) else {
             return Ok(Vec::new());
@@ -75,7 +75,7 @@ impl Monitor {
         Ok(reader.queue(&request)?)
     }
 
-    /// One decision with its labels, and its image where that is kept and asked for. Blocks.
+    /// One decision with its annotations, and its image if that is kept and asked for. Blocks.
     ///
     /// # Errors
     /// There is none of this id, decisions are not recorded, or the disk.
@@ -108,8 +108,8 @@ impl Monitor {
         };
         let reader = recorder.journal.reader()?;
         for (one, truth) in latest {
-            let label = reader.decision(one.id)?.and_then(|row| row.label);
-            *truth = label.map(|label| label.truth);
+            let annotation = reader.decision(one.id)?.and_then(|row| row.annotation);
+            *truth = annotation.map(|annotation| annotation.truth);
         }
         Ok(())
     }
@@ -234,14 +234,14 @@ impl Monitor {
             }
             ReportedTruth::Unusable => AnnotatedTruth::Unusable,
         };
-        let said_by = match report.said_by.as_str() {
+        let annotator = match report.annotator.as_str() {
             "" => "unnamed".to_owned(),
-            _ => report.said_by,
+            _ => report.annotator,
         };
         Ok(Annotation {
             decision,
             truth,
-            said_by,
+            annotator,
             unix_ms,
             kind: report.kind,
         })

@@ -59,14 +59,14 @@ pub fn recorded_decisions(
     Ok(())
 }
 
-/// How labelling keeps up with what is drawn.
+/// How annotation keeps up with what is sampled.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Labelling {
-    /// When the latest label of a drawn decision was given.
+    /// When the latest annotation of a sampled decision was given.
     pub(super) latest_ms: Option<u64>,
-    /// Drawn decisions that were made after it.
+    /// Sampled decisions that were made after it.
     pub(super) since: u64,
-    /// When the earliest drawn decision was made that is kept.
+    /// When the earliest sampled decision was made that is kept.
     pub(super) earliest_ms: Option<u64>,
 }
 
@@ -138,7 +138,7 @@ pub(super) fn drift(
     Ok((drift, observations))
 }
 
-/// Whether a drawn decision has a label that the operating point made from `since_ms` on.
+/// Whether a sampled decision has an annotation that the operating point made from `since_ms` on.
 pub(super) fn any_labelled(
     reader: &JournalReader,
     point: &str,
@@ -146,7 +146,7 @@ pub(super) fn any_labelled(
 ) -> Result<bool, MonitorError> {
     let mut any = false;
     reader.audited(point, since_ms, |row| {
-        any |= row.label_kind() == Some(AnnotationKind::Audit);
+        any |= row.annotation_kind() == Some(AnnotationKind::Audit);
     })?;
     Ok(any)
 }
@@ -158,7 +158,7 @@ pub(super) struct AuditObservations {
     made_ms: Vec<u64>,
     /// The hashes that they were sampled by.
     hashes: Vec<u64>,
-    /// Those of them that have a label, where advice is asked for.
+    /// Those of them that have an annotation, if advice is asked for.
     cases: Vec<Case>,
     latest_label_ms: Option<u64>,
     feedback: AcceptFeedback,
@@ -185,10 +185,10 @@ impl AuditObservations {
 
     fn take(&mut self, row: DecisionRow, known: &AuditContext<'_>) {
         let accepted = row.entry.decision == Decision::Accept;
-        let truth_of = |label: Option<&Annotation>| truth(&row, label?, known.label_history);
-        let truth = truth_of(row.label.as_ref());
+        let truth_of = |said: Option<&Annotation>| truth(&row, said?, known.label_history);
+        let truth = truth_of(row.annotation.as_ref());
         let unasked = if let Some(sampled) = sampled(&row, accepted, truth) {
-            let said_ms = row.label.as_ref().map(|label| label.unix_ms);
+            let said_ms = row.annotation.as_ref().map(|said| said.unix_ms);
             self.latest_label_ms = self.latest_label_ms.max(said_ms);
             let unasked = truth_of(row.feedback.as_ref());
             self.made_ms.push(row.entry.id.unix_ms());
@@ -234,7 +234,7 @@ fn case(place: usize, row: DecisionRow, truth: SearchTruth, gallery: &Gallery) -
         item: best.item,
     });
     let head = found.as_ref().and_then(|found| gallery.get(&found.item));
-    let shown = row.label.and_then(|label| match label.truth {
+    let shown = row.annotation.and_then(|said| match said.truth {
         AnnotatedTruth::Mated { label } if truth != SearchTruth::NonMated => Some(label),
         AnnotatedTruth::Stranger { name } => Some(name),
         AnnotatedTruth::Mated { .. } | AnnotatedTruth::NonMated | AnnotatedTruth::Unusable => None,

@@ -94,10 +94,10 @@ impl Monitor {
     /// # Errors
     /// No operating point is active, a reason or name that is empty or too long, too many resets, decisions
     /// are not recorded, or the disk.
-    pub fn reset_drift(&self, why: &str, said_by: &str) -> Result<DriftReset, MonitorError> {
+    pub fn reset_drift(&self, why: &str, annotator: &str) -> Result<DriftReset, MonitorError> {
         let recorder = self.recorder()?;
         let why = text("why", why)?;
-        let said_by = match said_by.trim() {
+        let annotator = match annotator.trim() {
             "" => "unnamed".to_owned(),
             name => text("said_by", name)?,
         };
@@ -118,7 +118,7 @@ impl Monitor {
             operating_point: point,
             unix_ms: now_ms(),
             why,
-            said_by,
+            annotator,
         };
         keep(folder, &reset, instead)?;
         recorder.evaluate_soon();

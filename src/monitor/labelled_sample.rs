@@ -85,7 +85,7 @@ pub fn labelled_sample(
 
 /// A row that was drawn, and what was said of it where that can be used.
 fn labelled(row: &DecisionRow) -> Option<(Drawn, Option<AnnotatedTruth>)> {
-    let said = row.label.as_ref().map(|label| label.truth.clone());
+    let said = row.annotation.as_ref().map(|said| said.truth.clone());
     let said = said.filter(|truth| *truth != AnnotatedTruth::Unusable);
     // Only whether there is one counts here: which of the labels is enrolled the calibration sees.
     let truth = said.as_ref().map(|_| SearchTruth::NonMated);

@@ -165,7 +165,7 @@ impl Recorder {
             label: best.found.item.label.clone(),
             item: best.found.item.id.clone(),
             similarity: best.found.score.get(),
-            held: point.and(record.decision_score).map(Similarity::get),
+            decision_score: point.and(record.decision_score).map(Similarity::get),
             margin: best.margin,
         });
         let entry = DecisionEntry {

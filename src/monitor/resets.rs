@@ -1,5 +1,5 @@
-//! When the evidence against an operating point was begun anew, after a cause was mended that was none
-//! of its own.
+//! When the evidence against an operating point was reset, after a cause was mended that was none of its
+//! own.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ const KEPT_MAX: usize = 1_000;
 /// The least that evidence takes.
 const DELTA_MIN: f64 = 1e-9;
 
-/// The evidence against an operating point begins anew.
+/// The evidence against an operating point is reset.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DriftReset {
@@ -27,7 +27,8 @@ pub struct DriftReset {
     /// What was mended.
     pub why: String,
     /// Who says so.
-    pub said_by: String,
+    #[serde(rename = "said_by")]
+    pub annotator: String,
 }
 
 /// Those of one operating point under one design of the audit, the earliest first.
@@ -37,7 +38,7 @@ pub(super) struct Resets {
 }
 
 impl Resets {
-    /// Those since the design began, which itself begins everything anew.
+    /// Those since the design began, which itself resets everything.
     pub(super) fn of(folder: &Path, point: &str, design_since_ms: u64) -> Self {
         let mut all = read(folder);
         all.retain(|reset| reset.operating_point == point && design_since_ms <= reset.unix_ms);
@@ -99,7 +100,7 @@ mod tests {
             operating_point: point.to_owned(),
             unix_ms,
             why: "the camera was cleaned".to_owned(),
-            said_by: "anna".to_owned(),
+            annotator: "anna".to_owned(),
         }
     }
 

@@ -59,7 +59,7 @@ pub(super) fn reset(reset: Reset) -> DriftReset {
     DriftReset {
         unix_milliseconds: reset.unix_ms.cast_signed(),
         reason: reset.why,
-        requested_by: reset.said_by,
+        requested_by: reset.annotator,
     }
 }
 

@@ -296,7 +296,7 @@ fn read(report: Annotation) -> Result<AnnotationReport, String> {
     Ok(AnnotationReport {
         decision_id: report.decision_id,
         truth,
-        said_by: report.annotator,
+        annotator: report.annotator,
         kind,
     })
 }
@@ -326,13 +326,13 @@ fn annotation(decision_id: String, label: entry::Annotation) -> Annotation {
             entry::AnnotationKind::Feedback => AnnotationKind::Feedback,
         }
         .into(),
-        annotator: label.said_by,
+        annotator: label.annotator,
         unix_milliseconds: label.unix_ms.cast_signed(),
     }
 }
 
 fn recorded(row: DecisionRow) -> RecordedDecision {
-    let (entry, best) = (row.entry, row.label);
+    let (entry, best) = (row.entry, row.annotation);
     let found = entry.best;
     let sampling = entry.sampling;
     RecordedDecision {
@@ -341,7 +341,7 @@ fn recorded(row: DecisionRow) -> RecordedDecision {
         decision: convert::decision(entry.decision).into(),
         operating_point_id: entry.operating_point.unwrap_or_default(),
         score: found.as_ref().map(|best| best.similarity),
-        decision_score: found.as_ref().and_then(|best| best.held),
+        decision_score: found.as_ref().and_then(|best| best.decision_score),
         margin: found.as_ref().and_then(|best| best.margin),
         matched_item_id: found
             .as_ref()
