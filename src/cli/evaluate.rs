@@ -141,8 +141,8 @@ impl Evaluate {
 
 /// Figures on the labels that chose the threshold look better than any that will come.
 fn refuse_labels_that_chose(deployment: &Deployment, sources: &Sources) -> anyhow::Result<()> {
-    let standing = deployment.standing();
-    let Some(point) = standing.valid() else {
+    let active = deployment.active_point();
+    let Some(point) = active.valid() else {
         return Ok(());
     };
     let Some(recording) = deployment.recording(point.id())? else {
@@ -181,8 +181,8 @@ fn measure(
     engine: &EngineConfig,
 ) -> anyhow::Result<EvaluationReport> {
     let probes = probe::run(deployment, sources, Others::Ignored, engine)?;
-    let standing = deployment.standing();
-    let point = standing.valid();
+    let active = deployment.active_point();
+    let point = active.valid();
     let recording = Recording::new(deployment.judged(&probes.gathered)?)?;
     let trials = recording.trials();
     let measured = evaluate(trials, point.map(OperatingPoint::threshold));

@@ -104,7 +104,7 @@ impl ActivePoint {
         }
     }
 
-    /// What adjusts scores before they are held against the threshold; `None` where the similarity
+    /// What adjusts scores before they are compared with the threshold; `None` where the similarity
     /// is.
     #[must_use]
     pub fn adjuster(&self) -> Option<&Adjuster> {
@@ -114,8 +114,8 @@ impl ActivePoint {
         }
     }
 
-    /// What is held against the threshold for the best match of a search.
-    pub(super) fn held(
+    /// What is compared with the threshold for the best match of a search.
+    pub(super) fn decision_score(
         &self,
         probe: &Embedding,
         best: Option<&Hit>,
@@ -144,9 +144,9 @@ impl ActivePoint {
             return Ok(compared.score);
         };
         let started = Instant::now();
-        let held = adjuster.held(compared)?;
+        let decision_score = adjuster.held(compared)?;
         timings.search += started.elapsed();
-        Ok(held)
+        Ok(decision_score)
     }
 
     pub(super) fn decide(&self, best: Option<Similarity>) -> Decision {
@@ -154,10 +154,10 @@ impl ActivePoint {
             .map_or(Decision::Undecided, |point| point.threshold().decide(best))
     }
 
-    /// What a decision rests on while the gallery holds `items`, with the score `held` against the
-    /// threshold.
+    /// What a decision rests on while the gallery holds `items`, with `decision_score` compared with
+    /// the threshold.
     #[must_use]
-    pub fn basis(&self, items: usize, held: Option<Similarity>) -> DecisionBasis {
+    pub fn basis(&self, items: usize, decision_score: Option<Similarity>) -> DecisionBasis {
         let undecided = match self {
             Self::Valid(..) => None,
             Self::Missing => Some(Undecided::Missing),
@@ -175,7 +175,7 @@ impl ActivePoint {
         DecisionBasis {
             operating_point_id: point.map(|point| point.id().to_owned()),
             threshold: point.map(|point| point.threshold().get()),
-            decision_score: point.and(held).map(Similarity::get),
+            decision_score: point.and(decision_score).map(Similarity::get),
             adjustment: self
                 .adjuster()
                 .map(|adjuster| adjuster.adjustment().describe()),

@@ -93,7 +93,7 @@ impl Deployment {
     /// # Errors
     /// More searches than vectors are kept for.
     pub fn judged(&self, gathered: &Gathered) -> Result<Vec<RecordedSearch>, DeploymentError> {
-        match self.standing().adjuster() {
+        match self.active_point().adjuster() {
             Some(adjuster) => remedy::adjusted(gathered, adjuster),
             None => Ok(gathered.searches.clone()),
         }

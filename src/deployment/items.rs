@@ -40,7 +40,7 @@ impl Deployment {
         let writer = self.writer()?;
         let keep = self.gallery.keeps_images();
         let job = WorkerJob::now(caller, source.kind(), Waits::Caller);
-        self.glance(&source)?;
+        self.precheck(&source)?;
         let embedded = self.work(job, move |worker, limits, timings| {
             let (source_sha256, image) = (source.sha256(), source.kept(keep));
             let embedding = embed_query(worker, source, limits, timings)?;

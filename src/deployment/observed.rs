@@ -27,7 +27,7 @@ pub(super) struct ObservedDeployment {
     pub(super) name: String,
     pub(super) folder: PathBuf,
     pub(super) gallery: Arc<Gallery>,
-    pub(super) standing: Arc<ArcSwap<ActivePoint>>,
+    pub(super) active_point: Arc<ArcSwap<ActivePoint>>,
 }
 
 impl Observed for ObservedDeployment {
@@ -44,7 +44,7 @@ impl Observed for ObservedDeployment {
     }
 
     fn active_point(&self) -> Option<Arc<OperatingPoint>> {
-        self.standing.load().shared()
+        self.active_point.load().shared()
     }
 
     fn recording(&self, id: &str) -> Result<Option<Recording>, String> {

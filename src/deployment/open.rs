@@ -36,11 +36,11 @@ pub struct Deployment {
     /// `None` where the deployment was opened for reading.
     pub(super) writer: Option<GalleryWriter>,
     /// Not there before [`Deployment::keep_up`].
-    pub(super) upkeep: OnceLock<Maintenance>,
+    pub(super) maintenance: OnceLock<Maintenance>,
     pub(super) monitor: Monitor,
     /// A candidate that is compared with it.
     pub(super) shadow: ShadowRunner<ShadowQuery>,
-    pub(super) standing: Arc<ArcSwap<ActivePoint>>,
+    pub(super) active_point: Arc<ArcSwap<ActivePoint>>,
 }
 
 /// How to open a deployment.
@@ -122,27 +122,27 @@ impl Deployment {
             Access::ReadWrite => Some(GalleryWriter::start(Arc::clone(&gallery))?),
             Access::ReadOnly => None,
         };
-        let standing = Arc::new(ArcSwap::from_pointee(ActivePoint::Missing));
+        let active_point = Arc::new(ArcSwap::from_pointee(ActivePoint::Missing));
         let observed = ObservedDeployment {
             name: name.clone(),
             folder: folder.path().to_owned(),
             gallery: Arc::clone(&gallery),
-            standing: Arc::clone(&standing),
+            active_point: Arc::clone(&active_point),
         };
         let deployment = Self {
             name,
-            upkeep: OnceLock::new(),
+            maintenance: OnceLock::new(),
             monitor: Monitor::new(Arc::new(observed)),
             shadow: ShadowRunner::default(),
             loaded,
             limits: models.limits(),
             index: index_binding(params),
             writer,
-            standing,
+            active_point,
             gallery,
             folder: Mutex::new(folder),
         };
-        deployment.take_standing();
+        deployment.load_active_point();
         Ok(deployment)
     }
 
@@ -153,16 +153,16 @@ impl Deployment {
     /// # Errors
     /// A thread cannot be started, or the journal cannot be opened.
     pub fn keep_up(&self, monitoring: &MonitoringConfig) -> Result<(), DeploymentError> {
-        let (standing, damage) = (
-            Arc::clone(&self.standing),
+        let (active_point, damage) = (
+            Arc::clone(&self.active_point),
             "an item has changed on the disk",
         );
         let stop = move || {
-            standing.store(Arc::new(ActivePoint::Unreadable(damage.to_owned())));
+            active_point.store(Arc::new(ActivePoint::Unreadable(damage.to_owned())));
         };
-        let upkeep = Maintenance::start(&self.name, Arc::clone(&self.gallery), stop)?;
+        let maintenance = Maintenance::start(&self.name, Arc::clone(&self.gallery), stop)?;
         // Where there is one already, the second ends here.
-        drop(self.upkeep.set(upkeep));
+        drop(self.maintenance.set(maintenance));
         self.monitor.start(monitoring)?;
         Ok(())
     }
@@ -211,8 +211,8 @@ impl Deployment {
 
     /// What decides at present.
     #[must_use]
-    pub fn standing(&self) -> Arc<ActivePoint> {
-        self.standing.load_full()
+    pub fn active_point(&self) -> Arc<ActivePoint> {
+        self.active_point.load_full()
     }
 
     /// What an operating point made now would be bound to.

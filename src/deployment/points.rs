@@ -197,7 +197,7 @@ impl Deployment {
         folder.recording(id)
     }
 
-    /// Record and standing change under one guard, so that they cannot come to differ.
+    /// Record and active point change under one guard, so that they cannot come to differ.
     fn decide_by(
         &self,
         folder: &mut Folder,
@@ -218,11 +218,11 @@ impl Deployment {
         previous: Option<String>,
     ) -> Activation {
         let adjuster = adjuster.map(Box::new);
-        self.standing.store(Arc::new(ActivePoint::Valid(
+        self.active_point.store(Arc::new(ActivePoint::Valid(
             Arc::new(point.clone()),
             adjuster,
         )));
-        self.publish_standing(
+        self.publish_active_point(
             previous
                 .as_deref()
                 .filter(|previous| *previous != point.id()),
@@ -236,9 +236,9 @@ impl Deployment {
 
     /// Finds out at opening what decides. An operating point that cannot be read decides nothing,
     /// and can be replaced by a new one.
-    pub(super) fn take_standing(&self) {
+    pub(super) fn load_active_point(&self) {
         let folder = self.folder().clone();
-        let standing = match folder.active_operating_point() {
+        let active = match folder.active_operating_point() {
             Ok(None) => ActivePoint::Missing,
             Ok(Some(point)) => match point.check_binding(&self.binding()) {
                 Ok(()) => match folder.adjuster(&point) {
@@ -249,22 +249,22 @@ impl Deployment {
             },
             Err(error) => ActivePoint::Unreadable(error.to_string()),
         };
-        self.standing.store(Arc::new(standing));
+        self.active_point.store(Arc::new(active));
         self.hold_back();
     }
 
     /// Lets nothing decide once an item has changed on the disk.
     fn hold_back(&self) {
-        if let Some(damage) = self.upkeep.get().and_then(Maintenance::damage) {
+        if let Some(damage) = self.maintenance.get().and_then(Maintenance::damage) {
             let damaged = ActivePoint::Unreadable(damage.to_owned());
-            self.standing.store(Arc::new(damaged));
+            self.active_point.store(Arc::new(damaged));
         }
     }
 
     /// Announces the deployment to Prometheus.
     pub fn publish(&self) {
         telemetry::deployment_started(self.metric_labels());
-        self.publish_standing(None);
+        self.publish_active_point(None);
         self.publish_size();
     }
 
@@ -272,7 +272,7 @@ impl Deployment {
     pub fn publish_in_place_of(&self, earlier: &Self) {
         telemetry::deployment_ended(earlier.metric_labels());
         telemetry::deployment_started(self.metric_labels());
-        let (before, now) = (earlier.standing.load(), self.standing.load());
+        let (before, now) = (earlier.active_point.load(), self.active_point.load());
         let before = before.valid().map(OperatingPoint::id);
         let now = now.valid().map(OperatingPoint::id);
         earlier.monitor.end();
@@ -280,7 +280,7 @@ impl Deployment {
         if let Some(round) = earlier.monitor.latest_canaries() {
             telemetry::canaries_ended(&self.name, &round.operating_point);
         }
-        self.publish_standing(before.filter(|before| Some(*before) != now));
+        self.publish_active_point(before.filter(|before| Some(*before) != now));
         self.monitor.evaluate_soon();
     }
 
@@ -295,17 +295,15 @@ impl Deployment {
         }
     }
 
-    fn publish_standing(&self, previous: Option<&str>) {
-        let standing = self.standing.load();
-        let active = standing
-            .valid()
-            .map(|point| telemetry::OperatingPointGauges {
-                id: point.id(),
-                threshold: point.threshold().get(),
-                target_far: point.content().target_far().map(TargetFar::far),
-                far_upper_bound: point.content().far_bound(),
-                created: created(point),
-            });
+    fn publish_active_point(&self, previous: Option<&str>) {
+        let active = self.active_point.load();
+        let active = active.valid().map(|point| telemetry::OperatingPointGauges {
+            id: point.id(),
+            threshold: point.threshold().get(),
+            target_far: point.content().target_far().map(TargetFar::far),
+            far_upper_bound: point.content().far_bound(),
+            created: created(point),
+        });
         telemetry::operating_point_activated(&self.name, previous, active);
         self.publish_size();
     }
@@ -324,7 +322,7 @@ impl Deployment {
     }
 
     pub(super) fn publish_size(&self) {
-        let (snapshot, standing) = (self.gallery.view(), self.standing.load());
+        let (snapshot, active) = (self.gallery.view(), self.active_point.load());
         telemetry::gallery_changed(
             &self.name,
             telemetry::GallerySize {
@@ -332,12 +330,12 @@ impl Deployment {
                 labels: snapshot.label_count(),
                 generation: snapshot.generation(),
                 index_bytes: snapshot.index_bytes(),
-                calibrated: standing
+                calibrated: active
                     .valid()
                     .map(|point| (point.id(), point.content().valid_to_items())),
             },
         );
-        let Some(point) = standing.valid() else {
+        let Some(point) = active.valid() else {
             return;
         };
         if let Some(far) = predicted_far(point.content(), snapshot.len() as u64) {

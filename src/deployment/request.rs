@@ -97,7 +97,7 @@ impl Query {
     }
 
     /// Refuses an image that need not be decoded for that.
-    pub(super) fn glance(&self, limits: &ImageLimits) -> Result<(), PixelsError> {
+    pub(super) fn precheck(&self, limits: &ImageLimits) -> Result<(), PixelsError> {
         match self {
             Self::Image(bytes) => precheck(bytes, limits),
             Self::Embedding(_) => Ok(()),

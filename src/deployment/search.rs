@@ -55,32 +55,33 @@ impl Deployment {
         let waits = if live { Waits::Caller } else { Waits::Nobody };
         let job = WorkerJob::now(caller, probe.kind(), waits);
         if let ProbeSource::Query(query) = &probe {
-            self.glance(query)?;
+            self.precheck(query)?;
         }
-        let (snapshot, standing) = (self.gallery.view(), self.standing.load_full());
-        let (searched, judge) = (Arc::clone(&snapshot), Arc::clone(&standing));
+        let (snapshot, active) = (self.gallery.view(), self.active_point.load_full());
+        let (searched, judge) = (Arc::clone(&snapshot), Arc::clone(&active));
         let filtered = options.filter.is_some();
-        let checks = self.upkeep.get().map(Maintenance::checks);
+        let checks = self.maintenance.get().map(Maintenance::checks);
         let image = probe.kept(self.monitor.keeps_images());
         let ticket = live.then(|| self.shadow_ticket(&probe, &options));
-        let ((hits, best, held, norm), timings) = self
+        let ((hits, best, decision_score, norm), timings) = self
             .work(job, move |worker, limits, timings| {
                 let query = probe.read(limits)?;
                 let (embedding, norm) = embed_measured(worker, query, limits, timings)?;
                 let (hits, best) = search_snapshot(&searched, &embedding, &options, timings)?;
                 let nearest = best.as_ref().map(|(best, _)| best);
-                let held = judge.held(&embedding, nearest, &options, timings)?;
+                let decision_score =
+                    judge.decision_score(&embedding, nearest, &options, timings)?;
                 // What leaves a label out did not go through the index.
                 if let Some(checks) = checks.filter(|_| options.without_label.is_none()) {
                     checks.offer(&searched, &embedding);
                 }
-                Ok((hits, best, held, norm))
+                Ok((hits, best, decision_score, norm))
             })
             .await?;
         let id = DecisionId::fresh();
-        let basis = standing.basis(snapshot.len(), held);
+        let basis = active.basis(snapshot.len(), decision_score);
         let answer = SearchAnswer {
-            decision: standing.decide(held),
+            decision: active.decide(decision_score),
             basis: if filtered {
                 basis.under_filter()
             } else {
@@ -103,21 +104,21 @@ impl Deployment {
         self.monitor.record(DecisionRecord {
             id,
             decision: answer.decision,
-            point: standing.valid(),
+            point: active.valid(),
             generation: answer.generation,
             gallery_items: answer.gallery_items,
             best: best.as_ref().map(|(found, margin)| MatchRecord {
                 found,
                 margin: *margin,
             }),
-            decision_score: held,
+            decision_score,
             filtered,
             image,
             source,
         });
         if let Some(ticket) = ticket.flatten() {
             let best = best.as_ref().map(|(best, _)| best);
-            ticket.offer(id, shadow_decision(&standing, best, held));
+            ticket.offer(id, shadow_decision(&active, best, decision_score));
         }
         Ok(answer)
     }
@@ -133,11 +134,11 @@ impl Deployment {
         reference: VerifyReference,
     ) -> Result<VerifyAnswer, DeploymentError> {
         let arrived = Instant::now();
-        self.glance(&query)?;
-        let (snapshot, standing) = (self.gallery.view(), self.standing.load_full());
+        self.precheck(&query)?;
+        let (snapshot, active) = (self.gallery.view(), self.active_point.load_full());
         let reference = match reference {
             VerifyReference::Query(reference) => {
-                self.glance(&reference)?;
+                self.precheck(&reference)?;
                 Known::Query(reference)
             }
             VerifyReference::Item(id) => {
@@ -145,7 +146,7 @@ impl Deployment {
                 Known::Item(head, vector)
             }
         };
-        let judge = Arc::clone(&standing);
+        let judge = Arc::clone(&active);
         let kind = match (&query, &reference) {
             (Query::Image(_), _) | (_, Known::Query(Query::Image(_))) => JobKind::Image,
             (Query::Embedding(_), Known::Query(Query::Embedding(_)) | Known::Item(..)) => {
@@ -158,7 +159,7 @@ impl Deployment {
             waits: Waits::Caller,
             arrived,
         };
-        let ((score, held), timings) = self
+        let ((score, decision_score), timings) = self
             .work(job, move |worker, limits, timings| {
                 let pair = Compare { query, reference };
                 compare(worker, pair, &judge, limits, timings)
@@ -166,8 +167,8 @@ impl Deployment {
             .await?;
         let id = DecisionId::fresh();
         let answer = VerifyAnswer {
-            decision: standing.decide(held),
-            basis: standing.basis(snapshot.len(), held),
+            decision: active.decide(decision_score),
+            basis: active.basis(snapshot.len(), decision_score),
             decision_id: id.to_string(),
             generation: snapshot.generation(),
             score,
@@ -178,11 +179,11 @@ impl Deployment {
         self.monitor.record(DecisionRecord {
             id,
             decision: answer.decision,
-            point: standing.valid(),
+            point: active.valid(),
             generation: answer.generation,
             gallery_items: snapshot.len(),
             best: None,
-            decision_score: held,
+            decision_score,
             filtered: false,
             image: None,
             source: SearchSource::Comparison,
@@ -200,7 +201,7 @@ impl Deployment {
         query: Query,
     ) -> Result<(Embedding, Timings), DeploymentError> {
         let job = WorkerJob::now(caller, query.kind(), Waits::Caller);
-        self.glance(&query)?;
+        self.precheck(&query)?;
         self.work(job, move |worker, limits, timings| {
             embed_query(worker, query, limits, timings)
         })
@@ -288,13 +289,13 @@ impl Deployment {
     }
 
     /// Refuses an image at once that need not be decoded for that, so that it waits for no worker.
-    pub(super) fn glance(&self, query: &Query) -> Result<(), DeploymentError> {
+    pub(super) fn precheck(&self, query: &Query) -> Result<(), DeploymentError> {
         // Where no image can be embedded, that is the answer, whatever was sent.
         if !self.loaded.model.embeds_images() {
             return Ok(());
         }
         query
-            .glance(&self.limits)
+            .precheck(&self.limits)
             .map_err(DeploymentError::Image)
             .inspect_err(|error| self.record_failure(error))
     }

@@ -41,16 +41,16 @@ pub(super) struct ShadowQuery {
 
 /// What one side made of a query.
 pub(super) fn shadow_decision(
-    standing: &ActivePoint,
+    active: &ActivePoint,
     best: Option<&Hit>,
     score: Option<Similarity>,
 ) -> ShadowDecision {
     ShadowDecision {
-        decision: standing.decide(score),
+        decision: active.decide(score),
         label: best.map_or_else(String::new, |best| best.item.label.clone()),
         item: best.map_or_else(String::new, |best| best.item.id.clone()),
         score: best.map_or(0.0, |best| best.score.get()),
-        decision_score: standing.valid().and(score).map(Similarity::get),
+        decision_score: active.valid().and(score).map(Similarity::get),
     }
 }
 
@@ -60,7 +60,7 @@ struct CandidateDeployment {
     loaded: LoadedModel,
     limits: ImageLimits,
     gallery: Arc<Gallery>,
-    standing: Arc<ArcSwap<ActivePoint>>,
+    active_point: Arc<ArcSwap<ActivePoint>>,
 }
 
 impl ShadowCandidate<ShadowQuery> for CandidateDeployment {
@@ -79,7 +79,7 @@ impl ShadowCandidate<ShadowQuery> for CandidateDeployment {
     }
 
     fn decide(&self, query: Arc<ShadowQuery>) -> Result<ShadowDecision, String> {
-        let (snapshot, standing) = (self.gallery.view(), self.standing.load_full());
+        let (snapshot, active) = (self.gallery.view(), self.active_point.load_full());
         let limits = self.limits;
         // Neither in its time nor in its result does it count as a request.
         let job = move |worker: &mut PoolWorker<'_>| -> Result<ShadowDecision, DeploymentError> {
@@ -87,8 +87,8 @@ impl ShadowCandidate<ShadowQuery> for CandidateDeployment {
             let embedding = worker.embed(&query.image, &limits)?.embedding;
             let (_, best) = search_snapshot(&snapshot, &embedding, &query.options, timings)?;
             let best = best.as_ref().map(|(best, _)| best);
-            let score = standing.held(&embedding, best, &query.options, timings)?;
-            Ok(shadow_decision(&standing, best, score))
+            let score = active.decision_score(&embedding, best, &query.options, timings)?;
+            Ok(shadow_decision(&active, best, score))
         };
         let pool = &self.loaded.pool;
         let decided = pool.run_blocking(Caller::default(), JobKind::Image, job);
@@ -155,7 +155,7 @@ impl Deployment {
             loaded: candidate.loaded,
             limits: candidate.limits,
             gallery: candidate.gallery,
-            standing: candidate.standing,
+            active_point: candidate.active_point,
         };
         let live = Arc::clone(&self.loaded.pool);
         let waiting = move || live.queue_len();
@@ -220,7 +220,7 @@ impl Deployment {
             precision: model.precision().to_owned(),
             execution_provider: model.provider().to_owned(),
             operating_point: self
-                .standing
+                .active_point
                 .load()
                 .valid()
                 .map(|point| point.id().to_owned()),

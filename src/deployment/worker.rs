@@ -128,7 +128,7 @@ pub(super) struct Compare {
 pub(super) fn compare(
     worker: &mut PoolWorker<'_>,
     pair: Compare,
-    standing: &ActivePoint,
+    active: &ActivePoint,
     limits: &ImageLimits,
     timings: &mut Timings,
 ) -> Result<(Similarity, Option<Similarity>), DeploymentError> {
@@ -159,7 +159,7 @@ pub(super) fn compare(
         label: head.as_ref().map(|head| head.label.as_str()),
         left_out: None,
     };
-    Ok((score, Some(standing.adjusted(&compared, timings)?)))
+    Ok((score, Some(active.adjusted(&compared, timings)?)))
 }
 
 /// An image to be enrolled.

@@ -54,7 +54,7 @@ impl Alarms {
 
     /// Which of FAR and FRR have one that stands where the earliest decision that is drawn and kept
     /// was made at `earliest_ms`.
-    pub(super) fn standing(&self, earliest_ms: Option<u64>) -> [bool; 2] {
+    pub(super) fn raised(&self, earliest_ms: Option<u64>) -> [bool; 2] {
         [self.far, self.frr].map(|alarm| alarm.is_some_and(|alarm| alarm.stands(earliest_ms)))
     }
 
@@ -104,21 +104,21 @@ mod tests {
         keep(&of("op").seen([true, false], Some(1000), 5000));
         keep(&of("other").seen([false, true], Some(2000), 6000));
         // All decisions are there: what they say holds.
-        assert_eq!(of("op").standing(Some(1000)), [false, false]);
+        assert_eq!(of("op").raised(Some(1000)), [false, false]);
         // The earliest, or all of them, are gone.
-        assert_eq!(of("op").standing(Some(1001)), [true, false]);
-        assert_eq!(of("op").standing(None), [true, false]);
-        assert_eq!(of("other").standing(None), [false, true]);
+        assert_eq!(of("op").raised(Some(1001)), [true, false]);
+        assert_eq!(of("op").raised(None), [true, false]);
+        assert_eq!(of("other").raised(None), [false, true]);
         // It is raised once.
         let again = of("op").seen([true, false], Some(3000), 9000);
         assert_eq!(again, of("op"));
         // Corrected.
         keep(&of("op").seen([false, false], Some(1000), 9000));
-        assert_eq!(of("op").standing(None), [false, false]);
+        assert_eq!(of("op").raised(None), [false, false]);
         // Another design begins without.
         let designed = Alarms::of(folder.path(), "other", 8);
-        assert_eq!(designed.standing(None), [false, false]);
+        assert_eq!(designed.raised(None), [false, false]);
         std::fs::write(folder.path().join(FILE), "[{").unwrap();
-        assert_eq!(of("other").standing(None), [false, false]);
+        assert_eq!(of("other").raised(None), [false, false]);
     }
 }

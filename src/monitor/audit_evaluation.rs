@@ -124,7 +124,7 @@ pub(super) fn drift(
             items: known.items,
             valid_to: point.content().valid_to_items(),
         },
-        raised: known.alarms.standing(observations.labelling().earliest_ms),
+        raised: known.alarms.raised(observations.labelling().earliest_ms),
         anew: span.reset,
     };
     let limits = PromisedLimits::of(point, span.delta);

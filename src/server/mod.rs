@@ -168,7 +168,7 @@ fn open(
 
 fn report(deployment: &Deployment, took: Duration) {
     let (snapshot, model) = (deployment.snapshot(), &deployment.loaded().model);
-    let basis = deployment.standing().basis(snapshot.len(), None);
+    let basis = deployment.active_point().basis(snapshot.len(), None);
     tracing::info!(
         deployment = deployment.name(),
         items = snapshot.len(),
@@ -183,7 +183,7 @@ fn report(deployment: &Deployment, took: Duration) {
     match basis.undecided {
         Some(_) => tracing::warn!(
             deployment = deployment.name(),
-            reason = deployment.standing().problem(),
+            reason = deployment.active_point().problem(),
             "no valid operating point: every decision will be UNDECIDED; run `matchpoint calibrate`"
         ),
         None if !basis.within_calibrated_size => tracing::warn!(

@@ -157,7 +157,7 @@ impl MonitoringHandler {
     async fn drift(&self, request: GetDriftRequest) -> Result<GetDriftResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
         let round = deployment.monitor().latest_canaries();
-        let standing = deployment.standing();
+        let active_point = deployment.active_point();
         let read = move || {
             let id = Some(request.operating_point_id).filter(|id| !id.is_empty());
             let find = |id: &str| Ok(deployment.operating_point(Some(id))?.0);
@@ -166,7 +166,7 @@ impl MonitoringHandler {
         let found = self.registry.heavy(read).await?;
         let found = found.map_err(|error: DeploymentError| from_error(&error))?;
         let found = found.map(|found| {
-            let active = standing.valid().map(OperatingPoint::id) == Some(found.point.id());
+            let active = active_point.valid().map(OperatingPoint::id) == Some(found.point.id());
             GetDriftResponse {
                 canaries: round.as_deref().filter(|_| active).map(canaries),
                 active,

@@ -119,7 +119,7 @@ fn refuse_undecided(
     opened: &Deployment,
     undecided_allowed: bool,
 ) -> Result<(), DeploymentError> {
-    let (before, now) = (served.standing(), opened.standing());
+    let (before, now) = (served.active_point(), opened.active_point());
     if undecided_allowed || before.valid().is_none() || now.valid().is_some() {
         return Ok(());
     }
@@ -193,7 +193,7 @@ impl ServerService for ServerInfoHandler {
 
 fn describe(deployment: &Deployment) -> DeploymentInfo {
     let (snapshot, model) = (deployment.snapshot(), &deployment.loaded().model);
-    let basis = deployment.standing().basis(snapshot.len(), None);
+    let basis = deployment.active_point().basis(snapshot.len(), None);
     DeploymentInfo {
         name: deployment.name().to_owned(),
         model_name: model.name().to_owned(),

@@ -169,12 +169,12 @@ impl Snapshots {
                 drop(fs::remove_dir_all(&into));
                 from_error(&error)
             })?;
-            let (state, standing) = (deployment.snapshot(), deployment.standing());
+            let (state, active) = (deployment.snapshot(), deployment.active_point());
             let response = RestoreSnapshotResponse {
                 deployment: name,
                 items: state.len() as u64,
                 labels: state.label_count() as u64,
-                operating_point_id: standing
+                operating_point_id: active
                     .valid()
                     .map(|point| point.id().to_owned())
                     .unwrap_or_default(),
