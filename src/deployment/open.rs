@@ -13,7 +13,7 @@ use super::maintenance::Maintenance;
 use super::models::{LoadedModel, Models};
 use super::observed::ObservedDeployment;
 use super::shadow::ShadowQuery;
-use super::writer::GalleryWriter;
+use super::writer::ChangeWriter;
 use crate::config::MonitoringConfig;
 use crate::monitor::{Monitor, ShadowRunner};
 use matchpoint_calibration::operating_point::{Binding, Metric};
@@ -34,7 +34,7 @@ pub struct Deployment {
     /// How the index is chosen and tuned: part of what a threshold is bound to.
     pub(super) index: String,
     /// `None` where the deployment was opened for reading.
-    pub(super) writer: Option<GalleryWriter>,
+    pub(super) writer: Option<ChangeWriter>,
     /// Not there before [`Deployment::keep_up`].
     pub(super) maintenance: OnceLock<Maintenance>,
     pub(super) monitor: Monitor,
@@ -119,7 +119,7 @@ impl Deployment {
             });
         }
         let writer = match options.access {
-            Access::ReadWrite => Some(GalleryWriter::start(Arc::clone(&gallery))?),
+            Access::ReadWrite => Some(ChangeWriter::start(Arc::clone(&gallery))?),
             Access::ReadOnly => None,
         };
         let active_point = Arc::new(ArcSwap::from_pointee(ActivePoint::Missing));
@@ -249,7 +249,7 @@ impl Deployment {
         folder.take_snapshot(to, progress)
     }
 
-    pub(super) fn writer(&self) -> Result<&GalleryWriter, DeploymentError> {
+    pub(super) fn writer(&self) -> Result<&ChangeWriter, DeploymentError> {
         let read_only = || {
             let path = self.folder().gallery_file();
             DeploymentError::Gallery(GalleryError::ReadOnly { path })

@@ -19,7 +19,7 @@ const QUEUE_LEN_MAX: usize = 256;
 
 /// The writer of one gallery.
 #[derive(Debug)]
-pub(super) struct GalleryWriter {
+pub(super) struct ChangeWriter {
     queue: Option<Sender<Change>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -39,7 +39,7 @@ pub(super) struct Written<T> {
     pub(super) generation: u64,
 }
 
-impl GalleryWriter {
+impl ChangeWriter {
     pub(super) fn start(gallery: Arc<Gallery>) -> Result<Self, DeploymentError> {
         let (queue, changes) = crossbeam_channel::bounded(QUEUE_LEN_MAX);
         let thread = thread::Builder::new()
@@ -77,7 +77,7 @@ impl GalleryWriter {
     }
 }
 
-impl Drop for GalleryWriter {
+impl Drop for ChangeWriter {
     /// Writes what waits, then ends the thread.
     fn drop(&mut self) {
         self.queue.take();
