@@ -38,7 +38,7 @@ pub struct Deployment {
     /// Not there before [`Deployment::keep_up`].
     pub(super) maintenance: OnceLock<Maintenance>,
     pub(super) monitor: Monitor,
-    /// A candidate that is compared with it.
+    /// A shadow that is compared with it.
     pub(super) shadow: ShadowRunner<ShadowQuery>,
     pub(super) active_point: Arc<ArcSwap<ActivePoint>>,
 }

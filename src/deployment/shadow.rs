@@ -1,4 +1,4 @@
-//! A candidate beside what is served: a deployment that is asked about a share of the live queries,
+//! A shadow beside what is served: a deployment that is asked about a share of the live queries,
 //! whose decisions are compared with the live ones, and from which nothing is answered.
 
 use std::fs;
@@ -12,7 +12,7 @@ use super::active_point::ActivePoint;
 use super::request::{Hit, SearchOptions, Timings};
 use super::worker::search_snapshot;
 use super::{Deployment, DeploymentError, LoadedModel, Models, OpenOptions};
-use crate::monitor::{ShadowAbout, ShadowCandidate, ShadowDecision, ShadowReport};
+use crate::monitor::{ShadowAbout, ShadowDecision, ShadowDeployment, ShadowReport};
 use matchpoint_embed::caller::Caller;
 use matchpoint_embed::job::{JobKind, PoolWorker};
 use matchpoint_embed::pixels::ImageLimits;
@@ -20,7 +20,7 @@ use matchpoint_gallery::Access;
 use matchpoint_gallery::Gallery;
 use matchpoint_vector::Similarity;
 
-/// The link beside the place of a deployment that leads to its candidate; `None` for a place
+/// The link beside the place of a deployment that leads to its shadow; `None` for a place
 /// without a name.
 #[must_use]
 pub fn shadow_link(place: &Path) -> Option<PathBuf> {
@@ -32,7 +32,7 @@ pub fn shadow_link(place: &Path) -> Option<PathBuf> {
 /// The lowest priority of a thread.
 const NICE: i32 = 19;
 
-/// A live query, as it is passed on to a candidate.
+/// A live query, as it is passed on to a shadow.
 #[derive(Debug)]
 pub(super) struct ShadowQuery {
     pub(super) image: Bytes,
@@ -54,18 +54,18 @@ pub(super) fn shadow_decision(
     }
 }
 
-/// What a candidate answers with: it is open for reading, and neither records nor checks anything. It
+/// What a shadow answers with: it is open for reading, and neither records nor checks anything. It
 /// has a worker and a session of its own, at the lowest priority that the system has.
-struct CandidateDeployment {
+struct OpenShadow {
     loaded: LoadedModel,
     limits: ImageLimits,
     gallery: Arc<Gallery>,
     active_point: Arc<ArcSwap<ActivePoint>>,
 }
 
-impl ShadowCandidate<ShadowQuery> for CandidateDeployment {
+impl ShadowDeployment<ShadowQuery> for OpenShadow {
     fn yields(&self) -> bool {
-        // On Linux this is of the calling thread: the candidate's only worker. The runner's thread
+        // On Linux this is of the calling thread: the shadow's only worker. The runner's thread
         // keeps its own, since it shares locks with those who ask for a report.
         let lower =
             |_: &mut PoolWorker<'_>| rustix::process::setpriority_process(None, NICE).is_ok();
@@ -113,7 +113,7 @@ fn led_to(link: &Path) -> Result<Option<PathBuf>, DeploymentError> {
     match fs::symlink_metadata(link) {
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(cause) => Err(DeploymentError::io(link, &cause)),
-        // A deployment that happens to have such a name is nobody's candidate.
+        // A deployment that happens to have such a name is nobody's shadow.
         Ok(found) if !found.is_symlink() => {
             Err(refused("is no link, so it names no candidate".to_owned()))
         }
@@ -124,12 +124,12 @@ fn led_to(link: &Path) -> Result<Option<PathBuf>, DeploymentError> {
 }
 
 impl Deployment {
-    /// Opens the candidate that the link beside `place` leads to, in place of the one there may be,
+    /// Opens the shadow that the link beside `place` leads to, in place of the one there may be,
     /// and compares from now on. Ends the comparison where there is no link, or where it leads to
     /// what is served. Blocks.
     ///
     /// # Errors
-    /// The candidate cannot be opened or embeds no images, or the share is 0. What was compared with
+    /// The shadow cannot be opened or embeds no images, or the share is 0. What was compared with
     /// before goes on.
     pub fn open_shadow(
         &self,
@@ -151,7 +151,7 @@ impl Deployment {
             return Err(refused("the link to the candidate", problem));
         }
         let about = candidate.about(folder, share);
-        let candidate = CandidateDeployment {
+        let candidate = OpenShadow {
             loaded: candidate.loaded,
             limits: candidate.limits,
             gallery: candidate.gallery,
@@ -186,20 +186,20 @@ impl Deployment {
         Ok(candidate)
     }
 
-    /// Whether there is a candidate. Blocks while one is being opened.
+    /// Whether there is a shadow. Blocks while one is being opened.
     #[must_use]
     pub fn has_shadow(&self) -> bool {
         self.shadow.opening().is_there()
     }
 
-    /// Ends the comparison with a candidate, if there is one; that closes by itself. Blocks while one
+    /// Ends the comparison with a shadow, if there is one; that closes by itself. Blocks while one
     /// is being opened.
     pub fn end_shadow(&self) {
         self.shadow.opening().end();
     }
 
-    /// How the candidate compares so far, with at most `limit` of the latest disagreements; `None`
-    /// where there is no candidate. Blocks.
+    /// How the shadow compares so far, with at most `limit` of the latest disagreements; `None`
+    /// where there is no shadow. Blocks.
     ///
     /// # Errors
     /// The journal is damaged, or the disk.

@@ -17,7 +17,7 @@ const POINTS_MAX: usize = 100;
 #[serde(deny_unknown_fields)]
 struct Alarm {
     raised_unix_ms: u64,
-    /// When the earliest decision was made that was drawn and kept at that time.
+    /// When the earliest decision was made that was sampled and kept at that time.
     earliest_unix_ms: u64,
 }
 
@@ -52,7 +52,7 @@ impl Alarms {
         })
     }
 
-    /// Which of FAR and FRR have one that stands where the earliest decision that is drawn and kept
+    /// Which of FAR and FRR have one that stands where the earliest decision that is sampled and kept
     /// was made at `earliest_ms`.
     pub(super) fn raised(&self, earliest_ms: Option<u64>) -> [bool; 2] {
         [self.far, self.frr].map(|alarm| alarm.is_some_and(|alarm| alarm.stands(earliest_ms)))

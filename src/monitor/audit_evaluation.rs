@@ -227,7 +227,7 @@ impl AuditObservations {
     }
 }
 
-/// What groups of errors are told by.
+/// What tells groups of errors apart.
 fn case(place: usize, row: DecisionRow, truth: SearchTruth, gallery: &Gallery) -> Case {
     let found = row.entry.best.map(|best| BestMatch {
         label: best.label,

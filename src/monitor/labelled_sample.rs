@@ -56,10 +56,10 @@ pub fn labelled_sample(
     let (mut rows, mut said) = (Vec::new(), Vec::new());
     reader.audited(point, since_ms.max(unix_ms.start), |row| {
         if unix_ms.contains(&row.entry.id.unix_ms())
-            && let Some((drawn, label)) = labelled(&row)
+            && let Some((sampled, truth)) = annotated(&row)
         {
-            rows.push(drawn);
-            said.push((row.entry.id, label));
+            rows.push(sampled);
+            said.push((row.entry.id, truth));
         }
     })?;
     let Some(kept) = plain_sample(&rows) else {
@@ -83,8 +83,8 @@ pub fn labelled_sample(
     Ok(true)
 }
 
-/// A row that was drawn, and what was said of it where that can be used.
-fn labelled(row: &DecisionRow) -> Option<(Drawn, Option<AnnotatedTruth>)> {
+/// A row that was sampled, and what was said of it where that can be used.
+fn annotated(row: &DecisionRow) -> Option<(Drawn, Option<AnnotatedTruth>)> {
     let said = row.annotation.as_ref().map(|said| said.truth.clone());
     let said = said.filter(|truth| *truth != AnnotatedTruth::Unusable);
     // Only whether there is one counts here: which of the labels is enrolled the calibration sees.

@@ -40,5 +40,5 @@ pub use resets::DriftReset;
 pub use shadow_report::{
     SHADOW_LATEST_MAX, ShadowAbout, ShadowDecision, ShadowDisagreement, ShadowReport,
 };
-pub use shadow_runner::{ShadowCandidate, ShadowOpening, ShadowRunner, ShadowTicket};
+pub use shadow_runner::{ShadowDeployment, ShadowOpening, ShadowRunner, ShadowTicket};
 pub use watch::Monitor;

@@ -1,4 +1,4 @@
-//! How much is drawn to be labelled, where there is a budget: by the traffic of the latest day.
+//! How much is sampled to be labelled, where there is a budget: by the traffic of the latest day.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -15,7 +15,7 @@ const AGAIN_MAX: Duration = Duration::from_secs(3600);
 /// The strata with probabilities that are expected to draw `labels` decisions a day of those that
 /// operating point `point` makes, and when to look again.
 ///
-/// What is drawn so depends on decisions before it alone, so that rates and evidence stay valid.
+/// What is sampled so depends on decisions before it alone, so that rates and evidence stay valid.
 pub(super) fn fitted(
     reader: &JournalReader,
     strata: &Strata,
@@ -124,17 +124,17 @@ mod tests {
         for number in 0..1800 {
             journal.record(entry(number, begun + 1000 * number), None);
         }
-        let (drawn, again) = of_day(60);
+        let (fitted, again) = of_day(60);
         let expected: f64 = (0..6)
-            .map(|i| 14_400.0 * drawn.inclusion(i).unwrap().get())
+            .map(|i| 14_400.0 * fitted.inclusion(i).unwrap().get())
             .sum();
         assert!((expected - 60.0).abs() < 0.1, "{expected}");
         assert_eq!(again, Duration::from_secs(180));
         // It had decided for longer: these are all of a day.
         journal.record(entry(9999, NOW_MS - 2 * DAY_MS), None);
-        let (drawn, again) = of_day(60);
+        let (fitted, again) = of_day(60);
         let expected: f64 = (0..6)
-            .map(|i| 300.0 * drawn.inclusion(i).unwrap().get())
+            .map(|i| 300.0 * fitted.inclusion(i).unwrap().get())
             .sum();
         assert!((expected - 60.0).abs() < 0.1, "{expected}");
         assert_eq!(again, AGAIN_MAX);

@@ -28,9 +28,9 @@ pub(super) struct StratumCounts(Mutex<BTreeMap<(String, u16), u64>>);
 
 impl StratumCounts {
     /// Takes over what a commit changed. Searches under a filter, canaries and comparisons are others.
-    pub(super) fn take(&self, told: &Committed) {
+    pub(super) fn take(&self, committed: &Committed) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for total in &told.changed {
+        for total in &committed.changed {
             if let (Some(point), Some(stratum), SourceKind::Live, false) = (
                 &total.key.operating_point,
                 total.key.stratum,
@@ -175,7 +175,7 @@ mod tests {
     use matchpoint_calibration::recording::{RecordedMatch, RecordedSearch, Recording, TrialKind};
     use matchpoint_vector::Similarity;
 
-    fn told<const STRATA: usize>(counts: [u64; STRATA]) -> Committed {
+    fn committed<const STRATA: usize>(counts: [u64; STRATA]) -> Committed {
         let total = |(stratum, decisions): (u16, u64)| Total {
             key: TotalKey {
                 operating_point: Some("op".to_owned()),
@@ -201,7 +201,7 @@ mod tests {
         let counted = StratumCounts::default();
         let mut scores = ScoreShift::new(folder.path(), "op", 7, None);
         let look = |scores: &mut ScoreShift, counts| {
-            counted.take(&told(counts));
+            counted.take(&committed(counts));
             scores.evaluate(&counted, 2).unwrap().shift
         };
         // What was counted before it was opened is no part of it.
@@ -246,7 +246,7 @@ mod tests {
         let counted = StratumCounts::default();
         let mut scores = ScoreShift::new(folder.path(), "op", 7, classes);
         let mut look = |counts: [u64; 6]| {
-            counted.take(&told(counts));
+            counted.take(&committed(counts));
             scores.evaluate(&counted, 6).unwrap().misfit
         };
         assert_eq!(look([0; 6]), None);

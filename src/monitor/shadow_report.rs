@@ -31,13 +31,13 @@ pub struct ShadowDisagreement {
     pub id: DecisionId,
     /// What was answered.
     pub live: ShadowDecision,
-    /// What the candidate would have answered.
+    /// What the shadow would have answered.
     pub shadow: ShadowDecision,
     /// Which label each found.
     pub best: ShadowMatch,
 }
 
-/// The candidate.
+/// The shadow.
 #[derive(Clone, Debug)]
 pub struct ShadowAbout {
     /// Its folder.
@@ -56,14 +56,14 @@ pub struct ShadowAbout {
     pub gallery_items: usize,
     /// State of its gallery.
     pub generation: u64,
-    /// The share of live queries that is drawn for it.
+    /// The share of live queries that is sampled for it.
     pub share: f64,
 }
 
-/// How the candidate compares with what is served. Since it was opened: nothing is kept on disk.
+/// How the shadow compares with what is served. Since it was opened: nothing is kept on disk.
 #[derive(Clone, Debug)]
 pub struct ShadowReport {
-    /// The candidate.
+    /// The shadow.
     pub about: ShadowAbout,
     /// What came of the queries that both answered.
     pub counts: ShadowCounts,

@@ -2,7 +2,7 @@
 //!
 //! Callers come first. A query is passed on only where none waits for the live model, and at most
 //! two at a time; what cannot be is counted, and nobody waits for it. What a query is, the deployment
-//! and its candidate know.
+//! and its shadow know.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -21,22 +21,22 @@ use crate::journal::entry::DecisionId;
 use crate::telemetry;
 use matchpoint_calibration::monitoring::shadow::{Pair, ShadowCounts, ShadowMatch, is_drawn};
 
-/// Queries that are under way to the candidate: one that it works on, and one that waits, so that
+/// Queries that are under way to the shadow: one that it works on, and one that waits, so that
 /// the memory for their images is bounded.
 const SLOTS: usize = 2;
 /// How often the thread looks whether it is to end.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Why a query that was drawn is not compared.
+/// Why a query that was sampled is not compared.
 #[derive(Clone, Copy)]
 enum Skip {
     /// It came as a vector, which is of the live model's space.
     Embedding,
     /// Requests waited for the live model.
     Busy,
-    /// The candidate had not finished with earlier ones.
+    /// The shadow had not finished with earlier ones.
     Behind,
-    /// The candidate failed on it.
+    /// The shadow failed on it.
     Failed,
 }
 
@@ -44,7 +44,7 @@ enum Skip {
 const SKIPS: [&str; 4] = ["embedding", "busy", "behind", "failed"];
 
 /// A deployment that is compared with the live one, and answers nobody.
-pub trait ShadowCandidate<Q>: Send {
+pub trait ShadowDeployment<Q>: Send {
     /// Lets its work yield to everybody else's. Whether the system does that: on a GPU there is no
     /// priority, and the runner rests between queries instead.
     fn yields(&self) -> bool;
@@ -64,18 +64,18 @@ pub trait ShadowCandidate<Q>: Send {
 pub struct ShadowRunner<Q> {
     shadow: ArcSwapOption<ShadowIntake<Q>>,
     /// The thread that has it, and those of earlier ones that have not ended yet. Held while a
-    /// candidate is opened, so that the latest wins.
+    /// shadow is opened, so that the latest wins.
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// The right to open a candidate, or to end it.
+/// The right to open a shadow, or to end it.
 #[derive(Debug)]
 pub struct ShadowOpening<'a, Q> {
     shadow: &'a ArcSwapOption<ShadowIntake<Q>>,
     threads: MutexGuard<'a, Vec<JoinHandle<()>>>,
 }
 
-/// What live requests see of a candidate: they never wait for a lock of its threads, nor do they
+/// What live requests see of a shadow: they never wait for a lock of its threads, nor do they
 /// ever have to close it.
 #[derive(Debug)]
 struct ShadowIntake<Q> {
@@ -162,7 +162,7 @@ fn labels(pair: Pair) -> [&'static str; 3] {
 }
 
 impl<Q> ShadowIntake<Q> {
-    /// Takes a place for a query with the candidate, before the live model works on it; `None` if it is
+    /// Takes a place for a query with the shadow, before the live model works on it; `None` if it is
     /// not sampled, or is skipped. `waiting` requests wait for the live model.
     fn ticket(&self, image: Option<impl FnOnce() -> Q>, waiting: usize) -> Option<ShadowTicket<Q>> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
@@ -218,7 +218,7 @@ impl<Q> Default for ShadowRunner<Q> {
 }
 
 impl<Q> ShadowRunner<Q> {
-    /// Takes a place for a live query; `None` if there is no candidate, or the query is not sampled or is
+    /// Takes a place for a live query; `None` if there is no shadow, or the query is not sampled or is
     /// skipped. `image` gives the query if it is an image: a vector is of the live model's space.
     /// `waiting` requests wait for the live model.
     pub fn ticket(
@@ -230,7 +230,7 @@ impl<Q> ShadowRunner<Q> {
         shadow.as_ref()?.ticket(image, waiting())
     }
 
-    /// The right to open a candidate, or to end it: one at a time, so that the latest wins.
+    /// The right to open a shadow, or to end it: one at a time, so that the latest wins.
     pub fn opening(&self) -> ShadowOpening<'_, Q> {
         ShadowOpening {
             shadow: &self.shadow,
@@ -238,7 +238,7 @@ impl<Q> ShadowRunner<Q> {
         }
     }
 
-    /// What came of it so far, but for what the queries showed; `None` without a candidate.
+    /// What came of it so far, but for what the queries showed; `None` without a shadow.
     #[must_use]
     pub fn report(&self, limit: usize) -> Option<ShadowReport> {
         let shadow = self.shadow.load_full()?;
@@ -258,13 +258,13 @@ impl<Q> ShadowRunner<Q> {
 }
 
 impl<Q> ShadowOpening<'_, Q> {
-    /// Whether there is a candidate.
+    /// Whether there is a shadow.
     #[must_use]
     pub fn is_there(&self) -> bool {
         self.shadow.load().is_some()
     }
 
-    /// Ends the comparison. The candidate closes as soon as its worker is done, which nobody waits
+    /// Ends the comparison. The shadow closes as soon as its worker is done, which nobody waits
     /// for: at its priority that can take seconds where others have all of the processors.
     pub fn end(&mut self) {
         if let Some(shadow) = self.shadow.swap(None) {
@@ -276,7 +276,7 @@ impl<Q> ShadowOpening<'_, Q> {
 }
 
 impl<Q: Send + Sync + 'static> ShadowOpening<'_, Q> {
-    /// Compares the answers of the deployment `name` with those of this candidate from now on. `waiting`
+    /// Compares the answers of the deployment `name` with those of this shadow from now on. `waiting`
     /// says how many requests wait for the live model.
     ///
     /// # Errors
@@ -285,7 +285,7 @@ impl<Q: Send + Sync + 'static> ShadowOpening<'_, Q> {
         &mut self,
         name: &str,
         waiting: impl Fn() -> usize + Send + 'static,
-        candidate: Box<dyn ShadowCandidate<Q>>,
+        candidate: Box<dyn ShadowDeployment<Q>>,
         about: ShadowAbout,
     ) -> Result<(), MonitorError> {
         let (samples, passed_on) = crossbeam_channel::bounded(SLOTS);
@@ -347,14 +347,14 @@ fn metric_labels<Q>(shadow: &ShadowIntake<Q>) -> telemetry::ShadowLabels<'_> {
     }
 }
 
-/// The thread that has the candidate.
+/// The thread that has the shadow.
 struct ShadowComparer<Q> {
-    candidate: Box<dyn ShadowCandidate<Q>>,
+    candidate: Box<dyn ShadowDeployment<Q>>,
     /// How many requests wait for the live model.
     waiting: Box<dyn Fn() -> usize + Send>,
     tally: Arc<ShadowTally>,
     stop: Arc<AtomicBool>,
-    /// Whether the candidate has ever failed.
+    /// Whether the shadow has ever failed.
     failed: bool,
 }
 
@@ -487,7 +487,7 @@ mod tests {
         let third = image(&shadow, 0).unwrap();
         second.offer(DecisionId::fresh(), undecided());
         third.offer(DecisionId::fresh(), undecided());
-        // Passed on, they still take their places, until the candidate has finished with them.
+        // Passed on, they still take their places, until the shadow has finished with them.
         assert!(image(&shadow, 0).is_none());
         assert_eq!(waiting.try_iter().count(), 2);
         assert!(image(&shadow, 0).is_some());
