@@ -1,24 +1,15 @@
-//! What a monitor sees of a deployment, and what it has the deployment do.
+//! What a monitor sees of a deployment.
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::DeploymentError;
 use super::active_point::ActivePoint;
 use super::folder::Folder;
-use super::open::Deployment;
-use super::request::{ProbeSource, SearchOptions};
-use super::search::BUSY_PAUSE;
-use crate::monitor::{
-    CanariesSet, CanaryAnswer, CanaryRound, CanarySearch, CanarySelection, KeptGallery, NewCanary,
-    Observed,
-};
+use crate::monitor::Observed;
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::recording::Recording;
-use matchpoint_embed::caller::Caller;
 use matchpoint_gallery::Gallery;
 
 /// A deployment, as its monitor sees it.
@@ -51,63 +42,4 @@ impl Observed for ObservedDeployment {
         let read = Folder::open(&self.folder).and_then(|folder| folder.recording(id));
         read.map_err(|error| error.to_string())
     }
-}
-
-impl Deployment {
-    /// Searches for every canary, one after another, as callers do, and gives way to all of them. `None`
-    /// if there are no canaries, or no valid operating point to judge by.
-    ///
-    /// # Errors
-    /// A round is under way already, the list is damaged, or the disk. A canary that fails is named in
-    /// the round.
-    pub async fn replay_canaries(&self) -> Result<Option<CanaryRound>, DeploymentError> {
-        let search = |canary| self.search_canary(canary);
-        Ok(self.monitor.replay_canaries(search).await?)
-    }
-
-    async fn search_canary(&self, canary: CanarySearch) -> Result<CanaryAnswer, DeploymentError> {
-        let CanarySearch {
-            picture,
-            without_label,
-            source,
-        } = canary;
-        let options = SearchOptions {
-            without_label,
-            ..SearchOptions::nearest(2)
-        };
-        let answer = loop {
-            let probe = ProbeSource::File(picture.clone());
-            let caller = Caller::in_background();
-            let searched = self.search_from(caller, probe, options.clone(), source.clone());
-            match searched.await {
-                Err(DeploymentError::Busy { .. } | DeploymentError::Late { .. }) => {
-                    tokio::time::sleep(BUSY_PAUSE).await;
-                }
-                answer => break answer?,
-            }
-        };
-        Ok(CanaryAnswer {
-            decision: answer.decision,
-            best: answer.hits.first().map(|hit| hit.item.label.clone()),
-        })
-    }
-}
-
-/// Sets the canaries of a deployment: [`CanarySelection::put_into`].
-///
-/// # Errors
-/// No deployment, too many canaries, no item whose image is kept and can be used, or the disk. The
-/// canaries that were there stay then.
-pub fn set_canaries(
-    folder: &Path,
-    given: &[NewCanary],
-    from_gallery: Option<NonZeroUsize>,
-) -> Result<CanariesSet, DeploymentError> {
-    let selection = CanarySelection::new(given, from_gallery)?;
-    let opened = Folder::open(folder)?;
-    let gallery = KeptGallery {
-        file: opened.gallery_file(),
-        id: opened.record().gallery_id.clone(),
-    };
-    Ok(selection.put_into(folder, &gallery)?)
 }

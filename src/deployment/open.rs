@@ -12,7 +12,7 @@ use super::folder::{Folder, ModelReference, check_name};
 use super::maintenance::Maintenance;
 use super::models::{LoadedModel, Models};
 use super::observed::ObservedDeployment;
-use super::shadow::ShadowQuery;
+use super::open_shadow::ShadowQuery;
 use super::writer::ChangeWriter;
 use crate::config::MonitoringConfig;
 use crate::monitor::{Monitor, ShadowRunner};

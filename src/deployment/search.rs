@@ -7,11 +7,11 @@ use super::active_point::DecisionBasis;
 use super::answer::{Enrolment, Probed, SearchAnswer, VerifyAnswer};
 use super::maintenance::Maintenance;
 use super::open::Deployment;
+use super::open_shadow::{ShadowQuery, shadow_decision};
 use super::request::{
     ImageAt, ProbeRequest, ProbeSource, Query, SearchOptions, Timings, VerifyReference,
     image_failure,
 };
-use super::shadow::{ShadowQuery, shadow_decision};
 use super::worker::{
     self, Compare, Known, ToEnrol, compare, embed_measured, embed_query, search_snapshot,
 };

@@ -1,0 +1,86 @@
+//! How a shadow decides on a live query.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+
+use super::DeploymentError;
+use super::active_point::ActivePoint;
+use super::models::LoadedModel;
+use super::request::{Hit, SearchOptions, Timings};
+use super::worker::search_snapshot;
+use crate::monitor::{ShadowDecision, ShadowDeployment};
+use matchpoint_embed::caller::Caller;
+use matchpoint_embed::job::{JobKind, PoolWorker};
+use matchpoint_embed::pixels::ImageLimits;
+use matchpoint_gallery::Gallery;
+use matchpoint_vector::Similarity;
+
+/// The lowest priority of a thread.
+const NICE: i32 = 19;
+
+/// A live query, as it is passed on to a shadow.
+#[derive(Debug)]
+pub(super) struct ShadowQuery {
+    pub(super) image: Bytes,
+    pub(super) options: SearchOptions,
+}
+
+/// What one side made of a query.
+pub(super) fn shadow_decision(
+    active: &ActivePoint,
+    best: Option<&Hit>,
+    score: Option<Similarity>,
+) -> ShadowDecision {
+    ShadowDecision {
+        decision: active.decide(score),
+        label: best.map_or_else(String::new, |best| best.item.label.clone()),
+        item: best.map_or_else(String::new, |best| best.item.id.clone()),
+        score: best.map_or(0.0, |best| best.score.get()),
+        decision_score: active.valid().and(score).map(Similarity::get),
+    }
+}
+
+/// What a shadow answers with: it is open for reading, and neither records nor checks anything. It
+/// has a worker and a session of its own, at the lowest priority that the system has.
+pub(super) struct OpenShadow {
+    pub(super) loaded: LoadedModel,
+    pub(super) limits: ImageLimits,
+    pub(super) gallery: Arc<Gallery>,
+    pub(super) active_point: Arc<ArcSwap<ActivePoint>>,
+}
+
+impl ShadowDeployment<ShadowQuery> for OpenShadow {
+    fn yields(&self) -> bool {
+        // On Linux this is of the calling thread: the shadow's only worker. The runner's thread
+        // keeps its own, since it shares locks with those who ask for a report.
+        let lower =
+            |_: &mut PoolWorker<'_>| rustix::process::setpriority_process(None, NICE).is_ok();
+        let pool = &self.loaded.pool;
+        let lowered = pool.run_blocking(Caller::default(), JobKind::Image, lower);
+        lowered == Ok(true) && self.loaded.model.provider() == "cpu"
+    }
+
+    fn has_label(&self, label: &str) -> bool {
+        self.gallery.has_label(label)
+    }
+
+    fn decide(&self, query: Arc<ShadowQuery>) -> Result<ShadowDecision, String> {
+        let (snapshot, active) = (self.gallery.view(), self.active_point.load_full());
+        let limits = self.limits;
+        // Neither in its time nor in its result does it count as a request.
+        let job = move |worker: &mut PoolWorker<'_>| -> Result<ShadowDecision, DeploymentError> {
+            let timings = &mut Timings::default();
+            let embedding = worker.embed(&query.image, &limits)?.embedding;
+            let (_, best) = search_snapshot(&snapshot, &embedding, &query.options, timings)?;
+            let best = best.as_ref().map(|(best, _)| best);
+            let score = active.decision_score(&embedding, best, &query.options, timings)?;
+            Ok(shadow_decision(&active, best, score))
+        };
+        let pool = &self.loaded.pool;
+        let decided = pool.run_blocking(Caller::default(), JobKind::Image, job);
+        let decided = decided.map_err(DeploymentError::from).flatten();
+        decided.map_err(|error| error.to_string())
+    }
+}
