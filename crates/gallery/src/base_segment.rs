@@ -27,6 +27,7 @@ use crate::index::search::{IndexSearch, ScoredRow};
 use crate::item::Hash;
 use crate::mapped_vectors::{MappedVectors, Vector};
 use crate::params::IndexParams;
+use crate::paths::unfinished_index;
 use matchpoint_vector::kernels::map::Map;
 
 const MAGIC: &[u8; 8] = b"MPSETTL2";
@@ -186,11 +187,6 @@ impl BaseSegment {
     }
 }
 
-/// Where a file is written before it replaces the one that is there.
-pub(super) fn unfinished(path: &Path) -> PathBuf {
-    path.with_extension("graph.tmp")
-}
-
 /// The parts of a file, in bytes.
 struct BaseSegmentLayout {
     vectors: Range<usize>,
@@ -212,12 +208,19 @@ impl BaseSegmentLayout {
             graph,
         })
     }
+
+    /// Whether the bytes between the parts are zero, as they are written.
+    fn gaps_are_zero(&self, bytes: &[u8]) -> bool {
+        let gaps = [self.vectors.end..self.keys.start, self.keys.end..self.graph];
+        let mut gaps = gaps.into_iter().filter_map(|range| bytes.get(range));
+        gaps.all(|gap| gap.iter().all(|&byte| byte == 0))
+    }
 }
 
-/// A file that lacks its graph yet, beside the one that it will replace.
+/// A file that lacks its graph yet, next to the one that it will replace.
 struct BaseSegmentDraft {
     file: File,
-    beside: PathBuf,
+    unfinished: PathBuf,
     vectors: Arc<MappedVectors>,
 }
 
@@ -226,9 +229,9 @@ impl BaseSegmentDraft {
         let too_large = || io::Error::from(io::ErrorKind::FileTooLarge);
         let layout = BaseSegmentLayout::of(items.len(), dimension).ok_or_else(too_large)?;
         let rows = u32::try_from(items.len()).map_err(|_more| too_large())?;
-        let beside = unfinished(path);
+        let unfinished = unfinished_index(path);
         // Never emptied and written again: it may be what an earlier attempt has mapped.
-        match fs::remove_file(&beside) {
+        match fs::remove_file(&unfinished) {
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
             _ => {}
         }
@@ -236,17 +239,17 @@ impl BaseSegmentDraft {
             .read(true)
             .write(true)
             .create_new(true)
-            .open(&beside)?;
+            .open(&unfinished)?;
         let written = write_items(&file, &layout, items, dimension, keys);
         let map = written.and_then(|()| Map::of(&file)).inspect_err(|_| {
             // What is left of it would keep a full disk full.
-            drop(fs::remove_file(&beside));
+            drop(fs::remove_file(&unfinished));
         })?;
         let vectors = MappedVectors::new(&Arc::new(map), ALIGNMENT, rows, dimension);
         let vectors = vectors.ok_or(io::ErrorKind::UnexpectedEof)?;
         Ok(Self {
             file,
-            beside,
+            unfinished,
             vectors: Arc::new(vectors),
         })
     }
@@ -257,8 +260,8 @@ impl BaseSegmentDraft {
             .file
             .write_all(graph.as_bytes())
             .and_then(|()| self.file.sync_all())
-            .and_then(|()| fs::rename(&self.beside, path));
-        written.inspect_err(|_| drop(fs::remove_file(&self.beside)))?;
+            .and_then(|()| fs::rename(&self.unfinished, path));
+        written.inspect_err(|_| drop(fs::remove_file(&self.unfinished)))?;
         folder.sync_all()
     }
 }
@@ -310,28 +313,11 @@ impl StoredBaseSegment {
         let file = File::open(path).map_err(words)?;
         let map = Arc::new(Map::of(&file).map_err(words)?);
         let bytes = map.bytes();
-        let (head, _) = bytes.split_at_checked(ALIGNMENT).unwrap_or_default();
-        let number = |at: usize| {
-            let eight = head.get(at..)?.first_chunk().copied();
-            usize::try_from(u64::from_le_bytes(eight?)).ok()
-        };
-        let unlike = "it does not begin as such a file does";
-        if !head.starts_with(MAGIC) || head.iter().skip(24).any(|&byte| byte != 0) {
-            return Err(unlike.to_owned());
-        }
-        let (rows, found) = number(8).zip(number(16)).ok_or(unlike)?;
-        if found != dimension {
-            return Err(format!("it holds vectors of {found} components"));
-        }
-        let layout =
-            BaseSegmentLayout::of(rows, dimension).filter(|layout| layout.graph <= bytes.len());
+        let rows = rows_stated(bytes, dimension)?;
+        let layout = BaseSegmentLayout::of(rows, dimension);
+        let layout = layout.filter(|layout| layout.graph <= bytes.len());
         let layout = layout.ok_or("it ends before its head says")?;
-        let zeros = [
-            layout.vectors.end..layout.keys.start,
-            layout.keys.end..layout.graph,
-        ];
-        let mut zeros = zeros.into_iter().filter_map(|range| bytes.get(range));
-        if zeros.any(|range| range.iter().any(|&byte| byte != 0)) {
+        if !layout.gaps_are_zero(bytes) {
             return Err("the bytes between its parts are not zero".to_owned());
         }
         let part = MapTail(Arc::clone(&map), layout.graph);
@@ -396,6 +382,25 @@ impl StoredBaseSegment {
         base.is_stored = true;
         Ok(base)
     }
+}
+
+/// The number of rows that the head of a file states, if it is one of vectors of `dimension`; else
+/// what is wrong, in words.
+fn rows_stated(bytes: &[u8], dimension: usize) -> Result<usize, String> {
+    let unlike = "it does not begin as such a file does";
+    let (head, _) = bytes.split_at_checked(ALIGNMENT).unwrap_or_default();
+    if !head.starts_with(MAGIC) || head.iter().skip(24).any(|&byte| byte != 0) {
+        return Err(unlike.to_owned());
+    }
+    let number = |at: usize| {
+        let eight = head.get(at..)?.first_chunk().copied();
+        usize::try_from(u64::from_le_bytes(eight?)).ok()
+    };
+    let (rows, found) = number(8).zip(number(16)).ok_or(unlike)?;
+    if found != dimension {
+        return Err(format!("it holds vectors of {found} components"));
+    }
+    Ok(rows)
 }
 
 /// A mapped file from some byte on.

@@ -1,7 +1,9 @@
 //! Why a gallery refuses, and what to do about it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use rusqlite::ErrorCode;
 
 use crate::index::error::IndexError;
 use matchpoint_vector::NotAnEmbedding;
@@ -173,6 +175,43 @@ pub enum GalleryError {
         /// Largest allowed.
         max: usize,
     },
+}
+
+impl GalleryError {
+    /// What the database answered while it was, for example, to `read` the file at `path`.
+    pub(super) fn from_sqlite(path: &Path, doing: &'static str, error: rusqlite::Error) -> Self {
+        let path = path.to_path_buf();
+        match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => Self::NotAGallery {
+                path,
+                what: "it is not a SQLite file".to_owned(),
+            },
+            Some(ErrorCode::DiskFull) => Self::Full { path },
+            // Without a code the row came, and its columns are not what they should be.
+            Some(ErrorCode::DatabaseCorrupt) | None => Self::Damaged {
+                path,
+                what: error.to_string(),
+            },
+            Some(_) => Self::Storage {
+                path,
+                doing,
+                source: error,
+            },
+        }
+    }
+
+    /// Why the path of a gallery leads to no file.
+    pub(super) fn not_found(path: &Path, source: io::Error) -> Self {
+        let path = path.to_path_buf();
+        if source.kind() == io::ErrorKind::NotFound {
+            return Self::NotFound { path };
+        }
+        Self::File {
+            path,
+            doing: "find",
+            source,
+        }
+    }
 }
 
 /// Why one stored row cannot be read; the caller adds where it was.

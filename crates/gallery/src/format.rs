@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, ErrorCode, Row, params};
+use rusqlite::{Connection, Row, params};
 
 use crate::error::{BadRow, GalleryError};
 use crate::item::{ContentSum, FieldHash, Hash, ItemHead};
@@ -105,7 +105,7 @@ pub(super) fn write_empty(
 /// Refuses files that are not a gallery of this format with exactly our tables; returns whether
 /// images are kept.
 pub(super) fn check_kind(connection: &Connection, path: &Path) -> Result<bool, GalleryError> {
-    let sql_error = |error| failed(path, "open", error);
+    let sql_error = |error| GalleryError::from_sqlite(path, "open", error);
     let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
     let application = number("application_id").map_err(sql_error)?;
     if application != i64::from(APPLICATION_ID) {
@@ -175,7 +175,7 @@ pub(super) fn read_state(
     let query = format!("SELECT {columns} FROM gallery");
     let (about, state, checksum): (About, GalleryState, Hash) = connection
         .query_row(&query, [], read)
-        .map_err(|error| failed(path, "read", error))?;
+        .map_err(|error| GalleryError::from_sqlite(path, "read", error))?;
     if checksum != state_checksum(&about, &state) {
         let what = "the checksum of its description does not match".to_owned();
         return Err(GalleryError::Damaged {
@@ -244,26 +244,4 @@ fn whole(row: &Row<'_>, column: usize) -> Result<usize, rusqlite::Error> {
 
 pub(super) fn integer(value: usize) -> i64 {
     (value as u64).cast_signed()
-}
-
-/// The database's error as ours.
-pub(super) fn failed(path: &Path, doing: &'static str, error: rusqlite::Error) -> GalleryError {
-    let path = path.to_path_buf();
-    match error.sqlite_error_code() {
-        Some(ErrorCode::NotADatabase) => GalleryError::NotAGallery {
-            path,
-            what: "it is not a SQLite file".to_owned(),
-        },
-        Some(ErrorCode::DiskFull) => GalleryError::Full { path },
-        // Without a code the row came, and its columns are not what they should be.
-        Some(ErrorCode::DatabaseCorrupt) | None => GalleryError::Damaged {
-            path,
-            what: error.to_string(),
-        },
-        Some(_) => GalleryError::Storage {
-            path,
-            doing,
-            source: error,
-        },
-    }
 }

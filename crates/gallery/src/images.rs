@@ -9,11 +9,11 @@ use std::sync::atomic::Ordering;
 use rusqlite::{Connection, OptionalExtension};
 use sha2::{Digest, Sha256};
 
+use crate::Gallery;
 use crate::error::GalleryError;
-use crate::format::{check_kind, failed, read_state};
+use crate::format::{check_kind, read_state};
 use crate::item::Hash;
 use crate::store::connect_to_read;
-use crate::{Gallery, file_error};
 
 impl Gallery {
     /// Keeps the images of items that are enrolled from here on. Those of before are without one.
@@ -46,7 +46,8 @@ impl Gallery {
             return Ok(None);
         };
         let connection = connect_to_read(&self.path);
-        let connection = connection.map_err(|error| failed(&self.path, "read", error))?;
+        let connection =
+            connection.map_err(|error| GalleryError::from_sqlite(&self.path, "read", error))?;
         read_image(&connection, &self.path, number, id)
     }
 
@@ -94,8 +95,9 @@ impl KeptImages {
     pub fn open(gallery: &Path) -> Result<Option<Self>, GalleryError> {
         let path = gallery
             .canonicalize()
-            .map_err(|source| file_error(gallery, source))?;
-        let connection = connect_to_read(&path).map_err(|error| failed(&path, "open", error))?;
+            .map_err(|source| GalleryError::not_found(gallery, source))?;
+        let connection = connect_to_read(&path)
+            .map_err(|error| GalleryError::from_sqlite(&path, "open", error))?;
         if !check_kind(&connection, &path)? {
             return Ok(None);
         }
@@ -130,7 +132,7 @@ impl KeptImages {
         self.connection
             .prepare(query)
             .and_then(|mut statement| statement.query_map([], item)?.collect())
-            .map_err(|error| failed(&self.path, "read", error))
+            .map_err(|error| GalleryError::from_sqlite(&self.path, "read", error))
     }
 
     /// The image of an item; `None` where it was removed meanwhile.
@@ -153,7 +155,7 @@ fn read_image(
          FROM images JOIN items USING (number) WHERE number = ?";
     let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
     let found = connection.query_row(query, [number], read).optional();
-    let found = found.map_err(|error| failed(path, "read", error))?;
+    let found = found.map_err(|error| GalleryError::from_sqlite(path, "read", error))?;
     // Another item of this number, or none: it was removed meanwhile.
     let Some((_, source, bytes)) = found.filter(|(found, ..): &ImageRow| found == id) else {
         return Ok(None);
@@ -168,7 +170,7 @@ fn read_image(
 /// # Errors
 /// [`GalleryError::Damaged`] where one differs, or belongs to no item.
 pub fn check_images(gallery: &Path) -> Result<usize, GalleryError> {
-    let sql_error = |error| failed(gallery, "read", error);
+    let sql_error = |error| GalleryError::from_sqlite(gallery, "read", error);
     let connection = connect_to_read(gallery).map_err(sql_error)?;
     if !check_kind(&connection, gallery)? {
         return Ok(0);
@@ -177,7 +179,7 @@ pub fn check_images(gallery: &Path) -> Result<usize, GalleryError> {
 }
 
 fn check_all(connection: &Connection, path: &Path) -> Result<usize, GalleryError> {
-    let sql_error = |error| failed(path, "read", error);
+    let sql_error = |error| GalleryError::from_sqlite(path, "read", error);
     let query = "SELECT items.id, items.source_sha256, images.bytes \
          FROM images LEFT JOIN items USING (number) ORDER BY number";
     let mut statement = connection.prepare(query).map_err(sql_error)?;

@@ -58,6 +58,7 @@ mod item_table;
 mod load;
 mod lock;
 mod maintenance;
+mod paths;
 mod store;
 
 use std::collections::HashMap;
@@ -77,9 +78,10 @@ use crate::item::{
 };
 use crate::item_set::ItemSet;
 use crate::item_table::ItemTable;
-use crate::lock::{WriterLock, beside};
+use crate::lock::WriterLock;
 use crate::mapped_vectors::Vector;
 use crate::params::IndexParams;
+use crate::paths::with_suffix;
 use crate::store::ItemStore;
 use crate::view::GalleryView;
 
@@ -158,11 +160,12 @@ impl Gallery {
                 return Err(GalleryError::Description { field, problem });
             }
         }
-        let path = std::path::absolute(path).map_err(|source| file_error(path, source))?;
+        let path =
+            std::path::absolute(path).map_err(|source| GalleryError::not_found(path, source))?;
         let lock = WriterLock::take(&path)?;
         // A log without its file would be replayed into the new one.
         for suffix in ["", "-wal", "-journal"] {
-            let path = beside(&path, suffix);
+            let path = with_suffix(&path, suffix);
             if path.symlink_metadata().is_ok() {
                 return Err(GalleryError::Exists { path });
             }
@@ -187,7 +190,7 @@ impl Gallery {
         // Through links, so that two names of one file share one lock.
         let path = path
             .canonicalize()
-            .map_err(|source| file_error(path, source))?;
+            .map_err(|source| GalleryError::not_found(path, source))?;
         let lock = match access {
             Access::ReadOnly => None,
             Access::ReadWrite => Some(WriterLock::take(&path)?),
@@ -203,8 +206,9 @@ impl Gallery {
         let mut store = ItemStore::open(&path, lock.is_some())?;
         let about = store.about().clone();
         let keeps_images = AtomicBool::new(store.keeps_images());
-        let (item_table, state, index) = load::load(&mut store, &path, params, lock.is_some())?;
-        let view = GalleryView::of(&item_table, about.dimension, state.generation, index);
+        let loaded = load::load(&mut store, &path, params, lock.is_some())?;
+        let (item_table, generation) = (loaded.items, loaded.state.generation);
+        let view = GalleryView::of(&item_table, about.dimension, generation, loaded.index);
         Ok(Self {
             path,
             about,
@@ -503,7 +507,7 @@ fn without(live: &Arc<Bits>, gone: impl Iterator<Item = usize>) -> Arc<Bits> {
 pub fn copy_items(gallery: &Path, to: &Path) -> Result<(), GalleryError> {
     let gallery = gallery
         .canonicalize()
-        .map_err(|source| file_error(gallery, source))?;
+        .map_err(|source| GalleryError::not_found(gallery, source))?;
     ItemStore::copy(&gallery, to)
 }
 
@@ -516,17 +520,5 @@ fn new_row(mut item: Item) -> NewRow {
         head,
         embedding,
         image,
-    }
-}
-
-fn file_error(path: &Path, source: std::io::Error) -> GalleryError {
-    let path = path.to_path_buf();
-    if source.kind() == std::io::ErrorKind::NotFound {
-        return GalleryError::NotFound { path };
-    }
-    GalleryError::File {
-        path,
-        doing: "find",
-        source,
     }
 }

@@ -1,10 +1,10 @@
 //! Reading a gallery: every item, and the index from its file or rebuilt.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use crate::base_segment::{BaseSegment, StoredBaseSegment, unfinished};
+use crate::base_segment::{BaseSegment, StoredBaseSegment};
 use crate::error::GalleryError;
 use crate::format::{GalleryState, StoredRow};
 use crate::gallery_index::GalleryIndex;
@@ -12,12 +12,21 @@ use crate::index::bits::Bits;
 use crate::item_table::ItemTable;
 use crate::mapped_vectors::Vector;
 use crate::params::IndexParams;
+use crate::paths::{index_file, unfinished_index};
 use crate::store::ItemStore;
 use crate::view::LiveIndex;
 
 /// How many times longer it takes to link an item into the delta graph than to build it into a base
 /// segment.
 const JOINING_COST: usize = 13;
+
+/// What a gallery holds when it is opened.
+pub(super) struct LoadedGallery {
+    pub(super) items: ItemTable,
+    pub(super) state: GalleryState,
+    /// `None` if there are too few items for one.
+    pub(super) index: Option<LiveIndex>,
+}
 
 /// Reads and verifies every item, and takes the index from its file if that is right and not
 /// outgrown.
@@ -26,71 +35,92 @@ pub(super) fn load(
     gallery: &Path,
     params: IndexParams,
     writable: bool,
-) -> Result<(ItemTable, GalleryState, Option<LiveIndex>), GalleryError> {
+) -> Result<LoadedGallery, GalleryError> {
     let dimension = store.about().dimension;
-    let wants_graph = params.graph_from_items <= store.items();
     let file = index_file(gallery);
     if writable {
         // What a crash left of an index that was being written; there may be none.
-        drop(std::fs::remove_file(unfinished(&file)));
+        drop(std::fs::remove_file(unfinished_index(&file)));
     }
     let mut stored = None;
-    if wants_graph && file.exists() {
+    if params.graph_from_items <= store.items() && file.exists() {
         let opened = StoredBaseSegment::open(&file, dimension, params);
         stored = opened
             .inspect_err(|problem| built_anew(&file, problem))
             .ok();
     }
-    let mut item_table = ItemTable::default();
-    // Behind the others, so that all slots from one on hold the delta.
-    let mut later: Vec<StoredRow> = Vec::new();
-    let mut later_ids = HashSet::new();
-    let state = store.load(|row| {
-        let id = &row.head.id;
-        let new = item_table.find(id).is_none() && !later_ids.contains(id);
-        let kept = stored
-            .as_mut()
-            .map(|stored| stored.find(&row.checksum, row.embedding.as_slice()));
-        match kept {
-            None => put_in_memory(&mut item_table, row),
-            Some(Some((place, vector))) => {
-                let slot = item_table.put(row.head, vector, row.number, row.checksum);
-                if let Some(stored) = &mut stored {
-                    stored.set_slot(place, slot);
-                }
-            }
-            Some(None) => {
-                later_ids.insert(id.clone());
-                later.push(row);
-            }
-        }
-        new
-    })?;
-    let first = item_table.next_slot();
-    for row in later {
-        put_in_memory(&mut item_table, row);
-    }
-    if item_table.len() < params.graph_from_items {
-        return Ok((item_table, state, None));
+    let mut items = ItemTable::default();
+    let (state, first) = load_items(store, &mut items, stored.as_mut())?;
+    if items.len() < params.graph_from_items {
+        return Ok(LoadedGallery {
+            items,
+            state,
+            index: None,
+        });
     }
     let base = stored.and_then(|stored| {
-        let (rows, live, items) = (stored.rows(), stored.live(), item_table.len());
+        let outgrown = is_outgrown(&stored, items.len());
         let base = stored.finish();
         let base = base.inspect_err(|problem| built_anew(&file, problem));
-        let outgrown = rows < (items - live.min(items)) * JOINING_COST || live * 3 < rows * 2;
         base.ok().filter(|_| !outgrown)
     });
     let (base, first) = match base {
         Some(base) => (base, first),
         None => {
             let file = writable.then_some(&*file);
-            let base = BaseSegment::build(&item_table.base_items(), params, file)?;
-            (base, item_table.next_slot())
+            let base = BaseSegment::build(&items.base_items(), params, file)?;
+            (base, items.next_slot())
         }
     };
     let index = Arc::new(GalleryIndex::new(base, first, params));
-    let index = joined(index, &mut item_table, dimension);
-    Ok((item_table, state, Some(index)))
+    let index = joined(index, &mut items, dimension);
+    Ok(LoadedGallery {
+        items,
+        state,
+        index: Some(index),
+    })
+}
+
+/// Reads every item into `items`: first those of the base segment, then the delta. Returns the first
+/// slot of the delta.
+fn load_items(
+    store: &mut ItemStore,
+    items: &mut ItemTable,
+    mut stored: Option<&mut StoredBaseSegment>,
+) -> Result<(GalleryState, usize), GalleryError> {
+    // Kept back, so that all slots from one on hold the delta.
+    let mut delta: Vec<StoredRow> = Vec::new();
+    let mut delta_ids = HashSet::new();
+    let state = store.load(|row| {
+        let id = &row.head.id;
+        let is_new = items.find(id).is_none() && !delta_ids.contains(id);
+        match &mut stored {
+            None => put_in_memory(items, row),
+            Some(stored) => match stored.find(&row.checksum, row.embedding.as_slice()) {
+                Some((base_row, vector)) => {
+                    let slot = items.put(row.head, vector, row.number, row.checksum);
+                    stored.set_slot(base_row, slot);
+                }
+                None => {
+                    delta_ids.insert(id.clone());
+                    delta.push(row);
+                }
+            },
+        }
+        is_new
+    })?;
+    let first = items.next_slot();
+    for row in delta {
+        put_in_memory(items, row);
+    }
+    Ok((state, first))
+}
+
+/// Whether a new base segment takes less time than to link what this one lacks, or too much of it
+/// is gone.
+fn is_outgrown(stored: &StoredBaseSegment, items: usize) -> bool {
+    let (rows, live) = (stored.rows(), stored.live());
+    rows < (items - live.min(items)) * JOINING_COST || live * 3 < rows * 2
 }
 
 fn put_in_memory(item_table: &mut ItemTable, row: StoredRow) {
@@ -101,10 +131,6 @@ fn put_in_memory(item_table: &mut ItemTable, row: StoredRow) {
 /// The index is derived: without its file, opening takes longer and nothing is lost.
 fn built_anew(file: &Path, problem: &str) {
     tracing::warn!(file = %file.display(), problem, "the index is built anew");
-}
-
-pub(super) fn index_file(gallery: &Path) -> PathBuf {
-    gallery.with_extension("graph")
 }
 
 /// Takes the vectors of the base segment from the map, and says which rows are there.

@@ -2,9 +2,10 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::error::GalleryError;
+use crate::paths::with_suffix;
 
 /// The exclusive right to write, held until dropped.
 pub(super) struct WriterLock {
@@ -14,7 +15,7 @@ pub(super) struct WriterLock {
 impl WriterLock {
     /// Takes the lock file beside the database, or says at once who has it.
     pub(super) fn take(path: &Path) -> Result<Self, GalleryError> {
-        let lock_path = beside(path, ".lock");
+        let lock_path = with_suffix(path, ".lock");
         let file_error = |source| {
             let path = lock_path.clone();
             GalleryError::File {
@@ -49,11 +50,4 @@ impl WriterLock {
         // The file stays when the lock goes: removing it would race with the next writer.
         Ok(Self { _file: file })
     }
-}
-
-/// `path` with something appended to the file name.
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }

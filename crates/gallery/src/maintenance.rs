@@ -7,8 +7,9 @@ use crate::base_segment::BaseSegment;
 use crate::error::GalleryError;
 use crate::gallery_index::GalleryIndex;
 use crate::item::{Hash, ItemHead, embedding_bytes};
-use crate::load::{index_file, joined};
+use crate::load::joined;
 use crate::mapped_vectors::Vector;
+use crate::paths::index_file;
 use crate::view::GalleryView;
 
 /// From this many items on, a delta of a quarter of the base segment's size makes a rebuild due.

@@ -10,11 +10,11 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
 use crate::error::GalleryError;
 use crate::format::{
-    self, About, GalleryState, NewRow, StoredRow, check_kind, failed, integer, read_row,
-    read_state, state_checksum,
+    self, About, GalleryState, NewRow, StoredRow, check_kind, integer, read_row, read_state,
+    state_checksum,
 };
-use crate::item::embedding_bytes;
-use crate::lock::beside;
+use crate::item::{Hash, embedding_bytes};
+use crate::paths::with_suffix;
 
 /// The write-ahead log is cut back to this size; a large batch makes it grow.
 const LOG_BYTES_MAX: i64 = 64 * 1024 * 1024;
@@ -34,7 +34,7 @@ impl ItemStore {
     /// Makes an empty gallery at `path`. The caller holds the lock and has seen that nothing is
     /// there. The file appears complete or not at all.
     pub(super) fn create(path: &Path, about: &About) -> Result<(), GalleryError> {
-        let unfinished = beside(path, ".new");
+        let unfinished = with_suffix(path, ".new");
         let file_error = |doing| {
             let path = path.to_path_buf();
             move |source| GalleryError::File {
@@ -44,7 +44,7 @@ impl ItemStore {
             }
         };
         for leftover in ["", "-wal", "-shm", "-journal"] {
-            match fs::remove_file(beside(&unfinished, leftover)) {
+            match fs::remove_file(with_suffix(&unfinished, leftover)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(file_error("clear the way for")(error));
                 }
@@ -54,7 +54,7 @@ impl ItemStore {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
         connect(&unfinished, flags)
             .and_then(|connection| format::write_empty(connection, about))
-            .map_err(|error| failed(path, "create", error))?;
+            .map_err(|error| GalleryError::from_sqlite(path, "create", error))?;
         File::open(&unfinished)
             .and_then(|file| file.sync_all())
             .map_err(file_error("create"))?;
@@ -67,7 +67,7 @@ impl ItemStore {
 
     /// Opens the database and checks everything but the items.
     pub(super) fn open(path: &Path, writable: bool) -> Result<Self, GalleryError> {
-        let sql_error = |error| failed(path, "open", error);
+        let sql_error = |error| GalleryError::from_sqlite(path, "open", error);
         let connection = if writable {
             connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sql_error)?
         } else {
@@ -89,7 +89,7 @@ impl ItemStore {
 
     /// Writes a copy of the database, as it is at one moment, to a new file. Works beside a writer.
     pub(super) fn copy(path: &Path, to: &Path) -> Result<(), GalleryError> {
-        let sql_error = |error| failed(path, "copy", error);
+        let sql_error = |error| GalleryError::from_sqlite(path, "copy", error);
         let connection = connect_to_read(path).map_err(sql_error)?;
         check_kind(&connection, path)?;
         let Some(to) = to.to_str() else {
@@ -116,7 +116,7 @@ impl ItemStore {
         if !self.keeps_images {
             let (_, sql) = format::IMAGES;
             let made = self.connection.execute(sql, []);
-            made.map_err(|error| failed(&self.path, "write to", error))?;
+            made.map_err(|error| GalleryError::from_sqlite(&self.path, "write to", error))?;
             self.keeps_images = true;
         }
         Ok(())
@@ -129,7 +129,7 @@ impl ItemStore {
             .connection
             .prepare_cached(query)
             .and_then(|mut statement| statement.query_row([number], |row| row.get::<_, i64>(0)));
-        let count = count.map_err(|error| failed(&self.path, "read", error))?;
+        let count = count.map_err(|error| GalleryError::from_sqlite(&self.path, "read", error))?;
         Ok(0 < count)
     }
 
@@ -140,7 +140,7 @@ impl ItemStore {
             self.connection
                 .pragma(None, "wal_checkpoint", mode, |_| Ok(()))
         });
-        compacted.map_err(|error| failed(&self.path, "compact", error))
+        compacted.map_err(|error| GalleryError::from_sqlite(&self.path, "compact", error))
     }
 
     /// Number of items when it was opened.
@@ -158,7 +158,7 @@ impl ItemStore {
             path: path.clone(),
             what,
         };
-        let sql_error = |error| failed(path, "read", error);
+        let sql_error = |error| GalleryError::from_sqlite(path, "read", error);
         // One transaction: a writer may be at work, and state and rows must belong together.
         let transaction = self.connection.unchecked_transaction().map_err(sql_error)?;
         let (about, state) = read_state(&transaction, path)?;
@@ -219,7 +219,7 @@ impl ItemStore {
                     what,
                 };
             }
-            failed(&self.path, "write to", error)
+            GalleryError::from_sqlite(&self.path, "write to", error)
         })?;
         self.state = state;
         Ok(())
@@ -234,65 +234,85 @@ impl ItemStore {
         let before = state_checksum(&self.about, &self.state);
         let after = state_checksum(&self.about, &state);
         let transaction = self.connection.transaction()?;
-        let changed = transaction
-            .prepare_cached(
-                "UPDATE gallery SET items = ?, generation = ?, digest = ?, checksum = ? \
-                 WHERE checksum = ?",
-            )?
-            .execute(params![
-                integer(state.items),
-                state.generation.cast_signed(),
-                state.digest.to_bytes(),
-                after,
-                before
-            ])?;
-        if changed != 1 {
-            return Err(rusqlite::Error::StatementChangedRows(changed));
-        }
+        replace_state(&transaction, &state, &before, &after)?;
         for number in removed {
-            let mut delete = transaction.prepare_cached("DELETE FROM items WHERE number = ?")?;
-            delete.execute([number])?;
+            delete(&transaction, "items", *number)?;
             if self.keeps_images {
-                let mut delete =
-                    transaction.prepare_cached("DELETE FROM images WHERE number = ?")?;
-                delete.execute([number])?;
+                delete(&transaction, "images", *number)?;
             }
         }
         for row in rows {
-            let NewRow {
-                number,
-                head,
-                embedding,
-                checksum,
-                image,
-            } = row;
-            let metadata = serde_json::to_string(&head.metadata)
-                .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
-            let source = head.source_sha256;
-            transaction
-                .prepare_cached("INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?, ?, ?, ?)")?
-                .execute(params![
-                    number,
-                    head.id,
-                    head.label,
-                    metadata,
-                    source,
-                    embedding_bytes(embedding.as_slice()),
-                    checksum
-                ])?;
+            put_item(&transaction, row)?;
             if self.keeps_images {
-                match image {
-                    Some(image) => transaction
-                        .prepare_cached("INSERT OR REPLACE INTO images VALUES (?, ?)")?
-                        .execute(params![number, image])?,
-                    None => transaction
-                        .prepare_cached("DELETE FROM images WHERE number = ?")?
-                        .execute([number])?,
-                };
+                put_image(&transaction, row)?;
             }
         }
         transaction.commit()
     }
+}
+
+/// Writes the state if the file still has the one that this writer knows: its checksum is `before`.
+fn replace_state(
+    connection: &Connection,
+    state: &GalleryState,
+    before: &Hash,
+    after: &Hash,
+) -> Result<(), rusqlite::Error> {
+    let changed = connection
+        .prepare_cached(
+            "UPDATE gallery SET items = ?, generation = ?, digest = ?, checksum = ? \
+             WHERE checksum = ?",
+        )?
+        .execute(params![
+            integer(state.items),
+            state.generation.cast_signed(),
+            state.digest.to_bytes(),
+            after,
+            before
+        ])?;
+    if changed != 1 {
+        return Err(rusqlite::Error::StatementChangedRows(changed));
+    }
+    Ok(())
+}
+
+fn delete(
+    connection: &Connection,
+    table: &'static str,
+    number: i64,
+) -> Result<(), rusqlite::Error> {
+    let query = format!("DELETE FROM {table} WHERE number = ?");
+    connection.prepare_cached(&query)?.execute([number])?;
+    Ok(())
+}
+
+fn put_item(connection: &Connection, row: &NewRow) -> Result<(), rusqlite::Error> {
+    let head = &row.head;
+    let metadata = serde_json::to_string(&head.metadata)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?, ?, ?, ?)")?
+        .execute(params![
+            row.number,
+            head.id,
+            head.label,
+            metadata,
+            head.source_sha256,
+            embedding_bytes(row.embedding.as_slice()),
+            row.checksum
+        ])?;
+    Ok(())
+}
+
+/// Keeps the image of a row, or removes that of the item whose place the row takes.
+fn put_image(connection: &Connection, row: &NewRow) -> Result<(), rusqlite::Error> {
+    let Some(image) = &row.image else {
+        return delete(connection, "images", row.number);
+    };
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO images VALUES (?, ?)")?
+        .execute(params![row.number, image])?;
+    Ok(())
 }
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, rusqlite::Error> {
@@ -321,7 +341,7 @@ pub(super) fn connect_to_read(path: &Path) -> Result<Connection, rusqlite::Error
         error.sqlite_error_code(),
         Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)
     );
-    if !no_index || beside(path, "-wal").exists() {
+    if !no_index || with_suffix(path, "-wal").exists() {
         return Err(error);
     }
     let mut uri = "file:".to_owned();
@@ -352,7 +372,8 @@ fn prepare_to_write(connection: &Connection, path: &Path) -> Result<(), GalleryE
         let check = connection.pragma_query_value(None, "quick_check", |row| row.get(0))?;
         Ok((mode, check))
     };
-    let (mode, check): (String, String) = set().map_err(|error| failed(path, "open", error))?;
+    let (mode, check): (String, String) =
+        set().map_err(|error| GalleryError::from_sqlite(path, "open", error))?;
     let what = if mode != "wal" {
         format!("its journal mode is {mode} and cannot be set to wal")
     } else if check != "ok" {

@@ -1,0 +1,20 @@
+//! Where the files of a gallery are, next to that of its items.
+
+use std::path::{Path, PathBuf};
+
+/// `path` with something appended to the file name.
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// The file of the base segment.
+pub(super) fn index_file(gallery: &Path) -> PathBuf {
+    gallery.with_extension("graph")
+}
+
+/// Where a file of the base segment is written before it replaces the one that is there.
+pub(super) fn unfinished_index(index: &Path) -> PathBuf {
+    index.with_extension("graph.tmp")
+}
