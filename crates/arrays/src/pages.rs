@@ -6,7 +6,7 @@ use std::io::{Read, Seek, SeekFrom};
 use super::error::ArraysError;
 use super::footer::{Chunk, ParquetColumn};
 use super::input::ArrayInput;
-use super::thrift::Thrift;
+use super::thrift::{Thrift, ThriftValue};
 use super::values::{PLAIN, PLAIN_DICTIONARY, RLE, hybrid};
 
 /// `DuckDB` stops at 100 MB, all others at about one.
@@ -306,6 +306,8 @@ struct ParquetPageHeader {
 }
 
 impl ParquetPageHeader {
+    /// Reads a header by the numbers that `parquet.thrift` gives its fields; `None` if it is malformed or
+    /// cut off.
     fn parse(bytes: &[u8]) -> Option<Self> {
         let mut header = Self {
             length: 0,
@@ -332,40 +334,55 @@ impl ParquetPageHeader {
                 }
                 2 => header.unpacked = value.count()?,
                 3 => header.packed = value.count()?,
-                5 => value.fields(&mut |field, value| {
-                    match field {
-                        1 => header.values = value.count()?,
-                        2 => header.encoding = value.integer()?,
-                        3 | 4 => header.levels_are_runs &= value.integer()? == RLE,
-                        _ => value.skip()?,
-                    }
-                    Some(())
-                })?,
-                7 => value.fields(&mut |field, value| {
-                    match field {
-                        1 => header.values = value.count()?,
-                        2 => header.encoding = value.integer()?,
-                        _ => value.skip()?,
-                    }
-                    Some(())
-                })?,
-                8 => value.fields(&mut |field, value| {
-                    match field {
-                        1 => header.values = value.count()?,
-                        4 => header.encoding = value.integer()?,
-                        5 => header.defined_bytes = value.count()?,
-                        6 => header.repeated_bytes = value.count()?,
-                        7 => header.compressed = value.boolean()?,
-                        _ => value.skip()?,
-                    }
-                    Some(())
-                })?,
+                5 => header.read_data(value)?,
+                7 => header.read_dictionary(value)?,
+                8 => header.read_data_v2(value)?,
                 _ => value.skip()?,
             }
             Some(())
         })?;
         header.length = (bytes.len() - thrift.left()) as u64;
         Some(header)
+    }
+
+    /// Field 5: a data page of the first version.
+    fn read_data(&mut self, value: ThriftValue<'_, '_>) -> Option<()> {
+        value.fields(&mut |field, value| {
+            match field {
+                1 => self.values = value.count()?,
+                2 => self.encoding = value.integer()?,
+                3 | 4 => self.levels_are_runs &= value.integer()? == RLE,
+                _ => value.skip()?,
+            }
+            Some(())
+        })
+    }
+
+    /// Field 7: a dictionary.
+    fn read_dictionary(&mut self, value: ThriftValue<'_, '_>) -> Option<()> {
+        value.fields(&mut |field, value| {
+            match field {
+                1 => self.values = value.count()?,
+                2 => self.encoding = value.integer()?,
+                _ => value.skip()?,
+            }
+            Some(())
+        })
+    }
+
+    /// Field 8: a data page of the second version, which states how long its levels are.
+    fn read_data_v2(&mut self, value: ThriftValue<'_, '_>) -> Option<()> {
+        value.fields(&mut |field, value| {
+            match field {
+                1 => self.values = value.count()?,
+                4 => self.encoding = value.integer()?,
+                5 => self.defined_bytes = value.count()?,
+                6 => self.repeated_bytes = value.count()?,
+                7 => self.compressed = value.boolean()?,
+                _ => value.skip()?,
+            }
+            Some(())
+        })
     }
 }
 

@@ -231,18 +231,7 @@ impl<'a> Lists<'a> {
                     }
                     NextPage::Data(page) => {
                         lists.place(&page, column.defined)?;
-                        let plain =
-                            |page: &Page, count| floats(page.encoding, page.bytes(), count, double);
-                        let vectors = &mut lists.vectors;
-                        let coded = Coded {
-                            page: &page,
-                            count: page.values,
-                            dictionary: dictionary.as_deref(),
-                        };
-                        visit(input, &coded, plain, |value| {
-                            vectors.push(*value);
-                            Ok(())
-                        })?;
+                        lists.append(&page, dictionary.as_deref(), double)?;
                     }
                 }
             }
@@ -255,6 +244,25 @@ impl<'a> Lists<'a> {
         }
         let dimension = lists.dimension.unwrap_or(0);
         Ok((input.shape(lists.rows, dimension as u64)?, lists.vectors))
+    }
+
+    /// Appends the values of a page, which are `double`s or floats.
+    fn append(
+        &mut self,
+        page: &Page,
+        dictionary: Option<&[f32]>,
+        double: bool,
+    ) -> Result<(), ArraysError> {
+        let coded = Coded {
+            page,
+            count: page.values,
+            dictionary,
+        };
+        let plain = |page: &Page, count| floats(page.encoding, page.bytes(), count, double);
+        visit(self.input, &coded, plain, |value| {
+            self.vectors.push(*value);
+            Ok(())
+        })
     }
 
     /// Assigns the values of a page to their rows; every one has to be there.
@@ -326,6 +334,7 @@ fn read_text(
     let Some(column) = footer.columns.get(index) else {
         return Err(input.damaged("a column has gone"));
     };
+    let plain = |page: &Page, count| texts(page.encoding, page.bytes(), count, text);
     let mut values = Vec::new();
     let mut budget = input.options.bytes_max;
     for (rows, chunk) in chunks(footer, index) {
@@ -336,54 +345,53 @@ fn read_text(
         let mut dictionary = None;
         let mut pages = Pages::new(file, *input, column, chunk, budget)?;
         while let Some(next) = pages.next()? {
-            let (page, is_dictionary) = match next {
-                NextPage::Dictionary(page) => (page, true),
-                NextPage::Data(page) => (page, false),
-            };
-            let plain = |page: &Page, count| texts(page.encoding, page.bytes(), count, text);
-            if is_dictionary {
-                let values = plain(&page, page.values);
-                dictionary = Some(values.ok_or_else(|| undecodable(input, &page))?);
-                continue;
+            match next {
+                NextPage::Dictionary(page) => {
+                    let values = plain(&page, page.values);
+                    dictionary = Some(values.ok_or_else(|| undecodable(input, &page))?);
+                }
+                NextPage::Data(page) => {
+                    let is_there = |level: &u32| *level == column.defined;
+                    let coded = Coded {
+                        count: match column.defined {
+                            0 => page.values,
+                            _ => page.defined.iter().filter(|level| is_there(level)).count(),
+                        },
+                        page: &page,
+                        dictionary: dictionary.as_deref(),
+                    };
+                    let mut present = Vec::new();
+                    visit(input, &coded, plain, |value| {
+                        *room = spend(input, *room, value.len() as u64)?;
+                        present.push(value.clone());
+                        Ok(())
+                    })?;
+                    let strings = STRING_BYTES.saturating_mul(page.values as u64);
+                    *room = spend(input, *room, strings)?;
+                    if coded.count == page.values {
+                        values.append(&mut present);
+                    } else {
+                        let rows = page.defined.iter().map(is_there);
+                        values.extend(with_nulls(present, rows));
+                    }
+                }
             }
-            let is_there = |level: &&u32| **level == column.defined;
-            let there = match column.defined {
-                0 => page.values,
-                _ => page.defined.iter().filter(is_there).count(),
-            };
-            let mut present = Vec::new();
-            let coded = Coded {
-                page: &page,
-                count: there,
-                dictionary: dictionary.as_deref(),
-            };
-            visit(input, &coded, plain, |value| {
-                *room = spend(input, *room, value.len() as u64)?;
-                present.push(value.clone());
-                Ok(())
-            })?;
-            *room = spend(
-                input,
-                *room,
-                STRING_BYTES.saturating_mul(page.values as u64),
-            )?;
-            if there == page.values {
-                values.append(&mut present);
-                continue;
-            }
-            let mut present = present.into_iter();
-            values.extend(page.defined.iter().map(|level| {
-                let value = if is_there(&level) {
-                    present.next()
-                } else {
-                    None
-                };
-                value.unwrap_or_default()
-            }));
         }
         budget = pages.budget();
     }
     Ok(values)
+}
+
+/// A text for each row: the next of `present` if the row has one, else an empty one.
+fn with_nulls(
+    present: Vec<String>,
+    rows: impl Iterator<Item = bool>,
+) -> impl Iterator<Item = String> {
+    let mut present = present.into_iter();
+    rows.map(move |is_there| {
+        let value = if is_there { present.next() } else { None };
+        value.unwrap_or_default()
+    })
 }
 
 /// The values of a page as they are stored.
