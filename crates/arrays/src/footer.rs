@@ -210,7 +210,7 @@ impl Chunk {
             _ => value.skip(),
         })?;
         chunk.elsewhere |= !described;
-        // Some writers state a dictionary at 0 where there is none.
+        // Some writers state a dictionary at 0 if there is none.
         let data = data.unwrap_or(0);
         chunk.start = match dictionary {
             Some(at @ 1..) if at < data => at,

@@ -1,4 +1,4 @@
-//! `.fvecs`: each row is its dimension as a 32-bit integer, then so many 32-bit floats, all
+//! `.fvecs`: each row is its dimension as a 32-bit integer, then as many 32-bit floats, all
 //! little-endian (<http://corpus-texmex.irisa.fr/>).
 
 use std::io::Read;

@@ -1,8 +1,8 @@
 //! Embeddings and lists that other programs wrote: `.npy`, `.npz`, Parquet, `.fvecs` and CSV.
 //!
-//! A file is told by its first bytes, whatever its name. None is trusted: no length that a file
+//! The first bytes of a file tell its type, whatever its name. None is trusted: no length that a file
 //! states is believed before the bytes behind it, or a limit, hold it up. Vectors stay as they were
-//! written; whoever takes them makes embeddings of them, and refuses a row that cannot be one.
+//! written; the caller makes embeddings of them, and refuses a row that cannot be one.
 //!
 //! ```
 //! use matchpoint_arrays::{ReadOptions, read};

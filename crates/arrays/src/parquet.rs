@@ -399,11 +399,11 @@ struct Coded<'a, T> {
     page: &'a Page,
     /// How many there are.
     count: usize,
-    /// What the page may refer to; `None` where the column has none.
+    /// What the page may refer to; `None` if the column has none.
     dictionary: Option<&'a [T]>,
 }
 
-/// Hands out the values of a page, from the dictionary where it refers to one.
+/// Hands out the values of a page, from the dictionary if it refers to one.
 fn visit<T>(
     input: &ArrayInput<'_>,
     coded: &Coded<'_, T>,

@@ -30,7 +30,7 @@ impl VectorTable {
     /// The label, id, role and metadata of each row, from the columns of the same file.
     ///
     /// # Errors
-    /// Refuses what [`LabelTable::read`] refuses; `path` is named where something is wrong.
+    /// Refuses what [`LabelTable::read`] refuses; `path` is named if something is wrong.
     pub fn labels(&self, path: &Path) -> Result<LabelTable, ArraysError> {
         LabelTable::from_columns(path, self.columns.clone(), self.rows())
     }

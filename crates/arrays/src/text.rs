@@ -13,7 +13,7 @@ use super::error::ArraysError;
 /// The longest file of text that is read, in bytes: 2 GiB, some 20 million rows.
 pub const TEXT_BYTES_MAX: u64 = 2 << 30;
 
-/// The character that marks the order of bytes where it comes first.
+/// The character that marks the order of bytes if it comes first.
 const MARK: char = '\u{feff}';
 
 /// First bytes of what is no text and is given for it at times.
@@ -139,7 +139,7 @@ pub(super) fn on_line(place: &str, line: u64, what: impl Into<String>) -> Arrays
     }
 }
 
-/// The order of the bytes, where they are UTF-16.
+/// The order of the bytes, if they are UTF-16.
 ///
 /// Without a mark it takes one character of ASCII at the beginning or a line's end at the end, and that
 /// a line feed ends a line, or that there is none and all is Latin: a stray NUL in UTF-8 is no UTF-16.

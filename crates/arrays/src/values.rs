@@ -15,7 +15,7 @@ pub(super) const RLE_DICTIONARY: i64 = 8;
 pub(super) const BYTE_STREAM_SPLIT: i64 = 9;
 
 /// The first `count` numbers of `width` bits: runs of one number, and runs packed bit by bit.
-/// `None` where there are fewer.
+/// `None` if there are fewer.
 pub(super) fn hybrid(bytes: &[u8], width: u32, count: usize) -> Option<Vec<u32>> {
     if 32 < width {
         return None;

@@ -67,7 +67,7 @@ impl Batcher {
     }
 }
 
-/// The embeddings of so many input tensors, one behind the other.
+/// The embeddings of this many input tensors, which follow one another.
 trait RunBatch: FnMut(&[f32], usize) -> Result<Vec<Vec<f32>>, String> {}
 
 impl<R: FnMut(&[f32], usize) -> Result<Vec<Vec<f32>>, String>> RunBatch for R {}
@@ -81,7 +81,7 @@ fn serve(mut run: impl RunBatch, batch_max: usize, waiting: &Receiver<WaitingTen
     }
 }
 
-/// Runs a batch; where that fails, each image alone, so that one costs no other its answer.
+/// Runs a batch; if that fails, each image alone, so that one costs no other its answer.
 fn answer(run: &mut impl RunBatch, tensors: &mut Vec<f32>, batch: Vec<WaitingTensor>) {
     if 1 < batch.len() {
         tensors.clear();
@@ -131,7 +131,7 @@ mod tests {
 
     use super::*;
 
-    /// Twice the input; fails where any number of the batch is not finite.
+    /// Twice the input; fails if any number of the batch is not finite.
     fn twice(tensors: &[f32], images: usize) -> Result<Vec<Vec<f32>>, String> {
         if tensors.iter().any(|value| !value.is_finite()) {
             return Err(format!("not finite, in a batch of {images}"));

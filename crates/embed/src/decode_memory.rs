@@ -35,7 +35,7 @@ pub(super) struct Room<'a> {
 }
 
 impl DecodeBudget {
-    /// A budget of so many bytes; `None` for no limit.
+    /// A budget of this many bytes; `None` for no limit.
     #[must_use]
     pub fn new(bytes_max: Option<u64>) -> Self {
         Self(Arc::new(DecodeMemory {
@@ -45,7 +45,7 @@ impl DecodeBudget {
         }))
     }
 
-    /// Waits until there is room, first come, first served; `None` where it `is_over` before that.
+    /// Waits until there is room, first come, first served; `None` if it `is_over` before that.
     /// What alone is more than the whole budget waits until nothing else is being decoded: the
     /// limits on one image have let it pass.
     pub(super) fn take(&self, bytes: u64, is_over: &dyn Fn() -> bool) -> Option<Room<'_>> {
@@ -110,7 +110,7 @@ mod tests {
         budget.0.state().taken
     }
 
-    /// Until so many wait.
+    /// Waits until this many wait.
     fn await_waiting(budget: &DecodeBudget, count: usize) {
         while budget.0.state().waiting.len() < count {
             thread::yield_now();

@@ -30,7 +30,7 @@ pub struct Port {
     pub name: String,
     /// The type of its numbers, such as "f32"; empty for what is no tensor.
     pub element: String,
-    /// The length of each axis; `None` where the model leaves it open.
+    /// The length of each axis; `None` if the model leaves it open.
     pub shape: Vec<Option<u32>>,
 }
 

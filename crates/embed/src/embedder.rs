@@ -17,7 +17,7 @@ use super::tensor;
 /// One worker's own session, or its way to the shared one, and its buffers.
 pub struct Embedder {
     dimension: usize,
-    /// `None` where vectors are made elsewhere.
+    /// `None` if vectors are made elsewhere.
     image: Option<ImageEmbedder>,
 }
 
@@ -119,7 +119,7 @@ impl Embedder {
     /// Embeds an input tensor as the model takes it. For measuring the model alone.
     ///
     /// # Errors
-    /// [`EmbedError::Model`] where the length is not the input's, or the model fails.
+    /// [`EmbedError::Model`] if the length is not the input's, or the model fails.
     pub fn embed_tensor(&mut self, tensor: &[f32]) -> Result<Embedding, EmbedError> {
         let image = self.image.as_mut().ok_or(EmbedError::NoModel)?;
         infer(&mut image.engine, tensor).map(|(embedding, _)| embedding)

@@ -194,9 +194,9 @@ pub enum ModelError {
     /// A pool that could do nothing.
     #[error("a pool needs workers and a queue, not {workers} workers and {queue_len_max} places")]
     EmptyPool {
-        /// Workers asked for.
+        /// Workers requested.
         workers: usize,
-        /// Places asked for.
+        /// Places requested.
         queue_len_max: usize,
     },
     /// The system starts no further thread.

@@ -56,7 +56,7 @@ impl GoldenCheck {
         })
     }
 
-    /// Embeds the image with a session, so many times in one run, and compares each.
+    /// Embeds the image with a session, this many times in one run, and compares each.
     pub(super) fn check(
         &self,
         session: &mut Session,

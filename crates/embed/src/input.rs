@@ -62,7 +62,7 @@ pub(super) enum Channel {
 }
 
 impl Channel {
-    /// Its place in RGB order. Where all colours are grey, red is as good as any.
+    /// Its place in RGB order. If all colours are grey, red is as good as any.
     pub(super) fn place(self) -> usize {
         match self {
             Self::Red => 0,

@@ -76,7 +76,7 @@ pub enum Device {
     Cuda,
     /// An NVIDIA GPU by `TensorRT`, with CUDA for what that does not take, or failure.
     TensorRt,
-    /// An NVIDIA GPU where that works, else the processor.
+    /// An NVIDIA GPU if that works, else the processor.
     Auto,
 }
 
@@ -124,7 +124,7 @@ impl Compute {
     }
 }
 
-/// Images of one run on a GPU, where nobody says: the gain from more is small, the wait is not.
+/// Images of one run on a GPU, if nobody says: the gain from more is small, the wait is not.
 const GPU_BATCH_MAX: usize = 16;
 
 /// An opened model: its file is the one that the manifest names by hash, and the golden check has
@@ -134,7 +134,7 @@ pub struct Model {
     precision: String,
     dimension: usize,
     fingerprint: String,
-    /// `None` where vectors are made elsewhere.
+    /// `None` if vectors are made elsewhere.
     image: Option<ImageModel>,
 }
 
@@ -148,7 +148,7 @@ struct ImageModel {
     golden: GoldenCheck,
     /// What the model was opened with, until the first worker takes it.
     first: Mutex<Option<Embedder>>,
-    /// The one session that all workers share, where they are joined into batches.
+    /// The one session that all workers share, if they are joined into batches.
     batcher: Option<Batcher>,
     budget: DecodeBudget,
 }
@@ -164,12 +164,12 @@ impl fmt::Debug for Model {
 }
 
 impl Model {
-    /// Opens a model folder, in one of the manifest's precisions or, where none is named, by its
+    /// Opens a model folder, in one of the manifest's precisions or, if none is named, by its
     /// own file: reads the manifest, compares the ONNX file with its hash and its interface with
     /// the manifest, and embeds the golden image.
     ///
     /// # Errors
-    /// Where anything in the folder is missing, wrong or changed, or the device cannot be used.
+    /// If anything in the folder is missing, wrong or changed, or the device cannot be used.
     pub fn open(
         folder: &Path,
         precision: Option<&str>,
@@ -260,7 +260,7 @@ impl Model {
     /// ms for a small model.
     ///
     /// # Errors
-    /// Where the runtime makes no further session, for want of memory for example, or one that
+    /// If the runtime makes no further session, for want of memory for example, or one that
     /// computes differently.
     pub fn embedder(&self) -> Result<Embedder, ModelError> {
         let Some(image) = &self.image else {
@@ -301,7 +301,7 @@ impl Model {
         Some(self.precision()).filter(|name| *name != BASE_PRECISION)
     }
 
-    /// How many images of waiting requests are joined into one run, at most; 1 where none are. As
+    /// How many images of waiting requests are joined into one run, at most; 1 if none are. As
     /// many workers more than processors are of use.
     #[must_use]
     pub fn joined_max(&self) -> usize {
@@ -336,21 +336,21 @@ impl Model {
         self.dimension
     }
 
-    /// What it computes on, after `auto` has chosen: "cpu", "cuda" or "tensorrt"; "none" where vectors are made elsewhere.
+    /// What it computes on, after `auto` has chosen: "cpu", "cuda" or "tensorrt"; "none" if vectors are made elsewhere.
     #[must_use]
     pub fn provider(&self) -> &'static str {
         let image = self.image.as_ref();
         image.map_or("none", |image| image.provider.name())
     }
 
-    /// The version of the ONNX Runtime it runs on; "none" where vectors are made elsewhere.
+    /// The version of the ONNX Runtime it runs on; "none" if vectors are made elsewhere.
     #[must_use]
     pub fn runtime_version(&self) -> &str {
         let image = self.image.as_ref();
         image.map_or("none", |image| image.runtime.version())
     }
 
-    /// The cosine to the golden embedding below which the model is refused, 0.9 to 1; `None` where
+    /// The cosine to the golden embedding below which the model is refused, 0.9 to 1; `None` if
     /// vectors are made elsewhere.
     #[must_use]
     pub fn cosine_min(&self) -> Option<f32> {
@@ -459,7 +459,7 @@ impl SessionSource<'_> {
     }
 }
 
-/// Makes the first session, on the device asked for.
+/// Makes the first session, on the device that was requested.
 fn create(
     device: Device,
     source: &SessionSource<'_>,

@@ -84,7 +84,7 @@ impl Manifest {
         let precisions = top.optional("precision", "a table of tables", table_of);
         top.finish();
 
-        // Each section is read even where an earlier one failed, to list every mistake. A missing
+        // Each section is read even if an earlier one failed, to list every mistake. A missing
         // section is one mistake, not one for each of its keys.
         let [file, input, resize, output, golden] = tables;
         let file = file.and_then(|table| read_file(TomlTable::new("file", table, mistakes)));

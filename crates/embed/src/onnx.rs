@@ -2,7 +2,7 @@
 //!
 //! The fingerprint covers the bytes of one file, so the network may be made of nothing else. ONNX
 //! Runtime itself reads weights that a model keeps in another file, from below the working
-//! directory where the model comes from memory, and says nothing. Here each message that can hold
+//! directory if the model comes from memory, and says nothing. Here each message that can hold
 //! a tensor is walked through, and what names another file is found wherever it stands.
 //!
 //! The walk allocates nothing, reads each byte a bounded number of times and goes only so deep. It
@@ -258,7 +258,7 @@ fn check_node(bytes: &[u8]) -> Result<(), OnnxError> {
     Ok(())
 }
 
-/// A name for a message, cut where it would bury it.
+/// A name for a message, cut if it would bury it.
 fn shown(name: Option<&[u8]>) -> String {
     const CHARACTERS_MAX: usize = 120;
     let text = String::from_utf8_lossy(name.unwrap_or_default());

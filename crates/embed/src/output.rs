@@ -23,7 +23,7 @@ pub(super) enum EmbeddingPart {
     LastToken,
     /// The one of this number, from 0.
     Token(usize),
-    /// The mean of the tokens of `[batch, tokens, d]`, without so many at the beginning.
+    /// The mean of the tokens of `[batch, tokens, d]`, without this many at the beginning.
     MeanOfTokens { skip: usize },
 }
 
@@ -91,7 +91,7 @@ pub(super) fn take_text(take: EmbeddingPart) -> String {
     }
 }
 
-/// The embedding's values within the output's; `None` where their number does not fit.
+/// The embedding's values within the output's; `None` if their number does not fit.
 pub(super) fn take(take: EmbeddingPart, dimension: usize, values: &[f32]) -> Option<Vec<f32>> {
     match take {
         EmbeddingPart::Vector => (values.len() == dimension).then(|| values.to_vec()),

@@ -53,7 +53,7 @@ impl WorkerPool {
     /// 1) wait.
     ///
     /// # Errors
-    /// Where a number is 0, a session cannot be made, or a thread cannot be started.
+    /// If a number is 0, a session cannot be made, or a thread cannot be started.
     pub fn start(
         model: Arc<Model>,
         workers: usize,
@@ -99,10 +99,10 @@ impl WorkerPool {
     /// future before a worker has taken the job leaves it undone.
     ///
     /// # Errors
-    /// [`PoolError::Busy`] where the queue is full, at once, or later where the place goes to a
-    /// client that has fewer; [`PoolError::Late`] where it would not be done by the caller's
-    /// deadline, at once, or later where what stood before it took longer than was to be expected;
-    /// [`PoolError::Stopped`] after shutdown; [`PoolError::Panicked`] where the job panicked.
+    /// [`PoolError::Busy`] if the queue is full, at once, or later if the place goes to a
+    /// client that has fewer; [`PoolError::Late`] if it would not be done by the caller's
+    /// deadline, at once, or later if what stood before it took longer than was to be expected;
+    /// [`PoolError::Stopped`] after shutdown; [`PoolError::Panicked`] if the job panicked.
     pub async fn run<T: Send + 'static>(
         &self,
         caller: Caller,
@@ -150,7 +150,7 @@ impl WorkerPool {
     }
 
     /// About how long a job of this client waits that comes now: what stands before it, at the
-    /// latest durations. Zero where nothing waits.
+    /// latest durations. Zero if nothing waits.
     fn wait(&self, client: ClientId) -> Duration {
         let (mut images, mut vectors) = (0_u32, 0_u32);
         self.queue.ahead(client, |job| match job.kind {
@@ -232,7 +232,7 @@ impl Drop for WorkerPool {
 }
 
 impl PoolTally {
-    /// Counts a job that is of no use any more, and answers where somebody still listens.
+    /// Counts a job that is of no use any more, and answers if somebody still listens.
     fn drop_unused(&self, job: PoolJob) {
         if job.cancellation.is_gone() {
             self.gone.fetch_add(1, Ordering::Relaxed);

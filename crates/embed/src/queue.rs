@@ -1,7 +1,7 @@
 //! The queue before a pool's workers: bounded, and fair between clients.
 //!
 //! Each client has a lane of its own, and lanes take turns, so that one client's flood delays the
-//! others by one job each and not by the whole flood. Where the queue is full, a newcomer whose lane
+//! others by one job each and not by the whole flood. If the queue is full, a newcomer whose lane
 //! is shorter takes the place of the newest job of the longest lane: places are shared as turns are.
 //! Jobs that are of no use any more give up their places first.
 
@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Who asks: one connection, for the server.
+/// The number of a client: one connection, for the server.
 pub(super) type ClientId = u64;
 
 /// What the queue has to know of a job.
@@ -18,10 +18,10 @@ pub(super) trait Queued {
     fn is_over(&self) -> bool;
 }
 
-/// Who gives way: has a turn where nobody else waits, or after [`PASSED_MAX`] turns of others, takes
+/// Who gives way: has a turn if nobody else waits, or after [`PASSED_MAX`] turns of others, takes
 /// nobody's place, and loses its own first.
 pub(super) const BACKGROUND: ClientId = u64::MAX;
-/// Turns that the background waits at most: it costs callers one part in so many, and is never shut
+/// Turns that the background waits at most: it costs callers one turn in this many, and is never shut
 /// out by a server that is always busy.
 const PASSED_MAX: u32 = 64;
 
@@ -188,7 +188,7 @@ impl<T: Queued> Queue<T> {
         }
     }
 
-    /// Queues a job, or says at once that there is no place. Where it is full, the jobs that are of no
+    /// Queues a job, or says at once that there is no place. If it is full, the jobs that are of no
     /// use any more leave first, and are handed to `over`.
     pub(super) fn push(&self, client: ClientId, job: T, over: &mut Vec<T>) -> Pushed<T> {
         let mut state = self.state();
@@ -215,7 +215,7 @@ impl<T: Queued> Queue<T> {
         displaced.map_or(Pushed::Waits, Pushed::InsteadOf)
     }
 
-    /// Waits for a place; gives the job back where the queue is closed.
+    /// Waits for a place; gives the job back if the queue is closed.
     pub(super) fn push_when_free(&self, client: ClientId, job: T) -> Result<(), T> {
         let full = |state: &mut QueueState<T>| state.open && self.len_max <= state.len;
         let mut state = self

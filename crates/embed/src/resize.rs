@@ -54,13 +54,13 @@ const FITS: [(&str, FitWord); 4] = [
     ("squash_crop", FitWord::SquashCrop),
 ];
 
-/// Reads the table; `sides` are the input's, where they are known.
+/// Reads the table; `sides` are the input's, if they are known.
 pub(super) fn read_resize(mut table: TomlTable<'_>, sides: Option<(u32, u32)>) -> Option<Resize> {
     let word = table.required("fit", &words(&FITS), |value| choose(&FITS, value));
     let filter = table.required("filter", &words(&FILTERS), |value| choose(&FILTERS, value));
     let fit = read_fit(&mut table, word, sides);
     let mut conventions = Conventions::default();
-    // A key that changes nothing here would be a mistake, so that each is known only where it does.
+    // A key that changes nothing here would be a mistake, so that each is known only if it does.
     if word.is_none_or(|word| matches!(word, FitWord::Crop | FitWord::Pad)) {
         conventions.side = table.optional("side", &words(&SIDES), |value| choose(&SIDES, value));
     }

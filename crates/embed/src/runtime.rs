@@ -27,7 +27,7 @@ pub struct RuntimeCandidate {
     pub path: PathBuf,
     /// Who named this place, for messages: an option, a variable or a default.
     pub origin: &'static str,
-    /// Whether the library must be here: set where an operator named the place.
+    /// Whether the library must be here: set if an operator named the place.
     pub required: bool,
 }
 
@@ -101,7 +101,7 @@ pub enum RuntimeError {
     AlreadyLoaded {
         /// The library in use.
         loaded: PathBuf,
-        /// The library asked for.
+        /// The library that was requested.
         path: PathBuf,
     },
 }
@@ -120,7 +120,7 @@ impl Runtime {
     /// Loads the first candidate that exists. Asking again for the same file gives the same runtime.
     ///
     /// # Errors
-    /// Where no candidate exists, a required one does not, another library is loaded already, or
+    /// If no candidate exists, a required one does not, another library is loaded already, or
     /// the file is not a loadable ONNX Runtime of a new enough version.
     pub fn load(candidates: &[RuntimeCandidate]) -> Result<Self, RuntimeError> {
         let RuntimeCandidate { path, origin, .. } = choose(candidates)?;
@@ -256,7 +256,7 @@ fn log(level: LogLevel, category: &str, _id: &str, location: &str, message: &str
 }
 
 /// The version by which the library's build marks its symbols (`VERS_1.32.0`). The binding reports
-/// only the minor one, which is the answer where there is no such mark.
+/// only the minor one, which is the answer if there is no such mark.
 fn version(path: &Path) -> String {
     let minor = ort::util::probe(path).unwrap_or(ort::MINOR_VERSION);
     let short = format!("1.{minor}");

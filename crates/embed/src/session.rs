@@ -46,7 +46,7 @@ pub(super) struct Session {
     session: OrtSession,
     /// Of one image.
     shape: [i64; 4],
-    /// How many images the model is given at once; `None` where it leaves that open.
+    /// How many images the model is given at once; `None` if it leaves that open.
     batch: Option<usize>,
     element: TensorElement,
     output: String,
@@ -182,7 +182,7 @@ impl Session {
         Ok(embeddings)
     }
 
-    /// Exactly so many images as the model takes.
+    /// Exactly as many images as the model takes.
     fn run_whole(&mut self, tensors: &[f32], images: usize) -> Result<Vec<Vec<f32>>, String> {
         let [_, rest @ ..] = self.shape;
         let [first, second, third] = rest;
@@ -336,7 +336,7 @@ pub(super) fn builder(
 
 fn cuda(resources: Resources) -> ep::CUDA {
     // TF32 would round the products to ten bits and so give other scores than the CPU does. An
-    // exhaustive search is made anew for each size of a batch, while callers wait.
+    // exhaustive search is repeated for each size of a batch, while callers wait.
     let cuda = ep::CUDA::default()
         .with_tf32(false)
         .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic);
@@ -405,7 +405,7 @@ impl InterfaceCheck {
         interface
     }
 
-    /// Returns the number of images that the input takes, where it is fixed.
+    /// Returns the number of images that the input takes, if it is fixed.
     fn look_at_input(&mut self, inputs: &[Outlet], manifest: &Manifest) -> Option<usize> {
         let name = &manifest.input.name;
         let input = match inputs {
@@ -449,7 +449,7 @@ impl InterfaceCheck {
         batch.and_then(|batch| usize::try_from(batch).ok())
     }
 
-    /// Returns the number of images that the output is for, where it is fixed.
+    /// Returns the number of images that the output is for, if it is fixed.
     fn look_at_output(&mut self, outputs: &[Outlet], output: &EmbeddingOutput) -> Option<usize> {
         let EmbeddingOutput {
             name,

@@ -74,7 +74,7 @@ impl<'m> TomlTable<'m> {
     }
 }
 
-/// A value as TOML, cut where it would bury the message.
+/// A value as TOML, cut if it would bury the message.
 fn shown(value: &Value) -> String {
     const CHARACTERS_MAX: usize = 80;
     if let Value::Table(_) = value {
@@ -169,7 +169,7 @@ pub(super) fn number(value: &Value, range: RangeInclusive<f32>) -> Option<f32> {
     range.contains(&number).then_some(number)
 }
 
-/// A list of so many numbers.
+/// A list of this many numbers.
 pub(super) fn numbers(value: &Value, count: usize, range: RangeInclusive<f32>) -> Option<Vec<f32>> {
     let items = value.as_array().filter(|items| items.len() == count)?;
     let numbers = items.iter().map(|item| number(item, range.clone()));

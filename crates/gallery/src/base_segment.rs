@@ -3,7 +3,7 @@
 //!
 //! The file is used where it is, as a map: a short head, the vectors, a key for each (the checksum of
 //! its item), and the graph, which carries checksums of its own and one of the keys. Vectors are
-//! compared with those of the items as these are read, and where they agree the map's are used, so
+//! compared with those of the items as these are read, and if they agree the map's are used, so
 //! that no vector of the base segment takes memory. What was enrolled since is the delta,
 //! and rows whose item is gone are never found. A file that is damaged, or built otherwise, is as
 //! good as none, for all of it can be built from the items.
@@ -47,7 +47,7 @@ pub(super) struct BaseItem {
 /// A compact graph, and where its rows are in memory.
 pub(super) struct BaseSegment {
     graph: Graph,
-    /// `None` where there was no file to keep them in: the items have them in memory.
+    /// `None` if there was no file to keep them in: the items have them in memory.
     vectors: Option<Arc<MappedVectors>>,
     /// Whether the next opening finds it in its file.
     is_stored: bool,
@@ -61,7 +61,7 @@ pub(super) struct BaseSegment {
 
 impl BaseSegment {
     /// Builds the graph of items in the order given, on all threads of the current `rayon` pool, and
-    /// writes the file where one is named. Where it cannot be written, vectors stay in memory.
+    /// writes the file if one is named. If it cannot be written, vectors stay in memory.
     pub(super) fn build(
         items: &[BaseItem],
         params: IndexParams,
@@ -160,7 +160,7 @@ impl BaseSegment {
         mut take: impl FnMut(usize, f32),
     ) -> Result<(), IndexError> {
         let mut scratch = self.scratch().pop().unwrap_or_default();
-        // Where all may be found, the graph needs no filter.
+        // If all may be found, the graph needs no filter.
         let refuses = |allowed: &&Bits| allowed.count() < self.len();
         let search = IndexSearch {
             allowed: search.allowed.filter(refuses),
@@ -195,7 +195,7 @@ struct BaseSegmentLayout {
 }
 
 impl BaseSegmentLayout {
-    /// `None` where they are more than there can be.
+    /// `None` if they are more than there can be.
     fn of(rows: usize, dimension: usize) -> Option<Self> {
         let vectors = rows.checked_mul(dimension)?.checked_mul(size_of::<f32>())?;
         let vectors = ALIGNMENT..vectors.checked_add(ALIGNMENT)?;
@@ -342,7 +342,7 @@ impl StoredBaseSegment {
         })
     }
 
-    /// The row of an item and its vector in the file, where that has it.
+    /// The row of an item and its vector in the file, if that has it.
     pub(super) fn find(&mut self, key: &Hash, vector: &[f32]) -> Option<(u32, Vector)> {
         // Once: no item is found twice, whatever the file says.
         let row = self.rows.remove(key)?;

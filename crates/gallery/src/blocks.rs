@@ -16,7 +16,7 @@ pub(super) struct ItemSlot {
 /// Consecutive slots.
 #[derive(Clone, Default)]
 pub(super) struct SlotBlock {
-    /// `None` where the item was deleted or replaced.
+    /// `None` if the item was deleted or replaced.
     pub(super) slots: Vec<Option<ItemSlot>>,
     /// The vectors as codes, once the block is full and if no base segment has them.
     pub(super) codes: Option<Arc<CodedRows>>,

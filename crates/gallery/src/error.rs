@@ -170,7 +170,7 @@ pub enum GalleryError {
     /// `k` is out of bounds.
     #[error("{found} neighbours were asked for; it must be 1 to {max}")]
     Neighbours {
-        /// The `k` asked for.
+        /// The `k` of the request.
         found: usize,
         /// Largest allowed.
         max: usize,

@@ -95,7 +95,7 @@ pub enum FilterError {
 }
 
 impl FilterError {
-    /// Where the mistake is, in bytes from 1; `None` where the whole is too long.
+    /// Where the mistake is, in bytes from 1; `None` if the whole is too long.
     #[must_use]
     pub fn column(&self) -> Option<usize> {
         match self {
@@ -109,7 +109,7 @@ impl FilterError {
 }
 
 impl ItemFilter {
-    /// Reads a filter. There is no empty filter: leave it out where every item may be found.
+    /// Reads a filter. There is no empty filter: leave it out if every item may be found.
     ///
     /// # Errors
     ///
@@ -154,8 +154,8 @@ impl ItemFilter {
         self.root.matches(id, label, metadata)
     }
 
-    /// The labels that a matching item can have, where the filter says so by `=` or IN; `None`
-    /// where it may have others too. An empty set: no item matches.
+    /// The labels that a matching item can have, if the filter says so by `=` or IN; `None`
+    /// if it may have others too. An empty set: no item matches.
     ///
     /// An item of such a label need not match: the rest of the filter must be asked as well.
     #[must_use]
@@ -246,7 +246,7 @@ impl Node {
         }
     }
 
-    /// Takes over the values of `next` where one set of values says the same as both:
+    /// Takes over the values of `next` if one set of values says the same as both:
     /// `x = a OR x = b`, or `x != a AND x != b`. Leaves the values to be sorted.
     fn absorb(&mut self, joint: Joint, next: &mut Self) -> bool {
         let (Self::Test(this), Self::Test(next)) = (self, next) else {
@@ -394,7 +394,7 @@ impl fmt::Display for FilterField {
     }
 }
 
-/// Shows a value or key as the grammar takes it: bare where possible, else in double quotes.
+/// Shows a value or key as the grammar takes it: bare if possible, else in double quotes.
 struct QuotedText<'a>(&'a str);
 
 impl fmt::Display for QuotedText<'_> {

@@ -61,7 +61,7 @@ pub(super) struct NewRow {
     pub(super) head: ItemHead,
     pub(super) embedding: Embedding,
     pub(super) checksum: Hash,
-    /// What it was made from, to be kept where the gallery keeps images.
+    /// What it was made from, to be kept if the gallery keeps images.
     pub(super) image: Option<Vec<u8>>,
 }
 

@@ -1,4 +1,4 @@
-//! The images that items were made from, where a gallery keeps them.
+//! The images that items were made from, if a gallery keeps them.
 //!
 //! They are in the file of the items, written and removed in the transactions of these, and compared
 //! with the item's hash of its source whenever they are read.
@@ -33,11 +33,11 @@ impl Gallery {
         self.keeps_images.load(Ordering::Relaxed)
     }
 
-    /// The image that the item of this id was made from; `None` where it is not kept, or there is no
+    /// The image that the item of this id was made from; `None` if it is not kept, or there is no
     /// such item.
     ///
     /// # Errors
-    /// [`GalleryError::Damaged`] where it is not the one that was enrolled.
+    /// [`GalleryError::Damaged`] if it is not the one that was enrolled.
     pub fn image(&self, id: &str) -> Result<Option<Vec<u8>>, GalleryError> {
         if !self.keeps_images() {
             return Ok(None);
@@ -88,7 +88,7 @@ pub struct KeptItem {
 }
 
 impl KeptImages {
-    /// Opens the images of a gallery; `None` where it keeps none.
+    /// Opens the images of a gallery; `None` if it keeps none.
     ///
     /// # Errors
     /// There is no gallery, it is damaged, or the disk.
@@ -135,10 +135,10 @@ impl KeptImages {
             .map_err(|error| GalleryError::from_sqlite(&self.path, "read", error))
     }
 
-    /// The image of an item; `None` where it was removed meanwhile.
+    /// The image of an item; `None` if it was removed meanwhile.
     ///
     /// # Errors
-    /// [`GalleryError::Damaged`] where it is not the one that was enrolled, or the disk.
+    /// [`GalleryError::Damaged`] if it is not the one that was enrolled, or the disk.
     pub fn read(&self, item: &KeptItem) -> Result<Option<Vec<u8>>, GalleryError> {
         read_image(&self.connection, &self.path, item.number, &item.id)
     }
@@ -168,7 +168,7 @@ fn read_image(
 /// Works beside a writer.
 ///
 /// # Errors
-/// [`GalleryError::Damaged`] where one differs, or belongs to no item.
+/// [`GalleryError::Damaged`] if one differs, or belongs to no item.
 pub fn check_images(gallery: &Path) -> Result<usize, GalleryError> {
     let sql_error = |error| GalleryError::from_sqlite(gallery, "read", error);
     let connection = connect_to_read(gallery).map_err(sql_error)?;

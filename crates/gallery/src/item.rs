@@ -37,9 +37,9 @@ pub struct Item {
     pub metadata: BTreeMap<String, String>,
     /// What is compared.
     pub embedding: Embedding,
-    /// SHA-256 of the image bytes it was made from, where known.
+    /// SHA-256 of the image bytes it was made from, if known.
     pub source_sha256: Option<[u8; 32]>,
-    /// Those bytes, kept where the gallery keeps images.
+    /// Those bytes, kept if the gallery keeps images.
     pub image: Option<Vec<u8>>,
 }
 
@@ -52,7 +52,7 @@ pub struct ItemHead {
     pub label: String,
     /// Free text by name.
     pub metadata: BTreeMap<String, String>,
-    /// SHA-256 of the image bytes it was made from, where known.
+    /// SHA-256 of the image bytes it was made from, if known.
     pub source_sha256: Option<[u8; 32]>,
 }
 

@@ -22,7 +22,7 @@ pub(super) struct ItemLocation {
     pub(super) checksum: Hash,
 }
 
-/// An item, told by its id, of which no second copy is kept.
+/// An item as a key: ordered by its id, of which no second copy is kept.
 struct ById(Arc<ItemHead>);
 
 /// The current items. Blocks are shared with views and copied before they change.

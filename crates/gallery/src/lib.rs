@@ -179,11 +179,11 @@ impl Gallery {
         Self::open_locked(path, Some(lock), IndexParams::default())
     }
 
-    /// Opens a gallery and verifies every item. Where `params` ask for an index, it is taken from
+    /// Opens a gallery and verifies every item. If `params` ask for an index, it is taken from
     /// its file, or built, in order of id, and the file written.
     ///
     /// # Errors
-    /// [`GalleryError::Damaged`] where anything differs from what was acknowledged, and
+    /// [`GalleryError::Damaged`] if anything differs from what was acknowledged, and
     /// [`GalleryError::InUse`] for a second writer.
     pub fn open(path: &Path, access: Access, params: IndexParams) -> Result<Self, GalleryError> {
         params.check()?;
@@ -312,7 +312,7 @@ impl Gallery {
         self.item_table().item(id)
     }
 
-    /// The hash of the image that the item of this id was made from, where known.
+    /// The hash of the image that the item of this id was made from, if known.
     #[must_use]
     pub fn source_sha256(&self, id: &str) -> Option<[u8; 32]> {
         self.get(id)?.source_sha256
@@ -320,7 +320,7 @@ impl Gallery {
 
     /// At most `limit` items in order of id, starting after `after_id`.
     ///
-    /// Whoever asks on with the last id of each page sees every item once that is there all the
+    /// A caller that goes on with the last id of each page sees every item once that is there all the
     /// while, whatever else is written.
     #[must_use]
     pub fn list(&self, after_id: Option<&str>, limit: usize) -> Vec<Arc<ItemHead>> {
@@ -331,7 +331,7 @@ impl Gallery {
     /// are on the disk and in every later view. The answers are in the order of `items`.
     ///
     /// # Errors
-    /// Refuses the whole batch where one item breaks a limit or an id occurs twice.
+    /// Refuses the whole batch if one item breaks a limit or an id occurs twice.
     pub fn upsert(&self, items: Vec<Item>) -> Result<Vec<Upserted>, GalleryError> {
         check_batch(&items, self.about.dimension)?;
         if items.is_empty() {
@@ -403,7 +403,7 @@ impl Gallery {
         Ok(outcomes)
     }
 
-    /// Writes the items, and the index, anew without what was removed. Searches go on meanwhile.
+    /// Rewrites the items, and the index, without what was removed. Searches go on meanwhile.
     ///
     /// # Errors
     /// The handle is for reading only, or the disk: nothing is lost then.

@@ -85,7 +85,7 @@ impl Gallery {
                 && unlinked + UNLINKED_TOO_MANY <= waiting())
     }
 
-    /// Links at most `most` of the items that searches compare one by one, where they are many, and
+    /// Links at most `most` of the items that searches compare one by one, if they are many, and
     /// returns how many are left that should be linked. Searches and writes go on meanwhile.
     pub fn link(&self, most: usize) -> usize {
         let now = self.current.load_full();

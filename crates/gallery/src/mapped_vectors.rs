@@ -25,7 +25,7 @@ impl Vector {
         Self(VectorStorage::Mapped(Arc::clone(vectors), row))
     }
 
-    /// The values in memory, read from the map where they are there.
+    /// The values in memory, read from the map if they are there.
     #[must_use]
     pub fn to_shared(&self) -> Arc<[f32]> {
         match &self.0 {
@@ -74,7 +74,7 @@ pub(super) struct MappedVectors {
 }
 
 impl MappedVectors {
-    /// `None` where the file does not have so many.
+    /// `None` if the file has fewer.
     pub(super) fn new(map: &Arc<Map>, from: usize, rows: u32, dimension: usize) -> Option<Self> {
         let count = usize::try_from(rows).ok()?.checked_mul(dimension)?;
         map.floats(from, count)?;

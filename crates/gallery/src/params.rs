@@ -13,7 +13,7 @@ pub struct IndexParams {
     pub m: usize,
     /// Candidates kept while an item is linked. 1 to 4,096.
     pub ef_construction: usize,
-    /// Candidates kept during a search, at least twice the number of neighbours asked for.
+    /// Candidates kept during a search, at least twice the number of neighbours wanted.
     /// 1 to 4,096.
     pub ef_search: usize,
     /// Bytes of 8-bit codes, of what has been enrolled since the graph was built, that a search

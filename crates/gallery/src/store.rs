@@ -111,7 +111,7 @@ impl ItemStore {
         self.keeps_images
     }
 
-    /// Makes room for images, where there is none.
+    /// Makes room for images, if there is none.
     pub(super) fn keep_images(&mut self) -> Result<(), GalleryError> {
         if !self.keeps_images {
             let (_, sql) = format::IMAGES;
@@ -133,7 +133,7 @@ impl ItemStore {
         Ok(0 < count)
     }
 
-    /// Writes the file anew, without the room that removed rows took.
+    /// Rewrites the file, without the room that removed rows took.
     pub(super) fn compact(&mut self) -> Result<(), GalleryError> {
         let compacted = self.connection.execute_batch("VACUUM").and_then(|()| {
             let mode = Some("TRUNCATE");

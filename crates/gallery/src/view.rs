@@ -28,7 +28,7 @@ pub const EF_MAX: usize = 4096;
 pub struct Probe<'a> {
     /// Neighbours wanted, 1 to [`NEIGHBOURS_MAX`].
     pub k: usize,
-    /// Compare with every item, even where there is a graph.
+    /// Compare with every item, even if there is a graph.
     pub exact: bool,
     /// Leave out every item of this label. Such a search is always exact.
     pub without_label: Option<&'a str>,
@@ -195,7 +195,7 @@ impl GalleryView {
         self.slots().map(|(_, slot)| (&slot.head, &*slot.vector))
     }
 
-    /// The nearest items, best first; equal scores in order of id. Fewer than `k` only where
+    /// The nearest items, best first; equal scores in order of id. Fewer than `k` only if
     /// fewer items qualify.
     ///
     /// An exact search gives the same answer each time. A search through the graph may miss
@@ -269,12 +269,12 @@ impl GalleryView {
         ranked.into_iter().map(RankedItem::into_match).collect()
     }
 
-    /// `None` where there is no index, or it proposed fewer items of this view than there are.
+    /// `None` if there is no index, or it proposed fewer items of this view than there are.
     fn through_index(&self, query: &[f32], probe: &Probe<'_>) -> Option<Vec<GalleryMatch>> {
         let k = probe.k;
         let (index, live) = self.index.as_ref().filter(|_| k < self.len)?;
         if probe.one_per_label {
-            // Wide enough for labels of a few items; where it is not, every item is compared.
+            // Wide enough for labels of a few items; if it is not, every item is compared.
             let wide = Probe {
                 k: k.saturating_mul(8).min(NEIGHBOURS_MAX),
                 one_per_label: false,
@@ -435,7 +435,7 @@ impl GalleryView {
 }
 
 /// Items whose exact scores are computed, at least, of those that were compared by their codes. Codes
-/// are off by some thousandths: few of the true nearest are not among so many.
+/// are off by some thousandths: few of the true nearest are not among this many.
 const LIKELY_MIN: usize = 64;
 
 /// The items that are nearest by their codes.
@@ -486,7 +486,7 @@ impl<'a> BestMatches<'a> {
         }
     }
 
-    /// Compares an item with the query; returns whether it may be found, where a filter says so.
+    /// Compares an item with the query; returns whether it may be found, if a filter says so.
     fn offer(&mut self, slot: &'a ItemSlot) -> bool {
         // A filter is cheaper to test than most vectors are to compare.
         if self.probe.filter.is_some() && !self.probe.takes(slot) {

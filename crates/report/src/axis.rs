@@ -38,7 +38,7 @@ pub(super) struct ChartAxis {
 const BEYOND: f64 = 0.02;
 
 impl ChartAxis {
-    /// An axis over `range`; `None` where it has no extent. Logarithms want ends above zero,
+    /// An axis over `range`; `None` if it has no extent. Logarithms want ends above zero,
     /// deviates want them inside ]0, 1[.
     pub(super) fn new(scale: AxisScale, unit: AxisUnit, range: (f64, f64)) -> Option<Self> {
         let (low, high) = (scale.position(range.0), scale.position(range.1));

@@ -15,11 +15,11 @@ pub struct ReportContents {
     pub view: View,
     /// What may be relied on.
     pub verdict: ReportVerdict,
-    /// The threshold and its two error rates; `None` where none was chosen.
+    /// The threshold and its two error rates; `None` if none was chosen.
     pub operating_point: Option<PointSummary>,
     /// The rates that matter, most important first.
     pub figures: Vec<Figure>,
-    /// FAR and FRR along the thresholds, ascending; empty where not measured.
+    /// FAR and FRR along the thresholds, ascending; empty if not measured.
     pub trade_off: Vec<TradeOffPoint>,
     /// Scores of mated and non-mated trials.
     pub histogram: Option<BinnedScores>,
@@ -120,7 +120,7 @@ pub struct TargetRate {
     pub error: ErrorRate,
     /// How high it may be, in [0, 1].
     pub at_most: f64,
-    /// The chance that this holds, in [0.5, 1); `None` where no chance was named.
+    /// The chance that this holds, in [0.5, 1); `None` if no chance was named.
     pub confidence: Option<f64>,
 }
 
@@ -138,7 +138,7 @@ pub enum ErrorRate {
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct PointSummary {
-    /// Its id; `None` where it was not recorded.
+    /// Its id; `None` if it was not recorded.
     pub id: Option<String>,
     /// Accept at or above this similarity.
     pub threshold: f64,
@@ -312,7 +312,7 @@ pub struct Picture {
 pub struct Intruders {
     /// The most similar first.
     pub pairs: Vec<IntruderPair>,
-    /// How many there are in all; `None` where they were not counted.
+    /// How many there are in all; `None` if they were not counted.
     pub total: Option<u64>,
 }
 
@@ -433,6 +433,6 @@ pub struct RemedyRow {
 pub struct Fact {
     /// What it is.
     pub name: String,
-    /// What it is worth; `None` where unknown.
+    /// What it is worth; `None` if unknown.
     pub value: Option<String>,
 }

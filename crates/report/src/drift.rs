@@ -30,7 +30,7 @@ pub struct DriftReport {
 pub struct RateCourse {
     /// The rate, such as `FAR`.
     pub name: &'static str,
-    /// What it is held against; `None` where there is nothing.
+    /// What it is held against; `None` if there is nothing.
     pub limit: Option<f64>,
     /// The first and the last time, as they are written.
     pub ends: [String; 2],
@@ -47,7 +47,7 @@ pub struct DriftFinding {
     pub verdict: String,
     /// A sentence or two.
     pub says: String,
-    /// What to do; empty where there is nothing.
+    /// What to do; empty if there is nothing.
     pub next: String,
 }
 
@@ -125,7 +125,7 @@ fn courses(main: &mut Markup, courses: &[RateCourse]) {
     });
 }
 
-/// `None` where less than two points are known.
+/// `None` if less than two points are known.
 fn chart(course: &RateCourse) -> Option<Markup> {
     let points = &course.points;
     let ((first, ..), (last, rate, span)) = (points.first()?, points.last()?);

@@ -151,7 +151,7 @@ mod tests {
         "y2",
     ];
 
-    /// Reads the document as a browser would, and fails where it is not what we write.
+    /// Reads the document as a browser would, and fails if it is not what we write.
     fn check(html: &str) {
         let style = html.find("<style>").unwrap()..html.find("</style>").unwrap();
         let body = html.strip_prefix("<!DOCTYPE html>").unwrap();

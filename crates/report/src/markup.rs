@@ -66,7 +66,7 @@ impl Markup {
         self.html.push_str(markup);
     }
 
-    /// Adds a picture, or nothing where it is not one.
+    /// Adds a picture, or nothing if it is not one.
     pub(super) fn picture(&mut self, picture: &Picture) -> bool {
         let shown = is_picture(&picture.data_uri);
         if shown {

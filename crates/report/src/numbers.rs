@@ -8,7 +8,7 @@ pub(super) const UNKNOWN: &str = "unknown";
 /// Between a number and its unit: narrow, and no place to break a line.
 const THIN: char = '\u{202f}';
 
-/// A share as a percentage, with three digits, or two of what it lacks to one where that is less.
+/// A share as a percentage, with three digits, or two of what it lacks to one if that is less.
 /// So 0.000998 is 0.0998 %, and 0.99973 is 99.973 %.
 pub(super) fn percent(share: Option<f64>) -> String {
     let Some(share) = share.filter(|share| share.is_finite()) else {
@@ -104,7 +104,7 @@ pub(super) fn plain(value: Option<f64>) -> String {
     }
 }
 
-/// A number with so many decimals.
+/// A number with this many decimals.
 pub(super) fn decimal(value: f64, decimals: usize) -> String {
     let text = format!("{value:.decimals$}");
     let digits = text.trim_start_matches('-');

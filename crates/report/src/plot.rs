@@ -31,7 +31,7 @@ impl TextAnchor {
         if 0.55 < at { Self::Left } else { Self::Right }
     }
 
-    /// How text stands on this side, so many pixels below its position.
+    /// How text stands on this side, this many pixels below its position.
     fn anchor(self, below: &'static str) -> Anchor {
         let (end, right) = match self {
             Self::Left => ("end", "-8"),
@@ -57,9 +57,9 @@ const ABOVE: &str = "-7";
 struct Anchor {
     /// Which end of it is there: `start`, `middle` or `end`.
     end: &'static str,
-    /// So many pixels to the right.
+    /// Pixels to the right.
     right: &'static str,
-    /// So many pixels below.
+    /// Pixels below.
     below: &'static str,
 }
 
@@ -191,7 +191,7 @@ impl Plot {
         );
     }
 
-    /// A dot at a point, which shows `title` where it is pointed at.
+    /// A dot at a point, which shows `title` if it is pointed at.
     pub(super) fn dot(&mut self, point: (f64, f64), class: &'static str, title: &str) {
         let Some((x, y)) = self.x.at(point.0).zip(self.y.at(point.1)) else {
             return;

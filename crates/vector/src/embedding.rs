@@ -120,7 +120,7 @@ impl Similarity {
     /// The exact `f32` cosine similarity. The same two vectors give the same bits on every CPU
     /// and in every batch, because the order of summation is fixed.
     ///
-    /// `None` where the dimensions differ.
+    /// `None` if the dimensions differ.
     #[must_use]
     pub fn between(a: &[f32], b: &[f32]) -> Option<Self> {
         if a.len() != b.len() {

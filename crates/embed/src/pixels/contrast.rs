@@ -21,7 +21,7 @@ impl Pixels {
     }
 }
 
-/// The largest difference between two values so many apart.
+/// The largest difference between two values this many apart.
 fn largest_difference(values: &[u8], apart: usize) -> u8 {
     let pairs = values.iter().zip(values.iter().skip(apart));
     pairs.fold(0, |largest, (a, b)| a.abs_diff(*b).max(largest))

@@ -18,8 +18,8 @@ pub(super) struct Decoded {
 /// How an upright image was reduced while it was decoded.
 #[derive(Clone, Copy)]
 pub(super) struct Reduction {
-    /// Each pixel is the mean of a square with sides of so many, in the file's own orientation; the last
-    /// of each row and column, of what is left. 1 where nothing was reduced.
+    /// Each pixel is the mean of a square with sides of this many pixels, in the file's own orientation; the last
+    /// of each row and column, of what is left. 1 if nothing was reduced.
     pub(super) denominator: u32,
     /// Whether the file's last column, and row, are the upright image's first.
     pub(super) mirrored: (bool, bool),
@@ -100,7 +100,7 @@ impl Cost {
 }
 
 impl ImageLimits {
-    /// Refuses an image of this size, the decoding of which takes so many bytes.
+    /// Refuses an image of this size, the decoding of which takes this many bytes.
     pub(super) fn check(&self, (width, height): (u32, u32), bytes: u64) -> Result<(), PixelsError> {
         if SIDE_MAX < width.max(height) {
             let max = SIDE_MAX;

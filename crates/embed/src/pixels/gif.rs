@@ -215,7 +215,7 @@ fn extension(label: u8, rest: &mut &[u8]) -> Result<Option<u8>, PixelsError> {
     Ok(transparent)
 }
 
-/// The next block of at most 255 bytes, empty for the last; `None` where it is cut short.
+/// The next block of at most 255 bytes, empty for the last; `None` if it is cut short.
 fn sub_block<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (&length, after) = rest.split_first()?;
     let (block, after) = after.split_at_checked(length.into())?;

@@ -38,8 +38,8 @@ impl JpegPlan {
         })
     }
 
-    /// The most memory that decoding takes, in bytes: the coefficients where they have to be kept, the
-    /// picture at its scale, and once more where it is turned or comes from CMYK; a copy of the file.
+    /// The most memory that decoding takes, in bytes: the coefficients if they have to be kept, the
+    /// picture at its scale, and once more if it is turned or comes from CMYK; a copy of the file.
     fn bytes(&self, file: usize) -> u64 {
         let scaled = |side: u32| u64::from(side.div_ceil(self.denominator));
         let pixels = scaled(self.size.0) * scaled(self.size.1);
@@ -89,7 +89,7 @@ pub(super) fn cost(bytes: &[u8], geometry: Option<&Geometry>) -> Option<((u32, u
     Some((plan.size, cost))
 }
 
-/// Decodes a file as the decoder is to see it; an error also where it only warns.
+/// Decodes a file as the decoder is to see it; an error also if it only warns.
 fn decompress(file: &[u8], plan: &JpegPlan) -> Result<RgbImage, PixelsError> {
     let refused = |error: turbojpeg::Error| damaged(&error.to_string());
     let mut decoder = Decompressor::new().map_err(refused)?;
@@ -137,7 +137,7 @@ fn rgb_of_cmyk(samples: &[u8]) -> Vec<u8> {
     rgb
 }
 
-/// How many bytes the decoder found too many before the end marker, where that is what it warned of.
+/// How many bytes the decoder found too many before the end marker, if that is what it warned of.
 fn stray_bytes(error: &PixelsError) -> Option<usize> {
     let PixelsError::Undecodable { cause, .. } = error else {
         return None;
@@ -152,7 +152,7 @@ fn stray_bytes(error: &PixelsError) -> Option<usize> {
 /// Damage in the middle leaves bytes over, too: the decoder has lost its place then. What tells them
 /// apart is where the picture's own data end. An encoder fills its last byte with ones, so that zeros
 /// from there on are padding, and were they in place of lost data, then nothing would be left of the
-/// picture's end without them. Other bytes are believed to be strays only where they are few.
+/// picture's end without them. Other bytes are believed to be strays only if they are few.
 fn without_stray_bytes(
     file: &mut Vec<u8>,
     stray: usize,
@@ -191,7 +191,7 @@ const END: [u8; 2] = [0xff, 0xd9];
 /// files, so few in one of a hundred.
 const STRAY_BYTES_MAX: usize = 4;
 
-/// Ends coded data after so many bytes of a file, and the file with them.
+/// Ends coded data after this many bytes of a file, and the file with them.
 fn end_at(file: &mut Vec<u8>, length: usize) {
     file.truncate(length);
     // The first of two bytes that are one of the data.

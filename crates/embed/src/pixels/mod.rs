@@ -41,8 +41,8 @@ pub const BYTES_MAX: usize = 64 << 20;
 
 /// Default of [`ImageLimits::decode_bytes_max`]: 400 million.
 ///
-/// A JPEG takes 3 bytes a pixel at the scale that it is decoded at, 6 where it has to be turned, and up
-/// to 6 more at full scale where it is progressive: 200 megapixels at an eighth take 19 MB. Other
+/// A JPEG takes 3 bytes a pixel at the scale that it is decoded at, 6 if it has to be turned, and up
+/// to 6 more at full scale if it is progressive: 200 megapixels at an eighth take 19 MB. Other
 /// formats take 3 to 16, the most for 16-bit RGBA that has to be turned: 25 megapixels of any kind fit.
 pub const DECODE_BYTES_MAX: u64 = 400_000_000;
 
@@ -312,7 +312,7 @@ pub enum ResizeFilter {
     OpenCv(OpenCv),
 }
 
-/// `OpenCV`'s interpolations. All but the area skip pixels where an image shrinks: they are not
+/// `OpenCV`'s interpolations. All but the area skip pixels if an image shrinks: they are not
 /// antialiased.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenCv {
@@ -323,7 +323,7 @@ pub enum OpenCv {
     Cubic,
     /// `INTER_LANCZOS4`: eight.
     Lanczos4,
-    /// `INTER_AREA`: the mean over a rectangle where an image shrinks along both sides.
+    /// `INTER_AREA`: the mean over a rectangle if an image shrinks along both sides.
     Area,
 }
 

@@ -81,7 +81,7 @@ impl OpencvAxis {
         }
     }
 
-    /// Pixels of the source for one output, where that is a whole number.
+    /// Pixels of the source for one output, if that is a whole number.
     fn whole(&self) -> Option<usize> {
         let nearest = self.scale.round_ties_even();
         ((self.scale - nearest).abs() < f64::EPSILON).then_some(nearest as usize)

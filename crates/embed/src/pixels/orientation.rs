@@ -12,7 +12,7 @@ const TAG: u16 = 0x0112;
 pub(super) struct Notes {
     /// The EXIF data, with or without the prefix that they have in a JPEG.
     pub(super) exif: Option<Vec<u8>>,
-    /// The XMP data: they count where EXIF says nothing about the orientation.
+    /// The XMP data: they count if EXIF says nothing about the orientation.
     pub(super) xmp: Option<Vec<u8>>,
 }
 
@@ -45,7 +45,7 @@ fn without_prefixes(exif: &[u8]) -> &[u8] {
     once.strip_prefix(PREFIX).unwrap_or(once)
 }
 
-/// The orientation in EXIF data; not a number where it is there, and of a type that is none.
+/// The orientation in EXIF data; not a number if it is there, and of a type that is none.
 fn exif_value(tiff: &[u8], order: ExifByteOrder) -> Option<f64> {
     let mut said: usize = 0;
     let mut at = usize::try_from(order.u32(tiff.get(4..)?)?).ok()?;
@@ -102,7 +102,7 @@ enum ExifByteOrder {
 }
 
 impl ExifByteOrder {
-    /// By the header; `None` where that is broken.
+    /// By the header; `None` if that is broken.
     fn of(tiff: &[u8]) -> Option<Self> {
         match tiff.first_chunk::<8>()? {
             // Of each pair the second has a number in the order of the other.
@@ -132,7 +132,7 @@ impl ExifByteOrder {
         self.bytes(data).map(i32::from_le_bytes)
     }
 
-    /// The first value, where its type is one of numbers. For Pillow a BYTE is none.
+    /// The first value, if its type is one of numbers. For Pillow a BYTE is none.
     fn number(self, kind: u16, data: &[u8]) -> Option<f64> {
         let after = data.get(4..).unwrap_or_default();
         match kind {

@@ -39,7 +39,7 @@ struct PngHeader {
     colour: u8,
 }
 
-/// Width and height that a PNG's first chunk claims; `None` where it has no such chunk.
+/// Width and height that a PNG's first chunk claims; `None` if it has no such chunk.
 pub(super) fn size(bytes: &[u8]) -> Option<(u32, u32)> {
     PngHeader::of(bytes.get(12..)?.strip_prefix(b"IHDR")?).map(|header| header.size)
 }

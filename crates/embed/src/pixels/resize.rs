@@ -22,7 +22,7 @@ impl Resizer {
     /// The image at the geometry's size: Pillow's `resize`, to the last bit, or `OpenCV`'s.
     ///
     /// # Errors
-    /// [`PixelsError::Geometry`] where the geometry is impossible; never because of the image.
+    /// [`PixelsError::Geometry`] if the geometry is impossible; never because of the image.
     pub fn resize(&mut self, pixels: &Pixels, geometry: &Geometry) -> Result<Pixels, PixelsError> {
         let window = ResizeWindow::of((pixels.width, pixels.height), geometry)?;
         let shown = if geometry.grey {
@@ -35,7 +35,7 @@ impl Resizer {
 
     /// Decodes an image file and brings it to the geometry's size.
     ///
-    /// [`Pixels::decode`] and [`Resizer::resize`], but for large JPEGs where the geometry says
+    /// [`Pixels::decode`] and [`Resizer::resize`], but for large JPEGs if the geometry says
     /// [`JpegScale::Reduced`].
     ///
     /// # Errors
@@ -109,7 +109,7 @@ impl ResizeAxis {
         reason = "cut off as Pillow does, and not negative after the clamp"
     )]
     fn shares(&self, filter: ResizeFilter) -> Vec<(usize, Vec<f64>)> {
-        // Where an image grows, the filter is as wide as the source's pixels.
+        // If an image grows, the filter is as wide as the source's pixels.
         let widening = if self.scale < 1.0 { 1.0 } else { self.scale };
         let support = filter.support() * widening;
         let source = f64::from(self.source);

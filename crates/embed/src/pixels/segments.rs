@@ -193,7 +193,7 @@ impl Segments {
 }
 
 /// Whether a segment says something of the pixels. Other notes, such as colour profiles, do not, and a
-/// decoder warns where their numbering is wrong.
+/// decoder warns if their numbering is wrong.
 fn is_for_decoder(marker: u8, data: &[u8]) -> bool {
     match marker {
         0xe0 => data.len() >= 14 && data.starts_with(b"JFIF\0"),

@@ -13,7 +13,7 @@ const FORMAT: Format = Format::WebP;
 struct WebpChunks {
     /// Width and height of each bitstream, of those in animation frames too.
     bitstreams: Vec<(u32, u32)>,
-    /// Width and height of the canvas, where it is said.
+    /// Width and height of the canvas, if it is said.
     canvas: Option<(u32, u32)>,
     /// Which other chunks there are.
     flags: u8,
@@ -52,7 +52,7 @@ pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<DynamicImage,
     Ok(image)
 }
 
-/// The first frame of an animation, on a canvas that is transparent, or black where nothing can be.
+/// The first frame of an animation, on a canvas that is transparent, or black if nothing can be.
 fn first_frame(bytes: &[u8], info: &ImageInfo) -> Result<DynamicImage, PixelsError> {
     let limits = webpx::Limits::none();
     let frames = AnimationDecoder::with_options_limits(bytes, ColorMode::Rgba, false, &limits);
@@ -128,7 +128,7 @@ impl WebpChunks {
                     .map(canvas_size);
             }
             b"ALPH" => self.has_opacity = true,
-            // Counts where the header announces it, and the first does.
+            // Counts if the header announces it, and the first does.
             b"EXIF" if self.flags & EXIF != 0 && self.notes.exif.is_none() => {
                 self.notes.exif = data();
             }

@@ -67,7 +67,7 @@ pub(super) struct ResizeAxis {
     pub(super) scale: f64,
     /// The first output that is kept, of all that the source makes.
     pub(super) first: f64,
-    /// Where the source begins before its first pixel: a part of one, where it was reduced.
+    /// Where the source begins before its first pixel: a part of one, if it was reduced.
     pub(super) offset: f64,
     /// Outputs that are kept.
     pub(super) outputs: u32,
@@ -96,7 +96,7 @@ impl Geometry {
         let JpegScale::Reduced = self.jpeg else {
             return 1;
         };
-        // Where single pixels are taken, means of them are another picture.
+        // If single pixels are taken, means of them are another picture.
         if matches!(self.filter, ResizeFilter::OpenCv(_)) {
             return 1;
         }

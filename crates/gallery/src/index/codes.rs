@@ -66,7 +66,7 @@ impl<'a> VectorRows<'a> {
     /// those are cut off.
     ///
     /// Counted in 65,536 bins a few thousandths wide each, so that it depends neither on the
-    /// order of the rows nor on the number of threads. 1 where there is nothing but zeros.
+    /// order of the rows nor on the number of threads. 1 if there is nothing but zeros.
     pub(super) fn clip(&self) -> f32 {
         const BINS: usize = 1 << 16;
         let bin = |value: f32| (value.abs().to_bits() >> 15) as usize;

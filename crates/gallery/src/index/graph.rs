@@ -146,7 +146,7 @@ impl Graph {
     /// The nearest rows, best first; of equal scores the smaller row first.
     ///
     /// `vector_of` gives the vector of a row, or nothing for a row that is gone. There are fewer
-    /// than `k` neighbours only where fewer rows are allowed and there. Which of the true
+    /// than `k` neighbours only if fewer rows are allowed and there. Which of the true
     /// neighbours are found is approximate; every score is exact. The same index, vectors and
     /// search give the same answer on every CPU.
     ///

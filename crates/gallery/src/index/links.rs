@@ -35,7 +35,7 @@ pub(super) struct Links<'a> {
 pub(super) struct Level<'a> {
     links: &'a [u8],
     width: usize,
-    /// Where nodes are not numbered by row: the row of each.
+    /// If nodes are not numbered by row: the row of each.
     rows: Option<&'a [u8]>,
 }
 

@@ -4,7 +4,7 @@ use crate::index::search::ScoredRow;
 
 /// The memory of one search at a time, which grows to what the largest index needs and stays.
 ///
-/// One per thread; whoever searches keeps it. A search allocates only while it grows.
+/// One per thread; its caller keeps it between searches. A search allocates only while it grows.
 #[derive(Default)]
 pub struct Scratch {
     pub(super) query: Vec<u8>,
@@ -25,7 +25,7 @@ impl Scratch {
     }
 }
 
-/// Which nodes a traversal has come to. Starting anew costs nothing but once in 255 traversals.
+/// Which nodes a traversal has come to. Starting again costs nothing but once in 255 traversals.
 #[derive(Default)]
 pub(super) struct Visited {
     epochs: Vec<u8>,

@@ -20,6 +20,6 @@ pub struct IndexSearch<'a> {
     pub k: usize,
     /// Candidates kept, at least `k`: more find more of the true neighbours and take longer.
     pub ef: usize,
-    /// The rows that may be found; all where there is no filter.
+    /// The rows that may be found; all if there is no filter.
     pub allowed: Option<&'a Bits>,
 }

@@ -1,7 +1,7 @@
 //! A file as memory: its pages come from the disk where they are used, and may leave again.
 //!
 //! What is mapped must not be written in place: files here are only ever replaced by renaming, which
-//! leaves a map of the old one as it was. Where something else cuts a mapped file short, reading
+//! leaves a map of the old one as it was. If something else cuts a mapped file short, reading
 //! beyond its new end ends the process.
 
 use std::io;
@@ -44,7 +44,7 @@ impl Map {
         &self.0
     }
 
-    /// `count` numbers that begin at byte `from`, a multiple of 4; `None` where the file ends before
+    /// `count` numbers that begin at byte `from`, a multiple of 4; `None` if the file ends before
     /// theirs.
     #[inline]
     #[must_use]

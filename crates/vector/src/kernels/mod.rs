@@ -82,7 +82,7 @@ fn dot_portable(a: &[f32], b: &[f32]) -> f32 {
 /// rows only, not on the block that it is computed in.
 ///
 /// # Panics
-/// Where the lengths are not those of whole rows and one score for each pair.
+/// If the lengths are not those of whole rows and one score for each pair.
 pub fn multiply(a: &[f32], b: &[f32], dimension: usize, scores: &mut [f32]) {
     let (m, n) = (a.len() / dimension, b.len() / dimension);
     assert_eq!(a.len(), m * dimension, "whole rows on the left");

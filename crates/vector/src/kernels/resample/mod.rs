@@ -151,7 +151,7 @@ mod tests {
         (0..count).map(|_| next()).collect()
     }
 
-    /// Outputs of up to so many sources, with weights that overshoot.
+    /// Outputs of up to this many sources, with weights that overshoot.
     fn weights(sources: usize, outputs: usize, taps: usize) -> Weights {
         let share = |at: usize| [0.5, -0.1, 0.15, -0.05, 0.08, -0.02][at % 6];
         let outputs: Vec<(usize, Vec<f64>)> = (0..outputs)
