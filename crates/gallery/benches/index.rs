@@ -31,7 +31,7 @@ use std::time::Instant;
 
 use matchpoint_gallery::index::bits::Bits;
 use matchpoint_gallery::index::build::BuildParams;
-use matchpoint_gallery::index::codes::VectorRows;
+use matchpoint_gallery::index::codes::UnitVectors;
 use matchpoint_gallery::index::graph::Graph;
 use matchpoint_gallery::index::scratch::Scratch;
 use matchpoint_gallery::index::search::IndexSearch;
@@ -90,7 +90,7 @@ fn measure() {
     let centres: Vec<f32> = (0..CLUSTERS).flat_map(|_| draw.direction()).collect();
     let vectors = draw.around(&centres, ROWS);
     let queries = draw.around(&centres, QUERIES);
-    let rows = VectorRows::new(&vectors, DIMENSION).unwrap();
+    let rows = UnitVectors::new(&vectors, DIMENSION).unwrap();
     println!(
         "commit {}, {} threads",
         commit(),
@@ -162,7 +162,7 @@ fn table(sets: &[(f64, &[usize], Searches<'_>)]) {
 fn serve(rows: &str, queries: &str, params: BuildParams, file: Option<&Path>) {
     let (vectors, dimension) = floats(rows);
     let (queries, _) = floats(queries);
-    let rows = VectorRows::new(&vectors, dimension).unwrap();
+    let rows = UnitVectors::new(&vectors, dimension).unwrap();
     let (wall, cpu) = (Instant::now(), process_cpu());
     let graph = match file.filter(|file| file.exists()) {
         Some(file) => Graph::from_bytes(Arc::new(std::fs::read(file).unwrap())).unwrap(),
@@ -214,7 +214,7 @@ fn serve(rows: &str, queries: &str, params: BuildParams, file: Option<&Path>) {
 /// Searches in an index, and what they should find.
 struct Searches<'a> {
     graph: &'a Graph,
-    rows: VectorRows<'a>,
+    rows: UnitVectors<'a>,
     queries: &'a [f32],
     /// The nearest rows of each query, `K` each.
     truth: Vec<u32>,
@@ -331,7 +331,7 @@ impl Searches<'_> {
 
 /// The `K` nearest of the allowed rows of each query, from all scores. Of equal scores the smaller
 /// row is nearer, as in the index.
-fn nearest(rows: VectorRows<'_>, queries: &[f32], allowed: Option<&Bits>) -> Vec<u32> {
+fn nearest(rows: UnitVectors<'_>, queries: &[f32], allowed: Option<&Bits>) -> Vec<u32> {
     let allowed: Vec<u32> = (0..rows.count() as u32)
         .filter(|&row| allowed.is_none_or(|bits| bits.contains(row as usize)))
         .collect();

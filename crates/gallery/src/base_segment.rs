@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 
 use crate::index::bits::Bits;
 use crate::index::build::BuildParams;
-use crate::index::codes::VectorRows;
+use crate::index::codes::UnitVectors;
 use crate::index::error::IndexError;
 use crate::index::graph::Graph;
 use crate::index::scratch::Scratch;
@@ -70,7 +70,7 @@ impl BaseSegment {
         let dimension = items.first().map_or(1, |item| item.vector.len());
         let keys: Vec<Hash> = items.iter().map(|item| item.key).collect();
         let build = |values: &[f32]| {
-            let rows = VectorRows::new(values, dimension)?;
+            let rows = UnitVectors::new(values, dimension)?;
             Graph::build(rows, build_params(params), digest(&keys))
         };
         let slots = items.iter().map(|item| item.slot).collect();

@@ -247,12 +247,12 @@ impl GalleryView {
 
     /// The best item of each label, by comparing with every item.
     fn best_of_labels(&self, query: &[f32], probe: &Probe<'_>) -> Vec<GalleryMatch> {
-        let mut labels: HashMap<&str, RankedItem<'_>> = HashMap::new();
+        let mut labels: HashMap<&str, ScoredItem<'_>> = HashMap::new();
         for (_, slot) in self.slots().filter(|(_, slot)| probe.takes(slot)) {
             let Some(score) = Similarity::between(query, &slot.vector) else {
                 continue;
             };
-            let candidate = RankedItem { score, slot };
+            let candidate = ScoredItem { score, slot };
             match labels.entry(&slot.head.label) {
                 Entry::Vacant(free) => {
                     free.insert(candidate);
@@ -263,10 +263,10 @@ impl GalleryView {
                 Entry::Occupied(_) => {}
             }
         }
-        let mut ranked: Vec<RankedItem<'_>> = labels.into_values().collect();
+        let mut ranked: Vec<ScoredItem<'_>> = labels.into_values().collect();
         ranked.sort_unstable_by(|a, b| b.cmp(a));
         ranked.truncate(probe.k);
-        ranked.into_iter().map(RankedItem::into_match).collect()
+        ranked.into_iter().map(ScoredItem::into_match).collect()
     }
 
     /// `None` if there is no index, or it proposed fewer items of this view than there are.
@@ -474,7 +474,7 @@ struct BestMatches<'a> {
     query: &'a [f32],
     probe: &'a Probe<'a>,
     /// The worst on top.
-    heap: BinaryHeap<Reverse<RankedItem<'a>>>,
+    heap: BinaryHeap<Reverse<ScoredItem<'a>>>,
 }
 
 impl<'a> BestMatches<'a> {
@@ -502,7 +502,7 @@ impl<'a> BestMatches<'a> {
         let Some(score) = score else {
             return;
         };
-        let candidate = RankedItem { score, slot };
+        let candidate = ScoredItem { score, slot };
         let full = self.heap.len() == self.probe.k;
         if full && self.heap.peek().is_some_and(|worst| candidate <= worst.0) {
             return;
@@ -526,12 +526,12 @@ impl<'a> BestMatches<'a> {
 }
 
 /// Greater is better: the higher score, then the smaller id.
-struct RankedItem<'a> {
+struct ScoredItem<'a> {
     score: Similarity,
     slot: &'a ItemSlot,
 }
 
-impl RankedItem<'_> {
+impl ScoredItem<'_> {
     fn into_match(self) -> GalleryMatch {
         GalleryMatch {
             item: Arc::clone(&self.slot.head),
@@ -541,7 +541,7 @@ impl RankedItem<'_> {
     }
 }
 
-impl Ord for RankedItem<'_> {
+impl Ord for ScoredItem<'_> {
     fn cmp(&self, other: &Self) -> Ordering {
         self.score
             .cmp(&other.score)
@@ -549,16 +549,16 @@ impl Ord for RankedItem<'_> {
     }
 }
 
-impl PartialOrd for RankedItem<'_> {
+impl PartialOrd for ScoredItem<'_> {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for RankedItem<'_> {
+impl PartialEq for ScoredItem<'_> {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for RankedItem<'_> {}
+impl Eq for ScoredItem<'_> {}

@@ -17,12 +17,12 @@ const CODE_MAX: f32 = 127.0;
 
 /// Vectors of one dimension, one after the other.
 #[derive(Clone, Copy, Debug)]
-pub struct VectorRows<'a> {
+pub struct UnitVectors<'a> {
     values: &'a [f32],
     dimension: usize,
 }
 
-impl<'a> VectorRows<'a> {
+impl<'a> UnitVectors<'a> {
     /// Rows of `dimension` finite values each, of unit length.
     ///
     /// # Errors
@@ -112,7 +112,7 @@ pub(super) fn stride(dimension: usize) -> usize {
 }
 
 /// The codes of all rows, row after row.
-pub(super) fn encode_all(rows: VectorRows<'_>, clip: f32) -> Vec<u8> {
+pub(super) fn encode_all(rows: UnitVectors<'_>, clip: f32) -> Vec<u8> {
     let stride = stride(rows.dimension);
     let mut codes = vec![0; rows.count() * stride];
     codes
@@ -186,11 +186,11 @@ mod tests {
 
     #[test]
     fn rows_of_no_or_another_length_are_refused() {
-        assert!(VectorRows::new(&[1.0; 6], 0).is_err());
-        assert!(VectorRows::new(&[1.0; 6], 4).is_err());
-        assert!(VectorRows::new(&[], DIMENSION_MAX + 1).is_err());
-        assert_eq!(VectorRows::new(&[], 4).unwrap().count(), 0);
-        assert_eq!(VectorRows::new(&[1.0; 6], 3).unwrap().get(2), None);
+        assert!(UnitVectors::new(&[1.0; 6], 0).is_err());
+        assert!(UnitVectors::new(&[1.0; 6], 4).is_err());
+        assert!(UnitVectors::new(&[], DIMENSION_MAX + 1).is_err());
+        assert_eq!(UnitVectors::new(&[], 4).unwrap().count(), 0);
+        assert_eq!(UnitVectors::new(&[1.0; 6], 3).unwrap().get(2), None);
     }
 
     #[test]
@@ -199,15 +199,15 @@ mod tests {
         for outlier in [7, 700, 7_000] {
             values[outlier] = 1.0;
         }
-        let clip = VectorRows::new(&values, 10).unwrap().clip();
+        let clip = UnitVectors::new(&values, 10).unwrap().clip();
         assert!((0.499..0.504).contains(&clip), "{clip}");
-        assert!((VectorRows::new(&[0.0; 8], 4).unwrap().clip() - 1.0).abs() < f32::EPSILON);
+        assert!((UnitVectors::new(&[0.0; 8], 4).unwrap().clip() - 1.0).abs() < f32::EPSILON);
     }
 
     #[test]
     fn codes_are_symmetric_and_never_minus_128() {
         let row = [0.0, 0.5, -0.5, 2.0, -2.0, 0.249, f32::NAN];
-        let codes = encode_all(VectorRows::new(&row, 7).unwrap(), 0.5);
+        let codes = encode_all(UnitVectors::new(&row, 7).unwrap(), 0.5);
         assert_eq!(codes.len(), 64);
         let signed: Vec<i8> = codes[..7].iter().map(|code| code.cast_signed()).collect();
         assert_eq!(signed, [0, 127, -127, 127, -127, 63, 0]);

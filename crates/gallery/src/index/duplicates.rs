@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::{ParallelSlice, ParallelSliceMut};
 
-use crate::index::codes::VectorRows;
+use crate::index::codes::UnitVectors;
 
 const NUMBER: usize = size_of::<u32>();
 
@@ -83,12 +83,12 @@ pub(super) struct Grouped {
 }
 
 /// Puts rows of equal codes together.
-pub(super) fn group(vectors: VectorRows<'_>, codes: &[u8], stride: usize) -> Grouped {
+pub(super) fn group(vectors: UnitVectors<'_>, codes: &[u8], stride: usize) -> Grouped {
     let code = |row: u32| codes.get(row as usize * stride..(row as usize + 1) * stride);
     let numbered = codes.par_chunks_exact(stride).enumerate();
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "`Rows` has fewer than 2^31 rows"
+        reason = "`UnitVectors` has fewer than 2^31 rows"
     )]
     let mut order: Vec<(u64, u32)> = numbered
         .map(|(row, code)| (hash(code), row as u32))
@@ -156,7 +156,7 @@ mod tests {
         let a = [1.0, 0.0];
         let (b, nearly_b) = ([0.0, 1.0], [0.000_01, 1.0]);
         let values = [b, a, a, nearly_b, a, [0.6, 0.8]].concat();
-        let rows = VectorRows::new(&values, 2).unwrap();
+        let rows = UnitVectors::new(&values, 2).unwrap();
         let codes = encode_all(rows, 1.0);
         let grouped = group(rows, &codes, stride(2));
         assert_eq!(grouped.firsts, [0, 1, 5]);

@@ -444,7 +444,7 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::index::codes::VectorRows;
+    use crate::index::codes::UnitVectors;
     use crate::index::graph::Graph;
     use crate::index::scratch::Scratch;
     use crate::index::search::IndexSearch;
@@ -468,7 +468,7 @@ mod tests {
             ef_construction: 8,
             seed: 3,
         };
-        let graph = Graph::build(VectorRows::new(&values, 2).unwrap(), params, [5; 32]).unwrap();
+        let graph = Graph::build(UnitVectors::new(&values, 2).unwrap(), params, [5; 32]).unwrap();
         graph.as_bytes().to_vec()
     }
 
@@ -534,7 +534,7 @@ mod tests {
     fn bytes_made_to_fit_their_digests_never_panic() {
         let bytes = small();
         let values = values();
-        let rows = VectorRows::new(&values, 2).unwrap();
+        let rows = UnitVectors::new(&values, 2).unwrap();
         let mut scratch = Scratch::new();
         let (mut refused, mut taken) = (0, 0);
         for at in (8..DIGESTS).chain(HEADER..bytes.len()) {

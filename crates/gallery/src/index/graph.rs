@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::index::bits::Bits;
 use crate::index::build::{BuildParams, build};
-use crate::index::codes::{Codes, VectorRows, encode_all, encode_query, stride};
+use crate::index::codes::{Codes, UnitVectors, encode_all, encode_query, stride};
 use crate::index::duplicates::{Duplicates, group};
 use crate::index::error::IndexError;
 use crate::index::file::{self, IndexHeader, IndexLayout, Sections};
@@ -52,7 +52,7 @@ impl Graph {
     /// # Errors
     /// Refuses parameters out of range.
     pub fn build(
-        rows: VectorRows<'_>,
+        rows: UnitVectors<'_>,
         params: BuildParams,
         fingerprint: [u8; 32],
     ) -> Result<Self, IndexError> {

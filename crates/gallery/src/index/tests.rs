@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::bits::Bits;
 use super::build::BuildParams;
-use super::codes::VectorRows;
+use super::codes::UnitVectors;
 use super::error::IndexError;
 use super::graph::Graph;
 use super::scratch::Scratch;
@@ -81,7 +81,7 @@ fn recall(
     ef: usize,
     allowed: Option<&Bits>,
 ) -> f64 {
-    let rows = VectorRows::new(values, graph.dimension()).unwrap();
+    let rows = UnitVectors::new(values, graph.dimension()).unwrap();
     let mut scratch = Scratch::new();
     let (mut found, mut wanted) = (0, 0);
     for vector in queries.chunks(graph.dimension()) {
@@ -125,7 +125,12 @@ fn check(answer: &[ScoredRow], values: &[f32], search: &IndexSearch<'_>) {
 }
 
 fn build(values: &[f32], dimension: usize) -> Graph {
-    Graph::build(VectorRows::new(values, dimension).unwrap(), PARAMS, [9; 32]).unwrap()
+    Graph::build(
+        UnitVectors::new(values, dimension).unwrap(),
+        PARAMS,
+        [9; 32],
+    )
+    .unwrap()
 }
 
 #[test]
@@ -171,7 +176,7 @@ fn the_number_of_threads_changes_nothing() {
     assert_eq!(one, with(2));
     assert_eq!(one, with(7));
     let other = BuildParams { seed: 8, ..PARAMS };
-    let other = Graph::build(VectorRows::new(&values, 24).unwrap(), other, [9; 32]).unwrap();
+    let other = Graph::build(UnitVectors::new(&values, 24).unwrap(), other, [9; 32]).unwrap();
     assert_ne!(one, other.as_bytes());
 }
 
@@ -236,7 +241,7 @@ fn few_rows_equal_rows_and_no_rows_are_searched() {
             };
             let graph = build(&values, 3);
             let again = Graph::from_bytes(Arc::new(graph.as_bytes().to_vec())).unwrap();
-            let rows = VectorRows::new(&values, 3).unwrap();
+            let rows = UnitVectors::new(&values, 3).unwrap();
             for (k, ef) in [
                 (0, 0),
                 (1, 0),
@@ -268,7 +273,7 @@ fn few_rows_equal_rows_and_no_rows_are_searched() {
 fn rows_that_are_gone_are_passed_over() {
     let values = clustered(2000, 24, 50, 5);
     let graph = build(&values, 24);
-    let rows = VectorRows::new(&values, 24).unwrap();
+    let rows = UnitVectors::new(&values, 24).unwrap();
     let search = IndexSearch {
         vector: &clustered(1, 24, 50, 6),
         k: 10,
@@ -286,7 +291,7 @@ fn rows_that_are_gone_are_passed_over() {
 fn what_does_not_fit_the_index_is_refused() {
     let values = clustered(10, 4, 3, 1);
     let graph = build(&values, 4);
-    let rows = VectorRows::new(&values, 4).unwrap();
+    let rows = UnitVectors::new(&values, 4).unwrap();
     let mut scratch = Scratch::new();
     let mut refused = |vector: &[f32], allowed: Option<&Bits>| {
         let search = IndexSearch {
@@ -343,7 +348,7 @@ proptest! {
         let graph = build(&values, 5);
         let mut bits = Bits::none(graph.rows());
         (0..graph.rows()).filter(|row| row * 7 % 8 < allowed).for_each(|row| bits.set(row, true));
-        let rows = VectorRows::new(&values, 5).unwrap();
+        let rows = UnitVectors::new(&values, 5).unwrap();
         let mut scratch = Scratch::new();
         for allowed in [None, Some(&bits)] {
             let query = clustered(1, 5, 7, seed ^ 1);
