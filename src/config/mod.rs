@@ -1,5 +1,7 @@
 //! Configuration: flags, then `MATCHPOINT_*`, then a TOML file, then defaults; every mistake at once.
 
+mod flags;
+mod raw_settings;
 mod settings;
 
 use std::net::SocketAddr;
@@ -11,10 +13,9 @@ use matchpoint_calibration::monitoring::strata::{Inclusion, Strata};
 use matchpoint_embed::decode_memory::DecodeBudget;
 use matchpoint_embed::{Compute, Device};
 
-pub use settings::{
-    EngineFlags, Environment, ProcessEnvironment, RawSettings, SETTINGS, ServerFlags, Setting,
-    SettingSource, SettingValue,
-};
+pub use flags::{EngineFlags, ServerFlags};
+pub use raw_settings::{Environment, ProcessEnvironment, RawSettings, SettingSource, SettingValue};
+pub use settings::{SETTINGS, Setting};
 
 /// What every command that embeds images needs.
 #[derive(Clone, Debug)]

@@ -325,7 +325,7 @@ impl Deployment {
         let (snapshot, active) = (self.gallery.view(), self.active_point.load());
         telemetry::gallery_changed(
             &self.name,
-            telemetry::GallerySize {
+            telemetry::GalleryGauges {
                 items: snapshot.len(),
                 labels: snapshot.label_count(),
                 generation: snapshot.generation(),

@@ -253,12 +253,12 @@ impl CalibrationJob {
 
     async fn gather_from_gallery(&mut self, registry: &Registry) -> Result<(), Status> {
         let deployment = Arc::clone(&self.deployment);
-        let (told, now) = tokio::sync::watch::channel((0, 0));
+        let (progress, now) = tokio::sync::watch::channel((0, 0));
         let stop = StopOnDrop(Arc::new(AtomicBool::new(false)));
         let stopping = Arc::clone(&stop.0);
         let work = registry.heavy(move || {
             deployment.gather_from_gallery(&|done, total| {
-                told.send_replace((done as u64, total as u64));
+                progress.send_replace((done as u64, total as u64));
                 !stopping.load(Ordering::Relaxed)
             })
         });

@@ -15,7 +15,7 @@ use matchpoint_client::proto::{
     Recalibration, Verdict,
 };
 
-pub(super) fn shown(found: PointInService) -> GetDriftResponse {
+pub(super) fn drift_response(found: PointInService) -> GetDriftResponse {
     let PointInService {
         point,
         drift,
@@ -51,7 +51,7 @@ pub(super) fn shown(found: PointInService) -> GetDriftResponse {
         recalibration: drift.recalibration.map(recalibration),
         error_groups: drift.groups.into_iter().map(group).collect(),
         resets: resets.into_iter().map(reset).collect(),
-        history: course.into_iter().map(point_of_course).collect(),
+        history: course.into_iter().map(history_point).collect(),
     }
 }
 
@@ -114,7 +114,7 @@ fn group(found: SharedCause) -> ErrorGroup {
     }
 }
 
-fn point_of_course(point: HistoryPoint) -> RateHistoryPoint {
+fn history_point(point: HistoryPoint) -> RateHistoryPoint {
     RateHistoryPoint {
         unix_milliseconds: point.unix_ms.cast_signed(),
         far: point.far.map(rate),

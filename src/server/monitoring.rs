@@ -170,7 +170,7 @@ impl MonitoringHandler {
             GetDriftResponse {
                 canaries: round.as_deref().filter(|_| active).map(canaries),
                 active,
-                ..drift_messages::shown(found)
+                ..drift_messages::drift_response(found)
             }
         });
         Ok(found.unwrap_or_default())

@@ -140,7 +140,7 @@ pub(super) async fn get(
     let read = move || deployment.shadow_report(limit);
     let report = registry.heavy(read).await?;
     let report = report.map_err(|error| from_error(&error))?;
-    Ok(report.map(shown).unwrap_or_default())
+    Ok(report.map(shadow_response).unwrap_or_default())
 }
 
 fn info(about: ShadowAbout) -> ShadowInfo {
@@ -156,7 +156,7 @@ fn info(about: ShadowAbout) -> ShadowInfo {
     }
 }
 
-fn shown(report: ShadowReport) -> GetShadowResponse {
+fn shadow_response(report: ShadowReport) -> GetShadowResponse {
     let counts = &report.counts;
     let interval = counts.interval();
     let latest = report

@@ -19,7 +19,7 @@ pub(super) const DOMAIN: &str = "matchpoint.dev";
 
 /// When to come back where nothing else is known.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
-/// Sooner, or later than this, nobody is told to come back.
+/// No retry is suggested sooner, or later than this.
 const RETRY_AFTER_RANGE: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(5)];
 
 /// A status with its machine-readable reason.
@@ -45,7 +45,7 @@ fn status_to_retry(
     Status::with_error_details(code, message.to_owned(), details)
 }
 
-/// What a caller is told of an error. What is our fault is logged, and told without internals.
+/// The status for an error. A fault of the server is logged, and answered without internals.
 pub(super) fn from_error(error: &DeploymentError) -> Status {
     let (code, reason) = classify(error);
     if code == Code::Internal {
@@ -67,16 +67,16 @@ pub(super) fn from_error(error: &DeploymentError) -> Status {
     if let DeploymentError::Calibration(cause) = error
         && let Some((needed, present)) = cause.trials_needed()
     {
-        return underpowered(code, reason, &told(error), needed, present);
+        return underpowered(code, reason, &message(error), needed, present);
     }
     if let DeploymentError::Busy {
         retry_after: after, ..
     }
     | DeploymentError::Late { wait: after, .. } = error
     {
-        return status_to_retry(code, reason, &told(error), Some(*after));
+        return status_to_retry(code, reason, &message(error), Some(*after));
     }
-    status(code, reason, &told(error))
+    status(code, reason, &message(error))
 }
 
 /// With the numbers of the message as metadata, for programs.
@@ -95,7 +95,7 @@ fn underpowered(
 }
 
 /// What a caller needs to know: nothing of this machine's paths.
-fn told(error: &DeploymentError) -> String {
+fn message(error: &DeploymentError) -> String {
     if let DeploymentError::Archive(cause) = error
         && !matches!(cause, ArchiveError::Cancelled)
     {

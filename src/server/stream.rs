@@ -56,7 +56,7 @@ where
             }
         }
         if let Some(Err(status)) = end {
-            // Nobody may be there to be told.
+            // The client may be gone.
             drop(answers.send(Err(status)).await);
         }
     };

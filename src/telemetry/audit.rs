@@ -24,7 +24,7 @@ pub struct RecordedDecisions<'a> {
     pub stratum: Option<u16>,
     /// Whether a filter was used.
     pub filtered: bool,
-    /// How many, and how many of them since they were told last; `None` at opening.
+    /// How many, and how many of them since the last call; `None` at opening.
     pub count: (u64, Option<u64>),
 }
 
@@ -47,7 +47,7 @@ pub fn decisions_recorded(deployment: &str, recorded: RecordedDecisions<'_>) {
     series::count(metric::RECORDED, &labels, total, since);
 }
 
-/// Says how many were not recorded for a `reason`, and how many of them since that was told last;
+/// Says how many were not recorded for a `reason`, and how many of them since the last call;
 /// `None` at opening.
 pub fn recording_lost(deployment: &str, reason: &'static str, total: u64, since: Option<u64>) {
     let labels = [
@@ -95,7 +95,7 @@ fn labels_of_rate(deployment: &str, operating_point: &str, rate: &str) -> Metric
     labels
 }
 
-/// Says what an audit found; what is not known has no series, or is NaN from when it is not known
+/// Shows the rates of an audit; what is not known has no series, or is NaN from when it is not known
 /// any more.
 pub fn rate_audited(deployment: &str, operating_point: &str, found: AuditedRateGauges) {
     let labels = || labels_of_rate(deployment, operating_point, found.rate);
@@ -253,7 +253,7 @@ pub fn canaries_ended(deployment: &str, operating_point: &str) {
     }
 }
 
-/// Says what a round of canaries came to; how many changed, and how many failed.
+/// Shows the results of a round of canaries: how many changed, and how many failed.
 #[expect(
     clippy::cast_precision_loss,
     reason = "gauges; counts stay far below 2^53"

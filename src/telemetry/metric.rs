@@ -32,15 +32,15 @@ table! {
     histogram(Seconds) STAGE_SECONDS = "matchpoint_stage_seconds":
         "Time of one stage of a request: queue, decode (and resize), inference, search.";
     counter DECISIONS = "matchpoint_decisions_total":
-        "Decisions by operating point and outcome. Their rate is the accept rate, not the FAR: that needs labels. Blind to which accepts are right: it moves with the share of strangers, which changes no error rate.";
+        "Decisions by operating point and outcome. Their rate is the accept rate, not the FAR: that needs annotations. Blind to which accepts are right: it moves with the share of strangers, which changes no error rate.";
     histogram MATCH_SCORE = "matchpoint_match_score":
         "Cosine similarity of the best match of each search. Blind to which of them is right, and to a few look-alikes; a changed share of strangers moves it most.";
     gauge QUEUE_LENGTH = "matchpoint_queue_length":
-        "Requests that wait for a worker of the model, by its precision; looked at twice a second.";
+        "Requests that wait for a worker of the model, by its precision; sampled twice a second.";
     counter QUEUE_REJECTED = "matchpoint_queue_rejected_total":
         "Requests that were refused because the queue was full.";
     counter DROPPED_JOBS = "matchpoint_dropped_jobs_total":
-        "Requests that left the queue undone, by the model's name and precision, and reason: gone (their callers hung up), late (not to be done by their deadlines any more), displaced (their places went to clients that had fewer).";
+        "Requests that left the queue undone, by the model's name and precision, and reason: gone (their clients hung up), late (could no longer be done by their deadlines), displaced (their places went to clients that had fewer).";
     counter IMAGE_FAILURES = "matchpoint_image_failures_total":
         "Images that could not be used, by reason.";
     gauge GALLERY_ITEMS = "matchpoint_gallery_items":
@@ -140,7 +140,7 @@ table! {
     gauge SHADOW_INFO = "matchpoint_shadow_info":
         "1; the labels name the shadow deployment that a deployment is compared with. 0 for one that was.";
     counter SHADOW_DECISIONS = "matchpoint_shadow_decisions_total":
-        "Queries that a shadow deployment was asked too: what was answered (live), what it would have answered (shadow), and whether it found the same label (label_agreement). Says that the two differ, not which of them is right: that needs labels.";
+        "Queries that a shadow deployment was asked too: what was answered (live), what it would have answered (shadow), and whether it found the same label (label_agreement). Says that the two differ, not which of them is right: that needs annotations.";
     counter SHADOW_SKIPPED = "matchpoint_shadow_skipped_total":
         "Queries sampled for a shadow deployment and not compared, by reason: embedding (it came as a vector), busy (requests waited), behind (the shadow deployment was not done), failed.";
 }

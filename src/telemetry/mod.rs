@@ -218,7 +218,7 @@ pub struct OperatingPointGauges<'a> {
     pub created: SystemTime,
 }
 
-/// Announces the operating point that decides from now on, and that `previous` no longer does.
+/// Announces the active operating point, and that `previous` is not active any more.
 pub fn operating_point_activated(
     deployment: &str,
     previous: Option<&str>,
@@ -258,7 +258,7 @@ pub fn operating_point_activated(
     clippy::cast_precision_loss,
     reason = "a gauge; counts stay far below 2^53"
 )]
-pub fn gallery_changed(deployment: &str, gallery: GallerySize<'_>) {
+pub fn gallery_changed(deployment: &str, gallery: GalleryGauges<'_>) {
     let labels = [("deployment", deployment.to_owned())];
     gauge!(metric::GALLERY_ITEMS, &labels).set(gallery.items as f64);
     gauge!(metric::GALLERY_LABELS, &labels).set(gallery.labels as f64);
@@ -273,7 +273,7 @@ pub fn gallery_changed(deployment: &str, gallery: GallerySize<'_>) {
 
 /// The gallery's size.
 #[derive(Clone, Copy, Debug)]
-pub struct GallerySize<'a> {
+pub struct GalleryGauges<'a> {
     /// Number of items.
     pub items: usize,
     /// Number of labels.
@@ -363,7 +363,7 @@ pub fn image_failed(deployment: &str, reason: &'static str) {
         .increment(1);
 }
 
-/// Says how far scores have shifted since an operating point began to decide, and what chance gives.
+/// Says how far scores have shifted since an operating point was activated, and what chance gives.
 pub fn scores_compared(deployment: &str, operating_point: &str, index: f64, limit: f64) {
     for (name, value) in [
         (metric::SCORE_SHIFT, index),
@@ -424,7 +424,7 @@ mod tests {
     #[test]
     fn the_help_of_each_indicator_says_what_it_is_blind_to() {
         let recorder = PrometheusBuilder::new().build_recorder();
-        let told = recorder.handle();
+        let handle = recorder.handle();
         metrics::with_local_recorder(&recorder, || {
             metric::describe();
             decisions_started("indicators", "op");
@@ -442,7 +442,7 @@ mod tests {
             );
             gallery_changed(
                 "indicators",
-                GallerySize {
+                GalleryGauges {
                     items: 2,
                     labels: 1,
                     generation: 1,
@@ -461,7 +461,7 @@ mod tests {
             feature_measured("indicators", 12.0);
             margin_measured("indicators", 0.1);
         });
-        let told = told.render();
+        let rendered = handle.render();
         for indicator in [
             metric::DECISIONS,
             metric::RECORDED,
@@ -475,7 +475,7 @@ mod tests {
             metric::MATCH_MARGIN,
         ] {
             let head = format!("# HELP {indicator} ");
-            let help = told.lines().find_map(|line| line.strip_prefix(&head));
+            let help = rendered.lines().find_map(|line| line.strip_prefix(&head));
             assert!(help.unwrap().contains("Blind to"), "{indicator}: {help:?}");
         }
     }

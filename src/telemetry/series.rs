@@ -23,7 +23,7 @@ fn was_shown(name: &'static str, labels: &[(&'static str, String)]) -> bool {
     shown.contains(&format!("{name} {labels:?}"))
 }
 
-/// A total that outlives the process, and what came to it since it was told last; `None` for the
+/// A total that outlives the process, and what was added since the last call; `None` for the
 /// first time that a file tells it.
 ///
 /// A series begins with the total. From then on it only grows, so that another file in the place of

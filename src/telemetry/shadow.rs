@@ -4,7 +4,7 @@ use metrics::{counter, gauge};
 
 use super::metric;
 
-/// What is said of a candidate.
+/// The labels of a shadow deployment.
 #[derive(Clone, Copy, Debug)]
 pub struct ShadowLabels<'a> {
     /// The deployment that it is compared with.
@@ -17,7 +17,7 @@ pub struct ShadowLabels<'a> {
     pub precision: &'a str,
     /// The execution provider really in use.
     pub execution_provider: &'a str,
-    /// What decides in it; `None` where nothing does.
+    /// Its active operating point; `None` without a valid one.
     pub operating_point: Option<&'a str>,
 }
 
@@ -42,7 +42,7 @@ fn shadow_skips(deployment: &str, reason: &'static str) -> metrics::Counter {
     counter!(metric::SHADOW_SKIPPED, "deployment" => deployment.to_owned(), "reason" => reason)
 }
 
-/// Announces a candidate, with every outcome (live, shadow, label agreement) and reason that there can be.
+/// Announces a shadow deployment, with every outcome (live, shadow, label agreement) and reason that there can be.
 pub fn shadow_started(
     labels: ShadowLabels<'_>,
     outcomes: impl Iterator<Item = [&'static str; 3]>,
@@ -57,17 +57,17 @@ pub fn shadow_started(
     }
 }
 
-/// Says that a candidate is not compared with any more.
+/// Says that a shadow deployment is closed.
 pub fn shadow_ended(labels: ShadowLabels<'_>) {
     shadow_info(labels).set(0.0);
 }
 
-/// Counts a query that a candidate was asked too: the two decisions, and whether the labels agree.
+/// Counts a query that a shadow deployment was asked too: the two decisions, and whether the labels agree.
 pub fn shadow_compared(deployment: &str, outcome: [&'static str; 3]) {
     shadow_decisions(deployment, outcome).increment(1);
 }
 
-/// Counts a query that was drawn for a candidate and is not compared.
+/// Counts a query that was sampled for a shadow deployment and is not compared.
 pub fn shadow_skipped(deployment: &str, reason: &'static str) {
     shadow_skips(deployment, reason).increment(1);
 }

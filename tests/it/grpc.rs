@@ -1470,7 +1470,7 @@ async fn a_calibration_that_cannot_be_made_says_why_and_changes_nothing() {
                 remedy: 7,
                 ..target(0.2, "")
             },
-            "thresholds by group",
+            "remedy is not one of Remedy",
         ),
     ] {
         let refused = client

@@ -1,0 +1,86 @@
+//! Settings as flags of the command line.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::{Arg, ArgMatches, Command, FromArgMatches};
+
+use super::settings::{SETTINGS, SettingScope};
+
+/// What the command line set, for commands that embed images.
+#[derive(Clone, Debug, Default)]
+pub struct EngineFlags(pub(super) Flags);
+
+/// What the command line set, for the server.
+#[derive(Clone, Debug, Default)]
+pub struct ServerFlags(pub(super) Flags);
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Flags {
+    pub(super) config: Option<PathBuf>,
+    pub(super) values: BTreeMap<&'static str, String>,
+}
+
+impl Flags {
+    fn augment(command: Command, takes: fn(SettingScope) -> bool) -> Command {
+        let file = Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .help("TOML file with settings [env: MATCHPOINT_CONFIG]")
+            .help_heading("Settings (also MATCHPOINT_* and the config file)");
+        let flags = SETTINGS
+            .iter()
+            .filter(|setting| takes(setting.scope))
+            .map(|setting| {
+                let default = setting
+                    .default
+                    .map(|d| format!(" [default: {d}]"))
+                    .unwrap_or_default();
+                Arg::new(setting.key)
+                    .long(setting.flag())
+                    .value_name("VALUE")
+                    .help(format!("{}{default}", setting.help))
+                    .help_heading("Settings (also MATCHPOINT_* and the config file)")
+            });
+        command.arg(file).args(flags)
+    }
+
+    fn from(matches: &ArgMatches, takes: fn(SettingScope) -> bool) -> Self {
+        let get = |name: &str| matches.get_one::<String>(name).cloned();
+        let values = SETTINGS
+            .iter()
+            .filter(|setting| takes(setting.scope))
+            .filter_map(|setting| Some((setting.key, get(setting.key)?)))
+            .collect();
+        Self {
+            config: get("config").map(PathBuf::from),
+            values,
+        }
+    }
+}
+
+macro_rules! clap_args {
+    ($type:ident, $takes:expr) => {
+        impl clap::Args for $type {
+            fn augment_args(command: Command) -> Command {
+                Flags::augment(command, $takes)
+            }
+            fn augment_args_for_update(command: Command) -> Command {
+                Self::augment_args(command)
+            }
+        }
+
+        impl FromArgMatches for $type {
+            fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+                Ok(Self(Flags::from(matches, $takes)))
+            }
+            fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+                *self = Self::from_arg_matches(matches)?;
+                Ok(())
+            }
+        }
+    };
+}
+
+clap_args!(EngineFlags, |scope| scope == SettingScope::Engine);
+clap_args!(ServerFlags, |_| true);
