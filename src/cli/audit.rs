@@ -1,4 +1,4 @@
-//! `matchpoint audit`: label the decisions that were drawn for it.
+//! `matchpoint audit`: annotate the decisions that were sampled for it.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -28,10 +28,10 @@ const BATCH: usize = 10_000;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   matchpoint audit list --limit 100 --csv to-label.csv --images to-label/
-  matchpoint audit import to-label.csv --said-by anna
-  matchpoint audit label 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --not-enrolled
-  matchpoint audit label 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --not-enrolled --stranger 'red coat'
-  matchpoint audit label 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --not-enrolled --feedback
+  matchpoint audit import to-label.csv --annotator anna
+  matchpoint audit annotate 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --not-enrolled
+  matchpoint audit annotate 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --not-enrolled --stranger 'red coat'
+  matchpoint audit annotate 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --not-enrolled --feedback
   matchpoint audit show 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --json
   matchpoint audit export shop --csv decisions.csv --since 2026-11-01
   matchpoint audit export shop --for-calibration labelled/ --since 2026-11-01")]
@@ -42,15 +42,15 @@ pub(super) struct Audit {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// List drawn decisions that wait for a label, newest first
+    /// List sampled decisions that wait for an annotation, newest first
     List(List),
     /// Show one decision, and everything that was said of it
     Show(Show),
     /// Say what the query of one decision showed
-    Label(Label),
+    Annotate(Annotate),
     /// Say what the queries of many decisions showed, from a CSV file
     Import(Import),
-    /// Write all recorded decisions, with their labels, to a CSV file, or labelled pictures for a
+    /// Write all recorded decisions, with their annotations, to a CSV file, or labelled pictures for a
     /// calibration
     Export(Export),
 }
@@ -105,7 +105,7 @@ struct Show {
 
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("truth").required(true).args(["label", "not_enrolled", "unusable"])))]
-struct Label {
+struct Annotate {
     #[command(flatten)]
     at: Where,
     /// Id of the decision
@@ -124,7 +124,7 @@ struct Label {
     unusable: bool,
     /// Who says so
     #[arg(long, value_name = "NAME", default_value = "")]
-    said_by: String,
+    annotator: String,
     /// Nobody was asked: a complaint or a confirmation. It is shown as precision, enters no rate, and
     /// leaves the decision in the queue
     #[arg(long)]
@@ -137,19 +137,19 @@ struct Import {
     at: Where,
     /// CSV file with columns `decision_id`, `truth` (label, not-enrolled or unusable; empty rows are
     /// skipped), `label`, for what is not enrolled perhaps `stranger` (a name, the same for the same
-    /// one), and `said_by` where it differs
+    /// one), and `annotator` where it differs
     file: PathBuf,
     /// Who says so
     #[arg(long, value_name = "NAME", default_value = "")]
-    said_by: String,
-    /// Nobody was asked: complaints and confirmations, as with `audit label --feedback`
+    annotator: String,
+    /// Nobody was asked: complaints and confirmations, as with `audit annotate --feedback`
     #[arg(long)]
     feedback: bool,
 }
 
 /// The columns that say something; others are of the decision itself.
 const COLUMNS: Columns = Columns {
-    known: &["decision_id", "truth", "label", "stranger", "said_by"],
+    known: &["decision_id", "truth", "label", "stranger", "annotator"],
     required: &[&["decision_id"]],
     aligned: false,
 };
@@ -161,7 +161,7 @@ struct Line {
     truth: String,
     label: String,
     stranger: String,
-    said_by: String,
+    annotator: String,
 }
 
 impl Line {
@@ -173,7 +173,7 @@ impl Line {
                 "truth" => &mut line.truth,
                 "label" => &mut line.label,
                 "stranger" => &mut line.stranger,
-                "said_by" => &mut line.said_by,
+                "annotator" => &mut line.annotator,
                 _ => continue,
             };
             cell.as_ref().clone_into(field);
@@ -206,7 +206,7 @@ impl Audit {
         match self.command {
             Command::List(list) => runtime.block_on(list.run()),
             Command::Show(show) => runtime.block_on(show.run()),
-            Command::Label(label) => runtime.block_on(label.run()),
+            Command::Annotate(annotate) => runtime.block_on(annotate.run()),
             Command::Import(import) => runtime.block_on(import.run()),
             Command::Export(export) => export.run(),
         }
@@ -279,7 +279,7 @@ fn write_csv(file: &Path, decisions: &[RecordedDecision]) -> anyhow::Result<()> 
 
 fn queue_text(decisions: &[RecordedDecision]) -> String {
     if decisions.is_empty() {
-        return "no drawn decision waits for a label".to_owned();
+        return "no sampled decision waits for an annotation".to_owned();
     }
     let line = |decided: &RecordedDecision| {
         let (decision, score) = (decided.decision().name(), decided.score.unwrap_or(0.0));
@@ -293,7 +293,7 @@ fn queue_text(decisions: &[RecordedDecision]) -> String {
     };
     let lines: String = decisions.iter().map(line).collect();
     format!(
-        "{lines}\n{} decisions wait. Say what their queries showed:\n  matchpoint audit label ID --label LABEL | --not-enrolled | --unusable\n  or fill in the columns truth and label of --csv FILE, and matchpoint audit import FILE",
+        "{lines}\n{} decisions wait. Say what their queries showed:\n  matchpoint audit annotate ID --label LABEL | --not-enrolled | --unusable\n  or fill in the columns truth and label of --csv FILE, and matchpoint audit import FILE",
         decisions.len()
     )
 }
@@ -377,7 +377,7 @@ fn decision_text(found: &GetDecisionResponse) -> String {
     )
 }
 
-impl Label {
+impl Annotate {
     async fn run(self) -> anyhow::Result<Exit> {
         let told = match (self.label, self.not_enrolled) {
             (Some(label), _) => GroundTruth::label(label),
@@ -387,7 +387,7 @@ impl Label {
         let report = Annotation {
             decision_id: self.decision_id,
             ground_truth: Some(told),
-            annotator: self.said_by,
+            annotator: self.annotator,
             kind: kind(self.feedback).into(),
             unix_milliseconds: 0,
         };
@@ -409,10 +409,10 @@ impl Import {
                     ground_truth: Some(told),
                     kind: kind(self.feedback).into(),
                     unix_milliseconds: 0,
-                    annotator: if line.said_by.is_empty() {
-                        self.said_by.clone()
+                    annotator: if line.annotator.is_empty() {
+                        self.annotator.clone()
                     } else {
-                        line.said_by
+                        line.annotator
                     },
                 }),
                 Ok(None) => skipped += 1,

@@ -27,7 +27,7 @@ use matchpoint_report::drift::{DriftFinding, DriftReport, DriftStanding, RateCou
   matchpoint drift report --deployment shop --json
   matchpoint drift report --html drift.html
   matchpoint drift history --deployment shop
-  matchpoint drift reset --why 'cleaned the camera at the gate' --said-by anna
+  matchpoint drift reset --reason 'cleaned the camera at the gate' --requested-by anna
 
 Ends with 0 whatever is found; a script looks at `findings[].verdict` of the JSON.")]
 pub(super) struct Drift {
@@ -55,10 +55,10 @@ struct Reset {
     at: Where,
     /// What made the rate rise, and was mended
     #[arg(long, value_name = "TEXT")]
-    why: String,
+    reason: String,
     /// Who says so
     #[arg(long, value_name = "NAME", default_value = "")]
-    said_by: String,
+    requested_by: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -100,10 +100,16 @@ impl Drift {
 
 impl Reset {
     fn run(self) -> anyhow::Result<Exit> {
-        let Self { at, why, said_by } = self;
+        let Self {
+            at,
+            reason,
+            requested_by,
+        } = self;
         let found = super::runtime::single_threaded()?.block_on(async {
             let client = Client::connect(&at.server).await?;
-            client.reset_drift(&at.deployment, &why, &said_by).await
+            client
+                .reset_drift(&at.deployment, &reason, &requested_by)
+                .await
         })?;
         Output::new(at.json).result(&found, |found| format!("begun anew {}", reset_text(found)))?;
         Ok(Exit::Done)

@@ -64,11 +64,11 @@ const COLUMNS: [&str; 21] = [
     "filtered",
     "stratum",
     "inclusion_probability",
-    "drawn",
+    "sampled",
     "truth",
     "label",
-    "said_by",
-    "unasked",
+    "annotator",
+    "feedback",
     "stranger",
 ];
 
@@ -228,7 +228,7 @@ impl Sample {
         };
         let nameless = if 0 < self.unnamed {
             format!(
-                "{} of the strangers have no name, and a label such as stranger-ID: a calibration certifies nothing by them. Put names into the column label, the same for the same one, or say them when labelling (audit label --not-enrolled --stranger NAME).\n",
+                "{} of the strangers have no name, and a label such as stranger-ID: a calibration certifies nothing by them. Put names into the column label, the same for the same one, or say them when labelling (audit annotate --not-enrolled --stranger NAME).\n",
                 self.unnamed
             )
         } else {

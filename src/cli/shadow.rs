@@ -19,7 +19,7 @@ use matchpoint_client::proto::{GetShadowResponse, ShadowDisagreement, ShadowInfo
 /// The candidate is a deployment: another model, another precision, another operating point. The
 /// server asks it about a share of the queries (`shadow_share`), where nothing waits, and counts where
 /// it would have answered otherwise. That says that the two differ, not which is right: label the
-/// decisions that differ (`matchpoint audit label ID`) to know.
+/// decisions that differ (`matchpoint audit annotate ID`) to know.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   matchpoint build shop-2 --images-of shop --model models/new   # beside what is served
@@ -288,7 +288,7 @@ fn latest(latest: &[ShadowDisagreement]) -> String {
         }
     };
     text.push_str(&format!(
-        "{says}\nlabel with `matchpoint audit label ID --label LABEL | --not-enrolled`\n"
+        "{says}\nlabel with `matchpoint audit annotate ID --label LABEL | --not-enrolled`\n"
     ));
     text
 }

@@ -805,7 +805,7 @@ fn decisions_are_listed_filled_in_imported_and_exported_and_a_refused_row_is_nam
         "--server",
         &server,
         "--json",
-        "--said-by",
+        "--annotator",
         "anna",
     ];
     let (imported, code) = said(&[&import[..], &[path(&filled)]].concat());
@@ -826,7 +826,7 @@ fn decisions_are_listed_filled_in_imported_and_exported_and_a_refused_row_is_nam
     assert_ne!(code, Some(0));
     let label = [
         "audit",
-        "label",
+        "annotate",
         "--server",
         &server,
         "--json",
@@ -1003,7 +1003,7 @@ fn a_candidate_is_compared_reported_counted_for_prometheus_and_closed() {
     assert_eq!(found["latest"][0]["live"]["decision"], "ACCEPT");
     assert_eq!(found["latest"][0]["shadow"]["decision"], "UNDECIDED");
     let id = found["latest"][0]["decision_id"].as_str().unwrap();
-    ask(&["audit", "label", id, "--label", "gc_fishes_fish3"]);
+    ask(&["audit", "annotate", id, "--label", "gc_fishes_fish3"]);
     let said = text(&ask(&["shadow", "report"]).stdout);
     for part in [
         "candidate  efficientnet-lite0 f32",
@@ -1063,7 +1063,7 @@ fn labelled_pictures_are_written_for_a_calibration_and_evidence_is_begun_anew() 
         ask(&["search", path(&picture)]);
         let waiting: Value = serde_json::from_str(&ask(&["audit", "list", "--json"])).unwrap();
         let id = waiting[0]["decision_id"].as_str().unwrap();
-        ask(&[&["audit", "label", id], truth].concat());
+        ask(&[&["audit", "annotate", id], truth].concat());
     }
     let (written, _) = said(&export);
     assert_eq!(
@@ -1084,15 +1084,15 @@ fn labelled_pictures_are_written_for_a_calibration_and_evidence_is_begun_anew() 
     let reset = ask(&[
         "drift",
         "reset",
-        "--why",
+        "--reason",
         "cleaned the camera",
-        "--said-by",
+        "--requested-by",
         "anna",
     ]);
     assert!(reset.contains("by anna: cleaned the camera"), "{reset}");
     // What the server refuses is the caller's to mend; the server was there.
     for (wrong, expected) in [
-        (&["drift", "reset", "--why", " "][..], 2),
+        (&["drift", "reset", "--reason", " "][..], 2),
         (&["drift", "report", "--deployment", "other"], 66),
     ] {
         let refused = run(&[wrong, &["--server", &server]].concat());

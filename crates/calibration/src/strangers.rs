@@ -29,7 +29,7 @@ fn is_uuid(text: &str) -> bool {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error(
     "{pictures} pictures show strangers whom nobody named, and who may be as few as {strangers}; a \
-     certificate counts each stranger once. Name them (`audit label --stranger NAME`, or the column \
+     certificate counts each stranger once. Name them (`audit annotate --stranger NAME`, or the column \
      label of the queries), leave them out, or, where each is known to show another one, say so: \
      --strangers-are-distinct, strangers_are_distinct over gRPC. --estimated promises nothing, and \
      counts them as {strangers}"
