@@ -88,7 +88,7 @@ enum Command {
     /// Show and verify what a deployment, or a model, consists of
     Inspect(inspect::Inspect),
     /// Describe a model of your own, and compare it with its author's pipeline
-    Model(model::Model),
+    Model(model::ModelCommand),
     /// Write a model's vectors of images to a .npy file
     Embed(embed::Embed),
     /// Verify a deployment: every checksum, the recall of its index, and files that belong to nothing

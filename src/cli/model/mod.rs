@@ -14,7 +14,7 @@ use crate::cli::exit::Exit;
 #[command(after_help = "Examples:
   matchpoint model new resnet50.onnx --from config.json --golden photo.jpg --out models/resnet50
   matchpoint model check models/resnet50 --images photos/ --vectors reference.npy")]
-pub(super) struct Model {
+pub(super) struct ModelCommand {
     #[command(subcommand)]
     command: Command,
 }
@@ -27,7 +27,7 @@ enum Command {
     Check(check::Check),
 }
 
-impl Model {
+impl ModelCommand {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         match self.command {
             Command::New(command) => command.run(),
