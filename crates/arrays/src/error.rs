@@ -108,7 +108,7 @@ pub enum ArraysError {
         place: String,
         /// `array` or `column`.
         kind: &'static str,
-        /// The name that was asked for.
+        /// The name that was requested.
         name: String,
         /// What there is.
         found: String,

@@ -1,4 +1,4 @@
-//! The file that is read, what is asked of it, and what every reader refuses.
+//! The file that is read, what to take from it, and what every reader refuses.
 
 use std::io;
 

@@ -94,7 +94,7 @@ pub enum ModelError {
     Precision {
         /// The manifest.
         path: PathBuf,
-        /// What was asked for.
+        /// What was requested.
         precision: String,
         /// What it has besides the model's own file.
         others: Vec<String>,
@@ -142,13 +142,13 @@ pub enum ModelError {
         /// What the model has.
         has: String,
     },
-    /// CUDA was asked for and does not work here.
+    /// CUDA was requested and does not work here.
     #[error("the model cannot run on CUDA: {reason}")]
     Cuda {
         /// What is missing.
         reason: String,
     },
-    /// `TensorRT` was asked for and does not work here.
+    /// `TensorRT` was requested and does not work here.
     #[error("the model cannot run on TensorRT: {reason}")]
     TensorRt {
         /// What is missing.

@@ -303,7 +303,10 @@ pub(super) struct StoredBaseSegment {
 }
 
 impl StoredBaseSegment {
-    /// Maps the file and checks all but its vectors. What cannot be used is said in words.
+    /// Maps the file and checks all but its vectors.
+    ///
+    /// # Errors
+    /// What cannot be used, in words.
     pub(super) fn open(path: &Path, dimension: usize, params: IndexParams) -> Result<Self, String> {
         let words = |cause: io::Error| cause.to_string();
         // A pipe would be waited for.

@@ -898,7 +898,7 @@ mod tests {
         }
     }
 
-    /// What cannot be read; the column, and parts of what is said of it.
+    /// What cannot be read; the column, and parts of its error.
     const MISTAKES: &[(&str, usize, &str, &str)] = &[
         ("", 1, "the end", "`id`, `label`"),
         ("  ", 3, "the end", "`id`, `label`"),

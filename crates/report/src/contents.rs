@@ -85,7 +85,7 @@ pub enum View {
 pub struct ReportVerdict {
     /// Whether anything is promised.
     pub standing: ClaimKind,
-    /// What was asked for; `None` for a rule without a target, such as equal errors.
+    /// The rate that the operator requested; `None` for a rule without a target, such as equal errors.
     pub target: Option<TargetRate>,
     /// How the threshold is chosen, in plain words.
     pub rule: String,
@@ -94,7 +94,7 @@ pub struct ReportVerdict {
     pub bound: Option<f64>,
     /// Why it is only estimated, or refused: whole sentences.
     pub reasons: Vec<String>,
-    /// What it takes to get what was asked for: whole sentences.
+    /// What it takes to meet the target: whole sentences.
     pub needed: Vec<String>,
     /// What data it rests on: whole sentences.
     pub data: Vec<String>,

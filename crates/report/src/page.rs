@@ -1,4 +1,4 @@
-//! The page: what is said first, and the parts in their places.
+//! The page: the verdict first, and the parts in their places.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -1,7 +1,7 @@
 //! The first frame of a GIF, on its screen, as Pillow 13 has it.
 //!
 //! Read here and not by `image`: that cuts a frame to its screen, and makes one black pixel of a file
-//! whose screen is said to be 0 x 0, which encoders write and viewers show.
+//! whose header states a screen of 0 x 0, which encoders write and viewers show.
 
 use image::{DynamicImage, RgbImage};
 use weezl::{BitOrder, decode::Configuration};

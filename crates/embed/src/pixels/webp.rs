@@ -13,7 +13,7 @@ const FORMAT: Format = Format::WebP;
 struct WebpChunks {
     /// Width and height of each bitstream, of those in animation frames too.
     bitstreams: Vec<(u32, u32)>,
-    /// Width and height of the canvas, if it is said.
+    /// Width and height of the canvas, if a chunk states them.
     canvas: Option<(u32, u32)>,
     /// Which other chunks there are.
     flags: u8,
