@@ -144,7 +144,7 @@ impl ActivePoint {
             return Ok(compared.score);
         };
         let started = Instant::now();
-        let decision_score = adjuster.held(compared)?;
+        let decision_score = adjuster.decision_score(compared)?;
         timings.search += started.elapsed();
         Ok(decision_score)
     }

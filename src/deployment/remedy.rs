@@ -148,7 +148,7 @@ impl<'a> Vectors<'a> {
     ) -> Result<Vec<RecordedSearch>, DeploymentError> {
         for search in &mut searches {
             let held = match self.compared(search)? {
-                Some(compared) => Some(adjuster.held(&compared)?),
+                Some(compared) => Some(adjuster.decision_score(&compared)?),
                 None => None,
             };
             if let Some(found) = &mut search.found {
@@ -161,7 +161,7 @@ impl<'a> Vectors<'a> {
     fn cohort(&self, seed: u64) -> Result<Cohort, CalibrationError> {
         let items = self.items.values();
         let items = items.map(|(head, vector)| (head.id.as_str(), head.label.as_str(), *vector));
-        Cohort::drawn(items, seed)
+        Cohort::sampled(items, seed)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::journal::read::{DecisionSelection, JournalReader};
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::audit::{AcceptFeedback, AuditRow, SearchTruth};
 use matchpoint_calibration::monitoring::drift::{DriftAssessment, PromisedLimits};
-use matchpoint_calibration::monitoring::history::{HistoryPoint, course};
+use matchpoint_calibration::monitoring::history::{HistoryPoint, rate_history};
 use matchpoint_calibration::monitoring::observed::{AuditWindow, CalibratedSize};
 use matchpoint_calibration::monitoring::plain_sample::{Certifying, Recalibration};
 use matchpoint_calibration::monitoring::shared_causes::{BestMatch, Case, groups};
@@ -117,7 +117,7 @@ pub(super) fn drift(
         strata: span.strata,
         rows: &observations.rows,
         unix_ms: &observations.made_ms,
-        lots: &observations.hashes,
+        sampling_hashes: &observations.hashes,
         cases: &observations.cases,
         feedback: observations.feedback,
         gallery: CalibratedSize {
@@ -125,7 +125,7 @@ pub(super) fn drift(
             valid_to: point.content().valid_to_items(),
         },
         raised: known.alarms.raised(observations.labelling().earliest_ms),
-        anew: span.reset,
+        reset: span.reset,
     };
     let limits = PromisedLimits::of(point, span.delta);
     let mut drift = DriftAssessment::new(&seen, limits, Confidence::DISPLAY)?;
@@ -213,7 +213,7 @@ impl AuditObservations {
     /// How the rates came to what they are.
     pub(super) fn course(&self, strata: &Strata) -> Result<Vec<HistoryPoint>, MonitorError> {
         let confidence = Confidence::DISPLAY;
-        Ok(course(strata, &self.rows, &self.made_ms, confidence)?)
+        Ok(rate_history(strata, &self.rows, &self.made_ms, confidence)?)
     }
 
     pub(super) fn labelling(&self) -> Labelling {

@@ -124,7 +124,7 @@ pub(super) fn show(deployment: &str, point: &str, drift: &DriftAssessment, label
         telemetry::rate_onset(deployment, point, rate, alarm, cusum);
     }
     let counts = telemetry::AuditCounts {
-        sampled: drift.rates.drawn,
+        sampled: drift.rates.sampled,
         annotated: drift.rates.labelled,
         since_annotation: labelling.since,
         latest_annotation_ms: labelling.latest_ms,

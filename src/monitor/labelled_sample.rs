@@ -12,7 +12,7 @@ use crate::journal::entry::{AnnotatedTruth, DecisionId, DecisionRow};
 use crate::journal::read::JournalReader;
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::audit::SearchTruth;
-use matchpoint_calibration::monitoring::plain_sample::{Drawn, plain_sample};
+use matchpoint_calibration::monitoring::plain_sample::{SampledRow, plain_sample};
 
 /// What a decision's query showed, as somebody said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,15 +84,15 @@ pub fn labelled_sample(
 }
 
 /// A row that was sampled, and what was said of it where that can be used.
-fn annotated(row: &DecisionRow) -> Option<(Drawn, Option<AnnotatedTruth>)> {
+fn annotated(row: &DecisionRow) -> Option<(SampledRow, Option<AnnotatedTruth>)> {
     let said = row.annotation.as_ref().map(|said| said.truth.clone());
     let said = said.filter(|truth| *truth != AnnotatedTruth::Unusable);
     // Only whether there is one counts here: which of the labels is enrolled the calibration sees.
     let truth = said.as_ref().map(|_| SearchTruth::NonMated);
     let row_of_audit = sampled(row, row.entry.decision == Decision::Accept, truth)?;
-    let drawn = Drawn {
+    let drawn = SampledRow {
         row: row_of_audit,
-        lot: sampling_hash(&row.entry.id),
+        sampling_hash: sampling_hash(&row.entry.id),
     };
     Some((drawn, said))
 }

@@ -185,7 +185,7 @@ impl Recorder {
     fn sampling(&self, record: &DecisionRecord<'_>, point: &OperatingPoint) -> Option<Sampling> {
         let sampling = self.sampling.load();
         let place = sampling.place(record.decision_score, point.threshold());
-        let sampled = place.inclusion.draws(sampling_hash(&record.id));
+        let sampled = place.inclusion.samples(sampling_hash(&record.id));
         let stratum = u16::try_from(place.stratum).ok()?;
         Sampling::new(stratum, place.inclusion.get(), sampled)
     }

@@ -19,7 +19,7 @@ use super::shadow_report::{
 };
 use crate::journal::entry::DecisionId;
 use crate::telemetry;
-use matchpoint_calibration::monitoring::shadow::{Pair, ShadowCounts, ShadowMatch, is_drawn};
+use matchpoint_calibration::monitoring::shadow::{Pair, ShadowCounts, ShadowMatch, is_sampled};
 
 /// Queries that are under way to the shadow: one that it works on, and one that waits, so that
 /// the memory for their images is bounded.
@@ -166,7 +166,7 @@ impl<Q> ShadowIntake<Q> {
     /// not sampled, or is skipped. `waiting` requests wait for the live model.
     fn ticket(&self, image: Option<impl FnOnce() -> Q>, waiting: usize) -> Option<ShadowTicket<Q>> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        if !is_drawn(turn, self.about.share) {
+        if !is_sampled(turn, self.about.share) {
             return None;
         }
         let taken = match image {

@@ -26,7 +26,7 @@ pub(super) fn drift_response(found: PointInService) -> GetDriftResponse {
         far,
         frr,
         false_discovery,
-        drawn,
+        sampled,
         labelled,
         ..
     } = drift.rates;
@@ -39,15 +39,17 @@ pub(super) fn drift_response(found: PointInService) -> GetDriftResponse {
         fdr: false_discovery.map(rate),
         far_evidence: evidence(drift.limits.far, drift.far_evidence, drift.far_onset),
         frr_evidence: evidence(drift.limits.frr, drift.frr_evidence, drift.frr_onset),
-        sampled: drawn,
+        sampled,
         annotated: labelled,
         feedback_right: drift.feedback.right,
         feedback_wrong: drift.feedback.wrong,
         findings: drift.findings.into_iter().map(finding).collect(),
         canaries: None,
         active: false,
-        first_sampled_unix_milliseconds: drift.drawn_unix_ms.map(|[first, _]| first.cast_signed()),
-        last_sampled_unix_milliseconds: drift.drawn_unix_ms.map(|[_, last]| last.cast_signed()),
+        first_sampled_unix_milliseconds: drift
+            .sampled_unix_ms
+            .map(|[first, _]| first.cast_signed()),
+        last_sampled_unix_milliseconds: drift.sampled_unix_ms.map(|[_, last]| last.cast_signed()),
         recalibration: drift.recalibration.map(recalibration),
         error_groups: drift.groups.into_iter().map(group).collect(),
         resets: resets.into_iter().map(reset).collect(),

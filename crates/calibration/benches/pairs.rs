@@ -57,7 +57,7 @@ fn normalised(dimension: usize) {
         .iter()
         .enumerate()
         .map(|(row, name)| (name.as_str(), name.as_str(), set.row(row).unwrap()));
-    let cohort = Cohort::drawn(members, 0).unwrap();
+    let cohort = Cohort::sampled(members, 0).unwrap();
     let [probe, item] = [0, 1].map(|more| set.row(Cohort::MEMBERS_MAX + more).unwrap());
     let how = Remedy::AsNorm.normalisation(cohort.members()).unwrap();
     let adjuster = Adjuster::normalising(how, cohort).unwrap();
@@ -71,7 +71,7 @@ fn normalised(dimension: usize) {
     let mut took: Vec<f64> = (0..200)
         .map(|_| {
             let started = Instant::now();
-            black_box(adjuster.held(black_box(&compared)).unwrap());
+            black_box(adjuster.decision_score(black_box(&compared)).unwrap());
             started.elapsed().as_secs_f64() * 1e3
         })
         .collect();

@@ -1,4 +1,4 @@
-//! What is held against the threshold, where that is not the plain similarity of the best match.
+//! What is held against the threshold, if that is not the plain similarity of the best match.
 //!
 //! Labels differ in how their scores lie, which one threshold on the similarity cannot follow. An
 //! adjustment changes the score that decides, and nothing else: which item is the best match,
@@ -83,7 +83,7 @@ impl Adjuster {
         &self.adjustment
     }
 
-    /// The cohort, where there is one.
+    /// The cohort, if there is one.
     #[must_use]
     pub fn cohort(&self) -> Option<&Cohort> {
         self.cohort.as_ref()
@@ -92,8 +92,11 @@ impl Adjuster {
     /// What is held against the threshold, in [-1, 1].
     ///
     /// # Errors
-    /// Refuses vectors of another dimension than the cohort's, and where no member is left.
-    pub fn held(&self, compared: &ComparedPair<'_>) -> Result<Similarity, CalibrationError> {
+    /// Refuses vectors of another dimension than the cohort's, and if no member is left.
+    pub fn decision_score(
+        &self,
+        compared: &ComparedPair<'_>,
+    ) -> Result<Similarity, CalibrationError> {
         match (&self.adjustment, &self.cohort) {
             (Adjustment::Normalised { how, .. }, Some(cohort)) => {
                 let without: Vec<&str> = compared
@@ -135,13 +138,17 @@ mod tests {
     fn an_item_that_is_close_to_all_is_held_further_off() {
         let rows = [("1", "ash", [1.0, 0.0]), ("2", "beech", [0.8, 0.6])];
         let items = rows.iter().map(|(id, label, row)| (*id, *label, &row[..]));
-        let cohort = Cohort::drawn(items, 0).unwrap();
+        let cohort = Cohort::sampled(items, 0).unwrap();
         let how = Normalisation::new(StatisticsSide::Item, None, 0.1).unwrap();
         let adjuster = Adjuster::normalising(how, cohort).unwrap();
         let probe = [0.6, 0.8];
         // As similar to the probe as each other, and one is in the midst of the cohort.
-        let near = adjuster.held(&compared(&probe, &[0.96, 0.28])).unwrap();
-        let far = adjuster.held(&compared(&probe, &[0.0, 1.0])).unwrap();
+        let near = adjuster
+            .decision_score(&compared(&probe, &[0.96, 0.28]))
+            .unwrap();
+        let far = adjuster
+            .decision_score(&compared(&probe, &[0.0, 1.0]))
+            .unwrap();
         assert!((score(0.8).get() - compared(&probe, &[0.96, 0.28]).score.get()).abs() < 1e-6);
         assert!(near < far);
         // A mate in the cohort takes no part.
@@ -149,12 +156,12 @@ mod tests {
             label: Some("ash"),
             ..compared(&probe, &[0.96, 0.28])
         };
-        assert_ne!(adjuster.held(&mate).unwrap(), near);
+        assert_ne!(adjuster.decision_score(&mate).unwrap(), near);
         let without = ComparedPair {
             left_out: Some("beech"),
             ..mate
         };
-        assert!(adjuster.held(&without).is_err(), "nobody is left");
+        assert!(adjuster.decision_score(&without).is_err(), "nobody is left");
     }
 
     #[test]

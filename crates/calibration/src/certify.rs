@@ -89,7 +89,7 @@ impl TargetFar {
     }
 
     /// The most accepted strangers among `trials` independent ones with which FAR <= target can
-    /// be asserted. `None` where not even zero is enough.
+    /// be asserted. `None` if not even zero is enough.
     #[must_use]
     pub fn accepts_allowed(self, trials: u64) -> Option<u64> {
         if !self.supported_by(0, trials) {
@@ -126,7 +126,7 @@ pub struct Certificate {
     pub independent_trials: u64,
     /// Accepted strangers among them that the target allows.
     pub allowed: u64,
-    /// Accepted strangers among them at the threshold; fewer than allowed after a tie, or where
+    /// Accepted strangers among them at the threshold; fewer than allowed after a tie, or if
     /// fewer found anything.
     pub observed: u64,
     /// The FAR that is not exceeded with the confidence of the target: Clopper and Pearson's
@@ -138,7 +138,7 @@ pub struct Certificate {
 /// Finds the lowest threshold at which the strangers still prove the target.
 ///
 /// # Errors
-/// Refuses where even a threshold that accepts none of them would prove too little.
+/// Refuses if even a threshold that accepts none of them would prove too little.
 pub fn certify(
     strangers: &OnePerLabel<'_>,
     target: TargetFar,

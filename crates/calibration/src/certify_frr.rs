@@ -79,14 +79,14 @@ impl TargetFrr {
     }
 
     /// The most missed mates among `trials` independent mated searches with which the target can
-    /// be asserted. `None` where not even zero is enough.
+    /// be asserted. `None` if not even zero is enough.
     #[must_use]
     pub fn misses_allowed(self, trials: u64) -> Option<u64> {
         self.missed.accepts_allowed(trials)
     }
 
     /// The fewest independent mated searches that can certify this target when the share of them
-    /// that no threshold saves stays `lost` of `of`; `None` where that share is the target or
+    /// that no threshold saves stays `lost` of `of`; `None` if that share is the target or
     /// more, or the number is beyond 2^40.
     #[must_use]
     pub fn trials_needed(self, lost: u64, of: u64) -> Option<u64> {
@@ -124,20 +124,20 @@ impl TargetFrr {
     }
 }
 
-/// Mated searches of distinct labels, drawn blindly; in the order of the labels.
+/// Mated searches of distinct labels, sampled blindly; in the order of the labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OneMatedPerLabel<'a>(Vec<&'a MatedSearch>);
 
 impl<'a> OneMatedPerLabel<'a> {
     /// Draws one mated search for each label by a hash of seed, label and probe; never by score.
     #[must_use]
-    pub fn drawn(trials: &'a Trials, seed: u64) -> Self {
+    pub fn sampled(trials: &'a Trials, seed: u64) -> Self {
         let mut drawn: BTreeMap<&str, ([u8; 32], &MatedSearch)> = BTreeMap::new();
         for search in trials.mated() {
-            let lot = lot(seed, search);
-            let slot = drawn.entry(&search.label).or_insert((lot, search));
-            if lot < slot.0 {
-                *slot = (lot, search);
+            let hash = sampling_hash(seed, search);
+            let slot = drawn.entry(&search.label).or_insert((hash, search));
+            if hash < slot.0 {
+                *slot = (hash, search);
             }
         }
         Self(drawn.into_values().map(|(_, search)| search).collect())
@@ -150,7 +150,7 @@ impl<'a> OneMatedPerLabel<'a> {
     }
 }
 
-fn lot(seed: u64, search: &MatedSearch) -> [u8; 32] {
+fn sampling_hash(seed: u64, search: &MatedSearch) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(seed.to_le_bytes());
     // Length first, so that no two searches share their bytes.
@@ -184,11 +184,11 @@ pub struct FrrCertificate {
 
 /// Finds the highest threshold at which the mated searches still prove the target.
 ///
-/// Where the labels searched are all that are enrolled, rather than a sample, their misses are
+/// If the labels searched are all that are enrolled, rather than a sample, their misses are
 /// more even than binomial ones, and the promise holds with room (Hoeffding 1956).
 ///
 /// # Errors
-/// Refuses where even a threshold that accepts everything would prove too little, and says whether
+/// Refuses if even a threshold that accepts everything would prove too little, and says whether
 /// more labels could change that.
 pub fn certify_frr(
     mated: &OneMatedPerLabel<'_>,
@@ -287,7 +287,7 @@ mod tests {
     }
 
     fn certified(scores: &[Option<f32>], target: TargetFrr) -> Result<FrrCertificate, FrrRefused> {
-        certify_frr(&OneMatedPerLabel::drawn(&mates(scores), 0), target)
+        certify_frr(&OneMatedPerLabel::sampled(&mates(scores), 0), target)
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "scores are f32")]
@@ -427,7 +427,7 @@ mod tests {
             Trials::new(all, vec![]).unwrap()
         };
         let drawn = |trials: &Trials, seed| {
-            let drawn = OneMatedPerLabel::drawn(trials, seed);
+            let drawn = OneMatedPerLabel::sampled(trials, seed);
             drawn
                 .searches()
                 .iter()

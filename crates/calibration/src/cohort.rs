@@ -37,17 +37,17 @@ impl Cohort {
     ///
     /// # Errors
     /// Refuses items of fewer than two labels: an item is not compared with its own.
-    pub fn drawn<'a>(
+    pub fn sampled<'a>(
         items: impl Iterator<Item = (&'a str, &'a str, &'a [f32])>,
         seed: u64,
     ) -> Result<Self, CalibrationError> {
-        let mut lots: Vec<_> = items
-            .map(|(id, label, vector)| (lot(seed, id), label, vector))
+        let mut hashed: Vec<_> = items
+            .map(|(id, label, vector)| (sampling_hash(seed, id), label, vector))
             .collect();
-        lots.sort_unstable_by_key(|(lot, ..)| *lot);
-        lots.truncate(Self::MEMBERS_MAX);
+        hashed.sort_unstable_by_key(|(hash, ..)| *hash);
+        hashed.truncate(Self::MEMBERS_MAX);
         let (mut labels, mut members) = (Vec::new(), Vec::new());
-        for (_, label, vector) in lots {
+        for (_, label, vector) in hashed {
             labels.push(label.to_owned());
             let member = Embedding::from_unit(vector.to_vec());
             members.push(member.map_err(CalibrationError::CohortMember)?);
@@ -133,7 +133,7 @@ impl Cohort {
     /// mate in the cohort would lower exactly the scores of mates.
     ///
     /// # Errors
-    /// Refuses an embedding of another dimension, and where no member is left.
+    /// Refuses an embedding of another dimension, and if no member is left.
     pub fn statistics(
         &self,
         how: Normalisation,
@@ -174,7 +174,7 @@ impl Cohort {
     }
 }
 
-fn lot(seed: u64, id: &str) -> [u8; 32] {
+fn sampling_hash(seed: u64, id: &str) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(b"cohort");
     hash.update(seed.to_le_bytes());
@@ -201,7 +201,7 @@ mod tests {
 
     fn of(rows: &[(&str, &str, [f32; 2])]) -> Result<Cohort, CalibrationError> {
         let items = rows.iter().map(|(id, label, row)| (*id, *label, &row[..]));
-        Cohort::drawn(items, 7)
+        Cohort::sampled(items, 7)
     }
 
     const ROWS: [(&str, &str, [f32; 2]); 3] = [
@@ -245,7 +245,7 @@ mod tests {
             }
             items
         };
-        let drawn = |reversed, seed| Cohort::drawn(items(reversed).into_iter(), seed).unwrap();
+        let drawn = |reversed, seed| Cohort::sampled(items(reversed).into_iter(), seed).unwrap();
         assert_eq!(drawn(false, 1), drawn(true, 1));
         assert_ne!(drawn(false, 1), drawn(false, 2));
         assert_eq!(drawn(false, 1).members(), Cohort::MEMBERS_MAX);

@@ -130,7 +130,7 @@ pub struct CostOutcome {
 /// accepting less worthwhile, strangers that find nothing more so.
 ///
 /// # Errors
-/// Refuses where there are no mated searches with a right candidate, or no strangers with any.
+/// Refuses if there are no mated searches with a right candidate, or no strangers with any.
 pub fn cheapest(trials: &Trials, model: CostModel) -> Result<CostOutcome, CalibrationError> {
     let sweep = ThresholdSweep::of(trials);
     let wide = |scores: &[Similarity]| scores.iter().map(|s| f64::from(s.get())).collect();

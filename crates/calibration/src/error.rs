@@ -79,7 +79,7 @@ pub enum CalibrationError {
         /// `mated` or `non-mated`.
         kind: &'static str,
     },
-    /// Misses outweigh accepts even where everything is accepted.
+    /// Misses outweigh accepts even if everything is accepted.
     #[error(
         "FAR and FRR never meet: with everything found accepted, FAR is {far:.3e} and FRR, by \
          wrong or missing candidates alone, {frr:.3e}; choose by a target FAR or by cost"
@@ -235,7 +235,7 @@ pub enum CalibrationError {
 }
 
 impl CalibrationError {
-    /// The name of a refusal of the target; `None` where the input itself is wrong.
+    /// The name of a refusal of the target; `None` if the input itself is wrong.
     #[must_use]
     pub fn refusal(&self) -> Option<&'static str> {
         let unattainable = matches!(
@@ -253,7 +253,7 @@ impl CalibrationError {
         self.shortage().map(|_| "CALIBRATION_UNDERPOWERED")
     }
 
-    /// For a refusal: the labels that the target takes, where that can be said, and those that
+    /// For a refusal: the labels that the target takes, if that can be said, and those that
     /// there are.
     #[must_use]
     pub fn trials_needed(&self) -> Option<(Option<u64>, u64)> {

@@ -38,7 +38,7 @@ pub struct FarEstimate {
 /// itself is not monotone, and a lower one further down would be picked for its luck.
 ///
 /// # Errors
-/// Refuses where the labels are too few even with no stranger accepted.
+/// Refuses if the labels are too few even with no stranger accepted.
 pub fn estimate_far(trials: &Trials, target: TargetFar) -> Result<FarEstimate, Underpowered> {
     let (mut accepted, mut found) = Accepted::none(trials);
     let confidence = target.confidence();

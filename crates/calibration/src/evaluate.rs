@@ -8,7 +8,7 @@ use super::rates::{Confidence, Rate};
 use super::trials::{MatedSearch, Top, Trials};
 use matchpoint_vector::Similarity;
 
-/// Rates over all trials, each with an interval over labels; `None` where nothing was searched.
+/// Rates over all trials, each with an interval over labels; `None` if nothing was searched.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
     /// Share of mated searches whose best candidate carries the right label, at any score.
@@ -28,7 +28,7 @@ pub struct Errors {
     pub misidentification: Option<Rate>,
 }
 
-/// Measures the trials, at `threshold` where there is one. Intervals at 95 %.
+/// Measures the trials, at `threshold` if there is one. Intervals at 95 %.
 #[must_use]
 pub fn evaluate(trials: &Trials, threshold: Option<Threshold>) -> Evaluation {
     Evaluation {
@@ -145,7 +145,7 @@ pub struct ScoreCounts {
     pub non_mated: Vec<u64>,
 }
 
-/// Counts the scores of the best candidates. `None` where no search found anything.
+/// Counts the scores of the best candidates. `None` if no search found anything.
 #[must_use]
 pub fn histogram(trials: &Trials, bins: usize) -> Option<ScoreCounts> {
     let wide = |score: Similarity| f64::from(score.get());

@@ -133,14 +133,17 @@ impl ScoreEvidence {
         let mated = self.mated.iter().map(|&value| (value, 1, 0));
         let non_mated = self.non_mated.iter().map(|&value| (value, 0, 1));
         let mut values: Vec<(f64, u64, u64)> = mated.chain(non_mated).collect();
+        // Adding zero turns -0 into +0, which the total order would set apart.
         values.sort_by(|a, b| (a.0 + 0.0).total_cmp(&(b.0 + 0.0)));
         let mut blocks: Vec<IsotonicBlock> = Vec::new();
-        // Equal values cannot be told apart, so they start as one block.
+        // Equal values cannot be distinguished, so they start as one block.
         for tied in values.chunk_by(|a, b| a.0 >= b.0) {
             let mut block = IsotonicBlock {
                 mated: tied.iter().map(|value| value.1).sum(),
                 non_mated: tied.iter().map(|value| value.2).sum(),
             };
+            // A share that is not above the one before it breaks the order: both become one block,
+            // which may break the order with the one before that.
             while let Some(last) = blocks.pop_if(|last| !last.below(&block)) {
                 block.mated += last.mated;
                 block.non_mated += last.non_mated;
@@ -168,14 +171,14 @@ impl IsotonicBlock {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LlrScale {
-    /// Nats for one unit of score. Zero or less where higher scores are no evidence of a mate.
+    /// Nats for one unit of score. Zero or less if higher scores are no evidence of a mate.
     pub slope: f64,
     /// Nats at score zero.
     pub offset: f64,
 }
 
 /// How far the slope over one standard deviation of the scores is expected to reach, as the
-/// standard deviation of a normal prior: keeps it finite where no score contradicts another, and
+/// standard deviation of a normal prior: keeps it finite if no score contradicts another, and
 /// is outweighed by a few dozen trials that do.
 const SLOPE_DEVIATION: f64 = 10.0;
 /// Newton's method needs about ten steps here; the rest is for safety.
@@ -201,6 +204,7 @@ impl LlrScale {
             };
             (at, loss) = (next, next_loss);
         }
+        // Back from standardised scores. The fit is at the odds of `prior`, a ratio is free of them.
         let slope = at.0 / points.deviation;
         Self {
             slope: recorded(slope),
@@ -214,7 +218,7 @@ impl LlrScale {
         self.slope * score + self.offset
     }
 
-    /// The lowest threshold whose log-likelihood ratio is `llr` or more. Where scores are no
+    /// The lowest threshold whose log-likelihood ratio is `llr` or more. If scores are no
     /// evidence, everything found is accepted or nothing is.
     #[must_use]
     pub fn threshold_at(self, llr: f64) -> Threshold {
@@ -232,6 +236,7 @@ impl LlrScale {
         else {
             return Threshold::ACCEPT_NOTHING;
         };
+        // Rounding to f32 must not let in what is below `llr`.
         if f64::from(nearest.get()) < score {
             Threshold::just_above(nearest)
         } else {
@@ -266,7 +271,7 @@ impl WeightedScores {
         let variance: f64 = raw()
             .map(|(score, _, weight)| weight * (score - mean).powi(2))
             .sum();
-        // Where all scores are equal, up to rounding, they say nothing.
+        // If all scores are equal, up to rounding, they say nothing.
         let flat = variance.sqrt() <= 1e-12 * (1.0 + mean.abs());
         let deviation = if flat { 1.0 } else { variance.sqrt() };
         let standard = |score: f64| {
@@ -279,6 +284,7 @@ impl WeightedScores {
         let points: Vec<_> = raw()
             .map(|(score, y, weight)| (standard(score), y, weight))
             .collect();
+        // The weights sum to one and not to the number of points: so the prior is divided by it too.
         let ridge = 1.0 / (SLOPE_DEVIATION.powi(2) * real(points.len() as u64));
         Self {
             points,
@@ -302,7 +308,7 @@ impl WeightedScores {
 
     fn newton_step(&self, (slope, offset): (f64, f64)) -> (f64, f64) {
         let mut gradient = (self.ridge * slope, 0.0);
-        // A trace on the diagonal keeps the matrix invertible where every answer is certain.
+        // A trace on the diagonal keeps the matrix invertible if every answer is certain.
         let mut hessian = (self.ridge + 1e-15, 0.0, 1e-15);
         for &(x, mated, weight) in &self.points {
             let share = 1.0 / (1.0 + (-(slope * x + offset)).exp());
@@ -314,6 +320,7 @@ impl WeightedScores {
             hessian.1 += curvature * x;
             hessian.2 += curvature;
         }
+        // Two equations: solved by Cramer's rule.
         let determinant = hessian.0 * hessian.2 - hessian.1 * hessian.1;
         (
             (hessian.2 * gradient.0 - hessian.1 * gradient.1) / determinant,

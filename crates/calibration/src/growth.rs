@@ -30,7 +30,7 @@ pub struct FpirAt {
 /// Predicts the FPIR at the same threshold in a gallery of `items`:
 /// 1 - (1 - FPIR)^(items / items now), which assumes [`GROWTH_ASSUMPTION`].
 ///
-/// Where strangers differ, the prediction is too high for a larger gallery, and too low for a
+/// If strangers differ, the prediction is too high for a larger gallery, and too low for a
 /// smaller one (Jensen's inequality).
 ///
 /// # Errors
@@ -91,7 +91,7 @@ fn scaled(rate: f64, times: f64) -> f64 {
 
 /// One item that a search found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RankedItem<'a> {
+pub struct FoundItem<'a> {
     /// Its similarity to the probe.
     pub score: Similarity,
     /// Its label.
@@ -103,8 +103,8 @@ pub struct RankedItem<'a> {
 pub struct StrangerSearch<'a> {
     /// The label of the probe.
     pub label: &'a str,
-    /// The best candidates, as many as the depth of the searches, or fewer where no more exist.
-    pub candidates: Vec<RankedItem<'a>>,
+    /// The best candidates, as many as the depth of the searches, or fewer if no more exist.
+    pub candidates: Vec<FoundItem<'a>>,
 }
 
 /// Non-mated searches of a whole gallery, from which those of its parts follow.
@@ -142,7 +142,7 @@ pub struct FpirBySize {
     pub size: u64,
     /// The expected FPIR over all parts of this size, in [0, 1]. A lower bound unless `exact`.
     pub fpir: f64,
-    /// The highest value that the expected FPIR can have; equal to `fpir` where that is exact.
+    /// The highest value that the expected FPIR can have; equal to `fpir` if that is exact.
     pub fpir_at_most: f64,
     /// Whether the candidates suffice: every search with more candidates above the threshold than
     /// were asked for leaves some uncertainty.
@@ -252,7 +252,7 @@ struct Accepting {
     labels: u64,
 }
 
-fn accepting(candidates: &[RankedItem<'_>], threshold: Threshold) -> Accepting {
+fn accepting(candidates: &[FoundItem<'_>], threshold: Threshold) -> Accepting {
     let accepted = || {
         candidates
             .iter()
@@ -285,7 +285,7 @@ mod tests {
 
     /// A gallery of the scores of one probe: item i has label i / `items_each`.
     fn stranger<'a>(label: &'a str, scores: &[f32], items_each: usize) -> StrangerSearch<'a> {
-        let candidates = scores.iter().enumerate().map(|(i, &value)| RankedItem {
+        let candidates = scores.iter().enumerate().map(|(i, &value)| FoundItem {
             score: score(value),
             label: LABELS[i / items_each],
         });

@@ -47,7 +47,7 @@ impl Folds {
         }
         let mut dealt: Vec<((bool, bool), [u8; 32], &str)> = kinds
             .into_iter()
-            .map(|(label, kind)| (kind, self.lot(label), label))
+            .map(|(label, kind)| (kind, self.fold_hash(label), label))
             .collect();
         dealt.sort_unstable();
         // One round for all kinds: the next kind goes on where the one before ended.
@@ -58,7 +58,7 @@ impl Folds {
             .collect()
     }
 
-    fn lot(self, label: &str) -> [u8; 32] {
+    fn fold_hash(self, label: &str) -> [u8; 32] {
         let mut hash = Sha256::new();
         // Apart from the draw of one probe for each label, which hashes the same seed.
         hash.update(b"fold");
@@ -100,7 +100,7 @@ impl HeldOut {
         self.folds.iter().filter(|fold| fold.is_err()).count()
     }
 
-    /// How far the thresholds of the parts lie apart; `None` where none chose any.
+    /// How far the thresholds of the parts lie apart; `None` if none chose any.
     #[must_use]
     pub fn spread(&self) -> Option<Spread> {
         let chosen = || self.folds.iter().flatten().copied();

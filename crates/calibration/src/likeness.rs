@@ -22,7 +22,7 @@ const SERIES_FROM: usize = 3;
 /// Labels that share one shortened form, at most: more of them are a series.
 const BUCKET_MAX: usize = 32;
 /// Shortened forms that are compared, 16 bytes each: 128 MiB. A hundred thousand names have 2 million with
-/// one letter less. Where there would be more, two edits are not looked for, then none.
+/// one letter less. If there would be more, two edits are not looked for, then none.
 const FORMS_MAX: usize = 8 << 20;
 /// Pairs that a refusal names.
 const EXAMPLES_MAX: usize = 5;
@@ -107,7 +107,7 @@ pub fn refuse_spellings(alike: &[Alike]) -> Result<(), LabelsAlike> {
     })
 }
 
-/// How two labels are alike; `None` where they are one, or are not.
+/// How two labels are alike; `None` if they are one, or are not.
 #[must_use]
 pub fn likeness(a: &str, b: &str) -> Option<Likeness> {
     if a == b {
@@ -333,7 +333,7 @@ enum Edits {
 }
 
 impl Edits {
-    /// As many as there is room for; `None` where there is none.
+    /// As many as there is room for; `None` if there is none.
     fn affordable(all: &[Labelled<'_>]) -> Option<Self> {
         let fits = |edits: &Self| {
             let forms = all.iter().map(|one| one.form.forms(*edits));
@@ -342,7 +342,7 @@ impl Edits {
         [Self::OneOrTwo, Self::One].into_iter().find(fits)
     }
 
-    /// Whether a word of so many letters may be two edits from another.
+    /// Whether a word of that many letters may be two edits from another.
     fn are_two(self, letters: usize) -> bool {
         self == Self::OneOrTwo && LETTERS_FOR_TWO <= letters + 2 && letters <= LETTERS_FOR_TWO_MAX
     }

@@ -70,7 +70,7 @@ impl CohortStatistics {
         self.mean
     }
 
-    /// The population standard deviation of these similarities, or the floor where it is less;
+    /// The population standard deviation of these similarities, or the floor if it is less;
     /// in [1e-6, 1].
     #[must_use]
     pub fn deviation(self) -> f64 {
@@ -167,7 +167,7 @@ impl Normalisation {
 
     /// Normalises by one side or both, against the whole cohort or its `nearest` members.
     ///
-    /// A smaller deviation than `deviation_floor` is raised to it: where the whole cohort scores
+    /// A smaller deviation than `deviation_floor` is raised to it: if the whole cohort scores
     /// alike, a hair's breadth above must not count as far above.
     ///
     /// # Errors

@@ -83,10 +83,10 @@ pub struct EqualErrorPoint {
     pub rate: f64,
 }
 
-/// Chooses a threshold. `seed` decides which probe of a label counts where one is drawn for each.
+/// Chooses a threshold. `seed` decides which probe of a label counts if one is drawn for each.
 ///
 /// # Errors
-/// Refuses where the trials cannot support the target, and says what would; and where a kind of
+/// Refuses if the trials cannot support the target, and says what would; and if a kind of
 /// search that the target speaks of is missing.
 pub fn choose(
     target: CalibrationTarget,
@@ -103,7 +103,7 @@ pub fn choose(
             (found.threshold, ChoiceBasis::FarEstimated(found))
         }
         CalibrationTarget::Frr(frr) => {
-            let found = certify_frr(&OneMatedPerLabel::drawn(trials, seed), frr)?;
+            let found = certify_frr(&OneMatedPerLabel::sampled(trials, seed), frr)?;
             (found.threshold, ChoiceBasis::Frr(found))
         }
         CalibrationTarget::EqualError => {
@@ -128,7 +128,7 @@ pub fn choose(
 /// Finds where the error rates cross.
 ///
 /// # Errors
-/// Refuses where a kind of search is missing, and where FRR is above FAR even when everything is
+/// Refuses if a kind of search is missing, and if FRR is above FAR even when everything is
 /// accepted, so that the two never meet.
 pub fn equal_error(trials: &Trials) -> Result<EqualErrorPoint, CalibrationError> {
     let sweep = ThresholdSweep::of(trials);

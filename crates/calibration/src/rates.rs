@@ -197,7 +197,7 @@ impl Rate {
     ///
     /// The variance is that of a ratio over labels, V = sum (e - p m)^2 / (sum m)^2 for e events
     /// in m searches of a label (Fogliato, Patil and Perona 2024), and the effective number of
-    /// trials p (1 - p) / V. `None` where there are no searches.
+    /// trials p (1 - p) / V. `None` if there are no searches.
     #[must_use]
     pub fn over_labels(outcomes: &[(&str, bool)], confidence: Confidence) -> Option<Self> {
         let mut by_label: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
@@ -231,7 +231,7 @@ fn variance_over_labels(by_label: impl Iterator<Item = (u64, u64)>, of: Proporti
 
 fn effective(of: Proportion, labels: u64, variance: f64) -> f64 {
     let estimate = of.estimate();
-    // Where every search went the same way, or there is one label, the variance says nothing:
+    // If every search went the same way, or there is one label, the variance says nothing:
     // then each label counts once.
     if of.events == 0 || of.events == of.trials || labels < 2 {
         return real(labels);

@@ -54,7 +54,7 @@ pub struct RecordedMatch {
     /// Its similarity to the probe.
     #[serde(with = "exact")]
     pub score: Similarity,
-    /// What is held against the threshold, where the operating point adjusts scores.
+    /// What is held against the threshold, if the operating point adjusts scores.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -66,7 +66,7 @@ pub struct RecordedMatch {
 impl RecordedMatch {
     /// What is held against the threshold: the adjusted score, or the similarity.
     #[must_use]
-    pub fn held(&self) -> Similarity {
+    pub fn decision_score(&self) -> Similarity {
         self.adjusted.unwrap_or(self.score)
     }
 }
@@ -94,7 +94,7 @@ impl Scale {
         let found = search.found.as_ref();
         match self {
             Self::Similarity => found.map(|found| found.score),
-            Self::Held => found.map(RecordedMatch::held),
+            Self::Held => found.map(RecordedMatch::decision_score),
         }
     }
 }
@@ -109,7 +109,7 @@ pub struct RecordedSearch {
     pub label: String,
     /// Whether there was anything to find.
     pub truth: TrialKind,
-    /// The best candidate; `None` where the search found nothing.
+    /// The best candidate; `None` if the search found nothing.
     pub found: Option<RecordedMatch>,
     /// What else is known about the probe, such as camera or country.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -195,11 +195,11 @@ impl Recording {
         let (mut mated, mut non_mated) = (Vec::new(), Vec::new());
         for search in &searches {
             let (label, probe) = (search.label.clone(), search.probe.clone());
-            let top_score = search.found.as_ref().map(RecordedMatch::held);
+            let top_score = search.found.as_ref().map(RecordedMatch::decision_score);
             match search.truth {
                 TrialKind::Mated => mated.push(MatedSearch {
                     top: search.found.as_ref().map(|found| Top {
-                        score: found.held(),
+                        score: found.decision_score(),
                         label_matches: found.label == label,
                     }),
                     label,
@@ -376,7 +376,7 @@ impl Recording {
         // A probe may search twice, once with its own label left out.
         let mut impostors: BTreeSet<(&str, &str)> = BTreeSet::new();
         for search in &self.searches {
-            let score = search.found.as_ref().map(RecordedMatch::held);
+            let score = search.found.as_ref().map(RecordedMatch::decision_score);
             let accepted = threshold.decide(score) == Decision::Accept;
             if search.truth == TrialKind::Mated {
                 let own = outcome(&mut outcomes, &search.label);

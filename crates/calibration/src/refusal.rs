@@ -40,7 +40,7 @@ pub enum FrrRefused {
         independent_trials: u64,
         /// Those among them whose best candidate was wrong or missing.
         lost: u64,
-        /// Labels that the target needs, if the lost share stays; `None` where that share is
+        /// Labels that the target needs, if the lost share stays; `None` if that share is
         /// already the target, although too few labels were seen to be sure of it.
         needed: Option<u64>,
         /// The lowest FRR that these trials can certify at this confidence; 1 for none.
@@ -76,7 +76,7 @@ fn needed_in_words(needed: &Option<u64>) -> String {
     }
 }
 
-/// Labels that were used twice, where the second use is to judge the first.
+/// Labels that were used twice, if the second use is to judge the first.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "labels among those that {first} and also among those that {second}: {shared}, such as {}; \

@@ -5,7 +5,7 @@ use std::fmt;
 /// How the label of a stranger begins whom nobody named; the id of a decision follows.
 const PREFIX: &str = "stranger-";
 
-/// The label of what a decision's query showed, where all that is known of it is that it is not
+/// The label of what a decision's query showed, if all that is known of it is that it is not
 /// enrolled. It says that nobody knows who it is, so that no calibration takes it for an identity.
 #[must_use]
 pub fn unnamed_label(decision: &dyn fmt::Display) -> String {

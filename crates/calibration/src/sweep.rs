@@ -98,7 +98,7 @@ impl ThresholdSweep {
         thresholds
     }
 
-    /// Both rates at `threshold`; `None` where either kind of search is missing, which is not a
+    /// Both rates at `threshold`; `None` if either kind of search is missing, which is not a
     /// rate of zero.
     #[must_use]
     pub fn rates(&self, threshold: Threshold) -> Option<ErrorRates> {

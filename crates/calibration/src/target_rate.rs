@@ -28,7 +28,7 @@ pub fn can_be_asked_for(rate: f64) -> bool {
 /// The highest rate that a target can have: from there on nothing is promised.
 pub(super) const TARGET_MAX: f64 = 0.5;
 
-/// The way out by another target, after the one by more labels; nothing where the target would be
+/// The way out by another target, after the one by more labels; nothing if the target would be
 /// refused.
 pub(super) fn or_ask_for(what: &str, best: f64) -> String {
     if can_be_asked_for(best) {

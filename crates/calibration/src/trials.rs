@@ -23,7 +23,7 @@ pub struct MatedSearch {
     pub label: String,
     /// The id of the probe; once among the mated searches.
     pub probe: String,
-    /// The best candidate; `None` where the search found nothing.
+    /// The best candidate; `None` if the search found nothing.
     pub top: Option<Top>,
 }
 
@@ -34,7 +34,7 @@ pub struct NonMatedSearch {
     pub label: String,
     /// The id of the probe; once among the non-mated searches.
     pub probe: String,
-    /// The best score; `None` where the search found nothing, which counts as a trial.
+    /// The best score; `None` if the search found nothing, which counts as a trial.
     pub top_score: Option<Similarity>,
     /// How the probe came to be a stranger.
     pub origin: StrangerOrigin,
@@ -146,10 +146,10 @@ impl Trials {
             hash.update(seed.to_le_bytes());
             update_text(&mut hash, &search.label);
             update_text(&mut hash, &search.probe);
-            let lot: [u8; 32] = hash.finalize().into();
-            let slot = drawn.entry(&search.label).or_insert((lot, search));
-            if lot < slot.0 {
-                *slot = (lot, search);
+            let hashed: [u8; 32] = hash.finalize().into();
+            let slot = drawn.entry(&search.label).or_insert((hashed, search));
+            if hashed < slot.0 {
+                *slot = (hashed, search);
             }
         }
         OnePerLabel(drawn.into_values().map(|(_, search)| search).collect())
@@ -193,7 +193,7 @@ impl Trials {
     }
 }
 
-/// Non-mated searches of distinct labels, drawn blindly: the only trials that count as
+/// Non-mated searches of distinct labels, sampled blindly: the only trials that count as
 /// independent. Made by [`Trials::one_probe_per_label`] alone; in the order of the labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OnePerLabel<'a>(Vec<&'a NonMatedSearch>);

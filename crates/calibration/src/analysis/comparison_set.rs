@@ -119,7 +119,7 @@ impl FigureChange {
     }
 }
 
-/// Changes of all figures, on the same draws of labels. `None` where a figure has no value.
+/// Changes of all figures, on the same draws of labels. `None` if a figure has no value.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct FigureChanges {
     /// Of the FAR per search.
@@ -179,7 +179,7 @@ impl<'a> ComparisonSet<'a> {
         vec![1; self.labels.len()]
     }
 
-    /// The worst labels; `None` where none has enough mated searches.
+    /// The worst labels; `None` if none has enough mated searches.
     pub(super) fn worst_labels(&self) -> Option<WorstLabels> {
         let &(worst, _) = self.ranked.first()?;
         let count = self.labels.get(worst)?.all_mated();
@@ -230,7 +230,7 @@ impl<'a> ComparisonSet<'a> {
         ]
     }
 
-    /// The mean FRR of the worst tenth of the labels, where each occurs `weight` times.
+    /// The mean FRR of the worst tenth of the labels, with each counted `weight` times.
     fn worst_tenth(&self, weights: &[u64]) -> Option<f64> {
         let weighted = || {
             let weight = |label: usize| weights.get(label).copied().unwrap_or(0);
@@ -267,7 +267,7 @@ fn count(own: &[DecidedSearch<'_>]) -> LabelSearches {
     label
 }
 
-/// The covariance over labels of the utilities on two halves of their probes. Where all labels
+/// The covariance over labels of the utilities on two halves of their probes. If all labels
 /// are alike it is zero on average, which the variance of the utilities is not: with few probes
 /// per label that one is mostly noise.
 fn covariance(utilities: &[Option<[f64; 2]>], weights: &[u64]) -> Option<f64> {

@@ -38,7 +38,7 @@ impl Default for Band {
 impl Band {
     /// `count` thresholds across the band, ends included, ascending and equally spaced: in
     /// similarity, and so in the distance d = 1 - s (not in the Euclidean distance). `at_far`
-    /// gives the threshold at a pooled FAR; where it has none there are no thresholds.
+    /// gives the threshold at a pooled FAR; if it has none there are no thresholds.
     #[must_use]
     pub fn thresholds(
         self,
@@ -66,7 +66,7 @@ pub struct ConsistencyPlan {
     pub band: Band,
     /// The share of labels that counts as the worst, and as the best; in (0, 1].
     pub epsilon: f64,
-    /// Times that the labels are drawn anew for the intervals.
+    /// Times that the labels are drawn again for the intervals.
     pub replicates: u64,
     /// What these draws follow from.
     pub seed: u64,
@@ -86,7 +86,7 @@ impl Default for ConsistencyPlan {
     }
 }
 
-/// A figure with the range that it takes when labels are drawn anew: the percentiles of a
+/// A figure with the range that it takes when labels are drawn again: the percentiles of a
 /// bootstrap over labels. Approximate below about 100 labels.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -124,8 +124,8 @@ pub struct Consistency {
     pub opis: Resampled,
     /// The same as a plain mean over the thresholds. Differs on coarse grids.
     pub opis_rectangle: f64,
-    /// OPIS from two halves of the images, free of that excess: about zero, of either sign, where
-    /// labels do not differ. The figure to compare by. `None` where no halves were given, or
+    /// OPIS from two halves of the images, free of that excess: about zero, of either sign, if
+    /// labels do not differ. The figure to compare by. `None` if no halves were given, or
     /// fewer than two labels have pairs in both.
     pub split_half: Option<Resampled>,
     /// Labels that `split_half` rests on.
@@ -159,7 +159,7 @@ pub struct Unmeasured {
 
 impl Consistency {
     /// Measures it on the counts at equally spaced thresholds; `halves` are the counts of two
-    /// halves of the images at the same thresholds, with no image in both. Where both halves are
+    /// halves of the images at the same thresholds, with no image in both. If both halves are
     /// compared with one gallery, they share its part of the noise.
     ///
     /// # Errors

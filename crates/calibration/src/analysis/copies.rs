@@ -27,7 +27,7 @@ pub const ROWS_MAX: usize = 100_000;
 /// Rows of one product.
 const ROWS: usize = 512;
 
-/// The similarity from which two vectors of so many components are near copies.
+/// The similarity from which two vectors of that many components are near copies.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "at most 500")]
 pub fn near_copy_from(components: usize) -> f32 {
@@ -42,7 +42,7 @@ pub struct NearCopy {
     pub row: usize,
     /// The lowest of all rows that it is nearly, or that are nearly each other in a chain.
     pub first: usize,
-    /// The similarity of these two; below the limit where others lie between them.
+    /// The similarity of these two; below the limit if others lie between them.
     pub similarity: Similarity,
 }
 
@@ -51,7 +51,7 @@ pub struct NearCopy {
 /// a group. In the order of the rows.
 ///
 /// # Errors
-/// [`AnalysisError::Stopped`] where `watch` said so.
+/// [`AnalysisError::Stopped`] if `watch` said so.
 pub fn near_copies(
     rows: &Embeddings,
     watch: PairProgress<'_>,

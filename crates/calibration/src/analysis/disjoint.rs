@@ -8,9 +8,9 @@ use matchpoint_vector::Similarity;
 /// Two rows of different labels: both of one set, or a query and a gallery item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowPair {
-    /// Row of the first image; of the queries, where there are queries.
+    /// Row of the first image; of the queries, if there are queries.
     pub a: usize,
-    /// Row of the second image; of the gallery, where there is a gallery.
+    /// Row of the second image; of the gallery, if there is a gallery.
     pub b: usize,
 }
 

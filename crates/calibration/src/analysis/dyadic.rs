@@ -92,7 +92,7 @@ impl NonMatedCounts {
         self.rate(self.variance()?, confidence)
     }
 
-    /// The variance V of the FAR, over labels; zero where the counts show none. `None` without a
+    /// The variance V of the FAR, over labels; zero if the counts show none. `None` without a
     /// pair.
     #[must_use]
     pub fn variance(&self) -> Option<f64> {
@@ -115,7 +115,7 @@ impl NonMatedCounts {
         Some((own + shared) / real(of.trials()).powi(2))
     }
 
-    /// How many times the variance exceeds that of as many independent pairs. `None` where every
+    /// How many times the variance exceeds that of as many independent pairs. `None` if every
     /// pair went the same way, which shows no variance.
     #[must_use]
     pub fn design_effect(&self) -> Option<f64> {
@@ -275,7 +275,7 @@ impl MatedCounts {
     }
 }
 
-/// `independent` is how many trials share no label: what counts where the variance says nothing,
+/// `independent` is how many trials share no label: what counts if the variance says nothing,
 /// because every pair went the same way or there are fewer than two of them.
 fn rate(
     count: Proportion,

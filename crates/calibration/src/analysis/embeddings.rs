@@ -131,7 +131,7 @@ impl Embeddings {
         self.dimension
     }
 
-    /// One more than the greatest label index; 0 where there is no row.
+    /// One more than the greatest label index; 0 if there is no row.
     #[must_use]
     pub fn labels_end(&self) -> usize {
         self.labels.last().map_or(0, |&label| label as usize + 1)
@@ -161,7 +161,7 @@ impl Embeddings {
         start..end
     }
 
-    /// The vectors at `positions`, row by row; empty where they lie outside.
+    /// The vectors at `positions`, row by row; empty if they lie outside.
     pub(super) fn block(&self, positions: &Range<usize>) -> &[f32] {
         let values = positions.start * self.dimension..positions.end * self.dimension;
         self.vectors.get(values).unwrap_or_default()

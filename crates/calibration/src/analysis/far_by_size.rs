@@ -8,8 +8,7 @@ use super::input::AnalysisInput;
 use crate::binomial::real;
 use crate::certify::TargetFar;
 use crate::growth::{
-    DeepSearches, FpirAt, FpirBySize, GROWTH_ASSUMPTION, RankedItem, StrangerSearch, Unit,
-    predicted,
+    DeepSearches, FoundItem, FpirAt, FpirBySize, GROWTH_ASSUMPTION, StrangerSearch, Unit, predicted,
 };
 use crate::policy::CalibrationTarget;
 use crate::rates::{Confidence, Interval};
@@ -26,7 +25,7 @@ pub struct FarBySize {
     pub measured: Vec<FpirBySize>,
     /// Beyond it.
     pub predicted: Vec<FpirAt>,
-    /// Where no search at all was accepted: what is predicted from the upper end of the interval of the
+    /// If no search at all was accepted: what is predicted from the upper end of the interval of the
     /// FAR, over labels, instead of zero, which would stay zero in a gallery of any size.
     pub predicted_at_most: Vec<FpirAt>,
     /// The searches that this rests on.
@@ -34,14 +33,14 @@ pub struct FarBySize {
     /// Items in the gallery now.
     pub items_now: u64,
     /// The size up to which the prediction stays at or below the target FAR; `None` without a
-    /// target, or where even today's estimate is above it.
+    /// target, or if even today's estimate is above it.
     pub holds_until: Option<u64>,
     /// What the prediction assumes.
     pub assumption: &'static str,
 }
 
 impl FarBySize {
-    /// Measures and predicts. `None`, with a note, where there were no deep searches.
+    /// Measures and predicts. `None`, with a note, if there were no deep searches.
     pub(super) fn measure(material: &AnalysisInput<'_>, notes: &mut Vec<String>) -> Option<Self> {
         if material.deep.is_empty() {
             notes.push(
@@ -59,7 +58,7 @@ impl FarBySize {
                     label,
                     candidates: candidates
                         .iter()
-                        .map(|(score, label)| RankedItem {
+                        .map(|(score, label)| FoundItem {
                             score: *score,
                             label,
                         })

@@ -9,7 +9,7 @@ use crate::policy::CalibrationTarget;
 use crate::recording::Recording;
 use matchpoint_vector::Similarity;
 
-/// Thresholds of the band, where nothing else is asked for.
+/// Thresholds of the band, if nothing else is asked for.
 pub const BAND_POINTS: usize = 101;
 
 /// Embeddings with their names: a gallery, or queries.
@@ -35,7 +35,7 @@ pub struct AnalysisInput<'a> {
     pub names: &'a [String],
     /// What was searched.
     pub gallery: &'a EmbeddedSet,
-    /// What was searched for; `None` where the gallery searched for itself.
+    /// What was searched for; `None` if the gallery searched for itself.
     pub queries: Option<&'a EmbeddedSet>,
     /// The searches.
     pub recording: &'a Recording,
@@ -47,10 +47,10 @@ pub struct AnalysisInput<'a> {
     pub target: CalibrationTarget,
     /// The threshold.
     pub threshold: Threshold,
-    /// The threshold that pairs, look-alikes and other sizes are told at, which know similarities
-    /// only: another one where the operating point adjusts scores.
+    /// The threshold that pairs, look-alikes and other sizes are judged at, which know similarities
+    /// only: another one if the operating point adjusts scores.
     pub on_similarity: Threshold,
-    /// The seed of every draw.
+    /// The seed of every random choice.
     pub seed: u64,
     /// What pairs are looked at, and how.
     pub scope: AnalysisScope,

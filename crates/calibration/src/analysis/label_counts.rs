@@ -45,7 +45,7 @@ pub struct SplitLabelCounts {
 /// Accepted pairs by pair of labels: what the variance of a pairwise rate is computed from.
 ///
 /// A non-mated pair of rows has a pair of labels; two of these that share a label depend on each
-/// other, which is why they are told apart.
+/// other, which is why they are counted apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LabelPairs {
     /// The pairs of labels with at least one accepted pair of rows, ascending.
@@ -84,7 +84,7 @@ impl Scan<'_> {
     /// Takes 32 bytes for each label and threshold.
     ///
     /// # Errors
-    /// Refuses thresholds out of order; [`AnalysisError::Stopped`] where `watch` said so.
+    /// Refuses thresholds out of order; [`AnalysisError::Stopped`] if `watch` said so.
     pub fn label_counts(
         &self,
         thresholds: &[Threshold],
@@ -191,7 +191,7 @@ impl Scan<'_> {
     /// for each pair of labels that is accepted in a tile of 256 rows and columns.
     ///
     /// # Errors
-    /// [`AnalysisError::Stopped`] where `watch` said so.
+    /// [`AnalysisError::Stopped`] if `watch` said so.
     pub fn dyads(
         &self,
         threshold: Threshold,

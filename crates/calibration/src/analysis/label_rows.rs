@@ -31,11 +31,11 @@ pub struct LabelRow {
     pub far: Option<f64>,
     /// Rejected by mated pairs, in [0, 1]; `None` without any.
     pub frr: Option<f64>,
-    /// The harmonic mean of 1 - FRR and 1 - FAR, in [0, 1]; `None` where either is.
+    /// The harmonic mean of 1 - FRR and 1 - FAR, in [0, 1]; `None` if either is.
     pub utility: Option<f64>,
 }
 
-/// Every label at the threshold with the number `at` of the counts; empty where there is none.
+/// Every label at the threshold with the number `at` of the counts; empty if there is none.
 #[must_use]
 pub fn label_rows(counts: &LabelCounts, at: usize) -> Vec<LabelRow> {
     let width = counts.thresholds.len();
@@ -107,7 +107,7 @@ pub struct GroupOfLabels {
     pub group: u32,
     /// Labels in it, with or without pairs.
     pub labels: u64,
-    /// Mean utility of its labels over the band of the counts, in [0, 1]; `None` where none of
+    /// Mean utility of its labels over the band of the counts, in [0, 1]; `None` if none of
     /// them has mated and non-mated pairs.
     pub mean_utility: Option<f64>,
     /// FAR over the non-mated pairs with at least one label in the group, each taken once; with

@@ -98,10 +98,10 @@ pub struct Intruder {
 }
 
 impl AnalysisInput<'_> {
-    /// Does all of it. `watch` is told of the pairs, and ends the work by saying `false`.
+    /// Does all of it. `watch` is called with the number of pairs, and ends the work by saying `false`.
     ///
     /// # Errors
-    /// [`AnalysisError::Stopped`] where `watch` said so.
+    /// [`AnalysisError::Stopped`] if `watch` said so.
     pub fn analyse(&self, watch: PairProgress<'_>) -> Result<Analysis, AnalysisError> {
         let mut notes = Vec::new();
         if self.on_similarity != self.threshold {

@@ -42,15 +42,15 @@ impl NearestRow {
 /// What one query finds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Nearest {
-    /// The best row with the label of the query; `None` where the label is not enrolled.
+    /// The best row with the label of the query; `None` if the label is not enrolled.
     pub same_label: Option<NearestRow>,
-    /// The best row with another label: what is found where the own label is left out.
+    /// The best row with another label: what is found if the own label is left out.
     pub other_label: Option<NearestRow>,
 }
 
 impl Nearest {
     /// The best row of all, and whether it carries the label of the query. Equal scores are won by
-    /// the lower row. `None` where the gallery is empty.
+    /// the lower row. `None` if the gallery is empty.
     #[must_use]
     pub fn top(&self) -> Option<(NearestRow, bool)> {
         match (self.same_label, self.other_label) {
@@ -75,10 +75,10 @@ fn improve(best: &mut Option<NearestRow>, by: Option<NearestRow>) {
 }
 
 /// Finds the best rows for every query, in the order of the queries. The two sets share the
-/// indices of labels. Where they are one and the same set, no row finds itself. Takes about 1 MiB for each core beside the answer.
+/// indices of labels. If they are one and the same set, no row finds itself. Takes about 1 MiB for each core beside the answer.
 ///
 /// # Errors
-/// Refuses sets of different dimensions; [`AnalysisError::Stopped`] where `watch` said so.
+/// Refuses sets of different dimensions; [`AnalysisError::Stopped`] if `watch` said so.
 pub fn nearest(
     queries: &Embeddings,
     gallery: &Embeddings,

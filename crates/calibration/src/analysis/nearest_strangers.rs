@@ -27,7 +27,7 @@ pub struct NearestStranger {
     pub score: f32,
     /// Whether it is accepted.
     pub accepted: bool,
-    /// How the two labels are alike; `None` where they are not.
+    /// How the two labels are alike; `None` if they are not.
     pub labels_alike: Option<Likeness>,
 }
 
@@ -59,7 +59,9 @@ pub(super) fn nearest_strangers(
     let mut found: Vec<(&RecordedSearch, &RecordedMatch)> = strangers
         .filter_map(|search| Some((search, search.found.as_ref()?)))
         .collect();
-    found.sort_by(|(a, x), (b, y)| (y.held(), &a.probe).cmp(&(x.held(), &b.probe)));
+    found.sort_by(|(a, x), (b, y)| {
+        (y.decision_score(), &a.probe).cmp(&(x.decision_score(), &b.probe))
+    });
     let listed = found.into_iter().take(LISTED_MAX);
     let listed = listed.map(|(search, found)| NearestStranger {
         query: search.probe.clone(),
@@ -67,8 +69,8 @@ pub(super) fn nearest_strangers(
         left_out: search.truth == TrialKind::LeftOut,
         item: found.item.clone(),
         item_label: found.label.clone(),
-        score: found.held().get(),
-        accepted: threshold.decide(Some(found.held())) == Decision::Accept,
+        score: found.decision_score().get(),
+        accepted: threshold.decide(Some(found.decision_score())) == Decision::Accept,
         labels_alike: likeness(&search.label, &found.label),
     });
     listed.collect()

@@ -112,6 +112,11 @@ impl PairCounts {
             PairDesign::Product {
                 queries, gallery, ..
             } => {
+                // A maximum matching. Any two labels can be paired, unless both have queries only,
+                // or both gallery items only. So the labels fall into classes without pairs within
+                // them: the two one-sided ones, and one for each other label. In such a complete
+                // multipartite graph, half of all labels can be matched, or as many as lie outside
+                // the largest class, if that is less.
                 let sides = || {
                     queries
                         .iter()
@@ -190,6 +195,8 @@ impl Sums {
         };
         let sum = |of: fn((f64, f64)) -> f64| rows().map(of).sum::<f64>();
         let (q_sum, g_sum, both) = (sum(|r| r.0), sum(|r| r.1), sum(|r| r.0 * r.1));
+        // The sum over a < b of (q_a g_b + q_b g_a)^2 is that over a != b of q_a^2 g_b^2 + q_a g_a q_b g_b:
+        // products of sums, less their diagonals.
         let squares = sum(|r| r.0 * r.0) * sum(|r| r.1 * r.1) + both * both
             - 2.0 * sum(|r| r.0 * r.0 * r.1 * r.1);
         let per_label = rows().map(|(q, g)| (q * (g_sum - g) + g * (q_sum - q)) / each);

@@ -42,7 +42,7 @@ pub struct PairsView {
     pub mated_pairs: u64,
     /// Pairs of two labels.
     pub non_mated_pairs: u64,
-    /// Where both rates are the same; `None` where a kind of pair is missing.
+    /// Where both rates are the same; `None` if a kind of pair is missing.
     pub equal_error: Option<PairEqualError>,
     /// Both rates at the threshold of the searches.
     pub at_threshold: AtThreshold,
@@ -53,7 +53,7 @@ pub struct PairsView {
     pub certified: Option<Certified>,
     /// One whose upper bound over labels meets the target; an estimate.
     pub estimated: Option<AtThreshold>,
-    /// How far the labels agree about a threshold; `None`, with a note, where it cannot be told.
+    /// How far the labels agree about a threshold; `None`, with a note, if it is unknown.
     pub consistency: Option<Consistency>,
     /// Groups of labels at the threshold of the searches, by metadata of their items.
     pub groups: Vec<LabelGroup>,
@@ -71,7 +71,7 @@ pub struct PairsView {
 /// Both pairwise rates at one threshold, with intervals over labels.
 #[derive(Clone, Debug, Serialize)]
 pub struct AtThreshold {
-    /// The pairwise FAR that the threshold was looked up for; `None` where it was given.
+    /// The pairwise FAR that the threshold was looked up for; `None` if it was given.
     pub asked_far: Option<f64>,
     /// Accept at or above this similarity.
     pub threshold: Threshold,
@@ -92,7 +92,7 @@ pub struct Certified {
     pub target: TargetFar,
     /// Pairs of labels, each label in one pair.
     pub trials: u64,
-    /// The threshold; `None` where the labels are too few.
+    /// The threshold; `None` if the labels are too few.
     pub threshold: Option<Threshold>,
     /// The pairwise FAR that is not exceeded with the confidence of the target.
     pub far_bound: Option<f64>,
@@ -129,7 +129,7 @@ pub struct UtilityBand {
 }
 
 impl PairsView {
-    /// Measures. `None`, with a note, where there are no pairs of two labels.
+    /// Measures. `None`, with a note, if there are no pairs of two labels.
     pub(super) fn measure(
         scan: &Scan<'_>,
         material: &AnalysisInput<'_>,
@@ -141,6 +141,8 @@ impl PairsView {
             notes.push("There are no pairs of two labels to compare.".to_owned());
             return Ok(None);
         }
+        // Rates by label take every accepted pair, which memory limits; and a FAR at which less than
+        // one pair is accepted has no threshold that the data know of.
         let mut at_far = Vec::new();
         for far in FARS {
             let accepted = real(curve.non_mated_pairs()) * far;
@@ -153,6 +155,7 @@ impl PairsView {
                 at_far.push(at(scan, threshold, Some(far), watch)?);
             }
         }
+        // The ends of the band are FARs, not scores: the same band for every model.
         let scope = material.scope;
         let thresholds = scope
             .band
@@ -161,6 +164,8 @@ impl PairsView {
             Some(thresholds) => consistency(scan, material, thresholds, notes, watch)?,
             None => (None, UtilityBand::default(), None),
         };
+        // The operating point's threshold is not chosen by pairs, and may accept too many of them to
+        // be kept. Most of what follows rests on these, so that there is no view then.
         let accepted = curve
             .far_at(material.on_similarity)
             .map_or(0, Proportion::events);

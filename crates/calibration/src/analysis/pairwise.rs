@@ -2,8 +2,8 @@
 //! label and of each pair of labels, and the pairs that look mislabelled.
 //!
 //! The matrix of scores is cut into square tiles which are computed on all cores. Each question is
-//! one pass over the tiles; they are kept between passes where they fit the memory allowed, and
-//! computed again where they do not, with the same result to the last bit.
+//! one pass over the tiles; they are kept between passes if they fit the memory allowed, and
+//! computed again if they do not, with the same result to the last bit.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +22,7 @@ use matchpoint_vector::kernels::multiply;
 /// wrong side of the diagonal.
 const TILE: usize = 256;
 
-/// Scores kept between passes unless told otherwise, in bytes.
+/// Scores kept between passes unless the caller says otherwise, in bytes.
 const KEPT_BYTES: usize = 128 << 20;
 
 /// Told how many pairs are done, of how many; answers whether to go on.
@@ -45,7 +45,7 @@ pub struct Scan<'a> {
     design: ScanDesign,
     rows: &'a Embeddings,
     columns: &'a Embeddings,
-    /// The tiles computed so far; none where they would not fit.
+    /// The tiles computed so far; none if they would not fit.
     kept: Vec<OnceLock<Box<[f32]>>>,
 }
 
@@ -111,7 +111,7 @@ impl<'a> Scan<'a> {
     /// Counts all pairs by score. Takes up to 384 MiB on the way, whatever the number of pairs.
     ///
     /// # Errors
-    /// [`AnalysisError::Stopped`] where `watch` said so.
+    /// [`AnalysisError::Stopped`] if `watch` said so.
     pub fn curve(&self, watch: PairProgress<'_>) -> Result<ScoreCurve, AnalysisError> {
         let counting = ScoreCounters::new();
         self.each_tile(watch, |tile| {
@@ -125,10 +125,10 @@ impl<'a> Scan<'a> {
     }
 
     /// The non-mated pairs at or above `threshold`, at most `limit` of them, the highest first
-    /// and equal scores by row: where labels may be wrong, or one thing is enrolled twice.
+    /// and equal scores by row: there labels may be wrong, or one thing is enrolled twice.
     ///
     /// # Errors
-    /// [`AnalysisError::Stopped`] where `watch` said so.
+    /// [`AnalysisError::Stopped`] if `watch` said so.
     pub fn accepted_non_mated(
         &self,
         threshold: Threshold,

@@ -18,7 +18,7 @@ use crate::recording::{RecordedSearch, TrialKind};
 
 /// Searches that the statistics are computed for; each takes one pass over the cohort.
 const SEARCHES_MAX: usize = 20_000;
-/// The FAR that remedies are compared at where the policy has none.
+/// The FAR that remedies are compared at if the policy has none.
 const FAR_WITHOUT_TARGET: f64 = 0.05;
 /// Searches from which a label is ranked.
 const SEARCHES_MIN: u64 = 3;
@@ -36,7 +36,7 @@ pub struct Remedies {
 }
 
 impl Remedies {
-    /// Compares. `None`, with a note, where that cannot be done.
+    /// Compares. `None`, with a note, if that cannot be done.
     pub(super) fn measure(material: &AnalysisInput<'_>, notes: &mut Vec<String>) -> Option<Self> {
         let searches = material.recording.searches();
         if SEARCHES_MAX < searches.len() {
@@ -46,8 +46,8 @@ impl Remedies {
             ));
             return None;
         }
-        let rows = VectorRows::of(material);
-        let compared = drawn(material).and_then(|cohort| {
+        let rows = SearchVectors::of(material);
+        let compared = sampled_cohort(material).and_then(|cohort| {
             let trials = searches.iter().map(|search| {
                 let compared = rows.compared(material, search);
                 remedy_trial(search, compared.as_ref(), &cohort)
@@ -66,13 +66,13 @@ impl Remedies {
     }
 }
 
-fn drawn(material: &AnalysisInput<'_>) -> Result<Cohort, AnalysisError> {
+fn sampled_cohort(material: &AnalysisInput<'_>) -> Result<Cohort, AnalysisError> {
     let set = material.gallery;
     let items = set.ids.iter().enumerate().filter_map(|(row, id)| {
         let vector = set.embeddings.row(row)?;
         Some((id.as_str(), set.label(row, material.names), vector))
     });
-    Ok(Cohort::drawn(items, material.seed)?)
+    Ok(Cohort::sampled(items, material.seed)?)
 }
 
 /// Every remedy that can be tried, compared at the FAR of the target.
@@ -144,12 +144,12 @@ pub fn remedy_trial(
 }
 
 /// Where the vectors of a search are.
-struct VectorRows {
+struct SearchVectors {
     items: BTreeMap<String, usize>,
     probes: BTreeMap<String, usize>,
 }
 
-impl VectorRows {
+impl SearchVectors {
     fn of(material: &AnalysisInput<'_>) -> Self {
         let numbered = |set: &EmbeddedSet| set.ids.iter().cloned().zip(0..).collect();
         Self {

@@ -77,7 +77,7 @@ impl Remedy {
         }
     }
 
-    /// The normalisation that it is, against a cohort of so many; `None` where it is none.
+    /// The normalisation that it is, against a cohort of that size; `None` if it is none.
     #[must_use]
     pub fn normalisation(self, cohort: usize) -> Option<Normalisation> {
         let (side, nearest) = match self {
@@ -97,7 +97,7 @@ impl Remedy {
         Normalisation::new(side, nearest, Normalisation::DEVIATION_FLOOR).ok()
     }
 
-    /// `None` where the candidate lacks the statistics.
+    /// `None` if the candidate lacks the statistics.
     fn score(self, candidate: &RemedyCandidate) -> Option<Similarity> {
         let (side, statistics) = match self {
             Self::None => return Some(candidate.score),
@@ -134,7 +134,7 @@ impl Rule {
 /// What is compared, and how.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RemedyPlan {
-    /// What the split of the labels and every draw are derived from.
+    /// What the split of the labels and every random choice are derived from.
     pub seed: u64,
     /// How thresholds are chosen.
     pub rule: Rule,
@@ -200,8 +200,8 @@ fn strangers<'a>(trials: &[&'a RemedyTrial], rule: Rule, seed: u64) -> Vec<&'a R
         Rule::Certified(_) => {
             let mut drawn: BTreeMap<&str, (u64, &str, &RemedyTrial)> = BTreeMap::new();
             for trial in all {
-                let lot = lot(seed, &["probe", &trial.label, &trial.probe]);
-                let entry = (lot, trial.probe.as_str(), trial);
+                let hash = seeded_hash(seed, &["probe", &trial.label, &trial.probe]);
+                let entry = (hash, trial.probe.as_str(), trial);
                 let slot = drawn.entry(&trial.label).or_insert(entry);
                 if (entry.0, entry.1) < (slot.0, slot.1) {
                     *slot = entry;
@@ -272,7 +272,7 @@ pub(super) fn refuse_without_input(
 }
 
 /// A pseudo-random number that depends on the texts and the seed alone.
-pub(super) fn lot(seed: u64, texts: &[&str]) -> u64 {
+pub(super) fn seeded_hash(seed: u64, texts: &[&str]) -> u64 {
     let mut hash = Sha256::new();
     hash.update(seed.to_le_bytes());
     for text in texts {

@@ -18,13 +18,13 @@ impl SeededRng {
     }
 
     /// A number below `count`, each as likely as the others to one part in 2^64 / `count`; zero
-    /// where there is none.
+    /// if there is none.
     pub(super) fn below(&mut self, count: usize) -> usize {
         let scaled = (u128::from(self.bits()) * count as u128) >> 64;
         usize::try_from(scaled).unwrap_or(0)
     }
 
-    /// Puts `items` in an order drawn blindly (Fisher and Yates).
+    /// Puts `items` in a random order (Fisher and Yates).
     pub(super) fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last + 1));

@@ -70,7 +70,7 @@ impl ScoreCurve {
     }
 
     /// Pairwise FAR: the non-mated pairs at or above `threshold`, which is rounded up to the grid.
-    /// `None` where there is no non-mated pair.
+    /// `None` if there is no non-mated pair.
     #[must_use]
     pub fn far_at(&self, threshold: Threshold) -> Option<Proportion> {
         let accepted = self.non_mated.at_or_above(bin_of_threshold(threshold));
@@ -78,7 +78,7 @@ impl ScoreCurve {
     }
 
     /// Pairwise FRR: the mated pairs below `threshold`, which is rounded up to the grid. `None`
-    /// where there is no mated pair.
+    /// if there is no mated pair.
     #[must_use]
     pub fn frr_at(&self, threshold: Threshold) -> Option<Proportion> {
         let accepted = self.mated.at_or_above(bin_of_threshold(threshold));
@@ -86,7 +86,7 @@ impl ScoreCurve {
     }
 
     /// The lowest threshold of the grid whose pairwise FAR is at most `far`; it may lie above
-    /// every score. `None` where there is no non-mated pair, or `far` is NaN or negative.
+    /// every score. `None` if there is no non-mated pair, or `far` is NaN or negative.
     #[must_use]
     pub fn threshold_at_far(&self, far: f64) -> Option<Threshold> {
         if self.non_mated_pairs() == 0 || far.is_nan() || far < 0.0 {
@@ -158,7 +158,7 @@ impl ScoreCurve {
         )
     }
 
-    /// FAR and FRR at any real score; not a number where there is no pair of the kind.
+    /// FAR and FRR at any real score; not a number if there is no pair of the kind.
     fn rates_at_score(&self, score: f64) -> (f64, f64) {
         let bin = bin_at_or_above(score);
         let far = real(self.non_mated.at_or_above(bin)) / real(self.non_mated_pairs());

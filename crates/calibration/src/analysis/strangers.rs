@@ -10,7 +10,7 @@ use super::error::AnalysisError;
 use crate::recording::{RecordedSearch, TrialKind};
 use crate::strangers::is_unnamed;
 
-/// One of so many mated searches may fail to find its label, for the level to mean anything.
+/// One of this many mated searches may fail to find its label, for the level to mean anything.
 const ONE_OF: usize = 20;
 
 /// A stranger's query.
@@ -31,7 +31,7 @@ pub struct UnnamedStrangers {
     pub strangers: u64,
     /// The similarity from which two pictures may show the same stranger: as far below the fifth
     /// percentile of the scores of mated searches as that is below their median, since a search takes
-    /// the best of several items. `None` where more than 5 of 100 of them do not find their label, so
+    /// the best of several items. `None` if more than 5 of 100 of them do not find their label, so
     /// that nothing tells strangers apart, and all of them count as one.
     pub level: Option<f32>,
     /// The label that each counts under.
@@ -43,7 +43,7 @@ impl UnnamedStrangers {
     /// Finds out how many strangers the unnamed among `searches` count as. Two pictures at the level
     /// or above are linked, and with them whatever else each is linked to; a picture that is linked to
     /// a named stranger counts as that one. Whatever has no vector in `rows` counts as one stranger.
-    /// `None` where all are named.
+    /// `None` if all are named.
     ///
     /// # Errors
     /// A vector that is not of unit length.
@@ -259,7 +259,7 @@ mod tests {
             assert_eq!(labels.len() as u64, unnamed.strangers);
             counted.push(unnamed.strangers);
         }
-        // Where pictures tell as much as these, hardly ever one too many or too few.
+        // If pictures tell as much as these, hardly ever one too many or too few.
         assert!(
             counted.iter().all(|count| (36..=42).contains(count)),
             "{counted:?}"

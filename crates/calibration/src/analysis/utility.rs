@@ -11,7 +11,7 @@ pub fn utility_curves(counts: &LabelCounts) -> Vec<(usize, Vec<f64>)> {
     utilities.labels.into_iter().zip(utilities.curves).collect()
 }
 
-/// The harmonic mean of sensitivity and specificity; zero where both are.
+/// The harmonic mean of sensitivity and specificity; zero if both are.
 #[must_use]
 pub fn utility(sensitivity: f64, specificity: f64) -> f64 {
     let sum = sensitivity + specificity;

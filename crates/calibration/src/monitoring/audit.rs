@@ -1,6 +1,6 @@
-//! FAR, FRR and false discoveries in service, from labels of decisions that were drawn for it.
+//! FAR, FRR and false discoveries in service, from labels of decisions that were sampled for it.
 //!
-//! Each label stands for the decisions that it was drawn from: a stratum of N decisions with n
+//! Each label stands for the decisions that it was sampled from: a stratum of N decisions with n
 //! labels gives each of them the weight N / n (Horvitz and Thompson 1952; as a ratio, Hájek 1971).
 
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ pub enum SearchTruth {
     NonMated,
 }
 
-/// One decision that was drawn for the audit.
+/// One decision that was sampled for the audit.
 ///
 /// It cannot be had without the probability of drawing it. What is known of accepts alone, because
 /// somebody complained or confirmed, is [`AcceptFeedback`].
@@ -31,7 +31,7 @@ pub struct AuditRow {
     pub stratum: usize,
     /// Whether the decision was an ACCEPT.
     pub accepted: bool,
-    /// The probability with which it was drawn, as of then.
+    /// The probability with which it was sampled, as of then.
     pub inclusion: Inclusion,
     /// The label; `None` while there is none.
     pub truth: Option<SearchTruth>,
@@ -39,25 +39,25 @@ pub struct AuditRow {
 
 /// Decisions of one window, one threshold and one design, with the labels there are.
 ///
-/// Assumes that a drawn decision gets its label independently of its truth, given its stratum,
+/// Assumes that a sampled decision gets its label independently of its truth, given its stratum,
 /// and that decisions are independent. Many searches of one person or object in a window make the
 /// intervals too narrow.
 #[derive(Clone, Copy, Debug)]
 pub struct AuditSample<'a> {
-    /// The design that the rows were drawn by.
+    /// The design that the rows were sampled by.
     pub strata: &'a Strata,
-    /// The decisions that were drawn, labelled or not, in any order. Each stands for 1 / probability.
+    /// The decisions that were sampled, labelled or not, in any order. Each stands for 1 / probability.
     pub rows: &'a [AuditRow],
 }
 
 /// What a stricter threshold would do, by the labels at hand.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tighter {
-    /// How much higher it is than the one that decides.
+    /// How much higher it is than the active one.
     pub by: f64,
     /// The FAR with it.
     pub far: AuditedRate,
-    /// The FRR with it; `None` where no label bears on it.
+    /// The FRR with it; `None` if no label bears on it.
     pub frr: Option<AuditedRate>,
 }
 
@@ -81,14 +81,14 @@ pub struct AuditedRate {
     /// Labels of decisions in error.
     pub errors: u64,
     /// The linearised standard error of the ratio. A stratum whose labels all agree adds nothing
-    /// to it, so it is too small where errors are rare: decide by the interval.
+    /// to it, so it is too small if errors are rare: decide by the interval.
     pub standard_error: f64,
-    /// How many decisions at risk, drawn without strata, would leave as much uncertainty: those
-    /// whose Wilson interval has the same upper end. `None` where the interval is all of [0, 1].
+    /// How many decisions at risk, sampled without strata, would leave as much uncertainty: those
+    /// whose Wilson interval has the same upper end. `None` if the interval is all of [0, 1].
     pub effective: Option<f64>,
 }
 
-/// What an audit says. A rate is `None` where no label bears on it: unknown is not zero.
+/// What an audit says. A rate is `None` if no label bears on it: unknown is not zero.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AuditedRates {
     /// Share of non-mated searches that were accepted (FPIR).
@@ -98,8 +98,8 @@ pub struct AuditedRates {
     /// Share of accepts that were non-mated or had a wrong label: 1 - precision. It moves with
     /// the share of strangers even while FAR and FRR stay.
     pub false_discovery: Option<AuditedRate>,
-    /// Decisions that were drawn.
-    pub drawn: u64,
+    /// Decisions that were sampled.
+    pub sampled: u64,
     /// Those of them that have a label.
     pub labelled: u64,
     /// Decisions that the rows stand for.
@@ -131,14 +131,14 @@ impl AuditSample<'_> {
             far: rate(RateKind::Far),
             frr: rate(RateKind::Frr),
             false_discovery: rate(RateKind::Discovery),
-            drawn: cells.iter().map(|cell| cell.drawn).sum(),
+            sampled: cells.iter().map(|cell| cell.sampled).sum(),
             labelled: cells.iter().map(StratumRows::labelled).sum(),
             decisions: cells.iter().map(|cell| cell.weight).sum(),
         })
     }
 
     /// The least edge of the design above the threshold at which the FAR's interval would lie below
-    /// `limit`; `None` where there is none. What a threshold between two edges would do, strata do not
+    /// `limit`; `None` if there is none. What a threshold between two edges would do, strata do not
     /// tell.
     ///
     /// # Errors
@@ -206,7 +206,7 @@ struct StratumRows {
     weight: f64,
     /// How uncertain that number is: the variance of a sum of 1 / probability over independent draws.
     weight_variance: f64,
-    drawn: u64,
+    sampled: u64,
     right: u64,
     wrong: u64,
     non_mated: u64,
@@ -222,7 +222,7 @@ impl StratumRows {
             accepted,
             weight: 0.0,
             weight_variance: 0.0,
-            drawn: 0,
+            sampled: 0,
             right: 0,
             wrong: 0,
             non_mated: 0,
@@ -235,7 +235,7 @@ impl StratumRows {
         let probability = row.inclusion.get();
         self.weight += 1.0 / probability;
         self.weight_variance += (1.0 - probability) / probability.powi(2);
-        self.drawn += 1;
+        self.sampled += 1;
         let [right, wrong, non_mated] = &mut self.weighed;
         let (count, weighed) = match row.truth {
             Some(SearchTruth::MatedRight) => (&mut self.right, right),
@@ -337,7 +337,7 @@ impl<T: Copy + std::ops::Add<Output = T> + Default> LabelSums<T> {
     }
 }
 
-/// `None` where the cell has no label, nor has any other on its side of the threshold.
+/// `None` if the cell has no label, nor has any other on its side of the threshold.
 fn part(cell: &StratumRows, cells: &[StratumRows], kind: RateKind) -> Option<StratumPart> {
     let seen = labels(cell, kind);
     let donor = equal(nearest_labelled(cell, cells)?, kind);
@@ -511,7 +511,7 @@ fn effective(estimate: f64, (lower, upper): (f64, f64), confidence: Confidence) 
     (trials.is_finite() && 0.0 < trials).then_some(trials)
 }
 
-/// What users said of accepted searches, without any draw: complaints and confirmations.
+/// What users said of accepted searches, without any sampling: complaints and confirmations.
 ///
 /// It has no inclusion probability, so that no rate of all searches follows from it: who is
 /// rejected is never heard (verification bias: Begg and Greenes 1983). Hence there is a precision
@@ -547,7 +547,7 @@ mod tests {
     }
 
     /// Of each stratum: decisions, then labels mated right, mated wrong and non-mated. Without a label
-    /// one decision is drawn, which waits for it.
+    /// one decision is sampled, which waits for it.
     type Counts = (u64, [u64; 3]);
 
     fn audited(counts: &[Counts], accepting: usize) -> (Strata, Vec<AuditRow>) {
@@ -609,7 +609,7 @@ mod tests {
         assert_eq!((far.at_risk, far.errors), (98, 10));
         close(found.frr.unwrap().estimate, 0.306_122_449, 5e-10);
         close(found.false_discovery.unwrap().estimate, 20.0 / 700.0, 1e-12);
-        assert_eq!((found.drawn, found.labelled), (200, 200));
+        assert_eq!((found.sampled, found.labelled), (200, 200));
         close(found.decisions, 6_000.0, 1e-9);
         // Without weights the FAR would be 25 times as high.
         close(real(far.errors) / real(far.at_risk), 0.102, 1e-3);
@@ -676,7 +676,7 @@ mod tests {
             rows: &rows,
         };
         let found = audit.rates(Confidence::DISPLAY).unwrap();
-        assert_eq!((found.drawn, found.labelled), (2 * complete, complete));
+        assert_eq!((found.sampled, found.labelled), (2 * complete, complete));
         close(found.decisions, 12_000.0, 1e-9);
         let estimate = |rates: &AuditedRates| rates.far.unwrap().estimate;
         close(estimate(&found), estimate(&rates(&GOLDEN, 2)), 1e-12);

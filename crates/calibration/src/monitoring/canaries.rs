@@ -39,7 +39,7 @@ pub struct CanaryRate {
     pub interval: Option<Interval>,
     /// The evidence that canaries fail more often than the limit, from the first picture of each
     /// label: others of it are alike, and no independent trials. `None` without trials or limit. It
-    /// is that of one round: where nothing has changed, the next round is the same, and no more
+    /// is that of one round: if nothing has changed, the next round is the same, and no more
     /// evidence.
     pub evidence: Option<EProcess>,
 }

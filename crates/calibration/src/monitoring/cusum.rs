@@ -10,34 +10,34 @@ use super::audit::AuditRow;
 use super::observed::AuditWindow;
 use super::sequential::{Bet, EProcess};
 
-/// Drawn decisions between two false suspicions, on average, at least. With 400 labels a month a
+/// Sampled decisions between two false suspicions, on average, at least. With 400 labels a month a
 /// false one comes less often than every second month.
 const RUN_LENGTH: f64 = 1000.0;
 
-/// The sum after the last drawn decision.
+/// The sum after the last sampled decision.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cusum {
     /// S = max(0, S + ln(1 + lambda X)); at least 0.
     pub value: f64,
     /// From here on a change is suspected.
     pub limit: f64,
-    /// The number of the drawn decision, from 1, after which the sum was 0 last and has grown since:
+    /// The number of the sampled decision, from 1, after which the sum was 0 last and has grown since:
     /// where a change began, if there is one. `None` while it is 0.
     pub began_at: Option<u64>,
-    /// The first drawn decision at which it reached the limit; `None` where it never did.
+    /// The first sampled decision at which it reached the limit; `None` if it never did.
     pub suspected_at: Option<u64>,
 }
 
 impl Cusum {
-    /// Sums up drawn decisions, in the order in which they were made.
+    /// Sums up sampled decisions, in the order in which they were made.
     ///
-    /// X is that of the bet: r (e - limit) by the probability of being drawn, so that a decision
-    /// counts as those that it stands for. Where all are drawn, this is Bernoulli's CUSUM for a
+    /// X is that of the bet: r (e - limit) by the probability of being sampled, so that a decision
+    /// counts as those that it stands for. If all are sampled, this is Bernoulli's CUSUM for a
     /// doubled rate, S + e - gamma in units of the logarithm of an error's likelihood ratio.
     ///
     /// The limit is ln 1000. While the rate is at most its limit, 1 + lambda X is expected to be at
     /// most 1 given all before, whatever the labels that are missing, and then the mean number of
-    /// drawn decisions before the first false suspicion is at least 1000 (Shin, Ramdas and Rinaldo
+    /// sampled decisions before the first false suspicion is at least 1000 (Shin, Ramdas and Rinaldo
     /// 2023, on e-detectors). That is no bound on ever being wrong.
     ///
     /// # Errors
@@ -81,12 +81,12 @@ impl Cusum {
 /// Since when a rate is above its limit, as far as labels say.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Onset {
-    /// When the drawn decision was made at which the evidence reached its limit, in milliseconds
+    /// When the sampled decision was made at which the evidence reached its limit, in milliseconds
     /// since 1970-01-01 UTC; `None` without an alarm.
     pub alarm_unix_ms: Option<u64>,
-    /// The CUSUM; `None` where there is no limit to exceed.
+    /// The CUSUM; `None` if there is no limit to exceed.
     pub cusum: Option<Cusum>,
-    /// When the drawn decision was made with which its rise began; `None` while it is 0.
+    /// When the sampled decision was made with which its rise began; `None` while it is 0.
     pub rise_unix_ms: Option<u64>,
 }
 

@@ -17,12 +17,12 @@ use crate::rates::{Confidence, Interval, Rate};
 pub struct Limit {
     /// The rate that must not be exceeded.
     pub null: Null,
-    /// Whether the operating point is made for it; false where it is the upper end of what its
+    /// Whether the operating point is made for it; false if it is the upper end of what its
     /// calibration measured.
     pub target: bool,
 }
 
-/// What the rates of an operating point are held against. `None` where nothing is known that a
+/// What the rates of an operating point are held against. `None` if nothing is known that a
 /// rate could exceed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PromisedLimits {
@@ -33,7 +33,7 @@ pub struct PromisedLimits {
 }
 
 impl PromisedLimits {
-    /// The targets of an operating point, and where it has none for a rate, the upper end of the
+    /// The targets of an operating point, and if it has none for a rate, the upper end of the
     /// interval that its calibration measured. An alarm is false with a probability of at most
     /// `delta` for each rate.
     #[must_use]
@@ -146,11 +146,11 @@ pub struct Finding {
     pub verdict: DriftVerdict,
     /// A sentence or two.
     pub says: String,
-    /// What to do; empty where there is nothing.
+    /// What to do; empty if there is nothing.
     pub next: String,
 }
 
-/// Drawn decisions that are called recent.
+/// Sampled decisions that are called recent.
 pub const RECENT: usize = 250;
 
 /// All that is known of how an operating point does in service.
@@ -158,9 +158,9 @@ pub const RECENT: usize = 250;
 pub struct DriftAssessment {
     /// What the rates are held against.
     pub limits: PromisedLimits,
-    /// The rates, from labels of drawn decisions.
+    /// The rates, from labels of sampled decisions.
     pub rates: AuditedRates,
-    /// The rates from the latest [`RECENT`] drawn decisions alone: what an alarm is about may have
+    /// The rates from the latest [`RECENT`] sampled decisions alone: what an alarm is about may have
     /// begun long after the operating point did.
     pub recent: AuditedRates,
     /// The evidence that the FAR is above its limit.
@@ -171,14 +171,14 @@ pub struct DriftAssessment {
     pub far_onset: Onset,
     /// Since when the FRR is above its limit.
     pub frr_onset: Onset,
-    /// When the first and the latest drawn decision were made, in milliseconds since 1970-01-01 UTC;
+    /// When the first and the latest sampled decision were made, in milliseconds since 1970-01-01 UTC;
     /// `None` without any.
-    pub drawn_unix_ms: Option<[u64; 2]>,
+    pub sampled_unix_ms: Option<[u64; 2]>,
     /// What was said of accepts without being asked.
     pub feedback: AcceptFeedback,
     /// Labels and conditions that have more of the labelled errors than chance explains.
     pub groups: Vec<SharedCause>,
-    /// Whether the labels can certify the target anew; `None` where the operating point has none.
+    /// Whether the labels can certify the target again; `None` if the operating point has none.
     pub recalibration: Option<Recalibration>,
     /// In words, the most urgent first.
     pub findings: Vec<Finding>,
@@ -192,7 +192,7 @@ impl DriftAssessment {
             .sort_by_key(|finding| std::cmp::Reverse(finding.verdict));
     }
 
-    /// Adds what errors have in common and, where a rate is too high or the gallery too large, whether
+    /// Adds what errors have in common and, if a rate is too high or the gallery too large, whether
     /// the labels do for a calibration.
     pub fn advise(&mut self, groups: Vec<SharedCause>, recalibration: Option<Recalibration>) {
         for finding in &mut self.findings {
@@ -218,7 +218,7 @@ impl DriftAssessment {
         self.recalibration = recalibration;
     }
 
-    /// The number of the drawn decision, from 1, with which a rise began that an alarm or the CUSUM speaks
+    /// The number of the sampled decision, from 1, with which a rise began that an alarm or the CUSUM speaks
     /// of, the later one of the two rates; `None` without one.
     #[must_use]
     pub fn rise_began_at(&self) -> Option<u64> {
@@ -267,8 +267,8 @@ impl DriftAssessment {
             limit,
             evidence,
             labelled: rates.labelled,
-            drawn: rates.drawn,
-            since: if seen.anew {
+            sampled: rates.sampled,
+            since: if seen.reset {
                 "since the latest reset"
             } else {
                 "since the operating point decides"
@@ -306,7 +306,7 @@ impl DriftAssessment {
             frr_evidence,
             far_onset,
             frr_onset,
-            drawn_unix_ms: first.zip(last).map(<[u64; 2]>::from),
+            sampled_unix_ms: first.zip(last).map(<[u64; 2]>::from),
             feedback: seen.feedback,
             groups: Vec::new(),
             recalibration: None,
@@ -367,11 +367,11 @@ struct WatchedRate {
     limit: Option<Limit>,
     evidence: Option<EProcess>,
     labelled: u64,
-    drawn: u64,
+    sampled: u64,
     since: &'static str,
 }
 
-/// Labels asked for where none say anything yet.
+/// Labels asked for if none say anything yet.
 const LABELS_TO_BEGIN: u64 = 100;
 
 impl WatchedRate {
@@ -421,9 +421,9 @@ impl WatchedRate {
         let Some(rate) = self.rate else {
             let says = format!(
                 "The {name} is not known: no label of the {} drawn decisions bears on it.",
-                self.drawn
+                self.sampled
             );
-            let next = if self.drawn == 0 {
+            let next = if self.sampled == 0 {
                 "Wait for traffic, or draw more of it (`audit_sampling_rates`).".to_owned()
             } else {
                 format!(
@@ -555,13 +555,13 @@ fn gallery(size: CalibratedSize) -> Option<Finding> {
 }
 
 fn waiting(rates: &AuditedRates) -> Option<Finding> {
-    let waiting = rates.drawn.saturating_sub(rates.labelled);
+    let waiting = rates.sampled.saturating_sub(rates.labelled);
     (0 < waiting).then(|| Finding {
         subject: FindingSubject::Audit,
         verdict: DriftVerdict::Note,
         says: format!(
             "{} of {} drawn decisions have a label; {waiting} wait.",
-            rates.labelled, rates.drawn
+            rates.labelled, rates.sampled
         ),
         next: "`matchpoint audit list` shows them.".to_owned(),
     })
@@ -624,11 +624,11 @@ mod tests {
     ) -> DriftAssessment {
         let seen = AuditWindow {
             raised,
-            anew: false,
+            reset: false,
             strata: &Strata::usual(),
             rows: &rows(counts),
             unix_ms: &[],
-            lots: &[],
+            sampling_hashes: &[],
             cases: &[],
             feedback: AcceptFeedback { right: 9, wrong: 1 },
             gallery: CalibratedSize {

@@ -5,7 +5,7 @@ use super::audit::{AuditRow, AuditSample, AuditedRate};
 use super::strata::Strata;
 use crate::rates::Confidence;
 
-/// What was known after a part of the drawn decisions.
+/// What was known after a part of the sampled decisions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HistoryPoint {
     /// When the last of them was made, in milliseconds since 1970-01-01 UTC.
@@ -16,7 +16,7 @@ pub struct HistoryPoint {
     pub frr: Option<AuditedRate>,
 }
 
-/// Points of a course, at most: a chart shows no more.
+/// Points of a history, at most: a chart shows no more.
 const POINTS_MAX: usize = 40;
 
 /// The rates of ever more of the rows, in the order in which they were made at `unix_ms`. The
@@ -24,14 +24,14 @@ const POINTS_MAX: usize = 40;
 ///
 /// # Errors
 /// Refuses rows of another design.
-pub fn course(
+pub fn rate_history(
     strata: &Strata,
     rows: &[AuditRow],
     unix_ms: &[u64],
     confidence: Confidence,
 ) -> Result<Vec<HistoryPoint>, MonitoringError> {
     let count = POINTS_MAX.min(rows.len());
-    let mut course = Vec::with_capacity(count);
+    let mut history = Vec::with_capacity(count);
     for step in 1..=count {
         let end = rows.len() * step / count;
         let Some((rows, unix_ms)) = rows.get(..end).zip(unix_ms.get(end - 1)) else {
@@ -39,13 +39,13 @@ pub fn course(
         };
         let audit = AuditSample { strata, rows };
         let rates = audit.rates(confidence)?;
-        course.push(HistoryPoint {
+        history.push(HistoryPoint {
             unix_ms: *unix_ms,
             far: rates.far,
             frr: rates.frr,
         });
     }
-    Ok(course)
+    Ok(history)
 }
 
 #[cfg(test)]
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_course_ends_with_all_rows_and_has_no_more_points_than_a_chart() {
+    fn a_history_ends_with_all_rows_and_has_no_more_points_than_a_chart() {
         let strata = Strata::new(vec![0.0], vec![Inclusion::ALWAYS; 2]).unwrap();
         let row = |accepted| AuditRow {
             stratum: usize::from(accepted),
@@ -67,7 +67,7 @@ mod tests {
         let times: Vec<u64> = (0..1_001).collect();
         let of = |count: usize| {
             let (rows, times) = (&rows[..count], &times[..count]);
-            course(&strata, rows, times, Confidence::DISPLAY).unwrap()
+            rate_history(&strata, rows, times, Confidence::DISPLAY).unwrap()
         };
         assert_eq!(of(0), []);
         assert_eq!(of(3).len(), 3);

@@ -23,7 +23,7 @@ const LABELS_MIN: f64 = 20.0;
 
 impl Classes {
     /// Counts the searches of a recording around its threshold. A label counts once, however often
-    /// it was searched for: its searches are alike. `None` where a class has fewer than 20 labels.
+    /// it was searched for: its searches are alike. `None` if a class has fewer than 20 labels.
     #[must_use]
     pub fn of(recording: &Recording, threshold: Threshold, strata: &Strata) -> Option<Self> {
         let mut by_label: [BTreeMap<&str, Vec<usize>>; 2] = [BTreeMap::new(), BTreeMap::new()];
@@ -33,8 +33,8 @@ impl Classes {
                 TrialKind::Mated => &mut *mated,
                 TrialKind::NeverEnrolled | TrialKind::LeftOut => &mut *non_mated,
             };
-            let held = search.found.as_ref().map(RecordedMatch::held);
-            let place = strata.place(held, threshold);
+            let score = search.found.as_ref().map(RecordedMatch::decision_score);
+            let place = strata.place(score, threshold);
             class.entry(&search.label).or_default().push(place.stratum);
         }
         let [mated, non_mated] = by_label.map(|class| {
@@ -184,7 +184,7 @@ impl Fit {
             ];
             let terms = samples.iter().zip(totals).map(|(&(seen, part), total)| {
                 let expected = part * total;
-                // Nothing is expected only where nothing was seen.
+                // Nothing is expected only if nothing was seen.
                 if expected <= f64::MIN_POSITIVE {
                     return 0.0;
                 }

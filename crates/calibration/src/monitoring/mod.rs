@@ -23,7 +23,7 @@ pub mod strata;
 /// Why something cannot be monitored as asked.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub enum MonitoringError {
-    /// A decision that can never be drawn cannot be weighted.
+    /// A decision that can never be sampled cannot be weighted.
     #[error("inclusion probability {value} is outside [1e-6, 1]; give it as a fraction")]
     Inclusion {
         /// The number given.

@@ -9,12 +9,12 @@ use super::strata::Strata;
 pub struct AuditWindow<'a> {
     /// The design.
     pub strata: &'a Strata,
-    /// Decisions that were drawn, in the order in which they were made.
+    /// Decisions that were sampled, in the order in which they were made.
     pub rows: &'a [AuditRow],
     /// When each of them was made, in milliseconds since 1970-01-01 UTC.
     pub unix_ms: &'a [u64],
-    /// The lot that each of them was drawn by.
-    pub lots: &'a [u64],
+    /// The sampling hash of each of them.
+    pub sampling_hashes: &'a [u64],
     /// Those of them that have a label, in the same order.
     pub cases: &'a [Case],
     /// What was said of accepts without being asked.
@@ -23,8 +23,8 @@ pub struct AuditWindow<'a> {
     pub gallery: CalibratedSize,
     /// Whether an alarm of FAR and FRR was raised by decisions that are no longer kept.
     pub raised: [bool; 2],
-    /// Whether evidence was begun anew since the operating point decides.
-    pub anew: bool,
+    /// Whether evidence was reset since the operating point became active.
+    pub reset: bool,
 }
 
 /// How large the gallery is, and may be.

@@ -1,8 +1,8 @@
-//! Can the deployment be calibrated anew with the labels at hand?
+//! Can the deployment be recalibrated with the labels at hand?
 //!
-//! Decisions are drawn for the audit with unequal probabilities, so that their labels are no plain
+//! Decisions are sampled for the audit with unequal probabilities, so that their labels are no plain
 //! sample of the searches, and a certificate wants one. Thinning makes them one: what was likelier to
-//! be drawn is left out more often.
+//! be sampled is left out more often.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
@@ -14,44 +14,47 @@ use super::strata::uniform;
 use crate::binomial::real;
 use crate::operating_point::OperatingPoint;
 
-/// A row of the audit, and the lot of its decision: the hash by which it was drawn.
+/// A row of the audit, and the sampling hash of its decision.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Drawn {
+pub struct SampledRow {
     /// The row.
     pub row: AuditRow,
-    /// Sixty-four uniform bits (see [`super::strata::Inclusion::draws`]).
-    pub lot: u64,
+    /// Sixty-four uniform bits (see [`super::strata::Inclusion::samples`]).
+    pub sampling_hash: u64,
 }
 
 /// Places of the labelled rows that together are a plain sample of the decisions: every decision of
 /// the window is in it with the same probability, whatever its score.
 ///
-/// A labelled row stands for w decisions, which is 1 / probability, and more where a part of its
-/// stratum is labelled. It is kept with the probability w / (the highest w): where all are labelled,
-/// (the lowest probability) / (its own). Its lot decides, which was uniform below its probability when
-/// it was drawn; so nothing is drawn anew, and the same rows are kept each time.
+/// A labelled row stands for w decisions, which is 1 / probability, and more if a part of its
+/// stratum is labelled. It is kept with the probability w / (the highest w): if all are labelled,
+/// (the lowest probability) / (its own). Its sampling hash decides, which was uniform below its probability when
+/// it was sampled; so nothing is sampled again, and the same rows are kept each time.
 ///
-/// Assumes what [`super::audit::AuditSample`] does. `None` without a label, and where a stratum has drawn
+/// Assumes what [`super::audit::AuditSample`] does. `None` without a label, and if a stratum has sampled
 /// decisions of which none is labelled: nothing stands for them.
 #[must_use]
-pub fn plain_sample(drawn: &[Drawn]) -> Option<Vec<usize>> {
-    let shares = labelled_shares(drawn)?;
+pub fn plain_sample(sampled: &[SampledRow]) -> Option<Vec<usize>> {
+    let shares = labelled_shares(sampled)?;
     let labelled = || {
-        let rows = drawn.iter().enumerate();
-        rows.filter(|(_, drawn)| drawn.row.truth.is_some())
-            .filter_map(|(place, drawn)| Some((place, drawn, *shares.get(&drawn.row.stratum)?)))
+        let rows = sampled.iter().enumerate();
+        rows.filter(|(_, sampled)| sampled.row.truth.is_some())
+            .filter_map(|(place, sampled)| {
+                Some((place, sampled, *shares.get(&sampled.row.stratum)?))
+            })
     };
     let least = labelled()
-        .map(|(_, drawn, share)| drawn.row.inclusion.get() * share)
+        .map(|(_, sampled, share)| sampled.row.inclusion.get() * share)
         .reduce(f64::min)?;
-    let kept = labelled().filter(|(_, drawn, share)| uniform(drawn.lot) < least / share);
+    let kept =
+        labelled().filter(|(_, sampled, share)| uniform(sampled.sampling_hash) < least / share);
     Some(kept.map(|(place, _, _)| place).collect())
 }
 
 /// Which part of each stratum's decisions, as far as rows stand for them, has a label.
-fn labelled_shares(drawn: &[Drawn]) -> Option<BTreeMap<usize, f64>> {
+fn labelled_shares(sampled: &[SampledRow]) -> Option<BTreeMap<usize, f64>> {
     let mut sums: BTreeMap<usize, [f64; 2]> = BTreeMap::new();
-    for Drawn { row, .. } in drawn {
+    for SampledRow { row, .. } in sampled {
         let stands_for = 1.0 / row.inclusion.get();
         let [labelled, all] = sums.entry(row.stratum).or_default();
         *all += stands_for;
@@ -75,7 +78,7 @@ pub struct Certifying {
 }
 
 impl Certifying {
-    /// That of the target FAR or FRR of an operating point; `None` where it has neither.
+    /// That of the target FAR or FRR of an operating point; `None` if it has neither.
     #[must_use]
     pub fn of(point: &OperatingPoint) -> Option<Self> {
         let content = point.content();
@@ -95,45 +98,45 @@ impl Certifying {
     }
 }
 
-/// Whether the labels at hand can certify the operating point's target anew.
+/// Whether the labels at hand can certify the operating point's target again.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Recalibration {
     /// Whether it takes strangers, for a target FAR, or enrolled labels, for a target FRR.
     pub side: ErrorSide,
-    /// How many it takes, at the least: where none of them is in error.
+    /// How many it takes, at the least: if none of them is in error.
     pub needed: u64,
     /// How many the plain sample of the labels has: each stranger with a name and each enrolled label
-    /// once, each decision on a stranger without a name as another stranger. `None` where the labels
+    /// once, each decision on a stranger without a name as another stranger. `None` if the labels
     /// make no plain sample.
     pub present: Option<u64>,
     /// Those of them that are strangers without a name: by them nothing is certified unless each is
     /// known to be another one.
     pub unnamed: u64,
-    /// Labels of decisions, drawn as up to now, that are missing, about; 0 where none is. `None` where
+    /// Labels of decisions, sampled as up to now, that are missing, about; 0 if none is. `None` if
     /// nothing tells.
     pub labels_missing: Option<u64>,
     /// The decisions that count were made from then on, in milliseconds since 1970-01-01 UTC: since a
-    /// rise began, where there is one. What was before is not today's traffic. `None` for all.
+    /// rise began, if there is one. What was before is not today's traffic. `None` for all.
     pub since_unix_ms: Option<u64>,
 }
 
 impl Recalibration {
-    /// Counts among the decisions seen, from the drawn decision of number `from` on, counted from 1.
+    /// Counts among the decisions seen, from the sampled decision of number `from` on, counted from 1.
     #[must_use]
     pub fn of(certifying: Certifying, seen: &AuditWindow<'_>, from: Option<u64>) -> Self {
         let Certifying { side, searches } = certifying;
         let before = from.and_then(|from| usize::try_from(from.checked_sub(1)?).ok());
-        let rows = seen.rows.iter().zip(seen.lots);
-        let drawn: Vec<Drawn> = rows
+        let rows = seen.rows.iter().zip(seen.sampling_hashes);
+        let sampled: Vec<SampledRow> = rows
             .skip(before.unwrap_or(0))
-            .map(|(row, lot)| Drawn {
+            .map(|(row, sampling_hash)| SampledRow {
                 row: *row,
-                lot: *lot,
+                sampling_hash: *sampling_hash,
             })
             .collect();
-        let labelled = drawn.iter().filter(|drawn| drawn.row.truth.is_some());
+        let labelled = sampled.iter().filter(|sampled| sampled.row.truth.is_some());
         let labelled = labelled.count() as u64;
-        let kept = plain_sample(&drawn).map(|kept| {
+        let kept = plain_sample(&sampled).map(|kept| {
             let kept = kept.into_iter().map(|place| place + before.unwrap_or(0));
             independent(side, seen, &kept.collect())
         });
@@ -270,15 +273,15 @@ mod tests {
     const STRANGERS: [u64; 6] = [12_000, 6_000, 1_400, 400, 150, 50];
     const TRUE_FAR: f64 = 600.0 / 20_000.0;
 
-    /// What is drawn of them, of which `labelled` says which part of each stratum has a label.
-    fn drawn(state: &mut u64, labelled: [f64; 6]) -> Vec<Drawn> {
+    /// What is sampled of them, of which `labelled` says which part of each stratum has a label.
+    fn sampled(state: &mut u64, labelled: [f64; 6]) -> Vec<SampledRow> {
         let strata = Strata::usual();
-        let mut drawn = Vec::new();
+        let mut sampled = Vec::new();
         for (stratum, count) in STRANGERS.into_iter().enumerate() {
             for _ in 0..count {
-                let lot = bits(state);
+                let sampling_hash = bits(state);
                 let inclusion = strata.inclusion(stratum).unwrap();
-                if inclusion.draws(lot) {
+                if inclusion.samples(sampling_hash) {
                     let said = uniform(bits(state)) < labelled[stratum];
                     let row = AuditRow {
                         stratum,
@@ -286,26 +289,26 @@ mod tests {
                         inclusion,
                         truth: said.then_some(SearchTruth::NonMated),
                     };
-                    drawn.push(Drawn { row, lot });
+                    sampled.push(SampledRow { row, sampling_hash });
                 }
             }
         }
-        drawn
+        sampled
     }
 
     /// The share of accepts over 200 windows together, of all labels and of the plain samples, and how
     /// many rows a plain sample has.
     fn shares(labelled: [f64; 6]) -> [f64; 3] {
         let (mut all, mut plain) = ([0_u64; 2], [0_u64; 2]);
-        let count = |sums: &mut [u64; 2], drawn: &Drawn| {
-            sums[0] += u64::from(drawn.row.accepted);
+        let count = |sums: &mut [u64; 2], sampled: &SampledRow| {
+            sums[0] += u64::from(sampled.row.accepted);
             sums[1] += 1;
         };
         let mut state = 7;
         for _ in 0..200 {
-            let rows = drawn(&mut state, labelled);
-            let with_label = rows.iter().filter(|drawn| drawn.row.truth.is_some());
-            with_label.for_each(|drawn| count(&mut all, drawn));
+            let rows = sampled(&mut state, labelled);
+            let with_label = rows.iter().filter(|sampled| sampled.row.truth.is_some());
+            with_label.for_each(|sampled| count(&mut all, sampled));
             let kept = plain_sample(&rows).unwrap();
             kept.iter()
                 .for_each(|&place| count(&mut plain, &rows[place]));
@@ -336,11 +339,11 @@ mod tests {
     fn what_no_label_stands_for_leaves_no_plain_sample() {
         let mut state = 7;
         assert_eq!(plain_sample(&[]), None);
-        let rows = drawn(&mut state, [1.0, 1.0, 1.0, 0.0, 1.0, 1.0]);
+        let rows = sampled(&mut state, [1.0, 1.0, 1.0, 0.0, 1.0, 1.0]);
         assert_eq!(plain_sample(&rows), None);
     }
 
-    /// Strangers and enrolled labels, each decision drawn.
+    /// Strangers and enrolled labels, each decision sampled.
     fn recalibration(certifying: Certifying, strangers: u64, from: Option<u64>) -> Recalibration {
         let strata = Strata::new(vec![0.0], vec![Inclusion::ALWAYS; 2]).unwrap();
         let truths = (0..strangers).map(|_| SearchTruth::NonMated);
@@ -367,12 +370,12 @@ mod tests {
             strata: &strata,
             rows: &rows,
             unix_ms: &unix_ms,
-            lots: &vec![0; rows.len()],
+            sampling_hashes: &vec![0; rows.len()],
             cases: &cases,
             feedback: AcceptFeedback { right: 0, wrong: 0 },
             gallery: SIZE,
             raised: [false; 2],
-            anew: false,
+            reset: false,
         };
         Recalibration::of(certifying, &seen, from)
     }
@@ -447,12 +450,12 @@ mod tests {
             strata: &strata,
             rows: &[row; 12],
             unix_ms: &[0; 12],
-            lots: &[0; 12],
+            sampling_hashes: &[0; 12],
             cases: &cases,
             feedback: AcceptFeedback { right: 0, wrong: 0 },
             gallery: SIZE,
             raised: [false; 2],
-            anew: false,
+            reset: false,
         };
         let far = Certifying {
             side: ErrorSide::FalseAccept,

@@ -61,7 +61,7 @@ pub struct EProcess {
     /// Outcomes that were looked at.
     pub observations: u64,
     /// The number of the outcome, from 1, that raised the alarm; it stays raised. `None` without
-    /// one, which is no evidence that the promise is kept; 0 where outcomes raised it that are not
+    /// one, which is no evidence that the promise is kept; 0 if outcomes raised it that are not
     /// kept any more.
     pub alarm_at: Option<u64>,
 }
@@ -109,7 +109,7 @@ pub enum ErrorSide {
 
 /// A bet against a promise on audited decisions, which are seen with known probabilities.
 ///
-/// Each decision brings X = (S / pi) r (e - limit), with S = 1 if it was drawn, r = 1 if it could
+/// Each decision brings X = (S / pi) r (e - limit), with S = 1 if it was sampled, r = 1 if it could
 /// have been an error of this kind and e = 1 if it was. While the promise is kept, X is expected
 /// to be at most 0, so that the product of 1 + lambda X is an e-process for each fixed lambda
 /// (Waudby-Smith and Ramdas 2024), and so is the average over several. A bet that began at the
@@ -118,7 +118,7 @@ pub enum ErrorSide {
 ///
 /// A labelling budget multiplies all pi by one number that is fixed before the decision is made. The
 /// stake is multiplied by the same number, which may depend on the past, so that it cancels: what
-/// counts is the pi of the design, whatever part of it was drawn at the time.
+/// counts is the pi of the design, whatever part of it was sampled at the time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bet<'a> {
     null: Null,
@@ -134,11 +134,11 @@ const LOSS_MAX: f64 = 0.5;
 const STAKES: usize = 6;
 
 impl<'a> Bet<'a> {
-    /// A bet on decisions that are drawn by `strata`.
+    /// A bet on decisions that are sampled by `strata`.
     ///
-    /// An error that is drawn with probability pi multiplies the wealth by about 1 + lambda / pi.
-    /// Were all decisions drawn alike, the best lambda for a rate that has reached a multiple of
-    /// its limit would be pi (multiple - 1); where some are drawn more rarely, and so weigh more,
+    /// An error that is sampled with probability pi multiplies the wealth by about 1 + lambda / pi.
+    /// Were all decisions sampled alike, the best lambda for a rate that has reached a multiple of
+    /// its limit would be pi (multiple - 1); if some are sampled more rarely, and so weigh more,
     /// less. Hence stakes in equal ratios from a sixteenth of pi, for pi of the stratum at the
     /// threshold where such errors are likeliest, to nine times pi. They are capped at half of the
     /// lowest pi by the limit, so that no decision costs more than half of the wealth.
@@ -146,6 +146,7 @@ impl<'a> Bet<'a> {
     pub fn new(null: Null, side: ErrorSide, strata: &'a Strata) -> Self {
         let likeliest = match side {
             ErrorSide::FalseAccept => strata.first_accepting(),
+            // The one just below the threshold.
             ErrorSide::FalseReject => strata.first_accepting().saturating_sub(1),
         };
         let floor = strata.floor();
@@ -155,14 +156,15 @@ impl<'a> Bet<'a> {
             null,
             side,
             strata,
+            // With it, an error of that stratum multiplies the wealth by 2, the ratio of the rates.
             double: (likely / (1.0 - null.limit)).min(most),
             stakes: between((0.5 * likely).min(most) / 8.0, (9.0 * likely).min(most)),
         }
     }
 
-    /// The evidence after `rows`, the drawn decisions in the order in which they were made.
+    /// The evidence after `rows`, the sampled decisions in the order in which they were made.
     ///
-    /// Computed anew whenever a label comes in or is corrected. A row without a label is taken as
+    /// Computed again whenever a label comes in or is corrected. A row without a label is taken as
     /// the outcome that speaks most for the promise; so evidence only grows with late labels, and
     /// the bound on false alarms holds whichever labels are missing.
     ///
@@ -180,7 +182,7 @@ impl<'a> Bet<'a> {
         Ok(mixture.process)
     }
 
-    /// X of a row that was drawn: r (e - limit) / pi, for pi of the design: a budget multiplies all of
+    /// X of a row that was sampled: r (e - limit) / pi, for pi of the design: a budget multiplies all of
     /// them alike, which cancels.
     ///
     /// # Errors
@@ -195,8 +197,8 @@ impl<'a> Bet<'a> {
         Ok(self.gain(row) / inclusion.get())
     }
 
-    /// The stake that is best for a rate of twice the limit where errors are likeliest. Where all
-    /// decisions are drawn, it makes 1 + lambda X the likelihood ratio of the doubled rate.
+    /// The stake that is best for a rate of twice the limit where errors are likeliest. If all
+    /// decisions are sampled, it makes 1 + lambda X the likelihood ratio of the doubled rate.
     pub(super) fn stake_for_double(&self) -> f64 {
         self.double
     }
@@ -204,7 +206,7 @@ impl<'a> Bet<'a> {
     /// r (e - limit).
     fn gain(&self, row: &AuditRow) -> f64 {
         let error = match (self.side, row.accepted, row.truth) {
-            // Taken as mated, or where it is accepted for a false reject, as the right match.
+            // Taken as mated, or if it is accepted for a false reject, as the right match.
             (ErrorSide::FalseAccept, true, None) | (ErrorSide::FalseReject, false, None) => None,
             (ErrorSide::FalseAccept, false, None) | (ErrorSide::FalseReject, true, None) => {
                 Some(false)
@@ -258,12 +260,13 @@ impl Mixture {
         for (log, &parameter) in self.logs.iter_mut().zip(parameters) {
             *log += ln_factor(parameter);
         }
-        self.take(ln_mean_exp(&self.logs));
+        self.record(ln_mean_exp(&self.logs));
     }
 
-    /// As [`Mixture::step`], and a bet begins anew at each outcome with the weight that is left for
+    /// As [`Mixture::step`], and a bet starts again at each outcome with the weight that is left for
     /// it: all that began share the factor, so that they are one sum.
     fn step_or_begin(&mut self, parameters: &[f64], ln_factor: impl Fn(f64) -> f64) {
+        // Of the weight that has not begun, a part begins now; the rest stays as it is, a wealth of 1.
         let before = self.process.observations;
         let begins = (unbegun(before) - unbegun(before + 1)).ln();
         let left = unbegun(before + 1).ln();
@@ -276,10 +279,10 @@ impl Mixture {
             };
             *log = begun + ln_factor(parameter);
         }
-        self.take(ln_add_exp(ln_mean_exp(&self.logs), left));
+        self.record(ln_add_exp(ln_mean_exp(&self.logs), left));
     }
 
-    fn take(&mut self, ln_e: f64) {
+    fn record(&mut self, ln_e: f64) {
         let process = &mut self.process;
         process.observations += 1;
         process.ln_e = ln_e;
@@ -401,7 +404,7 @@ mod tests {
             1e-12,
         );
         close(ln_e(row(3, Some(SearchTruth::MatedWrong))), 0.0, 0.0);
-        // A tenth of it drawn for a budget, and a tenth of the stake.
+        // A tenth of it sampled for a budget, and a tenth of the stake.
         let rarer = AuditRow {
             inclusion: Inclusion::new(0.02).unwrap(),
             ..row(3, Some(SearchTruth::NonMated))
@@ -467,13 +470,13 @@ mod tests {
     proptest! {
         #[test]
         fn a_late_label_never_lowers_the_evidence(
-            drawn in prop::collection::vec((0..6_usize, any_truth(), any::<bool>()), 1..60)
+            sampled in prop::collection::vec((0..6_usize, any_truth(), any::<bool>()), 1..60)
         ) {
             for side in [ErrorSide::FalseAccept, ErrorSide::FalseReject] {
                 let strata = Strata::usual();
                 let bet = Bet::new(null(), side, &strata);
-                let all: Vec<_> = drawn.iter().map(|d| row(d.0, Some(d.1))).collect();
-                let some: Vec<_> = drawn
+                let all: Vec<_> = sampled.iter().map(|d| row(d.0, Some(d.1))).collect();
+                let some: Vec<_> = sampled
                     .iter()
                     .map(|d| row(d.0, d.2.then_some(d.1)))
                     .collect();

@@ -121,7 +121,7 @@ impl ShadowCounts {
 /// Whether the query with this number is among the `share` that is compared: by its number alone,
 /// so that no score and no truth has a part in it.
 #[must_use]
-pub fn is_drawn(number: u64, share: f64) -> bool {
+pub fn is_sampled(number: u64, share: f64) -> bool {
     // splitmix64 (Steele, Lea and Flood 2014).
     let bits = number.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -185,9 +185,9 @@ mod tests {
 
     #[test]
     fn a_share_of_the_queries_is_drawn_none_at_zero_and_all_at_one() {
-        let drawn = |share: f64| (0..100_000).filter(|n| is_drawn(*n, share)).count();
-        let count = drawn(0.05);
+        let sampled = |share: f64| (0..100_000).filter(|n| is_sampled(*n, share)).count();
+        let count = sampled(0.05);
         assert!((4_700..=5_300).contains(&count), "{count}");
-        assert_eq!((drawn(0.0), drawn(1.0)), (0, 100_000));
+        assert_eq!((sampled(0.0), sampled(1.0)), (0, 100_000));
     }
 }

@@ -10,13 +10,13 @@ use crate::recording::CONDITION_VALUES_MAX;
 /// A labelled decision, with what its row does not say.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Case {
-    /// The place of its row among those that were drawn.
+    /// The place of its row among those that were sampled.
     pub place: usize,
     /// Whether the decision was an ACCEPT.
     pub accepted: bool,
     /// What it turned out to be.
     pub truth: SearchTruth,
-    /// The best match; `None` where nothing was found.
+    /// The best match; `None` if nothing was found.
     pub found: Option<BestMatch>,
     /// The label that the query showed, or the name of the stranger; `None` for one without a name.
     pub shown: Option<String>,
@@ -34,7 +34,7 @@ pub struct BestMatch {
 }
 
 impl Case {
-    /// Whether it is an error of this side; `None` where it could not have been one.
+    /// Whether it is an error of this side; `None` if it could not have been one.
     fn error(&self, side: ErrorSide) -> Option<bool> {
         match (side, self.truth) {
             (ErrorSide::FalseAccept, SearchTruth::NonMated) => Some(self.accepted),
@@ -89,7 +89,7 @@ pub struct SharedCause {
 
 /// Groups that are named, at most: the clearest.
 const GROUPS_MAX: usize = 5;
-/// Where errors have nothing in common, some group is named in at most so many of one look.
+/// If errors have nothing in common, some group is named in at most this share of looks.
 const LEVEL: f64 = 0.01;
 /// One error is a story, and no group.
 const ERRORS_MIN: u64 = 2;
@@ -101,11 +101,11 @@ const ERRORS_MIN: u64 = 2;
 /// showed, and both by the metadata of the best match, in columns of 2 to 20 values. If errors had
 /// nothing to do with the group, those in it would be a draw without replacement from all that could
 /// have been errors: its hypergeometric tail is the p-value (Fisher's exact test). No weights are due:
-/// decisions are drawn by their score alone, and so independently of the group unless the score depends
+/// decisions are sampled by their score alone, and so independently of the group unless the score depends
 /// on it, which is what is asked. Each p-value is multiplied by the number of groups of the side that
 /// have two decisions or more (Bonferroni), and named up to 0.01. So for each side and look, some group
 /// is named by chance with a probability of at most 0.01. It is a hint where to look, and no evidence:
-/// whoever looks every day will see one by chance.
+/// anybody who looks every day will see one by chance.
 ///
 /// Assumes that decisions are independent. The same person ten times is one story.
 #[must_use]

@@ -126,7 +126,7 @@ fn window(world: &World, strata: &Strata, searches: usize, draws: &mut Simulated
         deciles[EDGES.partition_point(|edge| *edge <= score.get())] += 1;
         let place = strata.place(Some(score), threshold);
         counts[place.stratum] += 1;
-        if place.inclusion.draws(draws.bits()) {
+        if place.inclusion.samples(draws.bits()) {
             rows.push(AuditRow {
                 stratum: place.stratum,
                 accepted: place.accepted,

@@ -1,7 +1,7 @@
 //! Which decisions are labelled: few far from the threshold, many where errors are.
 //!
 //! Stratified sampling by score (Cochran, Sampling Techniques, chapter 5). Any design gives
-//! unbiased rates, as long as each decision's probability of being drawn is above zero, is known,
+//! unbiased rates, as long as each decision's probability of being sampled is above zero, is known,
 //! and is kept with the decision; a good design only needs fewer labels.
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use crate::binomial::real;
 use crate::decision::{Decision, Threshold};
 use matchpoint_vector::Similarity;
 
-/// The probability with which a decision is drawn for the audit; in [1e-6, 1].
+/// The probability with which a decision is sampled for the audit; in [1e-6, 1].
 ///
 /// It is fixed before the truth is known, and kept with the decision: without it a label says
 /// nothing about a rate.
@@ -20,7 +20,7 @@ use matchpoint_vector::Similarity;
 pub struct Inclusion(f64);
 
 impl Inclusion {
-    /// Every decision is drawn.
+    /// Every decision is sampled.
     pub const ALWAYS: Self = Self(1.0);
     /// Below it, one label would stand for more than a million decisions.
     const MIN: f64 = 1e-6;
@@ -42,19 +42,19 @@ impl Inclusion {
         self.0
     }
 
-    /// Whether the decision with this `lot` is drawn.
+    /// Whether the decision with this `sampling_hash` is sampled.
     ///
-    /// The lot is a hash of the decision's id whose 64 bits are uniform; it must not depend on
-    /// score or truth. The same lot is drawn again at the same probability, and at any higher.
+    /// It is a hash of the decision's id whose 64 bits are uniform; it must not depend on
+    /// score or truth. The same decision is sampled again at the same probability, and at any higher.
     #[must_use]
-    pub fn draws(self, lot: u64) -> bool {
-        uniform(lot) < self.0
+    pub fn samples(self, sampling_hash: u64) -> bool {
+        uniform(sampling_hash) < self.0
     }
 }
 
-/// A lot as a number in [0, 1): its first 53 bits, which are what an f64 holds exactly.
-pub(super) fn uniform(lot: u64) -> f64 {
-    real(lot >> 11) * 2.0_f64.powi(-53)
+/// A sampling hash as a number in [0, 1): its first 53 bits, which are what an f64 holds exactly.
+pub(super) fn uniform(sampling_hash: u64) -> f64 {
+    real(sampling_hash >> 11) * 2.0_f64.powi(-53)
 }
 
 impl From<Inclusion> for f64 {
@@ -149,7 +149,7 @@ impl Strata {
         Ok(Self { edges, inclusion })
     }
 
-    /// The same strata about a threshold that is higher by one of the edges; `None` where that is none, or
+    /// The same strata about a threshold that is higher by one of the edges; `None` if that is none, or
     /// an edge would be out of range.
     #[must_use]
     pub fn above(&self, by: f64) -> Option<Self> {
@@ -168,7 +168,7 @@ impl Strata {
         }
     }
 
-    /// Where a decision falls that was made at `threshold` on the best score found; `None` where
+    /// Where a decision falls that was made at `threshold` on the best score found; `None` if
     /// the search found nothing, which is a reject in the lowest stratum.
     #[must_use]
     pub fn place(&self, best: Option<Similarity>, threshold: Threshold) -> DecisionStratum {
@@ -189,7 +189,7 @@ impl Strata {
     ///
     /// One number for all, because evidence then needs to know nothing of it (`sequential::Bet`), and
     /// the budget can follow the traffic without a new design. It draws at most all of the stratum
-    /// that is drawn most, and no decision with a probability below 1e-6: a budget beyond that is not
+    /// that is sampled most, and no decision with a probability below 1e-6: a budget beyond that is not
     /// spent, or is exceeded.
     ///
     /// # Errors
@@ -201,7 +201,7 @@ impl Strata {
         let expected: f64 = pairs.map(|(probability, count)| probability * count).sum();
         let most = 1.0 / probabilities().fold(Inclusion::MIN, f64::max);
         let least = Inclusion::MIN / self.floor().0;
-        // Where nothing is expected, no number gives more: as it is.
+        // If nothing is expected, no number gives more: as it is.
         let scale = if 0.0 < expected {
             (labels / expected).min(most).max(least)
         } else {
@@ -227,7 +227,7 @@ impl Strata {
         self.inclusion.len()
     }
 
-    /// Whether the decisions of a stratum are accepts; `None` where there is no such stratum.
+    /// Whether the decisions of a stratum are accepts; `None` if there is no such stratum.
     #[must_use]
     pub fn accepts(&self, stratum: usize) -> Option<bool> {
         (stratum < self.count()).then(|| self.first_accepting() <= stratum)
@@ -321,10 +321,10 @@ mod tests {
 
     #[test]
     fn the_extreme_lots_are_drawn_as_their_probability_says() {
-        assert!(Inclusion::ALWAYS.draws(u64::MAX));
+        assert!(Inclusion::ALWAYS.samples(u64::MAX));
         let half = Inclusion::new(0.5).unwrap();
-        assert!(half.draws((1 << 63) - 1) && !half.draws(1 << 63));
-        assert!(Inclusion::new(1e-6).unwrap().draws(0));
+        assert!(half.samples((1 << 63) - 1) && !half.samples(1 << 63));
+        assert!(Inclusion::new(1e-6).unwrap().samples(0));
     }
 
     #[test]
@@ -336,19 +336,19 @@ mod tests {
             .map(|i| decisions[i] * strata.inclusion(i).unwrap().get())
             .sum();
         assert!((expected - 500.0).abs() < 1e-9, "{expected}");
-        // Lots are uniform: so many are drawn, give or take four standard deviations.
-        let mut lot = 0_u64;
-        let mut drawn = 0_u32;
+        // Hashes are uniform: as many are sampled, give or take four standard deviations.
+        let mut sampling_hash = 0_u64;
+        let mut sampled = 0_u32;
         for (stratum, count) in [90_000, 9_000, 600, 400, 0, 100_000]
             .into_iter()
             .enumerate()
         {
             for _ in 0..count {
-                lot = lot.wrapping_add(0x9E37_79B9_7F4A_7C15);
-                drawn += u32::from(strata.inclusion(stratum).unwrap().draws(lot));
+                sampling_hash = sampling_hash.wrapping_add(0x9E37_79B9_7F4A_7C15);
+                sampled += u32::from(strata.inclusion(stratum).unwrap().samples(sampling_hash));
             }
         }
-        assert!((410..=590).contains(&drawn), "{drawn}");
+        assert!((410..=590).contains(&sampled), "{sampled}");
         // One number for all.
         for i in 0..6 {
             let [is, was] = [&strata, &usual].map(|s| s.inclusion(i).unwrap().get());
@@ -375,10 +375,10 @@ mod tests {
 
         #[test]
         fn what_is_drawn_stays_drawn_at_a_higher_probability(
-            lot in any::<u64>(), low in 1e-6..1.0_f64, high in 1e-6..1.0_f64
+            sampling_hash in any::<u64>(), low in 1e-6..1.0_f64, high in 1e-6..1.0_f64
         ) {
             let (low, high) = if low <= high { (low, high) } else { (high, low) };
-            let draws = |value| Inclusion::new(value).unwrap().draws(lot);
+            let draws = |value| Inclusion::new(value).unwrap().samples(sampling_hash);
             prop_assert!(!draws(low) || draws(high));
         }
     }

@@ -56,7 +56,7 @@ pub struct PointPlan {
     pub growth: Option<GrowthAllowed>,
     /// The index against exact search.
     pub index_check: Option<IndexMisses>,
-    /// What is held against the threshold, where that is not the plain similarity.
+    /// What is held against the threshold, if that is not the plain similarity.
     pub adjustment: Option<Adjustment>,
     /// Further assumptions: how the adjustment was chosen.
     pub remarks: Vec<String>,
@@ -66,8 +66,8 @@ impl OperatingPoint {
     /// Chooses a threshold by the policy of the target, and measures all the trials there.
     ///
     /// # Errors
-    /// As [`choose`]: above all where the trials are too few for the target; and
-    /// [`CalibrationError::EmptyGallery`] where nothing was enrolled.
+    /// As [`choose`]: above all if the trials are too few for the target; and
+    /// [`CalibrationError::EmptyGallery`] if nothing was enrolled.
     pub fn calibrated(trials: &Trials, plan: PointPlan) -> Result<Self, CalibrationError> {
         let choice = choose(plan.target, trials, plan.seed)?;
         Self::chosen(&choice, trials, plan)
@@ -77,7 +77,7 @@ impl OperatingPoint {
     /// adjustment has made of them.
     ///
     /// # Errors
-    /// [`CalibrationError::EmptyGallery`] where nothing was enrolled.
+    /// [`CalibrationError::EmptyGallery`] if nothing was enrolled.
     pub fn chosen(
         choice: &Choice,
         trials: &Trials,

@@ -16,7 +16,7 @@ use crate::rates::{Confidence, Rate};
 use crate::trials::{SearchTally, StrangerOrigin, Trials};
 
 /// Everything that the id is a hash of. A later field must be optional and left out of the JSON
-/// where it is absent, so that the ids of older records stay what they are.
+/// if it is absent, so that the ids of older records stay what they are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Content {
@@ -29,7 +29,7 @@ pub struct Content {
     /// The certificate of a target FAR.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promise: Option<Promise>,
-    /// What the threshold rests on where the policy is another.
+    /// What the threshold rests on if the policy is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<ThresholdEvidence>,
 
@@ -53,10 +53,10 @@ pub struct Content {
     /// The growth of the gallery that was allowed for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub growth: Option<GrowthAllowed>,
-    /// What is held against the threshold, where that is not the plain similarity.
+    /// What is held against the threshold, if that is not the plain similarity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adjustment: Option<Adjustment>,
-    /// The index against exact search, on a sample; absent where the index is exact.
+    /// The index against exact search, on a sample; absent if the index is exact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index_check: Option<IndexMisses>,
     /// FAR and FRR on all trials along the thresholds, ascending, thinned out.
@@ -65,7 +65,7 @@ pub struct Content {
 }
 
 impl Content {
-    /// The target FAR, promised or aimed at; `None` where the policy has none.
+    /// The target FAR, promised or aimed at; `None` if the policy has none.
     #[must_use]
     pub fn target_far(&self) -> Option<TargetFar> {
         match (&self.promise, &self.evidence) {
@@ -138,7 +138,7 @@ pub struct HeldOutRates {
     pub folds: u64,
     /// Parts whose other labels were too few to choose a threshold; they are not judged.
     pub abstained: u64,
-    /// FAR on labels that did not choose; `None` where no part was judged, or has strangers.
+    /// FAR on labels that did not choose; `None` if no part was judged, or has strangers.
     pub far: Option<Rate>,
     /// FRR on labels that did not choose.
     pub frr: Option<Rate>,
@@ -198,7 +198,7 @@ pub enum Policy {
     /// The lowest threshold whose FAR is certified to be at most the target.
     #[serde(rename = "target-far, certified")]
     TargetFarCertified,
-    /// The same rule where some strangers are enrolled labels, left out of their own searches.
+    /// The same rule if some strangers are enrolled labels, left out of their own searches.
     /// These are not independent of each other, so nothing is certified.
     #[serde(rename = "target-far, left-out labels counted as independent")]
     TargetFarLeftOut,
@@ -264,7 +264,7 @@ pub struct Promise {
 pub struct MeasuredRates {
     /// FAR over all non-mated probes.
     pub far: Option<Rate>,
-    /// FRR; `None` where there were no mated searches.
+    /// FRR; `None` if there were no mated searches.
     pub frr: Option<Rate>,
     /// The part of the FRR that was accepted with a wrong label.
     pub misidentification: Option<Rate>,
