@@ -145,7 +145,7 @@ fn refuse_labels_that_chose(deployment: &Deployment, sources: &Sources) -> anyho
     let Some(point) = active.valid() else {
         return Ok(());
     };
-    let Some(recording) = deployment.recording(point.id())? else {
+    let Some(recording) = deployment.folder().recording(point.id())? else {
         return Ok(());
     };
     let enrolled = deployment.labels();

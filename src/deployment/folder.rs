@@ -275,6 +275,21 @@ impl Folder {
         read_operating_point(&path)
     }
 
+    /// The operating point of this id, or the active one without an id.
+    ///
+    /// # Errors
+    /// There is none of this id, none is active, or it is damaged.
+    pub fn operating_point_or_active(
+        &self,
+        id: Option<&str>,
+    ) -> Result<OperatingPoint, DeploymentError> {
+        let active = self.record.active_operating_point.as_deref();
+        let none = || DeploymentError::OperatingPointNotFound {
+            id: "(active)".to_owned(),
+        };
+        self.operating_point(id.or(active).ok_or_else(none)?)
+    }
+
     /// Keeps an operating point and the searches that it was made from, without activating it.
     ///
     /// # Errors

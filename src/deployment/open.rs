@@ -179,10 +179,10 @@ impl Deployment {
         &self.name
     }
 
-    /// Its folder.
+    /// Its folder with its record, as they are now.
     #[must_use]
-    pub fn path(&self) -> PathBuf {
-        self.folder().path().to_owned()
+    pub fn folder(&self) -> Folder {
+        self.lock_folder().clone()
     }
 
     /// Its model.
@@ -245,7 +245,7 @@ impl Deployment {
         to: &Path,
         progress: Progress<'_>,
     ) -> Result<SnapshotReport, DeploymentError> {
-        let folder = self.folder().clone();
+        let folder = self.folder();
         folder.take_snapshot(to, progress)
     }
 
@@ -257,7 +257,7 @@ impl Deployment {
         self.writer.as_ref().ok_or_else(read_only)
     }
 
-    pub(super) fn folder(&self) -> MutexGuard<'_, Folder> {
+    pub(super) fn lock_folder(&self) -> MutexGuard<'_, Folder> {
         self.folder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

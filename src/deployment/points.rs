@@ -10,7 +10,7 @@ use matchpoint_calibration::adjustment::Adjuster;
 use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::monitoring::indicators::predicted_far;
 use matchpoint_calibration::operating_point::OperatingPoint;
-use matchpoint_calibration::recording::{Flip, Recording, Scale, ScaledThreshold};
+use matchpoint_calibration::recording::{Flip, Scale, ScaledThreshold};
 
 /// A choice of operating point, as it was made.
 #[derive(Clone, Debug)]
@@ -90,40 +90,6 @@ pub fn created(point: &OperatingPoint) -> SystemTime {
 }
 
 impl Deployment {
-    /// Every operating point, oldest first, the id of the active one, and the etag of that choice.
-    ///
-    /// # Errors
-    /// A damaged operating point, or the disk.
-    pub fn operating_points(
-        &self,
-    ) -> Result<(Vec<OperatingPoint>, Option<String>, String), DeploymentError> {
-        let folder = self.folder();
-        let active = folder.record().active_operating_point.clone();
-        Ok((folder.operating_points()?, active, folder.etag()))
-    }
-
-    /// One operating point, or the active one, whether it is the active one, and the etag of the
-    /// choice.
-    ///
-    /// # Errors
-    /// There is none, or it is damaged.
-    pub fn operating_point(
-        &self,
-        id: Option<&str>,
-    ) -> Result<(OperatingPoint, bool, String), DeploymentError> {
-        let folder = self.folder();
-        let active = folder.record().active_operating_point.as_deref();
-        let none = || DeploymentError::OperatingPointNotFound {
-            id: "(active)".to_owned(),
-        };
-        let id = id.or(active).ok_or_else(none)?;
-        Ok((
-            folder.operating_point(id)?,
-            active == Some(id),
-            folder.etag(),
-        ))
-    }
-
     /// Keeps a new operating point with the searches that it was made from. It decides nothing
     /// yet. Blocks; keeps nobody else waiting.
     ///
@@ -133,7 +99,7 @@ impl Deployment {
         self.writer()?;
         calibrated.point.check_binding(&self.binding())?;
         // Files that never change need no guard.
-        let folder = self.folder().clone();
+        let folder = self.folder();
         folder.add_operating_point(calibrated)
     }
 
@@ -146,18 +112,12 @@ impl Deployment {
         self.activate(calibrated.point.id(), None)
     }
 
-    /// Etag of the present choice.
-    #[must_use]
-    pub fn etag(&self) -> String {
-        self.folder().etag()
-    }
-
     /// Makes an operating point decide from now on.
     ///
     /// # Errors
     /// There is none of this id, it does not belong here, the etag is out of date, or the disk.
     pub fn activate(&self, id: &str, etag: Option<&str>) -> Result<Activation, DeploymentError> {
-        let mut folder = self.folder();
+        let mut folder = self.lock_folder();
         let point = folder.operating_point(id)?;
         point.check_binding(&self.binding())?;
         self.decide_by(&mut folder, point, etag)
@@ -168,7 +128,7 @@ impl Deployment {
     /// # Errors
     /// There was none, it does not belong here any more, the etag is out of date, or the disk.
     pub fn roll_back(&self, etag: Option<&str>) -> Result<Activation, DeploymentError> {
-        let mut folder = self.folder();
+        let mut folder = self.lock_folder();
         let earlier = folder.record().history.last();
         let earlier = earlier.ok_or(DeploymentError::NothingToRollBackTo)?;
         let point = folder.operating_point(earlier)?;
@@ -177,24 +137,6 @@ impl Deployment {
         let previous = folder.record().active_operating_point.clone();
         folder.roll_back(etag)?;
         Ok(self.now_decides(&folder, point, adjuster, previous))
-    }
-
-    /// The searches that operating point `from` was made from and that `to` decides otherwise.
-    ///
-    /// # Errors
-    /// Either is missing or damaged, or the searches were not kept.
-    pub fn compare(&self, from: &str, to: &str) -> Result<PointComparison, DeploymentError> {
-        let folder = self.folder().clone();
-        compare_points(&folder, from, to)
-    }
-
-    /// The searches that an operating point was made from; `None` where they were not kept.
-    ///
-    /// # Errors
-    /// There is no such operating point, or its recording is damaged.
-    pub fn recording(&self, id: &str) -> Result<Option<Recording>, DeploymentError> {
-        let folder = self.folder().clone();
-        folder.recording(id)
     }
 
     /// Record and active point change under one guard, so that they cannot come to differ.
@@ -237,7 +179,7 @@ impl Deployment {
     /// Finds out at opening what decides. An operating point that cannot be read decides nothing,
     /// and can be replaced by a new one.
     pub(super) fn load_active_point(&self) {
-        let folder = self.folder().clone();
+        let folder = self.folder();
         let active = match folder.active_operating_point() {
             Ok(None) => ActivePoint::Missing,
             Ok(Some(point)) => match point.check_binding(&self.binding()) {

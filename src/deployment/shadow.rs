@@ -62,7 +62,7 @@ impl Deployment {
         let mut opening = self.shadow.opening();
         let link = shadow_link(place);
         let lead = || link.as_deref().map_or(Ok(None), led_to);
-        let Some(folder) = lead()?.filter(|folder| *folder != self.path()) else {
+        let Some(folder) = lead()?.filter(|folder| folder != self.folder().path()) else {
             opening.end();
             return Ok(None);
         };

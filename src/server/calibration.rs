@@ -96,7 +96,7 @@ impl CalibrationService for CalibrationHandler {
             .running
             .begin(&settings.operation_id, metadata_any(&metadata))?;
         let job = CalibrationJob {
-            etag: deployment.etag(),
+            etag: deployment.folder().etag(),
             gathered: Some(if chosen.remedy == RemedyChoice::None {
                 Gathered::of(&deployment).searches_only()
             } else {

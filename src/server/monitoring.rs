@@ -160,7 +160,7 @@ impl MonitoringHandler {
         let active_point = deployment.active_point();
         let read = move || {
             let id = Some(request.operating_point_id).filter(|id| !id.is_empty());
-            let find = |id: &str| Ok(deployment.operating_point(Some(id))?.0);
+            let find = |id: &str| deployment.folder().operating_point(id);
             deployment.monitor().drift(id.as_deref(), find)
         };
         let found = self.registry.heavy(read).await?;

@@ -5,6 +5,7 @@ use tonic::{Request, Response, Status};
 use super::convert;
 use super::registry::Registry;
 use super::status::from_error;
+use crate::deployment::compare_points;
 use matchpoint_client::proto::operating_point_service_server::OperatingPointService;
 use matchpoint_client::proto::{
     ActivateOperatingPointRequest, ActivateOperatingPointResponse, CompareOperatingPointsRequest,
@@ -24,27 +25,30 @@ impl OperatingPointHandler {
         request: &ListOperatingPointsRequest,
     ) -> Result<ListOperatingPointsResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
-        let (points, active, etag) = deployment
+        let folder = deployment.folder();
+        let points = folder
             .operating_points()
             .map_err(|error| from_error(&error))?;
+        let active = folder.record().active_operating_point.clone();
         Ok(ListOperatingPointsResponse {
             operating_points: points.iter().map(convert::operating_point).collect(),
             active_id: active.unwrap_or_default(),
-            etag,
+            etag: folder.etag(),
         })
     }
 
     fn get(&self, request: &GetOperatingPointRequest) -> Result<GetOperatingPointResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
         let id = Some(request.id.as_str()).filter(|id| !id.is_empty());
-        let (point, active, etag) = deployment
-            .operating_point(id)
+        let folder = deployment.folder();
+        let point = folder
+            .operating_point_or_active(id)
             .map_err(|error| from_error(&error))?;
-        let operating_point = Some(convert::operating_point(&point));
+        let active = folder.record().active_operating_point.as_deref();
         Ok(GetOperatingPointResponse {
-            operating_point,
-            active,
-            etag,
+            operating_point: Some(convert::operating_point(&point)),
+            active: active == Some(point.id()),
+            etag: folder.etag(),
         })
     }
 
@@ -87,11 +91,12 @@ impl OperatingPointHandler {
         let deployment = self.registry.find(&request.deployment)?;
         let limit = convert::flips_limit(request.limit)?;
         let work = move || {
+            let folder = deployment.folder();
             let from = match request.from_id.as_str() {
-                "" => deployment.operating_point(None)?.0.id().to_owned(),
+                "" => folder.operating_point_or_active(None)?.id().to_owned(),
                 id => id.to_owned(),
             };
-            deployment.compare(&from, &request.to_id)
+            compare_points(&folder, &from, &request.to_id)
         };
         // A recording may be large, and is read from disk.
         let compared = self.registry.heavy(work).await?;

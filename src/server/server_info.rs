@@ -77,8 +77,8 @@ impl ServerInfoHandler {
         self.registry.replace(&deployment, &place)?;
         tracing::info!(
             deployment = deployment.name(),
-            from = %previous.path().display(),
-            to = %deployment.path().display(),
+            from = %previous.folder().path().display(),
+            to = %deployment.folder().path().display(),
             model = deployment.loaded().model.name(),
             precision = deployment.loaded().model.precision(),
             "deployment switched"
@@ -134,7 +134,7 @@ fn open_in_place_of(
     loaded: &ServedState,
 ) -> Result<Option<Deployment>, DeploymentError> {
     let folder = real(place)?;
-    if folder == served.path() {
+    if folder == served.folder().path() {
         return Ok(None);
     }
     let options = OpenOptions {
