@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::exit::{Exit, fail};
 use super::output;
 use super::sources::Sources;
-use crate::deployment::Assured;
 use matchpoint_calibration::likeness::{Alike, alike, refuse_spellings};
+use matchpoint_calibration::procedure::Assured;
 
 /// Pairs that a warning names; `--json` has all.
 const SHOWN: usize = 5;

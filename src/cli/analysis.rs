@@ -9,7 +9,7 @@ use super::output::{percent, table, wrapped};
 use super::page::{Findings, Outline};
 use super::pictures::Pictures;
 use super::progress::Watched;
-use crate::deployment::{CalibrationSettings, Deployment, Gathered, material_sets};
+use crate::deployment::{Deployment, Gathered, material_sets};
 use crate::telemetry::escaped;
 use matchpoint_calibration::adjustment::Adjustment;
 use matchpoint_calibration::analysis::consistency::Consistency;
@@ -24,6 +24,7 @@ use matchpoint_calibration::decision::Threshold;
 use matchpoint_calibration::growth::FpirAt;
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::policy::choose;
+use matchpoint_calibration::procedure::ThresholdSettings;
 use matchpoint_calibration::rates::Rate;
 use matchpoint_calibration::recording::{Condition, Recording};
 use matchpoint_report::ReportContents;
@@ -35,7 +36,7 @@ const SHOWN: usize = 5;
 pub(super) struct Subject<'a> {
     pub(super) deployment: &'a Arc<Deployment>,
     pub(super) gathered: &'a Gathered,
-    pub(super) settings: &'a CalibrationSettings,
+    pub(super) settings: &'a ThresholdSettings,
     pub(super) pictures: &'a Pictures,
     /// Those of the queries.
     pub(super) query_pictures: &'a Pictures,

@@ -15,7 +15,7 @@ use super::listing::ExcludeFlags;
 use super::operating_point_text::{Refusal, describe, refusal_text};
 use super::output::{Output, table};
 use super::pictures::Pictures;
-use super::probe::{self, Others, Probes};
+use super::probe::{self, Probes};
 use super::progress::Progress;
 use super::refused::Refused;
 use super::sources::{Purpose, Sources};
@@ -23,7 +23,7 @@ use super::target::TargetFlags;
 use super::vectors::{ArrayFlags, VECTORS_PAIRS_MAX, Wanted};
 use crate::config::{EngineConfig, EngineFlags, ProcessEnvironment};
 use crate::deployment::{
-    Calibrated, CalibrationSettings, Copied, Deployment, DeploymentError, NearCopied, RemedyChoice,
+    Calibrated, CalibrationSettings, Deployment, DeploymentError, MaskedSearches, RemedyChoice,
     Repeated,
 };
 use crate::telemetry;
@@ -34,6 +34,7 @@ use matchpoint_calibration::analysis::{Analysis, AnalysisScope, BAND_POINTS};
 use matchpoint_calibration::likeness::Alike;
 use matchpoint_calibration::operating_point::Content;
 use matchpoint_calibration::policy::CalibrationTarget;
+use matchpoint_calibration::procedure::{Copied, NearCopied, ThresholdSettings};
 use matchpoint_gallery::Access;
 
 /// Choose a threshold that keeps what it promises, or refuse
@@ -220,11 +221,13 @@ impl Calibrate {
             analysis::check_report(path)?;
         }
         let settings = CalibrationSettings {
-            target,
-            seed: self.seed,
-            grow_to_items: self.grow_to,
+            threshold: ThresholdSettings {
+                target,
+                seed: self.seed,
+                grow_to_items: self.grow_to,
+                assured: self.assured.assured(),
+            },
             remedy: self.remedy_choice(),
-            assured: self.assured.assured(),
         };
         if self.gallery_as_queries && matches!(target, CalibrationTarget::Frr(_)) {
             let message = "--gallery-as-queries cannot promise an FRR: items that find each other are not independent; give --queries";
@@ -233,7 +236,10 @@ impl Calibrate {
         let Some(folder) = &self.deployment else {
             let report = self.report.as_deref();
             let scope = self.scope(VECTORS_PAIRS_MAX);
-            let wanted = Wanted { settings, scope };
+            let wanted = Wanted {
+                settings: settings.threshold,
+                scope,
+            };
             let fitted_on = self.fitted_on.as_deref();
             return self.arrays.run(&wanted, fitted_on, report, self.json);
         };
@@ -387,7 +393,7 @@ pub(super) fn calibrate(
     let subject = analysis::Subject {
         deployment: request.deployment,
         gathered: &probes.gathered,
-        settings: &request.settings,
+        settings: &request.settings.threshold,
         pictures: request.pictures,
         query_pictures: &query_pictures,
         scope: request.scope,
@@ -447,11 +453,11 @@ fn searched(request: &Request<'_>) -> anyhow::Result<Probes> {
             took: std::time::Duration::ZERO,
         });
     };
-    let others = match request.strangers {
-        Strangers::NeverEnrolled => Others::OfStrangers,
-        Strangers::All => Others::OfAll,
+    let masked = match request.strangers {
+        Strangers::NeverEnrolled => MaskedSearches::OfStrangers,
+        Strangers::All => MaskedSearches::OfAll,
     };
-    probe::run(request.deployment, sources, others, request.engine)
+    probe::run(request.deployment, sources, masked, request.engine)
 }
 
 pub(super) fn text(report: &CalibrationReport) -> String {

@@ -2,9 +2,10 @@
 
 use super::alike;
 use super::output;
-use crate::deployment::{Copied, NearCopied, Repeated};
+use crate::deployment::Repeated;
 use matchpoint_calibration::analysis::strangers::UnnamedStrangers;
 use matchpoint_calibration::likeness::Alike;
+use matchpoint_calibration::procedure::{Copied, NearCopied};
 
 /// What was found out about queries, whatever they come from.
 pub(super) struct Doubts<'a> {

@@ -11,11 +11,11 @@ use super::exit::{Exit, fail};
 use super::left_out::LeftOut;
 use super::listing::ExcludeFlags;
 use super::output::{Output, rate, table};
-use super::probe::{self, Others, Probes};
+use super::probe::{self, Probes};
 use super::refused::Refused;
 use super::sources::{Purpose, Sources};
 use crate::config::{EngineConfig, EngineFlags, ProcessEnvironment};
-use crate::deployment::{Deployment, Timings};
+use crate::deployment::{Deployment, MaskedSearches, Timings};
 use crate::telemetry;
 use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::evaluate::evaluate;
@@ -180,7 +180,7 @@ fn measure(
     sources: &Sources,
     engine: &EngineConfig,
 ) -> anyhow::Result<EvaluationReport> {
-    let probes = probe::run(deployment, sources, Others::Ignored, engine)?;
+    let probes = probe::run(deployment, sources, MaskedSearches::None, engine)?;
     let active = deployment.active_point();
     let point = active.valid();
     let recording = Recording::new(deployment.judged(&probes.gathered)?)?;

@@ -44,8 +44,6 @@ mod signal;
 mod sources;
 mod switch;
 mod target;
-mod vector_copies;
-mod vector_parts;
 mod vectors;
 mod verify;
 

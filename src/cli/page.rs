@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use super::operating_point_text::Refusal;
 use super::pictures::Pictures;
-use crate::deployment::CalibrationSettings;
 use matchpoint_calibration::analysis::far_by_size::FarBySize;
 use matchpoint_calibration::analysis::pairs_view::PairsView;
 use matchpoint_calibration::analysis::remedies::Remedies;
@@ -15,6 +14,7 @@ use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::evaluate::histogram;
 use matchpoint_calibration::operating_point::{Content, ThresholdEvidence};
 use matchpoint_calibration::policy::CalibrationTarget;
+use matchpoint_calibration::procedure::ThresholdSettings;
 use matchpoint_calibration::rates::Rate;
 use matchpoint_calibration::recording::{Condition, LabelOutcome, Recording};
 use matchpoint_calibration::target_rate::{at_least, can_be_asked_for};
@@ -30,7 +30,7 @@ const HISTOGRAM_BINS: usize = 60;
 pub(super) struct Outline<'a> {
     pub(super) title: String,
     pub(super) created: String,
-    pub(super) settings: &'a CalibrationSettings,
+    pub(super) settings: &'a ThresholdSettings,
 }
 
 /// Everything that a report of a success is made of.

@@ -11,7 +11,7 @@ use super::refused::Refused;
 use super::sources::{Source, Sources};
 use crate::config::EngineConfig;
 use crate::deployment::{
-    Deployment, DeploymentError, Gathered, LabelledQuery, Models, OpenOptions, ProbeRequest,
+    Deployment, DeploymentError, Gathered, LabelledQuery, MaskedSearches, Models, OpenOptions,
     ProbeSource, Probed, Timings,
 };
 use matchpoint_gallery::Access;
@@ -50,22 +50,11 @@ pub(super) struct Probes {
     pub(super) took: Duration,
 }
 
-/// Which non-mated searches are made beside those of the queries themselves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Others {
-    /// None.
-    Ignored,
-    /// What strangers would find in smaller galleries.
-    OfStrangers,
-    /// That, and enrolled labels searched once more with their own label masked, as strangers.
-    OfAll,
-}
-
 /// Searches for every query, on all workers.
 pub(super) fn run(
     deployment: &Arc<Deployment>,
     sources: &Sources,
-    others: Others,
+    masked: MaskedSearches,
     engine: &EngineConfig,
 ) -> anyhow::Result<Probes> {
     let mut probes = Probes {
@@ -74,30 +63,18 @@ pub(super) fn run(
         timings: Vec::new(),
         took: Duration::ZERO,
     };
-    let (snapshot, labels) = (probes.gathered.snapshot(), probes.gathered.labels());
+    let labels = probes.gathered.labels();
     // An empty gallery is refused for what it is.
     if !labels.is_empty() {
         sources.refuse_contradictions(|label| labels.contains(label))?;
     }
     let mut progress = Progress::new("search", sources.items.len());
-    let work = |(source, check_index): (Source, bool)| {
+    let requests = probes.gathered.requests(masked);
+    let work = |(number, source): (usize, Source)| {
+        let file = ProbeSource::File(source.path.clone());
+        let request = requests.request(number, &source.label, file);
         let deployment = Arc::clone(deployment);
-        let (snapshot, enrolled) = (Arc::clone(&snapshot), labels.contains(&source.label));
-        async move {
-            let probed = deployment.probe(ProbeRequest {
-                snapshot,
-                source: ProbeSource::File(source.path.clone()),
-                label: source.label.clone(),
-                others: match others {
-                    Others::Ignored => false,
-                    Others::OfStrangers => !enrolled,
-                    Others::OfAll => true,
-                },
-                check_index,
-            });
-            let probed = probed.await;
-            (source, probed)
-        }
+        async move { (source, deployment.probe(request).await) }
     };
     let done = |(source, probed): (Source, Result<Probed, DeploymentError>)| {
         progress.step();
@@ -119,10 +96,7 @@ pub(super) fn run(
         }
         Ok(())
     };
-    // Known beforehand, so that which queries are compared with exact search does not depend on
-    // how fast the others are.
     let inputs = sources.items.iter().cloned().enumerate();
-    let inputs = inputs.map(|(number, source)| (source, Gathered::checks_index(number)));
     super::runtime::single_threaded()?.block_on(in_order(inputs, window(engine), work, done))?;
     probes.gathered.settle()?;
     probes.took = progress.finish();

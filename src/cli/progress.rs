@@ -98,12 +98,20 @@ impl Watched {
 
     /// So many of so many are done; goes on, always.
     pub(super) fn at(&self, done: u64, total: u64) -> bool {
+        self.at_stage(self.what, done, total)
+    }
+
+    /// The same for one of several stages, which follow each other.
+    pub(super) fn at_stage(&self, what: &'static str, done: u64, total: u64) -> bool {
         let mut slot = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, before)) = slot.take_if(|(_, progress)| progress.what != what) {
+            before.finish();
+        }
         // Another total is another pass.
         let begins = |(of, progress): &(u64, Progress)| *of != total || done < progress.done / 2;
         if slot.as_ref().is_none_or(begins) {
             let size = usize::try_from(total).unwrap_or(usize::MAX);
-            *slot = Some((total, Progress::new(self.what, size)));
+            *slot = Some((total, Progress::new(what, size)));
         }
         if let Some((_, progress)) = slot.as_mut() {
             progress.at(done);

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use super::analysis;
 use super::doubts::Doubts;
@@ -16,30 +15,16 @@ use super::output::{Output, table};
 use super::page::{Findings, Outline};
 use super::pictures::Pictures;
 use super::progress::Watched;
-use super::vector_copies::{Copies, NoTrials, unnamed};
-use super::vector_parts::Parts;
 use crate::clock::now_rfc_3339;
-use crate::deployment::{CalibrationSettings, Copied, NearCopied};
 use matchpoint_arrays::{LabelTable, Role};
-use matchpoint_calibration::analysis::embeddings::Embeddings;
-use matchpoint_calibration::analysis::nearest::{Nearest, NearestRow, nearest};
 use matchpoint_calibration::analysis::strangers::UnnamedStrangers;
-use matchpoint_calibration::analysis::{
-    Analysis, AnalysisInput, AnalysisScope, CandidateList, EmbeddedSet,
-};
-use matchpoint_calibration::held_out::{Folds, cross_fit};
+use matchpoint_calibration::analysis::{Analysis, AnalysisScope};
 use matchpoint_calibration::likeness::Alike;
-use matchpoint_calibration::operating_point::{
-    Binding, Content, HeldOutRates, Metric, OperatingPoint, PointPlan,
+use matchpoint_calibration::operating_point::Content;
+use matchpoint_calibration::procedure::{
+    Copied, LabelledVectors, NearCopied, SupportedThreshold, ThresholdSettings, VectorRequest,
+    VectorRow, VectorSource, VectorStage, calibrate_vectors, vectors_digest,
 };
-use matchpoint_calibration::policy::choose;
-use matchpoint_calibration::recording::{RecordedMatch, RecordedSearch, Recording, TrialKind};
-use matchpoint_vector::Similarity;
-
-/// Candidates of a stranger that are kept to tell what smaller galleries would find.
-const DEPTH: usize = 64;
-/// More scores than this are not computed for that.
-const DEEP_SCORES_MAX: u64 = 50_000_000;
 
 /// Pairs of plain vectors that are looked at unless told otherwise.
 pub(super) const VECTORS_PAIRS_MAX: u64 = 20_000_000_000;
@@ -89,7 +74,7 @@ struct ArraysReport {
 
 /// What a calibration is asked for.
 pub(super) struct Wanted {
-    pub(super) settings: CalibrationSettings,
+    pub(super) settings: ThresholdSettings,
     /// What else is analysed.
     pub(super) scope: AnalysisScope,
 }
@@ -116,15 +101,27 @@ impl ArrayFlags {
             Some(labels) => LabelTable::read(labels, data.rows())?,
             None => data.labels(path)?,
         };
-        let digest = digest(&data.vectors);
-        let parts = self.parts(&rows, data.dimension, &data.vectors)?;
+        let source = VectorSource {
+            name: path.file_name().map_or_else(
+                || path.display().to_string(),
+                |name| name.to_string_lossy().into_owned(),
+            ),
+            digest: vectors_digest(&data.vectors),
+            created: now_rfc_3339(),
+        };
+        let vectors = self.sorted(&rows, data.dimension, &data.vectors)?;
         drop(data);
         if let Some(fitted_on) = fitted_on {
-            let labels = parts.names.iter().map(String::as_str).collect();
+            let labels = vectors.names.iter().map(String::as_str).collect();
             refuse_fitted(fitted_on, &labels)?;
         }
 
-        let mut outcome = calibrate(path, &parts, wanted, digest)?;
+        let request = VectorRequest {
+            source,
+            settings: wanted.settings,
+            scope: wanted.scope,
+        };
+        let mut outcome = calibrate(&vectors, &request)?;
         let splits = rows.split.as_deref().unwrap_or_default();
         for (row, role) in rows.role.iter().flatten().enumerate() {
             let in_split = self.split.is_none() || splits.get(row) == self.split.as_ref();
@@ -146,7 +143,12 @@ impl ArrayFlags {
     }
 
     /// Sorts rows into a gallery and queries.
-    fn parts(&self, rows: &LabelTable, dimension: usize, vectors: &[f32]) -> anyhow::Result<Parts> {
+    fn sorted(
+        &self,
+        rows: &LabelTable,
+        dimension: usize,
+        vectors: &[f32],
+    ) -> anyhow::Result<LabelledVectors> {
         let role_of = |row: usize| match &rows.role {
             None => Role::Gallery,
             Some(roles) => roles.get(row).copied().unwrap_or(Role::Unused),
@@ -186,30 +188,15 @@ impl ArrayFlags {
             ));
         }
         refuse_contradictions(rows, &gallery, &queries, role_of)?;
-        let mut names: Vec<String> = gallery
-            .iter()
-            .chain(&queries)
-            .filter_map(|&row| rows.label.get(row).cloned())
-            .collect();
-        names.sort_unstable();
-        names.dedup();
-        let source = Source {
+        let source = VectorRows {
             rows,
             dimension,
             vectors,
-            names: &names,
         };
-        let gallery = source.set(&gallery)?;
-        let queries = if rows.role.is_some() && !queries.is_empty() {
-            Some(source.set(&queries)?)
-        } else {
-            None
-        };
-        Ok(Parts {
-            gallery,
-            queries,
-            names,
-        })
+        Ok(LabelledVectors::normalise(
+            source.chosen(&gallery)?,
+            source.chosen(&queries)?,
+        )?)
     }
 }
 
@@ -244,336 +231,106 @@ fn refuse_contradictions(
     ))
 }
 
-struct Source<'a> {
+/// The vectors of a file, with what its list says of each.
+struct VectorRows<'a> {
     rows: &'a LabelTable,
     dimension: usize,
     vectors: &'a [f32],
-    names: &'a [String],
 }
 
-impl Source<'_> {
-    fn set(&self, chosen: &[usize]) -> anyhow::Result<EmbeddedSet> {
-        let mut vectors = Vec::with_capacity(chosen.len() * self.dimension);
-        let (mut ids, mut labels, mut conditions) = (Vec::new(), Vec::new(), Vec::new());
-        for &row in chosen {
-            let start = row * self.dimension;
-            let vector = self.vectors.get(start..start + self.dimension);
-            let vector = vector.unwrap_or_default();
-            if !vector.iter().all(|value| value.is_finite()) || vector.iter().all(|v| *v == 0.0) {
-                return Err(fail(
-                    Exit::BadData,
-                    format!("vector {row} is zero, or holds what is not a number; remove its row"),
-                ));
-            }
-            vectors.extend_from_slice(vector);
-            let name = self.rows.label.get(row);
-            let index = name.and_then(|name| self.names.binary_search(name).ok());
-            labels.push(u32::try_from(index.unwrap_or_default())?);
-            let id = self.rows.id.as_ref().and_then(|ids| ids.get(row)).cloned();
-            ids.push(id.unwrap_or_else(|| format!("row {row}")));
-            let metadata = self.rows.metadata.iter();
-            conditions.push(
-                metadata
-                    .filter_map(|(column, values)| Some((column.clone(), values.get(row)?.clone())))
-                    .collect::<BTreeMap<String, String>>(),
-            );
-        }
-        Ok(EmbeddedSet {
-            ids,
-            conditions,
-            embeddings: Embeddings::normalise(self.dimension, vectors, labels.clone())?,
-            labels,
-        })
+impl<'a> VectorRows<'a> {
+    fn chosen(&self, chosen: &[usize]) -> anyhow::Result<Vec<VectorRow<'a>>> {
+        chosen.iter().map(|&row| self.row(row)).collect()
     }
-}
 
-fn digest(vectors: &[f32]) -> String {
-    let mut hash = Sha256::new();
-    for value in vectors {
-        hash.update(value.to_le_bytes());
-    }
-    hash.finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
-/// What the vectors were searched for, and what there is to say against it.
-struct Tried {
-    recording: Recording,
-    copies: Copies,
-    alike: Vec<Alike>,
-    unnamed: Option<UnnamedStrangers>,
-    /// What has to be assumed.
-    remarks: Vec<String>,
-}
-
-impl Tried {
-    fn search(parts: &Parts, settings: &CalibrationSettings) -> anyhow::Result<Self> {
-        let queries = parts.queries.as_ref().unwrap_or(&parts.gallery);
-        let alike = parts.alike();
-        let remarks = Vec::from_iter(settings.assured.spellings(&alike)?);
-        let watched = Watched::new("search");
-        let found = nearest(
-            &queries.embeddings,
-            &parts.gallery.embeddings,
-            &|done, total| watched.at(done, total),
-        )?;
-        watched.finish();
-        let copies = Copies::find(parts, &found)?;
-        let mut searches = searches(parts, &found, &copies.no_trials);
-        let unnamed = unnamed(queries, &parts.names, &searches)?;
-        if let (true, Some(unnamed)) = (settings.assured.counts_once(unnamed.as_ref()), &unnamed) {
-            unnamed.count_once(&mut searches);
+    fn row(&self, row: usize) -> anyhow::Result<VectorRow<'a>> {
+        let start = row * self.dimension;
+        let vector = self.vectors.get(start..start + self.dimension);
+        let vector = vector.unwrap_or_default();
+        if !vector.iter().all(|value| value.is_finite()) || vector.iter().all(|v| *v == 0.0) {
+            return Err(fail(
+                Exit::BadData,
+                format!("vector {row} is zero, or holds what is not a number; remove its row"),
+            ));
         }
-        Ok(Self {
-            recording: Recording::new(searches)?,
-            copies,
-            alike,
-            unnamed,
-            remarks,
+        let id = self.rows.id.as_ref().and_then(|ids| ids.get(row)).cloned();
+        let metadata = self.rows.metadata.iter();
+        Ok(VectorRow {
+            id: id.unwrap_or_else(|| format!("row {row}")),
+            label: self.rows.label.get(row).map_or("", String::as_str),
+            conditions: metadata
+                .filter_map(|(column, values)| Some((column.clone(), values.get(row)?.clone())))
+                .collect::<BTreeMap<String, String>>(),
+            vector,
         })
     }
 }
 
 fn calibrate(
-    path: &Path,
-    parts: &Parts,
-    wanted: &Wanted,
-    digest: String,
+    vectors: &LabelledVectors,
+    request: &VectorRequest,
 ) -> anyhow::Result<(ArraysReport, matchpoint_report::ReportContents)> {
-    let settings = &wanted.settings;
-    let Tried {
-        recording,
-        copies,
-        alike,
-        unnamed,
-        remarks,
-    } = Tried::search(parts, settings)?;
+    let watched = Watched::new("search");
+    let found = calibrate_vectors(vectors, request, &|stage, done, total| {
+        let stage = match stage {
+            VectorStage::Search => "search",
+            VectorStage::NearCopies => "near copies",
+            VectorStage::Pairs => "pairs",
+        };
+        watched.at_stage(stage, done, total)
+    })?;
+    watched.finish();
+    let trials = found.trials;
     let mut report = ArraysReport {
         outcome: "refused",
-        gallery: parts.gallery.ids.len(),
-        queries: parts.queries.as_ref().map_or(0, |set| set.ids.len()),
-        labels: parts.names.len(),
-        alike,
-        copies: copies.of_items,
-        near_copies: copies.of_strangers,
-        unnamed,
-        not_compared: copies.not_compared,
+        gallery: vectors.gallery.ids.len(),
+        queries: vectors.queries.as_ref().map_or(0, |set| set.ids.len()),
+        labels: vectors.names.len(),
+        alike: found.alike,
+        copies: trials.copies,
+        near_copies: trials.near_copies,
+        unnamed: trials.unnamed,
+        not_compared: trials.not_compared,
         content: None,
         refusal: None,
         left_out: LeftOut::default(),
         analysis: None,
     };
-    let name = path.file_name().map_or_else(
-        || path.display().to_string(),
-        |name| name.to_string_lossy().into_owned(),
-    );
     let outline = Outline {
-        title: format!("{name}: calibration"),
-        created: now_rfc_3339(),
-        settings,
+        title: format!("{}: calibration", request.source.name),
+        created: request.source.created.clone(),
+        settings: &request.settings,
     };
-    let made_from = MadeFrom {
-        name: name.clone(),
-        digest,
-        remarks,
-        unnamed: report.unnamed.as_ref(),
-    };
-    match point(made_from, parts, &recording, settings) {
-        Ok(point) => {
+    let page = match found.outcome {
+        Ok(SupportedThreshold { point, analysis }) => {
             let content = point.content();
             report.outcome = if content.policy.certifies() {
                 "certified"
             } else {
                 "aimed at, not certified"
             };
-            let analysis = analyse(parts, &recording, &point, &copies.no_trials, wanted)?;
             let page = outline.page(&Findings {
                 id: None,
                 content,
-                recording: &recording,
+                recording: &trials.recording,
                 analysis: &analysis,
-                gallery: &parts.gallery,
-                names: &parts.names,
+                gallery: &vectors.gallery,
+                names: &vectors.names,
                 pictures: &Pictures::default(),
                 query_pictures: &Pictures::default(),
             });
             report.content = Some(content.clone());
             report.analysis = Some(analysis);
-            Ok((report, page))
+            page
         }
         Err(error) => {
-            let Some(refusal) = Refusal::of(&error) else {
-                return Err(error.into());
-            };
+            let refusal = Refusal::of(&error).ok_or(error)?;
             let page = outline.refused(&refusal);
             report.refusal = Some(refusal);
-            Ok((report, page))
+            page
         }
-    }
-}
-
-fn analyse(
-    parts: &Parts,
-    recording: &Recording,
-    point: &OperatingPoint,
-    no_trials: &NoTrials,
-    wanted: &Wanted,
-) -> anyhow::Result<Analysis> {
-    let threshold = point.threshold();
-    let material = AnalysisInput {
-        names: &parts.names,
-        gallery: &parts.gallery,
-        queries: parts.queries.as_ref(),
-        recording,
-        deep: &deep(parts, no_trials),
-        depth: DEPTH,
-        target: wanted.settings.target,
-        threshold,
-        on_similarity: threshold,
-        seed: wanted.settings.seed,
-        scope: wanted.scope,
     };
-    let watched = Watched::new("pairs");
-    let analysis = material.analyse(&|done, total| watched.at(done, total))?;
-    watched.finish();
-    Ok(analysis)
-}
-
-/// Each row that searches: mated where its label has another row to find, and a stranger where it
-/// is none, or with its own label left out where the gallery searches for itself.
-fn searches(parts: &Parts, found: &[Nearest], no_trials: &NoTrials) -> Vec<RecordedSearch> {
-    let (gallery, names) = (&parts.gallery, parts.names.as_slice());
-    let queries = parts.queries.as_ref().unwrap_or(gallery);
-    let enrolled: BTreeSet<u32> = gallery.labels.iter().copied().collect();
-    let mut searches = Vec::new();
-    for (row, nearest) in found.iter().enumerate() {
-        let label = queries.label(row, names).to_owned();
-        let known = queries
-            .labels
-            .get(row)
-            .is_some_and(|l| enrolled.contains(l));
-        let search = |truth, neighbour: Option<NearestRow>| RecordedSearch {
-            probe: queries.ids.get(row).cloned().unwrap_or_default(),
-            label: label.clone(),
-            truth,
-            found: neighbour.map(|neighbour| RecordedMatch {
-                item: gallery.ids.get(neighbour.row).cloned().unwrap_or_default(),
-                label: gallery.label(neighbour.row, names).to_owned(),
-                score: neighbour.score,
-                adjusted: None,
-            }),
-            conditions: queries.conditions.get(row).cloned().unwrap_or_default(),
-        };
-        let top = nearest.top().map(|(neighbour, _)| neighbour);
-        let alone = parts.queries.is_none() && nearest.same_label.is_none();
-        if known && !alone && !no_trials.mated.contains(&row) {
-            searches.push(search(TrialKind::Mated, top));
-        }
-        if parts.queries.is_none() {
-            searches.push(search(TrialKind::LeftOut, nearest.other_label));
-        } else if !known && !no_trials.strangers.contains(&row) {
-            searches.push(search(TrialKind::NeverEnrolled, top));
-        }
-    }
-    searches
-}
-
-/// What an operating point says of the vectors that it was made from.
-struct MadeFrom<'a> {
-    name: String,
-    digest: String,
-    remarks: Vec<String>,
-    unnamed: Option<&'a UnnamedStrangers>,
-}
-
-fn point(
-    made_from: MadeFrom<'_>,
-    parts: &Parts,
-    recording: &Recording,
-    settings: &CalibrationSettings,
-) -> Result<OperatingPoint, matchpoint_calibration::CalibrationError> {
-    let MadeFrom {
-        name,
-        digest,
-        mut remarks,
-        unnamed,
-    } = made_from;
-    let labels: BTreeSet<u32> = parts.gallery.labels.iter().copied().collect();
-    let items = parts.gallery.ids.len() as u64;
-    let (target, growth) = settings.tightened(items)?;
-    let folds = Folds::new(Folds::COUNT_DEFAULT, settings.seed)?;
-    let choice = choose(target, recording.trials(), settings.seed)?;
-    remarks.extend(settings.assured.strangers(unnamed, target)?);
-    let held_out = cross_fit(target, recording.trials(), folds);
-    let plan = PointPlan {
-        created: now_rfc_3339(),
-        target,
-        seed: settings.seed,
-        binding: Binding {
-            model_fingerprint: digest.clone(),
-            model_name: name,
-            gallery_id: format!("embeddings {}", digest.get(..16).unwrap_or_default()),
-            gallery_digest: digest,
-            gallery_items: items,
-            gallery_labels: labels.len() as u64,
-            index: "exact".to_owned(),
-            metric: Metric::Cosine,
-        },
-        software: format!("matchpoint {}", env!("CARGO_PKG_VERSION")),
-        held_out: Some(HeldOutRates::of(&held_out, recording.trials())),
-        growth,
-        index_check: None,
-        adjustment: None,
-        remarks,
-    };
-    OperatingPoint::chosen(&choice, recording.trials(), plan)
-}
-
-/// What each stranger finds beyond its best candidate, where that is not too much work.
-fn deep(parts: &Parts, no_trials: &NoTrials) -> Vec<CandidateList> {
-    let (gallery, names) = (&parts.gallery, parts.names.as_slice());
-    let queries = parts.queries.as_ref().unwrap_or(gallery);
-    let enrolled: BTreeSet<u32> = gallery.labels.iter().copied().collect();
-    let is_stranger = |row: usize| {
-        let label = queries.labels.get(row);
-        parts.queries.is_none() || label.is_some_and(|label| !enrolled.contains(label))
-    };
-    let strangers: Vec<usize> = (0..queries.ids.len())
-        .filter(|&row| is_stranger(row) && !no_trials.strangers.contains(&row))
-        .collect();
-    if DEEP_SCORES_MAX < strangers.len() as u64 * gallery.ids.len() as u64 {
-        return Vec::new();
-    }
-    let of = |&row: &usize| {
-        let label = queries.label(row, names).to_owned();
-        let probe = queries.embeddings.row(row).unwrap_or_default();
-        let mut candidates: Vec<(Similarity, &str)> = (0..gallery.ids.len())
-            .filter_map(|item| {
-                if gallery.labels.get(item) == queries.labels.get(row) {
-                    return None;
-                }
-                let vector = gallery.embeddings.row(item)?;
-                Some((
-                    Similarity::between(probe, vector)?,
-                    gallery.label(item, names),
-                ))
-            })
-            .collect();
-        let best_first =
-            |a: &(Similarity, &str), b: &(Similarity, &str)| b.0.cmp(&a.0).then(a.1.cmp(b.1));
-        if DEPTH < candidates.len() {
-            candidates.select_nth_unstable_by(DEPTH, best_first);
-            candidates.truncate(DEPTH);
-        }
-        candidates.sort_unstable_by(best_first);
-        let owned = candidates
-            .into_iter()
-            .map(|(score, label)| (score, label.to_owned()));
-        (label, owned.collect())
-    };
-    strangers.iter().map(of).collect()
+    Ok((report, page))
 }
 
 fn text(report: &ArraysReport) -> String {

@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sha2::{Digest, Sha256};
 
 use super::worker::{OTHERS_HITS, PROBE_HITS, index_misses, left_out};
-use super::{Deployment, DeploymentError, Hit, Probed};
+use super::{Deployment, DeploymentError, Hit, ProbeRequest, ProbeSource, Probed};
 use matchpoint_calibration::analysis::CandidateList;
 use matchpoint_calibration::analysis::copies::{NearCopy, near_copies, near_copy_from};
 use matchpoint_calibration::analysis::embeddings::Embeddings;
 use matchpoint_calibration::analysis::strangers::{StrangerRow, UnnamedStrangers};
 use matchpoint_calibration::likeness::{Alike, alike};
-use matchpoint_calibration::recording::{RecordedMatch, RecordedSearch, TrialKind};
+use matchpoint_calibration::procedure::{Copied, NearCopied};
+use matchpoint_calibration::recording::{QueryTrials, RecordedMatch, RecordedSearch, TrialKind};
 use matchpoint_gallery::item::ItemHead;
 use matchpoint_gallery::view::{GalleryView, Probe};
 use matchpoint_vector::Embedding;
@@ -100,34 +101,53 @@ struct UnnamedStranger {
     vector: Arc<[f32]>,
 }
 
-/// A stranger's query that is nearly one vector with an earlier one of another label.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct NearCopied {
-    /// Id of the query: no trial.
-    pub query: String,
-    /// Its label.
-    pub label: String,
-    /// Id of the one that stands for both.
-    pub first: String,
-    /// The label of that.
-    pub first_label: String,
-    /// Their similarity.
-    pub similarity: f32,
+/// Which searches with the own label masked are made beside those of the queries themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaskedSearches {
+    /// None.
+    None,
+    /// What strangers would find in smaller galleries.
+    OfStrangers,
+    /// Enrolled labels once more as strangers.
+    OfEnrolled,
+    /// Both.
+    OfAll,
 }
 
-/// A query that is a picture in the gallery itself, or nearly.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct Copied {
-    /// Id of the query.
-    pub query: String,
-    /// Its label.
-    pub label: String,
-    /// Id of the item.
-    pub item: String,
-    /// The item's label. Another than the query's points at a wrong label.
-    pub item_label: String,
-    /// Their similarity.
-    pub similarity: f32,
+/// Makes the requests of labelled queries, all for the same state of a gallery.
+#[derive(Clone)]
+pub struct ProbeRequests {
+    snapshot: Arc<GalleryView>,
+    labels: Arc<BTreeSet<String>>,
+    masked: MaskedSearches,
+}
+
+impl std::fmt::Debug for ProbeRequests {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ProbeRequests({:?})", self.masked)
+    }
+}
+
+impl ProbeRequests {
+    /// The request of one query; `number` counts the queries from 0.
+    #[must_use]
+    pub fn request(&self, number: usize, label: &str, source: ProbeSource) -> ProbeRequest {
+        let enrolled = self.labels.contains(label);
+        ProbeRequest {
+            snapshot: Arc::clone(&self.snapshot),
+            source,
+            label: label.to_owned(),
+            others: match self.masked {
+                MaskedSearches::None => false,
+                MaskedSearches::OfStrangers => !enrolled,
+                MaskedSearches::OfEnrolled => enrolled,
+                MaskedSearches::OfAll => true,
+            },
+            // Known beforehand, so that which queries are compared with exact search does not
+            // depend on how fast the others are.
+            check_index: checks_index(number),
+        }
+    }
 }
 
 impl Gathered {
@@ -302,10 +322,24 @@ impl Gathered {
         Ok(strangers)
     }
 
-    /// Adds what one query found. A query of an enrolled label is a mated search, and with
-    /// `leave_out` a non-mated one too.
+    /// Makes the requests of its queries.
+    #[must_use]
+    pub fn requests(&self, masked: MaskedSearches) -> ProbeRequests {
+        ProbeRequests {
+            snapshot: self.snapshot(),
+            labels: self.labels(),
+            masked,
+        }
+    }
+
+    /// Adds what one query found. A query of an enrolled label is a mated search, and where its label
+    /// was masked a non-mated one too.
     pub fn add(&mut self, query: LabelledQuery, probed: Probed) {
-        let enrolled = self.labels.contains(&query.label);
+        self.add_trials(query, probed, false);
+    }
+
+    /// Keeps what it takes to find out whether another query is nearly this one.
+    fn keep_to_compare(&mut self, query: &LabelledQuery, probed: &Probed, enrolled: bool) {
         if let Some(made_from) = probed
             .source_sha256
             .or_else(|| digest(probed.vector.as_deref()))
@@ -323,6 +357,12 @@ impl Gathered {
                 self.not_compared += 1;
             }
         }
+    }
+
+    /// Adds what one query found; `alone` if it is an item, and the only one of its label.
+    fn add_trials(&mut self, query: LabelledQuery, probed: Probed, alone: bool) {
+        let enrolled = self.labels.contains(&query.label);
+        self.keep_to_compare(&query, &probed, enrolled);
         if let Some(vector) = probed.vector
             && self.keeps_material
             && self.queries.len() < Self::VECTORS_MAX
@@ -360,34 +400,38 @@ impl Gathered {
         if enrolled {
             let matches = |hit: &Hit| hit.item.label == label;
             self.in_top_5 += usize::from(probed.hits.iter().any(matches));
-            self.searches.push(search(TrialKind::Mated, top));
-        } else {
-            self.searches.push(search(TrialKind::NeverEnrolled, top));
         }
-        if let Some(others) = others {
-            if enrolled {
-                let best = others.first();
-                self.searches.push(search(TrialKind::LeftOut, best));
-            }
+        let trials = QueryTrials {
+            enrolled,
+            alone,
+            masked_too: others.is_some(),
+        };
+        for truth in trials.truths() {
+            let found = match truth {
+                TrialKind::Mated | TrialKind::NeverEnrolled => top,
+                TrialKind::LeftOut => others.as_ref().and_then(|others| others.first()),
+            };
+            self.searches.push(search(truth, found));
+        }
+        if let Some(others) = others
+            && self.keeps_material
+        {
             let candidates = others
                 .into_iter()
                 .map(|hit| (hit.score, hit.item.label.clone()));
-            if self.keeps_material {
-                self.near.insert(id, (label, candidates.collect()));
-            }
+            self.near.insert(id, (label, candidates.collect()));
         }
-    }
-
-    /// Whether the query of this number takes part in the check of the index.
-    #[must_use]
-    pub fn checks_index(number: usize) -> bool {
-        number < INDEX_CHECKS_MAX
     }
 }
 
 fn labels_of(snapshot: &GalleryView) -> BTreeSet<String> {
     let labels = snapshot.items().map(|(head, _)| head.label.clone());
     labels.collect()
+}
+
+/// Whether the query of this number takes part in the check of the index.
+fn checks_index(number: usize) -> bool {
+    number < INDEX_CHECKS_MAX
 }
 
 /// SHA-256 over the components of a vector.
@@ -447,7 +491,7 @@ impl Deployment {
                     return;
                 };
                 let mates = of_label.get(head.label.as_str()).copied().unwrap_or(0);
-                match as_query(&snapshot, head, vector, Gathered::checks_index(number)) {
+                match as_query(&snapshot, head, vector, checks_index(number)) {
                     Ok(probed) => {
                         let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
                         found.push((number, 1 < mates, probed));
@@ -493,16 +537,7 @@ fn add_items(
             label: head.label.clone(),
             conditions: head.metadata.clone(),
         };
-        gathered.add(query, probed);
-        if !mated {
-            // Alone under its label, it has nothing to find: that is no mated search.
-            let own = |search: &RecordedSearch| {
-                search.truth == TrialKind::Mated && search.probe == head.id
-            };
-            if let Some(at) = gathered.searches.iter().rposition(own) {
-                gathered.searches.remove(at);
-            }
-        }
+        gathered.add_trials(query, probed, !mated);
     }
 }
 

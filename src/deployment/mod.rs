@@ -27,13 +27,15 @@ mod worker;
 mod writer;
 
 pub use active_point::{ActivePoint, DecisionBasis, Undecided};
-pub use analysis_input::{MaterialSets, material_sets};
+pub use analysis_input::material_sets;
 pub use answer::{Enrolment, Probed, SearchAnswer, VerifyAnswer};
 pub use archive::ArchiveError;
 pub use backup::{PlaceOfModel, Progress, SnapshotReport, check_snapshot, restore};
-pub use calibrate::{Assured, CalibrationSettings};
+pub use calibrate::CalibrationSettings;
 pub use calibrated::Calibrated;
-pub use calibration_searches::{Copied, Gathered, IndexCheck, LabelledQuery, NearCopied, Repeated};
+pub use calibration_searches::{
+    Gathered, IndexCheck, LabelledQuery, MaskedSearches, ProbeRequests, Repeated,
+};
 pub use canaries::set_canaries;
 pub use error::{DeploymentError, Unembeddable};
 pub use folder::{Folder, ModelReference, Record};

@@ -9,8 +9,9 @@ use matchpoint_calibration::analysis::remedies::{plan, remedy_trial};
 use matchpoint_calibration::analysis::remedy::{Remedy, RemedyTrial};
 use matchpoint_calibration::analysis::remedy_comparison::{self, compare};
 use matchpoint_calibration::cohort::Cohort;
-use matchpoint_calibration::held_out::{Folds, HeldOut, cross_fit};
-use matchpoint_calibration::policy::{CalibrationTarget, Choice, choose};
+use matchpoint_calibration::held_out::Folds;
+use matchpoint_calibration::policy::CalibrationTarget;
+use matchpoint_calibration::procedure::ChosenThreshold;
 use matchpoint_calibration::recording::{RecordedSearch, Recording, TrialKind};
 use matchpoint_gallery::item::ItemHead;
 
@@ -30,10 +31,8 @@ pub enum RemedyChoice {
 pub(super) struct Remedied {
     /// The searches that choose the threshold.
     pub(super) recording: Recording,
-    /// The choice of a threshold.
-    pub(super) choice: Choice,
-    /// The way to choose, on labels that did not choose.
-    pub(super) held_out: HeldOut,
+    /// The threshold.
+    pub(super) chosen: ChosenThreshold,
     /// What adjusts scores; `None` for the similarity itself.
     pub(super) adjuster: Option<Adjuster>,
     /// How the remedy came to be chosen: whole sentences.
@@ -251,11 +250,8 @@ fn chosen(
     seed: u64,
 ) -> Result<Remedied, DeploymentError> {
     let recording = Recording::new(searches)?;
-    let trials = recording.trials();
-    let folds = Folds::new(Folds::COUNT_DEFAULT, seed)?;
     Ok(Remedied {
-        choice: choose(target, trials, seed)?,
-        held_out: cross_fit(target, trials, folds),
+        chosen: ChosenThreshold::on(recording.trials(), target, seed)?,
         recording,
         adjuster,
         remarks: Vec::new(),

@@ -14,8 +14,8 @@ use super::operations::{Handle, Running, cancelled};
 use super::registry::Registry;
 use super::status::{from_error, is_the_fault_of_one};
 use crate::deployment::{
-    self, Deployment, DeploymentError, Gathered, LabelledQuery, ProbeRequest, ProbeSource, Probed,
-    RemedyChoice,
+    self, Deployment, DeploymentError, Gathered, LabelledQuery, MaskedSearches, ProbeSource,
+    Probed, RemedyChoice,
 };
 use matchpoint_client::proto::calibrate_request::Part;
 use matchpoint_client::proto::calibration_service_server::CalibrationService;
@@ -196,7 +196,6 @@ impl CalibrationJob {
         let Some(gathered) = &self.gathered else {
             return Ok(());
         };
-        let enrolled = gathered.labels().contains(&message.label);
         let source = match convert::labelled_query(message.query) {
             Ok(query) => ProbeSource::Query(query),
             Err(status) => {
@@ -209,13 +208,13 @@ impl CalibrationJob {
             label: message.label,
             conditions: message.metadata.into_iter().collect(),
         };
-        let request = ProbeRequest {
-            snapshot: gathered.snapshot(),
-            source,
-            label: query.label.clone(),
-            others: self.settings.strangers() == Strangers::All && enrolled,
-            check_index: Gathered::checks_index(number),
+        let masked = match self.settings.strangers() {
+            Strangers::All => MaskedSearches::OfEnrolled,
+            Strangers::Unspecified | Strangers::NeverEnrolled => MaskedSearches::None,
         };
+        let request = gathered
+            .requests(masked)
+            .request(number, &query.label, source);
         let deployment = Arc::clone(&self.deployment);
         under_way.spawn(async move {
             let probed = deployment.probe_when_free(request).await;

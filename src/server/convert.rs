@@ -6,8 +6,8 @@ use tonic::{Code, Status};
 
 use super::status::status;
 use crate::deployment::{
-    Assured, CalibrationSettings, DecisionBasis, Hit, PointComparison, Query, RemedyChoice,
-    SearchAnswer, SearchOptions, Timings, Undecided, VerifyAnswer, VerifyReference, created,
+    CalibrationSettings, DecisionBasis, Hit, PointComparison, Query, RemedyChoice, SearchAnswer,
+    SearchOptions, Timings, Undecided, VerifyAnswer, VerifyReference, created,
 };
 use crate::journal::entry::AnnotatedTruth;
 use matchpoint_calibration::CalibrationError;
@@ -20,6 +20,7 @@ use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::evidence::Prior;
 use matchpoint_calibration::operating_point::{OperatingPoint, Policy};
 use matchpoint_calibration::policy::CalibrationTarget;
+use matchpoint_calibration::procedure::{Assured, ThresholdSettings};
 use matchpoint_calibration::rates::Rate;
 use matchpoint_calibration::recording::Flip;
 use matchpoint_client::proto;
@@ -382,14 +383,16 @@ pub(super) fn calibration_settings(
         return Err(invalid(MUTUAL_MATES));
     }
     Ok(CalibrationSettings {
-        target,
-        seed: settings.seed,
-        grow_to_items: Some(settings.grow_to_items).filter(|items| 0 < *items),
-        remedy: remedy(settings)?,
-        assured: Assured {
-            labels_as_they_are: settings.labels_as_they_are,
-            strangers_are_distinct: settings.strangers_are_distinct,
+        threshold: ThresholdSettings {
+            target,
+            seed: settings.seed,
+            grow_to_items: Some(settings.grow_to_items).filter(|items| 0 < *items),
+            assured: Assured {
+                labels_as_they_are: settings.labels_as_they_are,
+                strangers_are_distinct: settings.strangers_are_distinct,
+            },
         },
+        remedy: remedy(settings)?,
     })
 }
 

@@ -53,6 +53,7 @@ pub mod monitoring;
 pub mod normalise;
 pub mod operating_point;
 pub mod policy;
+pub mod procedure;
 pub mod rates;
 pub mod recording;
 pub mod refusal;

@@ -43,6 +43,31 @@ impl TrialKind {
     }
 }
 
+/// What is known of a labelled query, as far as it decides which trials the query makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueryTrials {
+    /// Its label is enrolled.
+    pub enrolled: bool,
+    /// It is an item of the gallery, and the only one of its label.
+    pub alone: bool,
+    /// It also searches with the items of its own label masked.
+    pub masked_too: bool,
+}
+
+impl QueryTrials {
+    /// The trials: a query of an enrolled label is a mated one, and with its own label masked a
+    /// non-mated one too. Alone under its label it has nothing to find, so that is no mated trial.
+    pub fn truths(self) -> impl Iterator<Item = TrialKind> {
+        let unmasked = match (self.enrolled, self.alone) {
+            (true, true) => None,
+            (true, false) => Some(TrialKind::Mated),
+            (false, _) => Some(TrialKind::NeverEnrolled),
+        };
+        let masked = (self.enrolled && self.masked_too).then_some(TrialKind::LeftOut);
+        unmasked.into_iter().chain(masked)
+    }
+}
+
 /// The best candidate of a search.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -500,6 +525,25 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_query_alone_under_its_label_is_no_mated_trial() {
+        let truths = |enrolled, alone, masked_too| {
+            let query = QueryTrials {
+                enrolled,
+                alone,
+                masked_too,
+            };
+            query.truths().collect::<Vec<_>>()
+        };
+        assert_eq!(truths(true, false, false), [TrialKind::Mated]);
+        assert_eq!(
+            truths(true, false, true),
+            [TrialKind::Mated, TrialKind::LeftOut]
+        );
+        assert_eq!(truths(true, true, true), [TrialKind::LeftOut]);
+        assert_eq!(truths(false, false, true), [TrialKind::NeverEnrolled]);
+    }
 
     fn search(truth: TrialKind, number: usize, found: Option<(&str, f32)>) -> RecordedSearch {
         RecordedSearch {

@@ -14,7 +14,7 @@ use crate::cli::output::percent;
 use crate::cli::pictures::Pictures;
 use crate::cli::sources::{Purpose, Source, Sources};
 use crate::config::ServerConfig;
-use crate::deployment::{Assured, CalibrationSettings, Deployment, RemedyChoice, set_canaries};
+use crate::deployment::{CalibrationSettings, Deployment, RemedyChoice, set_canaries};
 use crate::monitor::NewCanary;
 use crate::server;
 use matchpoint_calibration::analysis::consistency::Band;
@@ -24,6 +24,7 @@ use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::monitoring::indicators::shift;
 use matchpoint_calibration::monitoring::strata::{Inclusion, Strata};
 use matchpoint_calibration::policy::CalibrationTarget;
+use matchpoint_calibration::procedure::{Assured, ThresholdSettings};
 use matchpoint_client::Client;
 use matchpoint_client::proto::search_request::Query;
 use matchpoint_client::proto::{
@@ -284,11 +285,13 @@ impl Story<'_> {
             deployment,
             sources: Some(&sources),
             settings: CalibrationSettings {
-                target: CalibrationTarget::Far(TargetFar::new(SUPPORTED.0, SUPPORTED.1)?),
-                seed: 0,
-                grow_to_items: None,
+                threshold: ThresholdSettings {
+                    target: CalibrationTarget::Far(TargetFar::new(SUPPORTED.0, SUPPORTED.1)?),
+                    seed: 0,
+                    grow_to_items: None,
+                    assured: Assured::default(),
+                },
                 remedy: RemedyChoice::None,
-                assured: Assured::default(),
             },
             strangers: Strangers::NeverEnrolled,
             dry_run: false,

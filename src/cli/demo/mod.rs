@@ -19,7 +19,7 @@ use crate::cli::serve::stop_signal;
 use crate::cli::sources::{Purpose, Source, Sources};
 use crate::cli::{analysis, build, probe, search};
 use crate::config::{EngineFlags, ProcessEnvironment, ServerConfig, ServerFlags};
-use crate::deployment::{Assured, CalibrationSettings, RemedyChoice};
+use crate::deployment::{CalibrationSettings, RemedyChoice};
 use crate::server;
 use crate::telemetry;
 use matchpoint_calibration::analysis::consistency::Band;
@@ -29,6 +29,7 @@ use matchpoint_calibration::decision::Threshold;
 use matchpoint_calibration::evaluate::evaluate;
 use matchpoint_calibration::operating_point::Content;
 use matchpoint_calibration::policy::CalibrationTarget;
+use matchpoint_calibration::procedure::{Assured, ThresholdSettings};
 use matchpoint_calibration::rates::Rate;
 use matchpoint_calibration::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top, Trials};
 use matchpoint_client::Client;
@@ -260,11 +261,13 @@ impl Story<'_> {
                 deployment: &deployment,
                 sources: Some(&sources),
                 settings: CalibrationSettings {
-                    target: CalibrationTarget::Far(TargetFar::new(far, confidence)?),
-                    seed: 0,
-                    grow_to_items: None,
+                    threshold: ThresholdSettings {
+                        target: CalibrationTarget::Far(TargetFar::new(far, confidence)?),
+                        seed: 0,
+                        grow_to_items: None,
+                        assured: Assured::default(),
+                    },
                     remedy: RemedyChoice::None,
-                    assured: Assured::default(),
                 },
                 strangers: Strangers::NeverEnrolled,
                 dry_run: false,

@@ -3,6 +3,7 @@
 //! Nothing here decides anything. Reading order: the whole analysis (here), the embeddings it is
 //! made from, the pairs of them and their rates, consistency over labels, remedies.
 
+pub mod candidate_lists;
 pub mod comparison_set;
 pub mod consistency;
 pub mod copies;
