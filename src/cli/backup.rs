@@ -13,7 +13,7 @@ use crate::deployment::{Folder, SnapshotReport, check_snapshot, restore};
 
 /// Copy a deployment into one file with checksums, also while it is served
 ///
-/// The file holds the record, the items, every operating point with what it was made from, and the
+/// The file is a tar, checked by `tar xf FILE && sha256sum --check SHA256SUMS` too. It holds the record, the items, every operating point with what it was made from, and the
 /// cohorts. All of it is verified before it is packed. The model is not in it: keep its folder, or
 /// have the same model where the snapshot is restored. Needs room for two copies of the items.
 #[derive(Debug, clap::Args)]

@@ -259,14 +259,9 @@ impl Exit {
 
     fn of_archive(error: &ArchiveError) -> Self {
         match error {
-            ArchiveError::Exists(_) | ArchiveError::NotEmpty(_) | ArchiveError::Name { .. } => {
-                Self::Usage
-            }
-            ArchiveError::Busy(_) => Self::Unavailable,
-            ArchiveError::NotAnArchive(_)
-            | ArchiveError::Format { .. }
-            | ArchiveError::Damaged { .. } => Self::BadData,
-            ArchiveError::Source { .. } | ArchiveError::Io { .. } => Self::Io,
+            ArchiveError::Exists(_) => Self::Usage,
+            ArchiveError::Refused { .. } => Self::BadData,
+            ArchiveError::Io { .. } => Self::Io,
             ArchiveError::Cancelled => Self::Interrupted,
         }
     }

@@ -7,15 +7,15 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::archive::{self, ArchiveError, Contents, Entry};
+use super::archive::{self, ArchiveDigest, ArchiveError};
 use super::folder::{COHORTS, OPERATING_POINTS, RECORD_FILE, RECORDINGS};
-use super::temporary::TemporaryFolder;
+use super::temporary::{TemporaryFolder, publish};
 use super::{DeploymentError, Folder, ModelReference};
-use crate::files::hex;
 use matchpoint_calibration::adjustment::Adjustment;
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_gallery::params::IndexParams;
@@ -24,6 +24,12 @@ use matchpoint_gallery::{Access, Gallery, copy_items};
 pub use super::archive::Progress;
 
 const ITEMS: &str = "items.db";
+/// Folders whose files are part of a snapshot, and how those end.
+const KEPT: [(&str, &str); 3] = [
+    (OPERATING_POINTS, "json"),
+    (RECORDINGS, "json"),
+    (COHORTS, "cohort"),
+];
 
 /// What a snapshot holds.
 #[derive(Clone, Debug, Serialize)]
@@ -32,7 +38,7 @@ pub struct SnapshotReport {
     pub archive: PathBuf,
     /// Its length.
     pub bytes: u64,
-    /// SHA-256 that identifies the content, 64 hexadecimal digits.
+    /// SHA-256 of its `SHA256SUMS`, which identifies the content: 64 hexadecimal digits.
     pub sha256: String,
     /// Name of the deployment.
     pub deployment: String,
@@ -74,22 +80,35 @@ impl Folder {
         // The record first: what it names is there, and is never changed.
         self.copy_record(&copied.join(RECORD_FILE))?;
         copy_items(&self.gallery_file(), &copied.join(ITEMS))?;
-        let mut entries = vec![RECORD_FILE.to_owned(), ITEMS.to_owned()];
-        for folder in [OPERATING_POINTS, RECORDINGS, COHORTS] {
-            let names = self.kept(folder)?;
-            link(self, folder, &names, copied)?;
-            entries.extend(names.iter().map(|name| format!("{folder}/{name}")));
+        let mut names = BTreeSet::from([RECORD_FILE.to_owned(), ITEMS.to_owned()]);
+        for (folder, _) in KEPT {
+            let into = copied.join(folder);
+            fs::create_dir(&into).map_err(|cause| DeploymentError::io(&into, &cause))?;
+            // What is being written now has another ending.
+            let kept = list(&self.path().join(folder))?.into_iter();
+            names.extend(
+                kept.map(|name| format!("{folder}/{name}"))
+                    .filter(|name| belongs(name)),
+            );
         }
-        let found = examine(copied)?;
-        let entries: Vec<Entry> = entries
-            .into_iter()
-            .map(|name| Entry {
-                source: copied.join(&name),
-                name,
-            })
-            .collect();
-        let contents = archive::pack(&entries, to, progress)?;
-        Ok(found.report(to, &contents))
+        for name in names.iter().filter(|name| name.contains('/')) {
+            // Never changed, so a link will do where that can be had.
+            let (from, to) = (self.path().join(name), copied.join(name));
+            fs::hard_link(&from, &to)
+                .or_else(|_no_links_here| fs::copy(&from, &to).map(drop))
+                .map_err(|cause| DeploymentError::io(&from, &cause))?;
+        }
+        let found = examine(&Folder::open(copied)?)?;
+        let packed = copied.join("packed");
+        let digest = archive::pack(copied, &names, &packed, progress)
+            .map_err(|cause| ArchiveError::of(to, "write", cause))?;
+        publish(&packed, to).map_err(|cause| {
+            if cause.kind() == io::ErrorKind::AlreadyExists {
+                return ArchiveError::Exists(to.to_owned());
+            }
+            ArchiveError::of(to, "write", cause)
+        })?;
+        Ok(found.of(to, digest))
     }
 
     /// Files of the folder that belong to nothing: what a crash left, recordings and cohorts of no
@@ -108,7 +127,7 @@ impl Folder {
         }
         let mut orphans = Vec::new();
         for folder in ["", OPERATING_POINTS, RECORDINGS, COHORTS] {
-            let names = list(&self.path().join(folder), Path::is_file)?;
+            let names = list(&self.path().join(folder))?;
             let is_known = |name: &str| match folder {
                 "" => !name.ends_with(".tmp"),
                 _ => belong.contains(&format!("{folder}/{name}")),
@@ -121,29 +140,20 @@ impl Folder {
         }
         Ok(orphans)
     }
-
-    /// Names of the files in one of the folder's folders, in order.
-    fn kept(&self, folder: &str) -> Result<Vec<String>, DeploymentError> {
-        // What is being written now has another ending.
-        list(&self.path().join(folder), |path| {
-            let ending = path.extension();
-            ending.is_some_and(|ending| ending == "json" || ending == "cohort")
-        })
-    }
 }
 
-/// Names in a folder, in order; none where there is no folder.
-fn list(folder: &Path, take: impl Fn(&Path) -> bool) -> Result<Vec<String>, DeploymentError> {
-    let failed = |cause: std::io::Error| DeploymentError::io(folder, &cause);
+/// Names in a folder of what is a file; none where there is no folder.
+fn list(folder: &Path) -> Result<Vec<String>, DeploymentError> {
+    let failed = |cause: io::Error| DeploymentError::io(folder, &cause);
     let entries = match fs::read_dir(folder) {
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(failed)?,
     };
     let mut names = Vec::new();
     for entry in entries {
         let path = entry.map_err(failed)?.path();
         let name = path.file_name().and_then(|name| name.to_str());
-        names.extend(name.filter(|_| take(&path)).map(str::to_owned));
+        names.extend(name.filter(|_| path.is_file()).map(str::to_owned));
     }
     names.sort_unstable();
     Ok(names)
@@ -172,7 +182,7 @@ pub fn restore(
     };
     let is_free = match fs::read_dir(into) {
         Ok(mut entries) => entries.next().is_none(),
-        Err(cause) => cause.kind() == std::io::ErrorKind::NotFound,
+        Err(cause) => cause.kind() == io::ErrorKind::NotFound,
     };
     if !is_free {
         return Err(taken());
@@ -181,16 +191,12 @@ pub fn restore(
     let parent = into.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(parent).map_err(|cause| DeploymentError::io(parent, &cause))?;
     let unpacked = TemporaryFolder::new(&into)?;
-    let contents = archive::unpack(archive, unpacked.path(), progress)?;
-    if let Some(foreign) = contents.files.iter().find(|file| !belongs(&file.name)) {
-        return Err(DeploymentError::Damaged {
-            path: archive.to_owned(),
-            problem: format!("it holds `{}`, which no snapshot does", foreign.name),
-        });
-    }
-    let mut found = examine(unpacked.path())?;
-    if let Some(folder) = model(&found.folder.record().model)? {
-        found.folder.set_model_folder(folder)?;
+    let digest = archive::read(archive, Some(unpacked.path()), belongs, progress)
+        .map_err(|cause| ArchiveError::of(archive, "unpack", cause))?;
+    let mut folder = Folder::open(unpacked.path())?;
+    let found = examine(&folder)?;
+    if let Some(place) = model(&folder.record().model)? {
+        folder.set_model_folder(place)?;
     }
     fs::rename(unpacked.path(), &into).map_err(|cause| {
         use std::io::ErrorKind::{AlreadyExists, DirectoryNotEmpty};
@@ -199,22 +205,22 @@ pub fn restore(
         }
         DeploymentError::io(&into, &cause)
     })?;
-    archive::sync(parent)?;
-    Ok(found.report(archive, &contents))
+    archive::sync(parent).map_err(|cause| DeploymentError::io(parent, &cause))?;
+    Ok(found.of(archive, digest))
 }
 
 /// Whether a file of this name is part of a snapshot.
 fn belongs(name: &str) -> bool {
-    let ending = |rest: &str, ending| Path::new(rest).extension().is_some_and(|e| e == ending);
-    match name.split_once('/') {
-        None => [RECORD_FILE, ITEMS].contains(&name),
-        Some((OPERATING_POINTS | RECORDINGS, rest)) => !rest.contains('/') && ending(rest, "json"),
-        Some((COHORTS, rest)) => !rest.contains('/') && ending(rest, "cohort"),
-        Some(_) => false,
-    }
+    let path = Path::new(name);
+    let in_folder = |(folder, ending): (&str, &str)| {
+        path.parent() == Some(Path::new(folder))
+            && path.extension().is_some_and(|found| found == ending)
+    };
+    [RECORD_FILE, ITEMS].contains(&name) || KEPT.into_iter().any(in_folder)
 }
 
-/// Reads all of a snapshot and compares it with its checksums; writes nothing.
+/// Reads all of a snapshot and compares it with its checksums; writes nothing. Gives its length and the
+/// SHA-256 that identifies its content, as a [`SnapshotReport`] has them.
 ///
 /// # Errors
 /// It is no snapshot, or damaged.
@@ -222,32 +228,13 @@ pub fn check_snapshot(
     archive: &Path,
     progress: Progress<'_>,
 ) -> Result<(u64, String), DeploymentError> {
-    let contents = archive::verify(archive, progress)?;
-    Ok((contents.bytes, hex(&contents.sha256)))
+    let digest = archive::read(archive, None, belongs, progress)
+        .map_err(|cause| ArchiveError::of(archive, "read", cause))?;
+    Ok((digest.bytes, digest.sha256))
 }
 
-/// Copies files that are never changed, by a link where that can be had.
-fn link(from: &Folder, folder: &str, names: &[String], to: &Path) -> Result<(), DeploymentError> {
-    let into = to.join(folder);
-    fs::create_dir(&into).map_err(|cause| DeploymentError::io(&into, &cause))?;
-    for name in names {
-        let (from, to) = (from.path().join(folder).join(name), into.join(name));
-        fs::hard_link(&from, &to)
-            .or_else(|_no_links_here| fs::copy(&from, &to).map(drop))
-            .map_err(|cause| DeploymentError::io(&from, &cause))?;
-    }
-    Ok(())
-}
-
-/// What a folder was found to hold when all of it was verified.
-struct Found {
-    folder: Folder,
-    gallery: Gallery,
-    operating_points: usize,
-}
-
-fn examine(path: &Path) -> Result<Found, DeploymentError> {
-    let folder = Folder::open(path)?;
+/// What a folder is found to hold when all of it is verified; its archive is not known yet.
+fn examine(folder: &Folder) -> Result<SnapshotReport, DeploymentError> {
     let no_graph = IndexParams {
         graph_from_items: usize::MAX,
         ..IndexParams::default()
@@ -259,29 +246,30 @@ fn examine(path: &Path) -> Result<Found, DeploymentError> {
         folder.adjuster(point)?;
     }
     folder.active_operating_point()?;
-    Ok(Found {
-        folder,
-        gallery,
+    let (record, state) = (folder.record(), gallery.view());
+    Ok(SnapshotReport {
+        archive: PathBuf::new(),
+        bytes: 0,
+        sha256: String::new(),
+        deployment: record.name.clone(),
+        model: record.model.name.clone(),
+        model_fingerprint: record.model.fingerprint.clone(),
+        items: state.len(),
+        labels: state.label_count(),
+        generation: state.generation(),
+        gallery_digest: state.digest(),
         operating_points: points.len(),
+        active_operating_point: record.active_operating_point.clone(),
     })
 }
 
-impl Found {
-    fn report(self, archive: &Path, contents: &Contents) -> SnapshotReport {
-        let (record, state) = (self.folder.record(), self.gallery.view());
-        SnapshotReport {
+impl SnapshotReport {
+    fn of(self, archive: &Path, digest: ArchiveDigest) -> Self {
+        Self {
             archive: archive.to_owned(),
-            bytes: contents.bytes,
-            sha256: hex(&contents.sha256),
-            deployment: record.name.clone(),
-            model: record.model.name.clone(),
-            model_fingerprint: record.model.fingerprint.clone(),
-            items: state.len(),
-            labels: state.label_count(),
-            generation: state.generation(),
-            gallery_digest: state.digest(),
-            operating_points: self.operating_points,
-            active_operating_point: record.active_operating_point.clone(),
+            bytes: digest.bytes,
+            sha256: digest.sha256,
+            ..self
         }
     }
 }
@@ -296,24 +284,28 @@ mod tests {
     fn a_snapshot_that_brings_anything_else_is_refused_and_leaves_nothing() {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str| root.path().join(name);
-        fs::write(at("file"), "x").unwrap();
         for foreign in [
             "model/model.onnx",
             "items.graph",
             "recordings/a.onnx",
+            "recordings/a.cohort",
             "cohorts/a/b.cohort",
         ] {
+            let source = tempfile::tempdir().unwrap();
+            let names = BTreeSet::from([RECORD_FILE, ITEMS, foreign].map(str::to_owned));
+            for name in &names {
+                let path = source.path().join(name);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, "x").unwrap();
+            }
             let archive = at("a.snapshot");
-            let entries = [RECORD_FILE, ITEMS, foreign].map(|name| Entry {
-                name: name.to_owned(),
-                source: at("file"),
-            });
             let step = &mut |_, _| ControlFlow::Continue(());
-            archive::pack(&entries, &archive, step).unwrap();
+            archive::pack(source.path(), &names, &archive, step).unwrap();
             let refused = restore(&archive, &at("made"), &|_| Ok(None), step).unwrap_err();
             assert!(refused.to_string().contains(foreign), "{refused}");
+            check_snapshot(&archive, step).unwrap_err();
             fs::remove_file(&archive).unwrap();
-            assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+            assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
         }
     }
 

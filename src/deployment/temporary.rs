@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::DeploymentError;
+use super::{DeploymentError, archive};
 
 /// Names of deployments and snapshots do not begin with a dot, so none can be a name of ours.
 const PREFIX: &str = ".matchpoint-";
@@ -80,6 +80,15 @@ impl TemporaryFile {
     pub fn file(&mut self) -> &mut File {
         &mut self.file
     }
+
+    /// Gives what is written the name `to`, in the same folder, where nothing has it.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, or the disk.
+    pub fn publish(self, to: &Path) -> std::io::Result<()> {
+        self.file.sync_all()?;
+        publish(&self.path, to)
+    }
 }
 
 impl Drop for TemporaryFile {
@@ -88,15 +97,33 @@ impl Drop for TemporaryFile {
     }
 }
 
+/// Gives a whole file, which is on the disk, a name on the same disk, and replaces nothing. The old name
+/// may stay.
+pub(super) fn publish(file: &Path, to: &Path) -> std::io::Result<()> {
+    match fs::hard_link(file, to) {
+        Err(_) if to.symlink_metadata().is_ok() => {
+            return Err(std::io::ErrorKind::AlreadyExists.into());
+        }
+        // File systems without links say so in many ways; a rename fails too if it is not that.
+        Err(_) => fs::rename(file, to)?,
+        Ok(()) => {}
+    }
+    archive::sync(parent_of(to)).inspect_err(|_| drop(fs::remove_file(to)))
+}
+
 /// A name that nothing has, and no deployment or snapshot can have, in the folder of `beside`, from
 /// which what crashes left is removed.
 fn path_beside(beside: &Path) -> PathBuf {
-    let parent = match beside.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
+    let parent = parent_of(beside);
     remove_left(parent);
     parent.join(name())
+}
+
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
 }
 
 fn name() -> String {

@@ -317,37 +317,18 @@ fn receive(path: &Path, mut arriving: mpsc::Receiver<Option<Vec<u8>>>) -> Result
             None => return Err(Status::cancelled("the client went away")),
         }
     }
-    upload.file().sync_all().map_err(io)?;
     check_snapshot(upload.path(), &mut |_, _| ControlFlow::Continue(()))
         .map_err(|error| refused_upload(&error))?;
-    fs::hard_link(upload.path(), path).map_err(io)
+    upload.publish(path).map_err(io)
 }
 
 /// The answer to an upload that is no whole snapshot: nothing that is kept here is damaged.
 fn refused_upload(error: &DeploymentError) -> Status {
-    let DeploymentError::Archive(cause) = error else {
+    let DeploymentError::Archive(ArchiveError::Refused { problem, .. }) = error else {
         return from_error(error);
     };
-    let what = match cause {
-        ArchiveError::Damaged { offset, what, .. } => {
-            format!("is damaged at byte {offset}: {what}; send another copy of it")
-        }
-        ArchiveError::NotAnArchive(_) => {
-            "is no snapshot of Matchpoint: it does not begin as one".to_owned()
-        }
-        ArchiveError::Format {
-            found, readable, ..
-        } => format!("has format {found}, and this server reads format {readable}"),
-        ArchiveError::Exists(_)
-        | ArchiveError::Busy(_)
-        | ArchiveError::NotEmpty(_)
-        | ArchiveError::Name { .. }
-        | ArchiveError::Source { .. }
-        | ArchiveError::Io { .. }
-        | ArchiveError::Cancelled => return from_error(error),
-    };
-    tracing::info!(what, "an uploaded snapshot was refused");
-    let message = format!("what was sent {what}");
+    tracing::info!(problem, "an uploaded snapshot was refused");
+    let message = format!("what was sent {problem}");
     status(Code::DataLoss, "SNAPSHOT_DAMAGED", &message)
 }
 

@@ -228,16 +228,10 @@ fn journal_reason(error: &JournalError) -> (Code, &'static str) {
 
 fn archive_reason(error: &ArchiveError) -> (Code, &'static str) {
     match error {
-        ArchiveError::Exists(_) | ArchiveError::NotEmpty(_) | ArchiveError::Busy(_) => {
-            (Code::AlreadyExists, "SNAPSHOT_EXISTS")
-        }
-        ArchiveError::NotAnArchive(_)
-        | ArchiveError::Format { .. }
-        | ArchiveError::Damaged { .. } => (Code::DataLoss, "SNAPSHOT_DAMAGED"),
+        ArchiveError::Exists(_) => (Code::AlreadyExists, "SNAPSHOT_EXISTS"),
+        ArchiveError::Refused { .. } => (Code::DataLoss, "SNAPSHOT_DAMAGED"),
         ArchiveError::Io { .. } if error.is_disk_full() => (Code::ResourceExhausted, "DISK_FULL"),
-        ArchiveError::Name { .. } | ArchiveError::Source { .. } | ArchiveError::Io { .. } => {
-            (Code::Internal, "INTERNAL")
-        }
+        ArchiveError::Io { .. } => (Code::Internal, "INTERNAL"),
         ArchiveError::Cancelled => (Code::Cancelled, "OPERATION_CANCELLED"),
     }
 }

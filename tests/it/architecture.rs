@@ -191,6 +191,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("matrixmultiply::", &["kernels"]),
     ("memmap2::", &["kernels"]),
     ("rustix::", &["deployment"]),
+    ("tar::", &["deployment"]),
     ("zip::", &["arrays"]),
     ("flate2::", &["arrays", "pixels"]),
     ("zstd::", &["arrays"]),

@@ -9,7 +9,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::common::{
@@ -52,7 +52,7 @@ fn mixed_folder(root: &Path) -> PathBuf {
     fs::write(broken.join("notes.txt"), "not an image").unwrap();
     let pipe = broken.join("pipe.jpg");
     assert!(
-        std::process::Command::new("mkfifo")
+        Command::new("mkfifo")
             .arg(&pipe)
             .status()
             .unwrap()
@@ -336,7 +336,7 @@ fn items_on_disk(deployment: &Path) -> u64 {
 }
 
 fn send(child: &Child, signal: &str) {
-    let sent = std::process::Command::new("kill")
+    let sent = Command::new("kill")
         .args([&format!("-{signal}"), &child.id().to_string()])
         .status()
         .unwrap();
@@ -1739,6 +1739,43 @@ fn a_deployment_refuses_strangers_that_are_enrolled_under_another_spelling() {
     // Enrolled beside the other, it is one thing under two labels.
     let built = build(&deployment, &queries, &[]);
     assert_eq!(json(&built)["alike"][0]["other"], "gc_fishes_fish3");
+}
+
+#[test]
+fn a_snapshot_is_a_tar_that_other_programs_check() {
+    let (root, deployment) = copy_of_sample();
+    let at = |name: &str| root.path().join(name);
+    let archive = at("a.snapshot");
+    assert_eq!(
+        code(&run(&["snapshot", path(&deployment), path(&archive)])),
+        0
+    );
+    // As docs/operations.md says, without this program.
+    let unpacked = at("unpacked");
+    fs::create_dir(&unpacked).unwrap();
+    for command in [
+        "tar xf ../a.snapshot",
+        "sha256sum --check --strict SHA256SUMS",
+    ] {
+        let shell = &mut Command::new("sh");
+        let output = shell.current_dir(&unpacked).args(["-c", command]).output();
+        let output = output.unwrap();
+        let shown = text(&output.stdout) + &text(&output.stderr);
+        assert!(output.status.success(), "{shown}");
+        assert!(
+            !command.starts_with("sha") || shown.contains("items.db: OK"),
+            "{shown}"
+        );
+    }
+    assert_eq!(code(&run(&["verify", path(&unpacked)])), 0);
+    // What others pack is not what was taken.
+    let foreign = at("foreign.snapshot");
+    let mut tar = Command::new("tar");
+    tar.current_dir(&unpacked).arg("cf").arg(&foreign).arg(".");
+    assert!(tar.status().unwrap().success());
+    let refused = run(&["restore", path(&foreign), path(&at("second"))]);
+    assert_eq!(code(&refused), 65, "{}", text(&refused.stderr));
+    assert!(!at("second").exists());
 }
 
 #[test]

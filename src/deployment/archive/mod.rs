@@ -1,133 +1,70 @@
-//! Several files in one, with checksums: how a snapshot of a deployment is kept and moved.
+//! The file of a snapshot: a tar of a deployment's files with their SHA-256, made and read strictly.
 //!
-//! | part | bytes |
-//! |---|---|
-//! | head | `MPSNAP01`, format version, length of the directory (numbers: `u32`) |
-//! | directory | for each file: length of its name (`u8`), its name, its length (`u64`) |
-//! | contents | one after the other |
-//! | digests | SHA-256 of each content |
-//! | seal | SHA-256 of head, directory and digests |
+//! `tar xf FILE && sha256sum -c SHA256SUMS` checks it without this program. `SHA256SUMS` comes first,
+//! then the files that it lists, in the order of their names, then two blocks of zeros. All of them are
+//! regular files under the headers of POSIX (ustar), which differ in name and length alone; a length of
+//! 8 GiB or more is written in binary, as tars of today read it.
 //!
-//! Numbers are little-endian. The digests come last, so sources are read once. A reader trusts no
-//! number before it fits the length of the file, and no content before the seal is checked.
+//! The same files make the same bytes. So a reader makes each header again and takes no other: links,
+//! devices, long names, sparse files and extensions need no rule of their own. It trusts no length
+//! before it fits the length of the archive.
 
-use std::collections::{BTreeSet, HashSet};
-use std::fs::{self, File, TryLockError};
+use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use base16ct::lower::encode_string;
 use sha2::{Digest, Sha256};
+use tar::{EntryType, Header};
 
-const MAGIC: &[u8; 8] = b"MPSNAP01";
-const FORMAT: u32 = 1;
-const HEAD_BYTES: u64 = 16;
-const DIGEST_BYTES: u64 = 32;
-/// A deployment has a few files for each operating point.
-const FILES_MAX: usize = 10_000;
-/// More than [`FILES_MAX`] of the longest names need.
-const DIRECTORY_BYTES_MAX: u64 = 4 << 20;
-const NAME_BYTES_MAX: usize = 255;
-/// What is not whole yet ends so.
-const PARTIAL: &str = ".partial";
-/// File systems take 255 bytes, and [`PARTIAL`] must fit.
-const PART_BYTES_MAX: usize = 247;
-const PIECE_BYTES: usize = 1 << 20;
+const SUMS: &str = "SHA256SUMS";
+/// Room for the sums of 15,000 files, and a deployment has a few for each operating point.
+const SUMS_BYTES_MAX: u64 = 2 << 20;
+const BLOCK_BYTES: u64 = 512;
+/// The zeros that end an archive.
+const END: [u8; 1024] = [0; 1024];
+/// The field of a name in a header.
+const NAME_BYTES_MAX: usize = 100;
+const PIECE_BYTES: u64 = 1 << 20;
+/// Snapshots began so before they were tars.
+const EARLIER_MAGIC: &[u8] = b"MPSNAP01";
 
-/// Told the bytes of content that are done, and those in all; says whether to go on.
+/// Told the bytes that are done, and those in all; says whether to go on.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
 
-/// A file to be packed.
-#[derive(Clone, Debug)]
-pub(super) struct Entry {
-    /// Its name in the archive: parts of ASCII letters, digits, `-`, `_` and `.`, joined by `/`.
-    pub(super) name: String,
-    /// Where it is.
-    pub(super) source: PathBuf,
-}
-
-/// What an archive holds.
+/// What an archive is known by.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Contents {
-    /// Its files, in their order.
-    pub(super) files: Vec<Packed>,
-    /// Length of the archive itself.
-    pub(super) bytes: u64,
-    /// The seal: it identifies names and contents.
-    pub(super) sha256: [u8; 32],
-}
-
-/// A file in an archive.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Packed {
-    /// Its name.
-    pub(super) name: String,
+pub(super) struct ArchiveDigest {
     /// Its length.
     pub(super) bytes: u64,
-    /// SHA-256 of its content.
-    pub(super) sha256: [u8; 32],
+    /// SHA-256 of its `SHA256SUMS`, which identifies names and contents: 64 hexadecimal digits.
+    pub(super) sha256: String,
 }
 
-/// Why an archive cannot be made or used.
+/// Why a snapshot cannot be made or used.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// Something has the name that the archive, or a file of it, should get.
+    /// Something has the name that the snapshot should get.
     #[error("{} exists already; choose another name, or move it away", .0.display())]
     Exists(PathBuf),
-    /// Another is writing the same archive.
-    #[error("{} is being written by another; wait until it is done, or choose another name", .0.display())]
-    Busy(PathBuf),
-    /// The folder to unpack into has something in it.
-    #[error("{} is not empty; unpack into an empty folder", .0.display())]
-    NotEmpty(PathBuf),
-    /// The file is something else.
-    #[error("{} is no snapshot of Matchpoint: it does not begin as one; name another file", .0.display())]
-    NotAnArchive(PathBuf),
-    /// Another version wrote it.
-    #[error("{} has format {found}, and this build reads format {readable}; use the Matchpoint that wrote it", path.display())]
-    Format {
-        /// The archive.
-        path: PathBuf,
-        /// Its format.
-        found: u32,
-        /// The format that this build reads.
-        readable: u32,
-    },
-    /// It is not what was written.
-    #[error("{} is damaged at byte {offset}: {what}; use another copy of it", path.display())]
-    Damaged {
-        /// The archive.
-        path: PathBuf,
-        /// Where it was noticed.
-        offset: u64,
-        /// What is wrong.
-        what: &'static str,
-    },
-    /// A file cannot have this name in an archive.
-    #[error("`{name}` cannot name a file of a snapshot: {problem}; give it another name")]
-    Name {
-        /// The name.
-        name: String,
-        /// What is wrong.
-        problem: &'static str,
-    },
-    /// A file cannot be packed.
-    #[error("{} {problem}; try again when nothing writes to it", path.display())]
-    Source {
+    /// The file is no snapshot, one in an earlier format, or damaged.
+    #[error("{} {problem}", path.display())]
+    Refused {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
-        problem: &'static str,
+        /// What is wrong, as words that follow its name.
+        problem: String,
     },
-    /// The system failed.
+    /// The system failed, or a file cannot be packed.
     #[error("cannot {doing} {}: {source}", path.display())]
     Io {
-        /// The file or folder.
+        /// The snapshot.
         path: PathBuf,
         /// What was attempted.
         doing: &'static str,
-        /// The system's reason.
+        /// The reason.
         source: io::Error,
     },
     /// The caller stopped it.
@@ -136,6 +73,16 @@ pub enum ArchiveError {
 }
 
 impl ArchiveError {
+    /// The error of what was attempted with a snapshot, of the system or of ours.
+    pub(super) fn of(path: &Path, doing: &'static str, source: io::Error) -> Self {
+        let path = path.to_owned();
+        source.downcast().unwrap_or_else(|source| Self::Io {
+            path,
+            doing,
+            source,
+        })
+    }
+
     /// Whether the disk, or the share of it that is allowed, is full.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
@@ -144,446 +91,285 @@ impl ArchiveError {
     }
 }
 
-fn failed(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> ArchiveError {
-    move |source| ArchiveError::Io {
-        path: path.to_owned(),
-        doing,
-        source,
-    }
-}
-
-/// Packs files into a new archive. All of it is there, and on the disk, or nothing. A source must
-/// not be written to meanwhile; only a change of its length is noticed.
+/// Packs files of a folder into a new file, which is on the disk when this returns. They must not be
+/// written to meanwhile; only a change of a length is noticed.
 ///
 /// # Errors
-/// A name, a source, something at `to` already, the disk, or cancellation.
+/// [`ArchiveError`], as the source of the error or in words; see [`ArchiveError::of`]. What is left at
+/// `to` is for the caller to remove.
 pub(super) fn pack(
-    entries: &[Entry],
+    folder: &Path,
+    names: &BTreeSet<String>,
     to: &Path,
     progress: Progress<'_>,
-) -> Result<Contents, ArchiveError> {
-    check_names(entries.iter().map(|entry| &*entry.name)).map_err(|(name, problem)| {
-        let name = name.to_owned();
-        ArchiveError::Name { name, problem }
-    })?;
-    if to.symlink_metadata().is_ok() {
-        return Err(ArchiveError::Exists(to.to_owned()));
+) -> io::Result<ArchiveDigest> {
+    let unfit = |name: &str, problem| io::Error::other(format!("`{name}` {problem}"));
+    let (mut steps, mut sums_bytes, mut lengths) = (Steps::new(0, progress), 0, Vec::new());
+    for name in names {
+        let about = fs::metadata(folder.join(name))?;
+        sums_bytes += sum_line(&[0; 32], name).len() as u64;
+        if !is_plain(name) || !about.is_file() || SUMS_BYTES_MAX < sums_bytes {
+            let problem =
+                "is no file, has no plain and short name, or is one too many; move it away";
+            return Err(unfit(name, problem));
+        }
+        steps.all += about.len();
+        lengths.push(about.len());
     }
-    let partial = partial(to);
-    let file = claim(&partial)?;
-    let mut undo = Undo(vec![partial.clone()]);
-    let contents = write(entries, &file, &partial, progress)?;
-    publish(&partial, to, &mut undo)?;
-    // The name beside it is free now, also for others.
-    undo.0.retain(|path| *path != partial);
-    sync(folder_of(to))?;
-    undo.0.clear();
-    Ok(contents)
+    let mut archive = File::create_new(to)?;
+    let mut sums = String::new();
+    // What comes first is known last.
+    archive.seek(SeekFrom::Start(BLOCK_BYTES + filled(sums_bytes)))?;
+    for (name, bytes) in names.iter().zip(lengths) {
+        let expected = steps.done + bytes;
+        let content = File::open(folder.join(name))?;
+        archive.write_all(header(name, bytes).as_bytes())?;
+        let sha256 = steps.copy(&mut (&content).take(bytes), &mut archive)?;
+        archive.write_all(fill(bytes))?;
+        if (steps.done, content.metadata()?.len()) != (expected, bytes) {
+            let problem =
+                "changed its length while it was read; try again when nothing writes to it";
+            return Err(unfit(name, problem));
+        }
+        sums += &sum_line(&sha256, name);
+    }
+    archive.write_all(&END)?;
+    archive.rewind()?;
+    archive.write_all(header(SUMS, sums_bytes).as_bytes())?;
+    archive.write_all(sums.as_bytes())?;
+    archive.sync_all()?;
+    let (bytes, sha256) = (
+        archive.metadata()?.len(),
+        encode_string(&Sha256::digest(sums)),
+    );
+    Ok(ArchiveDigest { bytes, sha256 })
 }
 
-/// Unpacks an archive into an empty folder. All of it is there, and on the disk, or nothing; after
-/// a crash there may be some of it.
+/// Reads all of an archive and compares it with its sums. With `into`, an empty folder that only the
+/// caller uses, its files are unpacked there, and on the disk when this returns.
 ///
 /// # Errors
-/// Something in the folder, what is wrong with the archive, the disk, or cancellation.
-pub(super) fn unpack(
-    archive: &Path,
-    into: &Path,
-    progress: Progress<'_>,
-) -> Result<Contents, ArchiveError> {
-    let mut present = fs::read_dir(into).map_err(failed(into, "list"))?;
-    if present.next().is_some() {
-        return Err(ArchiveError::NotEmpty(into.to_owned()));
-    }
-    let (mut reader, contents) = Reader::open(archive, progress)?;
-    let (mut undo, mut folders) = (Undo(Vec::new()), BTreeSet::from([into.to_owned()]));
-    for packed in &contents.files {
-        let mut path = into.to_owned();
-        for part in packed.name.split('/') {
-            if path != into && folders.insert(path.clone()) {
-                // Refuses what it did not make itself, so it never leaves the folder by a link.
-                fs::create_dir(&path).map_err(failed(&path, "create"))?;
-                undo.0.push(path.clone());
-            }
-            path.push(part);
-        }
-        let partial = partial(&path);
-        let file = File::create_new(&partial).map_err(failed(&partial, "create"))?;
-        undo.0.push(partial.clone());
-        reader.next(packed, &mut &file, &partial)?;
-        file.sync_all().map_err(failed(&partial, "write to"))?;
-        publish(&partial, &path, &mut undo)?;
-    }
-    folders.iter().try_for_each(|folder| sync(folder))?;
-    undo.0.clear();
-    Ok(contents)
-}
-
-/// Reads all of an archive and compares it with its digests.
-///
-/// # Errors
-/// What is wrong with the archive, the disk, or cancellation.
-pub(super) fn verify(archive: &Path, progress: Progress<'_>) -> Result<Contents, ArchiveError> {
-    let (mut reader, contents) = Reader::open(archive, progress)?;
-    for packed in &contents.files {
-        reader.next(packed, &mut io::sink(), archive)?;
-    }
-    Ok(contents)
-}
-
-/// What is removed again, last first, unless it is cleared.
-struct Undo(Vec<PathBuf>);
-
-impl Drop for Undo {
-    fn drop(&mut self) {
-        for path in self.0.iter().rev() {
-            if fs::remove_file(path).is_err() {
-                drop(fs::remove_dir(path));
-            }
-        }
-    }
-}
-
-/// Creates the file that will be an archive. Its writer holds a lock on it, so one that can be
-/// locked is what a crash left. That is removed, never cut: an archive may be the same file.
-fn claim(partial: &Path) -> Result<File, ArchiveError> {
-    let mut left = None;
-    if let Ok(about) = partial.symlink_metadata() {
-        if about.is_file() {
-            let file = File::options().write(true).open(partial);
-            left = Some(hold(file.map_err(failed(partial, "open"))?, partial)?);
-        }
-        fs::remove_file(partial).map_err(failed(partial, "remove"))?;
-    }
-    let file = File::create_new(partial).map_err(failed(partial, "create"))?;
-    let file = hold(file, partial)?;
-    // Until here, so that no other takes the new file for a leftover.
-    drop(left);
-    Ok(file)
-}
-
-fn hold(file: File, path: &Path) -> Result<File, ArchiveError> {
-    // Where there are no locks, writers of one archive are not kept apart.
-    let free = !matches!(file.try_lock(), Err(TryLockError::WouldBlock));
-    // Another may have taken the name since the file was opened.
-    let named = path.symlink_metadata().and_then(|named| {
-        let held = file.metadata()?;
-        Ok((named.dev(), named.ino()) == (held.dev(), held.ino()))
-    });
-    if free && named.unwrap_or(false) {
-        Ok(file)
-    } else {
-        Err(ArchiveError::Busy(path.to_owned()))
-    }
-}
-
-/// Gives a whole file its name, and replaces nothing.
-fn publish(partial: &Path, to: &Path, undo: &mut Undo) -> Result<(), ArchiveError> {
-    match fs::hard_link(partial, to) {
-        Ok(()) => {
-            undo.0.push(to.to_owned());
-            fs::remove_file(partial).map_err(failed(partial, "remove"))
-        }
-        Err(_) if to.symlink_metadata().is_ok() => Err(ArchiveError::Exists(to.to_owned())),
-        // File systems without links say so in many ways; a rename fails too if it is not that.
-        Err(_) => {
-            fs::rename(partial, to).map_err(failed(to, "create"))?;
-            undo.0.push(to.to_owned());
-            Ok(())
-        }
-    }
-}
-
-fn write(
-    entries: &[Entry],
-    mut file: &File,
+/// As [`pack`]: what is wrong with the archive, a name that is not `known`, the disk, or cancellation.
+/// What is left in `into` is for the caller to remove.
+pub(super) fn read(
     path: &Path,
+    into: Option<&Path>,
+    known: fn(&str) -> bool,
     progress: Progress<'_>,
-) -> Result<Contents, ArchiveError> {
-    let source = |entry: &Entry, problem| ArchiveError::Source {
-        path: entry.source.clone(),
-        problem,
-    };
-    let mut files = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let about = fs::metadata(&entry.source).map_err(failed(&entry.source, "read"))?;
-        if !about.is_file() {
-            return Err(source(entry, "is not a file"));
-        }
-        files.push(Packed {
-            name: entry.name.clone(),
-            bytes: about.len(),
-            sha256: [0; 32],
-        });
+) -> io::Result<ArchiveDigest> {
+    // A pipe would be waited for.
+    if !fs::metadata(path)?.is_file() {
+        let (path, problem) = (path.to_owned(), "is no file, and no snapshot".to_owned());
+        return Err(io::Error::other(ArchiveError::Refused { path, problem }));
     }
-    let head = head(&files);
-    let mut copier = Copier::new(&files, progress);
-    file.write_all(&head).map_err(failed(path, "write to"))?;
-    for (entry, packed) in entries.iter().zip(&mut files) {
-        let from = &*entry.source;
-        let opened = File::open(from).map_err(failed(from, "read"))?;
-        let mut content = (&opened).take(packed.bytes);
-        let (bytes, sha256) = copier.copy(&mut content, from, &mut file, path)?;
-        let length = opened.metadata().map_err(failed(from, "read"))?.len();
-        if (bytes, length) != (packed.bytes, packed.bytes) {
-            return Err(source(entry, "changed its length while it was read"));
-        }
-        packed.sha256 = sha256;
+    let file = File::open(path)?;
+    let steps = Steps::new(file.metadata()?.len(), progress);
+    let mut source = Source { path, file, steps };
+    let (mut sums, bytes) = (Vec::new(), source.header(SUMS)?);
+    if SUMS_BYTES_MAX < bytes {
+        return Err(source.damaged(BLOCK_BYTES, &format!("{SUMS} is too long")));
     }
-    let mut trailer = files.iter().flat_map(|it| it.sha256).collect::<Vec<u8>>();
-    let sha256 = seal(&head, &trailer);
-    trailer.extend(sha256);
-    file.write_all(&trailer).map_err(failed(path, "write to"))?;
-    file.sync_all().map_err(failed(path, "write to"))?;
-    let bytes = file.metadata().map_err(failed(path, "read"))?.len();
-    Ok(Contents {
-        files,
-        bytes,
-        sha256,
-    })
+    let sha256 = source.content(bytes, &mut sums)?;
+    let sums = String::from_utf8_lossy(&sums);
+    let mut folders: BTreeSet<PathBuf> = into.map(Path::to_owned).into_iter().collect();
+    let mut before = "";
+    for line in sums.split_inclusive('\n') {
+        let line = line.strip_suffix('\n').unwrap_or_default();
+        let (sum, name) = line.split_once("  ").unwrap_or(("", line));
+        if !(before < name && is_plain(name) && known(name)) {
+            let name = name.escape_debug();
+            let what =
+                format!("{SUMS} has `{name}`, which no snapshot holds, or not there, or twice");
+            return Err(source.damaged(BLOCK_BYTES, &what));
+        }
+        before = name;
+        let bytes = source.header(name)?;
+        let begins = source.steps.done;
+        let found = if let Some(into) = into {
+            let to = into.join(name);
+            let folder = to.parent().unwrap_or(into);
+            fs::create_dir_all(folder)?;
+            folders.insert(folder.to_owned());
+            let mut file = File::create_new(&to)?;
+            let found = source.content(bytes, &mut file)?;
+            file.sync_all()?;
+            found
+        } else {
+            source.content(bytes, &mut io::sink())?
+        };
+        if encode_string(&found) != sum {
+            let what = format!("`{name}` is not the file that was packed");
+            return Err(source.damaged(begins, &what));
+        }
+    }
+    source.end()?;
+    folders.iter().try_for_each(|folder| sync(folder))?;
+    let (bytes, sha256) = (source.steps.all, encode_string(&sha256));
+    Ok(ArchiveDigest { bytes, sha256 })
 }
 
-/// Copies contents, and says how far it is.
-struct Copier<'a> {
-    piece: Vec<u8>,
+/// An archive that is read from its beginning to its end.
+struct Source<'a> {
+    path: &'a Path,
+    file: File,
+    steps: Steps<'a>,
+}
+
+impl Source<'_> {
+    /// Reads the header of the file that has to follow, and gives its length, which the archive has.
+    fn header(&mut self, name: &str) -> io::Result<u64> {
+        let (begins, block) = (self.steps.done, self.take(BLOCK_BYTES)?);
+        if begins == 0 && block.starts_with(EARLIER_MAGIC) {
+            let problem =
+                "is a snapshot in an earlier format, which is not read any more; take it again";
+            return Err(self.refused(problem.to_owned()));
+        }
+        let Some(block) = block.first_chunk() else {
+            return Err(self.damaged(begins, "it ends too early"));
+        };
+        let found = Header::from_byte_slice(block);
+        let bytes = found.entry_size().unwrap_or(u64::MAX);
+        if block != header(name, bytes).as_bytes() {
+            let what = format!("it has {} in place of the file `{name}`", shown(block));
+            return Err(self.damaged(begins, &what));
+        }
+        self.steps.done += BLOCK_BYTES;
+        if self.steps.all.saturating_sub(self.steps.done) < filled(bytes) {
+            let what = format!("`{name}` is longer than what is left");
+            return Err(self.damaged(self.steps.done, &what));
+        }
+        Ok(bytes)
+    }
+
+    /// Copies the content that follows, and gives its SHA-256.
+    fn content(&mut self, bytes: u64, to: &mut dyn Write) -> io::Result<[u8; 32]> {
+        let sha256 = self.steps.copy(&mut (&self.file).take(bytes), to)?;
+        let zeros = fill(bytes);
+        if self.take(zeros.len() as u64)? != zeros {
+            return Err(self.damaged(self.steps.done, "there is something in place of zeros"));
+        }
+        self.steps.done += zeros.len() as u64;
+        Ok(sha256)
+    }
+
+    /// Reads what ends the archive.
+    fn end(&self) -> io::Result<()> {
+        let found = self.take(END.len() as u64 + 1)?;
+        let what = match found.first_chunk() {
+            _ if found == END => return Ok(()),
+            Some(block) if !END.starts_with(block) => {
+                format!("it has {}, and {SUMS} no sum of it", shown(block))
+            }
+            _ => "it does not end where it should".to_owned(),
+        };
+        Err(self.damaged(self.steps.done, &what))
+    }
+
+    /// Reads so many bytes, or to the end.
+    fn take(&self, bytes: u64) -> io::Result<Vec<u8>> {
+        let mut taken = Vec::new();
+        (&self.file).take(bytes).read_to_end(&mut taken)?;
+        Ok(taken)
+    }
+
+    fn damaged(&self, offset: u64, what: &str) -> io::Error {
+        self.refused(match offset {
+            0 => "is no snapshot of Matchpoint: it does not begin as one".to_owned(),
+            _ => format!("is damaged at byte {offset}: {what}; use another copy of it"),
+        })
+    }
+
+    fn refused(&self, problem: String) -> io::Error {
+        let path = self.path.to_owned();
+        io::Error::other(ArchiveError::Refused { path, problem })
+    }
+}
+
+/// How far it is, in bytes.
+struct Steps<'a> {
     done: u64,
     all: u64,
     progress: Progress<'a>,
 }
 
-impl<'a> Copier<'a> {
-    fn new(files: &[Packed], progress: Progress<'a>) -> Self {
-        let all = files.iter().map(|packed| packed.bytes);
+impl<'a> Steps<'a> {
+    fn new(all: u64, progress: Progress<'a>) -> Self {
+        let done = 0;
         Self {
-            piece: vec![0; PIECE_BYTES],
-            done: 0,
-            all: all.fold(0, u64::saturating_add),
+            done,
+            all,
             progress,
         }
     }
 
-    /// Copies to the end, and gives the length and the SHA-256 of what was copied.
-    fn copy(
-        &mut self,
-        from: &mut dyn Read,
-        from_path: &Path,
-        to: &mut dyn Write,
-        to_path: &Path,
-    ) -> Result<(u64, [u8; 32]), ArchiveError> {
-        let (mut bytes, mut hash) = (0, Sha256::new());
+    /// Copies to the end, and gives the SHA-256 of what was copied.
+    fn copy(&mut self, from: &mut dyn Read, to: &mut dyn Write) -> io::Result<[u8; 32]> {
+        let (mut piece, mut sha256) = (Vec::new(), Sha256::new());
         loop {
             if (self.progress)(self.done, self.all).is_break() {
-                return Err(ArchiveError::Cancelled);
+                return Err(io::Error::other(ArchiveError::Cancelled));
             }
-            let read = match from.read(&mut self.piece) {
-                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => continue,
-                read => read.map_err(failed(from_path, "read"))?,
-            };
-            let read = self.piece.get(..read).unwrap_or_default();
-            if read.is_empty() {
-                return Ok((bytes, hash.finalize().into()));
+            piece.clear();
+            let read = (&mut *from).take(PIECE_BYTES).read_to_end(&mut piece)?;
+            if read == 0 {
+                return Ok(sha256.finalize().into());
             }
-            hash.update(read);
-            to.write_all(read).map_err(failed(to_path, "write to"))?;
-            bytes += read.len() as u64;
-            self.done += read.len() as u64;
+            sha256.update(&piece);
+            to.write_all(&piece)?;
+            self.done += read as u64;
         }
     }
 }
 
-/// An archive whose seal is checked, at the content of its next file.
-struct Reader<'a> {
-    path: &'a Path,
-    file: File,
-    offset: u64,
-    copier: Copier<'a>,
+/// What a header of any tar says, in words.
+fn shown(block: &[u8; 512]) -> String {
+    let header = Header::from_byte_slice(block);
+    let name = String::from_utf8_lossy(&header.path_bytes()).into_owned();
+    format!("`{}` ({:?})", name.escape_debug(), header.entry_type())
 }
 
-impl<'a> Reader<'a> {
-    fn open(path: &'a Path, progress: Progress<'a>) -> Result<(Self, Contents), ArchiveError> {
-        let read = || failed(path, "read");
-        let damaged = |offset, what| ArchiveError::Damaged {
-            path: path.to_owned(),
-            offset,
-            what,
-        };
-        let foreign = || ArchiveError::NotAnArchive(path.to_owned());
-        // A pipe would be waited for.
-        if !fs::metadata(path).map_err(read())?.is_file() {
-            return Err(foreign());
-        }
-        let mut file = File::open(path).map_err(read())?;
-        let bytes = file.metadata().map_err(read())?.len();
-        let mut head = take(&file, HEAD_BYTES).map_err(read())?;
-        let numbers = head.strip_prefix(MAGIC).ok_or_else(foreign)?;
-        let [found, length] = *numbers.as_chunks().0 else {
-            return Err(damaged(bytes, "it ends in its head"));
-        };
-        let (found, readable) = (u32::from_le_bytes(found), FORMAT);
-        if found != readable {
-            let path = path.to_owned();
-            return Err(ArchiveError::Format {
-                path,
-                found,
-                readable,
-            });
-        }
-        let first = HEAD_BYTES + u64::from(u32::from_le_bytes(length));
-        if bytes.min(HEAD_BYTES + DIRECTORY_BYTES_MAX) < first {
-            return Err(damaged(12, "its directory is longer than it can be"));
-        }
-        let directory = take(&file, first - HEAD_BYTES).map_err(read())?;
-        let mut files = read_directory(&directory).map_err(|what| damaged(HEAD_BYTES, what))?;
-        head.extend(directory);
-        let digests = files
-            .iter()
-            .try_fold(first, |sum, it| sum.checked_add(it.bytes));
-        let trailer = (files.len() as u64 + 1) * DIGEST_BYTES;
-        let digests = digests.filter(|at| at.checked_add(trailer) == Some(bytes));
-        let digests = digests.ok_or_else(|| damaged(bytes, "it does not end where it should"))?;
-        file.seek(SeekFrom::Start(digests)).map_err(read())?;
-        let trailer = take(&file, trailer).map_err(read())?;
-        let sealed = trailer.split_last_chunk::<32>();
-        let sealed = sealed.filter(|(digests, sha256)| seal(&head, digests) == **sha256);
-        let Some((digests, &sha256)) = sealed else {
-            let what = "its directory and its digests are not what was sealed";
-            return Err(damaged(bytes - DIGEST_BYTES, what));
-        };
-        for (packed, digest) in files.iter_mut().zip(digests.as_chunks().0) {
-            packed.sha256 = *digest;
-        }
-        file.seek(SeekFrom::Start(first)).map_err(read())?;
-        let copier = Copier::new(&files, progress);
-        let offset = first;
-        Ok((
-            Self {
-                path,
-                file,
-                offset,
-                copier,
-            },
-            Contents {
-                files,
-                bytes,
-                sha256,
-            },
-        ))
-    }
-
-    /// Copies the next file, and compares it with its digest.
-    fn next(&mut self, packed: &Packed, to: &mut dyn Write, at: &Path) -> Result<(), ArchiveError> {
-        let mut content = (&self.file).take(packed.bytes);
-        let copied = self.copier.copy(&mut content, self.path, to, at)?;
-        if copied != (packed.bytes, packed.sha256) {
-            return Err(ArchiveError::Damaged {
-                path: self.path.to_owned(),
-                offset: self.offset,
-                what: "the file that begins there is not the one that was packed",
-            });
-        }
-        self.offset += packed.bytes;
-        Ok(())
-    }
+/// The header of a file that has a plain name.
+fn header(name: &str, bytes: u64) -> Header {
+    let mut header = Header::new_ustar();
+    let field = header.as_old_mut().name.iter_mut();
+    field.zip(name.bytes()).for_each(|(to, byte)| *to = byte);
+    header.set_entry_type(EntryType::Regular);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_size(bytes);
+    header.set_cksum();
+    header
 }
 
-fn take(file: &File, bytes: u64) -> io::Result<Vec<u8>> {
-    let mut taken = Vec::new();
-    file.take(bytes).read_to_end(&mut taken)?;
-    Ok(taken)
+/// The length with the zeros that fill the last block.
+fn filled(bytes: u64) -> u64 {
+    bytes
+        .checked_next_multiple_of(BLOCK_BYTES)
+        .unwrap_or(u64::MAX)
 }
 
-fn head(files: &[Packed]) -> Vec<u8> {
-    let mut directory = Vec::new();
-    for packed in files {
-        // Checked: neither a name nor all of them can be longer than these numbers say.
-        directory.push(u8::try_from(packed.name.len()).unwrap_or(u8::MAX));
-        directory.extend(packed.name.as_bytes());
-        directory.extend(packed.bytes.to_le_bytes());
-    }
-    let length = u32::try_from(directory.len()).unwrap_or(u32::MAX);
-    [
-        MAGIC,
-        &FORMAT.to_le_bytes()[..],
-        &length.to_le_bytes(),
-        &directory,
-    ]
-    .concat()
+/// The zeros that fill the last block.
+fn fill(bytes: u64) -> &'static [u8] {
+    let missing = usize::try_from(filled(bytes) - bytes).unwrap_or_default();
+    END.get(..missing).unwrap_or_default()
 }
 
-fn read_directory(mut bytes: &[u8]) -> Result<Vec<Packed>, &'static str> {
-    let mut files = Vec::new();
-    while let Some((length, rest)) = bytes.split_first() {
-        let parts = rest.split_at_checked(usize::from(*length));
-        let parts = parts.and_then(|(name, rest)| Some((name, rest.split_first_chunk()?)));
-        let (name, (length, rest)) = parts.ok_or("its directory ends in an entry")?;
-        files.push(Packed {
-            name: String::from_utf8_lossy(name).into_owned(),
-            bytes: u64::from_le_bytes(*length),
-            sha256: [0; 32],
-        });
-        bytes = rest;
-    }
-    match check_names(files.iter().map(|packed| &*packed.name)) {
-        Ok(()) => Ok(files),
-        Err((_, problem)) => Err(problem),
-    }
+/// A line of `sha256sum`.
+fn sum_line(sha256: &[u8; 32], name: &str) -> String {
+    format!("{}  {name}\n", encode_string(sha256))
 }
 
-/// Names lead nowhere but down, mean the same everywhere, and stand in nobody's way. Gives the first
-/// that does not, and why.
-fn check_names<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), (&'a str, &'static str)> {
+/// Names lead nowhere but down, mean the same everywhere, and fit a header.
+fn is_plain(name: &str) -> bool {
     let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
-    let fits = |part: &str| {
-        let bytes = 1..=PART_BYTES_MAX;
-        bytes.contains(&part.len()) && part.bytes().all(plain) && !matches!(part, "." | "..")
-    };
-    let (mut files, mut folders) = (HashSet::new(), HashSet::new());
-    for name in names {
-        let problem = if FILES_MAX <= files.len() {
-            "there are 10000 files before it"
-        } else if NAME_BYTES_MAX < name.len() || !name.split('/').all(fits) {
-            "a name of a file is not plain, or too long"
-        } else if name.split('/').any(|part| part.ends_with(PARTIAL)) {
-            "a name of a file ends as unfinished ones do"
-        } else if !files.insert(name) {
-            "a name of a file is there twice"
-        } else {
-            folders.extend(name.match_indices('/').filter_map(|(at, _)| name.get(..at)));
-            continue;
-        };
-        return Err((name, problem));
-    }
-    match files.intersection(&folders).next() {
-        Some(name) => Err((name, "a name is that of a file and of a folder")),
-        None => Ok(()),
-    }
-}
-
-fn seal(head: &[u8], digests: &[u8]) -> [u8; 32] {
-    Sha256::new()
-        .chain_update(head)
-        .chain_update(digests)
-        .finalize()
-        .into()
-}
-
-fn partial(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(PARTIAL);
-    name.into()
-}
-
-fn folder_of(path: &Path) -> &Path {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    folder.unwrap_or(Path::new("."))
+    let fits = |part: &str| !matches!(part, "" | "." | "..") && part.bytes().all(plain);
+    name.len() <= NAME_BYTES_MAX && name.split('/').all(fits)
 }
 
 /// Makes the names in a folder durable.
-pub(super) fn sync(folder: &Path) -> Result<(), ArchiveError> {
-    let synced = File::open(folder).and_then(|folder| folder.sync_all());
-    synced.map_err(failed(folder, "sync"))
+pub(super) fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

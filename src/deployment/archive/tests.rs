@@ -1,172 +1,251 @@
-//! What is packed is what is unpacked, and nothing else is accepted.
+//! What is packed is what is unpacked, also by `tar`, and nothing else is accepted.
 
 use super::*;
 
 const ON: ControlFlow<()> = ControlFlow::Continue(());
-const FILES: [(&str, &[u8]); 3] = [
-    ("items.db", b"all of them"),
+const STOP: ControlFlow<()> = ControlFlow::Break(());
+const FILES: [(&str, &[u8]); 4] = [
     ("a/b/empty", b""),
     ("a/p.json", b"{}"),
+    ("block", &[7; 512]),
+    ("items.db", b"all of them"),
 ];
+/// All but these two can be in a snapshot of these tests.
+const UNKNOWN: [&str; 2] = ["foreign", "a/foreign"];
 
-/// A folder, what packs the files in it, the name of an archive and an empty folder.
-struct Place(tempfile::TempDir, Vec<Entry>, PathBuf, PathBuf);
-
-fn place() -> Place {
-    let folder = tempfile::tempdir().unwrap();
-    let entries = FILES.iter().zip(0..).map(|((name, content), number)| {
-        let source = folder.path().join(format!("source{number}"));
-        fs::write(&source, content).unwrap();
-        let name = (*name).to_owned();
-        Entry { name, source }
-    });
-    let entries = entries.collect();
-    let (archive, into) = (folder.path().join("archive"), folder.path().join("into"));
-    fs::create_dir(&into).unwrap();
-    Place(folder, entries, archive, into)
+fn known(name: &str) -> bool {
+    !UNKNOWN.contains(&name)
 }
 
-fn listed(folder: &Path) -> BTreeSet<PathBuf> {
-    let entries = fs::read_dir(folder).unwrap();
-    entries.map(|entry| entry.unwrap().path()).collect()
+/// A folder with the files to pack, the name of an archive, and an empty folder.
+struct Place {
+    root: tempfile::TempDir,
+    source: PathBuf,
+    names: BTreeSet<String>,
+    archive: PathBuf,
+    into: PathBuf,
+}
+
+fn place() -> Place {
+    let root = tempfile::tempdir().unwrap();
+    let [source, archive, into] = ["source", "archive", "into"].map(|name| root.path().join(name));
+    fs::create_dir_all(source.join("a/b")).unwrap();
+    fs::create_dir(&into).unwrap();
+    for (name, content) in FILES {
+        fs::write(source.join(name), content).unwrap();
+    }
+    let names = FILES.iter().map(|(name, _)| (*name).to_owned()).collect();
+    Place {
+        root,
+        source,
+        names,
+        archive,
+        into,
+    }
+}
+
+impl Place {
+    fn pack(&self) -> Result<ArchiveDigest, ArchiveError> {
+        self.pack_watched(&mut |_, _| ON)
+    }
+
+    fn pack_watched(&self, progress: Progress<'_>) -> Result<ArchiveDigest, ArchiveError> {
+        pack(&self.source, &self.names, &self.archive, progress)
+            .map_err(|cause| ArchiveError::of(&self.archive, "write", cause))
+    }
+
+    fn read(&self, into: Option<&Path>) -> Result<ArchiveDigest, ArchiveError> {
+        read(&self.archive, into, known, &mut |_, _| ON)
+            .map_err(|cause| ArchiveError::of(&self.archive, "read", cause))
+    }
+
+    /// What reading, with and without unpacking, says of these bytes.
+    fn judge(&self, bytes: &[u8]) -> Result<ArchiveDigest, ArchiveError> {
+        fs::write(&self.archive, bytes).unwrap();
+        let unpacked = self.read(Some(&self.into));
+        fs::remove_dir_all(&self.into).unwrap();
+        fs::create_dir(&self.into).unwrap();
+        let read = self.read(None);
+        assert_eq!(
+            read.as_ref().map_err(ToString::to_string),
+            unpacked.as_ref().map_err(ToString::to_string)
+        );
+        assert_eq!(fs::read_dir(self.root.path()).unwrap().count(), 3);
+        read
+    }
+
+    /// What is said of bytes that are refused.
+    fn refusal(&self, bytes: &[u8]) -> String {
+        match self.judge(bytes) {
+            Err(ArchiveError::Refused { problem, .. }) => problem,
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 fn packed() -> Vec<u8> {
-    let Place(_folder, entries, archive, _) = place();
-    pack(&entries, &archive, &mut |_, _| ON).unwrap();
-    fs::read(&archive).unwrap()
+    let place = place();
+    place.pack().unwrap();
+    fs::read(&place.archive).unwrap()
 }
 
-/// What both `verify` and `unpack` say of these bytes; `unpack` leaves nothing if it refuses.
-fn judge(bytes: &[u8], Place(folder, _, archive, into): &Place) -> Result<Contents, ArchiveError> {
-    fs::write(archive, bytes).unwrap();
-    let before = listed(folder.path());
-    let unpacked = unpack(archive, into, &mut |_, _| ON);
-    assert_eq!(listed(into).is_empty(), unpacked.is_err());
-    assert_eq!(listed(folder.path()), before);
-    fs::remove_dir_all(into).unwrap();
-    fs::create_dir(into).unwrap();
-    let verified = verify(archive, &mut |_, _| ON);
-    assert_eq!(verified.is_ok(), unpacked.is_ok());
-    verified
+/// A tar of these headers and contents, whose sums are these.
+fn crafted(sums: &str, entries: &[(Header, &[u8])]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let first = header(SUMS, sums.len() as u64);
+    tar.append(&first, sums.as_bytes()).unwrap();
+    for (header, content) in entries {
+        tar.append(header, *content).unwrap();
+    }
+    tar.into_inner().unwrap()
 }
 
-/// A sealed archive of files that have these names and lengths.
-fn crafted(files: &[(&str, u64)], content: &[u8]) -> Vec<u8> {
-    let packed = |(name, bytes): &(&str, u64)| Packed {
-        name: (*name).to_owned(),
-        bytes: *bytes,
-        sha256: Sha256::digest(content).into(),
-    };
-    let files: Vec<Packed> = files.iter().map(packed).collect();
-    let head = head(&files);
-    let digests: Vec<u8> = files.iter().flat_map(|packed| packed.sha256).collect();
-    let contents = content.repeat(files.len());
-    [&head[..], &contents, &digests, &seal(&head, &digests)].concat()
+fn sum_of(content: &[u8], name: &str) -> String {
+    sum_line(&Sha256::digest(content).into(), name)
+}
+
+/// A tar whose sums are right, of files that have these names.
+fn named(names: &[&str]) -> Vec<u8> {
+    let sums: String = names.iter().map(|name| sum_of(b"1", name)).collect();
+    let entries: Vec<_> = names
+        .iter()
+        .map(|name| (header(name, 1), &b"1"[..]))
+        .collect();
+    crafted(&sums, &entries)
 }
 
 #[test]
 fn what_was_packed_is_unpacked() {
-    let Place(_folder, entries, archive, into) = place();
+    let place = place();
     let mut steps = Vec::new();
-    let contents = pack(&entries, &archive, &mut |done, all| {
+    let packed = place.pack_watched(&mut |done, all| {
         steps.push((done, all));
         ON
     });
-    let contents = contents.unwrap();
-    assert_eq!(
-        (steps.first(), steps.last()),
-        (Some(&(0, 13)), Some(&(13, 13)))
-    );
-    assert_eq!(contents.bytes, fs::metadata(&archive).unwrap().len());
-    assert_eq!(unpack(&archive, &into, &mut |_, _| ON).unwrap(), contents);
-    assert_eq!(verify(&archive, &mut |_, _| ON).unwrap(), contents);
-    for ((name, content), packed) in FILES.iter().zip(&contents.files) {
-        assert_eq!(fs::read(into.join(name)).unwrap(), *content);
-        let digest = Sha256::digest(content).into();
-        assert_eq!((&*packed.name, packed.sha256), (*name, digest));
+    let packed = packed.unwrap();
+    assert_eq!((steps[0], steps[steps.len() - 1]), ((0, 525), (525, 525)));
+    assert_eq!(packed.bytes, fs::metadata(&place.archive).unwrap().len());
+    assert_eq!(place.read(Some(&place.into)).unwrap(), packed);
+    assert_eq!(place.read(None).unwrap(), packed);
+    for (name, content) in FILES {
+        assert_eq!(fs::read(place.into.join(name)).unwrap(), content);
     }
-    assert_eq!((listed(&into).len(), listed(&into.join("a")).len()), (2, 2));
-    let again = unpack(&archive, &into, &mut |_, _| ON).unwrap_err();
-    assert!(matches!(again, ArchiveError::NotEmpty(_)), "{again}");
-    assert_eq!(fs::read(into.join("items.db")).unwrap(), FILES[0].1);
+    // What is there stays.
+    place.read(Some(&place.into)).unwrap_err();
+    let bytes = fs::read(&place.archive).unwrap();
+    assert!(matches!(place.pack(), Err(ArchiveError::Io { .. })));
+    assert_eq!(fs::read(&place.archive).unwrap(), bytes);
+    // The same files make the same bytes.
+    fs::remove_file(&place.archive).unwrap();
+    assert_eq!(place.pack().unwrap(), packed);
+    assert_eq!(fs::read(&place.archive).unwrap(), bytes);
+}
+
+#[test]
+fn tar_and_sha256sum_check_an_archive() {
+    let place = place();
+    let packed = place.pack().unwrap();
+    let run = |program: &str, arguments: &[&str]| {
+        let command = &mut std::process::Command::new(program);
+        let output = command.current_dir(&place.into).args(arguments).output();
+        let output = output.unwrap();
+        assert!(
+            output.status.success() && output.stderr.is_empty(),
+            "{output:?}"
+        );
+        String::from_utf8(output.stdout).unwrap()
+    };
+    run("tar", &["xf", "../archive"]);
+    let checked = run("sha256sum", &["--check", "--strict", SUMS]);
+    let expected = FILES.map(|(name, _)| format!("{name}: OK\n")).concat();
+    assert_eq!(checked, expected);
+    assert!(run("sha256sum", &[SUMS]).starts_with(&packed.sha256));
+    for (name, content) in FILES {
+        assert_eq!(fs::read(place.into.join(name)).unwrap(), content);
+    }
 }
 
 #[test]
 fn no_changed_byte_and_no_other_length_is_accepted() {
     let (place, bytes) = (place(), packed());
-    judge(&bytes, &place).unwrap();
-    let first = HEAD_BYTES + u64::from(bytes[12]);
-    let second = first + FILES[0].1.len() as u64;
+    place.judge(&bytes).unwrap();
+    let mut changed = bytes.clone();
     for at in 0..bytes.len() {
-        for mask in [0x01, 0x80, 0xFF] {
-            let mut changed = bytes.clone();
+        for mask in [0x01, 0x80] {
             changed[at] ^= mask;
-            let error = judge(&changed, &place).unwrap_err();
+            fs::write(&place.archive, &changed).unwrap();
+            let error = place.read(None).unwrap_err().to_string();
             let expected = match at {
-                0..8 => matches!(error, ArchiveError::NotAnArchive(_)),
-                8..12 => matches!(error, ArchiveError::Format { readable: 1, .. }),
-                _ => {
-                    let place = match at as u64 {
-                        at if at < first => 0..bytes.len() as u64 + 1,
-                        at if at < second => first..first + 1,
-                        at if at < second + 2 => second..second + 1,
-                        _ => bytes.len() as u64 - DIGEST_BYTES..bytes.len() as u64,
-                    };
-                    matches!(&error, ArchiveError::Damaged { offset, .. } if place.contains(offset))
-                }
+                0..512 => "it does not begin as one",
+                _ => "is damaged at byte",
             };
-            assert!(expected, "byte {at}: {error}");
+            assert!(error.contains(expected), "byte {at}: {error}");
+            if at % 509 == 0 {
+                place.judge(&changed).unwrap_err();
+            }
+            changed[at] ^= mask;
         }
     }
     for length in 0..bytes.len() {
-        judge(&bytes[..length], &place).unwrap_err();
+        fs::write(&place.archive, &bytes[..length]).unwrap();
+        place.read(None).unwrap_err();
+        if length % 509 == 0 {
+            place.judge(&bytes[..length]).unwrap_err();
+        }
     }
-    judge(&[&bytes[..], &[0]].concat(), &place).unwrap_err();
+    for more in [1, 512, 1024, 9000] {
+        let longer = [&bytes[..], &vec![0; more]].concat();
+        assert!(
+            place
+                .refusal(&longer)
+                .contains("does not end where it should")
+        );
+    }
+    // Where it is, and in which file.
+    let content = bytes.len() - END.len() - 512;
+    changed[content] ^= 1;
+    let refusal = place.refusal(&changed);
+    assert!(
+        refusal.contains(&format!("byte {content}: `items.db` is not the file")),
+        "{refusal}"
+    );
 }
 
 #[test]
-fn no_number_is_believed() {
+fn no_length_is_believed() {
     let place = place();
-    let refused = |bytes: &[u8]| match judge(bytes, &place) {
-        Err(ArchiveError::Damaged { offset, .. }) => offset,
-        other => panic!("{other:?}"),
-    };
-    judge(&crafted(&[("x", 1), ("y", 1)], b"1"), &place).unwrap();
-    for length in [0, 2, 1 << 40, u64::MAX - 122, u64::MAX] {
-        let bytes = crafted(&[("x", 1), ("y", length)], b"1");
-        assert_eq!(refused(&bytes), bytes.len() as u64);
+    let sums = [sum_of(b"1", "x"), sum_of(b"1", "y")].concat();
+    let of = |bytes: u64| crafted(&sums, &[(header("x", 1), b"1"), (header("y", bytes), b"1")]);
+    place.judge(&of(1)).unwrap();
+    for bytes in [1 << 40, 1 << 63, u64::MAX - 600, u64::MAX] {
+        let refusal = place.refusal(&of(bytes));
+        assert!(
+            refusal.contains("`y` is longer than what is left"),
+            "{refusal}"
+        );
     }
-    // Lengths that add up only where sums wrap.
-    let bytes = crafted(&[("x", u64::MAX), ("y", 3)], b"1");
-    assert_eq!(refused(&bytes), bytes.len() as u64);
-    // A gap that the seal does not cover.
-    refused(&crafted(&[("x", 1), ("y", 0)], b"1"));
-    // A file that is as long as the directory claims to be: only the limit refuses it.
-    let mut bytes = crafted(&[("x", 1)], b"1");
-    bytes[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
-    assert_eq!(refused(&bytes), 12);
-    let Place(_, _, archive, into) = &place;
-    let sparse = File::options().write(true).open(archive).unwrap();
-    sparse.set_len(8 << 30).unwrap();
-    let error = unpack(archive, into, &mut |_, _| ON).unwrap_err();
-    assert!(
-        matches!(error, ArchiveError::Damaged { offset: 12, .. }),
-        "{error}"
-    );
-    let names: Vec<String> = (0..=FILES_MAX).map(|number| number.to_string()).collect();
-    let files: Vec<(&str, u64)> = names.iter().map(|name| (&**name, 0)).collect();
-    assert_eq!(refused(&crafted(&files, b"")), HEAD_BYTES);
-    fs::write(archive, crafted(&files[1..], b"")).unwrap();
-    verify(archive, &mut |_, _| ON).unwrap();
+    for bytes in [0, 2] {
+        place.refusal(&of(bytes));
+    }
+    // Sums for which there is room on the disk, and not in memory.
+    let file = File::create(&place.archive).unwrap();
+    (&file).write_all(header(SUMS, 8 << 30).as_bytes()).unwrap();
+    file.set_len(9 << 30).unwrap();
+    let error = place.read(None).unwrap_err().to_string();
+    assert!(error.contains("SHA256SUMS is too long"), "{error}");
+    // More than twelve octal digits hold.
+    for bytes in [8 << 30, 1 << 40] {
+        let header = header("x", bytes);
+        assert_eq!(header.entry_size().unwrap(), bytes);
+    }
 }
 
 #[test]
 fn no_name_leads_elsewhere_or_stands_in_the_way() {
     let mut place = place();
-    let (long, longest) = (format!("{0}/{0}", "x".repeat(128)), "x".repeat(248));
-    for name in [&long[2..], &longest[1..], ".hidden", "a/...", "b/c", "A"] {
-        judge(&crafted(&[(name, 1), ("b/d", 1)], b"1"), &place).unwrap();
+    let (long, longest) = ("x".repeat(101), "x".repeat(100));
+    for name in [&*longest, ".hidden", "a/...", "b/c", "A", "a.b-c_9"] {
+        place.judge(&named(&[name])).unwrap();
     }
     let wrong = [
         "",
@@ -181,118 +260,212 @@ fn no_name_leads_elsewhere_or_stands_in_the_way() {
         "a\\b",
         "a b",
         "\u{e4}",
-        "a\0",
-        "b",
-        "b/d",
-        "b/d/e",
-        "b/d.partial",
-        "b.partial/x",
-        &long[1..],
-        &longest,
+        "a\u{1b}[2J",
+        "foreign",
+        "a/foreign",
+        &long,
     ];
     for name in wrong {
-        let error = judge(&crafted(&[("b/d", 1), (name, 1)], b"1"), &place).unwrap_err();
-        let expected = matches!(
-            error,
-            ArchiveError::Damaged {
-                offset: HEAD_BYTES,
-                ..
-            }
-        );
-        assert!(expected, "{name}: {error}");
-        name.clone_into(&mut place.1[0].name);
-        "b/d".clone_into(&mut place.1[1].name);
-        fs::remove_file(&place.2).unwrap();
-        let error = pack(&place.1, &place.2, &mut |_, _| ON).unwrap_err();
+        let sums = sum_of(b"1", name);
+        let shown: String = name.chars().take(100).collect();
+        let mut entry = header("x", 1);
+        entry.as_old_mut().name = [0; 100];
+        let field = entry.as_old_mut().name.iter_mut();
+        field.zip(name.bytes()).for_each(|(to, byte)| *to = byte);
+        entry.set_cksum();
+        let bytes = crafted(&sums, &[(entry.clone(), b"1")]);
+        let refusal = place.refusal(&bytes);
+        let expected = format!("SHA256SUMS has `{}", shown.escape_debug());
+        assert!(refusal.contains(&expected), "{name}: {refusal}");
         assert!(
-            matches!(error, ArchiveError::Name { .. }),
-            "{name}: {error}"
+            refusal.contains("which no snapshot holds"),
+            "{name}: {refusal}"
         );
+        assert!(!refusal.contains('\u{1b}'));
+        // As an entry that has no sum, it is named too.
+        let mut bytes = named(&["n"]);
+        bytes.truncate(bytes.len() - END.len());
+        bytes.extend(entry.as_bytes());
+        bytes.extend([0; 2048]);
+        let refusal = place.refusal(&bytes);
+        let expected = format!("it has `{}` (Regular), and", shown.escape_debug());
+        assert!(refusal.contains(&expected), "{name}: {refusal}");
+        if name.starts_with("a/") || name.is_empty() || name.contains(['/', '\\', '.', 'f']) {
+            continue;
+        }
+        fs::write(place.source.join(name), "1").unwrap();
+        place.names = BTreeSet::from([name.to_owned()]);
+        drop(fs::remove_file(&place.archive));
+        let error = place.pack().unwrap_err().to_string();
+        assert!(error.contains("no plain and short name"), "{name}: {error}");
+    }
+    // Twice, out of order, and a folder in the place of a file.
+    for (names, refused) in [(["x", "x"], "x"), (["y", "x"], "x")] {
+        let refusal = place.refusal(&named(&names));
+        let expected = format!("SHA256SUMS has `{refused}`");
+        assert!(refusal.contains(&expected), "{refusal}");
+    }
+    fs::write(&place.archive, named(&["b", "b/c"])).unwrap();
+    place.read(Some(&place.into)).unwrap_err();
+}
+
+#[test]
+fn nothing_but_regular_files_under_plain_headers_is_accepted() {
+    let place = place();
+    let sums = sum_of(b"1", "x");
+    let kinds = [
+        EntryType::Link,
+        EntryType::Symlink,
+        EntryType::Char,
+        EntryType::Block,
+        EntryType::Directory,
+        EntryType::Fifo,
+        EntryType::Continuous,
+        EntryType::GNULongName,
+        EntryType::GNULongLink,
+        EntryType::GNUSparse,
+        EntryType::XGlobalHeader,
+        EntryType::XHeader,
+        EntryType::new(b'V'),
+    ];
+    for kind in kinds {
+        let mut odd = header("x", 1);
+        odd.set_entry_type(kind);
+        odd.set_cksum();
+        // In the place of a file, before it, and after it.
+        let right = header("x", 1);
+        for entries in [
+            &[(odd.clone(), &b"1"[..])][..],
+            &[(odd.clone(), b"1"), (right.clone(), b"1")],
+            &[(right.clone(), b"1"), (odd.clone(), b"1")],
+        ] {
+            let refusal = place.refusal(&crafted(&sums, entries));
+            let expected = format!("it has `x` ({kind:?})");
+            assert!(refusal.contains(&expected), "{refusal}");
+        }
+    }
+    let changes: [fn(&mut Header); 8] = [
+        |header| header.set_mode(0o4755),
+        |header| header.set_uid(1),
+        |header| header.set_mtime(1),
+        |header| header.as_old_mut().linkname[0] = b'y',
+        |header| header.as_ustar_mut().unwrap().prefix[0] = b'y',
+        |header| header.as_ustar_mut().unwrap().uname[0] = b'y',
+        |header| header.as_old_mut().linkflag = [0],
+        |header| *header = Header::new_gnu(),
+    ];
+    for change in changes {
+        let mut other = header("x", 1);
+        change(&mut other);
+        other.set_size(1);
+        other.set_cksum();
+        let refusal = place.refusal(&crafted(&sums, &[(other, b"1")]));
+        assert!(refusal.contains("in place of the file `x`"), "{refusal}");
     }
 }
 
 #[test]
-fn what_is_stopped_or_fails_leaves_nothing() {
-    let Place(folder, entries, archive, into) = place();
-    let before = listed(folder.path());
-    let stop = ControlFlow::Break(());
-    for limit in [0, 11, 13] {
-        let error = pack(&entries, &archive, &mut |done, _| {
-            if limit <= done { stop } else { ON }
-        });
+fn files_and_sums_belong_together() {
+    let place = place();
+    let (x, y) = (sum_of(b"1", "x"), sum_of(b"1", "y"));
+    let both = [x.clone(), y.clone()].concat();
+    let entry = |name| (header(name, 1), &b"1"[..]);
+    let cases = [
+        (
+            &x[..],
+            &[entry("x"), entry("y")][..],
+            "it has `y` (Regular), and SHA256SUMS no sum of it",
+        ),
+        (
+            &y,
+            &[entry("x"), entry("y")],
+            "it has `x` (Regular) in place of the file `y`",
+        ),
+        (&both, &[entry("x")], "in place of the file `y`"),
+        (
+            &both,
+            &[entry("x"), entry("x")],
+            "it has `x` (Regular) in place of the file `y`",
+        ),
+        (
+            &sum_of(b"2", "x"),
+            &[entry("x")],
+            "`x` is not the file that was packed",
+        ),
+        (
+            &x.to_uppercase().replace('X', "x"),
+            &[entry("x")],
+            "is not the file",
+        ),
+        (
+            &x.replace("  ", " *"),
+            &[entry("x")],
+            "which no snapshot holds",
+        ),
+        (
+            &x.replace('\n', "\r\n"),
+            &[entry("x")],
+            "which no snapshot holds",
+        ),
+        (x.trim_end(), &[entry("x")], "which no snapshot holds"),
+        ("\n", &[], "which no snapshot holds"),
+    ];
+    for (sums, entries, expected) in cases {
+        let refusal = place.refusal(&crafted(sums, entries));
+        assert!(refusal.contains(expected), "{refusal}");
+    }
+    // A tar without sums, an earlier snapshot, and what is none.
+    let mut plain = tar::Builder::new(Vec::new());
+    plain.append(&header("x", 1), &b"1"[..]).unwrap();
+    let plain = plain.into_inner().unwrap();
+    for other in [&plain[..], b"", b"text", &[0; 4096], &[b'x'; 4096]] {
+        let refusal = place.refusal(other);
+        assert!(refusal.contains("it does not begin as one"), "{refusal}");
+    }
+    let earlier = [EARLIER_MAGIC, &[1; 5000]].concat();
+    assert!(place.refusal(&earlier).ends_with("take it again"));
+    fs::remove_file(&place.archive).unwrap();
+    fs::create_dir(&place.archive).unwrap();
+    let error = place.read(None).unwrap_err();
+    assert!(matches!(error, ArchiveError::Refused { .. }), "{error}");
+}
+
+#[test]
+fn what_is_stopped_or_changes_is_no_archive() {
+    let place = place();
+    for limit in [0, 2, 525] {
+        let error = place.pack_watched(&mut |done, _| if limit <= done { STOP } else { ON });
         assert!(matches!(error, Err(ArchiveError::Cancelled)), "{error:?}");
-        assert_eq!(listed(folder.path()), before);
+        fs::remove_file(&place.archive).unwrap();
     }
     for content in [&b"all of them and one more"[..], b"all"] {
-        let error = pack(&entries, &archive, &mut |_, _| {
-            fs::write(&entries[0].source, content).unwrap();
+        let error = place.pack_watched(&mut |_, _| {
+            fs::write(place.source.join("items.db"), content).unwrap();
             ON
         });
-        let named = |path: &Path| *path == entries[0].source;
-        assert!(matches!(error, Err(ArchiveError::Source { path, .. }) if named(&path)));
-        assert_eq!(listed(folder.path()), before);
-        fs::write(&entries[0].source, FILES[0].1).unwrap();
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("`items.db` changed its length"), "{error}");
+        fs::write(place.source.join("items.db"), FILES[3].1).unwrap();
+        fs::remove_file(&place.archive).unwrap();
     }
-    let mut absent = entries.clone();
-    absent[2].source = folder.path().join("absent");
-    pack(&absent, &archive, &mut |_, _| ON).unwrap_err();
-    assert_eq!(listed(folder.path()), before);
-    pack(&entries, &archive, &mut |_, _| ON).unwrap();
-    for limit in [0, 11, 13] {
-        let error = unpack(&archive, &into, &mut |done, _| {
-            if limit <= done { stop } else { ON }
-        });
-        assert!(matches!(error, Err(ArchiveError::Cancelled)), "{error:?}");
-        assert!(listed(&into).is_empty());
+    let all = place.pack().unwrap().bytes;
+    for limit in [0, 2000, 4000] {
+        assert!(limit < all);
+        let stop: Progress<'_> = &mut |done, _| if limit <= done { STOP } else { ON };
+        let error = read(&place.archive, None, known, stop).unwrap_err();
+        let error = ArchiveError::of(&place.archive, "read", error);
+        assert!(matches!(error, ArchiveError::Cancelled), "{error}");
     }
-}
-
-#[test]
-fn a_leftover_is_replaced_and_nothing_else() {
-    let Place(folder, entries, archive, _) = place();
-    let (partial, other) = (partial(&archive), folder.path().join("other"));
-    // Another name of a file, as a crash after linking leaves, and a link.
-    fs::write(&other, "whole").unwrap();
-    fs::hard_link(&other, &partial).unwrap();
-    pack(&entries, &archive, &mut |_, _| ON).unwrap();
-    fs::remove_file(&archive).unwrap();
-    std::os::unix::fs::symlink(&other, &partial).unwrap();
-    pack(&entries, &archive, &mut |_, _| ON).unwrap();
-    assert_eq!(fs::read(&other).unwrap(), b"whole");
-    assert!(partial.symlink_metadata().is_err());
-    // What has the name stays, also if it comes while the archive is written.
-    fs::write(&archive, "other").unwrap();
-    let never = &mut |_, _| ControlFlow::Break(());
-    let error = pack(&entries, &archive, never).unwrap_err();
-    assert!(matches!(error, ArchiveError::Exists(_)), "{error}");
-    fs::remove_file(&archive).unwrap();
-    let error = pack(&entries, &archive, &mut |_, _| {
-        fs::write(&archive, "other").unwrap();
-        ON
-    });
-    assert!(matches!(error, Err(ArchiveError::Exists(_))), "{error:?}");
-    assert_eq!(fs::read(&archive).unwrap(), b"other");
-    assert!(!partial.exists());
-    // What another is writing is no leftover.
-    fs::remove_file(&archive).unwrap();
-    let written = pack(&entries, &archive, &mut |_, _| {
-        let error = pack(&entries, &archive, &mut |_, _| ON).unwrap_err();
-        assert!(matches!(error, ArchiveError::Busy(_)), "{error}");
-        ON
-    });
-    assert_eq!(verify(&archive, &mut |_, _| ON).unwrap(), written.unwrap());
 }
 
 #[test]
 fn a_full_disk_is_told_apart() {
-    let full = File::options().write(true).open("/dev/full").unwrap();
+    let mut full = File::options().write(true).open("/dev/full").unwrap();
     let mut progress = |_: u64, _: u64| ON;
-    let mut copier = Copier::new(&[], &mut progress);
-    let (from, to) = (Path::new("from"), Path::new("to"));
-    let error = copier
-        .copy(&mut &b"x"[..], from, &mut &full, to)
-        .unwrap_err();
-    assert!(error.is_disk_full(), "{error}");
-    let denied = failed(to, "write to")(io::ErrorKind::PermissionDenied.into());
-    assert!(!denied.is_disk_full());
+    let mut steps = Steps::new(1, &mut progress);
+    let error = steps.copy(&mut &b"x"[..], &mut full).unwrap_err();
+    let to = Path::new("to");
+    assert!(ArchiveError::of(to, "write", error).is_disk_full());
+    let denied = io::ErrorKind::PermissionDenied.into();
+    assert!(!ArchiveError::of(to, "write", denied).is_disk_full());
 }
