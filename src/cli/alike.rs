@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::exit::{Exit, fail};
+use super::image_sources::ImageSources;
 use super::output;
-use super::sources::Sources;
 use matchpoint_calibration::likeness::{Alike, alike, refuse_spellings};
 use matchpoint_calibration::procedure::Assured;
 
@@ -42,7 +42,7 @@ impl AssuredFlags {
 }
 
 /// The labels of a source, each once.
-pub(super) fn labels_of(sources: &Sources) -> BTreeSet<&str> {
+pub(super) fn labels_of(sources: &ImageSources) -> BTreeSet<&str> {
     let items = sources.items.iter();
     items.map(|item| item.label.as_str()).collect()
 }

@@ -35,17 +35,17 @@ const BATCH: usize = 10_000;
   matchpoint audit show 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --json
   matchpoint audit export shop --csv decisions.csv --since 2026-11-01
   matchpoint audit export shop --for-calibration labelled/ --since 2026-11-01")]
-pub(super) struct Audit {
+pub(super) struct AuditArgs {
     #[command(subcommand)]
-    command: Command,
+    command: AuditCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
+enum AuditCommand {
     /// List sampled decisions that wait for an annotation, newest first
     List(List),
     /// Show one decision, and everything that was said of it
-    Show(Show),
+    Show(AuditShowArgs),
     /// Say what the query of one decision showed
     Annotate(Annotate),
     /// Say what the queries of many decisions showed, from a CSV file
@@ -93,7 +93,7 @@ struct List {
 }
 
 #[derive(Debug, clap::Args)]
-struct Show {
+struct AuditShowArgs {
     #[command(flatten)]
     at: Where,
     /// Id of the decision
@@ -156,7 +156,7 @@ const COLUMNS: Columns = Columns {
 
 /// A row of the file.
 #[derive(Debug, Default)]
-struct Line {
+struct AnnotationLine {
     decision_id: String,
     truth: String,
     label: String,
@@ -164,7 +164,7 @@ struct Line {
     annotator: String,
 }
 
-impl Line {
+impl AnnotationLine {
     fn of(names: &[String], cells: &[Cow<'_, str>]) -> Self {
         let mut line = Self::default();
         for (name, cell) in names.iter().zip(cells) {
@@ -191,24 +191,24 @@ struct Imported {
     repeated: usize,
     /// Rows without a truth.
     skipped: usize,
-    refused: Vec<Refused>,
+    refused: Vec<RefusedAnnotation>,
 }
 
 #[derive(Debug, Serialize)]
-struct Refused {
+struct RefusedAnnotation {
     decision_id: String,
     reason: String,
 }
 
-impl Audit {
+impl AuditArgs {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let runtime = super::runtime::single_threaded()?;
         match self.command {
-            Command::List(list) => runtime.block_on(list.run()),
-            Command::Show(show) => runtime.block_on(show.run()),
-            Command::Annotate(annotate) => runtime.block_on(annotate.run()),
-            Command::Import(import) => runtime.block_on(import.run()),
-            Command::Export(export) => export.run(),
+            AuditCommand::List(list) => runtime.block_on(list.run()),
+            AuditCommand::Show(show) => runtime.block_on(show.run()),
+            AuditCommand::Annotate(annotate) => runtime.block_on(annotate.run()),
+            AuditCommand::Import(import) => runtime.block_on(import.run()),
+            AuditCommand::Export(export) => export.run(),
         }
     }
 }
@@ -298,7 +298,7 @@ fn queue_text(decisions: &[RecordedDecision]) -> String {
     )
 }
 
-impl Show {
+impl AuditShowArgs {
     async fn run(self) -> anyhow::Result<Exit> {
         let client = Client::connect(&self.at.server).await?;
         let wanted = self.image.is_some();
@@ -402,7 +402,7 @@ impl Import {
         let (mut reports, mut skipped) = (Vec::new(), 0);
         for row in table.rows() {
             let row = row?;
-            let line = Line::of(table.names(), &row.cells);
+            let line = AnnotationLine::of(table.names(), &row.cells);
             match told(&line) {
                 Ok(Some(told)) => reports.push(Annotation {
                     decision_id: line.decision_id,
@@ -437,7 +437,7 @@ fn kind(feedback: bool) -> AnnotationKind {
     }
 }
 
-fn told(line: &Line) -> Result<Option<GroundTruth>, String> {
+fn told(line: &AnnotationLine) -> Result<Option<GroundTruth>, String> {
     if !line.stranger.is_empty() {
         return match (line.truth.as_str(), line.label.as_str()) {
             ("" | "not-enrolled", "") => Ok(Some(GroundTruth::stranger(line.stranger.clone()))),
@@ -479,7 +479,7 @@ async fn report_all(at: &Where, reports: Vec<Annotation>, skipped: usize) -> any
                 Ok(AnnotationOutcome::Repeated | AnnotationOutcome::Unspecified) => {
                     imported.repeated += 1;
                 }
-                Err(reason) => imported.refused.push(Refused {
+                Err(reason) => imported.refused.push(RefusedAnnotation {
                     decision_id: report.decision_id.clone(),
                     reason,
                 }),

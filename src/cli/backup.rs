@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use super::output::{Output, table};
-use super::progress::Watched;
+use super::progress::SharedProgress;
 use super::signal::Signal;
 use crate::deployment::{Folder, SnapshotReport, check_snapshot, restore};
 
@@ -111,7 +111,7 @@ impl Restore {
 
 /// Shows how far it is, and stops at a signal.
 struct Steps {
-    shown: Watched,
+    shown: SharedProgress,
     signal: Signal,
 }
 
@@ -119,7 +119,7 @@ impl Steps {
     fn begin(what: &'static str) -> anyhow::Result<Self> {
         Ok(Self {
             signal: Signal::listen("stopping; nothing will be left of it")?,
-            shown: Watched::new(what),
+            shown: SharedProgress::new(what),
         })
     }
 

@@ -9,15 +9,15 @@ use serde::Serialize;
 use super::alike;
 use super::batch::in_order;
 use super::exit::{Exit, fail};
-use super::given::{Given, GivenFlags};
+use super::external_vectors::{ExternalVectorFlags, ExternalVectors};
+use super::image_sources::{ImageSource, ImageSources, Purpose};
 use super::left_out::LeftOut;
 use super::listing::ExcludeFlags;
 use super::output::{Output, table};
-use super::progress::Progress;
-use super::refused::Refused;
+use super::progress::ItemProgress;
+use super::refused::RefusedItem;
 use super::runtime::single_threaded;
 use super::signal::Signal;
-use super::sources::{Purpose, Source, Sources};
 use crate::config::{EngineConfig, EngineFlags, ProcessEnvironment};
 use crate::deployment::{
     Deployment, DeploymentError, Enrolment, Folder, ImageAt, Models, OpenOptions,
@@ -62,7 +62,7 @@ pub(super) struct Build {
     #[command(flatten)]
     exclude: ExcludeFlags,
     #[command(flatten)]
-    given: GivenFlags,
+    given: ExternalVectorFlags,
     /// The model's folder; required for a new deployment
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
@@ -103,7 +103,7 @@ pub(super) struct BuildReport {
     /// What else the source holds, and the kinds of those files.
     pub(super) left_out: LeftOut,
     /// Images that could not be used, and why.
-    pub(super) failed: Vec<Refused>,
+    pub(super) failed: Vec<RefusedItem>,
     /// Whether a signal ended the build before its end.
     pub(super) interrupted: bool,
     /// Items in the gallery now.
@@ -133,13 +133,13 @@ impl Build {
         let engine = self.engine.resolve(&ProcessEnvironment)?;
         telemetry::install_logs(&engine.log, engine.log_json)?;
         let input = match (self.given.read()?, &self.images, &self.images_of) {
-            (Some(given), ..) => Input::Vectors(given),
-            (None, Some(images), _) => Input::Images(self.sources(images)?),
-            (None, None, Some(other)) => Input::Kept(Kept::open(other)?),
+            (Some(given), ..) => BuildInput::Vectors(given),
+            (None, Some(images), _) => BuildInput::Images(self.sources(images)?),
+            (None, None, Some(other)) => BuildInput::Kept(ReusedImages::open(other)?),
             (None, None, None) => return Err(fail(Exit::Usage, "say --images or --embeddings")),
         };
         let output = Output::new(self.json);
-        let report = build(&Request {
+        let report = build(&BuildRequest {
             deployment: &self.deployment,
             model: self.model.as_deref(),
             precision: self.precision.as_deref(),
@@ -160,13 +160,13 @@ impl Build {
 }
 
 impl Build {
-    fn sources(&self, images: &Path) -> anyhow::Result<Sources> {
-        Sources::read_but(images, Purpose::Enrol, &self.exclude)
+    fn sources(&self, images: &Path) -> anyhow::Result<ImageSources> {
+        ImageSources::read_but(images, Purpose::Enrol, &self.exclude)
     }
 }
 
 /// A build to be done.
-pub(super) struct Request<'a> {
+pub(super) struct BuildRequest<'a> {
     pub(super) deployment: &'a Path,
     pub(super) model: Option<&'a Path>,
     pub(super) precision: Option<&'a str>,
@@ -176,23 +176,23 @@ pub(super) struct Request<'a> {
     pub(super) engine: &'a EngineConfig,
     /// What makes the vectors, where a new deployment has no model.
     pub(super) vectors_of: Option<&'a str>,
-    pub(super) input: Input,
+    pub(super) input: BuildInput,
 }
 
 /// What to enrol.
-pub(super) enum Input {
-    Images(Sources),
-    Kept(Kept),
-    Vectors(Given),
+pub(super) enum BuildInput {
+    Images(ImageSources),
+    Kept(ReusedImages),
+    Vectors(ExternalVectors),
 }
 
 /// What another deployment keeps.
-pub(super) struct Kept {
+pub(super) struct ReusedImages {
     gallery: Arc<Gallery>,
-    items: Vec<Source>,
+    items: Vec<ImageSource>,
 }
 
-impl Kept {
+impl ReusedImages {
     fn open(deployment: &Path) -> anyhow::Result<Self> {
         let gallery = gallery_of(deployment)?;
         if !gallery.keeps_images() {
@@ -202,7 +202,7 @@ impl Kept {
             );
             return Err(fail(Exit::NoInput, message));
         }
-        let source = |head: &ItemHead| Source {
+        let source = |head: &ItemHead| ImageSource {
             id: head.id.clone(),
             label: head.label.clone(),
             path: PathBuf::new(),
@@ -210,7 +210,7 @@ impl Kept {
             role: None,
         };
         let snapshot = gallery.view();
-        let mut items: Vec<Source> = snapshot.items().map(|(head, _)| source(head)).collect();
+        let mut items: Vec<ImageSource> = snapshot.items().map(|(head, _)| source(head)).collect();
         items.sort_unstable_by(|a, b| a.id.cmp(&b.id));
         Ok(Self {
             gallery: Arc::new(gallery),
@@ -233,7 +233,7 @@ pub(super) fn gallery_of(deployment: &Path) -> anyhow::Result<Gallery> {
     Ok(gallery)
 }
 
-impl Input {
+impl BuildInput {
     fn len(&self) -> usize {
         match self {
             Self::Images(sources) => sources.items.len(),
@@ -244,7 +244,7 @@ impl Input {
 
     fn labels(&self) -> BTreeSet<&str> {
         match self {
-            Self::Images(Sources { items, .. }) | Self::Kept(Kept { items, .. }) => {
+            Self::Images(ImageSources { items, .. }) | Self::Kept(ReusedImages { items, .. }) => {
                 items.iter().map(|item| item.label.as_str()).collect()
             }
             Self::Vectors(given) => given.labels(),
@@ -268,7 +268,7 @@ pub(super) struct Built {
 }
 
 /// Enrols the sources, then opens the deployment once more as the server will.
-pub(super) fn build(request: &Request<'_>) -> anyhow::Result<Built> {
+pub(super) fn build(request: &BuildRequest<'_>) -> anyhow::Result<Built> {
     let joined = request.engine.compute.joined_max();
     let window = request.engine.workers.count(joined) * 4;
     let mut models = Models::new(request.engine, window);
@@ -291,31 +291,31 @@ pub(super) fn build(request: &Request<'_>) -> anyhow::Result<Built> {
         deployment.keep_images()?;
     }
     let signal = Signal::listen(STOPPING)?;
-    let mut work = Work {
+    let mut work = BuildWork {
         deployment: Arc::clone(&deployment),
         report: BuildReport {
             deployment: request.deployment.to_owned(),
             ..BuildReport::default()
         },
         batch: Vec::with_capacity(BATCH),
-        progress: Progress::new("build", request.input.len()),
+        progress: ItemProgress::new("build", request.input.len()),
     };
     match &request.input {
-        Input::Images(sources) => {
+        BuildInput::Images(sources) => {
             work.report.failed.clone_from(&sources.refused);
             work.report.ignored_files = sources.left_out.ignored_files();
             work.report.left_out = sources.left_out.clone();
-            let at = |source: &Source| ImageAt::File(source.path.clone());
+            let at = |source: &ImageSource| ImageAt::File(source.path.clone());
             single_threaded()?.block_on(work.run(&sources.items, at, window, &signal))?;
         }
-        Input::Kept(kept) => {
-            let at = |source: &Source| ImageAt::Kept {
+        BuildInput::Kept(kept) => {
+            let at = |source: &ImageSource| ImageAt::Kept {
                 gallery: Arc::clone(&kept.gallery),
                 id: source.id.clone(),
             };
             single_threaded()?.block_on(work.run(&kept.items, at, window, &signal))?;
         }
-        Input::Vectors(given) => {
+        BuildInput::Vectors(given) => {
             work.report.left_out = given.left_out();
             work.take_all(given, &signal)?;
         }
@@ -345,27 +345,31 @@ pub(super) fn build(request: &Request<'_>) -> anyhow::Result<Built> {
 
 /// Vectors must be of the deployment's kind, and rows of a list that are searched for agree with what
 /// will be enrolled.
-fn check_input(request: &Request<'_>, deployment: &Deployment) -> anyhow::Result<()> {
+fn check_input(request: &BuildRequest<'_>, deployment: &Deployment) -> anyhow::Result<()> {
     let mut enrolled = if request.prune {
         BTreeSet::new()
     } else {
         deployment.labels()
     };
     match &request.input {
-        Input::Images(sources) => {
+        BuildInput::Images(sources) => {
             enrolled.extend(sources.items.iter().map(|item| item.label.clone()));
             sources.refuse_contradictions(|label| enrolled.contains(label))
         }
-        Input::Vectors(given) => {
+        BuildInput::Vectors(given) => {
             check_space(given, request.vectors_of, deployment)?;
             given.refuse_contradictions(enrolled)
         }
-        Input::Kept(_) => Ok(()),
+        BuildInput::Kept(_) => Ok(()),
     }
 }
 
 /// Vectors of another kind are refused before any is enrolled.
-fn check_space(given: &Given, of: Option<&str>, deployment: &Deployment) -> anyhow::Result<()> {
+fn check_space(
+    given: &ExternalVectors,
+    of: Option<&str>,
+    deployment: &Deployment,
+) -> anyhow::Result<()> {
     let model = &deployment.loaded().model;
     let (found, expected) = (given.dimension(), model.dimension());
     if found != expected {
@@ -384,18 +388,20 @@ fn check_space(given: &Given, of: Option<&str>, deployment: &Deployment) -> anyh
     }
 }
 
-fn create_if_missing(request: &Request<'_>, models: &mut Models) -> anyhow::Result<()> {
+fn create_if_missing(request: &BuildRequest<'_>, models: &mut Models) -> anyhow::Result<()> {
     if Folder::exists(request.deployment) {
         return Ok(());
     }
     let model = match (request.model, request.vectors_of, &request.input) {
         (Some(model), ..) => models.open(model, request.precision)?,
-        (None, Some(name), Input::Vectors(given)) => models.vectors(name, given.dimension())?,
+        (None, Some(name), BuildInput::Vectors(given)) => {
+            models.vectors(name, given.dimension())?
+        }
         (None, _, input) => {
             let where_to = request.deployment.display();
             let or = match input {
-                Input::Images(_) | Input::Kept(_) => "",
-                Input::Vectors(_) => ", or --vectors-of NAME for vectors without a model,",
+                BuildInput::Images(_) | BuildInput::Kept(_) => "",
+                BuildInput::Vectors(_) => ", or --vectors-of NAME for vectors without a model,",
             };
             let message = format!(
                 "there is no deployment at {where_to} yet; say --model DIR{or} to make one"
@@ -411,18 +417,18 @@ fn create_if_missing(request: &Request<'_>, models: &mut Models) -> anyhow::Resu
     Ok(Deployment::create(request.deployment, name, &model)?)
 }
 
-struct Work {
+struct BuildWork {
     deployment: Arc<Deployment>,
     report: BuildReport,
     batch: Vec<Item>,
-    progress: Progress,
+    progress: ItemProgress,
 }
 
-impl Work {
+impl BuildWork {
     async fn run(
         &mut self,
-        items: &[Source],
-        at: impl Fn(&Source) -> ImageAt,
+        items: &[ImageSource],
+        at: impl Fn(&ImageSource) -> ImageAt,
         window: usize,
         signal: &Signal,
     ) -> anyhow::Result<()> {
@@ -431,7 +437,7 @@ impl Work {
             .iter()
             .take_while(|_| signal.received().is_none())
             .cloned();
-        let work = |source: Source| {
+        let work = |source: ImageSource| {
             let (deployment, at) = (Arc::clone(&deployment), at(&source));
             async move {
                 let known = deployment.made_from(&source.id, &source.label, &source.metadata);
@@ -447,7 +453,7 @@ impl Work {
 
     fn take(
         &mut self,
-        source: Source,
+        source: ImageSource,
         outcome: Result<Enrolment, DeploymentError>,
     ) -> anyhow::Result<()> {
         self.progress.step();
@@ -458,7 +464,7 @@ impl Work {
                 sha256,
                 image,
             }) => {
-                let Source {
+                let ImageSource {
                     id,
                     label,
                     metadata,
@@ -477,7 +483,7 @@ impl Work {
                 }
             }
             Err(error) if is_the_images_fault(&error) => {
-                self.report.failed.push(Refused {
+                self.report.failed.push(RefusedItem {
                     item: source.id,
                     reason: error.to_string(),
                 });
@@ -488,7 +494,7 @@ impl Work {
     }
 
     /// Enrols vectors, but for those that are enrolled already.
-    fn take_all(&mut self, given: &Given, signal: &Signal) -> anyhow::Result<()> {
+    fn take_all(&mut self, given: &ExternalVectors, signal: &Signal) -> anyhow::Result<()> {
         for item in given.items() {
             if signal.received().is_some() {
                 break;
@@ -525,7 +531,7 @@ impl Work {
                     match self.deployment.upsert_batch(vec![item]) {
                         Ok(()) => self.report.enrolled += 1,
                         Err(error) if is_the_items_fault(&error) => {
-                            self.report.failed.push(Refused {
+                            self.report.failed.push(RefusedItem {
                                 item: id,
                                 reason: error.to_string(),
                             });
@@ -540,12 +546,13 @@ impl Work {
     }
 
     /// Removes, or counts, items that the sources do not name.
-    fn settle_others(&mut self, input: &Input, prune: bool) -> anyhow::Result<()> {
+    fn settle_others(&mut self, input: &BuildInput, prune: bool) -> anyhow::Result<()> {
         let named: BTreeSet<String> = match input {
-            Input::Images(Sources { items, .. }) | Input::Kept(Kept { items, .. }) => {
+            BuildInput::Images(ImageSources { items, .. })
+            | BuildInput::Kept(ReusedImages { items, .. }) => {
                 items.iter().map(|item| item.id.clone()).collect()
             }
-            Input::Vectors(given) => given.ids(),
+            BuildInput::Vectors(given) => given.ids(),
         };
         let snapshot = self.deployment.snapshot();
         let others: Vec<String> = snapshot
@@ -555,8 +562,8 @@ impl Work {
             .collect();
         // An entry that could not be read may well name one of them.
         let all_were_read = match input {
-            Input::Images(sources) => sources.refused.is_empty(),
-            Input::Kept(_) | Input::Vectors(_) => true,
+            BuildInput::Images(sources) => sources.refused.is_empty(),
+            BuildInput::Kept(_) | BuildInput::Vectors(_) => true,
         };
         if prune && all_were_read {
             for batch in others.chunks(BATCH) {

@@ -6,21 +6,21 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::alike::{self, AssuredFlags};
-use super::analysis;
+use super::analysis_text;
+use super::calibrate_vectors::{VECTORS_PAIRS_MAX, VectorFlags, VectorSettings};
 use super::doubts::Doubts;
 use super::exit::{Exit, fail};
 use super::fitted_labels::refuse_fitted;
+use super::image_sources::{ImageSources, Purpose};
+use super::labelled_search::{self, Probes};
 use super::left_out::LeftOut;
 use super::listing::ExcludeFlags;
 use super::operating_point_text::{Refusal, describe, refusal_text};
 use super::output::{Output, table};
 use super::pictures::Pictures;
-use super::probe::{self, Probes};
-use super::progress::Progress;
-use super::refused::Refused;
-use super::sources::{Purpose, Sources};
-use super::target::TargetFlags;
-use super::vectors::{ArrayFlags, VECTORS_PAIRS_MAX, Wanted};
+use super::progress::ItemProgress;
+use super::refused::RefusedItem;
+use super::target_flags::TargetFlags;
 use crate::config::{EngineConfig, EngineFlags, ProcessEnvironment};
 use crate::deployment::{
     Calibrated, CalibrationSettings, Deployment, DeploymentError, MaskedSearches, RemedyChoice,
@@ -77,7 +77,7 @@ pub(super) struct Calibrate {
     #[command(flatten)]
     exclude: ExcludeFlags,
     #[command(flatten)]
-    arrays: ArrayFlags,
+    arrays: VectorFlags,
     #[command(flatten)]
     target: TargetFlags,
     /// Which queries stand for strangers
@@ -177,7 +177,7 @@ pub(super) struct CalibrationReport {
     /// Why the target is not supported, and what it would take.
     pub(super) refusal: Option<Refusal>,
     /// Queries that could not be used.
-    pub(super) failed: Vec<Refused>,
+    pub(super) failed: Vec<RefusedItem>,
     /// What else the source of the queries holds.
     pub(super) left_out: LeftOut,
     /// Labels of strangers that are suspiciously like another.
@@ -218,7 +218,7 @@ impl Calibrate {
         let target = self.target.target()?;
         self.check_band()?;
         if let Some(path) = &self.report {
-            analysis::check_report(path)?;
+            analysis_text::check_report(path)?;
         }
         let settings = CalibrationSettings {
             threshold: ThresholdSettings {
@@ -236,7 +236,7 @@ impl Calibrate {
         let Some(folder) = &self.deployment else {
             let report = self.report.as_deref();
             let scope = self.scope(VECTORS_PAIRS_MAX);
-            let wanted = Wanted {
+            let wanted = VectorSettings {
                 settings: settings.threshold,
                 scope,
             };
@@ -249,14 +249,18 @@ impl Calibrate {
             Access::ReadWrite
         };
         let sources = match &self.queries {
-            Some(queries) => Some(Sources::read_but(queries, Purpose::Search, &self.exclude)?),
+            Some(queries) => Some(ImageSources::read_but(
+                queries,
+                Purpose::Search,
+                &self.exclude,
+            )?),
             None => None,
         };
         let pictures = self.pictures()?;
         let scope = self.scope(DEPLOYMENT_PAIRS_MAX);
-        let deployment = probe::open(folder, self.model.clone(), access, &engine)?;
+        let deployment = labelled_search::open(folder, self.model.clone(), access, &engine)?;
         self.check_labels(sources.as_ref(), &deployment)?;
-        let request = Request {
+        let request = CalibrationRequest {
             pictures: &pictures,
             scope,
             deployment: &Arc::new(deployment),
@@ -270,7 +274,7 @@ impl Calibrate {
         let output = Output::new(self.json);
         output.result(&report, text)?;
         if let Some(path) = &self.report {
-            analysis::write_report(path, &page)?;
+            analysis_text::write_report(path, &page)?;
             output.note(&format!("report: {}", path.display()));
         }
         Ok(match (&report.refusal, report.failed.is_empty()) {
@@ -285,7 +289,7 @@ impl Calibrate {
     /// Before any image is embedded.
     fn check_labels(
         &self,
-        sources: Option<&Sources>,
+        sources: Option<&ImageSources>,
         deployment: &Deployment,
     ) -> anyhow::Result<()> {
         let enrolled = deployment.labels();
@@ -304,7 +308,7 @@ impl Calibrate {
     fn pictures(&self) -> anyhow::Result<Pictures> {
         let mut pictures = Pictures::default();
         if let Some(images) = &self.pictures {
-            pictures.add(&Sources::read(images, Purpose::Enrol)?);
+            pictures.add(&ImageSources::read(images, Purpose::Enrol)?);
         }
         Ok(pictures)
     }
@@ -349,10 +353,10 @@ impl Calibrate {
 }
 
 /// A calibration to be done.
-pub(super) struct Request<'a> {
+pub(super) struct CalibrationRequest<'a> {
     pub(super) deployment: &'a Arc<Deployment>,
     /// Labelled queries; the gallery's own items where there are none.
-    pub(super) sources: Option<&'a Sources>,
+    pub(super) sources: Option<&'a ImageSources>,
     pub(super) settings: CalibrationSettings,
     pub(super) strangers: Strangers,
     pub(super) dry_run: bool,
@@ -362,7 +366,7 @@ pub(super) struct Request<'a> {
 }
 
 pub(super) fn calibrate(
-    request: &Request<'_>,
+    request: &CalibrationRequest<'_>,
 ) -> anyhow::Result<(CalibrationReport, matchpoint_report::ReportContents)> {
     let probes = searched(request)?;
     let mut report = CalibrationReport {
@@ -390,7 +394,7 @@ pub(super) fn calibrate(
         // The items themselves.
         None => query_pictures.clone_from(request.pictures),
     }
-    let subject = analysis::Subject {
+    let subject = analysis_text::AnalysisSubject {
         deployment: request.deployment,
         gathered: &probes.gathered,
         settings: &request.settings.threshold,
@@ -434,10 +438,10 @@ pub(super) fn calibrate(
     }
 }
 
-fn searched(request: &Request<'_>) -> anyhow::Result<Probes> {
+fn searched(request: &CalibrationRequest<'_>) -> anyhow::Result<Probes> {
     let Some(sources) = request.sources else {
         let total = request.deployment.snapshot().len();
-        let progress = std::sync::Mutex::new(Progress::new("search", total));
+        let progress = std::sync::Mutex::new(ItemProgress::new("search", total));
         let step = |_done: usize, _total: usize| {
             progress
                 .lock()
@@ -457,7 +461,7 @@ fn searched(request: &Request<'_>) -> anyhow::Result<Probes> {
         Strangers::NeverEnrolled => MaskedSearches::OfStrangers,
         Strangers::All => MaskedSearches::OfAll,
     };
-    probe::run(request.deployment, sources, masked, request.engine)
+    labelled_search::run(request.deployment, sources, masked, request.engine)
 }
 
 pub(super) fn text(report: &CalibrationReport) -> String {
@@ -482,7 +486,7 @@ pub(super) fn text(report: &CalibrationReport) -> String {
         ));
     }
     if let Some(found) = &report.analysis {
-        text.push_str(&analysis::text(found));
+        text.push_str(&analysis_text::text(found));
     }
     text
 }

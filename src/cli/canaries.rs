@@ -9,10 +9,10 @@ use serde::Serialize;
 use super::audit::Where;
 use super::build::gallery_of;
 use super::exit::{Exit, fail};
+use super::image_sources::{ImageSource, ImageSources, Purpose};
 use super::left_out::LeftOut;
 use super::output::{Output, table};
-use super::refused::Refused;
-use super::sources::{Purpose, Source, Sources};
+use super::refused::RefusedItem;
 use crate::deployment::set_canaries;
 use crate::monitor::{CANARIES_PER_ITEM, CanariesSet, NewCanary};
 use crate::telemetry::escaped;
@@ -34,19 +34,19 @@ use matchpoint_client::proto::CanaryRound;
   matchpoint canaries replay --deployment shop")]
 pub(super) struct Canaries {
     #[command(subcommand)]
-    command: Command,
+    command: CanariesCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
+enum CanariesCommand {
     /// Copy pictures into the deployment, in place of its canaries; also while it is served
-    Set(Set),
+    Set(CanariesSetArgs),
     /// Have a running server search for them now
     Replay(Where),
 }
 
 #[derive(Debug, clap::Args)]
-struct Set {
+struct CanariesSetArgs {
     /// The deployment's folder
     deployment: PathBuf,
     /// Labelled pictures: a folder for each label, or a CSV or JSONL file; of a list with a column
@@ -74,7 +74,7 @@ fn items(text: &str) -> Result<NonZeroUsize, String> {
 }
 
 #[derive(Serialize)]
-struct Kept {
+struct KeptCanaries {
     canaries: usize,
     labels: usize,
     /// What else the source holds.
@@ -91,19 +91,19 @@ struct FromGallery {
     /// Items that canaries were made of; fewer where no more have an image that can be used.
     items: usize,
     /// Items whose images cannot be used.
-    skipped: Vec<Refused>,
+    skipped: Vec<RefusedItem>,
 }
 
 impl Canaries {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         match self.command {
-            Command::Set(set) => set.run(),
-            Command::Replay(at) => replay(&at),
+            CanariesCommand::Set(set) => set.run(),
+            CanariesCommand::Replay(at) => replay(&at),
         }
     }
 }
 
-impl Set {
+impl CanariesSetArgs {
     fn run(self) -> anyhow::Result<Exit> {
         let (given, left_out) = match &self.source {
             Some(source) => given(source, &self.deployment)?,
@@ -121,8 +121,8 @@ impl Set {
             Exit::SomeFailed
         };
         let skipped = skipped.into_iter();
-        let skipped = skipped.map(|(item, reason)| Refused { item, reason });
-        let kept = Kept {
+        let skipped = skipped.map(|(item, reason)| RefusedItem { item, reason });
+        let kept = KeptCanaries {
             canaries,
             labels,
             left_out,
@@ -139,7 +139,7 @@ impl Set {
 
 /// The canaries of a source, or none of them.
 fn given(source: &Path, deployment: &Path) -> anyhow::Result<(Vec<NewCanary>, LeftOut)> {
-    let sources = Sources::read(source, Purpose::Search)?;
+    let sources = ImageSources::read(source, Purpose::Search)?;
     if let Some(refused) = sources.refused.first() {
         let message = format!("{refused}; nothing was changed");
         return Err(fail(Exit::BadData, message));
@@ -152,7 +152,7 @@ fn given(source: &Path, deployment: &Path) -> anyhow::Result<(Vec<NewCanary>, Le
             .collect();
         sources.refuse_contradictions(|label| labels.contains(label))?;
     }
-    let new = |source: Source| NewCanary {
+    let new = |source: ImageSource| NewCanary {
         name: source.id,
         label: source.label,
         path: source.path,
@@ -163,7 +163,7 @@ fn given(source: &Path, deployment: &Path) -> anyhow::Result<(Vec<NewCanary>, Le
     ))
 }
 
-fn kept_text(kept: &Kept) -> String {
+fn kept_text(kept: &KeptCanaries) -> String {
     let mut text = format!("{} canaries of {} labels\n", kept.canaries, kept.labels);
     text.push_str(&table(&kept.left_out.rows()));
     let Some(FromGallery {

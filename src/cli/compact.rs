@@ -34,7 +34,7 @@ pub(super) struct Compact {
 }
 
 #[derive(Serialize)]
-struct Report {
+struct CompactReport {
     deployment: PathBuf,
     items: usize,
     gallery_digest: String,
@@ -69,7 +69,7 @@ impl Compact {
         let snapshot = gallery.view();
         // Closed, so that its log has gone into the file.
         drop(gallery);
-        let report = Report {
+        let report = CompactReport {
             deployment: self.deployment,
             items: snapshot.len(),
             gallery_digest: snapshot.digest(),
@@ -83,7 +83,7 @@ impl Compact {
     }
 }
 
-fn text(report: &Report) -> String {
+fn text(report: &CompactReport) -> String {
     let rows = [
         ("items", report.items.to_string()),
         ("digest", report.gallery_digest.clone()),

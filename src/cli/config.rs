@@ -9,7 +9,7 @@ use crate::config::{ProcessEnvironment, ServerFlags, Setting, SettingValue};
 
 /// Show the server's configuration
 #[derive(Debug, clap::Args)]
-pub(super) struct Config {
+pub(super) struct ConfigArgs {
     #[command(subcommand)]
     command: Verb,
 }
@@ -17,14 +17,14 @@ pub(super) struct Config {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Print every setting with its value and its source; mistakes go to standard error
-    Show(Box<Show>),
+    Show(Box<ConfigShowArgs>),
 }
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   matchpoint config show
   MATCHPOINT_WORKERS=4 matchpoint config show --config matchpoint.toml --json")]
-struct Show {
+struct ConfigShowArgs {
     /// Print as JSON
     #[arg(long)]
     json: bool,
@@ -34,7 +34,7 @@ struct Show {
 
 /// One setting.
 #[derive(Serialize)]
-struct Row {
+struct SettingRow {
     key: &'static str,
     value: Option<String>,
     source: String,
@@ -42,11 +42,11 @@ struct Row {
     variable: String,
 }
 
-impl Config {
+impl ConfigArgs {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let Verb::Show(show) = self.command;
         let gathered = show.settings.gather(&ProcessEnvironment);
-        let rows: Vec<Row> = gathered.rows().map(row).collect();
+        let rows: Vec<SettingRow> = gathered.rows().map(row).collect();
         Output::new(show.json).result(&rows, |rows| text(rows))?;
         // What the server would refuse to start with, it refuses here too.
         show.settings.resolve(&ProcessEnvironment)?;
@@ -54,8 +54,8 @@ impl Config {
     }
 }
 
-fn row((setting, given): (&'static Setting, &SettingValue)) -> Row {
-    Row {
+fn row((setting, given): (&'static Setting, &SettingValue)) -> SettingRow {
+    SettingRow {
         key: setting.key,
         value: given.text.clone(),
         source: given.source.to_string(),
@@ -64,8 +64,8 @@ fn row((setting, given): (&'static Setting, &SettingValue)) -> Row {
     }
 }
 
-fn text(rows: &[Row]) -> String {
-    let shown = |row: &Row| {
+fn text(rows: &[SettingRow]) -> String {
+    let shown = |row: &SettingRow| {
         let value = row.value.as_deref().unwrap_or("(not set)");
         format!("{value:<24}  {}", row.source)
     };

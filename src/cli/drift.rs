@@ -30,15 +30,15 @@ use matchpoint_report::drift::{DriftFinding, DriftReport, DriftStanding, RateCou
   matchpoint drift reset --reason 'cleaned the camera at the gate' --requested-by anna
 
 Ends with 0 whatever is found; a script looks at `findings[].verdict` of the JSON.")]
-pub(super) struct Drift {
+pub(super) struct DriftArgs {
     #[command(subcommand)]
-    command: Command,
+    command: DriftCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
+enum DriftCommand {
     /// What is known, what is not, and what to do next
-    Report(Report),
+    Report(DriftReportArgs),
     /// The operating points that decided so far, and how each did
     History(Where),
     /// Begin rates, evidence and alarms anew from now on, after the cause was mended
@@ -46,11 +46,11 @@ enum Command {
     /// For a cause that was none of the operating point's, such as a dirty camera. Where traffic has
     /// changed for good, calibrate instead. What was recorded stays in the journal. Each reset is another
     /// chance of a false alarm, so each halves what is left of `alarm_delta` for the next.
-    Reset(Reset),
+    Reset(DriftResetArgs),
 }
 
 #[derive(Debug, clap::Args)]
-struct Reset {
+struct DriftResetArgs {
     #[command(flatten)]
     at: Where,
     /// What made the rate rise, and was mended
@@ -62,7 +62,7 @@ struct Reset {
 }
 
 #[derive(Debug, clap::Args)]
-struct Report {
+struct DriftReportArgs {
     #[command(flatten)]
     at: Where,
     /// An earlier operating point, as far as the journal still holds its decisions
@@ -73,16 +73,16 @@ struct Report {
     html: Option<PathBuf>,
 }
 
-impl Drift {
+impl DriftArgs {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
-        let Report {
+        let DriftReportArgs {
             at,
             operating_point,
             html,
         } = match self.command {
-            Command::Report(report) => report,
-            Command::History(at) => return history(&at),
-            Command::Reset(reset) => return reset.run(),
+            DriftCommand::Report(report) => report,
+            DriftCommand::History(at) => return history(&at),
+            DriftCommand::Reset(reset) => return reset.run(),
         };
         let found = super::runtime::single_threaded()?.block_on(async {
             let client = Client::connect(&at.server).await?;
@@ -98,7 +98,7 @@ impl Drift {
     }
 }
 
-impl Reset {
+impl DriftResetArgs {
     fn run(self) -> anyhow::Result<Exit> {
         let Self {
             at,

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::exit::{Exit, fail};
 use super::output::{self, Output, table};
-use super::refused::Refused;
+use super::refused::RefusedItem;
 use super::{images, npy};
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::Models;
@@ -45,7 +45,7 @@ pub(super) struct Embed {
 }
 
 #[derive(Serialize)]
-struct Report {
+struct EmbedReport {
     vectors: PathBuf,
     list: PathBuf,
     rows: usize,
@@ -53,12 +53,12 @@ struct Report {
     model: String,
     precision: String,
     fingerprint: String,
-    failed: Vec<Refused>,
+    failed: Vec<RefusedItem>,
 }
 
 /// A line of the list.
 #[derive(Serialize)]
-struct Line<'a> {
+struct EmbeddedImage<'a> {
     path: String,
     row: Option<usize>,
     reason: &'a str,
@@ -88,13 +88,13 @@ impl Embed {
                     let row = Some(rows.len());
                     rows.push(embedded.embedding.as_slice());
                     let reason = "";
-                    lines.serialize(Line { path, row, reason })?;
+                    lines.serialize(EmbeddedImage { path, row, reason })?;
                 }
                 Err(reason) => {
                     let (item, row) = (path.clone(), None);
-                    lines.serialize(Line { path, row, reason })?;
+                    lines.serialize(EmbeddedImage { path, row, reason })?;
                     let reason = reason.clone();
-                    failed.push(Refused { item, reason });
+                    failed.push(RefusedItem { item, reason });
                 }
             }
         }
@@ -105,7 +105,7 @@ impl Embed {
             dimension,
             &rows,
         )?;
-        let report = Report {
+        let report = EmbedReport {
             rows: rows.len(),
             vectors: self.out,
             list,
@@ -119,14 +119,14 @@ impl Embed {
         if report.failed.is_empty() {
             return Ok(Exit::Done);
         }
-        for Refused { item, reason } in &report.failed {
+        for RefusedItem { item, reason } in &report.failed {
             output::error(&format!("{item}: {reason}"));
         }
         Ok(Exit::SomeFailed)
     }
 }
 
-fn text(report: &Report) -> String {
+fn text(report: &EmbedReport) -> String {
     format!(
         "{} vectors by model `{}`\n{}",
         report.rows,

@@ -8,12 +8,12 @@ use serde::Serialize;
 
 use super::alike::{self, LabelFlags};
 use super::exit::{Exit, fail};
+use super::image_sources::{ImageSources, Purpose};
+use super::labelled_search::{self, Probes};
 use super::left_out::LeftOut;
 use super::listing::ExcludeFlags;
 use super::output::{Output, rate, table};
-use super::probe::{self, Probes};
-use super::refused::Refused;
-use super::sources::{Purpose, Sources};
+use super::refused::RefusedItem;
 use crate::config::{EngineConfig, EngineFlags, ProcessEnvironment};
 use crate::deployment::{Deployment, MaskedSearches, Timings};
 use crate::telemetry;
@@ -96,7 +96,7 @@ pub(super) struct EvaluationReport {
     /// Queries a second, on all workers.
     pub(super) queries_per_second: f64,
     /// Queries that could not be used.
-    pub(super) failed: Vec<Refused>,
+    pub(super) failed: Vec<RefusedItem>,
     /// What else the source of the queries holds.
     pub(super) left_out: LeftOut,
     /// Labels that are not enrolled, and suspiciously like another.
@@ -118,8 +118,9 @@ impl Evaluate {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let engine = self.engine.resolve(&ProcessEnvironment)?;
         telemetry::install_logs(&engine.log, engine.log_json)?;
-        let sources = Sources::read_but(&self.queries, Purpose::Search, &self.exclude)?;
-        let deployment = probe::open(&self.deployment, self.model, Access::ReadOnly, &engine)?;
+        let sources = ImageSources::read_but(&self.queries, Purpose::Search, &self.exclude)?;
+        let deployment =
+            labelled_search::open(&self.deployment, self.model, Access::ReadOnly, &engine)?;
         let alike = alike::check(
             &alike::labels_of(&sources),
             &deployment.labels(),
@@ -140,7 +141,7 @@ impl Evaluate {
 }
 
 /// Figures on the labels that chose the threshold look better than any that will come.
-fn refuse_labels_that_chose(deployment: &Deployment, sources: &Sources) -> anyhow::Result<()> {
+fn refuse_labels_that_chose(deployment: &Deployment, sources: &ImageSources) -> anyhow::Result<()> {
     let active = deployment.active_point();
     let Some(point) = active.valid() else {
         return Ok(());
@@ -177,10 +178,10 @@ fn refuse_labels_that_chose(deployment: &Deployment, sources: &Sources) -> anyho
 
 fn measure(
     deployment: &Arc<Deployment>,
-    sources: &Sources,
+    sources: &ImageSources,
     engine: &EngineConfig,
 ) -> anyhow::Result<EvaluationReport> {
-    let probes = probe::run(deployment, sources, MaskedSearches::None, engine)?;
+    let probes = labelled_search::run(deployment, sources, MaskedSearches::None, engine)?;
     let active = deployment.active_point();
     let point = active.valid();
     let recording = Recording::new(deployment.judged(&probes.gathered)?)?;
@@ -300,6 +301,6 @@ pub(super) fn text(report: &EvaluationReport) -> String {
         Confidence::DISPLAY.get() * 100.0
     ));
     text.push_str(&table(&rows));
-    text.push_str(&super::analysis::conditions_text(&report.conditions));
+    text.push_str(&super::analysis_text::conditions_text(&report.conditions));
     text
 }

@@ -115,7 +115,7 @@ impl Export {
     fn pictures(&self, folder: &Path) -> anyhow::Result<Exit> {
         let cannot = || format!("cannot write to {}", folder.display());
         fs::create_dir_all(folder.join(PICTURES)).with_context(cannot)?;
-        let mut sample = Sample {
+        let mut sample = ExportedPictures {
             strangers: 0,
             enrolled: 0,
             labels: BTreeSet::new(),
@@ -145,7 +145,7 @@ impl Export {
             return Err(fail(Exit::NoInput, problem));
         }
         sample.write().with_context(cannot)?;
-        Output::new(self.json).result(&sample, Sample::text)?;
+        Output::new(self.json).result(&sample, ExportedPictures::text)?;
         Ok(Exit::Done)
     }
 }
@@ -155,7 +155,7 @@ const PICTURES: &str = "pictures";
 
 /// Pictures for a calibration.
 #[derive(Debug, Serialize)]
-struct Sample {
+struct ExportedPictures {
     strangers: u64,
     /// Pictures of enrolled labels, and these.
     enrolled: u64,
@@ -171,7 +171,7 @@ struct Sample {
     rows: Vec<[String; 3]>,
 }
 
-impl Sample {
+impl ExportedPictures {
     fn add(&mut self, folder: &Path, decision: &LabelledDecision) -> std::io::Result<()> {
         let Some(image) = &decision.image else {
             self.without_picture += 1;

@@ -29,13 +29,13 @@ pub(super) fn resolved(folder: &Path, path: String) -> Result<(PathBuf, String),
 }
 
 /// The fields of an object, each named once: of two labels, neither can be believed.
-pub(super) struct Fields(pub(super) Vec<(String, Value)>);
+pub(super) struct ObjectFields(pub(super) Vec<(String, Value)>);
 
-impl<'de> serde::Deserialize<'de> for Fields {
+impl<'de> serde::Deserialize<'de> for ObjectFields {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct Object;
         impl<'de> serde::de::Visitor<'de> for Object {
-            type Value = Fields;
+            type Value = ObjectFields;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
@@ -44,7 +44,7 @@ impl<'de> serde::Deserialize<'de> for Fields {
             fn visit_map<A: serde::de::MapAccess<'de>>(
                 self,
                 mut map: A,
-            ) -> Result<Fields, A::Error> {
+            ) -> Result<ObjectFields, A::Error> {
                 let (mut fields, mut seen) = (Vec::new(), BTreeSet::new());
                 while let Some((name, value)) = map.next_entry::<String, Value>()? {
                     if !seen.insert(name.clone()) {
@@ -54,7 +54,7 @@ impl<'de> serde::Deserialize<'de> for Fields {
                     }
                     fields.push((name, value));
                 }
-                Ok(Fields(fields))
+                Ok(ObjectFields(fields))
             }
         }
         from.deserialize_map(Object)
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn an_object_that_names_a_field_twice_is_refused() {
         let twice = r#"{"path":"a.jpg","label":"cat","label":"dog"}"#;
-        let error = serde_json::from_str::<Fields>(twice).err().unwrap();
+        let error = serde_json::from_str::<ObjectFields>(twice).err().unwrap();
         assert!(
             error.to_string().contains("two fields are named `label`"),
             "{error}"

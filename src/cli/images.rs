@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::listing::images_below;
-use super::progress::Progress;
+use super::progress::ItemProgress;
 use crate::deployment::{LoadedModel, read_image};
 use matchpoint_embed::caller::Caller;
 use matchpoint_embed::embedder::Embedded;
@@ -33,7 +33,7 @@ pub(super) fn embedded(
     limits: ImageLimits,
 ) -> Vec<Result<Embedded, String>> {
     let next = AtomicUsize::new(0);
-    let progress = Mutex::new(Progress::new("embedding", files.len()));
+    let progress = Mutex::new(ItemProgress::new("embedding", files.len()));
     let found = Mutex::new(vec![None; files.len()]);
     let work = || {
         loop {

@@ -45,7 +45,7 @@ pub(super) struct Inspect {
 
 /// A deployment and a model, as far as they were asked for.
 #[derive(Serialize)]
-struct Report {
+struct InspectReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     deployment: Option<DeploymentReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -120,7 +120,7 @@ impl Inspect {
                 ),
             ));
         }
-        Output::new(self.json).result(&Report { deployment, model }, text)?;
+        Output::new(self.json).result(&InspectReport { deployment, model }, text)?;
         Ok(Exit::Done)
     }
 }
@@ -202,7 +202,7 @@ fn inspect_model(
     })
 }
 
-fn text(report: &Report) -> String {
+fn text(report: &InspectReport) -> String {
     let mut text = String::new();
     if let Some(deployment) = &report.deployment {
         text.push_str(&deployment_text(deployment));

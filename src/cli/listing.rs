@@ -9,7 +9,7 @@ use glob::{MatchOptions, Pattern};
 
 use super::exit::{Exit, fail};
 use super::left_out::LeftOut;
-use super::refused::Refused;
+use super::refused::RefusedItem;
 use matchpoint_embed::pixels::{SNIFF_BYTES, sniff};
 
 /// Names that images go by, supported or not: what is not supported is refused by name.
@@ -77,7 +77,7 @@ impl ExcludeFlags {
 
 /// An image of a folder.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Listed {
+pub(super) struct ListedImage {
     /// The path below the folder.
     pub(super) id: String,
     /// The first part of it.
@@ -88,13 +88,13 @@ pub(super) struct Listed {
 /// What a folder holds.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
-    pub(super) images: Vec<Listed>,
-    pub(super) refused: Vec<Refused>,
+    pub(super) images: Vec<ListedImage>,
+    pub(super) refused: Vec<RefusedItem>,
     pub(super) left_out: LeftOut,
 }
 
 /// What a file turned out to be.
-enum Kind {
+enum FileKind {
     Image,
     /// Of so many kinds that only these words are kept.
     Other(String),
@@ -104,7 +104,7 @@ enum Kind {
 pub(super) fn images_below(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let exclude = ExcludeFlags::default();
     let walk = Walk::of(root, &exclude)?;
-    let is_image = |path: &PathBuf| matches!(kind(path), Kind::Image);
+    let is_image = |path: &PathBuf| matches!(kind(path), FileKind::Image);
     Ok(walk.files.into_iter().filter(is_image).collect())
 }
 
@@ -120,11 +120,11 @@ impl Listing {
             let label = below.parent().and_then(|parent| parent.iter().next());
             let label = label.map(|label| label.to_string_lossy().into_owned());
             match kind(&path) {
-                Kind::Image => {
+                FileKind::Image => {
                     with.extend(label);
                     listing.take(&path, below);
                 }
-                Kind::Other(kind) => {
+                FileKind::Other(kind) => {
                     without.extend(label);
                     listing.left_out.ignore(kind);
                 }
@@ -146,7 +146,7 @@ impl Listing {
         if holds_control(id) {
             return self.refuse(below, "its name holds a control character; rename it");
         }
-        self.images.push(Listed {
+        self.images.push(ListedImage {
             id: id.to_owned(),
             label: label.to_owned(),
             path: path.to_owned(),
@@ -154,7 +154,7 @@ impl Listing {
     }
 
     fn refuse(&mut self, below: &Path, reason: &str) {
-        self.refused.push(Refused {
+        self.refused.push(RefusedItem {
             item: below.to_string_lossy().into_owned(),
             reason: reason.to_owned(),
         });
@@ -221,14 +221,14 @@ fn system_name(name: &str) -> Option<&'static str> {
 }
 
 /// By its name where that is an image's, and else by its first bytes.
-fn kind(path: &Path) -> Kind {
+fn kind(path: &Path) -> FileKind {
     let extension = path.extension().and_then(|extension| extension.to_str());
     let known = |known: &str| extension.is_some_and(|is| is.eq_ignore_ascii_case(known));
     if IMAGE_EXTENSIONS.iter().any(|name| known(name)) {
-        return Kind::Image;
+        return FileKind::Image;
     }
     if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
-        return Kind::Other("pipe, socket or device".to_owned());
+        return FileKind::Other("pipe, socket or device".to_owned());
     }
     let mut head = Vec::new();
     let read = File::open(path).and_then(|file| {
@@ -236,14 +236,14 @@ fn kind(path: &Path) -> Kind {
         file.take(limit).read_to_end(&mut head)
     });
     match read {
-        Err(_) => Kind::Other("unreadable".to_owned()),
-        Ok(0) => Kind::Other("empty file".to_owned()),
+        Err(_) => FileKind::Other("unreadable".to_owned()),
+        Ok(0) => FileKind::Other("empty file".to_owned()),
         Ok(_) => match sniff(&head) {
-            Ok(_) => Kind::Image,
+            Ok(_) => FileKind::Image,
             Err(detected @ ("plain text" | "unknown data" | "HTML or XML")) => {
-                Kind::Other(by_extension(extension, detected))
+                FileKind::Other(by_extension(extension, detected))
             }
-            Err(detected) => Kind::Other(detected.trim_start_matches("a ").to_owned()),
+            Err(detected) => FileKind::Other(detected.trim_start_matches("a ").to_owned()),
         },
     }
 }

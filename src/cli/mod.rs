@@ -1,13 +1,14 @@
 //! The commands: one file each.
 
 mod alike;
-mod analysis;
+mod analysis_text;
 mod audit;
 mod backup;
 mod batch;
 mod bench;
 mod build;
 mod calibrate;
+mod calibrate_vectors;
 mod canaries;
 mod compact;
 mod config;
@@ -18,33 +19,32 @@ mod embed;
 mod evaluate;
 mod exit;
 mod export;
+mod external_vectors;
 mod fields;
 mod fitted_labels;
-mod given;
 mod image_ending;
+mod image_sources;
 mod images;
 mod inspect;
+mod labelled_search;
 mod left_out;
 mod listing;
 mod model;
 mod npy;
 mod operating_point_text;
 mod output;
-mod page;
 mod pictures;
 mod points;
-mod probe;
 mod progress;
 mod refused;
+mod report_model;
 mod runtime;
 mod search;
 mod serve;
 mod shadow;
 mod signal;
-mod sources;
 mod switch;
-mod target;
-mod vectors;
+mod target_flags;
 mod verify;
 
 use std::process::ExitCode;
@@ -58,11 +58,11 @@ pub use exit::Exit;
 #[command(name = "matchpoint", version, about, max_term_width = 100, after_help = AFTER_HELP)]
 struct Arguments {
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     /// Tell the whole story on the sample photographs: build, calibrate, serve, decide
     Demo(demo::Demo),
     /// Embed images and enrol them in a deployment
@@ -70,23 +70,23 @@ enum Command {
     /// Choose a threshold that keeps what it promises, or refuse
     Calibrate(Box<calibrate::Calibrate>),
     /// List, compare, activate and roll back operating points
-    Points(points::Points),
+    Points(points::PointsArgs),
     /// Serve deployments over gRPC
     Serve(Box<serve::Serve>),
     /// Ask a running server about images
-    Search(search::Search),
+    Search(search::SearchArgs),
     /// Label drawn decisions: what FAR and FRR in service are computed from
-    Audit(audit::Audit),
+    Audit(audit::AuditArgs),
     /// Keep pictures whose truth is known, and have the server search for them on a schedule
     Canaries(canaries::Canaries),
     /// Say whether the operating point keeps its promise in service
-    Drift(drift::Drift),
+    Drift(drift::DriftArgs),
     /// Measure recall, FAR, FRR and latency with labelled queries
     Evaluate(evaluate::Evaluate),
     /// Show and verify what a deployment, or a model, consists of
     Inspect(inspect::Inspect),
     /// Describe a model of your own, and compare it with its author's pipeline
-    Model(model::ModelCommand),
+    Model(model::ModelArgs),
     /// Write a model's vectors of images to a .npy file
     Embed(embed::Embed),
     /// Verify a deployment: every checksum, the recall of its index, and files that belong to nothing
@@ -96,15 +96,15 @@ enum Command {
     /// Serve another model, gallery and operating point in place of a deployment's, without downtime
     Switch(switch::Switch),
     /// Compare a candidate with what is served, on a share of the live queries; nothing is answered from it
-    Shadow(shadow::Shadow),
+    Shadow(shadow::ShadowArgs),
     /// Measure an index of vectors, or a server under load
-    Bench(bench::Bench),
+    Bench(bench::BenchArgs),
     /// Copy a deployment into one file with checksums, also while it is served
     Snapshot(backup::Snapshot),
     /// Make a deployment of a snapshot
     Restore(backup::Restore),
     /// Show the server's configuration
-    Config(config::Config),
+    Config(config::ConfigArgs),
 }
 
 const AFTER_HELP: &str = "\
@@ -148,29 +148,29 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<Exit> {
+fn run(command: CliCommand) -> anyhow::Result<Exit> {
     match command {
-        Command::Demo(command) => command.run(),
-        Command::Build(command) => command.run(),
-        Command::Calibrate(command) => command.run(),
-        Command::Points(command) => command.run(),
-        Command::Serve(command) => command.run(),
-        Command::Search(command) => command.run(),
-        Command::Audit(command) => command.run(),
-        Command::Canaries(command) => command.run(),
-        Command::Drift(command) => command.run(),
-        Command::Evaluate(command) => command.run(),
-        Command::Inspect(command) => command.run(),
-        Command::Model(command) => command.run(),
-        Command::Embed(command) => command.run(),
-        Command::Verify(command) => command.run(),
-        Command::Compact(command) => command.run(),
-        Command::Switch(command) => command.run(),
-        Command::Shadow(command) => command.run(),
-        Command::Bench(command) => command.run(),
-        Command::Snapshot(command) => command.run(),
-        Command::Restore(command) => command.run(),
-        Command::Config(command) => command.run(),
+        CliCommand::Demo(command) => command.run(),
+        CliCommand::Build(command) => command.run(),
+        CliCommand::Calibrate(command) => command.run(),
+        CliCommand::Points(command) => command.run(),
+        CliCommand::Serve(command) => command.run(),
+        CliCommand::Search(command) => command.run(),
+        CliCommand::Audit(command) => command.run(),
+        CliCommand::Canaries(command) => command.run(),
+        CliCommand::Drift(command) => command.run(),
+        CliCommand::Evaluate(command) => command.run(),
+        CliCommand::Inspect(command) => command.run(),
+        CliCommand::Model(command) => command.run(),
+        CliCommand::Embed(command) => command.run(),
+        CliCommand::Verify(command) => command.run(),
+        CliCommand::Compact(command) => command.run(),
+        CliCommand::Switch(command) => command.run(),
+        CliCommand::Shadow(command) => command.run(),
+        CliCommand::Bench(command) => command.run(),
+        CliCommand::Snapshot(command) => command.run(),
+        CliCommand::Restore(command) => command.run(),
+        CliCommand::Config(command) => command.run(),
     }
 }
 

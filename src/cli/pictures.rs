@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use base64::Engine;
 
-use super::sources::Sources;
+use super::image_sources::ImageSources;
 use matchpoint_embed::pixels::{BYTES_MAX, DECODE_BYTES_MAX, ImageLimits, thumbnail};
 use matchpoint_report::Picture;
 
@@ -20,7 +20,7 @@ pub(super) struct Pictures {
 
 impl Pictures {
     /// Takes the images of a source, by id. What was taken before goes first.
-    pub(super) fn add(&mut self, sources: &Sources) {
+    pub(super) fn add(&mut self, sources: &ImageSources) {
         for item in &sources.items {
             self.paths
                 .entry(item.id.clone())

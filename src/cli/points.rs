@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::exit::Exit;
+use super::labelled_search;
 use super::operating_point_text::describe;
 use super::output::{Output, table};
-use super::probe;
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{Activation, Folder, compare_points};
 use crate::telemetry;
@@ -27,17 +27,17 @@ const FLIPS_SHOWN: usize = 40;
   matchpoint points list shop
   matchpoint points compare shop op-5f2c9a0b1d3e4f60 op-77aa01c2d3e4f501
   matchpoint points rollback shop")]
-pub(super) struct Points {
+pub(super) struct PointsArgs {
     #[command(subcommand)]
-    command: Command,
+    command: PointsCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
+enum PointsCommand {
     /// List all, oldest first, and say which one decides
     List(Which),
     /// Show one, or the active one
-    Show(One),
+    Show(PointArgs),
     /// Show which recorded decisions change where one takes the place of another
     Compare(Two),
     /// Make one decide
@@ -56,7 +56,7 @@ struct Which {
 }
 
 #[derive(Debug, clap::Args)]
-struct One {
+struct PointArgs {
     #[command(flatten)]
     which: Which,
     /// Id of the operating point; the active one without
@@ -81,7 +81,7 @@ struct Chosen {
     /// Id of the operating point
     id: String,
     #[command(flatten)]
-    opening: Opening,
+    opening: PointsOpenArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -89,11 +89,11 @@ struct Back {
     /// The deployment's folder
     deployment: PathBuf,
     #[command(flatten)]
-    opening: Opening,
+    opening: PointsOpenArgs,
 }
 
 #[derive(Debug, clap::Args)]
-struct Opening {
+struct PointsOpenArgs {
     /// The model's folder, where it is not the recorded one
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
@@ -105,21 +105,21 @@ struct Opening {
 }
 
 #[derive(Serialize)]
-struct Listed {
+struct ListedPoint {
     active: Option<String>,
     etag: String,
-    operating_points: Vec<Shown>,
+    operating_points: Vec<DescribedPoint>,
 }
 
 #[derive(Serialize)]
-struct Shown {
+struct DescribedPoint {
     id: String,
     active: bool,
     content: Content,
 }
 
 #[derive(Serialize)]
-struct Compared {
+struct ComparedPoints {
     from: String,
     from_threshold: f32,
     to: String,
@@ -137,20 +137,20 @@ struct Activated {
     etag: String,
 }
 
-impl Points {
+impl PointsArgs {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         match self.command {
-            Command::List(which) => list(&which)?,
-            Command::Show(one) => show(&one)?,
-            Command::Compare(two) => compare(&two)?,
-            Command::Activate(Chosen {
+            PointsCommand::List(which) => list(&which)?,
+            PointsCommand::Show(one) => show(&one)?,
+            PointsCommand::Compare(two) => compare(&two)?,
+            PointsCommand::Activate(Chosen {
                 deployment,
                 id,
                 opening,
             }) => choose(&deployment, opening, |deployment| {
                 deployment.activate(&id, None)
             })?,
-            Command::Rollback(Back {
+            PointsCommand::Rollback(Back {
                 deployment,
                 opening,
             }) => choose(&deployment, opening, |deployment| {
@@ -165,7 +165,7 @@ fn list(which: &Which) -> anyhow::Result<()> {
     let folder = Folder::open(&which.deployment)?;
     let active = folder.record().active_operating_point.clone();
     let points = folder.operating_points()?;
-    let listed = Listed {
+    let listed = ListedPoint {
         operating_points: points
             .iter()
             .map(|point| shown(point, active.as_deref()))
@@ -191,7 +191,7 @@ fn list(which: &Which) -> anyhow::Result<()> {
     })
 }
 
-fn show(one: &One) -> anyhow::Result<()> {
+fn show(one: &PointArgs) -> anyhow::Result<()> {
     let folder = Folder::open(&one.which.deployment)?;
     let active = folder.record().active_operating_point.clone();
     let Some(id) = one.id.as_ref().or(active.as_ref()) else {
@@ -206,8 +206,8 @@ fn show(one: &One) -> anyhow::Result<()> {
     })
 }
 
-fn shown(point: &OperatingPoint, active: Option<&str>) -> Shown {
-    Shown {
+fn shown(point: &OperatingPoint, active: Option<&str>) -> DescribedPoint {
+    DescribedPoint {
         id: point.id().to_owned(),
         active: active == Some(point.id()),
         content: point.content().clone(),
@@ -217,7 +217,7 @@ fn shown(point: &OperatingPoint, active: Option<&str>) -> Shown {
 fn compare(two: &Two) -> anyhow::Result<()> {
     let folder = Folder::open(&two.which.deployment)?;
     let comparison = compare_points(&folder, &two.from, &two.to)?;
-    let compared = Compared {
+    let compared = ComparedPoints {
         from: two.from.clone(),
         recorded: comparison.recorded.clone(),
         from_threshold: comparison.before.threshold().get(),
@@ -230,7 +230,7 @@ fn compare(two: &Two) -> anyhow::Result<()> {
     Output::new(two.which.json).result(&compared, comparison_text)
 }
 
-fn comparison_text(compared: &Compared) -> String {
+fn comparison_text(compared: &ComparedPoints) -> String {
     let worse = compared.flips.len() - compared.improvements;
     let mut text = table(&[
         (
@@ -282,14 +282,14 @@ fn comparison_text(compared: &Compared) -> String {
 
 fn choose(
     deployment: &Path,
-    opening: Opening,
+    opening: PointsOpenArgs,
     act: impl FnOnce(
         &crate::deployment::Deployment,
     ) -> Result<Activation, crate::deployment::DeploymentError>,
 ) -> anyhow::Result<()> {
     let engine = opening.engine.resolve(&ProcessEnvironment)?;
     telemetry::install_logs(&engine.log, engine.log_json)?;
-    let deployment = probe::open(deployment, opening.model, Access::ReadWrite, &engine)?;
+    let deployment = labelled_search::open(deployment, opening.model, Access::ReadWrite, &engine)?;
     let now = act(&deployment)?;
     let activated = Activated {
         active: now.point.id().to_owned(),

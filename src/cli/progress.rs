@@ -13,7 +13,7 @@ const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Counts items of known number.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct ItemProgress {
     what: &'static str,
     total: u64,
     done: u64,
@@ -22,7 +22,7 @@ pub(super) struct Progress {
     last_line: Instant,
 }
 
-impl Progress {
+impl ItemProgress {
     pub(super) fn new(what: &'static str, total: usize) -> Self {
         let total = total as u64;
         let bar = std::io::stderr().is_terminal().then(|| {
@@ -83,12 +83,12 @@ impl Progress {
 
 /// Progress that several threads tell of, by numbers that may overtake each other.
 #[derive(Debug)]
-pub(super) struct Watched {
+pub(super) struct SharedProgress {
     what: &'static str,
-    progress: Mutex<Option<(u64, Progress)>>,
+    progress: Mutex<Option<(u64, ItemProgress)>>,
 }
 
-impl Watched {
+impl SharedProgress {
     pub(super) fn new(what: &'static str) -> Self {
         Self {
             what,
@@ -108,10 +108,11 @@ impl Watched {
             before.finish();
         }
         // Another total is another pass.
-        let begins = |(of, progress): &(u64, Progress)| *of != total || done < progress.done / 2;
+        let begins =
+            |(of, progress): &(u64, ItemProgress)| *of != total || done < progress.done / 2;
         if slot.as_ref().is_none_or(begins) {
             let size = usize::try_from(total).unwrap_or(usize::MAX);
-            *slot = Some((total, Progress::new(what, size)));
+            *slot = Some((total, ItemProgress::new(what, size)));
         }
         if let Some((_, progress)) = slot.as_mut() {
             progress.at(done);

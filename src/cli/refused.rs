@@ -6,14 +6,14 @@ use crate::telemetry::escaped;
 
 /// An entry that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub(super) struct Refused {
+pub(super) struct RefusedItem {
     /// The id, path or line concerned.
     pub(super) item: String,
     /// What is wrong.
     pub(super) reason: String,
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for RefusedItem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { item, reason } = self;
         write!(f, "{}: {}", escaped(item), escaped(reason))

@@ -21,7 +21,7 @@ use matchpoint_client::proto::{DecisionBasis, SearchRequest, SearchResponse};
   matchpoint search --server http://10.0.0.5:50051 --deployment shop --limit 3 a.jpg b.png
   matchpoint search photo.jpg --filter 'metadata.camera = front AND label != mug'
   matchpoint search photo.jpg --json")]
-pub(super) struct Search {
+pub(super) struct SearchArgs {
     /// The images
     #[arg(required = true)]
     images: Vec<PathBuf>,
@@ -65,7 +65,7 @@ struct Answer {
     error: Option<String>,
 }
 
-impl Search {
+impl SearchArgs {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let answers = super::runtime::single_threaded()?.block_on(self.ask())?;
         let failed = answers.iter().any(|answer| answer.error.is_some());

@@ -29,19 +29,19 @@ use matchpoint_client::proto::{GetShadowResponse, ShadowDisagreement, ShadowInfo
   matchpoint switch shop shop-2                                 # or: matchpoint shadow stop shop
 
 A link beside the place, shop.shadow, leads to the candidate: it is opened after a restart too.")]
-pub(super) struct Shadow {
+pub(super) struct ShadowArgs {
     #[command(subcommand)]
-    command: Command,
+    command: ShadowCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
+enum ShadowCommand {
     /// Open a candidate beside a deployment, in place of the one there may be, and compare from now on
     Start(Start),
     /// Close the candidate
     Stop(Stop),
     /// Say how often the two differ, and list the latest decisions that do
-    Report(Report),
+    Report(ShadowReportArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -63,7 +63,7 @@ struct Stop {
 }
 
 #[derive(Debug, clap::Args)]
-struct Report {
+struct ShadowReportArgs {
     /// How many of the latest disagreements to list, at most
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
     limit: u32,
@@ -72,16 +72,16 @@ struct Report {
 }
 
 #[derive(Serialize)]
-struct Compared {
+struct ShadowComparison {
     shadow: Option<ShadowInfo>,
 }
 
-impl Shadow {
+impl ShadowArgs {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         match self.command {
-            Command::Start(start) => start.run(),
-            Command::Stop(stop) => stop.run(),
-            Command::Report(report) => report.run(),
+            ShadowCommand::Start(start) => start.run(),
+            ShadowCommand::Stop(stop) => stop.run(),
+            ShadowCommand::Report(report) => report.run(),
         }
     }
 }
@@ -140,7 +140,7 @@ impl Stop {
             remove(&link)?;
         }
         let reloaded = runtime.block_on(client.reload_shadow(&self.at.deployment));
-        let compared = Compared { shadow: reloaded? };
+        let compared = ShadowComparison { shadow: reloaded? };
         Output::new(self.at.json).result(&compared, |compared| {
             // The link of another place than the server's.
             compared.shadow.as_ref().map_or_else(
@@ -157,7 +157,7 @@ impl Stop {
     }
 }
 
-impl Report {
+impl ShadowReportArgs {
     fn run(self) -> anyhow::Result<Exit> {
         let found = super::runtime::single_threaded()?.block_on(async {
             let client = Client::connect(&self.at.server).await?;

@@ -44,7 +44,7 @@ pub(super) struct Verify {
 }
 
 #[derive(Serialize)]
-struct Report {
+struct VerifyReport {
     deployment: PathBuf,
     items: usize,
     labels: usize,
@@ -101,7 +101,12 @@ impl Verify {
     }
 }
 
-fn verify(path: &Path, params: IndexParams, sample: usize, k: usize) -> anyhow::Result<Report> {
+fn verify(
+    path: &Path,
+    params: IndexParams,
+    sample: usize,
+    k: usize,
+) -> anyhow::Result<VerifyReport> {
     let started = Instant::now();
     let folder = Folder::open(path)?;
     let gallery = Gallery::open(&folder.gallery_file(), Access::ReadOnly, params)
@@ -120,7 +125,7 @@ fn verify(path: &Path, params: IndexParams, sample: usize, k: usize) -> anyhow::
         .is_approximate()
         .then(|| recall(&snapshot, sample, k))
         .transpose()?;
-    Ok(Report {
+    Ok(VerifyReport {
         deployment: path.to_owned(),
         items: snapshot.len(),
         labels: snapshot.label_count(),
@@ -158,7 +163,7 @@ fn recall(snapshot: &GalleryView, sample: usize, k: usize) -> anyhow::Result<Rec
     Ok(recall)
 }
 
-fn text(report: &Report) -> String {
+fn text(report: &VerifyReport) -> String {
     let index = match &report.recall {
         None => "none: every search compares with every item".to_owned(),
         Some(_) => format!(

@@ -19,7 +19,7 @@ use serde::Serialize;
 use super::speed::{Speed, machine};
 use crate::cli::exit::{Exit, fail};
 use crate::cli::output::{Output, table};
-use crate::cli::progress::Progress;
+use crate::cli::progress::ItemProgress;
 use matchpoint_arrays::VectorTable;
 use matchpoint_gallery::filter::ItemFilter;
 use matchpoint_gallery::item::Item;
@@ -34,7 +34,7 @@ use matchpoint_vector::Embedding;
 #[command(after_help = "Examples:
   matchpoint bench index --base base.npy --queries queries.npy
   matchpoint bench index --base base.fvecs --queries queries.fvecs --threads 1,2 --ef 16,32,64,128 --json")]
-pub(super) struct Index {
+pub(super) struct BenchIndexArgs {
     /// Vectors to enrol: .npy, .npz, Parquet or .fvecs
     #[arg(long, value_name = "FILE")]
     base: PathBuf,
@@ -66,29 +66,29 @@ pub(super) struct Index {
 
 /// Opens a gallery in a process of its own.
 #[derive(Debug, clap::Args)]
-pub(super) struct Open {
+pub(super) struct BenchOpenArgs {
     /// The folder
     work: PathBuf,
 }
 
 #[derive(Serialize)]
-struct Report {
+struct BenchIndexReport {
     machine: String,
     version: &'static str,
     items: usize,
     dimension: usize,
     queries: usize,
-    enrol: Enrol,
-    open: Opening,
-    memory: Memory,
+    enrol: EnrolSpeed,
+    open: OpeningCost,
+    memory: MemoryCost,
     exact: Speed,
-    searches: Vec<Searches>,
-    filters: Vec<Filtered>,
+    searches: Vec<SearchSpeed>,
+    filters: Vec<FilteredSpeed>,
     while_enrolling: WhileEnrolling,
 }
 
 #[derive(Serialize)]
-struct Enrol {
+struct EnrolSpeed {
     /// Items acknowledged a second, each in a transaction of its own.
     single_per_second: f64,
     /// In transactions of 100 and of 1,000.
@@ -97,7 +97,7 @@ struct Enrol {
 }
 
 #[derive(Serialize)]
-struct Opening {
+struct OpeningCost {
     /// Opening for the first time, which builds the index and its file.
     build_seconds: f64,
     /// Opening with all checksums.
@@ -108,7 +108,7 @@ struct Opening {
 }
 
 #[derive(Serialize)]
-struct Memory {
+struct MemoryCost {
     index_bytes_per_item: f64,
     vector_bytes_per_item: f64,
     /// Memory of the process that is no file: what opening added, for each item.
@@ -116,7 +116,7 @@ struct Memory {
 }
 
 #[derive(Serialize)]
-struct Searches {
+struct SearchSpeed {
     ef: usize,
     threads: usize,
     recall: f64,
@@ -125,7 +125,7 @@ struct Searches {
 }
 
 #[derive(Serialize)]
-struct Filtered {
+struct FilteredSpeed {
     /// Items that the filter takes, of a thousand.
     per_mille: usize,
     recall: f64,
@@ -154,7 +154,7 @@ const K: usize = 10;
 /// Of a thousand items, those that each filter takes.
 const SHARES: [usize; 4] = [500, 100, 10, 1];
 
-impl Open {
+impl BenchOpenArgs {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let before = resident();
         let gallery = open(&self.work)?;
@@ -165,7 +165,7 @@ impl Open {
     }
 }
 
-impl Index {
+impl BenchIndexArgs {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let output = Output::new(self.json);
         let report = self.measure(output)?;
@@ -173,7 +173,7 @@ impl Index {
         Ok(Exit::Done)
     }
 
-    fn measure(&self, output: Output) -> anyhow::Result<Report> {
+    fn measure(&self, output: Output) -> anyhow::Result<BenchIndexReport> {
         let options = matchpoint_arrays::ReadOptions {
             name: None,
             text: Some(Vec::new()),
@@ -190,7 +190,7 @@ impl Index {
             let message = "it takes 1000 vectors or more, 1 thread or more, and a time";
             return Err(fail(Exit::Usage, message));
         }
-        let work = Work::new(&self.work)?;
+        let work = WorkFolder::new(&self.work)?;
         let early = base.rows() - base.rows() / 10;
         let queries = vectors(&queries, 0, queries.rows().min(self.queries_max))?;
         output.note(&format!("enrolling {early} x {} vectors", base.dimension));
@@ -198,7 +198,7 @@ impl Index {
         output.note("building the index");
         let (gallery, open, resident) = work.reopen()?;
         let snapshot = gallery.view();
-        let memory = Memory {
+        let memory = MemoryCost {
             index_bytes_per_item: share(snapshot.index_bytes(), early),
             vector_bytes_per_item: share(snapshot.vector_bytes(), early),
             resident_bytes_per_item: share(resident, early),
@@ -209,7 +209,7 @@ impl Index {
             exact: true,
             ..Probe::nearest(K)
         };
-        Ok(Report {
+        Ok(BenchIndexReport {
             machine: machine(),
             version: env!("CARGO_PKG_VERSION"),
             items: early,
@@ -230,7 +230,7 @@ impl Index {
         snapshot: &GalleryView,
         queries: &[Embedding],
         lasting: Duration,
-    ) -> anyhow::Result<Vec<Searches>> {
+    ) -> anyhow::Result<Vec<SearchSpeed>> {
         let truth = nearest_of(snapshot, queries, None)?;
         let mut searches = Vec::new();
         for &ef in &self.ef {
@@ -240,7 +240,7 @@ impl Index {
             };
             let recall = recall(snapshot, queries, &probe, &truth)?;
             for &threads in &self.threads {
-                searches.push(Searches {
+                searches.push(SearchSpeed {
                     ef,
                     threads,
                     recall,
@@ -345,9 +345,9 @@ fn enrol_at(
 }
 
 /// A folder with the gallery, gone when this is.
-struct Work(PathBuf);
+struct WorkFolder(PathBuf);
 
-impl Work {
+impl WorkFolder {
     fn new(path: &Path) -> anyhow::Result<Self> {
         if let Err(cause) = fs::create_dir(path) {
             let message = format!(
@@ -364,9 +364,9 @@ impl Work {
     }
 
     /// Enrols the first rows: some one by one, some in batches, and the rest in large ones.
-    fn enrol(&self, base: &VectorTable, count: usize) -> anyhow::Result<Enrol> {
+    fn enrol(&self, base: &VectorTable, count: usize) -> anyhow::Result<EnrolSpeed> {
         let gallery = Gallery::create(&self.file(), base.dimension, "bench", "bench")?;
-        let mut progress = Progress::new("enrol", count);
+        let mut progress = ItemProgress::new("enrol", count);
         let mut next = 0;
         let mut enrol = |batch: usize, most: usize| -> anyhow::Result<f64> {
             let (first, started) = (next, Instant::now());
@@ -378,7 +378,7 @@ impl Work {
             }
             Ok((next - first) as f64 / started.elapsed().as_secs_f64())
         };
-        let enrolled = Enrol {
+        let enrolled = EnrolSpeed {
             single_per_second: enrol(1, count / 100)?,
             by_100_per_second: enrol(100, count / 10)?,
             by_1000_per_second: enrol(1000, count)?,
@@ -389,7 +389,7 @@ impl Work {
 
     /// Builds the index, reads the files, and opens the gallery once more; gives also what that added
     /// to the memory of this process.
-    fn reopen(&self) -> anyhow::Result<(Gallery, Opening, usize)> {
+    fn reopen(&self) -> anyhow::Result<(Gallery, OpeningCost, usize)> {
         let build = Instant::now();
         drop(open(&self.0)?);
         let build_seconds = build.elapsed().as_secs_f64();
@@ -404,7 +404,7 @@ impl Work {
         let resident = serde_json::from_slice(&child.stdout)?;
         let opening = Instant::now();
         let gallery = open(&self.0)?;
-        let open = Opening {
+        let open = OpeningCost {
             build_seconds,
             seconds: opening.elapsed().as_secs_f64(),
             read_seconds,
@@ -430,7 +430,7 @@ impl Work {
     }
 }
 
-impl Drop for Work {
+impl Drop for WorkFolder {
     fn drop(&mut self) {
         drop(fs::remove_dir_all(&self.0));
     }
@@ -482,14 +482,14 @@ fn vectors(table: &VectorTable, from: usize, to: usize) -> anyhow::Result<Vec<Em
 }
 
 /// Ids of the nearest items of each query.
-type Truth = Vec<Vec<GalleryMatch>>;
+type ExactMatches = Vec<Vec<GalleryMatch>>;
 
 /// The nearest by comparing with every item, on all cores.
 fn nearest_of(
     snapshot: &GalleryView,
     queries: &[Embedding],
     filter: Option<&ItemFilter>,
-) -> anyhow::Result<Truth> {
+) -> anyhow::Result<ExactMatches> {
     let probe = Probe {
         exact: true,
         filter,
@@ -501,7 +501,7 @@ fn nearest_of(
         let parts: Vec<_> = queries
             .chunks(part)
             .map(|part| {
-                scope.spawn(|| -> Result<Truth, _> {
+                scope.spawn(|| -> Result<ExactMatches, _> {
                     part.iter()
                         .map(|query| snapshot.nearest(query, &probe))
                         .collect()
@@ -524,7 +524,7 @@ fn recall(
     snapshot: &GalleryView,
     queries: &[Embedding],
     probe: &Probe<'_>,
-    truth: &Truth,
+    truth: &ExactMatches,
 ) -> anyhow::Result<f64> {
     let (mut found, mut wanted) = (0, 0);
     for (query, truth) in queries.iter().zip(truth) {
@@ -582,7 +582,7 @@ fn filters(
     snapshot: &GalleryView,
     queries: &[Embedding],
     lasting: Duration,
-) -> anyhow::Result<Vec<Filtered>> {
+) -> anyhow::Result<Vec<FilteredSpeed>> {
     let mut all = Vec::new();
     for per_mille in SHARES {
         let filter = ItemFilter::parse(&format!("metadata.of{per_mille} = yes"))?;
@@ -601,7 +601,7 @@ fn filters(
             exact: true,
             ..probe
         };
-        all.push(Filtered {
+        all.push(FilteredSpeed {
             per_mille,
             recall: recall(snapshot, queries, &probe, &truth)?,
             speed: speed(snapshot, queries, &probe, 1, lasting)?,
@@ -626,8 +626,8 @@ fn resident() -> usize {
     number.unwrap_or(0) * 1024
 }
 
-fn text(report: &Report) -> String {
-    let Report {
+fn text(report: &BenchIndexReport) -> String {
+    let BenchIndexReport {
         enrol,
         open,
         memory,

@@ -35,7 +35,7 @@ Without --rate, the server's capacity is measured first, by --clients that each 
 then so many times that is offered. The last run offers half of the first, and says how long it took until
 every search was answered in time again. This program takes its share of the CPU where it runs beside the
 server.")]
-pub(super) struct Load {
+pub(super) struct BenchLoadArgs {
     /// The images to search for, in turn
     #[arg(required = true)]
     images: Vec<PathBuf>,
@@ -73,7 +73,7 @@ pub(super) struct Load {
 }
 
 #[derive(Serialize)]
-struct Report {
+struct BenchLoadReport {
     machine: String,
     version: &'static str,
     images: usize,
@@ -106,13 +106,13 @@ struct Run {
 }
 
 /// What became of one search.
-struct Ended {
+struct OfferedSearch {
     due: Instant,
     took: Duration,
     outcome: Result<(), String>,
 }
 
-impl Load {
+impl BenchLoadArgs {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let positive = |value: &f64| value.is_finite() && 0.0 < *value;
         let rates = if self.rate.is_empty() {
@@ -130,7 +130,7 @@ impl Load {
         Ok(Exit::Done)
     }
 
-    async fn measure(&self) -> anyhow::Result<Report> {
+    async fn measure(&self) -> anyhow::Result<BenchLoadReport> {
         let images = self.images.iter().map(|path| {
             std::fs::read(path).map_err(|cause| {
                 let message = format!("{} cannot be read: {cause}", path.display());
@@ -142,7 +142,7 @@ impl Load {
         for _ in 0..self.connections {
             clients.push(Client::connect(&self.server).await?);
         }
-        let target = Target {
+        let target = LoadTarget {
             clients,
             images,
             deployment: self.deployment.clone(),
@@ -170,10 +170,10 @@ impl Load {
         }
         let rate = rates.first().copied().unwrap_or(1.0) / 2.0;
         let (started, ended) = offer(&target, rate, lasting).await?;
-        let bad = |one: &&Ended| one.outcome.is_err() || deadline < one.took;
+        let bad = |one: &&OfferedSearch| one.outcome.is_err() || deadline < one.took;
         let last_bad = ended.iter().filter(bad).map(|one| one.due).max();
         let recovery = last_bad.map_or(0.0, |due| (due - started).as_secs_f64());
-        Ok(Report {
+        Ok(BenchLoadReport {
             machine: machine(),
             version: env!("CARGO_PKG_VERSION"),
             images: target.images.len(),
@@ -187,14 +187,14 @@ impl Load {
 }
 
 /// Where searches go.
-struct Target {
+struct LoadTarget {
     clients: Vec<Client>,
     images: Vec<Vec<u8>>,
     deployment: String,
     timeout: Duration,
 }
 
-impl Target {
+impl LoadTarget {
     async fn search(&self, number: usize) -> Result<(), ClientError> {
         let image = self.images.get(number % self.images.len().max(1));
         let client = self.clients.get(number % self.clients.len().max(1));
@@ -211,7 +211,11 @@ impl Target {
 }
 
 /// Answers a second to so many clients that wait for each.
-async fn capacity(target: &Arc<Target>, clients: usize, lasting: Duration) -> anyhow::Result<f64> {
+async fn capacity(
+    target: &Arc<LoadTarget>,
+    clients: usize,
+    lasting: Duration,
+) -> anyhow::Result<f64> {
     let started = Instant::now();
     let mut running = JoinSet::new();
     for client in 0..clients {
@@ -237,10 +241,10 @@ async fn capacity(target: &Arc<Target>, clients: usize, lasting: Duration) -> an
 
 /// Sends searches when they are due, and waits for the last answer.
 async fn offer(
-    target: &Arc<Target>,
+    target: &Arc<LoadTarget>,
     rate: f64,
     lasting: Duration,
-) -> anyhow::Result<(Instant, Vec<Ended>)> {
+) -> anyhow::Result<(Instant, Vec<OfferedSearch>)> {
     let count = (rate * lasting.as_secs_f64()).ceil() as usize;
     let started = Instant::now();
     let mut running = JoinSet::new();
@@ -257,7 +261,7 @@ async fn offer(
                     other.to_string()
                 }
             });
-            Ended {
+            OfferedSearch {
                 due,
                 took: due.elapsed(),
                 outcome,
@@ -277,9 +281,10 @@ async fn offer(
 const REFUSED: &str = "ResourceExhausted";
 
 impl Run {
-    fn of(rate: f64, lasting: Duration, deadline: Duration, ended: &[Ended]) -> Self {
-        let seconds = |one: &Ended| one.took.as_secs_f64();
-        let answered: Vec<&Ended> = ended.iter().filter(|one| one.outcome.is_ok()).collect();
+    fn of(rate: f64, lasting: Duration, deadline: Duration, ended: &[OfferedSearch]) -> Self {
+        let seconds = |one: &OfferedSearch| one.took.as_secs_f64();
+        let answered: Vec<&OfferedSearch> =
+            ended.iter().filter(|one| one.outcome.is_ok()).collect();
         let late = answered.iter().filter(|one| deadline < one.took).count();
         let (mut refused, mut failed) = (Vec::new(), BTreeMap::new());
         for one in ended {
@@ -303,7 +308,7 @@ impl Run {
     }
 }
 
-fn text(report: &Report) -> String {
+fn text(report: &BenchLoadReport) -> String {
     let mut rows = vec![
         (
             "machine",

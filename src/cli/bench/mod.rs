@@ -8,29 +8,29 @@ use super::exit::Exit;
 
 /// Measure what a deployment's index, or a server, does on this machine
 #[derive(Debug, clap::Args)]
-pub(super) struct Bench {
+pub(super) struct BenchArgs {
     #[command(subcommand)]
-    what: What,
+    what: BenchCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum What {
+enum BenchCommand {
     /// Enrol vectors in a gallery and measure it: durable enrolment, opening, memory, recall and
     /// speed by ef, filters, and searches while items are enrolled
-    Index(index::Index),
+    Index(index::BenchIndexArgs),
     /// Offer searches to a running server at fixed rates, beyond what it can do too
-    Load(load::Load),
+    Load(load::BenchLoadArgs),
     /// Open a gallery, and print what that adds to the memory of this process
     #[command(hide = true)]
-    Open(index::Open),
+    Open(index::BenchOpenArgs),
 }
 
-impl Bench {
+impl BenchArgs {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         match self.what {
-            What::Index(index) => index.run(),
-            What::Load(load) => load.run(),
-            What::Open(open) => open.run(),
+            BenchCommand::Index(index) => index.run(),
+            BenchCommand::Load(load) => load.run(),
+            BenchCommand::Open(open) => open.run(),
         }
     }
 }

@@ -10,9 +10,9 @@ use super::{NAME, SUPPORTED, Story};
 use crate::cli::calibrate::{self, CalibrationReport, Strangers};
 use crate::cli::drift::rate_text;
 use crate::cli::exit::{Exit, fail};
+use crate::cli::image_sources::{ImageSource, ImageSources, Purpose};
 use crate::cli::output::percent;
 use crate::cli::pictures::Pictures;
-use crate::cli::sources::{Purpose, Source, Sources};
 use crate::config::ServerConfig;
 use crate::deployment::{CalibrationSettings, Deployment, RemedyChoice, set_canaries};
 use crate::monitor::NewCanary;
@@ -97,16 +97,16 @@ pub(super) struct Chapter {
 }
 
 /// The pictures that searches are drawn from.
-struct Pool {
-    known: Vec<Source>,
-    strangers: Vec<Source>,
+struct PicturePool {
+    known: Vec<ImageSource>,
+    strangers: Vec<ImageSource>,
     /// Strangers' pictures that are nearest to what is enrolled.
-    look_alikes: Vec<Source>,
+    look_alikes: Vec<ImageSource>,
 }
 
 /// What chapters leave to the next.
 struct SoFar {
-    draws: Draws,
+    draws: StoryDraws,
     /// The scores of the first chapter, by bin.
     first: Option<Vec<u64>>,
 }
@@ -127,7 +127,7 @@ impl Story<'_> {
         ));
         let pool = self.pool(&client).await?;
         let mut so_far = SoFar {
-            draws: Draws(0),
+            draws: StoryDraws(0),
             first: None,
         };
         let mut chapters: Vec<Chapter> = Vec::new();
@@ -150,7 +150,7 @@ impl Story<'_> {
 
     /// The queries of the calibration, whose truth is known.
     fn keep_canaries(&self) -> anyhow::Result<()> {
-        let sources = Sources::read(&self.examples.join("calibrate.csv"), Purpose::Search)?;
+        let sources = ImageSources::read(&self.examples.join("calibrate.csv"), Purpose::Search)?;
         let canaries = sources.items.into_iter().map(|source| NewCanary {
             name: source.id,
             label: source.label,
@@ -188,20 +188,20 @@ impl Story<'_> {
     }
 
     /// All pictures whose labels are known. Which strangers are look-alikes, a search tells.
-    async fn pool(&self, client: &Client) -> anyhow::Result<Pool> {
-        let gallery = Sources::read(&self.examples.join("gallery.csv"), Purpose::Enrol)?;
+    async fn pool(&self, client: &Client) -> anyhow::Result<PicturePool> {
+        let gallery = ImageSources::read(&self.examples.join("gallery.csv"), Purpose::Enrol)?;
         // Under a filter, which here lets everything pass: such searches are in no rate.
         let apart = |image| SearchRequest {
             filter: "label != nothing".to_owned(),
             ..request(image)
         };
-        let mut pool = Pool {
+        let mut pool = PicturePool {
             known: Vec::new(),
             strangers: Vec::new(),
             look_alikes: Vec::new(),
         };
         for file in ["calibrate.csv", "evaluate.csv"] {
-            for source in Sources::read(&self.examples.join(file), Purpose::Search)?.items {
+            for source in ImageSources::read(&self.examples.join(file), Purpose::Search)?.items {
                 let known = gallery.items.iter().any(|item| item.label == source.label);
                 let request = apart(std::fs::read(&source.path)?);
                 let found = client.search(request, None).await?;
@@ -225,7 +225,7 @@ impl Story<'_> {
         &self,
         client: &Client,
         traffic: Traffic,
-        pool: &Pool,
+        pool: &PicturePool,
         so_far: &mut SoFar,
     ) -> anyhow::Result<Chapter> {
         self.say(&format!("   {}. {}\n", traffic.title, traffic.says));
@@ -273,15 +273,16 @@ impl Story<'_> {
     }
 
     /// With queries of today: those of the calibration, and the look-alikes among the strangers.
-    fn recalibrate(&self, deployment: &Arc<Deployment>, pool: &Pool) -> anyhow::Result<()> {
+    fn recalibrate(&self, deployment: &Arc<Deployment>, pool: &PicturePool) -> anyhow::Result<()> {
         self.say(
             "4. Recalibrate, with the look-alikes among the strangers, for the same target.\n",
         );
-        let mut sources = Sources::read(&self.examples.join("calibrate.csv"), Purpose::Search)?;
+        let mut sources =
+            ImageSources::read(&self.examples.join("calibrate.csv"), Purpose::Search)?;
         let is_new = |label: &str| pool.look_alikes.iter().any(|one| one.label == label);
         sources.items.retain(|source| !is_new(&source.label));
         sources.items.extend(pool.look_alikes.iter().cloned());
-        let request = calibrate::Request {
+        let request = calibrate::CalibrationRequest {
             deployment,
             sources: Some(&sources),
             settings: CalibrationSettings {
@@ -385,9 +386,9 @@ fn told(chapter: &Chapter) -> String {
 }
 
 /// splitmix64 (Steele, Lea and Flood 2014): the same story each time.
-struct Draws(u64);
+struct StoryDraws(u64);
 
-impl Draws {
+impl StoryDraws {
     fn below(&mut self, count: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut bits = self.0;
@@ -400,8 +401,8 @@ impl Draws {
     fn search<'a>(
         &mut self,
         traffic: &Traffic,
-        pool: &'a Pool,
-    ) -> Option<(&'a Source, GroundTruth)> {
+        pool: &'a PicturePool,
+    ) -> Option<(&'a ImageSource, GroundTruth)> {
         let known = traffic.strangers <= self.below(10);
         let from = if known {
             &pool.known
@@ -410,11 +411,11 @@ impl Draws {
         } else {
             &pool.strangers
         };
-        let taken = |source: &&Source| {
+        let taken = |source: &&ImageSource| {
             let kind = source.metadata.get("kind");
             kind.is_none_or(|kind| traffic.kinds.contains(&kind.as_str()))
         };
-        let fit: Vec<&Source> = from.iter().filter(taken).collect();
+        let fit: Vec<&ImageSource> = from.iter().filter(taken).collect();
         let drawn = usize::try_from(self.below(fit.len() as u64)).unwrap_or(0);
         let source = fit.get(drawn).copied()?;
         let told = if known {

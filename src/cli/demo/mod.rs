@@ -13,11 +13,11 @@ use tokio::sync::oneshot;
 
 use crate::cli::calibrate::{self, CalibrationReport, Strangers};
 use crate::cli::exit::{Exit, fail};
+use crate::cli::image_sources::{ImageSource, ImageSources, Purpose};
 use crate::cli::output::{Output, percent, rate, table};
 use crate::cli::pictures::Pictures;
 use crate::cli::serve::stop_signal;
-use crate::cli::sources::{Purpose, Source, Sources};
-use crate::cli::{analysis, build, probe, search};
+use crate::cli::{analysis_text, build, labelled_search, search};
 use crate::config::{EngineFlags, ProcessEnvironment, ServerConfig, ServerFlags};
 use crate::deployment::{CalibrationSettings, RemedyChoice};
 use crate::server;
@@ -100,7 +100,7 @@ struct DemoReport {
     refused_target: CalibrationReport,
     operating_point: CalibrationReport,
     start_to_ready_seconds: f64,
-    decisions: Counts,
+    decisions: DecisionCounts,
     far: Option<Rate>,
     frr: Option<Rate>,
     recall_at_1: Option<Rate>,
@@ -110,7 +110,7 @@ struct DemoReport {
 
 /// Decisions on queries that had no part in the calibration.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-struct Counts {
+struct DecisionCounts {
     known_accepted: u32,
     known_accepted_wrong_label: u32,
     known_rejected: u32,
@@ -198,9 +198,9 @@ struct Story<'a> {
     engine: &'a crate::config::EngineConfig,
 }
 
-struct Served {
+struct ServedStory {
     ready_seconds: f64,
-    counts: Counts,
+    counts: DecisionCounts,
     far: Option<Rate>,
     frr: Option<Rate>,
     recall_at_1: Option<Rate>,
@@ -221,8 +221,8 @@ impl Story<'_> {
         remove_own_deployment(folder)?;
         std::fs::create_dir_all(folder)?;
         std::fs::write(folder.join(MARKER), "")?;
-        let sources = Sources::read(&self.examples.join("gallery.csv"), Purpose::Enrol)?;
-        let built = build::build(&build::Request {
+        let sources = ImageSources::read(&self.examples.join("gallery.csv"), Purpose::Enrol)?;
+        let built = build::build(&build::BuildRequest {
             deployment: folder,
             model: Some(model),
             precision: self.demo.precision.as_deref(),
@@ -230,7 +230,7 @@ impl Story<'_> {
             prune: false,
             keep_images: false,
             engine: self.engine,
-            input: build::Input::Images(sources),
+            input: build::BuildInput::Images(sources),
             vectors_of: None,
         })?;
         self.say(&build::text(&built.report));
@@ -239,15 +239,15 @@ impl Story<'_> {
 
     fn calibrate(&self) -> anyhow::Result<(CalibrationReport, CalibrationReport)> {
         let queries = self.examples.join("calibrate.csv");
-        let sources = Sources::read(&queries, Purpose::Search)?;
-        let deployment = Arc::new(probe::open(
+        let sources = ImageSources::read(&queries, Purpose::Search)?;
+        let deployment = Arc::new(labelled_search::open(
             &self.demo.deployment,
             None,
             Access::ReadWrite,
             self.engine,
         )?);
         let mut pictures = Pictures::default();
-        pictures.add(&Sources::read(
+        pictures.add(&ImageSources::read(
             &self.examples.join("gallery.csv"),
             Purpose::Enrol,
         )?);
@@ -257,7 +257,7 @@ impl Story<'_> {
                 "   $ matchpoint calibrate {} --queries {} --target-far {far} --confidence {confidence} --report {}\n",
                 self.demo.deployment.display(), queries.display(), report_file.display(),
             ));
-            let (report, page) = calibrate::calibrate(&calibrate::Request {
+            let (report, page) = calibrate::calibrate(&calibrate::CalibrationRequest {
                 deployment: &deployment,
                 sources: Some(&sources),
                 settings: CalibrationSettings {
@@ -280,7 +280,7 @@ impl Story<'_> {
                 engine: self.engine,
             })?;
             self.say(&calibrate::text(&report));
-            analysis::write_report(&report_file, &page)?;
+            analysis_text::write_report(&report_file, &page)?;
             Ok(report)
         };
         self.say("2. Calibrate. Which score means \"the same\"? Ask for one false accept in a thousand searches:");
@@ -294,7 +294,7 @@ impl Story<'_> {
         Ok((refused, point))
     }
 
-    async fn serve(&self, point: &CalibrationReport) -> anyhow::Result<Served> {
+    async fn serve(&self, point: &CalibrationReport) -> anyhow::Result<ServedStory> {
         let config = self.server_config()?;
         let metrics_at = self.start_metrics()?;
         let started = Instant::now();
@@ -328,7 +328,7 @@ impl Story<'_> {
         }
         stop.send(()).unwrap_or_default();
         server.await??;
-        Ok(Served {
+        Ok(ServedStory {
             ready_seconds,
             metrics,
             ..asked.measure(point)?
@@ -367,20 +367,24 @@ impl Story<'_> {
         Ok(address)
     }
 
-    async fn ask_all(&self, client: &Client, point: &CalibrationReport) -> anyhow::Result<Asked> {
+    async fn ask_all(
+        &self,
+        client: &Client,
+        point: &CalibrationReport,
+    ) -> anyhow::Result<AskedQueries> {
         self.say(
             "4. Decide. Photographs whose labels had no part in the calibration, sent over gRPC:\n",
         );
-        let sources = Sources::read(&self.examples.join("evaluate.csv"), Purpose::Search)?;
-        let gallery = Sources::read(&self.examples.join("gallery.csv"), Purpose::Enrol)?;
+        let sources = ImageSources::read(&self.examples.join("evaluate.csv"), Purpose::Search)?;
+        let gallery = ImageSources::read(&self.examples.join("gallery.csv"), Purpose::Enrol)?;
         let request = |image: Vec<u8>| SearchRequest {
             deployment: NAME.to_owned(),
             query: Some(Query::Image(image.into())),
             limit: 1,
             ..SearchRequest::default()
         };
-        let mut asked = Asked::default();
-        let mut shown = Shown::default();
+        let mut asked = AskedQueries::default();
+        let mut shown = ShownKinds::default();
         for source in sources.items {
             let known = gallery.items.iter().any(|item| item.label == source.label);
             let image = std::fs::read(&source.path)?;
@@ -455,15 +459,15 @@ fn remove_own_deployment(folder: &Path) -> anyhow::Result<()> {
 
 /// What came back for every query.
 #[derive(Default)]
-struct Asked {
-    counts: Counts,
+struct AskedQueries {
+    counts: DecisionCounts,
     mated: Vec<MatedSearch>,
     non_mated: Vec<NonMatedSearch>,
 }
 
-impl Asked {
+impl AskedQueries {
     /// Counts an answer, and says in words what became of the query.
-    fn count(&mut self, source: &Source, known: bool, found: &SearchResponse) -> &'static str {
+    fn count(&mut self, source: &ImageSource, known: bool, found: &SearchResponse) -> &'static str {
         let best = found.matches.first();
         let score = best.and_then(|best| Similarity::new(best.score));
         let right = best.is_some_and(|best| best.label == source.label);
@@ -507,11 +511,11 @@ impl Asked {
         kind
     }
 
-    fn measure(self, point: &CalibrationReport) -> anyhow::Result<Served> {
+    fn measure(self, point: &CalibrationReport) -> anyhow::Result<ServedStory> {
         let threshold: Option<Threshold> = point.content.as_ref().map(|content| content.threshold);
         let measured = evaluate(&Trials::new(self.mated, self.non_mated)?, threshold);
         let errors = measured.errors.as_ref();
-        Ok(Served {
+        Ok(ServedStory {
             ready_seconds: 0.0,
             counts: self.counts,
             far: errors.and_then(|errors| errors.far),
@@ -563,9 +567,9 @@ impl Asked {
 
 /// One example of each kind is enough.
 #[derive(Default)]
-struct Shown(Vec<&'static str>);
+struct ShownKinds(Vec<&'static str>);
 
-impl Shown {
+impl ShownKinds {
     fn wants(&mut self, kind: &'static str) -> bool {
         let new = !self.0.contains(&kind);
         if new {

@@ -9,7 +9,7 @@ use crate::cli::exit::{Exit, fail};
 use crate::cli::fields::resolved;
 use crate::cli::images;
 use crate::cli::output::{self, Output, table};
-use crate::cli::refused::Refused;
+use crate::cli::refused::RefusedItem;
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{LoadedModel, Models};
 use crate::telemetry;
@@ -59,7 +59,7 @@ pub(super) struct Check {
 }
 
 #[derive(Serialize)]
-struct Report {
+struct ModelCheckReport {
     model: String,
     precision: String,
     fingerprint: String,
@@ -68,8 +68,8 @@ struct Report {
     below: usize,
     cosines: Option<Cosines>,
     /// Each image, the worst first.
-    files: Vec<One>,
-    failed: Vec<Refused>,
+    files: Vec<CheckedImage>,
+    failed: Vec<RefusedItem>,
     warnings: Vec<String>,
 }
 
@@ -83,7 +83,7 @@ struct Cosines {
 }
 
 #[derive(Serialize)]
-struct One {
+struct CheckedImage {
     path: String,
     row: usize,
     cosine: f32,
@@ -119,7 +119,7 @@ impl Check {
         let results = images::embedded(&files, &loaded, limits);
         let report = report(&loaded, &files, results, &reference, limits);
         Output::new(self.json).result(&report, text)?;
-        for Refused { item, reason } in &report.failed {
+        for RefusedItem { item, reason } in &report.failed {
             output::error(&format!("{item}: {reason}"));
         }
         if 0 < report.below {
@@ -198,7 +198,7 @@ fn report(
     results: Vec<Result<Embedded, String>>,
     reference: &VectorTable,
     limits: ImageLimits,
-) -> Report {
+) -> ModelCheckReport {
     let (mut ones, mut failed) = (Vec::new(), Vec::new());
     let rows = reference.vectors.chunks(reference.dimension.max(1));
     for (row, ((path, result), vector)) in files.iter().zip(results).zip(rows).enumerate() {
@@ -210,17 +210,17 @@ fn report(
                 .ok_or_else(|| "the reference has another dimension".to_owned())
         });
         match compared {
-            Ok(cosine) => ones.push(One {
+            Ok(cosine) => ones.push(CheckedImage {
                 path: item,
                 row,
                 cosine: cosine.get(),
             }),
-            Err(reason) => failed.push(Refused { item, reason }),
+            Err(reason) => failed.push(RefusedItem { item, reason }),
         }
     }
     ones.sort_by(|a, b| a.cosine.total_cmp(&b.cosine));
     let cosine_min = loaded.model.cosine_min().unwrap_or(0.0);
-    Report {
+    ModelCheckReport {
         model: loaded.model.name().to_owned(),
         precision: loaded.model.precision().to_owned(),
         fingerprint: loaded.model.fingerprint().to_owned(),
@@ -250,7 +250,7 @@ fn warnings(loaded: &LoadedModel, limits: ImageLimits) -> Vec<String> {
 
 impl Cosines {
     /// Of images sorted by cosine; `None` of none.
-    fn of(sorted: &[One]) -> Option<Self> {
+    fn of(sorted: &[CheckedImage]) -> Option<Self> {
         let at = |percent: usize| {
             let place = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
             sorted.get(place).map(|one| one.cosine)
@@ -268,7 +268,7 @@ impl Cosines {
     }
 }
 
-fn text(report: &Report) -> String {
+fn text(report: &ModelCheckReport) -> String {
     let mut text = format!(
         "model `{}` against the reference, {} images\n",
         report.model, report.images

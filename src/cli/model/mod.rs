@@ -14,24 +14,24 @@ use crate::cli::exit::Exit;
 #[command(after_help = "Examples:
   matchpoint model new resnet50.onnx --from config.json --golden photo.jpg --out models/resnet50
   matchpoint model check models/resnet50 --images photos/ --vectors reference.npy")]
-pub(super) struct ModelCommand {
+pub(super) struct ModelArgs {
     #[command(subcommand)]
-    command: Command,
+    command: ModelCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
+enum ModelCommand {
     /// Write a model folder for an ONNX file
     New(Box<new::New>),
     /// Compare a model's vectors with those of its author's pipeline
     Check(check::Check),
 }
 
-impl ModelCommand {
+impl ModelArgs {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         match self.command {
-            Command::New(command) => command.run(),
-            Command::Check(command) => command.run(),
+            ModelCommand::New(command) => command.run(),
+            ModelCommand::Check(command) => command.run(),
         }
     }
 }

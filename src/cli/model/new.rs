@@ -68,7 +68,7 @@ pub(super) struct New {
 }
 
 #[derive(Serialize)]
-struct Report {
+struct ModelNewReport {
     folder: PathBuf,
     manifest: String,
     /// Whose configuration was read.
@@ -114,7 +114,7 @@ impl New {
             Some(_) => Some(models.open(&folder, None)?.model.fingerprint().to_owned()),
             None => None,
         };
-        let report = Report {
+        let report = ModelNewReport {
             folder,
             manifest: keys.text(),
             configuration,
@@ -358,7 +358,7 @@ fn write(
     write("model.toml", keys.text().as_bytes())
 }
 
-fn text(report: &Report) -> String {
+fn text(report: &ModelNewReport) -> String {
     let mut text = format!("model folder {}\n", report.folder.display());
     let mut rows = Vec::new();
     if let Some(library) = report.configuration {

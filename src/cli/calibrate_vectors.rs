@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::analysis;
+use super::analysis_text;
 use super::doubts::Doubts;
 use super::exit::{Exit, fail};
 use super::fitted_labels::refuse_fitted;
 use super::left_out::LeftOut;
 use super::operating_point_text::{Refusal, describe, refusal_text};
 use super::output::{Output, table};
-use super::page::{Findings, Outline};
 use super::pictures::Pictures;
-use super::progress::Watched;
+use super::progress::SharedProgress;
+use super::report_model::{Findings, Outline};
 use crate::clock::now_rfc_3339;
 use matchpoint_arrays::{LabelTable, Role};
 use matchpoint_calibration::analysis::strangers::UnnamedStrangers;
@@ -31,7 +31,7 @@ pub(super) const VECTORS_PAIRS_MAX: u64 = 20_000_000_000;
 
 /// Vectors and their labels.
 #[derive(Debug, clap::Args)]
-pub(super) struct ArrayFlags {
+pub(super) struct VectorFlags {
     /// Calibrate these vectors instead of a deployment: .npy, .npz, Parquet or .fvecs
     #[arg(long, value_name = "FILE")]
     embeddings: Option<PathBuf>,
@@ -50,7 +50,7 @@ pub(super) struct ArrayFlags {
 
 /// What plain vectors came to.
 #[derive(Serialize)]
-struct ArraysReport {
+struct VectorsReport {
     outcome: &'static str,
     gallery: usize,
     queries: usize,
@@ -73,16 +73,16 @@ struct ArraysReport {
 }
 
 /// What a calibration is asked for.
-pub(super) struct Wanted {
+pub(super) struct VectorSettings {
     pub(super) settings: ThresholdSettings,
     /// What else is analysed.
     pub(super) scope: AnalysisScope,
 }
 
-impl ArrayFlags {
+impl VectorFlags {
     pub(super) fn run(
         &self,
-        wanted: &Wanted,
+        wanted: &VectorSettings,
         fitted_on: Option<&Path>,
         report: Option<&Path>,
         json: bool,
@@ -132,7 +132,7 @@ impl ArrayFlags {
         let output = Output::new(json);
         output.result(&outcome.0, text)?;
         if let Some(file) = report {
-            analysis::write_report(file, &outcome.1)?;
+            analysis_text::write_report(file, &outcome.1)?;
             output.note(&format!("report: {}", file.display()));
         }
         Ok(if outcome.0.refusal.is_some() {
@@ -188,7 +188,7 @@ impl ArrayFlags {
             ));
         }
         refuse_contradictions(rows, &gallery, &queries, role_of)?;
-        let source = VectorRows {
+        let source = FileVectors {
             rows,
             dimension,
             vectors,
@@ -232,13 +232,13 @@ fn refuse_contradictions(
 }
 
 /// The vectors of a file, with what its list says of each.
-struct VectorRows<'a> {
+struct FileVectors<'a> {
     rows: &'a LabelTable,
     dimension: usize,
     vectors: &'a [f32],
 }
 
-impl<'a> VectorRows<'a> {
+impl<'a> FileVectors<'a> {
     fn chosen(&self, chosen: &[usize]) -> anyhow::Result<Vec<VectorRow<'a>>> {
         chosen.iter().map(|&row| self.row(row)).collect()
     }
@@ -269,8 +269,8 @@ impl<'a> VectorRows<'a> {
 fn calibrate(
     vectors: &LabelledVectors,
     request: &VectorRequest,
-) -> anyhow::Result<(ArraysReport, matchpoint_report::ReportContents)> {
-    let watched = Watched::new("search");
+) -> anyhow::Result<(VectorsReport, matchpoint_report::ReportContents)> {
+    let watched = SharedProgress::new("search");
     let found = calibrate_vectors(vectors, request, &|stage, done, total| {
         let stage = match stage {
             VectorStage::Search => "search",
@@ -281,7 +281,7 @@ fn calibrate(
     })?;
     watched.finish();
     let trials = found.trials;
-    let mut report = ArraysReport {
+    let mut report = VectorsReport {
         outcome: "refused",
         gallery: vectors.gallery.ids.len(),
         queries: vectors.queries.as_ref().map_or(0, |set| set.ids.len()),
@@ -333,7 +333,7 @@ fn calibrate(
     Ok((report, page))
 }
 
-fn text(report: &ArraysReport) -> String {
+fn text(report: &VectorsReport) -> String {
     let doubts = Doubts {
         alike: &report.alike,
         copies: &report.copies,
@@ -366,7 +366,7 @@ fn text(report: &ArraysReport) -> String {
         text.push_str(&describe(content));
     }
     if let Some(analysis) = &report.analysis {
-        text.push_str(&analysis::text(analysis));
+        text.push_str(&analysis_text::text(analysis));
     }
     text
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::exit::{Exit, fail};
 use super::operating_point_text::Refusal;
 use super::output::{percent, table, wrapped};
-use super::page::{Findings, Outline};
 use super::pictures::Pictures;
-use super::progress::Watched;
+use super::progress::SharedProgress;
+use super::report_model::{Findings, Outline};
 use crate::deployment::{Deployment, Gathered, material_sets};
 use crate::telemetry::escaped;
 use matchpoint_calibration::adjustment::Adjustment;
@@ -33,7 +33,7 @@ use matchpoint_report::ReportContents;
 const SHOWN: usize = 5;
 
 /// A deployment whose calibration is analysed.
-pub(super) struct Subject<'a> {
+pub(super) struct AnalysisSubject<'a> {
     pub(super) deployment: &'a Arc<Deployment>,
     pub(super) gathered: &'a Gathered,
     pub(super) settings: &'a ThresholdSettings,
@@ -43,7 +43,7 @@ pub(super) struct Subject<'a> {
     pub(super) scope: AnalysisScope,
 }
 
-impl Subject<'_> {
+impl AnalysisSubject<'_> {
     fn outline(&self, created: &str) -> Outline<'_> {
         Outline {
             title: format!("{}: calibration", self.deployment.name()),
@@ -98,7 +98,7 @@ impl Subject<'_> {
             seed: self.settings.seed,
             scope: self.scope,
         };
-        let watched = Watched::new("analyse");
+        let watched = SharedProgress::new("analyse");
         let analysis = material.analyse(&|done, total| watched.at(done, total))?;
         watched.finish();
         let page = self.outline(&point.content().created).page(&Findings {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::exit::{Exit, fail};
 use super::left_out::LeftOut;
-use super::refused::Refused;
+use super::refused::RefusedItem;
 use crate::telemetry::escaped;
 use matchpoint_arrays::{LabelTable, Role, VectorTable};
 use matchpoint_gallery::item::Item;
@@ -13,7 +13,7 @@ use matchpoint_vector::Embedding;
 
 /// Which vectors to enrol.
 #[derive(Debug, clap::Args)]
-pub(super) struct GivenFlags {
+pub(super) struct ExternalVectorFlags {
     /// Enrol vectors instead of images: .npy, .npz, Parquet or .fvecs
     #[arg(long, value_name = "FILE", conflicts_with = "images")]
     embeddings: Option<PathBuf>,
@@ -40,7 +40,7 @@ pub(super) struct GivenFlags {
 }
 
 /// Vectors with what is known of each.
-pub(super) struct Given {
+pub(super) struct ExternalVectors {
     table: VectorTable,
     rows: LabelTable,
     /// The rows of the split that was asked for.
@@ -49,9 +49,9 @@ pub(super) struct Given {
     chosen: Vec<usize>,
 }
 
-impl GivenFlags {
+impl ExternalVectorFlags {
     /// Reads the vectors; `None` where none were named.
-    pub(super) fn read(&self) -> anyhow::Result<Option<Given>> {
+    pub(super) fn read(&self) -> anyhow::Result<Option<ExternalVectors>> {
         let Some(path) = &self.embeddings else {
             return Ok(None);
         };
@@ -78,7 +78,7 @@ impl GivenFlags {
             );
             return Err(fail(Exit::BadData, message));
         }
-        Ok(Some(Given {
+        Ok(Some(ExternalVectors {
             table,
             rows,
             in_split,
@@ -96,7 +96,7 @@ impl GivenFlags {
     }
 }
 
-impl Given {
+impl ExternalVectors {
     pub(super) fn len(&self) -> usize {
         self.chosen.len()
     }
@@ -153,16 +153,16 @@ impl Given {
     }
 
     /// Every item to enrol, or why it cannot be.
-    pub(super) fn items(&self) -> impl Iterator<Item = Result<Item, Refused>> {
+    pub(super) fn items(&self) -> impl Iterator<Item = Result<Item, RefusedItem>> {
         self.chosen.iter().map(|&row| self.item(row))
     }
 
-    fn item(&self, row: usize) -> Result<Item, Refused> {
+    fn item(&self, row: usize) -> Result<Item, RefusedItem> {
         let id = self.id(row);
         let from = row * self.table.dimension;
         let values = self.table.vectors.get(from..from + self.table.dimension);
         let embedding = Embedding::normalise(values.unwrap_or_default().to_vec());
-        let embedding = embedding.map_err(|cause| Refused {
+        let embedding = embedding.map_err(|cause| RefusedItem {
             item: id.clone(),
             reason: cause.to_string(),
         })?;
@@ -206,13 +206,13 @@ mod tests {
     use super::*;
 
     /// Five vectors and their labels.
-    fn given(labels: &str, split: Option<&str>) -> Given {
+    fn given(labels: &str, split: Option<&str>) -> ExternalVectors {
         let folder = tempfile::tempdir().unwrap();
         let (vectors, list) = (folder.path().join("v.fvecs"), folder.path().join("l.csv"));
         let row = [&1_u32.to_le_bytes()[..], &1_f32.to_le_bytes()].concat();
         std::fs::write(&vectors, row.repeat(5)).unwrap();
         std::fs::write(&list, labels).unwrap();
-        let flags = GivenFlags {
+        let flags = ExternalVectorFlags {
             embeddings: Some(vectors),
             labels: Some(list),
             array: None,

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::batch::in_order;
 use super::build::is_the_images_fault;
-use super::progress::Progress;
-use super::refused::Refused;
-use super::sources::{Source, Sources};
+use super::image_sources::{ImageSource, ImageSources};
+use super::progress::ItemProgress;
+use super::refused::RefusedItem;
 use crate::config::EngineConfig;
 use crate::deployment::{
     Deployment, DeploymentError, Gathered, LabelledQuery, MaskedSearches, Models, OpenOptions,
@@ -43,7 +43,7 @@ fn window(engine: &EngineConfig) -> usize {
 pub(super) struct Probes {
     pub(super) gathered: Gathered,
     /// Queries that could not be used.
-    pub(super) failed: Vec<Refused>,
+    pub(super) failed: Vec<RefusedItem>,
     /// Where the time of each query went.
     pub(super) timings: Vec<Timings>,
     /// How long all of it took.
@@ -53,7 +53,7 @@ pub(super) struct Probes {
 /// Searches for every query, on all workers.
 pub(super) fn run(
     deployment: &Arc<Deployment>,
-    sources: &Sources,
+    sources: &ImageSources,
     masked: MaskedSearches,
     engine: &EngineConfig,
 ) -> anyhow::Result<Probes> {
@@ -68,15 +68,15 @@ pub(super) fn run(
     if !labels.is_empty() {
         sources.refuse_contradictions(|label| labels.contains(label))?;
     }
-    let mut progress = Progress::new("search", sources.items.len());
+    let mut progress = ItemProgress::new("search", sources.items.len());
     let requests = probes.gathered.requests(masked);
-    let work = |(number, source): (usize, Source)| {
+    let work = |(number, source): (usize, ImageSource)| {
         let file = ProbeSource::File(source.path.clone());
         let request = requests.request(number, &source.label, file);
         let deployment = Arc::clone(deployment);
         async move { (source, deployment.probe(request).await) }
     };
-    let done = |(source, probed): (Source, Result<Probed, DeploymentError>)| {
+    let done = |(source, probed): (ImageSource, Result<Probed, DeploymentError>)| {
         progress.step();
         match probed {
             Ok(probed) => {
@@ -88,7 +88,7 @@ pub(super) fn run(
                 };
                 probes.gathered.add(query, probed);
             }
-            Err(error) if is_the_images_fault(&error) => probes.failed.push(Refused {
+            Err(error) if is_the_images_fault(&error) => probes.failed.push(RefusedItem {
                 item: source.id,
                 reason: error.to_string(),
             }),

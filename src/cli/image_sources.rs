@@ -5,10 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::exit::{Exit, fail};
-use super::fields::{Fields, flatten, resolved};
+use super::fields::{ObjectFields, flatten, resolved};
 use super::left_out::LeftOut;
-use super::listing::{ExcludeFlags, Listed, Listing, holds_control};
-use super::refused::Refused;
+use super::listing::{ExcludeFlags, ListedImage, Listing, holds_control};
+use super::refused::RefusedItem;
 use crate::telemetry::escaped;
 use matchpoint_arrays::{Columns, Delimited, ROW_BYTES_MAX, Role, lines, read_text};
 
@@ -21,7 +21,7 @@ const COLUMNS: Columns = Columns {
 
 /// A labelled image that a source names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Source {
+pub(super) struct ImageSource {
     pub(super) id: String,
     pub(super) label: String,
     pub(super) path: PathBuf,
@@ -51,16 +51,16 @@ impl Purpose {
 
 /// All that a source holds, sorted by id.
 #[derive(Debug, Default)]
-pub(super) struct Sources {
-    pub(super) items: Vec<Source>,
-    pub(super) refused: Vec<Refused>,
+pub(super) struct ImageSources {
+    pub(super) items: Vec<ImageSource>,
+    pub(super) refused: Vec<RefusedItem>,
     /// What is there and not used, but is no mistake.
     pub(super) left_out: LeftOut,
     /// Rows of a list that are searched for, where those of the gallery are enrolled.
-    searched: Vec<Source>,
+    searched: Vec<ImageSource>,
 }
 
-impl Sources {
+impl ImageSources {
     /// Reads a folder (label = subfolder), or a `.csv`, `.tsv` or `.jsonl` file.
     pub(super) fn read(path: &Path, purpose: Purpose) -> anyhow::Result<Self> {
         Self::read_but(path, purpose, &ExcludeFlags::default())
@@ -132,7 +132,7 @@ impl Sources {
             refused,
             left_out,
         } = Listing::of(root, exclude)?;
-        let source = |Listed { id, label, path }| Source {
+        let source = |ListedImage { id, label, path }| ImageSource {
             id,
             label,
             path,
@@ -167,14 +167,14 @@ impl Sources {
                 self.refuse(format!("line {number}"), reason);
                 continue;
             }
-            match serde_json::from_str::<Fields>(line) {
+            match serde_json::from_str::<ObjectFields>(line) {
                 Err(cause) => {
                     self.refuse(
                         format!("line {number}"),
                         format!("it is not a JSON object: {cause}"),
                     );
                 }
-                Ok(Fields(object)) => match flatten(object) {
+                Ok(ObjectFields(object)) => match flatten(object) {
                     Ok(fields) => self.take(file, number, fields)?,
                     Err(reason) => self.refuse(format!("line {number}"), reason),
                 },
@@ -230,7 +230,7 @@ impl Sources {
             self.refuse(at(), "its id or label holds a control character; remove it");
             return Ok(());
         }
-        self.items.push(Source {
+        self.items.push(ImageSource {
             id,
             label,
             path,
@@ -241,7 +241,7 @@ impl Sources {
     }
 
     fn refuse(&mut self, item: impl Into<String>, reason: impl Into<String>) {
-        self.refused.push(Refused {
+        self.refused.push(RefusedItem {
             item: item.into(),
             reason: reason.into(),
         });
@@ -250,7 +250,7 @@ impl Sources {
     /// Objects of a list may each have other fields, and what a row without a role is for would be a
     /// guess.
     fn refuse_rows_without_role(&self, file: &Path) -> anyhow::Result<()> {
-        let without: Vec<&Source> = self
+        let without: Vec<&ImageSource> = self
             .items
             .iter()
             .filter(|item| item.role.is_none())
@@ -269,7 +269,7 @@ impl Sources {
 
     /// Keeps the rows that are for this, and counts the others.
     fn sort_by_role(&mut self, purpose: Purpose) {
-        let takes = |item: &mut Source| item.role.is_none_or(|role| purpose.takes(role));
+        let takes = |item: &mut ImageSource| item.role.is_none_or(|role| purpose.takes(role));
         let items = std::mem::take(&mut self.items);
         for mut item in items {
             if takes(&mut item) {
@@ -304,8 +304,8 @@ impl Sources {
             ),
         ] {
             let contradicts =
-                |row: &&Source| row.role == Some(role) && is_enrolled(&row.label) == denied;
-            let wrong: Vec<&Source> = rows().filter(contradicts).collect();
+                |row: &&ImageSource| row.role == Some(role) && is_enrolled(&row.label) == denied;
+            let wrong: Vec<&ImageSource> = rows().filter(contradicts).collect();
             if !wrong.is_empty() {
                 let message = format!("{} rows {problem}: {}", wrong.len(), named(&wrong));
                 return Err(fail(Exit::BadData, message));
@@ -333,10 +333,10 @@ impl Sources {
 }
 
 /// Rows by id and label; of many, the first.
-fn named(rows: &[&Source]) -> String {
+fn named(rows: &[&ImageSource]) -> String {
     /// More help nobody.
     const SHOWN: usize = 5;
-    let row = |row: &&Source| format!("{} (label {})", escaped(&row.id), escaped(&row.label));
+    let row = |row: &&ImageSource| format!("{} (label {})", escaped(&row.id), escaped(&row.label));
     let shown: Vec<String> = rows.iter().take(SHOWN).map(row).collect();
     let more = if SHOWN < rows.len() { ", …" } else { "" };
     format!("{}{more}", shown.join(", "))
@@ -346,11 +346,11 @@ fn named(rows: &[&Source]) -> String {
 mod tests {
     use super::*;
 
-    fn read(name: &str, text: &str) -> anyhow::Result<Sources> {
+    fn read(name: &str, text: &str) -> anyhow::Result<ImageSources> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(name);
         fs::write(&file, text).unwrap();
-        Sources::read(&file, Purpose::Enrol)
+        ImageSources::read(&file, Purpose::Enrol)
     }
 
     #[test]
@@ -440,7 +440,7 @@ mod tests {
             ),
             (Purpose::Search, vec!["b", "c"], vec!["gallery", "unused"]),
         ] {
-            let sources = Sources::read(&file, purpose).unwrap();
+            let sources = ImageSources::read(&file, purpose).unwrap();
             let ids: Vec<&str> = sources.items.iter().map(|item| item.id.as_str()).collect();
             assert_eq!(ids, want);
             let roles: Vec<&String> = sources.left_out.by_role.keys().collect();
@@ -454,7 +454,7 @@ mod tests {
             assert!(error.to_string().contains("b (label x)"), "{error}");
         }
         fs::write(&file, "path,label,role\na,x,query\n").unwrap();
-        let error = Sources::read(&file, Purpose::Enrol).unwrap_err();
+        let error = ImageSources::read(&file, Purpose::Enrol).unwrap_err();
         assert!(
             error.to_string().contains("has the role gallery"),
             "{error}"
@@ -472,7 +472,7 @@ mod tests {
         );
         let error = read("t.csv", "path,label\n").unwrap_err().to_string();
         assert!(error.contains("holds no labelled images"), "{error}");
-        assert!(Sources::read(Path::new("/nowhere/at/all"), Purpose::Enrol).is_err());
+        assert!(ImageSources::read(Path::new("/nowhere/at/all"), Purpose::Enrol).is_err());
     }
 
     #[test]
@@ -492,7 +492,7 @@ mod tests {
         fs::create_dir(root.path().join("cat")).unwrap();
         fs::write(root.path().join("cat/1.jpg"), "x").unwrap();
         std::os::unix::fs::symlink(root.path(), root.path().join("loop")).unwrap();
-        let sources = Sources::read(root.path(), Purpose::Enrol).unwrap();
+        let sources = ImageSources::read(root.path(), Purpose::Enrol).unwrap();
         assert_eq!(sources.items.len(), 1);
         assert_eq!(sources.refused[0].item, "loop");
     }
@@ -512,7 +512,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "x").unwrap();
         }
-        let sources = Sources::read(root.path(), Purpose::Enrol).unwrap();
+        let sources = ImageSources::read(root.path(), Purpose::Enrol).unwrap();
         let found: Vec<(&str, &str)> = sources
             .items
             .iter()
