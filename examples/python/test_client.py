@@ -189,7 +189,8 @@ class Server(unittest.TestCase):
         found = self.search(image, limit=1)
         self.assertEqual((found.matches[0].id, found.gallery_items), (NEW_ID, enrolled() + 1))
         self.assertEqual(found.matches[0].metadata["from"], "python")
-        self.assertFalse(found.basis.within_calibrated_size, "it has grown beyond its calibration")
+        self.assertEqual(found.basis.items_added, 1)
+        self.assertLess(found.basis.gallery_coverage, 1)
 
         delete = gallery_pb2.DeleteItemRequest(id=NEW_ID)
         self.gallery.DeleteItem(delete, timeout=TIMEOUT)

@@ -122,6 +122,22 @@ fn text(answer: &Answer) -> String {
     }
 }
 
+/// What has become of the gallery since the calibration, and what it costs the promise.
+fn outgrown(basis: &DecisionBasis) -> String {
+    let seen = match (basis.gallery_coverage, basis.items_added) {
+        (Some(share), Some(added)) => format!(
+            "its calibration saw {:.0} % of today's gallery, and {added} items were added since",
+            100.0 * share
+        ),
+        _ => "how much of today's gallery its calibration saw is not known".to_owned(),
+    };
+    let bound = basis
+        .far_bound
+        .map(|bound| format!("; up to {} of strangers may be accepted", percent(bound)))
+        .unwrap_or_default();
+    format!("  note: the gallery has outgrown this operating point: {seen}{bound}; recalibrate\n")
+}
+
 /// What the operating point stands for, in words.
 fn promise(basis: &DecisionBasis) -> String {
     let confidence = percent(basis.confidence.unwrap_or_default());
@@ -168,7 +184,7 @@ pub(super) fn describe(found: &SearchResponse) -> String {
         ),
     };
     if basis.threshold.is_some() && !basis.within_calibrated_size {
-        text.push_str("  note: the gallery has outgrown this operating point; its promise no longer covers it\n");
+        text.push_str(&outgrown(&basis));
     }
     if let Some(adjustment) = &basis.adjustment {
         text.push_str(&format!("  decision score: {adjustment}\n"));

@@ -7,22 +7,36 @@ use super::DeploymentError;
 use super::request::{Hit, SearchOptions, Timings};
 use matchpoint_calibration::adjustment::{Adjuster, ComparedPair};
 use matchpoint_calibration::certify::TargetFar;
+use matchpoint_calibration::coverage::Coverage;
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::operating_point::{Content, OperatingPoint};
 use matchpoint_calibration::refusal::Mismatch;
+use matchpoint_gallery::item_set::ItemSet;
+use matchpoint_gallery::view::GalleryView;
 use matchpoint_vector::{Embedding, Similarity};
 
 /// What decides at present.
 #[derive(Clone, Debug)]
 pub enum ActivePoint {
-    /// A valid operating point, and what adjusts scores for it.
-    Valid(Arc<OperatingPoint>, Option<Box<Adjuster>>),
+    /// One is valid.
+    Valid(ValidPoint),
     /// None is active.
     Missing,
     /// One is active that was calibrated with something else.
     Mismatch(Mismatch),
     /// One is active that is missing from the disk, or damaged; why.
     Unreadable(String),
+}
+
+/// An operating point that belongs here, and what its decisions need.
+#[derive(Clone, Debug)]
+pub struct ValidPoint {
+    /// The operating point.
+    pub point: Arc<OperatingPoint>,
+    /// What adjusts scores for it; `None` if the similarity decides.
+    pub adjuster: Option<Box<Adjuster>>,
+    /// The items that it was calibrated on; `None` if that was not kept.
+    pub items: Option<Arc<ItemSet>>,
 }
 
 impl DecisionBasis {
@@ -67,10 +81,17 @@ pub struct DecisionBasis {
     pub certified: bool,
     /// The false reject rate that it promises per search; `None` if it promises none.
     pub target_frr: Option<f64>,
-    /// The gallery's size up to which the calibration holds; `None` when undecided.
+    /// Items of the calibration and those added since, up to which it holds; `None` when undecided.
     pub calibrated_items: Option<u64>,
-    /// Whether the gallery is no larger than that.
+    /// Whether they are no more than that.
     pub within_calibrated_size: bool,
+    /// What the gallery has in common with that of the calibration; `None` when undecided, or if that is
+    /// not known.
+    pub coverage: Option<Coverage>,
+    /// The FAR that is not exceeded in today's gallery, at `confidence`: that of the calibration, in the
+    /// smallest gallery that holds its items and those added since. `None` without such a bound, or
+    /// coverage.
+    pub far_bound: Option<f64>,
     /// Set when undecided.
     pub undecided: Option<Undecided>,
 }
@@ -80,7 +101,7 @@ impl ActivePoint {
     #[must_use]
     pub fn valid(&self) -> Option<&OperatingPoint> {
         match self {
-            Self::Valid(point, _) => Some(point),
+            Self::Valid(valid) => Some(&valid.point),
             Self::Missing | Self::Mismatch(_) | Self::Unreadable(_) => None,
         }
     }
@@ -88,7 +109,7 @@ impl ActivePoint {
     /// As [`ActivePoint::valid`], shared.
     pub(super) fn shared(&self) -> Option<Arc<OperatingPoint>> {
         match self {
-            Self::Valid(point, _) => Some(Arc::clone(point)),
+            Self::Valid(valid) => Some(Arc::clone(&valid.point)),
             Self::Missing | Self::Mismatch(_) | Self::Unreadable(_) => None,
         }
     }
@@ -109,7 +130,7 @@ impl ActivePoint {
     #[must_use]
     pub fn adjuster(&self) -> Option<&Adjuster> {
         match self {
-            Self::Valid(_, adjuster) => adjuster.as_deref(),
+            Self::Valid(valid) => valid.adjuster.as_deref(),
             Self::Missing | Self::Mismatch(_) | Self::Unreadable(_) => None,
         }
     }
@@ -154,10 +175,33 @@ impl ActivePoint {
             .map_or(Decision::Undecided, |point| point.threshold().decide(best))
     }
 
-    /// What a decision rests on while the gallery holds `items`, with `decision_score` compared with
-    /// the threshold.
+    /// What the gallery has in common with that of the calibration; `None` if nothing is active, or that
+    /// is not known.
     #[must_use]
-    pub fn basis(&self, items: usize, decision_score: Option<Similarity>) -> DecisionBasis {
+    pub fn coverage(&self, gallery: &GalleryView) -> Option<Coverage> {
+        let Self::Valid(valid) = self else {
+            return None;
+        };
+        let binding = &valid.point.content().binding;
+        let (calibrated, items) = (binding.gallery_items, gallery.len() as u64);
+        let counted = valid.items.as_ref();
+        let kept = counted.and_then(|set| gallery.in_common_with(set));
+        let kept = kept.or_else(|| (gallery.digest() == binding.gallery_digest).then_some(items));
+        Some(Coverage {
+            calibrated,
+            kept: kept?,
+            items,
+        })
+    }
+
+    /// What a decision in this state of the gallery rests on, with `decision_score` compared with the
+    /// threshold.
+    #[must_use]
+    pub fn basis(
+        &self,
+        gallery: &GalleryView,
+        decision_score: Option<Similarity>,
+    ) -> DecisionBasis {
         let undecided = match self {
             Self::Valid(..) => None,
             Self::Missing => Some(Undecided::Missing),
@@ -167,11 +211,18 @@ impl ActivePoint {
         let point = self.valid();
         let content = point.map(OperatingPoint::content);
         let target = content.and_then(Content::target_far);
-        // What was proven is proven for the size that was searched. Beyond it, where growth was
-        // allowed for, a prediction stands.
+        // What was proven is proven for the items that were searched. With others beside them, a
+        // prediction stands: by the growth that was allowed for, or by what the bound leaves.
+        let coverage = self.coverage(gallery);
+        let extent = coverage.map_or(gallery.len() as u64, Coverage::extent);
         let grown = content
-            .filter(|content| content.binding.gallery_items < items as u64)
+            .filter(|content| content.binding.gallery_items < extent)
             .and_then(|content| content.growth);
+        let bound = content.and_then(Content::far_bound);
+        let far_bound = coverage
+            .zip(bound)
+            .and_then(|(coverage, bound)| coverage.far_bound(bound).ok());
+        let within_calibrated_size = point.is_some_and(|point| point.covers_size(extent));
         DecisionBasis {
             operating_point_id: point.map(|point| point.id().to_owned()),
             threshold: point.map(|point| point.threshold().get()),
@@ -185,12 +236,16 @@ impl ActivePoint {
             confidence: content.and_then(Content::confidence),
             certified: target.is_some()
                 && grown.is_none()
+                && coverage.is_some()
+                && within_calibrated_size
                 && content.is_some_and(|content| content.policy.certifies()),
             target_frr: content
                 .and_then(Content::frr_certificate)
                 .map(|found| found.target.frr()),
-            calibrated_items: content.map(Content::valid_to_items),
-            within_calibrated_size: point.is_some_and(|point| point.covers_size(items as u64)),
+            calibrated_items: content.map(Content::covered_items),
+            within_calibrated_size,
+            coverage,
+            far_bound,
             undecided,
         }
     }

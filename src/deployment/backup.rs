@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::archive::{self, ArchiveDigest, ArchiveError};
-use super::folder::{COHORTS, OPERATING_POINTS, RECORD_FILE, RECORDINGS};
+use super::folder::{CALIBRATED_ITEMS, COHORTS, OPERATING_POINTS, RECORD_FILE, RECORDINGS};
 use super::temporary::{TemporaryFolder, publish};
 use super::{DeploymentError, Folder, ModelReference};
 use matchpoint_calibration::adjustment::Adjustment;
@@ -25,10 +25,11 @@ pub use super::archive::Progress;
 
 const ITEMS: &str = "items.db";
 /// Folders whose files are part of a snapshot, and how those end.
-const KEPT: [(&str, &str); 3] = [
+const KEPT: [(&str, &str); 4] = [
     (OPERATING_POINTS, "json"),
     (RECORDINGS, "json"),
     (COHORTS, "cohort"),
+    (CALIBRATED_ITEMS, "items"),
 ];
 
 /// What a snapshot holds.
@@ -121,12 +122,14 @@ impl Folder {
         for point in points {
             belong.insert(format!("{OPERATING_POINTS}/{}.json", point.id()));
             belong.insert(format!("{RECORDINGS}/{}.json", point.id()));
+            let digest = &point.content().binding.gallery_digest;
+            belong.insert(format!("{CALIBRATED_ITEMS}/{digest}.items"));
             if let Some(Adjustment::Normalised { cohort, .. }) = &point.content().adjustment {
                 belong.insert(format!("{COHORTS}/{cohort}.cohort"));
             }
         }
         let mut orphans = Vec::new();
-        for folder in ["", OPERATING_POINTS, RECORDINGS, COHORTS] {
+        for folder in ["", OPERATING_POINTS, RECORDINGS, COHORTS, CALIBRATED_ITEMS] {
             let names = list(&self.path().join(folder))?;
             let is_known = |name: &str| match folder {
                 "" => !name.ends_with(".tmp"),

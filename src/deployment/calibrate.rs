@@ -35,7 +35,8 @@ impl Deployment {
         let counted_once = counted_once.then(|| gathered.unnamed_counted_once());
         let gathered = counted_once.as_ref().unwrap_or(gathered);
         // As it was searched, whatever has become of it.
-        let binding = self.binding_of(&gathered.snapshot());
+        let searched = gathered.snapshot();
+        let binding = self.binding_of(&searched);
         let draft = PointDraft::new(&settings.threshold, binding, now_rfc_3339())?;
         let seed = settings.threshold.seed;
         let Remedied {
@@ -56,6 +57,7 @@ impl Deployment {
         Ok(Calibrated {
             point,
             recording,
+            items: searched.item_set(),
             adjuster,
         })
     }

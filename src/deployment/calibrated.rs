@@ -3,6 +3,7 @@
 use matchpoint_calibration::adjustment::Adjuster;
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::recording::Recording;
+use matchpoint_gallery::item_set::ItemSet;
 
 /// What a calibration came to: a new operating point, not kept yet.
 #[derive(Clone, Debug)]
@@ -11,6 +12,8 @@ pub struct Calibrated {
     pub point: OperatingPoint,
     /// The searches that it was made from.
     pub recording: Recording,
+    /// The items of the gallery that was searched.
+    pub items: ItemSet,
     /// What adjusts the scores; `None` where the similarity decides.
     pub adjuster: Option<Adjuster>,
 }

@@ -19,6 +19,7 @@ use matchpoint_calibration::adjustment::{Adjuster, Adjustment};
 use matchpoint_calibration::cohort::Cohort;
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::recording::Recording;
+use matchpoint_gallery::item_set::ItemSet;
 
 /// Version of the folder's layout that this build writes and reads.
 const FORMAT: u32 = 1;
@@ -28,8 +29,12 @@ pub(super) const OPERATING_POINTS: &str = "operating-points";
 pub(super) const RECORDINGS: &str = "recordings";
 /// What scores are normalised against, by its digest.
 pub(super) const COHORTS: &str = "cohorts";
+/// The items that operating points were calibrated on, by the gallery's digest.
+pub(super) const CALIBRATED_ITEMS: &str = "calibrated-items";
 /// A thousand embeddings and labels: anything larger is not ours.
 const COHORT_BYTES_MAX: u64 = 1 << 28;
+/// 32,768 checksums; anything larger is not ours.
+const CALIBRATED_ITEMS_BYTES_MAX: u64 = 1 << 20;
 /// How many earlier choices can be returned to.
 const HISTORY_MAX: usize = 50;
 /// 300 bytes for each search: room for millions. Anything larger is not ours.
@@ -298,6 +303,7 @@ impl Folder {
         let Calibrated {
             point,
             recording,
+            items,
             adjuster,
         } = calibrated;
         if let Some(cohort) = adjuster.as_ref().and_then(Adjuster::cohort) {
@@ -319,9 +325,50 @@ impl Folder {
         }
         // First, so that an operating point never lacks what it was made from.
         replace_file(&path, &json)?;
+        self.add_calibrated_items(point, items)?;
         let path = self.operating_point_file(point.id());
         let json = point.to_json().map_err(|cause| unwritable(&path, &cause))?;
         Ok(replace_file(&path, json.as_bytes())?)
+    }
+
+    /// Keeps the items that an operating point was calibrated on.
+    fn add_calibrated_items(
+        &self,
+        point: &OperatingPoint,
+        items: &ItemSet,
+    ) -> Result<(), DeploymentError> {
+        let folder = self.path.join(CALIBRATED_ITEMS);
+        fs::create_dir_all(&folder).map_err(|cause| DeploymentError::io(&folder, &cause))?;
+        Ok(replace_file(
+            &self.calibrated_items_file(point),
+            &items.to_bytes(),
+        )?)
+    }
+
+    /// The items that an operating point was calibrated on; `None` if they were not kept, or are
+    /// damaged. Its promise then ends with the first change of the gallery.
+    #[must_use]
+    pub fn calibrated_items(&self, point: &OperatingPoint) -> Option<ItemSet> {
+        let path = self.calibrated_items_file(point);
+        let mut bytes = Vec::new();
+        let read = open_file(&path).and_then(|file| {
+            let mut limited = file.take(CALIBRATED_ITEMS_BYTES_MAX);
+            limited.read_to_end(&mut bytes)
+        });
+        let problem = match read {
+            Ok(_) => "they are damaged".to_owned(),
+            Err(cause) => cause.to_string(),
+        };
+        let calibrated = point.content().binding.gallery_items;
+        let items = ItemSet::from_bytes(&bytes).filter(|items| items.len() == calibrated);
+        if items.is_none() {
+            tracing::warn!(
+                path = %path.display(),
+                problem,
+                "the items of the calibration cannot be read: nothing is promised once the gallery changes; recalibrate"
+            );
+        }
+        items
     }
 
     /// Keeps a cohort under its digest.
@@ -455,6 +502,13 @@ impl Folder {
                 present,
             }),
         }
+    }
+
+    fn calibrated_items_file(&self, point: &OperatingPoint) -> PathBuf {
+        let digest = &point.content().binding.gallery_digest;
+        self.path
+            .join(CALIBRATED_ITEMS)
+            .join(format!("{digest}.items"))
     }
 
     fn cohort_file(&self, digest: &str) -> PathBuf {

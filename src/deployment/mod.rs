@@ -26,7 +26,7 @@ mod temporary;
 mod worker;
 mod writer;
 
-pub use active_point::{ActivePoint, DecisionBasis, Undecided};
+pub use active_point::{ActivePoint, DecisionBasis, Undecided, ValidPoint};
 pub use analysis_input::material_sets;
 pub use answer::{Enrolment, Probed, SearchAnswer, VerifyAnswer};
 pub use archive::ArchiveError;

@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::maintenance::Maintenance;
-use super::{ActivePoint, Calibrated, Deployment, DeploymentError, Folder, LoadedModel};
+use super::{
+    ActivePoint, Calibrated, Deployment, DeploymentError, Folder, LoadedModel, ValidPoint,
+};
 use crate::telemetry;
 use matchpoint_calibration::adjustment::Adjuster;
 use matchpoint_calibration::certify::TargetFar;
+use matchpoint_calibration::coverage::Coverage;
 use matchpoint_calibration::monitoring::indicators::predicted_far;
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::recording::{Flip, Scale, ScaledThreshold};
@@ -159,11 +162,8 @@ impl Deployment {
         adjuster: Option<Adjuster>,
         previous: Option<String>,
     ) -> Activation {
-        let adjuster = adjuster.map(Box::new);
-        self.active_point.store(Arc::new(ActivePoint::Valid(
-            Arc::new(point.clone()),
-            adjuster,
-        )));
+        let valid = self.valid_point(folder, point.clone(), adjuster);
+        self.active_point.store(Arc::new(ActivePoint::Valid(valid)));
         self.publish_active_point(
             previous
                 .as_deref()
@@ -184,7 +184,7 @@ impl Deployment {
             Ok(None) => ActivePoint::Missing,
             Ok(Some(point)) => match point.check_binding(&self.binding()) {
                 Ok(()) => match folder.adjuster(&point) {
-                    Ok(adjuster) => ActivePoint::Valid(Arc::new(point), adjuster.map(Box::new)),
+                    Ok(adjuster) => ActivePoint::Valid(self.valid_point(&folder, point, adjuster)),
                     Err(error) => ActivePoint::Unreadable(error.to_string()),
                 },
                 Err(mismatch) => ActivePoint::Mismatch(mismatch),
@@ -193,6 +193,23 @@ impl Deployment {
         };
         self.active_point.store(Arc::new(active));
         self.hold_back();
+    }
+
+    /// Compares the gallery from now on with the items that the operating point was calibrated on.
+    fn valid_point(
+        &self,
+        folder: &Folder,
+        point: OperatingPoint,
+        adjuster: Option<Adjuster>,
+    ) -> ValidPoint {
+        let items = folder.calibrated_items(&point).map(Arc::new);
+        // If a write has failed, nothing is compared, and nothing is promised any more.
+        let compared = self.gallery.compare_with(items.clone());
+        ValidPoint {
+            point: Arc::new(point),
+            adjuster: adjuster.map(Box::new),
+            items: items.filter(|_| compared.is_ok()),
+        }
     }
 
     /// Lets nothing decide once an item has changed on the disk.
@@ -265,6 +282,8 @@ impl Deployment {
 
     pub(super) fn publish_size(&self) {
         let (snapshot, active) = (self.gallery.view(), self.active_point.load());
+        let coverage = active.coverage(&snapshot);
+        let extent = coverage.map_or(snapshot.len() as u64, Coverage::extent);
         telemetry::gallery_changed(
             &self.name,
             telemetry::GalleryGauges {
@@ -272,15 +291,17 @@ impl Deployment {
                 labels: snapshot.label_count(),
                 generation: snapshot.generation(),
                 index_bytes: snapshot.index_bytes(),
+                extent,
+                coverage: coverage.map(Coverage::share),
                 calibrated: active
                     .valid()
-                    .map(|point| (point.id(), point.content().valid_to_items())),
+                    .map(|point| (point.id(), point.content().covered_items())),
             },
         );
         let Some(point) = active.valid() else {
             return;
         };
-        if let Some(far) = predicted_far(point.content(), snapshot.len() as u64) {
+        if let Some(far) = predicted_far(point.content(), extent) {
             let bounds = [far.estimate, far.upper];
             telemetry::far_predicted(&self.name, point.id(), bounds);
         }

@@ -79,7 +79,7 @@ impl Deployment {
             })
             .await?;
         let id = DecisionId::fresh();
-        let basis = active.basis(snapshot.len(), decision_score);
+        let basis = active.basis(&snapshot, decision_score);
         let answer = SearchAnswer {
             decision: active.decide(decision_score),
             basis: if filtered {
@@ -168,7 +168,7 @@ impl Deployment {
         let id = DecisionId::fresh();
         let answer = VerifyAnswer {
             decision: active.decide(decision_score),
-            basis: active.basis(snapshot.len(), decision_score),
+            basis: active.basis(&snapshot, decision_score),
             decision_id: id.to_string(),
             generation: snapshot.generation(),
             score,

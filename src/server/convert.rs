@@ -16,6 +16,7 @@ use matchpoint_calibration::analysis::remedy::Remedy;
 use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::certify_frr::TargetFrr;
 use matchpoint_calibration::cost::{CostModel, Costs};
+use matchpoint_calibration::coverage::Coverage;
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::evidence::Prior;
 use matchpoint_calibration::operating_point::{OperatingPoint, Policy};
@@ -203,6 +204,9 @@ fn basis(basis: DecisionBasis) -> proto::DecisionBasis {
         target_frr: basis.target_frr,
         decision_score: basis.decision_score,
         adjustment: basis.adjustment,
+        gallery_coverage: basis.coverage.map(Coverage::share),
+        items_added: basis.coverage.map(Coverage::added),
+        far_bound: basis.far_bound,
     }
 }
 

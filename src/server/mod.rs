@@ -168,7 +168,7 @@ fn open(
 
 fn report(deployment: &Deployment, took: Duration) {
     let (snapshot, model) = (deployment.snapshot(), &deployment.loaded().model);
-    let basis = deployment.active_point().basis(snapshot.len(), None);
+    let basis = deployment.active_point().basis(&snapshot, None);
     tracing::info!(
         deployment = deployment.name(),
         items = snapshot.len(),

@@ -12,6 +12,7 @@ use super::shadow;
 use super::status::{from_error, status};
 use crate::config::MonitoringConfig;
 use crate::deployment::{Deployment, DeploymentError, OpenOptions};
+use matchpoint_calibration::coverage::Coverage;
 use matchpoint_client::proto::server_service_server::ServerService;
 use matchpoint_client::proto::{
     DeploymentInfo, GetServerInfoRequest, GetServerInfoResponse, ReloadDeploymentRequest,
@@ -193,7 +194,7 @@ impl ServerService for ServerInfoHandler {
 
 fn describe(deployment: &Deployment) -> DeploymentInfo {
     let (snapshot, model) = (deployment.snapshot(), &deployment.loaded().model);
-    let basis = deployment.active_point().basis(snapshot.len(), None);
+    let basis = deployment.active_point().basis(&snapshot, None);
     DeploymentInfo {
         name: deployment.name().to_owned(),
         model_name: model.name().to_owned(),
@@ -208,5 +209,7 @@ fn describe(deployment: &Deployment) -> DeploymentInfo {
         index: deployment.index_description(),
         operating_point_id: basis.operating_point_id.unwrap_or_default(),
         within_calibrated_size: basis.within_calibrated_size,
+        gallery_coverage: basis.coverage.map(Coverage::share),
+        items_added: basis.coverage.map(Coverage::added),
     }
 }

@@ -265,10 +265,12 @@ pub fn gallery_changed(deployment: &str, gallery: GalleryGauges<'_>) {
     gauge!(metric::GALLERY_GENERATION, &labels).set(gallery.generation as f64);
     gauge!(metric::INDEX_BYTES, &labels).set(gallery.index_bytes as f64);
     if let Some((id, calibrated)) = gallery.calibrated {
-        let ratio = gallery.items as f64 / calibrated as f64;
+        let ratio = gallery.extent as f64 / calibrated as f64;
         gauge!(metric::GALLERY_SIZE_RATIO, "deployment" => deployment.to_owned(), "operating_point" => id.to_owned())
             .set(ratio);
     }
+    // Not a number if not known: zero would read as a gallery of others.
+    gauge!(metric::GALLERY_COVERAGE_RATIO, &labels).set(gallery.coverage.unwrap_or(f64::NAN));
 }
 
 /// The gallery's size.
@@ -282,7 +284,11 @@ pub struct GalleryGauges<'a> {
     pub generation: u64,
     /// Memory of its index.
     pub index_bytes: usize,
-    /// The active operating point and the number of items it was calibrated with.
+    /// Items of the calibration and those added since; those of today if that is not known.
+    pub extent: u64,
+    /// The share of the gallery that the calibration has seen, in [0, 1]; `None` if not known.
+    pub coverage: Option<f64>,
+    /// The active operating point and the number of items that it covers.
     pub calibrated: Option<(&'a str, u64)>,
 }
 
@@ -447,6 +453,8 @@ mod tests {
                     labels: 1,
                     generation: 1,
                     index_bytes: 0,
+                    extent: 36,
+                    coverage: Some(1.0),
                     calibrated: Some(("op", 2)),
                 },
             );

@@ -123,9 +123,10 @@ async fn a_known_picture_is_accepted_and_a_stranger_rejected_with_all_provenance
     assert!(basis.operating_point_id.starts_with("op-"));
     assert!(basis.within_calibrated_size && basis.certified);
     assert_eq!(
-        (basis.target_far, basis.confidence, basis.valid_to_items),
-        (Some(0.1), Some(0.9), Some(36))
+        (basis.target_far, basis.confidence, basis.items_added),
+        (Some(0.1), Some(0.9), Some(0))
     );
+    assert!(Some(36) <= basis.valid_to_items);
     assert_eq!(answer.gallery_items, 36);
     assert_eq!(answer.model_fingerprint.len(), 64);
     assert_eq!(answer.decision_id.len(), 36);
@@ -452,6 +453,83 @@ fn new_item(id: &str, image: Vec<u8>) -> UpsertItemRequest {
     }
 }
 
+/// An item of no meaning: a direction of its own.
+fn enrolled_vector(number: usize) -> UpsertItemRequest {
+    let mut values = vec![0.0; 1280];
+    values[number] = 1.0;
+    let embedding = Vector { values };
+    UpsertItemRequest {
+        id: format!("vector/{number}"),
+        label: format!("vector {number}"),
+        source: Some(upsert_item_request::Source::Embedding(embedding)),
+        ..UpsertItemRequest::default()
+    }
+}
+
+#[tokio::test]
+async fn items_that_were_exchanged_since_the_calibration_end_its_promise() {
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[]).await;
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    let basis = async || {
+        let answer = search(&running, image_query(known())).await.unwrap();
+        answer.basis.unwrap()
+    };
+    let before = basis().await;
+    assert_eq!(
+        (before.gallery_coverage, before.items_added),
+        (Some(1.0), Some(0))
+    );
+    assert!(before.certified && before.far_bound <= before.target_far);
+
+    // As many items as before, eighteen of them others.
+    let listed = gallery
+        .list_items(ListItemsRequest::default())
+        .await
+        .unwrap();
+    let others = listed.into_inner().items.into_iter().map(|item| item.id);
+    let others: Vec<String> = others
+        .filter(|id| !id.starts_with(KNOWN))
+        .take(18)
+        .collect();
+    for (number, id) in others.into_iter().enumerate() {
+        let id = DeleteItemRequest {
+            id,
+            ..DeleteItemRequest::default()
+        };
+        gallery.delete_item(id).await.unwrap();
+        gallery.upsert_item(enrolled_vector(number)).await.unwrap();
+    }
+    let after = basis().await;
+    assert_eq!(
+        (after.gallery_coverage, after.items_added),
+        (Some(0.5), Some(18))
+    );
+    assert!(!after.certified && !after.within_calibrated_size);
+    assert!(after.target_far < after.far_bound);
+    running.stop().await;
+
+    // It is known again after a restart.
+    let running = Running::start(&deployment, &[]).await;
+    let answer = search(&running, image_query(known())).await.unwrap();
+    let restarted = answer.basis.unwrap();
+    assert_eq!(
+        (restarted.gallery_coverage, restarted.items_added),
+        (Some(0.5), Some(18))
+    );
+    assert!(!restarted.certified);
+    running.stop().await;
+
+    // Without the list of items, nothing is promised once the gallery has changed.
+    fs::remove_dir_all(deployment.join("calibrated-items")).unwrap();
+    let running = Running::start(&deployment, &[]).await;
+    let answer = search(&running, image_query(known())).await.unwrap();
+    let unknown = answer.basis.unwrap();
+    assert_eq!((unknown.gallery_coverage, unknown.far_bound), (None, None));
+    assert!(!unknown.certified);
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn an_enrolled_item_is_found_at_once_survives_a_restart_and_is_gone_when_deleted() {
     let (_folder, deployment) = copy_of_sample();
@@ -472,8 +550,10 @@ async fn an_enrolled_item_is_found_at_once_survives_a_restart_and_is_gone_when_d
         .unwrap();
     assert_eq!(after.matches[0].id, "new/1");
     assert_eq!(after.decision(), Decision::Accept);
-    // The promise was made for 36 items.
-    assert!(!after.basis.unwrap().within_calibrated_size);
+    // The promise was made for 36 items; its bound leaves room for one more.
+    let basis = after.basis.unwrap();
+    assert_eq!(basis.items_added, Some(1));
+    assert!(basis.certified && basis.within_calibrated_size);
     assert!(
         gallery
             .upsert_item(new_item("new/1", stranger.clone()))

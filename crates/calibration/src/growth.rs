@@ -48,6 +48,24 @@ pub fn predicted(now: FpirAt, items: u64) -> Result<FpirAt, CalibrationError> {
     })
 }
 
+/// The most items up to which a bound on the FPIR in a gallery of `items` is predicted to stay within
+/// `limit`: items * ln(1 - limit) / ln(1 - bound), by [`GROWTH_ASSUMPTION`]; `items` if the bound is
+/// at the limit, or above.
+#[must_use]
+pub fn items_within(items: u64, bound: f64, limit: f64) -> u64 {
+    let room = (-limit).ln_1p() / (-bound).ln_1p();
+    if !(room.is_finite() && 1.0 < room) {
+        return items;
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "above zero, and a cast keeps to the largest number"
+    )]
+    let most = (real(items) * room).floor() as u64;
+    most.max(items)
+}
+
 /// A gallery that is expected to grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -293,6 +311,40 @@ mod tests {
             label,
             candidates: candidates.collect(),
         }
+    }
+
+    #[test]
+    fn a_bound_below_the_limit_leaves_room_for_items() {
+        // ln(.95) / ln(.96) = 1.2565
+        assert_eq!(items_within(400, 0.04, 0.05), 502);
+        let grown = predicted(
+            FpirAt {
+                items: 400,
+                fpir: 0.04,
+            },
+            502,
+        )
+        .unwrap();
+        assert!(grown.fpir <= 0.05);
+        let one_more = predicted(
+            FpirAt {
+                items: 400,
+                fpir: 0.04,
+            },
+            503,
+        )
+        .unwrap();
+        assert!(0.05 < one_more.fpir);
+        for (bound, limit) in [
+            (0.05, 0.05),
+            (0.06, 0.05),
+            (0.0, 0.0),
+            (1.0, 0.05),
+            (f64::NAN, 0.05),
+        ] {
+            assert_eq!(items_within(400, bound, limit), 400, "{bound} {limit}");
+        }
+        assert_eq!(items_within(0, 0.01, 0.05), 0);
     }
 
     #[test]

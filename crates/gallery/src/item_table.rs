@@ -60,10 +60,10 @@ impl ItemTable {
         });
     }
 
-    /// How many of the items compared with are here, unchanged; `None` if none are compared with.
-    pub(super) fn in_common(&self) -> Option<u64> {
+    /// The items compared with, and how many of them are here, unchanged.
+    pub(super) fn in_common(&self) -> Option<(Arc<ItemSet>, u64)> {
         let (set, kept) = self.compared.as_ref()?;
-        Some(set.scaled(*kept))
+        Some((Arc::clone(set), set.scaled(*kept)))
     }
 
     pub(super) fn find(&self, id: &str) -> Option<&ItemLocation> {

@@ -246,7 +246,7 @@ impl Gallery {
     }
 
     /// Counts from now on, in every state, how many items are those of `set`, unchanged
-    /// ([`GalleryView::in_common`]); `None` ends that.
+    /// ([`GalleryView::in_common_with`]); `None` ends that.
     ///
     /// # Errors
     /// A write failed, so that nothing is known of the items any more.

@@ -94,8 +94,8 @@ pub struct GalleryView {
     pub(super) blocks: Vec<Arc<SlotBlock>>,
     /// The index, and which rows of its base segment are there.
     pub(super) index: Option<LiveIndex>,
-    /// Items in common with those that the gallery is compared with.
-    pub(super) in_common: Option<u64>,
+    /// The items that the gallery is compared with, and how many of them are here.
+    pub(super) in_common: Option<(Arc<ItemSet>, u64)>,
 }
 
 /// An index, and which rows of its base segment are there.
@@ -150,11 +150,12 @@ impl GalleryView {
         self.digest.to_string()
     }
 
-    /// How many of the items that the gallery is compared with are here, unchanged; `None` if it is
-    /// compared with none. An estimate beyond [`KEPT_MAX`](crate::item_set::KEPT_MAX) items.
+    /// How many items of `set` are here, unchanged; `None` if the gallery was not compared with this
+    /// very set. An estimate beyond [`KEPT_MAX`](crate::item_set::KEPT_MAX) items.
     #[must_use]
-    pub fn in_common(&self) -> Option<u64> {
-        self.in_common
+    pub fn in_common_with(&self, set: &Arc<ItemSet>) -> Option<u64> {
+        let (compared, kept) = self.in_common.as_ref()?;
+        Arc::ptr_eq(compared, set).then_some(*kept)
     }
 
     /// The items, to compare a later state with. Computes a SHA-256 over each of them.

@@ -190,11 +190,12 @@ impl OperatingPoint {
         self.content.threshold
     }
 
-    /// Whether a gallery of `items` is within the size that was calibrated. FAR grows with the
-    /// gallery, so the promise ends there; the threshold does not become wrong at once.
+    /// Whether the items of the calibration with those added since, `items` in all, are within what it
+    /// covers. FAR grows with the gallery, so the promise ends there; the threshold does not become
+    /// wrong at once.
     #[must_use]
     pub fn covers_size(&self, items: u64) -> bool {
-        items <= self.content.valid_to_items()
+        items <= self.content.covered_items()
     }
 
     /// Checks that the record was made for what is served. Size is left to
@@ -516,7 +517,8 @@ mod tests {
             ..binding()
         };
         assert_eq!(point.check_binding(&grown), Ok(()));
-        assert!(point.covers_size(40) && !point.covers_size(41));
+        let covered = point.content().covered_items();
+        assert!(40 <= covered && point.covers_size(covered) && !point.covers_size(covered + 1));
         let other = Binding {
             model_fingerprint: "mf-2".into(),
             gallery_id: "g-2".into(),

@@ -10,6 +10,7 @@ use crate::certify_frr::FrrCertificate;
 use crate::cost::{CostModel, CostOutcome};
 use crate::decision::Threshold;
 use crate::estimate::FarEstimate;
+use crate::growth::items_within;
 use crate::held_out::HeldOut;
 use crate::policy::{CalibrationTarget, Choice, EqualErrorPoint, Strength};
 use crate::rates::{Confidence, Rate};
@@ -107,6 +108,18 @@ impl Content {
     pub fn valid_to_items(&self) -> u64 {
         let grown = self.growth.as_ref().map(|growth| growth.items);
         grown.unwrap_or(self.binding.gallery_items)
+    }
+
+    /// The most items, those of the calibration and those added since, with which the target is met:
+    /// those that the threshold was made for, and as many more as lift the bound on the FAR to the
+    /// target, by [`GROWTH_ASSUMPTION`](crate::growth::GROWTH_ASSUMPTION).
+    #[must_use]
+    pub fn covered_items(&self) -> u64 {
+        let valid_to = self.valid_to_items();
+        match (self.growth, self.target_far(), self.far_bound()) {
+            (None, Some(target), Some(bound)) => items_within(valid_to, bound, target.far()),
+            _ => valid_to,
+        }
     }
 }
 

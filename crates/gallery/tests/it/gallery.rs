@@ -233,33 +233,32 @@ fn what_is_in_common_with_an_earlier_state_is_counted_through_every_write() {
     let place = Place::new();
     let gallery = place.create();
     gallery.upsert(items(0, 40)).unwrap();
-    assert_eq!(gallery.view().in_common(), None);
     let before = Arc::new(gallery.view().item_set());
     gallery.compare_with(Some(Arc::clone(&before))).unwrap();
-    assert_eq!(gallery.view().in_common(), Some(40));
+    assert_eq!(gallery.view().in_common_with(&before), Some(40));
 
     gallery.upsert(items(40, 60)).unwrap();
-    assert_eq!(gallery.view().in_common(), Some(40));
+    assert_eq!(gallery.view().in_common_with(&before), Some(40));
     gallery
         .delete(&["item 003".to_owned(), "item 050".to_owned()])
         .unwrap();
-    assert_eq!(gallery.view().in_common(), Some(39));
+    assert_eq!(gallery.view().in_common_with(&before), Some(39));
     // Another label, the same label again, and an item that was gone.
     gallery
         .upsert(vec![item("item 002", "other", axis(0))])
         .unwrap();
-    assert_eq!(gallery.view().in_common(), Some(38));
+    assert_eq!(gallery.view().in_common_with(&before), Some(38));
     gallery.upsert(items(2, 4)).unwrap();
-    assert_eq!(gallery.view().in_common(), Some(40));
+    assert_eq!(gallery.view().in_common_with(&before), Some(40));
 
     gallery.delete(&["item 010".to_owned()]).unwrap();
     drop(gallery);
     let gallery = place.open(Access::ReadOnly).unwrap();
-    assert_eq!(gallery.view().in_common(), None);
-    gallery.compare_with(Some(before)).unwrap();
-    assert_eq!(gallery.view().in_common(), Some(39));
+    assert_eq!(gallery.view().in_common_with(&before), None);
+    gallery.compare_with(Some(Arc::clone(&before))).unwrap();
+    assert_eq!(gallery.view().in_common_with(&before), Some(39));
     gallery.compare_with(None).unwrap();
-    assert_eq!(gallery.view().in_common(), None);
+    assert_eq!(gallery.view().in_common_with(&before), None);
 }
 
 #[test]
