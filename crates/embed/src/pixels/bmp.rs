@@ -25,6 +25,12 @@ pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<DynamicImage,
             feature: "a palette of greys that is shorter than its pixels need",
         });
     }
+    if leaves_pixels_open(bytes) == Some(true) {
+        return Err(PixelsError::UnsupportedFeature {
+            format: FORMAT,
+            feature: "runs (RLE) that do not say every pixel",
+        });
+    }
     let decoder = BmpDecoder::new(Cursor::new(bytes));
     let mut decoder = decoder.map_err(|error| refusal(FORMAT, &error))?;
     let size = decoder.dimensions();
@@ -70,6 +76,52 @@ fn is_misread(bytes: &[u8]) -> Option<bool> {
         level.is_some_and(|level| colour.starts_with(&[level; 3]))
     });
     Some(is_grey && !matches!((bits, count), (1, 2) | (8, 3..)))
+}
+
+/// Whether runs end a row or the picture early, or jump: some readers leave what is between them black,
+/// some take the first colour, and Pillow moves the rows below. `None` for a bitmap without runs.
+fn leaves_pixels_open(bytes: &[u8]) -> Option<bool> {
+    let number = |at: usize| {
+        bytes
+            .get(at..)?
+            .first_chunk()
+            .copied()
+            .map(u32::from_le_bytes)
+    };
+    let is_narrow = match (bytes.get(28)?, number(30)?) {
+        (8, 1) => false,
+        (4, 2) => true,
+        _ => return None,
+    };
+    let start = usize::try_from(number(10)?).ok()?;
+    let (width, height) = (number(18)?, number(22)?.cast_signed().unsigned_abs());
+    // If it is odd, Pillow pads runs of single pixels otherwise.
+    if 12 == number(14)? || start % 2 == 1 {
+        return Some(true);
+    }
+    let mut rest = bytes.get(start..)?;
+    let (mut rows, mut across) = (0, 0_u32);
+    while let Some((&[run, what], after)) = rest.split_first_chunk() {
+        rest = after;
+        match (run, what) {
+            (0, 0 | 1) if across < width && rows < height => return Some(true),
+            (0, 0) => (rows, across) = (rows + 1, 0),
+            (0, 1) => return Some(rows + 1 < height),
+            (0, 2) => return Some(true),
+            (0, pixels) => {
+                let length = usize::from(if is_narrow {
+                    pixels.div_ceil(2)
+                } else {
+                    pixels
+                });
+                rest = rest.get(length.next_multiple_of(2)..).unwrap_or_default();
+                across = across.saturating_add(pixels.into());
+            }
+            (run, _) => across = across.saturating_add(run.into()),
+        }
+    }
+    // Cut short: the decoder says so.
+    Some(false)
 }
 
 /// The highest level of green in a bitmap with 16 bits for a pixel; `None` for another bitmap.

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::io::{Cursor, Read};
 
+use flate2::Crc;
 use flate2::read::ZlibDecoder;
 use image::codecs::png::PngDecoder;
 use image::{DynamicImage, ImageDecoder};
@@ -25,6 +26,8 @@ struct PngChunks {
     exif_text: Option<Vec<u8>>,
     frames: Option<u32>,
     has_transparency: bool,
+    /// Entries of the palette.
+    colours: Option<usize>,
     /// Whether the one transparent level of a grey picture is black.
     is_black_transparent: bool,
     has_pixels: bool,
@@ -104,8 +107,15 @@ impl PngChunks {
             if name == b"IEND" || is_next {
                 break;
             }
-            found.take(*name, data)?;
             // Behind each chunk there is its checksum.
+            if !found.has_pixels && counts(*name) && after.get(..4) != Some(&checksum(*name, data))
+            {
+                return Err(PixelsError::Undecodable {
+                    format: FORMAT,
+                    cause: format!("the checksum of its chunk {} is wrong", name.escape_ascii()),
+                });
+            }
+            found.take(*name, data)?;
             rest = after.get(4..).unwrap_or_default();
         }
         found.check_transparency()?;
@@ -126,7 +136,9 @@ impl PngChunks {
             }
             b"IHDR" => self.header = PngHeader::of(data),
             b"acTL" => self.frames = data.first_chunk().map(|count| u32::from_be_bytes(*count)),
+            b"PLTE" => self.colours = Some(data.len() / 3),
             b"tRNS" => {
+                self.check_place_of_transparency(data)?;
                 self.has_transparency = true;
                 self.is_black_transparent = data == [0; 2];
             }
@@ -150,6 +162,31 @@ impl PngChunks {
             return Ok(());
         }
         unsupported("a first frame that does not fill its picture")
+    }
+
+    /// Twice, behind the pixels, before the palette, longer or shorter than the standard has it, or of a
+    /// level that no sample has: each reader makes something else of it.
+    fn check_place_of_transparency(&self, data: &[u8]) -> Result<(), PixelsError> {
+        let Some(PngHeader { bits, colour, .. }) = self.header else {
+            return Ok(());
+        };
+        let levels = 1_u32.checked_shl(u32::from(bits)).unwrap_or(u32::MAX);
+        let (samples, rest) = data.as_chunks::<2>();
+        let are_levels = rest.is_empty()
+            && samples
+                .iter()
+                .all(|sample| u32::from(u16::from_be_bytes(*sample)) < levels);
+        let fits = match colour {
+            0 => samples.len() == 1 && are_levels,
+            2 => samples.len() == 3 && are_levels,
+            3 => self.colours.is_some_and(|colours| data.len() <= colours),
+            // It has no meaning there, and none takes it for one.
+            _ => return Ok(()),
+        };
+        if fits && !self.has_pixels && !self.has_transparency {
+            return Ok(());
+        }
+        unsupported("a transparency (tRNS) that is not where, or not as, the standard has it")
     }
 
     /// A transparent colour is one of the samples as they are in the file. Pillow looks for it among
@@ -191,6 +228,18 @@ impl PngChunks {
             has_alpha,
         }
     }
+}
+
+/// Whether what a chunk says counts for the pixels, and the decoder would pass over a damaged one.
+fn counts(name: [u8; 4]) -> bool {
+    matches!(&name, b"tRNS" | b"eXIf" | b"tEXt" | b"zTXt" | b"iTXt")
+}
+
+fn checksum(name: [u8; 4], data: &[u8]) -> [u8; 4] {
+    let mut checksum = Crc::new();
+    checksum.update(&name);
+    checksum.update(data);
+    checksum.sum().to_be_bytes()
 }
 
 /// The key and the value of a text that may say how a picture lies; `None` for other texts and for

@@ -1,5 +1,7 @@
 //! `WebP` files, with `libwebp`, as Pillow 13 has it.
 
+use std::borrow::Cow;
+
 use image::{DynamicImage, RgbImage, RgbaImage};
 use webpx::{AnimationDecoder, ColorMode, ImageInfo};
 
@@ -19,6 +21,8 @@ struct WebpChunks {
     flags: u8,
     /// Whether the opacity stands in a chunk of its own.
     has_opacity: bool,
+    /// Where the first chunk with pixels ends.
+    end: Option<usize>,
     notes: Notes,
 }
 
@@ -37,27 +41,46 @@ pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<DynamicImage,
         return Err(damaged(&"it has two sizes"));
     }
     limits.check(size, chunks.cost(size))?;
+    // It looks at every chunk, as far as Pillow does: a broken one may be that which says how the picture lies.
+    let frames = frames(bytes)?;
     let mut image = if chunks.is_animated() {
-        first_frame(bytes, &info)?
-    } else if info.has_alpha && !chunks.is_opaque() {
-        let mut rgba = RgbaImage::new(size.0, size.1);
-        webpx::decode_rgba_into(bytes, &mut rgba, 4 * size.0).map_err(|error| damaged(&error))?;
-        DynamicImage::from(rgba)
+        first_frame(frames, &info)?
     } else {
-        let mut rgb = RgbImage::new(size.0, size.1);
-        webpx::decode_rgb_into(bytes, &mut rgb, 3 * size.0).map_err(|error| damaged(&error))?;
-        DynamicImage::from(rgb)
+        drop(frames);
+        still(
+            &chunks.still(bytes),
+            size,
+            info.has_alpha && !chunks.is_opaque(),
+        )?
     };
     image.apply_orientation(chunks.notes.orientation());
     Ok(image)
 }
 
-/// The first frame of an animation, on a canvas that is transparent, or black if nothing can be.
-fn first_frame(bytes: &[u8], info: &ImageInfo) -> Result<DynamicImage, PixelsError> {
+fn still(bytes: &[u8], size: (u32, u32), has_alpha: bool) -> Result<DynamicImage, PixelsError> {
+    if has_alpha {
+        let mut rgba = RgbaImage::new(size.0, size.1);
+        webpx::decode_rgba_into(bytes, &mut rgba, 4 * size.0).map_err(|error| damaged(&error))?;
+        return Ok(DynamicImage::from(rgba));
+    }
+    let mut rgb = RgbImage::new(size.0, size.1);
+    webpx::decode_rgb_into(bytes, &mut rgb, 3 * size.0).map_err(|error| damaged(&error))?;
+    Ok(DynamicImage::from(rgb))
+}
+
+/// The frames of an animation, or the one of a still picture; none is decoded yet.
+fn frames(bytes: &[u8]) -> Result<AnimationDecoder, PixelsError> {
     let limits = webpx::Limits::none();
     let frames = AnimationDecoder::with_options_limits(bytes, ColorMode::Rgba, false, &limits);
-    let frame = frames.and_then(|mut frames| frames.next_frame());
-    let frame = frame.map_err(|error| damaged(&error))?;
+    frames.map_err(|error| damaged(&error))
+}
+
+/// The first frame of an animation, on a canvas that is transparent, or black if nothing can be.
+fn first_frame(
+    mut frames: AnimationDecoder,
+    info: &ImageInfo,
+) -> Result<DynamicImage, PixelsError> {
+    let frame = frames.next_frame().map_err(|error| damaged(&error))?;
     let canvas = frame.and_then(|frame| RgbaImage::from_raw(frame.width, frame.height, frame.data));
     let canvas = canvas.ok_or_else(|| damaged(&"it has no frame"))?;
     if info.has_alpha {
@@ -96,6 +119,11 @@ impl WebpChunks {
                 break;
             };
             let body = after.get(4..).unwrap_or_default();
+            if matches!(name, b"VP8 " | b"VP8L") {
+                let begins = bytes.len() - body.len();
+                let end = begins.saturating_add((size as usize).next_multiple_of(2));
+                found.end = found.end.or(Some(end));
+            }
             found.take(*name, body, size as usize);
             // The chunks of an animation frame follow its header of 16 bytes: walked as if they stood
             // outside, which is all that is needed to see each size.
@@ -137,6 +165,17 @@ impl WebpChunks {
             }
             _ => {}
         }
+    }
+
+    /// A still picture without what follows its pixels: the decoder would read on there for pixels that
+    /// their own chunk lacks.
+    fn still<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        let pixels = self.end.and_then(|end| bytes.get(12..end));
+        let length = pixels.and_then(|pixels| u32::try_from(pixels.len() + 4).ok());
+        let Some((pixels, length)) = pixels.zip(length) else {
+            return Cow::Borrowed(bytes);
+        };
+        Cow::Owned([b"RIFF", &length.to_le_bytes(), b"WEBP", pixels].concat())
     }
 
     fn is_animated(&self) -> bool {
