@@ -25,6 +25,12 @@ pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<DynamicImage,
             feature: "a palette of greys that is shorter than its pixels need",
         });
     }
+    if begins_in_header(bytes) == Some(true) {
+        return Err(PixelsError::Undecodable {
+            format: FORMAT,
+            cause: "its pixels are said to begin within its header".to_owned(),
+        });
+    }
     if leaves_pixels_open(bytes) == Some(true) {
         return Err(PixelsError::UnsupportedFeature {
             format: FORMAT,
@@ -55,17 +61,10 @@ pub(super) fn cost(bytes: &[u8]) -> Option<((u32, u32), u64)> {
 /// Whether Pillow takes the palette for none because its entries are greys in order, and then reads
 /// the pixels with another number of bits than they have; `None` for a file without a palette.
 fn is_misread(bytes: &[u8]) -> Option<bool> {
-    let number = |at: usize| {
-        bytes
-            .get(at..)?
-            .first_chunk()
-            .copied()
-            .map(u32::from_le_bytes)
-    };
-    let header = number(14)?;
+    let header = number(bytes, 14)?;
     let (bits, stated, entry) = match header {
         12 => (bytes.get(24)?, 0, 3),
-        _ => (bytes.get(28)?, number(46)?, 4),
+        _ => (bytes.get(28)?, number(bytes, 46)?, 4),
     };
     let all = 1_u32.checked_shl(u32::from(*bits)).filter(|_| *bits <= 8)?;
     let count = usize::try_from(if stated == 0 { all } else { stated }).ok()?;
@@ -78,25 +77,35 @@ fn is_misread(bytes: &[u8]) -> Option<bool> {
     Some(is_grey && !matches!((bits, count), (1, 2) | (8, 3..)))
 }
 
+/// The number in the four bytes at a place.
+fn number(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes
+        .get(at..)?
+        .first_chunk()
+        .copied()
+        .map(u32::from_le_bytes)
+}
+
+/// Whether the header would be read as pixels.
+fn begins_in_header(bytes: &[u8]) -> Option<bool> {
+    Some(number(bytes, 10)? < number(bytes, 14)?.saturating_add(14))
+}
+
 /// Whether runs end a row or the picture early, or jump: some readers leave what is between them black,
 /// some take the first colour, and Pillow moves the rows below. `None` for a bitmap without runs.
 fn leaves_pixels_open(bytes: &[u8]) -> Option<bool> {
-    let number = |at: usize| {
-        bytes
-            .get(at..)?
-            .first_chunk()
-            .copied()
-            .map(u32::from_le_bytes)
-    };
-    let is_narrow = match (bytes.get(28)?, number(30)?) {
+    let is_narrow = match (bytes.get(28)?, number(bytes, 30)?) {
         (8, 1) => false,
         (4, 2) => true,
         _ => return None,
     };
-    let start = usize::try_from(number(10)?).ok()?;
-    let (width, height) = (number(18)?, number(22)?.cast_signed().unsigned_abs());
+    let start = usize::try_from(number(bytes, 10)?).ok()?;
+    let (width, height) = (
+        number(bytes, 18)?,
+        number(bytes, 22)?.cast_signed().unsigned_abs(),
+    );
     // If it is odd, Pillow pads runs of single pixels otherwise.
-    if 12 == number(14)? || start % 2 == 1 {
+    if 12 == number(bytes, 14)? || start % 2 == 1 {
         return Some(true);
     }
     let mut rest = bytes.get(start..)?;
