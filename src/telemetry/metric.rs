@@ -54,7 +54,7 @@ table! {
     gauge GALLERY_COVERAGE_RATIO = "matchpoint_gallery_coverage_ratio":
         "Share of the gallery that the calibration of the operating point has seen; NaN if not known.";
     gauge GALLERY_SIZE_RATIO = "matchpoint_gallery_size_ratio":
-        "Items of the calibration with those added since, over the items that the operating point covers. Above 1 the promised FAR no longer covers the gallery.";
+        "Items of the calibration with those added since, over the items that the operating point covers. Above 1 the promised FAR no longer covers the gallery. Blind to the kind of what was added.";
     counter INDEX_CHECKED = "matchpoint_index_checked_neighbours_total":
         "Nearest items of a sample of searches, found by comparing with every item.";
     counter INDEX_MISSED = "matchpoint_index_missed_neighbours_total":
