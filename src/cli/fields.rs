@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// Where an image of a list is, and its path as an id: relative to the list, `~` for the own folder,
 /// and with the separators of Windows where no file is called like that.
@@ -29,51 +29,110 @@ pub(super) fn resolved(folder: &Path, path: String) -> Result<(PathBuf, String),
 }
 
 /// The fields of an object, each named once: of two labels, neither can be believed.
-pub(super) struct ObjectFields(pub(super) Vec<(String, Value)>);
+pub(super) struct ObjectFields(Vec<(String, FieldValue)>);
+
+/// What a field holds.
+enum FieldValue {
+    Nothing,
+    /// Text, or what a number or a boolean is as text.
+    Text(String),
+    Object(ObjectFields),
+    List,
+}
 
 impl<'de> serde::Deserialize<'de> for ObjectFields {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct Object;
-        impl<'de> serde::de::Visitor<'de> for Object {
+        impl<'de> Visitor<'de> for Object {
             type Value = ObjectFields;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: serde::de::MapAccess<'de>>(
-                self,
-                mut map: A,
-            ) -> Result<ObjectFields, A::Error> {
-                let (mut fields, mut seen) = (Vec::new(), BTreeSet::new());
-                while let Some((name, value)) = map.next_entry::<String, Value>()? {
-                    if !seen.insert(name.clone()) {
-                        let name = name.escape_debug();
-                        let problem = format!("two fields are named `{name}`; rename one");
-                        return Err(serde::de::Error::custom(problem));
-                    }
-                    fields.push((name, value));
-                }
-                Ok(ObjectFields(fields))
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ObjectFields, A::Error> {
+                fields(map)
             }
         }
         from.deserialize_map(Object)
     }
 }
 
+impl<'de> serde::Deserialize<'de> for FieldValue {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = FieldValue;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("any value")
+            }
+
+            fn visit_unit<E>(self) -> Result<FieldValue, E> {
+                Ok(FieldValue::Nothing)
+            }
+
+            fn visit_bool<E>(self, is: bool) -> Result<FieldValue, E> {
+                Ok(FieldValue::Text(is.to_string()))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<FieldValue, E> {
+                Ok(FieldValue::Text(number.to_string()))
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<FieldValue, E> {
+                Ok(FieldValue::Text(number.to_string()))
+            }
+
+            fn visit_f64<E>(self, number: f64) -> Result<FieldValue, E> {
+                // As JSON writes it.
+                Ok(FieldValue::Text(
+                    serde_json::Value::from(number).to_string(),
+                ))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<FieldValue, E> {
+                Ok(FieldValue::Text(text.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<FieldValue, A::Error> {
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(FieldValue::List)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<FieldValue, A::Error> {
+                fields(map).map(FieldValue::Object)
+            }
+        }
+        from.deserialize_any(Any)
+    }
+}
+
+fn fields<'de, A: MapAccess<'de>>(mut map: A) -> Result<ObjectFields, A::Error> {
+    let (mut fields, mut seen) = (Vec::new(), BTreeSet::new());
+    while let Some((name, value)) = map.next_entry::<String, FieldValue>()? {
+        if !seen.insert(name.clone()) {
+            let name = name.escape_debug();
+            let problem = format!("two fields are named `{name}`; rename one");
+            return Err(serde::de::Error::custom(problem));
+        }
+        fields.push((name, value));
+    }
+    Ok(ObjectFields(fields))
+}
+
 /// An object's fields as text; those of `metadata` count as its own.
 pub(super) fn flatten(
-    object: impl IntoIterator<Item = (String, Value)>,
+    ObjectFields(object): ObjectFields,
 ) -> Result<BTreeMap<String, String>, String> {
     let mut fields = BTreeMap::new();
     let mut metadata = BTreeMap::new();
     for (name, value) in object {
         match value {
-            Value::Object(inner) if name == "metadata" => metadata = flatten(inner)?,
-            Value::Null => {}
-            Value::String(text) => drop(fields.insert(name, text)),
-            Value::Bool(_) | Value::Number(_) => drop(fields.insert(name, value.to_string())),
-            Value::Array(_) | Value::Object(_) => {
+            FieldValue::Object(inner) if name == "metadata" => metadata = flatten(inner)?,
+            FieldValue::Nothing => {}
+            FieldValue::Text(text) => drop(fields.insert(name, text)),
+            FieldValue::List | FieldValue::Object(_) => {
                 return Err(format!(
                     "its `{name}` is nested; write a string, a number or a boolean"
                 ));
@@ -128,5 +187,32 @@ mod tests {
             error.to_string().contains("two fields are named `label`"),
             "{error}"
         );
+        let within = r#"{"path":"a.jpg","label":"cat","metadata":{"hall":"a","hall":"b"}}"#;
+        let error = serde_json::from_str::<ObjectFields>(within).err().unwrap();
+        assert!(
+            error.to_string().contains("two fields are named `hall`"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn values_are_text_as_json_writes_them() {
+        let line =
+            r#"{"a":"x","b":1,"c":-2,"d":0.50,"e":1e30,"f":true,"g":null,"metadata":{"h":2.0}}"#;
+        let object: ObjectFields = serde_json::from_str(line).unwrap();
+        let fields = flatten(object).unwrap();
+        let values: Vec<&str> = fields.values().map(String::as_str).collect();
+        assert_eq!(values, ["x", "1", "-2", "0.5", "1e+30", "true", "2.0"]);
+        for nested in [
+            r#"{"a":[1]}"#,
+            r#"{"a":{"b":1}}"#,
+            r#"{"metadata":{"a":[]}}"#,
+        ] {
+            let object: ObjectFields = serde_json::from_str(nested).unwrap();
+            assert!(
+                flatten(object).unwrap_err().contains("is nested"),
+                "{nested}"
+            );
+        }
     }
 }

@@ -49,6 +49,52 @@ impl Purpose {
     }
 }
 
+/// The fields of a row of a list.
+type ListRow = BTreeMap<String, String>;
+
+/// Where a row of a list stands, and what is read from it.
+struct RowPlace<'a> {
+    file: &'a Path,
+    /// From 1.
+    line: u64,
+    purpose: Purpose,
+}
+
+/// A row of a list as an image, or what is wrong with it.
+fn source(
+    place: &RowPlace<'_>,
+    mut fields: ListRow,
+    role: Option<Role>,
+) -> Result<ImageSource, RefusedItem> {
+    let refused = |item: String, reason: &str| RefusedItem {
+        item,
+        reason: reason.to_owned(),
+    };
+    let at = || format!("line {}", place.line);
+    let mut full = |name| fields.remove(name).filter(|value| !value.is_empty());
+    let (path, label, id) = (full("path"), full("label"), full("id"));
+    let path = path.ok_or_else(|| refused(at(), "its path is missing"))?;
+    let folder = place.file.parent().unwrap_or(Path::new(""));
+    let (path, written) =
+        resolved(folder, path).map_err(|(item, reason)| RefusedItem { item, reason })?;
+    let id = id.unwrap_or(written);
+    let Some(label) = label else {
+        return Err(refused(id, "its label is missing"));
+    };
+    if holds_control(&id) || holds_control(&label) {
+        let reason = "its id or label holds a control character; remove it";
+        return Err(refused(at(), reason));
+    }
+    fields.retain(|_, value| !value.is_empty());
+    Ok(ImageSource {
+        id,
+        label,
+        path,
+        metadata: fields,
+        role,
+    })
+}
+
 /// All that a source holds, sorted by id.
 #[derive(Debug, Default)]
 pub(super) struct ImageSources {
@@ -85,8 +131,8 @@ impl ImageSources {
         } else {
             exclude.refuse_for_list(path)?;
             match extension.as_deref() {
-                Some("csv" | "tsv") => sources.read_table(path)?,
-                Some("jsonl" | "ndjson") => sources.read_jsonl(path)?,
+                Some("csv" | "tsv") => sources.read_table(path, purpose)?,
+                Some("jsonl" | "ndjson") => sources.read_jsonl(path, purpose)?,
                 _ => {
                     let hint = "give a folder, a .csv, a .tsv or a .jsonl file";
                     return Err(fail(
@@ -145,23 +191,34 @@ impl ImageSources {
         Ok(())
     }
 
-    fn read_table(&mut self, file: &Path) -> anyhow::Result<()> {
+    fn read_table(&mut self, file: &Path, purpose: Purpose) -> anyhow::Result<()> {
         let table = Delimited::read(file, &COLUMNS)?;
         for row in table.rows() {
             let row = row?;
             let cells = row.cells.into_iter().map(std::borrow::Cow::into_owned);
-            let fields = table.names().iter().cloned().zip(cells);
-            self.take(file, row.line, fields)?;
+            let fields = table.names().iter().cloned().zip(cells).collect();
+            let line = row.line;
+            let place = RowPlace {
+                file,
+                line,
+                purpose,
+            };
+            self.take(&place, fields)?;
         }
         Ok(())
     }
 
-    fn read_jsonl(&mut self, file: &Path) -> anyhow::Result<()> {
+    fn read_jsonl(&mut self, file: &Path, purpose: Purpose) -> anyhow::Result<()> {
         let text = read_text(file)?;
         for (number, line) in lines(&text) {
             if line.trim().is_empty() {
                 continue;
             }
+            let place = RowPlace {
+                file,
+                line: number,
+                purpose,
+            };
             if ROW_BYTES_MAX < line.len() {
                 let reason = format!("it is longer than {ROW_BYTES_MAX} bytes");
                 self.refuse(format!("line {number}"), reason);
@@ -174,8 +231,8 @@ impl ImageSources {
                         format!("it is not a JSON object: {cause}"),
                     );
                 }
-                Ok(ObjectFields(object)) => match flatten(object) {
-                    Ok(fields) => self.take(file, number, fields)?,
+                Ok(object) => match flatten(object) {
+                    Ok(fields) => self.take(&place, fields)?,
                     Err(reason) => self.refuse(format!("line {number}"), reason),
                 },
             }
@@ -184,59 +241,18 @@ impl ImageSources {
     }
 
     /// Takes one row of a list: `path` and `label`, perhaps `id` and `role`, and metadata.
-    fn take(
-        &mut self,
-        file: &Path,
-        line: u64,
-        fields: impl IntoIterator<Item = (String, String)>,
-    ) -> anyhow::Result<()> {
-        let (mut path, mut label, mut id, mut role) = (None, None, None, None);
-        let mut metadata = BTreeMap::new();
-        for (name, value) in fields {
-            match name.as_str() {
-                "path" => path = Some(value),
-                "label" => label = Some(value),
-                "id" => id = Some(value),
-                "role" => role = Some(value),
-                _ if value.is_empty() => {}
-                _ => drop(metadata.insert(name, value)),
-            }
-        }
-        let role = role.as_deref().map(Role::parse).transpose();
-        let role = role.map_err(|problem| {
-            let shown = file.display();
+    fn take(&mut self, place: &RowPlace<'_>, mut fields: ListRow) -> anyhow::Result<()> {
+        let role = fields.remove("role").as_deref().map(Role::parse);
+        let role = role.transpose().map_err(|problem| {
+            let (shown, line) = (place.file.display(), place.line);
             fail(Exit::BadData, format!("{shown}, line {line}: {problem}"))
         })?;
-        let full = |value: Option<String>| value.filter(|value| !value.is_empty());
-        let at = || format!("line {line}");
-        let Some(path) = full(path) else {
-            self.refuse(at(), "its path is missing");
-            return Ok(());
-        };
-        let folder = file.parent().unwrap_or(Path::new(""));
-        let (path, written) = match resolved(folder, path) {
-            Ok(found) => found,
-            Err((path, reason)) => {
-                self.refuse(path, reason);
-                return Ok(());
-            }
-        };
-        let id = full(id).unwrap_or(written);
-        let Some(label) = full(label) else {
-            self.refuse(id, "its label is missing");
-            return Ok(());
-        };
-        if holds_control(&id) || holds_control(&label) {
-            self.refuse(at(), "its id or label holds a control character; remove it");
-            return Ok(());
+        match (source(place, fields, role), role) {
+            (Ok(source), _) => self.items.push(source),
+            // What is wrong with a row that is for something else is nothing here.
+            (Err(_), Some(role)) if !place.purpose.takes(role) => self.left_out.pass(role.as_str()),
+            (Err(refused), _) => self.refused.push(refused),
         }
-        self.items.push(ImageSource {
-            id,
-            label,
-            path,
-            metadata,
-            role,
-        });
         Ok(())
     }
 
@@ -459,6 +475,33 @@ mod tests {
             error.to_string().contains("has the role gallery"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_row_that_is_for_something_else_may_be_anything() {
+        let text =
+            "path,label,role\na,x,gallery\n,y,unused\nb,,unknown\nC:\\c.jpg,z,query\n,w,gallery\n";
+        let sources = read("t.csv", text).unwrap();
+        assert_eq!(
+            (sources.items.len(), sources.items[0].id.as_str()),
+            (1, "a")
+        );
+        let passed: Vec<_> = sources.left_out.by_role.iter().collect();
+        let one = |role: &str| role.to_owned();
+        assert_eq!(
+            passed,
+            [
+                (&one("query"), &1),
+                (&one("unknown"), &1),
+                (&one("unused"), &1)
+            ]
+        );
+        let refused: Vec<&str> = sources
+            .refused
+            .iter()
+            .map(|one| one.item.as_str())
+            .collect();
+        assert_eq!(refused, ["line 6"], "one of its own");
     }
 
     #[test]
