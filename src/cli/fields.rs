@@ -28,6 +28,9 @@ pub(super) fn resolved(folder: &Path, path: String) -> Result<(PathBuf, String),
     Ok((found, turned))
 }
 
+/// From here on, a number that is none of 64 bits has lost digits: 2^53.
+const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
+
 /// The fields of an object, each named once: of two labels, neither can be believed.
 pub(super) struct ObjectFields(Vec<(String, FieldValue)>);
 
@@ -84,7 +87,12 @@ impl<'de> serde::Deserialize<'de> for FieldValue {
                 Ok(FieldValue::Text(number.to_string()))
             }
 
-            fn visit_f64<E>(self, number: f64) -> Result<FieldValue, E> {
+            fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<FieldValue, E> {
+                // Two identities would be one.
+                if WHOLE_MAX <= number.abs() {
+                    let what = "a number is too long to be kept as it is; write it in quotes";
+                    return Err(E::custom(what));
+                }
                 // As JSON writes it.
                 Ok(FieldValue::Text(
                     serde_json::Value::from(number).to_string(),
@@ -121,15 +129,31 @@ fn fields<'de, A: MapAccess<'de>>(mut map: A) -> Result<ObjectFields, A::Error> 
     Ok(ObjectFields(fields))
 }
 
-/// An object's fields as text; those of `metadata` count as its own.
+/// An object's fields as text; those of `metadata` count as its own. Those that are `known` are found whatever
+/// their case, as the columns of a table are: a `Role` that is passed over enrols strangers.
 pub(super) fn flatten(
-    ObjectFields(object): ObjectFields,
+    object: ObjectFields,
+    known: &[&str],
 ) -> Result<BTreeMap<String, String>, String> {
+    let mut fields = BTreeMap::new();
+    for (name, value) in texts(object)? {
+        let mut names = known.iter();
+        let name = names
+            .find(|known| known.eq_ignore_ascii_case(&name))
+            .map_or(name.clone(), |known| (*known).to_owned());
+        if fields.insert(name.clone(), value).is_some() {
+            return Err(format!("two fields are named `{name}`; rename one"));
+        }
+    }
+    Ok(fields)
+}
+
+fn texts(ObjectFields(object): ObjectFields) -> Result<BTreeMap<String, String>, String> {
     let mut fields = BTreeMap::new();
     let mut metadata = BTreeMap::new();
     for (name, value) in object {
         match value {
-            FieldValue::Object(inner) if name == "metadata" => metadata = flatten(inner)?,
+            FieldValue::Object(inner) if name == "metadata" => metadata = texts(inner)?,
             FieldValue::Nothing => {}
             FieldValue::Text(text) => drop(fields.insert(name, text)),
             FieldValue::List | FieldValue::Object(_) => {
@@ -198,11 +222,27 @@ mod tests {
     #[test]
     fn values_are_text_as_json_writes_them() {
         let line =
-            r#"{"a":"x","b":1,"c":-2,"d":0.50,"e":1e30,"f":true,"g":null,"metadata":{"h":2.0}}"#;
+            r#"{"a":"x","b":1,"c":-2,"d":0.50,"e":1e3,"f":true,"g":null,"metadata":{"h":2.0}}"#;
         let object: ObjectFields = serde_json::from_str(line).unwrap();
-        let fields = flatten(object).unwrap();
+        let fields = flatten(object, &[]).unwrap();
         let values: Vec<&str> = fields.values().map(String::as_str).collect();
-        assert_eq!(values, ["x", "1", "-2", "0.5", "1e+30", "true", "2.0"]);
+        assert_eq!(values, ["x", "1", "-2", "0.5", "1000.0", "true", "2.0"]);
+        let known = ["path", "label", "role"];
+        let object = serde_json::from_str(r#"{"Path":"a","LABEL":"b","Role":"c","Hall":"d"}"#);
+        let names: Vec<String> = flatten(object.unwrap(), &known)
+            .unwrap()
+            .into_keys()
+            .collect();
+        assert_eq!(names, ["Hall", "label", "path", "role"]);
+        let twice = serde_json::from_str(r#"{"label":"a","Label":"b"}"#).unwrap();
+        assert!(
+            flatten(twice, &known)
+                .unwrap_err()
+                .contains("two fields are named `label`")
+        );
+        let long = r#"{"label":12345678901234567890123}"#;
+        let error = serde_json::from_str::<ObjectFields>(long).err().unwrap();
+        assert!(error.to_string().contains("write it in quotes"), "{error}");
         for nested in [
             r#"{"a":[1]}"#,
             r#"{"a":{"b":1}}"#,
@@ -210,7 +250,7 @@ mod tests {
         ] {
             let object: ObjectFields = serde_json::from_str(nested).unwrap();
             assert!(
-                flatten(object).unwrap_err().contains("is nested"),
+                flatten(object, &[]).unwrap_err().contains("is nested"),
                 "{nested}"
             );
         }

@@ -231,7 +231,7 @@ impl ImageSources {
                         format!("it is not a JSON object: {cause}"),
                     );
                 }
-                Ok(object) => match flatten(object) {
+                Ok(object) => match flatten(object, COLUMNS.known) {
                     Ok(fields) => self.take(&place, fields)?,
                     Err(reason) => self.refuse(format!("line {number}"), reason),
                 },

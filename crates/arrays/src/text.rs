@@ -154,7 +154,8 @@ fn order(bytes: &[u8]) -> Option<Utf16Order> {
     };
     let ends = |first: u8, second: u8| {
         let begins = matches!(units.first(), Some([a, b]) if (*a == 0) != (*b == 0) && (*a == 0) == (first == 0));
-        let closes = units.last() == Some(&[first, second]);
+        // What ends like that and is UTF-8 all the same has a stray NUL.
+        let closes = units.last() == Some(&[first, second]) && std::str::from_utf8(bytes).is_err();
         begins || closes
     };
     let order = if ends(b'\n', 0) {
@@ -271,6 +272,7 @@ mod tests {
             (b"a\rb\r\x93c\x94", ["line 3", "0x93", "Windows-1252"]),
             (b"path,label\na.jpg,c\0t\n", ["line 2", "NUL", "write"]),
             (b"a\0bcd\n", ["line 1", "NUL", "write"]),
+            (b"path,label\na.jpg,x\0\n", ["line 2", "NUL", "write"]),
             (b"\xff\xfea\0\n\0\0\xd8b\0", ["line 2", "half", "UTF-16"]),
             (b"\xff\xfea\0\n\0b", ["line 2", "UTF-16", "ends"]),
             (b"\xff\xfe\0\0a\0\0\0", ["UTF-32", "CSV", "UTF-8"]),
