@@ -110,10 +110,9 @@ impl Snapshots {
         let deployment = self.registry.find(&request.deployment)?;
         let id = if request.snapshot_id.is_empty() {
             let time: String = now_rfc_3339().replace([':', '-'], "");
-            format!(
-                "{}-{time}",
-                deployment.name().chars().take(40).collect::<String>()
-            )
+            let name: String = deployment.name().chars().take(40).collect();
+            let id = format!("{name}-{time}");
+            id.trim_start_matches('-').to_owned()
         } else {
             request.snapshot_id
         };
@@ -381,12 +380,13 @@ fn about(path: &Path) -> Option<Snapshot> {
 
 fn check_name(field: &str, name: &str) -> Result<(), Status> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    let fits = (1..=64).contains(&name.len()) && !name.starts_with('.');
+    // One that begins so is hidden, or taken for a flag by a command of a shell.
+    let fits = (1..=64).contains(&name.len()) && !name.starts_with(['.', '-']);
     if fits && name.chars().all(allowed) {
         return Ok(());
     }
     Err(invalid(&format!(
-        "{field} must be 1 to 64 letters, digits, `-`, `_` or `.`, and not begin with `.`"
+        "{field} must be 1 to 64 letters, digits, `-`, `_` or `.`, and not begin with `-` or `.`"
     )))
 }
 

@@ -1766,7 +1766,7 @@ async fn a_snapshot_is_taken_moved_and_served_elsewhere_with_the_same_decisions(
     ended(&here, begun.into_inner().name).await.unwrap();
     let again = snapshots.create_snapshot(create).await.unwrap_err();
     assert_eq!(reason(&again), "SNAPSHOT_EXISTS");
-    for id in ["../first", "a/b", ".x", ""] {
+    for id in ["-first", "../first", "a/b", ".x", ""] {
         let request = DeleteSnapshotRequest {
             snapshot_id: id.to_owned(),
         };
