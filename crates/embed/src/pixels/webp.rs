@@ -47,24 +47,22 @@ pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<DynamicImage,
         first_frame(frames, &info)?
     } else {
         drop(frames);
-        still(
-            &chunks.still(bytes),
-            size,
-            info.has_alpha && !chunks.is_opaque(),
-        )?
+        let has_alpha = info.has_alpha && !chunks.is_opaque();
+        still(&chunks.still(bytes), &info, has_alpha)?
     };
     image.apply_orientation(chunks.notes.orientation());
     Ok(image)
 }
 
-fn still(bytes: &[u8], size: (u32, u32), has_alpha: bool) -> Result<DynamicImage, PixelsError> {
+fn still(bytes: &[u8], info: &ImageInfo, has_alpha: bool) -> Result<DynamicImage, PixelsError> {
+    let (width, height) = (info.width, info.height);
     if has_alpha {
-        let mut rgba = RgbaImage::new(size.0, size.1);
-        webpx::decode_rgba_into(bytes, &mut rgba, 4 * size.0).map_err(|error| damaged(&error))?;
+        let mut rgba = RgbaImage::new(width, height);
+        webpx::decode_rgba_into(bytes, &mut rgba, 4 * width).map_err(|error| damaged(&error))?;
         return Ok(DynamicImage::from(rgba));
     }
-    let mut rgb = RgbImage::new(size.0, size.1);
-    webpx::decode_rgb_into(bytes, &mut rgb, 3 * size.0).map_err(|error| damaged(&error))?;
+    let mut rgb = RgbImage::new(width, height);
+    webpx::decode_rgb_into(bytes, &mut rgb, 3 * width).map_err(|error| damaged(&error))?;
     Ok(DynamicImage::from(rgb))
 }
 
