@@ -55,7 +55,7 @@ pub(super) struct Restore {
 impl Snapshot {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let folder = Folder::open(&self.deployment)?;
-        let progress = Steps::begin("snapshot, MiB")?;
+        let progress = StepsShown::begin("snapshot, MiB")?;
         let report = folder.take_snapshot(&self.archive, &mut |done, all| progress.at(done, all));
         if let Some(exit) = progress.finish() {
             return Ok(exit);
@@ -76,7 +76,7 @@ struct Checked {
 impl Restore {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let output = Output::new(self.json);
-        let progress = Steps::begin("restore, MiB")?;
+        let progress = StepsShown::begin("restore, MiB")?;
         let Some(into) = &self.deployment else {
             let checked = check_snapshot(&self.archive, &mut |done, all| progress.at(done, all));
             if let Some(exit) = progress.finish() {
@@ -110,12 +110,12 @@ impl Restore {
 }
 
 /// Shows how far it is, and stops at a signal.
-struct Steps {
+struct StepsShown {
     shown: SharedProgress,
     signal: Signal,
 }
 
-impl Steps {
+impl StepsShown {
     fn begin(what: &'static str) -> anyhow::Result<Self> {
         Ok(Self {
             signal: Signal::listen("stopping; nothing will be left of it")?,

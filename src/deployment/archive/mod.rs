@@ -104,7 +104,7 @@ pub(super) fn pack(
     progress: Progress<'_>,
 ) -> io::Result<ArchiveDigest> {
     let unfit = |name: &str, problem| io::Error::other(format!("`{name}` {problem}"));
-    let (mut steps, mut sums_bytes, mut lengths) = (Steps::new(0, progress), 0, Vec::new());
+    let (mut steps, mut sums_bytes, mut lengths) = (ByteSteps::new(0, progress), 0, Vec::new());
     for name in names {
         let about = fs::metadata(folder.join(name))?;
         sums_bytes += sum_line(&[0; 32], name).len() as u64;
@@ -163,7 +163,7 @@ pub(super) fn read(
         return Err(io::Error::other(ArchiveError::Refused { path, problem }));
     }
     let file = File::open(path)?;
-    let steps = Steps::new(file.metadata()?.len(), progress);
+    let steps = ByteSteps::new(file.metadata()?.len(), progress);
     let mut source = Source { path, file, steps };
     let (mut sums, bytes) = (Vec::new(), source.header(SUMS)?);
     if SUMS_BYTES_MAX < bytes {
@@ -212,7 +212,7 @@ pub(super) fn read(
 struct Source<'a> {
     path: &'a Path,
     file: File,
-    steps: Steps<'a>,
+    steps: ByteSteps<'a>,
 }
 
 impl Source<'_> {
@@ -286,13 +286,13 @@ impl Source<'_> {
 }
 
 /// How far it is, in bytes.
-struct Steps<'a> {
+struct ByteSteps<'a> {
     done: u64,
     all: u64,
     progress: Progress<'a>,
 }
 
-impl<'a> Steps<'a> {
+impl<'a> ByteSteps<'a> {
     fn new(all: u64, progress: Progress<'a>) -> Self {
         let done = 0;
         Self {

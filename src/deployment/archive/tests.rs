@@ -462,7 +462,7 @@ fn what_is_stopped_or_changes_is_no_archive() {
 fn a_full_disk_is_told_apart() {
     let mut full = File::options().write(true).open("/dev/full").unwrap();
     let mut progress = |_: u64, _: u64| ON;
-    let mut steps = Steps::new(1, &mut progress);
+    let mut steps = ByteSteps::new(1, &mut progress);
     let error = steps.copy(&mut &b"x"[..], &mut full).unwrap_err();
     let to = Path::new("to");
     assert!(ArchiveError::of(to, "write", error).is_disk_full());

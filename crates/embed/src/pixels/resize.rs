@@ -36,7 +36,7 @@ impl Resizer {
     /// Decodes an image file and brings it to the geometry's size.
     ///
     /// [`Pixels::decode`] and [`Resizer::resize`], but for large JPEGs if the geometry says
-    /// [`JpegScale::Reduced`].
+    /// [`JpegScale::Reduced`](super::JpegScale::Reduced).
     ///
     /// # Errors
     /// As [`Pixels::decode`] and [`Resizer::resize`].
