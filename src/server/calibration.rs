@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::{self, invalid};
+use super::doubts;
 use super::operations::{Handle, Running, cancelled};
 use super::registry::Registry;
 use super::status::{from_error, is_the_fault_of_one};
@@ -291,12 +292,14 @@ impl CalibrationJob {
         let Some(mut gathered) = self.gathered.take() else {
             return Err(cancelled());
         };
-        // It compares all strangers with each other.
-        let settle = registry.heavy(move || gathered.settle().map(|()| gathered));
-        let gathered = settle.await?.map_err(|error| from_error(&error))?;
-        self.metadata.gallery_duplicates_total = gathered.copies.len() as u64;
-        self.metadata.query_duplicates_total = gathered.repeated.len() as u64;
-        self.metadata.stranger_near_duplicates_total = gathered.near_copies.len() as u64;
+        // It compares all strangers with each other, and all labels.
+        let settle = registry.heavy(move || {
+            gathered.settle()?;
+            let alike = gathered.alike();
+            Ok::<_, DeploymentError>((gathered, alike))
+        });
+        let (gathered, alike) = settle.await?.map_err(|error| from_error(&error))?;
+        doubts::list(&mut self.metadata, &gathered, &alike);
         let deployment = Arc::clone(&self.deployment);
         let validate_only = self.settings.validate_only;
         let calibrating = Arc::clone(&deployment);

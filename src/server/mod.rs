@@ -3,6 +3,7 @@
 mod calibration;
 mod convert;
 mod deployment_paths;
+mod doubts;
 mod drift_messages;
 mod error;
 mod items;

@@ -30,7 +30,7 @@ use matchpoint_client::proto::{
     ActivateOperatingPointRequest, BatchDeleteItemsRequest, BatchUpsertItemsRequest,
     CalibrateMetadata, CalibrateRequest, CalibrateResponse, CalibrationSettings, CalibrationStage,
     CompareOperatingPointsRequest, Decision, DeleteItemRequest, EmbedRequest, GetItemRequest,
-    GetOperatingPointRequest, GetServerInfoRequest, LabelledQuery, ListItemsRequest,
+    GetOperatingPointRequest, GetServerInfoRequest, LabelLikeness, LabelledQuery, ListItemsRequest,
     ListOperatingPointsRequest, Reference, Remedy, RollBackOperatingPointRequest, SearchRequest,
     SearchResponse, SearchStreamRequest, UndecidedReason, UpsertItemRequest,
     UpsertItemStreamRequest, Vector, VerifyRequest, calibrate_request, calibration_settings,
@@ -1640,6 +1640,108 @@ async fn labels_of_one_spelling_and_strangers_without_a_name_are_taken_only_as_t
             .is_some()
     );
     running.stop().await;
+}
+
+#[tokio::test]
+async fn what_makes_queries_less_than_trials_is_listed_and_not_only_counted() {
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[]).await;
+    let mut client = calibrations(&running);
+    let mut queries = labelled("calibrate.csv");
+    let strange = |query: &&LabelledQuery| query.label == "gc_farm_animals_owl";
+    let stranger = queries.iter().find(strange).unwrap().clone();
+    let item = labelled("gallery.csv").swap_remove(0);
+    let nearly = embedding_of(&running, &stranger).await;
+    queries.extend(no_fair_trials(&stranger, &item, nearly));
+    let operation = client
+        .calibrate(calibration(target(0.2, ""), queries))
+        .await;
+    let found = metadata(&operation.unwrap().into_inner());
+    assert_eq!((found.alike_labels_total, found.alike_labels.len()), (1, 1));
+    let alike = &found.alike_labels[0];
+    assert_eq!(alike.likeness(), LabelLikeness::NearMiss);
+    assert_eq!(
+        [&alike.label, &alike.other_label],
+        ["gc_tools_sickles", "gc_tools_sickle"]
+    );
+    assert!(alike.other_enrolled);
+    assert!(alike.differ_by.contains("letter"), "{alike:?}");
+    let copies: Vec<(&str, &str)> = found
+        .gallery_duplicates
+        .iter()
+        .map(|copy| (copy.id.as_str(), copy.item_label.as_str()))
+        .collect();
+    assert_eq!(copies, [("item", item.label.as_str())]);
+    assert!(0.999 < found.gallery_duplicates[0].similarity);
+    assert_eq!(
+        found.query_duplicates.len() as u64,
+        found.query_duplicates_total
+    );
+    let twice = found
+        .query_duplicates
+        .iter()
+        .find(|one| one.id == "zz twice");
+    assert_eq!(twice.unwrap().first_id, stranger.id);
+    assert_eq!(found.stranger_near_duplicates_total, 1);
+    let nearly = &found.stranger_near_duplicates[0];
+    assert_eq!(
+        [
+            &nearly.id,
+            &nearly.label,
+            &nearly.first_id,
+            &nearly.first_label
+        ],
+        ["zz nearly", "another one", &stranger.id, &stranger.label]
+    );
+    assert_eq!(found.strangers_not_compared_total, 0);
+    let unnamed = found.unnamed_strangers.unwrap();
+    assert_eq!(unnamed.pictures, 1);
+    assert!(unnamed.level.is_some_and(|level| level < 0.9));
+    running.stop().await;
+}
+
+/// One query of each kind that is less than a trial.
+fn no_fair_trials(
+    stranger: &LabelledQuery,
+    item: &LabelledQuery,
+    mut nearly: Vec<f32>,
+) -> [LabelledQuery; 5] {
+    let others = labelled("evaluate.csv");
+    let renamed = |query: &LabelledQuery, id: &str, label: &str| LabelledQuery {
+        id: id.to_owned(),
+        label: label.to_owned(),
+        ..query.clone()
+    };
+    nearly[0] += 0.001;
+    [
+        // A letter too many: perhaps the thing itself.
+        renamed(&others[0], "near miss", "gc_tools_sickles"),
+        renamed(item, "item", &item.label),
+        renamed(stranger, "zz twice", "somebody else"),
+        LabelledQuery {
+            query: Some(labelled_query::Query::Embedding(Vector { values: nearly })),
+            ..renamed(stranger, "zz nearly", "another one")
+        },
+        renamed(
+            &others[1],
+            "nobody",
+            "stranger-0199f0aa-7c1b-7e0e-8d63-000000000001",
+        ),
+    ]
+}
+
+/// What the deployment's model makes of the image of a query.
+async fn embedding_of(running: &Running, query: &LabelledQuery) -> Vec<f32> {
+    let Some(labelled_query::Query::Image(image)) = &query.query else {
+        panic!("{query:?}");
+    };
+    let mut client = RetrievalServiceClient::new(running.channel.clone());
+    let request = EmbedRequest {
+        image: image.clone(),
+        ..EmbedRequest::default()
+    };
+    let answer = client.embed(request).await.unwrap().into_inner();
+    answer.embedding.unwrap().values
 }
 
 #[tokio::test]

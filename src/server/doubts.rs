@@ -1,0 +1,108 @@
+//! What makes trials of a calibration less than they seem, for its metadata.
+
+use crate::deployment::{Gathered, Repeated};
+use matchpoint_calibration::analysis::strangers::UnnamedStrangers;
+use matchpoint_calibration::likeness::{Alike, Likeness};
+use matchpoint_calibration::procedure::{Copied, NearCopied};
+use matchpoint_client::proto::{
+    AlikeLabels, CalibrateMetadata, GalleryDuplicate, LabelLikeness, QueryDuplicate,
+    StrangerNearDuplicate, UnnamedStrangers as UnnamedMessage,
+};
+
+/// Entries of each list: ids and labels of 512 bytes make a message of 0.6 MB at the most.
+const LISTED_MAX: usize = 100;
+
+/// Lists what was found out about the queries once all of them have been searched.
+pub(super) fn list(metadata: &mut CalibrateMetadata, gathered: &Gathered, alike: &[Alike]) {
+    let Gathered {
+        copies,
+        repeated,
+        near_copies,
+        unnamed,
+        not_compared,
+        ..
+    } = gathered;
+    metadata.alike_labels_total = alike.len() as u64;
+    metadata.alike_labels = listed(alike, alike_labels);
+    metadata.gallery_duplicates_total = copies.len() as u64;
+    metadata.gallery_duplicates = listed(copies, gallery_duplicate);
+    metadata.query_duplicates_total = repeated.len() as u64;
+    metadata.query_duplicates = listed(repeated, query_duplicate);
+    metadata.stranger_near_duplicates_total = near_copies.len() as u64;
+    metadata.stranger_near_duplicates = listed(near_copies, stranger_near_duplicate);
+    metadata.strangers_not_compared_total = *not_compared;
+    metadata.unnamed_strangers = unnamed.as_ref().map(unnamed_strangers);
+}
+
+fn listed<T, U>(all: &[T], message: impl Fn(&T) -> U) -> Vec<U> {
+    all.iter().take(LISTED_MAX).map(message).collect()
+}
+
+fn alike_labels(pair: &Alike) -> AlikeLabels {
+    let likeness = match pair.likeness {
+        Likeness::Spelling => LabelLikeness::Spelling,
+        Likeness::NearMiss => LabelLikeness::NearMiss,
+    };
+    AlikeLabels {
+        likeness: likeness.into(),
+        label: pair.label.clone(),
+        other_label: pair.other.clone(),
+        other_enrolled: pair.enrolled,
+        differ_by: pair.differ_by.join(", "),
+    }
+}
+
+fn gallery_duplicate(copy: &Copied) -> GalleryDuplicate {
+    GalleryDuplicate {
+        id: copy.query.clone(),
+        label: copy.label.clone(),
+        item_id: copy.item.clone(),
+        item_label: copy.item_label.clone(),
+        similarity: copy.similarity,
+    }
+}
+
+fn query_duplicate(repeated: &Repeated) -> QueryDuplicate {
+    QueryDuplicate {
+        id: repeated.query.clone(),
+        first_id: repeated.first.clone(),
+    }
+}
+
+fn stranger_near_duplicate(copy: &NearCopied) -> StrangerNearDuplicate {
+    StrangerNearDuplicate {
+        id: copy.query.clone(),
+        label: copy.label.clone(),
+        first_id: copy.first.clone(),
+        first_label: copy.first_label.clone(),
+        similarity: copy.similarity,
+    }
+}
+
+fn unnamed_strangers(unnamed: &UnnamedStrangers) -> UnnamedMessage {
+    UnnamedMessage {
+        pictures: unnamed.pictures,
+        strangers: unnamed.strangers,
+        level: unnamed.level,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_ends_at_a_hundred() {
+        let pair = |number: usize| Alike {
+            likeness: Likeness::NearMiss,
+            label: format!("label {number}"),
+            other: "other".to_owned(),
+            enrolled: false,
+            differ_by: vec!["a letter or two"],
+        };
+        let pairs: Vec<Alike> = (0..101).map(pair).collect();
+        let messages = listed(&pairs, alike_labels);
+        assert_eq!(messages.len(), 100);
+        assert_eq!(messages[99].label, "label 99");
+    }
+}
