@@ -21,7 +21,7 @@ use matchpoint_client::proto::{
 /// Reports sent in one call.
 const BATCH: usize = 10_000;
 
-/// Label drawn decisions: what FAR and FRR in service are computed from
+/// Label sampled decisions: what FAR and FRR in service are computed from
 ///
 /// The server draws some decisions, more of them near the threshold, each with a known probability.
 /// Say what their queries really showed; `matchpoint drift report` says what follows.
@@ -307,7 +307,7 @@ impl AuditShowArgs {
             .await?;
         if let Some(file) = &self.image {
             if found.image.is_empty() {
-                let problem = "the image of this decision is not kept; `audit_images` keeps those of drawn decisions";
+                let problem = "the image of this decision is not kept; `audit_images` keeps those of sampled decisions";
                 return Err(fail(Exit::NoInput, problem));
             }
             std::fs::write(file, &found.image)
@@ -338,9 +338,9 @@ fn decision_text(found: &GetDecisionResponse) -> String {
     ];
     if let Some(stratum) = decided.stratum {
         let drawn = if decided.sampled {
-            "drawn"
+            "sampled"
         } else {
-            "not drawn"
+            "not sampled"
         };
         let probability = decided.inclusion_probability.unwrap_or(0.0);
         rows.push((

@@ -19,7 +19,7 @@ use matchpoint_report::drift::{DriftFinding, DriftReport, DriftStanding, RateCou
 
 /// Say whether the operating point keeps its promise in service
 ///
-/// Rests on the labels of drawn decisions (`matchpoint audit`). What no label bears on is not known,
+/// Rests on the labels of sampled decisions (`matchpoint audit`). What no label bears on is not known,
 /// and is not shown as zero.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -111,7 +111,7 @@ impl DriftResetArgs {
                 .reset_drift(&at.deployment, &reason, &requested_by)
                 .await
         })?;
-        Output::new(at.json).result(&found, |found| format!("begun anew {}", reset_text(found)))?;
+        Output::new(at.json).result(&found, |found| format!("reset {}", reset_text(found)))?;
         Ok(Exit::Done)
     }
 }
@@ -142,10 +142,10 @@ fn lines(found: &GetDriftResponse) -> String {
         of.map_or(Verdict::Unknown, Finding::verdict).name()
     };
     let mut text = format!(
-        "{}{}\n  {:<9} {} to {}\n  {:<9} {} of {} drawn decisions\n",
+        "{}{}\n  {:<9} {} to {}\n  {:<9} {} of {} sampled decisions\n",
         found.operating_point_id,
         if found.active { "  (decides)" } else { "" },
-        "drawn",
+        "sampled",
         drawn(found.first_sampled_unix_milliseconds),
         drawn(found.last_sampled_unix_milliseconds),
         "labelled",
@@ -166,7 +166,7 @@ fn lines(found: &GetDriftResponse) -> String {
         ));
     }
     for reset in &found.resets {
-        text.push_str(&format!("  {:<9} {}\n", "anew", reset_text(reset)));
+        text.push_str(&format!("  {:<9} {}\n", "reset", reset_text(reset)));
     }
     text
 }
@@ -202,10 +202,10 @@ fn page(found: &GetDriftResponse, deployment: &str) -> DriftReport {
     for (name, evidence) in evidence {
         measured.extend(evidence.map(|found| [name.to_owned(), evidence_text(&found)]));
     }
-    let labelled = format!("{} of {} drawn decisions", found.annotated, found.sampled);
+    let labelled = format!("{} of {} sampled decisions", found.annotated, found.sampled);
     measured.push(["Labelled".to_owned(), labelled]);
     for reset in &found.resets {
-        measured.push(["Begun anew".to_owned(), reset_text(reset)]);
+        measured.push(["Reset".to_owned(), reset_text(reset)]);
     }
     DriftReport {
         title: if deployment.is_empty() {
@@ -261,7 +261,7 @@ fn days(milliseconds: i64) -> f64 {
 /// From when on decisions count.
 fn since(found: &GetDriftResponse) -> String {
     found.resets.last().map_or_else(
-        || "since it decides".to_owned(),
+        || "since it became active".to_owned(),
         |reset| format!("since the reset of {}", shown_time(reset.unix_milliseconds)),
     )
 }
@@ -274,7 +274,7 @@ pub(super) fn text(found: &GetDriftResponse) -> String {
     }
     let mut text = format!("operating point {}\n", found.operating_point_id);
     if let Some(reset) = found.resets.last() {
-        text.push_str(&format!("begun anew {}\n", reset_text(reset)));
+        text.push_str(&format!("reset {}\n", reset_text(reset)));
     }
     text.push('\n');
     for finding in &found.findings {
@@ -283,7 +283,7 @@ pub(super) fn text(found: &GetDriftResponse) -> String {
         text.push_str(&wrapped(sentence.trim(), &bullet));
     }
     text.push_str(&format!(
-        "\nfrom labels of drawn decisions, {}\n",
+        "\nfrom labels of sampled decisions, {}\n",
         since(found)
     ));
     let rows = [
@@ -300,7 +300,7 @@ pub(super) fn text(found: &GetDriftResponse) -> String {
         }
     }
     text.push_str(&format!(
-        "  {:<14} {} of {} drawn decisions\n",
+        "  {:<14} {} of {} sampled decisions\n",
         "labelled", found.annotated, found.sampled
     ));
     text

@@ -137,7 +137,7 @@ impl Export {
             return Err(cause).with_context(cannot);
         }
         if !plain {
-            let problem = "the labels make no plain sample: a stratum with drawn decisions has no label; label some of every stratum";
+            let problem = "the labels make no plain sample: a stratum with sampled decisions has no label; label some of every stratum";
             return Err(fail(Exit::BadData, problem));
         }
         if sample.rows.is_empty() {

@@ -75,7 +75,7 @@ enum CliCommand {
     Serve(Box<serve::Serve>),
     /// Ask a running server about images
     Search(search::SearchArgs),
-    /// Label drawn decisions: what FAR and FRR in service are computed from
+    /// Label sampled decisions: what FAR and FRR in service are computed from
     Audit(audit::AuditArgs),
     /// Keep pictures whose truth is known, and have the server search for them on a schedule
     Canaries(canaries::Canaries),

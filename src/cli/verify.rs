@@ -91,7 +91,7 @@ impl Verify {
         let recall = report.recall.as_ref().map_or(1.0, |found| found.recall);
         if recall < self.min_recall {
             let message = format!(
-                "the index finds {} of the nearest items, less than {}; run `matchpoint compact`, which builds it anew",
+                "the index finds {} of the nearest items, less than {}; run `matchpoint compact`, which rebuilds it",
                 percent(recall),
                 percent(self.min_recall)
             );

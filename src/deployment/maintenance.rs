@@ -164,12 +164,12 @@ impl MaintenanceWorker {
         }
         let gallery = Arc::clone(&self.gallery);
         let work = move || {
-            tracing::info!(items = gallery.len(), "building the index anew");
+            tracing::info!(items = gallery.len(), "rebuilding the index");
             match gallery.reindex() {
                 Ok(()) => {
                     tracing::info!(index = gallery.index_description(), "the new index serves");
                 }
-                Err(error) => tracing::error!(%error, "the index could not be built anew"),
+                Err(error) => tracing::error!(%error, "the index could not be rebuilt"),
             }
         };
         self.reindexing = thread::Builder::new()

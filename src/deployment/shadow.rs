@@ -92,7 +92,7 @@ impl Deployment {
         share: f64,
     ) -> Result<Self, DeploymentError> {
         if share <= 0.0 {
-            let problem = "is 0, so nothing is compared; set it, and start the server anew";
+            let problem = "is 0, so nothing is compared; set it, and restart the server";
             return Err(refused("shadow_share", problem));
         }
         let options = OpenOptions {

@@ -67,7 +67,7 @@ pub enum MonitorError {
     NoActivePoint,
     /// Evidence that is reset for ever says nothing.
     #[error(
-        "the evidence of this operating point was begun anew {limit} times, which is the most; calibrate, which begins anew by itself"
+        "the evidence of this operating point was reset {limit} times, which is the most; calibrate, which starts over by itself"
     )]
     TooManyResets {
         /// How often it may be.

@@ -74,7 +74,7 @@ impl Resets {
 }
 
 fn read(folder: &Path) -> Vec<DriftReset> {
-    let damaged = "when evidence was begun anew is damaged; it counts from when the operating point began to decide";
+    let damaged = "when evidence was reset is damaged; it counts from when the operating point began to decide";
     read_list(&folder.join(FILE), damaged)
 }
 

@@ -38,7 +38,7 @@ pub(super) fn design_of(folder: &Path) -> Result<Option<SamplingDesign>, FileErr
     match read_file(&path) {
         Ok(bytes) => Ok(serde_json::from_slice::<SamplingDesign>(&bytes)
             .inspect_err(|error| {
-                tracing::error!(%error, path = %path.display(), "the design of the audit is damaged: another one begins when it is served, and rates, evidence and alarms begin anew");
+                tracing::error!(%error, path = %path.display(), "the design of the audit is damaged: another one begins when it is served, and rates, evidence and alarms start over");
             })
             .ok()),
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -54,7 +54,7 @@ pub(super) fn begin_design(folder: &Path, strata: &Strata) -> Result<u64, FileEr
         return Ok(known.since_unix_ms);
     }
     if known.is_some() {
-        tracing::warn!(path = %path.display(), "the design of the audit has changed: rates, evidence and alarms begin anew");
+        tracing::warn!(path = %path.display(), "the design of the audit has changed: rates, evidence and alarms start over");
     }
     let design = SamplingDesign {
         strata: strata.clone(),

@@ -89,7 +89,7 @@ impl Watcher {
                 *at = now + again;
             }
             Err(error) => {
-                tracing::error!(%error, deployment = self.observed.name(), "the traffic could not be counted; as much is drawn as before");
+                tracing::error!(%error, deployment = self.observed.name(), "the traffic could not be counted; as much is sampled as before");
                 *at = now + FIT_AGAIN;
             }
         }

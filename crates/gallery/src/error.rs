@@ -52,7 +52,7 @@ pub enum GalleryError {
     /// A stored vector is no longer what it was when it was verified.
     #[error(
         "the vector of item `{id}` in {} has changed on the disk; stop the server, remove that file \
-         and start again: it is made anew from the items", path.display()
+         and start again: it is rebuilt from the items", path.display()
     )]
     Changed {
         /// The item.

@@ -130,7 +130,7 @@ fn put_in_memory(item_table: &mut ItemTable, row: StoredRow) {
 
 /// The index is derived: without its file, opening takes longer and nothing is lost.
 fn built_anew(file: &Path, problem: &str) {
-    tracing::warn!(file = %file.display(), problem, "the index is built anew");
+    tracing::warn!(file = %file.display(), problem, "the index is rebuilt");
 }
 
 /// Takes the vectors of the base segment from the map, and says which rows are there.

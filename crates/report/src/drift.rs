@@ -94,7 +94,7 @@ pub fn render(report: &DriftReport) -> String {
                 rail.line(
                     "p",
                     "",
-                    "Rates come from labels of drawn decisions, each weighted by the inverse of its probability of being drawn. What no label bears on is not known, and is not zero.",
+                    "Rates come from labels of sampled decisions, each weighted by the inverse of its probability of being sampled. What no label bears on is not known, and is not zero.",
                 );
             });
             section.element("div", &[("class", "body")], |body| body.append(table.finish()));
@@ -114,7 +114,7 @@ fn courses(main: &mut Markup, courses: &[RateCourse]) {
             rail.line(
                 "p",
                 "",
-                "Each point is the rate of all drawn decisions up to then, with its interval; a rise shows late in it. The intervals hold each for its point, and not for all of them together.",
+                "Each point is the rate of all sampled decisions up to then, with its interval; a rise shows late in it. The intervals hold each for its point, and not for all of them together.",
             );
         });
         section.element("div", &[("class", "body")], |body| {
@@ -155,7 +155,7 @@ fn chart(course: &RateCourse) -> Option<Markup> {
         "plot low",
         AxisNames {
             x: "Days →",
-            y: &format!("↑ {name} of all drawn decisions up to then"),
+            y: &format!("↑ {name} of all sampled decisions up to then"),
         },
         &format!("Curve of the {name} over time, with its interval and its limit."),
     ))

@@ -123,7 +123,7 @@ impl Story<'_> {
         let metrics_at = self.start_metrics()?;
         let (client, deployment, stop) = self.start(config).await?;
         self.say(&format!(
-            "3. Serve, and let the traffic change. Each search is recorded; here all are drawn, and their truth is known\n   to the demo, which reports it as a person would (`matchpoint audit`). Metrics: http://{metrics_at}/metrics\n"
+            "3. Serve, and let the traffic change. Each search is recorded; here all are sampled, and their truth is known\n   to the demo, which reports it as a person would (`matchpoint audit`). Metrics: http://{metrics_at}/metrics\n"
         ));
         let pool = self.pool(&client).await?;
         let mut so_far = SoFar {

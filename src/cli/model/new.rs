@@ -328,7 +328,7 @@ fn warnings(draft: &mut ModelDraft, limits: ImageLimits) -> Vec<String> {
     }
     let mut warnings = doubts::of(draft.embedder.dimension(), &embedded);
     warnings.extend(reasons.into_iter().next().map(|reason| {
-        format!("a drawn picture has no embedding ({reason}); pictures such as it will be refused")
+        format!("a test picture has no embedding ({reason}); pictures such as it will be refused")
     }));
     warnings
 }

@@ -102,7 +102,7 @@ impl CanaryRates {
                 says: format!(
                     "{changed} canaries come out otherwise than when this operating point began to decide."
                 ),
-                next: "The log names them. Has the gallery changed, the index been built anew, the model or the machine been replaced?".to_owned(),
+                next: "The log names them. Has the gallery changed, the index been rebuilt, the model or the machine been replaced?".to_owned(),
             });
         }
         findings

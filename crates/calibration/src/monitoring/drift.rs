@@ -327,12 +327,12 @@ fn with_a_stricter_threshold(
     };
     let says = match lately.tighter(limit.null.limit(), confidence)? {
         Some(Tighter { by, far, frr }) => format!(
-            " By the labels of the latest {RECENT} drawn decisions a threshold {by} higher would keep it: FAR {}, FRR {}. That is an estimate, chosen after looking; only a calibration can promise.",
+            " By the labels of the latest {RECENT} sampled decisions a threshold {by} higher would keep it: FAR {}, FRR {}. That is an estimate, chosen after looking; only a calibration can promise.",
             shown(&far),
             frr.as_ref().map_or_else(|| "not known".to_owned(), shown),
         ),
         None => format!(
-            " By the labels of the latest {RECENT} drawn decisions no stratum's edge above the threshold is shown to keep it."
+            " By the labels of the latest {RECENT} sampled decisions no stratum's edge above the threshold is shown to keep it."
         ),
     };
     finding.next.push_str(&says);
@@ -420,7 +420,7 @@ impl WatchedRate {
         }
         let Some(rate) = self.rate else {
             let says = format!(
-                "The {name} is not known: no label of the {} drawn decisions bears on it.",
+                "The {name} is not known: no label of the {} sampled decisions bears on it.",
                 self.sampled
             );
             let next = if self.sampled == 0 {
@@ -459,12 +459,12 @@ impl WatchedRate {
             .as_ref()
             .map_or_else(|| "not known".to_owned(), shown);
         let recent = self.recent.as_ref().map_or_else(
-            || format!("not known of the latest {RECENT} drawn decisions"),
-            |recent| format!("{} of the latest {RECENT} drawn decisions", shown(recent)),
+            || format!("not known of the latest {RECENT} sampled decisions"),
+            |recent| format!("{} of the latest {RECENT} sampled decisions", shown(recent)),
         );
         let raised = match evidence.alarm_at {
             None | Some(0) => "by decisions that are no longer kept".to_owned(),
-            Some(at) => format!("at drawn decision {at} of {}", evidence.observations),
+            Some(at) => format!("at sampled decision {at} of {}", evidence.observations),
         };
         format!(
             "The {name} exceeds {held}: an alarm that is false with a probability of at most {} was raised {raised}. The rate is {recent}, and {rate} {}.",
@@ -535,7 +535,7 @@ fn suspicion(name: &str, evidence: Option<EProcess>, onset: Onset) -> Option<Fin
         subject: FindingSubject::Rise,
         verdict: DriftVerdict::Note,
         says: format!(
-            "A rise of the {name} is suspected since drawn decision {began} (CUSUM: fast, and without a guarantee; a false one comes about once in 1,000 drawn decisions, or less often)."
+            "A rise of the {name} is suspected since sampled decision {began} (CUSUM: fast, and without a guarantee; a false one comes about once in 1,000 sampled decisions, or less often)."
         ),
         next: "Label what waits; the evidence decides.".to_owned(),
     })
@@ -560,7 +560,7 @@ fn waiting(rates: &AuditedRates) -> Option<Finding> {
         subject: FindingSubject::Audit,
         verdict: DriftVerdict::Note,
         says: format!(
-            "{} of {} drawn decisions have a label; {waiting} wait.",
+            "{} of {} sampled decisions have a label; {waiting} wait.",
             rates.labelled, rates.sampled
         ),
         next: "`matchpoint audit list` shows them.".to_owned(),

@@ -160,7 +160,7 @@ impl Recalibration {
         };
         let Self { needed, .. } = self;
         let takes = format!(
-            "To certify the target {targets} anew takes {needed} {strangers} at the least, each once and none chosen by its score"
+            "To certify the target {targets} again takes {needed} {strangers} at the least, each once and none chosen by its score"
         );
         let since = self.since_unix_ms.map(rfc_3339);
         let when = since.as_ref().map_or_else(String::new, |since| {
@@ -187,7 +187,7 @@ impl Recalibration {
             );
         }
         let labels = self.labels_missing.map_or_else(String::new, |missing| {
-            format!("about {missing} more labels, drawn as up to now, or ")
+            format!("about {missing} more labels, sampled as up to now, or ")
         });
         let pictures = needed - present;
         format!(

@@ -570,7 +570,7 @@ fn at_exactly_the_limit_the_cusum_suspects_less_often_than_once_in_a_thousand_dr
             suspected += u64::from(found.suspected_at.is_some());
         }
         let run = real(drawn) / real(suspected.max(1));
-        eprintln!("{side:?}: {drawn} drawn decisions, {suspected} suspicions, {run:.0} for each");
+        eprintln!("{side:?}: {drawn} sampled decisions, {suspected} suspicions, {run:.0} for each");
         assert!(1000.0 <= run, "{side:?}: {run}");
     }
 }
