@@ -27,7 +27,8 @@ pub(super) struct AssuredFlags {
     pub(super) labels: LabelFlags,
     /// Every picture of a stranger whom nobody named (label stranger-DECISION, as `audit export`
     /// writes it) shows another one; without it those that may be one count as one, and certify
-    /// nothing
+    /// nothing. Labels of strangers who are nearer to each other than different things are show
+    /// different ones too; without it they count as one
     #[arg(long)]
     strangers_are_distinct: bool,
 }

@@ -28,6 +28,7 @@ use crate::deployment::{
 };
 use crate::telemetry;
 use matchpoint_calibration::analysis::consistency::Band;
+use matchpoint_calibration::analysis::crowded::CrowdedStrangers;
 use matchpoint_calibration::analysis::remedy::Remedy;
 use matchpoint_calibration::analysis::strangers::UnnamedStrangers;
 use matchpoint_calibration::analysis::{Analysis, AnalysisScope, BAND_POINTS};
@@ -191,6 +192,8 @@ pub(super) struct CalibrationReport {
     pub(super) near_copies: Vec<NearCopied>,
     /// What pictures of strangers are worth whom nobody named; `None` where there are none.
     pub(super) unnamed: Option<UnnamedStrangers>,
+    /// Labels of strangers that may be fewer things than they are; `None` if there are none.
+    pub(super) crowded: Option<CrowdedStrangers>,
     /// Strangers' queries that were not held against the others for that: there are too many.
     pub(super) not_compared: u64,
     /// What else the searches say about the threshold.
@@ -206,6 +209,7 @@ impl CalibrationReport {
             repeated: &self.repeated,
             near_copies: &self.near_copies,
             unnamed: self.unnamed.as_ref(),
+            crowded: self.crowded.as_ref(),
             not_compared: self.not_compared,
         }
     }
@@ -385,6 +389,7 @@ pub(super) fn calibrate(
         repeated: probes.gathered.repeated.clone(),
         near_copies: probes.gathered.near_copies.clone(),
         unnamed: probes.gathered.unnamed.clone(),
+        crowded: probes.gathered.crowded.clone(),
         not_compared: probes.gathered.not_compared,
         analysis: None,
     };

@@ -17,6 +17,7 @@ use super::progress::SharedProgress;
 use super::report_model::{Findings, Outline};
 use crate::clock::now_rfc_3339;
 use matchpoint_arrays::{LabelTable, Role};
+use matchpoint_calibration::analysis::crowded::CrowdedStrangers;
 use matchpoint_calibration::analysis::strangers::UnnamedStrangers;
 use matchpoint_calibration::analysis::{Analysis, AnalysisScope};
 use matchpoint_calibration::likeness::Alike;
@@ -63,6 +64,8 @@ struct VectorsReport {
     near_copies: Vec<NearCopied>,
     /// What vectors of strangers are worth whom nobody named; `None` where there are none.
     unnamed: Option<UnnamedStrangers>,
+    /// Labels of strangers that may be fewer things than they are; `None` if there are none.
+    crowded: Option<CrowdedStrangers>,
     /// Strangers' queries that were not held against the others for that: there are too many.
     not_compared: u64,
     content: Option<Content>,
@@ -290,6 +293,7 @@ fn calibrate(
         copies: trials.copies,
         near_copies: trials.near_copies,
         unnamed: trials.unnamed,
+        crowded: trials.crowded,
         not_compared: trials.not_compared,
         content: None,
         refusal: None,
@@ -340,6 +344,7 @@ fn text(report: &VectorsReport) -> String {
         repeated: &[],
         near_copies: &report.near_copies,
         unnamed: report.unnamed.as_ref(),
+        crowded: report.crowded.as_ref(),
         not_compared: report.not_compared,
     };
     let mut text = doubts.text();

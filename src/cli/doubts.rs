@@ -3,6 +3,7 @@
 use super::alike;
 use super::output;
 use crate::deployment::Repeated;
+use matchpoint_calibration::analysis::crowded::CrowdedStrangers;
 use matchpoint_calibration::analysis::strangers::UnnamedStrangers;
 use matchpoint_calibration::likeness::Alike;
 use matchpoint_calibration::procedure::{Copied, NearCopied};
@@ -14,6 +15,7 @@ pub(super) struct Doubts<'a> {
     pub(super) repeated: &'a [Repeated],
     pub(super) near_copies: &'a [NearCopied],
     pub(super) unnamed: Option<&'a UnnamedStrangers>,
+    pub(super) crowded: Option<&'a CrowdedStrangers>,
     pub(super) not_compared: u64,
 }
 
@@ -25,6 +27,7 @@ impl Doubts<'_> {
             self.repeated(),
             self.nearly(),
             self.unnamed(),
+            self.crowded(),
             self.not_compared(),
         ];
         let found = found.into_iter().flatten();
@@ -98,6 +101,15 @@ impl Doubts<'_> {
         );
         Some(format!(
             "{pictures} pictures show strangers whom nobody named, and count as {strangers}: {why}; --strangers-are-distinct says that each shows another one"
+        ))
+    }
+
+    fn crowded(&self) -> Option<String> {
+        let crowded = self.crowded?;
+        let [first, other] = &crowded.example;
+        Some(format!(
+            "{} (the first: {first} and {other}); look at them, and correct their labels; --strangers-are-distinct says that they are different things",
+            crowded.describe()
         ))
     }
 

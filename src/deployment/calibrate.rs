@@ -31,8 +31,8 @@ impl Deployment {
     ) -> Result<Calibrated, DeploymentError> {
         let assured = settings.threshold.assured;
         let taken_apart = assured.spellings(&gathered.alike())?;
-        let counted_once = assured.counts_once(gathered.unnamed.as_ref());
-        let counted_once = counted_once.then(|| gathered.unnamed_counted_once());
+        let counted_once = assured.counts_once().then(|| gathered.counted_once());
+        let counted_once = counted_once.flatten();
         let gathered = counted_once.as_ref().unwrap_or(gathered);
         // As it was searched, whatever has become of it.
         let searched = gathered.snapshot();
@@ -52,6 +52,7 @@ impl Deployment {
             adjustment: adjuster.as_ref().map(|found| found.adjustment().clone()),
             index_check: misses(gathered.index),
             unnamed: gathered.unnamed.as_ref(),
+            crowded: gathered.crowded.as_ref(),
             remarks,
         })?;
         Ok(Calibrated {

@@ -10,6 +10,7 @@ use super::worker::{OTHERS_HITS, PROBE_HITS, index_misses, left_out};
 use super::{Deployment, DeploymentError, Hit, ProbeRequest, ProbeSource, Probed};
 use matchpoint_calibration::analysis::CandidateList;
 use matchpoint_calibration::analysis::copies::{NearCopy, near_copies, near_copy_from};
+use matchpoint_calibration::analysis::crowded::CrowdedStrangers;
 use matchpoint_calibration::analysis::embeddings::Embeddings;
 use matchpoint_calibration::analysis::strangers::{StrangerRow, UnnamedStrangers};
 use matchpoint_calibration::likeness::{Alike, alike};
@@ -59,6 +60,8 @@ pub struct Gathered {
     pub near_copies: Vec<NearCopied>,
     /// What pictures of strangers are worth whom nobody named.
     pub unnamed: Option<UnnamedStrangers>,
+    /// Labels of strangers that may be fewer things than they are.
+    pub crowded: Option<CrowdedStrangers>,
     /// Strangers whose queries were not held against each other: there are too many.
     pub not_compared: u64,
     /// The similarity from which one vector is nearly another.
@@ -175,6 +178,7 @@ impl Gathered {
             repeated: Vec::new(),
             near_copies: Vec::new(),
             unnamed: None,
+            crowded: None,
             not_compared: 0,
             near_copy_from: near_copy_from(deployment.loaded().model.dimension()),
             strangers: Vec::new(),
@@ -208,14 +212,21 @@ impl Gathered {
         Arc::clone(&self.labels)
     }
 
-    /// The same, with pictures that may show the same unnamed stranger under one label.
+    /// The same, with pictures that may show the same stranger under one label; `None` if there are
+    /// none.
     #[must_use]
-    pub fn unnamed_counted_once(&self) -> Self {
+    pub fn counted_once(&self) -> Option<Self> {
+        if self.unnamed.is_none() && self.crowded.is_none() {
+            return None;
+        }
         let mut counted = self.clone();
         if let Some(unnamed) = &self.unnamed {
             unnamed.count_once(&mut counted.searches);
         }
-        counted
+        if let Some(crowded) = &self.crowded {
+            crowded.count_once(&mut counted.searches);
+        }
+        Some(counted)
     }
 
     /// Labels of strangers that are suspiciously like enrolled ones, or like each other.
@@ -284,6 +295,7 @@ impl Gathered {
             })
             .collect();
         self.unnamed = UnnamedStrangers::find(&rows, &self.searches)?;
+        self.crowded = CrowdedStrangers::find(&rows, &self.searches, &|_, _| true)?;
         Ok(())
     }
 

@@ -1,12 +1,13 @@
 //! What makes trials of a calibration less than they seem, for its metadata.
 
 use crate::deployment::{Gathered, Repeated};
+use matchpoint_calibration::analysis::crowded::CrowdedStrangers;
 use matchpoint_calibration::analysis::strangers::UnnamedStrangers;
 use matchpoint_calibration::likeness::{Alike, Likeness};
 use matchpoint_calibration::procedure::{Copied, NearCopied};
 use matchpoint_client::proto::{
-    AlikeLabels, CalibrateMetadata, GalleryDuplicate, LabelLikeness, QueryDuplicate,
-    StrangerNearDuplicate, UnnamedStrangers as UnnamedMessage,
+    AlikeLabels, CalibrateMetadata, CrowdedStrangers as CrowdedMessage, GalleryDuplicate,
+    LabelLikeness, QueryDuplicate, StrangerNearDuplicate, UnnamedStrangers as UnnamedMessage,
 };
 
 /// Entries of each list: ids and labels of 512 bytes make a message of 0.6 MB at the most.
@@ -19,6 +20,7 @@ pub(super) fn list(metadata: &mut CalibrateMetadata, gathered: &Gathered, alike:
         repeated,
         near_copies,
         unnamed,
+        crowded,
         not_compared,
         ..
     } = gathered;
@@ -32,6 +34,7 @@ pub(super) fn list(metadata: &mut CalibrateMetadata, gathered: &Gathered, alike:
     metadata.stranger_near_duplicates = listed(near_copies, stranger_near_duplicate);
     metadata.strangers_not_compared_total = *not_compared;
     metadata.unnamed_strangers = unnamed.as_ref().map(unnamed_strangers);
+    metadata.crowded_strangers = crowded.as_ref().map(crowded_strangers);
 }
 
 fn listed<T, U>(all: &[T], message: impl Fn(&T) -> U) -> Vec<U> {
@@ -84,6 +87,15 @@ fn unnamed_strangers(unnamed: &UnnamedStrangers) -> UnnamedMessage {
         pictures: unnamed.pictures,
         strangers: unnamed.strangers,
         level: unnamed.level,
+    }
+}
+
+fn crowded_strangers(crowded: &CrowdedStrangers) -> CrowdedMessage {
+    CrowdedMessage {
+        labels: crowded.labels,
+        strangers: crowded.strangers,
+        level: crowded.level,
+        example_labels: crowded.example.to_vec(),
     }
 }
 

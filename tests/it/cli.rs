@@ -1588,6 +1588,40 @@ impl Plain {
 }
 
 #[test]
+fn labels_nearer_to_each_other_than_different_things_are_count_once() {
+    let mut plain = Plain::new(5);
+    for label in 0..40 {
+        let item = plain.vector();
+        plain.add(&format!("kind{label}"), "gallery", &item);
+    }
+    // Too far from each other for copies.
+    let one = plain.vector();
+    for label in 0..400 {
+        let other = plain.near(&one, 5e-3);
+        plain.add(&format!("other{label}"), "unknown", &other);
+    }
+    let refused = plain.calibrate(&["--target-far", "0.01", "--json"]);
+    assert_eq!(code(&refused), 5, "{}", text(&refused.stderr));
+    let report = json(&refused);
+    assert_eq!(report["refusal"]["independent_trials"], 1);
+    assert_eq!(report["near_copies"].as_array().unwrap().len(), 0);
+    assert_eq!(report["crowded"]["labels"], 400);
+    assert_eq!(report["crowded"]["strangers"], 1);
+    let said = text(&plain.calibrate(&["--target-far", "0.01"]).stdout);
+    let said = said.replace("\n         ", " ");
+    assert!(
+        said.contains("400 labels of strangers count as 1"),
+        "{said}"
+    );
+    assert!(said.contains("--strangers-are-distinct"), "{said}");
+
+    let taken = plain.calibrate(&["--target-far", "0.01", "--strangers-are-distinct", "--json"]);
+    let content = &json(&taken)["content"];
+    assert_eq!(content["promise"]["independent_trials"], 400);
+    assert!(content["assumptions"].to_string().contains("as was said"));
+}
+
+#[test]
 fn one_vector_under_many_labels_is_one_trial_and_a_copy_of_an_item_is_none() {
     let mut plain = Plain::new(1);
     for label in 0..40 {

@@ -182,18 +182,18 @@ fn margin(dimension: usize) -> f32 {
 }
 
 /// Which numbers belong together, by single linkage. Each group is known by its lowest number.
-struct CopyGroups {
+pub(super) struct CopyGroups {
     towards: Vec<usize>,
 }
 
 impl CopyGroups {
-    fn new(len: usize) -> Self {
+    pub(super) fn new(len: usize) -> Self {
         Self {
             towards: (0..len).collect(),
         }
     }
 
-    fn first(&mut self, mut number: usize) -> usize {
+    pub(super) fn first(&mut self, mut number: usize) -> usize {
         while let Some(&next) = self.towards.get(number)
             && next != number
         {
@@ -207,7 +207,7 @@ impl CopyGroups {
     }
 
     /// Whether they were in two groups before.
-    fn join(&mut self, a: usize, b: usize) -> bool {
+    pub(super) fn join(&mut self, a: usize, b: usize) -> bool {
         let (a, b) = (self.first(a), self.first(b));
         if let Some(slot) = self.towards.get_mut(a.max(b)) {
             *slot = a.min(b);

@@ -7,6 +7,7 @@ pub mod candidate_lists;
 pub mod comparison_set;
 pub mod consistency;
 pub mod copies;
+pub mod crowded;
 pub mod disjoint;
 pub mod dyadic;
 pub mod embeddings;

@@ -124,6 +124,7 @@ fn point(
         adjustment: None,
         index_check: None,
         unnamed: trials.unnamed.as_ref(),
+        crowded: trials.crowded.as_ref(),
         remarks,
     })
 }

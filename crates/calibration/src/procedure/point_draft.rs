@@ -3,6 +3,7 @@
 use super::settings::{Assured, ThresholdSettings};
 use crate::CalibrationError;
 use crate::adjustment::Adjustment;
+use crate::analysis::crowded::CrowdedStrangers;
 use crate::analysis::strangers::UnnamedStrangers;
 use crate::held_out::{Folds, HeldOut, cross_fit};
 use crate::operating_point::{
@@ -54,6 +55,8 @@ pub struct PointTrials<'a> {
     pub index_check: Option<IndexMisses>,
     /// What pictures of strangers are worth whom nobody named; `None` where all are named.
     pub unnamed: Option<&'a UnnamedStrangers>,
+    /// Labels of strangers that may be fewer things than they are; `None` if there are none.
+    pub crowded: Option<&'a CrowdedStrangers>,
     /// What has to be assumed: whole sentences.
     pub remarks: Vec<String>,
 }
@@ -106,6 +109,7 @@ impl PointDraft {
         let ChosenThreshold { choice, held_out } = from.chosen;
         let mut remarks = from.remarks;
         remarks.extend(self.assured.strangers(from.unnamed, self.target)?);
+        remarks.extend(self.assured.crowded(from.crowded));
         let plan = PointPlan {
             created: self.created,
             target: self.target,

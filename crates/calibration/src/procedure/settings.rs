@@ -1,6 +1,7 @@
 //! What a threshold is asked for.
 
 use crate::CalibrationError;
+use crate::analysis::crowded::CrowdedStrangers;
 use crate::analysis::strangers::UnnamedStrangers;
 use crate::growth::{Growth, ahead_of_growth};
 use crate::likeness::{Alike, LabelsAlike, refuse_spellings};
@@ -26,7 +27,8 @@ pub struct ThresholdSettings {
 pub struct Assured {
     /// Labels that differ by spelling alone are different things.
     pub labels_as_they_are: bool,
-    /// Every picture of a stranger whom nobody named shows another one.
+    /// Every picture of a stranger whom nobody named shows another one, and so do labels of strangers who are
+    /// nearly alike.
     pub strangers_are_distinct: bool,
 }
 
@@ -81,8 +83,23 @@ impl Assured {
 
     /// Whether pictures that may show the same stranger count as one.
     #[must_use]
-    pub fn counts_once(self, unnamed: Option<&UnnamedStrangers>) -> bool {
-        unnamed.is_some() && !self.strangers_are_distinct
+    pub fn counts_once(self) -> bool {
+        !self.strangers_are_distinct
+    }
+
+    /// What has to be assumed of strangers who stand nearer to each other than different things do;
+    /// `None` if there are none.
+    #[must_use]
+    pub fn crowded(self, crowded: Option<&CrowdedStrangers>) -> Option<String> {
+        let crowded = crowded?;
+        Some(if self.strangers_are_distinct {
+            let labels = crowded.labels;
+            format!(
+                "{labels} labels of strangers who are nearly alike are different things, as was said."
+            )
+        } else {
+            format!("{}.", crowded.describe())
+        })
     }
 
     /// What has to be assumed of strangers whom nobody named; `None` where all are named.

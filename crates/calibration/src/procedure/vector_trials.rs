@@ -8,6 +8,7 @@ use super::labelled_vectors::LabelledVectors;
 use super::settings::Assured;
 use crate::analysis::candidate_lists::candidate_lists;
 use crate::analysis::copies::{ROWS_MAX, near_copies, near_copy_from};
+use crate::analysis::crowded::CrowdedStrangers;
 use crate::analysis::embeddings::Embeddings;
 use crate::analysis::nearest::{Nearest, NearestRow, nearest};
 use crate::analysis::strangers::{StrangerRow, UnnamedStrangers};
@@ -71,6 +72,8 @@ pub struct VectorTrials {
     pub not_compared: u64,
     /// What vectors of strangers are worth whom nobody named; `None` where all are named.
     pub unnamed: Option<UnnamedStrangers>,
+    /// Labels of strangers that may be fewer things than they are; `None` if there are none.
+    pub crowded: Option<CrowdedStrangers>,
     no_trials: NoTrials,
 }
 
@@ -111,20 +114,32 @@ impl VectorTrials {
             near_copies: Vec::new(),
             not_compared: 0,
             unnamed: None,
+            crowded: None,
             no_trials: NoTrials::default(),
         };
         trials.find_copies(vectors, &found);
         trials.find_near_copies(vectors, watch)?;
         let mut searches = trials.searches(vectors, &found);
-        trials.unnamed = unnamed(vectors, &searches)?;
-        if let (true, Some(unnamed)) = (
-            assured.counts_once(trials.unnamed.as_ref()),
-            &trials.unnamed,
-        ) {
-            unnamed.count_once(&mut searches);
+        let strangers = stranger_rows(vectors, &searches);
+        trials.unnamed = UnnamedStrangers::find(&strangers, &searches)?;
+        trials.crowded = CrowdedStrangers::find(&strangers, &searches, &|done, total| {
+            watch(VectorStage::NearCopies, done, total)
+        })?;
+        if assured.counts_once() {
+            trials.count_once(&mut searches);
         }
         trials.recording = Recording::new(searches)?;
         Ok(trials)
+    }
+
+    /// Gives searches of strangers that may be the same one label.
+    fn count_once(&self, searches: &mut [RecordedSearch]) {
+        if let Some(unnamed) = &self.unnamed {
+            unnamed.count_once(searches);
+        }
+        if let Some(crowded) = &self.crowded {
+            crowded.count_once(searches);
+        }
     }
 
     fn find_copies(&mut self, vectors: &LabelledVectors, found: &[Nearest]) {
@@ -252,11 +267,11 @@ impl VectorTrials {
     }
 }
 
-/// What vectors of strangers are worth whom nobody named.
-fn unnamed(
-    vectors: &LabelledVectors,
+/// The vectors of the strangers that `searches` are of.
+fn stranger_rows<'a>(
+    vectors: &'a LabelledVectors,
     searches: &[RecordedSearch],
-) -> Result<Option<UnnamedStrangers>, AnalysisError> {
+) -> Vec<StrangerRow<'a>> {
     let (queries, names) = (vectors.searching(), vectors.names.as_slice());
     let strangers: BTreeSet<&str> = searches
         .iter()
@@ -270,6 +285,5 @@ fn unnamed(
             .contains(label)
             .then_some(StrangerRow { label, vector })
     });
-    let rows: Vec<StrangerRow<'_>> = rows.take(ROWS_MAX).collect();
-    UnnamedStrangers::find(&rows, searches)
+    rows.take(ROWS_MAX).collect()
 }
