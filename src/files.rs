@@ -130,12 +130,6 @@ pub fn read_list<T: DeserializeOwned>(path: &Path, damaged: &str) -> Vec<T> {
     })
 }
 
-/// Bytes as lower-case hexadecimal digits.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

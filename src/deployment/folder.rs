@@ -7,13 +7,14 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use base16ct::lower::encode_string;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::DeploymentError;
 use super::calibrated::Calibrated;
 use crate::clock::now_rfc_3339;
-use crate::files::{hex, open_file, read_file, replace_file};
+use crate::files::{open_file, read_file, replace_file};
 use matchpoint_calibration::CalibrationError;
 use matchpoint_calibration::adjustment::{Adjuster, Adjustment};
 use matchpoint_calibration::cohort::Cohort;
@@ -593,7 +594,7 @@ fn seal(record: &Record) -> Result<String, DeploymentError> {
         path: PathBuf::from(RECORD_FILE),
         problem: cause.to_string(),
     })?;
-    Ok(hex(&Sha256::digest(&text)))
+    Ok(encode_string(&Sha256::digest(&text)))
 }
 
 fn unwritable(path: &Path, cause: &CalibrationError) -> DeploymentError {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use base16ct::lower::encode_string;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -14,7 +15,7 @@ use super::canary_round::CanaryRound;
 use super::error::MonitorError;
 use super::watch::Monitor;
 use crate::clock::now_ms;
-use crate::files::{FileError, hex, read_json, write_json};
+use crate::files::{FileError, read_json, write_json};
 use crate::journal::entry::SearchSource;
 use crate::telemetry;
 use matchpoint_calibration::decision::Decision;
@@ -264,7 +265,7 @@ fn digest_of(list: &[Canary]) -> Result<String, FileError> {
     let json = serde_json::to_vec(list).map_err(|cause| FileError::Content {
         reason: cause.to_string(),
     })?;
-    Ok(hex(&Sha256::digest(&json)))
+    Ok(encode_string(&Sha256::digest(&json)))
 }
 
 #[cfg(test)]

@@ -5,11 +5,12 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use base16ct::lower::encode_string;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::error::MonitorError;
-use crate::files::{FileError, hex, read_file, write_json};
+use crate::files::{FileError, read_file, write_json};
 use matchpoint_embed::pixels::{Augmentation, ImageLimits, Pixels};
 use matchpoint_gallery::error::GalleryError;
 use matchpoint_gallery::{KeptImages, KeptItem};
@@ -209,7 +210,7 @@ impl Staged {
         among: Among,
         bytes: &[u8],
     ) -> Result<(), MonitorError> {
-        let file = hex(&Sha256::digest(bytes));
+        let file = encode_string(&Sha256::digest(bytes));
         fs::write(self.folder.join(&file), bytes)
             .map_err(|cause| FileError::io(&self.folder, &cause))?;
         self.list.push(Canary {

@@ -1,12 +1,13 @@
 //! Page tokens: opaque to the caller, and refused where they are not ours.
 
+use base16ct::{lower::encode_string, mixed::decode_vec};
 use tonic::Status;
 
 use super::convert::invalid;
 
 /// A token that resumes after this id. Hexadecimal, so that nobody takes it for an id.
 pub(super) fn token(after_id: &str) -> String {
-    after_id.bytes().map(|byte| format!("{byte:02x}")).collect()
+    encode_string(after_id.as_bytes())
 }
 
 /// The id that a token resumes after; `None` for the first page.
@@ -15,21 +16,10 @@ pub(super) fn read_token(token: &str) -> Result<Option<String>, Status> {
         return Ok(None);
     }
     let wrong = || invalid("page_token is not one that this service gave out");
-    let (pairs, rest) = token.as_bytes().as_chunks::<2>();
-    if !rest.is_empty() {
-        return Err(wrong());
-    }
-    let digit = |byte: u8| {
-        char::from(byte)
-            .to_digit(16)
-            .and_then(|digit| u8::try_from(digit).ok())
-    };
-    let byte = |pair: &[u8; 2]| Some(digit(pair[0])? * 16 + digit(pair[1])?);
-    let bytes: Option<Vec<u8>> = pairs.iter().map(byte).collect();
-    bytes
-        .and_then(|bytes| String::from_utf8(bytes).ok())
+    let bytes = decode_vec(token).map_err(|_not_hexadecimal| wrong())?;
+    String::from_utf8(bytes)
         .map(Some)
-        .ok_or_else(wrong)
+        .map_err(|_not_an_id| wrong())
 }
 
 #[cfg(test)]

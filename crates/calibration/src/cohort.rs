@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use base16ct::lower::encode_string;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::CalibrationError;
 use super::normalise::{CohortStatistics, Normalisation};
-use super::trials::hex;
 use matchpoint_vector::{Embedding, Similarity};
 
 /// The format of the bytes that are written.
@@ -120,7 +120,7 @@ impl Cohort {
     /// # Errors
     /// None in practice, as [`Cohort::to_bytes`].
     pub fn digest(&self) -> Result<String, CalibrationError> {
-        Ok(hex(&Sha256::digest(self.to_bytes()?)))
+        Ok(encode_string(&Sha256::digest(self.to_bytes()?)))
     }
 
     /// The number of members, at least 2.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use base16ct::lower::encode_string;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -10,7 +11,7 @@ use super::CalibrationError;
 use super::decision::{Decision, Threshold};
 use super::evaluate::{Errors, evaluate};
 use super::rates::Rate;
-use super::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top, Trials, hex};
+use super::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top, Trials};
 use matchpoint_vector::Similarity;
 
 /// The format of the JSON that is written.
@@ -274,7 +275,9 @@ impl Recording {
         }
         let rest = serde_json::to_vec(&(&self.set_aside, &self.searches));
         let rest = rest.map_err(CalibrationError::NotARecording)?;
-        Ok(hex(&Sha256::digest([held.as_bytes(), &rest].concat())))
+        Ok(encode_string(&Sha256::digest(
+            [held.as_bytes(), &rest].concat(),
+        )))
     }
 
     /// Reads what [`Recording::to_json`] wrote.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use base16ct::lower::encode_string;
 use sha2::{Digest, Sha256};
 
 use super::CalibrationError;
@@ -189,7 +190,7 @@ impl Trials {
                 StrangerOrigin::LeftOut => 4,
             }]);
         }
-        hex(&hash.finalize())
+        encode_string(&hash.finalize())
     }
 }
 
@@ -204,11 +205,6 @@ impl<'a> OnePerLabel<'a> {
     pub fn searches(&self) -> &[&'a NonMatedSearch] {
         &self.0
     }
-}
-
-/// Bytes as lower-case hex digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn of_origin(

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use base16ct::lower::encode_string;
 use ort::value::{Outlet, ValueType};
 use sha2::{Digest as _, Sha256};
 
@@ -12,9 +13,9 @@ use super::embedder::Embedder;
 use super::error::ModelError;
 use super::folder::{self, ONNX_BYTES_MAX};
 use super::manifest::Manifest;
+use super::onnx;
 use super::runtime::Runtime;
 use super::session::{self, Provider, Resources, Session};
-use super::{hex, onnx};
 
 /// The bytes of an ONNX file, with the path that messages name.
 #[derive(Clone, Debug)]
@@ -73,7 +74,7 @@ impl OnnxFile {
     /// Their SHA-256 in 64 hex digits.
     #[must_use]
     pub fn sha256(&self) -> String {
-        hex(&Sha256::digest(&self.bytes))
+        encode_string(&Sha256::digest(&self.bytes))
     }
 
     /// The same model with one more output: a tensor that one of its nodes computes.

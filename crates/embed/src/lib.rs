@@ -50,6 +50,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use base16ct::lower::encode_string;
 use sha2::{Digest as _, Sha256};
 
 use batch::Batcher;
@@ -180,7 +181,7 @@ impl Model {
         let manifest = manifest_of(folder, precision)?;
         let onnx = folder::read(folder, &manifest.file, ONNX_BYTES_MAX)?;
         let path = folder.join(&manifest.file);
-        let sha256 = hex(&Sha256::digest(&onnx));
+        let sha256 = encode_string(&Sha256::digest(&onnx));
         if sha256 != manifest.sha256 {
             let expected = manifest.sha256;
             return Err(ModelError::Changed {
@@ -245,7 +246,7 @@ impl Model {
             name: name.to_owned(),
             precision: BASE_PRECISION.to_owned(),
             dimension,
-            fingerprint: hex(&Sha256::digest(text.as_bytes())),
+            fingerprint: encode_string(&Sha256::digest(text.as_bytes())),
             image: None,
         }
     }
@@ -501,9 +502,5 @@ fn fingerprint(manifest: &Manifest) -> String {
         manifest.sha256,
         manifest.canonical()
     );
-    hex(&Sha256::digest(text.as_bytes()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    encode_string(&Sha256::digest(text.as_bytes()))
 }

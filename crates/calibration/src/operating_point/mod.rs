@@ -1,5 +1,6 @@
 //! The operating point: a threshold with what it promises and everything it is valid for.
 
+use base16ct::lower::encode_string;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -10,7 +11,7 @@ use crate::evaluate::{Errors, TradeOff, evaluate, trade_off};
 use crate::policy::{CalibrationTarget, Choice, ChoiceBasis, choose};
 use crate::rates::recorded;
 use crate::refusal::{BindingDifference, Mismatch};
-use crate::trials::{StrangerOrigin, Trials, hex};
+use crate::trials::{StrangerOrigin, Trials};
 
 mod record;
 mod text;
@@ -243,7 +244,10 @@ impl OperatingPoint {
             content: &content,
         };
         let bytes = serde_json::to_vec(&canonical).map_err(CalibrationError::NotARecord)?;
-        let digits: String = hex(&Sha256::digest(bytes)).chars().take(16).collect();
+        let digits: String = encode_string(&Sha256::digest(bytes))
+            .chars()
+            .take(16)
+            .collect();
         Ok(Self {
             id: format!("op-{digits}"),
             content,

@@ -1,5 +1,6 @@
 //! The calibration of plain vectors, from search to analysis.
 
+use base16ct::lower::encode_string;
 use sha2::{Digest, Sha256};
 
 use super::labelled_vectors::LabelledVectors;
@@ -10,7 +11,6 @@ use crate::CalibrationError;
 use crate::analysis::{Analysis, AnalysisError, AnalysisInput, AnalysisScope};
 use crate::likeness::Alike;
 use crate::operating_point::{Binding, Metric, OperatingPoint};
-use crate::trials::hex;
 
 /// Where vectors come from.
 #[derive(Clone, Debug)]
@@ -61,7 +61,7 @@ pub fn vectors_digest(components: &[f32]) -> String {
     for value in components {
         hash.update(value.to_le_bytes());
     }
-    hex(&hash.finalize())
+    encode_string(&hash.finalize())
 }
 
 /// Searches for every query, chooses a threshold, and analyses it. `watch` is told of each stage how
