@@ -57,6 +57,7 @@ pub mod procedure;
 pub mod rates;
 pub mod recording;
 pub mod refusal;
+mod splitmix64;
 pub mod strangers;
 pub mod sweep;
 pub mod target_rate;

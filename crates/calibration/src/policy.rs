@@ -471,16 +471,12 @@ mod tests {
         );
     }
 
-    /// splitmix64 (Steele, Lea and Flood 2014).
+    /// A stream of splitmix64.
     struct Random(u64);
 
     impl Random {
         fn uniform(&mut self) -> f64 {
-            self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let mut z = self.0;
-            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            (binomial::real((z ^ (z >> 31)) >> 12) + 0.5) / 2.0_f64.powi(52)
+            (binomial::real(crate::splitmix64::next(&mut self.0) >> 12) + 0.5) / 2.0_f64.powi(52)
         }
 
         fn normal(&mut self) -> f64 {

@@ -1,5 +1,7 @@
 //! Pseudo-random numbers that follow from a seed, and from nothing else.
 
+use crate::splitmix64::{mixed, next};
+
 /// A stream of numbers: splitmix64 (Steele, Lea and Flood 2014). The same on every machine.
 #[derive(Clone, Debug)]
 pub(super) struct SeededRng(u64);
@@ -13,8 +15,7 @@ impl SeededRng {
 
     /// The next 64 bits.
     pub(super) fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        mixed(self.0)
+        next(&mut self.0)
     }
 
     /// A number below `count`, each as likely as the others to one part in 2^64 / `count`; zero
@@ -30,12 +31,6 @@ impl SeededRng {
             items.swap(last, self.below(last + 1));
         }
     }
-}
-
-fn mixed(bits: u64) -> u64 {
-    let bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    bits ^ (bits >> 31)
 }
 
 #[cfg(test)]

@@ -154,16 +154,12 @@ mod tests {
 
     const DIMENSION: usize = 64;
 
-    /// splitmix64 (Steele, Lea and Flood 2014).
+    /// A stream of splitmix64.
     struct Random(u64);
 
     impl Random {
         fn bits(&mut self) -> u64 {
-            self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let mut z = self.0;
-            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            z ^ (z >> 31)
+            crate::splitmix64::next(&mut self.0)
         }
 
         /// Nearly normal, with a standard deviation of one.

@@ -260,14 +260,7 @@ mod tests {
         valid_to: 1,
     };
 
-    /// splitmix64 (Steele, Lea and Flood 2014).
-    fn bits(state: &mut u64) -> u64 {
-        *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = *state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
+    use crate::splitmix64::next as bits;
 
     /// Strangers by stratum of the usual design, of whom those in the upper three are accepted.
     const STRANGERS: [u64; 6] = [12_000, 6_000, 1_400, 400, 150, 50];

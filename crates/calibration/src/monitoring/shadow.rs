@@ -4,6 +4,7 @@
 
 use crate::decision::Decision;
 use crate::rates::{Confidence, Interval, Proportion};
+use crate::splitmix64::{STEP, mixed};
 
 /// What the candidate found, beside what the live model did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,11 +123,7 @@ impl ShadowCounts {
 /// so that no score and no truth has a part in it.
 #[must_use]
 pub fn is_sampled(number: u64, share: f64) -> bool {
-    // splitmix64 (Steele, Lea and Flood 2014).
-    let bits = number.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    let bits = bits ^ (bits >> 31);
+    let bits = mixed(number.wrapping_add(1).wrapping_mul(STEP));
     #[expect(
         clippy::cast_precision_loss,
         reason = "53 bits, which a double holds exactly"

@@ -390,15 +390,8 @@ mod tests {
 
     #[test]
     fn where_errors_have_nothing_in_common_a_group_is_named_in_one_look_of_a_hundred_at_most() {
-        // splitmix64 (Steele, Lea and Flood 2014).
         let mut state = 11_u64;
-        let mut below = |end: u64| {
-            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let mut z = state;
-            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            (z ^ (z >> 31)) % end
-        };
+        let mut below = |end: u64| crate::splitmix64::next(&mut state) % end;
         let named = (0..2_000).filter(|_| {
             let cases: Vec<Case> = (0..150)
                 .map(|place| {
