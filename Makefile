@@ -1,12 +1,16 @@
-# Each target does all its own set-up, and says what it is doing. Needs a Rust toolchain, Python 3
-# with pip, and make.
+# Each target does all its own set-up, and says what it is doing. What it cannot do without root it names at
+# once, with the line to type.
 
 .DEFAULT_GOAL := help
 
 # What the tests are built with: features of some dependencies differ without them, and the program
 # would be compiled once more.
 TESTED := --bins --tests
-.PHONY: help demo test test-rust test-prometheus lint runtime bench build clean compare-pillow
+
+# CMake and NASM, where the machine has none.
+export PATH := $(CURDIR)/.cache/build-tools/bin:$(PATH)
+
+.PHONY: help demo test test-rust test-prometheus lint tools runtime bench build clean compare-pillow
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -56,7 +60,10 @@ build: runtime ## Build the program for use, target/release/matchpoint
 	@echo "== build (release)"
 	@cargo build --locked --release
 
-runtime: ## Fetch the pinned ONNX Runtime (once)
+tools:
+	@scripts/build-tools.sh
+
+runtime: tools ## Fetch the pinned ONNX Runtime (once)
 	@echo "== ONNX Runtime"
 	@scripts/fetch-onnxruntime.sh
 
