@@ -6,10 +6,8 @@
 #
 # To serve, see deploy/compose.yaml and deploy/kubernetes/.
 #
-# There is no HEALTHCHECK: it would run a gRPC client inside the container, and the image holds
-# none. Health is served over gRPC itself (grpc.health.v1): ask for service "" to learn whether
-# requests are answered, for service "liveness" to learn whether the process is alive. Kubernetes
-# does so natively, and Prometheus sees `matchpoint_ready`.
+# Health is served over gRPC itself (grpc.health.v1). Docker asks by `matchpoint health`, Kubernetes
+# natively, and Prometheus sees `matchpoint_ready`.
 
 ARG VERSION=0.1.0
 
@@ -76,6 +74,8 @@ VOLUME /data
 EXPOSE 50051 9464
 ENTRYPOINT ["matchpoint"]
 CMD ["serve"]
+# Ready, and not only alive: opening a large gallery takes minutes.
+HEALTHCHECK --interval=10s --timeout=6s --start-period=10m CMD ["matchpoint", "health", "--quiet"]
 ARG VERSION
 ARG REVISION
 ARG CREATED
@@ -109,6 +109,8 @@ VOLUME /data
 EXPOSE 50051 9464
 ENTRYPOINT ["matchpoint"]
 CMD ["serve"]
+# Ready, and not only alive: opening a large gallery takes minutes.
+HEALTHCHECK --interval=10s --timeout=6s --start-period=10m CMD ["matchpoint", "health", "--quiet"]
 ARG VERSION
 ARG REVISION
 ARG CREATED

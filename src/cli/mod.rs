@@ -22,6 +22,7 @@ mod export;
 mod external_vectors;
 mod fields;
 mod fitted_labels;
+mod health;
 mod image_ending;
 mod image_sources;
 mod images;
@@ -43,6 +44,7 @@ mod search;
 mod serve;
 mod shadow;
 mod signal;
+mod status;
 mod switch;
 mod target_flags;
 mod verify;
@@ -75,6 +77,10 @@ enum CliCommand {
     Serve(Box<serve::Serve>),
     /// Ask a running server about images
     Search(search::SearchArgs),
+    /// Show what a running server serves, what it promises, and what needs a person
+    Status(status::Status),
+    /// Say whether a server answers requests: for probes and scripts
+    Health(health::Health),
     /// Label sampled decisions: what FAR and FRR in service are computed from
     Audit(audit::AuditArgs),
     /// Keep pictures whose truth is known, and have the server search for them on a schedule
@@ -121,8 +127,9 @@ Exit codes:
   3  done, but some images failed         69  server unreachable, or its port taken
   4  model and gallery do not belong      70  internal error
      together                             74  disk or network failed
-  5  the data cannot support the target   78  wrong configuration
-  6  the device asked for is not there   130, 143  interrupted; run again to resume";
+  5  the data cannot support the target,  78  wrong configuration
+     or a promise has ended              130, 143  interrupted; run again to resume
+  6  the device asked for is not there";
 
 /// Runs the command line of this process.
 #[must_use]
@@ -156,6 +163,8 @@ fn run(command: CliCommand) -> anyhow::Result<Exit> {
         CliCommand::Points(command) => command.run(),
         CliCommand::Serve(command) => command.run(),
         CliCommand::Search(command) => command.run(),
+        CliCommand::Status(command) => command.run(),
+        CliCommand::Health(command) => command.run(),
         CliCommand::Audit(command) => command.run(),
         CliCommand::Canaries(command) => command.run(),
         CliCommand::Drift(command) => command.run(),

@@ -880,6 +880,50 @@ fn decisions_are_listed_filled_in_imported_and_exported_and_a_refused_row_is_nam
 }
 
 #[test]
+fn a_person_and_a_probe_learn_how_a_server_is_doing() {
+    let (_folder, deployment) = copy_of_sample();
+    let mut served = serve(&deployment);
+    let at = ["--server", served.address.as_str()];
+    let ask = |words: &[&str]| run(&[words, &at].concat());
+
+    let health = ask(&["health"]);
+    assert_eq!(
+        (code(&health), text(&health.stdout)),
+        (0, "serving\n".into())
+    );
+    assert_eq!(code(&ask(&["health", "--service", "liveness"])), 0);
+    let unknown = ask(&["health", "--service", "matchpoint.v1.Nothing", "--json"]);
+    assert_eq!(
+        (code(&unknown), &json(&unknown)["serving"]),
+        (69, &Value::from(false))
+    );
+
+    let status = ask(&["status"]);
+    let shown = text(&status.stdout);
+    assert_eq!(code(&status), 0, "{shown}");
+    for words in [
+        "sample: promises FAR <= 10.0 % at 90.0 % confidence",
+        "36 items of 36 labels; its calibration saw 100 % of them, 0 were added since",
+        "efficientnet-lite0 f32 on cpu",
+    ] {
+        assert!(shown.contains(words), "no {words:?} in {shown}");
+    }
+
+    // Nothing is accepted without an operating point, and a script is told.
+    send(&served.child, "TERM");
+    served.child.wait().unwrap();
+    let down = ask(&["health", "--quiet"]);
+    assert_eq!((code(&down), text(&down.stdout)), (69, String::new()));
+    assert_eq!(code(&ask(&["status"])), 69);
+    fs::remove_dir_all(deployment.join("operating-points")).unwrap();
+    let served = serve(&deployment);
+    let status = run(&["status", "--json", "--server", &served.address]);
+    let found = json(&status);
+    assert_eq!(code(&status), 5, "{found}");
+    assert_eq!(found["deployments"][0]["promise_stands"], false, "{found}");
+}
+
+#[test]
 #[expect(clippy::too_many_lines, reason = "a table, or one story")]
 fn a_server_answers_the_client_counts_it_for_prometheus_and_ends_cleanly() {
     let (_folder, deployment) = copy_of_sample();

@@ -5,14 +5,15 @@ use std::time::Duration;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 
 use super::proto::retrieval_service_client::RetrievalServiceClient;
 use super::proto::server_service_client::ServerServiceClient;
 use super::proto::{
-    DeploymentInfo, ReloadDeploymentRequest, ReloadShadowRequest, SearchRequest, SearchResponse,
-    ShadowInfo,
+    DeploymentInfo, GetServerInfoRequest, GetServerInfoResponse, ReloadDeploymentRequest,
+    ReloadShadowRequest, SearchRequest, SearchResponse, ShadowInfo,
 };
 
 /// Larger than any answer: a thousand matches with all their metadata.
@@ -130,7 +131,7 @@ impl Client {
             .await
             .map_err(|status| refused(&status))?
         {
-            if answer.status() == tonic_health::pb::health_check_response::ServingStatus::Serving {
+            if answer.status() == ServingStatus::Serving {
                 return Ok(());
             }
         }
@@ -139,6 +140,30 @@ impl Client {
             address: String::new(),
             cause,
         })
+    }
+
+    /// Whether a service of the server is serving: `""` for requests, `liveness` for the process.
+    ///
+    /// # Errors
+    /// The server knows no such service, or does not answer within `timeout`.
+    pub async fn is_serving(&self, service: &str, timeout: Duration) -> Result<bool, ClientError> {
+        let mut request = tonic::Request::new(HealthCheckRequest {
+            service: service.to_owned(),
+        });
+        request.set_timeout(timeout);
+        let answer = HealthClient::new(self.channel.clone()).check(request).await;
+        let answer = answer.map_err(|status| refused(&status))?.into_inner();
+        Ok(answer.status() == ServingStatus::Serving)
+    }
+
+    /// What the server is, and what it serves.
+    ///
+    /// # Errors
+    /// Whatever the server refuses or fails at.
+    pub async fn server_info(&self) -> Result<GetServerInfoResponse, ClientError> {
+        let mut server = ServerServiceClient::new(self.channel.clone());
+        let answer = server.get_server_info(GetServerInfoRequest {}).await;
+        Ok(answer.map_err(|status| refused(&status))?.into_inner())
     }
 
     /// Has the server open what a deployment's path leads to now; gives the deployment before and after.

@@ -7,8 +7,9 @@ use super::proto::operating_point_service_client::OperatingPointServiceClient;
 use super::proto::{
     AnnotateDecisionsRequest, Annotation, AnnotationOutcome, AnnotationResult, CanaryRound,
     DriftReset, GetDecisionRequest, GetDecisionResponse, GetDriftRequest, GetDriftResponse,
-    GetShadowRequest, GetShadowResponse, ListAuditQueueRequest, ListOperatingPointsRequest,
-    RecordedDecision, ReplayCanariesRequest, ResetDriftRequest,
+    GetOperatingPointRequest, GetShadowRequest, GetShadowResponse, ListAuditQueueRequest,
+    ListOperatingPointsRequest, OperatingPoint, RecordedDecision, ReplayCanariesRequest,
+    ResetDriftRequest,
 };
 
 /// Largest answer: an image, and room for it.
@@ -127,6 +128,25 @@ impl Client {
         };
         let answer = self.monitoring().get_drift(request).await;
         Ok(answer.map_err(|status| refused(&status))?.into_inner())
+    }
+
+    /// One operating point of a deployment.
+    ///
+    /// # Errors
+    /// Whatever the server refuses or fails at.
+    pub async fn operating_point(
+        &self,
+        deployment: &str,
+        id: &str,
+    ) -> Result<OperatingPoint, ClientError> {
+        let request = GetOperatingPointRequest {
+            deployment: deployment.to_owned(),
+            id: id.to_owned(),
+        };
+        let mut points = OperatingPointServiceClient::new(self.channel());
+        let answer = points.get_operating_point(request).await;
+        let answer = answer.map_err(|status| refused(&status))?.into_inner();
+        Ok(answer.operating_point.unwrap_or_default())
     }
 
     /// Resets evidence, alarms and rates of the active operating point.

@@ -1,0 +1,196 @@
+//! `matchpoint status`: what a running server serves, what it promises, and what needs a person.
+
+use serde::Serialize;
+
+use super::exit::Exit;
+use super::output::{Output, percent, short, wrapped};
+use matchpoint_client::proto::{
+    DeploymentInfo, Finding, GetServerInfoResponse, OperatingPoint, Verdict,
+};
+use matchpoint_client::{Client, ClientError, Fault};
+
+/// Show what a running server serves, what it promises, and what needs a person
+///
+/// A few lines for each deployment: its promise, its gallery and how much of that the calibration has
+/// seen, and every finding of `matchpoint drift report` that asks for something to be done.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint status
+  matchpoint status --server http://10.0.0.5:50051
+  matchpoint status --json
+
+Ends with 5 if a deployment accepts nothing, or a promise has ended or is broken.")]
+pub(super) struct Status {
+    /// Address of the server
+    #[arg(
+        long,
+        env = "MATCHPOINT_SERVER",
+        default_value = "http://127.0.0.1:50051"
+    )]
+    server: String,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct ServerStatus {
+    version: String,
+    onnxruntime_version: String,
+    deployments: Vec<DeploymentStatus>,
+}
+
+#[derive(Serialize)]
+struct DeploymentStatus {
+    #[serde(flatten)]
+    info: DeploymentInfo,
+    /// What decides, in words.
+    promise: String,
+    /// Whether it decides, and nothing says that what it promises has ended.
+    promise_stands: bool,
+    /// What the drift report says, the most urgent first.
+    findings: Vec<Finding>,
+}
+
+impl Status {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        let status = super::runtime::single_threaded()?.block_on(self.ask())?;
+        Output::new(self.json).result(&status, text)?;
+        let stands = |one: &DeploymentStatus| one.promise_stands;
+        Ok(if status.deployments.iter().all(stands) {
+            Exit::Done
+        } else {
+            Exit::Underpowered
+        })
+    }
+
+    async fn ask(&self) -> Result<ServerStatus, ClientError> {
+        let client = Client::connect(&self.server).await?;
+        let GetServerInfoResponse {
+            version,
+            onnxruntime_version,
+            deployments: served,
+            ..
+        } = client.server_info().await?;
+        let mut deployments = Vec::new();
+        for info in served {
+            deployments.push(look(&client, info).await?);
+        }
+        Ok(ServerStatus {
+            version,
+            onnxruntime_version,
+            deployments,
+        })
+    }
+}
+
+async fn look(client: &Client, info: DeploymentInfo) -> Result<DeploymentStatus, ClientError> {
+    let point = match info.operating_point_id.as_str() {
+        "" => None,
+        id => Some(client.operating_point(&info.name, id).await?),
+    };
+    let findings = match client.drift(&info.name, "").await {
+        Ok(drift) => drift.findings,
+        // Without a journal there is nothing to report on.
+        Err(ClientError::Refused {
+            fault: Fault::Request,
+            ..
+        }) => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let broken = findings.iter().any(|one| one.verdict() == Verdict::Broken);
+    Ok(DeploymentStatus {
+        promise: promise(point.as_ref()),
+        promise_stands: point.is_some() && info.within_calibrated_size && !broken,
+        findings,
+        info,
+    })
+}
+
+fn promise(point: Option<&OperatingPoint>) -> String {
+    let Some(point) = point else {
+        return "accepts nothing: there is no valid operating point".to_owned();
+    };
+    let aim = match (
+        point.growth_target_far.or(point.target_far),
+        point.target_frr,
+    ) {
+        (Some(far), _) => format!("FAR <= {}", percent(far)),
+        (None, Some(frr)) => format!("FRR <= {}, and nothing about FAR", percent(frr)),
+        (None, None) => return "decides by an estimate; nothing is promised".to_owned(),
+    };
+    match point.confidence {
+        Some(confidence) if point.certified => format!(
+            "promises {aim} at {} confidence, up to {} items",
+            percent(confidence),
+            point.valid_to_items
+        ),
+        _ => format!("aims at {aim}; nothing is promised"),
+    }
+}
+
+fn text(status: &ServerStatus) -> String {
+    let mut text = format!(
+        "Matchpoint {}, ONNX Runtime {}\n",
+        status.version, status.onnxruntime_version
+    );
+    for one in &status.deployments {
+        text.push('\n');
+        text.push_str(&deployment(one));
+    }
+    if status.deployments.is_empty() {
+        text.push_str("no deployment is served\n");
+    }
+    text
+}
+
+fn deployment(status: &DeploymentStatus) -> String {
+    let info = &status.info;
+    let mut text = format!("{}: {}\n", info.name, status.promise);
+    text.push_str(&format!(
+        "  gallery  {} items of {} labels{}\n",
+        info.gallery_items,
+        info.gallery_labels,
+        coverage(info)
+    ));
+    text.push_str(&format!(
+        "  model    {} {} on {}, {}\n",
+        info.model_name,
+        info.precision,
+        info.execution_provider,
+        short(&info.model_fingerprint)
+    ));
+    if !info.operating_point_id.is_empty() && !info.within_calibrated_size {
+        let what =
+            "the gallery has outgrown the calibration, and the promise has ended: calibrate again";
+        text.push_str(&wrapped(what, "  WARNING  "));
+    }
+    let urgent = |one: &&Finding| matches!(one.verdict(), Verdict::Broken | Verdict::Warning);
+    for one in status.findings.iter().filter(urgent) {
+        let sentence = format!("{} {}", one.summary, one.recommendation);
+        text.push_str(&wrapped(
+            sentence.trim(),
+            &format!("  {:<8} ", one.verdict().name()),
+        ));
+    }
+    let unknown = status.findings.iter();
+    let unknown = unknown.filter(|one| one.verdict() == Verdict::Unknown);
+    match unknown.count() {
+        0 => {}
+        count => text.push_str(&format!(
+            "  not known in service: {count} of {} findings (matchpoint drift report)\n",
+            status.findings.len()
+        )),
+    }
+    text
+}
+
+fn coverage(info: &DeploymentInfo) -> String {
+    match (info.gallery_coverage, info.items_added) {
+        (Some(share), Some(added)) => format!(
+            "; its calibration saw {:.0} % of them, {added} were added since",
+            100.0 * share
+        ),
+        _ => String::new(),
+    }
+}
