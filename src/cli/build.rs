@@ -7,7 +7,6 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::alike;
-use super::batch::in_order;
 use super::exit::{Exit, fail};
 use super::external_vectors::{ExternalVectorFlags, ExternalVectors};
 use super::image_sources::{ImageSource, ImageSources, Purpose};
@@ -15,18 +14,17 @@ use super::left_out::LeftOut;
 use super::listing::ExcludeFlags;
 use super::output::{Output, table};
 use super::progress::ItemProgress;
-use super::refused::RefusedItem;
 use super::runtime::single_threaded;
 use super::signal::Signal;
 use crate::config::{EngineConfig, EngineFlags, ProcessEnvironment};
 use crate::deployment::{
-    Deployment, DeploymentError, Enrolment, Folder, ImageAt, Models, OpenOptions,
+    BatchProgress, EnrolSettings, Enrolled, Folder, ImageAt, NewImage, NewItems, OtherItems,
+    RefusedItem, SourceEnrolment, VectorSpace,
 };
 use crate::telemetry;
 use matchpoint_calibration::likeness::{Alike, alike as alike_labels};
-use matchpoint_gallery::item::{Item, ItemHead};
-use matchpoint_gallery::params::IndexParams;
-use matchpoint_gallery::{Access, Gallery};
+use matchpoint_gallery::Gallery;
+use matchpoint_gallery::item::ItemHead;
 
 /// Embed images and enrol them in a deployment
 ///
@@ -120,11 +118,6 @@ pub(super) struct BuildReport {
     pub(super) images_per_second: f64,
 }
 
-/// Items of one transaction: few enough that a killed build loses a second's work.
-const BATCH: usize = 128;
-/// Vectors of one transaction: nothing is lost with them but time on the disk.
-const BATCH_OF_VECTORS: usize = 1000;
-
 /// What the first signal is answered with.
 const STOPPING: &str = "stopping after the images under way; run the command again to resume";
 
@@ -139,7 +132,7 @@ impl Build {
             (None, None, None) => return Err(fail(Exit::Usage, "say --images or --embeddings")),
         };
         let output = Output::new(self.json);
-        let report = build(&BuildRequest {
+        let built = build(&BuildRequest {
             deployment: &self.deployment,
             model: self.model.as_deref(),
             precision: self.precision.as_deref(),
@@ -150,8 +143,8 @@ impl Build {
             vectors_of: self.given.vectors_of.as_deref(),
             input,
         })?;
-        output.result(&report.report, text)?;
-        Ok(match (report.signal, report.report.failed.is_empty()) {
+        output.result(&built.report, text)?;
+        Ok(match (built.signal, built.report.failed.is_empty()) {
             (Some(exit), _) => exit,
             (None, false) => Exit::SomeFailed,
             (None, true) => Exit::Done,
@@ -194,7 +187,7 @@ pub(super) struct ReusedImages {
 
 impl ReusedImages {
     fn open(deployment: &Path) -> anyhow::Result<Self> {
-        let gallery = gallery_of(deployment)?;
+        let gallery = Folder::open(deployment)?.open_items()?;
         if !gallery.keeps_images() {
             let message = format!(
                 "{} keeps no images; `matchpoint build DIR --images SOURCE --keep-images` adds them",
@@ -209,8 +202,8 @@ impl ReusedImages {
             metadata: head.metadata.clone(),
             role: None,
         };
-        let snapshot = gallery.view();
-        let mut items: Vec<ImageSource> = snapshot.items().map(|(head, _)| source(head)).collect();
+        let view = gallery.view();
+        let mut items: Vec<ImageSource> = view.items().map(|(head, _)| source(head)).collect();
         items.sort_unstable_by(|a, b| a.id.cmp(&b.id));
         Ok(Self {
             gallery: Arc::new(gallery),
@@ -219,26 +212,20 @@ impl ReusedImages {
     }
 }
 
-/// The items of a deployment, which may be served meanwhile.
-pub(super) fn gallery_of(deployment: &Path) -> anyhow::Result<Gallery> {
-    let folder = Folder::open(deployment)?;
-    // No search is made, so no index is needed.
-    let params = IndexParams {
-        graph_from_items: usize::MAX,
-        ..IndexParams::default()
-    };
-    let gallery = Gallery::open(&folder.gallery_file(), Access::ReadOnly, params)
-        .map_err(DeploymentError::from)?;
-    folder.check_gallery(gallery.id())?;
-    Ok(gallery)
-}
-
 impl BuildInput {
     fn len(&self) -> usize {
         match self {
             Self::Images(sources) => sources.items.len(),
             Self::Kept(kept) => kept.items.len(),
             Self::Vectors(given) => given.len(),
+        }
+    }
+
+    /// What could not be read of it.
+    fn refused(&self) -> &[RefusedItem] {
+        match self {
+            Self::Images(sources) => &sources.refused,
+            Self::Kept(_) | Self::Vectors(_) => &[],
         }
     }
 
@@ -267,333 +254,163 @@ pub(super) struct Built {
     signal: Option<Exit>,
 }
 
-/// Enrols the sources, then opens the deployment once more as the server will.
+/// Enrols the sources.
 pub(super) fn build(request: &BuildRequest<'_>) -> anyhow::Result<Built> {
-    let joined = request.engine.compute.joined_max();
-    let window = request.engine.workers.count(joined) * 4;
-    let mut models = Models::new(request.engine, window);
-    create_if_missing(request, &mut models)?;
-    let open = |access, models: &mut Models| {
-        let model = request.model.map(ToOwned::to_owned);
-        Deployment::open(
-            request.deployment,
-            models,
-            OpenOptions {
-                name: None,
-                model,
-                access,
-            },
-        )
+    let settings = request.settings();
+    request.check_model()?;
+    let enrolment = SourceEnrolment::open(settings)?;
+    request.check_roles(&enrolment)?;
+    let mut progress = BuildProgress {
+        bar: ItemProgress::new("build", request.input.len()),
+        signal: Signal::listen(STOPPING)?,
     };
-    let deployment = Arc::new(open(Access::ReadWrite, &mut models)?);
-    check_input(request, &deployment)?;
-    if request.keep_images {
-        deployment.keep_images()?;
-    }
-    let signal = Signal::listen(STOPPING)?;
-    let mut work = BuildWork {
-        deployment: Arc::clone(&deployment),
-        report: BuildReport {
-            deployment: request.deployment.to_owned(),
-            ..BuildReport::default()
-        },
-        batch: Vec::with_capacity(BATCH),
-        progress: ItemProgress::new("build", request.input.len()),
+    let runtime = single_threaded()?;
+    // An entry that could not be read may well name one of the others.
+    let remove = request.prune && request.input.refused().is_empty();
+    let others = if remove {
+        OtherItems::Remove
+    } else {
+        OtherItems::Keep
     };
-    match &request.input {
-        BuildInput::Images(sources) => {
-            work.report.failed.clone_from(&sources.refused);
-            work.report.ignored_files = sources.left_out.ignored_files();
-            work.report.left_out = sources.left_out.clone();
+    let outcome = match &request.input {
+        BuildInput::Images(ImageSources { items, .. }) => {
             let at = |source: &ImageSource| ImageAt::File(source.path.clone());
-            single_threaded()?.block_on(work.run(&sources.items, at, window, &signal))?;
+            let images = NewItems::Images(new_images(items, at));
+            runtime.block_on(enrolment.enrol(images, others, &mut progress))?
         }
-        BuildInput::Kept(kept) => {
+        BuildInput::Kept(ReusedImages { gallery, items }) => {
             let at = |source: &ImageSource| ImageAt::Kept {
-                gallery: Arc::clone(&kept.gallery),
+                gallery: Arc::clone(gallery),
                 id: source.id.clone(),
             };
-            single_threaded()?.block_on(work.run(&kept.items, at, window, &signal))?;
+            let images = NewItems::Images(new_images(items, at));
+            runtime.block_on(enrolment.enrol(images, others, &mut progress))?
         }
         BuildInput::Vectors(given) => {
-            work.report.left_out = given.left_out();
-            work.take_all(given, &signal)?;
+            let items = &mut given.items();
+            runtime.block_on(enrolment.enrol(NewItems::Vectors(items), others, &mut progress))?
         }
-    }
-    work.write()?;
-    let signal = signal.received();
-    if signal.is_none() {
-        work.settle_others(&request.input, request.prune)?;
-    }
-    let (mut report, took) = (work.report, work.progress.finish());
-    drop((work.deployment, deployment));
-
-    // As the server will: it leaves the index in its file.
-    let reopened = open(Access::ReadWrite, &mut models)?;
-    let snapshot = reopened.snapshot();
-    report.interrupted = signal.is_some();
-    report.items = snapshot.len();
-    report.labels = snapshot.label_count();
-    report.alike = request.input.alike(&reopened.labels());
-    report.gallery_digest = snapshot.digest();
-    report.seconds = took.as_secs_f64();
-    #[expect(clippy::cast_precision_loss, reason = "a rate, for people to read")]
-    let rate = report.enrolled as f64 / report.seconds.max(1e-9);
-    report.images_per_second = rate;
-    Ok(Built { report, signal })
-}
-
-/// Vectors must be of the deployment's kind, and rows of a list that are searched for agree with what
-/// will be enrolled.
-fn check_input(request: &BuildRequest<'_>, deployment: &Deployment) -> anyhow::Result<()> {
-    let mut enrolled = if request.prune {
-        BTreeSet::new()
-    } else {
-        deployment.labels()
     };
-    match &request.input {
-        BuildInput::Images(sources) => {
-            enrolled.extend(sources.items.iter().map(|item| item.label.clone()));
-            sources.refuse_contradictions(|label| enrolled.contains(label))
-        }
-        BuildInput::Vectors(given) => {
-            check_space(given, request.vectors_of, deployment)?;
-            given.refuse_contradictions(enrolled)
-        }
-        BuildInput::Kept(_) => Ok(()),
-    }
+    progress.bar.finish();
+    let signal = progress.signal.received().filter(|_| outcome.interrupted);
+    Ok(Built {
+        report: request.report(outcome),
+        signal,
+    })
 }
 
-/// Vectors of another kind are refused before any is enrolled.
-fn check_space(
-    given: &ExternalVectors,
-    of: Option<&str>,
-    deployment: &Deployment,
-) -> anyhow::Result<()> {
-    let model = &deployment.loaded().model;
-    let (found, expected) = (given.dimension(), model.dimension());
-    if found != expected {
-        let message = format!("the vectors have {found} components, and the deployment {expected}");
-        return Err(fail(Exit::Mismatch, message));
+fn new_images(items: &[ImageSource], at: impl Fn(&ImageSource) -> ImageAt) -> Vec<NewImage> {
+    let new = |source: &ImageSource| NewImage {
+        id: source.id.clone(),
+        label: source.label.clone(),
+        metadata: source.metadata.clone(),
+        at: at(source),
+    };
+    items.iter().map(new).collect()
+}
+
+impl BuildRequest<'_> {
+    fn settings(&self) -> EnrolSettings<'_> {
+        let vectors = match &self.input {
+            BuildInput::Vectors(given) => Some(VectorSpace {
+                dimension: given.dimension(),
+                of: self.vectors_of,
+            }),
+            BuildInput::Images(_) | BuildInput::Kept(_) => None,
+        };
+        EnrolSettings {
+            deployment: self.deployment,
+            name: self.name,
+            model: self.model,
+            precision: self.precision,
+            vectors,
+            keep_images: self.keep_images,
+            engine: self.engine,
+        }
     }
-    match of.filter(|of| *of != model.name()) {
-        None => Ok(()),
-        Some(of) => Err(fail(
-            Exit::Mismatch,
-            format!(
-                "the deployment holds vectors of `{}`, and these are of `{of}`; they cannot be compared",
-                model.name()
+
+    /// A new deployment needs to know what embeds it.
+    fn check_model(&self) -> anyhow::Result<()> {
+        let (or, known) = match self.input {
+            BuildInput::Images(_) | BuildInput::Kept(_) => ("", false),
+            BuildInput::Vectors(_) => (
+                ", or --vectors-of NAME for vectors without a model,",
+                self.vectors_of.is_some(),
             ),
-        )),
-    }
-}
-
-fn create_if_missing(request: &BuildRequest<'_>, models: &mut Models) -> anyhow::Result<()> {
-    if Folder::exists(request.deployment) {
-        return Ok(());
-    }
-    let model = match (request.model, request.vectors_of, &request.input) {
-        (Some(model), ..) => models.open(model, request.precision)?,
-        (None, Some(name), BuildInput::Vectors(given)) => {
-            models.vectors(name, given.dimension())?
-        }
-        (None, _, input) => {
-            let where_to = request.deployment.display();
-            let or = match input {
-                BuildInput::Images(_) | BuildInput::Kept(_) => "",
-                BuildInput::Vectors(_) => ", or --vectors-of NAME for vectors without a model,",
-            };
-            let message = format!(
-                "there is no deployment at {where_to} yet; say --model DIR{or} to make one"
-            );
-            return Err(fail(Exit::Usage, message));
-        }
-    };
-    let folder_name = request
-        .deployment
-        .file_name()
-        .and_then(|name| name.to_str());
-    let name = request.name.or(folder_name).unwrap_or("default");
-    Ok(Deployment::create(request.deployment, name, &model)?)
-}
-
-struct BuildWork {
-    deployment: Arc<Deployment>,
-    report: BuildReport,
-    batch: Vec<Item>,
-    progress: ItemProgress,
-}
-
-impl BuildWork {
-    async fn run(
-        &mut self,
-        items: &[ImageSource],
-        at: impl Fn(&ImageSource) -> ImageAt,
-        window: usize,
-        signal: &Signal,
-    ) -> anyhow::Result<()> {
-        let deployment = Arc::clone(&self.deployment);
-        let inputs = items
-            .iter()
-            .take_while(|_| signal.received().is_none())
-            .cloned();
-        let work = |source: ImageSource| {
-            let (deployment, at) = (Arc::clone(&deployment), at(&source));
-            async move {
-                let known = deployment.made_from(&source.id, &source.label, &source.metadata);
-                let outcome = deployment.embed_image(at, known).await;
-                (source, outcome)
-            }
         };
-        in_order(inputs, window, work, |(source, outcome)| {
-            self.take(source, outcome)
-        })
-        .await
-    }
-
-    fn take(
-        &mut self,
-        source: ImageSource,
-        outcome: Result<Enrolment, DeploymentError>,
-    ) -> anyhow::Result<()> {
-        self.progress.step();
-        match outcome {
-            Ok(Enrolment::Unchanged) => self.report.unchanged += 1,
-            Ok(Enrolment::Embedded {
-                embedding,
-                sha256,
-                image,
-            }) => {
-                let ImageSource {
-                    id,
-                    label,
-                    metadata,
-                    ..
-                } = source;
-                self.batch.push(Item {
-                    id,
-                    label,
-                    metadata,
-                    embedding,
-                    source_sha256: Some(sha256),
-                    image,
-                });
-                if self.batch.len() == BATCH {
-                    self.write()?;
-                }
-            }
-            Err(error) if is_the_images_fault(&error) => {
-                self.report.failed.push(RefusedItem {
-                    item: source.id,
-                    reason: error.to_string(),
-                });
-            }
-            Err(error) => return Err(error.into()),
+        if self.model.is_some() || known || Folder::exists(self.deployment) {
+            return Ok(());
         }
-        Ok(())
+        let where_to = self.deployment.display();
+        let message =
+            format!("there is no deployment at {where_to} yet; say --model DIR{or} to make one");
+        Err(fail(Exit::Usage, message))
     }
 
-    /// Enrols vectors, but for those that are enrolled already.
-    fn take_all(&mut self, given: &ExternalVectors, signal: &Signal) -> anyhow::Result<()> {
-        for item in given.items() {
-            if signal.received().is_some() {
-                break;
-            }
-            self.progress.step();
-            match item {
-                Ok(item) if self.is_enrolled(&item) => self.report.unchanged += 1,
-                Ok(item) => self.batch.push(item),
-                Err(refused) => self.report.failed.push(refused),
-            }
-            if self.batch.len() == BATCH_OF_VECTORS {
-                self.write()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn is_enrolled(&self, item: &Item) -> bool {
-        self.deployment.item(&item.id).is_ok_and(|(head, vector)| {
-            head.label == item.label
-                && head.metadata == item.metadata
-                && *vector == *item.embedding.as_slice()
-        })
-    }
-
-    /// Writes the batch; where one of its items is refused, the others one by one.
-    fn write(&mut self) -> anyhow::Result<()> {
-        let batch = std::mem::take(&mut self.batch);
-        match self.deployment.upsert_batch(batch.clone()) {
-            Ok(()) => self.report.enrolled += batch.len(),
-            Err(error) if is_the_items_fault(&error) => {
-                for item in batch {
-                    let id = item.id.clone();
-                    match self.deployment.upsert_batch(vec![item]) {
-                        Ok(()) => self.report.enrolled += 1,
-                        Err(error) if is_the_items_fault(&error) => {
-                            self.report.failed.push(RefusedItem {
-                                item: id,
-                                reason: error.to_string(),
-                            });
-                        }
-                        Err(error) => return Err(error.into()),
-                    }
-                }
-            }
-            Err(error) => return Err(error.into()),
-        }
-        Ok(())
-    }
-
-    /// Removes, or counts, items that the sources do not name.
-    fn settle_others(&mut self, input: &BuildInput, prune: bool) -> anyhow::Result<()> {
-        let named: BTreeSet<String> = match input {
-            BuildInput::Images(ImageSources { items, .. })
-            | BuildInput::Kept(ReusedImages { items, .. }) => {
-                items.iter().map(|item| item.id.clone()).collect()
-            }
-            BuildInput::Vectors(given) => given.ids(),
-        };
-        let snapshot = self.deployment.snapshot();
-        let others: Vec<String> = snapshot
-            .items()
-            .map(|(head, _)| head.id.clone())
-            .filter(|id| !named.contains(id))
-            .collect();
-        // An entry that could not be read may well name one of them.
-        let all_were_read = match input {
-            BuildInput::Images(sources) => sources.refused.is_empty(),
-            BuildInput::Kept(_) | BuildInput::Vectors(_) => true,
-        };
-        if prune && all_were_read {
-            for batch in others.chunks(BATCH) {
-                self.deployment.delete_batch(batch)?;
-            }
-            self.report.pruned = others.len();
+    /// Rows of a list that are searched for must agree with what will be enrolled.
+    fn check_roles(&self, enrolment: &SourceEnrolment<'_>) -> anyhow::Result<()> {
+        let mut enrolled = if self.prune {
+            BTreeSet::new()
         } else {
-            self.report.not_in_source = others.len();
+            enrolment.labels()
+        };
+        match &self.input {
+            BuildInput::Images(sources) => {
+                enrolled.extend(sources.items.iter().map(|item| item.label.clone()));
+                sources.refuse_contradictions(|label| enrolled.contains(label))
+            }
+            BuildInput::Vectors(given) => given.refuse_contradictions(enrolled),
+            BuildInput::Kept(_) => Ok(()),
         }
-        Ok(())
+    }
+
+    fn report(&self, outcome: Enrolled) -> BuildReport {
+        let seconds = outcome.took.as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "a rate, for people to read")]
+        let rate = outcome.enrolled as f64 / seconds.max(1e-9);
+        let mut failed = self.input.refused().to_vec();
+        failed.extend(outcome.failed);
+        BuildReport {
+            deployment: self.deployment.to_owned(),
+            enrolled: outcome.enrolled,
+            unchanged: outcome.unchanged,
+            pruned: outcome.removed,
+            not_in_source: outcome.not_in_source,
+            ignored_files: match &self.input {
+                BuildInput::Images(sources) => sources.left_out.ignored_files(),
+                BuildInput::Kept(_) | BuildInput::Vectors(_) => 0,
+            },
+            left_out: match &self.input {
+                BuildInput::Images(sources) => sources.left_out.clone(),
+                BuildInput::Kept(_) => LeftOut::default(),
+                BuildInput::Vectors(given) => given.left_out(),
+            },
+            failed,
+            interrupted: outcome.interrupted,
+            items: outcome.items,
+            labels: outcome.labels.len(),
+            alike: self.input.alike(&outcome.labels),
+            gallery_digest: outcome.gallery_digest,
+            seconds,
+            images_per_second: rate,
+        }
     }
 }
 
-/// Whether an error is of this one image, so that the others go on.
-pub(super) fn is_the_images_fault(error: &DeploymentError) -> bool {
-    matches!(
-        error,
-        DeploymentError::Image(_)
-            | DeploymentError::Unembeddable { .. }
-            | DeploymentError::ImageNotKept { .. }
-            | DeploymentError::Io { .. }
-            | DeploymentError::ModelFailed { .. }
-    )
+/// A bar, and the signal that ends the work.
+struct BuildProgress {
+    bar: ItemProgress,
+    signal: Signal,
 }
 
-fn is_the_items_fault(error: &DeploymentError) -> bool {
-    matches!(
-        error,
-        DeploymentError::Gallery(matchpoint_gallery::error::GalleryError::Item { .. })
-    )
+impl BatchProgress for BuildProgress {
+    fn step(&mut self) {
+        self.bar.step();
+    }
+
+    fn stops(&self) -> bool {
+        self.signal.received().is_some()
+    }
 }
 
 pub(super) fn text(report: &BuildReport) -> String {

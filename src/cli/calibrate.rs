@@ -19,12 +19,11 @@ use super::operating_point_text::{Refusal, describe, refusal_text};
 use super::output::{Output, table};
 use super::pictures::Pictures;
 use super::progress::ItemProgress;
-use super::refused::RefusedItem;
 use super::target_flags::TargetFlags;
 use crate::config::{EngineConfig, EngineFlags, ProcessEnvironment};
 use crate::deployment::{
-    Calibrated, CalibrationSettings, Deployment, DeploymentError, MaskedSearches, RemedyChoice,
-    Repeated,
+    Calibrated, CalibrationSettings, Deployment, DeploymentError, MaskedSearches, RefusedItem,
+    RemedyChoice, Repeated,
 };
 use crate::telemetry;
 use matchpoint_calibration::analysis::consistency::Band;
@@ -445,7 +444,7 @@ pub(super) fn calibrate(
 
 fn searched(request: &CalibrationRequest<'_>) -> anyhow::Result<Probes> {
     let Some(sources) = request.sources else {
-        let total = request.deployment.snapshot().len();
+        let total = request.deployment.view().len();
         let progress = std::sync::Mutex::new(ItemProgress::new("search", total));
         let step = |_done: usize, _total: usize| {
             progress

@@ -7,13 +7,11 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::audit::Where;
-use super::build::gallery_of;
 use super::exit::{Exit, fail};
 use super::image_sources::{ImageSource, ImageSources, Purpose};
 use super::left_out::LeftOut;
 use super::output::{Output, table};
-use super::refused::RefusedItem;
-use crate::deployment::set_canaries;
+use crate::deployment::{Folder, RefusedItem, set_canaries};
 use crate::monitor::{CANARIES_PER_ITEM, CanariesSet, NewCanary};
 use crate::telemetry::escaped;
 use matchpoint_client::Client;
@@ -145,11 +143,8 @@ fn given(source: &Path, deployment: &Path) -> anyhow::Result<(Vec<NewCanary>, Le
         return Err(fail(Exit::BadData, message));
     }
     if sources.items.iter().any(|item| item.role.is_some()) {
-        let snapshot = gallery_of(deployment)?.view();
-        let labels: BTreeSet<&str> = snapshot
-            .items()
-            .map(|(head, _)| head.label.as_str())
-            .collect();
+        let view = Folder::open(deployment)?.open_items()?.view();
+        let labels: BTreeSet<&str> = view.items().map(|(head, _)| head.label.as_str()).collect();
         sources.refuse_contradictions(|label| labels.contains(label))?;
     }
     let new = |source: ImageSource| NewCanary {

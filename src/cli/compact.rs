@@ -66,14 +66,14 @@ impl Compact {
             Gallery::open(&file, Access::ReadWrite, params).map_err(DeploymentError::from)?;
         folder.check_gallery(gallery.id())?;
         gallery.compact().map_err(DeploymentError::from)?;
-        let snapshot = gallery.view();
+        let view = gallery.view();
         // Closed, so that its log has gone into the file.
         drop(gallery);
         let report = CompactReport {
             deployment: self.deployment,
-            items: snapshot.len(),
-            gallery_digest: snapshot.digest(),
-            index: snapshot.index_description(),
+            items: view.len(),
+            gallery_digest: view.digest(),
+            index: view.index_description(),
             bytes_before,
             bytes_after: bytes(),
             seconds: started.elapsed().as_secs_f64(),

@@ -8,10 +8,9 @@ use serde::Serialize;
 
 use super::exit::{Exit, fail};
 use super::output::{self, Output, table};
-use super::refused::RefusedItem;
 use super::{images, npy};
 use crate::config::{EngineFlags, ProcessEnvironment};
-use crate::deployment::Models;
+use crate::deployment::{Models, RefusedItem};
 use crate::telemetry;
 
 /// Write a model's vectors of images to a .npy file

@@ -181,6 +181,7 @@ impl Exit {
             DeploymentError::ModelMismatch { .. }
             | DeploymentError::ModelNotServed { .. }
             | DeploymentError::GalleryMismatch { .. }
+            | DeploymentError::OtherVectors { .. }
             | DeploymentError::OperatingPointMismatch(_) => Self::Mismatch,
             DeploymentError::Folder { .. }
             | DeploymentError::OperatingPointNotFound { .. }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::exit::{Exit, fail};
 use super::left_out::LeftOut;
-use super::refused::RefusedItem;
+use crate::deployment::RefusedItem;
 use crate::telemetry::escaped;
 use matchpoint_arrays::{LabelTable, Role, VectorTable};
 use matchpoint_gallery::item::Item;
@@ -194,10 +194,6 @@ impl ExternalVectors {
             .iter()
             .filter_map(|&row| self.rows.label.get(row));
         labels.map(String::as_str).collect()
-    }
-
-    pub(super) fn ids(&self) -> BTreeSet<String> {
-        self.chosen.iter().map(|&row| self.id(row)).collect()
     }
 }
 

@@ -8,7 +8,7 @@ use super::exit::{Exit, fail};
 use super::fields::{ObjectFields, flatten, resolved};
 use super::left_out::LeftOut;
 use super::listing::{ExcludeFlags, ListedImage, Listing, holds_control};
-use super::refused::RefusedItem;
+use crate::deployment::RefusedItem;
 use crate::telemetry::escaped;
 use matchpoint_arrays::{Columns, Delimited, ROW_BYTES_MAX, Role, lines, read_text};
 

@@ -142,14 +142,14 @@ fn inspect(path: &Path, graph_from_items: usize) -> anyhow::Result<DeploymentRep
     let gallery =
         Gallery::open(&file, Access::ReadOnly, no_graph).map_err(DeploymentError::from)?;
     folder.check_gallery(gallery.id())?;
-    let snapshot = gallery.view();
+    let view = gallery.view();
     let binding = Binding {
         model_fingerprint: record.model.fingerprint.clone(),
         model_name: record.model.name.clone(),
         gallery_id: record.gallery_id.clone(),
-        gallery_digest: snapshot.digest(),
-        gallery_items: snapshot.len() as u64,
-        gallery_labels: snapshot.label_count() as u64,
+        gallery_digest: view.digest(),
+        gallery_items: view.len() as u64,
+        gallery_labels: view.label_count() as u64,
         index: index_binding(params),
         metric: Metric::Cosine,
     };
@@ -169,10 +169,10 @@ fn inspect(path: &Path, graph_from_items: usize) -> anyhow::Result<DeploymentRep
     Ok(DeploymentReport {
         folder: path.to_owned(),
         operating_points: operating_points.collect(),
-        items: snapshot.len(),
-        labels: snapshot.label_count(),
+        items: view.len(),
+        labels: view.label_count(),
         dimension: gallery.dimension(),
-        gallery_digest: snapshot.digest(),
+        gallery_digest: view.digest(),
         index: binding.index,
         bytes_on_disk: std::fs::metadata(&file).map_or(0, |metadata| metadata.len()),
         verified_in_seconds: started.elapsed().as_secs_f64(),

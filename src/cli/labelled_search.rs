@@ -4,15 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::batch::in_order;
-use super::build::is_the_images_fault;
 use super::image_sources::{ImageSource, ImageSources};
 use super::progress::ItemProgress;
-use super::refused::RefusedItem;
 use crate::config::EngineConfig;
 use crate::deployment::{
-    Deployment, DeploymentError, Gathered, LabelledQuery, MaskedSearches, Models, OpenOptions,
-    ProbeSource, Probed, Timings,
+    Deployment, Gathered, LabelledQuery, MaskedSearches, Models, OpenOptions, ProbeSource,
+    QueryFailure, QuerySettings, QueryToSearch, RefusedItem, Timings,
 };
 use matchpoint_gallery::Access;
 
@@ -68,36 +65,37 @@ pub(super) fn run(
     if !labels.is_empty() {
         sources.refuse_contradictions(|label| labels.contains(label))?;
     }
-    let mut progress = ItemProgress::new("search", sources.items.len());
-    let requests = probes.gathered.requests(masked);
-    let work = |(number, source): (usize, ImageSource)| {
-        let file = ProbeSource::File(source.path.clone());
-        let request = requests.request(number, &source.label, file);
-        let deployment = Arc::clone(deployment);
-        async move { (source, deployment.probe(request).await) }
+    let settings = QuerySettings {
+        masked,
+        in_flight_max: window(engine),
     };
-    let done = |(source, probed): (ImageSource, Result<Probed, DeploymentError>)| {
+    let query = |source: &ImageSource| QueryToSearch {
+        query: LabelledQuery {
+            id: source.id.clone(),
+            label: source.label.clone(),
+            conditions: source.metadata.clone(),
+        },
+        source: Ok(ProbeSource::File(source.path.clone())),
+    };
+    let queries = tokio_stream::iter(sources.items.iter().map(|source| Ok(query(source))));
+    let mut progress = ItemProgress::new("search", sources.items.len());
+    let (timings, failed) = (&mut probes.timings, &mut probes.failed);
+    let done = |id: &str, outcome: Result<Timings, QueryFailure>| {
         progress.step();
-        match probed {
-            Ok(probed) => {
-                probes.timings.push(probed.timings);
-                let query = LabelledQuery {
-                    id: source.id,
-                    label: source.label,
-                    conditions: source.metadata,
-                };
-                probes.gathered.add(query, probed);
+        match outcome {
+            Ok(took) => timings.push(took),
+            Err(QueryFailure::Search(error)) if !error.is_of_one_image() => {
+                return Err(anyhow::Error::from(error));
             }
-            Err(error) if is_the_images_fault(&error) => probes.failed.push(RefusedItem {
-                item: source.id,
-                reason: error.to_string(),
+            Err(failure) => failed.push(RefusedItem {
+                item: id.to_owned(),
+                reason: failure.to_string(),
             }),
-            Err(error) => return Err(anyhow::Error::from(error)),
         }
         Ok(())
     };
-    let inputs = sources.items.iter().cloned().enumerate();
-    super::runtime::single_threaded()?.block_on(in_order(inputs, window(engine), work, done))?;
+    let search = probes.gathered.search(deployment, settings, queries, done);
+    super::runtime::single_threaded()?.block_on(search)?;
     probes.gathered.settle()?;
     probes.took = progress.finish();
     Ok(probes)

@@ -9,7 +9,7 @@ use glob::{MatchOptions, Pattern};
 
 use super::exit::{Exit, fail};
 use super::left_out::LeftOut;
-use super::refused::RefusedItem;
+use crate::deployment::RefusedItem;
 use matchpoint_embed::pixels::{SNIFF_BYTES, sniff};
 
 /// Names that images go by, supported or not: what is not supported is refused by name.

@@ -120,22 +120,22 @@ fn verify(
         folder.recording(point.id())?;
     }
     let images = check_images(&folder.gallery_file()).map_err(DeploymentError::from)?;
-    let snapshot = gallery.view();
-    let recall = snapshot
+    let view = gallery.view();
+    let recall = view
         .is_approximate()
-        .then(|| recall(&snapshot, sample, k))
+        .then(|| recall(&view, sample, k))
         .transpose()?;
     Ok(VerifyReport {
         deployment: path.to_owned(),
-        items: snapshot.len(),
-        labels: snapshot.label_count(),
+        items: view.len(),
+        labels: view.label_count(),
         images,
-        gallery_digest: snapshot.digest(),
+        gallery_digest: view.digest(),
         operating_points: points.len(),
-        index: snapshot.index_description(),
-        settled_items: snapshot.base_items(),
-        index_file_used: snapshot.index_is_stored(),
-        index_bytes: snapshot.index_bytes(),
+        index: view.index_description(),
+        settled_items: view.base_items(),
+        index_file_used: view.index_is_stored(),
+        index_bytes: view.index_bytes(),
         recall,
         orphans: folder.orphans(&points)?,
         seconds: started.elapsed().as_secs_f64(),
@@ -144,16 +144,16 @@ fn verify(
 
 /// Searches for a sample of the items.
 #[expect(clippy::cast_precision_loss, reason = "a share of counts")]
-fn recall(snapshot: &GalleryView, sample: usize, k: usize) -> anyhow::Result<Recall> {
-    let step = snapshot.len().div_ceil(sample.max(1)).max(1);
+fn recall(view: &GalleryView, sample: usize, k: usize) -> anyhow::Result<Recall> {
+    let step = view.len().div_ceil(sample.max(1)).max(1);
     let mut recall = Recall::default();
-    for (_, vector) in snapshot.items().step_by(step) {
+    for (_, vector) in view.items().step_by(step) {
         let query = Embedding::from_unit(vector.to_vec()).map_err(DeploymentError::from)?;
         let IndexFindings {
             neighbours,
             missed,
             missed_best,
-        } = missed(snapshot, &query, k).map_err(DeploymentError::from)?;
+        } = missed(view, &query, k).map_err(DeploymentError::from)?;
         recall.searches += 1;
         recall.neighbours += neighbours;
         recall.missed += missed;

@@ -9,8 +9,8 @@ use matchpoint_calibration::procedure::{LabelledVectors, VectorRow};
 /// # Errors
 /// None in practice: stored vectors are of unit length.
 pub fn material_sets(gathered: &Gathered) -> Result<LabelledVectors, DeploymentError> {
-    let snapshot = gathered.snapshot();
-    let items = snapshot.items().map(|(head, vector)| VectorRow {
+    let view = gathered.view();
+    let items = view.items().map(|(head, vector)| VectorRow {
         id: head.id.clone(),
         label: &head.label,
         conditions: head.metadata.clone(),

@@ -43,35 +43,30 @@ pub struct VerifyAnswer {
     pub timings: Timings,
 }
 
-/// What became of a file that is to be enrolled.
+/// An image that is to be enrolled, with its embedding.
 #[derive(Clone, Debug)]
-pub enum Enrolment {
-    /// The bytes are those that the stored item was made from.
-    Unchanged,
-    /// It was embedded.
-    Embedded {
-        /// The embedding.
-        embedding: Embedding,
-        /// SHA-256 of the file.
-        sha256: [u8; 32],
-        /// The file, where the gallery keeps images.
-        image: Option<Vec<u8>>,
-    },
+pub(super) struct EmbeddedOriginal {
+    /// The embedding.
+    pub(super) embedding: Embedding,
+    /// SHA-256 of the file.
+    pub(super) sha256: [u8; 32],
+    /// The file, if the gallery keeps images.
+    pub(super) image: Option<Vec<u8>>,
 }
 
 /// What a labelled query found.
 #[derive(Clone, Debug)]
-pub struct Probed {
+pub(super) struct Probed {
     /// The five nearest items.
-    pub hits: Vec<Hit>,
+    pub(super) hits: Vec<Hit>,
     /// The nearest items of other labels, by exact search; `None` where they were not asked for.
-    pub others: Option<Vec<Hit>>,
+    pub(super) others: Option<Vec<Hit>>,
     /// Whether an item is nearer than all that the index found; `None` where that was not checked.
-    pub index_missed: Option<bool>,
+    pub(super) index_missed: Option<bool>,
     /// SHA-256 of the image; `None` for a vector.
-    pub source_sha256: Option<[u8; 32]>,
+    pub(super) source_sha256: Option<[u8; 32]>,
     /// The query's embedding; `None` for an item of the gallery.
-    pub vector: Option<Arc<[f32]>>,
+    pub(super) vector: Option<Arc<[f32]>>,
     /// Where the time went.
-    pub timings: Timings,
+    pub(super) timings: Timings,
 }

@@ -35,7 +35,7 @@ impl Deployment {
         let counted_once = counted_once.flatten();
         let gathered = counted_once.as_ref().unwrap_or(gathered);
         // As it was searched, whatever has become of it.
-        let searched = gathered.snapshot();
+        let searched = gathered.view();
         let binding = self.binding_of(&searched);
         let draft = PointDraft::new(&settings.threshold, binding, now_rfc_3339())?;
         let seed = settings.threshold.seed;

@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 
+use super::answer::Probed;
+use super::request::ProbeRequest;
 use super::worker::{OTHERS_HITS, PROBE_HITS, index_misses, left_out};
-use super::{Deployment, DeploymentError, Hit, ProbeRequest, ProbeSource, Probed};
+use super::{Deployment, DeploymentError, Hit, ProbeSource};
 use matchpoint_calibration::analysis::CandidateList;
 use matchpoint_calibration::analysis::copies::{NearCopy, near_copies, near_copy_from};
 use matchpoint_calibration::analysis::crowded::CrowdedStrangers;
@@ -37,7 +39,7 @@ pub struct LabelledQuery {
 /// What labelled queries have found so far, in one state of a gallery.
 #[derive(Clone)]
 pub struct Gathered {
-    snapshot: Arc<GalleryView>,
+    view: Arc<GalleryView>,
     labels: Arc<BTreeSet<String>>,
     /// Whether what only an analysis needs is kept.
     keeps_material: bool,
@@ -119,8 +121,8 @@ pub enum MaskedSearches {
 
 /// Makes the requests of labelled queries, all for the same state of a gallery.
 #[derive(Clone)]
-pub struct ProbeRequests {
-    snapshot: Arc<GalleryView>,
+pub(super) struct ProbeRequests {
+    view: Arc<GalleryView>,
     labels: Arc<BTreeSet<String>>,
     masked: MaskedSearches,
 }
@@ -133,11 +135,10 @@ impl std::fmt::Debug for ProbeRequests {
 
 impl ProbeRequests {
     /// The request of one query; `number` counts the queries from 0.
-    #[must_use]
-    pub fn request(&self, number: usize, label: &str, source: ProbeSource) -> ProbeRequest {
+    pub(super) fn request(&self, number: usize, label: &str, source: ProbeSource) -> ProbeRequest {
         let enrolled = self.labels.contains(label);
         ProbeRequest {
-            snapshot: Arc::clone(&self.snapshot),
+            view: Arc::clone(&self.view),
             source,
             label: label.to_owned(),
             others: match self.masked {
@@ -164,10 +165,10 @@ impl Gathered {
     /// meanwhile, all of them see the same gallery.
     #[must_use]
     pub fn of(deployment: &Deployment) -> Self {
-        let snapshot = deployment.snapshot();
+        let view = deployment.view();
         Self {
-            labels: Arc::new(labels_of(&snapshot)),
-            snapshot,
+            labels: Arc::new(labels_of(&view)),
+            view,
             keeps_material: true,
             searches: Vec::new(),
             near: BTreeMap::new(),
@@ -195,15 +196,13 @@ impl Gathered {
 
     /// The state of the gallery that is searched.
     #[must_use]
-    pub fn snapshot(&self) -> Arc<GalleryView> {
-        Arc::clone(&self.snapshot)
+    pub fn view(&self) -> Arc<GalleryView> {
+        Arc::clone(&self.view)
     }
 
     /// The items that are searched, with their vectors.
     pub(super) fn items(&self) -> impl Iterator<Item = (&ItemHead, &[f32])> {
-        self.snapshot
-            .items()
-            .map(|(head, vector)| (&**head, vector))
+        self.view.items().map(|(head, vector)| (&**head, vector))
     }
 
     /// The labels that are enrolled in it.
@@ -214,8 +213,7 @@ impl Gathered {
 
     /// The same, with pictures that may show the same stranger under one label; `None` if there are
     /// none.
-    #[must_use]
-    pub fn counted_once(&self) -> Option<Self> {
+    pub(super) fn counted_once(&self) -> Option<Self> {
         if self.unnamed.is_none() && self.crowded.is_none() {
             return None;
         }
@@ -335,10 +333,9 @@ impl Gathered {
     }
 
     /// Makes the requests of its queries.
-    #[must_use]
-    pub fn requests(&self, masked: MaskedSearches) -> ProbeRequests {
+    pub(super) fn requests(&self, masked: MaskedSearches) -> ProbeRequests {
         ProbeRequests {
-            snapshot: self.snapshot(),
+            view: self.view(),
             labels: self.labels(),
             masked,
         }
@@ -346,7 +343,7 @@ impl Gathered {
 
     /// Adds what one query found. A query of an enrolled label is a mated search, and where its label
     /// was masked a non-mated one too.
-    pub fn add(&mut self, query: LabelledQuery, probed: Probed) {
+    pub(super) fn add(&mut self, query: LabelledQuery, probed: Probed) {
         self.add_trials(query, probed, false);
     }
 
@@ -436,8 +433,8 @@ impl Gathered {
     }
 }
 
-fn labels_of(snapshot: &GalleryView) -> BTreeSet<String> {
-    let labels = snapshot.items().map(|(head, _)| head.label.clone());
+fn labels_of(view: &GalleryView) -> BTreeSet<String> {
+    let labels = view.items().map(|(head, _)| head.label.clone());
     labels.collect()
 }
 
@@ -468,7 +465,7 @@ impl Deployment {
     /// Labels that are enrolled at present.
     #[must_use]
     pub fn labels(&self) -> BTreeSet<String> {
-        labels_of(&self.snapshot())
+        labels_of(&self.view())
     }
 
     /// Searches for each item of the gallery as if it were a query: among the other items (mated,
@@ -482,12 +479,12 @@ impl Deployment {
         progress: &(dyn Fn(usize, usize) -> bool + Sync),
     ) -> Result<Gathered, DeploymentError> {
         let mut gathered = Gathered::of(self);
-        let snapshot = gathered.snapshot();
+        let view = gathered.view();
         let mut of_label: BTreeMap<&str, usize> = BTreeMap::new();
-        for (head, _) in snapshot.items() {
+        for (head, _) in view.items() {
             *of_label.entry(&head.label).or_default() += 1;
         }
-        let mut items: Vec<(&ItemHead, &[f32])> = snapshot
+        let mut items: Vec<(&ItemHead, &[f32])> = view
             .items()
             .map(|(head, vector)| (&**head, vector))
             .collect();
@@ -503,7 +500,7 @@ impl Deployment {
                     return;
                 };
                 let mates = of_label.get(head.label.as_str()).copied().unwrap_or(0);
-                match as_query(&snapshot, head, vector, checks_index(number)) {
+                match as_query(&view, head, vector, checks_index(number)) {
                     Ok(probed) => {
                         let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
                         found.push((number, 1 < mates, probed));
@@ -555,16 +552,16 @@ fn add_items(
 
 /// An item as a query: what it finds among all others.
 fn as_query(
-    snapshot: &GalleryView,
+    view: &GalleryView,
     head: &ItemHead,
     vector: &[f32],
     check_index: bool,
 ) -> Result<Probed, DeploymentError> {
     let embedding = Embedding::normalise(vector.to_vec())?;
     let probe = Probe::nearest(PROBE_HITS + 1);
-    let mut hits = snapshot.nearest(&embedding, &probe)?;
+    let mut hits = view.nearest(&embedding, &probe)?;
     let index_missed = if check_index {
-        index_misses(snapshot, &embedding, &hits)?
+        index_misses(view, &embedding, &hits)?
     } else {
         None
     };
@@ -572,7 +569,7 @@ fn as_query(
     hits.truncate(PROBE_HITS);
     Ok(Probed {
         hits,
-        others: Some(left_out(snapshot, &embedding, &head.label)?),
+        others: Some(left_out(view, &embedding, &head.label)?),
         index_missed,
         source_sha256: head.source_sha256,
         // It is in the gallery, which is analysed as a whole.

@@ -162,6 +162,12 @@ pub enum DeploymentError {
         /// The vector's.
         found: usize,
     },
+    /// Vectors of another kind than the deployment's.
+    #[error("{problem}")]
+    OtherVectors {
+        /// What differs.
+        problem: String,
+    },
     /// An argument out of its range.
     #[error("{argument} {problem}")]
     Argument {
@@ -260,6 +266,19 @@ pub enum Unembeddable {
 }
 
 impl DeploymentError {
+    /// Whether an error is of one image of many, so that the others go on.
+    #[must_use]
+    pub fn is_of_one_image(&self) -> bool {
+        matches!(
+            self,
+            Self::Image(_)
+                | Self::Unembeddable { .. }
+                | Self::ImageNotKept { .. }
+                | Self::Io { .. }
+                | Self::ModelFailed { .. }
+        )
+    }
+
     pub(super) fn io(path: &Path, cause: &std::io::Error) -> Self {
         Self::Io {
             path: path.to_owned(),

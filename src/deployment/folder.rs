@@ -21,6 +21,8 @@ use matchpoint_calibration::cohort::Cohort;
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::recording::Recording;
 use matchpoint_gallery::item_set::ItemSet;
+use matchpoint_gallery::params::IndexParams;
+use matchpoint_gallery::{Access, Gallery};
 
 /// Version of the folder's layout that this build writes and reads.
 const FORMAT: u32 = 1;
@@ -224,6 +226,20 @@ impl Folder {
             expected: self.record.gallery_id.clone(),
             found: id.to_owned(),
         })
+    }
+
+    /// Its items, to be read: it may be served meanwhile. Searches find them without an index.
+    ///
+    /// # Errors
+    /// They are missing or damaged, or belong to another deployment.
+    pub fn open_items(&self) -> Result<Gallery, DeploymentError> {
+        let params = IndexParams {
+            graph_from_items: usize::MAX,
+            ..IndexParams::default()
+        };
+        let gallery = Gallery::open(&self.gallery_file(), Access::ReadOnly, params)?;
+        self.check_gallery(gallery.id())?;
+        Ok(gallery)
     }
 
     /// Every operating point, oldest first, each verified against its name.

@@ -81,15 +81,6 @@ impl Deployment {
         Ok((written.outcome, written.generation))
     }
 
-    /// Enrols or replaces many embedded items in one transaction. Blocks until they are on disk.
-    ///
-    /// # Errors
-    /// Any item is at fault (nothing is written then), or the disk.
-    pub fn upsert_batch(&self, items: Vec<Item>) -> Result<(), DeploymentError> {
-        self.gallery.upsert(items)?;
-        Ok(())
-    }
-
     /// Removes one item. Returns when that is on disk.
     ///
     /// # Errors
@@ -123,15 +114,6 @@ impl Deployment {
         }
     }
 
-    /// Removes many items in one transaction. Blocks until that is on disk.
-    ///
-    /// # Errors
-    /// Too many at once, or the disk.
-    pub fn delete_batch(&self, ids: &[String]) -> Result<(), DeploymentError> {
-        self.gallery.delete(ids)?;
-        Ok(())
-    }
-
     /// One item and its embedding, of unit length.
     ///
     /// # Errors
@@ -145,8 +127,7 @@ impl Deployment {
     /// SHA-256 of the image that an item was made from, if that is all that could have changed:
     /// where there is such an item, with this label and metadata, and with its image if these are
     /// kept.
-    #[must_use]
-    pub fn made_from(
+    pub(super) fn made_from(
         &self,
         id: &str,
         label: &str,
@@ -172,14 +153,6 @@ impl Deployment {
         let read = self.loaded.pool.run(caller, JobKind::Vector, read).await?;
         read.map_err(DeploymentError::from)
             .inspect_err(|error| self.record_failure(error))
-    }
-
-    /// Keeps the images of what is enrolled from here on.
-    ///
-    /// # Errors
-    /// The deployment was opened for reading, or the disk.
-    pub fn keep_images(&self) -> Result<(), DeploymentError> {
-        Ok(self.gallery.keep_images()?)
     }
 
     /// At most `limit` items that follow `after_id`, in the order of their ids.

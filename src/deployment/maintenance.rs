@@ -39,7 +39,7 @@ pub(super) struct Maintenance {
 
 /// A search that was answered, to be done again by comparing with every item.
 pub(super) struct SearchToCheck {
-    pub(super) snapshot: Arc<GalleryView>,
+    pub(super) view: Arc<GalleryView>,
     pub(super) query: Embedding,
 }
 
@@ -49,10 +49,10 @@ pub(super) struct IndexChecks(Sender<SearchToCheck>);
 
 impl IndexChecks {
     /// Leaves a search to be checked, unless the thread has enough to do: a sample of them is.
-    pub(super) fn offer(&self, snapshot: &Arc<GalleryView>, query: &Embedding) {
-        if snapshot.is_approximate() && !self.0.is_full() {
+    pub(super) fn offer(&self, view: &Arc<GalleryView>, query: &Embedding) {
+        if view.is_approximate() && !self.0.is_full() {
             let search = SearchToCheck {
-                snapshot: Arc::clone(snapshot),
+                view: Arc::clone(view),
                 query: query.clone(),
             };
             // Another worker was faster: the sample has its search.
@@ -197,7 +197,7 @@ impl MaintenanceWorker {
     }
 
     fn check(&self, search: &SearchToCheck) {
-        match missed(&search.snapshot, &search.query, CHECKED) {
+        match missed(&search.view, &search.query, CHECKED) {
             Ok(found) => {
                 telemetry::index_checked(&self.deployment, found.neighbours, found.missed);
             }
@@ -222,13 +222,13 @@ pub struct IndexFindings {
 /// # Errors
 /// The query has another dimension.
 pub fn missed(
-    snapshot: &GalleryView,
+    view: &GalleryView,
     query: &Embedding,
     k: usize,
 ) -> Result<IndexFindings, GalleryError> {
     let probe = Probe::nearest(k);
-    let found = snapshot.nearest(query, &probe)?;
-    let nearest = snapshot.nearest(
+    let found = view.nearest(query, &probe)?;
+    let nearest = view.nearest(
         query,
         &Probe {
             exact: true,

@@ -10,44 +10,53 @@ mod calibrated;
 mod calibration_searches;
 mod canaries;
 mod error;
+mod evaluation;
 mod folder;
+mod in_order;
 mod items;
+mod labelled_queries;
 mod maintenance;
 mod models;
 mod observed;
 mod open;
 mod open_shadow;
 mod points;
+mod refused;
 mod remedy;
 mod request;
 mod search;
 mod shadow;
+mod source_enrolment;
 mod temporary;
 mod worker;
 mod writer;
 
 pub use active_point::{ActivePoint, DecisionBasis, Undecided, ValidPoint};
 pub use analysis_input::material_sets;
-pub use answer::{Enrolment, Probed, SearchAnswer, VerifyAnswer};
+pub use answer::{SearchAnswer, VerifyAnswer};
 pub use archive::ArchiveError;
 pub use backup::{PlaceOfModel, Progress, SnapshotReport, check_snapshot, restore};
 pub use calibrate::CalibrationSettings;
 pub use calibrated::Calibrated;
-pub use calibration_searches::{
-    Gathered, IndexCheck, LabelledQuery, MaskedSearches, ProbeRequests, Repeated,
-};
+pub use calibration_searches::{Gathered, IndexCheck, LabelledQuery, MaskedSearches, Repeated};
 pub use canaries::set_canaries;
 pub use error::{DeploymentError, Unembeddable};
+pub use evaluation::{DeploymentEvaluation, StageLatency, labels_that_chose};
 pub use folder::{Folder, ModelReference, Record};
 pub use items::NewItem;
+pub use labelled_queries::{QueryFailure, QuerySettings, QueryToSearch};
 pub use maintenance::{IndexFindings, missed};
 pub use models::{LoadedModel, Models};
 pub use open::{Deployment, OpenOptions, index_binding};
 pub use points::{Activation, PointComparison, compare_points, created};
+pub use refused::RefusedItem;
 pub use remedy::RemedyChoice;
 pub use request::{
-    Hit, ImageAt, ProbeRequest, ProbeSource, Query, SearchOptions, Timings, VerifyReference,
-    read_image,
+    Hit, ImageAt, ProbeSource, Query, SearchOptions, Timings, VerifyReference, read_image,
 };
 pub use shadow::shadow_link;
+pub use source_enrolment::{
+    BatchProgress, EnrolSettings, Enrolled, NewImage, NewItems, OtherItems, SourceEnrolment,
+    VectorSpace,
+};
 pub use temporary::TemporaryFile;

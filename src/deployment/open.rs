@@ -193,7 +193,7 @@ impl Deployment {
 
     /// The gallery's present state.
     #[must_use]
-    pub fn snapshot(&self) -> Arc<GalleryView> {
+    pub fn view(&self) -> Arc<GalleryView> {
         self.gallery.view()
     }
 
@@ -222,14 +222,14 @@ impl Deployment {
     }
 
     /// What an operating point made on a state of the gallery is bound to.
-    pub(super) fn binding_of(&self, snapshot: &GalleryView) -> Binding {
+    pub(super) fn binding_of(&self, view: &GalleryView) -> Binding {
         Binding {
             model_fingerprint: self.loaded.model.fingerprint().to_owned(),
             model_name: self.loaded.model.name().to_owned(),
             gallery_id: self.gallery.id().to_owned(),
-            gallery_digest: snapshot.digest(),
-            gallery_items: snapshot.len() as u64,
-            gallery_labels: snapshot.label_count() as u64,
+            gallery_digest: view.digest(),
+            gallery_items: view.len() as u64,
+            gallery_labels: view.label_count() as u64,
             index: self.index.clone(),
             metric: Metric::Cosine,
         }

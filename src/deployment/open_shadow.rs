@@ -9,7 +9,7 @@ use super::DeploymentError;
 use super::active_point::ActivePoint;
 use super::models::LoadedModel;
 use super::request::{Hit, SearchOptions, Timings};
-use super::worker::search_snapshot;
+use super::worker::search_view;
 use crate::monitor::{ShadowDecision, ShadowDeployment};
 use matchpoint_embed::caller::Caller;
 use matchpoint_embed::job::{JobKind, PoolWorker};
@@ -67,13 +67,13 @@ impl ShadowDeployment<ShadowQuery> for OpenShadow {
     }
 
     fn decide(&self, query: Arc<ShadowQuery>) -> Result<ShadowDecision, String> {
-        let (snapshot, active) = (self.gallery.view(), self.active_point.load_full());
+        let (view, active) = (self.gallery.view(), self.active_point.load_full());
         let limits = self.limits;
         // Neither in its time nor in its result does it count as a request.
         let job = move |worker: &mut PoolWorker<'_>| -> Result<ShadowDecision, DeploymentError> {
             let timings = &mut Timings::default();
             let embedding = worker.embed(&query.image, &limits)?.embedding;
-            let (_, best) = search_snapshot(&snapshot, &embedding, &query.options, timings)?;
+            let (_, best) = search_view(&view, &embedding, &query.options, timings)?;
             let best = best.as_ref().map(|(best, _)| best);
             let score = active.decision_score(&embedding, best, &query.options, timings)?;
             Ok(shadow_decision(&active, best, score))

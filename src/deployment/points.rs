@@ -281,16 +281,16 @@ impl Deployment {
     }
 
     pub(super) fn publish_size(&self) {
-        let (snapshot, active) = (self.gallery.view(), self.active_point.load());
-        let coverage = active.coverage(&snapshot);
-        let extent = coverage.map_or(snapshot.len() as u64, Coverage::extent);
+        let (view, active) = (self.gallery.view(), self.active_point.load());
+        let coverage = active.coverage(&view);
+        let extent = coverage.map_or(view.len() as u64, Coverage::extent);
         telemetry::gallery_changed(
             &self.name,
             telemetry::GalleryGauges {
-                items: snapshot.len(),
-                labels: snapshot.label_count(),
-                generation: snapshot.generation(),
-                index_bytes: snapshot.index_bytes(),
+                items: view.len(),
+                labels: view.label_count(),
+                generation: view.generation(),
+                index_bytes: view.index_bytes(),
                 extent,
                 coverage: coverage.map(Coverage::share),
                 calibrated: active

@@ -123,17 +123,17 @@ impl Query {
 
 /// A query whose truth is known.
 #[derive(Clone)]
-pub struct ProbeRequest {
+pub(super) struct ProbeRequest {
     /// Where to search.
-    pub snapshot: Arc<GalleryView>,
+    pub(super) view: Arc<GalleryView>,
     /// What to search for.
-    pub source: ProbeSource,
+    pub(super) source: ProbeSource,
     /// What it shows.
-    pub label: String,
+    pub(super) label: String,
     /// Whether to look for the nearest items of other labels.
-    pub others: bool,
+    pub(super) others: bool,
     /// Whether to compare the index with exact search.
-    pub check_index: bool,
+    pub(super) check_index: bool,
 }
 
 /// Where a labelled query comes from.

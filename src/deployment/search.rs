@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::active_point::DecisionBasis;
-use super::answer::{Enrolment, Probed, SearchAnswer, VerifyAnswer};
+use super::answer::{EmbeddedOriginal, Probed, SearchAnswer, VerifyAnswer};
 use super::maintenance::Maintenance;
 use super::open::Deployment;
 use super::open_shadow::{ShadowQuery, shadow_decision};
@@ -13,7 +13,7 @@ use super::request::{
     image_failure,
 };
 use super::worker::{
-    self, Compare, Known, ToEnrol, compare, embed_measured, embed_query, search_snapshot,
+    self, Compare, Known, ToEnrol, compare, embed_measured, embed_query, search_view,
 };
 use super::{DeploymentError, Unembeddable};
 use crate::journal::entry::{DecisionId, SearchSource};
@@ -57,8 +57,8 @@ impl Deployment {
         if let ProbeSource::Query(query) = &probe {
             self.precheck(query)?;
         }
-        let (snapshot, active) = (self.gallery.view(), self.active_point.load_full());
-        let (searched, judge) = (Arc::clone(&snapshot), Arc::clone(&active));
+        let (view, active) = (self.gallery.view(), self.active_point.load_full());
+        let (searched, judge) = (Arc::clone(&view), Arc::clone(&active));
         let filtered = options.filter.is_some();
         let checks = self.maintenance.get().map(Maintenance::checks);
         let image = probe.kept(self.monitor.keeps_images());
@@ -67,7 +67,7 @@ impl Deployment {
             .work(job, move |worker, limits, timings| {
                 let query = probe.read(limits)?;
                 let (embedding, norm) = embed_measured(worker, query, limits, timings)?;
-                let (hits, best) = search_snapshot(&searched, &embedding, &options, timings)?;
+                let (hits, best) = search_view(&searched, &embedding, &options, timings)?;
                 let nearest = best.as_ref().map(|(best, _)| best);
                 let decision_score =
                     judge.decision_score(&embedding, nearest, &options, timings)?;
@@ -79,7 +79,7 @@ impl Deployment {
             })
             .await?;
         let id = DecisionId::fresh();
-        let basis = active.basis(&snapshot, decision_score);
+        let basis = active.basis(&view, decision_score);
         let answer = SearchAnswer {
             decision: active.decide(decision_score),
             basis: if filtered {
@@ -88,8 +88,8 @@ impl Deployment {
                 basis
             },
             decision_id: id.to_string(),
-            generation: snapshot.generation(),
-            gallery_items: snapshot.len(),
+            generation: view.generation(),
+            gallery_items: view.len(),
             hits,
             timings,
         };
@@ -135,7 +135,7 @@ impl Deployment {
     ) -> Result<VerifyAnswer, DeploymentError> {
         let arrived = Instant::now();
         self.precheck(&query)?;
-        let (snapshot, active) = (self.gallery.view(), self.active_point.load_full());
+        let (view, active) = (self.gallery.view(), self.active_point.load_full());
         let reference = match reference {
             VerifyReference::Query(reference) => {
                 self.precheck(&reference)?;
@@ -168,9 +168,9 @@ impl Deployment {
         let id = DecisionId::fresh();
         let answer = VerifyAnswer {
             decision: active.decide(decision_score),
-            basis: active.basis(&snapshot, decision_score),
+            basis: active.basis(&view, decision_score),
             decision_id: id.to_string(),
-            generation: snapshot.generation(),
+            generation: view.generation(),
             score,
             timings,
         };
@@ -181,7 +181,7 @@ impl Deployment {
             decision: answer.decision,
             point: active.valid(),
             generation: answer.generation,
-            gallery_items: snapshot.len(),
+            gallery_items: view.len(),
             best: None,
             decision_score,
             filtered: false,
@@ -208,15 +208,16 @@ impl Deployment {
         .await
     }
 
-    /// Embeds an image from where it is, unless its bytes are those that `known` is the SHA-256 of.
+    /// Embeds an image from where it is, unless its bytes are those that `known` is the SHA-256 of:
+    /// then it is `None`.
     ///
     /// # Errors
     /// As [`Deployment::embed`], or the image cannot be read, or is not kept.
-    pub async fn embed_image(
+    pub(super) async fn embed_image(
         &self,
         at: ImageAt,
         known: Option<[u8; 32]>,
-    ) -> Result<Enrolment, DeploymentError> {
+    ) -> Result<Option<EmbeddedOriginal>, DeploymentError> {
         let image = ToEnrol {
             at,
             known,
@@ -230,11 +231,23 @@ impl Deployment {
     }
 
     /// Searches for a labelled query, once in all of the gallery and, where asked for, once more in
-    /// all but its own label: the two trials that it can give.
+    /// all but its own label: the two trials that it can give. Waits while the queue is full:
+    /// calibration gives way to searches, and loses no query.
     ///
     /// # Errors
-    /// As [`Deployment::embed_image`].
-    pub async fn probe(&self, request: ProbeRequest) -> Result<Probed, DeploymentError> {
+    /// As [`Deployment::embed_image`], but for a full queue.
+    pub(super) async fn probe(&self, request: ProbeRequest) -> Result<Probed, DeploymentError> {
+        loop {
+            match self.probe_now(request.clone()).await {
+                Err(DeploymentError::Busy { .. } | DeploymentError::Late { .. }) => {
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+                probed => return probed,
+            }
+        }
+    }
+
+    async fn probe_now(&self, request: ProbeRequest) -> Result<Probed, DeploymentError> {
         let job = WorkerJob::now(Caller::default(), request.source.kind(), Waits::Nobody);
         let (mut probed, timings) = self
             .work(job, move |by, limits, timings| {
@@ -243,22 +256,6 @@ impl Deployment {
             .await?;
         probed.timings = timings;
         Ok(probed)
-    }
-
-    /// As [`Deployment::probe`], and waits while the queue is full: calibration gives way to
-    /// searches, and loses no query.
-    ///
-    /// # Errors
-    /// As [`Deployment::probe`], but for a full queue.
-    pub async fn probe_when_free(&self, request: ProbeRequest) -> Result<Probed, DeploymentError> {
-        loop {
-            match self.probe(request.clone()).await {
-                Err(DeploymentError::Busy { .. } | DeploymentError::Late { .. }) => {
-                    tokio::time::sleep(BUSY_PAUSE).await;
-                }
-                probed => return probed,
-            }
-        }
     }
 
     fn shadow_ticket(

@@ -134,7 +134,7 @@ impl Deployment {
     }
 
     fn about(&self, path: PathBuf, share: f64) -> ShadowAbout {
-        let (model, snapshot) = (&self.loaded.model, self.gallery.view());
+        let (model, view) = (&self.loaded.model, self.gallery.view());
         ShadowAbout {
             path,
             model: model.name().to_owned(),
@@ -146,8 +146,8 @@ impl Deployment {
                 .load()
                 .valid()
                 .map(|point| point.id().to_owned()),
-            gallery_items: snapshot.len(),
-            generation: snapshot.generation(),
+            gallery_items: view.len(),
+            generation: view.generation(),
             share,
         }
     }

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::DeploymentError;
 use super::active_point::ActivePoint;
-use super::answer::{Enrolment, Probed};
+use super::answer::{EmbeddedOriginal, Probed};
 use super::request::{Hit, ImageAt, ProbeRequest, Query, SearchOptions, Timings, read_image};
 use matchpoint_calibration::adjustment::ComparedPair;
 use matchpoint_embed::job::PoolWorker;
@@ -77,8 +77,8 @@ pub(super) type Deciding = (Hit, Option<f32>);
 ///
 /// The decision rests on a search as wide as those of the calibration, whatever was asked for: a
 /// wider one might find a stranger's look-alike that the calibration never saw.
-pub(super) fn search_snapshot(
-    snapshot: &GalleryView,
+pub(super) fn search_view(
+    view: &GalleryView,
     embedding: &Embedding,
     options: &SearchOptions,
     timings: &mut Timings,
@@ -92,15 +92,15 @@ pub(super) fn search_snapshot(
         one_per_label: options.one_per_label,
         ef: options.ef,
     };
-    let mut hits = snapshot.nearest(embedding, &probe)?;
+    let mut hits = view.nearest(embedding, &probe)?;
     let wider = options.exact || options.ef.is_some() || options.one_per_label;
     // Where every item is compared, as under a filter, nothing can be found beyond it.
     let some_only = options.filter.is_some() || options.without_label.is_some();
-    let deciding = if some_only || !(wider || snapshot.is_wide(options.limit)) {
+    let deciding = if some_only || !(wider || view.is_wide(options.limit)) {
         deciding(&hits)
     } else {
         let probe = Probe::nearest(PROBE_HITS);
-        deciding(&snapshot.nearest(embedding, &probe)?)
+        deciding(&view.nearest(embedding, &probe)?)
     };
     hits.truncate(options.limit);
     if let Some(least) = options.score_min {
@@ -176,7 +176,7 @@ pub(super) fn embed_image(
     image: &ToEnrol,
     limits: &ImageLimits,
     timings: &mut Timings,
-) -> Result<Enrolment, DeploymentError> {
+) -> Result<Option<EmbeddedOriginal>, DeploymentError> {
     let bytes = match &image.at {
         ImageAt::File(path) => read_image(path, limits)?,
         ImageAt::Kept { gallery, id } => {
@@ -186,15 +186,15 @@ pub(super) fn embed_image(
     };
     let sha256: [u8; 32] = Sha256::digest(&bytes).into();
     if image.known == Some(sha256) {
-        return Ok(Enrolment::Unchanged);
+        return Ok(None);
     }
     let image = image.keep.then(|| bytes.clone());
     let embedding = embed_query(worker, Query::Image(bytes.into()), limits, timings)?;
-    Ok(Enrolment::Embedded {
+    Ok(Some(EmbeddedOriginal {
         embedding,
         sha256,
         image,
-    })
+    }))
 }
 
 pub(super) fn probe(
@@ -203,21 +203,21 @@ pub(super) fn probe(
     limits: &ImageLimits,
     timings: &mut Timings,
 ) -> Result<Probed, DeploymentError> {
-    let snapshot = &*request.snapshot;
+    let view = &*request.view;
     let query = request.source.read(limits)?;
     let source_sha256 = query.sha256();
 
     let embedding = embed_query(worker, query, limits, timings)?;
 
     let options = SearchOptions::nearest(PROBE_HITS);
-    let (hits, _) = search_snapshot(snapshot, &embedding, &options, timings)?;
+    let (hits, _) = search_view(view, &embedding, &options, timings)?;
     let others = if request.others {
-        Some(left_out(snapshot, &embedding, &request.label)?)
+        Some(left_out(view, &embedding, &request.label)?)
     } else {
         None
     };
     let index_missed = if request.check_index {
-        index_misses(snapshot, &embedding, &hits)?
+        index_misses(view, &embedding, &hits)?
     } else {
         None
     };
@@ -233,7 +233,7 @@ pub(super) fn probe(
 
 /// The nearest items of other labels.
 pub(super) fn left_out(
-    snapshot: &GalleryView,
+    view: &GalleryView,
     embedding: &Embedding,
     label: &str,
 ) -> Result<Vec<Hit>, DeploymentError> {
@@ -242,23 +242,23 @@ pub(super) fn left_out(
         without_label: Some(label),
         ..Probe::nearest(OTHERS_HITS)
     };
-    Ok(snapshot.nearest(embedding, &others)?)
+    Ok(view.nearest(embedding, &others)?)
 }
 
 /// Whether an item is nearer than the best of `hits`; `None` where the index is exact anyway.
 pub(super) fn index_misses(
-    snapshot: &GalleryView,
+    view: &GalleryView,
     embedding: &Embedding,
     hits: &[Hit],
 ) -> Result<Option<bool>, DeploymentError> {
-    if !snapshot.is_approximate() {
+    if !view.is_approximate() {
         return Ok(None);
     }
     let exact = Probe {
         exact: true,
         ..Probe::nearest(1)
     };
-    let nearest = snapshot.nearest(embedding, &exact)?;
+    let nearest = view.nearest(embedding, &exact)?;
     let score = |hits: &[Hit]| hits.first().map(|hit| hit.score);
     Ok(Some(score(hits) < score(&nearest)))
 }

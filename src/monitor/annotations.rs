@@ -167,11 +167,8 @@ impl Monitor {
         if unknown.is_empty() {
             return BTreeMap::new();
         }
-        let snapshot = self.observed().gallery().view();
-        let enrolled: BTreeSet<String> = snapshot
-            .items()
-            .map(|(head, _)| head.label.clone())
-            .collect();
+        let view = self.observed().gallery().view();
+        let enrolled: BTreeSet<String> = view.items().map(|(head, _)| head.label.clone()).collect();
         let mut meant = BTreeMap::new();
         // Spellings come first.
         for pair in alike(unknown, enrolled.iter().map(String::as_str)) {

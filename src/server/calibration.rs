@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use prost::Message;
 use prost_types::Any;
-use tokio::task::JoinSet;
+use tokio_stream::StreamExt;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::{self, invalid};
@@ -16,7 +16,7 @@ use super::registry::Registry;
 use super::status::{from_error, is_the_fault_of_one};
 use crate::deployment::{
     self, Deployment, DeploymentError, Gathered, LabelledQuery, MaskedSearches, ProbeSource,
-    Probed, RemedyChoice,
+    QueryFailure, QuerySettings, QueryToSearch, RemedyChoice, Timings,
 };
 use matchpoint_client::proto::calibrate_request::Part;
 use matchpoint_client::proto::calibration_service_server::CalibrationService;
@@ -65,8 +65,6 @@ impl Drop for StopOnDrop {
         self.0.store(true, Ordering::Relaxed);
     }
 }
-
-type SearchedQuery = (LabelledQuery, Result<Probed, DeploymentError>);
 
 #[tonic::async_trait]
 impl CalibrationService for CalibrationHandler {
@@ -132,123 +130,61 @@ impl CalibrationJob {
 
     async fn gather(
         &mut self,
-        mut incoming: Streaming<CalibrateRequest>,
+        incoming: Streaming<CalibrateRequest>,
         registry: &Registry,
     ) -> Result<(), Status> {
         if self.settings.gallery_as_queries {
             return self.gather_from_gallery(registry).await;
         }
-        let mut under_way: JoinSet<SearchedQuery> = JoinSet::new();
-        let mut ended = false;
-        while !ended || !under_way.is_empty() {
-            tokio::select! {
-                message = incoming.message(), if !ended && under_way.len() < IN_FLIGHT_MAX => match message.map_err(|_broken| cancelled())? {
-                    Some(CalibrateRequest { part: Some(Part::Query(query)) }) => self.ask(query, &mut under_way)?,
-                    Some(_) => return Err(invalid("every message after the first must carry a query")),
-                    None => {
-                        ended = true;
-                        self.metadata.queries_total = self.ids.len() as u64;
+        let Some(mut gathered) = self.gathered.take() else {
+            return Err(cancelled());
+        };
+        let settings = QuerySettings {
+            masked: match self.settings.strangers() {
+                Strangers::All => MaskedSearches::OfEnrolled,
+                Strangers::Unspecified | Strangers::NeverEnrolled => MaskedSearches::None,
+            },
+            in_flight_max: IN_FLIGHT_MAX,
+        };
+        let ids = &mut self.ids;
+        let queries = incoming.map(
+            |message| match message.map_err(|_broken| cancelled())?.part {
+                Some(Part::Query(query)) => query_to_search(query, ids),
+                Some(Part::Settings(_)) | None => {
+                    Err(invalid("every message after the first must carry a query"))
+                }
+            },
+        );
+        let (metadata, handle) = (&mut self.metadata, &self.handle);
+        let done = |id: &str, outcome: Result<Timings, QueryFailure>| {
+            match outcome {
+                Ok(_) => {}
+                Err(QueryFailure::Search(error)) if !is_the_fault_of_one(&error) => {
+                    return Err(from_error(&error));
+                }
+                Err(failure) => {
+                    metadata.failed_total += 1;
+                    if metadata.failed.len() < FAILED_LISTED_MAX {
+                        metadata.failed.push(FailedQuery {
+                            id: id.to_owned(),
+                            reason: failure.to_string(),
+                        });
                     }
-                },
-                Some(answered) = under_way.join_next() => {
-                    let panicked = |_panic| Status::internal("internal error");
-                    self.take(answered.map_err(panicked)?)?;
                 }
-                () = self.handle.cancelled() => return Err(cancelled()),
-                () = registry.draining() => return Err(super::registry::shutting_down()),
             }
+            metadata.queries_done += 1;
+            handle.progress(metadata_any(metadata));
+            Ok(())
+        };
+        let search = gathered.search(&self.deployment, settings, queries, done);
+        tokio::select! {
+            searched = search => searched?,
+            () = self.handle.cancelled() => return Err(cancelled()),
+            () = registry.draining() => return Err(super::registry::shutting_down()),
         }
+        self.metadata.queries_total = self.ids.len() as u64;
+        self.gathered = Some(gathered);
         Ok(())
-    }
-
-    /// Begins to search for one query.
-    fn ask(
-        &mut self,
-        message: QueryMessage,
-        under_way: &mut JoinSet<SearchedQuery>,
-    ) -> Result<(), Status> {
-        let number = self.ids.len();
-        if QUERIES_MAX <= number {
-            return Err(invalid(&format!(
-                "a calibration takes at most {QUERIES_MAX} queries"
-            )));
-        }
-        for (field, text) in [("id", &message.id), ("label", &message.label)] {
-            if text.is_empty() || NAME_BYTES_MAX < text.len() {
-                let length = text.len();
-                return Err(invalid(&format!(
-                    "query {number}: {field} has {length} bytes; it must have 1 to {NAME_BYTES_MAX}"
-                )));
-            }
-        }
-        if !self.ids.insert(message.id.clone()) {
-            let id = &message.id;
-            return Err(invalid(&format!(
-                "query id `{id}` occurs twice; give every query its own"
-            )));
-        }
-        let metadata = message.metadata.iter();
-        let bytes: usize = metadata.map(|(key, value)| key.len() + value.len()).sum();
-        if METADATA_ENTRIES_MAX < message.metadata.len() || METADATA_BYTES_MAX < bytes {
-            return Err(invalid(&format!(
-                "query {number}: metadata may have {METADATA_ENTRIES_MAX} entries and {METADATA_BYTES_MAX} bytes"
-            )));
-        }
-        let Some(gathered) = &self.gathered else {
-            return Ok(());
-        };
-        let source = match convert::labelled_query(message.query) {
-            Ok(query) => ProbeSource::Query(query),
-            Err(status) => {
-                self.failed(message.id, status.message().to_owned());
-                return Ok(());
-            }
-        };
-        let query = LabelledQuery {
-            id: message.id,
-            label: message.label,
-            conditions: message.metadata.into_iter().collect(),
-        };
-        let masked = match self.settings.strangers() {
-            Strangers::All => MaskedSearches::OfEnrolled,
-            Strangers::Unspecified | Strangers::NeverEnrolled => MaskedSearches::None,
-        };
-        let request = gathered
-            .requests(masked)
-            .request(number, &query.label, source);
-        let deployment = Arc::clone(&self.deployment);
-        under_way.spawn(async move {
-            let probed = deployment.probe_when_free(request).await;
-            (query, probed)
-        });
-        Ok(())
-    }
-
-    fn take(&mut self, (query, probed): SearchedQuery) -> Result<(), Status> {
-        match probed {
-            Ok(probed) => {
-                if let Some(gathered) = &mut self.gathered {
-                    gathered.add(query, probed);
-                }
-                self.one_done();
-            }
-            Err(error) if is_the_fault_of_one(&error) => self.failed(query.id, error.to_string()),
-            Err(error) => return Err(from_error(&error)),
-        }
-        Ok(())
-    }
-
-    fn failed(&mut self, id: String, reason: String) {
-        self.metadata.failed_total += 1;
-        if self.metadata.failed.len() < FAILED_LISTED_MAX {
-            self.metadata.failed.push(FailedQuery { id, reason });
-        }
-        self.one_done();
-    }
-
-    fn one_done(&mut self) {
-        self.metadata.queries_done += 1;
-        self.handle.progress(metadata_any(&self.metadata));
     }
 
     async fn gather_from_gallery(&mut self, registry: &Registry) -> Result<(), Status> {
@@ -329,6 +265,49 @@ impl CalibrationJob {
         };
         Ok(any("CalibrateResponse", &response))
     }
+}
+
+/// A query as it came, checked but for what it shows.
+fn query_to_search(
+    message: QueryMessage,
+    ids: &mut BTreeSet<String>,
+) -> Result<QueryToSearch, Status> {
+    let number = ids.len();
+    if QUERIES_MAX <= number {
+        return Err(invalid(&format!(
+            "a calibration takes at most {QUERIES_MAX} queries"
+        )));
+    }
+    for (field, text) in [("id", &message.id), ("label", &message.label)] {
+        if text.is_empty() || NAME_BYTES_MAX < text.len() {
+            let length = text.len();
+            return Err(invalid(&format!(
+                "query {number}: {field} has {length} bytes; it must have 1 to {NAME_BYTES_MAX}"
+            )));
+        }
+    }
+    if !ids.insert(message.id.clone()) {
+        let id = &message.id;
+        return Err(invalid(&format!(
+            "query id `{id}` occurs twice; give every query its own"
+        )));
+    }
+    let metadata = message.metadata.iter();
+    let bytes: usize = metadata.map(|(key, value)| key.len() + value.len()).sum();
+    if METADATA_ENTRIES_MAX < message.metadata.len() || METADATA_BYTES_MAX < bytes {
+        return Err(invalid(&format!(
+            "query {number}: metadata may have {METADATA_ENTRIES_MAX} entries and {METADATA_BYTES_MAX} bytes"
+        )));
+    }
+    let source = convert::labelled_query(message.query).map(ProbeSource::Query);
+    Ok(QueryToSearch {
+        query: LabelledQuery {
+            id: message.id,
+            label: message.label,
+            conditions: message.metadata.into_iter().collect(),
+        },
+        source: source.map_err(|status| status.message().to_owned()),
+    })
 }
 
 fn metadata_any(metadata: &CalibrateMetadata) -> Any {

@@ -186,7 +186,7 @@ impl ItemHandler {
         Ok(ListItemsResponse {
             items: items.collect(),
             next_page_token: next.unwrap_or_default(),
-            total_items: deployment.snapshot().len() as u64,
+            total_items: deployment.view().len() as u64,
         })
     }
 }

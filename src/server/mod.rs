@@ -168,12 +168,12 @@ fn open(
 }
 
 fn report(deployment: &Deployment, took: Duration) {
-    let (snapshot, model) = (deployment.snapshot(), &deployment.loaded().model);
-    let basis = deployment.active_point().basis(&snapshot, None);
+    let (view, model) = (deployment.view(), &deployment.loaded().model);
+    let basis = deployment.active_point().basis(&view, None);
     tracing::info!(
         deployment = deployment.name(),
-        items = snapshot.len(),
-        labels = snapshot.label_count(),
+        items = view.len(),
+        labels = view.label_count(),
         model = model.name(),
         precision = model.precision(),
         execution_provider = model.provider(),

@@ -193,8 +193,8 @@ impl ServerService for ServerInfoHandler {
 }
 
 fn describe(deployment: &Deployment) -> DeploymentInfo {
-    let (snapshot, model) = (deployment.snapshot(), &deployment.loaded().model);
-    let basis = deployment.active_point().basis(&snapshot, None);
+    let (view, model) = (deployment.view(), &deployment.loaded().model);
+    let basis = deployment.active_point().basis(&view, None);
     DeploymentInfo {
         name: deployment.name().to_owned(),
         model_name: model.name().to_owned(),
@@ -203,9 +203,9 @@ fn describe(deployment: &Deployment) -> DeploymentInfo {
         execution_provider: model.provider().to_owned(),
         precision: model.precision().to_owned(),
         gallery_id: deployment.gallery_id().to_owned(),
-        gallery_items: snapshot.len() as u64,
-        gallery_labels: snapshot.label_count() as u64,
-        generation: snapshot.generation(),
+        gallery_items: view.len() as u64,
+        gallery_labels: view.label_count() as u64,
+        generation: view.generation(),
         index: deployment.index_description(),
         operating_point_id: basis.operating_point_id.unwrap_or_default(),
         within_calibrated_size: basis.within_calibrated_size,

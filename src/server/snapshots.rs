@@ -168,7 +168,7 @@ impl Snapshots {
                 drop(fs::remove_dir_all(&into));
                 from_error(&error)
             })?;
-            let (state, active) = (deployment.snapshot(), deployment.active_point());
+            let (state, active) = (deployment.view(), deployment.active_point());
             let response = RestoreSnapshotResponse {
                 deployment: name,
                 items: state.len() as u64,

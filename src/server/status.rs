@@ -166,7 +166,8 @@ fn classify(error: &DeploymentError) -> (Code, &'static str) {
         }
         DeploymentError::ModelMismatch { .. }
         | DeploymentError::ModelNotServed { .. }
-        | DeploymentError::GalleryMismatch { .. } => {
+        | DeploymentError::GalleryMismatch { .. }
+        | DeploymentError::OtherVectors { .. } => {
             (Code::FailedPrecondition, "MODEL_INDEX_MISMATCH")
         }
         DeploymentError::Busy { .. } | DeploymentError::WriterBusy { .. } => {

@@ -197,10 +197,10 @@ impl BenchIndexArgs {
         let enrol = work.enrol(&base, early)?;
         output.note("building the index");
         let (gallery, open, resident) = work.reopen()?;
-        let snapshot = gallery.view();
+        let view = gallery.view();
         let memory = MemoryCost {
-            index_bytes_per_item: share(snapshot.index_bytes(), early),
-            vector_bytes_per_item: share(snapshot.vector_bytes(), early),
+            index_bytes_per_item: share(view.index_bytes(), early),
+            vector_bytes_per_item: share(view.vector_bytes(), early),
             resident_bytes_per_item: share(resident, early),
         };
         output.note("searching");
@@ -218,33 +218,33 @@ impl BenchIndexArgs {
             enrol,
             open,
             memory,
-            exact: speed(&snapshot, &queries, &exact, 1, lasting)?,
-            searches: self.searches(&snapshot, &queries, lasting)?,
-            filters: filters(&snapshot, &queries, lasting)?,
+            exact: speed(&view, &queries, &exact, 1, lasting)?,
+            searches: self.searches(&view, &queries, lasting)?,
+            filters: filters(&view, &queries, lasting)?,
             while_enrolling: self.while_enrolling(&gallery, &base, &queries)?,
         })
     }
 
     fn searches(
         &self,
-        snapshot: &GalleryView,
+        view: &GalleryView,
         queries: &[Embedding],
         lasting: Duration,
     ) -> anyhow::Result<Vec<SearchSpeed>> {
-        let truth = nearest_of(snapshot, queries, None)?;
+        let truth = nearest_of(view, queries, None)?;
         let mut searches = Vec::new();
         for &ef in &self.ef {
             let probe = Probe {
                 ef: Some(ef),
                 ..Probe::nearest(K)
             };
-            let recall = recall(snapshot, queries, &probe, &truth)?;
+            let recall = recall(view, queries, &probe, &truth)?;
             for &threads in &self.threads {
                 searches.push(SearchSpeed {
                     ef,
                     threads,
                     recall,
-                    speed: speed(snapshot, queries, &probe, threads, lasting)?,
+                    speed: speed(view, queries, &probe, threads, lasting)?,
                 });
             }
         }
@@ -289,9 +289,9 @@ impl BenchIndexArgs {
                     if enrolling.is_finished() {
                         break;
                     }
-                    let snapshot = gallery.view();
+                    let view = gallery.view();
                     let begun = Instant::now();
-                    snapshot.nearest(query, &probe)?;
+                    view.nearest(query, &probe)?;
                     times.push(begun.elapsed().as_secs_f64());
                 }
                 Ok(())
@@ -486,7 +486,7 @@ type ExactMatches = Vec<Vec<GalleryMatch>>;
 
 /// The nearest by comparing with every item, on all cores.
 fn nearest_of(
-    snapshot: &GalleryView,
+    view: &GalleryView,
     queries: &[Embedding],
     filter: Option<&ItemFilter>,
 ) -> anyhow::Result<ExactMatches> {
@@ -503,7 +503,7 @@ fn nearest_of(
             .map(|part| {
                 scope.spawn(|| -> Result<ExactMatches, _> {
                     part.iter()
-                        .map(|query| snapshot.nearest(query, &probe))
+                        .map(|query| view.nearest(query, &probe))
                         .collect()
                 })
             })
@@ -521,14 +521,14 @@ fn nearest_of(
 
 /// The share of the true nearest that searches find; what is as near as the last of them counts.
 fn recall(
-    snapshot: &GalleryView,
+    view: &GalleryView,
     queries: &[Embedding],
     probe: &Probe<'_>,
     truth: &ExactMatches,
 ) -> anyhow::Result<f64> {
     let (mut found, mut wanted) = (0, 0);
     for (query, truth) in queries.iter().zip(truth) {
-        let answer = snapshot.nearest(query, probe)?;
+        let answer = view.nearest(query, probe)?;
         wanted += truth.len();
         if let Some(last) = truth.last() {
             found += answer
@@ -543,7 +543,7 @@ fn recall(
 
 /// Searches for as long on so many threads at once.
 fn speed(
-    snapshot: &GalleryView,
+    view: &GalleryView,
     queries: &[Embedding],
     probe: &Probe<'_>,
     threads: usize,
@@ -553,7 +553,7 @@ fn speed(
         let (mut times, started) = (Vec::new(), Instant::now());
         for query in queries.iter().cycle().skip(first) {
             let begun = Instant::now();
-            snapshot.nearest(query, probe)?;
+            view.nearest(query, probe)?;
             times.push(begun.elapsed().as_secs_f64());
             if lasting <= started.elapsed() {
                 break;
@@ -579,7 +579,7 @@ fn speed(
 }
 
 fn filters(
-    snapshot: &GalleryView,
+    view: &GalleryView,
     queries: &[Embedding],
     lasting: Duration,
 ) -> anyhow::Result<Vec<FilteredSpeed>> {
@@ -593,19 +593,19 @@ fn filters(
         };
         let first = Instant::now();
         if let Some(query) = queries.first() {
-            snapshot.nearest(query, &probe)?;
+            view.nearest(query, &probe)?;
         }
         let first_us = first.elapsed().as_secs_f64() * 1e6;
-        let truth = nearest_of(snapshot, queries, Some(&filter))?;
+        let truth = nearest_of(view, queries, Some(&filter))?;
         let exact = Probe {
             exact: true,
             ..probe
         };
         all.push(FilteredSpeed {
             per_mille,
-            recall: recall(snapshot, queries, &probe, &truth)?,
-            speed: speed(snapshot, queries, &probe, 1, lasting)?,
-            exact: speed(snapshot, queries, &exact, 1, lasting)?,
+            recall: recall(view, queries, &probe, &truth)?,
+            speed: speed(view, queries, &probe, 1, lasting)?,
+            exact: speed(view, queries, &exact, 1, lasting)?,
             first_us,
         });
     }

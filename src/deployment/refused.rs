@@ -1,4 +1,4 @@
-//! Entries that a command cannot use, and why.
+//! Entries of a source that cannot be used, and why.
 
 use std::fmt;
 
@@ -6,11 +6,11 @@ use crate::telemetry::escaped;
 
 /// An entry that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub(super) struct RefusedItem {
+pub struct RefusedItem {
     /// The id, path or line concerned.
-    pub(super) item: String,
+    pub item: String,
     /// What is wrong.
-    pub(super) reason: String,
+    pub reason: String,
 }
 
 impl fmt::Display for RefusedItem {

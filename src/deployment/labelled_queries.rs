@@ -1,0 +1,85 @@
+//! The one way in which labelled queries are searched for: as they come, many at once, added in order.
+
+use std::sync::Arc;
+
+use tokio_stream::Stream;
+
+use super::answer::Probed;
+use super::calibration_searches::{Gathered, LabelledQuery, MaskedSearches};
+use super::in_order::in_order;
+use super::request::{ProbeSource, Timings};
+use super::{Deployment, DeploymentError};
+
+/// A labelled query that is to be searched for.
+#[derive(Clone, Debug)]
+pub struct QueryToSearch {
+    /// What is known of it.
+    pub query: LabelledQuery,
+    /// What it is, or why it is nothing that can be searched for.
+    pub source: Result<ProbeSource, String>,
+}
+
+/// Why a query found nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryFailure {
+    /// It is nothing that can be searched for.
+    #[error("{0}")]
+    Unusable(String),
+    /// The search failed.
+    #[error(transparent)]
+    Search(#[from] DeploymentError),
+}
+
+/// How labelled queries are searched for.
+#[derive(Clone, Copy, Debug)]
+pub struct QuerySettings {
+    /// Which searches are made beside those of the queries themselves.
+    pub masked: MaskedSearches,
+    /// Queries that are worked on at once.
+    pub in_flight_max: usize,
+}
+
+impl Gathered {
+    /// Searches for queries as they come, all in the same state of the gallery, and adds what they
+    /// found in their order. Gives way if the queue is full, and loses no query. `done` is told of
+    /// each by its id, and says which failures are errors.
+    ///
+    /// # Errors
+    /// What `queries` and `done` refuse. What was found before stays.
+    pub async fn search<E>(
+        &mut self,
+        deployment: &Arc<Deployment>,
+        settings: QuerySettings,
+        queries: impl Stream<Item = Result<QueryToSearch, E>>,
+        mut done: impl FnMut(&str, Result<Timings, QueryFailure>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let requests = self.requests(settings.masked);
+        let mut number = 0;
+        let begin = |QueryToSearch { query, source }: QueryToSearch| {
+            let request = source.map(|source| requests.request(number, &query.label, source));
+            number += 1;
+            let deployment = Arc::clone(deployment);
+            let work = async move {
+                match request {
+                    Ok(request) => Ok(Ok(deployment.probe(request).await?)),
+                    Err(unusable) => Ok(Err(unusable)),
+                }
+            };
+            (query, work)
+        };
+        let take = |query: &LabelledQuery,
+                    probed: Result<Result<Probed, String>, DeploymentError>| {
+            let outcome = match probed {
+                Ok(Ok(probed)) => {
+                    let timings = probed.timings;
+                    self.add(query.clone(), probed);
+                    Ok(timings)
+                }
+                Ok(Err(unusable)) => Err(QueryFailure::Unusable(unusable)),
+                Err(error) => Err(QueryFailure::Search(error)),
+            };
+            done(&query.id, outcome)
+        };
+        in_order(queries, settings.in_flight_max, begin, take).await
+    }
+}

@@ -1,0 +1,398 @@
+//! Enrolling a whole source: images or vectors, in batches, so that what was interrupted goes on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::answer::EmbeddedOriginal;
+use super::in_order::in_order;
+use super::refused::RefusedItem;
+use super::request::ImageAt;
+use super::{Deployment, DeploymentError, Folder, Models, OpenOptions};
+use crate::config::EngineConfig;
+use matchpoint_gallery::Access;
+use matchpoint_gallery::error::GalleryError;
+use matchpoint_gallery::item::Item;
+
+/// Items of one transaction: few enough that work of a second is lost if the process is killed.
+const BATCH: usize = 128;
+/// Vectors of one transaction: nothing is lost with them but time on the disk.
+const BATCH_OF_VECTORS: usize = 1000;
+
+/// Where a source is enrolled.
+#[derive(Clone, Copy, Debug)]
+pub struct EnrolSettings<'a> {
+    /// The deployment's folder; made if there is none.
+    pub deployment: &'a Path,
+    /// Name of a new deployment, if not that of its folder.
+    pub name: Option<&'a str>,
+    /// The model's folder: of a new deployment, or if it is not the recorded one.
+    pub model: Option<&'a Path>,
+    /// Which of the model's precisions embeds a new deployment.
+    pub precision: Option<&'a str>,
+    /// What the vectors are, if they are made elsewhere.
+    pub vectors: Option<VectorSpace<'a>>,
+    /// Whether images are kept, now and later.
+    pub keep_images: bool,
+    /// How images are embedded.
+    pub engine: &'a EngineConfig,
+}
+
+/// What vectors that are made elsewhere can be compared with.
+#[derive(Clone, Copy, Debug)]
+pub struct VectorSpace<'a> {
+    /// Their components.
+    pub dimension: usize,
+    /// What makes them, if that is known.
+    pub of: Option<&'a str>,
+}
+
+/// An image to be enrolled.
+#[derive(Clone, Debug)]
+pub struct NewImage {
+    /// Id of its item.
+    pub id: String,
+    /// What it shows.
+    pub label: String,
+    /// What else is known of it.
+    pub metadata: BTreeMap<String, String>,
+    /// Where it is.
+    pub at: ImageAt,
+}
+
+/// What is to be enrolled.
+pub enum NewItems<'a> {
+    /// Images, which are embedded.
+    Images(Vec<NewImage>),
+    /// Items with their vectors, or why one has none.
+    Vectors(&'a mut dyn Iterator<Item = Result<Item, RefusedItem>>),
+}
+
+impl std::fmt::Debug for NewItems<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Images(images) => write!(f, "Images({})", images.len()),
+            Self::Vectors(_) => write!(f, "Vectors"),
+        }
+    }
+}
+
+/// What becomes of items that a source does not name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OtherItems {
+    /// They stay.
+    Keep,
+    /// They are removed.
+    Remove,
+}
+
+/// Who waits for many images.
+pub trait BatchProgress {
+    /// One more is done.
+    fn step(&mut self);
+    /// Whether no more is to be begun.
+    fn stops(&self) -> bool;
+}
+
+/// What became of a source.
+#[derive(Clone, Debug, Default)]
+pub struct Enrolled {
+    /// Items that were enrolled now.
+    pub enrolled: usize,
+    /// Items that were enrolled before, from the same bytes.
+    pub unchanged: usize,
+    /// Items removed because the source does not name them.
+    pub removed: usize,
+    /// Items that the source does not name, and that were kept.
+    pub not_in_source: usize,
+    /// What could not be enrolled, and why.
+    pub failed: Vec<RefusedItem>,
+    /// Whether the work was stopped before its end.
+    pub interrupted: bool,
+    /// How long it took.
+    pub took: Duration,
+    /// Items in the gallery now.
+    pub items: usize,
+    /// Labels in the gallery now.
+    pub labels: BTreeSet<String>,
+    /// Digest of the gallery's content: the same items give the same digest.
+    pub gallery_digest: String,
+}
+
+/// A deployment that is open to enrol one source.
+#[derive(Debug)]
+pub struct SourceEnrolment<'a> {
+    settings: EnrolSettings<'a>,
+    models: Models,
+    deployment: Arc<Deployment>,
+}
+
+impl<'a> SourceEnrolment<'a> {
+    /// Opens the deployment, or makes it.
+    ///
+    /// # Errors
+    /// There is none and no model was named, it cannot be opened for writing, or the vectors are of
+    /// another kind than its own.
+    pub fn open(settings: EnrolSettings<'a>) -> Result<Self, DeploymentError> {
+        let mut models = Models::new(settings.engine, window(settings.engine));
+        create_if_missing(&settings, &mut models)?;
+        let deployment = open(&settings, &mut models)?;
+        if let Some(vectors) = settings.vectors {
+            check_space(vectors, &deployment)?;
+        }
+        Ok(Self {
+            settings,
+            models,
+            deployment: Arc::new(deployment),
+        })
+    }
+
+    /// Labels that are enrolled already.
+    #[must_use]
+    pub fn labels(&self) -> BTreeSet<String> {
+        self.deployment.labels()
+    }
+
+    /// Enrols the items, then opens the deployment once more, as the server will: that leaves the
+    /// index in its file. An item whose bytes, label and metadata have not changed is left alone, so
+    /// that the same call goes on after an interruption. An image that cannot be used is listed, and
+    /// keeps none of the others.
+    ///
+    /// # Errors
+    /// The model fails, or the disk. What was written before stays.
+    pub async fn enrol(
+        mut self,
+        items: NewItems<'_>,
+        others: OtherItems,
+        progress: &mut impl BatchProgress,
+    ) -> Result<Enrolled, DeploymentError> {
+        if self.settings.keep_images {
+            self.deployment.gallery.keep_images()?;
+        }
+        let started = Instant::now();
+        let mut work = Work {
+            deployment: Arc::clone(&self.deployment),
+            progress,
+            outcome: Enrolled::default(),
+            batch: Vec::with_capacity(BATCH),
+            named: BTreeSet::new(),
+        };
+        match items {
+            NewItems::Images(images) => {
+                work.embed_all(images, window(self.settings.engine)).await?;
+            }
+            NewItems::Vectors(items) => work.take_all(items)?,
+        }
+        work.write()?;
+        work.outcome.interrupted = work.progress.stops();
+        if !work.outcome.interrupted {
+            work.settle_others(others)?;
+        }
+        let mut outcome = work.outcome;
+        outcome.took = started.elapsed();
+        drop((work.deployment, self.deployment));
+
+        let reopened = open(&self.settings, &mut self.models)?;
+        let view = reopened.view();
+        outcome.items = view.len();
+        outcome.labels = reopened.labels();
+        outcome.gallery_digest = view.digest();
+        Ok(outcome)
+    }
+}
+
+/// Images that are worked on at once: each worker has its next one ready.
+fn window(engine: &EngineConfig) -> usize {
+    engine.workers.count(engine.compute.joined_max()) * 4
+}
+
+fn open(settings: &EnrolSettings<'_>, models: &mut Models) -> Result<Deployment, DeploymentError> {
+    let options = OpenOptions {
+        name: None,
+        model: settings.model.map(ToOwned::to_owned),
+        access: Access::ReadWrite,
+    };
+    Deployment::open(settings.deployment, models, options)
+}
+
+fn create_if_missing(
+    settings: &EnrolSettings<'_>,
+    models: &mut Models,
+) -> Result<(), DeploymentError> {
+    if Folder::exists(settings.deployment) {
+        return Ok(());
+    }
+    let model = match (settings.model, settings.vectors) {
+        (Some(model), _) => models.open(model, settings.precision)?,
+        (
+            None,
+            Some(VectorSpace {
+                dimension,
+                of: Some(of),
+            }),
+        ) => models.vectors(of, dimension)?,
+        // Opening says that there is none.
+        (None, None | Some(VectorSpace { of: None, .. })) => return Ok(()),
+    };
+    let folder_name = settings.deployment.file_name();
+    let folder_name = folder_name.and_then(|name| name.to_str());
+    let name = settings.name.or(folder_name).unwrap_or("default");
+    Deployment::create(settings.deployment, name, &model)
+}
+
+/// Vectors of another kind are refused before any is enrolled.
+fn check_space(vectors: VectorSpace<'_>, deployment: &Deployment) -> Result<(), DeploymentError> {
+    let model = &deployment.loaded.model;
+    let (found, expected) = (vectors.dimension, model.dimension());
+    if found != expected {
+        let problem = format!("the vectors have {found} components, and the deployment {expected}");
+        return Err(DeploymentError::OtherVectors { problem });
+    }
+    match vectors.of.filter(|of| *of != model.name()) {
+        None => Ok(()),
+        Some(of) => Err(DeploymentError::OtherVectors {
+            problem: format!(
+                "the deployment holds vectors of `{}`, and these are of `{of}`; they cannot be compared",
+                model.name()
+            ),
+        }),
+    }
+}
+
+/// One source under way.
+struct Work<'a, P> {
+    deployment: Arc<Deployment>,
+    progress: &'a mut P,
+    outcome: Enrolled,
+    batch: Vec<Item>,
+    /// Ids that the source names.
+    named: BTreeSet<String>,
+}
+
+impl<P: BatchProgress> Work<'_, P> {
+    async fn embed_all(
+        &mut self,
+        images: Vec<NewImage>,
+        window: usize,
+    ) -> Result<(), DeploymentError> {
+        self.named = images.iter().map(|image| image.id.clone()).collect();
+        let work = std::cell::RefCell::new(self);
+        let inputs = images.into_iter();
+        let inputs = inputs.take_while(|_| !work.borrow().progress.stops());
+        let deployment = Arc::clone(&work.borrow().deployment);
+        let begin = |image: NewImage| {
+            let deployment = Arc::clone(&deployment);
+            let at = image.at.clone();
+            let known = deployment.made_from(&image.id, &image.label, &image.metadata);
+            let embedded = async move { deployment.embed_image(at, known).await };
+            (image, embedded)
+        };
+        let done = |image: &NewImage, embedded| work.borrow_mut().take(image, embedded);
+        in_order(tokio_stream::iter(inputs.map(Ok)), window, begin, done).await
+    }
+
+    fn take(
+        &mut self,
+        image: &NewImage,
+        embedded: Result<Option<EmbeddedOriginal>, DeploymentError>,
+    ) -> Result<(), DeploymentError> {
+        self.progress.step();
+        match embedded {
+            Ok(None) => self.outcome.unchanged += 1,
+            Ok(Some(embedded)) => {
+                self.batch.push(Item {
+                    id: image.id.clone(),
+                    label: image.label.clone(),
+                    metadata: image.metadata.clone(),
+                    embedding: embedded.embedding,
+                    source_sha256: Some(embedded.sha256),
+                    image: embedded.image,
+                });
+                if self.batch.len() == BATCH {
+                    self.write()?;
+                }
+            }
+            Err(error) if error.is_of_one_image() => self.refuse(image.id.clone(), &error),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Enrols vectors, but for those that are enrolled already.
+    fn take_all(
+        &mut self,
+        items: &mut dyn Iterator<Item = Result<Item, RefusedItem>>,
+    ) -> Result<(), DeploymentError> {
+        for item in items {
+            if self.progress.stops() {
+                break;
+            }
+            self.progress.step();
+            let id = item
+                .as_ref()
+                .map_or_else(|refused| &refused.item, |item| &item.id);
+            self.named.insert(id.clone());
+            match item {
+                Ok(item) if self.is_enrolled(&item) => self.outcome.unchanged += 1,
+                Ok(item) => self.batch.push(item),
+                Err(refused) => self.outcome.failed.push(refused),
+            }
+            if self.batch.len() == BATCH_OF_VECTORS {
+                self.write()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_enrolled(&self, item: &Item) -> bool {
+        self.deployment.item(&item.id).is_ok_and(|(head, vector)| {
+            head.label == item.label
+                && head.metadata == item.metadata
+                && *vector == *item.embedding.as_slice()
+        })
+    }
+
+    fn refuse(&mut self, item: String, error: &DeploymentError) {
+        let reason = error.to_string();
+        self.outcome.failed.push(RefusedItem { item, reason });
+    }
+
+    /// Writes the batch; if one of its items is refused, the others one by one.
+    fn write(&mut self) -> Result<(), DeploymentError> {
+        let batch = std::mem::take(&mut self.batch);
+        let gallery = Arc::clone(&self.deployment.gallery);
+        match gallery.upsert(batch.clone()) {
+            Ok(_) => self.outcome.enrolled += batch.len(),
+            Err(GalleryError::Item { .. }) => {
+                for item in batch {
+                    let id = item.id.clone();
+                    match gallery.upsert(vec![item]) {
+                        Ok(_) => self.outcome.enrolled += 1,
+                        Err(error @ GalleryError::Item { .. }) => self.refuse(id, &error.into()),
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Removes, or counts, items that the source does not name.
+    fn settle_others(&mut self, others: OtherItems) -> Result<(), DeploymentError> {
+        let view = self.deployment.view();
+        let ids = view.items().map(|(head, _)| head.id.clone());
+        let found: Vec<String> = ids.filter(|id| !self.named.contains(id)).collect();
+        match others {
+            OtherItems::Remove => {
+                for batch in found.chunks(BATCH) {
+                    self.deployment.gallery.delete(batch)?;
+                }
+                self.outcome.removed = found.len();
+            }
+            OtherItems::Keep => self.outcome.not_in_source = found.len(),
+        }
+        Ok(())
+    }
+}
