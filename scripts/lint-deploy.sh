@@ -56,6 +56,9 @@ for file in deploy/kubernetes/*.yaml; do
 done
 
 check "protocol (buf)" buf lint
+# Adding is free; what is there keeps its name, number and type. After a release, the baseline is made of it:
+# buf build --exclude-source-info -o proto/baseline.binpb
+check "protocol, against its baseline (buf)" buf breaking --against proto/baseline.binpb
 check "scripts (shellcheck)" shellcheck scripts/*.sh .ci/run
 check "Python (ruff check)" ruff check --no-cache --quiet "${python[@]}"
 check "spelling (typos)" typos --format brief

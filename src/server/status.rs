@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -21,6 +22,8 @@ pub(super) const DOMAIN: &str = "matchpoint.dev";
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// No retry is suggested sooner, or later than this.
 const RETRY_AFTER_RANGE: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(5)];
+/// What the retry policies of gRPC libraries obey, as they do not read `RetryInfo`: gRFC A6.
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// A status with its machine-readable reason.
 pub(super) fn status(code: Code, reason: &str, message: &str) -> Status {
@@ -36,13 +39,15 @@ fn status_to_retry(
 ) -> Status {
     let mut details = ErrorDetails::new();
     details.set_error_info(reason, DOMAIN, HashMap::new());
+    let mut trailers = MetadataMap::new();
     if let Some(after) = retry_after {
         let [least, most] = RETRY_AFTER_RANGE;
         // Whole milliseconds, which is how well it is known.
         let after = u64::try_from(after.clamp(least, most).as_millis()).unwrap_or(u64::MAX);
         details.set_retry_info(Some(Duration::from_millis(after)));
+        trailers.insert(PUSHBACK, MetadataValue::from(after));
     }
-    Status::with_error_details(code, message.to_owned(), details)
+    Status::with_error_details_and_metadata(code, message.to_owned(), details, trailers)
 }
 
 /// The status for an error. A fault of the server is logged, and answered without internals.

@@ -890,12 +890,12 @@ async fn a_full_queue_answers_resource_exhausted_at_once_with_a_time_to_come_bac
                     (status.code(), reason(&status).as_str()),
                     (Code::ResourceExhausted, "QUEUE_FULL")
                 );
-                assert!(
-                    status
-                        .get_details_retry_info()
-                        .unwrap()
-                        .retry_delay
-                        .is_some()
+                let delay = status.get_details_retry_info().unwrap().retry_delay;
+                // The same for retry policies, which read no details.
+                let pushback = status.metadata().get("grpc-retry-pushback-ms").unwrap();
+                assert_eq!(
+                    pushback.to_str().unwrap(),
+                    delay.unwrap().as_millis().to_string()
                 );
                 refused += 1;
             }

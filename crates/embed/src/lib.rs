@@ -21,6 +21,7 @@
 
 #![forbid(unsafe_code)]
 
+mod appointments;
 mod batch;
 pub mod caller;
 pub mod decode_memory;

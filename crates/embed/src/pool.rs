@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::Model;
+use super::appointments::Appointments;
 use super::caller::{Caller, Cancellation};
 use super::embedder::Embedder;
 use super::error::ModelError;
@@ -25,6 +26,7 @@ pub struct WorkerPool {
     queue_len_max: usize,
     worker_count: u32,
     tally: Arc<PoolTally>,
+    appointments: Appointments,
     workers: RwLock<Vec<JoinHandle<()>>>,
 }
 
@@ -71,6 +73,7 @@ impl WorkerPool {
             queue_len_max,
             worker_count: u32::try_from(workers).unwrap_or(u32::MAX),
             tally: Arc::default(),
+            appointments: Appointments::default(),
             workers: RwLock::new(Vec::with_capacity(workers)),
         };
         for index in 0..workers {
@@ -166,7 +169,11 @@ impl WorkerPool {
     fn busy(&self, client: ClientId) -> PoolError {
         PoolError::Busy {
             queue_len_max: self.queue_len_max,
-            retry_after: self.wait(client),
+            retry_after: self.appointments.next(
+                Instant::now(),
+                self.wait(client),
+                self.tally.durations.average(JobKind::Image) / self.worker_count,
+            ),
         }
     }
 

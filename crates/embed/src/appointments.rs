@@ -1,0 +1,56 @@
+//! When callers who found a full queue may come back: one after another, as fast as the workers are.
+//!
+//! Told the same time, they would all come back at once, and most would be refused again.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Nobody is sent away for longer: a flood that comes back too early anyway must not push everybody's
+/// time away.
+const AHEAD_MAX: Duration = Duration::from_secs(5);
+
+/// The latest time that was given to anybody.
+#[derive(Debug, Default)]
+pub(super) struct Appointments {
+    latest: Mutex<Option<Instant>>,
+}
+
+impl Appointments {
+    /// How long the next caller stays away: until what waits is done, and what was sent away before has
+    /// come back. `pace` is the time between two jobs that are done.
+    pub(super) fn next(&self, now: Instant, wait: Duration, pace: Duration) -> Duration {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let given = latest.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+        let stay = wait.max(given).saturating_add(pace).min(AHEAD_MAX);
+        *latest = Some(now + stay);
+        stay
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    #[test]
+    fn callers_come_back_one_after_another_and_never_before_the_queue_is_empty() {
+        let (appointments, now) = (Appointments::default(), Instant::now());
+        let stays: Vec<Duration> = (0..3)
+            .map(|_| appointments.next(now, ms(100), ms(10)))
+            .collect();
+        assert_eq!(stays, [ms(110), ms(120), ms(130)]);
+        // Once the given times are over, only what waits counts.
+        assert_eq!(appointments.next(now + ms(500), ms(20), ms(10)), ms(30));
+    }
+
+    #[test]
+    fn a_flood_does_not_push_the_time_away() {
+        let (appointments, now) = (Appointments::default(), Instant::now());
+        let stays = (0..10_000).map(|_| appointments.next(now, ms(100), ms(10)));
+        assert_eq!(stays.max(), Some(AHEAD_MAX));
+        assert_eq!(appointments.next(now + AHEAD_MAX, ms(0), ms(10)), ms(10));
+    }
+}
