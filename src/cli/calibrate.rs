@@ -295,7 +295,7 @@ impl Calibrate {
         sources: Option<&ImageSources>,
         deployment: &Deployment,
     ) -> anyhow::Result<()> {
-        let enrolled = deployment.labels();
+        let enrolled = deployment.view().labels();
         let labels = match sources {
             Some(found) => alike::labels_of(found),
             None => enrolled.iter().map(String::as_str).collect(),
@@ -412,7 +412,8 @@ pub(super) fn calibrate(
     {
         Ok(calibrated) => {
             if !request.dry_run {
-                request.deployment.adopt(&calibrated)?;
+                request.deployment.keep(&calibrated)?;
+                request.deployment.activate(calibrated.point.id(), None)?;
             }
             let Calibrated {
                 point, recording, ..

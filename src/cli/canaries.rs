@@ -1,6 +1,5 @@
 //! `matchpoint canaries`: pictures whose truth is known, searched for on a schedule.
 
-use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -144,7 +143,7 @@ fn given(source: &Path, deployment: &Path) -> anyhow::Result<(Vec<NewCanary>, Le
     }
     if sources.items.iter().any(|item| item.role.is_some()) {
         let view = Folder::open(deployment)?.open_items()?.view();
-        let labels: BTreeSet<&str> = view.items().map(|(head, _)| head.label.as_str()).collect();
+        let labels = view.labels();
         sources.refuse_contradictions(|label| labels.contains(label))?;
     }
     let new = |source: ImageSource| NewCanary {

@@ -73,7 +73,7 @@ impl Evaluate {
         let deployment =
             labelled_search::open(&self.deployment, self.model, Access::ReadOnly, &engine)?;
         let labels = alike::labels_of(&sources);
-        let alike = alike::check(&labels, &deployment.labels(), self.labels)?;
+        let alike = alike::check(&labels, &deployment.view().labels(), self.labels)?;
         if !self.allow_calibration_labels
             && let Some(overlap) = labels_that_chose(&deployment, &labels)?
         {

@@ -19,7 +19,7 @@ pub struct CalibrationSettings {
 
 impl Deployment {
     /// Chooses a threshold on gathered searches, for what is served now. Changes nothing: see
-    /// [`Deployment::adopt`].
+    /// [`Deployment::keep`] and [`Deployment::activate`].
     ///
     /// # Errors
     /// The searches contradict each other, or cannot support the target; or a label that is not
@@ -67,7 +67,10 @@ impl Deployment {
     ///
     /// # Errors
     /// More searches than vectors are kept for.
-    pub fn judged(&self, gathered: &Gathered) -> Result<Vec<RecordedSearch>, DeploymentError> {
+    pub(super) fn judged(
+        &self,
+        gathered: &Gathered,
+    ) -> Result<Vec<RecordedSearch>, DeploymentError> {
         match self.active_point().adjuster() {
             Some(adjuster) => remedy::adjusted(gathered, adjuster),
             None => Ok(gathered.searches.clone()),

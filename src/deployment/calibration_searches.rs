@@ -167,7 +167,7 @@ impl Gathered {
     pub fn of(deployment: &Deployment) -> Self {
         let view = deployment.view();
         Self {
-            labels: Arc::new(labels_of(&view)),
+            labels: Arc::new(view.labels()),
             view,
             keeps_material: true,
             searches: Vec::new(),
@@ -433,11 +433,6 @@ impl Gathered {
     }
 }
 
-fn labels_of(view: &GalleryView) -> BTreeSet<String> {
-    let labels = view.items().map(|(head, _)| head.label.clone());
-    labels.collect()
-}
-
 /// Whether the query of this number takes part in the check of the index.
 fn checks_index(number: usize) -> bool {
     number < INDEX_CHECKS_MAX
@@ -462,12 +457,6 @@ fn found_in(hit: &Hit) -> RecordedMatch {
 }
 
 impl Deployment {
-    /// Labels that are enrolled at present.
-    #[must_use]
-    pub fn labels(&self) -> BTreeSet<String> {
-        labels_of(&self.view())
-    }
-
     /// Searches for each item of the gallery as if it were a query: among the other items (mated,
     /// where its label has more than one), and among other labels (left out). On all cores;
     /// `progress` is told how many are done and in all, and ends the work by saying `false`.

@@ -136,7 +136,7 @@ pub fn labels_that_chose(
     let Some(recording) = deployment.folder().recording(point.id())? else {
         return Ok(None);
     };
-    let enrolled = deployment.labels();
+    let enrolled = deployment.view().labels();
     // With a target FAR, enrolled labels have no part in choosing unless they were left out.
     let by_strangers = point.content().target_far().is_some();
     let chose = recording.searches().iter();

@@ -54,7 +54,7 @@ pub use remedy::RemedyChoice;
 pub use request::{
     Hit, ImageAt, ProbeSource, Query, SearchOptions, Timings, VerifyReference, read_image,
 };
-pub use shadow::shadow_link;
+pub use shadow::{DeploymentShadow, shadow_link};
 pub use source_enrolment::{
     BatchProgress, EnrolSettings, Enrolled, NewImage, NewItems, OtherItems, SourceEnrolment,
     VectorSpace,

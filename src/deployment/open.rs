@@ -7,7 +7,6 @@ use arc_swap::ArcSwap;
 
 use super::DeploymentError;
 use super::active_point::ActivePoint;
-use super::backup::{Progress, SnapshotReport};
 use super::folder::{Folder, ModelReference, check_name};
 use super::maintenance::Maintenance;
 use super::models::{LoadedModel, Models};
@@ -59,7 +58,11 @@ impl Deployment {
     ///
     /// # Errors
     /// A deployment that is there already, a name that cannot be used, or the disk.
-    pub fn create(folder: &Path, name: &str, model: &LoadedModel) -> Result<(), DeploymentError> {
+    pub(super) fn create(
+        folder: &Path,
+        name: &str,
+        model: &LoadedModel,
+    ) -> Result<(), DeploymentError> {
         let reference = ModelReference {
             name: model.model.name().to_owned(),
             fingerprint: model.model.fingerprint().to_owned(),
@@ -197,18 +200,6 @@ impl Deployment {
         self.gallery.view()
     }
 
-    /// Id of its gallery.
-    #[must_use]
-    pub fn gallery_id(&self) -> &str {
-        self.gallery.id()
-    }
-
-    /// How nearest items are found at present.
-    #[must_use]
-    pub fn index_description(&self) -> String {
-        self.gallery.index_description()
-    }
-
     /// What decides at present.
     #[must_use]
     pub fn active_point(&self) -> Arc<ActivePoint> {
@@ -216,8 +207,7 @@ impl Deployment {
     }
 
     /// What an operating point made now would be bound to.
-    #[must_use]
-    pub fn binding(&self) -> Binding {
+    pub(super) fn binding(&self) -> Binding {
         self.binding_of(&self.gallery.view())
     }
 
@@ -233,20 +223,6 @@ impl Deployment {
             index: self.index.clone(),
             metric: Metric::Cosine,
         }
-    }
-
-    /// Takes a snapshot into a new file while it serves and changes; see
-    /// [`Folder::take_snapshot`]. Blocks.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn take_snapshot(
-        &self,
-        to: &Path,
-        progress: Progress<'_>,
-    ) -> Result<SnapshotReport, DeploymentError> {
-        let folder = self.folder();
-        folder.take_snapshot(to, progress)
     }
 
     pub(super) fn writer(&self) -> Result<&ChangeWriter, DeploymentError> {

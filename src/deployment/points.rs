@@ -106,15 +106,6 @@ impl Deployment {
         folder.add_operating_point(calibrated)
     }
 
-    /// [`Deployment::keep`] and [`Deployment::activate`].
-    ///
-    /// # Errors
-    /// As these.
-    pub fn adopt(&self, calibrated: &Calibrated) -> Result<Activation, DeploymentError> {
-        self.keep(calibrated)?;
-        self.activate(calibrated.point.id(), None)
-    }
-
     /// Makes an operating point decide from now on.
     ///
     /// # Errors
@@ -220,15 +211,12 @@ impl Deployment {
         }
     }
 
-    /// Announces the deployment to Prometheus.
-    pub fn publish(&self) {
-        telemetry::deployment_started(self.metric_labels());
-        self.publish_active_point(None);
-        self.publish_size();
-    }
-
-    /// Announces it in place of the one that was served under its name.
-    pub fn publish_in_place_of(&self, earlier: &Self) {
+    /// Announces the deployment to Prometheus, in place of the one that was served under its name.
+    pub fn publish(&self, earlier: Option<&Self>) {
+        let Some(earlier) = earlier else {
+            telemetry::deployment_started(self.metric_labels());
+            return self.publish_active_point(None);
+        };
         telemetry::deployment_ended(earlier.metric_labels());
         telemetry::deployment_started(self.metric_labels());
         let (before, now) = (earlier.active_point.load(), self.active_point.load());

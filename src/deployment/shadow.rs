@@ -45,7 +45,11 @@ fn led_to(link: &Path) -> Result<Option<PathBuf>, DeploymentError> {
     }
 }
 
-impl Deployment {
+/// The shadow of a deployment, if there is one.
+#[derive(Clone, Copy, Debug)]
+pub struct DeploymentShadow<'a>(&'a Deployment);
+
+impl DeploymentShadow<'_> {
     /// Opens the shadow that the link beside `place` leads to, in place of the one there may be,
     /// and compares from now on. Ends the comparison where there is no link, or where it leads to
     /// what is served. Blocks.
@@ -53,20 +57,21 @@ impl Deployment {
     /// # Errors
     /// The shadow cannot be opened or embeds no images, or the share is 0. What was compared with
     /// before goes on.
-    pub fn open_shadow(
+    pub fn open(
         &self,
         place: &Path,
         mut models: Models,
         share: f64,
     ) -> Result<Option<ShadowAbout>, DeploymentError> {
-        let mut opening = self.shadow.opening();
+        let live = self.0;
+        let mut opening = live.shadow.opening();
         let link = shadow_link(place);
         let lead = || link.as_deref().map_or(Ok(None), led_to);
-        let Some(folder) = lead()?.filter(|folder| folder != self.folder().path()) else {
+        let Some(folder) = lead()?.filter(|folder| folder != live.folder().path()) else {
             opening.end();
             return Ok(None);
         };
-        let candidate = self.open_candidate(&folder, &mut models, share)?;
+        let candidate = live.open_candidate(&folder, &mut models, share)?;
         // Who asked may have given up, and undone it.
         if lead()?.as_ref() != Some(&folder) {
             let problem = "was changed meanwhile";
@@ -79,10 +84,43 @@ impl Deployment {
             gallery: candidate.gallery,
             active_point: candidate.active_point,
         };
-        let live = Arc::clone(&self.loaded.pool);
-        let waiting = move || live.queue_len();
-        opening.begin(&self.name, waiting, Box::new(candidate), about.clone())?;
+        let pool = Arc::clone(&live.loaded.pool);
+        let waiting = move || pool.queue_len();
+        opening.begin(&live.name, waiting, Box::new(candidate), about.clone())?;
         Ok(Some(about))
+    }
+
+    /// Whether there is a shadow. Blocks while one is being opened.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.0.shadow.opening().is_there()
+    }
+
+    /// Ends the comparison with a shadow, if there is one; that closes by itself. Blocks while one
+    /// is being opened.
+    pub fn end(&self) {
+        self.0.shadow.opening().end();
+    }
+
+    /// How the shadow compares so far, with at most `limit` of the latest disagreements; `None`
+    /// where there is no shadow. Blocks.
+    ///
+    /// # Errors
+    /// The journal is damaged, or the disk.
+    pub fn report(&self, limit: usize) -> Result<Option<ShadowReport>, DeploymentError> {
+        let mut report = self.0.shadow.report(limit);
+        if let Some(report) = &mut report {
+            self.0.monitor.add_truths(&mut report.latest)?;
+        }
+        Ok(report)
+    }
+}
+
+impl Deployment {
+    /// What is compared with it.
+    #[must_use]
+    pub fn shadow(&self) -> DeploymentShadow<'_> {
+        DeploymentShadow(self)
     }
 
     fn open_candidate(
@@ -106,31 +144,6 @@ impl Deployment {
             return Err(refused("the candidate", problem));
         }
         Ok(candidate)
-    }
-
-    /// Whether there is a shadow. Blocks while one is being opened.
-    #[must_use]
-    pub fn has_shadow(&self) -> bool {
-        self.shadow.opening().is_there()
-    }
-
-    /// Ends the comparison with a shadow, if there is one; that closes by itself. Blocks while one
-    /// is being opened.
-    pub fn end_shadow(&self) {
-        self.shadow.opening().end();
-    }
-
-    /// How the shadow compares so far, with at most `limit` of the latest disagreements; `None`
-    /// where there is no shadow. Blocks.
-    ///
-    /// # Errors
-    /// The journal is damaged, or the disk.
-    pub fn shadow_report(&self, limit: usize) -> Result<Option<ShadowReport>, DeploymentError> {
-        let mut report = self.shadow.report(limit);
-        if let Some(report) = &mut report {
-            self.monitor.add_truths(&mut report.latest)?;
-        }
-        Ok(report)
     }
 
     fn about(&self, path: PathBuf, share: f64) -> ShadowAbout {

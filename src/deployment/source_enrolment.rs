@@ -151,7 +151,7 @@ impl<'a> SourceEnrolment<'a> {
     /// Labels that are enrolled already.
     #[must_use]
     pub fn labels(&self) -> BTreeSet<String> {
-        self.deployment.labels()
+        self.deployment.view().labels()
     }
 
     /// Enrols the items, then opens the deployment once more, as the server will: that leaves the
@@ -196,7 +196,7 @@ impl<'a> SourceEnrolment<'a> {
         let reopened = open(&self.settings, &mut self.models)?;
         let view = reopened.view();
         outcome.items = view.len();
-        outcome.labels = reopened.labels();
+        outcome.labels = view.labels();
         outcome.gallery_digest = view.digest();
         Ok(outcome)
     }

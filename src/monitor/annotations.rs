@@ -168,7 +168,7 @@ impl Monitor {
             return BTreeMap::new();
         }
         let view = self.observed().gallery().view();
-        let enrolled: BTreeSet<String> = view.items().map(|(head, _)| head.label.clone()).collect();
+        let enrolled = view.labels();
         let mut meant = BTreeMap::new();
         // Spellings come first.
         for pair in alike(unknown, enrolled.iter().map(String::as_str)) {

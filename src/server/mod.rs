@@ -237,7 +237,7 @@ pub async fn serve(
             // Nothing will ever be served, so nobody is kept waiting for it.
             let loaded = Arc::new(loaded.inspect_err(|_| server.abort())?);
             for deployment in loaded.deployments.values() {
-                deployment.publish();
+                deployment.publish(None);
             }
             registry.ready(Arc::clone(&loaded));
             shadow::open_all(&loaded, config.monitoring.shadow_share);

@@ -74,7 +74,7 @@ impl ServerInfoHandler {
                 message,
             ));
         };
-        deployment.publish_in_place_of(&previous);
+        deployment.publish(Some(&previous));
         self.registry.replace(&deployment, &place)?;
         tracing::info!(
             deployment = deployment.name(),
@@ -202,11 +202,11 @@ fn describe(deployment: &Deployment) -> DeploymentInfo {
         dimension: u32::try_from(model.dimension()).unwrap_or(u32::MAX),
         execution_provider: model.provider().to_owned(),
         precision: model.precision().to_owned(),
-        gallery_id: deployment.gallery_id().to_owned(),
+        gallery_id: deployment.folder().record().gallery_id.clone(),
         gallery_items: view.len() as u64,
         gallery_labels: view.label_count() as u64,
         generation: view.generation(),
-        index: deployment.index_description(),
+        index: view.index_description(),
         operating_point_id: basis.operating_point_id.unwrap_or_default(),
         within_calibrated_size: basis.within_calibrated_size,
         gallery_coverage: basis.coverage.map(Coverage::share),

@@ -44,10 +44,10 @@ pub(super) fn open_all(loaded: &ServedState, share: f64) {
 
 /// Opens the shadow of a deployment, if there is one that is not open yet, and logs the result.
 fn open_if_any(deployment: &Deployment, place: &Path, models: Models, share: f64) {
-    if deployment.has_shadow() {
+    if deployment.shadow().is_there() {
         return;
     }
-    match deployment.open_shadow(place, models, share) {
+    match deployment.shadow().open(place, models, share) {
         Ok(found) => report(deployment, found.as_ref()),
         Err(error) => {
             tracing::warn!(%error, deployment = deployment.name(), "the shadow deployment cannot be opened; nothing is compared");
@@ -80,7 +80,7 @@ pub(super) async fn reload(
     let place = loaded.places.get(deployment.name()).cloned();
     let place = place.ok_or_else(|| Status::internal("internal error"))?;
     let open = move || {
-        let found = deployment.open_shadow(&place, beside(loaded)?, share)?;
+        let found = deployment.shadow().open(&place, beside(loaded)?, share)?;
         report(&deployment, found.as_ref());
         Ok(found)
     };
@@ -97,7 +97,7 @@ pub(super) fn end(
     previous: &Deployment,
     loaded: Arc<ServedState>,
 ) -> Result<Models, DeploymentError> {
-    previous.end_shadow();
+    previous.shadow().end();
     beside(loaded)
 }
 
@@ -137,7 +137,7 @@ pub(super) async fn get(
             return Err(convert::invalid(&problem));
         }
     };
-    let read = move || deployment.shadow_report(limit);
+    let read = move || deployment.shadow().report(limit);
     let report = registry.heavy(read).await?;
     let report = report.map_err(|error| from_error(&error))?;
     Ok(report.map(shadow_response).unwrap_or_default())

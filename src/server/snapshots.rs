@@ -123,7 +123,9 @@ impl Snapshots {
             ..SnapshotMetadata::default()
         };
         self.begin(&request.operation_id, metadata, move |job| {
-            let taken = deployment.take_snapshot(&path, &mut |done, all| job.step(done, all));
+            let taken = deployment
+                .folder()
+                .take_snapshot(&path, &mut |done, all| job.step(done, all));
             taken.map_err(|error| stopped(&error))?;
             let snapshot = about(&path).unwrap_or_default();
             Ok(any("Snapshot", &snapshot))
@@ -181,7 +183,7 @@ impl Snapshots {
             deployment
                 .keep_up(&monitoring)
                 .map_err(|error| from_error(&error))?;
-            deployment.publish();
+            deployment.publish(None);
             registry.add(deployment, &into)?;
             Ok(any("RestoreSnapshotResponse", &response))
         })

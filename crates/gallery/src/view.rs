@@ -2,7 +2,7 @@
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::hash_map::Entry;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::blocks::{BLOCK_SLOTS, ItemSlot, SlotBlock};
@@ -142,6 +142,12 @@ impl GalleryView {
     #[must_use]
     pub fn label_count(&self) -> usize {
         self.label_count
+    }
+
+    /// The labels of its items.
+    #[must_use]
+    pub fn labels(&self) -> BTreeSet<String> {
+        self.items().map(|(head, _)| head.label.clone()).collect()
     }
 
     /// Digest of all items, 64 hex digits: equal for equal items, in whatever order they came.
