@@ -55,6 +55,8 @@ FROM nvidia/cuda:13.0.2-cudnn-runtime-ubuntu24.04 AS cuda
 # The program looks for libonnxruntime.so beside itself, hence a folder for the two.
 COPY --from=build /out/matchpoint /opt/matchpoint/
 COPY models /models
+# What `matchpoint demo` tells its story on.
+COPY examples/photos /examples/photos
 COPY LICENSE* NOTICE /usr/share/doc/matchpoint/
 COPY --from=runtime-cuda /runtime/*.so /opt/matchpoint/
 COPY --from=runtime-cuda /runtime/LICENSE /runtime/ThirdPartyNotices.txt /usr/share/doc/onnxruntime/
@@ -92,6 +94,8 @@ LABEL org.opencontainers.image.title="matchpoint" \
 FROM debian:bookworm-slim AS cpu
 COPY --from=build /out/matchpoint /opt/matchpoint/
 COPY models /models
+# What `matchpoint demo` tells its story on.
+COPY examples/photos /examples/photos
 COPY LICENSE* NOTICE /usr/share/doc/matchpoint/
 COPY --from=runtime-cpu /runtime/*.so /opt/matchpoint/
 COPY --from=runtime-cpu /runtime/LICENSE /runtime/ThirdPartyNotices.txt /usr/share/doc/onnxruntime/

@@ -85,37 +85,37 @@ pub(super) struct Build {
 
 /// What became of the images.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(super) struct BuildReport {
+struct BuildReport {
     /// The deployment's folder.
-    pub(super) deployment: PathBuf,
+    deployment: PathBuf,
     /// Images that were embedded and enrolled now.
-    pub(super) enrolled: usize,
+    enrolled: usize,
     /// Images that were enrolled before, with the same bytes.
-    pub(super) unchanged: usize,
+    unchanged: usize,
     /// Items removed by `--prune`.
-    pub(super) pruned: usize,
+    pruned: usize,
     /// Items that the source does not name, and that were kept.
-    pub(super) not_in_source: usize,
+    not_in_source: usize,
     /// Files that are no images by their names and first bytes.
-    pub(super) ignored_files: usize,
+    ignored_files: usize,
     /// What else the source holds, and the kinds of those files.
-    pub(super) left_out: LeftOut,
+    left_out: LeftOut,
     /// Images that could not be used, and why.
-    pub(super) failed: Vec<RefusedItem>,
+    failed: Vec<RefusedItem>,
     /// Whether a signal ended the build before its end.
-    pub(super) interrupted: bool,
+    interrupted: bool,
     /// Items in the gallery now.
-    pub(super) items: usize,
+    items: usize,
     /// Labels in the gallery now.
-    pub(super) labels: usize,
+    labels: usize,
     /// Labels of the source that are suspiciously like each other, or like enrolled ones.
-    pub(super) alike: Vec<Alike>,
+    alike: Vec<Alike>,
     /// Digest of the gallery's content: the same items give the same digest.
-    pub(super) gallery_digest: String,
+    gallery_digest: String,
     /// Duration, in seconds.
-    pub(super) seconds: f64,
+    seconds: f64,
     /// Images embedded a second.
-    pub(super) images_per_second: f64,
+    images_per_second: f64,
 }
 
 /// What the first signal is answered with.
@@ -159,28 +159,28 @@ impl Build {
 }
 
 /// A build to be done.
-pub(super) struct BuildRequest<'a> {
-    pub(super) deployment: &'a Path,
-    pub(super) model: Option<&'a Path>,
-    pub(super) precision: Option<&'a str>,
-    pub(super) name: Option<&'a str>,
-    pub(super) prune: bool,
-    pub(super) keep_images: bool,
-    pub(super) engine: &'a EngineConfig,
+struct BuildRequest<'a> {
+    deployment: &'a Path,
+    model: Option<&'a Path>,
+    precision: Option<&'a str>,
+    name: Option<&'a str>,
+    prune: bool,
+    keep_images: bool,
+    engine: &'a EngineConfig,
     /// What makes the vectors, where a new deployment has no model.
-    pub(super) vectors_of: Option<&'a str>,
-    pub(super) input: BuildInput,
+    vectors_of: Option<&'a str>,
+    input: BuildInput,
 }
 
 /// What to enrol.
-pub(super) enum BuildInput {
+enum BuildInput {
     Images(ImageSources),
     Kept(ReusedImages),
     Vectors(ExternalVectors),
 }
 
 /// What another deployment keeps.
-pub(super) struct ReusedImages {
+struct ReusedImages {
     gallery: Arc<Gallery>,
     items: Vec<ImageSource>,
 }
@@ -249,13 +249,13 @@ impl BuildInput {
 }
 
 /// What a build came to, and the signal that ended it, if one did.
-pub(super) struct Built {
-    pub(super) report: BuildReport,
+struct Built {
+    report: BuildReport,
     signal: Option<Exit>,
 }
 
 /// Enrols the sources.
-pub(super) fn build(request: &BuildRequest<'_>) -> anyhow::Result<Built> {
+fn build(request: &BuildRequest<'_>) -> anyhow::Result<Built> {
     let settings = request.settings();
     request.check_model()?;
     let enrolment = SourceEnrolment::open(settings)?;
@@ -413,7 +413,7 @@ impl BatchProgress for BuildProgress {
     }
 }
 
-pub(super) fn text(report: &BuildReport) -> String {
+fn text(report: &BuildReport) -> String {
     let mut text = String::new();
     for one in &report.failed {
         text.push_str(&format!("failed: {one}\n"));

@@ -134,11 +134,11 @@ pub(super) struct Calibrate {
 }
 
 /// Pairs that are looked at beside the searches of a deployment: some seconds of work.
-pub(super) const DEPLOYMENT_PAIRS_MAX: u64 = 200_000_000;
+const DEPLOYMENT_PAIRS_MAX: u64 = 200_000_000;
 
 /// Which queries stand for strangers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Strangers {
+enum Strangers {
     /// Labels that are not enrolled: what the promise is made on
     NeverEnrolled,
     /// These, and enrolled ones with their own items left out: aimed at, not certified
@@ -147,7 +147,7 @@ pub(super) enum Strangers {
 
 /// What is held against the threshold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum RemedyFlag {
+enum RemedyFlag {
     /// The similarity of the best match
     None,
     /// Normalised by how the item scores against a cohort of the gallery
@@ -165,38 +165,38 @@ pub(super) enum RemedyFlag {
 
 /// What a calibration came to.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct CalibrationReport {
+struct CalibrationReport {
     /// Whether the target is supported.
-    pub(super) outcome: &'static str,
+    outcome: &'static str,
     /// Id of the operating point.
-    pub(super) operating_point: Option<String>,
+    operating_point: Option<String>,
     /// Whether it decides now.
-    pub(super) active: bool,
+    active: bool,
     /// The operating point.
-    pub(super) content: Option<Content>,
+    content: Option<Content>,
     /// Why the target is not supported, and what it would take.
-    pub(super) refusal: Option<Refusal>,
+    refusal: Option<Refusal>,
     /// Queries that could not be used.
-    pub(super) failed: Vec<RefusedItem>,
+    failed: Vec<RefusedItem>,
     /// What else the source of the queries holds.
-    pub(super) left_out: LeftOut,
+    left_out: LeftOut,
     /// Labels of strangers that are suspiciously like another.
-    pub(super) alike: Vec<Alike>,
+    alike: Vec<Alike>,
     /// Queries that are pictures in the gallery themselves, or nearly: of their own label not
     /// counted.
-    pub(super) copies: Vec<Copied>,
+    copies: Vec<Copied>,
     /// Queries with the very image of another query: counted once.
-    pub(super) repeated: Vec<Repeated>,
+    repeated: Vec<Repeated>,
     /// Strangers' queries that are nearly one vector with another stranger's: counted once.
-    pub(super) near_copies: Vec<NearCopied>,
+    near_copies: Vec<NearCopied>,
     /// What pictures of strangers are worth whom nobody named; `None` where there are none.
-    pub(super) unnamed: Option<UnnamedStrangers>,
+    unnamed: Option<UnnamedStrangers>,
     /// Labels of strangers that may be fewer things than they are; `None` if there are none.
-    pub(super) crowded: Option<CrowdedStrangers>,
+    crowded: Option<CrowdedStrangers>,
     /// Strangers' queries that were not held against the others for that: there are too many.
-    pub(super) not_compared: u64,
+    not_compared: u64,
     /// What else the searches say about the threshold.
-    pub(super) analysis: Option<Analysis>,
+    analysis: Option<Analysis>,
 }
 
 impl CalibrationReport {
@@ -356,19 +356,19 @@ impl Calibrate {
 }
 
 /// A calibration to be done.
-pub(super) struct CalibrationRequest<'a> {
-    pub(super) deployment: &'a Arc<Deployment>,
+struct CalibrationRequest<'a> {
+    deployment: &'a Arc<Deployment>,
     /// Labelled queries; the gallery's own items where there are none.
-    pub(super) sources: Option<&'a ImageSources>,
-    pub(super) settings: CalibrationSettings,
-    pub(super) strangers: Strangers,
-    pub(super) dry_run: bool,
-    pub(super) pictures: &'a Pictures,
-    pub(super) scope: AnalysisScope,
-    pub(super) engine: &'a EngineConfig,
+    sources: Option<&'a ImageSources>,
+    settings: CalibrationSettings,
+    strangers: Strangers,
+    dry_run: bool,
+    pictures: &'a Pictures,
+    scope: AnalysisScope,
+    engine: &'a EngineConfig,
 }
 
-pub(super) fn calibrate(
+fn calibrate(
     request: &CalibrationRequest<'_>,
 ) -> anyhow::Result<(CalibrationReport, matchpoint_report::ReportContents)> {
     let probes = searched(request)?;
@@ -469,7 +469,7 @@ fn searched(request: &CalibrationRequest<'_>) -> anyhow::Result<Probes> {
     labelled_search::run(request.deployment, sources, masked, request.engine)
 }
 
-pub(super) fn text(report: &CalibrationReport) -> String {
+fn text(report: &CalibrationReport) -> String {
     let mut text = String::new();
     for one in &report.failed {
         text.push_str(&format!("failed: {one}\n"));

@@ -52,22 +52,29 @@ pub enum Exit {
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(match exit {
-            Exit::Done => 0,
-            Exit::Usage => 2,
-            Exit::SomeFailed => 3,
-            Exit::Mismatch => 4,
-            Exit::Underpowered => 5,
-            Exit::NoDevice => 6,
-            Exit::BadData => 65,
-            Exit::NoInput => 66,
-            Exit::Unavailable => 69,
-            Exit::Internal => 70,
-            Exit::Io => 74,
-            Exit::Configuration => 78,
-            Exit::Interrupted => 130,
-            Exit::Terminated => 143,
-        })
+        Self::from(exit.code())
+    }
+}
+
+impl Exit {
+    /// As the system sees it.
+    pub(super) fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Usage => 2,
+            Self::SomeFailed => 3,
+            Self::Mismatch => 4,
+            Self::Underpowered => 5,
+            Self::NoDevice => 6,
+            Self::BadData => 65,
+            Self::NoInput => 66,
+            Self::Unavailable => 69,
+            Self::Internal => 70,
+            Self::Io => 74,
+            Self::Configuration => 78,
+            Self::Interrupted => 130,
+            Self::Terminated => 143,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Settings as flags of the command line.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use clap::{Arg, ArgMatches, Command, FromArgMatches};
@@ -10,6 +11,25 @@ use super::settings::{SETTINGS, SettingScope};
 /// What the command line set, for commands that embed images.
 #[derive(Clone, Debug, Default)]
 pub struct EngineFlags(pub(super) Flags);
+
+impl EngineFlags {
+    /// The same as arguments of another command.
+    #[must_use]
+    pub fn arguments(&self) -> Vec<OsString> {
+        let flag = |name: &str, value: &OsStr| {
+            let mut argument = OsString::from(format!("--{name}="));
+            argument.push(value);
+            argument
+        };
+        let config = self.0.config.iter();
+        let settings = SETTINGS.iter().filter_map(|setting| {
+            let value = self.0.values.get(setting.key)?;
+            Some(flag(&setting.flag(), value.as_ref()))
+        });
+        let config = config.map(|file| flag("config", file.as_os_str()));
+        config.chain(settings).collect()
+    }
+}
 
 /// What the command line set, for the server.
 #[derive(Clone, Debug, Default)]

@@ -26,6 +26,7 @@
 
 #![forbid(unsafe_code)]
 
+mod calibration;
 mod connection;
 mod enum_names;
 mod ground_truth;

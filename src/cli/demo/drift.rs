@@ -1,34 +1,26 @@
 //! `matchpoint demo --drift`: what happens to the promise when the traffic changes, and who notices.
 
-use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::{NAME, SUPPORTED, Story};
-use crate::cli::calibrate::{self, CalibrationReport, Strangers};
 use crate::cli::drift::rate_text;
 use crate::cli::exit::{Exit, fail};
 use crate::cli::image_sources::{ImageSource, ImageSources, Purpose};
 use crate::cli::output::percent;
-use crate::cli::pictures::Pictures;
 use crate::config::ServerConfig;
-use crate::deployment::{CalibrationSettings, Deployment, RemedyChoice, set_canaries};
-use crate::monitor::NewCanary;
 use crate::server;
-use matchpoint_calibration::analysis::consistency::Band;
-use matchpoint_calibration::analysis::{AnalysisScope, BAND_POINTS};
 use matchpoint_calibration::binomial::real;
-use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::monitoring::indicators::shift;
 use matchpoint_calibration::monitoring::strata::{Inclusion, Strata};
-use matchpoint_calibration::policy::CalibrationTarget;
-use matchpoint_calibration::procedure::{Assured, ThresholdSettings};
 use matchpoint_client::Client;
+use matchpoint_client::proto::calibration_settings::Target;
 use matchpoint_client::proto::search_request::Query;
 use matchpoint_client::proto::{
-    Annotation, AuditedRate, Decision, Evidence, GetDriftResponse, GroundTruth, SearchRequest,
+    Annotation, AuditedRate, CalibrationSettings, Decision, Evidence, GetDriftResponse,
+    GroundTruth, LabelledQuery, SearchRequest, labelled_query,
 };
 
 /// Searches of a chapter.
@@ -121,7 +113,7 @@ impl Story<'_> {
         config.monitoring.strata = Strata::new(every.edges().to_vec(), rates)?;
         self.keep_canaries()?;
         let metrics_at = self.start_metrics()?;
-        let (client, deployment, stop) = self.start(config).await?;
+        let (client, stop) = self.start(config).await?;
         self.say(&format!(
             "3. Serve, and let the traffic change. Each search is recorded; here all are sampled, and their truth is known\n   to the demo, which reports it as a person would (`matchpoint audit`). Metrics: http://{metrics_at}/metrics\n"
         ));
@@ -135,7 +127,7 @@ impl Story<'_> {
             let chapter = self.chapter(&client, traffic, &pool, &mut so_far);
             chapters.push(chapter.await?);
         }
-        self.recalibrate(&deployment, &pool)?;
+        self.recalibrate(&client, &pool).await?;
         let [.., last] = CHAPTERS;
         let again = Traffic {
             title: "The same traffic again, after recalibrating",
@@ -150,41 +142,24 @@ impl Story<'_> {
 
     /// The queries of the calibration, whose truth is known.
     fn keep_canaries(&self) -> anyhow::Result<()> {
-        let sources = ImageSources::read(&self.examples.join("calibrate.csv"), Purpose::Search)?;
-        let canaries = sources.items.into_iter().map(|source| NewCanary {
-            name: source.id,
-            label: source.label,
-            path: source.path,
-        });
-        let canaries: Vec<NewCanary> = canaries.collect();
-        set_canaries(&self.demo.deployment, &canaries, None)?;
+        let queries = self.examples.join("calibrate.csv");
+        let folder = &self.demo.deployment;
+        self.command(&[&"canaries", &"set", folder, &queries], Exit::Done)?;
         Ok(())
     }
 
-    async fn start(
-        &self,
-        config: ServerConfig,
-    ) -> anyhow::Result<(Client, Arc<Deployment>, oneshot::Sender<()>)> {
+    async fn start(&self, config: ServerConfig) -> anyhow::Result<(Client, oneshot::Sender<()>)> {
         let listener = server::listen(config.listen).await?;
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel::<()>();
-        let (told, loaded) = mpsc::channel();
         let serving = config.clone();
         tokio::spawn(async move {
             let stopped = async { drop(stopped.await) };
-            let load = move || {
-                let loaded = server::load(&config)?;
-                let deployment = loaded.deployments.get(NAME).cloned();
-                deployment
-                    .into_iter()
-                    .for_each(|one| told.send(one).unwrap_or_default());
-                Ok(loaded)
-            };
-            server::serve(listener, &serving, load, stopped).await
+            server::serve(listener, &serving, move || server::load(&config), stopped).await
         });
         let client = Client::connect(&address.to_string()).await?;
         client.wait_until_ready().await?;
-        Ok((client, loaded.recv()?, stop))
+        Ok((client, stop))
     }
 
     /// All pictures whose labels are known. Which strangers are look-alikes, a search tells.
@@ -267,13 +242,13 @@ impl Story<'_> {
             psi,
             drift: client.drift(NAME, "").await?,
         };
-        self.say(&told(&chapter));
+        self.say(&chapter_text(&chapter));
         tokio::time::sleep(Duration::from_secs(self.demo.pause)).await;
         Ok(chapter)
     }
 
     /// With queries of today: those of the calibration, and the look-alikes among the strangers.
-    fn recalibrate(&self, deployment: &Arc<Deployment>, pool: &PicturePool) -> anyhow::Result<()> {
+    async fn recalibrate(&self, client: &Client, pool: &PicturePool) -> anyhow::Result<()> {
         self.say(
             "4. Recalibrate, with the look-alikes among the strangers, for the same target.\n",
         );
@@ -281,46 +256,35 @@ impl Story<'_> {
             ImageSources::read(&self.examples.join("calibrate.csv"), Purpose::Search)?;
         let is_new = |label: &str| pool.look_alikes.iter().any(|one| one.label == label);
         sources.items.retain(|source| !is_new(&source.label));
-        sources.items.extend(pool.look_alikes.iter().cloned());
-        let request = calibrate::CalibrationRequest {
-            deployment,
-            sources: Some(&sources),
-            settings: CalibrationSettings {
-                threshold: ThresholdSettings {
-                    target: CalibrationTarget::Far(TargetFar::new(SUPPORTED.0, SUPPORTED.1)?),
-                    seed: 0,
-                    grow_to_items: None,
-                    assured: Assured::default(),
-                },
-                remedy: RemedyChoice::None,
-            },
-            strangers: Strangers::NeverEnrolled,
-            dry_run: false,
-            pictures: &Pictures::default(),
-            scope: AnalysisScope {
-                pairs_max: calibrate::DEPLOYMENT_PAIRS_MAX,
-                band: Band::default(),
-                band_points: BAND_POINTS,
-            },
-            engine: self.engine,
-        };
-        // It awaits on a runtime of its own.
-        let calibrated = std::thread::scope(|scope| {
-            let worker = scope.spawn(|| calibrate::calibrate(&request));
-            worker.join()
+        let queries = sources.items.iter().chain(&pool.look_alikes).map(|source| {
+            let image = std::fs::read(&source.path)?;
+            Ok(LabelledQuery {
+                id: source.id.clone(),
+                label: source.label.clone(),
+                query: Some(labelled_query::Query::Image(image.into())),
+                metadata: source.metadata.clone().into_iter().collect(),
+            })
         });
-        let (report, _): (CalibrationReport, _) =
-            calibrated.map_err(|_panic| fail(Exit::Internal, "the calibration panicked"))??;
-        let Some(content) = &report.content else {
-            return Err(fail(
-                Exit::Internal,
-                "the sample no longer supports the demo's target",
-            ));
+        let queries: Vec<LabelledQuery> = queries.collect::<std::io::Result<_>>()?;
+        let [far, confidence] = SUPPORTED;
+        let settings = CalibrationSettings {
+            deployment: NAME.to_owned(),
+            target: Some(Target::TargetFar(far.parse()?)),
+            confidence: confidence.parse()?,
+            ..CalibrationSettings::default()
         };
+        let point = client.calibrate(settings, queries).await?.operating_point;
+        let point = point.unwrap_or_default();
+        let frr = point.frr.unwrap_or_default();
         self.say(&format!(
-            "   threshold {:.4}; FRR at calibration {}\n",
-            content.threshold.get(),
-            crate::cli::output::rate(content.measured.frr.as_ref())
+            "   threshold {:.4}; FRR at calibration {} [{} .. {} at {:.0} %], {} searches of {} labels\n",
+            point.threshold,
+            percent(frr.rate),
+            percent(frr.lower),
+            percent(frr.upper),
+            frr.confidence * 100.0,
+            frr.trials,
+            frr.labels,
         ));
         Ok(())
     }
@@ -342,7 +306,7 @@ fn edge(bin: usize) -> f32 {
     share
 }
 
-fn told(chapter: &Chapter) -> String {
+fn chapter_text(chapter: &Chapter) -> String {
     let drift = &chapter.drift;
     let alarm = |evidence: Option<Evidence>, recent: Option<AuditedRate>| {
         let Some(evidence) = evidence.filter(|evidence| evidence.alarm) else {

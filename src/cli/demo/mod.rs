@@ -2,39 +2,33 @@
 
 mod drift;
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use anyhow::Context;
 use serde::Serialize;
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 
-use crate::cli::calibrate::{self, CalibrationReport, Strangers};
 use crate::cli::exit::{Exit, fail};
 use crate::cli::image_sources::{ImageSource, ImageSources, Purpose};
 use crate::cli::output::{Output, percent, rate, table};
-use crate::cli::pictures::Pictures;
+use crate::cli::search;
 use crate::cli::serve::stop_signal;
-use crate::cli::{analysis_text, build, labelled_search, search};
 use crate::config::{EngineFlags, ProcessEnvironment, ServerConfig, ServerFlags};
-use crate::deployment::{CalibrationSettings, RemedyChoice};
 use crate::server;
 use crate::telemetry;
-use matchpoint_calibration::analysis::consistency::Band;
-use matchpoint_calibration::analysis::{AnalysisScope, BAND_POINTS};
-use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::decision::Threshold;
 use matchpoint_calibration::evaluate::evaluate;
-use matchpoint_calibration::operating_point::Content;
-use matchpoint_calibration::policy::CalibrationTarget;
-use matchpoint_calibration::procedure::{Assured, ThresholdSettings};
 use matchpoint_calibration::rates::Rate;
 use matchpoint_calibration::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top, Trials};
 use matchpoint_client::Client;
 use matchpoint_client::proto::search_request::Query;
-use matchpoint_client::proto::{self, SearchRequest, SearchResponse};
+use matchpoint_client::proto::{self, DecisionBasis, SearchRequest, SearchResponse};
 use matchpoint_gallery::error::GalleryError;
 use matchpoint_gallery::params::IndexParams;
 use matchpoint_gallery::{Access, Gallery};
@@ -61,10 +55,10 @@ pub(super) struct Demo {
     /// With --drift: rest between chapters, to watch them on a dashboard
     #[arg(long, value_name = "SECONDS", default_value_t = 0, requires = "drift")]
     pause: u64,
-    /// The sample [default: examples/photos of the checkout]
+    /// The sample [default: examples/photos of a checkout, or of what is installed]
     #[arg(long, value_name = "DIR")]
     examples: Option<PathBuf>,
-    /// The model's folder [default: models/efficientnet-lite0 of the checkout]
+    /// The model's folder [default: models/efficientnet-lite0 of a checkout, or of what is installed]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// Which of the model's precisions, such as int8 [default: its own file]
@@ -87,8 +81,8 @@ pub(super) struct Demo {
 }
 
 /// What these data cannot support, and what they can.
-const TOO_MUCH: (f64, f64) = (0.001, 0.95);
-const SUPPORTED: (f64, f64) = (0.10, 0.90);
+const TOO_MUCH: [&str; 2] = ["0.001", "0.95"];
+const SUPPORTED: [&str; 2] = ["0.1", "0.9"];
 
 /// The name of the deployment.
 const NAME: &str = "demo";
@@ -96,9 +90,10 @@ const NAME: &str = "demo";
 /// What the demo showed.
 #[derive(Serialize)]
 struct DemoReport {
-    enrolled: usize,
-    refused_target: CalibrationReport,
-    operating_point: CalibrationReport,
+    enrolled: Value,
+    /// What the command printed.
+    refused_target: Value,
+    operating_point: Value,
     start_to_ready_seconds: f64,
     decisions: DecisionCounts,
     far: Option<Rate>,
@@ -130,17 +125,18 @@ impl Demo {
             &engine.log
         };
         telemetry::install_logs(log, engine.log_json)?;
-        let examples = in_checkout(self.examples.take(), "examples/photos")?;
-        let model = in_checkout(self.model.take(), "models/efficientnet-lite0")?;
+        let examples = found_near(self.examples.take(), "examples/photos")?;
+        let model = found_near(self.model.take(), "models/efficientnet-lite0")?;
         let output = Output::new(self.json);
         let story = Story {
             demo: &self,
             output,
             examples,
+            log: log.to_owned(),
             engine: &engine,
         };
 
-        let enrolled = story.build(&model)?;
+        let built = story.build(&model)?;
         let (refused_target, operating_point) = story.calibrate()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -153,11 +149,11 @@ impl Demo {
             })?;
             return Ok(Exit::Done);
         }
-        let served = runtime.block_on(story.serve(&operating_point));
+        let served = runtime.block_on(story.serve());
         runtime.shutdown_background();
         let served = served?;
         let report = DemoReport {
-            enrolled,
+            enrolled: built.get("enrolled").cloned().unwrap_or_default(),
             refused_target,
             operating_point,
             start_to_ready_seconds: served.ready_seconds,
@@ -175,8 +171,9 @@ impl Demo {
     }
 }
 
-/// A folder that was named, or the one of the checkout that the program or the shell is in.
-fn in_checkout(named: Option<PathBuf>, relative: &str) -> anyhow::Result<PathBuf> {
+/// A folder that was named, or the one of a checkout or an installation that the program or the shell
+/// is in.
+fn found_near(named: Option<PathBuf>, relative: &str) -> anyhow::Result<PathBuf> {
     if let Some(named) = named {
         return Ok(named);
     }
@@ -184,10 +181,14 @@ fn in_checkout(named: Option<PathBuf>, relative: &str) -> anyhow::Result<PathBuf
     let here = PathBuf::from(".");
     let places = std::iter::once(here.as_path()).chain(program.ancestors().skip(1).take(4));
     let found = places
+        .flat_map(|place| [place.to_owned(), place.join("share/matchpoint")])
         .map(|place| place.join(relative))
         .find(|path| path.is_dir());
     found.ok_or_else(|| {
-        fail(Exit::NoInput, format!("there is no {relative} here; run this in a checkout of Matchpoint, or name the folder"))
+        let message = format!(
+            "there is no {relative} here; run this in a checkout of Matchpoint, or name the folders of its sample and its model: --examples DIR --model DIR"
+        );
+        fail(Exit::NoInput, message)
     })
 }
 
@@ -195,6 +196,8 @@ struct Story<'a> {
     demo: &'a Demo,
     output: Output,
     examples: PathBuf,
+    /// What the log of each command shows.
+    log: String,
     engine: &'a crate::config::EngineConfig,
 }
 
@@ -212,89 +215,96 @@ impl Story<'_> {
         self.output.note(text);
     }
 
-    fn build(&self, model: &Path) -> anyhow::Result<usize> {
+    /// Runs a command of this very program, as a person would type it, and shows what it prints: as text,
+    /// or parsed if JSON was asked for.
+    fn command(&self, arguments: &[&dyn AsRef<OsStr>], ends_with: Exit) -> anyhow::Result<Value> {
+        let shown: Vec<_> = arguments
+            .iter()
+            .map(|one| one.as_ref().to_string_lossy())
+            .collect();
+        self.say(&format!("   $ matchpoint {}\n", shown.join(" ")));
+        let program = std::env::current_exe().context("the program does not know where it is")?;
+        let mut command = Command::new(program);
+        command.args(arguments.iter().map(AsRef::as_ref));
+        command.args(self.demo.engine.arguments());
+        command.env("MATCHPOINT_LOG", &self.log);
+        if self.demo.json {
+            command.arg("--json");
+        }
+        let done = command.stderr(Stdio::inherit()).output()?;
+        let printed = String::from_utf8_lossy(&done.stdout);
+        if done.status.code() != Some(i32::from(ends_with.code())) {
+            self.say(&printed);
+            let message = format!(
+                "this was not to end with {}; was the sample changed?",
+                done.status
+            );
+            return Err(fail(Exit::Internal, message));
+        }
+        if self.demo.json {
+            return Ok(serde_json::from_str(&printed)?);
+        }
+        self.say(&printed);
+        Ok(Value::Null)
+    }
+
+    fn build(&self, model: &Path) -> anyhow::Result<Value> {
         let folder = &self.demo.deployment;
-        self.say(&format!(
-            "1. Enrol. Each photograph becomes an item: a label, and an embedding of 1280 numbers.\n   $ matchpoint build {} --images {}/gallery.csv --model {}\n",
-            folder.display(), self.examples.display(), model.display(),
-        ));
+        self.say(
+            "1. Enrol. Each photograph becomes an item: a label, and an embedding of 1280 numbers.",
+        );
         remove_own_deployment(folder)?;
         std::fs::create_dir_all(folder)?;
         std::fs::write(folder.join(MARKER), "")?;
-        let sources = ImageSources::read(&self.examples.join("gallery.csv"), Purpose::Enrol)?;
-        let built = build::build(&build::BuildRequest {
-            deployment: folder,
-            model: Some(model),
-            precision: self.demo.precision.as_deref(),
-            name: Some(NAME),
-            prune: false,
-            keep_images: false,
-            engine: self.engine,
-            input: build::BuildInput::Images(sources),
-            vectors_of: None,
-        })?;
-        self.say(&build::text(&built.report));
-        Ok(built.report.enrolled)
+        let images = self.examples.join("gallery.csv");
+        let mut arguments: Vec<&dyn AsRef<OsStr>> = vec![
+            &"build",
+            folder,
+            &"--images",
+            &images,
+            &"--model",
+            &model,
+            &"--name",
+            &NAME,
+        ];
+        if let Some(precision) = &self.demo.precision {
+            arguments.extend([&"--precision" as &dyn AsRef<OsStr>, precision]);
+        }
+        self.command(&arguments, Exit::Done)
     }
 
-    fn calibrate(&self) -> anyhow::Result<(CalibrationReport, CalibrationReport)> {
-        let queries = self.examples.join("calibrate.csv");
-        let sources = ImageSources::read(&queries, Purpose::Search)?;
-        let deployment = Arc::new(labelled_search::open(
-            &self.demo.deployment,
-            None,
-            Access::ReadWrite,
-            self.engine,
-        )?);
-        let mut pictures = Pictures::default();
-        pictures.add(&ImageSources::read(
-            &self.examples.join("gallery.csv"),
-            Purpose::Enrol,
-        )?);
-        let report_file = self.demo.deployment.join("calibration.html");
-        let run = |(far, confidence)| -> anyhow::Result<CalibrationReport> {
-            self.say(&format!(
-                "   $ matchpoint calibrate {} --queries {} --target-far {far} --confidence {confidence} --report {}\n",
-                self.demo.deployment.display(), queries.display(), report_file.display(),
-            ));
-            let (report, page) = calibrate::calibrate(&calibrate::CalibrationRequest {
-                deployment: &deployment,
-                sources: Some(&sources),
-                settings: CalibrationSettings {
-                    threshold: ThresholdSettings {
-                        target: CalibrationTarget::Far(TargetFar::new(far, confidence)?),
-                        seed: 0,
-                        grow_to_items: None,
-                        assured: Assured::default(),
-                    },
-                    remedy: RemedyChoice::None,
-                },
-                strangers: Strangers::NeverEnrolled,
-                dry_run: false,
-                pictures: &pictures,
-                scope: AnalysisScope {
-                    pairs_max: calibrate::DEPLOYMENT_PAIRS_MAX,
-                    band: Band::default(),
-                    band_points: BAND_POINTS,
-                },
-                engine: self.engine,
-            })?;
-            self.say(&calibrate::text(&report));
-            analysis_text::write_report(&report_file, &page)?;
-            Ok(report)
+    fn calibrate(&self) -> anyhow::Result<(Value, Value)> {
+        let folder = &self.demo.deployment;
+        let (queries, pictures) = (
+            self.examples.join("calibrate.csv"),
+            self.examples.join("gallery.csv"),
+        );
+        let report = folder.join("calibration.html");
+        let run = |[far, confidence]: [&str; 2], ends_with| {
+            let arguments: &[&dyn AsRef<OsStr>] = &[
+                &"calibrate",
+                folder,
+                &"--queries",
+                &queries,
+                &"--target-far",
+                &far,
+                &"--confidence",
+                &confidence,
+                &"--report",
+                &report,
+                &"--pictures",
+                &pictures,
+            ];
+            self.command(arguments, ends_with)
         };
         self.say("2. Calibrate. Which score means \"the same\"? Ask for one false accept in a thousand searches:");
-        let refused = run(TOO_MUCH)?;
+        let refused = run(TOO_MUCH, Exit::Underpowered)?;
         self.say("   So small a sample cannot promise that, and no threshold is made up. What it can support is one in ten, and that at a confidence of 90 % instead of 95 %:");
-        let point = run(SUPPORTED)?;
-        if point.refusal.is_some() {
-            let message = "the sample no longer supports the demo's target; was it changed?";
-            return Err(fail(Exit::Internal, message));
-        }
+        let point = run(SUPPORTED, Exit::Done)?;
         Ok((refused, point))
     }
 
-    async fn serve(&self, point: &CalibrationReport) -> anyhow::Result<ServedStory> {
+    async fn serve(&self) -> anyhow::Result<ServedStory> {
         let config = self.server_config()?;
         let metrics_at = self.start_metrics()?;
         let started = Instant::now();
@@ -315,7 +325,7 @@ impl Story<'_> {
         let ready_seconds = started.elapsed().as_secs_f64();
         self.say(&format!("  ready after {ready_seconds:.2} s\n"));
 
-        let asked = self.ask_all(&client, point).await?;
+        let asked = self.ask_all(&client).await?;
         let metrics = read_metrics(metrics_at).await?;
         self.say(&format!(
             "5. Watch. http://{metrics_at}/metrics counts it for Prometheus:\n"
@@ -331,7 +341,7 @@ impl Story<'_> {
         Ok(ServedStory {
             ready_seconds,
             metrics,
-            ..asked.measure(point)?
+            ..asked.measure()?
         })
     }
 
@@ -367,11 +377,7 @@ impl Story<'_> {
         Ok(address)
     }
 
-    async fn ask_all(
-        &self,
-        client: &Client,
-        point: &CalibrationReport,
-    ) -> anyhow::Result<AskedQueries> {
+    async fn ask_all(&self, client: &Client) -> anyhow::Result<AskedQueries> {
         self.say(
             "4. Decide. Photographs whose labels had no part in the calibration, sent over gRPC:\n",
         );
@@ -406,7 +412,7 @@ impl Story<'_> {
                 }
             }
         }
-        self.say(&asked.text(point)?);
+        self.say(&asked.text()?);
         Ok(asked)
     }
 
@@ -461,6 +467,8 @@ fn remove_own_deployment(folder: &Path) -> anyhow::Result<()> {
 #[derive(Default)]
 struct AskedQueries {
     counts: DecisionCounts,
+    /// What decided, as the answers say.
+    basis: DecisionBasis,
     mated: Vec<MatedSearch>,
     non_mated: Vec<NonMatedSearch>,
 }
@@ -468,6 +476,7 @@ struct AskedQueries {
 impl AskedQueries {
     /// Counts an answer, and says in words what became of the query.
     fn count(&mut self, source: &ImageSource, known: bool, found: &SearchResponse) -> &'static str {
+        self.basis = found.basis.clone().unwrap_or_default();
         let best = found.matches.first();
         let score = best.and_then(|best| Similarity::new(best.score));
         let right = best.is_some_and(|best| best.label == source.label);
@@ -511,9 +520,10 @@ impl AskedQueries {
         kind
     }
 
-    fn measure(self, point: &CalibrationReport) -> anyhow::Result<ServedStory> {
-        let threshold: Option<Threshold> = point.content.as_ref().map(|content| content.threshold);
-        let measured = evaluate(&Trials::new(self.mated, self.non_mated)?, threshold);
+    fn measure(&self) -> anyhow::Result<ServedStory> {
+        let threshold = self.basis.threshold.map(Threshold::new).transpose()?;
+        let trials = Trials::new(self.mated.clone(), self.non_mated.clone())?;
+        let measured = evaluate(&trials, threshold);
         let errors = measured.errors.as_ref();
         Ok(ServedStory {
             ready_seconds: 0.0,
@@ -525,19 +535,9 @@ impl AskedQueries {
         })
     }
 
-    fn text(&self, point: &CalibrationReport) -> anyhow::Result<String> {
-        let counts = self.counts;
-        let copy = Self {
-            counts,
-            mated: self.mated.clone(),
-            non_mated: self.non_mated.clone(),
-        };
-        let measured = copy.measure(point)?;
-        let promised = point
-            .content
-            .as_ref()
-            .and_then(Content::target_far)
-            .map_or(0.0, TargetFar::far);
+    fn text(&self) -> anyhow::Result<String> {
+        let (counts, measured) = (self.counts, self.measure()?);
+        let promised = self.basis.target_far.unwrap_or_default();
         let bad = |count: u32| {
             if count == 0 {
                 "none".to_owned()
