@@ -10,7 +10,7 @@ TESTED := --bins --tests
 # CMake and NASM, where the machine has none.
 export PATH := $(CURDIR)/.cache/build-tools/bin:$(PATH)
 
-.PHONY: help demo test test-rust test-prometheus lint tools runtime bench build clean compare-pillow
+.PHONY: help demo test test-rust test-prometheus lint tools runtime bench build wheel clean compare-pillow
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -59,6 +59,10 @@ compare-pillow: ## Compare the pixels of thousands of odd files with Pillow's (S
 build: runtime ## Build the program for use, target/release/matchpoint
 	@echo "== build (release)"
 	@cargo build --locked --release
+
+wheel: tools ## A Python wheel of the program, the model and the sample, tried in a new environment
+	@echo "== wheel"
+	@scripts/build-wheel.sh $(if $(PROFILE),--profile $(PROFILE))
 
 tools:
 	@scripts/build-tools.sh

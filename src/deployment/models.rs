@@ -2,6 +2,7 @@
 //! closed with the last of them.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
@@ -207,6 +208,23 @@ impl Models {
     }
 }
 
+/// Where pip puts ONNX Runtime in the environment into which it put the program, by the program's folder.
+fn in_python_environment(programs: &Path) -> Vec<PathBuf> {
+    let versions = programs.join("../lib").read_dir();
+    let versions = versions.into_iter().flatten().flatten();
+    let is_python = |name: &OsStr| name.to_string_lossy().starts_with("python3");
+    versions
+        .filter(|entry| is_python(&entry.file_name()))
+        .map(|entry| {
+            let packages = entry.path().join("site-packages");
+            packages.join(format!(
+                "onnxruntime/capi/libonnxruntime.so.{ONNXRUNTIME_VERSION}"
+            ))
+        })
+        .filter(|library| library.is_file())
+        .collect()
+}
+
 /// Where ONNX Runtime may be: said outright, then beside the program, then in the cache.
 fn candidates(engine: &EngineConfig) -> Vec<RuntimeCandidate> {
     let said = [
@@ -236,6 +254,9 @@ fn candidates(engine: &EngineConfig) -> Vec<RuntimeCandidate> {
     if let Ok(program) = std::env::current_exe() {
         if let Some(folder) = program.parent() {
             place(folder.join("libonnxruntime.so"), "beside the program");
+            for library in in_python_environment(folder) {
+                place(library, "the Python package onnxruntime beside the program");
+            }
         }
         // A program in target/release of a checkout finds the checkout's cache from anywhere.
         for folder in program.ancestors().skip(2).take(3) {
