@@ -55,9 +55,17 @@ fn main() -> Result<(), Box<dyn Error>> {
             .out_dir(into)
             .extern_path(".google.rpc.Status", "::tonic_types::Status")
             .extern_path(foreign, path)
-            .compile_fds(compiler.file_descriptor_set())?;
+            .codec_path("crate::CountingCodec")
+            .compile_fds_with_config(compiler.file_descriptor_set(), named())?;
     }
     Ok(())
+}
+
+/// Messages know their names: by these the contract says what they are made of.
+fn named() -> tonic_prost_build::Config {
+    let mut config = tonic_prost_build::Config::new();
+    config.enable_type_names();
+    config
 }
 
 /// Messages that the commands print as JSON, under the names of their fields. What is absent is null.

@@ -176,7 +176,7 @@ impl Exit {
             ServeError::Deployment(error) => Self::of_deployment(error),
             ServeError::Listen { .. } => Self::Unavailable,
             ServeError::SameName { .. } => Self::Configuration,
-            ServeError::Transport(_) | ServeError::Thread(_) | ServeError::DataDir { .. } => {
+            ServeError::TransportPanicked | ServeError::Thread(_) | ServeError::DataDir { .. } => {
                 Self::Io
             }
             ServeError::LoadingPanicked | ServeError::Reflection(_) => Self::Internal,

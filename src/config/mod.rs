@@ -99,10 +99,33 @@ pub struct ServerConfig {
     pub reflection: bool,
     /// Where snapshots, and deployments restored from them, are kept.
     pub data_dir: Option<PathBuf>,
+    /// What clients may take, all together.
+    pub limits: LimitsConfig,
     /// How decisions are watched.
     pub monitoring: MonitoringConfig,
     /// How often canaries are searched for; `None` for never.
     pub canaries_every: Option<Duration>,
+}
+
+/// What clients may take, all together, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct LimitsConfig {
+    /// Connections at once.
+    pub connections: u64,
+    /// Longest time that a connection may be open without a call.
+    pub idle: Duration,
+    /// Longest time in which a connection has to begin with HTTP/2.
+    pub handshake: Duration,
+    /// Calls at once.
+    pub calls: u64,
+    /// Bytes of messages that come or are worked on, at once.
+    pub receive_bytes: u64,
+    /// Bytes of answers that wait to be read, at once.
+    pub answer_bytes: u64,
+    /// Longest pause of a client within a message, and in taking an answer.
+    pub stall: Duration,
+    /// Share of these that one address may take, in (0, 1].
+    pub address_share: f64,
 }
 
 /// How decisions are recorded and audited.
@@ -276,6 +299,7 @@ impl SettingReader {
         let request_timeout = self.number("request_timeout_seconds", 1, 86_400);
         let drain = self.number("drain_seconds", 0, 86_400);
         let reflection = self.one_of("reflection", &[("true", true), ("false", false)]);
+        let limits = self.limits(message_bytes_max);
         let monitoring = self.monitoring();
         let canary_minutes = self.number::<u64>("canary_minutes", 0, 10_080);
         if let (Some(engine), Some(message)) = (&engine, message_bytes_max)
@@ -300,9 +324,49 @@ impl SettingReader {
             drain: Duration::from_secs(drain?),
             reflection: reflection?,
             data_dir: self.text("data_dir").map(PathBuf::from),
+            limits: limits?,
             monitoring: monitoring?,
             canaries_every: canary_minutes
                 .map(|minutes| (0 < minutes).then(|| Duration::from_secs(60 * minutes)))?,
+        })
+    }
+
+    fn limits(&mut self, message_bytes_max: Option<usize>) -> Option<LimitsConfig> {
+        let connections = self.number("connections_max", 1, 1_000_000);
+        let idle = self.number("connection_idle_seconds", 1, 86_400);
+        let handshake = self.number("handshake_seconds", 1, 3600);
+        let calls = self.number("calls_max", 1, 1_000_000);
+        let receive_bytes = self.number::<u64>("receive_bytes_max", 1024, 1 << 40);
+        let answer_bytes = self.number::<u64>("answer_bytes_max", 1024, 1 << 40);
+        let stall = self.number("stall_seconds", 1, 86_400);
+        let share = self
+            .text("address_share")
+            .and_then(|text| text.parse().ok());
+        let share = share.filter(|share| 0.0 < *share && *share <= 1.0);
+        if share.is_none() {
+            self.mistake("address_share", "a number above 0, and at most 1");
+        }
+        for (key, bytes) in [
+            ("receive_bytes_max", receive_bytes),
+            ("answer_bytes_max", answer_bytes),
+        ] {
+            if let (Some(bytes), Some(message)) = (bytes, message_bytes_max)
+                && bytes < message as u64 + 8
+            {
+                self.mistakes.push(format!(
+                    "{key} ({bytes}) must be larger than message_bytes_max ({message}), or no message of that size has room"
+                ));
+            }
+        }
+        Some(LimitsConfig {
+            connections: connections?,
+            idle: idle.map(Duration::from_secs)?,
+            handshake: handshake.map(Duration::from_secs)?,
+            calls: calls?,
+            receive_bytes: receive_bytes?,
+            answer_bytes: answer_bytes?,
+            stall: stall.map(Duration::from_secs)?,
+            address_share: share?,
         })
     }
 

@@ -126,6 +126,46 @@ pub const SETTINGS: &[Setting] = &[
         "Concurrent calls on one connection, 1 to 65535",
     ),
     server(
+        "connections_max",
+        Some("512"),
+        "Connections at once; more are closed as they come, 1 to 1000000",
+    ),
+    server(
+        "connection_idle_seconds",
+        Some("300"),
+        "How long a connection stays open without a call, in seconds (30 at most before its first)",
+    ),
+    server(
+        "handshake_seconds",
+        Some("10"),
+        "How soon a connection must begin to speak HTTP/2, in seconds",
+    ),
+    server(
+        "calls_max",
+        Some("1024"),
+        "Calls under way at once, of all connections, 1 to 1000000",
+    ),
+    server(
+        "receive_bytes_max",
+        Some("536870912"),
+        "Bytes of messages that arrive or are worked on at once, larger than message_bytes_max",
+    ),
+    server(
+        "answer_bytes_max",
+        Some("268435456"),
+        "Bytes of answers that wait to be read at once, larger than message_bytes_max",
+    ),
+    server(
+        "stall_seconds",
+        Some("20"),
+        "Longest pause of a client within a message or in taking an answer, in seconds",
+    ),
+    server(
+        "address_share",
+        Some("0.5"),
+        "Share of connections, calls and bytes that one address may have: above 0 to 1; 1 behind a proxy",
+    ),
+    server(
         "stream_in_flight_max",
         Some("16"),
         "Items of one stream worked on at once, 1 to 1024",

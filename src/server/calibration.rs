@@ -7,13 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use prost::Message;
 use prost_types::Any;
 use tokio_stream::StreamExt;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::convert::{self, invalid};
 use super::doubts;
 use super::operations::{Handle, Running, cancelled};
+use super::paced_messages::PacedMessages;
 use super::registry::Registry;
 use super::status::{from_error, is_the_fault_of_one};
+use super::transport::Call;
 use crate::deployment::{
     self, Deployment, DeploymentError, Gathered, LabelledQuery, MaskedSearches, ProbeSource,
     QueryFailure, QuerySettings, QueryToSearch, RemedyChoice, Timings,
@@ -74,6 +76,7 @@ impl CalibrationService for CalibrationHandler {
     ) -> Result<Response<Operation>, Status> {
         // Not bound by the time of a request: each query is, and the client can cancel.
         let _under_way = self.registry.enter();
+        let call = Call::of(&request);
         let mut incoming = request.into_inner();
         let first = tokio::select! {
             first = tokio::time::timeout(self.registry.longest(), incoming.message()) => first,
@@ -107,7 +110,8 @@ impl CalibrationService for CalibrationHandler {
             metadata,
             ids: BTreeSet::new(),
         };
-        let operation = job.run(incoming, &self.registry, chosen);
+        let messages = PacedMessages::new(incoming, &self.registry, call, IN_FLIGHT_MAX);
+        let operation = job.run(messages, &self.registry, chosen);
         Ok(Response::new(operation.await))
     }
 }
@@ -115,7 +119,7 @@ impl CalibrationService for CalibrationHandler {
 impl CalibrationJob {
     async fn run(
         mut self,
-        incoming: Streaming<CalibrateRequest>,
+        incoming: PacedMessages<CalibrateRequest>,
         registry: &Registry,
         chosen: deployment::CalibrationSettings,
     ) -> Operation {
@@ -130,7 +134,7 @@ impl CalibrationJob {
 
     async fn gather(
         &mut self,
-        incoming: Streaming<CalibrateRequest>,
+        incoming: PacedMessages<CalibrateRequest>,
         registry: &Registry,
     ) -> Result<(), Status> {
         if self.settings.gallery_as_queries {
@@ -147,14 +151,12 @@ impl CalibrationJob {
             in_flight_max: IN_FLIGHT_MAX,
         };
         let ids = &mut self.ids;
-        let queries = incoming.map(
-            |message| match message.map_err(|_broken| cancelled())?.part {
-                Some(Part::Query(query)) => query_to_search(query, ids),
-                Some(Part::Settings(_)) | None => {
-                    Err(invalid("every message after the first must carry a query"))
-                }
-            },
-        );
+        let queries = incoming.map(|message| match message.map_err(broken)?.part {
+            Some(Part::Query(query)) => query_to_search(query, ids),
+            Some(Part::Settings(_)) | None => {
+                Err(invalid("every message after the first must carry a query"))
+            }
+        });
         let (metadata, handle) = (&mut self.metadata, &self.handle);
         let done = |id: &str, outcome: Result<Timings, QueryFailure>| {
             match outcome {
@@ -308,6 +310,17 @@ fn query_to_search(
         },
         source: source.map_err(|status| status.message().to_owned()),
     })
+}
+
+/// What ends an operation whose queries stop coming.
+fn broken(status: Status) -> Status {
+    use Code::{DeadlineExceeded, InvalidArgument, ResourceExhausted};
+    // A limit was reached, about which the client can do something.
+    let is_theirs = matches!(
+        status.code(),
+        DeadlineExceeded | InvalidArgument | ResourceExhausted
+    );
+    if is_theirs { status } else { cancelled() }
 }
 
 fn metadata_any(metadata: &CalibrateMetadata) -> Any {

@@ -41,9 +41,9 @@ pub enum ServeError {
     /// The loading thread is gone.
     #[error("loading ended without an outcome; the log has the cause")]
     LoadingPanicked,
-    /// The transport failed.
-    #[error("the server failed: {0}")]
-    Transport(#[from] tonic::transport::Error),
+    /// The task that accepts connections is gone.
+    #[error("the server ended without an outcome; the log has the cause")]
+    TransportPanicked,
     /// Reflection could not be set up from the compiled contract.
     #[error("the compiled contract cannot be reflected: {0}")]
     Reflection(String),

@@ -7,6 +7,7 @@ use super::registry::Registry;
 use super::request_id::{caller_of, caller_of_items};
 use super::status::from_error;
 use super::stream::{answer_all, answer_each, answer_one, as_message};
+use super::transport::{Call, roomy};
 use super::{convert, page_token};
 use crate::deployment::{NewItem, Query};
 use matchpoint_client::proto::gallery_service_server::GalleryService;
@@ -245,7 +246,7 @@ impl GalleryService for ItemHandler {
         };
         Ok(Response::new(answer_each(
             &self.registry,
-            request.into_inner(),
+            request,
             self.stream_in_flight_max,
             handle,
         )))
@@ -288,7 +289,7 @@ impl GalleryService for ItemHandler {
         };
         Ok(Response::new(answer_each(
             &self.registry,
-            request.into_inner(),
+            request,
             self.stream_in_flight_max,
             handle,
         )))
@@ -317,22 +318,19 @@ impl GalleryService for ItemHandler {
         &self,
         request: Request<GetItemRequest>,
     ) -> Result<Response<GetItemResponse>, Status> {
-        let caller = self.registry.waiting(caller_of(&request));
-        let request = request.into_inner();
-        self.registry
-            .call("GetItem", self.get(caller, request))
-            .await
-            .map(Response::new)
+        let (call, caller) = (Call::of(&request), caller_of(&request));
+        let work = self.get(self.registry.waiting(caller), request.into_inner());
+        let answer = self.registry.call("GetItem", work).await?;
+        roomy(call.as_ref(), answer)
     }
 
     async fn list_items(
         &self,
         request: Request<ListItemsRequest>,
     ) -> Result<Response<ListItemsResponse>, Status> {
-        let request = request.into_inner();
-        self.registry
-            .call("ListItems", async { self.list(&request) })
-            .await
-            .map(Response::new)
+        let (call, request) = (Call::of(&request), request.into_inner());
+        let work = async { self.list(&request) };
+        let answer = self.registry.call("ListItems", work).await?;
+        roomy(call.as_ref(), answer)
     }
 }

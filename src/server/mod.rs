@@ -10,6 +10,7 @@ mod items;
 mod monitoring;
 mod operating_points;
 mod operations;
+mod paced_messages;
 mod page_token;
 mod registry;
 mod request_id;
@@ -19,6 +20,7 @@ mod shadow;
 mod snapshots;
 mod status;
 mod stream;
+mod transport;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -30,10 +32,9 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tower::Layer;
 
 pub use error::ServeError;
 pub use registry::ServedState;
@@ -66,14 +67,6 @@ use snapshots::Snapshots;
 /// The health service's name for "the process answers", which does not depend on any model.
 pub const LIVENESS: &str = "liveness";
 
-/// Flow-control windows: a photograph in one go, and many photographs on one connection.
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-/// Finds connections whose other end has vanished.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// What headers may take, in bytes: room for tracing and authentication, not for an attack.
-const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// Once nothing is under way, how long the last answers have to leave the machine.
 const FLUSH: Duration = Duration::from_millis(300);
 
@@ -207,7 +200,7 @@ pub async fn serve(
     load: impl FnOnce() -> Result<ServedState, ServeError> + Send + 'static,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
-    let registry = Registry::new(config.request_timeout);
+    let registry = Registry::new(config.request_timeout, config.limits.stall);
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter
         .set_service_status(LIVENESS, ServingStatus::Serving)
@@ -217,17 +210,12 @@ pub async fn serve(
 
     let (stop, stopped) = oneshot::channel::<()>();
     let routes = routes(&registry, config)?.add_service(health);
-    // Set here, as the builder's own setting reaches only what the builder binds: without it an
-    // answer waits for the client's delayed acknowledgement, 40 ms.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let mut server = tokio::spawn(
-        transport(config)
-            .layer(RequestIds(registry.clone()))
-            .add_routes(routes)
-            .serve_with_incoming_shutdown(incoming, async move {
-                drop(stopped.await);
-            }),
-    );
+    let stack = RequestIds(registry.clone()).layer(routes.prepare());
+    let config_of_transport = config.clone();
+    let mut server = tokio::spawn(async move {
+        let stopped = async { drop(stopped.await) };
+        transport::serve(listener, stack, &config_of_transport, stopped).await;
+    });
 
     let loading = spawn_loading(load)?;
     tokio::pin!(shutdown);
@@ -297,7 +285,7 @@ async fn replay_canaries(loaded: impl Fn() -> Option<Arc<ServedState>>, every: O
 /// Waits for requests under way; connections that only watch do not keep the server up.
 async fn drain(
     registry: &Registry,
-    server: &mut tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
+    server: &mut tokio::task::JoinHandle<()>,
     longest: Duration,
 ) -> Result<(), ServeError> {
     registry.stop_streams();
@@ -321,13 +309,8 @@ async fn drain(
     outcome
 }
 
-fn flatten(
-    ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>,
-) -> Result<(), ServeError> {
-    match ended {
-        Ok(outcome) => Ok(outcome?),
-        Err(_panicked) => Err(ServeError::LoadingPanicked),
-    }
+fn flatten(ended: Result<(), tokio::task::JoinError>) -> Result<(), ServeError> {
+    ended.map_err(|_panicked| ServeError::TransportPanicked)
 }
 
 fn spawn_loading(
@@ -355,16 +338,6 @@ async fn set_health(reporter: &HealthReporter, status: ServingStatus) {
     ] {
         reporter.set_service_status(service, status).await;
     }
-}
-
-fn transport(config: &ServerConfig) -> Server {
-    Server::builder()
-        .max_concurrent_streams(Some(config.streams_per_connection_max))
-        .initial_stream_window_size(Some(STREAM_WINDOW_BYTES))
-        .initial_connection_window_size(Some(CONNECTION_WINDOW_BYTES))
-        .http2_max_header_list_size(Some(HEADER_BYTES_MAX))
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
 }
 
 fn routes(

@@ -11,12 +11,15 @@ use tokio::sync::{Semaphore, watch};
 use tonic::{Code, Status};
 
 use super::status::status;
+use super::transport::Pace;
 use crate::deployment::{Deployment, DeploymentError, Models};
 use crate::telemetry;
 use matchpoint_embed::caller::Caller;
 
 /// Calibrations that compute, and recordings that are read, at once.
 const HEAVY_MAX: usize = 2;
+/// Pieces of files that are read or written at once.
+const PIECES_MAX: usize = 4;
 
 /// The deployments by name. Cloning shares it.
 #[derive(Clone, Debug)]
@@ -30,6 +33,10 @@ pub(super) struct Registry {
     longest: Duration,
     /// Room for work that is neither quick nor a worker's.
     heavy: Arc<Semaphore>,
+    /// Room for work of a moment, on a disk.
+    pieces: Arc<Semaphore>,
+    /// The longest pause of a client.
+    stall: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -73,13 +80,15 @@ impl Drop for InFlight {
 }
 
 impl Registry {
-    pub(super) fn new(longest: Duration) -> Self {
+    pub(super) fn new(longest: Duration, stall: Duration) -> Self {
         Self {
             phase: Arc::new(ArcSwap::from_pointee(Phase::Loading)),
             in_flight: Arc::new(watch::Sender::new(0)),
             stopping: Arc::new(watch::Sender::new(false)),
             longest,
             heavy: Arc::new(Semaphore::new(HEAVY_MAX)),
+            pieces: Arc::new(Semaphore::new(PIECES_MAX)),
+            stall,
         }
     }
 
@@ -89,22 +98,31 @@ impl Registry {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Status> {
-        let gone = |_| Status::internal("internal error");
-        let room = Arc::clone(&self.heavy)
-            .acquire_owned()
-            .await
-            .map_err(gone)?;
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "bounded by the semaphore; a worker of the pool would owe its time to images"
-        )]
-        let running = tokio::task::spawn_blocking(move || {
-            let _room = room;
-            work()
-        });
-        running
-            .await
-            .map_err(|_panic| Status::internal("internal error"))
+        off_the_threads(&self.heavy, work).await
+    }
+
+    /// Reads or writes a piece of a file, off the threads that answer. Whoever waits for a client does so
+    /// outside: a place that is held meanwhile is one that a client can keep.
+    pub(super) async fn piece<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        off_the_threads(&self.pieces, work).await
+    }
+
+    /// How a client is waited for that sends piece by piece.
+    pub(super) fn pace(&self) -> Pace {
+        Pace::new(self.stall)
+    }
+
+    /// The answer to a client that is waited for no longer.
+    pub(super) fn stalled(&self, what: &str) -> Status {
+        telemetry::limit_refused("stall_seconds");
+        let seconds = self.stall.as_secs();
+        let message = format!(
+            "{what} came too slowly: stall_seconds = {seconds} is the longest pause, and in all so long and a second for each 64 KiB or query; send faster, or have the operator raise stall_seconds"
+        );
+        status(Code::DeadlineExceeded, "STALL_SECONDS", &message)
     }
 
     /// The longest time that a call may take.
@@ -285,6 +303,26 @@ impl Registry {
     }
 }
 
+/// Runs work on a thread of its own once there is a place for it.
+async fn off_the_threads<T: Send + 'static>(
+    places: &Arc<Semaphore>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Status> {
+    let gone = |_| Status::internal("internal error");
+    let place = Arc::clone(places).acquire_owned().await.map_err(gone)?;
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "bounded by the semaphore; a worker of the pool would owe its time to images"
+    )]
+    let running = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        work()
+    });
+    running
+        .await
+        .map_err(|_panic| Status::internal("internal error"))
+}
+
 /// Records a call when it ends, also when the client left before.
 struct CallRecord {
     method: &'static str,
@@ -349,7 +387,7 @@ mod tests {
 
     #[test]
     fn a_call_without_a_deadline_has_the_servers() {
-        let registry = Registry::new(Duration::from_secs(30));
+        let registry = Registry::new(Duration::from_secs(30), Duration::from_secs(20));
         let theirs = registry.waiting(Caller::default()).deadline;
         let left = theirs.unwrap().saturating_duration_since(Instant::now());
         assert!(Duration::from_secs(29) < left && left <= Duration::from_secs(30));
@@ -364,7 +402,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_that_takes_too_long_is_answered_and_given_up() {
-        let registry = Registry::new(Duration::from_millis(20));
+        let registry = Registry::new(Duration::from_millis(20), Duration::from_secs(20));
         let work = std::future::pending::<Result<(), Status>>();
         let status = registry.call("Search", work).await.unwrap_err();
         assert_eq!(status.code(), Code::DeadlineExceeded);

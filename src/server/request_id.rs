@@ -114,12 +114,15 @@ fn caller<B>(request: &Request<B>) -> Caller {
         .get::<TcpConnectInfo>()
         .and_then(TcpConnectInfo::remote_addr);
     address.hash(&mut hasher);
-    let timeout = request.headers().get(TIMEOUT);
-    let timeout = timeout.and_then(|value| parse_timeout(value.to_str().ok()?));
     Caller {
         client: hasher.finish(),
-        deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+        deadline: time_of(request).and_then(|time| Instant::now().checked_add(time)),
     }
+}
+
+/// How long a client waits, where it says so.
+pub(super) fn time_of<B>(request: &Request<B>) -> Option<Duration> {
+    parse_timeout(request.headers().get(TIMEOUT)?.to_str().ok()?)
 }
 
 /// Digits, at most 8, and a unit, as gRPC over HTTP/2 has it.

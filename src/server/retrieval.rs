@@ -8,6 +8,7 @@ use super::registry::Registry;
 use super::request_id::{caller_of, caller_of_items};
 use super::status::from_error;
 use super::stream::{answer_each, answer_one};
+use super::transport::{Call, roomy};
 use crate::deployment::Query;
 use matchpoint_client::proto::retrieval_service_server::RetrievalService;
 use matchpoint_client::proto::search_stream_response::Outcome;
@@ -45,9 +46,10 @@ impl RetrievalService for RetrievalHandler {
         &self,
         request: Request<SearchRequest>,
     ) -> Result<Response<SearchResponse>, Status> {
-        let caller = self.registry.waiting(caller_of(&request));
-        let work = self.find(caller, request.into_inner());
-        self.registry.call("Search", work).await.map(Response::new)
+        let (call, caller) = (Call::of(&request), caller_of(&request));
+        let work = self.find(self.registry.waiting(caller), request.into_inner());
+        let answer = self.registry.call("Search", work).await?;
+        roomy(call.as_ref(), answer)
     }
 
     type SearchStreamStream = ReceiverStream<Result<SearchStreamResponse, Status>>;
@@ -60,7 +62,7 @@ impl RetrievalService for RetrievalHandler {
         let caller = caller_of_items(&request);
         let answers = answer_each(
             &self.registry,
-            request.into_inner(),
+            request,
             self.stream_in_flight_max,
             move |item: SearchStreamRequest| {
                 let service = service.clone();

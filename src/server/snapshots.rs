@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
 
 use prost::Message;
 use prost_types::{Any, Timestamp};
@@ -13,14 +15,16 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::convert::invalid;
 use super::operations::{Handle, Running, cancelled};
-use super::registry::{Registry, ServedState};
+use super::registry::{Registry, ServedState, shutting_down};
 use super::status::{from_error, status};
+use super::transport::{Call, Pace};
 use crate::clock::now_rfc_3339;
 use crate::config::MonitoringConfig;
 use crate::deployment::{
     ArchiveError, Deployment, DeploymentError, ModelReference, OpenOptions, TemporaryFile,
     check_snapshot, restore,
 };
+use crate::files::open_file;
 use matchpoint_client::proto::longrunning::Operation;
 use matchpoint_client::proto::snapshot_service_server::SnapshotService;
 use matchpoint_client::proto::{
@@ -35,7 +39,7 @@ const ENDING: &str = ".snapshot";
 /// Bytes of one message of a snapshot that is read: far below the limit of any client.
 const PIECE: usize = 1 << 20;
 /// Pieces on their way between the disk and the network.
-const PIECES: usize = 4;
+const PIECES: usize = 1;
 
 #[derive(Clone, Debug)]
 pub(super) struct Snapshots {
@@ -221,66 +225,102 @@ impl Snapshots {
     fn read(
         &self,
         id: &str,
+        call: Option<Arc<Call>>,
     ) -> Result<ReceiverStream<Result<ReadSnapshotResponse, Status>>, Status> {
         let path = self.existing(id)?;
+        let file = Arc::new(open_file(&path).map_err(|cause| failed(&path, &cause))?);
         let (pieces, outgoing) = mpsc::channel(PIECES);
         let (under_way, registry) = (self.registry.enter(), self.registry.clone());
-        let read = move || {
+        let read = async move {
             let _under_way = under_way;
-            let file = match File::open(&path) {
-                Ok(file) => file,
-                Err(cause) => return drop(pieces.blocking_send(Err(failed(&path, &cause)))),
-            };
             loop {
-                let mut data = Vec::new();
-                let piece = (&file).take(PIECE as u64).read_to_end(&mut data);
+                let file = Arc::clone(&file);
+                let piece = registry.piece(move || read_piece(&file)).await;
                 let answer = match piece {
-                    Ok(0) => return,
-                    Ok(_) => Ok(ReadSnapshotResponse { data }),
-                    Err(cause) => Err(failed(&path, &cause)),
+                    Ok(Ok(data)) if data.is_empty() => return,
+                    Ok(Ok(data)) => Ok(ReadSnapshotResponse { data }),
+                    Ok(Err(cause)) => Err(failed(&path, &cause)),
+                    Err(status) => Err(status),
                 };
+                let answer = answer.and_then(|answer| {
+                    let room = call.as_ref();
+                    room.map_or(Ok(()), |call| call.make_room(answer.encoded_len() as u64))?;
+                    Ok(answer)
+                });
                 let ends = answer.is_err();
                 // The client may have gone.
-                if pieces.blocking_send(answer).is_err() || ends {
+                if pieces.send(answer).await.is_err() || ends {
                     return;
                 }
             }
         };
-        tokio::spawn(async move { registry.heavy(read).await });
+        tokio::spawn(read);
         Ok(ReceiverStream::new(outgoing))
     }
 
     async fn write(
         &self,
         mut incoming: Streaming<WriteSnapshotRequest>,
+        call: Option<Arc<Call>>,
     ) -> Result<WriteSnapshotResponse, Status> {
-        let next = tokio::time::timeout(self.registry.longest(), incoming.message()).await;
-        let first = next.map_err(|_elapsed| invalid("no first message came in time"))??;
+        let mut pace = self.registry.pace();
+        let first = self.next_piece(&mut incoming, &mut pace).await?;
         let first = first.ok_or_else(|| invalid("the first message must carry snapshot_id"))?;
         let path = self.absent(&first.snapshot_id)?;
-        let (pieces, arriving) = mpsc::channel(PIECES);
-        let writing = tokio::spawn({
-            let (path, registry) = (path.clone(), self.registry.clone());
-            async move { registry.heavy(move || receive(&path, arriving)).await }
-        });
+        let named = path.clone();
+        let upload = self
+            .registry
+            .piece(move || TemporaryFile::new(&named))
+            .await?;
+        let mut upload = upload.map_err(|cause| unwritten(&path, &cause))?;
         let mut piece = Some(first.data);
         while let Some(data) = piece {
-            if pieces.send(Some(data)).await.is_err() {
-                // It failed, and says why below.
-                break;
-            }
-            let next = tokio::time::timeout(self.registry.longest(), incoming.message()).await;
-            let next = next.map_err(|_elapsed| invalid("the next message did not come in time"))?;
-            piece = next?.map(|next| next.data);
+            // Held until it is written.
+            let received = call.as_ref().map(|call| call.take_received());
+            let write = move || {
+                upload.file().write_all(&data)?;
+                Ok(upload)
+            };
+            let written = self.registry.piece(write).await?;
+            upload = written.map_err(|cause| unwritten(&path, &cause))?;
+            drop(received);
+            let next = self.next_piece(&mut incoming, &mut pace).await?;
+            piece = next.map(|next| next.data);
         }
         // Only a stream that came to its end is a whole snapshot.
-        drop(pieces.send(None).await);
-        let internal = |_panic| Status::internal("internal error");
-        writing.await.map_err(internal)???;
+        let named = path.clone();
+        self.registry.heavy(move || keep(upload, &named)).await??;
         Ok(WriteSnapshotResponse {
             snapshot: about(&path),
         })
     }
+
+    /// The next message of an upload, for which no place is held meanwhile.
+    async fn next_piece(
+        &self,
+        incoming: &mut Streaming<WriteSnapshotRequest>,
+        pace: &mut Pace,
+    ) -> Result<Option<WriteSnapshotRequest>, Status> {
+        let since = Instant::now();
+        let next = tokio::select! {
+            next = tokio::time::timeout(pace.left(), incoming.message()) => next,
+            () = self.registry.draining() => return Err(shutting_down()),
+        };
+        let next =
+            next.map_err(|_elapsed| self.registry.stalled("the next part of the snapshot"))??;
+        pace.waited(since.elapsed());
+        if let Some(next) = &next {
+            pace.moved(next.data.len() as u64);
+        }
+        Ok(next)
+    }
+}
+
+/// Reads on in a file; nothing at its end.
+fn read_piece(file: &File) -> std::io::Result<Vec<u8>> {
+    let mut data = Vec::new();
+    file.take(PIECE as u64).read_to_end(&mut data)?;
+    Ok(data)
 }
 
 /// Where the model of a snapshot is: only one that this server has opened for another deployment. What
@@ -302,25 +342,21 @@ fn trusted_folder(
         })
 }
 
-/// Writes what arrives beside where it belongs, verifies it, and gives it its name.
-fn receive(path: &Path, mut arriving: mpsc::Receiver<Option<Vec<u8>>>) -> Result<(), Status> {
-    let io = |cause: std::io::Error| {
-        if cause.kind() == std::io::ErrorKind::AlreadyExists {
-            return exists(path);
-        }
-        failed(path, &cause)
-    };
-    let mut upload = TemporaryFile::new(path).map_err(io)?;
-    loop {
-        match arriving.blocking_recv() {
-            Some(Some(data)) => upload.file().write_all(&data).map_err(io)?,
-            Some(None) => break,
-            None => return Err(Status::cancelled("the client went away")),
-        }
-    }
+/// Verifies an upload, and gives it its name.
+fn keep(upload: TemporaryFile, path: &Path) -> Result<(), Status> {
     check_snapshot(upload.path(), &mut |_, _| ControlFlow::Continue(()))
         .map_err(|error| refused_upload(&error))?;
-    upload.publish(path).map_err(io)
+    upload
+        .publish(path)
+        .map_err(|cause| unwritten(path, &cause))
+}
+
+/// The answer where an upload cannot be kept.
+fn unwritten(path: &Path, cause: &std::io::Error) -> Status {
+    if cause.kind() == std::io::ErrorKind::AlreadyExists {
+        return exists(path);
+    }
+    failed(path, cause)
 }
 
 /// The answer to an upload that is no whole snapshot: nothing that is kept here is damaged.
@@ -330,7 +366,7 @@ fn refused_upload(error: &DeploymentError) -> Status {
     };
     tracing::info!(problem, "an uploaded snapshot was refused");
     let message = format!("what was sent {problem}");
-    status(Code::DataLoss, "SNAPSHOT_DAMAGED", &message)
+    status(Code::InvalidArgument, "SNAPSHOT_DAMAGED", &message)
 }
 
 /// The answer where another has the name of a snapshot.
@@ -438,7 +474,8 @@ impl SnapshotService for Snapshots {
         &self,
         request: Request<ReadSnapshotRequest>,
     ) -> Result<Response<Self::ReadSnapshotStream>, Status> {
-        let work = async { self.read(&request.get_ref().snapshot_id) };
+        let call = Call::of(&request);
+        let work = async { self.read(&request.get_ref().snapshot_id, call) };
         let reading = self.registry.call("ReadSnapshot", work).await;
         reading.map(Response::new)
     }
@@ -447,9 +484,11 @@ impl SnapshotService for Snapshots {
         &self,
         request: Request<Streaming<WriteSnapshotRequest>>,
     ) -> Result<Response<WriteSnapshotResponse>, Status> {
-        // Not bound by the time of a request: each message is.
+        // Not bound by the time of a request: how its messages come is.
         let _under_way = self.registry.enter();
-        self.write(request.into_inner()).await.map(Response::new)
+        let call = Call::of(&request);
+        let written = self.write(request.into_inner(), call).await;
+        written.map(Response::new)
     }
 
     async fn delete_snapshot(

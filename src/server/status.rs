@@ -25,13 +25,16 @@ const RETRY_AFTER_RANGE: [Duration; 2] = [Duration::from_millis(10), Duration::f
 /// What the retry policies of gRPC libraries obey, as they do not read `RetryInfo`: gRFC A6.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
+/// The longest message of an error, in bytes.
+const MESSAGE_BYTES_MAX: usize = 1200;
+
 /// A status with its machine-readable reason.
 pub(super) fn status(code: Code, reason: &str, message: &str) -> Status {
     let again = matches!(reason, "QUEUE_FULL" | "MODEL_LOADING" | "SHUTTING_DOWN");
     status_to_retry(code, reason, message, again.then_some(RETRY_AFTER))
 }
 
-fn status_to_retry(
+pub(super) fn status_to_retry(
     code: Code,
     reason: &str,
     message: &str,
@@ -47,7 +50,25 @@ fn status_to_retry(
         details.set_retry_info(Some(Duration::from_millis(after)));
         trailers.insert(PUSHBACK, MetadataValue::from(after));
     }
-    Status::with_error_details_and_metadata(code, message.to_owned(), details, trailers)
+    Status::with_error_details_and_metadata(code, cut(message), details, trailers)
+}
+
+/// A message that is short enough for the trailers that it goes in, of which clients take 8 KiB. Errors repeat
+/// what callers wrote: the beginning says what it is, and the end what to do.
+fn cut(message: &str) -> String {
+    if message.len() <= MESSAGE_BYTES_MAX {
+        return message.to_owned();
+    }
+    let (begins, ends) = (MESSAGE_BYTES_MAX * 2 / 3, MESSAGE_BYTES_MAX / 3);
+    let begins = message.floor_char_boundary(begins);
+    let ends = message.ceil_char_boundary(message.len() - ends);
+    let (begins, ends) = (message.get(..begins), message.get(ends..));
+    let bytes = message.len();
+    format!(
+        "{} [… of {bytes} bytes] {}",
+        begins.unwrap_or_default(),
+        ends.unwrap_or_default()
+    )
 }
 
 /// The status for an error. A fault of the server is logged, and answered without internals.
@@ -96,7 +117,7 @@ fn underpowered(
     metadata.extend(needed.map(|needed| ("trials_needed".to_owned(), needed.to_string())));
     let mut details = ErrorDetails::new();
     details.set_error_info(reason, DOMAIN, metadata);
-    Status::with_error_details(code, message.to_owned(), details)
+    Status::with_error_details(code, cut(message), details)
 }
 
 /// What a caller needs to know: nothing of this machine's paths.
@@ -307,5 +328,19 @@ fn gallery_reason(error: &GalleryError) -> (Code, &'static str) {
         | GalleryError::IndexParams { .. }
         | GalleryError::Duplicate { .. }
         | GalleryError::Batch { .. } => (Code::Internal, "INTERNAL"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_message_keeps_its_beginning_and_its_end() {
+        assert_eq!(cut("short"), "short");
+        let long = format!("there is no item `{}`; look again", "é".repeat(50_000));
+        let cut = cut(&long);
+        assert!(cut.len() < MESSAGE_BYTES_MAX + 50, "{}", cut.len());
+        assert!(cut.starts_with("there is no item `é") && cut.ends_with("é`; look again"));
     }
 }

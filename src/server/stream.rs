@@ -1,15 +1,18 @@
 //! Bidirectional streams of independent items: bounded work at once, answers as they come.
 
 use std::future::Future;
+use std::sync::Arc;
 
+use prost::Message;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
 use tracing::Instrument;
 
 use super::convert::invalid;
 use super::registry::{Registry, shutting_down};
+use super::transport::{Call, QuotaShare};
 
 /// A caller's id of an item is echoed, so it has a limit.
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -21,16 +24,17 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 /// server is asked to stop. Where the client goes away, work that has not begun is dropped.
 pub(super) fn answer_each<Q, A, F>(
     registry: &Registry,
-    mut incoming: Streaming<Q>,
+    request: Request<Streaming<Q>>,
     in_flight_max: usize,
     handle: impl Fn(Q) -> F + Send + 'static,
 ) -> ReceiverStream<Result<A, Status>>
 where
     Q: Send + 'static,
-    A: Send + 'static,
+    A: Message + 'static,
     F: Future<Output = A> + Send + 'static,
 {
     let (answers, outgoing) = mpsc::channel(in_flight_max);
+    let (call, mut incoming) = (Call::of(&request), request.into_inner());
     let (under_way, registry) = (registry.enter(), registry.clone());
     let pump = async move {
         let _under_way = under_way;
@@ -40,14 +44,17 @@ where
             tokio::select! {
                 item = incoming.message(), if end.is_none() && items.len() < in_flight_max => match item {
                     Ok(Some(item)) => {
-                        drop(items.spawn(handle(item).in_current_span()));
+                        let received = call.as_ref().map(|call| call.take_received());
+                        let work = within(received, call.clone(), handle(item));
+                        drop(items.spawn(work.in_current_span()));
                     }
                     Ok(None) => end = Some(Ok(())),
                     Err(status) => end = Some(Err(status)),
                 },
                 Some(done) = items.join_next() => {
-                    let answer = done.map_err(|_panic| Status::internal("internal error"));
-                    if answers.send(answer).await.is_err() {
+                    let answer = done.unwrap_or_else(|_panic| Err(Status::internal("internal error")));
+                    let ends = answer.is_err();
+                    if answers.send(answer).await.is_err() || ends {
                         return;
                     }
                 },
@@ -62,6 +69,21 @@ where
     };
     tokio::spawn(pump.in_current_span());
     ReceiverStream::new(outgoing)
+}
+
+/// Works on one item of a stream: what came of it is held until it is answered, and its answer needs room
+/// until it is sent.
+async fn within<A: Message>(
+    received: Option<QuotaShare>,
+    call: Option<Arc<Call>>,
+    work: impl Future<Output = A>,
+) -> Result<A, Status> {
+    let answer = work.await;
+    drop(received);
+    if let Some(call) = call {
+        call.make_room(answer.encoded_len() as u64)?;
+    }
+    Ok(answer)
 }
 
 /// Answers all items of one call in their order, working on at most `in_flight_max` at once. Where the
@@ -125,7 +147,6 @@ fn check_request_id(id: &str) -> Result<(), Status> {
 
 /// A status as a message, for one item's answer.
 pub(super) fn as_message(status: &Status) -> tonic_types::Status {
-    use prost::Message;
     // Our own statuses carry their details encoded as this very message.
     tonic_types::Status::decode(status.details()).unwrap_or_else(|_| tonic_types::Status {
         code: status.code().into(),

@@ -35,6 +35,12 @@ table! {
         "Decisions by operating point and outcome. Their rate is the accept rate, not the FAR: that needs annotations. Blind to which accepts are right: it moves with the share of strangers, which changes no error rate.";
     histogram MATCH_SCORE = "matchpoint_match_score":
         "Cosine similarity of the best match of each search. Blind to which of them is right, and to a few look-alikes; a changed share of strangers moves it most.";
+    gauge CONNECTIONS = "matchpoint_connections":
+        "Connections of clients that are open.";
+    counter CONNECTIONS_CLOSED = "matchpoint_connections_closed_total":
+        "Connections that the server closed, by reason: refused (connections_max), not_accepted (the system had no room for it), handshake (it did not speak HTTP/2 in time), idle.";
+    counter LIMIT_REFUSALS = "matchpoint_limit_refusals_total":
+        "Calls that were refused or given up because a limit on what clients share was reached, by the setting that raises it.";
     gauge QUEUE_LENGTH = "matchpoint_queue_length":
         "Requests that wait for a worker of the model, by its precision; sampled twice a second.";
     counter QUEUE_REJECTED = "matchpoint_queue_rejected_total":

@@ -136,8 +136,39 @@ pub fn install_metrics(
 /// Announces the build, and that the server is not ready yet.
 pub fn server_started(version: &'static str) {
     gauge!(metric::BUILD_INFO, "version" => version).set(1.0);
-
+    for reason in CONNECTION_CLOSED_VALUES {
+        counter!(metric::CONNECTIONS_CLOSED, "reason" => reason).absolute(0);
+    }
+    for setting in LIMIT_VALUES {
+        counter!(metric::LIMIT_REFUSALS, "limit" => setting).absolute(0);
+    }
     server_ready(false);
+}
+
+/// Why the server closes connections, as label values.
+pub const CONNECTION_CLOSED_VALUES: [&str; 4] = ["refused", "not_accepted", "handshake", "idle"];
+/// The settings of limits that clients share, as label values.
+pub const LIMIT_VALUES: [&str; 4] = [
+    "calls_max",
+    "receive_bytes_max",
+    "answer_bytes_max",
+    "stall_seconds",
+];
+
+/// So many connections are open.
+pub fn connections_open(count: usize) {
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+    gauge!(metric::CONNECTIONS).set(count as f64);
+}
+
+/// A connection was closed for a reason.
+pub fn connection_closed(reason: &'static str) {
+    counter!(metric::CONNECTIONS_CLOSED, "reason" => reason).increment(1);
+}
+
+/// A call was refused or given up at the limit that a setting names.
+pub fn limit_refused(setting: &'static str) {
+    counter!(metric::LIMIT_REFUSALS, "limit" => setting).increment(1);
 }
 
 /// Says whether the server answers requests.

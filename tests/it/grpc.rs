@@ -1913,7 +1913,7 @@ async fn a_snapshot_is_taken_moved_and_served_elsewhere_with_the_same_decisions(
         .unwrap_err();
     assert_eq!(
         (refused.code(), reason(&refused).as_str()),
-        (Code::DataLoss, "SNAPSHOT_DAMAGED")
+        (Code::InvalidArgument, "SNAPSHOT_DAMAGED")
     );
     let told = refused.message();
     assert!(told.contains("what was sent is damaged at byte"), "{told}");

@@ -5,6 +5,7 @@ mod cli;
 mod common;
 mod grpc;
 mod house;
+mod limits;
 mod metrics;
 mod monitoring;
 mod shadow;

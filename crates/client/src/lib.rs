@@ -27,10 +27,12 @@
 #![forbid(unsafe_code)]
 
 mod calibration;
+mod codec;
 mod connection;
 mod enum_names;
 mod ground_truth;
 mod monitoring;
 pub mod proto;
 
+pub use codec::{CountingCodec, CountingDecoder};
 pub use connection::{Client, ClientError, Fault};

@@ -155,6 +155,7 @@ pub fn config(deployment: &Path, settings: &[(&str, &str)]) -> ServerConfig {
 /// A server in this process, on a port of its own.
 pub struct Running {
     pub channel: Channel,
+    pub address: std::net::SocketAddr,
     stop: oneshot::Sender<()>,
     pub server: JoinHandle<Result<(), ServeError>>,
     folder: Option<TempDir>,
@@ -185,7 +186,8 @@ impl Running {
         load: impl FnOnce() -> Result<ServedState, ServeError> + Send + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let address = listener.local_addr().unwrap();
+        let url = format!("http://{address}");
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(async move {
             let stopped = async { stopped.await.unwrap_or_default() };
@@ -194,6 +196,7 @@ impl Running {
         let channel = Channel::from_shared(url).unwrap().connect().await.unwrap();
         Self {
             channel,
+            address,
             stop,
             server,
             folder: None,

@@ -1,0 +1,127 @@
+//! What one call holds of what clients share, from its first header to the end of its answer.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use prost::Message;
+use tonic::{Response, Status};
+
+use super::pace::Pace;
+use super::quota::{ClientAddress, Quota, QuotaExceeded, QuotaShare};
+
+/// One call under way.
+#[derive(Debug)]
+pub(in crate::server) struct Call {
+    /// Bytes of its messages that came and are worked on.
+    received: Mutex<QuotaShare>,
+    /// Bytes of its answers that are made and not sent.
+    answer: Mutex<QuotaShare>,
+    #[expect(
+        dead_code,
+        reason = "kept as long as the call takes; health checks need none"
+    )]
+    place: Option<QuotaShare>,
+}
+
+fn locked(share: &Mutex<QuotaShare>) -> MutexGuard<'_, QuotaShare> {
+    share.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Call {
+    pub(super) fn new(
+        client: ClientAddress,
+        received: &Quota,
+        answers: &Quota,
+        place: Option<QuotaShare>,
+    ) -> Self {
+        Self {
+            received: Mutex::new(received.nothing(client)),
+            answer: Mutex::new(answers.nothing(client)),
+            place,
+        }
+    }
+
+    /// The call that a request belongs to.
+    pub(in crate::server) fn of<T>(request: &tonic::Request<T>) -> Option<Arc<Self>> {
+        request.extensions().get::<Arc<Self>>().cloned()
+    }
+
+    /// A message of so many bytes begins to come.
+    pub(super) fn receive(&self, bytes: u64) -> Result<(), Status> {
+        let received = locked(&self.received).grow(bytes);
+        received.map_err(|exceeded| exceeded.refusal())
+    }
+
+    /// What has come up to now, to be held as long as it is worked on.
+    pub(in crate::server) fn take_received(&self) -> QuotaShare {
+        locked(&self.received).split_off()
+    }
+
+    /// Room for an answer of so many bytes until it is sent.
+    pub(in crate::server) fn make_room(&self, bytes: u64) -> Result<(), Status> {
+        let room = locked(&self.answer).grow(bytes);
+        room.map_err(|exceeded: QuotaExceeded| exceeded.refusal())
+    }
+
+    /// So many bytes of answers are on their way.
+    pub(super) fn sent(&self, bytes: u64) {
+        locked(&self.answer).shrink(bytes);
+    }
+}
+
+/// An answer that may be large, once there is room for it among those that wait to be read.
+pub(in crate::server) fn roomy<T: Message>(
+    call: Option<&Arc<Call>>,
+    message: T,
+) -> Result<Response<T>, Status> {
+    if let Some(call) = call {
+        call.make_room(message.encoded_len() as u64)?;
+    }
+    Ok(Response::new(message))
+}
+
+/// Whether the other end takes what it is sent, as seen by the task that may give it up.
+#[derive(Debug)]
+pub(super) struct Taking(Mutex<TakingState>);
+
+#[derive(Debug)]
+struct TakingState {
+    pace: Pace,
+    /// Since when something waits to be taken.
+    since: Option<Instant>,
+}
+
+impl Taking {
+    pub(super) fn new(stall: Duration) -> Self {
+        Self(Mutex::new(TakingState {
+            pace: Pace::new(stall),
+            since: None,
+        }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, TakingState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something is handed out.
+    pub(super) fn handed(&self, bytes: u64) {
+        let mut state = self.state();
+        state.pace.moved(bytes);
+        state.since = Some(Instant::now());
+    }
+
+    /// More is asked for.
+    pub(super) fn taken(&self) {
+        let mut state = self.state();
+        if let Some(since) = state.since.take() {
+            state.pace.waited(since.elapsed());
+        }
+    }
+
+    /// Whether it has been waited for too long.
+    pub(super) fn is_overdue(&self) -> bool {
+        let state = self.state();
+        let waited = state.since.map(|since| since.elapsed());
+        waited.is_some_and(|waited| state.pace.left() < waited)
+    }
+}

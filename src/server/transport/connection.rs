@@ -1,0 +1,271 @@
+//! One connection: HTTP/2, its calls within the limits, and its end.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prost::Message;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tonic::Status;
+use tonic::codegen::http::{Request, Response};
+use tonic::transport::server::TcpConnectInfo;
+use tower::Service;
+
+use super::activity::{Activity, CallTasks, Heard, Outstayed, taking};
+use super::answer::AnswerBody;
+use super::call::Call;
+use super::quota::{ClientAddress, Quota};
+use super::received::{MessageRules, ReceivedBody};
+use crate::config::LimitsConfig;
+use crate::server::request_id::time_of;
+use crate::telemetry;
+use matchpoint_client::proto;
+
+/// Flow-control windows: what may come before anybody looks at it, of one call and of one connection.
+const STREAM_WINDOW_BYTES: u32 = 512 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
+/// Finds connections whose other end has vanished.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// What headers may take, in bytes: room for tracing and authentication, not for an attack.
+const HEADER_BYTES_MAX: u32 = 16 << 10;
+/// How often a connection is looked at that may have to be ended.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long a connection that is asked to end may take, where nothing is under way.
+const LEAVE: Duration = Duration::from_secs(5);
+/// Calls that are answered whatever the limits say: a full server is not a dead one.
+const HEALTH: &str = "/grpc.health.v1.Health/";
+
+/// What holds for all connections.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    pub(super) limits: LimitsConfig,
+    pub(super) streams_per_connection_max: u32,
+    pub(super) message_bytes_max: usize,
+    pub(super) calls: Quota,
+    pub(super) received: Quota,
+    pub(super) answers: Quota,
+    /// Paths of calls whose clients send more than one message.
+    pub(super) streamed: Arc<BTreeSet<String>>,
+}
+
+/// The paths of calls whose clients send a stream, as the contract has them.
+pub(super) fn streamed_paths() -> BTreeSet<String> {
+    let described = [
+        proto::DESCRIPTORS,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ];
+    let mut paths = BTreeSet::new();
+    for bytes in described {
+        // Compiled in, and read by a test.
+        let files = prost_types::FileDescriptorSet::decode(bytes).unwrap_or_default();
+        for file in files.file {
+            for service in &file.service {
+                let streamed = service
+                    .method
+                    .iter()
+                    .filter(|method| method.client_streaming());
+                paths.extend(streamed.map(|method| {
+                    format!("/{}.{}/{}", file.package(), service.name(), method.name())
+                }));
+            }
+        }
+    }
+    paths
+}
+
+/// Serves one connection until it ends, has to, or is asked to by `closing`.
+pub(super) async fn serve<T, S>(
+    stream: T,
+    addresses: TcpConnectInfo,
+    stack: S,
+    shared: Arc<Shared>,
+    mut closing: watch::Receiver<bool>,
+) where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<tonic::body::Body>, Response = Response<tonic::body::Body>>
+        + Clone
+        + Send
+        + 'static,
+    S::Error: std::fmt::Display,
+    S::Future: Send,
+{
+    let activity = Arc::new(Activity::new());
+    let limits = shared.limits;
+    let http = http(&shared, &activity);
+    let calls = Calls {
+        stack,
+        client: ClientAddress::of(addresses.remote_addr().unwrap_or_else(nowhere)),
+        addresses,
+        shared,
+    };
+    let heard = Heard {
+        stream,
+        activity: Arc::clone(&activity),
+    };
+    let connection = http.serve_connection(TokioIo::new(heard), calls);
+    tokio::pin!(connection);
+    let mut look = tokio::time::interval(LOOK);
+    let (mut asked, mut leaves) = (false, None);
+    loop {
+        tokio::select! {
+            ended = &mut connection => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection ended");
+                }
+                return;
+            }
+            // Where the sender is gone, so is the server.
+            _ = closing.wait_for(|close| *close), if !asked => {
+                connection.as_mut().graceful_shutdown();
+                asked = true;
+            }
+            _ = look.tick() => match (leaves, activity.outstayed(limits.handshake, limits.idle)) {
+                (Some(at), Some(_)) if at < Instant::now() => return,
+                (_, Some(Outstayed::Handshake)) => {
+                    telemetry::connection_closed("handshake");
+                    return;
+                }
+                (None, Some(Outstayed::Idle)) => {
+                    telemetry::connection_closed("idle");
+                    connection.as_mut().graceful_shutdown();
+                    leaves = Some(Instant::now() + LEAVE);
+                }
+                (_, _) => {}
+            },
+        }
+    }
+}
+
+fn nowhere() -> SocketAddr {
+    SocketAddr::from(([0, 0, 0, 0], 0))
+}
+
+fn http(shared: &Shared, activity: &Arc<Activity>) -> http2::Builder<CallTasks> {
+    let mut http = http2::Builder::new(CallTasks {
+        activity: Arc::clone(activity),
+        stall: shared.limits.stall,
+    });
+    http.timer(TokioTimer::new())
+        .max_concurrent_streams(shared.streams_per_connection_max)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+    http
+}
+
+/// The calls of one connection.
+#[derive(Clone, Debug)]
+struct Calls<S> {
+    stack: S,
+    client: ClientAddress,
+    addresses: TcpConnectInfo,
+    shared: Arc<Shared>,
+}
+
+type Answered = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Infallible>> + Send>>;
+
+impl<S> hyper::service::Service<Request<Incoming>> for Calls<S>
+where
+    S: Service<Request<tonic::body::Body>, Response = Response<tonic::body::Body>>
+        + Clone
+        + Send
+        + 'static,
+    S::Error: std::fmt::Display,
+    S::Future: Send,
+{
+    type Response = Response<AnswerBody>;
+    type Error = Infallible;
+    type Future = Answered;
+
+    fn call(&self, request: Request<Incoming>) -> Answered {
+        let shared = &self.shared;
+        let place = if request.uri().path().starts_with(HEALTH) {
+            None
+        } else {
+            match shared.calls.take(self.client, 1) {
+                Ok(place) => Some(place),
+                Err(exceeded) => {
+                    let refused = exceeded.refusal().into_http();
+                    return Box::pin(async { Ok(answered(refused, None)) });
+                }
+            }
+        };
+        let (received, answers) = (&shared.received, &shared.answers);
+        let call = Arc::new(Call::new(self.client, received, answers, place));
+        let streamed = shared.streamed.contains(request.uri().path());
+        let rules = MessageRules {
+            bytes_max: shared.message_bytes_max,
+            stall: shared.limits.stall,
+            streamed,
+        };
+        let time = time_of(&request);
+        let body = |body| tonic::body::Body::new(ReceivedBody::new(body, Arc::clone(&call), rules));
+        let mut request = request.map(body);
+        request.extensions_mut().insert(self.addresses.clone());
+        request.extensions_mut().insert(Arc::clone(&call));
+        let mut stack = self.stack.clone();
+        Box::pin(async move {
+            let work = async {
+                std::future::poll_fn(|context| stack.poll_ready(context)).await?;
+                stack.call(request).await
+            };
+            let done = match time {
+                Some(time) => tokio::time::timeout(time, work).await,
+                None => Ok(work.await),
+            };
+            let response = match done {
+                Ok(Ok(response)) => response,
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "a call failed");
+                    Status::internal("internal error").into_http()
+                }
+                Err(_elapsed) => {
+                    Status::deadline_exceeded("the client's deadline has passed").into_http()
+                }
+            };
+            if !streamed {
+                drop(call.take_received());
+            }
+            Ok(answered(response, Some(call)))
+        })
+    }
+}
+
+/// With what watches whether the answer is taken.
+fn answered(
+    response: Response<tonic::body::Body>,
+    call: Option<Arc<Call>>,
+) -> Response<AnswerBody> {
+    response.map(|body| AnswerBody::new(body, call, taking()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_contract_says_which_clients_stream() {
+        let paths = streamed_paths();
+        for streamed in [
+            "/matchpoint.v1.RetrievalService/SearchStream",
+            "/matchpoint.v1.CalibrationService/Calibrate",
+            "/matchpoint.v1.SnapshotService/WriteSnapshot",
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        ] {
+            assert!(paths.contains(streamed), "{streamed}");
+        }
+        assert!(!paths.contains("/matchpoint.v1.RetrievalService/Search"));
+    }
+}

@@ -1,0 +1,160 @@
+//! Connections, and what each of them may take: how many, for how long, and how many bytes.
+
+mod activity;
+mod answer;
+mod call;
+mod connection;
+mod pace;
+mod quota;
+mod received;
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tonic::codegen::http::{Request, Response};
+use tonic::transport::server::Connected;
+use tower::Service;
+
+pub(super) use call::{Call, roomy};
+pub(super) use pace::Pace;
+pub(super) use quota::QuotaShare;
+
+use crate::config::ServerConfig;
+use crate::telemetry;
+use connection::{Shared, streamed_paths};
+use quota::{ClientAddress, Quota};
+
+/// How long nothing is accepted after it failed, for want of file descriptors, say: others need the time more.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often the log says that connections are refused, or cannot be accepted.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
+
+/// Serves `stack` on what is accepted, until `stop`; then ends once all calls have been answered.
+pub(super) async fn serve<S>(
+    listener: TcpListener,
+    stack: S,
+    config: &ServerConfig,
+    stop: impl Future<Output = ()>,
+) where
+    S: Service<Request<tonic::body::Body>, Response = Response<tonic::body::Body>>
+        + Clone
+        + Send
+        + 'static,
+    S::Error: std::fmt::Display,
+    S::Future: Send,
+{
+    let (places, shared) = shared(config);
+    let mut connections = JoinSet::new();
+    let (close, closing) = watch::channel(false);
+    let (mut refused, mut failed) = (Told::default(), Told::default());
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            Some(_ended) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, address)) => match places.take(ClientAddress::of(address), 1) {
+                    Ok(place) => {
+                        let served = serve_one(stream, stack.clone(), &shared, closing.clone());
+                        connections.spawn(async move {
+                            let _place = place;
+                            served.await;
+                        });
+                    }
+                    Err(exceeded) => {
+                        telemetry::connection_closed("refused");
+                        if let Some(count) = refused.again() {
+                            tracing::warn!(%exceeded, %address, count, "connections were refused");
+                        }
+                    }
+                },
+                Err(cause) => {
+                    if let Some(count) = failed.again() {
+                        tracing::error!(%cause, count, "connections could not be accepted");
+                    }
+                    if !is_of_one(&cause) {
+                        telemetry::connection_closed("not_accepted");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            },
+        }
+        telemetry::connections_open(connections.len());
+    }
+    // Nobody is to wait on an address that is not answered.
+    drop(listener);
+    close.send_replace(true);
+    while connections.join_next().await.is_some() {
+        telemetry::connections_open(connections.len());
+    }
+}
+
+fn shared(config: &ServerConfig) -> (Quota, Arc<Shared>) {
+    let limits = config.limits;
+    let quota = |setting, most, least| Quota::new(setting, most, limits.address_share, least);
+    let largest = config.message_bytes_max as u64;
+    let shared = Shared {
+        limits,
+        streams_per_connection_max: config.streams_per_connection_max,
+        message_bytes_max: config.message_bytes_max,
+        calls: quota("calls_max", limits.calls, 1),
+        received: quota("receive_bytes_max", limits.receive_bytes, largest),
+        answers: quota("answer_bytes_max", limits.answer_bytes, largest),
+        streamed: Arc::new(streamed_paths()),
+    };
+    let places = quota("connections_max", limits.connections, 1);
+    (places, Arc::new(shared))
+}
+
+fn serve_one<S>(
+    stream: TcpStream,
+    stack: S,
+    shared: &Arc<Shared>,
+    closing: watch::Receiver<bool>,
+) -> impl Future<Output = ()> + Send + 'static
+where
+    S: Service<Request<tonic::body::Body>, Response = Response<tonic::body::Body>>
+        + Clone
+        + Send
+        + 'static,
+    S::Error: std::fmt::Display,
+    S::Future: Send,
+{
+    // Without it an answer waits for the client's delayed acknowledgement, 40 ms.
+    drop(stream.set_nodelay(true));
+    let (addresses, shared) = (stream.connect_info(), Arc::clone(shared));
+    connection::serve(stream, addresses, stack, shared, closing)
+}
+
+/// Whether only the one connection is concerned, so that the next may well be accepted.
+fn is_of_one(cause: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(
+        cause.kind(),
+        ConnectionAborted | ConnectionReset | Interrupted
+    )
+}
+
+/// Something that may happen very often, and is told now and then.
+#[derive(Default)]
+struct Told {
+    last: Option<Instant>,
+    since: u64,
+}
+
+impl Told {
+    /// It happened again: how often since it was told, if that is to be told now.
+    fn again(&mut self) -> Option<u64> {
+        self.since += 1;
+        if self.last.is_some_and(|last| last.elapsed() < SAY_AGAIN) {
+            return None;
+        }
+        self.last = Some(Instant::now());
+        Some(std::mem::take(&mut self.since))
+    }
+}

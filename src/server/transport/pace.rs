@@ -1,0 +1,72 @@
+//! How long somebody may keep the server waiting.
+
+use std::time::Duration;
+
+/// Bytes a second below which a client only holds its place.
+const BYTES_PER_SECOND: u64 = 64 << 10;
+
+/// Waiting for one client, counted together: so long at once, and as long in all, with a second more for
+/// each [`BYTES_PER_SECOND`] that moved meanwhile. So a place is not held by a byte now and then.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::server) struct Pace {
+    stall: Duration,
+    allowed: Duration,
+    waited: Duration,
+}
+
+impl Pace {
+    pub(in crate::server) fn new(stall: Duration) -> Self {
+        Self {
+            stall,
+            allowed: stall,
+            waited: Duration::ZERO,
+        }
+    }
+
+    /// Something came, or was taken.
+    pub(in crate::server) fn moved(&mut self, bytes: u64) {
+        let micros = bytes.saturating_mul(1_000_000) / BYTES_PER_SECOND;
+        self.allowed = self.allowed.saturating_add(Duration::from_micros(micros));
+    }
+
+    /// One thing came that is worth a second, however small it is.
+    pub(in crate::server) fn moved_one(&mut self) {
+        self.moved(BYTES_PER_SECOND);
+    }
+
+    /// So long was waited.
+    pub(in crate::server) fn waited(&mut self, time: Duration) {
+        self.waited = self.waited.saturating_add(time);
+    }
+
+    /// How long may be waited from now on.
+    pub(in crate::server) fn left(&self) -> Duration {
+        self.stall.min(self.allowed.saturating_sub(self.waited))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_now_and_then_does_not_hold_a_place_and_a_slow_network_does() {
+        let second = Duration::from_secs(1);
+        let mut drips = Pace::new(10 * second);
+        let mut waits = 0;
+        while 9 * second < drips.left() || waits == 0 {
+            drips.waited(9 * second);
+            drips.moved(1);
+            waits += 1;
+        }
+        assert_eq!(waits, 1);
+        let mut slow = Pace::new(10 * second);
+        for _ in 0..1000 {
+            assert!(second <= slow.left());
+            slow.waited(second);
+            slow.moved(BYTES_PER_SECOND);
+        }
+        slow.waited(10 * second);
+        assert_eq!(slow.left(), Duration::ZERO);
+    }
+}

@@ -1,0 +1,205 @@
+//! The body of a request, as it comes: each message within the bytes that clients share, and in time.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use tokio::time::Sleep;
+use tonic::{Code, Status};
+
+use super::call::Call;
+use super::pace::Pace;
+use crate::server::status::status;
+use crate::telemetry;
+
+/// Before each message: whether it is compressed, and its length.
+const PREFIX_BYTES: usize = 5;
+
+/// What holds for the messages of one request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MessageRules {
+    /// Longer ones are refused by what decodes them.
+    pub(super) bytes_max: usize,
+    pub(super) stall: Duration,
+    /// Whether more than one may come, with any time between them.
+    pub(super) streamed: bool,
+}
+
+/// A body that charges its messages to its call.
+#[derive(Debug)]
+pub(super) struct ReceivedBody {
+    inner: Incoming,
+    call: Arc<Call>,
+    rules: MessageRules,
+    framing: Framing,
+    pace: Pace,
+    waiting: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+impl ReceivedBody {
+    pub(super) fn new(inner: Incoming, call: Arc<Call>, rules: MessageRules) -> Self {
+        Self {
+            inner,
+            call,
+            rules,
+            framing: Framing::default(),
+            pace: Pace::new(rules.stall),
+            waiting: None,
+        }
+    }
+
+    /// Charges the messages that begin in these bytes, and notes which is under way.
+    fn take(&mut self, data: &[u8]) -> Result<(), Status> {
+        self.pace.moved(data.len() as u64);
+        let (call, bytes_max) = (&self.call, self.rules.bytes_max);
+        self.framing.read(data, |length| {
+            if bytes_max < length {
+                return Ok(());
+            }
+            call.receive((PREFIX_BYTES + length) as u64)
+        })
+    }
+
+    /// Whether the client owes something: the rest of a message, or the only one.
+    fn is_owed(&self) -> bool {
+        self.framing.is_within() || !self.rules.streamed && self.framing.messages == 0
+    }
+
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if !self.is_owed() {
+            self.waiting = None;
+            return Poll::Pending;
+        }
+        let left = self.pace.left();
+        let (_, sleep) = self
+            .waiting
+            .get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(left))));
+        match sleep.as_mut().poll(context) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(()) => {
+                telemetry::limit_refused("stall_seconds");
+                let seconds = self.rules.stall.as_secs();
+                let message = format!(
+                    "the message came too slowly: stall_seconds = {seconds} is the longest pause, and in all so long and a second for each 64 KiB; send it faster, or have the operator raise stall_seconds"
+                );
+                let late = status(Code::DeadlineExceeded, "STALL_SECONDS", &message);
+                Poll::Ready(Some(Err(late)))
+            }
+        }
+    }
+}
+
+impl Body for ReceivedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Poll::Ready(next) = Pin::new(&mut self.inner).poll_frame(context) else {
+            return self.wait(context);
+        };
+        if let Some((since, _)) = self.waiting.take() {
+            self.pace.waited(since.elapsed());
+        }
+        let next = next.map(|frame| {
+            let frame = frame.map_err(|error| Status::from_error(Box::new(error)))?;
+            if let Some(data) = frame.data_ref() {
+                self.take(data)?;
+            }
+            Ok(frame)
+        });
+        Poll::Ready(next)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// Where in its messages a body is.
+#[derive(Debug, Default)]
+struct Framing {
+    /// What has come of a prefix.
+    prefix: Vec<u8>,
+    /// What is to come of a message.
+    left: usize,
+    /// Messages that have come whole.
+    messages: u64,
+}
+
+impl Framing {
+    fn is_within(&self) -> bool {
+        0 < self.left || !self.prefix.is_empty()
+    }
+
+    /// Reads on, and tells the length of each message that begins.
+    fn read<E>(
+        &mut self,
+        mut data: &[u8],
+        mut begins: impl FnMut(usize) -> Result<(), E>,
+    ) -> Result<(), E> {
+        while !data.is_empty() {
+            if 0 < self.left {
+                let came = self.left.min(data.len());
+                data = data.get(came..).unwrap_or_default();
+                self.left -= came;
+                self.messages += u64::from(self.left == 0);
+                continue;
+            }
+            let wanted = (PREFIX_BYTES - self.prefix.len()).min(data.len());
+            let (came, rest) = data.split_at(wanted);
+            self.prefix.extend_from_slice(came);
+            data = rest;
+            if let [_, length @ ..] = self.prefix.as_slice()
+                && let Some(length) = length.first_chunk::<4>()
+            {
+                let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+                self.prefix.clear();
+                self.left = length;
+                self.messages += u64::from(length == 0);
+                begins(length)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_told_apart_however_they_are_cut() {
+        let mut body = Vec::new();
+        for length in [0_u32, 3, 0, 700, 1] {
+            body.push(0);
+            body.extend_from_slice(&length.to_be_bytes());
+            body.resize(body.len() + length as usize, 7);
+        }
+        for step in [1, 2, 3, 5, 6, 100, 10_000] {
+            let (mut framing, mut begun) = (Framing::default(), Vec::new());
+            for piece in body.chunks(step) {
+                framing
+                    .read(piece, |length| {
+                        begun.push(length);
+                        Ok::<(), ()>(())
+                    })
+                    .unwrap();
+            }
+            assert_eq!(begun, [0, 3, 0, 700, 1]);
+            assert_eq!((framing.messages, framing.is_within()), (5, false));
+        }
+        let mut cut = Framing::default();
+        cut.read(&body[..10], |_| Ok::<(), ()>(())).unwrap();
+        assert!(cut.is_within());
+    }
+}

@@ -1,0 +1,495 @@
+//! Clients that hold back, press on or pile up: what they may take, and that others are served meanwhile.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use h2::{RecvStream, SendStream};
+use matchpoint_client::proto::calibration_service_client::CalibrationServiceClient;
+use matchpoint_client::proto::gallery_service_client::GalleryServiceClient;
+use matchpoint_client::proto::longrunning::WaitOperationRequest;
+use matchpoint_client::proto::longrunning::operations_client::OperationsClient;
+use matchpoint_client::proto::retrieval_service_client::RetrievalServiceClient;
+use matchpoint_client::proto::snapshot_service_client::SnapshotServiceClient;
+use matchpoint_client::proto::{
+    CalibrateRequest, CalibrationSettings, CreateSnapshotRequest, GetItemRequest, ListItemsRequest,
+    ReadSnapshotRequest, SearchRequest, Vector, WriteSnapshotRequest, calibrate_request,
+    calibration_settings, search_request,
+};
+use prost::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_stream::StreamExt;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use crate::common::{Running, Served, sample};
+
+const SEARCH: &str = "/matchpoint.v1.RetrievalService/Search";
+const LIST: &str = "/matchpoint.v1.GalleryService/ListItems";
+
+/// A client that does as a test says, and nothing by itself.
+async fn raw(address: SocketAddr, window: u32) -> SendRequest<Bytes> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (client, connection) = h2::client::Builder::new()
+        .initial_window_size(window)
+        .handshake(stream)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    client.ready().await.unwrap()
+}
+
+type Answering = (h2::client::ResponseFuture, SendStream<Bytes>);
+
+fn begin(client: &mut SendRequest<Bytes>, path: &str) -> Answering {
+    let request = http::Request::post(format!("http://x{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(())
+        .unwrap();
+    client.send_request(request, false).unwrap()
+}
+
+/// A message as it goes over the wire, or the beginning of one that claims to be longer.
+fn framed(message: &[u8], length: usize) -> Bytes {
+    let mut bytes = vec![0];
+    bytes.extend_from_slice(&u32::try_from(length).unwrap().to_be_bytes());
+    bytes.extend_from_slice(message);
+    bytes.into()
+}
+
+fn whole(message: &impl Message) -> Bytes {
+    let message = message.encode_to_vec();
+    framed(&message, message.len())
+}
+
+/// The status of an answer: its code and its words.
+async fn status(answer: h2::client::ResponseFuture) -> (i32, String) {
+    let (head, body) = answer.await.unwrap().into_parts();
+    let trailers = trailers(body).await;
+    let of = |name: &str| {
+        let value = head.headers.get(name).or_else(|| trailers.get(name));
+        value.map(|value| value.to_str().unwrap().to_owned())
+    };
+    let code = of("grpc-status").unwrap().parse().unwrap();
+    (code, of("grpc-message").unwrap_or_default())
+}
+
+async fn trailers(mut body: RecvStream) -> http::HeaderMap {
+    while let Some(data) = body.data().await {
+        let data = data.unwrap();
+        body.flow_control().release_capacity(data.len()).unwrap();
+    }
+    body.trailers().await.unwrap().unwrap_or_default()
+}
+
+fn reason(status: &Status) -> String {
+    let info = status.get_details_error_info();
+    info.map(|info| info.reason).unwrap_or_default()
+}
+
+async fn is_served(running: &Running) -> Result<(), Status> {
+    let query = search_request::Query::Embedding(Vector {
+        values: vec![1.0; 1280],
+    });
+    let request = SearchRequest {
+        query: Some(query),
+        ..SearchRequest::default()
+    };
+    let mut client = RetrievalServiceClient::new(running.channel.clone());
+    client.search(request).await.map(drop)
+}
+
+/// Whether the other end closes a connection within so long.
+async fn closes(stream: &mut TcpStream, within: Duration) -> bool {
+    let mut buffer = [0; 4096];
+    let read = async { while stream.read(&mut buffer).await.is_ok_and(|read| 0 < read) {} };
+    tokio::time::timeout(within, read).await.is_ok()
+}
+
+#[tokio::test]
+async fn a_message_that_stalls_is_refused_by_name_and_one_that_comes_slowly_is_not() {
+    let running = Running::sample(&[("MATCHPOINT_STALL_SECONDS", "1")]).await;
+    let mut client = raw(running.address, 1 << 20).await;
+    let begun = Instant::now();
+    let (nothing, _open) = begin(&mut client, SEARCH);
+    let (half, mut body) = begin(&mut client, SEARCH);
+    body.send_data(framed(&[0; 1000], 1_000_000), false)
+        .unwrap();
+    for answer in [nothing, half] {
+        let (code, said) = status(answer).await;
+        assert_eq!(code, Code::DeadlineExceeded as i32, "{said}");
+        assert!(said.contains("stall_seconds"), "{said}");
+    }
+    let took = begun.elapsed();
+    assert!(
+        Duration::from_secs(1) <= took && took < Duration::from_secs(5),
+        "{took:?}"
+    );
+
+    // 300 kB in 2 s: slow, and going on.
+    let (slow, mut body) = begin(&mut client, SEARCH);
+    let mut left = whole(&SearchRequest {
+        deployment: "none".to_owned(),
+        query: Some(search_request::Query::Image(vec![0; 300_000].into())),
+        ..SearchRequest::default()
+    });
+    while !left.is_empty() {
+        let piece = left.split_to(left.len().min(75_000));
+        body.send_data(piece, left.is_empty()).unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let (code, said) = status(slow).await;
+    assert_eq!(code, Code::NotFound as i32, "{said}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn messages_under_way_share_their_bytes_and_give_them_back() {
+    let settings = [
+        ("MATCHPOINT_STALL_SECONDS", "2"),
+        ("MATCHPOINT_IMAGE_BYTES_MAX", "1000000"),
+        ("MATCHPOINT_MESSAGE_BYTES_MAX", "2000000"),
+        ("MATCHPOINT_RECEIVE_BYTES_MAX", "5000000"),
+        ("MATCHPOINT_ADDRESS_SHARE", "1"),
+    ];
+    let running = Running::sample(&settings).await;
+    let mut client = raw(running.address, 1 << 20).await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let (answer, mut body) = begin(&mut client, SEARCH);
+        body.send_data(framed(&[0; 1000], 1_900_000), false)
+            .unwrap();
+        held.push((answer, body));
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let (third, mut body) = begin(&mut client, SEARCH);
+    body.send_data(framed(&[0; 1000], 1_900_000), false)
+        .unwrap();
+    let (code, said) = status(third).await;
+    assert_eq!(code, Code::ResourceExhausted as i32, "{said}");
+    assert!(said.contains("receive_bytes_max"), "{said}");
+    is_served(&running).await.unwrap();
+    for (answer, _body) in held {
+        assert_eq!(status(answer).await.0, Code::DeadlineExceeded as i32);
+    }
+    let (again, mut body) = begin(&mut client, SEARCH);
+    body.send_data(framed(&[0; 1000], 1_900_000), false)
+        .unwrap();
+    assert_eq!(status(again).await.0, Code::DeadlineExceeded as i32);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_takes_is_given_up_and_what_waits_has_a_limit() {
+    let settings = [
+        ("MATCHPOINT_STALL_SECONDS", "1"),
+        ("MATCHPOINT_IMAGE_BYTES_MAX", "100000"),
+        ("MATCHPOINT_MESSAGE_BYTES_MAX", "400000"),
+        ("MATCHPOINT_ANSWER_BYTES_MAX", "500000"),
+        ("MATCHPOINT_ADDRESS_SHARE", "1"),
+    ];
+    let running = Running::sample(&settings).await;
+    // No room for a single byte of an answer: some 185 kB each.
+    let mut client = raw(running.address, 0).await;
+    let list = ListItemsRequest {
+        include_embedding: true,
+        ..ListItemsRequest::default()
+    };
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let (answer, mut body) = begin(&mut client, LIST);
+        body.send_data(whole(&list), true).unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        held.push(answer);
+    }
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    let refused = gallery.list_items(list.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert_eq!(reason(&refused), "ANSWER_BYTES_MAX");
+    is_served(&running).await.unwrap();
+    // Those that had room are reset, and their room is others'.
+    for answer in held {
+        let mut body = answer.await.unwrap().into_body();
+        let ended = tokio::time::timeout(Duration::from_secs(10), body.data()).await;
+        let ended = ended.unwrap();
+        assert!(ended.is_none_or(|data| data.is_err()));
+    }
+    gallery.list_items(list).await.unwrap();
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn connections_have_a_number_and_each_has_to_speak_and_to_ask() {
+    let settings = [
+        ("MATCHPOINT_CONNECTIONS_MAX", "4"),
+        ("MATCHPOINT_ADDRESS_SHARE", "0.75"),
+        ("MATCHPOINT_HANDSHAKE_SECONDS", "1"),
+        ("MATCHPOINT_CONNECTION_IDLE_SECONDS", "2"),
+    ];
+    let running = Running::sample(&settings).await;
+    let connect = || TcpStream::connect(running.address);
+    // One of three is the test's own.
+    let mut silent = [connect().await.unwrap(), connect().await.unwrap()];
+    silent[1].write_all(b"PRI * HTTP").await.unwrap();
+    let mut refused = connect().await.unwrap();
+    assert!(closes(&mut refused, Duration::from_millis(500)).await);
+    for stream in &mut silent {
+        assert!(closes(stream, Duration::from_secs(4)).await);
+    }
+    // An idle one is told to go, and one with a call is not.
+    let mut client = raw(running.address, 1 << 20).await;
+    let (answer, body) = begin(&mut client, "/matchpoint.v1.RetrievalService/SearchStream");
+    let mut asks_nothing = raw(running.address, 1 << 20).await;
+    let gone = async {
+        while asks_nothing.clone().ready().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(8), gone)
+        .await
+        .unwrap();
+    let _ = &mut asks_nothing;
+    let mut body = body;
+    body.send_data(Bytes::new(), true).unwrap();
+    assert_eq!(status(answer).await.0, Code::Ok as i32);
+    is_served(&running).await.unwrap();
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn calls_have_a_number_and_health_is_asked_beyond_it() {
+    let settings = [
+        ("MATCHPOINT_CALLS_MAX", "3"),
+        ("MATCHPOINT_ADDRESS_SHARE", "1"),
+    ];
+    let running = Running::sample(&settings).await;
+    let mut client = raw(running.address, 1 << 20).await;
+    let held: Vec<Answering> = (0..3).map(|_| begin(&mut client, SEARCH)).collect();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let refused = is_served(&running).await.unwrap_err();
+    assert_eq!(reason(&refused), "CALLS_MAX", "{refused}");
+    assert!(refused.message().contains("calls_max = 3"), "{refused}");
+    let mut health = tonic_health::pb::health_client::HealthClient::new(running.channel.clone());
+    let asked = tonic_health::pb::HealthCheckRequest::default();
+    health.check(asked).await.unwrap();
+    drop(held);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    is_served(&running).await.unwrap();
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn who_neither_sends_nor_reads_keeps_no_place_of_snapshots_and_calibrations() {
+    let data = tempfile::tempdir().unwrap();
+    let settings = [
+        ("MATCHPOINT_STALL_SECONDS", "1"),
+        ("MATCHPOINT_DATA_DIR", data.path().to_str().unwrap()),
+    ];
+    let running = Running::sample(&settings).await;
+    let mut snapshots = SnapshotServiceClient::new(running.channel.clone());
+    let create = |id: &str| CreateSnapshotRequest {
+        snapshot_id: id.to_owned(),
+        ..CreateSnapshotRequest::default()
+    };
+    let first = snapshots.create_snapshot(create("first")).await.unwrap();
+    finished(&running, first.into_inner().name).await;
+
+    let mut client = raw(running.address, 0).await;
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let (answer, mut body) = begin(&mut client, "/matchpoint.v1.SnapshotService/ReadSnapshot");
+        let read = ReadSnapshotRequest {
+            snapshot_id: "first".to_owned(),
+        };
+        body.send_data(whole(&read), true).unwrap();
+        held.push(answer);
+    }
+    let mut uploads = Vec::new();
+    for number in 0..4 {
+        let (answer, mut body) = begin(&mut client, "/matchpoint.v1.SnapshotService/WriteSnapshot");
+        let piece = WriteSnapshotRequest {
+            snapshot_id: format!("upload-{number}"),
+            data: vec![0; 100],
+        };
+        body.send_data(whole(&piece), false).unwrap();
+        uploads.push((answer, body));
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let second = snapshots.create_snapshot(create("second")).await.unwrap();
+    finished(&running, second.into_inner().name).await;
+    for (answer, _body) in uploads {
+        let (code, said) = status(answer).await;
+        assert_eq!(code, Code::DeadlineExceeded as i32, "{said}");
+    }
+    let kept = fs::read_dir(data.path().join("snapshots")).unwrap();
+    assert_eq!(kept.count(), 2, "what is left of uploads");
+    calibrations_that_send_nothing(&running).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_is_counted_before_it_is_built_and_is_not_repeated_at_length() {
+    let running = Running::sample(&[]).await;
+    let mut client = raw(running.address, 1 << 20).await;
+    let call = async |client: &mut SendRequest<Bytes>, path: &str, message: &[u8]| {
+        let (answer, mut body) = begin(client, path);
+        body.send_data(framed(message, message.len()), true)
+            .unwrap();
+        status(answer).await
+    };
+    let batch = "/matchpoint.v1.GalleryService/BatchUpsertItems";
+    let (code, said) = call(&mut client, batch, &[0x12, 0].repeat(500_000)).await;
+    assert_eq!(code, Code::InvalidArgument as i32, "{said}");
+    assert!(said.contains("items%20has%20more%20than%201000"), "{said}");
+    let (code, said) = call(&mut client, batch, &[0x12, 200, 1]).await;
+    assert_eq!(code, Code::InvalidArgument as i32, "{said}");
+    assert!(said.contains("malformed"), "{said}");
+
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    for name in ["x".repeat(60_000), "é".repeat(30_000)] {
+        let request = GetItemRequest {
+            id: name.clone(),
+            ..GetItemRequest::default()
+        };
+        let missing = gallery.get_item(request).await.unwrap_err();
+        assert_eq!(missing.code(), Code::NotFound);
+        assert!(
+            missing.message().len() < 1300,
+            "{}",
+            missing.message().len()
+        );
+        let request = ListItemsRequest {
+            deployment: name,
+            ..ListItemsRequest::default()
+        };
+        let missing = gallery.list_items(request).await.unwrap_err();
+        assert_eq!(reason(&missing), "DEPLOYMENT_NOT_FOUND");
+    }
+    running.stop().await;
+}
+
+async fn calibrations_that_send_nothing(running: &Running) {
+    let mut calibrations = Vec::new();
+    for _ in 0..4 {
+        let settings = CalibrationSettings {
+            target: Some(calibration_settings::Target::TargetFar(0.1)),
+            ..CalibrationSettings::default()
+        };
+        let first = CalibrateRequest {
+            part: Some(calibrate_request::Part::Settings(settings)),
+        };
+        let parts = tokio_stream::iter([first]).chain(tokio_stream::pending());
+        let mut client = CalibrationServiceClient::new(running.channel.clone());
+        calibrations.push(tokio::spawn(async move {
+            client
+                .calibrate(parts)
+                .await
+                .map(tonic::Response::into_inner)
+        }));
+    }
+    for calibration in calibrations {
+        let ended = tokio::time::timeout(Duration::from_secs(10), calibration).await;
+        let operation = ended.unwrap().unwrap().unwrap();
+        let said = format!("{:?}", operation.result);
+        assert!(said.contains("stall_seconds"), "{said}");
+    }
+}
+
+async fn finished(running: &Running, name: String) {
+    let mut operations = OperationsClient::new(running.channel.clone());
+    let wait = WaitOperationRequest {
+        name,
+        timeout: None,
+    };
+    let operation = operations.wait_operation(wait).await.unwrap().into_inner();
+    let said = format!("{:?}", operation.result);
+    assert!(operation.done && said.contains("Response"), "{said}");
+}
+
+/// Seconds of processors that a process has taken.
+fn processor_seconds(process: u32) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap().split(' ').collect();
+    let ticks = |at: usize| fields.get(at).unwrap().parse::<f64>().unwrap();
+    (ticks(12) + ticks(13)) / 100.0
+}
+
+fn resident_mib(process: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = text.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+    let number = line.split_whitespace().nth(1).unwrap();
+    number.parse::<u64>().unwrap() / 1024
+}
+
+#[test]
+fn where_no_more_descriptors_are_left_the_server_waits_and_goes_on_afterwards() {
+    let served = Served::start(sample(), &[("MATCHPOINT_HANDSHAKE_SECONDS", "3600")], &[]);
+    let process = served.child.id().to_string();
+    let limited = std::process::Command::new("prlimit")
+        .args(["--pid", &process, "--nofile=64:64"])
+        .status();
+    assert!(limited.unwrap().success());
+    let flood: Vec<std::net::TcpStream> = (0..100)
+        .map(|_| std::net::TcpStream::connect(&served.address).unwrap())
+        .collect();
+    std::thread::park_timeout(Duration::from_millis(500));
+    let before = processor_seconds(served.child.id());
+    std::thread::park_timeout(Duration::from_secs(2));
+    let took = processor_seconds(served.child.id()) - before;
+    assert!(took < 0.4, "{took} s of 2");
+    drop(flood);
+    std::thread::park_timeout(Duration::from_secs(1));
+    let metrics = served.scrape();
+    let counted = metrics
+        .lines()
+        .find(|line| line.contains("reason=\"not_accepted\""))
+        .unwrap();
+    assert!(!counted.ends_with(" 0"), "{counted}");
+    let open = metrics
+        .lines()
+        .find(|line| line.starts_with("matchpoint_connections "))
+        .unwrap();
+    assert_eq!(open, "matchpoint_connections 0");
+}
+
+#[test]
+fn at_ten_times_the_load_memory_stays_within_the_formula() {
+    let settings = [
+        ("MATCHPOINT_IMAGE_BYTES_MAX", "4000000"),
+        ("MATCHPOINT_MESSAGE_BYTES_MAX", "4200000"),
+        ("MATCHPOINT_RECEIVE_BYTES_MAX", "32000000"),
+        ("MATCHPOINT_ADDRESS_SHARE", "1"),
+    ];
+    let served = Served::start(sample(), &settings, &[]);
+    let before = resident_mib(served.child.id());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let address: SocketAddr = served.address.parse().unwrap();
+    let most = runtime.block_on(async {
+        // 80 messages of 4 MB, each without its last kilobyte: ten times what there is room for.
+        let mut held = Vec::new();
+        for _ in 0..8 {
+            let mut client = raw(address, 1 << 20).await;
+            for _ in 0..10 {
+                let (answer, mut body) = begin(&mut client, SEARCH);
+                let (message, length) = (vec![0; 3_999_000], 4_000_000);
+                body.send_data(framed(&message, length), false)
+                    .unwrap_or_default();
+                held.push((answer, body));
+            }
+        }
+        let mut most = 0;
+        for _ in 0..30 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            most = most.max(resident_mib(served.child.id()));
+        }
+        most
+    });
+    // 31 MiB of messages, and the windows of 8 connections of 2 MiB.
+    assert!(most <= before + 31 + 16 + 16, "{before} MiB, then {most}");
+}
