@@ -4,14 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::exit::{Exit, fail};
-use super::operating_point_text::Refusal;
-use super::output::{percent, table, wrapped};
+use super::operating_point_text::{Refusal, price_text};
+use super::output::{above_target, percent, table, wrapped};
 use super::pictures::Pictures;
 use super::progress::SharedProgress;
 use super::report_model::{Findings, Outline};
 use crate::deployment::{Deployment, Gathered, material_sets};
 use crate::telemetry::escaped;
-use matchpoint_calibration::adjustment::Adjustment;
 use matchpoint_calibration::analysis::consistency::Consistency;
 use matchpoint_calibration::analysis::far_by_size::FarBySize;
 use matchpoint_calibration::analysis::label_groups::LabelGroup;
@@ -62,9 +61,9 @@ impl AnalysisSubject<'_> {
         point: &OperatingPoint,
         recording: &Recording,
     ) -> anyhow::Result<Threshold> {
-        let Some(Adjustment::Normalised { .. }) = point.content().adjustment else {
+        if point.content().adjustment.is_none() {
             return Ok(point.threshold());
-        };
+        }
         let mut searches = recording.searches().to_vec();
         for found in searches
             .iter_mut()
@@ -148,8 +147,14 @@ pub(super) fn write_report(path: &Path, page: &ReportContents) -> anyhow::Result
 }
 
 /// An analysis, for a person to read.
-pub(super) fn text(analysis: &Analysis) -> String {
+pub(super) fn text(analysis: &Analysis, target_far: Option<f64>) -> String {
     let mut text = String::new();
+    if let Some(price) = &analysis.price {
+        text.push_str(&wrapped(
+            &format!("price of the proof: {}", price_text(price)),
+            "  ",
+        ));
+    }
     if let Some(growth) = &analysis.growth {
         text.push_str(&growth_text(growth));
     }
@@ -177,7 +182,7 @@ pub(super) fn text(analysis: &Analysis) -> String {
     }
     more(&mut text, analysis.intruder_pairs, "pairs");
     text.push_str(&strangers_text(&analysis.nearest_strangers));
-    text.push_str(&conditions_text(&analysis.conditions));
+    text.push_str(&conditions_text(&analysis.conditions, target_far));
     if let Some(pairs) = &analysis.pairwise {
         text.push_str("pairwise level (comparisons of two images, not searches)\n");
         text.push_str(&pairs_text(pairs));
@@ -201,7 +206,7 @@ pub(super) fn text(analysis: &Analysis) -> String {
         );
         if 0 < rest {
             let what = format!(
-                "{rest} of {all} show no difference beyond chance: no ground to leave the one threshold; --json and the report have the figures"
+                "{rest} of {all} give no ground to leave the one threshold: their FRR is within chance, or the labels are too few; --json and the report have the figures"
             );
             text.push_str(&wrapped(&what, "  - "));
         }
@@ -212,16 +217,19 @@ pub(super) fn text(analysis: &Analysis) -> String {
     text
 }
 
-/// Rates by the value of a metadata column; nothing where there are none.
-pub(super) fn conditions_text(conditions: &[Condition]) -> String {
+/// Rates by the value of a metadata column, marked where the FAR is above the target of all; nothing
+/// where there are none.
+pub(super) fn conditions_text(conditions: &[Condition], target_far: Option<f64>) -> String {
     let mut text = String::new();
     for one in conditions {
         text.push_str(&format!(
-            "  where {} is {}: FAR {}, FRR {}\n",
+            "  where {} is {}: FAR {}, FRR {}{}\n",
             escaped(&one.column),
             escaped(&one.value),
             brief(one.far.as_ref()),
-            brief(one.frr.as_ref())
+            brief(one.frr.as_ref()),
+            above_target(one.far.as_ref(), target_far)
+                .map_or_else(String::new, |mark| format!(" <- {mark}"))
         ));
     }
     text

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::alike::{self, AssuredFlags};
 use super::analysis_text;
-use super::calibrate_vectors::{VECTORS_PAIRS_MAX, VectorFlags, VectorSettings};
+use super::calibrate_vectors::{MenuSettings, VECTORS_PAIRS_MAX, VectorFlags, VectorSettings};
 use super::doubts::Doubts;
 use super::exit::{Exit, fail};
 use super::fitted_labels::refuse_fitted;
@@ -15,6 +15,7 @@ use super::image_sources::{ImageSources, Purpose};
 use super::labelled_search::{self, Probes};
 use super::left_out::LeftOut;
 use super::listing::ExcludeFlags;
+use super::menu::{self, MenuReport};
 use super::operating_point_text::{Refusal, describe, refusal_text};
 use super::output::{Output, table};
 use super::pictures::Pictures;
@@ -22,8 +23,8 @@ use super::progress::ItemProgress;
 use super::target_flags::TargetFlags;
 use crate::config::{EngineConfig, EngineFlags, ProcessEnvironment};
 use crate::deployment::{
-    Calibrated, CalibrationSettings, Deployment, DeploymentError, MaskedSearches, RefusedItem,
-    RemedyChoice, Repeated,
+    Calibrated, CalibrationSettings, Deployment, DeploymentError, Gathered, MaskedSearches,
+    RefusedItem, RemedyChoice, Repeated,
 };
 use crate::telemetry;
 use matchpoint_calibration::analysis::consistency::Band;
@@ -31,10 +32,14 @@ use matchpoint_calibration::analysis::crowded::CrowdedStrangers;
 use matchpoint_calibration::analysis::remedy::Remedy;
 use matchpoint_calibration::analysis::strangers::UnnamedStrangers;
 use matchpoint_calibration::analysis::{Analysis, AnalysisScope, BAND_POINTS};
+use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::likeness::Alike;
+use matchpoint_calibration::margin::MarginFactor;
+use matchpoint_calibration::menu::Menu;
 use matchpoint_calibration::operating_point::Content;
 use matchpoint_calibration::policy::CalibrationTarget;
 use matchpoint_calibration::procedure::{Copied, NearCopied, ThresholdSettings};
+use matchpoint_calibration::recording::Recording;
 use matchpoint_gallery::Access;
 
 /// Choose a threshold that keeps what it promises, or refuse
@@ -50,12 +55,17 @@ use matchpoint_gallery::Access;
 /// Enrolled labels as strangers are not quite independent (look-alikes are mutual), so such a
 /// target is aimed at, not certified; every output says so. So it is with --strangers all.
 ///
+/// Without a target, it prints what there is to choose from, with what to type next, and changes
+/// nothing: for FARs from 0.1 to 30 % the threshold, whether it is certified, the FRR, and how many
+/// labels a certificate takes.
+///
 /// Where the labels are too few for the target, nothing is changed, the command says how many it
 /// takes, and ends with exit code 5.
 ///
 /// With --embeddings, any model's vectors are calibrated without a deployment: see `--labels`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
+  matchpoint calibrate shop --queries labelled.csv
   matchpoint calibrate shop --queries labelled.csv --target-far 0.01
   matchpoint calibrate shop --queries labelled/ --target-far 0.001 --confidence 0.99 --dry-run
   matchpoint calibrate shop --queries labelled.csv --target-far 0.01 --grow-to 100000
@@ -117,9 +127,13 @@ pub(super) struct Calibrate {
     #[arg(long, value_name = "COUNT", default_value_t = BAND_POINTS,
         value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(2..=10_000))]
     opis_points: usize,
-    /// What to do about labels that one threshold treats unequally
+    /// What is held against the threshold, in place of the similarity
     #[arg(long, value_enum, default_value_t = RemedyFlag::None, conflicts_with = "embeddings")]
     remedy: RemedyFlag,
+    /// How much of the best of another label a margin takes off: above 0 to 1
+    #[arg(long, value_name = "FACTOR", default_value_t = MarginFactor::DEFAULT.get(),
+        conflicts_with = "embeddings")]
+    margin_factor: f64,
     /// The model's folder, where it is not the recorded one
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
@@ -158,8 +172,12 @@ enum RemedyFlag {
     SNorm,
     /// Normalised by both, against the nearest quarter of the cohort
     AsNorm,
-    /// What half of the labels shows to be better by more than chance, or nothing; the other half
-    /// sets the threshold
+    /// Less a part of the similarity of the best of another label
+    Margin,
+    /// The same, in units of as-norm
+    AsNormMargin,
+    /// What half of the labels shows to have a lower FRR by more than chance (as-norm, margin or
+    /// both), or nothing; the other half sets the threshold
     Measured,
 }
 
@@ -218,11 +236,13 @@ impl Calibrate {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let engine = self.engine.resolve(&ProcessEnvironment)?;
         telemetry::install_logs(&engine.log, engine.log_json)?;
-        let target = self.target.target()?;
         self.check_band()?;
         if let Some(path) = &self.report {
             analysis_text::check_report(path)?;
         }
+        let Some(target) = self.target.target()? else {
+            return self.menu(&engine);
+        };
         let settings = CalibrationSettings {
             threshold: ThresholdSettings {
                 target,
@@ -231,6 +251,7 @@ impl Calibrate {
                 assured: self.assured.assured(),
             },
             remedy: self.remedy_choice(),
+            margin_factor: self.margin_factor()?,
         };
         if self.gallery_as_queries && matches!(target, CalibrationTarget::Frr(_)) {
             let message = "--gallery-as-queries cannot promise an FRR: items that find each other are not independent; give --queries";
@@ -251,14 +272,7 @@ impl Calibrate {
         } else {
             Access::ReadWrite
         };
-        let sources = match &self.queries {
-            Some(queries) => Some(ImageSources::read_but(
-                queries,
-                Purpose::Search,
-                &self.exclude,
-            )?),
-            None => None,
-        };
+        let sources = self.sources()?;
         let pictures = self.pictures()?;
         let scope = self.scope(DEPLOYMENT_PAIRS_MAX);
         let deployment = labelled_search::open(folder, self.model.clone(), access, &engine)?;
@@ -307,6 +321,83 @@ impl Calibrate {
         Ok(())
     }
 
+    fn sources(&self) -> anyhow::Result<Option<ImageSources>> {
+        let queries = self.queries.as_ref();
+        let read =
+            queries.map(|queries| ImageSources::read_but(queries, Purpose::Search, &self.exclude));
+        read.transpose()
+    }
+
+    /// Shows what there is to choose from, and changes nothing.
+    fn menu(&self, engine: &EngineConfig) -> anyhow::Result<Exit> {
+        if self.remedy != RemedyFlag::None || self.grow_to.is_some() {
+            let message = "--remedy and --grow-to take a target: --target-far, --target-frr, --equal-error or --min-cost";
+            return Err(fail(Exit::Usage, message));
+        }
+        let (confidence, seed) = (self.target.confidence(), self.seed);
+        let (page, assured) = (self.report.as_deref(), self.assured.assured());
+        let Some(folder) = &self.deployment else {
+            let wanted = MenuSettings {
+                confidence,
+                seed,
+                assured,
+            };
+            return self
+                .arrays
+                .menu(&wanted, self.fitted_on.as_deref(), page, self.json);
+        };
+        let sources = self.sources()?;
+        let model = self.model.clone();
+        let deployment = labelled_search::open(folder, model, Access::ReadOnly, engine)?;
+        self.check_labels(sources.as_ref(), &deployment)?;
+        let deployment = Arc::new(deployment);
+        let Probes {
+            gathered, failed, ..
+        } = searched(&deployment, sources.as_ref(), self.strangers, engine)?;
+        assured
+            .spellings(&gathered.alike())
+            .map_err(DeploymentError::from)?;
+        let counted = assured
+            .counts_once()
+            .then(|| gathered.counted_once())
+            .flatten();
+        let counted = counted.as_ref().unwrap_or(&gathered);
+        let recording = Recording::new(counted.searches.clone())?;
+        let named = gathered.unnamed.is_none() || assured.strangers_are_distinct;
+        let alike = gathered.alike();
+        let report = MenuReport {
+            outcome: "menu",
+            menu: Menu::of(recording.trials(), confidence, seed, named)?,
+            next: self.next(&folder.display().to_string()),
+            failed,
+            doubts: Doubts {
+                alike: &alike,
+                copies: &gathered.copies,
+                repeated: &gathered.repeated,
+                near_copies: &gathered.near_copies,
+                unnamed: gathered.unnamed.as_ref(),
+                crowded: gathered.crowded.as_ref(),
+                not_compared: gathered.not_compared,
+            },
+        };
+        menu::show(deployment.name(), &report, page, self.json)
+    }
+
+    /// The command that chooses, but for the target.
+    fn next(&self, deployment: &str) -> String {
+        let queries = self.queries.as_ref();
+        let queries = queries.map_or_else(
+            || "--gallery-as-queries".to_owned(),
+            |queries| format!("--queries {}", queries.display()),
+        );
+        let all = if self.strangers == Strangers::All {
+            " --strangers all"
+        } else {
+            ""
+        };
+        format!("matchpoint calibrate {deployment} {queries}{all}")
+    }
+
     /// Where the pictures of a report are.
     fn pictures(&self) -> anyhow::Result<Pictures> {
         let mut pictures = Pictures::default();
@@ -316,6 +407,10 @@ impl Calibrate {
         Ok(pictures)
     }
 
+    fn margin_factor(&self) -> anyhow::Result<MarginFactor> {
+        MarginFactor::new(self.margin_factor).map_err(|cause| fail(Exit::Usage, cause.to_string()))
+    }
+
     fn remedy_choice(&self) -> RemedyChoice {
         match self.remedy {
             RemedyFlag::None => RemedyChoice::None,
@@ -323,6 +418,8 @@ impl Calibrate {
             RemedyFlag::TNorm => RemedyChoice::Named(Remedy::TNorm),
             RemedyFlag::SNorm => RemedyChoice::Named(Remedy::SNorm),
             RemedyFlag::AsNorm => RemedyChoice::Named(Remedy::AsNorm),
+            RemedyFlag::Margin => RemedyChoice::Named(Remedy::Margin),
+            RemedyFlag::AsNormMargin => RemedyChoice::Named(Remedy::AsNormMargin),
             RemedyFlag::Measured => RemedyChoice::Measured,
         }
     }
@@ -371,27 +468,13 @@ struct CalibrationRequest<'a> {
 fn calibrate(
     request: &CalibrationRequest<'_>,
 ) -> anyhow::Result<(CalibrationReport, matchpoint_report::ReportContents)> {
-    let probes = searched(request)?;
-    let mut report = CalibrationReport {
-        outcome: "refused",
-        operating_point: None,
-        active: false,
-        content: None,
-        refusal: None,
-        failed: probes.failed,
-        left_out: request
-            .sources
-            .map(|sources| sources.left_out.clone())
-            .unwrap_or_default(),
-        alike: probes.gathered.alike(),
-        copies: probes.gathered.copies.clone(),
-        repeated: probes.gathered.repeated.clone(),
-        near_copies: probes.gathered.near_copies.clone(),
-        unnamed: probes.gathered.unnamed.clone(),
-        crowded: probes.gathered.crowded.clone(),
-        not_compared: probes.gathered.not_compared,
-        analysis: None,
-    };
+    let probes = searched(
+        request.deployment,
+        request.sources,
+        request.strangers,
+        request.engine,
+    )?;
+    let mut report = begun(request.sources, &probes.gathered, probes.failed);
     let mut query_pictures = Pictures::default();
     match request.sources {
         Some(sources) => query_pictures.add(sources),
@@ -443,9 +526,41 @@ fn calibrate(
     }
 }
 
-fn searched(request: &CalibrationRequest<'_>) -> anyhow::Result<Probes> {
-    let Some(sources) = request.sources else {
-        let total = request.deployment.view().len();
+/// What is known before a threshold is chosen.
+fn begun(
+    sources: Option<&ImageSources>,
+    gathered: &Gathered,
+    failed: Vec<RefusedItem>,
+) -> CalibrationReport {
+    CalibrationReport {
+        outcome: "refused",
+        operating_point: None,
+        active: false,
+        content: None,
+        refusal: None,
+        failed,
+        left_out: sources
+            .map(|sources| sources.left_out.clone())
+            .unwrap_or_default(),
+        alike: gathered.alike(),
+        copies: gathered.copies.clone(),
+        repeated: gathered.repeated.clone(),
+        near_copies: gathered.near_copies.clone(),
+        unnamed: gathered.unnamed.clone(),
+        crowded: gathered.crowded.clone(),
+        not_compared: gathered.not_compared,
+        analysis: None,
+    }
+}
+
+fn searched(
+    deployment: &Arc<Deployment>,
+    sources: Option<&ImageSources>,
+    strangers: Strangers,
+    engine: &EngineConfig,
+) -> anyhow::Result<Probes> {
+    let Some(sources) = sources else {
+        let total = deployment.view().len();
         let progress = std::sync::Mutex::new(ItemProgress::new("search", total));
         let step = |_done: usize, _total: usize| {
             progress
@@ -454,7 +569,7 @@ fn searched(request: &CalibrationRequest<'_>) -> anyhow::Result<Probes> {
                 .step();
             true
         };
-        let gathered = request.deployment.gather_from_gallery(&step)?;
+        let gathered = deployment.gather_from_gallery(&step)?;
         return Ok(Probes {
             gathered,
             failed: Vec::new(),
@@ -462,11 +577,11 @@ fn searched(request: &CalibrationRequest<'_>) -> anyhow::Result<Probes> {
             took: std::time::Duration::ZERO,
         });
     };
-    let masked = match request.strangers {
+    let masked = match strangers {
         Strangers::NeverEnrolled => MaskedSearches::OfStrangers,
         Strangers::All => MaskedSearches::OfAll,
     };
-    labelled_search::run(request.deployment, sources, masked, request.engine)
+    labelled_search::run(deployment, sources, masked, engine)
 }
 
 fn text(report: &CalibrationReport) -> String {
@@ -491,7 +606,8 @@ fn text(report: &CalibrationReport) -> String {
         ));
     }
     if let Some(found) = &report.analysis {
-        text.push_str(&analysis_text::text(found));
+        let target = report.content.as_ref().and_then(Content::target_far);
+        text.push_str(&analysis_text::text(found, target.map(TargetFar::far)));
     }
     text
 }

@@ -10,6 +10,7 @@ use super::doubts::Doubts;
 use super::exit::{Exit, fail};
 use super::fitted_labels::refuse_fitted;
 use super::left_out::LeftOut;
+use super::menu::{self, MenuReport};
 use super::operating_point_text::{Refusal, describe, refusal_text};
 use super::output::{Output, table};
 use super::pictures::Pictures;
@@ -20,11 +21,14 @@ use matchpoint_arrays::{LabelTable, Role};
 use matchpoint_calibration::analysis::crowded::CrowdedStrangers;
 use matchpoint_calibration::analysis::strangers::UnnamedStrangers;
 use matchpoint_calibration::analysis::{Analysis, AnalysisScope};
+use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::likeness::Alike;
+use matchpoint_calibration::menu::Menu;
 use matchpoint_calibration::operating_point::Content;
 use matchpoint_calibration::procedure::{
-    Copied, LabelledVectors, NearCopied, SupportedThreshold, ThresholdSettings, VectorRequest,
-    VectorRow, VectorSource, VectorStage, calibrate_vectors, vectors_digest,
+    Assured, Copied, LabelledVectors, NearCopied, SupportedThreshold, ThresholdSettings,
+    VectorRequest, VectorRow, VectorSource, VectorStage, VectorTrials, calibrate_vectors,
+    vectors_digest,
 };
 
 /// Pairs of plain vectors that are looked at unless told otherwise.
@@ -82,14 +86,22 @@ pub(super) struct VectorSettings {
     pub(super) scope: AnalysisScope,
 }
 
+/// What a menu is asked for.
+pub(super) struct MenuSettings {
+    pub(super) confidence: f64,
+    pub(super) seed: u64,
+    pub(super) assured: Assured,
+}
+
+/// Vectors as they were read.
+struct ReadVectors {
+    source: VectorSource,
+    rows: LabelTable,
+    vectors: LabelledVectors,
+}
+
 impl VectorFlags {
-    pub(super) fn run(
-        &self,
-        wanted: &VectorSettings,
-        fitted_on: Option<&Path>,
-        report: Option<&Path>,
-        json: bool,
-    ) -> anyhow::Result<Exit> {
+    fn read(&self, fitted_on: Option<&Path>) -> anyhow::Result<ReadVectors> {
         // clap asks for a deployment where there is no such flag.
         let Some(path) = &self.embeddings else {
             return Err(fail(Exit::Usage, "name a deployment, or use --embeddings"));
@@ -118,7 +130,83 @@ impl VectorFlags {
             let labels = vectors.names.iter().map(String::as_str).collect();
             refuse_fitted(fitted_on, &labels)?;
         }
+        Ok(ReadVectors {
+            source,
+            rows,
+            vectors,
+        })
+    }
 
+    /// Shows what there is to choose from.
+    pub(super) fn menu(
+        &self,
+        wanted: &MenuSettings,
+        fitted_on: Option<&Path>,
+        page: Option<&Path>,
+        json: bool,
+    ) -> anyhow::Result<Exit> {
+        let read = self.read(fitted_on)?;
+        let alike = read.vectors.alike();
+        wanted.assured.spellings(&alike)?;
+        let watched = SharedProgress::new("search");
+        let trials = VectorTrials::search(&read.vectors, wanted.assured, &|_, done, total| {
+            watched.at(done, total)
+        })?;
+        watched.finish();
+        let named = trials.unnamed.is_none() || wanted.assured.strangers_are_distinct;
+        let report = MenuReport {
+            outcome: "menu",
+            menu: Menu::of(
+                trials.recording.trials(),
+                wanted.confidence,
+                wanted.seed,
+                named,
+            )?,
+            next: self.next(),
+            failed: Vec::new(),
+            doubts: Doubts {
+                alike: &alike,
+                copies: &trials.copies,
+                repeated: &[],
+                near_copies: &trials.near_copies,
+                unnamed: trials.unnamed.as_ref(),
+                crowded: trials.crowded.as_ref(),
+                not_compared: trials.not_compared,
+            },
+        };
+        menu::show(&read.source.name, &report, page, json)
+    }
+
+    /// The command that chooses, but for the target.
+    fn next(&self) -> String {
+        let mut next = "matchpoint calibrate".to_owned();
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        let flags = [
+            ("embeddings", path(&self.embeddings)),
+            ("labels", path(&self.labels)),
+            ("array", self.array.clone()),
+            ("split", self.split.clone()),
+        ];
+        for (flag, value) in flags {
+            if let Some(value) = value {
+                next.push_str(&format!(" --{flag} {value}"));
+            }
+        }
+        next
+    }
+
+    pub(super) fn run(
+        &self,
+        wanted: &VectorSettings,
+        fitted_on: Option<&Path>,
+        report: Option<&Path>,
+        json: bool,
+    ) -> anyhow::Result<Exit> {
+        let ReadVectors {
+            source,
+            rows,
+            vectors,
+        } = self.read(fitted_on)?;
         let request = VectorRequest {
             source,
             settings: wanted.settings,
@@ -371,7 +459,8 @@ fn text(report: &VectorsReport) -> String {
         text.push_str(&describe(content));
     }
     if let Some(analysis) = &report.analysis {
-        text.push_str(&analysis_text::text(analysis));
+        let target = report.content.as_ref().and_then(Content::target_far);
+        text.push_str(&analysis_text::text(analysis, target.map(TargetFar::far)));
     }
     text
 }

@@ -9,6 +9,7 @@ use matchpoint_calibration::likeness::Alike;
 use matchpoint_calibration::procedure::{Copied, NearCopied};
 
 /// What was found out about queries, whatever they come from.
+#[derive(serde::Serialize)]
 pub(super) struct Doubts<'a> {
     pub(super) alike: &'a [Alike],
     pub(super) copies: &'a [Copied],

@@ -161,6 +161,9 @@ fn text(report: &EvaluationReport) -> String {
         Confidence::DISPLAY.get() * 100.0
     ));
     text.push_str(&table(&rows));
-    text.push_str(&super::analysis_text::conditions_text(&found.conditions));
+    text.push_str(&super::analysis_text::conditions_text(
+        &found.conditions,
+        found.target_far,
+    ));
     text
 }

@@ -29,6 +29,7 @@ mod inspect;
 mod labelled_search;
 mod left_out;
 mod listing;
+mod menu;
 mod model;
 mod npy;
 mod operating_point_text;

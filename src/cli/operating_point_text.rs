@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::output::{self, percent, rate, table};
 use matchpoint_calibration::CalibrationError;
 use matchpoint_calibration::adjustment::Adjustment;
+use matchpoint_calibration::menu::PriceOfProof;
 use matchpoint_calibration::operating_point::{Content, IndexMisses, ThresholdEvidence};
 use matchpoint_calibration::target_rate::{at_least, can_be_asked_for};
 
@@ -204,4 +205,15 @@ fn held_out(content: &Content) -> Vec<(&'static str, String)> {
         ),
         ("FRR held out", rate(held_out.frr.as_ref())),
     ]
+}
+
+/// What a proof costs, in words.
+pub(super) fn price_text(price: &PriceOfProof) -> String {
+    let at_target = percent(price.frr_at_target);
+    let halves = match price.labels_to_halve {
+        Some(more) => format!("{more} more labels of strangers halve the difference"),
+        None if price.frr <= price.frr_at_target => "the proof costs nothing here".to_owned(),
+        None => "more labels do not narrow that".to_owned(),
+    };
+    format!("FRR about {at_target} where the true FAR is the target; {halves}")
 }

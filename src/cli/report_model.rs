@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::operating_point_text::Refusal;
+use super::output::above_target;
 use super::pictures::Pictures;
 use matchpoint_calibration::analysis::far_by_size::FarBySize;
 use matchpoint_calibration::analysis::pairs_view::PairsView;
@@ -12,6 +13,7 @@ use matchpoint_calibration::analysis::{Analysis, EmbeddedSet};
 use matchpoint_calibration::binomial::real;
 use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::evaluate::histogram;
+use matchpoint_calibration::menu::{Menu, MenuStanding};
 use matchpoint_calibration::operating_point::{Content, ThresholdEvidence};
 use matchpoint_calibration::policy::CalibrationTarget;
 use matchpoint_calibration::procedure::ThresholdSettings;
@@ -107,12 +109,66 @@ impl Outline<'_> {
             worst_labels: worst_labels(findings),
             intruders: intruders(findings),
             nearest_strangers: nearest_strangers(findings),
-            conditions: conditions(&analysis.conditions),
+            conditions: conditions(&analysis.conditions, content.target_far()),
             growth: analysis.growth.as_ref().map(|sizes| growth(sizes, content)),
             remedies: analysis.remedies.as_ref().map(remedies),
+            menu: menu_of(findings),
             made_with: made_with(content),
             assumptions: content.assumptions.clone(),
         }
+    }
+}
+
+/// The page of a calibration that was asked for no target.
+pub(super) fn menu_page(title: &str, menu: &Menu, next: &str) -> ReportContents {
+    let verdict = ReportVerdict {
+        standing: ClaimKind::Refused,
+        target: None,
+        rule: "none yet: no target was named".to_owned(),
+        bound: None,
+        reasons: Vec::new(),
+        needed: vec![format!("Name one: {next} --target-far RATE.")],
+        data: vec![format!("{} labels of strangers.", menu.stranger_labels)],
+    };
+    ReportContents {
+        menu: Some(menu_table(menu)),
+        ..ReportContents::new(
+            &format!("{title}: what to choose from"),
+            View::Search,
+            verdict,
+        )
+    }
+}
+
+/// What else could have been asked for.
+fn menu_of(findings: &Findings<'_>) -> Option<matchpoint_report::MenuTable> {
+    let content = findings.content;
+    let confidence = content.confidence().unwrap_or(0.95);
+    let trials = findings.recording.trials();
+    let certifies = content.policy.certifies() || content.target_far().is_none();
+    let menu = Menu::of(trials, confidence, content.seed, certifies).ok()?;
+    Some(menu_table(&menu))
+}
+
+fn menu_table(menu: &Menu) -> matchpoint_report::MenuTable {
+    let rows = menu.lines.iter().map(|line| matchpoint_report::MenuRow {
+        far: line.far,
+        standing: match line.standing {
+            MenuStanding::Certified => "certified",
+            MenuStanding::AimedAt => "aimed at, not certified",
+            MenuStanding::Estimated => "estimated only",
+            MenuStanding::Unsupported => "too few labels",
+        }
+        .to_owned(),
+        threshold: line.threshold.map(|threshold| f64::from(threshold.get())),
+        frr: line.frr.into(),
+        frr_at_target: line.price.map(|price| price.frr_at_target),
+        labels_needed: Some(line.labels_needed),
+        labels_to_halve: line.price.and_then(|price| price.labels_to_halve),
+    });
+    matchpoint_report::MenuTable {
+        confidence: menu.confidence,
+        rows: rows.collect(),
     }
 }
 
@@ -453,11 +509,15 @@ fn nearest_strangers(findings: &Findings<'_>) -> Option<Intruders> {
     })
 }
 
-fn conditions(all: &[Condition]) -> Vec<matchpoint_report::ConditionTable> {
+fn conditions(
+    all: &[Condition],
+    target: Option<TargetFar>,
+) -> Vec<matchpoint_report::ConditionTable> {
     let mut columns: Vec<matchpoint_report::ConditionTable> = Vec::new();
     for one in all {
         let row = ConditionRow {
             value: one.value.clone(),
+            mark: above_target(one.far.as_ref(), target.map(TargetFar::far)),
             far: one.far.into(),
             frr: one.frr.into(),
         };
@@ -548,7 +608,7 @@ fn remedies(remedies: &Remedies) -> matchpoint_report::RemedyTable {
     let rest = if any {
         ""
     } else {
-        " None of them is better by more than chance: keep one threshold."
+        " None of them has a lower FRR by more than chance without a higher rate elsewhere: keep one threshold."
     };
     let nothing = format!(
         "What the remedies are held against: one threshold, chosen anew on half of the labels for an estimated FAR of at most {far} %. Not the operating point above.{rest}"

@@ -8,12 +8,11 @@ use matchpoint_calibration::cost::{CostModel, Costs};
 use matchpoint_calibration::evidence::Prior;
 use matchpoint_calibration::policy::CalibrationTarget;
 
-/// One of the four, and what belongs to it.
+/// One of the four, or none, and what belongs to it.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(group(
     clap::ArgGroup::new("target")
-        .required(true)
         .args(["target_far", "target_frr", "equal_error", "min_cost"])
 ))]
 pub(super) struct TargetFlags {
@@ -48,9 +47,23 @@ pub(super) struct TargetFlags {
 }
 
 impl TargetFlags {
-    pub(super) fn target(&self) -> anyhow::Result<CalibrationTarget> {
-        self.checked()
+    /// What is asked for; `None` where no target is named.
+    pub(super) fn target(&self) -> anyhow::Result<Option<CalibrationTarget>> {
+        if self.target_far.is_none()
+            && self.target_frr.is_none()
+            && !self.equal_error
+            && !self.min_cost
+        {
+            return Ok(None);
+        }
+        let checked = self.checked();
+        checked
+            .map(Some)
             .map_err(|cause| fail(Exit::Usage, cause.to_string()))
+    }
+
+    pub(super) fn confidence(&self) -> f64 {
+        self.confidence
     }
 
     fn checked(&self) -> Result<CalibrationTarget, CalibrationError> {
@@ -80,7 +93,7 @@ impl TargetFlags {
                 prior_mated: Prior::new(prior)?,
             })?));
         }
-        // The group makes one of the four required.
+        // One of the four was named.
         Ok(CalibrationTarget::EqualError)
     }
 }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::DeploymentError;
-use super::request::{Hit, SearchOptions, Timings};
-use matchpoint_calibration::adjustment::{Adjuster, ComparedPair};
+use super::deciding::{Deciding, Searched, best_of_another};
+use super::request::Timings;
+use matchpoint_calibration::adjustment::{Adjuster, Adjustment, ComparedPair};
 use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::coverage::Coverage;
 use matchpoint_calibration::decision::Decision;
@@ -13,7 +14,7 @@ use matchpoint_calibration::operating_point::{Content, OperatingPoint};
 use matchpoint_calibration::refusal::Mismatch;
 use matchpoint_gallery::item_set::ItemSet;
 use matchpoint_gallery::view::GalleryView;
-use matchpoint_vector::{Embedding, Similarity};
+use matchpoint_vector::Similarity;
 
 /// What decides at present.
 #[derive(Clone, Debug)]
@@ -46,7 +47,7 @@ impl DecisionBasis {
     #[must_use]
     pub fn under_filter(mut self) -> Self {
         self.target_frr = None;
-        self.certified &= self.adjustment.is_none() && self.target_far.is_some();
+        self.certified &= self.kept_by_filters && self.target_far.is_some();
         self
     }
 }
@@ -60,6 +61,30 @@ pub enum Undecided {
     Mismatch,
     /// The active one cannot be read.
     Unreadable,
+    /// Its score takes the best of another label, and there is none, or nobody knows which is another.
+    NoOtherLabel,
+}
+
+/// What is held against the threshold.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum JudgedScore {
+    /// Nothing was found.
+    Nothing,
+    /// This score.
+    Score(Similarity),
+    /// Something was found, and has no score: nothing is decided.
+    NoScore,
+}
+
+impl JudgedScore {
+    /// The score, if there is one.
+    #[must_use]
+    pub fn score(self) -> Option<Similarity> {
+        match self {
+            Self::Score(score) => Some(score),
+            Self::Nothing | Self::NoScore => None,
+        }
+    }
 }
 
 /// What a decision rests on.
@@ -69,6 +94,8 @@ pub struct DecisionBasis {
     pub operating_point_id: Option<String>,
     /// Its threshold; `None` when undecided.
     pub threshold: Option<f32>,
+    /// Whether the best of some items scores no higher than the best of all.
+    pub kept_by_filters: bool,
     /// The score that was compared with it; `None` when undecided, or if nothing was found.
     pub decision_score: Option<f32>,
     /// How that score was made, in words; `None` if it is the similarity.
@@ -135,44 +162,72 @@ impl ActivePoint {
         }
     }
 
+    /// Whether its score takes the best of another label.
+    pub(super) fn takes_margin(&self) -> bool {
+        let adjuster = self.adjuster();
+        adjuster.is_some_and(|adjuster| adjuster.adjustment().margin().is_some())
+    }
+
     /// What is compared with the threshold for the best match of a search.
+    ///
+    /// Another label is looked for among all items, also under a filter: that leaves no stranger in
+    /// whom the whole gallery keeps out.
     pub(super) fn decision_score(
         &self,
-        probe: &Embedding,
-        best: Option<&Hit>,
-        options: &SearchOptions,
+        searched: &Searched<'_>,
+        deciding: Option<&Deciding>,
         timings: &mut Timings,
-    ) -> Result<Option<Similarity>, DeploymentError> {
-        let Some(best) = best else {
-            return Ok(None);
+    ) -> Result<JudgedScore, DeploymentError> {
+        let Some(Deciding { best, other }) = deciding else {
+            return Ok(JudgedScore::Nothing);
         };
+        let &Searched {
+            view,
+            probe,
+            options,
+        } = searched;
+        let left_out = options.without_label.as_deref();
+        let mut other = other.filter(|_| options.filter.is_none());
+        if self.takes_margin() && other.is_none() {
+            let started = Instant::now();
+            other = best_of_another(view, probe, &best.item.label, left_out)?;
+            timings.search += started.elapsed();
+        }
         let compared = ComparedPair {
             score: best.score,
             probe: probe.as_slice(),
             item: &best.vector,
+            other,
             label: Some(&best.item.label),
-            left_out: options.without_label.as_deref(),
+            left_out,
         };
-        self.adjusted(&compared, timings).map(Some)
+        self.adjusted(&compared, timings)
     }
 
     pub(super) fn adjusted(
         &self,
         compared: &ComparedPair<'_>,
         timings: &mut Timings,
-    ) -> Result<Similarity, DeploymentError> {
+    ) -> Result<JudgedScore, DeploymentError> {
         let Some(adjuster) = self.adjuster() else {
-            return Ok(compared.score);
+            return Ok(JudgedScore::Score(compared.score));
         };
         let started = Instant::now();
         let decision_score = adjuster.decision_score(compared)?;
         timings.search += started.elapsed();
-        Ok(decision_score)
+        Ok(decision_score.map_or(JudgedScore::NoScore, JudgedScore::Score))
     }
 
-    pub(super) fn decide(&self, best: Option<Similarity>) -> Decision {
-        self.valid()
-            .map_or(Decision::Undecided, |point| point.threshold().decide(best))
+    pub(super) fn decide(&self, judged: JudgedScore) -> Decision {
+        let Some(point) = self.valid() else {
+            return Decision::Undecided;
+        };
+        match judged {
+            JudgedScore::NoScore => Decision::Undecided,
+            JudgedScore::Nothing | JudgedScore::Score(_) => {
+                point.threshold().decide(judged.score())
+            }
+        }
     }
 
     /// What the gallery has in common with that of the calibration; `None` if nothing is active, or that
@@ -194,15 +249,12 @@ impl ActivePoint {
         })
     }
 
-    /// What a decision in this state of the gallery rests on, with `decision_score` compared with the
+    /// What a decision in this state of the gallery rests on, with `judged` compared with the
     /// threshold.
     #[must_use]
-    pub fn basis(
-        &self,
-        gallery: &GalleryView,
-        decision_score: Option<Similarity>,
-    ) -> DecisionBasis {
+    pub fn basis(&self, gallery: &GalleryView, judged: JudgedScore) -> DecisionBasis {
         let undecided = match self {
+            Self::Valid(..) if judged == JudgedScore::NoScore => Some(Undecided::NoOtherLabel),
             Self::Valid(..) => None,
             Self::Missing => Some(Undecided::Missing),
             Self::Mismatch(_) => Some(Undecided::Mismatch),
@@ -219,22 +271,31 @@ impl ActivePoint {
             .filter(|content| content.binding.gallery_items < extent)
             .and_then(|content| content.growth);
         let bound = content.and_then(Content::far_bound);
+        let adjustment = self.adjuster().map(Adjuster::adjustment);
+        // Without the items that were removed, another one may be the best, or stand out more: a score
+        // that is more than the best similarity can rise by that.
+        let removed = coverage.map_or(0, |coverage| {
+            coverage.calibrated.saturating_sub(coverage.kept)
+        });
+        let still_bounded = adjustment.is_none() || removed == 0;
         let far_bound = coverage
+            .filter(|_| still_bounded)
             .zip(bound)
             .and_then(|(coverage, bound)| coverage.far_bound(bound).ok());
         let within_calibrated_size = point.is_some_and(|point| point.covers_size(extent));
         DecisionBasis {
             operating_point_id: point.map(|point| point.id().to_owned()),
             threshold: point.map(|point| point.threshold().get()),
-            decision_score: point.and(decision_score).map(Similarity::get),
-            adjustment: self
-                .adjuster()
-                .map(|adjuster| adjuster.adjustment().describe()),
+            kept_by_filters: adjustment.is_none_or(Adjustment::falls_with_a_filter),
+            decision_score: point.and(judged.score()).map(Similarity::get),
+            adjustment: adjustment.map(Adjustment::describe),
             target_far: grown
                 .map(|growth| growth.target_far)
                 .or(target.map(TargetFar::far)),
             confidence: content.and_then(Content::confidence),
             certified: target.is_some()
+                && undecided.is_none()
+                && still_bounded
                 && grown.is_none()
                 && coverage.is_some()
                 && within_calibrated_size

@@ -54,13 +54,25 @@ pub(super) struct EmbeddedOriginal {
     pub(super) image: Option<Vec<u8>>,
 }
 
+/// What a query found with its own label left out.
+#[derive(Clone, Debug)]
+pub(super) struct OthersFound {
+    /// The nearest items.
+    pub(super) hits: Vec<Hit>,
+    /// The best similarity to an item of yet another label than the nearest one's; `None` if there is
+    /// none.
+    pub(super) other: Option<Similarity>,
+}
+
 /// What a labelled query found.
 #[derive(Clone, Debug)]
 pub(super) struct Probed {
     /// The five nearest items.
     pub(super) hits: Vec<Hit>,
+    /// The best similarity to an item of another label than the nearest one's; `None` if there is none.
+    pub(super) other: Option<Similarity>,
     /// The nearest items of other labels, by exact search; `None` where they were not asked for.
-    pub(super) others: Option<Vec<Hit>>,
+    pub(super) others: Option<OthersFound>,
     /// Whether an item is nearer than all that the index found; `None` where that was not checked.
     pub(super) index_missed: Option<bool>,
     /// SHA-256 of the image; `None` for a vector.

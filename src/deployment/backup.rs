@@ -124,7 +124,8 @@ impl Folder {
             belong.insert(format!("{RECORDINGS}/{}.json", point.id()));
             let digest = &point.content().binding.gallery_digest;
             belong.insert(format!("{CALIBRATED_ITEMS}/{digest}.items"));
-            if let Some(Adjustment::Normalised { cohort, .. }) = &point.content().adjustment {
+            let adjustment = point.content().adjustment.as_ref();
+            if let Some(cohort) = adjustment.and_then(Adjustment::cohort) {
                 belong.insert(format!("{COHORTS}/{cohort}.cohort"));
             }
         }

@@ -4,6 +4,7 @@ use super::calibrated::Calibrated;
 use super::remedy::{self, Remedied, RemedyChoice};
 use super::{Deployment, DeploymentError, Gathered, IndexCheck};
 use crate::clock::now_rfc_3339;
+use matchpoint_calibration::margin::MarginFactor;
 use matchpoint_calibration::operating_point::IndexMisses;
 use matchpoint_calibration::procedure::{PointDraft, PointTrials, ThresholdSettings};
 use matchpoint_calibration::recording::RecordedSearch;
@@ -15,6 +16,8 @@ pub struct CalibrationSettings {
     pub threshold: ThresholdSettings,
     /// What to do about labels that one threshold treats unequally.
     pub remedy: RemedyChoice,
+    /// How much of the best of another label a margin takes off.
+    pub margin_factor: MarginFactor,
 }
 
 impl Deployment {
@@ -38,13 +41,18 @@ impl Deployment {
         let searched = gathered.view();
         let binding = self.binding_of(&searched);
         let draft = PointDraft::new(&settings.threshold, binding, now_rfc_3339())?;
-        let seed = settings.threshold.seed;
         let Remedied {
             recording,
             chosen,
             adjuster,
             mut remarks,
-        } = remedy::remedied(gathered, &settings.remedy, draft.target(), seed)?;
+        } = remedy::remedied(
+            gathered,
+            &settings.remedy,
+            settings.margin_factor,
+            &settings.threshold,
+            draft.target(),
+        )?;
         remarks.extend(taken_apart);
         let point = draft.point(PointTrials {
             chosen: &chosen,

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sha2::{Digest, Sha256};
 
 use super::answer::Probed;
+use super::deciding::PROBE_HITS;
 use super::request::ProbeRequest;
-use super::worker::{OTHERS_HITS, PROBE_HITS, index_misses, left_out};
+use super::worker::{OTHERS_HITS, index_misses, left_out};
 use super::{Deployment, DeploymentError, Hit, ProbeSource};
 use matchpoint_calibration::analysis::CandidateList;
 use matchpoint_calibration::analysis::copies::{NearCopy, near_copies, near_copy_from};
@@ -20,7 +21,7 @@ use matchpoint_calibration::procedure::{Copied, NearCopied};
 use matchpoint_calibration::recording::{QueryTrials, RecordedMatch, RecordedSearch, TrialKind};
 use matchpoint_gallery::item::ItemHead;
 use matchpoint_gallery::view::{GalleryView, Probe};
-use matchpoint_vector::Embedding;
+use matchpoint_vector::{Embedding, Similarity};
 
 /// Items that take part in the check of the index against exact search, at most.
 const INDEX_CHECKS_MAX: usize = 500;
@@ -213,7 +214,7 @@ impl Gathered {
 
     /// The same, with pictures that may show the same stranger under one label; `None` if there are
     /// none.
-    pub(super) fn counted_once(&self) -> Option<Self> {
+    pub fn counted_once(&self) -> Option<Self> {
         if self.unnamed.is_none() && self.crowded.is_none() {
             return None;
         }
@@ -384,11 +385,11 @@ impl Gathered {
             conditions,
         } = query;
 
-        let search = |truth, found: Option<&Hit>| RecordedSearch {
+        let search = |truth, (found, other): (Option<&Hit>, Option<Similarity>)| RecordedSearch {
             probe: id.clone(),
             label: label.clone(),
             truth,
-            found: found.map(found_in),
+            found: found.map(|hit| found_in(hit, other)),
             conditions: conditions.clone(),
         };
         let top = probed.hits.first();
@@ -417,8 +418,12 @@ impl Gathered {
         };
         for truth in trials.truths() {
             let found = match truth {
-                TrialKind::Mated | TrialKind::NeverEnrolled => top,
-                TrialKind::LeftOut => others.as_ref().and_then(|others| others.first()),
+                TrialKind::Mated | TrialKind::NeverEnrolled => (top, probed.other),
+                TrialKind::LeftOut => {
+                    let others = others.as_ref();
+                    let best = others.and_then(|others| others.hits.first());
+                    (best, others.and_then(|others| others.other))
+                }
             };
             self.searches.push(search(truth, found));
         }
@@ -426,6 +431,7 @@ impl Gathered {
             && self.keeps_material
         {
             let candidates = others
+                .hits
                 .into_iter()
                 .map(|hit| (hit.score, hit.item.label.clone()));
             self.near.insert(id, (label, candidates.collect()));
@@ -447,12 +453,13 @@ fn digest(vector: Option<&[f32]>) -> Option<[u8; 32]> {
     Some(hash.finalize().into())
 }
 
-fn found_in(hit: &Hit) -> RecordedMatch {
+fn found_in(hit: &Hit, other: Option<Similarity>) -> RecordedMatch {
     RecordedMatch {
         item: hit.item.id.clone(),
         label: hit.item.label.clone(),
         score: hit.score,
         adjusted: None,
+        other,
     }
 }
 
@@ -539,6 +546,28 @@ fn add_items(
     }
 }
 
+/// The best of another label than the first hit's, but for the item itself.
+fn best_of_others_but(
+    view: &GalleryView,
+    embedding: &Embedding,
+    itself: &ItemHead,
+    hits: &[Hit],
+) -> Result<Option<Similarity>, DeploymentError> {
+    let Some(best) = hits.first() else {
+        return Ok(None);
+    };
+    if let Some(other) = hits.iter().find(|hit| hit.item.label != best.item.label) {
+        return Ok(Some(other.score));
+    }
+    let others = Probe {
+        without_label: Some(&best.item.label),
+        ..Probe::nearest(2)
+    };
+    let others = view.nearest(embedding, &others)?;
+    let other = others.iter().find(|hit| hit.item.id != itself.id);
+    Ok(other.map(|other| other.score))
+}
+
 /// An item as a query: what it finds among all others.
 fn as_query(
     view: &GalleryView,
@@ -556,8 +585,10 @@ fn as_query(
     };
     hits.retain(|hit| hit.item.id != head.id);
     hits.truncate(PROBE_HITS);
+    let other = best_of_others_but(view, &embedding, head, &hits)?;
     Ok(Probed {
         hits,
+        other,
         others: Some(left_out(view, &embedding, &head.label)?),
         index_missed,
         source_sha256: head.source_sha256,

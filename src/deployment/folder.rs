@@ -403,9 +403,15 @@ impl Folder {
     /// # Errors
     /// Its cohort is missing or damaged, or the disk.
     pub fn adjuster(&self, point: &OperatingPoint) -> Result<Option<Adjuster>, DeploymentError> {
-        let (how, digest) = match &point.content().adjustment {
+        let (how, digest, margin) = match &point.content().adjustment {
             None => return Ok(None),
-            Some(Adjustment::Normalised { how, cohort, .. }) => (*how, cohort),
+            Some(Adjustment::Margin { factor }) => return Ok(Some(Adjuster::margin(*factor))),
+            Some(Adjustment::Normalised {
+                how,
+                cohort,
+                margin,
+                ..
+            }) => (*how, cohort, *margin),
         };
         let path = self.cohort_file(digest);
         let damaged = |problem: String| DeploymentError::Damaged {
@@ -424,7 +430,11 @@ impl Folder {
         if cohort.digest()? != *digest {
             return Err(damaged("its content is not what its name says".to_owned()));
         }
-        Ok(Some(Adjuster::normalising(how, cohort)?))
+        let normalising = Adjuster::normalising(how, cohort)?;
+        Ok(Some(match margin {
+            Some(factor) => normalising.with_margin(factor),
+            None => normalising,
+        }))
     }
 
     /// The searches that an operating point was made from; `None` where they were not kept.

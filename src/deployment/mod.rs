@@ -9,6 +9,7 @@ mod calibrate;
 mod calibrated;
 mod calibration_searches;
 mod canaries;
+mod deciding;
 mod error;
 mod evaluation;
 mod folder;
@@ -31,7 +32,7 @@ mod temporary;
 mod worker;
 mod writer;
 
-pub use active_point::{ActivePoint, DecisionBasis, Undecided, ValidPoint};
+pub use active_point::{ActivePoint, DecisionBasis, JudgedScore, Undecided, ValidPoint};
 pub use analysis_input::material_sets;
 pub use answer::{SearchAnswer, VerifyAnswer};
 pub use archive::ArchiveError;

@@ -6,7 +6,8 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use super::DeploymentError;
-use super::active_point::ActivePoint;
+use super::active_point::{ActivePoint, JudgedScore};
+use super::deciding::Searched;
 use super::models::LoadedModel;
 use super::request::{Hit, SearchOptions, Timings};
 use super::worker::search_view;
@@ -31,14 +32,14 @@ pub(super) struct ShadowQuery {
 pub(super) fn shadow_decision(
     active: &ActivePoint,
     best: Option<&Hit>,
-    score: Option<Similarity>,
+    judged: JudgedScore,
 ) -> ShadowDecision {
     ShadowDecision {
-        decision: active.decide(score),
+        decision: active.decide(judged),
         label: best.map_or_else(String::new, |best| best.item.label.clone()),
         item: best.map_or_else(String::new, |best| best.item.id.clone()),
         score: best.map_or(0.0, |best| best.score.get()),
-        decision_score: active.valid().and(score).map(Similarity::get),
+        decision_score: active.valid().and(judged.score()).map(Similarity::get),
     }
 }
 
@@ -74,9 +75,17 @@ impl ShadowDeployment<ShadowQuery> for OpenShadow {
             let timings = &mut Timings::default();
             let embedding = worker.embed(&query.image, &limits)?.embedding;
             let (_, best) = search_view(&view, &embedding, &query.options, timings)?;
-            let best = best.as_ref().map(|(best, _)| best);
-            let score = active.decision_score(&embedding, best, &query.options, timings)?;
-            Ok(shadow_decision(&active, best, score))
+            let searched = Searched {
+                view: &view,
+                probe: &embedding,
+                options: &query.options,
+            };
+            let judged = active.decision_score(&searched, best.as_ref(), timings)?;
+            Ok(shadow_decision(
+                &active,
+                best.as_ref().map(|found| &found.best),
+                judged,
+            ))
         };
         let pool = &self.loaded.pool;
         let decided = pool.run_blocking(Caller::default(), JobKind::Image, job);

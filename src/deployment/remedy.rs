@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{DeploymentError, Gathered};
 use matchpoint_calibration::CalibrationError;
 use matchpoint_calibration::adjustment::{Adjuster, ComparedPair};
-use matchpoint_calibration::analysis::remedies::{plan, remedy_trial};
-use matchpoint_calibration::analysis::remedy::{Remedy, RemedyTrial};
+use matchpoint_calibration::analysis::remedies::{plan, remedy_trial, stranger_labels};
+use matchpoint_calibration::analysis::remedy::{Remedy, RemedyPlan, RemedyTrial};
 use matchpoint_calibration::analysis::remedy_comparison::{self, compare};
 use matchpoint_calibration::cohort::Cohort;
 use matchpoint_calibration::held_out::Folds;
+use matchpoint_calibration::margin::MarginFactor;
 use matchpoint_calibration::policy::CalibrationTarget;
-use matchpoint_calibration::procedure::ChosenThreshold;
+use matchpoint_calibration::procedure::{ChosenThreshold, ThresholdSettings};
 use matchpoint_calibration::recording::{RecordedSearch, Recording, TrialKind};
 use matchpoint_gallery::item::ItemHead;
 
@@ -43,9 +44,11 @@ pub(super) struct Remedied {
 pub(super) fn remedied(
     gathered: &Gathered,
     remedy: &RemedyChoice,
+    margin_factor: MarginFactor,
+    threshold: &ThresholdSettings,
     target: CalibrationTarget,
-    seed: u64,
 ) -> Result<Remedied, DeploymentError> {
+    let seed = threshold.seed;
     let searches = gathered.searches.clone();
     if matches!(
         remedy,
@@ -58,6 +61,7 @@ pub(super) fn remedied(
         searches: &gathered.searches,
         target,
         seed,
+        margin_factor,
     };
     match remedy {
         RemedyChoice::None => chosen(searches, None, target, seed),
@@ -135,6 +139,7 @@ impl<'a> Vectors<'a> {
             score: found.score,
             probe,
             item,
+            other: found.other,
             label: Some(&head.label),
             left_out: (search.truth == TrialKind::LeftOut).then_some(search.label.as_str()),
         }))
@@ -147,7 +152,12 @@ impl<'a> Vectors<'a> {
     ) -> Result<Vec<RecordedSearch>, DeploymentError> {
         for search in &mut searches {
             let held = match self.compared(search)? {
-                Some(compared) => Some(adjuster.decision_score(&compared)?),
+                // A threshold that was set without a score would let in whoever gets one later.
+                Some(compared) => Some(adjuster.decision_score(&compared)?.ok_or_else(|| {
+                    CalibrationError::NoOtherLabel {
+                        probe: search.probe.clone(),
+                    }
+                })?),
                 None => None,
             };
             if let Some(found) = &mut search.found {
@@ -170,6 +180,7 @@ struct RemedyBench<'a> {
     searches: &'a [RecordedSearch],
     target: CalibrationTarget,
     seed: u64,
+    margin_factor: MarginFactor,
 }
 
 impl RemedyBench<'_> {
@@ -186,11 +197,23 @@ impl RemedyBench<'_> {
         remedy: Remedy,
         searches: Vec<RecordedSearch>,
     ) -> Result<Remedied, DeploymentError> {
-        let cohort = self.vectors.cohort(self.seed)?;
-        let Some(how) = remedy.normalisation(cohort.members()) else {
-            return self.chosen(searches, None);
+        let margin = remedy.takes_margin().then_some(self.margin_factor);
+        let cohort = || self.vectors.cohort(self.seed);
+        let adjuster = match (remedy, margin) {
+            (Remedy::None, _) => return self.chosen(searches, None),
+            (Remedy::Margin, Some(factor)) => Adjuster::margin(factor),
+            (_, margin) => {
+                let cohort = cohort()?;
+                let Some(how) = remedy.normalisation(cohort.members()) else {
+                    return self.chosen(searches, None);
+                };
+                let normalising = Adjuster::normalising(how, cohort)?;
+                match margin {
+                    Some(factor) => normalising.with_margin(factor),
+                    None => normalising,
+                }
+            }
         };
-        let adjuster = Adjuster::normalising(how, cohort)?;
         let searches = self.vectors.adjust(searches, &adjuster)?;
         self.chosen(searches, Some(adjuster))
     }
@@ -210,13 +233,16 @@ impl RemedyBench<'_> {
             Ok(remedy_trial(search, compared.as_ref(), &cohort)?)
         });
         let trials: Vec<RemedyTrial> = trials.collect::<Result<_, DeploymentError>>()?;
-        let plan = plan(self.target, self.seed)?;
+        let setting: Vec<RecordedSearch> = setting.into_iter().cloned().collect();
+        let plan = RemedyPlan {
+            margin_factor: self.margin_factor,
+            ..plan(self.target, stranger_labels(&setting), self.seed)?
+        };
         let compared = compare(&trials, &plan).map_err(|cause| DeploymentError::Argument {
             argument: "remedy",
             problem: format!("cannot be measured: {cause}; or name one, or none"),
         })?;
         let set_aside: BTreeSet<String> = choosing.iter().map(|s| s.label.clone()).collect();
-        let setting: Vec<RecordedSearch> = setting.into_iter().cloned().collect();
         let preferred = preferred(&compared.remedies);
         let labels = set_aside.len();
         let (mut done, remark) = match preferred {
@@ -231,8 +257,9 @@ impl RemedyBench<'_> {
             None => (
                 self.chosen(setting, None)?,
                 format!(
-                    "On {labels} labels kept apart for that choice, no remedy was better by more \
-                     than chance: the similarity decides."
+                    "On {labels} labels kept apart for that choice, no remedy had a lower FRR by more \
+                     than chance without a higher rate elsewhere: the similarity decides. {}",
+                    told(&compared.remedies)
                 ),
             ),
         };
@@ -258,14 +285,17 @@ fn chosen(
     })
 }
 
-/// The preferred remedy that leaves the worst labels best off.
+/// What was measured of the remedies, in words.
+fn told(remedies: &[remedy_comparison::RemedyOutcome]) -> String {
+    let sentences = remedies.iter().map(|one| format!("{}.", one.sentence));
+    sentences.collect::<Vec<String>>().join(" ")
+}
+
+/// The preferred remedy of the lowest FRR.
 fn preferred(
     remedies: &[remedy_comparison::RemedyOutcome],
 ) -> Option<&remedy_comparison::RemedyOutcome> {
-    let worst = |one: &remedy_comparison::RemedyOutcome| {
-        let labels = one.measured.worst_labels.as_ref();
-        labels.map_or(f64::INFINITY, |labels| labels.mean_of_worst_tenth)
-    };
+    let frr = |one: &remedy_comparison::RemedyOutcome| one.measured.frr.estimate;
     let preferred = remedies.iter().filter(|one| one.verdict.prefers());
-    preferred.min_by(|a, b| worst(a).total_cmp(&worst(b)))
+    preferred.min_by(|a, b| frr(a).total_cmp(&frr(b)))
 }

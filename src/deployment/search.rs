@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::active_point::DecisionBasis;
 use super::answer::{EmbeddedOriginal, Probed, SearchAnswer, VerifyAnswer};
+use super::deciding::Searched;
 use super::maintenance::Maintenance;
 use super::open::Deployment;
 use super::open_shadow::{ShadowQuery, shadow_decision};
@@ -63,25 +64,28 @@ impl Deployment {
         let checks = self.maintenance.get().map(Maintenance::checks);
         let image = probe.kept(self.monitor.keeps_images());
         let ticket = live.then(|| self.shadow_ticket(&probe, &options));
-        let ((hits, best, decision_score, norm), timings) = self
+        let ((hits, best, judged, norm), timings) = self
             .work(job, move |worker, limits, timings| {
                 let query = probe.read(limits)?;
                 let (embedding, norm) = embed_measured(worker, query, limits, timings)?;
                 let (hits, best) = search_view(&searched, &embedding, &options, timings)?;
-                let nearest = best.as_ref().map(|(best, _)| best);
-                let decision_score =
-                    judge.decision_score(&embedding, nearest, &options, timings)?;
+                let found = Searched {
+                    view: &searched,
+                    probe: &embedding,
+                    options: &options,
+                };
+                let judged = judge.decision_score(&found, best.as_ref(), timings)?;
                 // What leaves a label out did not go through the index.
                 if let Some(checks) = checks.filter(|_| options.without_label.is_none()) {
                     checks.offer(&searched, &embedding);
                 }
-                Ok((hits, best, decision_score, norm))
+                Ok((hits, best, judged, norm))
             })
             .await?;
         let id = DecisionId::fresh();
-        let basis = active.basis(&view, decision_score);
+        let basis = active.basis(&view, judged);
         let answer = SearchAnswer {
-            decision: active.decide(decision_score),
+            decision: active.decide(judged),
             basis: if filtered {
                 basis.under_filter()
             } else {
@@ -93,13 +97,9 @@ impl Deployment {
             hits,
             timings,
         };
-        // What callers send; canaries have counters of their own.
         if live {
-            let score = best.as_ref().map(|(best, _)| best.score.get());
-            self.count(answer.decision.as_str(), &answer.basis, score);
-            if let Some(norm) = norm {
-                telemetry::feature_measured(&self.name, norm);
-            }
+            let score = best.as_ref().map(|found| found.best.score.get());
+            self.count_live(&answer, score, norm);
         }
         self.monitor.record(DecisionRecord {
             id,
@@ -107,18 +107,18 @@ impl Deployment {
             point: active.valid(),
             generation: answer.generation,
             gallery_items: answer.gallery_items,
-            best: best.as_ref().map(|(found, margin)| MatchRecord {
-                found,
-                margin: *margin,
+            best: best.as_ref().map(|found| MatchRecord {
+                found: &found.best,
+                margin: found.margin(),
             }),
-            decision_score,
+            decision_score: judged.score(),
             filtered,
             image,
             source,
         });
         if let Some(ticket) = ticket.flatten() {
-            let best = best.as_ref().map(|(best, _)| best);
-            ticket.offer(id, shadow_decision(&active, best, decision_score));
+            let best = best.as_ref().map(|found| &found.best);
+            ticket.offer(id, shadow_decision(&active, best, judged));
         }
         Ok(answer)
     }
@@ -146,7 +146,7 @@ impl Deployment {
                 Known::Item(head, vector)
             }
         };
-        let judge = Arc::clone(&active);
+        let (judge, enrolled) = (Arc::clone(&active), Arc::clone(&view));
         let kind = match (&query, &reference) {
             (Query::Image(_), _) | (_, Known::Query(Query::Image(_))) => JobKind::Image,
             (Query::Embedding(_), Known::Query(Query::Embedding(_)) | Known::Item(..)) => {
@@ -159,16 +159,20 @@ impl Deployment {
             waits: Waits::Caller,
             arrived,
         };
-        let ((score, decision_score), timings) = self
+        let ((score, judged), timings) = self
             .work(job, move |worker, limits, timings| {
-                let pair = Compare { query, reference };
+                let pair = Compare {
+                    query,
+                    reference,
+                    view: enrolled,
+                };
                 compare(worker, pair, &judge, limits, timings)
             })
             .await?;
         let id = DecisionId::fresh();
         let answer = VerifyAnswer {
-            decision: active.decide(decision_score),
-            basis: active.basis(&view, decision_score),
+            decision: active.decide(judged),
+            basis: active.basis(&view, judged),
             decision_id: id.to_string(),
             generation: view.generation(),
             score,
@@ -183,7 +187,7 @@ impl Deployment {
             generation: answer.generation,
             gallery_items: view.len(),
             best: None,
-            decision_score,
+            decision_score: judged.score(),
             filtered: false,
             image: None,
             source: SearchSource::Comparison,
@@ -274,6 +278,14 @@ impl Deployment {
             Query::Embedding(_) => None,
         };
         self.shadow.ticket(image, || self.loaded.pool.queue_len())
+    }
+
+    /// Counts what callers send; canaries have counters of their own.
+    fn count_live(&self, answer: &SearchAnswer, score: Option<f32>, norm: Option<f64>) {
+        self.count(answer.decision.as_str(), &answer.basis, score);
+        if let Some(norm) = norm {
+            telemetry::feature_measured(&self.name, norm);
+        }
     }
 
     fn count(&self, decision: &'static str, basis: &DecisionBasis, score: Option<f32>) {

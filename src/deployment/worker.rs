@@ -6,8 +6,9 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 
 use super::DeploymentError;
-use super::active_point::ActivePoint;
-use super::answer::{EmbeddedOriginal, Probed};
+use super::active_point::{ActivePoint, JudgedScore};
+use super::answer::{EmbeddedOriginal, OthersFound, Probed};
+use super::deciding::{Deciding, PROBE_HITS, best_of_another, deciding};
 use super::request::{Hit, ImageAt, ProbeRequest, Query, SearchOptions, Timings, read_image};
 use matchpoint_calibration::adjustment::ComparedPair;
 use matchpoint_embed::job::PoolWorker;
@@ -24,9 +25,6 @@ pub(super) enum Known {
     /// An item with its vector.
     Item(Arc<ItemHead>, Vector),
 }
-
-/// How many items a labelled query looks at: as many as Recall@5 needs.
-pub(super) const PROBE_HITS: usize = 5;
 
 /// How many items of other labels a non-mated search looks at: enough to tell what it would find
 /// in a gallery of a fraction of the size.
@@ -68,10 +66,6 @@ pub(super) fn embed_measured(
     }
 }
 
-/// What is decided on, and how much nearer it is than the best of another label; `None` where the
-/// [`PROBE_HITS`] nearest have no other.
-pub(super) type Deciding = (Hit, Option<f32>);
-
 /// The nearest items, and the one that is decided on. It and its margin are of the query and the
 /// gallery alone, whatever the caller wants returned.
 ///
@@ -110,18 +104,12 @@ pub(super) fn search_view(
     Ok((hits, deciding))
 }
 
-fn deciding(hits: &[Hit]) -> Option<Deciding> {
-    let best = hits.first()?;
-    let mut nearest = hits.iter().take(PROBE_HITS);
-    let other = nearest.find(|hit| hit.item.label != best.item.label);
-    let margin = other.map(|other| best.score.get() - other.score.get());
-    Some((best.clone(), margin))
-}
-
 /// A query and what it is compared with.
 pub(super) struct Compare {
     pub(super) query: Query,
     pub(super) reference: Known,
+    /// What is enrolled.
+    pub(super) view: Arc<GalleryView>,
 }
 
 /// The similarity of a query and a reference, and the score that decides.
@@ -131,8 +119,12 @@ pub(super) fn compare(
     active: &ActivePoint,
     limits: &ImageLimits,
     timings: &mut Timings,
-) -> Result<(Similarity, Option<Similarity>), DeploymentError> {
-    let Compare { query, reference } = pair;
+) -> Result<(Similarity, JudgedScore), DeploymentError> {
+    let Compare {
+        query,
+        reference,
+        view,
+    } = pair;
     let query = embed_query(worker, query, limits, timings)?;
     let (embedded, stored);
     let (head, vector): (Option<Arc<ItemHead>>, &[f32]) = match reference {
@@ -152,14 +144,21 @@ pub(super) fn compare(
         expected: vector.len(),
         found: query.dimension(),
     })?;
+    let label = head.as_ref().map(|head| head.label.as_str());
+    // Of an image that is not enrolled nobody knows which label is another one.
+    let other = match label.filter(|_| active.takes_margin()) {
+        Some(label) => best_of_another(&view, &query, label, None)?,
+        None => None,
+    };
     let compared = ComparedPair {
         score,
         probe: query.as_slice(),
         item: vector,
-        label: head.as_ref().map(|head| head.label.as_str()),
+        other,
+        label,
         left_out: None,
     };
-    Ok((score, Some(active.adjusted(&compared, timings)?)))
+    Ok((score, active.adjusted(&compared, timings)?))
 }
 
 /// An image to be enrolled.
@@ -210,7 +209,14 @@ pub(super) fn probe(
     let embedding = embed_query(worker, query, limits, timings)?;
 
     let options = SearchOptions::nearest(PROBE_HITS);
-    let (hits, _) = search_view(view, &embedding, &options, timings)?;
+    let (hits, deciding) = search_view(view, &embedding, &options, timings)?;
+    let other = match deciding {
+        Some(Deciding { best, other: None }) => {
+            best_of_another(view, &embedding, &best.item.label, None)?
+        }
+        Some(Deciding { other, .. }) => other,
+        None => None,
+    };
     let others = if request.others {
         Some(left_out(view, &embedding, &request.label)?)
     } else {
@@ -223,6 +229,7 @@ pub(super) fn probe(
     };
     Ok(Probed {
         hits,
+        other,
         others,
         index_missed,
         source_sha256,
@@ -236,13 +243,21 @@ pub(super) fn left_out(
     view: &GalleryView,
     embedding: &Embedding,
     label: &str,
-) -> Result<Vec<Hit>, DeploymentError> {
+) -> Result<OthersFound, DeploymentError> {
     let others = Probe {
         exact: true,
         without_label: Some(label),
         ..Probe::nearest(OTHERS_HITS)
     };
-    Ok(view.nearest(embedding, &others)?)
+    let hits = view.nearest(embedding, &others)?;
+    let best = hits.first();
+    let another = best.and_then(|best| hits.iter().find(|hit| hit.item.label != best.item.label));
+    let other = match (best, another) {
+        (_, Some(another)) => Some(another.score),
+        (Some(best), None) => best_of_another(view, embedding, &best.item.label, Some(label))?,
+        (None, None) => None,
+    };
+    Ok(OthersFound { hits, other })
 }
 
 /// Whether an item is nearer than the best of `hits`; `None` where the index is exact anyway.

@@ -19,6 +19,7 @@ use matchpoint_calibration::cost::{CostModel, Costs};
 use matchpoint_calibration::coverage::Coverage;
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::evidence::Prior;
+use matchpoint_calibration::margin::MarginFactor;
 use matchpoint_calibration::operating_point::{OperatingPoint, Policy};
 use matchpoint_calibration::policy::CalibrationTarget;
 use matchpoint_calibration::procedure::{Assured, ThresholdSettings};
@@ -191,6 +192,7 @@ fn basis(basis: DecisionBasis) -> proto::DecisionBasis {
         Some(Undecided::Missing) => proto::UndecidedReason::OperatingPointMissing,
         Some(Undecided::Mismatch) => proto::UndecidedReason::OperatingPointMismatch,
         Some(Undecided::Unreadable) => proto::UndecidedReason::OperatingPointUnreadable,
+        Some(Undecided::NoOtherLabel) => proto::UndecidedReason::NoOtherLabel,
     };
     proto::DecisionBasis {
         operating_point_id: basis.operating_point_id.unwrap_or_default(),
@@ -397,6 +399,11 @@ pub(super) fn calibration_settings(
             },
         },
         remedy: remedy(settings)?,
+        margin_factor: match settings.margin_factor {
+            Some(factor) => MarginFactor::new(factor)
+                .map_err(|cause| invalid(&format!("margin_factor cannot be used: {cause}")))?,
+            None => MarginFactor::DEFAULT,
+        },
     })
 }
 
@@ -410,6 +417,8 @@ fn remedy(settings: &proto::CalibrationSettings) -> Result<RemedyChoice, Status>
         Message::TNorm => RemedyChoice::Named(Remedy::TNorm),
         Message::SNorm => RemedyChoice::Named(Remedy::SNorm),
         Message::AsNorm => RemedyChoice::Named(Remedy::AsNorm),
+        Message::Margin => RemedyChoice::Named(Remedy::Margin),
+        Message::AsNormMargin => RemedyChoice::Named(Remedy::AsNormMargin),
         Message::Measured => RemedyChoice::Measured,
     })
 }

@@ -40,7 +40,7 @@ pub use error::ServeError;
 pub use registry::ServedState;
 
 use crate::config::ServerConfig;
-use crate::deployment::{Deployment, DeploymentError, Models, OpenOptions};
+use crate::deployment::{Deployment, DeploymentError, JudgedScore, Models, OpenOptions};
 use crate::telemetry;
 use calibration::CalibrationHandler;
 use deployment_paths::{ToServe, all_deployments, real};
@@ -162,7 +162,7 @@ fn open(
 
 fn report(deployment: &Deployment, took: Duration) {
     let (view, model) = (deployment.view(), &deployment.loaded().model);
-    let basis = deployment.active_point().basis(&view, None);
+    let basis = deployment.active_point().basis(&view, JudgedScore::Nothing);
     tracing::info!(
         deployment = deployment.name(),
         items = view.len(),

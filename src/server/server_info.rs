@@ -11,7 +11,7 @@ use super::registry::{Registry, ServedState};
 use super::shadow;
 use super::status::{from_error, status};
 use crate::config::MonitoringConfig;
-use crate::deployment::{Deployment, DeploymentError, OpenOptions};
+use crate::deployment::{Deployment, DeploymentError, JudgedScore, OpenOptions};
 use matchpoint_calibration::coverage::Coverage;
 use matchpoint_client::proto::server_service_server::ServerService;
 use matchpoint_client::proto::{
@@ -194,7 +194,7 @@ impl ServerService for ServerInfoHandler {
 
 fn describe(deployment: &Deployment) -> DeploymentInfo {
     let (view, model) = (deployment.view(), &deployment.loaded().model);
-    let basis = deployment.active_point().basis(&view, None);
+    let basis = deployment.active_point().basis(&view, JudgedScore::Nothing);
     DeploymentInfo {
         name: deployment.name().to_owned(),
         model_name: model.name().to_owned(),

@@ -1391,6 +1391,71 @@ fn evaluate_refuses_labels_that_chose_the_threshold() {
 }
 
 #[test]
+fn without_a_target_there_is_a_menu_and_nothing_changes() {
+    let (folder, deployment) = copy_of_sample();
+    let queries = photos().join("calibrate.csv");
+    let page = folder.path().join("menu.html");
+    let before = json(&run(&["points", "list", path(&deployment), "--json"]));
+    let calibrate = |more: &[&str]| {
+        let arguments = ["calibrate", path(&deployment), "--queries", path(&queries)];
+        let done = run(&[&arguments[..], more].concat());
+        assert_eq!(code(&done), 0, "{}", text(&done.stderr));
+        done
+    };
+    let shown = calibrate(&["--report", path(&page)]);
+    let shown = text(&shown.stdout);
+    for words in [
+        "nothing was chosen",
+        "FAR 20.0 %",
+        "certified",
+        "it takes 2995",
+        "halve the difference",
+    ] {
+        assert!(shown.contains(words), "no '{words}' in {shown}");
+    }
+    let next = shown
+        .lines()
+        .find_map(|line| line.strip_prefix("next: matchpoint "))
+        .unwrap();
+    assert!(
+        fs::read_to_string(&page)
+            .unwrap()
+            .contains("To choose from")
+    );
+    let menu = json(&calibrate(&["--json"]));
+    assert_eq!(
+        (menu["outcome"].as_str(), menu["stranger_labels"].as_u64()),
+        (Some("menu"), Some(24))
+    );
+    assert_eq!(menu["lines"].as_array().unwrap().len(), 8);
+    assert_eq!(
+        json(&run(&["points", "list", path(&deployment), "--json"])),
+        before
+    );
+
+    // What to type next is what then gives the line.
+    let typed: Vec<&str> = next.split(' ').collect();
+    let done = json(&run(&[&typed[..], &["--json", "--dry-run"]].concat()));
+    let asked = done["content"]["promise"]["target"]["far"].as_f64();
+    let line = menu["lines"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|line| line["far"].as_f64() == asked);
+    assert_eq!(line.unwrap()["threshold"], done["content"]["threshold"]);
+    assert_eq!(line.unwrap()["price"], done["analysis"]["price"]);
+    let refused = run(&[
+        "calibrate",
+        path(&deployment),
+        "--queries",
+        path(&queries),
+        "--remedy",
+        "margin",
+    ]);
+    assert_eq!(code(&refused), 2, "{}", text(&refused.stderr));
+}
+
+#[test]
 #[expect(clippy::too_many_lines, reason = "one story")]
 fn a_remedy_is_named_or_measured_and_every_command_knows_it() {
     let (folder, deployment) = copy_of_sample();

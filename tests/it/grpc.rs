@@ -1444,6 +1444,121 @@ async fn normalised_scores_decide_as_they_were_calibrated_and_nothing_without_th
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story")]
+async fn a_margin_decides_as_it_was_calibrated_and_nothing_without_another_label() {
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[]).await;
+    let by_margin = || CalibrationSettings {
+        remedy: Remedy::Margin.into(),
+        margin_factor: Some(0.5),
+        ..target(0.2, "")
+    };
+    let calibrate = async || {
+        let mut client = calibrations(&running);
+        let calibrated = client.calibrate(calibration(by_margin(), labelled("calibrate.csv")));
+        calibrated.await.unwrap().into_inner()
+    };
+    let point = response(&calibrate().await).operating_point.unwrap();
+    assert!(
+        point.certified
+            && point
+                .adjustment
+                .starts_with("margin: the best similarity less 0.5")
+    );
+    let folder = Folder::open(&deployment).unwrap();
+    let recording = folder.recording(&point.id).unwrap().unwrap();
+    let mut accepted = 0;
+    for searched in recording.searches().iter().step_by(7) {
+        let found = searched.found.as_ref().unwrap();
+        let held = found.adjusted.unwrap().get();
+        let query = || image_query(photo(&searched.probe));
+        // Whether many are asked for or the items are filtered, another label is looked for among all.
+        let only = SearchRequest {
+            filter: format!("label = \"{}\"", found.label),
+            ..query()
+        };
+        let (all, only) = (
+            search(&running, query()).await,
+            search(&running, only).await,
+        );
+        for answer in [all.unwrap(), only.unwrap()] {
+            let basis = answer.basis.as_ref().unwrap();
+            assert_eq!(basis.decision_score.unwrap().to_bits(), held.to_bits());
+            assert!(basis.certified);
+            let reaches = basis.threshold.unwrap() <= held;
+            assert_eq!(answer.decision() == Decision::Accept, reaches);
+            accepted += u32::from(reaches);
+        }
+    }
+    assert!(0 < accepted);
+
+    let verify = async |source| {
+        let verify = VerifyRequest {
+            query: Some(verify_request::Query::Image(known().into())),
+            reference: Some(Reference {
+                source: Some(source),
+            }),
+            ..VerifyRequest::default()
+        };
+        retrieval(&running)
+            .verify(verify)
+            .await
+            .unwrap()
+            .into_inner()
+    };
+    let searched = search(&running, image_query(known())).await.unwrap();
+    let nearest = searched.matches[0].id.clone();
+    let with_item = verify(reference::Source::ItemId(nearest.clone())).await;
+    assert_eq!(
+        with_item.basis.unwrap().decision_score,
+        searched.basis.unwrap().decision_score
+    );
+    let with_image = verify(reference::Source::Image(known().into())).await;
+    assert_eq!(with_image.decision(), Decision::Undecided);
+    let why = with_image.basis.unwrap().undecided_reason();
+    assert_eq!(why, UndecidedReason::NoOtherLabel);
+
+    // What stood beside the best may be gone, so that the best stands out more than it did.
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    let request = ListItemsRequest {
+        page_size: 1_000,
+        ..Default::default()
+    };
+    let items = gallery
+        .list_items(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .items;
+    let others = items.iter().filter(|item| item.id != nearest);
+    let ids: Vec<String> = others.map(|item| item.id.clone()).collect();
+    let mut remove = async |ids: &[String]| {
+        let request = BatchDeleteItemsRequest {
+            ids: ids.to_vec(),
+            ..Default::default()
+        };
+        gallery.batch_delete_items(request).await.unwrap();
+        search(&running, image_query(known())).await.unwrap()
+    };
+    let fewer = remove(&ids[..1]).await;
+    let basis = fewer.basis.as_ref().unwrap();
+    assert_eq!(fewer.decision(), Decision::Accept);
+    assert!(!basis.certified && basis.far_bound.is_none());
+    let alone = remove(&ids[1..]).await;
+    assert_eq!(
+        (alone.decision(), alone.matches[0].id == nearest),
+        (Decision::Undecided, true)
+    );
+    let basis = alone.basis.unwrap();
+    assert_eq!(basis.undecided_reason(), UndecidedReason::NoOtherLabel);
+    assert!(!basis.certified && basis.decision_score.is_none());
+    // Scores that are not there set no threshold: it would let in whoever has one later.
+    let (_, refused, _) = error_of(&calibrate().await);
+    assert_eq!(refused, "CALIBRATION_INVALID");
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_filter_names_what_may_be_found_and_decided_on() {
     let running = Running::sample(&[]).await;
     let label = KNOWN.trim_start_matches("images/");
@@ -1547,7 +1662,7 @@ async fn a_calibration_that_cannot_be_made_says_why_and_changes_nothing() {
         (target(0.2, "no/slash"), "operation_id"),
         (
             CalibrationSettings {
-                remedy: 7,
+                remedy: 99,
                 ..target(0.2, "")
             },
             "remedy is not one of Remedy",

@@ -65,6 +65,7 @@ fn normalised(dimension: usize) {
         score: Similarity::between(probe, item).unwrap(),
         probe,
         item,
+        other: None,
         label: None,
         left_out: None,
     };

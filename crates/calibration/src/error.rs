@@ -47,6 +47,20 @@ pub enum CalibrationError {
     /// In an empty gallery no stranger finds anything, whatever the threshold.
     #[error("the gallery is empty, so nothing can be learnt about it; enrol its items first")]
     EmptyGallery,
+    /// Nothing would be taken off, or more than all.
+    #[error("margin factor {value} is not above 0 and at most 1; 0.75 is usual")]
+    MarginFactor {
+        /// The number given.
+        value: f64,
+    },
+    /// A margin over nothing would accept whoever comes.
+    #[error(
+        "the margin score takes the best item of a second label, and probe '{probe}' found none; enrol more labels, or leave the margin out"
+    )]
+    NoOtherLabel {
+        /// The probe.
+        probe: String,
+    },
     /// A rate that no number of trials can show, or that is no promise.
     #[error("target FRR {value} is outside [1e-9, 0.5]; give it as a fraction, such as 0.05")]
     TargetFrr {

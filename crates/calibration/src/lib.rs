@@ -49,6 +49,8 @@ pub mod evidence;
 pub mod growth;
 pub mod held_out;
 pub mod likeness;
+pub mod margin;
+pub mod menu;
 pub mod monitoring;
 pub mod normalise;
 pub mod operating_point;

@@ -16,6 +16,7 @@ use std::num::NonZeroU32;
 use serde::{Deserialize, Serialize};
 
 use super::CalibrationError;
+use super::margin::MarginFactor;
 use super::rates::recorded;
 use matchpoint_vector::Similarity;
 
@@ -111,14 +112,22 @@ impl StatisticsSide {
     /// changes, which is the purpose.
     #[must_use]
     pub fn normalise(self, score: Similarity, pair: PairStatistics) -> Similarity {
-        let deviations = self.exact(score, pair);
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "rounds to the nearest f32, as meant; below 1 in magnitude"
-        )]
-        let bounded = (deviations / (deviations.abs() + HALF_WAY)) as f32;
         // Never NaN: statistics are finite, and no deviation is below the least.
-        Similarity::new(bounded + 0.0).unwrap_or(score)
+        bounded(self.exact(score, pair)).unwrap_or(score)
+    }
+
+    /// The same less a part of what `other`, the best of another label, comes to by the same statistics.
+    #[must_use]
+    pub fn normalise_margin(
+        self,
+        score: Similarity,
+        other: Similarity,
+        factor: MarginFactor,
+        pair: PairStatistics,
+    ) -> Similarity {
+        let best = self.exact(score, pair);
+        let left = factor.left_of(best, self.exact(other, pair));
+        bounded(left).unwrap_or(score)
     }
 
     fn exact(self, score: Similarity, pair: PairStatistics) -> f64 {
@@ -130,6 +139,16 @@ impl StatisticsSide {
             }
         }
     }
+}
+
+/// So many deviations above the mean, on the scale of similarities.
+fn bounded(deviations: f64) -> Option<Similarity> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "rounds to the nearest f32, as meant; below 1 in magnitude"
+    )]
+    let bounded = (deviations / (deviations.abs() + HALF_WAY)) as f32;
+    Similarity::new(bounded + 0.0)
 }
 
 /// A way to normalise scores: kept with the threshold that was chosen under it.

@@ -44,6 +44,31 @@ pub struct Choice {
     pub assumptions: Vec<String>,
 }
 
+impl Choice {
+    /// The FAR that is not exceeded with the confidence of the target, certified or estimated; `None` for
+    /// a target of another kind.
+    #[must_use]
+    pub fn far_bound(&self) -> Option<f64> {
+        match self.basis {
+            ChoiceBasis::Far(found) => Some(found.far_bound),
+            ChoiceBasis::FarEstimated(found) => Some(found.far_upper),
+            ChoiceBasis::Frr(_) | ChoiceBasis::EqualError(_) | ChoiceBasis::Cost(_) => None,
+        }
+    }
+
+    /// Labels of strangers that the certificate of a FAR rests on; `None` without one.
+    #[must_use]
+    pub fn independent_trials(&self) -> Option<u64> {
+        match self.basis {
+            ChoiceBasis::Far(found) => Some(found.independent_trials),
+            ChoiceBasis::FarEstimated(_)
+            | ChoiceBasis::Frr(_)
+            | ChoiceBasis::EqualError(_)
+            | ChoiceBasis::Cost(_) => None,
+        }
+    }
+}
+
 /// How far a choice can be relied on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

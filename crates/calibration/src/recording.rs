@@ -87,6 +87,10 @@ pub struct RecordedMatch {
         with = "exact_or_none"
     )]
     pub adjusted: Option<Similarity>,
+    /// The best similarity to an item of another label than this one and, in a search with the own label
+    /// left out, than that; `None` if there is none. Not kept: what comes of it is.
+    #[serde(skip)]
+    pub other: Option<Similarity>,
 }
 
 impl RecordedMatch {
@@ -561,6 +565,7 @@ mod tests {
                 label: label.to_owned(),
                 score: Similarity::new(score).unwrap(),
                 adjusted: None,
+                other: None,
             }),
             conditions: BTreeMap::from([(
                 "camera".to_owned(),

@@ -37,6 +37,8 @@ pub struct ReportContents {
     pub growth: Option<GrowthCurve>,
     /// What was tried against inconsistent thresholds.
     pub remedies: Option<RemedyTable>,
+    /// What there is to choose from.
+    pub menu: Option<MenuTable>,
     /// Model, gallery, index, seeds, digests and software.
     pub made_with: Vec<Fact>,
     /// What must hold for the promise to hold, in plain words, most important first.
@@ -63,6 +65,7 @@ impl ReportContents {
             conditions: Vec::new(),
             growth: None,
             remedies: None,
+            menu: None,
             made_with: Vec::new(),
             assumptions: Vec::new(),
         }
@@ -353,12 +356,44 @@ pub struct ConditionTable {
     pub rows: Vec<ConditionRow>,
 }
 
+/// The false accept rates that can be asked for.
+#[derive(Clone, Debug)]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub struct MenuTable {
+    /// The confidence of every row.
+    pub confidence: f64,
+    /// The rows.
+    pub rows: Vec<MenuRow>,
+}
+
+/// One false accept rate that can be asked for.
+#[derive(Clone, Debug)]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub struct MenuRow {
+    /// The rate.
+    pub far: f64,
+    /// Whether these data certify it, in words.
+    pub standing: String,
+    /// Accept at or above this score; `None` if these data support none.
+    pub threshold: Option<f64>,
+    /// The false reject rate there.
+    pub frr: Estimate,
+    /// The false reject rate where the true false accept rate is this one.
+    pub frr_at_target: Option<f64>,
+    /// Labels of strangers that certify it at the least.
+    pub labels_needed: Option<u64>,
+    /// How many more than there are halve what the proof costs.
+    pub labels_to_halve: Option<u64>,
+}
+
 /// Rates where the column has one value.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct ConditionRow {
     /// The value.
     pub value: String,
+    /// What is to be said of its FAR, where that is above the target of all.
+    pub mark: Option<String>,
     /// The false accept rate.
     pub far: Estimate,
     /// The false reject rate.

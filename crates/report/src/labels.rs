@@ -292,6 +292,9 @@ fn condition_table(condition: &ConditionTable) -> Markup {
         if let Some(labels) = labels {
             name.line("span", "small", &labels_text(labels));
         }
+        if let Some(mark) = &row.mark {
+            name.line("span", "small", mark);
+        }
         table.row(vec![
             name,
             tables::rate(row.far, most_far),
@@ -336,7 +339,7 @@ pub(super) fn remedies(remedies: &RemedyTable) -> Option<ReportPart> {
         table.sentence(&row.verdict);
     }
     let mut notes = vec![
-        "Each remedy was fitted on some labels and is judged here on others, at the same target. \
+        "Each remedy was fitted on some labels and is judged here on others, by the FRR at the same FAR. \
          Spread is the variance of utility over labels."
             .to_owned(),
     ];

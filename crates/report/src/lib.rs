@@ -46,9 +46,10 @@ mod tables;
 
 pub use contents::{
     BinnedScores, ClaimKind, ConditionRow, ConditionTable, ConsistencyFigures, ErrorRate, Fact,
-    Figure, GrowthCurve, IntruderPair, Intruders, LabelCurve, MeasuredOn, Picture, PicturedItem,
-    PointSummary, RemedyRow, RemedyTable, ReportContents, ReportVerdict, SizePoint, SpreadFigure,
-    TargetRate, ThresholdBand, TradeOffPoint, View, WorstLabelRow, WorstLabelTable,
+    Figure, GrowthCurve, IntruderPair, Intruders, LabelCurve, MeasuredOn, MenuRow, MenuTable,
+    Picture, PicturedItem, PointSummary, RemedyRow, RemedyTable, ReportContents, ReportVerdict,
+    SizePoint, SpreadFigure, TargetRate, ThresholdBand, TradeOffPoint, View, WorstLabelRow,
+    WorstLabelTable,
 };
 pub use estimate::{Estimate, RateInterval};
 
@@ -257,7 +258,12 @@ mod tests {
         }
         for condition in &mut report.conditions {
             condition.column = own();
-            condition.rows.iter_mut().for_each(|row| row.value = own());
+            for row in &mut condition.rows {
+                (row.value, row.mark) = (own(), Some(own()));
+            }
+        }
+        for row in &mut report.menu.as_mut().unwrap().rows {
+            row.standing = own();
         }
         report.growth.as_mut().unwrap().assumption = own();
         for row in &mut report.remedies.as_mut().unwrap().rows {
@@ -313,6 +319,10 @@ mod tests {
         report.worst_labels.as_mut().unwrap().rows[0].far = estimate;
         report.intruders.as_mut().unwrap().pairs[0].score = number;
         report.conditions[0].rows[0].far = estimate;
+        let menu = report.menu.as_mut().unwrap();
+        (menu.confidence, menu.rows[0].far) = (number, number);
+        (menu.rows[0].threshold, menu.rows[0].frr_at_target) = (Some(number), Some(number));
+        menu.rows[1].frr = estimate;
         let growth = report.growth.as_mut().unwrap();
         growth.target = Some(number);
         growth.measured[0].far = Some(number);

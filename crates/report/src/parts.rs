@@ -2,7 +2,7 @@
 //! labels are in a file of their own.
 
 use super::charts::{self, trial_names};
-use super::contents::{Figure, GrowthCurve, MeasuredOn, ReportContents, View};
+use super::contents::{Figure, GrowthCurve, MeasuredOn, MenuTable, ReportContents, View};
 use super::curves;
 use super::labels;
 use super::markup::Markup;
@@ -27,6 +27,7 @@ pub(super) fn all(report: &ReportContents) -> Vec<ReportPart> {
             .nearest_strangers
             .as_ref()
             .and_then(labels::nearest_strangers),
+        report.menu.as_ref().and_then(menu),
         labels::conditions(report),
         report.growth.as_ref().and_then(growth),
         report.remedies.as_ref().and_then(labels::remedies),
@@ -34,6 +35,46 @@ pub(super) fn all(report: &ReportContents) -> Vec<ReportPart> {
         assumptions(report),
     ]);
     parts.into_iter().flatten().collect()
+}
+
+/// What can be asked for.
+fn menu(menu: &MenuTable) -> Option<ReportPart> {
+    if menu.rows.is_empty() {
+        return None;
+    }
+    let columns = [
+        ("FAR asked for", TableColumn::Words),
+        ("Accept from", TableColumn::Number),
+        ("FRR", TableColumn::Rate),
+        ("FRR at that true FAR", TableColumn::Number),
+        ("Labels it takes", TableColumn::Number),
+        ("More to halve the price", TableColumn::Number),
+    ];
+    let most = tables::most(menu.rows.iter().map(|row| row.frr));
+    let mut table = HtmlTable::new("", &columns);
+    for row in &menu.rows {
+        table.row(vec![
+            named(&percent(Some(row.far)), &row.standing),
+            cell(&score(row.threshold)),
+            tables::rate(row.frr, most),
+            cell(&percent(row.frr_at_target)),
+            cell(&count(row.labels_needed)),
+            cell(&count(row.labels_to_halve)),
+        ]);
+    }
+    let mut notes = vec![format!(
+        "Each row holds by itself, at {} confidence. A certified threshold lets in fewer than its target, \
+         which costs false rejects: the price of the proof.",
+        short_percent(menu.confidence)
+    )];
+    notes.extend(interval_note(menu.rows.iter().map(|row| row.frr)));
+    Some(ReportPart {
+        id: "menu",
+        title: "To choose from",
+        view: Some(View::Search),
+        notes,
+        body: table.finish(),
+    })
 }
 
 fn figures(report: &ReportContents) -> Option<ReportPart> {

@@ -2,8 +2,8 @@
 
 use super::{
     BinnedScores, ClaimKind, ConditionRow, ConditionTable, ConsistencyFigures, ErrorRate, Estimate,
-    Fact, Figure, GrowthCurve, IntruderPair, Intruders, LabelCurve, MeasuredOn, Picture,
-    PicturedItem, PointSummary, RateInterval, RemedyRow, RemedyTable, ReportContents,
+    Fact, Figure, GrowthCurve, IntruderPair, Intruders, LabelCurve, MeasuredOn, MenuRow, MenuTable,
+    Picture, PicturedItem, PointSummary, RateInterval, RemedyRow, RemedyTable, ReportContents,
     ReportVerdict, SizePoint, SpreadFigure, TargetRate, ThresholdBand, TradeOffPoint, View,
     WorstLabelRow, WorstLabelTable,
 };
@@ -46,6 +46,7 @@ pub(crate) fn full() -> ReportContents {
         intruders: Some(intruders()),
         nearest_strangers: Some(nearest_strangers()),
         conditions: conditions(),
+        menu: Some(menu()),
         growth: Some(growth()),
         remedies: Some(remedies()),
         made_with: made_with(),
@@ -352,9 +353,30 @@ fn intruders() -> Intruders {
     }
 }
 
+fn menu() -> MenuTable {
+    let row = |far, standing: &str, frr, at_target| MenuRow {
+        far,
+        standing: standing.to_owned(),
+        threshold: Some(0.712_5),
+        frr,
+        frr_at_target: at_target,
+        labels_needed: Some(299),
+        labels_to_halve: at_target.map(|_| 412),
+    };
+    MenuTable {
+        confidence: 0.95,
+        rows: vec![
+            row(0.01, "certified", rate(212, 5_871, 601.0), Some(0.031_2)),
+            row(0.001, "estimated only", Estimate::default(), None),
+        ],
+    }
+}
+
 fn conditions() -> Vec<ConditionTable> {
     let row = |value: &str, accepted, rejected| ConditionRow {
         value: value.to_owned(),
+        mark: (value == "scanner")
+            .then(|| "FAR above the 0.1 % asked for, within chance".to_owned()),
         far: accepted,
         frr: rejected,
     };

@@ -188,6 +188,7 @@ mod tests {
                     label: "label".to_owned(),
                     score,
                     adjusted: None,
+                    other: None,
                 }),
                 conditions: Map::new(),
             }

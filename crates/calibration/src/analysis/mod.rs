@@ -38,8 +38,11 @@ pub use input::{AnalysisInput, AnalysisScope, BAND_POINTS, CandidateList, Embedd
 
 use serde::Serialize;
 
+use crate::menu::PriceOfProof;
+use crate::policy::CalibrationTarget;
 use crate::rates::Proportion;
 use crate::recording::{Condition, LabelOutcome};
+use crate::sweep::ThresholdSweep;
 use far_by_size::FarBySize;
 use nearest_strangers::{LISTED_MAX, NearestStranger, nearest_strangers};
 use pairs_view::PairsView;
@@ -73,6 +76,8 @@ pub struct Analysis {
     pub growth: Option<FarBySize>,
     /// What could be done about labels that fare unequally.
     pub remedies: Option<Remedies>,
+    /// What the proof of a target FAR costs; `None` for any other target.
+    pub price: Option<PriceOfProof>,
     /// What was not done, and why: whole sentences.
     pub notes: Vec<String>,
 }
@@ -140,8 +145,18 @@ impl AnalysisInput<'_> {
             conditions: self.recording.by_condition(self.threshold),
             growth: FarBySize::measure(self, &mut notes),
             remedies: Remedies::measure(self, &mut notes),
+            price: self.price(),
             notes,
         })
+    }
+
+    fn price(&self) -> Option<PriceOfProof> {
+        let CalibrationTarget::Far(target) = self.target else {
+            return None;
+        };
+        let trials = self.recording.trials();
+        let labels = trials.one_probe_per_label(self.seed).searches().len() as u64;
+        PriceOfProof::of(&ThresholdSweep::of(trials), self.threshold, labels, target)
     }
 
     fn scan(&self) -> Result<Scan<'_>, AnalysisError> {
@@ -216,7 +231,6 @@ mod tests {
     use super::*;
     use crate::certify::TargetFar;
     use crate::decision::Threshold;
-    use crate::policy::CalibrationTarget;
     use crate::recording::{RecordedMatch, RecordedSearch, Recording, TrialKind};
     use matchpoint_vector::Similarity;
 
@@ -253,6 +267,7 @@ mod tests {
                 label: found.1.to_owned(),
                 score: Similarity::new(found.2.to_radians().cos()).unwrap(),
                 adjusted: None,
+                other: None,
             }),
             conditions: BTreeMap::new(),
         }

@@ -28,6 +28,8 @@ const CHUNK: usize = 64;
 pub struct NearestRow {
     /// The row of the gallery, as the caller numbers it.
     pub row: usize,
+    /// The index of its label.
+    pub label: u32,
     /// The similarity, as [`Similarity::between`] computes it.
     pub score: Similarity,
 }
@@ -46,6 +48,8 @@ pub struct Nearest {
     pub same_label: Option<NearestRow>,
     /// The best row with another label: what is found if the own label is left out.
     pub other_label: Option<NearestRow>,
+    /// The best row with yet another label than both.
+    pub third_label: Option<NearestRow>,
 }
 
 impl Nearest {
@@ -60,9 +64,43 @@ impl Nearest {
         }
     }
 
+    /// The best row of another label than that of [`Nearest::top`].
+    #[must_use]
+    pub fn runner_up(&self) -> Option<NearestRow> {
+        match self.top() {
+            Some((_, true)) => self.other_label,
+            Some((_, false)) => match (self.same_label, self.third_label) {
+                (Some(same), Some(third)) if third.precedes(&same) => Some(third),
+                (same, third) => same.or(third),
+            },
+            None => None,
+        }
+    }
+
     fn improve(&mut self, by: Self) {
         improve(&mut self.same_label, by.same_label);
-        improve(&mut self.other_label, by.other_label);
+        for other in [by.other_label, by.third_label].into_iter().flatten() {
+            self.improve_others(other);
+        }
+    }
+
+    /// Takes a row of another label than the query's.
+    fn improve_others(&mut self, new: NearestRow) {
+        let Some(first) = self.other_label else {
+            self.other_label = Some(new);
+            return;
+        };
+        if !new.precedes(&first) {
+            if new.label != first.label {
+                improve(&mut self.third_label, Some(new));
+            }
+            return;
+        }
+        self.other_label = Some(new);
+        if new.label != first.label {
+            // The best of its label, and so of all but the new one's.
+            self.third_label = Some(first);
+        }
     }
 }
 
@@ -171,15 +209,20 @@ impl Task<'_> {
                 .unwrap_or_default(),
             start: span.start,
         };
-        self.rescore(position, &part(columns.start..from), &mut best.other_label);
-        self.rescore(position, &part(from..to), &mut best.same_label);
-        self.rescore(position, &part(to..columns.end), &mut best.other_label);
+        self.rescore(position, &part(columns.start..from), best, false);
+        self.rescore(position, &part(from..to), best, true);
+        self.rescore(position, &part(to..columns.end), best, false);
     }
 
-    fn rescore(&self, query: usize, proposed: &Proposed<'_>, best: &mut Option<NearestRow>) {
+    fn rescore(&self, query: usize, proposed: &Proposed<'_>, best: &mut Nearest, mates: bool) {
         let margin = margin(self.queries.dimension());
-        let floor = |best: &Option<NearestRow>| {
-            best.map_or(f32::NEG_INFINITY, |best| best.score.get() - margin)
+        let floor = |best: &Nearest| {
+            let last = if mates {
+                best.same_label
+            } else {
+                best.third_label
+            };
+            last.map_or(f32::NEG_INFINITY, |last| last.score.get() - margin)
         };
         let mut at = floor(best);
         // A set that searches itself: a row is not its own neighbour.
@@ -192,7 +235,12 @@ impl Task<'_> {
             for (place, &score) in scores.iter().enumerate() {
                 let column = proposed.start + chunk * CHUNK + place;
                 if at <= score && own != Some(column) {
-                    improve(best, self.exact(query, column));
+                    let found = self.exact(query, column);
+                    if mates {
+                        improve(&mut best.same_label, found);
+                    } else if let Some(found) = found {
+                        best.improve_others(found);
+                    }
                     at = floor(best);
                 }
             }
@@ -205,6 +253,7 @@ impl Task<'_> {
         let b = self.gallery.block(&(column..column + 1));
         Some(NearestRow {
             row: *self.gallery.given_rows().get(column)? as usize,
+            label: *self.gallery.labels().get(column)?,
             score: Similarity::between(a, b)?,
         })
     }
@@ -263,7 +312,21 @@ mod tests {
                 &mut best.other_label
             };
             if slot.is_none_or(|best| best.score < score) {
-                *slot = Some(NearestRow { row, score });
+                *slot = Some(NearestRow {
+                    row,
+                    label: other,
+                    score,
+                });
+            }
+        }
+        if let Some(first) = best.other_label {
+            let rest = |other: u32| other != label && other != first.label;
+            let rows = vectors.chunks(query.len()).zip(labels).enumerate();
+            for (row, (vector, &label)) in rows.filter(|(_, (_, label))| rest(**label)) {
+                let score = Similarity::between(query, vector).unwrap();
+                if best.third_label.is_none_or(|best| best.score < score) {
+                    best.third_label = Some(NearestRow { row, label, score });
+                }
             }
         }
         best
@@ -302,7 +365,10 @@ mod tests {
                 prop_assert_eq!(found, expected);
                 let top = found.top();
                 let one = naive(&vectors, &vec![label; rows], query, label).same_label;
-                prop_assert_eq!(top.map(|top| top.0), one);
+                prop_assert_eq!(top.map(|top| top.0.row), one.map(|one| one.row));
+                // The best of another label than what is found, by comparing with all.
+                let second = top.and_then(|(top, _)| naive(&vectors, &labels, query, top.label).other_label);
+                prop_assert_eq!(found.runner_up(), second);
             }
         }
     }

@@ -94,6 +94,7 @@ mod tests {
                 label: "elizabeth".to_owned(),
                 score: Similarity::new(score).unwrap(),
                 adjusted: None,
+                other: None,
             }),
             conditions: BTreeMap::new(),
         };

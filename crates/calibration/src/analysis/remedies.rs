@@ -1,6 +1,6 @@
 //! What could be done about labels that fare unequally, measured on this material.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -10,8 +10,10 @@ use super::input::{AnalysisInput, EmbeddedSet};
 use super::remedy::{Remedy, RemedyCandidate, RemedyPlan, RemedyTrial, Rule};
 use super::remedy_comparison::{RemedyComparison, compare};
 use crate::adjustment::ComparedPair;
+use crate::binomial::real;
 use crate::certify::TargetFar;
 use crate::cohort::Cohort;
+use crate::margin::MarginFactor;
 use crate::normalise::PairStatistics;
 use crate::policy::CalibrationTarget;
 use crate::recording::{RecordedSearch, TrialKind};
@@ -53,7 +55,18 @@ impl Remedies {
                 remedy_trial(search, compared.as_ref(), &cohort)
             });
             let trials = trials.collect::<Result<Vec<_>, _>>()?;
-            let plan = plan(material.target, material.seed)?;
+            let all = [
+                Remedy::ZNorm,
+                Remedy::TNorm,
+                Remedy::SNorm,
+                Remedy::AsNorm,
+                Remedy::Margin,
+                Remedy::AsNormMargin,
+            ];
+            let plan = RemedyPlan {
+                remedies: all.to_vec(),
+                ..plan(material.target, stranger_labels(searches), material.seed)?
+            };
             Ok((cohort.members(), compare(&trials, &plan)?))
         });
         match compared {
@@ -75,19 +88,46 @@ fn sampled_cohort(material: &AnalysisInput<'_>) -> Result<Cohort, AnalysisError>
     Ok(Cohort::sampled(items, material.seed)?)
 }
 
-/// Every remedy that can be tried, compared at the FAR of the target.
+/// How many labels of strangers there are among searches.
+#[must_use]
+pub fn stranger_labels(searches: &[RecordedSearch]) -> u64 {
+    let strangers = searches
+        .iter()
+        .filter(|search| search.truth != TrialKind::Mated);
+    let labels: BTreeSet<&str> = strangers.map(|search| search.label.as_str()).collect();
+    labels.len() as u64
+}
+
+/// The remedies that compete for a threshold set by one search for each of so many labels of strangers,
+/// compared at the FAR that such a threshold has.
 ///
 /// # Errors
 /// None in practice: the FAR without a target is one.
-pub fn plan(target: CalibrationTarget, seed: u64) -> Result<RemedyPlan, AnalysisError> {
-    let target = match target_far(target) {
+pub fn plan(
+    target: CalibrationTarget,
+    stranger_labels: u64,
+    seed: u64,
+) -> Result<RemedyPlan, AnalysisError> {
+    let asked = match target_far(target) {
         Some(target) => target,
         None => TargetFar::new(FAR_WITHOUT_TARGET, 0.95)?,
     };
+    let allowed = match target {
+        CalibrationTarget::Far(target) => target.accepts_allowed(stranger_labels),
+        CalibrationTarget::FarEstimated(_)
+        | CalibrationTarget::Frr(_)
+        | CalibrationTarget::EqualError
+        | CalibrationTarget::Cost(_) => None,
+    };
+    // A certified threshold lets in fewer than its target: so many of these strangers, and half of the
+    // step to the next.
+    let certified = allowed.map(|allowed| (real(allowed) + 0.5) / real(stranger_labels));
+    let far = certified.map_or(asked.far(), |share| share.min(asked.far()));
     Ok(RemedyPlan {
         seed,
-        rule: Rule::Estimated(target),
-        remedies: vec![Remedy::ZNorm, Remedy::TNorm, Remedy::SNorm, Remedy::AsNorm],
+        rule: Rule::Estimated(TargetFar::new(far, asked.confidence().get())?),
+        remedies: vec![Remedy::AsNorm, Remedy::Margin, Remedy::AsNormMargin],
+        margin_factor: MarginFactor::DEFAULT,
         searches_min: SEARCHES_MIN,
         resamples: RESAMPLES,
     })
@@ -106,6 +146,7 @@ pub fn remedy_trial(
         (None, _) => None,
         (Some(found), None) => Some(RemedyCandidate {
             score: found.score,
+            other: found.other,
             label_matches: found.label == search.label,
             whole_cohort: None,
             nearest_cohort: None,
@@ -129,6 +170,7 @@ pub fn remedy_trial(
             };
             Some(RemedyCandidate {
                 score: found.score,
+                other: compared.other,
                 label_matches: found.label == search.label,
                 whole_cohort: by(Remedy::SNorm)?,
                 nearest_cohort: by(Remedy::AsNorm)?,
@@ -169,6 +211,7 @@ impl SearchVectors {
         let probes = material.queries.unwrap_or(gallery);
         Some(ComparedPair {
             score: found.score,
+            other: found.other,
             probe: probes.embeddings.row(probe)?,
             item: gallery.embeddings.row(item)?,
             label: Some(&found.label),

@@ -1,4 +1,5 @@
-//! Remedies for uneven error rates: scores that are normalised against a cohort.
+//! Remedies for error rates that the similarity alone leaves too high, or uneven: scores that are
+//! normalised against a cohort, or held against the best of another label.
 //!
 //! Nothing here changes how a search is decided: a remedy is fitted, measured beside the one
 //! threshold on labels that it was not fitted to, and applied by choice.
@@ -15,6 +16,7 @@ use crate::CalibrationError;
 use crate::binomial::{self, real};
 use crate::certify::TargetFar;
 use crate::decision::{Decision, Threshold};
+use crate::margin::MarginFactor;
 use crate::normalise::{Normalisation, PairStatistics, StatisticsSide};
 use crate::refusal::Underpowered;
 use matchpoint_vector::Similarity;
@@ -27,6 +29,8 @@ const NEAREST_MAX: usize = 300;
 pub struct RemedyCandidate {
     /// Its similarity to the probe.
     pub score: Similarity,
+    /// The best similarity to an item of another label; `None` if there is none.
+    pub other: Option<Similarity>,
     /// Whether it carries the label of the probe; plays no part in a non-mated search.
     pub label_matches: bool,
     /// Statistics against the whole cohort: what Z-, T- and S-norm need.
@@ -62,6 +66,10 @@ pub enum Remedy {
     SNorm,
     /// By both, against the nearest of the cohort.
     AsNorm,
+    /// By how far it stands out before the best of another label.
+    Margin,
+    /// By both: the margin in units of AS-norm.
+    AsNormMargin,
 }
 
 impl Remedy {
@@ -74,6 +82,8 @@ impl Remedy {
             Self::TNorm => "T-norm",
             Self::SNorm => "S-norm",
             Self::AsNorm => "AS-norm",
+            Self::Margin => "margin",
+            Self::AsNormMargin => "AS-norm with margin",
         }
     }
 
@@ -81,11 +91,11 @@ impl Remedy {
     #[must_use]
     pub fn normalisation(self, cohort: usize) -> Option<Normalisation> {
         let (side, nearest) = match self {
-            Self::None => return None,
+            Self::None | Self::Margin => return None,
             Self::ZNorm => (StatisticsSide::Item, None),
             Self::TNorm => (StatisticsSide::Probe, None),
             Self::SNorm => (StatisticsSide::Both, None),
-            Self::AsNorm => {
+            Self::AsNorm | Self::AsNormMargin => {
                 let nearest = (cohort / 4).clamp(1, NEAREST_MAX);
                 (
                     StatisticsSide::Both,
@@ -97,16 +107,38 @@ impl Remedy {
         Normalisation::new(side, nearest, Normalisation::DEVIATION_FLOOR).ok()
     }
 
-    /// `None` if the candidate lacks the statistics.
-    fn score(self, candidate: &RemedyCandidate) -> Option<Similarity> {
+    /// Whether it takes the best of another label.
+    #[must_use]
+    pub fn takes_margin(self) -> bool {
+        matches!(self, Self::Margin | Self::AsNormMargin)
+    }
+
+    /// Whether the candidate has what it takes. Another label is not asked for: where there is none,
+    /// there is no score, and nothing is accepted.
+    fn is_given(self, candidate: &RemedyCandidate) -> bool {
+        match self {
+            Self::None | Self::Margin => true,
+            Self::ZNorm | Self::TNorm | Self::SNorm => candidate.whole_cohort.is_some(),
+            Self::AsNorm | Self::AsNormMargin => candidate.nearest_cohort.is_some(),
+        }
+    }
+
+    /// `None` if the candidate lacks the statistics, or another label.
+    fn score(self, candidate: &RemedyCandidate, factor: MarginFactor) -> Option<Similarity> {
+        let (score, both) = (candidate.score, StatisticsSide::Both);
         let (side, statistics) = match self {
-            Self::None => return Some(candidate.score),
+            Self::None => return Some(score),
+            Self::Margin => return Some(factor.score(score, candidate.other?)),
+            Self::AsNormMargin => {
+                let statistics = candidate.nearest_cohort?;
+                return Some(both.normalise_margin(score, candidate.other?, factor, statistics));
+            }
             Self::ZNorm => (StatisticsSide::Item, candidate.whole_cohort),
             Self::TNorm => (StatisticsSide::Probe, candidate.whole_cohort),
-            Self::SNorm => (StatisticsSide::Both, candidate.whole_cohort),
-            Self::AsNorm => (StatisticsSide::Both, candidate.nearest_cohort),
+            Self::SNorm => (both, candidate.whole_cohort),
+            Self::AsNorm => (both, candidate.nearest_cohort),
         };
-        Some(side.normalise(candidate.score, statistics?))
+        Some(side.normalise(score, statistics?))
     }
 }
 
@@ -140,6 +172,8 @@ pub struct RemedyPlan {
     pub rule: Rule,
     /// The remedies; one threshold is always measured beside them.
     pub remedies: Vec<Remedy>,
+    /// How much of the best of another label the margins take off.
+    pub margin_factor: MarginFactor,
     /// Mated searches from which a label is ranked.
     pub searches_min: u64,
     /// Draws of labels, in [200, 100000]; 2000 are usual.
@@ -151,6 +185,9 @@ pub struct RemedyPlan {
 pub struct Fitted {
     /// The remedy.
     pub remedy: Remedy,
+    /// How much of the best of another label is taken off, by those that do.
+    #[serde(skip)]
+    pub margin_factor: MarginFactor,
     /// What its scores are held against, on the scale of the remedy.
     pub threshold: Threshold,
 }
@@ -161,7 +198,7 @@ impl Fitted {
     #[must_use]
     pub fn decide(&self, best: Option<&RemedyCandidate>) -> Decision {
         self.threshold
-            .decide(best.and_then(|candidate| self.remedy.score(candidate)))
+            .decide(best.and_then(|candidate| self.remedy.score(candidate, self.margin_factor)))
     }
 }
 
@@ -177,19 +214,26 @@ pub fn fit(
 ) -> Result<Fitted, AnalysisError> {
     refuse_without_input(trials, remedy)?;
     let trials: Vec<&RemedyTrial> = trials.iter().collect();
-    fit_by(&trials, remedy, plan.rule, plan.seed)
+    fit_by(&trials, remedy, plan.rule, plan)
 }
 
 pub(super) fn fit_by(
     trials: &[&RemedyTrial],
     remedy: Remedy,
     rule: Rule,
-    seed: u64,
+    plan: &RemedyPlan,
 ) -> Result<Fitted, AnalysisError> {
-    let chosen_on = strangers(trials, rule, seed);
+    let chosen_on = strangers(trials, rule, plan.seed);
     let allowed = allowed(rule, chosen_on.len() as u64)?;
-    let threshold = lowest(&chosen_on, remedy, allowed);
-    Ok(Fitted { remedy, threshold })
+    let margin_factor = plan.margin_factor;
+    let scores = chosen_on
+        .iter()
+        .filter_map(|trial| remedy.score(trial.candidate.as_ref()?, margin_factor));
+    Ok(Fitted {
+        remedy,
+        margin_factor,
+        threshold: lowest(scores.collect(), allowed),
+    })
 }
 
 /// The non-mated searches that a rule counts.
@@ -241,11 +285,7 @@ fn allowed(rule: Rule, trials: u64) -> Result<u64, AnalysisError> {
 }
 
 /// The lowest threshold at which at most `allowed` of the strangers are accepted.
-fn lowest(strangers: &[&RemedyTrial], remedy: Remedy, allowed: u64) -> Threshold {
-    let mut scores: Vec<Similarity> = strangers
-        .iter()
-        .filter_map(|trial| remedy.score(trial.candidate.as_ref()?))
-        .collect();
+fn lowest(mut scores: Vec<Similarity>, allowed: u64) -> Threshold {
     scores.sort_unstable_by_key(|&score| Reverse(score));
     let first_too_many = usize::try_from(allowed)
         .ok()
@@ -261,7 +301,7 @@ pub(super) fn refuse_without_input(
 ) -> Result<(), AnalysisError> {
     let lacking = trials.iter().find(|trial| {
         let found = trial.candidate.as_ref();
-        found.is_some_and(|candidate| remedy.score(candidate).is_none())
+        found.is_some_and(|candidate| !remedy.is_given(candidate))
     });
     lacking.map_or(Ok(()), |trial| {
         Err(AnalysisError::RemedyInput {

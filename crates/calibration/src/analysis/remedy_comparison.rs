@@ -88,7 +88,7 @@ pub fn compare(
         let verdict = verdict(&measured, &changes);
         let sentence = sentence(&measured, &one_threshold, &changes);
         compared.push(RemedyOutcome {
-            sentence: format!("{sentence}: {}", conclusion(verdict, &measured)),
+            sentence: format!("{sentence}: {}", conclusion(verdict, &measured, &changes)),
             measured,
             differences: changes,
             verdict,
@@ -139,7 +139,7 @@ impl<'a> SplitTrials<'a> {
     }
 
     fn fit(&self, remedy: Remedy) -> Result<Fitted, AnalysisError> {
-        let fitted = fit_by(&self.fitting, remedy, self.plan.rule, self.plan.seed);
+        let fitted = fit_by(&self.fitting, remedy, self.plan.rule, self.plan);
         fitted.map_err(|error| {
             if let AnalysisError::Calibration(CalibrationError::Underpowered(cause)) = error {
                 AnalysisError::FittingHalf(cause)
@@ -203,7 +203,7 @@ impl<'a> SplitTrials<'a> {
         for point in 0..POINTS {
             let far = 0.1_f64.powf(1.0 + f64::from(point) / f64::from(POINTS - 1));
             let rule = Rule::Estimated(TargetFar::new(far, confidence)?);
-            let fitted = fit_by(&self.fitting, remedy, rule, self.plan.seed)?;
+            let fitted = fit_by(&self.fitting, remedy, rule, self.plan)?;
             let panel = ComparisonSet::new(&self.outcomes(&fitted), self.plan.searches_min);
             let Some(variance) = panel.utility_variance() else {
                 return Ok(None);
@@ -277,6 +277,7 @@ mod tests {
     use crate::analysis::remedy::{RemedyCandidate, fit};
     use crate::analysis::rng::SeededRng;
     use crate::certify::certify;
+    use crate::margin::MarginFactor;
     use crate::normalise::{CohortStatistics, PairStatistics};
     use crate::trials::{NonMatedSearch, StrangerOrigin, Trials};
     use matchpoint_vector::Similarity;
@@ -307,6 +308,7 @@ mod tests {
             let spread = 0.1_f64.hypot(uneven);
             RemedyCandidate {
                 score: score(value),
+                other: None,
                 label_matches: true,
                 whole_cohort: Some(PairStatistics {
                     probe: statistics(probe, spread),
@@ -351,6 +353,7 @@ mod tests {
             seed,
             rule: Rule::Estimated(TargetFar::new(0.05, 0.95).unwrap()),
             remedies: remedies.to_vec(),
+            margin_factor: MarginFactor::DEFAULT,
             searches_min: 4,
             resamples: 500,
         }
@@ -390,9 +393,9 @@ mod tests {
             }
             let sentence = &found.remedies[0].sentence;
             for part in [
-                "Z-norm lowers",
-                "80 mated labels not used",
-                "better by more",
+                "Z-norm: FRR",
+                "80 enrolled labels not used",
+                "the FRR is lower by more than chance",
             ] {
                 assert!(sentence.contains(part), "{sentence}");
             }

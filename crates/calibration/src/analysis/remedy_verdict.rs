@@ -1,7 +1,5 @@
 //! What a measurement says of a remedy, as an outcome and in words.
 
-use std::cmp::Ordering;
-
 use serde::Serialize;
 
 use super::comparison_set::{FigureChange, FigureChanges};
@@ -11,13 +9,13 @@ use super::remedy_measured::MeasuredRemedy;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RemedyVerdict {
-    /// Better by more than chance, and in no rate worse by more than chance.
+    /// The FRR is lower by more than chance, and no rate is higher by more than chance.
     Prefer,
-    /// Better by more than chance in what it is for, and worse in another rate.
+    /// The FRR is lower by more than chance, and another rate is higher by more than chance.
     Trade,
-    /// No difference beyond chance.
+    /// The FRR is not lower by more than chance, and no rate is higher by more than chance.
     NoGround,
-    /// Worse by more than chance.
+    /// A rate is higher by more than chance, and the FRR is not lower.
     Worse,
 }
 
@@ -29,15 +27,14 @@ impl RemedyVerdict {
     }
 }
 
-/// Below as many ranked labels the worst tenth is one or two of them, and the percentiles of a
-/// bootstrap are too narrow to conclude from.
-pub const RANKED_LABELS_MIN: u64 = 20;
+/// With fewer enrolled labels the percentiles of a bootstrap are too narrow to conclude from.
+pub const MATED_LABELS_MIN: u64 = 20;
 
-/// A remedy is judged by what it is for, the FRR of the worst tenth of labels, and must make no
-/// overall rate worse.
+/// A remedy is judged by what is asked for, the FRR at the FAR of the threshold, and must make no rate
+/// worse.
 pub(super) fn verdict(measured: &MeasuredRemedy, changes: &FigureChanges) -> RemedyVerdict {
-    let rates = [changes.worst_tenth_frr, changes.far, changes.frr];
-    let gain = changes.worst_tenth_frr.is_some_and(FigureChange::is_fall);
+    let rates = [changes.frr, changes.far, changes.worst_tenth_frr];
+    let gain = changes.frr.is_some_and(FigureChange::is_fall);
     let cost = rates.into_iter().flatten().any(FigureChange::is_rise);
     match (gain, cost) {
         _ if too_few(measured) => RemedyVerdict::NoGround,
@@ -49,22 +46,53 @@ pub(super) fn verdict(measured: &MeasuredRemedy, changes: &FigureChanges) -> Rem
 }
 
 fn too_few(measured: &MeasuredRemedy) -> bool {
-    let ranked = measured.worst_labels.as_ref().map_or(0, |w| w.ranked);
-    ranked < RANKED_LABELS_MIN
+    measured.frr.labels < MATED_LABELS_MIN
 }
 
-pub(super) fn conclusion(verdict: RemedyVerdict, measured: &MeasuredRemedy) -> String {
-    match verdict {
-        RemedyVerdict::Prefer => "better by more than chance, and worse in no rate".to_owned(),
-        RemedyVerdict::Trade => "better in one rate, and worse in another, by more than chance: \
-                           a trade to be weighed"
-            .to_owned(),
-        RemedyVerdict::NoGround if too_few(measured) => {
-            format!("fewer than {RANKED_LABELS_MIN} labels can be ranked: no ground to prefer it")
-        }
-        RemedyVerdict::NoGround => "within chance: no ground to prefer it".to_owned(),
-        RemedyVerdict::Worse => "worse by more than chance".to_owned(),
+/// The verdict in words that its intervals bear out.
+pub(super) fn conclusion(
+    verdict: RemedyVerdict,
+    measured: &MeasuredRemedy,
+    changes: &FigureChanges,
+) -> String {
+    if too_few(measured) {
+        return format!("fewer than {MATED_LABELS_MIN} enrolled labels: no ground to prefer it");
     }
+    let higher = listed(changes, FigureChange::is_rise);
+    match (verdict, higher) {
+        (RemedyVerdict::Prefer, _) => {
+            "the FRR is lower by more than chance, and no rate is higher by more than that"
+                .to_owned()
+        }
+        (RemedyVerdict::Trade, Some(higher)) => format!(
+            "the FRR is lower by more than chance, and {higher} higher: a trade to be weighed"
+        ),
+        (RemedyVerdict::Worse, Some(higher)) => {
+            format!("{higher} higher by more than chance: no ground to prefer it")
+        }
+        (RemedyVerdict::Trade | RemedyVerdict::Worse | RemedyVerdict::NoGround, _) => {
+            let lower = listed(changes, FigureChange::is_fall).map_or_else(String::new, |lower| {
+                format!(" ({lower} lower by more than chance)")
+            });
+            format!("the FRR is within chance{lower}: no ground to prefer it")
+        }
+    }
+}
+
+/// Names the figures that changed so, with their verb.
+fn listed(changes: &FigureChanges, so: fn(FigureChange) -> bool) -> Option<String> {
+    let figures = [
+        ("the FRR", changes.frr),
+        ("the FAR", changes.far),
+        ("the FRR of the worst tenth", changes.worst_tenth_frr),
+    ];
+    let names: Vec<&str> = figures
+        .into_iter()
+        .filter(|(_, change)| change.is_some_and(so))
+        .map(|(name, _)| name)
+        .collect();
+    let verb = if names.len() == 1 { "is" } else { "are" };
+    (!names.is_empty()).then(|| format!("{} {verb}", names.join(" and ")))
 }
 
 pub(super) fn sentence(
@@ -72,44 +100,109 @@ pub(super) fn sentence(
     one_threshold: &MeasuredRemedy,
     changes: &FigureChanges,
 ) -> String {
-    let name = measured.fitted.remedy.as_str();
-    let what = "the FRR of the worst tenth of labels";
     let tenth = |of: &MeasuredRemedy| of.worst_labels.as_ref().map(|w| w.mean_of_worst_tenth);
-    let figures = tenth(one_threshold).zip(tenth(measured));
-    let change = match figures.zip(changes.worst_tenth_frr) {
-        Some(((from, to), change)) => {
-            let verb = match to.total_cmp(&from) {
-                Ordering::Less => "lowers",
-                Ordering::Equal => "leaves",
-                Ordering::Greater => "raises",
-            };
-            format!(
-                "{verb} {what} from {} to {} (change {} to {} at {} confidence)",
-                percent(from),
-                percent(to),
-                percent(change.lower),
-                percent(change.upper),
-                percent(change.confidence.get()),
-            )
-        }
-        None => format!("has no measured effect on {what}"),
+    let worst = match (tenth(one_threshold), tenth(measured)) {
+        (Some(from), Some(to)) => format!(
+            ", FRR of the worst tenth of labels {}",
+            moved(from, to, changes.worst_tenth_frr)
+        ),
+        _ => String::new(),
     };
-    let frr_change = changes.frr.map_or_else(String::new, |frr| {
-        let (lower, upper) = (percent(frr.lower), percent(frr.upper));
-        format!(" (change {lower} to {upper})")
-    });
+    let opis = match (one_threshold.band_variance, measured.band_variance) {
+        (Some(from), Some(to)) => format!(", OPIS of searches {from:.5} to {to:.5}"),
+        _ => String::new(),
+    };
     format!(
-        "{name} {change} on {} mated labels not used to fit it; FAR {} against {}, FRR {} \
-         against {}{frr_change}",
+        "{}: FRR {}, FAR {}{worst}{opis}, on {} enrolled labels not used to fit it",
+        measured.fitted.remedy.as_str(),
+        moved(
+            one_threshold.frr.estimate,
+            measured.frr.estimate,
+            changes.frr
+        ),
+        moved(
+            one_threshold.far.estimate,
+            measured.far.estimate,
+            changes.far
+        ),
         measured.frr.labels,
-        percent(measured.far.estimate),
-        percent(one_threshold.far.estimate),
-        percent(measured.frr.estimate),
-        percent(one_threshold.frr.estimate),
     )
+}
+
+fn moved(from: f64, to: f64, change: Option<FigureChange>) -> String {
+    let change = change.map_or_else(String::new, |change| {
+        format!(
+            " (change {} to {} at {} confidence)",
+            percent(change.lower),
+            percent(change.upper),
+            percent(change.confidence.get())
+        )
+    });
+    format!("{} to {}{change}", percent(from), percent(to))
 }
 
 fn percent(share: f64) -> String {
     // Adding zero turns -0 into +0.
     format!("{:.2} %", 100.0 * share + 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::analysis::remedy::{Fitted, Remedy};
+    use crate::decision::Threshold;
+    use crate::margin::MarginFactor;
+    use crate::rates::{Confidence, Rate};
+
+    fn measured() -> MeasuredRemedy {
+        let searches: Vec<(String, bool)> =
+            (0..60).map(|n| (format!("l{n}"), n % 3 == 0)).collect();
+        let searches: Vec<(&str, bool)> = searches.iter().map(|(l, e)| (l.as_str(), *e)).collect();
+        let rate = Rate::over_labels(&searches, Confidence::DISPLAY).unwrap();
+        MeasuredRemedy {
+            fitted: Fitted {
+                remedy: Remedy::Margin,
+                margin_factor: MarginFactor::DEFAULT,
+                threshold: Threshold::ACCEPT_NOTHING,
+            },
+            far: rate,
+            frr: rate,
+            worst_labels: None,
+            utility_variance: None,
+            band_variance: None,
+        }
+    }
+
+    fn change((estimate, half): (f64, f64)) -> FigureChange {
+        FigureChange {
+            estimate,
+            lower: estimate - half,
+            upper: estimate + half,
+            confidence: Confidence::DISPLAY,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_words_are_those_that_the_intervals_bear_out(
+            frr in (-0.3_f64..0.3, 0.0_f64..0.2), far in (-0.3_f64..0.3, 0.0_f64..0.2),
+            tenth in (-0.3_f64..0.3, 0.0_f64..0.2)
+        ) {
+            let changes = FigureChanges {
+                frr: Some(change(frr)), far: Some(change(far)), worst_tenth_frr: Some(change(tenth)), utility_variance: None,
+            };
+            let measured = measured();
+            let verdict = verdict(&measured, &changes);
+            let words = conclusion(verdict, &measured, &changes);
+            let beyond = |(estimate, half): (f64, f64)| half < estimate.abs();
+            prop_assert!(!words.contains("the FRR is within chance") || !beyond(frr), "{words}");
+            prop_assert!(!words.contains("worse in no rate"));
+            let rises = |one: (f64, f64)| beyond(one) && 0.0 < one.0;
+            let any = [frr, far, tenth].into_iter().any(rises);
+            prop_assert!(!words.contains("no rate is higher") || !any, "{words}");
+            prop_assert_eq!(verdict.prefers(), beyond(frr) && frr.0 < 0.0 && !any);
+        }
+    }
 }

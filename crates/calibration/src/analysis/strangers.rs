@@ -194,6 +194,7 @@ mod tests {
                 label: label.to_owned(),
                 score: Similarity::new(score).unwrap(),
                 adjusted: None,
+                other: None,
             }),
             conditions: Map::new(),
         }

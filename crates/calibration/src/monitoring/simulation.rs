@@ -428,6 +428,7 @@ fn calibration(labels: usize, draws: &mut SimulatedDraws) -> Recording {
                 },
                 score: world.search(draws).0,
                 adjusted: None,
+                other: None,
             };
             searches.push(RecordedSearch {
                 probe: name.clone(),

@@ -223,10 +223,16 @@ impl VectorTrials {
                 masked_too: itself,
             };
             for truth in trials.truths() {
-                let (found, is_trial) = match truth {
-                    TrialKind::Mated => (top, !self.no_trials.mated.contains(&row)),
-                    TrialKind::NeverEnrolled => (top, !self.no_trials.strangers.contains(&row)),
-                    TrialKind::LeftOut => (nearest.other_label, true),
+                let (found, other, is_trial) = match truth {
+                    TrialKind::Mated => {
+                        let is_trial = !self.no_trials.mated.contains(&row);
+                        (top, nearest.runner_up(), is_trial)
+                    }
+                    TrialKind::NeverEnrolled => {
+                        let is_trial = !self.no_trials.strangers.contains(&row);
+                        (top, nearest.runner_up(), is_trial)
+                    }
+                    TrialKind::LeftOut => (nearest.other_label, nearest.third_label, true),
                 };
                 if is_trial {
                     searches.push(RecordedSearch {
@@ -238,6 +244,7 @@ impl VectorTrials {
                             label: gallery.label(neighbour.row, names).to_owned(),
                             score: neighbour.score,
                             adjusted: None,
+                            other: other.map(|other| other.score),
                         }),
                         conditions: queries.conditions.get(row).cloned().unwrap_or_default(),
                     });

@@ -1,0 +1,362 @@
+//! What there is to choose from before a target is named: for each FAR the threshold that these trials
+//! give, what it costs in false rejects, how many labels prove it, and what the proof itself costs.
+
+use serde::Serialize;
+
+use super::CalibrationError;
+use super::binomial::real;
+use super::certify::TargetFar;
+use super::decision::Threshold;
+use super::evaluate::evaluate;
+use super::policy::{CalibrationTarget, Choice, Strength, choose};
+use super::rates::{Confidence, Rate, recorded};
+use super::sweep::ThresholdSweep;
+use super::trials::Trials;
+
+/// The FARs of the menu.
+pub const MENU_FARS: [f64; 8] = [0.001, 0.003, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3];
+
+/// More labels than this are not looked for to halve the price of the proof.
+const LABELS_MAX: u64 = 10_000_000;
+
+/// How far a line of the menu can be relied on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MenuStanding {
+    /// The FAR is certified.
+    Certified,
+    /// As if certified, but some strangers are enrolled labels, left out: aimed at.
+    AimedAt,
+    /// Too few labels to certify it; the threshold is that of the estimated bound.
+    Estimated,
+    /// Too few labels for either.
+    Unsupported,
+}
+
+/// One FAR to choose.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct MenuLine {
+    /// The FAR per search that would be asked for.
+    pub far: f64,
+    /// How far the threshold can be relied on.
+    pub standing: MenuStanding,
+    /// The threshold; `None` if these labels support none.
+    pub threshold: Option<Threshold>,
+    /// The FAR that is not exceeded at the confidence.
+    pub far_bound: Option<f64>,
+    /// FRR at the threshold on these searches; `None` without mated searches.
+    pub frr: Option<Rate>,
+    /// Labels of strangers that certify this FAR if none of them is accepted.
+    pub labels_needed: u64,
+    /// What the proof costs, where it is certified or aimed at.
+    pub price: Option<PriceOfProof>,
+}
+
+/// What is paid for a proof: a certified threshold lets in fewer strangers than the target allows, so that
+/// it is missed seldom, and loses mates by it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct PriceOfProof {
+    /// FRR at the certified threshold.
+    pub frr: f64,
+    /// FRR at the threshold where these strangers are accepted as often as the target allows: an
+    /// estimate of the FRR where the true FAR meets the target.
+    pub frr_at_target: f64,
+    /// Labels of strangers that the proof rests on.
+    pub labels: u64,
+    /// How many more halve the gap, by the rates of these searches; `None` if there is no gap, or no
+    /// number does.
+    pub labels_to_halve: Option<u64>,
+}
+
+/// All there is to choose from.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Menu {
+    /// The confidence of every line.
+    pub confidence: f64,
+    /// Labels of strangers, one search each.
+    pub stranger_labels: u64,
+    /// The lines, by rising FAR.
+    pub lines: Vec<MenuLine>,
+}
+
+impl Menu {
+    /// What these trials support at a confidence; `named` if every stranger is, without which nothing is
+    /// certified. Chooses nothing: who then asks for one of these FARs by its FRR has looked at the trials
+    /// before, which the promise of a single line does not count.
+    ///
+    /// # Errors
+    /// Refuses a confidence outside [0.5, 1 - 1e-9].
+    pub fn of(
+        trials: &Trials,
+        confidence: f64,
+        seed: u64,
+        named: bool,
+    ) -> Result<Self, CalibrationError> {
+        let sweep = ThresholdSweep::of(trials);
+        let stranger_labels = trials.one_probe_per_label(seed).searches().len() as u64;
+        let lines = MENU_FARS.into_iter().map(|far| {
+            let target = TargetFar::new(far, confidence)?;
+            Ok(MenuLine::of(trials, &sweep, target, seed, named))
+        });
+        Ok(Self {
+            confidence: Confidence::new(confidence)?.get(),
+            stranger_labels,
+            lines: lines.collect::<Result<_, CalibrationError>>()?,
+        })
+    }
+
+    /// The lowest FAR that can be asked for with a certificate.
+    #[must_use]
+    pub fn lowest_certified(&self) -> Option<&MenuLine> {
+        let certified = |line: &&MenuLine| line.standing == MenuStanding::Certified;
+        self.lines.iter().find(certified)
+    }
+}
+
+impl MenuLine {
+    fn of(
+        trials: &Trials,
+        sweep: &ThresholdSweep,
+        target: TargetFar,
+        seed: u64,
+        named: bool,
+    ) -> Self {
+        let by = |asked: CalibrationTarget| choose(asked, trials, seed).ok();
+        let proven = by(CalibrationTarget::Far(target)).filter(|_| named);
+        let standing = |choice: &Choice| match choice.standing {
+            Strength::Certified => MenuStanding::Certified,
+            Strength::Estimated => MenuStanding::AimedAt,
+        };
+        let line = |choice: &Choice, standing| Self {
+            far: target.far(),
+            standing,
+            threshold: Some(choice.threshold),
+            far_bound: choice.far_bound(),
+            frr: evaluate(trials, Some(choice.threshold))
+                .errors
+                .and_then(|errors| errors.frr),
+            labels_needed: target.trials_needed(),
+            price: None,
+        };
+        if let Some(choice) = proven {
+            return Self {
+                price: choice
+                    .independent_trials()
+                    .and_then(|labels| PriceOfProof::of(sweep, choice.threshold, labels, target)),
+                ..line(&choice, standing(&choice))
+            };
+        }
+        let estimated = by(CalibrationTarget::FarEstimated(target));
+        if let Some(choice) = estimated {
+            return line(&choice, MenuStanding::Estimated);
+        }
+        Self {
+            far: target.far(),
+            standing: MenuStanding::Unsupported,
+            threshold: None,
+            far_bound: None,
+            frr: None,
+            labels_needed: target.trials_needed(),
+            price: None,
+        }
+    }
+}
+
+impl PriceOfProof {
+    /// What a threshold that so many labels certify costs beyond one that just meets its target; `None` if a
+    /// kind of search is missing.
+    #[must_use]
+    pub fn of(
+        sweep: &ThresholdSweep,
+        threshold: Threshold,
+        labels: u64,
+        target: TargetFar,
+    ) -> Option<Self> {
+        let frr = sweep.rates(threshold)?.frr;
+        let at_target = frr_where_far_is(sweep, target.far())?;
+        let gap = frr - at_target;
+        let halves = |labels: u64| {
+            let allowed = target.accepts_allowed(labels)?;
+            let expected = (real(allowed) + 1.0) / (real(labels) + 1.0);
+            let frr = frr_where_far_is(sweep, expected.min(target.far()))?;
+            Some(frr - at_target <= gap / 2.0)
+        };
+        let needed = (0.0 < gap).then(|| least(labels + 1, halves)).flatten();
+        Some(Self {
+            frr: recorded(frr),
+            frr_at_target: recorded(at_target),
+            labels,
+            labels_to_halve: needed.map(|needed| needed - labels),
+        })
+    }
+}
+
+/// The least number from `from` on for which something holds that holds from some number on.
+fn least(from: u64, holds: impl Fn(u64) -> Option<bool>) -> Option<u64> {
+    let mut step = 1;
+    while !holds(from + step - 1)? {
+        step *= 2;
+        if LABELS_MAX < step {
+            return None;
+        }
+    }
+    let (mut low, mut high) = (from + step / 2, from + step - 1);
+    while low < high {
+        let middle = u64::midpoint(low, high);
+        if holds(middle)? {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    Some(high)
+}
+
+/// FRR at the lowest threshold that accepts at most this share of the strangers' searches.
+fn frr_where_far_is(sweep: &ThresholdSweep, far: f64) -> Option<f64> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a part of a count"
+    )]
+    let allowed = (far * real(sweep.non_mated()) * (1.0 + 1e-12)) as usize;
+    let above = sweep.strangers().iter().rev().nth(allowed);
+    let threshold = above.map_or(Threshold::ACCEPT_ANYTHING_FOUND, |&score| {
+        Threshold::just_above(score)
+    });
+    Some(sweep.rates(threshold)?.frr)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top};
+    use matchpoint_vector::Similarity;
+
+    /// Uniform in [0, 1), by splitmix64.
+    struct Uniform(u64);
+
+    impl Uniform {
+        fn next(&mut self) -> f32 {
+            #[expect(clippy::cast_precision_loss, reason = "24 bits")]
+            let unit = (crate::splitmix64::next(&mut self.0) >> 40) as f32;
+            unit / 16_777_216.0
+        }
+    }
+
+    /// Strangers score uniformly up to 0.8, mates from 0.4 to 1: FAR and FRR are known everywhere.
+    fn drawn(seed: u64, strangers: u32, mates: u32) -> Trials {
+        let mut uniform = Uniform(seed);
+        let non_mated = (0..strangers).map(|n| NonMatedSearch {
+            label: format!("s{n}"),
+            probe: format!("s{n}"),
+            top_score: Similarity::new(0.8 * uniform.next()),
+            origin: StrangerOrigin::NeverEnrolled,
+        });
+        let non_mated = non_mated.collect();
+        let mated = (0..mates).map(|n| MatedSearch {
+            label: format!("m{n}"),
+            probe: format!("m{n}"),
+            top: Similarity::new(0.4 + 0.6 * uniform.next()).map(|score| Top {
+                score,
+                label_matches: true,
+            }),
+        });
+        Trials::new(mated.collect(), non_mated).unwrap()
+    }
+
+    #[test]
+    fn each_line_is_what_asking_for_it_gives() {
+        let trials = drawn(1, 280, 200);
+        let menu = Menu::of(&trials, 0.95, 7, true).unwrap();
+        assert_eq!(menu.stranger_labels, 280);
+        let standings: Vec<MenuStanding> = menu.lines.iter().map(|line| line.standing).collect();
+        assert_eq!(standings[0], MenuStanding::Unsupported);
+        assert_eq!(
+            standings[2..],
+            [
+                MenuStanding::Estimated,
+                MenuStanding::Certified,
+                MenuStanding::Certified,
+                MenuStanding::Certified,
+                MenuStanding::Certified,
+                MenuStanding::Certified
+            ]
+        );
+        for line in &menu.lines {
+            let target = TargetFar::new(line.far, 0.95).unwrap();
+            assert_eq!(line.labels_needed, target.trials_needed());
+            let asked = match line.standing {
+                MenuStanding::Certified | MenuStanding::AimedAt => CalibrationTarget::Far(target),
+                MenuStanding::Estimated => CalibrationTarget::FarEstimated(target),
+                MenuStanding::Unsupported => continue,
+            };
+            let chosen = choose(asked, &trials, 7).unwrap();
+            assert_eq!(line.threshold, Some(chosen.threshold));
+            assert!(line.far_bound.unwrap() <= line.far);
+            assert_eq!(
+                line.price.is_some(),
+                line.standing == MenuStanding::Certified
+            );
+        }
+        assert!((menu.lowest_certified().unwrap().far - 0.03).abs() < 1e-12);
+        let unnamed = Menu::of(&trials, 0.95, 7, false).unwrap();
+        assert_eq!(unnamed.lowest_certified(), None);
+        assert!(Menu::of(&trials, 0.2, 7, true).is_err());
+    }
+
+    #[test]
+    fn without_searches_of_a_kind_nothing_is_made_up() {
+        let nothing = Trials::new(Vec::new(), Vec::new()).unwrap();
+        let menu = Menu::of(&nothing, 0.95, 0, true).unwrap();
+        assert!(
+            menu.lines
+                .iter()
+                .all(|line| line.threshold.is_none() && line.frr.is_none())
+        );
+        let strangers = Menu::of(&drawn(3, 400, 0), 0.95, 0, true).unwrap();
+        assert!(
+            strangers
+                .lines
+                .iter()
+                .all(|line| line.frr.is_none() && line.price.is_none())
+        );
+        assert!(strangers.lowest_certified().is_some());
+    }
+
+    /// With as many labels as are said to halve the gap, it is half of what it was.
+    #[test]
+    fn so_many_more_labels_halve_the_price() {
+        let target = TargetFar::new(0.05, 0.9).unwrap();
+        let gap = |seed: u64, strangers: u32| {
+            let trials = drawn(seed, strangers, 1_000);
+            let choice = choose(CalibrationTarget::Far(target), &trials, 0).unwrap();
+            // The true FRR at the threshold, less that where the true FAR is 5 %.
+            let true_frr = f64::from((choice.threshold.get() - 0.4) / 0.6).clamp(0.0, 1.0);
+            let price = PriceOfProof::of(
+                &ThresholdSweep::of(&trials),
+                choice.threshold,
+                u64::from(strangers),
+                target,
+            )
+            .unwrap();
+            (true_frr - 0.6, price)
+        };
+        let (mut before, mut after, mut runs) = (0.0, 0.0, 0.0);
+        for seed in 0..60 {
+            let (now, price) = gap(seed, 90);
+            let Some(more) = price.labels_to_halve else {
+                continue;
+            };
+            let (then, _) = gap(1_000 + seed, 90 + u32::try_from(more).unwrap());
+            before += now;
+            after += then;
+            runs += 1.0;
+        }
+        assert!(40.0 <= runs);
+        assert!(
+            (0.3..=0.7).contains(&(after / before)),
+            "{after} of {before}"
+        );
+    }
+}

@@ -1,0 +1,73 @@
+//! What a search decides on: the best match, and the best of another label beside it.
+
+use super::DeploymentError;
+use super::request::{Hit, SearchOptions};
+use matchpoint_gallery::view::{GalleryView, Probe};
+use matchpoint_vector::{Embedding, Similarity};
+
+/// How many items a labelled query looks at: as many as Recall@5 needs.
+pub(super) const PROBE_HITS: usize = 5;
+
+/// What was searched for, where and how.
+pub(super) struct Searched<'a> {
+    pub(super) view: &'a GalleryView,
+    pub(super) probe: &'a Embedding,
+    pub(super) options: &'a SearchOptions,
+}
+
+/// What is decided on.
+pub(super) struct Deciding {
+    /// The best match.
+    pub(super) best: Hit,
+    /// The best of another label, where the [`PROBE_HITS`] nearest have one.
+    pub(super) other: Option<Similarity>,
+}
+
+impl Deciding {
+    /// How much nearer the best is than the best of another label; `None` where the [`PROBE_HITS`]
+    /// nearest have no other.
+    pub(super) fn margin(&self) -> Option<f32> {
+        self.other.map(|other| self.best.score.get() - other.get())
+    }
+}
+
+/// What is decided on among the nearest items; `None` if there are none.
+pub(super) fn deciding(hits: &[Hit]) -> Option<Deciding> {
+    let best = hits.first()?;
+    let mut nearest = hits.iter().take(PROBE_HITS);
+    let other = nearest.find(|hit| hit.item.label != best.item.label);
+    Some(Deciding {
+        best: best.clone(),
+        other: other.map(|other| other.score),
+    })
+}
+
+/// The best similarity to an item of another label than `label` among all items, whatever the caller's
+/// filter, but for those of a label that is left out; `None` if there is none.
+///
+/// As wide as the search of a calibration, and deeper if that finds one label only: then every item is
+/// compared, if need be.
+pub(super) fn best_of_another(
+    view: &GalleryView,
+    embedding: &Embedding,
+    label: &str,
+    without_label: Option<&str>,
+) -> Result<Option<Similarity>, DeploymentError> {
+    let nearest = Probe {
+        without_label,
+        ..Probe::nearest(PROBE_HITS)
+    };
+    let by_label = Probe {
+        k: 2,
+        one_per_label: true,
+        ..nearest
+    };
+    for probe in [nearest, by_label] {
+        let hits = view.nearest(embedding, &probe)?;
+        let other = hits.iter().find(|hit| hit.item.label != label);
+        if let Some(other) = other {
+            return Ok(Some(other.score));
+        }
+    }
+    Ok(None)
+}
