@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod deployment;
 pub mod files;
+pub mod identity;
 pub mod journal;
 pub mod monitor;
 pub mod server;

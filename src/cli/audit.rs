@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Serialize;
 
+use super::csv_file::CsvFile;
 use super::exit::{Exit, fail};
 use super::export::Export;
 use super::image_ending::ending;
 use super::output::Output;
+use super::server_address::ServerAddress;
 use crate::telemetry::escaped;
 use matchpoint_arrays::{Columns, Delimited};
 use matchpoint_client::Client;
@@ -58,13 +60,8 @@ enum AuditCommand {
 /// Which server, and which of its deployments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Where {
-    /// Address of the server
-    #[arg(
-        long,
-        env = "MATCHPOINT_SERVER",
-        default_value = "http://127.0.0.1:50051"
-    )]
-    pub(super) server: String,
+    #[command(flatten)]
+    pub(super) server: ServerAddress,
     /// The deployment; may be left out where the server has one
     #[arg(long, default_value = "")]
     pub(super) deployment: String,
@@ -215,7 +212,7 @@ impl AuditArgs {
 
 impl List {
     async fn run(self) -> anyhow::Result<Exit> {
-        let client = Client::connect(&self.at.server).await?;
+        let client = self.at.server.connect().await?;
         let waiting = client.audit_queue(&self.at.deployment, self.stratum, self.limit);
         let decisions = waiting.await?;
         if let Some(folder) = &self.images {
@@ -251,8 +248,7 @@ impl List {
 }
 
 fn write_csv(file: &Path, decisions: &[RecordedDecision]) -> anyhow::Result<()> {
-    let mut writer = csv::Writer::from_path(file)?;
-    writer.write_record([
+    let columns = [
         "decision_id",
         "truth",
         "label",
@@ -261,10 +257,11 @@ fn write_csv(file: &Path, decisions: &[RecordedDecision]) -> anyhow::Result<()> 
         "matched_item",
         "score",
         "stranger",
-    ])?;
+    ];
+    let mut csv = CsvFile::create(file, &columns)?;
     for decided in decisions {
-        writer.write_record([
-            &decided.decision_id,
+        csv.row(&[
+            decided.decision_id.as_str(),
             "",
             "",
             decided.decision().name(),
@@ -274,7 +271,7 @@ fn write_csv(file: &Path, decisions: &[RecordedDecision]) -> anyhow::Result<()> 
             "",
         ])?;
     }
-    Ok(writer.flush()?)
+    csv.finish()
 }
 
 fn queue_text(decisions: &[RecordedDecision]) -> String {
@@ -300,7 +297,7 @@ fn queue_text(decisions: &[RecordedDecision]) -> String {
 
 impl AuditShowArgs {
     async fn run(self) -> anyhow::Result<Exit> {
-        let client = Client::connect(&self.at.server).await?;
+        let client = self.at.server.connect().await?;
         let wanted = self.image.is_some();
         let found = client
             .decision(&self.at.deployment, &self.decision_id, wanted)
@@ -464,7 +461,7 @@ fn told(line: &AnnotationLine) -> Result<Option<GroundTruth>, String> {
 }
 
 async fn report_all(at: &Where, reports: Vec<Annotation>, skipped: usize) -> anyhow::Result<Exit> {
-    let client = Client::connect(&at.server).await?;
+    let client = at.server.connect().await?;
     let mut imported = Imported {
         skipped,
         ..Imported::default()

@@ -13,7 +13,6 @@ use super::output::{Output, table};
 use crate::deployment::{Folder, RefusedItem, set_canaries};
 use crate::monitor::{CANARIES_PER_ITEM, CanariesSet, NewCanary};
 use crate::telemetry::escaped;
-use matchpoint_client::Client;
 use matchpoint_client::proto::CanaryRound;
 
 /// Keep pictures whose truth is known, and have the server search for them on a schedule
@@ -185,8 +184,8 @@ fn kept_text(kept: &KeptCanaries) -> String {
 
 fn replay(at: &Where) -> anyhow::Result<Exit> {
     let found = super::runtime::single_threaded()?.block_on(async {
-        let client = Client::connect(&at.server).await?;
-        client.replay_canaries(&at.deployment).await
+        let client = at.server.connect().await?;
+        anyhow::Ok(client.replay_canaries(&at.deployment).await?)
     })?;
     let failed = found.as_ref().is_some_and(|found| !found.failed.is_empty());
     Output::new(at.json).result(&found, |found| {

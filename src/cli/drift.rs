@@ -10,7 +10,6 @@ use super::exit::Exit;
 use super::output::{Output, percent, wrapped};
 use crate::clock::{now_rfc_3339, rfc_3339};
 use crate::telemetry::escaped;
-use matchpoint_client::Client;
 use matchpoint_client::proto::{
     AuditedRate, DriftReset, Evidence, Finding, GetDriftResponse, RateHistoryPoint, Verdict,
 };
@@ -85,8 +84,8 @@ impl DriftArgs {
             DriftCommand::Reset(reset) => return reset.run(),
         };
         let found = super::runtime::single_threaded()?.block_on(async {
-            let client = Client::connect(&at.server).await?;
-            client.drift(&at.deployment, &operating_point).await
+            let client = at.server.connect().await?;
+            anyhow::Ok(client.drift(&at.deployment, &operating_point).await?)
         })?;
         if let Some(file) = html {
             let page = matchpoint_report::drift::render(&page(&found, &at.deployment));
@@ -106,10 +105,9 @@ impl DriftResetArgs {
             requested_by,
         } = self;
         let found = super::runtime::single_threaded()?.block_on(async {
-            let client = Client::connect(&at.server).await?;
-            client
-                .reset_drift(&at.deployment, &reason, &requested_by)
-                .await
+            let client = at.server.connect().await?;
+            let reset = client.reset_drift(&at.deployment, &reason, &requested_by);
+            anyhow::Ok(reset.await?)
         })?;
         Output::new(at.json).result(&found, |found| format!("reset {}", reset_text(found)))?;
         Ok(Exit::Done)
@@ -127,8 +125,8 @@ fn reset_text(reset: &DriftReset) -> String {
 
 fn history(at: &Where) -> anyhow::Result<Exit> {
     let found = super::runtime::single_threaded()?.block_on(async {
-        let client = Client::connect(&at.server).await?;
-        client.drift_history(&at.deployment).await
+        let client = at.server.connect().await?;
+        anyhow::Ok(client.drift_history(&at.deployment).await?)
     })?;
     Output::new(at.json).result(&found, |found| found.iter().map(lines).collect::<String>())?;
     Ok(Exit::Done)

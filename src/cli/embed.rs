@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::csv_file::CsvFile;
 use super::exit::{Exit, fail};
 use super::output::{self, Output, table};
 use super::{images, npy};
@@ -55,14 +56,6 @@ struct EmbedReport {
     failed: Vec<RefusedItem>,
 }
 
-/// A line of the list.
-#[derive(Serialize)]
-struct EmbeddedImage<'a> {
-    path: String,
-    row: Option<usize>,
-    reason: &'a str,
-}
-
 impl Embed {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let engine = self.engine.resolve(&ProcessEnvironment)?;
@@ -79,25 +72,22 @@ impl Embed {
         let results = images::embedded(&files, &loaded, limits);
 
         let (mut rows, mut failed) = (Vec::new(), Vec::new());
-        let mut lines = csv::Writer::from_path(&list)?;
+        let mut lines = CsvFile::create(&list, &["path", "row", "reason"])?;
         for (path, result) in files.iter().zip(&results) {
             let path = path.display().to_string();
             match result {
                 Ok(embedded) => {
-                    let row = Some(rows.len());
+                    lines.row(&[&path, &rows.len().to_string(), ""])?;
                     rows.push(embedded.embedding.as_slice());
-                    let reason = "";
-                    lines.serialize(EmbeddedImage { path, row, reason })?;
                 }
                 Err(reason) => {
-                    let (item, row) = (path.clone(), None);
-                    lines.serialize(EmbeddedImage { path, row, reason })?;
+                    lines.row(&[path.as_str(), "", reason])?;
                     let reason = reason.clone();
-                    failed.push(RefusedItem { item, reason });
+                    failed.push(RefusedItem { item: path, reason });
                 }
             }
         }
-        lines.flush()?;
+        lines.finish()?;
         let dimension = loaded.model.dimension();
         npy::write(
             &mut BufWriter::new(File::create(&self.out)?),

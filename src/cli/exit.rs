@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use crate::config::Mistakes;
 use crate::deployment::{ArchiveError, DeploymentError};
 use crate::files::FileError;
+use crate::identity::IdentityError;
 use crate::journal::error::JournalError;
 use crate::monitor::MonitorError;
 use crate::server::ServeError;
@@ -42,6 +43,8 @@ pub enum Exit {
     Internal,
     /// The disk or the network failed.
     Io,
+    /// The server does not know the caller, or does not let it do this.
+    NotAllowed,
     /// The configuration is wrong.
     Configuration,
     /// Ended by SIGINT.
@@ -71,6 +74,7 @@ impl Exit {
             Self::Unavailable => 69,
             Self::Internal => 70,
             Self::Io => 74,
+            Self::NotAllowed => 77,
             Self::Configuration => 78,
             Self::Interrupted => 130,
             Self::Terminated => 143,
@@ -138,6 +142,9 @@ impl Exit {
                 Self::Io
             });
         }
+        if let Some(error) = error.downcast_ref::<IdentityError>() {
+            return Some(Self::of_identity(error));
+        }
         if error.is::<Mistakes>() {
             return Some(Self::Configuration);
         }
@@ -149,13 +156,14 @@ impl Exit {
         }
         if let Some(error) = error.downcast_ref::<ClientError>() {
             return Some(match error {
-                ClientError::Address { .. } => Self::Usage,
+                ClientError::Address { .. } | ClientError::Credentials { .. } => Self::Usage,
                 ClientError::Unreachable { .. } => Self::Unavailable,
                 ClientError::Refused { fault, .. } => match fault {
                     Fault::Request => Self::Usage,
                     Fault::Missing => Self::NoInput,
                     Fault::Data => Self::BadData,
                     Fault::Server => Self::Internal,
+                    Fault::Caller => Self::NotAllowed,
                     Fault::Moment => Self::Unavailable,
                 },
             });
@@ -174,12 +182,24 @@ impl Exit {
     fn of_serve(error: &ServeError) -> Self {
         match error {
             ServeError::Deployment(error) => Self::of_deployment(error),
+            ServeError::Identity(error) => Self::of_identity(error),
             ServeError::Listen { .. } => Self::Unavailable,
             ServeError::SameName { .. } => Self::Configuration,
             ServeError::TransportPanicked | ServeError::Thread(_) | ServeError::DataDir { .. } => {
                 Self::Io
             }
             ServeError::LoadingPanicked | ServeError::Reflection(_) => Self::Internal,
+        }
+    }
+
+    fn of_identity(error: &IdentityError) -> Self {
+        match error {
+            IdentityError::Io { cause, .. } if cause.kind() == ErrorKind::NotFound => Self::NoInput,
+            IdentityError::Io { .. } | IdentityError::Random(_) | IdentityError::Thread(_) => {
+                Self::Io
+            }
+            IdentityError::Content { .. } => Self::BadData,
+            IdentityError::Argument { .. } => Self::Usage,
         }
     }
 

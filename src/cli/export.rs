@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use serde::Serialize;
 
+use super::csv_file::CsvFile;
 use super::exit::{Exit, fail};
 use super::image_ending::ending;
 use super::output::Output;
@@ -90,11 +91,10 @@ impl Export {
 
     fn decisions(&self, file: &Path) -> anyhow::Result<Exit> {
         let cannot = || format!("cannot write {}", file.display());
-        let mut writer = csv::Writer::from_path(file).with_context(cannot)?;
-        writer.write_record(COLUMNS).with_context(cannot)?;
+        let mut csv = CsvFile::create(file, &COLUMNS).with_context(cannot)?;
         let (mut decisions, mut failed) = (0, None);
         recorded_decisions(&self.deployment, self.times(), |row| {
-            match writer.write_record(record(&row)) {
+            match csv.row(&record(&row)) {
                 Ok(()) => decisions += 1,
                 Err(cause) => failed = Some(cause),
             }
@@ -103,7 +103,7 @@ impl Export {
         if let Some(cause) = failed {
             return Err(cause).with_context(cannot);
         }
-        writer.flush().with_context(cannot)?;
+        csv.finish().with_context(cannot)?;
         let exported = Exported {
             decisions,
             file: file.to_owned(),
@@ -202,12 +202,11 @@ impl ExportedPictures {
     }
 
     fn write(&self) -> anyhow::Result<()> {
-        let mut writer = csv::Writer::from_path(&self.file)?;
-        writer.write_record(["path", "label", "id"])?;
+        let mut csv = CsvFile::create(&self.file, &["path", "label", "id"])?;
         for row in &self.rows {
-            writer.write_record(row)?;
+            csv.row(row)?;
         }
-        Ok(writer.flush()?)
+        csv.finish()
     }
 
     fn text(&self) -> String {

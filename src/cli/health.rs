@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use super::output::Output;
-use matchpoint_client::{Client, ClientError};
+use super::server_address::ServerAddress;
+use matchpoint_client::ClientError;
 
 /// Say whether a server answers requests
 ///
@@ -19,13 +20,8 @@ use matchpoint_client::{Client, ClientError};
   matchpoint health --service liveness              # is the process alive, ready or not?
   until matchpoint health --quiet; do sleep 1; done")]
 pub(super) struct Health {
-    /// Address of the server
-    #[arg(
-        long,
-        env = "MATCHPOINT_SERVER",
-        default_value = "http://127.0.0.1:50051"
-    )]
-    server: String,
+    #[command(flatten)]
+    server: ServerAddress,
     /// What to ask for: empty for whether requests are answered, `liveness` for whether the process
     /// is alive
     #[arg(long, value_name = "NAME", default_value = "")]
@@ -56,11 +52,17 @@ impl Health {
                 serving,
                 error: None,
             },
-            // What was written is wrong, whatever the server is.
-            Err(error @ ClientError::Address { .. }) => return Err(error.into()),
-            Err(error) => ServerHealth {
-                serving: false,
-                error: Some(error.to_string()),
+            Err(error) => match error.downcast_ref() {
+                Some(ClientError::Unreachable { .. } | ClientError::Refused { .. }) => {
+                    ServerHealth {
+                        serving: false,
+                        error: Some(error.to_string()),
+                    }
+                }
+                // What was written is wrong, whatever the server is.
+                Some(ClientError::Address { .. } | ClientError::Credentials { .. }) | None => {
+                    return Err(error);
+                }
             },
         };
         if !self.quiet {
@@ -73,10 +75,10 @@ impl Health {
         })
     }
 
-    async fn ask(&self) -> Result<bool, ClientError> {
-        let client = Client::connect(&self.server).await?;
+    async fn ask(&self) -> anyhow::Result<bool> {
+        let client = self.server.connect().await?;
         let timeout = Duration::from_secs(self.timeout);
-        client.is_serving(&self.service, timeout).await
+        Ok(client.is_serving(&self.service, timeout).await?)
     }
 }
 

@@ -11,6 +11,7 @@ mod calibrate_vectors;
 mod canaries;
 mod compact;
 mod config;
+mod csv_file;
 mod demo;
 mod doubts;
 mod drift;
@@ -26,6 +27,7 @@ mod image_ending;
 mod image_sources;
 mod images;
 mod inspect;
+mod keys;
 mod labelled_search;
 mod left_out;
 mod listing;
@@ -41,6 +43,7 @@ mod report_model;
 mod runtime;
 mod search;
 mod serve;
+mod server_address;
 mod shadow;
 mod signal;
 mod status;
@@ -74,6 +77,8 @@ enum CliCommand {
     Points(points::PointsArgs),
     /// Serve deployments over gRPC
     Serve(Box<serve::Serve>),
+    /// Make, list and revoke keys of the server's callers
+    Keys(keys::KeysArgs),
     /// Ask a running server about images
     Search(search::SearchArgs),
     /// Show what a running server serves, what it promises, and what needs a person
@@ -126,9 +131,9 @@ Exit codes:
   3  done, but some images failed         69  server unreachable, or its port taken
   4  model and gallery do not belong      70  internal error
      together                             74  disk or network failed
-  5  the data cannot support the target,  78  wrong configuration
-     or a promise has ended              130, 143  interrupted; run again to resume
-  6  the device asked for is not there";
+  5  the data cannot support the target,  77  not allowed by the server
+     or a promise has ended               78  wrong configuration
+  6  the device asked for is not there   130, 143  interrupted; run again to resume";
 
 /// Runs the command line of this process.
 #[must_use]
@@ -161,6 +166,7 @@ fn run(command: CliCommand) -> anyhow::Result<Exit> {
         CliCommand::Calibrate(command) => command.run(),
         CliCommand::Points(command) => command.run(),
         CliCommand::Serve(command) => command.run(),
+        CliCommand::Keys(command) => command.run(),
         CliCommand::Search(command) => command.run(),
         CliCommand::Status(command) => command.run(),
         CliCommand::Health(command) => command.run(),

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use super::output::{self, Output, percent};
+use super::server_address::ServerAddress;
 use crate::telemetry;
 use matchpoint_client::Client;
 use matchpoint_client::proto::search_request::Query;
@@ -25,13 +26,8 @@ pub(super) struct SearchArgs {
     /// The images
     #[arg(required = true)]
     images: Vec<PathBuf>,
-    /// Address of the server
-    #[arg(
-        long,
-        env = "MATCHPOINT_SERVER",
-        default_value = "http://127.0.0.1:50051"
-    )]
-    server: String,
+    #[command(flatten)]
+    server: ServerAddress,
     /// The deployment to search; may be left out where the server has one
     #[arg(long, default_value = "")]
     deployment: String,
@@ -76,7 +72,7 @@ impl SearchArgs {
     }
 
     async fn ask(&self) -> anyhow::Result<Vec<Answer>> {
-        let client = Client::connect(&self.server).await?;
+        let client = self.server.connect().await?;
         let mut answers = Vec::new();
         for image in &self.images {
             let outcome = self.ask_one(&client, image).await;

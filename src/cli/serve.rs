@@ -18,7 +18,8 @@ use crate::telemetry;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   matchpoint serve --deployments shop
-  matchpoint serve --deployments shop,faces=/data/faces --listen 0.0.0.0:50051
+  matchpoint serve --deployments shop,faces=/data/faces --listen 0.0.0.0:50051 \\
+    --tls-certificate server.pem --tls-key server.key --keys-file keys.json
   MATCHPOINT_LOG_FORMAT=json matchpoint serve --config matchpoint.toml")]
 pub(super) struct Serve {
     #[command(flatten)]

@@ -11,7 +11,6 @@ use super::exit::{Exit, fail};
 use super::output::{Output, percent, short};
 use super::switch::lead;
 use crate::deployment::{Folder, shadow_link};
-use matchpoint_client::Client;
 use matchpoint_client::proto::{GetShadowResponse, ShadowDisagreement, ShadowInfo, ShadowOutcome};
 
 /// Compare a candidate with what is served, on a share of the live queries; nothing is answered from it
@@ -98,7 +97,7 @@ impl Start {
         // Refuses a folder that is no deployment, before anything changes.
         let expected = Folder::open(&candidate)?.record().model.fingerprint.clone();
         let runtime = super::runtime::single_threaded()?;
-        let client = runtime.block_on(Client::connect(&self.at.server))?;
+        let client = runtime.block_on(self.at.server.connect())?;
         lead(&link, &candidate)?;
         let opened = runtime.block_on(client.reload_shadow(&self.at.deployment));
         let undo = || match &before {
@@ -135,7 +134,7 @@ impl Stop {
     fn run(self) -> anyhow::Result<Exit> {
         let (link, before) = link_of(&self.place)?;
         let runtime = super::runtime::single_threaded()?;
-        let client = runtime.block_on(Client::connect(&self.at.server))?;
+        let client = runtime.block_on(self.at.server.connect())?;
         if before.is_some() {
             remove(&link)?;
         }
@@ -160,8 +159,8 @@ impl Stop {
 impl ShadowReportArgs {
     fn run(self) -> anyhow::Result<Exit> {
         let found = super::runtime::single_threaded()?.block_on(async {
-            let client = Client::connect(&self.at.server).await?;
-            client.shadow(&self.at.deployment, self.limit).await
+            let client = self.at.server.connect().await?;
+            anyhow::Ok(client.shadow(&self.at.deployment, self.limit).await?)
         })?;
         Output::new(self.at.json).result(&found, |found| {
             found.as_ref().map_or_else(

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use super::output::{Output, percent, short, wrapped};
+use super::server_address::ServerAddress;
 use matchpoint_client::proto::{
     DeploymentInfo, Finding, GetServerInfoResponse, OperatingPoint, Verdict,
 };
@@ -21,13 +22,8 @@ use matchpoint_client::{Client, ClientError, Fault};
 
 Ends with 5 if a deployment accepts nothing, or a promise has ended or is broken.")]
 pub(super) struct Status {
-    /// Address of the server
-    #[arg(
-        long,
-        env = "MATCHPOINT_SERVER",
-        default_value = "http://127.0.0.1:50051"
-    )]
-    server: String,
+    #[command(flatten)]
+    server: ServerAddress,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
@@ -64,8 +60,8 @@ impl Status {
         })
     }
 
-    async fn ask(&self) -> Result<ServerStatus, ClientError> {
-        let client = Client::connect(&self.server).await?;
+    async fn ask(&self) -> anyhow::Result<ServerStatus> {
+        let client = self.server.connect().await?;
         let GetServerInfoResponse {
             version,
             onnxruntime_version,

@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::exit::{Exit, fail};
 use super::output::{Output, short};
+use super::server_address::ServerAddress;
 use crate::deployment::{DeploymentError, Folder};
-use matchpoint_client::Client;
 use matchpoint_client::proto::DeploymentInfo;
 use matchpoint_gallery::params::IndexParams;
 use matchpoint_gallery::{Access, Gallery};
@@ -43,13 +43,8 @@ pub(super) struct Switch {
     /// any more for want of a valid operating point
     #[arg(long)]
     anyway: bool,
-    /// Address of the server
-    #[arg(
-        long,
-        env = "MATCHPOINT_SERVER",
-        default_value = "http://127.0.0.1:50051"
-    )]
-    server: String,
+    #[command(flatten)]
+    server: ServerAddress,
     /// Name of the deployment; may be left out where the server has one
     #[arg(long, default_value = "")]
     deployment: String,
@@ -94,7 +89,7 @@ impl Switch {
             return Err(fail(Exit::Mismatch, message));
         }
         let runtime = super::runtime::single_threaded()?;
-        let client = runtime.block_on(Client::connect(&self.server))?;
+        let client = runtime.block_on(self.server.connect())?;
         lead(&link, &to)?;
         // Whoever returns is in haste here, too.
         let undecided_allowed = self.anyway || self.back;

@@ -1,5 +1,6 @@
 //! Configuration: flags, then `MATCHPOINT_*`, then a TOML file, then defaults; every mistake at once.
 
+mod access;
 mod flags;
 mod raw_settings;
 mod settings;
@@ -13,8 +14,11 @@ use matchpoint_calibration::monitoring::strata::{Inclusion, Strata};
 use matchpoint_embed::decode_memory::DecodeBudget;
 use matchpoint_embed::{Compute, Device};
 
+pub use access::{AccessConfig, TlsFiles};
 pub use flags::{EngineFlags, ServerFlags};
-pub use raw_settings::{Environment, ProcessEnvironment, RawSettings, SettingSource, SettingValue};
+pub use raw_settings::{
+    API_KEY_VARIABLE, Environment, ProcessEnvironment, RawSettings, SettingSource, SettingValue,
+};
 pub use settings::{SETTINGS, Setting};
 
 /// What every command that embeds images needs.
@@ -81,6 +85,8 @@ pub struct ServerConfig {
     pub model: Option<PathBuf>,
     /// Address of the gRPC service.
     pub listen: SocketAddr,
+    /// Who may call, and over what.
+    pub access: AccessConfig,
     /// Address of the Prometheus endpoint.
     pub metrics_listen: Option<SocketAddr>,
     /// Requests that may wait for a worker.
@@ -174,6 +180,13 @@ impl ServerFlags {
     #[must_use]
     pub fn gather(&self, environment: &dyn Environment) -> RawSettings {
         RawSettings::new(&self.0, environment)
+    }
+
+    /// The same, listening on an address whatever is said of it elsewhere.
+    #[must_use]
+    pub fn listening_on(mut self, address: SocketAddr) -> Self {
+        self.0.values.insert("listen", address.to_string());
+        self
     }
 
     /// Resolves everything that the server needs, to serve one deployment whatever is said of it
@@ -291,6 +304,7 @@ impl SettingReader {
         let deployments = self.deployments();
         let listen =
             self.parse::<SocketAddr>("listen", "an address and port, such as 0.0.0.0:50051");
+        let access = self.access(listen);
         let metrics_listen = self.metrics_listen();
         let queue_len_max = self.number("queue_len_max", 1, 100_000);
         let message_bytes_max = self.number("message_bytes_max", 1024, 1 << 30);
@@ -315,6 +329,7 @@ impl SettingReader {
             deployments: deployments?,
             model: self.text("model").map(PathBuf::from),
             listen: listen?,
+            access: access?,
             metrics_listen: metrics_listen?,
             queue_len_max: queue_len_max?,
             message_bytes_max: message_bytes_max?,

@@ -143,8 +143,19 @@ impl RawSettings {
     }
 }
 
-/// Variables that are not settings: the file's path, and the address that `search` asks.
-const OTHER_VARIABLES: [&str; 2] = ["MATCHPOINT_CONFIG", "MATCHPOINT_SERVER"];
+/// Variables that are not settings: the file's path, and what commands ask a server with.
+const OTHER_VARIABLES: [&str; 7] = [
+    "MATCHPOINT_CONFIG",
+    "MATCHPOINT_SERVER",
+    "MATCHPOINT_SERVER_CA",
+    "MATCHPOINT_CLIENT_CERTIFICATE",
+    "MATCHPOINT_CLIENT_CERTIFICATE_KEY",
+    API_KEY_VARIABLE,
+    "MATCHPOINT_API_KEY_FILE",
+];
+
+/// The variable of the key that commands send to a server.
+pub const API_KEY_VARIABLE: &str = "MATCHPOINT_API_KEY";
 
 fn refuse_unknown_variables(environment: &dyn Environment, mistakes: &mut Vec<String>) {
     for name in environment.names() {

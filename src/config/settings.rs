@@ -106,6 +106,36 @@ pub const SETTINGS: &[Setting] = &[
         "Address of the gRPC service; port 0 takes a free one",
     ),
     server(
+        "tls_certificate",
+        None,
+        "PEM file with the server's certificate and its chain: the gRPC service is encrypted, by TLS 1.2 or 1.3",
+    ),
+    server(
+        "tls_key",
+        None,
+        "PEM file with the private key of tls_certificate",
+    ),
+    server(
+        "tls_client_ca",
+        None,
+        "PEM file with the authorities of clients: every client needs a certificate of one of them (mTLS)",
+    ),
+    server(
+        "keys_file",
+        None,
+        "File of `matchpoint keys`: every call needs a key or certificate in it, with the scope that the call takes",
+    ),
+    server(
+        "plaintext_on_network",
+        Some("false"),
+        "Whether `listen` may be reached from other machines without TLS: true or false",
+    ),
+    server(
+        "anyone_on_network",
+        Some("false"),
+        "Whether `listen` may be reached from other machines by callers without key or certificate: true or false",
+    ),
+    server(
         "metrics_listen",
         Some("127.0.0.1:9464"),
         "Address of the Prometheus endpoint; `off` for none",
@@ -138,7 +168,7 @@ pub const SETTINGS: &[Setting] = &[
     server(
         "handshake_seconds",
         Some("10"),
-        "How soon a connection must begin to speak HTTP/2, in seconds",
+        "How soon a connection must begin TLS, and then to speak HTTP/2, in seconds",
     ),
     server(
         "calls_max",

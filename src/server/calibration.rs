@@ -9,9 +9,10 @@ use prost_types::Any;
 use tokio_stream::StreamExt;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::changes::changed;
 use super::convert::{self, invalid};
 use super::doubts;
-use super::operations::{Handle, Running, cancelled};
+use super::operations::{Handle, OperationOwner, Running, cancelled};
 use super::paced_messages::PacedMessages;
 use super::registry::Registry;
 use super::status::{from_error, is_the_fault_of_one};
@@ -20,6 +21,7 @@ use crate::deployment::{
     self, Deployment, DeploymentError, Gathered, LabelledQuery, MaskedSearches, ProbeSource,
     QueryFailure, QuerySettings, QueryToSearch, RemedyChoice, Timings,
 };
+use crate::identity::Scope;
 use matchpoint_client::proto::calibrate_request::Part;
 use matchpoint_client::proto::calibration_service_server::CalibrationService;
 use matchpoint_client::proto::longrunning::Operation;
@@ -77,6 +79,7 @@ impl CalibrationService for CalibrationHandler {
         // Not bound by the time of a request: each query is, and the client can cancel.
         let _under_way = self.registry.enter();
         let call = Call::of(&request);
+        let registry = self.registry.called_by(&request);
         let mut incoming = request.into_inner();
         let first = tokio::select! {
             first = tokio::time::timeout(self.registry.longest(), incoming.message()) => first,
@@ -86,7 +89,7 @@ impl CalibrationService for CalibrationHandler {
         let Some(Part::Settings(settings)) = first.and_then(|first| first.part) else {
             return Err(invalid("the first message must carry settings"));
         };
-        let deployment = self.registry.find(&settings.deployment)?;
+        let deployment = registry.find(&settings.deployment)?;
         // Before any work: a target that is no target.
         let chosen = convert::calibration_settings(&settings)?;
         let metadata = CalibrateMetadata {
@@ -94,9 +97,13 @@ impl CalibrationService for CalibrationHandler {
             stage: CalibrationStage::Searching.into(),
             ..CalibrateMetadata::default()
         };
+        let owner = OperationOwner {
+            scope: Scope::Calibrate,
+            deployment: deployment.name().to_owned(),
+        };
         let handle = self
             .running
-            .begin(&settings.operation_id, metadata_any(&metadata))?;
+            .begin(&settings.operation_id, owner, metadata_any(&metadata))?;
         let job = CalibrationJob {
             etag: deployment.folder().etag(),
             gathered: Some(if chosen.remedy == RemedyChoice::None {
@@ -111,7 +118,7 @@ impl CalibrationService for CalibrationHandler {
             ids: BTreeSet::new(),
         };
         let messages = PacedMessages::new(incoming, &self.registry, call, IN_FLIGHT_MAX);
-        let operation = job.run(messages, &self.registry, chosen);
+        let operation = job.run(messages, &registry, chosen);
         Ok(Response::new(operation.await))
     }
 }
@@ -258,7 +265,14 @@ impl CalibrationJob {
                 return Err(cancelled());
             }
             let now = deployment.activate(point.id(), Some(&self.etag));
-            Some(now.map_err(|error| from_error(&error))?)
+            let now = now.map_err(|error| from_error(&error))?;
+            changed(
+                registry.identity(),
+                "Calibrate",
+                deployment.name(),
+                point.id(),
+            );
+            Some(now)
         };
         let response = CalibrateResponse {
             operating_point: Some(convert::operating_point(&point)),

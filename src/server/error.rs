@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::deployment::DeploymentError;
+use crate::identity::IdentityError;
 
 /// Why the server did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +19,9 @@ pub enum ServeError {
         /// The system's reason.
         cause: std::io::Error,
     },
+    /// Callers cannot be told apart.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// A deployment cannot be served.
     #[error(transparent)]
     Deployment(#[from] DeploymentError),

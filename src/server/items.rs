@@ -3,6 +3,7 @@
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::changes::changed;
 use super::registry::Registry;
 use super::request_id::{caller_of, caller_of_items};
 use super::status::from_error;
@@ -29,6 +30,14 @@ pub(super) struct ItemHandler {
 }
 
 impl ItemHandler {
+    /// The same, on behalf of the caller of a request.
+    fn called_by<T>(&self, request: &Request<T>) -> Self {
+        Self {
+            registry: self.registry.called_by(request),
+            ..self.clone()
+        }
+    }
+
     async fn upsert(
         &self,
         caller: Caller,
@@ -62,8 +71,10 @@ impl ItemHandler {
 
     async fn delete(&self, request: DeleteItemRequest) -> Result<DeleteItemResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
-        let deleted = deployment.delete(request.id).await;
+        let deleted = deployment.delete(request.id.clone()).await;
         let generation = deleted.map_err(|error| from_error(&error))?;
+        let identity = self.registry.identity();
+        changed(identity, "DeleteItem", deployment.name(), &request.id);
         Ok(DeleteItemResponse { generation })
     }
 
@@ -211,7 +222,8 @@ impl GalleryService for ItemHandler {
         request: Request<UpsertItemRequest>,
     ) -> Result<Response<UpsertItemResponse>, Status> {
         let caller = self.registry.waiting(caller_of(&request));
-        let work = self.upsert(caller, request.into_inner());
+        let service = self.called_by(&request);
+        let work = service.upsert(caller, request.into_inner());
         self.registry
             .call("UpsertItem", work)
             .await
@@ -225,7 +237,7 @@ impl GalleryService for ItemHandler {
         request: Request<Streaming<UpsertItemStreamRequest>>,
     ) -> Result<Response<Self::UpsertItemStreamStream>, Status> {
         use upsert_item_stream_response::Outcome;
-        let service = self.clone();
+        let service = self.called_by(&request);
         let caller = caller_of_items(&request);
         let handle = move |message: UpsertItemStreamRequest| {
             let service = service.clone();
@@ -256,7 +268,8 @@ impl GalleryService for ItemHandler {
         &self,
         request: Request<DeleteItemRequest>,
     ) -> Result<Response<DeleteItemResponse>, Status> {
-        let work = self.delete(request.into_inner());
+        let service = self.called_by(&request);
+        let work = service.delete(request.into_inner());
         self.registry
             .call("DeleteItem", work)
             .await
@@ -270,7 +283,7 @@ impl GalleryService for ItemHandler {
         request: Request<Streaming<DeleteItemStreamRequest>>,
     ) -> Result<Response<Self::DeleteItemStreamStream>, Status> {
         use delete_item_stream_response::Outcome;
-        let service = self.clone();
+        let service = self.called_by(&request);
         let handle = move |message: DeleteItemStreamRequest| {
             let service = service.clone();
             async move {
@@ -300,7 +313,8 @@ impl GalleryService for ItemHandler {
         request: Request<BatchUpsertItemsRequest>,
     ) -> Result<Response<BatchUpsertItemsResponse>, Status> {
         let caller = self.registry.waiting(caller_of(&request));
-        let work = self.upsert_all(caller, request.into_inner());
+        let service = self.called_by(&request);
+        let work = service.upsert_all(caller, request.into_inner());
         let answered = self.registry.call("BatchUpsertItems", work).await;
         answered.map(Response::new)
     }
@@ -309,7 +323,8 @@ impl GalleryService for ItemHandler {
         &self,
         request: Request<BatchDeleteItemsRequest>,
     ) -> Result<Response<BatchDeleteItemsResponse>, Status> {
-        let work = self.delete_all(request.into_inner());
+        let service = self.called_by(&request);
+        let work = service.delete_all(request.into_inner());
         let answered = self.registry.call("BatchDeleteItems", work).await;
         answered.map(Response::new)
     }
@@ -319,7 +334,8 @@ impl GalleryService for ItemHandler {
         request: Request<GetItemRequest>,
     ) -> Result<Response<GetItemResponse>, Status> {
         let (call, caller) = (Call::of(&request), caller_of(&request));
-        let work = self.get(self.registry.waiting(caller), request.into_inner());
+        let service = self.called_by(&request);
+        let work = service.get(self.registry.waiting(caller), request.into_inner());
         let answer = self.registry.call("GetItem", work).await?;
         roomy(call.as_ref(), answer)
     }
@@ -328,8 +344,9 @@ impl GalleryService for ItemHandler {
         &self,
         request: Request<ListItemsRequest>,
     ) -> Result<Response<ListItemsResponse>, Status> {
+        let service = self.called_by(&request);
         let (call, request) = (Call::of(&request), request.into_inner());
-        let work = async { self.list(&request) };
+        let work = async { service.list(&request) };
         let answer = self.registry.call("ListItems", work).await?;
         roomy(call.as_ref(), answer)
     }

@@ -1,11 +1,15 @@
 //! The gRPC edge: the contract's messages to the domain and back, status codes, limits, health.
 
 mod calibration;
+mod changes;
+mod connections;
 mod convert;
+mod denied;
 mod deployment_paths;
 mod doubts;
 mod drift_messages;
 mod error;
+mod gate;
 mod items;
 mod monitoring;
 mod operating_points;
@@ -15,6 +19,7 @@ mod page_token;
 mod registry;
 mod request_id;
 mod retrieval;
+mod rules;
 mod server_info;
 mod shadow;
 mod snapshots;
@@ -41,9 +46,11 @@ pub use registry::ServedState;
 
 use crate::config::ServerConfig;
 use crate::deployment::{Deployment, DeploymentError, JudgedScore, Models, OpenOptions};
+use crate::identity::CallerAccess;
 use crate::telemetry;
 use calibration::CalibrationHandler;
 use deployment_paths::{ToServe, all_deployments, real};
+use gate::Gate;
 use items::ItemHandler;
 use matchpoint_client::proto;
 use matchpoint_client::proto::calibration_service_server::CalibrationServiceServer;
@@ -201,6 +208,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
     let registry = Registry::new(config.request_timeout, config.limits.stall);
+    let access = CallerAccess::open(&config.access)?;
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter
         .set_service_status(LIVENESS, ServingStatus::Serving)
@@ -210,11 +218,12 @@ pub async fn serve(
 
     let (stop, stopped) = oneshot::channel::<()>();
     let routes = routes(&registry, config)?.add_service(health);
-    let stack = RequestIds(registry.clone()).layer(routes.prepare());
+    let gated = Gate::new(access.clone()).layer(routes.prepare());
+    let stack = RequestIds(registry.clone()).layer(gated);
     let config_of_transport = config.clone();
     let mut server = tokio::spawn(async move {
         let stopped = async { drop(stopped.await) };
-        transport::serve(listener, stack, &config_of_transport, stopped).await;
+        transport::serve(listener, stack, access, &config_of_transport, stopped).await;
     });
 
     let loading = spawn_loading(load)?;

@@ -2,6 +2,7 @@
 
 use tonic::{Code, Request, Response, Status};
 
+use super::changes::changed;
 use super::convert::{self, truth};
 use super::registry::Registry;
 use super::status::{from_error, status};
@@ -38,6 +39,13 @@ pub(super) struct MonitoringHandler {
 }
 
 impl MonitoringHandler {
+    /// The same, on behalf of the caller of a request.
+    fn called_by<T>(&self, request: &Request<T>) -> Self {
+        Self {
+            registry: self.registry.called_by(request),
+        }
+    }
+
     async fn list(&self, request: ListAuditQueueRequest) -> Result<ListAuditQueueResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
         let limit = match request.page_size {
@@ -116,18 +124,31 @@ impl MonitoringHandler {
         let mut reports = Vec::new();
         for report in request.annotations {
             match read(report) {
-                Ok(report) => {
+                Ok(mut report) => {
+                    if report.annotator.is_empty()
+                        && let Some(name) = self.registry.identity().name()
+                    {
+                        name.clone_into(&mut report.annotator);
+                    }
                     reports.push(report);
                     results.push(None);
                 }
                 Err(problem) => results.push(Some(refused(&problem))),
             }
         }
+        let name = deployment.name().to_owned();
+        let annotated: Vec<String> = reports.iter().map(annotated).collect();
         let written = self
             .registry
             .heavy(move || deployment.monitor().report_truths(reports))
             .await?;
-        let mut written = written.map_err(refused_by_monitor)?.into_iter();
+        let written = written.map_err(refused_by_monitor)?;
+        for (what, outcome) in annotated.iter().zip(&written) {
+            if outcome.is_ok() {
+                changed(self.registry.identity(), "AnnotateDecisions", &name, what);
+            }
+        }
+        let mut written = written.into_iter();
         let filled = results.into_iter().map(|result| {
             result.unwrap_or_else(|| match written.next() {
                 Some(Ok(outcome)) => AnnotationResult {
@@ -178,6 +199,7 @@ impl MonitoringHandler {
 
     async fn reset(&self, request: ResetDriftRequest) -> Result<ResetDriftResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
+        let (name, reason) = (deployment.name().to_owned(), request.reason.clone());
         let begin = move || {
             deployment
                 .monitor()
@@ -185,6 +207,7 @@ impl MonitoringHandler {
         };
         let reset = self.registry.heavy(begin).await?;
         let reset = reset.map_err(refused_by_monitor)?;
+        changed(self.registry.identity(), "ResetDrift", &name, &reason);
         Ok(ResetDriftResponse {
             reset: Some(drift_messages::reset(reset)),
         })
@@ -197,7 +220,8 @@ impl MonitoringService for MonitoringHandler {
         &self,
         request: Request<ListAuditQueueRequest>,
     ) -> Result<Response<ListAuditQueueResponse>, Status> {
-        let work = self.list(request.into_inner());
+        let service = self.called_by(&request);
+        let work = service.list(request.into_inner());
         let answer = self.registry.call("ListAuditQueue", work).await;
         answer.map(Response::new)
     }
@@ -206,7 +230,8 @@ impl MonitoringService for MonitoringHandler {
         &self,
         request: Request<GetDecisionRequest>,
     ) -> Result<Response<GetDecisionResponse>, Status> {
-        let work = self.get(request.into_inner());
+        let service = self.called_by(&request);
+        let work = service.get(request.into_inner());
         let answer = self.registry.call("GetDecision", work).await;
         answer.map(Response::new)
     }
@@ -215,7 +240,8 @@ impl MonitoringService for MonitoringHandler {
         &self,
         request: Request<AnnotateDecisionsRequest>,
     ) -> Result<Response<AnnotateDecisionsResponse>, Status> {
-        let work = self.annotate(request.into_inner());
+        let service = self.called_by(&request);
+        let work = service.annotate(request.into_inner());
         let answer = self.registry.call("AnnotateDecisions", work).await;
         answer.map(Response::new)
     }
@@ -224,12 +250,13 @@ impl MonitoringService for MonitoringHandler {
         &self,
         request: Request<ReplayCanariesRequest>,
     ) -> Result<Response<ReplayCanariesResponse>, Status> {
+        let service = self.called_by(&request);
         let request = request.into_inner();
         // A round is as many searches as there are canaries, each of which may take as long as a call.
-        let found = self.registry.find(&request.deployment);
+        let found = service.registry.find(&request.deployment);
         let canaries = found.map_or(Ok(0), |deployment| deployment.monitor().canary_count());
         let canaries = canaries.map_err(refused_by_monitor)?;
-        let work = self.replay(request);
+        let work = service.replay(request);
         let calls = u32::try_from(canaries).unwrap_or(u32::MAX);
         let answer = self.registry.call_of(calls, "ReplayCanaries", work).await;
         answer.map(Response::new)
@@ -239,7 +266,8 @@ impl MonitoringService for MonitoringHandler {
         &self,
         request: Request<GetDriftRequest>,
     ) -> Result<Response<GetDriftResponse>, Status> {
-        let work = self.drift(request.into_inner());
+        let service = self.called_by(&request);
+        let work = service.drift(request.into_inner());
         let answer = self.registry.call("GetDrift", work).await;
         answer.map(Response::new)
     }
@@ -248,7 +276,8 @@ impl MonitoringService for MonitoringHandler {
         &self,
         request: Request<ResetDriftRequest>,
     ) -> Result<Response<ResetDriftResponse>, Status> {
-        let work = self.reset(request.into_inner());
+        let service = self.called_by(&request);
+        let work = service.reset(request.into_inner());
         let answer = self.registry.call("ResetDrift", work).await;
         answer.map(Response::new)
     }
@@ -257,7 +286,8 @@ impl MonitoringService for MonitoringHandler {
         &self,
         request: Request<GetShadowRequest>,
     ) -> Result<Response<GetShadowResponse>, Status> {
-        let work = shadow::get(&self.registry, request.into_inner());
+        let registry = self.registry.called_by(&request);
+        let work = shadow::get(&registry, request.into_inner());
         let answer = self.registry.call("GetShadow", work).await;
         answer.map(Response::new)
     }
@@ -265,6 +295,11 @@ impl MonitoringService for MonitoringHandler {
 
 fn refused_by_monitor(error: MonitorError) -> Status {
     from_error(&error.into())
+}
+
+/// An annotation as it stands in the log: which decision's, and of whom. Not what it says.
+fn annotated(report: &AnnotationReport) -> String {
+    format!("{} by {}", report.decision_id, report.annotator)
 }
 
 fn read(report: Annotation) -> Result<AnnotationReport, String> {

@@ -2,6 +2,7 @@
 
 use tonic::{Request, Response, Status};
 
+use super::changes::changed;
 use super::convert;
 use super::registry::Registry;
 use super::status::from_error;
@@ -20,6 +21,13 @@ pub(super) struct OperatingPointHandler {
 }
 
 impl OperatingPointHandler {
+    /// The same, on behalf of the caller of a request.
+    fn called_by<T>(&self, request: &Request<T>) -> Self {
+        Self {
+            registry: self.registry.called_by(request),
+        }
+    }
+
     fn list(
         &self,
         request: &ListOperatingPointsRequest,
@@ -61,6 +69,13 @@ impl OperatingPointHandler {
         let now = deployment
             .activate(&request.id, etag)
             .map_err(|error| from_error(&error))?;
+        let identity = self.registry.identity();
+        changed(
+            identity,
+            "ActivateOperatingPoint",
+            deployment.name(),
+            now.point.id(),
+        );
         Ok(ActivateOperatingPointResponse {
             operating_point: Some(convert::operating_point(&now.point)),
             etag: now.etag,
@@ -77,6 +92,13 @@ impl OperatingPointHandler {
         let now = deployment
             .roll_back(etag)
             .map_err(|error| from_error(&error))?;
+        let identity = self.registry.identity();
+        changed(
+            identity,
+            "RollBackOperatingPoint",
+            deployment.name(),
+            now.point.id(),
+        );
         Ok(RollBackOperatingPointResponse {
             operating_point: Some(convert::operating_point(&now.point)),
             etag: now.etag,
@@ -111,7 +133,8 @@ impl OperatingPointService for OperatingPointHandler {
         &self,
         request: Request<ListOperatingPointsRequest>,
     ) -> Result<Response<ListOperatingPointsResponse>, Status> {
-        let work = async { self.list(request.get_ref()) };
+        let service = self.called_by(&request);
+        let work = async { service.list(request.get_ref()) };
         self.registry
             .call("ListOperatingPoints", work)
             .await
@@ -122,7 +145,8 @@ impl OperatingPointService for OperatingPointHandler {
         &self,
         request: Request<GetOperatingPointRequest>,
     ) -> Result<Response<GetOperatingPointResponse>, Status> {
-        let work = async { self.get(request.get_ref()) };
+        let service = self.called_by(&request);
+        let work = async { service.get(request.get_ref()) };
         self.registry
             .call("GetOperatingPoint", work)
             .await
@@ -133,7 +157,8 @@ impl OperatingPointService for OperatingPointHandler {
         &self,
         request: Request<ActivateOperatingPointRequest>,
     ) -> Result<Response<ActivateOperatingPointResponse>, Status> {
-        let work = async { self.activate(request.get_ref()) };
+        let service = self.called_by(&request);
+        let work = async { service.activate(request.get_ref()) };
         self.registry
             .call("ActivateOperatingPoint", work)
             .await
@@ -144,7 +169,8 @@ impl OperatingPointService for OperatingPointHandler {
         &self,
         request: Request<RollBackOperatingPointRequest>,
     ) -> Result<Response<RollBackOperatingPointResponse>, Status> {
-        let work = async { self.roll_back(request.get_ref()) };
+        let service = self.called_by(&request);
+        let work = async { service.roll_back(request.get_ref()) };
         self.registry
             .call("RollBackOperatingPoint", work)
             .await
@@ -155,7 +181,8 @@ impl OperatingPointService for OperatingPointHandler {
         &self,
         request: Request<CompareOperatingPointsRequest>,
     ) -> Result<Response<CompareOperatingPointsResponse>, Status> {
-        let work = self.compare(request.into_inner());
+        let service = self.called_by(&request);
+        let work = service.compare(request.into_inner());
         self.registry
             .call("CompareOperatingPoints", work)
             .await

@@ -8,10 +8,12 @@ use prost_types::Any;
 use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status};
 
+use super::changes::changed;
 use super::convert::invalid;
 use super::registry::Registry;
 use super::status::status;
 use super::stream::as_message;
+use crate::identity::{Identity, Scope};
 use matchpoint_client::proto::longrunning::operation::Result as Ended;
 use matchpoint_client::proto::longrunning::operations_server::Operations;
 use matchpoint_client::proto::longrunning::{
@@ -37,8 +39,22 @@ pub(super) struct Running {
 struct OperationEntry {
     /// The number of operations begun before it.
     number: u64,
+    owner: OperationOwner,
     state: watch::Sender<Operation>,
     cancelled: watch::Sender<bool>,
+}
+
+/// Whose business an operation is: theirs who have this scope in this deployment.
+#[derive(Clone, Debug)]
+pub(super) struct OperationOwner {
+    pub(super) scope: Scope,
+    pub(super) deployment: String,
+}
+
+impl OperationOwner {
+    fn is(&self, identity: &Identity) -> bool {
+        identity.may(self.scope) && identity.may_use(&self.deployment)
+    }
 }
 
 /// The worker's end of an operation. Dropped before it is finished, it ends as CANCELLED.
@@ -56,8 +72,21 @@ impl Running {
         }
     }
 
+    /// The same, on behalf of the caller of a request.
+    pub(super) fn called_by<T>(&self, request: &Request<T>) -> Self {
+        Self {
+            registry: self.registry.called_by(request),
+            ..self.clone()
+        }
+    }
+
     /// Begins an operation under `operations/ID`, with a new id where `id` is empty.
-    pub(super) fn begin(&self, id: &str, metadata: Any) -> Result<Handle, Status> {
+    pub(super) fn begin(
+        &self,
+        id: &str,
+        owner: OperationOwner,
+        metadata: Any,
+    ) -> Result<Handle, Status> {
         let id = match id {
             "" => uuid::Uuid::now_v7().to_string(),
             id => checked(id)?.to_owned(),
@@ -83,6 +112,7 @@ impl Running {
         };
         let entry = OperationEntry {
             number: number.unwrap_or(0),
+            owner,
             state,
             cancelled,
         };
@@ -95,7 +125,10 @@ impl Running {
     }
 
     fn find<T>(&self, name: &str, take: impl FnOnce(&OperationEntry) -> T) -> Result<T, Status> {
-        self.entries().get(name).map(take).ok_or_else(|| {
+        let (entries, identity) = (self.entries(), self.registry.identity());
+        // That there is one of others is not told.
+        let entry = entries.get(name).filter(|entry| entry.owner.is(identity));
+        entry.map(take).ok_or_else(|| {
             let message = format!(
                 "there is no operation `{name}`; operations end with the server, and the oldest are forgotten"
             );
@@ -107,7 +140,9 @@ impl Running {
         let limit = usize::try_from(limit)
             .map_err(|_negative| invalid(&format!("page_size is {limit}; it must be 0 or more")))?;
         let entries = self.entries();
-        let mut newest_first: Vec<&OperationEntry> = entries.values().collect();
+        let identity = self.registry.identity();
+        let own = entries.values().filter(|entry| entry.owner.is(identity));
+        let mut newest_first: Vec<&OperationEntry> = own.collect();
         newest_first.sort_by_key(|entry| std::cmp::Reverse(entry.number));
         let limit = if limit == 0 { OPERATIONS_MAX } else { limit };
         Ok(ListOperationsResponse {
@@ -245,7 +280,8 @@ impl Operations for Running {
         &self,
         request: Request<ListOperationsRequest>,
     ) -> Result<Response<ListOperationsResponse>, Status> {
-        let work = async { self.list(request.get_ref().page_size) };
+        let service = self.called_by(&request);
+        let work = async { service.list(request.get_ref().page_size) };
         let listed = self.registry.call("ListOperations", work).await;
         listed.map(Response::new)
     }
@@ -255,7 +291,8 @@ impl Operations for Running {
         request: Request<GetOperationRequest>,
     ) -> Result<Response<Operation>, Status> {
         let name = &request.get_ref().name;
-        let work = async { self.find(name, |entry| entry.state.borrow().clone()) };
+        let service = self.called_by(&request);
+        let work = async { service.find(name, |entry| entry.state.borrow().clone()) };
         let found = self.registry.call("GetOperation", work).await;
         found.map(Response::new)
     }
@@ -264,7 +301,8 @@ impl Operations for Running {
         &self,
         request: Request<DeleteOperationRequest>,
     ) -> Result<Response<()>, Status> {
-        let work = async { self.delete(&request.get_ref().name) };
+        let service = self.called_by(&request);
+        let work = async { service.delete(&request.get_ref().name) };
         let deleted = self.registry.call("DeleteOperation", work).await;
         deleted.map(Response::new)
     }
@@ -277,7 +315,12 @@ impl Operations for Running {
         let cancel = |entry: &OperationEntry| {
             entry.cancelled.send_replace(true);
         };
-        let work = async { self.find(name, cancel) };
+        let service = self.called_by(&request);
+        let work = async {
+            service.find(name, cancel)?;
+            changed(service.registry.identity(), "CancelOperation", "", name);
+            Ok(())
+        };
         let asked = self.registry.call("CancelOperation", work).await;
         asked.map(Response::new)
     }
@@ -286,7 +329,8 @@ impl Operations for Running {
         &self,
         request: Request<WaitOperationRequest>,
     ) -> Result<Response<Operation>, Status> {
-        let work = self.wait(request.into_inner());
+        let service = self.called_by(&request);
+        let work = service.wait(request.into_inner());
         let waited = self.registry.call("WaitOperation", work).await;
         waited.map(Response::new)
     }

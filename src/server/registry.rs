@@ -10,9 +10,11 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, watch};
 use tonic::{Code, Status};
 
+use super::denied::{deployment_denied, identity_of, unknown_key};
 use super::status::status;
 use super::transport::Pace;
 use crate::deployment::{Deployment, DeploymentError, Models};
+use crate::identity::Identity;
 use crate::telemetry;
 use matchpoint_embed::caller::Caller;
 
@@ -37,6 +39,8 @@ pub(super) struct Registry {
     pieces: Arc<Semaphore>,
     /// The longest pause of a client.
     stall: Duration,
+    /// On whose behalf: deployments are found for nobody else.
+    identity: Identity,
 }
 
 #[derive(Clone, Debug)]
@@ -89,7 +93,21 @@ impl Registry {
             heavy: Arc::new(Semaphore::new(HEAVY_MAX)),
             pieces: Arc::new(Semaphore::new(PIECES_MAX)),
             stall,
+            identity: Identity::Nobody,
         }
+    }
+
+    /// The same, on behalf of the caller of a request.
+    pub(super) fn called_by<T>(&self, request: &tonic::Request<T>) -> Self {
+        Self {
+            identity: identity_of(request),
+            ..self.clone()
+        }
+    }
+
+    /// On whose behalf.
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     /// Runs work that reads or computes for long, off the threads that answer: a few at once, the
@@ -240,15 +258,23 @@ impl Registry {
         }
     }
 
-    /// The deployment of this name; the server's default one needs none.
+    /// The deployment of this name, for a caller who may use it; the server's default one needs none.
     pub(super) fn find(&self, name: &str) -> Result<Arc<Deployment>, Status> {
         let loaded = self.loaded()?;
-        let found = match (name, loaded.default.as_deref()) {
-            ("", Some(default)) => loaded.deployments.get(default),
-            _ => loaded.deployments.get(name),
+        // Asked for each item of a stream, which may outlive the key that it began with.
+        if self.identity.is_revoked() {
+            return Err(unknown_key());
+        }
+        let name = match (name, loaded.default.as_deref()) {
+            ("", Some(default)) => default,
+            _ => name,
         };
-        found.cloned().ok_or_else(|| {
-            let names: Vec<&str> = loaded.deployments.keys().map(String::as_str).collect();
+        if !name.is_empty() && !self.identity.may_use(name) {
+            return Err(deployment_denied());
+        }
+        loaded.deployments.get(name).cloned().ok_or_else(|| {
+            let names = loaded.deployments.keys().map(String::as_str);
+            let names: Vec<&str> = names.filter(|name| self.identity.may_use(name)).collect();
             let names = names.join(", ");
             let message = if name.is_empty() {
                 format!("deployment is required: this server has several ({names})")
@@ -359,7 +385,7 @@ pub(super) fn shutting_down() -> Status {
     )
 }
 
-fn code_name(code: Code) -> &'static str {
+pub(super) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

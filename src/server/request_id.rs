@@ -8,10 +8,10 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tonic::codegen::http::{HeaderValue, Request, Response};
-use tonic::transport::server::TcpConnectInfo;
 use tower::{Layer, Service};
 use tracing::Instrument;
 
+use super::connections::Peer;
 use super::registry::Registry;
 use matchpoint_embed::caller::Caller;
 
@@ -109,10 +109,7 @@ pub(super) fn caller_of_items<T>(request: &tonic::Request<T>) -> Caller {
 /// until when it waits.
 fn caller<B>(request: &Request<B>) -> Caller {
     let mut hasher = DefaultHasher::new();
-    let address = request
-        .extensions()
-        .get::<TcpConnectInfo>()
-        .and_then(TcpConnectInfo::remote_addr);
+    let address = request.extensions().get::<Peer>().map(|peer| peer.address);
     address.hash(&mut hasher);
     Caller {
         client: hasher.finish(),

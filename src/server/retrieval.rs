@@ -25,6 +25,14 @@ pub(super) struct RetrievalHandler {
 }
 
 impl RetrievalHandler {
+    /// The same, on behalf of the caller of a request.
+    fn called_by<T>(&self, request: &Request<T>) -> Self {
+        Self {
+            registry: self.registry.called_by(request),
+            ..self.clone()
+        }
+    }
+
     async fn find(&self, caller: Caller, request: SearchRequest) -> Result<SearchResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
         let options = convert::search_options(&request)?;
@@ -47,7 +55,8 @@ impl RetrievalService for RetrievalHandler {
         request: Request<SearchRequest>,
     ) -> Result<Response<SearchResponse>, Status> {
         let (call, caller) = (Call::of(&request), caller_of(&request));
-        let work = self.find(self.registry.waiting(caller), request.into_inner());
+        let service = self.called_by(&request);
+        let work = service.find(self.registry.waiting(caller), request.into_inner());
         let answer = self.registry.call("Search", work).await?;
         roomy(call.as_ref(), answer)
     }
@@ -58,7 +67,7 @@ impl RetrievalService for RetrievalHandler {
         &self,
         request: Request<Streaming<SearchStreamRequest>>,
     ) -> Result<Response<Self::SearchStreamStream>, Status> {
-        let service = self.clone();
+        let service = self.called_by(&request);
         let caller = caller_of_items(&request);
         let answers = answer_each(
             &self.registry,
@@ -95,9 +104,10 @@ impl RetrievalService for RetrievalHandler {
         request: Request<EmbedRequest>,
     ) -> Result<Response<EmbedResponse>, Status> {
         let caller = self.registry.waiting(caller_of(&request));
+        let registry = self.registry.called_by(&request);
         let request = request.into_inner();
         let work = async {
-            let deployment = self.registry.find(&request.deployment)?;
+            let deployment = registry.find(&request.deployment)?;
             let query = Query::Image(request.image);
             let (embedding, timings) = deployment
                 .embed(caller, query)
@@ -117,9 +127,10 @@ impl RetrievalService for RetrievalHandler {
         request: Request<VerifyRequest>,
     ) -> Result<Response<VerifyResponse>, Status> {
         let caller = self.registry.waiting(caller_of(&request));
+        let registry = self.registry.called_by(&request);
         let request = request.into_inner();
         let work = async {
-            let deployment = self.registry.find(&request.deployment)?;
+            let deployment = registry.find(&request.deployment)?;
             let query = convert::verify_query(request.query)?;
             let reference = convert::reference(request.reference)?;
             let answer = deployment

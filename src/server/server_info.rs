@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tonic::{Code, Request, Response, Status};
 
+use super::changes::changed;
 use super::deployment_paths::real;
 use super::registry::{Registry, ServedState};
 use super::shadow;
@@ -35,6 +36,14 @@ pub(super) struct ServerInfoHandler {
 }
 
 impl ServerInfoHandler {
+    /// The same, on behalf of the caller of a request.
+    fn called_by<T>(&self, request: &Request<T>) -> Self {
+        Self {
+            registry: self.registry.called_by(request),
+            ..self.clone()
+        }
+    }
+
     async fn reload(
         &self,
         request: ReloadDeploymentRequest,
@@ -83,6 +92,13 @@ impl ServerInfoHandler {
             model = deployment.loaded().model.name(),
             precision = deployment.loaded().model.precision(),
             "deployment switched"
+        );
+        let to = deployment.folder().path().display().to_string();
+        changed(
+            self.registry.identity(),
+            "ReloadDeployment",
+            deployment.name(),
+            &to,
         );
         let answer = ReloadDeploymentResponse {
             deployment: Some(describe(&deployment)),
@@ -152,7 +168,8 @@ impl ServerService for ServerInfoHandler {
         &self,
         request: Request<ReloadDeploymentRequest>,
     ) -> Result<Response<ReloadDeploymentResponse>, Status> {
-        let work = self.reload(request.into_inner());
+        let service = self.called_by(&request);
+        let work = service.reload(request.into_inner());
         let answer = self.registry.call("ReloadDeployment", work).await;
         answer.map(Response::new)
     }
@@ -162,23 +179,28 @@ impl ServerService for ServerInfoHandler {
         request: Request<ReloadShadowRequest>,
     ) -> Result<Response<ReloadShadowResponse>, Status> {
         let share = self.monitoring.shadow_share;
-        let work = shadow::reload(&self.registry, share, request.into_inner());
+        let registry = self.registry.called_by(&request);
+        let work = shadow::reload(&registry, share, request.into_inner());
         let answer = self.registry.call("ReloadShadow", work).await;
         answer.map(Response::new)
     }
 
     async fn get_server_info(
         &self,
-        _request: Request<GetServerInfoRequest>,
+        request: Request<GetServerInfoRequest>,
     ) -> Result<Response<GetServerInfoResponse>, Status> {
+        let registry = self.registry.called_by(&request);
         let work = async {
-            let loaded = self.registry.loaded()?;
+            let loaded = registry.loaded()?;
+            let identity = registry.identity();
+            let own = |one: &&Arc<Deployment>| identity.may_use(one.name());
             Ok(GetServerInfoResponse {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 onnxruntime_version: loaded.runtime_version.clone(),
                 deployments: loaded
                     .deployments
                     .values()
+                    .filter(own)
                     .map(|one| describe(one))
                     .collect(),
                 message_bytes_max: self.message_bytes_max as u64,

@@ -13,8 +13,10 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::changes::changed;
 use super::convert::invalid;
-use super::operations::{Handle, Running, cancelled};
+use super::denied::identity_of;
+use super::operations::{Handle, OperationOwner, Running, cancelled};
 use super::registry::{Registry, ServedState, shutting_down};
 use super::status::{from_error, status};
 use super::transport::{Call, Pace};
@@ -25,6 +27,7 @@ use crate::deployment::{
     check_snapshot, restore,
 };
 use crate::files::open_file;
+use crate::identity::Scope;
 use matchpoint_client::proto::longrunning::Operation;
 use matchpoint_client::proto::snapshot_service_server::SnapshotService;
 use matchpoint_client::proto::{
@@ -62,6 +65,15 @@ pub(super) fn deployments(data_dir: &Path) -> PathBuf {
 }
 
 impl Snapshots {
+    /// The same, on behalf of the caller of a request.
+    fn called_by<T>(&self, request: &Request<T>) -> Self {
+        Self {
+            registry: self.registry.called_by(request),
+            running: self.running.called_by(request),
+            ..self.clone()
+        }
+    }
+
     fn data_dir(&self) -> Result<&Path, Status> {
         self.data_dir.as_deref().ok_or_else(|| {
             let message = "this server keeps no snapshots: it was started without data_dir";
@@ -126,12 +138,14 @@ impl Snapshots {
             snapshot_id: id,
             ..SnapshotMetadata::default()
         };
+        let identity = self.registry.identity().clone();
         self.begin(&request.operation_id, metadata, move |job| {
             let taken = deployment
                 .folder()
                 .take_snapshot(&path, &mut |done, all| job.step(done, all));
             taken.map_err(|error| stopped(&error))?;
             let snapshot = about(&path).unwrap_or_default();
+            changed(&identity, "CreateSnapshot", deployment.name(), &snapshot.id);
             Ok(any("Snapshot", &snapshot))
         })
     }
@@ -151,9 +165,10 @@ impl Snapshots {
         }
         let metadata = SnapshotMetadata {
             deployment: name.clone(),
-            snapshot_id: request.snapshot_id,
+            snapshot_id: request.snapshot_id.clone(),
             ..SnapshotMetadata::default()
         };
+        let snapshot_id = request.snapshot_id;
         let (registry, monitoring) = (self.registry.clone(), self.monitoring.clone());
         self.begin(&request.operation_id, metadata, move |job| {
             let trusted = |model: &ModelReference| trusted_folder(model, &loaded);
@@ -189,6 +204,13 @@ impl Snapshots {
                 .map_err(|error| from_error(&error))?;
             deployment.publish(None);
             registry.add(deployment, &into)?;
+            let identity = registry.identity();
+            changed(
+                identity,
+                "RestoreSnapshot",
+                &response.deployment,
+                &snapshot_id,
+            );
             Ok(any("RestoreSnapshotResponse", &response))
         })
     }
@@ -200,9 +222,13 @@ impl Snapshots {
         metadata: SnapshotMetadata,
         work: impl FnOnce(&mut Job) -> Result<Any, Status> + Send + 'static,
     ) -> Result<Operation, Status> {
+        let owner = OperationOwner {
+            scope: Scope::Admin,
+            deployment: metadata.deployment.clone(),
+        };
         let handle = self
             .running
-            .begin(operation_id, any("SnapshotMetadata", &metadata))?;
+            .begin(operation_id, owner, any("SnapshotMetadata", &metadata))?;
         let begun = handle.operation();
         let (under_way, registry) = (self.registry.enter(), self.registry.clone());
         let mut job = Job {
@@ -454,7 +480,8 @@ impl SnapshotService for Snapshots {
         &self,
         request: Request<CreateSnapshotRequest>,
     ) -> Result<Response<Operation>, Status> {
-        let work = async { self.create(request.into_inner()) };
+        let service = self.called_by(&request);
+        let work = async { service.create(request.into_inner()) };
         let begun = self.registry.call("CreateSnapshot", work).await;
         begun.map(Response::new)
     }
@@ -475,7 +502,13 @@ impl SnapshotService for Snapshots {
         request: Request<ReadSnapshotRequest>,
     ) -> Result<Response<Self::ReadSnapshotStream>, Status> {
         let call = Call::of(&request);
-        let work = async { self.read(&request.get_ref().snapshot_id, call) };
+        let id = &request.get_ref().snapshot_id;
+        let work = async {
+            let reading = self.read(id, call)?;
+            // Nothing changes, but all of a deployment leaves the machine.
+            changed(&identity_of(&request), "ReadSnapshot", "", id);
+            Ok(reading)
+        };
         let reading = self.registry.call("ReadSnapshot", work).await;
         reading.map(Response::new)
     }
@@ -486,9 +519,12 @@ impl SnapshotService for Snapshots {
     ) -> Result<Response<WriteSnapshotResponse>, Status> {
         // Not bound by the time of a request: how its messages come is.
         let _under_way = self.registry.enter();
-        let call = Call::of(&request);
-        let written = self.write(request.into_inner(), call).await;
-        written.map(Response::new)
+        let (call, identity) = (Call::of(&request), identity_of(&request));
+        let written = self.write(request.into_inner(), call).await?;
+        if let Some(snapshot) = &written.snapshot {
+            changed(&identity, "WriteSnapshot", "", &snapshot.id);
+        }
+        Ok(Response::new(written))
     }
 
     async fn delete_snapshot(
@@ -496,8 +532,10 @@ impl SnapshotService for Snapshots {
         request: Request<DeleteSnapshotRequest>,
     ) -> Result<Response<DeleteSnapshotResponse>, Status> {
         let work = async {
-            let path = self.existing(&request.get_ref().snapshot_id)?;
+            let id = &request.get_ref().snapshot_id;
+            let path = self.existing(id)?;
             fs::remove_file(&path).map_err(|cause| failed(&path, &cause))?;
+            changed(&identity_of(&request), "DeleteSnapshot", "", id);
             Ok(DeleteSnapshotResponse {})
         };
         let deleted = self.registry.call("DeleteSnapshot", work).await;
@@ -508,7 +546,8 @@ impl SnapshotService for Snapshots {
         &self,
         request: Request<RestoreSnapshotRequest>,
     ) -> Result<Response<Operation>, Status> {
-        let work = async { self.restore(request.into_inner()) };
+        let service = self.called_by(&request);
+        let work = async { service.restore(request.into_inner()) };
         let begun = self.registry.call("RestoreSnapshot", work).await;
         begun.map(Response::new)
     }

@@ -130,11 +130,42 @@ fn message(error: &DeploymentError) -> String {
     if let DeploymentError::Monitor(MonitorError::Journal(JournalError::Full { .. })) = error {
         return "the disk of the journal is full; nothing was written".to_owned();
     }
-    let (DeploymentError::Gallery(cause) | DeploymentError::Monitor(MonitorError::Gallery(cause))) =
-        error
-    else {
-        return error.to_string();
-    };
+    if let DeploymentError::Gallery(cause)
+    | DeploymentError::Monitor(MonitorError::Gallery(cause)) = error
+    {
+        return gallery_message(cause);
+    }
+    if let DeploymentError::ModelMismatch {
+        expected_name,
+        expected,
+        found_name,
+        found,
+        ..
+    } = error
+    {
+        return format!(
+            "the deployment was embedded by model `{expected_name}` (fingerprint {expected}), and this one is `{found_name}` (fingerprint {found}); their embeddings cannot be compared"
+        );
+    }
+    if let DeploymentError::GalleryMismatch {
+        expected, found, ..
+    }
+    | DeploymentError::Monitor(MonitorError::GalleryMismatch {
+        expected, found, ..
+    }) = error
+    {
+        return format!(
+            "the gallery is {found}, and the deployment was made with gallery {expected}; restore the file that belongs there"
+        );
+    }
+    if let DeploymentError::NothingWouldDecide { problem } = error {
+        tracing::info!(problem, "what would decide nothing is not served");
+        return "every decision would be UNDECIDED: it has no valid operating point, the server's log has why; calibrate it first, or say that this is meant (`matchpoint switch --anyway`)".to_owned();
+    }
+    error.to_string()
+}
+
+fn gallery_message(cause: &GalleryError) -> String {
     match cause {
         GalleryError::Item { field, problem, .. } => format!("the item's {field} {problem}"),
         GalleryError::ReadOnly { .. } => "the gallery is open for reading only".to_owned(),
@@ -333,6 +364,8 @@ fn gallery_reason(error: &GalleryError) -> (Code, &'static str) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     #[test]
@@ -342,5 +375,46 @@ mod tests {
         let cut = cut(&long);
         assert!(cut.len() < MESSAGE_BYTES_MAX + 50, "{}", cut.len());
         assert!(cut.starts_with("there is no item `é") && cut.ends_with("é`; look again"));
+    }
+
+    #[test]
+    fn no_path_of_this_machine_is_in_an_error() {
+        let path = || PathBuf::from("/secret/place");
+        let text = || "x".to_owned();
+        for error in [
+            DeploymentError::ModelMismatch {
+                expected_name: text(),
+                expected: text(),
+                folder: path(),
+                found_name: text(),
+                found: text(),
+            },
+            DeploymentError::GalleryMismatch {
+                path: path(),
+                expected: text(),
+                found: text(),
+            },
+            DeploymentError::Monitor(MonitorError::GalleryMismatch {
+                path: path(),
+                expected: text(),
+                found: text(),
+            }),
+            DeploymentError::NothingWouldDecide {
+                problem: "/secret/place/op-1.json is damaged".to_owned(),
+            },
+            DeploymentError::Folder {
+                path: path(),
+                problem: text(),
+            },
+            DeploymentError::Damaged {
+                path: path(),
+                problem: text(),
+            },
+            DeploymentError::Monitor(MonitorError::Journal(JournalError::Full { path: path() })),
+            DeploymentError::Monitor(MonitorError::NoImagesKept { folder: path() }),
+        ] {
+            let answered = format!("{:?}", from_error(&error));
+            assert!(!answered.contains("secret"), "{answered}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The HTTP endpoint that Prometheus scrapes: one path, two methods.
+//! The HTTP endpoint that Prometheus scrapes, and that probes ask: three paths, two methods.
 //!
 //! The exporter's own listener answers every path and method with all metrics, so that a probe of a
 //! path that is not there passes for healthy.
@@ -23,6 +23,9 @@ use tokio::time::{MissedTickBehavior, interval};
 
 /// Where the metrics are.
 const PATH: &str = "/metrics";
+/// Whether requests are answered, and whether the process is alive: for probes that speak no gRPC over TLS.
+const READY: &str = "/ready";
+const LIVE: &str = "/live";
 /// The format that the exporter writes; `OpenMetrics` it does not.
 const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const WORDS: &str = "text/plain; charset=utf-8";
@@ -118,7 +121,13 @@ fn answer(
     request: &Request<Incoming>,
     handle: PrometheusHandle,
 ) -> impl Future<Output = Response<Full<Bytes>>> + Send + use<> {
-    let here = request.uri().path() == PATH;
+    let path = request.uri().path();
+    let probed = match path {
+        READY => Some(super::is_ready()),
+        LIVE => Some(true),
+        _ => None,
+    };
+    let here = path == PATH || probed.is_some();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     async move {
         if !here {
@@ -126,11 +135,16 @@ fn answer(
             return said(StatusCode::NOT_FOUND, WORDS, text.into());
         }
         if !reads {
-            let text = "the metrics are read, by GET or HEAD\n";
+            let text = "this is read, by GET or HEAD\n";
             let mut response = said(StatusCode::METHOD_NOT_ALLOWED, WORDS, text.into());
             let allowed = HeaderValue::from_static("GET, HEAD");
             response.headers_mut().insert(ALLOW, allowed);
             return response;
+        }
+        match probed {
+            Some(true) => return said(StatusCode::OK, WORDS, "yes\n".into()),
+            Some(false) => return said(StatusCode::SERVICE_UNAVAILABLE, WORDS, "no\n".into()),
+            None => {}
         }
         // Tens of thousands of series take their time.
         #[expect(
@@ -202,6 +216,9 @@ mod tests {
             ("GET /metrics/", "404"),
             ("POST /nope", "404"),
             ("POST /metrics", "405"),
+            ("POST /ready", "405"),
+            ("GET /live", "200"),
+            ("GET /ready/x", "404"),
             ("DELETE /metrics", "405"),
         ] {
             let answer = asked(address, line).await;

@@ -1,23 +1,30 @@
 //! The set-up of logs.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::debug_fn;
 
-use super::{TelemetryError, escaped};
+use super::{TelemetryError, escaped, escaped_json};
+
+/// The target of lines that say who changed what.
+pub const CHANGES: &str = "matchpoint::changes";
 
 /// Sends logs to standard error, as text or as one JSON object a line.
 ///
 /// # Errors
 /// A filter that cannot be parsed.
 pub fn install_logs(filter: &str, json: bool) -> Result<(), TelemetryError> {
-    let parsed = EnvFilter::try_new(filter).map_err(|cause| TelemetryError::Filter {
+    let wrong = |cause: &dyn std::fmt::Display| TelemetryError::Filter {
         filter: filter.to_owned(),
         cause: cause.to_string(),
-    })?;
+    };
+    let parsed = EnvFilter::try_new(filter).map_err(|cause| wrong(&cause))?;
+    // Who changed what is in every log, however quiet it is to be.
+    let changes = format!("{CHANGES}=info").parse();
+    let parsed = parsed.add_directive(changes.map_err(|cause| wrong(&cause))?);
     let logs = tracing_subscriber::fmt()
         .with_env_filter(parsed)
         .with_writer(std::io::stderr)
@@ -27,6 +34,7 @@ pub fn install_logs(filter: &str, json: bool) -> Result<(), TelemetryError> {
             .flatten_event(true)
             .with_current_span(true)
             .with_span_list(false)
+            .with_writer(|| EscapedJson(std::io::stderr()))
             .try_init()
     } else {
         logs.with_target(false).fmt_fields(text_fields()).try_init()
@@ -34,6 +42,22 @@ pub fn install_logs(filter: &str, json: bool) -> Result<(), TelemetryError> {
     // A second installation, in a process that serves twice, keeps the first.
     drop(installed);
     Ok(())
+}
+
+/// Writes lines of JSON so that a terminal shows them as they are: JSON itself lets marks through that turn
+/// the order of what is read. It is handed whole lines.
+struct EscapedJson<W>(W);
+
+impl<W: Write> Write for EscapedJson<W> {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        self.0.write_all(escaped_json(&text).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Fields of a log as text: what clients send must not command a terminal, nor pass for a line of its
@@ -58,7 +82,7 @@ mod tests {
     #[derive(Clone, Default)]
     struct KeptLog(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
 
-    impl std::io::Write for KeptLog {
+    impl Write for KeptLog {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -67,6 +91,22 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn a_log_as_json_shows_as_it_is_and_reads_back_as_it_was() {
+        let kept = KeptLog::default();
+        let writer = kept.clone();
+        let logs = tracing_subscriber::fmt()
+            .json()
+            .with_writer(move || EscapedJson(writer.clone()));
+        let sent = "a\x1b[31m\n2026 \u{202e}b\u{9b}";
+        tracing::subscriber::with_default(logs.finish(), || tracing::warn!(label = %sent, "x"));
+        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(!text.contains(['\x1b', '\u{202e}', '\u{9b}']), "{text}");
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(line["fields"]["label"], sent);
     }
 
     #[test]

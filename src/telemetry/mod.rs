@@ -13,6 +13,7 @@ mod shadow;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use audit::labels_of;
@@ -22,7 +23,7 @@ pub use audit::{
     rate_onset, recording_lost, strata_designed,
 };
 pub use escape::{escaped, escaped_json, escaped_lines};
-pub use logs::install_logs;
+pub use logs::{CHANGES, install_logs};
 use metrics::{counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 pub use shadow::{ShadowLabels, shadow_compared, shadow_ended, shadow_skipped, shadow_started};
@@ -145,6 +146,13 @@ pub fn server_started(version: &'static str) {
     server_ready(false);
 }
 
+/// Whether the server answers requests, for probes.
+static READY: AtomicBool = AtomicBool::new(false);
+
+fn is_ready() -> bool {
+    READY.load(Ordering::Relaxed)
+}
+
 /// Why the server closes connections, as label values.
 pub const CONNECTION_CLOSED_VALUES: [&str; 4] = ["refused", "not_accepted", "handshake", "idle"];
 /// The settings of limits that clients share, as label values.
@@ -173,6 +181,7 @@ pub fn limit_refused(setting: &'static str) {
 
 /// Says whether the server answers requests.
 pub fn server_ready(ready: bool) {
+    READY.store(ready, Ordering::Relaxed);
     gauge!(metric::READY).set(f64::from(u8::from(ready)));
 }
 

@@ -70,6 +70,12 @@ const ROOMS: &[Room] = &[
     room("config", "matchpoint", "config", &["embed", "monitoring"]),
     room("clock", "matchpoint", "clock", &[]),
     room("files", "matchpoint", "files", &[]),
+    room(
+        "identity",
+        "matchpoint",
+        "identity",
+        &["config", "files", "clock"],
+    ),
     room("journal", "matchpoint", "journal", &["calibration"]),
     room(
         "monitor",
@@ -115,6 +121,7 @@ const ROOMS: &[Room] = &[
         "server",
         &[
             "client",
+            "identity",
             "deployment",
             "monitor",
             "journal",
@@ -137,6 +144,7 @@ const ROOMS: &[Room] = &[
         "cli",
         &[
             "client",
+            "identity",
             "server",
             "deployment",
             "monitor",
@@ -176,6 +184,10 @@ const OWNED: &[(&str, &[&str])] = &[
     ("tonic_types::", &["client", "server"]),
     ("prost::", &["client", "server"]),
     ("tower::", &["server"]),
+    ("tokio_rustls::", &["identity", "server"]),
+    ("webpki::", &["identity"]),
+    ("subtle::", &["identity"]),
+    ("getrandom::", &["identity"]),
     ("metrics::", &["telemetry"]),
     ("metrics_exporter_prometheus::", &["telemetry"]),
     ("hyper::", &["telemetry", "server"]),

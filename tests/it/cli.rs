@@ -1234,7 +1234,11 @@ fn the_drift_demo_raises_each_alarm_in_its_own_chapter_and_recalibrating_ends_th
 fn the_demo_refuses_then_promises_then_decides_well() {
     let root = TempDir::new().unwrap();
     let deployment = root.path().join("demo");
-    let told = run(&["demo", "--deployment", path(&deployment), "--json"]);
+    // As in a container, whose address is for others: the story is for this machine alone.
+    let told = matchpoint(&["demo", "--deployment", path(&deployment), "--json"])
+        .env("MATCHPOINT_LISTEN", "0.0.0.0:50051")
+        .output()
+        .unwrap();
     assert_eq!(code(&told), 0, "{}", text(&told.stderr));
     let report = json(&told);
     assert_eq!(report["refused_target"]["refusal"]["needed"], 2995);

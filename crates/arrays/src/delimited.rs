@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::error::ArraysError;
+use super::formulas::unguarded;
 use super::text::{lines, on_line, read_text};
 
 /// More columns than this is no list of images or labels.
@@ -49,7 +50,8 @@ pub struct Delimited {
 pub struct TableRow<'a> {
     /// The line of the file on which it begins, from 1.
     pub line: u64,
-    /// As many as there are names, without blanks around them.
+    /// As many as there are names, without blanks around them, nor the apostrophe that keeps a
+    /// spreadsheet from running one.
     pub cells: Vec<Cow<'a, str>>,
 }
 
@@ -170,7 +172,12 @@ impl Delimited {
         }
         Ok(TableRow {
             line: record.line,
-            cells: record.cells.into_iter().skip(self.unnamed).collect(),
+            cells: record
+                .cells
+                .into_iter()
+                .skip(self.unnamed)
+                .map(unguarded)
+                .collect(),
         })
     }
 }
@@ -637,7 +644,7 @@ mod tests {
                 .quote_style(style)
                 .from_writer(Vec::new());
             writer.write_record(["path", "label", "camera"]).unwrap();
-            let trimmed = |cell: &String| cell.trim().to_owned();
+            let trimmed = |cell: &String| unguarded(cell.trim().to_owned().into()).into_owned();
             let mut want: Vec<Vec<String>> = Vec::new();
             for row in &rows {
                 writer.write_record(row).unwrap();

@@ -25,6 +25,7 @@
 mod delimited;
 mod error;
 mod footer;
+mod formulas;
 mod fvecs;
 mod input;
 mod labels;
@@ -44,6 +45,7 @@ use std::path::Path;
 
 pub use delimited::{COLUMNS_MAX, Columns, Delimited, ROW_BYTES_MAX, TableRow};
 pub use error::ArraysError;
+pub use formulas::guarded;
 pub use input::{BYTES_MAX, DIMENSION_MAX, ReadOptions};
 pub use labels::{LabelTable, Role};
 pub use table::VectorTable;

@@ -1,14 +1,17 @@
 //! A connection to a server: searches, and what became of them.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tonic::Code;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 
+use super::credentials::{Credentials, KeyHeader};
 use super::proto::retrieval_service_client::RetrievalServiceClient;
 use super::proto::server_service_client::ServerServiceClient;
 use super::proto::{
@@ -20,24 +23,37 @@ use super::proto::{
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A connection that sends the client's key with each call.
+pub(super) type KeyedChannel = InterceptedService<Channel, KeyHeader>;
+
 /// A connection to a Matchpoint server.
 #[derive(Clone, Debug)]
 pub struct Client {
-    channel: Channel,
-    retrieval: RetrievalServiceClient<Channel>,
+    channel: KeyedChannel,
+    retrieval: RetrievalServiceClient<KeyedChannel>,
 }
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Not an address.
-    #[error("`{address}` is not an address; write http://HOST:PORT")]
+    #[error("`{address}` is not an address; write http://HOST:PORT or https://HOST:PORT")]
     Address {
         /// What was written.
         address: String,
     },
+    /// What the client shows cannot be sent.
+    #[error("{problem}")]
+    Credentials {
+        /// What is wrong with it.
+        problem: String,
+    },
     /// Nobody answers.
-    #[error("no server answers at {address}: {cause}; start one with `matchpoint serve`")]
+    #[error("no server answers at {address}: {cause}; {}", if address.starts_with("https:") {
+        "name the authority of its certificate, or start one with `matchpoint serve`"
+    } else {
+        "start one with `matchpoint serve`"
+    })]
     Unreachable {
         /// The address.
         address: String,
@@ -69,16 +85,27 @@ pub enum Fault {
     Data,
     /// The server itself failed.
     Server,
-    /// The server is not to be had now, or not for this caller.
+    /// The server does not know this caller, or does not let it do this.
+    Caller,
+    /// The server is not to be had now.
     Moment,
 }
 
 impl Client {
-    /// Connects to a server.
+    /// Connects to a server that asks for nothing.
     ///
     /// # Errors
     /// Not an address, or nobody answers there.
     pub async fn connect(address: &str) -> Result<Self, ClientError> {
+        Self::connect_as(address, &Credentials::default()).await
+    }
+
+    /// Connects to a server: encrypted where the address begins with `https://`.
+    ///
+    /// # Errors
+    /// Not an address, nobody answers there or not one whom the authorities vouch for, or a key that would
+    /// leave this machine unencrypted.
+    pub async fn connect_as(address: &str, credentials: &Credentials) -> Result<Self, ClientError> {
         let with_scheme = if address.contains("://") {
             address.to_owned()
         } else {
@@ -90,6 +117,22 @@ impl Client {
             })?
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true);
+        let refused = |problem: String| ClientError::Credentials { problem };
+        let encrypted = endpoint.uri().scheme_str() == Some("https");
+        let host = endpoint.uri().host().unwrap_or_default().to_owned();
+        if !encrypted && credentials.is_secret() && !is_this_machine(&host) {
+            return Err(refused(format!(
+                "what proves who you are is not sent to {host} unencrypted; write https://"
+            )));
+        }
+        let endpoint = if encrypted {
+            let tls = endpoint.tls_config(credentials.tls());
+            tls.map_err(|cause| refused(innermost(&cause)))?
+        } else {
+            endpoint
+        };
+        let unsendable = || refused("the key holds characters that no key has".to_owned());
+        let header = credentials.header().ok_or_else(unsendable)?;
         let channel = endpoint
             .connect()
             .await
@@ -97,18 +140,23 @@ impl Client {
                 address: address.to_owned(),
                 cause: innermost(&cause),
             })?;
-        Ok(Self::over(channel))
+        Ok(Self::with(channel, header))
     }
 
     /// Uses a connection that is there already.
     #[must_use]
     pub fn over(channel: Channel) -> Self {
+        Self::with(channel, KeyHeader::none())
+    }
+
+    fn with(channel: Channel, header: KeyHeader) -> Self {
+        let channel = InterceptedService::new(channel, header);
         let retrieval = RetrievalServiceClient::new(channel.clone())
             .max_decoding_message_size(ANSWER_BYTES_MAX);
         Self { channel, retrieval }
     }
 
-    pub(super) fn channel(&self) -> Channel {
+    pub(super) fn channel(&self) -> KeyedChannel {
         self.channel.clone()
     }
 
@@ -232,14 +280,13 @@ fn fault(code: Code) -> Fault {
         Code::NotFound => Fault::Missing,
         Code::DataLoss => Fault::Data,
         Code::Internal | Code::Unknown => Fault::Server,
+        Code::PermissionDenied | Code::Unauthenticated => Fault::Caller,
         Code::Ok
         | Code::Cancelled
         | Code::DeadlineExceeded
-        | Code::PermissionDenied
         | Code::ResourceExhausted
         | Code::Unimplemented
-        | Code::Unavailable
-        | Code::Unauthenticated => Fault::Moment,
+        | Code::Unavailable => Fault::Moment,
     }
 }
 
@@ -251,6 +298,15 @@ pub(super) fn refused(status: &tonic::Status) -> ClientError {
         reason: details.error_info().map(|info| info.reason.clone()),
         message: status.message().to_owned(),
     }
+}
+
+/// Whether a host is this machine under any circumstances.
+fn is_this_machine(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || address
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 fn innermost(error: &dyn std::error::Error) -> String {

@@ -29,6 +29,7 @@
 mod calibration;
 mod codec;
 mod connection;
+mod credentials;
 mod enum_names;
 mod ground_truth;
 mod monitoring;
@@ -36,3 +37,4 @@ pub mod proto;
 
 pub use codec::{CountingCodec, CountingDecoder};
 pub use connection::{Client, ClientError, Fault};
+pub use credentials::{ClientCertificate, Credentials};

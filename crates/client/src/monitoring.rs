@@ -1,6 +1,6 @@
 //! Calls of `MonitoringService`: the audit, canaries, drift and the shadow deployment.
 
-use super::connection::{Client, ClientError, refused};
+use super::connection::{Client, ClientError, KeyedChannel, refused};
 use super::proto::annotation_result::Result as Answer;
 use super::proto::monitoring_service_client::MonitoringServiceClient;
 use super::proto::operating_point_service_client::OperatingPointServiceClient;
@@ -18,7 +18,7 @@ const ANSWER_BYTES_MAX: usize = 1 << 30;
 const PAGE_MAX: u32 = 1000;
 
 impl Client {
-    fn monitoring(&self) -> MonitoringServiceClient<tonic::transport::Channel> {
+    fn monitoring(&self) -> MonitoringServiceClient<KeyedChannel> {
         MonitoringServiceClient::new(self.channel()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 

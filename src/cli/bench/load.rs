@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::speed::{Speed, machine};
 use crate::cli::exit::{Exit, fail};
 use crate::cli::output::{Output, percent, table};
+use crate::cli::server_address::ServerAddress;
 use matchpoint_client::proto::SearchRequest;
 use matchpoint_client::proto::search_request::Query;
 use matchpoint_client::{Client, ClientError};
@@ -39,13 +40,8 @@ pub(super) struct BenchLoadArgs {
     /// The images to search for, in turn
     #[arg(required = true)]
     images: Vec<PathBuf>,
-    /// Address of the server
-    #[arg(
-        long,
-        env = "MATCHPOINT_SERVER",
-        default_value = "http://127.0.0.1:50051"
-    )]
-    server: String,
+    #[command(flatten)]
+    server: ServerAddress,
     /// The deployment to search; may be left out where the server has one
     #[arg(long, default_value = "")]
     deployment: String,
@@ -140,7 +136,7 @@ impl BenchLoadArgs {
         let images = images.collect::<anyhow::Result<Vec<Vec<u8>>>>()?;
         let mut clients = Vec::with_capacity(self.connections);
         for _ in 0..self.connections {
-            clients.push(Client::connect(&self.server).await?);
+            clients.push(self.server.connect().await?);
         }
         let target = LoadTarget {
             clients,
@@ -257,9 +253,9 @@ async fn offer(
             let answer = target.search(number).await;
             let outcome = answer.map_err(|error| match error {
                 ClientError::Refused { code, .. } => code,
-                other @ (ClientError::Address { .. } | ClientError::Unreachable { .. }) => {
-                    other.to_string()
-                }
+                other @ (ClientError::Address { .. }
+                | ClientError::Credentials { .. }
+                | ClientError::Unreachable { .. }) => other.to_string(),
             });
             OfferedSearch {
                 due,

@@ -19,7 +19,7 @@ use crate::cli::image_sources::{ImageSource, ImageSources, Purpose};
 use crate::cli::output::{Output, percent, rate, table};
 use crate::cli::search;
 use crate::cli::serve::stop_signal;
-use crate::config::{EngineFlags, ProcessEnvironment, ServerConfig, ServerFlags};
+use crate::config::{AccessConfig, EngineFlags, ProcessEnvironment, ServerConfig, ServerFlags};
 use crate::server;
 use crate::telemetry;
 use matchpoint_calibration::decision::Threshold;
@@ -346,15 +346,21 @@ impl Story<'_> {
     }
 
     fn server_config(&self) -> anyhow::Result<ServerConfig> {
-        let mut config =
-            ServerFlags::default().resolve_for(&ProcessEnvironment, &self.demo.deployment)?;
+        // Of this machine alone, whatever a container's environment says.
+        let port = if self.demo.serve { 50_051 } else { 0 };
+        let usual = SocketAddr::from(([127, 0, 0, 1], port));
+        let listen = self.demo.listen.unwrap_or(usual);
+        let flags = ServerFlags::default().listening_on(listen);
+        let mut config = flags.resolve_for(&ProcessEnvironment, &self.demo.deployment)?;
         config.engine = self.engine.clone();
-        let usual = if self.demo.serve {
-            config.listen
-        } else {
-            SocketAddr::from(([127, 0, 0, 1], 0))
-        };
-        config.listen = self.demo.listen.unwrap_or(usual);
+        // The sample is no secret, and the story is told without a key.
+        if config.access.tls.is_some() || config.access.keys_file.is_some() {
+            if !listen.ip().is_loopback() {
+                let problem = "the demo asks nobody who they are; let it listen on 127.0.0.1, or unset MATCHPOINT_KEYS_FILE and MATCHPOINT_TLS_*";
+                return Err(fail(Exit::Usage, problem));
+            }
+            config.access = AccessConfig::default();
+        }
         Ok(config)
     }
 

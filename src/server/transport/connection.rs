@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +15,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tonic::Status;
 use tonic::codegen::http::{Request, Response};
-use tonic::transport::server::TcpConnectInfo;
 use tower::Service;
 
 use super::activity::{Activity, CallTasks, Heard, Outstayed, taking};
@@ -25,6 +23,7 @@ use super::call::Call;
 use super::quota::{ClientAddress, Quota};
 use super::received::{MessageRules, ReceivedBody};
 use crate::config::LimitsConfig;
+use crate::server::connections::Peer;
 use crate::server::request_id::time_of;
 use crate::telemetry;
 use matchpoint_client::proto;
@@ -86,7 +85,7 @@ pub(super) fn streamed_paths() -> BTreeSet<String> {
 /// Serves one connection until it ends, has to, or is asked to by `closing`.
 pub(super) async fn serve<T, S>(
     stream: T,
-    addresses: TcpConnectInfo,
+    peer: Peer,
     stack: S,
     shared: Arc<Shared>,
     mut closing: watch::Receiver<bool>,
@@ -104,8 +103,8 @@ pub(super) async fn serve<T, S>(
     let http = http(&shared, &activity);
     let calls = Calls {
         stack,
-        client: ClientAddress::of(addresses.remote_addr().unwrap_or_else(nowhere)),
-        addresses,
+        client: ClientAddress::of(peer.address),
+        peer,
         shared,
     };
     let heard = Heard {
@@ -146,10 +145,6 @@ pub(super) async fn serve<T, S>(
     }
 }
 
-fn nowhere() -> SocketAddr {
-    SocketAddr::from(([0, 0, 0, 0], 0))
-}
-
 fn http(shared: &Shared, activity: &Arc<Activity>) -> http2::Builder<CallTasks> {
     let mut http = http2::Builder::new(CallTasks {
         activity: Arc::clone(activity),
@@ -170,7 +165,7 @@ fn http(shared: &Shared, activity: &Arc<Activity>) -> http2::Builder<CallTasks> 
 struct Calls<S> {
     stack: S,
     client: ClientAddress,
-    addresses: TcpConnectInfo,
+    peer: Peer,
     shared: Arc<Shared>,
 }
 
@@ -213,7 +208,7 @@ where
         let time = time_of(&request);
         let body = |body| tonic::body::Body::new(ReceivedBody::new(body, Arc::clone(&call), rules));
         let mut request = request.map(body);
-        request.extensions_mut().insert(self.addresses.clone());
+        request.extensions_mut().insert(self.peer.clone());
         request.extensions_mut().insert(Arc::clone(&call));
         let mut stack = self.stack.clone();
         Box::pin(async move {

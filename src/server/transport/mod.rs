@@ -10,6 +10,7 @@ mod received;
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,14 +18,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::codegen::http::{Request, Response};
-use tonic::transport::server::Connected;
 use tower::Service;
 
 pub(super) use call::{Call, roomy};
 pub(super) use pace::Pace;
 pub(super) use quota::QuotaShare;
 
+use super::connections::begin;
 use crate::config::ServerConfig;
+use crate::identity::CallerAccess;
 use crate::telemetry;
 use connection::{Shared, streamed_paths};
 use quota::{ClientAddress, Quota};
@@ -38,6 +40,7 @@ const SAY_AGAIN: Duration = Duration::from_secs(10);
 pub(super) async fn serve<S>(
     listener: TcpListener,
     stack: S,
+    access: CallerAccess,
     config: &ServerConfig,
     stop: impl Future<Output = ()>,
 ) where
@@ -51,6 +54,12 @@ pub(super) async fn serve<S>(
     let (places, shared) = shared(config);
     let mut connections = JoinSet::new();
     let (close, closing) = watch::channel(false);
+    let serving = Serving {
+        stack,
+        shared,
+        access,
+        closing,
+    };
     let (mut refused, mut failed) = (Told::default(), Told::default());
     tokio::pin!(stop);
     loop {
@@ -60,10 +69,10 @@ pub(super) async fn serve<S>(
             accepted = listener.accept() => match accepted {
                 Ok((stream, address)) => match places.take(ClientAddress::of(address), 1) {
                     Ok(place) => {
-                        let served = serve_one(stream, stack.clone(), &shared, closing.clone());
+                        let serving = serving.clone();
                         connections.spawn(async move {
                             let _place = place;
-                            served.await;
+                            serving.serve(stream, address).await;
                         });
                     }
                     Err(exceeded) => {
@@ -111,12 +120,16 @@ fn shared(config: &ServerConfig) -> (Quota, Arc<Shared>) {
     (places, Arc::new(shared))
 }
 
-fn serve_one<S>(
-    stream: TcpStream,
+/// What every connection is served with.
+#[derive(Clone)]
+struct Serving<S> {
     stack: S,
-    shared: &Arc<Shared>,
+    shared: Arc<Shared>,
+    access: CallerAccess,
     closing: watch::Receiver<bool>,
-) -> impl Future<Output = ()> + Send + 'static
+}
+
+impl<S> Serving<S>
 where
     S: Service<Request<tonic::body::Body>, Response = Response<tonic::body::Body>>
         + Clone
@@ -125,10 +138,25 @@ where
     S::Error: std::fmt::Display,
     S::Future: Send,
 {
-    // Without it an answer waits for the client's delayed acknowledgement, 40 ms.
-    drop(stream.set_nodelay(true));
-    let (addresses, shared) = (stream.connect_info(), Arc::clone(shared));
-    connection::serve(stream, addresses, stack, shared, closing)
+    /// Serves one connection, once it is encrypted where it has to be.
+    async fn serve(mut self, stream: TcpStream, address: SocketAddr) {
+        // Without it an answer waits for the client's delayed acknowledgement, 40 ms.
+        drop(stream.set_nodelay(true));
+        let begun = tokio::select! {
+            begun = begin(stream, self.access.tls(), self.shared.limits.handshake) => begun,
+            _ = self.closing.wait_for(|close| *close) => return,
+        };
+        match begun {
+            Ok(connection) => {
+                let peer = connection.peer(address);
+                connection::serve(connection, peer, self.stack, self.shared, self.closing).await;
+            }
+            Err(cause) => {
+                telemetry::connection_closed("handshake");
+                tracing::debug!(%cause, %address, "a connection did not begin TLS");
+            }
+        }
+    }
 }
 
 /// Whether only the one connection is concerned, so that the next may well be accepted.

@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -155,7 +156,7 @@ pub fn config(deployment: &Path, settings: &[(&str, &str)]) -> ServerConfig {
 /// A server in this process, on a port of its own.
 pub struct Running {
     pub channel: Channel,
-    pub address: std::net::SocketAddr,
+    pub address: SocketAddr,
     stop: oneshot::Sender<()>,
     pub server: JoinHandle<Result<(), ServeError>>,
     folder: Option<TempDir>,
@@ -166,6 +167,16 @@ impl Running {
     pub async fn sample(settings: &[(&str, &str)]) -> Self {
         let (folder, deployment) = copy_of_sample();
         let mut running = Self::start(&deployment, settings).await;
+        running.folder = Some(folder);
+        running
+    }
+
+    /// Serves a copy of the sample to whom this channel is none of, and does not wait for it.
+    pub async fn sample_of_stranger(settings: &[(&str, &str)]) -> Self {
+        let (folder, deployment) = copy_of_sample();
+        let config = config(&deployment, settings);
+        let loading = config.clone();
+        let mut running = Self::start_loading(config, move || server::load(&loading)).await;
         running.folder = Some(folder);
         running
     }
@@ -193,7 +204,7 @@ impl Running {
             let stopped = async { stopped.await.unwrap_or_default() };
             server::serve(listener, &config, load, stopped).await
         });
-        let channel = Channel::from_shared(url).unwrap().connect().await.unwrap();
+        let channel = Channel::from_shared(url).unwrap().connect_lazy();
         Self {
             channel,
             address,

@@ -1,0 +1,97 @@
+//! Which server a command asks, and what it shows it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use super::exit::{Exit, fail};
+use crate::config::{API_KEY_VARIABLE, Environment, ProcessEnvironment};
+use crate::files::read_file;
+use matchpoint_client::{Client, ClientCertificate, Credentials};
+
+/// The server that is asked.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ServerAddress {
+    /// Address of the server: http://HOST:PORT, or https://HOST:PORT where it has a certificate
+    #[arg(
+        long,
+        env = "MATCHPOINT_SERVER",
+        default_value = "http://127.0.0.1:50051"
+    )]
+    server: String,
+    /// PEM file with the authorities that the server's certificate may come from; without, those of the
+    /// system
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "MATCHPOINT_SERVER_CA",
+        help_heading = "Who asks"
+    )]
+    server_ca: Option<PathBuf>,
+    /// PEM file with a certificate of your own, where the server asks for one
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "MATCHPOINT_CLIENT_CERTIFICATE",
+        requires = "client_certificate_key",
+        help_heading = "Who asks"
+    )]
+    client_certificate: Option<PathBuf>,
+    /// PEM file with the private key of that certificate
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "MATCHPOINT_CLIENT_CERTIFICATE_KEY",
+        requires = "client_certificate",
+        help_heading = "Who asks"
+    )]
+    client_certificate_key: Option<PathBuf>,
+    /// File with the key that the server asks for, as `matchpoint keys new` prints it. The variable
+    /// `MATCHPOINT_API_KEY` may hold the key itself; a command line never does, since others see it
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "MATCHPOINT_API_KEY_FILE",
+        help_heading = "Who asks"
+    )]
+    api_key_file: Option<PathBuf>,
+}
+
+impl ServerAddress {
+    /// Connects to it.
+    pub(super) async fn connect(&self) -> anyhow::Result<Client> {
+        Ok(Client::connect_as(&self.server, &self.credentials()?).await?)
+    }
+
+    fn credentials(&self) -> anyhow::Result<Credentials> {
+        let own = self.client_certificate.as_deref();
+        let own = own.zip(self.client_certificate_key.as_deref());
+        let own = own.map(|(certificate, key)| {
+            Ok::<_, anyhow::Error>(ClientCertificate {
+                certificate: read(certificate)?,
+                key: read(key)?,
+            })
+        });
+        Ok(Credentials {
+            server_ca: self.server_ca.as_deref().map(read).transpose()?,
+            certificate: own.transpose()?,
+            key: self.key()?,
+        })
+    }
+
+    fn key(&self) -> anyhow::Result<Option<String>> {
+        let Some(file) = &self.api_key_file else {
+            let key = ProcessEnvironment.get(API_KEY_VARIABLE);
+            return Ok(key.filter(|key| !key.is_empty()));
+        };
+        let text = String::from_utf8(read(file)?).ok();
+        let key = text.map(|text| text.trim().to_owned());
+        let key = key.filter(|key| !key.is_empty() && !key.contains(char::is_whitespace));
+        let problem = || format!("{} holds no key: one line is wanted", file.display());
+        key.map(Some).ok_or_else(|| fail(Exit::BadData, problem()))
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    read_file(path).with_context(|| format!("cannot read {}", path.display()))
+}

@@ -1,0 +1,123 @@
+//! Settings that say who reaches the server, and how.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::SettingReader;
+
+/// Who may call, and over what.
+#[derive(Clone, Debug, Default)]
+pub struct AccessConfig {
+    /// The certificates; `None` for a connection that is not encrypted.
+    pub tls: Option<TlsFiles>,
+    /// The file of keys; `None` where nobody is asked for one.
+    pub keys_file: Option<PathBuf>,
+}
+
+/// Files in PEM.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// The server's certificate, and what leads from it to an authority.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The authority that every client's certificate has to come from; `None` where they need none.
+    pub client_ca: Option<PathBuf>,
+}
+
+impl SettingReader {
+    /// Every setting is read before any `?`, so that all mistakes are found.
+    pub(super) fn access(&mut self, listen: Option<SocketAddr>) -> Option<AccessConfig> {
+        let path = |this: &Self, key: &str| this.text(key).map(PathBuf::from);
+        let (certificate, key) = (path(self, "tls_certificate"), path(self, "tls_key"));
+        let (client_ca, keys_file) = (path(self, "tls_client_ca"), path(self, "keys_file"));
+        let truth = [("true", true), ("false", false)];
+        let plaintext = self.one_of("plaintext_on_network", &truth);
+        let anyone = self.one_of("anyone_on_network", &truth);
+        match (&certificate, &key) {
+            (Some(_), None) => self.mistake("tls_key", "the file of tls_certificate's private key"),
+            (None, Some(_)) => self.mistake("tls_certificate", "the file of tls_key's certificate"),
+            (None, None) if client_ca.is_some() => {
+                let wanted = "the file of the server's certificate, since tls_client_ca is set";
+                self.mistake("tls_certificate", wanted);
+            }
+            _ => {}
+        }
+        if let Some(address) = listen.filter(|address| !address.ip().to_canonical().is_loopback()) {
+            if certificate.is_none() && plaintext == Some(false) {
+                self.mistakes.push(format!(
+                    "listen = {address} is reached from other machines, without encryption: set tls_certificate and tls_key, or plaintext_on_network = true where something else encrypts"
+                ));
+            }
+            if keys_file.is_none() && client_ca.is_none() && anyone == Some(false) {
+                self.mistakes.push(format!(
+                    "listen = {address} is reached from other machines, and nobody is asked who they are: set keys_file (`matchpoint keys new` makes it) or tls_client_ca, or anyone_on_network = true where something else asks"
+                ));
+            }
+        }
+        plaintext.and(anyone)?;
+        let tls = certificate.zip(key).map(|(certificate, key)| TlsFiles {
+            certificate,
+            key,
+            client_ca,
+        });
+        Some(AccessConfig { tls, keys_file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use super::super::{ServerConfig, ServerFlags};
+
+    fn resolved(settings: &[(&'static str, &'static str)]) -> Result<ServerConfig, String> {
+        let environment: BTreeMap<&str, &str> = settings.iter().copied().collect();
+        let resolved = ServerFlags::default().resolve_for(&environment, Path::new("shop"));
+        resolved.map_err(|mistakes| mistakes.to_string())
+    }
+
+    #[test]
+    fn the_network_is_reached_only_encrypted_and_by_name_unless_asked_for() {
+        const LISTEN: (&str, &str) = ("MATCHPOINT_LISTEN", "0.0.0.0:50051");
+        const PLAIN: (&str, &str) = ("MATCHPOINT_PLAINTEXT_ON_NETWORK", "true");
+        const ANYONE: (&str, &str) = ("MATCHPOINT_ANYONE_ON_NETWORK", "true");
+        const CERTIFICATE: (&str, &str) = ("MATCHPOINT_TLS_CERTIFICATE", "a.pem");
+        const KEY: (&str, &str) = ("MATCHPOINT_TLS_KEY", "b.pem");
+        const CLIENTS: (&str, &str) = ("MATCHPOINT_TLS_CLIENT_CA", "c.pem");
+        const KEYS: (&str, &str) = ("MATCHPOINT_KEYS_FILE", "keys.json");
+        for right in [
+            &[][..],
+            &[("MATCHPOINT_LISTEN", "[::1]:0")],
+            &[("MATCHPOINT_LISTEN", "127.0.0.7:0"), KEYS],
+            &[("MATCHPOINT_LISTEN", "[::ffff:127.0.0.1]:0")],
+            &[LISTEN, PLAIN, ANYONE],
+            &[LISTEN, PLAIN, KEYS],
+            &[LISTEN, CERTIFICATE, KEY, KEYS],
+            &[LISTEN, CERTIFICATE, KEY, CLIENTS],
+        ] {
+            resolved(right).unwrap();
+        }
+        for (wrong, problems) in [
+            (
+                &[LISTEN][..],
+                &["without encryption", "nobody is asked"][..],
+            ),
+            (&[LISTEN, PLAIN], &["nobody is asked"]),
+            (&[LISTEN, ANYONE], &["without encryption"]),
+            (&[LISTEN, CERTIFICATE, KEY], &["nobody is asked"]),
+            (&[LISTEN, KEYS], &["without encryption"]),
+            (&[("MATCHPOINT_LISTEN", "[::]:1")], &["without encryption"]),
+            (&[("MATCHPOINT_LISTEN", "10.0.0.1:1")], &["nobody is asked"]),
+            (&[CERTIFICATE], &["tls_key is not set"]),
+            (&[KEY], &["tls_certificate is not set"]),
+            (&[CLIENTS], &["tls_certificate is not set"]),
+        ] {
+            let mistakes = resolved(wrong).unwrap_err();
+            for problem in problems {
+                assert!(mistakes.contains(problem), "{problem}: {mistakes}");
+            }
+        }
+    }
+}

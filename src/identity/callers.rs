@@ -1,0 +1,183 @@
+//! The callers that are known now, and what each may do.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::error::IdentityError;
+use super::key::KeyDigest;
+use super::keys_file::{KeyRecord, read};
+use super::scope::Scope;
+
+/// A caller of the file of keys.
+#[derive(Debug)]
+pub struct KnownCaller {
+    record: KeyRecord,
+    /// Of its key.
+    digest: Option<KeyDigest>,
+    /// Whether the file has it no longer, or otherwise.
+    revoked: AtomicBool,
+}
+
+/// Who calls.
+#[derive(Clone, Debug, Default)]
+pub enum Identity {
+    /// Nobody who was let in: may do nothing.
+    #[default]
+    Nobody,
+    /// Whoever reaches the server, where it asks nobody who they are.
+    Anyone,
+    /// Whoever has a certificate of the client authority, where there is no file of keys.
+    Certified(Arc<str>),
+    /// A caller of the file of keys.
+    Known(Arc<KnownCaller>),
+}
+
+impl Identity {
+    /// Whether this caller has a scope.
+    #[must_use]
+    pub fn may(&self, scope: Scope) -> bool {
+        match self {
+            Self::Nobody => false,
+            Self::Anyone | Self::Certified(_) => true,
+            Self::Known(known) => known.record.scopes.contains(&scope),
+        }
+    }
+
+    /// Whether this caller may use a deployment for what its scopes allow.
+    #[must_use]
+    pub fn may_use(&self, deployment: &str) -> bool {
+        match self {
+            Self::Nobody => false,
+            Self::Anyone | Self::Certified(_) => true,
+            Self::Known(known) => {
+                let named = known.record.deployments.as_ref();
+                named.is_none_or(|names| names.iter().any(|name| name == deployment))
+            }
+        }
+    }
+
+    /// Whether this caller may use all deployments, those to come too.
+    #[must_use]
+    pub fn may_use_all(&self) -> bool {
+        match self {
+            Self::Nobody => false,
+            Self::Anyone | Self::Certified(_) => true,
+            Self::Known(known) => known.record.deployments.is_none(),
+        }
+    }
+
+    /// What the file of keys calls this caller.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Nobody | Self::Anyone | Self::Certified(_) => None,
+            Self::Known(known) => Some(&known.record.name),
+        }
+    }
+
+    /// Whether the file of keys has dropped this caller since the call began.
+    #[must_use]
+    pub fn is_revoked(&self) -> bool {
+        matches!(self, Self::Known(known) if known.revoked.load(Ordering::Relaxed))
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nobody => f.write_str("nobody"),
+            Self::Anyone => f.write_str("anyone"),
+            Self::Certified(name) => write!(f, "certificate {name}"),
+            Self::Known(known) => write!(f, "{} ({})", known.record.name, known.record.id),
+        }
+    }
+}
+
+/// The callers of a file.
+#[derive(Debug)]
+pub(super) struct Callers(Vec<Arc<KnownCaller>>);
+
+impl Callers {
+    /// Reads the file. Callers that were there before and are not now, or are otherwise, are revoked.
+    pub(super) fn read(path: &Path, before: Option<&Self>) -> Result<Self, IdentityError> {
+        let records = read(path)?;
+        let before = before.map_or(&[][..], |before| &before.0);
+        for known in before {
+            let gone = !records.contains(&known.record);
+            known.revoked.store(gone, Ordering::Relaxed);
+        }
+        let known = records.into_iter().map(|record| {
+            let same = before.iter().find(|known| known.record == record);
+            same.cloned().unwrap_or_else(|| {
+                Arc::new(KnownCaller {
+                    digest: record.sha256.as_deref().and_then(KeyDigest::parse),
+                    record,
+                    revoked: AtomicBool::new(false),
+                })
+            })
+        });
+        Ok(Self(known.collect()))
+    }
+
+    /// Whose key this is. All are compared, so that the time says nothing.
+    pub(super) fn with_key(&self, key: &[u8]) -> Option<Arc<KnownCaller>> {
+        let digest = KeyDigest::of(key);
+        let mut found = None;
+        for known in &self.0 {
+            if known.digest.is_some_and(|kept| kept.is(digest)) {
+                found = Some(Arc::clone(known));
+            }
+        }
+        found
+    }
+
+    /// Whose certificate has one of these names.
+    pub(super) fn with_certificate(&self, names: &[String]) -> Option<Arc<KnownCaller>> {
+        let has = |known: &&Arc<KnownCaller>| {
+            let certificate = known.record.certificate.as_ref();
+            certificate.is_some_and(|name| names.contains(name))
+        };
+        self.0.iter().find(has).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::keys_file::{KeysFile, Presents};
+    use super::*;
+
+    #[test]
+    fn a_caller_may_what_its_record_says_until_it_is_revoked() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.json");
+        let mut file = KeysFile::change(&path).unwrap();
+        let shop = Some(vec!["shop".to_owned()]);
+        let (_, key) = file
+            .add("till", Presents::Key, &[Scope::Search], shop)
+            .unwrap();
+        let name = "spiffe://example/robot".to_owned();
+        let robot = Presents::Certificate(name.clone());
+        file.add("robot", robot, &Scope::ALL, None).unwrap();
+
+        let callers = Callers::read(&path, None).unwrap();
+        let till = Identity::Known(callers.with_key(key.unwrap().as_bytes()).unwrap());
+        assert!(till.may(Scope::Search) && !till.may(Scope::Enrol));
+        assert!(till.may_use("shop") && !till.may_use("") && !till.may_use_all());
+        assert!(till.to_string().starts_with("till ("));
+        assert!(callers.with_key(b"mp_").is_none());
+        assert!(callers.with_key(b"").is_none());
+        // A name of a certificate is no key.
+        assert!(callers.with_key(name.as_bytes()).is_none());
+        let robot = callers.with_certificate(&["other".to_owned(), name]);
+        let robot = Identity::Known(robot.unwrap());
+        assert!(robot.may(Scope::Admin) && robot.may_use_all());
+
+        file.revoke("till").unwrap();
+        Callers::read(&path, Some(&callers)).unwrap();
+        assert!(till.is_revoked() && !robot.is_revoked());
+        let nobody = Identity::default();
+        assert!(!nobody.may(Scope::Search) && !nobody.may_use("shop") && !nobody.may_use_all());
+    }
+}

@@ -1,0 +1,134 @@
+//! Who calls, and what may they? Keys, certificates and TLS, from files that may change while the server
+//! runs. Knows nothing of the protocol: which call needs which scope is the server's to say.
+
+mod callers;
+mod error;
+mod key;
+mod keys_file;
+mod scope;
+mod tls;
+mod watched;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use callers::{Identity, KnownCaller};
+pub use error::IdentityError;
+pub use key::{KEY_PREFIX, is_key};
+pub use keys_file::{KeyRecord, KeysFile, Presents};
+pub use scope::Scope;
+pub use tls::names_of;
+pub use tokio_rustls::TlsAcceptor;
+
+use crate::config::AccessConfig;
+use callers::Callers;
+use watched::Watched;
+
+/// How often files are looked at: a key that was revoked serves no longer than that.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What the files say of callers, kept up to date. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct CallerAccess(Arc<AccessFiles>);
+
+#[derive(Debug)]
+struct AccessFiles {
+    callers: Option<Watched<Callers>>,
+    tls: Option<Watched<TlsAcceptor>>,
+    /// Whether every connection comes with a certificate.
+    certified: bool,
+}
+
+impl CallerAccess {
+    /// Reads the files that a configuration names, and looks at them every second from then on.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or holds something else.
+    pub fn open(config: &AccessConfig) -> Result<Self, IdentityError> {
+        let callers = config.keys_file.clone().map(|path| {
+            let files = vec![path.clone()];
+            Watched::open(files, move |before| Callers::read(&path, before))
+        });
+        let tls = config.tls.clone().map(|files| {
+            let names = [&files.certificate, &files.key];
+            let names: Vec<PathBuf> = names.into_iter().chain(&files.client_ca).cloned().collect();
+            Watched::open(names, move |_| tls::acceptor(&files))
+        });
+        let certified = config
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.client_ca.is_some());
+        let files = Arc::new(AccessFiles {
+            callers: callers.transpose()?,
+            tls: tls.transpose()?,
+            certified,
+        });
+        let watching = Arc::downgrade(&files);
+        let look = move || {
+            while let Some(files) = watching.upgrade() {
+                files.look();
+                drop(files);
+                std::thread::park_timeout(LOOK_EVERY);
+            }
+        };
+        std::thread::Builder::new()
+            .name("identity".to_owned())
+            .spawn(look)
+            .map_err(IdentityError::Thread)?;
+        Ok(Self(files))
+    }
+
+    /// What begins TLS on a new connection, with the certificates of now; `None` where there is none.
+    #[must_use]
+    pub fn tls(&self) -> Option<Arc<TlsAcceptor>> {
+        self.0.tls.as_ref().map(Watched::now)
+    }
+
+    /// Who calls with this key, over a connection whose certificate has these names.
+    ///
+    /// # Errors
+    /// Nobody who may call.
+    pub fn identify(
+        &self,
+        key: Option<&[u8]>,
+        certificate: Option<&[String]>,
+    ) -> Result<Identity, Unknown> {
+        let Some(callers) = &self.0.callers else {
+            return match certificate.and_then(<[String]>::first) {
+                Some(name) => Ok(Identity::Certified(name.as_str().into())),
+                None if self.0.certified => Err(Unknown::Missing),
+                None => Ok(Identity::Anyone),
+            };
+        };
+        let callers = callers.now();
+        let found = match (key, certificate) {
+            (Some(key), _) => callers.with_key(key).ok_or(Unknown::Key),
+            (None, Some(names)) => callers.with_certificate(names).ok_or(Unknown::Certificate),
+            (None, None) => Err(Unknown::Missing),
+        };
+        found.map(Identity::Known)
+    }
+}
+
+impl AccessFiles {
+    fn look(&self) {
+        if let Some(callers) = &self.callers {
+            callers.look();
+        }
+        if let Some(tls) = &self.tls {
+            tls.look();
+        }
+    }
+}
+
+/// Why a caller is nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// Neither a key nor a certificate came.
+    Missing,
+    /// The key is not in the file, or not any more.
+    Key,
+    /// The certificate's names are not in the file.
+    Certificate,
+}

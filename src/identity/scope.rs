@@ -1,0 +1,48 @@
+//! What a caller may do.
+
+use serde::{Deserialize, Serialize};
+
+/// A kind of work. None includes another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Ask: search, verify, embed.
+    Search,
+    /// Read and change the gallery.
+    Enrol,
+    /// See sampled decisions, and say what their queries showed.
+    Label,
+    /// Calibrate, and choose what decides.
+    Calibrate,
+    /// Snapshots, what is served, and evidence reset.
+    Admin,
+}
+
+impl Scope {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Search,
+        Self::Enrol,
+        Self::Label,
+        Self::Calibrate,
+        Self::Admin,
+    ];
+
+    /// Its name, as in the file of keys.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Search => "search",
+            Self::Enrol => "enrol",
+            Self::Label => "label",
+            Self::Calibrate => "calibrate",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// The scope of this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scope| scope.as_str() == name)
+    }
+}

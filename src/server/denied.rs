@@ -1,0 +1,41 @@
+//! The caller of a request, and the answers to callers who may not.
+
+use tonic::{Code, Status};
+
+use super::status::status;
+use crate::identity::{Identity, Scope};
+
+/// Who sent a request that came through the gate; nobody of any other.
+pub(super) fn identity_of<T>(request: &tonic::Request<T>) -> Identity {
+    let identity = request.extensions().get::<Identity>();
+    identity.cloned().unwrap_or_default()
+}
+
+/// The answer to a caller without any of these scopes.
+pub(super) fn scope_missing(scopes: &[Scope]) -> Status {
+    let names: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
+    let message = format!(
+        "this call takes a key with the scope {}",
+        names.join(" or ")
+    );
+    status(Code::PermissionDenied, "SCOPE_MISSING", &message)
+}
+
+/// The answer to a caller whose key is for other deployments.
+pub(super) fn deployment_denied() -> Status {
+    let message = "the key is for other deployments, or there is none of this name";
+    status(Code::PermissionDenied, "DEPLOYMENT_DENIED", message)
+}
+
+/// The answer to a key that nobody has, or not any more.
+pub(super) fn unknown_key() -> Status {
+    unauthenticated(
+        "KEY_UNKNOWN",
+        "nobody has this key; it may have been revoked",
+    )
+}
+
+/// The answer to nobody who is known.
+pub(super) fn unauthenticated(reason: &str, message: &str) -> Status {
+    status(Code::Unauthenticated, reason, message)
+}
