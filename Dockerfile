@@ -6,8 +6,12 @@
 #
 # To serve, see deploy/compose.yaml and deploy/kubernetes/.
 #
-# Health is served over gRPC itself (grpc.health.v1). Docker asks by `matchpoint health`, Kubernetes
-# natively, and Prometheus sees `matchpoint_ready`.
+# Health is served over gRPC (grpc.health.v1), where Docker asks by `matchpoint health`, and over HTTP
+# beside the metrics (/ready and /live), where Kubernetes asks; Prometheus sees `matchpoint_ready`.
+#
+# The server listens on all addresses of the container, and so starts only with a certificate and keys,
+# or where it is told that it needs none: docs/security.md. With a certificate, tell `matchpoint health`
+# too: MATCHPOINT_SERVER=https://NAME:50051, and MATCHPOINT_SERVER_CA.
 
 ARG VERSION=0.1.0
 
@@ -57,7 +61,7 @@ COPY --from=build /out/matchpoint /opt/matchpoint/
 COPY models /models
 # What `matchpoint demo` tells its story on.
 COPY examples/photos /examples/photos
-COPY LICENSE* NOTICE /usr/share/doc/matchpoint/
+COPY LICENSE* NOTICE THIRD-PARTY-LICENSES.txt /usr/share/doc/matchpoint/
 COPY --from=runtime-cuda /runtime/*.so /opt/matchpoint/
 COPY --from=runtime-cuda /runtime/LICENSE /runtime/ThirdPartyNotices.txt /usr/share/doc/onnxruntime/
 ENV PATH="/opt/matchpoint:${PATH}" \
@@ -96,7 +100,7 @@ COPY --from=build /out/matchpoint /opt/matchpoint/
 COPY models /models
 # What `matchpoint demo` tells its story on.
 COPY examples/photos /examples/photos
-COPY LICENSE* NOTICE /usr/share/doc/matchpoint/
+COPY LICENSE* NOTICE THIRD-PARTY-LICENSES.txt /usr/share/doc/matchpoint/
 COPY --from=runtime-cpu /runtime/*.so /opt/matchpoint/
 COPY --from=runtime-cpu /runtime/LICENSE /runtime/ThirdPartyNotices.txt /usr/share/doc/onnxruntime/
 # In a container, the address that others reach is never 127.0.0.1.

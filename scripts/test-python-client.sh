@@ -2,6 +2,10 @@
 # Tests the Python client against a server of its own: builds a deployment from examples/photos,
 # calibrates it, serves it on a free port, runs examples/python/test_client.py, and stops the server.
 #
+# The server is encrypted and asks for a key, as one that others reach. Where bubblewrap is installed,
+# it is confined as its container confines it: user 65532, nothing to write to but its data and /tmp,
+# no capabilities.
+#
 # The Python packages are installed once, into .cache/venv-python.
 set -euo pipefail
 
@@ -61,10 +65,17 @@ fi
 
 work=$(mktemp -d)
 server=""
+# Bubblewrap hands no signal on to what it runs.
+stop() {
+    local within
+    within=$(cat "/proc/$server/task/$server/children" 2>/dev/null || true)
+    # shellcheck disable=SC2086 # there may be none
+    kill ${within:-$server} 2>/dev/null
+}
 # shellcheck disable=SC2329 # the trap calls it
 clean_up() {
     # kill fails where the server has ended already.
-    if [ -n "$server" ]; then kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; fi
+    if [ -n "$server" ]; then stop || true; wait "$server" 2>/dev/null || true; fi
     rm -rf "$work"
 }
 trap clean_up EXIT
@@ -80,7 +91,28 @@ say "building and calibrating a deployment from examples/photos"
 "$program" calibrate "$work/photos" --queries examples/photos/calibrate.csv \
     --target-far 0.10 --confidence 0.90 >"$work/log" 2>&1 || { cat "$work/log" >&2; fail "calibrate failed"; }
 
-"$program" serve --deployments "$work/photos" --listen 127.0.0.1:0 --metrics-listen off \
+# Encrypted and with a key.
+command -v openssl >/dev/null || fail "openssl is missing; install it (Debian: apt-get install openssl)"
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=matchpoint \
+    -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE \
+    -keyout "$work/server.key" -out "$work/server.pem" 2>"$work/log" \
+    || { cat "$work/log" >&2; fail "openssl failed"; }
+key=$("$program" keys new python --scopes all --keys-file "$work/keys.json" | head -n 1)
+
+confined=()
+if command -v bwrap >/dev/null; then
+    confined=(bwrap --unshare-user --unshare-ipc --unshare-uts --uid 65532 --gid 65532 --cap-drop ALL
+        --ro-bind / / --proc /proc --dev /dev --tmpfs /tmp --bind "$work" "$work" --die-with-parent)
+    # shellcheck disable=SC2016 # it is the shell within that asks
+    "${confined[@]}" sh -c '[ "$(id -u)" = 65532 ] && grep -q "^CapEff:\s*0*$" /proc/self/status && ! touch /etc/x' \
+        2>"$work/log" || { cat "$work/log" >&2; fail "bubblewrap does not confine"; }
+    say "serving as user 65532, on a read-only root, without capabilities"
+else
+    say "serving without bounds: bubblewrap is not installed"
+fi
+
+"${confined[@]}" "$program" serve --deployments "$work/photos" --listen 127.0.0.1:0 --metrics-listen off \
+    --tls-certificate "$work/server.pem" --tls-key "$work/server.key" --keys-file "$work/keys.json" \
     --log-format json 2>"$work/log" &
 server=$!
 # Port 0 takes a free port, and the log says which.
@@ -99,8 +131,10 @@ mkdir "$work/stubs"
 "$venv/bin/python" -m grpc_tools.protoc -I proto --python_out="$work/stubs" \
     --pyi_out="$work/stubs" --grpc_python_out="$work/stubs" proto/matchpoint/v1/*.proto
 
+address=https://localhost:${address##*:}
 say "testing the server at $address"
 outcome=0
+export MATCHPOINT_API_KEY=$key MATCHPOINT_SERVER_CA=$work/server.pem
 PYTHONPATH=$work/stubs PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" \
     examples/python/test_client.py --server "$address" --examples examples/photos || outcome=$?
 if [ "$outcome" -ne 0 ]; then
@@ -109,7 +143,7 @@ if [ "$outcome" -ne 0 ]; then
 fi
 
 # It must also stop when it is told to.
-kill "$server"
+stop
 stopped=0
 wait "$server" || stopped=$?
 server=""

@@ -58,8 +58,24 @@ EXIT_UNAVAILABLE = 69
 
 
 def connect(server: str) -> grpc.Channel:
-    """A channel to a server, as HOST:PORT. It connects with the first call."""
-    return grpc.insecure_channel(server, options=OPTIONS)
+    """A channel to a server, as HOST:PORT, or https://HOST:PORT where it has a certificate. It connects
+    with the first call.
+
+    The variables are those of `matchpoint search`: MATCHPOINT_SERVER_CA names the authorities of the
+    server's certificate, MATCHPOINT_API_KEY is the key that the server asks for.
+    """
+    key = os.environ.get("MATCHPOINT_API_KEY")
+    if not server.startswith("https://"):
+        if key:
+            raise ValueError("a key is sent over https:// only")
+        return grpc.insecure_channel(server.removeprefix("http://"), options=OPTIONS)
+    authorities = os.environ.get("MATCHPOINT_SERVER_CA")
+    credentials = grpc.ssl_channel_credentials(Path(authorities).read_bytes() if authorities else None)
+    if key:
+        # Sent with each call, as `authorization: Bearer KEY`.
+        token = grpc.access_token_call_credentials(key)
+        credentials = grpc.composite_channel_credentials(credentials, token)
+    return grpc.secure_channel(server.removeprefix("https://"), credentials, options=OPTIONS)
 
 
 def error_reason(status: status_pb2.Status | None) -> str:
@@ -189,8 +205,9 @@ def pair(text: str) -> tuple[str, str]:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Search, compare and enrol images with Matchpoint.")
-    server = os.environ.get("MATCHPOINT_SERVER", "127.0.0.1:50051").removeprefix("http://")
-    parser.add_argument("--server", default=server, help="HOST:PORT (default: %(default)s)")
+    server = os.environ.get("MATCHPOINT_SERVER", "127.0.0.1:50051")
+    text = "HOST:PORT or https://HOST:PORT (default: %(default)s)"
+    parser.add_argument("--server", default=server, help=text)
     parser.add_argument("--deployment", default="", help="needed where the server has several")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -224,7 +241,7 @@ def main() -> int:
     except grpc.RpcError as error:
         print(explain(error), file=sys.stderr)
         return EXIT_UNAVAILABLE if error.code() is grpc.StatusCode.UNAVAILABLE else 1
-    except OSError as error:
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
 
