@@ -10,7 +10,7 @@ TESTED := --bins --tests
 # CMake and NASM, where the machine has none.
 export PATH := $(CURDIR)/.cache/build-tools/bin:$(PATH)
 
-.PHONY: help demo test test-rust test-prometheus lint tools runtime bench build wheel clean compare-pillow
+.PHONY: help demo test test-rust test-prometheus lint tools runtime bench build wheel sbom clean compare-pillow
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -55,6 +55,9 @@ compare-pillow: ## Compare the pixels of thousands of odd files with Pillow's (S
 		--seed $(or $(SEED),1) --count $(or $(COUNT),5000)
 	@cargo bench --locked --quiet --profile dev --bench pixels -- --digests .cache/odd > .cache/odd.tsv
 	@.cache/venv-pillow/bin/python scripts/make_odd_pictures.py .cache/odd --compare .cache/odd.tsv
+
+sbom: ## Write a CycloneDX bill of materials, target/matchpoint.cdx.json
+	@mkdir -p target && python3 scripts/third_party.py sbom target/matchpoint.cdx.json
 
 build: runtime ## Build the program for use, target/release/matchpoint
 	@echo "== build (release)"

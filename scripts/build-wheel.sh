@@ -45,7 +45,7 @@ target=${CARGO_TARGET_DIR:-$repository/target}
 stage=.cache/wheel
 rm -rf "$stage"
 mkdir -p "$stage/data/data/share/matchpoint/examples" "$stage/data/data/share/matchpoint/models"
-cp deploy/wheel/pyproject.toml README.md LICENSE* NOTICE "$stage"
+cp deploy/wheel/pyproject.toml README.md LICENSE* NOTICE THIRD-PARTY-LICENSES.txt "$stage"
 cp -r examples/photos "$stage/data/data/share/matchpoint/examples/"
 cp -r models/efficientnet-lite0 "$stage/data/data/share/matchpoint/models/"
 find "$stage" -name __pycache__ -prune -exec rm -rf {} +

@@ -66,6 +66,8 @@ check "Dockerfile (hadolint)" hadolint Dockerfile
 check "YAML (yamllint)" yamllint --strict -c deploy/.yamllint.yaml deploy
 check "Compose (schema)" check-jsonschema --builtin-schema vendor.compose-spec deploy/compose*.yaml
 check "Kubernetes (schema)" kubernetes-validate --strict --quiet "${manifests[@]}"
+check "licences and sources of crates (cargo-deny)" cargo-deny --locked check --hide-inclusion-graph licenses bans sources
+check "third-party licences" python3 scripts/third_party.py licences --check
 check "names, defaults and versions" python3 scripts/check_deploy.py
 if command -v promtool >/dev/null; then
     check "Prometheus configuration and rules (promtool)" promtool check config deploy/prometheus/prometheus.yml
