@@ -81,6 +81,8 @@ pub enum FindingSubject {
     Gallery,
     /// What users say of accepts.
     Feedback,
+    /// Whether searches look like those of the calibration.
+    Traffic,
 }
 
 impl FindingSubject {
@@ -104,6 +106,7 @@ impl FindingSubject {
             Self::Canary => "canary",
             Self::Gallery => "gallery",
             Self::Feedback => "feedback",
+            Self::Traffic => "traffic",
         }
     }
 }
@@ -393,7 +396,8 @@ impl WatchedRate {
             | FindingSubject::Audit
             | FindingSubject::Canary
             | FindingSubject::Gallery
-            | FindingSubject::Feedback => "FAR",
+            | FindingSubject::Feedback
+            | FindingSubject::Traffic => "FAR",
         };
         let Some(limit) = self.limit else {
             let says = format!(
@@ -476,7 +480,7 @@ impl WatchedRate {
     fn remedy(&self) -> String {
         match self.subject {
             FindingSubject::Frr => "See which labels and conditions the labelled rejects have in common (camera, light, new pictures of enrolled labels); then recalibrate with queries of today, or enrol newer pictures.",
-            FindingSubject::Far | FindingSubject::Rise | FindingSubject::Audit | FindingSubject::Canary | FindingSubject::Gallery | FindingSubject::Feedback => "Stop acting on accepts near the threshold, or activate a stricter operating point; look at the labelled false accepts, then recalibrate with strangers of today.",
+            FindingSubject::Far | FindingSubject::Rise | FindingSubject::Audit | FindingSubject::Canary | FindingSubject::Gallery | FindingSubject::Feedback | FindingSubject::Traffic => "Stop acting on accepts near the threshold, or activate a stricter operating point; look at the labelled false accepts, then recalibrate with strangers of today.",
         }
         .to_owned()
     }

@@ -19,6 +19,7 @@ pub mod shared_causes;
 #[cfg(test)]
 mod simulation;
 pub mod strata;
+pub mod traffic;
 
 /// Why something cannot be monitored as asked.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]

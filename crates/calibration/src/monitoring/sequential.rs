@@ -295,7 +295,7 @@ impl Mixture {
 
 /// Weight of the bets that begin after `observations` outcomes: 1 before the first, then falling so
 /// slowly that a late one still counts.
-fn unbegun(observations: u64) -> f64 {
+pub(super) fn unbegun(observations: u64) -> f64 {
     1.0 / (1.0 + real(observations + 1).log2())
 }
 

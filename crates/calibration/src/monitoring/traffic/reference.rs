@@ -1,0 +1,140 @@
+//! What the searches of a calibration looked like, as it is kept with its operating point.
+
+use base16ct::lower::encode_string;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::SearchFacts;
+use super::shares::ShareRule;
+use matchpoint_vector::Similarity;
+
+/// Version of the file that this build writes and reads.
+const FORMAT: u32 = 1;
+/// As many as [`SearchSigns`] has bits.
+pub(super) const SHARES_MAX: usize = 128;
+/// Directions in which embeddings are looked at, at most.
+const AXES_MAX: usize = 32;
+
+/// The shares that a search belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SearchSigns(u128);
+
+impl SearchSigns {
+    /// Whether the search belongs to the share of this number.
+    pub(super) fn has(self, share: usize) -> bool {
+        (self.0 >> share) & 1 == 1
+    }
+}
+
+/// How many of a calibration's labels a share had, one query each.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CalibratedShare {
+    pub(super) rule: ShareRule,
+    /// Of the enrolled labels.
+    pub(super) mated: u64,
+    /// Of the strangers.
+    pub(super) strangers: u64,
+}
+
+/// What the searches of a calibration looked like.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrafficReference {
+    /// Components of an embedding.
+    pub(super) dimension: usize,
+    /// Directions of length 1.
+    pub(super) axes: Vec<Vec<f32>>,
+    /// Enrolled labels that were counted; they had no part in choosing what is counted.
+    pub(super) mated_labels: u64,
+    /// Strangers that were counted.
+    pub(super) stranger_labels: u64,
+    pub(super) shares: Vec<CalibratedShare>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SealedReference {
+    format: u32,
+    /// SHA-256 of the reference as compact JSON.
+    sha256: String,
+    reference: TrafficReference,
+}
+
+impl TrafficReference {
+    /// Which shares a search belongs to; none where its embedding has another dimension.
+    #[must_use]
+    pub fn signs(&self, search: &SearchFacts<'_>) -> SearchSigns {
+        let along = |axis: &Vec<f32>| {
+            let found = Similarity::between(axis, search.vector);
+            found.map_or(f64::NAN, |along| f64::from(along.get()))
+        };
+        let along: Vec<f64> = self.axes.iter().map(along).collect();
+        let shares = self.shares.iter().enumerate();
+        let signs = shares.filter(|(_, share)| share.rule.holds(search, &along));
+        SearchSigns(signs.fold(0, |signs, (number, _)| signs | 1 << number))
+    }
+
+    /// Labels that were counted: enrolled ones, and strangers.
+    #[must_use]
+    pub fn labels(&self) -> [u64; 2] {
+        [self.mated_labels, self.stranger_labels]
+    }
+
+    /// As it is kept.
+    ///
+    /// # Errors
+    /// None in practice: it has a form in JSON.
+    pub fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec(&SealedReference {
+            format: FORMAT,
+            sha256: self.digest()?,
+            reference: self.clone(),
+        })
+    }
+
+    /// Reads what [`TrafficReference::to_json`] wrote.
+    ///
+    /// # Errors
+    /// In words: it is damaged, or was written by a later version.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, String> {
+        let sealed: SealedReference =
+            serde_json::from_slice(bytes).map_err(|cause| cause.to_string())?;
+        if sealed.format != FORMAT {
+            return Err(format!(
+                "it has format {}, and this version reads {FORMAT}",
+                sealed.format
+            ));
+        }
+        let reference = sealed.reference;
+        if reference.digest().map_err(|cause| cause.to_string())? != sealed.sha256 {
+            return Err("its checksum does not match its content".to_owned());
+        }
+        if reference.is_sound() {
+            Ok(reference)
+        } else {
+            Err("its counts or directions contradict each other".to_owned())
+        }
+    }
+
+    /// SHA-256 of it, in hex.
+    ///
+    /// # Errors
+    /// None in practice: it has a form in JSON.
+    pub fn digest(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_vec(self).map(|json| encode_string(&Sha256::digest(json)))
+    }
+
+    fn is_sound(&self) -> bool {
+        let axis = |axis: &Vec<f32>| axis.len() == self.dimension;
+        let share = |share: &CalibratedShare| {
+            share.mated <= self.mated_labels
+                && share.strangers <= self.stranger_labels
+                && share.rule.axis().is_none_or(|axis| axis < self.axes.len())
+        };
+        self.shares.len() <= SHARES_MAX
+            && self.axes.len() <= AXES_MAX
+            && self.axes.iter().all(axis)
+            && self.shares.iter().all(share)
+    }
+}

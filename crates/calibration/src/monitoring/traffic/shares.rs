@@ -1,0 +1,230 @@
+//! What searches are told apart by.
+
+use serde::{Deserialize, Serialize};
+
+use super::SearchFacts;
+
+/// The formats that pictures come in, and what stands for a query without one.
+pub(super) const FORMATS: [&str; 6] = ["JPEG", "PNG", "WebP", "GIF", "BMP", VECTOR];
+const VECTOR: &str = "vector";
+
+/// What a share is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TrafficFeature {
+    /// The picture's format.
+    Format,
+    /// Its longer side.
+    Size,
+    /// Its mean grey level.
+    Brightness,
+    /// How sharp it is.
+    Sharpness,
+    /// The length of its feature.
+    FeatureLength,
+    /// Where its embedding lies.
+    Embedding,
+    /// Which condition of the calibration it looks like.
+    Resemblance,
+    /// What the caller says of it.
+    Condition,
+}
+
+impl TrafficFeature {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Format,
+        Self::Size,
+        Self::Brightness,
+        Self::Sharpness,
+        Self::FeatureLength,
+        Self::Embedding,
+        Self::Resemblance,
+        Self::Condition,
+    ];
+
+    /// The name in metrics and messages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Format => "format",
+            Self::Size => "size",
+            Self::Brightness => "brightness",
+            Self::Sharpness => "sharpness",
+            Self::FeatureLength => "feature_length",
+            Self::Embedding => "embedding",
+            Self::Resemblance => "resemblance",
+            Self::Condition => "condition",
+        }
+    }
+}
+
+/// What is measured of a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum PictureMeasure {
+    LongestSide,
+    Brightness,
+    Sharpness,
+    FeatureLength,
+}
+
+impl PictureMeasure {
+    pub(super) const ALL: [Self; 4] = [
+        Self::LongestSide,
+        Self::Brightness,
+        Self::Sharpness,
+        Self::FeatureLength,
+    ];
+
+    pub(super) fn of(self, search: &SearchFacts<'_>) -> Option<f64> {
+        let picture = search.picture;
+        match self {
+            Self::LongestSide => picture.map(|picture| f64::from(picture.longest_side)),
+            Self::Brightness => picture.map(|picture| picture.brightness),
+            Self::Sharpness => picture.map(|picture| picture.sharpness),
+            Self::FeatureLength => search.feature_length,
+        }
+    }
+
+    fn feature(self) -> TrafficFeature {
+        match self {
+            Self::LongestSide => TrafficFeature::Size,
+            Self::Brightness => TrafficFeature::Brightness,
+            Self::Sharpness => TrafficFeature::Sharpness,
+            Self::FeatureLength => TrafficFeature::FeatureLength,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::LongestSide => "longer side in pixels",
+            Self::Brightness => "brightness (0 to 255)",
+            Self::Sharpness => "sharpness",
+            Self::FeatureLength => "length of the feature",
+        }
+    }
+}
+
+/// Which side of an edge belongs to a share; the edge itself does not.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Beyond {
+    Below(f64),
+    Above(f64),
+}
+
+impl Beyond {
+    fn holds(self, value: f64) -> bool {
+        match self {
+            Self::Below(edge) => value < edge,
+            Self::Above(edge) => edge < value,
+        }
+    }
+
+    fn says(self) -> String {
+        match self {
+            Self::Below(edge) => format!("below {}", short(edge)),
+            Self::Above(edge) => format!("above {}", short(edge)),
+        }
+    }
+}
+
+/// Three digits, or all of a larger number's.
+fn short(number: f64) -> String {
+    if 100.0 <= number.abs() {
+        format!("{number:.0}")
+    } else if 1.0 <= number.abs() {
+        format!("{number:.1}")
+    } else {
+        format!("{number:.3}")
+    }
+}
+
+/// Which searches belong to a share.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) enum ShareRule {
+    /// Its picture has this format.
+    Format { name: String },
+    /// What is measured of its picture lies beyond an edge.
+    Measure {
+        measure: PictureMeasure,
+        side: Beyond,
+    },
+    /// Its embedding lies beyond an edge in the direction of this number.
+    Direction { axis: usize, side: Beyond },
+    /// It is nearer to calibration's queries of this condition than its edge says.
+    Resemblance {
+        axis: usize,
+        edge: f64,
+        key: String,
+        value: String,
+    },
+    /// The caller says this of it.
+    Condition { key: String, value: String },
+    /// The caller says something of it that the calibration did not have.
+    OtherCondition { key: String, known: Vec<String> },
+}
+
+impl ShareRule {
+    /// Whether a search belongs to the share; `along` is where its embedding lies along each axis.
+    pub(super) fn holds(&self, search: &SearchFacts<'_>, along: &[f64]) -> bool {
+        match self {
+            Self::Format { name } => {
+                search.picture.map_or(VECTOR, |picture| picture.format) == name
+            }
+            Self::Measure { measure, side } => {
+                measure.of(search).is_some_and(|value| side.holds(value))
+            }
+            Self::Direction { axis, side } => {
+                along.get(*axis).is_some_and(|value| side.holds(*value))
+            }
+            Self::Resemblance { axis, edge, .. } => {
+                along.get(*axis).is_some_and(|value| edge < value)
+            }
+            Self::Condition { key, value } => search.conditions.get(key) == Some(value),
+            Self::OtherCondition { key, known } => {
+                let said = search.conditions.get(key);
+                said.is_some_and(|said| !known.contains(said))
+            }
+        }
+    }
+
+    pub(super) fn feature(&self) -> TrafficFeature {
+        match self {
+            Self::Format { .. } => TrafficFeature::Format,
+            Self::Measure { measure, .. } => measure.feature(),
+            Self::Direction { .. } => TrafficFeature::Embedding,
+            Self::Resemblance { .. } => TrafficFeature::Resemblance,
+            Self::Condition { .. } | Self::OtherCondition { .. } => TrafficFeature::Condition,
+        }
+    }
+
+    /// The axis that it needs.
+    pub(super) fn axis(&self) -> Option<usize> {
+        match self {
+            Self::Direction { axis, .. } | Self::Resemblance { axis, .. } => Some(*axis),
+            Self::Format { .. }
+            | Self::Measure { .. }
+            | Self::Condition { .. }
+            | Self::OtherCondition { .. } => None,
+        }
+    }
+
+    /// Which searches these are, in words.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Format { name } if name == VECTOR => "sent as a vector".to_owned(),
+            Self::Format { name } => format!("format {name}"),
+            Self::Measure { measure, side } => format!("{} {}", measure.name(), side.says()),
+            Self::Direction { axis, side } => {
+                format!("embedding {} in direction {}", side.says(), axis + 1)
+            }
+            Self::Resemblance { key, value, .. } => format!("looks like {key} = {value}"),
+            Self::Condition { key, value } => format!("said to be {key} = {value}"),
+            Self::OtherCondition { key, .. } => {
+                format!("said to be a {key} that the calibration did not have")
+            }
+        }
+    }
+}

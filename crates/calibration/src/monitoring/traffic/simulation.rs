@@ -1,0 +1,403 @@
+//! The comparison of traffic where the truth is known. Seeds are fixed, so that each run is the same.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{
+    PictureFacts, SearchFacts, TrafficQuery, TrafficReference, TrafficState, TrafficWatch,
+};
+use crate::binomial::real;
+use crate::monitoring::drift::DriftVerdict;
+use crate::splitmix64;
+
+const DIMENSION: usize = 16;
+const DELTA: f64 = 0.05;
+
+/// A stream of splitmix64.
+struct TrafficDraws(u64);
+
+impl TrafficDraws {
+    fn uniform(&mut self) -> f64 {
+        (real(splitmix64::next(&mut self.0) >> 11) + 0.5) * 2.0_f64.powi(-53)
+    }
+
+    /// Nearly normal, and quick.
+    fn normal(&mut self) -> f64 {
+        let ones = splitmix64::next(&mut self.0).count_ones();
+        (f64::from(ones) + self.uniform() - 32.5) / 4.0
+    }
+
+    fn of<T: Copy>(&mut self, shares: &[(T, f64)]) -> T {
+        let mut left = self.uniform();
+        let mut chosen = shares[0].0;
+        for (what, share) in shares {
+            if left < 0.0 {
+                break;
+            }
+            left -= share;
+            chosen = *what;
+        }
+        chosen
+    }
+}
+
+/// What searches are like.
+#[derive(Clone)]
+struct SimulatedTraffic {
+    formats: Vec<(&'static str, f64)>,
+    cameras: Vec<(usize, f64)>,
+    brightness: f64,
+    sharpness: f64,
+    /// Where strangers lie along the fourth component; the third one tells them from mated searches.
+    kind: f64,
+}
+
+fn usual() -> SimulatedTraffic {
+    SimulatedTraffic {
+        formats: vec![("JPEG", 0.9), ("PNG", 0.1)],
+        cameras: vec![(0, 0.5), (1, 0.3), (2, 0.2)],
+        brightness: 120.0,
+        sharpness: 0.5,
+        kind: 0.0,
+    }
+}
+
+const CAMERAS: [&str; 3] = ["gate", "hall", "yard"];
+
+impl SimulatedTraffic {
+    /// A query of a label; each camera pulls the embedding its own way.
+    fn query(&self, label: &str, mated: bool, draws: &mut TrafficDraws) -> TrafficQuery {
+        let camera = draws.of(&self.cameras);
+        let mut vector = [0.0; DIMENSION].map(|_: f64| draws.normal());
+        vector[camera] += 4.0;
+        vector[3] += if mated { 3.0 } else { -3.0 };
+        vector[4] += if mated { 0.0 } else { self.kind };
+        let length = vector.iter().map(|value| value * value).sum::<f64>().sqrt();
+        TrafficQuery {
+            id: draws.uniform().to_string(),
+            label: label.to_owned(),
+            mated,
+            conditions: BTreeMap::from([("camera".to_owned(), CAMERAS[camera].to_owned())]),
+            #[expect(clippy::cast_possible_truncation, reason = "a vector")]
+            vector: Arc::from(vector.map(|value| (value / length) as f32)),
+            picture: Some(PictureFacts {
+                format: draws.of(&self.formats),
+                longest_side: draws.of(&[(640, 0.3), (1024, 0.5), (2048, 0.2)]),
+                brightness: self.brightness + 40.0 * draws.normal(),
+                sharpness: self.sharpness + 0.1 * draws.normal(),
+            }),
+            feature_length: Some(20.0 + draws.normal()),
+        }
+    }
+
+    /// Three pictures each of so many enrolled labels and strangers.
+    fn calibration(&self, labels: usize, draws: &mut TrafficDraws) -> TrafficReference {
+        let mut queries = Vec::new();
+        for number in 0..2 * labels {
+            let label = format!("label {number}");
+            queries.extend((0..3).map(|_| self.query(&label, number < labels, draws)));
+        }
+        TrafficReference::of(&queries, 7)
+    }
+
+    fn search(&self, mated: f64, said: bool, draws: &mut TrafficDraws) -> TrafficQuery {
+        let is_mated = draws.uniform() < mated;
+        let mut query = self.query("", is_mated, draws);
+        if !said {
+            query.conditions.clear();
+        }
+        query
+    }
+
+    /// So many searches of traffic, with this share of mated ones.
+    fn run(
+        &self,
+        watch: &mut TrafficWatch,
+        reference: &TrafficReference,
+        run: Run,
+        draws: &mut TrafficDraws,
+    ) {
+        for _ in 0..run.searches {
+            let query = self.search(run.mated, run.said, draws);
+            watch.observe(signs(reference, &query), query.mated);
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Run {
+    searches: usize,
+    mated: f64,
+    /// Whether callers say which camera it was.
+    said: bool,
+}
+
+const THOUSAND: Run = Run {
+    searches: 1000,
+    mated: 0.5,
+    said: false,
+};
+
+fn signs(reference: &TrafficReference, query: &TrafficQuery) -> super::SearchSigns {
+    reference.signs(&SearchFacts {
+        vector: &query.vector,
+        picture: query.picture,
+        feature_length: query.feature_length,
+        conditions: &query.conditions,
+    })
+}
+
+/// Alarms in so many months of unchanged traffic, in which the share of mated searches moves between 0 and 1, each
+/// after a calibration of its own; `certain` takes the calibration's shares for the truth.
+fn false_alarms(months: u64, labels: usize, searches: usize, certain: bool) -> u64 {
+    let mut draws = TrafficDraws(20_000 + labels as u64);
+    let mut alarms = 0;
+    for _ in 0..months {
+        let mut reference = usual().calibration(labels, &mut draws);
+        if certain {
+            const TIMES: u64 = 10_000;
+            reference.mated_labels *= TIMES;
+            reference.stranger_labels *= TIMES;
+            for share in &mut reference.shares {
+                share.mated *= TIMES;
+                share.strangers *= TIMES;
+            }
+        }
+        let mut watch = TrafficWatch::new(&reference, DELTA, 0);
+        for part in 0..4 {
+            let run = Run {
+                searches: searches / 4,
+                mated: [0.5, 1.0, 0.0, 0.9][part],
+                said: part % 2 == 0,
+            };
+            usual().run(&mut watch, &reference, run, &mut draws);
+        }
+        alarms += u64::from(watch.assessment().alarm_at.is_some());
+    }
+    alarms
+}
+
+#[test]
+fn unchanged_traffic_raises_no_more_alarms_than_stated_whatever_part_of_it_is_mated() {
+    for labels in [20, 60] {
+        let alarms = false_alarms(200, labels, 1000, false);
+        assert!(alarms <= 10, "{alarms} of 200 with {labels} labels");
+    }
+    // Without the bounds for what few labels leave open there would be many.
+    let careless = false_alarms(20, 20, 400, true);
+    assert!(10 <= careless, "{careless} of 20");
+}
+
+/// The figures of docs/monitoring.md: `cargo test --release -p matchpoint-calibration -- --ignored months --nocapture`.
+#[test]
+#[ignore = "takes minutes"]
+#[expect(clippy::print_stderr, reason = "figures of docs/monitoring.md")]
+fn a_thousand_months_of_unchanged_traffic() {
+    for labels in [20, 60, 200] {
+        let alarms = false_alarms(1000, labels, 5000, false);
+        eprintln!("{labels} labels of each kind: {alarms} alarms in 1,000 months");
+        assert!(alarms <= 50, "{alarms}");
+    }
+}
+
+/// When traffic raises an alarm after a calibration on so many labels, and what of.
+fn alarm_of(traffic: &SimulatedTraffic, labels: usize, run: Run) -> (Option<u64>, String) {
+    let mut draws = TrafficDraws(5);
+    let reference = usual().calibration(labels, &mut draws);
+    let mut watch = TrafficWatch::new(&reference, DELTA, 0);
+    traffic.run(&mut watch, &reference, run, &mut draws);
+    let found = watch.assessment();
+    (found.alarm_at, found.named()[0].name.clone())
+}
+
+#[test]
+fn an_alarm_names_what_has_changed() {
+    let usual = usual();
+    let cases = [
+        (
+            "format WebP",
+            SimulatedTraffic {
+                formats: vec![("WebP", 0.6), ("JPEG", 0.4)],
+                ..usual.clone()
+            },
+        ),
+        (
+            "brightness",
+            SimulatedTraffic {
+                brightness: 40.0,
+                ..usual.clone()
+            },
+        ),
+        (
+            "sharpness",
+            SimulatedTraffic {
+                sharpness: 0.25,
+                ..usual.clone()
+            },
+        ),
+        (
+            "looks like camera = yard",
+            SimulatedTraffic {
+                cameras: vec![(2, 1.0)],
+                ..usual.clone()
+            },
+        ),
+        ("embedding", SimulatedTraffic { kind: 8.0, ..usual }),
+    ];
+    for (name, traffic) in cases {
+        let (alarm, of) = alarm_of(&traffic, 100, THOUSAND);
+        assert!(
+            alarm.is_some_and(|at| at < 600) && of.starts_with(name),
+            "{name}: {alarm:?} of {of}"
+        );
+    }
+}
+
+#[test]
+fn what_callers_say_is_compared_and_what_they_never_said_is_named() {
+    let yard = SimulatedTraffic {
+        cameras: vec![(2, 0.8), (0, 0.2)],
+        ..usual()
+    };
+    let said = Run {
+        said: true,
+        ..THOUSAND
+    };
+    let mut draws = TrafficDraws(5);
+    let reference = usual().calibration(100, &mut draws);
+    let mut watch = TrafficWatch::new(&reference, DELTA, 0);
+    yard.run(&mut watch, &reference, said, &mut draws);
+    let found = watch.assessment();
+    let share = found
+        .shares
+        .iter()
+        .find(|share| share.name == "said to be camera = yard")
+        .unwrap();
+    assert!(
+        (share.overall.unwrap() - 0.8).abs() < 0.05 && share.limit < 0.5,
+        "{share:?}"
+    );
+    assert!(found.ln_e_alarm < share.ln_e && found.alarm_at.is_some());
+    assert!((share.accept_rate.unwrap() - 0.5).abs() < 0.1);
+    // A camera that the calibration did not have.
+    let mut watch = TrafficWatch::new(&reference, DELTA, 0);
+    for number in 0..200 {
+        let mut query = usual().search(0.5, true, &mut draws);
+        if number % 2 == 0 {
+            query
+                .conditions
+                .insert("camera".to_owned(), "roof".to_owned());
+        }
+        watch.observe(signs(&reference, &query), false);
+    }
+    let alarm = watch.assessment().alarm().unwrap();
+    assert!(
+        alarm.contains("a camera that the calibration did not have: 0 % at calibration"),
+        "{alarm}"
+    );
+    let finding = watch.assessment().finding();
+    assert_eq!(finding.verdict, DriftVerdict::Warning);
+}
+
+#[test]
+fn a_change_after_a_long_quiet_time_is_seen_and_a_restart_forgets_nothing() {
+    let mut draws = TrafficDraws(9);
+    let reference = usual().calibration(60, &mut draws);
+    let mut watch = TrafficWatch::new(&reference, DELTA, 0);
+    let quiet = Run {
+        searches: 20_000,
+        ..THOUSAND
+    };
+    usual().run(&mut watch, &reference, quiet, &mut draws);
+    assert_eq!(watch.assessment().alarm_at, None);
+    assert_eq!(watch.assessment().finding().verdict, DriftVerdict::Note);
+    let json = serde_json::to_vec(watch.state()).unwrap();
+    let state: TrafficState = serde_json::from_slice(&json).unwrap();
+    let mut again = TrafficWatch::new(&reference, DELTA, 0).resumed(state);
+    let webp = SimulatedTraffic {
+        formats: vec![("WebP", 1.0)],
+        ..usual()
+    };
+    let mut same = TrafficDraws(10);
+    webp.run(
+        &mut watch,
+        &reference,
+        Run {
+            searches: 100,
+            ..THOUSAND
+        },
+        &mut TrafficDraws(10),
+    );
+    webp.run(
+        &mut again,
+        &reference,
+        Run {
+            searches: 100,
+            ..THOUSAND
+        },
+        &mut same,
+    );
+    let at = watch.assessment().alarm_at;
+    assert!(at.is_some_and(|at| at < 20_030), "{at:?}");
+    assert_eq!(again.assessment().alarm_at, at);
+    // It stays.
+    usual().run(&mut watch, &reference, THOUSAND, &mut draws);
+    assert_eq!(watch.assessment().alarm_at, at);
+}
+
+#[test]
+fn a_reset_makes_the_next_alarm_dearer() {
+    let mut draws = TrafficDraws(9);
+    let reference = usual().calibration(60, &mut draws);
+    let ln_e_alarm = |resets| {
+        TrafficWatch::new(&reference, DELTA, resets)
+            .assessment()
+            .ln_e_alarm
+    };
+    assert!((ln_e_alarm(0) - 40.0_f64.ln()).abs() < 1e-12);
+    assert!((ln_e_alarm(3) - 320.0_f64.ln()).abs() < 1e-12);
+}
+
+#[test]
+fn too_few_labels_watch_nothing_and_say_so() {
+    let mut draws = TrafficDraws(3);
+    for queries in [Vec::new(), vec![usual().query("one", true, &mut draws)]] {
+        let reference = TrafficReference::of(&queries, 7);
+        let mut watch = TrafficWatch::new(&reference, DELTA, 0);
+        let query = usual().query("", false, &mut draws);
+        watch.observe(signs(&reference, &query), true);
+        let found = watch.assessment();
+        assert!(found.shares.is_empty() && found.alarm_at.is_none());
+        assert_eq!(found.finding().verdict, DriftVerdict::Unknown);
+    }
+    // Strangers alone say nothing of mated searches.
+    let strangers: Vec<TrafficQuery> = (0..90)
+        .map(|number| usual().query(&number.to_string(), false, &mut draws))
+        .collect();
+    let reference = TrafficReference::of(&strangers, 7);
+    assert!(
+        TrafficWatch::new(&reference, DELTA, 0)
+            .assessment()
+            .shares
+            .is_empty()
+    );
+}
+
+#[test]
+fn what_is_kept_is_read_again_and_damage_is_found() {
+    let mut draws = TrafficDraws(4);
+    let reference = usual().calibration(30, &mut draws);
+    let json = reference.to_json().unwrap();
+    assert_eq!(TrafficReference::from_json(&json).unwrap(), reference);
+    let text = String::from_utf8(json).unwrap();
+    let refused = |text: &str| TrafficReference::from_json(text.as_bytes()).unwrap_err();
+    assert!(refused(&text.replace("\"JPEG\"", "\"JPEg\"")).contains("checksum"));
+    assert!(refused(&text.replace("\"format\":1", "\"format\":2")).contains("format 2"));
+    assert!(refused(&text[..text.len() / 2]).contains("EOF"));
+    // The order of the queries plays no part, and vectors of another dimension belong to no direction.
+    let other = TrafficQuery {
+        vector: Arc::from([1.0; 3]),
+        ..usual().query("", true, &mut draws)
+    };
+    assert!((0..128).any(|share| signs(&reference, &other).has(share)));
+}
