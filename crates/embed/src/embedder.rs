@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::pixels::{self, ImageLimits, Pixels, PixelsError, Resized, Resizer};
+use crate::pixels::{self, ImageLimits, ImageMeasures, Pixels, PixelsError, Resized, Resizer};
 use matchpoint_vector::Embedding;
 
 use super::batch::Batcher;
@@ -56,6 +56,8 @@ pub struct Embedded {
     pub embedding: Embedding,
     /// The length of the feature that it was made from; above 0.
     pub norm: f64,
+    /// What the image is like, apart from what it shows.
+    pub measures: ImageMeasures,
     /// Time spent on decoding, resizing and filling the tensor.
     pub decode: Duration,
     /// Time spent in the model.
@@ -146,7 +148,11 @@ impl ImageEmbedder {
             &|| cancellation.is_over(),
         );
         let room = room.ok_or(EmbedError::GivenUp)?;
-        let Resized { pixels, contrast } = resized(image, limits, manifest, resizer)?;
+        let Resized {
+            pixels,
+            contrast,
+            measures,
+        } = resized(image, limits, manifest, resizer)?;
         drop(room);
         if contrast <= CONTRAST_TOO_LOW {
             return Err(EmbedError::NoContent { contrast });
@@ -162,6 +168,7 @@ impl ImageEmbedder {
         Ok(Embedded {
             embedding,
             norm,
+            measures,
             decode,
             inference: start.elapsed(),
         })

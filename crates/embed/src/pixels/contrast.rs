@@ -59,7 +59,9 @@ mod tests {
             decode_bytes_max: 1 << 20,
         };
         let resized = Resizer::new().decode(file.get_ref(), &limits, [0; 3], &geometry);
-        let Resized { pixels, contrast } = resized.unwrap();
+        let Resized {
+            pixels, contrast, ..
+        } = resized.unwrap();
         assert_eq!((pixels.contrast(), contrast), (200, 0));
     }
 

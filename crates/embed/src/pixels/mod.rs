@@ -16,6 +16,7 @@ mod decoded;
 mod file_type;
 mod gif;
 mod jpeg;
+mod measures;
 mod opencv;
 mod orientation;
 mod png;
@@ -79,15 +80,23 @@ pub enum Format {
     Bmp,
 }
 
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Format {
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
             Self::Jpeg => "JPEG",
             Self::Png => "PNG",
             Self::WebP => "WebP",
             Self::Gif => "GIF",
             Self::Bmp => "BMP",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -334,6 +343,21 @@ pub struct Resized {
     pub pixels: Pixels,
     /// Their [`Pixels::contrast`], without a border that the fit added.
     pub contrast: u8,
+    /// What it is like, likewise.
+    pub measures: ImageMeasures,
+}
+
+/// What a picture is like, apart from what it shows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ImageMeasures {
+    /// The type of its file.
+    pub format: Format,
+    /// Pixels of its longer side, as it was sent.
+    pub longest_side: u32,
+    /// Mean level of its channels at the model's size, 0 to 255.
+    pub brightness: f64,
+    /// Contrast of neighbouring pixels by that of pixels four apart, at the model's size; at least 0.
+    pub sharpness: f64,
 }
 
 /// A resizer that keeps its scratch memory from one image to the next: one per worker.

@@ -5,7 +5,7 @@ use std::f64::consts::PI;
 use crate::pixels::window::{ResizeAxis, ResizeWindow};
 use crate::pixels::{
     AspectFit, CanvasPosition, Geometry, ImageLimits, Pixels, PixelsError, ResizeFilter, Resized,
-    Resizer, decode, opencv,
+    Resizer, decode, file_type, opencv,
 };
 use matchpoint_vector::kernels::resample::{self, Weights};
 
@@ -62,6 +62,7 @@ impl Resizer {
         let shown = self.show(&pixels, &window, geometry);
         Ok(Resized {
             contrast: shown.contrast(),
+            measures: shown.measures(file_type::format(bytes)?, decoded.size),
             pixels: bordered(shown, geometry),
         })
     }
