@@ -85,6 +85,8 @@ const JSON_MESSAGES: &[&str] = &[
     "GroundTruth",
     "Match",
     "RateHistoryPoint",
+    "TrafficComparison",
+    "TrafficShare",
     "Recalibration",
     "RecordedDecision",
     "SearchResponse",

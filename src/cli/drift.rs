@@ -11,7 +11,8 @@ use super::output::{Output, percent, wrapped};
 use crate::clock::{now_rfc_3339, rfc_3339};
 use crate::telemetry::escaped;
 use matchpoint_client::proto::{
-    AuditedRate, DriftReset, Evidence, Finding, GetDriftResponse, RateHistoryPoint, Verdict,
+    AuditedRate, DriftReset, Evidence, Finding, GetDriftResponse, RateHistoryPoint, TrafficShare,
+    Verdict,
 };
 use matchpoint_report::RateInterval;
 use matchpoint_report::drift::{DriftFinding, DriftReport, DriftStanding, RateCourse};
@@ -301,7 +302,32 @@ pub(super) fn text(found: &GetDriftResponse) -> String {
         "  {:<14} {} of {} sampled decisions\n",
         "labelled", found.annotated, found.sampled
     ));
+    text.push_str(&conditions(found));
     text
+}
+
+/// What callers say of their queries; empty if they say nothing.
+fn conditions(found: &GetDriftResponse) -> String {
+    let shares = found.traffic.iter().flat_map(|traffic| &traffic.shares);
+    let said = shares.filter(|share| share.feature == "condition");
+    let known = |rate: Option<f64>| rate.map_or_else(|| "not known".to_owned(), percent);
+    let row = |share: &TrafficShare| {
+        let overall = share.overall.filter(|overall| 0.0 < *overall)?;
+        Some(format!(
+            "  {}: {} of the searches, {} at calibration; accepted {}, elsewhere {}\n",
+            escaped(&share.name),
+            percent(overall),
+            percent(share.calibrated),
+            known(share.accept_rate),
+            known(share.accept_rate_elsewhere)
+        ))
+    };
+    let rows: String = said.filter_map(row).collect();
+    if rows.is_empty() {
+        rows
+    } else {
+        format!("\nwhat callers say (accept rates are no error rates)\n{rows}")
+    }
 }
 
 pub(super) fn rate_text(rate: Option<AuditedRate>) -> String {

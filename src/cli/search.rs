@@ -21,6 +21,7 @@ use matchpoint_client::proto::{DecisionBasis, SearchRequest, SearchResponse};
   matchpoint search photo.jpg
   matchpoint search --server http://10.0.0.5:50051 --deployment shop --limit 3 a.jpg b.png
   matchpoint search photo.jpg --filter 'metadata.camera = front AND label != mug'
+  matchpoint search photo.jpg --condition camera=gate
   matchpoint search photo.jpg --json")]
 pub(super) struct SearchArgs {
     /// The images
@@ -46,9 +47,22 @@ pub(super) struct SearchArgs {
     /// Show no item that is less similar: -1 to 1. The decision stays what it is
     #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
     min_score: Option<f32>,
+    /// What is known of the images beside what they show, such as `camera=gate`; may be repeated
+    ///
+    /// Held against the columns of the same names that the calibration's queries had. Does not influence
+    /// the decision.
+    #[arg(long = "condition", value_name = "NAME=VALUE", value_parser = condition)]
+    conditions: Vec<(String, String)>,
     /// Print the answers as JSON
     #[arg(long)]
     json: bool,
+}
+
+fn condition(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text
+        .split_once('=')
+        .ok_or("has no `=`; write NAME=VALUE, such as camera=gate")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
 /// One image's answer, or what was wrong with it.
@@ -101,6 +115,7 @@ impl SearchArgs {
             one_per_label: self.one_per_label,
             min_score: self.min_score,
             ef_search: 0,
+            conditions: self.conditions.iter().cloned().collect(),
         };
         Ok(client.search(request, None).await?)
     }

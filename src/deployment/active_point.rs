@@ -10,6 +10,7 @@ use matchpoint_calibration::adjustment::{Adjuster, Adjustment, ComparedPair};
 use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::coverage::Coverage;
 use matchpoint_calibration::decision::Decision;
+use matchpoint_calibration::monitoring::traffic::{SearchFacts, SearchSigns, TrafficReference};
 use matchpoint_calibration::operating_point::{Content, OperatingPoint};
 use matchpoint_calibration::refusal::Mismatch;
 use matchpoint_gallery::item_set::ItemSet;
@@ -38,16 +39,20 @@ pub struct ValidPoint {
     pub adjuster: Option<Box<Adjuster>>,
     /// The items that it was calibrated on; `None` if that was not kept.
     pub items: Option<Arc<ItemSet>>,
+    /// What the searches of its calibration looked like; `None` if that was not kept.
+    pub traffic: Option<Arc<TrafficReference>>,
 }
 
 impl DecisionBasis {
-    /// As it is where a filter named the items that could be found. What is accepted among some
+    /// As it is where a filter named the items that could be found, if one did. What is accepted among some
     /// items is accepted among all, so that a bound on false accepts of strangers stays, where the
     /// similarity decides; a filter can leave out the mate, so that none on false rejects does.
     #[must_use]
-    pub fn under_filter(mut self) -> Self {
-        self.target_frr = None;
-        self.certified &= self.kept_by_filters && self.target_far.is_some();
+    pub fn if_filtered(mut self, filtered: bool) -> Self {
+        if filtered {
+            self.target_frr = None;
+            self.certified &= self.kept_by_filters && self.target_far.is_some();
+        }
         self
     }
 }
@@ -166,6 +171,20 @@ impl ActivePoint {
     pub(super) fn takes_margin(&self) -> bool {
         let adjuster = self.adjuster();
         adjuster.is_some_and(|adjuster| adjuster.adjustment().margin().is_some())
+    }
+
+    /// What the searches of its calibration looked like; `None` if nothing is active, or that was not kept.
+    #[must_use]
+    pub fn traffic(&self) -> Option<&Arc<TrafficReference>> {
+        match self {
+            Self::Valid(valid) => valid.traffic.as_ref(),
+            Self::Missing | Self::Mismatch(_) | Self::Unreadable(_) => None,
+        }
+    }
+
+    /// What tells a search from others, beside those of the calibration.
+    pub(super) fn traffic_signs(&self, search: &SearchFacts<'_>) -> Option<SearchSigns> {
+        self.traffic().map(|reference| reference.signs(search))
     }
 
     /// What is compared with the threshold for the best match of a search.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::active_point::DecisionBasis;
 use super::request::{Hit, Timings};
 use matchpoint_calibration::decision::Decision;
+use matchpoint_embed::pixels::ImageMeasures;
 use matchpoint_vector::{Embedding, Similarity};
 
 /// The decision on the best match, the matches, and what they rest on.
@@ -79,6 +80,10 @@ pub(super) struct Probed {
     pub(super) source_sha256: Option<[u8; 32]>,
     /// The query's embedding; `None` for an item of the gallery.
     pub(super) vector: Option<Arc<[f32]>>,
+    /// What its picture is like; `None` for a vector.
+    pub(super) measures: Option<ImageMeasures>,
+    /// The length of the feature that the embedding was made from; `None` for a vector.
+    pub(super) feature_length: Option<f64>,
     /// Where the time went.
     pub(super) timings: Timings,
 }

@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::archive::{self, ArchiveDigest, ArchiveError};
-use super::folder::{CALIBRATED_ITEMS, COHORTS, OPERATING_POINTS, RECORD_FILE, RECORDINGS};
+use super::folder::{
+    CALIBRATED_ITEMS, CALIBRATED_TRAFFIC, COHORTS, OPERATING_POINTS, RECORD_FILE, RECORDINGS,
+};
 use super::temporary::{TemporaryFolder, publish};
 use super::{DeploymentError, Folder, ModelReference};
 use matchpoint_calibration::adjustment::Adjustment;
@@ -25,11 +27,12 @@ pub use super::archive::Progress;
 
 const ITEMS: &str = "items.db";
 /// Folders whose files are part of a snapshot, and how those end.
-const KEPT: [(&str, &str); 4] = [
+const KEPT: [(&str, &str); 5] = [
     (OPERATING_POINTS, "json"),
     (RECORDINGS, "json"),
     (COHORTS, "cohort"),
     (CALIBRATED_ITEMS, "items"),
+    (CALIBRATED_TRAFFIC, "json"),
 ];
 
 /// What a snapshot holds.
@@ -122,6 +125,7 @@ impl Folder {
         for point in points {
             belong.insert(format!("{OPERATING_POINTS}/{}.json", point.id()));
             belong.insert(format!("{RECORDINGS}/{}.json", point.id()));
+            belong.insert(format!("{CALIBRATED_TRAFFIC}/{}.json", point.id()));
             let digest = &point.content().binding.gallery_digest;
             belong.insert(format!("{CALIBRATED_ITEMS}/{digest}.items"));
             let adjustment = point.content().adjustment.as_ref();
@@ -130,7 +134,7 @@ impl Folder {
             }
         }
         let mut orphans = Vec::new();
-        for folder in ["", OPERATING_POINTS, RECORDINGS, COHORTS, CALIBRATED_ITEMS] {
+        for folder in std::iter::once("").chain(KEPT.map(|(folder, _)| folder)) {
             let names = list(&self.path().join(folder))?;
             let is_known = |name: &str| match folder {
                 "" => !name.ends_with(".tmp"),

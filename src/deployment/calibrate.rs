@@ -67,6 +67,9 @@ impl Deployment {
             point,
             recording,
             items: searched.item_set(),
+            traffic: gathered
+                .traffic
+                .reference(&gathered.searches, settings.threshold.seed),
             adjuster,
         })
     }

@@ -1,6 +1,7 @@
 //! What a calibration came to.
 
 use matchpoint_calibration::adjustment::Adjuster;
+use matchpoint_calibration::monitoring::traffic::TrafficReference;
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::recording::Recording;
 use matchpoint_gallery::item_set::ItemSet;
@@ -14,6 +15,8 @@ pub struct Calibrated {
     pub recording: Recording,
     /// The items of the gallery that was searched.
     pub items: ItemSet,
+    /// What its queries looked like.
+    pub traffic: TrafficReference,
     /// What adjusts the scores; `None` where the similarity decides.
     pub adjuster: Option<Adjuster>,
 }

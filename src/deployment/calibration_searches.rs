@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 use super::answer::Probed;
 use super::deciding::PROBE_HITS;
 use super::request::ProbeRequest;
-use super::worker::{OTHERS_HITS, index_misses, left_out};
+use super::traffic_sample::TrafficSample;
+use super::worker::{OTHERS_HITS, index_misses, left_out, picture_facts};
 use super::{Deployment, DeploymentError, Hit, ProbeSource};
 use matchpoint_calibration::analysis::CandidateList;
 use matchpoint_calibration::analysis::copies::{NearCopy, near_copies, near_copy_from};
@@ -17,6 +18,7 @@ use matchpoint_calibration::analysis::crowded::CrowdedStrangers;
 use matchpoint_calibration::analysis::embeddings::Embeddings;
 use matchpoint_calibration::analysis::strangers::{StrangerRow, UnnamedStrangers};
 use matchpoint_calibration::likeness::{Alike, alike};
+use matchpoint_calibration::monitoring::traffic::TrafficQuery;
 use matchpoint_calibration::procedure::{Copied, NearCopied};
 use matchpoint_calibration::recording::{QueryTrials, RecordedMatch, RecordedSearch, TrialKind};
 use matchpoint_gallery::item::ItemHead;
@@ -73,6 +75,8 @@ pub struct Gathered {
     strangers: Vec<UnnamedStranger>,
     /// What each query was made from.
     sources: Vec<([u8; 32], String)>,
+    /// What the queries look like.
+    pub(super) traffic: TrafficSample,
 }
 
 impl std::fmt::Debug for Gathered {
@@ -185,6 +189,7 @@ impl Gathered {
             near_copy_from: near_copy_from(deployment.loaded().model.dimension()),
             strangers: Vec::new(),
             sources: Vec::new(),
+            traffic: TrafficSample::default(),
         }
     }
 
@@ -348,13 +353,24 @@ impl Gathered {
         self.add_trials(query, probed, false);
     }
 
-    /// Keeps what it takes to find out whether another query is nearly this one.
+    /// Keeps what it takes to find out whether another query is nearly this one, and what traffic is like it.
     fn keep_to_compare(&mut self, query: &LabelledQuery, probed: &Probed, enrolled: bool) {
         if let Some(made_from) = probed
             .source_sha256
             .or_else(|| digest(probed.vector.as_deref()))
         {
             self.sources.push((made_from, query.id.clone()));
+        }
+        if let Some(vector) = &probed.vector {
+            self.traffic.add(TrafficQuery {
+                id: query.id.clone(),
+                label: query.label.clone(),
+                mated: enrolled,
+                conditions: query.conditions.clone(),
+                vector: Arc::clone(vector),
+                picture: probed.measures.map(picture_facts),
+                feature_length: probed.feature_length,
+            });
         }
         if let (false, Some(vector)) = (enrolled, &probed.vector) {
             if self.strangers.len() < Self::VECTORS_MAX {
@@ -594,6 +610,8 @@ fn as_query(
         source_sha256: head.source_sha256,
         // It is in the gallery, which is analysed as a whole.
         vector: None,
+        measures: None,
+        feature_length: None,
         timings: super::Timings::default(),
     })
 }

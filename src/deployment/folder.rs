@@ -15,9 +15,9 @@ use super::DeploymentError;
 use super::calibrated::Calibrated;
 use crate::clock::now_rfc_3339;
 use crate::files::{open_file, read_file, replace_file};
-use matchpoint_calibration::CalibrationError;
 use matchpoint_calibration::adjustment::{Adjuster, Adjustment};
 use matchpoint_calibration::cohort::Cohort;
+use matchpoint_calibration::monitoring::traffic::TrafficReference;
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::recording::Recording;
 use matchpoint_gallery::item_set::ItemSet;
@@ -34,6 +34,10 @@ pub(super) const RECORDINGS: &str = "recordings";
 pub(super) const COHORTS: &str = "cohorts";
 /// The items that operating points were calibrated on, by the gallery's digest.
 pub(super) const CALIBRATED_ITEMS: &str = "calibrated-items";
+/// What the queries of calibrations looked like, by operating point.
+pub(super) const CALIBRATED_TRAFFIC: &str = "calibrated-traffic";
+/// 32 directions of 8,192 components as text; anything larger is not ours.
+const CALIBRATED_TRAFFIC_BYTES_MAX: u64 = 1 << 23;
 /// A thousand embeddings and labels: anything larger is not ours.
 const COHORT_BYTES_MAX: u64 = 1 << 28;
 /// 32,768 checksums; anything larger is not ours.
@@ -321,6 +325,7 @@ impl Folder {
             point,
             recording,
             items,
+            traffic,
             adjuster,
         } = calibrated;
         if let Some(cohort) = adjuster.as_ref().and_then(Adjuster::cohort) {
@@ -343,6 +348,7 @@ impl Folder {
         // First, so that an operating point never lacks what it was made from.
         replace_file(&path, &json)?;
         self.add_calibrated_items(point, items)?;
+        self.add_calibrated_traffic(point.id(), traffic)?;
         let path = self.operating_point_file(point.id());
         let json = point.to_json().map_err(|cause| unwritable(&path, &cause))?;
         Ok(replace_file(&path, json.as_bytes())?)
@@ -386,6 +392,51 @@ impl Folder {
             );
         }
         items
+    }
+
+    /// Keeps what the queries of an operating point looked like.
+    fn add_calibrated_traffic(
+        &self,
+        id: &str,
+        traffic: &TrafficReference,
+    ) -> Result<(), DeploymentError> {
+        let folder = self.path.join(CALIBRATED_TRAFFIC);
+        fs::create_dir_all(&folder).map_err(|cause| DeploymentError::io(&folder, &cause))?;
+        let path = self.calibrated_traffic_file(id);
+        let json = traffic.to_json();
+        let json = json.map_err(|cause| unwritable(&path, &cause))?;
+        Ok(replace_file(&path, &json)?)
+    }
+
+    /// What the queries of an operating point looked like; `None` if that was not kept, or is damaged:
+    /// traffic is then held against nothing.
+    #[must_use]
+    pub fn calibrated_traffic(&self, id: &str) -> Option<TrafficReference> {
+        let path = self.calibrated_traffic_file(id);
+        let mut bytes = Vec::new();
+        let read = open_file(&path).and_then(|file| {
+            let mut limited = file.take(CALIBRATED_TRAFFIC_BYTES_MAX);
+            limited.read_to_end(&mut bytes)
+        });
+        let problem = match read.map(|_| TrafficReference::from_json(&bytes)) {
+            Ok(Ok(reference)) => return Some(reference),
+            Ok(Err(problem)) => problem,
+            // Operating points of before have none.
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return None,
+            Err(cause) => cause.to_string(),
+        };
+        tracing::warn!(
+            path = %path.display(),
+            problem,
+            "what searches of the calibration looked like cannot be read: traffic is compared with nothing; recalibrate, or restore the file"
+        );
+        None
+    }
+
+    fn calibrated_traffic_file(&self, id: &str) -> PathBuf {
+        self.path
+            .join(CALIBRATED_TRAFFIC)
+            .join(format!("{id}.json"))
     }
 
     /// Keeps a cohort under its digest.
@@ -623,7 +674,7 @@ fn seal(record: &Record) -> Result<String, DeploymentError> {
     Ok(encode_string(&Sha256::digest(&text)))
 }
 
-fn unwritable(path: &Path, cause: &CalibrationError) -> DeploymentError {
+fn unwritable(path: &Path, cause: &impl std::fmt::Display) -> DeploymentError {
     DeploymentError::Damaged {
         path: path.to_owned(),
         problem: cause.to_string(),

@@ -29,6 +29,7 @@ mod search;
 mod shadow;
 mod source_enrolment;
 mod temporary;
+mod traffic_sample;
 mod worker;
 mod writer;
 

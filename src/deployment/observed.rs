@@ -6,10 +6,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::active_point::ActivePoint;
-use super::folder::Folder;
 use crate::monitor::Observed;
+use matchpoint_calibration::monitoring::traffic::TrafficReference;
 use matchpoint_calibration::operating_point::OperatingPoint;
-use matchpoint_calibration::recording::Recording;
 use matchpoint_gallery::Gallery;
 
 /// A deployment, as its monitor sees it.
@@ -38,8 +37,9 @@ impl Observed for ObservedDeployment {
         self.active_point.load().shared()
     }
 
-    fn recording(&self, id: &str) -> Result<Option<Recording>, String> {
-        let read = Folder::open(&self.folder).and_then(|folder| folder.recording(id));
-        read.map_err(|error| error.to_string())
+    fn traffic_reference(&self, id: &str) -> Option<Arc<TrafficReference>> {
+        let active = self.active_point.load();
+        let is_it = active.valid().is_some_and(|point| point.id() == id);
+        active.traffic().filter(|_| is_it).cloned()
     }
 }

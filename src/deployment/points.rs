@@ -11,7 +11,7 @@ use crate::telemetry;
 use matchpoint_calibration::adjustment::Adjuster;
 use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::coverage::Coverage;
-use matchpoint_calibration::monitoring::indicators::predicted_far;
+use matchpoint_calibration::monitoring::predicted_far::predicted_far;
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::recording::{Flip, Scale, ScaledThreshold};
 
@@ -194,12 +194,14 @@ impl Deployment {
         adjuster: Option<Adjuster>,
     ) -> ValidPoint {
         let items = folder.calibrated_items(&point).map(Arc::new);
+        let traffic = folder.calibrated_traffic(point.id()).map(Arc::new);
         // If a write has failed, nothing is compared, and nothing is promised any more.
         let compared = self.gallery.compare_with(items.clone());
         ValidPoint {
             point: Arc::new(point),
             adjuster: adjuster.map(Box::new),
             items: items.filter(|_| compared.is_ok()),
+            traffic,
         }
     }
 

@@ -1,5 +1,6 @@
 //! What a deployment is asked: queries, and how to search for them.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -66,6 +67,8 @@ pub struct SearchOptions {
     pub score_min: Option<f32>,
     /// Candidates that an approximate search keeps, for the items returned.
     pub ef: Option<usize>,
+    /// What the caller says of the query, such as which camera it is from.
+    pub conditions: BTreeMap<String, String>,
 }
 
 impl SearchOptions {
@@ -80,6 +83,7 @@ impl SearchOptions {
             one_per_label: false,
             score_min: None,
             ef: None,
+            conditions: BTreeMap::new(),
         }
     }
 }

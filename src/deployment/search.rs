@@ -64,33 +64,31 @@ impl Deployment {
         let checks = self.maintenance.get().map(Maintenance::checks);
         let image = probe.kept(self.monitor.keeps_images());
         let ticket = live.then(|| self.shadow_ticket(&probe, &options));
-        let ((hits, best, judged, norm), timings) = self
+        let ((hits, best, judged, norm, signs), timings) = self
             .work(job, move |worker, limits, timings| {
                 let query = probe.read(limits)?;
-                let (embedding, norm) = embed_measured(worker, query, limits, timings)?;
-                let (hits, best) = search_view(&searched, &embedding, &options, timings)?;
+                let measured = embed_measured(worker, query, limits, timings)?;
+                let embedding = &measured.embedding;
+                let (hits, best) = search_view(&searched, embedding, &options, timings)?;
                 let found = Searched {
                     view: &searched,
-                    probe: &embedding,
+                    probe: embedding,
                     options: &options,
                 };
                 let judged = judge.decision_score(&found, best.as_ref(), timings)?;
+                let signs = judge.traffic_signs(&measured.facts(&options.conditions));
                 // What leaves a label out did not go through the index.
                 if let Some(checks) = checks.filter(|_| options.without_label.is_none()) {
-                    checks.offer(&searched, &embedding);
+                    checks.offer(&searched, embedding);
                 }
-                Ok((hits, best, judged, norm))
+                Ok((hits, best, judged, measured.feature_length, signs))
             })
             .await?;
         let id = DecisionId::fresh();
         let basis = active.basis(&view, judged);
         let answer = SearchAnswer {
             decision: active.decide(judged),
-            basis: if filtered {
-                basis.under_filter()
-            } else {
-                basis
-            },
+            basis: basis.if_filtered(filtered),
             decision_id: id.to_string(),
             generation: view.generation(),
             gallery_items: view.len(),
@@ -112,6 +110,7 @@ impl Deployment {
                 margin: found.margin(),
             }),
             decision_score: judged.score(),
+            signs,
             filtered,
             image,
             source,
@@ -188,6 +187,7 @@ impl Deployment {
             gallery_items: view.len(),
             best: None,
             decision_score: judged.score(),
+            signs: None,
             filtered: false,
             image: None,
             source: SearchSource::Comparison,

@@ -1,5 +1,6 @@
 //! What a worker does for a request: embed, search, compare.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,8 +12,9 @@ use super::answer::{EmbeddedOriginal, OthersFound, Probed};
 use super::deciding::{Deciding, PROBE_HITS, best_of_another, deciding};
 use super::request::{Hit, ImageAt, ProbeRequest, Query, SearchOptions, Timings, read_image};
 use matchpoint_calibration::adjustment::ComparedPair;
+use matchpoint_calibration::monitoring::traffic::{PictureFacts, SearchFacts};
 use matchpoint_embed::job::PoolWorker;
-use matchpoint_embed::pixels::ImageLimits;
+use matchpoint_embed::pixels::{ImageLimits, ImageMeasures};
 use matchpoint_gallery::item::ItemHead;
 use matchpoint_gallery::mapped_vectors::Vector;
 use matchpoint_gallery::view::{GalleryView, Probe};
@@ -36,22 +38,55 @@ pub(super) fn embed_query(
     limits: &ImageLimits,
     timings: &mut Timings,
 ) -> Result<Embedding, DeploymentError> {
-    embed_measured(worker, query, limits, timings).map(|(embedding, _)| embedding)
+    embed_measured(worker, query, limits, timings).map(|embedded| embedded.embedding)
 }
 
-/// The embedding, and for an image the length of the feature that it was made from.
+/// An embedding, with what is seen of the query that it is of.
+pub(super) struct MeasuredQuery {
+    pub(super) embedding: Embedding,
+    /// What its picture is like; `None` for a vector.
+    pub(super) measures: Option<ImageMeasures>,
+    /// The length of the feature that it was made from; `None` for a vector.
+    pub(super) feature_length: Option<f64>,
+}
+
+impl MeasuredQuery {
+    /// What is seen of a search for it, of which the caller says this.
+    pub(super) fn facts<'a>(&'a self, conditions: &'a BTreeMap<String, String>) -> SearchFacts<'a> {
+        SearchFacts {
+            vector: self.embedding.as_slice(),
+            picture: self.measures.map(picture_facts),
+            feature_length: self.feature_length,
+            conditions,
+        }
+    }
+}
+
+pub(super) fn picture_facts(measures: ImageMeasures) -> PictureFacts {
+    PictureFacts {
+        format: measures.format.as_str(),
+        longest_side: measures.longest_side,
+        brightness: measures.brightness,
+        sharpness: measures.sharpness,
+    }
+}
+
 pub(super) fn embed_measured(
     worker: &mut PoolWorker<'_>,
     query: Query,
     limits: &ImageLimits,
     timings: &mut Timings,
-) -> Result<(Embedding, Option<f64>), DeploymentError> {
+) -> Result<MeasuredQuery, DeploymentError> {
     match query {
         Query::Image(bytes) => {
             let embedded = worker.embed(&bytes, limits)?;
             timings.decode += embedded.decode;
             timings.inference += embedded.inference;
-            Ok((embedded.embedding, Some(embedded.norm)))
+            Ok(MeasuredQuery {
+                embedding: embedded.embedding,
+                measures: Some(embedded.measures),
+                feature_length: Some(embedded.norm),
+            })
         }
         Query::Embedding(values) => {
             let expected = worker.dimension();
@@ -61,7 +96,11 @@ pub(super) fn embed_measured(
                     found: values.len(),
                 });
             }
-            Ok((Embedding::normalise(values)?, None))
+            Ok(MeasuredQuery {
+                embedding: Embedding::normalise(values)?,
+                measures: None,
+                feature_length: None,
+            })
         }
     }
 }
@@ -206,7 +245,11 @@ pub(super) fn probe(
     let query = request.source.read(limits)?;
     let source_sha256 = query.sha256();
 
-    let embedding = embed_query(worker, query, limits, timings)?;
+    let MeasuredQuery {
+        embedding,
+        measures,
+        feature_length,
+    } = embed_measured(worker, query, limits, timings)?;
 
     let options = SearchOptions::nearest(PROBE_HITS);
     let (hits, deciding) = search_view(view, &embedding, &options, timings)?;
@@ -234,6 +277,8 @@ pub(super) fn probe(
         index_missed,
         source_sha256,
         vector: Some(embedding.as_slice().into()),
+        measures,
+        feature_length,
         timings: *timings,
     })
 }

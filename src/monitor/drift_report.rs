@@ -4,6 +4,7 @@ use super::alarms::Alarms;
 use super::audit_evaluation::{AuditContext, AuditSpan, any_labelled, drift};
 use super::error::MonitorError;
 use super::resets::{DriftReset, RESETS_MAX, Resets, keep};
+use super::traffic_comparison::TrafficInService;
 use super::watch::Monitor;
 use crate::clock::now_ms;
 use crate::journal::entry::TEXT_BYTES_MAX;
@@ -21,6 +22,8 @@ pub struct PointInService {
     pub drift: DriftAssessment,
     /// How its rates came to what they are.
     pub course: Vec<HistoryPoint>,
+    /// How traffic stands beside its calibration; `None` if it is not the active one.
+    pub traffic: Option<TrafficInService>,
     /// When and why its evidence was reset, the earliest first.
     pub resets: Vec<DriftReset>,
 }
@@ -77,10 +80,18 @@ impl Monitor {
         if let Some(round) = round.filter(|round| round.operating_point == point.id()) {
             drift.add(round.rates.findings(round.changed.len()));
         }
+        let active = self.observed().active_point();
+        let traffic = active
+            .filter(|active| active.id() == point.id())
+            .and_then(|_| recorder.traffic.update(self.observed()));
+        if let Some(found) = &traffic {
+            drift.add(vec![found.finding()]);
+        }
         Ok(PointInService {
             point: point.clone(),
             drift,
             course: observations.course(&recorder.strata)?,
+            traffic,
             resets: resets.into_all(),
         })
     }

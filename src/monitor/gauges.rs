@@ -10,6 +10,7 @@ use crate::telemetry;
 use matchpoint_calibration::monitoring::audit::AuditedRate;
 use matchpoint_calibration::monitoring::drift::{DriftAssessment, Limit};
 use matchpoint_calibration::monitoring::sequential::EProcess;
+use matchpoint_calibration::monitoring::traffic::{TrafficAssessment, TrafficFeature};
 
 /// The operating point whose gauges are shown, until another deployment has taken the place of this
 /// one: from then on nothing is shown.
@@ -89,6 +90,31 @@ pub(super) fn publish_lost(deployment: &str, lost: LostDecisions, before: Option
     for ((reason, total), earlier) in now.zip(before) {
         let since = earlier.map(|earlier| total.saturating_sub(earlier));
         telemetry::recording_lost(deployment, reason, total, since);
+    }
+}
+
+/// Shows how traffic stands beside the calibration of an operating point.
+pub(super) fn show_traffic(deployment: &str, point: &str, found: &TrafficAssessment) {
+    telemetry::traffic_compared(
+        deployment,
+        point,
+        telemetry::TrafficGauges {
+            compared: found.compared,
+            evidence: [found.ln_e, found.ln_e_alarm],
+            raised: found.alarm_at.is_some(),
+        },
+    );
+    for feature in TrafficFeature::ALL {
+        // The loudest of its shares.
+        let share = found.shares.iter().find(|share| share.feature == feature);
+        if let Some(share) = share {
+            let gauges = telemetry::TrafficShareGauges {
+                calibrated: share.calibrated,
+                limit: share.limit,
+                recent: share.lately,
+            };
+            telemetry::traffic_share(deployment, point, feature.as_str(), gauges);
+        }
     }
 }
 

@@ -19,9 +19,9 @@ mod recorder;
 mod resets;
 mod sampling_budget;
 mod sampling_design;
-mod score_shift;
 mod shadow_report;
 mod shadow_runner;
+mod traffic_comparison;
 mod watch;
 mod watcher;
 
@@ -41,4 +41,5 @@ pub use shadow_report::{
     SHADOW_LATEST_MAX, ShadowAbout, ShadowDecision, ShadowDisagreement, ShadowReport,
 };
 pub use shadow_runner::{ShadowDeployment, ShadowOpening, ShadowRunner, ShadowTicket};
+pub use traffic_comparison::TrafficInService;
 pub use watch::Monitor;

@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use crate::journal::entry::{DecisionId, SearchSource};
 use matchpoint_calibration::decision::Decision;
+use matchpoint_calibration::monitoring::traffic::{SearchSigns, TrafficReference};
 use matchpoint_calibration::operating_point::OperatingPoint;
-use matchpoint_calibration::recording::Recording;
 use matchpoint_gallery::Gallery;
 use matchpoint_gallery::view::GalleryMatch;
 use matchpoint_vector::Similarity;
@@ -28,11 +28,9 @@ pub trait Observed: Debug + Send + Sync {
     /// The active operating point; `None` if none is valid.
     fn active_point(&self) -> Option<Arc<OperatingPoint>>;
 
-    /// The searches that an operating point was made from; `None` if they were not kept.
-    ///
-    /// # Errors
-    /// Why they cannot be read, in words.
-    fn recording(&self, id: &str) -> Result<Option<Recording>, String>;
+    /// What the searches looked like that an operating point was made from; `None` if that was not kept, or if it is not
+    /// the active one.
+    fn traffic_reference(&self, id: &str) -> Option<Arc<TrafficReference>>;
 }
 
 /// One decision of a deployment, to be recorded.
@@ -52,6 +50,8 @@ pub struct DecisionRecord<'a> {
     pub best: Option<MatchRecord<'a>>,
     /// The score that was compared with the threshold.
     pub decision_score: Option<Similarity>,
+    /// What tells it from other searches, beside those of the calibration; `None` if that is not known.
+    pub signs: Option<SearchSigns>,
     /// Whether a filter named the items that could be found.
     pub filtered: bool,
     /// The image, if images are kept.

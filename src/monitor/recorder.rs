@@ -12,7 +12,7 @@ use super::gauges::{ShownPoint, publish};
 use super::label_history::LabelHistory;
 use super::observed::{DecisionRecord, Observed};
 use super::sampling_design::{begin_design, sampling_hash};
-use super::score_shift::StratumCounts;
+use super::traffic_comparison::TrafficComparison;
 use super::watcher::Watcher;
 use crate::clock::now_ms;
 use crate::config::MonitoringConfig;
@@ -35,6 +35,7 @@ pub(super) struct Recorder {
     sampling: Arc<ArcSwap<Strata>>,
     pub(super) since_ms: u64,
     images: bool,
+    pub(super) traffic: Arc<TrafficComparison>,
     pub(super) delta: f64,
     /// Set if something was committed or annotated since the last evaluation.
     changed: Arc<AtomicBool>,
@@ -55,12 +56,12 @@ impl Recorder {
         telemetry::strata_designed(name, settings.strata.edges());
         let since_ms = begin_design(folder, &settings.strata)?;
         let changed = Arc::new(AtomicBool::new(true));
-        let counts = Arc::new(StratumCounts::default());
-        let journal = open_journal(observed, settings, &changed, &counts)?;
+        let journal = open_journal(observed, settings, &changed)?;
         let stop = Arc::new(AtomicBool::new(false));
         let shown = Arc::new(ShownPoint::default());
         let label_history = Arc::new(LabelHistory::open(folder)?);
         let sampling = Arc::new(ArcSwap::from_pointee(settings.strata.clone()));
+        let traffic = Arc::new(TrafficComparison::new(settings.alarm_delta, since_ms));
         let watcher = Watcher {
             observed: Arc::clone(observed),
             reader: journal.reader()?,
@@ -78,8 +79,7 @@ impl Recorder {
                 .labels_per_day
                 .map(|labels| (labels, Instant::now())),
             sampling: Arc::clone(&sampling),
-            counts,
-            scores: None,
+            traffic: Arc::clone(&traffic),
         };
         let thread = thread::Builder::new()
             .name("monitor".to_owned())
@@ -93,6 +93,7 @@ impl Recorder {
             sampling,
             since_ms,
             images: settings.images,
+            traffic,
             delta: settings.alarm_delta,
             changed,
             shown,
@@ -154,6 +155,12 @@ impl Recorder {
             | SearchSource::NonMatedCanary { .. } => point,
         };
         let sampling = searched.and_then(|point| self.sampling(&record, point));
+        // Under a filter, and of canaries, it is another population.
+        if let (Some(point), Some(signs), SearchSource::Live, false) =
+            (point, record.signs, &record.source, record.filtered)
+        {
+            self.traffic.take(point.id(), signs, record.decision);
+        }
         let image = record
             .image
             .filter(|_| sampling.is_some_and(|sampling| sampling.sampled()));
@@ -209,7 +216,6 @@ fn open_journal(
     observed: &Arc<dyn Observed>,
     settings: &MonitoringConfig,
     changed: &Arc<AtomicBool>,
-    counts: &Arc<StratumCounts>,
 ) -> Result<Journal, MonitorError> {
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let options = JournalOptions {
@@ -221,17 +227,12 @@ fn open_journal(
         clock: now_ms,
     };
     let path = observed.folder().join(FILE_NAME);
-    let (observed, changed, counts) = (
-        Arc::clone(observed),
-        Arc::clone(changed),
-        Arc::clone(counts),
-    );
+    let (observed, changed) = (Arc::clone(observed), Arc::clone(changed));
     let mut before = None;
     Ok(Journal::open(&path, options, move |committed| {
         let active = observed.active_point();
         let active = active.as_deref().map(OperatingPoint::id);
         publish(observed.name(), committed, active, &mut before);
-        counts.take(committed);
         changed.store(true, Ordering::Relaxed);
     })?)
 }

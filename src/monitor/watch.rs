@@ -77,6 +77,14 @@ impl Monitor {
         }
     }
 
+    /// The alarm that searches are not like those of the active operating point's calibration, in words; `None`
+    /// without one.
+    #[must_use]
+    pub fn traffic_alarm(&self) -> Option<String> {
+        let point = self.observed.active_point()?;
+        self.recorder.get()?.traffic.alarm(point.id())
+    }
+
     /// Evaluates and shows what it knows once more, soon.
     pub fn evaluate_soon(&self) {
         if let Some(recorder) = self.recorder.get() {

@@ -9,19 +9,17 @@ use arc_swap::ArcSwap;
 
 use super::alarms::Alarms;
 use super::audit_evaluation::{AuditContext, AuditSpan, Labelling, drift};
-use super::gauges::{ShownPoint, publish_lost, show};
+use super::gauges::{ShownPoint, publish_lost, show, show_traffic};
 use super::label_history::LabelHistory;
 use super::observed::Observed;
 use super::resets::Resets;
 use super::sampling_budget::fitted;
-use super::score_shift::{ScoreComparison, ScoreShift, StratumCounts};
+use super::traffic_comparison::TrafficComparison;
 use crate::clock::now_ms;
 use crate::journal::Losses;
 use crate::journal::read::JournalReader;
 use crate::journal::totals::LostDecisions;
-use crate::telemetry;
 use matchpoint_calibration::monitoring::drift::DriftAssessment;
-use matchpoint_calibration::monitoring::mixture::Classes;
 use matchpoint_calibration::monitoring::strata::Strata;
 use matchpoint_calibration::operating_point::OperatingPoint;
 
@@ -51,8 +49,7 @@ pub(super) struct Watcher {
     pub(super) losses: Losses,
     /// What was published of them last.
     pub(super) lost: Option<LostDecisions>,
-    pub(super) counts: Arc<StratumCounts>,
-    pub(super) scores: Option<ScoreShift>,
+    pub(super) traffic: Arc<TrafficComparison>,
 }
 
 impl Watcher {
@@ -73,6 +70,7 @@ impl Watcher {
             thread::park_timeout(TICK);
         }
         self.publish_lost();
+        self.traffic.keep(&*self.observed);
     }
 
     fn keep_to_budget(&mut self, active: Option<&OperatingPoint>, another: bool) {
@@ -131,22 +129,15 @@ impl Watcher {
         let found = found.inspect_err(|error| {
             tracing::error!(%error, deployment = self.observed.name(), "the audit could not be evaluated");
         });
-        let scores = self.compare_scores(point);
+        let traffic = self.traffic.update(&*self.observed);
+        let traffic = traffic.and_then(|found| found.assessment);
         let (deployment, id) = (self.observed.name(), point.id());
         self.shown.show(deployment, Some(id), || {
             if let Ok((drift, labelling)) = &found {
                 show(deployment, id, drift, *labelling);
             }
-            if let Some(shift) = scores.shift {
-                telemetry::scores_compared(deployment, id, shift.psi, shift.limit);
-            }
-            if let Some(misfit) = scores.misfit {
-                let gauges = telemetry::MisfitGauges {
-                    distance: misfit.distance,
-                    limit: misfit.limit,
-                    mated: misfit.mated,
-                };
-                telemetry::scores_fitted(deployment, id, gauges);
+            if let Some(traffic) = &traffic {
+                show_traffic(deployment, id, traffic);
             }
         });
     }
@@ -160,32 +151,6 @@ impl Watcher {
         }
         if let Err(error) = seen.keep(self.observed.folder()) {
             tracing::error!(%error, deployment = self.observed.name(), "an alarm could not be kept; it ends when its decisions do");
-        }
-    }
-
-    fn compare_scores(&mut self, point: &OperatingPoint) -> ScoreComparison {
-        let id = point.id();
-        let known = self.scores.take().filter(|scores| scores.is_of(id));
-        let mut scores = known.unwrap_or_else(|| {
-            let folder = self.observed.folder();
-            ScoreShift::new(folder, id, self.since_ms, self.classes(point))
-        });
-        let compared = scores.evaluate(&self.counts, self.strata.count());
-        self.scores = Some(scores);
-        compared.unwrap_or_else(|error| {
-            tracing::warn!(%error, deployment = self.observed.name(), "the reference of the scores is not kept");
-            ScoreComparison::default()
-        })
-    }
-
-    /// What the calibration of an operating point found; `None` if its searches were not kept.
-    fn classes(&self, point: &OperatingPoint) -> Option<Classes> {
-        match self.observed.recording(point.id()) {
-            Ok(recording) => Classes::of(&recording?, point.threshold(), &self.strata),
-            Err(error) => {
-                tracing::warn!(%error, deployment = self.observed.name(), "scores cannot be compared with those of the calibration");
-                None
-            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Between the contract's messages and the domain. Transport types go no further than this.
 
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, UNIX_EPOCH};
 
 use tonic::{Code, Status};
@@ -121,7 +122,29 @@ pub(super) fn search_options(request: &proto::SearchRequest) -> Result<SearchOpt
         one_per_label: request.one_per_label,
         score_min,
         ef,
+        conditions: conditions(&request.conditions)?,
     })
+}
+
+/// What a caller may say of a query: entries, and bytes of a key or a value.
+const CONDITIONS_MAX: usize = 16;
+const CONDITION_BYTES_MAX: usize = 128;
+
+fn conditions(said: &HashMap<String, String>) -> Result<BTreeMap<String, String>, Status> {
+    if CONDITIONS_MAX < said.len() {
+        return Err(invalid(&format!(
+            "conditions has {} entries; at most {CONDITIONS_MAX} are allowed",
+            said.len()
+        )));
+    }
+    let fits = |text: &String| (1..=CONDITION_BYTES_MAX).contains(&text.len());
+    if let Some((key, _)) = said.iter().find(|(key, value)| !(fits(key) && fits(value))) {
+        return Err(invalid(&format!(
+            "conditions has a key or value of another length than 1 to {CONDITION_BYTES_MAX} bytes, at {:?}",
+            key.chars().take(40).collect::<String>()
+        )));
+    }
+    Ok(said.clone().into_iter().collect())
 }
 
 fn filter_invalid(cause: &FilterError) -> Status {

@@ -1,6 +1,6 @@
 //! What is known of an operating point in service, as messages.
 
-use crate::monitor::{DriftReset as Reset, PointInService};
+use crate::monitor::{DriftReset as Reset, PointInService, TrafficInService};
 use matchpoint_calibration::monitoring::audit::{AuditedRate as Rate, AuditedRates};
 use matchpoint_calibration::monitoring::cusum::Onset;
 use matchpoint_calibration::monitoring::drift::{
@@ -10,9 +10,12 @@ use matchpoint_calibration::monitoring::history::HistoryPoint;
 use matchpoint_calibration::monitoring::plain_sample::Recalibration as Needs;
 use matchpoint_calibration::monitoring::sequential::{EProcess, ErrorSide};
 use matchpoint_calibration::monitoring::shared_causes::SharedCause;
+use matchpoint_calibration::monitoring::traffic::{
+    ShareInService, TrafficAssessment, TrafficFeature,
+};
 use matchpoint_client::proto::{
     AuditedRate, DriftReset, ErrorGroup, Evidence, Finding, GetDriftResponse, RateHistoryPoint,
-    Recalibration, Verdict,
+    Recalibration, TrafficComparison, TrafficShare, Verdict,
 };
 
 pub(super) fn drift_response(found: PointInService) -> GetDriftResponse {
@@ -20,6 +23,7 @@ pub(super) fn drift_response(found: PointInService) -> GetDriftResponse {
         point,
         drift,
         course,
+        traffic,
         resets,
     } = found;
     let AuditedRates {
@@ -54,6 +58,7 @@ pub(super) fn drift_response(found: PointInService) -> GetDriftResponse {
         error_groups: drift.groups.into_iter().map(group).collect(),
         resets: resets.into_iter().map(reset).collect(),
         history: course.into_iter().map(history_point).collect(),
+        traffic: traffic.and_then(traffic_comparison),
     }
 }
 
@@ -137,6 +142,51 @@ fn evidence(limit: Option<Limit>, found: Option<EProcess>, onset: Onset) -> Opti
         cusum_ratio: onset.cusum.map_or(0.0, |sum| sum.value / sum.limit),
         onset_unix_milliseconds: onset.rise_unix_ms.map(u64::cast_signed),
     })
+}
+
+/// Shares that are told of, beside those of conditions.
+const SHARES_MAX: usize = 20;
+
+fn traffic_comparison(found: TrafficInService) -> Option<TrafficComparison> {
+    let TrafficAssessment {
+        compared,
+        labels: [mated, strangers],
+        unwatched,
+        ln_e,
+        ln_e_alarm,
+        alarm_at,
+        shares,
+        ..
+    } = found.assessment?;
+    let told = |(place, share): &(usize, ShareInService)| {
+        *place < SHARES_MAX || share.feature == TrafficFeature::Condition
+    };
+    let shares = shares.into_iter().enumerate().filter(told);
+    Some(TrafficComparison {
+        compared_searches: compared,
+        log_e_value: ln_e,
+        log_e_value_alarm: ln_e_alarm,
+        alarm: alarm_at.is_some(),
+        alarm_unix_milliseconds: found.raised_unix_ms.map(u64::cast_signed),
+        mated_labels: mated,
+        stranger_labels: strangers,
+        unwatched_shares: unwatched as u64,
+        shares: shares.map(|(_, share)| traffic_share(share)).collect(),
+    })
+}
+
+fn traffic_share(share: ShareInService) -> TrafficShare {
+    TrafficShare {
+        feature: share.feature.as_str().to_owned(),
+        name: share.name,
+        calibrated: share.calibrated,
+        limit: share.limit,
+        overall: share.overall,
+        recent: share.lately,
+        log_e_value: share.ln_e,
+        accept_rate: share.accept_rate,
+        accept_rate_elsewhere: share.accept_rate_elsewhere,
+    }
 }
 
 fn verdict(verdict: How) -> Verdict {

@@ -78,12 +78,13 @@ impl RetrievalService for RetrievalHandler {
                 async move {
                     let id = item.request_id;
                     let caller = service.registry.waiting(caller);
-                    let work = async {
+                    // What it waits for is large.
+                    let work = Box::pin(async {
                         let search = item
                             .search
                             .ok_or_else(|| convert::invalid("search is required"));
                         service.find(caller, search?).await
-                    };
+                    });
                     let outcome =
                         match answer_one(&service.registry, "SearchStream", &id, work).await {
                             Ok(result) => Outcome::Result(result),

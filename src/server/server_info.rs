@@ -233,5 +233,6 @@ fn describe(deployment: &Deployment) -> DeploymentInfo {
         within_calibrated_size: basis.within_calibrated_size,
         gallery_coverage: basis.coverage.map(Coverage::share),
         items_added: basis.coverage.map(Coverage::added),
+        traffic_alarm: deployment.monitor().traffic_alarm().unwrap_or_default(),
     }
 }

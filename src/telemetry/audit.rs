@@ -182,16 +182,12 @@ pub fn audit_ended(deployment: &str, operating_point: &str) {
             rate_onset(deployment, operating_point, rate, None, None);
         }
     }
+    traffic_ended(deployment, operating_point);
     for name in [
         metric::AUDIT_SAMPLED,
         metric::AUDIT_ANNOTATED,
         metric::AUDIT_SINCE_ANNOTATION,
         metric::AUDIT_LATEST_ANNOTATION,
-        metric::SCORE_SHIFT,
-        metric::SCORE_SHIFT_LIMIT,
-        metric::SCORE_MISFIT,
-        metric::SCORE_MISFIT_LIMIT,
-        metric::ESTIMATED_MATED,
     ] {
         series::set(name, &labels_of(deployment, operating_point), None);
     }
@@ -211,6 +207,93 @@ pub fn rate_onset(
     let since = alarm.map(|since| since.as_secs_f64());
     series::set(metric::RATE_ALARM_SINCE, &labels, since);
     series::set(metric::RATE_CUSUM, &labels, cusum);
+}
+
+/// How traffic stands beside the calibration.
+#[derive(Clone, Copy, Debug)]
+pub struct TrafficGauges {
+    /// Searches compared.
+    pub compared: u64,
+    /// The logarithm of the evidence, and what it has to reach.
+    pub evidence: [f64; 2],
+    /// Whether it ever did.
+    pub raised: bool,
+}
+
+/// Shows how traffic stands beside the calibration of an operating point.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "gauges; counts stay far below 2^53"
+)]
+pub fn traffic_compared(deployment: &str, operating_point: &str, found: TrafficGauges) {
+    let [evidence, alarm] = found.evidence;
+    for (name, value) in [
+        (metric::TRAFFIC_COMPARED, found.compared as f64),
+        (metric::TRAFFIC_EVIDENCE, evidence),
+        (metric::TRAFFIC_EVIDENCE_ALARM, alarm),
+        (metric::TRAFFIC_ALARM, f64::from(u8::from(found.raised))),
+    ] {
+        series::set(name, &labels_of(deployment, operating_point), Some(value));
+    }
+}
+
+/// A share of searches.
+#[derive(Clone, Copy, Debug)]
+pub struct TrafficShareGauges {
+    /// At calibration.
+    pub calibrated: f64,
+    /// What it is at most while traffic is like that.
+    pub limit: f64,
+    /// Lately; `None` before the first search.
+    pub recent: Option<f64>,
+}
+
+/// Shows the loudest share of a feature.
+pub fn traffic_share(
+    deployment: &str,
+    operating_point: &str,
+    feature: &'static str,
+    found: TrafficShareGauges,
+) {
+    for (bound, value) in [
+        ("recent", found.recent),
+        ("calibrated", Some(found.calibrated)),
+        ("limit", Some(found.limit)),
+    ] {
+        let mut labels = labels_of(deployment, operating_point);
+        labels.extend([("feature", feature.to_owned()), ("bound", bound.to_owned())]);
+        series::set(metric::TRAFFIC_SHARE, &labels, value);
+    }
+}
+
+/// The features of which a share can be shown, as label values.
+const TRAFFIC_FEATURE_VALUES: [&str; 8] = [
+    "format",
+    "size",
+    "brightness",
+    "sharpness",
+    "feature_length",
+    "embedding",
+    "resemblance",
+    "condition",
+];
+
+fn traffic_ended(deployment: &str, operating_point: &str) {
+    for name in [
+        metric::TRAFFIC_COMPARED,
+        metric::TRAFFIC_EVIDENCE,
+        metric::TRAFFIC_EVIDENCE_ALARM,
+        metric::TRAFFIC_ALARM,
+    ] {
+        series::set(name, &labels_of(deployment, operating_point), None);
+    }
+    for feature in TRAFFIC_FEATURE_VALUES {
+        for bound in ["recent", "calibrated", "limit"] {
+            let mut labels = labels_of(deployment, operating_point);
+            labels.extend([("feature", feature.to_owned()), ("bound", bound.to_owned())]);
+            series::set(metric::TRAFFIC_SHARE, &labels, None);
+        }
+    }
 }
 
 /// What a round of canaries says of one rate.

@@ -125,16 +125,16 @@ table! {
         "Canaries that came out otherwise than in the first round under the operating point.";
     gauge CANARY_FAILED = "matchpoint_canary_failed":
         "Canaries that could not be searched for.";
-    gauge SCORE_SHIFT = "matchpoint_score_shift_ratio":
-        "Population stability index of the latest 2,000 searches against the first 2,000 of the operating point, over the strata of the audit. Blind to what matters most: loud where the share of strangers changes, which changes no error rate; silent about a few look-alikes, which multiply the FAR. Absent before there are enough.";
-    gauge SCORE_SHIFT_LIMIT = "matchpoint_score_shift_limit_ratio":
-        "What the index stays below in 99 of 100 windows while nothing has changed.";
-    gauge SCORE_MISFIT = "matchpoint_score_misfit_ratio":
-        "How far scores of the latest 2,000 searches are from every mixture of those that calibration found for mated searches and for strangers: Pearson's distance by search, over the strata of the audit. A changed share of strangers moves it not. Blind to a few look-alikes, which multiply the FAR, to what happens to a class that is rare in traffic, and to calibration data that never were like traffic; searches that repeat each other make it loud. Absent with fewer than 20 labels of either class.";
-    gauge SCORE_MISFIT_LIMIT = "matchpoint_score_misfit_limit_ratio":
-        "What the misfit stays below in 99 of 100 windows while the scores of both classes are as at calibration.";
-    gauge ESTIMATED_MATED = "matchpoint_estimated_mated_ratio":
-        "Share of the latest 2,000 searches whose label is enrolled, as their scores tell while the classes score as at calibration. Blind to changed scores, which it takes for a changed share: of no use while the misfit is above its limit.";
+    gauge TRAFFIC_COMPARED = "matchpoint_traffic_compared_searches":
+        "Searches held against those of the calibration, since the operating point decides or its evidence was reset. None under a filter, and no canaries.";
+    gauge TRAFFIC_EVIDENCE = "matchpoint_traffic_evidence_log_ratio":
+        "Natural logarithm of the e-process against `searches look like those of the calibration`, whatever part of them is mated. May be looked at at any time; a low value is no evidence that they do. Blind to strangers that look like enrolled things, and to all that does not show in a picture.";
+    gauge TRAFFIC_EVIDENCE_ALARM = "matchpoint_traffic_evidence_alarm_log_ratio":
+        "What that evidence must reach for an alarm: ln(2 / alarm_delta), and more after each reset. The other half of alarm_delta is for what few labels at calibration leave open.";
+    gauge TRAFFIC_ALARM = "matchpoint_traffic_alarm":
+        "1 from the moment when that evidence reached its limit, for as long as the operating point is active: what the promise assumes of searches no longer holds. False with a probability of at most alarm_delta, ever. No error rate: what became of FAR and FRR only annotations say.";
+    gauge TRAFFIC_SHARE = "matchpoint_traffic_share_ratio":
+        "By feature, the share of searches that has most of the evidence: among the latest 500 (bound recent), at calibration (calibrated), and what it is at most by the number of its labels while traffic is like the calibration (limit). Which share it is, `matchpoint drift report` says.";
     gauge PREDICTED_FAR = "matchpoint_predicted_far_ratio":
         "FAR predicted for a gallery of today's size from what calibration measured; bound is estimate or upper. Blind to all but the number of items: takes strangers and pictures as they were at calibration, and new items as alike to strangers as the old ones. Absent where no FAR was measured.";
     histogram FEATURE_NORM = "matchpoint_feature_norm":

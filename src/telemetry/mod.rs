@@ -16,11 +16,11 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use audit::labels_of;
 pub use audit::{
-    AuditCounts, AuditedRateGauges, CanaryGauges, RecordedDecisions, audit_counted, audit_ended,
-    canaries_ended, canaries_replayed, decisions_recorded, journal_changed, rate_audited,
-    rate_onset, recording_lost, strata_designed,
+    AuditCounts, AuditedRateGauges, CanaryGauges, RecordedDecisions, TrafficGauges,
+    TrafficShareGauges, audit_counted, audit_ended, canaries_ended, canaries_replayed,
+    decisions_recorded, journal_changed, rate_audited, rate_onset, recording_lost, strata_designed,
+    traffic_compared, traffic_share,
 };
 pub use escape::{escaped, escaped_json, escaped_lines};
 pub use logs::{CHANGES, install_logs};
@@ -409,39 +409,6 @@ pub fn image_failed(deployment: &str, reason: &'static str) {
         .increment(1);
 }
 
-/// Says how far scores have shifted since an operating point was activated, and what chance gives.
-pub fn scores_compared(deployment: &str, operating_point: &str, index: f64, limit: f64) {
-    for (name, value) in [
-        (metric::SCORE_SHIFT, index),
-        (metric::SCORE_SHIFT_LIMIT, limit),
-    ] {
-        series::set(name, &labels_of(deployment, operating_point), Some(value));
-    }
-}
-
-/// How well the latest scores fit what an operating point was calibrated on.
-#[derive(Clone, Copy, Debug)]
-pub struct MisfitGauges {
-    /// The distance.
-    pub distance: f64,
-    /// What chance gives.
-    pub limit: f64,
-    /// The share of mated searches at which they fit best.
-    pub mated: f64,
-}
-
-/// Says how well scores fit the calibration of an operating point; what is not known any more is NaN.
-pub fn scores_fitted(deployment: &str, operating_point: &str, found: MisfitGauges) {
-    let labels = labels_of(deployment, operating_point);
-    for (name, value) in [
-        (metric::SCORE_MISFIT, found.distance),
-        (metric::SCORE_MISFIT_LIMIT, found.limit),
-        (metric::ESTIMATED_MATED, found.mated),
-    ] {
-        series::set(name, &labels, Some(value));
-    }
-}
-
 /// Says what FAR is predicted for the gallery's size: the estimate and its upper bound.
 pub fn far_predicted(deployment: &str, operating_point: &str, bounds: [f64; 2]) {
     for (bound, value) in ["estimate", "upper"].into_iter().zip(bounds) {
@@ -498,13 +465,12 @@ mod tests {
                     calibrated: Some(("op", 2)),
                 },
             );
-            scores_compared("indicators", "op", 0.1, 0.2);
-            let fitted = MisfitGauges {
-                distance: 0.1,
-                limit: 0.2,
-                mated: 0.5,
+            let traffic = TrafficGauges {
+                compared: 3,
+                evidence: [0.1, 3.7],
+                raised: false,
             };
-            scores_fitted("indicators", "op", fitted);
+            traffic_compared("indicators", "op", traffic);
             far_predicted("indicators", "op", [0.1, 0.2]);
             feature_measured("indicators", 12.0);
             margin_measured("indicators", 0.1);
@@ -515,9 +481,7 @@ mod tests {
             metric::RECORDED,
             metric::MATCH_SCORE,
             metric::GALLERY_SIZE_RATIO,
-            metric::SCORE_SHIFT,
-            metric::SCORE_MISFIT,
-            metric::ESTIMATED_MATED,
+            metric::TRAFFIC_EVIDENCE,
             metric::PREDICTED_FAR,
             metric::FEATURE_NORM,
             metric::MATCH_MARGIN,

@@ -13,6 +13,7 @@ use matchpoint::deployment::{Folder, set_canaries};
 use matchpoint::journal::entry::SourceKind;
 use matchpoint::journal::read::JournalReader;
 use matchpoint::monitor::NewCanary;
+use matchpoint_client::Client;
 use matchpoint_client::proto::annotation_result::Result as Answer;
 use matchpoint_client::proto::gallery_service_client::GalleryServiceClient;
 use matchpoint_client::proto::ground_truth::Truth as Shown;
@@ -22,9 +23,11 @@ use matchpoint_client::proto::{
     AnnotateDecisionsRequest, Annotation, AnnotationKind, AnnotationOutcome, CanaryRound, Decision,
     DeleteItemRequest, DriftReset, EmbedRequest, GetDecisionRequest, GetDriftRequest,
     GetDriftResponse, GroundTruth, ListAuditQueueRequest, ListItemsRequest, Reference,
-    ReplayCanariesRequest, ResetDriftRequest, SearchRequest, SearchResponse, UpsertItemRequest,
-    Vector, Verdict, VerifyRequest, reference, search_request, upsert_item_request, verify_request,
+    ReplayCanariesRequest, ResetDriftRequest, SearchRequest, SearchResponse, TrafficShare,
+    UpsertItemRequest, Vector, Verdict, VerifyRequest, reference, search_request,
+    upsert_item_request, verify_request,
 };
+use matchpoint_embed::pixels::{ImageLimits, Pixels};
 use serde_json::Value;
 use tempfile::TempDir;
 use tonic::transport::Channel;
@@ -781,4 +784,133 @@ async fn replayed(running: &Running) -> CanaryRound {
     let mut client = monitoring(running);
     let answer = client.replay_canaries(ReplayCanariesRequest::default());
     answer.await.unwrap().into_inner().round.unwrap()
+}
+
+/// A picture of the sample as an uncompressed bitmap.
+fn as_bitmap(label: &str) -> Vec<u8> {
+    let file = fs::read(photos().join(format!("images/{label}/q2_photometric.jpg"))).unwrap();
+    let limits = ImageLimits {
+        bytes_max: 1 << 24,
+        decode_bytes_max: 1 << 28,
+    };
+    let pixels = Pixels::decode(&file, &limits, [255; 3]).unwrap();
+    let (width, height) = (pixels.width(), pixels.height());
+    let row = (3 * width).next_multiple_of(4);
+    let mut bitmap = b"BM".to_vec();
+    for number in [54 + row * height, 0, 54, 40, width, height] {
+        bitmap.extend(number.to_le_bytes());
+    }
+    bitmap.extend([1, 0, 24, 0]);
+    bitmap.extend([0; 24]);
+    for line in pixels.as_rgb().rchunks_exact(3 * width as usize) {
+        let (pixels, _) = line.as_chunks::<3>();
+        let bgr = pixels
+            .iter()
+            .flat_map(|[red, green, blue]| [*blue, *green, *red]);
+        let padding = std::iter::repeat_n(0, (row - 3 * width) as usize);
+        bitmap.extend(bgr.chain(padding));
+    }
+    bitmap
+}
+
+/// Asks about a picture, of which the caller says its kind.
+async fn ask(running: &Running, image: &[u8], kind: &str) -> Result<(), Status> {
+    let request = SearchRequest {
+        query: Some(search_request::Query::Image(image.to_vec().into())),
+        conditions: [("kind".to_owned(), kind.to_owned())].into(),
+        ..SearchRequest::default()
+    };
+    retrieval(running).search(request).await.map(drop)
+}
+
+fn known_picture() -> Vec<u8> {
+    fs::read(photos().join(format!("images/{KNOWN}/q2_photometric.jpg"))).unwrap()
+}
+
+#[tokio::test]
+async fn what_callers_say_of_their_queries_is_counted_and_has_limits() {
+    let running = Running::sample(&[ALL]).await;
+    for _ in 0..3 {
+        ask(&running, &known_picture(), "combo").await.unwrap();
+    }
+    for (kind, what) in [
+        ("", "1 to 128 bytes"),
+        ("k".repeat(129).as_str(), "1 to 128 bytes"),
+    ] {
+        let refused = ask(&running, &known_picture(), kind).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().contains(what), "{refused}");
+    }
+    let found = drift(&running).await;
+    assert_eq!(verdict(&found, "traffic"), Verdict::Note);
+    let traffic = found.traffic.unwrap();
+    assert_eq!((traffic.compared_searches, traffic.alarm), (3, false));
+    let is_it = |share: &&TrafficShare| share.name == "said to be kind = combo";
+    let said = traffic.shares.iter().find(is_it);
+    let said = said.unwrap_or_else(|| panic!("{traffic:?}"));
+    assert_eq!(
+        (said.overall, said.accept_rate_elsewhere),
+        (Some(1.0), None)
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn searches_unlike_those_of_the_calibration_are_named_and_that_outlives_a_restart() {
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[ALL]).await;
+    let bitmap = as_bitmap(KNOWN);
+    // Five enrolled labels of the calibration are left to count on, which limits a share to 80 %.
+    for _ in 0..80 {
+        ask(&running, &bitmap, "photometric").await.unwrap();
+    }
+    let alarm = |found: &GetDriftResponse| {
+        assert_eq!(verdict(found, "traffic"), Verdict::Warning);
+        let mut of = found.findings.iter().filter(|f| f.subject == "traffic");
+        let summary = of.next().unwrap().summary.clone();
+        assert!(
+            summary.contains("format BMP: 0 % at calibration"),
+            "{summary}"
+        );
+    };
+    let found = drift(&running).await;
+    alarm(&found);
+    let traffic = found.traffic.unwrap();
+    assert!(traffic.alarm && traffic.alarm_unix_milliseconds.is_some());
+    let info = Client::over(running.channel.clone())
+        .server_info()
+        .await
+        .unwrap();
+    assert!(
+        info.deployments[0].traffic_alarm.contains("format BMP"),
+        "{info:?}"
+    );
+    running.stop().await;
+
+    // The evidence is kept, and ends with a reset.
+    let running = Running::start(&deployment, &[ALL]).await;
+    let found = drift(&running).await;
+    alarm(&found);
+    let kept = found.traffic.unwrap();
+    assert_eq!(
+        kept.alarm_unix_milliseconds,
+        traffic.alarm_unix_milliseconds
+    );
+    assert_eq!(kept.compared_searches, 80);
+    let request = ResetDriftRequest {
+        reason: "bitmaps are converted again".to_owned(),
+        ..ResetDriftRequest::default()
+    };
+    monitoring(&running).reset_drift(request).await.unwrap();
+    let traffic = drift(&running).await.traffic.unwrap();
+    assert_eq!((traffic.compared_searches, traffic.alarm), (0, false));
+    running.stop().await;
+
+    // Of what was not kept nothing is known.
+    fs::remove_dir_all(deployment.join("calibrated-traffic")).unwrap();
+    let running = Running::start(&deployment, &[ALL]).await;
+    let found = drift(&running).await;
+    assert_eq!(verdict(&found, "traffic"), Verdict::Unknown);
+    assert!(found.traffic.is_none());
+    running.stop().await;
 }

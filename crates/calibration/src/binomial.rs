@@ -4,9 +4,7 @@
 
 use std::f64::consts::SQRT_2;
 
-use statrs::function::{
-    beta::checked_beta_reg, erf::erfc_inv, factorial::ln_binomial, gamma::checked_gamma_ur,
-};
+use statrs::function::{beta::checked_beta_reg, erf::erfc_inv, factorial::ln_binomial};
 
 /// P(X <= `events`) for X ~ Binomial(`trials`, `rate`).
 #[must_use]
@@ -77,20 +75,6 @@ pub fn normal_quantile(tail: f64) -> f64 {
 #[cfg(test)]
 pub(crate) fn normal_tail(z: f64) -> f64 {
     statrs::function::erf::erfc(z / SQRT_2) / 2.0
-}
-
-/// The value that a chi-squared variable of `degrees` degrees of freedom, at least one, exceeds
-/// with probability `tail`, in (0, 1).
-#[must_use]
-pub fn chi_squared_quantile(tail: f64, degrees: u32) -> f64 {
-    let half_degrees = f64::from(degrees.max(1)) / 2.0;
-    // The half line is folded into [0, 1], where bisection is to the last bit.
-    let unfolded = |share: f64| share / (1.0 - share);
-    let share = bisect(|share| {
-        checked_gamma_ur(half_degrees, unfolded(share)).is_ok_and(|above| above <= tail)
-            || 1.0 <= share
-    });
-    2.0 * unfolded(share)
 }
 
 /// A count as a real number.
@@ -201,17 +185,5 @@ mod tests {
             close(normal_tail(normal_quantile(tail)), tail);
         }
         close(normal_tail(-1.0) + normal_tail(1.0), 1.0);
-    }
-
-    /// Tables: chi-squared with 1 and 2 degrees have closed forms, 9 and 19 are scipy's.
-    #[test]
-    fn chi_squared_quantiles() {
-        close(chi_squared_quantile(0.05, 2), -2.0 * 0.05_f64.ln());
-        close(
-            chi_squared_quantile(0.05, 1),
-            normal_quantile(0.025).powi(2),
-        );
-        close(chi_squared_quantile(0.05, 9), 16.918_977_604_620_45);
-        close(chi_squared_quantile(0.05, 19), 30.143_527_205_646_16);
     }
 }

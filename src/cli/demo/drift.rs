@@ -13,7 +13,6 @@ use crate::cli::output::percent;
 use crate::config::ServerConfig;
 use crate::server;
 use matchpoint_calibration::binomial::real;
-use matchpoint_calibration::monitoring::indicators::shift;
 use matchpoint_calibration::monitoring::strata::{Inclusion, Strata};
 use matchpoint_client::Client;
 use matchpoint_client::proto::calibration_settings::Target;
@@ -25,11 +24,6 @@ use matchpoint_client::proto::{
 
 /// Searches of a chapter.
 const SEARCHES: usize = 240;
-/// Scores of a chapter are compared with those of the first in so many equal ranges from 0 to 1.
-const BINS: usize = 10;
-/// Above this the index is customarily called a large shift.
-const CUSTOMARY: f64 = 0.25;
-
 /// What comes in during a chapter.
 struct Traffic {
     title: &'static str,
@@ -56,7 +50,7 @@ const CHAPTERS: [Traffic; 4] = [
     },
     Traffic {
         title: "Strangers come more often",
-        says: "Nine searches of ten. The accept rate falls, scores shift: neither error rate changes.",
+        says: "Nine searches of ten. The accept rate falls: neither error rate changes.",
         strangers: 9,
         look_alikes: 0,
         kinds: USUAL,
@@ -83,8 +77,6 @@ pub(super) struct Chapter {
     title: &'static str,
     searches: usize,
     accept_share: f64,
-    /// Population stability index of the scores, against the first chapter.
-    psi: f64,
     drift: GetDriftResponse,
 }
 
@@ -94,13 +86,6 @@ struct PicturePool {
     strangers: Vec<ImageSource>,
     /// Strangers' pictures that are nearest to what is enrolled.
     look_alikes: Vec<ImageSource>,
-}
-
-/// What chapters leave to the next.
-struct SoFar {
-    draws: StoryDraws,
-    /// The scores of the first chapter, by bin.
-    first: Option<Vec<u64>>,
 }
 
 impl Story<'_> {
@@ -118,13 +103,10 @@ impl Story<'_> {
             "3. Serve, and let the traffic change. Each search is recorded; here all are sampled, and their truth is known\n   to the demo, which reports it as a person would (`matchpoint audit`). Metrics: http://{metrics_at}/metrics\n"
         ));
         let pool = self.pool(&client).await?;
-        let mut so_far = SoFar {
-            draws: StoryDraws(0),
-            first: None,
-        };
+        let mut draws = StoryDraws(0);
         let mut chapters: Vec<Chapter> = Vec::new();
         for traffic in CHAPTERS {
-            let chapter = self.chapter(&client, traffic, &pool, &mut so_far);
+            let chapter = self.chapter(&client, traffic, &pool, &mut draws);
             chapters.push(chapter.await?);
         }
         self.recalibrate(&client, &pool).await?;
@@ -134,7 +116,7 @@ impl Story<'_> {
             says: "A new operating point, with evidence of its own.",
             ..last
         };
-        let chapter = self.chapter(&client, again, &pool, &mut so_far);
+        let chapter = self.chapter(&client, again, &pool, &mut draws);
         chapters.push(chapter.await?);
         stop.send(()).unwrap_or_default();
         Ok(chapters)
@@ -201,24 +183,19 @@ impl Story<'_> {
         client: &Client,
         traffic: Traffic,
         pool: &PicturePool,
-        so_far: &mut SoFar,
+        draws: &mut StoryDraws,
     ) -> anyhow::Result<Chapter> {
         self.say(&format!("   {}. {}\n", traffic.title, traffic.says));
-        let (mut accepted, mut scores) = (0_u32, vec![0; BINS]);
+        let mut accepted = 0_u32;
         let mut reports = Vec::new();
         for _ in 0..SEARCHES {
-            let Some((source, told)) = so_far.draws.search(&traffic, pool) else {
+            let Some((source, told)) = draws.search(&traffic, pool) else {
                 let message = "the sample lacks pictures of a kind; was it changed?";
                 return Err(fail(Exit::Internal, message));
             };
             let image = std::fs::read(&source.path)?;
             let found = client.search(request(image), None).await?;
             accepted += u32::from(found.decision() == Decision::Accept);
-            let score = found.matches.first().map_or(0.0, |best| best.score);
-            let bin = (1..BINS).take_while(|bin| edge(*bin) <= score).count();
-            if let Some(count) = scores.get_mut(bin) {
-                *count += 1;
-            }
             reports.push(Annotation {
                 decision_id: found.decision_id,
                 ground_truth: Some(told),
@@ -229,17 +206,10 @@ impl Story<'_> {
         for refused in client.annotate(NAME, reports).await? {
             refused.map_err(|reason| fail(Exit::Internal, reason))?;
         }
-        let psi = shift(
-            so_far.first.get_or_insert_with(|| scores.clone()),
-            &scores,
-            0.05,
-        )?
-        .psi;
         let chapter = Chapter {
             title: traffic.title,
             searches: SEARCHES,
             accept_share: f64::from(accepted) / real(SEARCHES as u64),
-            psi,
             drift: client.drift(NAME, "").await?,
         };
         self.say(&chapter_text(&chapter));
@@ -299,13 +269,6 @@ fn request(image: Vec<u8>) -> SearchRequest {
     }
 }
 
-/// The lower edge of a range of scores.
-fn edge(bin: usize) -> f32 {
-    #[expect(clippy::cast_precision_loss, reason = "ten bins")]
-    let share = bin as f32 / BINS as f32;
-    share
-}
-
 fn chapter_text(chapter: &Chapter) -> String {
     let drift = &chapter.drift;
     let alarm = |evidence: Option<Evidence>, recent: Option<AuditedRate>| {
@@ -318,17 +281,20 @@ fn chapter_text(chapter: &Chapter) -> String {
             "ALARM"
         }
     };
-    let loud = if CUSTOMARY < chapter.psi {
-        "called a large shift"
-    } else {
-        "called small"
+    let traffic = match &drift.traffic {
+        None => "not compared".to_owned(),
+        Some(found) if found.alarm => {
+            let first = found.shares.first().map(|share| share.name.as_str());
+            format!(
+                "ALARM, not like the calibration: {}",
+                first.unwrap_or_default()
+            )
+        }
+        Some(_) => "like the calibration, as far as that shows".to_owned(),
     };
     let rows = [
         ("accepted", percent(chapter.accept_share)),
-        (
-            "scores",
-            format!("PSI {:.2} against the quiet week: {loud}", chapter.psi),
-        ),
+        ("searches", traffic),
         (
             "FAR lately",
             format!(

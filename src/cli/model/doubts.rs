@@ -137,7 +137,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use matchpoint_embed::pixels::{ImageLimits, Pixels};
+    use matchpoint_embed::pixels::{Format, ImageLimits, ImageMeasures, Pixels};
     use matchpoint_vector::Embedding;
 
     fn embedded(values: &[f32]) -> Embedded {
@@ -145,6 +145,12 @@ mod tests {
         Embedded {
             embedding,
             norm,
+            measures: ImageMeasures {
+                format: Format::Jpeg,
+                longest_side: 1,
+                brightness: 0.0,
+                sharpness: 0.0,
+            },
             decode: Duration::ZERO,
             inference: Duration::ZERO,
         }

@@ -2,17 +2,17 @@
 //!
 //! Pure: no input or output, no clock, no randomness of its own. Reading order: which decisions
 //! are labelled, the rates that follow from the labels, the evidence against a promise while
-//! labels come in; the indicators that need no label, and say less; the findings in words.
+//! labels come in; whether searches look like those of the calibration, which needs no label and says
+//! less; the findings in words.
 
 pub mod audit;
 pub mod canaries;
 pub mod cusum;
 pub mod drift;
 pub mod history;
-pub mod indicators;
-pub mod mixture;
 pub mod observed;
 pub mod plain_sample;
+pub mod predicted_far;
 pub mod sequential;
 pub mod shadow;
 pub mod shared_causes;
@@ -86,11 +86,4 @@ pub enum MonitoringError {
         /// The number given.
         value: f64,
     },
-    /// Shares of bins that differ in number cannot be compared, nor can histograms of two
-    /// thresholds.
-    #[error("two histograms are of different thresholds or bins; compare those of one threshold")]
-    DifferentBins,
-    /// A window without scores says nothing.
-    #[error("a window has no score to compare")]
-    NoScores,
 }

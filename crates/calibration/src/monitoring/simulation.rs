@@ -1,18 +1,15 @@
-//! What the audit, the evidence and the label-free index do where the truth is known: scores of
+//! What the audit and the evidence do where the truth is known: scores of
 //! genuine searches are N(.72, .10), of strangers N(.20, .11), the threshold is .47.
 //!
 //! Seeds are fixed, so that each run is the same.
 
 use super::audit::{AuditRow, AuditSample, SearchTruth};
 use super::cusum::Cusum;
-use super::indicators::{Shift, shift};
-use super::mixture::{Classes, misfit};
 use super::sequential::{Bet, EProcess, ErrorSide, Null, of_outcomes};
 use super::strata::{Inclusion, Strata};
 use crate::binomial::{normal_tail, real};
 use crate::decision::Threshold;
 use crate::rates::Confidence;
-use crate::recording::{RecordedMatch, RecordedSearch, Recording, TrialKind as Known};
 use matchpoint_vector::Similarity;
 
 const THRESHOLD: f32 = 0.47;
@@ -110,16 +107,13 @@ impl World {
 struct Window {
     rows: Vec<AuditRow>,
     counts: Vec<u64>,
-    deciles: Vec<u64>,
 }
 
 fn window(world: &World, strata: &Strata, searches: usize, draws: &mut SimulatedDraws) -> Window {
     let threshold = Threshold::new(THRESHOLD).unwrap();
     let (mut rows, mut counts) = (Vec::new(), vec![0; strata.count()]);
-    let mut deciles = vec![0; EDGES.len() + 1];
     for _ in 0..searches {
         let (score, truth) = world.search(draws);
-        deciles[EDGES.partition_point(|edge| *edge <= score.get())] += 1;
         let place = strata.place(Some(score), threshold);
         counts[place.stratum] += 1;
         if place.inclusion.samples(draws.bits()) {
@@ -131,17 +125,8 @@ fn window(world: &World, strata: &Strata, searches: usize, draws: &mut Simulated
             });
         }
     }
-    Window {
-        rows,
-        counts,
-        deciles,
-    }
+    Window { rows, counts }
 }
-
-/// Deciles of the quiet world.
-const EDGES: [f32; 9] = [
-    0.107, 0.172, 0.228, 0.293, 0.432, 0.635, 0.695, 0.745, 0.804,
-];
 
 /// The same strata with probabilities that are expected to give `labels` labels among
 /// `decisions`, the number of decisions in each stratum of a window.
@@ -190,10 +175,9 @@ fn allotted(strata: &Strata, decisions: &[u64], labels: u64) -> Strata {
 }
 
 /// A design for about 400 labels in a window of 20,000, fitted to the quiet world.
-fn design(draws: &mut SimulatedDraws) -> (Strata, Vec<u64>) {
+fn design(draws: &mut SimulatedDraws) -> Strata {
     let counted = window(&QUIET, &Strata::usual(), 20_000, draws);
-    let strata = allotted(&Strata::usual(), &counted.counts, 400);
-    (strata, counted.deciles)
+    allotted(&Strata::usual(), &counted.counts, 400)
 }
 
 fn evidence(rows: &[AuditRow], limit: f64, side: ErrorSide, strata: &Strata) -> EProcess {
@@ -215,19 +199,17 @@ struct SimulatedOutcome {
     /// The label at which half of the windows have the alarm of the FAR; the largest number where
     /// fewer have.
     label: u64,
-    /// The index of the last window.
-    shift: Shift,
 }
 
 const WINDOWS: u32 = 100;
 
 #[expect(clippy::print_stderr, reason = "the table of docs/monitoring.md")]
 fn outcome(world: &World) -> SimulatedOutcome {
-    let (strata, reference) = design(&mut SimulatedDraws(1));
+    let strata = design(&mut SimulatedDraws(1));
     let mut draws = SimulatedDraws(20_000);
     let truth = [world.far(), world.frr()];
     let [mut sums, mut covered, mut alarms] = [[0.0; 2]; 3];
-    let (mut labels, mut last) = (Vec::new(), None);
+    let mut labels = Vec::new();
     for _ in 0..WINDOWS {
         let seen = window(world, &strata, 20_000, &mut draws);
         let audit = AuditSample {
@@ -251,7 +233,6 @@ fn outcome(world: &World) -> SimulatedOutcome {
                 labels.push(process.alarm_at.unwrap_or(u64::MAX));
             }
         }
-        last = Some(shift(&reference, &seen.deciles, 0.05).unwrap());
     }
     labels.sort_unstable();
     let share = |sum: f64| sum / f64::from(WINDOWS);
@@ -261,10 +242,9 @@ fn outcome(world: &World) -> SimulatedOutcome {
         covered: covered.map(share),
         alarms: alarms.map(share),
         label: labels[labels.len() / 2],
-        shift: last.unwrap(),
     };
     eprintln!(
-        "{:<36} true {:.4?} audited {:.4?} covered {:.2?} alarms {:.2?} label {} psi {:.3}",
+        "{:<36} true {:.4?} audited {:.4?} covered {:.2?} alarms {:.2?} label {}",
         world.name,
         found.truth,
         found.audited,
@@ -272,8 +252,7 @@ fn outcome(world: &World) -> SimulatedOutcome {
         found.alarms,
         Some(found.label)
             .filter(|label| *label < u64::MAX)
-            .unwrap_or(0),
-        found.shift.psi
+            .unwrap_or(0)
     );
     found
 }
@@ -306,11 +285,10 @@ fn the_audit_is_unbiased_in_every_world_and_its_intervals_cover() {
 }
 
 #[test]
-fn a_changed_share_of_strangers_raises_no_alarm_however_loud_the_index_is() {
+fn a_changed_share_of_strangers_raises_no_alarm() {
     for name in ["strangers 9 of 10", "strangers 99 of 100"] {
         let found = named(name);
         assert!(found.alarms.iter().all(|share| *share <= 0.05), "{name}");
-        assert!(0.25 < found.shift.psi, "{name}");
     }
 }
 
@@ -329,18 +307,17 @@ fn genuine_searches_that_move_away_raise_the_alarm_of_the_frr_alone() {
 }
 
 #[test]
-fn look_alikes_are_caught_by_400_labels_where_the_index_stays_far_below_its_usual_cut_off() {
+fn look_alikes_are_caught_by_400_labels() {
     let found = named("3 % look-alikes");
     // Three windows of four; half of them by label 250.
     assert!(0.7 <= found.alarms[0] && found.label <= 250);
-    assert!(found.shift.psi < 0.01);
 }
 
 #[test]
 #[expect(clippy::print_stderr, reason = "the shares of docs/monitoring.md")]
 fn evidence_dies_where_a_part_of_what_is_drawn_is_labelled_and_not_where_less_is_drawn() {
     let world = worlds()[3];
-    let (strata, _) = design(&mut SimulatedDraws(1));
+    let strata = design(&mut SimulatedDraws(1));
     // Windows with an alarm, where a share of what is drawn is labelled at random, or a share of it
     // is drawn and all of that is labelled.
     let alarms = |drawn: f64, labelled: f64| {
@@ -411,104 +388,11 @@ fn false_alarms_stay_below_delta_over_a_thousand_quiet_months() {
     }
 }
 
-/// A calibration of the quiet world: one search for each of `labels` enrolled ones, and as many
-/// strangers.
-fn calibration(labels: usize, draws: &mut SimulatedDraws) -> Recording {
-    let mut searches = Vec::new();
-    for (truth, mated) in [(Known::Mated, 1.0), (Known::NeverEnrolled, 0.0)] {
-        let world = World { mated, ..QUIET };
-        for number in 0..labels {
-            let name = format!("{}-{number}", truth.as_str());
-            let found = RecordedMatch {
-                item: "item".to_owned(),
-                label: if mated > 0.0 {
-                    name.clone()
-                } else {
-                    "other".to_owned()
-                },
-                score: world.search(draws).0,
-                adjusted: None,
-                other: None,
-            };
-            searches.push(RecordedSearch {
-                probe: name.clone(),
-                label: name,
-                truth,
-                found: Some(found),
-                conditions: std::collections::BTreeMap::new(),
-            });
-        }
-    }
-    Recording::new(searches).unwrap()
-}
-
-/// The share of windows of 2,000 searches above the 99 % limit of the misfit, and the mean of the
-/// share that is taken for mated, where `labels` of each class calibrated.
-#[expect(clippy::print_stderr, reason = "the table of docs/monitoring.md")]
-fn misfits(world: &World, labels: usize) -> [f64; 2] {
-    const REPEATS: u32 = 200;
-    let (strata, threshold) = (Strata::usual(), Threshold::new(THRESHOLD).unwrap());
-    let mut draws = SimulatedDraws(5);
-    let [mut above, mut mated] = [0.0; 2];
-    for _ in 0..REPEATS {
-        let recording = calibration(labels, &mut draws);
-        let classes = Classes::of(&recording, threshold, &strata).unwrap();
-        let seen = window(world, &strata, 2_000, &mut draws);
-        let found = misfit(&classes, &seen.counts, 0.01).unwrap();
-        above += f64::from(u8::from(found.limit < found.distance));
-        mated += found.mated;
-    }
-    let found = [above, mated].map(|sum| sum / f64::from(REPEATS));
-    eprintln!(
-        "{:<36} {labels} labels: above {:.3}, mated {:.3}",
-        world.name, found[0], found[1]
-    );
-    found
-}
-
-#[test]
-fn a_changed_share_of_strangers_fits_the_calibration_and_changed_scores_do_not() {
-    let world = |name| *worlds().iter().find(|world| world.name == name).unwrap();
-    for labels in [50, 200, 1000] {
-        for (name, share) in [
-            ("quiet", 0.5),
-            ("strangers 9 of 10", 0.1),
-            ("strangers 99 of 100", 0.01),
-        ] {
-            let [above, mated] = misfits(&world(name), labels);
-            assert!(
-                above <= 0.03,
-                "{name}: {above} are above the limit of 1 in 100"
-            );
-            assert!((mated - share).abs() < 0.02, "{name}: {mated}");
-        }
-    }
-    for name in [
-        "strangers nearer by .08",
-        "genuine farther by .08",
-        "both nearer by .05",
-    ] {
-        assert!(0.9 <= misfits(&world(name), 200)[0], "{name}");
-    }
-    // Few labels of strangers leave open what a few mated searches of ten are.
-    let rare = world("genuine farther, strangers 9 of 10");
-    assert!(misfits(&rare, 200)[0] <= 0.2);
-    assert!(0.9 <= misfits(&rare, 1000)[0]);
-}
-
-/// What the misfit is blind to, as its help says.
-#[test]
-fn look_alikes_that_quadruple_the_far_fit_the_calibration() {
-    let look_alikes = worlds()[7];
-    assert!(0.02 < look_alikes.far());
-    assert!(misfits(&look_alikes, 200)[0] <= 0.2);
-}
-
 /// Drawn decisions from a change, after `quiet` searches, to the suspicion of the CUSUM and to the
 /// alarm of the e-process: medians over 60 stories.
 #[expect(clippy::print_stderr, reason = "figures of docs/monitoring.md")]
 fn delays(quiet: usize) -> [u64; 2] {
-    let (strata, _) = design(&mut SimulatedDraws(1));
+    let strata = design(&mut SimulatedDraws(1));
     let near = World {
         stranger: 0.28,
         ..QUIET

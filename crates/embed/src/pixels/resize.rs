@@ -62,7 +62,10 @@ impl Resizer {
         let shown = self.show(&pixels, &window, geometry);
         Ok(Resized {
             contrast: shown.contrast(),
-            measures: shown.measures(file_type::format(bytes)?, decoded.size),
+            measures: shown.measures(
+                file_type::format(bytes)?,
+                decoded.size.0.max(decoded.size.1),
+            ),
             pixels: bordered(shown, geometry),
         })
     }

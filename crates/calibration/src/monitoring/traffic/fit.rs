@@ -86,7 +86,7 @@ impl TrafficReference {
                 counted.extend(drawn);
             }
         }
-        let (axes, rules) = Choice::of(&choosing, seed);
+        let (axes, rules) = ShareChoice::of(&choosing, seed);
         let mut reference = Self {
             dimension: queries.first().map_or(0, |query| query.vector.len()),
             axes,
@@ -138,14 +138,14 @@ fn hash(seed: u64, texts: &[&str]) -> u64 {
 }
 
 /// What the choosing queries lead to.
-struct Choice<'a> {
+struct ShareChoice<'a> {
     rows: &'a [&'a TrafficQuery],
     seed: u64,
     axes: Vec<Vec<f32>>,
     rules: Vec<ShareRule>,
 }
 
-impl<'a> Choice<'a> {
+impl<'a> ShareChoice<'a> {
     fn of(rows: &'a [&'a TrafficQuery], seed: u64) -> (Vec<Vec<f32>>, Vec<ShareRule>) {
         let formats = FORMATS.map(|name| ShareRule::Format {
             name: name.to_owned(),

@@ -4,9 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::SearchFacts;
 
-/// The formats that pictures come in, and what stands for a query without one.
-pub(super) const FORMATS: [&str; 6] = ["JPEG", "PNG", "WebP", "GIF", "BMP", VECTOR];
-const VECTOR: &str = "vector";
+/// The formats that pictures come in.
+pub(super) const FORMATS: [&str; 5] = ["JPEG", "PNG", "WebP", "GIF", "BMP"];
 
 /// What a share is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -171,7 +170,8 @@ impl ShareRule {
     pub(super) fn holds(&self, search: &SearchFacts<'_>, along: &[f64]) -> bool {
         match self {
             Self::Format { name } => {
-                search.picture.map_or(VECTOR, |picture| picture.format) == name
+                let picture = search.picture;
+                picture.is_some_and(|picture| picture.format == name)
             }
             Self::Measure { measure, side } => {
                 measure.of(search).is_some_and(|value| side.holds(value))
@@ -214,7 +214,6 @@ impl ShareRule {
     /// Which searches these are, in words.
     pub(super) fn name(&self) -> String {
         match self {
-            Self::Format { name } if name == VECTOR => "sent as a vector".to_owned(),
             Self::Format { name } => format!("format {name}"),
             Self::Measure { measure, side } => format!("{} {}", measure.name(), side.says()),
             Self::Direction { axis, side } => {

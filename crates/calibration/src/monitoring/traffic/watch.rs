@@ -174,6 +174,13 @@ impl TrafficWatch {
         wealth / real(ALTERNATIVES.len() as u64) + unbegun(self.state.compared)
     }
 
+    /// The alarm in words; `None` without one.
+    #[must_use]
+    pub fn alarm(&self) -> Option<String> {
+        self.state.alarm_at?;
+        self.assessment().alarm()
+    }
+
     /// What is known so far.
     #[must_use]
     pub fn assessment(&self) -> TrafficAssessment {

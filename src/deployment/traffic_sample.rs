@@ -1,0 +1,45 @@
+//! What a calibration's queries look like: what later traffic is held against.
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+
+use matchpoint_calibration::monitoring::traffic::{TrafficQuery, TrafficReference};
+use matchpoint_calibration::recording::{RecordedSearch, TrialKind};
+
+/// Queries that are kept, at most: 20 MB of 1,280 components.
+const QUERIES_MAX: usize = 4_000;
+
+/// Queries of a calibration, whole labels of them where there are many. Which ones depends on a hash of
+/// the label alone, and so neither on a score nor on the order in which they come.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TrafficSample(BTreeMap<([u8; 32], String), TrafficQuery>);
+
+impl TrafficSample {
+    pub(super) fn add(&mut self, query: TrafficQuery) {
+        let place: [u8; 32] = Sha256::digest(&query.label).into();
+        self.0.insert((place, query.id.clone()), query);
+        if QUERIES_MAX < self.0.len() {
+            self.0.pop_last();
+        }
+    }
+
+    /// What the queries look like that are trials, under the labels that they count as.
+    pub(super) fn reference(&self, searches: &[RecordedSearch], seed: u64) -> TrafficReference {
+        let trials = searches.iter().filter(|search| match search.truth {
+            TrialKind::Mated | TrialKind::NeverEnrolled => true,
+            TrialKind::LeftOut => false,
+        });
+        let labels: BTreeMap<&str, &str> = trials
+            .map(|search| (search.probe.as_str(), search.label.as_str()))
+            .collect();
+        let queries = self.0.values().filter_map(|query| {
+            let label = *labels.get(query.id.as_str())?;
+            Some(TrafficQuery {
+                label: label.to_owned(),
+                ..query.clone()
+            })
+        });
+        TrafficReference::of(&queries.collect::<Vec<_>>(), seed)
+    }
+}

@@ -1,0 +1,234 @@
+//! Holds what callers search for against what a calibration searched for, and keeps the evidence over
+//! restarts.
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::observed::Observed;
+use super::resets::Resets;
+use crate::clock::now_ms;
+use crate::files::{read_json, write_json};
+use matchpoint_calibration::decision::Decision;
+use matchpoint_calibration::monitoring::drift::{DriftVerdict, Finding, FindingSubject};
+use matchpoint_calibration::monitoring::traffic::{
+    SearchSigns, TrafficAssessment, TrafficReference, TrafficState, TrafficWatch,
+};
+
+/// Within the deployment's folder.
+const FILE: &str = "traffic.json";
+/// Searches that wait to be compared, at most: more than come between two evaluations. What comes beyond is not
+/// compared, which no search's looks decide.
+const WAITING_MAX: usize = 1 << 16;
+/// How often the evidence is written. What a crash takes is not compared.
+const KEEP_EVERY: Duration = Duration::from_secs(10);
+
+/// The comparison of a deployment.
+#[derive(Debug)]
+pub(super) struct TrafficComparison {
+    delta: f64,
+    design_since_ms: u64,
+    waiting: Mutex<WaitingSearches>,
+    watched: Mutex<Option<WatchedPoint>>,
+}
+
+/// Searches that were made under one operating point, and not compared yet.
+#[derive(Debug, Default)]
+struct WaitingSearches {
+    operating_point: String,
+    searches: Vec<(SearchSigns, bool)>,
+}
+
+/// One operating point since it decides, or since the evidence was reset.
+#[derive(Debug)]
+struct WatchedPoint {
+    is: EvidenceOf,
+    watch: TrafficWatch,
+    raised_ms: Option<u64>,
+    kept: Instant,
+}
+
+/// What evidence belongs to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EvidenceOf {
+    operating_point: String,
+    /// What it is held against.
+    reference: String,
+    delta: f64,
+    since_unix_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeptEvidence {
+    of: EvidenceOf,
+    raised_unix_ms: Option<u64>,
+    state: TrafficState,
+}
+
+/// How traffic stands beside the calibration of the active operating point.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrafficInService {
+    /// The comparison; `None` if what its calibration searched for was not kept.
+    pub assessment: Option<TrafficAssessment>,
+    /// When the alarm was raised.
+    pub raised_unix_ms: Option<u64>,
+}
+
+impl TrafficInService {
+    /// In words.
+    pub(super) fn finding(&self) -> Finding {
+        self.assessment.as_ref().map_or_else(
+            || Finding {
+                subject: FindingSubject::Traffic,
+                verdict: DriftVerdict::Unknown,
+                says: "Whether searches look like those of the calibration is not known: it did not keep what those looked like.".to_owned(),
+                next: "Calibrate again.".to_owned(),
+            },
+            TrafficAssessment::finding,
+        )
+    }
+}
+
+impl TrafficComparison {
+    /// Compares with a probability of a false alarm of at most `delta`.
+    pub(super) fn new(delta: f64, design_since_ms: u64) -> Self {
+        Self {
+            delta,
+            design_since_ms,
+            waiting: Mutex::default(),
+            watched: Mutex::new(None),
+        }
+    }
+
+    /// Takes a search that an operating point decided. Never waits for long.
+    pub(super) fn take(&self, operating_point: &str, signs: SearchSigns, decision: Decision) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.operating_point != operating_point {
+            operating_point.clone_into(&mut waiting.operating_point);
+            waiting.searches.clear();
+        }
+        if waiting.searches.len() < WAITING_MAX {
+            let accepted = decision == Decision::Accept;
+            waiting.searches.push((signs, accepted));
+        }
+    }
+
+    /// Compares what waits, under the operating point that is active now; `None` if none is.
+    pub(super) fn update(&self, observed: &dyn Observed) -> Option<TrafficInService> {
+        let point = observed.active_point()?;
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(reference) = observed.traffic_reference(point.id()) else {
+            *watched = None;
+            return Some(TrafficInService {
+                assessment: None,
+                raised_unix_ms: None,
+            });
+        };
+        let resets = Resets::of(observed.folder(), point.id(), self.design_since_ms);
+        let is = EvidenceOf {
+            operating_point: point.id().to_owned(),
+            reference: reference.digest().unwrap_or_default(),
+            delta: self.delta,
+            since_unix_ms: resets.since_ms(),
+        };
+        let searches = self.waiting(point.id());
+        let file = observed.folder().join(FILE);
+        let known = watched.take().filter(|known| known.is == is);
+        let mut known = known
+            .unwrap_or_else(|| WatchedPoint::open(is, &file, &reference, resets.into_all().len()));
+        for (signs, accepted) in &searches {
+            known.watch.observe(*signs, *accepted);
+        }
+        let assessment = known.watch.assessment();
+        let raised = known.raised_ms.is_none() && assessment.alarm_at.is_some();
+        if raised {
+            known.raised_ms = Some(now_ms());
+            let alarm = known.watch.alarm().unwrap_or_default();
+            tracing::warn!(
+                deployment = observed.name(),
+                alarm,
+                "searches are not like those of the calibration"
+            );
+        }
+        if raised || (!searches.is_empty() && KEEP_EVERY <= known.kept.elapsed()) {
+            known.keep(&file, observed.name());
+        }
+        let raised_unix_ms = known.raised_ms;
+        *watched = Some(known);
+        Some(TrafficInService {
+            assessment: Some(assessment),
+            raised_unix_ms,
+        })
+    }
+
+    /// The alarm of an operating point in words, as of the latest update; `None` without one.
+    pub(super) fn alarm(&self, operating_point: &str) -> Option<String> {
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = watched.as_ref()?;
+        known
+            .watch
+            .alarm()
+            .filter(|_| known.is.operating_point == operating_point)
+    }
+
+    /// Writes what is known, before the end.
+    pub(super) fn keep(&self, observed: &dyn Observed) {
+        drop(self.update(observed));
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = watched
+            .as_mut()
+            .filter(|known| 0 < known.watch.state().compared)
+        {
+            known.keep(&observed.folder().join(FILE), observed.name());
+        }
+    }
+
+    /// What waits of an operating point; of another one nothing is left.
+    fn waiting(&self, operating_point: &str) -> Vec<(SearchSigns, bool)> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let searches = std::mem::take(&mut waiting.searches);
+        if waiting.operating_point == operating_point {
+            searches
+        } else {
+            Vec::new()
+        }
+    }
+}
+
+impl WatchedPoint {
+    /// Goes on where the file is of the same evidence, else begins.
+    fn open(is: EvidenceOf, file: &Path, reference: &TrafficReference, resets: usize) -> Self {
+        let kept = read_json::<KeptEvidence>(file).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the comparison of traffic with the calibration begins anew");
+            None
+        });
+        let mut watch = TrafficWatch::new(reference, is.delta, resets);
+        let mut raised_ms = None;
+        if let Some(kept) = kept.filter(|kept| kept.of == is) {
+            watch = watch.resumed(kept.state);
+            raised_ms = kept.raised_unix_ms;
+        }
+        Self {
+            is,
+            watch,
+            raised_ms,
+            kept: Instant::now(),
+        }
+    }
+
+    fn keep(&mut self, file: &Path, deployment: &str) {
+        self.kept = Instant::now();
+        let kept = KeptEvidence {
+            of: self.is.clone(),
+            raised_unix_ms: self.raised_ms,
+            state: self.watch.state().clone(),
+        };
+        if let Err(error) = write_json(file, &kept) {
+            tracing::warn!(%error, deployment, "the comparison of traffic with the calibration is not kept");
+        }
+    }
+}
