@@ -247,9 +247,10 @@ struct Draw<'a> {
     draws: SeededDraws,
     /// Enrolled: the first half is searched for at calibration, the second in traffic.
     enrolled: Vec<usize>,
+    /// All strangers that there are, which those of the calibration are drawn from, and whose FAR is the true one.
+    population: Vec<usize>,
+    /// Those of the calibration; a label that was drawn twice is there twice.
     strangers: Vec<usize>,
-    /// Strangers of traffic.
-    new: Vec<usize>,
     /// What can be enrolled later, of any kind.
     pool: Vec<usize>,
     /// Strangers of other kinds.
@@ -263,6 +264,8 @@ struct Changed<'a> {
     mated: Vec<usize>,
     strangers: Vec<usize>,
     condition: Option<&'a str>,
+    /// Whether callers say it.
+    said: bool,
 }
 
 impl<'a> Draw<'a> {
@@ -279,22 +282,26 @@ impl<'a> Draw<'a> {
             tested[tested.len() * from / 100..tested.len() * to / 100].to_vec()
         };
         let half = others.len() / 2;
+        let population = part(40, 85);
+        let drawn = 200.min(2 * population.len() / 3);
+        let strangers = (0..drawn).map(|_| population[draws.below(population.len())]);
+        let strangers = strangers.collect();
         let mut draw = Self {
             set,
             draws,
-            enrolled: part(0, 30),
-            strangers: part(30, 65),
-            new: part(65, 85),
+            enrolled: part(0, 40),
+            strangers,
             pool: [part(85, 100), others[..half].to_vec()].concat(),
             others: others[half..].to_vec(),
+            population,
             reference: TrafficReference::of(&[], 0),
         };
         let searched = &draw.enrolled[..draw.enrolled.len() / 2];
         let mated = searched
             .iter()
             .flat_map(|label| draw.traffic_queries(*label, true));
-        let strangers = draw
-            .strangers
+        let strangers: BTreeSet<usize> = draw.strangers.iter().copied().collect();
+        let strangers = strangers
             .iter()
             .flat_map(|label| draw.traffic_queries(*label, false));
         let queries: Vec<TrafficQuery> = mated.chain(strangers).collect();
@@ -343,17 +350,19 @@ impl<'a> Draw<'a> {
         shares.iter().sum::<f64>() / shares.len().max(1) as f64
     }
 
-    /// When searches raise the alarm, and what it names.
+    /// When searches raise the alarm, and what it names. Labels of the calibration do not come again.
     fn alarm(&mut self, changed: &Changed<'_>) -> (Option<u64>, String) {
         let set = self.set;
+        let known: BTreeSet<usize> = self.strangers.iter().copied().collect();
+        let mut strangers = changed.strangers.clone();
+        strangers.retain(|label| !known.contains(label));
         let mut signs: BTreeMap<usize, SearchSigns> = BTreeMap::new();
-        let nothing = BTreeMap::new();
         let mut watch = TrafficWatch::new(&self.reference, DELTA, 0);
         while watch.state().compared < SEARCHES {
             let labels = if self.draws.below(2) == 0 {
                 &changed.mated
             } else {
-                &changed.strangers
+                &strangers
             };
             let queries = set.of(labels[self.draws.below(labels.len())], changed.condition);
             if queries.is_empty() {
@@ -361,11 +370,14 @@ impl<'a> Draw<'a> {
             }
             let query = queries[self.draws.below(queries.len())];
             let signs = *signs.entry(query).or_insert_with(|| {
+                let said = ("condition".to_owned(), set.queries[query].condition.clone());
+                let conditions: BTreeMap<String, String> =
+                    changed.said.then_some(said).into_iter().collect();
                 self.reference.signs(&SearchFacts {
                     vector: &set.queries[query].vector,
                     picture: None,
                     feature_length: None,
-                    conditions: &nothing,
+                    conditions: &conditions,
                 })
             });
             watch.observe(signs, false);
@@ -400,7 +412,7 @@ impl<'a> Draw<'a> {
     /// Labels of the pool, those nearest to the strangers of traffic first.
     fn look_alikes(&self) -> Vec<usize> {
         let queries: Vec<usize> = self
-            .new
+            .population
             .iter()
             .flat_map(|label| self.set.of(*label, None))
             .collect();
@@ -445,8 +457,9 @@ impl<'a> Draw<'a> {
         Changed {
             gallery: self.enrolled.clone(),
             mated: self.enrolled[self.enrolled.len() / 2..].to_vec(),
-            strangers: self.new.clone(),
+            strangers: self.population.clone(),
             condition: None,
+            said: false,
         }
     }
 
@@ -459,13 +472,13 @@ impl<'a> Draw<'a> {
             ..self.unchanged()
         };
         let larger = [&enrolled[..], &self.pool].concat();
-        let mut hardest = self.new.clone();
+        let mut hardest = self.population.clone();
         hardest.sort_by_key(|label| {
             let queries = set.of(*label, None);
             let best = queries.iter().map(|query| set.best(*query, enrolled));
             std::cmp::Reverse(best.max())
         });
-        hardest.truncate(self.new.len().div_ceil(10));
+        hardest.truncate(self.population.len().div_ceil(10));
         let strangers = |strangers: Vec<usize>| Changed {
             strangers,
             ..self.unchanged()
@@ -491,11 +504,18 @@ impl<'a> Draw<'a> {
             cases.push((name, strangers(self.others.clone())));
         }
         for condition in &set.conditions {
-            let changed = Changed {
-                condition: Some(condition),
-                ..self.unchanged()
-            };
-            cases.push((format!("only the condition {condition}"), changed));
+            for said in [false, true] {
+                let changed = Changed {
+                    condition: Some(condition),
+                    said,
+                    ..self.unchanged()
+                };
+                let by_callers = if said { ", and callers say so" } else { "" };
+                cases.push((
+                    format!("only the condition {condition}{by_callers}"),
+                    changed,
+                ));
+            }
         }
         cases
     }
@@ -553,6 +573,7 @@ impl<'a> Draw<'a> {
                 label: "enrolled".to_owned(),
                 score: *score,
                 adjusted: None,
+                other: None,
             }),
             conditions: BTreeMap::new(),
         };
