@@ -197,9 +197,7 @@ pub fn certify_frr(
     let mut right: Vec<Similarity> = mated
         .searches()
         .iter()
-        .filter_map(|search| search.top)
-        .filter(|top| top.label_matches)
-        .map(|top| top.score)
+        .filter_map(|search| search.right_score())
         .collect();
     right.sort_unstable();
     let independent_trials = mated.searches().len() as u64;

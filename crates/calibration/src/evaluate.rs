@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use super::binomial::real;
 use super::decision::{Decision, Threshold};
 use super::rates::{Confidence, Rate};
-use super::trials::{MatedSearch, Top, Trials};
+use super::sweep::ThresholdSweep;
+use super::trials::{MatedSearch, Trials};
 use matchpoint_vector::Similarity;
 
 /// Rates over all trials, each with an interval over labels; `None` if nothing was searched.
@@ -94,19 +95,8 @@ pub const TRADE_OFF_POINTS_MAX: usize = 200;
 /// the small FAR matter; on the mated side evenly. With a last point that accepts nothing.
 #[must_use]
 pub fn trade_off(trials: &Trials) -> Vec<TradeOff> {
-    let mut strangers: Vec<Similarity> = trials
-        .non_mated()
-        .iter()
-        .filter_map(|search| search.top_score)
-        .collect();
-    strangers.sort_unstable();
-    let mut mates: Vec<Similarity> = trials
-        .mated()
-        .iter()
-        .filter_map(|search| right(search.top))
-        .collect();
-    mates.sort_unstable();
-
+    let sweep = ThresholdSweep::of(trials);
+    let (strangers, mates) = (sweep.strangers(), sweep.right());
     let half = TRADE_OFF_POINTS_MAX / 2 - 1;
     let mut thresholds = BTreeSet::from([Threshold::ACCEPT_NOTHING]);
     let from_top = geometric_ranks(strangers.len(), half);
@@ -118,16 +108,10 @@ pub fn trade_off(trials: &Trials) -> Vec<TradeOff> {
 
     thresholds
         .into_iter()
-        .map(|threshold| {
-            let accepted_strangers = at_or_above(&strangers, threshold);
-            let accepted_mates = at_or_above(&mates, threshold);
-            let far = share(accepted_strangers, trials.non_mated().len());
-            let frr = share(trials.mated().len() - accepted_mates, trials.mated().len());
-            TradeOff {
-                threshold,
-                far,
-                frr,
-            }
+        .map(|threshold| TradeOff {
+            threshold,
+            far: sweep.far(threshold),
+            frr: sweep.frr(threshold),
         })
         .collect()
 }
@@ -190,10 +174,6 @@ pub fn histogram(trials: &Trials, bins: usize) -> Option<ScoreCounts> {
     })
 }
 
-fn right(top: Option<Top>) -> Option<Similarity> {
-    top.filter(|top| top.label_matches).map(|top| top.score)
-}
-
 /// Ranks 0, 1, 2, ... that thin out by a constant factor, at most `points` of them, below `count`.
 fn geometric_ranks(count: usize, points: usize) -> impl Iterator<Item = usize> {
     let factor = (real(count as u64).ln() / real(points as u64)).exp();
@@ -213,22 +193,12 @@ fn geometric_ranks(count: usize, points: usize) -> impl Iterator<Item = usize> {
     })
 }
 
-fn at_or_above(ascending: &[Similarity], threshold: Threshold) -> usize {
-    let below =
-        ascending.partition_point(|&score| threshold.decide(Some(score)) == Decision::Reject);
-    ascending.len() - below
-}
-
-fn share(events: usize, of: usize) -> Option<f64> {
-    (0 < of).then(|| real(events as u64) / real(of as u64))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::trials::{NonMatedSearch, StrangerOrigin};
+    use crate::trials::{NonMatedSearch, StrangerOrigin, Top};
 
     fn trials(mated: &[(f32, bool)], strangers: &[f32]) -> Trials {
         let mated = mated

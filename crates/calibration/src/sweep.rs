@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::binomial::real;
 use super::decision::{Decision, Threshold};
 use super::rates::recorded;
-use super::trials::Trials;
+use super::trials::{MatedSearch, Trials};
 use matchpoint_vector::Similarity;
 
 /// The two error rates per search at one threshold, each in [0, 1].
@@ -51,9 +51,7 @@ impl ThresholdSweep {
         let mut right: Vec<Similarity> = trials
             .mated()
             .iter()
-            .filter_map(|search| search.top)
-            .filter(|top| top.label_matches)
-            .map(|top| top.score)
+            .filter_map(MatedSearch::right_score)
             .collect();
         right.sort_unstable();
         Self {
@@ -102,14 +100,25 @@ impl ThresholdSweep {
     /// rate of zero.
     #[must_use]
     pub fn rates(&self, threshold: Threshold) -> Option<ErrorRates> {
-        if self.non_mated == 0 || self.mated == 0 {
-            return None;
-        }
-        let saved = at_or_above(&self.right, threshold);
         Some(ErrorRates {
-            far: real(at_or_above(&self.strangers, threshold)) / real(self.non_mated),
-            frr: real(self.mated - saved) / real(self.mated),
+            far: self.far(threshold)?,
+            frr: self.frr(threshold)?,
         })
+    }
+
+    /// The share of non-mated searches that are accepted; `None` if there are none.
+    #[must_use]
+    pub fn far(&self, threshold: Threshold) -> Option<f64> {
+        let accepted = at_or_above(&self.strangers, threshold);
+        (0 < self.non_mated).then(|| real(accepted) / real(self.non_mated))
+    }
+
+    /// The share of mated searches that are rejected or accepted with a wrong label; `None` if there
+    /// are none.
+    #[must_use]
+    pub fn frr(&self, threshold: Threshold) -> Option<f64> {
+        let saved = at_or_above(&self.right, threshold);
+        (0 < self.mated).then(|| real(self.mated - saved) / real(self.mated))
     }
 }
 
@@ -125,7 +134,7 @@ mod tests {
 
     use super::*;
     use crate::evaluate::evaluate;
-    use crate::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top};
+    use crate::trials::{NonMatedSearch, StrangerOrigin, Top};
 
     fn trials(mated: &[(Option<f32>, bool)], strangers: &[Option<f32>]) -> Trials {
         let mated = mated

@@ -28,6 +28,16 @@ pub struct MatedSearch {
     pub top: Option<Top>,
 }
 
+impl MatedSearch {
+    /// The best score, if it is its own label's: what a threshold can still accept or reject.
+    #[must_use]
+    pub fn right_score(&self) -> Option<Similarity> {
+        self.top
+            .filter(|top| top.label_matches)
+            .map(|top| top.score)
+    }
+}
+
 /// A search by a probe whose label is not in what was searched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NonMatedSearch {
