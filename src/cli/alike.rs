@@ -15,7 +15,7 @@ const SHOWN: usize = 5;
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(super) struct LabelFlags {
     /// Take labels that differ by spelling alone (capitals, Unicode form, spaces, hyphens,
-    /// underscores) as different things; without it they are refused
+    /// underscores, 7 and 7.0) as different things; without it they are refused
     #[arg(long)]
     pub(super) labels_as_they_are: bool,
 }

@@ -31,8 +31,8 @@ const EXAMPLES_MAX: usize = 5;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Likeness {
-    /// The same but for capitals, Unicode form, invisible characters, or what stands between words:
-    /// almost certainly one label.
+    /// The same but for capitals, Unicode form, invisible characters, what stands between words, or
+    /// how a number is written: almost certainly one label.
     Spelling,
     /// The same but for one or two letters of one long word: perhaps a typing error.
     NearMiss,
@@ -381,15 +381,17 @@ enum Spelling {
     Form,
     Case,
     Between,
+    Number,
 }
 
 impl Spelling {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Ends,
         Self::Invisible,
         Self::Form,
         Self::Case,
         Self::Between,
+        Self::Number,
     ];
 
     fn as_str(self) -> &'static str {
@@ -399,6 +401,7 @@ impl Spelling {
             Self::Form => "Unicode form",
             Self::Case => "capitals",
             Self::Between => "spaces, hyphens or underscores",
+            Self::Number => "how a number is written",
         }
     }
 }
@@ -446,7 +449,27 @@ fn key(label: &str, changes: impl Fn(Spelling) -> bool) -> String {
     if changes(Spelling::Form) {
         text = text.nfc().collect();
     }
+    if changes(Spelling::Number) {
+        text = without_noughts(text);
+    }
     text
+}
+
+/// A number without the noughts that spreadsheets take away and tables of floats add: 007, 7 and 7.0
+/// are one.
+fn without_noughts(text: String) -> String {
+    let (whole, part) = text.split_once('.').unwrap_or((&text, ""));
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.len() + part.len() == 0 || !digits(whole) || !digits(part) {
+        return text;
+    }
+    let (whole, part) = (whole.trim_start_matches('0'), part.trim_end_matches('0'));
+    let whole = if whole.is_empty() { "0" } else { whole };
+    if part.is_empty() {
+        whole.to_owned()
+    } else {
+        format!("{whole}.{part}")
+    }
 }
 
 /// Each run of spaces, hyphens and underscores as one underscore.
@@ -518,6 +541,11 @@ mod tests {
             (" anna ", "anna", "spaces at its ends"),
             ("an\u{200b}na", "anna", "invisible characters"),
             ("anna smith", "anna_smith", "spaces, hyphens or underscores"),
+            ("7", "7.0", "how a number is written"),
+            ("007", "7", "how a number is written"),
+            ("007", "7.0", "how a number is written"),
+            ("0", "0.00", "how a number is written"),
+            ("7.50", "7.5", "how a number is written"),
             (
                 "anna \u{2014} smith",
                 "anna-smith",
