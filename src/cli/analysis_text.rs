@@ -1,9 +1,7 @@
 //! What a calibration says beyond its threshold: as text, and as the report of a deployment.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use super::exit::{Exit, fail};
 use super::operating_point_text::{Refusal, price_text};
 use super::output::{above_target, percent, table, wrapped};
 use super::pictures::Pictures;
@@ -112,38 +110,6 @@ impl AnalysisSubject<'_> {
         });
         Ok((analysis, page))
     }
-}
-
-/// Finds out before any work whether a report can be written there.
-pub(super) fn check_report(path: &Path) -> anyhow::Result<()> {
-    let wrong = |what: &str| {
-        let message = format!("cannot write a report to {}: {what}", path.display());
-        Err(fail(Exit::Usage, message))
-    };
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    if !folder.unwrap_or(Path::new(".")).is_dir() {
-        return wrong("its folder does not exist");
-    }
-    if path.exists() && !path.is_file() {
-        return wrong("it is there, and is no regular file");
-    }
-    Ok(())
-}
-
-/// Writes the report beside its place first, so that a broken one never stands there.
-pub(super) fn write_report(path: &Path, page: &ReportContents) -> anyhow::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".tmp");
-    let written = std::fs::write(&beside, matchpoint_report::render(page));
-    written
-        .and_then(|()| std::fs::rename(&beside, path))
-        .map_err(|cause| {
-            drop(std::fs::remove_file(&beside));
-            let what = path.display();
-            fail(Exit::Io, format!("cannot write {what}: {cause}"))
-        })
 }
 
 /// An analysis, for a person to read.

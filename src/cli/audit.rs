@@ -1,6 +1,7 @@
 //! `matchpoint audit`: annotate the decisions that were sampled for it.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -394,33 +395,38 @@ impl Annotate {
 
 impl Import {
     async fn run(self) -> anyhow::Result<Exit> {
-        let shown = self.file.display();
         let table = Delimited::read(&self.file, &COLUMNS)?;
         let (mut reports, mut skipped) = (Vec::new(), 0);
+        let mut said: BTreeMap<String, (u64, GroundTruth)> = BTreeMap::new();
         for row in table.rows() {
             let row = row?;
             let line = AnnotationLine::of(table.names(), &row.cells);
-            match told(&line) {
-                Ok(Some(told)) => reports.push(Annotation {
-                    decision_id: line.decision_id,
-                    ground_truth: Some(told),
-                    kind: kind(self.feedback).into(),
-                    unix_milliseconds: 0,
-                    annotator: if line.annotator.is_empty() {
-                        self.annotator.clone()
-                    } else {
-                        line.annotator
-                    },
-                }),
-                Ok(None) => skipped += 1,
-                Err(problem) => {
-                    let (id, number) = (line.decision_id, row.line);
-                    let message = format!(
-                        "{shown}, line {number}: decision {id}: {problem}; nothing was sent"
-                    );
-                    return Err(fail(Exit::BadData, message));
-                }
+            let refused = |problem: String| {
+                let (shown, id) = (self.file.display(), &line.decision_id);
+                let at = format!("{shown}, line {}: decision {id}", row.line);
+                fail(Exit::BadData, format!("{at}: {problem}; nothing was sent"))
+            };
+            let Some(truth) = told(&line).map_err(refused)? else {
+                skipped += 1;
+                continue;
+            };
+            // The later one would hold, and nobody would know.
+            let before = said.insert(line.decision_id.clone(), (row.line, truth.clone()));
+            if let Some((earlier, _)) = before.filter(|(_, before)| *before != truth) {
+                let problem = format!("line {earlier} says otherwise of it; leave one of them");
+                return Err(refused(problem));
             }
+            reports.push(Annotation {
+                decision_id: line.decision_id,
+                ground_truth: Some(truth),
+                kind: kind(self.feedback).into(),
+                unix_milliseconds: 0,
+                annotator: if line.annotator.is_empty() {
+                    self.annotator.clone()
+                } else {
+                    line.annotator
+                },
+            });
         }
         report_all(&self.at, reports, skipped).await
     }

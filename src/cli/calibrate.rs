@@ -18,6 +18,7 @@ use super::listing::ExcludeFlags;
 use super::menu::{self, MenuReport};
 use super::operating_point_text::{Refusal, describe, refusal_text};
 use super::output::{Output, table};
+use super::output_file::OutputFile;
 use super::pictures::Pictures;
 use super::progress::ItemProgress;
 use super::target_flags::TargetFlags;
@@ -237,11 +238,9 @@ impl Calibrate {
         let engine = self.engine.resolve(&ProcessEnvironment)?;
         telemetry::install_logs(&engine.log, engine.log_json)?;
         self.check_band()?;
-        if let Some(path) = &self.report {
-            analysis_text::check_report(path)?;
-        }
+        let file = OutputFile::at(self.report.as_deref())?;
         let Some(target) = self.target.target()? else {
-            return self.menu(&engine);
+            return self.menu(file.as_ref(), &engine);
         };
         let settings = CalibrationSettings {
             threshold: ThresholdSettings {
@@ -258,14 +257,15 @@ impl Calibrate {
             return Err(fail(Exit::Usage, message));
         }
         let Some(folder) = &self.deployment else {
-            let report = self.report.as_deref();
             let scope = self.scope(VECTORS_PAIRS_MAX);
             let wanted = VectorSettings {
                 settings: settings.threshold,
                 scope,
             };
             let fitted_on = self.fitted_on.as_deref();
-            return self.arrays.run(&wanted, fitted_on, report, self.json);
+            return self
+                .arrays
+                .run(&wanted, fitted_on, file.as_ref(), self.json);
         };
         let access = if self.dry_run {
             Access::ReadOnly
@@ -290,9 +290,8 @@ impl Calibrate {
         let (report, page) = calibrate(&request)?;
         let output = Output::new(self.json);
         output.result(&report, text)?;
-        if let Some(path) = &self.report {
-            analysis_text::write_report(path, &page)?;
-            output.note(&format!("report: {}", path.display()));
+        if let Some(file) = file {
+            file.write_page(output, &page)?;
         }
         Ok(match (&report.refusal, report.failed.is_empty()) {
             (Some(_), _) => Exit::Underpowered,
@@ -329,13 +328,13 @@ impl Calibrate {
     }
 
     /// Shows what there is to choose from, and changes nothing.
-    fn menu(&self, engine: &EngineConfig) -> anyhow::Result<Exit> {
+    fn menu(&self, page: Option<&OutputFile>, engine: &EngineConfig) -> anyhow::Result<Exit> {
         if self.remedy != RemedyFlag::None || self.grow_to.is_some() {
             let message = "--remedy and --grow-to take a target: --target-far, --target-frr, --equal-error or --min-cost";
             return Err(fail(Exit::Usage, message));
         }
         let (confidence, seed) = (self.target.confidence(), self.seed);
-        let (page, assured) = (self.report.as_deref(), self.assured.assured());
+        let assured = self.assured.assured();
         let Some(folder) = &self.deployment else {
             let wanted = MenuSettings {
                 confidence,

@@ -13,6 +13,7 @@ use super::left_out::LeftOut;
 use super::menu::{self, MenuReport};
 use super::operating_point_text::{Refusal, describe, refusal_text};
 use super::output::{Output, table};
+use super::output_file::OutputFile;
 use super::pictures::Pictures;
 use super::progress::SharedProgress;
 use super::report_model::{Findings, Outline};
@@ -142,7 +143,7 @@ impl VectorFlags {
         &self,
         wanted: &MenuSettings,
         fitted_on: Option<&Path>,
-        page: Option<&Path>,
+        page: Option<&OutputFile>,
         json: bool,
     ) -> anyhow::Result<Exit> {
         let read = self.read(fitted_on)?;
@@ -199,7 +200,7 @@ impl VectorFlags {
         &self,
         wanted: &VectorSettings,
         fitted_on: Option<&Path>,
-        report: Option<&Path>,
+        report: Option<&OutputFile>,
         json: bool,
     ) -> anyhow::Result<Exit> {
         let ReadVectors {
@@ -223,8 +224,7 @@ impl VectorFlags {
         let output = Output::new(json);
         output.result(&outcome.0, text)?;
         if let Some(file) = report {
-            analysis_text::write_report(file, &outcome.1)?;
-            output.note(&format!("report: {}", file.display()));
+            file.write_page(output, &outcome.1)?;
         }
         Ok(if outcome.0.refusal.is_some() {
             Exit::Underpowered

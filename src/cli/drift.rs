@@ -1,13 +1,13 @@
 //! `matchpoint drift`: is the promise kept in service?
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
-
-use anyhow::Context;
 
 use super::audit::Where;
 use super::exit::Exit;
 use super::output::{Output, percent, wrapped};
+use super::output_file::OutputFile;
 use crate::clock::{now_rfc_3339, rfc_3339};
 use crate::telemetry::escaped;
 use matchpoint_client::proto::{
@@ -84,14 +84,14 @@ impl DriftArgs {
             DriftCommand::History(at) => return history(&at),
             DriftCommand::Reset(reset) => return reset.run(),
         };
+        let file = OutputFile::at(html.as_deref())?;
         let found = super::runtime::single_threaded()?.block_on(async {
             let client = at.server.connect().await?;
             anyhow::Ok(client.drift(&at.deployment, &operating_point).await?)
         })?;
-        if let Some(file) = html {
+        if let Some(file) = file {
             let page = matchpoint_report::drift::render(&page(&found, &at.deployment));
-            std::fs::write(&file, page)
-                .with_context(|| format!("cannot write {}", file.display()))?;
+            file.write(|file| file.write_all(page.as_bytes()))?;
         }
         Output::new(at.json).result(&found, text)?;
         Ok(Exit::Done)

@@ -1,7 +1,5 @@
 //! `matchpoint embed`: a model's vectors of images, for anything else that takes vectors.
 
-use std::fs::File;
-use std::io::BufWriter;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -9,6 +7,7 @@ use serde::Serialize;
 use super::csv_file::CsvFile;
 use super::exit::{Exit, fail};
 use super::output::{self, Output, table};
+use super::output_file::OutputFile;
 use super::{images, npy};
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{Models, RefusedItem};
@@ -60,12 +59,17 @@ impl Embed {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let engine = self.engine.resolve(&ProcessEnvironment)?;
         telemetry::install_logs(&engine.log, engine.log_json)?;
-        let list = self.out.with_extension("csv");
-        if list == self.out {
-            let message = "--out names the .npy file; the list beside it is the .csv";
+        if self.out.extension().is_none_or(|ending| ending != "npy") {
+            let message = "--out names a .npy file; the list beside it is the .csv";
             return Err(fail(Exit::Usage, message));
         }
+        let list = self.out.with_extension("csv");
+        let vectors_file = OutputFile::check(&self.out)?;
+        OutputFile::check(&list)?;
         let files = images::listed(&self.images)?;
+        if files.is_empty() {
+            return Err(fail(Exit::NoInput, "there are no images in what was named"));
+        }
         let mut models = Models::new(&engine, 1);
         let limits = models.limits();
         let loaded = models.open(&self.model, self.precision.as_deref())?;
@@ -89,11 +93,7 @@ impl Embed {
         }
         lines.finish()?;
         let dimension = loaded.model.dimension();
-        npy::write(
-            &mut BufWriter::new(File::create(&self.out)?),
-            dimension,
-            &rows,
-        )?;
+        vectors_file.write(|file| npy::write(file, dimension, &rows))?;
         let report = EmbedReport {
             rows: rows.len(),
             vectors: self.out,

@@ -99,6 +99,18 @@ pub(super) fn fail(exit: Exit, message: impl Into<String>) -> anyhow::Error {
     .into()
 }
 
+/// An error with its causes, but for what it says itself.
+pub(super) fn message(error: &anyhow::Error) -> String {
+    let mut message = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !message.ends_with(&cause) {
+            message.push_str(": ");
+            message.push_str(&cause);
+        }
+    }
+    message
+}
+
 impl Exit {
     /// The code for an error.
     #[must_use]
@@ -317,5 +329,19 @@ impl Exit {
             | GalleryError::QueryDimension { .. }
             | GalleryError::Neighbours { .. } => Self::BadData,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_that_a_message_ends_with_is_said_once() {
+        let missing = matchpoint_arrays::read_text(std::path::Path::new("/none.csv")).unwrap_err();
+        let said = message(&anyhow::Error::from(missing));
+        assert_eq!(said.matches("No such file").count(), 1, "{said}");
+        let within = fail(Exit::Io, "inside").context("outside");
+        assert_eq!(message(&within), "outside: inside");
     }
 }

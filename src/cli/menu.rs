@@ -1,14 +1,12 @@
 //! `matchpoint calibrate` without a target: what there is to choose from, and what to type next.
 
-use std::path::Path;
-
 use serde::Serialize;
 
-use super::analysis_text;
 use super::doubts::Doubts;
 use super::exit::Exit;
 use super::operating_point_text::price_text;
 use super::output::{Output, percent, table, wrapped};
+use super::output_file::OutputFile;
 use super::report_model;
 use crate::deployment::RefusedItem;
 use matchpoint_calibration::menu::{Menu, MenuLine, MenuStanding};
@@ -35,18 +33,17 @@ pub(super) struct MenuReport<'a> {
 pub(super) fn show(
     title: &str,
     report: &MenuReport<'_>,
-    page: Option<&Path>,
+    page: Option<&OutputFile>,
     json: bool,
 ) -> anyhow::Result<Exit> {
     let output = Output::new(json);
     output.result(report, text)?;
-    if let Some(path) = page {
+    if let Some(file) = page {
         let contents = ReportContents {
             created: Some(crate::clock::now_rfc_3339()),
             ..report_model::menu_page(title, &report.menu, &report.next)
         };
-        analysis_text::write_report(path, &contents)?;
-        output.note(&format!("report: {}", path.display()));
+        file.write_page(output, &contents)?;
     }
     Ok(Exit::Done)
 }

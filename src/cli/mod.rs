@@ -36,6 +36,7 @@ mod model;
 mod npy;
 mod operating_point_text;
 mod output;
+mod output_file;
 mod pictures;
 mod points;
 mod progress;
@@ -153,7 +154,7 @@ pub fn main() -> ExitCode {
     match run(arguments.command) {
         Ok(exit) => exit.into(),
         Err(error) => {
-            output::error(&format!("error: {error:#}"));
+            output::error(&format!("error: {}", exit::message(&error)));
             Exit::of(&error).into()
         }
     }

@@ -824,6 +824,17 @@ fn decisions_are_listed_filled_in_imported_and_exported_and_a_refused_row_is_nam
             .contains("gc_fishes_fihs3")
     );
     assert_ne!(code, Some(0));
+    // Two truths of one decision: which one was meant?
+    let twice = format!("{head}\n{}{misspelt},unusable,,,,,,\n", rows[2]);
+    fs::write(&filled, twice).unwrap();
+    let refused = run(&[&import[..], &[path(&filled)]].concat());
+    assert_eq!(refused.status.code(), Some(65), "{}", text(&refused.stderr));
+    assert!(
+        text(&refused.stderr).contains("line 3: decision")
+            && text(&refused.stderr).contains("line 2 says otherwise of it"),
+        "{}",
+        text(&refused.stderr)
+    );
     let label = [
         "audit",
         "annotate",
@@ -2441,6 +2452,44 @@ fn a_model_is_checked_against_the_vectors_of_its_author() {
     assert_eq!(partly.status.code(), Some(3));
     let list = fs::read_to_string(folder.path().join("reference.csv")).unwrap();
     assert!(list.contains("9.jpg,,\"this looks like"), "{list}");
+}
+
+#[test]
+fn vectors_are_written_over_no_picture_and_no_pipe_is_waited_for() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| path(&folder.path().join(name)).to_owned();
+    fs::create_dir(at("empty")).unwrap();
+    fs::copy(walk(&photos().join("images")).pop().unwrap(), at("a.jpg")).unwrap();
+    let before = fs::read(at("a.jpg")).unwrap();
+    let made = Command::new("mkfifo")
+        .args([at("pipe.npy"), at("pipe.csv")])
+        .status();
+    assert!(made.unwrap().success());
+    let shipped = model();
+    for (pictures, out, exit, problem) in [
+        ("a.jpg", "a.jpg", 2, "--out names a .npy file"),
+        ("a.jpg", "none/a.npy", 2, "its folder does not exist"),
+        ("a.jpg", "pipe.npy", 2, "is no regular file"),
+        ("empty", "b.npy", 66, "no images"),
+    ] {
+        let (pictures, out) = (at(pictures), at(out));
+        let refused = run(&["embed", "--model", path(&shipped), &pictures, "--out", &out]);
+        assert_eq!(code(&refused), exit, "{}", text(&refused.stderr));
+        assert!(
+            text(&refused.stderr).contains(problem),
+            "{}",
+            text(&refused.stderr)
+        );
+    }
+    assert_eq!(fs::read(at("a.jpg")).unwrap(), before);
+    let check = |vectors: &str, rows: &str| {
+        let arguments = ["model", "check", path(&shipped), "--images", &at("empty")];
+        let rest = ["--vectors", &at(vectors), "--rows", &at(rows)];
+        run(&[&arguments[..], &rest].concat())
+    };
+    let refused = check("pipe.npy", "pipe.csv");
+    assert_eq!(code(&refused), 74, "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("pipe.npy: it is not a regular file\n"));
 }
 
 /// Every file below.

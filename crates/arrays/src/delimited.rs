@@ -305,6 +305,7 @@ fn not_there(group: &[&str], names: &[String]) -> String {
         .collect();
     let more = if SHOWN < names.len() { ", …" } else { "" };
     let hint = match names {
+        [] => "none, since the file is empty",
         [only] if only.contains(['|', ':', ' ']) => {
             "; no comma, semicolon or tab separates them: write commas"
         }
@@ -596,7 +597,10 @@ mod tests {
                 "path|label\n",
                 "no column `path`; the columns are: path|label; no comma",
             ),
-            ("", "no column `path`"),
+            (
+                "",
+                "no column `path`; the columns are: none, since the file is empty",
+            ),
         ] {
             let error = refused(text);
             assert!(error.contains(want), "{text:?}: {error}");

@@ -39,7 +39,6 @@ mod thrift;
 mod values;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 
@@ -52,6 +51,7 @@ pub use table::VectorTable;
 pub use text::{TEXT_BYTES_MAX, lines, read_list, read_text};
 
 use input::ArrayInput;
+use text::open_file;
 
 /// Reads the embeddings of a file.
 ///
@@ -67,12 +67,8 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<VectorTable, ArraysErr
         doing: "read",
         source,
     };
-    let mut file = File::open(path).map_err(cannot)?;
-    let metadata = file.metadata().map_err(cannot)?;
-    if !metadata.is_file() {
-        return Err(ArraysError::Unknown { place });
-    }
-    let bytes = metadata.len();
+    let mut file = open_file(path).map_err(cannot)?;
+    let bytes = file.metadata().map_err(cannot)?.len();
     let mut magic = Vec::new();
     file.by_ref()
         .take(8)

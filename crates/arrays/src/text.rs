@@ -4,8 +4,8 @@
 //! refused by its name and the line where it shows: a label that was guessed at would be another
 //! label, and an enrolled one would pass for a stranger.
 
-use std::fs::File;
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::Path;
 
 use super::error::ArraysError;
@@ -49,7 +49,7 @@ pub fn read_text(path: &Path) -> Result<String, ArraysError> {
         source,
     };
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(failed)?;
+    let file = open_file(path).map_err(failed)?;
     // One byte more shows that there is more.
     let limited = file.take(TEXT_BYTES_MAX + 1).read_to_end(&mut bytes);
     limited.map_err(failed)?;
@@ -61,6 +61,14 @@ pub fn read_text(path: &Path) -> Result<String, ArraysError> {
         });
     }
     decode(&place, bytes)
+}
+
+/// Opens a regular file. A pipe in its place would be waited for, without end.
+pub(super) fn open_file(path: &Path) -> io::Result<File> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    File::open(path)
 }
 
 /// Reads a list with one entry on each line; blank lines and blanks around an entry do not count.
@@ -303,7 +311,7 @@ mod tests {
             utf16("\u{feff}ann\r\nbob\r\n", false),
             b"ann\rbob\r".to_vec(),
         ] {
-            std::fs::write(&path, &bytes).unwrap();
+            fs::write(&path, &bytes).unwrap();
             assert_eq!(read_list(&path).unwrap(), ["ann", "bob"], "{bytes:?}");
         }
     }

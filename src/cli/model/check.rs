@@ -100,6 +100,10 @@ impl Check {
                 bytes_max: matchpoint_arrays::BYTES_MAX,
             },
         )?;
+        if !self.images.is_dir() {
+            let message = format!("--images {} is no folder", self.images.display());
+            return Err(fail(Exit::NoInput, message));
+        }
         let files = self.files(&reference)?;
         let mut models = Models::new(&engine, 1);
         let limits = models.limits();

@@ -1,0 +1,64 @@
+//! Files that a command makes: whether they can be written is found out before the work.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use super::exit::{Exit, fail};
+use super::output::Output;
+use matchpoint_report::ReportContents;
+
+/// A file that will be written. What is there already is replaced.
+pub(super) struct OutputFile(PathBuf);
+
+impl OutputFile {
+    /// Checks a place, if there is one.
+    pub(super) fn at(path: Option<&Path>) -> anyhow::Result<Option<Self>> {
+        path.map(Self::check).transpose()
+    }
+
+    /// Checks a place.
+    pub(super) fn check(path: &Path) -> anyhow::Result<Self> {
+        let wrong = |what: &str| {
+            let message = format!("cannot write {}: {what}", path.display());
+            Err(fail(Exit::Usage, message))
+        };
+        let folder = path.parent();
+        let folder = folder.filter(|folder| !folder.as_os_str().is_empty());
+        if !folder.unwrap_or(Path::new(".")).is_dir() {
+            return wrong("its folder does not exist");
+        }
+        // A pipe in its place would be waited for, without end.
+        if path.exists() && !path.is_file() {
+            return wrong("it is there, and is no regular file");
+        }
+        Ok(Self(path.to_owned()))
+    }
+
+    /// Writes it beside its place first, so that a broken one never stands there.
+    pub(super) fn write(
+        &self,
+        content: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut beside = self.0.as_os_str().to_owned();
+        beside.push(".tmp");
+        let written = File::create(&beside).and_then(|file| {
+            let mut file = BufWriter::new(file);
+            content(&mut file)?;
+            file.flush()
+        });
+        let renamed = written.and_then(|()| fs::rename(&beside, &self.0));
+        renamed.map_err(|cause| {
+            drop(fs::remove_file(&beside));
+            let what = self.0.display();
+            fail(Exit::Io, format!("cannot write {what}: {cause}"))
+        })
+    }
+
+    /// Writes a report, and says where it is.
+    pub(super) fn write_page(&self, output: Output, page: &ReportContents) -> anyhow::Result<()> {
+        self.write(|file| file.write_all(matchpoint_report::render(page).as_bytes()))?;
+        output.note(&format!("report: {}", self.0.display()));
+        Ok(())
+    }
+}
