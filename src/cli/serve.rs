@@ -48,7 +48,14 @@ async fn serve(config: ServerConfig) -> anyhow::Result<Exit> {
         tracing::info!(%address, path = "/metrics", "metrics");
     }
     let listener = server::listen(config.listen).await?;
-    tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
+    tracing::info!(
+        address = %listener.local_addr()?,
+        version = env!("CARGO_PKG_VERSION"),
+        tls = config.access.tls.is_some(),
+        client_certificates = config.access.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),
+        keys = config.access.keys_file.is_some(),
+        "listening"
+    );
     let stop = stop_signal()?;
     let loading = config.clone();
     server::serve(listener, &config, move || server::load(&loading), stop).await?;
