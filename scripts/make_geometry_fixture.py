@@ -15,6 +15,7 @@ opencv-python-headless 5.
 """
 
 import hashlib
+import math
 import sys
 from itertools import islice
 from pathlib import Path
@@ -111,21 +112,28 @@ def short_side(size: Size, length: int, side: str) -> Size:
     return (length * width // height, length)
 
 
+def inside(size: Size, target: Size, side: str) -> Size:
+    """The largest size of that shape; `up` is PaddleOCR's, for lines of text."""
+    across, down = target[0] / size[0], target[1] / size[1]
+    if side == "up":
+        by = 0 if across < down else 1
+        width, height = (math.ceil(target[by] * (length / size[by])) for length in size)
+        return (min(width, target[0]), min(height, target[1]))
+    whole = int if side == "down" else round
+    return (whole(size[0] * min(across, down)), whole(size[1] * min(across, down)))
+
+
 def letterboxes() -> None:
     for size in ((160, 121), (121, 161), (30, 77)):
         for name in ("bilinear", "opencv_linear"):
-            for side in ("down", "nearest"):
-                width, height = target = (48, 40)
-                scale = min(width / size[0], height / size[1])
-                whole = int if side == "down" else round
-                inner = resized(source(size), (whole(size[0] * scale), whole(size[1] * scale)), name)
+            for side in ("down", "nearest", "up"):
+                target = width, height = (48, 40)
+                inner = resized(source(size), inside(size, target, side), name)
                 right, below = width - inner.shape[1], height - inner.shape[0]
                 for place in ("centre", "top_left"):
                     left, top = (right // 2, below // 2) if place == "centre" else (0, 0)
                     border = (top, below - top, left, right - left)
-                    boxed = cv2.copyMakeBorder(
-                        inner, *border, cv2.BORDER_CONSTANT, value=(255, 0, 127)
-                    )
+                    boxed = cv2.copyMakeBorder(inner, *border, cv2.BORDER_CONSTANT, value=(255, 0, 127))
                     row((size, target), ("pad", name, side, "", place, ""), boxed)
 
 

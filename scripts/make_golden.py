@@ -16,6 +16,7 @@ and opencv-python-headless for the filters of OpenCV.
 
 import argparse
 import hashlib
+import math
 import re
 import shutil
 import sys
@@ -163,7 +164,7 @@ def read_preprocessing(
         short_side=short_side,
         scaled=scaled,
         fill=rgb(resize.get("fill", [0, 0, 0])),
-        side=one_of("resize.side", resize.get("side", usual_side), ("down", "nearest")),
+        side=one_of("resize.side", resize.get("side", usual_side), ("down", "nearest", "up")),
         margin=one_of("resize.margin", resize.get("margin", "even"), ("even", "down")),
         place=one_of(
             "resize.place", resize.get("place", "centre"), ("centre", "top_left")
@@ -249,6 +250,12 @@ def with_short_side(size: tuple[int, int], how: Preprocessing) -> tuple[int, int
     if how.side == "nearest":
         share = float(how.short_side) / min(width, height)
         return (round(width * share), round(height * share))
+    if how.side == "up":
+        short = min(width, height)
+        return (
+            math.ceil(how.short_side * (width / short)),
+            math.ceil(how.short_side * (height / short)),
+        )
     if width <= height:
         return (how.short_side, how.short_side * height // width)
     return (how.short_side * width // height, how.short_side)
@@ -271,8 +278,12 @@ def pad(image: Image.Image, how: Preprocessing, filter_name: str) -> Image.Image
     width, height = how.width, how.height
     scale = min(width / image.width, height / image.height)
     whole = round if how.side == "nearest" else int
-    inner_width = min(max(whole(image.width * scale), 1), width)
-    inner_height = min(max(whole(image.height * scale), 1), height)
+    inner_width, inner_height = whole(image.width * scale), whole(image.height * scale)
+    if how.side == "up":  # PaddleOCR's order of operations: a whole number stays what it is.
+        narrow = width / image.width < height / image.height
+        to, of = (width, image.width) if narrow else (height, image.height)
+        inner_width, inner_height = (math.ceil(to * (side / of)) for side in image.size)
+    inner_width, inner_height = min(max(inner_width, 1), width), min(max(inner_height, 1), height)
     inner = scale_to(image, (inner_width, inner_height), filter_name)
     corner = (0, 0)
     if how.place == "centre":

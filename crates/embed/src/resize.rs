@@ -21,7 +21,11 @@ pub(super) const FILTERS: [(&str, ResizeFilter); 9] = [
     ("opencv_lanczos4", ResizeFilter::OpenCv(OpenCv::Lanczos4)),
     ("opencv_area", ResizeFilter::OpenCv(OpenCv::Area)),
 ];
-const SIDES: [(&str, Rounding); 2] = [("down", Rounding::Down), ("nearest", Rounding::Nearest)];
+const SIDES: [(&str, Rounding); 3] = [
+    ("down", Rounding::Down),
+    ("nearest", Rounding::Nearest),
+    ("up", Rounding::Up),
+];
 const MARGINS: [(&str, Margin); 2] = [("even", Margin::Even), ("down", Margin::Down)];
 const PLACES: [(&str, CanvasPosition); 2] = [
     ("centre", CanvasPosition::Centre),

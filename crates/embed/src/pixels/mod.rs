@@ -248,6 +248,8 @@ pub enum Rounding {
     Down,
     /// To the nearest, as `PaddlePaddle` and most letterboxes do.
     Nearest,
+    /// Up, as `PaddleOCR` does for lines of text.
+    Up,
 }
 
 /// How half a pixel left of the cut, or above it, is rounded.

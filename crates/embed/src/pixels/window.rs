@@ -129,6 +129,7 @@ fn with_short_side(size: (u32, u32), short_side: u32, geometry: &Geometry) -> (f
         None | Some(Rounding::Down) => (short_side * f64::from(source) / short).floor(),
         // In the order of operations that PaddlePaddle has.
         Some(Rounding::Nearest) => (f64::from(source) * (short_side / short)).round_ties_even(),
+        Some(Rounding::Up) => (short_side * (f64::from(source) / short)).ceil(),
     };
     (side(size.0), side(size.1))
 }
@@ -172,6 +173,11 @@ fn inside(size: (u32, u32), geometry: &Geometry) -> (u32, u32) {
     let across = f64::from(geometry.width) / f64::from(size.0);
     let down = f64::from(geometry.height) / f64::from(size.1);
     let scale = if across < down { across } else { down };
+    let (limit, limited) = if across < down {
+        (geometry.width, size.0)
+    } else {
+        (geometry.height, size.1)
+    };
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -182,6 +188,10 @@ fn inside(size: (u32, u32), geometry: &Geometry) -> (u32, u32) {
         let length = match geometry.conventions.side {
             None | Some(Rounding::Nearest) => length.round_ties_even(),
             Some(Rounding::Down) => length.floor(),
+            // In the order of operations that PaddleOCR has: a whole number stays what it is.
+            Some(Rounding::Up) => {
+                (f64::from(limit) * (f64::from(source) / f64::from(limited))).ceil()
+            }
         };
         (length as u32).clamp(1, most)
     };
