@@ -70,6 +70,7 @@ fn named() -> tonic_prost_build::Config {
 
 /// Messages that the commands print as JSON, under the names of their fields. What is absent is null.
 const JSON_MESSAGES: &[&str] = &[
+    "AcceptedItem",
     "Annotation",
     "AuditedRate",
     "CanaryRound",
@@ -83,6 +84,8 @@ const JSON_MESSAGES: &[&str] = &[
     "GetDriftResponse",
     "GetShadowResponse",
     "GroundTruth",
+    "LeftOutCheck",
+    "Lookalike",
     "Match",
     "RateHistoryPoint",
     "TrafficComparison",

@@ -269,8 +269,15 @@ fn growth_text(growth: &FarBySize) -> String {
             .collect();
         points.join(", ")
     };
+    let ranges = growth.predicted.iter().zip(&growth.predicted_ranges);
+    let ranges: Vec<String> = ranges
+        .map(|(point, range)| {
+            let [estimate, lower, upper] = [point.fpir, range.lower, range.upper].map(percent);
+            format!("{} items {estimate} [{lower} .. {upper}]", point.items)
+        })
+        .collect();
     let predicted = if growth.predicted_at_most.is_empty() {
-        listed(&growth.predicted)
+        ranges.join(", ")
     } else {
         format!(
             "at most {} (none of {} searches was accepted; from the upper end of the interval)",
@@ -282,10 +289,26 @@ fn growth_text(growth: &FarBySize) -> String {
         ("FAR by size", parts.join(", ")),
         ("FAR predicted", predicted),
     ];
-    if let Some(until) = growth.holds_until {
+    if let Some(check) = growth.check {
         rows.push((
-            "estimate meets",
-            format!("the target up to about {until} items; --grow-to tightens the threshold ahead"),
+            "as a check",
+            format!(
+                "from half of the labels {} was predicted for all of them, where {} was measured",
+                percent(check.predicted),
+                percent(check.measured)
+            ),
+        ));
+    }
+    if let Some(least) = growth.holds_until {
+        let most = growth.holds_at_most_until.map_or_else(
+            || "whether it does beyond, so few accepts do not say".to_owned(),
+            |most| format!("and to at most {most}"),
+        );
+        rows.push((
+            "target met",
+            format!(
+                "up to at least {least} items by the interval, {most}; --grow-to tightens the threshold ahead"
+            ),
         ));
     }
     table(&rows)

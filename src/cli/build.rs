@@ -21,6 +21,7 @@ use crate::deployment::{
     BatchProgress, EnrolSettings, Enrolled, Folder, ImageAt, NewImage, NewItems, OtherItems,
     RefusedItem, SourceEnrolment, VectorSpace,
 };
+use crate::monitor::LeftOutItem;
 use crate::telemetry;
 use matchpoint_calibration::likeness::{Alike, alike as alike_labels};
 use matchpoint_gallery::Gallery;
@@ -110,6 +111,10 @@ struct BuildReport {
     labels: usize,
     /// Labels of the source that are suspiciously like each other, or like enrolled ones.
     alike: Vec<Alike>,
+    /// Items enrolled now that the active operating point accepts as items of other labels; absent if none
+    /// is valid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lookalikes: Option<BuildLookalikes>,
     /// Digest of the gallery's content: the same items give the same digest.
     gallery_digest: String,
     /// Duration, in seconds.
@@ -117,6 +122,30 @@ struct BuildReport {
     /// Images embedded a second.
     images_per_second: f64,
 }
+
+/// Items enrolled now that are accepted as others.
+#[derive(Clone, Debug, Default, Serialize)]
+struct BuildLookalikes {
+    /// Items that were searched for with their label left out.
+    searched: usize,
+    /// Those of them that were accepted.
+    accepted: usize,
+    /// The first of them.
+    items: Vec<BuildLookalike>,
+}
+
+/// An item that is accepted as another.
+#[derive(Clone, Debug, Serialize)]
+struct BuildLookalike {
+    item: String,
+    label: String,
+    accepted_as: String,
+    accepted_as_label: String,
+    decision_score: f32,
+}
+
+/// Look-alikes that are named.
+const LOOKALIKES_MAX: usize = 20;
 
 /// What the first signal is answered with.
 const STOPPING: &str = "stopping after the images under way; run the command again to resume";
@@ -390,11 +419,60 @@ impl BuildRequest<'_> {
             items: outcome.items,
             labels: outcome.labels.len(),
             alike: self.input.alike(&outcome.labels),
+            lookalikes: outcome.searched.map(BuildLookalikes::of),
             gallery_digest: outcome.gallery_digest,
             seconds,
             images_per_second: rate,
         }
     }
+}
+
+impl BuildLookalikes {
+    fn of(searched: Vec<LeftOutItem>) -> Self {
+        let mut found = Self {
+            searched: searched.len(),
+            ..Self::default()
+        };
+        for one in searched {
+            let Some(other) = one.accepted_as else {
+                continue;
+            };
+            found.accepted += 1;
+            if found.items.len() < LOOKALIKES_MAX {
+                found.items.push(BuildLookalike {
+                    item: one.head.id.clone(),
+                    label: one.head.label.clone(),
+                    accepted_as: other.item,
+                    accepted_as_label: other.label,
+                    decision_score: other.decision_score,
+                });
+            }
+        }
+        found
+    }
+}
+
+/// Names items that are accepted as others.
+fn lookalikes_text(report: &BuildReport) -> String {
+    let found = report.lookalikes.as_ref();
+    let Some(found) = found.filter(|found| 0 < found.accepted) else {
+        return String::new();
+    };
+    let mut text = format!(
+        "warning: {} of {} items enrolled now are accepted as others: one thing under two labels, a wrong label, or look-alikes\n",
+        found.accepted, found.searched
+    );
+    for one in &found.items {
+        text.push_str(&format!(
+            "  {} ({}) as {} ({}), score {:.4}\n",
+            telemetry::escaped(&one.item),
+            telemetry::escaped(&one.label),
+            telemetry::escaped(&one.accepted_as),
+            telemetry::escaped(&one.accepted_as_label),
+            one.decision_score
+        ));
+    }
+    text
 }
 
 /// A bar, and the signal that ends the work.
@@ -419,6 +497,7 @@ fn text(report: &BuildReport) -> String {
         text.push_str(&format!("failed: {one}\n"));
     }
     text.push_str(&alike::warning(&report.alike));
+    text.push_str(&lookalikes_text(report));
     let mut rows = vec![
         (
             "enrolled",

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::audit::Where;
+use super::drift_fleet::FleetReport;
 use super::exit::Exit;
 use super::output::{Output, percent, wrapped};
 use super::output_file::OutputFile;
@@ -25,6 +26,7 @@ use matchpoint_report::drift::{DriftFinding, DriftReport, DriftStanding, RateCou
 #[command(after_help = "Examples:
   matchpoint drift report
   matchpoint drift report --deployment shop --json
+  matchpoint drift report --servers http://a:50051,http://b:50051,http://c:50051
   matchpoint drift report --html drift.html
   matchpoint drift history --deployment shop
   matchpoint drift reset --reason 'cleaned the camera at the gate' --requested-by anna
@@ -71,6 +73,10 @@ struct DriftReportArgs {
     /// Write it as a page too
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Several servers that decide by one operating point, with commas between them: their evidence is
+    /// multiplied, so that an alarm of all is false with a probability of at most `alarm_delta` for all
+    #[arg(long, value_name = "URLS", value_delimiter = ',', conflicts_with_all = ["html", "operating_point"])]
+    servers: Vec<String>,
 }
 
 impl DriftArgs {
@@ -79,11 +85,18 @@ impl DriftArgs {
             at,
             operating_point,
             html,
+            servers,
         } = match self.command {
             DriftCommand::Report(report) => report,
             DriftCommand::History(at) => return history(&at),
             DriftCommand::Reset(reset) => return reset.run(),
         };
+        if !servers.is_empty() {
+            let asked = FleetReport::of(&servers, &at.deployment);
+            let found = super::runtime::single_threaded()?.block_on(asked)?;
+            Output::new(at.json).result(&found, FleetReport::text)?;
+            return Ok(Exit::Done);
+        }
         let file = OutputFile::at(html.as_deref())?;
         let found = super::runtime::single_threaded()?.block_on(async {
             let client = at.server.connect().await?;
@@ -203,6 +216,7 @@ fn page(found: &GetDriftResponse, deployment: &str) -> DriftReport {
     }
     let labelled = format!("{} of {} sampled decisions", found.annotated, found.sampled);
     measured.push(["Labelled".to_owned(), labelled]);
+    measured.extend(gallery_rows(found));
     for reset in &found.resets {
         measured.push(["Reset".to_owned(), reset_text(reset)]);
     }
@@ -218,6 +232,27 @@ fn page(found: &GetDriftResponse, deployment: &str) -> DriftReport {
         measured,
         courses: courses(found),
     }
+}
+
+/// What has become of the gallery.
+fn gallery_rows(found: &GetDriftResponse) -> Vec<[String; 2]> {
+    let covered = found.gallery_coverage.zip(found.items_added);
+    let covered = covered.map(|(share, added)| {
+        let text = format!("{}; {added} items added or changed since", percent(share));
+        ["Gallery covered".to_owned(), text]
+    });
+    let left_out = found.left_out.as_ref().map(|round| {
+        let text = format!(
+            "{} [{} .. {}], {} of {} labels",
+            percent(round.rate),
+            percent(round.lower),
+            percent(round.upper),
+            round.accepted,
+            round.searches
+        );
+        ["Accepted, label left out".to_owned(), text]
+    });
+    covered.into_iter().chain(left_out).collect()
 }
 
 fn courses(found: &GetDriftResponse) -> Vec<RateCourse> {
@@ -303,6 +338,45 @@ pub(super) fn text(found: &GetDriftResponse) -> String {
         "labelled", found.annotated, found.sampled
     ));
     text.push_str(&conditions(found));
+    text.push_str(&lookalikes_text(found));
+    text
+}
+
+/// Look-alikes that are shown; `--json` has all.
+const LOOKALIKES_SHOWN: usize = 10;
+
+/// Items that the gallery accepts as others.
+fn lookalikes_text(found: &GetDriftResponse) -> String {
+    let left_out = found.left_out.as_ref();
+    let searched = left_out.map_or(&[][..], |round| &round.lookalikes);
+    let mut text = String::new();
+    for (what, list) in [
+        (
+            "accepted as others when they were enrolled",
+            &found.enrolled_lookalikes[..],
+        ),
+        ("accepted as others with their label left out", searched),
+    ] {
+        if list.is_empty() {
+            continue;
+        }
+        text.push_str(&format!("\nitems {what}\n"));
+        for one in list.iter().take(LOOKALIKES_SHOWN) {
+            let other = one.accepted_as.clone().unwrap_or_default();
+            text.push_str(&format!(
+                "  {} ({}) as {} ({}), score {:.4}\n",
+                escaped(&one.id),
+                escaped(&one.label),
+                escaped(&other.id),
+                escaped(&other.label),
+                other.decision_score
+            ));
+        }
+        let rest = list.len().saturating_sub(LOOKALIKES_SHOWN);
+        if 0 < rest {
+            text.push_str(&format!("  and {rest} more (--json)\n"));
+        }
+    }
     text
 }
 

@@ -7,10 +7,13 @@ use serde::Serialize;
 
 use super::exit::{Exit, fail};
 use super::operating_point_text::describe;
-use super::output::{Output, table};
+use super::output::{Output, percent, table};
 use crate::config::{EngineFlags, ProcessEnvironment};
-use crate::deployment::{DeploymentError, Folder, Models, Record, index_binding};
+use crate::deployment::{
+    DeploymentError, Folder, Models, OpenedPromise, Record, index_binding, promise_in_gallery,
+};
 use crate::telemetry;
+use matchpoint_calibration::coverage::Coverage;
 use matchpoint_calibration::operating_point::{Binding, Content, Metric};
 use matchpoint_gallery::params::IndexParams;
 use matchpoint_gallery::{Access, Gallery};
@@ -73,6 +76,16 @@ struct PointReport {
     /// Why it would decide nothing; absent where it is valid.
     mismatch: Option<String>,
     within_calibrated_size: bool,
+    /// Whether its target FAR is promised for the gallery as it is.
+    certified: bool,
+    /// Share of the gallery that its calibration saw; absent where that is not known.
+    gallery_coverage: Option<f64>,
+    items_added: Option<u64>,
+    items_removed: Option<u64>,
+    far_bound: Option<f64>,
+    frr_bound: Option<f64>,
+    /// Why the share is not known.
+    coverage_problem: Option<String>,
     content: Content,
 }
 
@@ -156,15 +169,25 @@ fn inspect(path: &Path, graph_from_items: usize) -> anyhow::Result<DeploymentRep
     // The active one has to be there; the list would not miss it.
     folder.active_operating_point()?;
     let points = folder.operating_points()?;
-    let operating_points = points.iter().map(|point| PointReport {
-        id: point.id().to_owned(),
-        active: record.active_operating_point.as_deref() == Some(point.id()),
-        mismatch: point
-            .check_binding(&binding)
-            .err()
-            .map(|mismatch| mismatch.to_string()),
-        within_calibrated_size: point.covers_size(binding.gallery_items),
-        content: point.content().clone(),
+    let operating_points = points.iter().map(|point| {
+        let OpenedPromise { today, problem } = promise_in_gallery(&folder, &gallery, point);
+        PointReport {
+            id: point.id().to_owned(),
+            active: record.active_operating_point.as_deref() == Some(point.id()),
+            mismatch: point
+                .check_binding(&binding)
+                .err()
+                .map(|mismatch| mismatch.to_string()),
+            within_calibrated_size: today.within_calibrated_size(),
+            certified: today.certified,
+            gallery_coverage: today.coverage.map(Coverage::share),
+            items_added: today.coverage.map(Coverage::added),
+            items_removed: today.coverage.map(Coverage::removed),
+            far_bound: today.far_bound,
+            frr_bound: today.frr_bound,
+            coverage_problem: problem,
+            content: point.content().clone(),
+        }
     });
     Ok(DeploymentReport {
         folder: path.to_owned(),
@@ -258,12 +281,37 @@ fn deployment_text(report: &DeploymentReport) -> String {
         if let Some(mismatch) = &point.mismatch {
             text.push_str(&format!("  NOT VALID HERE: {mismatch}\n"));
         }
-        if !point.within_calibrated_size {
-            text.push_str("  OUTGROWN: the gallery holds more items than it was calibrated with; its promise no longer covers it\n");
-        }
+        text.push_str(&covered_text(point));
         text.push_str(&describe(&point.content));
     }
     text
+}
+
+/// What the calibration covers of the gallery as it is, where that is not all of it.
+fn covered_text(point: &PointReport) -> String {
+    let Some((share, added)) = point.gallery_coverage.zip(point.items_added) else {
+        let problem = point.coverage_problem.as_deref().unwrap_or("not known");
+        return format!(
+            "  NOT COVERED: which items it was calibrated on is not known ({problem}); recalibrate\n"
+        );
+    };
+    let removed = point.items_removed.unwrap_or_default();
+    if added == 0 && removed == 0 {
+        return String::new();
+    }
+    let bound = point
+        .far_bound
+        .map(|bound| format!("; a FAR of {} is not exceeded", percent(bound)));
+    let outgrown = if point.within_calibrated_size {
+        "  covers"
+    } else {
+        "  OUTGROWN: recalibrate; it covers"
+    };
+    format!(
+        "{outgrown} {} of the gallery: {added} items were added or changed since, {removed} are gone{}\n",
+        percent(share),
+        bound.unwrap_or_default()
+    )
 }
 
 fn model_text(report: &ModelReport) -> String {

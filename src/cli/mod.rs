@@ -15,6 +15,7 @@ mod csv_file;
 mod demo;
 mod doubts;
 mod drift;
+mod drift_fleet;
 mod embed;
 mod evaluate;
 mod exit;

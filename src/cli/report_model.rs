@@ -560,12 +560,20 @@ fn growth(sizes: &FarBySize, content: &Content) -> GrowthCurve {
     } else {
         &sizes.predicted_at_most
     };
-    let predicted = predicted.iter().map(|point| SizePoint {
-        items: point.items,
-        far: Some(point.fpir),
-        interval: None,
-        exact: false,
-    });
+    let ranges = sizes.predicted_ranges.iter();
+    let predicted = predicted
+        .iter()
+        .zip(ranges)
+        .map(|(point, range)| SizePoint {
+            items: point.items,
+            far: Some(point.fpir),
+            interval: Some(RateInterval {
+                lower: range.lower,
+                upper: range.upper,
+                confidence: 0.95,
+            }),
+            exact: false,
+        });
     GrowthCurve {
         measured: measured.collect(),
         predicted: predicted.collect(),

@@ -137,10 +137,11 @@ fn text(answer: &Answer) -> String {
 fn outgrown(basis: &DecisionBasis) -> String {
     let seen = match (basis.gallery_coverage, basis.items_added) {
         (Some(share), Some(added)) => format!(
-            "its calibration saw {:.0} % of today's gallery, and {added} items were added since",
-            100.0 * share
+            "its calibration covers {:.0} % of today's gallery, {:.0} % ({added} items) were added since",
+            100.0 * share,
+            100.0 * (1.0 - share)
         ),
-        _ => "how much of today's gallery its calibration saw is not known".to_owned(),
+        _ => "how much of today's gallery its calibration covers is not known".to_owned(),
     };
     let bound = basis
         .far_bound

@@ -97,10 +97,20 @@ async fn look(client: &Client, info: DeploymentInfo) -> Result<DeploymentStatus,
     let broken = findings.iter().any(|one| one.verdict() == Verdict::Broken);
     Ok(DeploymentStatus {
         promise: promise(point.as_ref()),
-        promise_stands: point.is_some() && info.within_calibrated_size && !broken,
+        promise_stands: point.is_some() && stands(point.as_ref(), &info) && !broken,
         findings,
         info,
     })
+}
+
+/// Whether nothing that was enrolled or removed since the calibration has ended the promise.
+fn stands(point: Option<&OperatingPoint>, info: &DeploymentInfo) -> bool {
+    let frr = point.and_then(|point| point.target_frr);
+    let kept = match (frr, info.frr_bound) {
+        (Some(target), Some(bound)) => bound <= target,
+        (Some(_), None) | (None, _) => true,
+    };
+    info.within_calibrated_size && kept
 }
 
 fn promise(point: Option<&OperatingPoint>) -> String {
@@ -156,7 +166,9 @@ fn deployment(status: &DeploymentStatus) -> String {
         info.execution_provider,
         short(&info.model_fingerprint)
     ));
-    if !info.operating_point_id.is_empty() && !info.within_calibrated_size {
+    // Without a journal there is no report that would say so.
+    let told = status.findings.iter().any(|one| one.subject == "gallery");
+    if !info.operating_point_id.is_empty() && !info.within_calibrated_size && !told {
         let what =
             "the gallery has outgrown the calibration, and the promise has ended: calibrate again";
         text.push_str(&wrapped(what, "  WARNING  "));
@@ -184,9 +196,25 @@ fn deployment(status: &DeploymentStatus) -> String {
 fn coverage(info: &DeploymentInfo) -> String {
     match (info.gallery_coverage, info.items_added) {
         (Some(share), Some(added)) => format!(
-            "; its calibration saw {:.0} % of them, {added} were added since",
-            100.0 * share
+            "; its calibration covers {:.0} % of them, {:.0} % ({added}) were added since{}",
+            100.0 * share,
+            100.0 * (1.0 - share),
+            left_out(info)
         ),
-        _ => String::new(),
+        _ => left_out(info),
     }
+}
+
+/// What it accepts of its own labels.
+fn left_out(info: &DeploymentInfo) -> String {
+    let Some(round) = &info.left_out else {
+        return String::new();
+    };
+    format!(
+        "; with their label left out, {} of {} are accepted as others ({} to {})",
+        round.accepted,
+        round.searches,
+        percent(round.lower),
+        percent(round.upper)
+    )
 }

@@ -118,6 +118,9 @@ fn verify(
         folder.adjuster(point)?;
         // Those from before recordings were kept have none.
         folder.recording(point.id())?;
+        if folder.keeps_calibrated_items(point) {
+            folder.calibrated_items(point)?;
+        }
     }
     let images = check_images(&folder.gallery_file()).map_err(DeploymentError::from)?;
     let view = gallery.view();

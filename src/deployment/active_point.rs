@@ -5,14 +5,15 @@ use std::time::Instant;
 
 use super::DeploymentError;
 use super::deciding::{Deciding, Searched, best_of_another};
+use super::promise_today::coverage_in;
 use super::request::Timings;
 use matchpoint_calibration::adjustment::{Adjuster, Adjustment, ComparedPair};
-use matchpoint_calibration::certify::TargetFar;
 use matchpoint_calibration::coverage::Coverage;
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::traffic::{SearchFacts, SearchSigns, TrafficReference};
 use matchpoint_calibration::operating_point::{Content, OperatingPoint};
 use matchpoint_calibration::refusal::Mismatch;
+use matchpoint_calibration::standing::PromiseToday;
 use matchpoint_gallery::item_set::ItemSet;
 use matchpoint_gallery::view::GalleryView;
 use matchpoint_vector::Similarity;
@@ -37,8 +38,8 @@ pub struct ValidPoint {
     pub point: Arc<OperatingPoint>,
     /// What adjusts scores for it; `None` if the similarity decides.
     pub adjuster: Option<Box<Adjuster>>,
-    /// The items that it was calibrated on; `None` if that was not kept.
-    pub items: Option<Arc<ItemSet>>,
+    /// The items that it was calibrated on, or why they are not known.
+    pub items: Result<Arc<ItemSet>, String>,
     /// What the searches of its calibration looked like; `None` if that was not kept.
     pub traffic: Option<Arc<TrafficReference>>,
 }
@@ -51,6 +52,7 @@ impl DecisionBasis {
     pub fn if_filtered(mut self, filtered: bool) -> Self {
         if filtered {
             self.target_frr = None;
+            self.frr_bound = None;
             self.certified &= self.kept_by_filters && self.target_far.is_some();
         }
         self
@@ -111,8 +113,12 @@ pub struct DecisionBasis {
     pub confidence: Option<f64>,
     /// Whether that false accept rate is a promise, and not only aimed at.
     pub certified: bool,
-    /// The false reject rate that it promises per search; `None` if it promises none.
+    /// The false reject rate that it promises per search; `None` if it promises none, or so many items are
+    /// gone that the promise is.
     pub target_frr: Option<f64>,
+    /// The FRR that is not exceeded today, with the labels taken as missed that may have lost an item.
+    /// `None` without a promised FRR, or coverage.
+    pub frr_bound: Option<f64>,
     /// Items of the calibration and those added since, up to which it holds; `None` when undecided.
     pub calibrated_items: Option<u64>,
     /// Whether they are no more than that.
@@ -256,16 +262,24 @@ impl ActivePoint {
         let Self::Valid(valid) = self else {
             return None;
         };
-        let binding = &valid.point.content().binding;
-        let (calibrated, items) = (binding.gallery_items, gallery.len() as u64);
-        let counted = valid.items.as_ref();
-        let kept = counted.and_then(|set| gallery.in_common_with(set));
-        let kept = kept.or_else(|| (gallery.digest() == binding.gallery_digest).then_some(items));
-        Some(Coverage {
-            calibrated,
-            kept: kept?,
-            items,
-        })
+        coverage_in(gallery, valid.point.content(), valid.items.as_ref().ok())
+    }
+
+    /// What the operating point promises in this state of the gallery; `None` if none is active.
+    #[must_use]
+    pub fn promise_in(&self, gallery: &GalleryView) -> Option<PromiseToday> {
+        let content = self.valid()?.content();
+        let items = gallery.len() as u64;
+        Some(PromiseToday::of(content, items, self.coverage(gallery)))
+    }
+
+    /// Why it is not known which items the calibration saw; `None` where it is, and where none is active.
+    #[must_use]
+    pub fn coverage_problem(&self) -> Option<&str> {
+        match self {
+            Self::Valid(valid) => valid.items.as_ref().err().map(String::as_str),
+            Self::Missing | Self::Mismatch(_) | Self::Unreadable(_) => None,
+        }
     }
 
     /// What a decision in this state of the gallery rests on, with `judged` compared with the
@@ -281,51 +295,23 @@ impl ActivePoint {
         };
         let point = self.valid();
         let content = point.map(OperatingPoint::content);
-        let target = content.and_then(Content::target_far);
-        // What was proven is proven for the items that were searched. With others beside them, a
-        // prediction stands: by the growth that was allowed for, or by what the bound leaves.
-        let coverage = self.coverage(gallery);
-        let extent = coverage.map_or(gallery.len() as u64, Coverage::extent);
-        let grown = content
-            .filter(|content| content.binding.gallery_items < extent)
-            .and_then(|content| content.growth);
-        let bound = content.and_then(Content::far_bound);
+        let today = self.promise_in(gallery);
         let adjustment = self.adjuster().map(Adjuster::adjustment);
-        // Without the items that were removed, another one may be the best, or stand out more: a score
-        // that is more than the best similarity can rise by that.
-        let removed = coverage.map_or(0, |coverage| {
-            coverage.calibrated.saturating_sub(coverage.kept)
-        });
-        let still_bounded = adjustment.is_none() || removed == 0;
-        let far_bound = coverage
-            .filter(|_| still_bounded)
-            .zip(bound)
-            .and_then(|(coverage, bound)| coverage.far_bound(bound).ok());
-        let within_calibrated_size = point.is_some_and(|point| point.covers_size(extent));
         DecisionBasis {
             operating_point_id: point.map(|point| point.id().to_owned()),
             threshold: point.map(|point| point.threshold().get()),
             kept_by_filters: adjustment.is_none_or(Adjustment::falls_with_a_filter),
             decision_score: point.and(judged.score()).map(Similarity::get),
             adjustment: adjustment.map(Adjustment::describe),
-            target_far: grown
-                .map(|growth| growth.target_far)
-                .or(target.map(TargetFar::far)),
+            target_far: today.and_then(|today| today.target_far),
             confidence: content.and_then(Content::confidence),
-            certified: target.is_some()
-                && undecided.is_none()
-                && still_bounded
-                && grown.is_none()
-                && coverage.is_some()
-                && within_calibrated_size
-                && content.is_some_and(|content| content.policy.certifies()),
-            target_frr: content
-                .and_then(Content::frr_certificate)
-                .map(|found| found.target.frr()),
-            calibrated_items: content.map(Content::covered_items),
-            within_calibrated_size,
-            coverage,
-            far_bound,
+            certified: undecided.is_none() && today.is_some_and(|today| today.certified),
+            target_frr: today.and_then(|today| today.kept_frr()),
+            frr_bound: today.and_then(|today| today.frr_bound),
+            calibrated_items: today.map(|today| today.covered_items),
+            within_calibrated_size: today.is_some_and(|today| today.within_calibrated_size()),
+            coverage: today.and_then(|today| today.coverage),
+            far_bound: today.and_then(|today| today.far_bound),
             undecided,
         }
     }

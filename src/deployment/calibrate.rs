@@ -41,18 +41,13 @@ impl Deployment {
         let searched = gathered.view();
         let binding = self.binding_of(&searched);
         let draft = PointDraft::new(&settings.threshold, binding, now_rfc_3339())?;
+        let (draft, remedied) = with_room(draft, gathered, settings)?;
         let Remedied {
             recording,
             chosen,
             adjuster,
             mut remarks,
-        } = remedy::remedied(
-            gathered,
-            &settings.remedy,
-            settings.margin_factor,
-            &settings.threshold,
-            draft.target(),
-        )?;
+        } = remedied;
         remarks.extend(taken_apart);
         let point = draft.point(PointTrials {
             chosen: &chosen,
@@ -87,6 +82,33 @@ impl Deployment {
             None => Ok(gathered.searches.clone()),
         }
     }
+}
+
+/// A threshold that leaves room for ordinary turnover of the gallery; where the labels are too few for
+/// that, one that meets the target as it is.
+fn with_room(
+    draft: PointDraft,
+    gathered: &Gathered,
+    settings: &CalibrationSettings,
+) -> Result<(PointDraft, Remedied), DeploymentError> {
+    let choose = |draft: &PointDraft| {
+        remedy::remedied(
+            gathered,
+            &settings.remedy,
+            settings.margin_factor,
+            &settings.threshold,
+            draft.target(),
+        )
+    };
+    if let Some(roomy) = draft.with_room() {
+        match choose(&roomy) {
+            Ok(remedied) => return Ok((roomy, remedied)),
+            Err(DeploymentError::Calibration(refused)) if refused.refusal().is_some() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let remedied = choose(&draft)?;
+    Ok((draft, remedied))
 }
 
 fn misses(check: IndexCheck) -> Option<IndexMisses> {

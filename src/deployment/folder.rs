@@ -368,30 +368,40 @@ impl Folder {
         )?)
     }
 
-    /// The items that an operating point was calibrated on; `None` if they were not kept, or are
-    /// damaged. Its promise then ends with the first change of the gallery.
-    #[must_use]
-    pub fn calibrated_items(&self, point: &OperatingPoint) -> Option<ItemSet> {
+    /// The items that an operating point was calibrated on. Without them its promise ends with the first
+    /// change of the gallery.
+    ///
+    /// # Errors
+    /// The list was not kept, is damaged, or is that of another gallery; with its file.
+    pub fn calibrated_items(&self, point: &OperatingPoint) -> Result<ItemSet, DeploymentError> {
         let path = self.calibrated_items_file(point);
         let mut bytes = Vec::new();
-        let read = open_file(&path).and_then(|file| {
-            let mut limited = file.take(CALIBRATED_ITEMS_BYTES_MAX);
-            limited.read_to_end(&mut bytes)
-        });
-        let problem = match read {
-            Ok(_) => "they are damaged".to_owned(),
-            Err(cause) => cause.to_string(),
+        open_file(&path)
+            .and_then(|file| {
+                file.take(CALIBRATED_ITEMS_BYTES_MAX)
+                    .read_to_end(&mut bytes)
+            })
+            .map_err(|cause| DeploymentError::io(&path, &cause))?;
+        let damaged = |problem: String| DeploymentError::Damaged {
+            path: path.clone(),
+            problem,
         };
+        let items = ItemSet::from_bytes(&bytes).map_err(|problem| damaged(problem.to_owned()))?;
         let calibrated = point.content().binding.gallery_items;
-        let items = ItemSet::from_bytes(&bytes).filter(|items| items.len() == calibrated);
-        if items.is_none() {
-            tracing::warn!(
-                path = %path.display(),
-                problem,
-                "the items of the calibration cannot be read: nothing is promised once the gallery changes; recalibrate"
-            );
+        if items.len() == calibrated {
+            return Ok(items);
         }
-        items
+        Err(damaged(format!(
+            "it lists {} items, and {} was calibrated on {calibrated}",
+            items.len(),
+            point.id()
+        )))
+    }
+
+    /// Whether the items that an operating point was calibrated on were kept, whole or not.
+    #[must_use]
+    pub fn keeps_calibrated_items(&self, point: &OperatingPoint) -> bool {
+        self.calibrated_items_file(point).exists()
     }
 
     /// Keeps what the queries of an operating point looked like.

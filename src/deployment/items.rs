@@ -8,6 +8,7 @@ use super::open::Deployment;
 use super::request::Query;
 use super::search::{Waits, WorkerJob};
 use super::worker::embed_query;
+use crate::monitor::OtherItem;
 use crate::telemetry;
 use matchpoint_embed::caller::Caller;
 use matchpoint_embed::job::{JobKind, PoolWorker};
@@ -26,8 +27,20 @@ pub struct NewItem {
     pub metadata: BTreeMap<String, String>,
 }
 
+/// An item that was enrolled.
+#[derive(Clone, Debug)]
+pub struct EnrolledItem {
+    /// What became of it.
+    pub outcome: Upserted,
+    /// Number of the gallery's state that first shows it.
+    pub generation: u64,
+    /// Items of other labels that the active operating point accepts it as, the nearest first; `None` if that
+    /// was not looked for.
+    pub accepted_as: Option<Vec<OtherItem>>,
+}
+
 impl Deployment {
-    /// Enrols or replaces one item. Returns when it is on disk.
+    /// Enrols or replaces one item. Returns when it is on disk, and says which others it is accepted as.
     ///
     /// # Errors
     /// The source or the item is at fault, the queue is full, or the disk.
@@ -36,7 +49,7 @@ impl Deployment {
         caller: Caller,
         new: NewItem,
         source: Query,
-    ) -> Result<(Upserted, u64), DeploymentError> {
+    ) -> Result<EnrolledItem, DeploymentError> {
         let writer = self.writer()?;
         let keep = self.gallery.keeps_images();
         let job = WorkerJob::now(caller, source.kind(), Waits::Caller);
@@ -55,6 +68,7 @@ impl Deployment {
         let before = self.gallery.get(&id);
         let is_new = !self.gallery.has_label(&label);
         let enrolled = label.clone();
+        let (item_id, searched) = (id.clone(), embedding.clone());
         let item = Item {
             id,
             label,
@@ -78,7 +92,14 @@ impl Deployment {
         };
         telemetry::items_changed(&self.name, change, 1);
         self.publish_size();
-        Ok((written.outcome, written.generation))
+        let accepted_as = self.check_enrolled(caller, searched, &enrolled).await;
+        self.monitor
+            .enrolled(&item_id, &enrolled, accepted_as.as_deref());
+        Ok(EnrolledItem {
+            outcome: written.outcome,
+            generation: written.generation,
+            accepted_as,
+        })
     }
 
     /// Removes one item. Returns when that is on disk.

@@ -9,6 +9,7 @@ use super::active_point::ActivePoint;
 use crate::monitor::Observed;
 use matchpoint_calibration::monitoring::traffic::TrafficReference;
 use matchpoint_calibration::operating_point::OperatingPoint;
+use matchpoint_calibration::standing::PromiseToday;
 use matchpoint_gallery::Gallery;
 
 /// A deployment, as its monitor sees it.
@@ -41,5 +42,14 @@ impl Observed for ObservedDeployment {
         let active = self.active_point.load();
         let is_it = active.valid().is_some_and(|point| point.id() == id);
         active.traffic().filter(|_| is_it).cloned()
+    }
+
+    fn promise_today(&self) -> Option<PromiseToday> {
+        self.active_point.load().promise_in(&self.gallery.view())
+    }
+
+    fn coverage_problem(&self) -> Option<String> {
+        let active = self.active_point.load();
+        active.coverage_problem().map(ToOwned::to_owned)
     }
 }

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use super::DeploymentError;
 use super::active_point::ActivePoint;
 use super::folder::{Folder, ModelReference, check_name};
+use super::lookalikes::{LeftOutWatch, LeftOutWatched};
 use super::maintenance::Maintenance;
 use super::models::{LoadedModel, Models};
 use super::observed::ObservedDeployment;
@@ -36,7 +37,9 @@ pub struct Deployment {
     pub(super) writer: Option<ChangeWriter>,
     /// Not there before [`Deployment::keep_up`].
     pub(super) maintenance: OnceLock<Maintenance>,
-    pub(super) monitor: Monitor,
+    pub(super) monitor: Arc<Monitor>,
+    /// Not there before [`Deployment::keep_up`].
+    pub(super) left_out: OnceLock<LeftOutWatch>,
     /// A shadow that is compared with it.
     pub(super) shadow: ShadowRunner<ShadowQuery>,
     pub(super) active_point: Arc<ArcSwap<ActivePoint>>,
@@ -135,7 +138,8 @@ impl Deployment {
         let deployment = Self {
             name,
             maintenance: OnceLock::new(),
-            monitor: Monitor::new(Arc::new(observed)),
+            monitor: Arc::new(Monitor::new(Arc::new(observed))),
+            left_out: OnceLock::new(),
             shadow: ShadowRunner::default(),
             loaded,
             limits: models.limits(),
@@ -167,6 +171,12 @@ impl Deployment {
         // Where there is one already, the second ends here.
         drop(self.maintenance.set(maintenance));
         self.monitor.start(monitoring)?;
+        let watch = LeftOutWatch::start(LeftOutWatched {
+            gallery: Arc::clone(&self.gallery),
+            active_point: Arc::clone(&self.active_point),
+            monitor: Arc::clone(&self.monitor),
+        })?;
+        drop(self.left_out.set(watch));
         Ok(())
     }
 

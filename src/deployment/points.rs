@@ -196,11 +196,20 @@ impl Deployment {
         let items = folder.calibrated_items(&point).map(Arc::new);
         let traffic = folder.calibrated_traffic(point.id()).map(Arc::new);
         // If a write has failed, nothing is compared, and nothing is promised any more.
-        let compared = self.gallery.compare_with(items.clone());
+        let compared = self.gallery.compare_with(items.as_ref().ok().cloned());
+        let items = items.and_then(|items| Ok(compared.map(|()| items)?));
+        let items = items.map_err(|error| error.to_string());
+        if let Err(problem) = &items {
+            tracing::warn!(
+                deployment = self.name,
+                problem,
+                "which items were calibrated on is not known: nothing is promised once the gallery changes; recalibrate"
+            );
+        }
         ValidPoint {
             point: Arc::new(point),
             adjuster: adjuster.map(Box::new),
-            items: items.filter(|_| compared.is_ok()),
+            items,
             traffic,
         }
     }
@@ -272,8 +281,9 @@ impl Deployment {
 
     pub(super) fn publish_size(&self) {
         let (view, active) = (self.gallery.view(), self.active_point.load());
-        let coverage = active.coverage(&view);
-        let extent = coverage.map_or(view.len() as u64, Coverage::extent);
+        let today = active.promise_in(&view);
+        let coverage = today.and_then(|today| today.coverage);
+        let extent = today.map_or(view.len() as u64, |today| today.extent);
         telemetry::gallery_changed(
             &self.name,
             telemetry::GalleryGauges {
@@ -283,6 +293,7 @@ impl Deployment {
                 index_bytes: view.index_bytes(),
                 extent,
                 coverage: coverage.map(Coverage::share),
+                far_bound: today.and_then(|today| today.far_bound),
                 calibrated: active
                     .valid()
                     .map(|point| (point.id(), point.content().covered_items())),

@@ -11,6 +11,7 @@ use super::refused::RefusedItem;
 use super::request::ImageAt;
 use super::{Deployment, DeploymentError, Folder, Models, OpenOptions};
 use crate::config::EngineConfig;
+use crate::monitor::LeftOutItem;
 use matchpoint_gallery::Access;
 use matchpoint_gallery::error::GalleryError;
 use matchpoint_gallery::item::Item;
@@ -19,6 +20,9 @@ use matchpoint_gallery::item::Item;
 const BATCH: usize = 128;
 /// Vectors of one transaction: nothing is lost with them but time on the disk.
 const BATCH_OF_VECTORS: usize = 1000;
+
+/// Items of a source that are searched for with their label left out: some seconds more.
+const SEARCHED_MAX: usize = 10_000;
 
 /// Where a source is enrolled.
 #[derive(Clone, Copy, Debug)]
@@ -118,6 +122,9 @@ pub struct Enrolled {
     pub labels: BTreeSet<String>,
     /// Digest of the gallery's content: the same items give the same digest.
     pub gallery_digest: String,
+    /// What was enrolled now, the first 10,000 items of it, and what the active operating point accepts each as;
+    /// `None` if none is valid.
+    pub searched: Option<Vec<LeftOutItem>>,
 }
 
 /// A deployment that is open to enrol one source.
@@ -177,6 +184,7 @@ impl<'a> SourceEnrolment<'a> {
             outcome: Enrolled::default(),
             batch: Vec::with_capacity(BATCH),
             named: BTreeSet::new(),
+            enrolled: Vec::new(),
         };
         match items {
             NewItems::Images(images) => {
@@ -189,7 +197,7 @@ impl<'a> SourceEnrolment<'a> {
         if !work.outcome.interrupted {
             work.settle_others(others)?;
         }
-        let mut outcome = work.outcome;
+        let (mut outcome, enrolled) = (work.outcome, work.enrolled);
         outcome.took = started.elapsed();
         drop((work.deployment, self.deployment));
 
@@ -198,6 +206,7 @@ impl<'a> SourceEnrolment<'a> {
         outcome.items = view.len();
         outcome.labels = view.labels();
         outcome.gallery_digest = view.digest();
+        outcome.searched = reopened.lookalikes_among(&enrolled)?;
         Ok(outcome)
     }
 }
@@ -268,6 +277,8 @@ struct Work<'a, P> {
     batch: Vec<Item>,
     /// Ids that the source names.
     named: BTreeSet<String>,
+    /// Ids of what was enrolled now, the first of them.
+    enrolled: Vec<String>,
 }
 
 impl<P: BatchProgress> Work<'_, P> {
@@ -363,12 +374,12 @@ impl<P: BatchProgress> Work<'_, P> {
         let batch = std::mem::take(&mut self.batch);
         let gallery = Arc::clone(&self.deployment.gallery);
         match gallery.upsert(batch.clone()) {
-            Ok(_) => self.outcome.enrolled += batch.len(),
+            Ok(_) => self.count(batch.into_iter().map(|item| item.id)),
             Err(GalleryError::Item { .. }) => {
                 for item in batch {
                     let id = item.id.clone();
                     match gallery.upsert(vec![item]) {
-                        Ok(_) => self.outcome.enrolled += 1,
+                        Ok(_) => self.count(std::iter::once(id)),
                         Err(error @ GalleryError::Item { .. }) => self.refuse(id, &error.into()),
                         Err(error) => return Err(error.into()),
                     }
@@ -377,6 +388,15 @@ impl<P: BatchProgress> Work<'_, P> {
             Err(error) => return Err(error.into()),
         }
         Ok(())
+    }
+
+    fn count(&mut self, ids: impl Iterator<Item = String>) {
+        for id in ids {
+            self.outcome.enrolled += 1;
+            if self.enrolled.len() < SEARCHED_MAX {
+                self.enrolled.push(id);
+            }
+        }
     }
 
     /// Removes, or counts, items that the source does not name.

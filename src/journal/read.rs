@@ -157,6 +157,19 @@ impl JournalReader {
         })
     }
 
+    /// From when on all decisions are there that were recorded, in milliseconds since 1970-01-01 UTC: what age
+    /// or size has removed is older.
+    ///
+    /// # Errors
+    /// The file is damaged, or the disk.
+    pub fn complete_since_ms(&self) -> Result<u64, JournalError> {
+        self.read(|connection| {
+            let (_, removed_to) = read_state(connection)?;
+            let removed = removed_to.try_into().ok().and_then(DecisionId::from_bytes);
+            Ok(removed.map_or(0, |id| id.unix_ms().saturating_add(1)))
+        })
+    }
+
     /// How many of the selected decisions each stratum has, of live searches without a filter.
     ///
     /// # Errors

@@ -5,10 +5,12 @@ use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
 use super::alarms::Alarms;
+use super::counted_strata::{CountRequest, CountedStrata};
 use super::error::MonitorError;
 use super::label_history::LabelHistory;
 use super::resets::Resets;
 use super::sampling_design::sampling_hash;
+use crate::clock::now_ms;
 use crate::journal::FILE_NAME;
 use crate::journal::entry::{AnnotatedTruth, Annotation, AnnotationKind, DecisionRow, Sampling};
 use crate::journal::read::{DecisionSelection, JournalReader};
@@ -16,7 +18,7 @@ use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::audit::{AcceptFeedback, AuditRow, SearchTruth};
 use matchpoint_calibration::monitoring::drift::{DriftAssessment, PromisedLimits};
 use matchpoint_calibration::monitoring::history::{HistoryPoint, rate_history};
-use matchpoint_calibration::monitoring::observed::{AuditWindow, CalibratedSize};
+use matchpoint_calibration::monitoring::observed::{AuditWindow, GalleryToday};
 use matchpoint_calibration::monitoring::plain_sample::{Certifying, Recalibration};
 use matchpoint_calibration::monitoring::shared_causes::{BestMatch, Case, groups};
 use matchpoint_calibration::monitoring::strata::{Inclusion, Strata};
@@ -95,8 +97,8 @@ impl<'a> AuditSpan<'a> {
 
 /// What else is known of a deployment, next to its journal.
 pub(super) struct AuditContext<'a> {
-    /// Items in the gallery.
-    pub(super) items: u64,
+    /// What has become of the gallery; `None` for an operating point that does not decide.
+    pub(super) gallery: Option<GalleryToday<'a>>,
     /// The gallery whose metadata are conditions; with it, what errors have in common is looked for too,
     /// and whether the labels do for a calibration.
     pub(super) advise: Option<&'a Gallery>,
@@ -111,19 +113,25 @@ pub(super) fn drift(
     point: &OperatingPoint,
     span: &AuditSpan<'_>,
     known: &AuditContext<'_>,
+    counted: &mut CountedStrata,
 ) -> Result<(DriftAssessment, AuditObservations), MonitorError> {
     let observations = AuditObservations::of(reader, point.id(), span.since_ms, known)?;
+    let request = CountRequest {
+        operating_point: point.id(),
+        since_ms: span.since_ms,
+        strata: span.strata.count(),
+        now_ms: now_ms(),
+    };
+    let counted = counted.count(reader, &request, &observations.made_ms)?;
     let seen = AuditWindow {
         strata: span.strata,
         rows: &observations.rows,
+        counted: Some(&counted),
         unix_ms: &observations.made_ms,
         sampling_hashes: &observations.hashes,
         cases: &observations.cases,
         feedback: observations.feedback,
-        gallery: CalibratedSize {
-            items: known.items,
-            valid_to: point.content().valid_to_items(),
-        },
+        gallery: known.gallery,
         raised: known.alarms.raised(observations.labelling().earliest_ms),
         reset: span.reset,
     };

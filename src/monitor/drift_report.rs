@@ -1,17 +1,26 @@
 //! How an operating point does in service.
 
+use std::sync::Arc;
+
 use super::alarms::Alarms;
 use super::audit_evaluation::{AuditContext, AuditSpan, any_labelled, drift};
+use super::counted_strata::CountedStrata;
 use super::error::MonitorError;
+use super::left_out_round::LeftOutRound;
+use super::lookalikes::Lookalike;
 use super::resets::{DriftReset, RESETS_MAX, Resets, keep};
 use super::traffic_comparison::TrafficInService;
 use super::watch::Monitor;
 use crate::clock::now_ms;
 use crate::journal::entry::TEXT_BYTES_MAX;
 use crate::journal::read::JournalReader;
-use matchpoint_calibration::monitoring::drift::DriftAssessment;
+use matchpoint_calibration::monitoring::drift::{
+    DriftAssessment, DriftVerdict, Finding, FindingSubject,
+};
 use matchpoint_calibration::monitoring::history::HistoryPoint;
+use matchpoint_calibration::monitoring::observed::GalleryToday;
 use matchpoint_calibration::operating_point::OperatingPoint;
+use matchpoint_calibration::standing::PromiseToday;
 
 /// How an operating point does in service.
 #[derive(Clone, Debug)]
@@ -20,6 +29,13 @@ pub struct PointInService {
     pub point: OperatingPoint,
     /// What is known of it, since it decides or since the latest reset.
     pub drift: DriftAssessment,
+    /// What is left of its promise in today's gallery; `None` if it does not decide.
+    pub today: Option<PromiseToday>,
+    /// What today's gallery accepts of its own labels, each left out; `None` before the first round, and if
+    /// it does not decide.
+    pub left_out: Option<Arc<LeftOutRound>>,
+    /// Items that would have been accepted as others when they were enrolled, the latest first.
+    pub lookalikes: Vec<Lookalike>,
     /// How its rates came to what they are.
     pub course: Vec<HistoryPoint>,
     /// How traffic stands beside its calibration; `None` if it is not the active one.
@@ -49,33 +65,34 @@ impl Monitor {
         let Some(point) = earlier.as_ref().or(active) else {
             return Ok(None);
         };
-        // The gallery of today is nothing that an earlier one had to hold for.
-        let items = if earlier.is_some() {
-            0
-        } else {
-            self.observed().gallery().len()
-        };
-        Ok(Some(self.report(&reader, point, items)?))
+        Ok(Some(self.report(&reader, point, earlier.is_none())?))
     }
 
     fn report(
         &self,
         reader: &JournalReader,
         point: &OperatingPoint,
-        items: usize,
+        decides: bool,
     ) -> Result<PointInService, MonitorError> {
         let recorder = self.recorder()?;
         let folder = self.observed().folder();
         let resets = Resets::of(folder, point.id(), recorder.since_ms);
         let span = AuditSpan::of(&recorder.strata, recorder.delta, &resets);
         let alarms = Alarms::of(folder, point.id(), span.since_ms);
+        // The gallery of today is nothing that an earlier one had to hold for.
+        let today = self.observed().promise_today().filter(|_| decides);
+        let problem = self.observed().coverage_problem();
         let known = AuditContext {
-            items: items as u64,
+            gallery: today.map(|promise| GalleryToday {
+                promise,
+                problem: problem.as_deref(),
+            }),
             advise: Some(self.observed().gallery()),
             alarms: &alarms,
             label_history: &recorder.label_history,
         };
-        let (mut drift, observations) = drift(reader, point, &span, &known)?;
+        let counted = &mut CountedStrata::default();
+        let (mut drift, observations) = drift(reader, point, &span, &known, counted)?;
         let round = self.latest_canaries();
         if let Some(round) = round.filter(|round| round.operating_point == point.id()) {
             drift.add(round.rates.findings(round.changed.len()));
@@ -87,9 +104,22 @@ impl Monitor {
         if let Some(found) = &traffic {
             drift.add(vec![found.finding()]);
         }
+        let left_out = self.left_out().filter(|_| decides);
+        if let Some(round) = &left_out {
+            drift.add(vec![round.standing.finding()]);
+        }
+        let lookalikes = if decides {
+            self.enrolled_lookalikes()
+        } else {
+            Vec::new()
+        };
+        drift.add(enrolled(&lookalikes).into_iter().collect());
         Ok(PointInService {
             point: point.clone(),
             drift,
+            today,
+            left_out,
+            lookalikes,
             course: observations.course(&recorder.strata)?,
             traffic,
             resets: resets.into_all(),
@@ -135,6 +165,25 @@ impl Monitor {
         recorder.evaluate_soon();
         Ok(reset)
     }
+}
+
+/// What is said of items that would have been accepted as others when they were enrolled.
+fn enrolled(lookalikes: &[Lookalike]) -> Option<Finding> {
+    let latest = lookalikes.first()?;
+    Some(Finding {
+        subject: FindingSubject::Gallery,
+        verdict: DriftVerdict::Note,
+        says: format!(
+            "{} items were enrolled that are accepted as others, the latest `{}` of label `{}` as `{}` of label `{}`.",
+            lookalikes.len(),
+            latest.item,
+            latest.label,
+            latest.nearest.item,
+            latest.nearest.label
+        ),
+        next: "One thing under two labels, a wrong label, or a look-alike: the report lists them."
+            .to_owned(),
+    })
 }
 
 fn text(argument: &'static str, text: &str) -> Result<String, MonitorError> {

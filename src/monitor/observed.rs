@@ -10,6 +10,7 @@ use crate::journal::entry::{DecisionId, SearchSource};
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::traffic::{SearchSigns, TrafficReference};
 use matchpoint_calibration::operating_point::OperatingPoint;
+use matchpoint_calibration::standing::PromiseToday;
 use matchpoint_gallery::Gallery;
 use matchpoint_gallery::view::GalleryMatch;
 use matchpoint_vector::Similarity;
@@ -31,6 +32,12 @@ pub trait Observed: Debug + Send + Sync {
     /// What the searches looked like that an operating point was made from; `None` if that was not kept, or if it is not
     /// the active one.
     fn traffic_reference(&self, id: &str) -> Option<Arc<TrafficReference>>;
+
+    /// What is left of its promise in today's gallery; `None` if none is valid.
+    fn promise_today(&self) -> Option<PromiseToday>;
+
+    /// Why it is not known which items its calibration saw; `None` if it is.
+    fn coverage_problem(&self) -> Option<String>;
 }
 
 /// One decision of a deployment, to be recorded.

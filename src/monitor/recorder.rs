@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+use super::counted_strata::CountedStrata;
 use super::error::MonitorError;
 use super::gauges::{ShownPoint, publish};
 use super::label_history::LabelHistory;
@@ -80,6 +81,7 @@ impl Recorder {
                 .map(|labels| (labels, Instant::now())),
             sampling: Arc::clone(&sampling),
             traffic: Arc::clone(&traffic),
+            counted: CountedStrata::default(),
         };
         let thread = thread::Builder::new()
             .name("monitor".to_owned())

@@ -7,6 +7,8 @@ use arc_swap::ArcSwapOption;
 
 use super::canary_round::CanaryRound;
 use super::error::MonitorError;
+use super::left_out_round::LeftOutRound;
+use super::lookalikes::EnrolledLookalikes;
 use super::observed::{DecisionRecord, Observed};
 use super::recorder::Recorder;
 use crate::config::MonitoringConfig;
@@ -21,6 +23,10 @@ pub struct Monitor {
     pub(super) canaries: ArcSwapOption<CanaryRound>,
     /// Whether a round of them is under way.
     pub(super) replaying: AtomicBool,
+    /// The latest round of left-out searches.
+    pub(super) left_out: ArcSwapOption<LeftOutRound>,
+    /// What was enrolled although it is accepted as something else.
+    pub(super) lookalikes: EnrolledLookalikes,
 }
 
 impl Monitor {
@@ -32,6 +38,8 @@ impl Monitor {
             recorder: OnceLock::new(),
             canaries: ArcSwapOption::empty(),
             replaying: AtomicBool::new(false),
+            left_out: ArcSwapOption::empty(),
+            lookalikes: EnrolledLookalikes::default(),
         }
     }
 

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 
 use super::alarms::Alarms;
 use super::audit_evaluation::{AuditContext, AuditSpan, Labelling, drift};
+use super::counted_strata::CountedStrata;
 use super::gauges::{ShownPoint, publish_lost, show, show_traffic};
 use super::label_history::LabelHistory;
 use super::observed::Observed;
@@ -50,6 +51,7 @@ pub(super) struct Watcher {
     /// What was published of them last.
     pub(super) lost: Option<LostDecisions>,
     pub(super) traffic: Arc<TrafficComparison>,
+    pub(super) counted: CountedStrata,
 }
 
 impl Watcher {
@@ -111,17 +113,13 @@ impl Watcher {
         let resets = Resets::of(self.observed.folder(), point.id(), self.since_ms);
         let span = AuditSpan::of(&self.strata, self.delta, &resets);
         let alarms = Alarms::of(self.observed.folder(), point.id(), span.since_ms);
-        let found = drift(
-            &self.reader,
-            point,
-            &span,
-            &AuditContext {
-                items: self.observed.gallery().len() as u64,
-                advise: None,
-                alarms: &alarms,
-                label_history: &self.label_history,
-            },
-        );
+        let known = AuditContext {
+            gallery: None,
+            advise: None,
+            alarms: &alarms,
+            label_history: &self.label_history,
+        };
+        let found = drift(&self.reader, point, &span, &known, &mut self.counted);
         let found = found.map(|(drift, observations)| (drift, observations.labelling()));
         if let Ok((drift, labelling)) = &found {
             self.keep_alarms(&alarms, drift, *labelling);

@@ -232,6 +232,7 @@ fn basis(basis: DecisionBasis) -> proto::DecisionBasis {
         gallery_coverage: basis.coverage.map(Coverage::share),
         items_added: basis.coverage.map(Coverage::added),
         far_bound: basis.far_bound,
+        frr_bound: basis.frr_bound,
     }
 }
 

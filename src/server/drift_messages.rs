@@ -1,12 +1,17 @@
 //! What is known of an operating point in service, as messages.
 
-use crate::monitor::{DriftReset as Reset, PointInService, TrafficInService};
+use crate::monitor::{
+    DriftReset as Reset, LeftOutRound, Lookalike as Similar, OtherItem, PointInService,
+    TrafficInService,
+};
+use matchpoint_calibration::coverage::Coverage;
 use matchpoint_calibration::monitoring::audit::{AuditedRate as Rate, AuditedRates};
 use matchpoint_calibration::monitoring::cusum::Onset;
 use matchpoint_calibration::monitoring::drift::{
     DriftVerdict as How, Finding as Found, FindingSubject, Limit,
 };
 use matchpoint_calibration::monitoring::history::HistoryPoint;
+use matchpoint_calibration::monitoring::left_out::LeftOutRate;
 use matchpoint_calibration::monitoring::plain_sample::Recalibration as Needs;
 use matchpoint_calibration::monitoring::sequential::{EProcess, ErrorSide};
 use matchpoint_calibration::monitoring::shared_causes::SharedCause;
@@ -14,18 +19,23 @@ use matchpoint_calibration::monitoring::traffic::{
     ShareInService, TrafficAssessment, TrafficFeature,
 };
 use matchpoint_client::proto::{
-    AuditedRate, DriftReset, ErrorGroup, Evidence, Finding, GetDriftResponse, RateHistoryPoint,
-    Recalibration, TrafficComparison, TrafficShare, Verdict,
+    AcceptedItem, AuditedRate, DriftReset, ErrorGroup, Evidence, Finding, GetDriftResponse,
+    LeftOutCheck, Lookalike, RateHistoryPoint, Recalibration, TrafficComparison, TrafficShare,
+    Verdict,
 };
 
 pub(super) fn drift_response(found: PointInService) -> GetDriftResponse {
     let PointInService {
         point,
         drift,
+        today,
+        left_out: round,
+        lookalikes,
         course,
         traffic,
         resets,
     } = found;
+    let coverage = today.and_then(|today| today.coverage);
     let AuditedRates {
         far,
         frr,
@@ -59,6 +69,53 @@ pub(super) fn drift_response(found: PointInService) -> GetDriftResponse {
         resets: resets.into_iter().map(reset).collect(),
         history: course.into_iter().map(history_point).collect(),
         traffic: traffic.and_then(traffic_comparison),
+        gallery_coverage: coverage.map(Coverage::share),
+        items_added: coverage.map(Coverage::added),
+        items_removed: coverage.map(Coverage::removed),
+        far_bound: today.and_then(|today| today.far_bound),
+        frr_bound: today.and_then(|today| today.frr_bound),
+        left_out: round.as_deref().map(left_out),
+        enrolled_lookalikes: lookalikes.iter().map(lookalike).collect(),
+    }
+}
+
+pub(super) fn left_out(round: &LeftOutRound) -> LeftOutCheck {
+    let standing = round.standing;
+    let LeftOutRate {
+        searches,
+        accepted,
+        estimate,
+        interval,
+    } = standing.now;
+    LeftOutCheck {
+        searches,
+        accepted,
+        rate: estimate,
+        lower: interval.lower,
+        upper: interval.upper,
+        limit: standing.limit(),
+        above_limit: standing.exceeds(),
+        first_rate: standing.first.map(|first| first.estimate),
+        unix_milliseconds: round.unix_ms.cast_signed(),
+        lookalikes: round.lookalikes.iter().map(lookalike).collect(),
+    }
+}
+
+fn lookalike(found: &Similar) -> Lookalike {
+    Lookalike {
+        id: found.item.clone(),
+        label: found.label.clone(),
+        accepted_as: Some(other_item(&found.nearest)),
+        accepted_as_count: u32::try_from(found.others).unwrap_or(u32::MAX),
+        unix_milliseconds: found.unix_ms.cast_signed(),
+    }
+}
+
+pub(super) fn other_item(other: &OtherItem) -> AcceptedItem {
+    AcceptedItem {
+        id: other.item.clone(),
+        label: other.label.clone(),
+        decision_score: other.decision_score,
     }
 }
 

@@ -9,7 +9,7 @@ use super::request_id::{caller_of, caller_of_items};
 use super::status::from_error;
 use super::stream::{answer_all, answer_each, answer_one, as_message};
 use super::transport::{Call, roomy};
-use super::{convert, page_token};
+use super::{convert, drift_messages, page_token};
 use crate::deployment::{NewItem, Query};
 use matchpoint_client::proto::gallery_service_server::GalleryService;
 use matchpoint_client::proto::{
@@ -59,13 +59,18 @@ impl ItemHandler {
             label: request.label,
             metadata,
         };
-        let (outcome, generation) = deployment
+        let enrolled = deployment
             .upsert(caller, item, source)
             .await
             .map_err(|error| from_error(&error))?;
+        let others = enrolled.accepted_as.as_deref();
+        let count = others.map(|others| u32::try_from(others.len()).unwrap_or(u32::MAX));
+        let named = others.unwrap_or_default().iter().take(ACCEPTED_AS_MAX);
         Ok(UpsertItemResponse {
-            replaced: outcome == Upserted::Replaced,
-            generation,
+            replaced: enrolled.outcome == Upserted::Replaced,
+            generation: enrolled.generation,
+            accepted_as: named.map(drift_messages::other_item).collect(),
+            accepted_as_count: count,
         })
     }
 
@@ -202,6 +207,9 @@ impl ItemHandler {
         })
     }
 }
+
+/// Items that one is accepted as, named in its answer.
+const ACCEPTED_AS_MAX: usize = 5;
 
 /// Items of one call: more would outlast the longest time that a call may take.
 const BATCH_MAX: usize = 1000;

@@ -8,6 +8,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::changes::changed;
 use super::deployment_paths::real;
+use super::drift_messages;
 use super::registry::{Registry, ServedState};
 use super::shadow;
 use super::status::{from_error, status};
@@ -217,6 +218,7 @@ impl ServerService for ServerInfoHandler {
 fn describe(deployment: &Deployment) -> DeploymentInfo {
     let (view, model) = (deployment.view(), &deployment.loaded().model);
     let basis = deployment.active_point().basis(&view, JudgedScore::Nothing);
+    let round = deployment.monitor().left_out();
     DeploymentInfo {
         name: deployment.name().to_owned(),
         model_name: model.name().to_owned(),
@@ -234,5 +236,10 @@ fn describe(deployment: &Deployment) -> DeploymentInfo {
         gallery_coverage: basis.coverage.map(Coverage::share),
         items_added: basis.coverage.map(Coverage::added),
         traffic_alarm: deployment.monitor().traffic_alarm().unwrap_or_default(),
+        items_removed: basis.coverage.map(Coverage::removed),
+        certified: basis.certified,
+        far_bound: basis.far_bound,
+        frr_bound: basis.frr_bound,
+        left_out: round.as_deref().map(drift_messages::left_out),
     }
 }

@@ -61,6 +61,18 @@ table! {
         "Share of the gallery that the calibration of the operating point has seen; NaN if not known.";
     gauge GALLERY_SIZE_RATIO = "matchpoint_gallery_size_ratio":
         "Items of the calibration with those added since, over the items that the operating point covers. Above 1 the promised FAR no longer covers the gallery. Blind to the kind of what was added.";
+    gauge FAR_BOUND = "matchpoint_far_bound_ratio":
+        "FAR that is not exceeded in today's gallery, at the confidence of the operating point: that of the calibration, in the smallest gallery that holds its items and those added since. NaN if not known. Blind to the kind of what was added.";
+    counter ENROLMENT_CHECKS = "matchpoint_enrolment_checks_total":
+        "Enrolled items by outcome: apart, lookalike (accepted as an item of another label), unchecked (no valid operating point, or the workers were busy).";
+    gauge LEFT_OUT_SEARCHES = "matchpoint_left_out_searches":
+        "Searches of the gallery for its own items, one of each label of a sample, each with its label left out: in the latest round.";
+    gauge LEFT_OUT_ACCEPTED = "matchpoint_left_out_accepted":
+        "Those of them that were accepted, each of them wrongly.";
+    gauge LEFT_OUT_RATE = "matchpoint_left_out_far_ratio":
+        "Their share; bound is estimate, lower or upper (95 %, over groups of labels that are taken for each other). A FAR of labels like those that are enrolled. Blind to strangers of other kinds.";
+    gauge LEFT_OUT_LIMIT = "matchpoint_left_out_limit_ratio":
+        "What its lower end must not exceed: the operating point's target, or the upper end of the first round, whichever is higher. NaN if neither is known.";
     counter INDEX_CHECKED = "matchpoint_index_checked_neighbours_total":
         "Nearest items of a sample of searches, found by comparing with every item.";
     counter INDEX_MISSED = "matchpoint_index_missed_neighbours_total":

@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use audit::labels_of;
 pub use audit::{
     AuditCounts, AuditedRateGauges, CanaryGauges, RecordedDecisions, TrafficGauges,
     TrafficShareGauges, audit_counted, audit_ended, canaries_ended, canaries_replayed,
@@ -220,6 +221,10 @@ pub fn deployment_started(labels: DeploymentLabels<'_>) {
         counter!(metric::IMAGE_FAILURES, "deployment" => deployment.clone(), "reason" => reason)
             .absolute(0);
     }
+    for outcome in ["apart", "lookalike", "unchecked"] {
+        counter!(metric::ENROLMENT_CHECKS, "deployment" => deployment.clone(), "outcome" => outcome)
+            .absolute(0);
+    }
     for change in ["inserted", "replaced", "deleted"] {
         counter!(metric::GALLERY_CHANGES, "deployment" => deployment.clone(), "change" => change)
             .absolute(0);
@@ -273,6 +278,8 @@ pub fn operating_point_activated(
     if let Some(previous) = previous {
         gauge!(metric::OPERATING_POINT_ACTIVE, &labels(previous)).set(0.0);
         canaries_ended(deployment, previous);
+        show_left_out(deployment, previous, None);
+        series::set(metric::FAR_BOUND, &labels_of(deployment, previous), None);
     }
     let Some(active) = active else { return };
     let labels = labels(active.id);
@@ -311,6 +318,65 @@ pub fn gallery_changed(deployment: &str, gallery: GalleryGauges<'_>) {
     }
     // Not a number if not known: zero would read as a gallery of others.
     gauge!(metric::GALLERY_COVERAGE_RATIO, &labels).set(gallery.coverage.unwrap_or(f64::NAN));
+    if let Some((id, _)) = gallery.calibrated {
+        series::set(
+            metric::FAR_BOUND,
+            &labels_of(deployment, id),
+            gallery.far_bound,
+        );
+    }
+}
+
+/// Counts an enrolled item by what it is accepted as (`apart`, `lookalike`, `unchecked`).
+pub fn enrolment_checked(deployment: &str, outcome: &'static str) {
+    counter!(metric::ENROLMENT_CHECKS, "deployment" => deployment.to_owned(), "outcome" => outcome)
+        .increment(1);
+}
+
+/// What a round of searches with labels left out came to.
+#[derive(Clone, Copy, Debug)]
+pub struct LeftOutGauges {
+    /// Searches.
+    pub searches: u64,
+    /// Those of them that were accepted.
+    pub accepted: u64,
+    /// Estimate, lower and upper end of their share.
+    pub rate: [f64; 3],
+    /// What it is held against; `None` if not known.
+    pub limit: Option<f64>,
+}
+
+/// Shows a round of searches with labels left out.
+pub fn left_out_searched(deployment: &str, operating_point: &str, found: LeftOutGauges) {
+    show_left_out(deployment, operating_point, Some(found));
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a gauge; counts stay far below 2^53"
+)]
+fn show_left_out(deployment: &str, operating_point: &str, found: Option<LeftOutGauges>) {
+    let labels = labels_of(deployment, operating_point);
+    let limit = found.and_then(|found| found.limit);
+    for (name, value) in [
+        (
+            metric::LEFT_OUT_SEARCHES,
+            found.map(|found| found.searches as f64),
+        ),
+        (
+            metric::LEFT_OUT_ACCEPTED,
+            found.map(|found| found.accepted as f64),
+        ),
+        (metric::LEFT_OUT_LIMIT, limit),
+    ] {
+        series::set(name, &labels, value);
+    }
+    for (place, bound) in ["estimate", "lower", "upper"].into_iter().enumerate() {
+        let mut labels = labels.clone();
+        labels.push(("bound", bound.to_owned()));
+        let value = found.and_then(|found| found.rate.get(place).copied());
+        series::set(metric::LEFT_OUT_RATE, &labels, value);
+    }
 }
 
 /// The gallery's size.
@@ -328,6 +394,8 @@ pub struct GalleryGauges<'a> {
     pub extent: u64,
     /// The share of the gallery that the calibration has seen, in [0, 1]; `None` if not known.
     pub coverage: Option<f64>,
+    /// The FAR that is not exceeded in it; `None` if not known.
+    pub far_bound: Option<f64>,
     /// The active operating point and the number of items that it covers.
     pub calibrated: Option<(&'a str, u64)>,
 }
@@ -462,7 +530,18 @@ mod tests {
                     index_bytes: 0,
                     extent: 36,
                     coverage: Some(1.0),
+                    far_bound: Some(0.04),
                     calibrated: Some(("op", 2)),
+                },
+            );
+            left_out_searched(
+                "indicators",
+                "op",
+                LeftOutGauges {
+                    searches: 10,
+                    accepted: 1,
+                    rate: [0.1, 0.01, 0.4],
+                    limit: Some(0.4),
                 },
             );
             let traffic = TrafficGauges {
@@ -482,6 +561,8 @@ mod tests {
             metric::MATCH_SCORE,
             metric::GALLERY_SIZE_RATIO,
             metric::TRAFFIC_EVIDENCE,
+            metric::FAR_BOUND,
+            metric::LEFT_OUT_RATE,
             metric::PREDICTED_FAR,
             metric::FEATURE_NORM,
             metric::MATCH_MARGIN,

@@ -643,6 +643,68 @@ fn a_target_that_the_data_cannot_support_changes_nothing_and_says_what_it_takes(
 }
 
 #[test]
+fn a_build_names_look_alikes_and_a_damaged_list_of_the_calibrations_items_is_named() {
+    let (folder, deployment) = copy_of_sample();
+    let known = photos().join("images/gc_fishes_fish3");
+    let list = folder.path().join("more.csv");
+    let row = format!("{},impostor,impostor/1", path(&known.join("g0_ref.jpg")));
+    fs::write(&list, format!("path,label,id\n{row}\n")).unwrap();
+    let arguments = ["build", path(&deployment), "--images", path(&list)];
+    let built = run(&[&arguments[..], &["--json"]].concat());
+    assert_eq!(code(&built), 0, "{}", text(&built.stderr));
+    let found = &json(&built)["lookalikes"];
+    assert_eq!(
+        (&found["searched"], &found["accepted"]),
+        (&1.into(), &1.into())
+    );
+    assert_eq!(found["items"][0]["accepted_as_label"], "gc_fishes_fish3");
+    assert_eq!(found["items"][0]["item"], "impostor/1");
+
+    let inspected = |deployment: &Path| {
+        let inspected = run(&["inspect", path(deployment), "--json"]);
+        json(&inspected)["deployment"]["operating_points"][0].clone()
+    };
+    let point = inspected(&deployment);
+    assert_eq!(
+        (&point["items_added"], &point["items_removed"]),
+        (&1.into(), &0.into())
+    );
+    // One enrolment ends no promise.
+    assert_eq!(
+        (&point["certified"], &point["within_calibrated_size"]),
+        (&true.into(), &true.into())
+    );
+    let said = text(&run(&["inspect", path(&deployment)]).stdout);
+    assert!(
+        said.contains("covers 97.3 % of the gallery: 1 items were added"),
+        "{said}"
+    );
+
+    let items = fs::read_dir(deployment.join("calibrated-items")).unwrap();
+    let items = items.map(|entry| entry.unwrap().path()).next().unwrap();
+    let mut bytes = fs::read(&items).unwrap();
+    bytes[20] ^= 1;
+    fs::write(&items, bytes).unwrap();
+    let point = inspected(&deployment);
+    let problem = point["coverage_problem"].as_str().unwrap();
+    assert!(
+        problem.contains(".items") && problem.contains("checksum"),
+        "{problem}"
+    );
+    assert_eq!(
+        (&point["certified"], &point["gallery_coverage"]),
+        (&false.into(), &Value::Null)
+    );
+    let verified = run(&["verify", path(&deployment)]);
+    assert_eq!(code(&verified), 65);
+    assert!(
+        text(&verified.stderr).contains(".items"),
+        "{}",
+        text(&verified.stderr)
+    );
+}
+
+#[test]
 fn left_out_labels_are_aimed_at_and_never_called_certified() {
     let queries = photos().join("calibrate.csv");
     let (_folder, deployment) = copy_of_sample();
@@ -914,7 +976,7 @@ fn a_person_and_a_probe_learn_how_a_server_is_doing() {
     assert_eq!(code(&status), 0, "{shown}");
     for words in [
         "sample: promises FAR <= 10.0 % at 90.0 % confidence",
-        "36 items of 36 labels; its calibration saw 100 % of them, 0 were added since",
+        "36 items of 36 labels; its calibration covers 100 % of them, 0 % (0) were added since",
         "efficientnet-lite0 f32 on cpu",
     ] {
         assert!(shown.contains(words), "no {words:?} in {shown}");

@@ -15,13 +15,16 @@ use std::time::{Duration, Instant};
 
 use crate::common::{Served, copy_folder, copy_of_sample, photos, run, text};
 use matchpoint::journal::read::JournalReader;
+use matchpoint_client::proto::gallery_service_client::GalleryServiceClient;
 use matchpoint_client::proto::ground_truth::Truth as Shown;
 use matchpoint_client::proto::monitoring_service_client::MonitoringServiceClient;
 use matchpoint_client::proto::retrieval_service_client::RetrievalServiceClient;
 use matchpoint_client::proto::server_service_client::ServerServiceClient;
 use matchpoint_client::proto::{
-    AnnotateDecisionsRequest, Annotation, EmbedRequest, GetDriftRequest, GroundTruth,
-    ReloadDeploymentRequest, SearchRequest, Vector, search_request,
+    AnnotateDecisionsRequest, Annotation, DeleteItemRequest, EmbedRequest, GetDriftRequest,
+    GetDriftResponse, GetServerInfoRequest, GroundTruth, ListItemsRequest, ReloadDeploymentRequest,
+    SearchRequest, UpsertItemRequest, UpsertItemResponse, Vector, Verdict, search_request,
+    upsert_item_request,
 };
 use rusqlite::Connection;
 use tonic::transport::Channel;
@@ -92,6 +95,60 @@ impl Watched {
         let mut client = RetrievalServiceClient::new(self.channel.clone());
         let answer = client.search(request).await.unwrap();
         answer.into_inner().decision_id
+    }
+
+    async fn enrol(&self, id: &str, label: &str, vector: Vector) -> UpsertItemResponse {
+        let request = UpsertItemRequest {
+            id: id.to_owned(),
+            label: label.to_owned(),
+            source: Some(upsert_item_request::Source::Embedding(vector)),
+            ..UpsertItemRequest::default()
+        };
+        let mut client = GalleryServiceClient::new(self.channel.clone());
+        client.upsert_item(request).await.unwrap().into_inner()
+    }
+
+    /// Enrols an item of its own, and each item once more under another label; returns the ids of those.
+    async fn enrol_copies(&self) -> Vec<String> {
+        // A direction of its own is nobody else.
+        let mut values = vec![0.0; 1280];
+        values[7] = 1.0;
+        let apart = self.enrol("apart", "apart", Vector { values }).await;
+        assert_eq!(apart.accepted_as_count, Some(0));
+        assert!(apart.accepted_as.is_empty());
+        let mut gallery = GalleryServiceClient::new(self.channel.clone());
+        let request = ListItemsRequest {
+            include_embedding: true,
+            ..ListItemsRequest::default()
+        };
+        let items = gallery
+            .list_items(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .items;
+        let enrolled: Vec<_> = items
+            .into_iter()
+            .filter(|item| item.id != "apart")
+            .collect();
+        for item in &enrolled {
+            let (id, label) = (
+                format!("copy/{}", item.id),
+                format!("copy of {}", item.label),
+            );
+            let vector = item.embedding.clone().unwrap();
+            let told = self.enrol(&id, &label, vector).await;
+            assert_eq!(told.accepted_as[0].id, item.id);
+            assert_eq!(told.accepted_as[0].label, item.label);
+            assert!(Some(1) <= told.accepted_as_count, "{told:?}");
+        }
+        enrolled.into_iter().map(|item| item.id).collect()
+    }
+
+    async fn drift(&self) -> GetDriftResponse {
+        let mut client = MonitoringServiceClient::new(self.channel.clone());
+        let answer = client.get_drift(GetDriftRequest::default()).await;
+        answer.unwrap().into_inner()
     }
 
     async fn reload(&self) {
@@ -294,4 +351,118 @@ async fn a_switch_takes_the_alarm_of_what_decided_before_away_and_counters_go_on
     let active = |found: &_| sum(found, "matchpoint_operating_point_active", &point);
     assert!(is(active(&found), 0.0));
     assert!(is(counted(&found), 31.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_accepted_as_something_else_is_told_at_enrolment_counted_listed_and_found_again() {
+    let (_folder, deployment) = copy_of_sample();
+    let served = Watched::start(&deployment, &[]).await;
+    let left_out = |found: &BTreeMap<String, f64>, bound| {
+        sum(found, "matchpoint_left_out_far_ratio", &[("bound", bound)])
+    };
+    let limit = |found: &BTreeMap<String, f64>| sum(found, "matchpoint_left_out_limit_ratio", &[]);
+    let first = served.scraped(|found| left_out(found, "lower").is_some());
+    assert!(left_out(&first, "lower") <= limit(&first), "{first:#?}");
+
+    let enrolled = served.enrol_copies().await;
+    let found = served.scraped(|found| limit(found) < left_out(found, "lower"));
+    let count = u32::try_from(enrolled.len()).unwrap();
+    for (outcome, expected) in [("apart", 1), ("lookalike", count), ("unchecked", 0)] {
+        let labels = [("outcome", outcome)];
+        let counted = sum(&found, "matchpoint_enrolment_checks_total", &labels);
+        assert!(is(counted, f64::from(expected)), "{outcome}: {counted:?}");
+    }
+
+    let drift = served.drift().await;
+    let round = drift.left_out.unwrap();
+    assert!(
+        round.above_limit && round.limit < Some(round.lower),
+        "{round:?}"
+    );
+    assert!(round.first_rate < Some(round.rate) && !round.lookalikes.is_empty());
+    assert_eq!(drift.enrolled_lookalikes.len(), enrolled.len());
+    assert_eq!(drift.items_added, Some(u64::from(count) + 1));
+    let warns = |says: &str| {
+        drift
+            .findings
+            .iter()
+            .any(|finding| finding.verdict() == Verdict::Warning && finding.summary.contains(says))
+    };
+    assert!(warns("its label left out"), "{:#?}", drift.findings);
+    assert!(
+        warns("The calibration covers 49.3 % of today's gallery"),
+        "{:#?}",
+        drift.findings
+    );
+    let mut server = ServerServiceClient::new(served.channel.clone());
+    let info = server
+        .get_server_info(GetServerInfoRequest::default())
+        .await;
+    let info = info.unwrap().into_inner().deployments.remove(0);
+    assert!(!info.certified && info.left_out.unwrap().above_limit);
+    assert!(sum(&found, "matchpoint_target_far_ratio", &[]) < info.far_bound);
+
+    // What is gone is on no list.
+    let mut gallery = GalleryServiceClient::new(served.channel.clone());
+    let gone = DeleteItemRequest {
+        id: format!("copy/{}", enrolled[0]),
+        ..DeleteItemRequest::default()
+    };
+    gallery.delete_item(gone).await.unwrap();
+    let drift = served.drift().await;
+    assert_eq!(drift.enrolled_lookalikes.len(), enrolled.len() - 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn evidence_of_two_servers_is_multiplied() {
+    let [(_a, first), (_b, second)] = [copy_of_sample(), copy_of_sample()];
+    let servers = [
+        Watched::start(&first, &[ALL]).await,
+        Watched::start(&second, &[ALL]).await,
+    ];
+    for (served, strangers) in servers.iter().zip([2, 3]) {
+        let known = served.embedded(KNOWN).await;
+        let mut annotations = Vec::new();
+        for _ in 0..strangers {
+            let query = search_request::Query::Embedding(known.clone());
+            annotations.push(Annotation {
+                decision_id: served.search(query).await,
+                ground_truth: Some(GroundTruth {
+                    truth: Some(Shown::NotEnrolled(true)),
+                    ..GroundTruth::default()
+                }),
+                ..Annotation::default()
+            });
+        }
+        let request = AnnotateDecisionsRequest {
+            annotations,
+            ..AnnotateDecisionsRequest::default()
+        };
+        let mut client = MonitoringServiceClient::new(served.channel.clone());
+        client.annotate_decisions(request).await.unwrap();
+    }
+    let each = [servers[0].drift().await, servers[1].drift().await];
+    let each = each.map(|drift| drift.far_evidence.unwrap());
+    let urls = servers
+        .each_ref()
+        .map(|served| format!("http://{}", served.server.address));
+    let asked = ["drift", "report", "--servers", &urls.join(","), "--json"];
+    let output = run(&asked);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let far = &found["far"];
+    let sum = each[0].log_e_value + each[1].log_e_value;
+    assert!(
+        (far["log_e_value"].as_f64().unwrap() - sum).abs() < 1e-9,
+        "{far}"
+    );
+    assert_eq!(far["alarm"], sum >= each[0].log_e_value_alarm);
+    assert!((far["rate"].as_f64().unwrap() - 1.0).abs() < 1e-12, "{far}");
+    assert_eq!(found["replicas"].as_array().map(Vec::len), Some(2));
+    let output = run(&asked[..4]);
+    assert!(
+        text(&output.stdout).contains("multiplied"),
+        "{}",
+        text(&output.stdout)
+    );
 }

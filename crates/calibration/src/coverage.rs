@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::CalibrationError;
+use super::binomial::real;
 use super::growth::{FpirAt, predicted};
 
 /// The items that a gallery has in common with that of a calibration.
@@ -28,6 +29,12 @@ impl Coverage {
         self.items.saturating_sub(self.kept)
     }
 
+    /// Items of the calibration that are gone: removed since, or changed.
+    #[must_use]
+    pub fn removed(self) -> u64 {
+        self.calibrated.saturating_sub(self.kept)
+    }
+
     /// Share of today's gallery that the calibration has seen, in [0, 1]; 1 for an empty one.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a share, to be read")]
@@ -44,6 +51,13 @@ impl Coverage {
         self.calibrated.saturating_add(self.added())
     }
 
+    /// Whether no more was added than ordinary use of a gallery adds: a tenth of the items of the
+    /// calibration, and one at least.
+    #[must_use]
+    pub fn is_ordinary(self) -> bool {
+        self.added() <= (self.calibrated / 10).max(1)
+    }
+
     /// What a bound on the FAR per search in the gallery of the calibration is in that of today:
     /// 1 - (1 - bound)^(extent / calibrated). Exact while nothing was added; from then on a prediction,
     /// which takes the added items for such as there were
@@ -57,6 +71,15 @@ impl Coverage {
             fpir: bound,
         };
         Ok(predicted(now, self.extent())?.fpir)
+    }
+
+    /// What a bound on the FRR of the `labels` of the calibration is today. Each item that is gone may
+    /// be what its label was found by, so one more label of them is taken as missed in every search.
+    /// What added items take from a mate is not in it: that is part of the FAR that grows with them.
+    #[must_use]
+    pub fn frr_bound(self, bound: f64, labels: u64) -> f64 {
+        let lost = real(self.removed()) / real(labels.max(1));
+        (bound + lost).min(1.0)
     }
 }
 
@@ -105,6 +128,24 @@ mod tests {
             items: 5,
         };
         assert!(nothing.far_bound(0.05).is_err());
+    }
+
+    #[test]
+    fn each_item_that_is_gone_is_one_more_label_that_may_be_missed() {
+        let four_gone = Coverage {
+            calibrated: 400,
+            kept: 396,
+            items: 396,
+        };
+        assert_eq!(four_gone.removed(), 4);
+        assert!((four_gone.frr_bound(0.05, 100) - 0.09).abs() < 1e-12);
+        assert!((four_gone.frr_bound(0.99, 100) - 1.0).abs() < 1e-12);
+        let all_there = Coverage {
+            kept: 400,
+            items: 500,
+            ..four_gone
+        };
+        assert!((all_there.frr_bound(0.05, 100) - 0.05).abs() < 1e-12);
     }
 
     /// A stream of splitmix64.

@@ -60,6 +60,7 @@ pub mod rates;
 pub mod recording;
 pub mod refusal;
 mod splitmix64;
+pub mod standing;
 pub mod strangers;
 pub mod sweep;
 pub mod target_rate;

@@ -29,6 +29,27 @@ pub enum CalibrationTarget {
     Cost(CostModel),
 }
 
+impl CalibrationTarget {
+    /// The FAR that is asked for, certified or estimated; `None` where none is.
+    #[must_use]
+    pub fn far(self) -> Option<TargetFar> {
+        match self {
+            Self::Far(far) | Self::FarEstimated(far) => Some(far),
+            Self::Frr(_) | Self::EqualError | Self::Cost(_) => None,
+        }
+    }
+
+    /// The same rule for another FAR; as it is where none is asked for.
+    #[must_use]
+    pub fn for_far(self, far: TargetFar) -> Self {
+        match self {
+            Self::Far(_) => Self::Far(far),
+            Self::FarEstimated(_) => Self::FarEstimated(far),
+            Self::Frr(_) | Self::EqualError | Self::Cost(_) => self,
+        }
+    }
+}
+
 /// A threshold, and what stands behind it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {

@@ -222,6 +222,29 @@ impl Rate {
     }
 }
 
+impl Rate {
+    /// The same, with an interval for a further variance of its estimate, where it is near `about`: of
+    /// what made it that its own labels do not tell.
+    #[must_use]
+    pub(super) fn with_variance_of(self, further: f64, about: f64) -> Self {
+        let near = if self.count.events() == 0 || self.count.events() == self.count.trials() {
+            about
+        } else {
+            self.estimate
+        };
+        let single = near * (1.0 - near);
+        if further <= 0.0 || single <= 0.0 {
+            return self;
+        }
+        let trials = recorded(1.0 / (1.0 / self.effective_trials + further / single));
+        Self {
+            effective_trials: trials,
+            interval: Interval::wilson(self.estimate, trials, self.interval.confidence),
+            ..self
+        }
+    }
+}
+
 fn variance_over_labels(by_label: impl Iterator<Item = (u64, u64)>, of: Proportion) -> f64 {
     let squares: f64 = by_label
         .map(|(events, searches)| (real(events) - of.estimate() * real(searches)).powi(2))

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use sha2::{Digest as _, Sha256};
+
 use crate::item::Hash;
 
 /// Most items of a set that are kept one by one. Above, a sample of them is, by their checksums: half,
@@ -9,7 +11,10 @@ use crate::item::Hash;
 /// is below 0.004.
 pub const KEPT_MAX: usize = 32_768;
 
-const MAGIC: &[u8; 8] = b"mpitems1";
+/// What a list begins with. It ends with the SHA-256 of all before it.
+const MAGIC: &[u8; 8] = b"mpitems2";
+/// Lists from before there was a checksum, and otherwise the same.
+const MAGIC_BARE: &[u8; 8] = b"mpitems1";
 const HEAD_BYTES: usize = MAGIC.len() + 1 + 8;
 
 /// A set of items, told by their checksums: an item whose id, label, metadata or embedding changed is
@@ -80,7 +85,8 @@ impl ItemSet {
         u64::try_from(scaled).unwrap_or(u64::MAX).min(self.items)
     }
 
-    /// As a file: what it is, the sampling, the number of items, and the checksums in ascending order.
+    /// As a file: what it is, the sampling, the number of items, the checksums in ascending order, and
+    /// a SHA-256 over all of that.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut sorted: Vec<u64> = self.kept.iter().copied().collect();
@@ -89,15 +95,28 @@ impl ItemSet {
         bytes.push(self.zeros);
         bytes.extend(self.items.to_le_bytes());
         bytes.extend(sorted.iter().flat_map(|short| short.to_le_bytes()));
+        let checksum = Sha256::digest(&bytes);
+        bytes.extend(checksum);
         bytes
     }
 
-    /// Reads what [`ItemSet::to_bytes`] wrote; `None` for anything else.
-    #[must_use]
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+    /// Reads what [`ItemSet::to_bytes`] wrote, now or before there was a checksum.
+    ///
+    /// # Errors
+    /// What is wrong with anything else, in words.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, &'static str> {
+        let content = match bytes.strip_prefix(MAGIC_BARE) {
+            Some(_) => bytes,
+            None => checked(bytes)?,
+        };
+        Self::from_content(content).ok_or("it holds what no list of items does")
+    }
+
+    fn from_content(bytes: &[u8]) -> Option<Self> {
         let (head, rest) = bytes.split_at_checked(HEAD_BYTES)?;
-        let zeros = *head.strip_prefix(MAGIC)?.first()?;
-        let items = u64::from_le_bytes(head.get(MAGIC.len() + 1..)?.try_into().ok()?);
+        let (_, head) = head.split_at_checked(MAGIC.len())?;
+        let (zeros, items) = head.split_first()?;
+        let (zeros, items) = (*zeros, u64::from_le_bytes(items.try_into().ok()?));
         let mut kept = HashSet::new();
         let mut last = None;
         let (shorts, odd) = rest.as_chunks();
@@ -113,6 +132,18 @@ impl ItemSet {
         let whole = zeros > 0 || kept.len() as u64 == items;
         (odd.is_empty() && fits && whole).then_some(Self { items, zeros, kept })
     }
+}
+
+/// A list without its checksum.
+fn checked(bytes: &[u8]) -> Result<&[u8], &'static str> {
+    if !bytes.starts_with(MAGIC) {
+        return Err("it is no list of items");
+    }
+    let (content, checksum) = bytes.split_last_chunk::<32>().ok_or("it was cut off")?;
+    if Sha256::digest(content).as_slice() != checksum {
+        return Err("its checksum does not match its content");
+    }
+    Ok(content)
 }
 
 fn shortened(checksum: &Hash) -> u64 {
@@ -162,16 +193,25 @@ mod tests {
     fn a_set_is_read_as_it_was_written_and_nothing_else_is_one() {
         let set = ItemSet::of(checksums(0..40).into_iter());
         let bytes = set.to_bytes();
-        assert_eq!(ItemSet::from_bytes(&bytes), Some(set));
-        assert_eq!(ItemSet::from_bytes(&bytes[..bytes.len() - 1]), None);
-        assert_eq!(ItemSet::from_bytes(&bytes[..bytes.len() - 8]), None);
-        assert_eq!(ItemSet::from_bytes(&[&bytes[..], &[0; 8]].concat()), None);
-        assert_eq!(ItemSet::from_bytes(b""), None);
-        let mut other = bytes.clone();
-        other[0] ^= 1;
-        assert_eq!(ItemSet::from_bytes(&other), None);
-        let mut unordered = bytes;
+        assert_eq!(ItemSet::from_bytes(&bytes), Ok(set));
+        for place in 0..bytes.len() {
+            let mut other = bytes.clone();
+            other[place] ^= 1;
+            assert!(ItemSet::from_bytes(&other).is_err(), "{place}");
+            assert!(ItemSet::from_bytes(&bytes[..place]).is_err(), "{place}");
+        }
+        assert!(ItemSet::from_bytes(&[&bytes[..], &[0; 8]].concat()).is_err());
+    }
+
+    #[test]
+    fn a_list_from_before_there_was_a_checksum_is_read_and_its_order_is_held() {
+        let set = ItemSet::of(checksums(0..40).into_iter());
+        let bytes = set.to_bytes();
+        let bare = [MAGIC_BARE, &bytes[MAGIC.len()..bytes.len() - 32]].concat();
+        assert_eq!(ItemSet::from_bytes(&bare), Ok(set));
+        assert!(ItemSet::from_bytes(&bare[..bare.len() - 8]).is_err());
+        let mut unordered = bare;
         unordered[HEAD_BYTES..HEAD_BYTES + 8].fill(255);
-        assert_eq!(ItemSet::from_bytes(&unordered), None);
+        assert!(ItemSet::from_bytes(&unordered).is_err());
     }
 }

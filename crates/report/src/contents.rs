@@ -412,7 +412,7 @@ pub struct GrowthCurve {
     pub target: Option<f64>,
     /// Items in the gallery now.
     pub items_now: Option<u64>,
-    /// The largest gallery whose predicted FAR meets the target.
+    /// The largest gallery whose predicted FAR, at the upper end of its interval, meets the target.
     pub holds_until: Option<u64>,
     /// What the prediction assumes: a whole sentence.
     pub assumption: String,

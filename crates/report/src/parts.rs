@@ -286,7 +286,7 @@ fn growth(growth: &GrowthCurve) -> Option<ReportPart> {
         vec!["In a larger gallery a search has more chances to find a wrong item.".to_owned()];
     if let (Some(items), Some(target)) = (growth.holds_until, growth.target) {
         notes.push(format!(
-            "At this threshold the predicted FAR meets {} up to {} items.",
+            "At this threshold the upper end of what is predicted meets {} up to {} items.",
             short_percent(target),
             count(Some(items))
         ));

@@ -185,9 +185,12 @@ impl Running {
     pub async fn start(deployment: &Path, settings: &[(&str, &str)]) -> Self {
         let config = config(deployment, settings);
         let loading = config.clone();
-        let running = Self::start_loading(config, move || server::load(&loading)).await;
+        let mut running = Self::start_loading(config, move || server::load(&loading)).await;
         let client = Client::over(running.channel.clone());
-        client.wait_until_ready().await.unwrap();
+        tokio::select! {
+            ready = client.wait_until_ready() => ready.unwrap(),
+            ended = &mut running.server => panic!("the server ended before it was ready: {ended:?}"),
+        }
         running
     }
 

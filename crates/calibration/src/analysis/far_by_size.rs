@@ -7,16 +7,43 @@ use serde::Serialize;
 use super::input::AnalysisInput;
 use crate::binomial::real;
 use crate::certify::TargetFar;
+use crate::decision::Decision;
 use crate::growth::{
     DeepSearches, FoundItem, FpirAt, FpirBySize, GROWTH_ASSUMPTION, StrangerSearch, Unit, predicted,
 };
-use crate::policy::CalibrationTarget;
-use crate::rates::{Confidence, Interval};
+use crate::rates::{Confidence, Interval, Rate};
+use matchpoint_vector::Similarity;
 
 /// Parts of the gallery that are measured, in eighths of it.
 const EIGHTHS: [u64; 4] = [1, 2, 4, 6];
 /// How many times its size the gallery is predicted for.
 const TIMES: [u64; 4] = [2, 5, 10, 100];
+
+/// Labels of strangers that were accepted, from which on more can be said of a size than that it is
+/// allowed: with fewer the estimate is off by half or more.
+const LABELS_TO_SAY: usize = 5;
+
+/// The FAR that is predicted for a size, from both ends of the interval of today's.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct PredictedRange {
+    /// Items in the gallery.
+    pub items: u64,
+    /// From the lower end.
+    pub lower: f64,
+    /// From the upper end.
+    pub upper: f64,
+}
+
+/// A prediction whose truth was measured: from a part of the gallery for all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct GrowthCheck {
+    /// Labels in the part.
+    pub labels: u64,
+    /// What its FAR predicts for the whole.
+    pub predicted: f64,
+    /// What the whole has.
+    pub measured: f64,
+}
 
 /// FAR per search by size of the gallery, at one threshold.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -28,13 +55,21 @@ pub struct FarBySize {
     /// If no search at all was accepted: what is predicted from the upper end of the interval of the
     /// FAR, over labels, instead of zero, which would stay zero in a gallery of any size.
     pub predicted_at_most: Vec<FpirAt>,
+    /// The same sizes with the interval of the prediction: that of today's FAR over labels, at 95 %, carried
+    /// over. What growth itself leaves open is not in it.
+    pub predicted_ranges: Vec<PredictedRange>,
+    /// What would have been predicted from half of the gallery, and was measured.
+    pub check: Option<GrowthCheck>,
     /// The searches that this rests on.
     pub searches: u64,
     /// Items in the gallery now.
     pub items_now: u64,
-    /// The size up to which the prediction stays at or below the target FAR; `None` without a
-    /// target, or if even today's estimate is above it.
+    /// The size up to which the prediction from the upper end of the interval stays at or below the target
+    /// FAR: at least so far does it hold; `None` without a target, or if even today's upper end is above it.
     pub holds_until: Option<u64>,
+    /// The same from the lower end: no further does it hold. `None` where fewer than five labels of
+    /// strangers were accepted, which say nothing of that.
+    pub holds_at_most_until: Option<u64>,
     /// What the prediction assumes.
     pub assumption: &'static str,
 }
@@ -51,20 +86,7 @@ impl FarBySize {
         }
         let (items, labels) = sizes_of(material);
         let deep = DeepSearches {
-            strangers: material
-                .deep
-                .iter()
-                .map(|(label, candidates)| StrangerSearch {
-                    label,
-                    candidates: candidates
-                        .iter()
-                        .map(|(score, label)| FoundItem {
-                            score: *score,
-                            label,
-                        })
-                        .collect(),
-                })
-                .collect(),
+            strangers: searches_of(material),
             depth: material.depth,
             items,
             labels,
@@ -86,38 +108,86 @@ impl FarBySize {
         };
         let fpir = measured.last()?.fpir;
         let now = FpirAt { items, fpir };
+        let (interval, accepted) = today(&deep, material)?;
+        let at = |fpir| FpirAt { items, fpir };
         let predictions = |now| -> Vec<FpirAt> {
             let all = TIMES
                 .iter()
                 .map(|times| predicted(now, items.saturating_mul(*times)));
             all.collect::<Result<_, _>>().unwrap_or_default()
         };
-        let strangers: BTreeSet<&str> = material
-            .deep
-            .iter()
-            .map(|(label, _)| label.as_str())
-            .collect();
-        let upper = Interval::wilson(0.0, real(strangers.len() as u64), Confidence::DISPLAY).upper;
-        let at_most = (fpir <= 0.0).then_some(FpirAt { items, fpir: upper });
+        let ranges = predictions(at(interval.lower)).into_iter();
+        let ranges = ranges.zip(predictions(at(interval.upper)));
+        let ranges = ranges.map(|(lower, upper)| PredictedRange {
+            items: lower.items,
+            lower: lower.fpir,
+            upper: upper.fpir,
+        });
+        let at_most = (fpir <= 0.0).then(|| predictions(at(interval.upper)));
+        let target = material.target.far().map(TargetFar::far);
+        let until = |fpir| target.and_then(|far| holds_until(at(fpir), far));
         Some(Self {
+            check: checked(&measured, labels),
             measured,
             predicted: predictions(now),
-            predicted_at_most: at_most.map(predictions).unwrap_or_default(),
+            predicted_at_most: at_most.unwrap_or_default(),
+            predicted_ranges: ranges.collect(),
             searches: material.deep.len() as u64,
             items_now: items,
-            holds_until: target_far(material.target).and_then(|far| holds_until(now, far.far())),
+            holds_until: until(interval.upper),
+            holds_at_most_until: until(interval.lower).filter(|_| LABELS_TO_SAY <= accepted),
             assumption: GROWTH_ASSUMPTION,
         })
     }
 }
 
-pub(super) fn target_far(target: CalibrationTarget) -> Option<TargetFar> {
-    match target {
-        CalibrationTarget::Far(far) | CalibrationTarget::FarEstimated(far) => Some(far),
-        CalibrationTarget::Frr(_) | CalibrationTarget::EqualError | CalibrationTarget::Cost(_) => {
-            None
-        }
-    }
+/// The non-mated searches with what they found.
+fn searches_of<'a>(material: &'a AnalysisInput<'_>) -> Vec<StrangerSearch<'a>> {
+    let found = |(score, label): &'a (Similarity, String)| FoundItem {
+        score: *score,
+        label,
+    };
+    let searches = material.deep.iter();
+    searches
+        .map(|(label, candidates)| StrangerSearch {
+            label,
+            candidates: candidates.iter().map(found).collect(),
+        })
+        .collect()
+}
+
+/// The interval of today's FAR, and how many labels of strangers are accepted.
+fn today(deep: &DeepSearches<'_>, material: &AnalysisInput<'_>) -> Option<(Interval, usize)> {
+    let accepts = |search: &StrangerSearch<'_>| {
+        let best = search.candidates.first().map(|best| best.score);
+        material.on_similarity.decide(best) == Decision::Accept
+    };
+    let outcomes = deep.strangers.iter();
+    let outcomes: Vec<(&str, bool)> = outcomes
+        .map(|search| (search.label, accepts(search)))
+        .collect();
+    let accepted: BTreeSet<&str> = outcomes
+        .iter()
+        .filter(|(_, accepted)| *accepted)
+        .map(|(label, _)| *label)
+        .collect();
+    let rate = Rate::over_labels(&outcomes, Confidence::DISPLAY)?;
+    Some((rate.interval, accepted.len()))
+}
+
+/// Holds what half of the gallery predicts for all of it against what was measured there.
+fn checked(measured: &[FpirBySize], labels: u64) -> Option<GrowthCheck> {
+    let half = measured.iter().find(|part| part.size == labels / 2)?;
+    let whole = measured.last().filter(|whole| half.size < whole.size)?;
+    let from = FpirAt {
+        items: half.size,
+        fpir: half.fpir,
+    };
+    Some(GrowthCheck {
+        labels: half.size,
+        predicted: predicted(from, whole.size).ok()?.fpir,
+        measured: whole.fpir,
+    })
 }
 
 fn sizes_of(material: &AnalysisInput<'_>) -> (u64, u64) {
@@ -149,12 +219,13 @@ mod tests {
     use crate::analysis::consistency::Band;
     use crate::analysis::embeddings::Embeddings;
     use crate::analysis::{AnalysisScope, BAND_POINTS, EmbeddedSet};
+    use crate::binomial;
     use crate::decision::Threshold;
+    use crate::policy::CalibrationTarget;
     use crate::recording::Recording;
-    use matchpoint_vector::Similarity;
 
-    #[test]
-    fn where_no_stranger_was_accepted_a_larger_gallery_is_not_promised_to_accept_none() {
+    /// 195 strangers, of whom every `one_in`th finds an item of label a at 0.8; none if that is 0.
+    fn sizes(one_in: usize, target: CalibrationTarget) -> FarBySize {
         let names = vec!["a".to_owned(), "b".to_owned()];
         let vectors = vec![1.0, 0.0, 0.0, 1.0];
         let gallery = EmbeddedSet {
@@ -163,9 +234,12 @@ mod tests {
             conditions: vec![std::collections::BTreeMap::new(); 2],
             embeddings: Embeddings::from_unit(2, vectors, vec![0, 1]).unwrap(),
         };
-        let score = Similarity::new(0.2).unwrap();
+        let score = |n: usize| {
+            let near = 0 < one_in && n.is_multiple_of(one_in);
+            Similarity::new(if near { 0.8 } else { 0.2 }).unwrap()
+        };
         let deep: Vec<crate::analysis::CandidateList> = (0..195)
-            .map(|n| (format!("stranger {n}"), vec![(score, "a".to_owned())]))
+            .map(|n| (format!("stranger {n}"), vec![(score(n), "a".to_owned())]))
             .collect();
         let threshold = Threshold::at(Similarity::new(0.5).unwrap());
         let material = AnalysisInput {
@@ -175,7 +249,7 @@ mod tests {
             recording: &Recording::new(Vec::new()).unwrap(),
             deep: &deep,
             depth: 64,
-            target: CalibrationTarget::EqualError,
+            target,
             threshold,
             on_similarity: threshold,
             seed: 0,
@@ -185,12 +259,65 @@ mod tests {
                 band_points: BAND_POINTS,
             },
         };
-        let sizes = FarBySize::measure(&material, &mut Vec::new()).unwrap();
+        FarBySize::measure(&material, &mut Vec::new()).unwrap()
+    }
+
+    fn target(far: f64) -> CalibrationTarget {
+        CalibrationTarget::Far(TargetFar::new(far, 0.95).unwrap())
+    }
+
+    #[test]
+    fn where_no_stranger_was_accepted_a_larger_gallery_is_not_promised_to_accept_none() {
+        let sizes = sizes(0, CalibrationTarget::EqualError);
         assert!(sizes.predicted.iter().all(|point| point.fpir <= 0.0));
         assert_eq!(sizes.searches, 195);
         // The upper end of Wilson's interval for 0 of 195 is 1.93 %; twice the gallery, nearly twice that.
         let twice = sizes.predicted_at_most[0];
         assert_eq!(twice.items, 4);
         assert!((twice.fpir - 0.0383).abs() < 1e-3, "{}", twice.fpir);
+        let range = sizes.predicted_ranges[0];
+        assert!((range.upper - twice.fpir).abs() < 1e-12 && range.lower <= 0.0);
+    }
+
+    #[test]
+    fn what_few_accepts_say_of_a_size_is_how_far_it_holds_at_least() {
+        // One of 195: 0.5 %, up to 2.9 %. By the estimate the target of 5 % would hold up to ten times the size.
+        let few = sizes(195, target(0.05));
+        assert_eq!((few.holds_until, few.holds_at_most_until), (Some(3), None));
+        // 20 of 195: 10 %, from 6.8 to 15 %.
+        let many = sizes(10, target(0.2));
+        assert_eq!(many.holds_until, Some(2));
+        assert_eq!(many.holds_at_most_until, Some(6));
+        assert_eq!(sizes(10, target(0.12)).holds_until, None);
+        let check = many.check.unwrap();
+        assert_eq!(check.labels, 1);
+        // Half of the draws hold the one label that accepts: 5 % there, and 1 - 0.95^2 for both.
+        assert!((check.predicted - 0.0999).abs() < 2e-3, "{check:?}");
+        assert!((check.measured - 20.0 / 195.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_size_up_to_which_a_target_is_met_holds_in_nineteen_of_twenty_draws_and_the_estimate_in_half()
+     {
+        // Every stranger is accepted with the same probability, and growth is as assumed: the size is wrong
+        // where the FAR is above what it was computed from.
+        let (strangers, far): (u32, f64) = (155, 0.0125);
+        let mut state = 5;
+        let [mut above_upper, mut above_estimate] = [0.0; 2];
+        for _ in 0..2_000 {
+            let accepted = (0..strangers).filter(|_| {
+                let z = crate::splitmix64::next(&mut state) >> 11;
+                real(z) * 2.0_f64.powi(-53) < far
+            });
+            let accepted = accepted.count() as u64;
+            let estimate = real(accepted) / f64::from(strangers);
+            let upper = Interval::wilson(estimate, f64::from(strangers), Confidence::DISPLAY).upper;
+            above_upper += f64::from(u8::from(upper < far)) / 2_000.0;
+            above_estimate += f64::from(u8::from(estimate < far)) / 2_000.0;
+        }
+        assert!(above_upper <= 0.05, "{above_upper}");
+        assert!(0.3 < above_estimate, "{above_estimate}");
+        // None accepted of 155 still allows 2.4 %.
+        assert!(far < binomial::upper_bound(0, 155, 0.05));
     }
 }

@@ -6,7 +6,6 @@ use super::consistency::{Consistency, ConsistencyPlan};
 use super::disjoint::DisjointPairs;
 use super::dyadic::{MatedCounts, NonMatedCounts};
 use super::error::AnalysisError;
-use super::far_by_size::target_far;
 use super::input::AnalysisInput;
 use super::label_counts::LabelCounts;
 use super::label_groups::{LabelGroup, label_groups};
@@ -186,7 +185,7 @@ impl PairsView {
             };
             label_groups(material, counts)
         });
-        let target = target_far(material.target);
+        let target = material.target.far();
         Ok(Some(Self {
             mated_pairs: curve.mated_pairs(),
             non_mated_pairs: curve.non_mated_pairs(),

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::error::AnalysisError;
-use super::far_by_size::target_far;
 use super::input::{AnalysisInput, EmbeddedSet};
 use super::remedy::{Remedy, RemedyCandidate, RemedyPlan, RemedyTrial, Rule};
 use super::remedy_comparison::{RemedyComparison, compare};
@@ -108,7 +107,7 @@ pub fn plan(
     stranger_labels: u64,
     seed: u64,
 ) -> Result<RemedyPlan, AnalysisError> {
-    let asked = match target_far(target) {
+    let asked = match target.far() {
         Some(target) => target,
         None => TargetFar::new(FAR_WITHOUT_TARGET, 0.95)?,
     };

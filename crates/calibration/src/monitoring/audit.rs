@@ -1,7 +1,9 @@
 //! FAR, FRR and false discoveries in service, from labels of decisions that were sampled for it.
 //!
 //! Each label stands for the decisions that it was sampled from: a stratum of N decisions with n
-//! labels gives each of them the weight N / n (Horvitz and Thompson 1952; as a ratio, Hájek 1971).
+//! labels gives each of them the weight N / n. N is what was counted (post-stratification: Holt and
+//! Smith 1979), or where nobody did, the sum of 1 / probability of what was sampled (Horvitz and
+//! Thompson 1952; as a ratio, Hájek 1971).
 
 use std::collections::BTreeMap;
 
@@ -48,6 +50,18 @@ pub struct AuditSample<'a> {
     pub strata: &'a Strata,
     /// The decisions that were sampled, labelled or not, in any order. Each stands for 1 / probability.
     pub rows: &'a [AuditRow],
+    /// All decisions that were made since one of the rows, sampled or not, where that is known.
+    pub counted: Option<&'a CountedDecisions>,
+}
+
+/// All decisions from some moment on, by stratum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CountedDecisions {
+    /// The number of the first row, from 0, that was made since that moment. Rows are in the order in
+    /// which decisions were made.
+    pub from_row: usize,
+    /// Decisions of each stratum since then.
+    pub decisions: Vec<u64>,
 }
 
 /// What a stricter threshold would do, by the labels at hand.
@@ -166,6 +180,7 @@ impl AuditSample<'_> {
             let audit = AuditSample {
                 strata: &strata,
                 rows: &rows,
+                counted: self.counted,
             };
             let rates = audit.rates(confidence)?;
             if let Some(far) = rates.far.filter(|far| far.upper <= limit) {
@@ -179,7 +194,21 @@ impl AuditSample<'_> {
     /// Rows of one stratum together.
     fn cells(&self) -> Result<Vec<StratumRows>, MonitoringError> {
         let mut cells: BTreeMap<usize, StratumRows> = BTreeMap::new();
-        for row in self.rows {
+        for (stratum, decisions) in self.counts() {
+            let Some(accepted) = self.strata.accepts(stratum) else {
+                return Err(MonitoringError::CountsOfAnother {
+                    strata: self.strata.count(),
+                    counts: stratum + 1,
+                });
+            };
+            let mut cell = StratumRows::empty(stratum, accepted);
+            cell.weight = real(decisions);
+            cells.insert(stratum, cell);
+        }
+        let uncounted = self
+            .counted
+            .map_or(self.rows.len(), |counted| counted.from_row);
+        for (number, row) in self.rows.iter().enumerate() {
             if self.strata.accepts(row.stratum) != Some(row.accepted) {
                 return Err(MonitoringError::RowOfAnother {
                     stratum: row.stratum,
@@ -189,9 +218,16 @@ impl AuditSample<'_> {
             cells
                 .entry(row.stratum)
                 .or_insert_with(|| StratumRows::empty(row.stratum, row.accepted))
-                .add(row);
+                .add(row, number < uncounted);
         }
         Ok(cells.into_values().collect())
+    }
+
+    /// The strata of which decisions were counted, with their number.
+    fn counts(&self) -> impl Iterator<Item = (usize, u64)> {
+        let counted = self.counted.into_iter();
+        let counts = counted.flat_map(|counted| counted.decisions.iter().copied().enumerate());
+        counts.filter(|(_, decisions)| 0 < *decisions)
     }
 }
 
@@ -231,10 +267,13 @@ impl StratumRows {
         }
     }
 
-    fn add(&mut self, row: &AuditRow) {
+    /// Adds a row, and what it stands for unless that was counted.
+    fn add(&mut self, row: &AuditRow, stands_for_others: bool) {
         let probability = row.inclusion.get();
-        self.weight += 1.0 / probability;
-        self.weight_variance += (1.0 - probability) / probability.powi(2);
+        if stands_for_others {
+            self.weight += 1.0 / probability;
+            self.weight_variance += (1.0 - probability) / probability.powi(2);
+        }
         self.sampled += 1;
         let [right, wrong, non_mated] = &mut self.weighed;
         let (count, weighed) = match row.truth {
@@ -586,6 +625,7 @@ mod tests {
         let audit = AuditSample {
             strata: &strata,
             rows: &rows,
+            counted: None,
         };
         audit.rates(Confidence::DISPLAY).unwrap()
     }
@@ -674,6 +714,7 @@ mod tests {
         let audit = AuditSample {
             strata: &strata,
             rows: &rows,
+            counted: None,
         };
         let found = audit.rates(Confidence::DISPLAY).unwrap();
         assert_eq!((found.sampled, found.labelled), (2 * complete, complete));
@@ -696,6 +737,7 @@ mod tests {
         let audit = AuditSample {
             strata: &strata,
             rows: &rows,
+            counted: None,
         };
         let found = audit.rates(Confidence::DISPLAY).unwrap();
         let rate = found.false_discovery.unwrap();
@@ -706,12 +748,59 @@ mod tests {
     }
 
     #[test]
+    fn counted_decisions_are_no_estimate_and_those_of_before_stay_one() {
+        let strata = Strata::new(vec![0.0], vec![Inclusion::new(0.5).unwrap(); 2]).unwrap();
+        let row = |accepted| AuditRow {
+            stratum: usize::from(accepted),
+            accepted,
+            inclusion: Inclusion::new(0.5).unwrap(),
+            truth: Some(SearchTruth::NonMated),
+        };
+        let rows = [vec![row(false); 10], vec![row(true); 10]].concat();
+        let far = |counted: Option<&CountedDecisions>| {
+            let audit = AuditSample {
+                strata: &strata,
+                rows: &rows,
+                counted,
+            };
+            audit.rates(Confidence::DISPLAY).unwrap().far.unwrap()
+        };
+        let estimated = far(None);
+        close(estimated.estimate, 0.5, 1e-12);
+        // By chance more than half of the 30 accepts were not sampled.
+        let counted = CountedDecisions {
+            from_row: 0,
+            decisions: vec![20, 30],
+        };
+        let known = far(Some(&counted));
+        close(known.estimate, 0.6, 1e-12);
+        assert!(known.upper - known.lower < estimated.upper - estimated.lower);
+        // The first ten rows are from before it was counted, and stand for twenty decisions.
+        let lately = CountedDecisions {
+            from_row: 10,
+            decisions: vec![0, 30],
+        };
+        close(far(Some(&lately)).estimate, 0.6, 1e-12);
+        let other = CountedDecisions {
+            from_row: 0,
+            decisions: vec![1, 1, 1],
+        };
+        let audit = AuditSample {
+            strata: &strata,
+            rows: &rows,
+            counted: Some(&other),
+        };
+        assert!(audit.rates(Confidence::DISPLAY).is_err());
+    }
+
+    #[test]
     fn rows_of_another_design_are_refused() {
         let (strata, mut rows) = audited(&GOLDEN, 2);
         rows[0].accepted = true;
         let audit = AuditSample {
             strata: &strata,
             rows: &rows,
+            counted: None,
         };
         let refused = audit.rates(Confidence::DISPLAY).unwrap_err().to_string();
         assert!(refused.contains("accepted in stratum 0"), "{refused}");

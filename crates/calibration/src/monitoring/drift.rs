@@ -3,7 +3,7 @@
 use super::MonitoringError;
 use super::audit::{AcceptFeedback, AuditSample, AuditedRate, AuditedRates, Tighter};
 use super::cusum::Onset;
-use super::observed::{AuditWindow, CalibratedSize};
+use super::observed::{AuditWindow, GalleryToday};
 use super::plain_sample::Recalibration;
 use super::sequential::{Bet, EProcess, ErrorSide, LIMIT_MAX, Null};
 use super::shared_causes::SharedCause;
@@ -11,6 +11,7 @@ use crate::binomial::real;
 use crate::certify::TargetFar;
 use crate::operating_point::OperatingPoint;
 use crate::rates::{Confidence, Interval, Rate};
+use crate::standing::PromiseToday;
 
 /// A rate that is watched, and what it is held against.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -77,7 +78,7 @@ pub enum FindingSubject {
     Audit,
     /// Searches whose truth is known beforehand.
     Canary,
-    /// The gallery's size.
+    /// What was enrolled and removed since the calibration.
     Gallery,
     /// What users say of accepts.
     Feedback,
@@ -249,15 +250,16 @@ impl DriftAssessment {
         let audit = AuditSample {
             strata: seen.strata,
             rows: seen.rows,
+            counted: seen.counted,
         };
         let rates = audit.rates(confidence)?;
         let late = seen.rows.len().saturating_sub(RECENT);
         let lately = AuditSample {
             rows: seen.rows.get(late..).unwrap_or_default(),
+            counted: None,
             ..audit
         };
         let recent = lately.rates(confidence)?;
-        let (first, last) = (seen.unix_ms.first().copied(), seen.unix_ms.last().copied());
         let [far_raised, frr_raised] = seen.raised;
         let (far_evidence, far_onset) =
             evidence(seen, limits.far, ErrorSide::FalseAccept, far_raised)?;
@@ -297,7 +299,7 @@ impl DriftAssessment {
         ];
         findings.extend(suspicion("FAR", far_evidence, far_onset));
         findings.extend(suspicion("FRR", frr_evidence, frr_onset));
-        findings.extend(gallery(seen.gallery));
+        findings.extend(seen.gallery.into_iter().flat_map(gallery));
         findings.extend(waiting(&rates));
         findings.extend(feedback(seen.feedback, confidence));
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.verdict));
@@ -309,13 +311,19 @@ impl DriftAssessment {
             frr_evidence,
             far_onset,
             frr_onset,
-            sampled_unix_ms: first.zip(last).map(<[u64; 2]>::from),
+            sampled_unix_ms: ends(seen.unix_ms),
             feedback: seen.feedback,
             groups: Vec::new(),
             recalibration: None,
             findings,
         })
     }
+}
+
+/// The first and the last.
+fn ends(times: &[u64]) -> Option<[u64; 2]> {
+    let (first, last) = times.first().zip(times.last())?;
+    Some([*first, *last])
 }
 
 /// Adds to a FAR that is too high what a stricter threshold would do.
@@ -545,17 +553,79 @@ fn suspicion(name: &str, evidence: Option<EProcess>, onset: Onset) -> Option<Fin
     })
 }
 
-fn gallery(size: CalibratedSize) -> Option<Finding> {
-    let CalibratedSize { items, valid_to } = size;
-    (valid_to < items).then(|| Finding {
+/// What has become of the gallery, and of the promise with it.
+fn gallery(today: GalleryToday<'_>) -> Vec<Finding> {
+    let finding = |verdict, says: String, next: &str| Finding {
         subject: FindingSubject::Gallery,
-        verdict: DriftVerdict::Warning,
-        says: format!(
-            "The gallery has {items} items, and the operating point holds up to {valid_to}: the FAR of a search grows with the gallery."
-        ),
-        next: "Recalibrate, with room to grow if it goes on (`matchpoint calibrate --grow-to`)."
-            .to_owned(),
-    })
+        verdict,
+        says,
+        next: next.to_owned(),
+    };
+    let promise = today.promise;
+    let Some(coverage) = promise.coverage else {
+        let problem = today
+            .problem
+            .unwrap_or("the list of its items was not kept");
+        return vec![finding(
+            DriftVerdict::Warning,
+            format!(
+                "How much of today's gallery the calibration covers is not known ({problem}), so nothing is promised of it."
+            ),
+            "Recalibrate.",
+        )];
+    };
+    let mut findings = Vec::new();
+    if 0 < coverage.added() {
+        let covers = format!(
+            "The calibration covers {} of today's gallery: {} of its {} items were added or changed since{}",
+            percent(coverage.share()),
+            coverage.added(),
+            coverage.items,
+            in_which(&promise),
+        );
+        findings.push(if promise.within_calibrated_size() {
+            let room = promise.covered_items.saturating_sub(promise.extent);
+            let says = format!("{covers}. There is room for {room} more.");
+            finding(DriftVerdict::Note, says, "")
+        } else {
+            let says = format!("{covers}: more than it leaves room for, and no promise any more.");
+            finding(
+                DriftVerdict::Warning,
+                says,
+                "Recalibrate on today's gallery, with room to grow if it goes on (`matchpoint calibrate --grow-to`).",
+            )
+        });
+    }
+    if let (Some(target), Some(bound), None) =
+        (promise.target_frr, promise.frr_bound, promise.kept_frr())
+    {
+        findings.push(finding(
+            DriftVerdict::Warning,
+            format!(
+                "{} items of the calibration are gone, and labels with them or parts of what they are found by: FRR <= {} is no promise any more ({} is the bound).",
+                coverage.removed(),
+                percent(target),
+                percent(bound)
+            ),
+            "Enrol them again, or recalibrate on today's gallery.",
+        ));
+    }
+    findings
+}
+
+/// The bound on the FAR in it, if there is one.
+fn in_which(promise: &PromiseToday) -> String {
+    let Some(bound) = promise.far_bound else {
+        return String::new();
+    };
+    let target = promise
+        .target_far
+        .map(|target| format!(" (target {})", percent(target)));
+    format!(
+        ", and a FAR of {}{} is not exceeded if they are such as there were",
+        percent(bound),
+        target.unwrap_or_default()
+    )
 }
 
 fn waiting(rates: &AuditedRates) -> Option<Finding> {
@@ -592,6 +662,7 @@ mod tests {
     use super::super::audit::{AuditRow, SearchTruth};
     use super::super::strata::Strata;
     use super::*;
+    use crate::coverage::Coverage;
 
     fn limits() -> PromisedLimits {
         let limit = |limit, target| {
@@ -631,16 +702,117 @@ mod tests {
             reset: false,
             strata: &Strata::usual(),
             rows: &rows(counts),
+            counted: None,
             unix_ms: &[],
             sampling_hashes: &[],
             cases: &[],
             feedback: AcceptFeedback { right: 9, wrong: 1 },
-            gallery: CalibratedSize {
-                items: 120,
-                valid_to: 100,
-            },
+            gallery: Some(GalleryToday {
+                promise: promise(Coverage {
+                    calibrated: 100,
+                    kept: 80,
+                    items: 129,
+                }),
+                problem: None,
+            }),
         };
         DriftAssessment::new(&seen, limits(), Confidence::DISPLAY).unwrap()
+    }
+
+    /// Covers 25 items more.
+    fn promise(coverage: Coverage) -> PromiseToday {
+        PromiseToday {
+            coverage: Some(coverage),
+            items: coverage.items,
+            extent: coverage.extent(),
+            covered_items: 125,
+            target_far: Some(0.05),
+            far_bound: coverage.far_bound(0.04).ok(),
+            certified: coverage.extent() <= 125,
+            target_frr: None,
+            frr_bound: None,
+        }
+    }
+
+    #[test]
+    fn what_the_calibration_covers_is_said_with_what_it_means_for_the_promise() {
+        let of = |kept: u64, added: u64| {
+            let promise = promise(Coverage {
+                calibrated: 100,
+                kept,
+                items: kept + added,
+            });
+            let today = |promise| GalleryToday {
+                promise,
+                problem: None,
+            };
+            gallery(today(promise))
+        };
+        assert_eq!(of(100, 0), []);
+        // What is gone takes nothing from a bound on the FAR.
+        assert_eq!(of(60, 0), []);
+        let [within] = &of(100, 20)[..] else { panic!() };
+        assert_eq!(within.verdict, DriftVerdict::Note);
+        assert_eq!(
+            within.says,
+            "The calibration covers 83.3 % of today's gallery: 20 of its 120 items were added or changed since, and a FAR of 4.78 % (target 5 %) is not exceeded if they are such as there were. There is room for 5 more."
+        );
+        let [beyond] = &of(62, 38)[..] else { panic!() };
+        assert_eq!(beyond.verdict, DriftVerdict::Warning);
+        assert!(
+            beyond.says.contains("covers 62 % of today's gallery"),
+            "{beyond:?}"
+        );
+        assert!(beyond.next.contains("Recalibrate"), "{beyond:?}");
+        let unknown = GalleryToday {
+            promise: PromiseToday {
+                coverage: None,
+                ..promise(Coverage {
+                    calibrated: 100,
+                    kept: 100,
+                    items: 100,
+                })
+            },
+            problem: Some("calibrated-items/00ff.items: its checksum does not match its content"),
+        };
+        let [unknown] = &gallery(unknown)[..] else {
+            panic!()
+        };
+        assert!(
+            unknown.says.contains("00ff.items: its checksum"),
+            "{unknown:?}"
+        );
+    }
+
+    #[test]
+    fn a_certified_frr_ends_with_the_items_that_its_labels_were_found_by() {
+        let of = |kept: u64| {
+            let coverage = Coverage {
+                calibrated: 100,
+                kept,
+                items: kept,
+            };
+            let promise = PromiseToday {
+                target_frr: Some(0.1),
+                frr_bound: Some(coverage.frr_bound(0.08, 50)),
+                ..promise(coverage)
+            };
+            (
+                promise.kept_frr(),
+                gallery(GalleryToday {
+                    promise,
+                    problem: None,
+                }),
+            )
+        };
+        assert_eq!(of(99), (Some(0.1), Vec::new()));
+        let (kept, findings) = of(98);
+        assert_eq!(kept, None);
+        assert!(
+            findings[0]
+                .says
+                .starts_with("2 items of the calibration are gone")
+        );
     }
 
     fn verdict(drift: &DriftAssessment, subject: FindingSubject) -> &Finding {

@@ -37,7 +37,11 @@ pub fn rate_history(
         let Some((rows, unix_ms)) = rows.get(..end).zip(unix_ms.get(end - 1)) else {
             continue;
         };
-        let audit = AuditSample { strata, rows };
+        let audit = AuditSample {
+            strata,
+            rows,
+            counted: None,
+        };
         let rates = audit.rates(confidence)?;
         history.push(HistoryPoint {
             unix_ms: *unix_ms,

@@ -1,8 +1,9 @@
 //! What is known of the decisions of one operating point, before anything is made of it.
 
-use super::audit::{AcceptFeedback, AuditRow};
+use super::audit::{AcceptFeedback, AuditRow, CountedDecisions};
 use super::shared_causes::Case;
 use super::strata::Strata;
+use crate::standing::PromiseToday;
 
 /// What was seen of one operating point under one design of the audit.
 #[derive(Clone, Debug)]
@@ -11,6 +12,8 @@ pub struct AuditWindow<'a> {
     pub strata: &'a Strata,
     /// Decisions that were sampled, in the order in which they were made.
     pub rows: &'a [AuditRow],
+    /// All decisions since one of them, where that is known.
+    pub counted: Option<&'a CountedDecisions>,
     /// When each of them was made, in milliseconds since 1970-01-01 UTC.
     pub unix_ms: &'a [u64],
     /// The sampling hash of each of them.
@@ -19,19 +22,19 @@ pub struct AuditWindow<'a> {
     pub cases: &'a [Case],
     /// What was said of accepts without being asked.
     pub feedback: AcceptFeedback,
-    /// How large the gallery is, and may be.
-    pub gallery: CalibratedSize,
+    /// What is left of the promise in today's gallery; `None` for an operating point that does not decide.
+    pub gallery: Option<GalleryToday<'a>>,
     /// Whether an alarm of FAR and FRR was raised by decisions that are no longer kept.
     pub raised: [bool; 2],
     /// Whether evidence was reset since the operating point became active.
     pub reset: bool,
 }
 
-/// How large the gallery is, and may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CalibratedSize {
-    /// Items in it now.
-    pub items: u64,
-    /// The number of items that the operating point holds for.
-    pub valid_to: u64,
+/// What has become of the gallery since the calibration.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GalleryToday<'a> {
+    /// What is left of the promise.
+    pub promise: PromiseToday,
+    /// Why it is not known which items the calibration saw; `None` if it is.
+    pub problem: Option<&'a str>,
 }

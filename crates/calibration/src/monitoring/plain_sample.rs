@@ -249,16 +249,10 @@ fn missing(needed: u64, present: u64, labelled: u64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::super::audit::AcceptFeedback;
-    use super::super::observed::CalibratedSize;
     use super::super::shared_causes::Case;
     use super::super::strata::{Inclusion, Strata};
     use super::*;
     use crate::certify::TargetFar;
-
-    const SIZE: CalibratedSize = CalibratedSize {
-        items: 1,
-        valid_to: 1,
-    };
 
     use crate::splitmix64::next as bits;
 
@@ -362,11 +356,12 @@ mod tests {
         let seen = AuditWindow {
             strata: &strata,
             rows: &rows,
+            counted: None,
             unix_ms: &unix_ms,
             sampling_hashes: &vec![0; rows.len()],
             cases: &cases,
             feedback: AcceptFeedback { right: 0, wrong: 0 },
-            gallery: SIZE,
+            gallery: None,
             raised: [false; 2],
             reset: false,
         };
@@ -442,11 +437,12 @@ mod tests {
         let seen = AuditWindow {
             strata: &strata,
             rows: &[row; 12],
+            counted: None,
             unix_ms: &[0; 12],
             sampling_hashes: &[0; 12],
             cases: &cases,
             feedback: AcceptFeedback { right: 0, wrong: 0 },
-            gallery: SIZE,
+            gallery: None,
             raised: [false; 2],
             reset: false,
         };

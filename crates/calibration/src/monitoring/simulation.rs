@@ -3,8 +3,9 @@
 //!
 //! Seeds are fixed, so that each run is the same.
 
-use super::audit::{AuditRow, AuditSample, SearchTruth};
+use super::audit::{AuditRow, AuditSample, AuditedRates, CountedDecisions, SearchTruth};
 use super::cusum::Cusum;
+use super::fleet::{FleetEvidence, ReplicaEvidence};
 use super::sequential::{Bet, EProcess, ErrorSide, Null, of_outcomes};
 use super::strata::{Inclusion, Strata};
 use crate::binomial::{normal_tail, real};
@@ -215,6 +216,7 @@ fn outcome(world: &World) -> SimulatedOutcome {
         let audit = AuditSample {
             strata: &strata,
             rows: &seen.rows,
+            counted: None,
         };
         let rates = audit.rates(Confidence::DISPLAY).unwrap();
         let sides = [
@@ -512,4 +514,130 @@ fn a_limit_above_one_half_is_watched_with_the_stated_false_alarms() {
     for raised in share(0.67, 0.85) {
         assert!(0.95 <= raised, "{raised}");
     }
+}
+
+/// Root mean square errors of FAR and FRR by weights that are estimated and by counted decisions, and
+/// the shares of intervals that cover.
+#[expect(clippy::print_stderr, reason = "the table of docs/monitoring.md")]
+fn weighed(world: &World) -> [[[f64; 2]; 2]; 2] {
+    const REPEATS: u32 = 300;
+    let strata = Strata::usual();
+    let mut draws = SimulatedDraws(4_000);
+    let truth = [world.far(), world.frr()];
+    let [mut squares, mut covered] = [[[0.0; 2]; 2]; 2];
+    for _ in 0..REPEATS {
+        let seen = window(world, &strata, 20_000, &mut draws);
+        let counted = CountedDecisions {
+            from_row: 0,
+            decisions: seen.counts.clone(),
+        };
+        for (by, counted) in [None, Some(&counted)].into_iter().enumerate() {
+            let audit = AuditSample {
+                strata: &strata,
+                rows: &seen.rows,
+                counted,
+            };
+            let AuditedRates { far, frr, .. } = audit.rates(Confidence::DISPLAY).unwrap();
+            for (place, rate) in [far, frr].into_iter().enumerate() {
+                let (rate, truth) = (rate.unwrap(), truth[place]);
+                squares[by][place] += (rate.estimate - truth).powi(2) / f64::from(REPEATS);
+                let covers = rate.lower <= truth && truth <= rate.upper;
+                covered[by][place] += f64::from(u8::from(covers)) / f64::from(REPEATS);
+            }
+        }
+    }
+    let errors = squares.map(|by| by.map(f64::sqrt));
+    eprintln!(
+        "{:<36} errors estimated {:.5?} counted {:.5?}, covered {:.3?} {:.3?}",
+        world.name, errors[0], errors[1], covered[0], covered[1]
+    );
+    [errors, covered]
+}
+
+#[test]
+fn counted_decisions_lessen_the_error_of_the_rates_and_their_intervals_cover() {
+    for world in worlds().into_iter().filter(|world| 0.1 <= world.mated) {
+        let [[estimated, counted], covered] = weighed(&world);
+        assert!(counted[0] <= 0.95 * estimated[0], "{}", world.name);
+        assert!(counted[1] <= 1.03 * estimated[1], "{}", world.name);
+        let least = covered.as_flattened().iter().copied().fold(1.0, f64::min);
+        assert!(0.9 <= least, "{}: {covered:?}", world.name);
+    }
+}
+
+/// The share of windows in which 3 % of look-alikes raise the alarm of a FAR above `limit`, under the
+/// usual design.
+#[expect(clippy::print_stderr, reason = "the table of docs/monitoring.md")]
+fn look_alikes_caught(limit: f64, searches: usize) -> f64 {
+    const REPEATS: u32 = 100;
+    let (world, strata) = (worlds()[7], Strata::usual());
+    let mut draws = SimulatedDraws(900);
+    let (mut raised, mut labels) = (0, 0);
+    for _ in 0..REPEATS {
+        let rows = window(&world, &strata, searches, &mut draws).rows;
+        labels += rows.len();
+        let found = evidence(&rows, limit, ErrorSide::FalseAccept, &strata);
+        raised += u32::from(found.alarm_at.is_some());
+    }
+    let share = f64::from(raised) / f64::from(REPEATS);
+    eprintln!(
+        "look-alikes: FAR {:.1} times its limit, {} labels: {share}",
+        world.far() / limit,
+        labels / 100
+    );
+    share
+}
+
+#[test]
+fn how_soon_look_alikes_are_caught_depends_on_how_far_they_lift_the_far_above_its_limit() {
+    let shares = [0.01, 0.015, 0.02]
+        .map(|limit| [17_000, 50_000, 100_000].map(|searches| look_alikes_caught(limit, searches)));
+    assert!(0.7 <= shares[0][0] && 0.99 <= shares[0][1]);
+    assert!(0.3 <= shares[1][0] && 0.8 <= shares[1][1]);
+    assert!(shares[2][0] <= 0.4 && 0.6 <= shares[2][2]);
+}
+
+/// Three servers, each with a third of the searches, looked at ten times: months in which their evidence
+/// together, and that of any of them alone, raises the alarm.
+fn fleet_alarms(world: &World, limit: f64, months: u32, seed: u64) -> [u32; 2] {
+    let strata = Strata::usual();
+    let bet = Bet::new(
+        Null::new(limit, 0.05).unwrap(),
+        ErrorSide::FalseAccept,
+        &strata,
+    );
+    let mut draws = SimulatedDraws(seed);
+    let (mut together, mut alone) = (0, 0);
+    for _ in 0..months {
+        let rows = [(); 3].map(|()| window(world, &strata, 4_000, &mut draws).rows);
+        let raised = (1..=10).any(|look| {
+            let seen = rows.iter().map(|rows| {
+                let rows = rows.iter().take(rows.len() * look / 10);
+                let found = bet.settle(rows.copied()).unwrap();
+                ReplicaEvidence {
+                    ln_e: found.ln_e,
+                    ln_e_alarm: found.ln_e_alarm,
+                }
+            });
+            let seen: Vec<ReplicaEvidence> = seen.collect();
+            FleetEvidence::of(&seen).unwrap().alarm
+        });
+        let any = rows.iter().any(|rows| {
+            let found = bet.settle(rows.iter().copied()).unwrap();
+            found.alarm_at.is_some()
+        });
+        together += u32::from(raised);
+        alone += u32::from(any);
+    }
+    [together, alone]
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "figures of docs/monitoring.md")]
+fn evidence_of_replicas_is_multiplied_and_its_false_alarms_stay_below_delta_for_all_of_them() {
+    let quiet = fleet_alarms(&QUIET, QUIET.far(), 400, 12);
+    let look_alikes = fleet_alarms(&worlds()[7], 0.01, 100, 13);
+    eprintln!("three replicas: quiet {quiet:?} of 400, look-alikes {look_alikes:?} of 100");
+    assert!(quiet[0] <= 20, "{quiet:?}");
+    assert!(look_alikes[1] < look_alikes[0], "{look_alikes:?}");
 }

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use crate::CalibrationError;
 use crate::adjustment::Adjustment;
 use crate::decision::Threshold;
+use crate::estimate::FarEstimate;
 use crate::evaluate::{Errors, TradeOff, evaluate, trade_off};
 use crate::policy::{CalibrationTarget, Choice, ChoiceBasis, choose};
 use crate::rates::recorded;
@@ -18,9 +19,9 @@ mod text;
 
 pub use record::{
     Binding, Content, GrowthAllowed, HeldOutRates, IndexMisses, MeasuredRates, Metric, Policy,
-    Promise, RatePoint, ThresholdEvidence, TrialCounts,
+    Promise, RatePoint, ThresholdEvidence, TrialCounts, TurnoverAllowed,
 };
-use text::assumptions;
+use text::{GalleryRoom, assumptions};
 
 /// The format of the JSON that is written.
 const FORMAT: u64 = 1;
@@ -43,7 +44,7 @@ pub struct OperatingPoint {
 pub struct PointPlan {
     /// The time, RFC 3339.
     pub created: String,
-    /// What to promise, or to aim at.
+    /// What to promise, or to aim at. The choice may be for less, which leaves room.
     pub target: CalibrationTarget,
     /// The seed of the draw of one probe for each label.
     pub seed: u64,
@@ -55,6 +56,8 @@ pub struct PointPlan {
     pub held_out: Option<HeldOutRates>,
     /// The growth of the gallery that is allowed for.
     pub growth: Option<GrowthAllowed>,
+    /// The turnover of the gallery that is allowed for.
+    pub turnover: Option<TurnoverAllowed>,
     /// The index against exact search.
     pub index_check: Option<IndexMisses>,
     /// What is held against the threshold, if that is not the plain similarity.
@@ -98,7 +101,12 @@ impl OperatingPoint {
             never_enrolled: trials.non_mated_tally(StrangerOrigin::NeverEnrolled),
             left_out: trials.non_mated_tally(StrangerOrigin::LeftOut),
         };
-        let (promise, evidence) = grounds(choice);
+        let (promise, evidence) = grounds(choice, plan.target);
+        let room = GalleryRoom {
+            items: plan.binding.gallery_items,
+            growth: plan.growth,
+            asked: plan.target,
+        };
         let point = Self::seal(Content {
             created: plan.created,
             policy: Policy::of(choice),
@@ -115,15 +123,12 @@ impl OperatingPoint {
             seed: plan.seed,
             calibration_digest: trials.digest(),
             software: plan.software,
-            assumptions: [
-                assumptions(choice, &plan.binding, counts, plan.growth),
-                plan.remarks,
-            ]
-            .concat(),
+            assumptions: [assumptions(choice, counts, room), plan.remarks].concat(),
             adjustment: plan.adjustment,
             binding: plan.binding,
             held_out: plan.held_out,
             growth: plan.growth,
+            turnover: plan.turnover,
             index_check: plan.index_check,
             curve: thinned(&trade_off(trials)),
         })?;
@@ -255,12 +260,15 @@ impl OperatingPoint {
     }
 }
 
-/// What stands behind a choice, as it is recorded.
-fn grounds(choice: &Choice) -> (Option<Promise>, Option<ThresholdEvidence>) {
+/// What stands behind a choice, as it is recorded: for what was asked, where it was made for less.
+fn grounds(
+    choice: &Choice,
+    asked: CalibrationTarget,
+) -> (Option<Promise>, Option<ThresholdEvidence>) {
     match choice.basis {
         ChoiceBasis::Far(certificate) => {
             let promise = Promise {
-                target: certificate.target,
+                target: asked.far().unwrap_or(certificate.target),
                 far_bound: certificate.far_bound,
                 independent_trials: certificate.independent_trials,
                 allowed: certificate.allowed,
@@ -269,6 +277,8 @@ fn grounds(choice: &Choice) -> (Option<Promise>, Option<ThresholdEvidence>) {
             (Some(promise), None)
         }
         ChoiceBasis::FarEstimated(estimate) => {
+            let target = asked.far().unwrap_or(estimate.target);
+            let estimate = FarEstimate { target, ..estimate };
             (None, Some(ThresholdEvidence::FarEstimated(estimate)))
         }
         ChoiceBasis::Frr(certificate) => (None, Some(ThresholdEvidence::Frr(certificate))),
@@ -365,6 +375,7 @@ mod tests {
             software: "matchpoint 0.1.0".into(),
             held_out: None,
             growth: None,
+            turnover: None,
             index_check: None,
             adjustment: None,
             remarks: Vec::new(),
@@ -431,6 +442,36 @@ mod tests {
         assert_eq!(point.content().measured.frr, None);
         let last = point.content().assumptions.last().unwrap();
         assert!(last.starts_with("30 of the stranger labels"), "{last}");
+        let json = point.to_json().unwrap();
+        assert_eq!(OperatingPoint::parse(json.as_bytes()).unwrap(), point);
+    }
+
+    #[test]
+    fn a_threshold_that_was_tightened_for_turnover_keeps_the_target_that_was_asked_for() {
+        let asked = TargetFar::new(0.1, 0.9).unwrap();
+        let trials = trials(30, false, 0.013);
+        let target = CalibrationTarget::Far(asked);
+        let tightened = TargetFar::new(0.0913, 0.9).unwrap();
+        let choice = choose(target.for_far(tightened), &trials, 1).unwrap();
+        let plan = PointPlan {
+            turnover: Some(TurnoverAllowed {
+                items: 44,
+                far_today: 0.0913,
+            }),
+            ..plan(0.1)
+        };
+        let point = OperatingPoint::chosen(&choice, &trials, plan).unwrap();
+        let content = point.content();
+        assert_eq!(content.target_far(), Some(asked));
+        assert_eq!(content.turnover.unwrap().items, 44);
+        // With no accept among 30 the bound is 0.0739, which leaves room for 14 items.
+        assert_eq!(content.covered_items(), 54);
+        assert!(
+            content
+                .assumptions
+                .iter()
+                .any(|one| one.contains("14 others"))
+        );
         let json = point.to_json().unwrap();
         assert_eq!(OperatingPoint::parse(json.as_bytes()).unwrap(), point);
     }

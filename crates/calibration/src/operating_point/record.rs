@@ -54,6 +54,10 @@ pub struct Content {
     /// The growth of the gallery that was allowed for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub growth: Option<GrowthAllowed>,
+    /// What may be added or exchanged without an end of the promise, where the threshold was tightened for
+    /// it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turnover: Option<TurnoverAllowed>,
     /// What is held against the threshold, if that is not the plain similarity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adjustment: Option<Adjustment>,
@@ -181,6 +185,16 @@ pub struct GrowthAllowed {
     /// The FAR that was asked for at that size. The target of the policy is the tighter one that
     /// today's size needs for it.
     pub target_far: f64,
+}
+
+/// Ordinary turnover of a gallery, and what the threshold was tightened to for it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TurnoverAllowed {
+    /// The number of items, those of the calibration and those added since, that was allowed for.
+    pub items: u64,
+    /// The FAR that the threshold was chosen for today, so that the target is met with so many.
+    pub far_today: f64,
 }
 
 /// The index against exact search.

@@ -1,8 +1,9 @@
 //! An operating point in words: what its threshold is for, and what that assumes.
 
-use super::record::{Binding, Content, GrowthAllowed, ThresholdEvidence, TrialCounts};
-use crate::growth::GROWTH_ASSUMPTION;
-use crate::policy::{CalibrationTarget, Choice};
+use super::record::{Content, GrowthAllowed, ThresholdEvidence, TrialCounts};
+use crate::certify::TargetFar;
+use crate::growth::{GROWTH_ASSUMPTION, items_within};
+use crate::policy::{CalibrationTarget, Choice, ChoiceBasis};
 use crate::rates::Confidence;
 
 impl Content {
@@ -52,33 +53,14 @@ impl Content {
 }
 
 /// What the promise rests on beyond the trials: whole sentences.
-pub(super) fn assumptions(
-    choice: &Choice,
-    binding: &Binding,
-    counts: TrialCounts,
-    growth: Option<GrowthAllowed>,
-) -> Vec<String> {
+pub(super) fn assumptions(choice: &Choice, counts: TrialCounts, room: GalleryRoom) -> Vec<String> {
     let mut all = vec![
         "Live searches are exchangeable with those of the calibration: the same kind of subjects, \
          the same kind of images, none chosen because of how they score."
             .to_owned(),
     ];
     all.extend(choice.assumptions.iter().cloned());
-    all.push(match growth {
-        None => format!(
-            "The gallery holds at most the {} items that it was calibrated with. FAR grows with \
-             the gallery; growth beyond that voids the promise.",
-            binding.gallery_items
-        ),
-        Some(growth) => format!(
-            "The threshold was tightened for a gallery that grows from {} to {} items, so that FAR \
-             stays at most {} there: {}",
-            binding.gallery_items,
-            growth.items,
-            percent(growth.target_far),
-            GROWTH_ASSUMPTION,
-        ),
-    });
+    all.push(room.describe(choice));
     all.push("Model, preprocessing and index are those of the binding.".to_owned());
     if 0 < counts.left_out.labels && !matches!(choice.target, CalibrationTarget::Frr(_)) {
         all.push(format!(
@@ -91,6 +73,57 @@ pub(super) fn assumptions(
         ));
     }
     all
+}
+
+/// What may become of the gallery.
+#[derive(Clone, Copy)]
+pub(super) struct GalleryRoom {
+    /// Items of the calibration.
+    pub(super) items: u64,
+    /// The growth that was allowed for.
+    pub(super) growth: Option<GrowthAllowed>,
+    /// What was asked for.
+    pub(super) asked: CalibrationTarget,
+}
+
+impl GalleryRoom {
+    fn describe(self, choice: &Choice) -> String {
+        let Self {
+            items,
+            growth,
+            asked,
+        } = self;
+        if let Some(growth) = growth {
+            return format!(
+                "The threshold was tightened for a gallery that grows from {items} to {} items, so that FAR \
+                 stays at most {} there: {GROWTH_ASSUMPTION}",
+                growth.items,
+                percent(growth.target_far),
+            );
+        }
+        let bound = match choice.basis {
+            ChoiceBasis::Far(certificate) => certificate.far_bound,
+            ChoiceBasis::FarEstimated(estimate) => estimate.far_upper,
+            ChoiceBasis::Frr(_) => {
+                return format!(
+                    "The gallery holds the {items} items of the calibration. Each that is removed or changed counts \
+                     as a label that is missed from then on; what is added can come before a mate."
+                );
+            }
+            ChoiceBasis::EqualError(_) | ChoiceBasis::Cost(_) => {
+                return format!(
+                    "The gallery holds the {items} items of the calibration, and no others: FAR grows with what is \
+                     added or exchanged."
+                );
+            }
+        };
+        let limit = asked.far().map_or(bound, TargetFar::far);
+        let others = items_within(items, bound, limit).saturating_sub(items);
+        format!(
+            "The gallery holds the {items} items of the calibration, and at most {others} others: beyond that the \
+             bound on FAR, which grows with what is added or exchanged, leaves the target: {GROWTH_ASSUMPTION}"
+        )
+    }
 }
 
 fn percent(share: f64) -> String {

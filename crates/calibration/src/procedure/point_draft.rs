@@ -5,9 +5,11 @@ use crate::CalibrationError;
 use crate::adjustment::Adjustment;
 use crate::analysis::crowded::CrowdedStrangers;
 use crate::analysis::strangers::UnnamedStrangers;
+use crate::certify::TargetFar;
+use crate::growth::{Growth, ahead_of_growth};
 use crate::held_out::{Folds, HeldOut, cross_fit};
 use crate::operating_point::{
-    Binding, GrowthAllowed, HeldOutRates, IndexMisses, OperatingPoint, PointPlan,
+    Binding, GrowthAllowed, HeldOutRates, IndexMisses, OperatingPoint, PointPlan, TurnoverAllowed,
 };
 use crate::policy::{CalibrationTarget, Choice, choose};
 use crate::trials::Trials;
@@ -68,9 +70,13 @@ pub struct PointDraft {
     binding: Binding,
     target: CalibrationTarget,
     growth: Option<GrowthAllowed>,
+    turnover: Option<TurnoverAllowed>,
     seed: u64,
     assured: Assured,
 }
+
+/// One in so many items is added or exchanged by ordinary use before somebody calibrates again.
+const TURNOVER_ONE_IN: u64 = 10;
 
 impl PointDraft {
     /// Begins with what was searched; `created` is the time, RFC 3339.
@@ -88,16 +94,49 @@ impl PointDraft {
             binding,
             target,
             growth,
+            turnover: None,
             seed: settings.seed,
             assured: settings.assured,
         })
     }
 
+    /// The same, with room for ordinary turnover of a gallery that is served: a tenth of its items, and at
+    /// least one, can be added or exchanged before the bound leaves the target. `None` where no FAR is
+    /// asked for, growth is allowed for already, or so low a target cannot be tightened.
+    ///
+    /// It takes a tenth more labels of strangers at the least, and where there are more a threshold
+    /// that is a little higher.
+    #[must_use]
+    pub fn with_room(&self) -> Option<Self> {
+        let (now, far) = (self.binding.gallery_items, self.target.far()?);
+        let items = now.saturating_add((now / TURNOVER_ONE_IN).max(1));
+        let growth = Growth {
+            items_now: now,
+            items_later: items,
+        };
+        let tightened = ahead_of_growth(far, growth).ok();
+        let tightened = tightened.filter(|_| self.growth.is_none())?;
+        Some(Self {
+            turnover: Some(TurnoverAllowed {
+                items,
+                far_today: tightened.far(),
+            }),
+            ..self.clone()
+        })
+    }
+
     /// What to choose for: the target that was asked for, or the tighter one that the gallery needs
-    /// today so that it holds once the gallery has grown.
+    /// today so that it holds once the gallery has grown, or changed.
     #[must_use]
     pub fn target(&self) -> CalibrationTarget {
-        self.target
+        let tightened = self
+            .turnover
+            .zip(self.target.far())
+            .and_then(|(room, far)| {
+                // Made from this very target.
+                TargetFar::new(room.far_today, far.confidence().get()).ok()
+            });
+        tightened.map_or(self.target, |far| self.target.for_far(far))
     }
 
     /// The operating point.
@@ -118,10 +157,98 @@ impl PointDraft {
             software: SOFTWARE.to_owned(),
             held_out: Some(HeldOutRates::of(held_out, from.trials)),
             growth: self.growth,
+            turnover: self.turnover,
             index_check: from.index_check,
             adjustment: from.adjustment,
             remarks,
         };
         OperatingPoint::chosen(choice, from.trials, plan)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operating_point::Metric;
+    use crate::trials::{NonMatedSearch, StrangerOrigin};
+    use matchpoint_vector::Similarity;
+
+    fn draft(far: f64, items: u64, grow_to_items: Option<u64>) -> PointDraft {
+        let settings = ThresholdSettings {
+            target: CalibrationTarget::Far(TargetFar::new(far, 0.95).unwrap()),
+            seed: 1,
+            grow_to_items,
+            assured: Assured::default(),
+        };
+        let binding = Binding {
+            model_fingerprint: "mf-1".to_owned(),
+            model_name: "toy".to_owned(),
+            gallery_id: "g-1".to_owned(),
+            gallery_digest: "00ff".to_owned(),
+            gallery_items: items,
+            gallery_labels: items,
+            index: "exact".to_owned(),
+            metric: Metric::Cosine,
+        };
+        PointDraft::new(&settings, binding, "2026-01-02T03:04:05Z".to_owned()).unwrap()
+    }
+
+    fn trials(strangers: u16) -> Trials {
+        let searches = (0..strangers).map(|number| NonMatedSearch {
+            label: format!("stranger {number}"),
+            probe: format!("picture {number}"),
+            top_score: Similarity::new(f32::from(number) / 4_000.0),
+            origin: StrangerOrigin::NeverEnrolled,
+        });
+        Trials::new(Vec::new(), searches.collect()).unwrap()
+    }
+
+    /// Items that can be added before the bound leaves the target.
+    fn room(draft: PointDraft, strangers: u16) -> u64 {
+        let trials = trials(strangers);
+        let chosen = ChosenThreshold::on(&trials, draft.target(), 1).unwrap();
+        let from = PointTrials {
+            chosen: &chosen,
+            trials: &trials,
+            adjustment: None,
+            index_check: None,
+            unnamed: None,
+            crowded: None,
+            remarks: Vec::new(),
+        };
+        let point = draft.point(from).unwrap();
+        let content = point.content();
+        content.covered_items() - content.binding.gallery_items
+    }
+
+    #[test]
+    fn a_tenth_of_the_items_and_at_least_one_can_be_added_whatever_the_labels_allow() {
+        for strangers in [340, 400, 999, 1_500, 3_000] {
+            // One item more is a third of three, which takes 398 labels.
+            let few = (398 < strangers).then_some(3);
+            for items in [36, 1_000, 100_000].into_iter().chain(few) {
+                let found = room(draft(0.01, items, None).with_room().unwrap(), strangers);
+                assert!(
+                    (items / 10).max(1) <= found,
+                    "{strangers}, {items}: {found}"
+                );
+            }
+        }
+        // Without it, the least number of labels leaves room for hardly any.
+        let least = room(draft(0.01, 1_000, None), 299);
+        assert!(least <= 3, "{least}");
+    }
+
+    #[test]
+    fn room_takes_a_tenth_more_labels_at_the_least_and_is_not_for_growth_or_other_policies() {
+        let roomy = draft(0.01, 1_000, None).with_room().unwrap();
+        assert!(ChosenThreshold::on(&trials(327), roomy.target(), 1).is_err());
+        assert!(ChosenThreshold::on(&trials(328), roomy.target(), 1).is_ok());
+        assert!(draft(0.01, 1_000, Some(5_000)).with_room().is_none());
+        let equal = PointDraft {
+            target: CalibrationTarget::EqualError,
+            ..draft(0.01, 1_000, None)
+        };
+        assert!(equal.with_room().is_none());
     }
 }

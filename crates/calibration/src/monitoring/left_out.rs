@@ -1,0 +1,267 @@
+//! Searches of today's gallery for its own items, each with its label left out: whatever they accept is
+//! wrong.
+//!
+//! They need nobody's labels and no picture, and see what the size of the gallery does not tell: that
+//! what was added is like what there is. They are of labels like those that are enrolled, which may be
+//! more alike than strangers are, so they are held against the first time under the operating point too.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::drift::{DriftVerdict, Finding, FindingSubject, percent};
+use crate::rates::{Confidence, Interval, Rate};
+
+/// One item, searched for with its label left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOutSearch {
+    /// The item's label.
+    pub label: String,
+    /// The label that it was accepted as; `None` if it was rejected.
+    pub accepted_as: Option<String>,
+}
+
+/// The share of them that was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeftOutRate {
+    /// Searches, one for each label of the sample.
+    pub searches: u64,
+    /// Those of them that were accepted.
+    pub accepted: u64,
+    /// Their share, in [0, 1].
+    pub estimate: f64,
+    /// Its interval, over groups of labels that are taken for each other.
+    pub interval: Interval,
+}
+
+impl LeftOutRate {
+    /// Counts them; `None` without any. Two labels of the sample that are taken for each other are accepted
+    /// both or neither, so that they, and whatever else they are linked to, are one trial.
+    #[must_use]
+    pub fn of(searches: &[LeftOutSearch]) -> Option<Self> {
+        let groups = groups(searches);
+        let names: Vec<String> = groups.iter().map(usize::to_string).collect();
+        let outcomes = names.iter().map(String::as_str).zip(searches);
+        let outcomes: Vec<(&str, bool)> = outcomes
+            .map(|(group, search)| (group, search.accepted_as.is_some()))
+            .collect();
+        let rate = Rate::over_labels(&outcomes, Confidence::DISPLAY)?;
+        Some(Self {
+            searches: rate.count.trials(),
+            accepted: rate.count.events(),
+            estimate: rate.estimate,
+            interval: rate.interval,
+        })
+    }
+}
+
+/// For each search the number of its group: the first search that it is linked to.
+fn groups(searches: &[LeftOutSearch]) -> Vec<usize> {
+    let places: BTreeMap<&str, usize> = searches
+        .iter()
+        .zip(0..)
+        .map(|(search, place)| (search.label.as_str(), place))
+        .collect();
+    let mut first: Vec<usize> = (0..searches.len()).collect();
+    for (place, search) in searches.iter().enumerate() {
+        let other = search.accepted_as.as_deref();
+        if let Some(&other) = other.and_then(|label| places.get(label)) {
+            let (a, b) = (root(&first, place), root(&first, other));
+            if let Some(slot) = first.get_mut(a.max(b)) {
+                *slot = a.min(b);
+            }
+        }
+    }
+    (0..searches.len())
+        .map(|place| root(&first, place))
+        .collect()
+}
+
+fn root(first: &[usize], mut place: usize) -> usize {
+    while let Some(&next) = first.get(place).filter(|next| **next != place) {
+        place = next;
+    }
+    place
+}
+
+/// Today's share, and what it is held against.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LeftOutStanding {
+    /// Today.
+    pub now: LeftOutRate,
+    /// The first time under the operating point, if all of its items were there then.
+    pub first: Option<LeftOutRate>,
+    /// The FAR that it is made for, if there is one.
+    pub target_far: Option<f64>,
+}
+
+impl LeftOutStanding {
+    /// What must not be exceeded: the target FAR, or what labels like these came to at first, whichever
+    /// is higher. `None` if neither is known.
+    #[must_use]
+    pub fn limit(&self) -> Option<f64> {
+        let first = self.first.map(|first| first.interval.upper);
+        match (self.target_far, first) {
+            (Some(target), Some(first)) => Some(target.max(first)),
+            (target, first) => target.or(first),
+        }
+    }
+
+    /// Whether the lower end of today's interval is above the limit.
+    #[must_use]
+    pub fn exceeds(&self) -> bool {
+        let lower = self.now.interval.lower;
+        self.limit().is_some_and(|limit| limit < lower)
+    }
+
+    /// What it says in words.
+    #[must_use]
+    pub fn finding(&self) -> Finding {
+        let Self { now, first, .. } = self;
+        let exceeds = self.exceeds();
+        let against = match (self.limit(), exceeds) {
+            (Some(limit), true) => format!(
+                "; more than {}, the higher of its target and of what it came to at first",
+                percent(limit)
+            ),
+            _ => first.map_or_else(String::new, |first| {
+                format!("; at first {}", percent(first.estimate))
+            }),
+        };
+        Finding {
+            subject: FindingSubject::Gallery,
+            verdict: if exceeds {
+                DriftVerdict::Warning
+            } else {
+                DriftVerdict::Note
+            },
+            says: format!(
+                "Of {} labels of today's gallery, each searched for by an item of it with its label left out, {} are accepted as another: {} ({} to {}){against}.",
+                now.searches,
+                now.accepted,
+                percent(now.estimate),
+                percent(now.interval.lower),
+                percent(now.interval.upper),
+            ),
+            next: if exceeds {
+                "What was enrolled looks like what there is: one thing under two labels, wrong labels, or look-alikes. The report names them; mend these, and recalibrate on today's gallery.".to_owned()
+            } else {
+                String::new()
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::binomial::real;
+
+    fn search(label: usize, accepted_as: Option<usize>) -> LeftOutSearch {
+        LeftOutSearch {
+            label: label.to_string(),
+            accepted_as: accepted_as.map(|other| other.to_string()),
+        }
+    }
+
+    fn standing(now: LeftOutRate, first: Option<LeftOutRate>, target: f64) -> LeftOutStanding {
+        LeftOutStanding {
+            now,
+            first,
+            target_far: Some(target),
+        }
+    }
+
+    #[test]
+    fn labels_that_are_taken_for_each_other_are_one_trial() {
+        let single: Vec<LeftOutSearch> = (0..100)
+            .map(|n| search(n, (n < 10).then_some(1_000 + n)))
+            .collect();
+        let pairs: Vec<LeftOutSearch> = (0..100)
+            .map(|n| search(n, (n < 10).then_some(n ^ 1)))
+            .collect();
+        let chain: Vec<LeftOutSearch> = (0..100)
+            .map(|n| search(n, (n < 10).then_some((n + 1) % 10)))
+            .collect();
+        let [single, pairs, chain] =
+            [single, pairs, chain].map(|all| LeftOutRate::of(&all).unwrap());
+        assert_eq!((single.searches, single.accepted), (100, 10));
+        assert_eq!((pairs.accepted, chain.accepted), (10, 10));
+        assert!(single.interval.upper < pairs.interval.upper);
+        assert!(pairs.interval.upper < chain.interval.upper);
+        assert_eq!(LeftOutRate::of(&[]), None);
+    }
+
+    #[test]
+    fn what_was_so_at_first_is_told_and_no_warning_unless_it_is_above_the_target_for_want_of_a_first()
+     {
+        let of = |accepted: usize| {
+            let all = (0..200).map(|n| search(n, (n < accepted).then_some(1_000 + n)));
+            LeftOutRate::of(&all.collect::<Vec<_>>()).unwrap()
+        };
+        let before = standing(of(40), Some(of(40)), 0.05);
+        assert!(!before.exceeds());
+        assert!(before.finding().says.contains("at first 20 %"));
+        assert!(standing(of(90), Some(of(40)), 0.05).exceeds());
+        let unknown = standing(of(40), None, 0.05);
+        assert!(unknown.exceeds());
+        assert_eq!(unknown.finding().verdict, DriftVerdict::Warning);
+        assert!(!standing(of(0), None, 0.05).exceeds());
+        let nothing = LeftOutStanding {
+            target_far: None,
+            ..unknown
+        };
+        assert_eq!((nothing.limit(), nothing.exceeds()), (None, false));
+    }
+
+    /// A stream of uniform numbers.
+    struct Uniform(u64);
+
+    impl Uniform {
+        fn next(&mut self) -> f64 {
+            (real(crate::splitmix64::next(&mut self.0) >> 11) + 0.5) * 2.0_f64.powi(-53)
+        }
+
+        /// A round over a gallery in which each label is accepted with a probability, `pairs` of them as
+        /// each other.
+        fn round(&mut self, far: f64, pairs: bool) -> LeftOutRate {
+            let mut all = Vec::new();
+            for label in (0..400).step_by(if pairs { 2 } else { 1 }) {
+                let accepted = self.next() < far;
+                if pairs {
+                    all.push(search(label, accepted.then_some(label + 1)));
+                    all.push(search(label + 1, accepted.then_some(label)));
+                } else {
+                    all.push(search(label, accepted.then_some(9_000)));
+                }
+            }
+            LeftOutRate::of(&all).unwrap()
+        }
+    }
+
+    /// Once a day for a month, everything in the gallery exchanged for others of the same kind each time.
+    #[test]
+    #[expect(clippy::print_stderr, reason = "the figures of docs/monitoring.md")]
+    fn turnover_by_items_of_the_same_kind_raises_few_warnings_and_look_alikes_raise_one() {
+        let mut random = Uniform(3);
+        for (far, pairs) in [(0.03, false), (0.10, false), (0.03, true), (0.10, true)] {
+            let stories = 200;
+            let mut warned = 0;
+            for _ in 0..stories {
+                let first = random.round(far, pairs);
+                warned += u32::from(
+                    (0..30)
+                        .any(|_| standing(random.round(far, pairs), Some(first), 0.05).exceeds()),
+                );
+            }
+            eprintln!(
+                "accepted {far}, in pairs {pairs}: {warned} of {stories} months with a warning"
+            );
+            assert!(warned <= stories / 10, "{far}: {warned}");
+        }
+        // A FAR of 36 %, as where the emoji of a gallery were all exchanged for others.
+        let first = random.round(0.03, false);
+        assert!((0..100).all(|_| standing(random.round(0.36, true), Some(first), 0.05).exceeds()));
+    }
+}
