@@ -92,7 +92,7 @@ impl DriftArgs {
             DriftCommand::Reset(reset) => return reset.run(),
         };
         if !servers.is_empty() {
-            let asked = FleetReport::of(&servers, &at.deployment);
+            let asked = FleetReport::of(&servers, &at);
             let found = super::runtime::single_threaded()?.block_on(asked)?;
             Output::new(at.json).result(&found, FleetReport::text)?;
             return Ok(Exit::Done);

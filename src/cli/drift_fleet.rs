@@ -2,13 +2,13 @@
 
 use serde::Serialize;
 
+use super::audit::Where;
 use super::exit::{Exit, fail};
 use super::output::percent;
 use crate::telemetry::escaped;
 use matchpoint_calibration::monitoring::fleet::{
     FleetEvidence, FleetRate, ReplicaEvidence, ReplicaRate,
 };
-use matchpoint_client::Client;
 use matchpoint_client::proto::{AuditedRate, Evidence, GetDriftResponse};
 
 /// What several servers say together.
@@ -41,11 +41,11 @@ struct Replica {
 
 impl FleetReport {
     /// Asks all servers.
-    pub(super) async fn of(servers: &[String], deployment: &str) -> anyhow::Result<Self> {
+    pub(super) async fn of(servers: &[String], at: &Where) -> anyhow::Result<Self> {
         let mut replicas = Vec::with_capacity(servers.len());
         for server in servers {
-            let client = Client::connect(server).await?;
-            let report = client.drift(deployment, "").await?;
+            let client = at.server.of_another(server).connect().await?;
+            let report = client.drift(&at.deployment, "").await?;
             replicas.push(Replica {
                 server: server.clone(),
                 report,

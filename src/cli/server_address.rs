@@ -58,6 +58,14 @@ pub(super) struct ServerAddress {
 }
 
 impl ServerAddress {
+    /// Another server, which is shown the same.
+    pub(super) fn of_another(&self, server: &str) -> Self {
+        Self {
+            server: server.to_owned(),
+            ..self.clone()
+        }
+    }
+
     /// Connects to it.
     pub(super) async fn connect(&self) -> anyhow::Result<Client> {
         Ok(Client::connect_as(&self.server, &self.credentials()?).await?)
