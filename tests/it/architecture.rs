@@ -63,6 +63,12 @@ const ROOMS: &[Room] = &[
         "monitoring",
         &["calibration", "vector"],
     ),
+    room(
+        "adapt",
+        "adapt",
+        "",
+        &["calibration", "analysis", "vector", "kernels"],
+    ),
     room("arrays", "arrays", "", &[]),
     room("report", "report", "", &["calibration"]),
     room("client", "client", "", &[]),
@@ -99,6 +105,7 @@ const ROOMS: &[Room] = &[
         "matchpoint",
         "deployment",
         &[
+            "adapt",
             "embed",
             "pixels",
             "gallery",
@@ -157,6 +164,7 @@ const ROOMS: &[Room] = &[
             "analysis",
             "procedure",
             "monitoring",
+            "adapt",
             "arrays",
             "report",
             "embed",
@@ -199,7 +207,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("indicatif::", &["cli"]),
     ("glob::", &["cli"]),
     ("csv::", &["cli"]),
-    ("rayon::", &["analysis", "index", "gallery"]),
+    ("rayon::", &["adapt", "analysis", "index", "gallery"]),
     ("matrixmultiply::", &["kernels"]),
     ("memmap2::", &["kernels"]),
     ("rustix::", &["deployment"]),
@@ -336,6 +344,7 @@ fn the_pure_core_does_no_input_or_output() {
         "analysis",
         "procedure",
         "monitoring",
+        "adapt",
         "report",
     ];
     let words = [

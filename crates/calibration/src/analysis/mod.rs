@@ -27,7 +27,7 @@ pub mod remedy;
 pub mod remedy_comparison;
 pub mod remedy_measured;
 pub mod remedy_verdict;
-mod rng;
+pub mod rng;
 pub mod score_curve;
 pub mod score_histogram;
 pub mod strangers;

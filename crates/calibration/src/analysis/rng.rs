@@ -4,29 +4,30 @@ use crate::splitmix64::{mixed, next};
 
 /// A stream of numbers: splitmix64 (Steele, Lea and Flood 2014). The same on every machine.
 #[derive(Clone, Debug)]
-pub(super) struct SeededRng(u64);
+pub struct SeededRng(u64);
 
 impl SeededRng {
     /// The stream with the number `stream` of a seed; streams of one seed do not overlap in
     /// any run that can be awaited.
-    pub(super) fn new(seed: u64, stream: u64) -> Self {
+    #[must_use]
+    pub fn new(seed: u64, stream: u64) -> Self {
         Self(mixed(seed) ^ mixed(!stream))
     }
 
     /// The next 64 bits.
-    pub(super) fn bits(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         next(&mut self.0)
     }
 
     /// A number below `count`, each as likely as the others to one part in 2^64 / `count`; zero
     /// if there is none.
-    pub(super) fn below(&mut self, count: usize) -> usize {
+    pub fn below(&mut self, count: usize) -> usize {
         let scaled = (u128::from(self.bits()) * count as u128) >> 64;
         usize::try_from(scaled).unwrap_or(0)
     }
 
     /// Puts `items` in a random order (Fisher and Yates).
-    pub(super) fn shuffle<T>(&mut self, items: &mut [T]) {
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last + 1));
         }

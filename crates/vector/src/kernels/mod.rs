@@ -6,6 +6,7 @@
 
 pub mod int8;
 pub mod map;
+pub mod matrix;
 pub mod resample;
 
 /// Independent partial sums; sixteen `f32` fill one AVX-512 register or two AVX2 registers.

@@ -1,0 +1,190 @@
+//! The head: what is done to an embedding of unit length before it is compared.
+
+use base16ct::lower::encode_string;
+use matchpoint_vector::{Embedding, NotAnEmbedding};
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::dense::{Dense, dot};
+use super::error::AdaptError;
+use super::labelled_rows::LabelledRows;
+
+/// Rows that are mapped at a time: few enough to keep their products small.
+const ROWS: usize = 2_048;
+
+/// A linear map and what is added to it; the result is scaled to unit length.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Head {
+    from: usize,
+    /// `to` rows of `from` weights.
+    weights: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Head {
+    /// `matrix * (x - centre)`.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "rounded to the precision of embeddings"
+    )]
+    pub(super) fn of(matrix: &Dense, centre: &[f64]) -> Option<Self> {
+        let rows = matrix.values.chunks(matrix.columns);
+        let head = Self {
+            from: matrix.columns,
+            weights: matrix.values.iter().map(|value| *value as f32).collect(),
+            bias: rows.map(|row| -dot(row, centre) as f32).collect(),
+        };
+        head.is_finite().then_some(head)
+    }
+
+    fn is_finite(&self) -> bool {
+        self.weights
+            .iter()
+            .chain(&self.bias)
+            .all(|value| value.is_finite())
+    }
+
+    /// Takes its bytes apart again; see [`Self::to_bytes`].
+    ///
+    /// # Errors
+    /// Another number of bytes than of weights, or a number that is none.
+    pub fn from_bytes(bytes: &[u8], from: usize, to: usize) -> Result<Self, AdaptError> {
+        let wrong = |problem: String| AdaptError::Stored { problem };
+        let expected = from.checked_add(1).and_then(|row| row.checked_mul(to));
+        let (values, rest) = bytes.as_chunks::<4>();
+        if expected != Some(values.len()) || !rest.is_empty() || from == 0 || to == 0 {
+            let found = bytes.len();
+            return Err(wrong(format!(
+                "{found} bytes are not {to} rows of {from} weights and as many numbers to add, of 4 bytes each"
+            )));
+        }
+        let mut weights: Vec<f32> = values
+            .iter()
+            .map(|value| f32::from_le_bytes(*value))
+            .collect();
+        let bias = weights.split_off(from * to);
+        let head = Self {
+            from,
+            weights,
+            bias,
+        };
+        if !head.is_finite() {
+            return Err(wrong("a weight is not a finite number".to_owned()));
+        }
+        Ok(head)
+    }
+
+    /// Its weights row by row, then what is added, as little-endian `f32`.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let values = self.weights.iter().chain(&self.bias);
+        values.flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    /// Components that it takes.
+    #[must_use]
+    pub fn from(&self) -> usize {
+        self.from
+    }
+
+    /// Components that it gives.
+    #[must_use]
+    pub fn to(&self) -> usize {
+        self.bias.len()
+    }
+
+    /// Its weights, a row for each component that it gives.
+    #[must_use]
+    pub fn weights(&self) -> &[f32] {
+        &self.weights
+    }
+
+    /// What is added to each component.
+    #[must_use]
+    pub fn bias(&self) -> &[f32] {
+        &self.bias
+    }
+
+    /// What becomes of a vector of unit length.
+    ///
+    /// # Errors
+    /// A vector that it maps to zero, of which no direction is left.
+    pub fn apply(&self, unit: &[f32]) -> Result<Embedding, NotAnEmbedding> {
+        let wide: Vec<f64> = unit.iter().map(|value| f64::from(*value)).collect();
+        let row = |(row, bias): (&[f32], &f32)| {
+            let products = row.iter().zip(&wide);
+            products.fold(f64::from(*bias), |sum, (weight, value)| {
+                sum + f64::from(*weight) * value
+            })
+        };
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "rounded to the precision of embeddings"
+        )]
+        let mapped = self
+            .weights
+            .chunks(self.from)
+            .zip(&self.bias)
+            .map(|one| row(one) as f32);
+        Embedding::normalise(mapped.collect())
+    }
+
+    /// The same for many rows, on all cores.
+    ///
+    /// # Errors
+    /// Rows of another dimension, and one that it maps to zero.
+    pub fn apply_to(&self, rows: &LabelledRows) -> Result<LabelledRows, AdaptError> {
+        let (expected, found) = (self.from, rows.dimension());
+        if expected != found {
+            return Err(AdaptError::Dimension { expected, found });
+        }
+        let weights = Dense {
+            columns: self.from,
+            values: self.weights.iter().map(|value| f64::from(*value)).collect(),
+        };
+        let mut mapped = vec![0.0_f32; rows.len() * self.to()];
+        let zero = vec![0.0; self.from];
+        let chunks = rows.vectors().chunks(ROWS * self.from).enumerate();
+        for ((chunk, vectors), into) in chunks.zip(mapped.chunks_mut(ROWS * self.to())) {
+            let products = Dense::mapped(vectors, &zero, &weights);
+            let rows = products
+                .values
+                .par_chunks(self.to())
+                .zip(into.par_chunks_mut(self.to()));
+            let failed = rows.enumerate().find_map_first(|(row, (product, into))| {
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    reason = "rounded to the precision of embeddings"
+                )]
+                let moved = product
+                    .iter()
+                    .zip(&self.bias)
+                    .map(|(value, bias)| (value + f64::from(*bias)) as f32);
+                match Embedding::normalise(moved.collect()) {
+                    Ok(unit) => {
+                        into.copy_from_slice(unit.as_slice());
+                        None
+                    }
+                    Err(problem) => Some(AdaptError::Row {
+                        row: chunk * ROWS + row,
+                        problem: problem.to_string(),
+                    }),
+                }
+            });
+            if let Some(error) = failed {
+                return Err(error);
+            }
+        }
+        Ok(rows.with_vectors(self.to(), mapped))
+    }
+}
+
+/// SHA-256 over the components of a vector of unit length, in 64 hex digits: what a vector is known by.
+#[must_use]
+pub fn vector_sha256(unit: &[f32]) -> String {
+    let mut hash = Sha256::new();
+    for value in unit {
+        hash.update(value.to_le_bytes());
+    }
+    encode_string(&hash.finalize())
+}

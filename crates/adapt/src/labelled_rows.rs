@@ -1,0 +1,140 @@
+//! Embeddings with their labels: what heads are fitted to and judged by.
+
+use matchpoint_calibration::analysis::embeddings::Embeddings;
+use matchpoint_vector::Embedding;
+
+use super::error::AdaptError;
+
+/// Rows of unit length, each with the number of its label.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LabelledRows {
+    dimension: usize,
+    vectors: Vec<f32>,
+    labels: Vec<u32>,
+}
+
+impl LabelledRows {
+    /// Scales each row to unit length.
+    ///
+    /// # Errors
+    /// Values that are not whole rows, one for each label, and a row that has no direction.
+    pub fn normalise(
+        dimension: usize,
+        mut vectors: Vec<f32>,
+        labels: Vec<u32>,
+    ) -> Result<Self, AdaptError> {
+        if dimension == 0 || Some(vectors.len()) != labels.len().checked_mul(dimension) {
+            let (values, rows) = (vectors.len(), labels.len());
+            return Err(AdaptError::Shape {
+                values,
+                rows,
+                dimension,
+            });
+        }
+        for (row, values) in vectors.chunks_mut(dimension).enumerate() {
+            let unit = Embedding::normalise(values.to_vec());
+            let unit = unit.map_err(|problem| AdaptError::Row {
+                row,
+                problem: problem.to_string(),
+            })?;
+            values.copy_from_slice(unit.as_slice());
+        }
+        Ok(Self {
+            dimension,
+            vectors,
+            labels,
+        })
+    }
+
+    /// The rows that are chosen, in that order.
+    #[must_use]
+    pub fn chosen(&self, rows: &[usize]) -> Self {
+        let mut chosen = Self {
+            dimension: self.dimension,
+            vectors: Vec::with_capacity(rows.len() * self.dimension),
+            labels: Vec::with_capacity(rows.len()),
+        };
+        for &row in rows {
+            if let (Some(vector), Some(label)) = (self.row(row), self.labels.get(row)) {
+                chosen.vectors.extend_from_slice(vector);
+                chosen.labels.push(*label);
+            }
+        }
+        chosen
+    }
+
+    /// The number of rows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there is no row.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// The number of components of each row.
+    #[must_use]
+    pub fn dimension(&self) -> usize {
+        self.dimension
+    }
+
+    /// One row.
+    #[must_use]
+    pub fn row(&self, row: usize) -> Option<&[f32]> {
+        let from = row.checked_mul(self.dimension)?;
+        self.vectors.get(from..from + self.dimension)
+    }
+
+    /// All rows, one after the other.
+    #[must_use]
+    pub fn vectors(&self) -> &[f32] {
+        &self.vectors
+    }
+
+    /// The number of the label of each row.
+    #[must_use]
+    pub fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    /// The labels numbered from 0 without gaps, in the order of their numbers, and how many there are.
+    pub(super) fn dense_labels(&self) -> (Vec<usize>, usize) {
+        let mut known = self.labels.clone();
+        known.sort_unstable();
+        known.dedup();
+        let place = |label: &u32| known.binary_search(label).unwrap_or(0);
+        (self.labels.iter().map(place).collect(), known.len())
+    }
+
+    /// The rows as pairs are counted of them.
+    pub(super) fn embeddings(&self) -> Result<Embeddings, AdaptError> {
+        let dense = self.dense_labels().0.into_iter();
+        let labels = dense.map(|label| u32::try_from(label).unwrap_or(u32::MAX));
+        let embeddings =
+            Embeddings::from_unit(self.dimension, self.vectors.clone(), labels.collect());
+        embeddings.map_err(|error| AdaptError::Analysis {
+            problem: error.to_string(),
+        })
+    }
+
+    /// Rows of any length: a fit scales them itself, in `f64`.
+    #[cfg(test)]
+    pub(super) fn as_they_are(dimension: usize, vectors: Vec<f32>, labels: Vec<u32>) -> Self {
+        Self {
+            dimension,
+            vectors,
+            labels,
+        }
+    }
+
+    pub(super) fn with_vectors(&self, dimension: usize, vectors: Vec<f32>) -> Self {
+        Self {
+            dimension,
+            vectors,
+            labels: self.labels.clone(),
+        }
+    }
+}

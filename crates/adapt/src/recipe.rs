@@ -1,0 +1,163 @@
+//! The ways to fit a head, each with where it comes from.
+
+use super::dense::Dense;
+use super::error::AdaptError;
+use super::head::Head;
+use super::labelled_rows::LabelledRows;
+use super::loss::LossWeights;
+use super::training::{Schedule, TrainingRows};
+use super::whitening::{Shares, whiten};
+
+/// Components that a head gives, at most: the leading ones of the data hold what tells labels apart, and half as many cost
+/// half as much in memory and in every search.
+const COMPONENTS_MAX: usize = 512;
+
+/// A way to fit a head.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Recipe {
+    /// What it is called.
+    pub name: &'static str,
+    /// What it does, in a line.
+    pub what: &'static str,
+    /// Where it comes from.
+    pub reference: &'static str,
+    /// Whether it is tried unless another is named: it won on labels held out, on some set.
+    pub by_default: bool,
+    shares: Shares,
+    training: Option<Training>,
+}
+
+/// What follows the whitening.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Training {
+    losses: LossWeights,
+    schedule: Schedule,
+}
+
+/// The schedule of all trained recipes.
+const SCHEDULE: Schedule = Schedule {
+    steps: 150,
+    rate: 5e-4,
+    labels: 100,
+    rows_each: 4,
+};
+
+/// Where training starts.
+const START: Shares = Shares {
+    within: 0.75,
+    total: 0.25,
+    identity: 2.0,
+};
+
+/// All recipes. docs/adapt.md has what each measured.
+pub const RECIPES: &[Recipe] = &[
+    Recipe {
+        name: "whitening",
+        what: "mixed whitening: the scatter within labels and of all pictures, half and half, shrunk",
+        reference: "between total whitening and LDA; within-class covariance normalisation (Hatch and others 2006), shrunk (Ledoit and Wolf 2004)",
+        by_default: true,
+        shares: Shares {
+            within: 0.5,
+            total: 0.5,
+            identity: 1.0,
+        },
+        training: None,
+    },
+    Recipe {
+        name: "softmax-tcm",
+        what: "mixed whitening, then trained by normalised softmax and threshold-consistent margins",
+        reference: "Zhai and Wu 2019 (NormSoftmax); Zhang and others, ICLR 2024 (TCM)",
+        by_default: true,
+        shares: START,
+        training: Some(Training {
+            losses: LossWeights {
+                temperature: 0.15,
+                consistency: 1.0,
+                margin_mated: 0.9,
+                margin_non_mated: 0.3,
+            },
+            schedule: SCHEDULE,
+        }),
+    },
+    Recipe {
+        name: "softmax",
+        what: "the same without the margins: ranks as well, and one threshold fits labels less",
+        reference: "Zhai and Wu 2019 (NormSoftmax)",
+        by_default: false,
+        shares: START,
+        training: Some(Training {
+            losses: LossWeights {
+                temperature: 0.15,
+                consistency: 0.0,
+                margin_mated: 0.9,
+                margin_non_mated: 0.3,
+            },
+            schedule: SCHEDULE,
+        }),
+    },
+    Recipe {
+        name: "total-whitening",
+        what: "whitening by the scatter of all pictures alone: uses no label",
+        reference: "Jegou and Chum 2012, shrunk",
+        by_default: false,
+        shares: Shares {
+            within: 0.0,
+            total: 1.0,
+            identity: 1.0,
+        },
+        training: None,
+    },
+];
+
+impl Recipe {
+    /// The recipe of a name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn named(name: &str) -> Result<&'static Self, AdaptError> {
+        let found = RECIPES.iter().find(|recipe| recipe.name == name);
+        found.ok_or_else(|| {
+            let known: Vec<&str> = RECIPES.iter().map(|recipe| recipe.name).collect();
+            AdaptError::NoRecipe {
+                name: name.to_owned(),
+                known: known.join(", "),
+            }
+        })
+    }
+
+    /// Fits a head. `watch` is told of each step of training, and ends the work by saying `false`.
+    ///
+    /// # Errors
+    /// Rows that do not differ enough, training that leaves the numbers, [`AdaptError::Stopped`].
+    pub fn fit(
+        &self,
+        rows: &LabelledRows,
+        seed: u64,
+        watch: &dyn Fn(usize, usize) -> bool,
+    ) -> Result<Head, AdaptError> {
+        let fewer = rows.len().saturating_sub(1).clamp(1, COMPONENTS_MAX);
+        let mut map = whiten(rows, self.shares, rows.dimension().min(fewer))?;
+        if let Some(training) = self.training {
+            let mapped = map.apply(rows);
+            let (labels, _) = rows.dense_labels();
+            let training_rows = TrainingRows {
+                rows: &mapped,
+                labels: &labels,
+                seed,
+            };
+            let stopped = std::cell::Cell::new(false);
+            let step = |done, of| {
+                stopped.set(!watch(done, of));
+                !stopped.get()
+            };
+            let trained = training_rows.train(training.losses, training.schedule, &step);
+            let trained = trained.ok_or(if stopped.get() {
+                AdaptError::Stopped
+            } else {
+                AdaptError::Diverged { recipe: self.name }
+            })?;
+            map.matrix = Dense::product(trained.view(), map.matrix.view());
+        }
+        Head::of(&map.matrix, &map.centre).ok_or(AdaptError::Diverged { recipe: self.name })
+    }
+}

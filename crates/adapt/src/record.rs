@@ -1,0 +1,153 @@
+//! What is kept of a fit: enough to repeat it, and to refuse what it was fitted to.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use base16ct::lower::encode_string;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::error::AdaptError;
+use super::fitting::{AdaptRequest, AdaptedHead, Candidate};
+use super::head::{Head, vector_sha256};
+use super::judgement::Judgement;
+use super::parts::Part;
+
+/// The only version so far.
+const FORMAT: u32 = 1;
+
+/// The model whose embeddings a head takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeadBase {
+    /// Its name.
+    pub name: String,
+    /// Its precision.
+    pub precision: String,
+    /// Its fingerprint.
+    pub fingerprint: String,
+}
+
+/// Where a head comes from, as it is stored beside it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeadRecord {
+    format: u32,
+    /// The recipe's name.
+    pub recipe: String,
+    /// What every draw followed from.
+    pub seed: u64,
+    /// Components that the head takes.
+    pub from: usize,
+    /// Components that it gives.
+    pub to: usize,
+    /// SHA-256 of the head's bytes.
+    pub weights_sha256: String,
+    /// The model whose embeddings it takes; `None` for vectors of which no model is known.
+    pub base: Option<HeadBase>,
+    /// SHA-256 over the labels and vectors of all rows, in their order.
+    pub data_sha256: String,
+    /// The labels of each part, in the order of their names.
+    pub labels: BTreeMap<Part, BTreeSet<String>>,
+    /// SHA-256 of every picture and of every vector that the head was fitted to.
+    pub fitted_on: BTreeSet<String>,
+    /// What the recipe was chosen from.
+    pub candidates: Vec<Candidate>,
+    /// On labels that the head had not seen.
+    pub judgement: Judgement,
+}
+
+impl HeadRecord {
+    /// The record of a fit; `pictures` has the SHA-256 of the picture behind each row, where that is known.
+    #[must_use]
+    pub fn of(
+        request: &AdaptRequest<'_>,
+        adapted: &AdaptedHead,
+        base: Option<HeadBase>,
+        pictures: &[Option<String>],
+    ) -> Self {
+        let fit = request.rows_of(Part::Fit);
+        let vectors = fit.iter().filter_map(|row| request.rows.row(*row));
+        let pictures = fit.iter().filter_map(|row| pictures.get(*row)?.clone());
+        let labels = [Part::Fit, Part::Calibrate, Part::Judge].map(|part| {
+            let labels = request.parts.labels(part).map(ToOwned::to_owned);
+            (part, labels.collect())
+        });
+        Self {
+            format: FORMAT,
+            recipe: adapted.recipe.name.to_owned(),
+            seed: request.seed,
+            from: adapted.head.from(),
+            to: adapted.head.to(),
+            weights_sha256: encode_string(&Sha256::digest(adapted.head.to_bytes())),
+            base,
+            data_sha256: data_sha256(request),
+            labels: labels.into(),
+            fitted_on: vectors.map(vector_sha256).chain(pictures).collect(),
+            candidates: adapted.candidates.clone(),
+            judgement: adapted.judgement.clone(),
+        }
+    }
+
+    /// Reads what [`Self::to_bytes`] wrote.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn parse(bytes: &[u8]) -> Result<Self, AdaptError> {
+        let record: Self = serde_json::from_slice(bytes).map_err(|cause| AdaptError::Stored {
+            problem: format!("its record cannot be read: {cause}"),
+        })?;
+        if record.format != FORMAT {
+            let problem = format!(
+                "its record has the format {}, and {FORMAT} is read",
+                record.format
+            );
+            return Err(AdaptError::Stored { problem });
+        }
+        Ok(record)
+    }
+
+    /// The record as JSON; the same record gives the same bytes.
+    ///
+    /// # Errors
+    /// A figure that is no number.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, AdaptError> {
+        let bytes = serde_json::to_vec_pretty(self);
+        bytes.map_err(|cause| AdaptError::Stored {
+            problem: cause.to_string(),
+        })
+    }
+
+    /// The head itself, of its bytes.
+    ///
+    /// # Errors
+    /// Bytes that are not those of this record.
+    pub fn head(&self, bytes: &[u8]) -> Result<Head, AdaptError> {
+        let found = encode_string(&Sha256::digest(bytes));
+        if found != self.weights_sha256 {
+            let expected = &self.weights_sha256;
+            return Err(AdaptError::Stored {
+                problem: format!(
+                    "its weights have SHA-256 {found}, and its record says {expected}"
+                ),
+            });
+        }
+        Head::from_bytes(bytes, self.from, self.to)
+    }
+
+    /// Whether the head was fitted to pictures of a label.
+    #[must_use]
+    pub fn fitted_label(&self, label: &str) -> bool {
+        let fitted = self.labels.get(&Part::Fit);
+        fitted.is_some_and(|labels| labels.contains(label))
+    }
+}
+
+fn data_sha256(request: &AdaptRequest<'_>) -> String {
+    let mut hash = Sha256::new();
+    for (row, name) in request.names.iter().enumerate() {
+        hash.update(name);
+        hash.update([0]);
+        for value in request.rows.row(row).unwrap_or_default() {
+            hash.update(value.to_le_bytes());
+        }
+    }
+    encode_string(&hash.finalize())
+}

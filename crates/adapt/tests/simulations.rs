@@ -1,0 +1,227 @@
+//! What a head is worth, and whether the promises that rest on it hold, by seeded simulation.
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+use matchpoint_adapt::{
+    AdaptRequest, AdaptedHead, Head, HeadRecord, Judgement, LabelledRows, Part, Parts, Recipe,
+};
+use matchpoint_calibration::analysis::rng::SeededRng;
+use matchpoint_calibration::certify::{TargetFar, certify_scores};
+use matchpoint_vector::Similarity;
+
+const DIMENSION: usize = 16;
+
+/// About normal: twelve uniform numbers, less six.
+fn normal(draws: &mut SeededRng) -> f32 {
+    let bits = |draws: &mut SeededRng| f32::from(u16::try_from(draws.bits() >> 48).unwrap());
+    (0..12).map(|_| bits(draws) / 65_536.0).sum::<f32>() - 6.0
+}
+
+/// What labels differ in and, for its size, what pictures of one label do: `odd` times as much along four axes.
+struct World {
+    within: f32,
+    odd: f32,
+}
+
+impl World {
+    fn label(draws: &mut SeededRng) -> Vec<f32> {
+        (0..DIMENSION).map(|_| normal(draws)).collect()
+    }
+
+    fn picture(&self, label: &[f32], draws: &mut SeededRng) -> Vec<f32> {
+        let axis = |(at, value): (usize, &f32)| {
+            let size = if at < 4 {
+                self.within * self.odd
+            } else {
+                self.within
+            };
+            value + size * normal(draws)
+        };
+        label.iter().enumerate().map(axis).collect()
+    }
+
+    /// So many labels with four pictures each.
+    fn rows(&self, labels: u32, draws: &mut SeededRng) -> LabelledRows {
+        let (mut vectors, mut numbers) = (Vec::new(), Vec::new());
+        for label in 0..labels {
+            let mean = Self::label(draws);
+            for _ in 0..4 {
+                vectors.extend(self.picture(&mean, draws));
+                numbers.push(label);
+            }
+        }
+        LabelledRows::normalise(DIMENSION, vectors, numbers).unwrap()
+    }
+}
+
+fn adapt(rows: &LabelledRows, recipe: Option<&str>, seed: u64) -> (AdaptedHead, HeadRecord) {
+    let names: Vec<String> = rows
+        .labels()
+        .iter()
+        .map(|label| format!("label {label}"))
+        .collect();
+    let labels: Vec<&str> = names.iter().map(String::as_str).collect();
+    let parts = Parts::deal(&labels, seed).unwrap();
+    let request = AdaptRequest {
+        rows,
+        names: &names,
+        parts: &parts,
+        recipe: recipe.map(|name| Recipe::named(name).unwrap()),
+        seed,
+    };
+    let adapted = request.run(&|_, _, _| true).unwrap();
+    let record = HeadRecord::of(&request, &adapted, None, &vec![None; rows.len()]);
+    (adapted, record)
+}
+
+#[test]
+fn a_head_is_taken_where_pictures_of_one_label_differ_more_along_some_axes() {
+    let world = World {
+        within: 0.5,
+        odd: 5.0,
+    };
+    let rows = world.rows(160, &mut SeededRng::new(1, 0));
+    let (adapted, record) = adapt(&rows, None, 3);
+    assert_eq!(adapted.judgement.refused, None);
+    let rates: Vec<(f64, f64)> = adapted
+        .judgement
+        .changes
+        .iter()
+        .map(|one| (one.without, one.with))
+        .collect();
+    assert!(
+        rates[1].1 < 0.7 * rates[1].0 && rates[2].1 < 0.8 * rates[2].0,
+        "{rates:?}"
+    );
+    assert_eq!(adapted.candidates.len(), 3);
+    // One that was asked for is not chosen from any.
+    assert!(adapt(&rows, Some("softmax"), 3).0.candidates.is_empty());
+
+    // The same again, on any number of threads, to the last bit.
+    for threads in [1, 3] {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        let (again, again_record) = pool.install(|| adapt(&rows, None, 3));
+        assert_eq!((&again, &again_record), (&adapted, &record));
+    }
+    assert_ne!(adapt(&rows, None, 4).0.head, adapted.head);
+
+    // What is kept is the head, and what it was fitted to.
+    let bytes = adapted.head.to_bytes();
+    let read = HeadRecord::parse(&record.to_bytes().unwrap()).unwrap();
+    assert_eq!(
+        (read.head(&bytes).unwrap(), &read),
+        (adapted.head.clone(), &record)
+    );
+    assert!(read.head(&bytes[1..]).is_err() && Head::from_bytes(&bytes, 15, 16).is_err());
+    assert_eq!(read.labels[&Part::Fit].len(), 80);
+    assert_eq!(read.fitted_on.len(), 320);
+    let fitted = rows
+        .labels()
+        .iter()
+        .position(|label| read.fitted_label(&format!("label {label}")));
+    let vector = rows.row(fitted.unwrap()).unwrap();
+    assert!(
+        read.fitted_on
+            .contains(&matchpoint_adapt::vector_sha256(vector))
+    );
+
+    // One vector and many are mapped alike.
+    let mapped = adapted.head.apply_to(&rows).unwrap();
+    let one = adapted.head.apply(rows.row(7).unwrap()).unwrap();
+    let differences = one.as_slice().iter().zip(mapped.row(7).unwrap());
+    assert!(differences.into_iter().all(|(a, b)| (a - b).abs() < 1e-6));
+}
+
+#[test]
+fn a_head_that_is_no_better_is_refused_in_all_but_a_few_of_many_draws() {
+    let world = World {
+        within: 0.6,
+        odd: 1.0,
+    };
+    let (runs, mut taken) = (200, 0);
+    for run in 0..runs {
+        let mut draws = SeededRng::new(run, 1);
+        let rows = world.rows(30, &mut draws);
+        // Two views that are equally good: neither is better but by chance.
+        let view = |draws: &mut SeededRng| {
+            let noisy = rows
+                .vectors()
+                .iter()
+                .map(|value| value + 0.08 * normal(draws));
+            LabelledRows::normalise(DIMENSION, noisy.collect(), rows.labels().to_vec()).unwrap()
+        };
+        let (before, behind) = (view(&mut draws), view(&mut draws));
+        taken += u64::from(
+            Judgement::of(&before, &behind, run)
+                .unwrap()
+                .refused
+                .is_none(),
+        );
+    }
+    // 2.5 % for each of two figures that have to be better together, and three standard deviations.
+    assert!(taken <= 11, "{taken} of {runs}");
+}
+
+#[test]
+fn a_head_fitted_to_noise_is_refused() {
+    let world = World {
+        within: 0.4,
+        odd: 1.0,
+    };
+    for seed in 0..4 {
+        let rows = world.rows(64, &mut SeededRng::new(seed, 2));
+        let judgement = adapt(&rows, Some("whitening"), seed).0.judgement;
+        assert!(judgement.refused.is_some(), "{judgement:?}");
+    }
+}
+
+/// The best score of a picture in a gallery.
+fn best(gallery: &LabelledRows, unit: &[f32]) -> Similarity {
+    let scores = (0..gallery.len()).filter_map(|row| Similarity::between(gallery.row(row)?, unit));
+    scores.max().unwrap()
+}
+
+#[test]
+fn what_is_certified_behind_a_head_holds_as_often_as_promised() {
+    let world = World {
+        within: 0.5,
+        odd: 4.0,
+    };
+    let mut draws = SeededRng::new(9, 0);
+    let rows = world.rows(120, &mut draws);
+    let (adapted, record) = adapt(&rows, Some("whitening"), 0);
+    assert_eq!(adapted.judgement.refused, None);
+    // The gallery holds what the head was fitted to, as in service; strangers are new to both.
+    let enrolled: Vec<usize> = (0..rows.len()).filter(|row| row % 4 == 0).collect();
+    let gallery = adapted.head.apply_to(&rows.chosen(&enrolled)).unwrap();
+    assert!(
+        enrolled
+            .iter()
+            .any(|row| record.fitted_label(&format!("label {}", rows.labels()[*row])))
+    );
+    let stranger = |draws: &mut SeededRng| {
+        let label = World::label(draws);
+        let picture = LabelledRows::normalise(DIMENSION, world.picture(&label, draws), vec![0]);
+        best(
+            &gallery,
+            adapted
+                .head
+                .apply(picture.unwrap().row(0).unwrap())
+                .unwrap()
+                .as_slice(),
+        )
+    };
+    let pool: Vec<Similarity> = (0..20_000).map(|_| stranger(&mut draws)).collect();
+    let (runs, target) = (300, TargetFar::new(0.05, 0.9).unwrap());
+    let mut broken = 0;
+    for _ in 0..runs {
+        let scores = (0..60).map(|_| pool[draws.below(pool.len())]).collect();
+        let threshold = certify_scores(scores, 60, target).unwrap().threshold.get();
+        let accepted = pool.iter().filter(|score| threshold <= score.get()).count();
+        broken += u32::from(1_000 < accepted);
+    }
+    // A tenth of 300, and three standard deviations.
+    assert!(broken <= 45, "{broken} of {runs}");
+}
