@@ -113,6 +113,28 @@ pub enum ModelError {
         /// The hash of the file.
         found: String,
     },
+    /// The record of the head is not the one that the manifest was made for.
+    #[error(
+        "{} has SHA-256 {found}, but head.record_sha256 in {MANIFEST_NAME} is {expected}: what the head was \
+         fitted to would not be known; copy the model's folder again",
+        path.display()
+    )]
+    HeadChanged {
+        /// The record.
+        path: PathBuf,
+        /// The hash in the manifest.
+        expected: String,
+        /// The hash of the file.
+        found: String,
+    },
+    /// No head can be put behind the model.
+    #[error("no head can be put behind the model in {}: {reason}", path.display())]
+    NoHead {
+        /// The model's folder.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// A part of the network is in another file, which neither hash nor fingerprint would cover.
     #[error("{} is refused: {reason}", path.display())]
     NotOneFile {

@@ -4,10 +4,12 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::Path;
 
+use base16ct::lower::encode_string;
 use matchpoint_vector::Embedding;
+use sha2::{Digest as _, Sha256};
 
 use super::error::ModelError;
-use super::manifest::{MANIFEST_NAME, Manifest};
+use super::manifest::{HeadFiles, MANIFEST_NAME, Manifest};
 
 /// A manifest has some 30 lines.
 const MANIFEST_BYTES_MAX: u64 = 64 << 10;
@@ -15,6 +17,8 @@ const MANIFEST_BYTES_MAX: u64 = 64 << 10;
 pub(super) const ONNX_BYTES_MAX: u64 = 2 << 30;
 /// Far above any image or embedding that is worth shipping for a check.
 pub(super) const GOLDEN_BYTES_MAX: u64 = 16 << 20;
+/// Two hashes of each of a million pictures.
+const HEAD_BYTES_MAX: u64 = 256 << 20;
 
 pub(super) fn read_manifest(folder: &Path) -> Result<Manifest, ModelError> {
     let bytes = read(folder, Path::new(MANIFEST_NAME), MANIFEST_BYTES_MAX)?;
@@ -51,6 +55,27 @@ pub(super) fn read(folder: &Path, relative: &Path, bytes_max: u64) -> Result<Vec
         Ok(_) => Err(ModelError::TooLong { path, bytes_max }),
         Err(cause) => Err(ModelError::Read { path, cause }),
     }
+}
+
+/// The record of the head, the one that the manifest was made for; `None` where there is no head.
+pub(super) fn read_head(folder: &Path, manifest: &Manifest) -> Result<Option<Vec<u8>>, ModelError> {
+    let Some(HeadFiles {
+        record,
+        record_sha256,
+    }) = &manifest.head
+    else {
+        return Ok(None);
+    };
+    let bytes = read(folder, record, HEAD_BYTES_MAX)?;
+    let found = encode_string(&Sha256::digest(&bytes));
+    if found != *record_sha256 {
+        return Err(ModelError::HeadChanged {
+            path: folder.join(record),
+            expected: record_sha256.clone(),
+            found,
+        });
+    }
+    Ok(Some(bytes))
 }
 
 pub(super) fn read_reference(

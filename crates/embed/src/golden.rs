@@ -14,7 +14,7 @@ use super::runtime::Runtime;
 use super::session::{Provider, Session};
 
 /// A golden image may be as large as any that is worth shipping for a check.
-const GOLDEN_DECODE_BYTES_MAX: u64 = 800_000_000;
+pub(super) const GOLDEN_DECODE_BYTES_MAX: u64 = 800_000_000;
 
 /// What every session is compared with before it serves: the image as the model takes it, so that
 /// it is decoded once.

@@ -21,6 +21,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adapted;
 mod appointments;
 mod batch;
 pub mod caller;
@@ -30,6 +31,7 @@ pub mod embedder;
 mod error;
 mod folder;
 mod golden;
+mod head_nodes;
 mod input;
 pub mod job;
 mod job_duration;
@@ -45,7 +47,9 @@ mod session;
 mod tensor;
 mod toml_table;
 
+pub use adapted::{AdaptedFolder, MapEmbedding, ModelFile, adapted_folder};
 pub use error::{EmbedError, ModelError};
+pub use head_nodes::HeadWeights;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -150,6 +154,8 @@ struct ImageModel {
     golden: GoldenCheck,
     /// What the model was opened with, until the first worker takes it.
     first: Mutex<Option<Embedder>>,
+    /// The record of a fitted head.
+    head_record: Option<Vec<u8>>,
     /// The one session that all workers share, if they are joined into batches.
     batcher: Option<Batcher>,
     budget: DecodeBudget,
@@ -215,6 +221,7 @@ impl Model {
         let fingerprint = fingerprint(&manifest);
         let mut image = ImageModel {
             golden: GoldenCheck::read(folder, &manifest)?,
+            head_record: folder::read_head(folder, &manifest)?,
             manifest: Arc::new(manifest),
             onnx,
             runtime: runtime.clone(),
@@ -363,6 +370,12 @@ impl Model {
     #[must_use]
     pub fn description(&self) -> Option<&str> {
         self.image.as_ref()?.manifest.description.as_deref()
+    }
+
+    /// The record of the head that was fitted behind the network, as its bytes; `None` if none was.
+    #[must_use]
+    pub fn head_record(&self) -> Option<&[u8]> {
+        self.image.as_ref()?.head_record.as_deref()
     }
 
     /// The manifest's licence, if it has one.

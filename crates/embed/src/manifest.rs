@@ -36,6 +36,15 @@ pub(super) struct Manifest {
     pub(super) golden: GoldenFiles,
     /// Other files with the same network in other arithmetic, by name.
     pub(super) precisions: BTreeMap<String, Precision>,
+    /// What was fitted behind the network, if anything was.
+    pub(super) head: Option<HeadFiles>,
+}
+
+/// Where the record of a fitted head is kept. It changes no embedding: the head is in the ONNX file.
+pub(super) struct HeadFiles {
+    pub(super) record: PathBuf,
+    /// 64 lower-case hex digits.
+    pub(super) record_sha256: String,
 }
 
 /// The network in other arithmetic: a file of its own, and what is due for the golden image.
@@ -82,6 +91,7 @@ impl Manifest {
         let tables = ["file", "input", "resize", "output", "golden"]
             .map(|key| top.required(key, "a table", table_of));
         let precisions = top.optional("precision", "a table of tables", table_of);
+        let head = top.optional("head", "a table", table_of);
         top.finish();
 
         // Each section is read even if an earlier one failed, to list every mistake. A missing
@@ -97,6 +107,7 @@ impl Manifest {
         let golden =
             golden.and_then(|table| read_golden(TomlTable::new("golden", table, mistakes)));
         let precisions = read_precisions(precisions.unwrap_or_default(), mistakes);
+        let head = head.and_then(|table| read_head(TomlTable::new("head", table, mistakes)));
 
         let (file, sha256) = file?;
         let (input, width, height) = input?;
@@ -126,6 +137,7 @@ impl Manifest {
             output: output?,
             golden: golden?,
             precisions,
+            head,
         })
     }
 
@@ -252,6 +264,16 @@ fn read_precision(mut table: TomlTable<'_>) -> Option<Precision> {
         sha256: sha256?,
         golden: golden?,
         cosine_min: cosine_min?,
+    })
+}
+
+fn read_head(mut table: TomlTable<'_>) -> Option<HeadFiles> {
+    let record = table.required("record", PATH, inside);
+    let record_sha256 = table.required("record_sha256", SHA256, sha256_of);
+    table.finish();
+    Some(HeadFiles {
+        record: record?,
+        record_sha256: record_sha256?,
     })
 }
 
@@ -432,6 +454,11 @@ mod tests {
             "colour = \"rgb\"",
             "colour = \"rgb\"\nscale = \"half\"",
             "input.scale = \"half\": allowed is \"mean_std\" or \"unit\"",
+        ),
+        (
+            "format = 1",
+            "format = 1\nhead = { record = \"../head.json\" }",
+            "head.record_sha256 is missing: allowed is 64 hex digits",
         ),
         (
             "dimension = 24",

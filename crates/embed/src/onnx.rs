@@ -276,15 +276,26 @@ pub(super) fn with_output(onnx: &[u8], tensor: &str) -> Vec<u8> {
 }
 
 /// A field of bytes.
-fn field(number: u8, content: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![number << 3 | 2];
-    let mut length = content.len();
+pub(super) fn field(number: u8, content: &[u8]) -> Vec<u8> {
+    let mut bytes = varint(u64::from(number) << 3 | 2);
+    bytes.extend(varint(content.len() as u64));
+    bytes.extend_from_slice(content);
+    bytes
+}
+
+/// A field of a number.
+pub(super) fn number_field(number: u8, value: u64) -> Vec<u8> {
+    [varint(u64::from(number) << 3), varint(value)].concat()
+}
+
+/// Seven bits a byte, the lowest first.
+fn varint(mut value: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
     loop {
-        let [low, ..] = (length & 0x7f).to_le_bytes();
-        length >>= 7;
-        if length == 0 {
+        let [low, ..] = (value & 0x7f).to_le_bytes();
+        value >>= 7;
+        if value == 0 {
             bytes.push(low);
-            bytes.extend_from_slice(content);
             return bytes;
         }
         bytes.push(low | 0x80);
@@ -318,19 +329,8 @@ fn fields_of(message: &[u8], number: u64) -> Result<Vec<&[u8]>, OnnxError> {
 mod tests {
     use super::*;
 
-    /// A key of two bytes, for fields from 16 on.
-    fn late(number: u8, content: &[u8]) -> Vec<u8> {
-        let mut bytes = field(0, content);
-        bytes[0] = (number & 0xf) << 3 | 0x82;
-        bytes.insert(1, number >> 4);
-        bytes
-    }
-
     fn nested(path: &[u8], innermost: Vec<u8>) -> Vec<u8> {
-        let wrap = |inner: Vec<u8>, number: &u8| match number {
-            0..16 => field(*number, &inner),
-            _ => late(*number, &inner),
-        };
+        let wrap = |inner: Vec<u8>, number: &u8| field(*number, &inner);
         path.iter().rev().fold(innermost, wrap)
     }
 

@@ -1,0 +1,211 @@
+//! A head as nodes of a network: unit length, product, sum, unit length again, behind the output that holds the embedding.
+
+use super::onnx::{field, number_field};
+use super::output::EmbeddingPart;
+
+/// What the tensors and nodes of a head begin with. A network that has one already takes no other.
+pub(super) const PREFIX: &str = "matchpoint.head/";
+/// The output of a network with a head.
+pub(super) const OUTPUT: &str = "matchpoint.head/embedding";
+
+/// `TensorProto.DataType`
+const FLOAT: u64 = 1;
+const INT64: u64 = 7;
+/// `AttributeProto.AttributeType`
+const INT: u64 = 2;
+const INTS: u64 = 7;
+
+/// The numbers of a head: `to` rows of `from` weights, and what is added to each product.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadWeights<'a> {
+    /// Components that it takes.
+    pub from: usize,
+    /// Its weights, row by row.
+    pub weights: &'a [f32],
+    /// What is added to each component that it gives.
+    pub bias: &'a [f32],
+}
+
+/// A graph that grows node by node, each taking the tensor of the one before.
+struct Chain {
+    graph: Vec<u8>,
+    tensor: String,
+}
+
+impl Chain {
+    /// A node with further inputs; the result is the tensor that is at hand from now on.
+    fn node(&mut self, operator: &str, result: &str, others: &[&str], attributes: &[Vec<u8>]) {
+        let mut node = field(1, self.tensor.as_bytes());
+        for other in others {
+            node.extend(field(1, other.as_bytes()));
+        }
+        let result = format!("{PREFIX}{result}");
+        node.extend(field(2, result.as_bytes()));
+        node.extend(field(3, result.as_bytes()));
+        node.extend(field(4, operator.as_bytes()));
+        for attribute in attributes {
+            node.extend(field(5, attribute));
+        }
+        self.graph.extend(field(1, &node));
+        self.tensor = result;
+    }
+
+    /// A tensor of the file; returns its name.
+    fn tensor(&mut self, name: &str, shape: &[usize], kind: u64, bytes: &[u8]) -> String {
+        let name = format!("{PREFIX}{name}");
+        let mut tensor = Vec::new();
+        for side in shape {
+            tensor.extend(number_field(1, *side as u64));
+        }
+        tensor.extend(number_field(2, kind));
+        tensor.extend(field(8, name.as_bytes()));
+        tensor.extend(field(9, bytes));
+        self.graph.extend(field(5, &tensor));
+        name
+    }
+
+    fn floats(&mut self, name: &str, shape: &[usize], values: impl Iterator<Item = f32>) -> String {
+        let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
+        self.tensor(name, shape, FLOAT, &bytes)
+    }
+
+    fn whole(&mut self, name: &str, shape: &[usize], value: i64) -> String {
+        self.tensor(name, shape, INT64, &value.to_le_bytes())
+    }
+
+    /// Each row by its length, in operators that every version and every device has.
+    fn unit_length(&mut self, name: &str, width: usize, result: &str) {
+        let rows = self.tensor.clone();
+        let ones = self.floats(
+            &format!("{name}_ones"),
+            &[width, 1],
+            (0..width).map(|_| 1.0),
+        );
+        self.node("Mul", &format!("{name}_squares"), &[&rows], &[]);
+        self.node("MatMul", &format!("{name}_sums"), &[&ones], &[]);
+        self.node("Sqrt", &format!("{name}_lengths"), &[], &[]);
+        let lengths = std::mem::replace(&mut self.tensor, rows);
+        self.node("Div", result, &[&lengths], &[]);
+    }
+
+    /// The embedding within the output, as `[batch, components]`.
+    fn take(&mut self, part: EmbeddingPart) {
+        let token = |chain: &mut Self, number: i64| {
+            let number = chain.whole("token_number", &[], number);
+            chain.node("Gather", "token", &[&number], &[integer("axis", 1)]);
+        };
+        match part {
+            EmbeddingPart::Vector => {}
+            EmbeddingPart::FirstToken => token(self, 0),
+            EmbeddingPart::LastToken => token(self, -1),
+            EmbeddingPart::Token(number) => token(self, signed(number)),
+            EmbeddingPart::MeanOfTokens { skip } => {
+                if 0 < skip {
+                    let from = self.whole("skipped", &[1], signed(skip));
+                    let to = self.whole("all", &[1], i64::MAX);
+                    let axis = self.whole("tokens_axis", &[1], 1);
+                    self.node("Slice", "tokens", &[&from, &to, &axis], &[]);
+                }
+                self.node(
+                    "Transpose",
+                    "by_component",
+                    &[],
+                    &[integers("perm", &[0, 2, 1])],
+                );
+                self.node("GlobalAveragePool", "mean", &[], &[]);
+            }
+        }
+        self.node("Flatten", "raw", &[], &[integer("axis", 1)]);
+    }
+}
+
+fn signed(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn integer(name: &str, value: u64) -> Vec<u8> {
+    [
+        field(1, name.as_bytes()),
+        number_field(3, value),
+        number_field(20, INT),
+    ]
+    .concat()
+}
+
+fn integers(name: &str, values: &[u64]) -> Vec<u8> {
+    let mut attribute = field(1, name.as_bytes());
+    for value in values {
+        attribute.extend(number_field(8, *value));
+    }
+    attribute.extend(number_field(20, INTS));
+    attribute
+}
+
+/// The file with a head behind one of its outputs, and one output more: [`OUTPUT`].
+///
+/// A message that occurs twice in a protobuf is the two of them together, so that what is behind the file adds to it: it is
+/// neither parsed nor written anew, and nothing in it is lost.
+pub(super) fn with_head(
+    onnx: &[u8],
+    output: &str,
+    part: EmbeddingPart,
+    head: &HeadWeights<'_>,
+) -> Vec<u8> {
+    let (from, to) = (head.from, head.bias.len());
+    let mut chain = Chain {
+        graph: Vec::new(),
+        tensor: output.to_owned(),
+    };
+    // No work where they are of that type already.
+    chain.node("Cast", "floats", &[], &[integer("to", FLOAT)]);
+    chain.take(part);
+    chain.unit_length("before", from, "unit");
+    let column = |at: usize| head.weights.iter().skip(at).step_by(from.max(1)).copied();
+    let weights = chain.floats("weights", &[from, to], (0..from).flat_map(column));
+    let bias = chain.floats("bias", &[to], head.bias.iter().copied());
+    chain.node("MatMul", "product", &[&weights], &[]);
+    chain.node("Add", "sum", &[&bias], &[]);
+    chain.unit_length("behind", to, "embedding");
+    // [any, to] of floats.
+    let sides = [field(1, &[]), field(1, &number_field(1, to as u64))].concat();
+    let tensor = [number_field(1, FLOAT), field(2, &sides)].concat();
+    let value = [field(1, OUTPUT.as_bytes()), field(2, &field(1, &tensor))].concat();
+    chain.graph.extend(field(12, &value));
+    [onnx, &field(7, &chain.graph)].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::onnx::{check, computed};
+    use super::*;
+
+    #[test]
+    fn a_head_is_one_more_graph_behind_the_file_whatever_part_it_takes() {
+        let head = HeadWeights {
+            from: 2,
+            weights: &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+            bias: &[0.0, 1.0, 2.0],
+        };
+        let file = field(7, &field(2, b"net"));
+        for part in [
+            EmbeddingPart::Vector,
+            EmbeddingPart::FirstToken,
+            EmbeddingPart::Token(3),
+            EmbeddingPart::LastToken,
+            EmbeddingPart::MeanOfTokens { skip: 1 },
+        ] {
+            let with = with_head(&file, "features", part, &head);
+            assert!(with.starts_with(&file));
+            assert_eq!(check(&with), Ok(()));
+            let names = computed(&with).unwrap();
+            assert_eq!(names.last().map(String::as_str), Some(OUTPUT));
+            assert!(names.iter().all(|name| name.starts_with(PREFIX)));
+            // By columns, since the network multiplies from the left.
+            let turned: Vec<u8> = [1.0_f32, 3.0, 5.0, 2.0, 4.0, 6.0]
+                .iter()
+                .flat_map(|w| w.to_le_bytes())
+                .collect();
+            assert!(with.windows(turned.len()).any(|part| part == turned));
+        }
+    }
+}
