@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::adapted_embeddings::AdaptedEmbeddings;
 use super::alike;
 use super::exit::{Exit, fail};
 use super::external_vectors::{ExternalVectorFlags, ExternalVectors};
@@ -47,17 +48,23 @@ use matchpoint_gallery::item::ItemHead;
   matchpoint build shop8 --images photos/ --model models/efficientnet-lite0 --precision int8
   matchpoint build shop --images photos/ --keep-images
   matchpoint build shop-new --images-of shop --model models/new --keep-images
+  matchpoint build shop-adapted --embeddings-of shop --model models/shop-adapted
   matchpoint build faces --embeddings faces.npy --labels faces.csv --vectors-of arcface-r100")]
 pub(super) struct Build {
     /// The deployment's folder; made where there is none
     deployment: PathBuf,
     /// The images: a folder, a .csv, a .tsv or a .jsonl file
-    #[arg(long, value_name = "SOURCE", required_unless_present_any = ["embeddings", "images_of"])]
+    #[arg(long, value_name = "SOURCE", required_unless_present_any = ["embeddings", "images_of", "embeddings_of"])]
     images: Option<PathBuf>,
     /// The images that another deployment keeps, with their ids, labels and metadata: its gallery
     /// anew, with another model; it may be served meanwhile
     #[arg(long, value_name = "DIR", conflicts_with_all = ["images", "embeddings"])]
     images_of: Option<PathBuf>,
+    /// The embeddings that another deployment holds, behind the head of --model, which `adapt` made from its model: no image
+    /// is needed; it may be served meanwhile
+    #[arg(long, value_name = "DIR", requires = "model",
+        conflicts_with_all = ["images", "embeddings", "images_of", "keep_images", "precision"])]
+    embeddings_of: Option<PathBuf>,
     #[command(flatten)]
     exclude: ExcludeFlags,
     #[command(flatten)]
@@ -154,17 +161,16 @@ impl Build {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let engine = self.engine.resolve(&ProcessEnvironment)?;
         telemetry::install_logs(&engine.log, engine.log_json)?;
-        let input = match (self.given.read()?, &self.images, &self.images_of) {
-            (Some(given), ..) => BuildInput::Vectors(given),
-            (None, Some(images), _) => BuildInput::Images(self.sources(images)?),
-            (None, None, Some(other)) => BuildInput::Kept(ReusedImages::open(other)?),
-            (None, None, None) => return Err(fail(Exit::Usage, "say --images or --embeddings")),
+        let input = self.input()?;
+        let adapted = match &input {
+            BuildInput::Adapted(adapted) => adapted.precision.clone(),
+            BuildInput::Images(_) | BuildInput::Kept(_) | BuildInput::Vectors(_) => None,
         };
         let output = Output::new(self.json);
         let built = build(&BuildRequest {
             deployment: &self.deployment,
             model: self.model.as_deref(),
-            precision: self.precision.as_deref(),
+            precision: adapted.as_deref().or(self.precision.as_deref()),
             name: self.name.as_deref(),
             prune: self.prune,
             keep_images: self.keep_images,
@@ -182,6 +188,18 @@ impl Build {
 }
 
 impl Build {
+    fn input(&self) -> anyhow::Result<BuildInput> {
+        if let (Some(other), Some(model)) = (&self.embeddings_of, &self.model) {
+            return Ok(BuildInput::Adapted(AdaptedEmbeddings::open(other, model)?));
+        }
+        Ok(match (self.given.read()?, &self.images, &self.images_of) {
+            (Some(given), ..) => BuildInput::Vectors(given),
+            (None, Some(images), _) => BuildInput::Images(self.sources(images)?),
+            (None, None, Some(other)) => BuildInput::Kept(ReusedImages::open(other)?),
+            (None, None, None) => return Err(fail(Exit::Usage, "say --images or --embeddings")),
+        })
+    }
+
     fn sources(&self, images: &Path) -> anyhow::Result<ImageSources> {
         ImageSources::read_but(images, Purpose::Enrol, &self.exclude)
     }
@@ -206,6 +224,7 @@ enum BuildInput {
     Images(ImageSources),
     Kept(ReusedImages),
     Vectors(ExternalVectors),
+    Adapted(AdaptedEmbeddings),
 }
 
 /// What another deployment keeps.
@@ -247,6 +266,7 @@ impl BuildInput {
             Self::Images(sources) => sources.items.len(),
             Self::Kept(kept) => kept.items.len(),
             Self::Vectors(given) => given.len(),
+            Self::Adapted(adapted) => adapted.len(),
         }
     }
 
@@ -254,7 +274,7 @@ impl BuildInput {
     fn refused(&self) -> &[RefusedItem] {
         match self {
             Self::Images(sources) => &sources.refused,
-            Self::Kept(_) | Self::Vectors(_) => &[],
+            Self::Kept(_) | Self::Vectors(_) | Self::Adapted(_) => &[],
         }
     }
 
@@ -264,6 +284,7 @@ impl BuildInput {
                 items.iter().map(|item| item.label.as_str()).collect()
             }
             Self::Vectors(given) => given.labels(),
+            Self::Adapted(adapted) => adapted.labels(),
         }
     }
 
@@ -319,6 +340,10 @@ fn build(request: &BuildRequest<'_>) -> anyhow::Result<Built> {
             let items = &mut given.items();
             runtime.block_on(enrolment.enrol(NewItems::Vectors(items), others, &mut progress))?
         }
+        BuildInput::Adapted(adapted) => {
+            let items = &mut adapted.items();
+            runtime.block_on(enrolment.enrol(NewItems::Vectors(items), others, &mut progress))?
+        }
     };
     progress.bar.finish();
     let signal = progress.signal.received().filter(|_| outcome.interrupted);
@@ -345,7 +370,7 @@ impl BuildRequest<'_> {
                 dimension: given.dimension(),
                 of: self.vectors_of,
             }),
-            BuildInput::Images(_) | BuildInput::Kept(_) => None,
+            BuildInput::Images(_) | BuildInput::Kept(_) | BuildInput::Adapted(_) => None,
         };
         EnrolSettings {
             deployment: self.deployment,
@@ -361,7 +386,7 @@ impl BuildRequest<'_> {
     /// A new deployment needs to know what embeds it.
     fn check_model(&self) -> anyhow::Result<()> {
         let (or, known) = match self.input {
-            BuildInput::Images(_) | BuildInput::Kept(_) => ("", false),
+            BuildInput::Images(_) | BuildInput::Kept(_) | BuildInput::Adapted(_) => ("", false),
             BuildInput::Vectors(_) => (
                 ", or --vectors-of NAME for vectors without a model,",
                 self.vectors_of.is_some(),
@@ -389,7 +414,7 @@ impl BuildRequest<'_> {
                 sources.refuse_contradictions(|label| enrolled.contains(label))
             }
             BuildInput::Vectors(given) => given.refuse_contradictions(enrolled),
-            BuildInput::Kept(_) => Ok(()),
+            BuildInput::Kept(_) | BuildInput::Adapted(_) => Ok(()),
         }
     }
 
@@ -407,11 +432,11 @@ impl BuildRequest<'_> {
             not_in_source: outcome.not_in_source,
             ignored_files: match &self.input {
                 BuildInput::Images(sources) => sources.left_out.ignored_files(),
-                BuildInput::Kept(_) | BuildInput::Vectors(_) => 0,
+                BuildInput::Kept(_) | BuildInput::Vectors(_) | BuildInput::Adapted(_) => 0,
             },
             left_out: match &self.input {
                 BuildInput::Images(sources) => sources.left_out.clone(),
-                BuildInput::Kept(_) => LeftOut::default(),
+                BuildInput::Kept(_) | BuildInput::Adapted(_) => LeftOut::default(),
                 BuildInput::Vectors(given) => given.left_out(),
             },
             failed,

@@ -10,7 +10,7 @@ use super::analysis_text;
 use super::calibrate_vectors::{MenuSettings, VECTORS_PAIRS_MAX, VectorFlags, VectorSettings};
 use super::doubts::Doubts;
 use super::exit::{Exit, fail};
-use super::fitted_labels::refuse_fitted;
+use super::fitted_labels::{FittedFlags, refuse_fitted};
 use super::image_sources::{ImageSources, Purpose};
 use super::labelled_search::{self, Probes};
 use super::left_out::LeftOut;
@@ -102,10 +102,8 @@ pub(super) struct Calibrate {
     grow_to: Option<u64>,
     #[command(flatten)]
     assured: AssuredFlags,
-    /// A file of labels, one on each line, that the model or a head of it was fitted to; any of
-    /// them among the queries is refused
-    #[arg(long, value_name = "FILE")]
-    fitted_on: Option<PathBuf>,
+    #[command(flatten)]
+    fitted: FittedFlags,
     /// Write a report with charts to this HTML file
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -197,6 +195,8 @@ struct CalibrationReport {
     refusal: Option<Refusal>,
     /// Queries that could not be used.
     failed: Vec<RefusedItem>,
+    /// Queries that the model's head was fitted to, left out.
+    fitted: usize,
     /// What else the source of the queries holds.
     left_out: LeftOut,
     /// Labels of strangers that are suspiciously like another.
@@ -262,10 +262,9 @@ impl Calibrate {
                 settings: settings.threshold,
                 scope,
             };
-            let fitted_on = self.fitted_on.as_deref();
             return self
                 .arrays
-                .run(&wanted, fitted_on, file.as_ref(), self.json);
+                .run(&wanted, &self.fitted, file.as_ref(), self.json);
         };
         let access = if self.dry_run {
             Access::ReadOnly
@@ -284,6 +283,7 @@ impl Calibrate {
             sources: sources.as_ref(),
             settings,
             strangers: self.strangers,
+            without_fitted: self.fitted.without_fitted,
             dry_run: self.dry_run,
             engine: &engine,
         };
@@ -313,7 +313,7 @@ impl Calibrate {
             Some(found) => alike::labels_of(found),
             None => enrolled.iter().map(String::as_str).collect(),
         };
-        if let Some(fitted_on) = &self.fitted_on {
+        if let Some(fitted_on) = &self.fitted.fitted_on {
             refuse_fitted(fitted_on, &labels)?;
         }
         alike::check(&labels, &enrolled, self.assured.labels)?;
@@ -341,9 +341,7 @@ impl Calibrate {
                 seed,
                 assured,
             };
-            return self
-                .arrays
-                .menu(&wanted, self.fitted_on.as_deref(), page, self.json);
+            return self.arrays.menu(&wanted, &self.fitted, page, self.json);
         };
         let sources = self.sources()?;
         let model = self.model.clone();
@@ -352,7 +350,8 @@ impl Calibrate {
         let deployment = Arc::new(deployment);
         let Probes {
             gathered, failed, ..
-        } = searched(&deployment, sources.as_ref(), self.strangers, engine)?;
+        } = searched(&deployment, sources.as_ref(), self.strangers, engine)?
+            .but_fitted(self.fitted.without_fitted)?;
         assured
             .spellings(&gathered.alike())
             .map_err(DeploymentError::from)?;
@@ -458,6 +457,8 @@ struct CalibrationRequest<'a> {
     sources: Option<&'a ImageSources>,
     settings: CalibrationSettings,
     strangers: Strangers,
+    /// Whether queries that the model's head was fitted to are left out.
+    without_fitted: bool,
     dry_run: bool,
     pictures: &'a Pictures,
     scope: AnalysisScope,
@@ -472,7 +473,8 @@ fn calibrate(
         request.sources,
         request.strangers,
         request.engine,
-    )?;
+    )?
+    .but_fitted(request.without_fitted)?;
     let mut report = begun(request.sources, &probes.gathered, probes.failed);
     let mut query_pictures = Pictures::default();
     match request.sources {
@@ -538,6 +540,7 @@ fn begun(
         content: None,
         refusal: None,
         failed,
+        fitted: gathered.fitted.len(),
         left_out: sources
             .map(|sources| sources.left_out.clone())
             .unwrap_or_default(),
@@ -589,6 +592,13 @@ fn text(report: &CalibrationReport) -> String {
         text.push_str(&format!("failed: {one}\n"));
     }
     text.push_str(&table(&report.left_out.rows()));
+    if 0 < report.fitted {
+        let fitted = format!(
+            "{} queries that the head was fitted to, left out",
+            report.fitted
+        );
+        text.push_str(&table(&[("fitted", fitted)]));
+    }
     text.push_str(&report.doubts().text());
     if let Some(refusal) = &report.refusal {
         text.push_str(&refusal_text(refusal));

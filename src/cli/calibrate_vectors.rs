@@ -1,14 +1,15 @@
 //! `matchpoint calibrate --embeddings`: anyone's vectors, without a deployment.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
 use super::analysis_text;
 use super::doubts::Doubts;
 use super::exit::{Exit, fail};
-use super::fitted_labels::refuse_fitted;
+use super::fitted_labels::{FittedFlags, refuse_fitted};
+use super::head::StoredHead;
 use super::left_out::LeftOut;
 use super::menu::{self, MenuReport};
 use super::operating_point_text::{Refusal, describe, refusal_text};
@@ -52,6 +53,9 @@ pub(super) struct VectorFlags {
     /// Take only rows whose column `split` has this value
     #[arg(long, value_name = "VALUE", requires = "embeddings")]
     split: Option<String>,
+    /// Take the vectors behind this head, which `adapt --embeddings` wrote; rows that it was fitted to are refused
+    #[arg(long, value_name = "DIR", requires = "embeddings")]
+    head: Option<PathBuf>,
 }
 
 /// What plain vectors came to.
@@ -102,7 +106,7 @@ struct ReadVectors {
 }
 
 impl VectorFlags {
-    fn read(&self, fitted_on: Option<&Path>) -> anyhow::Result<ReadVectors> {
+    fn read(&self, fitted: &FittedFlags) -> anyhow::Result<ReadVectors> {
         // clap asks for a deployment where there is no such flag.
         let Some(path) = &self.embeddings else {
             return Err(fail(Exit::Usage, "name a deployment, or use --embeddings"));
@@ -113,9 +117,15 @@ impl VectorFlags {
             bytes_max: matchpoint_arrays::BYTES_MAX,
         };
         let data = matchpoint_arrays::read(path, &options)?;
-        let rows = match &self.labels {
+        let mut rows = match &self.labels {
             Some(labels) => LabelTable::read(labels, data.rows())?,
             None => data.labels(path)?,
+        };
+        let data = match &self.head {
+            Some(head) => {
+                StoredHead::read(head)?.behind(&data, &mut rows, fitted.without_fitted)?
+            }
+            None => data,
         };
         let source = VectorSource {
             name: path.file_name().map_or_else(
@@ -127,7 +137,7 @@ impl VectorFlags {
         };
         let vectors = self.sorted(&rows, data.dimension, &data.vectors)?;
         drop(data);
-        if let Some(fitted_on) = fitted_on {
+        if let Some(fitted_on) = &fitted.fitted_on {
             let labels = vectors.names.iter().map(String::as_str).collect();
             refuse_fitted(fitted_on, &labels)?;
         }
@@ -142,11 +152,11 @@ impl VectorFlags {
     pub(super) fn menu(
         &self,
         wanted: &MenuSettings,
-        fitted_on: Option<&Path>,
+        fitted: &FittedFlags,
         page: Option<&OutputFile>,
         json: bool,
     ) -> anyhow::Result<Exit> {
-        let read = self.read(fitted_on)?;
+        let read = self.read(fitted)?;
         let alike = read.vectors.alike();
         wanted.assured.spellings(&alike)?;
         let watched = SharedProgress::new("search");
@@ -187,6 +197,7 @@ impl VectorFlags {
             ("labels", path(&self.labels)),
             ("array", self.array.clone()),
             ("split", self.split.clone()),
+            ("head", path(&self.head)),
         ];
         for (flag, value) in flags {
             if let Some(value) = value {
@@ -199,7 +210,7 @@ impl VectorFlags {
     pub(super) fn run(
         &self,
         wanted: &VectorSettings,
-        fitted_on: Option<&Path>,
+        fitted: &FittedFlags,
         report: Option<&OutputFile>,
         json: bool,
     ) -> anyhow::Result<Exit> {
@@ -207,7 +218,7 @@ impl VectorFlags {
             source,
             rows,
             vectors,
-        } = self.read(fitted_on)?;
+        } = self.read(fitted)?;
         let request = VectorRequest {
             source,
             settings: wanted.settings,

@@ -40,6 +40,9 @@ pub(super) struct Evaluate {
     /// Also take labels that chose the threshold: the figures then flatter
     #[arg(long)]
     allow_calibration_labels: bool,
+    /// Leave out queries that the head of the model was fitted to, instead of refusing them
+    #[arg(long)]
+    without_fitted: bool,
     #[command(flatten)]
     labels: LabelFlags,
     /// The model's folder, where it is not the recorded one
@@ -86,7 +89,8 @@ impl Evaluate {
             failed,
             timings,
             took,
-        } = labelled_search::run(&deployment, &sources, MaskedSearches::None, &engine)?;
+        } = labelled_search::run(&deployment, &sources, MaskedSearches::None, &engine)?
+            .but_fitted(self.without_fitted)?;
         let report = EvaluationReport {
             evaluation: DeploymentEvaluation::of(&deployment, &gathered, &timings, took)?,
             failed,

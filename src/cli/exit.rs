@@ -11,6 +11,7 @@ use crate::journal::error::JournalError;
 use crate::monitor::MonitorError;
 use crate::server::ServeError;
 use crate::telemetry::TelemetryError;
+use matchpoint_adapt::AdaptError;
 use matchpoint_arrays::ArraysError;
 use matchpoint_calibration::CalibrationError;
 use matchpoint_calibration::analysis::AnalysisError;
@@ -157,6 +158,9 @@ impl Exit {
         if let Some(error) = error.downcast_ref::<IdentityError>() {
             return Some(Self::of_identity(error));
         }
+        if let Some(error) = error.downcast_ref::<AdaptError>() {
+            return Some(Self::of_adapt(error));
+        }
         if error.is::<Mistakes>() {
             return Some(Self::Configuration);
         }
@@ -181,6 +185,23 @@ impl Exit {
             });
         }
         error.is::<std::io::Error>().then_some(Self::Io)
+    }
+
+    fn of_adapt(error: &AdaptError) -> Self {
+        match error {
+            AdaptError::TooFewLabels { .. } | AdaptError::TooFewInPart { .. } => Self::Underpowered,
+            AdaptError::NoRecipe { .. } => Self::Usage,
+            AdaptError::Stopped => Self::Interrupted,
+            AdaptError::Dimension { .. } => Self::Mismatch,
+            AdaptError::Shape { .. }
+            | AdaptError::Row { .. }
+            | AdaptError::LabelInTwoParts { .. }
+            | AdaptError::NotPositive
+            | AdaptError::NoEigenvalues
+            | AdaptError::Diverged { .. }
+            | AdaptError::Stored { .. }
+            | AdaptError::Analysis { .. } => Self::BadData,
+        }
     }
 
     fn of_calibration(error: &CalibrationError) -> Self {
@@ -242,6 +263,8 @@ impl Exit {
             | DeploymentError::Image(_)
             | DeploymentError::Unembeddable { .. }
             | DeploymentError::Vector(_)
+            | DeploymentError::Fitted { .. }
+            | DeploymentError::Head(_)
             | DeploymentError::Dimension { .. }
             | DeploymentError::ItemNotFound { .. } => Self::BadData,
             DeploymentError::Io { .. } => Self::Io,

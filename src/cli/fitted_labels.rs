@@ -1,11 +1,23 @@
 //! Labels that a model was fitted to.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::exit::{Exit, fail};
 use matchpoint_arrays::read_list;
 use matchpoint_calibration::held_out::{LabelSet, refuse_overlap};
+
+/// What a calibration is told of what a model was fitted to.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct FittedFlags {
+    /// A file of labels, one on each line, that the model or a head of it was fitted to; any of
+    /// them among the queries is refused
+    #[arg(long, value_name = "FILE")]
+    pub(super) fitted_on: Option<PathBuf>,
+    /// Leave out queries that the head of the model was fitted to, instead of refusing them
+    #[arg(long)]
+    pub(super) without_fitted: bool,
+}
 
 /// A threshold chosen on labels that a head was fitted to is too loose: such labels look better
 /// than any that will come.

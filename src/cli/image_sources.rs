@@ -37,14 +37,19 @@ pub(super) enum Purpose {
     Enrol,
     /// Rows of the roles query and unknown.
     Search,
+    /// Rows of all roles but unused.
+    Fit,
 }
 
 impl Purpose {
     fn takes(self, role: Role) -> bool {
         match (self, role) {
-            (Self::Enrol, Role::Gallery) | (Self::Search, Role::Query | Role::Unknown) => true,
+            (Self::Enrol, Role::Gallery)
+            | (Self::Search, Role::Query | Role::Unknown)
+            | (Self::Fit, Role::Gallery | Role::Query | Role::Unknown) => true,
             (Self::Enrol, Role::Query | Role::Unknown | Role::Unused)
-            | (Self::Search, Role::Gallery | Role::Unused) => false,
+            | (Self::Search, Role::Gallery | Role::Unused)
+            | (Self::Fit, Role::Unused) => false,
         }
     }
 }
@@ -157,6 +162,7 @@ impl ImageSources {
             let wanted = match purpose {
                 Purpose::Enrol => "gallery",
                 Purpose::Search => "query or unknown",
+                Purpose::Fit => "gallery, query or unknown",
             };
             return format!("no row of {shown} has the role {wanted}");
         }

@@ -47,6 +47,17 @@ pub(super) struct Probes {
     pub(super) took: Duration,
 }
 
+impl Probes {
+    /// Leaves out what the model's head was fitted to, or refuses it.
+    pub(super) fn but_fitted(mut self, without_fitted: bool) -> anyhow::Result<Self> {
+        if without_fitted {
+            self.gathered = self.gathered.without_fitted();
+        }
+        self.gathered.refuse_fitted()?;
+        Ok(self)
+    }
+}
+
 /// Searches for every query, on all workers.
 pub(super) fn run(
     deployment: &Arc<Deployment>,
@@ -55,7 +66,7 @@ pub(super) fn run(
     engine: &EngineConfig,
 ) -> anyhow::Result<Probes> {
     let mut probes = Probes {
-        gathered: Gathered::of(deployment),
+        gathered: Gathered::of(deployment)?,
         failed: sources.refused.clone(),
         timings: Vec::new(),
         took: Duration::ZERO,

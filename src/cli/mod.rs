@@ -1,5 +1,7 @@
 //! The commands: one file each.
 
+mod adapt;
+mod adapted_embeddings;
 mod alike;
 mod analysis_text;
 mod audit;
@@ -23,6 +25,7 @@ mod export;
 mod external_vectors;
 mod fields;
 mod fitted_labels;
+mod head;
 mod health;
 mod image_ending;
 mod image_sources;
@@ -93,6 +96,8 @@ enum CliCommand {
     Canaries(canaries::Canaries),
     /// Say whether the operating point keeps its promise in service
     Drift(drift::DriftArgs),
+    /// Fit a head to labelled pictures, so that one threshold fits all labels
+    Adapt(Box<adapt::Adapt>),
     /// Measure recall, FAR, FRR and latency with labelled queries
     Evaluate(evaluate::Evaluate),
     /// Show and verify what a deployment, or a model, consists of
@@ -175,6 +180,7 @@ fn run(command: CliCommand) -> anyhow::Result<Exit> {
         CliCommand::Audit(command) => command.run(),
         CliCommand::Canaries(command) => command.run(),
         CliCommand::Drift(command) => command.run(),
+        CliCommand::Adapt(command) => command.run(),
         CliCommand::Evaluate(command) => command.run(),
         CliCommand::Inspect(command) => command.run(),
         CliCommand::Model(command) => command.run(),

@@ -26,12 +26,13 @@ impl Deployment {
     ///
     /// # Errors
     /// The searches contradict each other, or cannot support the target; or a label that is not
-    /// enrolled is another spelling of one that is.
+    /// enrolled is another spelling of one that is, or the model's head was fitted to some queries.
     pub fn calibrate(
         &self,
         gathered: &Gathered,
         settings: &CalibrationSettings,
     ) -> Result<Calibrated, DeploymentError> {
+        gathered.refuse_fitted()?;
         let assured = settings.threshold.assured;
         let taken_apart = assured.spellings(&gathered.alike())?;
         let counted_once = assured.counts_once().then(|| gathered.counted_once());
@@ -72,11 +73,12 @@ impl Deployment {
     /// The searches with the scores that are held against the threshold at present.
     ///
     /// # Errors
-    /// More searches than vectors are kept for.
+    /// More searches than vectors are kept for, or queries that the model's head was fitted to.
     pub(super) fn judged(
         &self,
         gathered: &Gathered,
     ) -> Result<Vec<RecordedSearch>, DeploymentError> {
+        gathered.refuse_fitted()?;
         match self.active_point().adjuster() {
             Some(adjuster) => remedy::adjusted(gathered, adjuster),
             None => Ok(gathered.searches.clone()),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use base16ct::lower::encode_string;
 use sha2::{Digest, Sha256};
 
 use super::answer::Probed;
@@ -12,6 +13,7 @@ use super::request::ProbeRequest;
 use super::traffic_sample::TrafficSample;
 use super::worker::{OTHERS_HITS, index_misses, left_out, picture_facts};
 use super::{Deployment, DeploymentError, Hit, ProbeSource};
+use matchpoint_adapt::HeadRecord;
 use matchpoint_calibration::analysis::CandidateList;
 use matchpoint_calibration::analysis::copies::{NearCopy, near_copies, near_copy_from};
 use matchpoint_calibration::analysis::crowded::CrowdedStrangers;
@@ -77,6 +79,13 @@ pub struct Gathered {
     sources: Vec<([u8; 32], String)>,
     /// What the queries look like.
     pub(super) traffic: TrafficSample,
+    /// What the model's head was fitted to, if it has one.
+    head: Option<Arc<HeadRecord>>,
+    /// Queries that are pictures which the head was fitted to, or strangers of labels that it was fitted to: they are no
+    /// trials, and are not searched for.
+    pub fitted: Vec<String>,
+    /// Whether they are left out, and not refused.
+    without_fitted: bool,
 }
 
 impl std::fmt::Debug for Gathered {
@@ -168,10 +177,17 @@ impl Gathered {
 
     /// Begins to gather searches of a deployment as it is now: whatever is enrolled or deleted
     /// meanwhile, all of them see the same gallery.
-    #[must_use]
-    pub fn of(deployment: &Deployment) -> Self {
+    ///
+    /// # Errors
+    /// The record of the model's head cannot be read.
+    pub fn of(deployment: &Deployment) -> Result<Self, DeploymentError> {
         let view = deployment.view();
-        Self {
+        let model = &deployment.loaded.model;
+        let head = model.head_record().map(HeadRecord::parse).transpose()?;
+        Ok(Self {
+            head: head.map(Arc::new),
+            fitted: Vec::new(),
+            without_fitted: false,
             labels: Arc::new(view.labels()),
             view,
             keeps_material: true,
@@ -190,7 +206,39 @@ impl Gathered {
             strangers: Vec::new(),
             sources: Vec::new(),
             traffic: TrafficSample::default(),
+        })
+    }
+
+    /// Leaves out what the head was fitted to, where it would be refused.
+    #[must_use]
+    pub fn without_fitted(mut self) -> Self {
+        self.without_fitted = true;
+        self
+    }
+
+    /// Rates on what a head was fitted to flatter, and a threshold chosen on it accepts too much.
+    ///
+    /// # Errors
+    /// Some queries were.
+    pub fn refuse_fitted(&self) -> Result<(), DeploymentError> {
+        match self.fitted.iter().min() {
+            Some(first) if !self.without_fitted => Err(DeploymentError::Fitted {
+                queries: self.fitted.len(),
+                first: first.clone(),
+            }),
+            _ => Ok(()),
         }
+    }
+
+    /// A picture that the head was fitted to, by its bytes whatever its name; or, of a stranger, any of its label. Other
+    /// pictures of a label that is enrolled are what comes in service too.
+    fn is_fitted(&self, query: &LabelledQuery, probed: &Probed, enrolled: bool) -> bool {
+        let Some(head) = &self.head else {
+            return false;
+        };
+        let picture = probed.source_sha256.map(|sha256| encode_string(&sha256));
+        picture.is_some_and(|picture| head.fitted_on.contains(&picture))
+            || !enrolled && head.fitted_label(&query.label)
     }
 
     /// Keeps nothing but the searches: what a threshold takes, and no analysis.
@@ -388,6 +436,10 @@ impl Gathered {
     /// Adds what one query found; `alone` if it is an item, and the only one of its label.
     fn add_trials(&mut self, query: LabelledQuery, probed: Probed, alone: bool) {
         let enrolled = self.labels.contains(&query.label);
+        if self.is_fitted(&query, &probed, enrolled) {
+            self.fitted.push(query.id);
+            return;
+        }
         self.keep_to_compare(&query, &probed, enrolled);
         if let Some(vector) = probed.vector
             && self.keeps_material
@@ -490,7 +542,7 @@ impl Deployment {
         &self,
         progress: &(dyn Fn(usize, usize) -> bool + Sync),
     ) -> Result<Gathered, DeploymentError> {
-        let mut gathered = Gathered::of(self);
+        let mut gathered = Gathered::of(self)?;
         let view = gathered.view();
         let mut of_label: BTreeMap<&str, usize> = BTreeMap::new();
         for (head, _) in view.items() {

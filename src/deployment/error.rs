@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::ArchiveError;
 use crate::files::FileError;
 use crate::monitor::MonitorError;
+use matchpoint_adapt::AdaptError;
 use matchpoint_calibration::CalibrationError;
 use matchpoint_calibration::analysis::AnalysisError;
 use matchpoint_calibration::refusal::Mismatch;
@@ -116,6 +117,21 @@ pub enum DeploymentError {
         /// Its id.
         id: String,
     },
+    /// Labelled queries that the model's head was fitted to.
+    #[error(
+        "the head of the model was fitted to {queries} of the queries (the first: {first}), or they are strangers of labels that \
+         it was fitted to: a threshold chosen on them accepts too much, and rates on them flatter; take labels that it has \
+         not seen (head.json in the model's folder lists its own), or leave these out by --without-fitted"
+    )]
+    Fitted {
+        /// How many.
+        queries: usize,
+        /// Id of the first.
+        first: String,
+    },
+    /// The record of a head is none.
+    #[error("the head of the model: {0}")]
+    Head(#[from] AdaptError),
     /// The calibration itself refused.
     #[error(transparent)]
     Calibration(#[from] CalibrationError),

@@ -65,4 +65,4 @@ pub use source_enrolment::{
     BatchProgress, EnrolSettings, Enrolled, NewImage, NewItems, OtherItems, SourceEnrolment,
     VectorSpace,
 };
-pub use temporary::TemporaryFile;
+pub use temporary::{TemporaryFile, TemporaryFolder};

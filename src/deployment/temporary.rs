@@ -16,7 +16,8 @@ const LEFT_AFTER: Duration = Duration::from_secs(60);
 
 /// A new folder beside what is being made, gone when this is dropped. It is locked meanwhile, so
 /// that one which is not locked is what a crash left.
-pub(super) struct TemporaryFolder {
+#[derive(Debug)]
+pub struct TemporaryFolder {
     path: PathBuf,
     #[expect(dead_code, reason = "kept for its lock")]
     lock: File,
@@ -28,7 +29,7 @@ impl TemporaryFolder {
     ///
     /// # Errors
     /// The disk.
-    pub(super) fn new(beside: &Path) -> Result<Self, DeploymentError> {
+    pub fn new(beside: &Path) -> Result<Self, DeploymentError> {
         let path = path_beside(beside);
         let failed = |cause: std::io::Error| DeploymentError::io(&path, &cause);
         fs::create_dir(&path).map_err(failed)?;
@@ -39,8 +40,23 @@ impl TemporaryFolder {
     }
 
     /// Where it is.
-    pub(super) fn path(&self) -> &Path {
+    #[must_use]
+    pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Gives it the name `to`, in the same folder, where nothing has it.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, or the disk.
+    pub fn publish(self, to: &Path) -> std::io::Result<()> {
+        // A rename would take the place of an empty folder.
+        if to.symlink_metadata().is_ok() {
+            return Err(std::io::ErrorKind::AlreadyExists.into());
+        }
+        archive::sync(&self.path)?;
+        fs::rename(&self.path, to)?;
+        archive::sync(parent_of(to))
     }
 }
 

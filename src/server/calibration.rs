@@ -107,9 +107,11 @@ impl CalibrationService for CalibrationHandler {
         let job = CalibrationJob {
             etag: deployment.folder().etag(),
             gathered: Some(if chosen.remedy == RemedyChoice::None {
-                Gathered::of(&deployment).searches_only()
-            } else {
                 Gathered::of(&deployment)
+                    .map_err(|error| from_error(&error))?
+                    .searches_only()
+            } else {
+                Gathered::of(&deployment).map_err(|error| from_error(&error))?
             }),
             deployment,
             settings,

@@ -206,6 +206,8 @@ fn classify(error: &DeploymentError) -> (Code, &'static str) {
         DeploymentError::Argument { .. } | DeploymentError::Name { .. } => {
             (Code::InvalidArgument, "ARGUMENT_INVALID")
         }
+        DeploymentError::Fitted { .. } => (Code::InvalidArgument, "QUERIES_FITTED"),
+        DeploymentError::Head(_) => (Code::Internal, "INTERNAL"),
         DeploymentError::ItemNotFound { .. } => (Code::NotFound, "ITEM_NOT_FOUND"),
         DeploymentError::OperatingPointNotFound { .. } => {
             (Code::NotFound, "OPERATING_POINT_NOT_FOUND")

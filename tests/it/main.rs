@@ -1,5 +1,6 @@
 //! The whole program as its users have it, in one program: linked once.
 
+mod adapt;
 mod architecture;
 mod cli;
 mod common;

@@ -29,6 +29,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod adapted;
 mod axis;
 mod charts;
 mod contents;

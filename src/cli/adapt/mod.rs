@@ -1,0 +1,390 @@
+//! `matchpoint adapt`: a head behind the model, fitted to labels, judged on others.
+
+mod page;
+mod rows;
+mod written;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use self::rows::AdaptRows;
+use super::exit::{Exit, fail};
+use super::left_out::LeftOut;
+use super::listing::ExcludeFlags;
+use super::output::{Output, table, wrapped};
+use super::output_file::OutputFile;
+use super::progress::SharedProgress;
+use super::signal::Signal;
+use crate::config::{EngineFlags, ProcessEnvironment};
+use crate::deployment::{Models, RefusedItem};
+use crate::telemetry;
+use matchpoint_adapt::{
+    AdaptError, AdaptRequest, AdaptStage, AdaptedHead, Candidate, HeadRecord, Judgement, Part,
+    Parts, Recipe,
+};
+use matchpoint_calibration::analysis::copies::near_copies;
+use matchpoint_calibration::analysis::embeddings::Embeddings;
+
+/// Rows that are compared for being nearly one picture under two labels, at most: some seconds.
+const COMPARED_MAX: usize = 20_000;
+/// Such pairs that are named.
+const NEAR_COPIES_LISTED: usize = 20;
+
+/// Fit a head to labelled pictures, so that one threshold fits all labels
+///
+/// A head is a linear map behind the model, fitted in seconds. Labels are split once: half of them fit it, a quarter is left to
+/// calibrate with, a quarter judges it. It is refused, and nothing is written, unless it is better on labels that it has not
+/// seen. Written is a model's folder, for `build --embeddings-of` and all else; or, of plain vectors, the head alone.
+///
+/// What it was fitted to is known by its bytes: `calibrate` and `evaluate` refuse such queries, whatever their names.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint adapt shop --out models/shop              # by the embeddings that a deployment holds
+  matchpoint build shop2 --embeddings-of shop --model models/shop
+  matchpoint adapt --images labelled.csv --model models/efficientnet-lite0 --out models/shop
+  matchpoint adapt --embeddings vectors.npy --labels rows.csv --out head
+  matchpoint calibrate --embeddings vectors.npy --labels rows.csv --head head --without-fitted --target-far 0.01
+
+A list may have a column `split` with fit, calibrate or judge for each label; else labels are dealt by --seed.
+docs/adapt.md has the recipes, what each measured, and what to expect.")]
+pub(super) struct Adapt {
+    /// A deployment, whose stored embeddings are fitted to; it may be served meanwhile
+    #[arg(conflicts_with_all = ["images", "embeddings"])]
+    deployment: Option<PathBuf>,
+    /// Labelled images instead: a folder, a .csv, a .tsv or a .jsonl file, as for `build`
+    #[arg(long, value_name = "SOURCE", conflicts_with = "embeddings")]
+    images: Option<PathBuf>,
+    #[command(flatten)]
+    exclude: ExcludeFlags,
+    /// Plain vectors instead: .npy, .npz, Parquet or .fvecs
+    #[arg(long, value_name = "FILE")]
+    embeddings: Option<PathBuf>,
+    /// A .csv file whose row i belongs to vector i, as for `calibrate`
+    #[arg(long, value_name = "FILE", requires = "embeddings")]
+    labels: Option<PathBuf>,
+    /// The array of an .npz, or the column of a Parquet file, that holds the vectors
+    #[arg(long, value_name = "NAME", requires = "embeddings")]
+    array: Option<String>,
+    /// Take only rows whose column `split` has this value
+    #[arg(long, value_name = "VALUE", requires = "embeddings")]
+    split: Option<String>,
+    /// The model's folder; of a deployment, where it is not the recorded one
+    #[arg(long, value_name = "DIR", conflicts_with = "embeddings")]
+    model: Option<PathBuf>,
+    /// Which of the model's precisions embeds the images; the head is put behind all of them
+    #[arg(long, value_name = "NAME", requires = "images")]
+    precision: Option<String>,
+    /// The folder to write: of a model, or for plain vectors of the head alone
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Fit by this recipe, and compare no others: whitening, softmax-tcm, softmax or total-whitening
+    #[arg(long, value_name = "NAME")]
+    recipe: Option<String>,
+    /// What the split of the labels and every draw follow from
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    seed: u64,
+    /// Write a page to this HTML file: before and behind the head, also where it is refused
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    engine: EngineFlags,
+}
+
+/// What a fit came to.
+#[derive(Debug, Serialize)]
+struct AdaptReport {
+    /// `adapted` or `refused`.
+    outcome: &'static str,
+    /// The folder that was written; `None` where nothing was.
+    written: Option<PathBuf>,
+    recipe: &'static str,
+    /// What the recipe does.
+    what: &'static str,
+    seed: u64,
+    /// Components before and behind the head.
+    from: usize,
+    to: usize,
+    parts: Vec<PartSize>,
+    /// What the recipe was chosen from, by cross-validation over the labels that fit.
+    candidates: Vec<Candidate>,
+    /// On the labels that judge.
+    judgement: Judgement,
+    /// Rows that are nearly one picture, under two labels.
+    near_copies: Vec<AcrossLabels>,
+    near_copies_total: usize,
+    /// The model with the head, in each precision.
+    models: Vec<AdaptedModel>,
+    failed: Vec<RefusedItem>,
+    left_out: LeftOut,
+}
+
+/// How much a part has.
+#[derive(Debug, Serialize)]
+struct PartSize {
+    part: Part,
+    labels: usize,
+    rows: usize,
+}
+
+/// A row that is nearly another one.
+#[derive(Debug, Serialize)]
+struct AcrossLabels {
+    row: usize,
+    label: String,
+    first_row: usize,
+    first_label: String,
+    similarity: f32,
+}
+
+/// A written model.
+#[derive(Debug, Serialize)]
+struct AdaptedModel {
+    precision: String,
+    fingerprint: String,
+    /// The least cosine to its golden embedding.
+    cosine_min: Option<f32>,
+}
+
+const STOPPING: &str = "stopping; nothing is written, run the command again to start over";
+
+impl Adapt {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        let engine = self.engine.resolve(&ProcessEnvironment)?;
+        telemetry::install_logs(&engine.log, engine.log_json)?;
+        if self.out.symlink_metadata().is_ok() {
+            let message = format!("{} is there already; name a new folder", self.out.display());
+            return Err(fail(Exit::Usage, message));
+        }
+        let file = OutputFile::at(self.report.as_deref())?;
+        let recipe = self.recipe.as_deref().map(Recipe::named).transpose()?;
+        let mut models = Models::new(&engine, 1);
+        let rows = self.rows(&mut models)?;
+        let labels: Vec<&str> = rows.names.iter().map(String::as_str).collect();
+        let parts = match &rows.parts {
+            Some(given) => Parts::given(&labels, given)?,
+            None => Parts::deal(&labels, self.seed)?,
+        };
+        let request = AdaptRequest {
+            rows: &rows.rows,
+            names: &rows.names,
+            parts: &parts,
+            recipe,
+            seed: self.seed,
+        };
+        let signal = Signal::listen(STOPPING)?;
+        let fitted = fit(&request, &signal);
+        if let Some(exit) = signal.received() {
+            return Ok(exit);
+        }
+        let adapted = fitted?;
+        let mut report = self.report(&request, &rows, &adapted)?;
+        if adapted.judgement.refused.is_none() {
+            let record = HeadRecord::of(&request, &adapted, rows.base(), &rows.pictures);
+            let writing = written::Writing {
+                adapted: &adapted,
+                record: &record,
+                model: rows.model.as_ref(),
+            };
+            report.models = writing.write(&self.out, &mut models)?;
+            report.written = Some(self.out.clone());
+            report.outcome = "adapted";
+        }
+        Output::new(self.json).result(&report, text)?;
+        if let Some(file) = file {
+            let page = page::page(&report, request.curves(&adapted)?, &self.title());
+            file.write(|file| file.write_all(page.as_bytes()))?;
+        }
+        Ok(match (report.written, report.failed.is_empty()) {
+            (None, _) => Exit::Underpowered,
+            (Some(_), false) => Exit::SomeFailed,
+            (Some(_), true) => Exit::Done,
+        })
+    }
+
+    /// What was fitted to, for a page.
+    fn title(&self) -> String {
+        let sources = [&self.deployment, &self.images, &self.embeddings];
+        let source = sources.into_iter().flatten().next();
+        source.map_or_else(String::new, |path| path.display().to_string())
+    }
+
+    fn report(
+        &self,
+        request: &AdaptRequest<'_>,
+        rows: &AdaptRows,
+        adapted: &AdaptedHead,
+    ) -> anyhow::Result<AdaptReport> {
+        let near_copies = across_labels(rows)?;
+        let parts = [Part::Fit, Part::Calibrate, Part::Judge].map(|part| PartSize {
+            part,
+            labels: request.parts.labels(part).count(),
+            rows: request.rows_of(part).len(),
+        });
+        Ok(AdaptReport {
+            outcome: "refused",
+            written: None,
+            recipe: adapted.recipe.name,
+            what: adapted.recipe.what,
+            seed: self.seed,
+            from: adapted.head.from(),
+            to: adapted.head.to(),
+            parts: parts.into(),
+            candidates: adapted.candidates.clone(),
+            judgement: adapted.judgement.clone(),
+            near_copies_total: near_copies.len(),
+            near_copies: near_copies.into_iter().take(NEAR_COPIES_LISTED).collect(),
+            models: Vec::new(),
+            failed: rows.failed.clone(),
+            left_out: rows.left_out.clone(),
+        })
+    }
+}
+
+fn fit(request: &AdaptRequest<'_>, signal: &Signal) -> Result<AdaptedHead, AdaptError> {
+    let progress = SharedProgress::new("compare");
+    let found = request.run(&|stage, done, of| {
+        let stage = match stage {
+            AdaptStage::Compare => "compare",
+            AdaptStage::Fit => "fit",
+            AdaptStage::Judge => "judge",
+        };
+        progress.at_stage(stage, done as u64, of as u64) && signal.received().is_none()
+    });
+    progress.finish();
+    found
+}
+
+/// Pictures that are nearly one, under two labels: nothing hurts a fit more.
+fn across_labels(rows: &AdaptRows) -> anyhow::Result<Vec<AcrossLabels>> {
+    if COMPARED_MAX < rows.rows.len() {
+        return Ok(Vec::new());
+    }
+    let embeddings = Embeddings::from_unit(
+        rows.rows.dimension(),
+        rows.rows.vectors().to_vec(),
+        rows.rows.labels().to_vec(),
+    )?;
+    let name = |row: usize| rows.names.get(row).cloned().unwrap_or_default();
+    let found = near_copies(&embeddings, &|_, _| true)?;
+    let found = found.into_iter().map(|copy| AcrossLabels {
+        row: copy.row,
+        label: name(copy.row),
+        first_row: copy.first,
+        first_label: name(copy.first),
+        similarity: copy.similarity.get(),
+    });
+    Ok(found
+        .filter(|copy| copy.label != copy.first_label)
+        .collect())
+}
+
+fn text(report: &AdaptReport) -> String {
+    let mut text = String::new();
+    for one in &report.failed {
+        text.push_str(&format!("failed: {one}\n"));
+    }
+    if let Some(first) = report.near_copies.first() {
+        let warning = format!(
+            "{} pictures are nearly those of another label (row {} of {} and row {} of {}, for one): nothing hurts a fit more; \
+             correct their labels, or give both one label",
+            report.near_copies_total, first.row, first.label, first.first_row, first.first_label
+        );
+        text.push_str(&wrapped(&warning, "warning: "));
+    }
+    let mut rows: Vec<(&str, String)> = report
+        .parts
+        .iter()
+        .map(|part| {
+            let size = format!("{} labels, {} pictures", part.labels, part.rows);
+            (part.part.as_str(), size)
+        })
+        .collect();
+    rows.extend(report.left_out.rows());
+    rows.push((
+        "recipe",
+        format!(
+            "{}: {}, {} components to {}",
+            report.recipe, report.what, report.from, report.to
+        ),
+    ));
+    text.push_str(&table(&rows));
+    text.push_str(&candidates_text(&report.candidates));
+    let judgement = &report.judgement;
+    text.push_str(&format!(
+        "on {} labels that it had not seen (pairs; 95 % intervals of the difference, over labels)\n",
+        judgement.labels
+    ));
+    for change in &judgement.changes {
+        text.push_str(&format!(
+            "  {:<15}  {:.4} -> {:.4}  [{:+.4} .. {:+.4}]  {}\n",
+            change.figure,
+            change.without,
+            change.with,
+            change.lower,
+            change.upper,
+            change.verdict()
+        ));
+    }
+    match (&judgement.refused, &report.written) {
+        (Some(why), _) => {
+            text.push_str(&wrapped(&format!("{why}; nothing is written"), "refused: "));
+        }
+        (None, Some(folder)) => {
+            text.push_str(&format!("written to {}\n", folder.display()));
+            let models = report.models.iter();
+            let prints: Vec<(&str, String)> = models
+                .map(|model| (model.precision.as_str(), model.fingerprint.clone()))
+                .collect();
+            text.push_str(&table(&prints));
+        }
+        (None, None) => {}
+    }
+    text
+}
+
+fn candidates_text(candidates: &[Candidate]) -> String {
+    if candidates.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from(
+        "cross-validation over the labels that fit (score: mean of EER, FRR at FAR 1e-2 and OPIS, each as a share of none's)\n",
+    );
+    for one in candidates {
+        let figures = &one.figures;
+        text.push_str(&format!(
+            "  {:<15}  score {:.3}  Recall@1 {:.4}, EER {:.4}, FRR at FAR 1e-2 {:.4}, OPIS {:.4}\n",
+            one.recipe,
+            one.score,
+            figures.recall_at_1,
+            figures.equal_error,
+            figures.frr_at_far_1e2,
+            figures.opis
+        ));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use matchpoint_adapt::RECIPES;
+
+    #[test]
+    fn the_help_names_every_recipe() {
+        use clap::CommandFactory as _;
+        #[derive(clap::Parser)]
+        struct Only {
+            #[command(flatten)]
+            adapt: Adapt,
+        }
+        let help = Only::command().render_long_help().to_string();
+        for recipe in RECIPES {
+            assert!(help.contains(recipe.name), "{}", recipe.name);
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! A fit as a page.
+
+use super::AdaptReport;
+use crate::clock::now_rfc_3339;
+use matchpoint_adapt::{JudgedCurves, TradePoint};
+use matchpoint_report::adapted::{AdaptedReport, ServedLabel, render};
+
+/// The page, as HTML.
+pub(super) fn page(report: &AdaptReport, curves: JudgedCurves, title: &str) -> String {
+    let judgement = &report.judgement;
+    let difference = |lower: f64, upper: f64| format!("{lower:+.4} to {upper:+.4}");
+    let figures = judgement.changes.iter().map(|change| {
+        [
+            change.figure.clone(),
+            format!("{:.4}", change.without),
+            format!("{:.4}", change.with),
+            difference(change.lower, change.upper),
+            change.verdict().to_owned(),
+        ]
+    });
+    let says = match &judgement.refused {
+        Some(why) => format!("{why}; nothing was written."),
+        None => format!(
+            "EER and FRR at FAR 1e-2 are better beyond chance on {} labels that the head had not seen, and no figure is worse.",
+            judgement.labels
+        ),
+    };
+    let curve = |points: &[TradePoint]| {
+        let points = points.iter();
+        points
+            .map(|at| [at.far, at.frr, at.lower, at.upper])
+            .collect()
+    };
+    let mut facts = vec![
+        [
+            "recipe".to_owned(),
+            format!("{}: {}", report.recipe, report.what),
+        ],
+        [
+            "components".to_owned(),
+            format!("{} to {}", report.from, report.to),
+        ],
+        ["seed".to_owned(), report.seed.to_string()],
+    ];
+    facts.extend(report.parts.iter().map(|part| {
+        let size = format!("{} labels, {} pictures", part.labels, part.rows);
+        [part.part.as_str().to_owned(), size]
+    }));
+    facts.extend(report.candidates.iter().map(|one| {
+        let score = format!(
+            "leaves {:.0} % of EER, FRR and OPIS, in cross-validation over the labels that fit",
+            one.score * 100.0
+        );
+        [one.recipe.clone(), score]
+    }));
+    render(&AdaptedReport {
+        title: title.to_owned(),
+        created: now_rfc_3339(),
+        taken: judgement.refused.is_none(),
+        says: vec![says],
+        figures: figures.collect(),
+        before: curve(&curves.without),
+        behind: curve(&curves.with),
+        band: curves.band,
+        labels: curves
+            .labels
+            .into_iter()
+            .map(|label| ServedLabel {
+                label: label.label,
+                before: label.without,
+                behind: label.with,
+            })
+            .collect(),
+        facts,
+    })
+}

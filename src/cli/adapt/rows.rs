@@ -1,0 +1,252 @@
+//! What a head is fitted to: labelled pictures of a deployment, of a folder or list, or vectors.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use base16ct::lower::encode_string;
+use sha2::{Digest, Sha256};
+
+use super::Adapt;
+use crate::cli::exit::{Exit, fail};
+use crate::cli::image_sources::{ImageSources, Purpose};
+use crate::cli::images;
+use crate::cli::left_out::LeftOut;
+use crate::deployment::{Folder, LoadedModel, Models, RefusedItem, read_image};
+use matchpoint_adapt::{HeadBase, LabelledRows, Part};
+use matchpoint_arrays::{LabelTable, ReadOptions, Role};
+use matchpoint_vector::Embedding;
+
+/// The column of a list that says what each label is for.
+const PART_COLUMN: &str = "split";
+
+/// Rows, with what is known of each.
+pub(super) struct AdaptRows {
+    pub(super) rows: LabelledRows,
+    /// The label of each row.
+    pub(super) names: Vec<String>,
+    /// The part of each row, where the list says so.
+    pub(super) parts: Option<Vec<Part>>,
+    /// SHA-256 of the picture behind each row, where it is known.
+    pub(super) pictures: Vec<Option<String>>,
+    /// The model that embedded them; `None` for vectors of which none is known.
+    pub(super) model: Option<LoadedModel>,
+    pub(super) failed: Vec<RefusedItem>,
+    pub(super) left_out: LeftOut,
+}
+
+/// Rows as they come in.
+#[derive(Default)]
+struct Gathering {
+    dimension: usize,
+    vectors: Vec<f32>,
+    names: Vec<String>,
+    /// The words of the column of parts.
+    words: Vec<Option<String>>,
+    pictures: Vec<Option<String>>,
+    failed: Vec<RefusedItem>,
+    left_out: LeftOut,
+}
+
+impl Gathering {
+    fn push(&mut self, unit: &[f32], name: &str, word: Option<String>, picture: Option<String>) {
+        self.dimension = unit.len();
+        self.vectors.extend_from_slice(unit);
+        self.names.push(name.to_owned());
+        self.words.push(word);
+        self.pictures.push(picture);
+    }
+
+    fn finish(self, model: Option<LoadedModel>) -> anyhow::Result<AdaptRows> {
+        let mut numbers: BTreeMap<&str, u32> = BTreeMap::new();
+        for name in &self.names {
+            let next = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
+            numbers.entry(name).or_insert(next);
+        }
+        let labels = self.names.iter();
+        let labels = labels.map(|name| numbers.get(name.as_str()).copied().unwrap_or(0));
+        let rows = LabelledRows::normalise(self.dimension.max(1), self.vectors, labels.collect())?;
+        Ok(AdaptRows {
+            rows,
+            parts: parts(&self.words)?,
+            names: self.names,
+            pictures: self.pictures,
+            model,
+            failed: self.failed,
+            left_out: self.left_out,
+        })
+    }
+}
+
+/// The parts that a list gives; `None` if its words are of something else.
+fn parts(words: &[Option<String>]) -> anyhow::Result<Option<Vec<Part>>> {
+    let parsed = words.iter().map(|word| Part::parse(word.as_deref()?));
+    let parsed: Vec<Option<Part>> = parsed.collect();
+    if parsed.iter().all(Option::is_none) {
+        return Ok(None);
+    }
+    let all: Option<Vec<Part>> = parsed.iter().copied().collect();
+    if let Some(all) = all {
+        return Ok(Some(all));
+    }
+    let other = words.iter().zip(&parsed).find(|(_, part)| part.is_none());
+    let other = other.and_then(|(word, _)| word.clone()).unwrap_or_default();
+    let message = format!(
+        "some rows have fit, calibrate or judge in the column {PART_COLUMN}, and others `{other}`; give each label one of the three, \
+         or none"
+    );
+    Err(fail(Exit::BadData, message))
+}
+
+impl Adapt {
+    /// Reads, and embeds where that has to be done.
+    pub(super) fn rows(&self, models: &mut Models) -> anyhow::Result<AdaptRows> {
+        match (&self.deployment, &self.images, &self.embeddings) {
+            (Some(deployment), None, None) => self.rows_of_deployment(deployment, models),
+            (None, Some(images), None) => self.rows_of_images(images, models),
+            (None, None, Some(embeddings)) => self.rows_of_vectors(embeddings),
+            _ => {
+                let message = "say what to fit to: a deployment, or --images, or --embeddings";
+                Err(fail(Exit::Usage, message))
+            }
+        }
+    }
+
+    /// The stored embeddings; no picture is needed.
+    fn rows_of_deployment(
+        &self,
+        deployment: &Path,
+        models: &mut Models,
+    ) -> anyhow::Result<AdaptRows> {
+        let folder = Folder::open(deployment)?;
+        let reference = &folder.record().model;
+        let model = if reference.vectors.is_some() {
+            None
+        } else {
+            let path = self.model.as_ref().unwrap_or(&reference.folder);
+            let loaded = models.open(path, reference.precision.as_deref())?;
+            if loaded.model.fingerprint() != reference.fingerprint {
+                let message = format!(
+                    "the deployment was embedded by model `{}` (fingerprint {}), and {} holds another; name its model with --model",
+                    reference.name,
+                    reference.fingerprint,
+                    path.display()
+                );
+                return Err(fail(Exit::Mismatch, message));
+            }
+            refuse_head(&loaded)?;
+            Some(loaded)
+        };
+        let view = folder.open_items()?.view();
+        let mut items: Vec<_> = view.items().collect();
+        items.sort_unstable_by(|a, b| a.0.id.cmp(&b.0.id));
+        let mut gathering = Gathering::default();
+        for (head, vector) in items {
+            let word = head.metadata.get(PART_COLUMN).cloned();
+            let picture = head.source_sha256.map(|sha256| encode_string(&sha256));
+            gathering.push(vector, &head.label, word, picture);
+        }
+        gathering.finish(model)
+    }
+
+    fn rows_of_images(&self, images: &Path, models: &mut Models) -> anyhow::Result<AdaptRows> {
+        let Some(model) = &self.model else {
+            return Err(fail(
+                Exit::Usage,
+                "--images needs the model that embeds them: --model DIR",
+            ));
+        };
+        let sources = ImageSources::read_but(images, Purpose::Fit, &self.exclude)?;
+        let loaded = models.open(model, self.precision.as_deref())?;
+        refuse_head(&loaded)?;
+        let limits = models.limits();
+        let paths: Vec<PathBuf> = sources.items.iter().map(|item| item.path.clone()).collect();
+        let mut gathering = Gathering {
+            failed: sources.refused.clone(),
+            left_out: sources.left_out.clone(),
+            ..Gathering::default()
+        };
+        let embedded = images::embedded(&paths, &loaded, limits);
+        for (item, result) in sources.items.iter().zip(embedded) {
+            let bytes = read_image(&item.path, &limits);
+            match (result, bytes) {
+                (Ok(one), Ok(bytes)) => {
+                    let picture = Some(encode_string(&Sha256::digest(&bytes)));
+                    let word = item.metadata.get(PART_COLUMN).cloned();
+                    gathering.push(one.embedding.as_slice(), &item.label, word, picture);
+                }
+                (Err(reason), _) => gathering.failed.push(RefusedItem {
+                    item: item.id.clone(),
+                    reason,
+                }),
+                (_, Err(error)) => gathering.failed.push(RefusedItem {
+                    item: item.id.clone(),
+                    reason: error.to_string(),
+                }),
+            }
+        }
+        gathering.finish(Some(loaded))
+    }
+
+    fn rows_of_vectors(&self, path: &Path) -> anyhow::Result<AdaptRows> {
+        let options = ReadOptions {
+            name: self.array.clone(),
+            text: None,
+            bytes_max: matchpoint_arrays::BYTES_MAX,
+        };
+        let data = matchpoint_arrays::read(path, &options)?;
+        let table = match &self.labels {
+            Some(labels) => LabelTable::read(labels, data.rows())?,
+            None => data.labels(path)?,
+        };
+        let mut gathering = Gathering::default();
+        let vectors = data.vectors.chunks(data.dimension).zip(&table.label);
+        for (row, (vector, label)) in vectors.enumerate() {
+            let split = table.split.as_ref().and_then(|split| split.get(row));
+            if self.split.is_some() && split != self.split.as_ref() {
+                continue;
+            }
+            let role = table.role.as_ref().and_then(|roles| roles.get(row));
+            if role == Some(&Role::Unused) {
+                gathering.left_out.pass(Role::Unused.as_str());
+                continue;
+            }
+            let unit = Embedding::normalise(vector.to_vec()).map_err(|cause| {
+                let message = format!(
+                    "{}, row {row} counted from 0: {cause}; remove its row",
+                    path.display()
+                );
+                fail(Exit::BadData, message)
+            })?;
+            gathering.push(unit.as_slice(), label, split.cloned(), None);
+        }
+        if gathering.names.is_empty() {
+            let message = format!("{} has no row to fit to", path.display());
+            return Err(fail(Exit::BadData, message));
+        }
+        gathering.finish(None)
+    }
+}
+
+impl AdaptRows {
+    /// The model, as the head's record names it.
+    pub(super) fn base(&self) -> Option<HeadBase> {
+        let model = &self.model.as_ref()?.model;
+        Some(HeadBase {
+            name: model.name().to_owned(),
+            precision: model.precision().to_owned(),
+            fingerprint: model.fingerprint().to_owned(),
+        })
+    }
+}
+
+/// Before any work.
+fn refuse_head(loaded: &LoadedModel) -> anyhow::Result<()> {
+    if loaded.model.head_record().is_none() {
+        return Ok(());
+    }
+    let message = format!(
+        "{} has a head already, and none is put behind another; adapt the model that it was made from",
+        loaded.folder.display()
+    );
+    Err(fail(Exit::BadData, message))
+}

@@ -1,0 +1,86 @@
+//! The folder of a head: written beside, opened as it will be, and then given its name.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::Path;
+
+use super::AdaptedModel;
+use crate::cli::exit::{Exit, fail};
+use crate::cli::head::{RECORD_NAME, WEIGHTS_NAME};
+use crate::deployment::{DeploymentError, LoadedModel, Models, TemporaryFolder};
+use matchpoint_adapt::{AdaptedHead, HeadRecord};
+use matchpoint_embed::{HeadWeights, adapted_folder};
+
+/// What is written.
+pub(super) struct Writing<'a> {
+    pub(super) adapted: &'a AdaptedHead,
+    pub(super) record: &'a HeadRecord,
+    /// The model that the head is put behind.
+    pub(super) model: Option<&'a LoadedModel>,
+}
+
+impl Writing<'_> {
+    /// Writes `out`, which is there whole or not at all, and opens each of its models.
+    pub(super) fn write(
+        &self,
+        out: &Path,
+        models: &mut Models,
+    ) -> anyhow::Result<Vec<AdaptedModel>> {
+        let temporary = TemporaryFolder::new(out)?;
+        let record = self.record.to_bytes()?;
+        let write = |path: &Path, bytes: &[u8]| write(temporary.path(), path, bytes);
+        write(Path::new(WEIGHTS_NAME), &self.adapted.head.to_bytes())?;
+        let mut written = Vec::new();
+        if let Some(base) = self.model {
+            let head = &self.adapted.head;
+            let weights = HeadWeights {
+                from: head.from(),
+                weights: head.weights(),
+                bias: head.bias(),
+            };
+            let map = |unit: &[f32]| head.apply(unit);
+            let runtime = models.runtime()?;
+            let folder = adapted_folder(&base.folder, &weights, &record, &map, &runtime);
+            let folder = folder.map_err(DeploymentError::from)?;
+            for file in &folder.files {
+                write(&file.path, &file.bytes)?;
+            }
+            for (number, precision) in folder.precisions.iter().enumerate() {
+                // The first is the model's own file, which has no name among them.
+                let named = (0 < number).then_some(precision.as_str());
+                let opened = models.open(temporary.path(), named)?;
+                written.push(AdaptedModel {
+                    precision: precision.clone(),
+                    fingerprint: opened.model.fingerprint().to_owned(),
+                    cosine_min: opened.model.cosine_min(),
+                });
+            }
+        } else {
+            write(Path::new(RECORD_NAME), &record)?;
+        }
+        temporary.publish(out).map_err(|cause| {
+            let message = format!("cannot write {}: {cause}", out.display());
+            fail(Exit::Io, message)
+        })?;
+        Ok(written)
+    }
+}
+
+fn write(folder: &Path, path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let path = folder.join(path);
+    let written = path
+        .parent()
+        .map_or(Ok(()), fs::create_dir_all)
+        .and_then(|()| {
+            let mut file = File::create(&path)?;
+            file.write_all(bytes)?;
+            file.sync_all()
+        });
+    written.map_err(|cause| {
+        let message = format!(
+            "cannot write {}: {cause}; nothing of it is kept",
+            path.display()
+        );
+        fail(Exit::Io, message)
+    })
+}
