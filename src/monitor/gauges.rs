@@ -158,3 +158,14 @@ pub(super) fn show(deployment: &str, point: &str, drift: &DriftAssessment, label
     };
     telemetry::audit_counted(deployment, point, counts);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_of_a_feature_is_taken_away_with_its_operating_point() {
+        let features = TrafficFeature::ALL.map(TrafficFeature::as_str);
+        assert_eq!(features, telemetry::TRAFFIC_FEATURE_VALUES);
+    }
+}

@@ -2,7 +2,7 @@
 //! restarts.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,7 @@ struct WaitingSearches {
 #[derive(Debug)]
 struct WatchedPoint {
     is: EvidenceOf,
+    reference: Arc<TrafficReference>,
     watch: TrafficWatch,
     raised_ms: Option<u64>,
     kept: Instant,
@@ -131,7 +132,7 @@ impl TrafficComparison {
         let resets = Resets::of(observed.folder(), point.id(), self.design_since_ms);
         let is = EvidenceOf {
             operating_point: point.id().to_owned(),
-            reference: reference.digest().unwrap_or_default(),
+            reference: digest_of(&reference, watched.as_ref()),
             delta: self.delta,
             since_unix_ms: resets.since_ms(),
         };
@@ -139,7 +140,7 @@ impl TrafficComparison {
         let file = observed.folder().join(FILE);
         let known = watched.take().filter(|known| known.is == is);
         let mut known = known
-            .unwrap_or_else(|| WatchedPoint::open(is, &file, &reference, resets.into_all().len()));
+            .unwrap_or_else(|| WatchedPoint::open(is, &file, reference, resets.into_all().len()));
         for (signs, accepted) in &searches {
             known.watch.observe(*signs, *accepted);
         }
@@ -199,14 +200,23 @@ impl TrafficComparison {
     }
 }
 
+/// Of one that is watched already it is known.
+fn digest_of(reference: &Arc<TrafficReference>, watched: Option<&WatchedPoint>) -> String {
+    let known = watched.filter(|known| Arc::ptr_eq(&known.reference, reference));
+    known.map_or_else(
+        || reference.digest().unwrap_or_default(),
+        |known| known.is.reference.clone(),
+    )
+}
+
 impl WatchedPoint {
     /// Goes on where the file is of the same evidence, else begins.
-    fn open(is: EvidenceOf, file: &Path, reference: &TrafficReference, resets: usize) -> Self {
+    fn open(is: EvidenceOf, file: &Path, reference: Arc<TrafficReference>, resets: usize) -> Self {
         let kept = read_json::<KeptEvidence>(file).unwrap_or_else(|error| {
             tracing::warn!(%error, "the comparison of traffic with the calibration begins anew");
             None
         });
-        let mut watch = TrafficWatch::new(reference, is.delta, resets);
+        let mut watch = TrafficWatch::new(&reference, is.delta, resets);
         let mut raised_ms = None;
         if let Some(kept) = kept.filter(|kept| kept.of == is) {
             watch = watch.resumed(kept.state);
@@ -214,6 +224,7 @@ impl WatchedPoint {
         }
         Self {
             is,
+            reference,
             watch,
             raised_ms,
             kept: Instant::now(),

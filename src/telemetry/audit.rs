@@ -267,7 +267,7 @@ pub fn traffic_share(
 }
 
 /// The features of which a share can be shown, as label values.
-const TRAFFIC_FEATURE_VALUES: [&str; 8] = [
+pub const TRAFFIC_FEATURE_VALUES: [&str; 8] = [
     "format",
     "size",
     "brightness",

@@ -18,10 +18,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use audit::labels_of;
 pub use audit::{
-    AuditCounts, AuditedRateGauges, CanaryGauges, RecordedDecisions, TrafficGauges,
-    TrafficShareGauges, audit_counted, audit_ended, canaries_ended, canaries_replayed,
-    decisions_recorded, journal_changed, rate_audited, rate_onset, recording_lost, strata_designed,
-    traffic_compared, traffic_share,
+    AuditCounts, AuditedRateGauges, CanaryGauges, RecordedDecisions, TRAFFIC_FEATURE_VALUES,
+    TrafficGauges, TrafficShareGauges, audit_counted, audit_ended, canaries_ended,
+    canaries_replayed, decisions_recorded, journal_changed, rate_audited, rate_onset,
+    recording_lost, strata_designed, traffic_compared, traffic_share,
 };
 pub use escape::{escaped, escaped_json, escaped_lines};
 pub use logs::{CHANGES, install_logs};

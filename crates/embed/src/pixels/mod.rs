@@ -358,7 +358,7 @@ pub struct ImageMeasures {
     pub longest_side: u32,
     /// Mean level of its channels at the model's size, 0 to 255.
     pub brightness: f64,
-    /// Contrast of neighbouring pixels by that of pixels four apart, at the model's size; at least 0.
+    /// Squared contrast of neighbouring pixels by that of pixels four apart, at the model's size; at least 0.
     pub sharpness: f64,
 }
 
