@@ -319,6 +319,7 @@ impl Bench {
             default: self.loaded.default.clone(),
             models: None,
             deployments: self.loaded.deployments.clone(),
+            unopened: Vec::new(),
             runtime_version: self.loaded.runtime_version.clone(),
         }
     }

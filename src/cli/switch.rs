@@ -88,6 +88,7 @@ impl Switch {
             );
             return Err(fail(Exit::Mismatch, message));
         }
+        check_free(&previous(&link))?;
         let runtime = super::runtime::single_threaded()?;
         let client = runtime.block_on(self.server.connect())?;
         lead(&link, &to)?;
@@ -157,15 +158,24 @@ fn leads_to(link: &Path) -> anyhow::Result<PathBuf> {
 
 /// Lets a link lead to a folder, at once.
 pub(super) fn lead(link: &Path, to: &Path) -> anyhow::Result<()> {
-    let mut beside = link.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = PathBuf::from(beside);
     let failed = || format!("cannot change the link {}", link.display());
-    if fs::symlink_metadata(&beside).is_ok() {
-        fs::remove_file(&beside).with_context(failed)?;
-    }
+    check_free(link)?;
+    // A name that nothing has: what somebody keeps beside the link is not ours to remove.
+    let beside = link.with_file_name(format!(".matchpoint-{}", uuid::Uuid::now_v7()));
     symlink(to, &beside).with_context(failed)?;
-    fs::rename(&beside, link).with_context(failed)
+    fs::rename(&beside, link)
+        .inspect_err(|_| drop(fs::remove_file(&beside)))
+        .with_context(failed)
+}
+
+/// Refuses a path that something else than a link has, before anything is changed.
+fn check_free(link: &Path) -> anyhow::Result<()> {
+    let taken = fs::symlink_metadata(link).is_ok_and(|found| !found.is_symlink());
+    if !taken {
+        return Ok(());
+    }
+    let message = format!("{} is in the way; move it elsewhere", link.display());
+    Err(fail(Exit::Usage, message))
 }
 
 fn text(switched: &Switched) -> String {
@@ -192,4 +202,26 @@ fn text(switched: &Switched) -> String {
         one("before", &switched.from, &switched.before),
         one("now", &switched.to, &switched.now)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_led_elsewhere_and_nothing_beside_it_is_touched() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        for folder in ["one", "two", "folder"] {
+            fs::create_dir(at(folder)).unwrap();
+        }
+        symlink(at("one"), at("shop")).unwrap();
+        symlink(at("one"), at("shop.new")).unwrap();
+        lead(&at("shop"), &at("two")).unwrap();
+        assert_eq!(fs::read_link(at("shop")).unwrap(), at("two"));
+        assert_eq!(fs::read_link(at("shop.new")).unwrap(), at("one"));
+        let refused = lead(&at("folder"), &at("two")).unwrap_err().to_string();
+        assert!(refused.contains("is in the way"), "{refused}");
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 5);
+    }
 }

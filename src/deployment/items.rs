@@ -52,8 +52,7 @@ impl Deployment {
     ) -> Result<EnrolledItem, DeploymentError> {
         let writer = self.writer()?;
         let keep = self.gallery.keeps_images();
-        let job = WorkerJob::now(caller, source.kind(), Waits::Caller);
-        self.precheck(&source)?;
+        let job = WorkerJob::now(caller, self.precheck(&source)?, Waits::Caller);
         let embedded = self.work(job, move |worker, limits, timings| {
             let (source_sha256, image) = (source.sha256(), source.kept(keep));
             let embedding = embed_query(worker, source, limits, timings)?;

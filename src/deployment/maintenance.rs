@@ -1,6 +1,7 @@
 //! One thread for what a gallery needs while it serves: links to what was enrolled, an index built
 //! anew, and checks that the index finds what is there and that nothing has changed on the disk.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
@@ -33,8 +34,32 @@ const CHECKED: usize = 10;
 pub(super) struct Maintenance {
     searches: Sender<SearchToCheck>,
     stop: Arc<AtomicBool>,
-    damage: Arc<OnceLock<String>>,
+    damage: Arc<Damage>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What was found to have changed on the disk. What has once is not trusted again.
+struct Damage {
+    deployment: String,
+    found: OnceLock<String>,
+    /// Called with the first.
+    changed: Box<dyn Fn() + Send + Sync>,
+}
+
+impl fmt::Debug for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Damage({:?})", self.found.get())
+    }
+}
+
+impl Damage {
+    fn found(&self, error: &GalleryError) {
+        tracing::error!(%error, deployment = self.deployment, "nothing is accepted any more");
+        telemetry::item_damaged(&self.deployment);
+        if self.found.set(error.to_string()).is_ok() {
+            (self.changed)();
+        }
+    }
 }
 
 /// A search that was answered, to be done again by comparing with every item.
@@ -66,11 +91,16 @@ impl Maintenance {
     pub(super) fn start(
         deployment: &str,
         gallery: Arc<Gallery>,
-        changed: impl Fn() + Send + 'static,
+        changed: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, DeploymentError> {
         // One waits at most, so that the sample is of the present.
         let (searches, waiting) = crossbeam_channel::bounded(1);
-        let (stop, damage) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let stop = Arc::new(AtomicBool::new(false));
+        let damage = Arc::new(Damage {
+            deployment: deployment.to_owned(),
+            found: OnceLock::new(),
+            changed: Box::new(changed),
+        });
         let worker = MaintenanceWorker {
             deployment: deployment.to_owned(),
             gallery,
@@ -78,10 +108,11 @@ impl Maintenance {
             damage: Arc::clone(&damage),
             reindexing: None,
             scrubbed: None,
+            scrubbed_row: None,
         };
         let thread = thread::Builder::new()
             .name("gallery-upkeep".to_owned())
-            .spawn(move || worker.run(&waiting, &changed))
+            .spawn(move || worker.run(&waiting))
             .map_err(|cause| DeploymentError::Broken {
                 reason: cause.to_string(),
             })?;
@@ -99,7 +130,12 @@ impl Maintenance {
 
     /// What has changed on the disk since it was verified.
     pub(super) fn damage(&self) -> Option<&str> {
-        self.damage.get().map(String::as_str)
+        self.damage.found.get().map(String::as_str)
+    }
+
+    /// Somebody else has found an item changed.
+    pub(super) fn found(&self, error: &GalleryError) {
+        self.damage.found(error);
     }
 }
 
@@ -118,14 +154,16 @@ struct MaintenanceWorker {
     deployment: String,
     gallery: Arc<Gallery>,
     stop: Arc<AtomicBool>,
-    damage: Arc<OnceLock<String>>,
+    damage: Arc<Damage>,
     reindexing: Option<JoinHandle<()>>,
     /// The last item that was compared with its checksum.
     scrubbed: Option<String>,
+    /// The last row that was read anew from the disk.
+    scrubbed_row: Option<i64>,
 }
 
 impl MaintenanceWorker {
-    fn run(mut self, searches: &Receiver<SearchToCheck>, changed: &dyn Fn()) {
+    fn run(mut self, searches: &Receiver<SearchToCheck>) {
         let (mut scrub_at, mut check_at) = (Instant::now() + SCRUB_EVERY, Instant::now());
         while !self.stop.load(Ordering::Relaxed) {
             self.link();
@@ -133,7 +171,7 @@ impl MaintenanceWorker {
             let now = Instant::now();
             if scrub_at <= now {
                 scrub_at = now + SCRUB_EVERY;
-                self.scrub(changed);
+                self.scrub();
             }
             if now < check_at {
                 thread::park_timeout(TICK);
@@ -178,22 +216,25 @@ impl MaintenanceWorker {
             .ok();
     }
 
-    /// Compares a few items with their checksums. What has changed once is not trusted again.
-    fn scrub(&mut self, changed: &dyn Fn()) {
-        if self.damage.get().is_some() {
+    /// Compares a few items with their checksums, as searches see them and as they are on the disk.
+    fn scrub(&mut self) {
+        if self.damage.found.get().is_some() {
             return;
         }
-        let after = self.scrubbed.take();
-        match self.gallery.check_items(after.as_deref(), SCRUBBED_AT_ONCE) {
-            Ok(last) => self.scrubbed = last,
-            Err(error) => {
-                tracing::error!(%error, deployment = self.deployment, "nothing is accepted any more");
-                telemetry::item_damaged(&self.deployment);
-                if self.damage.set(error.to_string()).is_ok() {
-                    changed();
-                }
-            }
+        if let Err(error) = self.try_scrub() {
+            self.damage.found(&error);
         }
+    }
+
+    fn try_scrub(&mut self) -> Result<(), GalleryError> {
+        self.gallery.check_place()?;
+        let after = self.scrubbed.take();
+        self.scrubbed = self
+            .gallery
+            .check_items(after.as_deref(), SCRUBBED_AT_ONCE)?;
+        let after = self.scrubbed_row.unwrap_or(0);
+        self.scrubbed_row = self.gallery.check_stored(after, SCRUBBED_AT_ONCE)?;
+        Ok(())
     }
 
     fn check(&self, search: &SearchToCheck) {

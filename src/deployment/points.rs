@@ -216,10 +216,16 @@ impl Deployment {
 
     /// Lets nothing decide once an item has changed on the disk.
     fn hold_back(&self) {
-        if let Some(damage) = self.maintenance.get().and_then(Maintenance::damage) {
+        if let Some(damage) = self.damage() {
             let damaged = ActivePoint::Unreadable(damage.to_owned());
             self.active_point.store(Arc::new(damaged));
         }
+    }
+
+    /// What has changed on the disk since it was opened, so that nothing is accepted any more.
+    #[must_use]
+    pub fn damage(&self) -> Option<&str> {
+        self.maintenance.get().and_then(Maintenance::damage)
     }
 
     /// Announces the deployment to Prometheus, in place of the one that was served under its name.

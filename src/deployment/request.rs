@@ -13,7 +13,7 @@ use super::DeploymentError;
 use crate::files::open_file;
 use crate::telemetry;
 use matchpoint_embed::job::JobKind;
-use matchpoint_embed::pixels::{ImageLimits, PixelsError, precheck};
+use matchpoint_embed::pixels::{ImageLimits, PixelsError};
 use matchpoint_gallery::Gallery;
 use matchpoint_gallery::filter::ItemFilter;
 use matchpoint_gallery::view::{GalleryMatch, GalleryView};
@@ -97,14 +97,6 @@ impl Query {
         match self {
             Self::Image(_) => JobKind::Image,
             Self::Embedding(_) => JobKind::Vector,
-        }
-    }
-
-    /// Refuses an image that need not be decoded for that.
-    pub(super) fn precheck(&self, limits: &ImageLimits) -> Result<(), PixelsError> {
-        match self {
-            Self::Image(bytes) => precheck(bytes, limits),
-            Self::Embedding(_) => Ok(()),
         }
     }
 
@@ -221,8 +213,10 @@ pub(super) fn image_failure(error: &PixelsError) -> &'static str {
         PixelsError::UnsupportedFormat { .. } | PixelsError::UnsupportedFeature { .. } => {
             "unsupported_format"
         }
+        PixelsError::NoMemory { .. } => "too_large",
         PixelsError::TooManyBytes { .. }
         | PixelsError::TooMuchMemory { .. }
+        | PixelsError::TooManyScans { .. }
         | PixelsError::SideTooLong { .. } => "too_large",
         PixelsError::Empty
         | PixelsError::Truncated { .. }

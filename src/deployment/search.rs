@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::active_point::DecisionBasis;
 use super::answer::{EmbeddedOriginal, Probed, SearchAnswer, VerifyAnswer};
-use super::deciding::Searched;
-use super::maintenance::Maintenance;
+use super::deciding::{Deciding, Searched};
+use super::maintenance::{IndexChecks, Maintenance};
 use super::open::Deployment;
 use super::open_shadow::{ShadowQuery, shadow_decision};
 use super::request::{
@@ -20,9 +20,12 @@ use super::{DeploymentError, Unembeddable};
 use crate::journal::entry::{DecisionId, SearchSource};
 use crate::monitor::{DecisionRecord, MatchRecord, ShadowTicket};
 use crate::telemetry;
+use matchpoint_calibration::decision::Decision;
 use matchpoint_embed::caller::Caller;
 use matchpoint_embed::job::{JobKind, PoolWorker};
-use matchpoint_embed::pixels::ImageLimits;
+use matchpoint_embed::pixels::{ImageLimits, precheck};
+use matchpoint_gallery::Gallery;
+use matchpoint_gallery::error::GalleryError;
 use matchpoint_vector::Embedding;
 
 /// How long a calibration waits where the queue is full: about as long as one image takes.
@@ -51,17 +54,16 @@ impl Deployment {
         options: SearchOptions,
         source: SearchSource,
     ) -> Result<SearchAnswer, DeploymentError> {
-        let live = source == SearchSource::Live;
+        let (live, filtered) = (source == SearchSource::Live, options.filter.is_some());
         // Canaries come from here.
         let waits = if live { Waits::Caller } else { Waits::Nobody };
-        let job = WorkerJob::now(caller, probe.kind(), waits);
+        let mut job = WorkerJob::now(caller, probe.kind(), waits);
         if let ProbeSource::Query(query) = &probe {
-            self.precheck(query)?;
+            job.kind = self.precheck(query)?;
         }
         let (view, active) = (self.gallery.view(), self.active_point.load_full());
         let (searched, judge) = (Arc::clone(&view), Arc::clone(&active));
-        let filtered = options.filter.is_some();
-        let checks = self.maintenance.get().map(Maintenance::checks);
+        let (checks, gallery) = (self.checks(), Arc::clone(&self.gallery));
         let image = probe.kept(self.monitor.keeps_images());
         let ticket = live.then(|| self.shadow_ticket(&probe, &options));
         let ((hits, best, judged, norm, signs), timings) = self
@@ -76,6 +78,7 @@ impl Deployment {
                     options: &options,
                 };
                 let judged = judge.decision_score(&found, best.as_ref(), timings)?;
+                check_accepted(&gallery, best.as_ref(), judge.decide(judged))?;
                 let signs = judge.traffic_signs(&measured.facts(&options.conditions));
                 // What leaves a label out did not go through the index.
                 if let Some(checks) = checks.filter(|_| options.without_label.is_none()) {
@@ -83,7 +86,8 @@ impl Deployment {
                 }
                 Ok((hits, best, judged, measured.feature_length, signs))
             })
-            .await?;
+            .await
+            .inspect_err(|error| self.note_damage(error))?;
         let id = DecisionId::fresh();
         let basis = active.basis(&view, judged);
         let answer = SearchAnswer {
@@ -133,25 +137,23 @@ impl Deployment {
         reference: VerifyReference,
     ) -> Result<VerifyAnswer, DeploymentError> {
         let arrived = Instant::now();
-        self.precheck(&query)?;
+        let mut kind = self.precheck(&query)?;
         let (view, active) = (self.gallery.view(), self.active_point.load_full());
         let reference = match reference {
             VerifyReference::Query(reference) => {
-                self.precheck(&reference)?;
+                kind = kind.dearer(self.precheck(&reference)?);
                 Known::Query(reference)
             }
             VerifyReference::Item(id) => {
                 let (head, vector) = self.item(&id)?;
+                let whole = self.gallery.check_item(&head, &vector);
+                whole
+                    .map_err(DeploymentError::from)
+                    .inspect_err(|error| self.note_damage(error))?;
                 Known::Item(head, vector)
             }
         };
         let (judge, enrolled) = (Arc::clone(&active), Arc::clone(&view));
-        let kind = match (&query, &reference) {
-            (Query::Image(_), _) | (_, Known::Query(Query::Image(_))) => JobKind::Image,
-            (Query::Embedding(_), Known::Query(Query::Embedding(_)) | Known::Item(..)) => {
-                JobKind::Vector
-            }
-        };
         let job = WorkerJob {
             caller,
             kind,
@@ -204,8 +206,7 @@ impl Deployment {
         caller: Caller,
         query: Query,
     ) -> Result<(Embedding, Timings), DeploymentError> {
-        let job = WorkerJob::now(caller, query.kind(), Waits::Caller);
-        self.precheck(&query)?;
+        let job = WorkerJob::now(caller, self.precheck(&query)?, Waits::Caller);
         self.work(job, move |worker, limits, timings| {
             embed_query(worker, query, limits, timings)
         })
@@ -262,6 +263,19 @@ impl Deployment {
         Ok(probed)
     }
 
+    fn checks(&self) -> Option<IndexChecks> {
+        self.maintenance.get().map(Maintenance::checks)
+    }
+
+    /// Lets nothing be accepted any more once an item was found changed.
+    fn note_damage(&self, error: &DeploymentError) {
+        if let DeploymentError::Gallery(changed @ GalleryError::Changed { .. }) = error
+            && let Some(maintenance) = self.maintenance.get()
+        {
+            maintenance.found(changed);
+        }
+    }
+
     fn shadow_ticket(
         &self,
         probe: &ProbeSource,
@@ -297,16 +311,19 @@ impl Deployment {
         );
     }
 
-    /// Refuses an image at once that need not be decoded for that, so that it waits for no worker.
-    pub(super) fn precheck(&self, query: &Query) -> Result<(), DeploymentError> {
-        // Where no image can be embedded, that is the answer, whatever was sent.
-        if !self.loaded.model.embeds_images() {
-            return Ok(());
+    /// Refuses an image at once that need not be decoded for that, so that it waits for no worker; says what
+    /// a job for any other does.
+    pub(super) fn precheck(&self, query: &Query) -> Result<JobKind, DeploymentError> {
+        let model = &self.loaded.model;
+        match query {
+            Query::Image(image) if model.embeds_images() => {
+                let passes = precheck(image, &self.limits).map_err(DeploymentError::Image);
+                passes.inspect_err(|error| self.record_failure(error))?;
+                Ok(model.kind_of(image, &self.limits))
+            }
+            // Where no image can be embedded, that is the answer, whatever was sent.
+            Query::Image(_) | Query::Embedding(_) => Ok(query.kind()),
         }
-        query
-            .precheck(&self.limits)
-            .map_err(DeploymentError::Image)
-            .inspect_err(|error| self.record_failure(error))
     }
 
     /// Runs a job on a worker, and times its stages. What callers wait for is counted.
@@ -373,6 +390,21 @@ impl Deployment {
             };
             telemetry::image_failed(&self.name, reason);
         }
+    }
+}
+
+/// Compares the item that a search accepts with its checksum: what has changed on the disk since it was
+/// verified must not be what a decision rests on.
+fn check_accepted(
+    gallery: &Gallery,
+    deciding: Option<&Deciding>,
+    decision: Decision,
+) -> Result<(), DeploymentError> {
+    match (decision, deciding) {
+        (Decision::Accept, Some(Deciding { best, .. })) => {
+            Ok(gallery.check_item(&best.item, &best.vector)?)
+        }
+        (Decision::Accept | Decision::Reject | Decision::Undecided, _) => Ok(()),
     }
 }
 

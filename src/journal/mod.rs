@@ -97,6 +97,8 @@ impl Journal {
             retain_at: Instant::now(),
             cursor: RetentionCursor::default(),
             failing: false,
+            crowded_out: 0,
+            crowded_told: None,
         };
         let thread = thread::Builder::new()
             .name("journal-writer".to_owned())

@@ -33,7 +33,8 @@ pub struct Retention {
     /// Sampled and labelled decisions are kept for so long, without their images: rates and
     /// evidence rest on them, whether a label came or not. Never shorter than `ms`.
     pub audited_ms: u64,
-    /// Greatest length of the file. Its log comes to at most 16 MiB more.
+    /// Greatest length of the file, but for labelled decisions: who may only search must not push out what people
+    /// said. Its log comes to at most 16 MiB more.
     pub bytes: u64,
 }
 
@@ -56,6 +57,8 @@ impl RetentionCursor {
 /// What one step did.
 pub(super) struct Removed {
     pub(super) changes: CountsByKey,
+    /// Sampled decisions that had to go for want of room, before anybody labelled them.
+    pub(super) crowded_out: u64,
     /// Whether another step would find more.
     pub(super) more: bool,
 }
@@ -89,19 +92,31 @@ impl JournalStore {
             after: &cursor.passed,
             until,
             also_audited: false,
+            spares_labelled: true,
         });
+        let mut crowded_out = 0;
         let mut found = removed.map_err(|error| failed(&self.path, "remove from", error))?;
         if let Some(last) = found.last.take() {
             cursor.passed = last;
         } else {
             let kept = retention.audited_ms.max(retention.ms);
-            let until = if too_large { newest } else { before(kept) };
-            let removed = self.try_remove(RetentionSweep {
+            let aged = RetentionSweep {
                 after: &[],
-                until,
+                until: before(kept),
                 also_audited: true,
-            });
+                spares_labelled: false,
+            };
+            let removed = self.try_remove(aged);
             found = removed.map_err(|error| failed(&self.path, "remove from", error))?;
+            if too_large && !found.looked_at {
+                let removed = self.try_remove(RetentionSweep {
+                    until: newest,
+                    spares_labelled: true,
+                    ..aged
+                });
+                found = removed.map_err(|error| failed(&self.path, "remove from", error))?;
+                crowded_out = found.changes.values().map(|count| count.removed).sum();
+            }
         }
         totals::add(&mut self.counts, &found.changes);
         let more = found.looked_at;
@@ -110,6 +125,7 @@ impl JournalStore {
         }
         Ok(Removed {
             changes: found.changes,
+            crowded_out,
             more,
         })
     }
@@ -175,6 +191,8 @@ struct RetentionSweep<'a> {
     after: &'a [u8],
     until: DecisionId,
     also_audited: bool,
+    /// Whether labelled rows are passed over where others that were sampled are removed.
+    spares_labelled: bool,
 }
 
 struct RetentionSwept {
@@ -190,9 +208,10 @@ fn candidates(
     let mut statement = transaction.prepare_cached(
         "SELECT d.id, d.labelled, coalesce(length(i.bytes), 0), d.point, d.source, d.decision, \
          d.stratum, d.filtered, d.sampled FROM decisions d LEFT JOIN images i ON i.id = d.id \
-         WHERE ? < d.id AND d.id < ? ORDER BY d.id LIMIT ?",
+         WHERE ? < d.id AND d.id < ? AND (? OR d.labelled = 0) ORDER BY d.id LIMIT ?",
     )?;
-    let bounds = params![sweep.after, sweep.until.as_bytes(), STEP_ROWS];
+    let all = !(sweep.also_audited && sweep.spares_labelled);
+    let bounds = params![sweep.after, sweep.until.as_bytes(), all, STEP_ROWS];
     let rows = statement.query_map(bounds, |row| {
         Ok(RemovableRow {
             id: row.get(0)?,

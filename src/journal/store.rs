@@ -233,6 +233,7 @@ impl JournalStore {
             changed: format::totals(&counts, &self.points).map_err(sql_error)?,
             rows: totals::rows(&self.counts),
             bytes: self.file_bytes()?,
+            crowded_out: 0,
         })
     }
 

@@ -657,6 +657,36 @@ fn size_removes_the_oldest_and_the_file_keeps_to_it() {
 }
 
 #[test]
+fn a_flood_of_sampled_decisions_does_not_push_out_what_people_said() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    let place = place();
+    let mut small = options();
+    small.retention.bytes = 1 << 20;
+    let crowded_out = Arc::new(AtomicU64::new(0));
+    let told = Arc::clone(&crowded_out);
+    let observe = move |committed: &Committed| {
+        told.fetch_add(committed.crowded_out, Ordering::SeqCst);
+    };
+    let journal = Journal::open(&place.path, small, observe).unwrap();
+    (0..180).for_each(|number| journal.record(sampled(number), None));
+    let labels = (0..180).map(|number| label(number, AnnotatedTruth::NonMated));
+    journal.report(labels.collect()).unwrap();
+    for round in 1..=6 {
+        let flood = round * 3000..(round + 1) * 3000;
+        flood.for_each(|number| journal.record(sampled(number), None));
+        journal.retain().unwrap();
+    }
+    let reader = journal.reader().unwrap();
+    for number in 0..180 {
+        let kept = reader.decision(id(number)).unwrap().unwrap();
+        assert!(kept.annotation.is_some(), "{number}");
+    }
+    assert_eq!(reader.decision(id(3000)).unwrap(), None);
+    assert!(reader.decision(id(20_999)).unwrap().is_some());
+    assert!(1000 < crowded_out.load(Ordering::SeqCst));
+}
+
+#[test]
 fn a_damaged_file_is_set_aside_and_a_new_one_begun() {
     let place = place();
     let damage: [fn(&mut Vec<u8>); 5] = [

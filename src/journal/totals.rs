@@ -79,6 +79,8 @@ pub struct Committed {
     pub rows: u64,
     /// Length of the file, without its log.
     pub bytes: u64,
+    /// Sampled decisions that went for want of room before anybody labelled them, since this was told last.
+    pub crowded_out: u64,
 }
 
 /// As totals are kept: by number.

@@ -96,6 +96,9 @@ pub(super) struct JournalWorker {
     pub(super) cursor: RetentionCursor,
     /// Whether the last attempt to write failed.
     pub(super) failing: bool,
+    /// Sampled decisions that went for want of room, and when the log said so last.
+    pub(super) crowded_out: u64,
+    pub(super) crowded_told: Option<Instant>,
 }
 
 impl JournalWorker {
@@ -199,7 +202,10 @@ impl JournalWorker {
 
     fn announce(&mut self, changes: &CountsByKey) {
         match self.store.committed(Some(changes)) {
-            Ok(committed) => (self.observe)(&committed),
+            Ok(mut committed) => {
+                committed.crowded_out = std::mem::take(&mut self.crowded_out);
+                (self.observe)(&committed);
+            }
             Err(error) => tracing::error!(%error, "the journal's totals could not be read"),
         }
     }
@@ -221,6 +227,7 @@ impl JournalWorker {
             match self.store.remove_step(retention, now, &mut self.cursor) {
                 Ok(removed) => {
                     crate::journal::totals::add(&mut changes, &removed.changes);
+                    self.crowded_out += removed.crowded_out;
                     if !removed.more {
                         self.retain_at = Instant::now() + RETENTION_EVERY;
                         break;
@@ -234,6 +241,13 @@ impl JournalWorker {
                     break;
                 }
             }
+        }
+        let told = self.crowded_told;
+        if 0 < self.crowded_out && told.is_none_or(|told| RETENTION_EVERY < told.elapsed()) {
+            self.crowded_told = Some(Instant::now());
+            tracing::warn!(
+                "decisions that were sampled for the audit went before anybody labelled them, for want of room; raise journal_bytes_max"
+            );
         }
         if !changes.is_empty() {
             self.announce(&changes);

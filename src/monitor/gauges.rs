@@ -78,6 +78,7 @@ pub(super) fn publish(
         }
     }
     telemetry::journal_changed(deployment, committed.rows, committed.bytes);
+    telemetry::crowded_out(deployment, committed.crowded_out);
 }
 
 /// Tells Prometheus what was lost since they were published last.

@@ -42,7 +42,7 @@ use tonic_health::server::HealthReporter;
 use tower::Layer;
 
 pub use error::ServeError;
-pub use registry::ServedState;
+pub use registry::{ServedState, UnopenedDeployment};
 
 use crate::config::ServerConfig;
 use crate::deployment::{Deployment, DeploymentError, JudgedScore, Models, OpenOptions};
@@ -97,6 +97,8 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
 pub fn load(config: &ServerConfig) -> Result<ServedState, ServeError> {
     let mut models = Models::new(&config.engine, config.queue_len_max);
     let (mut deployments, mut places) = (BTreeMap::new(), BTreeMap::new());
+    let (mut unopened, mut first) = (Vec::new(), None);
+    let mut configured = 0;
     for ToServe {
         name,
         place,
@@ -113,16 +115,18 @@ pub fn load(config: &ServerConfig) -> Result<ServedState, ServeError> {
             tracing::error!(%path, name = taken, "not served: another deployment has its name");
             continue;
         }
-        let deployment = match open(name, &place, &mut models, config) {
+        let deployment = match open(name.clone(), &place, &mut models, config) {
             Ok(deployment) => deployment,
-            Err(error) if required => return Err(error.into()),
-            // What somebody restored must not keep the others from being served.
+            // One that is damaged must not keep the others from being served.
             Err(error) => {
                 let path = place.display();
                 tracing::error!(%path, %error, "not served: it cannot be opened");
+                unopened.push(UnopenedDeployment::of(name, &place, &error));
+                first = first.or(required.then_some(error));
                 continue;
             }
         };
+        configured += usize::from(required);
         report(&deployment, started.elapsed());
         let name = deployment.name().to_owned();
         places.insert(name.clone(), place);
@@ -133,19 +137,23 @@ pub fn load(config: &ServerConfig) -> Result<ServedState, ServeError> {
             return Err(ServeError::SameName { name });
         }
     }
+    // Without any of those that it was told to serve, it is of no use to anybody.
+    if let Some(error) = first.filter(|_| configured == 0) {
+        return Err(error.into());
+    }
     // A configured one stays the default, whatever lies below `data_dir` beside it.
-    let default = match (config.deployments.as_slice(), deployments.len()) {
-        ([(_, folder)], _) => {
+    let default = match config.deployments.as_slice() {
+        [(_, folder)] => {
             let configured = places.iter().find(|(_, place)| *place == folder);
             configured.map(|(name, _)| name.clone())
         }
-        (_, 1) => deployments.keys().next().cloned(),
         _ => None,
     };
     Ok(ServedState {
         deployments,
         places,
         default,
+        unopened,
         runtime_version: models.runtime_version().to_owned(),
         models: Some(Arc::new(Mutex::new(models))),
     })
@@ -236,10 +244,13 @@ pub async fn serve(
             for deployment in loaded.deployments.values() {
                 deployment.publish(None);
             }
+            for one in &loaded.unopened {
+                telemetry::deployment_unopened(&one.name);
+            }
             registry.ready(Arc::clone(&loaded));
             shadow::open_all(&loaded, config.monitoring.shadow_share);
             drop(loaded);
-            tokio::spawn(publish_gauges(registry.watch()));
+            tokio::spawn(publish_gauges(registry.watch(), reporter.clone()));
             tokio::spawn(replay_canaries(registry.watch(), config.canaries_every));
             set_health(&reporter, ServingStatus::Serving).await;
             telemetry::server_ready(true);
@@ -261,7 +272,8 @@ pub async fn serve(
 }
 
 /// Keeps what changes by itself up to date, for as long as the deployments are served.
-async fn publish_gauges(loaded: impl Fn() -> Option<Arc<ServedState>>) {
+async fn publish_gauges(loaded: impl Fn() -> Option<Arc<ServedState>>, reporter: HealthReporter) {
+    let mut was_whole = true;
     let mut tick = tokio::time::interval(GAUGE_INTERVAL);
     loop {
         tick.tick().await;
@@ -270,6 +282,20 @@ async fn publish_gauges(loaded: impl Fn() -> Option<Arc<ServedState>>) {
         };
         for deployment in loaded.deployments.values() {
             deployment.publish_gauges();
+        }
+        // What is damaged takes no traffic, and another one in its place does again.
+        let is_whole = loaded
+            .deployments
+            .values()
+            .all(|one| one.damage().is_none());
+        if is_whole != was_whole {
+            was_whole = is_whole;
+            telemetry::server_ready(is_whole);
+            let serving = match is_whole {
+                true => ServingStatus::Serving,
+                false => ServingStatus::NotServing,
+            };
+            set_health(&reporter, serving).await;
         }
     }
 }

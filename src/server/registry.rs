@@ -11,9 +11,9 @@ use tokio::sync::{Semaphore, watch};
 use tonic::{Code, Status};
 
 use super::denied::{deployment_denied, identity_of, unknown_key};
-use super::status::status;
+use super::status::{classify, status};
 use super::transport::Pace;
-use crate::deployment::{Deployment, DeploymentError, Models};
+use crate::deployment::{Deployment, DeploymentError, Folder, Models};
 use crate::identity::Identity;
 use crate::telemetry;
 use matchpoint_embed::caller::Caller;
@@ -60,10 +60,34 @@ pub struct ServedState {
     /// The deployment that is meant by requests that name none: the only one at the start, whatever
     /// is restored beside it later. `None` where requests have to name theirs.
     pub default: Option<String>,
+    /// Those that could not be opened, and are not served.
+    pub unopened: Vec<UnopenedDeployment>,
     /// Version of ONNX Runtime.
     pub runtime_version: String,
     /// The models that are open, for deployments that join later; `None` where none may.
     pub models: Option<Arc<Mutex<Models>>>,
+}
+
+/// A deployment that could not be opened at the start.
+#[derive(Clone, Debug)]
+pub struct UnopenedDeployment {
+    /// The name that it would be served under.
+    pub name: String,
+    /// Why, as a reason of errors; the log has the words.
+    pub reason: &'static str,
+}
+
+impl UnopenedDeployment {
+    pub(super) fn of(name: Option<String>, place: &Path, error: &DeploymentError) -> Self {
+        let recorded = || Some(Folder::open(place).ok()?.record().name.clone());
+        let of_folder = || place.file_name()?.to_str().map(ToOwned::to_owned);
+        let name = name.or_else(recorded).or_else(of_folder);
+        let (_, reason) = classify(error);
+        Self {
+            name: name.unwrap_or_default(),
+            reason,
+        }
+    }
 }
 
 impl ServedState {
@@ -189,6 +213,7 @@ impl Registry {
                 deployments,
                 places,
                 default: loaded.default.clone(),
+                unopened: loaded.unopened.clone(),
                 runtime_version: loaded.runtime_version.clone(),
                 models: loaded.models.clone(),
             })))

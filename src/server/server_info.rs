@@ -18,7 +18,7 @@ use matchpoint_calibration::coverage::Coverage;
 use matchpoint_client::proto::server_service_server::ServerService;
 use matchpoint_client::proto::{
     DeploymentInfo, GetServerInfoRequest, GetServerInfoResponse, ReloadDeploymentRequest,
-    ReloadDeploymentResponse, ReloadShadowRequest, ReloadShadowResponse,
+    ReloadDeploymentResponse, ReloadShadowRequest, ReloadShadowResponse, UnopenedDeployment,
 };
 use matchpoint_gallery::Access;
 use matchpoint_gallery::error::GalleryError;
@@ -203,6 +203,14 @@ impl ServerService for ServerInfoHandler {
                     .values()
                     .filter(own)
                     .map(|one| describe(one))
+                    .collect(),
+                unopened: loaded
+                    .unopened
+                    .iter()
+                    .map(|one| UnopenedDeployment {
+                        name: one.name.clone(),
+                        reason: one.reason.to_owned(),
+                    })
                     .collect(),
                 message_bytes_max: self.message_bytes_max as u64,
                 image_decode_bytes_max: self.image_decode_bytes_max,

@@ -151,8 +151,9 @@ impl Snapshots {
     }
 
     fn restore(&self, request: RestoreSnapshotRequest) -> Result<Operation, Status> {
-        let archive = self.existing(&request.snapshot_id)?;
         check_name("deployment", &request.deployment)?;
+        check_ending(&request.deployment)?;
+        let archive = self.existing(&request.snapshot_id)?;
         let into = deployments(self.data_dir()?).join(&request.deployment);
         let name = request.deployment;
         let exists = || {
@@ -452,6 +453,20 @@ fn check_name(field: &str, name: &str) -> Result<(), Status> {
     Err(invalid(&format!(
         "{field} must be 1 to 64 letters, digits, `-`, `_` or `.`, and not begin with `-` or `.`"
     )))
+}
+
+/// Refuses names that `switch` and `shadow` give to links beside a deployment: one called so would be another's
+/// earlier folder.
+fn check_ending(name: &str) -> Result<(), Status> {
+    match [".previous", ".shadow", ".new"]
+        .iter()
+        .find(|ending| name.ends_with(**ending))
+    {
+        None => Ok(()),
+        Some(ending) => Err(invalid(&format!(
+            "deployment must not end with `{ending}`, which links beside deployments do"
+        ))),
+    }
 }
 
 fn failed(path: &Path, cause: &std::io::Error) -> Status {

@@ -194,8 +194,11 @@ fn gallery_message(cause: &GalleryError) -> String {
     }
 }
 
-fn classify(error: &DeploymentError) -> (Code, &'static str) {
+pub(super) fn classify(error: &DeploymentError) -> (Code, &'static str) {
     match error {
+        DeploymentError::Image(PixelsError::NoMemory { .. }) => {
+            (Code::ResourceExhausted, "MEMORY_SHORT")
+        }
         DeploymentError::Image(cause) => (Code::InvalidArgument, image_reason(cause)),
         DeploymentError::Unembeddable { kind, .. } => {
             (Code::InvalidArgument, unembeddable_reason(*kind))
@@ -301,8 +304,10 @@ fn image_reason(error: &PixelsError) -> &'static str {
         PixelsError::UnsupportedFormat { .. } | PixelsError::UnsupportedFeature { .. } => {
             "IMAGE_UNSUPPORTED_FORMAT"
         }
+        PixelsError::NoMemory { .. } => "MEMORY_SHORT",
         PixelsError::TooManyBytes { .. }
         | PixelsError::TooMuchMemory { .. }
+        | PixelsError::TooManyScans { .. }
         | PixelsError::SideTooLong { .. } => "IMAGE_TOO_LARGE",
         PixelsError::Empty
         | PixelsError::Truncated { .. }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use metrics::gauge;
+use metrics::{counter, gauge};
 
 use super::series::MetricLabels;
 use super::{metric, series};
@@ -55,6 +55,13 @@ pub fn recording_lost(deployment: &str, reason: &'static str, total: u64, since:
         ("reason", reason.to_owned()),
     ];
     series::count(metric::RECORDING_LOST, &labels, total, since);
+}
+
+/// Counts sampled decisions that went for want of room before anybody labelled them.
+pub fn crowded_out(deployment: &str, count: u64) {
+    let deployment = deployment.to_owned();
+    counter!(metric::RECORDING_LOST, "deployment" => deployment, "reason" => "crowded_out")
+        .increment(count);
 }
 
 /// Says what the journal holds.

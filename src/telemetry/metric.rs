@@ -41,6 +41,8 @@ table! {
         "Connections that the server closed, by reason: refused (connections_max), not_accepted (the system had no room for it), handshake (it did not speak HTTP/2 in time), idle.";
     counter LIMIT_REFUSALS = "matchpoint_limit_refusals_total":
         "Calls that were refused or given up because a limit on what clients share was reached, by the setting that raises it.";
+    gauge DEPLOYMENT_UNOPENED = "matchpoint_deployment_unopened":
+        "1 for a deployment that could not be opened at the start, and is not served. No series for others.";
     gauge QUEUE_LENGTH = "matchpoint_queue_length":
         "Requests that wait for a worker of the model, by its precision; sampled twice a second.";
     counter QUEUE_REJECTED = "matchpoint_queue_rejected_total":
@@ -94,7 +96,7 @@ table! {
     counter RECORDED = "matchpoint_recorded_decisions_total":
         "Decisions in the journal ever, as its own totals say: they outlive a restart, and count what is on the disk. Where another folder takes a deployment's place, it goes on from where it is. By operating point, source (live, comparison, canaries), decision, stratum of the audit, and whether a filter was used. Strata beside the threshold hold what a small change of scores would decide otherwise. Blind to truth: there, too, most searches may be strangers or none.";
     counter RECORDING_LOST = "matchpoint_recording_lost_total":
-        "What was answered and not recorded, by reason: queue_full, not_written (the disk), image (the decision was recorded). Counted also while nothing can be written.";
+        "What was answered and not recorded, by reason: queue_full, not_written (the disk), image (the decision was recorded), crowded_out (sampled for the audit, and removed for want of room before anybody labelled it). Counted also while nothing can be written.";
     gauge JOURNAL_ROWS = "matchpoint_journal_decisions":
         "Decisions that the journal holds now.";
     gauge(Bytes) JOURNAL_BYTES = "matchpoint_journal_bytes":

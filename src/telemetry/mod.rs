@@ -20,7 +20,7 @@ use audit::labels_of;
 pub use audit::{
     AuditCounts, AuditedRateGauges, CanaryGauges, RecordedDecisions, TRAFFIC_FEATURE_VALUES,
     TrafficGauges, TrafficShareGauges, audit_counted, audit_ended, canaries_ended,
-    canaries_replayed, decisions_recorded, journal_changed, rate_audited, rate_onset,
+    canaries_replayed, crowded_out, decisions_recorded, journal_changed, rate_audited, rate_onset,
     recording_lost, strata_designed, traffic_compared, traffic_share,
 };
 pub use escape::{escaped, escaped_json, escaped_lines};
@@ -199,6 +199,11 @@ pub struct DeploymentLabels<'a> {
     pub precision: &'a str,
     /// The execution provider really in use.
     pub execution_provider: &'a str,
+}
+
+/// Says that a deployment could not be opened.
+pub fn deployment_unopened(name: &str) {
+    gauge!(metric::DEPLOYMENT_UNOPENED, "deployment" => name.to_owned()).set(1.0);
 }
 
 /// Says that a deployment's model is not in use any more.

@@ -27,7 +27,7 @@ use tokio_stream::StreamExt;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::common::{Running, Served, sample};
+use crate::common::{Running, Served, photos, sample};
 
 const SEARCH: &str = "/matchpoint.v1.RetrievalService/Search";
 const LIST: &str = "/matchpoint.v1.GalleryService/ListItems";
@@ -374,6 +374,84 @@ async fn a_message_is_counted_before_it_is_built_and_is_not_repeated_at_length()
     running.stop().await;
 }
 
+/// A picture of 25 megapixels in 200 kB: all zeros, 16 bits of each of four channels.
+fn costly_png() -> Vec<u8> {
+    let rows = vec![0; 5000 * (1 + 5000 * 8)];
+    let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut zlib, &rows).unwrap();
+    let header = [5000_u32.to_be_bytes(), 5000_u32.to_be_bytes()].concat();
+    let header = [header, vec![16, 6, 0, 0, 0]].concat();
+    let mut png = b"\x89PNG\r\n\x1a\n".to_vec();
+    for (name, data) in [
+        (b"IHDR", header),
+        (b"IDAT", zlib.finish().unwrap()),
+        (b"IEND", Vec::new()),
+    ] {
+        png.extend_from_slice(&u32::try_from(data.len()).unwrap().to_be_bytes());
+        let mut checksum = flate2::Crc::new();
+        checksum.update(name);
+        checksum.update(&data);
+        png.extend_from_slice(name);
+        png.extend_from_slice(&data);
+        png.extend_from_slice(&checksum.sum().to_be_bytes());
+    }
+    png
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn costly_pictures_of_many_connections_leave_an_honest_one_its_answers() {
+    let settings = [
+        ("MATCHPOINT_WORKERS", "2"),
+        ("MATCHPOINT_REQUEST_TIMEOUT_SECONDS", "10"),
+        ("MATCHPOINT_JOURNAL", "off"),
+    ];
+    let running = Running::sample(&settings).await;
+    let costly = Bytes::from(costly_png());
+    let url = format!("http://{}", running.address);
+    let mut attackers = Vec::new();
+    for _ in 0..32 {
+        let (url, image) = (url.clone(), costly.clone());
+        attackers.push(tokio::spawn(async move {
+            let channel = tonic::transport::Channel::from_shared(url).unwrap();
+            let mut client = RetrievalServiceClient::new(channel.connect().await.unwrap());
+            loop {
+                let query = Some(search_request::Query::Image(image.clone()));
+                let request = SearchRequest {
+                    query,
+                    ..SearchRequest::default()
+                };
+                if client.search(request).await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }));
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let photo = fs::read(photos().join("images/gc_fishes_fish3/q2_photometric.jpg")).unwrap();
+    let channel = tonic::transport::Channel::from_shared(url).unwrap();
+    let mut client = RetrievalServiceClient::new(channel.connect().await.unwrap());
+    let (mut answered, mut longest, mut said) = (0, Duration::ZERO, String::new());
+    for _ in 0..40 {
+        let begun = Instant::now();
+        let query = Some(search_request::Query::Image(photo.clone().into()));
+        let request = SearchRequest {
+            query,
+            ..SearchRequest::default()
+        };
+        let answer = client.search(request).await;
+        answered += usize::from(answer.is_ok());
+        said = answer.map_or_else(|refused| refused.to_string(), |_| said);
+        longest = longest.max(begun.elapsed());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(
+        38 <= answered,
+        "{answered} of 40, {longest:?} at most: {said}"
+    );
+    attackers.iter().for_each(tokio::task::JoinHandle::abort);
+    running.stop().await;
+}
+
 async fn calibrations_that_send_nothing(running: &Running) {
     let mut calibrations = Vec::new();
     for _ in 0..4 {
@@ -492,4 +570,36 @@ fn at_ten_times_the_load_memory_stays_within_the_formula() {
     });
     // 31 MiB of messages, and the windows of 8 connections of 2 MiB.
     assert!(most <= before + 31 + 16 + 16, "{before} MiB, then {most}");
+}
+
+#[test]
+fn where_memory_is_short_a_costly_picture_is_refused_and_the_server_lives() {
+    let served = Served::start(sample(), &[("MATCHPOINT_JOURNAL", "off")], &[]);
+    let process = served.child.id().to_string();
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmSize"))
+        .unwrap();
+    let kilobytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    let limit = format!("--as={}", (kilobytes << 10) + (200 << 20));
+    let limited = std::process::Command::new("prlimit")
+        .args(["--pid", &process, &limit])
+        .status();
+    assert!(limited.unwrap().success());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let url = format!("http://{}", served.address);
+        let channel = tonic::transport::Channel::from_shared(url).unwrap();
+        let mut client = RetrievalServiceClient::new(channel.connect().await.unwrap());
+        let search = |image: Vec<u8>| SearchRequest {
+            query: Some(search_request::Query::Image(image.into())),
+            ..SearchRequest::default()
+        };
+        let refused = client.search(search(costly_png())).await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+        assert_eq!(reason(&refused), "MEMORY_SHORT");
+        let photo = fs::read(photos().join("images/gc_fishes_fish3/q2_photometric.jpg")).unwrap();
+        client.search(search(photo)).await.unwrap();
+    });
 }

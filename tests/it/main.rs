@@ -4,6 +4,7 @@ mod adapt;
 mod architecture;
 mod cli;
 mod common;
+mod faults;
 mod grpc;
 mod house;
 mod identity;

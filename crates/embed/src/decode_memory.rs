@@ -45,6 +45,20 @@ impl DecodeBudget {
         }))
     }
 
+    /// Whether the system has memory for this and all that is being decoded, of which it may not have given any
+    /// yet. Decoders end the process where they are given none; this asks without taking any.
+    pub(super) fn is_there_for(&self, bytes: u64) -> bool {
+        let all = self.0.state().taken.max(bytes);
+        let Ok(all) = usize::try_from(all) else {
+            return false;
+        };
+        let mut room = Vec::<u8>::new();
+        let is_there = room.try_reserve_exact(all).is_ok();
+        // What nothing looks at need not be asked for.
+        std::hint::black_box(&room);
+        is_there
+    }
+
     /// Waits until there is room, first come, first served; `None` if it `is_over` before that.
     /// What alone is more than the whole budget waits until nothing else is being decoded: the
     /// limits on one image have let it pass.

@@ -143,11 +143,12 @@ impl ImageEmbedder {
             tensor,
         } = self;
         let start = Instant::now();
-        let room = budget.take(
-            pixels::decoding_bytes(image, limits, &manifest.geometry),
-            &|| cancellation.is_over(),
-        );
+        let bytes = pixels::decoding_bytes(image, limits, &manifest.geometry);
+        let room = budget.take(bytes, &|| cancellation.is_over());
         let room = room.ok_or(EmbedError::GivenUp)?;
+        if !budget.is_there_for(bytes) {
+            return Err(EmbedError::Image(PixelsError::NoMemory { bytes }));
+        }
         let Resized {
             pixels,
             contrast,

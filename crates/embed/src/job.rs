@@ -17,8 +17,22 @@ use crate::pixels::ImageLimits;
 pub enum JobKind {
     /// Decodes an image and runs the model.
     Image,
+    /// The same, of an image that takes many times as long to decode, by what its header says.
+    LargeImage,
     /// Does neither.
     Vector,
+}
+
+impl JobKind {
+    /// The one of two that takes longer.
+    #[must_use]
+    pub fn dearer(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::LargeImage, _) | (_, Self::LargeImage) => Self::LargeImage,
+            (Self::Image, _) | (_, Self::Image) => Self::Image,
+            (Self::Vector, Self::Vector) => Self::Vector,
+        }
+    }
 }
 
 /// Why a job was not done.
@@ -52,10 +66,17 @@ pub enum PoolError {
     Panicked,
 }
 
+/// A time as the queue counts it.
+pub(super) fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// What waits in the queue.
 pub(super) struct PoolJob {
     pub(super) client: ClientId,
     pub(super) kind: JobKind,
+    /// About how long it takes, by its kind; zero if that is not known yet.
+    pub(super) cost: Duration,
     pub(super) cancellation: Cancellation,
     /// Whether it is run although there seems to be too little time.
     pub(super) trial: bool,
@@ -65,6 +86,14 @@ pub(super) struct PoolJob {
 impl Queued for PoolJob {
     fn is_over(&self) -> bool {
         self.cancellation.is_over()
+    }
+
+    fn cost(&self) -> u64 {
+        micros(self.cost)
+    }
+
+    fn is_dear(&self) -> bool {
+        self.kind == JobKind::LargeImage
     }
 }
 
@@ -117,11 +146,17 @@ impl PoolJob {
         let job = Self {
             client,
             kind,
+            cost: Duration::ZERO,
             cancellation,
             trial,
             work: Box::new(Prepared { work, answer, span }),
         };
         (job, receiver)
+    }
+
+    /// The same, about which is known how long it takes.
+    pub(super) fn costing(self, cost: Duration) -> Self {
+        Self { cost, ..self }
     }
 
     /// Does the work.

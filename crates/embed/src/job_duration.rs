@@ -8,6 +8,9 @@ use super::job::JobKind;
 /// Over about how many jobs their duration is averaged.
 const JOBS: u32 = 32;
 
+/// What a large image is taken to cost before the first is done.
+const LARGE_IMAGE: Duration = Duration::from_secs(1);
+
 /// How often a job is run for which there seems to be too little time: what refuses every job
 /// would never learn that they have become faster.
 const TRIAL_EVERY: Duration = Duration::from_secs(1);
@@ -16,6 +19,7 @@ const TRIAL_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct JobDurations {
     image: Mutex<JobDuration>,
+    large_image: Mutex<JobDuration>,
     vector: Mutex<JobDuration>,
 }
 
@@ -40,6 +44,15 @@ impl JobDurations {
         self.of(kind).average
     }
 
+    /// What a job counts for among those that wait: what it takes on average, and before that is known, what is
+    /// likely of a large image.
+    pub(super) fn cost(&self, kind: JobKind) -> Duration {
+        match (kind, self.average(kind)) {
+            (JobKind::LargeImage, Duration::ZERO) => LARGE_IMAGE,
+            (JobKind::Image | JobKind::LargeImage | JobKind::Vector, average) => average,
+        }
+    }
+
     /// What a job takes at least.
     pub(super) fn least(&self, kind: JobKind) -> Duration {
         self.of(kind).least
@@ -53,6 +66,7 @@ impl JobDurations {
     fn of(&self, kind: JobKind) -> MutexGuard<'_, JobDuration> {
         let duration = match kind {
             JobKind::Image => &self.image,
+            JobKind::LargeImage => &self.large_image,
             JobKind::Vector => &self.vector,
         };
         duration.lock().unwrap_or_else(PoisonError::into_inner)

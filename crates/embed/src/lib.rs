@@ -63,8 +63,10 @@ use decode_memory::DecodeBudget;
 use embedder::Embedder;
 use folder::ONNX_BYTES_MAX;
 use golden::GoldenCheck;
+use job::JobKind;
 use manifest::{BASE_PRECISION, MANIFEST_NAME, Manifest};
 use onnx::OnnxError;
+use pixels::ImageLimits;
 use runtime::Runtime;
 use session::{CreateError, Provider, Resources, Session};
 
@@ -263,6 +265,19 @@ impl Model {
     #[must_use]
     pub fn embeds_images(&self) -> bool {
         self.image.is_some()
+    }
+
+    /// What a job for an image does, by what its headers say.
+    #[must_use]
+    pub fn kind_of(&self, image: &[u8], limits: &ImageLimits) -> JobKind {
+        let of_image = self.image.as_ref();
+        let is_large =
+            |model: &ImageModel| pixels::is_large(image, limits, &model.manifest.geometry);
+        if of_image.is_some_and(is_large) {
+            JobKind::LargeImage
+        } else {
+            JobKind::Image
+        }
     }
 
     /// A worker's own embedder, with a session of its own that has passed the golden check: some 50

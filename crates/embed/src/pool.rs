@@ -14,7 +14,7 @@ use super::appointments::Appointments;
 use super::caller::{Caller, Cancellation};
 use super::embedder::Embedder;
 use super::error::ModelError;
-use super::job::{JobKind, JobResult, PoolError, PoolJob, PoolWorker};
+use super::job::{JobKind, JobResult, PoolError, PoolJob, PoolWorker, micros};
 use super::job_duration::JobDurations;
 use super::queue::{ClientId, Pushed, Queue};
 
@@ -69,7 +69,7 @@ impl WorkerPool {
         }
         let pool = Self {
             model,
-            queue: Arc::new(Queue::new(queue_len_max)),
+            queue: Arc::new(Queue::new(queue_len_max, workers)),
             queue_len_max,
             worker_count: u32::try_from(workers).unwrap_or(u32::MAX),
             tally: Arc::default(),
@@ -115,6 +115,7 @@ impl WorkerPool {
         let trial = self.admit(kind, caller)?;
         let (cancellation, present) = Cancellation::of(caller);
         let (job, answer) = PoolJob::new(caller.client, kind, cancellation, trial, job);
+        let job = job.costing(self.tally.durations.cost(kind));
         let mut over = Vec::new();
         let pushed = self.queue.push(caller.client, job, &mut over);
         over.into_iter().for_each(|job| self.tally.drop_unused(job));
@@ -122,10 +123,10 @@ impl WorkerPool {
             Pushed::Waits => {}
             Pushed::InsteadOf(displaced) => {
                 self.tally.displaced.fetch_add(1, Ordering::Relaxed);
-                let busy = self.busy(displaced.client);
+                let busy = self.busy(displaced.client, displaced.kind);
                 displaced.refuse(busy);
             }
-            Pushed::Full(_job) => return Err(self.busy(caller.client)),
+            Pushed::Full(_job) => return Err(self.busy(caller.client, kind)),
             Pushed::Closed(_job) => return Err(PoolError::Stopped),
         }
         let answer = answer.await;
@@ -141,7 +142,10 @@ impl WorkerPool {
         };
         let now = Instant::now();
         let left = deadline.saturating_duration_since(now);
-        let (wait, own) = (self.wait(caller.client), self.tally.durations.least(kind));
+        let (wait, own) = (
+            self.wait(caller.client, kind),
+            self.tally.durations.least(kind),
+        );
         if wait + own <= left && !left.is_zero() {
             return Ok(false);
         }
@@ -154,24 +158,26 @@ impl WorkerPool {
 
     /// About how long a job of this client waits that comes now: what stands before it, at the
     /// latest durations. Zero if nothing waits.
-    fn wait(&self, client: ClientId) -> Duration {
-        let (mut images, mut vectors) = (0_u32, 0_u32);
-        self.queue.ahead(client, |job| match job.kind {
-            JobKind::Image => images += 1,
-            JobKind::Vector => vectors += 1,
-        });
+    fn wait(&self, client: ClientId, kind: JobKind) -> Duration {
+        let mut wait = Duration::ZERO;
         let durations = &self.tally.durations;
-        let images = durations.average(JobKind::Image).saturating_mul(images);
-        let vectors = durations.average(JobKind::Vector).saturating_mul(vectors);
-        images.saturating_add(vectors) / self.worker_count
+        let own = micros(durations.cost(kind));
+        // Large images never have all workers, so that others do not wait for them.
+        let apart = 1 < self.worker_count && kind != JobKind::LargeImage;
+        self.queue.ahead(client, own, |job| {
+            if !(apart && job.kind == JobKind::LargeImage) {
+                wait = wait.saturating_add(durations.average(job.kind));
+            }
+        });
+        wait / self.worker_count
     }
 
-    fn busy(&self, client: ClientId) -> PoolError {
+    fn busy(&self, client: ClientId, kind: JobKind) -> PoolError {
         PoolError::Busy {
             queue_len_max: self.queue_len_max,
             retry_after: self.appointments.next(
                 Instant::now(),
-                self.wait(client),
+                self.wait(client, kind),
                 self.tally.durations.average(JobKind::Image) / self.worker_count,
             ),
         }
@@ -193,6 +199,7 @@ impl WorkerPool {
     ) -> Result<T, PoolError> {
         let (cancellation, present) = Cancellation::of(caller);
         let (job, answer) = PoolJob::new(caller.client, kind, cancellation, false, job);
+        let job = job.costing(self.tally.durations.cost(kind));
         self.queue
             .push_when_free(caller.client, job)
             .map_err(|_stopped| PoolError::Stopped)?;
@@ -264,11 +271,18 @@ impl PoolTally {
 fn work(model: &Model, mut embedder: Embedder, queue: &Queue<PoolJob>, tally: &PoolTally) {
     while let Some(job) = queue.pop() {
         if !tally.is_worth(&job) {
+            if job.kind == JobKind::LargeImage {
+                queue.dear_done();
+            }
             tally.drop_unused(job);
             continue;
         }
         let (kind, started) = (job.kind, Instant::now());
-        match job.run(&mut embedder) {
+        let result = job.run(&mut embedder);
+        if kind == JobKind::LargeImage {
+            queue.dear_done();
+        }
+        match result {
             JobResult::GivenUp => {}
             JobResult::Done => tally
                 .durations

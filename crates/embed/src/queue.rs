@@ -1,7 +1,9 @@
 //! The queue before a pool's workers: bounded, and fair between clients.
 //!
 //! Each client has a lane of its own, and lanes take turns, so that one client's flood delays the
-//! others by one job each and not by the whole flood. If the queue is full, a newcomer whose lane
+//! others by one job each and not by the whole flood. Turns are shares of time: whose job costs a hundred times
+//! as much has a hundredth of the turns. Dear jobs never have all workers at once, where there are several, so that
+//! cheap ones do not wait for them. If the queue is full, a newcomer whose lane
 //! is shorter takes the place of the newest job of the longest lane: places are shared as turns are.
 //! Jobs that are of no use any more give up their places first.
 
@@ -16,6 +18,12 @@ pub(super) type ClientId = u64;
 pub(super) trait Queued {
     /// Whether nobody has a use for it any more.
     fn is_over(&self) -> bool;
+
+    /// About how long it takes a worker, in microseconds; 0 if that is not known.
+    fn cost(&self) -> u64;
+
+    /// Whether it takes so long that others must not wait for it.
+    fn is_dear(&self) -> bool;
 }
 
 /// Who gives way: has a turn if nobody else waits, or after [`PASSED_MAX`] turns of others, takes
@@ -36,8 +44,13 @@ pub(super) struct Queue<T> {
 }
 
 struct QueueState<T> {
-    /// None of them empty; the first has the next turn.
+    /// None of them empty; of those with the least `due` the first has the next turn.
     lanes: VecDeque<Lane<T>>,
+    /// What lanes are due at that come now: where the one of the last turn was.
+    now: u64,
+    /// Dear jobs that are being run, and how many may be.
+    dear: usize,
+    dear_max: usize,
     /// Turns of others while the background waited.
     passed: u32,
     len: usize,
@@ -46,10 +59,20 @@ struct QueueState<T> {
 
 struct Lane<T> {
     client: ClientId,
+    /// When its first job would be done, had it a worker to itself that it shares with all lanes.
+    due: u64,
     waiting: VecDeque<T>,
 }
 
 impl<T: Queued> Lane<T> {
+    fn cost(&self) -> u64 {
+        self.waiting.front().map_or(0, Queued::cost)
+    }
+
+    fn is_dear(&self) -> bool {
+        self.waiting.front().is_some_and(Queued::is_dear)
+    }
+
     fn in_use(&self) -> impl Iterator<Item = &T> {
         self.waiting.iter().filter(|job| !job.is_over())
     }
@@ -83,6 +106,7 @@ impl<T: Queued> QueueState<T> {
         }
         self.lanes.push_back(Lane {
             client,
+            due: self.now.saturating_add(job.cost()),
             waiting: VecDeque::from([job]),
         });
     }
@@ -92,10 +116,24 @@ impl<T: Queued> QueueState<T> {
         let mut lane = self.lanes.remove(turn)?;
         let job = lane.waiting.pop_front()?;
         self.len -= 1;
+        if lane.client != BACKGROUND {
+            self.now = self.now.max(lane.due.saturating_sub(job.cost()));
+        }
         if !lane.waiting.is_empty() {
+            lane.due = lane.due.saturating_add(lane.cost());
             self.lanes.push_back(lane);
         }
+        self.dear += usize::from(job.is_dear());
         Some(job)
+    }
+
+    /// Whether there is a job that may be run now.
+    fn has_turn(&self) -> bool {
+        self.lanes.iter().any(|lane| self.may_run(lane))
+    }
+
+    fn may_run(&self, lane: &Lane<T>) -> bool {
+        self.dear < self.dear_max || !lane.is_dear()
     }
 
     /// Takes the jobs that are of no use any more.
@@ -115,8 +153,12 @@ impl<T: Queued> QueueState<T> {
     /// The lane whose turn it is.
     fn turn(&mut self) -> Option<usize> {
         let behind = |lane: &Lane<T>| lane.client == BACKGROUND;
-        let background = self.lanes.iter().position(behind);
-        let first = self.lanes.iter().position(|lane| !behind(lane));
+        let of_background = |lane: &Lane<T>| behind(lane) && self.may_run(lane);
+        let background = self.lanes.iter().position(of_background);
+        let lanes = self.lanes.iter().enumerate();
+        let others = lanes.filter(|(_, lane)| !behind(lane) && self.may_run(lane));
+        // Of equals the first.
+        let first = others.min_by_key(|(_, lane)| lane.due).map(|(at, _)| at);
         if background.is_some() && first.is_some() && self.passed < PASSED_MAX {
             self.passed += 1;
             return first;
@@ -144,13 +186,31 @@ impl<T: Queued> QueueState<T> {
         self.lanes.retain(|lane| !lane.waiting.is_empty());
         Some(job)
     }
+
+    /// Takes the newest dear job, for one that is not.
+    fn displace_dear(&mut self) -> Option<T> {
+        let is_last_dear = |lane: &Lane<T>| lane.waiting.back().is_some_and(Queued::is_dear);
+        let lane = self
+            .lanes
+            .iter_mut()
+            .rev()
+            .find(|lane| is_last_dear(lane))?;
+        let job = lane.waiting.pop_back()?;
+        self.len -= 1;
+        self.lanes.retain(|lane| !lane.waiting.is_empty());
+        Some(job)
+    }
 }
 
 impl<T: Queued> Queue<T> {
-    pub(super) fn new(len_max: usize) -> Self {
+    /// For so many workers.
+    pub(super) fn new(len_max: usize, workers: usize) -> Self {
         Self {
             state: Mutex::new(QueueState {
                 lanes: VecDeque::new(),
+                now: 0,
+                dear: 0,
+                dear_max: workers.saturating_sub(1).max(1),
                 passed: 0,
                 len: 0,
                 open: true,
@@ -171,20 +231,25 @@ impl<T: Queued> Queue<T> {
         if state.open { state.len } else { 0 }
     }
 
-    /// Shows the jobs that would be run before the next one of this client: those in its own lane,
-    /// and as many of each other lane, and one more; none of the background, and all before it. Not those
-    /// that are of no use any more.
-    pub(super) fn ahead(&self, client: ClientId, mut show: impl FnMut(&T)) {
+    /// Shows the jobs that would be run before the next one of this client, which costs so much: those in its
+    /// own lane, and those of each other lane that are due no later; none of the background, and all before it.
+    /// Not those that are of no use any more.
+    pub(super) fn ahead(&self, client: ClientId, cost: u64, mut show: impl FnMut(&T)) {
         let state = self.state();
         let own = state.lanes.iter().find(|lane| lane.client == client);
-        let own = own.map_or(0, |lane| lane.in_use().count());
+        let own_due = own.map_or(state.now, |lane| {
+            lane.due.saturating_sub(lane.cost()) + lane.in_use().map(Queued::cost).sum::<u64>()
+        });
+        let own_due = own_due.saturating_add(cost);
         for lane in &state.lanes {
-            let turns = match (lane.client == BACKGROUND, client == BACKGROUND) {
-                (true, false) => 0,
-                (false, true) => usize::MAX,
-                (true, true) | (false, false) => own + usize::from(lane.client != client),
-            };
-            lane.in_use().take(turns).for_each(&mut show);
+            let all = lane.client == client || client == BACKGROUND;
+            let none = lane.client == BACKGROUND && client != BACKGROUND;
+            let mut due = lane.due.saturating_sub(lane.cost());
+            let before = lane.in_use().take_while(|job| {
+                due = due.saturating_add(job.cost());
+                all || !none && due <= own_due
+            });
+            before.for_each(&mut show);
         }
     }
 
@@ -201,7 +266,11 @@ impl<T: Queued> Queue<T> {
         let displaced = if state.len < self.len_max {
             None
         } else {
-            let Some(displaced) = state.displace(client) else {
+            let mut displaced = state.displace(client);
+            if displaced.is_none() && client != BACKGROUND && !job.is_dear() {
+                displaced = state.displace_dear();
+            }
+            let Some(displaced) = displaced else {
                 return Pushed::Full(job);
             };
             Some(displaced)
@@ -231,16 +300,29 @@ impl<T: Queued> Queue<T> {
         Ok(())
     }
 
+    /// A dear job that was handed out has been run.
+    pub(super) fn dear_done(&self) {
+        let mut state = self.state();
+        state.dear = state.dear.saturating_sub(1);
+        drop(state);
+        self.arrived.notify_one();
+    }
+
     /// Waits for a job; `None` once the queue is closed and empty.
     pub(super) fn pop(&self) -> Option<T> {
-        let idle = |state: &mut QueueState<T>| state.open && state.len == 0;
+        let idle = |state: &mut QueueState<T>| (state.open || 0 < state.len) && !state.has_turn();
         let mut state = self
             .arrived
             .wait_while(self.state(), idle)
             .unwrap_or_else(PoisonError::into_inner);
         let job = state.pop();
+        let is_over = !state.open && state.len == 0;
         drop(state);
         self.left.notify_one();
+        if is_over {
+            // Others may wait for what they could not take.
+            self.arrived.notify_all();
+        }
         job
     }
 
@@ -260,7 +342,18 @@ mod tests {
         fn is_over(&self) -> bool {
             self.1 == OVER
         }
+
+        fn cost(&self) -> u64 {
+            if self.is_dear() { 100_000 } else { 1_000 }
+        }
+
+        fn is_dear(&self) -> bool {
+            (DEAR..2 * DEAR).contains(&self.1)
+        }
     }
+
+    /// Numbers from here on are of dear jobs.
+    const DEAR: u32 = 1_000_000;
 
     /// The number of a job that is of no use any more.
     const OVER: u32 = 99;
@@ -280,7 +373,7 @@ mod tests {
 
     #[test]
     fn clients_take_turns_and_each_keeps_its_own_order() {
-        let queue = Queue::new(10);
+        let queue = Queue::new(10, 8);
         for number in 0..4 {
             assert_eq!(push(&queue, 1, number), Pushed::Waits);
         }
@@ -292,8 +385,58 @@ mod tests {
     }
 
     #[test]
+    fn turns_are_shares_of_time() {
+        let queue = Queue::new(100, 2);
+        for number in 0..4 {
+            assert_eq!(push(&queue, 1, DEAR + number), Pushed::Waits);
+        }
+        for number in 0..20 {
+            assert_eq!(push(&queue, 2, number), Pushed::Waits);
+        }
+        let order: Vec<u32> = (0..6).map_while(|_| queue.pop()).map(|job| job.1).collect();
+        assert_eq!(order, [0, 1, 2, 3, 4, 5]);
+        // Who comes later has not saved up turns, and is not behind either.
+        assert_eq!(push(&queue, 3, 50), Pushed::Waits);
+        let next = [queue.pop(), queue.pop()].map(|job| job.map(|job| job.0));
+        assert!(next.contains(&Some(3)), "{next:?}");
+    }
+
+    #[test]
+    fn dear_jobs_never_have_all_workers() {
+        let queue = Queue::new(100, 2);
+        assert_eq!(push(&queue, 1, DEAR), Pushed::Waits);
+        assert_eq!(push(&queue, 2, DEAR), Pushed::Waits);
+        assert_eq!(queue.pop(), Some((1, DEAR)));
+        assert_eq!(push(&queue, 3, 7), Pushed::Waits);
+        assert_eq!(queue.pop(), Some((3, 7)));
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| queue.pop());
+            queue.dear_done();
+            assert_eq!(waits.join().unwrap(), Some((2, DEAR)));
+        });
+        // A lone worker does everything.
+        let alone = Queue::new(100, 1);
+        assert_eq!(push(&alone, 1, DEAR), Pushed::Waits);
+        assert_eq!(alone.pop(), Some((1, DEAR)));
+    }
+
+    #[test]
+    fn dear_jobs_of_many_clients_leave_a_full_queue_to_a_cheap_one() {
+        let queue = Queue::new(4, 2);
+        for client in 1..=4 {
+            assert_eq!(push(&queue, client, DEAR), Pushed::Waits);
+        }
+        assert_eq!(push(&queue, 5, DEAR), Pushed::Full((5, DEAR)));
+        assert_eq!(push(&queue, 6, 0), Pushed::InsteadOf((4, DEAR)));
+        let mut ahead = 0;
+        queue.ahead(7, 1_000, |_| ahead += 1);
+        assert_eq!(ahead, 1, "what is dear is due later");
+        assert_eq!(queue.pop(), Some((6, 0)));
+    }
+
+    #[test]
     fn a_flood_fills_the_queue_and_gives_way_to_the_others() {
-        let queue = Queue::new(4);
+        let queue = Queue::new(4, 8);
         for number in 0..4 {
             assert_eq!(push(&queue, 1, number), Pushed::Waits);
         }
@@ -310,10 +453,10 @@ mod tests {
 
     #[test]
     fn what_is_ahead_is_what_will_be_run_first() {
-        let queue = Queue::new(20);
+        let queue = Queue::new(20, 8);
         let ahead = |client| {
             let mut shown = Vec::new();
-            queue.ahead(client, |job: &(ClientId, u32)| shown.push(*job));
+            queue.ahead(client, 1_000, |job: &(ClientId, u32)| shown.push(*job));
             shown
         };
         assert_eq!(ahead(2), []);
@@ -332,7 +475,7 @@ mod tests {
 
     #[test]
     fn what_is_of_no_use_leaves_before_anything_else_has_to() {
-        let queue = Queue::new(4);
+        let queue = Queue::new(4, 8);
         for number in [OVER, 0, OVER] {
             assert_eq!(push(&queue, 1, number), Pushed::Waits);
         }
@@ -346,7 +489,7 @@ mod tests {
 
     #[test]
     fn the_background_waits_for_all_others_but_not_for_ever() {
-        let queue = Queue::new(200);
+        let queue = Queue::new(200, 8);
         assert_eq!(push(&queue, BACKGROUND, 0), Pushed::Waits);
         assert_eq!(push(&queue, BACKGROUND, 1), Pushed::Waits);
         for number in 100..200 {
@@ -361,7 +504,7 @@ mod tests {
 
     #[test]
     fn in_a_full_queue_the_background_takes_no_place_and_loses_its_own_first() {
-        let queue = Queue::new(3);
+        let queue = Queue::new(3, 8);
         for number in 0..2 {
             assert_eq!(push(&queue, 1, number), Pushed::Waits);
         }
@@ -373,7 +516,7 @@ mod tests {
 
     #[test]
     fn a_closed_queue_hands_out_what_waits_and_takes_nothing() {
-        let queue = Queue::new(2);
+        let queue = Queue::new(2, 8);
         assert_eq!(push(&queue, 1, 0), Pushed::Waits);
         queue.close();
         assert_eq!(push(&queue, 1, 1), Pushed::Closed((1, 1)));
@@ -384,7 +527,7 @@ mod tests {
 
     #[test]
     fn nothing_is_lost_between_many_that_push_and_many_that_pop() {
-        let queue = Queue::new(3);
+        let queue = Queue::new(3, 8);
         let sum = std::sync::atomic::AtomicU64::new(0);
         std::thread::scope(|scope| {
             for _ in 0..3 {

@@ -80,6 +80,13 @@ impl ItemTable {
         Some((Arc::clone(&slot.head), slot.vector.clone()))
     }
 
+    /// The checksum of an item, if it is the current one of its id.
+    pub(super) fn checksum_of(&self, head: &Arc<ItemHead>) -> Option<Hash> {
+        let place = self.find(&head.id)?;
+        let is_current = Arc::ptr_eq(&self.slot(place.slot)?.head, head);
+        is_current.then_some(place.checksum)
+    }
+
     /// Every item with its checksum, in order of id, from `after_id` on.
     pub(super) fn checksums(
         &self,

@@ -53,6 +53,7 @@ mod base_segment;
 mod blocks;
 mod format;
 mod gallery_index;
+mod identity;
 mod images;
 mod item_table;
 mod load;
@@ -71,6 +72,7 @@ use arc_swap::ArcSwap;
 
 use crate::error::GalleryError;
 use crate::format::{About, GalleryState, NewRow};
+use crate::identity::FileIdentity;
 use crate::index::bits::Bits;
 use crate::item::{
     BATCH_MAX, DIMENSION_MAX, ID_BYTES_MAX, Item, ItemHead, check_batch, embedding_bytes,
@@ -108,6 +110,8 @@ pub enum Upserted {
 /// An open gallery. Writes wait for each other; searches wait for nothing.
 pub struct Gallery {
     path: PathBuf,
+    /// Which file it is, by the system.
+    identity: FileIdentity,
     about: About,
     params: IndexParams,
     writer: Mutex<Option<GalleryWriter>>,
@@ -204,6 +208,8 @@ impl Gallery {
         params: IndexParams,
     ) -> Result<Self, GalleryError> {
         let mut store = ItemStore::open(&path, lock.is_some())?;
+        let identity =
+            FileIdentity::of(&path).map_err(|source| GalleryError::not_found(&path, source))?;
         let about = store.about().clone();
         let keeps_images = AtomicBool::new(store.keeps_images());
         let loaded = load::load(&mut store, &path, params, lock.is_some())?;
@@ -211,6 +217,7 @@ impl Gallery {
         let view = GalleryView::of(&item_table, about.dimension, generation, loaded.index);
         Ok(Self {
             path,
+            identity,
             about,
             params,
             writer: Mutex::new(lock.map(|lock| GalleryWriter { store, _lock: lock })),
@@ -360,7 +367,10 @@ impl Gallery {
                 }
             }
         }
+        self.check_place()?;
         writer.store.write(&rows, &[], state)?;
+        // What is in a file that has no name any more is gone with this process.
+        self.check_place()?;
         self.apply(rows, &[], state.generation);
         Ok(outcomes)
     }
@@ -398,7 +408,9 @@ impl Gallery {
             return Ok(outcomes);
         }
         let rows: Vec<i64> = removed.values().copied().collect();
+        self.check_place()?;
         writer.store.write(&[], &rows, state)?;
+        self.check_place()?;
         self.apply(Vec::new(), ids, state.generation);
         Ok(outcomes)
     }

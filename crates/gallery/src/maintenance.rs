@@ -6,10 +6,12 @@ use crate::Gallery;
 use crate::base_segment::BaseSegment;
 use crate::error::GalleryError;
 use crate::gallery_index::GalleryIndex;
+use crate::identity::FileIdentity;
 use crate::item::{Hash, ItemHead, embedding_bytes};
 use crate::load::joined;
 use crate::mapped_vectors::Vector;
 use crate::paths::index_file;
+use crate::store::ItemStore;
 use crate::view::GalleryView;
 
 /// From this many items on, a delta of a quarter of the base segment's size makes a rebuild due.
@@ -93,6 +95,52 @@ impl Gallery {
             return 0;
         };
         link(index, &now, most).saturating_sub(index.params().unlinked_max(now.dimension))
+    }
+
+    /// Checks that the file is still where it was opened.
+    ///
+    /// # Errors
+    /// [`GalleryError::Damaged`] if it was removed, moved or replaced.
+    pub fn check_place(&self) -> Result<(), GalleryError> {
+        match FileIdentity::of(&self.path) {
+            Ok(found) if found == self.identity => Ok(()),
+            Ok(_) | Err(_) => Err(GalleryError::Damaged {
+                path: self.path.clone(),
+                what: "it was removed, moved or replaced while it was open, and what is enrolled would be lost; \
+                       before the server is stopped, save its items by asking it for them"
+                    .to_owned(),
+            }),
+        }
+    }
+
+    /// Compares an item, as a search found it, with its checksum. One that was replaced meanwhile passes: its
+    /// checksum is gone.
+    ///
+    /// # Errors
+    /// [`GalleryError::Changed`] if it is no longer what was stored.
+    pub fn check_item(&self, head: &Arc<ItemHead>, vector: &Vector) -> Result<(), GalleryError> {
+        let stored = self.item_table().checksum_of(head);
+        let is_whole = |sum| head.checksum(&embedding_bytes(vector)) == sum;
+        if stored.is_none_or(is_whole) {
+            return Ok(());
+        }
+        Err(GalleryError::Changed {
+            id: head.id.clone(),
+            path: index_file(&self.path),
+        })
+    }
+
+    /// Reads at most `most` items from the disk, from the one after row `after` on, and compares them with
+    /// their checksums. Returns the last row; `None` after the last of all, and if the file is busy.
+    ///
+    /// # Errors
+    /// [`GalleryError::Damaged`] names the row that is no longer what was stored.
+    pub fn check_stored(&self, after: i64, most: usize) -> Result<Option<i64>, GalleryError> {
+        match ItemStore::check_rows(&self.path, &self.about, after, most) {
+            Err(error @ GalleryError::Damaged { .. }) => Err(error),
+            Err(_busy) => Ok(None),
+            Ok(last) => Ok(last),
+        }
     }
 
     /// Computes the checksums of at most `most` items as searches see them, from the one after

@@ -103,6 +103,35 @@ impl ItemStore {
         copied.map(drop).map_err(sql_error)
     }
 
+    /// Reads some rows anew from the disk, and compares them with their checksums; gives the last one.
+    pub(super) fn check_rows(
+        path: &Path,
+        about: &About,
+        after: i64,
+        most: usize,
+    ) -> Result<Option<i64>, GalleryError> {
+        let sql_error = |error| GalleryError::from_sqlite(path, "read", error);
+        // A connection of its own: one that is open has pages in memory.
+        let connection = connect_to_read(path).map_err(sql_error)?;
+        let query = "SELECT number, id, label, metadata, source_sha256, embedding, checksum FROM items \
+                     WHERE ? < number ORDER BY number LIMIT ?";
+        let mut statement = connection.prepare(query).map_err(sql_error)?;
+        let asked = params![after, integer(most)];
+        let mut rows = statement.query(asked).map_err(sql_error)?;
+        let mut last = None;
+        while let Some(row) = rows.next().map_err(sql_error)? {
+            let number: i64 = row.get(0).map_err(sql_error)?;
+            if let Err(bad) = read_row(row, about.dimension) {
+                return Err(GalleryError::Damaged {
+                    path: path.to_path_buf(),
+                    what: format!("row {number} of its items: {bad}"),
+                });
+            }
+            last = Some(number);
+        }
+        Ok(last)
+    }
+
     pub(super) fn about(&self) -> &About {
         &self.about
     }

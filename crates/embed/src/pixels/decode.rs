@@ -46,6 +46,16 @@ pub(super) fn read(
     })
 }
 
+/// What decoding an ordinary photograph takes at most, in bytes: one of 12 megapixels takes 36 MB, or 108 if it is
+/// progressive.
+const ORDINARY_BYTES_MAX: u64 = 110_000_000;
+
+/// Whether decoding takes many times as long as that of an ordinary photograph, by what the headers say.
+#[must_use]
+pub fn is_large(bytes: &[u8], limits: &ImageLimits, geometry: &Geometry) -> bool {
+    ORDINARY_BYTES_MAX < decoding_bytes(bytes, limits, geometry)
+}
+
 /// The most memory that decoding takes, in bytes, by what the headers say; 0 for what will be refused.
 /// A JPEG counts at the scale that is enough for `geometry`.
 #[must_use]

@@ -31,7 +31,7 @@ mod window;
 use std::fmt;
 
 pub use augment::Augmentation;
-pub use decode::decoding_bytes;
+pub use decode::{decoding_bytes, is_large};
 pub use precheck::precheck;
 pub use sniff::{SNIFF_BYTES, sniff};
 pub use thumbnail::thumbnail;
@@ -153,6 +153,26 @@ pub enum PixelsError {
         height: u32,
         /// [`SIDE_MAX`].
         max: u32,
+    },
+    /// Refused by its headers, undecoded.
+    #[error(
+        "decoding {scans} scans of {width} x {height} pixels would take too long; save the image as a baseline JPEG, or scale it down"
+    )]
+    TooManyScans {
+        /// Pixels across, as the header has it.
+        width: u32,
+        /// Pixels down, as the header has it.
+        height: u32,
+        /// How often all pixels are gone through.
+        scans: usize,
+    },
+    /// Not the image's fault: the system has no memory for it now.
+    #[error(
+        "the server has no memory left to decode this image, which takes {bytes} bytes; come back, or have it given more"
+    )]
+    NoMemory {
+        /// What decoding would take, in bytes.
+        bytes: u64,
     },
     /// The file ends too early.
     #[error("the {format} file is cut short; send it again, whole")]

@@ -300,3 +300,30 @@ fn unsupported<T>(feature: &'static str) -> Result<T, PixelsError> {
         feature,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(name: [u8; 4], data: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(data.len()).unwrap().to_be_bytes();
+        [&length, &name[..], data, &checksum(name, data)].concat()
+    }
+
+    /// As libpng's own `pngtest.png` has it, and as the standard allows.
+    #[test]
+    fn an_orientation_behind_the_pixels_counts() {
+        let header = [0, 0, 0, 1, 0, 0, 0, 2, 8, 2, 0, 0, 0];
+        let exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+        let of = |chunks: &[Vec<u8>]| {
+            let bytes = [b"\x89PNG\r\n\x1a\n".to_vec(), chunks.concat()].concat();
+            PngChunks::of(&bytes).unwrap().notes.orientation()
+        };
+        let [header, pixels] = [chunk(*b"IHDR", &header), chunk(*b"IDAT", b"pixels")];
+        let (note, end) = (chunk(*b"eXIf", exif), chunk(*b"IEND", &[]));
+        let turned = image::metadata::Orientation::Rotate90;
+        let before = [&header, &note, &pixels, &end].map(Clone::clone);
+        let behind = [&header, &pixels, &note, &end].map(Clone::clone);
+        assert_eq!((of(&before), of(&behind)), (turned, turned));
+    }
+}

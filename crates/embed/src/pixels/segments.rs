@@ -84,6 +84,12 @@ impl Segments {
         })
     }
 
+    /// How often all pixels are gone through.
+    pub(super) fn passes(&self) -> usize {
+        let is_progressive = self.frame.is_some_and(|frame| frame.is_progressive);
+        if is_progressive { self.scans } else { 1 }
+    }
+
     /// The file as the decoder is to see it: no bytes between segments, no segment that says nothing of
     /// the pixels, no number in those that does and that it would only warn of. What it warns of then
     /// is a loss. Coded data are left as they are.

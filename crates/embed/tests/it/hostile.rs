@@ -62,6 +62,8 @@ fn outcome(bytes: &[u8]) -> String {
         Err(PixelsError::UnsupportedFeature { .. }) => "UnsupportedFeature",
         Err(PixelsError::TooMuchMemory { .. }) => "TooMuchMemory",
         Err(PixelsError::SideTooLong { .. }) => "SideTooLong",
+        Err(PixelsError::TooManyScans { .. }) => "TooManyScans",
+        Err(PixelsError::NoMemory { .. }) => "NoMemory",
         Err(PixelsError::Truncated { .. }) => "Truncated",
         Err(PixelsError::Undecodable { .. }) => "Undecodable",
         Err(PixelsError::Geometry { .. }) => "Geometry",

@@ -1136,6 +1136,11 @@ fn vectors_of_settled_items_are_read_from_the_file_and_a_changed_one_is_found() 
         gallery.check_items(None, 700).unwrap().as_deref(),
         Some("00699")
     );
+    let found = |id: &str| gallery.item(id).unwrap();
+    let ((head, vector), (other, whole)) = (found("00700"), found("00701"));
+    gallery.check_item(&other, &whole).unwrap();
+    let error = gallery.check_item(&head, &vector).unwrap_err();
+    assert!(matches!(&error, GalleryError::Changed { .. }), "{error}");
     let error = gallery.check_items(Some("00699"), 10).unwrap_err();
     assert!(
         matches!(&error, GalleryError::Changed { id, .. } if id == "00700"),
@@ -1145,7 +1150,7 @@ fn vectors_of_settled_items_are_read_from_the_file_and_a_changed_one_is_found() 
         gallery.check_items(Some("00700"), 2000).unwrap().as_deref(),
         Some("01699")
     );
-    drop((before, after, gallery));
+    drop((before, after, head, vector, other, whole, gallery));
     // Opening compares it with the item, and builds it anew.
     let gallery = Gallery::open(&place.path, Access::ReadWrite, GRAPH).unwrap();
     gallery.check_items(None, 10_000).unwrap();
