@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Mixed whitening with numpy, as `cargo bench -p matchpoint-adapt --bench fit` does it: adapt.py ROWS COMPONENTS.
+"""Mixed whitening with numpy, as the bench `fit` of crates/adapt does it: adapt.py ROWS COMPONENTS.
 
 The ratio of the two times, taken one after the other on one machine, is what docs/adapt.md states.
 """
@@ -25,7 +25,8 @@ def whiten(rows: np.ndarray, labels: np.ndarray, components: int) -> np.ndarray:
     np.add.at(means, numbers, wide)
     means /= np.sqrt(counts)[:, None]
     within = total - means.T @ means
-    mixed = WITHIN * within / np.trace(within) + TOTAL * total / np.trace(total) + IDENTITY * np.eye(side) / side
+    mixed = WITHIN * within / np.trace(within) + TOTAL * total / np.trace(total)
+    mixed += IDENTITY * np.eye(side) / side
     axes = np.linalg.eigh(total)[1][:, ::-1][:, :components]
     factor = np.linalg.cholesky(axes.T @ mixed @ axes)
     head = np.linalg.solve(factor, axes.T)

@@ -21,7 +21,7 @@ pub(super) struct Schedule {
 /// Steps until the learning rate is at its highest; then it falls as a cosine does, to zero.
 const WARM_UP_STEPS: usize = 10;
 const PROXIES_FASTER: f64 = 4.0;
-/// Decay of Adam's two means, and what keeps its division finite (Kingma and Ba 2015).
+/// Decay of Adam's two means, and what keeps its division finite (Kingma and others 2015).
 const FIRST_DECAY: f64 = 0.9;
 const SECOND_DECAY: f64 = 0.999;
 const ADAM_EPSILON: f64 = 1e-8;

@@ -457,7 +457,7 @@ mod tests {
         ),
         (
             "format = 1",
-            "format = 1\nhead = { record = \"../head.json\" }",
+            "format = 1\nhead = { record = \"head.json\" }",
             "head.record_sha256 is missing: allowed is 64 hex digits",
         ),
         (
