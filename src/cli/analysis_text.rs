@@ -16,6 +16,7 @@ use matchpoint_calibration::analysis::nearest_strangers::NearestStranger;
 use matchpoint_calibration::analysis::pairs_view::{Certified, PairsView};
 use matchpoint_calibration::analysis::remedy_comparison::RemedyOutcome;
 use matchpoint_calibration::analysis::remedy_verdict::RemedyVerdict;
+use matchpoint_calibration::analysis::stress::Stress;
 use matchpoint_calibration::analysis::{Analysis, AnalysisInput, AnalysisScope};
 use matchpoint_calibration::decision::Threshold;
 use matchpoint_calibration::growth::FpirAt;
@@ -147,6 +148,7 @@ pub(super) fn text(analysis: &Analysis, target_far: Option<f64>) -> String {
         ));
     }
     more(&mut text, analysis.intruder_pairs, "pairs");
+    text.push_str(&stress_text(&analysis.stress, target_far));
     text.push_str(&strangers_text(&analysis.nearest_strangers));
     text.push_str(&conditions_text(&analysis.conditions, target_far));
     if let Some(pairs) = &analysis.pairwise {
@@ -197,6 +199,42 @@ pub(super) fn conditions_text(conditions: &[Condition], target_far: Option<f64>)
             above_target(one.far.as_ref(), target_far)
                 .map_or_else(String::new, |mark| format!(" <- {mark}"))
         ));
+    }
+    text
+}
+
+/// What the FAR would be under stress; nothing where none was looked at.
+fn stress_text(stresses: &[Stress], target_far: Option<f64>) -> String {
+    if stresses.is_empty() {
+        return String::new();
+    }
+    let mut text =
+        "  if service brings less than the mixture that was tested (not promised)\n".to_owned();
+    for one in stresses {
+        let far = one.far;
+        let named = if one.labels.is_empty() {
+            String::new()
+        } else {
+            format!(" (such as {})", one.labels.join(", "))
+        };
+        let mark = target_far
+            .filter(|target| *target < far.estimate)
+            .map_or("", |target| {
+                if target < far.lower {
+                    " <- above what is asked for, by more than chance"
+                } else {
+                    " <- above what is asked for, within chance"
+                }
+            });
+        let what = format!(
+            "FAR {} [{} .. {}], {} labels: {}{named}{mark}",
+            percent(far.estimate),
+            percent(far.lower),
+            percent(far.upper),
+            far.labels,
+            one.who
+        );
+        text.push_str(&wrapped(&what, "  - "));
     }
     text
 }

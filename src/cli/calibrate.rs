@@ -71,6 +71,7 @@ use matchpoint_gallery::Access;
   matchpoint calibrate shop --queries labelled/ --target-far 0.001 --confidence 0.99 --dry-run
   matchpoint calibrate shop --queries labelled.csv --target-far 0.01 --grow-to 100000
   matchpoint calibrate shop --queries labelled.csv --target-far 0.05 --remedy measured
+  matchpoint calibrate shop --queries labelled.csv --target-far 0.05 --worst-group-of camera
   matchpoint calibrate shop --gallery-as-queries --equal-error --dry-run --report report.html
   matchpoint calibrate --embeddings vectors.npy --labels rows.csv --target-far 0.01")]
 pub(super) struct Calibrate {
@@ -100,6 +101,15 @@ pub(super) struct Calibrate {
     /// Tighten the target now for a gallery that will grow to so many items
     #[arg(long, value_name = "ITEMS")]
     grow_to: Option<u64>,
+    /// With --target-far: certify it for the strangers of each value of this metadata column by
+    /// themselves, and not only for all of them together
+    #[arg(
+        long,
+        value_name = "COLUMN",
+        requires = "target_far",
+        conflicts_with = "estimated"
+    )]
+    worst_group_of: Option<String>,
     #[command(flatten)]
     assured: AssuredFlags,
     #[command(flatten)]
@@ -248,6 +258,7 @@ impl Calibrate {
                 seed: self.seed,
                 grow_to_items: self.grow_to,
                 assured: self.assured.assured(),
+                worst_group_of: self.worst_group_of.clone(),
             },
             remedy: self.remedy_choice(),
             margin_factor: self.margin_factor()?,

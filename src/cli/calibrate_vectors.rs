@@ -221,7 +221,7 @@ impl VectorFlags {
         } = self.read(fitted)?;
         let request = VectorRequest {
             source,
-            settings: wanted.settings,
+            settings: wanted.settings.clone(),
             scope: wanted.scope,
         };
         let mut outcome = calibrate(&vectors, &request)?;

@@ -8,6 +8,7 @@ use matchpoint_calibration::adjustment::Adjustment;
 use matchpoint_calibration::menu::PriceOfProof;
 use matchpoint_calibration::operating_point::{Content, IndexMisses, ThresholdEvidence};
 use matchpoint_calibration::target_rate::{at_least, can_be_asked_for};
+use matchpoint_calibration::worst_group::WorstGroup;
 
 /// Why a target is not supported.
 #[derive(Clone, Debug, Serialize)]
@@ -109,6 +110,26 @@ pub(super) fn describe(content: &Content) -> String {
     text
 }
 
+/// What each group of strangers certifies by itself, and what it costs that all of them do.
+fn groups(worst: &WorstGroup) -> Vec<(&'static str, String)> {
+    let each = worst.groups.iter().map(|group| {
+        let what = format!(
+            "{} {}: {} labels, from {}",
+            worst.column, group.value, group.labels, group.threshold
+        );
+        ("certified for", what)
+    });
+    let price = worst.frr.zip(worst.frr_of_all).map(|(frr, of_all)| {
+        let what = format!(
+            "FRR {} instead of {}, which all strangers together would have",
+            percent(frr),
+            percent(of_all)
+        );
+        ("price of that", what)
+    });
+    each.chain(price).collect()
+}
+
 /// What is held against the threshold.
 pub(super) fn held(content: &Content) -> String {
     let adjustment = content.adjustment.as_ref();
@@ -138,7 +159,10 @@ fn grounds(content: &Content) -> Vec<(&'static str, String)> {
                 "upper bound",
                 format!("FAR <= {} on these data", percent(promise.far_bound)),
             ),
-        ];
+        ]
+        .into_iter()
+        .chain(content.worst_group.iter().flat_map(groups))
+        .collect();
     }
     match &content.evidence {
         Some(ThresholdEvidence::FarEstimated(estimate)) => vec![(

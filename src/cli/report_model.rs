@@ -9,6 +9,7 @@ use matchpoint_calibration::analysis::far_by_size::FarBySize;
 use matchpoint_calibration::analysis::pairs_view::PairsView;
 use matchpoint_calibration::analysis::remedies::Remedies;
 use matchpoint_calibration::analysis::remedy_measured::MeasuredRemedy;
+use matchpoint_calibration::analysis::stress::Stress;
 use matchpoint_calibration::analysis::{Analysis, EmbeddedSet};
 use matchpoint_calibration::binomial::real;
 use matchpoint_calibration::certify::TargetFar;
@@ -113,6 +114,11 @@ impl Outline<'_> {
             growth: analysis.growth.as_ref().map(|sizes| growth(sizes, content)),
             remedies: analysis.remedies.as_ref().map(remedies),
             menu: menu_of(findings),
+            stress: analysis
+                .stress
+                .iter()
+                .map(|one| stress(one, content))
+                .collect(),
             made_with: made_with(content),
             assumptions: content.assumptions.clone(),
         }
@@ -530,6 +536,38 @@ fn conditions(
         }
     }
     columns
+}
+
+fn stress(one: &Stress, content: &Content) -> ConditionRow {
+    let far = one.far;
+    let target = content.target_far().map(TargetFar::far);
+    let above = target.filter(|target| *target < far.estimate);
+    let named = if one.labels.is_empty() {
+        String::new()
+    } else {
+        format!(", such as {}", one.labels.join(", "))
+    };
+    ConditionRow {
+        value: format!("{}{named}", one.who),
+        mark: above.map(|target| {
+            let chance = if target < far.lower {
+                "by more than chance"
+            } else {
+                "within chance"
+            };
+            format!("above what is asked for, {chance}")
+        }),
+        far: Estimate {
+            interval: Some(RateInterval {
+                lower: far.lower,
+                upper: far.upper,
+                confidence: far.confidence,
+            }),
+            labels: Some(far.labels),
+            ..Estimate::bare(far.estimate)
+        },
+        frr: Estimate::default(),
+    }
 }
 
 fn growth(sizes: &FarBySize, content: &Content) -> GrowthCurve {

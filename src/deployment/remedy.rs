@@ -54,17 +54,18 @@ pub(super) fn remedied(
         remedy,
         RemedyChoice::None | RemedyChoice::Named(Remedy::None)
     ) {
-        return chosen(searches, None, target, seed);
+        return chosen(searches, None, target, threshold);
     }
     let bench = RemedyBench {
         vectors: Vectors::of(gathered),
         searches: &gathered.searches,
         target,
         seed,
+        threshold,
         margin_factor,
     };
     match remedy {
-        RemedyChoice::None => chosen(searches, None, target, seed),
+        RemedyChoice::None => chosen(searches, None, target, threshold),
         RemedyChoice::Named(remedy) => {
             let mut done = bench.by(*remedy, searches)?;
             done.remarks.push(format!(
@@ -180,6 +181,7 @@ struct RemedyBench<'a> {
     searches: &'a [RecordedSearch],
     target: CalibrationTarget,
     seed: u64,
+    threshold: &'a ThresholdSettings,
     margin_factor: MarginFactor,
 }
 
@@ -189,7 +191,7 @@ impl RemedyBench<'_> {
         searches: Vec<RecordedSearch>,
         adjuster: Option<Adjuster>,
     ) -> Result<Remedied, DeploymentError> {
-        chosen(searches, adjuster, self.target, self.seed)
+        chosen(searches, adjuster, self.target, self.threshold)
     }
 
     fn by(
@@ -274,11 +276,11 @@ fn chosen(
     searches: Vec<RecordedSearch>,
     adjuster: Option<Adjuster>,
     target: CalibrationTarget,
-    seed: u64,
+    threshold: &ThresholdSettings,
 ) -> Result<Remedied, DeploymentError> {
     let recording = Recording::new(searches)?;
     Ok(Remedied {
-        chosen: ChosenThreshold::on(recording.trials(), target, seed)?,
+        chosen: ChosenThreshold::on(&recording, target, threshold)?,
         recording,
         adjuster,
         remarks: Vec::new(),

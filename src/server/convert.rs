@@ -421,6 +421,7 @@ pub(super) fn calibration_settings(
                 labels_as_they_are: settings.labels_as_they_are,
                 strangers_are_distinct: settings.strangers_are_distinct,
             },
+            worst_group_of: worst_group_of(settings, target)?,
         },
         remedy: remedy(settings)?,
         margin_factor: match settings.margin_factor {
@@ -429,6 +430,19 @@ pub(super) fn calibration_settings(
             None => MarginFactor::DEFAULT,
         },
     })
+}
+
+fn worst_group_of(
+    settings: &proto::CalibrationSettings,
+    target: CalibrationTarget,
+) -> Result<Option<String>, Status> {
+    let column = Some(settings.worst_group_of.clone()).filter(|column| !column.is_empty());
+    let has_far = matches!(target, CalibrationTarget::Far(_));
+    if column.is_some() && !has_far {
+        let cause = CalibrationError::GroupsWithoutTargetFar;
+        return Err(invalid(&cause.to_string()));
+    }
+    Ok(column)
 }
 
 fn remedy(settings: &proto::CalibrationSettings) -> Result<RemedyChoice, Status> {

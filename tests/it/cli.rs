@@ -1534,6 +1534,68 @@ fn without_a_target_there_is_a_menu_and_nothing_changes() {
 }
 
 #[test]
+fn each_kind_of_strangers_keeps_the_target_or_is_named() {
+    let (_folder, deployment) = copy_of_sample();
+    let queries = photos().join("calibrate.csv");
+    let calibrate = |far: &str, more: &[&str]| {
+        let arguments = ["calibrate", path(&deployment), "--queries", path(&queries)];
+        let target = [
+            "--target-far",
+            far,
+            "--confidence",
+            "0.9",
+            "--dry-run",
+            "--json",
+        ];
+        run(&[&arguments[..], &target[..], more].concat())
+    };
+    let all = json(&calibrate("0.2", &[]));
+    let each = json(&calibrate("0.2", &["--worst-group-of", "kind"]));
+    let worst = &each["content"]["worst_group"];
+    let groups = worst["groups"].as_array().unwrap();
+    assert!(1 < groups.len() && all["content"]["worst_group"].is_null());
+    let highest = groups
+        .iter()
+        .map(|group| group["threshold"].as_f64().unwrap());
+    let highest = highest.fold(-1.0, f64::max);
+    assert_eq!(each["content"]["threshold"].as_f64(), Some(highest));
+    assert_eq!(worst["frr"], each["content"]["measured"]["frr"]["estimate"]);
+    assert_eq!(
+        worst["frr_of_all"],
+        all["content"]["measured"]["frr"]["estimate"]
+    );
+    assert!(
+        all["analysis"]["stress"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|one| one["kind"] == "worst-value")
+    );
+
+    let refused = calibrate("0.01", &["--worst-group-of", "kind"]);
+    assert_eq!(code(&refused), 5);
+    let refused = json(&refused)["refusal"]["message"].to_string();
+    assert!(
+        refused.contains("for each kind") && refused.contains("more)"),
+        "{refused}"
+    );
+    let unknown = calibrate("0.2", &["--worst-group-of", "camera"]);
+    assert_eq!(code(&unknown), 65, "{}", text(&unknown.stderr));
+    assert!(text(&unknown.stderr).contains("no value of 'camera'"));
+    let other = run(&[
+        "calibrate",
+        path(&deployment),
+        "--queries",
+        path(&queries),
+        "--equal-error",
+        "--worst-group-of",
+        "kind",
+    ]);
+    assert_eq!(code(&other), 65);
+    assert!(text(&other.stderr).contains("certified target FAR"));
+}
+
+#[test]
 #[expect(clippy::too_many_lines, reason = "one story")]
 fn a_remedy_is_named_or_measured_and_every_command_knows_it() {
     let (folder, deployment) = copy_of_sample();

@@ -1,7 +1,7 @@
 //! Why a calibration, or the reading of one, did not succeed.
 
 use super::likeness::LabelsAlike;
-use super::refusal::{FrrRefused, Mismatch, Overlap, Underpowered};
+use super::refusal::{FrrRefused, GroupsUnderpowered, Mismatch, Overlap, Underpowered};
 use super::strangers::UnnamedRefused;
 
 /// Why a calibration, or the reading of one, did not succeed.
@@ -153,6 +153,24 @@ pub enum CalibrationError {
     /// Too few independent trials for the target.
     #[error(transparent)]
     Underpowered(#[from] Underpowered),
+    /// Too few labels in a group that is to keep the target.
+    #[error(transparent)]
+    Groups(#[from] GroupsUnderpowered),
+    /// Nothing could be promised for strangers of no known group.
+    #[error(
+        "{missing} of {strangers} searches of strangers have no value of '{column}'; give each one in the metadata, or leave it out"
+    )]
+    GroupUnknown {
+        /// The metadata column.
+        column: String,
+        /// Searches without it.
+        missing: u64,
+        /// Searches of strangers in all.
+        strangers: u64,
+    },
+    /// Another policy has no FAR that a group could keep.
+    #[error("the worst group is that of a certified target FAR; no other policy has one")]
+    GroupsWithoutTargetFar,
     /// The record belongs to something else.
     #[error(transparent)]
     Mismatch(#[from] Mismatch),
@@ -289,6 +307,16 @@ impl CalibrationError {
                 needed: Some(refused.needed),
                 present: refused.independent_trials,
                 best_supported: refused.best_supported_far,
+            });
+        }
+        if let Self::Groups(refused) = self {
+            let short = || refused.short.iter();
+            return Some(Shortage {
+                needed: Some(refused.needed),
+                present: short().map(|one| one.labels).min().unwrap_or(0),
+                best_supported: short()
+                    .map(|one| one.best_supported_far)
+                    .fold(0.0, f64::max),
             });
         }
         let Self::Frr(refused) = self else {

@@ -122,14 +122,24 @@ impl HeldOut {
 /// for each label use the seed of the split.
 #[must_use]
 pub fn cross_fit(target: CalibrationTarget, trials: &Trials, folds: Folds) -> HeldOut {
+    cross_fit_by(trials, folds, &|others| {
+        Ok(choose(target, others, folds.seed)?.threshold)
+    })
+}
+
+/// The same for any rule.
+pub fn cross_fit_by(
+    trials: &Trials,
+    folds: Folds,
+    rule: &dyn Fn(&Trials) -> Result<Threshold, CalibrationError>,
+) -> HeldOut {
     let fold_of = folds.of_labels(trials);
     let used: BTreeSet<u32> = fold_of.values().copied().collect();
     let mut judged = Judged::default();
     let mut outcomes = Vec::new();
     for fold in used {
         let inside = |label: &str| fold_of.get(label) == Some(&fold);
-        let fitted = part(trials, |label| !inside(label))
-            .and_then(|others| Ok(choose(target, &others, folds.seed)?.threshold));
+        let fitted = part(trials, |label| !inside(label)).and_then(|others| rule(&others));
         outcomes.push(match fitted {
             Ok(threshold) => {
                 judged.add(trials, inside, threshold);

@@ -65,5 +65,6 @@ pub mod strangers;
 pub mod sweep;
 pub mod target_rate;
 pub mod trials;
+pub mod worst_group;
 
 pub use error::CalibrationError;

@@ -22,6 +22,48 @@ pub struct Underpowered {
     pub best_supported_far: f64,
 }
 
+/// Groups of strangers with too few labels for a target that each is to keep.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error(
+    "FAR {far} at confidence {confidence} for each {column} needs {needed} labels of strangers in each: \
+     {}; add labels of these, ask for a higher FAR, or for all strangers together",
+    short_groups(.short, *.needed)
+)]
+pub struct GroupsUnderpowered {
+    /// The metadata column.
+    pub column: String,
+    /// The FAR that was asked for.
+    pub far: f64,
+    /// The confidence that was asked for.
+    pub confidence: f64,
+    /// Labels that each group needs at least.
+    pub needed: u64,
+    /// The groups that have fewer.
+    pub short: Vec<GroupShortage>,
+}
+
+/// A group with too few labels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupShortage {
+    /// The value of the column.
+    pub group: String,
+    /// Its labels of strangers.
+    pub labels: u64,
+    /// The lowest FAR that these can certify; 1 for none.
+    pub best_supported_far: f64,
+}
+
+fn short_groups(short: &[GroupShortage], needed: u64) -> String {
+    if short.is_empty() {
+        return "there are none".to_owned();
+    }
+    let groups = short.iter().map(|one| {
+        let more = needed.saturating_sub(one.labels);
+        format!("'{}' has {} ({more} more)", one.group, one.labels)
+    });
+    groups.collect::<Vec<_>>().join(", ")
+}
+
 /// Why no threshold can be promised to keep an FRR.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub enum FrrRefused {

@@ -39,6 +39,8 @@ pub struct ReportContents {
     pub remedies: Option<RemedyTable>,
     /// What there is to choose from.
     pub menu: Option<MenuTable>,
+    /// The FAR if service brings less than the mixture that was tested; a row for each stress.
+    pub stress: Vec<ConditionRow>,
     /// Model, gallery, index, seeds, digests and software.
     pub made_with: Vec<Fact>,
     /// What must hold for the promise to hold, in plain words, most important first.
@@ -66,6 +68,7 @@ impl ReportContents {
             growth: None,
             remedies: None,
             menu: None,
+            stress: Vec::new(),
             made_with: Vec::new(),
             assumptions: Vec::new(),
         }

@@ -247,6 +247,42 @@ pub(super) fn nearest_strangers(strangers: &Intruders) -> Option<ReportPart> {
     })
 }
 
+/// The FAR under each stress.
+pub(super) fn stress(report: &ReportContents) -> Option<ReportPart> {
+    if report.stress.is_empty() {
+        return None;
+    }
+    let columns = [
+        ("Strangers", TableColumn::Words),
+        ("FAR", TableColumn::Rate),
+    ];
+    let most = tables::most(report.stress.iter().map(|row| row.far));
+    let mut table = HtmlTable::new("", &columns);
+    for row in &report.stress {
+        let mut name = datum(&row.value);
+        if let Some(labels) = row.far.labels {
+            name.line("span", "small", &labels_text(labels));
+        }
+        if let Some(mark) = &row.mark {
+            name.line("span", "small", mark);
+        }
+        table.row(vec![name, tables::rate(row.far, most)]);
+    }
+    let mut notes = vec![
+        "What the false accept rate would be if service brought only these strangers, or had a larger \
+         gallery. On the data at hand, and not promised."
+            .to_owned(),
+    ];
+    notes.extend(interval_note(report.stress.iter().map(|row| row.far)));
+    Some(ReportPart {
+        id: "stress",
+        title: "Under stress",
+        view: Some(report.view),
+        notes,
+        body: table.finish(),
+    })
+}
+
 /// A table of rates for each column of the metadata.
 pub(super) fn conditions(report: &ReportContents) -> Option<ReportPart> {
     let mut body = Markup::default();

@@ -263,6 +263,9 @@ mod tests {
                 (row.value, row.mark) = (own(), Some(own()));
             }
         }
+        for row in &mut report.stress {
+            (row.value, row.mark) = (own(), Some(own()));
+        }
         for row in &mut report.menu.as_mut().unwrap().rows {
             row.standing = own();
         }
@@ -320,6 +323,7 @@ mod tests {
         report.worst_labels.as_mut().unwrap().rows[0].far = estimate;
         report.intruders.as_mut().unwrap().pairs[0].score = number;
         report.conditions[0].rows[0].far = estimate;
+        report.stress[0].far = estimate;
         let menu = report.menu.as_mut().unwrap();
         (menu.confidence, menu.rows[0].far) = (number, number);
         (menu.rows[0].threshold, menu.rows[0].frr_at_target) = (Some(number), Some(number));
@@ -476,6 +480,7 @@ mod tests {
         report.intruders.as_mut().unwrap().pairs.clear();
         report.nearest_strangers.as_mut().unwrap().pairs.clear();
         report.conditions.clear();
+        report.stress.clear();
         let growth = report.growth.as_mut().unwrap();
         (growth.measured, growth.predicted) = (Vec::new(), Vec::new());
         report.remedies.as_mut().unwrap().rows.clear();

@@ -28,6 +28,7 @@ pub(super) fn all(report: &ReportContents) -> Vec<ReportPart> {
             .as_ref()
             .and_then(labels::nearest_strangers),
         report.menu.as_ref().and_then(menu),
+        labels::stress(report),
         labels::conditions(report),
         report.growth.as_ref().and_then(growth),
         report.remedies.as_ref().and_then(labels::remedies),

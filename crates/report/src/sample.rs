@@ -47,6 +47,12 @@ pub(crate) fn full() -> ReportContents {
         nearest_strangers: Some(nearest_strangers()),
         conditions: conditions(),
         menu: Some(menu()),
+        stress: vec![ConditionRow {
+            value: "the nearest tenth".to_owned(),
+            mark: Some("FAR above the 0.1 % asked for, within chance".to_owned()),
+            far: rate(7, 480, 48.0),
+            frr: Estimate::default(),
+        }],
         growth: Some(growth()),
         remedies: Some(remedies()),
         made_with: made_with(),

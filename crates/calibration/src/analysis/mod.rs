@@ -4,6 +4,7 @@
 //! made from, the pairs of them and their rates, consistency over labels, remedies.
 
 pub mod candidate_lists;
+mod clusters;
 pub mod comparison_set;
 pub mod consistency;
 pub mod copies;
@@ -31,6 +32,7 @@ pub mod rng;
 pub mod score_curve;
 pub mod score_histogram;
 pub mod strangers;
+pub mod stress;
 pub mod utility;
 
 pub use error::AnalysisError;
@@ -39,7 +41,7 @@ pub use input::{AnalysisInput, AnalysisScope, BAND_POINTS, CandidateList, Embedd
 use serde::Serialize;
 
 use crate::menu::PriceOfProof;
-use crate::policy::CalibrationTarget;
+use crate::policy::{CalibrationTarget, choose};
 use crate::rates::Proportion;
 use crate::recording::{Condition, LabelOutcome};
 use crate::sweep::ThresholdSweep;
@@ -48,6 +50,7 @@ use nearest_strangers::{LISTED_MAX, NearestStranger, nearest_strangers};
 use pairs_view::PairsView;
 use pairwise::{PairProgress, Scan};
 use remedies::Remedies;
+use stress::Stress;
 
 /// More accepted pairs than this are counted, and not looked at.
 const INTRUDERS_MAX: u64 = 30_000_000;
@@ -76,6 +79,8 @@ pub struct Analysis {
     pub growth: Option<FarBySize>,
     /// What could be done about labels that fare unequally.
     pub remedies: Option<Remedies>,
+    /// The FAR if service brings less than the mixture that was tested.
+    pub stress: Vec<Stress>,
     /// What the proof of a target FAR costs; `None` for any other target.
     pub price: Option<PriceOfProof>,
     /// What was not done, and why: whole sentences.
@@ -130,6 +135,7 @@ impl AnalysisInput<'_> {
         };
         drop(scan);
         let intruded = self.intruders(&mut notes, watch)?;
+        let stress = self.stress(&mut notes, watch)?;
         let mut worst_labels = self.recording.by_label(self.threshold);
         worst_labels.retain(|one| 0 < one.missed + one.impostors);
         let worst_labels_total = worst_labels.len() as u64;
@@ -145,6 +151,7 @@ impl AnalysisInput<'_> {
             conditions: self.recording.by_condition(self.threshold),
             growth: FarBySize::measure(self, &mut notes),
             remedies: Remedies::measure(self, &mut notes),
+            stress,
             price: self.price(),
             notes,
         })
@@ -155,7 +162,12 @@ impl AnalysisInput<'_> {
             return None;
         };
         let trials = self.recording.trials();
-        let labels = trials.one_probe_per_label(self.seed).searches().len() as u64;
+        let proven = choose(self.target, trials, self.seed).ok()?;
+        // Of a tighter target, or of each group by itself, this would be another price.
+        if proven.threshold != self.threshold {
+            return None;
+        }
+        let labels = proven.independent_trials()?;
         PriceOfProof::of(&ThresholdSweep::of(trials), self.threshold, labels, target)
     }
 
@@ -228,6 +240,7 @@ mod tests {
 
     use super::consistency::Band;
     use super::embeddings::Embeddings;
+    use super::stress::StressKind;
     use super::*;
     use crate::certify::TargetFar;
     use crate::decision::Threshold;
@@ -352,6 +365,19 @@ mod tests {
             .collect();
         assert_eq!(groups, [("north", 1), ("south", 2)]);
         a_part_of_the_gallery_accepts_less(&found.growth.unwrap());
+        // Both beeches and the ash between them accept each other; the stranger is accepted anyway.
+        let stress: Vec<(StressKind, f64)> = found
+            .stress
+            .iter()
+            .map(|one| (one.kind, (one.far.estimate * 100.0).round()))
+            .collect();
+        assert_eq!(
+            stress,
+            [
+                (StressKind::Enrolled, 60.0),
+                (StressKind::TwiceTheGallery, 100.0)
+            ]
+        );
     }
 
     fn a_part_of_the_gallery_accepts_less(growth: &FarBySize) {

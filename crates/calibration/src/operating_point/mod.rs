@@ -13,6 +13,7 @@ use crate::policy::{CalibrationTarget, Choice, ChoiceBasis, choose};
 use crate::rates::recorded;
 use crate::refusal::{BindingDifference, Mismatch};
 use crate::trials::{StrangerOrigin, Trials};
+use crate::worst_group::WorstGroup;
 
 mod record;
 mod text;
@@ -62,6 +63,8 @@ pub struct PointPlan {
     pub index_check: Option<IndexMisses>,
     /// What is held against the threshold, if that is not the plain similarity.
     pub adjustment: Option<Adjustment>,
+    /// The groups of strangers that each keep the target FAR.
+    pub worst_group: Option<WorstGroup>,
     /// Further assumptions: how the adjustment was chosen.
     pub remarks: Vec<String>,
 }
@@ -125,6 +128,7 @@ impl OperatingPoint {
             software: plan.software,
             assumptions: [assumptions(choice, counts, room), plan.remarks].concat(),
             adjustment: plan.adjustment,
+            worst_group: plan.worst_group,
             binding: plan.binding,
             held_out: plan.held_out,
             growth: plan.growth,
@@ -378,6 +382,7 @@ mod tests {
             turnover: None,
             index_check: None,
             adjustment: None,
+            worst_group: None,
             remarks: Vec::new(),
         }
     }

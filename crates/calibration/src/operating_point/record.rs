@@ -15,6 +15,7 @@ use crate::held_out::HeldOut;
 use crate::policy::{CalibrationTarget, Choice, EqualErrorPoint, Strength};
 use crate::rates::{Confidence, Rate};
 use crate::trials::{SearchTally, StrangerOrigin, Trials};
+use crate::worst_group::WorstGroup;
 
 /// Everything that the id is a hash of. A later field must be optional and left out of the JSON
 /// if it is absent, so that the ids of older records stay what they are.
@@ -61,6 +62,9 @@ pub struct Content {
     /// What is held against the threshold, if that is not the plain similarity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adjustment: Option<Adjustment>,
+    /// The groups of strangers that each keep the target FAR, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worst_group: Option<WorstGroup>,
     /// The index against exact search, on a sample; absent if the index is exact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index_check: Option<IndexMisses>,

@@ -19,8 +19,11 @@ impl Content {
                 } else {
                     "aims at, and does not promise,"
                 };
+                let groups = self.worst_group.as_ref();
+                let groups =
+                    groups.map_or_else(String::new, |groups| format!(" of {}", groups.describe()));
                 format!(
-                    "{verb} FAR <= {} per search, at {} confidence",
+                    "{verb} FAR <= {} per search{groups}, at {} confidence",
                     percent(target.far()),
                     at(target.confidence())
                 )

@@ -117,7 +117,7 @@ fn point(
     };
     let draft = PointDraft::new(&request.settings, binding, created)?;
     let all = trials.recording.trials();
-    let chosen = ChosenThreshold::on(all, draft.target(), request.settings.seed)?;
+    let chosen = ChosenThreshold::on(&trials.recording, draft.target(), &request.settings)?;
     draft.point(PointTrials {
         chosen: &chosen,
         trials: all,

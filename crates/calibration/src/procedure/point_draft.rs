@@ -7,12 +7,14 @@ use crate::analysis::crowded::CrowdedStrangers;
 use crate::analysis::strangers::UnnamedStrangers;
 use crate::certify::TargetFar;
 use crate::growth::{Growth, ahead_of_growth};
-use crate::held_out::{Folds, HeldOut, cross_fit};
+use crate::held_out::{Folds, HeldOut, cross_fit, cross_fit_by};
 use crate::operating_point::{
     Binding, GrowthAllowed, HeldOutRates, IndexMisses, OperatingPoint, PointPlan, TurnoverAllowed,
 };
 use crate::policy::{CalibrationTarget, Choice, choose};
+use crate::recording::Recording;
 use crate::trials::Trials;
+use crate::worst_group::{StrangerGroups, WorstGroup};
 
 /// What stands in an operating point as the software that made it.
 const SOFTWARE: &str = concat!("matchpoint ", env!("CARGO_PKG_VERSION"));
@@ -24,22 +26,40 @@ pub struct ChosenThreshold {
     pub choice: Choice,
     /// Rates by cross-fitting.
     pub held_out: HeldOut,
+    /// The groups of strangers that each keep the target; `None` if that was not asked for.
+    pub worst_group: Option<WorstGroup>,
 }
 
 impl ChosenThreshold {
-    /// Chooses a threshold on these trials.
+    /// Chooses a threshold on these searches, for `target`: that of the settings, or a tighter one.
     ///
     /// # Errors
-    /// As [`choose`].
+    /// As [`choose`], and as [`StrangerGroups::choose`].
     pub fn on(
-        trials: &Trials,
+        recording: &Recording,
         target: CalibrationTarget,
-        seed: u64,
+        settings: &ThresholdSettings,
     ) -> Result<Self, CalibrationError> {
+        let (trials, seed) = (recording.trials(), settings.seed);
         let folds = Folds::new(Folds::COUNT_DEFAULT, seed)?;
+        let Some(column) = &settings.worst_group_of else {
+            return Ok(Self {
+                choice: choose(target, trials, seed)?,
+                held_out: cross_fit(target, trials, folds),
+                worst_group: None,
+            });
+        };
+        let CalibrationTarget::Far(target) = target else {
+            return Err(CalibrationError::GroupsWithoutTargetFar);
+        };
+        let groups = StrangerGroups::of(recording.searches(), column)?;
+        let (choice, worst_group) = groups.choose(target, trials, seed)?;
         Ok(Self {
-            choice: choose(target, trials, seed)?,
-            held_out: cross_fit(target, trials, folds),
+            choice,
+            held_out: cross_fit_by(trials, folds, &|others| {
+                Ok(groups.choose(target, others, seed)?.0.threshold)
+            }),
+            worst_group: Some(worst_group),
         })
     }
 }
@@ -145,7 +165,11 @@ impl PointDraft {
     /// [`CalibrationError::EmptyGallery`] where nothing was enrolled, and the refusal of strangers
     /// whom nobody named and nobody vouches for, where they would carry a certificate.
     pub fn point(self, from: PointTrials<'_>) -> Result<OperatingPoint, CalibrationError> {
-        let ChosenThreshold { choice, held_out } = from.chosen;
+        let ChosenThreshold {
+            choice,
+            held_out,
+            worst_group,
+        } = from.chosen;
         let mut remarks = from.remarks;
         remarks.extend(self.assured.strangers(from.unnamed, self.target)?);
         remarks.extend(self.assured.crowded(from.crowded));
@@ -160,6 +184,7 @@ impl PointDraft {
             turnover: self.turnover,
             index_check: from.index_check,
             adjustment: from.adjustment,
+            worst_group: worst_group.clone(),
             remarks,
         };
         OperatingPoint::chosen(choice, from.trials, plan)
@@ -168,18 +193,25 @@ impl PointDraft {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::operating_point::Metric;
-    use crate::trials::{NonMatedSearch, StrangerOrigin};
+    use crate::recording::{RecordedMatch, RecordedSearch, TrialKind};
     use matchpoint_vector::Similarity;
 
-    fn draft(far: f64, items: u64, grow_to_items: Option<u64>) -> PointDraft {
-        let settings = ThresholdSettings {
+    fn settings(far: f64, grow_to_items: Option<u64>) -> ThresholdSettings {
+        ThresholdSettings {
             target: CalibrationTarget::Far(TargetFar::new(far, 0.95).unwrap()),
             seed: 1,
             grow_to_items,
             assured: Assured::default(),
-        };
+            worst_group_of: None,
+        }
+    }
+
+    fn draft(far: f64, items: u64, grow_to_items: Option<u64>) -> PointDraft {
+        let settings = settings(far, grow_to_items);
         let binding = Binding {
             model_fingerprint: "mf-1".to_owned(),
             model_name: "toy".to_owned(),
@@ -193,23 +225,31 @@ mod tests {
         PointDraft::new(&settings, binding, "2026-01-02T03:04:05Z".to_owned()).unwrap()
     }
 
-    fn trials(strangers: u16) -> Trials {
-        let searches = (0..strangers).map(|number| NonMatedSearch {
+    fn recording(strangers: u16) -> Recording {
+        let searches = (0..strangers).map(|number| RecordedSearch {
             label: format!("stranger {number}"),
             probe: format!("picture {number}"),
-            top_score: Similarity::new(f32::from(number) / 4_000.0),
-            origin: StrangerOrigin::NeverEnrolled,
+            truth: TrialKind::NeverEnrolled,
+            found: Similarity::new(f32::from(number) / 4_000.0).map(|score| RecordedMatch {
+                item: "item".to_owned(),
+                label: "item".to_owned(),
+                score,
+                adjusted: None,
+                other: None,
+            }),
+            conditions: BTreeMap::new(),
         });
-        Trials::new(Vec::new(), searches.collect()).unwrap()
+        Recording::new(searches.collect()).unwrap()
     }
 
     /// Items that can be added before the bound leaves the target.
     fn room(draft: PointDraft, strangers: u16) -> u64 {
-        let trials = trials(strangers);
-        let chosen = ChosenThreshold::on(&trials, draft.target(), 1).unwrap();
+        let recording = recording(strangers);
+        let chosen =
+            ChosenThreshold::on(&recording, draft.target(), &settings(0.01, None)).unwrap();
         let from = PointTrials {
             chosen: &chosen,
-            trials: &trials,
+            trials: recording.trials(),
             adjustment: None,
             index_check: None,
             unnamed: None,
@@ -242,8 +282,9 @@ mod tests {
     #[test]
     fn room_takes_a_tenth_more_labels_at_the_least_and_is_not_for_growth_or_other_policies() {
         let roomy = draft(0.01, 1_000, None).with_room().unwrap();
-        assert!(ChosenThreshold::on(&trials(327), roomy.target(), 1).is_err());
-        assert!(ChosenThreshold::on(&trials(328), roomy.target(), 1).is_ok());
+        let settings = settings(0.01, None);
+        let by = |labels| ChosenThreshold::on(&recording(labels), roomy.target(), &settings);
+        assert!(by(327).is_err() && by(328).is_ok());
         assert!(draft(0.01, 1_000, Some(5_000)).with_room().is_none());
         let equal = PointDraft {
             target: CalibrationTarget::EqualError,

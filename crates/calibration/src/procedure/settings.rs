@@ -10,7 +10,7 @@ use crate::policy::CalibrationTarget;
 use crate::strangers;
 
 /// What a threshold is asked for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ThresholdSettings {
     /// What the threshold is to achieve.
     pub target: CalibrationTarget,
@@ -20,6 +20,9 @@ pub struct ThresholdSettings {
     pub grow_to_items: Option<u64>,
     /// What the caller knows of the queries, and nobody can see in them.
     pub assured: Assured,
+    /// A metadata column of the queries: the target FAR is certified for each of its values among the
+    /// strangers. Only with a certified target FAR.
+    pub worst_group_of: Option<String>,
 }
 
 /// What the caller vouches for; nothing by default.
