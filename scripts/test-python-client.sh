@@ -102,11 +102,19 @@ key=$("$program" keys new python --scopes all --keys-file "$work/keys.json" | he
 confined=()
 if command -v bwrap >/dev/null; then
     confined=(bwrap --unshare-user --unshare-ipc --unshare-uts --uid 65532 --gid 65532 --cap-drop ALL
-        --ro-bind / / --proc /proc --dev /dev --tmpfs /tmp --bind "$work" "$work" --die-with-parent)
-    # shellcheck disable=SC2016 # it is the shell within that asks
-    "${confined[@]}" sh -c '[ "$(id -u)" = 65532 ] && grep -q "^CapEff:\s*0*$" /proc/self/status && ! touch /etc/x' \
-        2>"$work/log" || { cat "$work/log" >&2; fail "bubblewrap does not confine"; }
-    say "serving as user 65532, on a read-only root, without capabilities"
+        --ro-bind / / --proc /proc --dev /dev --tmpfs /tmp
+        # A checkout may be in /tmp too.
+        --ro-bind "$PWD" "$PWD" --ro-bind "$program" "$program" --ro-bind "$ORT_DYLIB_PATH" "$ORT_DYLIB_PATH"
+        --bind "$work" "$work" --die-with-parent)
+    if ! "${confined[@]}" true 2>"$work/log"; then
+        say "serving without bounds: bubblewrap cannot confine here: $(head -n 1 "$work/log")"
+        confined=()
+    else
+        # shellcheck disable=SC2016 # it is the shell within that asks
+        "${confined[@]}" sh -c '[ "$(id -u)" = 65532 ] && grep -q "^CapEff:\s*0*$" /proc/self/status && ! touch /etc/x' \
+            2>"$work/log" || { cat "$work/log" >&2; fail "bubblewrap does not confine"; }
+        say "serving as user 65532, on a read-only root, without capabilities"
+    fi
 else
     say "serving without bounds: bubblewrap is not installed"
 fi
