@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::CalibrationError;
 use super::binomial::{self, real};
@@ -15,6 +14,7 @@ use super::certify::TargetFar;
 use super::decision::Threshold;
 use super::rates::{Confidence, recorded};
 use super::refusal::FrrRefused;
+use super::seeded_hash::seeded_hash;
 use super::target_rate::TARGET_MAX;
 use super::trials::{MatedSearch, Trials};
 use matchpoint_vector::Similarity;
@@ -134,7 +134,7 @@ impl<'a> OneMatedPerLabel<'a> {
     pub fn sampled(trials: &'a Trials, seed: u64) -> Self {
         let mut drawn: BTreeMap<&str, ([u8; 32], &MatedSearch)> = BTreeMap::new();
         for search in trials.mated() {
-            let hash = sampling_hash(seed, search);
+            let hash = seeded_hash(seed, &[&search.label, &search.probe]);
             let slot = drawn.entry(&search.label).or_insert((hash, search));
             if hash < slot.0 {
                 *slot = (hash, search);
@@ -148,17 +148,6 @@ impl<'a> OneMatedPerLabel<'a> {
     pub fn searches(&self) -> &[&'a MatedSearch] {
         &self.0
     }
-}
-
-fn sampling_hash(seed: u64, search: &MatedSearch) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    hash.update(seed.to_le_bytes());
-    // Length first, so that no two searches share their bytes.
-    for text in [&search.label, &search.probe] {
-        hash.update((text.len() as u64).to_le_bytes());
-        hash.update(text);
-    }
-    hash.finalize().into()
 }
 
 /// A threshold with its proof.

@@ -274,6 +274,7 @@ mod tests {
     use super::*;
     use crate::binomial;
     use crate::certify::TargetFar;
+    use crate::splitmix64::SimulatedDraws;
     use crate::trials::{MatedSearch, StrangerOrigin, Top};
 
     /// `both` labels are mated and left out, `strangers` were never enrolled; `probes` of each.
@@ -387,15 +388,7 @@ mod tests {
     /// held-out intervals that cover the FAR and the FRR of the threshold that all labels chose.
     #[expect(clippy::print_stderr, reason = "the figures of docs/calibration.md")]
     fn covered(strangers: u16, mates: u16, target: (f64, f64), seed: u64) -> [f64; 2] {
-        let mut state = seed;
-        let mut uniform = || {
-            let z = crate::splitmix64::next(&mut state) >> 11;
-            (real(z) + 0.5) * 2.0_f64.powi(-53)
-        };
-        let mut normal = |mean: f64, deviation: f64| {
-            let radius = (-2.0 * uniform().ln()).sqrt();
-            mean + deviation * radius * (std::f64::consts::TAU * uniform()).cos()
-        };
+        let mut draws = SimulatedDraws(seed);
         let tail = |mean: f64, deviation: f64, threshold: Threshold| {
             binomial::normal_tail((f64::from(threshold.get()) - mean) / deviation)
         };
@@ -407,14 +400,14 @@ mod tests {
             let non_mated = (0..strangers).map(|i| NonMatedSearch {
                 label: format!("stranger {i}"),
                 probe: format!("stranger {i}"),
-                top_score: score(normal(0.2, 0.11)),
+                top_score: score(draws.normal((0.2, 0.11))),
                 origin: StrangerOrigin::NeverEnrolled,
             });
             let non_mated = non_mated.collect();
             let mated = (0..mates).map(|i| MatedSearch {
                 label: format!("mate {i}"),
                 probe: format!("mate {i}"),
-                top: score(normal(0.55, 0.12)).map(|score| Top {
+                top: score(draws.normal((0.55, 0.12))).map(|score| Top {
                     score,
                     label_matches: true,
                 }),

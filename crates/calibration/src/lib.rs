@@ -59,6 +59,7 @@ pub mod procedure;
 pub mod rates;
 pub mod recording;
 pub mod refusal;
+mod seeded_hash;
 mod splitmix64;
 pub mod standing;
 pub mod strangers;

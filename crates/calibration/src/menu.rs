@@ -230,34 +230,24 @@ fn frr_where_far_is(sweep: &ThresholdSweep, far: f64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::splitmix64::SimulatedDraws;
     use crate::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top};
     use matchpoint_vector::Similarity;
 
-    /// Uniform in [0, 1), by splitmix64.
-    struct Uniform(u64);
-
-    impl Uniform {
-        fn next(&mut self) -> f32 {
-            #[expect(clippy::cast_precision_loss, reason = "24 bits")]
-            let unit = (crate::splitmix64::next(&mut self.0) >> 40) as f32;
-            unit / 16_777_216.0
-        }
-    }
-
     /// Strangers score uniformly up to 0.8, mates from 0.4 to 1: FAR and FRR are known everywhere.
     fn drawn(seed: u64, strangers: u32, mates: u32) -> Trials {
-        let mut uniform = Uniform(seed);
+        let mut draws = SimulatedDraws(seed);
         let non_mated = (0..strangers).map(|n| NonMatedSearch {
             label: format!("s{n}"),
             probe: format!("s{n}"),
-            top_score: Similarity::new(0.8 * uniform.next()),
+            top_score: Similarity::new(0.8 * draws.uniform_f32()),
             origin: StrangerOrigin::NeverEnrolled,
         });
         let non_mated = non_mated.collect();
         let mated = (0..mates).map(|n| MatedSearch {
             label: format!("m{n}"),
             probe: format!("m{n}"),
-            top: Similarity::new(0.4 + 0.6 * uniform.next()).map(|score| Top {
+            top: Similarity::new(0.4 + 0.6 * draws.uniform_f32()).map(|score| Top {
                 score,
                 label_matches: true,
             }),

@@ -93,6 +93,26 @@ pub struct RecordedMatch {
     pub other: Option<Similarity>,
 }
 
+#[cfg(test)]
+impl RecordedSearch {
+    /// A search of a stranger, by its label and the probe's id, and the score of what it found.
+    pub(crate) fn of_stranger((label, probe): (String, String), found: Option<Similarity>) -> Self {
+        Self {
+            probe,
+            label,
+            truth: TrialKind::NeverEnrolled,
+            found: found.map(|score| RecordedMatch {
+                item: "item".to_owned(),
+                label: "item".to_owned(),
+                score,
+                adjusted: None,
+                other: None,
+            }),
+            conditions: BTreeMap::new(),
+        }
+    }
+}
+
 impl RecordedMatch {
     /// What is held against the threshold: the adjusted score, or the similarity.
     #[must_use]

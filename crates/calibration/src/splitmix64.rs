@@ -16,3 +16,35 @@ pub(crate) fn mixed(bits: u64) -> u64 {
     let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     bits ^ (bits >> 31)
 }
+
+/// A stream of numbers for simulations.
+#[cfg(test)]
+pub(crate) struct SimulatedDraws(pub(crate) u64);
+
+#[cfg(test)]
+impl SimulatedDraws {
+    pub(crate) fn bits(&mut self) -> u64 {
+        next(&mut self.0)
+    }
+
+    /// Uniform in (0, 1).
+    pub(crate) fn uniform(&mut self) -> f64 {
+        (crate::binomial::real(self.bits() >> 11) + 0.5) * 2.0_f64.powi(-53)
+    }
+
+    /// Uniform in [0, 1), of 24 bits.
+    pub(crate) fn uniform_f32(&mut self) -> f32 {
+        #[expect(clippy::cast_precision_loss, reason = "24 bits")]
+        let unit = (self.bits() >> 40) as f32;
+        unit / 16_777_216.0
+    }
+
+    /// Normal (Box and Muller 1958).
+    pub(crate) fn normal(&mut self, (mean, deviation): (f64, f64)) -> f64 {
+        let (radius, angle) = (
+            (-2.0 * self.uniform().ln()).sqrt(),
+            std::f64::consts::TAU * self.uniform(),
+        );
+        mean + deviation * radius * angle.cos()
+    }
+}

@@ -6,6 +6,7 @@ use base16ct::lower::encode_string;
 use sha2::{Digest, Sha256};
 
 use super::CalibrationError;
+use super::seeded_hash::{seeded_hash, update_text};
 use matchpoint_vector::Similarity;
 
 /// The best candidate of a mated search.
@@ -153,11 +154,7 @@ impl Trials {
     pub fn one_probe_per_label(&self, seed: u64) -> OnePerLabel<'_> {
         let mut drawn: BTreeMap<&str, ([u8; 32], &NonMatedSearch)> = BTreeMap::new();
         for search in &self.non_mated {
-            let mut hash = Sha256::new();
-            hash.update(seed.to_le_bytes());
-            update_text(&mut hash, &search.label);
-            update_text(&mut hash, &search.probe);
-            let hashed: [u8; 32] = hash.finalize().into();
+            let hashed = seeded_hash(seed, &[&search.label, &search.probe]);
             let slot = drawn.entry(&search.label).or_insert((hashed, search));
             if hashed < slot.0 {
                 *slot = (hashed, search);
@@ -250,11 +247,6 @@ fn tally(mut labels: Vec<&str>) -> SearchTally {
 }
 
 /// Length first, so that no two lists of texts share their bytes.
-fn update_text(hash: &mut Sha256, text: &str) {
-    hash.update((text.len() as u64).to_le_bytes());
-    hash.update(text);
-}
-
 fn update_search(hash: &mut Sha256, texts: [&String; 2], score: Option<Similarity>) {
     for text in texts {
         update_text(hash, text);

@@ -196,38 +196,25 @@ impl WorstGroup {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recording::{RecordedMatch, Recording};
+    use crate::recording::Recording;
+    use crate::splitmix64::SimulatedDraws;
     use matchpoint_vector::Similarity;
 
     const KINDS: [(&str, f32); 4] = [("crop", 0.3), ("dark", 0.45), ("low", 0.4), ("turned", 0.6)];
 
-    /// Uniform in [0, 1), by splitmix64.
-    fn unit(state: &mut u64) -> f32 {
-        #[expect(clippy::cast_precision_loss, reason = "24 bits")]
-        let unit = (crate::splitmix64::next(state) >> 40) as f32;
-        unit / 16_777_216.0
-    }
-
     /// Strangers of four kinds, each photographed in all four, and each kind a little nearer.
     fn drawn(seed: u64, labels: u32) -> Vec<RecordedSearch> {
-        let mut state = seed;
+        let mut draws = SimulatedDraws(seed);
         let mut searches = Vec::new();
         for label in 0..labels {
-            let own = 0.2 * unit(&mut state);
+            let own = 0.2 * draws.uniform_f32();
             for (kind, nearness) in KINDS {
-                let score = nearness + own + 0.15 * unit(&mut state);
+                let score = nearness + own + 0.15 * draws.uniform_f32();
+                let score = Similarity::new(score);
+                let names = (format!("s{label}"), format!("{label}-{kind}"));
                 searches.push(RecordedSearch {
-                    probe: format!("{label}-{kind}"),
-                    label: format!("s{label}"),
-                    truth: TrialKind::NeverEnrolled,
-                    found: Similarity::new(score).map(|score| RecordedMatch {
-                        item: "item".to_owned(),
-                        label: "item".to_owned(),
-                        score,
-                        adjusted: None,
-                        other: None,
-                    }),
                     conditions: BTreeMap::from([("kind".to_owned(), kind.to_owned())]),
+                    ..RecordedSearch::of_stranger(names, score)
                 });
             }
         }
@@ -236,9 +223,9 @@ mod tests {
 
     /// The true FAR of a kind at a threshold, by many draws.
     fn true_far(kind: usize, threshold: Threshold) -> f64 {
-        let (mut state, mut accepted) = (99, 0_u32);
+        let (mut draws, mut accepted) = (SimulatedDraws(99), 0_u32);
         for _ in 0..4_000 {
-            let score = KINDS[kind].1 + 0.2 * unit(&mut state) + 0.15 * unit(&mut state);
+            let score = KINDS[kind].1 + 0.2 * draws.uniform_f32() + 0.15 * draws.uniform_f32();
             accepted += u32::from(threshold.get() <= score);
         }
         f64::from(accepted) / 4_000.0

@@ -144,10 +144,7 @@ fn level(searches: &[RecordedSearch]) -> Option<f32> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap as Map;
-
     use super::*;
-    use crate::recording::RecordedMatch;
     use matchpoint_vector::{Embedding, Similarity};
 
     /// A stream of splitmix64.
@@ -179,19 +176,8 @@ mod tests {
             let scores = gallery
                 .iter()
                 .map(|item| Similarity::between(vector, item).unwrap());
-            RecordedSearch {
-                probe: format!("probe {number}"),
-                label: format!("stranger {number}"),
-                truth: TrialKind::NeverEnrolled,
-                found: scores.max().map(|score| RecordedMatch {
-                    item: "item".to_owned(),
-                    label: "label".to_owned(),
-                    score,
-                    adjusted: None,
-                    other: None,
-                }),
-                conditions: Map::new(),
-            }
+            let names = (format!("stranger {number}"), format!("probe {number}"));
+            RecordedSearch::of_stranger(names, scores.max())
         };
         let searches: Vec<RecordedSearch> = strangers
             .iter()

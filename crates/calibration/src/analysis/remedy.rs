@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::error::AnalysisError;
 use crate::CalibrationError;
@@ -19,6 +18,7 @@ use crate::decision::{Decision, Threshold};
 use crate::margin::MarginFactor;
 use crate::normalise::{Normalisation, PairStatistics, StatisticsSide};
 use crate::refusal::Underpowered;
+use crate::seeded_hash::seeded_hash;
 use matchpoint_vector::Similarity;
 
 /// The nearest of the cohort, for AS-norm; a quarter of it at most.
@@ -244,7 +244,7 @@ fn strangers<'a>(trials: &[&'a RemedyTrial], rule: Rule, seed: u64) -> Vec<&'a R
         Rule::Certified(_) => {
             let mut drawn: BTreeMap<&str, (u64, &str, &RemedyTrial)> = BTreeMap::new();
             for trial in all {
-                let hash = seeded_hash(seed, &["probe", &trial.label, &trial.probe]);
+                let hash = seeded_number(seed, &["probe", &trial.label, &trial.probe]);
                 let entry = (hash, trial.probe.as_str(), trial);
                 let slot = drawn.entry(&trial.label).or_insert(entry);
                 if (entry.0, entry.1) < (slot.0, slot.1) {
@@ -312,14 +312,7 @@ pub(super) fn refuse_without_input(
 }
 
 /// A pseudo-random number that depends on the texts and the seed alone.
-pub(super) fn seeded_hash(seed: u64, texts: &[&str]) -> u64 {
-    let mut hash = Sha256::new();
-    hash.update(seed.to_le_bytes());
-    for text in texts {
-        // Length first, so that no two lists of texts share their bytes.
-        hash.update((text.len() as u64).to_le_bytes());
-        hash.update(text);
-    }
-    let digest: [u8; 32] = hash.finalize().into();
+pub(super) fn seeded_number(seed: u64, texts: &[&str]) -> u64 {
+    let digest = seeded_hash(seed, texts);
     digest.first_chunk().copied().map_or(0, u64::from_le_bytes)
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::comparison_set::{ComparisonSet, DecidedSearch, FigureChanges, Resampling, differences};
 use super::error::AnalysisError;
 use super::remedy::{
-    Fitted, Remedy, RemedyPlan, RemedyTrial, Rule, fit_by, refuse_without_input, seeded_hash,
+    Fitted, Remedy, RemedyPlan, RemedyTrial, Rule, fit_by, refuse_without_input, seeded_number,
 };
 use super::remedy_measured::MeasuredRemedy;
 use super::remedy_verdict::{RemedyVerdict, conclusion, sentence, verdict};
@@ -76,7 +76,7 @@ pub fn compare(
     // Every remedy is a chance to be called better, and has its share.
     let delta = Confidence::DISPLAY.delta() / real((remedies.len() as u64).max(1));
     let draws = Resampling {
-        seed: seeded_hash(plan.seed, &["labels"]),
+        seed: seeded_number(plan.seed, &["labels"]),
         resamples: plan.resamples,
         confidence: Confidence::new(1.0 - delta)?,
     };
@@ -223,7 +223,7 @@ fn split(trials: &[RemedyTrial], seed: u64) -> (Vec<&RemedyTrial>, Vec<&RemedyTr
     }
     let mut order: Vec<(bool, u64, &str)> = mated
         .into_iter()
-        .map(|(label, mated)| (mated, seeded_hash(seed, &["half", label]), label))
+        .map(|(label, mated)| (mated, seeded_number(seed, &["half", label]), label))
         .collect();
     order.sort_unstable();
     let fits: BTreeSet<&str> = order
@@ -240,7 +240,7 @@ fn split(trials: &[RemedyTrial], seed: u64) -> (Vec<&RemedyTrial>, Vec<&RemedyTr
 fn halve_probes(trials: Vec<&RemedyTrial>, seed: u64) -> Vec<(&RemedyTrial, bool)> {
     let mut by_label: BTreeMap<(&str, bool), Vec<(u64, &RemedyTrial)>> = BTreeMap::new();
     for trial in trials {
-        let hash = seeded_hash(seed, &["probes", &trial.label, &trial.probe]);
+        let hash = seeded_number(seed, &["probes", &trial.label, &trial.probe]);
         let own = by_label.entry((&trial.label, trial.mated)).or_default();
         own.push((hash, trial));
     }

@@ -312,18 +312,10 @@ mod tests {
     use super::*;
 
     fn stranger(label: usize, picture: usize, score: f32, camera: &str) -> RecordedSearch {
+        let names = (format!("s{label:03}"), format!("{label:03}-{picture}"));
         RecordedSearch {
-            probe: format!("{label:03}-{picture}"),
-            label: format!("s{label:03}"),
-            truth: TrialKind::NeverEnrolled,
-            found: Similarity::new(score).map(|score| RecordedMatch {
-                item: "item".to_owned(),
-                label: "item".to_owned(),
-                score,
-                adjusted: None,
-                other: None,
-            }),
             conditions: BTreeMap::from([("camera".to_owned(), camera.to_owned())]),
+            ..RecordedSearch::of_stranger(names, Similarity::new(score))
         }
     }
 

@@ -156,7 +156,7 @@ impl LeftOutStanding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::binomial::real;
+    use crate::splitmix64::SimulatedDraws;
 
     fn search(label: usize, accepted_as: Option<usize>) -> LeftOutSearch {
         LeftOutSearch {
@@ -215,45 +215,35 @@ mod tests {
         assert_eq!((nothing.limit(), nothing.exceeds()), (None, false));
     }
 
-    /// A stream of uniform numbers.
-    struct Uniform(u64);
-
-    impl Uniform {
-        fn next(&mut self) -> f64 {
-            (real(crate::splitmix64::next(&mut self.0) >> 11) + 0.5) * 2.0_f64.powi(-53)
-        }
-
-        /// A round over a gallery in which each label is accepted with a probability, `pairs` of them as
-        /// each other.
-        fn round(&mut self, far: f64, pairs: bool) -> LeftOutRate {
-            let mut all = Vec::new();
-            for label in (0..400).step_by(if pairs { 2 } else { 1 }) {
-                let accepted = self.next() < far;
-                if pairs {
-                    all.push(search(label, accepted.then_some(label + 1)));
-                    all.push(search(label + 1, accepted.then_some(label)));
-                } else {
-                    all.push(search(label, accepted.then_some(9_000)));
-                }
+    /// A round over a gallery in which each label is accepted with a probability, `pairs` of them as
+    /// each other.
+    fn round(random: &mut SimulatedDraws, far: f64, pairs: bool) -> LeftOutRate {
+        let mut all = Vec::new();
+        for label in (0..400).step_by(if pairs { 2 } else { 1 }) {
+            let accepted = random.uniform() < far;
+            if pairs {
+                all.push(search(label, accepted.then_some(label + 1)));
+                all.push(search(label + 1, accepted.then_some(label)));
+            } else {
+                all.push(search(label, accepted.then_some(9_000)));
             }
-            LeftOutRate::of(&all).unwrap()
         }
+        LeftOutRate::of(&all).unwrap()
     }
 
     /// Once a day for a month, everything in the gallery exchanged for others of the same kind each time.
     #[test]
     #[expect(clippy::print_stderr, reason = "the figures of docs/monitoring.md")]
     fn turnover_by_items_of_the_same_kind_raises_few_warnings_and_look_alikes_raise_one() {
-        let mut random = Uniform(3);
+        let mut random = SimulatedDraws(3);
         for (far, pairs) in [(0.03, false), (0.10, false), (0.03, true), (0.10, true)] {
             let stories = 200;
             let mut warned = 0;
             for _ in 0..stories {
-                let first = random.round(far, pairs);
-                warned += u32::from(
-                    (0..30)
-                        .any(|_| standing(random.round(far, pairs), Some(first), 0.05).exceeds()),
-                );
+                let first = round(&mut random, far, pairs);
+                warned += u32::from((0..30).any(|_| {
+                    standing(round(&mut random, far, pairs), Some(first), 0.05).exceeds()
+                }));
             }
             eprintln!(
                 "accepted {far}, in pairs {pairs}: {warned} of {stories} months with a warning"
@@ -261,7 +251,9 @@ mod tests {
             assert!(warned <= stories / 10, "{far}: {warned}");
         }
         // A FAR of 36 %, as where the emoji of a gallery were all exchanged for others.
-        let first = random.round(0.03, false);
-        assert!((0..100).all(|_| standing(random.round(0.36, true), Some(first), 0.05).exceeds()));
+        let first = round(&mut random, 0.03, false);
+        assert!(
+            (0..100).all(|_| standing(round(&mut random, 0.36, true), Some(first), 0.05).exceeds())
+        );
     }
 }

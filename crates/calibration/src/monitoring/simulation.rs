@@ -11,30 +11,10 @@ use super::strata::{Inclusion, Strata};
 use crate::binomial::{normal_tail, real};
 use crate::decision::Threshold;
 use crate::rates::Confidence;
+use crate::splitmix64::SimulatedDraws;
 use matchpoint_vector::Similarity;
 
 const THRESHOLD: f32 = 0.47;
-
-/// A stream of splitmix64.
-struct SimulatedDraws(u64);
-
-impl SimulatedDraws {
-    fn bits(&mut self) -> u64 {
-        crate::splitmix64::next(&mut self.0)
-    }
-
-    fn uniform(&mut self) -> f64 {
-        (real(self.bits() >> 11) + 0.5) * 2.0_f64.powi(-53)
-    }
-
-    fn normal(&mut self, (mean, deviation): (f64, f64)) -> f64 {
-        let (radius, angle) = (
-            (-2.0 * self.uniform().ln()).sqrt(),
-            std::f64::consts::TAU * self.uniform(),
-        );
-        mean + deviation * radius * angle.cos()
-    }
-}
 
 /// Traffic of one window.
 #[derive(Clone, Copy)]

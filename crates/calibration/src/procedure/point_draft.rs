@@ -193,11 +193,9 @@ impl PointDraft {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::operating_point::Metric;
-    use crate::recording::{RecordedMatch, RecordedSearch, TrialKind};
+    use crate::recording::RecordedSearch;
     use matchpoint_vector::Similarity;
 
     fn settings(far: f64, grow_to_items: Option<u64>) -> ThresholdSettings {
@@ -226,18 +224,9 @@ mod tests {
     }
 
     fn recording(strangers: u16) -> Recording {
-        let searches = (0..strangers).map(|number| RecordedSearch {
-            label: format!("stranger {number}"),
-            probe: format!("picture {number}"),
-            truth: TrialKind::NeverEnrolled,
-            found: Similarity::new(f32::from(number) / 4_000.0).map(|score| RecordedMatch {
-                item: "item".to_owned(),
-                label: "item".to_owned(),
-                score,
-                adjusted: None,
-                other: None,
-            }),
-            conditions: BTreeMap::new(),
+        let searches = (0..strangers).map(|number| {
+            let names = (format!("stranger {number}"), format!("picture {number}"));
+            RecordedSearch::of_stranger(names, Similarity::new(f32::from(number) / 4_000.0))
         });
         Recording::new(searches.collect()).unwrap()
     }

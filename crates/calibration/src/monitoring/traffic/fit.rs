@@ -5,11 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
 use super::reference::{CalibratedShare, SHARES_MAX};
 use super::shares::{Beyond, FORMATS, PictureMeasure, ShareRule};
 use super::{PictureFacts, SearchFacts, TrafficReference};
+use crate::seeded_hash::seeded_hash;
 use crate::splitmix64;
 
 /// A query of a calibration.
@@ -124,17 +123,8 @@ impl TrafficReference {
 
 /// 64 bits that look random, of a seed and texts.
 fn hash(seed: u64, texts: &[&str]) -> u64 {
-    let mut hash = Sha256::new();
-    hash.update(seed.to_le_bytes());
-    for text in texts {
-        hash.update((text.len() as u64).to_le_bytes());
-        hash.update(text);
-    }
-    let digest: [u8; 32] = hash.finalize().into();
-    let (first, _) = digest.split_at(8);
-    first
-        .iter()
-        .fold(0, |bits, byte| (bits << 8) | u64::from(*byte))
+    let digest = seeded_hash(seed, texts);
+    digest.first_chunk().copied().map_or(0, u64::from_be_bytes)
 }
 
 /// What the choosing queries lead to.

@@ -6,24 +6,16 @@ use std::sync::Arc;
 use super::{
     PictureFacts, SearchFacts, TrafficQuery, TrafficReference, TrafficState, TrafficWatch,
 };
-use crate::binomial::real;
 use crate::monitoring::drift::DriftVerdict;
-use crate::splitmix64;
+use crate::splitmix64::SimulatedDraws;
 
 const DIMENSION: usize = 16;
 const DELTA: f64 = 0.05;
 
-/// A stream of splitmix64.
-struct TrafficDraws(u64);
-
-impl TrafficDraws {
-    fn uniform(&mut self) -> f64 {
-        (real(splitmix64::next(&mut self.0) >> 11) + 0.5) * 2.0_f64.powi(-53)
-    }
-
+impl SimulatedDraws {
     /// Nearly normal, and quick.
-    fn normal(&mut self) -> f64 {
-        let ones = splitmix64::next(&mut self.0).count_ones();
+    fn nearly_normal(&mut self) -> f64 {
+        let ones = self.bits().count_ones();
         (f64::from(ones) + self.uniform() - 32.5) / 4.0
     }
 
@@ -66,9 +58,9 @@ const CAMERAS: [&str; 3] = ["gate", "hall", "yard"];
 
 impl SimulatedTraffic {
     /// A query of a label; each camera pulls the embedding its own way.
-    fn query(&self, label: &str, mated: bool, draws: &mut TrafficDraws) -> TrafficQuery {
+    fn query(&self, label: &str, mated: bool, draws: &mut SimulatedDraws) -> TrafficQuery {
         let camera = draws.of(&self.cameras);
-        let mut vector = [0.0; DIMENSION].map(|_: f64| draws.normal());
+        let mut vector = [0.0; DIMENSION].map(|_: f64| draws.nearly_normal());
         vector[camera] += 4.0;
         vector[3] += if mated { 3.0 } else { -3.0 };
         vector[4] += if mated { 0.0 } else { self.kind };
@@ -83,15 +75,15 @@ impl SimulatedTraffic {
             picture: Some(PictureFacts {
                 format: draws.of(&self.formats),
                 longest_side: draws.of(&[(640, 0.3), (1024, 0.5), (2048, 0.2)]),
-                brightness: self.brightness + 40.0 * draws.normal(),
-                sharpness: self.sharpness + 0.1 * draws.normal(),
+                brightness: self.brightness + 40.0 * draws.nearly_normal(),
+                sharpness: self.sharpness + 0.1 * draws.nearly_normal(),
             }),
-            feature_length: Some(20.0 + draws.normal()),
+            feature_length: Some(20.0 + draws.nearly_normal()),
         }
     }
 
     /// Three pictures each of so many enrolled labels and strangers.
-    fn calibration(&self, labels: usize, draws: &mut TrafficDraws) -> TrafficReference {
+    fn calibration(&self, labels: usize, draws: &mut SimulatedDraws) -> TrafficReference {
         let mut queries = Vec::new();
         for number in 0..2 * labels {
             let label = format!("label {number}");
@@ -100,7 +92,7 @@ impl SimulatedTraffic {
         TrafficReference::of(&queries, 7)
     }
 
-    fn search(&self, mated: f64, said: bool, draws: &mut TrafficDraws) -> TrafficQuery {
+    fn search(&self, mated: f64, said: bool, draws: &mut SimulatedDraws) -> TrafficQuery {
         let is_mated = draws.uniform() < mated;
         let mut query = self.query("", is_mated, draws);
         if !said {
@@ -115,7 +107,7 @@ impl SimulatedTraffic {
         watch: &mut TrafficWatch,
         reference: &TrafficReference,
         run: Run,
-        draws: &mut TrafficDraws,
+        draws: &mut SimulatedDraws,
     ) {
         for _ in 0..run.searches {
             let query = self.search(run.mated, run.said, draws);
@@ -150,7 +142,7 @@ fn signs(reference: &TrafficReference, query: &TrafficQuery) -> super::SearchSig
 /// Alarms in so many months of unchanged traffic, in which the share of mated searches moves between 0 and 1, each
 /// after a calibration of its own; `certain` takes the calibration's shares for the truth.
 fn false_alarms(months: u64, labels: usize, searches: usize, certain: bool) -> u64 {
-    let mut draws = TrafficDraws(20_000 + labels as u64);
+    let mut draws = SimulatedDraws(20_000 + labels as u64);
     let mut alarms = 0;
     for _ in 0..months {
         let mut reference = usual().calibration(labels, &mut draws);
@@ -196,7 +188,7 @@ fn unchanged_traffic_raises_no_more_alarms_than_stated_whatever_part_of_it_is_ma
 
 /// When traffic raises an alarm after a calibration on so many labels, and what of.
 fn alarm_of(traffic: &SimulatedTraffic, labels: usize, run: Run) -> (Option<u64>, String) {
-    let mut draws = TrafficDraws(5);
+    let mut draws = SimulatedDraws(5);
     let reference = usual().calibration(labels, &mut draws);
     let mut watch = TrafficWatch::new(&reference, DELTA, 0);
     traffic.run(&mut watch, &reference, run, &mut draws);
@@ -257,7 +249,7 @@ fn what_callers_say_is_compared_and_what_they_never_said_is_named() {
         said: true,
         ..THOUSAND
     };
-    let mut draws = TrafficDraws(5);
+    let mut draws = SimulatedDraws(5);
     let reference = usual().calibration(100, &mut draws);
     let mut watch = TrafficWatch::new(&reference, DELTA, 0);
     yard.run(&mut watch, &reference, said, &mut draws);
@@ -295,7 +287,7 @@ fn what_callers_say_is_compared_and_what_they_never_said_is_named() {
 
 #[test]
 fn a_change_after_a_long_quiet_time_is_seen_and_a_restart_forgets_nothing() {
-    let mut draws = TrafficDraws(9);
+    let mut draws = SimulatedDraws(9);
     let reference = usual().calibration(60, &mut draws);
     let mut watch = TrafficWatch::new(&reference, DELTA, 0);
     let quiet = Run {
@@ -312,7 +304,7 @@ fn a_change_after_a_long_quiet_time_is_seen_and_a_restart_forgets_nothing() {
         formats: vec![("WebP", 1.0)],
         ..usual()
     };
-    let mut same = TrafficDraws(10);
+    let mut same = SimulatedDraws(10);
     webp.run(
         &mut watch,
         &reference,
@@ -320,7 +312,7 @@ fn a_change_after_a_long_quiet_time_is_seen_and_a_restart_forgets_nothing() {
             searches: 100,
             ..THOUSAND
         },
-        &mut TrafficDraws(10),
+        &mut SimulatedDraws(10),
     );
     webp.run(
         &mut again,
@@ -341,7 +333,7 @@ fn a_change_after_a_long_quiet_time_is_seen_and_a_restart_forgets_nothing() {
 
 #[test]
 fn a_reset_makes_the_next_alarm_dearer() {
-    let mut draws = TrafficDraws(9);
+    let mut draws = SimulatedDraws(9);
     let reference = usual().calibration(60, &mut draws);
     let ln_e_alarm = |resets| {
         TrafficWatch::new(&reference, DELTA, resets)
@@ -354,7 +346,7 @@ fn a_reset_makes_the_next_alarm_dearer() {
 
 #[test]
 fn too_few_labels_watch_nothing_and_say_so() {
-    let mut draws = TrafficDraws(3);
+    let mut draws = SimulatedDraws(3);
     for queries in [Vec::new(), vec![usual().query("one", true, &mut draws)]] {
         let reference = TrafficReference::of(&queries, 7);
         let mut watch = TrafficWatch::new(&reference, DELTA, 0);
@@ -379,7 +371,7 @@ fn too_few_labels_watch_nothing_and_say_so() {
 
 #[test]
 fn what_is_kept_is_read_again_and_damage_is_found() {
-    let mut draws = TrafficDraws(4);
+    let mut draws = SimulatedDraws(4);
     let reference = usual().calibration(30, &mut draws);
     let json = reference.to_json().unwrap();
     assert_eq!(TrafficReference::from_json(&json).unwrap(), reference);
