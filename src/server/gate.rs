@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use tonic::{Code, Status};
@@ -14,6 +14,7 @@ use super::denied::{scope_missing, unauthenticated, unknown_key};
 use super::registry::code_name;
 use super::rules::{CallRule, rule};
 use super::status::status;
+use super::told::Told;
 use crate::identity::{CallerAccess, Identity, Unknown};
 use crate::telemetry;
 
@@ -22,21 +23,12 @@ use crate::telemetry;
 const CONTENT_TYPES: [&str; 2] = ["application/grpc", "application/grpc+proto"];
 /// How keys are sent.
 const SCHEME: &str = "bearer";
-/// How often the log says that callers are turned away, however many are.
-const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// Lets calls through with the identity of their caller, and answers the others.
 #[derive(Clone, Debug)]
 pub(super) struct Gate {
     access: CallerAccess,
-    refusals: Arc<Mutex<Refusals>>,
-}
-
-/// Calls that were turned away since the log last said so.
-#[derive(Debug, Default)]
-struct Refusals {
-    count: u64,
-    told: Option<Instant>,
+    refusals: Arc<Mutex<Told>>,
 }
 
 impl Gate {
@@ -92,15 +84,9 @@ impl Gate {
     /// Says that somebody is turned away, at most once in a while: those who are may be many.
     fn tell<B>(&self, request: &Request<B>, method: &str, code: &str) {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        refusals.count += 1;
-        if refusals
-            .told
-            .is_some_and(|told| told.elapsed() < TOLD_EVERY)
-        {
+        let Some(count) = refusals.again() else {
             return;
-        }
-        let count = std::mem::take(&mut refusals.count);
-        refusals.told = Some(Instant::now());
+        };
         drop(refusals);
         let peer = request.extensions().get::<Peer>();
         let address = peer.map(|peer| peer.address.to_string());

@@ -25,6 +25,7 @@ mod shadow;
 mod snapshots;
 mod status;
 mod stream;
+mod told;
 mod transport;
 
 use std::collections::BTreeMap;

@@ -1,18 +1,15 @@
 //! Messages of a client that has to go on sending, since it holds a place meanwhile.
 
 use std::collections::VecDeque;
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
-use tokio::time::Sleep;
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
 use super::registry::Registry;
-use super::transport::{Call, Pace, QuotaShare};
+use super::transport::{Call, PacedWait, QuotaShare};
 
 /// The messages, and an error once they come too slowly. Whoever takes them works on a few at once, and asks
 /// for the next when there is a place for it.
@@ -23,8 +20,7 @@ pub(super) struct PacedMessages<Q> {
     /// What is held of the bytes that clients share, for those that may be worked on.
     held: VecDeque<QuotaShare>,
     in_flight_max: usize,
-    pace: Pace,
-    waiting: Option<(Instant, Pin<Box<Sleep>>)>,
+    wait: PacedWait,
 }
 
 impl<Q> PacedMessages<Q> {
@@ -39,9 +35,8 @@ impl<Q> PacedMessages<Q> {
             call,
             held: VecDeque::new(),
             in_flight_max,
-            pace: registry.pace(),
+            wait: PacedWait::new(registry.pace()),
             registry: registry.clone(),
-            waiting: None,
         }
     }
 
@@ -59,23 +54,13 @@ impl<Q: Unpin> Stream for PacedMessages<Q> {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if let Poll::Ready(next) = Pin::new(&mut self.incoming).poll_next(context) {
-            if let Some((since, _)) = self.waiting.take() {
-                self.pace.waited(since.elapsed());
-            }
-            self.pace.moved_one();
+            self.wait.over().moved_one();
             self.hold();
             return Poll::Ready(next);
         }
-        let left = self.pace.left();
-        let (_, sleep) = self
-            .waiting
-            .get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(left))));
-        match sleep.as_mut().poll(context) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(()) => {
-                self.waiting = None;
-                Poll::Ready(Some(Err(self.registry.stalled("the next query"))))
-            }
-        }
+        self.wait.poll_late(context).map(|()| {
+            self.wait.idle();
+            Some(Err(self.registry.stalled("the next query")))
+        })
     }
 }

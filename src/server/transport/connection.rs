@@ -15,8 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tonic::Status;
 use tonic::codegen::http::{Request, Response};
-use tower::Service;
 
+use super::Stack;
 use super::activity::{Activity, CallTasks, Heard, Outstayed, taking};
 use super::answer::AnswerBody;
 use super::call::Call;
@@ -91,12 +91,7 @@ pub(super) async fn serve<T, S>(
     mut closing: watch::Receiver<bool>,
 ) where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Service<Request<tonic::body::Body>, Response = Response<tonic::body::Body>>
-        + Clone
-        + Send
-        + 'static,
-    S::Error: std::fmt::Display,
-    S::Future: Send,
+    S: Stack,
 {
     let activity = Arc::new(Activity::new());
     let limits = shared.limits;
@@ -171,15 +166,7 @@ struct Calls<S> {
 
 type Answered = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Infallible>> + Send>>;
 
-impl<S> hyper::service::Service<Request<Incoming>> for Calls<S>
-where
-    S: Service<Request<tonic::body::Body>, Response = Response<tonic::body::Body>>
-        + Clone
-        + Send
-        + 'static,
-    S::Error: std::fmt::Display,
-    S::Future: Send,
-{
+impl<S: Stack> hyper::service::Service<Request<Incoming>> for Calls<S> {
     type Response = Response<AnswerBody>;
     type Error = Infallible;
     type Future = Answered;

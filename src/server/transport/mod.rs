@@ -12,7 +12,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -21,10 +21,11 @@ use tonic::codegen::http::{Request, Response};
 use tower::Service;
 
 pub(super) use call::{Call, roomy};
-pub(super) use pace::Pace;
+pub(super) use pace::{Pace, PacedWait};
 pub(super) use quota::QuotaShare;
 
 use super::connections::begin;
+use super::told::Told;
 use crate::config::ServerConfig;
 use crate::identity::CallerAccess;
 use crate::telemetry;
@@ -33,24 +34,40 @@ use quota::{ClientAddress, Quota};
 
 /// How long nothing is accepted after it failed, for want of file descriptors, say: others need the time more.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How often the log says that connections are refused, or cannot be accepted.
-const SAY_AGAIN: Duration = Duration::from_secs(10);
+
+/// What answers calls, once for each connection.
+pub(super) trait Stack:
+    Service<
+        Request<tonic::body::Body>,
+        Response = Response<tonic::body::Body>,
+        Error: std::fmt::Display,
+        Future: Send,
+    > + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<S> Stack for S where
+    S: Service<
+            Request<tonic::body::Body>,
+            Response = Response<tonic::body::Body>,
+            Error: std::fmt::Display,
+            Future: Send,
+        > + Clone
+        + Send
+        + 'static
+{
+}
 
 /// Serves `stack` on what is accepted, until `stop`; then ends once all calls have been answered.
-pub(super) async fn serve<S>(
+pub(super) async fn serve<S: Stack>(
     listener: TcpListener,
     stack: S,
     access: CallerAccess,
     config: &ServerConfig,
     stop: impl Future<Output = ()>,
-) where
-    S: Service<Request<tonic::body::Body>, Response = Response<tonic::body::Body>>
-        + Clone
-        + Send
-        + 'static,
-    S::Error: std::fmt::Display,
-    S::Future: Send,
-{
+) {
     let (places, shared) = shared(config);
     let mut connections = JoinSet::new();
     let (close, closing) = watch::channel(false);
@@ -129,15 +146,7 @@ struct Serving<S> {
     closing: watch::Receiver<bool>,
 }
 
-impl<S> Serving<S>
-where
-    S: Service<Request<tonic::body::Body>, Response = Response<tonic::body::Body>>
-        + Clone
-        + Send
-        + 'static,
-    S::Error: std::fmt::Display,
-    S::Future: Send,
-{
+impl<S: Stack> Serving<S> {
     /// Serves one connection, once it is encrypted where it has to be.
     async fn serve(mut self, stream: TcpStream, address: SocketAddr) {
         // Without it an answer waits for the client's delayed acknowledgement, 40 ms.
@@ -166,23 +175,4 @@ fn is_of_one(cause: &io::Error) -> bool {
         cause.kind(),
         ConnectionAborted | ConnectionReset | Interrupted
     )
-}
-
-/// Something that may happen very often, and is told now and then.
-#[derive(Default)]
-struct Told {
-    last: Option<Instant>,
-    since: u64,
-}
-
-impl Told {
-    /// It happened again: how often since it was told, if that is to be told now.
-    fn again(&mut self) -> Option<u64> {
-        self.since += 1;
-        if self.last.is_some_and(|last| last.elapsed() < SAY_AGAIN) {
-            return None;
-        }
-        self.last = Some(Instant::now());
-        Some(std::mem::take(&mut self.since))
-    }
 }

@@ -1,6 +1,11 @@
 //! How long somebody may keep the server waiting.
 
-use std::time::Duration;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::time::Sleep;
 
 /// Bytes a second below which a client only holds its place.
 const BYTES_PER_SECOND: u64 = 64 << 10;
@@ -42,6 +47,44 @@ impl Pace {
     /// How long may be waited from now on.
     pub(in crate::server) fn left(&self) -> Duration {
         self.stall.min(self.allowed.saturating_sub(self.waited))
+    }
+}
+
+/// Waiting for a client by polling, at its pace.
+#[derive(Debug)]
+pub(in crate::server) struct PacedWait {
+    pace: Pace,
+    waiting: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+impl PacedWait {
+    pub(in crate::server) fn new(pace: Pace) -> Self {
+        Self {
+            pace,
+            waiting: None,
+        }
+    }
+
+    /// What was waited for is there; gives the pace, to say how much it was.
+    pub(in crate::server) fn over(&mut self) -> &mut Pace {
+        if let Some((since, _)) = self.waiting.take() {
+            self.pace.waited(since.elapsed());
+        }
+        &mut self.pace
+    }
+
+    /// Nothing is waited for.
+    pub(in crate::server) fn idle(&mut self) {
+        self.waiting = None;
+    }
+
+    /// Waits: ready once it was too long.
+    pub(in crate::server) fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let left = self.pace.left();
+        let (_, sleep) = self
+            .waiting
+            .get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(left))));
+        sleep.as_mut().poll(context)
     }
 }
 

@@ -1,17 +1,15 @@
 //! The body of a request, as it comes: each message within the bytes that clients share, and in time.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
-use tokio::time::Sleep;
 use tonic::{Code, Status};
 
 use super::call::Call;
-use super::pace::Pace;
+use super::pace::{Pace, PacedWait};
 use crate::server::status::status;
 use crate::telemetry;
 
@@ -35,8 +33,7 @@ pub(super) struct ReceivedBody {
     call: Arc<Call>,
     rules: MessageRules,
     framing: Framing,
-    pace: Pace,
-    waiting: Option<(Instant, Pin<Box<Sleep>>)>,
+    wait: PacedWait,
 }
 
 impl ReceivedBody {
@@ -46,14 +43,13 @@ impl ReceivedBody {
             call,
             rules,
             framing: Framing::default(),
-            pace: Pace::new(rules.stall),
-            waiting: None,
+            wait: PacedWait::new(Pace::new(rules.stall)),
         }
     }
 
     /// Charges the messages that begin in these bytes, and notes which is under way.
     fn take(&mut self, data: &[u8]) -> Result<(), Status> {
-        self.pace.moved(data.len() as u64);
+        self.wait.over().moved(data.len() as u64);
         let (call, bytes_max) = (&self.call, self.rules.bytes_max);
         self.framing.read(data, |length| {
             if bytes_max < length {
@@ -70,25 +66,18 @@ impl ReceivedBody {
 
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if !self.is_owed() {
-            self.waiting = None;
+            self.wait.idle();
             return Poll::Pending;
         }
-        let left = self.pace.left();
-        let (_, sleep) = self
-            .waiting
-            .get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(left))));
-        match sleep.as_mut().poll(context) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(()) => {
-                telemetry::limit_refused("stall_seconds");
-                let seconds = self.rules.stall.as_secs();
-                let message = format!(
-                    "the message came too slowly: stall_seconds = {seconds} is the longest pause, and in all so long and a second for each 64 KiB; send it faster, or have the operator raise stall_seconds"
-                );
-                let late = status(Code::DeadlineExceeded, "STALL_SECONDS", &message);
-                Poll::Ready(Some(Err(late)))
-            }
-        }
+        self.wait.poll_late(context).map(|()| {
+            telemetry::limit_refused("stall_seconds");
+            let seconds = self.rules.stall.as_secs();
+            let message = format!(
+                "the message came too slowly: stall_seconds = {seconds} is the longest pause, and in all so long and a second for each 64 KiB; send it faster, or have the operator raise stall_seconds"
+            );
+            let late = status(Code::DeadlineExceeded, "STALL_SECONDS", &message);
+            Some(Err(late))
+        })
     }
 }
 
@@ -103,9 +92,7 @@ impl Body for ReceivedBody {
         let Poll::Ready(next) = Pin::new(&mut self.inner).poll_frame(context) else {
             return self.wait(context);
         };
-        if let Some((since, _)) = self.waiting.take() {
-            self.pace.waited(since.elapsed());
-        }
+        self.wait.over();
         let next = next.map(|frame| {
             let frame = frame.map_err(|error| Status::from_error(Box::new(error)))?;
             if let Some(data) = frame.data_ref() {
