@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::analysis_text;
+use super::array_flags::ArrayFlags;
 use super::doubts::Doubts;
 use super::exit::{Exit, fail};
 use super::fitted_labels::{FittedFlags, refuse_fitted};
@@ -47,12 +48,8 @@ pub(super) struct VectorFlags {
     /// conditions, such as camera. For Parquet, columns of the same file without it
     #[arg(long, value_name = "FILE", requires = "embeddings")]
     labels: Option<PathBuf>,
-    /// The array of an .npz, or the column of a Parquet file, that holds the vectors
-    #[arg(long, value_name = "NAME", requires = "embeddings")]
-    array: Option<String>,
-    /// Take only rows whose column `split` has this value
-    #[arg(long, value_name = "VALUE", requires = "embeddings")]
-    split: Option<String>,
+    #[command(flatten)]
+    rows: ArrayFlags,
     /// Take the vectors behind this head, which `adapt --embeddings` wrote; rows that it was fitted to are refused
     #[arg(long, value_name = "DIR", requires = "embeddings")]
     head: Option<PathBuf>,
@@ -111,12 +108,7 @@ impl VectorFlags {
         let Some(path) = &self.embeddings else {
             return Err(fail(Exit::Usage, "name a deployment, or use --embeddings"));
         };
-        let options = matchpoint_arrays::ReadOptions {
-            name: self.array.clone(),
-            text: None,
-            bytes_max: matchpoint_arrays::BYTES_MAX,
-        };
-        let data = matchpoint_arrays::read(path, &options)?;
+        let data = self.rows.read(path)?;
         let mut rows = match &self.labels {
             Some(labels) => LabelTable::read(labels, data.rows())?,
             None => data.labels(path)?,
@@ -195,8 +187,8 @@ impl VectorFlags {
         let flags = [
             ("embeddings", path(&self.embeddings)),
             ("labels", path(&self.labels)),
-            ("array", self.array.clone()),
-            ("split", self.split.clone()),
+            ("array", self.rows.array.clone()),
+            ("split", self.rows.split.clone()),
             ("head", path(&self.head)),
         ];
         for (flag, value) in flags {
@@ -227,7 +219,7 @@ impl VectorFlags {
         let mut outcome = calibrate(&vectors, &request)?;
         let splits = rows.split.as_deref().unwrap_or_default();
         for (row, role) in rows.role.iter().flatten().enumerate() {
-            let in_split = self.split.is_none() || splits.get(row) == self.split.as_ref();
+            let in_split = self.rows.split.is_none() || splits.get(row) == self.rows.split.as_ref();
             if in_split && *role == Role::Unused {
                 outcome.0.left_out.pass(role.as_str());
             }
@@ -255,19 +247,21 @@ impl VectorFlags {
             None => Role::Gallery,
             Some(roles) => roles.get(row).copied().unwrap_or(Role::Unused),
         };
-        let in_split = |row: usize| match (&self.split, &rows.split) {
+        let in_split = |row: usize| match (&self.rows.split, &rows.split) {
             (Some(wanted), Some(splits)) => splits.get(row) == Some(wanted),
             (Some(_), None) => false,
             (None, _) => true,
         };
-        if let (Some(_), None) = (&self.split, &rows.split) {
+        if let (Some(_), None) = (&self.rows.split, &rows.split) {
             return Err(fail(
                 Exit::BadData,
                 "--split was given, and the labels have no column `split`",
             ));
         }
         let chosen: Vec<usize> = (0..rows.label.len()).filter(|&row| in_split(row)).collect();
-        if let (true, Some(wanted), Some(splits)) = (chosen.is_empty(), &self.split, &rows.split) {
+        if let (true, Some(wanted), Some(splits)) =
+            (chosen.is_empty(), &self.rows.split, &rows.split)
+        {
             let there: BTreeSet<&str> = splits.iter().map(String::as_str).collect();
             let there: Vec<&str> = there.into_iter().take(10).collect();
             let there = there.join(", ");

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use super::array_flags::ArrayFlags;
 use super::exit::{Exit, fail};
 use super::left_out::LeftOut;
 use crate::deployment::RefusedItem;
@@ -22,12 +23,8 @@ pub(super) struct ExternalVectorFlags {
     /// Parquet, columns of the same file without it
     #[arg(long, value_name = "FILE", requires = "embeddings")]
     labels: Option<PathBuf>,
-    /// The array of an .npz, or the column of a Parquet file, that holds the vectors
-    #[arg(long, value_name = "NAME", requires = "embeddings")]
-    array: Option<String>,
-    /// Take only rows whose column `split` has this value
-    #[arg(long, value_name = "VALUE", requires = "embeddings")]
-    split: Option<String>,
+    #[command(flatten)]
+    rows: ArrayFlags,
     /// Name of what makes the vectors, for a new deployment without a model: vectors of another name
     /// are never compared with these
     #[arg(
@@ -55,12 +52,7 @@ impl ExternalVectorFlags {
         let Some(path) = &self.embeddings else {
             return Ok(None);
         };
-        let options = matchpoint_arrays::ReadOptions {
-            name: self.array.clone(),
-            text: None,
-            bytes_max: matchpoint_arrays::BYTES_MAX,
-        };
-        let table = matchpoint_arrays::read(path, &options)?;
+        let table = self.rows.read(path)?;
         let rows = match &self.labels {
             Some(labels) => LabelTable::read(labels, table.rows())?,
             None => table.labels(path)?,
@@ -87,7 +79,7 @@ impl ExternalVectorFlags {
     }
 
     fn in_split(&self, rows: &LabelTable) -> Vec<usize> {
-        let is_asked_for = |row: &usize| match (&self.split, &rows.split) {
+        let is_asked_for = |row: &usize| match (&self.rows.split, &rows.split) {
             (None, _) => true,
             (Some(wanted), Some(splits)) => splits.get(*row) == Some(wanted),
             (Some(_), None) => false,
@@ -211,8 +203,10 @@ mod tests {
         let flags = ExternalVectorFlags {
             embeddings: Some(vectors),
             labels: Some(list),
-            array: None,
-            split: split.map(ToOwned::to_owned),
+            rows: ArrayFlags {
+                array: None,
+                split: split.map(ToOwned::to_owned),
+            },
             vectors_of: None,
         };
         flags.read().unwrap().unwrap()

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use self::rows::AdaptRows;
+use super::array_flags::ArrayFlags;
 use super::exit::{Exit, fail};
 use super::left_out::LeftOut;
 use super::listing::ExcludeFlags;
@@ -64,12 +65,8 @@ pub(super) struct Adapt {
     /// A .csv file whose row i belongs to vector i, as for `calibrate`
     #[arg(long, value_name = "FILE", requires = "embeddings")]
     labels: Option<PathBuf>,
-    /// The array of an .npz, or the column of a Parquet file, that holds the vectors
-    #[arg(long, value_name = "NAME", requires = "embeddings")]
-    array: Option<String>,
-    /// Take only rows whose column `split` has this value
-    #[arg(long, value_name = "VALUE", requires = "embeddings")]
-    split: Option<String>,
+    #[command(flatten)]
+    rows: ArrayFlags,
     /// The model's folder; of a deployment, where it is not the recorded one
     #[arg(long, value_name = "DIR", conflicts_with = "embeddings")]
     model: Option<PathBuf>,

@@ -13,7 +13,7 @@ use crate::cli::images;
 use crate::cli::left_out::LeftOut;
 use crate::deployment::{Folder, LoadedModel, Models, RefusedItem, read_image};
 use matchpoint_adapt::{HeadBase, LabelledRows, Part};
-use matchpoint_arrays::{LabelTable, ReadOptions, Role};
+use matchpoint_arrays::{LabelTable, Role};
 use matchpoint_vector::Embedding;
 
 /// The column of a list that says what each label is for.
@@ -188,12 +188,7 @@ impl Adapt {
     }
 
     fn rows_of_vectors(&self, path: &Path) -> anyhow::Result<AdaptRows> {
-        let options = ReadOptions {
-            name: self.array.clone(),
-            text: None,
-            bytes_max: matchpoint_arrays::BYTES_MAX,
-        };
-        let data = matchpoint_arrays::read(path, &options)?;
+        let data = self.rows.read(path)?;
         let table = match &self.labels {
             Some(labels) => LabelTable::read(labels, data.rows())?,
             None => data.labels(path)?,
@@ -202,7 +197,7 @@ impl Adapt {
         let vectors = data.vectors.chunks(data.dimension).zip(&table.label);
         for (row, (vector, label)) in vectors.enumerate() {
             let split = table.split.as_ref().and_then(|split| split.get(row));
-            if self.split.is_some() && split != self.split.as_ref() {
+            if self.rows.split.is_some() && split != self.rows.split.as_ref() {
                 continue;
             }
             let role = table.role.as_ref().and_then(|roles| roles.get(row));
