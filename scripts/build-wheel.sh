@@ -50,21 +50,15 @@ cp -r examples/photos "$stage/data/data/share/matchpoint/examples/"
 cp -r models/efficientnet-lite0 "$stage/data/data/share/matchpoint/models/"
 find "$stage" -name __pycache__ -prune -exec rm -rf {} +
 
-venv=.cache/venv-wheel
-maturin=$(sed -n 's/^requires = \["\(maturin==.*\)"\]$/\1/p' deploy/wheel/pyproject.toml)
-if [ "$(cat "$venv/made-from" 2>/dev/null)" != "$maturin $PWD" ]; then
-    say "installing $maturin into $venv"
-    rm -rf "$venv"
-    python3 -m venv "$venv" || fail "python3 has no venv; install it (Debian: apt-get install python3-venv)"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check "$maturin"
-    printf '%s\n' "$maturin $PWD" >"$venv/made-from"
-fi
+# Builds by the version that pip would build by.
+sed -n 's/^requires = \["\(maturin==.*\)"\]$/\1/p' deploy/wheel/pyproject.toml >"$stage/requirements.txt"
+venv=$(scripts/venv.sh wheel "$stage/requirements.txt")
 
 # --- Build ---------------------------------------------------------------------------------------
 
 say "building the wheel ($profile)"
 rm -rf "$stage/out"
-(cd "$stage" && "$repository/$venv/bin/maturin" build --quiet --profile "$profile" --locked \
+(cd "$stage" && "$venv/bin/maturin" build --quiet --profile "$profile" --locked \
     --target-dir "$target" --out out >&2)
 wheel=$(find "$stage/out" -name '*.whl')
 [ -n "$wheel" ] || fail "maturin built no wheel"

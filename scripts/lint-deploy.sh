@@ -7,23 +7,11 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-say() { printf '%s\n' "$*" >&2; }
-fail() { say "lint-deploy.sh: $*"; exit 1; }
 
 # --- The linters ---------------------------------------------------------------------------------
 
-requirements=scripts/lint-requirements.txt
-venv=.cache/venv-lint
-# What the folder was made from: another list or another Python makes it anew.
-made_from="$(sha256sum <"$requirements") $(python3 --version) $PWD"
-if [ "$(cat "$venv/made-from" 2>/dev/null)" != "$made_from" ]; then
-    say "installing the linters into $venv"
-    rm -rf "$venv"
-    python3 -m venv "$venv" || fail "python3 has no venv; install it (Debian: apt-get install python3-venv)"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$requirements"
-    printf '%s\n' "$made_from" >"$venv/made-from"
-fi
-PATH=$PWD/$venv/bin:$PATH
+venv=$(scripts/venv.sh lint scripts/lint-requirements.txt)
+PATH=$venv/bin:$PATH
 export PYTHONDONTWRITEBYTECODE=1
 
 # --- The checks ----------------------------------------------------------------------------------

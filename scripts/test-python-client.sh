@@ -49,17 +49,7 @@ fi
 ORT_DYLIB_PATH=$(scripts/fetch-onnxruntime.sh)
 export ORT_DYLIB_PATH
 
-requirements=examples/python/requirements.txt
-venv=.cache/venv-python
-# What the folder was made from: another list or another Python makes it anew.
-made_from="$(sha256sum <"$requirements") $(python3 --version) $PWD"
-if [ "$(cat "$venv/made-from" 2>/dev/null)" != "$made_from" ]; then
-    say "installing the Python packages into $venv"
-    rm -rf "$venv"
-    python3 -m venv "$venv" || fail "python3 has no venv; install it (Debian: apt-get install python3-venv)"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$requirements"
-    printf '%s\n' "$made_from" >"$venv/made-from"
-fi
+venv=$(scripts/venv.sh python examples/python/requirements.txt)
 
 # --- A server ------------------------------------------------------------------------------------
 
