@@ -139,12 +139,13 @@ impl<'a> SourceEnrolment<'a> {
     /// Opens the deployment, or makes it.
     ///
     /// # Errors
-    /// There is none and no model was named, it cannot be opened for writing, or the vectors are of
-    /// another kind than its own.
+    /// There is none and no model was named, it cannot be opened for writing, or the vectors or the precision
+    /// are others than its own.
     pub fn open(settings: EnrolSettings<'a>) -> Result<Self, DeploymentError> {
         let mut models = Models::new(settings.engine, window(settings.engine));
         create_if_missing(&settings, &mut models)?;
         let deployment = open(&settings, &mut models)?;
+        check_precision(settings.precision, &deployment)?;
         if let Some(vectors) = settings.vectors {
             check_space(vectors, &deployment)?;
         }
@@ -248,6 +249,19 @@ fn create_if_missing(
     let folder_name = folder_name.and_then(|name| name.to_str());
     let name = settings.name.or(folder_name).unwrap_or("default");
     Deployment::create(settings.deployment, name, &model)
+}
+
+/// The same network in another precision is another model, and a deployment has one.
+fn check_precision(wanted: Option<&str>, deployment: &Deployment) -> Result<(), DeploymentError> {
+    let own = deployment.loaded.model.precision();
+    match wanted.filter(|wanted| *wanted != own) {
+        None => Ok(()),
+        Some(wanted) => Err(DeploymentError::OtherVectors {
+            problem: format!(
+                "the deployment's model runs in precision {own}, and {wanted} is another model; build another deployment with it, or leave --precision out"
+            ),
+        }),
+    }
 }
 
 /// Vectors of another kind are refused before any is enrolled.

@@ -533,6 +533,21 @@ fn another_model_is_refused_by_both_fingerprints() {
 }
 
 #[test]
+fn a_deployment_takes_no_images_in_another_precision_than_its_own() {
+    let (_folder, deployment) = copy_of_sample();
+    let gallery = photos().join("gallery.csv");
+    let build = |precision: &str| {
+        let precision = ["--precision", precision];
+        build(&deployment, &gallery, &precision)
+    };
+    let refused = build("int8");
+    let said = text(&refused.stderr);
+    assert_eq!(code(&refused), 4, "{said}");
+    assert!(said.contains("precision f32"), "{said}");
+    assert_eq!(code(&build("f32")), 0);
+}
+
+#[test]
 fn a_changed_model_file_is_refused_by_name() {
     let root = TempDir::new().unwrap();
     let other = root.path().join("other");
