@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Checks that deploy/ and the Dockerfile speak of what the program really has.
 
-    check_deploy.py             names of metrics and settings, defaults, versions, the dashboard
-    check_deploy.py --promtool  that every query of the dashboard parses
+    check_deploy.py             names of metrics and settings, defaults, versions, dashboards
+    check_deploy.py --promtool  that every query of the dashboards parses
 
 The sources are the tables in src/telemetry/metric.rs and src/config/settings.rs. Prints each finding, and
 ends with exit code 1 where there is one.
@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
-DASHBOARD = DEPLOY / "grafana/dashboards/matchpoint.json"
+DASHBOARDS = sorted((DEPLOY / "grafana/dashboards").glob("*.json"))
 
 findings: list[str] = []
 
@@ -59,7 +59,7 @@ def check_metric_names() -> None:
             series.remove(name)
             series |= {f"{name}_{suffix}" for suffix in ("bucket", "count", "sum")}
     shown: set[str] = set()
-    for path in [*DEPLOY.rglob("*.yml"), *DEPLOY.rglob("*.yaml"), DASHBOARD]:
+    for path in [*DEPLOY.rglob("*.yml"), *DEPLOY.rglob("*.yaml"), *DASHBOARDS]:
         # Recorded series are named level:metric:operation.
         for name in set(re.findall(r"(?<![\w:])matchpoint_[a-z_]+(?![\w:])", read(path))):
             if name in series:
@@ -69,7 +69,7 @@ def check_metric_names() -> None:
                 finding(path, f"{name} is no series of src/telemetry/metric.rs")
     for name in sorted(known):
         if not any(one.startswith(name) for one in shown):
-            finding(DASHBOARD, f"{name} is shown nowhere")
+            finding(DEPLOY, f"{name} is shown nowhere")
 
 
 def check_runbook() -> None:
@@ -123,46 +123,44 @@ def check_versions() -> None:
                 finding(path, f"image matchpoint:{tag} is not {version}, the version of Cargo.toml")
 
 
+def filled(query: str) -> str:
+    for variable, value in {"$__rate_interval": "5m", "$instance": ".*", "$deployment": ".*"}.items():
+        query = query.replace(variable, value)
+    return query
+
+
 def queries() -> list[tuple[str, str]]:
-    """Every query of the dashboard, with its panel's title and with variables filled in."""
-    panels = json.loads(read(DASHBOARD))["panels"]
-    filled = {"$__rate_interval": "5m", "$instance": ".*", "$deployment": ".*"}
-    found = []
-    for panel in panels:
-        for target in panel.get("targets", []):
-            query = target["expr"]
-            for variable, value in filled.items():
-                query = query.replace(variable, value)
-            found.append((panel["title"], query))
-    return found
+    """Every query of the dashboards' panels, with its panel's title and with variables filled in."""
+    panels = [panel for path in DASHBOARDS for panel in json.loads(read(path))["panels"]]
+    return [(panel["title"], filled(one["expr"])) for panel in panels for one in panel.get("targets", [])]
 
 
-def check_dashboard() -> None:
-    panels = json.loads(read(DASHBOARD))["panels"]
-    ids = [panel["id"] for panel in panels]
-    if len(ids) != len(set(ids)):
-        finding(DASHBOARD, "two panels have one id")
-    for panel in panels:
-        title = panel["title"]
-        if panel["type"] != "row" and panel["datasource"]["uid"] != "${datasource}":
-            finding(DASHBOARD, f"panel `{title}` does not use the chosen data source")
-        place = panel["gridPos"]
-        if place["x"] + place["w"] > 24:
-            finding(DASHBOARD, f"panel `{title}` is wider than the page")
-    for title, query in queries():
+def annotations() -> dict[str, str]:
+    """What is marked on every chart, by its name."""
+    lists = [json.loads(read(path)).get("annotations", {}).get("list", []) for path in DASHBOARDS]
+    return {one["name"]: filled(one["expr"]) for found in lists for one in found}
+
+
+def check_dashboards() -> None:
+    for title, query in [*queries(), *annotations().items()]:
         if "$" in query:
-            finding(DASHBOARD, f"panel `{title}` has an unknown variable: {query}")
+            finding(DASHBOARDS[0].parent, f"`{title}` has an unknown variable: {query}")
+    for path in DASHBOARDS:
+        # A relative link leads nowhere in Grafana.
+        for link in re.findall(r"\]\((?!/d/|https?://)([^)]*)\)", read(path)):
+            finding(path, f"a link to {link}, which is no place in Grafana")
 
 
 def check_queries_with_promtool() -> None:
-    rules = [{"record": "query", "labels": {"n": str(n)}, "expr": q} for n, (_, q) in enumerate(queries())]
+    found = [*queries(), *annotations().items()]
+    rules = [{"record": "query", "labels": {"n": str(n)}, "expr": q} for n, (_, q) in enumerate(found)]
     with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:
         # JSON is YAML.
-        json.dump({"groups": [{"name": "dashboard", "rules": rules}]}, file)
+        json.dump({"groups": [{"name": "dashboards", "rules": rules}]}, file)
         file.flush()
         checked = subprocess.run(["promtool", "check", "rules", file.name], capture_output=True, text=True)
     if checked.returncode != 0:
-        finding(DASHBOARD, checked.stdout + checked.stderr)
+        finding(DASHBOARDS[0].parent, checked.stdout + checked.stderr)
 
 
 def main() -> int:
@@ -173,7 +171,7 @@ def main() -> int:
         check_runbook()
         check_settings()
         check_versions()
-        check_dashboard()
+        check_dashboards()
     for line in findings:
         print(line)
     return 1 if findings else 0

@@ -1,4 +1,4 @@
-"""Draws the dashboard of deploy/ as one SVG, from what a Prometheus answers to its queries.
+"""Draws a dashboard of deploy/ as one SVG, from what a Prometheus answers to its queries.
 
 Not Grafana: the same panels, in the same places, with the same queries, for the documents.
 """
@@ -116,7 +116,7 @@ class Panel:
         step = (self.h - 30) / max(1, len(found))
         for n, (name, value) in enumerate(found):
             said = words.get(f"{value:g}", {})
-            text = said.get("text") or (name if self.panel["id"] == 3 else shown(value, self.unit))
+            text = said.get("text") or shown(value, self.unit)
             colour = RED if said.get("color") == "red" else INK
             base = self.y + 30 + step * (n + 0.5) + 6
             size = 22 if len(found) == 1 else 16
@@ -243,14 +243,12 @@ class Panel:
             y += 2
 
 
-def draw(dashboard: Path, ask: Ask, span: tuple[float, float], rows_without: str) -> str:
-    """The dashboard over `span` up to the row of this title, as SVG."""
+def draw(dashboard: Path, ask: Ask, span: tuple[float, float]) -> str:
+    """The dashboard over `span`, as SVG."""
     panels = json.loads(dashboard.read_text(encoding="utf-8"))["panels"]
     to = Drawing()
     below = 0.0
     for panel in panels:
-        if panel["title"] == rows_without:
-            break
         top = panel["gridPos"]["y"] * UNIT_Y + 10
         below = max(below, top + panel["gridPos"]["h"] * UNIT_Y)
         if panel["type"] == "row":

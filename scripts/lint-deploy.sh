@@ -36,7 +36,7 @@ skip() {
 }
 
 shopt -s nullglob
-python=(scripts/*.py models/*/*.py examples/*/*.py)
+python=(scripts/*.py scripts/*/*.py models/*/*.py examples/*/*.py)
 manifests=()
 for file in deploy/kubernetes/*.yaml; do
     # It is for kubectl alone, so no schema of a cluster knows it.
@@ -56,13 +56,14 @@ check "Compose (schema)" check-jsonschema --builtin-schema vendor.compose-spec d
 check "Kubernetes (schema)" kubernetes-validate --strict --quiet "${manifests[@]}"
 check "licences and sources of crates (cargo-deny)" cargo-deny --locked check --hide-inclusion-graph licenses bans sources
 check "third-party licences" python3 scripts/third_party.py licences --check
+check "dashboards (Grafana's types)" python3 scripts/make_dashboards.py --check
 check "names, defaults and versions" python3 scripts/check_deploy.py
 if command -v promtool >/dev/null; then
     check "Prometheus configuration and rules (promtool)" promtool check config deploy/prometheus/prometheus.yml
     check "Prometheus rules (unit tests)" promtool test rules deploy/prometheus/tests/*.yml
-    check "dashboard queries (promtool)" python3 scripts/check_deploy.py --promtool
+    check "dashboards' queries (promtool)" python3 scripts/check_deploy.py --promtool
 else
-    for name in "Prometheus configuration and rules" "Prometheus rules (unit tests)" "dashboard queries"; do
+    for name in "Prometheus configuration and rules" "Prometheus rules (unit tests)" "dashboards' queries"; do
         skip "$name" "promtool is not installed"
     done
 fi

@@ -4,7 +4,7 @@
     test_prometheus.py --program target/debug/matchpoint [--picture docs/dashboard.svg]
 
 Each alert on a rate must fire in its own chapter of the story, and in none before; every query of the
-dashboard must give what it is about. --picture draws the dashboard as it then is. Needs `prometheus`
+dashboards must give what it is about. --picture draws the first of them as it then is. Needs `prometheus`
 (Debian: apt-get install prometheus). Ends with exit code 1 and says what was not so.
 """
 
@@ -23,7 +23,7 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from check_deploy import DASHBOARD, DEPLOY, queries
+from check_deploy import DEPLOY, annotations, queries
 from dashboard_picture import asker, draw
 
 # The chapter in which each alert fires, and stays until the last, when another operating point decides.
@@ -36,11 +36,9 @@ EXPECTED = {
 }
 WATCHED = {"MatchpointFrrAboveLimit", "MatchpointFarAboveLimit", "MatchpointDecisionsNotRecorded"}
 # The story has no candidate.
-EMPTY = {
-    "Candidate: share of decisions that differ",
-    "Candidate: compared and skipped",
-    "Candidates",
-}
+EMPTY = {"Share of decisions that differ", "Compared and skipped", "Candidates"}
+# Nor is evidence reset in it.
+UNMARKED = {"Evidence reset"}
 REST_SECONDS = 12
 
 
@@ -105,7 +103,7 @@ def watch(story: subprocess.Popen[str], port: int, picture: Path | None) -> list
             draw_at = time.time() + REST_SECONDS / 2
         if picture is not None and draw_at <= time.time():
             span = (began, time.time())
-            drawn = draw(DASHBOARD, asker(port), span, "Is it up, and where does the time go?")
+            drawn = draw(DEPLOY / "grafana/dashboards/promise.json", asker(port), span)
             picture.write_text(drawn, encoding="utf-8")
             draw_at = math.inf
         last = now
@@ -114,20 +112,30 @@ def watch(story: subprocess.Popen[str], port: int, picture: Path | None) -> list
     for chapter, expected in EXPECTED.items():
         wrong += [f"{name} did not fire in `{chapter}`" for name in expected - fired.get(chapter, set())]
     wrong += [f"{name} still fires after recalibrating" for name in last]
+    wrong += unmarked(port, began)
     if not asked:
-        wrong.append("the dashboard's queries were not asked")
+        wrong.append("the dashboards' queries were not asked")
     return sorted(set(wrong))
 
 
 def empty_panels(port: int) -> list[str]:
-    """The panels of the dashboard that show nothing."""
+    """The panels of the dashboards that show nothing."""
     shown: dict[str, bool] = {}
     for title, query in queries():
         found = ask(port, query.replace("[5m]", "[30s]"))
         shown[title] = shown.get(title, False) or bool(found)
-    print(f"   {len(shown)} panels of the dashboard asked, {sum(shown.values())} show something")
+    print(f"   {len(shown)} panels of the dashboards asked, {sum(shown.values())} show something")
     nothing = [title for title, some in shown.items() if not some and title not in EMPTY]
     return [f"panel `{title}` shows nothing" for title in nothing]
+
+
+def unmarked(port: int, began: float) -> list[str]:
+    """The annotations that marked nothing in the whole story."""
+    span = {"start": f"{began:.3f}", "end": f"{time.time():.3f}", "step": "1"}
+    # Steps of a second in place of a minute.
+    asked = {name: query.replace("offset 1m", "offset 1s") for name, query in annotations().items()}
+    marked = {name for name, query in asked.items() if asker(port)("query_range", {"query": query, **span})}
+    return [f"the annotation `{name}` marks nothing" for name in asked.keys() - marked - UNMARKED]
 
 
 def main() -> int:
@@ -135,7 +143,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--program", required=True, type=Path, help="the program matchpoint")
-    parser.add_argument("--picture", type=Path, help="draw the dashboard into this SVG")
+    parser.add_argument("--picture", type=Path, help="draw the dashboard of the promise into this SVG")
     arguments = parser.parse_args()
     metrics_port, port = free_port(), free_port()
     with tempfile.TemporaryDirectory() as name:
