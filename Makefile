@@ -10,7 +10,7 @@ TESTED := --bins --tests
 # CMake and NASM, where the machine has none.
 export PATH := $(CURDIR)/.cache/build-tools/bin:$(PATH)
 
-.PHONY: help demo test test-rust test-prometheus lint tools runtime bench build wheel sbom clean compare-pillow
+.PHONY: help demo test test-rust test-prometheus test-proxies lint tools runtime bench build wheel sbom clean compare-pillow
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -26,12 +26,20 @@ test: test-rust lint ## Every check: format, lints, tests, docs, protocol, deplo
 	@scripts/test-python-client.sh --program target/debug/matchpoint
 	@if command -v prometheus >/dev/null; then $(MAKE) --no-print-directory test-prometheus; \
 	else echo "== skipped: a real Prometheus watches the drift demo (prometheus is not installed)"; fi
+	@if command -v nginx >/dev/null; then $(MAKE) --no-print-directory test-proxies; \
+	else echo "== skipped: nginx and Envoy before the server (nginx is not installed)"; fi
 	@echo "== all checks passed"
 
 test-prometheus: runtime ## A real Prometheus watches the drift demo: alerts and dashboard (needs `prometheus`)
 	@echo "== Prometheus"
 	@cargo build --locked --quiet $(TESTED)
 	@python3 scripts/test_prometheus.py --program target/debug/matchpoint
+
+test-proxies: runtime ## nginx and Envoy before a real server (needs `nginx`)
+	@echo "== nginx and Envoy"
+	@cargo build --locked --quiet $(TESTED)
+	@"$$(scripts/venv.sh proxies scripts/proxies-requirements.txt)"/bin/python scripts/test_proxies.py \
+		--program target/debug/matchpoint
 
 test-rust: runtime
 	@echo "== format"

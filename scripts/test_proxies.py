@@ -1,0 +1,326 @@
+#!/usr/bin/env python3
+"""Calls a server through nginx and through Envoy, as deploy/nginx and deploy/envoy configure them.
+
+    test_proxies.py --program target/debug/matchpoint
+
+Through each: searches, a stream, errors with their details, keys, and a restart of the server while calls are
+made, which may end in UNAVAILABLE and in nothing else. Of nginx also its own limits. Needs nginx and openssl
+(Debian: apt-get install nginx-light openssl), and the Python of `scripts/venv.sh proxies
+scripts/proxies-requirements.txt`, which has Envoy. Ends with exit code 1 and says what was not so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from grpc_tools import protoc
+
+ROOT = Path(__file__).resolve().parent.parent
+PHOTOS = ROOT / "examples/photos"
+ENROLLED = PHOTOS / "images/gc_explore_monuments_egypt_meidumPyramid/q1_rotpersp.jpg"
+WAIT_SECONDS = 30.0
+# Of deploy/nginx/matchpoint.conf.
+CALLS_OF_ONE_ADDRESS, BODY_BYTES = 64, 81 << 20
+
+wrong: list[str] = []
+
+
+def check(held: bool, what: str) -> None:
+    print(f"   {'ok  ' if held else 'NOT '} {what}", flush=True)
+    if not held:
+        wrong.append(what)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def until(happened: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + WAIT_SECONDS
+    while not happened():
+        if end < time.monotonic():
+            sys.exit(f"test_proxies.py: {what}: not within {WAIT_SECONDS:.0f} s")
+        time.sleep(0.05)
+
+
+def adapted(path: Path, words: dict[str, str]) -> str:
+    """The file with ports and paths of this test."""
+    text = path.read_text(encoding="utf-8")
+    for word, here in words.items():
+        if word not in text:
+            sys.exit(f"test_proxies.py: {path} has no `{word}` any more")
+        text = text.replace(word, here)
+    return text
+
+
+class Served:
+    """A deployment, its key and certificate, and the server of it, which can be restarted."""
+
+    def __init__(self, program: Path, folder: Path) -> None:
+        self.program, self.folder, self.port = program, folder, free_port()
+        self.certificate, self.key = folder / "server.pem", folder / "server.key"
+
+        def run(*command: str | Path) -> str:
+            return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+
+        model, shop = "models/efficientnet-lite0", str(folder / "shop")
+        run(program, "build", shop, "--images", PHOTOS / "gallery.csv", "--model", model)
+        target = ["--target-far=0.1", "--confidence=0.9"]
+        run(program, "calibrate", shop, "--queries", PHOTOS / "calibrate.csv", *target)
+        named = [
+            "-subj",
+            "/CN=proxy",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-addext",
+            "basicConstraints=CA:FALSE",
+        ]
+        kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+        run("openssl", "req", "-x509", *kind, *named, "-keyout", self.key, "-out", self.certificate)
+        keys = run(program, "keys", "new", "test", "--scopes", "all", "--keys-file", folder / "keys.json")
+        self.secret = keys.splitlines()[0]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        at = f"127.0.0.1:{self.port}"
+        given = ["--listen", at, "--address-share=1", "--metrics-listen=off"]
+        given += ["--keys-file", str(self.folder / "keys.json")]
+        log = (self.folder / "server.log").open("ab")
+        command = [self.program, "serve", "--deployments", self.folder / "shop", *given]
+        self.process = subprocess.Popen(command, stderr=log, cwd=ROOT)
+        ask = [self.program, "health", "--quiet", "--server", f"http://{at}"]
+        until(lambda: subprocess.run(ask, capture_output=True).returncode == 0, "the server is ready")
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(WAIT_SECONDS)
+
+
+@contextlib.contextmanager
+def nginx(served: Served) -> Iterator[int]:
+    port, folder = free_port(), served.folder
+    site = {
+        "listen 443": f"listen 127.0.0.1:{port}",
+        "127.0.0.1:50051": f"127.0.0.1:{served.port}",
+        "/etc/matchpoint/server": str(folder / "server"),
+    }
+    (folder / "site.conf").write_text(adapted(ROOT / "deploy/nginx/matchpoint.conf", site), encoding="utf-8")
+    temporary = "".join(
+        f"{kind}_temp_path {folder}/tmp;" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    logs = f"daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log;"
+    main = f"{logs} events {{ worker_connections 2048; }}"
+    http = f"http {{ access_log off; {temporary} include {folder}/site.conf; }}"
+    (folder / "nginx.conf").write_text(f"{main}\n{http}\n", encoding="utf-8")
+    with running(["nginx", "-c", str(folder / "nginx.conf"), "-p", str(folder)], port):
+        yield port
+
+
+@contextlib.contextmanager
+def envoy(served: Served) -> Iterator[int]:
+    port, folder = free_port(), served.folder
+    words = {
+        "address: 0.0.0.0, port_value: 443": f"address: 127.0.0.1, port_value: {port}",
+        "port_value: 50051": f"port_value: {served.port}",
+        "/etc/matchpoint/server": str(folder / "server"),
+    }
+    (folder / "envoy.yaml").write_text(
+        adapted(ROOT / "deploy/envoy/matchpoint.yaml", words), encoding="utf-8"
+    )
+    program = Path(sys.executable).with_name("envoy")
+    command = [str(program), "-c", str(folder / "envoy.yaml"), "--log-level", "error", "--concurrency", "1"]
+    with running(command, port):
+        yield port
+
+
+@contextlib.contextmanager
+def running(command: list[str], port: int) -> Iterator[None]:
+    process = subprocess.Popen(command)
+
+    def listens() -> bool:
+        if process.poll() is not None:
+            sys.exit(f"test_proxies.py: {command[0]} ended with {process.returncode}")
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        until(listens, f"{command[0]} listens")
+        yield
+    finally:
+        process.terminate()
+        process.wait(WAIT_SECONDS)
+
+
+def channel_to(served: Served, port: int) -> grpc.Channel:
+    certificate = grpc.ssl_channel_credentials(served.certificate.read_bytes())
+    key = grpc.access_token_call_credentials(served.secret)
+    # Retries are made here, so that each refusal is seen; and no connection is shared with another channel.
+    options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
+    return grpc.secure_channel(
+        f"localhost:{port}", grpc.composite_channel_credentials(certificate, key), options
+    )
+
+
+def refusal(call: Callable[[], object]) -> tuple[str, str, bool]:
+    """The code of a call that fails, the reason in its details, and whether it says when to come back."""
+    try:
+        call()
+    except grpc.RpcError as error:
+        info = error_details_pb2.ErrorInfo()
+        status = rpc_status.from_call(error)
+        found = any(detail.Unpack(info) for detail in status.details) if status else False
+        metadata = [*(error.initial_metadata() or ()), *(error.trailing_metadata() or ())]
+        pushback = any(key == "grpc-retry-pushback-ms" for key, _ in metadata)
+        return error.code().name, info.reason if found else "", pushback
+    return "OK", "", False
+
+
+class Calls:
+    """The calls that the test makes, through whatever is at a port."""
+
+    def __init__(self, served: Served, port: int) -> None:
+        from matchpoint.v1 import retrieval_pb2, retrieval_pb2_grpc
+
+        self.made, self.served, self.port = retrieval_pb2, served, port
+        self.channel = channel_to(served, port)
+        self.stub = retrieval_pb2_grpc.RetrievalServiceStub(self.channel)
+
+    def search(self, image: bytes):
+        return self.stub.Search(self.made.SearchRequest(image=image), timeout=WAIT_SECONDS)
+
+    def stream(self, images: Iterator[bytes]):
+        def items() -> Iterator:
+            for n, image in enumerate(images):
+                search = self.made.SearchRequest(image=image)
+                yield self.made.SearchStreamRequest(request_id=str(n), search=search)
+
+        return self.stub.SearchStream(items(), timeout=WAIT_SECONDS)
+
+
+def check_answers(calls: Calls) -> None:
+    photo = ENROLLED.read_bytes()
+    check(calls.search(photo).matches[0].label == ENROLLED.parent.name, "a search finds what is enrolled")
+    code, reason, _ = refusal(lambda: calls.search(photo[:1000]))
+    check(
+        (code, reason) == ("INVALID_ARGUMENT", "IMAGE_UNDECODABLE"),
+        f"an error has its details: {code}, {reason}",
+    )
+    outcomes = [answer.WhichOneof("outcome") for answer in calls.stream(iter([photo, b"", photo]))]
+    check(
+        sorted(outcomes) == ["error", "result", "result"], f"a stream goes on after a bad image: {outcomes}"
+    )
+    server = ["--server", f"https://localhost:{calls.port}", "--server-ca", str(calls.served.certificate)]
+    key = {**os.environ, "MATCHPOINT_API_KEY": calls.served.secret}
+    for command in (["health", *server], ["search", str(ENROLLED), *server]):
+        ended = subprocess.run([calls.served.program, *command], env=key, capture_output=True, text=True)
+        said = (ended.stdout + ended.stderr).strip().replace("\n", " ")
+        check(ended.returncode == 0, f"matchpoint {command[0]}: {said[:80]}")
+
+
+def check_restart(calls: Calls, says_when: bool) -> None:
+    """Searches all the time, from four threads, while the server ends and starts."""
+    photo, codes, ended = ENROLLED.read_bytes(), [], threading.Event()
+
+    def ask() -> None:
+        while not ended.is_set():
+            codes.append(refusal(lambda: calls.search(photo)))
+            if codes[-1][0] != "OK":
+                time.sleep(0.1)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    answered = lambda: sum(code == "OK" for code, _, _ in codes)  # noqa: E731
+    until(lambda: 20 <= answered(), "20 searches are answered")
+    calls.served.stop()
+    calls.served.start()
+    before = answered()
+    until(lambda: before + 20 <= answered(), "20 searches are answered after the restart")
+    ended.set()
+    for thread in threads:
+        thread.join()
+    counts = {code: sum(found == code for found, _, _ in codes) for code in {code for code, _, _ in codes}}
+    check(counts.keys() <= {"OK", "UNAVAILABLE"}, f"restarted while calls are made: {counts}")
+    if says_when:
+        all_say = all(pushback for code, _, pushback in codes if code != "OK")
+        check(all_say and 1 < len(counts), "each refusal says when to come back")
+
+
+def check_limits_of_nginx(calls: Calls) -> None:
+    code, _, _ = refusal(lambda: calls.search(bytes(BODY_BYTES)))
+    check(code == "OUT_OF_RANGE", f"a message that is too large: {code}")
+    silent = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        silent.wait()
+        yield from ()
+
+    streams = [calls.stream(nothing()) for _ in range(CALLS_OF_ONE_ADDRESS + 6)]
+    refused = []
+    until(lambda: 6 <= sum(stream.done() for stream in streams), "calls of one address are refused")
+    for stream in streams:
+        if stream.done():
+            refused.append(refusal(lambda stream=stream: next(stream)))
+    check(refused == [("RESOURCE_EXHAUSTED", "", True)] * 6, f"calls beyond those of one address: {refused}")
+    silent.set()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--program", required=True, type=Path, help="the program matchpoint")
+    program = parser.parse_args().program.resolve()
+    if not shutil.which("nginx"):
+        sys.exit("test_proxies.py: nginx is missing (Debian: apt-get install nginx-light)")
+    for name in [name for name in os.environ if name.startswith("MATCHPOINT_")]:
+        del os.environ[name]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "stubs").mkdir()
+        protos = [str(path) for path in (ROOT / "proto/matchpoint/v1").glob("*.proto")]
+        places = [
+            f"-I{ROOT / 'proto'}",
+            f"--python_out={folder / 'stubs'}",
+            f"--grpc_python_out={folder / 'stubs'}",
+        ]
+        protoc.main(["protoc", f"-I{Path(protoc.__file__).parent / '_proto'}", *places, *protos])
+        sys.path.insert(0, str(folder / "stubs"))
+        served = Served(program, folder)
+        served.start()
+        try:
+            for proxy in (nginx, envoy):
+                print(f"== {proxy.__name__}", flush=True)
+                with proxy(served) as port:
+                    calls = Calls(served, port)
+                    check_answers(calls)
+                    # Envoy tries again itself, and has no such trailer.
+                    check_restart(calls, says_when=proxy is nginx)
+                    if proxy is nginx:
+                        check_limits_of_nginx(Calls(served, port))
+        finally:
+            served.stop()
+    print("\n".join(wrong) or "both proxies answer as the server does")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
