@@ -72,6 +72,7 @@ use matchpoint_gallery::Access;
   matchpoint calibrate shop --queries labelled.csv --target-far 0.01 --grow-to 100000
   matchpoint calibrate shop --queries labelled.csv --target-far 0.05 --remedy measured
   matchpoint calibrate shop --queries labelled.csv --target-far 0.05 --worst-group-of camera
+  matchpoint calibrate shop --queries labelled.csv --target-far 0.01 --review-frr 0.2
   matchpoint calibrate shop --gallery-as-queries --equal-error --dry-run --report report.html
   matchpoint calibrate --embeddings vectors.npy --labels rows.csv --target-far 0.01")]
 pub(super) struct Calibrate {
@@ -259,11 +260,14 @@ impl Calibrate {
                 grow_to_items: self.grow_to,
                 assured: self.assured.assured(),
                 worst_group_of: self.worst_group_of.clone(),
+                review: self.target.review()?,
             },
             remedy: self.remedy_choice(),
             margin_factor: self.margin_factor()?,
         };
-        if self.gallery_as_queries && matches!(target, CalibrationTarget::Frr(_)) {
+        let promises_frr =
+            matches!(target, CalibrationTarget::Frr(_)) || settings.threshold.review.is_some();
+        if self.gallery_as_queries && promises_frr {
             let message = "--gallery-as-queries cannot promise an FRR: items that find each other are not independent; give --queries";
             return Err(fail(Exit::Usage, message));
         }

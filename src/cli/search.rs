@@ -174,8 +174,13 @@ fn promise(basis: &DecisionBasis) -> String {
 
 /// An answer, for a person to read.
 pub(super) fn describe(found: &SearchResponse) -> String {
-    let decision = found.decision().name();
     let basis = found.basis.clone().unwrap_or_default();
+    let decision = found.decision().name();
+    let decision = if basis.review {
+        format!("{decision}, for a person to review:")
+    } else {
+        decision.to_owned()
+    };
     let mut text = match basis.threshold {
         Some(threshold) => format!(
             "  {decision}  {} {} against threshold {threshold:.4} ({}, {})\n",

@@ -39,8 +39,14 @@ pub(super) struct TargetFlags {
     prior_mated: Option<f64>,
     /// With --target-far: meet the target by an estimated bound, which promises nothing, and takes
     /// fewer labels
-    #[arg(long, requires = "target_far")]
+    #[arg(long, requires = "target_far",
+        conflicts_with_all = ["target_frr", "equal_error", "min_cost"])]
     estimated: bool,
+    /// With --target-far: the share of mated searches that may be rejected unseen, or accepted with a wrong
+    /// label; scores below the threshold go to a person as far down as it takes to promise that
+    #[arg(long, value_name = "RATE", requires = "target_far",
+        conflicts_with_all = ["target_frr", "equal_error", "min_cost"])]
+    review_frr: Option<f64>,
     /// Confidence of what is promised: 0.5 to below 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.95)]
     confidence: f64,
@@ -60,6 +66,16 @@ impl TargetFlags {
         checked
             .map(Some)
             .map_err(|cause| fail(Exit::Usage, cause.to_string()))
+    }
+
+    /// What is asked of a review band; `None` if none is.
+    pub(super) fn review(&self) -> anyhow::Result<Option<TargetFrr>> {
+        let review = self
+            .review_frr
+            .map(|frr| TargetFrr::new(frr, self.confidence));
+        review
+            .transpose()
+            .map_err(|cause| fail(Exit::Usage, format!("--review-frr cannot be used: {cause}")))
     }
 
     pub(super) fn confidence(&self) -> f64 {

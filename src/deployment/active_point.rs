@@ -53,6 +53,9 @@ impl DecisionBasis {
         if filtered {
             self.target_frr = None;
             self.frr_bound = None;
+            if let Some(review) = &mut self.review {
+                review.unseen_frr = None;
+            }
             self.certified &= self.kept_by_filters && self.target_far.is_some();
         }
         self
@@ -119,6 +122,8 @@ pub struct DecisionBasis {
     /// The FRR that is not exceeded today, with the labels taken as missed that may have lost an item.
     /// `None` without a promised FRR, or coverage.
     pub frr_bound: Option<f64>,
+    /// What is for a person to look at; `None` when undecided, and without a review band.
+    pub review: Option<ReviewBasis>,
     /// Items of the calibration and those added since, up to which it holds; `None` when undecided.
     pub calibrated_items: Option<u64>,
     /// Whether they are no more than that.
@@ -132,6 +137,18 @@ pub struct DecisionBasis {
     pub far_bound: Option<f64>,
     /// Set when undecided.
     pub undecided: Option<Undecided>,
+}
+
+/// Which rejects are for a person to look at.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ReviewBasis {
+    /// The score from which on they are.
+    pub threshold: f32,
+    /// Whether this decision is one.
+    pub due: bool,
+    /// The share of mated searches that is promised to be rejected unseen, or accepted with a wrong label, at most;
+    /// `None` if so many items are gone that the promise is.
+    pub unseen_frr: Option<f64>,
 }
 
 impl ActivePoint {
@@ -295,6 +312,8 @@ impl ActivePoint {
         };
         let point = self.valid();
         let content = point.map(OperatingPoint::content);
+        let band = content.and_then(|content| content.review);
+        let band = band.filter(|_| undecided.is_none());
         let today = self.promise_in(gallery);
         let adjustment = self.adjuster().map(Adjuster::adjustment);
         DecisionBasis {
@@ -308,6 +327,11 @@ impl ActivePoint {
             certified: undecided.is_none() && today.is_some_and(|today| today.certified),
             target_frr: today.and_then(|today| today.kept_frr()),
             frr_bound: today.and_then(|today| today.frr_bound),
+            review: band.map(|band| ReviewBasis {
+                threshold: band.unseen.threshold.get(),
+                due: band.holds(self.decide(judged), judged.score()),
+                unseen_frr: today.and_then(|today| today.unseen?.kept()),
+            }),
             calibrated_items: today.map(|today| today.covered_items),
             within_calibrated_size: today.is_some_and(|today| today.within_calibrated_size()),
             coverage: today.and_then(|today| today.coverage),

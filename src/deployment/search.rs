@@ -309,6 +309,9 @@ impl Deployment {
             decision,
             score,
         );
+        if basis.review.is_some_and(|review| review.due) {
+            telemetry::to_be_reviewed(&self.name, basis.operating_point_id.as_deref());
+        }
     }
 
     /// Refuses an image at once that need not be decoded for that, so that it waits for no worker; says what

@@ -26,6 +26,7 @@ use matchpoint_calibration::policy::CalibrationTarget;
 use matchpoint_calibration::procedure::{Assured, ThresholdSettings};
 use matchpoint_calibration::rates::Rate;
 use matchpoint_calibration::recording::Flip;
+use matchpoint_calibration::review::ReviewBand;
 use matchpoint_client::proto;
 use matchpoint_gallery::filter::{FilterError, ItemFilter};
 use matchpoint_gallery::item::ItemHead;
@@ -233,6 +234,9 @@ fn basis(basis: DecisionBasis) -> proto::DecisionBasis {
         items_added: basis.coverage.map(Coverage::added),
         far_bound: basis.far_bound,
         frr_bound: basis.frr_bound,
+        review: basis.review.is_some_and(|review| review.due),
+        review_threshold: basis.review.map(|review| review.threshold),
+        unseen_frr: basis.review.and_then(|review| review.unseen_frr),
     }
 }
 
@@ -309,6 +313,24 @@ pub(super) fn operating_point(point: &OperatingPoint) -> proto::OperatingPoint {
             .as_ref()
             .map(Adjustment::describe)
             .unwrap_or_default(),
+        review: content.review.as_ref().map(review_band),
+    }
+}
+
+fn review_band(band: &ReviewBand) -> proto::ReviewBand {
+    let ReviewBand {
+        unseen,
+        mated_reviewed,
+        strangers_reviewed,
+    } = band;
+    proto::ReviewBand {
+        threshold: unseen.threshold.get(),
+        unseen_frr: unseen.target.frr(),
+        unseen_frr_bound: unseen.frr_bound,
+        confidence: unseen.target.confidence().get(),
+        independent_trials: unseen.independent_trials,
+        mated_reviewed: mated_reviewed.as_ref().map(measured),
+        strangers_reviewed: strangers_reviewed.as_ref().map(measured),
     }
 }
 
@@ -367,11 +389,7 @@ pub(super) fn calibration_settings(
 ) -> Result<CalibrationSettings, Status> {
     use proto::calibration_settings::Target as Message;
     let refused = |cause: CalibrationError| invalid(&cause.to_string());
-    let confidence = if settings.confidence == 0.0 {
-        CONFIDENCE_DEFAULT
-    } else {
-        settings.confidence
-    };
+    let confidence = confidence(settings);
     let target = match &settings.target {
         Some(Message::TargetFar(far)) => {
             let far = TargetFar::new(*far, confidence).map_err(refused)?;
@@ -422,6 +440,7 @@ pub(super) fn calibration_settings(
                 strangers_are_distinct: settings.strangers_are_distinct,
             },
             worst_group_of: worst_group_of(settings, target)?,
+            review: review(settings, target)?,
         },
         remedy: remedy(settings)?,
         margin_factor: match settings.margin_factor {
@@ -430,6 +449,14 @@ pub(super) fn calibration_settings(
             None => MarginFactor::DEFAULT,
         },
     })
+}
+
+fn confidence(settings: &proto::CalibrationSettings) -> f64 {
+    if settings.confidence == 0.0 {
+        CONFIDENCE_DEFAULT
+    } else {
+        settings.confidence
+    }
 }
 
 fn worst_group_of(
@@ -443,6 +470,25 @@ fn worst_group_of(
         return Err(invalid(&cause.to_string()));
     }
     Ok(column)
+}
+
+fn review(
+    settings: &proto::CalibrationSettings,
+    target: CalibrationTarget,
+) -> Result<Option<TargetFrr>, Status> {
+    let Some(frr) = settings.review_frr else {
+        return Ok(None);
+    };
+    if target.far().is_none() {
+        let cause = CalibrationError::ReviewWithoutTargetFar;
+        return Err(invalid(&cause.to_string()));
+    }
+    if settings.gallery_as_queries {
+        return Err(invalid(MUTUAL_MATES));
+    }
+    let unseen = TargetFrr::new(frr, confidence(settings));
+    let unseen = unseen.map_err(|cause| invalid(&format!("review_frr cannot be used: {cause}")))?;
+    Ok(Some(unseen))
 }
 
 fn remedy(settings: &proto::CalibrationSettings) -> Result<RemedyChoice, Status> {

@@ -455,6 +455,13 @@ pub fn decided(
     }
 }
 
+/// Counts a decision that a person is to look at.
+pub fn to_be_reviewed(deployment: &str, operating_point: Option<&str>) {
+    counter!(metric::REVIEWS, "deployment" => deployment.to_owned(),
+        "operating_point" => operating_point.unwrap_or("none").to_owned())
+    .increment(1);
+}
+
 /// Counts a request that was refused because the queue was full.
 pub fn queue_rejected(deployment: &str) {
     counter!(metric::QUEUE_REJECTED, "deployment" => deployment.to_owned()).increment(1);

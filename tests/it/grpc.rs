@@ -1634,6 +1634,90 @@ async fn a_filter_names_what_may_be_found_and_decided_on() {
     running.stop().await;
 }
 
+/// What an answer says of a review.
+fn reviewed(found: &SearchResponse) -> (bool, Option<f32>, Option<f64>) {
+    let basis = found.basis.as_ref().unwrap();
+    (basis.review, basis.review_threshold, basis.unseen_frr)
+}
+
+#[tokio::test]
+async fn rejects_in_the_review_band_are_for_a_person_and_no_others() {
+    let (_folder, deployment) = copy_of_sample();
+    let running = Running::start(&deployment, &[]).await;
+    let settings = CalibrationSettings {
+        review_frr: Some(0.2),
+        ..target(0.1, "")
+    };
+    let mut client = calibrations(&running);
+    let calibrated = client.calibrate(calibration(settings, labelled("calibrate.csv")));
+    let calibrated = calibrated.await.unwrap().into_inner();
+    let point = response(&calibrated).operating_point.unwrap();
+    let band = point.review.unwrap();
+    assert!(point.target_far == Some(0.1) && band.threshold < point.threshold);
+    assert!(band.unseen_frr_bound <= 0.2 && 0.0 < band.mated_reviewed.unwrap().rate);
+
+    let mut outcomes = [0; 3];
+    let mut in_the_band = None;
+    for query in labelled("calibrate.csv") {
+        let Some(labelled_query::Query::Image(image)) = query.query else {
+            unreachable!()
+        };
+        let found = search(&running, image_query(image.to_vec())).await.unwrap();
+        let score = found.matches[0].score;
+        let outcome = [point.threshold, band.threshold]
+            .iter()
+            .filter(|low| score < **low)
+            .count();
+        outcomes[outcome] += 1;
+        let decision = if outcome == 0 {
+            Decision::Accept
+        } else {
+            Decision::Reject
+        };
+        assert_eq!(found.decision(), decision);
+        let expected = (outcome == 1, Some(band.threshold), Some(0.2));
+        assert_eq!(reviewed(&found), expected, "{score}");
+        if outcome == 1 {
+            in_the_band = Some(image);
+        }
+    }
+    assert!(outcomes.iter().all(|count| 0 < *count), "{outcomes:?}");
+
+    // Neither a filter, which can hide the mate, nor a gallery that lost items leaves the promise.
+    let image = in_the_band.unwrap();
+    let filtered = SearchRequest {
+        filter: "label != nothing".to_owned(),
+        ..image_query(image.to_vec())
+    };
+    let found = search(&running, filtered).await.unwrap();
+    assert_eq!(reviewed(&found), (true, Some(band.threshold), None));
+    let mut gallery = GalleryServiceClient::new(running.channel.clone());
+    for item in found.matches.iter().skip(1).take(2) {
+        let item = DeleteItemRequest {
+            id: item.id.clone(),
+            ..DeleteItemRequest::default()
+        };
+        gallery.delete_item(item).await.unwrap();
+    }
+    let found = search(&running, image_query(image.to_vec())).await.unwrap();
+    assert_eq!(reviewed(&found), (true, Some(band.threshold), None));
+
+    let alone = CalibrationSettings {
+        target: Some(calibration_settings::Target::TargetFrr(0.3)),
+        review_frr: Some(0.2),
+        ..target(0.1, "")
+    };
+    let refused = calibrations(&running)
+        .calibrate(calibration(alone, vec![]))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(
+        refused.message().contains("goes with a target FAR"),
+        "{refused}"
+    );
+}
+
 #[tokio::test]
 async fn a_calibration_that_cannot_be_made_says_why_and_changes_nothing() {
     let (_folder, deployment) = copy_of_sample();

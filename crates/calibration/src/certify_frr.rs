@@ -183,14 +183,34 @@ pub fn certify_frr(
     mated: &OneMatedPerLabel<'_>,
     target: TargetFrr,
 ) -> Result<FrrCertificate, FrrRefused> {
-    let mut right: Vec<Similarity> = mated
-        .searches()
-        .iter()
-        .filter_map(|search| search.right_score())
-        .collect();
-    right.sort_unstable();
-    let independent_trials = mated.searches().len() as u64;
-    let lost = independent_trials - right.len() as u64;
+    let searches = mated.searches();
+    let saved = searches.iter().filter_map(|search| search.right_score());
+    let scores = MatedScores {
+        saved: saved.collect(),
+        searches: searches.len() as u64,
+    };
+    highest_threshold(scores, target)
+}
+
+/// Independent mated searches, as a threshold sees them.
+pub(super) struct MatedScores {
+    /// The scores of those that are no error if the threshold is no higher, in any order.
+    pub(super) saved: Vec<Similarity>,
+    /// All of them; the others are errors at any threshold.
+    pub(super) searches: u64,
+}
+
+/// The highest threshold at which so few are missed that it proves the target.
+pub(super) fn highest_threshold(
+    scores: MatedScores,
+    target: TargetFrr,
+) -> Result<FrrCertificate, FrrRefused> {
+    let MatedScores {
+        mut saved,
+        searches: independent_trials,
+    } = scores;
+    saved.sort_unstable();
+    let lost = independent_trials - saved.len() as u64;
     let refused = || refusal(target, independent_trials, lost);
     let allowed = target
         .misses_allowed(independent_trials)
@@ -199,9 +219,9 @@ pub fn certify_frr(
     // The first that has to be accepted. There is one: never are all trials allowed to miss.
     let kept = usize::try_from(rejects)
         .ok()
-        .and_then(|index| right.get(index))
+        .and_then(|index| saved.get(index))
         .ok_or_else(refused)?;
-    let rejected = right.partition_point(|score| score < kept) as u64;
+    let rejected = saved.partition_point(|score| score < kept) as u64;
     Ok(FrrCertificate {
         threshold: Threshold::at(*kept),
         target,

@@ -171,6 +171,9 @@ pub enum CalibrationError {
     /// Another policy has no FAR that a group could keep.
     #[error("the worst group is that of a certified target FAR; no other policy has one")]
     GroupsWithoutTargetFar,
+    /// Another policy has no threshold that the mates had no part in.
+    #[error("a review band goes with a target FAR; no other policy has one")]
+    ReviewWithoutTargetFar,
     /// The record belongs to something else.
     #[error(transparent)]
     Mismatch(#[from] Mismatch),

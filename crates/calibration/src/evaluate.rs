@@ -37,7 +37,7 @@ pub fn evaluate(trials: &Trials, threshold: Option<Threshold>) -> Evaluation {
             search.top.is_some_and(|top| top.label_matches)
         }),
         errors: threshold.map(|threshold| Errors {
-            far: over_strangers(trials, threshold),
+            far: over_strangers(trials, |score| threshold.decide(score) == Decision::Accept),
             frr: over_mated(trials, |search| accepted(search, threshold) != Some(true)),
             misidentification: over_mated(trials, |search| {
                 accepted(search, threshold) == Some(false)
@@ -52,21 +52,21 @@ fn accepted(search: &MatedSearch, threshold: Threshold) -> Option<bool> {
     (threshold.decide(Some(top.score)) == Decision::Accept).then_some(top.label_matches)
 }
 
-fn over_strangers(trials: &Trials, threshold: Threshold) -> Option<Rate> {
+/// Share of the non-mated searches whose best score is such, with its interval; `None` without any.
+pub(super) fn over_strangers(
+    trials: &Trials,
+    happened: impl Fn(Option<Similarity>) -> bool,
+) -> Option<Rate> {
     let outcomes: Vec<(&str, bool)> = trials
         .non_mated()
         .iter()
-        .map(|search| {
-            (
-                search.label.as_str(),
-                threshold.decide(search.top_score) == Decision::Accept,
-            )
-        })
+        .map(|search| (search.label.as_str(), happened(search.top_score)))
         .collect();
     Rate::over_labels(&outcomes, Confidence::DISPLAY)
 }
 
-fn over_mated(trials: &Trials, happened: impl Fn(&MatedSearch) -> bool) -> Option<Rate> {
+/// Share of the mated searches that are such, with its interval; `None` without any.
+pub(super) fn over_mated(trials: &Trials, happened: impl Fn(&MatedSearch) -> bool) -> Option<Rate> {
     let outcomes: Vec<(&str, bool)> = trials
         .mated()
         .iter()

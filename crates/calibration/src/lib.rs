@@ -59,6 +59,7 @@ pub mod procedure;
 pub mod rates;
 pub mod recording;
 pub mod refusal;
+pub mod review;
 mod seeded_hash;
 mod splitmix64;
 pub mod standing;

@@ -26,6 +26,28 @@ pub struct PromiseToday {
     pub target_frr: Option<f64>,
     /// The FRR that is not exceeded today; `None` without a certificate, or coverage.
     pub frr_bound: Option<f64>,
+    /// What a review band promises; `None` without one.
+    pub unseen: Option<UnseenToday>,
+}
+
+/// What is left of a review band's promise: the share of mated searches that are rejected unseen, or accepted with a
+/// wrong label.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct UnseenToday {
+    /// What was certified.
+    pub target: f64,
+    /// What is not exceeded today; `None` without coverage.
+    pub bound: Option<f64>,
+}
+
+impl UnseenToday {
+    /// What is promised today: nothing once so many items are gone that the bound is above it.
+    #[must_use]
+    pub fn kept(self) -> Option<f64> {
+        self.bound
+            .is_some_and(|bound| bound <= self.target)
+            .then_some(self.target)
+    }
 }
 
 impl PromiseToday {
@@ -49,6 +71,10 @@ impl PromiseToday {
         let far_bound = coverage.filter(|_| bounded).zip(content.far_bound());
         let frr = content.frr_certificate();
         let labels = content.binding.gallery_labels;
+        let unseen = content.review.map(|band| UnseenToday {
+            target: band.unseen.target.frr(),
+            bound: coverage.map(|coverage| coverage.frr_bound(band.unseen.frr_bound, labels)),
+        });
         Self {
             coverage,
             items,
@@ -66,6 +92,7 @@ impl PromiseToday {
             frr_bound: coverage
                 .zip(frr)
                 .map(|(coverage, found)| coverage.frr_bound(found.frr_bound, labels)),
+            unseen,
         }
     }
 

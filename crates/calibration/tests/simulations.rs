@@ -7,8 +7,10 @@
 )]
 
 use matchpoint_calibration::certify::{TargetFar, certify};
+use matchpoint_calibration::certify_frr::TargetFrr;
 use matchpoint_calibration::decision::{Decision, Threshold};
-use matchpoint_calibration::trials::{NonMatedSearch, StrangerOrigin, Trials};
+use matchpoint_calibration::review::ReviewBand;
+use matchpoint_calibration::trials::{MatedSearch, NonMatedSearch, StrangerOrigin, Top, Trials};
 use matchpoint_vector::Similarity;
 
 const RUNS: u32 = 300;
@@ -310,4 +312,65 @@ fn left_out_labels_in_mutual_pairs_can_break_it_as_documented() {
     );
     assert!(at_most(1.0 - CONFIDENCE) < share(broken));
     assert!(share(broken) <= at_most(root));
+}
+
+/// Mates score about 0.6, or about 0.4 where the best candidate is wrong, as one in five is; strangers about 0.3.
+#[test]
+fn a_review_band_keeps_both_of_its_promises() {
+    const MATES: usize = 150;
+    const STRANGERS: usize = 120;
+    let (far, unseen) = (0.05, 0.2);
+    let (right, wrong, stranger) = ((0.6, 0.15), (0.4, 0.1), (0.3, 0.1));
+    let above = |at: f64, (mean, spread): (f64, f64)| normal_tail((at - mean) / spread);
+    let far_target = TargetFar::new(far, CONFIDENCE).unwrap();
+    let unseen_target = TargetFrr::new(unseen, CONFIDENCE).unwrap();
+    let mut random = Random(9);
+    let (mut far_broken, mut unseen_broken, mut either, mut narrower) = (0, 0, 0, 0);
+    for run in 0..RUNS {
+        let drawn = |random: &mut Random, (mean, spread): (f64, f64)| {
+            similarity(mean + spread * random.normal())
+        };
+        let strangers = (0..STRANGERS).map(|label| {
+            let score = drawn(&mut random, stranger);
+            search(label, 0, score, StrangerOrigin::NeverEnrolled)
+        });
+        let strangers: Vec<_> = strangers.collect();
+        let mates = (0..MATES).map(|label| {
+            let label_matches = 0.2 < random.uniform();
+            MatedSearch {
+                label: format!("mate-{label}"),
+                probe: format!("mate-{label}"),
+                top: Some(Top {
+                    score: drawn(&mut random, if label_matches { right } else { wrong }),
+                    label_matches,
+                }),
+            }
+        });
+        let trials = Trials::new(mates.collect(), strangers).unwrap();
+        let seed = u64::from(run);
+        let accept = certify(&trials.one_probe_per_label(seed), far_target).unwrap();
+        let accept = accept.threshold;
+        let band = ReviewBand::certified(&trials, accept, unseen_target, seed).unwrap();
+        let (low, high) = (
+            f64::from(band.unseen.threshold.get()),
+            f64::from(accept.get()),
+        );
+        let true_unseen =
+            0.8 * (1.0 - above(low, right)) + 0.2 * (1.0 - above(low, wrong) + above(high, wrong));
+        let broken = [far < above(high, stranger), unseen < true_unseen];
+        far_broken += u32::from(broken[0]);
+        unseen_broken += u32::from(broken[1]);
+        either += u32::from(broken[0] || broken[1]);
+        narrower += u32::from(low < high);
+    }
+    println!(
+        "false accepts above the target in {}, unseen misses in {}, either in {}",
+        share(far_broken),
+        share(unseen_broken),
+        share(either)
+    );
+    assert!(share(far_broken) <= at_most(0.1));
+    assert!(share(unseen_broken) <= at_most(0.1));
+    assert!(share(either) <= at_most(0.2));
+    assert!(RUNS / 2 < narrower, "there was nothing to review");
 }

@@ -11,7 +11,7 @@ use crate::binomial::real;
 use crate::certify::TargetFar;
 use crate::operating_point::OperatingPoint;
 use crate::rates::{Confidence, Interval, Rate};
-use crate::standing::PromiseToday;
+use crate::standing::{PromiseToday, UnseenToday};
 
 /// A rate that is watched, and what it is held against.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -596,21 +596,41 @@ fn gallery(today: GalleryToday<'_>) -> Vec<Finding> {
             )
         });
     }
-    if let (Some(target), Some(bound), None) =
-        (promise.target_frr, promise.frr_bound, promise.kept_frr())
-    {
-        findings.push(finding(
-            DriftVerdict::Warning,
-            format!(
-                "{} items of the calibration are gone, and labels with them or parts of what they are found by: FRR <= {} is no promise any more ({} is the bound).",
-                coverage.removed(),
+    findings.extend(promises_of_mates(&promise, coverage.removed()));
+    findings
+}
+
+/// Which promises about mates ended with the items that are gone.
+fn promises_of_mates(promise: &PromiseToday, removed: u64) -> Vec<Finding> {
+    let unseen = promise.unseen;
+    let rates = [
+        (
+            "FRR",
+            promise.target_frr,
+            promise.frr_bound,
+            promise.kept_frr(),
+        ),
+        (
+            "FRR without a review",
+            unseen.map(|unseen| unseen.target),
+            unseen.and_then(|unseen| unseen.bound),
+            unseen.and_then(UnseenToday::kept),
+        ),
+    ];
+    let ended = rates.into_iter().filter_map(|(rate, target, bound, kept)| {
+        let (target, bound) = target.zip(bound).filter(|_| kept.is_none())?;
+        Some(Finding {
+            subject: FindingSubject::Gallery,
+            verdict: DriftVerdict::Warning,
+            says: format!(
+                "{removed} items of the calibration are gone, and labels with them or parts of what they are found by: {rate} <= {} is no promise any more ({} is the bound).",
                 percent(target),
                 percent(bound)
             ),
-            "Enrol them again, or recalibrate on today's gallery.",
-        ));
-    }
-    findings
+            next: "Enrol them again, or recalibrate on today's gallery.".to_owned(),
+        })
+    });
+    ended.collect()
 }
 
 /// The bound on the FAR in it, if there is one.
@@ -731,6 +751,7 @@ mod tests {
             certified: coverage.extent() <= 125,
             target_frr: None,
             frr_bound: None,
+            unseen: None,
         }
     }
 
@@ -792,11 +813,17 @@ mod tests {
                 kept,
                 items: kept,
             };
+            let unseen = UnseenToday {
+                target: 0.1,
+                bound: Some(coverage.frr_bound(0.08, 50)),
+            };
             let promise = PromiseToday {
                 target_frr: Some(0.1),
-                frr_bound: Some(coverage.frr_bound(0.08, 50)),
+                frr_bound: unseen.bound,
+                unseen: Some(unseen),
                 ..promise(coverage)
             };
+            assert_eq!(promise.kept_frr(), unseen.kept());
             (
                 promise.kept_frr(),
                 gallery(GalleryToday {
@@ -808,11 +835,16 @@ mod tests {
         assert_eq!(of(99), (Some(0.1), Vec::new()));
         let (kept, findings) = of(98);
         assert_eq!(kept, None);
-        assert!(
-            findings[0]
-                .says
-                .starts_with("2 items of the calibration are gone")
-        );
+        let rates = ["FRR <= 10 %", "FRR without a review <= 10 %"];
+        assert_eq!(findings.len(), rates.len());
+        for (finding, rate) in findings.iter().zip(rates) {
+            let says = &finding.says;
+            assert!(
+                says.starts_with("2 items of the calibration are gone"),
+                "{says}"
+            );
+            assert!(says.contains(rate), "{says}");
+        }
     }
 
     fn verdict(drift: &DriftAssessment, subject: FindingSubject) -> &Finding {

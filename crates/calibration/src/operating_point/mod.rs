@@ -12,6 +12,7 @@ use crate::evaluate::{Errors, TradeOff, evaluate, trade_off};
 use crate::policy::{CalibrationTarget, Choice, ChoiceBasis, choose};
 use crate::rates::recorded;
 use crate::refusal::{BindingDifference, Mismatch};
+use crate::review::ReviewBand;
 use crate::trials::{StrangerOrigin, Trials};
 use crate::worst_group::WorstGroup;
 
@@ -22,7 +23,7 @@ pub use record::{
     Binding, Content, GrowthAllowed, HeldOutRates, IndexMisses, MeasuredRates, Metric, Policy,
     Promise, RatePoint, ThresholdEvidence, TrialCounts, TurnoverAllowed,
 };
-use text::{GalleryRoom, assumptions};
+use text::{GalleryRoom, assumptions, reviewed};
 
 /// The format of the JSON that is written.
 const FORMAT: u64 = 1;
@@ -65,6 +66,8 @@ pub struct PointPlan {
     pub adjustment: Option<Adjustment>,
     /// The groups of strangers that each keep the target FAR.
     pub worst_group: Option<WorstGroup>,
+    /// Scores below the threshold of which a person decides.
+    pub review: Option<ReviewBand>,
     /// Further assumptions: how the adjustment was chosen.
     pub remarks: Vec<String>,
 }
@@ -105,6 +108,7 @@ impl OperatingPoint {
             left_out: trials.non_mated_tally(StrangerOrigin::LeftOut),
         };
         let (promise, evidence) = grounds(choice, plan.target);
+        let review = plan.review.map(reviewed);
         let room = GalleryRoom {
             items: plan.binding.gallery_items,
             growth: plan.growth,
@@ -126,9 +130,14 @@ impl OperatingPoint {
             seed: plan.seed,
             calibration_digest: trials.digest(),
             software: plan.software,
-            assumptions: [assumptions(choice, counts, room), plan.remarks].concat(),
+            assumptions: assumptions(choice, counts, room)
+                .into_iter()
+                .chain(review)
+                .chain(plan.remarks)
+                .collect(),
             adjustment: plan.adjustment,
             worst_group: plan.worst_group,
+            review: plan.review,
             binding: plan.binding,
             held_out: plan.held_out,
             growth: plan.growth,
@@ -383,6 +392,7 @@ mod tests {
             index_check: None,
             adjustment: None,
             worst_group: None,
+            review: None,
             remarks: Vec::new(),
         }
     }

@@ -14,6 +14,7 @@ use crate::growth::items_within;
 use crate::held_out::HeldOut;
 use crate::policy::{CalibrationTarget, Choice, EqualErrorPoint, Strength};
 use crate::rates::{Confidence, Rate};
+use crate::review::ReviewBand;
 use crate::trials::{SearchTally, StrangerOrigin, Trials};
 use crate::worst_group::WorstGroup;
 
@@ -65,6 +66,9 @@ pub struct Content {
     /// The groups of strangers that each keep the target FAR, if that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worst_group: Option<WorstGroup>,
+    /// Scores below the threshold of which a person decides, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub review: Option<ReviewBand>,
     /// The index against exact search, on a sample; absent if the index is exact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index_check: Option<IndexMisses>,

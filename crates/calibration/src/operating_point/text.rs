@@ -5,6 +5,7 @@ use crate::certify::TargetFar;
 use crate::growth::{GROWTH_ASSUMPTION, items_within};
 use crate::policy::{CalibrationTarget, Choice, ChoiceBasis};
 use crate::rates::Confidence;
+use crate::review::ReviewBand;
 
 impl Content {
     /// What the threshold is for, in words.
@@ -76,6 +77,19 @@ pub(super) fn assumptions(choice: &Choice, counts: TrialCounts, room: GalleryRoo
         ));
     }
     all
+}
+
+/// What the promise of a review band rests on.
+pub(super) fn reviewed(band: ReviewBand) -> String {
+    let target = band.unseen.target;
+    format!(
+        "That at most {} of mated searches are rejected unseen or accepted with a wrong label is a promise of its own: \
+         both hold together with a confidence of at least {}. It is one about the labels of the calibration, each of \
+         whose items that is removed or changed counts as one more that is missed; what is added can come \
+         before a mate.",
+        percent(target.frr()),
+        percent((1.0 - 2.0 * target.confidence().delta()).max(0.0)),
+    )
 }
 
 /// What may become of the gallery.

@@ -41,6 +41,7 @@
 //!         grow_to_items: None,
 //!         assured: Assured::default(),
 //!         worst_group_of: None,
+//!         review: None,
 //!     },
 //!     scope: AnalysisScope { pairs_max: 1_000, band: Band::default(), band_points: BAND_POINTS },
 //! };

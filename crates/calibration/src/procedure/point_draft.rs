@@ -13,6 +13,7 @@ use crate::operating_point::{
 };
 use crate::policy::{CalibrationTarget, Choice, choose};
 use crate::recording::Recording;
+use crate::review::ReviewBand;
 use crate::trials::Trials;
 use crate::worst_group::{StrangerGroups, WorstGroup};
 
@@ -28,14 +29,34 @@ pub struct ChosenThreshold {
     pub held_out: HeldOut,
     /// The groups of strangers that each keep the target; `None` if that was not asked for.
     pub worst_group: Option<WorstGroup>,
+    /// Scores below it of which a person decides; `None` if that was not asked for.
+    pub review: Option<ReviewBand>,
 }
 
 impl ChosenThreshold {
     /// Chooses a threshold on these searches, for `target`: that of the settings, or a tighter one.
     ///
     /// # Errors
-    /// As [`choose`], and as [`StrangerGroups::choose`].
+    /// As [`choose`], as [`StrangerGroups::choose`], and as [`ReviewBand::certified`]; and a review without
+    /// a target FAR.
     pub fn on(
+        recording: &Recording,
+        target: CalibrationTarget,
+        settings: &ThresholdSettings,
+    ) -> Result<Self, CalibrationError> {
+        let mut chosen = Self::without_review(recording, target, settings)?;
+        if let Some(unseen) = settings.review {
+            if target.far().is_none() {
+                return Err(CalibrationError::ReviewWithoutTargetFar);
+            }
+            let (trials, accept) = (recording.trials(), chosen.choice.threshold);
+            let band = ReviewBand::certified(trials, accept, unseen, settings.seed)?;
+            chosen.review = Some(band);
+        }
+        Ok(chosen)
+    }
+
+    fn without_review(
         recording: &Recording,
         target: CalibrationTarget,
         settings: &ThresholdSettings,
@@ -47,6 +68,7 @@ impl ChosenThreshold {
                 choice: choose(target, trials, seed)?,
                 held_out: cross_fit(target, trials, folds),
                 worst_group: None,
+                review: None,
             });
         };
         let CalibrationTarget::Far(target) = target else {
@@ -60,6 +82,7 @@ impl ChosenThreshold {
                 Ok(groups.choose(target, others, seed)?.0.threshold)
             }),
             worst_group: Some(worst_group),
+            review: None,
         })
     }
 }
@@ -169,6 +192,7 @@ impl PointDraft {
             choice,
             held_out,
             worst_group,
+            review,
         } = from.chosen;
         let mut remarks = from.remarks;
         remarks.extend(self.assured.strangers(from.unnamed, self.target)?);
@@ -185,6 +209,7 @@ impl PointDraft {
             index_check: from.index_check,
             adjustment: from.adjustment,
             worst_group: worst_group.clone(),
+            review: *review,
             remarks,
         };
         OperatingPoint::chosen(choice, from.trials, plan)
@@ -205,6 +230,7 @@ mod tests {
             grow_to_items,
             assured: Assured::default(),
             worst_group_of: None,
+            review: None,
         }
     }
 

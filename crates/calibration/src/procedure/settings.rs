@@ -3,6 +3,7 @@
 use crate::CalibrationError;
 use crate::analysis::crowded::CrowdedStrangers;
 use crate::analysis::strangers::UnnamedStrangers;
+use crate::certify_frr::TargetFrr;
 use crate::growth::{Growth, ahead_of_growth};
 use crate::likeness::{Alike, LabelsAlike, refuse_spellings};
 use crate::operating_point::GrowthAllowed;
@@ -23,6 +24,9 @@ pub struct ThresholdSettings {
     /// A metadata column of the queries: the target FAR is certified for each of its values among the
     /// strangers. Only with a certified target FAR.
     pub worst_group_of: Option<String>,
+    /// The share of mated searches that may be rejected unseen, or accepted with a wrong label: more than
+    /// that goes to a person. Only with a target FAR.
+    pub review: Option<TargetFrr>,
 }
 
 /// What the caller vouches for; nothing by default.
