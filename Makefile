@@ -22,6 +22,8 @@ demo: runtime ## The main job: enrol, calibrate, serve, decide, on real photogra
 	@target/debug/matchpoint demo
 
 test: test-rust lint ## Every check: format, lints, tests, docs, protocol, deployment files, Python client
+	@echo "== documents"
+	@python3 scripts/check_docs.py --program target/debug/matchpoint
 	@echo "== Python client"
 	@scripts/test-python-client.sh --program target/debug/matchpoint
 	@if command -v prometheus >/dev/null; then $(MAKE) --no-print-directory test-prometheus; \

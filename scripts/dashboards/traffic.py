@@ -10,7 +10,7 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 FOR_WHOM = """\
 Labels and items are in no metric: there are too many of them, and they may be names of people.
 
-- `matchpoint drift report` says in words what is known, what is not, and what to do; `--report FILE` makes a page of it.
+- `matchpoint drift report` says in words what is known, what is not, and what to do; `--html FILE` makes a page of it.
 - `matchpoint audit list` and `matchpoint audit show ID` have the decisions themselves, with their pictures where `audit_images` is on.
 - `matchpoint calibrate --report FILE` has the worst labels and conditions of the calibration."""
 
