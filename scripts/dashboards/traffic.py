@@ -76,12 +76,15 @@ def traffic() -> dashboard.Dashboard:
             chart(
                 "Decisions by operating point",
                 (12, 8),
-                "ACCEPT, REJECT and UNDECIDED. Undecided means that no valid operating point is active.",
+                "ACCEPT, REJECT and UNDECIDED. Undecided means that no valid operating point is active. For review: rejects that a person is to look at.",
                 "reqps",
                 {
                     "{{deployment}} {{operating_point}} {{decision}}": per_second(
                         "matchpoint_decisions_total", "deployment, operating_point, decision"
-                    )
+                    ),
+                    "{{deployment}} {{operating_point}} for review": per_second(
+                        "matchpoint_reviews_total", "deployment, operating_point"
+                    ),
                 },
             ),
             words("Which labels, which items?", (12, 8), FOR_WHOM),
