@@ -48,7 +48,7 @@ check "protocol (buf)" buf lint
 # buf build --exclude-source-info -o proto/baseline.binpb
 check "protocol, against its baseline (buf)" buf breaking --against proto/baseline.binpb
 check "scripts (shellcheck)" shellcheck scripts/*.sh .ci/run
-check "Python (ruff check)" ruff check --no-cache --quiet "${python[@]}"
+check "Python (ruff check)" ruff check --no-cache --quiet "${python[@]}" clients/python
 check "spelling (typos)" typos --format brief
 check "Dockerfile (hadolint)" hadolint Dockerfile
 check "YAML (yamllint)" yamllint --strict -c deploy/.yamllint.yaml deploy

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tests the Python client against a server of its own: builds a deployment from examples/photos,
-# calibrates it, serves it on a free port, runs examples/python/test_client.py, and stops the server.
+# Tests clients/python: types, then its tests, those of the package and those against a server of its own. It builds a
+# deployment from examples/photos, calibrates it, serves it on a free port, and stops the server.
 #
 # The server is encrypted and asks for a key, as one that others reach. Where bubblewrap is installed,
 # it is confined as its container confines it: user 65532, nothing to write to but its data and /tmp,
@@ -49,7 +49,14 @@ fi
 ORT_DYLIB_PATH=$(scripts/fetch-onnxruntime.sh)
 export ORT_DYLIB_PATH
 
-venv=$(scripts/venv.sh python examples/python/requirements.txt)
+venv=$(scripts/venv.sh python clients/python/requirements-dev.txt)
+export PYTHONDONTWRITEBYTECODE=1
+
+# --- What needs no server ------------------------------------------------------------------------
+
+"$venv/bin/python" clients/python/hatch_build.py
+say "types of the Python client (mypy, strict)"
+(cd clients/python && "$venv/bin/mypy" --no-error-summary)
 
 # --- A server ------------------------------------------------------------------------------------
 
@@ -125,16 +132,14 @@ done
 
 # --- The tests -----------------------------------------------------------------------------------
 
-mkdir "$work/stubs"
-"$venv/bin/python" -m grpc_tools.protoc -I proto --python_out="$work/stubs" \
-    --pyi_out="$work/stubs" --grpc_python_out="$work/stubs" proto/matchpoint/v1/*.proto
-
 address=https://localhost:${address##*:}
-say "testing the server at $address"
+say "testing the client with the server at $address"
 outcome=0
-export MATCHPOINT_API_KEY=$key MATCHPOINT_SERVER_CA=$work/server.pem
-PYTHONPATH=$work/stubs PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" \
-    examples/python/test_client.py --server "$address" --examples examples/photos || outcome=$?
+(
+    cd clients/python
+    export MATCHPOINT_SERVER=$address MATCHPOINT_API_KEY=$key MATCHPOINT_SERVER_CA=$work/server.pem PYTHONPATH=$PWD/src
+    "$venv/bin/python" -m pytest --quiet -p no:cacheprovider
+) || outcome=$?
 if [ "$outcome" -ne 0 ]; then
     say "the server's log:"
     cat "$work/log" >&2

@@ -458,6 +458,7 @@ fn documents() -> Vec<PathBuf> {
         "docs",
         "examples/photos",
         "examples/python",
+        "clients/python",
         "models/efficientnet-lite0",
     ] {
         let Ok(entries) = fs::read_dir(root.join(folder)) else {

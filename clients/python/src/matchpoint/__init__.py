@@ -1,0 +1,122 @@
+"""Matchpoint: is this picture really the same thing?
+
+    import matchpoint
+
+    with matchpoint.Client() as client:
+        result = client.search("photo.jpg")
+        print(result.label if result.accepted else "nothing that is enrolled")
+
+`Client` waits, `AsyncClient` is awaited; both have the same methods. docs/python.md has all of it.
+"""
+
+from ._aio import AsyncClient, AsyncDeployment
+from ._calls import SearchOptions
+from ._client import Client, Deployment
+from ._pandas import to_pandas
+from ._queries import Query
+from .errors import (
+    AuthenticationError,
+    CancelledCallError,
+    ConflictError,
+    DamagedError,
+    DeadlineError,
+    DecisionNotFoundError,
+    DeploymentNotFoundError,
+    ImageError,
+    InvalidRequestError,
+    ItemError,
+    ItemNotFoundError,
+    MatchpointError,
+    NotFoundError,
+    NotPossibleError,
+    OperatingPointNotFoundError,
+    OverloadedError,
+    PermissionDeniedError,
+    ServerError,
+    UnreachableError,
+    VectorError,
+)
+from .results import (
+    AcceptedItem,
+    Activation,
+    AnnotationOutcome,
+    Answer,
+    Basis,
+    Decision,
+    DeploymentInfo,
+    Embedding,
+    Enrolled,
+    Item,
+    Match,
+    OperatingPoint,
+    OperatingPoints,
+    Outcome,
+    Rate,
+    RecordedDecision,
+    ReviewBand,
+    SearchResult,
+    ServerInfo,
+    Stranger,
+    Timings,
+    Truth,
+    UndecidedReason,
+    UnopenedDeployment,
+    Unusable,
+    VerifyResult,
+)
+
+__all__ = [
+    "AcceptedItem",
+    "Activation",
+    "AnnotationOutcome",
+    "Answer",
+    "AsyncClient",
+    "AsyncDeployment",
+    "AuthenticationError",
+    "Basis",
+    "CancelledCallError",
+    "Client",
+    "ConflictError",
+    "DamagedError",
+    "DeadlineError",
+    "Decision",
+    "DecisionNotFoundError",
+    "Deployment",
+    "DeploymentInfo",
+    "DeploymentNotFoundError",
+    "Embedding",
+    "Enrolled",
+    "ImageError",
+    "InvalidRequestError",
+    "Item",
+    "ItemError",
+    "ItemNotFoundError",
+    "Match",
+    "MatchpointError",
+    "NotFoundError",
+    "NotPossibleError",
+    "OperatingPoint",
+    "OperatingPointNotFoundError",
+    "OperatingPoints",
+    "Outcome",
+    "OverloadedError",
+    "PermissionDeniedError",
+    "Query",
+    "Rate",
+    "RecordedDecision",
+    "ReviewBand",
+    "SearchOptions",
+    "SearchResult",
+    "ServerError",
+    "ServerInfo",
+    "Stranger",
+    "Timings",
+    "Truth",
+    "UndecidedReason",
+    "UnopenedDeployment",
+    "UnreachableError",
+    "Unusable",
+    "VectorError",
+    "VerifyResult",
+    "to_pandas",
+]

@@ -1,0 +1,312 @@
+"""The client that waits for each answer. It may be used by many threads at once."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
+from typing_extensions import Unpack
+
+from . import _calls, _failures
+from ._calls import Call, SearchOptions
+from ._connection import OPTIONS, Address, Pem, address
+from ._many import check_in_flight, in_threads
+from ._queries import Query, payload
+from .results import (
+    Activation,
+    AnnotationOutcome,
+    Answer,
+    Embedding,
+    Enrolled,
+    Item,
+    OperatingPoint,
+    OperatingPoints,
+    Outcome,
+    RecordedDecision,
+    SearchResult,
+    ServerInfo,
+    Truth,
+    VerifyResult,
+)
+
+A = TypeVar("A")
+Q = TypeVar("Q", bound=Query)
+
+
+class _Connection:
+    """One channel, and how calls go over it."""
+
+    def __init__(self, where: Address, timeout: float) -> None:
+        if where.credentials is None:
+            self.channel = grpc.insecure_channel(where.target, options=OPTIONS)
+        else:
+            self.channel = grpc.secure_channel(where.target, where.credentials, options=OPTIONS)
+        self.where = where
+        self.timeout = timeout
+        self._was_there = False
+
+    def run(self, call: Call[A], timeout: float | None) -> A:
+        """Sends a call, again where that helps, until it is answered, refused, or out of time."""
+        patience = _failures.Patience(self.timeout if timeout is None else timeout)
+        send = self.channel.unary_unary(
+            call.method.path,
+            request_serializer=type(call.request).SerializeToString,
+            response_deserializer=call.method.response.FromString,
+        )
+        while True:
+            try:
+                answer = send(call.request, timeout=patience.left(), metadata=self.where.metadata)
+            except grpc.RpcError as error:
+                failure = _failures.from_call(call.subject, self.where.server, error)
+                # The server itself said so, if there is a reason.
+                self._was_there = self._was_there or bool(failure.reason)
+                pause = patience.pause(failure, repeatable=call.repeatable, was_there=self._was_there)
+                if pause is None:
+                    raise failure from error
+                time.sleep(pause)
+            else:
+                self._was_there = True
+                return call.read(answer)
+
+
+class Deployment:
+    """One deployment of a server: a gallery, a model, and an operating point. `Client.deployment` gives it.
+
+    A `timeout` is in seconds and for the whole call, with all that is sent again; the client's, if left out.
+    """
+
+    def __init__(self, connection: _Connection, name: str) -> None:
+        self._connection = connection
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """Its name; empty for the only one of the server."""
+        return self._name
+
+    def __repr__(self) -> str:
+        named = f", deployment={self._name!r}" if self._name else ""
+        return f"<{type(self).__module__}.{type(self).__name__} server={self._connection.where.server!r}{named}>"
+
+    def search(
+        self, query: Query, *, timeout: float | None = None, **options: Unpack[SearchOptions]
+    ) -> SearchResult:
+        """Finds the items nearest to a picture or vector, and decides whether the best one is the same thing.
+
+        Options: `limit` (10), `filter`, `one_per_label`, `min_score`, `exact`, `ef_search`, `conditions`; see
+        `SearchOptions`. None of them influences the decision but `filter`.
+        """
+        return self._connection.run(_calls.search(self._name, payload(query), options), timeout)
+
+    def search_many(
+        self,
+        queries: Iterable[Q],
+        *,
+        in_flight: int = 16,
+        ordered: bool = True,
+        timeout: float | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> Iterator[Outcome[Q, SearchResult]]:
+        """Searches for many, `in_flight` at once, in their order or as they are done.
+
+        One that fails has its `error` in its place, and the others go on; what all would meet (no server, no
+        permission, no such deployment) is raised. Queries are taken as they are needed, so there may be millions.
+        """
+        check_in_flight(in_flight)
+        return in_threads(
+            lambda query: self.search(query, timeout=timeout, **options), queries, in_flight, ordered
+        )
+
+    def decide(self, query: Query, *, timeout: float | None = None, **options: Unpack[SearchOptions]) -> Answer:
+        """Decides, and returns no more than the decision: `accepted`, and the label that was accepted."""
+        only: SearchOptions = {**options, "limit": 1}
+        return self.search(query, timeout=timeout, **only).answer
+
+    def verify(
+        self, query: Query, other: Query | None = None, *, item_id: str | None = None, timeout: float | None = None
+    ) -> VerifyResult:
+        """Compares a picture or vector with another one, or with an enrolled item: one score, one decision."""
+        with_ = None if other is None else payload(other)
+        return self._connection.run(_calls.verify(self._name, payload(query), with_, item_id), timeout)
+
+    def embed(self, picture: Query, *, timeout: float | None = None) -> Embedding:
+        """Embeds a picture with the deployment's model."""
+        return self._connection.run(_calls.embed(self._name, payload(picture)), timeout)
+
+    def enrol(
+        self,
+        id: str,
+        label: str,
+        query: Query,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> Enrolled:
+        """Enrols a picture or vector, or replaces the item of that id. On the server's disk when it returns."""
+        return self._connection.run(_calls.enrol(self._name, id, label, payload(query), metadata), timeout)
+
+    def delete(self, id: str, *, timeout: float | None = None) -> int:
+        """Removes an item; the number of the gallery's state that first lacks it."""
+        return self._connection.run(_calls.delete(self._name, id), timeout)
+
+    def item(
+        self, id: str, *, with_embedding: bool = False, with_image: bool = False, timeout: float | None = None
+    ) -> Item:
+        """One enrolled item."""
+        return self._connection.run(_calls.item(self._name, id, with_embedding, with_image), timeout)
+
+    def items(
+        self, *, with_embeddings: bool = False, page_size: int = 100, timeout: float | None = None
+    ) -> Iterator[Item]:
+        """All enrolled items in the order of their ids, asked for by pages; `timeout` is for each page."""
+        token = ""
+        while True:
+            call = _calls.items(self._name, token, with_embeddings, page_size)
+            page, token = self._connection.run(call, timeout)
+            yield from page
+            if not token:
+                return
+
+    def operating_points(self, *, timeout: float | None = None) -> OperatingPoints:
+        """All operating points, and which of them decides."""
+        return self._connection.run(_calls.operating_points(self._name), timeout)
+
+    def operating_point(self, id: str = "", *, timeout: float | None = None) -> OperatingPoint:
+        """One operating point; the active one without an id."""
+        return self._connection.run(_calls.operating_point(self._name, id), timeout)
+
+    def activate(self, id: str, *, etag: str = "", timeout: float | None = None) -> Activation:
+        """Makes an operating point the one that decides. With the `etag` of `operating_points()`, only if nobody else
+        has chosen since: ConflictError otherwise."""
+        return self._connection.run(_calls.activate(self._name, id, etag), timeout)
+
+    def roll_back(self, *, etag: str = "", timeout: float | None = None) -> Activation:
+        """Makes the operating point decide again that did before the present one."""
+        return self._connection.run(_calls.roll_back(self._name, etag), timeout)
+
+    def audit_queue(
+        self, *, with_images: bool = False, timeout: float | None = None
+    ) -> Iterator[RecordedDecision]:
+        """Sampled decisions that nobody has labelled yet, newest first. Labels for these make FAR and FRR known."""
+        token = ""
+        while True:
+            page, token = self._connection.run(_calls.audit_queue(self._name, token), timeout)
+            for one in page:
+                if with_images:
+                    whole = self.decision(one.decision_id, with_image=True, timeout=timeout)
+                    one = replace(one, image=whole.image)
+                yield one
+            if not token:
+                return
+
+    def decision(
+        self, decision_id: str, *, with_image: bool = False, timeout: float | None = None
+    ) -> RecordedDecision:
+        """One recorded decision."""
+        return self._connection.run(_calls.decision(self._name, decision_id, with_image), timeout)
+
+    def label(
+        self,
+        decided: SearchResult | Answer | RecordedDecision | str,
+        truth: Truth,
+        *,
+        annotator: str = "",
+        timeout: float | None = None,
+    ) -> AnnotationOutcome:
+        """Reports what a query really showed: an enrolled label, `Stranger("name")` or `Unusable()`.
+
+        For a decision from `audit_queue` it counts in FAR and FRR. For any other, or an id, it is feedback: nobody
+        sampled it, so a rate that it entered would be wrong.
+        """
+        return self._connection.run(_calls.label(self._name, decided, truth, annotator), timeout)
+
+
+class Client(Deployment):
+    """A connection to a server, and the deployment of that name, or the server's only one.
+
+        with matchpoint.Client() as client:
+            print(client.search("photo.jpg"))
+
+    What is left out is taken from the variables of the commands: `MATCHPOINT_SERVER` (http://127.0.0.1:50051 without),
+    `MATCHPOINT_API_KEY`, `MATCHPOINT_API_KEY_FILE`, `MATCHPOINT_SERVER_CA`, `MATCHPOINT_CLIENT_CERTIFICATE`,
+    `MATCHPOINT_CLIENT_CERTIFICATE_KEY`. Certificates are files in PEM, or their bytes. It connects with the first call.
+    """
+
+    def __init__(
+        self,
+        server: str | None = None,
+        *,
+        deployment: str = "",
+        api_key: str | None = None,
+        api_key_file: str | os.PathLike[str] | None = None,
+        server_ca: Pem | None = None,
+        client_certificate: Pem | None = None,
+        client_certificate_key: Pem | None = None,
+        timeout: float = 30.0,
+    ) -> None:
+        where = address(server, api_key, api_key_file, server_ca, client_certificate, client_certificate_key)
+        super().__init__(_Connection(where, timeout), deployment)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection, and calls that are under way."""
+        self._connection.channel.close()
+
+    def deployment(self, name: str) -> Deployment:
+        """A deployment of the server, over the same connection."""
+        return Deployment(self._connection, name)
+
+    def info(self, *, timeout: float | None = None) -> ServerInfo:
+        """The server, and what it serves."""
+        return self._connection.run(_calls.server_info(), timeout)
+
+    def health(self, service: str = "", *, timeout: float | None = None) -> bool:
+        """Whether the server answers requests now. False also where none is there; it never waits for one."""
+        send = self._connection.channel.unary_unary(
+            _calls.HEALTH_CHECK,
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        left = self._connection.timeout if timeout is None else timeout
+        try:
+            answer = send(health_pb2.HealthCheckRequest(service=service), timeout=left)
+        except grpc.RpcError as error:
+            return _calls.unhealthy(_failures.from_call("health", self._connection.where.server, error))
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    def wait_until_ready(self, timeout: float = 60.0) -> None:
+        """Waits until the server answers requests; DeadlineError if it does not in time."""
+        ends = time.monotonic() + timeout
+        while not self.health(timeout=max(ends - time.monotonic(), 0.01)):
+            if time.monotonic() >= ends:
+                raise _calls.not_ready(self._connection.where.server, timeout)
+            time.sleep(0.1)
+
+    def call(self, method: str, request: Message, *, timeout: float | None = None) -> Any:
+        """Any call of the protocol that has no method here, such as `MonitoringService.GetDrift`, with the messages of
+        `matchpoint.v1`; errors, deadline and keys are the same."""
+        return self._connection.run(_calls.any_call(method, request), timeout)
+
+    @property
+    def channel(self) -> grpc.Channel:
+        """The channel, for the stubs of `matchpoint.v1`: streams. Their calls take `metadata=client.call_metadata`."""
+        return self._connection.channel
+
+    @property
+    def call_metadata(self) -> tuple[tuple[str, str], ...]:
+        """What each call sends along: the key. Secret."""
+        return self._connection.where.metadata

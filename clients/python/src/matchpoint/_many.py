@@ -1,0 +1,117 @@
+"""Many calls with a bound on how many are under way, in order or as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import TypeVar
+
+from .errors import MatchpointError
+from .results import Outcome
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+
+# What is read ahead, as a multiple of what is under way: in order, one that is slow holds up those behind it.
+_AHEAD = 2
+
+
+def check_in_flight(in_flight: int) -> None:
+    if not 1 <= in_flight <= 1000:
+        raise ValueError(f"in_flight is {in_flight}; it is the number of calls under way at once, 1 to 1000")
+
+
+def _outcome(index: int, given: Q, error: Exception) -> Outcome[Q, R]:
+    """What went wrong with one alone. Raises what any other would meet too, and mistakes of the program."""
+    if isinstance(error, MatchpointError) and error.ends_run:
+        raise error
+    if isinstance(error, (MatchpointError, OSError, ValueError)):
+        return Outcome(index, given, error, None)
+    raise error
+
+
+def in_threads(
+    work: Callable[[Q], R], given: Iterable[Q], in_flight: int, ordered: bool
+) -> Iterator[Outcome[Q, R]]:
+    """Each is worked on in one of `in_flight` threads. What is not taken is not begun, beyond a few ahead."""
+
+    def one(index: int, query: Q) -> Outcome[Q, R]:
+        try:
+            return Outcome(index, query, None, work(query))
+        except Exception as error:
+            return _outcome(index, query, error)
+
+    pool = ThreadPoolExecutor(in_flight, thread_name_prefix="matchpoint")
+    waiting: deque[Future[Outcome[Q, R]]] = deque()
+    try:
+        for index, query in enumerate(given):
+            waiting.append(pool.submit(one, index, query))
+            while waiting and (len(waiting) >= in_flight * _AHEAD or _has_one(waiting, ordered)):
+                yield _take(waiting, ordered)
+        while waiting:
+            yield _take(waiting, ordered)
+    finally:
+        # Those under way end by themselves; nobody waits for them.
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _has_one(waiting: deque[Future[Outcome[Q, R]]], ordered: bool) -> bool:
+    return waiting[0].done() if ordered else any(future.done() for future in waiting)
+
+
+def _take(waiting: deque[Future[Outcome[Q, R]]], ordered: bool) -> Outcome[Q, R]:
+    if not ordered:
+        wait(waiting, return_when=FIRST_COMPLETED)
+        first = next(at for at, future in enumerate(waiting) if future.done())
+        waiting.rotate(-first)
+    return waiting.popleft().result()
+
+
+async def in_tasks(
+    work: Callable[[Q], Awaitable[R]], given: Iterable[Q] | AsyncIterable[Q], in_flight: int, ordered: bool
+) -> AsyncIterator[Outcome[Q, R]]:
+    """The same with tasks of the running loop."""
+    places = asyncio.Semaphore(in_flight)
+
+    async def one(index: int, query: Q) -> Outcome[Q, R]:
+        async with places:
+            try:
+                return Outcome(index, query, None, await work(query))
+            except Exception as error:
+                return _outcome(index, query, error)
+
+    async def take() -> Outcome[Q, R]:
+        if not ordered:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            first = next(at for at, task in enumerate(waiting) if task.done())
+            waiting.rotate(-first)
+        return await waiting.popleft()
+
+    def has_one() -> bool:
+        return waiting[0].done() if ordered else any(task.done() for task in waiting)
+
+    waiting: deque[asyncio.Task[Outcome[Q, R]]] = deque()
+    index = 0
+    try:
+        async for query in _each(given):
+            waiting.append(asyncio.create_task(one(index, query)))
+            index += 1
+            while waiting and (len(waiting) >= in_flight * _AHEAD or has_one()):
+                yield await take()
+        while waiting:
+            yield await take()
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def _each(given: Iterable[Q] | AsyncIterable[Q]) -> AsyncIterator[Q]:
+    if isinstance(given, AsyncIterable):
+        async for one in given:
+            yield one
+    else:
+        for one in given:
+            yield one
