@@ -554,6 +554,13 @@ def jpg(draw: random.Random) -> bytes:
     whole = head + b"".join(parts) + bytes(rest)
     if draw.random() < 0.03:
         whole = whole[: draw.randrange(len(whole))]
+    if draw.random() < 0.15:
+        # Behind a scan of several, whose tables come next.
+        tables = [
+            at for at in range(whole.find(b"\xff\xda") + 1, len(whole)) if whole[at : at + 2] == b"\xff\xc4"
+        ]
+        for at in reversed(tables[: draw.choice((1, 2, 20))]):
+            whole = whole[:at] + draw.choice((bytes(1), bytes(300), draw.randbytes(2))) + whole[at:]
     return whole
 
 

@@ -1,7 +1,7 @@
 //! JPEGs, with `libjpeg-turbo`, because that is what the reference has: no other decoder gives its
 //! pixels. What it only warns of, missing data above all, is refused.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::cell::Cell;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, RgbImage};
@@ -9,13 +9,17 @@ use turbojpeg::{Decompressor, PixelFormat, ScalingFactor};
 
 use super::decoded::{Decoded, Reduction};
 use super::segments::Segments;
-use super::{Format, Geometry, ImageLimits, PixelsError};
+use super::{Format, Geometry, ImageLimits, PixelsError, strays};
 
 const FORMAT: Format = Format::Jpeg;
 
 /// Pixels that are gone through, all scans of a progressive JPEG together: some 2 s of a worker. 25 megapixels
 /// in 24 scans fit; encoders write 6 to 20.
 const SCANNED_PIXELS_MAX: u64 = 600_000_000;
+
+/// Pixels that are gone through, and bytes that are read, to find which of a file's bytes are too many:
+/// some 8 s of a worker for the worst of files, as nobody but an attacker sends.
+const MENDING_MAX: u64 = 4 * SCANNED_PIXELS_MAX;
 
 /// How a JPEG is going to be decoded.
 struct JpegPlan {
@@ -42,13 +46,19 @@ impl JpegPlan {
         })
     }
 
+    /// Pixels that are gone through, all scans together.
+    fn scanned_pixels(&self) -> u64 {
+        let (width, height) = self.size;
+        let pixels = u64::from(width) * u64::from(height);
+        pixels.saturating_mul(self.segments.passes() as u64)
+    }
+
     /// Refuses what takes seconds, since all pixels are gone through once for each scan.
     fn check_scans(&self) -> Result<(), PixelsError> {
-        let ((width, height), scans) = (self.size, self.segments.passes());
-        let pixels = u64::from(width) * u64::from(height);
-        if pixels.saturating_mul(scans as u64) <= SCANNED_PIXELS_MAX {
+        if self.scanned_pixels() <= SCANNED_PIXELS_MAX {
             return Ok(());
         }
+        let ((width, height), scans) = (self.size, self.segments.passes());
         Err(PixelsError::TooManyScans {
             width,
             height,
@@ -79,12 +89,17 @@ pub(super) fn decode(
     let plan = JpegPlan::of(bytes, geometry)?;
     limits.check(plan.size, plan.bytes(bytes.len()))?;
     plan.check_scans()?;
-    let mut file = plan.segments.for_decoder(bytes);
+    let file = plan.segments.for_decoder(bytes);
     let image = match decompress(&file, &plan) {
         Ok(image) => image,
         Err(error) => {
-            let stray = stray_bytes(&error).ok_or(error)?;
-            without_stray_bytes(file.to_mut(), stray, &plan)?
+            let left = Cell::new(MENDING_MAX);
+            strays::decode_without(file.into_owned(), error, &|file| {
+                let cost = plan.scanned_pixels().saturating_add(file.len() as u64);
+                let after = left.get().checked_sub(cost);
+                left.set(after.ok_or_else(|| damaged("bytes too many behind several scans"))?);
+                decompress(file, &plan)
+            })?
         }
     };
     let mut image = DynamicImage::from(image);
@@ -154,97 +169,6 @@ fn rgb_of_cmyk(samples: &[u8]) -> Vec<u8> {
         }
     }
     rgb
-}
-
-/// How many bytes the decoder found too many before the end marker, if that is what it warned of.
-fn stray_bytes(error: &PixelsError) -> Option<usize> {
-    let PixelsError::Undecodable { cause, .. } = error else {
-        return None;
-    };
-    let count = cause.strip_suffix(" extraneous bytes before marker 0xd9")?;
-    count.rsplit(' ').next()?.parse().ok()
-}
-
-/// Decodes a file whose coded data have bytes too many before its end, if these bytes are all that is
-/// wrong with it.
-///
-/// Damage in the middle leaves bytes over, too: the decoder has lost its place then. What tells them
-/// apart is where the picture's own data end. An encoder fills its last byte with ones, so that zeros
-/// from there on are padding, and were they in place of lost data, then nothing would be left of the
-/// picture's end without them. Other bytes are believed to be strays only if they are few.
-fn without_stray_bytes(
-    file: &mut Vec<u8>,
-    stray: usize,
-    plan: &JpegPlan,
-) -> Result<RgbImage, PixelsError> {
-    let is_stray = |cause| damaged(&format!("{stray} bytes too many {cause}"));
-    let coded = file.strip_suffix(&END).unwrap_or(file);
-    let zeros = coded.iter().rev().take_while(|byte| **byte == 0).count();
-    let own = coded.len() - zeros;
-    if stray <= zeros && coded.get(..own).is_some_and(|own| !own.ends_with(&[0xff])) {
-        end_at(file, own);
-        return decompress(file, plan)
-            .map_err(|_lacks_data| is_stray("before its end, and its last pixels are lost"));
-    }
-    let most = coded.len();
-    let mut own = None;
-    for removed in stray..=STRAY_BYTES_MAX {
-        let mut shorter = file.clone();
-        end_at(&mut shorter, most.saturating_sub(removed));
-        if decompress(&shorter, plan).is_err() {
-            break;
-        }
-        own = Some(shorter);
-    }
-    let mut own = own.ok_or_else(|| is_stray("before its end"))?;
-    if !ends_in_ones(&mut own, plan) {
-        return Err(is_stray("before its end, which is no encoder's"));
-    }
-    decompress(&own, plan)
-}
-
-/// The end marker.
-const END: [u8; 2] = [0xff, 0xd9];
-
-/// Strays that are not zeros and that are passed over. More of them are found in one of seven damaged
-/// files, so few in one of a hundred.
-const STRAY_BYTES_MAX: usize = 4;
-
-/// Ends coded data after this many bytes of a file, and the file with them.
-fn end_at(file: &mut Vec<u8>, length: usize) {
-    file.truncate(length);
-    // The first of two bytes that are one of the data.
-    while file.ends_with(&[0xff]) {
-        file.pop();
-    }
-    file.extend_from_slice(&END);
-}
-
-/// Whether the last byte of coded data is filled with ones, as the standard has it: whether its last
-/// zero is read by the decoder.
-fn ends_in_ones(file: &mut [u8], plan: &JpegPlan) -> bool {
-    let digest = |file: &[u8]| {
-        let mut hasher = DefaultHasher::new();
-        decompress(file, plan).ok().map(|image| {
-            image.as_raw().hash(&mut hasher);
-            hasher.finish()
-        })
-    };
-    let Some(last) = file.len().checked_sub(END.len() + 1) else {
-        return false;
-    };
-    let before = digest(file);
-    let Some(byte) = file.get_mut(last) else {
-        return false;
-    };
-    let own = *byte;
-    *byte |= 1_u8.checked_shl(own.trailing_ones()).unwrap_or(0);
-    // Not to begin a marker.
-    let is_changed = *byte != 0xff && digest(file) != before;
-    if let Some(byte) = file.get_mut(last) {
-        *byte = own;
-    }
-    is_changed
 }
 
 /// What an orientation does to rows and columns.

@@ -24,6 +24,7 @@ mod precheck;
 mod resize;
 mod segments;
 mod sniff;
+mod strays;
 mod thumbnail;
 mod webp;
 mod window;

@@ -198,6 +198,23 @@ impl Segments {
     }
 }
 
+/// Where the coded data of each scan end, of a file as the decoder is to see it.
+pub(super) fn ends_of_scans(file: &[u8]) -> Vec<usize> {
+    let (mut ends, mut at, mut is_coded) = (Vec::new(), 2, false);
+    while let Ok(Some(next)) = next_marker(file, at, is_coded) {
+        if is_coded {
+            ends.push(next.at);
+        }
+        let length = file.get(next.at + 2..).and_then(<[u8]>::first_chunk);
+        let Some(length) = length.filter(|_| next.marker != 0xd9) else {
+            break;
+        };
+        at = next.at + 2 + usize::from(u16::from_be_bytes(*length).max(2));
+        is_coded = next.marker == 0xda;
+    }
+    ends
+}
+
 /// Whether a segment says something of the pixels. Other notes, such as colour profiles, do not, and a
 /// decoder warns if their numbering is wrong.
 fn is_for_decoder(marker: u8, data: &[u8]) -> bool {

@@ -226,6 +226,46 @@ fn a_jpeg_that_lacks_no_pixel_is_decoded_whatever_stands_between() {
 }
 
 #[test]
+fn strays_behind_any_scan_are_passed_over_and_hide_no_loss() {
+    let plain = read("progressive.jpg");
+    let pixels = Pixels::decode(&plain, &LIMITS, WHITE).unwrap();
+    let first = plain.windows(2).position(|two| two == [0xff, 0xda]);
+    let first = first.unwrap();
+    // The tables of the next scan follow each scan but the last ones.
+    let ends = plain.windows(2).enumerate().skip(first);
+    let ends = ends.filter(|(_, two)| *two == [0xff, 0xc4]);
+    let ends: Vec<usize> = ends.map(|(at, _)| at).collect();
+    assert!(5 < ends.len(), "{}", ends.len());
+    let with = |file: &[u8], at: usize, strays: &[u8]| {
+        let (before, after) = file.split_at(at);
+        [before, strays, after].concat()
+    };
+    let mut all = plain.clone();
+    for end in ends.iter().rev() {
+        for strays in [&[0][..], &[0; 300]] {
+            let decoded = Pixels::decode(&with(&plain, *end, strays), &LIMITS, WHITE);
+            assert_eq!(decoded.as_ref(), Ok(&pixels), "{end} {strays:?}");
+        }
+        let many = with(&plain, *end, b"many other bytes");
+        assert_eq!(outcome(&many), "Undecodable", "{end}");
+        let strays = if *end == ends[0] {
+            [0x55, 0x07]
+        } else {
+            [0; 2]
+        };
+        all = with(&all, *end, &strays);
+    }
+    let decoded = Pixels::decode(&all, &LIMITS, WHITE);
+    assert_eq!(decoded.as_ref(), Ok(&pixels));
+
+    // The first scan has strays, and a later one lacks bytes.
+    let lost = ends[2] - 6;
+    let file = [&plain[..lost], &plain[ends[2]..]].concat();
+    assert_eq!(outcome(&file), "Undecodable");
+    assert_eq!(outcome(&with(&file, ends[0], &[0; 3])), "Undecodable");
+}
+
+#[test]
 fn a_screen_that_is_too_small_is_widened_to_its_first_frame() {
     let whole = decode("animated.gif");
     let size = |pixels: &Pixels| (pixels.width(), pixels.height());
