@@ -272,7 +272,7 @@ fn write_csv(file: &Path, decisions: &[RecordedDecision]) -> anyhow::Result<()> 
             "",
         ])?;
     }
-    csv.finish()
+    Ok(csv.finish()?)
 }
 
 fn queue_text(decisions: &[RecordedDecision]) -> String {

@@ -1,22 +1,30 @@
 //! CSV files that commands write: nothing in them runs in a spreadsheet.
 
 use std::fs::File;
+use std::io::{self, Write};
 use std::path::Path;
 
 use matchpoint_arrays::guarded;
 
 /// A CSV file that is written row by row.
-pub(super) struct CsvFile(csv::Writer<File>);
+pub(super) struct CsvFile<W: Write>(csv::Writer<W>);
 
-impl CsvFile {
+impl CsvFile<File> {
     /// Begins one, with the names of its columns.
     pub(super) fn create(path: &Path, columns: &[&str]) -> anyhow::Result<Self> {
-        let mut file = Self(csv::Writer::from_path(path)?);
+        Ok(Self::within(File::create(path)?, columns)?)
+    }
+}
+
+impl<W: Write> CsvFile<W> {
+    /// Begins one in what takes its bytes.
+    pub(super) fn within(file: W, columns: &[&str]) -> io::Result<Self> {
+        let mut file = Self(csv::Writer::from_writer(file));
         file.row(columns)?;
         Ok(file)
     }
 
-    pub(super) fn row(&mut self, cells: &[impl AsRef<str>]) -> anyhow::Result<()> {
+    pub(super) fn row(&mut self, cells: &[impl AsRef<str>]) -> io::Result<()> {
         let guarded = cells.iter().map(|cell| guarded(cell.as_ref()));
         let guarded: Vec<_> = guarded.collect();
         Ok(self
@@ -25,7 +33,7 @@ impl CsvFile {
     }
 
     /// Ends it; what was written is with the system then.
-    pub(super) fn finish(mut self) -> anyhow::Result<()> {
-        Ok(self.0.flush()?)
+    pub(super) fn finish(mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }

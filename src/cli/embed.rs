@@ -65,7 +65,7 @@ impl Embed {
         }
         let list = self.out.with_extension("csv");
         let vectors_file = OutputFile::check(&self.out)?;
-        OutputFile::check(&list)?;
+        let list_file = OutputFile::check(&list)?;
         let files = images::listed(&self.images)?;
         if files.is_empty() {
             return Err(fail(Exit::NoInput, "there are no images in what was named"));
@@ -75,25 +75,28 @@ impl Embed {
         let loaded = models.open(&self.model, self.precision.as_deref())?;
         let results = images::embedded(&files, &loaded, limits);
 
-        let (mut rows, mut failed) = (Vec::new(), Vec::new());
-        let mut lines = CsvFile::create(&list, &["path", "row", "reason"])?;
+        let (mut rows, mut failed, mut lines) = (Vec::new(), Vec::new(), Vec::new());
         for (path, result) in files.iter().zip(&results) {
             let path = path.display().to_string();
             match result {
                 Ok(embedded) => {
-                    lines.row(&[&path, &rows.len().to_string(), ""])?;
+                    lines.push([path, rows.len().to_string(), String::new()]);
                     rows.push(embedded.embedding.as_slice());
                 }
                 Err(reason) => {
-                    lines.row(&[path.as_str(), "", reason])?;
+                    lines.push([path.clone(), String::new(), reason.clone()]);
                     let reason = reason.clone();
                     failed.push(RefusedItem { item: path, reason });
                 }
             }
         }
-        lines.finish()?;
         let dimension = loaded.model.dimension();
         vectors_file.write(|file| npy::write(file, dimension, &rows))?;
+        list_file.write(|file| {
+            let mut list = CsvFile::within(file, &["path", "row", "reason"])?;
+            lines.iter().try_for_each(|line| list.row(line))?;
+            list.finish()
+        })?;
         let report = EmbedReport {
             rows: rows.len(),
             vectors: self.out,

@@ -206,7 +206,7 @@ impl ExportedPictures {
         for row in &self.rows {
             csv.row(row)?;
         }
-        csv.finish()
+        Ok(csv.finish()?)
     }
 
     fn text(&self) -> String {

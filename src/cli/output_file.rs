@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::exit::{Exit, fail};
 use super::output::Output;
+use crate::deployment::TemporaryFolder;
 use matchpoint_report::ReportContents;
 
 /// A file that will be written. What is there already is replaced.
@@ -61,4 +62,16 @@ impl OutputFile {
         output.note(&format!("report: {}", self.0.display()));
         Ok(())
     }
+}
+
+/// Writes a file of a folder that is there whole in the end, or not at all.
+pub(super) fn write_within(
+    folder: &TemporaryFolder,
+    path: &Path,
+    bytes: &[u8],
+) -> anyhow::Result<()> {
+    folder.write(path, bytes).map_err(|cause| {
+        let message = format!("cannot write {cause}; nothing of it is kept");
+        fail(Exit::Io, message)
+    })
 }

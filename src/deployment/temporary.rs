@@ -1,6 +1,7 @@
 //! Folders and files that are there while something is made, under names that nothing else can have.
 
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -43,6 +44,20 @@ impl TemporaryFolder {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Writes a file of it, in a folder within if its path has one. It is on the disk when this returns.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), DeploymentError> {
+        let path = self.path.join(path);
+        let written = fs::create_dir_all(parent_of(&path)).and_then(|()| {
+            let mut file = File::create(&path)?;
+            file.write_all(bytes)?;
+            file.sync_all()
+        });
+        written.map_err(|cause| DeploymentError::io(&path, &cause))
     }
 
     /// Gives it the name `to`, in the same folder, where nothing has it.

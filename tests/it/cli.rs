@@ -2477,6 +2477,48 @@ fn a_new_model_of_which_nobody_says_how_images_are_prepared_is_refused_key_by_ke
 }
 
 #[test]
+fn a_new_model_is_there_whole_or_not_at_all() {
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("own");
+    let names = || {
+        let entries = fs::read_dir(folder.path()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    // The model takes no picture of this size, which shows only when it is opened, or run.
+    let refused = new_model(&out, &[&LITE0[..], &["output.dimension=7"]].concat());
+    assert_eq!(refused.status.code(), Some(65), "{}", text(&refused.stderr));
+    // What only the end finds: the folder cannot have its place.
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("notes.txt"), "mine").unwrap();
+    let refused = new_model(&out, &LITE0);
+    assert_eq!(refused.status.code(), Some(2));
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
+
+    let pipe = folder.path().join("config.json");
+    let made = Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let onnx = model().join("model.onnx");
+    let arguments = ["model", "new", path(&onnx), "--from", path(&pipe)];
+    let refused = run(&[&arguments[..], &["--out", path(&folder.path().join("x"))]].concat());
+    assert_eq!(refused.status.code(), Some(66), "{}", text(&refused.stderr));
+    assert_eq!(names(), ["config.json", "own"]);
+
+    // An empty folder is as good as none; the golden picture has the name of its kind, not its own.
+    fs::remove_file(out.join("notes.txt")).unwrap();
+    let photo = folder.path().join("photo.f32");
+    fs::copy(model().join("golden.jpg"), &photo).unwrap();
+    let arguments = ["model", "new", path(&onnx), "--golden", path(&photo)];
+    let mut arguments = [&arguments[..], &["--out", path(&out)]].concat();
+    arguments.extend(LITE0.iter().flat_map(|one| ["--set", one]));
+    let made = run(&arguments);
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    assert!(out.join("golden.jpg").exists() && out.join("golden.f32").exists());
+    assert_eq!(names(), ["config.json", "own", "photo.f32"]);
+}
+
+#[test]
 fn a_tensor_within_the_network_can_be_the_embedding() {
     let folder = TempDir::new().unwrap();
     let out = folder.path().join("cut");

@@ -240,7 +240,8 @@ impl Fusing<'_> {
         }
         let file = Value::from(manifest.file.to_string_lossy().into_owned());
         set(&mut table, &["file"], "path", file);
-        let mut draft = onnx.draft(&table.to_string(), self.runtime).ok()?;
+        let draft = onnx.draft(&table.to_string(), self.runtime, OnnxFile::RUN_TIME_MAX);
+        let mut draft = draft.ok()?;
         let limits = ImageLimits {
             bytes_max: usize::try_from(GOLDEN_BYTES_MAX).unwrap_or(usize::MAX),
             decode_bytes_max: super::golden::GOLDEN_DECODE_BYTES_MAX,

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use base16ct::lower::encode_string;
 use ort::value::{Outlet, ValueType};
@@ -53,13 +54,21 @@ pub struct ModelDraft {
 }
 
 impl OnnxFile {
-    /// Reads an ONNX file whole. Whether it is one is for [`OnnxFile::interface`] to say.
+    /// When a run of a draft is ended, unless something else is said.
+    pub const RUN_TIME_MAX: Duration = session::FIRST_RUN_TIME_MAX;
+
+    /// Reads an ONNX file whole, or what a link to one leads to: a model's folder has a copy, and no link.
+    /// Whether it is one is for [`OnnxFile::interface`] to say.
     ///
     /// # Errors
-    /// The file cannot be read, is a link or longer than any ONNX file.
+    /// The file cannot be read, or is longer than any ONNX file.
     pub fn read(path: &Path) -> Result<Self, ModelError> {
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let name = path.file_name().map(Path::new).unwrap_or(path);
+        let target = path.canonicalize().map_err(|cause| ModelError::Read {
+            path: path.to_owned(),
+            cause,
+        })?;
+        let folder = target.parent().unwrap_or(Path::new(""));
+        let name = target.file_name().map(Path::new).unwrap_or(&target);
         let bytes = folder::read(folder, name, ONNX_BYTES_MAX)?;
         let path = path.to_owned();
         Ok(Self { path, bytes })
@@ -108,16 +117,22 @@ impl OnnxFile {
         })
     }
 
-    /// The model as the text of a manifest has it, on the CPU. Neither hash nor golden pair is
-    /// looked at.
+    /// The model as the text of a manifest has it, on the CPU; a run of it is ended after `run_time_max`.
+    /// Neither hash nor golden pair is looked at.
     ///
     /// # Errors
     /// The manifest has mistakes, all of which are named, or does not fit the model.
-    pub fn draft(&self, manifest: &str, runtime: &Runtime) -> Result<ModelDraft, ModelError> {
+    pub fn draft(
+        &self,
+        manifest: &str,
+        runtime: &Runtime,
+        run_time_max: Duration,
+    ) -> Result<ModelDraft, ModelError> {
         let manifest = self.manifest(manifest)?;
         let builder = session::builder(runtime, Provider::Cpu, ONE_THREAD);
         let session = Session::create(builder, &self.bytes, &manifest);
-        let session = session.map_err(|error| error.of(self.path.clone()))?;
+        let mut session = session.map_err(|error| error.of(self.path.clone()))?;
+        session.set_time_max(Some(run_time_max));
         let budget = DecodeBudget::new(None);
         Ok(ModelDraft {
             embedder: Embedder::new(session.into(), Arc::new(manifest), budget),

@@ -435,7 +435,7 @@ impl CreateError {
     fn of(self, path: PathBuf) -> ModelError {
         match self {
             Self::Refused(reason) => ModelError::Refused { path, reason },
-            Self::Onnx(error @ OnnxError::Malformed(_)) => {
+            Self::Onnx(error @ (OnnxError::Malformed(_) | OnnxError::Foreign(_))) => {
                 let reason = error.to_string();
                 ModelError::Refused { path, reason }
             }

@@ -9,6 +9,8 @@
 //! refuses more than the runtime does where the two could differ: a field that occurs twice counts
 //! each time, and a group, which no ONNX file has, is refused.
 
+use crate::pixels::{SNIFF_BYTES, sniff};
+
 /// Nested messages; protobuf's own readers stop at as many.
 const DEPTH_MAX: usize = 100;
 
@@ -22,6 +24,9 @@ pub(super) enum OnnxError {
     /// The bytes are no ONNX file.
     #[error("it is not an ONNX file: {0}")]
     Malformed(&'static str),
+    /// The bytes are another kind of file.
+    #[error("it is not an ONNX file, but looks like {0}")]
+    Foreign(&'static str),
     /// A tensor is kept in another file, which no hash covers.
     #[error(
         "the tensor {tensor:?} is kept in another file ({location:?}), which file.sha256 does not \
@@ -160,6 +165,19 @@ const CUT: OnnxError = OnnxError::Malformed("it is cut short");
 
 /// Refuses a file that is no ONNX, and one whose network is not all in these bytes.
 pub(super) fn check(onnx: &[u8]) -> Result<(), OnnxError> {
+    whole(onnx).map_err(|error| {
+        let head = onnx.get(..SNIFF_BYTES).unwrap_or(onnx);
+        match (&error, sniff(head)) {
+            (OnnxError::Malformed(_), Ok(format)) => OnnxError::Foreign(format.as_str()),
+            (OnnxError::Malformed(_), Err(words)) if words != "unknown data" => {
+                OnnxError::Foreign(words)
+            }
+            _ => error,
+        }
+    })
+}
+
+fn whole(onnx: &[u8]) -> Result<(), OnnxError> {
     let (at, identifier) = ORT_FORMAT;
     if onnx.get(at) == Some(identifier) {
         return Err(OnnxError::Malformed(
@@ -423,15 +441,25 @@ mod tests {
             0xff,
             0x7f,
         ];
-        let group = [7 << 3 | 3, 7 << 3 | 4];
+        let group = [7 << 3 | 3, 7 << 3 | 4, 1];
         let ort = b"\x1a\x06\0\0ORTM";
-        let bytes: [&[u8]; 7] = [b"", b"version", &endless, &beyond, &group, ort, &[0, 0]];
+        let bytes: [&[u8]; 7] = [b"", b"\x01version", &endless, &beyond, &group, ort, &[0, 0]];
         for bytes in bytes {
             let found = check(bytes);
             assert!(
                 matches!(found, Err(OnnxError::Malformed(_))),
                 "{bytes:?}: {found:?}"
             );
+        }
+        for (bytes, words) in [
+            (
+                &b"version https://git-lfs.github.com/spec/v1\noid sha256:0"[..],
+                "a Git LFS pointer and not the file",
+            ),
+            (b"<!DOCTYPE html><html>", "HTML or XML"),
+            (b"\xff\xd8\xff\xe0", "JPEG"),
+        ] {
+            assert_eq!(check(bytes), Err(OnnxError::Foreign(words)));
         }
         let mut state = 7_u32;
         for length in 0..2000 {

@@ -1,9 +1,13 @@
 //! One ONNX Runtime session: made from bytes in memory, checked against the manifest, run.
 
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
 use ort::ep::cuda::ConvAlgorithmSearch;
 use ort::ep::{self, ExecutionProvider as _};
-use ort::session::Session as OrtSession;
 use ort::session::builder::{AutoDevicePolicy, SessionBuilder};
+use ort::session::{NoSelectedOutputs, RunOptions, Session as OrtSession};
 use ort::value::{DynValue, Outlet, Tensor, TensorElementType, TensorRef, ValueType};
 
 use super::input::TensorLayout;
@@ -52,7 +56,13 @@ pub(super) struct Session {
     output: String,
     take: EmbeddingPart,
     dimension: usize,
+    /// When a run is ended, if it is.
+    time_max: Option<Duration>,
 }
+
+/// When a run of a model that has not been seen to work is ended: a network can hold a loop without an
+/// end. A hundred times what the largest models need for a picture on one thread.
+pub(super) const FIRST_RUN_TIME_MAX: Duration = Duration::from_mins(5);
 
 /// The types of number in which a model takes an image.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -140,7 +150,13 @@ impl Session {
             output: manifest.output.name.clone(),
             take: manifest.output.take,
             dimension: manifest.output.dimension,
+            time_max: Some(FIRST_RUN_TIME_MAX),
         })
+    }
+
+    /// Ends runs after this long from now on, or never.
+    pub(super) fn set_time_max(&mut self, time_max: Option<Duration>) {
+        self.time_max = time_max;
     }
 
     /// How many images it runs at once, at most.
@@ -188,14 +204,21 @@ impl Session {
         let [first, second, third] = rest;
         let count = i64::try_from(images).map_err(|e| e.to_string())?;
         let shape = [count, first, second, third];
-        let outputs = if self.element == TensorElement::F32 {
+        let inputs = if self.element == TensorElement::F32 {
             let input = TensorRef::from_array_view((shape, tensors)).map_err(|e| e.to_string())?;
-            self.session.run(ort::inputs![input])
+            ort::inputs![input]
         } else {
             let input = converted(self.element, shape, tensors).map_err(|e| e.to_string())?;
-            self.session.run(ort::inputs![input])
+            ort::inputs![input]
         };
-        let outputs = outputs.map_err(|e| e.to_string())?;
+        let options = RunOptions::new().map_err(|e| e.to_string())?;
+        let outputs = match self.time_max {
+            None => self.session.run(inputs).map_err(|e| e.to_string()),
+            Some(time_max) => {
+                let run = || self.session.run_with_options(inputs, &options);
+                run_within(time_max, &options, run)
+            }
+        }?;
         let output = outputs
             .get(&self.output)
             .ok_or_else(|| format!("no output {:?}", self.output))?;
@@ -215,6 +238,31 @@ impl Session {
                 )
             })
     }
+}
+
+/// What `run` gives, which ends early if its options say so, as they do after this long.
+fn run_within<T>(
+    time_max: Duration,
+    options: &RunOptions<NoSelectedOutputs>,
+    run: impl FnOnce() -> ort::Result<T>,
+) -> Result<T, String> {
+    let (done, ended) = mpsc::channel::<()>();
+    let late = move || {
+        let late = ended.recv_timeout(time_max) == Err(RecvTimeoutError::Timeout);
+        late && options.terminate().is_ok()
+    };
+    thread::scope(|scope| {
+        let watch = thread::Builder::new().spawn_scoped(scope, late);
+        let watch = watch.map_err(|cause| cause.to_string())?;
+        let result = run();
+        drop(done);
+        match result {
+            Err(_) if watch.join().unwrap_or(false) => Err(format!(
+                "it did not end within {time_max:?}, and was ended; does it hold a loop?"
+            )),
+            result => result.map_err(|cause| cause.to_string()),
+        }
+    })
 }
 
 /// A session of any model, of bytes that are all of it.

@@ -1,12 +1,11 @@
 //! The folder of a head: written beside, opened as it will be, and then given its name.
 
-use std::fs::{self, File};
-use std::io::Write as _;
 use std::path::Path;
 
 use super::AdaptedModel;
 use crate::cli::exit::{Exit, fail};
 use crate::cli::head::{RECORD_NAME, WEIGHTS_NAME};
+use crate::cli::output_file::write_within;
 use crate::deployment::{DeploymentError, LoadedModel, Models, TemporaryFolder};
 use matchpoint_adapt::{AdaptedHead, HeadRecord};
 use matchpoint_embed::{HeadWeights, adapted_folder};
@@ -28,7 +27,7 @@ impl Writing<'_> {
     ) -> anyhow::Result<Vec<AdaptedModel>> {
         let temporary = TemporaryFolder::new(out)?;
         let record = self.record.to_bytes()?;
-        let write = |path: &Path, bytes: &[u8]| write(temporary.path(), path, bytes);
+        let write = |path: &Path, bytes: &[u8]| write_within(&temporary, path, bytes);
         write(Path::new(WEIGHTS_NAME), &self.adapted.head.to_bytes())?;
         let mut written = Vec::new();
         if let Some(base) = self.model {
@@ -64,23 +63,4 @@ impl Writing<'_> {
         })?;
         Ok(written)
     }
-}
-
-fn write(folder: &Path, path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let path = folder.join(path);
-    let written = path
-        .parent()
-        .map_or(Ok(()), fs::create_dir_all)
-        .and_then(|()| {
-            let mut file = File::create(&path)?;
-            file.write_all(bytes)?;
-            file.sync_all()
-        });
-    written.map_err(|cause| {
-        let message = format!(
-            "cannot write {}: {cause}; nothing of it is kept",
-            path.display()
-        );
-        fail(Exit::Io, message)
-    })
 }

@@ -31,6 +31,7 @@ impl Library {
 /// # Errors
 /// What cannot be read as one of the three, or asks for what no key has.
 pub(super) fn read(json: &[u8], keys: &mut Keys) -> Result<Library, String> {
+    let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
     let json: Value =
         serde_json::from_slice(json).map_err(|cause| format!("it is not JSON: {cause}"))?;
     keys.set_text("input.colour", "rgb");
@@ -61,20 +62,17 @@ pub(super) fn read(json: &[u8], keys: &mut Keys) -> Result<Library, String> {
 
 fn of_timm(json: &Value, keys: &mut Keys) -> Result<(), String> {
     let sides = list(json, "input_size")?;
-    let [_, height, width] = whole_sides(&sides)?;
+    let (width, height) = rgb_sides(&sides)?;
     size(keys, width, height);
     mean_and_std(keys, &list(json, "mean")?, &list(json, "std")?)?;
-    filter(keys, text(json, "interpolation").unwrap_or("bicubic"))?;
-    if let Some(licence) = text(json, "license") {
+    filter(keys, text(json, "interpolation")?.unwrap_or("bicubic"))?;
+    if let Some(licence) = text(json, "license")? {
         keys.set_text("licence", licence);
     }
-    let crop = json
-        .get("crop_pct")
-        .and_then(Value::as_f64)
-        .unwrap_or(0.875);
+    let crop = share(json, "crop_pct")?.unwrap_or(0.875);
     // timm rounds each side down.
     let scaled = |side: u32| whole((f64::from(side) / crop).floor());
-    match text(json, "crop_mode").unwrap_or("center") {
+    match text(json, "crop_mode")?.unwrap_or("center") {
         "center" if width == height => {
             keys.set_text("resize.fit", "crop");
             keys.set("resize.short_side", scaled(width)?.to_string());
@@ -89,7 +87,10 @@ fn of_open_clip(json: &Value, keys: &mut Keys) -> Result<(), String> {
     const MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
     const STD: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
     let none = Value::Null;
-    let how = json.get("preprocess_cfg").unwrap_or(&none);
+    let how = read_as(json, "preprocess_cfg", "an object", |value| {
+        value.is_object().then_some(value)
+    })?;
+    let how = how.unwrap_or(&none);
     let vision = json.pointer("/model_cfg/vision_cfg").unwrap_or(&none);
     let side = how.get("size").or_else(|| vision.get("image_size"));
     let (width, height) = side
@@ -101,8 +102,8 @@ fn of_open_clip(json: &Value, keys: &mut Keys) -> Result<(), String> {
         None => Ok(usual.to_vec()),
     };
     mean_and_std(keys, &given("mean", MEAN)?, &given("std", STD)?)?;
-    filter(keys, text(how, "interpolation").unwrap_or("bicubic"))?;
-    match text(how, "resize_mode").unwrap_or("shortest") {
+    filter(keys, text(how, "interpolation")?.unwrap_or("bicubic"))?;
+    match text(how, "resize_mode")?.unwrap_or("shortest") {
         "shortest" if width == height => {
             keys.set_text("resize.fit", "crop");
             keys.set("resize.short_side", width.to_string());
@@ -115,7 +116,7 @@ fn of_open_clip(json: &Value, keys: &mut Keys) -> Result<(), String> {
         }
         "longest" => {
             keys.set_text("resize.fit", "pad");
-            let fill = how.get("fill_color").and_then(Value::as_u64).unwrap_or(0);
+            let fill = read_as(how, "fill_color", "a grey level", Value::as_u64)?.unwrap_or(0);
             keys.set("resize.fill", format!("[{fill}, {fill}, {fill}]"));
         }
         other => return Err(unknown("resize_mode", other)),
@@ -169,9 +170,7 @@ const UNDERSTOOD: [&str; 22] = [
 /// The processor's name without what is the same for all, and whether it cuts out the centre unless
 /// told.
 fn processor(json: &Value) -> Result<(&str, bool), String> {
-    let kind = text(json, "image_processor_type").or_else(|| text(json, "feature_extractor_type"));
-    let kind =
-        kind.ok_or("image_processor_type is missing, and each processor has its own steps")?;
+    let kind = kind(json)?;
     let base = kind.strip_suffix("Fast").unwrap_or(kind);
     let base = base
         .strip_suffix("ImageProcessor")
@@ -181,7 +180,8 @@ fn processor(json: &Value) -> Result<(&str, bool), String> {
         let names: Vec<&str> = PROCESSORS.iter().map(|(name, _)| *name).collect();
         let names = names.join(", ");
         format!(
-            "{kind} may have steps of its own; read are the processors of {names}: state the keys by --set"
+            "{} may have steps of its own; read are the processors of {names}: state the keys by --set",
+            brief(kind)
         )
     })?;
     let object = json.as_object().into_iter().flatten();
@@ -193,21 +193,33 @@ fn processor(json: &Value) -> Result<(&str, bool), String> {
     match foreign {
         None => Ok(*known),
         Some((key, value)) => Err(format!(
-            "{key} = {value} is not understood; if it changes no pixel, take it out of the file, and else \
-             state the keys by --set"
+            "{} = {} is not understood; if it changes no pixel, take it out of the file, and else \
+             state the keys by --set",
+            brief(key),
+            brief(&value.to_string())
         )),
     }
 }
 
+/// The name of the processor.
+fn kind(json: &Value) -> Result<&str, String> {
+    let kind = match text(json, "image_processor_type")? {
+        Some(kind) => Some(kind),
+        None => text(json, "feature_extractor_type")?,
+    };
+    kind.ok_or_else(|| {
+        "image_processor_type is missing, and each processor has its own steps".to_owned()
+    })
+}
+
 fn of_transformers(json: &Value, keys: &mut Keys) -> Result<(), String> {
     let (base, crops) = processor(json)?;
-    let flag = |key: &str, usual: bool| json.get(key).and_then(Value::as_bool).unwrap_or(usual);
-    if !flag("do_resize", true) {
+    if !flag(json, "do_resize", true)? {
         return Err("do_resize = false: images of any size are not taken".to_owned());
     }
     scale_of_transformers(json, keys)?;
     // Numbers of Pillow's filters.
-    let resample = json.get("resample").and_then(Value::as_u64);
+    let resample = read_as(json, "resample", "the number of a filter", Value::as_u64)?;
     let name = match resample {
         Some(1) => "lanczos",
         Some(2) => "bilinear",
@@ -218,14 +230,13 @@ fn of_transformers(json: &Value, keys: &mut Keys) -> Result<(), String> {
         None => return Err("resample is missing, and each processor has its own".to_owned()),
     };
     keys.set_text("resize.filter", name);
-    let kind = text(json, "image_processor_type").or_else(|| text(json, "feature_extractor_type"));
-    let kind = kind.unwrap_or("");
+    let kind = kind(json)?;
     let target = json.get("size").ok_or("size is missing")?;
-    let crops = flag("do_center_crop", crops);
-    if let Some(short) = target.get("shortest_edge") {
-        let short = short.as_u64().and_then(|short| u32::try_from(short).ok());
-        let short = short.ok_or("size.shortest_edge is no length")?;
-        if target.get("longest_edge").is_some() {
+    let crops = flag(json, "do_center_crop", crops)?;
+    let edge = |key: &str| read_as(target, key, "a length in pixels", Value::as_f64);
+    if let Some(short) = edge("shortest_edge")? {
+        let short = whole(short)?;
+        if edge("longest_edge")?.is_some() {
             return Err("size.longest_edge beside size.shortest_edge has no equal here".to_owned());
         }
         if base == "ConvNext" {
@@ -274,12 +285,11 @@ fn convnext(json: &Value, side: u32, keys: &mut Keys) -> Result<(), String> {
         keys.set_text("resize.fit", "squash");
         return Ok(());
     }
-    let share = json.get("crop_pct").and_then(Value::as_f64);
-    let share = share.unwrap_or(224.0 / 256.0);
+    let share = share(json, "crop_pct")?.unwrap_or(224.0 / 256.0);
     keys.set_text("resize.fit", "crop");
     let short = whole((f64::from(side) / share).trunc())?;
     keys.set("resize.short_side", short.to_string());
-    margin(text(json, "image_processor_type").unwrap_or(""), keys);
+    margin(kind(json)?, keys);
     Ok(())
 }
 
@@ -291,19 +301,18 @@ fn margin(kind: &str, keys: &mut Keys) {
 }
 
 fn scale_of_transformers(json: &Value, keys: &mut Keys) -> Result<(), String> {
-    let flag = |key: &str| json.get(key).and_then(Value::as_bool).unwrap_or(true);
-    let factor = json.get("rescale_factor").and_then(Value::as_f64);
+    let factor = read_as(json, "rescale_factor", "a number", Value::as_f64)?;
     let factor = factor.unwrap_or(1.0 / 255.0);
-    if !flag("do_rescale") || 1e-7 < (factor - 1.0 / 255.0).abs() {
+    if !flag(json, "do_rescale", true)? || 1e-7 < (factor - 1.0 / 255.0).abs() {
         return Err(format!(
-            "do_rescale and rescale_factor = {factor}: only 1/255 is understood; state input.mean and \
+            "do_rescale and rescale_factor = {factor:?}: only 1/255 is understood; state input.mean and \
              input.std by --set"
         ));
     }
-    if json.get("rescale_offset").and_then(Value::as_bool) == Some(true) {
+    if flag(json, "rescale_offset", false)? {
         return Err(unknown("rescale_offset", "true"));
     }
-    if !flag("do_normalize") {
+    if !flag(json, "do_normalize", true)? {
         keys.set_text("input.scale", "unit");
         return Ok(());
     }
@@ -360,21 +369,66 @@ fn levels(shares: &[f64]) -> String {
     format!("[{}]", texts.join(", "))
 }
 
-fn text<'a>(json: &'a Value, key: &str) -> Option<&'a str> {
-    json.get(key).and_then(Value::as_str)
+/// A key's value; `None` where it is missing or null. One of another type is no default: it was meant to
+/// say something.
+fn read_as<'a, T>(
+    json: &'a Value,
+    key: &str,
+    what: &str,
+    read: impl Fn(&'a Value) -> Option<T>,
+) -> Result<Option<T>, String> {
+    let Some(value) = json.get(key).filter(|value| !value.is_null()) else {
+        return Ok(None);
+    };
+    let wrong = || format!("{key} = {} is not {what}", brief(&value.to_string()));
+    read(value).map(Some).ok_or_else(wrong)
+}
+
+fn text<'a>(json: &'a Value, key: &str) -> Result<Option<&'a str>, String> {
+    read_as(json, key, "a text", Value::as_str)
+}
+
+fn flag(json: &Value, key: &str, usual: bool) -> Result<bool, String> {
+    match json.get(key) {
+        None => Ok(usual),
+        // What null means differs between versions of a processor.
+        Some(said) => said
+            .as_bool()
+            .ok_or_else(|| format!("{key} = {} is not true or false", brief(&said.to_string()))),
+    }
+}
+
+/// The share of a side that is cut out.
+fn share(json: &Value, key: &str) -> Result<Option<f64>, String> {
+    read_as(json, key, "a share from 0.01 to 1", |value| {
+        value.as_f64().filter(|share| (0.01..=1.0).contains(share))
+    })
 }
 
 fn list(json: &Value, key: &str) -> Result<Vec<f64>, String> {
-    let items = json.get(key).and_then(Value::as_array);
-    let numbers = items.and_then(|items| items.iter().map(Value::as_f64).collect());
-    numbers.ok_or_else(|| format!("{key} is missing, or no list of numbers"))
+    let numbers = |value: &Value| value.as_array()?.iter().map(Value::as_f64).collect();
+    let list = read_as(json, key, "a list of numbers", numbers)?;
+    list.ok_or_else(|| format!("{key} is missing"))
 }
 
-fn whole_sides(sides: &[f64]) -> Result<[u32; 3], String> {
-    let [channels, height, width] = sides else {
-        return Err("input_size is not [channels, height, width]".to_owned());
-    };
-    Ok([whole(*channels)?, whole(*height)?, whole(*width)?])
+/// What a message shows of a text that may be of any length.
+fn brief(text: &str) -> String {
+    const SHOWN: usize = 60;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
+/// Width and height of `[channels, height, width]`, as all that is read here has three channels.
+fn rgb_sides(sides: &[f64]) -> Result<(u32, u32), String> {
+    match sides {
+        [3.0, height, width] => Ok((whole(*width)?, whole(*height)?)),
+        _ => Err(format!(
+            "input_size = {} is not [3, height, width]",
+            brief(&format!("{sides:?}"))
+        )),
+    }
 }
 
 fn whole(number: f64) -> Result<u32, String> {
@@ -386,7 +440,7 @@ fn whole(number: f64) -> Result<u32, String> {
     if (1.0..=65_536.0).contains(&number) && number.fract() == 0.0 {
         Ok(number as u32)
     } else {
-        Err(format!("{number} is no length in pixels"))
+        Err(format!("{number:?} is no length in pixels"))
     }
 }
 
@@ -410,6 +464,7 @@ fn sides_of(value: &Value, key: &str) -> Result<(u32, u32), String> {
 }
 
 fn unknown(key: &str, value: &str) -> String {
+    let value = brief(value);
     format!("{key} = {value} has no equal here; state the keys of [resize] by --set")
 }
 
@@ -520,6 +575,51 @@ mod tests {
             ("input.mean", "[127.5, 127.5, 127.5]"),
         ];
         is(&found, &expected);
+    }
+
+    #[test]
+    fn a_value_of_another_type_is_refused_and_no_default() {
+        let vit = r#"{"image_processor_type": "ViTImageProcessor", "resample": 2, "size": 64,
+            "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "x": null}"#;
+        let timm = r#"{"pretrained_cfg": {"input_size": [3, 64, 64], "x": null,
+            "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}"#;
+        let clip =
+            r#"{"model_cfg": {"vision_cfg": {"image_size": 64}}, "preprocess_cfg": {"x": null}}"#;
+        for json in [vit, timm, clip] {
+            assert!(
+                read(json.as_bytes(), &mut Keys::default()).is_ok(),
+                "{json}"
+            );
+        }
+        let cases = [
+            (vit, "do_resize", "\"false\""),
+            (vit, "do_normalize", "0"),
+            (vit, "do_normalize", "null"),
+            (vit, "do_center_crop", "\"false\""),
+            (vit, "rescale_factor", "\"0.0039\""),
+            (vit, "rescale_offset", "1"),
+            (timm, "crop_pct", "\"0.9\""),
+            (timm, "crop_pct", "0"),
+            (timm, "crop_mode", "3"),
+            (timm, "interpolation", "3"),
+            (timm, "license", "[]"),
+            (clip, "interpolation", "3"),
+            (clip, "resize_mode", "5"),
+            (clip, "size", "\"64\""),
+        ];
+        for (json, key, value) in cases {
+            let wrong = json.replace("\"x\": null", &format!("\"{key}\": {value}"));
+            let refused = read(wrong.as_bytes(), &mut Keys::default()).unwrap_err();
+            let said = refused.contains(key) || key == "size" && refused.contains("image size");
+            assert!(said, "{key} = {value}: {refused}");
+        }
+        let grey = timm.replace("[3, 64", "[1, 64");
+        assert!(read(grey.as_bytes(), &mut Keys::default()).is_err());
+        let long = vit.replace("null", &format!("\"{}\"", "a".repeat(1 << 16)));
+        let refused = read(long.as_bytes(), &mut Keys::default()).unwrap_err();
+        assert!(refused.len() < 300, "{}", refused.len());
+        let marked = format!("\u{feff}{vit}");
+        assert!(read(marked.as_bytes(), &mut Keys::default()).is_ok());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::keys::Keys;
 use crate::cli::exit::{Exit, fail};
+use crate::cli::image_ending::ending;
 use crate::deployment::{DeploymentError, read_image};
 use matchpoint_arrays::ReadOptions;
 use matchpoint_embed::caller::Cancellation;
@@ -62,10 +63,19 @@ pub(super) fn make(
         let message = format!("{} cannot be embedded: {cause}", image.display());
         fail(Exit::BadData, message)
     };
-    let own = draft
-        .embedder
-        .embed(&bytes, &limits, &Cancellation::never());
-    let own = own.map_err(|cause| unusable(&cause))?.embedding;
+    let mut embed = || {
+        let embedder = &mut draft.embedder;
+        let embedded = embedder.embed(&bytes, &limits, &Cancellation::never());
+        embedded.map_err(|cause| unusable(&cause))
+    };
+    let own = embed()?.embedding;
+    let apart = cosine(&own, &embed()?.embedding);
+    if apart < COSINE_MIN_MAX {
+        return Err(unusable(&format_args!(
+            "the second time the model gives another embedding, of cosine {apart:.6} to the first; is \
+             there chance in it, such as dropout? Export it for inference"
+        )));
+    }
     let independent = reference.is_some();
     let reference = match reference {
         Some(path) => read_reference(path, own.dimension())?,
@@ -101,11 +111,7 @@ pub(super) fn make(
             ),
         ));
     }
-    let extension = image
-        .extension()
-        .and_then(|end| end.to_str())
-        .unwrap_or("jpg");
-    let name = format!("golden.{}", extension.to_ascii_lowercase());
+    let name = format!("golden.{}", ending(&bytes));
     keys.set_text("golden.image", &name);
     keys.set_text("golden.embedding", "golden.f32");
     keys.set("golden.cosine_min", cosine_min.to_string());

@@ -1,6 +1,8 @@
 //! `matchpoint model new`: the folder of a model, from its ONNX file and its configuration.
 
+use std::fmt::Display;
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -11,9 +13,12 @@ use super::golden::{self, Golden, GoldenReport, with_golden};
 use super::keys::Keys;
 use crate::cli::exit::{Exit, fail};
 use crate::cli::output::{Output, table, wrapped};
+use crate::cli::output_file::write_within;
 use crate::config::{EngineFlags, ProcessEnvironment};
-use crate::deployment::{DeploymentError, Models};
+use crate::deployment::{DeploymentError, LoadedModel, Models, TemporaryFolder};
+use crate::files::open_file;
 use crate::telemetry;
+use matchpoint_embed::EmbedError;
 use matchpoint_embed::caller::Cancellation;
 use matchpoint_embed::draft::{ModelDraft, ModelInterface, OnnxFile, Port};
 use matchpoint_embed::embedder::Embedded;
@@ -97,9 +102,9 @@ impl New {
         self.describe(&mut keys, &interface)?;
         keys.set_text("file.path", "model.onnx");
         keys.set_text("file.sha256", &onnx.sha256());
-        let draft = onnx.draft(&with_golden(&keys), &runtime);
+        let draft = onnx.draft(&with_golden(&keys), &runtime, OnnxFile::RUN_TIME_MAX);
         let mut draft = draft.map_err(|error| self.incomplete(error.into()))?;
-        let mut warnings = warnings(&mut draft, limits);
+        let mut warnings = self.warnings(&mut draft, limits)?;
         let golden = match &self.golden {
             Some(image) => {
                 let reference = self.reference.as_deref();
@@ -109,11 +114,8 @@ impl New {
             None => None,
         };
         warnings.extend(golden.as_ref().and_then(|golden| golden.report.doubt()));
-        write(&folder, &onnx, &keys, golden.as_ref())?;
-        let fingerprint = match golden {
-            Some(_) => Some(models.open(&folder, None)?.model.fingerprint().to_owned()),
-            None => None,
-        };
+        let opened = write(&folder, &onnx, &keys, golden.as_ref(), &mut models)?;
+        let fingerprint = opened.map(|opened| opened.model.fingerprint().to_owned());
         let report = ModelNewReport {
             folder,
             manifest: keys.text(),
@@ -127,17 +129,20 @@ impl New {
         Ok(Exit::Done)
     }
 
-    /// Where the model goes: a folder that holds none yet.
+    /// Where the model goes: where nothing is yet, but perhaps an empty folder.
     fn folder(&self) -> anyhow::Result<PathBuf> {
         let folder = match &self.out {
             Some(out) => out.clone(),
             None => PathBuf::from(self.onnx.file_stem().unwrap_or_default()),
         };
-        for name in ["model.toml", "model.onnx"] {
-            if folder.join(name).exists() {
-                let message = format!("{} has a {name} already", folder.display());
-                return Err(fail(Exit::Usage, message));
-            }
+        let is_empty = fs::read_dir(&folder).is_ok_and(|mut within| within.next().is_none());
+        let about = folder.symlink_metadata();
+        if about.is_ok_and(|about| !(about.is_dir() && is_empty)) {
+            let message = format!(
+                "{} is there already; name a new folder by --out",
+                folder.display()
+            );
+            return Err(fail(Exit::Usage, message));
         }
         Ok(folder)
     }
@@ -186,10 +191,7 @@ impl New {
         keys.set_text("name", &name);
         let mut configuration = None;
         if let Some(path) = &self.from {
-            let json = fs::read(path).map_err(|cause| {
-                let message = format!("cannot read {}: {cause}", path.display());
-                fail(Exit::NoInput, message)
-            })?;
+            let json = configuration_file(path)?;
             let library = configuration::read(&json, keys)
                 .map_err(|why| fail(Exit::BadData, format!("{}: {why}", path.display())))?;
             configuration = Some(library.name());
@@ -221,6 +223,15 @@ impl New {
                 ),
             ));
         };
+        if input.shape.len() != 4 {
+            return Err(fail(
+                Exit::BadData,
+                format!(
+                    "the model's input {input} is no picture, which has four axes: [batch, 3, height, \
+                     width] or [batch, height, width, 3]"
+                ),
+            ));
+        }
         keys.set_text("input.name", &input.name);
         describe_input(keys, input);
         let output = self.chosen(interface)?;
@@ -255,6 +266,7 @@ impl New {
             (Some(name), _) => named(name)
                 .ok_or_else(|| fail(Exit::Internal, format!("the output {name:?} is not there"))),
             (None, [only]) => Ok(only),
+            (None, []) => Err(fail(Exit::BadData, "the model has no output")),
             (None, several) => {
                 let texts: Vec<String> = several.iter().map(Port::to_string).collect();
                 Err(fail(
@@ -266,6 +278,41 @@ impl New {
                 ))
             }
         }
+    }
+
+    /// What is doubtful about the model's embeddings of drawn pictures.
+    fn warnings(&self, draft: &mut ModelDraft, limits: ImageLimits) -> anyhow::Result<Vec<String>> {
+        let unusable = |why: &dyn Display| {
+            let message = format!("{} cannot be used: {why}", self.onnx.display());
+            fail(Exit::BadData, message)
+        };
+        let mut embedded: Vec<Embedded> = Vec::new();
+        let mut reason = None;
+        for picture in doubts::unlike_pictures() {
+            let one = draft
+                .embedder
+                .embed(&picture, &limits, &Cancellation::never());
+            match one {
+                Ok(one) => embedded.push(one),
+                // It would fail again, or take as long.
+                Err(EmbedError::Model { reason }) => return Err(unusable(&reason)),
+                Err(EmbedError::NoEmbedding { cause }) => reason = Some(cause.to_string()),
+                Err(refused) => reason = Some(refused.to_string()),
+            }
+        }
+        let mut warnings = doubts::of(draft.embedder.dimension(), &embedded);
+        match reason {
+            Some(none) if embedded.is_empty() => {
+                return Err(unusable(&format_args!(
+                    "it gives no embedding for any of the drawn test pictures ({none})"
+                )));
+            }
+            Some(reason) => warnings.push(format!(
+                "a test picture has no embedding ({reason}); pictures such as it will be refused"
+            )),
+            None => {}
+        }
+        Ok(warnings)
     }
 
     /// A manifest that lacks keys is no fault of the model.
@@ -286,7 +333,7 @@ impl New {
 
 fn describe_input(keys: &mut Keys, input: &Port) {
     let [_, second, third, fourth] = input.shape.as_slice() else {
-        return; // the manifest's own check names the shape
+        return;
     };
     let is_channels = |length: &Option<u32>| matches!(length, Some(1 | 3 | 4));
     let (first, last) = (is_channels(second), is_channels(fourth));
@@ -314,40 +361,41 @@ fn describe_input(keys: &mut Keys, input: &Port) {
     }
 }
 
-fn warnings(draft: &mut ModelDraft, limits: ImageLimits) -> Vec<String> {
-    let mut embedded: Vec<Embedded> = Vec::new();
-    let mut reasons = Vec::new();
-    for picture in doubts::unlike_pictures() {
-        match draft
-            .embedder
-            .embed(&picture, &limits, &Cancellation::never())
-        {
-            Ok(one) => embedded.push(one),
-            Err(reason) => reasons.push(reason.to_string()),
-        }
+/// Reads a configuration, which is no pipe, and not endless.
+fn configuration_file(path: &Path) -> anyhow::Result<Vec<u8>> {
+    // Real ones have a kilobyte or two.
+    const BYTES_MAX: u64 = 1 << 20;
+    let failed = |cause: String| {
+        let message = format!("cannot read {}: {cause}", path.display());
+        fail(Exit::NoInput, message)
+    };
+    let mut bytes = Vec::new();
+    let file = open_file(path).map_err(|cause| failed(cause.to_string()))?;
+    let read = file.take(BYTES_MAX + 1).read_to_end(&mut bytes);
+    match read {
+        Ok(length) if length as u64 <= BYTES_MAX => Ok(bytes),
+        Ok(_) => Err(failed("it is longer than any configuration".to_owned())),
+        Err(cause) => Err(failed(cause.to_string())),
     }
-    let mut warnings = doubts::of(draft.embedder.dimension(), &embedded);
-    warnings.extend(reasons.into_iter().next().map(|reason| {
-        format!("a test picture has no embedding ({reason}); pictures such as it will be refused")
-    }));
-    warnings
 }
 
-/// Writes the folder, the manifest last.
+/// Writes the folder beside its place, opens the model if it has a golden pair, and puts the folder in its
+/// place then: there is a whole one or none.
 fn write(
     folder: &Path,
     onnx: &OnnxFile,
     keys: &Keys,
     golden: Option<&Golden>,
-) -> anyhow::Result<()> {
-    let write = |name: &str, bytes: &[u8]| {
-        let path = folder.join(name);
-        fs::write(&path, bytes).map_err(|cause| {
-            let message = format!("cannot write {}: {cause}", path.display());
-            fail(Exit::Io, message)
-        })
+    models: &mut Models,
+) -> anyhow::Result<Option<LoadedModel>> {
+    let failed = |cause: std::io::Error| {
+        let message = format!("cannot write {}: {cause}", folder.display());
+        fail(Exit::Io, message)
     };
-    fs::create_dir_all(folder)?;
+    let parent = folder.parent().unwrap_or(Path::new(""));
+    fs::create_dir_all(parent).map_err(failed)?;
+    let temporary = TemporaryFolder::new(folder)?;
+    let write = |name: &str, bytes: &[u8]| write_within(&temporary, Path::new(name), bytes);
     write("model.onnx", onnx.bytes())?;
     if let Some(golden) = golden {
         write(&golden.name, &golden.image)?;
@@ -355,7 +403,15 @@ fn write(
         let bytes: Vec<u8> = values.flat_map(|value| value.to_le_bytes()).collect();
         write("golden.f32", &bytes)?;
     }
-    write("model.toml", keys.text().as_bytes())
+    write("model.toml", keys.text().as_bytes())?;
+    let opened = match golden {
+        Some(_) => Some(models.open(temporary.path(), None)?),
+        None => None,
+    };
+    // An empty one; any other was refused.
+    drop(fs::remove_dir(folder));
+    temporary.publish(folder).map_err(failed)?;
+    Ok(opened)
 }
 
 fn text(report: &ModelNewReport) -> String {

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use matchpoint_embed::caller::{Caller, Cancellation};
 use matchpoint_embed::decode_memory::DecodeBudget;
+use matchpoint_embed::draft::OnnxFile;
 use matchpoint_embed::job::{JobKind, PoolError, PoolWorker};
 use matchpoint_embed::pixels::{ImageLimits, Pixels};
 use matchpoint_embed::pool::{Dropped, WorkerPool};
@@ -389,6 +390,41 @@ mod onnx {
         )
     }
 
+    /// A model that flattens an image and then goes in circles.
+    pub(super) fn endless() -> Vec<u8> {
+        let identity = |from: &str, to: &str| {
+            let node = [text(1, from), text(2, to), text(4, "Identity")];
+            bytes(1, &node.concat())
+        };
+        let body = [
+            identity("go", "go_on"),
+            identity("now", "next"),
+            text(2, "body"),
+            bytes(11, &value("turn", 7, &[])),
+            bytes(11, &value("go", 9, &[])),
+            bytes(11, &value("now", 1, &[1, 24])),
+            bytes(12, &value("go_on", 9, &[])),
+            bytes(12, &value("next", 1, &[1, 24])),
+        ];
+        let body = [
+            text(1, "body"),
+            bytes(6, &body.concat()),
+            vec![0xa0, 0x01, 5],
+        ];
+        let nodes = [
+            [text(1, "pixels"), text(2, "flat"), text(4, "Flatten")].concat(),
+            [
+                [text(1, ""), text(1, "yes"), text(1, "flat"), text(2, "out")].concat(),
+                text(4, "Loop"),
+                bytes(5, &body.concat()),
+            ]
+            .concat(),
+        ];
+        let nodes: Vec<u8> = nodes.iter().flat_map(|node| bytes(1, node)).collect();
+        let yes = bytes(5, &[number(2, 9), text(8, "yes"), bytes(9, &[1])].concat());
+        file(&[nodes, yes].concat(), 1, &[1, 3, 2, 4], &[1, 24])
+    }
+
     fn file(nodes_and_weights: &[u8], element: u8, input: &[u8], output: &[u8]) -> Vec<u8> {
         let values = [
             bytes(11, &value("pixels", element, input)),
@@ -679,6 +715,20 @@ fn a_reference_that_is_no_embedding_is_refused() {
         toy.refusal(),
         ModelError::GoldenNotEmbedded { .. }
     ));
+}
+
+#[test]
+fn a_draft_that_runs_without_an_end_is_ended() {
+    let toy = Toy::with(&onnx::endless(), &[1.0; 24]);
+    let file = OnnxFile::read(&toy.path("model.onnx")).unwrap();
+    let draft = file.draft(&toy.manifest, runtime(), Duration::from_millis(50));
+    let mut draft = draft.unwrap_or_else(|error| panic!("{error}"));
+    let embedder = &mut draft.embedder;
+    let ended = embedder.embed(&bmp(GOLDEN), &LIMITS, &Cancellation::never());
+    let Err(EmbedError::Model { reason }) = ended else {
+        panic!("{ended:?}")
+    };
+    assert!(reason.contains("did not end within 50ms"), "{reason}");
 }
 
 #[test]
