@@ -21,13 +21,17 @@ use matchpoint_arrays::{BYTES_MAX, LabelTable, ReadOptions, Role};
 use matchpoint_calibration::analysis::crowded::CrowdedStrangers;
 use matchpoint_calibration::analysis::strangers::StrangerRow;
 use matchpoint_calibration::certify::{Certificate, TargetFar, certify_scores};
+use matchpoint_calibration::certify_frr::TargetFrr;
 use matchpoint_calibration::coverage::Coverage;
+use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::growth::{Growth, ahead_of_growth};
 use matchpoint_calibration::monitoring::traffic::{
     SearchFacts, SearchSigns, TrafficQuery, TrafficReference, TrafficWatch,
 };
 use matchpoint_calibration::rates::{Confidence, Interval};
 use matchpoint_calibration::recording::{RecordedMatch, RecordedSearch, TrialKind};
+use matchpoint_calibration::review::ReviewBand;
+use matchpoint_calibration::trials::{MatedSearch, Top, Trials};
 use matchpoint_vector::{Embedding, Similarity};
 use rayon::prelude::*;
 
@@ -37,6 +41,8 @@ const SEARCHES: u64 = 1000;
 const FAR: f64 = 0.05;
 const CONFIDENCE: f64 = 0.9;
 const DELTA: f64 = 0.05;
+/// The shares of mated searches that a review band is asked to keep.
+const UNSEEN: [f64; 2] = [0.35, 0.2];
 const LARGER: &str = "the gallery larger, by all labels that are left";
 
 fn main() {
@@ -77,20 +83,53 @@ fn main() {
     for ((_, name), outcomes) in rows {
         println!("| {name} {}", row(&outcomes));
     }
+    reviews(&set);
+}
+
+/// The table of review bands: what becomes of searches, and how often either promise was broken.
+fn reviews(set: &LabelledSet) {
+    println!(
+        "\n| FRR without a review | certified in | FAR exceeded in | FRR without a review exceeded in | mated: accepted, reviewed, missed | strangers: accepted, reviewed, rejected |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- |");
+    for unseen in UNSEEN {
+        let draws = (0..DRAWS).into_par_iter();
+        let found: Vec<Reviewed> = draws
+            .filter_map(|draw| Draw::of(set, draw as u64).reviewed(unseen))
+            .collect();
+        if found.is_empty() {
+            println!("| {unseen} | 0 | - | - | - | - |");
+            continue;
+        }
+        let mean = |shares: &dyn Fn(&Reviewed) -> [f64; 3]| {
+            let sum = |part: usize| found.iter().map(|one| shares(one)[part]).sum::<f64>();
+            let mean = [0, 1, 2].map(|part| format!("{:.2}", sum(part) / found.len() as f64));
+            mean.join(", ")
+        };
+        println!(
+            "| {unseen} | {} | {} | {} | {} | {} |",
+            found.len(),
+            share(&found, &|one| FAR < one.strangers[0]),
+            share(&found, &|one| unseen < one.mated[2]),
+            mean(&|one| one.mated),
+            mean(&|one| one.strangers),
+        );
+    }
+}
+
+fn share<T>(outcomes: &[T], is_it: &dyn Fn(&T) -> bool) -> String {
+    let events = outcomes.iter().filter(|outcome| is_it(outcome)).count();
+    let trials = outcomes.len() as f64;
+    let found = Interval::wilson(events as f64 / trials, trials, Confidence::DISPLAY);
+    format!(
+        "{:.0} % [{:.0}, {:.0}]",
+        100.0 * events as f64 / trials,
+        100.0 * found.lower,
+        100.0 * found.upper
+    )
 }
 
 fn row(outcomes: &[Outcome]) -> String {
-    let share = |is_it: &dyn Fn(&Outcome) -> bool| {
-        let events = outcomes.iter().filter(|outcome| is_it(outcome)).count();
-        let trials = outcomes.len() as f64;
-        let found = Interval::wilson(events as f64 / trials, trials, Confidence::DISPLAY);
-        format!(
-            "{:.0} % [{:.0}, {:.0}]",
-            100.0 * events as f64 / trials,
-            100.0 * found.lower,
-            100.0 * found.upper
-        )
-    };
     let mut fars: Vec<f64> = outcomes.iter().map(|outcome| outcome.far).collect();
     fars.sort_by(f64::total_cmp);
     let at = |percent: usize| fars[(fars.len() - 1) * percent / 100];
@@ -107,11 +146,11 @@ fn row(outcomes: &[Outcome]) -> String {
     let named = names.into_iter().max_by_key(|(_, count)| *count);
     format!(
         "| {} | {mean:.3} [{:.3}, {:.3}] | {} | {} | {} | {} |",
-        share(&|outcome| FAR < outcome.far),
+        share(outcomes, &|outcome| FAR < outcome.far),
         at(5),
         at(95),
-        share(&|outcome| outcome.certified),
-        share(&|outcome| outcome.alarm.is_some()),
+        share(outcomes, &|outcome| outcome.certified),
+        share(outcomes, &|outcome| outcome.alarm.is_some()),
         alarms
             .get(alarms.len() / 2)
             .map_or("-".to_owned(), u64::to_string),
@@ -239,6 +278,14 @@ struct Outcome {
     certified: bool,
     alarm: Option<u64>,
     named: String,
+}
+
+/// What became of searches with a review band, as shares of each label's queries, each label counting once.
+struct Reviewed {
+    /// Accepted with their label, seen by a person, rejected unseen or accepted with another label.
+    mated: [f64; 3],
+    /// Accepted, seen by a person, rejected unseen.
+    strangers: [f64; 3],
 }
 
 /// One split of the labels: a calibration, and what is left to be traffic.
@@ -451,6 +498,55 @@ impl<'a> Draw<'a> {
             found.push((name.to_owned(), outcome));
         }
         found
+    }
+
+    /// A review band from as many mated labels as half of those enrolled, drawn from all of them, whose rate is the
+    /// true one.
+    fn reviewed(&mut self, unseen: f64) -> Option<Reviewed> {
+        let (set, strangers) = (self.set, self.strangers.clone());
+        let target = TargetFar::new(FAR, CONFIDENCE).unwrap();
+        let accept = self.certificate(&strangers, target)?.threshold;
+        let mut search = |number: usize| {
+            let label = self.enrolled[self.draws.below(self.enrolled.len())];
+            let queries = &set.of_label[label];
+            let query = queries[self.draws.below(queries.len())];
+            let name = format!("label {number}");
+            MatedSearch {
+                label: name.clone(),
+                probe: name,
+                top: Some(Top {
+                    score: set.best(query, &self.enrolled),
+                    label_matches: set.best(query, &self.enrolled).get()
+                        <= set.nearest[query][label],
+                }),
+            }
+        };
+        let mated = (0..self.enrolled.len() / 2).map(&mut search).collect();
+        let trials = Trials::new(mated, Vec::new()).unwrap();
+        let unseen = TargetFrr::new(unseen, CONFIDENCE).unwrap();
+        let band = ReviewBand::certified(&trials, accept, unseen, 0).ok()?;
+        let shares = |labels: &[usize], mated: bool| {
+            let mut sums = [0.0; 3];
+            for label in labels {
+                for query in &set.of_label[*label] {
+                    let best = set.best(*query, &self.enrolled);
+                    let wrong = mated && set.nearest[*query][*label] < best.get();
+                    let decision = accept.decide(Some(best));
+                    let outcome = match decision {
+                        Decision::Accept if wrong => 2,
+                        Decision::Accept => 0,
+                        _ if band.holds(decision, Some(best)) => 1,
+                        Decision::Reject | Decision::Undecided => 2,
+                    };
+                    sums[outcome] += 1.0 / set.of_label[*label].len() as f64;
+                }
+            }
+            sums.map(|sum| sum / labels.len() as f64)
+        };
+        Some(Reviewed {
+            mated: shares(&self.enrolled, true),
+            strangers: shares(&self.population, false),
+        })
     }
 
     fn unchanged(&self) -> Changed<'a> {
