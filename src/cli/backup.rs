@@ -1,14 +1,14 @@
 //! `matchpoint snapshot` and `matchpoint restore`: a deployment in one file, and back.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::backup_served;
 use super::exit::Exit;
 use super::output::{Output, table};
-use super::progress::SharedProgress;
-use super::signal::Signal;
+use super::server_address::{ServerChoice, Which, name_of};
+use super::steps_shown::StepsShown;
 use crate::deployment::{Folder, SnapshotReport, check_snapshot, restore};
 
 /// Copy a deployment into one file with checksums, also while it is served
@@ -16,36 +16,42 @@ use crate::deployment::{Folder, SnapshotReport, check_snapshot, restore};
 /// The file is a tar, checked by `tar xf FILE && sha256sum --check SHA256SUMS` too. It holds the record, the items, every operating point with what it was made from, and the
 /// cohorts. All of it is verified before it is packed. The model is not in it: keep its folder, or
 /// have the same model where the snapshot is restored. Needs room for two copies of the items.
+///
+/// With --server, the server takes it (below its `data_dir`), and it is fetched, verified and removed there.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   matchpoint snapshot shop backups/shop.snapshot
+  matchpoint snapshot shop backups/shop.snapshot --server http://127.0.0.1:50051
   matchpoint snapshot shop backups/shop-$(date +%F).snapshot --json")]
 pub(super) struct Snapshot {
-    /// The deployment's folder
-    deployment: PathBuf,
+    #[command(flatten)]
+    which: Which,
     /// The file to write; there must be none of this name
     archive: PathBuf,
-    /// Print the outcome as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// Make a deployment of a snapshot
 ///
 /// Everything is verified before the deployment gets its name: it is there whole, or not at all.
 /// Its operating points decide as they did, with the model that embedded its items.
+///
+/// With --server, the file is sent there, and served under the new name from then on, if one of its
+/// deployments has the model.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   matchpoint restore backups/shop.snapshot shop-again
+  matchpoint restore backups/shop.snapshot shop-again --server http://127.0.0.1:50051
   matchpoint restore backups/shop.snapshot --check     # read and verify it, write nothing")]
 pub(super) struct Restore {
     /// The snapshot
     archive: PathBuf,
-    /// Folder of the new deployment: absent or empty
+    /// Folder of the new deployment: absent or empty; its name, with --server
     #[arg(required_unless_present = "check", conflicts_with = "check")]
     deployment: Option<PathBuf>,
+    #[command(flatten)]
+    server: ServerChoice,
     /// Only verify the snapshot
-    #[arg(long)]
+    #[arg(long, conflicts_with = "server")]
     check: bool,
     /// Print the outcome as JSON
     #[arg(long)]
@@ -54,13 +60,21 @@ pub(super) struct Restore {
 
 impl Snapshot {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
-        let folder = Folder::open(&self.deployment)?;
+        let Which {
+            deployment,
+            server,
+            json,
+        } = self.which;
+        if let Some(server) = server.address() {
+            return backup_served::snapshot(&server, name_of(&deployment)?, &self.archive, json);
+        }
+        let folder = Folder::open(&deployment)?;
         let progress = StepsShown::begin("snapshot, MiB")?;
         let report = folder.take_snapshot(&self.archive, &mut |done, all| progress.at(done, all));
         if let Some(exit) = progress.finish() {
             return Ok(exit);
         }
-        Output::new(self.json).result(&report?, text)?;
+        Output::new(json).result(&report?, text)?;
         Ok(Exit::Done)
     }
 }
@@ -75,6 +89,9 @@ struct Checked {
 
 impl Restore {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
+        if let (Some(server), Some(name)) = (self.server.address(), &self.deployment) {
+            return backup_served::restore(&server, &self.archive, name_of(name)?, self.json);
+        }
         let output = Output::new(self.json);
         let progress = StepsShown::begin("restore, MiB")?;
         let Some(into) = &self.deployment else {
@@ -106,35 +123,6 @@ impl Restore {
         }
         output.result(&report?, text)?;
         Ok(Exit::Done)
-    }
-}
-
-/// Shows how far it is, and stops at a signal.
-struct StepsShown {
-    shown: SharedProgress,
-    signal: Signal,
-}
-
-impl StepsShown {
-    fn begin(what: &'static str) -> anyhow::Result<Self> {
-        Ok(Self {
-            signal: Signal::listen("stopping; nothing will be left of it")?,
-            shown: SharedProgress::new(what),
-        })
-    }
-
-    fn at(&self, done: u64, all: u64) -> ControlFlow<()> {
-        self.shown.at(done >> 20, all >> 20);
-        if self.signal.received().is_some() {
-            return ControlFlow::Break(());
-        }
-        ControlFlow::Continue(())
-    }
-
-    /// The exit code where a signal has stopped it.
-    fn finish(self) -> Option<Exit> {
-        self.shown.finish();
-        self.signal.received()
     }
 }
 

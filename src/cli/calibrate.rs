@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::alike::{self, AssuredFlags};
 use super::analysis_text;
+use super::calibrate_served::{self, ServedCalibration};
 use super::calibrate_vectors::{MenuSettings, VECTORS_PAIRS_MAX, VectorFlags, VectorSettings};
 use super::doubts::Doubts;
 use super::exit::{Exit, fail};
@@ -21,6 +22,7 @@ use super::output::{Output, table};
 use super::output_file::OutputFile;
 use super::pictures::Pictures;
 use super::progress::ItemProgress;
+use super::server_address::{ServerChoice, name_of};
 use super::target_flags::TargetFlags;
 use crate::config::{EngineConfig, EngineFlags, ProcessEnvironment};
 use crate::deployment::{
@@ -34,6 +36,7 @@ use matchpoint_calibration::analysis::remedy::Remedy;
 use matchpoint_calibration::analysis::strangers::UnnamedStrangers;
 use matchpoint_calibration::analysis::{Analysis, AnalysisScope, BAND_POINTS};
 use matchpoint_calibration::certify::TargetFar;
+use matchpoint_calibration::certify_frr::TargetFrr;
 use matchpoint_calibration::likeness::Alike;
 use matchpoint_calibration::margin::MarginFactor;
 use matchpoint_calibration::menu::Menu;
@@ -41,6 +44,7 @@ use matchpoint_calibration::operating_point::Content;
 use matchpoint_calibration::policy::CalibrationTarget;
 use matchpoint_calibration::procedure::{Copied, NearCopied, ThresholdSettings};
 use matchpoint_calibration::recording::Recording;
+use matchpoint_client::proto;
 use matchpoint_gallery::Access;
 
 /// Choose a threshold that keeps what it promises, or refuse
@@ -64,10 +68,14 @@ use matchpoint_gallery::Access;
 /// takes, and ends with exit code 5.
 ///
 /// With --embeddings, any model's vectors are calibrated without a deployment: see `--labels`.
+///
+/// With --server, a deployment is calibrated while it serves, and the next request is decided by the new
+/// operating point; what needs more than the searches (the report, pairs) takes the deployment's folder.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   matchpoint calibrate shop --queries labelled.csv
   matchpoint calibrate shop --queries labelled.csv --target-far 0.01
+  matchpoint calibrate shop --queries labelled.csv --target-far 0.01 --server http://127.0.0.1:50051
   matchpoint calibrate shop --queries labelled/ --target-far 0.001 --confidence 0.99 --dry-run
   matchpoint calibrate shop --queries labelled.csv --target-far 0.01 --grow-to 100000
   matchpoint calibrate shop --queries labelled.csv --target-far 0.05 --remedy measured
@@ -76,9 +84,11 @@ use matchpoint_gallery::Access;
   matchpoint calibrate shop --gallery-as-queries --equal-error --dry-run --report report.html
   matchpoint calibrate --embeddings vectors.npy --labels rows.csv --target-far 0.01")]
 pub(super) struct Calibrate {
-    /// The deployment's folder
+    /// The deployment's folder; its name, with --server
     #[arg(required_unless_present = "embeddings", conflicts_with = "embeddings")]
     deployment: Option<PathBuf>,
+    #[command(flatten)]
+    server: ServerChoice,
     /// Labelled queries: a folder, a .csv, a .tsv or a .jsonl file, as for `build`; of a list with a
     /// column role, the rows of the roles query and unknown
     #[arg(long, value_name = "SOURCE", conflicts_with = "embeddings",
@@ -116,7 +126,7 @@ pub(super) struct Calibrate {
     #[command(flatten)]
     fitted: FittedFlags,
     /// Write a report with charts to this HTML file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "server")]
     report: Option<PathBuf>,
     /// The images of the gallery, as they were given to `build`: the report shows them
     #[arg(
@@ -128,13 +138,14 @@ pub(super) struct Calibrate {
     pictures: Option<PathBuf>,
     /// Look at no more pairs than this, and leave pairwise figures out where there are more
     /// [default: 200 million for a deployment, 20 billion for vectors]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", conflicts_with = "server")]
     pairs_max: Option<u64>,
     /// The range of thresholds that OPIS is measured over, by pairwise FAR
-    #[arg(long, value_names = ["LOW", "HIGH"], num_args = 2, default_values_t = [0.01, 0.1])]
+    #[arg(long, value_names = ["LOW", "HIGH"], num_args = 2, default_values_t = [0.01, 0.1],
+        conflicts_with = "server")]
     opis_band: Vec<f64>,
     /// How many thresholds of that range are taken, evenly
-    #[arg(long, value_name = "COUNT", default_value_t = BAND_POINTS,
+    #[arg(long, value_name = "COUNT", default_value_t = BAND_POINTS, conflicts_with = "server",
         value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(2..=10_000))]
     opis_points: usize,
     /// What is held against the threshold, in place of the similarity
@@ -145,7 +156,7 @@ pub(super) struct Calibrate {
         conflicts_with = "embeddings")]
     margin_factor: f64,
     /// The model's folder, where it is not the recorded one
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "server")]
     model: Option<PathBuf>,
     /// Change nothing, only say what would come out
     #[arg(long)]
@@ -246,6 +257,9 @@ impl CalibrationReport {
 
 impl Calibrate {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
+        if let Some(server) = self.server.instead_of(&self.engine)? {
+            return self.served()?.run(&server);
+        }
         let engine = self.engine.resolve(&ProcessEnvironment)?;
         telemetry::install_logs(&engine.log, engine.log_json)?;
         self.check_band()?;
@@ -265,12 +279,7 @@ impl Calibrate {
             remedy: self.remedy_choice(),
             margin_factor: self.margin_factor()?,
         };
-        let promises_frr =
-            matches!(target, CalibrationTarget::Frr(_)) || settings.threshold.review.is_some();
-        if self.gallery_as_queries && promises_frr {
-            let message = "--gallery-as-queries cannot promise an FRR: items that find each other are not independent; give --queries";
-            return Err(fail(Exit::Usage, message));
-        }
+        self.refuse_mutual_mates(target)?;
         let Some(folder) = &self.deployment else {
             let scope = self.scope(VECTORS_PAIRS_MAX);
             let wanted = VectorSettings {
@@ -317,6 +326,60 @@ impl Calibrate {
 }
 
 impl Calibrate {
+    /// What is asked for, as a request to a server.
+    fn served(self) -> anyhow::Result<ServedCalibration> {
+        let Some(target) = self.target.target()? else {
+            let message = "with --server a target is needed: --target-far, --target-frr, --equal-error or --min-cost";
+            return Err(fail(Exit::Usage, message));
+        };
+        self.refuse_mutual_mates(target)?;
+        let deployment = self.deployment.as_deref().map_or(Ok(""), name_of)?;
+        let sources = self.sources()?;
+        if let (Some(sources), Some(list)) = (&sources, &self.fitted.fitted_on) {
+            refuse_fitted(list, &alike::labels_of(sources))?;
+        }
+        let assured = self.assured.assured();
+        let review_frr = self.target.review()?.map(TargetFrr::frr);
+        let (wanted, confidence) = calibrate_served::wanted(target);
+        let settings = proto::CalibrationSettings {
+            deployment: deployment.to_owned(),
+            target: Some(wanted),
+            confidence: confidence.unwrap_or_default(),
+            estimated: matches!(target, CalibrationTarget::FarEstimated(_)),
+            strangers: match self.strangers {
+                Strangers::NeverEnrolled => proto::Strangers::NeverEnrolled,
+                Strangers::All => proto::Strangers::All,
+            }
+            .into(),
+            seed: self.seed,
+            gallery_as_queries: self.gallery_as_queries,
+            grow_to_items: self.grow_to.unwrap_or_default(),
+            validate_only: self.dry_run,
+            operation_id: String::new(),
+            remedy: calibrate_served::remedy(&self.remedy_choice()).into(),
+            labels_as_they_are: assured.labels_as_they_are,
+            strangers_are_distinct: assured.strangers_are_distinct,
+            margin_factor: Some(self.margin_factor()?.get()),
+            worst_group_of: self.worst_group_of.unwrap_or_default(),
+            review_frr,
+        };
+        Ok(ServedCalibration {
+            settings,
+            sources,
+            json: self.json,
+        })
+    }
+
+    fn refuse_mutual_mates(&self, target: CalibrationTarget) -> anyhow::Result<()> {
+        let promises_frr =
+            matches!(target, CalibrationTarget::Frr(_)) || self.target.review()?.is_some();
+        if self.gallery_as_queries && promises_frr {
+            let message = "--gallery-as-queries cannot promise an FRR: items that find each other are not independent; give --queries";
+            return Err(fail(Exit::Usage, message));
+        }
+        Ok(())
+    }
+
     /// Before any image is embedded.
     fn check_labels(
         &self,

@@ -41,7 +41,7 @@ pub(super) const VECTORS_PAIRS_MAX: u64 = 20_000_000_000;
 #[derive(Debug, clap::Args)]
 pub(super) struct VectorFlags {
     /// Calibrate these vectors instead of a deployment: .npy, .npz, Parquet or .fvecs
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "server")]
     embeddings: Option<PathBuf>,
     /// A .csv file whose row i belongs to vector i: column `label` (or `class`), and where they are
     /// known `id`, `role` (gallery, query, unknown or unused) and `split`; all other columns are

@@ -15,7 +15,7 @@ pub(super) struct FittedFlags {
     #[arg(long, value_name = "FILE")]
     pub(super) fitted_on: Option<PathBuf>,
     /// Leave out queries that the head of the model was fitted to, instead of refusing them
-    #[arg(long)]
+    #[arg(long, conflicts_with = "server")]
     pub(super) without_fitted: bool,
 }
 

@@ -6,8 +6,10 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::exit::{Exit, fail};
+use super::inspect_served;
 use super::operating_point_text::describe;
 use super::output::{Output, percent, table};
+use super::server_address::{ServerChoice, name_of};
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{
     DeploymentError, Folder, Models, OpenedPromise, Record, index_binding, promise_in_gallery,
@@ -22,19 +24,23 @@ use matchpoint_gallery::{Access, Gallery};
 ///
 /// Verifies the checksum of every record, item and operating point, and that they belong together.
 /// With --model, opens a model folder as the server would: hash of the ONNX file, interface, and
-/// the golden check on this machine's runtime and device.
+/// the golden check on this machine's runtime and device. With --server, shows what the server says of
+/// a deployment that it serves.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   matchpoint inspect shop
   matchpoint inspect shop --json
+  matchpoint inspect shop --server http://127.0.0.1:50051
   matchpoint inspect --model models/efficientnet-lite0
   matchpoint inspect --model models/efficientnet-lite0 --precision int8")]
 #[command(arg_required_else_help = true)]
 pub(super) struct Inspect {
-    /// The deployment's folder
+    /// The deployment's folder; its name, with --server, unless that has one only
     deployment: Option<PathBuf>,
+    #[command(flatten)]
+    server: ServerChoice,
     /// A model's folder
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "server")]
     model: Option<PathBuf>,
     /// Which of the model's precisions, such as int8 [default: its own file]
     #[arg(long, value_name = "NAME", requires = "model")]
@@ -105,6 +111,11 @@ struct ModelReport {
 
 impl Inspect {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
+        if let Some(server) = self.server.instead_of(&self.engine)? {
+            let name = self.deployment.as_deref().map_or(Ok(""), name_of)?;
+            inspect_served::inspect(&server, name, self.json)?;
+            return Ok(Exit::Done);
+        }
         let engine = self.engine.resolve(&ProcessEnvironment)?;
         telemetry::install_logs(&engine.log, engine.log_json)?;
         let deployment = match &self.deployment {

@@ -7,9 +7,11 @@ mod analysis_text;
 mod array_flags;
 mod audit;
 mod backup;
+mod backup_served;
 mod bench;
 mod build;
 mod calibrate;
+mod calibrate_served;
 mod calibrate_vectors;
 mod canaries;
 mod compact;
@@ -32,6 +34,7 @@ mod image_ending;
 mod image_sources;
 mod images;
 mod inspect;
+mod inspect_served;
 mod keys;
 mod labelled_search;
 mod left_out;
@@ -43,16 +46,20 @@ mod operating_point_text;
 mod output;
 mod output_file;
 mod pictures;
+mod point_outcomes;
 mod points;
+mod points_served;
 mod progress;
 mod report_model;
 mod runtime;
 mod search;
 mod serve;
+mod served_point;
 mod server_address;
 mod shadow;
 mod signal;
 mod status;
+mod steps_shown;
 mod switch;
 mod target_flags;
 mod verify;
@@ -201,8 +208,10 @@ fn run(command: CliCommand) -> anyhow::Result<Exit> {
 mod tests {
     use clap::CommandFactory;
 
+    use super::*;
+
     #[test]
     fn the_command_line_is_well_formed() {
-        super::Arguments::command().debug_assert();
+        Arguments::command().debug_assert();
     }
 }

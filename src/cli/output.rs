@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::telemetry::{escaped_json, escaped_lines};
+use matchpoint_calibration::rates::Rate;
+use matchpoint_client::proto::MeasuredRate;
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug)]
@@ -86,27 +88,37 @@ pub(super) fn percent(share: f64) -> String {
 }
 
 /// A rate with its interval and what it rests on.
-pub(super) fn rate(rate: Option<&matchpoint_calibration::rates::Rate>) -> String {
+pub(super) fn rate(rate: Option<&Rate>) -> String {
+    let rate = rate.map(|rate| MeasuredRate {
+        rate: rate.estimate,
+        lower: rate.interval.lower,
+        upper: rate.interval.upper,
+        confidence: rate.interval.confidence.get(),
+        trials: rate.count.trials(),
+        labels: rate.labels,
+    });
+    measured(rate.as_ref())
+}
+
+/// The same, of a server's.
+pub(super) fn measured(rate: Option<&MeasuredRate>) -> String {
     let Some(rate) = rate else {
         return "unknown: no such searches".to_owned();
     };
     format!(
-        "{} [{} .. {} at {:.0} %], {} of {} searches, {} labels",
-        percent(rate.estimate),
-        percent(rate.interval.lower),
-        percent(rate.interval.upper),
-        rate.interval.confidence.get() * 100.0,
-        rate.count.events(),
-        rate.count.trials(),
+        "{} [{} .. {} at {:.0} %], {:.0} of {} searches, {} labels",
+        percent(rate.rate),
+        percent(rate.lower),
+        percent(rate.upper),
+        rate.confidence * 100.0,
+        rate.rate * f64::from(u32::try_from(rate.trials).unwrap_or(u32::MAX)),
+        rate.trials,
         rate.labels,
     )
 }
 
 /// What is to be said of a FAR beside a target that it is above.
-pub(super) fn above_target(
-    far: Option<&matchpoint_calibration::rates::Rate>,
-    target: Option<f64>,
-) -> Option<String> {
+pub(super) fn above_target(far: Option<&Rate>, target: Option<f64>) -> Option<String> {
     let (far, target) = (far?, target?);
     if far.estimate <= target {
         return None;

@@ -1,30 +1,35 @@
 //! `matchpoint points`: the operating points of a deployment: list, show, compare, choose.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::exit::Exit;
+use super::exit::{Exit, fail};
 use super::labelled_search;
 use super::operating_point_text::describe;
-use super::output::{Output, table};
+use super::output::Output;
+use super::point_outcomes::{Activated, ComparedPoints, NONE_ACTIVE, comparison_text, list_text};
+use super::points_served;
+use super::served_point::whole_id;
+use super::server_address::Which;
 use crate::config::{EngineFlags, ProcessEnvironment};
-use crate::deployment::{Activation, Folder, compare_points};
+use crate::deployment::{Activation, Deployment, Folder, compare_points};
 use crate::telemetry;
 use matchpoint_calibration::operating_point::{Content, OperatingPoint};
 use matchpoint_calibration::recording::Flip;
 use matchpoint_gallery::Access;
 
-/// How many flips are shown as text; `--json` has all.
-const FLIPS_SHOWN: usize = 40;
-
 /// List, compare, activate and roll back operating points
 ///
-/// An operating point never changes; which of them decides does. While the deployment is served,
-/// choose through the server (`OperatingPointService`), which holds the deployment's lock.
+/// An operating point never changes; which of them decides does. While a deployment is served, its server
+/// holds its lock: choose through it, with --server, and the next request is decided by the new one.
+///
+/// The beginning of an id does for it, if no other begins so.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   matchpoint points list shop
+  matchpoint points list shop --server http://127.0.0.1:50051
+  matchpoint points activate shop op-5f2c --server http://127.0.0.1:50051
   matchpoint points compare shop op-5f2c9a0b1d3e4f60 op-77aa01c2d3e4f501
   matchpoint points rollback shop")]
 pub(super) struct PointsArgs {
@@ -47,15 +52,9 @@ enum PointsCommand {
 }
 
 #[derive(Debug, clap::Args)]
-struct Which {
-    /// The deployment's folder
-    deployment: PathBuf,
-    /// Print the outcome as JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint points show shop
+  matchpoint points show shop 5f2c --json")]
 struct PointArgs {
     #[command(flatten)]
     which: Which,
@@ -64,7 +63,13 @@ struct PointArgs {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "The searches that the first was made from are judged by both thresholds.")]
+#[command(
+    after_help = "The searches that the first was made from are judged by both thresholds.
+
+Examples:
+  matchpoint points compare shop op-5f2c9a0b1d3e4f60 op-77aa01c2d3e4f501
+  matchpoint points compare shop 5f2c 77aa --server http://127.0.0.1:50051"
+)]
 struct Two {
     #[command(flatten)]
     which: Which,
@@ -75,9 +80,12 @@ struct Two {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint points activate shop op-5f2c9a0b1d3e4f60
+  matchpoint points activate shop 5f2c --server http://127.0.0.1:50051")]
 struct Chosen {
-    /// The deployment's folder
-    deployment: PathBuf,
+    #[command(flatten)]
+    which: Which,
     /// Id of the operating point
     id: String,
     #[command(flatten)]
@@ -85,9 +93,12 @@ struct Chosen {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint points rollback shop
+  matchpoint points rollback shop --server http://127.0.0.1:50051")]
 struct Back {
-    /// The deployment's folder
-    deployment: PathBuf,
+    #[command(flatten)]
+    which: Which,
     #[command(flatten)]
     opening: PointsOpenArgs,
 }
@@ -95,11 +106,8 @@ struct Back {
 #[derive(Debug, clap::Args)]
 struct PointsOpenArgs {
     /// The model's folder, where it is not the recorded one
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "server")]
     model: Option<PathBuf>,
-    /// Print the outcome as JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
     engine: EngineFlags,
 }
@@ -118,44 +126,36 @@ struct DescribedPoint {
     content: Content,
 }
 
-#[derive(Serialize)]
-struct ComparedPoints {
-    from: String,
-    from_threshold: f32,
-    to: String,
-    to_threshold: f32,
-    recorded: String,
-    searches: usize,
-    improvements: usize,
-    flips: Vec<Flip>,
-}
-
-#[derive(Serialize)]
-struct Activated {
-    active: String,
-    previous: Option<String>,
-    etag: String,
-}
-
 impl PointsArgs {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
-        match self.command {
-            PointsCommand::List(which) => list(&which)?,
-            PointsCommand::Show(one) => show(&one)?,
-            PointsCommand::Compare(two) => compare(&two)?,
-            PointsCommand::Activate(Chosen {
-                deployment,
-                id,
-                opening,
-            }) => choose(&deployment, opening, |deployment| {
-                deployment.activate(&id, None)
-            })?,
-            PointsCommand::Rollback(Back {
-                deployment,
-                opening,
-            }) => choose(&deployment, opening, |deployment| {
-                deployment.roll_back(None)
-            })?,
+        match &self.command {
+            PointsCommand::List(which) => match which.server.address() {
+                Some(server) => points_served::list(which, &server)?,
+                None => list(which)?,
+            },
+            PointsCommand::Show(one) => match one.which.server.address() {
+                Some(server) => points_served::show(&one.which, &server, one.id.as_deref())?,
+                None => show(one)?,
+            },
+            PointsCommand::Compare(two) => match two.which.server.address() {
+                Some(server) => points_served::compare(&two.which, &server, [&two.from, &two.to])?,
+                None => compare(two)?,
+            },
+            PointsCommand::Activate(Chosen { which, id, opening }) => {
+                match which.server.instead_of(&opening.engine)? {
+                    Some(server) => points_served::activate(which, &server, id)?,
+                    None => choose(which, opening, |deployment| {
+                        let id = whole_id_in(&deployment.folder(), id)?;
+                        Ok(deployment.activate(&id, None)?)
+                    })?,
+                }
+            }
+            PointsCommand::Rollback(Back { which, opening }) => {
+                match which.server.instead_of(&opening.engine)? {
+                    Some(server) => points_served::roll_back(which, &server)?,
+                    None => choose(which, opening, |deployment| Ok(deployment.roll_back(None)?))?,
+                }
+            }
         }
         Ok(Exit::Done)
     }
@@ -174,10 +174,7 @@ fn list(which: &Which) -> anyhow::Result<()> {
         etag: folder.etag(),
     };
     Output::new(which.json).result(&listed, |listed| {
-        if listed.operating_points.is_empty() {
-            return "no operating points yet: run `matchpoint calibrate`\n".to_owned();
-        }
-        let lines = listed.operating_points.iter().map(|one| {
+        list_text(listed.operating_points.iter().map(|one| {
             format!(
                 "{} {}  {}  accept from {}  {}\n",
                 if one.active { "*" } else { " " },
@@ -186,24 +183,30 @@ fn list(which: &Which) -> anyhow::Result<()> {
                 one.content.threshold,
                 one.content.goal(),
             )
-        });
-        lines.collect::<String>() + "\n* decides now\n"
+        }))
     })
 }
 
 fn show(one: &PointArgs) -> anyhow::Result<()> {
     let folder = Folder::open(&one.which.deployment)?;
     let active = folder.record().active_operating_point.clone();
-    let Some(id) = one.id.as_ref().or(active.as_ref()) else {
-        let message = "no operating point is active; name one, or run `matchpoint calibrate`";
-        return Err(super::exit::fail(Exit::NoInput, message.to_owned()));
+    let id = match (&one.id, &active) {
+        (Some(id), _) => whole_id_in(&folder, id)?,
+        (None, Some(active)) => active.clone(),
+        (None, None) => return Err(fail(Exit::NoInput, NONE_ACTIVE)),
     };
-    let shown = shown(&folder.operating_point(id)?, active.as_deref());
+    let shown = shown(&folder.operating_point(&id)?, active.as_deref());
     Output::new(one.which.json).result(&shown, |shown| {
         let state = if shown.active { "decides now" } else { "kept" };
         let heading = format!("operating point {} ({state})\n", shown.id);
         heading + &describe(&shown.content)
     })
+}
+
+/// The whole id that the beginning of one means here.
+fn whole_id_in(folder: &Folder, begins: &str) -> anyhow::Result<String> {
+    let points = folder.operating_points()?;
+    whole_id(begins, points.iter().map(OperatingPoint::id))
 }
 
 fn shown(point: &OperatingPoint, active: Option<&str>) -> DescribedPoint {
@@ -216,88 +219,59 @@ fn shown(point: &OperatingPoint, active: Option<&str>) -> DescribedPoint {
 
 fn compare(two: &Two) -> anyhow::Result<()> {
     let folder = Folder::open(&two.which.deployment)?;
-    let comparison = compare_points(&folder, &two.from, &two.to)?;
+    let (from, to) = (
+        whole_id_in(&folder, &two.from)?,
+        whole_id_in(&folder, &two.to)?,
+    );
+    let comparison = compare_points(&folder, &from, &to)?;
+    let improvements = comparison.flips.iter().filter(|flip| flip.improves);
     let compared = ComparedPoints {
-        from: two.from.clone(),
         recorded: comparison.recorded.clone(),
         from_threshold: comparison.before.threshold().get(),
-        to: two.to.clone(),
         to_threshold: comparison.after.threshold().get(),
-        searches: comparison.searches,
-        improvements: comparison.flips.iter().filter(|flip| flip.improves).count(),
+        from,
+        to,
+        searches: comparison.searches as u64,
+        flips_total: comparison.flips.len() as u64,
+        improvements: improvements.count() as u64,
         flips: comparison.flips,
     };
-    Output::new(two.which.json).result(&compared, comparison_text)
+    Output::new(two.which.json).result(&compared, |compared| comparison_text(compared, flip_text))
 }
 
-fn comparison_text(compared: &ComparedPoints) -> String {
-    let worse = compared.flips.len() - compared.improvements;
-    let mut text = table(&[
-        (
-            "from",
-            format!(
-                "{}: accept from {:.4}",
-                compared.from, compared.from_threshold
-            ),
-        ),
-        (
-            "to",
-            format!("{}: accept from {:.4}", compared.to, compared.to_threshold),
-        ),
-        (
-            "would flip",
-            format!(
-                "{} of {} decisions recorded with {}: {} for the better, {worse} for the worse",
-                compared.flips.len(),
-                compared.searches,
-                compared.recorded,
-                compared.improvements,
-            ),
-        ),
-    ]);
-    for Flip {
+fn flip_text(flip: &Flip) -> String {
+    let Flip {
         search,
         before,
         after,
         improves,
-    } in compared.flips.iter().take(FLIPS_SHOWN)
-    {
-        let found = search.found.as_ref();
-        text.push_str(&format!(
-            "  {} {} ({}) {before} -> {after}: {} as {}, score {}\n",
-            if *improves { "+" } else { "-" },
-            search.probe,
-            search.label,
-            found.map_or("nothing", |found| &found.item),
-            found.map_or("nothing", |found| &found.label),
-            found.map_or_else(|| "none".to_owned(), |found| found.score.to_string()),
-        ));
-    }
-    if FLIPS_SHOWN < compared.flips.len() {
-        let more = compared.flips.len() - FLIPS_SHOWN;
-        text.push_str(&format!("  and {more} more; --json has all\n"));
-    }
-    text
+    } = flip;
+    let found = search.found.as_ref();
+    format!(
+        "  {} {} ({}) {before} -> {after}: {} as {}, score {}\n",
+        if *improves { "+" } else { "-" },
+        search.probe,
+        search.label,
+        found.map_or("nothing", |found| &found.item),
+        found.map_or("nothing", |found| &found.label),
+        found.map_or_else(|| "none".to_owned(), |found| found.score.to_string()),
+    )
 }
 
 fn choose(
-    deployment: &Path,
-    opening: PointsOpenArgs,
-    act: impl FnOnce(
-        &crate::deployment::Deployment,
-    ) -> Result<Activation, crate::deployment::DeploymentError>,
+    which: &Which,
+    opening: &PointsOpenArgs,
+    act: impl FnOnce(&Deployment) -> anyhow::Result<Activation>,
 ) -> anyhow::Result<()> {
     let engine = opening.engine.resolve(&ProcessEnvironment)?;
     telemetry::install_logs(&engine.log, engine.log_json)?;
-    let deployment = labelled_search::open(deployment, opening.model, Access::ReadWrite, &engine)?;
+    let model = opening.model.clone();
+    let deployment = labelled_search::open(&which.deployment, model, Access::ReadWrite, &engine)?;
     let now = act(&deployment)?;
     let activated = Activated {
         active: now.point.id().to_owned(),
         previous: now.previous,
         etag: now.etag,
     };
-    Output::new(opening.json).result(&activated, |activated| {
-        let before = activated.previous.as_deref().unwrap_or("none");
-        format!("{} decides now; before it {before}\n", activated.active)
-    })
+    Output::new(which.json).result(&activated, Activated::text)
 }

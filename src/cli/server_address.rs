@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use super::exit::{Exit, fail};
-use crate::config::{API_KEY_VARIABLE, Environment, ProcessEnvironment};
+use crate::config::{API_KEY_VARIABLE, EngineFlags, Environment, ProcessEnvironment};
 use crate::files::read_file;
 use matchpoint_client::{Client, ClientCertificate, Credentials};
 
@@ -15,10 +15,72 @@ pub(super) struct ServerAddress {
     /// Address of the server: http://HOST:PORT, or https://HOST:PORT where it has a certificate
     #[arg(
         long,
+        value_name = "URL",
         env = "MATCHPOINT_SERVER",
         default_value = "http://127.0.0.1:50051"
     )]
     server: String,
+    #[command(flatten)]
+    shown: ShownFlags,
+}
+
+/// A server that is asked in place of a folder that is opened here.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ServerChoice {
+    /// Ask the running server at this address, http://HOST:PORT or https://HOST:PORT, instead of opening
+    /// a folder here: DEPLOYMENT is then its name there
+    // No variable names it: what is meant for a folder must not reach a server by one that was forgotten.
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+    #[command(flatten)]
+    shown: ShownFlags,
+}
+
+impl ServerChoice {
+    /// The server, if one was named. It has its own settings, so those of the command line are refused then.
+    pub(super) fn instead_of(&self, engine: &EngineFlags) -> anyhow::Result<Option<ServerAddress>> {
+        let given = engine.arguments().into_iter().next();
+        if let Some(flag) = given.filter(|_| self.server.is_some()) {
+            let message = format!(
+                "{} is a setting of what runs here, and the server has its own; leave it out",
+                flag.display()
+            );
+            return Err(fail(Exit::Usage, message));
+        }
+        Ok(self.address())
+    }
+
+    /// The server, if one was named.
+    pub(super) fn address(&self) -> Option<ServerAddress> {
+        let server = self.server.clone();
+        server.map(|server| ServerAddress {
+            server,
+            shown: self.shown.clone(),
+        })
+    }
+}
+
+/// The name that a command took for a folder, where a server is asked instead.
+pub(super) fn name_of(deployment: &Path) -> anyhow::Result<&str> {
+    let name = deployment.to_str();
+    name.ok_or_else(|| fail(Exit::Usage, "the name of a deployment is UTF-8"))
+}
+
+/// A deployment, in a folder or on a server.
+#[derive(Debug, clap::Args)]
+pub(super) struct Which {
+    /// The deployment's folder; its name, with --server
+    pub(super) deployment: PathBuf,
+    #[command(flatten)]
+    pub(super) server: ServerChoice,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// What a server is shown, and what it is known by.
+#[derive(Clone, Debug, clap::Args)]
+struct ShownFlags {
     /// PEM file with the authorities that the server's certificate may come from; without, those of the
     /// system
     #[arg(
@@ -68,9 +130,11 @@ impl ServerAddress {
 
     /// Connects to it.
     pub(super) async fn connect(&self) -> anyhow::Result<Client> {
-        Ok(Client::connect_as(&self.server, &self.credentials()?).await?)
+        Ok(Client::connect_as(&self.server, &self.shown.credentials()?).await?)
     }
+}
 
+impl ShownFlags {
     fn credentials(&self) -> anyhow::Result<Credentials> {
         let own = self.client_certificate.as_deref();
         let own = own.zip(self.client_certificate_key.as_deref());

@@ -6,7 +6,7 @@ use super::exit::Exit;
 use super::output::{Output, percent, short, wrapped};
 use super::server_address::ServerAddress;
 use matchpoint_client::proto::{
-    DeploymentInfo, Finding, GetServerInfoResponse, OperatingPoint, Verdict,
+    DeploymentInfo, Finding, GetServerInfoResponse, OperatingPoint, UnopenedDeployment, Verdict,
 };
 use matchpoint_client::{Client, ClientError, Fault};
 
@@ -20,7 +20,10 @@ use matchpoint_client::{Client, ClientError, Fault};
   matchpoint status --server http://10.0.0.5:50051
   matchpoint status --json
 
-Ends with 5 if a deployment accepts nothing, or a promise has ended or is broken.")]
+What the scopes of your key do not allow is named, and left out: what is promised takes `calibrate`, the
+findings take `label`.
+
+Ends with 5 if a deployment is not served or accepts nothing, or a promise has ended or is broken.")]
 pub(super) struct Status {
     #[command(flatten)]
     server: ServerAddress,
@@ -34,6 +37,8 @@ struct ServerStatus {
     version: String,
     onnxruntime_version: String,
     deployments: Vec<DeploymentStatus>,
+    /// Those that could not be opened.
+    unopened: Vec<UnopenedDeployment>,
 }
 
 #[derive(Serialize)]
@@ -42,10 +47,12 @@ struct DeploymentStatus {
     info: DeploymentInfo,
     /// What decides, in words.
     promise: String,
-    /// Whether it decides, and nothing says that what it promises has ended.
+    /// Whether it decides, and nothing that this caller may see says that what it promises has ended.
     promise_stands: bool,
     /// What the drift report says, the most urgent first.
     findings: Vec<Finding>,
+    /// Scopes that this caller lacks for the rest.
+    scopes_missing: Vec<&'static str>,
 }
 
 impl Status {
@@ -53,7 +60,8 @@ impl Status {
         let status = super::runtime::single_threaded()?.block_on(self.ask())?;
         Output::new(self.json).result(&status, text)?;
         let stands = |one: &DeploymentStatus| one.promise_stands;
-        Ok(if status.deployments.iter().all(stands) {
+        let all_stand = status.unopened.is_empty() && status.deployments.iter().all(stands);
+        Ok(if all_stand {
             Exit::Done
         } else {
             Exit::Underpowered
@@ -66,6 +74,7 @@ impl Status {
             version,
             onnxruntime_version,
             deployments: served,
+            unopened,
             ..
         } = client.server_info().await?;
         let mut deployments = Vec::new();
@@ -76,14 +85,23 @@ impl Status {
             version,
             onnxruntime_version,
             deployments,
+            unopened,
         })
     }
 }
 
 async fn look(client: &Client, info: DeploymentInfo) -> Result<DeploymentStatus, ClientError> {
+    let mut scopes_missing = Vec::new();
     let point = match info.operating_point_id.as_str() {
         "" => None,
-        id => Some(client.operating_point(&info.name, id).await?),
+        id => match client.operating_point(&info.name, id).await {
+            Ok(point) => Some(point),
+            Err(error) if is_denied(&error) => {
+                scopes_missing.push("calibrate");
+                None
+            }
+            Err(error) => return Err(error),
+        },
     };
     let findings = match client.drift(&info.name, "").await {
         Ok(drift) => drift.findings,
@@ -92,15 +110,45 @@ async fn look(client: &Client, info: DeploymentInfo) -> Result<DeploymentStatus,
             fault: Fault::Request,
             ..
         }) => Vec::new(),
+        Err(error) if is_denied(&error) => {
+            scopes_missing.push("label");
+            Vec::new()
+        }
         Err(error) => return Err(error),
     };
     let broken = findings.iter().any(|one| one.verdict() == Verdict::Broken);
+    let decides = !info.operating_point_id.is_empty();
     Ok(DeploymentStatus {
-        promise: promise(point.as_ref()),
-        promise_stands: point.is_some() && stands(point.as_ref(), &info) && !broken,
+        promise: match &point {
+            None if decides => promise_unseen(&info),
+            point => promise(point.as_ref()),
+        },
+        promise_stands: decides && stands(point.as_ref(), &info) && !broken,
         findings,
+        scopes_missing,
         info,
     })
+}
+
+/// Whether the server knows this caller, and does not let it see this.
+fn is_denied(error: &ClientError) -> bool {
+    matches!(
+        error,
+        ClientError::Refused {
+            fault: Fault::Caller,
+            ..
+        }
+    )
+}
+
+/// What is known of a promise to whoever may not see its operating point.
+fn promise_unseen(info: &DeploymentInfo) -> String {
+    let standing = match (info.certified, info.far_bound, info.frr_bound) {
+        (true, Some(bound), _) => format!("a FAR of at most {} is promised", percent(bound)),
+        (_, _, Some(bound)) => format!("an FRR of at most {} is promised", percent(bound)),
+        _ => "nothing is promised".to_owned(),
+    };
+    format!("{} decides; {standing}", info.operating_point_id)
 }
 
 /// Whether nothing that was enrolled or removed since the calibration has ended the promise.
@@ -144,6 +192,12 @@ fn text(status: &ServerStatus) -> String {
         text.push('\n');
         text.push_str(&deployment(one));
     }
+    for one in &status.unopened {
+        text.push_str(&format!(
+            "\n{}: not served, {}: the log of the server's start has the words\n",
+            one.name, one.reason
+        ));
+    }
     if status.deployments.is_empty() {
         text.push_str("no deployment is served\n");
     }
@@ -179,6 +233,12 @@ fn deployment(status: &DeploymentStatus) -> String {
         text.push_str(&wrapped(
             sentence.trim(),
             &format!("  {:<8} ", one.verdict().name()),
+        ));
+    }
+    if !status.scopes_missing.is_empty() {
+        text.push_str(&format!(
+            "  not allowed to see the rest, which takes a key with: {}\n",
+            status.scopes_missing.join(", ")
         ));
     }
     let unknown = status.findings.iter();

@@ -11,6 +11,7 @@ mod identity;
 mod limits;
 mod metrics;
 mod monitoring;
+mod remote;
 mod shadow;
 mod switch;
 mod tls;

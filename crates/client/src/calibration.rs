@@ -1,41 +1,79 @@
 //! Calibrating a deployment while it serves.
 
-use prost::Message;
-use tonic::{Code, Status};
+use std::collections::BTreeSet;
+
+use tokio_stream::{Stream, StreamExt};
 
 use super::connection::{Client, ClientError, refused};
+use super::operations::{result, unpacked};
 use super::proto::calibrate_request::Part;
 use super::proto::calibration_service_client::CalibrationServiceClient;
-use super::proto::longrunning::operation::Result as Outcome;
-use super::proto::{CalibrateRequest, CalibrateResponse, CalibrationSettings, LabelledQuery};
+use super::proto::gallery_service_client::GalleryServiceClient;
+use super::proto::{
+    CalibrateMetadata, CalibrateRequest, CalibrateResponse, CalibrationSettings, LabelledQuery,
+    ListItemsRequest,
+};
+
+/// Items of one page.
+const PAGE: u32 = 1000;
+
+/// How a calibration on a server ended.
+#[derive(Debug)]
+pub struct CalibrationEnd {
+    /// What became of its queries, and what is doubtful about them.
+    pub queries: CalibrateMetadata,
+    /// The operating point, or why there is none: also data that cannot support the target.
+    pub result: Result<CalibrateResponse, ClientError>,
+}
 
 impl Client {
-    /// Chooses a threshold on labelled queries, and waits for it.
+    /// Sends labelled queries as the server takes them, has it choose a threshold on them, and waits for
+    /// that. If this is dropped before its end, nothing changes.
     ///
     /// # Errors
-    /// Whatever the server refuses or fails at; also data that cannot support the target.
+    /// Whatever the server refuses before the first query, or fails at.
     pub async fn calibrate(
         &self,
         settings: CalibrationSettings,
-        queries: Vec<LabelledQuery>,
-    ) -> Result<CalibrateResponse, ClientError> {
-        let queries = queries.into_iter().map(Part::Query);
-        let parts = std::iter::once(Part::Settings(settings)).chain(queries);
+        queries: impl Stream<Item = LabelledQuery> + Send + 'static,
+    ) -> Result<CalibrationEnd, ClientError> {
+        let settings = tokio_stream::once(Part::Settings(settings));
+        let parts = settings.chain(queries.map(Part::Query));
         let requests = parts.map(|part| CalibrateRequest { part: Some(part) });
         // Without this, an image that is larger than the default could not be sent.
         let mut calibration =
             CalibrationServiceClient::new(self.channel()).max_encoding_message_size(usize::MAX);
-        let answer = calibration.calibrate(tokio_stream::iter(requests)).await;
+        let answer = calibration.calibrate(requests).await;
         // The server answers when all is done.
         let operation = answer.map_err(|status| refused(&status))?.into_inner();
-        let failed = |code: Code, message: &str| refused(&Status::new(code, message));
-        match operation.result {
-            Some(Outcome::Response(response)) => {
-                CalibrateResponse::decode(response.value.as_slice())
-                    .map_err(|cause| failed(Code::Internal, &cause.to_string()))
+        let metadata = operation.metadata.as_ref().map(unpacked).transpose()?;
+        Ok(CalibrationEnd {
+            queries: metadata.unwrap_or_default(),
+            result: result(operation.result),
+        })
+    }
+
+    /// The labels that are enrolled.
+    ///
+    /// # Errors
+    /// Whatever the server refuses or fails at.
+    pub async fn labels(&self, deployment: &str) -> Result<BTreeSet<String>, ClientError> {
+        let (mut labels, mut page_token) = (BTreeSet::new(), String::new());
+        loop {
+            let request = ListItemsRequest {
+                deployment: deployment.to_owned(),
+                page_size: PAGE,
+                page_token,
+                include_embedding: false,
+            };
+            let mut gallery = GalleryServiceClient::new(self.channel());
+            let answer = gallery.list_items(request).await;
+            let page = answer.map_err(|status| refused(&status))?.into_inner();
+            labels.extend(page.items.into_iter().map(|item| item.label));
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(labels);
             }
-            Some(Outcome::Error(status)) => Err(failed(status.code.into(), &status.message)),
-            None => Err(failed(Code::Internal, "the calibration has no outcome")),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A connection to a server: searches, and what became of them.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -69,6 +70,8 @@ pub enum ClientError {
         fault: Fault,
         /// The machine-readable reason.
         reason: Option<String>,
+        /// What belongs to the reason, such as `trials_needed`.
+        details: HashMap<String, String>,
         /// What happened.
         message: String,
     },
@@ -292,10 +295,12 @@ fn fault(code: Code) -> Fault {
 
 pub(super) fn refused(status: &tonic::Status) -> ClientError {
     let details = status.get_error_details();
+    let info = details.error_info();
     ClientError::Refused {
         code: format!("{:?}", status.code()),
         fault: fault(status.code()),
-        reason: details.error_info().map(|info| info.reason.clone()),
+        reason: info.map(|info| info.reason.clone()),
+        details: info.map(|info| info.metadata.clone()).unwrap_or_default(),
         message: status.message().to_owned(),
     }
 }

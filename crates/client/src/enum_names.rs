@@ -2,7 +2,10 @@
 
 use serde::Serializer;
 
-use super::proto::{AnnotationKind, Decision, LabelAgreement, UndecidedReason, Verdict};
+use super::proto::{
+    AnnotationKind, CalibrationStage, Decision, LabelAgreement, LabelLikeness, UndecidedReason,
+    Verdict,
+};
 
 /// Gives an enum `name()`, and a function that serialises its number as that name.
 macro_rules! named {
@@ -27,8 +30,10 @@ macro_rules! named {
 
 named! {
     AnnotationKind annotation_kind "ANNOTATION_KIND_" "`AUDIT` or `FEEDBACK`.";
+    CalibrationStage calibration_stage "CALIBRATION_STAGE_" "`SEARCHING`, `CHOOSING` or `DONE`.";
     Decision decision "DECISION_" "`ACCEPT`, `REJECT` or `UNDECIDED`.";
     LabelAgreement label_agreement "LABEL_AGREEMENT_" "`SAME`, `OTHER`, `MISSING` or `NOTHING`.";
+    LabelLikeness label_likeness "LABEL_LIKENESS_" "`SPELLING` or `NEAR_MISS`.";
     UndecidedReason undecided_reason "UNDECIDED_REASON_" "Such as `OPERATING_POINT_MISSING`.";
     Verdict verdict "VERDICT_" "`KEPT`, `NOTE`, `UNKNOWN`, `WARNING` or `BROKEN`.";
 }

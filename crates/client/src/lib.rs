@@ -33,8 +33,13 @@ mod credentials;
 mod enum_names;
 mod ground_truth;
 mod monitoring;
+mod operating_points;
+mod operations;
 pub mod proto;
+mod snapshots;
 
+pub use calibration::CalibrationEnd;
 pub use codec::{CountingCodec, CountingDecoder};
 pub use connection::{Client, ClientError, Fault};
 pub use credentials::{ClientCertificate, Credentials};
+pub use snapshots::SnapshotPieces;

@@ -3,13 +3,11 @@
 use super::connection::{Client, ClientError, KeyedChannel, refused};
 use super::proto::annotation_result::Result as Answer;
 use super::proto::monitoring_service_client::MonitoringServiceClient;
-use super::proto::operating_point_service_client::OperatingPointServiceClient;
 use super::proto::{
     AnnotateDecisionsRequest, Annotation, AnnotationOutcome, AnnotationResult, CanaryRound,
     DriftReset, GetDecisionRequest, GetDecisionResponse, GetDriftRequest, GetDriftResponse,
-    GetOperatingPointRequest, GetShadowRequest, GetShadowResponse, ListAuditQueueRequest,
-    ListOperatingPointsRequest, OperatingPoint, RecordedDecision, ReplayCanariesRequest,
-    ResetDriftRequest,
+    GetShadowRequest, GetShadowResponse, ListAuditQueueRequest, RecordedDecision,
+    ReplayCanariesRequest, ResetDriftRequest,
 };
 
 /// Largest answer: an image, and room for it.
@@ -130,25 +128,6 @@ impl Client {
         Ok(answer.map_err(|status| refused(&status))?.into_inner())
     }
 
-    /// One operating point of a deployment.
-    ///
-    /// # Errors
-    /// Whatever the server refuses or fails at.
-    pub async fn operating_point(
-        &self,
-        deployment: &str,
-        id: &str,
-    ) -> Result<OperatingPoint, ClientError> {
-        let request = GetOperatingPointRequest {
-            deployment: deployment.to_owned(),
-            id: id.to_owned(),
-        };
-        let mut points = OperatingPointServiceClient::new(self.channel());
-        let answer = points.get_operating_point(request).await;
-        let answer = answer.map_err(|status| refused(&status))?.into_inner();
-        Ok(answer.operating_point.unwrap_or_default())
-    }
-
     /// Resets evidence, alarms and rates of the active operating point.
     ///
     /// # Errors
@@ -178,12 +157,7 @@ impl Client {
         &self,
         deployment: &str,
     ) -> Result<Vec<GetDriftResponse>, ClientError> {
-        let mut points = OperatingPointServiceClient::new(self.channel());
-        let request = ListOperatingPointsRequest {
-            deployment: deployment.to_owned(),
-        };
-        let answer = points.list_operating_points(request).await;
-        let known = answer.map_err(|status| refused(&status))?.into_inner();
+        let known = self.operating_points(deployment).await?;
         let mut history = Vec::new();
         for point in known.operating_points {
             let drift = self.drift(deployment, &point.id).await?;

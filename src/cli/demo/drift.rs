@@ -243,8 +243,8 @@ impl Story<'_> {
             confidence: confidence.parse()?,
             ..CalibrationSettings::default()
         };
-        let point = client.calibrate(settings, queries).await?.operating_point;
-        let point = point.unwrap_or_default();
+        let ended = client.calibrate(settings, tokio_stream::iter(queries));
+        let point = ended.await?.result?.operating_point.unwrap_or_default();
         let frr = point.frr.unwrap_or_default();
         self.say(&format!(
             "   threshold {:.4}; FRR at calibration {} [{} .. {} at {:.0} %], {} searches of {} labels\n",

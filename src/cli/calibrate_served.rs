@@ -1,0 +1,339 @@
+//! `matchpoint calibrate --server`: a deployment is calibrated while it serves, with queries that are here.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+
+use super::exit::Exit;
+use super::image_sources::{ImageSource, ImageSources};
+use super::left_out::LeftOut;
+use super::operating_point_text::{Refusal, refusal_text};
+use super::output::{self, Output, table};
+use super::progress::SharedProgress;
+use super::runtime::single_threaded;
+use super::served_point::describe;
+use super::server_address::ServerAddress;
+use crate::deployment::{RefusedItem, RemedyChoice};
+use matchpoint_calibration::analysis::remedy::Remedy;
+use matchpoint_calibration::policy::CalibrationTarget;
+use matchpoint_client::proto::calibration_settings::Target;
+use matchpoint_client::proto::labelled_query::Query;
+use matchpoint_client::proto::{
+    CalibrateMetadata, CalibrateResponse, CalibrationSettings, CostModel, LabelledQuery,
+    OperatingPoint, Remedy as RemedyMessage,
+};
+use matchpoint_client::{CalibrationEnd, Client, ClientError, Fault};
+
+/// Bytes of a message beside its image.
+const ENVELOPE_BYTES: u64 = 64 << 10;
+
+/// A calibration that a server is asked for.
+pub(super) struct ServedCalibration {
+    pub(super) settings: CalibrationSettings,
+    /// Labelled queries; the gallery's own items without.
+    pub(super) sources: Option<ImageSources>,
+    pub(super) json: bool,
+}
+
+/// What it came to, under the keys of a calibration here.
+#[derive(Serialize)]
+struct ServedReport {
+    outcome: &'static str,
+    operating_point: Option<String>,
+    active: bool,
+    etag: String,
+    /// The operating point, as the server tells of it.
+    point: Option<OperatingPoint>,
+    refusal: Option<Refusal>,
+    failed: Vec<RefusedItem>,
+    left_out: LeftOut,
+    /// What the server says of the queries.
+    queries: CalibrateMetadata,
+}
+
+impl ServedCalibration {
+    pub(super) fn run(self, server: &ServerAddress) -> anyhow::Result<Exit> {
+        let output = Output::new(self.json);
+        let report = single_threaded()?.block_on(self.ask(server))?;
+        output.result(&report, text)?;
+        Ok(match (&report.refusal, report.failed.is_empty()) {
+            (Some(_), _) => Exit::Underpowered,
+            (None, false) => Exit::SomeFailed,
+            (None, true) => Exit::Done,
+        })
+    }
+
+    async fn ask(self, server: &ServerAddress) -> anyhow::Result<ServedReport> {
+        let client = server.connect().await?;
+        let sources = self.sources.unwrap_or_default();
+        check_roles(&client, &self.settings.deployment, &sources).await?;
+        let bytes_max = client.server_info().await?.message_bytes_max;
+        let reading = Arc::new(Reading {
+            progress: SharedProgress::new("search"),
+            failed: Mutex::new(sources.refused),
+            bytes_max: bytes_max.saturating_sub(ENVELOPE_BYTES),
+        });
+        let (shared, total) = (Arc::clone(&reading), sources.items.len() as u64);
+        let numbered = (1..).zip(sources.items);
+        let queries = numbered.filter_map(move |(number, source)| {
+            shared.progress.at(number, total);
+            shared.query(source)
+        });
+        let ended = client.calibrate(self.settings, tokio_stream::iter(queries));
+        let CalibrationEnd { queries, result } = ended.await?;
+        let mut failed = std::mem::take(&mut *reading.failed());
+        if let Some(reading) = Arc::into_inner(reading) {
+            reading.progress.finish();
+        }
+        failed.extend(queries.failed.iter().map(|one| RefusedItem {
+            item: one.id.clone(),
+            reason: one.reason.clone(),
+        }));
+        let report = ServedReport {
+            outcome: "refused",
+            operating_point: None,
+            active: false,
+            etag: String::new(),
+            point: None,
+            refusal: None,
+            failed,
+            left_out: sources.left_out,
+            queries,
+        };
+        match result {
+            Ok(response) => Ok(report.with(response)),
+            Err(error) => {
+                let refusal = Some(refusal(&error).ok_or(error)?);
+                Ok(ServedReport { refusal, ..report })
+            }
+        }
+    }
+}
+
+impl ServedReport {
+    fn with(self, response: CalibrateResponse) -> Self {
+        let point = response.operating_point.unwrap_or_default();
+        Self {
+            outcome: if point.certified {
+                "certified"
+            } else {
+                "aimed at, not certified"
+            },
+            operating_point: Some(point.id.clone()),
+            active: response.active,
+            etag: response.etag,
+            point: Some(point),
+            ..self
+        }
+    }
+}
+
+/// Queries on their way, each read when the server takes it.
+struct Reading {
+    progress: SharedProgress,
+    failed: Mutex<Vec<RefusedItem>>,
+    bytes_max: u64,
+}
+
+impl Reading {
+    fn query(&self, source: ImageSource) -> Option<LabelledQuery> {
+        let image = match crate::files::read_file(&source.path) {
+            Ok(image) if image.len() as u64 <= self.bytes_max => image,
+            Ok(image) => {
+                let (bytes, most) = (image.len(), self.bytes_max);
+                self.fail(
+                    source.id,
+                    format!("it has {bytes} bytes; the server takes {most}"),
+                );
+                return None;
+            }
+            Err(cause) => {
+                self.fail(source.id, format!("cannot be read: {cause}"));
+                return None;
+            }
+        };
+        Some(LabelledQuery {
+            id: source.id,
+            label: source.label,
+            query: Some(Query::Image(image.into())),
+            metadata: source.metadata.into_iter().collect(),
+        })
+    }
+
+    fn fail(&self, item: String, reason: String) {
+        self.failed().push(RefusedItem { item, reason });
+    }
+
+    fn failed(&self) -> MutexGuard<'_, Vec<RefusedItem>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Holds the roles of a list against what is enrolled, which the server does not know of.
+async fn check_roles(
+    client: &Client,
+    deployment: &str,
+    sources: &ImageSources,
+) -> anyhow::Result<()> {
+    if sources.items.iter().all(|item| item.role.is_none()) {
+        return Ok(());
+    }
+    match client.labels(deployment).await {
+        Ok(labels) => sources.refuse_contradictions(|label| labels.contains(label)),
+        Err(ClientError::Refused {
+            fault: Fault::Caller,
+            ..
+        }) => {
+            output::error(
+                "note: whether the roles of the list agree with what is enrolled was not looked at, which takes a key with the scope enrol",
+            );
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// `None` where the data are not what the server refuses.
+fn refusal(error: &ClientError) -> Option<Refusal> {
+    let ClientError::Refused {
+        reason: Some(reason),
+        details,
+        message,
+        ..
+    } = error
+    else {
+        return None;
+    };
+    let known = [
+        "CALIBRATION_UNDERPOWERED",
+        "CALIBRATION_UNATTAINABLE",
+        "STRANGERS_UNNAMED",
+    ];
+    let reason = known.into_iter().find(|known| known == reason)?;
+    let number = |key: &str| details.get(key).and_then(|number| number.parse().ok());
+    Some(Refusal {
+        reason,
+        independent_trials: number("trials_present"),
+        needed: number("trials_needed"),
+        best_supported: None,
+        message: message.clone(),
+    })
+}
+
+/// What the threshold is to achieve, as the protocol says it.
+pub(super) fn wanted(target: CalibrationTarget) -> (Target, Option<f64>) {
+    match target {
+        CalibrationTarget::Far(far) | CalibrationTarget::FarEstimated(far) => {
+            (Target::TargetFar(far.far()), Some(far.confidence().get()))
+        }
+        CalibrationTarget::Frr(frr) => (Target::TargetFrr(frr.frr()), Some(frr.confidence().get())),
+        CalibrationTarget::EqualError => (Target::EqualError(true), None),
+        CalibrationTarget::Cost(model) => {
+            let costs = model.costs();
+            let cost = CostModel {
+                false_accept: costs.false_accept,
+                false_reject: costs.false_reject,
+                prior_mated: costs.prior_mated.get(),
+            };
+            (Target::Cost(cost), None)
+        }
+    }
+}
+
+/// What is held against the threshold, as the protocol says it.
+pub(super) fn remedy(choice: &RemedyChoice) -> RemedyMessage {
+    match choice {
+        RemedyChoice::None | RemedyChoice::Named(Remedy::None) => RemedyMessage::None,
+        RemedyChoice::Named(Remedy::ZNorm) => RemedyMessage::ZNorm,
+        RemedyChoice::Named(Remedy::TNorm) => RemedyMessage::TNorm,
+        RemedyChoice::Named(Remedy::SNorm) => RemedyMessage::SNorm,
+        RemedyChoice::Named(Remedy::AsNorm) => RemedyMessage::AsNorm,
+        RemedyChoice::Named(Remedy::Margin) => RemedyMessage::Margin,
+        RemedyChoice::Named(Remedy::AsNormMargin) => RemedyMessage::AsNormMargin,
+        RemedyChoice::Measured => RemedyMessage::Measured,
+    }
+}
+
+fn text(report: &ServedReport) -> String {
+    let mut text = String::new();
+    for one in &report.failed {
+        text.push_str(&format!("failed: {one}\n"));
+    }
+    let listed = report.queries.failed.len() as u64;
+    if listed < report.queries.failed_total {
+        let more = report.queries.failed_total - listed;
+        text.push_str(&format!("failed: and {more} more\n"));
+    }
+    text.push_str(&table(&report.left_out.rows()));
+    text.push_str(&doubts(&report.queries));
+    if let Some(refusal) = &report.refusal {
+        text.push_str(&refusal_text(refusal));
+    }
+    if let Some(point) = &report.point {
+        let state = if report.active {
+            "active now"
+        } else {
+            "dry run, not saved"
+        };
+        let heading = format!("operating point {} ({state})\n", point.id);
+        text.push_str(&(heading + &describe(point)));
+    }
+    text
+}
+
+/// What makes the trials less than they seem, with the first of each kind.
+fn doubts(of: &CalibrateMetadata) -> String {
+    let mut found = Vec::new();
+    if let Some(first) = of.alike_labels.first() {
+        found.push(format!(
+            "{} labels are suspiciously like another (the first: {} and {}); is each a thing of its own?",
+            of.alike_labels_total, first.label, first.other_label
+        ));
+    }
+    if let Some(first) = of.gallery_duplicates.first() {
+        found.push(format!(
+            "{} of the queries are pictures in the gallery, or nearly (the first: {} of {} is item {} of {}); under the same label they are no trials, and under another one of the two is wrong",
+            of.gallery_duplicates_total, first.id, first.label, first.item_id, first.item_label
+        ));
+    }
+    if let Some(first) = of.query_duplicates.first() {
+        found.push(format!(
+            "{} of the queries have the very image of another one (the first: {} and {}); they are counted once",
+            of.query_duplicates_total, first.first_id, first.id
+        ));
+    }
+    if let Some(first) = of.stranger_near_duplicates.first() {
+        found.push(format!(
+            "{} queries of strangers are nearly those of strangers of other labels (the first: {} of {} and {} of {}); each such group is one trial, and its labels may be wrong",
+            of.stranger_near_duplicates_total,
+            first.first_id,
+            first.first_label,
+            first.id,
+            first.label
+        ));
+    }
+    if let Some(unnamed) = &of.unnamed_strangers {
+        found.push(format!(
+            "{} pictures show strangers whom nobody named, and count as {}; --strangers-are-distinct says that each shows another one",
+            unnamed.pictures, unnamed.strangers
+        ));
+    }
+    if let Some(crowded) = &of.crowded_strangers {
+        found.push(format!(
+            "{} labels of strangers are nearer to each other than different things are, and count as {} (two of them: {}); --strangers-are-distinct says that they are different things",
+            crowded.labels,
+            crowded.strangers,
+            crowded.example_labels.join(" and ")
+        ));
+    }
+    if 0 < of.strangers_not_compared_total {
+        found.push(format!(
+            "{} queries of strangers are too many to be held against the others: near copies among them are not found",
+            of.strangers_not_compared_total
+        ));
+    }
+    found
+        .iter()
+        .map(|what| output::wrapped(what, "warning: "))
+        .collect()
+}

@@ -1,0 +1,36 @@
+//! How far a snapshot is.
+
+use std::ops::ControlFlow;
+
+use super::exit::Exit;
+use super::progress::SharedProgress;
+use super::signal::Signal;
+
+/// Shows how far it is, and stops at a signal.
+pub(super) struct StepsShown {
+    shown: SharedProgress,
+    signal: Signal,
+}
+
+impl StepsShown {
+    pub(super) fn begin(what: &'static str) -> anyhow::Result<Self> {
+        Ok(Self {
+            signal: Signal::listen("stopping; nothing will be left of it")?,
+            shown: SharedProgress::new(what),
+        })
+    }
+
+    pub(super) fn at(&self, done: u64, all: u64) -> ControlFlow<()> {
+        self.shown.at(done >> 20, all >> 20);
+        if self.signal.received().is_some() {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// The exit code where a signal has stopped it.
+    pub(super) fn finish(self) -> Option<Exit> {
+        self.shown.finish();
+        self.signal.received()
+    }
+}
