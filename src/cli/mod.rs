@@ -57,6 +57,7 @@ mod serve;
 mod served_point;
 mod server_address;
 mod shadow;
+mod shell;
 mod signal;
 mod status;
 mod steps_shown;
@@ -66,7 +67,7 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 pub use exit::Exit;
 
@@ -130,6 +131,10 @@ enum CliCommand {
     Restore(backup::Restore),
     /// Show the server's configuration
     Config(config::ConfigArgs),
+    /// Print completions for bash, zsh, fish and other shells
+    Completions(shell::Completions),
+    /// Write manual pages, one for each command
+    Man(shell::Man),
 }
 
 const AFTER_HELP: &str = "\
@@ -201,13 +206,13 @@ fn run(command: CliCommand) -> anyhow::Result<Exit> {
         CliCommand::Snapshot(command) => command.run(),
         CliCommand::Restore(command) => command.run(),
         CliCommand::Config(command) => command.run(),
+        CliCommand::Completions(command) => command.run(Arguments::command()),
+        CliCommand::Man(command) => command.run(Arguments::command()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

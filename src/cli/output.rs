@@ -48,6 +48,11 @@ impl Output {
     }
 }
 
+/// Prints what is no text for a person, byte by byte.
+pub(super) fn raw(bytes: &[u8]) -> anyhow::Result<()> {
+    line(io::stdout().lock().write_all(bytes))
+}
+
 /// Prints a line to standard error.
 pub(super) fn error(text: &str) {
     drop(writeln!(io::stderr().lock(), "{}", escaped_lines(text)));

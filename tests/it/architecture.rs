@@ -207,6 +207,8 @@ const OWNED: &[(&str, &[&str])] = &[
     ("indicatif::", &["cli"]),
     ("glob::", &["cli"]),
     ("csv::", &["cli"]),
+    ("clap_complete::", &["cli"]),
+    ("clap_mangen::", &["cli"]),
     ("rayon::", &["adapt", "analysis", "index", "gallery"]),
     ("matrixmultiply::", &["kernels"]),
     ("memmap2::", &["kernels"]),

@@ -214,3 +214,18 @@ fn status_shows_what_the_scopes_of_a_key_allow_and_names_the_rest() {
     assert_eq!(missing(&admin), serde_json::json!(["calibrate", "label"]));
     assert_eq!(missing(&both), serde_json::json!([]));
 }
+
+#[test]
+fn completions_and_manual_pages_are_written_for_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(&["completions", shell]);
+        assert!(script.status.success(), "{}", text(&script.stderr));
+        assert!(text(&script.stdout).contains("calibrate"), "{shell}");
+    }
+    let root = tempfile::TempDir::new().unwrap();
+    let folder = root.path().join("man1");
+    assert!(run(&["man", path(&folder)]).status.success());
+    let page = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+    assert!(page("matchpoint.1").contains("matchpoint\\-calibrate(1)"));
+    assert!(page("matchpoint-points-activate.1").contains("matchpoint points activate shop"));
+}
