@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import pathlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -98,10 +100,12 @@ def test_what_stays_wrong_is_asked_once(
 
 
 def test_deleting_is_not_repeated_where_it_may_have_been_done(connect: Any, serve: Serve) -> None:
-    lost = serve(in_turn(Refusal(grpc.StatusCode.UNAVAILABLE), gallery_pb2.DeleteItemResponse()))
+    lost = serve(in_turn(found, Refusal(grpc.StatusCode.UNAVAILABLE), gallery_pb2.DeleteItemResponse()))
+    client = connect(lost.address)
+    client.search(b"the server is there")
     with pytest.raises(matchpoint.UnreachableError):
-        connect(lost.address).delete("x")
-    assert lost.calls == 1
+        client.delete("x")
+    assert lost.calls == 2
     # The server says that it did nothing.
     full = serve(in_turn(FULL, gallery_pb2.DeleteItemResponse(generation=7)))
     assert connect(full.address).delete("x") == 7
@@ -198,6 +202,47 @@ def test_what_all_would_meet_ends_the_run(connect: Any, serve: Serve) -> None:
     with pytest.raises(matchpoint.AuthenticationError, match="nobody has this key"):
         list(outcomes)
     assert server.calls < 10
+
+
+def test_a_client_that_is_closed_says_so(connect: Any, serve: Serve) -> None:
+    release = threading.Event()
+    server = serve(lambda request: (request.image == b"a" or release.wait(5)) and found(request))
+    client = connect(server.address)
+    outcomes = client.search_many((b"a" for _ in range(1000)), in_flight=2)
+    next(outcomes)
+    client.close()
+    for call in (lambda: list(outcomes), lambda: client.search(b"a")):
+        with pytest.raises(matchpoint.CancelledCallError, match="closed"):
+            call()
+    release.set()
+
+
+def test_an_async_client_outlives_the_loop_that_it_was_used_in(serve: Serve) -> None:
+    client = matchpoint.AsyncClient(serve(found).address)
+
+    async def search() -> str | None:
+        return (await client.search(b"a")).label
+
+    assert [asyncio.run(search()) for _ in range(3)] == ["a"] * 3
+
+
+def test_a_loop_over_many_can_be_left_without_a_word(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    server = serve(found)
+
+    async def leave() -> None:
+        async with matchpoint.AsyncClient(server.address) as client:
+            async for _ in client.search_many(b"a" for _ in range(1000)):
+                break
+
+    asyncio.run(leave())
+    assert not caplog.records, "asyncio tells of exceptions that nobody took"
+    assert server.calls < 100
+
+
+def test_one_query_is_not_taken_for_many(connect: Any) -> None:
+    for one in ("x.jpg", b"x", pathlib.Path("x.jpg")):
+        with pytest.raises(TypeError, match="use search, or a list"):
+            connect("127.0.0.1:1").search_many(one)
 
 
 def test_a_run_that_is_left_early_begins_no_more(connect: Any, serve: Serve) -> None:

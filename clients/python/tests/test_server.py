@@ -140,7 +140,7 @@ def test_150_threads_and_150_tasks_of_one_client_are_all_answered() -> None:
 
     async def all_at_once() -> list[matchpoint.SearchResult]:
         async with matchpoint.AsyncClient() as client:
-            return await asyncio.gather(*(client.search(image) for _ in range(150)))
+            return list(await asyncio.gather(*(client.search(image) for _ in range(150))))
 
     assert all(result.accepted for result in asyncio.run(all_at_once()))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import io
+import json
 import pickle
 import re
 from pathlib import Path
@@ -98,6 +99,14 @@ def test_a_result_is_not_taken_for_a_yes_by_being_there() -> None:
     for one in (result, result.decision, result.answer, outcome):
         with pytest.raises(TypeError, match="neither true nor false"):
             bool(one)
+
+
+def test_a_decision_is_equal_to_its_name() -> None:
+    # `if decision == "REJECT": ... else: let_in()` must not let in.
+    for decision in matchpoint.Decision:
+        assert decision == decision.value == str(decision) == f"{decision}"
+        assert json.loads(json.dumps(decision)) == decision
+    assert accepted().decision != "REJECT"
 
 
 def test_an_outcome_that_failed_has_no_result_to_overlook() -> None:
@@ -208,6 +217,15 @@ def test_what_is_no_query_is_refused_with_what_is(query: Any, kind: type[Excepti
 def test_an_option_that_there_is_not_is_refused_with_those_that_there_are() -> None:
     with pytest.raises(TypeError, match="no option top_k; it has limit, exact, filter"):
         _calls.search("", Payload("x", image=b"x"), {"top_k": 3})  # type: ignore[typeddict-unknown-key]
+
+
+def test_an_argument_of_a_wrong_kind_is_named() -> None:
+    with pytest.raises(ValueError, match="the option limit is -1"):
+        _calls.search("", Payload("x", image=b"x"), {"limit": -1})
+    with pytest.raises(TypeError, match=r"metadata 'aisle' is 7, and must be text; write str\(...\)"):
+        _calls.enrol("", "id", "label", Payload("x", image=b"x"), {"aisle": 7})  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match="id is 1"):
+        _calls.delete("", 1)  # type: ignore[arg-type]
 
 
 def of(server: str | None = None, key: str | None = None, file: Any = None, **tls: Any) -> Any:

@@ -8,18 +8,18 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
-from typing_extensions import Unpack
+from typing_extensions import Self, Unpack
 
 from . import _calls, _failures
 from ._calls import Call, SearchOptions
 from ._connection import OPTIONS, Address, Pem, address
-from ._many import check_in_flight, in_tasks
+from ._many import check_many, in_tasks
 from ._queries import Payload, Query, payload
 from .results import (
     Activation,
@@ -49,12 +49,18 @@ class _AsyncConnection:
         self.where = where
         self.timeout = timeout
         self._channel: grpc.aio.Channel | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
         self._was_there = False
 
     @property
     def channel(self) -> grpc.aio.Channel:
-        """Made by the first call: it belongs to the loop that runs then."""
-        if self._channel is None:
+        """Made by the first call in a loop, to which it belongs: after another `asyncio.run` it is another one."""
+        if self._closed:
+            raise _failures.closed(self.where.server)
+        loop = asyncio.get_running_loop()
+        if self._channel is None or self._loop is not loop:
+            self._loop = loop
             if self.where.credentials is None:
                 self._channel = grpc.aio.insecure_channel(self.where.target, options=OPTIONS)
             else:
@@ -62,20 +68,26 @@ class _AsyncConnection:
         return self._channel
 
     async def close(self) -> None:
-        if self._channel is not None:
+        self._closed = True
+        if self._channel is not None and self._loop is asyncio.get_running_loop():
             await self._channel.close()
 
     async def run(self, call: Call[A], timeout: float | None) -> A:
         """Sends a call, again where that helps, until it is answered, refused, or out of time."""
         patience = _failures.Patience(self.timeout if timeout is None else timeout)
-        send = self.channel.unary_unary(
-            call.method.path,
-            request_serializer=type(call.request).SerializeToString,
-            response_deserializer=call.method.response.FromString,
-        )
         while True:
+            send = self.channel.unary_unary(
+                call.method.path,
+                request_serializer=type(call.request).SerializeToString,
+                response_deserializer=call.method.response.FromString,
+            )
             try:
                 answer = await send(call.request, timeout=patience.left(), metadata=self.where.metadata)
+            except asyncio.CancelledError:
+                # What `close` cancels looks like a task that somebody cancelled.
+                if self._closed:
+                    raise _failures.closed(self.where.server) from None
+                raise
             except grpc.RpcError as error:
                 failure = _failures.from_call(call.subject, self.where.server, error)
                 # The server itself said so, if there is a reason.
@@ -139,7 +151,7 @@ class AsyncDeployment:
         One that fails has its `error` in its place, and the others go on; what all would meet (no server, no
         permission, no such deployment) is raised. Queries are taken as they are needed, so there may be millions.
         """
-        check_in_flight(in_flight)
+        check_many(queries, in_flight)
         return in_tasks(
             lambda query: self.search(query, timeout=timeout, **options), queries, in_flight, ordered
         )

@@ -129,6 +129,13 @@ def _put(request: Any, given: Payload) -> None:
         request.embedding.values.extend(given.vector)
 
 
+def _check_text(given: Mapping[str, Any]) -> None:
+    """Names what is no text, which protobuf does not."""
+    for name, value in given.items():
+        if not isinstance(value, str):
+            raise TypeError(f"{name} is {value!r}, and must be text; write str(...)")
+
+
 def search(deployment: str, given: Payload, options: SearchOptions) -> Call[SearchResult]:
     unknown = options.keys() - SearchOptions.__annotations__.keys()
     if unknown:
@@ -139,7 +146,10 @@ def search(deployment: str, given: Payload, options: SearchOptions) -> Call[Sear
         if name == "conditions":
             request.conditions.update(options["conditions"])
         elif value is not None:
-            setattr(request, name, value)
+            try:
+                setattr(request, name, value)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"the option {name} is {value!r}: {error}") from None
     _put(request, given)
     return Call(_SEARCH, request, lambda message: read(SearchResult, message), f"search for {given.name}")
 
@@ -167,18 +177,22 @@ def embed(deployment: str, given: Payload) -> Call[Embedding]:
 def enrol(
     deployment: str, id: str, label: str, given: Payload, metadata: Mapping[str, str] | None
 ) -> Call[Enrolled]:
-    request = gallery_pb2.UpsertItemRequest(deployment=deployment, id=id, label=label, metadata=metadata or {})
+    metadata = metadata or {}
+    _check_text({"id": id, "label": label, **{f"metadata {key!r}": value for key, value in metadata.items()}})
+    request = gallery_pb2.UpsertItemRequest(deployment=deployment, id=id, label=label, metadata=metadata)
     _put(request, given)
     return Call(_UPSERT, request, lambda message: read(Enrolled, message), f"enrol item `{id}` from {given.name}")
 
 
 def delete(deployment: str, id: str) -> Call[int]:
+    _check_text({"id": id})
     request = gallery_pb2.DeleteItemRequest(deployment=deployment, id=id)
     # A second one, where the answer to the first was lost, would be told that there is no such item.
     return Call(_DELETE, request, lambda message: int(message.generation), f"delete item `{id}`", repeatable=False)
 
 
 def item(deployment: str, id: str, with_embedding: bool, with_image: bool) -> Call[Item]:
+    _check_text({"id": id})
     request = gallery_pb2.GetItemRequest(
         deployment=deployment, id=id, include_embedding=with_embedding, include_image=with_image
     )

@@ -7,17 +7,17 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
-from typing_extensions import Unpack
+from typing_extensions import Self, Unpack
 
 from . import _calls, _failures
 from ._calls import Call, SearchOptions
 from ._connection import OPTIONS, Address, Pem, address
-from ._many import check_in_flight, in_threads
+from ._many import check_many, in_threads
 from ._queries import Query, payload
 from .results import (
     Activation,
@@ -45,22 +45,34 @@ class _Connection:
 
     def __init__(self, where: Address, timeout: float) -> None:
         if where.credentials is None:
-            self.channel = grpc.insecure_channel(where.target, options=OPTIONS)
+            self._channel = grpc.insecure_channel(where.target, options=OPTIONS)
         else:
-            self.channel = grpc.secure_channel(where.target, where.credentials, options=OPTIONS)
+            self._channel = grpc.secure_channel(where.target, where.credentials, options=OPTIONS)
         self.where = where
         self.timeout = timeout
+        self._closed = False
         self._was_there = False
+
+    @property
+    def channel(self) -> grpc.Channel:
+        """For calls, until it is closed."""
+        if self._closed:
+            raise _failures.closed(self.where.server)
+        return self._channel
+
+    def close(self) -> None:
+        self._closed = True
+        self._channel.close()
 
     def run(self, call: Call[A], timeout: float | None) -> A:
         """Sends a call, again where that helps, until it is answered, refused, or out of time."""
         patience = _failures.Patience(self.timeout if timeout is None else timeout)
-        send = self.channel.unary_unary(
-            call.method.path,
-            request_serializer=type(call.request).SerializeToString,
-            response_deserializer=call.method.response.FromString,
-        )
         while True:
+            send = self.channel.unary_unary(
+                call.method.path,
+                request_serializer=type(call.request).SerializeToString,
+                response_deserializer=call.method.response.FromString,
+            )
             try:
                 answer = send(call.request, timeout=patience.left(), metadata=self.where.metadata)
             except grpc.RpcError as error:
@@ -119,7 +131,7 @@ class Deployment:
         One that fails has its `error` in its place, and the others go on; what all would meet (no server, no
         permission, no such deployment) is raised. Queries are taken as they are needed, so there may be millions.
         """
-        check_in_flight(in_flight)
+        check_many(queries, in_flight)
         return in_threads(
             lambda query: self.search(query, timeout=timeout, **options), queries, in_flight, ordered
         )
@@ -264,7 +276,7 @@ class Client(Deployment):
 
     def close(self) -> None:
         """Ends the connection, and calls that are under way."""
-        self._connection.channel.close()
+        self._connection.close()
 
     def deployment(self, name: str) -> Deployment:
         """A deployment of the server, over the same connection."""

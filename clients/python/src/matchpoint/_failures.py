@@ -34,6 +34,12 @@ def from_call(where: str, server: str, error: Any) -> MatchpointError:
     return _refusal(f"{where} at {server}", error.code().name, error.details() or "", status, server)
 
 
+def closed(server: str) -> MatchpointError:
+    """The error for a call of a client that is closed."""
+    where = f"the client of {server}"
+    return refusal(where, "CANCELLED", "it is closed", remedy="make another one, or call within its `with`")
+
+
 def _refusal(
     where: str, code: str, details: str, status: status_pb2.Status, server: str = ""
 ) -> MatchpointError:
@@ -70,7 +76,7 @@ def _remedy(code: str, details: str, server: str) -> str:
             "MATCHPOINT_SERVER_CA, and the host as the certificate does; if it asks for yours, pass client_certificate="
         )
     if code == "DEADLINE_EXCEEDED":
-        return "allow more by timeout=, or ask for less at a time"
+        return "the server may be full, or slow: allow more by timeout=, or ask for less at a time"
     if code == "OUT_OF_RANGE":
         return "it is larger than the server's message_bytes_max; send a smaller picture"
     if code == "UNIMPLEMENTED":

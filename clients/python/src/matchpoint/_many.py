@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -18,18 +19,22 @@ R = TypeVar("R")
 _AHEAD = 2
 
 
-def check_in_flight(in_flight: int) -> None:
+def check_many(given: object, in_flight: int) -> None:
+    """Refuses what was not meant: a path or the bytes of one picture are many letters or numbers, too."""
+    if isinstance(given, (str, bytes, bytearray, memoryview, os.PathLike)):
+        kind = type(given).__name__
+        raise TypeError(f"search_many takes many queries, and a {kind} is one; use search, or a list")
     if not 1 <= in_flight <= 1000:
         raise ValueError(f"in_flight is {in_flight}; it is the number of calls under way at once, 1 to 1000")
 
 
-def _outcome(index: int, given: Q, error: Exception) -> Outcome[Q, R]:
-    """What went wrong with one alone. Raises what any other would meet too, and mistakes of the program."""
-    if isinstance(error, MatchpointError) and error.ends_run:
+def _checked(outcome: Outcome[Q, R]) -> Outcome[Q, R]:
+    """Raises what any other would meet too, and mistakes of the program; an error of one alone stays in its place."""
+    error = outcome.error
+    alone = isinstance(error, (MatchpointError, OSError, ValueError)) and not getattr(error, "ends_run", False)
+    if error is not None and not alone:
         raise error
-    if isinstance(error, (MatchpointError, OSError, ValueError)):
-        return Outcome(index, given, error, None)
-    raise error
+    return outcome
 
 
 def in_threads(
@@ -41,7 +46,7 @@ def in_threads(
         try:
             return Outcome(index, query, None, work(query))
         except Exception as error:
-            return _outcome(index, query, error)
+            return Outcome(index, query, error, None)
 
     pool = ThreadPoolExecutor(in_flight, thread_name_prefix="matchpoint")
     waiting: deque[Future[Outcome[Q, R]]] = deque()
@@ -66,7 +71,7 @@ def _take(waiting: deque[Future[Outcome[Q, R]]], ordered: bool) -> Outcome[Q, R]
         wait(waiting, return_when=FIRST_COMPLETED)
         first = next(at for at, future in enumerate(waiting) if future.done())
         waiting.rotate(-first)
-    return waiting.popleft().result()
+    return _checked(waiting.popleft().result())
 
 
 async def in_tasks(
@@ -80,14 +85,14 @@ async def in_tasks(
             try:
                 return Outcome(index, query, None, await work(query))
             except Exception as error:
-                return _outcome(index, query, error)
+                return Outcome(index, query, error, None)
 
     async def take() -> Outcome[Q, R]:
         if not ordered:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             first = next(at for at, task in enumerate(waiting) if task.done())
             waiting.rotate(-first)
-        return await waiting.popleft()
+        return _checked(await waiting.popleft())
 
     def has_one() -> bool:
         return waiting[0].done() if ordered else any(task.done() for task in waiting)

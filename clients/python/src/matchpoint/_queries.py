@@ -80,7 +80,8 @@ def payload(query: Query) -> Payload:
             return Payload(f"a vector of {len(numbers)} components", vector=numbers)
     raise TypeError(
         f"a {type(query).__name__} is no query; pass a picture (bytes, a path, an open file, a PIL.Image, an array of "
-        "height x width x 3 bytes) or a vector (an array of one dimension, a list of numbers)"
+        "height x width x 3 bytes) or a vector (an array of one dimension, a list of numbers); search_many takes a "
+        "list of queries"
     )
 
 

@@ -108,7 +108,9 @@ class ServerError(MatchpointError):
 
 
 class CancelledCallError(MatchpointError):
-    """The call was cancelled on the way."""
+    """The call was cancelled on the way, or the client is closed."""
+
+    ends_run = True
 
 
 _BY_CODE: Mapping[str, type[MatchpointError]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from enum import Enum
 from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
@@ -12,7 +12,14 @@ Q = TypeVar("Q")
 R = TypeVar("R")
 
 
-class Decision(Enum):
+class _Named(str, Enum):
+    """Equal to its name as text, and written as that."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class Decision(_Named):
     """Whether the best match is accepted as the same thing. It has no truth value: compare it, or ask `accepted`."""
 
     ACCEPT = "ACCEPT"
@@ -31,7 +38,7 @@ class Decision(Enum):
         raise TypeError("a Decision is neither true nor false, REJECT is an answer too; write `is Decision.ACCEPT`")
 
 
-class UndecidedReason(Enum):
+class UndecidedReason(_Named):
     """Why a decision is UNDECIDED."""
 
     OPERATING_POINT_MISSING = "OPERATING_POINT_MISSING"
@@ -50,7 +57,7 @@ class UndecidedReason(Enum):
         return cls.UNKNOWN
 
 
-class AnnotationOutcome(Enum):
+class AnnotationOutcome(_Named):
     """What a reported truth changed."""
 
     ADDED = "ADDED"
@@ -138,11 +145,11 @@ class Basis:
     review_threshold: float | None
     """The score from which on a REJECT is for a person; None without a review band."""
     unseen_frr: float | None
-    """At most this share of mated searches is promised to be rejected without a look, or accepted with a wrong label."""
+    """The share of mated searches promised to be rejected without a look or accepted with a wrong label, at most."""
 
     def __str__(self) -> str:
         if self.threshold is None:
-            return f"no valid operating point decides: {self.undecided_reason.value if self.undecided_reason else ''}"
+            return f"no valid operating point decides: {self.undecided_reason or ''}"
         parts = [f"threshold {self.threshold:.4f}"]
         word = "" if self.certified else "aimed at: "
         sure = f" at {self.confidence:.4g} confidence" if self.confidence is not None else ""
@@ -247,7 +254,7 @@ class SearchResult(_Decided):
     def __str__(self) -> str:
         best = self.best
         found = f"{best.label} ({best.id}) at {best.score:.4f}" if best is not None else "nothing was found"
-        return f"{self.decision.value}: {found}; {self.basis}"
+        return f"{self.decision}: {found}; {self.basis}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +277,7 @@ class VerifyResult(_Decided):
     """Where the time went."""
 
     def __str__(self) -> str:
-        return f"{self.decision.value}: {self.score:.4f}; {self.basis}"
+        return f"{self.decision}: {self.score:.4f}; {self.basis}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,7 +367,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class ReviewBand:
-    """The scores from a lower threshold to below the threshold of an operating point: rejects for a person to look at."""
+    """The scores from a lower threshold to below that of an operating point: rejects for a person to look at."""
 
     threshold: float
     """The score from which on a REJECT is for a person."""
@@ -432,7 +439,7 @@ class OperatingPoint:
     @property
     def created(self) -> datetime:
         """When it was made."""
-        return datetime.fromtimestamp(self.created_unix_seconds, UTC)
+        return datetime.fromtimestamp(self.created_unix_seconds, timezone.utc)
 
 
 @dataclass(frozen=True, slots=True)
@@ -615,7 +622,7 @@ class RecordedDecision(_Decided):
     @property
     def time(self) -> datetime:
         """When it was made."""
-        return datetime.fromtimestamp(self.unix_milliseconds / 1000, UTC)
+        return datetime.fromtimestamp(self.unix_milliseconds / 1000, timezone.utc)
 
 
 @dataclass(frozen=True, slots=True)
