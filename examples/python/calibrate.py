@@ -3,8 +3,7 @@
 
     calibrate.py labelled.csv --target-far 0.01 [--activate]
 
-Without --activate it changes nothing. Calibrate is a stream, which the client has no method for: it is called
-by its stub, over the client's channel.
+Without --activate it changes nothing.
 """
 
 from __future__ import annotations
@@ -15,27 +14,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
-
 import matchpoint
-from matchpoint.v1 import calibration_pb2, calibration_pb2_grpc
-
-SECONDS_MAX = 600
 
 
-def requests(arguments: argparse.Namespace) -> Iterator[calibration_pb2.CalibrateRequest]:
-    """The settings, then each labelled picture; paths are relative to the list."""
-    settings = calibration_pb2.CalibrationSettings(
-        target_far=arguments.target_far,
-        confidence=arguments.confidence,
-        validate_only=not arguments.activate,
-    )
-    yield calibration_pb2.CalibrateRequest(settings=settings)
-    with arguments.queries.open(encoding="utf-8", newline="") as file:
+def labelled(source: Path) -> Iterator[matchpoint.LabelledQuery]:
+    """Each labelled picture of the list; paths are relative to it."""
+    with source.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            image = (arguments.queries.parent / row["path"]).read_bytes()
-            query = calibration_pb2.LabelledQuery(id=row["path"], label=row["label"], image=image)
-            yield calibration_pb2.CalibrateRequest(query=query)
+            yield matchpoint.LabelledQuery(row["path"], row["label"], source.parent / row["path"])
 
 
 def main() -> int:
@@ -47,22 +33,24 @@ def main() -> int:
     arguments = parser.parse_args()
 
     with matchpoint.Client() as client:
-        stub = calibration_pb2_grpc.CalibrationServiceStub(client.channel)
-        operation = stub.Calibrate(requests(arguments), metadata=client.call_metadata, timeout=SECONDS_MAX)
-    response = calibration_pb2.CalibrateResponse()
-    if not operation.response.Unpack(response):
-        print("refused:", operation.error.message)
-        return 5
-    point = response.operating_point
+        found = client.calibrate(
+            labelled(arguments.queries),
+            target_far=arguments.target_far,
+            confidence=arguments.confidence,
+            activate=arguments.activate,
+        )
+    point = found.operating_point
     promise = f"FAR <= {point.target_far:g} at {point.confidence:.0%} confidence"
-    print(f"{point.id}: threshold {point.threshold:.4f}, {promise}{', active' if response.active else ''}")
+    state = "active" if found.active else "not active"
+    print(f"{point.id}: threshold {point.threshold:.4f}, {promise}, {state}")
+    print(f"false rejects: {point.frr}")
+    for failed in found.doubts.failed:
+        print(f"{failed.id}: {failed.reason}", file=sys.stderr)
     return 0
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except grpc.RpcError as error:
-        sys.exit(f"{error.code().name}: {error.details()}")
-    except (OSError, ValueError) as error:
+    except (matchpoint.MatchpointError, OSError, ValueError) as error:
         sys.exit(str(error))

@@ -22,6 +22,7 @@ from matchpoint._connection import address
 from matchpoint._queries import Payload, payload
 from matchpoint._reading import read
 from matchpoint.v1 import (
+    calibration_pb2,
     decision_pb2,
     gallery_pb2,
     monitoring_pb2,
@@ -37,6 +38,8 @@ MESSAGES: list[tuple[type[Any], Any]] = [
     (results.Activation, operating_point_pb2.ActivateOperatingPointResponse),
     (results.Activation, operating_point_pb2.RollBackOperatingPointResponse),
     (results.Basis, decision_pb2.DecisionBasis),
+    (results.CalibrationDoubts, calibration_pb2.CalibrateMetadata),
+    (results.FailedQuery, calibration_pb2.FailedQuery),
     (results.DeploymentInfo, server_pb2.DeploymentInfo),
     (results.Embedding, retrieval_pb2.EmbedResponse),
     (results.Enrolled, gallery_pb2.UpsertItemResponse),

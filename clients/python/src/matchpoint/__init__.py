@@ -10,10 +10,10 @@
 """
 
 from ._aio import AsyncClient, AsyncDeployment
-from ._calls import SearchOptions
+from ._calls import CalibrationOptions, SearchOptions
 from ._client import Client, Deployment
 from ._pandas import to_pandas
-from ._queries import Query
+from ._queries import LabelledQuery, NewItem, Query
 from .errors import (
     AuthenticationError,
     CancelledCallError,
@@ -42,10 +42,13 @@ from .results import (
     AnnotationOutcome,
     Answer,
     Basis,
+    Calibration,
+    CalibrationDoubts,
     Decision,
     DeploymentInfo,
     Embedding,
     Enrolled,
+    FailedQuery,
     Item,
     Match,
     OperatingPoint,
@@ -74,6 +77,9 @@ __all__ = [
     "AsyncDeployment",
     "AuthenticationError",
     "Basis",
+    "Calibration",
+    "CalibrationDoubts",
+    "CalibrationOptions",
     "CancelledCallError",
     "Client",
     "ConflictError",
@@ -86,13 +92,16 @@ __all__ = [
     "DeploymentNotFoundError",
     "Embedding",
     "Enrolled",
+    "FailedQuery",
     "ImageError",
     "InvalidRequestError",
     "Item",
     "ItemError",
     "ItemNotFoundError",
+    "LabelledQuery",
     "Match",
     "MatchpointError",
+    "NewItem",
     "NotFoundError",
     "NotPossibleError",
     "OperatingPoint",

@@ -17,14 +17,15 @@ from grpc_health.v1 import health_pb2
 from typing_extensions import Self, Unpack
 
 from . import _calls, _failures
-from ._calls import Call, SearchOptions
+from ._calls import CalibrationOptions, Call, SearchOptions
 from ._connection import OPTIONS, Address, Pem, address
-from ._many import check_many, in_tasks
-from ._queries import Payload, Query, payload
+from ._many import check_many, each, in_tasks
+from ._queries import LabelledQuery, NewItem, Payload, Query, expect, payload
 from .results import (
     Activation,
     AnnotationOutcome,
     Answer,
+    Calibration,
     Embedding,
     Enrolled,
     Item,
@@ -37,6 +38,7 @@ from .results import (
     Truth,
     VerifyResult,
 )
+from .v1 import calibration_pb2
 
 A = TypeVar("A")
 Q = TypeVar("Q", bound=Query)
@@ -99,6 +101,37 @@ class _AsyncConnection:
             else:
                 self._was_there = True
                 return call.read(answer)
+
+    async def send_all(
+        self, first: Message, queries: Iterable[LabelledQuery] | AsyncIterable[LabelledQuery], timeout: float
+    ) -> Message:
+        """Sends a calibration as one stream, and reads its queries as they are sent."""
+        failed: list[Exception] = []
+
+        async def requests() -> AsyncIterator[Message]:
+            yield first
+            try:
+                async for given in each(queries):
+                    query = expect(LabelledQuery, given)
+                    yield _calls.labelled(query, await _payload(query.query))
+            except Exception as error:
+                failed.append(error)
+                raise
+
+        send = self.channel.stream_unary(
+            _calls.CALIBRATE.path,
+            request_serializer=calibration_pb2.CalibrateRequest.SerializeToString,
+            response_deserializer=_calls.CALIBRATE.response.FromString,
+        )
+        try:
+            return await send(requests(), timeout=timeout, metadata=self.where.metadata)
+        except (grpc.RpcError, asyncio.CancelledError) as error:
+            if failed:
+                # gRPC would say no more than that there was one.
+                raise failed[0] from None
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            raise _failures.from_call("calibrate", self.where.server, error) from error
 
 
 async def _payload(query: Query) -> Payload:
@@ -184,6 +217,24 @@ class AsyncDeployment:
         """Enrols a picture or vector, or replaces the item of that id. On the server's disk when it returns."""
         return await self._connection.run(_calls.enrol(self._name, id, label, await _payload(query), metadata), timeout)
 
+    def enrol_many(
+        self,
+        items: Iterable[NewItem] | AsyncIterable[NewItem],
+        *,
+        in_flight: int = 16,
+        ordered: bool = True,
+        timeout: float | None = None,
+    ) -> AsyncIterator[Outcome[NewItem, Enrolled]]:
+        """Enrols many, `in_flight` at once. One that fails has its `error` in its place, as in `search_many`; those
+        whose outcome was taken are on the server's disk, and enrolling one again does no harm."""
+        check_many(items, in_flight)
+
+        async def enrol(given: NewItem) -> Enrolled:
+            new = expect(NewItem, given)
+            return await self.enrol(new.id, new.label, new.query, metadata=new.metadata, timeout=timeout)
+
+        return in_tasks(enrol, items, in_flight, ordered)
+
     async def delete(self, id: str, *, timeout: float | None = None) -> int:
         """Removes an item; the number of the gallery's state that first lacks it."""
         return await self._connection.run(_calls.delete(self._name, id), timeout)
@@ -206,6 +257,25 @@ class AsyncDeployment:
                 yield one
             if not token:
                 return
+
+    async def calibrate(
+        self,
+        queries: Iterable[LabelledQuery] | AsyncIterable[LabelledQuery],
+        *,
+        activate: bool = False,
+        timeout: float = 3600.0,
+        **options: Unpack[CalibrationOptions],
+    ) -> Calibration:
+        """Calibrates the deployment while it serves: searches for queries whose labels are known, and chooses the
+        threshold that keeps the promise.
+
+        Options: `target_far`, `target_frr` or `equal_error`; `confidence` (0.95), and more in `CalibrationOptions`.
+        Nothing is changed without `activate`. Data that support no such promise are a NotPossibleError, with
+        `metadata["trials_needed"]` where its reason is CALIBRATION_UNDERPOWERED.
+        """
+        first = _calls.calibration_settings(self._name, activate, options)
+        operation = await self._connection.send_all(first, queries, timeout)
+        return _calls.calibrated(operation)
 
     async def operating_points(self, *, timeout: float | None = None) -> OperatingPoints:
         """All operating points, and which of them decides."""

@@ -13,11 +13,13 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
 from . import _failures, errors
-from ._queries import Payload
+from ._queries import LabelledQuery, Payload
 from ._reading import enum_value, read
 from .results import (
     Activation,
     AnnotationOutcome,
+    Calibration,
+    CalibrationDoubts,
     Embedding,
     Enrolled,
     Item,
@@ -87,7 +89,34 @@ class SearchOptions(TypedDict, total=False):
     """What is known of the query beside what it shows, such as `camera` = `gate`."""
 
 
-def method(name: str) -> Method:
+class CalibrationOptions(TypedDict, total=False):
+    """What a calibration is to achieve, and how: one of `target_far`, `target_frr` and `equal_error` is required."""
+
+    target_far: float
+    """The false accept rate per search that must not be exceeded."""
+    target_frr: float
+    """The false reject rate per search that must not be exceeded."""
+    equal_error: bool
+    """Where both rates are equal; promises nothing."""
+    confidence: float
+    """Confidence of the promise, 0.5 to below 1; 0.95 if left out."""
+    estimated: bool
+    """With `target_far`: take the threshold whose estimated upper bound meets the target, which is not certified."""
+    review_frr: float
+    """With `target_far`: adds a review band, docs/calibration.md."""
+    grow_to_items: int
+    """With `target_far`: the number of items that the gallery will grow to."""
+    worst_group_of: str
+    """With `target_far`: a key of the metadata; the target is certified for each of its values."""
+    labels_as_they_are: bool
+    """Labels that differ by spelling alone are different things."""
+    strangers_are_distinct: bool
+    """Every picture of a stranger without a name shows another one."""
+    seed: int
+    """Seed of the choice of one query for each label."""
+
+
+def method(name: str, *, stream: bool = False) -> Method:
     """A method by its name, such as `MonitoringService.GetDrift`, or with the package before it."""
     service, _, called = name.rpartition(".")
     try:
@@ -95,7 +124,7 @@ def method(name: str) -> Method:
         described = found.methods_by_name[called]
     except KeyError:
         raise ValueError(f"the protocol has no `{name}`; write it as in `RetrievalService.Search`") from None
-    if described.client_streaming or described.server_streaming:
+    if (described.client_streaming or described.server_streaming) and not stream:
         raise ValueError(f"{name} is a stream; call it by its stub, with `channel` and `call_metadata`")
     return Method(f"/{found.full_name}/{called}", message_factory.GetMessageClass(described.output_type))
 
@@ -115,6 +144,7 @@ _QUEUE = method("MonitoringService.ListAuditQueue")
 _DECISION = method("MonitoringService.GetDecision")
 _ANNOTATE = method("MonitoringService.AnnotateDecisions")
 _INFO = method("ServerService.GetServerInfo")
+CALIBRATE = method("CalibrationService.Calibrate", stream=True)
 
 
 def _as_is(message: Any) -> Any:
@@ -129,6 +159,22 @@ def _put(request: Any, given: Payload) -> None:
         request.embedding.values.extend(given.vector)
 
 
+def _set_options(request: Any, options: Mapping[str, Any], known: type[Any], what: str) -> None:
+    """Sets fields by their names, and names what there is not, or what does not fit."""
+    names = known.__annotations__
+    unknown = ", ".join(sorted(options.keys() - names.keys()))
+    if unknown:
+        raise TypeError(f"{what} has no option {unknown}; it has {', '.join(names)}, and timeout")
+    for name, value in options.items():
+        try:
+            if isinstance(value, Mapping):
+                getattr(request, name).update(value)
+            elif value is not None:
+                setattr(request, name, value)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"the option {name} is {value!r}: {error}") from None
+
+
 def _check_text(given: Mapping[str, Any]) -> None:
     """Names what is no text, which protobuf does not."""
     for name, value in given.items():
@@ -137,19 +183,8 @@ def _check_text(given: Mapping[str, Any]) -> None:
 
 
 def search(deployment: str, given: Payload, options: SearchOptions) -> Call[SearchResult]:
-    unknown = options.keys() - SearchOptions.__annotations__.keys()
-    if unknown:
-        known = ", ".join(SearchOptions.__annotations__)
-        raise TypeError(f"a search has no option {', '.join(sorted(unknown))}; it has {known}, and timeout")
     request = retrieval_pb2.SearchRequest(deployment=deployment)
-    for name, value in options.items():
-        if name == "conditions":
-            request.conditions.update(options["conditions"])
-        elif value is not None:
-            try:
-                setattr(request, name, value)
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"the option {name} is {value!r}: {error}") from None
+    _set_options(request, options, SearchOptions, "a search")
     _put(request, given)
     return Call(_SEARCH, request, lambda message: read(SearchResult, message), f"search for {given.name}")
 
@@ -288,6 +323,33 @@ def label(deployment: str, decided: Any, truth: Truth, annotator: str) -> Call[A
         return enum_value(AnnotationOutcome, described, result.outcome)
 
     return Call(_ANNOTATE, request, answered, subject)
+
+
+def calibration_settings(
+    deployment: str, activate: bool, options: CalibrationOptions
+) -> calibration_pb2.CalibrateRequest:
+    """The first message of a calibration."""
+    settings = calibration_pb2.CalibrationSettings(deployment=deployment, validate_only=not activate)
+    _set_options(settings, options, CalibrationOptions, "a calibration")
+    return calibration_pb2.CalibrateRequest(settings=settings)
+
+
+def labelled(given: LabelledQuery, query: Payload) -> calibration_pb2.CalibrateRequest:
+    """Each further message."""
+    _check_text({"id": given.id, "label": given.label})
+    sent = calibration_pb2.LabelledQuery(id=given.id, label=given.label, metadata=given.metadata)
+    _put(sent, query)
+    return calibration_pb2.CalibrateRequest(query=sent)
+
+
+def calibrated(operation: Any) -> Calibration:
+    """What the operation, which has ended, came to."""
+    response, metadata = calibration_pb2.CalibrateResponse(), calibration_pb2.CalibrateMetadata()
+    if not operation.response.Unpack(response):
+        raise _failures.from_status("calibrate", operation.error)
+    operation.metadata.Unpack(metadata)
+    point = read(OperatingPoint, response.operating_point)
+    return Calibration(point, response.active, response.etag or None, read(CalibrationDoubts, metadata))
 
 
 def server_info() -> Call[ServerInfo]:

@@ -15,14 +15,15 @@ from grpc_health.v1 import health_pb2
 from typing_extensions import Self, Unpack
 
 from . import _calls, _failures
-from ._calls import Call, SearchOptions
+from ._calls import CalibrationOptions, Call, SearchOptions
 from ._connection import OPTIONS, Address, Pem, address
 from ._many import check_many, in_threads
-from ._queries import Query, payload
+from ._queries import LabelledQuery, NewItem, Query, expect, payload
 from .results import (
     Activation,
     AnnotationOutcome,
     Answer,
+    Calibration,
     Embedding,
     Enrolled,
     Item,
@@ -35,6 +36,7 @@ from .results import (
     Truth,
     VerifyResult,
 )
+from .v1 import calibration_pb2
 
 A = TypeVar("A")
 Q = TypeVar("Q", bound=Query)
@@ -86,6 +88,33 @@ class _Connection:
             else:
                 self._was_there = True
                 return call.read(answer)
+
+    def send_all(self, first: Message, queries: Iterable[LabelledQuery], timeout: float) -> Message:
+        """Sends a calibration as one stream, and reads its queries as they are sent."""
+        failed: list[Exception] = []
+
+        def requests() -> Iterator[Message]:
+            yield first
+            try:
+                for given in queries:
+                    query = expect(LabelledQuery, given)
+                    yield _calls.labelled(query, payload(query.query))
+            except Exception as error:
+                failed.append(error)
+                raise
+
+        send = self.channel.stream_unary(
+            _calls.CALIBRATE.path,
+            request_serializer=calibration_pb2.CalibrateRequest.SerializeToString,
+            response_deserializer=_calls.CALIBRATE.response.FromString,
+        )
+        try:
+            return send(requests(), timeout=timeout, metadata=self.where.metadata)
+        except grpc.RpcError as error:
+            if failed:
+                # gRPC would say no more than that there was one.
+                raise failed[0] from None
+            raise _failures.from_call("calibrate", self.where.server, error) from error
 
 
 class Deployment:
@@ -164,6 +193,24 @@ class Deployment:
         """Enrols a picture or vector, or replaces the item of that id. On the server's disk when it returns."""
         return self._connection.run(_calls.enrol(self._name, id, label, payload(query), metadata), timeout)
 
+    def enrol_many(
+        self,
+        items: Iterable[NewItem],
+        *,
+        in_flight: int = 16,
+        ordered: bool = True,
+        timeout: float | None = None,
+    ) -> Iterator[Outcome[NewItem, Enrolled]]:
+        """Enrols many, `in_flight` at once. One that fails has its `error` in its place, as in `search_many`; those
+        whose outcome was taken are on the server's disk, and enrolling one again does no harm."""
+        check_many(items, in_flight)
+
+        def enrol(given: NewItem) -> Enrolled:
+            new = expect(NewItem, given)
+            return self.enrol(new.id, new.label, new.query, metadata=new.metadata, timeout=timeout)
+
+        return in_threads(enrol, items, in_flight, ordered)
+
     def delete(self, id: str, *, timeout: float | None = None) -> int:
         """Removes an item; the number of the gallery's state that first lacks it."""
         return self._connection.run(_calls.delete(self._name, id), timeout)
@@ -185,6 +232,25 @@ class Deployment:
             yield from page
             if not token:
                 return
+
+    def calibrate(
+        self,
+        queries: Iterable[LabelledQuery],
+        *,
+        activate: bool = False,
+        timeout: float = 3600.0,
+        **options: Unpack[CalibrationOptions],
+    ) -> Calibration:
+        """Calibrates the deployment while it serves: searches for queries whose labels are known, and chooses the
+        threshold that keeps the promise.
+
+        Options: `target_far`, `target_frr` or `equal_error`; `confidence` (0.95), and more in `CalibrationOptions`.
+        Nothing is changed without `activate`. Data that support no such promise are a NotPossibleError, with
+        `metadata["trials_needed"]` where its reason is CALIBRATION_UNDERPOWERED.
+        """
+        first = _calls.calibration_settings(self._name, activate, options)
+        operation = self._connection.send_all(first, queries, timeout)
+        return _calls.calibrated(operation)
 
     def operating_points(self, *, timeout: float | None = None) -> OperatingPoints:
         """All operating points, and which of them decides."""

@@ -100,7 +100,7 @@ async def in_tasks(
     waiting: deque[asyncio.Task[Outcome[Q, R]]] = deque()
     index = 0
     try:
-        async for query in _each(given):
+        async for query in each(given):
             waiting.append(asyncio.create_task(one(index, query)))
             index += 1
             while waiting and (len(waiting) >= in_flight * _AHEAD or has_one()):
@@ -113,7 +113,7 @@ async def in_tasks(
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def _each(given: Iterable[Q] | AsyncIterable[Q]) -> AsyncIterator[Q]:
+async def each(given: Iterable[Q] | AsyncIterable[Q]) -> AsyncIterator[Q]:
     if isinstance(given, AsyncIterable):
         async for one in given:
             yield one

@@ -6,11 +6,13 @@ import os
 import struct
 import sys
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from . import errors
+
+K = TypeVar("K")
 
 
 class PillowImage(Protocol):
@@ -43,12 +45,47 @@ Query: TypeAlias = (
 
 
 @dataclass(frozen=True, slots=True)
+class NewItem:
+    """An item to be enrolled."""
+
+    id: str
+    """Its id: 1 to 512 bytes. An item of the same id is replaced."""
+    label: str
+    """What "the same" refers to: 1 to 512 bytes."""
+    query: Query
+    """The picture or vector."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """What is returned with a match: at most 64 entries and 16 KiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledQuery:
+    """A picture or vector whose truth is known, for a calibration."""
+
+    id: str
+    """Its id, unique in the calibration: 1 to 512 bytes."""
+    label: str
+    """What it shows. A label that is not enrolled makes it a stranger."""
+    query: Query
+    """The picture or vector."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """What else is known, such as camera or country."""
+
+
+@dataclass(frozen=True, slots=True)
 class Payload:
     """What is sent of a query, and what errors call it."""
 
     name: str
     image: bytes | None = None
     vector: Sequence[float] | None = None
+
+
+def expect(kind: type[K], given: object) -> K:
+    """What was given, if it is of a kind; where pictures have labels, a tuple does not say which is which."""
+    if not isinstance(given, kind):
+        raise TypeError(f"a {type(given).__name__} is no {kind.__name__}; write {kind.__name__}(id, label, query)")
+    return given
 
 
 def payload(query: Query) -> Payload:

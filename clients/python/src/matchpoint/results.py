@@ -472,6 +472,48 @@ class Activation:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedQuery:
+    """A labelled query that could not be used."""
+
+    id: str
+    """Its id."""
+    reason: str
+    """Why."""
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationDoubts:
+    """What is doubtful about the queries of a calibration. None of these counted as trials."""
+
+    failed: tuple[FailedQuery, ...]
+    """Queries that could not be used, the first hundred."""
+    failed_total: int
+    """Their number."""
+    gallery_duplicates_total: int
+    """Number of queries that show an enrolled picture."""
+    query_duplicates_total: int
+    """Number of queries that show the same picture as another one."""
+    stranger_near_duplicates_total: int
+    """Number of queries of strangers that nearly show a picture of another stranger."""
+    alike_labels_total: int
+    """Number of pairs of labels that are suspiciously alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What a calibration came to."""
+
+    operating_point: OperatingPoint
+    """The threshold, and what it promises."""
+    active: bool
+    """Whether it decides now; False unless that was asked for."""
+    etag: str | None
+    """Stands for the choice; None unless it is active."""
+    doubts: CalibrationDoubts
+    """What is doubtful about the queries."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeploymentInfo:
     """One deployment: a gallery, a model, and an operating point."""
 
