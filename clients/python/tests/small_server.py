@@ -45,7 +45,9 @@ class Refusal:
 class SmallServer:
     """Answers Search, UpsertItem and DeleteItem by a function; counts calls, and how many are under way at once."""
 
-    def __init__(self, answer: Callable[[Any], Reply], port: int = 0) -> None:
+    def __init__(
+        self, answer: Callable[[Any], Reply], port: int = 0, credentials: grpc.ServerCredentials | None = None
+    ) -> None:
         self._answer = answer
         self._lock = threading.Lock()
         self.calls = 0
@@ -72,7 +74,11 @@ class SmallServer:
             }
             generic = grpc.method_handlers_generic_handler(f"matchpoint.v1.{service}", handlers)
             self._server.add_generic_rpc_handlers((generic,))
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
+        place = f"127.0.0.1:{port}"
+        if credentials is None:
+            self.port = self._server.add_insecure_port(place)
+        else:
+            self.port = self._server.add_secure_port(place, credentials)
         self.address = f"127.0.0.1:{self.port}"
         self._server.start()
 

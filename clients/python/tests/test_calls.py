@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import pathlib
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,8 +36,9 @@ def serve() -> Iterator[Serve]:
 
 def found(request: Any) -> retrieval_pb2.SearchResponse:
     """The picture's own bytes as the label."""
-    match = decision_pb2.Match(label=request.image.decode())
-    return retrieval_pb2.SearchResponse(decision=decision_pb2.DECISION_ACCEPT, matches=[match])
+    match = decision_pb2.Match(label=request.image.decode(), score=0.5)
+    basis = decision_pb2.DecisionBasis(decision_score=0.5)
+    return retrieval_pb2.SearchResponse(decision=decision_pb2.DECISION_ACCEPT, matches=[match], basis=basis)
 
 
 def in_turn(*replies: Any) -> Callable[[Any], Any]:
@@ -115,6 +117,32 @@ def test_the_key_goes_with_each_call(connect: Any, serve: Serve) -> None:
     server = serve(found)
     connect(server.address, api_key="mp_x").search(b"a")
     assert server.metadata[0]["authorization"] == "Bearer mp_x"
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder with a certificate and key of a server, and of a client: each vouches for itself."""
+    folder = tmp_path_factory.mktemp("certificates")
+    for name in ("server", "client"):
+        line = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test"
+        line += f" -addext subjectAltName=DNS:localhost -keyout {name}.key -out {name}.pem"
+        subprocess.run(line.split(), cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def test_a_client_shows_the_certificate_that_a_server_asks_for(connect: Any, certificates: pathlib.Path) -> None:
+    pem = {path.name: path.read_bytes() for path in certificates.iterdir()}
+    pair = [(pem["server.key"], pem["server.pem"])]
+    credentials = grpc.ssl_server_credentials(pair, pem["client.pem"], require_client_auth=True)
+    server = SmallServer(found, credentials=credentials)
+    address, own = f"https://localhost:{server.port}", certificates / "client.pem"
+    # Files and bytes are the same.
+    shown = {"server_ca": pem["server.pem"], "client_certificate": own}
+    client = connect(address, **shown, client_certificate_key=str(certificates / "client.key"), api_key="mp_x")
+    assert client.search(b"a").label == "a" and server.metadata[0]["authorization"] == "Bearer mp_x"
+    with pytest.raises(matchpoint.UnreachableError, match="if it asks for yours, pass client_certificate="):
+        connect(address, server_ca=pem["server.pem"]).search(b"a")
+    server.stop()
 
 
 def test_a_deadline_is_the_client_s_unless_the_call_has_its_own(connect: Any, serve: Serve) -> None:

@@ -189,9 +189,16 @@ class AsyncDeployment:
             lambda query: self.search(query, timeout=timeout, **options), queries, in_flight, ordered
         )
 
-    async def decide(self, query: Query, *, timeout: float | None = None, **options: Unpack[SearchOptions]) -> Answer:
+    async def decide(
+        self,
+        query: Query,
+        *,
+        filter: str = "",
+        conditions: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> Answer:
         """Decides, and returns no more than the decision: `accepted`, and the label that was accepted."""
-        only: SearchOptions = {**options, "limit": 1}
+        only: SearchOptions = {"limit": 1, "filter": filter, "conditions": conditions or {}}
         return (await self.search(query, timeout=timeout, **only)).answer
 
     async def verify(

@@ -165,9 +165,16 @@ class Deployment:
             lambda query: self.search(query, timeout=timeout, **options), queries, in_flight, ordered
         )
 
-    def decide(self, query: Query, *, timeout: float | None = None, **options: Unpack[SearchOptions]) -> Answer:
+    def decide(
+        self,
+        query: Query,
+        *,
+        filter: str = "",
+        conditions: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> Answer:
         """Decides, and returns no more than the decision: `accepted`, and the label that was accepted."""
-        only: SearchOptions = {**options, "limit": 1}
+        only: SearchOptions = {"limit": 1, "filter": filter, "conditions": conditions or {}}
         return self.search(query, timeout=timeout, **only).answer
 
     def verify(

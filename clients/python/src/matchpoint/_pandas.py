@@ -24,7 +24,7 @@ def to_pandas(results: Iterable[Any], *, matches: bool = False) -> pandas.DataFr
     try:
         import pandas
     except ImportError as error:
-        raise ImportError("pandas is not installed: pip install 'matchpoint-client[pandas]'") from error
+        raise ImportError("pandas is not installed: pip install pandas") from error
     return pandas.DataFrame([row for one in results for row in _rows(one, matches)])
 
 

@@ -8,6 +8,8 @@ from datetime import datetime, timezone
 from enum import Enum
 from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
+from ._reading import read
+
 Q = TypeVar("Q")
 R = TypeVar("R")
 
@@ -204,6 +206,20 @@ class Answer(_Decided):
     """To refer to the decision later: `label` takes it."""
 
 
+def _decided(message: Any) -> Match | None:
+    """The match that was decided on, found by its score where that is what was compared.
+
+    The decision rests on a search of its own where the caller's is wider or narrower (`exact`, `ef_search`,
+    `one_per_label`, a large `limit`), so the first match may be another item.
+    """
+    if message.basis.HasField("adjustment"):
+        return read(Match, message.matches[0]) if message.matches else None
+    if not message.basis.HasField("decision_score"):
+        return None
+    score = message.basis.decision_score
+    return next((read(Match, one) for one in message.matches if one.score == score), None)
+
+
 @dataclass(frozen=True, slots=True)
 class SearchResult(_Decided):
     """The decision on the best match, the matches, and what it rests on."""
@@ -224,26 +240,31 @@ class SearchResult(_Decided):
     """Which model embedded the query."""
     timings: Timings
     """Where the time went."""
+    decided: Match | None
+    """The match that the decision is about: the best one. None when UNDECIDED, if nothing was found, and if the options
+    leave it out of `matches` or do not tell which it is."""
+
+    _READERS: ClassVar[Mapping[str, Callable[[Any], Any]]] = {"decided": _decided}
 
     @property
     def best(self) -> Match | None:
-        """The nearest item, accepted or not; None if there is none, or `limit` and `min_score` left none."""
+        """The first match, accepted or not; None if there is none."""
         return self.matches[0] if self.matches else None
 
     @property
     def label(self) -> str | None:
-        """The label that was accepted; None unless ACCEPT."""
-        return self.matches[0].label if self.accepted and self.matches else None
+        """The label that was accepted; None unless ACCEPT, and without `decided`."""
+        return self.decided.label if self.accepted and self.decided is not None else None
 
     @property
     def answer(self) -> Answer:
         """The decision alone."""
-        best = self.best
+        found = self.decided or self.best
         return Answer(
             decision=self.decision,
             label=self.label,
-            item_id=best.id if best is not None and self.accepted else None,
-            score=best.score if best is not None else None,
+            item_id=self.decided.id if self.accepted and self.decided is not None else None,
+            score=found.score if found is not None else None,
             threshold=self.basis.threshold,
             operating_point_id=self.basis.operating_point_id,
             undecided_reason=self.basis.undecided_reason,
@@ -252,8 +273,8 @@ class SearchResult(_Decided):
         )
 
     def __str__(self) -> str:
-        best = self.best
-        found = f"{best.label} ({best.id}) at {best.score:.4f}" if best is not None else "nothing was found"
+        one = self.decided or self.best
+        found = f"{one.label} ({one.id}) at {one.score:.4f}" if one is not None else "no match is shown"
         return f"{self.decision}: {found}; {self.basis}"
 
 
