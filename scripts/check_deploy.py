@@ -109,6 +109,15 @@ def check_settings() -> None:
             finding(path, f"{name} is no setting")
 
 
+def check_image() -> None:
+    """What the Dockerfile copies reaches the builder."""
+    kept = [line[1:] for line in read(ROOT / ".dockerignore").splitlines() if line.startswith("!")]
+    lines = re.findall(r"^COPY ((?!--)[^\n]+) \S+$", read(ROOT / "Dockerfile"), flags=re.MULTILINE)
+    for name in sorted({name for line in lines for name in line.split()} - {"."}):
+        if not any(f"{one}/".startswith(f"{name}/") or name.startswith(f"{one}/") for one in kept):
+            finding(ROOT / ".dockerignore", f"leaves out {name}, which the Dockerfile copies")
+
+
 def check_versions() -> None:
     version = re.search(r'^version = "(.+)"', read(ROOT / "Cargo.toml"), flags=re.MULTILINE).group(1)
     path = ROOT / "Dockerfile"
@@ -170,6 +179,7 @@ def main() -> int:
         check_metric_names()
         check_runbook()
         check_settings()
+        check_image()
         check_versions()
         check_dashboards()
     for line in findings:
