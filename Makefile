@@ -22,6 +22,8 @@ demo: runtime ## The main job: enrol, calibrate, serve, decide, on real photogra
 	@target/debug/matchpoint demo
 
 test: test-rust lint ## Every check: format, lints, tests, docs, protocol, deployment files, Python client
+	@echo "== a machine without tools"
+	@scripts/test-build-tools.sh
 	@echo "== documents"
 	@python3 scripts/check_docs.py --program target/debug/matchpoint
 	@echo "== Python client"
