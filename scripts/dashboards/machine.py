@@ -155,6 +155,15 @@ def machine() -> dashboard.Dashboard:
                 {"{{deployment}}": "matchpoint_gallery_generation{@}"},
             ),
             value(
+                "States that decide",
+                (4, 7),
+                "Of items, model, index and operating point. More than one, and replicas of one deployment decide differently.",
+                "none",
+                {
+                    "{{deployment}}": "count by (deployment) (count by (deployment, state) (matchpoint_state_info{@}))"
+                },
+            ),
+            value(
                 "Items changed on the disk",
                 (4, 7),
                 "Found while they were served. From the first on, nothing is accepted until a restart.",

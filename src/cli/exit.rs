@@ -242,6 +242,7 @@ impl Exit {
             | DeploymentError::ModelNotServed { .. }
             | DeploymentError::GalleryMismatch { .. }
             | DeploymentError::OtherVectors { .. }
+            | DeploymentError::StateMismatch { .. }
             | DeploymentError::OperatingPointMismatch(_) => Self::Mismatch,
             DeploymentError::Folder { .. }
             | DeploymentError::OperatingPointNotFound { .. }

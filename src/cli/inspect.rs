@@ -12,11 +12,12 @@ use super::output::{Output, percent, table};
 use super::server_address::{ServerChoice, name_of};
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{
-    DeploymentError, Folder, Models, OpenedPromise, Record, index_binding, promise_in_gallery,
+    DeploymentError, Folder, Models, OpenedPromise, Record, StateParts, index_binding,
+    promise_in_gallery,
 };
 use crate::telemetry;
 use matchpoint_calibration::coverage::Coverage;
-use matchpoint_calibration::operating_point::{Binding, Content, Metric};
+use matchpoint_calibration::operating_point::{Binding, Content, Metric, OperatingPoint};
 use matchpoint_gallery::params::IndexParams;
 use matchpoint_gallery::{Access, Gallery};
 
@@ -69,6 +70,8 @@ struct DeploymentReport {
     labels: usize,
     dimension: usize,
     gallery_digest: String,
+    /// What a server of it answers as `state`.
+    state: String,
     index: String,
     bytes_on_disk: u64,
     verified_in_seconds: f64,
@@ -200,8 +203,18 @@ fn inspect(path: &Path, graph_from_items: usize) -> anyhow::Result<DeploymentRep
             content: point.content().clone(),
         }
     });
+    let active = points
+        .iter()
+        .find(|point| record.active_operating_point.as_deref() == Some(point.id()))
+        .filter(|point| decides(&folder, point, &binding));
+    let state = StateParts {
+        model_fingerprint: &record.model.fingerprint,
+        index: &binding.index,
+        operating_point: active.map(OperatingPoint::id),
+    };
     Ok(DeploymentReport {
         folder: path.to_owned(),
+        state: state.with(&view).to_string(),
         operating_points: operating_points.collect(),
         items: view.len(),
         labels: view.label_count(),
@@ -212,6 +225,11 @@ fn inspect(path: &Path, graph_from_items: usize) -> anyhow::Result<DeploymentRep
         verified_in_seconds: started.elapsed().as_secs_f64(),
         record,
     })
+}
+
+/// Whether a server would decide by an operating point.
+fn decides(folder: &Folder, point: &OperatingPoint, binding: &Binding) -> bool {
+    point.check_binding(binding).is_ok() && folder.adjuster(point).is_ok()
 }
 
 fn inspect_model(
@@ -270,6 +288,7 @@ fn deployment_text(report: &DeploymentReport) -> String {
             ),
         ),
         ("digest", report.gallery_digest.clone()),
+        ("state", report.state.clone()),
         ("on disk", format!("{} bytes", report.bytes_on_disk)),
         ("index", report.index.clone()),
         (

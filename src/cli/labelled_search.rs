@@ -25,9 +25,8 @@ pub(super) fn open(
         deployment,
         &mut models,
         OpenOptions {
-            name: None,
             model,
-            access,
+            ..OpenOptions::recorded(access)
         },
     )?)
 }

@@ -53,6 +53,9 @@ pub(super) struct SearchArgs {
     /// the decision.
     #[arg(long = "condition", value_name = "NAME=VALUE", value_parser = condition)]
     conditions: Vec<(String, String)>,
+    /// The state that is to decide, as `matchpoint status` shows it; another one is refused
+    #[arg(long, value_name = "STATE", default_value = "")]
+    expect_state: String,
     /// Print the answers as JSON
     #[arg(long)]
     json: bool,
@@ -116,6 +119,7 @@ impl SearchArgs {
             min_score: self.min_score,
             ef_search: 0,
             conditions: self.conditions.iter().cloned().collect(),
+            expect_state: self.expect_state.clone(),
         };
         Ok(client.search(request, None).await?)
     }

@@ -213,6 +213,10 @@ fn deployment(status: &DeploymentStatus) -> String {
         info.gallery_labels,
         coverage(info)
     ));
+    if !info.state.is_empty() {
+        let access = if info.read_only { ", read-only" } else { "" };
+        text.push_str(&format!("  state    {}{access}\n", info.state));
+    }
     text.push_str(&format!(
         "  model    {} {} on {}, {}\n",
         info.model_name,
@@ -228,6 +232,13 @@ fn deployment(status: &DeploymentStatus) -> String {
         text.push_str(&wrapped(what, "  WARNING  "));
     }
     let urgent = |one: &&Finding| matches!(one.verdict(), Verdict::Broken | Verdict::Warning);
+    if !info.copy_of.is_empty() {
+        let what = format!(
+            "this is a copy, restored from snapshot {}, and takes writes: each makes it differ from the other copies; serve copies with read_only = true, or say by only_copy = true that no other takes writes",
+            short(&info.copy_of)
+        );
+        text.push_str(&wrapped(&what, "  WARNING  "));
+    }
     for one in status.findings.iter().filter(urgent) {
         let sentence = format!("{} {}", one.summary, one.recommendation);
         text.push_str(&wrapped(

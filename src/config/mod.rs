@@ -83,6 +83,10 @@ pub struct ServerConfig {
     pub deployments: Vec<(Option<String>, PathBuf)>,
     /// Model folder in place of the recorded ones.
     pub model: Option<PathBuf>,
+    /// Whether nothing of the deployments may change.
+    pub read_only: bool,
+    /// Whether no other copy of what was restored takes writes.
+    pub only_copy: bool,
     /// Address of the gRPC service.
     pub listen: SocketAddr,
     /// Who may call, and over what.
@@ -139,6 +143,8 @@ pub struct LimitsConfig {
 pub struct MonitoringConfig {
     /// Whether they are.
     pub journal: bool,
+    /// Where, for deployments that may not be written; in their folders otherwise.
+    pub journal_dir: Option<PathBuf>,
     /// How long decisions are kept that were not sampled, and images.
     pub kept: Duration,
     /// How long sampled and annotated decisions are kept.
@@ -314,7 +320,9 @@ impl SettingReader {
         let drain = self.number("drain_seconds", 0, 86_400);
         let reflection = self.one_of("reflection", &[("true", true), ("false", false)]);
         let limits = self.limits(message_bytes_max);
-        let monitoring = self.monitoring();
+        let read_only = self.one_of("read_only", &[("true", true), ("false", false)]);
+        let only_copy = self.one_of("only_copy", &[("true", true), ("false", false)]);
+        let monitoring = self.monitoring(read_only);
         let canary_minutes = self.number::<u64>("canary_minutes", 0, 10_080);
         if let (Some(engine), Some(message)) = (&engine, message_bytes_max)
             && message <= engine.image_bytes_max
@@ -328,6 +336,8 @@ impl SettingReader {
             engine: engine?,
             deployments: deployments?,
             model: self.text("model").map(PathBuf::from),
+            read_only: read_only?,
+            only_copy: only_copy?,
             listen: listen?,
             access: access?,
             metrics_listen: metrics_listen?,
@@ -385,8 +395,14 @@ impl SettingReader {
         })
     }
 
-    fn monitoring(&mut self) -> Option<MonitoringConfig> {
+    fn monitoring(&mut self, read_only: Option<bool>) -> Option<MonitoringConfig> {
         let journal = self.one_of("journal", &[("on", true), ("off", false)]);
+        let journal_dir = self.text("journal_dir").map(PathBuf::from);
+        if journal_dir.is_some() && read_only == Some(false) {
+            self.mistakes.push(
+                "journal_dir goes with read_only = true; a deployment that may be written has its journal in its folder".to_owned(),
+            );
+        }
         let days = |count: u64| Duration::from_secs(count * 86_400);
         let kept = self.number("journal_days", 1, 36_500);
         let audited_kept = self.number("journal_sampled_days", 1, 36_500);
@@ -405,7 +421,9 @@ impl SettingReader {
         }
         let strata = self.strata();
         Some(MonitoringConfig {
-            journal: journal?,
+            // Nothing is written where nothing may be.
+            journal: journal? && (!read_only? || journal_dir.is_some()),
+            journal_dir,
             kept: kept.map(days)?,
             audited_kept: audited_kept.map(days)?,
             bytes_max: bytes_max?,

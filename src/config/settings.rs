@@ -101,6 +101,16 @@ pub const SETTINGS: &[Setting] = &[
         "Model folder to use in place of the one that each deployment recorded; must have its fingerprint",
     ),
     server(
+        "read_only",
+        Some("false"),
+        "Whether nothing of the deployments may change, so that several servers can have one folder, or a copy each: true or false",
+    ),
+    server(
+        "only_copy",
+        Some("false"),
+        "Whether no other copy of a restored deployment takes writes, so that this one may without a warning: true or false",
+    ),
+    server(
         "listen",
         Some("127.0.0.1:50051"),
         "Address of the gRPC service; port 0 takes a free one",
@@ -219,6 +229,11 @@ pub const SETTINGS: &[Setting] = &[
         "journal",
         Some("on"),
         "Whether every decision is recorded in the deployment's folder, for audits of FAR and FRR: on or off",
+    ),
+    server(
+        "journal_dir",
+        None,
+        "Folder for the journals of a server with read_only = true, which records nothing without it",
     ),
     server(
         "journal_days",

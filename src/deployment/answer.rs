@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::active_point::DecisionBasis;
 use super::request::{Hit, Timings};
+use crate::journal::entry::StateId;
 use matchpoint_calibration::decision::Decision;
 use matchpoint_embed::pixels::ImageMeasures;
 use matchpoint_vector::{Embedding, Similarity};
@@ -23,6 +24,8 @@ pub struct SearchAnswer {
     pub generation: u64,
     /// The number of items in it.
     pub gallery_items: usize,
+    /// The state that decided.
+    pub state: StateId,
     /// Where the time went.
     pub timings: Timings,
 }
@@ -40,6 +43,8 @@ pub struct VerifyAnswer {
     pub decision_id: String,
     /// The gallery's state that was used.
     pub generation: u64,
+    /// The state that decided.
+    pub state: StateId,
     /// Where the time went.
     pub timings: Timings,
 }

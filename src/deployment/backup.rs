@@ -203,9 +203,8 @@ pub fn restore(
         .map_err(|cause| ArchiveError::of(archive, "unpack", cause))?;
     let mut folder = Folder::open(unpacked.path())?;
     let found = examine(&folder)?;
-    if let Some(place) = model(&folder.record().model)? {
-        folder.set_model_folder(place)?;
-    }
+    let place = model(&folder.record().model)?;
+    folder.set_origin(&digest.sha256, place)?;
     fs::rename(unpacked.path(), &into).map_err(|cause| {
         use std::io::ErrorKind::{AlreadyExists, DirectoryNotEmpty};
         if matches!(cause.kind(), AlreadyExists | DirectoryNotEmpty) {

@@ -2,6 +2,7 @@
 
 use super::DeploymentError;
 use super::request::{Hit, SearchOptions};
+use crate::monitor::MatchRecord;
 use matchpoint_gallery::view::{GalleryView, Probe};
 use matchpoint_vector::{Embedding, Similarity};
 
@@ -24,6 +25,14 @@ pub(super) struct Deciding {
 }
 
 impl Deciding {
+    /// As it is recorded.
+    pub(super) fn record(&self) -> MatchRecord<'_> {
+        MatchRecord {
+            found: &self.best,
+            margin: self.margin(),
+        }
+    }
+
     /// How much nearer the best is than the best of another label; `None` where the [`PROBE_HITS`]
     /// nearest have no other.
     pub(super) fn margin(&self) -> Option<f32> {

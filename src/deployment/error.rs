@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::ArchiveError;
 use crate::files::FileError;
+use crate::journal::entry::StateId;
 use crate::monitor::MonitorError;
 use matchpoint_adapt::AdaptError;
 use matchpoint_calibration::CalibrationError;
@@ -105,6 +106,16 @@ pub enum DeploymentError {
     OperatingPointNotFound {
         /// The id.
         id: String,
+    },
+    /// Another state would decide than the caller expects.
+    #[error(
+        "the state that would decide is {present}, and {expected} is expected: items or operating point are others here; ask a replica of that state, or look again (`matchpoint status`)"
+    )]
+    StateMismatch {
+        /// What the caller expects.
+        expected: StateId,
+        /// What is here.
+        present: StateId,
     },
     /// No other operating point was active before.
     #[error("no other operating point was active before this one; choose one by its id")]

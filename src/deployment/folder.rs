@@ -70,6 +70,10 @@ pub struct Record {
     /// The operating points that were active before, the latest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<String>,
+    /// The SHA-256 of the snapshot that this was restored from, by which it is known for a copy; `None` for what was built
+    /// here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored_from: Option<String>,
 }
 
 /// Which model embeds the items.
@@ -139,6 +143,7 @@ impl Folder {
             active_operating_point: None,
             activations: 0,
             history: Vec::new(),
+            restored_from: None,
         };
         let folder = Self {
             path: path.to_owned(),
@@ -202,12 +207,19 @@ impl Folder {
         &self.record
     }
 
-    /// Names the folder where the model is on this machine.
+    /// Takes down which snapshot this was made of, and where the model is on this machine if that is not where it was.
     ///
     /// # Errors
     /// The disk.
-    pub(super) fn set_model_folder(&mut self, folder: PathBuf) -> Result<(), DeploymentError> {
-        self.record.model.folder = folder;
+    pub(super) fn set_origin(
+        &mut self,
+        snapshot: &str,
+        model: Option<PathBuf>,
+    ) -> Result<(), DeploymentError> {
+        self.record.restored_from = Some(snapshot.to_owned());
+        if let Some(model) = model {
+            self.record.model.folder = model;
+        }
         self.save()
     }
 

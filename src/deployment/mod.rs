@@ -25,12 +25,14 @@ mod open;
 mod open_shadow;
 mod points;
 mod promise_today;
+mod records_folder;
 mod refused;
 mod remedy;
 mod request;
 mod search;
 mod shadow;
 mod source_enrolment;
+mod state;
 mod temporary;
 mod traffic_sample;
 mod worker;
@@ -58,11 +60,13 @@ pub use promise_today::{OpenedPromise, promise_in_gallery};
 pub use refused::RefusedItem;
 pub use remedy::RemedyChoice;
 pub use request::{
-    Hit, ImageAt, ProbeSource, Query, SearchOptions, Timings, VerifyReference, read_image,
+    Comparison, Hit, ImageAt, ProbeSource, Query, SearchOptions, Timings, VerifyReference,
+    read_image,
 };
 pub use shadow::{DeploymentShadow, shadow_link};
 pub use source_enrolment::{
     BatchProgress, EnrolSettings, Enrolled, NewImage, NewItems, OtherItems, SourceEnrolment,
     VectorSpace,
 };
+pub use state::StateParts;
 pub use temporary::{TemporaryFile, TemporaryFolder};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::active_point::ActivePoint;
+use super::records_folder::RecordsFolder;
 use crate::monitor::Observed;
 use matchpoint_calibration::monitoring::traffic::TrafficReference;
 use matchpoint_calibration::operating_point::OperatingPoint;
@@ -17,6 +18,7 @@ use matchpoint_gallery::Gallery;
 pub(super) struct ObservedDeployment {
     pub(super) name: String,
     pub(super) folder: PathBuf,
+    pub(super) records: Option<RecordsFolder>,
     pub(super) gallery: Arc<Gallery>,
     pub(super) active_point: Arc<ArcSwap<ActivePoint>>,
 }
@@ -28,6 +30,10 @@ impl Observed for ObservedDeployment {
 
     fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    fn records(&self) -> Option<&Path> {
+        self.records.as_ref().map(RecordsFolder::path)
     }
 
     fn gallery(&self) -> &Gallery {

@@ -13,10 +13,13 @@ use super::maintenance::Maintenance;
 use super::models::{LoadedModel, Models};
 use super::observed::ObservedDeployment;
 use super::open_shadow::ShadowQuery;
+use super::records_folder::RecordsFolder;
+use super::state::{LatestState, StateInUse, StateParts};
 use super::writer::ChangeWriter;
 use crate::config::MonitoringConfig;
+use crate::journal::entry::StateId;
 use crate::monitor::{Monitor, ShadowRunner};
-use matchpoint_calibration::operating_point::{Binding, Metric};
+use matchpoint_calibration::operating_point::{Binding, Metric, OperatingPoint};
 use matchpoint_embed::pixels::ImageLimits;
 use matchpoint_gallery::error::GalleryError;
 use matchpoint_gallery::params::IndexParams;
@@ -43,6 +46,7 @@ pub struct Deployment {
     /// A shadow that is compared with it.
     pub(super) shadow: ShadowRunner<ShadowQuery>,
     pub(super) active_point: Arc<ArcSwap<ActivePoint>>,
+    pub(super) latest_state: LatestState,
 }
 
 /// How to open a deployment.
@@ -54,6 +58,22 @@ pub struct OpenOptions {
     pub model: Option<PathBuf>,
     /// Whether items may change. One process at a time may write.
     pub access: Access,
+    /// Where what is recorded of a deployment that is open for reading is kept, below a folder of its own; `None` for
+    /// nowhere. One that may be written keeps it in its folder.
+    pub journal_dir: Option<PathBuf>,
+}
+
+impl OpenOptions {
+    /// As the deployment's record says.
+    #[must_use]
+    pub fn recorded(access: Access) -> Self {
+        Self {
+            name: None,
+            model: None,
+            access,
+            journal_dir: None,
+        }
+    }
 }
 
 impl Deployment {
@@ -128,10 +148,18 @@ impl Deployment {
             Access::ReadWrite => Some(ChangeWriter::start(Arc::clone(&gallery))?),
             Access::ReadOnly => None,
         };
+        let records = match (options.access, &options.journal_dir) {
+            (Access::ReadWrite, _) => Some(RecordsFolder::within(folder.path())),
+            (Access::ReadOnly, Some(journals)) => {
+                Some(RecordsFolder::below(journals, folder.path(), &name)?)
+            }
+            (Access::ReadOnly, None) => None,
+        };
         let active_point = Arc::new(ArcSwap::from_pointee(ActivePoint::Missing));
         let observed = ObservedDeployment {
             name: name.clone(),
             folder: folder.path().to_owned(),
+            records,
             gallery: Arc::clone(&gallery),
             active_point: Arc::clone(&active_point),
         };
@@ -146,6 +174,7 @@ impl Deployment {
             index: index_binding(params),
             writer,
             active_point,
+            latest_state: LatestState::default(),
             gallery,
             folder: Mutex::new(folder),
         };
@@ -186,6 +215,30 @@ impl Deployment {
         &self.monitor
     }
 
+    /// Refuses what would change items or operating points where they may not.
+    ///
+    /// # Errors
+    /// It is open for reading only.
+    pub fn check_writable(&self) -> Result<(), DeploymentError> {
+        self.writer().map(drop)
+    }
+
+    /// Whether its items and operating points may change here.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        match self.writer {
+            Some(_) => Access::ReadWrite,
+            None => Access::ReadOnly,
+        }
+    }
+
+    /// The snapshot that this was restored from, if it takes writes: other copies that do would come to differ.
+    #[must_use]
+    pub fn copy_of(&self) -> Option<String> {
+        let restored = self.lock_folder().record().restored_from.clone();
+        restored.filter(|_| self.writer.is_some())
+    }
+
     /// The name it is served under.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -208,6 +261,41 @@ impl Deployment {
     #[must_use]
     pub fn view(&self) -> Arc<GalleryView> {
         self.gallery.view()
+    }
+
+    /// The present state.
+    #[must_use]
+    pub fn state(&self) -> StateId {
+        self.present().id
+    }
+
+    /// What a request that comes now is answered from.
+    ///
+    /// # Errors
+    /// The caller expects another state.
+    pub(super) fn state_in_use(
+        &self,
+        expected: Option<StateId>,
+    ) -> Result<StateInUse, DeploymentError> {
+        self.present().expected(expected)
+    }
+
+    fn present(&self) -> StateInUse {
+        let (view, active) = (self.gallery.view(), self.active_point.load_full());
+        let id = self.state_of(&view, &active);
+        StateInUse { view, active, id }
+    }
+
+    /// The state in which a view is searched and an operating point decides.
+    pub(super) fn state_of(&self, view: &GalleryView, active: &Arc<ActivePoint>) -> StateId {
+        self.latest_state.of(view, active, || {
+            let parts = StateParts {
+                model_fingerprint: self.loaded.model.fingerprint(),
+                index: &self.index,
+                operating_point: active.valid().map(OperatingPoint::id),
+            };
+            parts.with(view)
+        })
     }
 
     /// What decides at present.
@@ -235,6 +323,8 @@ impl Deployment {
         }
     }
 
+    /// # Errors
+    /// It is open for reading only.
     pub(super) fn writer(&self) -> Result<&ChangeWriter, DeploymentError> {
         let read_only = || {
             let path = self.folder().gallery_file();

@@ -111,6 +111,7 @@ impl Deployment {
     /// # Errors
     /// There is none of this id, it does not belong here, the etag is out of date, or the disk.
     pub fn activate(&self, id: &str, etag: Option<&str>) -> Result<Activation, DeploymentError> {
+        self.writer()?;
         let mut folder = self.lock_folder();
         let point = folder.operating_point(id)?;
         point.check_binding(&self.binding())?;
@@ -122,6 +123,7 @@ impl Deployment {
     /// # Errors
     /// There was none, it does not belong here any more, the etag is out of date, or the disk.
     pub fn roll_back(&self, etag: Option<&str>) -> Result<Activation, DeploymentError> {
+        self.writer()?;
         let mut folder = self.lock_folder();
         let earlier = folder.record().history.last();
         let earlier = earlier.ok_or(DeploymentError::NothingToRollBackTo)?;
@@ -286,7 +288,8 @@ impl Deployment {
     }
 
     pub(super) fn publish_size(&self) {
-        let (view, active) = (self.gallery.view(), self.active_point.load());
+        let (view, active) = (self.gallery.view(), self.active_point.load_full());
+        telemetry::state_decides(&self.name, self.state_of(&view, &active));
         let today = active.promise_in(&view);
         let coverage = today.and_then(|today| today.coverage);
         let extent = today.map_or(view.len() as u64, |today| today.extent);

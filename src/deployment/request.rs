@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::DeploymentError;
 use crate::files::open_file;
+use crate::journal::entry::StateId;
 use crate::telemetry;
 use matchpoint_embed::job::JobKind;
 use matchpoint_embed::pixels::{ImageLimits, PixelsError};
@@ -41,6 +42,17 @@ pub enum ImageAt {
     },
 }
 
+/// One comparison.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    /// What is compared.
+    pub query: Query,
+    /// With what.
+    pub reference: VerifyReference,
+    /// The state that is to decide; any if there is none.
+    pub expect_state: Option<StateId>,
+}
+
 /// What to compare a query with.
 #[derive(Clone, Debug)]
 pub enum VerifyReference {
@@ -69,6 +81,8 @@ pub struct SearchOptions {
     pub ef: Option<usize>,
     /// What the caller says of the query, such as which camera it is from.
     pub conditions: BTreeMap<String, String>,
+    /// The state that is to decide; any if there is none.
+    pub expect_state: Option<StateId>,
 }
 
 impl SearchOptions {
@@ -84,6 +98,7 @@ impl SearchOptions {
             score_min: None,
             ef: None,
             conditions: BTreeMap::new(),
+            expect_state: None,
         }
     }
 }

@@ -10,15 +10,15 @@ use super::maintenance::{IndexChecks, Maintenance};
 use super::open::Deployment;
 use super::open_shadow::{ShadowQuery, shadow_decision};
 use super::request::{
-    ImageAt, ProbeRequest, ProbeSource, Query, SearchOptions, Timings, VerifyReference,
+    Comparison, ImageAt, ProbeRequest, ProbeSource, Query, SearchOptions, Timings, VerifyReference,
     image_failure,
 };
 use super::worker::{
     self, Compare, Known, ToEnrol, compare, embed_measured, embed_query, search_view,
 };
 use super::{DeploymentError, Unembeddable};
-use crate::journal::entry::{DecisionId, SearchSource};
-use crate::monitor::{DecisionRecord, MatchRecord, ShadowTicket};
+use crate::journal::entry::SearchSource;
+use crate::monitor::{DecisionRecord, ShadowTicket};
 use crate::telemetry;
 use matchpoint_calibration::decision::Decision;
 use matchpoint_embed::caller::Caller;
@@ -61,7 +61,8 @@ impl Deployment {
         if let ProbeSource::Query(query) = &probe {
             job.kind = self.precheck(query)?;
         }
-        let (view, active) = (self.gallery.view(), self.active_point.load_full());
+        let at = self.state_in_use(options.expect_state)?;
+        let (view, active, state) = (at.view, at.active, at.id);
         let (searched, judge) = (Arc::clone(&view), Arc::clone(&active));
         let (checks, gallery) = (self.checks(), Arc::clone(&self.gallery));
         let image = probe.kept(self.monitor.keeps_images());
@@ -88,7 +89,7 @@ impl Deployment {
             })
             .await
             .inspect_err(|error| self.note_damage(error))?;
-        let id = DecisionId::fresh();
+        let id = self.monitor.fresh_id();
         let basis = active.basis(&view, judged);
         let answer = SearchAnswer {
             decision: active.decide(judged),
@@ -96,6 +97,7 @@ impl Deployment {
             decision_id: id.to_string(),
             generation: view.generation(),
             gallery_items: view.len(),
+            state,
             hits,
             timings,
         };
@@ -109,10 +111,8 @@ impl Deployment {
             point: active.valid(),
             generation: answer.generation,
             gallery_items: answer.gallery_items,
-            best: best.as_ref().map(|found| MatchRecord {
-                found: &found.best,
-                margin: found.margin(),
-            }),
+            state,
+            best: best.as_ref().map(Deciding::record),
             decision_score: judged.score(),
             signs,
             filtered,
@@ -133,12 +133,17 @@ impl Deployment {
     pub async fn verify(
         &self,
         caller: Caller,
-        query: Query,
-        reference: VerifyReference,
+        comparison: Comparison,
     ) -> Result<VerifyAnswer, DeploymentError> {
         let arrived = Instant::now();
+        let Comparison {
+            query,
+            reference,
+            expect_state,
+        } = comparison;
         let mut kind = self.precheck(&query)?;
-        let (view, active) = (self.gallery.view(), self.active_point.load_full());
+        let at = self.state_in_use(expect_state)?;
+        let (view, active, state) = (at.view, at.active, at.id);
         let reference = match reference {
             VerifyReference::Query(reference) => {
                 kind = kind.dearer(self.precheck(&reference)?);
@@ -170,12 +175,13 @@ impl Deployment {
                 compare(worker, pair, &judge, limits, timings)
             })
             .await?;
-        let id = DecisionId::fresh();
+        let id = self.monitor.fresh_id();
         let answer = VerifyAnswer {
             decision: active.decide(judged),
             basis: active.basis(&view, judged),
             decision_id: id.to_string(),
             generation: view.generation(),
+            state,
             score,
             timings,
         };
@@ -187,6 +193,7 @@ impl Deployment {
             point: active.valid(),
             generation: answer.generation,
             gallery_items: view.len(),
+            state,
             best: None,
             decision_score: judged.score(),
             signs: None,

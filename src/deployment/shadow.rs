@@ -135,8 +135,7 @@ impl Deployment {
         }
         let options = OpenOptions {
             name: Some(self.name.clone()),
-            model: None,
-            access: Access::ReadOnly,
+            ..OpenOptions::recorded(Access::ReadOnly)
         };
         let candidate = Self::open(folder, models, options)?;
         if !candidate.loaded.model.embeds_images() {

@@ -219,9 +219,8 @@ fn window(engine: &EngineConfig) -> usize {
 
 fn open(settings: &EnrolSettings<'_>, models: &mut Models) -> Result<Deployment, DeploymentError> {
     let options = OpenOptions {
-        name: None,
         model: settings.model.map(ToOwned::to_owned),
-        access: Access::ReadWrite,
+        ..OpenOptions::recorded(Access::ReadWrite)
     };
     Deployment::open(settings.deployment, models, options)
 }

@@ -20,6 +20,24 @@ impl DecisionId {
         Self(Uuid::now_v7())
     }
 
+    /// A new id that names its journal. The order stays: chance gives way, and no counter.
+    #[must_use]
+    pub fn fresh_in(journal: JournalId) -> Self {
+        let mut bytes = *Uuid::now_v7().as_bytes();
+        if let Some(last) = bytes.last_chunk_mut() {
+            *last = journal.0.to_be_bytes();
+        }
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// The journal that the id names. Ids of before journals had names, and of servers that record nothing, name one by
+    /// chance.
+    #[must_use]
+    pub fn journal(&self) -> JournalId {
+        let last = self.0.as_bytes().last_chunk().copied();
+        JournalId(u16::from_be_bytes(last.unwrap_or_default()))
+    }
+
     /// The id of a time, in milliseconds since 1970-01-01 UTC, told from others of the same
     /// millisecond by ten bytes.
     #[must_use]
@@ -57,6 +75,66 @@ impl DecisionId {
 impl std::fmt::Display for DecisionId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// The id of the state that decided: of the items, the model, the index and the operating point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StateId([u8; 16]);
+
+impl StateId {
+    /// The state of these bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// Reads an id as answers carry it: 32 lower-case hexadecimal digits.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut bytes = [0; 16];
+        let read = base16ct::lower::decode(text, &mut bytes).ok()?;
+        (read.len() == 16).then_some(Self(bytes))
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for StateId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A journal, as the ids of its decisions name it: their last 16 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JournalId(u16);
+
+impl JournalId {
+    /// One for a new journal: by chance, so that those of a few replicas differ.
+    #[must_use]
+    pub fn fresh() -> Self {
+        DecisionId::fresh().journal()
+    }
+
+    /// As it is kept.
+    #[must_use]
+    pub fn get(self) -> u16 {
+        self.0
+    }
+
+    pub(super) fn kept(number: u16) -> Self {
+        Self(number)
+    }
+}
+
+impl std::fmt::Display for JournalId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:04x}", self.0)
     }
 }
 
@@ -195,6 +273,8 @@ pub struct DecisionEntry {
     pub generation: u64,
     /// Items in it.
     pub gallery_items: u64,
+    /// The state that decided; `None` for a decision of before states were recorded.
+    pub state: Option<StateId>,
     /// What was decided.
     pub decision: Decision,
     /// What was decided on; `None` where nothing was found.

@@ -18,13 +18,13 @@ const BUSY_WAIT: Duration = Duration::from_secs(5);
 /// Damaged files that are kept beside the journal. The last takes the place of what it finds.
 const SET_ASIDE_MAX: usize = 3;
 
-/// Opens a journal to be read, beside a writer.
-pub(super) fn connect_to_read(path: &Path) -> Result<Connection, JournalError> {
+/// Opens a journal to be read, beside a writer; gives its format too.
+pub(super) fn connect_to_read(path: &Path) -> Result<(Connection, i32), JournalError> {
     fs::metadata(path).map_err(|source| file_failed(path, "open", source))?;
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
         .map_err(|error| failed(path, OPEN, error))?;
-    check_kind(&connection, path)?;
-    Ok(connection)
+    let format = check_kind(&connection, path)?;
+    Ok((connection, format))
 }
 
 pub(super) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, rusqlite::Error> {

@@ -8,7 +8,7 @@ use rusqlite::{Connection, Row as SqlRow};
 
 use crate::journal::entry::{
     AnnotatedTruth, Annotation, AnnotationKind, DecidedItem, DecisionEntry, DecisionId,
-    DecisionRow, Sampling, SearchSource, SourceKind,
+    DecisionRow, JournalId, Sampling, SearchSource, SourceKind, StateId,
 };
 use crate::journal::error::{JournalError, OPEN, failed};
 use crate::journal::totals::{
@@ -19,7 +19,9 @@ use matchpoint_calibration::decision::Decision;
 /// Says that a `SQLite` file is a journal: the letters `MPjo`.
 const APPLICATION_ID: i32 = 0x4d50_6a6f;
 /// Format of the file; another one is refused.
-pub(super) const FORMAT: i32 = 1;
+pub(super) const FORMAT: i32 = 2;
+/// The format before, which is brought up to date when it is opened to be written.
+pub(super) const FORMAT_BEFORE: i32 = 1;
 /// The number of the operating point of decisions that none made.
 pub(super) const NO_POINT: i64 = 0;
 /// The stratum of decisions that are in none.
@@ -42,7 +44,7 @@ const TABLES: [(&str, &str, &str); 9] = [
          items INTEGER NOT NULL, decision INTEGER NOT NULL, label TEXT, item TEXT, \
          similarity REAL, held REAL, margin REAL, filtered INTEGER NOT NULL, \
          stratum INTEGER NOT NULL, probability REAL, sampled INTEGER NOT NULL, \
-         source INTEGER NOT NULL, expected TEXT, labelled INTEGER NOT NULL) \
+         source INTEGER NOT NULL, expected TEXT, labelled INTEGER NOT NULL, state BLOB) \
          STRICT, WITHOUT ROWID",
     ),
     (
@@ -56,8 +58,8 @@ const TABLES: [(&str, &str, &str); 9] = [
         "journal",
         "CREATE TABLE journal (\
          one INTEGER PRIMARY KEY CHECK (one = 1), removed_to BLOB NOT NULL, \
-         queue_full INTEGER NOT NULL, not_written INTEGER NOT NULL, images INTEGER NOT NULL) \
-         STRICT",
+         queue_full INTEGER NOT NULL, not_written INTEGER NOT NULL, images INTEGER NOT NULL, \
+         name INTEGER) STRICT",
     ),
     // Only added to: the greatest number of a decision is the one that holds.
     (
@@ -95,10 +97,19 @@ const TABLES: [(&str, &str, &str); 9] = [
     ),
 ];
 
-/// The columns that [`read_row`] reads, in its order.
-pub(super) const COLUMNS: &str = "d.id, d.point, d.generation, d.items, d.decision, d.label, \
+/// What the tables have gained since the format before, as `SQLite` writes what it adds.
+const GAINED: [(&str, &str); 2] = [("decisions", "state BLOB"), ("journal", "name INTEGER")];
+
+/// The columns that [`read_row`] reads, in its order, but for the last, which the format before has not.
+const COLUMNS: &str = "d.id, d.point, d.generation, d.items, d.decision, d.label, \
     d.item, d.similarity, d.held, d.margin, d.filtered, d.stratum, d.probability, d.sampled, \
     d.source, d.expected, l.unix_ms, l.said_by, l.truth, l.label";
+
+/// The columns that [`read_row`] reads, in its order, of a file of this format.
+pub(super) fn columns(format: i32) -> String {
+    let state = if format == FORMAT { "d.state" } else { "NULL" };
+    format!("{COLUMNS}, {state}")
+}
 
 /// Where they come from: a decision and the label that holds.
 pub(super) const JOINED: &str = "decisions d LEFT JOIN labels l ON l.number = d.labelled";
@@ -121,13 +132,35 @@ pub(super) fn write_empty(mut connection: Connection) -> Result<(), rusqlite::Er
             transaction.execute(sql, [])?;
         }
     }
-    transaction.execute("INSERT INTO journal VALUES (1, x'', 0, 0, 0)", [])?;
+    let name = JournalId::fresh().get();
+    transaction.execute("INSERT INTO journal VALUES (1, x'', 0, 0, 0, ?)", [name])?;
     transaction.commit()?;
     connection.close().map_err(|(_, error)| error)
 }
 
-/// Refuses files that are not a journal of this format with exactly our tables.
-pub(super) fn check_kind(connection: &Connection, path: &Path) -> Result<(), JournalError> {
+/// Brings a journal of the format before up to date: its decisions are of no known state, and it gets a name.
+pub(super) fn upgrade(connection: &mut Connection) -> Result<(), rusqlite::Error> {
+    let transaction = connection.transaction()?;
+    for (table, column) in GAINED {
+        transaction.execute(&format!("ALTER TABLE {table} ADD COLUMN {column}"), [])?;
+    }
+    let name = JournalId::fresh().get();
+    transaction.execute("UPDATE journal SET name = ?", [name])?;
+    transaction.pragma_update(None, "user_version", FORMAT)?;
+    transaction.commit()
+}
+
+/// The text of a table in a file of this format.
+fn table_text(format: i32, name: &str, sql: &str) -> String {
+    let gained = GAINED.iter().find(|(table, _)| *table == name);
+    match gained {
+        Some((_, column)) if format == FORMAT_BEFORE => sql.replace(&format!(", {column}"), ""),
+        Some(_) | None => sql.to_owned(),
+    }
+}
+
+/// Refuses files that are not a journal of this format, or the one before, with exactly its tables. Gives the format.
+pub(super) fn check_kind(connection: &Connection, path: &Path) -> Result<i32, JournalError> {
     let sql_error = |error| failed(path, OPEN, error);
     let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
     let application = number("application_id").map_err(sql_error)?;
@@ -137,14 +170,15 @@ pub(super) fn check_kind(connection: &Connection, path: &Path) -> Result<(), Jou
             what: format!("its application id is {application:#x}, not {APPLICATION_ID:#x}"),
         });
     }
-    let (found, readable) = (number("user_version").map_err(sql_error)?, FORMAT.into());
-    if found != readable {
+    let found = number("user_version").map_err(sql_error)?;
+    let format = [FORMAT_BEFORE, FORMAT].into_iter();
+    let Some(format) = format.into_iter().find(|one| i64::from(*one) == found) else {
         return Err(JournalError::Format {
             path: path.to_path_buf(),
             found,
-            readable,
+            readable: FORMAT.into(),
         });
-    }
+    };
     // What `SQLite` makes by itself has no text.
     let query = "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name";
     let tables = connection
@@ -156,7 +190,8 @@ pub(super) fn check_kind(connection: &Connection, path: &Path) -> Result<(), Jou
         .map_err(sql_error)?;
     let are_ours = tables.len() == TABLES.len()
         && tables.iter().zip(TABLES).all(|((kind, name, sql), table)| {
-            (kind.as_str(), name.as_str(), sql.as_str()) == table
+            (kind.as_str(), name.as_str()) == (table.0, table.1)
+                && *sql == table_text(format, table.1, table.2)
         });
     if !are_ours {
         return Err(JournalError::Damaged {
@@ -164,7 +199,7 @@ pub(super) fn check_kind(connection: &Connection, path: &Path) -> Result<(), Jou
             what: "its tables are not those of a journal".to_owned(),
         });
     }
-    Ok(())
+    Ok(format)
 }
 
 /// What is counted, and by which numbers of operating points.
@@ -211,6 +246,13 @@ pub(super) fn read_state(
             images: whole(row, 2)?,
         };
         Ok((lost, row.get(3)?))
+    })
+}
+
+/// How the ids of its decisions name the journal.
+pub(super) fn read_name(connection: &Connection) -> Result<JournalId, rusqlite::Error> {
+    connection.query_row("SELECT name FROM journal", [], |row| {
+        row.get(0).map(JournalId::kept)
     })
 }
 
@@ -271,6 +313,7 @@ pub(super) fn read_row(
         operating_point: point_id(points, row.get(1)?)?,
         generation: whole(row, 2)?,
         gallery_items: whole(row, 3)?,
+        state: row.get::<_, Option<[u8; 16]>>(20)?.map(StateId::from_bytes),
         decision: decision(row.get(4)?).ok_or_else(|| wrong(4, "decision"))?,
         best,
         filtered: row.get(10)?,

@@ -29,7 +29,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, Tr
 
 pub use retention::{JournalOptions, Retention};
 
-use crate::journal::entry::{Annotation, AnnotationOutcome, AnnotationRefusal, DecisionEntry};
+use crate::journal::entry::{
+    Annotation, AnnotationOutcome, AnnotationRefusal, DecisionEntry, JournalId,
+};
 use crate::journal::error::{JournalError, file_failed};
 use crate::journal::read::JournalReader;
 use crate::journal::retention::RetentionCursor;
@@ -51,6 +53,7 @@ const ANSWER_WAIT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
+    name: JournalId,
     queue: Option<Sender<WriterRequest>>,
     shared: Arc<WriterCounts>,
     thread: Option<JoinHandle<()>>,
@@ -85,7 +88,7 @@ impl Journal {
         let store = JournalStore::open_or_begin(path)?;
         observe(&store.committed(None)?);
         let (queue, inbox) = crossbeam_channel::bounded(QUEUE_LEN_MAX);
-        let shared = Arc::new(WriterCounts::after(store.lost()));
+        let (shared, name) = (Arc::new(WriterCounts::after(store.lost())), store.name);
         let worker = JournalWorker {
             inbox,
             store,
@@ -106,10 +109,17 @@ impl Journal {
             .map_err(|source| file_failed(path, "start the writer of", source))?;
         Ok(Self {
             path: path.to_path_buf(),
+            name,
             queue: Some(queue),
             shared,
             thread: Some(thread),
         })
+    }
+
+    /// How the ids of its decisions name it.
+    #[must_use]
+    pub fn name(&self) -> JournalId {
+        self.name
     }
 
     /// Records a decision, with the image that it was made on where that is kept. Never waits:

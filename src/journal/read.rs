@@ -10,7 +10,7 @@ use crate::journal::entry::{Annotation, DecisionId, DecisionRow};
 use crate::journal::error::{JournalError, failed};
 use crate::journal::file::connect_to_read;
 use crate::journal::format::{
-    self, COLUMNS, JOINED, NO_POINT, PointsByNumber, read_counts, read_row, read_state,
+    self, JOINED, NO_POINT, PointsByNumber, read_counts, read_row, read_state,
 };
 use crate::journal::store::count_rows;
 use crate::journal::totals::{self, LostDecisions, Total};
@@ -60,6 +60,8 @@ pub struct StratumCount {
 pub struct JournalReader {
     connection: Connection,
     path: PathBuf,
+    /// What is read of a decision.
+    columns: String,
 }
 
 impl JournalReader {
@@ -68,9 +70,11 @@ impl JournalReader {
     /// # Errors
     /// There is none, it is damaged or of another version, or the disk.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
+        let (connection, format) = connect_to_read(path)?;
         Ok(Self {
-            connection: connect_to_read(path)?,
+            connection,
             path: path.to_path_buf(),
+            columns: format::columns(format),
         })
     }
 
@@ -98,6 +102,7 @@ impl JournalReader {
         selection: &DecisionSelection,
         mut take: impl FnMut(DecisionRow) -> ControlFlow<()>,
     ) -> Result<(), JournalError> {
+        let columns = &self.columns;
         self.read(|connection| {
             let (points, _) = read_counts(connection)?;
             let Some(point) = number(&points, selection.operating_point.as_deref()) else {
@@ -105,7 +110,7 @@ impl JournalReader {
             };
             let [first, end] = bounds(&selection.unix_ms);
             let query = format!(
-                "SELECT {COLUMNS} FROM {JOINED} WHERE ? <= d.id AND d.id < ? AND d.point = ? \
+                "SELECT {columns} FROM {JOINED} WHERE ? <= d.id AND d.id < ? AND d.point = ? \
                  ORDER BY d.id"
             );
             let mut statement = connection.prepare_cached(&query)?;
@@ -131,6 +136,7 @@ impl JournalReader {
         since_ms: u64,
         mut take: impl FnMut(DecisionRow),
     ) -> Result<(), JournalError> {
+        let columns = &self.columns;
         self.read(|connection| {
             let (points, _) = read_counts(connection)?;
             let Some(point) = number(&points, Some(operating_point)) else {
@@ -138,7 +144,7 @@ impl JournalReader {
             };
             let [first, _] = bounds(&(since_ms..since_ms));
             let query = format!(
-                "SELECT {COLUMNS} FROM decisions d INDEXED BY audited \
+                "SELECT {columns} FROM decisions d INDEXED BY audited \
                  LEFT JOIN labels l ON l.number = d.labelled \
                  WHERE (d.sampled = 1 OR d.labelled <> 0) AND d.point = ? AND ? <= d.id \
                  AND d.source = 0 AND d.filtered = 0 ORDER BY d.id"
@@ -205,6 +211,7 @@ impl JournalReader {
     /// # Errors
     /// The file is damaged, or the disk.
     pub fn queue(&self, request: &QueueRequest) -> Result<Vec<DecisionRow>, JournalError> {
+        let columns = &self.columns;
         self.read(|connection| {
             let (points, _) = read_counts(connection)?;
             let asked = request.operating_point.as_deref();
@@ -214,7 +221,7 @@ impl JournalReader {
             }
             let newest = DecisionId::at(u64::MAX >> 16, [u8::MAX; 10]);
             let query = format!(
-                "SELECT {COLUMNS} FROM {JOINED} WHERE d.id IN (\
+                "SELECT {columns} FROM {JOINED} WHERE d.id IN (\
                  SELECT id FROM decisions INDEXED BY waiting \
                  WHERE sampled = 1 AND labelled = 0 AND source = 0 AND filtered = 0 AND id < ?1 \
                  AND ?5 <= id AND (?2 IS NULL OR stratum = ?2) AND (?3 IS NULL OR point = ?3) \
@@ -240,9 +247,10 @@ impl JournalReader {
     /// # Errors
     /// The file is damaged, or the disk.
     pub fn decision(&self, id: DecisionId) -> Result<Option<DecisionRow>, JournalError> {
+        let columns = &self.columns;
         self.read(|connection| {
             let (points, _) = read_counts(connection)?;
-            let query = format!("SELECT {COLUMNS} FROM {JOINED} WHERE d.id = ?");
+            let query = format!("SELECT {columns} FROM {JOINED} WHERE d.id = ?");
             let mut statement = connection.prepare_cached(&query)?;
             let row = statement.query_row([id.as_bytes()], |row| read_row(row, &points));
             row.optional()

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
 
-use crate::journal::entry::{DecisionEntry, Sampling};
+use crate::journal::entry::{DecisionEntry, JournalId, Sampling, StateId};
 use crate::journal::error::{JournalError, OPEN, failed, file_failed};
 use crate::journal::file::{begin, check_header, connect, damaged, prepare_to_write, set_aside};
 use crate::journal::format::{
-    self, NO_POINT, PointsByNumber, check_kind, decision_number, key, read_counts, read_state,
-    source_number,
+    self, FORMAT_BEFORE, NO_POINT, PointsByNumber, check_kind, decision_number, key, read_counts,
+    read_name, read_state, source_number,
 };
 use crate::journal::totals::{self, Committed, CountsByKey, LostDecisions};
 
@@ -31,6 +31,8 @@ pub(super) struct JournalStore {
     lost: LostDecisions,
     /// Rows up to this id may have been removed; empty where none was.
     pub(super) removed_to: Vec<u8>,
+    /// How the ids of its decisions name it.
+    pub(super) name: JournalId,
     /// Whether damage was found, so that another file has to take its place.
     broken: bool,
 }
@@ -61,10 +63,15 @@ impl JournalStore {
             return Err(damaged(path, "it is empty"));
         }
         let sql_error = |error| failed(path, OPEN, error);
-        let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sql_error)?;
-        check_kind(&connection, path)?;
+        let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sql_error)?;
+        let format = check_kind(&connection, path)?;
         check_header(path)?;
         prepare_to_write(&connection, path)?;
+        if format == FORMAT_BEFORE {
+            format::upgrade(&mut connection).map_err(sql_error)?;
+            tracing::info!(journal = %path.display(), "the journal is now one of this version; earlier ones refuse it");
+        }
+        let name = read_name(&connection).map_err(sql_error)?;
         let (points, counts) = read_counts(&connection).map_err(sql_error)?;
         let (lost, removed_to) = read_state(&connection).map_err(sql_error)?;
         format::totals(&counts, &points).map_err(sql_error)?;
@@ -81,6 +88,7 @@ impl JournalStore {
             counts,
             lost,
             removed_to,
+            name,
             broken: false,
         })
     }
@@ -128,6 +136,8 @@ impl JournalStore {
             }
             write_counts(&transaction, &counts)?;
             add_lost(&transaction, self.lost)?;
+            // Ids are made with it meanwhile.
+            transaction.execute("UPDATE journal SET name = ?", [self.name.get()])?;
             transaction.commit()
         };
         let carried: Result<(), rusqlite::Error> = carry();
@@ -274,7 +284,7 @@ fn insert(
     let counted = key(entry, point);
     let mut insert = transaction.prepare_cached(
         "INSERT OR IGNORE INTO decisions VALUES \
-         (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+         (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)",
     )?;
     let changed = insert.execute(params![
         entry.id.as_bytes(),
@@ -292,7 +302,8 @@ fn insert(
         entry.sampling.as_ref().map(Sampling::probability),
         entry.sampling.as_ref().is_some_and(Sampling::sampled),
         source_number(entry.source.kind()),
-        entry.source.expected()
+        entry.source.expected(),
+        entry.state.as_ref().map(StateId::as_bytes)
     ])?;
     Ok(changed == 1)
 }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::journal::entry::{
     AnnotatedTruth, Annotation, AnnotationKind, AnnotationOutcome, AnnotationRefusal, DecidedItem,
-    DecisionEntry, DecisionId, DecisionRow, Sampling, SearchSource,
+    DecisionEntry, DecisionId, DecisionRow, Sampling, SearchSource, StateId,
 };
 use crate::journal::error::JournalError;
 use crate::journal::read::{DecisionSelection, JournalReader, QueueRequest};
@@ -46,6 +46,7 @@ fn entry(number: u64) -> DecisionEntry {
         operating_point: (!undecided).then(|| format!("op-{}", number / 40_000)),
         generation: 7,
         gallery_items: 120,
+        state: (!number.is_multiple_of(5)).then(|| state(number / 1000)),
         decision: match (undecided, stratum < 4) {
             (true, _) => Decision::Undecided,
             (false, true) => Decision::Reject,
@@ -70,6 +71,13 @@ fn entry(number: u64) -> DecisionEntry {
             _ => SearchSource::Live,
         },
     }
+}
+
+/// What decided for a while.
+fn state(number: u64) -> StateId {
+    let mut bytes = [7; 16];
+    bytes[..8].copy_from_slice(&number.to_be_bytes());
+    StateId::from_bytes(bytes)
 }
 
 /// One each second.
@@ -791,25 +799,77 @@ fn a_journal_of_another_version_or_program_is_refused_and_left_alone() {
         drop(connection);
         Journal::open(&place.path, options(), |_| {}).unwrap_err()
     };
-    let newer = set("user_version = 2");
+    let newer = set("user_version = 3");
     assert!(
         matches!(
             newer,
             JournalError::Format {
-                found: 2,
-                readable: 1,
+                found: 3,
+                readable: 2,
                 ..
             }
         ),
         "{newer}"
     );
-    assert!(newer.to_string().contains("format 2"), "{newer}");
+    assert!(newer.to_string().contains("format 3"), "{newer}");
     let foreign = set("application_id = 5");
     assert!(
         matches!(foreign, JournalError::NotAJournal { .. }),
         "{foreign}"
     );
     assert_eq!(fs::read_dir(place.folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_journal_of_the_format_before_is_read_as_it_is_and_brought_up_to_date_to_be_written() {
+    let place = place();
+    let journal = open(&place.path);
+    record_all(&journal, 0..100);
+    drop(journal);
+    let old = "ALTER TABLE decisions DROP COLUMN state; ALTER TABLE journal DROP COLUMN name; \
+               PRAGMA user_version = 1";
+    let connection = Connection::open(&place.path).unwrap();
+    connection.execute_batch(old).unwrap();
+    drop(connection);
+    let stateless = |numbers: std::ops::Range<u64>| {
+        let numbers = numbers.filter(|number| !number.is_multiple_of(10));
+        let before = numbers.map(|number| DecisionEntry {
+            state: None,
+            ..entry(number)
+        });
+        before.collect::<Vec<_>>()
+    };
+    let entries = |reader: &JournalReader| {
+        let rows = all(reader, Some("op-0")).into_iter();
+        rows.map(|row| row.entry).collect::<Vec<_>>()
+    };
+    let reader = JournalReader::open(&place.path).unwrap();
+    assert_eq!(entries(&reader), stateless(0..100));
+    drop(reader);
+
+    let journal = open(&place.path);
+    let name = journal.name();
+    record_all(&journal, 101..102);
+    let mut expected = stateless(0..100);
+    expected.push(entry(101));
+    assert_eq!(entries(&journal.reader().unwrap()), expected);
+    drop(journal);
+    let journal = open(&place.path);
+    assert_eq!(journal.name(), name);
+    assert_eq!(journal.reader().unwrap().verify().unwrap(), 101);
+}
+
+#[test]
+fn the_id_of_a_decision_names_its_journal_and_stays_in_order() {
+    let place = place();
+    let name = open(&place.path).name();
+    let ids: Vec<DecisionId> = (0..1000).map(|_| DecisionId::fresh_in(name)).collect();
+    assert!(ids.is_sorted() && ids.iter().all(|id| id.journal() == name));
+    let unlike: std::collections::BTreeSet<DecisionId> = ids.iter().copied().collect();
+    assert_eq!(unlike.len(), 1000);
+    let last: DecisionId = ids[999];
+    assert!(last.to_string().ends_with(&name.to_string()));
+    assert_eq!(DecisionId::parse(&last.to_string()), Some(last));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -118,7 +119,10 @@ impl Monitor {
                 Err(error) => failed.push((canary.name.clone(), error.to_string())),
             }
         }
-        let changed = changed(&folder, point.id(), &list, outcomes)?;
+        let changed = match self.observed().records() {
+            Some(records) => changed(&records.join(FOLDER), point.id(), &list, outcomes)?,
+            None => Vec::new(),
+        };
         let delta = self.alarm_delta();
         let round = CanaryRound {
             operating_point: point.id().to_owned(),
@@ -240,6 +244,8 @@ fn changed(
             list: listed,
             outcomes,
         };
+        // Beside the list there is a folder; elsewhere there may be none yet.
+        fs::create_dir_all(folder).map_err(|cause| FileError::io(folder, &cause))?;
         write_json(&path, &first)?;
         return Ok(Vec::new());
     }

@@ -75,7 +75,7 @@ impl Monitor {
         decides: bool,
     ) -> Result<PointInService, MonitorError> {
         let recorder = self.recorder()?;
-        let folder = self.observed().folder();
+        let folder = &recorder.records;
         let resets = Resets::of(folder, point.id(), recorder.since_ms);
         let span = AuditSpan::of(&recorder.strata, recorder.delta, &resets);
         let alarms = Alarms::of(folder, point.id(), span.since_ms);
@@ -146,7 +146,7 @@ impl Monitor {
         let _turn = recorder.turn();
         let active = self.observed().active_point();
         let point = active.ok_or(MonitorError::NoActivePoint)?.id().to_owned();
-        let folder = self.observed().folder();
+        let folder = &recorder.records;
         let known = Resets::of(folder, &point, recorder.since_ms).into_all();
         let instead = match known.last() {
             Some(latest) => !any_labelled(&recorder.reader()?, &point, latest.unix_ms)?,

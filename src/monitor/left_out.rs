@@ -120,7 +120,10 @@ impl Monitor {
         now: LeftOutRate,
         whole: bool,
     ) -> Result<Option<LeftOutRate>, FileError> {
-        let path = self.observed().folder().join(FILE);
+        let Some(records) = self.observed().records() else {
+            return Ok(None);
+        };
+        let path = records.join(FILE);
         let known = read_json::<FirstRound>(&path)?;
         if let Some(known) = known.filter(|known| known.operating_point == operating_point) {
             return Ok(known.rate);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::journal::entry::{DecisionId, SearchSource};
+use crate::journal::entry::{DecisionId, SearchSource, StateId};
 use matchpoint_calibration::decision::Decision;
 use matchpoint_calibration::monitoring::traffic::{SearchSigns, TrafficReference};
 use matchpoint_calibration::operating_point::OperatingPoint;
@@ -20,8 +20,11 @@ pub trait Observed: Debug + Send + Sync {
     /// The name in metrics and logs.
     fn name(&self) -> &str;
 
-    /// Its folder, in which the monitor keeps files of its own.
+    /// Its folder.
     fn folder(&self) -> &Path;
+
+    /// Where the monitor keeps files of its own; `None` if it may not.
+    fn records(&self) -> Option<&Path>;
 
     /// Its gallery.
     fn gallery(&self) -> &Gallery;
@@ -53,6 +56,8 @@ pub struct DecisionRecord<'a> {
     pub generation: u64,
     /// Items in it.
     pub gallery_items: usize,
+    /// The state that decided.
+    pub state: StateId,
     /// The item that was decided on; `None` if nothing was found.
     pub best: Option<MatchRecord<'a>>,
     /// The score that was compared with the threshold.

@@ -1,5 +1,6 @@
 //! Records every decision of a deployment, a sample of them to be annotated, and keeps their evaluation.
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -29,6 +30,8 @@ use matchpoint_vector::Similarity;
 #[derive(Debug)]
 pub(super) struct Recorder {
     deployment: String,
+    /// Where the files are.
+    pub(super) records: PathBuf,
     pub(super) journal: Journal,
     pub(super) label_history: Arc<LabelHistory>,
     pub(super) strata: Strata,
@@ -53,18 +56,24 @@ impl Recorder {
         observed: &Arc<dyn Observed>,
         settings: &MonitoringConfig,
     ) -> Result<Self, MonitorError> {
-        let (name, folder) = (observed.name(), observed.folder());
+        let name = observed.name();
+        let folder = observed.records().ok_or(MonitorError::JournalOff)?;
         telemetry::strata_designed(name, settings.strata.edges());
         let since_ms = begin_design(folder, &settings.strata)?;
         let changed = Arc::new(AtomicBool::new(true));
-        let journal = open_journal(observed, settings, &changed)?;
+        let journal = open_journal(observed, folder, settings, &changed)?;
         let stop = Arc::new(AtomicBool::new(false));
         let shown = Arc::new(ShownPoint::default());
         let label_history = Arc::new(LabelHistory::open(folder)?);
         let sampling = Arc::new(ArcSwap::from_pointee(settings.strata.clone()));
-        let traffic = Arc::new(TrafficComparison::new(settings.alarm_delta, since_ms));
+        let traffic = Arc::new(TrafficComparison::new(
+            folder,
+            settings.alarm_delta,
+            since_ms,
+        ));
         let watcher = Watcher {
             observed: Arc::clone(observed),
+            records: folder.to_owned(),
             reader: journal.reader()?,
             losses: journal.losses(),
             lost: None,
@@ -89,6 +98,7 @@ impl Recorder {
             .map_err(|cause| MonitorError::thread(&cause))?;
         Ok(Self {
             deployment: name.to_owned(),
+            records: folder.to_owned(),
             journal,
             label_history,
             strata: settings.strata.clone(),
@@ -182,6 +192,7 @@ impl Recorder {
             operating_point: point.map(|point| point.id().to_owned()),
             generation: record.generation,
             gallery_items: record.gallery_items as u64,
+            state: Some(record.state),
             decision: record.decision,
             best,
             filtered: record.filtered,
@@ -216,6 +227,7 @@ impl Drop for Recorder {
 /// Opens the journal; what it commits is published and counted.
 fn open_journal(
     observed: &Arc<dyn Observed>,
+    folder: &Path,
     settings: &MonitoringConfig,
     changed: &Arc<AtomicBool>,
 ) -> Result<Journal, MonitorError> {
@@ -228,7 +240,7 @@ fn open_journal(
         },
         clock: now_ms,
     };
-    let path = observed.folder().join(FILE_NAME);
+    let path = folder.join(FILE_NAME);
     let (observed, changed) = (Arc::clone(observed), Arc::clone(changed));
     let mut before = None;
     Ok(Journal::open(&path, options, move |committed| {

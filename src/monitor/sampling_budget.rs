@@ -86,6 +86,7 @@ mod tests {
             operating_point: Some("op".to_owned()),
             generation: 1,
             gallery_items: 1,
+            state: None,
             decision: if stratum < 3 {
                 Decision::Reject
             } else {

@@ -1,7 +1,7 @@
 //! Holds what callers search for against what a calibration searched for, and keeps the evidence over
 //! restarts.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ const KEEP_EVERY: Duration = Duration::from_secs(10);
 /// The comparison of a deployment.
 #[derive(Debug)]
 pub(super) struct TrafficComparison {
+    /// Where its file is.
+    records: PathBuf,
     delta: f64,
     design_since_ms: u64,
     waiting: Mutex<WaitingSearches>,
@@ -95,9 +97,10 @@ impl TrafficInService {
 }
 
 impl TrafficComparison {
-    /// Compares with a probability of a false alarm of at most `delta`.
-    pub(super) fn new(delta: f64, design_since_ms: u64) -> Self {
+    /// Compares with a probability of a false alarm of at most `delta`, and keeps the evidence in `records`.
+    pub(super) fn new(records: &Path, delta: f64, design_since_ms: u64) -> Self {
         Self {
+            records: records.to_owned(),
             delta,
             design_since_ms,
             waiting: Mutex::default(),
@@ -129,7 +132,7 @@ impl TrafficComparison {
                 raised_unix_ms: None,
             });
         };
-        let resets = Resets::of(observed.folder(), point.id(), self.design_since_ms);
+        let resets = Resets::of(&self.records, point.id(), self.design_since_ms);
         let is = EvidenceOf {
             operating_point: point.id().to_owned(),
             reference: digest_of(&reference, watched.as_ref()),
@@ -137,7 +140,7 @@ impl TrafficComparison {
             since_unix_ms: resets.since_ms(),
         };
         let searches = self.waiting(point.id());
-        let file = observed.folder().join(FILE);
+        let file = self.records.join(FILE);
         let known = watched.take().filter(|known| known.is == is);
         let mut known = known
             .unwrap_or_else(|| WatchedPoint::open(is, &file, reference, resets.into_all().len()));
@@ -184,7 +187,7 @@ impl TrafficComparison {
             .as_mut()
             .filter(|known| 0 < known.watch.state().compared)
         {
-            known.keep(&observed.folder().join(FILE), observed.name());
+            known.keep(&self.records.join(FILE), observed.name());
         }
     }
 

@@ -12,6 +12,7 @@ use super::lookalikes::EnrolledLookalikes;
 use super::observed::{DecisionRecord, Observed};
 use super::recorder::Recorder;
 use crate::config::MonitoringConfig;
+use crate::journal::entry::{DecisionId, JournalId};
 
 /// What watches whether a deployment keeps its promise. Cheap to ask: every call takes `&self`.
 #[derive(Debug)]
@@ -61,6 +62,19 @@ impl Monitor {
     #[must_use]
     pub fn keeps_images(&self) -> bool {
         self.recorder.get().is_some_and(Recorder::keeps_images)
+    }
+
+    /// An id for a decision, which names the journal that it is recorded in.
+    #[must_use]
+    pub fn fresh_id(&self) -> DecisionId {
+        self.journal_id()
+            .map_or_else(DecisionId::fresh, DecisionId::fresh_in)
+    }
+
+    /// The journal that decisions are recorded in; `None` if they are not.
+    #[must_use]
+    pub fn journal_id(&self) -> Option<JournalId> {
+        Some(self.recorder.get()?.journal.name())
     }
 
     /// Records a decision. Never waits, and never fails it.

@@ -1,5 +1,6 @@
 //! The thread that evaluates the audit when something was recorded or annotated.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -34,6 +35,8 @@ const EVALUATION_SHARE: u32 = 50;
 /// What the thread has.
 pub(super) struct Watcher {
     pub(super) observed: Arc<dyn Observed>,
+    /// Where its files are.
+    pub(super) records: PathBuf,
     pub(super) reader: JournalReader,
     pub(super) strata: Strata,
     pub(super) since_ms: u64,
@@ -110,9 +113,9 @@ impl Watcher {
             self.shown.show(self.observed.name(), None, || ());
             return;
         };
-        let resets = Resets::of(self.observed.folder(), point.id(), self.since_ms);
+        let resets = Resets::of(&self.records, point.id(), self.since_ms);
         let span = AuditSpan::of(&self.strata, self.delta, &resets);
-        let alarms = Alarms::of(self.observed.folder(), point.id(), span.since_ms);
+        let alarms = Alarms::of(&self.records, point.id(), span.since_ms);
         let known = AuditContext {
             gallery: None,
             advise: None,
@@ -147,7 +150,7 @@ impl Watcher {
         if seen == *alarms {
             return;
         }
-        if let Err(error) = seen.keep(self.observed.folder()) {
+        if let Err(error) = seen.keep(&self.records) {
             tracing::error!(%error, deployment = self.observed.name(), "an alarm could not be kept; it ends when its decisions do");
         }
     }

@@ -90,6 +90,9 @@ impl CalibrationService for CalibrationHandler {
             return Err(invalid("the first message must carry settings"));
         };
         let deployment = registry.find(&settings.deployment)?;
+        deployment
+            .check_writable()
+            .map_err(|error| from_error(&error))?;
         // Before any work: a target that is no target.
         let chosen = convert::calibration_settings(&settings)?;
         let metadata = CalibrateMetadata {

@@ -10,7 +10,7 @@ use crate::deployment::{
     CalibrationSettings, DecisionBasis, Hit, PointComparison, Query, RemedyChoice, SearchAnswer,
     SearchOptions, Timings, Undecided, VerifyAnswer, VerifyReference, created,
 };
-use crate::journal::entry::AnnotatedTruth;
+use crate::journal::entry::{AnnotatedTruth, StateId};
 use matchpoint_calibration::CalibrationError;
 use matchpoint_calibration::adjustment::Adjustment;
 use matchpoint_calibration::analysis::remedy::Remedy;
@@ -124,12 +124,23 @@ pub(super) fn search_options(request: &proto::SearchRequest) -> Result<SearchOpt
         score_min,
         ef,
         conditions: conditions(&request.conditions)?,
+        expect_state: expected_state(&request.expect_state)?,
     })
 }
 
 /// What a caller may say of a query: entries, and bytes of a key or a value.
 const CONDITIONS_MAX: usize = 16;
 const CONDITION_BYTES_MAX: usize = 128;
+
+/// The state that a caller expects; `None` if they say nothing.
+pub(super) fn expected_state(text: &str) -> Result<Option<StateId>, Status> {
+    match text {
+        "" => Ok(None),
+        text => StateId::parse(text).map(Some).ok_or_else(|| {
+            invalid("expect_state is no state; it must be 32 hexadecimal digits, as answers have it in `state`")
+        }),
+    }
+}
 
 fn conditions(said: &HashMap<String, String>) -> Result<BTreeMap<String, String>, Status> {
     if CONDITIONS_MAX < said.len() {
@@ -175,6 +186,7 @@ pub(super) fn search_response(
         gallery_items: answer.gallery_items as u64,
         model_fingerprint: model_fingerprint.to_owned(),
         timings: Some(timings(&answer.timings)),
+        state: answer.state.to_string(),
     }
 }
 
@@ -190,6 +202,7 @@ pub(super) fn verify_response(
         generation: answer.generation,
         model_fingerprint: model_fingerprint.to_owned(),
         timings: Some(timings(&answer.timings)),
+        state: answer.state.to_string(),
     }
 }
 

@@ -129,6 +129,7 @@ pub fn load(config: &ServerConfig) -> Result<ServedState, ServeError> {
         };
         configured += usize::from(required);
         report(&deployment, started.elapsed());
+        report_copy(&deployment, config);
         let name = deployment.name().to_owned();
         places.insert(name.clone(), place);
         if deployments
@@ -169,7 +170,12 @@ fn open(
     let options = OpenOptions {
         name,
         model: config.model.clone(),
-        access: Access::ReadWrite,
+        access: if config.read_only {
+            Access::ReadOnly
+        } else {
+            Access::ReadWrite
+        },
+        journal_dir: config.monitoring.journal_dir.clone(),
     };
     let deployment = Deployment::open(&real(place)?, models, options)?;
     deployment.keep_up(&config.monitoring)?;
@@ -202,6 +208,25 @@ fn report(deployment: &Deployment, took: Duration) {
             "the gallery has outgrown its operating point; recalibrate"
         ),
         None => {}
+    }
+}
+
+/// Says of what may differ from copies elsewhere, or is not recorded, that it may or is not.
+fn report_copy(deployment: &Deployment, config: &ServerConfig) {
+    let deployment_name = deployment.name();
+    if let Some(snapshot) = deployment.copy_of().filter(|_| !config.only_copy) {
+        tracing::warn!(
+            deployment = deployment_name,
+            snapshot,
+            "this is a copy, restored from a snapshot, and takes writes: each makes it differ from the other copies, which decide \
+             without it; serve copies with read_only = true, or say by only_copy = true that no other takes writes"
+        );
+    }
+    if config.read_only && config.monitoring.journal_dir.is_none() {
+        tracing::warn!(
+            deployment = deployment_name,
+            "decisions are not recorded: the server is read-only, and no journal_dir is set"
+        );
     }
 }
 
@@ -403,6 +428,7 @@ fn routes(
         running: running.clone(),
         data_dir: config.data_dir.clone(),
         monitoring: config.monitoring.clone(),
+        read_only: config.read_only,
     };
     let monitoring = MonitoringHandler {
         registry: registry.clone(),
@@ -410,6 +436,7 @@ fn routes(
     let info = ServerInfoHandler {
         monitoring: config.monitoring.clone(),
         registry,
+        only_copy: config.only_copy,
         message_bytes_max: limit,
         image_decode_bytes_max: config.engine.image_decode_bytes_max,
     };

@@ -390,6 +390,10 @@ fn recorded(row: DecisionRow) -> RecordedDecision {
         inclusion_probability: sampling.map(|sampling| sampling.probability()),
         sampled: sampling.is_some_and(|sampling| sampling.sampled()),
         ground_truth: best.map(|label| truth(label.truth)),
+        state: entry
+            .state
+            .map(|state| state.to_string())
+            .unwrap_or_default(),
     }
 }
 

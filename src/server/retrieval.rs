@@ -9,7 +9,7 @@ use super::request_id::{caller_of, caller_of_items};
 use super::status::from_error;
 use super::stream::{answer_each, answer_one};
 use super::transport::{Call, roomy};
-use crate::deployment::Query;
+use crate::deployment::{Comparison, Query};
 use matchpoint_client::proto::retrieval_service_server::RetrievalService;
 use matchpoint_client::proto::search_stream_response::Outcome;
 use matchpoint_client::proto::{
@@ -133,9 +133,13 @@ impl RetrievalService for RetrievalHandler {
         let work = async {
             let deployment = registry.find(&request.deployment)?;
             let query = convert::verify_query(request.query)?;
-            let reference = convert::reference(request.reference)?;
+            let comparison = Comparison {
+                query,
+                reference: convert::reference(request.reference)?,
+                expect_state: convert::expected_state(&request.expect_state)?,
+            };
             let answer = deployment
-                .verify(caller, query, reference)
+                .verify(caller, comparison)
                 .await
                 .map_err(|error| from_error(&error))?;
             Ok(convert::verify_response(

@@ -32,6 +32,8 @@ pub(super) struct ServerInfoHandler {
     pub(super) registry: Registry,
     /// How decisions of a deployment that is opened again are watched.
     pub(super) monitoring: MonitoringConfig,
+    /// Whether no other copy takes writes.
+    pub(super) only_copy: bool,
     pub(super) message_bytes_max: usize,
     pub(super) image_decode_bytes_max: u64,
 }
@@ -59,7 +61,7 @@ impl ServerInfoHandler {
             let (opening, loaded) = (place.clone(), Arc::clone(&loaded));
             let undecided_allowed = request.allow_undecided;
             let open = move || {
-                let opened = open_in_place_of(&before, &opening, &loaded)?;
+                let opened = open_in_place_of(&before, &opening, &loaded, &monitoring)?;
                 if let Some(opened) = &opened {
                     refuse_undecided(&before, opened, undecided_allowed)?;
                     opened.keep_up(&monitoring)?;
@@ -102,8 +104,8 @@ impl ServerInfoHandler {
             &to,
         );
         let answer = ReloadDeploymentResponse {
-            deployment: Some(describe(&deployment)),
-            previous: Some(describe(&previous)),
+            deployment: Some(self.describe(&deployment)),
+            previous: Some(self.describe(&previous)),
         };
         // Its threads end with it, which takes a moment that no thread that answers has.
         let closing = std::thread::Builder::new().name("closing".to_owned());
@@ -150,6 +152,7 @@ fn open_in_place_of(
     served: &Deployment,
     place: &Path,
     loaded: &ServedState,
+    monitoring: &MonitoringConfig,
 ) -> Result<Option<Deployment>, DeploymentError> {
     let folder = real(place)?;
     if folder == served.folder().path() {
@@ -157,8 +160,8 @@ fn open_in_place_of(
     }
     let options = OpenOptions {
         name: Some(served.name().to_owned()),
-        model: None,
-        access: Access::ReadWrite,
+        journal_dir: monitoring.journal_dir.clone(),
+        ..OpenOptions::recorded(served.access())
     };
     Deployment::open(&folder, &mut *loaded.models()?, options).map(Some)
 }
@@ -202,7 +205,7 @@ impl ServerService for ServerInfoHandler {
                     .deployments
                     .values()
                     .filter(own)
-                    .map(|one| describe(one))
+                    .map(|one| self.describe(one))
                     .collect(),
                 unopened: loaded
                     .unopened
@@ -223,31 +226,41 @@ impl ServerService for ServerInfoHandler {
     }
 }
 
-fn describe(deployment: &Deployment) -> DeploymentInfo {
-    let (view, model) = (deployment.view(), &deployment.loaded().model);
-    let basis = deployment.active_point().basis(&view, JudgedScore::Nothing);
-    let round = deployment.monitor().left_out();
-    DeploymentInfo {
-        name: deployment.name().to_owned(),
-        model_name: model.name().to_owned(),
-        model_fingerprint: model.fingerprint().to_owned(),
-        dimension: u32::try_from(model.dimension()).unwrap_or(u32::MAX),
-        execution_provider: model.provider().to_owned(),
-        precision: model.precision().to_owned(),
-        gallery_id: deployment.folder().record().gallery_id.clone(),
-        gallery_items: view.len() as u64,
-        gallery_labels: view.label_count() as u64,
-        generation: view.generation(),
-        index: view.index_description(),
-        operating_point_id: basis.operating_point_id.unwrap_or_default(),
-        within_calibrated_size: basis.within_calibrated_size,
-        gallery_coverage: basis.coverage.map(Coverage::share),
-        items_added: basis.coverage.map(Coverage::added),
-        traffic_alarm: deployment.monitor().traffic_alarm().unwrap_or_default(),
-        items_removed: basis.coverage.map(Coverage::removed),
-        certified: basis.certified,
-        far_bound: basis.far_bound,
-        frr_bound: basis.frr_bound,
-        left_out: round.as_deref().map(drift_messages::left_out),
+impl ServerInfoHandler {
+    fn describe(&self, deployment: &Deployment) -> DeploymentInfo {
+        let (view, model) = (deployment.view(), &deployment.loaded().model);
+        let basis = deployment.active_point().basis(&view, JudgedScore::Nothing);
+        let copy_of = deployment.copy_of().filter(|_| !self.only_copy);
+        let (round, journal) = (
+            deployment.monitor().left_out(),
+            deployment.monitor().journal_id(),
+        );
+        DeploymentInfo {
+            name: deployment.name().to_owned(),
+            model_name: model.name().to_owned(),
+            model_fingerprint: model.fingerprint().to_owned(),
+            dimension: u32::try_from(model.dimension()).unwrap_or(u32::MAX),
+            execution_provider: model.provider().to_owned(),
+            precision: model.precision().to_owned(),
+            gallery_id: deployment.folder().record().gallery_id.clone(),
+            gallery_items: view.len() as u64,
+            gallery_labels: view.label_count() as u64,
+            generation: view.generation(),
+            index: view.index_description(),
+            operating_point_id: basis.operating_point_id.unwrap_or_default(),
+            within_calibrated_size: basis.within_calibrated_size,
+            gallery_coverage: basis.coverage.map(Coverage::share),
+            items_added: basis.coverage.map(Coverage::added),
+            traffic_alarm: deployment.monitor().traffic_alarm().unwrap_or_default(),
+            items_removed: basis.coverage.map(Coverage::removed),
+            certified: basis.certified,
+            far_bound: basis.far_bound,
+            frr_bound: basis.frr_bound,
+            left_out: round.as_deref().map(drift_messages::left_out),
+            state: deployment.state().to_string(),
+            journal: journal.map(|id| id.to_string()).unwrap_or_default(),
+            read_only: deployment.access() == Access::ReadOnly,
+            copy_of: copy_of.unwrap_or_default(),
+        }
     }
 }

@@ -52,6 +52,8 @@ pub(super) struct Snapshots {
     pub(super) data_dir: Option<PathBuf>,
     /// How decisions of a restored deployment are watched.
     pub(super) monitoring: MonitoringConfig,
+    /// Whether nothing of the deployments may change.
+    pub(super) read_only: bool,
 }
 
 /// The folder of snapshots below `data_dir`.
@@ -151,6 +153,14 @@ impl Snapshots {
     }
 
     fn restore(&self, request: RestoreSnapshotRequest) -> Result<Operation, Status> {
+        if self.read_only {
+            let message = "the server is read-only: nothing is restored over gRPC; use `matchpoint restore` on its machine";
+            return Err(status(
+                Code::FailedPrecondition,
+                "GALLERY_READ_ONLY",
+                message,
+            ));
+        }
         check_name("deployment", &request.deployment)?;
         check_ending(&request.deployment)?;
         let archive = self.existing(&request.snapshot_id)?;
@@ -179,8 +189,7 @@ impl Snapshots {
             .map_err(|error| stopped(&error))?;
             let options = OpenOptions {
                 name: Some(name.clone()),
-                model: None,
-                access: Access::ReadWrite,
+                ..OpenOptions::recorded(Access::ReadWrite)
             };
             let opened = loaded
                 .models()

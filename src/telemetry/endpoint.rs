@@ -151,7 +151,8 @@ fn answer(
             clippy::disallowed_methods,
             reason = "no work of a model; at most CONNECTIONS_MAX at once"
         )]
-        let rendered = tokio::task::spawn_blocking(move || handle.render());
+        let rendered =
+            tokio::task::spawn_blocking(move || handle.render() + &super::states::rendered());
         match rendered.await {
             Ok(text) => said(StatusCode::OK, FORMAT, text.into()),
             Err(cause) => {

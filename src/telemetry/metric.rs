@@ -59,6 +59,8 @@ table! {
         "Labels in the gallery.";
     gauge GALLERY_GENERATION = "matchpoint_gallery_generation":
         "Number of the gallery's state; grows with each change.";
+    gauge STATE_INFO = "matchpoint_state_info":
+        "1; the label `state` names what decides: items, model, index and operating point. Replicas that decide alike have the same. One series for each deployment: with another state, the one before is gone.";
     counter GALLERY_CHANGES = "matchpoint_gallery_changes_total":
         "Items enrolled, replaced or removed.";
     gauge GALLERY_COVERAGE_RATIO = "matchpoint_gallery_coverage_ratio":

@@ -10,6 +10,7 @@ mod logs;
 mod metric;
 mod series;
 mod shadow;
+mod states;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -28,6 +29,7 @@ pub use logs::{CHANGES, install_logs};
 use metrics::{counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 pub use shadow::{ShadowLabels, shadow_compared, shadow_ended, shadow_skipped, shadow_started};
+pub use states::state_decides;
 
 /// The decisions, as label values.
 pub const DECISION_VALUES: [&str; 3] = ["accept", "reject", "undecided"];

@@ -412,6 +412,7 @@ async fn verify_compares_with_an_image_and_with_an_item() {
         reference: Some(Reference {
             source: Some(source),
         }),
+        expect_state: String::new(),
     };
     let enrolled = photo(&format!("{KNOWN}/g0_ref.jpg"));
     let id = format!("{KNOWN}/g0_ref.jpg");

@@ -12,6 +12,7 @@ mod limits;
 mod metrics;
 mod monitoring;
 mod remote;
+mod replicas;
 mod shadow;
 mod switch;
 mod tls;

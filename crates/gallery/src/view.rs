@@ -156,6 +156,12 @@ impl GalleryView {
         self.digest.to_string()
     }
 
+    /// The same digest as its 32 bytes.
+    #[must_use]
+    pub fn digest_bytes(&self) -> [u8; 32] {
+        self.digest.to_bytes()
+    }
+
     /// How many items of `set` are here, unchanged; `None` if the gallery was not compared with this
     /// very set. An estimate beyond [`KEPT_MAX`](crate::item_set::KEPT_MAX) items.
     #[must_use]

@@ -240,11 +240,35 @@ pub struct Served {
 impl Served {
     /// Serves a deployment with some settings and flags, and waits until it is ready.
     pub fn start(deployment: &Path, settings: &[(&str, &str)], flags: &[&str]) -> Self {
+        Self::spawn(matchpoint(&["serve"]), deployment, settings, flags)
+    }
+
+    /// The same for a folder that may not be written, also by root.
+    pub fn start_confined(deployment: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut command = matchpoint(&["serve"]);
+        if fs::write(deployment.join("a"), "").is_ok() {
+            fs::remove_file(deployment.join("a")).unwrap();
+            let program = command.get_program().to_owned();
+            let mut confined = Command::new("setpriv");
+            confined.arg("--bounding-set=-all");
+            confined.arg(program).arg("serve").current_dir(ROOT);
+            command = confined;
+        }
+        Self::spawn(command, deployment, settings, &[])
+    }
+
+    fn spawn(
+        mut command: Command,
+        deployment: &Path,
+        settings: &[(&str, &str)],
+        flags: &[&str],
+    ) -> Self {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let metrics = free.local_addr().unwrap().to_string();
         drop(free);
         let deployment = deployment.to_str().unwrap();
-        let mut child = matchpoint(&["serve", "--deployments", deployment])
+        let mut child = command
+            .args(["--deployments", deployment])
             .args(["--listen", "127.0.0.1:0", "--metrics-listen", &metrics])
             .args(["--log-format", "json"])
             .args(flags)
@@ -270,6 +294,12 @@ impl Served {
             address,
             metrics,
         }
+    }
+
+    /// A channel to it.
+    pub fn channel(&self) -> Channel {
+        let url = format!("http://{}", self.address);
+        Channel::from_shared(url).unwrap().connect_lazy()
     }
 
     /// What Prometheus would read.

@@ -1,0 +1,101 @@
+//! The state of a deployment that decides: what two replicas have in common that decide alike.
+//!
+//! `generation` counts writes: two copies that took one write each agree on it, and hold different items.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use sha2::{Digest, Sha256};
+
+use super::DeploymentError;
+use super::active_point::ActivePoint;
+use crate::journal::entry::StateId;
+use matchpoint_gallery::view::GalleryView;
+
+/// What is hashed, and how: another way is another name here.
+const DOMAIN: &[u8] = b"matchpoint state 1";
+
+/// What makes the state, beside the items.
+#[derive(Clone, Copy, Debug)]
+pub struct StateParts<'a> {
+    /// Fingerprint of the model.
+    pub model_fingerprint: &'a str,
+    /// The index, as operating points are bound to it.
+    pub index: &'a str,
+    /// Id of the operating point that decides; `None` if nothing is decided.
+    pub operating_point: Option<&'a str>,
+}
+
+impl StateParts<'_> {
+    /// The state with the items of a view.
+    #[must_use]
+    pub fn with(&self, items: &GalleryView) -> StateId {
+        let point = self.operating_point.unwrap_or_default();
+        let texts = [self.model_fingerprint, self.index, point].map(str::as_bytes);
+        let mut hash = Sha256::new();
+        for field in [DOMAIN, &items.digest_bytes()].into_iter().chain(texts) {
+            // Lengths keep a border from moving.
+            hash.update((field.len() as u64).to_le_bytes());
+            hash.update(field);
+        }
+        let digest: [u8; 32] = hash.finalize().into();
+        StateId::from_bytes(digest.first_chunk().copied().unwrap_or_default())
+    }
+}
+
+/// The state that was asked for last: searches ask for one again and again, and hash nothing.
+#[derive(Debug, Default)]
+pub(super) struct LatestState(ArcSwapOption<ComputedState>);
+
+/// What a state was computed of. A generation has one set of items, for as long as a gallery is open.
+#[derive(Debug)]
+struct ComputedState {
+    generation: u64,
+    active: Arc<ActivePoint>,
+    id: StateId,
+}
+
+impl LatestState {
+    /// The state in which a view is searched and an operating point decides, by `compute` if another was asked for last.
+    pub(super) fn of(
+        &self,
+        view: &GalleryView,
+        active: &Arc<ActivePoint>,
+        compute: impl FnOnce() -> StateId,
+    ) -> StateId {
+        if let Some(latest) = &*self.0.load()
+            && latest.generation == view.generation()
+            && Arc::ptr_eq(&latest.active, active)
+        {
+            return latest.id;
+        }
+        let id = compute();
+        // Two at once compute the same.
+        self.0.store(Some(Arc::new(ComputedState {
+            generation: view.generation(),
+            active: Arc::clone(active),
+            id,
+        })));
+        id
+    }
+}
+
+/// What a request is answered from: it stays what it is, whatever is written or activated meanwhile.
+pub(super) struct StateInUse {
+    pub(super) view: Arc<GalleryView>,
+    pub(super) active: Arc<ActivePoint>,
+    pub(super) id: StateId,
+}
+
+impl StateInUse {
+    /// Itself, if it is the one that a caller expects, or if they expect none.
+    pub(super) fn expected(self, expected: Option<StateId>) -> Result<Self, DeploymentError> {
+        match expected {
+            Some(expected) if expected != self.id => Err(DeploymentError::StateMismatch {
+                expected,
+                present: self.id,
+            }),
+            Some(_) | None => Ok(self),
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Which state of each deployment decides, as a metric whose series go again.
+//!
+//! The exporter keeps every series that it has shown once, and each write to a gallery makes another state.
+
+use std::collections::BTreeMap;
+use std::fmt::{Display, Write};
+use std::sync::{Mutex, PoisonError};
+
+use super::metric::STATE_INFO;
+
+/// By deployment. Metrics are of the process, and so is this.
+static DECIDING: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+
+/// Shows which state of a deployment decides, in place of the one before.
+pub fn state_decides(deployment: &str, state: impl Display) {
+    let mut deciding = DECIDING.lock().unwrap_or_else(PoisonError::into_inner);
+    deciding.insert(deployment.to_owned(), state.to_string());
+}
+
+/// The series, as the exporter writes its own.
+pub(super) fn rendered() -> String {
+    let deciding = DECIDING.lock().unwrap_or_else(PoisonError::into_inner);
+    if deciding.is_empty() {
+        return String::new();
+    }
+    let mut text = format!("# TYPE {STATE_INFO} gauge\n");
+    for (deployment, state) in &*deciding {
+        // Neither has a character that would have to be escaped.
+        let series = format!("{STATE_INFO}{{deployment=\"{deployment}\",state=\"{state}\"}} 1");
+        // A string takes everything.
+        writeln!(text, "{series}").unwrap_or_default();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deployment_has_one_series_whatever_was_enrolled() {
+        for number in 0..100 {
+            state_decides("enrolled", number);
+        }
+        state_decides("other", "a");
+        let text = rendered();
+        let of = |deployment: &str| {
+            let series = format!("{{deployment=\"{deployment}\"");
+            text.matches(&series).count()
+        };
+        assert_eq!((of("enrolled"), of("other")), (1, 1));
+        assert!(text.contains("state=\"99\"} 1\n"), "{text}");
+    }
+}
