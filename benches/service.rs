@@ -295,7 +295,7 @@ impl Bench {
 
     /// Starts a server; its address, and what ends it.
     async fn serve(&self) -> (String, impl Future<Output = ()>) {
-        let listener = server::listen(self.config.listen).await.unwrap();
+        let listener = server::listen(self.config.listen).unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let (config, loaded) = (self.config.clone(), self.loaded());

@@ -38,7 +38,7 @@ skip() {
 shopt -s nullglob
 python=(scripts/*.py scripts/*/*.py models/*/*.py examples/*/*.py)
 manifests=()
-for file in deploy/kubernetes/*.yaml; do
+for file in deploy/kubernetes/*.yaml deploy/kubernetes/*/*.yaml; do
     # It is for kubectl alone, so no schema of a cluster knows it.
     [ "$(basename "$file")" = kustomization.yaml ] || manifests+=("$file")
 done

@@ -12,17 +12,14 @@ use super::exit::{Exit, fail};
 use super::export::Export;
 use super::image_ending::ending;
 use super::output::Output;
+use super::replicas::{ReplicaFlags, Replicas};
 use super::server_address::ServerAddress;
 use crate::telemetry::escaped;
 use matchpoint_arrays::{Columns, Delimited};
-use matchpoint_client::Client;
 use matchpoint_client::proto::{
     Annotation, AnnotationKind, AnnotationOutcome, GetDecisionResponse, GroundTruth,
     RecordedDecision,
 };
-
-/// Reports sent in one call.
-const BATCH: usize = 10_000;
 
 /// Label sampled decisions: what FAR and FRR in service are computed from
 ///
@@ -32,6 +29,7 @@ const BATCH: usize = 10_000;
 #[command(after_help = "Examples:
   matchpoint audit list --limit 100 --csv to-label.csv --images to-label/
   matchpoint audit import to-label.csv --annotator anna
+  matchpoint audit list --servers http://a:50051,http://b:50051,http://c:50051
   matchpoint audit annotate 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --not-enrolled
   matchpoint audit annotate 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --not-enrolled --stranger 'red coat'
   matchpoint audit annotate 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --not-enrolled --feedback
@@ -71,10 +69,18 @@ pub(super) struct Where {
     pub(super) json: bool,
 }
 
+impl Where {
+    async fn replicas(&self, flags: &ReplicaFlags) -> anyhow::Result<Replicas> {
+        Replicas::connect(flags, &self.server, &self.deployment).await
+    }
+}
+
 #[derive(Debug, clap::Args)]
 struct List {
     #[command(flatten)]
     at: Where,
+    #[command(flatten)]
+    replicas: ReplicaFlags,
     /// How many, at most
     #[arg(long, default_value_t = 50)]
     limit: u32,
@@ -94,6 +100,8 @@ struct List {
 struct AuditShowArgs {
     #[command(flatten)]
     at: Where,
+    #[command(flatten)]
+    replicas: ReplicaFlags,
     /// Id of the decision
     decision_id: String,
     /// Write the image, where it is kept, to a file
@@ -106,6 +114,8 @@ struct AuditShowArgs {
 struct Annotate {
     #[command(flatten)]
     at: Where,
+    #[command(flatten)]
+    replicas: ReplicaFlags,
     /// Id of the decision
     decision_id: String,
     /// The enrolled label that the query showed
@@ -133,6 +143,8 @@ struct Annotate {
 struct Import {
     #[command(flatten)]
     at: Where,
+    #[command(flatten)]
+    replicas: ReplicaFlags,
     /// CSV file with columns `decision_id`, `truth` (label, not-enrolled or unusable; empty rows are
     /// skipped), `label`, for what is not enrolled perhaps `stranger` (a name, the same for the same
     /// one), and `annotator` where it differs
@@ -213,11 +225,10 @@ impl AuditArgs {
 
 impl List {
     async fn run(self) -> anyhow::Result<Exit> {
-        let client = self.at.server.connect().await?;
-        let waiting = client.audit_queue(&self.at.deployment, self.stratum, self.limit);
-        let decisions = waiting.await?;
+        let replicas = self.at.replicas(&self.replicas).await?;
+        let decisions = replicas.audit_queue(self.stratum, self.limit).await?;
         if let Some(folder) = &self.images {
-            self.save_images(&client, folder, &decisions).await?;
+            save_images(&replicas, folder, &decisions).await?;
         }
         if let Some(file) = &self.csv {
             write_csv(file, &decisions)
@@ -226,26 +237,24 @@ impl List {
         Output::new(self.at.json).result(&decisions, |decisions| queue_text(decisions))?;
         Ok(Exit::Done)
     }
+}
 
-    async fn save_images(
-        &self,
-        client: &Client,
-        folder: &Path,
-        decisions: &[RecordedDecision],
-    ) -> anyhow::Result<()> {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("cannot make {}", folder.display()))?;
-        for decided in decisions {
-            let id = &decided.decision_id;
-            let found = client.decision(&self.at.deployment, id, true).await?;
-            if !found.image.is_empty() {
-                let file = folder.join(format!("{id}.{}", ending(&found.image)));
-                std::fs::write(&file, &found.image)
-                    .with_context(|| format!("cannot write {}", file.display()))?;
-            }
+async fn save_images(
+    replicas: &Replicas,
+    folder: &Path,
+    decisions: &[RecordedDecision],
+) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    for decided in decisions {
+        let id = &decided.decision_id;
+        let found = replicas.decision(id, true).await?;
+        if !found.image.is_empty() {
+            let file = folder.join(format!("{id}.{}", ending(&found.image)));
+            std::fs::write(&file, &found.image)
+                .with_context(|| format!("cannot write {}", file.display()))?;
         }
-        Ok(())
     }
+    Ok(())
 }
 
 fn write_csv(file: &Path, decisions: &[RecordedDecision]) -> anyhow::Result<()> {
@@ -298,11 +307,9 @@ fn queue_text(decisions: &[RecordedDecision]) -> String {
 
 impl AuditShowArgs {
     async fn run(self) -> anyhow::Result<Exit> {
-        let client = self.at.server.connect().await?;
+        let replicas = self.at.replicas(&self.replicas).await?;
         let wanted = self.image.is_some();
-        let found = client
-            .decision(&self.at.deployment, &self.decision_id, wanted)
-            .await?;
+        let found = replicas.decision(&self.decision_id, wanted).await?;
         if let Some(file) = &self.image {
             if found.image.is_empty() {
                 let problem = "the image of this decision is not kept; `audit_images` keeps those of sampled decisions";
@@ -389,7 +396,8 @@ impl Annotate {
             kind: kind(self.feedback).into(),
             unix_milliseconds: 0,
         };
-        report_all(&self.at, vec![report], 0).await
+        let replicas = self.at.replicas(&self.replicas).await?;
+        report_all(&self.at, &replicas, &[report], 0).await
     }
 }
 
@@ -428,7 +436,8 @@ impl Import {
                 },
             });
         }
-        report_all(&self.at, reports, skipped).await
+        let replicas = self.at.replicas(&self.replicas).await?;
+        report_all(&self.at, &replicas, &reports, skipped).await
     }
 }
 
@@ -466,27 +475,29 @@ fn told(line: &AnnotationLine) -> Result<Option<GroundTruth>, String> {
     }
 }
 
-async fn report_all(at: &Where, reports: Vec<Annotation>, skipped: usize) -> anyhow::Result<Exit> {
-    let client = at.server.connect().await?;
+async fn report_all(
+    at: &Where,
+    replicas: &Replicas,
+    reports: &[Annotation],
+    skipped: usize,
+) -> anyhow::Result<Exit> {
     let mut imported = Imported {
         skipped,
         ..Imported::default()
     };
-    for batch in reports.chunks(BATCH) {
-        let results = client.annotate(&at.deployment, batch.to_vec()).await?;
-        for (report, result) in batch.iter().zip(results) {
-            match result {
-                Ok(AnnotationOutcome::Added) => imported.added += 1,
-                Ok(AnnotationOutcome::Confirmed) => imported.confirmed += 1,
-                Ok(AnnotationOutcome::Corrected) => imported.corrected += 1,
-                Ok(AnnotationOutcome::Repeated | AnnotationOutcome::Unspecified) => {
-                    imported.repeated += 1;
-                }
-                Err(reason) => imported.refused.push(RefusedAnnotation {
-                    decision_id: report.decision_id.clone(),
-                    reason,
-                }),
+    let results = replicas.annotate(reports).await?;
+    for (report, result) in reports.iter().zip(results) {
+        match result {
+            Ok(AnnotationOutcome::Added) => imported.added += 1,
+            Ok(AnnotationOutcome::Confirmed) => imported.confirmed += 1,
+            Ok(AnnotationOutcome::Corrected) => imported.corrected += 1,
+            Ok(AnnotationOutcome::Repeated | AnnotationOutcome::Unspecified) => {
+                imported.repeated += 1;
             }
+            Err(reason) => imported.refused.push(RefusedAnnotation {
+                decision_id: report.decision_id.clone(),
+                reason,
+            }),
         }
     }
     Output::new(at.json).result(&imported, imported_text)?;

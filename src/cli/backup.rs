@@ -1,15 +1,15 @@
 //! `matchpoint snapshot` and `matchpoint restore`: a deployment in one file, and back.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::backup_served;
+use super::backup_served::{self, SnapshotToTake};
 use super::exit::Exit;
 use super::output::{Output, table};
 use super::server_address::{ServerChoice, Which, name_of};
 use super::steps_shown::StepsShown;
-use crate::deployment::{Folder, SnapshotReport, check_snapshot, restore};
+use crate::deployment::{Folder, PackedIndex, SnapshotReport, check_snapshot, restore};
 
 /// Copy a deployment into one file with checksums, also while it is served
 ///
@@ -22,12 +22,17 @@ use crate::deployment::{Folder, SnapshotReport, check_snapshot, restore};
 #[command(after_help = "Examples:
   matchpoint snapshot shop backups/shop.snapshot
   matchpoint snapshot shop backups/shop.snapshot --server http://127.0.0.1:50051
-  matchpoint snapshot shop backups/shop-$(date +%F).snapshot --json")]
+  matchpoint snapshot shop backups/shop-$(date +%F).snapshot --json
+  matchpoint snapshot shop replicas/shop.snapshot --with-index")]
 pub(super) struct Snapshot {
     #[command(flatten)]
     which: Which,
     /// The file to write; there must be none of this name
     archive: PathBuf,
+    /// Pack the index too, so that whoever serves a copy opens it in place of building it; it is as large as the
+    /// vectors, or larger
+    #[arg(long)]
+    with_index: bool,
 }
 
 /// Make a deployment of a snapshot
@@ -53,6 +58,9 @@ pub(super) struct Restore {
     /// Only verify the snapshot
     #[arg(long, conflicts_with = "server")]
     check: bool,
+    /// Do nothing if the folder was restored from this very snapshot: for what is started again and again
+    #[arg(long, conflicts_with_all = ["check", "server"])]
+    if_absent: bool,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
@@ -66,11 +74,16 @@ impl Snapshot {
             json,
         } = self.which;
         if let Some(server) = server.address() {
-            return backup_served::snapshot(&server, name_of(&deployment)?, &self.archive, json);
+            let taking = SnapshotToTake {
+                deployment: name_of(&deployment)?,
+                with_index: self.with_index,
+            };
+            return backup_served::snapshot(&server, taking, &self.archive, json);
         }
         let folder = Folder::open(&deployment)?;
         let progress = StepsShown::begin("snapshot, MiB")?;
-        let report = folder.take_snapshot(&self.archive, &mut |done, all| progress.at(done, all));
+        let step = &mut |done, all| progress.at(done, all);
+        let report = folder.take_snapshot(&self.archive, self.with_index, step);
         if let Some(exit) = progress.finish() {
             return Ok(exit);
         }
@@ -114,6 +127,20 @@ impl Restore {
             })?;
             return Ok(Exit::Done);
         };
+        if self.if_absent && restored_from(into).is_some() {
+            let checked = check_snapshot(&self.archive, &mut |done, all| progress.at(done, all));
+            let is_it =
+                matches!(&checked, Ok((_, sha256)) if restored_from(into).as_ref() == Some(sha256));
+            if is_it {
+                progress.finish();
+                let there = format!(
+                    "{} was restored from it before; nothing was done",
+                    into.display()
+                );
+                output.result(&serde_json::json!({ "unchanged": into }), |_| there)?;
+                return Ok(Exit::Done);
+            }
+        }
         let as_recorded = |_: &_| Ok(None);
         let report = restore(&self.archive, into, &as_recorded, &mut |done, all| {
             progress.at(done, all)
@@ -124,6 +151,11 @@ impl Restore {
         output.result(&report?, text)?;
         Ok(Exit::Done)
     }
+}
+
+/// The snapshot that a folder was restored from; `None` if it was not, or holds no deployment.
+fn restored_from(folder: &Path) -> Option<String> {
+    Folder::open(folder).ok()?.record().restored_from.clone()
 }
 
 fn text(report: &SnapshotReport) -> String {
@@ -144,5 +176,15 @@ fn text(report: &SnapshotReport) -> String {
     ];
     let active = report.active_operating_point.clone();
     rows.push(("active", active.unwrap_or_else(|| "none".to_owned())));
+    let index = match &report.index {
+        PackedIndex::None => {
+            "none: it is built when a copy is served, if there are enough items".to_owned()
+        }
+        PackedIndex::Whole => "there, and that of the items".to_owned(),
+        PackedIndex::LeftOut(problem) => {
+            format!("left out ({problem}): it is built when a copy is served")
+        }
+    };
+    rows.push(("index", index));
     format!("{}\n{}", report.archive.display(), table(&rows))
 }

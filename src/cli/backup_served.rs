@@ -29,13 +29,24 @@ struct FetchedSnapshot {
     deployment: String,
 }
 
+/// Which snapshot a server is to take.
+#[derive(Clone, Copy)]
+pub(super) struct SnapshotToTake<'a> {
+    pub(super) deployment: &'a str,
+    pub(super) with_index: bool,
+}
+
 /// Has the server take a snapshot, and writes it to a file here, which is verified. Nothing stays on the server.
 pub(super) fn snapshot(
     server: &ServerAddress,
-    deployment: &str,
+    taking: SnapshotToTake<'_>,
     archive: &Path,
     json: bool,
 ) -> anyhow::Result<Exit> {
+    let SnapshotToTake {
+        deployment,
+        with_index,
+    } = taking;
     if archive.symlink_metadata().is_ok() {
         let exists = ArchiveError::Exists(archive.to_owned());
         return Err(DeploymentError::from(exists).into());
@@ -47,7 +58,9 @@ pub(super) fn snapshot(
     let fetched = single_threaded()?.block_on(async {
         let client = server.connect().await?;
         let mut step = |done, all| progress.at(done, all);
-        let taken = client.create_snapshot(deployment, &mut step).await?;
+        let taken = client
+            .create_snapshot(deployment, with_index, &mut step)
+            .await?;
         let fetched = fetch(&client, &taken.id, &progress, &mut file).await;
         // Whether it came or not, the server has no use for it.
         let removed = client.delete_snapshot(&taken.id).await;

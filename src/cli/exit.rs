@@ -292,6 +292,7 @@ impl Exit {
             | MonitorError::JournalOff
             | MonitorError::NoActivePoint
             | MonitorError::TooManyResets { .. }
+            | MonitorError::WrongReplica { .. }
             | MonitorError::DecisionNotFound { .. } => Self::NoInput,
             MonitorError::Argument { .. } => Self::Usage,
             MonitorError::File(FileError::Damaged { .. })
@@ -346,6 +347,7 @@ impl Exit {
             | GalleryError::Unusable { .. }
             | GalleryError::Description { .. }
             | GalleryError::Index(_)
+            | GalleryError::IndexFile { .. }
             | GalleryError::IndexParams { .. }
             | GalleryError::Item { .. }
             | GalleryError::Duplicate { .. }

@@ -50,6 +50,7 @@ mod point_outcomes;
 mod points;
 mod points_served;
 mod progress;
+mod replicas;
 mod report_model;
 mod runtime;
 mod search;
@@ -62,6 +63,7 @@ mod signal;
 mod status;
 mod steps_shown;
 mod switch;
+mod switch_fleet;
 mod target_flags;
 mod verify;
 

@@ -5,7 +5,7 @@ use std::future::Future;
 use anyhow::Context;
 
 use super::exit::Exit;
-use crate::config::{ProcessEnvironment, ServerConfig, ServerFlags};
+use crate::config::{ListenWhen, ProcessEnvironment, ServerConfig, ServerFlags};
 use crate::server;
 use crate::telemetry;
 
@@ -47,18 +47,20 @@ async fn serve(config: ServerConfig) -> anyhow::Result<Exit> {
         tokio::spawn(telemetry::install_metrics(address)?);
         tracing::info!(%address, path = "/metrics", "metrics");
     }
-    let listener = server::listen(config.listen).await?;
-    tracing::info!(
-        address = %listener.local_addr()?,
-        version = env!("CARGO_PKG_VERSION"),
-        tls = config.access.tls.is_some(),
-        client_certificates = config.access.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),
-        keys = config.access.keys_file.is_some(),
-        "listening"
-    );
-    let stop = stop_signal()?;
     let loading = config.clone();
-    server::serve(listener, &config, move || server::load(&loading), stop).await?;
+    let load = move || server::load(&loading);
+    match config.listen_when {
+        ListenWhen::Start => {
+            let listener = server::listen(config.listen)?;
+            server::announce(&listener, &config)?;
+            server::serve(listener, &config, load, stop_signal()?).await?;
+        }
+        ListenWhen::Ready => {
+            let socket = server::bind(config.listen)?;
+            tracing::info!(address = %socket.local_addr()?, "connections are taken once everything is loaded");
+            server::serve_when_ready(socket, &config, load, stop_signal()?).await?;
+        }
+    }
     Ok(Exit::Done)
 }
 

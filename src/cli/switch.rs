@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::exit::{Exit, fail};
 use super::output::{Output, short};
 use super::server_address::ServerAddress;
+use super::switch_fleet::{Fleet, FleetSwitched};
 use crate::deployment::{DeploymentError, Folder};
 use matchpoint_client::proto::DeploymentInfo;
 use matchpoint_gallery::params::IndexParams;
@@ -23,22 +24,31 @@ use matchpoint_gallery::{Access, Gallery};
 /// operating point together. Where it cannot be opened the link leads where it did. Where items that
 /// are served are not in that folder, or it has no valid operating point and what is served has one,
 /// nothing is changed either, but for --anyway.
+///
+/// With --servers, all of them open and verify it before any serves it: one that cannot stops it, and nothing is
+/// changed. The link is one that all of them serve; without it, the paths of all have to lead to the new folder already.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   ln -s shop-1 shop && matchpoint serve --deployments shop     # once
   matchpoint build shop-2 --images-of shop --model models/new  # beside what is served
   matchpoint calibrate shop-2 --queries labelled.csv --target-far 0.01
   matchpoint switch shop shop-2
-  matchpoint switch shop --back                                # to what was served before")]
+  matchpoint switch shop --back                                # to what was served before
+  matchpoint switch shop shop-2 --servers http://127.0.0.1:50051,http://127.0.0.1:50052
+  matchpoint switch --servers http://a:50051,http://b:50051,http://c:50051  # links lead there already")]
 pub(super) struct Switch {
     /// The link that is served
-    link: PathBuf,
+    #[arg(required_unless_present = "servers")]
+    link: Option<PathBuf>,
     /// The folder that it is to lead to
-    #[arg(required_unless_present = "back", conflicts_with = "back")]
+    #[arg(conflicts_with = "back")]
     to: Option<PathBuf>,
     /// Return to the folder that it led to before
-    #[arg(long)]
+    #[arg(long, requires = "link")]
     back: bool,
+    /// Several servers, with commas between them, that are switched together
+    #[arg(long, value_name = "URLS", value_delimiter = ',')]
+    servers: Vec<String>,
     /// Switch also if items that are served now will not be any more, or if nothing would be decided
     /// any more for want of a valid operating point
     #[arg(long)]
@@ -63,18 +73,57 @@ struct Switched {
     items_left_behind: usize,
 }
 
+/// A link, and where it is to lead in place of where it does.
+struct LinkChange {
+    link: PathBuf,
+    from: PathBuf,
+    to: PathBuf,
+    items_left_behind: usize,
+}
+
+impl LinkChange {
+    fn make(&self) -> anyhow::Result<()> {
+        lead(&self.link, &self.to)
+    }
+
+    fn undo(&self) -> anyhow::Result<()> {
+        lead(&self.link, &self.from)
+    }
+
+    /// Keeps the way back.
+    fn remember(&self) -> anyhow::Result<()> {
+        lead(&previous(&self.link), &self.from)
+    }
+}
+
 impl Switch {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
+        let change = match &self.link {
+            Some(link) => Some(self.change(link)?),
+            None => None,
+        };
+        match (change, self.servers.as_slice()) {
+            (Some(change), []) => self.switch_one(change),
+            (change, servers) => self.switch_all(change.as_ref(), servers),
+        }
+    }
+
+    /// Finds out whether the link may lead elsewhere; changes nothing yet.
+    fn change(&self, link: &Path) -> anyhow::Result<LinkChange> {
         // With a slash at its end, as shells complete it, a link would be the folder that it leads to.
-        let link: PathBuf = self.link.components().collect();
+        let link: PathBuf = link.components().collect();
         let from = leads_to(&link)?;
-        let to = match &self.to {
-            Some(to) => fs::canonicalize(to)
+        let to = match (&self.to, self.back) {
+            (Some(to), _) => fs::canonicalize(to)
                 .map_err(|cause| fail(Exit::NoInput, format!("{}: {cause}", to.display())))?,
-            None => leads_to(&previous(&link)).map_err(|_none| {
+            (None, true) => leads_to(&previous(&link)).map_err(|_none| {
                 let message = format!("{} was not switched before", link.display());
                 fail(Exit::NoInput, message)
             })?,
+            (None, false) => {
+                let message = "say where the link is to lead, or --back";
+                return Err(fail(Exit::Usage, message));
+            }
         };
         // Refuses a folder that is no deployment, before anything changes.
         let items_left_behind = left_behind(&from, &to)?;
@@ -89,28 +138,57 @@ impl Switch {
             return Err(fail(Exit::Mismatch, message));
         }
         check_free(&previous(&link))?;
+        Ok(LinkChange {
+            link,
+            from,
+            to,
+            items_left_behind,
+        })
+    }
+
+    fn switch_one(self, change: LinkChange) -> anyhow::Result<Exit> {
         let runtime = super::runtime::single_threaded()?;
         let client = runtime.block_on(self.server.connect())?;
-        lead(&link, &to)?;
+        change.make()?;
         // Whoever returns is in haste here, too.
         let undecided_allowed = self.anyway || self.back;
         let switched = runtime.block_on(client.reload(&self.deployment, undecided_allowed));
         let [before, now] = match switched {
             Ok(served) => served,
             Err(refused) => {
-                lead(&link, &from)?;
+                change.undo()?;
                 return Err(refused).context("nothing was changed");
             }
         };
-        lead(&previous(&link), &from)?;
+        change.remember()?;
         let switched = Switched {
-            from,
-            to,
+            from: change.from,
+            to: change.to,
             before,
             now,
-            items_left_behind,
+            items_left_behind: change.items_left_behind,
         };
         Output::new(self.json).result(&switched, text)?;
+        Ok(Exit::Done)
+    }
+
+    fn switch_all(&self, change: Option<&LinkChange>, servers: &[String]) -> anyhow::Result<Exit> {
+        let runtime = super::runtime::single_threaded()?;
+        let fleet = Fleet::connect(servers, &self.server, &self.deployment);
+        let fleet = runtime.block_on(fleet)?;
+        change.map_or(Ok(()), LinkChange::make)?;
+        let prepared = runtime.block_on(fleet.prepare(self.anyway || self.back));
+        let state = match prepared {
+            Ok(state) => state,
+            Err(refused) => {
+                change.map_or(Ok(()), LinkChange::undo)?;
+                return Err(refused).context("nothing was changed");
+            }
+        };
+        // From here on the link leads there, whoever of them restarts.
+        change.map_or(Ok(()), LinkChange::remember)?;
+        let switched = runtime.block_on(fleet.serve(state))?;
+        Output::new(self.json).result(&switched, FleetSwitched::text)?;
         Ok(Exit::Done)
     }
 }

@@ -89,6 +89,8 @@ pub struct ServerConfig {
     pub only_copy: bool,
     /// Address of the gRPC service.
     pub listen: SocketAddr,
+    /// From when on connections are taken.
+    pub listen_when: ListenWhen,
     /// Who may call, and over what.
     pub access: AccessConfig,
     /// Address of the Prometheus endpoint.
@@ -115,6 +117,15 @@ pub struct ServerConfig {
     pub monitoring: MonitoringConfig,
     /// How often canaries are searched for; `None` for never.
     pub canaries_every: Option<Duration>,
+}
+
+/// From when on a server takes connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenWhen {
+    /// Before it has loaded anything: calls are answered that it loads.
+    Start,
+    /// Once everything is loaded.
+    Ready,
 }
 
 /// What clients may take, all together, and for how long.
@@ -310,6 +321,10 @@ impl SettingReader {
         let deployments = self.deployments();
         let listen =
             self.parse::<SocketAddr>("listen", "an address and port, such as 0.0.0.0:50051");
+        let listen_when = self.one_of(
+            "listen_when",
+            &[("start", ListenWhen::Start), ("ready", ListenWhen::Ready)],
+        );
         let access = self.access(listen);
         let metrics_listen = self.metrics_listen();
         let queue_len_max = self.number("queue_len_max", 1, 100_000);
@@ -339,6 +354,7 @@ impl SettingReader {
             read_only: read_only?,
             only_copy: only_copy?,
             listen: listen?,
+            listen_when: listen_when?,
             access: access?,
             metrics_listen: metrics_listen?,
             queue_len_max: queue_len_max?,

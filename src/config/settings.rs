@@ -116,6 +116,11 @@ pub const SETTINGS: &[Setting] = &[
         "Address of the gRPC service; port 0 takes a free one",
     ),
     server(
+        "listen_when",
+        Some("start"),
+        "From when on connections are taken: start (calls are answered UNAVAILABLE while it loads) or ready (for proxies that look at connections only)",
+    ),
+    server(
         "tls_certificate",
         None,
         "PEM file with the server's certificate and its chain: the gRPC service is encrypted, by TLS 1.2 or 1.3",

@@ -2,8 +2,8 @@
 //!
 //! A snapshot holds the record, the items, every operating point with its recording, and the
 //! cohorts: all that answers and decisions rest on, but for the model, which is named by its
-//! fingerprint. The index is not in it, for it is made of the items. What is taken is verified
-//! before it is packed, and what is restored before it gets its name.
+//! fingerprint. The index is made of the items, and in it if that is asked for, so that whoever serves a copy need not
+//! build it. What is taken is verified before it is packed, and what is restored before it gets its name.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,12 +20,14 @@ use super::temporary::{TemporaryFolder, publish};
 use super::{DeploymentError, Folder, ModelReference};
 use matchpoint_calibration::adjustment::Adjustment;
 use matchpoint_calibration::operating_point::OperatingPoint;
+use matchpoint_gallery::error::GalleryError;
 use matchpoint_gallery::params::IndexParams;
 use matchpoint_gallery::{Access, Gallery, copy_items};
 
 pub use super::archive::Progress;
 
 const ITEMS: &str = "items.db";
+const INDEX: &str = "items.graph";
 /// Folders whose files are part of a snapshot, and how those end.
 const KEPT: [(&str, &str); 5] = [
     (OPERATING_POINTS, "json"),
@@ -62,6 +64,20 @@ pub struct SnapshotReport {
     pub operating_points: usize,
     /// The one that decides.
     pub active_operating_point: Option<String>,
+    /// What came of the index.
+    pub index: PackedIndex,
+}
+
+/// What a snapshot, or what was restored from one, has of the index.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PackedIndex {
+    /// None: whoever serves it builds one, if it has enough items.
+    None,
+    /// It is there, and is that of the items.
+    Whole,
+    /// It was in the snapshot and left out, as whoever serves would have built it again; why.
+    LeftOut(String),
 }
 
 impl Folder {
@@ -70,10 +86,11 @@ impl Folder {
     /// Beside the archive it needs room for a second copy of the items until it is done.
     ///
     /// # Errors
-    /// There is an archive of this name, the deployment is damaged, the disk, or it was stopped.
+    /// There is an archive of this name, the deployment or its index is damaged, the disk, or it was stopped.
     pub fn take_snapshot(
         &self,
         to: &Path,
+        with_index: bool,
         progress: Progress<'_>,
     ) -> Result<SnapshotReport, DeploymentError> {
         if to.symlink_metadata().is_ok() {
@@ -85,6 +102,12 @@ impl Folder {
         self.copy_record(&copied.join(RECORD_FILE))?;
         copy_items(&self.gallery_file(), &copied.join(ITEMS))?;
         let mut names = BTreeSet::from([RECORD_FILE.to_owned(), ITEMS.to_owned()]);
+        // Replaced whole, if at all, and of no use without the items that it names by their checksums.
+        let index = Gallery::index_file(&self.gallery_file());
+        if with_index && index.is_file() {
+            link_or_copy(&index, &copied.join(INDEX))?;
+            names.insert(INDEX.to_owned());
+        }
         for (folder, _) in KEPT {
             let into = copied.join(folder);
             fs::create_dir(&into).map_err(|cause| DeploymentError::io(&into, &cause))?;
@@ -96,13 +119,17 @@ impl Folder {
             );
         }
         for name in names.iter().filter(|name| name.contains('/')) {
-            // Never changed, so a link will do where that can be had.
-            let (from, to) = (self.path().join(name), copied.join(name));
-            fs::hard_link(&from, &to)
-                .or_else(|_no_links_here| fs::copy(&from, &to).map(drop))
-                .map_err(|cause| DeploymentError::io(&from, &cause))?;
+            link_or_copy(&self.path().join(name), &copied.join(name))?;
         }
         let found = examine(&Folder::open(copied)?)?;
+        if let PackedIndex::LeftOut(problem) = &found.index {
+            return Err(DeploymentError::Folder {
+                path: index,
+                problem: format!(
+                    "cannot be packed: {problem}; `matchpoint compact` builds it again, or take the snapshot without it"
+                ),
+            });
+        }
         let packed = copied.join("packed");
         let digest = archive::pack(copied, &names, &packed, progress)
             .map_err(|cause| ArchiveError::of(to, "write", cause))?;
@@ -148,6 +175,13 @@ impl Folder {
         }
         Ok(orphans)
     }
+}
+
+/// Gives a file that is never changed another place: by a link, where that can be had.
+fn link_or_copy(from: &Path, to: &Path) -> Result<(), DeploymentError> {
+    fs::hard_link(from, to)
+        .or_else(|_no_links_here| fs::copy(from, to).map(drop))
+        .map_err(|cause| DeploymentError::io(from, &cause))
 }
 
 /// Names in a folder of what is a file; none where there is no folder.
@@ -203,6 +237,14 @@ pub fn restore(
         .map_err(|cause| ArchiveError::of(archive, "unpack", cause))?;
     let mut folder = Folder::open(unpacked.path())?;
     let found = examine(&folder)?;
+    if let PackedIndex::LeftOut(problem) = &found.index {
+        let index = unpacked.path().join(INDEX);
+        tracing::warn!(
+            problem,
+            "the snapshot's index is left out: whoever serves it builds another"
+        );
+        fs::remove_file(&index).map_err(|cause| DeploymentError::io(&index, &cause))?;
+    }
     let place = model(&folder.record().model)?;
     folder.set_origin(&digest.sha256, place)?;
     fs::rename(unpacked.path(), &into).map_err(|cause| {
@@ -223,7 +265,7 @@ fn belongs(name: &str) -> bool {
         path.parent() == Some(Path::new(folder))
             && path.extension().is_some_and(|found| found == ending)
     };
-    [RECORD_FILE, ITEMS].contains(&name) || KEPT.into_iter().any(in_folder)
+    [RECORD_FILE, ITEMS, INDEX].contains(&name) || KEPT.into_iter().any(in_folder)
 }
 
 /// Reads all of a snapshot and compares it with its checksums; writes nothing. Gives its length and the
@@ -242,11 +284,7 @@ pub fn check_snapshot(
 
 /// What a folder is found to hold when all of it is verified; its archive is not known yet.
 fn examine(folder: &Folder) -> Result<SnapshotReport, DeploymentError> {
-    let no_graph = IndexParams {
-        graph_from_items: usize::MAX,
-        ..IndexParams::default()
-    };
-    let gallery = Gallery::open(&folder.gallery_file(), Access::ReadOnly, no_graph)?;
+    let (gallery, index) = open_to_examine(&folder.gallery_file())?;
     folder.check_gallery(gallery.id())?;
     let points = folder.operating_points()?;
     for point in &points {
@@ -267,7 +305,25 @@ fn examine(folder: &Folder) -> Result<SnapshotReport, DeploymentError> {
         gallery_digest: state.digest(),
         operating_points: points.len(),
         active_operating_point: record.active_operating_point.clone(),
+        index,
     })
+}
+
+/// Opens a gallery and verifies it: through its index, if it has one that is right, and otherwise without any.
+fn open_to_examine(items: &Path) -> Result<(Gallery, PackedIndex), DeploymentError> {
+    let mut index = PackedIndex::None;
+    if Gallery::index_file(items).exists() {
+        match Gallery::open_with_its_index(items, IndexParams::default()) {
+            Ok(gallery) => return Ok((gallery, PackedIndex::Whole)),
+            Err(GalleryError::IndexFile { what, .. }) => index = PackedIndex::LeftOut(what),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let no_graph = IndexParams {
+        graph_from_items: usize::MAX,
+        ..IndexParams::default()
+    };
+    Ok((Gallery::open(items, Access::ReadOnly, no_graph)?, index))
 }
 
 impl SnapshotReport {
@@ -293,7 +349,7 @@ mod tests {
         let at = |name: &str| root.path().join(name);
         for foreign in [
             "model/model.onnx",
-            "items.graph",
+            "items.graph.tmp",
             "recordings/a.onnx",
             "recordings/a.cohort",
             "cohorts/a/b.cohort",
@@ -317,10 +373,42 @@ mod tests {
     }
 
     #[test]
+    fn an_index_that_is_not_that_of_the_items_is_left_out_of_what_is_restored() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        let model = ModelReference {
+            name: "x".to_owned(),
+            fingerprint: "fingerprint".to_owned(),
+            folder: PathBuf::new(),
+            precision: None,
+            vectors: Some(2),
+        };
+        let folder = Folder::prepare(&at("source"), "shop", model).unwrap();
+        let id = &folder.record().gallery_id;
+        drop(Gallery::create(&folder.gallery_file(), 2, "fingerprint", id).unwrap());
+        folder.save().unwrap();
+        fs::write(at("source").join(INDEX), "no index").unwrap();
+        let step = &mut |_, _| ControlFlow::Continue(());
+        let refused = folder.take_snapshot(&at("a"), true, step).unwrap_err();
+        assert!(
+            refused.to_string().contains("cannot be packed"),
+            "{refused}"
+        );
+        assert!(!at("a").exists());
+
+        let names = BTreeSet::from([RECORD_FILE, ITEMS, INDEX].map(str::to_owned));
+        archive::pack(&at("source"), &names, &at("b"), step).unwrap();
+        let made = restore(&at("b"), &at("made"), &|_| Ok(None), step).unwrap();
+        assert!(matches!(made.index, PackedIndex::LeftOut(_)), "{made:?}");
+        assert!(!at("made").join(INDEX).exists());
+    }
+
+    #[test]
     fn every_file_that_is_packed_belongs_to_a_snapshot() {
         let names = [
             RECORD_FILE,
             ITEMS,
+            INDEX,
             "operating-points/op-1.json",
             "recordings/op-1.json",
             "cohorts/ab.cohort",

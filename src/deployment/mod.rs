@@ -42,7 +42,7 @@ pub use active_point::{ActivePoint, DecisionBasis, JudgedScore, Undecided, Valid
 pub use analysis_input::material_sets;
 pub use answer::{SearchAnswer, VerifyAnswer};
 pub use archive::ArchiveError;
-pub use backup::{PlaceOfModel, Progress, SnapshotReport, check_snapshot, restore};
+pub use backup::{PackedIndex, PlaceOfModel, Progress, SnapshotReport, check_snapshot, restore};
 pub use calibrate::CalibrationSettings;
 pub use calibrated::Calibrated;
 pub use calibration_searches::{Gathered, IndexCheck, LabelledQuery, MaskedSearches, Repeated};

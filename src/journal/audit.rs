@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use crate::journal::entry::{
-    Annotation, AnnotationKind, AnnotationOutcome, AnnotationRefusal, DecisionId,
+    Annotation, AnnotationKind, AnnotationOutcome, AnnotationRefusal, DecisionId, JournalId,
 };
 use crate::journal::error::{JournalError, failed};
 use crate::journal::format::{UNASKED, read_annotation, truth_columns};
@@ -29,7 +29,8 @@ impl JournalStore {
         let mut outcomes = AnnotationOutcomes::with_capacity(labels.len());
         for label in labels {
             outcomes.push(match label.check() {
-                Ok(()) => report(&transaction, label, &self.removed_to)?,
+                Ok(()) => report(&transaction, label)?
+                    .ok_or_else(|| absent(label.decision, &self.removed_to, self.name)),
                 Err(refused) => Err(refused),
             });
         }
@@ -38,22 +39,33 @@ impl JournalStore {
     }
 }
 
+/// Why a decision is not there.
+pub(super) fn absent(
+    decision: DecisionId,
+    removed_to: &[u8],
+    name: JournalId,
+) -> AnnotationRefusal {
+    if decision.as_bytes().as_slice() <= removed_to {
+        AnnotationRefusal::Expired { decision }
+    } else if decision.journal() == name {
+        AnnotationRefusal::Unknown { decision }
+    } else {
+        AnnotationRefusal::Elsewhere { decision }
+    }
+}
+
+/// `None` if there is no such decision.
 fn report(
     transaction: &Transaction<'_>,
     label: &Annotation,
-    removed_to: &[u8],
-) -> Result<Result<AnnotationOutcome, AnnotationRefusal>, rusqlite::Error> {
+) -> Result<Option<AnnotationOutcome>, rusqlite::Error> {
     let decision = label.decision;
     let sampled: Option<bool> = transaction
         .prepare_cached("SELECT sampled FROM decisions WHERE id = ?")?
         .query_row([decision.as_bytes()], |row| row.get(0))
         .optional()?;
     let Some(sampled) = sampled else {
-        return Ok(Err(if decision.as_bytes().as_slice() <= removed_to {
-            AnnotationRefusal::Expired { decision }
-        } else {
-            AnnotationRefusal::Unknown { decision }
-        }));
+        return Ok(None);
     };
     let mut history = history(transaction, decision)?;
     if sampled {
@@ -64,7 +76,7 @@ fn report(
         None => AnnotationOutcome::Added,
         // Also where an answer was lost, the label was corrected, and it is sent once more.
         Some(last) if last.repeats(label) || history.contains(label) => {
-            return Ok(Ok(AnnotationOutcome::Repeated));
+            return Ok(Some(AnnotationOutcome::Repeated));
         }
         Some(last) if last.truth == label.truth => AnnotationOutcome::Confirmed,
         Some(_) => AnnotationOutcome::Corrected,
@@ -86,7 +98,7 @@ fn report(
             .prepare_cached("UPDATE decisions SET labelled = ? WHERE id = ?")?
             .execute(params![number, decision.as_bytes()])?;
     }
-    Ok(Ok(outcome))
+    Ok(Some(outcome))
 }
 
 /// What was said last of each decision without anybody asking.

@@ -357,6 +357,15 @@ pub enum AnnotationRefusal {
         /// The id.
         decision: DecisionId,
     },
+    /// Its id names another journal.
+    #[error(
+        "decision {decision} is not in this journal, and its id names journal {}: ask the server that records in that one",
+        decision.journal()
+    )]
+    Elsewhere {
+        /// The id.
+        decision: DecisionId,
+    },
     /// As old as what was removed.
     #[error("decision {decision} is older than what the journal keeps")]
     Expired {

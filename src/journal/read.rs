@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::journal::audit;
-use crate::journal::entry::{Annotation, DecisionId, DecisionRow};
+use crate::journal::entry::{Annotation, AnnotationRefusal, DecisionId, DecisionRow, JournalId};
 use crate::journal::error::{JournalError, failed};
 use crate::journal::file::connect_to_read;
 use crate::journal::format::{
@@ -254,6 +254,21 @@ impl JournalReader {
             let mut statement = connection.prepare_cached(&query)?;
             let row = statement.query_row([id.as_bytes()], |row| read_row(row, &points));
             row.optional()
+        })
+    }
+
+    /// Why a decision is not there that [`JournalReader::decision`] has not found.
+    ///
+    /// # Errors
+    /// The file is damaged, or the disk.
+    pub fn absent(
+        &self,
+        id: DecisionId,
+        name: JournalId,
+    ) -> Result<AnnotationRefusal, JournalError> {
+        self.read(|connection| {
+            let (_, removed_to) = read_state(connection)?;
+            Ok(audit::absent(id, &removed_to, name))
         })
     }
 

@@ -9,7 +9,8 @@ use super::shadow_report::ShadowDisagreement;
 use super::watch::Monitor;
 use crate::clock::now_ms;
 use crate::journal::entry::{
-    AnnotatedTruth, Annotation, AnnotationKind, AnnotationOutcome, DecisionId, DecisionRow,
+    AnnotatedTruth, Annotation, AnnotationKind, AnnotationOutcome, AnnotationRefusal, DecisionId,
+    DecisionRow,
 };
 use crate::journal::read::QueueRequest;
 use matchpoint_calibration::likeness::{Alike, Likeness, alike};
@@ -52,6 +53,17 @@ pub struct AnnotatedDecision {
     pub image: Option<Vec<u8>>,
 }
 
+/// Why one report is not taken.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RefusedReport {
+    /// What it says cannot be.
+    #[error("{0}")]
+    Content(String),
+    /// The journal has no place for it.
+    #[error(transparent)]
+    Journal(AnnotationRefusal),
+}
+
 impl Monitor {
     /// Sampled decisions that wait for an annotation, newest first: of the active operating point, if none
     /// is asked for. Blocks.
@@ -80,10 +92,20 @@ impl Monitor {
     /// # Errors
     /// There is none of this id, decisions are not recorded, or the disk.
     pub fn decision(&self, id: &str, with_image: bool) -> Result<AnnotatedDecision, MonitorError> {
-        let reader = self.recorder()?.reader()?;
+        let recorder = self.recorder()?;
+        let (reader, here) = (recorder.reader()?, recorder.journal.name());
         let not_found = || MonitorError::DecisionNotFound { id: id.to_owned() };
         let known = DecisionId::parse(id).ok_or_else(not_found)?;
-        let row = reader.decision(known)?.ok_or_else(not_found)?;
+        let Some(row) = reader.decision(known)? else {
+            return Err(match reader.absent(known, here)? {
+                AnnotationRefusal::Elsewhere { decision } => {
+                    MonitorError::WrongReplica { id: decision, here }
+                }
+                AnnotationRefusal::Expired { .. }
+                | AnnotationRefusal::Unknown { .. }
+                | AnnotationRefusal::Text { .. } => not_found(),
+            });
+        };
         Ok(AnnotatedDecision {
             row,
             history: reader.history(known)?,
@@ -122,7 +144,7 @@ impl Monitor {
     pub fn report_truths(
         &self,
         reports: Vec<AnnotationReport>,
-    ) -> Result<Vec<Result<AnnotationOutcome, String>>, MonitorError> {
+    ) -> Result<Vec<Result<AnnotationOutcome, RefusedReport>>, MonitorError> {
         let recorder = self.recorder()?;
         let now = now_ms();
         let meant = self.meant(recorder, &reports);
@@ -137,12 +159,10 @@ impl Monitor {
             .into_iter();
         recorder.note_annotations();
         let answers = labels.into_iter().map(|label| {
-            label?;
-            let ended = || Err("the journal did not answer for it".to_owned());
-            outcomes.next().map_or_else(ended, |outcome| match outcome {
-                Ok(reported) => Ok(reported),
-                Err(refused) => Err(refused.to_string()),
-            })
+            label.map_err(RefusedReport::Content)?;
+            let ended = || RefusedReport::Content("the journal did not answer for it".to_owned());
+            let outcome = outcomes.next().ok_or_else(ended)?;
+            outcome.map_err(RefusedReport::Journal)
         });
         Ok(answers.collect())
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::files::FileError;
+use crate::journal::entry::{DecisionId, JournalId};
 use crate::journal::error::JournalError;
 use matchpoint_calibration::monitoring::MonitoringError;
 use matchpoint_embed::pixels::PixelsError;
@@ -72,6 +73,17 @@ pub enum MonitorError {
     TooManyResets {
         /// How often it may be.
         limit: usize,
+    },
+    /// The id of a decision names another journal.
+    #[error(
+        "decision {id} is not in the journal of this server ({here}), and its id names journal {}: ask the server that records in that one",
+        id.journal()
+    )]
+    WrongReplica {
+        /// The id.
+        id: DecisionId,
+        /// The journal that was asked.
+        here: JournalId,
     },
     /// No decision of this id.
     #[error(

@@ -30,7 +30,7 @@ mod traffic_comparison;
 mod watch;
 mod watcher;
 
-pub use annotations::{AnnotatedDecision, AnnotationReport, ReportedTruth};
+pub use annotations::{AnnotatedDecision, AnnotationReport, RefusedReport, ReportedTruth};
 pub use audit_evaluation::recorded_decisions;
 pub use canaries::{CanaryAnswer, CanarySearch};
 pub use canary_list::{

@@ -25,6 +25,7 @@ mod shadow;
 mod snapshots;
 mod status;
 mod stream;
+mod switching;
 mod told;
 mod transport;
 
@@ -35,7 +36,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 
 use tonic_health::ServingStatus;
@@ -71,6 +72,7 @@ use request_id::RequestIds;
 use retrieval::RetrievalHandler;
 use server_info::ServerInfoHandler;
 use snapshots::Snapshots;
+use switching::Switching;
 
 /// The health service's name for "the process answers", which does not depend on any model.
 pub const LIVENESS: &str = "liveness";
@@ -81,14 +83,76 @@ const FLUSH: Duration = Duration::from_millis(300);
 /// How often gauges are brought up to date: well below any interval of scraping.
 const GAUGE_INTERVAL: Duration = Duration::from_millis(500);
 
+/// Connections that wait to be accepted, as the standard library has it.
+const BACKLOG: u32 = 1024;
+
+/// Takes the address that the server will answer on. Connections to it are refused until it is listened on.
+///
+/// # Errors
+/// The address is taken, or not ours.
+pub fn bind(address: SocketAddr) -> Result<TcpSocket, ServeError> {
+    let bound = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        // As for every server: connections of the one before may still be closing.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(socket)
+    };
+    bound().map_err(|cause| ServeError::Listen { address, cause })
+}
+
 /// Opens the address that the server will answer on.
 ///
 /// # Errors
 /// The address is taken, or not ours.
-pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|cause| ServeError::Listen { address, cause })
+pub fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    let listening = bind(address)?.listen(BACKLOG);
+    listening.map_err(|cause| ServeError::Listen { address, cause })
+}
+
+/// Loads first, and takes connections only then: as [`serve`], for a proxy that holds a replica for healthy as soon as
+/// it can connect to it.
+///
+/// # Errors
+/// As [`serve`], or the address was taken meanwhile.
+pub async fn serve_when_ready(
+    socket: TcpSocket,
+    config: &ServerConfig,
+    load: impl FnOnce() -> Result<ServedState, ServeError> + Send + 'static,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    tokio::pin!(shutdown);
+    let loaded = tokio::select! {
+        loaded = spawn_loading(load)? => loaded.unwrap_or(Err(ServeError::LoadingPanicked))?,
+        () = &mut shutdown => return Ok(()),
+    };
+    let failed = |cause| ServeError::Listen {
+        address: config.listen,
+        cause,
+    };
+    let listener = socket.listen(BACKLOG).map_err(failed)?;
+    announce(&listener, config).map_err(failed)?;
+    serve(listener, config, move || Ok(loaded), shutdown).await
+}
+
+/// Says where calls are answered, and of whom.
+///
+/// # Errors
+/// The system does not know the address.
+pub fn announce(listener: &TcpListener, config: &ServerConfig) -> std::io::Result<()> {
+    let tls = config.access.tls.as_ref();
+    tracing::info!(
+        address = %listener.local_addr()?,
+        version = env!("CARGO_PKG_VERSION"),
+        tls = tls.is_some(),
+        client_certificates = tls.is_some_and(|tls| tls.client_ca.is_some()),
+        keys = config.access.keys_file.is_some(),
+        "listening"
+    );
+    Ok(())
 }
 
 /// Loads every deployment of the configuration. Blocks.
@@ -434,7 +498,8 @@ fn routes(
         registry: registry.clone(),
     };
     let info = ServerInfoHandler {
-        monitoring: config.monitoring.clone(),
+        switching: Switching::new(&config.monitoring),
+        shadow_share: config.monitoring.shadow_share,
         registry,
         only_copy: config.only_copy,
         message_bytes_max: limit,

@@ -5,14 +5,15 @@ use tonic::{Code, Request, Response, Status};
 use super::changes::changed;
 use super::convert::{self, truth};
 use super::registry::Registry;
-use super::status::{from_error, status};
+use super::status::{from_error, status, wrong_replica};
 use super::stream::as_message;
 use super::{drift_messages, shadow};
 use crate::deployment::DeploymentError;
-use crate::journal::entry::{self, DecisionId, DecisionRow};
+use crate::journal::entry::{self, AnnotationRefusal, DecisionId, DecisionRow};
 use crate::journal::read::QueueRequest;
 use crate::monitor::{
-    AnnotatedDecision, AnnotationReport, CanaryRound as Round, MonitorError, ReportedTruth,
+    AnnotatedDecision, AnnotationReport, CanaryRound as Round, MonitorError, RefusedReport,
+    ReportedTruth,
 };
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_client::proto::annotation_result::Result as Answer;
@@ -154,7 +155,10 @@ impl MonitoringHandler {
                 Some(Ok(outcome)) => AnnotationResult {
                     result: Some(Answer::Outcome(taken(outcome).into())),
                 },
-                Some(Err(problem)) => refused(&problem),
+                Some(Err(RefusedReport::Journal(
+                    elsewhere @ AnnotationRefusal::Elsewhere { decision },
+                ))) => of_error(&wrong_replica(&elsewhere.to_string(), decision)),
+                Some(Err(problem)) => refused(&problem.to_string()),
                 None => refused("the journal did not answer for it"),
             })
         });
@@ -337,9 +341,16 @@ fn read(report: Annotation) -> Result<AnnotationReport, String> {
 }
 
 fn refused(problem: &str) -> AnnotationResult {
-    let refused = status(Code::InvalidArgument, "ANNOTATION_INVALID", problem);
+    of_error(&status(
+        Code::InvalidArgument,
+        "ANNOTATION_INVALID",
+        problem,
+    ))
+}
+
+fn of_error(refused: &Status) -> AnnotationResult {
     AnnotationResult {
-        result: Some(Answer::Error(as_message(&refused))),
+        result: Some(Answer::Error(as_message(refused))),
     }
 }
 

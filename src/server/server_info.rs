@@ -1,37 +1,31 @@
 //! `ServerService`: what is served, and changing it.
 
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
 use super::changes::changed;
-use super::deployment_paths::real;
+use super::convert;
 use super::drift_messages;
-use super::registry::{Registry, ServedState};
+use super::registry::Registry;
 use super::shadow;
-use super::status::{from_error, status};
-use crate::config::MonitoringConfig;
-use crate::deployment::{Deployment, DeploymentError, JudgedScore, OpenOptions};
+use super::switching::Switching;
+use crate::deployment::{Deployment, JudgedScore};
 use matchpoint_calibration::coverage::Coverage;
 use matchpoint_client::proto::server_service_server::ServerService;
 use matchpoint_client::proto::{
     DeploymentInfo, GetServerInfoRequest, GetServerInfoResponse, ReloadDeploymentRequest,
-    ReloadDeploymentResponse, ReloadShadowRequest, ReloadShadowResponse, UnopenedDeployment,
+    ReloadDeploymentResponse, ReloadShadowRequest, ReloadShadowResponse, ReloadStep,
+    UnopenedDeployment,
 };
 use matchpoint_gallery::Access;
-use matchpoint_gallery::error::GalleryError;
-
-/// How long a deployment that was switched away from may take to close, and how often to look.
-const CLOSING_MAX: Duration = Duration::from_secs(10);
-const CLOSING_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Clone, Debug)]
 pub(super) struct ServerInfoHandler {
     pub(super) registry: Registry,
-    /// How decisions of a deployment that is opened again are watched.
-    pub(super) monitoring: MonitoringConfig,
+    pub(super) switching: Switching,
+    /// Share of live queries that a shadow is asked.
+    pub(super) shadow_share: f64,
     /// Whether no other copy takes writes.
     pub(super) only_copy: bool,
     pub(super) message_bytes_max: usize,
@@ -51,119 +45,41 @@ impl ServerInfoHandler {
         &self,
         request: ReloadDeploymentRequest,
     ) -> Result<ReloadDeploymentResponse, Status> {
-        let previous = self.registry.find(&request.deployment)?;
-        let loaded = self.registry.loaded()?;
-        let place = loaded.places.get(previous.name()).cloned();
-        let place = place.ok_or_else(|| Status::internal("internal error"))?;
-        let asked = Instant::now();
-        let opened = loop {
-            let (monitoring, before) = (self.monitoring.clone(), Arc::clone(&previous));
-            let (opening, loaded) = (place.clone(), Arc::clone(&loaded));
-            let undecided_allowed = request.allow_undecided;
-            let open = move || {
-                let opened = open_in_place_of(&before, &opening, &loaded, &monitoring)?;
-                if let Some(opened) = &opened {
-                    refuse_undecided(&before, opened, undecided_allowed)?;
-                    opened.keep_up(&monitoring)?;
-                }
-                Ok(opened.map(Arc::new))
-            };
-            match self.registry.heavy(open).await? {
-                // Switched away from a moment ago: its last requests are just ending.
-                Err(DeploymentError::Gallery(GalleryError::InUse { .. }))
-                    if asked.elapsed() < CLOSING_MAX =>
-                {
-                    tokio::time::sleep(CLOSING_PAUSE).await;
-                }
-                opened => break opened.map_err(|error| from_error(&error))?,
+        let step = ReloadStep::try_from(request.step);
+        let step = step.map_err(|_unknown| convert::invalid("step is not one of ReloadStep"))?;
+        let (registry, switching) = (&self.registry, &self.switching);
+        let served = registry.find(&request.deployment)?;
+        let undecided_allowed = request.allow_undecided;
+        let opened = match step {
+            ReloadStep::Unspecified => switching.open(registry, &served, undecided_allowed).await?,
+            ReloadStep::ServePrepared => switching.take(&served, &request.prepared_state)?,
+            ReloadStep::Prepare => {
+                let opened = switching.open(registry, &served, undecided_allowed).await?;
+                let prepared = self.describe(&opened.deployment);
+                switching.keep(opened);
+                return Ok(ReloadDeploymentResponse {
+                    deployment: Some(prepared),
+                    previous: Some(self.describe(&served)),
+                });
+            }
+            ReloadStep::Discard => {
+                switching.discard(&served);
+                return Ok(ReloadDeploymentResponse {
+                    deployment: None,
+                    previous: Some(self.describe(&served)),
+                });
             }
         };
-        let Some(deployment) = opened else {
-            let message = "the deployment's path leads to what is served already; change it first, as `matchpoint switch` does";
-            return Err(status(
-                Code::FailedPrecondition,
-                "DEPLOYMENT_UNCHANGED",
-                message,
-            ));
-        };
-        deployment.publish(Some(&previous));
-        self.registry.replace(&deployment, &place)?;
-        tracing::info!(
-            deployment = deployment.name(),
-            from = %previous.folder().path().display(),
-            to = %deployment.folder().path().display(),
-            model = deployment.loaded().model.name(),
-            precision = deployment.loaded().model.precision(),
-            "deployment switched"
-        );
-        let to = deployment.folder().path().display().to_string();
-        changed(
-            self.registry.identity(),
-            "ReloadDeployment",
-            deployment.name(),
-            &to,
-        );
         let answer = ReloadDeploymentResponse {
-            deployment: Some(self.describe(&deployment)),
-            previous: Some(self.describe(&previous)),
+            deployment: Some(self.describe(&opened.deployment)),
+            previous: Some(self.describe(&served)),
         };
-        // Its threads end with it, which takes a moment that no thread that answers has.
-        let closing = std::thread::Builder::new().name("closing".to_owned());
-        let (share, longest) = (self.monitoring.shadow_share, self.registry.longest());
-        let closed = closing.spawn(move || {
-            let models = shadow::end(&previous, loaded);
-            close(previous, longest);
-            shadow::succeed(&deployment, &place, models, share);
-        });
-        closed.map_err(|_cause| Status::internal("internal error"))?;
+        let (name, to) = (served.name().to_owned(), opened.deployment.folder());
+        switching.serve(registry, served, opened)?;
+        let to = to.path().display().to_string();
+        changed(registry.identity(), "ReloadDeployment", &name, &to);
         Ok(answer)
     }
-}
-
-/// Closes a deployment once its last request has ended, so that it is not that request's thread on
-/// which its own are waited for; or leaves it to that one, where it takes too long.
-fn close(mut deployment: Arc<Deployment>, longest: Duration) {
-    let asked = Instant::now();
-    while asked.elapsed() < longest {
-        match Arc::try_unwrap(deployment) {
-            Ok(alone) => return drop(alone),
-            Err(shared) => deployment = shared,
-        }
-        std::thread::park_timeout(CLOSING_PAUSE);
-    }
-}
-
-/// Refuses what would decide nothing in place of what decides, unless that is meant.
-fn refuse_undecided(
-    served: &Deployment,
-    opened: &Deployment,
-    undecided_allowed: bool,
-) -> Result<(), DeploymentError> {
-    let (before, now) = (served.active_point(), opened.active_point());
-    if undecided_allowed || before.valid().is_none() || now.valid().is_some() {
-        return Ok(());
-    }
-    let problem = now.problem();
-    Err(DeploymentError::NothingWouldDecide { problem })
-}
-
-/// What a path leads to now, opened; `None` if that is what is served already.
-fn open_in_place_of(
-    served: &Deployment,
-    place: &Path,
-    loaded: &ServedState,
-    monitoring: &MonitoringConfig,
-) -> Result<Option<Deployment>, DeploymentError> {
-    let folder = real(place)?;
-    if folder == served.folder().path() {
-        return Ok(None);
-    }
-    let options = OpenOptions {
-        name: Some(served.name().to_owned()),
-        journal_dir: monitoring.journal_dir.clone(),
-        ..OpenOptions::recorded(served.access())
-    };
-    Deployment::open(&folder, &mut *loaded.models()?, options).map(Some)
 }
 
 #[tonic::async_trait]
@@ -182,7 +98,7 @@ impl ServerService for ServerInfoHandler {
         &self,
         request: Request<ReloadShadowRequest>,
     ) -> Result<Response<ReloadShadowResponse>, Status> {
-        let share = self.monitoring.shadow_share;
+        let share = self.shadow_share;
         let registry = self.registry.called_by(&request);
         let work = shadow::reload(&registry, share, request.into_inner());
         let answer = self.registry.call("ReloadShadow", work).await;

@@ -142,9 +142,12 @@ impl Snapshots {
         };
         let identity = self.registry.identity().clone();
         self.begin(&request.operation_id, metadata, move |job| {
-            let taken = deployment
-                .folder()
-                .take_snapshot(&path, &mut |done, all| job.step(done, all));
+            let taken =
+                deployment
+                    .folder()
+                    .take_snapshot(&path, request.with_index, &mut |done, all| {
+                        job.step(done, all)
+                    });
             taken.map_err(|error| stopped(&error))?;
             let snapshot = about(&path).unwrap_or_default();
             changed(&identity, "CreateSnapshot", deployment.name(), &snapshot.id);

@@ -9,6 +9,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::deployment::{ArchiveError, DeploymentError, Unembeddable};
 use crate::files::FileError;
+use crate::journal::entry::DecisionId;
 use crate::journal::error::JournalError;
 use crate::monitor::MonitorError;
 use matchpoint_calibration::CalibrationError;
@@ -17,6 +18,9 @@ use matchpoint_gallery::error::GalleryError;
 
 /// The domain of every `ErrorInfo.reason`.
 pub(super) const DOMAIN: &str = "matchpoint.dev";
+
+/// The reason of an answer to who asks another server than the one that recorded a decision.
+const WRONG_REPLICA: &str = "WRONG_REPLICA";
 
 /// When to come back where nothing else is known.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
@@ -102,7 +106,18 @@ pub(super) fn from_error(error: &DeploymentError) -> Status {
     {
         return status_to_retry(code, reason, &message(error), Some(*after));
     }
+    if let DeploymentError::Monitor(MonitorError::WrongReplica { id, .. }) = error {
+        return wrong_replica(&message(error), *id);
+    }
     status(code, reason, &message(error))
+}
+
+/// With the journal that the id of a decision names as metadata, for programs.
+pub(super) fn wrong_replica(message: &str, id: DecisionId) -> Status {
+    let metadata = HashMap::from([("journal".to_owned(), id.journal().to_string())]);
+    let mut details = ErrorDetails::new();
+    details.set_error_info(WRONG_REPLICA, DOMAIN, metadata);
+    Status::with_error_details(Code::NotFound, cut(message), details)
 }
 
 /// With the numbers of the message as metadata, for programs.
@@ -186,6 +201,7 @@ fn gallery_message(cause: &GalleryError) -> String {
         | GalleryError::File { .. }
         | GalleryError::Description { .. }
         | GalleryError::Index(_)
+        | GalleryError::IndexFile { .. }
         | GalleryError::IndexParams { .. }
         | GalleryError::Duplicate { .. }
         | GalleryError::Batch { .. } => {
@@ -261,6 +277,7 @@ fn monitor_reason(error: &MonitorError) -> (Code, &'static str) {
         MonitorError::JournalOff => (Code::FailedPrecondition, "JOURNAL_OFF"),
         MonitorError::NoActivePoint => (Code::FailedPrecondition, "NO_OPERATING_POINT"),
         MonitorError::TooManyResets { .. } => (Code::FailedPrecondition, "TOO_MANY_RESETS"),
+        MonitorError::WrongReplica { .. } => (Code::NotFound, WRONG_REPLICA),
         MonitorError::DecisionNotFound { .. } => (Code::NotFound, "DECISION_NOT_FOUND"),
         MonitorError::Argument { .. } => (Code::InvalidArgument, "ARGUMENT_INVALID"),
         MonitorError::Image(cause) => (Code::InvalidArgument, image_reason(cause)),
@@ -364,6 +381,7 @@ fn gallery_reason(error: &GalleryError) -> (Code, &'static str) {
         | GalleryError::File { .. }
         | GalleryError::Description { .. }
         | GalleryError::Index(_)
+        | GalleryError::IndexFile { .. }
         | GalleryError::IndexParams { .. }
         | GalleryError::Duplicate { .. }
         | GalleryError::Batch { .. } => (Code::Internal, "INTERNAL"),

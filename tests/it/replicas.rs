@@ -1,19 +1,30 @@
 //! Several servers of one snapshot: which state decides, who takes writes, and who recorded a decision.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and commands run beside the servers of its process"
+)]
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use tokio::sync::watch;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::common::{Running, Served, copy_folder, matchpoint, run, text};
+use crate::common::{Running, Served, config, copy_folder, matchpoint, run, text};
+use matchpoint::config::ListenWhen;
+use matchpoint::server;
 use matchpoint_client::proto::calibration_service_client::CalibrationServiceClient;
 use matchpoint_client::proto::gallery_service_client::GalleryServiceClient;
 use matchpoint_client::proto::monitoring_service_client::MonitoringServiceClient;
@@ -23,9 +34,9 @@ use matchpoint_client::proto::server_service_client::ServerServiceClient;
 use matchpoint_client::proto::{
     ActivateOperatingPointRequest, CalibrateRequest, CalibrationSettings, DeleteItemRequest,
     DeploymentInfo, GetDecisionRequest, GetDecisionResponse, GetServerInfoRequest, Reference,
-    RollBackOperatingPointRequest, SearchRequest, SearchResponse, UpsertItemRequest, Vector,
-    VerifyRequest, calibrate_request, calibration_settings, reference, search_request,
-    upsert_item_request, verify_request,
+    ReloadDeploymentRequest, ReloadStep, RollBackOperatingPointRequest, SearchRequest,
+    SearchResponse, UpsertItemRequest, Vector, VerifyRequest, calibrate_request,
+    calibration_settings, reference, search_request, upsert_item_request, verify_request,
 };
 
 const LABELS: usize = 60;
@@ -42,47 +53,50 @@ fn vector(label: usize, number: usize) -> Vec<f32> {
     (0..COMPONENTS).map(wave).collect()
 }
 
-/// A deployment of vectors that are made elsewhere, with two operating points; made once for each test process.
+/// Builds a deployment of vectors that are made elsewhere.
+fn build_shop(at: &Path, more: &[&str]) {
+    let (mut bytes, mut list) = (Vec::new(), String::from("id,label\n"));
+    for label in 0..LABELS {
+        for number in 0..3 {
+            bytes.extend(u32::try_from(COMPONENTS).unwrap().to_le_bytes());
+            for value in vector(label, number) {
+                bytes.extend(value.to_le_bytes());
+            }
+            list.push_str(&format!("{label}/{number},label {label}\n"));
+        }
+    }
+    let (vectors, labels) = (at.with_extension("fvecs"), at.with_extension("csv"));
+    fs::write(&vectors, bytes).unwrap();
+    fs::write(&labels, list).unwrap();
+    let build = [
+        "build",
+        path(at),
+        "--embeddings",
+        path(&vectors),
+        "--labels",
+        path(&labels),
+    ];
+    let built = run(&[&build[..], &["--vectors-of", "x"], more].concat());
+    assert!(built.status.success(), "{}", text(&built.stderr));
+}
+
+/// A deployment with two operating points; made once for each test process.
 fn shop() -> &'static Path {
     static SHOP: OnceLock<TempDir> = OnceLock::new();
     let folder = SHOP.get_or_init(|| {
         let folder = TempDir::new().unwrap();
-        let (mut bytes, mut list) = (Vec::new(), String::from("id,label\n"));
-        for label in 0..LABELS {
-            for number in 0..3 {
-                bytes.extend(u32::try_from(COMPONENTS).unwrap().to_le_bytes());
-                for value in vector(label, number) {
-                    bytes.extend(value.to_le_bytes());
-                }
-                list.push_str(&format!("{label}/{number},label {label}\n"));
-            }
-        }
-        let (vectors, labels) = (folder.path().join("v.fvecs"), folder.path().join("v.csv"));
-        fs::write(&vectors, bytes).unwrap();
-        fs::write(&labels, list).unwrap();
         let at = folder.path().join("shop");
-        let list = |command: &[&str]| {
-            let done = run(command);
-            assert!(done.status.success(), "{}", text(&done.stderr));
-        };
-        list(&[
-            "build",
-            path(&at),
-            "--embeddings",
-            path(&vectors),
-            "--labels",
-            path(&labels),
-            "--vectors-of",
-            "x",
-        ]);
+        build_shop(&at, &[]);
         for far in ["0.2", "0.1"] {
-            list(&[
+            let calibrate = [
                 "calibrate",
                 path(&at),
                 "--gallery-as-queries",
                 "--target-far",
                 far,
-            ]);
+            ];
+            let done = run(&calibrate);
+            assert!(done.status.success(), "{}", text(&done.stderr));
         }
         folder
     });
@@ -449,4 +463,382 @@ async fn a_copy_that_takes_writes_says_so_unless_it_is_said_to_be_the_only_one()
         copy_of(&again, &[("MATCHPOINT_READ_ONLY", "true")]).await,
         ""
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_is_asked_for_at_the_server_whose_journal_its_id_names() {
+    let (root, [first, second]) = copies(["first", "second"]);
+    let sampled = [("MATCHPOINT_AUDIT_SAMPLING_RATES", "1,1,1,1,1,1")];
+    let (first, second) = (
+        Running::start(&first, &sampled).await,
+        Running::start(&second, &sampled).await,
+    );
+    let one = search(&first, query(3, "")).await.unwrap().decision_id;
+    let other = search(&second, query(4, "")).await.unwrap().decision_id;
+    let refused = decision(first.channel.clone(), &other).await.unwrap_err();
+    let details = refused.get_details_error_info().unwrap();
+    assert_eq!(
+        (refused.code(), details.reason.as_str()),
+        (Code::NotFound, "WRONG_REPLICA")
+    );
+    assert_eq!(details.metadata["journal"], info(&second).await.journal);
+    // What its own journal lacks is nowhere else.
+    let mut nobodys = one.clone();
+    nobodys.replace_range(0..1, "1");
+    let own = decision(first.channel.clone(), &nobodys).await.unwrap_err();
+    assert_eq!(reason(&own), "DECISION_NOT_FOUND");
+
+    let servers = format!("http://{},http://{}", first.address, second.address);
+    let audit = async |arguments: &[&str]| {
+        let ended = beside(&[&["audit"], arguments, &["--servers", &servers]].concat()).await;
+        assert!(ended.status.success(), "{}", text(&ended.stderr));
+        text(&ended.stdout)
+    };
+    let listed = audit(&["list"]).await;
+    // Newest first, whoever recorded it.
+    let places = [&other, &one].map(|id| listed.find(id.as_str()).unwrap());
+    assert!(places.is_sorted(), "{listed}");
+    assert!(audit(&["show", &other]).await.contains(&other));
+    let answers = root.path().join("answers.csv");
+    let lines = format!("decision_id,truth,label\n{other},label,label 4\n{one},label,label 3\n");
+    fs::write(&answers, lines).unwrap();
+    let imported = audit(&["import", path(&answers)]).await;
+    assert!(imported.contains("2 added"), "{imported}");
+    assert!(audit(&["list"]).await.contains("no sampled decision waits"));
+
+    // The one that did not record it says who did.
+    let url = format!("http://{}", first.address);
+    let elsewhere = beside(&["audit", "annotate", &other, "--unusable", "--server", &url]).await;
+    let said = text(&elsewhere.stdout);
+    let named = format!("names journal {}", info(&second).await.journal);
+    assert!(said.contains(&named), "{said}");
+    first.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_listens_when_it_is_ready_takes_no_connection_before() {
+    let (_root, [folder]) = copies(["one"]);
+    let config = config(&folder, &[("MATCHPOINT_LISTEN_WHEN", "ready")]);
+    let socket = server::bind(config.listen).unwrap();
+    let address = socket.local_addr().unwrap();
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (begun, loading) = tokio::sync::oneshot::channel();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let load_from = config.clone();
+    let serving = tokio::spawn(async move {
+        assert_eq!(config.listen_when, ListenWhen::Ready);
+        let load = move || {
+            begun.send(()).unwrap();
+            wait.recv().unwrap();
+            server::load(&load_from)
+        };
+        let stopped = async { stopped.await.unwrap_or_default() };
+        server::serve_when_ready(socket, &config, load, stopped).await
+    });
+    loading.await.unwrap();
+    let early = tokio::net::TcpStream::connect(address).await.unwrap_err();
+    assert_eq!(early.kind(), std::io::ErrorKind::ConnectionRefused);
+    go.send(()).unwrap();
+    let url = format!("http://{address}");
+    let first = loop {
+        let connected = Channel::from_shared(url.clone()).unwrap().connect().await;
+        match connected {
+            Ok(channel) => break search_over(channel, query(3, "")).await,
+            Err(_refused) => tokio::task::yield_now().await,
+        }
+    };
+    // The first that is let in is answered.
+    first.unwrap();
+    stop.send(()).unwrap();
+    serving.await.unwrap().unwrap();
+}
+
+#[test]
+fn a_snapshot_brings_its_index_and_no_other_ones() {
+    let root = TempDir::new().unwrap();
+    let at = |name: &str| root.path().join(name);
+    let source = at("source");
+    build_shop(&source, &["--graph-from-items", "100"]);
+    let take = |archive: &str| {
+        run(&[
+            "snapshot",
+            path(&source),
+            path(&at(archive)),
+            "--with-index",
+            "--json",
+        ])
+    };
+    assert!(take("whole").status.success());
+    let restored = run(&["restore", path(&at("whole")), path(&at("copy")), "--json"]);
+    assert!(restored.status.success(), "{}", text(&restored.stderr));
+    let restored: serde_json::Value = serde_json::from_slice(&restored.stdout).unwrap();
+    assert_eq!(restored["index"], "whole");
+    let index = |folder: &str| fs::read(at(folder).join("items.graph"));
+    assert_eq!(index("copy").unwrap(), index("source").unwrap());
+    let again = run(&["restore", path(&at("whole")), path(&at("copy"))]);
+    assert!(
+        text(&again.stderr).contains("is not empty"),
+        "{}",
+        text(&again.stderr)
+    );
+    let again = run(&[
+        "restore",
+        "--if-absent",
+        path(&at("whole")),
+        path(&at("copy")),
+    ]);
+    assert!(
+        text(&again.stdout).contains("nothing was done"),
+        "{}",
+        text(&again.stderr)
+    );
+    // Without being asked for, it stays where it is.
+    assert!(
+        run(&["snapshot", path(&source), path(&at("items"))])
+            .status
+            .success()
+    );
+    assert!(
+        run(&["restore", path(&at("items")), path(&at("built"))])
+            .status
+            .success()
+    );
+    assert!(index("built").is_err());
+
+    // A damaged one is not packed.
+    let mut damaged = index("source").unwrap();
+    let last = damaged.len() - 100;
+    damaged[last] ^= 1;
+    fs::write(source.join("items.graph"), damaged).unwrap();
+    let refused = take("damaged");
+    assert!(!refused.status.success() && !at("damaged").exists());
+    let said = text(&refused.stderr);
+    assert!(said.contains("cannot be packed"), "{said}");
+}
+
+/// Runs a command beside the servers of this process.
+async fn beside(arguments: &[&str]) -> std::process::Output {
+    let mut command = matchpoint(arguments);
+    let ended = tokio::task::spawn_blocking(move || command.output().unwrap());
+    ended.await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_are_switched_together_or_not_at_all() {
+    let (root, [first, second]) = copies(["first", "second"]);
+    let writer = Running::start(&second, &[]).await;
+    upsert(&writer, "new", 3).await.unwrap();
+    let after = info(&writer).await.state;
+    writer.stop().await;
+    let link = root.path().join("shop");
+    symlink(&first, &link).unwrap();
+    let read_only = [("MATCHPOINT_READ_ONLY", "true")];
+    let servers = [
+        Running::start(&link, &read_only).await,
+        Running::start(&link, &read_only).await,
+        Running::start(&link, &read_only).await,
+        // This one's path does not lead where the link does.
+        Running::start(&first, &read_only).await,
+    ];
+    let urls = servers
+        .each_ref()
+        .map(|one| format!("http://{}", one.address));
+    let states = async || {
+        let mut states = Vec::new();
+        for one in &servers {
+            states.push(info(one).await.state);
+        }
+        states
+    };
+    let before = states().await;
+    let to = ["switch", path(&link), path(&second), "--servers"];
+    let refused = beside(&[&to[..], &[&urls.join(",")]].concat()).await;
+    let said = text(&refused.stderr);
+    assert!(!refused.status.success());
+    assert!(
+        said.contains("nothing was changed") && said.contains(&urls[3]),
+        "{said}"
+    );
+    assert_eq!(states().await, before);
+    assert_eq!(fs::read_link(&link).unwrap(), first.canonicalize().unwrap());
+    // What the others had prepared is given up.
+    let mut one = ServerServiceClient::new(servers[0].channel.clone());
+    let serve = ReloadDeploymentRequest {
+        step: ReloadStep::ServePrepared.into(),
+        prepared_state: after.clone(),
+        ..ReloadDeploymentRequest::default()
+    };
+    let unprepared = one.reload_deployment(serve).await.unwrap_err();
+    assert_eq!(reason(&unprepared), "NOT_PREPARED");
+
+    let three = urls[..3].join(",");
+    let done = beside(&[&to[..], &[&three, "--json"]].concat()).await;
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let done: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(done["state"], after.as_str());
+    let [now @ .., other] = &states().await[..] else {
+        unreachable!()
+    };
+    assert!(now.iter().all(|state| *state == after) && *other == before[3]);
+    let back = beside(&["switch", path(&link), "--back", "--servers", &three]).await;
+    assert!(back.status.success(), "{}", text(&back.stderr));
+    assert_eq!(states().await, before);
+    for one in servers {
+        one.stop().await;
+    }
+}
+
+/// A replica as a process of its own, at one address whenever it is started.
+struct Replica {
+    folder: PathBuf,
+    address: String,
+    journal_dir: PathBuf,
+    served: Option<Served>,
+}
+
+impl Replica {
+    fn restored(archive: &Path, root: &Path, number: usize) -> Self {
+        let folder = root.join(format!("replica-{number}/shop"));
+        let restored = run(&["restore", path(archive), path(&folder)]);
+        assert!(restored.status.success(), "{}", text(&restored.stderr));
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut replica = Self {
+            folder,
+            address: free.local_addr().unwrap().to_string(),
+            journal_dir: root.join(format!("journal-{number}")),
+            served: None,
+        };
+        drop(free);
+        replica.start();
+        replica
+    }
+
+    fn start(&mut self) {
+        let settings = [
+            ("MATCHPOINT_LISTEN", self.address.as_str()),
+            ("MATCHPOINT_LISTEN_WHEN", "ready"),
+            ("MATCHPOINT_READ_ONLY", "true"),
+            ("MATCHPOINT_JOURNAL_DIR", path(&self.journal_dir)),
+        ];
+        self.served = Some(Served::start(&self.folder, &settings, &[]));
+    }
+}
+
+/// One answer, of which server, and when it came.
+struct Answered {
+    server: usize,
+    answer: SearchResponse,
+    at: Instant,
+}
+
+/// Asks one server after the other, and the next one where one does not answer, until it is to stop. Gives the calls that
+/// failed in spite of that too.
+async fn ask_in_turn(
+    channels: [Channel; 3],
+    first: usize,
+    counts: Arc<watch::Sender<[usize; 3]>>,
+    stop: Arc<AtomicBool>,
+    state: String,
+) -> (Vec<Answered>, usize) {
+    let (mut answers, mut failed) = (Vec::new(), 0);
+    let mut turn = first;
+    // About as often as pictures are searched for.
+    let mut pace = tokio::time::interval(Duration::from_millis(20));
+    while !stop.load(Ordering::Relaxed) {
+        pace.tick().await;
+        turn += 1;
+        let mut answered = false;
+        // What a client's retry policy does, whose UNAVAILABLE this is.
+        for attempt in 0..5 {
+            let server = (turn + attempt) % 3;
+            match search_over(channels[server].clone(), query(turn % LABELS, &state)).await {
+                Ok(answer) => {
+                    let at = Instant::now();
+                    answers.push(Answered { server, answer, at });
+                    counts.send_modify(|counts| counts[server] += 1);
+                    answered = true;
+                    break;
+                }
+                // A connection that broke is UNAVAILABLE to other clients, and tonic says what broke it.
+                Err(status) => assert!(
+                    status.code() == Code::Unavailable || status.source().is_some(),
+                    "{status}"
+                ),
+            }
+        }
+        failed += usize::from(!answered);
+    }
+    (answers, failed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_replicas_answer_every_call_while_each_is_killed_and_started_again() {
+    let root = TempDir::new().unwrap();
+    let archive = root.path().join("shop.snapshot");
+    assert!(
+        run(&["snapshot", path(shop()), path(&archive)])
+            .status
+            .success()
+    );
+    let mut replicas = [0, 1, 2].map(|number| Replica::restored(&archive, root.path(), number));
+    let channels = replicas.each_ref().map(|one| {
+        let url = format!("http://{}", one.address);
+        Channel::from_shared(url).unwrap().connect_lazy()
+    });
+    let state = info_over(channels[0].clone()).await.state;
+    let counts = Arc::new(watch::Sender::new([0; 3]));
+    let stop = Arc::new(AtomicBool::new(false));
+    let askers: Vec<_> = (0..3)
+        .map(|first| {
+            let (counts, stop) = (Arc::clone(&counts), Arc::clone(&stop));
+            tokio::spawn(ask_in_turn(
+                channels.clone(),
+                first,
+                counts,
+                stop,
+                state.clone(),
+            ))
+        })
+        .collect();
+    let grows = async |server: usize| {
+        let before = counts.borrow()[server];
+        let more = |counts: &[usize; 3]| before + 20 <= counts[server];
+        drop(counts.subscribe().wait_for(more).await.unwrap());
+    };
+    let mut killed = Vec::new();
+    for (server, replica) in replicas.iter_mut().enumerate() {
+        grows(server).await;
+        replica.served.as_mut().unwrap().kill();
+        killed.push((server, Instant::now()));
+        grows((server + 1) % 3).await;
+        replica.start();
+        grows(server).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut answers = Vec::new();
+    for asker in askers {
+        let (answered, failed) = asker.await.unwrap();
+        assert_eq!(failed, 0);
+        answers.extend(answered);
+    }
+    let mut ids = std::collections::BTreeSet::new();
+    for Answered { server, answer, at } in &answers {
+        assert_eq!(answer.state, state);
+        assert!(ids.insert(&answer.decision_id), "{}", answer.decision_id);
+        // The journal is written five times a second, and what was answered since is lost with the process.
+        let window = Duration::from_millis(500);
+        let lost_with =
+            |(one, when): &(usize, Instant)| one == server && *at <= *when && *when - *at < window;
+        let may_be_lost = killed.iter().any(lost_with);
+        for (number, channel) in channels.iter().enumerate() {
+            let found = decision(channel.clone(), &answer.decision_id).await;
+            match found {
+                Ok(_) => assert_eq!(number, *server),
+                Err(status) if number == *server => assert!(may_be_lost, "{status}"),
+                Err(status) => assert_eq!(reason(&status), "WRONG_REPLICA"),
+            }
+        }
+    }
+    assert!(180 <= answers.len(), "{}", answers.len());
 }

@@ -226,10 +226,22 @@ impl Client {
         deployment: &str,
         allow_undecided: bool,
     ) -> Result<[DeploymentInfo; 2], ClientError> {
-        let request = ReloadDeploymentRequest {
+        self.reload_step(ReloadDeploymentRequest {
             deployment: deployment.to_owned(),
             allow_undecided,
-        };
+            ..ReloadDeploymentRequest::default()
+        })
+        .await
+    }
+
+    /// Has the server do a part of that; gives the deployment before and after, or that was prepared.
+    ///
+    /// # Errors
+    /// Whatever the server refuses or fails at; nothing has changed then.
+    pub async fn reload_step(
+        &self,
+        request: ReloadDeploymentRequest,
+    ) -> Result<[DeploymentInfo; 2], ClientError> {
         let mut server = ServerServiceClient::new(self.channel.clone());
         let answer = server.reload_deployment(request).await;
         let answer = answer.map_err(|status| refused(&status))?.into_inner();

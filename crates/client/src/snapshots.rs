@@ -41,10 +41,12 @@ impl Client {
     pub async fn create_snapshot(
         &self,
         deployment: &str,
+        with_index: bool,
         step: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<Snapshot, ClientError> {
         let request = CreateSnapshotRequest {
             deployment: deployment.to_owned(),
+            with_index,
             ..CreateSnapshotRequest::default()
         };
         let answer = self.snapshots().create_snapshot(request).await;

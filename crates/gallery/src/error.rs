@@ -49,6 +49,14 @@ pub enum GalleryError {
         /// What does not agree.
         what: String,
     },
+    /// The index's file cannot be used as it is.
+    #[error("the index {path} cannot be used: {what}")]
+    IndexFile {
+        /// The index's file.
+        path: PathBuf,
+        /// Why not.
+        what: String,
+    },
     /// A stored vector is no longer what it was when it was verified.
     #[error(
         "the vector of item `{id}` in {} has changed on the disk; stop the server, remove that file \

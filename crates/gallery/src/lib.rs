@@ -80,6 +80,7 @@ use crate::item::{
 };
 use crate::item_set::ItemSet;
 use crate::item_table::ItemTable;
+use crate::load::WithoutIndexFile;
 use crate::lock::WriterLock;
 use crate::mapped_vectors::Vector;
 use crate::params::IndexParams;
@@ -180,7 +181,12 @@ impl Gallery {
             dimension,
         };
         ItemStore::create(&path, &about)?;
-        Self::open_locked(path, Some(lock), IndexParams::default())
+        Self::open_locked(
+            path,
+            Some(lock),
+            IndexParams::default(),
+            WithoutIndexFile::BuildAndWrite,
+        )
     }
 
     /// Opens a gallery and verifies every item. If `params` ask for an index, it is taken from
@@ -195,24 +201,53 @@ impl Gallery {
         let path = path
             .canonicalize()
             .map_err(|source| GalleryError::not_found(path, source))?;
-        let lock = match access {
-            Access::ReadOnly => None,
-            Access::ReadWrite => Some(WriterLock::take(&path)?),
+        let (lock, otherwise) = match access {
+            Access::ReadOnly => (None, WithoutIndexFile::Build),
+            Access::ReadWrite => (
+                Some(WriterLock::take(&path)?),
+                WithoutIndexFile::BuildAndWrite,
+            ),
         };
-        Self::open_locked(path, lock, params)
+        Self::open_locked(path, lock, params, otherwise)
+    }
+
+    /// Opens a gallery to be read, with the index that is in its file, and verifies both against each other: builds
+    /// none, and refuses if that would be needed.
+    ///
+    /// # Errors
+    /// As [`Gallery::open`], or [`GalleryError::IndexFile`] if the index is missing, damaged, of other items or
+    /// parameters, or outgrown.
+    pub fn open_with_its_index(path: &Path, params: IndexParams) -> Result<Self, GalleryError> {
+        params.check()?;
+        let path = path
+            .canonicalize()
+            .map_err(|source| GalleryError::not_found(path, source))?;
+        // Also if there are too few items for one by the parameters.
+        let params = IndexParams {
+            graph_from_items: 0,
+            ..params
+        };
+        Self::open_locked(path, None, params, WithoutIndexFile::Refuse)
+    }
+
+    /// Where the index of a gallery is kept, if it is.
+    #[must_use]
+    pub fn index_file(gallery: &Path) -> PathBuf {
+        paths::index_file(gallery)
     }
 
     fn open_locked(
         path: PathBuf,
         lock: Option<WriterLock>,
         params: IndexParams,
+        otherwise: WithoutIndexFile,
     ) -> Result<Self, GalleryError> {
         let mut store = ItemStore::open(&path, lock.is_some())?;
         let identity =
             FileIdentity::of(&path).map_err(|source| GalleryError::not_found(&path, source))?;
         let about = store.about().clone();
         let keeps_images = AtomicBool::new(store.keeps_images());
-        let loaded = load::load(&mut store, &path, params, lock.is_some())?;
+        let loaded = load::load(&mut store, &path, params, otherwise)?;
         let (item_table, generation) = (loaded.items, loaded.state.generation);
         let view = GalleryView::of(&item_table, about.dimension, generation, loaded.index);
         Ok(Self {

@@ -28,26 +28,44 @@ pub(super) struct LoadedGallery {
     pub(super) index: Option<LiveIndex>,
 }
 
+/// What becomes of an index whose file is missing, wrong or outgrown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WithoutIndexFile {
+    /// It is built, and its file written.
+    BuildAndWrite,
+    /// It is built in memory.
+    Build,
+    /// Nothing is built, and the gallery not opened.
+    Refuse,
+}
+
 /// Reads and verifies every item, and takes the index from its file if that is right and not
 /// outgrown.
 pub(super) fn load(
     store: &mut ItemStore,
     gallery: &Path,
     params: IndexParams,
-    writable: bool,
+    otherwise: WithoutIndexFile,
 ) -> Result<LoadedGallery, GalleryError> {
     let dimension = store.about().dimension;
     let file = index_file(gallery);
+    let writable = otherwise == WithoutIndexFile::BuildAndWrite;
     if writable {
         // What a crash left of an index that was being written; there may be none.
         drop(std::fs::remove_file(unfinished_index(&file)));
     }
+    let refused = |what: String| GalleryError::IndexFile {
+        path: file.clone(),
+        what,
+    };
     let mut stored = None;
+    let mut problem = "it is missing".to_owned();
     if params.graph_from_items <= store.items() && file.exists() {
         let opened = StoredBaseSegment::open(&file, dimension, params);
-        stored = opened
-            .inspect_err(|problem| built_anew(&file, problem))
-            .ok();
+        match opened {
+            Ok(opened) => stored = Some(opened),
+            Err(found) => problem = found,
+        }
     }
     let mut items = ItemTable::default();
     let (state, first) = load_items(store, &mut items, stored.as_mut())?;
@@ -58,15 +76,20 @@ pub(super) fn load(
             index: None,
         });
     }
-    let base = stored.and_then(|stored| {
-        let outgrown = is_outgrown(&stored, items.len());
-        let base = stored.finish();
-        let base = base.inspect_err(|problem| built_anew(&file, problem));
-        base.ok().filter(|_| !outgrown)
-    });
+    let base = match stored {
+        None => Err(problem),
+        Some(stored) if is_outgrown(&stored, items.len()) => {
+            Err("too much was enrolled or removed since it was built".to_owned())
+        }
+        Some(stored) => stored.finish(),
+    };
     let (base, first) = match base {
-        Some(base) => (base, first),
-        None => {
+        Ok(base) => (base, first),
+        Err(problem) if otherwise == WithoutIndexFile::Refuse => return Err(refused(problem)),
+        Err(problem) => {
+            if file.exists() {
+                built_anew(&file, &problem);
+            }
             let file = writable.then_some(&*file);
             let base = BaseSegment::build(&items.base_items(), params, file)?;
             (base, items.next_slot())

@@ -131,7 +131,7 @@ impl Story<'_> {
     }
 
     async fn start(&self, config: ServerConfig) -> anyhow::Result<(Client, oneshot::Sender<()>)> {
-        let listener = server::listen(config.listen).await?;
+        let listener = server::listen(config.listen)?;
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = config.clone();

@@ -308,7 +308,7 @@ impl Story<'_> {
         let config = self.server_config()?;
         let metrics_at = self.start_metrics()?;
         let started = Instant::now();
-        let listener = server::listen(config.listen).await?;
+        let listener = server::listen(config.listen)?;
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel::<()>();
         let (loading, serving) = (config.clone(), config.clone());

@@ -269,9 +269,10 @@ impl Served {
         let deployment = deployment.to_str().unwrap();
         let mut child = command
             .args(["--deployments", deployment])
-            .args(["--listen", "127.0.0.1:0", "--metrics-listen", &metrics])
+            .args(["--metrics-listen", &metrics])
             .args(["--log-format", "json"])
             .args(flags)
+            .env("MATCHPOINT_LISTEN", "127.0.0.1:0")
             .envs(settings.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
