@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -249,6 +249,14 @@ impl Registry {
                 .wait_for(|stopping| *stopping)
                 .await,
         );
+    }
+
+    /// The deployments that are served, to find out when nobody uses them any more.
+    pub(super) fn in_use(&self) -> Vec<Weak<Deployment>> {
+        self.loaded().map_or_else(
+            |_loading| Vec::new(),
+            |loaded| loaded.deployments.values().map(Arc::downgrade).collect(),
+        )
     }
 
     pub(super) fn drain(&self) {
