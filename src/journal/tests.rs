@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::journal::entry::{
     AnnotatedTruth, Annotation, AnnotationKind, AnnotationOutcome, AnnotationRefusal, DecidedItem,
-    DecisionEntry, DecisionId, DecisionRow, Sampling, SearchSource, StateId,
+    DecisionEntry, DecisionId, DecisionRow, JournalId, Sampling, SearchSource, StateId,
 };
 use crate::journal::error::JournalError;
 use crate::journal::read::{DecisionSelection, JournalReader, QueueRequest};
@@ -428,7 +428,8 @@ fn labels_are_idempotent_corrected_and_refused_one_by_one() {
             label(4, AnnotatedTruth::Unusable),
         ])
         .unwrap();
-    let unknown = AnnotationRefusal::Unknown { decision: id(77) };
+    // Its last digits are not this journal's name, but by chance.
+    let unknown = super::audit::absent(id(77), &[], journal.name());
     assert_eq!(
         outcomes,
         [
@@ -868,6 +869,13 @@ fn the_id_of_a_decision_names_its_journal_and_stays_in_order() {
     let unlike: std::collections::BTreeSet<DecisionId> = ids.iter().copied().collect();
     assert_eq!(unlike.len(), 1000);
     let last: DecisionId = ids[999];
+    let absent = |of: JournalId| super::audit::absent(last, &[], of);
+    assert_eq!(absent(name), AnnotationRefusal::Unknown { decision: last });
+    let other = DecisionId::at(0, [1; 10]).journal();
+    assert_eq!(
+        absent(other),
+        AnnotationRefusal::Elsewhere { decision: last }
+    );
     assert!(last.to_string().ends_with(&name.to_string()));
     assert_eq!(DecisionId::parse(&last.to_string()), Some(last));
 }

@@ -266,8 +266,10 @@ async fn labels_are_checked_one_by_one_corrected_and_kept_with_their_history() {
     let refused = monitoring(&running).get_decision(request).await;
     let status = refused.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
-    let reason = status.get_details_error_info().unwrap().reason;
-    assert_eq!(reason, "DECISION_NOT_FOUND");
+    // Its last digits name another journal.
+    let details = status.get_details_error_info().unwrap();
+    assert_eq!(details.reason, "WRONG_REPLICA");
+    assert_eq!(details.metadata["journal"], "4e5f");
 }
 
 #[tokio::test]

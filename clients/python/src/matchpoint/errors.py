@@ -147,6 +147,7 @@ _BY_REASON: Mapping[str, type[MatchpointError]] = {
     "ITEM_NOT_FOUND": ItemNotFoundError,
     "OPERATING_POINT_NOT_FOUND": OperatingPointNotFoundError,
     "VECTOR_INVALID": VectorError,
+    "WRONG_REPLICA": DecisionNotFoundError,
 }
 
 # How to fix what the server cannot know: it does not see how it is called.
