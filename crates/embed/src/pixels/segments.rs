@@ -22,6 +22,8 @@ pub(super) struct Segments {
     pub(super) frame: Option<JpegFrame>,
     pub(super) notes: Notes,
     scans: usize,
+    /// Of each channel, how many low bits of each of its 64 coefficients no scan has brought yet.
+    lacking: Vec<[u8; 64]>,
     /// Whether the first scan has other channels than all.
     is_split: bool,
     /// What the decoder is to see, in order.
@@ -38,6 +40,8 @@ pub(super) struct JpegFrame {
     /// Width and height.
     pub(super) size: (u32, u32),
     pub(super) channels: u8,
+    /// What scans call each channel.
+    names: [u8; 4],
     is_progressive: bool,
     /// Bytes that all coefficients take.
     coefficient_bytes: u64,
@@ -59,6 +63,7 @@ impl Segments {
                 found.keep(at..next.at);
             }
             if next.marker == 0xd9 {
+                found.check_scans()?;
                 found.keep(next.at..next.at + 2);
                 return Ok(found.with_transform(bytes));
             }
@@ -128,7 +133,11 @@ impl Segments {
     /// Takes in a segment: its marker, where its data begin, and these.
     fn take(&mut self, marker: u8, at: usize, data: &[u8]) -> Result<(), PixelsError> {
         match marker {
-            0xc0..=0xc2 => self.frame = Some(JpegFrame::of(marker, data)?),
+            0xc0..=0xc2 => {
+                let frame = JpegFrame::of(marker, data)?;
+                self.lacking = vec![[u8::MAX; 64]; frame.channels.into()];
+                self.frame = Some(frame);
+            }
             0xc3 => return unsupported("lossless coding (SOF3)"),
             0xc5..=0xc7 | 0xcd..=0xcf => return unsupported("hierarchical or lossless coding"),
             0xc9..=0xcb => {
@@ -167,15 +176,43 @@ impl Segments {
             return Ok(());
         };
         self.is_split |= *channels < frame.channels;
-        if !frame.is_progressive {
+        let numbers = 1 + 2 * usize::from(*channels);
+        let said = data.get(numbers..).and_then(<[u8]>::first_chunk);
+        let mut spectrum = [0, 63, 0];
+        if frame.is_progressive {
+            spectrum = *said.unwrap_or(&spectrum);
+        } else if let Some(said) = said {
             // The whole spectrum, whatever a scan says: there is no other in such a file.
-            let numbers = 1 + 2 * usize::from(*channels);
-            for (place, number) in [(0, 0), (1, 63), (2, 0)] {
-                let place = numbers + place;
-                if data.get(place).is_some_and(|said| *said != number) {
-                    self.changed.push((at + place, number));
-                }
+            let both = said.iter().zip(spectrum).enumerate();
+            let other = both.filter(|(_, (said, number))| *said != number);
+            let other = other.map(|(place, (_, number))| (at + numbers + place, number));
+            self.changed.extend(other);
+        }
+        let names = data.get(1..numbers).unwrap_or_default().as_chunks::<2>().0;
+        self.bring(frame, names, spectrum);
+        Ok(())
+    }
+
+    /// Notes what a scan brings: of these channels, the coefficients from one to another, but for their
+    /// lowest bits.
+    fn bring(&mut self, frame: JpegFrame, channels: &[[u8; 2]], [first, last, bits]: [u8; 3]) {
+        let (first, last) = (usize::from(first), usize::from(last.min(63)));
+        for (name, lacking) in frame.names.iter().zip(&mut self.lacking) {
+            if channels.iter().any(|[channel, _tables]| channel == name) {
+                let brought = lacking.get_mut(first..=last).unwrap_or_default();
+                brought.fill(bits & 15);
             }
+        }
+    }
+
+    /// Refuses a file that ends before all has been brought: the decoder makes a coarser picture of
+    /// that, or one without colour, and says nothing. A scan that is cut short is the decoder's to find.
+    fn check_scans(&self) -> Result<(), PixelsError> {
+        let lacks = self.lacking.iter().flatten().any(|bits| 0 < *bits);
+        if 0 < self.scans && lacks {
+            let cause = String::from("scans are missing at its end");
+            let format = FORMAT;
+            return Err(PixelsError::Undecodable { format, cause });
         }
         Ok(())
     }
@@ -249,14 +286,13 @@ impl JpegFrame {
         if height == 0 {
             return unsupported("its height after its pixels (DNL), or none");
         }
-        let channel = rest
-            .as_chunks::<3>()
-            .0
-            .iter()
-            .map(|[_, sampling, _]| *sampling);
-        let sampling: Vec<(u64, u64)> = channel
-            .take(channels.into())
-            .map(|both| ((both >> 4).max(1).into(), (both & 15).max(1).into()))
+        let each = rest.as_chunks::<3>().0.iter().take(channels.into());
+        let mut names = [0; 4];
+        for (name, [said, ..]) in names.iter_mut().zip(each.clone()) {
+            *name = *said;
+        }
+        let sampling: Vec<(u64, u64)> = each
+            .map(|[_, both, _]| ((both >> 4).max(1).into(), (both & 15).max(1).into()))
             .collect();
         let most = |side: fn(&(u64, u64)) -> u64| sampling.iter().map(side).max().unwrap_or(1);
         let across = u64::from(width).div_ceil(8 * most(|one| one.0));
@@ -265,6 +301,7 @@ impl JpegFrame {
         Ok(Self {
             size: (width.into(), height.into()),
             channels,
+            names,
             is_progressive: marker == 0xc2,
             // A block has 64 coefficients of 2 bytes.
             coefficient_bytes: across * down * blocks * 128,

@@ -258,6 +258,11 @@ fn strays_behind_any_scan_are_passed_over_and_hide_no_loss() {
     let decoded = Pixels::decode(&all, &LIMITS, WHITE);
     assert_eq!(decoded.as_ref(), Ok(&pixels));
 
+    // Scans are missing, although nothing is cut.
+    for end in &ends {
+        let coarser = [&plain[..*end], b"\xff\xd9"].concat();
+        assert_eq!(outcome(&coarser), "Undecodable", "{end}");
+    }
     // The first scan has strays, and a later one lacks bytes.
     let lost = ends[2] - 6;
     let file = [&plain[..lost], &plain[ends[2]..]].concat();
