@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::exit::Exit;
 use super::output::{self, Output, percent};
 use super::server_address::ServerAddress;
+use crate::files::read_file;
 use crate::telemetry;
 use matchpoint_client::Client;
 use matchpoint_client::proto::search_request::Query;
@@ -107,8 +108,7 @@ impl SearchArgs {
     }
 
     async fn ask_one(&self, client: &Client, image: &Path) -> anyhow::Result<SearchResponse> {
-        let bytes =
-            std::fs::read(image).map_err(|cause| anyhow::anyhow!("cannot be read: {cause}"))?;
+        let bytes = read_file(image).map_err(|cause| anyhow::anyhow!("cannot be read: {cause}"))?;
         let request = SearchRequest {
             deployment: self.deployment.clone(),
             query: Some(Query::Image(bytes.into())),

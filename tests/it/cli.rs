@@ -2408,6 +2408,14 @@ fn a_load_beyond_what_a_server_can_do_is_refused_and_counted() {
     assert_eq!(code(&load(&["--rate", "1", "--deployment", "other"])), 66);
     let missing = run(&["bench", "load", "--server", &address, "no-such.jpg"]);
     assert_eq!(code(&missing), 66);
+    // Nobody waits for what is no file.
+    for command in [&["search"][..], &["bench", "load"]] {
+        let endless = [command, &["--server", &address, "/dev/zero"]].concat();
+        let refused = run(&endless);
+        assert_ne!(code(&refused), 0);
+        let said = [text(&refused.stdout), text(&refused.stderr)].concat();
+        assert!(said.contains("not a regular file"), "{said}");
+    }
     let mut served = served;
     served.kill();
     assert_eq!(code(&load(&["--rate", "1"])), 69);
