@@ -16,6 +16,9 @@ const LETTERS_FOR_TWO: usize = 10;
 /// Words with more letters than this are compared for one edit only: what two edits can make of
 /// them is too much.
 const LETTERS_FOR_TWO_MAX: usize = 32;
+/// Words with more letters than this are the same or are not: no label is as long, and what reads one
+/// before that is found out would take the square of its length.
+const LETTERS_MAX: usize = 512;
 /// A label that is nearly more others than this belongs to a series (class-aa, class-ab), and is no
 /// typing error.
 const SERIES_FROM: usize = 3;
@@ -270,6 +273,9 @@ impl Form {
             let (a, b) = (letters(a), letters(b));
             (a.min(b), a.max(b))
         };
+        if LETTERS_MAX < longer {
+            return false;
+        }
         match strsim::osa_distance(a, b) {
             1 => LETTERS_FOR_ONE <= shorter,
             2 => LETTERS_FOR_TWO <= shorter && longer <= LETTERS_FOR_TWO_MAX,
@@ -284,7 +290,8 @@ impl Form {
     /// The words that a near miss may be of, with their places.
     fn spoken(&self) -> impl Iterator<Item = (usize, &str)> {
         let words = self.words.iter().map(String::as_str).enumerate();
-        words.filter(|(_, word)| !is_code(word) && LETTERS_FOR_ONE <= letters(word) + 1)
+        let long = LETTERS_FOR_ONE - 1..=LETTERS_MAX;
+        words.filter(move |(_, word)| !is_code(word) && long.contains(&letters(word)))
     }
 
     /// How many forms [`Self::shortened`] takes, about.
@@ -433,7 +440,7 @@ fn key(label: &str, changes: impl Fn(Spelling) -> bool) -> String {
         text = text.trim().to_owned();
     }
     if changes(Spelling::Form) {
-        text = text.nfc().collect();
+        text = of_one_width(&text).nfc().collect();
     }
     if changes(Spelling::Case) {
         // By way of capitals, so that ß is ss and both forms of sigma are one.
@@ -453,6 +460,20 @@ fn key(label: &str, changes: impl Fn(Spelling) -> bool) -> String {
         text = without_noughts(text);
     }
     text
+}
+
+/// Letters that only fill a square or a half of one as the letters that they stand for: so keyboards for
+/// Chinese and Japanese write. Other compatible forms, such as a raised 2, may say something else.
+fn of_one_width(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        if ('\u{ff00}'..='\u{ffef}').contains(&c) {
+            plain.extend(std::iter::once(c).nfkc());
+        } else {
+            plain.push(c);
+        }
+    }
+    plain
 }
 
 /// A number without the noughts that spreadsheets take away and tables of floats add: 007, 7 and 7.0
@@ -538,6 +559,12 @@ mod tests {
             ("ΟΔΟΣ", "οδος", "capitals"),
             ("Jos\u{e9}", "Jose\u{301}", "Unicode form"),
             ("\u{212b}ngstr\u{f6}m", "\u{c5}ngstr\u{f6}m", "Unicode form"),
+            ("\u{ff21}nn\u{ff41}", "Anna", "Unicode form"),
+            (
+                "\u{ff8a}\u{ff9e}\u{ff97}",
+                "\u{30d0}\u{30e9}",
+                "Unicode form",
+            ),
             (" anna ", "anna", "spaces at its ends"),
             ("an\u{200b}na", "anna", "invisible characters"),
             ("anna smith", "anna_smith", "spaces, hyphens or underscores"),
@@ -581,6 +608,7 @@ mod tests {
     fn numbers_codes_and_short_words_are_no_near_misses() {
         for (a, b) in [
             ("item-001", "item-002"),
+            ("room 2", "room \u{b2}"),
             ("item1", "item11"),
             ("U+1F600", "U+1F601"),
             ("U+1F60A", "U+1F60B"),
@@ -714,6 +742,9 @@ mod tests {
         );
         assert_eq!(forms(&"q".repeat(32), Edits::One), 2 + 32);
         assert_eq!(forms(&"q".repeat(512), Edits::OneOrTwo), 2 + 512);
+        let endless = "q".repeat(513);
+        assert_eq!(forms(&endless, Edits::OneOrTwo), 1);
+        assert_eq!(likeness(&endless, &endless.replacen('q', "w", 1)), None);
         // Long words with much to shorten: more than there is room for.
         let long: Vec<String> = (0..40_000)
             .map(|n| format!("{n} {}", "q".repeat(30)))

@@ -1,6 +1,8 @@
 //! Which strangers press on the threshold? A wrong label, a duplicate or a real look-alike is found by
 //! looking at these.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 
 use crate::decision::{Decision, Threshold};
@@ -29,6 +31,9 @@ pub struct NearestStranger {
     pub accepted: bool,
     /// How the two labels are alike; `None` if they are not.
     pub labels_alike: Option<Likeness>,
+    /// How many searches its label has, if there are two or more and all of them find the same label:
+    /// that may be one thing under two names. 0 otherwise.
+    pub searches_agreeing: u64,
 }
 
 impl NearestStranger {
@@ -45,7 +50,11 @@ impl NearestStranger {
             Some(Likeness::NearMiss) => ", labels nearly the same",
             None => "",
         };
-        format!("{decision}{alike}")
+        let agreeing = match self.searches_agreeing {
+            0 => String::new(),
+            all => format!("; all {all} searches of its label find that one"),
+        };
+        format!("{decision}{alike}{agreeing}")
     }
 }
 
@@ -62,6 +71,7 @@ pub(super) fn nearest_strangers(
     found.sort_by(|(a, x), (b, y)| {
         (y.decision_score(), &a.probe).cmp(&(x.decision_score(), &b.probe))
     });
+    let agreeing = agreeing(recording);
     let listed = found.into_iter().take(LISTED_MAX);
     let listed = listed.map(|(search, found)| NearestStranger {
         query: search.probe.clone(),
@@ -72,8 +82,41 @@ pub(super) fn nearest_strangers(
         score: found.decision_score().get(),
         accepted: threshold.decide(Some(found.decision_score())) == Decision::Accept,
         labels_alike: likeness(&search.label, &found.label),
+        searches_agreeing: agreeing
+            .get(search.label.as_str())
+            .map_or(0, |found| found.count),
     });
     listed.collect()
+}
+
+/// The label that all searches of a stranger's label find, and how many these are.
+struct AgreedLabel<'a> {
+    label: &'a str,
+    count: u64,
+}
+
+/// Of each label of strangers that has two searches or more, all of which find one label.
+fn agreeing(recording: &Recording) -> HashMap<&str, AgreedLabel<'_>> {
+    let mut found: HashMap<&str, Option<AgreedLabel<'_>>> = HashMap::new();
+    for search in recording.searches() {
+        if search.truth == TrialKind::Mated {
+            continue;
+        }
+        let label = search.found.as_ref().map(|found| found.label.as_str());
+        found
+            .entry(&search.label)
+            .and_modify(|agreed| {
+                let same = |agreed: &mut AgreedLabel<'_>| Some(agreed.label) == label;
+                *agreed = agreed.take_if(same).map(|AgreedLabel { label, count }| {
+                    let count = count + 1;
+                    AgreedLabel { label, count }
+                });
+            })
+            .or_insert_with(|| label.map(|label| AgreedLabel { label, count: 1 }));
+    }
+    let several = found.into_iter();
+    let several = several.filter_map(|(label, agreed)| Some((label, agreed?)));
+    several.filter(|(_, agreed)| 1 < agreed.count).collect()
 }
 
 #[cfg(test)]
@@ -103,6 +146,12 @@ mod tests {
             search(1, TrialKind::NeverEnrolled, "elisabeth", 0.9),
             search(2, TrialKind::NeverEnrolled, "Elizabeth", 0.8),
         ];
+        // Two searches of one thing under another name, and two that do not agree.
+        searches.push(search(30, TrialKind::NeverEnrolled, "bess", 0.7));
+        searches.push(search(31, TrialKind::NeverEnrolled, "bess", 0.1));
+        let mut other = search(32, TrialKind::NeverEnrolled, "other 29", 0.01);
+        other.found.as_mut().unwrap().label = "anna".to_owned();
+        searches.push(other);
         searches.extend((3..30).map(|n| {
             let score = f32::from(u8::try_from(n).unwrap()) / 100.0;
             search(n, TrialKind::NeverEnrolled, &format!("other {n}"), score)
@@ -112,13 +161,14 @@ mod tests {
         let listed = nearest_strangers(&recording, threshold);
         assert_eq!(listed.len(), 20);
         let queries: Vec<&str> = listed.iter().map(|one| one.query.as_str()).collect();
-        assert_eq!(queries[..4], ["probe 1", "probe 2", "probe 29", "probe 28"]);
+        assert_eq!(queries[..4], ["probe 1", "probe 2", "probe 30", "probe 29"]);
         let said: Vec<String> = listed.iter().map(NearestStranger::remark).collect();
         assert_eq!(
-            said[..3],
+            said[..4],
             [
                 "accepted, labels nearly the same",
                 "rejected, one label but for spelling",
+                "rejected; all 2 searches of its label find that one",
                 "rejected"
             ]
         );
