@@ -2103,13 +2103,18 @@ fn a_snapshot_of_a_deployment_is_restored_as_it_was() {
     let inspected = |folder: &Path| {
         let output = json(&run(&["inspect", path(folder), "--json"]));
         let deployment = &output["deployment"];
+        let mut record = deployment["record"].clone();
+        let restored_from = record.as_object_mut().unwrap().remove("restored_from");
+        let what = ["operating_points", "gallery_digest", "state"];
         (
-            deployment["record"].clone(),
-            deployment["operating_points"].clone(),
-            deployment["gallery_digest"].clone(),
+            (record, what.map(|key| deployment[key].clone())),
+            restored_from,
         )
     };
-    assert_eq!(inspected(&again), inspected(&deployment));
+    let (source, copy) = (inspected(&deployment), inspected(&again));
+    assert_eq!(copy.0, source.0);
+    // It knows what it is a copy of.
+    assert_eq!((source.1, copy.1.as_ref()), (None, Some(&report["sha256"])));
     assert_eq!(code(&run(&["restore", path(&archive), path(&again)])), 66);
 
     // A damaged one is refused, and leaves nothing.
