@@ -10,7 +10,7 @@ TESTED := --bins --tests
 # CMake and NASM, where the machine has none.
 export PATH := $(CURDIR)/.cache/build-tools/bin:$(PATH)
 
-.PHONY: help demo test test-rust test-prometheus test-proxies lint tools runtime bench build wheel sbom clean compare-pillow
+.PHONY: help demo test test-rust test-prometheus test-proxies test-console lint tools runtime bench build wheel sbom clean compare-pillow
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -43,6 +43,12 @@ test-proxies: runtime ## nginx and Envoy before a real server (needs `nginx`)
 	@echo "== nginx and Envoy"
 	@cargo build --locked --quiet $(TESTED)
 	@"$$(scripts/venv.sh proxies scripts/proxies-requirements.txt)"/bin/python scripts/test_proxies.py \
+		--program target/debug/matchpoint
+
+test-console: runtime ## The console in a real Chromium: each page, keyboard, axe-core, a phone (needs `chromium`, `npm`)
+	@echo "== console"
+	@cargo build --locked --quiet $(TESTED)
+	@"$$(scripts/venv.sh console scripts/console-requirements.txt)/bin/python" scripts/test_console.py \
 		--program target/debug/matchpoint
 
 test-rust: runtime

@@ -158,4 +158,5 @@ fn as_json(mut builder: tonic_prost_build::Builder) -> tonic_prost_build::Builde
         .btree_map("Match.metadata")
         // Pictures are no text.
         .field_attribute("GetDecisionResponse.image", "#[serde(skip)]")
+        .field_attribute("GetDecisionResponse.matched_image", "#[serde(skip)]")
 }

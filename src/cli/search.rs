@@ -120,6 +120,7 @@ impl SearchArgs {
             ef_search: 0,
             conditions: self.conditions.iter().cloned().collect(),
             expect_state: self.expect_state.clone(),
+            unrecorded: false,
         };
         Ok(client.search(request, None).await?)
     }

@@ -20,6 +20,7 @@ use crate::telemetry;
   matchpoint serve --deployments shop
   matchpoint serve --deployments shop,faces=/data/faces --listen 0.0.0.0:50051 \\
     --tls-certificate server.pem --tls-key server.key --keys-file keys.json
+  matchpoint serve --deployments shop --console-listen 127.0.0.1:50080
   MATCHPOINT_LOG_FORMAT=json matchpoint serve --config matchpoint.toml")]
 pub(super) struct Serve {
     #[command(flatten)]
@@ -51,9 +52,9 @@ async fn serve(config: ServerConfig) -> anyhow::Result<Exit> {
     let load = move || server::load(&loading);
     match config.listen_when {
         ListenWhen::Start => {
-            let listener = server::listen(config.listen)?;
-            server::announce(&listener, &config)?;
-            server::serve(listener, &config, load, stop_signal()?).await?;
+            let listeners = server::Listeners::open(&config)?;
+            server::announce(&listeners, &config)?;
+            server::serve(listeners, &config, load, stop_signal()?).await?;
         }
         ListenWhen::Ready => {
             let socket = server::bind(config.listen)?;

@@ -27,7 +27,11 @@ pub struct TlsFiles {
 
 impl SettingReader {
     /// Every setting is read before any `?`, so that all mistakes are found.
-    pub(super) fn access(&mut self, listen: Option<SocketAddr>) -> Option<AccessConfig> {
+    pub(super) fn access(
+        &mut self,
+        listen: Option<SocketAddr>,
+        console: Option<SocketAddr>,
+    ) -> Option<AccessConfig> {
         let path = |this: &Self, key: &str| this.text(key).map(PathBuf::from);
         let (certificate, key) = (path(self, "tls_certificate"), path(self, "tls_key"));
         let (client_ca, keys_file) = (path(self, "tls_client_ca"), path(self, "keys_file"));
@@ -43,15 +47,18 @@ impl SettingReader {
             }
             _ => {}
         }
-        if let Some(address) = listen.filter(|address| !address.ip().to_canonical().is_loopback()) {
+        for (setting, address) in [("listen", listen), ("console_listen", console)] {
+            let Some(address) = address.filter(|one| !one.ip().to_canonical().is_loopback()) else {
+                continue;
+            };
             if certificate.is_none() && plaintext == Some(false) {
                 self.mistakes.push(format!(
-                    "listen = {address} is reached from other machines, without encryption: set tls_certificate and tls_key, or plaintext_on_network = true where something else encrypts"
+                    "{setting} = {address} is reached from other machines, without encryption: set tls_certificate and tls_key, or plaintext_on_network = true where something else encrypts"
                 ));
             }
             if keys_file.is_none() && client_ca.is_none() && anyone == Some(false) {
                 self.mistakes.push(format!(
-                    "listen = {address} is reached from other machines, and nobody is asked who they are: set keys_file (`matchpoint keys new` makes it) or tls_client_ca, or anyone_on_network = true where something else asks"
+                    "{setting} = {address} is reached from other machines, and nobody is asked who they are: set keys_file (`matchpoint keys new` makes it) or tls_client_ca, or anyone_on_network = true where something else asks"
                 ));
             }
         }
@@ -90,6 +97,8 @@ mod tests {
         for right in [
             &[][..],
             &[("MATCHPOINT_LISTEN", "[::1]:0")],
+            &[("MATCHPOINT_CONSOLE_LISTEN", "127.0.0.1:0")],
+            &[("MATCHPOINT_CONSOLE_LISTEN", "0.0.0.0:1"), PLAIN, KEYS],
             &[("MATCHPOINT_LISTEN", "127.0.0.7:0"), KEYS],
             &[("MATCHPOINT_LISTEN", "[::ffff:127.0.0.1]:0")],
             &[LISTEN, PLAIN, ANYONE],
@@ -113,6 +122,10 @@ mod tests {
             (&[CERTIFICATE], &["tls_key is not set"]),
             (&[KEY], &["tls_certificate is not set"]),
             (&[CLIENTS], &["tls_certificate is not set"]),
+            (
+                &[("MATCHPOINT_CONSOLE_LISTEN", "0.0.0.0:50080")],
+                &["console_listen = 0.0.0.0:50080", "nobody is asked"],
+            ),
         ] {
             let mistakes = resolved(wrong).unwrap_err();
             for problem in problems {

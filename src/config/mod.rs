@@ -91,6 +91,8 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// From when on connections are taken.
     pub listen_when: ListenWhen,
+    /// Address of the console; `None` where there is none.
+    pub console_listen: Option<SocketAddr>,
     /// Who may call, and over what.
     pub access: AccessConfig,
     /// Address of the Prometheus endpoint.
@@ -325,7 +327,8 @@ impl SettingReader {
             "listen_when",
             &[("start", ListenWhen::Start), ("ready", ListenWhen::Ready)],
         );
-        let access = self.access(listen);
+        let console_listen = self.console_listen();
+        let access = self.access(listen, console_listen.flatten());
         let metrics_listen = self.metrics_listen();
         let queue_len_max = self.number("queue_len_max", 1, 100_000);
         let message_bytes_max = self.number("message_bytes_max", 1024, 1 << 30);
@@ -355,6 +358,7 @@ impl SettingReader {
             only_copy: only_copy?,
             listen: listen?,
             listen_when: listen_when?,
+            console_listen: console_listen?,
             access: access?,
             metrics_listen: metrics_listen?,
             queue_len_max: queue_len_max?,
@@ -548,6 +552,14 @@ impl SettingReader {
             self.mistake(key, &format!("`auto` or a whole number from 1 to {most}"));
         }
         number.map(Some)
+    }
+
+    fn console_listen(&mut self) -> Option<Option<SocketAddr>> {
+        if self.text("console_listen").is_none() {
+            return Some(None);
+        }
+        let wanted = "an address and port, such as 127.0.0.1:50080";
+        self.parse("console_listen", wanted).map(Some)
     }
 
     fn metrics_listen(&mut self) -> Option<Option<SocketAddr>> {

@@ -121,9 +121,14 @@ pub const SETTINGS: &[Setting] = &[
         "From when on connections are taken: start (calls are answered UNAVAILABLE while it loads) or ready (for proxies that look at connections only)",
     ),
     server(
+        "console_listen",
+        None,
+        "Address of the console, pages for people, such as 127.0.0.1:50080; without it there is none",
+    ),
+    server(
         "tls_certificate",
         None,
-        "PEM file with the server's certificate and its chain: the gRPC service is encrypted, by TLS 1.2 or 1.3",
+        "PEM file with the server's certificate and its chain: the gRPC service and the console are encrypted, by TLS 1.2 or 1.3",
     ),
     server(
         "tls_key",
@@ -143,12 +148,12 @@ pub const SETTINGS: &[Setting] = &[
     server(
         "plaintext_on_network",
         Some("false"),
-        "Whether `listen` may be reached from other machines without TLS: true or false",
+        "Whether `listen` and `console_listen` may be reached from other machines without TLS: true or false",
     ),
     server(
         "anyone_on_network",
         Some("false"),
-        "Whether `listen` may be reached from other machines by callers without key or certificate: true or false",
+        "Whether `listen` and `console_listen` may be reached from other machines by callers without key or certificate: true or false",
     ),
     server(
         "metrics_listen",

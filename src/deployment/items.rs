@@ -1,6 +1,6 @@
 //! How items come into a deployment, leave it, and are looked up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::DeploymentError;
@@ -173,6 +173,41 @@ impl Deployment {
         let read = self.loaded.pool.run(caller, JobKind::Vector, read).await?;
         read.map_err(DeploymentError::from)
             .inspect_err(|error| self.record_failure(error))
+    }
+
+    /// Labels with this text in them, in upper or lower case, and how many items each has.
+    #[must_use]
+    pub fn labels(&self, contains: &str) -> BTreeMap<String, u64> {
+        let (view, contains) = (self.view(), contains.to_lowercase());
+        let mut counts: HashMap<&str, u64> = HashMap::new();
+        for (head, _) in view.items() {
+            *counts.entry(&head.label).or_default() += 1;
+        }
+        let wanted = counts
+            .into_iter()
+            .filter(|(label, _)| label.to_lowercase().contains(&contains));
+        wanted
+            .map(|(label, count)| (label.to_owned(), count))
+            .collect()
+    }
+
+    /// At most `limit` items of a label that follow `after_id`, in the order of their ids.
+    #[must_use]
+    pub fn items_of(
+        &self,
+        label: &str,
+        after_id: Option<&str>,
+        limit: usize,
+    ) -> Vec<Arc<ItemHead>> {
+        let view = self.view();
+        let of_label = view.items().map(|(head, _)| head);
+        let follows = |head: &&Arc<ItemHead>| {
+            head.label == label && after_id.is_none_or(|after| after < head.id.as_str())
+        };
+        let mut heads: Vec<Arc<ItemHead>> = of_label.filter(follows).cloned().collect();
+        heads.sort_by(|one, other| one.id.cmp(&other.id));
+        heads.truncate(limit);
+        heads
     }
 
     /// At most `limit` items that follow `after_id`, in the order of their ids.

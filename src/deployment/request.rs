@@ -83,6 +83,8 @@ pub struct SearchOptions {
     pub conditions: BTreeMap<String, String>,
     /// The state that is to decide; any if there is none.
     pub expect_state: Option<StateId>,
+    /// Whether the decision enters no journal, audit, shadow or metric.
+    pub unrecorded: bool,
 }
 
 impl SearchOptions {
@@ -99,6 +101,7 @@ impl SearchOptions {
             ef: None,
             conditions: BTreeMap::new(),
             expect_state: None,
+            unrecorded: false,
         }
     }
 }

@@ -55,18 +55,14 @@ impl Deployment {
         source: SearchSource,
     ) -> Result<SearchAnswer, DeploymentError> {
         let (live, filtered) = (source == SearchSource::Live, options.filter.is_some());
-        // Canaries come from here.
-        let waits = if live { Waits::Caller } else { Waits::Nobody };
-        let mut job = WorkerJob::now(caller, probe.kind(), waits);
-        if let ProbeSource::Query(query) = &probe {
-            job.kind = self.precheck(query)?;
-        }
+        let recorded = !options.unrecorded;
+        let job = self.job_of(caller, &probe, live)?;
         let at = self.state_in_use(options.expect_state)?;
         let (view, active, state) = (at.view, at.active, at.id);
         let (searched, judge) = (Arc::clone(&view), Arc::clone(&active));
         let (checks, gallery) = (self.checks(), Arc::clone(&self.gallery));
         let image = probe.kept(self.monitor.keeps_images());
-        let ticket = live.then(|| self.shadow_ticket(&probe, &options));
+        let ticket = (live && recorded).then(|| self.shadow_ticket(&probe, &options));
         let ((hits, best, judged, norm, signs), timings) = self
             .work(job, move |worker, limits, timings| {
                 let query = probe.read(limits)?;
@@ -101,6 +97,9 @@ impl Deployment {
             hits,
             timings,
         };
+        if !recorded {
+            return Ok(answer);
+        }
         if live {
             let score = best.as_ref().map(|found| found.best.score.get());
             self.count_live(&answer, score, norm);
@@ -124,6 +123,21 @@ impl Deployment {
             ticket.offer(id, shadow_decision(&active, best, judged));
         }
         Ok(answer)
+    }
+
+    fn job_of(
+        &self,
+        caller: Caller,
+        probe: &ProbeSource,
+        live: bool,
+    ) -> Result<WorkerJob, DeploymentError> {
+        let kind = match probe {
+            ProbeSource::Query(query) => self.precheck(query)?,
+            ProbeSource::File(_) => probe.kind(),
+        };
+        // Canaries come from here too.
+        let waits = if live { Waits::Caller } else { Waits::Nobody };
+        Ok(WorkerJob::now(caller, kind, waits))
     }
 
     /// Compares a query with one reference and decides.

@@ -40,12 +40,14 @@ impl KeyDigest {
 
 /// A new key, as its client has to send it.
 pub(super) fn new_key() -> Result<String, IdentityError> {
+    Ok(format!("{KEY_PREFIX}{}", random_hex()?))
+}
+
+/// What nobody guesses, as hexadecimal digits.
+pub(super) fn random_hex() -> Result<String, IdentityError> {
     let mut random = [0; KEY_BYTES];
     getrandom::fill(&mut random).map_err(IdentityError::Random)?;
-    Ok(format!(
-        "{KEY_PREFIX}{}",
-        base16ct::lower::encode_string(&random)
-    ))
+    Ok(base16ct::lower::encode_string(&random))
 }
 
 /// Whether a text has the form of a key.

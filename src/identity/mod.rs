@@ -6,6 +6,7 @@ mod error;
 mod key;
 mod keys_file;
 mod scope;
+mod sessions;
 mod tls;
 mod watched;
 
@@ -18,6 +19,7 @@ pub use error::IdentityError;
 pub use key::{KEY_PREFIX, is_key};
 pub use keys_file::{KeyRecord, KeysFile, Presents};
 pub use scope::Scope;
+pub use sessions::{BrowserSession, SESSION, Sessions};
 pub use tls::names_of;
 pub use tokio_rustls::TlsAcceptor;
 
@@ -83,6 +85,12 @@ impl CallerAccess {
     #[must_use]
     pub fn tls(&self) -> Option<Arc<TlsAcceptor>> {
         self.0.tls.as_ref().map(Watched::now)
+    }
+
+    /// The same for pages: browsers are offered HTTP/1.1.
+    #[must_use]
+    pub fn tls_of_pages(&self) -> Option<Arc<TlsAcceptor>> {
+        self.tls().map(|tls| Arc::new(tls::of_pages(&tls)))
     }
 
     /// Who calls with this key, over a connection whose certificate has these names.

@@ -41,6 +41,13 @@ pub(super) fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, IdentityError> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
+/// The same certificates for connections that speak HTTP/1.1.
+pub(super) fn of_pages(tls: &TlsAcceptor) -> TlsAcceptor {
+    let mut config = ServerConfig::clone(tls.config());
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    TlsAcceptor::from(Arc::new(config))
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
     let pem = read(path)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();

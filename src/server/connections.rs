@@ -12,6 +12,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use tonic::codegen::http::Request;
+
+use crate::console::SignedIn;
 use crate::identity::{TlsAcceptor, names_of};
 
 /// A connection, encrypted or not.
@@ -28,6 +31,18 @@ pub(super) struct Peer {
     pub(super) address: SocketAddr,
     /// The names in its certificate; `None` without one.
     pub(super) certificate: Option<Arc<[String]>>,
+}
+
+/// A call of the console, with the address that the person is at.
+pub(super) fn of_console<B>(mut request: Request<B>) -> Request<B> {
+    let address = request.extensions().get::<SignedIn>();
+    if let Some(address) = address.map(|signed_in| signed_in.address) {
+        request.extensions_mut().insert(Peer {
+            address,
+            certificate: None,
+        });
+    }
+    request
 }
 
 /// Begins TLS on what was accepted, if there is a certificate, within so long.

@@ -125,6 +125,7 @@ pub(super) fn search_options(request: &proto::SearchRequest) -> Result<SearchOpt
         ef,
         conditions: conditions(&request.conditions)?,
         expect_state: expected_state(&request.expect_state)?,
+        unrecorded: request.unrecorded,
     })
 }
 

@@ -1,5 +1,8 @@
 //! `GalleryService`: enrol, replace, remove, get, list.
 
+use std::ops::Bound;
+use std::sync::Arc;
+
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -15,10 +18,11 @@ use matchpoint_client::proto::gallery_service_server::GalleryService;
 use matchpoint_client::proto::{
     BatchDeleteItemsRequest, BatchDeleteItemsResponse, BatchUpsertItemsRequest,
     BatchUpsertItemsResponse, DeleteItemRequest, DeleteItemResponse, DeleteItemStreamRequest,
-    DeleteItemStreamResponse, DeleteOutcome, GetItemRequest, GetItemResponse, ListItemsRequest,
-    ListItemsResponse, UpsertItemRequest, UpsertItemResponse, UpsertItemStreamRequest,
-    UpsertItemStreamResponse, UpsertOutcome, delete_item_stream_response, delete_outcome,
-    upsert_item_request, upsert_item_stream_response, upsert_outcome,
+    DeleteItemStreamResponse, DeleteOutcome, GetItemRequest, GetItemResponse, LabelItems,
+    ListItemsRequest, ListItemsResponse, ListLabelsRequest, ListLabelsResponse, UpsertItemRequest,
+    UpsertItemResponse, UpsertItemStreamRequest, UpsertItemStreamResponse, UpsertOutcome,
+    delete_item_stream_response, delete_outcome, upsert_item_request, upsert_item_stream_response,
+    upsert_outcome,
 };
 use matchpoint_embed::caller::Caller;
 use matchpoint_gallery::Upserted;
@@ -180,12 +184,19 @@ impl ItemHandler {
         })
     }
 
-    fn list(&self, request: &ListItemsRequest) -> Result<ListItemsResponse, Status> {
+    async fn list(&self, request: &ListItemsRequest) -> Result<ListItemsResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
         let size = convert::page_size(request.page_size)?;
         let after = page_token::read_token(&request.page_token)?;
         // One more than the page holds says whether there is another.
-        let mut heads = deployment.items(after.as_deref(), size + 1);
+        let mut heads = if request.label.is_empty() {
+            deployment.items(after.as_deref(), size + 1)
+        } else {
+            let (deployment, label) = (Arc::clone(&deployment), request.label.clone());
+            // All items are looked at.
+            let read = move || deployment.items_of(&label, after.as_deref(), size + 1);
+            self.registry.heavy(read).await?
+        };
         let more = size < heads.len();
         heads.truncate(size);
         let next = heads
@@ -206,7 +217,39 @@ impl ItemHandler {
             total_items: deployment.view().len() as u64,
         })
     }
+
+    async fn list_labels(&self, request: ListLabelsRequest) -> Result<ListLabelsResponse, Status> {
+        let deployment = self.registry.find(&request.deployment)?;
+        let size = convert::page_size(request.page_size)?;
+        let after = page_token::read_token(&request.page_token)?;
+        let bytes = request.contains.len();
+        if CONTAINS_BYTES_MAX < bytes {
+            let problem = format!("contains has {bytes} bytes; it may have {CONTAINS_BYTES_MAX}");
+            return Err(convert::invalid(&problem));
+        }
+        let read = move || deployment.labels(&request.contains);
+        let found = self.registry.heavy(read).await?;
+        let total_labels = found.len() as u64;
+        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut following = found.range((after, Bound::Unbounded));
+        let page = following.by_ref().take(size);
+        let labels: Vec<LabelItems> = page
+            .map(|(label, items)| LabelItems {
+                label: label.clone(),
+                items: *items,
+            })
+            .collect();
+        let last = labels.last().filter(|_| following.next().is_some());
+        Ok(ListLabelsResponse {
+            next_page_token: last.map_or_else(String::new, |one| page_token::token(&one.label)),
+            labels,
+            total_labels,
+        })
+    }
 }
+
+/// What labels can be searched by: no longer than one.
+const CONTAINS_BYTES_MAX: usize = 512;
 
 /// Items that one is accepted as, named in its answer.
 const ACCEPTED_AS_MAX: usize = 5;
@@ -354,8 +397,18 @@ impl GalleryService for ItemHandler {
     ) -> Result<Response<ListItemsResponse>, Status> {
         let service = self.called_by(&request);
         let (call, request) = (Call::of(&request), request.into_inner());
-        let work = async { service.list(&request) };
+        let work = service.list(&request);
         let answer = self.registry.call("ListItems", work).await?;
         roomy(call.as_ref(), answer)
+    }
+
+    async fn list_labels(
+        &self,
+        request: Request<ListLabelsRequest>,
+    ) -> Result<Response<ListLabelsResponse>, Status> {
+        let service = self.called_by(&request);
+        let work = service.list_labels(request.into_inner());
+        let answer = self.registry.call("ListLabels", work).await;
+        answer.map(Response::new)
     }
 }

@@ -11,6 +11,7 @@ mod drift_messages;
 mod error;
 mod gate;
 mod items;
+mod listeners;
 mod monitoring;
 mod operating_points;
 mod operations;
@@ -31,29 +32,33 @@ mod transport;
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
 
+use tonic::Status;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
-use tower::Layer;
+use tower::{Layer, ServiceExt};
 
 pub use error::ServeError;
+pub use listeners::{Listeners, announce, bind, listen};
 pub use registry::{ServedState, UnopenedDeployment};
 
 use crate::config::ServerConfig;
+use crate::console::{CallService, Console, ConsoleSetup};
 use crate::deployment::{Deployment, DeploymentError, JudgedScore, Models, OpenOptions};
 use crate::identity::CallerAccess;
 use crate::telemetry;
 use calibration::CalibrationHandler;
+use connections::of_console;
 use deployment_paths::{ToServe, all_deployments, real};
-use gate::Gate;
+use gate::{Gate, may};
 use items::ItemHandler;
+use listeners::BACKLOG;
 use matchpoint_client::proto;
 use matchpoint_client::proto::calibration_service_server::CalibrationServiceServer;
 use matchpoint_client::proto::gallery_service_server::GalleryServiceServer;
@@ -73,6 +78,7 @@ use retrieval::RetrievalHandler;
 use server_info::ServerInfoHandler;
 use snapshots::Snapshots;
 use switching::Switching;
+use transport::{Answering, Stack};
 
 /// The health service's name for "the process answers", which does not depend on any model.
 pub const LIVENESS: &str = "liveness";
@@ -89,36 +95,6 @@ const CLOSING_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How often gauges are brought up to date: well below any interval of scraping.
 const GAUGE_INTERVAL: Duration = Duration::from_millis(500);
-
-/// Connections that wait to be accepted, as the standard library has it.
-const BACKLOG: u32 = 1024;
-
-/// Takes the address that the server will answer on. Connections to it are refused until it is listened on.
-///
-/// # Errors
-/// The address is taken, or not ours.
-pub fn bind(address: SocketAddr) -> Result<TcpSocket, ServeError> {
-    let bound = || {
-        let socket = match address {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
-        };
-        // As for every server: connections of the one before may still be closing.
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        Ok(socket)
-    };
-    bound().map_err(|cause| ServeError::Listen { address, cause })
-}
-
-/// Opens the address that the server will answer on.
-///
-/// # Errors
-/// The address is taken, or not ours.
-pub fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    let listening = bind(address)?.listen(BACKLOG);
-    listening.map_err(|cause| ServeError::Listen { address, cause })
-}
 
 /// Loads first, and takes connections only then: as [`serve`], for a proxy that holds a replica for healthy as soon as
 /// it can connect to it.
@@ -140,26 +116,10 @@ pub async fn serve_when_ready(
         address: config.listen,
         cause,
     };
-    let listener = socket.listen(BACKLOG).map_err(failed)?;
-    announce(&listener, config).map_err(failed)?;
-    serve(listener, config, move || Ok(loaded), shutdown).await
-}
-
-/// Says where calls are answered, and of whom.
-///
-/// # Errors
-/// The system does not know the address.
-pub fn announce(listener: &TcpListener, config: &ServerConfig) -> std::io::Result<()> {
-    let tls = config.access.tls.as_ref();
-    tracing::info!(
-        address = %listener.local_addr()?,
-        version = env!("CARGO_PKG_VERSION"),
-        tls = tls.is_some(),
-        client_certificates = tls.is_some_and(|tls| tls.client_ca.is_some()),
-        keys = config.access.keys_file.is_some(),
-        "listening"
-    );
-    Ok(())
+    let calls = socket.listen(BACKLOG).map_err(failed)?;
+    let listeners = Listeners::beside(calls, config)?;
+    announce(&listeners, config).map_err(failed)?;
+    serve(listeners, config, move || Ok(loaded), shutdown).await
 }
 
 /// Loads every deployment of the configuration. Blocks.
@@ -307,7 +267,7 @@ fn report_copy(deployment: &Deployment, config: &ServerConfig) {
 /// # Errors
 /// Loading failed, or the transport did.
 pub async fn serve(
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     config: &ServerConfig,
     load: impl FnOnce() -> Result<ServedState, ServeError> + Send + 'static,
     shutdown: impl Future<Output = ()> + Send,
@@ -325,10 +285,16 @@ pub async fn serve(
     let routes = routes(&registry, config)?.add_service(health);
     let gated = Gate::new(access.clone()).layer(routes.prepare());
     let stack = RequestIds(registry.clone()).layer(gated);
+    let listeners = listeners.into();
+    let answering = Answering {
+        pages: pages(&listeners, &stack, &access),
+        stack,
+        access,
+    };
     let config_of_transport = config.clone();
     let mut server = tokio::spawn(async move {
         let stopped = async { drop(stopped.await) };
-        transport::serve(listener, stack, access, &config_of_transport, stopped).await;
+        transport::serve(listeners, answering, &config_of_transport, stopped).await;
     });
 
     let loading = spawn_loading(load)?;
@@ -366,6 +332,25 @@ pub async fn serve(
     // Fails only where the server has ended already.
     stop.send(()).unwrap_or_default();
     drain(&registry, &mut server, config.drain).await
+}
+
+/// The console, if there is an address for it: its pages make calls, and these go the way of every other call.
+fn pages<S: Stack + Sync>(
+    listeners: &Listeners,
+    stack: &S,
+    access: &CallerAccess,
+) -> Option<Console> {
+    let address = listeners.pages.as_ref()?.local_addr().ok()?;
+    let calls = stack.clone().map_request(of_console).map_err(|error| {
+        tracing::error!(%error, "a call of the console failed");
+        Status::internal("internal error")
+    });
+    Some(Console::new(ConsoleSetup {
+        calls: CallService::new(calls),
+        may,
+        access: access.clone(),
+        address,
+    }))
 }
 
 /// Keeps what changes by itself up to date, for as long as the deployments are served.

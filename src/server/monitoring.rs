@@ -1,10 +1,13 @@
 //! `MonitoringService`: the audit of decisions, and what is known of the promise.
 
+use std::sync::Arc;
+
 use tonic::{Code, Request, Response, Status};
 
 use super::changes::changed;
 use super::convert::{self, truth};
 use super::registry::Registry;
+use super::request_id::caller_of;
 use super::status::{from_error, status, wrong_replica};
 use super::stream::as_message;
 use super::{drift_messages, shadow};
@@ -26,6 +29,7 @@ use matchpoint_client::proto::{
     ListAuditQueueResponse, RecordedDecision, ReplayCanariesRequest, ReplayCanariesResponse,
     ResetDriftRequest, ResetDriftResponse,
 };
+use matchpoint_embed::caller::Caller;
 
 /// Decisions of a page where nobody says how many.
 const PAGE_USUAL: u32 = 50;
@@ -86,10 +90,15 @@ impl MonitoringHandler {
         })
     }
 
-    async fn get(&self, request: GetDecisionRequest) -> Result<GetDecisionResponse, Status> {
+    async fn get(
+        &self,
+        caller: Caller,
+        request: GetDecisionRequest,
+    ) -> Result<GetDecisionResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
+        let of_journal = Arc::clone(&deployment);
         let read = move || {
-            deployment
+            of_journal
                 .monitor()
                 .decision(&request.decision_id, request.include_image)
         };
@@ -100,7 +109,14 @@ impl MonitoringHandler {
             image,
         } = found.map_err(refused_by_monitor)?;
         let id = row.entry.id.to_string();
+        let matched = row.entry.best.as_ref().map(|best| best.item.clone());
+        let matched_image = match matched.filter(|_| request.include_matched_image) {
+            Some(item) => deployment.image(caller, item).await,
+            None => Ok(None),
+        };
+        let matched_image = matched_image.map_err(|error| from_error(&error))?;
         Ok(GetDecisionResponse {
+            matched_image: matched_image.unwrap_or_default(),
             decision: Some(recorded(row)),
             annotations: history
                 .into_iter()
@@ -235,7 +251,8 @@ impl MonitoringService for MonitoringHandler {
         request: Request<GetDecisionRequest>,
     ) -> Result<Response<GetDecisionResponse>, Status> {
         let service = self.called_by(&request);
-        let work = service.get(request.into_inner());
+        let caller = self.registry.waiting(caller_of(&request));
+        let work = service.get(caller, request.into_inner());
         let answer = self.registry.call("GetDecision", work).await;
         answer.map(Response::new)
     }

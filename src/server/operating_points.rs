@@ -66,6 +66,7 @@ impl OperatingPointHandler {
     ) -> Result<ActivateOperatingPointResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
         let etag = Some(request.etag.as_str()).filter(|etag| !etag.is_empty());
+        check_reason(&request.reason)?;
         let now = deployment
             .activate(&request.id, etag)
             .map_err(|error| from_error(&error))?;
@@ -74,7 +75,7 @@ impl OperatingPointHandler {
             identity,
             "ActivateOperatingPoint",
             deployment.name(),
-            now.point.id(),
+            &because(now.point.id(), &request.reason),
         );
         Ok(ActivateOperatingPointResponse {
             operating_point: Some(convert::operating_point(&now.point)),
@@ -89,6 +90,7 @@ impl OperatingPointHandler {
     ) -> Result<RollBackOperatingPointResponse, Status> {
         let deployment = self.registry.find(&request.deployment)?;
         let etag = Some(request.etag.as_str()).filter(|etag| !etag.is_empty());
+        check_reason(&request.reason)?;
         let now = deployment
             .roll_back(etag)
             .map_err(|error| from_error(&error))?;
@@ -97,7 +99,7 @@ impl OperatingPointHandler {
             identity,
             "RollBackOperatingPoint",
             deployment.name(),
-            now.point.id(),
+            &because(now.point.id(), &request.reason),
         );
         Ok(RollBackOperatingPointResponse {
             operating_point: Some(convert::operating_point(&now.point)),
@@ -124,6 +126,26 @@ impl OperatingPointHandler {
         let compared = self.registry.heavy(work).await?;
         let compared = compared.map_err(|error| from_error(&error))?;
         Ok(convert::comparison(&compared, limit))
+    }
+}
+
+/// Bytes of a reason.
+const REASON_BYTES_MAX: usize = 512;
+
+fn check_reason(reason: &str) -> Result<(), Status> {
+    let bytes = reason.len();
+    if bytes <= REASON_BYTES_MAX {
+        return Ok(());
+    }
+    let problem = format!("reason has {bytes} bytes; it may have {REASON_BYTES_MAX}");
+    Err(convert::invalid(&problem))
+}
+
+/// What was chosen and why, for the line of the log.
+fn because(id: &str, reason: &str) -> String {
+    match reason {
+        "" => id.to_owned(),
+        reason => format!("{id}, because: {reason}"),
     }
 }
 

@@ -18,6 +18,7 @@ pub(super) enum CallRule {
 const SEARCH: CallRule = CallRule::AnyOf(&[Scope::Search]);
 const ENROL: CallRule = CallRule::AnyOf(&[Scope::Enrol]);
 const LABEL: CallRule = CallRule::AnyOf(&[Scope::Label]);
+const LABELS: CallRule = CallRule::AnyOf(&[Scope::Enrol, Scope::Label]);
 const CALIBRATE: CallRule = CallRule::AnyOf(&[Scope::Calibrate]);
 const ADMIN: CallRule = CallRule::AnyOf(&[Scope::Admin]);
 /// An operation is the business of those who may begin one like it, see `Running::find`.
@@ -40,6 +41,8 @@ const RULES: &[(&str, CallRule)] = &[
     // They give embeddings and images away, which a search does not.
     ("/matchpoint.v1.GalleryService/GetItem", ENROL),
     ("/matchpoint.v1.GalleryService/ListItems", ENROL),
+    // Who annotates chooses among labels.
+    ("/matchpoint.v1.GalleryService/ListLabels", LABELS),
     ("/matchpoint.v1.MonitoringService/ListAuditQueue", LABEL),
     ("/matchpoint.v1.MonitoringService/GetDecision", LABEL),
     ("/matchpoint.v1.MonitoringService/AnnotateDecisions", LABEL),

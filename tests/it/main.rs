@@ -4,6 +4,7 @@ mod adapt;
 mod architecture;
 mod cli;
 mod common;
+mod console;
 mod faults;
 mod grpc;
 mod house;

@@ -65,6 +65,7 @@ impl Client {
                 page_size: PAGE,
                 page_token,
                 include_embedding: false,
+                label: String::new(),
             };
             let mut gallery = GalleryServiceClient::new(self.channel());
             let answer = gallery.list_items(request).await;

@@ -68,6 +68,7 @@ impl Client {
             deployment: deployment.to_owned(),
             decision_id: decision_id.to_owned(),
             include_image,
+            include_matched_image: false,
         };
         let answer = self.monitoring().get_decision(request).await;
         Ok(answer.map_err(|status| refused(&status))?.into_inner())

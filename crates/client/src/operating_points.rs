@@ -60,6 +60,7 @@ impl Client {
             deployment: deployment.to_owned(),
             id: id.to_owned(),
             etag: String::new(),
+            reason: String::new(),
         };
         let answer = self.points().activate_operating_point(request).await;
         Ok(answer.map_err(|status| refused(&status))?.into_inner())
@@ -76,6 +77,7 @@ impl Client {
         let request = RollBackOperatingPointRequest {
             deployment: deployment.to_owned(),
             etag: String::new(),
+            reason: String::new(),
         };
         let answer = self.points().roll_back_operating_point(request).await;
         Ok(answer.map_err(|status| refused(&status))?.into_inner())

@@ -5,6 +5,7 @@ mod answer;
 mod call;
 mod connection;
 mod pace;
+mod pages;
 mod quota;
 mod received;
 
@@ -14,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::codegen::http::{Request, Response};
@@ -25,8 +26,10 @@ pub(super) use pace::{Pace, PacedWait};
 pub(super) use quota::QuotaShare;
 
 use super::connections::begin;
+use super::listeners::{Carries, Listeners};
 use super::told::Told;
 use crate::config::ServerConfig;
+use crate::console::Console;
 use crate::identity::CallerAccess;
 use crate::telemetry;
 use connection::{Shared, streamed_paths};
@@ -60,11 +63,18 @@ impl<S> Stack for S where
 {
 }
 
-/// Serves `stack` on what is accepted, until `stop`; then ends once all calls have been answered.
+/// What connections are answered by.
+#[derive(Clone)]
+pub(super) struct Answering<S> {
+    pub(super) stack: S,
+    pub(super) pages: Option<Console>,
+    pub(super) access: CallerAccess,
+}
+
+/// Answers on what is accepted, until `stop`; then ends once all calls have been answered.
 pub(super) async fn serve<S: Stack>(
-    listener: TcpListener,
-    stack: S,
-    access: CallerAccess,
+    listeners: Listeners,
+    answering: Answering<S>,
     config: &ServerConfig,
     stop: impl Future<Output = ()>,
 ) {
@@ -72,9 +82,8 @@ pub(super) async fn serve<S: Stack>(
     let mut connections = JoinSet::new();
     let (close, closing) = watch::channel(false);
     let serving = Serving {
-        stack,
+        answering,
         shared,
-        access,
         closing,
     };
     let (mut refused, mut failed) = (Told::default(), Told::default());
@@ -83,13 +92,13 @@ pub(super) async fn serve<S: Stack>(
         tokio::select! {
             () = &mut stop => break,
             Some(_ended) = connections.join_next() => {}
-            accepted = listener.accept() => match accepted {
+            (carries, accepted) = listeners.accept() => match accepted {
                 Ok((stream, address)) => match places.take(ClientAddress::of(address), 1) {
                     Ok(place) => {
                         let serving = serving.clone();
                         connections.spawn(async move {
                             let _place = place;
-                            serving.serve(stream, address).await;
+                            serving.serve(stream, address, carries).await;
                         });
                     }
                     Err(exceeded) => {
@@ -113,7 +122,7 @@ pub(super) async fn serve<S: Stack>(
         telemetry::connections_open(connections.len());
     }
     // Nobody is to wait on an address that is not answered.
-    drop(listener);
+    drop(listeners);
     close.send_replace(true);
     while connections.join_next().await.is_some() {
         telemetry::connections_open(connections.len());
@@ -140,29 +149,44 @@ fn shared(config: &ServerConfig) -> (Quota, Arc<Shared>) {
 /// What every connection is served with.
 #[derive(Clone)]
 struct Serving<S> {
-    stack: S,
+    answering: Answering<S>,
     shared: Arc<Shared>,
-    access: CallerAccess,
     closing: watch::Receiver<bool>,
 }
 
 impl<S: Stack> Serving<S> {
     /// Serves one connection, once it is encrypted where it has to be.
-    async fn serve(mut self, stream: TcpStream, address: SocketAddr) {
+    async fn serve(mut self, stream: TcpStream, address: SocketAddr, carries: Carries) {
         // Without it an answer waits for the client's delayed acknowledgement, 40 ms.
         drop(stream.set_nodelay(true));
+        let Answering {
+            stack,
+            pages,
+            access,
+        } = self.answering;
+        let tls = match carries {
+            Carries::Calls => access.tls(),
+            Carries::Pages => access.tls_of_pages(),
+        };
         let begun = tokio::select! {
-            begun = begin(stream, self.access.tls(), self.shared.limits.handshake) => begun,
+            begun = begin(stream, tls, self.shared.limits.handshake) => begun,
             _ = self.closing.wait_for(|close| *close) => return,
         };
-        match begun {
-            Ok(connection) => {
-                let peer = connection.peer(address);
-                connection::serve(connection, peer, self.stack, self.shared, self.closing).await;
-            }
+        let connection = match begun {
+            Ok(connection) => connection,
             Err(cause) => {
                 telemetry::connection_closed("handshake");
                 tracing::debug!(%cause, %address, "a connection did not begin TLS");
+                return;
+            }
+        };
+        let (peer, shared) = (connection.peer(address), self.shared);
+        match (carries, pages) {
+            (Carries::Pages, Some(console)) => {
+                pages::serve(connection, peer, console, shared, self.closing).await;
+            }
+            (Carries::Calls | Carries::Pages, _) => {
+                connection::serve(connection, peer, stack, shared, self.closing).await;
             }
         }
     }

@@ -19,11 +19,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use matchpoint::config::{ServerConfig, ServerFlags};
-use matchpoint::server::{self, ServeError, ServedState};
+use matchpoint::server::{self, Listeners, ServeError, ServedState};
 use matchpoint_client::Client;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
@@ -157,6 +156,8 @@ pub fn config(deployment: &Path, settings: &[(&str, &str)]) -> ServerConfig {
 pub struct Running {
     pub channel: Channel,
     pub address: SocketAddr,
+    /// Where the console is, if it was asked for.
+    pub console: Option<SocketAddr>,
     stop: oneshot::Sender<()>,
     pub server: JoinHandle<Result<(), ServeError>>,
     folder: Option<TempDir>,
@@ -195,22 +196,29 @@ impl Running {
     }
 
     /// Serves what `load` loads, and does not wait for it.
+    #[expect(
+        clippy::unused_async,
+        reason = "listening takes a runtime, which an async caller has"
+    )]
     pub async fn start_loading(
         config: ServerConfig,
         load: impl FnOnce() -> Result<ServedState, ServeError> + Send + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let listeners = Listeners::open(&config).unwrap();
+        let address = listeners.calls.local_addr().unwrap();
+        let pages = listeners.pages.as_ref();
+        let console = pages.map(|pages| pages.local_addr().unwrap());
         let url = format!("http://{address}");
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(async move {
             let stopped = async { stopped.await.unwrap_or_default() };
-            server::serve(listener, &config, load, stopped).await
+            server::serve(listeners, &config, load, stopped).await
         });
         let channel = Channel::from_shared(url).unwrap().connect_lazy();
         Self {
             channel,
             address,
+            console,
             stop,
             server,
             folder: None,

@@ -1,0 +1,378 @@
+#!/usr/bin/env python3
+"""Uses the console in a real Chromium as people do: each page, in light and dark, on a desk and on a phone.
+
+    test_console.py --program target/debug/matchpoint [--pictures FOLDER] [--measure]
+
+Every page must pass axe-core's rules, fit 360 pixels without scrolling sideways, ask nobody but its own
+server, and write no error to the browser's console; sampled decisions are labelled by the keyboard alone.
+--pictures keeps screenshots; --measure also times pages of 10,000 items and of a queue of 1,000. Needs
+`chromium` and `npm` (Debian packages), and Playwright from scripts/console-requirements.txt. Ends with
+exit code 1 and says what was not so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import array
+import contextlib
+import json
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+PHOTOS = ROOT / "examples/photos"
+MODEL = ROOT / "models/efficientnet-lite0"
+AXE = "4.14.1"
+ENROLLED = PHOTOS / "images/gc_explore_monuments_egypt_meidumPyramid/g0_ref.jpg"
+PAGES = [
+    "try",
+    "label",
+    "promise",
+    "points",
+    "points/{point}",
+    "gallery",
+    "gallery?contains=monument",
+    "gallery/enrol",
+    "gallery/look-alikes",
+    "item?id={item}",
+]
+VIEWS = [("light", 1280), ("dark", 1280), ("light", 360), ("dark", 360)]
+# What a page may take the server, in milliseconds.
+SERVER_MS_MAX = 50.0
+
+problems: list[str] = []
+
+
+def expect(is_so: bool, what: str) -> None:
+    if not is_so:
+        problems.append(what)
+        print(f"NOT SO   {what}")
+
+
+def axe_source() -> str:
+    """axe-core as npm has it, fetched once."""
+    folder = ROOT / ".cache/axe-core"
+    source = folder / f"axe-{AXE}.min.js"
+    if not source.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        command = ["npm", "pack", "--silent", f"axe-core@{AXE}"]
+        packed = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+        with tarfile.open(folder / packed.stdout.strip()) as package:
+            member = package.extractfile("package/axe.min.js")
+            assert member is not None
+            source.write_bytes(member.read())
+    return source.read_text(encoding="utf-8")
+
+
+class Server:
+    """A server with a console, on ports of its own."""
+
+    def __init__(self, program: Path, deployment: Path, *settings: str) -> None:
+        self.program = program
+        flags = ["--listen", "127.0.0.1:0", "--metrics-listen", "off", "--console-listen", "127.0.0.1:0"]
+        command = [program, "serve", "--deployments", deployment, *flags, "--log-format", "json", *settings]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.calls = self.console = ""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            said = json.loads(line)
+            if said.get("message") == "listening":
+                self.calls = f"http://{said['address']}"
+            elif said.get("message") == "console":
+                self.console = f"http://{said['address']}"
+            elif said.get("message") == "ready":
+                return
+        sys.exit("test_console.py: the server did not start")
+
+    def search(self, images: list[Path], *flags: str) -> None:
+        command = [self.program, "search", "--server", self.calls, *flags, *images]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+def run(program: Path, *arguments: object) -> str:
+    command = [str(program), *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def make_deployment(program: Path, folder: Path) -> None:
+    gallery, queries = PHOTOS / "gallery.csv", PHOTOS / "calibrate.csv"
+    run(program, "build", folder, "--images", gallery, "--model", MODEL, "--keep-images")
+    run(program, "calibrate", folder, "--queries", queries, "--target-far", 0.1, "--confidence", 0.9)
+    # Another to choose, and then the first one again.
+    run(program, "calibrate", folder, "--queries", queries, "--target-far", 0.2, "--confidence", 0.9)
+    run(program, "points", "rollback", folder)
+
+
+def photographs(count: int) -> list[Path]:
+    rows = (PHOTOS / "evaluate.csv").read_text(encoding="utf-8").splitlines()[1:]
+    return [PHOTOS / row.split(",")[0] for row in rows[:count]]
+
+
+class Visit:
+    """A browser's window at the console, whose errors and requests are watched."""
+
+    def __init__(self, browser: Browser, server: Server, view: tuple[str, int]) -> None:
+        scheme, width = view
+        self.server, self.view = server, f"{scheme}-{width}"
+        size = {"width": width, "height": 860 if width > 400 else 740}
+        self.context = browser.new_context(viewport=size, color_scheme=scheme, has_touch=width < 400)
+        self.page: Page = self.context.new_page()
+        self.page.on("console", self.hear)
+        self.page.on("pageerror", lambda error: expect(False, f"script: {error}"))
+        self.page.on("request", self.watch)
+
+    def hear(self, said: object) -> None:
+        # A picture that is none is refused, as it has to be.
+        refused = "status of 400" in said.text  # type: ignore[attr-defined]
+        is_error = said.type == "error"  # type: ignore[attr-defined]
+        expect(refused or not is_error, f"console: {said.text}")  # type: ignore[attr-defined]
+
+    def watch(self, request: object) -> None:
+        address = request.url  # type: ignore[attr-defined]
+        own = address.startswith((self.server.console + "/", "data:", "blob:"))
+        expect(own, f"a request to {address}")
+
+    def sign_in(self, key: str) -> None:
+        self.page.goto(self.server.console)
+        # The field has the focus already.
+        self.page.keyboard.type(key)
+        self.page.keyboard.press("Enter")
+        self.page.wait_for_url("**/try")
+
+    def open(self, path: str) -> None:
+        self.page.goto(f"{self.server.console}/d/shop/{path}")
+        self.page.wait_for_load_state("networkidle")
+
+    def check(self, name: str, axe: str, pictures: Path | None) -> None:
+        page = self.page
+        name = f"{name.split('?')[0].replace('/', '-')}-{self.view}"
+        over = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        expect(over <= 0, f"{name} is {over} pixels wider than its window")
+        expect(page.locator("h1").count() == 1, f"{name} has not one heading")
+        # The policy of the pages runs no script of ours but by the debugger.
+        page.evaluate(axe)
+        found = page.evaluate("axe.run().then((found) => found.violations)")
+        for one in found:
+            where = ", ".join(" ".join(map(str, node["target"])) for node in one["nodes"][:3])
+            expect(False, f"{name}: {one['id']}: {one['help']}: {where}")
+        if pictures:
+            page.screenshot(path=pictures / f"{name}.png")
+
+
+def try_pictures(visit: Visit) -> None:
+    """Asks with a picture that is picked, then with one that is pasted."""
+    visit.open("try")
+    page = visit.page
+    page.set_input_files("#image", ENROLLED)
+    page.wait_for_selector(".verdict.promised")
+    said = page.inner_text(".headline")
+    expect("meidumPyramid" in said, f"an enrolled picture was answered by: {said}")
+    page.evaluate(
+        """async () => {
+            const held = new DataTransfer();
+            held.items.add(new File(["no picture"], "<script>.jpg", { type: "image/jpeg" }));
+            document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: held, bubbles: true }));
+        }"""
+    )
+    page.wait_for_selector(".verdict.refused")
+    page.click("text=Compare with a second picture")
+    page.set_input_files("#image", ENROLLED)
+    page.set_input_files("#second", ENROLLED)
+    page.wait_for_selector("text=Both pictures show the same.")
+    page.reload()
+    page.set_input_files("#image", ENROLLED)
+    page.wait_for_selector(".verdict.promised")
+    page.wait_for_load_state("networkidle")
+
+
+def label_by_keyboard(visit: Visit) -> None:
+    """Says all that can be said, and touches nothing but keys."""
+    page = visit.page
+    page.goto(f"{visit.server.console}/d/shop/label")
+
+    def labelled() -> int:
+        return int(page.inner_text(".progress b:first-of-type"))
+
+    def press(*keys: str) -> None:
+        with page.expect_navigation():
+            for key in keys:
+                page.keyboard.press(key)
+
+    before = labelled()
+    press("s")
+    press("n")
+    press("x")
+    # What nobody can tell bears on no rate.
+    expect(labelled() == before + 2, "two of three answers bear on the rates")
+    page.keyboard.press("o")
+    page.keyboard.type("GREATWALL")
+    page.wait_for_selector("datalist option", state="attached")
+    label = page.get_attribute("datalist option", "value")
+    for _ in "GREATWALL":
+        page.keyboard.press("Backspace")
+    page.keyboard.type(label or "")
+    press("Enter")
+    page.keyboard.press("m")
+    page.keyboard.type("red coat")
+    press("Enter")
+    expect(labelled() == before + 4, "a label and a named stranger are two more")
+    press("u")
+    expect("red coat" in page.inner_text(".said"), "back leads to the last answer")
+    press("n")
+    expect(labelled() == before + 4, "an answer that is corrected is one label")
+    shown = page.get_attribute("[name=decision]", "value")
+    press("k")
+    expect(page.get_attribute("[name=decision]", "value") != shown, "what is skipped does not come again")
+    began, count = time.monotonic(), 20
+    for _ in range(count):
+        press("s")
+    each = (time.monotonic() - began) / count
+    print(f"labelling: {1000 * each:.0f} ms from key to the next picture")
+
+
+def choose_point(visit: Visit) -> None:
+    """Lets another operating point decide, with a reason."""
+    page = visit.page
+    visit.open("points")
+    page.locator("tbody tr:not(:has(.mark)) a").first.click()
+    page.fill("#reason", "a test of the console")
+    page.click("text=Activate")
+    page.wait_for_selector(".mark")
+    visit.open("points")
+    page.click("text=Go back to the one that decided before")
+    page.fill("#back-reason", "and back")
+    page.click("button:has-text('Roll back')")
+    page.wait_for_selector(".mark")
+
+
+def check_pages(browser: Browser, server: Server, key: str, pictures: Path | None) -> None:
+    axe = axe_source()
+    for view in VIEWS:
+        visit = Visit(browser, server, view)
+        visit.page.goto(server.console)
+        visit.check("sign-in", axe, pictures)
+        visit.sign_in(key)
+        visit.open("points")
+        point = visit.page.inner_text("tbody tr:not(:has(.mark)) code")
+        for path in PAGES:
+            item = "images/gc_monuments_greatWall/g0_ref.jpg".replace("/", "%2F")
+            if path == "try":
+                try_pictures(visit)
+            else:
+                visit.open(path.format(point=point, item=item))
+            visit.check(path.format(point="one", item=""), axe, pictures)
+        visit.context.close()
+
+
+def write_large(folder: Path) -> tuple[Path, Path]:
+    """10,000 vectors of 2,000 labels."""
+    count, dimension, draw = 10_000, 64, random.Random(1)
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({count}, {dimension}), }}"
+    header = header.ljust(118 - 1) + "\n"
+    values = array.array("f", (draw.gauss(0, 1) for _ in range(count * dimension)))
+    vectors, labels = folder / "large.npy", folder / "large.csv"
+    magic = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little")
+    vectors.write_bytes(magic + header.encode() + values.tobytes())
+    rows = "".join(f"item-{row:05},label-{row % 2000:04}\n" for row in range(count))
+    labels.write_text("id,label\n" + rows, encoding="utf-8")
+    return vectors, labels
+
+
+def timed(server: Server, path: str) -> float:
+    """The median time of a page, in milliseconds, over the loopback."""
+    taken = []
+    for _ in range(21):
+        began = time.perf_counter()
+        with urllib.request.urlopen(server.console + path) as answer:
+            answer.read()
+        taken.append(1000 * (time.perf_counter() - began))
+    return statistics.median(taken)
+
+
+def measure(program: Path, folder: Path) -> None:
+    vectors, labels = write_large(folder)
+    large, photos = folder / "large", folder / "queue"
+    make_deployment(program, photos)
+    run(program, "build", large, "--embeddings", vectors, "--labels", labels, "--vectors-of", "random")
+    queue = ["--audit-images", "true", "--audit-sampling-rates", "1,1,1,1,1,1"]
+    for deployment, settings, paths in [
+        (large, [], ["gallery", "gallery?label=label-0007", "gallery?contains=99", "labels?contains=77"]),
+        (photos, queue, ["label", "promise"]),
+    ]:
+        server = Server(program, deployment, *settings)
+        if settings:
+            server.search([ENROLLED] * 1000)
+        for path in paths:
+            took = timed(server, f"/d/{deployment.name}/{path}")
+            print(f"{deployment.name}/{path}: {took:.1f} ms")
+            expect(took <= SERVER_MS_MAX, f"{path} took {took:.1f} ms, over {SERVER_MS_MAX:.0f}")
+        server.stop()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--program", type=Path, required=True)
+    parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--measure", action="store_true")
+    arguments = parser.parse_args()
+    program = arguments.program.resolve()
+    chromium = shutil.which("chromium")
+    if not chromium:
+        sys.exit("test_console.py: there is no chromium; install it (Debian: apt-get install chromium)")
+    if arguments.pictures:
+        arguments.pictures.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        shop = folder / "shop"
+        make_deployment(program, shop)
+        keys = folder / "keys.json"
+        made = run(program, "keys", "new", "anna", "--scopes", "all", "--json", "--keys-file", keys)
+        key = json.loads(made)["key"]
+        settings = ["--audit-images", "true", "--audit-sampling-rates", "1,1,1,1,1,1"]
+        server = Server(program, shop, "--keys-file", str(keys), *settings)
+        stack.callback(server.stop)
+        with sync_playwright() as playwright:
+            # In a container there is no namespace for its sandbox; it sees nothing but our own pages.
+            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            plain = Visit(browser, server, ("light", 1280))
+            plain.sign_in(key)
+            plain.page.goto(f"{server.console}/d/shop/label")
+            expect("No decision has been sampled" in plain.page.inner_text("main"), "an empty queue says so")
+            plain.page.close()
+            server.search(photographs(60), "--api-key-file", str(write_key(folder, key)))
+            labelling = Visit(browser, server, ("light", 1280))
+            labelling.sign_in(key)
+            label_by_keyboard(labelling)
+            choose_point(labelling)
+            labelling.context.close()
+            check_pages(browser, server, key, arguments.pictures)
+            browser.close()
+        if arguments.measure:
+            measure(program, folder)
+    print("the console: all is so" if not problems else f"the console: {len(problems)} things are not so")
+    return 1 if problems else 0
+
+
+def write_key(folder: Path, key: str) -> Path:
+    path = folder / "anna.key"
+    path.write_text(key, encoding="utf-8")
+    path.chmod(0o600)
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+//! The calls that pages are made of, on behalf of the person at the browser.
+
+use tonic::{Request, Status};
+
+use super::visitor::Visitor;
+use matchpoint_client::proto;
+use proto::gallery_service_client::GalleryServiceClient;
+use proto::monitoring_service_client::MonitoringServiceClient;
+use proto::operating_point_service_client::OperatingPointServiceClient;
+use proto::retrieval_service_client::RetrievalServiceClient;
+use proto::server_service_client::ServerServiceClient;
+
+/// The paths of the calls by which it is seen what somebody may do.
+pub(super) mod path {
+    pub(crate) const SEARCH: &str = "/matchpoint.v1.RetrievalService/Search";
+    pub(crate) const GET_ITEM: &str = "/matchpoint.v1.GalleryService/GetItem";
+    pub(crate) const GET_DRIFT: &str = "/matchpoint.v1.MonitoringService/GetDrift";
+    pub(crate) const LIST_POINTS: &str = "/matchpoint.v1.OperatingPointService/ListOperatingPoints";
+    pub(crate) const LIST_ITEMS: &str = "/matchpoint.v1.GalleryService/ListItems";
+    pub(crate) const ANNOTATE: &str = "/matchpoint.v1.MonitoringService/AnnotateDecisions";
+}
+
+/// One method for each call: its name, the client that has it, and its messages.
+macro_rules! calls {
+    ($($method:ident: $client:ident, $request:ident => $response:ident;)*) => {
+        impl Visitor {
+            $(pub(super) async fn $method(
+                &self,
+                message: proto::$request,
+            ) -> Result<proto::$response, Status> {
+                let mut request = Request::new(message);
+                request.extensions_mut().insert(self.signed_in());
+                // Both ends are in this process: the limits of messages are those of the page.
+                let mut client = $client::new(self.state.setup.calls.clone())
+                    .max_decoding_message_size(usize::MAX);
+                Ok(client.$method(request).await?.into_inner())
+            })*
+        }
+    };
+}
+
+calls! {
+    search: RetrievalServiceClient, SearchRequest => SearchResponse;
+    verify: RetrievalServiceClient, VerifyRequest => VerifyResponse;
+    list_audit_queue: MonitoringServiceClient, ListAuditQueueRequest => ListAuditQueueResponse;
+    get_decision: MonitoringServiceClient, GetDecisionRequest => GetDecisionResponse;
+    annotate_decisions: MonitoringServiceClient, AnnotateDecisionsRequest => AnnotateDecisionsResponse;
+    get_drift: MonitoringServiceClient, GetDriftRequest => GetDriftResponse;
+    list_labels: GalleryServiceClient, ListLabelsRequest => ListLabelsResponse;
+    list_operating_points: OperatingPointServiceClient, ListOperatingPointsRequest => ListOperatingPointsResponse;
+    get_operating_point: OperatingPointServiceClient, GetOperatingPointRequest => GetOperatingPointResponse;
+    compare_operating_points: OperatingPointServiceClient, CompareOperatingPointsRequest => CompareOperatingPointsResponse;
+    activate_operating_point: OperatingPointServiceClient, ActivateOperatingPointRequest => ActivateOperatingPointResponse;
+    roll_back_operating_point: OperatingPointServiceClient, RollBackOperatingPointRequest => RollBackOperatingPointResponse;
+    list_items: GalleryServiceClient, ListItemsRequest => ListItemsResponse;
+    upsert_item: GalleryServiceClient, UpsertItemRequest => UpsertItemResponse;
+    delete_item: GalleryServiceClient, DeleteItemRequest => DeleteItemResponse;
+    get_item: GalleryServiceClient, GetItemRequest => GetItemResponse;
+    get_server_info: ServerServiceClient, GetServerInfoRequest => GetServerInfoResponse;
+}

@@ -1,0 +1,382 @@
+//! Gallery: what is enrolled, with the pictures that are kept; enrol one, remove one, and what looks alike.
+
+use std::collections::BTreeSet;
+
+use axum::body::Body;
+use axum::extract::{Extension, Path, Query};
+use axum::http::{Response, StatusCode};
+use axum::response::{IntoResponse, Redirect};
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use super::ask::path;
+use super::layout::{Place, Tab, form, page as framed};
+use super::pictures::AskedItem;
+use super::posted::{Posted, PostedForm};
+use super::problem::Problem;
+use super::trying::drop_zone;
+use super::visitor::Visitor;
+use super::words::{count, in_address, score, shown};
+use matchpoint_client::proto::{
+    DeleteItemRequest, GetDriftRequest, GetItemRequest, Item, ListItemsRequest, ListItemsResponse,
+    ListLabelsRequest, ListLabelsResponse, Lookalike, UpsertItemRequest, UpsertItemResponse,
+    upsert_item_request,
+};
+
+/// Items of a page, and labels beside them.
+const ITEMS: u32 = 48;
+const LABELS: u32 = 60;
+
+#[derive(Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Shelf {
+    /// Only labels with this in them.
+    contains: String,
+    /// Only items of this label.
+    label: String,
+    /// Pages to go on with.
+    items: String,
+    labels: String,
+}
+
+impl Shelf {
+    fn address(&self, place: &Place) -> String {
+        let pairs = [
+            ("contains", &self.contains),
+            ("label", &self.label),
+            ("items", &self.items),
+            ("labels", &self.labels),
+        ];
+        let set = pairs.into_iter().filter(|(_, value)| !value.is_empty());
+        let pairs: Vec<String> = set
+            .map(|(name, value)| format!("{name}={}", in_address(value)))
+            .collect();
+        format!("{}?{}", Tab::Gallery.of(place.name()), pairs.join("&"))
+    }
+}
+
+pub(super) async fn page(
+    Extension(visitor): Extension<Visitor>,
+    Path(deployment): Path<String>,
+    Query(shelf): Query<Shelf>,
+) -> Result<Markup, Problem> {
+    let place = Place::of(&visitor, &deployment, Tab::Gallery).await?;
+    let labels = ListLabelsRequest {
+        deployment: deployment.clone(),
+        contains: shelf.contains.clone(),
+        page_size: LABELS,
+        page_token: shelf.labels.clone(),
+    };
+    let items = ListItemsRequest {
+        deployment,
+        page_size: ITEMS,
+        page_token: shelf.items.clone(),
+        include_embedding: false,
+        label: shelf.label.clone(),
+    };
+    let labels = visitor.list_labels(labels).await?;
+    let items = visitor.list_items(items).await?;
+    Ok(framed(
+        &visitor,
+        &place,
+        &html! {
+            div.heading {
+                h1 { "What is enrolled" }
+                p {
+                    b { (place.deployment.gallery_items) } " items of " b { (place.deployment.gallery_labels) } " labels "
+                    a.button href=(place.below("gallery/enrol")) { "Enrol one" } " "
+                    @if visitor.may(path::GET_DRIFT) { a.button href=(place.below("gallery/look-alikes")) { "Look-alikes" } }
+                }
+            }
+            div.shelf {
+                (of_labels(&place, &shelf, &labels))
+                (of_items(&place, &shelf, &items))
+            }
+        },
+    ))
+}
+
+fn of_labels(place: &Place, shelf: &Shelf, found: &ListLabelsResponse) -> Markup {
+    let all = Shelf {
+        contains: shelf.contains.clone(),
+        ..Shelf::default()
+    };
+    let next = Shelf {
+        labels: found.next_page_token.clone(),
+        ..shelf.clone()
+    };
+    html! {
+        nav.labels aria-label="Labels" {
+            form method="get" action=(Tab::Gallery.of(place.name())) role="search" {
+                label for="contains" { "Labels" }
+                input #contains name="contains" type="search" value=(shelf.contains) placeholder="a part of a label" autocomplete="off" spellcheck="false";
+            }
+            ul {
+                li { a href=(all.address(place)) aria-current=[shelf.label.is_empty().then_some("true")] { "All items" } }
+                @for one in &found.labels {
+                    @let of = Shelf { label: one.label.clone(), items: String::new(), ..shelf.clone() };
+                    li { a href=(of.address(place)) aria-current=[(one.label == shelf.label).then_some("true")] { (shown(&one.label)) " " span.small-in { (one.items) } } }
+                }
+            }
+            @if found.labels.is_empty() { p.note { "No label has this in it." } }
+            @if !found.next_page_token.is_empty() { p { a href=(next.address(place)) { "More of " (found.total_labels) " labels" } } }
+        }
+    }
+}
+
+fn of_items(place: &Place, shelf: &Shelf, found: &ListItemsResponse) -> Markup {
+    let next = Shelf {
+        items: found.next_page_token.clone(),
+        ..shelf.clone()
+    };
+    let first = Shelf {
+        items: String::new(),
+        ..shelf.clone()
+    };
+    html! {
+        section aria-label="Items" {
+            @if found.items.is_empty() { p.empty { "Nothing here." } }
+            ul.items { @for item in &found.items { (tile(place, item)) } }
+            p.pages {
+                @if !shelf.items.is_empty() { a.button href=(first.address(place)) { "To the first" } " " }
+                @if !found.next_page_token.is_empty() { a.button href=(next.address(place)) data-key="n" { "Next page " kbd { "N" } } }
+            }
+        }
+    }
+}
+
+fn tile(place: &Place, item: &Item) -> Markup {
+    html! {
+        li {
+            a href=(of_item(place, "item", &item.id)) {
+                img src=(of_item(place, "item/picture", &item.id)) alt="" loading="lazy" width="160" height="160";
+                span.label { (shown(&item.label)) }
+                span.id { (shown(&item.id)) }
+            }
+        }
+    }
+}
+
+fn of_item(place: &Place, rest: &str, id: &str) -> String {
+    place.below(&format!("{rest}?id={}", in_address(id)))
+}
+
+pub(super) async fn one(
+    Extension(visitor): Extension<Visitor>,
+    Path(deployment): Path<String>,
+    Query(AskedItem { id }): Query<AskedItem>,
+) -> Result<Markup, Problem> {
+    let place = Place::of(&visitor, &deployment, Tab::Gallery).await?;
+    let request = GetItemRequest {
+        deployment,
+        id,
+        ..GetItemRequest::default()
+    };
+    let item = visitor.get_item(request).await?.item.unwrap_or_default();
+    let mut metadata: Vec<_> = item.metadata.iter().collect();
+    metadata.sort();
+    let label = Shelf {
+        label: item.label.clone(),
+        ..Shelf::default()
+    };
+    Ok(framed(
+        &visitor,
+        &place,
+        &html! {
+            p { a href=(Tab::Gallery.of(place.name())) { "All items" } }
+            h1 { (shown(&item.label)) }
+            div.two {
+                figure { img src=(of_item(&place, "item/picture", &item.id)) alt="The picture that was enrolled"; }
+                div {
+                    dl.facts {
+                        dt { "Id" } dd { code { (shown(&item.id)) } }
+                        dt { "Label" } dd { a href=(label.address(&place)) { (shown(&item.label)) } }
+                        @for (name, value) in metadata { dt { (shown(name)) } dd { (shown(value)) } }
+                    }
+                    details.change {
+                        summary { "Remove it" }
+                        (form(&visitor, &place.below("gallery/remove"), "choose", &html! {
+                            input type="hidden" name="id" value=(item.id);
+                            p { "It will be found no more. That cannot be taken back; the log keeps its id and who did it." }
+                            button.danger { "Remove for good" }
+                        }))
+                    }
+                }
+            }
+        },
+    ))
+}
+
+/// Removes an item.
+pub(super) async fn remove(
+    Extension(visitor): Extension<Visitor>,
+    Path(deployment): Path<String>,
+    Extension(form): Posted,
+) -> Result<Response<Body>, Problem> {
+    let request = DeleteItemRequest {
+        deployment: deployment.clone(),
+        id: form.text("id")?,
+    };
+    visitor.delete_item(request).await?;
+    Ok(Redirect::to(&Tab::Gallery.of(&deployment)).into_response())
+}
+
+pub(super) async fn enrolling(
+    Extension(visitor): Extension<Visitor>,
+    Path(deployment): Path<String>,
+) -> Result<Markup, Problem> {
+    let place = Place::of(&visitor, &deployment, Tab::Gallery).await?;
+    Ok(enrol_page(&visitor, &place, "", &html! {}))
+}
+
+/// Enrols one item, and says what it is accepted as.
+pub(super) async fn enrol(
+    Extension(visitor): Extension<Visitor>,
+    Path(deployment): Path<String>,
+    Extension(form): Posted,
+) -> Result<Response<Body>, Problem> {
+    let place = Place::of(&visitor, &deployment, Tab::Gallery).await?;
+    let problem = match enrolled(&visitor, &place, &form).await {
+        Ok(said) => return Ok(enrol_page(&visitor, &place, "", &said).into_response()),
+        Err(problem) if problem.is_of_input() => problem,
+        Err(problem) => return Err(problem),
+    };
+    let said = html! { p.wrong role="alert" { (shown(problem.message())) } };
+    let page = enrol_page(&visitor, &place, &form.text("label")?, &said);
+    Ok((problem.status(), page).into_response())
+}
+
+async fn enrolled(visitor: &Visitor, place: &Place, form: &PostedForm) -> Result<Markup, Problem> {
+    let missing = || Problem::plain(StatusCode::BAD_REQUEST, "Pick a picture first.");
+    let image = form.file("image").ok_or_else(missing)?;
+    let (id, label) = (form.text("id")?, form.required("label", "Say what it is.")?);
+    let id = if id.is_empty() { fresh_id(&label) } else { id };
+    let request = UpsertItemRequest {
+        deployment: place.name().to_owned(),
+        id: id.clone(),
+        label,
+        source: Some(upsert_item_request::Source::Image(image)),
+        ..UpsertItemRequest::default()
+    };
+    let done = visitor.upsert_item(request).await?;
+    Ok(outcome(place, &id, &done))
+}
+
+/// An id where none was given: of its label, and new.
+fn fresh_id(label: &str) -> String {
+    let cut = label.floor_char_boundary(label.len().min(400));
+    let (label, _) = label.split_at_checked(cut).unwrap_or_default();
+    format!("{label}/{}", uuid::Uuid::now_v7())
+}
+
+fn outcome(place: &Place, id: &str, done: &UpsertItemResponse) -> Markup {
+    html! {
+        p.said {
+            @if done.replaced { "Replaced: " } @else { "Enrolled: " }
+            a href=(of_item(place, "item", id)) { (shown(id)) }
+        }
+        @if !done.accepted_as.is_empty() {
+            section.verdict.estimated {
+                p.standing { "It looks like what is enrolled under another label" }
+                ul {
+                    @for other in &done.accepted_as {
+                        li { a href=(of_item(place, "item", &other.id)) { (shown(&other.label)) } ", " (score(other.decision_score)) }
+                    }
+                }
+                p.basis { "A search for it is accepted as each of these. Is one thing enrolled under two labels, or a label wrong?" }
+            }
+        }
+    }
+}
+
+fn enrol_page(visitor: &Visitor, place: &Place, label: &str, said: &Markup) -> Markup {
+    framed(
+        visitor,
+        place,
+        &html! {
+            p { a href=(Tab::Gallery.of(place.name())) { "All items" } }
+            h1 { "Enrol one" }
+            (said)
+            (form(visitor, &place.below("gallery/enrol"), "asking narrow", &html! {
+                (drop_zone("image", "Drop, paste or pick a picture"))
+                div {
+                    label for="label" { "What is it?" }
+                    input #label name="label" value=(label) list="labels" data-labels=(place.below("labels")) required maxlength="512" autocomplete="off" spellcheck="false";
+                    datalist #labels {}
+                }
+                div {
+                    label for="id" { "Id" }
+                    input #id name="id" maxlength="512" autocomplete="off" spellcheck="false" aria-describedby="about-id";
+                    p.note #about-id { "Empty for a new one. An item of the same id is replaced." }
+                }
+                button.main { "Enrol" }
+            }))
+        },
+    )
+}
+
+pub(super) async fn lookalikes(
+    Extension(visitor): Extension<Visitor>,
+    Path(deployment): Path<String>,
+) -> Result<Markup, Problem> {
+    let place = Place::of(&visitor, &deployment, Tab::Gallery).await?;
+    let request = GetDriftRequest {
+        deployment,
+        operating_point_id: String::new(),
+    };
+    let drift = visitor.get_drift(request).await?;
+    let left_out = drift.left_out.map(|round| round.lookalikes);
+    let left_out = left_out.unwrap_or_default();
+    Ok(framed(
+        &visitor,
+        &place,
+        &html! {
+            p { a href=(Tab::Gallery.of(place.name())) { "All items" } }
+            h1 { "What looks alike" }
+            p { "Items that the operating point accepts as one of another label: one thing under two labels, a wrong label, or two things that it cannot tell apart." }
+            (alike(&place, "When they were enrolled", &drift.enrolled_lookalikes))
+            (alike(&place, "Searched for with their label left out", &left_out))
+        },
+    ))
+}
+
+fn alike(place: &Place, title: &str, found: &[Lookalike]) -> Markup {
+    html! {
+        h2 { (title) }
+        @if found.is_empty() { p.note { "None is known." } }
+        ul.alike {
+            @for one in once_each(found) {
+                @let other = one.accepted_as.clone().unwrap_or_default();
+                li {
+                    (side(place, &one.id, &one.label))
+                    (side(place, &other.id, &other.label))
+                    p { (score(other.decision_score)) @if 1 < one.accepted_as_count { span.small { "and " (count(u64::from(one.accepted_as_count) - 1, "other", "others")) } } }
+                }
+            }
+        }
+    }
+}
+
+/// Each pair once: two items are often accepted as each other.
+fn once_each(found: &[Lookalike]) -> impl Iterator<Item = &Lookalike> {
+    let mut said = BTreeSet::new();
+    found.iter().filter(move |one| {
+        let other = one
+            .accepted_as
+            .as_ref()
+            .map_or("", |other| other.id.as_str());
+        let mut pair = [one.id.as_str(), other];
+        pair.sort_unstable();
+        said.insert(pair)
+    })
+}
+
+fn side(place: &Place, id: &str, label: &str) -> Markup {
+    html! {
+        a href=(of_item(place, "item", id)) {
+            img src=(of_item(place, "item/picture", id)) alt="" loading="lazy" width="120" height="120";
+            span.label { (shown(label)) }
+            span.id { (shown(id)) }
+        }
+    }
+}

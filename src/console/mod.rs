@@ -1,0 +1,244 @@
+//! The console: pages for people, made of the calls that programs make. It has no other way in: each page asks
+//! through the gate, within the limits, as the person whose key was shown.
+
+mod ask;
+mod assets;
+mod course;
+mod desks;
+mod frame;
+mod gallery;
+mod labelling;
+mod layout;
+mod pictures;
+mod points;
+mod posted;
+mod problem;
+mod promise;
+mod rates;
+mod scale;
+mod sign_in;
+mod trying;
+mod visitor;
+mod words;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::Extension;
+use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use axum::response::{IntoResponse, Redirect};
+use axum::routing::{get, post};
+use http_body_util::{BodyExt, Collected};
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
+
+use crate::identity::{CallerAccess, Identity, Sessions};
+use desks::Desks;
+use posted::PostedForm;
+use problem::Problem;
+use visitor::{Cookie, Visitor};
+
+/// What answers the calls that pages are made of.
+pub type CallService =
+    BoxCloneSyncService<Request<tonic::body::Body>, Response<tonic::body::Body>, tonic::Status>;
+
+/// Lets a page take what is of the page: no other site, no style and no script but our own.
+const POLICY: &str = "default-src 'none'; img-src 'self' data: blob:; style-src 'self'; script-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+/// With every answer.
+const HEADERS: [(&str, &str); 8] = [
+    ("content-security-policy", POLICY),
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
+    ("referrer-policy", "no-referrer"),
+    ("cross-origin-opener-policy", "same-origin"),
+    ("cross-origin-resource-policy", "same-origin"),
+    (
+        "permissions-policy",
+        "camera=(), microphone=(), geolocation=()",
+    ),
+    ("cache-control", "no-store"),
+];
+
+/// What the console is made of.
+pub struct ConsoleSetup {
+    /// The calls.
+    pub calls: CallService,
+    /// Whether somebody may make the call at a path.
+    pub may: fn(&Identity, &str) -> bool,
+    /// Who is let in.
+    pub access: CallerAccess,
+    /// Where it is reached.
+    pub address: SocketAddr,
+}
+
+/// Who makes a call of a page: put beside the call where it begins, and nothing that comes over the network can
+/// have it.
+#[derive(Clone, Debug)]
+pub struct SignedIn {
+    /// Who it is.
+    pub identity: Identity,
+    /// Where their browser is.
+    pub address: SocketAddr,
+}
+
+/// The connection that a request of a browser came over.
+#[derive(Clone, Debug)]
+pub struct Visit {
+    /// Where the browser is.
+    pub address: SocketAddr,
+    /// The names in its certificate; `None` without one.
+    pub certificate: Option<Arc<[String]>>,
+}
+
+/// What all pages share.
+struct ConsoleState {
+    setup: ConsoleSetup,
+    sessions: Sessions,
+    cookie: Cookie,
+    desks: Desks,
+}
+
+/// The console. Cloning shares it.
+#[derive(Clone)]
+pub struct Console {
+    state: Arc<ConsoleState>,
+    router: Router,
+}
+
+impl Console {
+    /// The console of a server.
+    #[must_use]
+    pub fn new(setup: ConsoleSetup) -> Self {
+        let state = Arc::new(ConsoleState {
+            cookie: Cookie::new(setup.address, setup.access.tls().is_some()),
+            sessions: Sessions::default(),
+            desks: Desks::default(),
+            setup,
+        });
+        Self {
+            state,
+            router: router(),
+        }
+    }
+
+    /// Answers one request.
+    pub async fn answer(&self, request: Request<Bytes>, visit: Visit) -> Response<Bytes> {
+        let answered = self.admitted(request, visit).await;
+        let (mut head, body) = answered
+            .unwrap_or_else(IntoResponse::into_response)
+            .into_parts();
+        for (name, value) in HEADERS {
+            let value = HeaderValue::from_static(value);
+            head.headers.entry(name).or_insert(value);
+        }
+        // It is in memory whole: nothing here streams.
+        let body = body.collect().await.map(Collected::to_bytes);
+        Response::from_parts(head, body.unwrap_or_default())
+    }
+
+    async fn admitted(
+        &self,
+        request: Request<Bytes>,
+        visit: Visit,
+    ) -> Result<Response<Body>, Problem> {
+        let (mut head, body) = request.into_parts();
+        let posts = match head.method {
+            Method::GET | Method::HEAD => false,
+            Method::POST => true,
+            _ => {
+                return Err(Problem::plain(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "pages are read by GET, and forms are sent by POST",
+                ));
+            }
+        };
+        visitor::check_host(&head.headers, &self.state)?;
+        if head.uri.path().starts_with(assets::PATH) {
+            return self.routed(Request::from_parts(head, Body::empty())).await;
+        }
+        let (visitor, cookie) = Visitor::of(&self.state, &head.headers, &visit)?;
+        let signing_in = head.uri.path() == frame::SIGN_IN;
+        if posts {
+            visitor::check_origin(&head.headers)?;
+            let form = PostedForm::read(&head, body).await?;
+            // Who signs in has no session yet.
+            if !signing_in {
+                form.check_token(visitor.as_ref())?;
+            }
+            head.extensions.insert(Arc::new(form));
+        }
+        match visitor {
+            Some(visitor) => {
+                head.extensions.insert(visitor);
+            }
+            None if !signing_in => return Ok(Redirect::to(frame::SIGN_IN).into_response()),
+            None => {}
+        }
+        head.extensions.insert(visit);
+        head.extensions.insert(Arc::clone(&self.state));
+        let mut response = self
+            .routed(Request::from_parts(head, Body::empty()))
+            .await?;
+        if let Some(cookie) = cookie {
+            response.headers_mut().append(header::SET_COOKIE, cookie);
+        }
+        Ok(response)
+    }
+
+    async fn routed(&self, request: Request<Body>) -> Result<Response<Body>, Problem> {
+        let answered = self.router.clone().oneshot(request).await;
+        answered.map_err(|never| match never {})
+    }
+}
+
+fn router() -> Router {
+    Router::new()
+        .route(assets::STYLE, get(assets::style))
+        .route(assets::SCRIPT, get(assets::script))
+        .route("/", get(home))
+        .route(frame::SIGN_IN, get(sign_in::page).post(sign_in::enter))
+        .route(frame::SIGN_OUT, post(sign_in::leave))
+        .route("/d/{deployment}/try", get(trying::page).post(trying::ask))
+        .route("/d/{deployment}/item/picture", get(pictures::of_item))
+        .route(
+            "/d/{deployment}/label",
+            get(labelling::page).post(labelling::answer),
+        )
+        .route("/d/{deployment}/promise", get(promise::page))
+        .route("/d/{deployment}/points", get(points::page))
+        .route("/d/{deployment}/points/activate", post(points::activate))
+        .route("/d/{deployment}/points/roll-back", post(points::roll_back))
+        .route("/d/{deployment}/points/{id}", get(points::one))
+        .route("/d/{deployment}/gallery", get(gallery::page))
+        .route(
+            "/d/{deployment}/gallery/look-alikes",
+            get(gallery::lookalikes),
+        )
+        .route(
+            "/d/{deployment}/gallery/enrol",
+            get(gallery::enrolling).post(gallery::enrol),
+        )
+        .route("/d/{deployment}/gallery/remove", post(gallery::remove))
+        .route("/d/{deployment}/item", get(gallery::one))
+        .route("/d/{deployment}/labels", get(labelling::labels))
+        .route(
+            "/d/{deployment}/decision/{id}/picture",
+            get(labelling::picture),
+        )
+        .route(
+            "/d/{deployment}/decision/{id}/match",
+            get(labelling::matched),
+        )
+        .fallback(nowhere)
+}
+
+async fn home(Extension(visitor): Extension<Visitor>) -> Result<Response<Body>, Problem> {
+    let to = layout::first_page(&visitor).await?;
+    Ok(Redirect::to(&to).into_response())
+}
+
+async fn nowhere() -> Problem {
+    Problem::plain(StatusCode::NOT_FOUND, "there is no such page").with_way_back()
+}

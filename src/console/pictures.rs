@@ -1,0 +1,56 @@
+//! Pictures that are kept, byte for byte as they came, and never as anything but a picture.
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Extension, Path, Query};
+use axum::http::{HeaderValue, Response, header};
+use serde::Deserialize;
+
+use super::problem::Problem;
+use super::visitor::Visitor;
+use matchpoint_client::proto::GetItemRequest;
+
+/// Shown where none is kept.
+const NONE: &str = r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 120 120"><rect width="120" height="120" fill="#8881"/><path d="M40 76l14-18 10 12 8-9 12 15z" fill="none" stroke="#888" stroke-width="2" stroke-linejoin="round"/><circle cx="50" cy="46" r="5" fill="none" stroke="#888" stroke-width="2"/><text x="60" y="100" text-anchor="middle" font-family="sans-serif" font-size="10" fill="#888">no picture kept</text></svg>"##;
+
+/// The types that are enrolled and searched for, by how their files begin.
+const TYPES: [(&[u8], &str); 5] = [
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"GIF8", "image/gif"),
+    (b"BM", "image/bmp"),
+    (b"RIFF", "image/webp"),
+];
+
+/// The answer with a picture, or with one that says that there is none.
+pub(super) fn answer(bytes: Vec<u8>) -> Response<Body> {
+    let found = TYPES.iter().find(|(begins, _)| bytes.starts_with(begins));
+    let (kind, bytes) = match found {
+        Some((_, kind)) => (*kind, Bytes::from(bytes)),
+        None => ("image/svg+xml", Bytes::from_static(NONE.as_bytes())),
+    };
+    let mut response = Response::new(Body::from(bytes));
+    let kind = HeaderValue::from_static(kind);
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+/// Which item a page is about.
+#[derive(Deserialize)]
+pub(super) struct AskedItem {
+    pub(super) id: String,
+}
+
+/// The picture of an item, if it is kept.
+pub(super) async fn of_item(
+    Extension(visitor): Extension<Visitor>,
+    Path(deployment): Path<String>,
+    Query(AskedItem { id }): Query<AskedItem>,
+) -> Result<Response<Body>, Problem> {
+    let request = GetItemRequest {
+        deployment,
+        id,
+        include_embedding: false,
+        include_image: true,
+    };
+    Ok(answer(visitor.get_item(request).await?.image))
+}

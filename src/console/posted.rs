@@ -1,0 +1,96 @@
+//! A form that was sent: its fields, read whole, and held against the session's token before anybody looks at them.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Extension, FromRequest, Multipart};
+use axum::http::{Request, StatusCode, request};
+
+use super::problem::Problem;
+use super::visitor::Visitor;
+
+/// The field that carries the session's token.
+pub(super) const TOKEN: &str = "form_token";
+/// Fields of one form: more than any of ours has.
+const FIELDS_MAX: usize = 32;
+/// Bytes of a field of text: a name of anything, with room.
+const TEXT_BYTES_MAX: usize = 8 << 10;
+
+/// How handlers take it.
+pub(super) type Posted = Extension<Arc<PostedForm>>;
+
+/// The fields by name, in their order.
+#[derive(Debug)]
+pub(super) struct PostedForm(Vec<(String, Bytes)>);
+
+impl PostedForm {
+    /// Reads a form. The body is within `message_bytes_max` already.
+    pub(super) async fn read(head: &request::Parts, body: Bytes) -> Result<Self, Problem> {
+        let unreadable = |text: String| {
+            let message = format!("the form cannot be read: {text}");
+            Problem::plain(StatusCode::BAD_REQUEST, &message)
+        };
+        let mut request = Request::new(Body::from(body));
+        *request.headers_mut() = head.headers.clone();
+        request
+            .extensions_mut()
+            .insert(axum::extract::DefaultBodyLimit::disable());
+        let form = Multipart::from_request(request, &()).await;
+        let mut form = form.map_err(|error| unreadable(error.body_text()))?;
+        let mut fields = Vec::new();
+        loop {
+            let field = form.next_field().await;
+            let Some(field) = field.map_err(|error| unreadable(error.body_text()))? else {
+                return Ok(Self(fields));
+            };
+            if fields.len() == FIELDS_MAX {
+                return Err(unreadable(format!("it has more than {FIELDS_MAX} fields")));
+            }
+            let name = field.name().unwrap_or_default().to_owned();
+            let value = field.bytes().await;
+            fields.push((name, value.map_err(|error| unreadable(error.body_text()))?));
+        }
+    }
+
+    /// Refuses a form that is not of this person's own page.
+    pub(super) fn check_token(&self, visitor: Option<&Visitor>) -> Result<(), Problem> {
+        let sent = self.text(TOKEN).unwrap_or_default();
+        if visitor.is_none_or(|visitor| visitor.session.is_form_token(&sent)) {
+            return Ok(());
+        }
+        let message = "the form is of another session, or of none; go back, load the page again, and send it once more";
+        Err(Problem::plain(StatusCode::FORBIDDEN, message))
+    }
+
+    /// The bytes of a file; `None` where none was picked.
+    pub(super) fn file(&self, name: &str) -> Option<Bytes> {
+        let (_, bytes) = self
+            .0
+            .iter()
+            .find(|(field, bytes)| field == name && !bytes.is_empty())?;
+        Some(bytes.clone())
+    }
+
+    /// A field of text that may not be empty.
+    pub(super) fn required(&self, name: &str, missing: &str) -> Result<String, Problem> {
+        let text = self.text(name)?;
+        if text.is_empty() {
+            return Err(Problem::plain(StatusCode::BAD_REQUEST, missing).with_way_back());
+        }
+        Ok(text)
+    }
+
+    /// A field of text without the space around it; empty where it is not there.
+    pub(super) fn text(&self, name: &str) -> Result<String, Problem> {
+        let Some((_, bytes)) = self.0.iter().find(|(field, _)| field == name) else {
+            return Ok(String::new());
+        };
+        let problem =
+            |what: &str| Problem::plain(StatusCode::BAD_REQUEST, &format!("`{name}` {what}"));
+        if TEXT_BYTES_MAX < bytes.len() {
+            return Err(problem(&format!("is longer than {TEXT_BYTES_MAX} bytes")));
+        }
+        let text = std::str::from_utf8(bytes).map_err(|_not_text| problem("is no text"))?;
+        Ok(text.trim().to_owned())
+    }
+}
