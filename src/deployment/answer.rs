@@ -16,6 +16,8 @@ pub struct SearchAnswer {
     pub decision: Decision,
     /// The nearest items, best first.
     pub hits: Vec<Hit>,
+    /// What was decided on, which is not the first of them where they come from another search.
+    pub decided: Option<Hit>,
     /// What the decision rests on.
     pub basis: DecisionBasis,
     /// A new id for this decision.

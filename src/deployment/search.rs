@@ -95,14 +95,14 @@ impl Deployment {
             gallery_items: view.len(),
             state,
             hits,
+            decided: best.as_ref().map(|found| found.best.clone()),
             timings,
         };
         if !recorded {
             return Ok(answer);
         }
         if live {
-            let score = best.as_ref().map(|found| found.best.score.get());
-            self.count_live(&answer, score, norm);
+            self.count_live(&answer, norm);
         }
         self.monitor.record(DecisionRecord {
             id,
@@ -119,7 +119,7 @@ impl Deployment {
             source,
         });
         if let Some(ticket) = ticket.flatten() {
-            let best = best.as_ref().map(|found| &found.best);
+            let best = answer.decided.as_ref();
             ticket.offer(id, shadow_decision(&active, best, judged));
         }
         Ok(answer)
@@ -316,7 +316,8 @@ impl Deployment {
     }
 
     /// Counts what callers send; canaries have counters of their own.
-    fn count_live(&self, answer: &SearchAnswer, score: Option<f32>, norm: Option<f64>) {
+    fn count_live(&self, answer: &SearchAnswer, norm: Option<f64>) {
+        let score = answer.decided.as_ref().map(|hit| hit.score.get());
         self.count(answer.decision.as_str(), &answer.basis, score);
         if let Some(norm) = norm {
             telemetry::feature_measured(&self.name, norm);

@@ -178,6 +178,10 @@ pub(super) fn search_response(
     answer: SearchAnswer,
     model_fingerprint: &str,
 ) -> proto::SearchResponse {
+    let decided = answer.decided.map(|hit| hit.item);
+    let [decided_item_id, decided_label] = decided
+        .map(|item| [item.id.clone(), item.label.clone()])
+        .unwrap_or_default();
     proto::SearchResponse {
         decision: decision(answer.decision).into(),
         matches: answer.hits.iter().map(matched).collect(),
@@ -188,6 +192,8 @@ pub(super) fn search_response(
         model_fingerprint: model_fingerprint.to_owned(),
         timings: Some(timings(&answer.timings)),
         state: answer.state.to_string(),
+        decided_item_id,
+        decided_label,
     }
 }
 

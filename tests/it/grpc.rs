@@ -1635,6 +1635,20 @@ async fn a_filter_names_what_may_be_found_and_decided_on() {
     running.stop().await;
 }
 
+#[tokio::test]
+async fn what_was_decided_on_is_named_where_it_is_not_shown() {
+    let running = Running::sample(&[]).await;
+    let request = SearchRequest {
+        min_score: Some(1.0),
+        ..image_query(known())
+    };
+    let hidden = search(&running, request).await.unwrap();
+    let shown = hidden.matches.len();
+    assert_eq!((hidden.decision(), shown), (Decision::Accept, 0));
+    assert_eq!(hidden.decided_label, KNOWN.trim_start_matches("images/"));
+    running.stop().await;
+}
+
 /// What an answer says of a review.
 fn reviewed(found: &SearchResponse) -> (bool, Option<f32>, Option<f64>) {
     let basis = found.basis.as_ref().unwrap();

@@ -36,9 +36,7 @@ def serve() -> Iterator[Serve]:
 
 def found(request: Any) -> retrieval_pb2.SearchResponse:
     """The picture's own bytes as the label."""
-    match = decision_pb2.Match(label=request.image.decode(), score=0.5)
-    basis = decision_pb2.DecisionBasis(decision_score=0.5)
-    return retrieval_pb2.SearchResponse(decision=decision_pb2.DECISION_ACCEPT, matches=[match], basis=basis)
+    return retrieval_pb2.SearchResponse(decision=decision_pb2.DECISION_ACCEPT, decided_label=request.image.decode())
 
 
 def in_turn(*replies: Any) -> Callable[[Any], Any]:

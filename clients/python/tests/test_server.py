@@ -89,6 +89,8 @@ def test_options_reach_the_server(client: Any) -> None:
     result = client.search(path, limit=5, filter=f"NOT label = {KNOWN}", one_per_label=True, conditions={"a": "b"})
     assert len(result.matches) == 5 and KNOWN not in [match.label for match in result.matches]
     assert not client.search(path, min_score=1.0, exact=True).matches
+    hidden = client.search(photo(KNOWN, "q2_photometric.jpg"), min_score=1.0)
+    assert (hidden.accepted, hidden.label, hidden.matches, hidden.decided) == (True, KNOWN, (), None)
     with pytest.raises(matchpoint.InvalidRequestError) as raised:
         client.search(path, filter="colour = red")
     assert raised.value.reason == "FILTER_INVALID"

@@ -62,8 +62,14 @@ def accepted() -> matchpoint.SearchResult:
     match = decision_pb2.Match(id="a/1", label="a", score=0.75, metadata={"camera": "front"})
     basis = decision_pb2.DecisionBasis(operating_point_id="op-1", threshold=0.5, target_far=0.01, certified=True)
     basis.within_calibrated_size = True
-    basis.decision_score = 0.75
-    message = retrieval_pb2.SearchResponse(decision=1, matches=[match], basis=basis, decision_id="d")  # type: ignore[arg-type]
+    message = retrieval_pb2.SearchResponse(
+        decision=decision_pb2.DECISION_ACCEPT,
+        matches=[match],
+        basis=basis,
+        decision_id="d",
+        decided_item_id="a/1",
+        decided_label="a",
+    )
     return read(matchpoint.SearchResult, message)
 
 
@@ -87,9 +93,7 @@ def test_what_is_absent_is_none_and_not_zero() -> None:
 
 def test_accepted_is_true_for_accept_alone() -> None:
     for number, decision in enumerate(["UNDECIDED", "ACCEPT", "REJECT", "UNDECIDED", "UNDECIDED"]):
-        match = decision_pb2.Match(label="a", score=0.5)
-        message = retrieval_pb2.SearchResponse(decision=number, matches=[match])  # type: ignore[arg-type]
-        message.basis.decision_score = 0.5
+        message = retrieval_pb2.SearchResponse(decision=number, decided_label="a")  # type: ignore[arg-type]
         result = read(matchpoint.SearchResult, message)
         # 0 is never sent, and 4 is of a server that is newer than this client.
         assert result.decision is matchpoint.Decision(decision)
@@ -97,21 +101,16 @@ def test_accepted_is_true_for_accept_alone() -> None:
         assert result.label == result.answer.label == ("a" if number == 1 else None)
 
 
-def test_the_label_is_that_of_the_match_that_was_decided_on() -> None:
+def test_the_label_is_that_of_the_item_that_was_decided_on() -> None:
     scores = {"a": 0.9, "b": 0.8, "c": 0.3}
-    near, decided, far = (decision_pb2.Match(label=label, score=score) for label, score in scores.items())
+    near, decided, far = (decision_pb2.Match(id=name, label=name, score=score) for name, score in scores.items())
     # A search that was wider than the decision's, one that was narrower, and a match that was not asked for.
-    for matches, label in (([near, decided, far], "b"), ([far], None), ([], None)):
+    for matches in ([near, decided, far], [far], []):
         message = retrieval_pb2.SearchResponse(matches=matches, decision=decision_pb2.DECISION_ACCEPT)
-        message.basis.decision_score = decided.score
+        message.decided_item_id, message.decided_label = "b", "b"
         result = read(matchpoint.SearchResult, message)
-        assert result.accepted and result.label == result.answer.label == label
-    # An adjusted score does not tell, unless there was one search for both.
-    message = retrieval_pb2.SearchResponse(matches=[near], decision=decision_pb2.DECISION_ACCEPT)
-    message.basis.adjustment, message.basis.decision_score = "AS-norm", 4.5
-    options: list[tuple[matchpoint.SearchOptions, str | None]] = [({"exact": True}, None), ({"limit": 3}, "a")]
-    for given, label in options:
-        assert _calls.search("", Payload("x", image=b"x"), given).read(message).label == label
+        assert result.accepted and result.label == result.answer.label == result.answer.item_id == "b"
+        assert result.decided == (read(matchpoint.Match, decided) if decided in matches else None)
 
 
 def test_a_result_is_not_taken_for_a_yes_by_being_there() -> None:

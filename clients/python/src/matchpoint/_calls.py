@@ -85,6 +85,8 @@ class SearchOptions(TypedDict, total=False):
     """Return no match with a lower score. Does not influence the decision."""
     ef_search: int
     """Length of the candidate list of an approximate search, 1 to 4096; the index's own if left out."""
+    expect_state: str
+    """The `state` that is to decide; a NotPossibleError (STATE_MISMATCH) if another one would."""
     conditions: Mapping[str, str]
     """What is known of the query beside what it shows, such as `camera` = `gate`."""
 
@@ -147,10 +149,6 @@ _INFO = method("ServerService.GetServerInfo")
 CALIBRATE = method("CalibrationService.Calibrate", stream=True)
 
 
-# With these the matches may come from another search than the decision.
-_ANOTHER_SEARCH = {"exact", "ef_search", "one_per_label"}
-
-
 def _as_is(message: Any) -> Any:
     return message
 
@@ -190,15 +188,7 @@ def search(deployment: str, given: Payload, options: SearchOptions) -> Call[Sear
     request = retrieval_pb2.SearchRequest(deployment=deployment)
     _set_options(request, options, SearchOptions, "a search")
     _put(request, given)
-
-    def answered(message: Any) -> SearchResult:
-        result = read(SearchResult, message)
-        if result.basis.adjustment is not None and _ANOTHER_SEARCH & {name for name, value in options.items() if value}:
-            # Scores that are adjusted do not tell which match they are of, and it may not be the first.
-            return replace(result, decided=None)
-        return result
-
-    return Call(_SEARCH, request, answered, f"search for {given.name}")
+    return Call(_SEARCH, request, lambda message: read(SearchResult, message), f"search for {given.name}")
 
 
 def verify(deployment: str, given: Payload, other: Payload | None, item_id: str | None) -> Call[VerifyResult]:

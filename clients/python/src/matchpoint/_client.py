@@ -141,8 +141,8 @@ class Deployment:
     ) -> SearchResult:
         """Finds the items nearest to a picture or vector, and decides whether the best one is the same thing.
 
-        Options: `limit` (10), `filter`, `one_per_label`, `min_score`, `exact`, `ef_search`, `conditions`; see
-        `SearchOptions`. None of them influences the decision but `filter`.
+        Options: `limit` (10), `filter`, `one_per_label`, `min_score`, `exact`, `ef_search`, `conditions`,
+        `expect_state`; see `SearchOptions`. None of them influences the decision but `filter`.
         """
         return self._connection.run(_calls.search(self._name, payload(query), options), timeout)
 

@@ -193,7 +193,7 @@ class Answer(_Decided):
     item_id: str | None
     """The item that was accepted; None unless ACCEPT."""
     score: float | None
-    """Cosine similarity of the best match, accepted or not; None if nothing was found."""
+    """Cosine similarity of the best match, accepted or not; None if nothing was found, or the options leave it out."""
     threshold: float | None
     """The threshold used; None when UNDECIDED."""
     operating_point_id: str | None
@@ -207,17 +207,9 @@ class Answer(_Decided):
 
 
 def _decided(message: Any) -> Match | None:
-    """The match that was decided on, found by its score where that is what was compared.
-
-    The decision rests on a search of its own where the caller's is wider or narrower (`exact`, `ef_search`,
-    `one_per_label`, a large `limit`), so the first match may be another item.
-    """
-    if message.basis.HasField("adjustment"):
-        return read(Match, message.matches[0]) if message.matches else None
-    if not message.basis.HasField("decision_score"):
-        return None
-    score = message.basis.decision_score
-    return next((read(Match, one) for one in message.matches if one.score == score), None)
+    """The match that was decided on, which need not be the first."""
+    id = message.decided_item_id
+    return next((read(Match, one) for one in message.matches if one.id == id), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,11 +230,16 @@ class SearchResult(_Decided):
     """Number of items that it held."""
     model_fingerprint: str
     """Which model embedded the query."""
+    state: str | None
+    """What decided: items, model, index and operating point. Replicas of one state decide alike."""
     timings: Timings
     """Where the time went."""
+    decided_item_id: str | None
+    """The item that the decision is about: the best of the search that it rests on; None if nothing was found."""
+    decided_label: str | None
+    """The label of that item, accepted or not: `label` is for what was accepted."""
     decided: Match | None
-    """The match that the decision is about: the best one. None when UNDECIDED, if nothing was found, and if the options
-    leave it out of `matches` or do not tell which it is."""
+    """The match of that item; None if the options leave it out of `matches`."""
 
     _READERS: ClassVar[Mapping[str, Callable[[Any], Any]]] = {"decided": _decided}
 
@@ -253,18 +250,17 @@ class SearchResult(_Decided):
 
     @property
     def label(self) -> str | None:
-        """The label that was accepted; None unless ACCEPT, and without `decided`."""
-        return self.decided.label if self.accepted and self.decided is not None else None
+        """The label that was accepted; None unless ACCEPT."""
+        return self.decided_label if self.accepted else None
 
     @property
     def answer(self) -> Answer:
         """The decision alone."""
-        found = self.decided or self.best
         return Answer(
             decision=self.decision,
             label=self.label,
-            item_id=self.decided.id if self.accepted and self.decided is not None else None,
-            score=found.score if found is not None else None,
+            item_id=self.decided_item_id if self.accepted else None,
+            score=self.decided.score if self.decided is not None else None,
             threshold=self.basis.threshold,
             operating_point_id=self.basis.operating_point_id,
             undecided_reason=self.basis.undecided_reason,
@@ -273,8 +269,8 @@ class SearchResult(_Decided):
         )
 
     def __str__(self) -> str:
-        one = self.decided or self.best
-        found = f"{one.label} ({one.id}) at {one.score:.4f}" if one is not None else "no match is shown"
+        at = f" at {self.decided.score:.4f}" if self.decided is not None else ""
+        found = f"{self.decided_label} ({self.decided_item_id}){at}" if self.decided_item_id else "nothing was found"
         return f"{self.decision}: {found}; {self.basis}"
 
 
@@ -294,6 +290,8 @@ class VerifyResult(_Decided):
     """Number of the gallery's state that was used."""
     model_fingerprint: str
     """Which model embedded both."""
+    state: str | None
+    """What decided, as in `SearchResult`."""
     timings: Timings
     """Where the time went."""
 
@@ -576,6 +574,8 @@ class DeploymentInfo:
     """As in `Basis`."""
     items_removed: int | None
     """Number of items of the calibration that were removed or changed since."""
+    state: str | None
+    """What decides, as in `SearchResult`."""
     traffic_alarm: str | None
     """The alarm that searches are not like those of the calibration, in words."""
 
