@@ -147,6 +147,8 @@ _BY_REASON: Mapping[str, type[MatchpointError]] = {
     "ITEM_NOT_FOUND": ItemNotFoundError,
     "OPERATING_POINT_NOT_FOUND": OperatingPointNotFoundError,
     "VECTOR_INVALID": VectorError,
+    # The journal that has it is of another server; the text names it.
+    "WRONG_REPLICA": DecisionNotFoundError,
     "WRONG_REPLICA": DecisionNotFoundError,
 }
 
