@@ -1,6 +1,6 @@
 //! `matchpoint calibrate`: a threshold that keeps what it promises, or a refusal.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -18,9 +18,10 @@ use super::left_out::LeftOut;
 use super::listing::ExcludeFlags;
 use super::menu::{self, MenuReport};
 use super::operating_point_text::{Refusal, describe, refusal_text};
-use super::output::{Output, table};
+use super::output::{self, Output, Shown, ShownFlags, table};
 use super::output_file::OutputFile;
 use super::pictures::Pictures;
+use super::point_summary::{self, PointInWords};
 use super::progress::ItemProgress;
 use super::server_address::{ServerChoice, name_of};
 use super::target_flags::TargetFlags;
@@ -161,9 +162,8 @@ pub(super) struct Calibrate {
     /// Change nothing, only say what would come out
     #[arg(long)]
     dry_run: bool,
-    /// Print the outcome as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    shown: ShownFlags,
     #[command(flatten)]
     engine: EngineFlags,
 }
@@ -286,9 +286,12 @@ impl Calibrate {
                 settings: settings.threshold,
                 scope,
             };
-            return self
-                .arrays
-                .run(&wanted, &self.fitted, file.as_ref(), self.json);
+            return self.arrays.run(
+                &wanted,
+                &self.fitted,
+                file.as_ref(),
+                self.shown(file.is_some()),
+            );
         };
         let access = if self.dry_run {
             Access::ReadOnly
@@ -312,8 +315,9 @@ impl Calibrate {
             engine: &engine,
         };
         let (report, page) = calibrate(&request)?;
-        let output = Output::new(self.json);
-        output.result(&report, text)?;
+        let output = Output::new(self.shown.json);
+        let shown = self.shown(file.is_some());
+        output.result(&report, |report| text(report, folder, shown))?;
         if let Some(file) = file {
             file.write_page(output, &page)?;
         }
@@ -326,6 +330,14 @@ impl Calibrate {
 }
 
 impl Calibrate {
+    fn shown(&self, has_report: bool) -> Shown {
+        Shown {
+            json: self.shown.json,
+            verbose: self.shown.verbose,
+            has_report,
+        }
+    }
+
     /// What is asked for, as a request to a server.
     fn served(self) -> anyhow::Result<ServedCalibration> {
         let Some(target) = self.target.target()? else {
@@ -333,6 +345,7 @@ impl Calibrate {
             return Err(fail(Exit::Usage, message));
         };
         self.refuse_mutual_mates(target)?;
+        let shown = self.shown(false);
         let deployment = self.deployment.as_deref().map_or(Ok(""), name_of)?;
         let sources = self.sources()?;
         if let (Some(sources), Some(list)) = (&sources, &self.fitted.fitted_on) {
@@ -366,7 +379,7 @@ impl Calibrate {
         Ok(ServedCalibration {
             settings,
             sources,
-            json: self.json,
+            shown,
         })
     }
 
@@ -419,7 +432,9 @@ impl Calibrate {
                 seed,
                 assured,
             };
-            return self.arrays.menu(&wanted, &self.fitted, page, self.json);
+            return self
+                .arrays
+                .menu(&wanted, &self.fitted, page, self.shown.json);
         };
         let sources = self.sources()?;
         let model = self.model.clone();
@@ -456,7 +471,7 @@ impl Calibrate {
                 not_compared: gathered.not_compared,
             },
         };
-        menu::show(deployment.name(), &report, page, self.json)
+        menu::show(deployment.name(), &report, page, self.shown.json)
     }
 
     /// The command that chooses, but for the target.
@@ -664,33 +679,43 @@ fn searched(
     labelled_search::run(deployment, sources, masked, engine)
 }
 
-fn text(report: &CalibrationReport) -> String {
+fn text(report: &CalibrationReport, folder: &Path, shown: Shown) -> String {
     let mut text = String::new();
-    for one in &report.failed {
-        text.push_str(&format!("failed: {one}\n"));
+    if let Some(refusal) = &report.refusal {
+        text.push_str(&refusal_text(refusal));
     }
-    text.push_str(&table(&report.left_out.rows()));
+    if let (Some(id), Some(content)) = (&report.operating_point, &report.content) {
+        let heading = point_summary::heading(id, report.active);
+        text.push_str(&PointInWords::of(heading, content).text());
+    }
+    text.push_str(&output::failed(&report.failed, shown.verbose));
+    text.push_str(&report.doubts().text());
+    if shown.verbose {
+        text.push_str(&details(report));
+    }
+    if report.refusal.is_none() {
+        let evaluate = format!(
+            "matchpoint evaluate {} --queries SOURCE, with labels that had no part in this",
+            folder.display()
+        );
+        text.push_str(&point_summary::next(report.active, &evaluate, shown));
+    }
+    text
+}
+
+/// Every figure.
+fn details(report: &CalibrationReport) -> String {
+    let mut rows = report.left_out.rows();
     if 0 < report.fitted {
         let fitted = format!(
             "{} queries that the head was fitted to, left out",
             report.fitted
         );
-        text.push_str(&table(&[("fitted", fitted)]));
+        rows.push(("fitted", fitted));
     }
-    text.push_str(&report.doubts().text());
-    if let Some(refusal) = &report.refusal {
-        text.push_str(&refusal_text(refusal));
-    }
-    if let (Some(id), Some(content)) = (&report.operating_point, &report.content) {
-        let state = if report.active {
-            "active now"
-        } else {
-            "dry run, not saved"
-        };
-        text.push_str(&format!(
-            "operating point {id} ({state})\n{}",
-            describe(content)
-        ));
+    let mut text = table(&rows);
+    if let Some(content) = &report.content {
+        text.push_str(&describe(content));
     }
     if let Some(found) = &report.analysis {
         let target = report.content.as_ref().and_then(Content::target_far);

@@ -8,7 +8,8 @@ use super::exit::Exit;
 use super::image_sources::{ImageSource, ImageSources};
 use super::left_out::LeftOut;
 use super::operating_point_text::{Refusal, refusal_text};
-use super::output::{self, Output, table};
+use super::output::{self, Output, Shown, table};
+use super::point_summary::{self, PointInWords};
 use super::progress::SharedProgress;
 use super::runtime::single_threaded;
 use super::served_point::describe;
@@ -32,7 +33,7 @@ pub(super) struct ServedCalibration {
     pub(super) settings: CalibrationSettings,
     /// Labelled queries; the gallery's own items without.
     pub(super) sources: Option<ImageSources>,
-    pub(super) json: bool,
+    pub(super) shown: Shown,
 }
 
 /// What it came to, under the keys of a calibration here.
@@ -53,9 +54,9 @@ struct ServedReport {
 
 impl ServedCalibration {
     pub(super) fn run(self, server: &ServerAddress) -> anyhow::Result<Exit> {
-        let output = Output::new(self.json);
+        let (shown, name) = (self.shown, self.settings.deployment.clone());
         let report = single_threaded()?.block_on(self.ask(server))?;
-        output.result(&report, text)?;
+        Output::new(shown.json).result(&report, |report| text(report, &name, shown))?;
         Ok(match (&report.refusal, report.failed.is_empty()) {
             (Some(_), _) => Exit::Underpowered,
             (None, false) => Exit::SomeFailed,
@@ -254,29 +255,31 @@ pub(super) fn remedy(choice: &RemedyChoice) -> RemedyMessage {
     }
 }
 
-fn text(report: &ServedReport) -> String {
+fn text(report: &ServedReport, name: &str, shown: Shown) -> String {
     let mut text = String::new();
-    for one in &report.failed {
-        text.push_str(&format!("failed: {one}\n"));
+    if let Some(refusal) = &report.refusal {
+        text.push_str(&refusal_text(refusal));
     }
+    if let Some(point) = &report.point {
+        let heading = point_summary::heading(&point.id, report.active);
+        text.push_str(&PointInWords::of_served(heading, point).text());
+    }
+    text.push_str(&output::failed(&report.failed, shown.verbose));
     let listed = report.queries.failed.len() as u64;
     if listed < report.queries.failed_total {
         let more = report.queries.failed_total - listed;
         text.push_str(&format!("failed: and {more} more\n"));
     }
-    text.push_str(&table(&report.left_out.rows()));
     text.push_str(&doubts(&report.queries));
-    if let Some(refusal) = &report.refusal {
-        text.push_str(&refusal_text(refusal));
+    if shown.verbose {
+        text.push_str(&table(&report.left_out.rows()));
+        text.push_str(&report.point.as_ref().map_or_else(String::new, describe));
     }
-    if let Some(point) = &report.point {
-        let state = if report.active {
-            "active now"
-        } else {
-            "dry run, not saved"
-        };
-        let heading = format!("operating point {} ({state})\n", point.id);
-        text.push_str(&(heading + &describe(point)));
+    if report.refusal.is_none() {
+        let watch = format!(
+            "matchpoint drift report --deployment {name} says whether it is kept in service"
+        );
+        text.push_str(&point_summary::next(report.active, &watch, shown));
     }
     text
 }

@@ -14,9 +14,10 @@ use super::head::StoredHead;
 use super::left_out::LeftOut;
 use super::menu::{self, MenuReport};
 use super::operating_point_text::{Refusal, describe, refusal_text};
-use super::output::{Output, table};
+use super::output::{Output, Shown, table};
 use super::output_file::OutputFile;
 use super::pictures::Pictures;
+use super::point_summary::PointInWords;
 use super::progress::SharedProgress;
 use super::report_model::{Findings, Outline};
 use crate::clock::now_rfc_3339;
@@ -204,7 +205,7 @@ impl VectorFlags {
         wanted: &VectorSettings,
         fitted: &FittedFlags,
         report: Option<&OutputFile>,
-        json: bool,
+        shown: Shown,
     ) -> anyhow::Result<Exit> {
         let ReadVectors {
             source,
@@ -224,8 +225,8 @@ impl VectorFlags {
                 outcome.0.left_out.pass(role.as_str());
             }
         }
-        let output = Output::new(json);
-        output.result(&outcome.0, text)?;
+        let output = Output::new(shown.json);
+        output.result(&outcome.0, |outcome| text(outcome, shown))?;
         if let Some(file) = report {
             file.write_page(output, &outcome.1)?;
         }
@@ -430,7 +431,15 @@ fn calibrate(
     Ok((report, page))
 }
 
-fn text(report: &VectorsReport) -> String {
+fn text(report: &VectorsReport, shown: Shown) -> String {
+    let mut text = String::new();
+    if let Some(refusal) = &report.refusal {
+        text.push_str(&refusal_text(refusal));
+    }
+    if let Some(content) = &report.content {
+        let heading = "operating point of plain vectors".to_owned();
+        text.push_str(&PointInWords::of(heading, content).text());
+    }
     let doubts = Doubts {
         alike: &report.alike,
         copies: &report.copies,
@@ -440,7 +449,20 @@ fn text(report: &VectorsReport) -> String {
         crowded: report.crowded.as_ref(),
         not_compared: report.not_compared,
     };
-    let mut text = doubts.text();
+    text.push_str(&doubts.text());
+    if shown.verbose {
+        text.push_str(&details(report));
+    }
+    if report.refusal.is_none() {
+        let hint = shown.hint();
+        text.push_str(&hint.map_or_else(String::new, |hint| format!("{hint}\n")));
+    }
+    text
+}
+
+/// Every figure.
+fn details(report: &VectorsReport) -> String {
+    let mut text = String::new();
     text.push_str(&table(&[(
         "vectors",
         format!(
@@ -456,9 +478,6 @@ fn text(report: &VectorsReport) -> String {
         ),
     )]));
     text.push_str(&table(&report.left_out.rows()));
-    if let Some(refusal) = &report.refusal {
-        text.push_str(&refusal_text(refusal));
-    }
     if let Some(content) = &report.content {
         text.push_str("search level (FPIR and FNIR)\n");
         text.push_str(&describe(content));

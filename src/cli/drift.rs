@@ -73,6 +73,9 @@ struct DriftReportArgs {
     /// Write it as a page too
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Show every finding and figure
+    #[arg(long, short, conflicts_with = "json")]
+    verbose: bool,
     /// Several servers that decide by one operating point, with commas between them: their evidence is
     /// multiplied, so that an alarm of all is false with a probability of at most `alarm_delta` for all
     #[arg(long, value_name = "URLS", value_delimiter = ',', conflicts_with_all = ["html", "operating_point"])]
@@ -85,6 +88,7 @@ impl DriftArgs {
             at,
             operating_point,
             html,
+            verbose,
             servers,
         } = match self.command {
             DriftCommand::Report(report) => report,
@@ -106,7 +110,7 @@ impl DriftArgs {
             let page = matchpoint_report::drift::render(&page(&found, &at.deployment));
             file.write(|file| file.write_all(page.as_bytes()))?;
         }
-        Output::new(at.json).result(&found, text)?;
+        Output::new(at.json).result(&found, if verbose { text } else { summary })?;
         Ok(Exit::Done)
     }
 }
@@ -300,11 +304,45 @@ fn since(found: &GetDriftResponse) -> String {
     )
 }
 
-/// The report as text.
+/// The report as text: what is known of both rates, what needs somebody, and what to do.
+pub(super) fn summary(found: &GetDriftResponse) -> String {
+    /// Findings that are told; --verbose has all.
+    const URGENT: usize = 2;
+    if found.operating_point_id.is_empty() {
+        return NOTHING_VALID.to_owned();
+    }
+    let mut text = format!(
+        "operating point {}: {} of {} sampled decisions are labelled\n",
+        found.operating_point_id, found.annotated, found.sampled
+    );
+    for (name, subject, rate) in [("FAR", "far", found.far), ("FRR", "frr", found.frr)] {
+        let of = found.findings.iter().find(|one| one.subject == subject);
+        let verdict = of.map_or(Verdict::Unknown, Finding::verdict).name();
+        text.push_str(&format!("  {name} {verdict:<8} {}\n", rate_text(rate)));
+    }
+    let urgent = |one: &&Finding| matches!(one.verdict(), Verdict::Broken | Verdict::Warning);
+    for one in found.findings.iter().filter(urgent).take(URGENT) {
+        let bullet = format!("  {:<8} ", one.verdict().name());
+        text.push_str(&wrapped(&one.summary, &bullet));
+    }
+    let mut asked = found.findings.iter().map(|one| one.recommendation.as_str());
+    if let Some(next) = asked.find(|one| !one.is_empty()) {
+        text.push_str(&wrapped(next, "next: "));
+    }
+    text.push_str(&format!(
+        "all {} findings, and every figure: --verbose\n",
+        found.findings.len()
+    ));
+    text
+}
+
+const NOTHING_VALID: &str =
+    "No operating point is valid here, so nothing is accepted and nothing is promised.";
+
+/// Every finding and figure as text.
 pub(super) fn text(found: &GetDriftResponse) -> String {
     if found.operating_point_id.is_empty() {
-        return "No operating point is valid here, so nothing is accepted and nothing is promised."
-            .to_owned();
+        return NOTHING_VALID.to_owned();
     }
     let mut text = format!("operating point {}\n", found.operating_point_id);
     if let Some(reset) = found.resets.last() {
@@ -409,11 +447,11 @@ pub(super) fn rate_text(rate: Option<AuditedRate>) -> String {
         || "not known".to_owned(),
         |rate| {
             format!(
-                "{} [{} .. {} at {:.0} %], {} labels, {} of them errors",
+                "{} [{} .. {} at {}], {} labels, {} of them errors",
                 percent(rate.rate),
                 percent(rate.lower),
                 percent(rate.upper),
-                100.0 * rate.confidence,
+                percent(rate.confidence),
                 rate.annotated_trials,
                 rate.annotated_errors
             )

@@ -8,10 +8,11 @@ use serde::Serialize;
 use super::alike::{self, LabelFlags};
 use super::exit::{Exit, fail};
 use super::image_sources::{ImageSources, Purpose};
+use super::in_words::{OfMany, rests_on};
 use super::labelled_search::{self, Probes};
 use super::left_out::LeftOut;
 use super::listing::ExcludeFlags;
-use super::output::{Output, rate, table};
+use super::output::{self, Output, ShownFlags, above_target, as_measured, percent, rate, table};
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{DeploymentEvaluation, MaskedSearches, RefusedItem, labels_that_chose};
 use crate::telemetry;
@@ -48,9 +49,8 @@ pub(super) struct Evaluate {
     /// The model's folder, where it is not the recorded one
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Print the outcome as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    shown: ShownFlags,
     #[command(flatten)]
     engine: EngineFlags,
 }
@@ -97,7 +97,8 @@ impl Evaluate {
             left_out: sources.left_out,
             alike,
         };
-        Output::new(self.json).result(&report, text)?;
+        let verbose = self.shown.verbose;
+        Output::new(self.shown.json).result(&report, |report| text(report, verbose))?;
         Ok(if report.failed.is_empty() {
             Exit::Done
         } else {
@@ -106,16 +107,75 @@ impl Evaluate {
     }
 }
 
-fn text(report: &EvaluationReport) -> String {
-    let mut text = String::new();
-    for one in &report.failed {
-        text.push_str(&format!("failed: {one}\n"));
-    }
+fn text(report: &EvaluationReport, verbose: bool) -> String {
+    let mut text = summary(&report.evaluation);
+    text.push_str(&output::failed(&report.failed, verbose));
     text.push_str(&alike::warning(&report.alike));
+    if verbose {
+        text.push_str(&details(report));
+    } else {
+        text.push_str("every figure: --verbose\n");
+    }
+    text
+}
+
+/// What it comes to, in words.
+fn summary(found: &DeploymentEvaluation) -> String {
+    let mut text = format!("{}: ", found.deployment);
+    match (&found.operating_point, found.threshold) {
+        (Some(point), Some(threshold)) => {
+            text.push_str(&format!("{point} accepts from score {threshold:.4}\n"));
+        }
+        _ => text.push_str(
+            "there is no valid operating point, so nothing is decided; run `matchpoint calibrate`\n",
+        ),
+    }
+    let many = found
+        .target_far
+        .map_or_else(OfMany::default, OfMany::that_shows);
+    if let Some(far) = found.far.as_ref().map(as_measured) {
+        let asked = found.target_far.map_or_else(String::new, |target| {
+            format!(", and at most {} are to", many.part(target))
+        });
+        text.push_str(&format!(
+            "  Of {} strangers {} got in{asked} ({})\n",
+            many.all(),
+            many.part(far.rate),
+            rests_on(&far)
+        ));
+    }
+    let known = OfMany::default();
+    if let Some(frr) = found.frr.as_ref().map(as_measured) {
+        text.push_str(&format!(
+            "  Of {} known things {} were turned away, or taken for another ({})\n",
+            known.all(),
+            known.part(frr.rate),
+            rests_on(&frr)
+        ));
+    }
+    if let Some(first) = found.recall_at_1.as_ref().map(as_measured) {
+        text.push_str(&format!(
+            "  The right label comes first in {}\n",
+            rests_on(&first)
+        ));
+    }
+    if let Some(above) = above_target(found.far.as_ref(), found.target_far) {
+        text.push_str(&format!("  {above}\n"));
+    }
+    text.push_str(&format!(
+        "  {:.1} queries a second on all workers\n",
+        found.queries_per_second
+    ));
+    text
+}
+
+/// Every figure.
+fn details(report: &EvaluationReport) -> String {
+    let mut text = String::new();
     let found = &report.evaluation;
     let recall_at_5 = found
         .recall_at_5
-        .map_or_else(|| "unknown".to_owned(), super::output::percent);
+        .map_or_else(|| "unknown".to_owned(), percent);
     let ms = |stage: [f64; 2]| format!("{:.2} / {:.2}", stage[0], stage[1]);
     let latency = &found.latency_ms;
     let mut rows = vec![
@@ -160,9 +220,9 @@ fn text(report: &EvaluationReport) -> String {
         format!("{:.1} queries/s on all workers", found.queries_per_second),
     ));
     text.push_str(&format!(
-        "{} ({:.0} % intervals over labels)\n",
+        "{} ({} intervals over labels)\n",
         found.deployment,
-        Confidence::DISPLAY.get() * 100.0
+        percent(Confidence::DISPLAY.get())
     ));
     text.push_str(&table(&rows));
     text.push_str(&super::analysis_text::conditions_text(

@@ -136,7 +136,7 @@ fn groups(worst: &WorstGroup) -> Vec<(&'static str, String)> {
 }
 
 /// What goes to a person, and what is promised of the rest.
-fn review(band: &ReviewBand, accept: Threshold) -> String {
+pub(super) fn review(band: &ReviewBand, accept: Threshold) -> String {
     let (low, target) = (band.unseen.threshold, band.unseen.target);
     let promised = format!(
         "at most {} of mated searches are rejected unseen or accepted with a wrong label, at {} confidence",

@@ -4,8 +4,11 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::colours::coloured;
+use crate::deployment::RefusedItem;
 use crate::telemetry::{escaped_json, escaped_lines};
 use matchpoint_calibration::rates::Rate;
+pub(super) use matchpoint_calibration::rates::percent;
 use matchpoint_client::proto::MeasuredRate;
 
 /// How results are printed.
@@ -25,16 +28,15 @@ impl Output {
         value: &T,
         text: impl FnOnce(&T) -> String,
     ) -> anyhow::Result<()> {
+        let end = |text: &str| if text.ends_with('\n') { "" } else { "\n" };
         // Names of files and labels are others' text.
-        let mut printed = if self.json {
-            escaped_json(&serde_json::to_string_pretty(value)?).into_owned()
-        } else {
-            escaped_lines(&text(value)).into_owned()
-        };
-        if !printed.ends_with('\n') {
-            printed.push('\n');
+        if self.json {
+            let printed = serde_json::to_string_pretty(value)?;
+            return raw(format!("{}\n", escaped_json(&printed)).as_bytes());
         }
-        line(io::stdout().lock().write_all(printed.as_bytes()))
+        let text = text(value);
+        let printed = coloured(&escaped_lines(&text)) + end(&text);
+        line(anstream::stdout().lock().write_all(printed.as_bytes()))
     }
 
     /// Prints what a person wants to know on the way.
@@ -43,9 +45,58 @@ impl Output {
             error(text);
         } else {
             // A reader who has seen enough is no error.
-            drop(writeln!(io::stdout().lock(), "{}", escaped_lines(text)));
+            let printed = coloured(&escaped_lines(text)) + "\n";
+            drop(anstream::stdout().lock().write_all(printed.as_bytes()));
         }
     }
+}
+
+/// How a result is printed.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct ShownFlags {
+    /// Show every figure
+    #[arg(long, short, conflicts_with = "json")]
+    pub(super) verbose: bool,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// How much of a result is shown.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shown {
+    pub(super) json: bool,
+    /// Every figure, not only what there is to decide by.
+    pub(super) verbose: bool,
+    /// Whether it is all in a report, too.
+    pub(super) has_report: bool,
+}
+
+impl Shown {
+    /// Where the other figures are.
+    pub(super) fn hint(self) -> Option<&'static str> {
+        let hidden = !self.verbose && !self.has_report;
+        hidden.then_some("every figure: --verbose")
+    }
+}
+
+/// Names what could not be used; all of it, or the first of it.
+pub(super) fn failed(items: &[RefusedItem], all: bool) -> String {
+    /// More would hide the result.
+    const SHOWN: usize = 5;
+    let shown = if all { items.len() } else { SHOWN };
+    let mut text: String = items
+        .iter()
+        .take(shown)
+        .map(|one| format!("failed: {one}\n"))
+        .collect();
+    if shown < items.len() {
+        let rest = items.len() - shown;
+        text.push_str(&format!(
+            "failed: {rest} more, which --verbose and --json name\n"
+        ));
+    }
+    text
 }
 
 /// Prints what is no text for a person, byte by byte.
@@ -55,7 +106,8 @@ pub(super) fn raw(bytes: &[u8]) -> anyhow::Result<()> {
 
 /// Prints a line to standard error.
 pub(super) fn error(text: &str) {
-    drop(writeln!(io::stderr().lock(), "{}", escaped_lines(text)));
+    let printed = coloured(&escaped_lines(text)) + "\n";
+    drop(anstream::stderr().lock().write_all(printed.as_bytes()));
 }
 
 /// A closed pipe on the other side is how `head` ends, not a failure.
@@ -80,29 +132,21 @@ pub(super) fn table(rows: &[(&str, String)]) -> String {
     text
 }
 
-/// A share as a percentage with as many digits as it takes to see it.
-pub(super) fn percent(share: f64) -> String {
-    let value = share * 100.0;
-    if value == 0.0 || 10.0 <= value {
-        format!("{value:.1} %")
-    } else if 0.1 <= value {
-        format!("{value:.2} %")
-    } else {
-        format!("{value:.2e} %")
-    }
-}
-
 /// A rate with its interval and what it rests on.
 pub(super) fn rate(rate: Option<&Rate>) -> String {
-    let rate = rate.map(|rate| MeasuredRate {
+    measured(rate.map(as_measured).as_ref())
+}
+
+/// A rate as a server would tell of it.
+pub(super) fn as_measured(rate: &Rate) -> MeasuredRate {
+    MeasuredRate {
         rate: rate.estimate,
         lower: rate.interval.lower,
         upper: rate.interval.upper,
         confidence: rate.interval.confidence.get(),
         trials: rate.count.trials(),
         labels: rate.labels,
-    });
-    measured(rate.as_ref())
+    }
 }
 
 /// The same, of a server's.
@@ -111,11 +155,11 @@ pub(super) fn measured(rate: Option<&MeasuredRate>) -> String {
         return "unknown: no such searches".to_owned();
     };
     format!(
-        "{} [{} .. {} at {:.0} %], {:.0} of {} searches, {} labels",
+        "{} [{} .. {} at {}], {:.0} of {} searches, {} labels",
         percent(rate.rate),
         percent(rate.lower),
         percent(rate.upper),
-        rate.confidence * 100.0,
+        percent(rate.confidence),
         rate.rate * f64::from(u32::try_from(rate.trials).unwrap_or(u32::MAX)),
         rate.trials,
         rate.labels,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::exit::Exit;
-use super::output::{self, Output, percent};
+use super::output::{self, Output, ShownFlags, percent};
 use super::server_address::ServerAddress;
 use crate::files::read_file;
 use crate::telemetry;
@@ -57,9 +57,8 @@ pub(super) struct SearchArgs {
     /// The state that is to decide, as `matchpoint status` shows it; another one is refused
     #[arg(long, value_name = "STATE", default_value = "")]
     expect_state: String,
-    /// Print the answers as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    shown: ShownFlags,
 }
 
 fn condition(text: &str) -> Result<(String, String), String> {
@@ -83,8 +82,11 @@ impl SearchArgs {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let answers = super::runtime::single_threaded()?.block_on(self.ask())?;
         let failed = answers.iter().any(|answer| answer.error.is_some());
-        Output::new(self.json).result(&answers, |answers| {
-            answers.iter().map(text).collect::<Vec<_>>().join("\n")
+        Output::new(self.shown.json).result(&answers, |answers| {
+            let text = answers
+                .iter()
+                .map(|answer| text(answer, self.shown.verbose));
+            text.collect::<Vec<_>>().join("\n")
         })?;
         Ok(if failed { Exit::SomeFailed } else { Exit::Done })
     }
@@ -126,11 +128,18 @@ impl SearchArgs {
     }
 }
 
-fn text(answer: &Answer) -> String {
+fn text(answer: &Answer, verbose: bool) -> String {
     let image = answer.image.display().to_string();
     let image = telemetry::escaped(&image);
     match (&answer.found, &answer.error) {
-        (Some(found), _) => format!("{image}\n{}", describe(found)),
+        (Some(found), _) => {
+            let figures = if verbose {
+                figures(found)
+            } else {
+                String::new()
+            };
+            format!("{image}\n{}{figures}", describe(found))
+        }
         (None, error) => format!(
             "{image}\n  failed: {}\n",
             error.as_deref().unwrap_or("unknown")
@@ -142,9 +151,9 @@ fn text(answer: &Answer) -> String {
 fn outgrown(basis: &DecisionBasis) -> String {
     let seen = match (basis.gallery_coverage, basis.items_added) {
         (Some(share), Some(added)) => format!(
-            "its calibration covers {:.0} % of today's gallery, {:.0} % ({added} items) were added since",
-            100.0 * share,
-            100.0 * (1.0 - share)
+            "its calibration covers {} of today's gallery, {} ({added} items) were added since",
+            percent(share),
+            percent(1.0 - share)
         ),
         _ => "how much of today's gallery its calibration covers is not known".to_owned(),
     };
@@ -223,8 +232,13 @@ pub(super) fn describe(found: &SearchResponse) -> String {
             one.score, one.label, one.id
         ));
     }
+    text
+}
+
+/// Every figure beside what was found.
+fn figures(found: &SearchResponse) -> String {
     let timings = found.timings.unwrap_or_default();
-    text.push_str(&format!(
+    format!(
         "  {} items searched, model {}, {:.1} ms (decode {:.1}, inference {:.1}, search {:.2})\n",
         found.gallery_items,
         output::short(&found.model_fingerprint),
@@ -232,6 +246,5 @@ pub(super) fn describe(found: &SearchResponse) -> String {
         timings.decode_seconds * 1e3,
         timings.inference_seconds * 1e3,
         timings.search_seconds * 1e3,
-    ));
-    text
+    )
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::exit::{Exit, fail};
 use super::output::{self, measured, percent, table};
 use crate::clock::rfc_3339;
-use matchpoint_client::proto::OperatingPoint;
+use matchpoint_client::proto::{OperatingPoint, ReviewBand};
 
 /// An operating point, and whether it decides.
 #[derive(Serialize)]
@@ -60,6 +60,16 @@ pub(super) fn goal(point: &OperatingPoint) -> String {
     format!("{verb} {target}{confidence}{no_far}")
 }
 
+/// What goes to a person, and what is promised of the rest.
+pub(super) fn review(band: &ReviewBand) -> String {
+    format!(
+        "scores from {:.4} to below the threshold go to a person: at most {} of mated searches are rejected unseen or accepted with a wrong label, at {} confidence",
+        band.threshold,
+        percent(band.unseen_frr),
+        percent(band.confidence)
+    )
+}
+
 /// An operating point, for a person to read.
 pub(super) fn describe(point: &OperatingPoint) -> String {
     // No score is above 1.
@@ -91,15 +101,7 @@ pub(super) fn describe(point: &OperatingPoint) -> String {
             ("upper bound", bound)
         }));
     }
-    rows.extend(point.review.as_ref().map(|band| {
-        let review = format!(
-            "scores from {:.4} to below the threshold go to a person: at most {} of mated searches are rejected unseen or accepted with a wrong label, at {} confidence",
-            band.threshold,
-            percent(band.unseen_frr),
-            percent(band.confidence)
-        );
-        ("review", review)
-    }));
+    rows.extend(point.review.as_ref().map(|band| ("review", review(band))));
     rows.extend([
         ("FAR measured", measured(point.far.as_ref())),
         ("FRR measured", measured(point.frr.as_ref())),

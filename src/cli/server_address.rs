@@ -21,7 +21,7 @@ pub(super) struct ServerAddress {
     )]
     server: String,
     #[command(flatten)]
-    shown: ShownFlags,
+    shown: CredentialFlags,
 }
 
 /// A server that is asked in place of a folder that is opened here.
@@ -33,7 +33,7 @@ pub(super) struct ServerChoice {
     #[arg(long, value_name = "URL")]
     server: Option<String>,
     #[command(flatten)]
-    shown: ShownFlags,
+    shown: CredentialFlags,
 }
 
 impl ServerChoice {
@@ -80,7 +80,7 @@ pub(super) struct Which {
 
 /// What a server is shown, and what it is known by.
 #[derive(Clone, Debug, clap::Args)]
-struct ShownFlags {
+struct CredentialFlags {
     /// PEM file with the authorities that the server's certificate may come from; without, those of the
     /// system
     #[arg(
@@ -134,7 +134,7 @@ impl ServerAddress {
     }
 }
 
-impl ShownFlags {
+impl CredentialFlags {
     fn credentials(&self) -> anyhow::Result<Credentials> {
         let own = self.client_certificate.as_deref();
         let own = own.zip(self.client_certificate_key.as_deref());

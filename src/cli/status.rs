@@ -267,9 +267,9 @@ fn deployment(status: &DeploymentStatus) -> String {
 fn coverage(info: &DeploymentInfo) -> String {
     match (info.gallery_coverage, info.items_added) {
         (Some(share), Some(added)) => format!(
-            "; its calibration covers {:.0} % of them, {:.0} % ({added}) were added since{}",
-            100.0 * share,
-            100.0 * (1.0 - share),
+            "; its calibration covers {} of them, {} ({added}) were added since{}",
+            percent(share),
+            percent(1.0 - share),
             left_out(info)
         ),
         _ => left_out(info),

@@ -1,4 +1,4 @@
-//! The HTTP endpoint that Prometheus scrapes, and that probes ask: three paths, two methods.
+//! The HTTP endpoint that Prometheus scrapes, and that probes ask: few paths, two methods.
 //!
 //! The exporter's own listener answers every path and method with all metrics, so that a probe of a
 //! path that is not there passes for healthy.
@@ -23,9 +23,10 @@ use tokio::time::{MissedTickBehavior, interval};
 
 /// Where the metrics are.
 const PATH: &str = "/metrics";
-/// Whether requests are answered, and whether the process is alive: for probes that speak no gRPC over TLS.
-const READY: &str = "/ready";
-const LIVE: &str = "/live";
+/// Whether requests are answered, and whether the process is alive: for probes that speak no gRPC over TLS. Each by
+/// its own name and by the one that probes are used to.
+const READY: [&str; 2] = ["/ready", "/readyz"];
+const LIVE: [&str; 2] = ["/live", "/healthz"];
 /// The format that the exporter writes; `OpenMetrics` it does not.
 const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const WORDS: &str = "text/plain; charset=utf-8";
@@ -122,10 +123,10 @@ fn answer(
     handle: PrometheusHandle,
 ) -> impl Future<Output = Response<Full<Bytes>>> + Send + use<> {
     let path = request.uri().path();
-    let probed = match path {
-        READY => Some(super::is_ready()),
-        LIVE => Some(true),
-        _ => None,
+    let probed = if READY.contains(&path) {
+        Some(super::is_ready())
+    } else {
+        LIVE.contains(&path).then_some(true)
     };
     let here = path == PATH || probed.is_some();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
@@ -211,7 +212,9 @@ mod tests {
             "{headed}"
         );
         for (line, status) in [
-            ("GET /healthz", "404"),
+            ("GET /healthz", "200"),
+            ("HEAD /healthz", "200"),
+            ("GET /healthz/", "404"),
             ("GET /", "404"),
             ("GET /health", "404"),
             ("GET /metrics/", "404"),

@@ -217,6 +217,8 @@ const OWNED: &[(&str, &[&str])] = &[
     ("indicatif::", &["cli"]),
     ("glob::", &["cli"]),
     ("csv::", &["cli"]),
+    ("anstream::", &["cli"]),
+    ("anstyle::", &["cli"]),
     ("clap_complete::", &["cli"]),
     ("clap_mangen::", &["cli"]),
     ("rayon::", &["adapt", "analysis", "index", "gallery"]),

@@ -650,7 +650,16 @@ fn a_target_that_the_data_cannot_support_changes_nothing_and_says_what_it_takes(
         "--dry-run",
     ]);
     assert_eq!(code(&dry), 0, "{}", text(&dry.stderr));
-    assert!(text(&dry.stdout).contains("dry run, not saved"));
+    let said = text(&dry.stdout);
+    for words in [
+        "(dry run, not saved): accepts from score 0.6",
+        "Promised, at 95 % confidence: of 1,000 strangers at most 200 get in",
+        "were turned away, or taken for another",
+        "next: the same without --dry-run",
+    ] {
+        assert!(said.contains(words), "no {words:?} in {said}");
+    }
+    assert!(said.lines().count() <= 8, "{said}");
     assert_eq!(
         fs::read(deployment.join("deployment.json")).unwrap(),
         before
@@ -732,6 +741,7 @@ fn left_out_labels_are_aimed_at_and_never_called_certified() {
         "0.1",
         "--strangers",
         "all",
+        "--verbose",
     ];
     let calibrated = run(&arguments);
     assert_eq!(code(&calibrated), 0, "{}", text(&calibrated.stderr));
@@ -767,6 +777,18 @@ fn evaluate_reports_rates_with_intervals_over_labels() {
     assert!(number("/far/estimate") <= number("/far/interval/upper"));
     assert_eq!((number("/far/labels"), number("/frr/labels")), (12.0, 24.0));
     assert!(0.0 < number("/queries_per_second"));
+
+    // In words, what was asked for beside what came of it.
+    let said = run(&["evaluate", path(sample()), "--queries", path(&queries)]);
+    let said = text(&said.stdout);
+    let part = (1000.0 * number("/far/estimate")).round();
+    for words in [
+        format!("Of 1,000 strangers {part} got in, and at most 100 are to"),
+        "were turned away, or taken for another".to_owned(),
+    ] {
+        assert!(said.contains(&words), "no {words:?} in {said}");
+    }
+    assert!(said.lines().count() <= 8, "{said}");
 }
 
 #[test]
@@ -990,7 +1012,7 @@ fn a_person_and_a_probe_learn_how_a_server_is_doing() {
     let shown = text(&status.stdout);
     assert_eq!(code(&status), 0, "{shown}");
     for words in [
-        "sample: promises FAR <= 10.0 % at 90.0 % confidence",
+        "sample: promises FAR <= 10 % at 90 % confidence",
         "36 items of 36 labels; its calibration covers 100 % of them, 0 % (0) were added since",
         "efficientnet-lite0 f32 on cpu",
     ] {
@@ -1049,24 +1071,32 @@ fn a_server_answers_the_client_counts_it_for_prometheus_and_ends_cleanly() {
             .contains("IMAGE_UNDECODABLE"),
         "{found}"
     );
-    let said = text(&run(&["search", "--server", &served.address, path(&known)]).stdout);
+    let search = ["search", "--server", &served.address, path(&known)];
+    let said = text(&run(&search).stdout);
     assert!(
-        said.contains("ACCEPT") && said.contains("FAR <= 10.0 % at 90.0 % confidence"),
+        said.contains("ACCEPT") && said.contains("FAR <= 10 % at 90 % confidence"),
         "{said}"
     );
+    assert!(said.lines().count() <= 8, "{said}");
+    // A pipe has no colours, unless they are asked for.
+    let coloured = matchpoint(&search).env("CLICOLOR_FORCE", "1").output();
+    let coloured = text(&coloured.unwrap().stdout);
+    assert!(!said.contains('\u{1b}') && coloured.contains("\u{1b}[32mACCEPT\u{1b}[0m"));
+    let figures = text(&run(&[&search[..], &["--verbose"]].concat()).stdout);
+    assert!(figures.contains("36 items searched, model"), "{figures}");
 
     let counted = served.scrape();
     for series in [
-        "decision=\"accept\"} 2",
+        "decision=\"accept\"} 4",
         "decision=\"reject\"} 1",
         "matchpoint_image_failures_total{deployment=\"sample\",reason=\"undecodable\"} 1",
         "matchpoint_requests_total{method=\"Search\",code=\"INVALID_ARGUMENT\"} 1",
         "matchpoint_gallery_items{deployment=\"sample\"} 36",
-        "matchpoint_stage_seconds_count{deployment=\"sample\",stage=\"inference\"} 3",
+        "matchpoint_stage_seconds_count{deployment=\"sample\",stage=\"inference\"} 5",
         "matchpoint_target_far_ratio",
         "matchpoint_predicted_far_ratio{deployment=\"sample\"",
-        "matchpoint_feature_norm_count{deployment=\"sample\"} 3",
-        "matchpoint_match_margin_count{deployment=\"sample\"} 3",
+        "matchpoint_feature_norm_count{deployment=\"sample\"} 5",
+        "matchpoint_match_margin_count{deployment=\"sample\"} 5",
         "matchpoint_audit_stratum_edge{deployment=\"sample\",stratum=\"3\",bound=\"lower\"} 0",
     ] {
         assert!(counted.contains(series), "no {series} in {counted}");
@@ -1499,7 +1529,7 @@ fn without_a_target_there_is_a_menu_and_nothing_changes() {
     let shown = text(&shown.stdout);
     for words in [
         "nothing was chosen",
-        "FAR 20.0 %",
+        "FAR 20 %",
         "certified",
         "it takes 2995",
         "halve the difference",
@@ -1626,7 +1656,7 @@ fn a_remedy_is_named_or_measured_and_every_command_knows_it() {
         .concat())
     };
     let plain = json(&run(&["points", "list", path(&deployment), "--json"]))["active"].clone();
-    let said = calibrate(&["--remedy", "as-norm", "--report", path(&page)]);
+    let said = calibrate(&["--remedy", "as-norm", "--report", path(&page), "--verbose"]);
     assert_eq!(code(&said), 0, "{}", text(&said.stderr));
     let said = text(&said.stdout);
     for words in [
@@ -1751,7 +1781,7 @@ fn plain_vectors_are_calibrated_without_a_deployment() {
     );
     assert!(pairs["equal_error"]["rate"].as_f64().unwrap() < 0.01);
     assert!(pairs["consistency"]["opis"]["estimate"].is_number());
-    let shown = calibrate(&["--equal-error"]);
+    let shown = calibrate(&["--equal-error", "--verbose"]);
     assert_eq!(code(&shown), 0, "{}", text(&shown.stderr));
     let said = text(&shown.stdout);
     assert!(

@@ -95,7 +95,7 @@ fn a_deployment_is_calibrated_and_its_points_are_chosen_while_it_is_served() {
     let shown = text(&ask(&served, &["points", "show", "sample"], 0).stdout);
     let decides = format!("operating point {strict} (decides now)");
     assert!(
-        shown.contains(&decides) && shown.contains("FAR <= 10.0 %"),
+        shown.contains(&decides) && shown.contains("FAR <= 10 %"),
         "{shown}"
     );
     let back = json(&ask(

@@ -175,6 +175,46 @@ impl Interval {
     }
 }
 
+/// A share in percent, as all text writes it: as it is if four decimals do, as those that people ask for, else with
+/// three digits, or with as many as tell it from all. So 0.1 is 10 %, 0.091479 is 9.15 %, and 0.99973 is 99.973 %.
+#[must_use]
+pub fn percent(share: f64) -> String {
+    // Adding zero turns -0 into 0.
+    let value = 100.0 * share + 0.0;
+    let short = |text: String| {
+        let trimmed = text.trim_end_matches('0').trim_end_matches('.');
+        format!("{} %", if trimmed == "-0" { "0" } else { trimmed })
+    };
+    let written = format!("{value:.4}");
+    let exact = written
+        .parse()
+        .is_ok_and(|read: f64| (read - value).abs() < 1e-9);
+    if exact && (value == 0.0) == (written == "0.0000") {
+        return short(written);
+    }
+    let near = value.abs().min((100.0 - value.abs()).abs());
+    if near < 1e-3 && value.abs() < 1.0 {
+        let text = format!("{value:.2e}");
+        let (digits, power) = text.split_once('e').unwrap_or((&text, "0"));
+        let digits = digits.trim_end_matches('0').trim_end_matches('.');
+        return format!("{digits}e{power} %");
+    }
+    let decimals = match near {
+        near if near < 0.01 => 5,
+        near if near < 0.1 => 4,
+        near if near < 1.0 => 3,
+        near if near < 10.0 => 2,
+        _ => 1,
+    };
+    // Of what lacks to all, two digits do.
+    let decimals = if 50.0 < value.abs() && (0.01..10.0).contains(&near) {
+        decimals - 1
+    } else {
+        decimals
+    };
+    short(format!("{value:.decimals$}"))
+}
+
 /// A rate over searches, with its uncertainty taken over labels: probes of one label are alike,
 /// so a thousand probes of ten labels say little more than ten probes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -282,6 +322,34 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_share_is_written_as_it_was_asked_for_and_never_as_none_or_all() {
+        for (share, written) in [
+            (0.1, "10 %"),
+            (0.25, "25 %"),
+            (0.123_4, "12.34 %"),
+            (0.001, "0.1 %"),
+            (0.000_05, "0.005 %"),
+            (1e-9, "1e-7 %"),
+            (0.0, "0 %"),
+            (-0.0, "0 %"),
+            (1.0, "100 %"),
+            (0.95, "95 %"),
+            (0.999_9, "99.99 %"),
+            (0.091_479, "9.15 %"),
+            (1.0 / 3.0, "33.3 %"),
+            (0.006_666_7, "0.667 %"),
+            (0.000_223_33, "0.0223 %"),
+            (0.000_001_234_5, "1.23e-4 %"),
+            (0.999_733_3, "99.973 %"),
+            (0.991_456_7, "99.15 %"),
+            (0.999_999_67, "99.99997 %"),
+            (-0.012_345_6, "-1.23 %"),
+        ] {
+            assert_eq!(percent(share), written, "{share}");
+        }
+    }
 
     fn confidence(value: f64) -> Confidence {
         Confidence::new(value).unwrap()

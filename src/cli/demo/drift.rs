@@ -247,12 +247,12 @@ impl Story<'_> {
         let point = ended.await?.result?.operating_point.unwrap_or_default();
         let frr = point.frr.unwrap_or_default();
         self.say(&format!(
-            "   threshold {:.4}; FRR at calibration {} [{} .. {} at {:.0} %], {} searches of {} labels\n",
+            "   threshold {:.4}; FRR at calibration {} [{} .. {} at {}], {} searches of {} labels\n",
             point.threshold,
             percent(frr.rate),
             percent(frr.lower),
             percent(frr.upper),
-            frr.confidence * 100.0,
+            percent(frr.confidence),
             frr.trials,
             frr.labels,
         ));

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::comparison_set::{FigureChange, FigureChanges};
 use super::remedy_measured::MeasuredRemedy;
+use crate::rates::percent;
 
 /// What the measurement says of a remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -139,11 +140,6 @@ fn moved(from: f64, to: f64, change: Option<FigureChange>) -> String {
         )
     });
     format!("{} to {}{change}", percent(from), percent(to))
-}
-
-fn percent(share: f64) -> String {
-    // Adding zero turns -0 into +0.
-    format!("{:.2} %", 100.0 * share + 0.0)
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use super::drift::{DriftVerdict, Finding, FindingSubject, Limit, PromisedLimits, percent};
+use super::drift::{DriftVerdict, Finding, FindingSubject, Limit, PromisedLimits};
 use super::sequential::{EProcess, of_outcomes};
-use crate::rates::{Confidence, Interval, Proportion};
+use crate::rates::{Confidence, Interval, Proportion, percent};
 
 /// Outcomes of one round: one search for each canary, its label and whether it is an error.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use super::shared_causes::SharedCause;
 use crate::binomial::real;
 use crate::certify::TargetFar;
 use crate::operating_point::OperatingPoint;
-use crate::rates::{Confidence, Interval, Rate};
+use crate::rates::{Confidence, Interval, Rate, percent};
 use crate::standing::{PromiseToday, UnseenToday};
 
 /// A rate that is watched, and what it is held against.
@@ -519,25 +519,6 @@ pub fn shown(rate: &AuditedRate) -> String {
     )
 }
 
-/// A share in percent, to three digits.
-#[must_use]
-pub fn percent(share: f64) -> String {
-    let value = 100.0 * share;
-    let digits = match value {
-        value if 10.0 <= value => 1,
-        value if 1.0 <= value => 2,
-        value if 0.1 <= value || value <= 0.0 => 3,
-        _ => 4,
-    };
-    let text = format!("{value:.digits$}");
-    let short = if text.contains('.') {
-        text.trim_end_matches('0').trim_end_matches('.')
-    } else {
-        &text
-    };
-    format!("{short} %")
-}
-
 /// What the CUSUM says before there is an alarm.
 fn suspicion(name: &str, evidence: Option<EProcess>, onset: Onset) -> Option<Finding> {
     let alarm = evidence.is_some_and(|found| found.alarm_at.is_some());
@@ -941,11 +922,5 @@ mod tests {
         assert_eq!(far.verdict, DriftVerdict::Kept, "{far:?}");
         let frr = verdict(&found, FindingSubject::Frr);
         assert!(frr.says.contains("calibration measured"), "{frr:?}");
-    }
-
-    #[test]
-    fn shares_are_shown_to_three_digits() {
-        let shown = [0.5, 0.012_34, 0.001_234, 0.000_123_4, 0.0].map(percent);
-        assert_eq!(shown, ["50 %", "1.23 %", "0.123 %", "0.0123 %", "0 %"]);
     }
 }

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::drift::{DriftVerdict, Finding, FindingSubject, percent};
-use crate::rates::{Confidence, Interval, Rate};
+use super::drift::{DriftVerdict, Finding, FindingSubject};
+use crate::rates::{Confidence, Interval, Rate, percent};
 
 /// One item, searched for with its label left out.
 #[derive(Clone, Debug, PartialEq, Eq)]

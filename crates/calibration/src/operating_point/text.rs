@@ -4,7 +4,7 @@ use super::record::{Content, GrowthAllowed, ThresholdEvidence, TrialCounts};
 use crate::certify::TargetFar;
 use crate::growth::{GROWTH_ASSUMPTION, items_within};
 use crate::policy::{CalibrationTarget, Choice, ChoiceBasis};
-use crate::rates::Confidence;
+use crate::rates::{Confidence, percent};
 use crate::review::ReviewBand;
 
 impl Content {
@@ -141,13 +141,4 @@ impl GalleryRoom {
              bound on FAR, which grows with what is added or exchanged, leaves the target: {GROWTH_ASSUMPTION}"
         )
     }
-}
-
-fn percent(share: f64) -> String {
-    let digits = format!("{:.4}", share * 100.0);
-    let digits = digits.trim_end_matches('0').trim_end_matches('.');
-    if digits == "0" && 0.0 < share {
-        return format!("{:.2e} %", share * 100.0);
-    }
-    format!("{digits} %")
 }

@@ -9,6 +9,7 @@ use super::{SearchSigns, TrafficFeature, TrafficReference};
 use crate::binomial::{real, upper_bound};
 use crate::monitoring::drift::{DriftVerdict, Finding, FindingSubject};
 use crate::monitoring::sequential::unbegun;
+use crate::rates::percent;
 
 /// Alternatives: these parts of the way from a share's limit to 1.
 const ALTERNATIVES: [f64; 4] = [0.05, 0.15, 0.4, 0.8];
@@ -389,8 +390,4 @@ impl ShareInService {
             percent(self.limit),
         )
     }
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.0} %", 100.0 * share)
 }

@@ -1,0 +1,163 @@
+//! An operating point in few words, for whoever has to defend it.
+
+use super::in_words::{OfMany, rests_on};
+use super::operating_point_text::review;
+use super::output::{Shown, as_measured, percent, wrapped};
+use super::served_point;
+use matchpoint_calibration::operating_point::Content;
+use matchpoint_client::proto::{MeasuredRate, OperatingPoint};
+
+/// What there is to say of an operating point at first, of this program's or of a server's.
+pub(super) struct PointInWords {
+    /// Its id, and whether it decides.
+    pub(super) heading: String,
+    accepts_from: Option<f32>,
+    goal: String,
+    /// What goes to a person, if anything does.
+    review: Option<String>,
+    /// The FAR that is promised, and at which confidence; `None` if none is.
+    promised_far: Option<[f64; 2]>,
+    far: Option<MeasuredRate>,
+    frr: Option<MeasuredRate>,
+    held_out_far: Option<MeasuredRate>,
+    held_out_frr: Option<MeasuredRate>,
+    /// What it is valid for.
+    valid_for: String,
+}
+
+impl PointInWords {
+    pub(super) fn of(heading: String, content: &Content) -> Self {
+        let promised = content.promise.filter(|_| content.policy.certifies());
+        let (held_out, band) = (content.held_out.as_ref(), content.review.as_ref());
+        // What is promised of groups takes the words of the goal.
+        let plain = content.worst_group.is_none();
+        let accepts = (!content.threshold.accepts_nothing()).then(|| content.threshold.get());
+        Self {
+            heading,
+            accepts_from: accepts,
+            goal: content.goal(),
+            review: band.map(|band| review(band, content.threshold)),
+            promised_far: promised.filter(|_| plain).map(|promise| {
+                // With growth, what was asked for holds at the larger size, and a lower one today.
+                let grown = content.growth.as_ref().map(|growth| growth.target_far);
+                let far = grown.unwrap_or(promise.target.far());
+                [far, promise.target.confidence().get()]
+            }),
+            far: content.measured.far.as_ref().map(as_measured),
+            frr: content.measured.frr.as_ref().map(as_measured),
+            held_out_far: held_out
+                .and_then(|rates| rates.far.as_ref())
+                .map(as_measured),
+            held_out_frr: held_out
+                .and_then(|rates| rates.frr.as_ref())
+                .map(as_measured),
+            valid_for: format!(
+                "model {} and up to {} items",
+                content.binding.model_name,
+                content.covered_items()
+            ),
+        }
+    }
+
+    pub(super) fn of_served(heading: String, point: &OperatingPoint) -> Self {
+        let asked = point.growth_target_far.or(point.target_far);
+        let promised = asked.zip(point.confidence);
+        Self {
+            heading,
+            // No score is above 1.
+            accepts_from: (point.threshold <= 1.0).then_some(point.threshold),
+            goal: served_point::goal(point),
+            review: point.review.as_ref().map(served_point::review),
+            promised_far: promised.filter(|_| point.certified).map(<[f64; 2]>::from),
+            far: point.far,
+            frr: point.frr,
+            held_out_far: point.held_out_far,
+            held_out_frr: point.held_out_frr,
+            valid_for: format!("its model and up to {} items", point.valid_to_items),
+        }
+    }
+
+    /// At most seven lines.
+    pub(super) fn text(&self) -> String {
+        let threshold = self.accepts_from.map_or_else(
+            || "nothing is accepted, since a stranger scores as high as a score can".to_owned(),
+            |score| format!("accepts from score {score:.4}"),
+        );
+        let mut text = format!("{}: {threshold}\n", self.heading);
+        let mut say = |line: String| text.push_str(&format!("  {line}\n"));
+        let target = self.promised_far.map(|[far, _]| far);
+        let many = target.map_or_else(OfMany::default, OfMany::that_shows);
+        match self.promised_far {
+            Some([far, confidence]) => say(format!(
+                "Promised, at {} confidence: of {} strangers at most {} get in",
+                percent(confidence),
+                many.all(),
+                many.part(far)
+            )),
+            None => say(format!("It {}", self.goal)),
+        }
+        if let Some(far) = &self.far {
+            say(format!(
+                "Of {} strangers {} got in here ({})",
+                many.all(),
+                many.part(far.rate),
+                rests_on(far)
+            ));
+        }
+        let known = OfMany::default();
+        match &self.frr {
+            Some(frr) => say(format!(
+                "Of {} known things {} were turned away, or taken for another ({})",
+                known.all(),
+                known.part(frr.rate),
+                rests_on(frr)
+            )),
+            None => say("How many known things are turned away is not known".to_owned()),
+        }
+        if let Some(review) = &self.review {
+            say(format!("Review: {review}"));
+        }
+        match (&self.held_out_far, &self.held_out_frr) {
+            (Some(far), Some(frr)) => say(format!(
+                "With labels that had no part in choosing: FAR {}, FRR {}",
+                percent(far.rate),
+                percent(frr.rate)
+            )),
+            (Some(far), None) => say(format!(
+                "With labels that had no part in choosing: FAR {}",
+                rests_on(far)
+            )),
+            (None, Some(frr)) => say(format!(
+                "With labels that had no part in choosing: FRR {}",
+                rests_on(frr)
+            )),
+            (None, None) => say(
+                "Too few labels to hold some out: judge it with others (matchpoint evaluate)"
+                    .to_owned(),
+            ),
+        }
+        text.push_str(&wrapped(&format!("Valid for {}", self.valid_for), "  "));
+        text
+    }
+}
+
+/// Names an operating point that was just made, and says whether it decides.
+pub(super) fn heading(id: &str, active: bool) -> String {
+    if active {
+        format!("{id} decides now")
+    } else {
+        format!("{id} (dry run, not saved)")
+    }
+}
+
+/// What to do once there is one, and where the other figures are.
+pub(super) fn next(active: bool, then: &str, shown: Shown) -> String {
+    let next = if active {
+        format!("next: {then}")
+    } else {
+        "next: the same without --dry-run saves it and lets it decide".to_owned()
+    };
+    let hint = shown.hint();
+    let hint = hint.map_or_else(String::new, |hint| format!("; {hint}"));
+    format!("{next}{hint}\n")
+}
