@@ -149,7 +149,6 @@ _BY_REASON: Mapping[str, type[MatchpointError]] = {
     "VECTOR_INVALID": VectorError,
     # The journal that has it is of another server; the text names it.
     "WRONG_REPLICA": DecisionNotFoundError,
-    "WRONG_REPLICA": DecisionNotFoundError,
 }
 
 # How to fix what the server cannot know: it does not see how it is called.
