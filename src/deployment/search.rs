@@ -42,9 +42,13 @@ impl Deployment {
         query: Query,
         options: SearchOptions,
     ) -> Result<SearchAnswer, DeploymentError> {
-        let probe = ProbeSource::Query(query);
-        self.search_from(caller, probe, options, SearchSource::Live)
-            .await
+        let (probe, recorded) = (ProbeSource::Query(query), !options.unrecorded);
+        let answer = self.search_from(caller, probe, options, SearchSource::Live);
+        let answer = answer.await?;
+        if !recorded {
+            telemetry::search_unrecorded(&self.name);
+        }
+        Ok(answer)
     }
 
     pub(super) async fn search_from(

@@ -33,6 +33,8 @@ table! {
         "Time of one stage of a request: queue, decode (and resize), inference, search.";
     counter DECISIONS = "matchpoint_decisions_total":
         "Decisions by operating point and outcome. Their rate is the accept rate, not the FAR: that needs annotations. Blind to which accepts are right: it moves with the share of strangers, which changes no error rate.";
+    counter UNRECORDED = "matchpoint_unrecorded_searches_total":
+        "Searches that their callers left out of the journal and the metrics of decisions, as the console does with pictures that somebody tries. No rate in service covers them.";
     counter REVIEWS = "matchpoint_reviews_total":
         "Rejects whose score is in the operating point's review band, so that a person is to look at them. Part of the rejects of matchpoint_decisions_total.";
     histogram MATCH_SCORE = "matchpoint_match_score":

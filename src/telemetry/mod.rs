@@ -241,6 +241,7 @@ pub fn deployment_started(labels: DeploymentLabels<'_>) {
         metric::INDEX_CHECKED,
         metric::INDEX_MISSED,
         metric::DAMAGED_ITEMS,
+        metric::UNRECORDED,
     ] {
         counter!(counted, "deployment" => deployment.clone()).absolute(0);
     }
@@ -455,6 +456,11 @@ pub fn decided(
         histogram!(metric::MATCH_SCORE, "deployment" => deployment.to_owned())
             .record(f64::from(score));
     }
+}
+
+/// Counts a search whose decision its caller left out of all records.
+pub fn search_unrecorded(deployment: &str) {
+    counter!(metric::UNRECORDED, "deployment" => deployment.to_owned()).increment(1);
 }
 
 /// Counts a decision that a person is to look at.

@@ -21,10 +21,10 @@ use matchpoint_client::proto::monitoring_service_client::MonitoringServiceClient
 use matchpoint_client::proto::retrieval_service_client::RetrievalServiceClient;
 use matchpoint_client::proto::server_service_client::ServerServiceClient;
 use matchpoint_client::proto::{
-    AnnotateDecisionsRequest, Annotation, DeleteItemRequest, EmbedRequest, GetDriftRequest,
-    GetDriftResponse, GetServerInfoRequest, GroundTruth, ListItemsRequest, ReloadDeploymentRequest,
-    SearchRequest, UpsertItemRequest, UpsertItemResponse, Vector, Verdict, search_request,
-    upsert_item_request,
+    AnnotateDecisionsRequest, Annotation, Decision, DeleteItemRequest, EmbedRequest,
+    GetDriftRequest, GetDriftResponse, GetServerInfoRequest, GroundTruth, ListItemsRequest,
+    ReloadDeploymentRequest, SearchRequest, UpsertItemRequest, UpsertItemResponse, Vector, Verdict,
+    search_request, upsert_item_request,
 };
 use rusqlite::Connection;
 use tonic::transport::Channel;
@@ -187,6 +187,37 @@ fn with_comments(picture: &[u8], bytes: usize) -> Vec<u8> {
     let comment = [&[0xff, 0xfe, 0xff, 0xff][..], &[b'x'; 65_533][..]].concat();
     let comments = comment.repeat(bytes / comment.len());
     [&picture[..2], &comments[..], &picture[2..]].concat()
+}
+
+#[tokio::test]
+async fn a_search_that_its_caller_leaves_out_of_the_records_is_counted_as_one() {
+    let (_folder, deployment) = copy_of_sample();
+    let watched = Watched::start(&deployment, &[]).await;
+    watched
+        .search(search_request::Query::Image(picture(KNOWN).into()))
+        .await;
+    let request = SearchRequest {
+        query: Some(search_request::Query::Image(picture(KNOWN).into())),
+        unrecorded: true,
+        ..SearchRequest::default()
+    };
+    let mut client = RetrievalServiceClient::new(watched.channel.clone());
+    let answer = client.search(request).await.unwrap().into_inner();
+    assert_eq!(answer.decision(), Decision::Accept);
+    let seen = watched.scrape();
+    let of = |name: &str| -> f64 {
+        let series = seen.iter().filter(|(series, _)| series.starts_with(name));
+        series.map(|(_, value)| value).sum()
+    };
+    let counted = [
+        "matchpoint_decisions_total{",
+        "matchpoint_unrecorded_searches_total{",
+    ];
+    let counts = counted.map(of);
+    assert!(
+        counts.iter().all(|count| (count - 1.0).abs() < 1e-9),
+        "{counts:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
