@@ -312,8 +312,11 @@ pub(super) fn summary(found: &GetDriftResponse) -> String {
         return NOTHING_VALID.to_owned();
     }
     let mut text = format!(
-        "operating point {}: {} of {} sampled decisions are labelled\n",
-        found.operating_point_id, found.annotated, found.sampled
+        "operating point {}: {} of {} sampled decisions are labelled, {}\n",
+        found.operating_point_id,
+        found.annotated,
+        found.sampled,
+        since(found)
     );
     for (name, subject, rate) in [("FAR", "far", found.far), ("FRR", "frr", found.frr)] {
         let of = found.findings.iter().find(|one| one.subject == subject);
