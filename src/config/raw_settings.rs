@@ -235,7 +235,11 @@ fn nearest(written: &str, name: impl Fn(&Setting) -> String) -> String {
     SETTINGS
         .iter()
         .map(name)
-        .max_by_key(|candidate| shared(candidate))
+        // Of several that begin alike, the one that is as long: `listenn` is `listen`, not `listen_when`.
+        .max_by_key(|candidate| {
+            let longer = candidate.len().abs_diff(written.len());
+            (shared(candidate), std::cmp::Reverse(longer))
+        })
         .map(|candidate| format!("; did you mean {candidate}?"))
         .unwrap_or_default()
 }
