@@ -176,7 +176,7 @@ impl Interval {
 }
 
 /// A share in percent, as all text writes it: as it is if four decimals do, as those that people ask for, else with
-/// three digits, or with as many as tell it from all. So 0.1 is 10 %, 0.091479 is 9.15 %, and 0.99973 is 99.973 %.
+/// three digits, or with as many as tell it from all. So 0.1 is 10 %, 0.0914793 is 9.15 %, and 0.9997333 is 99.973 %.
 #[must_use]
 pub fn percent(share: f64) -> String {
     // Adding zero turns -0 into 0.
@@ -337,7 +337,7 @@ mod tests {
             (1.0, "100 %"),
             (0.95, "95 %"),
             (0.999_9, "99.99 %"),
-            (0.091_479, "9.15 %"),
+            (0.091_479_3, "9.15 %"),
             (1.0 / 3.0, "33.3 %"),
             (0.006_666_7, "0.667 %"),
             (0.000_223_33, "0.0223 %"),
