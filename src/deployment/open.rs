@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use super::DeploymentError;
 use super::active_point::ActivePoint;
@@ -47,6 +48,8 @@ pub struct Deployment {
     pub(super) shadow: ShadowRunner<ShadowQuery>,
     pub(super) active_point: Arc<ArcSwap<ActivePoint>>,
     pub(super) latest_state: LatestState,
+    /// Goes last, after threads have ended and the gallery's lock is given up: see [`Deployment::closed`].
+    pub(super) open: watch::Sender<()>,
 }
 
 /// How to open a deployment.
@@ -175,6 +178,7 @@ impl Deployment {
             writer,
             active_point,
             latest_state: LatestState::default(),
+            open: watch::Sender::new(()),
             gallery,
             folder: Mutex::new(folder),
         };
@@ -237,6 +241,14 @@ impl Deployment {
     pub fn copy_of(&self) -> Option<String> {
         let restored = self.lock_folder().record().restored_from.clone();
         restored.filter(|_| self.writer.is_some())
+    }
+
+    /// Waits until this is closed, with all its threads, and its folder is free for whoever comes next. Holds nothing of
+    /// it meanwhile.
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut open = self.open.subscribe();
+        // Nothing is ever sent: it fails once the sender is gone.
+        async move { while open.changed().await.is_ok() {} }
     }
 
     /// The name it is served under.

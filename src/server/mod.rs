@@ -33,7 +33,7 @@ mod transport;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpSocket;
@@ -89,9 +89,6 @@ const FLUSH: Duration = Duration::from_millis(300);
 /// How long what still uses a deployment is waited for at the end: a round of canaries or a shadow that is
 /// opening takes longer, and need not be.
 const CLOSING_MAX: Duration = Duration::from_secs(2);
-
-/// How often it is looked at meanwhile.
-const CLOSING_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How often gauges are brought up to date: well below any interval of scraping.
 const GAUGE_INTERVAL: Duration = Duration::from_millis(500);
@@ -406,7 +403,7 @@ async fn drain(
     longest: Duration,
 ) -> Result<(), ServeError> {
     registry.stop_streams();
-    let deployments = registry.in_use();
+    let closed = registry.closed();
     let idle = async {
         // Calls that were already on their way are still let in.
         tokio::time::sleep(FLUSH).await;
@@ -424,23 +421,13 @@ async fn drain(
     };
     server.abort();
     registry.drain();
-    if tokio::time::timeout(CLOSING_MAX, closed(&deployments))
-        .await
-        .is_err()
-    {
+    // What looks after a deployment by the clock may be at it, and the transport gives up its calls a moment after it
+    // is told to.
+    if tokio::time::timeout(CLOSING_MAX, closed).await.is_err() {
         tracing::warn!("a deployment was still in use when the server stopped");
     }
     tracing::info!("stopped");
     outcome
-}
-
-/// Waits until nobody uses these deployments, so that their folders are free for whoever comes next: what looks after
-/// them by the clock may be at it, and the transport gives up its calls a moment after it is told to.
-async fn closed(deployments: &[Weak<Deployment>]) {
-    let mut tick = tokio::time::interval(CLOSING_INTERVAL);
-    while deployments.iter().any(|one| 0 < one.strong_count()) {
-        tick.tick().await;
-    }
 }
 
 fn flatten(ended: Result<(), tokio::task::JoinError>) -> Result<(), ServeError> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -251,12 +251,16 @@ impl Registry {
         );
     }
 
-    /// The deployments that are served, to find out when nobody uses them any more.
-    pub(super) fn in_use(&self) -> Vec<Weak<Deployment>> {
-        self.loaded().map_or_else(
-            |_loading| Vec::new(),
-            |loaded| loaded.deployments.values().map(Arc::downgrade).collect(),
-        )
+    /// Waits until the deployments that are served now are closed, so that their folders are free for whoever comes next.
+    pub(super) fn closed(&self) -> impl Future<Output = ()> + use<> {
+        let loaded = self.loaded().ok();
+        let served = loaded.iter().flat_map(|loaded| loaded.deployments.values());
+        let closed: Vec<_> = served.map(|one| one.closed()).collect();
+        async move {
+            for one in closed {
+                one.await;
+            }
+        }
     }
 
     pub(super) fn drain(&self) {
