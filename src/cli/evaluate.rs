@@ -135,7 +135,7 @@ fn summary(found: &DeploymentEvaluation) -> String {
         .map_or_else(OfMany::default, OfMany::that_shows);
     if let Some(far) = found.far.as_ref().map(as_measured) {
         let asked = found.target_far.map_or_else(String::new, |target| {
-            format!(", and at most {} are to", many.part(target))
+            format!("; at most {} may", many.part(target))
         });
         text.push_str(&format!(
             "  Of {} strangers {} got in{asked} ({})\n",

@@ -103,7 +103,7 @@ pub(super) fn describe(content: &Content) -> String {
             "model {} ({}), up to {} items, index: {}",
             content.binding.model_name,
             output::short(&content.binding.model_fingerprint),
-            content.valid_to_items(),
+            content.covered_items(),
             content.binding.index,
         ),
     ));

@@ -73,7 +73,10 @@ impl PointInWords {
             frr: point.frr,
             held_out_far: point.held_out_far,
             held_out_frr: point.held_out_frr,
-            valid_for: format!("its model and up to {} items", point.valid_to_items),
+            valid_for: format!(
+                "its model and up to {} items",
+                served_point::covered_items(point)
+            ),
         }
     }
 

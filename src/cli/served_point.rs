@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::exit::{Exit, fail};
 use super::output::{self, measured, percent, table};
 use crate::clock::rfc_3339;
+use matchpoint_calibration::growth::items_within;
 use matchpoint_client::proto::{OperatingPoint, ReviewBand};
 
 /// An operating point, and whether it decides.
@@ -13,6 +14,18 @@ pub(super) struct ServedPoint {
     pub(super) active: bool,
     #[serde(flatten)]
     pub(super) point: OperatingPoint,
+}
+
+/// The most items, those of the calibration and those added since, with which its target is met.
+pub(super) fn covered_items(point: &OperatingPoint) -> u64 {
+    match (
+        point.growth_target_far,
+        point.target_far,
+        point.far_upper_bound,
+    ) {
+        (None, Some(target), Some(bound)) => items_within(point.valid_to_items, bound, target),
+        _ => point.valid_to_items,
+    }
 }
 
 impl ServedPoint {
@@ -116,7 +129,7 @@ pub(super) fn describe(point: &OperatingPoint) -> String {
     let valid_for = format!(
         "model {}, up to {} items, index: {}",
         output::short(&point.model_fingerprint),
-        point.valid_to_items,
+        covered_items(point),
         point.index
     );
     rows.push(("valid for", valid_for));

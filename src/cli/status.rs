@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use super::output::{Output, percent, short, wrapped};
+use super::served_point::covered_items;
 use super::server_address::ServerAddress;
 use matchpoint_client::proto::{
     DeploymentInfo, Finding, GetServerInfoResponse, OperatingPoint, UnopenedDeployment, Verdict,
@@ -177,7 +178,7 @@ fn promise(point: Option<&OperatingPoint>) -> String {
         Some(confidence) if point.certified => format!(
             "promises {aim} at {} confidence, up to {} items",
             percent(confidence),
-            point.valid_to_items
+            covered_items(point)
         ),
         _ => format!("aims at {aim}; nothing is promised"),
     }

@@ -783,7 +783,7 @@ fn evaluate_reports_rates_with_intervals_over_labels() {
     let said = text(&said.stdout);
     let part = (1000.0 * number("/far/estimate")).round();
     for words in [
-        format!("Of 1,000 strangers {part} got in, and at most 100 are to"),
+        format!("Of 1,000 strangers {part} got in; at most 100 may"),
         "were turned away, or taken for another".to_owned(),
     ] {
         assert!(said.contains(&words), "no {words:?} in {said}");

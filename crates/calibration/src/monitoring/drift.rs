@@ -436,7 +436,7 @@ impl WatchedRate {
                 self.sampled
             );
             let next = if self.sampled == 0 {
-                "Wait for traffic, or draw more of it (`audit_sampling_rates`).".to_owned()
+                "Wait for traffic, or sample more of it (`audit_sampling_rates`).".to_owned()
             } else {
                 format!(
                     "Label about {LABELS_TO_BEGIN} of the decisions that wait (`matchpoint audit list`)."
