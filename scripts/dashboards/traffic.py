@@ -76,7 +76,7 @@ def traffic() -> dashboard.Dashboard:
             chart(
                 "Decisions by operating point",
                 (12, 8),
-                "ACCEPT, REJECT and UNDECIDED. Undecided means that no valid operating point is active. For review: rejects that a person is to look at.",
+                "ACCEPT, REJECT and UNDECIDED. Undecided means that no valid operating point is active. For review: rejects that a person is to look at. Unrecorded: searches that their callers left out of all records, and of every rate.",
                 "reqps",
                 {
                     "{{deployment}} {{operating_point}} {{decision}}": per_second(
@@ -85,6 +85,7 @@ def traffic() -> dashboard.Dashboard:
                     "{{deployment}} {{operating_point}} for review": per_second(
                         "matchpoint_reviews_total", "deployment, operating_point"
                     ),
+                    "{{deployment}} unrecorded": per_second("matchpoint_unrecorded_searches_total", "deployment"),
                 },
             ),
             words("Which labels, which items?", (12, 8), FOR_WHOM),
