@@ -378,34 +378,35 @@ fn so_far(drift: &GetDriftResponse) -> Markup {
     }
 }
 
+/// Where a decision is: its deployment and its id.
+type PlaceOfDecision = Path<(String, String)>;
+
 /// The picture that was searched for.
 pub(super) async fn picture(
     Extension(visitor): Extension<Visitor>,
-    Path((deployment, decision_id)): Path<(String, String)>,
+    place: PlaceOfDecision,
 ) -> Result<Response<Body>, Problem> {
-    let request = GetDecisionRequest {
-        deployment,
-        decision_id,
-        include_image: true,
-        include_matched_image: false,
-    };
-    Ok(pictures::answer(visitor.get_decision(request).await?.image))
+    let found = visitor.get_decision(asked(place, false)).await?;
+    Ok(pictures::answer(found.image))
 }
 
 /// The picture of its best match.
 pub(super) async fn matched(
     Extension(visitor): Extension<Visitor>,
-    Path((deployment, decision_id)): Path<(String, String)>,
+    place: PlaceOfDecision,
 ) -> Result<Response<Body>, Problem> {
-    let request = GetDecisionRequest {
+    let found = visitor.get_decision(asked(place, true)).await?;
+    Ok(pictures::answer(found.matched_image))
+}
+
+/// A decision with one of its two pictures.
+fn asked(Path((deployment, decision_id)): PlaceOfDecision, matched: bool) -> GetDecisionRequest {
+    GetDecisionRequest {
         deployment,
         decision_id,
-        include_image: false,
-        include_matched_image: true,
-    };
-    Ok(pictures::answer(
-        visitor.get_decision(request).await?.matched_image,
-    ))
+        include_image: !matched,
+        include_matched_image: matched,
+    }
 }
 
 #[derive(Deserialize)]
