@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
+use super::doubts;
 use super::exit::Exit;
 use super::image_sources::{ImageSource, ImageSources};
 use super::left_out::LeftOut;
@@ -270,7 +271,7 @@ fn text(report: &ServedReport, name: &str, shown: Shown) -> String {
         let more = report.queries.failed_total - listed;
         text.push_str(&format!("failed: and {more} more\n"));
     }
-    text.push_str(&doubts(&report.queries));
+    text.push_str(&warnings(&report.queries));
     if shown.verbose {
         text.push_str(&table(&report.left_out.rows()));
         text.push_str(&report.point.as_ref().map_or_else(String::new, describe));
@@ -285,7 +286,7 @@ fn text(report: &ServedReport, name: &str, shown: Shown) -> String {
 }
 
 /// What makes the trials less than they seem, with the first of each kind.
-fn doubts(of: &CalibrateMetadata) -> String {
+fn warnings(of: &CalibrateMetadata) -> String {
     let mut found = Vec::new();
     if let Some(first) = of.alike_labels.first() {
         found.push(format!(
@@ -300,10 +301,8 @@ fn doubts(of: &CalibrateMetadata) -> String {
         ));
     }
     if let Some(first) = of.query_duplicates.first() {
-        found.push(format!(
-            "{} of the queries have the very image of another one (the first: {} and {}); they are counted once",
-            of.query_duplicates_total, first.first_id, first.id
-        ));
+        let count = of.query_duplicates_total;
+        found.push(doubts::repeated(count, &first.first_id, &first.id));
     }
     if let Some(first) = of.stranger_near_duplicates.first() {
         found.push(format!(
@@ -330,10 +329,7 @@ fn doubts(of: &CalibrateMetadata) -> String {
         ));
     }
     if 0 < of.strangers_not_compared_total {
-        found.push(format!(
-            "{} queries of strangers are too many to be held against the others: near copies among them are not found",
-            of.strangers_not_compared_total
-        ));
+        found.push(doubts::not_compared(of.strangers_not_compared_total));
     }
     found
         .iter()

@@ -66,12 +66,7 @@ impl Doubts<'_> {
 
     fn repeated(&self) -> Option<String> {
         let first = self.repeated.first()?;
-        Some(format!(
-            "{} of the queries have the very image of another one (the first: {} and {}); they are counted once",
-            self.repeated.len(),
-            first.first,
-            first.query,
-        ))
+        Some(repeated(self.repeated.len(), &first.first, &first.query))
     }
 
     fn nearly(&self) -> Option<String> {
@@ -115,11 +110,20 @@ impl Doubts<'_> {
     }
 
     fn not_compared(&self) -> Option<String> {
-        (0 < self.not_compared).then(|| {
-            format!(
-                "{} queries of strangers are too many to be held against the others: near copies among them are not found",
-                self.not_compared
-            )
-        })
+        (0 < self.not_compared).then(|| not_compared(self.not_compared))
     }
+}
+
+/// So many queries with the image of another one, and the first two of them.
+pub(super) fn repeated(count: impl std::fmt::Display, first: &str, second: &str) -> String {
+    format!(
+        "{count} of the queries have the very image of another one (the first: {first} and {second}); they are counted once"
+    )
+}
+
+/// So many queries of strangers that were not looked at for near copies.
+pub(super) fn not_compared(count: u64) -> String {
+    format!(
+        "{count} queries of strangers are too many to be held against the others: near copies among them are not found"
+    )
 }

@@ -12,9 +12,10 @@ use super::in_words::{OfMany, rests_on};
 use super::labelled_search::{self, Probes};
 use super::left_out::LeftOut;
 use super::listing::ExcludeFlags;
-use super::output::{self, Output, ShownFlags, above_target, as_measured, percent, rate, table};
+use super::output::{self, Output, ShownFlags, above_target, percent, rate, table};
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{DeploymentEvaluation, MaskedSearches, RefusedItem, labels_that_chose};
+use crate::server::measured_rate;
 use crate::telemetry;
 use matchpoint_calibration::likeness::Alike;
 use matchpoint_calibration::rates::Confidence;
@@ -133,7 +134,7 @@ fn summary(found: &DeploymentEvaluation) -> String {
     let many = found
         .target_far
         .map_or_else(OfMany::default, OfMany::that_shows);
-    if let Some(far) = found.far.as_ref().map(as_measured) {
+    if let Some(far) = found.far.as_ref().map(measured_rate) {
         let asked = found.target_far.map_or_else(String::new, |target| {
             format!("; at most {} may", many.part(target))
         });
@@ -145,7 +146,7 @@ fn summary(found: &DeploymentEvaluation) -> String {
         ));
     }
     let known = OfMany::default();
-    if let Some(frr) = found.frr.as_ref().map(as_measured) {
+    if let Some(frr) = found.frr.as_ref().map(measured_rate) {
         text.push_str(&format!(
             "  Of {} known things {} were turned away, or taken for another ({})\n",
             known.all(),
@@ -153,7 +154,7 @@ fn summary(found: &DeploymentEvaluation) -> String {
             rests_on(&frr)
         ));
     }
-    if let Some(first) = found.recall_at_1.as_ref().map(as_measured) {
+    if let Some(first) = found.recall_at_1.as_ref().map(measured_rate) {
         text.push_str(&format!(
             "  The right label comes first in {}\n",
             rests_on(&first)

@@ -3,13 +3,12 @@
 use serde::Serialize;
 
 use super::output::{self, percent, rate, table};
+use super::served_point::review;
+use crate::server::review_band;
 use matchpoint_calibration::CalibrationError;
 use matchpoint_calibration::adjustment::Adjustment;
-use matchpoint_calibration::decision::Threshold;
 use matchpoint_calibration::menu::PriceOfProof;
 use matchpoint_calibration::operating_point::{Content, IndexMisses, ThresholdEvidence};
-use matchpoint_calibration::rates::Rate;
-use matchpoint_calibration::review::ReviewBand;
 use matchpoint_calibration::target_rate::{at_least, can_be_asked_for};
 use matchpoint_calibration::worst_group::WorstGroup;
 
@@ -83,7 +82,10 @@ pub(super) fn describe(content: &Content) -> String {
     ];
     rows.extend(grounds(content));
     let band = content.review.as_ref();
-    rows.extend(band.map(|band| ("review", review(band, content.threshold))));
+    rows.extend(band.map(|band| {
+        let band = review_band(band);
+        ("review", review(&band, content.threshold.get()))
+    }));
     rows.extend([
         ("FAR measured", rate(content.measured.far.as_ref())),
         ("FRR measured", rate(content.measured.frr.as_ref())),
@@ -133,27 +135,6 @@ fn groups(worst: &WorstGroup) -> Vec<(&'static str, String)> {
         ("price of that", what)
     });
     each.chain(price).collect()
-}
-
-/// What goes to a person, and what is promised of the rest.
-pub(super) fn review(band: &ReviewBand, accept: Threshold) -> String {
-    let (low, target) = (band.unseen.threshold, band.unseen.target);
-    let promised = format!(
-        "at most {} of mated searches are rejected unseen or accepted with a wrong label, at {} confidence",
-        percent(target.frr()),
-        percent(target.confidence().get())
-    );
-    if low == accept {
-        return format!("not needed: without one, {promised}");
-    }
-    let share = |rate: Option<Rate>| {
-        rate.map_or_else(|| "unknown".to_owned(), |rate| percent(rate.estimate))
-    };
-    format!(
-        "scores from {low} to below {accept} go to a person: {} of mated searches, {} of strangers; {promised}",
-        share(band.mated_reviewed),
-        share(band.strangers_reviewed)
-    )
 }
 
 /// What is held against the threshold.

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::colours::coloured;
 use crate::deployment::RefusedItem;
+use crate::server::measured_rate;
 use crate::telemetry::{escaped_json, escaped_lines};
 use matchpoint_calibration::rates::Rate;
 pub(super) use matchpoint_calibration::rates::percent;
@@ -134,19 +135,7 @@ pub(super) fn table(rows: &[(&str, String)]) -> String {
 
 /// A rate with its interval and what it rests on.
 pub(super) fn rate(rate: Option<&Rate>) -> String {
-    measured(rate.map(as_measured).as_ref())
-}
-
-/// A rate as a server would tell of it.
-pub(super) fn as_measured(rate: &Rate) -> MeasuredRate {
-    MeasuredRate {
-        rate: rate.estimate,
-        lower: rate.interval.lower,
-        upper: rate.interval.upper,
-        confidence: rate.interval.confidence.get(),
-        trials: rate.count.trials(),
-        labels: rate.labels,
-    }
+    measured(rate.map(measured_rate).as_ref())
 }
 
 /// The same, of a server's.

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::output::table;
+use matchpoint_client::proto::OperatingPoint;
 
 /// How many flips are shown as text; `--json` has all.
 const FLIPS_SHOWN: usize = 40;
@@ -43,6 +44,15 @@ pub(super) struct Activated {
 }
 
 impl Activated {
+    /// As a server tells of it.
+    pub(super) fn served(now: Option<OperatingPoint>, previous: String, etag: String) -> Self {
+        Self {
+            active: now.unwrap_or_default().id,
+            previous: Some(previous).filter(|id| !id.is_empty()),
+            etag,
+        }
+    }
+
     pub(super) fn text(&self) -> String {
         let before = self.previous.as_deref().unwrap_or("none");
         format!("{} decides now; before it {before}\n", self.active)

@@ -1,9 +1,9 @@
 //! An operating point in few words, for whoever has to defend it.
 
 use super::in_words::{OfMany, rests_on};
-use super::operating_point_text::review;
-use super::output::{Shown, as_measured, percent, wrapped};
+use super::output::{Shown, percent, wrapped};
 use super::served_point;
+use crate::server::{measured_rate, review_band};
 use matchpoint_calibration::operating_point::Content;
 use matchpoint_client::proto::{MeasuredRate, OperatingPoint};
 
@@ -36,21 +36,22 @@ impl PointInWords {
             heading,
             accepts_from: accepts,
             goal: content.goal(),
-            review: band.map(|band| review(band, content.threshold)),
+            review: band
+                .map(|band| served_point::review(&review_band(band), content.threshold.get())),
             promised_far: promised.filter(|_| plain).map(|promise| {
                 // With growth, what was asked for holds at the larger size, and a lower one today.
                 let grown = content.growth.as_ref().map(|growth| growth.target_far);
                 let far = grown.unwrap_or(promise.target.far());
                 [far, promise.target.confidence().get()]
             }),
-            far: content.measured.far.as_ref().map(as_measured),
-            frr: content.measured.frr.as_ref().map(as_measured),
+            far: content.measured.far.as_ref().map(measured_rate),
+            frr: content.measured.frr.as_ref().map(measured_rate),
             held_out_far: held_out
                 .and_then(|rates| rates.far.as_ref())
-                .map(as_measured),
+                .map(measured_rate),
             held_out_frr: held_out
                 .and_then(|rates| rates.frr.as_ref())
-                .map(as_measured),
+                .map(measured_rate),
             valid_for: format!(
                 "model {} and up to {} items",
                 content.binding.model_name,
@@ -67,7 +68,10 @@ impl PointInWords {
             // No score is above 1.
             accepts_from: (point.threshold <= 1.0).then_some(point.threshold),
             goal: served_point::goal(point),
-            review: point.review.as_ref().map(served_point::review),
+            review: point
+                .review
+                .as_ref()
+                .map(|band| served_point::review(band, point.threshold)),
             promised_far: promised.filter(|_| point.certified).map(<[f64; 2]>::from),
             far: point.far,
             frr: point.frr,

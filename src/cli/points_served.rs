@@ -132,11 +132,8 @@ pub(super) fn activate(which: &Which, server: &ServerAddress, id: &str) -> anyho
         let (client, found) = known(which, server).await?;
         let id = found.whole_id(id)?;
         let now = client.activate(name_of(&which.deployment)?, &id).await?;
-        anyhow::Ok(Activated {
-            active: now.operating_point.unwrap_or_default().id,
-            previous: Some(now.previous_id).filter(|id| !id.is_empty()),
-            etag: now.etag,
-        })
+        let (point, previous) = (now.operating_point, now.previous_id);
+        anyhow::Ok(Activated::served(point, previous, now.etag))
     })?;
     Output::new(which.json).result(&activated, Activated::text)
 }
@@ -145,11 +142,8 @@ pub(super) fn roll_back(which: &Which, server: &ServerAddress) -> anyhow::Result
     let activated = single_threaded()?.block_on(async {
         let client = server.connect().await?;
         let now = client.roll_back(name_of(&which.deployment)?).await?;
-        anyhow::Ok(Activated {
-            active: now.operating_point.unwrap_or_default().id,
-            previous: Some(now.previous_id).filter(|id| !id.is_empty()),
-            etag: now.etag,
-        })
+        let (point, previous) = (now.operating_point, now.previous_id);
+        anyhow::Ok(Activated::served(point, previous, now.etag))
     })?;
     Output::new(which.json).result(&activated, Activated::text)
 }

@@ -6,7 +6,7 @@ use super::exit::{Exit, fail};
 use super::output::{self, measured, percent, table};
 use crate::clock::rfc_3339;
 use matchpoint_calibration::growth::items_within;
-use matchpoint_client::proto::{OperatingPoint, ReviewBand};
+use matchpoint_client::proto::{MeasuredRate, OperatingPoint, ReviewBand};
 
 /// An operating point, and whether it decides.
 #[derive(Serialize)]
@@ -74,12 +74,29 @@ pub(super) fn goal(point: &OperatingPoint) -> String {
 }
 
 /// What goes to a person, and what is promised of the rest.
-pub(super) fn review(band: &ReviewBand) -> String {
-    format!(
-        "scores from {:.4} to below the threshold go to a person: at most {} of mated searches are rejected unseen or accepted with a wrong label, at {} confidence",
-        band.threshold,
+pub(super) fn review(band: &ReviewBand, accept: f32) -> String {
+    let promised = format!(
+        "at most {} of mated searches are rejected unseen or accepted with a wrong label, at {} confidence",
         percent(band.unseen_frr),
         percent(band.confidence)
+    );
+    // Both ends are one if the mates do without a band.
+    if accept <= band.threshold {
+        return format!("not needed: without one, {promised}");
+    }
+    let accept = if 1.0 < accept {
+        "none (accepts nothing)".to_owned()
+    } else {
+        format!("{accept:.4}")
+    };
+    let share = |rate: Option<&MeasuredRate>| {
+        rate.map_or_else(|| "unknown".to_owned(), |rate| percent(rate.rate))
+    };
+    format!(
+        "scores from {:.4} to below {accept} go to a person: {} of mated searches, {} of strangers; {promised}",
+        band.threshold,
+        share(band.mated_reviewed.as_ref()),
+        share(band.strangers_reviewed.as_ref())
     )
 }
 
@@ -114,7 +131,12 @@ pub(super) fn describe(point: &OperatingPoint) -> String {
             ("upper bound", bound)
         }));
     }
-    rows.extend(point.review.as_ref().map(|band| ("review", review(band))));
+    rows.extend(
+        point
+            .review
+            .as_ref()
+            .map(|band| ("review", review(band, point.threshold))),
+    );
     rows.extend([
         ("FAR measured", measured(point.far.as_ref())),
         ("FRR measured", measured(point.frr.as_ref())),

@@ -313,8 +313,8 @@ pub(super) fn operating_point(point: &OperatingPoint) -> proto::OperatingPoint {
             .or(frr.map(|frr| frr.independent_trials))
             .unwrap_or_default(),
         far_upper_bound: content.far_bound(),
-        far: content.measured.far.as_ref().map(measured),
-        frr: content.measured.frr.as_ref().map(measured),
+        far: content.measured.far.as_ref().map(measured_rate),
+        frr: content.measured.frr.as_ref().map(measured_rate),
         model_fingerprint: binding.model_fingerprint.clone(),
         gallery_id: binding.gallery_id.clone(),
         gallery_items: binding.gallery_items,
@@ -326,8 +326,12 @@ pub(super) fn operating_point(point: &OperatingPoint) -> proto::OperatingPoint {
         frr_upper_bound: frr.map(|frr| frr.frr_bound),
         valid_to_items: content.valid_to_items(),
         growth_target_far: content.growth.map(|growth| growth.target_far),
-        held_out_far: held_out.and_then(|rates| rates.far.as_ref()).map(measured),
-        held_out_frr: held_out.and_then(|rates| rates.frr.as_ref()).map(measured),
+        held_out_far: held_out
+            .and_then(|rates| rates.far.as_ref())
+            .map(measured_rate),
+        held_out_frr: held_out
+            .and_then(|rates| rates.frr.as_ref())
+            .map(measured_rate),
         adjustment: content
             .adjustment
             .as_ref()
@@ -337,7 +341,9 @@ pub(super) fn operating_point(point: &OperatingPoint) -> proto::OperatingPoint {
     }
 }
 
-fn review_band(band: &ReviewBand) -> proto::ReviewBand {
+/// A review band as the protocol has it.
+#[must_use]
+pub fn review_band(band: &ReviewBand) -> proto::ReviewBand {
     let ReviewBand {
         unseen,
         mated_reviewed,
@@ -349,8 +355,8 @@ fn review_band(band: &ReviewBand) -> proto::ReviewBand {
         unseen_frr_bound: unseen.frr_bound,
         confidence: unseen.target.confidence().get(),
         independent_trials: unseen.independent_trials,
-        mated_reviewed: mated_reviewed.as_ref().map(measured),
-        strangers_reviewed: strangers_reviewed.as_ref().map(measured),
+        mated_reviewed: mated_reviewed.as_ref().map(measured_rate),
+        strangers_reviewed: strangers_reviewed.as_ref().map(measured_rate),
     }
 }
 
@@ -527,7 +533,9 @@ fn remedy(settings: &proto::CalibrationSettings) -> Result<RemedyChoice, Status>
     })
 }
 
-fn measured(rate: &Rate) -> proto::MeasuredRate {
+/// A rate as the protocol has it.
+#[must_use]
+pub fn measured_rate(rate: &Rate) -> proto::MeasuredRate {
     proto::MeasuredRate {
         rate: rate.estimate,
         lower: rate.interval.lower,

@@ -44,6 +44,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::{Layer, ServiceExt};
 
+pub use convert::{measured_rate, review_band};
 pub use error::ServeError;
 pub use listeners::{Listeners, announce, bind, listen};
 pub use registry::{ServedState, UnopenedDeployment};
