@@ -10,7 +10,7 @@ TESTED := --bins --tests
 # CMake and NASM, where the machine has none.
 export PATH := $(CURDIR)/.cache/build-tools/bin:$(PATH)
 
-.PHONY: help demo test test-rust test-prometheus test-proxies test-console lint tools runtime bench build wheel sbom clean compare-pillow
+.PHONY: help protocol demo test test-rust test-prometheus test-proxies test-console lint tools runtime bench build wheel sbom clean compare-pillow
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -60,6 +60,9 @@ test-rust: runtime
 	@cargo test --locked --quiet
 	@echo "== documentation"
 	@RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
+
+protocol: ## Write crates/client/generated after a change of proto/
+	@MATCHPOINT_TESTS_WRITE_GENERATED=1 cargo test --locked --quiet -p matchpoint-protocol
 
 lint: ## Lint protocol, scripts, Python and deployment files
 	@echo "== protocol, scripts, Python, deployment files"

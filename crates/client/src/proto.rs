@@ -1,4 +1,4 @@
-//! The code generated from `proto/`. Nothing but this room and the server names it.
+//! The code generated from `proto/` by `make protocol`. Nothing but this room and the server names it.
 
 #![expect(
     unused_qualifications,
@@ -12,12 +12,12 @@
     reason = "generated code"
 )]
 
-tonic::include_proto!("matchpoint.v1");
+include!("../generated/matchpoint.v1.rs");
 
 /// The part of google.longrunning that is served.
 pub mod longrunning {
-    include!(concat!(env!("OUT_DIR"), "/shared/google.longrunning.rs"));
+    include!("../generated/google.longrunning.rs");
 }
 
 /// The compiled contract, for reflection.
-pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+pub const DESCRIPTORS: &[u8] = include_bytes!("../generated/descriptors.bin");

@@ -1,11 +1,12 @@
-//! Compiles the protobuf contract, with a compiler in pure Rust: nothing to install.
+//! Holds what is generated from `proto/` to the contract. It is kept, so that who builds the program compiles no
+//! compiler of protobuf; `make protocol` writes it.
 
+use std::collections::BTreeMap;
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::Path;
 use std::{env, fs};
 
-/// The contract, at the top of the repository.
-const PROTO: &str = "../../proto";
+type Files = BTreeMap<String, Vec<u8>>;
 
 /// Images in requests: parts of what was received, and no copies of it.
 const IMAGES: [&str; 6] = [
@@ -17,11 +18,34 @@ const IMAGES: [&str; 6] = [
     ".matchpoint.v1.LabelledQuery.image",
 ];
 
-fn main() -> Result<(), Box<dyn Error>> {
-    // tonic-prost-build does not say so itself when it is handed a descriptor set.
-    println!("cargo:rerun-if-changed={PROTO}");
+#[test]
+fn what_is_kept_is_what_the_contract_gives() -> Result<(), Box<dyn Error>> {
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../client/generated");
+    let made = generate()?;
+    if env::var_os("MATCHPOINT_TESTS_WRITE_GENERATED").is_some() {
+        for (name, bytes) in &made {
+            fs::write(kept.join(name), bytes)?;
+        }
+    }
+    for (name, bytes) in &made {
+        let same = fs::read(kept.join(name)).is_ok_and(|found| found == *bytes);
+        assert!(
+            same,
+            "crates/client/generated/{name} is not what proto/ gives: run `make protocol`"
+        );
+    }
+    assert_eq!(
+        fs::read_dir(kept)?.count(),
+        made.len(),
+        "there are files that nothing generates"
+    );
+    Ok(())
+}
 
-    let mut compiler = protox::Compiler::new([PROTO])?;
+/// Compiles the contract, by a compiler in pure Rust: nothing to install.
+fn generate() -> Result<Files, Box<dyn Error>> {
+    let proto = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    let mut compiler = protox::Compiler::new([&proto])?;
     compiler.include_imports(true).include_source_info(true);
     for room in [
         "calibration",
@@ -36,29 +60,33 @@ fn main() -> Result<(), Box<dyn Error>> {
         compiler.open_file(format!("matchpoint/v1/{room}.proto"))?;
     }
 
-    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
-    fs::write(
-        out.join("descriptors.bin"),
-        compiler.encode_file_descriptor_set(),
-    )?;
+    let descriptors = compiler.encode_file_descriptor_set();
+    let mut made = Files::from([("descriptors.bin".to_owned(), descriptors)]);
     // Each package is compiled with the other as foreign, so that both are named by absolute paths.
-    let shared = out.join("shared");
-    fs::create_dir_all(&shared)?;
-    for (into, foreign, path) in [
-        (&out, ".google.longrunning", "crate::proto::longrunning"),
-        (&shared, ".matchpoint.v1", "crate::proto"),
+    for (package, foreign, path) in [
+        (
+            "matchpoint.v1",
+            ".google.longrunning",
+            "crate::proto::longrunning",
+        ),
+        ("google.longrunning", ".matchpoint.v1", "crate::proto"),
     ] {
+        let out = tempfile::tempdir()?;
         let configured = as_json(tonic_prost_build::configure());
         IMAGES
             .into_iter()
             .fold(configured, tonic_prost_build::Builder::bytes)
-            .out_dir(into)
+            .emit_rerun_if_changed(false)
+            .out_dir(out.path())
             .extern_path(".google.rpc.Status", "::tonic_types::Status")
             .extern_path(foreign, path)
             .codec_path("crate::CountingCodec")
             .compile_fds_with_config(compiler.file_descriptor_set(), named())?;
+        let name = format!("{package}.rs");
+        let code = fs::read(out.path().join(&name))?;
+        made.insert(name, code);
     }
-    Ok(())
+    Ok(made)
 }
 
 /// Messages know their names: by these the contract says what they are made of.
