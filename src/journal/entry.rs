@@ -1,5 +1,6 @@
 //! What is recorded of a decision, and its annotations: what people say about it afterwards.
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use matchpoint_calibration::decision::Decision;
@@ -10,7 +11,8 @@ pub const TEXT_BYTES_MAX: usize = 512;
 /// The id of a decision: a UUID of version 7, whose first 48 bits are the time in milliseconds.
 ///
 /// Ids are in the order in which decisions were made, so that the journal needs no other order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "[u8; 16]", into = "[u8; 16]")]
 pub struct DecisionId(Uuid);
 
 impl DecisionId {
@@ -72,6 +74,20 @@ impl DecisionId {
     }
 }
 
+impl TryFrom<[u8; 16]> for DecisionId {
+    type Error = &'static str;
+
+    fn try_from(bytes: [u8; 16]) -> Result<Self, Self::Error> {
+        Self::from_bytes(bytes).ok_or("not a UUID of version 7")
+    }
+}
+
+impl From<DecisionId> for [u8; 16] {
+    fn from(id: DecisionId) -> Self {
+        *id.as_bytes()
+    }
+}
+
 impl std::fmt::Display for DecisionId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)
@@ -79,7 +95,7 @@ impl std::fmt::Display for DecisionId {
 }
 
 /// The id of the state that decided: of the items, the model, the index and the operating point.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct StateId([u8; 16]);
 
 impl StateId {
@@ -139,7 +155,7 @@ impl std::fmt::Display for JournalId {
 }
 
 /// Where a search came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SearchSource {
     /// A caller; what the query shows is not known.
     Live,
@@ -206,7 +222,7 @@ impl SearchSource {
 }
 
 /// How a decision took part in the sample for audit.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
     stratum: u16,
     probability: f64,
@@ -225,6 +241,11 @@ impl Sampling {
             probability,
             sampled,
         })
+    }
+
+    /// Whether something can be weighted by it, which what is read from a file need not be.
+    pub(super) fn is_usable(&self) -> bool {
+        Self::new(self.stratum, self.probability, self.sampled).is_some()
     }
 
     /// The number of its stratum.
@@ -247,7 +268,7 @@ impl Sampling {
 }
 
 /// The item that was decided on.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DecidedItem {
     /// Its label.
     pub label: String,
@@ -263,7 +284,7 @@ pub struct DecidedItem {
 }
 
 /// One decision, without the image.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DecisionEntry {
     /// Its id, and with it its time.
     pub id: DecisionId,

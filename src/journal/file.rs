@@ -137,7 +137,7 @@ pub(super) fn damaged(path: &Path, what: &str) -> JournalError {
 }
 
 /// `path` with something appended to the file name.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()

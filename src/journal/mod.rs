@@ -1,9 +1,9 @@
 //! The log of decisions: bounded, on the disk, with what people say about them.
 //!
-//! A search leaves its decision in a queue and goes on. One thread writes what waits in one
-//! transaction, five times a second or a thousand at once, together with the totals: so what is
-//! counted is what is there, after a crash too. What cannot be recorded is counted as lost, and no
-//! search fails for it.
+//! A search leaves its decision in a queue, and in a file that outlives the process, and goes on. One
+//! thread writes what waits in one transaction, five times a second or a thousand at once, together
+//! with the totals: so what is counted is what is there, after a crash too. What cannot be recorded is
+//! counted as lost, and no search fails for it.
 
 mod audit;
 pub mod entry;
@@ -16,6 +16,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 pub mod totals;
+mod waiting;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -37,6 +38,7 @@ use crate::journal::read::JournalReader;
 use crate::journal::retention::RetentionCursor;
 use crate::journal::store::{JournalStore, WaitingDecision};
 use crate::journal::totals::{Committed, LostDecisions};
+use crate::journal::waiting::{SharedFile, WaitingFiles};
 use crate::journal::writer::{JournalWorker, QUEUE_LEN_MAX, WriterCounts, WriterRequest};
 
 /// Its name within a deployment's folder.
@@ -55,6 +57,7 @@ pub struct Journal {
     path: PathBuf,
     name: JournalId,
     queue: Option<Sender<WriterRequest>>,
+    waiting: SharedFile,
     shared: Arc<WriterCounts>,
     thread: Option<JoinHandle<()>>,
 }
@@ -85,7 +88,10 @@ impl Journal {
         options: JournalOptions,
         mut observe: impl FnMut(&Committed) + Send + 'static,
     ) -> Result<Self, JournalError> {
-        let store = JournalStore::open_or_begin(path)?;
+        let mut store = JournalStore::open_or_begin(path)?;
+        store.take_what_waited()?;
+        let files = WaitingFiles::begin(path)?;
+        let waiting = files.open.clone();
         observe(&store.committed(None)?);
         let (queue, inbox) = crossbeam_channel::bounded(QUEUE_LEN_MAX);
         let (shared, name) = (Arc::new(WriterCounts::after(store.lost())), store.name);
@@ -95,6 +101,8 @@ impl Journal {
             options,
             shared: Arc::clone(&shared),
             observe: Box::new(observe),
+            files,
+            taken: 0,
             batch: Vec::new(),
             due: None,
             retain_at: Instant::now(),
@@ -111,6 +119,7 @@ impl Journal {
             path: path.to_path_buf(),
             name,
             queue: Some(queue),
+            waiting,
             shared,
             thread: Some(thread),
         })
@@ -122,15 +131,19 @@ impl Journal {
         self.name
     }
 
-    /// Records a decision, with the image that it was made on where that is kept. Never waits:
-    /// where too much waits already, the decision is counted as lost.
+    /// Records a decision, with the image that it was made on where that is kept: when this returns, the
+    /// end of the process does not lose it. Never waits for the disk: where too much waits already, the
+    /// decision is counted as lost.
     pub fn record(&self, entry: DecisionEntry, image: Option<Bytes>) {
         let image = image.filter(|image| self.take_room(image.len()));
         let bytes = image.as_ref().map_or(0, Bytes::len);
+        let line = waiting::line(&entry, image.is_some());
         let message = WriterRequest::Record(Box::new(WaitingDecision { entry, image }));
+        // The order of the queue is that of the file.
+        let mut file = self.waiting.lock();
         let sent = self.queue.as_ref().map(|queue| queue.try_send(message));
         let lost = match sent {
-            Some(Ok(())) => return,
+            Some(Ok(())) => return file.take(&line),
             Some(Err(TrySendError::Full(_))) => &self.shared.queue_full,
             // The writer panicked, which the log says.
             Some(Err(TrySendError::Disconnected(_))) | None => &self.shared.not_written,

@@ -14,6 +14,7 @@ use crate::journal::format::{
     read_name, read_state, source_number,
 };
 use crate::journal::totals::{self, Committed, CountsByKey, LostDecisions};
+use crate::journal::waiting::{self, WaitingLine};
 
 /// A decision that waits to be written.
 #[derive(Debug)]
@@ -91,6 +92,40 @@ impl JournalStore {
             name,
             broken: false,
         })
+    }
+
+    /// Takes in what a process that was killed had answered, and not written yet.
+    pub(super) fn take_what_waited(&mut self) -> Result<(), JournalError> {
+        let (lines, unreadable) = waiting::left(&self.path)?;
+        let (mut batch, mut lost) = (Vec::new(), LostDecisions::default());
+        lost.not_written = unreadable;
+        for WaitingLine { entry, image } in lines {
+            let known = self
+                .has(&entry)
+                .map_err(|error| failed(&self.path, "read", error))?;
+            // What was removed was in the journal.
+            if known || entry.id.as_bytes()[..] <= self.removed_to[..] {
+                continue;
+            }
+            lost.images += u64::from(image);
+            batch.push(WaitingDecision { entry, image: None });
+        }
+        if batch.is_empty() && lost == LostDecisions::default() {
+            return Ok(());
+        }
+        self.write(&batch, lost)?;
+        tracing::info!(
+            decisions = batch.len(),
+            unreadable,
+            "decisions that were answered before the last process ended are recorded"
+        );
+        Ok(())
+    }
+
+    fn has(&self, entry: &DecisionEntry) -> Result<bool, rusqlite::Error> {
+        let query = "SELECT 1 FROM decisions WHERE id = ?";
+        let mut statement = self.connection.prepare_cached(query)?;
+        statement.exists([entry.id.as_bytes()])
     }
 
     /// Takes note of an error, after which the file may not be written any more.

@@ -1087,6 +1087,51 @@ fn a_killed_process_leaves_totals_that_are_those_of_its_rows() {
     }
 }
 
+#[test]
+fn what_a_killed_process_had_recorded_is_in_the_journal_once_when_it_is_opened_again() {
+    let (place, other) = (place(), place());
+    let journal = open(&place.path);
+    record_all(&journal, 0..10);
+    // Nothing of these reaches the journal.
+    let busy = Connection::open(&place.path).unwrap();
+    busy.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for number in 10..40 {
+        let image = (number == 11).then(|| bytes::Bytes::from_static(b"image"));
+        journal.record(entry(number), image);
+    }
+    // The files as they are at that moment, which is what a killed process leaves.
+    let files = fs::read_dir(place.folder.path()).unwrap();
+    for file in files.map(|file| file.unwrap().path()) {
+        fs::copy(&file, other.folder.path().join(file.file_name().unwrap())).unwrap();
+    }
+    // What is committed already, and what the end of the machine made of a line.
+    let waiting = other.folder.path().join("decisions.db.waiting-2");
+    let mut lines = fs::read(&waiting).unwrap();
+    lines.extend(super::waiting::line(&entry(3), false));
+    lines.extend(b"{\"entry\":\0\0\0\n");
+    fs::write(&waiting, lines).unwrap();
+    busy.execute_batch("ROLLBACK").unwrap();
+    drop(journal);
+
+    for _start in 0..2 {
+        let journal = open(&other.path);
+        let reader = journal.reader().unwrap();
+        assert_eq!(reader.verify().unwrap(), 40);
+        let lost = journal.losses().ever();
+        assert_eq!((lost.not_written, lost.images), (1, 1));
+        let read = [Some("op-0"), None].map(|point| all(&reader, point));
+        let mut read: Vec<_> = read.concat().into_iter().map(|row| row.entry).collect();
+        read.sort_by_key(|entry| entry.id);
+        assert_eq!(read, (0..40).map(entry).collect::<Vec<_>>());
+    }
+    // A whole end leaves nothing there.
+    for name in ["decisions.db.waiting-1", "decisions.db.waiting-2"] {
+        for place in [&place, &other] {
+            assert!(!place.folder.path().join(name).exists());
+        }
+    }
+}
+
 /// Not a test by itself: what [`a_killed_process_leaves_totals_that_are_those_of_its_rows`] kills.
 #[test]
 fn the_other_process() {

@@ -13,6 +13,7 @@ use crate::journal::error::JournalError;
 use crate::journal::retention::{JournalOptions, RetentionCursor};
 use crate::journal::store::{JournalStore, WaitingDecision};
 use crate::journal::totals::{Committed, CountsByKey, LostDecisions};
+use crate::journal::waiting::WaitingFiles;
 
 /// Decisions that may wait for the writer: a second of searches at full load. Where the disk
 /// fails, as many more wait in the writer's hands.
@@ -89,6 +90,10 @@ pub(super) struct JournalWorker {
     pub(super) options: JournalOptions,
     pub(super) shared: Arc<WriterCounts>,
     pub(super) observe: Observe,
+    /// What waits, where the end of the process does not lose it.
+    pub(super) files: WaitingFiles,
+    /// Decisions ever taken from the queue.
+    pub(super) taken: u64,
     pub(super) batch: Vec<WaitingDecision>,
     /// When the batch is written.
     pub(super) due: Option<Instant>,
@@ -120,11 +125,19 @@ impl JournalWorker {
             if self.retain_at <= now {
                 self.retain_at = now + RETENTION_EVERY;
                 drop(self.retain(STEPS_AT_ONCE));
+                if self.batch.is_empty() {
+                    self.files.committed(self.taken);
+                }
             }
         }
-        if self.commit().is_err() {
+        if self.commit().is_ok() {
+            self.files.remove();
+        } else {
             let lost = self.batch.len();
-            tracing::error!(lost, "decisions could not be recorded before the end");
+            tracing::error!(
+                lost,
+                "decisions could not be recorded before the end; the next start records them from the files where they wait"
+            );
         }
     }
 
@@ -149,6 +162,7 @@ impl JournalWorker {
     }
 
     fn take(&mut self, waiting: WaitingDecision) {
+        self.taken += 1;
         if QUEUE_LEN_MAX <= self.batch.len() {
             // The disk has been failing for long.
             self.let_go(&waiting);
@@ -175,6 +189,7 @@ impl JournalWorker {
         let lost = self.shared.lost().without(self.store.lost());
         if self.batch.is_empty() && lost == LostDecisions::default() && !self.store.is_broken() {
             self.due = None;
+            self.files.committed(self.taken);
             return Ok(());
         }
         match self.store.write(&self.batch, lost) {
@@ -186,6 +201,7 @@ impl JournalWorker {
                     tracing::info!("decisions are recorded again");
                 }
                 self.due = None;
+                self.files.committed(self.taken);
                 self.announce(&changes);
                 self.keep_to_size();
                 Ok(())

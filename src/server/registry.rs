@@ -20,6 +20,8 @@ use matchpoint_embed::caller::Caller;
 
 /// Calibrations that compute, and recordings that are read, at once.
 const HEAVY_MAX: usize = 2;
+/// The longest time that a deployment may take to be opened: ten times as long as one of 100 million items takes.
+const OPENING_MAX: Duration = Duration::from_secs(2 * 3600);
 /// Pieces of files that are read or written at once.
 const PIECES_MAX: usize = 4;
 
@@ -334,7 +336,7 @@ impl Registry {
         method: &'static str,
         work: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Status> {
-        self.call_of(1, method, work).await
+        self.call_within(self.longest, method, work).await
     }
 
     /// As [`Registry::call`], for one that does the work of so many.
@@ -345,6 +347,24 @@ impl Registry {
         work: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Status> {
         let longest = self.longest.saturating_mul(calls.max(1));
+        self.call_within(longest, method, work).await
+    }
+
+    /// As [`Registry::call`], for one that opens a deployment, which takes as long as its items are many.
+    pub(super) async fn call_that_opens<T>(
+        &self,
+        method: &'static str,
+        work: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
+        self.call_within(OPENING_MAX, method, work).await
+    }
+
+    async fn call_within<T>(
+        &self,
+        longest: Duration,
+        method: &'static str,
+        work: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
         let _under_way = self.enter();
         let started = Instant::now();
         let record = CallRecord {

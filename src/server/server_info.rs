@@ -90,7 +90,10 @@ impl ServerService for ServerInfoHandler {
     ) -> Result<Response<ReloadDeploymentResponse>, Status> {
         let service = self.called_by(&request);
         let work = service.reload(request.into_inner());
-        let answer = self.registry.call("ReloadDeployment", work).await;
+        let answer = self
+            .registry
+            .call_that_opens("ReloadDeployment", work)
+            .await;
         answer.map(Response::new)
     }
 
@@ -101,7 +104,7 @@ impl ServerService for ServerInfoHandler {
         let share = self.shadow_share;
         let registry = self.registry.called_by(&request);
         let work = shadow::reload(&registry, share, request.into_inner());
-        let answer = self.registry.call("ReloadShadow", work).await;
+        let answer = self.registry.call_that_opens("ReloadShadow", work).await;
         answer.map(Response::new)
     }
 

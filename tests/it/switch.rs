@@ -8,6 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crate::common::{
     Running, config, copy_folder, copy_of_sample, in_8_bits, matchpoint, model, photos, run, text,
@@ -18,6 +19,8 @@ use matchpoint_client::proto::server_service_client::ServerServiceClient;
 use matchpoint_client::proto::{
     Decision, GetServerInfoRequest, ReloadDeploymentRequest, SearchRequest, search_request,
 };
+use matchpoint_gallery::params::IndexParams;
+use matchpoint_gallery::{Access, Gallery};
 use tonic::Code;
 use tonic::transport::Channel;
 use tonic_types::StatusExt;
@@ -117,6 +120,27 @@ async fn what_would_decide_nothing_takes_no_place_unless_that_is_meant() {
     server.reload_deployment(meant).await.unwrap();
     let after = ask(running.channel.clone(), image).await;
     assert_eq!((after.1.as_str(), after.2), ("", false));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn opening_may_take_longer_than_a_request_may() {
+    let (folder, first) = copy_of_sample();
+    let second = folder.path().join("second");
+    copy_folder(&first, &second);
+    let link = folder.path().join("served");
+    symlink(&first, &link).unwrap();
+    let running = Running::start(&link, &[("MATCHPOINT_REQUEST_TIMEOUT_SECONDS", "1")]).await;
+    lead(&link, &second);
+    // Who has its lock is waited for.
+    let items = second.join("items.db");
+    let held = Gallery::open(&items, Access::ReadWrite, IndexParams::default()).unwrap();
+    let release = async {
+        tokio::time::sleep(Duration::from_millis(1300)).await;
+        drop(held);
+    };
+    let (switched, ()) = tokio::join!(reload(&running), release);
+    switched.unwrap();
     running.stop().await;
 }
 

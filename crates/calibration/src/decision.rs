@@ -114,7 +114,7 @@ impl TryFrom<f64> for Threshold {
 }
 
 /// What a search comes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Decision {
     /// The best score is at or above the threshold.
     Accept,

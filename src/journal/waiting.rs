@@ -1,0 +1,171 @@
+//! Decisions that were answered and are not in the journal yet, in files: they outlive the process.
+//!
+//! A decision is handed to the system, by one `write`, before it is answered; the journal takes many of them in one
+//! transaction later. There are two files: one takes what is recorded while the journal takes what is in the other.
+//! What a process that was killed left in them goes into the journal when it is opened again. The disk is not waited
+//! for, so that a machine that loses its power may lose what has waited.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::journal::entry::DecisionEntry;
+use crate::journal::error::{JournalError, file_failed};
+
+/// Endings of the two files, behind the journal's name.
+const ENDINGS: [&str; 2] = [".waiting-1", ".waiting-2"];
+/// A file takes no more: as much as waits at most, with the longest labels.
+const BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// A line of the files.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct WaitingLine<E> {
+    pub(super) entry: E,
+    /// Whether an image waits with it, which is in no file: what is removed there is not overwritten.
+    pub(super) image: bool,
+}
+
+/// A decision as a line.
+pub(super) fn line(entry: &DecisionEntry, image: bool) -> Vec<u8> {
+    // Text and numbers, which never fail.
+    let mut line = serde_json::to_vec(&WaitingLine { entry, image }).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+/// The file that takes what is recorded.
+#[derive(Debug)]
+pub(super) struct OpenFile {
+    file: File,
+    path: PathBuf,
+    bytes: u64,
+    /// Decisions ever handed to the writer.
+    sent: u64,
+    /// Whether the last attempt to write failed.
+    failing: bool,
+}
+
+impl OpenFile {
+    /// Takes a decision that was just handed to the journal's writer.
+    pub(super) fn take(&mut self, line: &[u8]) {
+        self.sent += 1;
+        if BYTES_MAX < self.bytes {
+            return;
+        }
+        let written = self.file.write_all(line);
+        self.bytes += line.len() as u64;
+        match written {
+            Ok(()) => self.failing = false,
+            Err(error) => {
+                if !std::mem::replace(&mut self.failing, true) {
+                    let path = self.path.display();
+                    tracing::error!(%path, %error, "decisions are answered before a file has them: a process that is killed now loses the newest");
+                }
+            }
+        }
+    }
+}
+
+/// The file that takes what is recorded, for all who record.
+#[derive(Clone, Debug)]
+pub(super) struct SharedFile(Arc<Mutex<OpenFile>>);
+
+impl SharedFile {
+    pub(super) fn lock(&self) -> MutexGuard<'_, OpenFile> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Both files, as the journal's writer has them.
+#[derive(Debug)]
+pub(super) struct WaitingFiles {
+    pub(super) open: SharedFile,
+    /// What the journal takes meanwhile, and up to which decision it goes.
+    closed: File,
+    closed_path: PathBuf,
+    closed_to: u64,
+}
+
+impl WaitingFiles {
+    /// Opens both, and empties them: what they held is in the journal.
+    pub(super) fn begin(journal: &Path) -> Result<Self, JournalError> {
+        let [(path, file), (closed_path, closed)] = paths(journal).map(|path| {
+            let options = File::options().append(true).create(true).clone();
+            let opened = options.open(&path);
+            let empty = opened.and_then(|file| file.set_len(0).map(|()| file));
+            (path, empty)
+        });
+        let file = file.map_err(|source| file_failed(&path, "begin", source))?;
+        let closed = closed.map_err(|source| file_failed(&closed_path, "begin", source))?;
+        let open = OpenFile {
+            file,
+            path,
+            bytes: 0,
+            sent: 0,
+            failing: false,
+        };
+        Ok(Self {
+            open: SharedFile(Arc::new(Mutex::new(open))),
+            closed,
+            closed_path,
+            closed_to: 0,
+        })
+    }
+
+    /// Takes note that the journal has the first `committed` decisions: empties what holds no others.
+    pub(super) fn committed(&mut self, committed: u64) {
+        if committed < self.closed_to {
+            return;
+        }
+        if let Err(error) = self.closed.set_len(0) {
+            let path = self.closed_path.display();
+            tracing::error!(%path, %error, "a file of decisions that are recorded cannot be emptied; it is read again at the next start");
+            return;
+        }
+        let mut open = self.open.lock();
+        if 0 < open.bytes {
+            std::mem::swap(&mut open.file, &mut self.closed);
+            std::mem::swap(&mut open.path, &mut self.closed_path);
+            open.bytes = 0;
+            self.closed_to = open.sent;
+        }
+    }
+
+    /// Removes both: everything is in the journal, and nothing more comes.
+    pub(super) fn remove(&self) {
+        let open = self.open.lock();
+        for path in [&open.path, &self.closed_path] {
+            // Empty or in the journal, it does no harm where it stays.
+            drop(std::fs::remove_file(path));
+        }
+    }
+}
+
+/// What a process that was killed left, oldest first, and how many lines cannot be read.
+pub(super) fn left(journal: &Path) -> Result<(Vec<WaitingLine<DecisionEntry>>, u64), JournalError> {
+    let (mut lines, mut unreadable) = (Vec::new(), 0);
+    for path in paths(journal) {
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            opened => opened.map_err(|source| file_failed(&path, "open", source))?,
+        };
+        for line in BufReader::new(file.take(2 * BYTES_MAX)).split(b'\n') {
+            let line = line.map_err(|source| file_failed(&path, "read", source))?;
+            match serde_json::from_slice::<WaitingLine<DecisionEntry>>(&line) {
+                Ok(line) if line.entry.sampling.is_none_or(|one| one.is_usable()) => {
+                    lines.push(line);
+                }
+                Ok(_) | Err(_) => unreadable += 1,
+            }
+        }
+    }
+    lines.sort_by_key(|line| line.entry.id);
+    Ok((lines, unreadable))
+}
+
+fn paths(journal: &Path) -> [PathBuf; 2] {
+    ENDINGS.map(|ending| super::file::beside(journal, ending))
+}
