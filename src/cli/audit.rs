@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -14,6 +15,7 @@ use super::image_ending::ending;
 use super::output::Output;
 use super::replicas::{ReplicaFlags, Replicas};
 use super::server_address::ServerAddress;
+use super::standard_streams::create;
 use crate::telemetry::escaped;
 use matchpoint_arrays::{Columns, Delimited};
 use matchpoint_client::proto::{
@@ -76,6 +78,10 @@ impl Where {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint audit list --csv to-label.csv --images to-label/
+  matchpoint audit list --limit 100 --stratum 3
+  matchpoint audit list --servers http://a:50051,http://b:50051")]
 struct List {
     #[command(flatten)]
     at: Where,
@@ -87,7 +93,7 @@ struct List {
     /// Only of this stratum, from the lowest scores up
     #[arg(long)]
     stratum: Option<u32>,
-    /// Write them to a CSV file to be filled in: columns `truth` (label, not-enrolled or unusable),
+    /// Write them to a CSV file, or to - for standard output, to be filled in: columns `truth` (label, not-enrolled or unusable),
     /// `label`, and `stranger` (a name for what is not enrolled, where it is known)
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
@@ -97,6 +103,9 @@ struct List {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint audit show 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f
+  matchpoint audit show 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --image query.jpg")]
 struct AuditShowArgs {
     #[command(flatten)]
     at: Where,
@@ -104,12 +113,16 @@ struct AuditShowArgs {
     replicas: ReplicaFlags,
     /// Id of the decision
     decision_id: String,
-    /// Write the image, where it is kept, to a file
+    /// Write the image, if it is kept, to a file, or to - for standard output
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint audit annotate 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --label mug
+  matchpoint audit annotate 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --not-enrolled --stranger 'red coat'
+  matchpoint audit annotate 0199f0aa-7c1b-7e0e-8d63-0f2a9c1d4e5f --not-enrolled --feedback")]
 #[command(group(clap::ArgGroup::new("truth").required(true).args(["label", "not_enrolled", "unusable"])))]
 struct Annotate {
     #[command(flatten)]
@@ -140,12 +153,15 @@ struct Annotate {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint audit import to-label.csv --annotator anna
+  matchpoint audit import complaints.csv --feedback")]
 struct Import {
     #[command(flatten)]
     at: Where,
     #[command(flatten)]
     replicas: ReplicaFlags,
-    /// CSV file with columns `decision_id`, `truth` (label, not-enrolled or unusable; empty rows are
+    /// CSV file, or - for standard input, with columns `decision_id`, `truth` (label, not-enrolled or unusable; empty rows are
     /// skipped), `label`, for what is not enrolled perhaps `stranger` (a name, the same for the same
     /// one), and `annotator` where it differs
     file: PathBuf,
@@ -234,7 +250,8 @@ impl List {
             write_csv(file, &decisions)
                 .with_context(|| format!("cannot write {}", file.display()))?;
         }
-        Output::new(self.at.json).result(&decisions, |decisions| queue_text(decisions))?;
+        let output = Output::beside(self.at.json, self.csv.as_deref());
+        output.result(&decisions, |decisions| queue_text(decisions))?;
         Ok(Exit::Done)
     }
 }
@@ -315,10 +332,11 @@ impl AuditShowArgs {
                 let problem = "the image of this decision is not kept; `audit_images` keeps those of sampled decisions";
                 return Err(fail(Exit::NoInput, problem));
             }
-            std::fs::write(file, &found.image)
+            create(file)
+                .and_then(|mut to| to.write_all(&found.image))
                 .with_context(|| format!("cannot write {}", file.display()))?;
         }
-        Output::new(self.at.json).result(&found, decision_text)?;
+        Output::beside(self.at.json, self.image.as_deref()).result(&found, decision_text)?;
         Ok(Exit::Done)
     }
 }

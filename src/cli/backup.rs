@@ -8,6 +8,7 @@ use super::backup_served::{self, SnapshotToTake};
 use super::exit::Exit;
 use super::output::{Output, table};
 use super::server_address::{ServerChoice, Which, name_of};
+use super::standard_streams::refuse_standard;
 use super::steps_shown::StepsShown;
 use crate::deployment::{Folder, PackedIndex, SnapshotReport, check_snapshot, restore};
 
@@ -73,6 +74,10 @@ impl Snapshot {
             server,
             json,
         } = self.which;
+        refuse_standard(
+            &self.archive,
+            "a snapshot, which is verified before it has its name,",
+        )?;
         if let Some(server) = server.address() {
             let taking = SnapshotToTake {
                 deployment: name_of(&deployment)?,
@@ -102,6 +107,7 @@ struct Checked {
 
 impl Restore {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
+        refuse_standard(&self.archive, "a restored snapshot, which is read twice,")?;
         if let (Some(server), Some(name)) = (self.server.address(), &self.deployment) {
             return backup_served::restore(&server, &self.archive, name_of(name)?, self.json);
         }

@@ -53,7 +53,7 @@ use matchpoint_gallery::item::ItemHead;
 pub(super) struct Build {
     /// The deployment's folder; made where there is none
     deployment: PathBuf,
-    /// The images: a folder, a .csv, a .tsv or a .jsonl file
+    /// The images: a folder, a .csv, a .tsv or a .jsonl file, or - for a list on standard input
     #[arg(long, value_name = "SOURCE", required_unless_present_any = ["embeddings", "images_of", "embeddings_of"])]
     images: Option<PathBuf>,
     /// The images that another deployment keeps, with their ids, labels and metadata: its gallery
@@ -67,8 +67,6 @@ pub(super) struct Build {
     embeddings_of: Option<PathBuf>,
     #[command(flatten)]
     exclude: ExcludeFlags,
-    #[command(flatten)]
-    given: ExternalVectorFlags,
     /// The model's folder; required for a new deployment
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
@@ -87,6 +85,8 @@ pub(super) struct Build {
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten, next_help_heading = "Vectors made elsewhere")]
+    given: ExternalVectorFlags,
     #[command(flatten)]
     engine: EngineFlags,
 }

@@ -13,12 +13,12 @@ use super::doubts::Doubts;
 use super::exit::{Exit, fail};
 use super::fitted_labels::{FittedFlags, refuse_fitted};
 use super::image_sources::{ImageSources, Purpose};
-use super::labelled_search::{self, Probes};
+use super::labelled_search::{self, CacheFlags, Probes};
 use super::left_out::LeftOut;
 use super::listing::ExcludeFlags;
 use super::menu::{self, MenuReport};
 use super::operating_point_text::{Refusal, describe, refusal_text};
-use super::output::{self, Output, Shown, ShownFlags, table};
+use super::output::{self, Shown, ShownFlags, table};
 use super::output_file::OutputFile;
 use super::pictures::Pictures;
 use super::point_summary::{self, PointInWords};
@@ -90,7 +90,8 @@ pub(super) struct Calibrate {
     deployment: Option<PathBuf>,
     #[command(flatten)]
     server: ServerChoice,
-    /// Labelled queries: a folder, a .csv, a .tsv or a .jsonl file, as for `build`; of a list with a
+    /// Labelled queries: a folder, a .csv, a .tsv or a .jsonl file, or - for a list on
+    /// standard input, as for `build`; of a list with a
     /// column role, the rows of the roles query and unknown
     #[arg(long, value_name = "SOURCE", conflicts_with = "embeddings",
         required_unless_present_any = ["gallery_as_queries", "embeddings"])]
@@ -100,62 +101,11 @@ pub(super) struct Calibrate {
     gallery_as_queries: bool,
     #[command(flatten)]
     exclude: ExcludeFlags,
-    #[command(flatten)]
-    arrays: VectorFlags,
-    #[command(flatten)]
-    target: TargetFlags,
-    /// Which queries stand for strangers
-    #[arg(long, value_enum, default_value_t = Strangers::NeverEnrolled, conflicts_with = "embeddings")]
-    strangers: Strangers,
     /// Seed of every draw: one query for each label, folds, bootstraps
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Tighten the target now for a gallery that will grow to so many items
-    #[arg(long, value_name = "ITEMS")]
-    grow_to: Option<u64>,
-    /// With --target-far: certify it for the strangers of each value of this metadata column by
-    /// themselves, and not only for all of them together
-    #[arg(
-        long,
-        value_name = "COLUMN",
-        requires = "target_far",
-        conflicts_with = "estimated"
-    )]
-    worst_group_of: Option<String>,
     #[command(flatten)]
-    assured: AssuredFlags,
-    #[command(flatten)]
-    fitted: FittedFlags,
-    /// Write a report with charts to this HTML file
-    #[arg(long, value_name = "FILE", conflicts_with = "server")]
-    report: Option<PathBuf>,
-    /// The images of the gallery, as they were given to `build`: the report shows them
-    #[arg(
-        long,
-        value_name = "SOURCE",
-        requires = "report",
-        conflicts_with = "embeddings"
-    )]
-    pictures: Option<PathBuf>,
-    /// Look at no more pairs than this, and leave pairwise figures out where there are more
-    /// [default: 200 million for a deployment, 20 billion for vectors]
-    #[arg(long, value_name = "COUNT", conflicts_with = "server")]
-    pairs_max: Option<u64>,
-    /// The range of thresholds that OPIS is measured over, by pairwise FAR
-    #[arg(long, value_names = ["LOW", "HIGH"], num_args = 2, default_values_t = [0.01, 0.1],
-        conflicts_with = "server")]
-    opis_band: Vec<f64>,
-    /// How many thresholds of that range are taken, evenly
-    #[arg(long, value_name = "COUNT", default_value_t = BAND_POINTS, conflicts_with = "server",
-        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(2..=10_000))]
-    opis_points: usize,
-    /// What is held against the threshold, in place of the similarity
-    #[arg(long, value_enum, default_value_t = RemedyFlag::None, conflicts_with = "embeddings")]
-    remedy: RemedyFlag,
-    /// How much of the best of another label a margin takes off: above 0 to 1
-    #[arg(long, value_name = "FACTOR", default_value_t = MarginFactor::DEFAULT.get(),
-        conflicts_with = "embeddings")]
-    margin_factor: f64,
+    cache: CacheFlags,
     /// The model's folder, where it is not the recorded one
     #[arg(long, value_name = "DIR", conflicts_with = "server")]
     model: Option<PathBuf>,
@@ -164,6 +114,75 @@ pub(super) struct Calibrate {
     dry_run: bool,
     #[command(flatten)]
     shown: ShownFlags,
+    #[command(flatten, next_help_heading = "Target")]
+    target: TargetFlags,
+    /// Tighten the target now for a gallery that will grow to so many items
+    #[arg(long, value_name = "ITEMS", help_heading = "Target")]
+    grow_to: Option<u64>,
+    /// With --target-far: certify it for the strangers of each value of this metadata column by
+    /// themselves, and not only for all of them together
+    #[arg(
+        long,
+        value_name = "COLUMN",
+        requires = "target_far",
+        conflicts_with = "estimated",
+        help_heading = "Target"
+    )]
+    worst_group_of: Option<String>,
+    /// What is held against the threshold, in place of the similarity
+    #[arg(long, value_enum, default_value_t = RemedyFlag::None, conflicts_with = "embeddings",
+        help_heading = "Target")]
+    remedy: RemedyFlag,
+    /// How much of the best of another label a margin takes off: above 0 to 1
+    #[arg(long, value_name = "FACTOR", default_value_t = MarginFactor::DEFAULT.get(),
+        conflicts_with = "embeddings", help_heading = "Target", hide_short_help = true)]
+    margin_factor: f64,
+    /// Which queries stand for strangers
+    #[arg(long, value_enum, default_value_t = Strangers::NeverEnrolled, conflicts_with = "embeddings",
+        help_heading = "Which queries count")]
+    strangers: Strangers,
+    #[command(flatten, next_help_heading = "Which queries count")]
+    assured: AssuredFlags,
+    #[command(flatten, next_help_heading = "Which queries count")]
+    fitted: FittedFlags,
+    /// Write a report with charts to this HTML file, or to - for standard output
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "server",
+        help_heading = "Report"
+    )]
+    report: Option<PathBuf>,
+    /// The images of the gallery, as they were given to `build`: the report shows them
+    #[arg(
+        long,
+        value_name = "SOURCE",
+        requires = "report",
+        conflicts_with = "embeddings",
+        help_heading = "Report"
+    )]
+    pictures: Option<PathBuf>,
+    /// Look at no more pairs than this, and leave pairwise figures out where there are more
+    /// [default: 200 million for a deployment, 20 billion for vectors]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        conflicts_with = "server",
+        help_heading = "Report",
+        hide_short_help = true
+    )]
+    pairs_max: Option<u64>,
+    /// The range of thresholds that OPIS is measured over, by pairwise FAR
+    #[arg(long, value_names = ["LOW", "HIGH"], num_args = 2, default_values_t = [0.01, 0.1],
+        conflicts_with = "server", help_heading = "Report", hide_short_help = true)]
+    opis_band: Vec<f64>,
+    /// How many thresholds of that range are taken, evenly
+    #[arg(long, value_name = "COUNT", default_value_t = BAND_POINTS, conflicts_with = "server",
+        help_heading = "Report", hide_short_help = true,
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(2..=10_000))]
+    opis_points: usize,
+    #[command(flatten, next_help_heading = "Vectors made elsewhere")]
+    arrays: VectorFlags,
     #[command(flatten)]
     engine: EngineFlags,
 }
@@ -219,6 +238,8 @@ struct CalibrationReport {
     failed: Vec<RefusedItem>,
     /// Queries that the model's head was fitted to, left out.
     fitted: usize,
+    /// Queries whose embedding was kept from before.
+    embedded_before: u64,
     /// What else the source of the queries holds.
     left_out: LeftOut,
     /// Labels of strangers that are suspiciously like another.
@@ -313,9 +334,10 @@ impl Calibrate {
             without_fitted: self.fitted.without_fitted,
             dry_run: self.dry_run,
             engine: &engine,
+            cache: self.cache,
         };
         let (report, page) = calibrate(&request)?;
-        let output = Output::new(self.shown.json);
+        let output = OutputFile::output(file.as_ref(), self.shown.json);
         let shown = self.shown(file.is_some());
         output.result(&report, |report| text(report, folder, shown))?;
         if let Some(file) = file {
@@ -443,8 +465,14 @@ impl Calibrate {
         let deployment = Arc::new(deployment);
         let Probes {
             gathered, failed, ..
-        } = searched(&deployment, sources.as_ref(), self.strangers, engine)?
-            .but_fitted(self.fitted.without_fitted)?;
+        } = searched(
+            &deployment,
+            sources.as_ref(),
+            self.strangers,
+            engine,
+            self.cache,
+        )?
+        .but_fitted(self.fitted.without_fitted)?;
         assured
             .spellings(&gathered.alike())
             .map_err(DeploymentError::from)?;
@@ -556,6 +584,7 @@ struct CalibrationRequest<'a> {
     pictures: &'a Pictures,
     scope: AnalysisScope,
     engine: &'a EngineConfig,
+    cache: CacheFlags,
 }
 
 fn calibrate(
@@ -566,6 +595,7 @@ fn calibrate(
         request.sources,
         request.strangers,
         request.engine,
+        request.cache,
     )?
     .but_fitted(request.without_fitted)?;
     let mut report = begun(request.sources, &probes.gathered, probes.failed);
@@ -634,6 +664,7 @@ fn begun(
         refusal: None,
         failed,
         fitted: gathered.fitted.len(),
+        embedded_before: gathered.embedded_before(),
         left_out: sources
             .map(|sources| sources.left_out.clone())
             .unwrap_or_default(),
@@ -653,6 +684,7 @@ fn searched(
     sources: Option<&ImageSources>,
     strangers: Strangers,
     engine: &EngineConfig,
+    cache: CacheFlags,
 ) -> anyhow::Result<Probes> {
     let Some(sources) = sources else {
         let total = deployment.view().len();
@@ -676,7 +708,7 @@ fn searched(
         Strangers::NeverEnrolled => MaskedSearches::OfStrangers,
         Strangers::All => MaskedSearches::OfAll,
     };
-    labelled_search::run(deployment, sources, masked, engine)
+    labelled_search::run(deployment, sources, masked, engine, cache)
 }
 
 fn text(report: &CalibrationReport, folder: &Path, shown: Shown) -> String {
@@ -712,6 +744,10 @@ fn details(report: &CalibrationReport) -> String {
             report.fitted
         );
         rows.push(("fitted", fitted));
+    }
+    if 0 < report.embedded_before {
+        let kept = format!("{} queries were embedded before", report.embedded_before);
+        rows.push(("kept", kept));
     }
     let mut text = table(&rows);
     if let Some(content) = &report.content {

@@ -14,7 +14,7 @@ use super::head::StoredHead;
 use super::left_out::LeftOut;
 use super::menu::{self, MenuReport};
 use super::operating_point_text::{Refusal, describe, refusal_text};
-use super::output::{Output, Shown, table};
+use super::output::{Shown, table};
 use super::output_file::OutputFile;
 use super::pictures::Pictures;
 use super::point_summary::PointInWords;
@@ -225,7 +225,7 @@ impl VectorFlags {
                 outcome.0.left_out.pass(role.as_str());
             }
         }
-        let output = Output::new(shown.json);
+        let output = OutputFile::output(report, shown.json);
         output.result(&outcome.0, |outcome| text(outcome, shown))?;
         if let Some(file) = report {
             file.write_page(output, &outcome.1)?;

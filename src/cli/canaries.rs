@@ -38,10 +38,15 @@ enum CanariesCommand {
     /// Copy pictures into the deployment, in place of its canaries; also while it is served
     Set(CanariesSetArgs),
     /// Have a running server search for them now
+    #[command(after_help = "Examples:
+  matchpoint canaries replay --deployment shop")]
     Replay(Where),
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint canaries set shop canaries.csv
+  matchpoint canaries set shop --from-gallery 100")]
 struct CanariesSetArgs {
     /// The deployment's folder
     deployment: PathBuf,

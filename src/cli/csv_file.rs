@@ -4,15 +4,16 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
+use super::standard_streams::create;
 use matchpoint_arrays::guarded;
 
 /// A CSV file that is written row by row.
 pub(super) struct CsvFile<W: Write>(csv::Writer<W>);
 
 impl CsvFile<File> {
-    /// Begins one, with the names of its columns.
+    /// Begins one, or on standard output, with the names of its columns.
     pub(super) fn create(path: &Path, columns: &[&str]) -> anyhow::Result<Self> {
-        Ok(Self::within(File::create(path)?, columns)?)
+        Ok(Self::within(create(path)?, columns)?)
     }
 }
 

@@ -42,6 +42,8 @@ enum DriftCommand {
     /// What is known, what is not, and what to do next
     Report(DriftReportArgs),
     /// The operating points that decided so far, and how each did
+    #[command(after_help = "Examples:
+  matchpoint drift history --deployment shop")]
     History(Where),
     /// Begin rates, evidence and alarms anew from now on, after the cause was mended
     ///
@@ -52,6 +54,8 @@ enum DriftCommand {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint drift reset --reason 'cleaned the camera at the gate' --requested-by anna")]
 struct DriftResetArgs {
     #[command(flatten)]
     at: Where,
@@ -64,13 +68,17 @@ struct DriftResetArgs {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint drift report
+  matchpoint drift report --verbose --html drift.html
+  matchpoint drift report --servers http://a:50051,http://b:50051")]
 struct DriftReportArgs {
     #[command(flatten)]
     at: Where,
     /// An earlier operating point, as far as the journal still holds its decisions
     #[arg(long, value_name = "ID", default_value = "")]
     operating_point: String,
-    /// Write it as a page too
+    /// Write it as a page too, to a file, or to - for standard output
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// Show every finding and figure
@@ -106,11 +114,12 @@ impl DriftArgs {
             let client = at.server.connect().await?;
             anyhow::Ok(client.drift(&at.deployment, &operating_point).await?)
         })?;
-        if let Some(file) = file {
+        if let Some(file) = &file {
             let page = matchpoint_report::drift::render(&page(&found, &at.deployment));
             file.write(|file| file.write_all(page.as_bytes()))?;
         }
-        Output::new(at.json).result(&found, if verbose { text } else { summary })?;
+        OutputFile::output(file.as_ref(), at.json)
+            .result(&found, if verbose { text } else { summary })?;
         Ok(Exit::Done)
     }
 }

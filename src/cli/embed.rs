@@ -8,6 +8,7 @@ use super::csv_file::CsvFile;
 use super::exit::{Exit, fail};
 use super::output::{self, Output, table};
 use super::output_file::OutputFile;
+use super::standard_streams::is_standard;
 use super::{images, npy};
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{Models, RefusedItem};
@@ -22,6 +23,7 @@ use crate::telemetry;
 #[command(after_help = "Examples:
   matchpoint embed --model models/efficientnet-lite0 photo.jpg other.jpg --out vectors.npy
   matchpoint embed --model models/efficientnet-lite0 photos/ --out vectors.npy --json
+  matchpoint embed --model models/efficientnet-lite0 - --out - < photo.jpg > vector.npy
   matchpoint embed --model models/efficientnet-lite0 --precision int8 photos/ --out int8.npy")]
 pub(super) struct Embed {
     /// The model's folder
@@ -30,10 +32,10 @@ pub(super) struct Embed {
     /// Which of the model's precisions, such as int8 [default: its own file]
     #[arg(long, value_name = "NAME")]
     precision: Option<String>,
-    /// Images, and folders of images
+    /// Images, and folders of images; - for one image on standard input
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
-    /// The file to write, one row of unit length for each image
+    /// The file to write, one row of unit length for each image; - for standard output, without the list
     #[arg(long, value_name = "FILE.npy")]
     out: PathBuf,
     /// Print as JSON
@@ -46,7 +48,8 @@ pub(super) struct Embed {
 #[derive(Serialize)]
 struct EmbedReport {
     vectors: PathBuf,
-    list: PathBuf,
+    /// `None` where the vectors are on standard output.
+    list: Option<PathBuf>,
     rows: usize,
     dimension: usize,
     model: String,
@@ -59,13 +62,14 @@ impl Embed {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let engine = self.engine.resolve(&ProcessEnvironment)?;
         telemetry::install_logs(&engine.log, engine.log_json)?;
-        if self.out.extension().is_none_or(|ending| ending != "npy") {
-            let message = "--out names a .npy file; the list beside it is the .csv";
+        let standard = is_standard(&self.out);
+        if !standard && self.out.extension().is_none_or(|ending| ending != "npy") {
+            let message = "--out names a .npy file, or is - for standard output; the list beside it is the .csv";
             return Err(fail(Exit::Usage, message));
         }
-        let list = self.out.with_extension("csv");
+        let list = (!standard).then(|| self.out.with_extension("csv"));
         let vectors_file = OutputFile::check(&self.out)?;
-        let list_file = OutputFile::check(&list)?;
+        let list_file = OutputFile::at(list.as_deref())?;
         let files = images::listed(&self.images)?;
         if files.is_empty() {
             return Err(fail(Exit::NoInput, "there are no images in what was named"));
@@ -92,11 +96,13 @@ impl Embed {
         }
         let dimension = loaded.model.dimension();
         vectors_file.write(|file| npy::write(file, dimension, &rows))?;
-        list_file.write(|file| {
-            let mut list = CsvFile::within(file, &["path", "row", "reason"])?;
-            lines.iter().try_for_each(|line| list.row(line))?;
-            list.finish()
-        })?;
+        if let Some(list_file) = list_file {
+            list_file.write(|file| {
+                let mut list = CsvFile::within(file, &["path", "row", "reason"])?;
+                lines.iter().try_for_each(|line| list.row(line))?;
+                list.finish()
+            })?;
+        }
         let report = EmbedReport {
             rows: rows.len(),
             vectors: self.out,
@@ -107,7 +113,7 @@ impl Embed {
             fingerprint: loaded.model.fingerprint().to_owned(),
             failed,
         };
-        Output::new(self.json).result(&report, text)?;
+        Output::beside(self.json, Some(&report.vectors)).result(&report, text)?;
         if report.failed.is_empty() {
             return Ok(Exit::Done);
         }
@@ -119,13 +125,17 @@ impl Embed {
 }
 
 fn text(report: &EmbedReport) -> String {
+    let list = report.list.as_ref().map_or_else(
+        || "none beside standard output".to_owned(),
+        |list| list.display().to_string(),
+    );
     format!(
         "{} vectors by model `{}`\n{}",
         report.rows,
         report.model,
         table(&[
             ("vectors", report.vectors.display().to_string()),
-            ("list", report.list.display().to_string()),
+            ("list", list),
             ("dimension", report.dimension.to_string()),
             ("fingerprint", report.fingerprint.clone()),
             ("failed", report.failed.len().to_string()),

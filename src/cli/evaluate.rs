@@ -9,7 +9,7 @@ use super::alike::{self, LabelFlags};
 use super::exit::{Exit, fail};
 use super::image_sources::{ImageSources, Purpose};
 use super::in_words::{OfMany, rests_on};
-use super::labelled_search::{self, Probes};
+use super::labelled_search::{self, CacheFlags, Probes};
 use super::left_out::LeftOut;
 use super::listing::ExcludeFlags;
 use super::output::{self, Output, ShownFlags, above_target, percent, rate, table};
@@ -33,7 +33,8 @@ use matchpoint_gallery::Access;
 pub(super) struct Evaluate {
     /// The deployment's folder
     deployment: PathBuf,
-    /// Labelled queries: a folder, a .csv, a .tsv or a .jsonl file, as for `build`; of a list with a
+    /// Labelled queries: a folder, a .csv, a .tsv or a .jsonl file, or - for a list on
+    /// standard input, as for `build`; of a list with a
     /// column role, the rows of the roles query and unknown
     #[arg(long, value_name = "SOURCE")]
     queries: PathBuf,
@@ -47,6 +48,8 @@ pub(super) struct Evaluate {
     without_fitted: bool,
     #[command(flatten)]
     labels: LabelFlags,
+    #[command(flatten)]
+    cache: CacheFlags,
     /// The model's folder, where it is not the recorded one
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
@@ -90,8 +93,14 @@ impl Evaluate {
             failed,
             timings,
             took,
-        } = labelled_search::run(&deployment, &sources, MaskedSearches::None, &engine)?
-            .but_fitted(self.without_fitted)?;
+        } = labelled_search::run(
+            &deployment,
+            &sources,
+            MaskedSearches::None,
+            &engine,
+            self.cache,
+        )?
+        .but_fitted(self.without_fitted)?;
         let report = EvaluationReport {
             evaluation: DeploymentEvaluation::of(&deployment, &gathered, &timings, took)?,
             failed,
@@ -163,11 +172,22 @@ fn summary(found: &DeploymentEvaluation) -> String {
     if let Some(above) = above_target(found.far.as_ref(), found.target_far) {
         text.push_str(&format!("  {above}\n"));
     }
-    text.push_str(&format!(
-        "  {:.1} queries a second on all workers\n",
-        found.queries_per_second
-    ));
+    text.push_str(&format!("  {}\n", speed(found)));
     text
+}
+
+/// How fast it went, where that says how fast the model is.
+fn speed(found: &DeploymentEvaluation) -> String {
+    match found.embedded_before {
+        0 => format!(
+            "{:.1} queries a second on all workers",
+            found.queries_per_second
+        ),
+        before => format!(
+            "{before} of {} queries were embedded before; --no-cache measures the speed",
+            found.mated + found.non_mated
+        ),
+    }
 }
 
 /// Every figure.
@@ -216,10 +236,7 @@ fn details(report: &EvaluationReport) -> String {
             ms(latency.search)
         ),
     ));
-    rows.push((
-        "rate",
-        format!("{:.1} queries/s on all workers", found.queries_per_second),
-    ));
+    rows.push(("speed", speed(found)));
     text.push_str(&format!(
         "{} ({} intervals over labels)\n",
         found.deployment,

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::csv_file::CsvFile;
 use super::exit::{Exit, fail};
 use super::image_ending::ending;
-use super::output::Output;
+use super::output::{Output, line};
 use crate::deployment::Folder;
 use crate::journal::entry::{AnnotatedTruth, AnnotationKind, DecisionRow};
 use crate::monitor::{
@@ -21,11 +21,15 @@ use crate::monitor::{
 use matchpoint_calibration::strangers::unnamed_label;
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint audit export shop --csv decisions.csv --since 2026-11-01
+  matchpoint audit export shop --csv - | gzip > decisions.csv.gz
+  matchpoint audit export shop --for-calibration labelled/ --since 2026-11-01")]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["csv", "for_calibration"])))]
 pub(super) struct Export {
     /// The deployment's folder, which may be served meanwhile
     deployment: PathBuf,
-    /// The CSV file to write all recorded decisions to
+    /// The CSV file to write all recorded decisions to, or - for standard output
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
     /// Write the pictures of labelled decisions into this folder, with a `labelled.csv` that
@@ -100,15 +104,13 @@ impl Export {
             }
             failed.is_none()
         })?;
-        if let Some(cause) = failed {
-            return Err(cause).with_context(cannot);
-        }
-        csv.finish().with_context(cannot)?;
+        let written = failed.map_or_else(|| csv.finish(), Err);
+        line(written).with_context(cannot)?;
         let exported = Exported {
             decisions,
             file: file.to_owned(),
         };
-        Output::new(self.json).result(&exported, text)?;
+        Output::beside(self.json, Some(file)).result(&exported, text)?;
         Ok(Exit::Done)
     }
 

@@ -8,6 +8,7 @@ use super::exit::{Exit, fail};
 use super::fields::{ObjectFields, flatten, resolved};
 use super::left_out::LeftOut;
 use super::listing::{ExcludeFlags, ListedImage, Listing, holds_control};
+use super::standard_streams::is_standard;
 use crate::deployment::RefusedItem;
 use crate::telemetry::escaped;
 use matchpoint_arrays::{Columns, Delimited, ROW_BYTES_MAX, Role, lines, read_text};
@@ -112,7 +113,7 @@ pub(super) struct ImageSources {
 }
 
 impl ImageSources {
-    /// Reads a folder (label = subfolder), or a `.csv`, `.tsv` or `.jsonl` file.
+    /// Reads a folder (label = subfolder), a `.csv`, `.tsv` or `.jsonl` file, or such a list from standard input.
     pub(super) fn read(path: &Path, purpose: Purpose) -> anyhow::Result<Self> {
         Self::read_but(path, purpose, &ExcludeFlags::default())
     }
@@ -123,6 +124,19 @@ impl ImageSources {
         purpose: Purpose,
         exclude: &ExcludeFlags,
     ) -> anyhow::Result<Self> {
+        let mut sources = Self::default();
+        if is_standard(path) {
+            exclude.refuse_for_list(path)?;
+            // A list of objects begins with one; a table begins with the names of its columns.
+            let text = read_text(path)?;
+            if text.trim_start().starts_with('{') {
+                sources.take_jsonl(path, &text, purpose)?;
+            } else {
+                sources.take_table(path, text, purpose)?;
+            }
+            sources.refuse_rows_without_role(path)?;
+            return sources.settled(path, purpose);
+        }
         let shown = path.display();
         let metadata = fs::metadata(path)
             .map_err(|cause| fail(Exit::NoInput, format!("cannot read {shown}: {cause}")))?;
@@ -130,16 +144,15 @@ impl ImageSources {
             .extension()
             .and_then(|e| e.to_str())
             .map(str::to_ascii_lowercase);
-        let mut sources = Self::default();
         if metadata.is_dir() {
             sources.read_folder(path, exclude)?;
         } else {
             exclude.refuse_for_list(path)?;
             match extension.as_deref() {
-                Some("csv" | "tsv") => sources.read_table(path, purpose)?,
-                Some("jsonl" | "ndjson") => sources.read_jsonl(path, purpose)?,
+                Some("csv" | "tsv") => sources.take_table(path, read_text(path)?, purpose)?,
+                Some("jsonl" | "ndjson") => sources.take_jsonl(path, &read_text(path)?, purpose)?,
                 _ => {
-                    let hint = "give a folder, a .csv, a .tsv or a .jsonl file";
+                    let hint = "give a folder, a .csv, a .tsv or a .jsonl file, or - for a list on standard input";
                     return Err(fail(
                         Exit::Usage,
                         format!("{shown} is none of what is read here; {hint}"),
@@ -148,12 +161,16 @@ impl ImageSources {
             }
             sources.refuse_rows_without_role(path)?;
         }
-        sources.sort_by_role(purpose);
-        sources.refuse_repeated_ids();
-        if sources.items.is_empty() && sources.refused.is_empty() {
-            return Err(fail(Exit::NoInput, sources.nothing(path, purpose)));
+        sources.settled(path, purpose)
+    }
+
+    fn settled(mut self, path: &Path, purpose: Purpose) -> anyhow::Result<Self> {
+        self.sort_by_role(purpose);
+        self.refuse_repeated_ids();
+        if self.items.is_empty() && self.refused.is_empty() {
+            return Err(fail(Exit::NoInput, self.nothing(path, purpose)));
         }
-        Ok(sources)
+        Ok(self)
     }
 
     fn nothing(&self, path: &Path, purpose: Purpose) -> String {
@@ -197,8 +214,8 @@ impl ImageSources {
         Ok(())
     }
 
-    fn read_table(&mut self, file: &Path, purpose: Purpose) -> anyhow::Result<()> {
-        let table = Delimited::read(file, &COLUMNS)?;
+    fn take_table(&mut self, file: &Path, text: String, purpose: Purpose) -> anyhow::Result<()> {
+        let table = Delimited::parse(file.display().to_string(), text, &COLUMNS)?;
         for row in table.rows() {
             let row = row?;
             let cells = row.cells.into_iter().map(std::borrow::Cow::into_owned);
@@ -214,9 +231,8 @@ impl ImageSources {
         Ok(())
     }
 
-    fn read_jsonl(&mut self, file: &Path, purpose: Purpose) -> anyhow::Result<()> {
-        let text = read_text(file)?;
-        for (number, line) in lines(&text) {
+    fn take_jsonl(&mut self, file: &Path, text: &str, purpose: Purpose) -> anyhow::Result<()> {
+        for (number, line) in lines(text) {
             if line.trim().is_empty() {
                 continue;
             }

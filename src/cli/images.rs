@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::listing::images_below;
 use super::progress::ItemProgress;
+use super::standard_streams::{is_standard, read_image_at};
 use crate::deployment::{DeploymentError, LoadedModel, read_image};
 use matchpoint_embed::caller::Caller;
 use matchpoint_embed::embedder::Embedded;
@@ -69,14 +70,18 @@ pub(super) fn embedded(
 }
 
 fn embed(file: &Path, loaded: &LoadedModel, limits: ImageLimits) -> Result<Embedded, String> {
-    let bytes = read_image(file, &limits).map_err(|error| {
-        // Its path is said with it.
-        if let DeploymentError::Io { cause, .. } = error {
-            cause
-        } else {
-            error.to_string()
-        }
-    })?;
+    let bytes = if is_standard(file) {
+        read_image_at(file).map_err(|cause| cause.to_string())?
+    } else {
+        read_image(file, &limits).map_err(|error| {
+            // Its path is said with it.
+            if let DeploymentError::Io { cause, .. } = error {
+                cause
+            } else {
+                error.to_string()
+            }
+        })?
+    };
     let job = move |worker: &mut PoolWorker<'_>| worker.embed(&bytes, &limits);
     let embedded = loaded
         .pool

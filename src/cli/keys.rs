@@ -50,6 +50,10 @@ struct KeysAt {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint keys new till --scopes search --keys-file keys.json
+  matchpoint keys new labels --scopes label,calibrate --deployments shop --keys-file keys.json
+  matchpoint keys new robot --certificate spiffe://example/robot --scopes enrol --keys-file keys.json")]
 struct NewKey {
     /// Who it is for: letters, digits, `-`, `_`, `.` and `@`. Several may have one name, so that keys can be
     /// rolled
@@ -69,12 +73,17 @@ struct NewKey {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint keys list --keys-file keys.json")]
 struct ListKeys {
     #[command(flatten)]
     at: KeysAt,
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint keys revoke 5f2c9a0b1d3e --keys-file keys.json
+  matchpoint keys revoke till --keys-file keys.json           # all keys of that name")]
 struct RevokeKey {
     /// The id that `keys list` shows, or a name
     key: String,

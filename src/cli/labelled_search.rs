@@ -35,6 +35,15 @@ fn window(engine: &EngineConfig) -> usize {
     engine.workers.count(engine.compute.joined_max()) * 4
 }
 
+/// Whether embeddings of queries are kept.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct CacheFlags {
+    /// Embed every query again, and keep none of their embeddings: else a picture is embedded once, and a second run takes
+    /// its embedding from query-embeddings.cache in the deployment's folder
+    #[arg(long)]
+    no_cache: bool,
+}
+
 /// What labelled queries found.
 pub(super) struct Probes {
     pub(super) gathered: Gathered,
@@ -63,9 +72,11 @@ pub(super) fn run(
     sources: &ImageSources,
     masked: MaskedSearches,
     engine: &EngineConfig,
+    cache: CacheFlags,
 ) -> anyhow::Result<Probes> {
+    let kept = (!cache.no_cache).then(|| deployment.embedding_cache());
     let mut probes = Probes {
-        gathered: Gathered::of(deployment)?,
+        gathered: Gathered::of(deployment)?.with_cache(kept.flatten()),
         failed: sources.refused.clone(),
         timings: Vec::new(),
         took: Duration::ZERO,

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::doubts::Doubts;
 use super::exit::Exit;
 use super::operating_point_text::price_text;
-use super::output::{Output, percent, table, wrapped};
+use super::output::{percent, table, wrapped};
 use super::output_file::OutputFile;
 use super::report_model;
 use crate::deployment::RefusedItem;
@@ -36,7 +36,7 @@ pub(super) fn show(
     page: Option<&OutputFile>,
     json: bool,
 ) -> anyhow::Result<Exit> {
-    let output = Output::new(json);
+    let output = OutputFile::output(page, json);
     output.result(report, text)?;
     if let Some(file) = page {
         let contents = ReportContents {

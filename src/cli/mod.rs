@@ -63,6 +63,7 @@ mod server_address;
 mod shadow;
 mod shell;
 mod signal;
+mod standard_streams;
 mod status;
 mod steps_shown;
 mod switch;
@@ -223,5 +224,80 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Arguments::command().debug_assert();
+    }
+
+    /// The words of a line as a shell takes them, without what follows a pipe, a redirection or a comment.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut word) = (Vec::new(), None::<String>);
+        let (mut quoted, mut within) = (false, false);
+        for letter in line.chars() {
+            match letter {
+                '\'' => {
+                    quoted = !quoted;
+                    word.get_or_insert_default();
+                }
+                ' ' if !quoted && !within => words.extend(word.take()),
+                '#' if !quoted && word.is_none() => break,
+                '|' | '>' | '&' | ';' if !quoted => break,
+                // A command within is one word to the other.
+                '(' | ')' if !quoted => within = !within,
+                _ => word.get_or_insert_default().push(letter),
+            }
+        }
+        words.extend(word);
+        words
+    }
+
+    fn check_examples(command: &clap::Command, path: &str) {
+        let help = command.get_after_help().map(ToString::to_string);
+        let help = help.unwrap_or_default().replace("\\\n", " ");
+        let examples: Vec<&str> = help
+            .lines()
+            .filter_map(|line| line.strip_prefix("  "))
+            .filter_map(|line| Some(&line[line.find("matchpoint ")?..]))
+            .collect();
+        for example in &examples {
+            if let Err(error) = Arguments::try_parse_from(words(example)) {
+                panic!("{example}: {error}");
+            }
+        }
+        if command.get_subcommands().next().is_none() {
+            let own = examples.iter().any(|example| example.starts_with(path));
+            assert!(own, "no example of {path}");
+        }
+        for inner in command
+            .get_subcommands()
+            .filter(|inner| !inner.is_hide_set())
+        {
+            check_examples(inner, &format!("{path} {}", inner.get_name()));
+        }
+    }
+
+    #[test]
+    fn every_command_has_an_example_of_its_own_and_every_example_can_be_typed() {
+        check_examples(&Arguments::command(), "matchpoint");
+    }
+
+    #[test]
+    fn settings_are_in_the_long_help_alone_and_options_are_grouped() {
+        let mut command = Arguments::command();
+        let calibrate = command.find_subcommand_mut("calibrate").unwrap();
+        let short = calibrate.render_help().to_string();
+        let long = calibrate.render_long_help().to_string();
+        for hidden in ["--gpu-bytes-max", "--client-certificate", "--opis-band"] {
+            assert!(!short.contains(hidden) && long.contains(hidden), "{hidden}");
+        }
+        for heading in ["\nTarget:\n", "\nWhich queries count:\n", "\nReport:\n"] {
+            assert!(
+                short.contains(heading) && long.contains(heading),
+                "{heading}"
+            );
+        }
+        let serve = command.find_subcommand_mut("serve").unwrap();
+        let serve = serve.render_help().to_string();
+        assert!(
+            serve.contains("--deployments") && !serve.contains("--metrics-listen"),
+            "{serve}"
+        );
     }
 }

@@ -1,10 +1,12 @@
 //! Where commands print: results to standard output, everything else to standard error.
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use serde::Serialize;
 
 use super::colours::coloured;
+use super::standard_streams::is_standard;
 use crate::deployment::RefusedItem;
 use crate::server::measured_rate;
 use crate::telemetry::{escaped_json, escaped_lines};
@@ -16,11 +18,19 @@ use matchpoint_client::proto::MeasuredRate;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Output {
     json: bool,
+    /// Whether something else is on standard output, and results go to standard error.
+    aside: bool,
 }
 
 impl Output {
     pub(super) fn new(json: bool) -> Self {
-        Self { json }
+        Self::beside(json, None)
+    }
+
+    /// The same beside a file that is written, which may be standard output.
+    pub(super) fn beside(json: bool, file: Option<&Path>) -> Self {
+        let aside = file.is_some_and(is_standard);
+        Self { json, aside }
     }
 
     /// Prints a result: as JSON where that was asked for, else as text.
@@ -33,16 +43,25 @@ impl Output {
         // Names of files and labels are others' text.
         if self.json {
             let printed = serde_json::to_string_pretty(value)?;
-            return raw(format!("{}\n", escaped_json(&printed)).as_bytes());
+            let printed = format!("{}\n", escaped_json(&printed));
+            return if self.aside {
+                line(io::stderr().lock().write_all(printed.as_bytes()))
+            } else {
+                raw(printed.as_bytes())
+            };
         }
         let text = text(value);
         let printed = coloured(&escaped_lines(&text)) + end(&text);
-        line(anstream::stdout().lock().write_all(printed.as_bytes()))
+        line(if self.aside {
+            anstream::stderr().lock().write_all(printed.as_bytes())
+        } else {
+            anstream::stdout().lock().write_all(printed.as_bytes())
+        })
     }
 
     /// Prints what a person wants to know on the way.
     pub(super) fn note(self, text: &str) {
-        if self.json {
+        if self.json || self.aside {
             error(text);
         } else {
             // A reader who has seen enough is no error.
@@ -112,7 +131,7 @@ pub(super) fn error(text: &str) {
 }
 
 /// A closed pipe on the other side is how `head` ends, not a failure.
-fn line(result: io::Result<()>) -> anyhow::Result<()> {
+pub(super) fn line(result: io::Result<()>) -> anyhow::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => Ok(other?),

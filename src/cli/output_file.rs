@@ -5,11 +5,12 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::exit::{Exit, fail};
-use super::output::Output;
+use super::output::{Output, line};
+use super::standard_streams::{create, is_standard};
 use crate::deployment::TemporaryFolder;
 use matchpoint_report::ReportContents;
 
-/// A file that will be written. What is there already is replaced.
+/// A file that will be written, or standard output. What is there already is replaced.
 pub(super) struct OutputFile(PathBuf);
 
 impl OutputFile {
@@ -24,6 +25,9 @@ impl OutputFile {
             let message = format!("cannot write {}: {what}", path.display());
             Err(fail(Exit::Usage, message))
         };
+        if is_standard(path) {
+            return Ok(Self(path.to_owned()));
+        }
         let folder = path.parent();
         let folder = folder.filter(|folder| !folder.as_os_str().is_empty());
         if !folder.unwrap_or(Path::new(".")).is_dir() {
@@ -36,11 +40,24 @@ impl OutputFile {
         Ok(Self(path.to_owned()))
     }
 
+    /// Where results are printed, with this file or without one.
+    pub(super) fn output(file: Option<&Self>, json: bool) -> Output {
+        Output::beside(json, file.map(|file| file.0.as_path()))
+    }
+
     /// Writes it beside its place first, so that a broken one never stands there.
     pub(super) fn write(
         &self,
         content: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
     ) -> anyhow::Result<()> {
+        if is_standard(&self.0) {
+            let written = create(&self.0).and_then(|file| {
+                let mut file = BufWriter::new(file);
+                content(&mut file)?;
+                file.flush()
+            });
+            return line(written);
+        }
         let mut beside = self.0.as_os_str().to_owned();
         beside.push(".tmp");
         let written = File::create(&beside).and_then(|file| {
@@ -59,7 +76,9 @@ impl OutputFile {
     /// Writes a report, and says where it is.
     pub(super) fn write_page(&self, output: Output, page: &ReportContents) -> anyhow::Result<()> {
         self.write(|file| file.write_all(matchpoint_report::render(page).as_bytes()))?;
-        output.note(&format!("report: {}", self.0.display()));
+        if !is_standard(&self.0) {
+            output.note(&format!("report: {}", self.0.display()));
+        }
         Ok(())
     }
 }

@@ -40,6 +40,9 @@ pub(super) struct PointsArgs {
 #[derive(Debug, clap::Subcommand)]
 enum PointsCommand {
     /// List all, oldest first, and say which one decides
+    #[command(after_help = "Examples:
+  matchpoint points list shop
+  matchpoint points list shop --server http://127.0.0.1:50051")]
     List(Which),
     /// Show one, or the active one
     Show(PointArgs),

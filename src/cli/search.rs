@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::exit::Exit;
 use super::output::{self, Output, ShownFlags, percent};
 use super::server_address::ServerAddress;
-use crate::files::read_file;
+use super::standard_streams::read_image_at;
 use crate::telemetry;
 use matchpoint_client::Client;
 use matchpoint_client::proto::search_request::Query;
@@ -23,9 +23,10 @@ use matchpoint_client::proto::{DecisionBasis, SearchRequest, SearchResponse};
   matchpoint search --server http://10.0.0.5:50051 --deployment shop --limit 3 a.jpg b.png
   matchpoint search photo.jpg --filter 'metadata.camera = front AND label != mug'
   matchpoint search photo.jpg --condition camera=gate
+  convert photo.heic jpg:- | matchpoint search -
   matchpoint search photo.jpg --json")]
 pub(super) struct SearchArgs {
-    /// The images
+    /// The images; - for one on standard input
     #[arg(required = true)]
     images: Vec<PathBuf>,
     #[command(flatten)]
@@ -110,7 +111,8 @@ impl SearchArgs {
     }
 
     async fn ask_one(&self, client: &Client, image: &Path) -> anyhow::Result<SearchResponse> {
-        let bytes = read_file(image).map_err(|cause| anyhow::anyhow!("cannot be read: {cause}"))?;
+        let bytes =
+            read_image_at(image).map_err(|cause| anyhow::anyhow!("cannot be read: {cause}"))?;
         let request = SearchRequest {
             deployment: self.deployment.clone(),
             query: Some(Query::Image(bytes.into())),

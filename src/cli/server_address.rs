@@ -87,7 +87,8 @@ struct CredentialFlags {
         long,
         value_name = "FILE",
         env = "MATCHPOINT_SERVER_CA",
-        help_heading = "Who asks"
+        help_heading = "Credentials",
+        hide_short_help = true
     )]
     server_ca: Option<PathBuf>,
     /// PEM file with a certificate of your own, where the server asks for one
@@ -96,7 +97,8 @@ struct CredentialFlags {
         value_name = "FILE",
         env = "MATCHPOINT_CLIENT_CERTIFICATE",
         requires = "client_certificate_key",
-        help_heading = "Who asks"
+        help_heading = "Credentials",
+        hide_short_help = true
     )]
     client_certificate: Option<PathBuf>,
     /// PEM file with the private key of that certificate
@@ -105,7 +107,8 @@ struct CredentialFlags {
         value_name = "FILE",
         env = "MATCHPOINT_CLIENT_CERTIFICATE_KEY",
         requires = "client_certificate",
-        help_heading = "Who asks"
+        help_heading = "Credentials",
+        hide_short_help = true
     )]
     client_certificate_key: Option<PathBuf>,
     /// File with the key that the server asks for, as `matchpoint keys new` prints it. The variable
@@ -114,7 +117,8 @@ struct CredentialFlags {
         long,
         value_name = "FILE",
         env = "MATCHPOINT_API_KEY_FILE",
-        help_heading = "Who asks"
+        help_heading = "Credentials",
+        hide_short_help = true
     )]
     api_key_file: Option<PathBuf>,
 }

@@ -44,6 +44,8 @@ enum ShadowCommand {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint shadow start shop shop-2")]
 struct Start {
     /// The folder or link that is served
     place: PathBuf,
@@ -54,6 +56,8 @@ struct Start {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint shadow stop shop")]
 struct Stop {
     /// The folder or link that is served
     place: PathBuf,
@@ -62,6 +66,8 @@ struct Stop {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  matchpoint shadow report --limit 50")]
 struct ShadowReportArgs {
     /// How many of the latest disagreements to list, at most
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]

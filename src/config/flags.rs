@@ -41,13 +41,18 @@ pub(super) struct Flags {
     pub(super) values: BTreeMap<&'static str, String>,
 }
 
+const HEADING: &str = "Settings (also MATCHPOINT_* and the config file)";
+/// Settings that nobody can do without; all others are in the long help.
+const IN_SHORT_HELP: [&str; 2] = ["deployments", "listen"];
+
 impl Flags {
     fn augment(command: Command, takes: fn(SettingScope) -> bool) -> Command {
         let file = Arg::new("config")
             .long("config")
             .value_name("FILE")
             .help("TOML file with settings [env: MATCHPOINT_CONFIG]")
-            .help_heading("Settings (also MATCHPOINT_* and the config file)");
+            .help_heading(HEADING)
+            .hide_short_help(true);
         let flags = SETTINGS
             .iter()
             .filter(|setting| takes(setting.scope))
@@ -60,7 +65,8 @@ impl Flags {
                     .long(setting.flag())
                     .value_name("VALUE")
                     .help(format!("{}{default}", setting.help))
-                    .help_heading("Settings (also MATCHPOINT_* and the config file)")
+                    .help_heading(HEADING)
+                    .hide_short_help(!IN_SHORT_HELP.contains(&setting.key))
             });
         command.arg(file).args(flags)
     }

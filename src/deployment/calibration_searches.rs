@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::answer::Probed;
 use super::deciding::PROBE_HITS;
+use super::embedding_cache::EmbeddingCache;
 use super::request::ProbeRequest;
 use super::traffic_sample::TrafficSample;
 use super::worker::{OTHERS_HITS, index_misses, left_out, picture_facts};
@@ -46,6 +47,8 @@ pub struct LabelledQuery {
 pub struct Gathered {
     view: Arc<GalleryView>,
     labels: Arc<BTreeSet<String>>,
+    /// Embeddings that were made before.
+    cache: Option<Arc<EmbeddingCache>>,
     /// Whether what only an analysis needs is kept.
     keeps_material: bool,
     /// The searches, one or two for each query.
@@ -138,6 +141,7 @@ pub enum MaskedSearches {
 pub(super) struct ProbeRequests {
     view: Arc<GalleryView>,
     labels: Arc<BTreeSet<String>>,
+    cache: Option<Arc<EmbeddingCache>>,
     masked: MaskedSearches,
 }
 
@@ -164,6 +168,7 @@ impl ProbeRequests {
             // Known beforehand, so that which queries are compared with exact search does not
             // depend on how fast the others are.
             check_index: checks_index(number),
+            cache: self.cache.clone(),
         }
     }
 }
@@ -188,6 +193,7 @@ impl Gathered {
             head: head.map(Arc::new),
             fitted: Vec::new(),
             without_fitted: false,
+            cache: None,
             labels: Arc::new(view.labels()),
             view,
             keeps_material: true,
@@ -239,6 +245,19 @@ impl Gathered {
         let picture = probed.source_sha256.map(|sha256| encode_string(&sha256));
         picture.is_some_and(|picture| head.fitted_on.contains(&picture))
             || !enrolled && head.fitted_label(&query.label)
+    }
+
+    /// Takes embeddings of queries from there, and keeps there those that it makes.
+    #[must_use]
+    pub fn with_cache(mut self, cache: Option<EmbeddingCache>) -> Self {
+        self.cache = cache.map(Arc::new);
+        self
+    }
+
+    /// How many queries were embedded before.
+    #[must_use]
+    pub fn embedded_before(&self) -> u64 {
+        self.cache.as_ref().map_or(0, |cache| cache.taken())
     }
 
     /// Keeps nothing but the searches: what a threshold takes, and no analysis.
@@ -391,6 +410,7 @@ impl Gathered {
         ProbeRequests {
             view: self.view(),
             labels: self.labels(),
+            cache: self.cache.clone(),
             masked,
         }
     }

@@ -45,6 +45,8 @@ pub struct DeploymentEvaluation {
     pub misidentification: Option<Rate>,
     /// Rates for each value of each metadata column of the queries.
     pub conditions: Vec<Condition>,
+    /// Queries whose embedding was kept from before: they have no part in the times of decoding and the model.
+    pub embedded_before: u64,
     /// Time of a query by stage.
     pub latency_ms: StageLatency,
     /// Queries a second, on all workers.
@@ -99,6 +101,7 @@ impl DeploymentEvaluation {
             frr: errors.and_then(|errors| errors.frr),
             misidentification: errors.and_then(|errors| errors.misidentification),
             conditions: conditions.unwrap_or_default(),
+            embedded_before: gathered.embedded_before(),
             latency_ms: StageLatency::of(timings),
             queries_per_second: share(queries, 1).unwrap_or(0.0) / took.as_secs_f64().max(1e-9),
         })
@@ -109,6 +112,8 @@ impl StageLatency {
     fn of(timings: &[Timings]) -> Self {
         let stage = |take: fn(&Timings) -> Duration| {
             let mut took: Vec<Duration> = timings.iter().map(take).collect();
+            // A stage that a query did not have is no sample of how long it takes.
+            took.retain(|took| !took.is_zero());
             took.sort_unstable();
             [50, 99].map(|percent| quantile(&took, percent).as_secs_f64() * 1000.0)
         };

@@ -6,6 +6,7 @@ use tokio_stream::Stream;
 
 use super::answer::Probed;
 use super::calibration_searches::{Gathered, LabelledQuery, MaskedSearches};
+use super::embedding_cache::EmbeddingCache;
 use super::in_order::in_order;
 use super::request::{ProbeSource, Timings};
 use super::{Deployment, DeploymentError};
@@ -37,6 +38,24 @@ pub struct QuerySettings {
     pub masked: MaskedSearches,
     /// Queries that are worked on at once.
     pub in_flight_max: usize,
+}
+
+impl Deployment {
+    /// The embeddings of its queries that were made before; `None` where there can be none.
+    #[must_use]
+    pub fn embedding_cache(&self) -> Option<EmbeddingCache> {
+        let model = &self.loaded().model;
+        // Under other limits a picture might be refused.
+        let limits = format!("{:?}", self.limits);
+        let made_by = [
+            model.fingerprint(),
+            model.provider(),
+            model.runtime_version(),
+            &limits,
+        ];
+        let folder = model.embeds_images().then(|| self.folder())?;
+        EmbeddingCache::in_folder(folder.path(), &made_by, model.dimension())
+    }
 }
 
 impl Gathered {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::DeploymentError;
+use super::embedding_cache::EmbeddingCache;
 use crate::files::open_file;
 use crate::journal::entry::StateId;
 use crate::telemetry;
@@ -148,6 +149,8 @@ pub(super) struct ProbeRequest {
     pub(super) others: bool,
     /// Whether to compare the index with exact search.
     pub(super) check_index: bool,
+    /// Embeddings that were made before.
+    pub(super) cache: Option<Arc<EmbeddingCache>>,
 }
 
 /// Where a labelled query comes from.

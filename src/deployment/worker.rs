@@ -13,6 +13,7 @@ use super::deciding::{Deciding, PROBE_HITS, best_of_another, deciding};
 use super::request::{Hit, ImageAt, ProbeRequest, Query, SearchOptions, Timings, read_image};
 use matchpoint_calibration::adjustment::ComparedPair;
 use matchpoint_calibration::monitoring::traffic::{PictureFacts, SearchFacts};
+use matchpoint_embed::embedder::Embedded;
 use matchpoint_embed::job::PoolWorker;
 use matchpoint_embed::pixels::{ImageLimits, ImageMeasures};
 use matchpoint_gallery::item::ItemHead;
@@ -51,6 +52,16 @@ pub(super) struct MeasuredQuery {
 }
 
 impl MeasuredQuery {
+    fn of_image(embedded: Embedded, timings: &mut Timings) -> Self {
+        timings.decode += embedded.decode;
+        timings.inference += embedded.inference;
+        Self {
+            embedding: embedded.embedding,
+            measures: Some(embedded.measures),
+            feature_length: Some(embedded.norm),
+        }
+    }
+
     /// What is seen of a search for it, of which the caller says this.
     pub(super) fn facts<'a>(&'a self, conditions: &'a BTreeMap<String, String>) -> SearchFacts<'a> {
         SearchFacts {
@@ -80,13 +91,7 @@ pub(super) fn embed_measured(
     match query {
         Query::Image(bytes) => {
             let embedded = worker.embed(&bytes, limits)?;
-            timings.decode += embedded.decode;
-            timings.inference += embedded.inference;
-            Ok(MeasuredQuery {
-                embedding: embedded.embedding,
-                measures: Some(embedded.measures),
-                feature_length: Some(embedded.norm),
-            })
+            Ok(MeasuredQuery::of_image(embedded, timings))
         }
         Query::Embedding(values) => {
             let expected = worker.dimension();
@@ -249,7 +254,13 @@ pub(super) fn probe(
         embedding,
         measures,
         feature_length,
-    } = embed_measured(worker, query, limits, timings)?;
+    } = match (query, request.cache.zip(source_sha256)) {
+        (Query::Image(image), Some((cache, sha256))) => {
+            let embedded = cache.get_or(sha256, || worker.embed(&image, limits))?;
+            MeasuredQuery::of_image(embedded, timings)
+        }
+        (query, _) => embed_measured(worker, query, limits, timings)?,
+    };
 
     let options = SearchOptions::nearest(PROBE_HITS);
     let (hits, deciding) = search_view(view, &embedding, &options, timings)?;

@@ -3,6 +3,7 @@
 mod adapt;
 mod architecture;
 mod cli;
+mod commands;
 mod common;
 mod console;
 mod faults;

@@ -68,7 +68,11 @@ impl Delimited {
         Self::parse(path.display().to_string(), read_text(path)?, columns)
     }
 
-    fn parse(place: String, text: String, columns: &Columns) -> Result<Self, ArraysError> {
+    /// The same for text that was read already; errors call it `place`.
+    ///
+    /// # Errors
+    /// As [`Delimited::read`].
+    pub fn parse(place: String, text: String, columns: &Columns) -> Result<Self, ArraysError> {
         let (stated, start) = stated_delimiter(&place, &text)?;
         let begin = |delimiter| Records {
             place: &place,

@@ -48,7 +48,7 @@ pub use formulas::guarded;
 pub use input::{BYTES_MAX, DIMENSION_MAX, ReadOptions};
 pub use labels::{LabelTable, Role};
 pub use table::VectorTable;
-pub use text::{TEXT_BYTES_MAX, lines, read_list, read_text};
+pub use text::{STANDARD_INPUT, TEXT_BYTES_MAX, lines, read_list, read_text};
 
 use input::ArrayInput;
 use text::open_file;
@@ -67,6 +67,10 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<VectorTable, ArraysErr
         doing: "read",
         source,
     };
+    if path.as_os_str() == STANDARD_INPUT {
+        let what = "vectors are read at several places of a file; write them to one";
+        return Err(cannot(std::io::Error::other(what)));
+    }
     let mut file = open_file(path).map_err(cannot)?;
     let bytes = file.metadata().map_err(cannot)?.len();
     let mut magic = Vec::new();

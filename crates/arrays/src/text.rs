@@ -36,23 +36,39 @@ enum Utf16Order {
     Big,
 }
 
-/// Reads a file of text, whatever its encoding among UTF-8 and UTF-16.
+/// The name that stands for standard input, where text is read.
+pub const STANDARD_INPUT: &str = "-";
+
+/// Reads a file of text, or standard input where its name is [`STANDARD_INPUT`], whatever the encoding among UTF-8 and
+/// UTF-16.
 ///
 /// # Errors
-/// Refuses a file that cannot be read, is longer than [`TEXT_BYTES_MAX`], or is no text of these
+/// Refuses a file that cannot be read, a standard input without a byte, is longer than [`TEXT_BYTES_MAX`], or is no text of these
 /// encodings, with the line where that shows.
 pub fn read_text(path: &Path) -> Result<String, ArraysError> {
-    let place = path.display().to_string();
+    let is_input = path.as_os_str() == STANDARD_INPUT;
+    let place = if is_input {
+        "standard input".to_owned()
+    } else {
+        path.display().to_string()
+    };
     let failed = |source| ArraysError::Io {
         place: place.clone(),
         doing: "read",
         source,
     };
-    let mut bytes = Vec::new();
-    let file = open_file(path).map_err(failed)?;
     // One byte more shows that there is more.
-    let limited = file.take(TEXT_BYTES_MAX + 1).read_to_end(&mut bytes);
-    limited.map_err(failed)?;
+    let mut bytes = Vec::new();
+    let mut read = |from: &mut dyn Read| from.take(TEXT_BYTES_MAX + 1).read_to_end(&mut bytes);
+    let read = if is_input {
+        read(&mut io::stdin().lock())
+    } else {
+        open_file(path).and_then(|mut file| read(&mut file))
+    };
+    if read.map_err(failed)? == 0 && is_input {
+        let what = "it is empty, or was read already: give `-` once, and pipe a list into it";
+        return Err(failed(io::Error::new(io::ErrorKind::NotFound, what)));
+    }
     if TEXT_BYTES_MAX < bytes.len() as u64 {
         return Err(ArraysError::TooLarge {
             place,

@@ -14,7 +14,7 @@ use super::array_flags::ArrayFlags;
 use super::exit::{Exit, fail};
 use super::left_out::LeftOut;
 use super::listing::ExcludeFlags;
-use super::output::{Output, table, wrapped};
+use super::output::{table, wrapped};
 use super::output_file::OutputFile;
 use super::progress::SharedProgress;
 use super::signal::Signal;
@@ -54,19 +54,12 @@ pub(super) struct Adapt {
     /// A deployment, whose stored embeddings are fitted to; it may be served meanwhile
     #[arg(conflicts_with_all = ["images", "embeddings"])]
     deployment: Option<PathBuf>,
-    /// Labelled images instead: a folder, a .csv, a .tsv or a .jsonl file, as for `build`
+    /// Labelled images instead: a folder, a .csv, a .tsv or a .jsonl file, or - for a list on standard
+    /// input, as for `build`
     #[arg(long, value_name = "SOURCE", conflicts_with = "embeddings")]
     images: Option<PathBuf>,
     #[command(flatten)]
     exclude: ExcludeFlags,
-    /// Plain vectors instead: .npy, .npz, Parquet or .fvecs
-    #[arg(long, value_name = "FILE")]
-    embeddings: Option<PathBuf>,
-    /// A .csv file whose row i belongs to vector i, as for `calibrate`
-    #[arg(long, value_name = "FILE", requires = "embeddings")]
-    labels: Option<PathBuf>,
-    #[command(flatten)]
-    rows: ArrayFlags,
     /// The model's folder; of a deployment, where it is not the recorded one
     #[arg(long, value_name = "DIR", conflicts_with = "embeddings")]
     model: Option<PathBuf>,
@@ -82,12 +75,25 @@ pub(super) struct Adapt {
     /// What the split of the labels and every draw follow from
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     seed: u64,
-    /// Write a page to this HTML file: before and behind the head, also where it is refused
+    /// Write a page to this HTML file, or to - for standard output: before and behind the head, also where it is refused
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
+    /// Plain vectors instead: .npy, .npz, Parquet or .fvecs
+    #[arg(long, value_name = "FILE", help_heading = "Vectors made elsewhere")]
+    embeddings: Option<PathBuf>,
+    /// A .csv file whose row i belongs to vector i, as for `calibrate`
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "embeddings",
+        help_heading = "Vectors made elsewhere"
+    )]
+    labels: Option<PathBuf>,
+    #[command(flatten, next_help_heading = "Vectors made elsewhere")]
+    rows: ArrayFlags,
     #[command(flatten)]
     engine: EngineFlags,
 }
@@ -191,7 +197,7 @@ impl Adapt {
             report.written = Some(self.out.clone());
             report.outcome = "adapted";
         }
-        Output::new(self.json).result(&report, text)?;
+        OutputFile::output(file.as_ref(), self.json).result(&report, text)?;
         if let Some(file) = file {
             let page = page::page(&report, request.curves(&adapted)?, &self.title());
             file.write(|file| file.write_all(page.as_bytes()))?;

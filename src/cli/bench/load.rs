@@ -20,7 +20,7 @@ use super::speed::{Speed, machine};
 use crate::cli::exit::{Exit, fail};
 use crate::cli::output::{Output, percent, table};
 use crate::cli::server_address::ServerAddress;
-use crate::files::read_file;
+use crate::cli::standard_streams::read_image_at;
 use matchpoint_client::proto::SearchRequest;
 use matchpoint_client::proto::search_request::Query;
 use matchpoint_client::{Client, ClientError};
@@ -129,7 +129,7 @@ impl BenchLoadArgs {
 
     async fn measure(&self) -> anyhow::Result<BenchLoadReport> {
         let images = self.images.iter().map(|path| {
-            read_file(path).map_err(|cause| {
+            read_image_at(path).map_err(|cause| {
                 let message = format!("{} cannot be read: {cause}", path.display());
                 fail(Exit::NoInput, message)
             })
