@@ -10,7 +10,7 @@ TESTED := --bins --tests
 # CMake and NASM, where the machine has none.
 export PATH := $(CURDIR)/.cache/build-tools/bin:$(PATH)
 
-.PHONY: help protocol demo test test-rust test-prometheus test-proxies test-console lint tools runtime bench build wheel sbom clean compare-pillow
+.PHONY: help protocol demo test test-rust test-prometheus test-proxies test-console test-slurm lint tools runtime bench build wheel sbom clean compare-pillow
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -44,6 +44,11 @@ test-proxies: runtime ## nginx and Envoy before a real server (needs `nginx`)
 	@cargo build --locked --quiet $(TESTED)
 	@"$$(scripts/venv.sh proxies scripts/proxies-requirements.txt)"/bin/python scripts/test_proxies.py \
 		--program target/debug/matchpoint
+
+test-slurm: runtime ## A build on a real Slurm cluster, while tasks and a node are killed (needs `slurm-wlm`, `munge`, root)
+	@echo "== Slurm"
+	@cargo build --locked --quiet $(TESTED)
+	@python3 scripts/test_slurm.py --program target/debug/matchpoint
 
 test-console: runtime ## The console in a real Chromium: each page, keyboard, axe-core, a phone (needs `chromium`, `npm`)
 	@echo "== console"

@@ -150,6 +150,20 @@ def annotations() -> dict[str, str]:
     return {one["name"]: filled(one["expr"]) for found in lists for one in found}
 
 
+def check_shards() -> None:
+    """The Job has as many tasks as its program thinks that there are."""
+    path = DEPLOY / "kubernetes/job-shards.yaml"
+    completions = re.search(r"^  completions: (\d+)$", read(path), flags=re.MULTILINE)
+    shards = re.search(r"--shard=auto/(\d+)$", read(path), flags=re.MULTILINE)
+    if not completions or not shards or completions.group(1) != shards.group(1):
+        finding(path, "completions and the N of --shard=auto/N are not the same number")
+    codes = read(ROOT / "src/cli/exit.rs")
+    never = re.search(r"^            Self::Never => (\d+),$", codes, flags=re.MULTILINE)
+    for path in (DEPLOY / "kubernetes/job-shards.yaml", DEPLOY / "kubernetes/job-merge.yaml"):
+        if not never or not re.search(rf"values: \[(\d+, )?{never.group(1)}\]", read(path)):
+            finding(path, "the exit code that ends all attempts is not that of src/cli/exit.rs")
+
+
 def check_dashboards() -> None:
     for title, query in [*queries(), *annotations().items()]:
         if "$" in query:
@@ -181,6 +195,7 @@ def main() -> int:
         check_settings()
         check_image()
         check_versions()
+        check_shards()
         check_dashboards()
     for line in findings:
         print(line)

@@ -47,7 +47,7 @@ check "protocol (buf)" buf lint
 # Adding is free; what is there keeps its name, number and type. After a release, the baseline is made of it:
 # buf build --exclude-source-info -o proto/baseline.binpb
 check "protocol, against its baseline (buf)" buf breaking --against proto/baseline.binpb
-check "scripts (shellcheck)" shellcheck scripts/*.sh .ci/run
+check "scripts (shellcheck)" shellcheck scripts/*.sh deploy/slurm/*.sbatch .ci/run
 check "Python (ruff check)" ruff check --no-cache --quiet "${python[@]}" clients/python
 check "spelling (typos)" typos --format brief
 check "Dockerfile (hadolint)" hadolint Dockerfile

@@ -1,6 +1,7 @@
 //! `matchpoint build`: embed images and enrol them, resumably.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,8 +9,10 @@ use serde::Serialize;
 
 use super::adapted_embeddings::AdaptedEmbeddings;
 use super::alike;
-use super::exit::{Exit, fail};
-use super::external_vectors::{ExternalVectorFlags, ExternalVectors};
+use super::build_input::{BuildInput, ReusedImages};
+use super::build_shard::{ShardFlags, ShardOutcome};
+use super::exit::{Exit, fail, for_retries};
+use super::external_vectors::ExternalVectorFlags;
 use super::image_sources::{ImageSource, ImageSources, Purpose};
 use super::left_out::LeftOut;
 use super::listing::ExcludeFlags;
@@ -20,13 +23,11 @@ use super::signal::Signal;
 use crate::config::{EngineConfig, EngineFlags, ProcessEnvironment};
 use crate::deployment::{
     BatchProgress, EnrolSettings, Enrolled, Folder, ImageAt, NewImage, NewItems, OtherItems,
-    RefusedItem, SourceEnrolment, VectorSpace,
+    RefusedItem, ShardSource, ShardWork, SourceEnrolment, VectorSpace,
 };
 use crate::monitor::LeftOutItem;
 use crate::telemetry;
-use matchpoint_calibration::likeness::{Alike, alike as alike_labels};
-use matchpoint_gallery::Gallery;
-use matchpoint_gallery::item::ItemHead;
+use matchpoint_calibration::likeness::Alike;
 
 /// Embed images and enrol them in a deployment
 ///
@@ -40,6 +41,12 @@ use matchpoint_gallery::item::ItemHead;
 ///
 /// A build that was interrupted goes on where it stopped when it is run again. Images that cannot
 /// be used are listed, and end the command with exit code 3 after all others are enrolled.
+///
+/// With --shard, one of N machines builds its part: those items whose id says so. DIR is then a folder of archives, and
+/// `matchpoint merge` makes a deployment of all of them. Every attempt at a shard makes the same bytes, one that was
+/// killed is gone on with, and two at once do no harm. Exit code 75 says that the same command may succeed next time
+/// (stopped, disk full, images that cannot be read), 42 that it will not until something is mended (a bad list, another
+/// model). Images that cannot be used are listed in the archive, and `merge` names them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   matchpoint build shop --images photos/ --model models/efficientnet-lite0
@@ -49,6 +56,7 @@ use matchpoint_gallery::item::ItemHead;
   matchpoint build shop --images photos/ --keep-images
   matchpoint build shop-new --images-of shop --model models/new --keep-images
   matchpoint build shop-adapted --embeddings-of shop --model models/shop-adapted
+  matchpoint build shards --images items.csv --model models/efficientnet-lite0 --shard 3/64
   matchpoint build faces --embeddings faces.npy --labels faces.csv --vectors-of arcface-r100")]
 pub(super) struct Build {
     /// The deployment's folder; made where there is none
@@ -82,6 +90,8 @@ pub(super) struct Build {
     /// Keep the images too, now and whenever items are enrolled in this deployment
     #[arg(long, conflicts_with = "embeddings")]
     keep_images: bool,
+    #[command(flatten)]
+    shard: ShardFlags,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
@@ -159,6 +169,9 @@ const STOPPING: &str = "stopping after the images under way; run the command aga
 
 impl Build {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
+        if self.shard.is_asked_for() {
+            return self.build_shard().map_err(|error| for_retries(&error));
+        }
         let engine = self.engine.resolve(&ProcessEnvironment)?;
         telemetry::install_logs(&engine.log, engine.log_json)?;
         let input = self.input()?;
@@ -177,6 +190,7 @@ impl Build {
             engine: &engine,
             vectors_of: self.given.vectors_of.as_deref(),
             input,
+            shard: None,
         })?;
         output.result(&built.report, text)?;
         Ok(match (built.signal, built.report.failed.is_empty()) {
@@ -188,6 +202,86 @@ impl Build {
 }
 
 impl Build {
+    /// Builds one of N parts, as often as it is begun.
+    fn build_shard(&self) -> anyhow::Result<Exit> {
+        let mut engine = self.engine.resolve(&ProcessEnvironment)?;
+        telemetry::install_logs(&engine.log, engine.log_json)?;
+        // Nobody searches a shard.
+        engine.graph_from_items = usize::MAX;
+        let shard = self.shard.choose(&ProcessEnvironment)?;
+        let signal = Signal::listen_for_scheduler(STOPPING)?;
+        let mut input = self.input()?;
+        input.refuse_contradictions(BTreeSet::new())?;
+        let source = ShardSource::new(shard, input.list(), self.keep_images);
+        input.keep(shard);
+        let refused = input.refused().to_vec();
+        let work = ShardWork::begin(&self.deployment, source)?;
+        let request = BuildRequest {
+            deployment: work.path(),
+            model: self.model.as_deref(),
+            precision: self.precision.as_deref(),
+            name: Some("shard"),
+            prune: true,
+            keep_images: self.keep_images,
+            engine: &engine,
+            vectors_of: self.given.vectors_of.as_deref(),
+            input,
+            shard: Some(&signal),
+        };
+        let built = build(&request).or_else(|error| match Exit::of(&error) {
+            // What an earlier attempt left is of another model, or damaged.
+            Exit::Mismatch | Exit::BadData if Folder::exists(work.path()) => {
+                work.begin_again()?;
+                build(&request).map_err(|error| {
+                    let archive = work.archive();
+                    if archive.exists() {
+                        let there = format!(
+                            "{} is there already, and is another shard; move it away, or write to another folder",
+                            archive.display()
+                        );
+                        return error.context(there);
+                    }
+                    error
+                })
+            }
+            _ => Err(error),
+        })?;
+        drop(request);
+        if built.report.interrupted {
+            let stopped = "stopped; what is embedded is kept, and the same command goes on with it";
+            return Err(fail(Exit::Again, stopped));
+        }
+        self.shard.check_read(&built.unusable, built.unread)?;
+        self.publish(work, built, refused, &signal)
+    }
+
+    fn publish(
+        &self,
+        work: ShardWork,
+        built: Built,
+        refused: Vec<RefusedItem>,
+        signal: &Signal,
+    ) -> anyhow::Result<Exit> {
+        let published = work.publish(
+            built.preprocessing,
+            refused,
+            built.unusable,
+            &mut |_, _| match signal.received() {
+                None => ControlFlow::Continue(()),
+                Some(_) => ControlFlow::Break(()),
+            },
+        )?;
+        let outcome = ShardOutcome {
+            published,
+            enrolled: built.report.enrolled,
+            unchanged: built.report.unchanged,
+            seconds: built.report.seconds,
+            images_per_second: built.report.images_per_second,
+        };
+        Output::new(self.json).result(&outcome, ShardOutcome::text)?;
+        Ok(Exit::Done)
+    }
+
     fn input(&self) -> anyhow::Result<BuildInput> {
         if let (Some(other), Some(model)) = (&self.embeddings_of, &self.model) {
             return Ok(BuildInput::Adapted(AdaptedEmbeddings::open(other, model)?));
@@ -217,91 +311,20 @@ struct BuildRequest<'a> {
     /// What makes the vectors, where a new deployment has no model.
     vectors_of: Option<&'a str>,
     input: BuildInput,
-}
-
-/// What to enrol.
-enum BuildInput {
-    Images(ImageSources),
-    Kept(ReusedImages),
-    Vectors(ExternalVectors),
-    Adapted(AdaptedEmbeddings),
-}
-
-/// What another deployment keeps.
-struct ReusedImages {
-    gallery: Arc<Gallery>,
-    items: Vec<ImageSource>,
-}
-
-impl ReusedImages {
-    fn open(deployment: &Path) -> anyhow::Result<Self> {
-        let gallery = Folder::open(deployment)?.open_items()?;
-        if !gallery.keeps_images() {
-            let message = format!(
-                "{} keeps no images; `matchpoint build DIR --images SOURCE --keep-images` adds them",
-                deployment.display()
-            );
-            return Err(fail(Exit::NoInput, message));
-        }
-        let source = |head: &ItemHead| ImageSource {
-            id: head.id.clone(),
-            label: head.label.clone(),
-            path: PathBuf::new(),
-            metadata: head.metadata.clone(),
-            role: None,
-        };
-        let view = gallery.view();
-        let mut items: Vec<ImageSource> = view.items().map(|(head, _)| source(head)).collect();
-        items.sort_unstable_by(|a, b| a.id.cmp(&b.id));
-        Ok(Self {
-            gallery: Arc::new(gallery),
-            items,
-        })
-    }
-}
-
-impl BuildInput {
-    fn len(&self) -> usize {
-        match self {
-            Self::Images(sources) => sources.items.len(),
-            Self::Kept(kept) => kept.items.len(),
-            Self::Vectors(given) => given.len(),
-            Self::Adapted(adapted) => adapted.len(),
-        }
-    }
-
-    /// What could not be read of it.
-    fn refused(&self) -> &[RefusedItem] {
-        match self {
-            Self::Images(sources) => &sources.refused,
-            Self::Kept(_) | Self::Vectors(_) | Self::Adapted(_) => &[],
-        }
-    }
-
-    fn labels(&self) -> BTreeSet<&str> {
-        match self {
-            Self::Images(ImageSources { items, .. }) | Self::Kept(ReusedImages { items, .. }) => {
-                items.iter().map(|item| item.label.as_str()).collect()
-            }
-            Self::Vectors(given) => given.labels(),
-            Self::Adapted(adapted) => adapted.labels(),
-        }
-    }
-
-    /// Its labels that are suspiciously like each other, or like those enrolled beside them. Enrolled
-    /// as two, one thing has half of its items under a label that counts as a wrong one.
-    fn alike(&self, enrolled: &BTreeSet<String>) -> Vec<Alike> {
-        let own = self.labels();
-        let others = enrolled.iter().map(String::as_str);
-        let others: Vec<&str> = others.filter(|label| !own.contains(label)).collect();
-        alike_labels(own, others)
-    }
+    /// What stops a task that builds one part of a list, the whole of which was checked before.
+    shard: Option<&'a Signal>,
 }
 
 /// What a build came to, and the signal that ended it, if one did.
 struct Built {
     report: BuildReport,
     signal: Option<Exit>,
+    /// What could not be enrolled of what was read.
+    unusable: Vec<RefusedItem>,
+    /// How many of those another attempt may well be able to use.
+    unread: usize,
+    /// How images were prepared.
+    preprocessing: String,
 }
 
 /// Enrols the sources.
@@ -309,14 +332,22 @@ fn build(request: &BuildRequest<'_>) -> anyhow::Result<Built> {
     let settings = request.settings();
     request.check_model()?;
     let enrolment = SourceEnrolment::open(settings)?;
-    request.check_roles(&enrolment)?;
+    let own;
+    let signal = if let Some(signal) = request.shard {
+        signal
+    } else {
+        request.check_roles(&enrolment)?;
+        own = Signal::listen(STOPPING)?;
+        &own
+    };
+    let preprocessing = enrolment.preparation();
     let mut progress = BuildProgress {
         bar: ItemProgress::new("build", request.input.len()),
-        signal: Signal::listen(STOPPING)?,
+        signal,
     };
     let runtime = single_threaded()?;
     // An entry that could not be read may well name one of the others.
-    let remove = request.prune && request.input.refused().is_empty();
+    let remove = request.prune && (request.shard.is_some() || request.input.refused().is_empty());
     let others = if remove {
         OtherItems::Remove
     } else {
@@ -348,6 +379,9 @@ fn build(request: &BuildRequest<'_>) -> anyhow::Result<Built> {
     progress.bar.finish();
     let signal = progress.signal.received().filter(|_| outcome.interrupted);
     Ok(Built {
+        unusable: outcome.failed.clone(),
+        unread: outcome.unread,
+        preprocessing,
         report: request.report(outcome),
         signal,
     })
@@ -403,19 +437,12 @@ impl BuildRequest<'_> {
 
     /// Rows of a list that are searched for must agree with what will be enrolled.
     fn check_roles(&self, enrolment: &SourceEnrolment<'_>) -> anyhow::Result<()> {
-        let mut enrolled = if self.prune {
+        let enrolled = if self.prune {
             BTreeSet::new()
         } else {
             enrolment.labels()
         };
-        match &self.input {
-            BuildInput::Images(sources) => {
-                enrolled.extend(sources.items.iter().map(|item| item.label.clone()));
-                sources.refuse_contradictions(|label| enrolled.contains(label))
-            }
-            BuildInput::Vectors(given) => given.refuse_contradictions(enrolled),
-            BuildInput::Kept(_) | BuildInput::Adapted(_) => Ok(()),
-        }
+        self.input.refuse_contradictions(enrolled)
     }
 
     fn report(&self, outcome: Enrolled) -> BuildReport {
@@ -501,12 +528,12 @@ fn lookalikes_text(report: &BuildReport) -> String {
 }
 
 /// A bar, and the signal that ends the work.
-struct BuildProgress {
+struct BuildProgress<'a> {
     bar: ItemProgress,
-    signal: Signal,
+    signal: &'a Signal,
 }
 
-impl BatchProgress for BuildProgress {
+impl BatchProgress for BuildProgress<'_> {
     fn step(&mut self) {
         self.bar.step();
     }

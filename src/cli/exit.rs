@@ -52,6 +52,10 @@ pub enum Exit {
     Interrupted,
     /// Ended by SIGTERM.
     Terminated,
+    /// For whoever starts commands again by themselves: the same command may well succeed next time.
+    Again,
+    /// For the same: it will not, until somebody mends something.
+    Never,
 }
 
 impl From<Exit> for ExitCode {
@@ -79,6 +83,8 @@ impl Exit {
             Self::Configuration => 78,
             Self::Interrupted => 130,
             Self::Terminated => 143,
+            Self::Again => 75,
+            Self::Never => 42,
         }
     }
 }
@@ -100,6 +106,11 @@ pub(super) fn fail(exit: Exit, message: impl Into<String>) -> anyhow::Error {
     .into()
 }
 
+/// An error as whoever starts a command again has to see it.
+pub(super) fn for_retries(error: &anyhow::Error) -> anyhow::Error {
+    fail(Exit::of(error).for_retries(), message(error))
+}
+
 /// An error with its causes, but for what it says itself.
 pub(super) fn message(error: &anyhow::Error) -> String {
     let mut message = error.to_string();
@@ -113,6 +124,28 @@ pub(super) fn message(error: &anyhow::Error) -> String {
 }
 
 impl Exit {
+    /// What a scheduler needs to know of how a task ended: whether to start it again.
+    pub(super) fn for_retries(self) -> Self {
+        match self {
+            Self::Done | Self::SomeFailed => self,
+            Self::Interrupted
+            | Self::Terminated
+            | Self::Io
+            | Self::Unavailable
+            | Self::NoDevice
+            | Self::Internal
+            | Self::Again => Self::Again,
+            Self::Usage
+            | Self::Mismatch
+            | Self::Underpowered
+            | Self::BadData
+            | Self::NoInput
+            | Self::NotAllowed
+            | Self::Configuration
+            | Self::Never => Self::Never,
+        }
+    }
+
     /// The code for an error.
     #[must_use]
     pub fn of(error: &anyhow::Error) -> Self {

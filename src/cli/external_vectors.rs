@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::array_flags::ArrayFlags;
 use super::exit::{Exit, fail};
 use super::left_out::LeftOut;
-use crate::deployment::RefusedItem;
+use crate::deployment::{RefusedItem, Shard, SourceList};
 use crate::telemetry::escaped;
 use matchpoint_arrays::{LabelTable, Role, VectorTable};
 use matchpoint_gallery::item::Item;
@@ -91,6 +91,28 @@ impl ExternalVectorFlags {
 impl ExternalVectors {
     pub(super) fn len(&self) -> usize {
         self.chosen.len()
+    }
+
+    /// Adds every row to enrol to a list.
+    pub(super) fn list(&self, list: &mut SourceList) {
+        for &row in &self.chosen {
+            let at =
+                |column: &'_ Vec<String>| column.get(row).map_or("", String::as_str).to_owned();
+            let mut texts = vec![self.id(row), at(&self.rows.label)];
+            for (key, column) in &self.rows.metadata {
+                let value = at(column);
+                if !value.is_empty() {
+                    texts.extend([key.clone(), value]);
+                }
+            }
+            list.add(texts.iter().map(String::as_str));
+        }
+    }
+
+    /// Leaves one part of them.
+    pub(super) fn keep(&mut self, shard: Shard) {
+        let chosen = std::mem::take(&mut self.chosen).into_iter();
+        self.chosen = chosen.filter(|row| shard.takes(&self.id(*row))).collect();
     }
 
     /// The rows of the split that have a role.

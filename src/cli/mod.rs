@@ -10,6 +10,8 @@ mod backup;
 mod backup_served;
 mod bench;
 mod build;
+mod build_input;
+mod build_shard;
 mod calibrate;
 mod calibrate_served;
 mod calibrate_vectors;
@@ -42,6 +44,7 @@ mod labelled_search;
 mod left_out;
 mod listing;
 mod menu;
+mod merge;
 mod model;
 mod npy;
 mod operating_point_text;
@@ -90,7 +93,9 @@ enum CliCommand {
     /// Tell the whole story on the sample photographs: build, calibrate, serve, decide
     Demo(demo::Demo),
     /// Embed images and enrol them in a deployment
-    Build(build::Build),
+    Build(Box<build::Build>),
+    /// Make one deployment of the shards that `build --shard` made on several machines
+    Merge(merge::Merge),
     /// Choose a threshold that keeps what it promises, or refuse
     Calibrate(Box<calibrate::Calibrate>),
     /// List, compare, activate and roll back operating points
@@ -159,7 +164,9 @@ Exit codes:
      together                             74  disk or network failed
   5  the data cannot support the target,  77  not allowed by the server
      or a promise has ended               78  wrong configuration
-  6  the device asked for is not there   130, 143  interrupted; run again to resume";
+  6  the device asked for is not there   130, 143  interrupted; run again to resume
+Tasks of a scheduler (build --shard, merge) end with 75 if the same command may succeed next time,
+and with 42 if it will not until something is mended.";
 
 /// Runs the command line of this process.
 #[must_use]
@@ -189,6 +196,7 @@ fn run(command: CliCommand) -> anyhow::Result<Exit> {
     match command {
         CliCommand::Demo(command) => command.run(),
         CliCommand::Build(command) => command.run(),
+        CliCommand::Merge(command) => command.run(),
         CliCommand::Calibrate(command) => command.run(),
         CliCommand::Points(command) => command.run(),
         CliCommand::Serve(command) => command.run(),

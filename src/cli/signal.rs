@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use super::exit::Exit;
 use super::output;
+
+/// How long a task of a scheduler may take to end: it is killed soon after.
+const GRACE: Duration = Duration::from_secs(15);
 
 /// Whether SIGINT or SIGTERM has come. A second one ends the process.
 pub(super) struct Signal(Arc<AtomicU8>);
@@ -12,6 +16,15 @@ pub(super) struct Signal(Arc<AtomicU8>);
 impl Signal {
     /// Listens from now on; the first signal is answered with `stopping`.
     pub(super) fn listen(stopping: &'static str) -> anyhow::Result<Self> {
+        Self::answer(stopping, None)
+    }
+
+    /// The same for a task of a scheduler: the process ends 15 seconds later at the latest, to be started again.
+    pub(super) fn listen_for_scheduler(stopping: &'static str) -> anyhow::Result<Self> {
+        Self::answer(stopping, Some(Exit::Again))
+    }
+
+    fn answer(stopping: &'static str, ends_with: Option<Exit>) -> anyhow::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         let received = Arc::new(AtomicU8::new(0));
         let heard = Arc::clone(&received);
@@ -30,9 +43,14 @@ impl Signal {
                         tokio::select! { _ = interrupt.recv() => 2, _ = terminate.recv() => 15 };
                     if heard.swap(which, Ordering::SeqCst) != 0 {
                         // Asked twice. What is on disk is whole.
-                        std::process::exit(128 + i32::from(which));
+                        let own = ends_with.map_or(128 + which, Exit::code);
+                        std::process::exit(i32::from(own));
                     }
                     output::error(stopping);
+                    if let Some(exit) = ends_with {
+                        tokio::time::sleep(GRACE).await;
+                        std::process::exit(i32::from(exit.code()));
+                    }
                 }
             });
         };

@@ -20,6 +20,14 @@ impl StepsShown {
         })
     }
 
+    /// The same for a task of a scheduler.
+    pub(super) fn begin_for_scheduler(what: &'static str) -> anyhow::Result<Self> {
+        Ok(Self {
+            signal: Signal::listen_for_scheduler("stopping; nothing will be left of it")?,
+            shown: SharedProgress::new(what),
+        })
+    }
+
     pub(super) fn at(&self, done: u64, all: u64) -> ControlFlow<()> {
         self.shown.at(done >> 20, all >> 20);
         if self.signal.received().is_some() {

@@ -306,6 +306,14 @@ impl DeploymentError {
         )
     }
 
+    /// Whether an image that cannot be used now may well be used later, or on another machine.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Image(PixelsError::NoMemory { .. }) | Self::Io { .. } | Self::ModelFailed { .. }
+        )
+    }
+
     pub(super) fn io(path: &Path, cause: &std::io::Error) -> Self {
         Self::Io {
             path: path.to_owned(),

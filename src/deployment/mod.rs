@@ -20,6 +20,7 @@ mod items;
 mod labelled_queries;
 mod lookalikes;
 mod maintenance;
+mod merge;
 mod models;
 mod observed;
 mod open;
@@ -32,6 +33,7 @@ mod remedy;
 mod request;
 mod search;
 mod shadow;
+mod shard;
 mod source_enrolment;
 mod state;
 mod temporary;
@@ -55,6 +57,7 @@ pub use folder::{Folder, ModelReference, Record};
 pub use items::{EnrolledItem, NewItem};
 pub use labelled_queries::{QueryFailure, QuerySettings, QueryToSearch};
 pub use maintenance::{IndexFindings, missed};
+pub use merge::{MergeReport, MergeSettings, merge};
 pub use models::{LoadedModel, Models};
 pub use open::{Deployment, OpenOptions, index_binding};
 pub use points::{Activation, PointComparison, compare_points, created};
@@ -66,6 +69,7 @@ pub use request::{
     read_image,
 };
 pub use shadow::{DeploymentShadow, shadow_link};
+pub use shard::{PublishedShard, Shard, ShardManifest, ShardSource, ShardWork, SourceList};
 pub use source_enrolment::{
     BatchProgress, EnrolSettings, Enrolled, NewImage, NewItems, OtherItems, SourceEnrolment,
     VectorSpace,

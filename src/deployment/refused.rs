@@ -5,7 +5,7 @@ use std::fmt;
 use crate::telemetry::escaped;
 
 /// An entry that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RefusedItem {
     /// The id, path or line concerned.
     pub item: String,

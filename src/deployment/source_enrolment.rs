@@ -112,6 +112,8 @@ pub struct Enrolled {
     pub not_in_source: usize,
     /// What could not be enrolled, and why.
     pub failed: Vec<RefusedItem>,
+    /// How many of those could not be read, or failed in the model: another attempt, or another machine, may do it.
+    pub unread: usize,
     /// Whether the work was stopped before its end.
     pub interrupted: bool,
     /// How long it took.
@@ -154,6 +156,12 @@ impl<'a> SourceEnrolment<'a> {
             models,
             deployment: Arc::new(deployment),
         })
+    }
+
+    /// How images are prepared for the deployment's model; empty if vectors are made elsewhere.
+    #[must_use]
+    pub fn preparation(&self) -> String {
+        self.deployment.loaded.model.preparation()
     }
 
     /// Labels that are enrolled already.
@@ -378,6 +386,7 @@ impl<P: BatchProgress> Work<'_, P> {
     }
 
     fn refuse(&mut self, item: String, error: &DeploymentError) {
+        self.outcome.unread += usize::from(error.may_pass());
         let reason = error.to_string();
         self.outcome.failed.push(RefusedItem { item, reason });
     }

@@ -16,5 +16,6 @@ mod monitoring;
 mod remote;
 mod replicas;
 mod shadow;
+mod shards;
 mod switch;
 mod tls;

@@ -354,6 +354,14 @@ impl Model {
         &self.fingerprint
     }
 
+    /// How it prepares images and reads its output: a line for each manifest key that changes an embedding, and the
+    /// version of the image pipeline; empty if vectors are made elsewhere. Part of the fingerprint.
+    #[must_use]
+    pub fn preparation(&self) -> String {
+        let image = self.image.as_ref();
+        image.map_or_else(String::new, |image| preparation(&image.manifest))
+    }
+
     /// The number of components of its embeddings.
     #[must_use]
     pub fn dimension(&self) -> usize {
@@ -532,4 +540,8 @@ fn fingerprint(manifest: &Manifest) -> String {
         manifest.canonical()
     );
     encode_string(&Sha256::digest(text.as_bytes()))
+}
+
+fn preparation(manifest: &Manifest) -> String {
+    format!("pipeline = {PIPELINE_VERSION}\n{}", manifest.canonical())
 }

@@ -201,7 +201,13 @@ fn check_all(connection: &Connection, path: &Path) -> Result<usize, GalleryError
     Ok(count)
 }
 
-fn check(path: &Path, id: &str, source: Option<&Hash>, bytes: &[u8]) -> Result<(), GalleryError> {
+/// Compares an image with the hash in its item.
+pub(super) fn check(
+    path: &Path,
+    id: &str,
+    source: Option<&Hash>,
+    bytes: &[u8],
+) -> Result<(), GalleryError> {
     let found: Hash = Sha256::digest(bytes).into();
     if source == Some(&found) {
         return Ok(());

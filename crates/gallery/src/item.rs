@@ -246,6 +246,20 @@ impl ContentSum {
         Self(limbs)
     }
 
+    /// As it is shown; `None` if it is nothing that is.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let mut bytes: Hash = [0; 32];
+        let digits = text.as_bytes().as_chunks::<2>().0;
+        if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return None;
+        }
+        for (byte, pair) in bytes.iter_mut().zip(digits) {
+            let pair = std::str::from_utf8(pair).ok()?;
+            *byte = u8::from_str_radix(pair, 16).ok()?;
+        }
+        Some(Self::from_bytes(&bytes))
+    }
+
     pub(super) fn to_bytes(self) -> Hash {
         let mut bytes = [0_u8; 32];
         for (chunk, limb) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(self.0) {

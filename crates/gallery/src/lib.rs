@@ -46,6 +46,7 @@ pub mod index;
 pub mod item;
 pub mod item_set;
 pub mod mapped_vectors;
+pub mod merge;
 pub mod params;
 pub mod view;
 
@@ -396,7 +397,9 @@ impl Gallery {
                     outcomes.push(Upserted::Replaced);
                 } else {
                     state.items += 1;
-                    last_row = last_row.checked_add(1).ok_or_else(|| self.out_of_rows())?;
+                    last_row = last_row
+                        .checked_add(1)
+                        .ok_or_else(|| writer.store.out_of_rows())?;
                     row.number = last_row;
                     outcomes.push(Upserted::Inserted);
                 }
@@ -526,14 +529,6 @@ impl Gallery {
         let view = GalleryView::of(&item_table, self.about.dimension, generation, index);
         drop(item_table);
         self.current.store(Arc::new(view));
-    }
-
-    fn out_of_rows(&self) -> GalleryError {
-        let what = "its row numbers are used up".to_owned();
-        GalleryError::Damaged {
-            path: self.path.clone(),
-            what,
-        }
     }
 }
 

@@ -23,7 +23,7 @@ const BUSY_WAIT: Duration = Duration::from_secs(5);
 
 /// An open database.
 pub(super) struct ItemStore {
-    connection: Connection,
+    pub(super) connection: Connection,
     path: PathBuf,
     about: About,
     state: GalleryState,
@@ -239,19 +239,57 @@ impl ItemStore {
         removed: &[i64],
         state: GalleryState,
     ) -> Result<(), GalleryError> {
-        self.try_write(rows, removed, state).map_err(|error| {
-            // The update of the state found no row to change.
-            if let rusqlite::Error::StatementChangedRows(_) = error {
-                let what = "it was changed by something other than its writer".to_owned();
-                return GalleryError::Damaged {
-                    path: self.path.clone(),
-                    what,
-                };
-            }
-            GalleryError::from_sqlite(&self.path, "write to", error)
-        })?;
+        self.try_write(rows, removed, state)
+            .map_err(|error| self.write_error(error))?;
         self.state = state;
         Ok(())
+    }
+
+    pub(super) fn write_error(&self, error: rusqlite::Error) -> GalleryError {
+        // The update of the state found no row to change.
+        if let rusqlite::Error::StatementChangedRows(_) = error {
+            let what = "it was changed by something other than its writer".to_owned();
+            return GalleryError::Damaged {
+                path: self.path.clone(),
+                what,
+            };
+        }
+        GalleryError::from_sqlite(&self.path, "write to", error)
+    }
+
+    pub(super) fn out_of_rows(&self) -> GalleryError {
+        GalleryError::Damaged {
+            path: self.path.clone(),
+            what: "its row numbers are used up".to_owned(),
+        }
+    }
+
+    /// Begins what [`ItemStore::commit`] ends, and closing undoes. With `is_new`, whatever a crash leaves is nothing to
+    /// anybody, so that no row is written twice.
+    pub(super) fn begin(&self, is_new: bool) -> Result<(), GalleryError> {
+        if is_new {
+            self.set_journal("MEMORY")?;
+        }
+        let begun = self.connection.execute_batch("BEGIN IMMEDIATE");
+        begun.map_err(|error| self.write_error(error))
+    }
+
+    /// Ends what was begun, with the state that it comes to; durable when it returns.
+    pub(super) fn commit(&mut self, state: GalleryState) -> Result<(), GalleryError> {
+        let before = state_checksum(&self.about, &self.state);
+        let after = state_checksum(&self.about, &state);
+        replace_state(&self.connection, &state, &before, &after)
+            .and_then(|()| self.connection.execute_batch("COMMIT"))
+            .map_err(|error| self.write_error(error))?;
+        self.state = state;
+        self.set_journal("WAL")
+    }
+
+    fn set_journal(&self, mode: &str) -> Result<(), GalleryError> {
+        let set = self
+            .connection
+            .pragma_update_and_check(None, "journal_mode", mode, |_| Ok(()));
+        set.map_err(|error| self.write_error(error))
     }
 
     fn try_write(

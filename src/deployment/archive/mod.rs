@@ -157,20 +157,8 @@ pub(super) fn read(
     known: fn(&str) -> bool,
     progress: Progress<'_>,
 ) -> io::Result<ArchiveDigest> {
-    // A pipe would be waited for.
-    if !fs::metadata(path)?.is_file() {
-        let (path, problem) = (path.to_owned(), "is no file, and no snapshot".to_owned());
-        return Err(io::Error::other(ArchiveError::Refused { path, problem }));
-    }
-    let file = File::open(path)?;
-    let steps = ByteSteps::new(file.metadata()?.len(), progress);
-    let mut source = Source { path, file, steps };
-    let (mut sums, bytes) = (Vec::new(), source.header(SUMS)?);
-    if SUMS_BYTES_MAX < bytes {
-        return Err(source.damaged(BLOCK_BYTES, &format!("{SUMS} is too long")));
-    }
-    let sha256 = source.content(bytes, &mut sums)?;
-    let sums = String::from_utf8_lossy(&sums);
+    let mut source = Source::open(path, progress)?;
+    let (sums, sha256) = source.sums()?;
     let mut folders: BTreeSet<PathBuf> = into.map(Path::to_owned).into_iter().collect();
     let mut before = "";
     for line in sums.split_inclusive('\n') {
@@ -208,6 +196,29 @@ pub(super) fn read(
     Ok(ArchiveDigest { bytes, sha256 })
 }
 
+/// Reads the first file of an archive, which has this name and at most so many bytes, and compares it with its sum;
+/// nothing of what follows.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_first(path: &Path, name: &str, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let progress = &mut |_, _| ControlFlow::Continue(());
+    let mut source = Source::open(path, progress)?;
+    let (sums, _) = source.sums()?;
+    let bytes = source.header(name)?;
+    let begins = source.steps.done;
+    if bytes_max < bytes {
+        return Err(source.damaged(begins, &format!("`{name}` is too long")));
+    }
+    let mut content = Vec::new();
+    let found = source.content(bytes, &mut content)?;
+    if !sums.starts_with(&sum_line(&found, name)) {
+        let what = format!("`{name}` is not the file that was packed");
+        return Err(source.damaged(begins, &what));
+    }
+    Ok(content)
+}
+
 /// An archive that is read from its beginning to its end.
 struct Source<'a> {
     path: &'a Path,
@@ -215,7 +226,28 @@ struct Source<'a> {
     steps: ByteSteps<'a>,
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    fn open(path: &'a Path, progress: Progress<'a>) -> io::Result<Self> {
+        // A pipe would be waited for.
+        if !fs::metadata(path)?.is_file() {
+            let (path, problem) = (path.to_owned(), "is no file, and no snapshot".to_owned());
+            return Err(io::Error::other(ArchiveError::Refused { path, problem }));
+        }
+        let file = File::open(path)?;
+        let steps = ByteSteps::new(file.metadata()?.len(), progress);
+        Ok(Self { path, file, steps })
+    }
+
+    /// Reads the sums, which come first, and gives their own too.
+    fn sums(&mut self) -> io::Result<(String, [u8; 32])> {
+        let (mut sums, bytes) = (Vec::new(), self.header(SUMS)?);
+        if SUMS_BYTES_MAX < bytes {
+            return Err(self.damaged(BLOCK_BYTES, &format!("{SUMS} is too long")));
+        }
+        let sha256 = self.content(bytes, &mut sums)?;
+        Ok((String::from_utf8_lossy(&sums).into_owned(), sha256))
+    }
+
     /// Reads the header of the file that has to follow, and gives its length, which the archive has.
     fn header(&mut self, name: &str) -> io::Result<u64> {
         let (begins, block) = (self.steps.done, self.take(BLOCK_BYTES)?);

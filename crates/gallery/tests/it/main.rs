@@ -2,3 +2,4 @@
 
 mod durability;
 mod gallery;
+mod merge;

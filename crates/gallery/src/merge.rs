@@ -1,0 +1,345 @@
+//! Items of other galleries into one, row by row: all of them in one transaction, without an index, and no vector
+//! stays in memory.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use rusqlite::types::ToSqlOutput;
+use rusqlite::{OptionalExtension, Row, params};
+
+use crate::Gallery;
+use crate::error::GalleryError;
+use crate::format::{GalleryState, read_row};
+use crate::images::check;
+use crate::item::{ContentSum, Hash, ItemHead};
+use crate::lock::WriterLock;
+use crate::store::ItemStore;
+
+/// A gallery that items of others are being copied into. Until [`GalleryMerge::finish`], nothing of them is there.
+pub struct GalleryMerge {
+    store: ItemStore,
+    /// Where the items are that were there before, by id.
+    before: HashMap<String, StoredAt>,
+    state: GalleryState,
+    last_row: i64,
+    // After the store, so that the file is closed before another may open it.
+    _lock: WriterLock,
+}
+
+/// Where an item is stored, and what it is.
+struct StoredAt {
+    number: i64,
+    checksum: Hash,
+}
+
+/// What was taken of one gallery.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TakenItems {
+    /// Those whose id was new.
+    pub inserted: usize,
+    /// Those that took the place of another item with the same id.
+    pub replaced: usize,
+    /// Those that were there already, the same in everything.
+    pub unchanged: usize,
+    sum: ContentSum,
+}
+
+impl TakenItems {
+    /// How many in all.
+    #[must_use]
+    pub fn items(&self) -> usize {
+        self.inserted + self.replaced + self.unchanged
+    }
+
+    /// Digest of them, as a gallery of nothing else would have: 64 hexadecimal digits.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        self.sum.to_string()
+    }
+}
+
+impl std::fmt::Debug for GalleryMerge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GalleryMerge")
+            .field("items", &self.state.items)
+            .finish_non_exhaustive()
+    }
+}
+
+impl GalleryMerge {
+    /// Begins with an empty gallery in a new file. What is left of one that is not finished is not whole: its folder has
+    /// to go.
+    ///
+    /// # Errors
+    /// As [`Gallery::create`].
+    pub fn create(
+        path: &Path,
+        dimension: usize,
+        model_fingerprint: &str,
+        gallery_id: &str,
+    ) -> Result<Self, GalleryError> {
+        let made = Gallery::create(path, dimension, model_fingerprint, gallery_id)?;
+        drop(made);
+        Self::open(path, true)
+    }
+
+    /// The same, of the model and dimension of another gallery.
+    ///
+    /// # Errors
+    /// As [`Gallery::create`], or the other is no gallery.
+    pub fn create_like(other: &Path, path: &Path, gallery_id: &str) -> Result<Self, GalleryError> {
+        let like = ItemStore::open(other, false)?;
+        let about = like.about();
+        Self::create(path, about.dimension, &about.model_fingerprint, gallery_id)
+    }
+
+    /// Begins with a gallery that is there, and verifies it. It is as it was until all is there, also after a crash.
+    ///
+    /// # Errors
+    /// There is none, it is damaged, or it is open for writing.
+    pub fn into_existing(path: &Path) -> Result<Self, GalleryError> {
+        Self::open(path, false)
+    }
+
+    fn open(path: &Path, is_new: bool) -> Result<Self, GalleryError> {
+        let path = path
+            .canonicalize()
+            .map_err(|source| GalleryError::not_found(path, source))?;
+        let lock = WriterLock::take(&path)?;
+        let mut store = ItemStore::open(&path, true)?;
+        let (mut before, mut last_row) = (HashMap::new(), 0);
+        let mut state = store.load(|row| {
+            last_row = last_row.max(row.number);
+            let at = StoredAt {
+                number: row.number,
+                checksum: row.checksum,
+            };
+            before.insert(row.head.id, at).is_none()
+        })?;
+        state.generation += 1;
+        store.begin(is_new)?;
+        Ok(Self {
+            store,
+            before,
+            state,
+            last_row,
+            _lock: lock,
+        })
+    }
+
+    /// Keeps the images of items that have one.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn keep_images(&mut self) -> Result<(), GalleryError> {
+        self.store.keep_images()
+    }
+
+    /// Number of components of every embedding.
+    #[must_use]
+    pub fn dimension(&self) -> usize {
+        self.store.about().dimension
+    }
+
+    /// The name of the gallery that is copied into.
+    #[must_use]
+    pub fn gallery_id(&self) -> &str {
+        &self.store.about().id
+    }
+
+    /// Takes items of another gallery, in order of id, with their images if both keep them, as `choose` says of each:
+    /// whether it is taken, or that nothing more is to be looked at. Each row is compared with its checksum, and each image with the hash of its item. Galleries that follow each other
+    /// must have no id in common; what was there before is replaced.
+    ///
+    /// # Errors
+    /// The other gallery is damaged, or of another model or dimension, or the disk.
+    pub fn take(
+        &mut self,
+        source: &Path,
+        choose: &mut dyn FnMut(&ItemHead) -> ControlFlow<(), bool>,
+    ) -> Result<TakenItems, GalleryError> {
+        let from = ItemStore::open(source, false)?;
+        let damaged = |what: String| GalleryError::Damaged {
+            path: source.to_path_buf(),
+            what,
+        };
+        let (theirs, ours) = (from.about(), self.store.about());
+        if theirs.dimension != ours.dimension || theirs.model_fingerprint != ours.model_fingerprint
+        {
+            return Err(damaged(
+                "its items are of another model or dimension".to_owned(),
+            ));
+        }
+        let sql_error = |error| GalleryError::from_sqlite(source, "read", error);
+        let connection = &from.connection;
+        // One moment of it, whoever writes there.
+        let _moment = connection.unchecked_transaction().map_err(sql_error)?;
+        let mut in_order = connection
+            .prepare("SELECT number FROM items ORDER BY id")
+            .map_err(sql_error)?;
+        let numbers: Vec<i64> = in_order
+            .query_map([], |row| row.get(0))
+            .and_then(Iterator::collect)
+            .map_err(sql_error)?;
+        let query = "SELECT number, id, label, metadata, source_sha256, embedding, checksum FROM items WHERE number = ?";
+        let mut one = connection.prepare(query).map_err(sql_error)?;
+        let mut taken = TakenItems::default();
+        let mut last_id = String::new();
+        for number in numbers {
+            let mut rows = one.query([number]).map_err(sql_error)?;
+            let Some(row) = rows.next().map_err(sql_error)? else {
+                return Err(damaged(format!("row {number} of its items is gone")));
+            };
+            let (head, _, checksum) = read_row(row, theirs.dimension)
+                .map_err(|bad| damaged(format!("row {number} of its items: {bad}")))?;
+            if head.id <= last_id {
+                return Err(damaged(format!("row {number} of its items repeats an id")));
+            }
+            match choose(&head) {
+                ControlFlow::Break(()) => break,
+                ControlFlow::Continue(false) => {}
+                ControlFlow::Continue(true) => {
+                    let image = image_of(&from, source, number, &head)?;
+                    self.put(row, &head.id, &checksum, image.as_deref())?;
+                    self.count(&head.id, &checksum, &mut taken)?;
+                }
+            }
+            last_id = head.id;
+        }
+        Ok(taken)
+    }
+
+    /// The number of the row that an item gets.
+    fn place(&self, id: &str) -> i64 {
+        let before = self.before.get(id);
+        before.map_or(self.last_row.saturating_add(1), |at| at.number)
+    }
+
+    fn put(
+        &self,
+        row: &Row<'_>,
+        id: &str,
+        checksum: &Hash,
+        image: Option<&[u8]>,
+    ) -> Result<(), GalleryError> {
+        let number = self.place(id);
+        let is_there = |at: &StoredAt| at.checksum == *checksum;
+        let unchanged = self.before.get(id).is_some_and(is_there);
+        let put = || -> Result<(), rusqlite::Error> {
+            if !unchanged {
+                let cell = |column| row.get_ref(column).map(ToSqlOutput::Borrowed);
+                let values = params![
+                    number,
+                    cell(1)?,
+                    cell(2)?,
+                    cell(3)?,
+                    cell(4)?,
+                    cell(5)?,
+                    cell(6)?
+                ];
+                let sql = "INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?, ?, ?, ?)";
+                self.store.connection.prepare_cached(sql)?.execute(values)?;
+            }
+            match image {
+                _ if !self.store.keeps_images() => {}
+                None if unchanged => {}
+                None => {
+                    let sql = "DELETE FROM images WHERE number = ?";
+                    self.store
+                        .connection
+                        .prepare_cached(sql)?
+                        .execute([number])?;
+                }
+                Some(image) => {
+                    let sql = "INSERT OR REPLACE INTO images VALUES (?, ?)";
+                    let mut statement = self.store.connection.prepare_cached(sql)?;
+                    statement.execute(params![number, image])?;
+                }
+            }
+            Ok(())
+        };
+        put().map_err(|error| self.store.write_error(error))
+    }
+
+    fn count(
+        &mut self,
+        id: &str,
+        checksum: &Hash,
+        taken: &mut TakenItems,
+    ) -> Result<(), GalleryError> {
+        taken.sum.add(checksum);
+        match self.before.get(id) {
+            Some(at) if at.checksum == *checksum => {
+                taken.unchanged += 1;
+                return Ok(());
+            }
+            Some(at) => {
+                self.state.digest.subtract(&at.checksum);
+                taken.replaced += 1;
+            }
+            None => {
+                let next = self.last_row.checked_add(1);
+                self.last_row = next.ok_or_else(|| self.store.out_of_rows())?;
+                self.state.items += 1;
+                taken.inserted += 1;
+            }
+        }
+        self.state.digest.add(checksum);
+        Ok(())
+    }
+
+    /// Makes all of it there, and durable; the digest of all items then.
+    ///
+    /// # Errors
+    /// The disk: nothing of it is there then.
+    pub fn finish(mut self) -> Result<MergedGallery, GalleryError> {
+        let state = self.state;
+        self.store.commit(state)?;
+        Ok(MergedGallery {
+            items: state.items,
+            digest: state.digest.to_string(),
+        })
+    }
+}
+
+/// What a gallery holds after a merge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MergedGallery {
+    /// Number of its items.
+    pub items: usize,
+    /// Digest of them: 64 hexadecimal digits.
+    pub digest: String,
+}
+
+/// The digest of galleries together that have no item in common, of the digests of each; `None` if one is no digest.
+#[must_use]
+pub fn digest_together(digests: &[&str]) -> Option<String> {
+    let mut sum = ContentSum::default();
+    for digest in digests {
+        sum.add(&ContentSum::parse(digest)?.to_bytes());
+    }
+    Some(sum.to_string())
+}
+
+/// The image of an item of another gallery, as it was enrolled.
+fn image_of(
+    from: &ItemStore,
+    path: &Path,
+    number: i64,
+    head: &ItemHead,
+) -> Result<Option<Vec<u8>>, GalleryError> {
+    if !from.keeps_images() {
+        return Ok(None);
+    }
+    let sql = "SELECT bytes FROM images WHERE number = ?";
+    let image: Option<Vec<u8>> = from
+        .connection
+        .prepare_cached(sql)
+        .and_then(|mut statement| statement.query_row([number], |row| row.get(0)).optional())
+        .map_err(|error| GalleryError::from_sqlite(path, "read", error))?;
+    if let Some(image) = &image {
+        check(path, &head.id, head.source_sha256.as_ref(), image)?;
+    }
+    Ok(image)
+}
