@@ -60,9 +60,11 @@ test-rust: runtime
 	@echo "== format"
 	@cargo fmt --check
 	@echo "== lints (clippy, warnings denied)"
-	@cargo clippy --locked --all-targets --quiet -- -D warnings
+	@cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
 	@echo "== tests"
 	@cargo test --locked --quiet
+	@echo "== code of the protocol"
+	@cargo test --locked --quiet -p matchpoint-protocol
 	@echo "== documentation"
 	@RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
 

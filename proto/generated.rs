@@ -20,7 +20,7 @@ const IMAGES: [&str; 6] = [
 
 #[test]
 fn what_is_kept_is_what_the_contract_gives() -> Result<(), Box<dyn Error>> {
-    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../client/generated");
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/client/generated");
     let made = generate()?;
     if env::var_os("MATCHPOINT_TESTS_WRITE_GENERATED").is_some() {
         for (name, bytes) in &made {
@@ -44,8 +44,8 @@ fn what_is_kept_is_what_the_contract_gives() -> Result<(), Box<dyn Error>> {
 
 /// Compiles the contract, by a compiler in pure Rust: nothing to install.
 fn generate() -> Result<Files, Box<dyn Error>> {
-    let proto = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
-    let mut compiler = protox::Compiler::new([&proto])?;
+    let proto = env!("CARGO_MANIFEST_DIR");
+    let mut compiler = protox::Compiler::new([proto])?;
     compiler.include_imports(true).include_source_info(true);
     for room in [
         "calibration",
@@ -62,7 +62,7 @@ fn generate() -> Result<Files, Box<dyn Error>> {
 
     let descriptors = compiler.encode_file_descriptor_set();
     let mut made = Files::from([("descriptors.bin".to_owned(), descriptors)]);
-    // Each package is compiled with the other as foreign, so that both are named by absolute paths.
+    // Each package is compiled with what it refers to as foreign, so that this is named by an absolute path.
     for (package, foreign, path) in [
         (
             "matchpoint.v1",
