@@ -59,6 +59,7 @@ fn generate() -> Result<Files, Box<dyn Error>> {
     ] {
         compiler.open_file(format!("matchpoint/v1/{room}.proto"))?;
     }
+    compiler.open_file("grpc/health/v1/health.proto")?;
 
     let descriptors = compiler.encode_file_descriptor_set();
     let mut made = Files::from([("descriptors.bin".to_owned(), descriptors)]);
@@ -70,6 +71,7 @@ fn generate() -> Result<Files, Box<dyn Error>> {
             "crate::proto::longrunning",
         ),
         ("google.longrunning", ".matchpoint.v1", "crate::proto"),
+        ("grpc.health.v1", ".matchpoint.v1", "crate::proto"),
     ] {
         let out = tempfile::tempdir()?;
         let configured = as_json(tonic_prost_build::configure());

@@ -10,6 +10,7 @@ mod doubts;
 mod drift_messages;
 mod error;
 mod gate;
+mod health;
 mod items;
 mod listeners;
 mod monitoring;
@@ -40,8 +41,6 @@ use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
 
 use tonic::Status;
-use tonic_health::ServingStatus;
-use tonic_health::server::HealthReporter;
 use tower::{Layer, ServiceExt};
 
 pub use convert::{measured_rate, review_band};
@@ -57,10 +56,13 @@ use crate::telemetry;
 use calibration::CalibrationHandler;
 use connections::of_console;
 use deployment_paths::{ToServe, all_deployments, real};
+use health::HealthHandler;
+pub use health::LIVENESS;
 use gate::{Gate, may};
 use items::ItemHandler;
 use listeners::BACKLOG;
 use matchpoint_client::proto;
+use matchpoint_client::proto::health::health_server::HealthServer;
 use matchpoint_client::proto::calibration_service_server::CalibrationServiceServer;
 use matchpoint_client::proto::gallery_service_server::GalleryServiceServer;
 use matchpoint_client::proto::longrunning::operations_server::OperationsServer;
@@ -80,9 +82,6 @@ use server_info::ServerInfoHandler;
 use snapshots::Snapshots;
 use switching::Switching;
 use transport::{Answering, Stack};
-
-/// The health service's name for "the process answers", which does not depend on any model.
-pub const LIVENESS: &str = "liveness";
 
 /// Once nothing is under way, how long the last answers have to leave the machine.
 const FLUSH: Duration = Duration::from_millis(300);
@@ -272,15 +271,11 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let registry = Registry::new(config.request_timeout, config.limits.stall);
     let access = CallerAccess::open(&config.access)?;
-    let (reporter, health) = tonic_health::server::health_reporter();
-    reporter
-        .set_service_status(LIVENESS, ServingStatus::Serving)
-        .await;
-    set_health(&reporter, ServingStatus::NotServing).await;
+    let health = HealthHandler::default();
     telemetry::server_started(env!("CARGO_PKG_VERSION"));
 
     let (stop, stopped) = oneshot::channel::<()>();
-    let routes = routes(&registry, config)?.add_service(health);
+    let routes = routes(&registry, config)?.add_service(HealthServer::new(health.clone()));
     let gated = Gate::new(access.clone()).layer(routes.prepare());
     let stack = RequestIds(registry.clone()).layer(gated);
     let listeners = listeners.into();
@@ -311,9 +306,9 @@ pub async fn serve(
             registry.ready(Arc::clone(&loaded));
             shadow::open_all(&loaded, config.monitoring.shadow_share);
             drop(loaded);
-            tokio::spawn(publish_gauges(registry.watch(), reporter.clone()));
+            tokio::spawn(publish_gauges(registry.watch(), health.clone()));
             tokio::spawn(replay_canaries(registry.watch(), config.canaries_every));
-            set_health(&reporter, ServingStatus::Serving).await;
+            health.serve(true);
             telemetry::server_ready(true);
             tracing::info!("ready");
             tokio::select! {
@@ -326,7 +321,7 @@ pub async fn serve(
 
     tracing::info!(seconds_max = config.drain.as_secs(), "draining");
     telemetry::server_ready(false);
-    set_health(&reporter, ServingStatus::NotServing).await;
+    health.serve(false);
     // Fails only where the server has ended already.
     stop.send(()).unwrap_or_default();
     drain(&registry, &mut server, config.drain).await
@@ -352,7 +347,7 @@ fn pages<S: Stack + Sync>(
 }
 
 /// Keeps what changes by itself up to date, for as long as the deployments are served.
-async fn publish_gauges(loaded: impl Fn() -> Option<Arc<ServedState>>, reporter: HealthReporter) {
+async fn publish_gauges(loaded: impl Fn() -> Option<Arc<ServedState>>, health: HealthHandler) {
     let mut was_whole = true;
     let mut tick = tokio::time::interval(GAUGE_INTERVAL);
     loop {
@@ -371,11 +366,7 @@ async fn publish_gauges(loaded: impl Fn() -> Option<Arc<ServedState>>, reporter:
         if is_whole != was_whole {
             was_whole = is_whole;
             telemetry::server_ready(is_whole);
-            let serving = match is_whole {
-                true => ServingStatus::Serving,
-                false => ServingStatus::NotServing,
-            };
-            set_health(&reporter, serving).await;
+            health.serve(is_whole);
         }
     }
 }
@@ -447,21 +438,6 @@ fn spawn_loading(
     Ok(loading)
 }
 
-async fn set_health(reporter: &HealthReporter, status: ServingStatus) {
-    for service in [
-        "",
-        "matchpoint.v1.RetrievalService",
-        "matchpoint.v1.GalleryService",
-        "matchpoint.v1.OperatingPointService",
-        "matchpoint.v1.CalibrationService",
-        "matchpoint.v1.MonitoringService",
-        "matchpoint.v1.SnapshotService",
-        "matchpoint.v1.ServerService",
-    ] {
-        reporter.set_service_status(service, status).await;
-    }
-}
-
 fn routes(
     registry: &Registry,
     config: &ServerConfig,
@@ -524,7 +500,6 @@ fn routes(
         let builder = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
         routes = routes
             .add_service(builder().build_v1().map_err(failed)?)

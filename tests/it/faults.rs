@@ -8,6 +8,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use matchpoint_client::proto::gallery_service_client::GalleryServiceClient;
+use matchpoint_client::proto::health::HealthCheckRequest;
+use matchpoint_client::proto::health::health_check_response::ServingStatus;
+use matchpoint_client::proto::health::health_client::HealthClient;
 use matchpoint_client::proto::retrieval_service_client::RetrievalServiceClient;
 use matchpoint_client::proto::server_service_client::ServerServiceClient;
 use matchpoint_client::proto::snapshot_service_client::SnapshotServiceClient;
@@ -16,9 +19,6 @@ use matchpoint_client::proto::{
     Vector, search_request, upsert_item_request,
 };
 use tonic::Code;
-use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::health_client::HealthClient;
 
 use crate::common::{Running, copy_of_sample, photos};
 

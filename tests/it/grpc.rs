@@ -18,6 +18,9 @@ use matchpoint::deployment::Folder;
 use matchpoint::server;
 use matchpoint_client::proto::calibration_service_client::CalibrationServiceClient;
 use matchpoint_client::proto::gallery_service_client::GalleryServiceClient;
+use matchpoint_client::proto::health::health_check_response::ServingStatus;
+use matchpoint_client::proto::health::health_client::HealthClient;
+use matchpoint_client::proto::health::{HealthCheckRequest, HealthListRequest};
 use matchpoint_client::proto::longrunning::operations_client::OperationsClient;
 use matchpoint_client::proto::longrunning::{
     CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
@@ -43,9 +46,6 @@ use prost::Message as _;
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
-use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 
 /// An enrolled label, and one that is not; neither had a part in the calibration.
@@ -1044,6 +1044,22 @@ async fn while_loading_the_server_is_alive_but_not_serving() {
     assert_eq!(live.status(), ServingStatus::Serving);
     let ready = health.check(ask("")).await.unwrap().into_inner();
     assert_eq!(ready.status(), ServingStatus::NotServing);
+    let listed = health
+        .list(HealthListRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    for (service, status) in &listed.statuses {
+        let asked = health.check(ask(service)).await.unwrap().into_inner();
+        assert_eq!(&asked, status, "{service}");
+    }
+    assert_eq!(listed.statuses.len(), 9);
+    let unknown = health.check(ask("none")).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+    // Such a call does not end: the service may be there one day.
+    let mut none = health.watch(ask("none")).await.unwrap().into_inner();
+    let said = none.message().await.unwrap().unwrap();
+    assert_eq!(said.status(), ServingStatus::ServiceUnknown);
     assert_eq!(
         refusal(&running, image_query(known())).await,
         (Code::Unavailable, "MODEL_LOADING".to_owned())
@@ -1064,6 +1080,11 @@ async fn while_loading_the_server_is_alive_but_not_serving() {
         ServingStatus::Serving
     );
     assert!(search(&running, image_query(known())).await.is_ok());
+    let more = tokio::time::timeout(Duration::from_millis(200), none.message());
+    assert!(
+        more.await.is_err(),
+        "nothing more is said of what is not there"
+    );
     // A watcher does not keep the server up.
     let started = Instant::now();
     let server = running.ask_to_stop();

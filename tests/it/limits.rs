@@ -14,6 +14,8 @@ use matchpoint_client::proto::gallery_service_client::GalleryServiceClient;
 use matchpoint_client::proto::longrunning::WaitOperationRequest;
 use matchpoint_client::proto::longrunning::operations_client::OperationsClient;
 use matchpoint_client::proto::retrieval_service_client::RetrievalServiceClient;
+use matchpoint_client::proto::health::HealthCheckRequest;
+use matchpoint_client::proto::health::health_client::HealthClient;
 use matchpoint_client::proto::snapshot_service_client::SnapshotServiceClient;
 use matchpoint_client::proto::{
     CalibrateRequest, CalibrationSettings, CreateSnapshotRequest, GetItemRequest, ListItemsRequest,
@@ -275,8 +277,8 @@ async fn calls_have_a_number_and_health_is_asked_beyond_it() {
     let refused = is_served(&running).await.unwrap_err();
     assert_eq!(reason(&refused), "CALLS_MAX", "{refused}");
     assert!(refused.message().contains("calls_max = 3"), "{refused}");
-    let mut health = tonic_health::pb::health_client::HealthClient::new(running.channel.clone());
-    let asked = tonic_health::pb::HealthCheckRequest::default();
+    let mut health = HealthClient::new(running.channel.clone());
+    let asked = HealthCheckRequest::default();
     health.check(asked).await.unwrap();
     drop(held);
     tokio::time::sleep(Duration::from_millis(200)).await;

@@ -7,12 +7,12 @@ use std::time::Duration;
 use tonic::Code;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 
 use super::credentials::{Credentials, KeyHeader};
+use super::proto::health::HealthCheckRequest;
+use super::proto::health::health_check_response::ServingStatus;
+use super::proto::health::health_client::HealthClient;
 use super::proto::retrieval_service_client::RetrievalServiceClient;
 use super::proto::server_service_client::ServerServiceClient;
 use super::proto::{

@@ -19,5 +19,11 @@ pub mod longrunning {
     include!("../generated/google.longrunning.rs");
 }
 
+/// The protocol by which load balancers and probes ask whether a server answers, `grpc.health.v1`.
+#[expect(missing_docs, reason = "generated code of a protocol that says less")]
+pub mod health {
+    include!("../generated/grpc.health.v1.rs");
+}
+
 /// The compiled contract, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!("../generated/descriptors.bin");
