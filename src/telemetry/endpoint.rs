@@ -21,13 +21,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::openmetrics;
+
 /// Where the metrics are.
 const PATH: &str = "/metrics";
 /// Whether requests are answered, and whether the process is alive: for probes that speak no gRPC over TLS. Each by
 /// its own name and by the one that probes are used to.
 const READY: [&str; 2] = ["/ready", "/readyz"];
 const LIVE: [&str; 2] = ["/live", "/healthz"];
-/// The format that the exporter writes; `OpenMetrics` it does not.
+/// The format that the exporter writes.
 const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const WORDS: &str = "text/plain; charset=utf-8";
 
@@ -129,6 +131,7 @@ fn answer(
         LIVE.contains(&path).then_some(true)
     };
     let here = path == PATH || probed.is_some();
+    let is_open = openmetrics::is_asked_for(request.headers());
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     async move {
         if !here {
@@ -152,10 +155,15 @@ fn answer(
             clippy::disallowed_methods,
             reason = "no work of a model; at most CONNECTIONS_MAX at once"
         )]
-        let rendered =
-            tokio::task::spawn_blocking(move || handle.render() + &super::states::rendered());
+        let rendered = tokio::task::spawn_blocking(move || {
+            let text = handle.render() + &super::states::rendered();
+            match is_open {
+                true => (openmetrics::FORMAT, openmetrics::of_text(&text)),
+                false => (FORMAT, text),
+            }
+        });
         match rendered.await {
-            Ok(text) => said(StatusCode::OK, FORMAT, text.into()),
+            Ok((format, text)) => said(StatusCode::OK, format, text.into()),
             Err(cause) => {
                 tracing::error!(%cause, "the metrics could not be written");
                 let text = "the metrics could not be written; the log has the cause\n";
@@ -182,7 +190,11 @@ mod tests {
 
     async fn asked(address: SocketAddr, line: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = format!("{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let line = match line.contains(" HTTP/1.1") {
+            true => line.to_owned(),
+            false => format!("{line} HTTP/1.1"),
+        };
+        let request = format!("{line}\r\nHost: x\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -206,6 +218,16 @@ mod tests {
             "{found}"
         );
         assert!(found.contains("seen 3\n"), "{found}");
+        let open = asked(
+            address,
+            "GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text",
+        )
+        .await;
+        assert!(
+            open.contains("content-type: application/openmetrics-text; version=1.0.0"),
+            "{open}"
+        );
+        assert!(open.ends_with("# EOF\n"), "{open}");
         let headed = asked(address, "HEAD /metrics?name=x").await;
         assert!(
             headed.starts_with("HTTP/1.1 200 ") && !headed.contains("seen"),

@@ -8,6 +8,14 @@ macro_rules! table {
     ($($kind:ident$(($unit:ident))? $constant:ident = $name:literal: $help:literal;)*) => {
         $(pub(super) const $constant: &str = $name;)*
 
+        /// The meaning of a metric that the recorder does not know.
+        pub(super) fn help(name: &str) -> &'static str {
+            match name {
+                $($name => $help,)*
+                _ => "",
+            }
+        }
+
         /// Tells the recorder the meaning of every metric.
         pub(super) fn describe() {
             $(table!(@$kind $constant, $(Unit::$unit,)? $help);)*

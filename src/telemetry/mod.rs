@@ -8,6 +8,7 @@ mod endpoint;
 mod escape;
 mod logs;
 mod metric;
+mod openmetrics;
 mod series;
 mod shadow;
 mod states;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::sync::{Mutex, PoisonError};
 
-use super::metric::STATE_INFO;
+use super::metric::{STATE_INFO, help};
 
 /// By deployment. Metrics are of the process, and so is this.
 static DECIDING: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
@@ -23,7 +23,8 @@ pub(super) fn rendered() -> String {
     if deciding.is_empty() {
         return String::new();
     }
-    let mut text = format!("# TYPE {STATE_INFO} gauge\n");
+    let help = help(STATE_INFO);
+    let mut text = format!("# HELP {STATE_INFO} {help}\n# TYPE {STATE_INFO} gauge\n");
     for (deployment, state) in &*deciding {
         // Neither has a character that would have to be escaped.
         let series = format!("{STATE_INFO}{{deployment=\"{deployment}\",state=\"{state}\"}} 1");
