@@ -227,7 +227,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("rustix::", &["deployment"]),
     ("tar::", &["deployment"]),
     ("zip::", &["arrays"]),
-    ("flate2::", &["arrays", "pixels"]),
+    ("flate2::", &["arrays", "pixels", "server"]),
     ("zstd::", &["arrays"]),
     ("snap::", &["arrays"]),
     ("half::", &["arrays", "embed"]),

@@ -3,19 +3,22 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::{GzEncoder, ZlibEncoder};
 use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
 use matchpoint_client::proto::calibration_service_client::CalibrationServiceClient;
 use matchpoint_client::proto::gallery_service_client::GalleryServiceClient;
+use matchpoint_client::proto::health::HealthCheckRequest;
+use matchpoint_client::proto::health::health_client::HealthClient;
 use matchpoint_client::proto::longrunning::WaitOperationRequest;
 use matchpoint_client::proto::longrunning::operations_client::OperationsClient;
 use matchpoint_client::proto::retrieval_service_client::RetrievalServiceClient;
-use matchpoint_client::proto::health::HealthCheckRequest;
-use matchpoint_client::proto::health::health_client::HealthClient;
 use matchpoint_client::proto::snapshot_service_client::SnapshotServiceClient;
 use matchpoint_client::proto::{
     CalibrateRequest, CalibrationSettings, CreateSnapshotRequest, GetItemRequest, ListItemsRequest,
@@ -184,6 +187,77 @@ async fn messages_under_way_share_their_bytes_and_give_them_back() {
     body.send_data(framed(&[0; 1000], 1_900_000), false)
         .unwrap();
     assert_eq!(status(again).await.0, Code::DeadlineExceeded as i32);
+    running.stop().await;
+}
+
+/// Sends one message that is compressed by gzip; the code and the words of the answer.
+async fn gzipped(client: &mut SendRequest<Bytes>, message: &[u8]) -> (i32, String) {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(message).unwrap();
+    let message = encoder.finish().unwrap();
+    let plain = framed(&message, message.len());
+    let compressed = [&[1], plain.slice(1..).as_ref()].concat();
+    let request = http::Request::post(format!("http://x{SEARCH}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("grpc-encoding", "gzip")
+        .body(())
+        .unwrap();
+    let (answer, mut body) = client.send_request(request, false).unwrap();
+    body.send_data(compressed.into(), true).unwrap();
+    status(answer).await
+}
+
+#[tokio::test]
+async fn what_comes_compressed_is_read_as_what_it_was_within_the_same_limits() {
+    let settings = [
+        ("MATCHPOINT_IMAGE_BYTES_MAX", "1000000"),
+        ("MATCHPOINT_MESSAGE_BYTES_MAX", "2000000"),
+        ("MATCHPOINT_RECEIVE_BYTES_MAX", "5000000"),
+        ("MATCHPOINT_ADDRESS_SHARE", "1"),
+    ];
+    let running = Running::sample(&settings).await;
+    let mut client = raw(running.address, 1 << 20).await;
+    let search = |values| {
+        let query = search_request::Query::Embedding(Vector { values });
+        let request = SearchRequest {
+            query: Some(query),
+            ..SearchRequest::default()
+        };
+        request.encode_to_vec()
+    };
+    // Different numbers, so many thousand.
+    let varied = |thousands: u16| {
+        let numbers = (0..thousands).flat_map(|high| (0..1000).map(move |low| [high, low]));
+        search(
+            numbers
+                .map(|[high, low]| f32::from(high) * 1000.0 + f32::from(low))
+                .collect(),
+        )
+    };
+    let good = search((0..1280_u16).map(f32::from).collect());
+    assert_eq!(gzipped(&mut client, &good).await.0, Code::Ok as i32);
+    // What it was is too large, whatever it takes on the wire.
+    let (code, said) = gzipped(&mut client, &varied(600)).await;
+    assert_eq!(code, Code::OutOfRange as i32, "{said}");
+    // Nearly nothing on the wire, and nearly a message of the largest size.
+    let (code, said) = gzipped(&mut client, &search(vec![0.0; 400_000])).await;
+    assert_eq!(code, Code::InvalidArgument as i32, "{said}");
+    assert!(said.contains("100%20times"), "{said}");
+    // Two that are worked on leave no room for what a third becomes.
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let (answer, mut body) = begin(&mut client, SEARCH);
+        let part = framed(&[0; 1000], 1_900_000);
+        body.send_data(part, false).unwrap();
+        held.push((answer, body));
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let (code, said) = gzipped(&mut client, &varied(450)).await;
+    assert_eq!(code, Code::ResourceExhausted as i32, "{said}");
+    assert!(said.contains("receive_bytes_max"), "{said}");
+    drop(held);
+    is_served(&running).await.unwrap();
     running.stop().await;
 }
 
@@ -379,8 +453,8 @@ async fn a_message_is_counted_before_it_is_built_and_is_not_repeated_at_length()
 /// A picture of 25 megapixels in 200 kB: all zeros, 16 bits of each of four channels.
 fn costly_png() -> Vec<u8> {
     let rows = vec![0; 5000 * (1 + 5000 * 8)];
-    let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
-    std::io::Write::write_all(&mut zlib, &rows).unwrap();
+    let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
+    zlib.write_all(&rows).unwrap();
     let header = [5000_u32.to_be_bytes(), 5000_u32.to_be_bytes()].concat();
     let header = [header, vec![16, 6, 0, 0, 0]].concat();
     let mut png = b"\x89PNG\r\n\x1a\n".to_vec();

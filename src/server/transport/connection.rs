@@ -14,12 +14,13 @@ use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tonic::Status;
-use tonic::codegen::http::{Request, Response};
+use tonic::codegen::http::{HeaderValue, Request, Response};
 
 use super::Stack;
 use super::activity::{Activity, CallTasks, Heard, Outstayed, taking};
 use super::answer::AnswerBody;
 use super::call::Call;
+use super::inflated::{ACCEPTED, take_gzip};
 use super::quota::{ClientAddress, Quota};
 use super::received::{MessageRules, ReceivedBody};
 use crate::config::LimitsConfig;
@@ -171,7 +172,7 @@ impl<S: Stack> hyper::service::Service<Request<Incoming>> for Calls<S> {
     type Error = Infallible;
     type Future = Answered;
 
-    fn call(&self, request: Request<Incoming>) -> Answered {
+    fn call(&self, mut request: Request<Incoming>) -> Answered {
         let shared = &self.shared;
         let place = if request.uri().path().starts_with(HEALTH) {
             None
@@ -191,6 +192,7 @@ impl<S: Stack> hyper::service::Service<Request<Incoming>> for Calls<S> {
             bytes_max: shared.message_bytes_max,
             stall: shared.limits.stall,
             streamed,
+            gzip: take_gzip(request.headers_mut()),
         };
         let time = time_of(&request);
         let body = |body| tonic::body::Body::new(ReceivedBody::new(body, Arc::clone(&call), rules));
@@ -225,12 +227,15 @@ impl<S: Stack> hyper::service::Service<Request<Incoming>> for Calls<S> {
     }
 }
 
-/// With what watches whether the answer is taken.
+/// With what watches whether the answer is taken, and what requests may be compressed by.
 fn answered(
     response: Response<tonic::body::Body>,
     call: Option<Arc<Call>>,
 ) -> Response<AnswerBody> {
-    response.map(|body| AnswerBody::new(body, call, taking()))
+    let (mut head, body) = response.into_parts();
+    let accepted = HeaderValue::from_static(ACCEPTED);
+    head.headers.insert("grpc-accept-encoding", accepted);
+    Response::from_parts(head, AnswerBody::new(body, call, taking()))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod activity;
 mod answer;
 mod call;
 mod connection;
+mod inflated;
 mod pace;
 mod pages;
 mod quota;

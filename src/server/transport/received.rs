@@ -9,12 +9,10 @@ use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use tonic::{Code, Status};
 
 use super::call::Call;
+use super::inflated::{Inflated, PREFIX_BYTES, message_length};
 use super::pace::{Pace, PacedWait};
 use crate::server::status::status;
 use crate::telemetry;
-
-/// Before each message: whether it is compressed, and its length.
-const PREFIX_BYTES: usize = 5;
 
 /// What holds for the messages of one request.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +22,8 @@ pub(super) struct MessageRules {
     pub(super) stall: Duration,
     /// Whether more than one may come, with any time between them.
     pub(super) streamed: bool,
+    /// Whether they may be compressed.
+    pub(super) gzip: bool,
 }
 
 /// A body that charges its messages to its call.
@@ -33,6 +33,7 @@ pub(super) struct ReceivedBody {
     call: Arc<Call>,
     rules: MessageRules,
     framing: Framing,
+    inflated: Option<Inflated>,
     wait: PacedWait,
 }
 
@@ -43,20 +44,25 @@ impl ReceivedBody {
             call,
             rules,
             framing: Framing::default(),
+            inflated: rules.gzip.then(Inflated::default),
             wait: PacedWait::new(Pace::new(rules.stall)),
         }
     }
 
     /// Charges the messages that begin in these bytes, and notes which is under way.
-    fn take(&mut self, data: &[u8]) -> Result<(), Status> {
+    fn take(&mut self, data: Bytes) -> Result<Bytes, Status> {
         self.wait.over().moved(data.len() as u64);
         let (call, bytes_max) = (&self.call, self.rules.bytes_max);
-        self.framing.read(data, |length| {
+        self.framing.read(&data, |length| {
             if bytes_max < length {
                 return Ok(());
             }
             call.receive((PREFIX_BYTES + length) as u64)
-        })
+        })?;
+        match &mut self.inflated {
+            Some(inflated) => inflated.read(&data, bytes_max, |bytes| call.receive(bytes)),
+            None => Ok(data),
+        }
     }
 
     /// Whether the client owes something: the rest of a message, or the only one.
@@ -95,10 +101,10 @@ impl Body for ReceivedBody {
         self.wait.over();
         let next = next.map(|frame| {
             let frame = frame.map_err(|error| Status::from_error(Box::new(error)))?;
-            if let Some(data) = frame.data_ref() {
-                self.take(data)?;
+            match frame.into_data() {
+                Ok(data) => self.take(data).map(Frame::data),
+                Err(trailers) => Ok(trailers),
             }
-            Ok(frame)
         });
         Poll::Ready(next)
     }
@@ -108,7 +114,10 @@ impl Body for ReceivedBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match self.inflated {
+            Some(_) => SizeHint::default(),
+            None => self.inner.size_hint(),
+        }
     }
 }
 
@@ -146,10 +155,8 @@ impl Framing {
             let (came, rest) = data.split_at(wanted);
             self.prefix.extend_from_slice(came);
             data = rest;
-            if let [_, length @ ..] = self.prefix.as_slice()
-                && let Some(length) = length.first_chunk::<4>()
-            {
-                let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+            if let Some(prefix) = self.prefix.first_chunk() {
+                let length = message_length(prefix);
                 self.prefix.clear();
                 self.left = length;
                 self.messages += u64::from(length == 0);
