@@ -111,7 +111,7 @@ struct AuditShowArgs {
     at: Where,
     #[command(flatten)]
     replicas: ReplicaFlags,
-    /// Id of the decision
+    /// Id of the decision; of one that waits for an annotation its beginning does, if no other begins so
     decision_id: String,
     /// Write the image, if it is kept, to a file, or to - for standard output
     #[arg(long, value_name = "FILE")]
@@ -129,7 +129,7 @@ struct Annotate {
     at: Where,
     #[command(flatten)]
     replicas: ReplicaFlags,
-    /// Id of the decision
+    /// Id of the decision; of one that waits for an annotation its beginning does, if no other begins so
     decision_id: String,
     /// The enrolled label that the query showed
     #[arg(long)]
@@ -326,7 +326,8 @@ impl AuditShowArgs {
     async fn run(self) -> anyhow::Result<Exit> {
         let replicas = self.at.replicas(&self.replicas).await?;
         let wanted = self.image.is_some();
-        let found = replicas.decision(&self.decision_id, wanted).await?;
+        let id = replicas.whole_id(&self.decision_id).await?;
+        let found = replicas.decision(&id, wanted).await?;
         if let Some(file) = &self.image {
             if found.image.is_empty() {
                 let problem = "the image of this decision is not kept; `audit_images` keeps those of sampled decisions";
@@ -407,14 +408,14 @@ impl Annotate {
             (None, true) => GroundTruth::stranger(self.stranger.unwrap_or_default()),
             (None, false) => GroundTruth::unusable(),
         };
+        let replicas = self.at.replicas(&self.replicas).await?;
         let report = Annotation {
-            decision_id: self.decision_id,
+            decision_id: replicas.whole_id(&self.decision_id).await?,
             ground_truth: Some(told),
             annotator: self.annotator,
             kind: kind(self.feedback).into(),
             unix_milliseconds: 0,
         };
-        let replicas = self.at.replicas(&self.replicas).await?;
         report_all(&self.at, &replicas, &[report], 0).await
     }
 }

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 
 use super::exit::{Exit, fail};
+use super::served_point::whole_id;
 use super::server_address::ServerAddress;
 use matchpoint_client::proto::{
     Annotation, AnnotationOutcome, GetDecisionResponse, RecordedDecision,
@@ -11,6 +12,10 @@ use matchpoint_client::{Client, ClientError, Fault};
 
 /// Annotations sent in one call.
 const BATCH: usize = 10_000;
+/// Characters of the whole id of a decision.
+const DECISION_ID_LENGTH: usize = 36;
+/// How many decisions are looked through for the beginning of an id.
+const LOOKED_THROUGH_MAX: u32 = 100_000;
 
 /// Which servers are asked, if not one alone.
 #[derive(Debug, clap::Args)]
@@ -84,6 +89,15 @@ impl Replicas {
         waiting.sort_by(|a, b| Reverse(&a.decision_id).cmp(&Reverse(&b.decision_id)));
         waiting.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         Ok(waiting)
+    }
+
+    /// The whole id that the beginning of one means among decisions that wait for an annotation.
+    pub(super) async fn whole_id(&self, begins: &str) -> anyhow::Result<String> {
+        if DECISION_ID_LENGTH <= begins.len() {
+            return Ok(begins.to_owned());
+        }
+        let waiting = self.audit_queue(None, LOOKED_THROUGH_MAX).await?;
+        whole_id(begins, waiting.iter().map(|one| one.decision_id.as_str()))
     }
 
     /// A decision, from whoever recorded it.

@@ -880,6 +880,14 @@ fn decisions_are_listed_filled_in_imported_and_exported_and_a_refused_row_is_nam
     let list = ["audit", "list", "--server", &server, "--json", "--csv"];
     let (waiting, code) = said(&[&list[..], &[path(&listed)]].concat());
     assert_eq!((waiting.as_array().unwrap().len(), code), (4, Some(0)));
+    // The beginning of an id does, if no other begins so.
+    let id = waiting[0]["decision_id"].as_str().unwrap();
+    let show = ["audit", "show", "--server", &server, "--json"];
+    let (shown, _) = said(&[&show[..], &[&id[..30]]].concat());
+    assert_eq!(shown["decision_id"], id);
+    let several = run(&[&show[..], &[&id[..4]]].concat());
+    let why = text(&several.stderr);
+    assert!(why.contains("several ids begin with"), "{why}");
 
     // Filled in by hand: a label, a stranger, one that is misspelt, and one left for later.
     let table = fs::read_to_string(&listed).unwrap();
