@@ -295,13 +295,13 @@ impl Bench {
 
     /// Starts a server; its address, and what ends it.
     async fn serve(&self) -> (String, impl Future<Output = ()>) {
-        let listener = server::listen(self.config.listen).unwrap();
-        let address = listener.local_addr().unwrap().to_string();
+        let listeners = server::Listeners::open(&self.config).unwrap();
+        let address = listeners.local_addr().unwrap().to_string();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let (config, loaded) = (self.config.clone(), self.loaded());
         let serving = tokio::spawn(async move {
             let stopped = async { stopped.await.unwrap_or_default() };
-            server::serve(listener, &config, move || Ok(loaded), stopped).await
+            server::serve(listeners, &config, move || Ok(loaded), stopped).await
         });
         let client = Client::connect(&address).await.unwrap();
         client.wait_until_ready().await.unwrap();

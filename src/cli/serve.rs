@@ -21,6 +21,7 @@ use crate::telemetry;
   matchpoint serve --deployments shop,faces=/data/faces --listen 0.0.0.0:50051 \\
     --tls-certificate server.pem --tls-key server.key --keys-file keys.json
   matchpoint serve --deployments shop --console-listen 127.0.0.1:50080
+  matchpoint serve --deployments shop --listen unix:/run/matchpoint/shop.sock
   MATCHPOINT_LOG_FORMAT=json matchpoint serve --config matchpoint.toml")]
 pub(super) struct Serve {
     #[command(flatten)]
@@ -57,9 +58,9 @@ async fn serve(config: ServerConfig) -> anyhow::Result<Exit> {
             server::serve(listeners, &config, load, stop_signal()?).await?;
         }
         ListenWhen::Ready => {
-            let socket = server::bind(config.listen)?;
-            tracing::info!(address = %socket.local_addr()?, "connections are taken once everything is loaded");
-            server::serve_when_ready(socket, &config, load, stop_signal()?).await?;
+            let bound = server::bind(&config.listen)?;
+            tracing::info!(address = %config.listen, "connections are taken once everything is loaded");
+            server::serve_when_ready(bound, &config, load, stop_signal()?).await?;
         }
     }
     Ok(Exit::Done)

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::SettingReader;
+use super::{ListenAddress, SettingReader};
 
 /// Who may call, and over what.
 #[derive(Clone, Debug, Default)]
@@ -29,7 +29,7 @@ impl SettingReader {
     /// Every setting is read before any `?`, so that all mistakes are found.
     pub(super) fn access(
         &mut self,
-        listen: Option<SocketAddr>,
+        listen: Option<&ListenAddress>,
         console: Option<SocketAddr>,
     ) -> Option<AccessConfig> {
         let path = |this: &Self, key: &str| this.text(key).map(PathBuf::from);
@@ -47,6 +47,17 @@ impl SettingReader {
             }
             _ => {}
         }
+        let listen = match listen {
+            Some(ListenAddress::Network(address)) => Some(*address),
+            // Reached from this machine alone, and by whom the file's permissions let.
+            Some(unix @ ListenAddress::Unix(_)) if client_ca.is_some() => {
+                self.mistakes.push(format!(
+                    "listen = {unix} carries no TLS, and so no certificates of clients: set keys_file in place of tls_client_ca"
+                ));
+                None
+            }
+            Some(ListenAddress::Unix(_)) | None => None,
+        };
         for (setting, address) in [("listen", listen), ("console_listen", console)] {
             let Some(address) = address.filter(|one| !one.ip().to_canonical().is_loopback()) else {
                 continue;
@@ -101,6 +112,12 @@ mod tests {
             &[("MATCHPOINT_CONSOLE_LISTEN", "0.0.0.0:1"), PLAIN, KEYS],
             &[("MATCHPOINT_LISTEN", "127.0.0.7:0"), KEYS],
             &[("MATCHPOINT_LISTEN", "[::ffff:127.0.0.1]:0")],
+            &[("MATCHPOINT_LISTEN", "localhost:0")],
+            &[
+                ("MATCHPOINT_LISTEN", "unix:/run/shop.sock"),
+                CERTIFICATE,
+                KEY,
+            ],
             &[LISTEN, PLAIN, ANYONE],
             &[LISTEN, PLAIN, KEYS],
             &[LISTEN, CERTIFICATE, KEY, KEYS],
@@ -119,6 +136,10 @@ mod tests {
             (&[LISTEN, KEYS], &["without encryption"]),
             (&[("MATCHPOINT_LISTEN", "[::]:1")], &["without encryption"]),
             (&[("MATCHPOINT_LISTEN", "10.0.0.1:1")], &["nobody is asked"]),
+            (
+                &[("MATCHPOINT_LISTEN", "unix:/a"), CERTIFICATE, KEY, CLIENTS],
+                &["listen = unix:/a carries no TLS"],
+            ),
             (&[CERTIFICATE], &["tls_key is not set"]),
             (&[KEY], &["tls_certificate is not set"]),
             (&[CLIENTS], &["tls_certificate is not set"]),

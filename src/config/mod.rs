@@ -2,6 +2,7 @@
 
 mod access;
 mod flags;
+mod listen;
 mod raw_settings;
 mod settings;
 
@@ -16,6 +17,7 @@ use matchpoint_embed::{Compute, Device};
 
 pub use access::{AccessConfig, TlsFiles};
 pub use flags::{EngineFlags, ServerFlags};
+pub use listen::ListenAddress;
 pub use raw_settings::{
     API_KEY_VARIABLE, Environment, ProcessEnvironment, RawSettings, SettingSource, SettingValue,
 };
@@ -88,7 +90,7 @@ pub struct ServerConfig {
     /// Whether no other copy of what was restored takes writes.
     pub only_copy: bool,
     /// Address of the gRPC service.
-    pub listen: SocketAddr,
+    pub listen: ListenAddress,
     /// From when on connections are taken.
     pub listen_when: ListenWhen,
     /// Address of the console; `None` where there is none.
@@ -321,14 +323,13 @@ impl SettingReader {
     fn config(&mut self) -> Option<ServerConfig> {
         let engine = self.engine();
         let deployments = self.deployments();
-        let listen =
-            self.parse::<SocketAddr>("listen", "an address and port, such as 0.0.0.0:50051");
+        let listen = self.listen();
         let listen_when = self.one_of(
             "listen_when",
             &[("start", ListenWhen::Start), ("ready", ListenWhen::Ready)],
         );
         let console_listen = self.console_listen();
-        let access = self.access(listen, console_listen.flatten());
+        let access = self.access(listen.as_ref(), console_listen.flatten());
         let metrics_listen = self.metrics_listen();
         let queue_len_max = self.number("queue_len_max", 1, 100_000);
         let message_bytes_max = self.number("message_bytes_max", 1024, 1 << 30);
@@ -552,25 +553,6 @@ impl SettingReader {
             self.mistake(key, &format!("`auto` or a whole number from 1 to {most}"));
         }
         number.map(Some)
-    }
-
-    fn console_listen(&mut self) -> Option<Option<SocketAddr>> {
-        if self.text("console_listen").is_none() {
-            return Some(None);
-        }
-        let wanted = "an address and port, such as 127.0.0.1:50080";
-        self.parse("console_listen", wanted).map(Some)
-    }
-
-    fn metrics_listen(&mut self) -> Option<Option<SocketAddr>> {
-        if self.text("metrics_listen").as_deref() == Some("off") {
-            return Some(None);
-        }
-        self.parse(
-            "metrics_listen",
-            "an address and port, such as 0.0.0.0:9464, or `off`",
-        )
-        .map(Some)
     }
 
     fn deployments(&mut self) -> Option<Vec<(Option<String>, PathBuf)>> {

@@ -113,7 +113,7 @@ pub const SETTINGS: &[Setting] = &[
     server(
         "listen",
         Some("127.0.0.1:50051"),
-        "Address of the gRPC service; port 0 takes a free one",
+        "Address of the gRPC service, such as 0.0.0.0:50051, or unix:/PATH for a socket that only this machine reaches; port 0 takes a free one",
     ),
     server(
         "listen_when",

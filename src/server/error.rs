@@ -1,6 +1,5 @@
 //! Why a server does not start, or ends.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::deployment::DeploymentError;
@@ -15,7 +14,7 @@ pub enum ServeError {
     )]
     Listen {
         /// The address.
-        address: SocketAddr,
+        address: String,
         /// The system's reason.
         cause: std::io::Error,
     },

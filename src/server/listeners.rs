@@ -1,23 +1,57 @@
 //! The addresses that a server answers on.
 
+use std::fs::{self, Permissions};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket};
 
+use super::connections::Connection;
 use super::error::ServeError;
-use crate::config::ServerConfig;
+use crate::config::{ListenAddress, ServerConfig};
 
 /// Connections that wait to be accepted, as the standard library has it.
-pub(super) const BACKLOG: u32 = 1024;
+const BACKLOG: u32 = 1024;
+/// Who may connect to a socket in the file system: its owner and its group.
+const SOCKET_MODE: u32 = 0o660;
+/// The address of whoever connects by the file system, and so is on this machine.
+const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// What a server listens on: for calls, and for the pages of the console if it has one.
 #[derive(Debug)]
 pub struct Listeners {
     /// Of the gRPC service.
-    pub calls: TcpListener,
+    pub calls: CallListener,
     /// Of the console.
     pub pages: Option<TcpListener>,
+}
+
+/// What calls come by.
+#[derive(Debug)]
+pub enum CallListener {
+    /// The network.
+    Network(TcpListener),
+    /// A socket in the file system, whose file goes with it.
+    Unix(UnixListener, SocketFile),
+}
+
+/// An address that is taken, and not listened on yet.
+#[derive(Debug)]
+pub enum BoundAddress {
+    /// Connections to it are refused until then.
+    Network(TcpSocket),
+    /// Of the file system: there is no file until then, since one that refuses connections is what a server
+    /// that was killed leaves behind.
+    Unix(PathBuf),
+}
+
+/// The file of a socket, removed when it is dropped, unless another is there by then.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    device_and_inode: [u64; 2],
 }
 
 /// What a connection carries.
@@ -25,14 +59,17 @@ pub struct Listeners {
 pub(super) enum Carries {
     /// Calls, by gRPC.
     Calls,
+    /// The same through the file system, which no one else reads: unencrypted.
+    LocalCalls,
     /// Requests of browsers.
     Pages,
 }
 
-impl From<TcpListener> for Listeners {
-    fn from(calls: TcpListener) -> Self {
-        Self { calls, pages: None }
-    }
+/// Another program has connected.
+pub(super) struct NewConnection {
+    pub(super) stream: Connection,
+    pub(super) address: SocketAddr,
+    pub(super) carries: Carries,
 }
 
 impl Listeners {
@@ -41,62 +78,182 @@ impl Listeners {
     /// # Errors
     /// One of them is taken, or not ours.
     pub fn open(config: &ServerConfig) -> Result<Self, ServeError> {
-        Self::beside(listen(config.listen)?, config)
+        Self::beside(bind(&config.listen)?, config)
     }
 
     /// The address of calls, with that of the console beside it.
-    pub(super) fn beside(calls: TcpListener, config: &ServerConfig) -> Result<Self, ServeError> {
-        let pages = config.console_listen.map(listen).transpose()?;
+    pub(super) fn beside(calls: BoundAddress, config: &ServerConfig) -> Result<Self, ServeError> {
+        let calls = calls.listen().map_err(failed(&config.listen))?;
+        let pages = config.console_listen.map(|address| {
+            let listening = bind_port(address).and_then(|socket| socket.listen(BACKLOG));
+            listening.map_err(failed(&address))
+        });
+        let pages = pages.transpose()?;
         Ok(Self { calls, pages })
     }
 
+    /// The address of calls in the network.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match &self.calls {
+            CallListener::Network(listener) => listener.local_addr(),
+            CallListener::Unix(..) => Err(io::ErrorKind::AddrNotAvailable.into()),
+        }
+    }
+
     /// The next connection.
-    pub(super) async fn accept(&self) -> (Carries, io::Result<(TcpStream, SocketAddr)>) {
+    pub(super) async fn accept(&self) -> io::Result<NewConnection> {
         let Some(pages) = &self.pages else {
-            return (Carries::Calls, self.calls.accept().await);
+            return self.calls.accept().await;
         };
         tokio::select! {
-            accepted = self.calls.accept() => (Carries::Calls, accepted),
-            accepted = pages.accept() => (Carries::Pages, accepted),
+            accepted = self.calls.accept() => accepted,
+            accepted = accept(pages, Carries::Pages) => accepted,
         }
     }
 }
 
-/// Takes the address that the server will answer on. Connections to it are refused until it is listened on.
-///
-/// # Errors
-/// The address is taken, or not ours.
-pub fn bind(address: SocketAddr) -> Result<TcpSocket, ServeError> {
-    let bound = || {
-        let socket = match address {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
-        };
-        // As for every server: connections of the one before may still be closing.
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        Ok(socket)
-    };
-    bound().map_err(|cause| ServeError::Listen { address, cause })
+impl CallListener {
+    async fn accept(&self) -> io::Result<NewConnection> {
+        match self {
+            Self::Network(listener) => accept(listener, Carries::Calls).await,
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                Ok(NewConnection {
+                    stream: Box::new(stream),
+                    address: LOCAL,
+                    carries: Carries::LocalCalls,
+                })
+            }
+        }
+    }
 }
 
-/// Opens the address that the server will answer on.
+async fn accept(listener: &TcpListener, carries: Carries) -> io::Result<NewConnection> {
+    let (stream, address) = listener.accept().await?;
+    // Without it an answer waits for the client's delayed acknowledgement, 40 ms.
+    drop(stream.set_nodelay(true));
+    Ok(NewConnection {
+        stream: Box::new(stream),
+        address,
+        carries,
+    })
+}
+
+impl BoundAddress {
+    /// The address in the network, with the port that was free.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Network(socket) => socket.local_addr(),
+            Self::Unix(_) => Err(io::ErrorKind::AddrNotAvailable.into()),
+        }
+    }
+
+    fn listen(self) -> io::Result<CallListener> {
+        match self {
+            Self::Network(socket) => socket.listen(BACKLOG).map(CallListener::Network),
+            Self::Unix(path) => {
+                remove_stale(&path)?;
+                let socket = UnixSocket::new_stream()?;
+                socket.bind(&path)?;
+                let file = SocketFile::at(path)?;
+                // Before it is listened on: nobody connects by the permissions that it was made with.
+                fs::set_permissions(&file.path, Permissions::from_mode(SOCKET_MODE))?;
+                Ok(CallListener::Unix(socket.listen(BACKLOG)?, file))
+            }
+        }
+    }
+}
+
+/// Removes what a server that was killed has left: a socket that nobody answers on, and nothing else.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(io::Error::other("there is a file, and it is no socket"));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Ok(_) | Err(_) => {}
+    }
+    let answered = std::os::unix::net::UnixStream::connect(path);
+    if answered.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+        fs::remove_file(path)?;
+    }
+    Ok(())
+}
+
+impl SocketFile {
+    fn at(path: PathBuf) -> io::Result<Self> {
+        let device_and_inode = identity(&path)?;
+        Ok(Self {
+            path,
+            device_and_inode,
+        })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|found| found == self.device_and_inode) {
+            drop(fs::remove_file(&self.path));
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<[u64; 2]> {
+    let found = fs::symlink_metadata(path)?;
+    Ok([found.dev(), found.ino()])
+}
+
+fn failed(address: &dyn std::fmt::Display) -> impl FnOnce(io::Error) -> ServeError {
+    let address = address.to_string();
+    move |cause| ServeError::Listen { address, cause }
+}
+
+/// Takes the address that the server will answer on.
 ///
 /// # Errors
 /// The address is taken, or not ours.
-pub fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    let listening = bind(address)?.listen(BACKLOG);
-    listening.map_err(|cause| ServeError::Listen { address, cause })
+pub fn bind(address: &ListenAddress) -> Result<BoundAddress, ServeError> {
+    match address {
+        ListenAddress::Network(port) => {
+            let socket = bind_port(*port).map_err(failed(address))?;
+            Ok(BoundAddress::Network(socket))
+        }
+        ListenAddress::Unix(path) => Ok(BoundAddress::Unix(path.clone())),
+    }
+}
+
+fn bind_port(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // As for every server: connections of the one before may still be closing.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 /// Says where calls are answered, and of whom.
 ///
 /// # Errors
 /// The system does not know the address.
-pub fn announce(listeners: &Listeners, config: &ServerConfig) -> io::Result<()> {
+pub fn announce(listeners: &Listeners, config: &ServerConfig) -> Result<(), ServeError> {
     let tls = config.access.tls.as_ref();
+    let address = match &listeners.calls {
+        CallListener::Network(listener) => {
+            let address = listener.local_addr().map_err(failed(&config.listen))?;
+            ListenAddress::Network(address)
+        }
+        CallListener::Unix(..) => config.listen.clone(),
+    };
     tracing::info!(
-        address = %listeners.calls.local_addr()?,
+        %address,
         version = env!("CARGO_PKG_VERSION"),
         tls = tls.is_some(),
         client_certificates = tls.is_some_and(|tls| tls.client_ca.is_some()),
@@ -104,7 +261,8 @@ pub fn announce(listeners: &Listeners, config: &ServerConfig) -> io::Result<()> 
         "listening"
     );
     if let Some(pages) = &listeners.pages {
-        tracing::info!(address = %pages.local_addr()?, "console");
+        let address = pages.local_addr().map_err(failed(&"the console"))?;
+        tracing::info!(%address, "console");
     }
     Ok(())
 }

@@ -37,7 +37,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
 
 use tonic::Status;
@@ -45,10 +44,10 @@ use tower::{Layer, ServiceExt};
 
 pub use convert::{measured_rate, review_band};
 pub use error::ServeError;
-pub use listeners::{Listeners, announce, bind, listen};
+pub use listeners::{BoundAddress, CallListener, Listeners, SocketFile, announce, bind};
 pub use registry::{ServedState, UnopenedDeployment};
 
-use crate::config::ServerConfig;
+use crate::config::{ListenWhen, ServerConfig};
 use crate::console::{CallService, Console, ConsoleSetup};
 use crate::deployment::{Deployment, DeploymentError, JudgedScore, Models, OpenOptions};
 use crate::identity::CallerAccess;
@@ -56,15 +55,14 @@ use crate::telemetry;
 use calibration::CalibrationHandler;
 use connections::of_console;
 use deployment_paths::{ToServe, all_deployments, real};
+use gate::{Gate, may};
 use health::HealthHandler;
 pub use health::LIVENESS;
-use gate::{Gate, may};
 use items::ItemHandler;
-use listeners::BACKLOG;
 use matchpoint_client::proto;
-use matchpoint_client::proto::health::health_server::HealthServer;
 use matchpoint_client::proto::calibration_service_server::CalibrationServiceServer;
 use matchpoint_client::proto::gallery_service_server::GalleryServiceServer;
+use matchpoint_client::proto::health::health_server::HealthServer;
 use matchpoint_client::proto::longrunning::operations_server::OperationsServer;
 use matchpoint_client::proto::monitoring_service_server::MonitoringServiceServer;
 use matchpoint_client::proto::operating_point_service_server::OperatingPointServiceServer;
@@ -99,7 +97,7 @@ const GAUGE_INTERVAL: Duration = Duration::from_millis(500);
 /// # Errors
 /// As [`serve`], or the address was taken meanwhile.
 pub async fn serve_when_ready(
-    socket: TcpSocket,
+    bound: BoundAddress,
     config: &ServerConfig,
     load: impl FnOnce() -> Result<ServedState, ServeError> + Send + 'static,
     shutdown: impl Future<Output = ()> + Send,
@@ -109,13 +107,8 @@ pub async fn serve_when_ready(
         loaded = spawn_loading(load)? => loaded.unwrap_or(Err(ServeError::LoadingPanicked))?,
         () = &mut shutdown => return Ok(()),
     };
-    let failed = |cause| ServeError::Listen {
-        address: config.listen,
-        cause,
-    };
-    let calls = socket.listen(BACKLOG).map_err(failed)?;
-    let listeners = Listeners::beside(calls, config)?;
-    announce(&listeners, config).map_err(failed)?;
+    let listeners = Listeners::beside(bound, config)?;
+    announce(&listeners, config)?;
     serve(listeners, config, move || Ok(loaded), shutdown).await
 }
 
@@ -264,7 +257,7 @@ fn report_copy(deployment: &Deployment, config: &ServerConfig) {
 /// # Errors
 /// Loading failed, or the transport did.
 pub async fn serve(
-    listeners: impl Into<Listeners>,
+    listeners: Listeners,
     config: &ServerConfig,
     load: impl FnOnce() -> Result<ServedState, ServeError> + Send + 'static,
     shutdown: impl Future<Output = ()> + Send,
@@ -278,14 +271,18 @@ pub async fn serve(
     let routes = routes(&registry, config)?.add_service(HealthServer::new(health.clone()));
     let gated = Gate::new(access.clone()).layer(routes.prepare());
     let stack = RequestIds(registry.clone()).layer(gated);
-    let listeners = listeners.into();
     let answering = Answering {
         pages: pages(&listeners, &stack, &access),
         stack,
         access,
     };
     let config_of_transport = config.clone();
+    let (open, opened) = oneshot::channel::<()>();
     let mut server = tokio::spawn(async move {
+        // What connects meanwhile waits to be accepted: a proxy takes the first for served.
+        if config_of_transport.listen_when == ListenWhen::Ready {
+            drop(opened.await);
+        }
         let stopped = async { drop(stopped.await) };
         transport::serve(listeners, answering, &config_of_transport, stopped).await;
     });
@@ -309,6 +306,7 @@ pub async fn serve(
             tokio::spawn(publish_gauges(registry.watch(), health.clone()));
             tokio::spawn(replay_canaries(registry.watch(), config.canaries_every));
             health.serve(true);
+            open.send(()).unwrap_or_default();
             telemetry::server_ready(true);
             tracing::info!("ready");
             tokio::select! {

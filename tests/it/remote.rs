@@ -7,8 +7,10 @@
 )]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 
 use crate::common::{Served, copy_of_sample, matchpoint, photos, run, text};
 use serde_json::Value;
@@ -228,4 +230,75 @@ fn completions_and_manual_pages_are_written_for_every_command() {
     let page = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
     assert!(page("matchpoint.1").contains("matchpoint\\-calibrate(1)"));
     assert!(page("matchpoint-points-activate.1").contains("matchpoint points activate shop"));
+}
+
+#[test]
+fn a_server_listens_on_a_socket_of_the_file_system_and_on_localhost() {
+    let (_folder, deployment) = copy_of_sample();
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("shop.sock");
+    let server = format!("unix:{}", path(&socket));
+    let keys = folder.path().join("keys.json");
+    let keys = ["--keys-file", path(&keys)];
+    let made = run(&[
+        &["keys", "new", "probe", "--scopes", "all", "--json"],
+        &keys[..],
+    ]
+    .concat());
+    let key = folder.path().join("key");
+    fs::write(&key, json(&made)["key"].as_str().unwrap()).unwrap();
+
+    // What a server leaves that was killed.
+    drop(UnixListener::bind(&socket).unwrap());
+    let listen = [("MATCHPOINT_LISTEN", server.as_str())];
+    let mut served = Served::start(&deployment, &listen, &keys);
+    assert_eq!(served.address, server);
+    let mode = fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    ask(&served, &["health"], 0);
+    // A key stays on this machine.
+    let shown = ["inspect", "sample", "--json", "--api-key-file", path(&key)];
+    assert_eq!(json(&ask(&served, &shown, 0))["name"], "sample");
+
+    // Another server does not take its place.
+    let words = [
+        "serve",
+        "--deployments",
+        path(&deployment),
+        "--read-only",
+        "true",
+    ];
+    let words = [
+        &words[..],
+        &["--metrics-listen", "off", "--listen", &server],
+    ]
+    .concat();
+    let second = run(&words);
+    assert_eq!(second.status.code(), Some(69), "{}", text(&second.stderr));
+    let why = text(&second.stderr);
+    assert!(why.contains(&format!("cannot listen on {server}")), "{why}");
+    ask(&served, &["health"], 0);
+    let process = served.child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .arg(process)
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert!(served.child.wait().unwrap().success());
+    assert!(!socket.exists());
+
+    // Nor is a file taken away that is none of a server's.
+    fs::write(&socket, "mine").unwrap();
+    let why = text(&run(&words).stderr);
+    assert!(
+        why.contains("there is a file, and it is no socket"),
+        "{why}"
+    );
+    assert_eq!(fs::read_to_string(&socket).unwrap(), "mine");
+
+    let local = [("MATCHPOINT_LISTEN", "localhost:0")];
+    let served = Served::start(&deployment, &local, &[]);
+    ask(&served, &["health"], 0);
 }

@@ -520,7 +520,7 @@ async fn a_decision_is_asked_for_at_the_server_whose_journal_its_id_names() {
 async fn a_server_that_listens_when_it_is_ready_takes_no_connection_before() {
     let (_root, [folder]) = copies(["one"]);
     let config = config(&folder, &[("MATCHPOINT_LISTEN_WHEN", "ready")]);
-    let socket = server::bind(config.listen).unwrap();
+    let socket = server::bind(&config.listen).unwrap();
     let address = socket.local_addr().unwrap();
     let (go, wait) = std::sync::mpsc::channel::<()>();
     let (begun, loading) = tokio::sync::oneshot::channel();

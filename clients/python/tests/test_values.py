@@ -296,6 +296,8 @@ def test_what_is_no_address_or_key_is_refused_without_showing_it(
 def test_a_key_goes_unencrypted_to_this_machine_alone() -> None:
     for host in ("localhost", "127.0.0.1", "[::1]"):
         assert of(f"http://{host}:1", key="mp_x").metadata
+    assert of("unix:/run/shop.sock", key="mp_x").metadata
+    assert of("unix:/run/shop.sock").target == "unix:/run/shop.sock"
 
 
 def test_results_become_a_table() -> None:

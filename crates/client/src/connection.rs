@@ -38,7 +38,9 @@ pub struct Client {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Not an address.
-    #[error("`{address}` is not an address; write http://HOST:PORT or https://HOST:PORT")]
+    #[error(
+        "`{address}` is not an address; write http://HOST:PORT, https://HOST:PORT or unix:/PATH"
+    )]
     Address {
         /// What was written.
         address: String,
@@ -109,7 +111,8 @@ impl Client {
     /// Not an address, nobody answers there or not one whom the authorities vouch for, or a key that would
     /// leave this machine unencrypted.
     pub async fn connect_as(address: &str, credentials: &Credentials) -> Result<Self, ClientError> {
-        let with_scheme = if address.contains("://") {
+        let is_file = address.starts_with("unix:");
+        let with_scheme = if is_file || address.contains("://") {
             address.to_owned()
         } else {
             format!("http://{address}")
@@ -123,7 +126,7 @@ impl Client {
         let refused = |problem: String| ClientError::Credentials { problem };
         let encrypted = endpoint.uri().scheme_str() == Some("https");
         let host = endpoint.uri().host().unwrap_or_default().to_owned();
-        if !encrypted && credentials.is_secret() && !is_this_machine(&host) {
+        if !encrypted && credentials.is_secret() && !is_file && !is_this_machine(&host) {
             return Err(refused(format!(
                 "what proves who you are is not sent to {host} unencrypted; write https://"
             )));

@@ -131,13 +131,13 @@ impl Story<'_> {
     }
 
     async fn start(&self, config: ServerConfig) -> anyhow::Result<(Client, oneshot::Sender<()>)> {
-        let listener = server::listen(config.listen)?;
-        let address = listener.local_addr()?;
+        let listeners = server::Listeners::open(&config)?;
+        let address = listeners.local_addr()?;
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = config.clone();
         tokio::spawn(async move {
             let stopped = async { drop(stopped.await) };
-            server::serve(listener, &serving, move || server::load(&config), stopped).await
+            server::serve(listeners, &serving, move || server::load(&config), stopped).await
         });
         let client = Client::connect(&address.to_string()).await?;
         client.wait_until_ready().await?;

@@ -308,13 +308,13 @@ impl Story<'_> {
         let config = self.server_config()?;
         let metrics_at = self.start_metrics()?;
         let started = Instant::now();
-        let listener = server::listen(config.listen)?;
-        let address = listener.local_addr()?;
+        let listeners = server::Listeners::open(&config)?;
+        let address = listeners.local_addr()?;
         let (stop, stopped) = oneshot::channel::<()>();
         let (loading, serving) = (config.clone(), config.clone());
         let server = tokio::spawn(async move {
             let stopped = async { drop(stopped.await) };
-            server::serve(listener, &serving, move || server::load(&loading), stopped).await
+            server::serve(listeners, &serving, move || server::load(&loading), stopped).await
         });
         self.say(&format!(
             "3. Serve.\n   $ matchpoint serve --deployments {} --listen {address}\n",

@@ -12,11 +12,9 @@ mod received;
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::codegen::http::{Request, Response};
@@ -27,7 +25,7 @@ pub(super) use pace::{Pace, PacedWait};
 pub(super) use quota::QuotaShare;
 
 use super::connections::begin;
-use super::listeners::{Carries, Listeners};
+use super::listeners::{Carries, Listeners, NewConnection};
 use super::told::Told;
 use crate::config::ServerConfig;
 use crate::console::Console;
@@ -93,18 +91,19 @@ pub(super) async fn serve<S: Stack>(
         tokio::select! {
             () = &mut stop => break,
             Some(_ended) = connections.join_next() => {}
-            (carries, accepted) = listeners.accept() => match accepted {
-                Ok((stream, address)) => match places.take(ClientAddress::of(address), 1) {
+            accepted = listeners.accept() => match accepted {
+                Ok(accepted) => match places.take(ClientAddress::of(accepted.address), 1) {
                     Ok(place) => {
                         let serving = serving.clone();
                         connections.spawn(async move {
                             let _place = place;
-                            serving.serve(stream, address, carries).await;
+                            serving.serve(accepted).await;
                         });
                     }
                     Err(exceeded) => {
                         telemetry::connection_closed("refused");
                         if let Some(count) = refused.again() {
+                            let address = accepted.address;
                             tracing::warn!(%exceeded, %address, count, "connections were refused");
                         }
                     }
@@ -157,9 +156,12 @@ struct Serving<S> {
 
 impl<S: Stack> Serving<S> {
     /// Serves one connection, once it is encrypted where it has to be.
-    async fn serve(mut self, stream: TcpStream, address: SocketAddr, carries: Carries) {
-        // Without it an answer waits for the client's delayed acknowledgement, 40 ms.
-        drop(stream.set_nodelay(true));
+    async fn serve(mut self, accepted: NewConnection) {
+        let NewConnection {
+            stream,
+            address,
+            carries,
+        } = accepted;
         let Answering {
             stack,
             pages,
@@ -167,26 +169,27 @@ impl<S: Stack> Serving<S> {
         } = self.answering;
         let tls = match carries {
             Carries::Calls => access.tls(),
+            Carries::LocalCalls => None,
             Carries::Pages => access.tls_of_pages(),
         };
         let begun = tokio::select! {
-            begun = begin(stream, tls, self.shared.limits.handshake) => begun,
+            begun = begin(stream, address, tls, self.shared.limits.handshake) => begun,
             _ = self.closing.wait_for(|close| *close) => return,
         };
-        let connection = match begun {
-            Ok(connection) => connection,
+        let (connection, peer) = match begun {
+            Ok(begun) => begun,
             Err(cause) => {
                 telemetry::connection_closed("handshake");
                 tracing::debug!(%cause, %address, "a connection did not begin TLS");
                 return;
             }
         };
-        let (peer, shared) = (connection.peer(address), self.shared);
+        let shared = self.shared;
         match (carries, pages) {
             (Carries::Pages, Some(console)) => {
                 pages::serve(connection, peer, console, shared, self.closing).await;
             }
-            (Carries::Calls | Carries::Pages, _) => {
+            (Carries::Calls | Carries::LocalCalls | Carries::Pages, _) => {
                 connection::serve(connection, peer, stack, shared, self.closing).await;
             }
         }

@@ -205,7 +205,7 @@ impl Running {
         load: impl FnOnce() -> Result<ServedState, ServeError> + Send + 'static,
     ) -> Self {
         let listeners = Listeners::open(&config).unwrap();
-        let address = listeners.calls.local_addr().unwrap();
+        let address = listeners.local_addr().unwrap();
         let pages = listeners.pages.as_ref();
         let console = pages.map(|pages| pages.local_addr().unwrap());
         let url = format!("http://{address}");

@@ -18,7 +18,7 @@ from typing_extensions import Self, Unpack
 
 from . import _calls, _failures
 from ._calls import CalibrationOptions, Call, SearchOptions
-from ._connection import OPTIONS, Address, Pem, address
+from ._connection import Address, Pem, address
 from ._many import check_many, each, in_tasks
 from ._queries import LabelledQuery, NewItem, Payload, Query, expect, payload
 from .results import (
@@ -63,10 +63,11 @@ class _AsyncConnection:
         loop = asyncio.get_running_loop()
         if self._channel is None or self._loop is not loop:
             self._loop = loop
-            if self.where.credentials is None:
-                self._channel = grpc.aio.insecure_channel(self.where.target, options=OPTIONS)
+            where = self.where
+            if where.credentials is None:
+                self._channel = grpc.aio.insecure_channel(where.target, options=where.options)
             else:
-                self._channel = grpc.aio.secure_channel(self.where.target, self.where.credentials, options=OPTIONS)
+                self._channel = grpc.aio.secure_channel(where.target, where.credentials, options=where.options)
         return self._channel
 
     async def close(self) -> None:

@@ -16,7 +16,7 @@ from typing_extensions import Self, Unpack
 
 from . import _calls, _failures
 from ._calls import CalibrationOptions, Call, SearchOptions
-from ._connection import OPTIONS, Address, Pem, address
+from ._connection import Address, Pem, address
 from ._many import check_many, in_threads
 from ._queries import LabelledQuery, NewItem, Query, expect, payload
 from .results import (
@@ -47,9 +47,9 @@ class _Connection:
 
     def __init__(self, where: Address, timeout: float) -> None:
         if where.credentials is None:
-            self._channel = grpc.insecure_channel(where.target, options=OPTIONS)
+            self._channel = grpc.insecure_channel(where.target, options=where.options)
         else:
-            self._channel = grpc.secure_channel(where.target, where.credentials, options=OPTIONS)
+            self._channel = grpc.secure_channel(where.target, where.credentials, options=where.options)
         self.where = where
         self.timeout = timeout
         self._closed = False

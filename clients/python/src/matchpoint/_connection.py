@@ -71,6 +71,14 @@ class Address:
     #: None where the server has no certificate.
     credentials: grpc.ChannelCredentials | None = field(repr=False)
 
+    @property
+    def options(self) -> tuple[tuple[str, str | int], ...]:
+        """Those of a channel to it."""
+        if not self.target.startswith("unix:"):
+            return OPTIONS
+        # gRPC would send the path, which the server's HTTP/2 does not take for an authority.
+        return (*OPTIONS, ("grpc.default_authority", "localhost"))
+
 
 def address(
     server: str | None,
@@ -83,14 +91,19 @@ def address(
     """Reads what is given, and where nothing is, the variables of the commands."""
     environment = os.environ.get
     server = server or environment("MATCHPOINT_SERVER") or DEFAULT_SERVER
-    scheme, separator, target = server.partition("://")
-    if not separator:
-        scheme, target = "http", server
-    target = target.rstrip("/")
-    host, colon, port = target.rpartition(":")
-    if scheme not in ("http", "https") or not colon or not host or not port.isdigit():
-        raise ValueError(f"`{server}` is not the address of a server; write HOST:PORT or https://HOST:PORT")
-    server = f"{scheme}://{target}"
+    if server.startswith("unix:/"):  # a socket in the file system, which gRPC knows by the same name
+        scheme, target, host = "http", server, "localhost"
+    else:
+        scheme, separator, target = server.partition("://")
+        if not separator:
+            scheme, target = "http", server
+        target = target.rstrip("/")
+        host, colon, port = target.rpartition(":")
+        if scheme not in ("http", "https") or not colon or not host or not port.isdigit():
+            raise ValueError(
+                f"`{server}` is not the address of a server; write HOST:PORT, https://HOST:PORT or unix:/PATH"
+            )
+        server = f"{scheme}://{target}"
     key = _key(api_key, api_key_file)
     if scheme == "http":
         if key is not None and not _is_this_machine(host):
