@@ -1,19 +1,17 @@
-//! Vectors as 8-bit codes, on one scale for all of them.
+//! Vectors as codes of eight or sixteen bits, on one scale for all of them.
 
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::{ParallelSlice, ParallelSliceMut};
 
 use crate::index::error::IndexError;
-use matchpoint_vector::kernels::int8::{CODE_BLOCK, Int8Kernel};
+use matchpoint_vector::kernels::codes::{CodeKernel, CodeWidth};
+use matchpoint_vector::kernels::{CODE_BLOCK, dot};
 
 /// The most values of a row: inner products of their codes fit an `i32` with room to spare.
 pub const DIMENSION_MAX: usize = 65_536;
 
 /// The most rows of an index: their numbers leave one bit free.
 pub const ROWS_MAX: usize = (1 << 31) - 2;
-
-/// The greatest code. The least is its negative, so that -128 never occurs.
-const CODE_MAX: f32 = 127.0;
 
 /// Vectors of one dimension, one after the other.
 #[derive(Clone, Copy, Debug)]
@@ -106,44 +104,76 @@ impl<'a> UnitVectors<'a> {
     }
 }
 
-/// Bytes of a row of codes: the dimension, rounded up to whole cache lines.
-pub(super) fn stride(dimension: usize) -> usize {
-    dimension.next_multiple_of(CODE_BLOCK)
+/// Bytes of a row of codes, rounded up to whole cache lines.
+pub(super) fn stride(dimension: usize, width: CodeWidth) -> usize {
+    (dimension * width.bytes()).next_multiple_of(CODE_BLOCK)
 }
 
-/// The codes of all rows, row after row.
-pub(super) fn encode_all(rows: UnitVectors<'_>, clip: f32) -> Vec<u8> {
-    let stride = stride(rows.dimension);
+/// The codes of all rows, row after row, on one scale.
+///
+/// With eight bits, the scale is that of nearly all values ([`UnitVectors::clip`]); with sixteen
+/// there is room for any value of a unit vector.
+pub(super) fn encode_all(rows: UnitVectors<'_>, width: CodeWidth) -> Vec<u8> {
+    let clip = match width {
+        CodeWidth::Eight => rows.clip(),
+        CodeWidth::Sixteen => 1.0,
+    };
+    let stride = stride(rows.dimension, width);
     let mut codes = vec![0; rows.count() * stride];
     codes
         .par_chunks_exact_mut(stride)
         .zip(rows.values.par_chunks_exact(rows.dimension))
-        .for_each(|(codes, row)| encode(row, clip, codes));
+        .for_each(|(codes, row)| encode(row, width, clip, codes));
     codes
 }
 
-/// The codes of one row, rounded to nearest; `clip` and what is beyond have code 127.
-fn encode(row: &[f32], clip: f32, codes: &mut [u8]) {
-    let scale = CODE_MAX / clip;
-    for (code, value) in codes.iter_mut().zip(row) {
+/// The codes of one row, rounded to nearest; `clip` and what is beyond have the greatest code.
+fn encode(row: &[f32], width: CodeWidth, clip: f32, codes: &mut [u8]) {
+    let greatest = width.greatest();
+    let scale = greatest / clip;
+    let rounded = |value: f32| {
         // The sum has as many bits after the point as rounding leaves: none. That is faster than
         // `round`, which must also round numbers that do not occur here.
         const ROUND: f32 = 12_582_912.0;
-        let scaled = (value * scale).clamp(-CODE_MAX, CODE_MAX);
-        #[expect(clippy::cast_possible_truncation, reason = "an integer in -127..=127")]
-        let rounded = ((scaled + ROUND) - ROUND) as i8;
-        *code = rounded.cast_unsigned();
+        let scaled = (value * scale).clamp(-greatest, greatest);
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "an integer within the codes"
+        )]
+        let code = ((scaled + ROUND) - ROUND) as i16;
+        code
+    };
+    match width {
+        CodeWidth::Eight => {
+            for (code, &value) in codes.iter_mut().zip(row) {
+                let [low, _] = rounded(value).to_le_bytes();
+                *code = low;
+            }
+        }
+        CodeWidth::Sixteen => {
+            let (codes, _) = codes.as_chunks_mut();
+            for (code, &value) in codes.iter_mut().zip(row) {
+                *code = rounded(value).to_le_bytes();
+            }
+        }
     }
 }
 
-/// The codes of a query, scaled so that its greatest value has code 127.
+/// The codes of a query, scaled so that they use the whole range: with eight bits its greatest
+/// value has the greatest code, with sixteen its length is that of a coded row.
 ///
 /// Its own scale multiplies all its products alike, so their order is that of the similarities.
-pub(super) fn encode_query(query: &[f32], codes: &mut Vec<u8>) {
-    encode_alone(query, codes);
+pub(super) fn encode_query(query: &[f32], width: CodeWidth, codes: &mut Vec<u8>) {
+    match width {
+        CodeWidth::Eight => {
+            encode_alone(query, codes);
+        }
+        CodeWidth::Sixteen => encode_by(query, width, dot(query, query).sqrt(), codes),
+    }
 }
 
-/// The codes of a vector, scaled so that its greatest value has code 127; returns that value.
+/// The codes of eight bits of a vector, scaled so that its greatest value has code 127; returns that
+/// value.
 pub(super) fn encode_alone(query: &[f32], codes: &mut Vec<u8>) -> f32 {
     let largest = query.iter().fold(0.0_f32, |largest, value| {
         if largest < value.abs() {
@@ -152,12 +182,17 @@ pub(super) fn encode_alone(query: &[f32], codes: &mut Vec<u8>) -> f32 {
             largest
         }
     });
-    codes.clear();
-    codes.resize(stride(query.len()), 0);
-    if 0.0 < largest {
-        encode(query, largest, codes);
-    }
+    encode_by(query, CodeWidth::Eight, largest, codes);
     largest
+}
+
+/// The codes of a vector; zeros if there is no scale.
+fn encode_by(vector: &[f32], width: CodeWidth, clip: f32, codes: &mut Vec<u8>) {
+    codes.clear();
+    codes.resize(stride(vector.len(), width), 0);
+    if 0.0 < clip {
+        encode(vector, width, clip, codes);
+    }
 }
 
 /// The codes of all rows and what computes with them.
@@ -165,10 +200,18 @@ pub(super) fn encode_alone(query: &[f32], codes: &mut Vec<u8>) -> f32 {
 pub(super) struct Codes<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) stride: usize,
-    pub(super) kernel: Int8Kernel,
+    pub(super) kernel: CodeKernel,
 }
 
 impl<'a> Codes<'a> {
+    pub(super) fn new(bytes: &'a [u8], dimension: usize, width: CodeWidth) -> Self {
+        Self {
+            bytes,
+            stride: stride(dimension, width),
+            kernel: CodeKernel::detect(width),
+        }
+    }
+
     /// The codes of one row; none for a row that there is not.
     pub(super) fn row(&self, row: u32) -> &'a [u8] {
         let start = row as usize * self.stride;
@@ -207,7 +250,8 @@ mod tests {
     #[test]
     fn codes_are_symmetric_and_never_minus_128() {
         let row = [0.0, 0.5, -0.5, 2.0, -2.0, 0.249, f32::NAN];
-        let codes = encode_all(UnitVectors::new(&row, 7).unwrap(), 0.5);
+        let mut codes = vec![0; stride(7, CodeWidth::Eight)];
+        encode(&row, CodeWidth::Eight, 0.5, &mut codes);
         assert_eq!(codes.len(), 64);
         let signed: Vec<i8> = codes[..7].iter().map(|code| code.cast_signed()).collect();
         assert_eq!(signed, [0, 127, -127, 127, -127, 63, 0]);
@@ -216,9 +260,14 @@ mod tests {
     #[test]
     fn a_query_uses_its_whole_range() {
         let mut codes = Vec::new();
-        encode_query(&[0.1, -0.2, 0.05], &mut codes);
+        encode_query(&[0.1, -0.2, 0.05], CodeWidth::Eight, &mut codes);
         assert_eq!(codes[..3], [64, 127_u8.wrapping_neg(), 32]);
-        encode_query(&[0.0; 3], &mut codes);
-        assert!(codes.iter().all(|&code| code == 0));
+        encode_query(&[3.0, -4.0, 0.0], CodeWidth::Sixteen, &mut codes);
+        let code = |at: usize| i16::from_le_bytes([codes[2 * at], codes[2 * at + 1]]);
+        assert_eq!([code(0), code(1), code(2)], [19_660, -26_214, 0]);
+        for width in [CodeWidth::Eight, CodeWidth::Sixteen] {
+            encode_query(&[0.0; 3], width, &mut codes);
+            assert!(codes.iter().all(|&code| code == 0));
+        }
     }
 }

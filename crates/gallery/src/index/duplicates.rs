@@ -150,6 +150,7 @@ fn hash(code: &[u8]) -> u64 {
 mod tests {
     use super::*;
     use crate::index::codes::{encode_all, stride};
+    use matchpoint_vector::kernels::codes::CodeWidth;
 
     #[test]
     fn rows_of_equal_codes_stand_together() {
@@ -157,8 +158,9 @@ mod tests {
         let (b, nearly_b) = ([0.0, 1.0], [0.000_01, 1.0]);
         let values = [b, a, a, nearly_b, a, [0.6, 0.8]].concat();
         let rows = UnitVectors::new(&values, 2).unwrap();
-        let codes = encode_all(rows, 1.0);
-        let grouped = group(rows, &codes, stride(2));
+        let width = CodeWidth::Eight;
+        let codes = encode_all(rows, width);
+        let grouped = group(rows, &codes, stride(2, width));
         assert_eq!(grouped.firsts, [0, 1, 5]);
         let duplicates = Duplicates {
             groups: &grouped.groups,

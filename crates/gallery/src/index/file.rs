@@ -13,14 +13,19 @@ use sha2::{Digest, Sha256};
 
 use crate::index::bits::Bits;
 use crate::index::build::BuildParams;
-use crate::index::codes::{DIMENSION_MAX, ROWS_MAX, stride};
+use crate::index::codes::{DIMENSION_MAX, ROWS_MAX, UnitVectors, stride};
 use crate::index::duplicates::{GROUP, group_numbers};
 use crate::index::error::IndexError;
 use crate::index::links::{LevelSizes, NO_LINK, UPPER_LEVELS_MAX, upper_bytes};
+use matchpoint_vector::kernels::codes::CodeWidth;
 
 const MAGIC: [u8; 8] = *b"MPINDEX\0";
 /// The only format that is read and written.
 const FORMAT: u32 = 1;
+/// Where the width of the codes is, and what stands for each.
+const WIDTH: usize = 12;
+const EIGHT: u32 = 0;
+const SIXTEEN: u32 = 16;
 /// Where sections may begin.
 const ALIGN: usize = 64;
 const NUMBER: usize = size_of::<u32>();
@@ -32,14 +37,16 @@ const DIGESTS: usize = 192;
 const HEADER_DIGEST: usize = DIGESTS + SECTIONS * 32;
 /// Where the first section begins.
 const HEADER: usize = (HEADER_DIGEST + 32).next_multiple_of(ALIGN);
-/// The one code that no kernel need take.
+/// The one code of each width that no kernel need take.
 const NO_CODE: u8 = 0x80;
+const NO_WIDE_CODE: [u8; 2] = i16::MIN.to_le_bytes();
 
 /// What the header says.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct IndexHeader {
     pub(super) dimension: usize,
     pub(super) rows: usize,
+    pub(super) width: CodeWidth,
     pub(super) params: BuildParams,
     pub(super) sizes: LevelSizes,
     pub(super) fingerprint: [u8; 32],
@@ -82,7 +89,7 @@ impl IndexLayout {
     fn of(header: &IndexHeader) -> Self {
         let above = header.sizes.first().map_or(0, |&nodes| nodes as usize);
         let lengths = [
-            header.rows.saturating_mul(stride(header.dimension)),
+            (header.rows).saturating_mul(stride(header.dimension, header.width)),
             header.rows.saturating_mul(2 * header.params.m * NUMBER),
             upper_bytes(&header.sizes, header.params.m),
             above.saturating_mul(NUMBER),
@@ -177,15 +184,16 @@ pub(super) fn write(
 
 impl IndexHeader {
     pub(super) fn new(
-        dimension: usize,
-        rows: usize,
+        rows: UnitVectors<'_>,
+        width: CodeWidth,
         params: BuildParams,
         sizes: LevelSizes,
         fingerprint: [u8; 32],
     ) -> Self {
         Self {
-            dimension,
-            rows,
+            dimension: rows.dimension(),
+            rows: rows.count(),
+            width,
             params,
             sizes,
             fingerprint,
@@ -199,7 +207,11 @@ impl IndexHeader {
         let mut bytes = Vec::with_capacity(HEADER);
         bytes.extend(MAGIC);
         bytes.extend(FORMAT.to_le_bytes());
-        bytes.extend([0; 4]);
+        let width = match self.width {
+            CodeWidth::Eight => EIGHT,
+            CodeWidth::Sixteen => SIXTEEN,
+        };
+        bytes.extend(width.to_le_bytes());
         let numbers = [
             self.dimension,
             self.rows,
@@ -220,7 +232,12 @@ impl IndexHeader {
 
     /// Reads what [`Self::to_bytes`] wrote, of a header whose digest is right.
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let mut rest = bytes.get(16..)?;
+        let (width, mut rest) = bytes.get(WIDTH..)?.split_first_chunk()?;
+        let width = match u32::from_le_bytes(*width) {
+            EIGHT => CodeWidth::Eight,
+            SIXTEEN => CodeWidth::Sixteen,
+            _ => return None,
+        };
         let mut number = || {
             let (first, after) = rest.split_first_chunk::<8>()?;
             rest = after;
@@ -235,6 +252,7 @@ impl IndexHeader {
         let mut header = Self {
             dimension,
             rows,
+            width,
             params: BuildParams {
                 m,
                 ef_construction,
@@ -341,10 +359,7 @@ fn check_content(
 ) -> Result<(), IndexError> {
     let sections = layout.sections(bytes);
     let checks = [
-        !sections
-            .codes
-            .par_chunks(1 << 20)
-            .any(|part| part.contains(&NO_CODE)),
+        are_codes(sections.codes, header.width),
         are_links(sections.bottom, 2 * header.params.m, header.rows),
         are_upper_links(sections.upper, header),
         are_below(sections.upper_rows, header.rows),
@@ -352,7 +367,7 @@ fn check_content(
         are_duplicates(&sections, header),
     ];
     let what = [
-        "a code is -128",
+        "a code is the least number of its width, which none is",
         "a link of the lowest level leads nowhere",
         "a link above the lowest level leads nowhere",
         "a node above the lowest level is no row",
@@ -366,6 +381,13 @@ fn check_content(
         }
     }
     Ok(())
+}
+
+fn are_codes(codes: &[u8], width: CodeWidth) -> bool {
+    codes.par_chunks(1 << 20).all(|part| match width {
+        CodeWidth::Eight => !part.contains(&NO_CODE),
+        CodeWidth::Sixteen => !part.as_chunks().0.contains(&NO_WIDE_CODE),
+    })
 }
 
 /// Whether links are below `nodes`, and after the last of a node is none.
@@ -462,20 +484,31 @@ mod tests {
     }
 
     fn small() -> Vec<u8> {
-        let values = values();
+        of(&values())
+    }
+
+    /// Rows that eight bits do not tell apart.
+    fn wide() -> Vec<u8> {
+        let angles = (0..80_u8).map(|row| f32::from(row) * 1e-4);
+        of(&angles
+            .flat_map(|angle| [angle.cos(), angle.sin()])
+            .collect::<Vec<f32>>())
+    }
+
+    fn of(values: &[f32]) -> Vec<u8> {
         let params = BuildParams {
             m: 2,
             ef_construction: 8,
             seed: 3,
         };
-        let graph = Graph::build(UnitVectors::new(&values, 2).unwrap(), params, [5; 32]).unwrap();
+        let graph = Graph::build(UnitVectors::new(values, 2).unwrap(), params, [5; 32]).unwrap();
         graph.as_bytes().to_vec()
     }
 
     /// The same bytes with digests that fit them.
     fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
-        let header = IndexHeader::from_bytes(&bytes).unwrap();
-        if header.is_possible() {
+        let header = IndexHeader::from_bytes(&bytes);
+        if let Some(header) = header.filter(IndexHeader::is_possible) {
             let layout = IndexLayout::of(&header);
             for (at, range) in layout.ranges.iter().enumerate() {
                 if let Some(section) = bytes.get(range.clone()) {
@@ -590,6 +623,15 @@ mod tests {
                 matches!(error, IndexError::Damaged { offset, .. } if offset <= at),
                 "{error}"
             );
+        }
+        let mut least = wide();
+        assert!(read(&least).is_ok());
+        least[codes + 2..codes + 4].copy_from_slice(&NO_WIDE_CODE);
+        let mut width = bytes.clone();
+        width[WIDTH] = 8;
+        for changed in [least, width] {
+            let error = read(&sealed(changed)).unwrap_err();
+            assert!(matches!(error, IndexError::Damaged { .. }), "{error}");
         }
         let mut newer = bytes;
         newer[8] = 2;

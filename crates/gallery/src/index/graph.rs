@@ -12,18 +12,19 @@ use crate::index::links::Links;
 use crate::index::scratch::Scratch;
 use crate::index::search::{IndexSearch, ScoredRow};
 use crate::index::traversal::{ScanBuffers, descend, prefetch_vector, scan, traverse};
+use crate::index::width::{NEIGHBOURS, width_for};
 use matchpoint_vector::kernels;
-use matchpoint_vector::kernels::int8::Int8Kernel;
+use matchpoint_vector::kernels::codes::{CodeKernel, CodeWidth};
 
 /// Bytes from wherever the caller has them: a buffer, or a map of a file.
 pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
-/// An immutable index of rows by number. It holds 8-bit codes and links, and no vectors.
+/// An immutable index of rows by number. It holds codes and links, and no vectors.
 pub struct Graph {
     bytes: Bytes,
     header: IndexHeader,
     layout: IndexLayout,
-    kernel: Int8Kernel,
+    kernel: CodeKernel,
 }
 
 /// What a search compares with in place of the graph.
@@ -57,23 +58,18 @@ impl Graph {
         fingerprint: [u8; 32],
     ) -> Result<Self, IndexError> {
         params.check()?;
-        let kernel = Int8Kernel::detect();
-        let stride = stride(rows.dimension());
-        let bytes = encode_all(rows, rows.clip());
-        let grouped = group(rows, &bytes, stride);
-        let codes = Codes {
-            bytes: &bytes,
-            stride,
-            kernel,
-        };
+        let mut width = CodeWidth::Eight;
+        let mut bytes = encode_all(rows, width);
+        let narrow = Codes::new(&bytes, rows.dimension(), width);
+        if width_for(rows, &narrow, exact(NEIGHBOURS)) == CodeWidth::Sixteen {
+            width = CodeWidth::Sixteen;
+            bytes = encode_all(rows, width);
+        }
+        let codes = Codes::new(&bytes, rows.dimension(), width);
+        let grouped = group(rows, &bytes, codes.stride);
         let draft = build(&codes, rows.count(), &grouped.firsts, params);
-        let header = IndexHeader::new(
-            rows.dimension(),
-            rows.count(),
-            params,
-            draft.sizes,
-            fingerprint,
-        );
+        let kernel = codes.kernel;
+        let header = IndexHeader::new(rows, width, params, draft.sizes, fingerprint);
         let parts = Sections {
             codes: bytes,
             bottom: draft.bottom,
@@ -98,11 +94,12 @@ impl Graph {
     /// Refuses bytes of another format, and any that differ from what was written.
     pub fn from_bytes(bytes: Bytes) -> Result<Self, IndexError> {
         let (header, layout) = file::read((*bytes).as_ref())?;
+        let kernel = CodeKernel::detect(header.width);
         Ok(Self {
             bytes,
             header,
             layout,
-            kernel: Int8Kernel::detect(),
+            kernel,
         })
     }
 
@@ -178,10 +175,10 @@ impl Graph {
         let sections = self.layout.sections(self.as_bytes());
         let codes = Codes {
             bytes: sections.codes,
-            stride: stride(self.header.dimension),
+            stride: stride(self.header.dimension, self.header.width),
             kernel: self.kernel,
         };
-        encode_query(search.vector, &mut scratch.query);
+        encode_query(search.vector, self.header.width, &mut scratch.query);
         let plan = self.plan(search);
         if !plan.scan {
             self.traverse(&sections, &codes, plan.ef, scratch);

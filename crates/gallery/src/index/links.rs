@@ -1,6 +1,6 @@
 //! The levels of a graph: their links as they are stored.
 
-use matchpoint_vector::kernels::int8::prefetch_row;
+use matchpoint_vector::kernels::codes::prefetch_row;
 
 /// In place of a link: there are no more.
 pub(super) const NO_LINK: u32 = u32::MAX;

@@ -2,10 +2,7 @@
 //! and too many to be compared as they are.
 
 use crate::index::codes::{encode_alone, stride};
-use matchpoint_vector::kernels::int8::Int8Kernel;
-
-/// The greatest code.
-const CODE_MAX: f32 = 127.0;
+use matchpoint_vector::kernels::codes::{CodeKernel, CodeWidth};
 
 /// Codes of vectors of one dimension, each on a scale of its own.
 pub struct CodedRows {
@@ -21,9 +18,9 @@ impl CodedRows {
         let (mut codes, mut units, mut row_codes) = (Vec::new(), Vec::new(), Vec::new());
         for row in rows {
             let largest = encode_alone(row.as_ref(), &mut row_codes);
-            row_codes.resize(stride(dimension), 0);
+            row_codes.resize(stride(dimension, CodeWidth::Eight), 0);
             codes.extend_from_slice(&row_codes);
-            units.push(largest / CODE_MAX);
+            units.push(largest / CodeWidth::Eight.greatest());
         }
         Self {
             codes: codes.into(),
@@ -36,7 +33,7 @@ impl CodedRows {
 pub struct CodedQuery {
     codes: Vec<u8>,
     unit: f32,
-    kernel: Int8Kernel,
+    kernel: CodeKernel,
     rows: Vec<u32>,
     products: Vec<i32>,
 }
@@ -49,8 +46,8 @@ impl CodedQuery {
         let largest = encode_alone(query, &mut codes);
         Self {
             codes,
-            unit: largest / CODE_MAX,
-            kernel: Int8Kernel::detect(),
+            unit: largest / CodeWidth::Eight.greatest(),
+            kernel: CodeKernel::detect(CodeWidth::Eight),
             rows: Vec::new(),
             products: Vec::new(),
         }

@@ -44,6 +44,11 @@ fn unit(mut row: Vec<f32>) -> Vec<f32> {
 
 /// Rows around `clusters` centres, in no order.
 fn clustered(rows: usize, dimension: usize, clusters: usize, seed: u64) -> Vec<f32> {
+    around(rows, dimension, clusters, (0.6, seed))
+}
+
+/// Rows around the same centres, at most half of `noise` away from them in each value.
+fn around(rows: usize, dimension: usize, clusters: usize, (noise, seed): (f32, u64)) -> Vec<f32> {
     let mut centres = Draw(1);
     let centres: Vec<f32> = (0..clusters * dimension).map(|_| centres.next()).collect();
     let mut draw = Draw(seed);
@@ -53,7 +58,7 @@ fn clustered(rows: usize, dimension: usize, clusters: usize, seed: u64) -> Vec<f
         values.extend(unit(
             centre
                 .iter()
-                .map(|value| value + 0.6 * draw.next())
+                .map(|value| value + noise * draw.next())
                 .collect(),
         ));
     }
@@ -142,6 +147,20 @@ fn nearly_all_true_neighbours_are_found() {
     let broad = recall(&graph, &values, &queries, 80, None);
     assert!(0.85 < narrow && 0.99 < broad, "{narrow} {broad}");
     assert!(graph.bytes_per_row() < 64.0 + 2.0 * 8.0 * 4.0 + 12.0);
+}
+
+#[test]
+fn rows_too_near_each_other_for_eight_bits_are_told_apart() {
+    let values = around(4000, 40, 8, (0.04, 2));
+    let queries = around(100, 40, 8, (0.04, 3));
+    let graph = build(&values, 40);
+    let found = recall(&graph, &values, &queries, 120, None);
+    assert!(0.99 < found, "{found}");
+    // Two bytes a code, and as searchable when read again.
+    assert!(128.0 + 2.0 * 8.0 * 4.0 < graph.bytes_per_row());
+    let again = Graph::from_bytes(Arc::new(graph.as_bytes().to_vec())).unwrap();
+    let found_again = recall(&again, &values, &queries, 120, None);
+    assert_eq!(found.to_bits(), found_again.to_bits());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::index::codes::Codes;
 use crate::index::links::Level;
 use crate::index::scratch::Scratch;
-use matchpoint_vector::kernels::int8::{prefetch, prefetch_row};
+use matchpoint_vector::kernels::codes::{prefetch, prefetch_row};
 
 /// Cache lines of a row that are asked for as soon as its node is met. The kernel asks for the
 /// others of longer rows.

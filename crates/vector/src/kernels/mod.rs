@@ -4,10 +4,16 @@
 //! One body, compiled once per instruction set: sixteen partial sums and a fixed tree at the end,
 //! never fused multiply-add. So a score does not depend on the machine that computed it.
 
-pub mod int8;
+pub mod codes;
 pub mod map;
 pub mod matrix;
 pub mod resample;
+
+mod int16;
+mod int8;
+
+/// Codes in a row are padded with zeros to a multiple of this many bytes: one cache line.
+pub const CODE_BLOCK: usize = 64;
 
 /// Independent partial sums; sixteen `f32` fill one AVX-512 register or two AVX2 registers.
 const LANES: usize = 16;
