@@ -12,6 +12,27 @@ pub struct AccessConfig {
     pub tls: Option<TlsFiles>,
     /// The file of keys; `None` where nobody is asked for one.
     pub keys_file: Option<PathBuf>,
+    /// Whose tokens are taken; `None` for nobody's.
+    pub tokens: Option<TokensConfig>,
+}
+
+impl AccessConfig {
+    /// Whether callers are asked who they are.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        self.keys_file.is_some() || self.tokens.is_some()
+    }
+}
+
+/// Whose signed tokens (JWT) are taken as those of callers.
+#[derive(Clone, Debug)]
+pub struct TokensConfig {
+    /// The issuer's public keys, as a JWKS.
+    pub jwks_file: PathBuf,
+    /// What `iss` must be.
+    pub issuer: String,
+    /// What `aud` must be, or have among others.
+    pub audience: String,
 }
 
 /// Files in PEM.
@@ -35,6 +56,7 @@ impl SettingReader {
         let path = |this: &Self, key: &str| this.text(key).map(PathBuf::from);
         let (certificate, key) = (path(self, "tls_certificate"), path(self, "tls_key"));
         let (client_ca, keys_file) = (path(self, "tls_client_ca"), path(self, "keys_file"));
+        let tokens = self.tokens();
         let truth = [("true", true), ("false", false)];
         let plaintext = self.one_of("plaintext_on_network", &truth);
         let anyone = self.one_of("anyone_on_network", &truth);
@@ -67,9 +89,10 @@ impl SettingReader {
                     "{setting} = {address} is reached from other machines, without encryption: set tls_certificate and tls_key, or plaintext_on_network = true where something else encrypts"
                 ));
             }
-            if keys_file.is_none() && client_ca.is_none() && anyone == Some(false) {
+            let asks = keys_file.is_some() || client_ca.is_some() || tokens.is_some();
+            if !asks && anyone == Some(false) {
                 self.mistakes.push(format!(
-                    "{setting} = {address} is reached from other machines, and nobody is asked who they are: set keys_file (`matchpoint keys new` makes it) or tls_client_ca, or anyone_on_network = true where something else asks"
+                    "{setting} = {address} is reached from other machines, and nobody is asked who they are: set keys_file (`matchpoint keys new` makes it), tokens_jwks or tls_client_ca, or anyone_on_network = true where something else asks"
                 ));
             }
         }
@@ -79,7 +102,34 @@ impl SettingReader {
             key,
             client_ca,
         });
-        Some(AccessConfig { tls, keys_file })
+        Some(AccessConfig {
+            tls,
+            keys_file,
+            tokens,
+        })
+    }
+
+    /// A token is of no use without all three: one for another service would be one for this.
+    fn tokens(&mut self) -> Option<TokensConfig> {
+        const SETTINGS: [(&str, &str); 3] = [
+            ("tokens_jwks", "the file of the issuer's public keys"),
+            ("tokens_issuer", "what tokens have as iss"),
+            ("tokens_audience", "what tokens for this server have as aud"),
+        ];
+        let given = SETTINGS.map(|(key, _)| self.text(key));
+        if let [Some(jwks), Some(issuer), Some(audience)] = given {
+            return Some(TokensConfig {
+                jwks_file: jwks.into(),
+                issuer,
+                audience,
+            });
+        }
+        if given.iter().any(Option::is_some) {
+            for ((key, wanted), _) in SETTINGS.iter().zip(&given).filter(|(_, one)| one.is_none()) {
+                self.mistake(key, wanted);
+            }
+        }
+        None
     }
 }
 
@@ -105,6 +155,9 @@ mod tests {
         const KEY: (&str, &str) = ("MATCHPOINT_TLS_KEY", "b.pem");
         const CLIENTS: (&str, &str) = ("MATCHPOINT_TLS_CLIENT_CA", "c.pem");
         const KEYS: (&str, &str) = ("MATCHPOINT_KEYS_FILE", "keys.json");
+        const JWKS: (&str, &str) = ("MATCHPOINT_TOKENS_JWKS", "jwks.json");
+        const ISSUER: (&str, &str) = ("MATCHPOINT_TOKENS_ISSUER", "https://issuer");
+        const AUDIENCE: (&str, &str) = ("MATCHPOINT_TOKENS_AUDIENCE", "matchpoint");
         for right in [
             &[][..],
             &[("MATCHPOINT_LISTEN", "[::1]:0")],
@@ -122,6 +175,7 @@ mod tests {
             &[LISTEN, PLAIN, KEYS],
             &[LISTEN, CERTIFICATE, KEY, KEYS],
             &[LISTEN, CERTIFICATE, KEY, CLIENTS],
+            &[LISTEN, PLAIN, JWKS, ISSUER, AUDIENCE],
         ] {
             resolved(right).unwrap();
         }
@@ -140,6 +194,11 @@ mod tests {
                 &[("MATCHPOINT_LISTEN", "unix:/a"), CERTIFICATE, KEY, CLIENTS],
                 &["listen = unix:/a carries no TLS"],
             ),
+            (
+                &[JWKS],
+                &["tokens_issuer is not set", "tokens_audience is not set"],
+            ),
+            (&[ISSUER, AUDIENCE], &["tokens_jwks is not set"]),
             (&[CERTIFICATE], &["tls_key is not set"]),
             (&[KEY], &["tls_certificate is not set"]),
             (&[CLIENTS], &["tls_certificate is not set"]),

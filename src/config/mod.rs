@@ -15,7 +15,7 @@ use matchpoint_calibration::monitoring::strata::{Inclusion, Strata};
 use matchpoint_embed::decode_memory::DecodeBudget;
 use matchpoint_embed::{Compute, Device};
 
-pub use access::{AccessConfig, TlsFiles};
+pub use access::{AccessConfig, TlsFiles, TokensConfig};
 pub use flags::{EngineFlags, ServerFlags};
 pub use listen::ListenAddress;
 pub use raw_settings::{

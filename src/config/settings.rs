@@ -146,6 +146,17 @@ pub const SETTINGS: &[Setting] = &[
         "File of `matchpoint keys`: every call needs a key or certificate in it, with the scope that the call takes",
     ),
     server(
+        "tokens_jwks",
+        None,
+        "JWKS file with an issuer's public keys: its signed tokens (JWT) are taken as keys are, with tokens_issuer and tokens_audience",
+    ),
+    server("tokens_issuer", None, "What tokens must have as `iss`"),
+    server(
+        "tokens_audience",
+        None,
+        "What tokens must have as `aud`, or among it",
+    ),
+    server(
         "plaintext_on_network",
         Some("false"),
         "Whether `listen` and `console_listen` may be reached from other machines without TLS: true or false",

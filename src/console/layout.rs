@@ -178,7 +178,9 @@ fn person(visitor: &Visitor) -> Markup {
     let name = match visitor.identity() {
         Identity::Anyone | Identity::Nobody => return html! {},
         Identity::Certified(name) => name.to_string(),
-        Identity::Known(_) => visitor.identity().name().unwrap_or_default().to_owned(),
+        Identity::Known(_) | Identity::Token(_) => {
+            visitor.identity().name().unwrap_or_default().to_owned()
+        }
     };
     html! {
         (form(visitor, SIGN_OUT, "person", &html! {

@@ -9,6 +9,7 @@ use super::error::IdentityError;
 use super::key::KeyDigest;
 use super::keys_file::{KeyRecord, read};
 use super::scope::Scope;
+use super::tokens::TokenCaller;
 
 /// A caller of the file of keys.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub enum Identity {
     Certified(Arc<str>),
     /// A caller of the file of keys.
     Known(Arc<KnownCaller>),
+    /// Whoever has a token of the issuer.
+    Token(Arc<TokenCaller>),
 }
 
 impl Identity {
@@ -42,6 +45,7 @@ impl Identity {
             Self::Nobody => false,
             Self::Anyone | Self::Certified(_) => true,
             Self::Known(known) => known.record.scopes.contains(&scope),
+            Self::Token(token) => token.may(scope),
         }
     }
 
@@ -55,6 +59,10 @@ impl Identity {
                 let named = known.record.deployments.as_ref();
                 named.is_none_or(|names| names.iter().any(|name| name == deployment))
             }
+            Self::Token(token) => {
+                let named = token.deployments();
+                named.is_none_or(|names| names.iter().any(|name| name == deployment))
+            }
         }
     }
 
@@ -65,22 +73,28 @@ impl Identity {
             Self::Nobody => false,
             Self::Anyone | Self::Certified(_) => true,
             Self::Known(known) => known.record.deployments.is_none(),
+            Self::Token(token) => token.deployments().is_none(),
         }
     }
 
-    /// What the file of keys calls this caller.
+    /// What the file of keys, or the issuer of its token, calls this caller.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         match self {
             Self::Nobody | Self::Anyone | Self::Certified(_) => None,
             Self::Known(known) => Some(&known.record.name),
+            Self::Token(token) => Some(token.subject()),
         }
     }
 
-    /// Whether the file of keys has dropped this caller since the call began.
+    /// Whether the file of keys has dropped this caller since the call began, or its token is over.
     #[must_use]
     pub fn is_revoked(&self) -> bool {
-        matches!(self, Self::Known(known) if known.revoked.load(Ordering::Relaxed))
+        match self {
+            Self::Nobody | Self::Anyone | Self::Certified(_) => false,
+            Self::Known(known) => known.revoked.load(Ordering::Relaxed),
+            Self::Token(token) => token.is_over(),
+        }
     }
 }
 
@@ -91,6 +105,7 @@ impl fmt::Display for Identity {
             Self::Anyone => f.write_str("anyone"),
             Self::Certified(name) => write!(f, "certificate {name}"),
             Self::Known(known) => write!(f, "{} ({})", known.record.name, known.record.id),
+            Self::Token(token) => write!(f, "token of {}", token.subject()),
         }
     }
 }

@@ -50,6 +50,11 @@ pub(super) fn random_hex() -> Result<String, IdentityError> {
     Ok(base16ct::lower::encode_string(&random))
 }
 
+/// Whether what came is meant for the file of keys, and not a token.
+pub(super) fn is_key_of_ours(key: &[u8]) -> bool {
+    key.starts_with(KEY_PREFIX.as_bytes())
+}
+
 /// Whether a text has the form of a key.
 #[must_use]
 pub fn is_key(text: &str) -> bool {

@@ -7,7 +7,9 @@ mod key;
 mod keys_file;
 mod scope;
 mod sessions;
+mod signatures;
 mod tls;
+mod tokens;
 mod watched;
 
 use std::path::PathBuf;
@@ -21,10 +23,13 @@ pub use keys_file::{KeyRecord, KeysFile, Presents};
 pub use scope::Scope;
 pub use sessions::{BrowserSession, SESSION, Sessions};
 pub use tls::names_of;
+pub use tokens::TokenCaller;
 pub use tokio_rustls::TlsAcceptor;
 
 use crate::config::AccessConfig;
 use callers::Callers;
+use key::is_key_of_ours;
+use tokens::TokenKeys;
 use watched::Watched;
 
 /// How often files are looked at: a key that was revoked serves no longer than that.
@@ -37,6 +42,7 @@ pub struct CallerAccess(Arc<AccessFiles>);
 #[derive(Debug)]
 struct AccessFiles {
     callers: Option<Watched<Callers>>,
+    tokens: Option<Watched<TokenKeys>>,
     tls: Option<Watched<TlsAcceptor>>,
     /// Whether every connection comes with a certificate.
     certified: bool,
@@ -52,6 +58,10 @@ impl CallerAccess {
             let files = vec![path.clone()];
             Watched::open(files, move |before| Callers::read(&path, before))
         });
+        let tokens = config.tokens.clone().map(|tokens| {
+            let files = vec![tokens.jwks_file.clone()];
+            Watched::open(files, move |before| TokenKeys::read(&tokens, before))
+        });
         let tls = config.tls.clone().map(|files| {
             let names = [&files.certificate, &files.key];
             let names: Vec<PathBuf> = names.into_iter().chain(&files.client_ca).cloned().collect();
@@ -63,6 +73,7 @@ impl CallerAccess {
             .is_some_and(|tls| tls.client_ca.is_some());
         let files = Arc::new(AccessFiles {
             callers: callers.transpose()?,
+            tokens: tokens.transpose()?,
             tls: tls.transpose()?,
             certified,
         });
@@ -93,7 +104,7 @@ impl CallerAccess {
         self.tls().map(|tls| Arc::new(tls::of_pages(&tls)))
     }
 
-    /// Who calls with this key, over a connection whose certificate has these names.
+    /// Who calls with this key or token, over a connection whose certificate has these names.
     ///
     /// # Errors
     /// Nobody who may call.
@@ -102,18 +113,29 @@ impl CallerAccess {
         key: Option<&[u8]>,
         certificate: Option<&[String]>,
     ) -> Result<Identity, Unknown> {
-        let Some(callers) = &self.0.callers else {
-            return match certificate.and_then(<[String]>::first) {
-                Some(name) => Ok(Identity::Certified(name.as_str().into())),
-                None if self.0.certified => Err(Unknown::Missing),
-                None => Ok(Identity::Anyone),
-            };
-        };
-        let callers = callers.now();
-        let found = match (key, certificate) {
-            (Some(key), _) => callers.with_key(key).ok_or(Unknown::Key),
-            (None, Some(names)) => callers.with_certificate(names).ok_or(Unknown::Certificate),
-            (None, None) => Err(Unknown::Missing),
+        let AccessFiles {
+            callers, tokens, ..
+        } = &*self.0;
+        if let (Some(tokens), Some(token)) = (tokens, key.filter(|key| !is_key_of_ours(key))) {
+            let caller = tokens.now().caller(token).map_err(Unknown::Token)?;
+            return Ok(Identity::Token(Arc::new(caller)));
+        }
+        let found = match (callers, key, certificate) {
+            (Some(callers), Some(key), _) => callers.now().with_key(key).ok_or(Unknown::Key),
+            (Some(callers), None, Some(names)) => {
+                let found = callers.now().with_certificate(names);
+                found.ok_or(Unknown::Certificate)
+            }
+            (None, Some(_), _) if tokens.is_some() => Err(Unknown::Key),
+            (Some(_), None, None) => Err(Unknown::Missing),
+            (None, _, _) if tokens.is_some() => Err(Unknown::Missing),
+            (None, _, certificate) => {
+                return match certificate.and_then(<[String]>::first) {
+                    Some(name) => Ok(Identity::Certified(name.as_str().into())),
+                    None if self.0.certified => Err(Unknown::Missing),
+                    None => Ok(Identity::Anyone),
+                };
+            }
         };
         found.map(Identity::Known)
     }
@@ -123,6 +145,9 @@ impl AccessFiles {
     fn look(&self) {
         if let Some(callers) = &self.callers {
             callers.look();
+        }
+        if let Some(tokens) = &self.tokens {
+            tokens.look();
         }
         if let Some(tls) = &self.tls {
             tls.look();
@@ -139,4 +164,6 @@ pub enum Unknown {
     Key,
     /// The certificate's names are not in the file.
     Certificate,
+    /// The token is not taken, for this reason.
+    Token(&'static str),
 }

@@ -35,6 +35,22 @@ pub(super) fn unknown_key() -> Status {
     )
 }
 
+/// The answer to a token that is not taken.
+pub(super) fn token_refused(why: &str) -> Status {
+    let message = format!("the token is not taken: {why}");
+    unauthenticated("TOKEN_REFUSED", &message)
+}
+
+/// The answer to one who was known when the call began.
+pub(super) fn no_longer_known(identity: &Identity) -> Status {
+    match identity {
+        Identity::Token(_) => token_refused("it has expired, or the issuer took its key back"),
+        Identity::Nobody | Identity::Anyone | Identity::Certified(_) | Identity::Known(_) => {
+            unknown_key()
+        }
+    }
+}
+
 /// The answer to nobody who is known.
 pub(super) fn unauthenticated(reason: &str, message: &str) -> Status {
     status(Code::Unauthenticated, reason, message)

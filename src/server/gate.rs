@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use super::connections::Peer;
-use super::denied::{scope_missing, unauthenticated, unknown_key};
+use super::denied::{no_longer_known, scope_missing, token_refused, unauthenticated, unknown_key};
 use super::registry::code_name;
 use super::rules::{CallRule, rule};
 use super::status::status;
@@ -67,7 +67,8 @@ impl Gate {
         // Nothing that comes over the network has extensions: this was put there by our console.
         if let Some(signed_in) = request.extensions().get::<SignedIn>() {
             let identity = Some(&signed_in.identity).filter(|identity| !identity.is_revoked());
-            return identity.cloned().ok_or_else(unknown_key);
+            let gone = || no_longer_known(&signed_in.identity);
+            return identity.cloned().ok_or_else(gone);
         }
         let peer = request.extensions().get::<Peer>();
         let certificate = peer.and_then(|peer| peer.certificate.as_deref());
@@ -80,6 +81,7 @@ impl Gate {
                     "this server asks who calls: send `authorization: Bearer KEY`",
                 ),
                 Unknown::Key => unknown_key(),
+                Unknown::Token(why) => token_refused(why),
                 Unknown::Certificate => unauthenticated(
                     "CERTIFICATE_UNKNOWN",
                     "no name of the client's certificate is in the server's file of keys; send a key, or have it added by `matchpoint keys new --certificate`",

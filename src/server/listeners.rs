@@ -258,6 +258,7 @@ pub fn announce(listeners: &Listeners, config: &ServerConfig) -> Result<(), Serv
         tls = tls.is_some(),
         client_certificates = tls.is_some_and(|tls| tls.client_ca.is_some()),
         keys = config.access.keys_file.is_some(),
+        tokens = config.access.tokens.is_some(),
         "listening"
     );
     if let Some(pages) = &listeners.pages {

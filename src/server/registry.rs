@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, watch};
 use tonic::{Code, Status};
 
-use super::denied::{deployment_denied, identity_of, unknown_key};
+use super::denied::{deployment_denied, identity_of, no_longer_known};
 use super::status::{classify, status};
 use super::transport::Pace;
 use crate::deployment::{Deployment, DeploymentError, Folder, Models};
@@ -302,7 +302,7 @@ impl Registry {
         let loaded = self.loaded()?;
         // Asked for each item of a stream, which may outlive the key that it began with.
         if self.identity.is_revoked() {
-            return Err(unknown_key());
+            return Err(no_longer_known(&self.identity));
         }
         let name = match (name, loaded.default.as_deref()) {
             ("", Some(default)) => default,

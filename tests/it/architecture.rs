@@ -203,6 +203,8 @@ const OWNED: &[(&str, &[&str])] = &[
     ("maud::", &["console"]),
     ("tokio_rustls::", &["identity", "server"]),
     ("webpki::", &["identity"]),
+    ("jsonwebtoken::", &["identity"]),
+    ("ring::", &["identity"]),
     ("subtle::", &["identity"]),
     ("getrandom::", &["identity"]),
     ("metrics::", &["telemetry"]),

@@ -453,15 +453,15 @@ async fn what_is_no_grpc_is_refused_before_anything_is_done() {
 }
 
 /// A server as its own process, whose log is kept.
-struct Logged {
+pub(crate) struct Logged {
     child: std::process::Child,
     log: PathBuf,
     metrics: String,
-    channel: Channel,
+    pub(crate) channel: Channel,
 }
 
 impl Logged {
-    async fn start(deployment: &Path, log: PathBuf, flags: &[&str]) -> Self {
+    pub(crate) async fn start(deployment: &Path, log: PathBuf, flags: &[&str]) -> Self {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let metrics = free.local_addr().unwrap().to_string();
         drop(free);
@@ -512,7 +512,7 @@ impl Drop for Logged {
     }
 }
 
-fn lines_of(log: &Path) -> Vec<serde_json::Value> {
+pub(crate) fn lines_of(log: &Path) -> Vec<serde_json::Value> {
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines = text
         .lines()

@@ -19,3 +19,4 @@ mod shadow;
 mod shards;
 mod switch;
 mod tls;
+mod tokens;

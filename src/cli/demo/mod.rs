@@ -354,7 +354,7 @@ impl Story<'_> {
         let mut config = flags.resolve_for(&ProcessEnvironment, &self.demo.deployment)?;
         config.engine = self.engine.clone();
         // The sample is no secret, and the story is told without a key.
-        if config.access.tls.is_some() || config.access.keys_file.is_some() {
+        if config.access.tls.is_some() || config.access.asks() {
             if !listen.ip().is_loopback() {
                 let problem = "the demo asks nobody who they are; let it listen on 127.0.0.1, or unset MATCHPOINT_KEYS_FILE and MATCHPOINT_TLS_*";
                 return Err(fail(Exit::Usage, problem));

@@ -154,6 +154,7 @@ _BY_REASON: Mapping[str, type[MatchpointError]] = {
 # How to fix what the server cannot know: it does not see how it is called.
 _REMEDIES: Mapping[str, str] = {
     "KEY_MISSING": "pass api_key= or api_key_file=, or set MATCHPOINT_API_KEY or MATCHPOINT_API_KEY_FILE",
+    "TOKEN_REFUSED": "get another token of the issuer, and pass it as api_key=",
     "KEY_UNKNOWN": "have a new one made (`matchpoint keys new`), and pass it as api_key= or by MATCHPOINT_API_KEY",
     "CERTIFICATE_UNKNOWN": "pass api_key=, or have the certificate added (`matchpoint keys new --certificate`)",
     "SCOPE_MISSING": "have a key made that has it (`matchpoint keys new --scopes`)",
