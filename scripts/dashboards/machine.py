@@ -106,7 +106,7 @@ def machine() -> dashboard.Dashboard:
             chart(
                 "Requests that left the queue undone",
                 (8, 7),
-                "gone: their callers hung up. late: not to be done by their deadlines any more. displaced: their places went to clients that had fewer.",
+                "gone: their callers hung up. late: not to be done by their deadlines any more. displaced: their places went to clients that had fewer. stuck: their workers did not come back, and were given up.",
                 "reqps",
                 {
                     "{{model}} {{precision}} {{reason}}": "sum by (model, precision, reason) (rate(matchpoint_dropped_jobs_total{%}[$__rate_interval]))"

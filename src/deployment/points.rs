@@ -1,7 +1,7 @@
 //! What decides in a deployment: its operating points, and which of them is active.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::maintenance::Maintenance;
 use super::{
@@ -14,6 +14,9 @@ use matchpoint_calibration::coverage::Coverage;
 use matchpoint_calibration::monitoring::predicted_far::predicted_far;
 use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::recording::{Flip, Scale, ScaledThreshold};
+
+/// How long a worker may be at one job: dozens of times as long as the dearest picture that the limits let pass.
+const JOB_MAX: Duration = Duration::from_secs(60);
 
 /// A choice of operating point, as it was made.
 #[derive(Clone, Debug)]
@@ -274,17 +277,25 @@ impl Deployment {
         self.publish_size();
     }
 
-    /// Brings the gauges up to date that change without a call of this deployment.
+    /// Brings the gauges up to date that change without a call of this deployment, and gives up workers that do not
+    /// come back.
     pub fn publish_gauges(&self) {
         let LoadedModel { model, pool, .. } = &self.loaded;
+        pool.give_up_after(JOB_MAX);
         let dropped = pool.take_dropped();
         telemetry::queue_seen(
             model.name(),
             model.precision(),
             pool.queue_len(),
-            [dropped.gone, dropped.late, dropped.displaced],
+            [dropped.gone, dropped.late, dropped.displaced, dropped.stuck],
         );
         self.publish_size();
+    }
+
+    /// Whether so many of its workers do not come back from their jobs that the process had better be started again.
+    #[must_use]
+    pub fn is_worn_out(&self) -> bool {
+        self.loaded.pool.is_worn_out()
     }
 
     pub(super) fn publish_size(&self) {

@@ -12,6 +12,8 @@ use tokio_stream::wrappers::WatchStream;
 use tokio_stream::{Stream, StreamExt, once, pending};
 use tonic::{Request, Response, Status};
 
+use crate::telemetry;
+
 /// The name for "the process answers", which does not depend on any model.
 pub const LIVENESS: &str = "liveness";
 
@@ -46,7 +48,7 @@ impl HealthHandler {
 
     fn status(&self, service: &str) -> Option<ServingStatus> {
         if service == LIVENESS {
-            return Some(ServingStatus::Serving);
+            return Some(of(telemetry::is_alive()));
         }
         SERVICES.contains(&service).then(|| of(*self.0.borrow()))
     }

@@ -346,7 +346,7 @@ fn pages<S: Stack + Sync>(
 
 /// Keeps what changes by itself up to date, for as long as the deployments are served.
 async fn publish_gauges(loaded: impl Fn() -> Option<Arc<ServedState>>, health: HealthHandler) {
-    let mut was_whole = true;
+    let (mut was_whole, mut was_worn_out) = (true, false);
     let mut tick = tokio::time::interval(GAUGE_INTERVAL);
     loop {
         tick.tick().await;
@@ -357,14 +357,18 @@ async fn publish_gauges(loaded: impl Fn() -> Option<Arc<ServedState>>, health: H
             deployment.publish_gauges();
         }
         // What is damaged takes no traffic, and another one in its place does again.
-        let is_whole = loaded
-            .deployments
-            .values()
-            .all(|one| one.damage().is_none());
+        let mut deployments = loaded.deployments.values();
+        let is_worn_out = deployments.any(|one| one.is_worn_out());
+        let mut deployments = loaded.deployments.values();
+        let is_whole = !is_worn_out && deployments.all(|one| one.damage().is_none());
         if is_whole != was_whole {
             was_whole = is_whole;
             telemetry::server_ready(is_whole);
             health.serve(is_whole);
+        }
+        if is_worn_out != was_worn_out {
+            was_worn_out = is_worn_out;
+            telemetry::worn_out(is_worn_out);
         }
     }
 }

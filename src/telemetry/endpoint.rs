@@ -128,7 +128,7 @@ fn answer(
     let probed = if READY.contains(&path) {
         Some(super::is_ready())
     } else {
-        LIVE.contains(&path).then_some(true)
+        LIVE.contains(&path).then(super::is_alive)
     };
     let here = path == PATH || probed.is_some();
     let is_open = openmetrics::is_asked_for(request.headers());

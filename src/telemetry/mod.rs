@@ -37,7 +37,7 @@ pub const DECISION_VALUES: [&str; 3] = ["accept", "reject", "undecided"];
 /// The stages of a request, as label values.
 pub const STAGE_VALUES: [&str; 4] = ["queue", "decode", "inference", "search"];
 /// Why a job can leave the queue undone, as label values.
-pub const DROPPED_VALUES: [&str; 3] = ["gone", "late", "displaced"];
+pub const DROPPED_VALUES: [&str; 4] = ["gone", "late", "displaced", "stuck"];
 /// Why an image can fail, as label values.
 pub const IMAGE_FAILURE_VALUES: [&str; 5] = [
     "undecodable",
@@ -155,6 +155,20 @@ static READY: AtomicBool = AtomicBool::new(false);
 
 fn is_ready() -> bool {
     READY.load(Ordering::Relaxed)
+}
+
+/// Whether the process had better be started again, for probes.
+static WORN_OUT: AtomicBool = AtomicBool::new(false);
+
+/// Whether the process need not be started again.
+#[must_use]
+pub fn is_alive() -> bool {
+    !WORN_OUT.load(Ordering::Relaxed)
+}
+
+/// Says whether so many workers do not come back from their jobs that the process had better be started again.
+pub fn worn_out(is_worn_out: bool) {
+    WORN_OUT.store(is_worn_out, Ordering::Relaxed);
 }
 
 /// Why the server closes connections, as label values.
@@ -479,7 +493,7 @@ pub fn queue_rejected(deployment: &str) {
 /// Says how many requests wait for a worker of a model in a precision, and how many more have left
 /// the queue undone, by reason as in [`DROPPED_VALUES`].
 #[expect(clippy::cast_precision_loss, reason = "a gauge; the queue is bounded")]
-pub fn queue_seen(model: &str, precision: &str, length: usize, dropped: [u64; 3]) {
+pub fn queue_seen(model: &str, precision: &str, length: usize, dropped: [u64; 4]) {
     let labels = [
         ("model", model.to_owned()),
         ("precision", precision.to_owned()),

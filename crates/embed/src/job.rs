@@ -80,6 +80,8 @@ pub(super) struct PoolJob {
     pub(super) cancellation: Cancellation,
     /// Whether it is run although there seems to be too little time.
     pub(super) trial: bool,
+    /// That of its call.
+    pub(super) span: Span,
     work: Box<dyn JobWork>,
 }
 
@@ -149,6 +151,7 @@ impl PoolJob {
             cost: Duration::ZERO,
             cancellation,
             trial,
+            span: span.clone(),
             work: Box::new(Prepared { work, answer, span }),
         };
         (job, receiver)

@@ -43,6 +43,7 @@ pub mod pool;
 mod queue;
 mod resize;
 pub mod runtime;
+mod seat;
 mod session;
 mod tensor;
 mod toml_table;

@@ -2,10 +2,11 @@
 //!
 //! A full queue answers at once, and so does one in which a job would not be done by its deadline.
 //! Clients take turns. A job whose caller has gone, or whose time has run out, is not run, and a
-//! panic costs only the job that it happened in.
+//! panic costs only the job that it happened in. A thread cannot be ended from outside: a worker that does
+//! not come back from its job is given up, and another one takes its place.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -17,17 +18,31 @@ use super::error::ModelError;
 use super::job::{JobKind, JobResult, PoolError, PoolJob, PoolWorker, micros};
 use super::job_duration::JobDurations;
 use super::queue::{ClientId, Pushed, Queue};
+use super::seat::Seat;
 
 /// The pool. Dropping it finishes the queued jobs, as [`WorkerPool::shutdown`] does.
 #[derive(Debug)]
 pub struct WorkerPool {
-    model: Arc<Model>,
-    queue: Arc<Queue<PoolJob>>,
+    crew: Arc<Crew>,
     queue_len_max: usize,
     worker_count: u32,
-    tally: Arc<PoolTally>,
     appointments: Appointments,
-    workers: RwLock<Vec<JoinHandle<()>>>,
+    workers: Mutex<Vec<Worker>>,
+}
+
+/// What all workers share.
+#[derive(Debug)]
+struct Crew {
+    model: Arc<Model>,
+    queue: Queue<PoolJob>,
+    tally: PoolTally,
+}
+
+/// A worker that is not given up.
+#[derive(Debug)]
+struct Worker {
+    at: Arc<Seat>,
+    thread: JoinHandle<()>,
 }
 
 /// What workers have found out.
@@ -37,9 +52,12 @@ struct PoolTally {
     gone: AtomicU64,
     late: AtomicU64,
     displaced: AtomicU64,
+    stuck: AtomicU64,
+    /// Workers that were given up, and are at their jobs still.
+    stuck_now: AtomicUsize,
 }
 
-/// Jobs that were queued and not run, by reason.
+/// Jobs that were queued and not done, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Dropped {
     /// Their callers had gone.
@@ -48,6 +66,8 @@ pub struct Dropped {
     pub late: u64,
     /// Their places went to clients that had fewer.
     pub displaced: u64,
+    /// Their workers did not come back from them.
+    pub stuck: u64,
 }
 
 impl WorkerPool {
@@ -67,35 +87,30 @@ impl WorkerPool {
                 queue_len_max,
             });
         }
-        let pool = Self {
+        let crew = Arc::new(Crew {
+            queue: Queue::new(queue_len_max, workers),
+            tally: PoolTally::default(),
             model,
-            queue: Arc::new(Queue::new(queue_len_max, workers)),
+        });
+        let mut started = Vec::with_capacity(workers);
+        for _ in 0..workers {
+            let embedder = crew.model.embedder()?;
+            let worker = crew.worker(move |_| Some(embedder));
+            started.push(worker.map_err(|cause| ModelError::Thread { cause })?);
+        }
+        Ok(Self {
+            crew,
             queue_len_max,
             worker_count: u32::try_from(workers).unwrap_or(u32::MAX),
-            tally: Arc::default(),
             appointments: Appointments::default(),
-            workers: RwLock::new(Vec::with_capacity(workers)),
-        };
-        for index in 0..workers {
-            let (model, queue) = (Arc::clone(&pool.model), Arc::clone(&pool.queue));
-            let tally = Arc::clone(&pool.tally);
-            let embedder = model.embedder()?;
-            let worker = thread::Builder::new()
-                .name(format!("embed-{index}"))
-                .spawn(move || work(&model, embedder, &queue, &tally))
-                .map_err(|cause| ModelError::Thread { cause })?;
-            pool.workers
-                .write()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(worker);
-        }
-        Ok(pool)
+            workers: Mutex::new(started),
+        })
     }
 
     /// The model that the workers embed with.
     #[must_use]
     pub fn model(&self) -> &Model {
-        &self.model
+        &self.crew.model
     }
 
     /// Runs a job for a caller on the next free worker, within the present tracing span. Dropping the
@@ -115,14 +130,15 @@ impl WorkerPool {
         let trial = self.admit(kind, caller)?;
         let (cancellation, present) = Cancellation::of(caller);
         let (job, answer) = PoolJob::new(caller.client, kind, cancellation, trial, job);
-        let job = job.costing(self.tally.durations.cost(kind));
+        let job = job.costing(self.crew.tally.durations.cost(kind));
         let mut over = Vec::new();
-        let pushed = self.queue.push(caller.client, job, &mut over);
-        over.into_iter().for_each(|job| self.tally.drop_unused(job));
+        let pushed = self.crew.queue.push(caller.client, job, &mut over);
+        over.into_iter()
+            .for_each(|job| self.crew.tally.drop_unused(job));
         match pushed {
             Pushed::Waits => {}
             Pushed::InsteadOf(displaced) => {
-                self.tally.displaced.fetch_add(1, Ordering::Relaxed);
+                self.crew.tally.displaced.fetch_add(1, Ordering::Relaxed);
                 let busy = self.busy(displaced.client, displaced.kind);
                 displaced.refuse(busy);
             }
@@ -144,12 +160,12 @@ impl WorkerPool {
         let left = deadline.saturating_duration_since(now);
         let (wait, own) = (
             self.wait(caller.client, kind),
-            self.tally.durations.least(kind),
+            self.crew.tally.durations.least(kind),
         );
         if wait + own <= left && !left.is_zero() {
             return Ok(false);
         }
-        if wait < left && self.tally.durations.is_trial_due(kind, now) {
+        if wait < left && self.crew.tally.durations.is_trial_due(kind, now) {
             return Ok(true);
         }
         let wait = wait + own;
@@ -160,11 +176,11 @@ impl WorkerPool {
     /// latest durations. Zero if nothing waits.
     fn wait(&self, client: ClientId, kind: JobKind) -> Duration {
         let mut wait = Duration::ZERO;
-        let durations = &self.tally.durations;
+        let durations = &self.crew.tally.durations;
         let own = micros(durations.cost(kind));
         // Large images never have all workers, so that others do not wait for them.
         let apart = 1 < self.worker_count && kind != JobKind::LargeImage;
-        self.queue.ahead(client, own, |job| {
+        self.crew.queue.ahead(client, own, |job| {
             if !(apart && job.kind == JobKind::LargeImage) {
                 wait = wait.saturating_add(durations.average(job.kind));
             }
@@ -178,7 +194,7 @@ impl WorkerPool {
             retry_after: self.appointments.next(
                 Instant::now(),
                 self.wait(client, kind),
-                self.tally.durations.average(JobKind::Image) / self.worker_count,
+                self.crew.tally.durations.average(JobKind::Image) / self.worker_count,
             ),
         }
     }
@@ -199,8 +215,9 @@ impl WorkerPool {
     ) -> Result<T, PoolError> {
         let (cancellation, present) = Cancellation::of(caller);
         let (job, answer) = PoolJob::new(caller.client, kind, cancellation, false, job);
-        let job = job.costing(self.tally.durations.cost(kind));
-        self.queue
+        let job = job.costing(self.crew.tally.durations.cost(kind));
+        self.crew
+            .queue
             .push_when_free(caller.client, job)
             .map_err(|_stopped| PoolError::Stopped)?;
         let answer = answer.blocking_recv();
@@ -211,28 +228,76 @@ impl WorkerPool {
     /// How many jobs wait for a worker, not counting those being run.
     #[must_use]
     pub fn queue_len(&self) -> usize {
-        self.queue.len()
+        self.crew.queue.len()
     }
 
-    /// Jobs that were queued and not run, since this was last asked.
+    /// Jobs that were queued and not done, since this was last asked.
     #[must_use]
     pub fn take_dropped(&self) -> Dropped {
         let taken = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);
         Dropped {
-            gone: taken(&self.tally.gone),
-            late: taken(&self.tally.late),
-            displaced: taken(&self.tally.displaced),
+            gone: taken(&self.crew.tally.gone),
+            late: taken(&self.crew.tally.late),
+            displaced: taken(&self.crew.tally.displaced),
+            stuck: taken(&self.crew.tally.stuck),
         }
     }
 
-    /// Takes no more jobs, finishes those in the queue and ends the threads. Blocks until then.
+    /// Gives up workers that have been at one job for at least so long, and starts others in their places; to be
+    /// called every now and then. Once as many are given up as there were to be, and at least two, none is started any
+    /// more: they take the processors from each other.
+    pub fn give_up_after(&self, longest: Duration) {
+        for worker in self.workers().iter_mut() {
+            let Some(job) = worker.at.give_up_after(longest) else {
+                continue;
+            };
+            self.crew.tally.stuck.fetch_add(1, Ordering::Relaxed);
+            let stuck = 1 + self.crew.tally.stuck_now.fetch_add(1, Ordering::AcqRel);
+            if job.kind == JobKind::LargeImage {
+                self.crew.queue.dear_done();
+            }
+            let seconds = job.begun.elapsed().as_secs();
+            job.span.in_scope(|| {
+                tracing::error!(seconds, kind = ?job.kind, client = job.client, stuck,
+                    "a worker does not come back from its job, and is given up");
+            });
+            if self.is_worn_out() {
+                continue;
+            }
+            // In its thread, since it takes a moment.
+            let fresh = |model: &Model| {
+                let embedder = model.embedder();
+                embedder
+                    .inspect_err(|cause| tracing::error!(%cause, "no session for another worker"))
+                    .ok()
+            };
+            match self.crew.worker(fresh) {
+                Ok(another) => *worker = another,
+                Err(cause) => tracing::error!(%cause, "no thread for another worker"),
+            }
+        }
+    }
+
+    /// Whether so many workers do not come back from their jobs that the process had better be started again.
+    #[must_use]
+    pub fn is_worn_out(&self) -> bool {
+        let most = usize::try_from(self.worker_count.max(2)).unwrap_or(usize::MAX);
+        most <= self.crew.tally.stuck_now.load(Ordering::Acquire)
+    }
+
+    fn workers(&self) -> MutexGuard<'_, Vec<Worker>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes no more jobs, finishes those in the queue and ends the threads. Blocks until then, but for workers that
+    /// were given up.
     pub fn shutdown(&self) {
         // The workers leave when it is empty.
-        self.queue.close();
-        let mut workers = self.workers.write().unwrap_or_else(PoisonError::into_inner);
-        for worker in workers.drain(..) {
+        self.crew.queue.close();
+        for worker in self.workers().drain(..) {
             // A job may own the last handle to its pool; a thread cannot wait for itself.
-            if worker.thread().id() != thread::current().id() && worker.join().is_err() {
+            let is_own = worker.thread.thread().id() == thread::current().id();
+            if !is_own && !worker.at.is_given_up() && worker.thread.join().is_err() {
                 tracing::error!("a worker thread panicked outside of a job");
             }
         }
@@ -268,31 +333,65 @@ impl PoolTally {
     }
 }
 
-fn work(model: &Model, mut embedder: Embedder, queue: &Queue<PoolJob>, tally: &PoolTally) {
-    while let Some(job) = queue.pop() {
-        if !tally.is_worth(&job) {
-            if job.kind == JobKind::LargeImage {
+impl Crew {
+    /// Starts a thread that does jobs with an embedder that is made there.
+    fn worker(
+        self: &Arc<Self>,
+        embedder: impl FnOnce(&Model) -> Option<Embedder> + Send + 'static,
+    ) -> std::io::Result<Worker> {
+        let (crew, at) = (Arc::clone(self), Arc::<Seat>::default());
+        let seat = Arc::clone(&at);
+        let work = move || {
+            if let Some(embedder) = embedder(&crew.model) {
+                crew.work(embedder, &seat);
+            }
+        };
+        let thread = thread::Builder::new().name("embed".to_owned());
+        Ok(Worker {
+            at,
+            thread: thread.spawn(work)?,
+        })
+    }
+
+    fn work(&self, mut embedder: Embedder, seat: &Seat) {
+        let Self {
+            model,
+            queue,
+            tally,
+        } = self;
+        while let Some(job) = queue.pop() {
+            if !tally.is_worth(&job) {
+                if job.kind == JobKind::LargeImage {
+                    queue.dear_done();
+                }
+                tally.drop_unused(job);
+                continue;
+            }
+            let (kind, started) = (job.kind, seat.begin(&job));
+            let result = job.run(&mut embedder);
+            if !seat.end() {
+                // Another one has its place.
+                tally.stuck_now.fetch_sub(1, Ordering::AcqRel);
+                tracing::warn!("a worker that was given up has come back after all, and ends");
+                return;
+            }
+            if kind == JobKind::LargeImage {
                 queue.dear_done();
             }
-            tally.drop_unused(job);
-            continue;
-        }
-        let (kind, started) = (job.kind, Instant::now());
-        let result = job.run(&mut embedder);
-        if kind == JobKind::LargeImage {
-            queue.dear_done();
-        }
-        match result {
-            JobResult::GivenUp => {}
-            JobResult::Done => tally
-                .durations
-                .record(kind, started.elapsed(), Instant::now()),
-            JobResult::Suspect => match model.embedder() {
-                Ok(fresh) => embedder = fresh,
-                Err(cause) => {
-                    tracing::error!(%cause, "no fresh session after a panic; the old one is kept");
+            match result {
+                JobResult::GivenUp => {}
+                JobResult::Done => {
+                    tally
+                        .durations
+                        .record(kind, started.elapsed(), Instant::now());
                 }
-            },
+                JobResult::Suspect => match model.embedder() {
+                    Ok(fresh) => embedder = fresh,
+                    Err(cause) => {
+                        tracing::error!(%cause, "no fresh session after a panic; the old one is kept");
+                    }
+                },
+            }
         }
     }
 }

@@ -1413,6 +1413,42 @@ async fn a_panic_costs_one_job() {
     );
 }
 
+#[tokio::test]
+async fn a_worker_that_does_not_come_back_is_given_up_and_another_takes_its_place() {
+    let pool = pool(2, 4);
+    let at_once = Duration::ZERO;
+    let run = |number: u32| pool.run(Caller::default(), JobKind::Image, move |_| number);
+    let (mut stuck, mut ends) = (Vec::new(), Vec::new());
+    for number in 0..2 {
+        let (job, begun, end) = held();
+        let mut running = Box::pin(pool.run(client(number), JobKind::LargeImage, job));
+        assert!(begin(&mut running).await.is_pending());
+        begun.await.unwrap();
+        pool.give_up_after(Duration::from_secs(3600));
+        assert_eq!(pool.take_dropped().stuck, 0);
+        pool.give_up_after(at_once);
+        pool.give_up_after(at_once);
+        assert_eq!(pool.take_dropped().stuck, 1);
+        stuck.push(running);
+        ends.push(end);
+        assert_eq!(pool.is_worn_out(), number == 1);
+        // Large images too: what the stuck one took is given back.
+        assert_eq!(run(7).await, Ok(7));
+        let large = pool.run(Caller::default(), JobKind::LargeImage, |_| 8);
+        assert_eq!(large.await, Ok(8));
+    }
+    // One comes back after all, and is one too many.
+    ends.remove(0).send(()).unwrap();
+    assert_eq!(stuck.remove(0).await, Ok(()));
+    while pool.is_worn_out() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(run(9).await, Ok(9));
+    // The end of the pool does not wait for the other.
+    pool.shutdown();
+    assert_eq!(run(10).await, Err(PoolError::Stopped));
+}
+
 fn client(client: u64) -> Caller {
     Caller {
         client,

@@ -1,0 +1,77 @@
+//! What a worker is at, as those see it who look after it.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::Span;
+
+use super::job::{JobKind, PoolJob};
+use super::queue::ClientId;
+
+/// A worker's place. Whoever empties it, the worker at the end of a job or who gives it up before that, puts what
+/// the job took back.
+#[derive(Debug, Default)]
+pub(super) struct Seat(Mutex<AtWork>);
+
+#[derive(Debug, Default)]
+enum AtWork {
+    #[default]
+    Idle,
+    Busy(BegunJob),
+    GivenUp,
+}
+
+/// A job that is being done.
+#[derive(Debug)]
+pub(super) struct BegunJob {
+    pub(super) begun: Instant,
+    pub(super) kind: JobKind,
+    pub(super) client: ClientId,
+    /// That of the call, which says in the log whose job it is.
+    pub(super) span: Span,
+}
+
+impl Seat {
+    /// Notes a job that begins now.
+    pub(super) fn begin(&self, job: &PoolJob) -> Instant {
+        let begun = Instant::now();
+        *self.state() = AtWork::Busy(BegunJob {
+            begun,
+            kind: job.kind,
+            client: job.client,
+            span: job.span.clone(),
+        });
+        begun
+    }
+
+    /// Notes its end; false if the worker was given up meanwhile.
+    pub(super) fn end(&self) -> bool {
+        let mut state = self.state();
+        let is_given_up = matches!(*state, AtWork::GivenUp);
+        if !is_given_up {
+            *state = AtWork::Idle;
+        }
+        !is_given_up
+    }
+
+    /// Gives the worker up if it has been at its job for at least so long, which is then returned.
+    pub(super) fn give_up_after(&self, longest: Duration) -> Option<BegunJob> {
+        let mut state = self.state();
+        match &*state {
+            AtWork::Busy(job) if longest <= job.begun.elapsed() => {}
+            AtWork::Busy(_) | AtWork::Idle | AtWork::GivenUp => return None,
+        }
+        match std::mem::replace(&mut *state, AtWork::GivenUp) {
+            AtWork::Busy(job) => Some(job),
+            AtWork::Idle | AtWork::GivenUp => None,
+        }
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        matches!(*self.state(), AtWork::GivenUp)
+    }
+
+    fn state(&self) -> MutexGuard<'_, AtWork> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
