@@ -89,12 +89,17 @@ impl Journal {
         mut observe: impl FnMut(&Committed) + Send + 'static,
     ) -> Result<Self, JournalError> {
         let mut store = JournalStore::open_or_begin(path)?;
-        store.take_what_waited()?;
-        let files = WaitingFiles::begin(path)?;
+        let left = store.take_what_waited()?;
+        let is_full = left.is_some();
+        let left = left.unwrap_or_default();
+        let files = WaitingFiles::begin(path, is_full)?;
         let waiting = files.open.clone();
         observe(&store.committed(None)?);
         let (queue, inbox) = crossbeam_channel::bounded(QUEUE_LEN_MAX);
-        let (shared, name) = (Arc::new(WriterCounts::after(store.lost())), store.name);
+        let (shared, name) = (
+            Arc::new(WriterCounts::after(store.lost().with(left.lost))),
+            store.name,
+        );
         let worker = JournalWorker {
             inbox,
             store,
@@ -103,11 +108,11 @@ impl Journal {
             observe: Box::new(observe),
             files,
             taken: 0,
-            batch: Vec::new(),
-            due: None,
+            batch: left.batch,
+            due: is_full.then(Instant::now),
             retain_at: Instant::now(),
             cursor: RetentionCursor::default(),
-            failing: false,
+            failing: is_full,
             crowded_out: 0,
             crowded_told: None,
         };

@@ -38,6 +38,13 @@ pub(super) struct JournalStore {
     broken: bool,
 }
 
+/// What a process that was killed left, and what of it cannot be had any more.
+#[derive(Default)]
+pub(super) struct LeftDecisions {
+    pub(super) batch: Vec<WaitingDecision>,
+    pub(super) lost: LostDecisions,
+}
+
 impl JournalStore {
     /// Opens the journal, or begins one. A damaged one is set aside first.
     pub(super) fn open_or_begin(path: &Path) -> Result<Self, JournalError> {
@@ -94,8 +101,8 @@ impl JournalStore {
         })
     }
 
-    /// Takes in what a process that was killed had answered, and not written yet.
-    pub(super) fn take_what_waited(&mut self) -> Result<(), JournalError> {
+    /// Takes in what a process that was killed had answered, and not written yet; gives it back where the disk is full.
+    pub(super) fn take_what_waited(&mut self) -> Result<Option<LeftDecisions>, JournalError> {
         let (lines, unreadable) = waiting::left(&self.path)?;
         let (mut batch, mut lost) = (Vec::new(), LostDecisions::default());
         lost.not_written = unreadable;
@@ -111,15 +118,24 @@ impl JournalStore {
             batch.push(WaitingDecision { entry, image: None });
         }
         if batch.is_empty() && lost == LostDecisions::default() {
-            return Ok(());
+            return Ok(None);
         }
-        self.write(&batch, lost)?;
-        tracing::info!(
-            decisions = batch.len(),
-            unreadable,
-            "decisions that were answered before the last process ended are recorded"
-        );
-        Ok(())
+        let decisions = batch.len();
+        match self.write(&batch, lost) {
+            Ok(_changes) => {
+                tracing::info!(
+                    decisions,
+                    unreadable,
+                    "decisions that were answered before the last process ended are recorded"
+                );
+                Ok(None)
+            }
+            Err(error @ JournalError::Full { .. }) => {
+                tracing::error!(%error, decisions, "decisions that were answered before the last process ended wait on");
+                Ok(Some(LeftDecisions { batch, lost }))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn has(&self, entry: &DecisionEntry) -> Result<bool, rusqlite::Error> {

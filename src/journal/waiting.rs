@@ -90,20 +90,26 @@ pub(super) struct WaitingFiles {
 }
 
 impl WaitingFiles {
-    /// Opens both, and empties them: what they held is in the journal.
-    pub(super) fn begin(journal: &Path) -> Result<Self, JournalError> {
+    /// Opens both, and empties them, unless what they hold is still to go into the journal.
+    pub(super) fn begin(journal: &Path, is_still_to_go: bool) -> Result<Self, JournalError> {
         let [(path, file), (closed_path, closed)] = paths(journal).map(|path| {
             let options = File::options().append(true).create(true).clone();
             let opened = options.open(&path);
-            let empty = opened.and_then(|file| file.set_len(0).map(|()| file));
-            (path, empty)
+            let begun = opened.and_then(|file| {
+                if !is_still_to_go {
+                    file.set_len(0)?;
+                }
+                let bytes = file.metadata()?.len();
+                Ok((file, bytes))
+            });
+            (path, begun)
         });
-        let file = file.map_err(|source| file_failed(&path, "begin", source))?;
-        let closed = closed.map_err(|source| file_failed(&closed_path, "begin", source))?;
+        let (file, bytes) = file.map_err(|source| file_failed(&path, "begin", source))?;
+        let (closed, _) = closed.map_err(|source| file_failed(&closed_path, "begin", source))?;
         let open = OpenFile {
             file,
             path,
-            bytes: 0,
+            bytes,
             sent: 0,
             failing: false,
         };
