@@ -95,7 +95,9 @@ impl Cost {
             self.pixel_bytes + target
         };
         let laid_over = if self.has_alpha { 7 } else { 0 };
-        u64::from(width) * u64::from(height) * own.max(converted).max(laid_over)
+        // Sides of a header can be anything: what is beyond counting is beyond the limit too.
+        let pixels = u64::from(width) * u64::from(height);
+        pixels.saturating_mul(own.max(converted).max(laid_over))
     }
 }
 
@@ -143,4 +145,20 @@ fn lay_over(rgba: &[u8], background: [u8; 3]) -> Vec<u8> {
         }
     }
     rgb
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_beyond_counting_is_beyond_every_limit() {
+        let cost = Cost {
+            pixel_bytes: 8,
+            has_alpha: true,
+        };
+        let most = (u32::MAX, u32::MAX);
+        assert_eq!(cost.bytes(most, Orientation::Rotate90), u64::MAX);
+        assert_eq!(cost.bytes((1, 1), Orientation::Rotate90), 16);
+    }
 }
