@@ -10,7 +10,7 @@ TESTED := --bins --tests
 # CMake and NASM, where the machine has none.
 export PATH := $(CURDIR)/.cache/build-tools/bin:$(PATH)
 
-.PHONY: help protocol demo test test-rust test-prometheus test-proxies test-console test-slurm lint tools runtime bench build wheel sbom clean compare-pillow
+.PHONY: help protocol demo test test-long test-rust test-prometheus test-proxies test-console test-slurm lint tools runtime bench build wheel sbom clean compare-pillow
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -33,6 +33,11 @@ test: test-rust lint ## Every check: format, lints, tests, docs, protocol, deplo
 	@if command -v nginx >/dev/null; then $(MAKE) --no-print-directory test-proxies; \
 	else echo "== skipped: nginx and Envoy before the server (nginx is not installed)"; fi
 	@echo "== all checks passed"
+
+test-long: runtime ## The tests that go on at random, for MINUTES=48: crashes, damage, fuzzing, hostile clients, a corpus
+	@echo "== build"
+	@cargo build --locked --quiet $(TESTED)
+	@scripts/test-long.sh $(MINUTES)
 
 test-prometheus: runtime ## A real Prometheus watches the drift demo: alerts and dashboard (needs `prometheus`)
 	@echo "== Prometheus"

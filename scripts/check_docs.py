@@ -4,8 +4,8 @@
     check_docs.py --program target/debug/matchpoint
 
 Of every `matchpoint …` in a block of commands or between backticks: its subcommands and flags are in
-`--help`. Of every link within the project: the file is there, and the heading too. Prints each finding, and
-ends with exit code 1 where there is one.
+`--help`. Of every link within the project: the file is there, and the heading too. Of every test that the
+catalogue of failures names: there is one. Prints each finding, and ends with exit code 1 where there is one.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ OTHERS = [
 ]
 # It says what was renamed, too.
 WITH_OLD_NAMES = {ROOT / "CHANGELOG.md"}
+# Names a test for each way to fail.
+RELIABILITY = ROOT / "docs/reliability.md"
 FENCE = re.compile(r"^ *```.*$", flags=re.MULTILINE)
 
 
@@ -94,6 +96,15 @@ def broken_links(page: Path, text: str) -> Iterator[str]:
             yield f"a link to {link}, and no heading is called so"
 
 
+def missing_tests() -> Iterator[str]:
+    """Tests that the catalogue of failures names, and that are not there."""
+    sources = [path for part in ("src", "crates", "tests") for path in (ROOT / part).rglob("*.rs")]
+    tests = set(re.findall(r"fn (\w+)\(\)", "\n".join(path.read_text(encoding="utf-8") for path in sources)))
+    named = re.findall(r"`(\w+)`", RELIABILITY.read_text(encoding="utf-8"))
+    # Names of tests are sentences.
+    yield from (f"no test is called {name}" for name in named if name.count("_") >= 3 and name not in tests)
+
+
 def main() -> int:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
@@ -110,6 +121,7 @@ def main() -> int:
                 findings += [f"{name}: {found}, in `matchpoint {command}`"] if found else []
         if page in PAGES:
             findings += [f"{name}: {found}" for found in broken_links(page, text)]
+    findings += [f"{RELIABILITY.relative_to(ROOT)}: {found}" for found in missing_tests()]
     if checked < 100:
         findings.append("scripts/check_docs.py finds no commands any more: adapt it")
     print("\n".join(findings) or f"{checked} commands and all links are true")

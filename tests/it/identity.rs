@@ -82,7 +82,7 @@ fn reason(status: &Status) -> String {
 }
 
 /// Every call of our services, by its path.
-fn calls() -> Vec<String> {
+pub(crate) fn calls() -> Vec<String> {
     let mut calls = Vec::new();
     for file in FileDescriptorSet::decode(DESCRIPTORS).unwrap().file {
         // Health is asked without a key.

@@ -38,7 +38,7 @@ const SEARCH: &str = "/matchpoint.v1.RetrievalService/Search";
 const LIST: &str = "/matchpoint.v1.GalleryService/ListItems";
 
 /// A client that does as a test says, and nothing by itself.
-async fn raw(address: SocketAddr, window: u32) -> SendRequest<Bytes> {
+pub(crate) async fn raw(address: SocketAddr, window: u32) -> SendRequest<Bytes> {
     let stream = TcpStream::connect(address).await.unwrap();
     let (client, connection) = h2::client::Builder::new()
         .initial_window_size(window)
@@ -49,9 +49,9 @@ async fn raw(address: SocketAddr, window: u32) -> SendRequest<Bytes> {
     client.ready().await.unwrap()
 }
 
-type Answering = (h2::client::ResponseFuture, SendStream<Bytes>);
+pub(crate) type Answering = (h2::client::ResponseFuture, SendStream<Bytes>);
 
-fn begin(client: &mut SendRequest<Bytes>, path: &str) -> Answering {
+pub(crate) fn begin(client: &mut SendRequest<Bytes>, path: &str) -> Answering {
     let request = http::Request::post(format!("http://x{path}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
@@ -61,7 +61,7 @@ fn begin(client: &mut SendRequest<Bytes>, path: &str) -> Answering {
 }
 
 /// A message as it goes over the wire, or the beginning of one that claims to be longer.
-fn framed(message: &[u8], length: usize) -> Bytes {
+pub(crate) fn framed(message: &[u8], length: usize) -> Bytes {
     let mut bytes = vec![0];
     bytes.extend_from_slice(&u32::try_from(length).unwrap().to_be_bytes());
     bytes.extend_from_slice(message);
@@ -74,7 +74,7 @@ fn whole(message: &impl Message) -> Bytes {
 }
 
 /// The status of an answer: its code and its words.
-async fn status(answer: h2::client::ResponseFuture) -> (i32, String) {
+pub(crate) async fn status(answer: h2::client::ResponseFuture) -> (i32, String) {
     let (head, body) = answer.await.unwrap().into_parts();
     let trailers = trailers(body).await;
     let of = |name: &str| {
@@ -451,7 +451,7 @@ async fn a_message_is_counted_before_it_is_built_and_is_not_repeated_at_length()
 }
 
 /// A picture of 25 megapixels in 200 kB: all zeros, 16 bits of each of four channels.
-fn costly_png() -> Vec<u8> {
+pub(crate) fn costly_png() -> Vec<u8> {
     let rows = vec![0; 5000 * (1 + 5000 * 8)];
     let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
     zlib.write_all(&rows).unwrap();

@@ -12,8 +12,8 @@ use std::error::Error as _;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -22,6 +22,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use crate::common::shop::{LABELS, build_shop, shop, vector};
 use crate::common::{Running, Served, config, copy_folder, matchpoint, run, text};
 use matchpoint::config::ListenWhen;
 use matchpoint::server;
@@ -38,70 +39,6 @@ use matchpoint_client::proto::{
     SearchResponse, UpsertItemRequest, Vector, VerifyRequest, calibrate_request,
     calibration_settings, reference, search_request, upsert_item_request, verify_request,
 };
-
-const LABELS: usize = 60;
-const COMPONENTS: usize = 16;
-
-/// A vector of a label: the same for the same numbers, and near to the label's others.
-fn vector(label: usize, number: usize) -> Vec<f32> {
-    let wave = |axis: usize| {
-        let own = (label * 31 + axis * 17) % 97;
-        let noise = (label * 7 + number * 13 + axis * 29) % 23;
-        f32::from(u8::try_from(own).unwrap()) - 48.0
-            + f32::from(u8::try_from(noise).unwrap()) / 10.0
-    };
-    (0..COMPONENTS).map(wave).collect()
-}
-
-/// Builds a deployment of vectors that are made elsewhere.
-fn build_shop(at: &Path, more: &[&str]) {
-    let (mut bytes, mut list) = (Vec::new(), String::from("id,label\n"));
-    for label in 0..LABELS {
-        for number in 0..3 {
-            bytes.extend(u32::try_from(COMPONENTS).unwrap().to_le_bytes());
-            for value in vector(label, number) {
-                bytes.extend(value.to_le_bytes());
-            }
-            list.push_str(&format!("{label}/{number},label {label}\n"));
-        }
-    }
-    let (vectors, labels) = (at.with_extension("fvecs"), at.with_extension("csv"));
-    fs::write(&vectors, bytes).unwrap();
-    fs::write(&labels, list).unwrap();
-    let build = [
-        "build",
-        path(at),
-        "--embeddings",
-        path(&vectors),
-        "--labels",
-        path(&labels),
-    ];
-    let built = run(&[&build[..], &["--vectors-of", "x"], more].concat());
-    assert!(built.status.success(), "{}", text(&built.stderr));
-}
-
-/// A deployment with two operating points; made once for each test process.
-fn shop() -> &'static Path {
-    static SHOP: OnceLock<TempDir> = OnceLock::new();
-    let folder = SHOP.get_or_init(|| {
-        let folder = TempDir::new().unwrap();
-        let at = folder.path().join("shop");
-        build_shop(&at, &[]);
-        for far in ["0.2", "0.1"] {
-            let calibrate = [
-                "calibrate",
-                path(&at),
-                "--gallery-as-queries",
-                "--target-far",
-                far,
-            ];
-            let done = run(&calibrate);
-            assert!(done.status.success(), "{}", text(&done.stderr));
-        }
-        folder
-    });
-    Box::leak(folder.path().join("shop").into_boxed_path())
-}
 
 fn path(path: &Path) -> &str {
     path.to_str().unwrap()

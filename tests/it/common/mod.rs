@@ -10,6 +10,9 @@
     reason = "not every test file uses all of it, and tests have no configuration"
 )]
 
+pub mod random;
+pub mod shop;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -17,6 +20,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use matchpoint::config::{ServerConfig, ServerFlags};
 use matchpoint::server::{self, Listeners, ServeError, ServedState};
@@ -139,6 +143,13 @@ pub fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
+/// For how long a test that repeats itself goes on: `make test-long` asks for more than a moment.
+pub fn patience(moment: Duration) -> Duration {
+    let asked = std::env::var("MATCHPOINT_TESTS_SECONDS").ok();
+    let seconds = asked.map(|text| text.parse().unwrap());
+    seconds.map_or(moment, Duration::from_secs)
+}
+
 /// A server's configuration for one deployment, with some settings.
 pub fn config(deployment: &Path, settings: &[(&str, &str)]) -> ServerConfig {
     let mut environment: BTreeMap<&str, &str> = settings.iter().copied().collect();
@@ -248,6 +259,15 @@ pub struct Served {
 impl Served {
     /// Serves a deployment with some settings and flags, and waits until it is ready.
     pub fn start(deployment: &Path, settings: &[(&str, &str)], flags: &[&str]) -> Self {
+        Self::try_start(deployment, settings, flags).unwrap()
+    }
+
+    /// The same, or what was said by one that ended before it was ready.
+    pub fn try_start(
+        deployment: &Path,
+        settings: &[(&str, &str)],
+        flags: &[&str],
+    ) -> Result<Self, String> {
         Self::spawn(matchpoint(&["serve"]), deployment, settings, flags)
     }
 
@@ -262,15 +282,16 @@ impl Served {
             confined.arg(program).arg("serve").current_dir(ROOT);
             command = confined;
         }
-        Self::spawn(command, deployment, settings, &[])
+        Self::spawn(command, deployment, settings, &[]).unwrap()
     }
 
-    fn spawn(
+    /// The same of a command that ends with `serve`.
+    pub fn spawn(
         mut command: Command,
         deployment: &Path,
         settings: &[(&str, &str)],
         flags: &[&str],
-    ) -> Self {
+    ) -> Result<Self, String> {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let metrics = free.local_addr().unwrap().to_string();
         drop(free);
@@ -286,23 +307,33 @@ impl Served {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut address = String::new();
+        let (mut address, mut is_ready, mut all) = (String::new(), false, String::new());
         for line in lines.by_ref() {
-            let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
+            let line = line.unwrap();
+            all.push_str(&line);
+            all.push('\n');
+            let line: Value = serde_json::from_str(&line).unwrap_or_default();
             let said = |key: &str| line.get(key).and_then(Value::as_str);
             match said("message") {
                 Some("listening") => said("address").unwrap().clone_into(&mut address),
-                Some("ready") => break,
+                Some("ready") => {
+                    is_ready = true;
+                    break;
+                }
                 Some(_) | None => {}
             }
         }
+        if !is_ready {
+            let ended = child.wait().unwrap();
+            return Err(format!("{ended}\n{all}"));
+        }
         // What follows is read away, so that the server never waits for us.
         std::thread::spawn(move || lines.for_each(drop));
-        Self {
+        Ok(Self {
             child,
             address,
             metrics,
-        }
+        })
     }
 
     /// A channel to it.
@@ -319,6 +350,14 @@ impl Served {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub fn end(mut self) {
+        let process = self.child.id().to_string();
+        let asked = Command::new("kill").arg(process).status().unwrap();
+        assert!(asked.success());
+        assert!(self.child.wait().unwrap().success());
     }
 
     /// Ends it as a power cut would.

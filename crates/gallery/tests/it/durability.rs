@@ -60,7 +60,7 @@ const GALLERY: &str = "MATCHPOINT_TESTS_CHILD_GALLERY";
 /// The last step that was acknowledged before.
 const AFTER: &str = "MATCHPOINT_TESTS_CHILD_AFTER";
 /// Seconds for which a process is killed again and again; a few rounds without.
-const CRASH_SECONDS: &str = "MATCHPOINT_TESTS_CRASH_SECONDS";
+const CRASH_SECONDS: &str = "MATCHPOINT_TESTS_SECONDS";
 const REQUIRE_STRACE: &str = "MATCHPOINT_TESTS_REQUIRE_STRACE";
 
 /// One test at a time: between its fork and its exec, a child of one test holds the open files of

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# What `make test` tries for a moment, at random from fixed seeds, for longer: MINUTES in all (48 unless given), and
+# what has to be fetched. Needs what the tests are built with; without root, strace or libfaketime (Debian:
+# strace, libfaketime) some are skipped, and say so. The output is in target/test-long.txt too.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+minutes=${1:-48}
+program=target/debug/matchpoint
+export RUST_BACKTRACE=0
+
+# Runs a part of the tests, each for its share of the time, in tenths of a minute of 48: NAME SHARE PACKAGE THREADS FILTER...
+part() {
+    local name=$1 seconds=$(($2 * minutes * 60 / 48 / 10)) package=$3 threads=$4
+    shift 4
+    echo "== $name: $seconds s each"
+    MATCHPOINT_TESTS_SECONDS=$seconds cargo test --locked --quiet -p "$package" --test it -- \
+        --test-threads "$threads" --nocapture "$@"
+}
+
+all() {
+    date --utc
+    echo "== $minutes minutes, $(nproc) processors, commit $(git rev-parse --short HEAD)"
+    part "killed under load" 150 matchpoint 1 crashes::a_service_that_is_killed
+    part "switched under load" 50 matchpoint 1 crashes::switched_again
+    part "disks, clocks, descriptors" 1 matchpoint 1 crashes::while crashes::a_clock crashes::with_too_few
+    part "damaged files" 90 matchpoint 1 damage::
+    part "fuzzing" 10 matchpoint 2 fuzz::
+    part "hostile clients" 4 matchpoint 1 hostile::
+    part "a gallery's writer, killed" 30 matchpoint-gallery 1 again_and_again
+    echo "== Pillow's test pictures"
+    scripts/test_corpus.py --program "$program"
+    date --utc
+}
+
+mkdir -p target
+all 2>&1 | tee target/test-long.txt
