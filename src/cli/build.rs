@@ -228,9 +228,10 @@ impl Build {
             input,
             shard: Some(&signal),
         };
-        let built = build(&request).or_else(|error| match Exit::of(&error) {
+        let built = build(&request).or_else(|error| {
             // What an earlier attempt left is of another model, or damaged.
-            Exit::Mismatch | Exit::BadData if Folder::exists(work.path()) => {
+            let is_unusable = matches!(Exit::of(&error), Exit::Mismatch | Exit::BadData);
+            if is_unusable && Folder::exists(work.path()) {
                 work.begin_again()?;
                 build(&request).map_err(|error| {
                     let archive = work.archive();
@@ -243,8 +244,9 @@ impl Build {
                     }
                     error
                 })
+            } else {
+                Err(error)
             }
-            _ => Err(error),
         })?;
         drop(request);
         if built.report.interrupted {

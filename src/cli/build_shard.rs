@@ -13,8 +13,8 @@ const NAMED_MAX: usize = 10;
 /// Which part of the list to build.
 #[derive(Debug, clap::Args)]
 pub(super) struct ShardFlags {
-    /// Build part I of N, from 0/N to N-1/N, into DIR/shard-I-of-N.tar. `auto` takes both from SLURM_ARRAY_TASK_ID and
-    /// SLURM_ARRAY_TASK_COUNT of an array that begins with 0, `auto/N` the number from that or JOB_COMPLETION_INDEX
+    /// Build part I of N, from 0/N to N-1/N, into DIR/shard-I-of-N.tar. `auto` takes both from `SLURM_ARRAY_TASK_ID` and
+    /// `SLURM_ARRAY_TASK_COUNT` of an array that begins with 0, `auto/N` the number from that or `JOB_COMPLETION_INDEX`
     #[arg(long, value_name = "I/N", conflicts_with_all = ["embeddings_of", "prune", "name"])]
     shard: Option<String>,
     /// Make the shard also if images could not be read; they are missing from it, and named. Without this nothing is made

@@ -12,7 +12,7 @@ use matchpoint_client::{Client, ClientCertificate, Credentials};
 /// The server that is asked.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ServerAddress {
-    /// Address of the server: http://HOST:PORT, https://HOST:PORT if it has a certificate, or unix:/PATH
+    /// Address of the server: http://HOST:PORT, https://HOST:PORT if it has a certificate, or `unix:/PATH`
     #[arg(
         long,
         value_name = "URL",
@@ -27,7 +27,7 @@ pub(super) struct ServerAddress {
 /// A server that is asked in place of a folder that is opened here.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ServerChoice {
-    /// Ask the running server at this address, http://HOST:PORT, https://HOST:PORT or unix:/PATH, instead of
+    /// Ask the running server at this address, http://HOST:PORT, https://HOST:PORT or `unix:/PATH`, instead of
     /// opening a folder here: DEPLOYMENT is then its name there
     // No variable names it: what is meant for a folder must not reach a server by one that was forgotten.
     #[arg(long, value_name = "URL")]

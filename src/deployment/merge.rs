@@ -442,13 +442,18 @@ impl ShardArchive {
                 ControlFlow::Continue(true)
             },
         );
-        let taken = taken.map_err(|error| match error {
-            GalleryError::Damaged { .. }
-            | GalleryError::NotAGallery { .. }
-            | GalleryError::Format { .. } => self.refused(&format!(
-                "holds no items that can be taken ({error}); build this shard again"
-            )),
-            other => DeploymentError::from(other),
+        let taken = taken.map_err(|error| {
+            if matches!(
+                error,
+                GalleryError::Damaged { .. }
+                    | GalleryError::NotAGallery { .. }
+                    | GalleryError::Format { .. }
+            ) {
+                let problem =
+                    format!("holds no items that can be taken ({error}); build this shard again");
+                return self.refused(&problem);
+            }
+            DeploymentError::from(error)
         })?;
         if stopped {
             return Err(DeploymentError::Cancelled);

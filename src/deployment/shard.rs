@@ -286,7 +286,9 @@ pub(super) fn refused_as_shard(archive: &Path, cause: io::Error) -> DeploymentEr
             path,
             problem: format!("{problem}; if there is none, remove it and build this shard again"),
         },
-        other => other,
+        other @ (ArchiveError::Exists(_) | ArchiveError::Io { .. } | ArchiveError::Cancelled) => {
+            other
+        }
     };
     error.into()
 }
@@ -444,6 +446,7 @@ impl ShardWork {
         progress: Progress<'_>,
     ) -> Result<PublishedShard, DeploymentError> {
         let built = Folder::open(self.path())?;
+        let left_out: BTreeSet<String> = unusable.iter().map(|one| one.item.clone()).collect();
         let mut manifest = ShardManifest {
             format: FORMAT,
             source: self.source.clone(),
@@ -452,7 +455,7 @@ impl ShardWork {
             dimension: 0,
             items: 0,
             digest: String::new(),
-            failed: [refused, unusable.clone()].concat(),
+            failed: refused.into_iter().chain(unusable).collect(),
         };
         let made = TemporaryFolder::new(&self.path().join("made"))?;
         let (from, items) = (built.gallery_file(), made.path().join(SHARD_ITEMS));
@@ -462,7 +465,6 @@ impl ShardWork {
             into.keep_images()?;
         }
         // An earlier attempt may have found them usable.
-        let unusable: BTreeSet<&str> = unusable.iter().map(|one| &*one.item).collect();
         let mut flow = ControlFlow::Continue(());
         let mut steps = 0_u64;
         into.take(&from, &mut |head| {
@@ -471,7 +473,7 @@ impl ShardWork {
             if steps.is_multiple_of(1000) {
                 flow = progress(0, 0);
             }
-            flow.map_continue(|()| !unusable.contains(&*head.id))
+            flow.map_continue(|()| !left_out.contains(&*head.id))
         })?;
         if flow.is_break() {
             return Err(DeploymentError::Cancelled);
