@@ -33,7 +33,7 @@ impl AdaptedEmbeddings {
         if base.is_none_or(|base| base.fingerprint != reference.fingerprint) {
             let message = format!(
                 "{} holds embeddings of model `{}` (fingerprint {}), and the head in {} was fitted to those of {}; another head \
-                 would make nonsense of them: adapt this deployment, or embed its images anew by --images-of",
+                 would make nonsense of them: adapt this deployment, or embed its images again by --images-of",
                 deployment.display(),
                 reference.name,
                 reference.fingerprint,

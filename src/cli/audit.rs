@@ -25,7 +25,7 @@ use matchpoint_client::proto::{
 
 /// Label sampled decisions: what FAR and FRR in service are computed from
 ///
-/// The server draws some decisions, more of them near the threshold, each with a known probability.
+/// The server samples some decisions, more of them near the threshold, each with a known probability.
 /// Say what their queries really showed; `matchpoint drift report` says what follows.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -63,7 +63,7 @@ enum AuditCommand {
 pub(super) struct Where {
     #[command(flatten)]
     pub(super) server: ServerAddress,
-    /// The deployment; may be left out where the server has one
+    /// The deployment; may be left out if the server has one
     #[arg(long, default_value = "")]
     pub(super) deployment: String,
     /// Print the outcome as JSON
@@ -94,7 +94,7 @@ struct List {
     #[arg(long)]
     stratum: Option<u32>,
     /// Write them to a CSV file, or to - for standard output, to be filled in: columns `truth` (label, not-enrolled or unusable),
-    /// `label`, and `stranger` (a name for what is not enrolled, where it is known)
+    /// `label`, and `stranger` (a name for what is not enrolled, if it is known)
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
     /// Write the images that are kept into a folder (`audit_images` keeps them)
@@ -163,7 +163,7 @@ struct Import {
     replicas: ReplicaFlags,
     /// CSV file, or - for standard input, with columns `decision_id`, `truth` (label, not-enrolled or unusable; empty rows are
     /// skipped), `label`, for what is not enrolled perhaps `stranger` (a name, the same for the same
-    /// one), and `annotator` where it differs
+    /// one), and `annotator` if it differs
     file: PathBuf,
     /// Who says so
     #[arg(long, value_name = "NAME", default_value = "")]

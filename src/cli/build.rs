@@ -34,7 +34,7 @@ use matchpoint_calibration::likeness::Alike;
 /// Every image becomes an item with an id and a label. The source is a folder (one subfolder for
 /// each label; the id is the path below the folder), a CSV file (a header with path,label and
 /// perhaps id; further columns become metadata) or a JSONL file (the same as objects). Paths are
-/// relative to the file. Where a list has a column role, only rows of the role gallery are enrolled.
+/// relative to the file. If a list has a column role, only rows of the role gallery are enrolled.
 ///
 /// Or vectors that are made elsewhere, with --embeddings: by the deployment's own model, or, for a
 /// deployment without one, by what --vectors-of names. That answers searches by vectors only.
@@ -59,13 +59,13 @@ use matchpoint_calibration::likeness::Alike;
   matchpoint build shards --images items.csv --model models/efficientnet-lite0 --shard 3/64
   matchpoint build faces --embeddings faces.npy --labels faces.csv --vectors-of arcface-r100")]
 pub(super) struct Build {
-    /// The deployment's folder; made where there is none
+    /// The deployment's folder; made if there is none
     deployment: PathBuf,
     /// The images: a folder, a .csv, a .tsv or a .jsonl file, or - for a list on standard input
     #[arg(long, value_name = "SOURCE", required_unless_present_any = ["embeddings", "images_of", "embeddings_of"])]
     images: Option<PathBuf>,
     /// The images that another deployment keeps, with their ids, labels and metadata: its gallery
-    /// anew, with another model; it may be served meanwhile
+    /// again, with another model; it may be served meanwhile
     #[arg(long, value_name = "DIR", conflicts_with_all = ["images", "embeddings"])]
     images_of: Option<PathBuf>,
     /// The embeddings that another deployment holds, behind the head of --model, which `adapt` made from its model: no image

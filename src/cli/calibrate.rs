@@ -51,7 +51,7 @@ use matchpoint_gallery::Access;
 /// Choose a threshold that keeps what it promises, or refuse
 ///
 /// Searches for every labelled query. Queries of labels that are not enrolled are strangers. With
-/// --target-far, one query of each stranger label, drawn blindly, counts as an independent trial,
+/// --target-far, one query of each stranger label, chosen blindly, counts as an independent trial,
 /// and the exact binomial test on these gives the lowest threshold whose false accept rate is at
 /// most the target, at the confidence asked for. --target-frr does the same for false rejects, with
 /// queries of enrolled labels. --equal-error and --min-cost promise nothing. The operating point is
@@ -65,7 +65,7 @@ use matchpoint_gallery::Access;
 /// nothing: for FARs from 0.1 to 30 % the threshold, whether it is certified, the FRR, and how many
 /// labels a certificate takes.
 ///
-/// Where the labels are too few for the target, nothing is changed, the command says how many it
+/// If the labels are too few for the target, nothing is changed, the command says how many it
 /// takes, and ends with exit code 5.
 ///
 /// With --embeddings, any model's vectors are calibrated without a deployment: see `--labels`.
@@ -101,12 +101,12 @@ pub(super) struct Calibrate {
     gallery_as_queries: bool,
     #[command(flatten)]
     exclude: ExcludeFlags,
-    /// Seed of every draw: one query for each label, folds, bootstraps
+    /// Seed of all random choices: one query for each label, folds, bootstraps
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
     cache: CacheFlags,
-    /// The model's folder, where it is not the recorded one
+    /// The model's folder, if it is not the recorded one
     #[arg(long, value_name = "DIR", conflicts_with = "server")]
     model: Option<PathBuf>,
     /// Change nothing, only say what would come out
@@ -129,7 +129,7 @@ pub(super) struct Calibrate {
         help_heading = "Target"
     )]
     worst_group_of: Option<String>,
-    /// What is held against the threshold, in place of the similarity
+    /// The score that is compared with the threshold, in place of the similarity
     #[arg(long, value_enum, default_value_t = RemedyFlag::None, conflicts_with = "embeddings",
         help_heading = "Target")]
     remedy: RemedyFlag,
@@ -162,7 +162,7 @@ pub(super) struct Calibrate {
         help_heading = "Report"
     )]
     pictures: Option<PathBuf>,
-    /// Look at no more pairs than this, and leave pairwise figures out where there are more
+    /// Look at no more pairs than this, and leave pairwise figures out if there are more
     /// [default: 200 million for a deployment, 20 billion for vectors]
     #[arg(
         long,
@@ -454,9 +454,7 @@ impl Calibrate {
                 seed,
                 assured,
             };
-            return self
-                .arrays
-                .menu(&wanted, &self.fitted, page, self.shown.json);
+            return self.arrays.menu(&wanted, &self.fitted, page, self.shown);
         };
         let sources = self.sources()?;
         let model = self.model.clone();
@@ -499,7 +497,7 @@ impl Calibrate {
                 not_compared: gathered.not_compared,
             },
         };
-        menu::show(deployment.name(), &report, page, self.shown.json)
+        menu::show(deployment.name(), &report, page, self.shown)
     }
 
     /// The command that chooses, but for the target.
@@ -727,7 +725,7 @@ fn text(report: &CalibrationReport, folder: &Path, shown: Shown) -> String {
     }
     if report.refusal.is_none() {
         let evaluate = format!(
-            "matchpoint evaluate {} --queries SOURCE, with labels that had no part in this",
+            "matchpoint evaluate {} --queries SOURCE   # of other labels",
             folder.display()
         );
         text.push_str(&point_summary::next(report.active, &evaluate, shown));

@@ -14,7 +14,7 @@ use super::head::StoredHead;
 use super::left_out::LeftOut;
 use super::menu::{self, MenuReport};
 use super::operating_point_text::{Refusal, describe, refusal_text};
-use super::output::{Shown, table};
+use super::output::{Shown, ShownFlags, table};
 use super::output_file::OutputFile;
 use super::pictures::Pictures;
 use super::point_summary::PointInWords;
@@ -44,7 +44,7 @@ pub(super) struct VectorFlags {
     /// Calibrate these vectors instead of a deployment: .npy, .npz, Parquet or .fvecs
     #[arg(long, value_name = "FILE", conflicts_with = "server")]
     embeddings: Option<PathBuf>,
-    /// A .csv file whose row i belongs to vector i: column `label` (or `class`), and where they are
+    /// A .csv file whose row i belongs to vector i: column `label` (or `class`), and if they are
     /// known `id`, `role` (gallery, query, unknown or unused) and `split`; all other columns are
     /// conditions, such as camera. For Parquet, columns of the same file without it
     #[arg(long, value_name = "FILE", requires = "embeddings")]
@@ -147,7 +147,7 @@ impl VectorFlags {
         wanted: &MenuSettings,
         fitted: &FittedFlags,
         page: Option<&OutputFile>,
-        json: bool,
+        shown: ShownFlags,
     ) -> anyhow::Result<Exit> {
         let read = self.read(fitted)?;
         let alike = read.vectors.alike();
@@ -178,7 +178,7 @@ impl VectorFlags {
                 not_compared: trials.not_compared,
             },
         };
-        menu::show(&read.source.name, &report, page, json)
+        menu::show(&read.source.name, &report, page, shown)
     }
 
     /// The command that chooses, but for the target.

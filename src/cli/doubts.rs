@@ -124,6 +124,6 @@ pub(super) fn repeated(count: impl std::fmt::Display, first: &str, second: &str)
 /// So many queries of strangers that were not looked at for near copies.
 pub(super) fn not_compared(count: u64) -> String {
     format!(
-        "{count} queries of strangers are too many to be held against the others: near copies among them are not found"
+        "{count} queries of strangers are too many to be compared with the others: near copies among them are not found"
     )
 }

@@ -45,9 +45,9 @@ enum DriftCommand {
     #[command(after_help = "Examples:
   matchpoint drift history --deployment shop")]
     History(Where),
-    /// Begin rates, evidence and alarms anew from now on, after the cause was mended
+    /// Start rates, evidence and alarms over from now on, after the cause was removed
     ///
-    /// For a cause that was none of the operating point's, such as a dirty camera. Where traffic has
+    /// For a cause that was none of the operating point's, such as a dirty camera. If traffic has
     /// changed for good, calibrate instead. What was recorded stays in the journal. Each reset is another
     /// chance of a false alarm, so each halves what is left of `alarm_delta` for the next.
     Reset(DriftResetArgs),
@@ -59,7 +59,7 @@ enum DriftCommand {
 struct DriftResetArgs {
     #[command(flatten)]
     at: Where,
-    /// What made the rate rise, and was mended
+    /// What made the rate rise, and was removed
     #[arg(long, value_name = "TEXT")]
     reason: String,
     /// Who says so

@@ -18,7 +18,7 @@ use crate::telemetry;
 ///
 /// Each image is embedded as the server would embed it, by a model that has passed its golden check.
 /// Beside FILE.npy, FILE.csv has one line for each image, in order: its path, the number of its row,
-/// from 0, and where it has none, why. A folder stands for all images below it, sorted by path.
+/// from 0, and if it has none, why. A folder stands for all images below it, sorted by path.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   matchpoint embed --model models/efficientnet-lite0 photo.jpg other.jpg --out vectors.npy

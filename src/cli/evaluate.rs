@@ -12,7 +12,7 @@ use super::in_words::{OfMany, rests_on};
 use super::labelled_search::{self, CacheFlags, Probes};
 use super::left_out::LeftOut;
 use super::listing::ExcludeFlags;
-use super::output::{self, Output, ShownFlags, above_target, percent, rate, table};
+use super::output::{self, Output, ShownFlags, above_target, percent, rate, table, wrapped};
 use crate::config::{EngineFlags, ProcessEnvironment};
 use crate::deployment::{DeploymentEvaluation, MaskedSearches, RefusedItem, labels_that_chose};
 use crate::server::measured_rate;
@@ -50,7 +50,7 @@ pub(super) struct Evaluate {
     labels: LabelFlags,
     #[command(flatten)]
     cache: CacheFlags,
-    /// The model's folder, where it is not the recorded one
+    /// The model's folder, if it is not the recorded one
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     #[command(flatten)]
@@ -118,19 +118,17 @@ impl Evaluate {
 }
 
 fn text(report: &EvaluationReport, verbose: bool) -> String {
-    let mut text = summary(&report.evaluation);
+    let mut text = summary(&report.evaluation, verbose);
     text.push_str(&output::failed(&report.failed, verbose));
     text.push_str(&alike::warning(&report.alike));
     if verbose {
         text.push_str(&details(report));
-    } else {
-        text.push_str("every figure: --verbose\n");
     }
     text
 }
 
 /// What it comes to, in words.
-fn summary(found: &DeploymentEvaluation) -> String {
+fn summary(found: &DeploymentEvaluation, verbose: bool) -> String {
     let mut text = format!("{}: ", found.deployment);
     match (&found.operating_point, found.threshold) {
         (Some(point), Some(threshold)) => {
@@ -147,32 +145,39 @@ fn summary(found: &DeploymentEvaluation) -> String {
         let asked = found.target_far.map_or_else(String::new, |target| {
             format!("; at most {} may", many.part(target))
         });
-        text.push_str(&format!(
-            "  Of {} strangers {} got in{asked} ({})\n",
+        let strangers = format!(
+            "Of {} strangers {} got in{asked} ({})",
             many.all(),
             many.part(far.rate),
             rests_on(&far)
-        ));
+        );
+        text.push_str(&wrapped(&strangers, "  "));
     }
     let known = OfMany::default();
     if let Some(frr) = found.frr.as_ref().map(measured_rate) {
-        text.push_str(&format!(
-            "  Of {} known things {} were turned away, or taken for another ({})\n",
+        let turned_away = format!(
+            "Of {} known things {} were turned away, or taken for another ({})",
             known.all(),
             known.part(frr.rate),
             rests_on(&frr)
-        ));
+        );
+        text.push_str(&wrapped(&turned_away, "  "));
     }
     if let Some(first) = found.recall_at_1.as_ref().map(measured_rate) {
-        text.push_str(&format!(
-            "  The right label comes first in {}\n",
-            rests_on(&first)
+        text.push_str(&wrapped(
+            &format!("The right label comes first in {}", rests_on(&first)),
+            "  ",
         ));
     }
     if let Some(above) = above_target(found.far.as_ref(), found.target_far) {
         text.push_str(&format!("  {above}\n"));
     }
-    text.push_str(&format!("  {}\n", speed(found)));
+    let hint = if verbose {
+        ""
+    } else {
+        "; every figure: --verbose"
+    };
+    text.push_str(&format!("  {}{hint}\n", speed(found)));
     text
 }
 
@@ -184,7 +189,7 @@ fn speed(found: &DeploymentEvaluation) -> String {
             found.queries_per_second
         ),
         before => format!(
-            "{before} of {} queries were embedded before; --no-cache measures the speed",
+            "speed: --no-cache ({before} of {} queries were embedded before)",
             found.mated + found.non_mated
         ),
     }

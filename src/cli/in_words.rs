@@ -59,8 +59,7 @@ fn grouped(digits: &str) -> String {
 /// What a rate rests on, with its interval.
 pub(super) fn rests_on(rate: &MeasuredRate) -> String {
     format!(
-        "{}: {:.0} of {} searches, {} labels; {} to {} at {}",
-        percent(rate.rate),
+        "{:.0} of {} searches, {} labels; {} to {} at {}",
         rate.rate * f64::from(u32::try_from(rate.trials).unwrap_or(u32::MAX)),
         rate.trials,
         rate.labels,

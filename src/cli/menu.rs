@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::doubts::Doubts;
 use super::exit::Exit;
 use super::operating_point_text::price_text;
-use super::output::{percent, table, wrapped};
+use super::output::{self, ShownFlags, percent, wrapped};
 use super::output_file::OutputFile;
 use super::report_model;
 use crate::deployment::RefusedItem;
@@ -34,10 +34,10 @@ pub(super) fn show(
     title: &str,
     report: &MenuReport<'_>,
     page: Option<&OutputFile>,
-    json: bool,
+    shown: ShownFlags,
 ) -> anyhow::Result<Exit> {
-    let output = OutputFile::output(page, json);
-    output.result(report, text)?;
+    let output = OutputFile::output(page, shown.json);
+    output.result(report, |report| text(report, shown.verbose))?;
     if let Some(file) = page {
         let contents = ReportContents {
             created: Some(crate::clock::now_rfc_3339()),
@@ -48,35 +48,50 @@ pub(super) fn show(
     Ok(Exit::Done)
 }
 
-fn text(report: &MenuReport<'_>) -> String {
+fn text(report: &MenuReport<'_>, verbose: bool) -> String {
     let menu = &report.menu;
-    let mut text: String = report
-        .failed
-        .iter()
-        .map(|one| format!("failed: {one}\n"))
-        .collect();
-    text.push_str(&report.doubts.text());
-    text.push_str(&format!(
-        "what {} labels of strangers support at {} confidence; nothing was chosen, and nothing was changed\n",
+    let mut text = format!(
+        "What {} labels of strangers support at {} confidence (nothing was chosen, nothing changed):\n",
         menu.stranger_labels,
         percent(menu.confidence)
-    ));
-    let rows = menu
+    );
+    let (supported, others): (Vec<&MenuLine>, Vec<&MenuLine>) = menu
         .lines
         .iter()
-        .map(|line| (percent(line.far), line_text(line)));
-    let rows: Vec<(String, String)> = rows
-        .map(|(far, line)| (format!("FAR {far}"), line))
-        .collect();
-    let rows: Vec<(&str, String)> = rows
+        .partition(|line| line.standing != MenuStanding::Unsupported);
+    let rows = supported.iter();
+    let rows: Vec<[String; 4]> = rows.map(|line| line_cells(line)).collect();
+    text.push_str(&columns(&rows));
+    let others = others.iter().enumerate().map(|(at, line)| {
+        let (far, needed) = (percent(line.far), line.labels_needed);
+        match at {
+            0 => format!("FAR {far} (it takes {needed})"),
+            _ => format!("{far} ({needed})"),
+        }
+    });
+    let others: Vec<String> = others.collect();
+    if !others.is_empty() {
+        let others = format!("Too few labels for {}", others.join(", "));
+        text.push_str(&wrapped(&others, "  "));
+    }
+    let hint = if verbose {
+        ""
+    } else {
+        " What the proof costs: --verbose"
+    };
+    let choose = format!(
+        "Choose by what a false accept costs. Each line holds by itself: who chooses by the FRR beside it misses the FAR more often than the confidence says.{hint}"
+    );
+    text.push_str(&wrapped(&choose, "  "));
+    text.push_str(&output::failed(&report.failed, verbose));
+    text.push_str(&report.doubts.text());
+    let prices = supported
         .iter()
-        .map(|(far, line)| (far.as_str(), line.clone()))
-        .collect();
-    text.push_str(&table(&rows));
-    text.push_str(&wrapped(
-        "each line holds by itself. Take the one that you would ask for by what a false accept costs; to take it by the FRR that stands here is to look before choosing, and of all lines together one is missed more often than the confidence says",
-        "  ",
-    ));
+        .filter_map(|line| Some((line.far, line.price.as_ref()?)));
+    for (far, price) in prices.filter(|_| verbose) {
+        let price = format!("FAR {}: {}", percent(far), price_text(price));
+        text.push_str(&wrapped(&price, "  "));
+    }
     let far = menu
         .lowest_certified()
         .or_else(|| menu.lines.iter().find(|line| line.threshold.is_some()));
@@ -95,26 +110,45 @@ fn text(report: &MenuReport<'_>) -> String {
     text
 }
 
-fn line_text(line: &MenuLine) -> String {
+/// FAR, threshold, FRR, and what the labels prove.
+fn line_cells(line: &MenuLine) -> [String; 4] {
     let needed = line.labels_needed;
     let standing = match line.standing {
-        MenuStanding::Certified => format!("certified (takes {needed} labels at the least)"),
+        MenuStanding::Certified => format!("certified; takes {needed} labels"),
         MenuStanding::AimedAt => "aimed at, not certified".to_owned(),
-        MenuStanding::Estimated => format!("estimated only: a certificate takes {needed} labels"),
-        MenuStanding::Unsupported => return format!("too few labels: it takes {needed}"),
+        MenuStanding::Estimated => format!("estimated; a certificate takes {needed} labels"),
+        MenuStanding::Unsupported => format!("too few labels: it takes {needed}"),
     };
     let threshold = line
         .threshold
-        .map_or_else(String::new, |threshold| threshold.to_string());
+        .map_or_else(String::new, |threshold| format!("accept from {threshold}"));
     let frr = line.frr.map_or_else(
-        || "unknown".to_owned(),
+        || "FRR unknown".to_owned(),
         |frr| {
             let (lower, upper) = (percent(frr.interval.lower), percent(frr.interval.upper));
-            format!("{} [{lower} .. {upper}]", percent(frr.estimate))
+            format!("FRR {} [{lower} .. {upper}]", percent(frr.estimate))
         },
     );
-    let price = line
-        .price
-        .map_or_else(String::new, |price| format!("; {}", price_text(&price)));
-    format!("accept from {threshold}, {standing}, FRR {frr}{price}")
+    [
+        format!("FAR {}", percent(line.far)),
+        threshold,
+        frr,
+        standing,
+    ]
+}
+
+/// Rows of cells, one below the other.
+fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |at: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(at));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let line = |row: &[String; N]| {
+        let cells = row.iter().enumerate();
+        let line: String = cells
+            .map(|(at, cell)| format!("  {cell:<0$}", width(at)))
+            .collect();
+        format!("{}\n", line.trim_end())
+    };
+    rows.iter().map(line).collect()
 }

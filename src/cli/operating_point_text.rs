@@ -9,7 +9,6 @@ use matchpoint_calibration::CalibrationError;
 use matchpoint_calibration::adjustment::Adjustment;
 use matchpoint_calibration::menu::PriceOfProof;
 use matchpoint_calibration::operating_point::{Content, IndexMisses, ThresholdEvidence};
-use matchpoint_calibration::target_rate::{at_least, can_be_asked_for};
 use matchpoint_calibration::worst_group::WorstGroup;
 
 /// Why a target is not supported.
@@ -46,24 +45,6 @@ impl Refusal {
 pub(super) fn refusal_text(refusal: &Refusal) -> String {
     let mut text = format!("refused: {}\n", refusal.reason);
     text.push_str(&output::wrapped(&refusal.message, "  "));
-    let mut rows = Vec::new();
-    if let Some(present) = refusal.independent_trials {
-        let needed = refusal.needed.map_or_else(
-            || "how many it takes cannot be said".to_owned(),
-            |needed| format!("{needed} needed"),
-        );
-        rows.push(("labels", format!("{present} here, {needed}")));
-    }
-    if let Some(best) = refusal
-        .best_supported
-        .filter(|best| can_be_asked_for(*best))
-    {
-        rows.push((
-            "these support",
-            format!("a rate of {} or more", at_least(best)),
-        ));
-    }
-    text.push_str(&table(&rows));
     text.push_str("  Nothing was changed.\n");
     text
 }
@@ -246,5 +227,5 @@ pub(super) fn price_text(price: &PriceOfProof) -> String {
         None if price.frr <= price.frr_at_target => "the proof costs nothing here".to_owned(),
         None => "more labels do not narrow that".to_owned(),
     };
-    format!("FRR about {at_target} where the true FAR is the target; {halves}")
+    format!("FRR about {at_target} if the true FAR is the target; {halves}")
 }

@@ -52,11 +52,7 @@ impl PointInWords {
             held_out_frr: held_out
                 .and_then(|rates| rates.frr.as_ref())
                 .map(measured_rate),
-            valid_for: format!(
-                "model {} and up to {} items",
-                content.binding.model_name,
-                content.covered_items()
-            ),
+            valid_for: format!("up to {} items", content.covered_items()),
         }
     }
 
@@ -77,21 +73,22 @@ impl PointInWords {
             frr: point.frr,
             held_out_far: point.held_out_far,
             held_out_frr: point.held_out_frr,
-            valid_for: format!(
-                "its model and up to {} items",
-                served_point::covered_items(point)
-            ),
+            valid_for: format!("up to {} items", served_point::covered_items(point)),
         }
     }
 
     /// At most seven lines.
     pub(super) fn text(&self) -> String {
         let threshold = self.accepts_from.map_or_else(
-            || "nothing is accepted, since a stranger scores as high as a score can".to_owned(),
+            || "accepts nothing, since a stranger scores as high as a score can".to_owned(),
             |score| format!("accepts from score {score:.4}"),
         );
-        let mut text = format!("{}: {threshold}\n", self.heading);
-        let mut say = |line: String| text.push_str(&format!("  {line}\n"));
+        let heading = format!(
+            "{}: {threshold}; valid for {}",
+            self.heading, self.valid_for
+        );
+        let mut text = wrapped(&heading, "");
+        let mut say = |line: String| text.push_str(&wrapped(&line, "  "));
         let target = self.promised_far.map(|[far, _]| far);
         let many = target.map_or_else(OfMany::default, OfMany::that_shows);
         match self.promised_far {
@@ -131,11 +128,13 @@ impl PointInWords {
                 percent(frr.rate)
             )),
             (Some(far), None) => say(format!(
-                "With labels that had no part in choosing: FAR {}",
+                "With labels that had no part in choosing: FAR {} ({})",
+                percent(far.rate),
                 rests_on(far)
             )),
             (None, Some(frr)) => say(format!(
-                "With labels that had no part in choosing: FRR {}",
+                "With labels that had no part in choosing: FRR {} ({})",
+                percent(frr.rate),
                 rests_on(frr)
             )),
             (None, None) => say(
@@ -143,7 +142,6 @@ impl PointInWords {
                     .to_owned(),
             ),
         }
-        text.push_str(&wrapped(&format!("Valid for {}", self.valid_for), "  "));
         text
     }
 }

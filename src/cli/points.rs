@@ -46,7 +46,7 @@ enum PointsCommand {
     List(Which),
     /// Show one, or the active one
     Show(PointArgs),
-    /// Show which recorded decisions change where one takes the place of another
+    /// Show which recorded decisions change if one takes the place of another
     Compare(Two),
     /// Make one decide
     Activate(Chosen),
@@ -108,7 +108,7 @@ struct Back {
 
 #[derive(Debug, clap::Args)]
 struct PointsOpenArgs {
-    /// The model's folder, where it is not the recorded one
+    /// The model's folder, if it is not the recorded one
     #[arg(long, value_name = "DIR", conflicts_with = "server")]
     model: Option<PathBuf>,
     #[command(flatten)]

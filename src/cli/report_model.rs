@@ -657,7 +657,7 @@ fn remedies(remedies: &Remedies) -> matchpoint_report::RemedyTable {
         " None of them has a lower FRR by more than chance without a higher rate elsewhere: keep one threshold."
     };
     let nothing = format!(
-        "What the remedies are held against: one threshold, chosen anew on half of the labels for an estimated FAR of at most {far} %. Not the operating point above.{rest}"
+        "What the remedies are compared with: one threshold, chosen again on half of the labels for an estimated FAR of at most {far} %. Not the operating point above.{rest}"
     );
     let mut rows = vec![row(&comparison.one_threshold, nothing, !any)];
     rows.extend(
@@ -683,7 +683,7 @@ fn made_with(content: &Content) -> Vec<Fact> {
     let facts = [
         ("Policy", Some(content.goal())),
         (
-            "Held against the threshold",
+            "Compared with the threshold",
             Some(super::operating_point_text::held(content)),
         ),
         ("Model", Some(binding.model_name.clone())),

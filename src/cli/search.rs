@@ -31,7 +31,7 @@ pub(super) struct SearchArgs {
     images: Vec<PathBuf>,
     #[command(flatten)]
     server: ServerAddress,
-    /// The deployment to search; may be left out where the server has one
+    /// The deployment to search; may be left out if the server has one
     #[arg(long, default_value = "")]
     deployment: String,
     /// How many items to show, at most: 1 to 1000
@@ -51,7 +51,7 @@ pub(super) struct SearchArgs {
     min_score: Option<f32>,
     /// What is known of the images beside what they show, such as `camera=gate`; may be repeated
     ///
-    /// Held against the columns of the same names that the calibration's queries had. Does not influence
+    /// Compared with the columns of the same names that the calibration's queries had. Does not influence
     /// the decision.
     #[arg(long = "condition", value_name = "NAME=VALUE", value_parser = condition)]
     conditions: Vec<(String, String)>,

@@ -91,7 +91,7 @@ struct CredentialFlags {
         hide_short_help = true
     )]
     server_ca: Option<PathBuf>,
-    /// PEM file with a certificate of your own, where the server asks for one
+    /// PEM file with a certificate of your own, if the server asks for one
     #[arg(
         long,
         value_name = "FILE",

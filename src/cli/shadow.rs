@@ -16,7 +16,7 @@ use matchpoint_client::proto::{GetShadowResponse, ShadowDisagreement, ShadowInfo
 /// Compare a candidate with what is served, on a share of the live queries; nothing is answered from it
 ///
 /// The candidate is a deployment: another model, another precision, another operating point. The
-/// server asks it about a share of the queries (`shadow_share`), where nothing waits, and counts where
+/// server asks it about a share of the queries (`shadow_share`), when nothing waits, and counts where
 /// it would have answered otherwise. That says that the two differ, not which is right: label the
 /// decisions that differ (`matchpoint audit annotate ID`) to know.
 #[derive(Debug, clap::Args)]

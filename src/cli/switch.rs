@@ -21,7 +21,7 @@ use matchpoint_gallery::{Access, Gallery};
 /// The server serves a link, which leads to the deployment's folder. This lets the link lead to
 /// another folder, and has the server open that: it is verified before anything changes, requests
 /// under way end with what they began with, and all later ones see the new model, gallery and
-/// operating point together. Where it cannot be opened the link leads where it did. Where items that
+/// operating point together. If it cannot be opened the link leads where it did. If items that
 /// are served are not in that folder, or it has no valid operating point and what is served has one,
 /// nothing is changed either, but for --anyway.
 ///
@@ -55,7 +55,7 @@ pub(super) struct Switch {
     anyway: bool,
     #[command(flatten)]
     server: ServerAddress,
-    /// Name of the deployment; may be left out where the server has one
+    /// Name of the deployment; may be left out if the server has one
     #[arg(long, default_value = "")]
     deployment: String,
     /// Print the outcome as JSON

@@ -33,7 +33,7 @@ pub(super) struct Verify {
     /// Neighbours to compare, 1 to 1000
     #[arg(short, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
     k: u16,
-    /// End with exit code 65 where the index finds a smaller share of the nearest
+    /// End with exit code 65 if the index finds a smaller share of the nearest
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     min_recall: f64,
     /// Print as JSON

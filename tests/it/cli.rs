@@ -660,6 +660,7 @@ fn a_target_that_the_data_cannot_support_changes_nothing_and_says_what_it_takes(
         assert!(said.contains(words), "no {words:?} in {said}");
     }
     assert!(said.lines().count() <= 8, "{said}");
+    assert!(said.lines().all(|line| line.len() <= 96), "{said}");
     assert_eq!(
         fs::read(deployment.join("deployment.json")).unwrap(),
         before
@@ -786,9 +787,13 @@ fn evaluate_reports_rates_with_intervals_over_labels() {
         format!("Of 1,000 strangers {part} got in; at most 100 may"),
         "were turned away, or taken for another".to_owned(),
     ] {
-        assert!(said.contains(&words), "no {words:?} in {said}");
+        assert!(
+            said.replace("\n  ", " ").contains(&words),
+            "no {words:?} in {said}"
+        );
     }
     assert!(said.lines().count() <= 8, "{said}");
+    assert!(said.lines().all(|line| line.len() <= 96), "{said}");
 }
 
 #[test]
@@ -1533,8 +1538,16 @@ fn without_a_target_there_is_a_menu_and_nothing_changes() {
         assert_eq!(code(&done), 0, "{}", text(&done.stderr));
         done
     };
-    let shown = calibrate(&["--report", path(&page)]);
-    let shown = text(&shown.stdout);
+    let brief = text(&calibrate(&[]).stdout);
+    assert!(brief.lines().count() <= 8, "{brief}");
+    assert!(
+        brief
+            .lines()
+            .all(|line| line.len() <= 96 || line.starts_with("next: ")),
+        "{brief}"
+    );
+    let shown = calibrate(&["--report", path(&page), "--verbose"]);
+    let shown = text(&shown.stdout).replace("\n  ", " ");
     for words in [
         "nothing was chosen",
         "FAR 20 %",

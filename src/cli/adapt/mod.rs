@@ -60,7 +60,7 @@ pub(super) struct Adapt {
     images: Option<PathBuf>,
     #[command(flatten)]
     exclude: ExcludeFlags,
-    /// The model's folder; of a deployment, where it is not the recorded one
+    /// The model's folder; of a deployment, if it is not the recorded one
     #[arg(long, value_name = "DIR", conflicts_with = "embeddings")]
     model: Option<PathBuf>,
     /// Which of the model's precisions embeds the images; the head is put behind all of them
@@ -72,10 +72,10 @@ pub(super) struct Adapt {
     /// Fit by this recipe, and compare no others: whitening, softmax-tcm, softmax or total-whitening
     #[arg(long, value_name = "NAME")]
     recipe: Option<String>,
-    /// What the split of the labels and every draw follow from
+    /// Seed of the split of the labels and of all random choices
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     seed: u64,
-    /// Write a page to this HTML file, or to - for standard output: before and behind the head, also where it is refused
+    /// Write a page to this HTML file, or to - for standard output: before and behind the head, also if it is refused
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// Print the outcome as JSON

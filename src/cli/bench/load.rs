@@ -25,7 +25,7 @@ use matchpoint_client::proto::SearchRequest;
 use matchpoint_client::proto::search_request::Query;
 use matchpoint_client::{Client, ClientError};
 
-/// Open loop: searches are sent when they are due, also where earlier ones have no answer yet, and
+/// Open loop: searches are sent when they are due, also when earlier ones have no answer yet, and
 /// each is timed from the moment when it was due. So a server that stalls is charged for the wait, as
 /// its callers would be.
 #[derive(Debug, clap::Args)]
@@ -43,7 +43,7 @@ pub(super) struct BenchLoadArgs {
     images: Vec<PathBuf>,
     #[command(flatten)]
     server: ServerAddress,
-    /// The deployment to search; may be left out where the server has one
+    /// The deployment to search; may be left out if the server has one
     #[arg(long, default_value = "")]
     deployment: String,
     /// Searches a second, one run for each

@@ -64,7 +64,7 @@ pub(super) struct Demo {
     /// Which of the model's precisions, such as int8 [default: its own file]
     #[arg(long, value_name = "NAME")]
     precision: Option<String>,
-    /// Where the deployment is made, anew each time
+    /// Where the deployment is made, again each time
     #[arg(long, value_name = "DIR", default_value = "demo-deployment")]
     deployment: PathBuf,
     /// Address of the server; port 0 takes a free one [default: 127.0.0.1:0, with --serve 127.0.0.1:50051]

@@ -25,7 +25,7 @@ const WORST_SHOWN: usize = 5;
 /// Compare a model's vectors with those of its author's pipeline
 ///
 /// Row i of the vectors belongs to image i of the folder, sorted by path, or to line i of --rows.
-/// Ends with exit code 65 where any cosine is below the manifest's `golden.cosine_min`: then [input] or
+/// Ends with exit code 65 if any cosine is below the manifest's `golden.cosine_min`: then [input] or
 /// [resize] differ from what the author does, or the decoders do.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
