@@ -18,7 +18,7 @@ use matchpoint_calibration::menu::{Menu, MenuStanding};
 use matchpoint_calibration::operating_point::{Content, ThresholdEvidence};
 use matchpoint_calibration::policy::CalibrationTarget;
 use matchpoint_calibration::procedure::ThresholdSettings;
-use matchpoint_calibration::rates::Rate;
+use matchpoint_calibration::rates::{Confidence, Interval, Proportion, Rate};
 use matchpoint_calibration::recording::{Condition, LabelOutcome, Recording};
 use matchpoint_calibration::target_rate::{at_least, can_be_asked_for};
 use matchpoint_report::{
@@ -452,6 +452,9 @@ fn worst_labels(findings: &Findings<'_>) -> Option<WorstLabelTable> {
         },
         frr: Estimate {
             value: (0 < one.mated).then(|| real(one.missed) / real(one.mated)),
+            interval: Proportion::new(one.missed, one.mated)
+                .ok()
+                .map(|share| Interval::clopper_pearson(share, Confidence::DISPLAY).into()),
             events: Some(one.missed),
             trials: Some(one.mated),
             ..Estimate::default()

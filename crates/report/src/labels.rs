@@ -131,12 +131,19 @@ pub(super) fn worst_labels(worst: &WorstLabelTable) -> Option<ReportPart> {
     if worst.rows.is_empty() {
         return None;
     }
-    let columns = [
+    // Of searches there is no FAR of one label: strangers that it attracts are counted.
+    let has_far = worst.rows.iter().any(|row| row.far.value.is_some());
+    let has_utility = worst.rows.iter().any(|row| row.utility.is_some());
+    let mut columns = vec![
         ("Label", TableColumn::Words),
-        ("FAR", TableColumn::Rate),
         ("FRR", TableColumn::Rate),
-        ("Utility", TableColumn::Number),
+        if has_far {
+            ("FAR", TableColumn::Rate)
+        } else {
+            ("Strangers accepted as it", TableColumn::Number)
+        },
     ];
+    columns.extend(has_utility.then_some(("Utility", TableColumn::Number)));
     let most_far = tables::most(worst.rows.iter().map(|row| row.far));
     let most_frr = tables::most(worst.rows.iter().map(|row| row.frr));
     let mut table = HtmlTable::new("", &columns);
@@ -149,12 +156,14 @@ pub(super) fn worst_labels(worst: &WorstLabelTable) -> Option<ReportPart> {
                 }
             });
         }
-        table.row(vec![
-            name,
-            tables::rate(row.far, most_far),
-            tables::rate(row.frr, most_frr),
-            cell(&plain(row.utility)),
-        ]);
+        let far = if has_far {
+            tables::rate(row.far, most_far)
+        } else {
+            cell(&count(row.far.events))
+        };
+        let mut cells = vec![name, tables::rate(row.frr, most_frr), far];
+        cells.extend(has_utility.then(|| cell(&plain(row.utility))));
+        table.row(cells);
     }
     let mut notes = vec![format!(
         "The {} that fare worst, of {}, by {}.",
@@ -163,7 +172,8 @@ pub(super) fn worst_labels(worst: &WorstLabelTable) -> Option<ReportPart> {
         worst.ranked_by
     )];
     notes.push(
-        "The worst of many always look bad; intervals show how little is known of one label."
+        "The worst of many always look bad; intervals show how little is known of one label, and take its \
+         pictures for independent ones."
             .to_owned(),
     );
     notes.extend(interval_note(

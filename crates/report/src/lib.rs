@@ -381,10 +381,36 @@ mod tests {
         let html = render(&report);
         check(&html);
         let row = html.split("<tbody>").nth(1).unwrap();
-        assert_eq!(row.matches(">unknown<").count(), 5, "{row}");
+        assert_eq!(row.matches(">unknown<").count(), 2, "{row}");
         assert!(!row.contains(">0"), "{row}");
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["figures"][0]["estimate"]["value"], Value::Null);
+    }
+
+    #[test]
+    fn what_is_known_of_no_row_has_no_column_and_no_cell() {
+        let mut report = sample::full();
+        let menu = report.menu.as_mut().unwrap();
+        let last = menu.rows.last_mut().unwrap();
+        (last.threshold, last.frr) = (None, Estimate::default());
+        let worst = report.worst_labels.as_mut().unwrap();
+        for row in &mut worst.rows {
+            row.utility = None;
+            row.far = Estimate {
+                events: Some(77),
+                ..Estimate::default()
+            };
+        }
+        let html = render(&report);
+        check(&html);
+        assert!(html.contains("it takes 299 labels of strangers"));
+        let worst = html.split("id=\"worst-labels\"").nth(1).unwrap();
+        let worst = worst.split("</table>").next().unwrap();
+        assert!(
+            worst.contains(">77<") && !worst.contains("Utility"),
+            "{worst}"
+        );
+        assert!(!worst.contains("unknown"), "{worst}");
     }
 
     #[test]

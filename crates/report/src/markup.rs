@@ -99,12 +99,8 @@ impl Markup {
     /// Adds an item: its picture if it has one, its label and its id.
     pub(super) fn item(&mut self, item: &PicturedItem) {
         self.element("div", &[("class", "item")], |inner| {
-            let shown = item
-                .picture
-                .as_ref()
-                .is_some_and(|picture| inner.picture(picture));
-            if !shown {
-                inner.line("div", "no-picture", "no picture");
+            if let Some(picture) = &item.picture {
+                inner.picture(picture);
             }
             inner.element("div", &[("class", "item-label")], |label| {
                 label.datum(&item.label);

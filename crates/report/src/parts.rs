@@ -4,13 +4,14 @@
 use super::charts::{self, trial_names};
 use super::contents::{Figure, GrowthCurve, MeasuredOn, MenuTable, ReportContents, View};
 use super::curves;
+use super::estimate::Estimate;
 use super::labels;
 use super::markup::Markup;
 use super::numbers::{
-    confidences, count, events, percent, percent_span, score, short_percent, trials,
+    UNKNOWN, confidences, count, events, percent, percent_span, score, short_percent, trials,
 };
 use super::part::{ReportPart, interval_note};
-use super::tables::{self, HtmlTable, TableColumn, cell, named};
+use super::tables::{self, HtmlTable, TableColumn, cell, datum, named};
 
 /// All parts of which anything is known.
 pub(super) fn all(report: &ReportContents) -> Vec<ReportPart> {
@@ -54,8 +55,15 @@ fn menu(menu: &MenuTable) -> Option<ReportPart> {
     let most = tables::most(menu.rows.iter().map(|row| row.frr));
     let mut table = HtmlTable::new("", &columns);
     for row in &menu.rows {
+        let far = percent(Some(row.far));
+        if row.threshold.is_none() && row.frr.value.is_none() {
+            let takes = count(row.labels_needed);
+            let said = format!("{}: it takes {takes} labels of strangers", row.standing);
+            table.short_row(datum(&far), cell(&said));
+            continue;
+        }
         table.row(vec![
-            named(&percent(Some(row.far)), &row.standing),
+            named(&far, &row.standing),
             cell(&score(row.threshold)),
             tables::rate(row.frr, most),
             cell(&percent(row.frr_at_target)),
@@ -93,7 +101,14 @@ fn figures(report: &ReportContents) -> Option<ReportPart> {
     ];
     let mut table = HtmlTable::new("", &columns);
     for figure in &report.figures {
-        table.row(figure_cells(figure));
+        let Estimate { value, events, .. } = figure.estimate;
+        if value.is_none() && events.is_none() {
+            let mut said = cell(UNKNOWN);
+            said.line("span", "small", basis(figure.basis));
+            table.short_row(named(&figure.name, &figure.meaning), said);
+        } else {
+            table.row(figure_cells(figure));
+        }
     }
     let mut notes = vec![format!(
         "Items of one label are alike, so {trials_name} that share a label tell less than as many \
@@ -316,7 +331,7 @@ fn made_with(report: &ReportContents) -> Option<ReportPart> {
             list.line("dt", "", &fact.name);
             list.element("dd", &[], |value| match &fact.value {
                 Some(known) => value.datum(known),
-                None => value.text(super::numbers::UNKNOWN),
+                None => value.text(UNKNOWN),
             });
         }
     });

@@ -71,6 +71,19 @@ impl HtmlTable {
         });
     }
 
+    /// Adds a row of which one thing can be said: its name, and a cell across all other columns.
+    pub(super) fn short_row(&mut self, name: Markup, said: Markup) {
+        let others = self.columns.len().saturating_sub(1).to_string();
+        let head = self.columns.first().map(|(name, _)| name.as_str());
+        let head = head.unwrap_or_default();
+        self.rows.element("tr", &[("class", "")], |row| {
+            row.element("th", &[("scope", "row"), ("data-name", head)], |inner| {
+                inner.append(name);
+            });
+            row.element("td", &[("colspan", &others)], |inner| inner.append(said));
+        });
+    }
+
     /// Adds a sentence about the row before, across all columns.
     pub(super) fn sentence(&mut self, sentence: &str) {
         let columns = self.columns.len().to_string();
