@@ -161,18 +161,22 @@ fn history(at: &Where) -> anyhow::Result<Exit> {
 
 /// One operating point of the history.
 fn lines(found: &GetDriftResponse) -> String {
-    let drawn = |time: Option<i64>| time.map_or_else(|| "never".to_owned(), shown_time);
+    let sampled = found
+        .first_sampled_unix_milliseconds
+        .zip(found.last_sampled_unix_milliseconds);
+    let sampled = sampled.map_or_else(
+        || "nothing yet".to_owned(),
+        |(first, last)| format!("{} to {}", shown_time(first), shown_time(last)),
+    );
     let verdicts = |subject: &str| {
         let of = found.findings.iter().find(|one| one.subject == subject);
         of.map_or(Verdict::Unknown, Finding::verdict).name()
     };
     let mut text = format!(
-        "{}{}\n  {:<9} {} to {}\n  {:<9} {} of {} sampled decisions\n",
+        "{}{}\n  {:<9} {sampled}\n  {:<9} {} of {} sampled decisions\n",
         found.operating_point_id,
         if found.active { "  (decides)" } else { "" },
         "sampled",
-        drawn(found.first_sampled_unix_milliseconds),
-        drawn(found.last_sampled_unix_milliseconds),
         "labelled",
         found.annotated,
         found.sampled
