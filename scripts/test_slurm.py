@@ -369,8 +369,8 @@ def run(cluster: Cluster, program: Path, single: dict[str, object]) -> None:
     )
     seconds, rate = time.monotonic() - began, report["items_per_second"]
     print(
-        f"   {SHARDS} shards, {len(NODES)} nodes, {report['items']} images: {kills} tasks killed, those of a "
-        f"lost node; {builds} attempts and {second} beside them, {seconds:.0f} s; merge {rate:.0f}/s"
+        f"   {SHARDS} shards, {len(NODES)} nodes, {report['items']} images: {kills} kills (with the node's), "
+        f"{builds} attempts and {second} beside them, {seconds:.0f} s; merge {rate:.0f}/s"
     )
 
 
