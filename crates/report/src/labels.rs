@@ -6,7 +6,7 @@ use super::contents::{
 };
 use super::curves::{self, CURVES_MAX};
 use super::markup::Markup;
-use super::numbers::{count, plain, plain_span, score, short_percent};
+use super::numbers::{confidences, count, plain, plain_span, score, short_percent};
 use super::part::{ReportPart, interval_note};
 use super::tables::{self, HtmlTable, TableColumn, cell, datum};
 
@@ -176,9 +176,11 @@ pub(super) fn worst_labels(worst: &WorstLabelTable) -> Option<ReportPart> {
          pictures for independent ones."
             .to_owned(),
     );
-    notes.extend(interval_note(
-        worst.rows.iter().flat_map(|row| [row.far, row.frr]),
-    ));
+    let estimates = worst.rows.iter().flat_map(|row| [row.far, row.frr]);
+    let spans = confidences(estimates.filter_map(|estimate| estimate.interval));
+    notes.extend(spans.map(|confidence| {
+        format!("Intervals cover the true rate of one label with {confidence} confidence.")
+    }));
     Some(ReportPart {
         id: "worst-labels",
         title: "The worst labels",
