@@ -1,9 +1,9 @@
 //! Inner products of rows of integer codes by CPU feature, all of them the same integer, and the
 //! hint that fetches codes before they are needed.
 //!
-//! A row of codes is padded with zeros to a multiple of [`CODE_BLOCK`] bytes.
+//! A row of codes is padded with zeros to a multiple of [`CODE_BLOCK`](crate::kernels::CODE_BLOCK) bytes.
 
-use crate::kernels::{CODE_BLOCK, int8, int16};
+use crate::kernels::{int8, int16};
 
 /// Bytes fetched at once by the memory system.
 const LINE: usize = 64;
@@ -124,7 +124,7 @@ impl CodeKernel {
     /// order, appended to `products`.
     ///
     /// A row of `codes` is as long as `query`. A row that `codes` does not hold has the product
-    /// `i32::MIN`. What is beyond the last whole [`CODE_BLOCK`] of a row is ignored. Exact for up to
+    /// `i32::MIN`. What is beyond the last whole [`CODE_BLOCK`](crate::kernels::CODE_BLOCK) of a row is ignored. Exact for up to
     /// 131,072 codes of eight bits, and for rows of sixteen bits the product of whose lengths is
     /// below 2^31, as it is for unit vectors times the greatest code.
     pub fn products(self, query: &[u8], codes: &[u8], rows: &[u32], products: &mut Vec<i32>) {
@@ -215,6 +215,7 @@ pub fn prefetch<T>(bytes: &[T]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::CODE_BLOCK;
     use proptest::prelude::*;
 
     const WIDTHS: [CodeWidth; 2] = [CodeWidth::Eight, CodeWidth::Sixteen];
