@@ -351,11 +351,7 @@ fn frr_basis(content: &Content) -> MeasuredOn {
 fn band(estimate: f64, at_threshold: Option<Rate>) -> Option<RateInterval> {
     let rate = at_threshold?;
     let confidence = rate.interval.confidence;
-    let interval = matchpoint_calibration::rates::Interval::wilson(
-        estimate,
-        rate.effective_trials,
-        confidence,
-    );
+    let interval = Interval::wilson(estimate, rate.effective_trials, confidence);
     Some(interval.into())
 }
 
