@@ -213,6 +213,11 @@ pub fn prefetch<T>(bytes: &[T]) {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "codes are within their width, and counts small"
+)]
 mod tests {
     use super::*;
     use crate::kernels::CODE_BLOCK;
