@@ -139,6 +139,7 @@ const JSON_MESSAGES: &[&str] = &[
     "ShadowOutcome",
     "ShadowSkipped",
     "StageTimings",
+    "StrangerGroup",
     "StrangerNearDuplicate",
     "UnnamedStrangers",
     "UnopenedDeployment",

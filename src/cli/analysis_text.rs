@@ -70,7 +70,7 @@ impl AnalysisSubject<'_> {
         {
             found.adjusted = None;
         }
-        let plain = Recording::new(searches)?;
+        let plain = Recording::new(searches)?.with_repeats(recording.trials().repeats().clone());
         let items = point.content().binding.gallery_items;
         let (target, _) = self.settings.tightened(items)?;
         let choice = choose(target, plain.trials(), self.settings.seed);

@@ -480,6 +480,7 @@ impl Calibrate {
             .flatten();
         let counted = counted.as_ref().unwrap_or(&gathered);
         let recording = Recording::new(counted.searches.clone())?;
+        let recording = recording.with_repeats(counted.repeats.clone());
         let named = gathered.unnamed.is_none() || assured.strangers_are_distinct;
         let alike = gathered.alike();
         let report = MenuReport {

@@ -321,11 +321,12 @@ fn warnings(of: &CalibrateMetadata) -> String {
         ));
     }
     if let Some(crowded) = &of.crowded_strangers {
+        let groups = crowded.groups.iter().map(|group| group.labels.clone());
         found.push(format!(
-            "{} labels of strangers are nearer to each other than different things are, and count as {} (two of them: {}); --strangers-are-distinct says that they are different things",
+            "{} labels of strangers may be {}: they are nearer to each other than strangers come to the gallery; a certified FAR holds either way; {}",
             crowded.labels,
             crowded.strangers,
-            crowded.example_labels.join(" and ")
+            doubts::what_to_do_about(&groups.collect::<Vec<_>>())
         ));
     }
     if 0 < of.strangers_not_compared_total {

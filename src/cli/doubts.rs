@@ -8,6 +8,10 @@ use matchpoint_calibration::analysis::strangers::UnnamedStrangers;
 use matchpoint_calibration::likeness::Alike;
 use matchpoint_calibration::procedure::{Copied, NearCopied};
 
+/// Groups of labels that are named in text, and labels of each.
+const GROUPS_LISTED: usize = 3;
+const LABELS_LISTED: usize = 4;
+
 /// What was found out about queries, whatever they come from.
 #[derive(serde::Serialize)]
 pub(super) struct Doubts<'a> {
@@ -102,16 +106,32 @@ impl Doubts<'_> {
 
     fn crowded(&self) -> Option<String> {
         let crowded = self.crowded?;
-        let [first, other] = &crowded.example;
         Some(format!(
-            "{} (the first: {first} and {other}); look at them, and correct their labels; --strangers-are-distinct says that they are different things",
-            crowded.describe()
+            "{}; {}",
+            crowded.describe(),
+            what_to_do_about(&crowded.groups)
         ))
     }
 
     fn not_compared(&self) -> Option<String> {
         (0 < self.not_compared).then(|| not_compared(self.not_compared))
     }
+}
+
+/// The first of the groups of labels that may be one stranger each, and what to do.
+pub(super) fn what_to_do_about(groups: &[Vec<String>]) -> String {
+    let listed = groups.iter().take(GROUPS_LISTED).map(|group| {
+        let (first, rest) = group.split_at(group.len().min(LABELS_LISTED));
+        let more = match rest.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        format!("{}{more}", first.join(", "))
+    });
+    let listed = listed.collect::<Vec<String>>().join("; ");
+    format!(
+        "look at them, and give one label to what is one: {listed}; --strangers-are-distinct says that all are different things"
+    )
 }
 
 /// So many queries with the image of another one, and the first two of them.

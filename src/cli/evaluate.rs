@@ -18,7 +18,7 @@ use crate::deployment::{DeploymentEvaluation, MaskedSearches, RefusedItem, label
 use crate::server::measured_rate;
 use crate::telemetry;
 use matchpoint_calibration::likeness::Alike;
-use matchpoint_calibration::rates::Confidence;
+use matchpoint_calibration::rates::{Confidence, Rate};
 use matchpoint_gallery::Access;
 
 /// Measure recall, FAR, FRR and latency with labelled queries
@@ -163,6 +163,21 @@ fn summary(found: &DeploymentEvaluation, verbose: bool) -> String {
         );
         text.push_str(&wrapped(&turned_away, "  "));
     }
+    if let Some(review) = &found.review {
+        let of = |found: Option<&Rate>| {
+            let found = found.map(measured_rate);
+            found.map_or_else(|| "unknown".to_owned(), |found| percent(found.rate))
+        };
+        text.push_str(&format!(
+            "  For a person to look at: {} of known things (at calibration {}), {} of strangers ({}); nobody sees {} of known things turned away or taken for another, {} may be\n",
+            of(review.found.mated.as_ref()),
+            of(review.calibrated_mated.as_ref()),
+            of(review.found.strangers.as_ref()),
+            of(review.calibrated_strangers.as_ref()),
+            of(review.found.unseen.as_ref()),
+            percent(review.unseen_frr),
+        ));
+    }
     if let Some(first) = found.recall_at_1.as_ref().map(measured_rate) {
         text.push_str(&wrapped(
             &format!("The right label comes first in {}", rests_on(&first)),
@@ -225,6 +240,13 @@ fn details(report: &EvaluationReport) -> String {
         rows.push(("FAR", rate(found.far.as_ref())));
         rows.push(("FRR", rate(found.frr.as_ref())));
         rows.push(("wrong label", rate(found.misidentification.as_ref())));
+        if let Some(review) = &found.review {
+            let from = format!("a person decides from {:.4}", review.threshold);
+            rows.push(("review", from));
+            rows.push(("mated reviewed", rate(review.found.mated.as_ref())));
+            rows.push(("strangers reviewed", rate(review.found.strangers.as_ref())));
+            rows.push(("mated missed unseen", rate(review.found.unseen.as_ref())));
+        }
     } else {
         rows.push((
             "operating point",

@@ -72,6 +72,8 @@ pub struct Gathered {
     pub unnamed: Option<UnnamedStrangers>,
     /// Labels of strangers that may be fewer things than they are.
     pub crowded: Option<CrowdedStrangers>,
+    /// Each label that counts under another one, where they may be one stranger; empty unless they are counted so.
+    pub repeats: BTreeMap<String, String>,
     /// Strangers whose queries were not held against each other: there are too many.
     pub not_compared: u64,
     /// The similarity from which one vector is nearly another.
@@ -207,6 +209,7 @@ impl Gathered {
             near_copies: Vec::new(),
             unnamed: None,
             crowded: None,
+            repeats: BTreeMap::new(),
             not_compared: 0,
             near_copy_from: near_copy_from(deployment.loaded().model.dimension()),
             strangers: Vec::new(),
@@ -284,8 +287,8 @@ impl Gathered {
         Arc::clone(&self.labels)
     }
 
-    /// The same, with pictures that may show the same stranger under one label; `None` if there are
-    /// none.
+    /// The same, with unnamed pictures that may show the same stranger under one label, and with names that may be one
+    /// stranger noted; `None` if there are none.
     pub fn counted_once(&self) -> Option<Self> {
         if self.unnamed.is_none() && self.crowded.is_none() {
             return None;
@@ -295,7 +298,7 @@ impl Gathered {
             unnamed.count_once(&mut counted.searches);
         }
         if let Some(crowded) = &self.crowded {
-            crowded.count_once(&mut counted.searches);
+            counted.repeats = crowded.repeats();
         }
         Some(counted)
     }
@@ -366,7 +369,8 @@ impl Gathered {
             })
             .collect();
         self.unnamed = UnnamedStrangers::find(&rows, &self.searches)?;
-        self.crowded = CrowdedStrangers::find(&rows, &self.searches, &|_, _| true)?;
+        let items = self.items().count();
+        self.crowded = CrowdedStrangers::find(&rows, &self.searches, items, &|_, _| true)?;
         Ok(())
     }
 

@@ -13,6 +13,8 @@ use matchpoint_calibration::operating_point::OperatingPoint;
 use matchpoint_calibration::rates::Rate;
 use matchpoint_calibration::recording::{Condition, Recording, TrialKind};
 use matchpoint_calibration::refusal::Overlap;
+use matchpoint_calibration::review::ReviewedShares;
+use matchpoint_calibration::trials::Trials;
 
 /// What a deployment does to labelled queries.
 #[derive(Clone, Debug, Serialize)]
@@ -43,6 +45,8 @@ pub struct DeploymentEvaluation {
     pub frr: Option<Rate>,
     /// The part of the FRR that was accepted with a wrong label.
     pub misidentification: Option<Rate>,
+    /// What goes to a person; `None` without a review band.
+    pub review: Option<EvaluatedReview>,
     /// Rates for each value of each metadata column of the queries.
     pub conditions: Vec<Condition>,
     /// Queries whose embedding was kept from before: they have no part in the times of decoding and the model.
@@ -51,6 +55,36 @@ pub struct DeploymentEvaluation {
     pub latency_ms: StageLatency,
     /// Queries a second, on all workers.
     pub queries_per_second: f64,
+}
+
+/// What a review band does to labelled queries, beside what its calibration said.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct EvaluatedReview {
+    /// The score from which on a REJECT is for a person.
+    pub threshold: f32,
+    /// The share of mated queries that is promised to be rejected unseen, or accepted with a wrong label, at most.
+    pub unseen_frr: f64,
+    /// What these queries came to.
+    #[serde(flatten)]
+    pub found: ReviewedShares,
+    /// The share of mated searches that a person got to see at calibration.
+    pub calibrated_mated: Option<Rate>,
+    /// That of non-mated ones.
+    pub calibrated_strangers: Option<Rate>,
+}
+
+impl EvaluatedReview {
+    fn of(point: &OperatingPoint, trials: &Trials) -> Option<Self> {
+        let band = point.content().review?;
+        let low = band.unseen.threshold;
+        Some(Self {
+            threshold: low.get(),
+            unseen_frr: band.unseen.target.frr(),
+            found: ReviewedShares::of(trials, point.threshold(), low),
+            calibrated_mated: band.mated_reviewed,
+            calibrated_strangers: band.strangers_reviewed,
+        })
+    }
 }
 
 /// Median and 99th percentile of each stage, in milliseconds.
@@ -100,6 +134,7 @@ impl DeploymentEvaluation {
             far: errors.and_then(|errors| errors.far),
             frr: errors.and_then(|errors| errors.frr),
             misidentification: errors.and_then(|errors| errors.misidentification),
+            review: point.and_then(|point| EvaluatedReview::of(point, trials)),
             conditions: conditions.unwrap_or_default(),
             embedded_before: gathered.embedded_before(),
             latency_ms: StageLatency::of(timings),

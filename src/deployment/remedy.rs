@@ -54,18 +54,20 @@ pub(super) fn remedied(
         remedy,
         RemedyChoice::None | RemedyChoice::Named(Remedy::None)
     ) {
-        return chosen(searches, None, target, threshold);
+        let recording = Recording::new(searches)?.with_repeats(gathered.repeats.clone());
+        return chosen(recording, None, target, threshold);
     }
     let bench = RemedyBench {
         vectors: Vectors::of(gathered),
         searches: &gathered.searches,
+        repeats: &gathered.repeats,
         target,
         seed,
         threshold,
         margin_factor,
     };
     match remedy {
-        RemedyChoice::None => chosen(searches, None, target, threshold),
+        RemedyChoice::None | RemedyChoice::Named(Remedy::None) => bench.chosen(searches, None),
         RemedyChoice::Named(remedy) => {
             let mut done = bench.by(*remedy, searches)?;
             done.remarks.push(format!(
@@ -179,6 +181,7 @@ impl<'a> Vectors<'a> {
 struct RemedyBench<'a> {
     vectors: Vectors<'a>,
     searches: &'a [RecordedSearch],
+    repeats: &'a BTreeMap<String, String>,
     target: CalibrationTarget,
     seed: u64,
     threshold: &'a ThresholdSettings,
@@ -191,7 +194,8 @@ impl RemedyBench<'_> {
         searches: Vec<RecordedSearch>,
         adjuster: Option<Adjuster>,
     ) -> Result<Remedied, DeploymentError> {
-        chosen(searches, adjuster, self.target, self.threshold)
+        let recording = Recording::new(searches)?.with_repeats(self.repeats.clone());
+        chosen(recording, adjuster, self.target, self.threshold)
     }
 
     fn by(
@@ -222,7 +226,7 @@ impl RemedyBench<'_> {
 
     /// One half of the labels chooses the remedy, the other the threshold.
     fn measured(&self) -> Result<Remedied, DeploymentError> {
-        let all = Recording::new(self.searches.to_vec())?;
+        let all = Recording::new(self.searches.to_vec())?.with_repeats(self.repeats.clone());
         let halves = Folds::new(2, self.seed)?;
         let half_of = halves.of_labels(all.trials());
         let (choosing, setting): (Vec<&RecordedSearch>, Vec<&RecordedSearch>) = self
@@ -273,12 +277,11 @@ impl RemedyBench<'_> {
 
 /// The threshold for searches whose scores are what they will be.
 fn chosen(
-    searches: Vec<RecordedSearch>,
+    recording: Recording,
     adjuster: Option<Adjuster>,
     target: CalibrationTarget,
     threshold: &ThresholdSettings,
 ) -> Result<Remedied, DeploymentError> {
-    let recording = Recording::new(searches)?;
     Ok(Remedied {
         chosen: ChosenThreshold::on(&recording, target, threshold)?,
         recording,

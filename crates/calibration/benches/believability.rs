@@ -20,7 +20,9 @@ use std::sync::Arc;
 use matchpoint_arrays::{BYTES_MAX, LabelTable, ReadOptions, Role};
 use matchpoint_calibration::analysis::crowded::CrowdedStrangers;
 use matchpoint_calibration::analysis::strangers::StrangerRow;
-use matchpoint_calibration::certify::{Certificate, TargetFar, certify_scores};
+use matchpoint_calibration::certify::{
+    Certificate, TargetFar, certify, certify_either_way, certify_scores,
+};
 use matchpoint_calibration::certify_frr::TargetFrr;
 use matchpoint_calibration::coverage::Coverage;
 use matchpoint_calibration::decision::Decision;
@@ -29,7 +31,7 @@ use matchpoint_calibration::monitoring::traffic::{
     SearchFacts, SearchSigns, TrafficQuery, TrafficReference, TrafficWatch,
 };
 use matchpoint_calibration::rates::{Confidence, Interval};
-use matchpoint_calibration::recording::{RecordedMatch, RecordedSearch, TrialKind};
+use matchpoint_calibration::recording::{RecordedMatch, RecordedSearch, Recording, TrialKind};
 use matchpoint_calibration::review::ReviewBand;
 use matchpoint_calibration::trials::{MatedSearch, Top, Trials};
 use matchpoint_vector::{Embedding, Similarity};
@@ -84,6 +86,7 @@ fn main() {
         println!("| {name} {}", row(&outcomes));
     }
     reviews(&set);
+    repeats(&set);
 }
 
 /// The table of review bands: what becomes of searches, and how often either promise was broken.
@@ -635,57 +638,11 @@ impl<'a> Draw<'a> {
         Some(self.outcome(&certificate, &changed))
     }
 
-    /// As if each picture of 20 strangers was one more; the product counts those that crowd as one.
+    /// As if each picture of 20 strangers was one more.
     fn repeated(&mut self, target: TargetFar) -> Option<Outcome> {
-        let (set, changed) = (self.set, self.unchanged());
-        let pictures: Vec<usize> = self
-            .strangers
-            .iter()
-            .take(20)
-            .flat_map(|label| set.of(*label, None))
-            .collect();
-        let names: Vec<String> = pictures
-            .iter()
-            .map(|picture| format!("stranger {picture}"))
-            .collect();
-        let best: Vec<Similarity> = pictures
-            .iter()
-            .map(|picture| set.best(*picture, &self.enrolled))
-            .collect();
-        let rows: Vec<StrangerRow<'_>> = pictures
-            .iter()
-            .zip(&names)
-            .map(|(picture, label)| StrangerRow {
-                label,
-                vector: &set.queries[*picture].vector,
-            })
-            .collect();
-        let search = |(label, score): (&String, &Similarity)| RecordedSearch {
-            probe: label.clone(),
-            label: label.clone(),
-            truth: TrialKind::NeverEnrolled,
-            found: Some(RecordedMatch {
-                item: "item".to_owned(),
-                label: "enrolled".to_owned(),
-                score: *score,
-                adjusted: None,
-                other: None,
-            }),
-            conditions: BTreeMap::new(),
-        };
-        let mut searches: Vec<RecordedSearch> = names.iter().zip(&best).map(search).collect();
-        if let Some(crowded) = CrowdedStrangers::find(&rows, &searches, &|_, _| true).unwrap() {
-            crowded.count_once(&mut searches);
-        }
-        let mut seen = BTreeSet::new();
-        let scores: Vec<Similarity> = searches
-            .iter()
-            .zip(best)
-            .filter(|(search, _)| seen.insert(search.label.clone()))
-            .map(|(_, score)| score)
-            .collect();
-        let trials = scores.len() as u64;
-        let certificate = certify_scores(scores, trials, target).ok()?;
+        let labels = self.labels_of_pictures(20);
+        let certificate = self.taken(&labels, target).1[1]?;
+        let changed = self.unchanged();
         let (alarm, named) = self.alarm(&changed);
         Some(Outcome {
             far: self.far(&certificate, &changed),
@@ -693,5 +650,157 @@ impl<'a> Draw<'a> {
             alarm,
             named,
         })
+    }
+
+    /// A label for each picture of so many strangers.
+    fn labels_of_pictures(&self, strangers: usize) -> Vec<Vec<usize>> {
+        let strangers = self.distinct().into_iter().take(strangers);
+        let pictures = strangers.flat_map(|label| self.set.of(label, None));
+        pictures.map(|picture| vec![picture]).collect()
+    }
+
+    /// The strangers of the calibration, none twice.
+    fn distinct(&self) -> Vec<usize> {
+        let mut seen = BTreeSet::new();
+        let strangers = self.strangers.iter().copied();
+        strangers.filter(|label| seen.insert(*label)).collect()
+    }
+
+    /// How many of these labels, each with its pictures, may be others; what is certified if each is a stranger of
+    /// its own, and what the product certifies.
+    fn taken(&self, labels: &[Vec<usize>], target: TargetFar) -> (usize, [Option<Certificate>; 2]) {
+        let set = self.set;
+        let (mut searches, mut vectors) = (Vec::new(), Vec::new());
+        for (number, pictures) in labels.iter().enumerate() {
+            for picture in pictures {
+                vectors.push(&set.queries[*picture].vector);
+                searches.push(RecordedSearch {
+                    probe: format!("{number} {picture}"),
+                    label: format!("label {number}"),
+                    truth: TrialKind::NeverEnrolled,
+                    found: Some(RecordedMatch {
+                        item: "item".to_owned(),
+                        label: "enrolled".to_owned(),
+                        score: set.best(*picture, &self.enrolled),
+                        adjusted: None,
+                        other: None,
+                    }),
+                    conditions: BTreeMap::new(),
+                });
+            }
+        }
+        let rows: Vec<StrangerRow<'_>> = searches
+            .iter()
+            .zip(vectors)
+            .map(|(search, vector)| StrangerRow {
+                label: &search.label,
+                vector,
+            })
+            .collect();
+        let items = usize::try_from(set.items_of(&self.enrolled)).unwrap();
+        let found = CrowdedStrangers::find(&rows, &searches, items, &|_, _| true).unwrap();
+        let repeats = found.map_or_else(BTreeMap::new, |found| found.repeats());
+        let lost = repeats.len();
+        let recording = Recording::new(searches).unwrap().with_repeats(repeats);
+        let trials = recording.trials();
+        let apart = certify(&trials.one_probe_per_label(0), target).ok();
+        (lost, [apart, certify_either_way(trials, 0, target).ok()])
+    }
+
+    /// The share of mated searches that are rejected, or accepted with another label; each label counts once.
+    fn frr(&self, certificate: &Certificate) -> f64 {
+        let set = self.set;
+        let missed = |label: &usize| {
+            let missed = set.of_label[*label].iter().filter(|query| {
+                let best = set.best(**query, &self.enrolled).get();
+                best < certificate.threshold.get() || set.nearest[**query][*label] < best
+            });
+            missed.count() as f64 / set.of_label[*label].len() as f64
+        };
+        self.enrolled.iter().map(missed).sum::<f64>() / self.enrolled.len() as f64
+    }
+
+    /// What labels that may be one stranger come to, as they are taken and each by itself.
+    fn counted(&self, labels: &[Vec<usize>]) -> CountedOnce {
+        let target = TargetFar::new(FAR, CONFIDENCE).unwrap();
+        let (lost, [apart, either_way]) = self.taken(labels, target);
+        let rates = |certificate: Certificate| {
+            let far = self.far(&certificate, &self.unchanged());
+            [far, self.frr(&certificate)]
+        };
+        CountedOnce {
+            labels: labels.len(),
+            lost,
+            either_way: either_way.map(rates),
+            apart: apart.map(rates),
+        }
+    }
+}
+
+/// What came of labels some of which may be one stranger.
+struct CountedOnce {
+    labels: usize,
+    lost: usize,
+    /// FAR and FRR; `None` if refused.
+    either_way: Option<[f64; 2]>,
+    /// The same with each label a stranger of its own.
+    apart: Option<[f64; 2]>,
+}
+
+/// The table of labels that may be one stranger: what it costs to count with that, and what it is worth.
+fn repeats(set: &LabelledSet) {
+    type Labels<'a> = &'a (dyn Fn(&Draw<'_>) -> Vec<Vec<usize>> + Sync);
+    println!(
+        "\n| labels of the calibration | labels, linked | refused: each a stranger, either way | FAR exceeded: each a stranger, either way | FRR: each a stranger, either way |"
+    );
+    println!("| --- | --- | --- | --- | --- |");
+    let named = |draw: &Draw<'_>, strangers: &[usize]| -> Vec<Vec<usize>> {
+        let pictures = |label: &usize| draw.set.of(*label, None);
+        strangers.iter().map(pictures).collect()
+    };
+    let cases: [(&str, Labels<'_>); 3] = [
+        ("different strangers, 200 at the most", &|draw| {
+            named(draw, &draw.population[..draw.population.len().min(200)])
+        }),
+        ("20 strangers, each picture a label of its own", &|draw| {
+            draw.labels_of_pictures(20)
+        }),
+        ("10 such strangers, and 40 as they are", &|draw| {
+            let others = draw.distinct();
+            let others = named(draw, &others[10..others.len().min(50)]);
+            [draw.labels_of_pictures(10), others].concat()
+        }),
+    ];
+    for (name, labels) in cases {
+        let draws = (0..DRAWS).into_par_iter().map(|number| {
+            let draw = Draw::of(set, number as u64);
+            draw.counted(&labels(&draw))
+        });
+        let found: Vec<CountedOnce> = draws.collect();
+        let mean = |of: &dyn Fn(&CountedOnce) -> usize| {
+            let sum: usize = found.iter().map(of).sum();
+            format!("{:.1}", sum as f64 / found.len() as f64)
+        };
+        // Of draws that either way certifies: the others have no FRR to compare.
+        let both: Vec<[f64; 2]> = found
+            .iter()
+            .filter_map(|one| Some([one.apart?[1], one.either_way?[1]]))
+            .collect();
+        let frr = |place: usize| {
+            both.iter().map(|one| one[place]).sum::<f64>() / both.len().max(1) as f64
+        };
+        println!(
+            "| {name} | {}, {} | {}, {} | {}, {} | {:.3}, {:.3} |",
+            mean(&|one| one.labels),
+            mean(&|one| one.lost),
+            share(&found, &|one| one.apart.is_none()),
+            share(&found, &|one| one.either_way.is_none()),
+            share(&found, &|one| one.apart.is_some_and(|rates| FAR < rates[0])),
+            share(&found, &|one| one
+                .either_way
+                .is_some_and(|rates| FAR < rates[0])),
+            frr(0),
+            frr(1),
+        );
     }
 }

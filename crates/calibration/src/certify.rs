@@ -14,7 +14,7 @@ use super::decision::{Decision, Threshold};
 use super::rates::{Confidence, recorded};
 use super::refusal::Underpowered;
 use super::target_rate::TARGET_MAX;
-use super::trials::OnePerLabel;
+use super::trials::{OnePerLabel, Trials};
 use matchpoint_vector::Similarity;
 
 /// The promise that is asked for: FAR per search at or below `far`, with a chance of at least
@@ -133,6 +133,35 @@ pub struct Certificate {
     /// upper bound at `allowed`, which is fixed before any score is seen. The bound at `observed`
     /// would be lower after a tie, but the tie is chosen by the same scores.
     pub far_bound: f64,
+}
+
+/// Finds the lowest threshold at which the strangers prove the target, whether or not labels that may be
+/// one stranger are one ([`Trials::with_repeats`]): it is certified on one probe of each label, and again on
+/// one of each group of such labels, and the higher threshold is taken. If they are different strangers the
+/// first certificate holds, if they are the same one the second; and a higher threshold accepts no more.
+///
+/// # Errors
+/// Refuses if even a threshold that accepts none of them would prove too little, either way.
+pub fn certify_either_way(
+    trials: &Trials,
+    seed: u64,
+    target: TargetFar,
+) -> Result<Certificate, Underpowered> {
+    let apart = certify(&trials.one_probe_per_label(seed), target)?;
+    if trials.repeats().is_empty() {
+        return Ok(apart);
+    }
+    let together = certify(&trials.one_probe_per_stranger(seed), target)?;
+    let far_bound = apart.far_bound.max(together.far_bound);
+    let binding = if apart.threshold < together.threshold {
+        together
+    } else {
+        apart
+    };
+    Ok(Certificate {
+        far_bound,
+        ..binding
+    })
 }
 
 /// Finds the lowest threshold at which the strangers still prove the target.

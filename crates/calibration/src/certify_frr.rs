@@ -169,6 +169,20 @@ pub struct FrrCertificate {
     /// The FRR that is not exceeded with the confidence of the target: Clopper and Pearson's
     /// upper bound at `allowed`, which is fixed before any score is seen.
     pub frr_bound: f64,
+    /// What the share that no threshold saves does not exceed, with the same confidence; `None` in records of
+    /// before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_bound: Option<f64>,
+}
+
+impl FrrCertificate {
+    /// [`FrrCertificate::lost_bound`], found again where it was not kept.
+    #[must_use]
+    pub fn lost_at_most(&self) -> f64 {
+        let delta = self.target.confidence().delta();
+        let bound = || binomial::upper_bound(self.lost, self.independent_trials, delta);
+        self.lost_bound.unwrap_or_else(bound)
+    }
 }
 
 /// Finds the highest threshold at which the mated searches still prove the target.
@@ -222,6 +236,7 @@ pub(super) fn highest_threshold(
         .and_then(|index| saved.get(index))
         .ok_or_else(refused)?;
     let rejected = saved.partition_point(|score| score < kept) as u64;
+    let delta = target.confidence().delta();
     Ok(FrrCertificate {
         threshold: Threshold::at(*kept),
         target,
@@ -229,11 +244,12 @@ pub(super) fn highest_threshold(
         allowed,
         observed: lost + rejected,
         lost,
-        frr_bound: recorded(binomial::upper_bound(
-            allowed,
+        frr_bound: recorded(binomial::upper_bound(allowed, independent_trials, delta)),
+        lost_bound: Some(recorded(binomial::upper_bound(
+            lost,
             independent_trials,
-            target.confidence().delta(),
-        )),
+            delta,
+        ))),
     })
 }
 

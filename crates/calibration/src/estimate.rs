@@ -63,7 +63,7 @@ pub fn estimate_far(trials: &Trials, target: TargetFar) -> Result<FarEstimate, U
         .iter()
         .map(|search| {
             let decision = threshold.decide(search.top_score);
-            (search.label.as_str(), decision == Decision::Accept)
+            (trials.stranger(&search.label), decision == Decision::Accept)
         })
         .collect();
     let far = Rate::over_labels(&outcomes, Confidence::DISPLAY).ok_or(underpowered(0, target))?;
@@ -94,7 +94,8 @@ impl Accepted {
         let mut labels: Vec<(u64, u64)> = Vec::new();
         let mut found = Vec::new();
         for search in trials.non_mated() {
-            let number = *numbers.entry(&search.label).or_insert(labels.len());
+            let stranger = trials.stranger(&search.label);
+            let number = *numbers.entry(stranger).or_insert(labels.len());
             match labels.get_mut(number) {
                 Some((_, searches)) => *searches += 1,
                 None => labels.push((0, 1)),

@@ -60,7 +60,7 @@ pub(super) fn over_strangers(
     let outcomes: Vec<(&str, bool)> = trials
         .non_mated()
         .iter()
-        .map(|search| (search.label.as_str(), happened(search.top_score)))
+        .map(|search| (trials.stranger(&search.label), happened(search.top_score)))
         .collect();
     Rate::over_labels(&outcomes, Confidence::DISPLAY)
 }

@@ -45,7 +45,7 @@ impl Folds {
             kinds.entry(&search.label).or_default().0 = true;
         }
         for search in trials.non_mated() {
-            kinds.entry(&search.label).or_default().1 = true;
+            kinds.entry(trials.stranger(&search.label)).or_default().1 = true;
         }
         let mut dealt: Vec<((bool, bool), [u8; 32], &str)> = kinds
             .into_iter()
@@ -53,11 +53,18 @@ impl Folds {
             .collect();
         dealt.sort_unstable();
         // One round for all kinds: the next kind goes on where the one before ended.
-        dealt
+        let mut folds: BTreeMap<&str, u32> = dealt
             .into_iter()
             .zip((0..self.count).cycle())
             .map(|((_, _, label), fold)| (label, fold))
-            .collect()
+            .collect();
+        // Labels that may be one stranger belong to one part.
+        for (label, counts_as) in trials.repeats() {
+            if let Some(fold) = folds.get(counts_as.as_str()).copied() {
+                folds.insert(label, fold);
+            }
+        }
+        folds
     }
 
     fn fold_hash(self, label: &str) -> [u8; 32] {
@@ -208,7 +215,8 @@ fn part(trials: &Trials, keep: impl Fn(&str) -> bool) -> Result<Trials, Calibrat
         .non_mated()
         .iter()
         .filter(|search| keep(&search.label));
-    Trials::new(mated.cloned().collect(), non_mated.cloned().collect())
+    let part = Trials::new(mated.cloned().collect(), non_mated.cloned().collect())?;
+    Ok(part.with_repeats(trials.repeats().clone()))
 }
 
 /// Outcomes of held-out searches, with their labels.
@@ -225,7 +233,8 @@ impl Judged {
         let strangers = trials.non_mated().iter();
         for search in strangers.filter(|search| inside(&search.label)) {
             let accepted = accepts(search.top_score);
-            self.false_accepts.push((search.label.clone(), accepted));
+            let stranger = trials.stranger(&search.label).to_owned();
+            self.false_accepts.push((stranger, accepted));
         }
         let mates = trials.mated().iter();
         for search in mates.filter(|search| inside(&search.label)) {

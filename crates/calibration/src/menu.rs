@@ -93,7 +93,7 @@ impl Menu {
         named: bool,
     ) -> Result<Self, CalibrationError> {
         let sweep = ThresholdSweep::of(trials);
-        let stranger_labels = trials.one_probe_per_label(seed).searches().len() as u64;
+        let stranger_labels = trials.one_probe_per_stranger(seed).searches().len() as u64;
         let lines = MENU_FARS.into_iter().map(|far| {
             let target = TargetFar::new(far, confidence)?;
             Ok(MenuLine::of(trials, &sweep, target, seed, named))

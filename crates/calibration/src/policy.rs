@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::CalibrationError;
-use super::certify::{Certificate, TargetFar, certify};
+use super::certify::{Certificate, TargetFar, certify_either_way};
 use super::certify_frr::{FrrCertificate, OneMatedPerLabel, TargetFrr, certify_frr};
 use super::cost::{CostModel, CostOutcome, cheapest};
 use super::decision::Threshold;
@@ -141,7 +141,7 @@ pub fn choose(
 ) -> Result<Choice, CalibrationError> {
     let (threshold, basis) = match target {
         CalibrationTarget::Far(far) => {
-            let found = certify(&trials.one_probe_per_label(seed), far)?;
+            let found = certify_either_way(trials, seed, far)?;
             (found.threshold, ChoiceBasis::Far(found))
         }
         CalibrationTarget::FarEstimated(far) => {

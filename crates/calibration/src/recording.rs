@@ -283,6 +283,14 @@ impl Recording {
         self
     }
 
+    /// Notes labels that may be one stranger: see [`Trials::with_repeats`]. It stands in the assumptions of
+    /// what is made of the recording, and is not kept with it.
+    #[must_use]
+    pub fn with_repeats(mut self, repeats: BTreeMap<String, String>) -> Self {
+        self.trials = self.trials.with_repeats(repeats);
+        self
+    }
+
     /// Labels that chose how scores are adjusted.
     #[must_use]
     pub fn set_aside(&self) -> &BTreeSet<String> {

@@ -66,14 +66,11 @@ impl ReviewBand {
                 |search: &&MatedSearch| savable(search).is_none_or(|score| !accepts(accept, score));
             unseen.observed = searches.iter().copied().filter(missed).count() as u64;
         }
-        let low = unseen.threshold;
-        let within = |score: Option<Similarity>| {
-            score.is_some_and(|score| accepts(low, score) && !accepts(accept, score))
-        };
+        let found = ReviewedShares::of(trials, accept, unseen.threshold);
         Ok(Self {
             unseen,
-            mated_reviewed: over_mated(trials, |search| within(search.top.map(|top| top.score))),
-            strangers_reviewed: over_strangers(trials, within),
+            mated_reviewed: found.mated,
+            strangers_reviewed: found.strangers,
         })
     }
 
@@ -82,6 +79,38 @@ impl ReviewBand {
     pub fn holds(&self, decision: Decision, score: Option<Similarity>) -> bool {
         decision == Decision::Reject
             && score.is_some_and(|score| accepts(self.unseen.threshold, score))
+    }
+}
+
+/// What a band makes of searches whose truth is known.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct ReviewedShares {
+    /// Share of the mated searches that a person gets to see.
+    pub mated: Option<Rate>,
+    /// Share of the non-mated searches that a person gets to see.
+    pub strangers: Option<Rate>,
+    /// Share of the mated searches that are rejected unseen, or accepted with a wrong label.
+    pub unseen: Option<Rate>,
+}
+
+impl ReviewedShares {
+    /// Of a band from `low` up to `accept`.
+    #[must_use]
+    pub fn of(trials: &Trials, accept: Threshold, low: Threshold) -> Self {
+        let within = |score: Option<Similarity>| {
+            score.is_some_and(|score| accepts(low, score) && !accepts(accept, score))
+        };
+        let score = |search: &MatedSearch| search.top.map(|top| top.score);
+        Self {
+            mated: over_mated(trials, |search| within(score(search))),
+            strangers: over_strangers(trials, within),
+            unseen: over_mated(trials, |search| {
+                let right = search
+                    .right_score()
+                    .is_some_and(|score| accepts(accept, score));
+                !right && !within(score(search))
+            }),
+        }
     }
 }
 
@@ -172,10 +201,22 @@ mod tests {
         let below = trials(&mates, &[0.5], StrangerOrigin::NeverEnrolled);
         let found = band(&below, 0.9, 0.06).unwrap();
         assert_eq!((found.unseen.lost, found.unseen.observed), (0, 2));
+        // One search a label: the shares are those that the proof counted.
+        let unseen = |trials: &Trials, band: &ReviewBand| {
+            let low = band.unseen.threshold;
+            let found = ReviewedShares::of(trials, Threshold::at(score(0.9)), low);
+            assert_eq!(
+                (found.mated, found.strangers),
+                (band.mated_reviewed, band.strangers_reviewed)
+            );
+            found.unseen.unwrap().count.events()
+        };
+        assert_eq!(unseen(&below, &found), 2);
         mates[95].1 = false;
         let above = trials(&mates, &[0.5], StrangerOrigin::NeverEnrolled);
         let found = band(&above, 0.9, 0.06).unwrap();
         assert_eq!((found.unseen.lost, found.unseen.observed), (1, 2));
+        assert_eq!(unseen(&above, &found), 2);
         assert_eq!(found.unseen.threshold.get().to_bits(), 0.01_f32.to_bits());
         // Where mates had a part in the threshold, every wrong label counts.
         let shared = trials(&mates, &[0.5], StrangerOrigin::LeftOut);

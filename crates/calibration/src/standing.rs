@@ -1,6 +1,8 @@
 //! What an operating point promises in today's gallery.
 
+use super::adjustment::Adjustment;
 use super::certify::TargetFar;
+use super::certify_frr::FrrCertificate;
 use super::coverage::Coverage;
 use super::operating_point::Content;
 
@@ -24,7 +26,8 @@ pub struct PromiseToday {
     pub certified: bool,
     /// The FRR that was certified; `None` without.
     pub target_frr: Option<f64>,
-    /// The FRR that is not exceeded today; `None` without a certificate, or coverage.
+    /// The FRR that is not exceeded today; `None` without a certificate, or coverage, and where items were added that
+    /// may take from a margin.
     pub frr_bound: Option<f64>,
     /// What a review band promises; `None` without one.
     pub unseen: Option<UnseenToday>,
@@ -71,9 +74,15 @@ impl PromiseToday {
         let far_bound = coverage.filter(|_| bounded).zip(content.far_bound());
         let frr = content.frr_certificate();
         let labels = content.binding.gallery_labels;
+        let frr_today = |coverage: Coverage, found: &FrrCertificate| {
+            coverage.frr_bound(found.frr_bound, found.lost_at_most(), labels)
+        };
+        // An item of another label that was added takes from a margin, without being the best.
+        let margin = content.adjustment.as_ref().and_then(Adjustment::margin);
+        let mates = coverage.filter(|coverage| margin.is_none() || coverage.added() == 0);
         let unseen = content.review.map(|band| UnseenToday {
             target: band.unseen.target.frr(),
-            bound: coverage.map(|coverage| coverage.frr_bound(band.unseen.frr_bound, labels)),
+            bound: mates.map(|coverage| frr_today(coverage, &band.unseen)),
         });
         Self {
             coverage,
@@ -89,9 +98,9 @@ impl PromiseToday {
                 && extent <= covered_items
                 && content.policy.certifies(),
             target_frr: frr.map(|found| found.target.frr()),
-            frr_bound: coverage
+            frr_bound: mates
                 .zip(frr)
-                .map(|(coverage, found)| coverage.frr_bound(found.frr_bound, labels)),
+                .map(|(coverage, found)| frr_today(coverage, found)),
             unseen,
         }
     }

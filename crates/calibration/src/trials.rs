@@ -66,6 +66,7 @@ pub enum StrangerOrigin {
 pub struct Trials {
     mated: Vec<MatedSearch>,
     non_mated: Vec<NonMatedSearch>,
+    repeats: BTreeMap<String, String>,
 }
 
 /// How many searches there were, and of how many labels.
@@ -111,7 +112,32 @@ impl Trials {
                 label: search.label.clone(),
             });
         }
-        Ok(Self { mated, non_mated })
+        Ok(Self {
+            mated,
+            non_mated,
+            repeats: BTreeMap::new(),
+        })
+    }
+
+    /// Notes labels of strangers that may be the same stranger as another one: each with the label that
+    /// it then counts under. Nothing is known of which is so; a promise has to hold either way.
+    #[must_use]
+    pub fn with_repeats(mut self, repeats: BTreeMap<String, String>) -> Self {
+        self.repeats = repeats;
+        self
+    }
+
+    /// What [`Trials::with_repeats`] noted; empty if nothing was.
+    #[must_use]
+    pub fn repeats(&self) -> &BTreeMap<String, String> {
+        &self.repeats
+    }
+
+    /// Whom a label stands for where labels that may be one stranger count as one: itself, or the label that
+    /// it counts under.
+    #[must_use]
+    pub fn stranger<'a>(&'a self, label: &'a str) -> &'a str {
+        self.repeats.get(label).map_or(label, String::as_str)
     }
 
     /// Searches whose label is enrolled.
@@ -152,10 +178,25 @@ impl Trials {
     /// Never drawn by score, which would bias every rate. The order of the trials plays no part.
     #[must_use]
     pub fn one_probe_per_label(&self, seed: u64) -> OnePerLabel<'_> {
+        self.one_probe_of_each(seed, |label| label)
+    }
+
+    /// The same, one for each [`Trials::stranger`].
+    #[must_use]
+    pub fn one_probe_per_stranger(&self, seed: u64) -> OnePerLabel<'_> {
+        self.one_probe_of_each(seed, |label| self.stranger(label))
+    }
+
+    fn one_probe_of_each<'a>(
+        &'a self,
+        seed: u64,
+        who: impl Fn(&'a str) -> &'a str,
+    ) -> OnePerLabel<'a> {
         let mut drawn: BTreeMap<&str, ([u8; 32], &NonMatedSearch)> = BTreeMap::new();
         for search in &self.non_mated {
-            let hashed = seeded_hash(seed, &[&search.label, &search.probe]);
-            let slot = drawn.entry(&search.label).or_insert((hashed, search));
+            let stranger = who(&search.label);
+            let hashed = seeded_hash(seed, &[stranger, &search.probe]);
+            let slot = drawn.entry(stranger).or_insert((hashed, search));
             if hashed < slot.0 {
                 *slot = (hashed, search);
             }
@@ -202,7 +243,7 @@ impl Trials {
 }
 
 /// Non-mated searches of distinct labels, sampled blindly: the only trials that count as
-/// independent. Made by [`Trials::one_probe_per_label`] alone; in the order of the labels.
+/// independent. Made by [`Trials`] alone; in the order of the labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OnePerLabel<'a>(Vec<&'a NonMatedSearch>);
 

@@ -100,7 +100,10 @@ impl StrangerGroups {
         }
         let groups = groups.into_iter();
         groups
-            .map(|(value, searches)| Ok((value, Trials::new(Vec::new(), searches)?)))
+            .map(|(value, searches)| {
+                let searches = Trials::new(Vec::new(), searches)?;
+                Ok((value, searches.with_repeats(trials.repeats().clone())))
+            })
             .collect()
     }
 

@@ -9,6 +9,7 @@ use super::sequential::{Bet, EProcess, ErrorSide, LIMIT_MAX, Null};
 use super::shared_causes::SharedCause;
 use crate::binomial::real;
 use crate::certify::TargetFar;
+use crate::coverage::Coverage;
 use crate::operating_point::OperatingPoint;
 use crate::rates::{Confidence, Interval, Rate, percent};
 use crate::standing::{PromiseToday, UnseenToday};
@@ -577,12 +578,12 @@ fn gallery(today: GalleryToday<'_>) -> Vec<Finding> {
             )
         });
     }
-    findings.extend(promises_of_mates(&promise, coverage.removed()));
+    findings.extend(promises_of_mates(&promise, coverage));
     findings
 }
 
-/// Which promises about mates ended with the items that are gone.
-fn promises_of_mates(promise: &PromiseToday, removed: u64) -> Vec<Finding> {
+/// Which promises about mates ended with the items that are gone, and those that were added.
+fn promises_of_mates(promise: &PromiseToday, coverage: Coverage) -> Vec<Finding> {
     let unseen = promise.unseen;
     let rates = [
         (
@@ -599,16 +600,17 @@ fn promises_of_mates(promise: &PromiseToday, removed: u64) -> Vec<Finding> {
         ),
     ];
     let ended = rates.into_iter().filter_map(|(rate, target, bound, kept)| {
-        let (target, bound) = target.zip(bound).filter(|_| kept.is_none())?;
+        let target = target.filter(|_| kept.is_none())?;
+        let [removed, added] = [coverage.removed(), coverage.added()];
+        let bound = bound.map_or("without a bound".to_owned(), |bound| format!("{} is the bound", percent(bound)));
         Some(Finding {
             subject: FindingSubject::Gallery,
             verdict: DriftVerdict::Warning,
             says: format!(
-                "{removed} items of the calibration are gone, and labels with them or parts of what they are found by: {rate} <= {} is no promise any more ({} is the bound).",
-                percent(target),
-                percent(bound)
+                "{removed} items of the calibration are gone, by which labels were found, and {added} were added, which may come before them: {rate} <= {} is no promise any more ({bound}).",
+                percent(target)
             ),
-            next: "Enrol them again, or recalibrate on today's gallery.".to_owned(),
+            next: "Recalibrate on today's gallery.".to_owned(),
         })
     });
     ended.collect()
@@ -663,7 +665,6 @@ mod tests {
     use super::super::audit::{AuditRow, SearchTruth};
     use super::super::strata::Strata;
     use super::*;
-    use crate::coverage::Coverage;
 
     fn limits() -> PromisedLimits {
         let limit = |limit, target| {
@@ -796,7 +797,7 @@ mod tests {
             };
             let unseen = UnseenToday {
                 target: 0.1,
-                bound: Some(coverage.frr_bound(0.08, 50)),
+                bound: Some(coverage.frr_bound(0.08, 0.0, 50)),
             };
             let promise = PromiseToday {
                 target_frr: Some(0.1),

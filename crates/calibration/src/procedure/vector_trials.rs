@@ -1,6 +1,6 @@
 //! What labelled vectors find in a gallery of labelled vectors: the trials of a calibration.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -122,24 +122,20 @@ impl VectorTrials {
         let mut searches = trials.searches(vectors, &found);
         let strangers = stranger_rows(vectors, &searches);
         trials.unnamed = UnnamedStrangers::find(&strangers, &searches)?;
-        trials.crowded = CrowdedStrangers::find(&strangers, &searches, &|done, total| {
+        let items = vectors.gallery.ids.len();
+        trials.crowded = CrowdedStrangers::find(&strangers, &searches, items, &|done, total| {
             watch(VectorStage::NearCopies, done, total)
         })?;
+        let mut repeats = BTreeMap::new();
         if assured.counts_once() {
-            trials.count_once(&mut searches);
+            if let Some(unnamed) = &trials.unnamed {
+                unnamed.count_once(&mut searches);
+            }
+            let crowded = trials.crowded.as_ref();
+            repeats = crowded.map_or(repeats, CrowdedStrangers::repeats);
         }
-        trials.recording = Recording::new(searches)?;
+        trials.recording = Recording::new(searches)?.with_repeats(repeats);
         Ok(trials)
-    }
-
-    /// Gives searches of strangers that may be the same one label.
-    fn count_once(&self, searches: &mut [RecordedSearch]) {
-        if let Some(unnamed) = &self.unnamed {
-            unnamed.count_once(searches);
-        }
-        if let Some(crowded) = &self.crowded {
-            crowded.count_once(searches);
-        }
     }
 
     fn find_copies(&mut self, vectors: &LabelledVectors, found: &[Nearest]) {
