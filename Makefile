@@ -15,11 +15,13 @@ export PATH := $(CURDIR)/.cache/build-tools/bin:$(PATH)
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
+# With PROFILE=dev by what the tests have built.
+demo: PROFILE ?= demo
 demo: runtime ## The main job: enrol, calibrate, serve, decide, on real photographs
-	@echo "== build (as for development: minutes sooner than the release build, and the same answers)"
-	@cargo build --locked $(AS_TESTED)
+	@echo "== build (hardly optimised: minutes sooner than the release build, and the same answers)"
+	@cargo build --locked --profile $(PROFILE) $(if $(filter dev,$(PROFILE)),$(TESTED),--bins)
 	@echo "== demo"
-	@target/debug/matchpoint demo
+	@target/$(PROFILE:dev=debug)/matchpoint demo
 
 test: test-rust lint ## Every check: format, lints, tests, docs, protocol, deployment files, Python client
 	@echo "== a machine without tools"
