@@ -74,7 +74,9 @@ impl CrowdedStrangers {
         // they are: what lies so near falls with a power of it. A similarity is one less half of the square of
         // the distance.
         let half = 1.0 - (1.0 - nearest) / 4.0;
-        let level = rare.max(between_strangers(&rows, pairs)).min(half);
+        let alike = between_strangers(&rows, pairs);
+        let level = if rare < alike { alike } else { rare };
+        let level = if half < level { half } else { level };
         let number = |row: &StrangerRow<'_>| names.binary_search(&row.label).unwrap_or_default();
         let dimension = rows.first().map_or(1, |row| row.vector.len());
         let vectors = rows.iter().flat_map(|row| row.vector.iter().copied());
