@@ -321,12 +321,11 @@ fn warnings(of: &CalibrateMetadata) -> String {
         ));
     }
     if let Some(crowded) = &of.crowded_strangers {
-        let groups = crowded.groups.iter().map(|group| group.labels.clone());
         found.push(format!(
             "{} labels of strangers may be {}: they are nearer to each other than strangers come to the gallery; a certified FAR holds either way; {}",
             crowded.labels,
             crowded.strangers,
-            doubts::what_to_do_about(&groups.collect::<Vec<_>>())
+            doubts::what_to_do_about(std::slice::from_ref(&crowded.example_labels))
         ));
     }
     if 0 < of.strangers_not_compared_total {

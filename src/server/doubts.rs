@@ -7,15 +7,11 @@ use matchpoint_calibration::likeness::{Alike, Likeness};
 use matchpoint_calibration::procedure::{Copied, NearCopied};
 use matchpoint_client::proto::{
     AlikeLabels, CalibrateMetadata, CrowdedStrangers as CrowdedMessage, GalleryDuplicate,
-    LabelLikeness, QueryDuplicate, StrangerGroup, StrangerNearDuplicate,
-    UnnamedStrangers as UnnamedMessage,
+    LabelLikeness, QueryDuplicate, StrangerNearDuplicate, UnnamedStrangers as UnnamedMessage,
 };
 
 /// Entries of each list: ids and labels of 512 bytes make a message of 0.6 MB at the most.
 const LISTED_MAX: usize = 100;
-/// Groups of labels that may be one stranger, and labels of each: no more than four times as much.
-const GROUPS_MAX: usize = 20;
-
 /// Lists what was found out about the queries once all of them have been searched.
 pub(super) fn list(metadata: &mut CalibrateMetadata, gathered: &Gathered, alike: &[Alike]) {
     let Gathered {
@@ -99,14 +95,6 @@ fn crowded_strangers(crowded: &CrowdedStrangers) -> CrowdedMessage {
         strangers: crowded.strangers,
         level: crowded.level,
         example_labels: crowded.groups.iter().flatten().take(2).cloned().collect(),
-        groups: crowded
-            .groups
-            .iter()
-            .take(GROUPS_MAX)
-            .map(|group| StrangerGroup {
-                labels: group.iter().take(GROUPS_MAX).cloned().collect(),
-            })
-            .collect(),
     }
 }
 
