@@ -139,7 +139,6 @@ const JSON_MESSAGES: &[&str] = &[
     "ShadowOutcome",
     "ShadowSkipped",
     "StageTimings",
-    "StrangerGroup",
     "StrangerNearDuplicate",
     "UnnamedStrangers",
     "UnopenedDeployment",

@@ -12,6 +12,7 @@ use matchpoint_client::proto::{
 
 /// Entries of each list: ids and labels of 512 bytes make a message of 0.6 MB at the most.
 const LISTED_MAX: usize = 100;
+
 /// Lists what was found out about the queries once all of them have been searched.
 pub(super) fn list(metadata: &mut CalibrateMetadata, gathered: &Gathered, alike: &[Alike]) {
     let Gathered {
