@@ -1108,7 +1108,7 @@ fn what_a_killed_process_had_recorded_is_in_the_journal_once_when_it_is_opened_a
     let waiting = other.folder.path().join("decisions.db.waiting-2");
     let mut lines = fs::read(&waiting).unwrap();
     lines.extend(super::waiting::line(&entry(3), false));
-    lines.extend(b"{\"entry\":\0\0\0\n");
+    lines.extend(b"\n{\"entry\":\0\0\0");
     fs::write(&waiting, lines).unwrap();
     busy.execute_batch("ROLLBACK").unwrap();
     drop(journal);
@@ -1130,6 +1130,43 @@ fn what_a_killed_process_had_recorded_is_in_the_journal_once_when_it_is_opened_a
             assert!(!place.folder.path().join(name).exists());
         }
     }
+}
+
+#[test]
+fn part_of_a_line_spoils_no_decision_that_waits_after_it() {
+    let (place, other) = (place(), place());
+    let journal = open(&place.path);
+    let busy = Connection::open(&place.path).unwrap();
+    busy.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let waiting = |place: &Place| {
+        let folder = place.folder.path();
+        [1, 2].map(|file| folder.join(format!("decisions.db.waiting-{file}")))
+    };
+    for number in 0..4 {
+        journal.record(entry(number), None);
+        // As much as there was room for on the disk, in whichever takes them.
+        let torn = super::waiting::line(&entry(number + 10), false);
+        for path in waiting(&place) {
+            let mut file = fs::OpenOptions::new().append(true).open(path).unwrap();
+            file.write_all(&torn[..torn.len() / 2]).unwrap();
+        }
+    }
+    drop(open(&other.path));
+    for (from, to) in waiting(&place).iter().zip(waiting(&other)) {
+        fs::copy(from, to).unwrap();
+    }
+    busy.execute_batch("ROLLBACK").unwrap();
+    drop(journal);
+
+    let journal = open(&other.path);
+    let reader = journal.reader().unwrap();
+    let mut read = [Some("op-0"), None]
+        .map(|point| all(&reader, point))
+        .concat();
+    read.sort_by_key(|row| row.entry.id);
+    let read: Vec<_> = read.into_iter().map(|row| row.entry).collect();
+    assert_eq!(read, (0..4).map(entry).collect::<Vec<_>>());
+    assert_eq!(journal.losses().ever().not_written, 8);
 }
 
 /// Not a test by itself: what [`a_killed_process_leaves_totals_that_are_those_of_its_rows`] kills.

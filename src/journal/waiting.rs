@@ -28,11 +28,15 @@ pub(super) struct WaitingLine<E> {
     pub(super) image: bool,
 }
 
-/// A decision as a line.
+/// A decision as a line. Its end stands before it, so that part of a line, which a full disk or the end of a process
+/// leaves, spoils no other.
 pub(super) fn line(entry: &DecisionEntry, image: bool) -> Vec<u8> {
+    let mut line = vec![b'\n'];
     // Text and numbers, which never fail.
-    let mut line = serde_json::to_vec(&WaitingLine { entry, image }).unwrap_or_default();
-    line.push(b'\n');
+    drop(serde_json::to_writer(
+        &mut line,
+        &WaitingLine { entry, image },
+    ));
     line
 }
 
@@ -160,6 +164,9 @@ pub(super) fn left(journal: &Path) -> Result<(Vec<WaitingLine<DecisionEntry>>, u
         };
         for line in BufReader::new(file.take(2 * BYTES_MAX)).split(b'\n') {
             let line = line.map_err(|source| file_failed(&path, "read", source))?;
+            if line.is_empty() {
+                continue;
+            }
             match serde_json::from_slice::<WaitingLine<DecisionEntry>>(&line) {
                 Ok(line) if line.entry.sampling.is_none_or(|one| one.is_usable()) => {
                     lines.push(line);
