@@ -351,7 +351,13 @@ impl ShardWork {
             archive: folder.join(name),
             source,
         };
-        work.begin_with_published()?;
+        let items_are_gone = |left: Folder| !left.gallery_file().exists();
+        if Folder::open(work.path()).is_ok_and(items_are_gone) {
+            // A crash ended the removal of what is done.
+            work.begin_again()?;
+        } else {
+            work.begin_with_published()?;
+        }
         Ok(work)
     }
 

@@ -294,6 +294,24 @@ fn add_no_wrong_set(vectors: &Vectors, [zero, one, two]: [&str; 3]) {
 }
 
 #[test]
+fn an_attempt_that_was_killed_while_it_cleaned_up_is_begun_again() {
+    let vectors = Vectors::new();
+    vectors.shards("shards", "list", 1, &[]);
+    let work = vectors.at("shards/.shard-0-of-1.tar.work");
+    json(&vectors.build("left", "list", &["--name", "shard"]));
+    fs::rename(vectors.at("left"), &work).unwrap();
+    for name in ["items.db", "items.db.lock"] {
+        fs::remove_file(work.join(name)).unwrap();
+    }
+    let again = json(&vectors.build("shards", "list", &["--shard", "0/1"]));
+    assert_eq!(
+        (&again["was_there"], &again["enrolled"]),
+        (&true.into(), &0.into())
+    );
+    assert_eq!(names(&vectors.at("shards")), ["shard-0-of-1.tar"]);
+}
+
+#[test]
 fn shards_are_added_to_a_deployment_and_what_is_there_stays() {
     let vectors = Vectors::new();
     vectors.list("more", 20..40);
