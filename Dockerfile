@@ -29,7 +29,7 @@ WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked --bin matchpoint \
+    cargo build --release --locked --features object-stores --bin matchpoint \
     && install -D target/release/matchpoint /out/matchpoint
 
 # --- ONNX Runtime -------------------------------------------------------------------------------

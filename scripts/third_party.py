@@ -35,7 +35,8 @@ NAMES = re.compile(r"(LICEN[CS]E|COPYING|NOTICE|COPYRIGHT|UNLICENSE)", re.IGNORE
 
 
 def metadata() -> dict:
-    command = ["cargo", "metadata", "--format-version=1", "--locked", f"--filter-platform={TARGET}"]
+    command = ["cargo", "metadata", "--format-version=1", "--locked", "--features=object-stores"]
+    command += [f"--filter-platform={TARGET}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(f"cargo metadata failed:\n{done.stderr}")

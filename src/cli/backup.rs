@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use serde::Serialize;
 
+use super::archive_place::{FetchedArchive, publish_archive};
 use super::backup_served::{self, SnapshotToTake};
 use super::exit::Exit;
 use super::output::{Output, table};
@@ -11,6 +13,7 @@ use super::server_address::{ServerChoice, Which, name_of};
 use super::standard_streams::refuse_standard;
 use super::steps_shown::StepsShown;
 use crate::deployment::{Folder, PackedIndex, SnapshotReport, check_snapshot, restore};
+use matchpoint_stores::{FilePlace, version};
 
 /// Copy a deployment into one file with checksums, also while it is served
 ///
@@ -19,16 +22,20 @@ use crate::deployment::{Folder, PackedIndex, SnapshotReport, check_snapshot, res
 /// have the same model where the snapshot is restored. Needs room for two copies of the items.
 ///
 /// With --server, the server takes it (below its `data_dir`), and it is fetched, verified and removed there.
+///
+/// In place of a file, the address of an object in a store does: s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY. Credentials
+/// come from the environment, as the stores' own tools take them. It is packed below TMPDIR first.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   matchpoint snapshot shop backups/shop.snapshot
   matchpoint snapshot shop backups/shop.snapshot --server http://127.0.0.1:50051
   matchpoint snapshot shop backups/shop-$(date +%F).snapshot --json
-  matchpoint snapshot shop replicas/shop.snapshot --with-index")]
+  matchpoint snapshot shop replicas/shop.snapshot --with-index
+  matchpoint snapshot shop s3://bucket/shop.snapshot --with-index")]
 pub(super) struct Snapshot {
     #[command(flatten)]
     which: Which,
-    /// The file to write; there must be none of this name
+    /// The file or object to write; there must be none of this name
     archive: PathBuf,
     /// Pack the index too, so that whoever serves a copy opens it in place of building it; it is as large as the
     /// vectors, or larger
@@ -43,13 +50,16 @@ pub(super) struct Snapshot {
 ///
 /// With --server, the file is sent there, and served under the new name from then on, if one of its
 /// deployments has the model.
+///
+/// In place of a file, the address of an object in a store does, as for `snapshot`. It is fetched to beside the new deployment first.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   matchpoint restore backups/shop.snapshot shop-again
   matchpoint restore backups/shop.snapshot shop-again --server http://127.0.0.1:50051
+  matchpoint restore s3://bucket/shop.snapshot shop-again
   matchpoint restore backups/shop.snapshot --check     # read and verify it, write nothing")]
 pub(super) struct Restore {
-    /// The snapshot
+    /// The snapshot: a file, or an object
     archive: PathBuf,
     /// Folder of the new deployment: absent or empty; its name, with --server
     #[arg(required_unless_present = "check", conflicts_with = "check")]
@@ -78,17 +88,27 @@ impl Snapshot {
             &self.archive,
             "a snapshot, which is verified before it has its name,",
         )?;
+        let place = FilePlace::parse(&self.archive)?;
         if let Some(server) = server.address() {
             let taking = SnapshotToTake {
                 deployment: name_of(&deployment)?,
                 with_index: self.with_index,
             };
-            return backup_served::snapshot(&server, taking, &self.archive, json);
+            return backup_served::snapshot(&server, taking, &place, json);
         }
         let folder = Folder::open(&deployment)?;
         let progress = StepsShown::begin("snapshot, MiB")?;
-        let step = &mut |done, all| progress.at(done, all);
-        let report = folder.take_snapshot(&self.archive, self.with_index, step);
+        let mut step = |done, all| progress.at(done, all);
+        let report = match &place {
+            FilePlace::File(archive) => folder
+                .take_snapshot(archive, self.with_index, &mut step)
+                .map_err(anyhow::Error::from),
+            FilePlace::Object(address) => publish_archive(address, &mut step, |archive, step| {
+                let report = folder.take_snapshot(archive, self.with_index, step)?;
+                let sha256 = report.sha256.clone();
+                Ok((report.called(self.archive.clone()), sha256))
+            }),
+        };
         if let Some(exit) = progress.finish() {
             return Ok(exit);
         }
@@ -108,19 +128,52 @@ struct Checked {
 impl Restore {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         refuse_standard(&self.archive, "a restored snapshot, which is read twice,")?;
+        let output = Output::new(self.json);
+        match FilePlace::parse(&self.archive)? {
+            FilePlace::File(archive) => self.restore_file(&archive),
+            FilePlace::Object(address) => {
+                // Without a look into it, where its version says what it is.
+                if self.if_absent && self.is_there(&version(&address)?) {
+                    return self.say_unchanged(&output);
+                }
+                let beside = self.deployment.as_deref();
+                let beside = beside.filter(|_| self.server.address().is_none());
+                let progress = StepsShown::begin("fetch, MiB")?;
+                let fetched = FetchedArchive::fetch(&address, beside, &mut |done, all| {
+                    progress.at(done, all)
+                });
+                if let Some(exit) = progress.finish() {
+                    return Ok(exit);
+                }
+                let fetched = fetched?;
+                self.restore_file(fetched.path())
+                    .with_context(|| address.to_string())
+            }
+        }
+    }
+
+    /// Whether the folder was restored from the snapshot of this SHA-256.
+    fn is_there(&self, sha256: &str) -> bool {
+        let folder = self.deployment.as_deref();
+        folder
+            .and_then(restored_from)
+            .is_some_and(|from| from == sha256)
+    }
+
+    fn restore_file(&self, archive: &Path) -> anyhow::Result<Exit> {
         if let (Some(server), Some(name)) = (self.server.address(), &self.deployment) {
-            return backup_served::restore(&server, &self.archive, name_of(name)?, self.json);
+            return backup_served::restore(&server, archive, name_of(name)?, self.json);
         }
         let output = Output::new(self.json);
         let progress = StepsShown::begin("restore, MiB")?;
         let Some(into) = &self.deployment else {
-            let checked = check_snapshot(&self.archive, &mut |done, all| progress.at(done, all));
+            let checked = check_snapshot(archive, &mut |done, all| progress.at(done, all));
             if let Some(exit) = progress.finish() {
                 return Ok(exit);
             }
             let (bytes, sha256) = checked?;
             let checked = Checked {
-                archive: self.archive,
+                archive: self.archive.clone(),
                 bytes,
                 sha256,
             };
@@ -134,27 +187,30 @@ impl Restore {
             return Ok(Exit::Done);
         };
         if self.if_absent && restored_from(into).is_some() {
-            let checked = check_snapshot(&self.archive, &mut |done, all| progress.at(done, all));
-            let is_it =
-                matches!(&checked, Ok((_, sha256)) if restored_from(into).as_ref() == Some(sha256));
-            if is_it {
+            let checked = check_snapshot(archive, &mut |done, all| progress.at(done, all));
+            if matches!(&checked, Ok((_, sha256)) if self.is_there(sha256)) {
                 progress.finish();
-                let there = format!(
-                    "{} was restored from it before; nothing was done",
-                    into.display()
-                );
-                output.result(&serde_json::json!({ "unchanged": into }), |_| there)?;
-                return Ok(Exit::Done);
+                return self.say_unchanged(&output);
             }
         }
         let as_recorded = |_: &_| Ok(None);
-        let report = restore(&self.archive, into, &as_recorded, &mut |done, all| {
+        let report = restore(archive, into, &as_recorded, &mut |done, all| {
             progress.at(done, all)
         });
         if let Some(exit) = progress.finish() {
             return Ok(exit);
         }
-        output.result(&report?, text)?;
+        output.result(&report?.called(self.archive.clone()), text)?;
+        Ok(Exit::Done)
+    }
+
+    fn say_unchanged(&self, output: &Output) -> anyhow::Result<Exit> {
+        let folder = self.deployment.as_deref().unwrap_or(Path::new(""));
+        let there = format!(
+            "{} was restored from it before; nothing was done",
+            folder.display()
+        );
+        output.result(&serde_json::json!({ "unchanged": folder }), |_| there)?;
         Ok(Exit::Done)
     }
 }

@@ -16,6 +16,7 @@ use super::steps_shown::StepsShown;
 use crate::deployment::{ArchiveError, DeploymentError, TemporaryFile, check_snapshot};
 use matchpoint_client::Client;
 use matchpoint_client::proto::RestoreSnapshotResponse;
+use matchpoint_stores::FilePlace;
 
 /// Bytes of one message: far below what servers take.
 const PIECE: usize = 1 << 20;
@@ -40,13 +41,17 @@ pub(super) struct SnapshotToTake<'a> {
 pub(super) fn snapshot(
     server: &ServerAddress,
     taking: SnapshotToTake<'_>,
-    archive: &Path,
+    place: &FilePlace,
     json: bool,
 ) -> anyhow::Result<Exit> {
     let SnapshotToTake {
         deployment,
         with_index,
     } = taking;
+    let FilePlace::File(archive) = place else {
+        let message = "a server's snapshot comes to a file: give one, and copy it by the store's own tool; or take it where the folder is, which works beside the server";
+        return Err(fail(Exit::Usage, message));
+    };
     if archive.symlink_metadata().is_ok() {
         let exists = ArchiveError::Exists(archive.to_owned());
         return Err(DeploymentError::from(exists).into());

@@ -18,6 +18,7 @@ use matchpoint_calibration::analysis::AnalysisError;
 use matchpoint_client::{ClientError, Fault};
 use matchpoint_embed::ModelError;
 use matchpoint_gallery::error::GalleryError;
+use matchpoint_stores::StoreError;
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,6 +166,9 @@ impl Exit {
         if let Some(error) = error.downcast_ref::<DeploymentError>() {
             return Some(Self::of_deployment(error));
         }
+        if let Some(error) = error.downcast_ref::<StoreError>() {
+            return Some(Self::of_store(error));
+        }
         if let Some(error) = error.downcast_ref::<MonitorError>() {
             return Some(Self::of_monitor(error));
         }
@@ -249,12 +253,27 @@ impl Exit {
         match error {
             ServeError::Deployment(error) => Self::of_deployment(error),
             ServeError::Identity(error) => Self::of_identity(error),
+            ServeError::Store(error) => Self::of_store(error),
             ServeError::Listen { .. } => Self::Unavailable,
             ServeError::SameName { .. } => Self::Configuration,
             ServeError::TransportPanicked | ServeError::Thread(_) | ServeError::DataDir { .. } => {
                 Self::Io
             }
             ServeError::LoadingPanicked | ServeError::Reflection(_) => Self::Internal,
+        }
+    }
+
+    fn of_store(error: &StoreError) -> Self {
+        match error {
+            StoreError::Address(_) | StoreError::Exists(_) => Self::Usage,
+            StoreError::NotBuilt(_) => Self::Configuration,
+            StoreError::NotFound(_) => Self::NoInput,
+            StoreError::Unfinished { .. } | StoreError::Changed(_) | StoreError::Failed { .. } => {
+                Self::Unavailable
+            }
+            StoreError::Denied { .. } => Self::NotAllowed,
+            StoreError::File { .. } => Self::Io,
+            StoreError::Stopped => Self::Interrupted,
         }
     }
 

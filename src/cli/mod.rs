@@ -4,6 +4,7 @@ mod adapt;
 mod adapted_embeddings;
 mod alike;
 mod analysis_text;
+mod archive_place;
 mod array_flags;
 mod audit;
 mod backup;

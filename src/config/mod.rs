@@ -81,10 +81,12 @@ enum Profile {
 pub struct ServerConfig {
     /// The part shared with the other commands.
     pub engine: EngineConfig,
-    /// The deployments to serve: a name where it differs from the recorded one, and a folder.
+    /// The deployments to serve: a name where it differs from the recorded one, and a folder, or the address of a snapshot.
     pub deployments: Vec<(Option<String>, PathBuf)>,
     /// Model folder in place of the recorded ones.
     pub model: Option<PathBuf>,
+    /// Where the snapshots among them are restored.
+    pub restore_dir: Option<PathBuf>,
     /// Whether nothing of the deployments may change.
     pub read_only: bool,
     /// Whether no other copy of what was restored takes writes.
@@ -354,6 +356,7 @@ impl SettingReader {
         Some(ServerConfig {
             engine: engine?,
             deployments: deployments?,
+            restore_dir: self.text("restore_dir").map(PathBuf::from),
             model: self.text("model").map(PathBuf::from),
             read_only: read_only?,
             only_copy: only_copy?,
@@ -557,8 +560,11 @@ impl SettingReader {
 
     fn deployments(&mut self) -> Option<Vec<(Option<String>, PathBuf)>> {
         let split = |entry: &str| match entry.split_once('=') {
-            Some((name, folder)) => (Some(name.trim().to_owned()), PathBuf::from(folder.trim())),
-            None => (None, PathBuf::from(entry.trim())),
+            // An address may have the sign in it.
+            Some((name, folder)) if !name.contains("://") => {
+                (Some(name.trim().to_owned()), PathBuf::from(folder.trim()))
+            }
+            Some(_) | None => (None, PathBuf::from(entry.trim())),
         };
         let text = self.text("deployments").unwrap_or_default();
         let deployments: Vec<_> = text
@@ -572,6 +578,11 @@ impl SettingReader {
                 "DIR or NAME=DIR, or several separated by commas",
             );
             return None;
+        }
+        if text.contains("://") && self.text("restore_dir").is_none() {
+            self.mistakes.push(
+                "deployments names the address of a snapshot, and restore_dir is not set: it is the folder where snapshots are restored".to_owned(),
+            );
         }
         Some(deployments)
     }

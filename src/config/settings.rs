@@ -93,7 +93,12 @@ pub const SETTINGS: &[Setting] = &[
     server(
         "deployments",
         None,
-        "What to serve, separated by commas: DIR or NAME=DIR",
+        "What to serve, separated by commas: DIR or NAME=DIR; in place of DIR, the address of a snapshot (s3://, gs://, az://, file://), which is restored below restore_dir",
+    ),
+    server(
+        "restore_dir",
+        None,
+        "Folder in which snapshots that deployments names by their address are restored, unless they are there",
     ),
     server(
         "model",

@@ -327,6 +327,12 @@ fn open_to_examine(items: &Path) -> Result<(Gallery, PackedIndex), DeploymentErr
 }
 
 impl SnapshotReport {
+    /// The same, of an archive that is known by another name.
+    #[must_use]
+    pub fn called(self, archive: PathBuf) -> Self {
+        Self { archive, ..self }
+    }
+
     fn of(self, archive: &Path, digest: ArchiveDigest) -> Self {
         Self {
             archive: archive.to_owned(),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::deployment::DeploymentError;
 use crate::identity::IdentityError;
+use matchpoint_stores::StoreError;
 
 /// Why the server did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +25,9 @@ pub enum ServeError {
     /// A deployment cannot be served.
     #[error(transparent)]
     Deployment(#[from] DeploymentError),
+    /// A snapshot that is to be served cannot be had.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// Two deployments have one name.
     #[error("two deployments are named `{name}`; name one of them otherwise, as in NAME=DIR")]
     SameName {

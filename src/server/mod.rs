@@ -20,6 +20,7 @@ mod paced_messages;
 mod page_token;
 mod registry;
 mod request_id;
+mod restored;
 mod retrieval;
 mod rules;
 mod server_info;
@@ -112,11 +113,12 @@ pub async fn serve_when_ready(
     serve(listeners, config, move || Ok(loaded), shutdown).await
 }
 
-/// Loads every deployment of the configuration. Blocks.
+/// Loads every deployment of the configuration, and restores first what is configured by the address of a snapshot. Blocks.
 ///
 /// # Errors
 /// Anything that a deployment cannot be opened for.
 pub fn load(config: &ServerConfig) -> Result<ServedState, ServeError> {
+    let config = &restored::with_folders(config)?;
     let mut models = Models::new(&config.engine, config.queue_len_max);
     let (mut deployments, mut places) = (BTreeMap::new(), BTreeMap::new());
     let (mut unopened, mut first) = (Vec::new(), None);

@@ -491,6 +491,76 @@ async fn a_server_that_listens_when_it_is_ready_takes_no_connection_before() {
     serving.await.unwrap().unwrap();
 }
 
+#[tokio::test]
+async fn a_server_restores_the_snapshot_whose_address_it_is_given_and_once() {
+    let root = TempDir::new().unwrap();
+    let archive = root.path().join("shop.snapshot");
+    let address = format!("file://{}", archive.display());
+    let taken = run(&["snapshot", path(shop()), &address]);
+    assert!(taken.status.success(), "{}", text(&taken.stderr));
+    let below = root.path().join("restored");
+    let settings = [
+        ("MATCHPOINT_RESTORE_DIR", path(&below)),
+        ("MATCHPOINT_READ_ONLY", "true"),
+    ];
+    let named = format!("toys={address}");
+    let mut states = Vec::new();
+    for _start in 0..2 {
+        let running = Running::start(Path::new(&named), &settings).await;
+        let about = info(&running).await;
+        assert_eq!(about.name, "toys");
+        states.push(about.state);
+        running.stop().await;
+        assert_eq!(fs::read_dir(&below).unwrap().count(), 1);
+    }
+    assert_eq!(states[0], states[1]);
+    // Another snapshot is another folder.
+    let again = root.path().join("again");
+    copy_folder(shop(), &again);
+    let other = run(&["points", "rollback", path(&again)]);
+    assert!(other.status.success(), "{}", text(&other.stderr));
+    fs::remove_file(&archive).unwrap();
+    assert!(run(&["snapshot", path(&again), &address]).status.success());
+    let running = Running::start(Path::new(&named), &settings).await;
+    assert_ne!(info(&running).await.state, states[0]);
+    running.stop().await;
+    assert_eq!(fs::read_dir(&below).unwrap().count(), 2);
+}
+
+#[test]
+fn an_address_that_no_store_has_is_refused_and_never_shown_whole() {
+    let refused = |arguments: &[&str], code: i32, says: &str| {
+        let refused = run(arguments);
+        let said = text(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(code), "{said}");
+        assert!(said.contains(says) && !said.contains("hunter2"), "{said}");
+    };
+    let shop = path(shop());
+    refused(
+        &["restore", "s3://id:hunter2@b/x", "y"],
+        2,
+        "credentials come from the environment",
+    );
+    refused(&["restore", "ftp://b/x", "y"], 2, "s3://");
+    refused(
+        &["snapshot", shop, "s3://bucket"],
+        2,
+        "names no bucket and key",
+    );
+    if cfg!(not(feature = "object-stores")) {
+        refused(
+            &["snapshot", shop, "s3://bucket/x"],
+            78,
+            "--features object-stores",
+        );
+        refused(
+            &["restore", "gs://bucket/x", "y"],
+            78,
+            "--features object-stores",
+        );
+    }
+}
+
 #[test]
 fn a_snapshot_brings_its_index_and_no_other_ones() {
     let root = TempDir::new().unwrap();

@@ -1,0 +1,78 @@
+//! Why a store refuses, and what to do about it.
+
+use std::io;
+
+use crate::{AddressError, ObjectAddress};
+
+/// Every way in which an object can fail to come or to go.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// What was written is no address.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// The program was built without stores.
+    #[error(
+        "{0} is in an object store, and this build of matchpoint reaches none: build it with \
+         `--features object-stores`, as the images and wheels are, or copy the file by the store's own tool"
+    )]
+    NotBuilt(ObjectAddress),
+    /// There is none.
+    #[error(
+        "there is no object {0}, or no such bucket; look for another name with the store's own tool"
+    )]
+    NotFound(ObjectAddress),
+    /// Nothing is replaced.
+    #[error("there is an object {0} already, and none is replaced: choose another name")]
+    Exists(ObjectAddress),
+    /// Its name is claimed, and the file is not there.
+    #[error(
+        "{address} is not whole: it was begun at {since} and has not ended. Wait for it; if nobody writes it any more, \
+         remove it and take the snapshot once more"
+    )]
+    Unfinished {
+        /// The object.
+        address: ObjectAddress,
+        /// When, by the store's clock.
+        since: String,
+    },
+    /// Not with these credentials.
+    #[error(
+        "the store does not let us {doing} {address} ({why}): set the credentials in the environment, as the store's own \
+         tools take them (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME \
+         and AZURE_STORAGE_ACCOUNT_KEY)"
+    )]
+    Denied {
+        /// The object.
+        address: ObjectAddress,
+        /// What was tried.
+        doing: &'static str,
+        /// The store's words, without its answer's body.
+        why: String,
+    },
+    /// Another took its place meanwhile.
+    #[error("{0} was replaced while it was read; try again")]
+    Changed(ObjectAddress),
+    /// The store, or the way to it, failed for longer than it is tried.
+    #[error("cannot {doing} {address}: {why}")]
+    Failed {
+        /// The object.
+        address: ObjectAddress,
+        /// What was tried.
+        doing: &'static str,
+        /// The store's words, without its answer's body.
+        why: String,
+    },
+    /// The disk.
+    #[error("cannot {doing} the copy of {address} on this machine: {source}")]
+    File {
+        /// The object.
+        address: ObjectAddress,
+        /// What was tried.
+        doing: &'static str,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// It was told to.
+    #[error("stopped; nothing is left of it")]
+    Stopped,
+}
