@@ -10,7 +10,7 @@ TESTED := --bins --tests
 # CMake and NASM, where the machine has none.
 export PATH := $(CURDIR)/.cache/build-tools/bin:$(PATH)
 
-.PHONY: help protocol demo test test-long test-rust test-prometheus test-proxies test-console test-slurm lint tools runtime bench build wheel sbom clean compare-pillow
+.PHONY: help protocol demo test test-long test-rust test-prometheus test-proxies test-object-stores test-console test-slurm lint tools runtime bench build wheel sbom clean compare-pillow
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -56,6 +56,12 @@ test-slurm: runtime ## A build on a real Slurm cluster, while tasks and a node a
 	@echo "== Slurm"
 	@cargo build --locked --quiet $(TESTED)
 	@python3 scripts/test_slurm.py --program target/debug/matchpoint
+
+test-object-stores: ## Snapshots in an object store that speaks as S3 does; builds the program with the feature
+	@echo "== object stores"
+	@cargo build --locked --quiet --features object-stores
+	@"$$(scripts/venv.sh stores scripts/stores-requirements.txt)/bin/python" scripts/test_object_stores.py \
+		--program target/debug/matchpoint
 
 test-console: runtime ## The console in a real Chromium: each page, keyboard, axe-core, a phone (needs `chromium`, `npm`)
 	@echo "== console"

@@ -23,8 +23,9 @@ use matchpoint_stores::{FilePlace, version};
 ///
 /// With --server, the server takes it (below its `data_dir`), and it is fetched, verified and removed there.
 ///
-/// In place of a file, the address of an object in a store does: s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY. Credentials
-/// come from the environment, as the stores' own tools take them. It is packed below TMPDIR first.
+/// In place of a file, the address of an object in a store does: `s3://BUCKET/KEY`, `gs://BUCKET/KEY`,
+/// `az://CONTAINER/KEY`. Credentials come from the environment, as the stores' own tools take them. It is packed
+/// below TMPDIR first.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   matchpoint snapshot shop backups/shop.snapshot
