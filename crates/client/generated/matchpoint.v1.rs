@@ -36,7 +36,7 @@ pub struct DecisionBasis {
     #[prost(bool, tag = "8")]
     pub certified: bool,
     /// The false reject rate that the operating point promises per search, in (0, 1). Absent if it promises none, and once so
-    /// many items of the calibration are gone that `frr_bound` is above it.
+    /// many items were removed or added since the calibration that `frr_bound` is above it.
     #[prost(double, optional, tag = "9")]
     pub target_frr: ::core::option::Option<f64>,
     /// The score that was compared with `threshold`: that of the best match, unless `adjustment` says otherwise. Absent when
@@ -58,8 +58,9 @@ pub struct DecisionBasis {
     /// above 0: it takes those for such as there were. Absent if there is no such bound.
     #[prost(double, optional, tag = "14")]
     pub far_bound: ::core::option::Option<f64>,
-    /// The false reject rate that is not exceeded today at `confidence`, in \[0, 1\]: that of the calibration, and each item of
-    /// it that is gone taken for a label that is missed. Absent if the operating point promises none.
+    /// The false reject rate that is not exceeded today at `confidence`, in \[0, 1\]: that of the calibration, each item of it
+    /// that is gone taken for a label that is missed, and what was added coming before mates as often as what there was, a
+    /// prediction. Absent if the operating point promises none, and if it takes a margin and items were added.
     #[prost(double, optional, tag = "15")]
     pub frr_bound: ::core::option::Option<f64>,
     /// Whether the decision is a REJECT that a person is to look at, because the score reaches `review_threshold`. False for every
@@ -71,7 +72,7 @@ pub struct DecisionBasis {
     #[prost(float, optional, tag = "17")]
     pub review_threshold: ::core::option::Option<f32>,
     /// At most this share of mated searches is promised to be rejected without a look or accepted with a wrong label, in (0, 1).
-    /// Absent without a review band, under a filter, and once so many items of the calibration are gone that the promise is.
+    /// Absent without a review band, under a filter, and once so many items were removed or added that the promise is gone.
     #[prost(double, optional, tag = "18")]
     pub unseen_frr: ::core::option::Option<f64>,
 }
@@ -1433,7 +1434,8 @@ pub struct CalibrationSettings {
     /// Every picture of a stranger without a name (label `stranger-` and the id of a decision) shows another one. Without
     /// it, those that are as alike as pictures of one label count as one stranger, and with a certified `target_far` the
     /// operation ends FAILED_PRECONDITION with STRANGERS_UNNAMED. Labels of strangers who are nearly alike
-    /// (`CrowdedStrangers`) are different things too; without it they count as one.
+    /// (`CrowdedStrangers`) are different things too; without it a certified FAR holds whether they are or not, and intervals
+    /// count them as one.
     #[prost(bool, tag = "16")]
     pub strangers_are_distinct: bool,
     /// With a remedy that takes a margin: how much of the similarity of the best of another label is taken off, above 0 to 1.
@@ -1695,7 +1697,7 @@ pub struct UnnamedStrangers {
     /// Number of such pictures.
     #[prost(uint64, tag = "1")]
     pub pictures: u64,
-    /// Strangers that they count as, unless `strangers_are_distinct` says that each picture shows another one.
+    /// Strangers that they may be, unless `strangers_are_distinct` says that each picture shows another one.
     #[prost(uint64, tag = "2")]
     pub strangers: u64,
     /// The cosine similarity from which two pictures may show the same stranger, going by the scores of mated searches; unset
@@ -1713,15 +1715,15 @@ impl ::prost::Name for UnnamedStrangers {
         "/matchpoint.v1.UnnamedStrangers".into()
     }
 }
-/// Labels of strangers who are nearer to each other than half of the distance between strangers and the gallery, so that
-/// they may be the same under several names.
+/// Labels of strangers who are nearer to each other than strangers come to the gallery's items: the same under several names,
+/// or look-alikes. A certified FAR holds either way.
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CrowdedStrangers {
     /// Number of such labels.
     #[prost(uint64, tag = "1")]
     pub labels: u64,
-    /// Strangers that they count as, unless `strangers_are_distinct` says that each is another one.
+    /// Strangers that they may be, unless `strangers_are_distinct` says that each is another one.
     #[prost(uint64, tag = "2")]
     pub strangers: u64,
     /// The cosine similarity from which two are linked, directly or in a chain.
