@@ -5,7 +5,7 @@
 //! panic costs only the job that it happened in. A thread cannot be ended from outside: a worker that does
 //! not come back from its job is given up, and another one takes its place.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use super::error::ModelError;
 use super::job::{JobKind, JobResult, PoolError, PoolJob, PoolWorker, micros};
 use super::job_duration::JobDurations;
 use super::queue::{ClientId, Pushed, Queue};
-use super::seat::Seat;
+use super::seat::{BegunJob, Seat};
 
 /// The pool. Dropping it finishes the queued jobs, as [`WorkerPool::shutdown`] does.
 #[derive(Debug)]
@@ -53,8 +53,9 @@ struct PoolTally {
     late: AtomicU64,
     displaced: AtomicU64,
     stuck: AtomicU64,
-    /// Workers that were given up, and are at their jobs still.
-    stuck_now: AtomicUsize,
+    /// Workers that were given up, and are at their jobs still. Below zero for a moment, if one comes back before it
+    /// is counted.
+    stuck_now: AtomicI64,
 }
 
 /// Jobs that were queued and not done, by reason.
@@ -244,24 +245,16 @@ impl WorkerPool {
     }
 
     /// Gives up workers that have been at one job for at least so long, and starts others in their places; to be
-    /// called every now and then. Once as many are given up as there were to be, and at least two, none is started any
+    /// called every now and then. While as many are given up as there were to be, and at least two, none is started any
     /// more: they take the processors from each other.
     pub fn give_up_after(&self, longest: Duration) {
         for worker in self.workers().iter_mut() {
-            let Some(job) = worker.at.give_up_after(longest) else {
-                continue;
-            };
-            self.crew.tally.stuck.fetch_add(1, Ordering::Relaxed);
-            let stuck = 1 + self.crew.tally.stuck_now.fetch_add(1, Ordering::AcqRel);
-            if job.kind == JobKind::LargeImage {
-                self.crew.queue.dear_done();
+            if let Some(job) = worker.at.give_up_after(longest) {
+                self.crew.note_stuck(&job);
             }
-            let seconds = job.begun.elapsed().as_secs();
-            job.span.in_scope(|| {
-                tracing::error!(seconds, kind = ?job.kind, client = job.client, stuck,
-                    "a worker does not come back from its job, and is given up");
-            });
-            if self.is_worn_out() {
+            // Looked at each time: there may have been too many, or no room for another, and others have come back.
+            let is_missing = worker.at.is_given_up() || worker.thread.is_finished();
+            if !is_missing || self.is_worn_out() {
                 continue;
             }
             // In its thread, since it takes a moment.
@@ -281,8 +274,7 @@ impl WorkerPool {
     /// Whether so many workers do not come back from their jobs that the process had better be started again.
     #[must_use]
     pub fn is_worn_out(&self) -> bool {
-        let most = usize::try_from(self.worker_count.max(2)).unwrap_or(usize::MAX);
-        most <= self.crew.tally.stuck_now.load(Ordering::Acquire)
+        i64::from(self.worker_count.max(2)) <= self.crew.tally.stuck_now.load(Ordering::Acquire)
     }
 
     fn workers(&self) -> MutexGuard<'_, Vec<Worker>> {
@@ -294,7 +286,8 @@ impl WorkerPool {
     pub fn shutdown(&self) {
         // The workers leave when it is empty.
         self.crew.queue.close();
-        for worker in self.workers().drain(..) {
+        let workers = std::mem::take(&mut *self.workers());
+        for worker in workers {
             // A job may own the last handle to its pool; a thread cannot wait for itself.
             let is_own = worker.thread.thread().id() == thread::current().id();
             if !is_own && !worker.at.is_given_up() && worker.thread.join().is_err() {
@@ -334,6 +327,20 @@ impl PoolTally {
 }
 
 impl Crew {
+    /// Counts and names a job that its worker was given up for.
+    fn note_stuck(&self, job: &BegunJob) {
+        self.tally.stuck.fetch_add(1, Ordering::Relaxed);
+        let stuck = 1 + self.tally.stuck_now.fetch_add(1, Ordering::AcqRel);
+        if job.kind == JobKind::LargeImage {
+            self.queue.dear_done();
+        }
+        let seconds = job.begun.elapsed().as_secs();
+        job.span.in_scope(|| {
+            tracing::error!(seconds, kind = ?job.kind, client = job.client, stuck,
+                "a worker does not come back from its job, and is given up");
+        });
+    }
+
     /// Starts a thread that does jobs with an embedder that is made there.
     fn worker(
         self: &Arc<Self>,

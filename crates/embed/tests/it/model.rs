@@ -1449,6 +1449,34 @@ async fn a_worker_that_does_not_come_back_is_given_up_and_another_takes_its_plac
     assert_eq!(run(10).await, Err(PoolError::Stopped));
 }
 
+#[tokio::test]
+async fn workers_that_come_back_leave_as_many_as_there_were_to_be() {
+    let pool = pool(1, 4);
+    let (mut stuck, mut ends) = (Vec::new(), Vec::new());
+    for number in 0..2 {
+        let (job, begun, end) = held();
+        let mut running = Box::pin(pool.run(client(number), JobKind::Image, job));
+        assert!(begin(&mut running).await.is_pending());
+        begun.await.unwrap();
+        pool.give_up_after(Duration::ZERO);
+        stuck.push(running);
+        ends.push(end);
+    }
+    assert!(pool.is_worn_out());
+    ends.remove(0).send(()).unwrap();
+    assert_eq!(stuck.remove(0).await, Ok(()));
+    while pool.is_worn_out() {
+        tokio::task::yield_now().await;
+    }
+    // The only worker that there was to be is stuck still, and it is not too many any more.
+    pool.give_up_after(Duration::from_secs(3600));
+    let answered = pool.run(Caller::default(), JobKind::Image, |_| 7);
+    let answered = tokio::time::timeout(Duration::from_secs(20), answered).await;
+    assert_eq!(answered.unwrap(), Ok(7));
+    ends.remove(0).send(()).unwrap();
+    assert_eq!(stuck.remove(0).await, Ok(()));
+}
+
 fn client(client: u64) -> Caller {
     Caller {
         client,
