@@ -12,8 +12,6 @@ use tokio_stream::wrappers::WatchStream;
 use tokio_stream::{Stream, StreamExt, once, pending};
 use tonic::{Request, Response, Status};
 
-use crate::telemetry;
-
 /// The name for "the process answers", which does not depend on any model.
 pub const LIVENESS: &str = "liveness";
 
@@ -29,29 +27,47 @@ const SERVICES: [&str; 8] = [
     "matchpoint.v1.ServerService",
 ];
 
-/// Says whether deployments are served: not at first.
+/// Says whether deployments are served, not at first, and whether the process need not be started again.
 #[derive(Clone, Debug)]
-pub(super) struct HealthHandler(watch::Sender<bool>);
+pub(super) struct HealthHandler {
+    serving: watch::Sender<bool>,
+    alive: watch::Sender<bool>,
+}
 
 impl Default for HealthHandler {
     fn default() -> Self {
-        Self(watch::Sender::new(false))
+        Self {
+            serving: watch::Sender::new(false),
+            alive: watch::Sender::new(true),
+        }
     }
 }
 
 impl HealthHandler {
     /// Says from now on whether deployments are served; who watches learns of a change.
     pub(super) fn serve(&self, serving: bool) {
-        self.0
-            .send_if_modified(|before| std::mem::replace(before, serving) != serving);
+        say(&self.serving, serving);
+    }
+
+    /// The same of the process.
+    pub(super) fn live(&self, alive: bool) {
+        say(&self.alive, alive);
+    }
+
+    fn about(&self, service: &str) -> Option<&watch::Sender<bool>> {
+        if service == LIVENESS {
+            return Some(&self.alive);
+        }
+        SERVICES.contains(&service).then_some(&self.serving)
     }
 
     fn status(&self, service: &str) -> Option<ServingStatus> {
-        if service == LIVENESS {
-            return Some(of(telemetry::is_alive()));
-        }
-        SERVICES.contains(&service).then(|| of(*self.0.borrow()))
+        self.about(service).map(|said| of(*said.borrow()))
     }
+}
+
+fn say(to: &watch::Sender<bool>, now: bool) {
+    to.send_if_modified(|before| std::mem::replace(before, now) != now);
 }
 
 fn of(serving: bool) -> ServingStatus {
@@ -94,16 +110,41 @@ impl Health for HealthHandler {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let service = request.get_ref().service.as_str();
-        let statuses: Self::WatchStream = if SERVICES.contains(&service) {
-            let serving = WatchStream::new(self.0.subscribe());
-            Box::pin(serving.map(|serving| Ok(answer(of(serving)))))
-        } else {
+        let statuses: Self::WatchStream = match self.about(&request.get_ref().service) {
+            Some(said) => {
+                let said = WatchStream::new(said.subscribe());
+                Box::pin(said.map(|said| Ok(answer(of(said)))))
+            }
             // What there is not may be there one day, as far as the protocol goes: the call does not end.
-            let status = self.status(service);
-            let status = status.unwrap_or(ServingStatus::ServiceUnknown);
-            Box::pin(once(Ok(answer(status))).chain(pending()))
+            None => Box::pin(once(Ok(answer(ServingStatus::ServiceUnknown))).chain(pending())),
         };
         Ok(Response::new(statuses))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_watches_learns_of_each_change_of_what_is_watched() {
+        let health = HealthHandler::default();
+        let watched = |service: &str| {
+            let service = service.to_owned();
+            health.watch(Request::new(HealthCheckRequest { service }))
+        };
+        let mut alive = watched(LIVENESS).await.unwrap().into_inner();
+        let mut serving = watched("").await.unwrap().into_inner();
+        let next = async |watch: &mut <HealthHandler as Health>::WatchStream| {
+            let said = tokio::time::timeout(std::time::Duration::from_secs(10), watch.next());
+            said.await.unwrap().unwrap().unwrap().status()
+        };
+        assert_eq!(next(&mut alive).await, ServingStatus::Serving);
+        assert_eq!(next(&mut serving).await, ServingStatus::NotServing);
+        health.live(false);
+        assert_eq!(next(&mut alive).await, ServingStatus::NotServing);
+        health.serve(true);
+        assert_eq!(next(&mut serving).await, ServingStatus::Serving);
+        assert_eq!(health.status(LIVENESS), Some(ServingStatus::NotServing));
     }
 }

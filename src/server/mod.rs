@@ -371,6 +371,7 @@ async fn publish_gauges(loaded: impl Fn() -> Option<Arc<ServedState>>, health: H
         if is_worn_out != was_worn_out {
             was_worn_out = is_worn_out;
             telemetry::worn_out(is_worn_out);
+            health.live(!is_worn_out);
         }
     }
 }

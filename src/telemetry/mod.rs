@@ -161,8 +161,7 @@ fn is_ready() -> bool {
 static WORN_OUT: AtomicBool = AtomicBool::new(false);
 
 /// Whether the process need not be started again.
-#[must_use]
-pub fn is_alive() -> bool {
+fn is_alive() -> bool {
     !WORN_OUT.load(Ordering::Relaxed)
 }
 
