@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, PublicKeyUse};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
-use serde::Deserialize;
+use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind, Validation};
+use serde::{Deserialize, Deserializer};
 
 use super::error::IdentityError;
 use super::scope::Scope;
@@ -27,6 +27,8 @@ use crate::files::open_file;
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Issuers publish two or three.
 const KEYS_MAX: usize = 100;
+/// Shorter ones check no signature.
+const RSA_BYTES_MIN: usize = 2048 / 8;
 const TOKEN_BYTES_MAX: usize = 8192;
 const SUBJECT_BYTES_MAX: usize = 256;
 const DEPLOYMENTS_MAX: usize = 100;
@@ -69,8 +71,13 @@ struct TokenClaims {
     exp: u64,
     #[serde(default)]
     scope: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some")]
     matchpoint_deployments: Option<Vec<String>>,
+}
+
+/// A list that is there has to be one: null, of somebody who has no deployment, say, is not all of them.
+fn some<'de, D: Deserializer<'de>>(names: D) -> Result<Option<Vec<String>>, D::Error> {
+    Vec::deserialize(names).map(Some)
 }
 
 impl TokenKeys {
@@ -92,17 +99,30 @@ impl TokenKeys {
         if KEYS_MAX < set.keys.len() {
             return Err(wrong(format!("it may have {KEYS_MAX} keys")));
         }
-        let mut keys = Vec::new();
+        let (mut keys, mut first) = (Vec::new(), None);
         for (number, jwk) in set.keys.into_iter().enumerate() {
             if jwk.common.public_key_use == Some(PublicKeyUse::Encryption) {
                 continue;
             }
-            let key = TokenKey::of(jwk)
-                .map_err(|problem| wrong(format!("key {}: {problem}", number + 1)))?;
-            keys.push(Arc::new(key));
+            let number = number + 1;
+            if matches!(jwk.algorithm, AlgorithmParameters::OctetKey(_)) {
+                return Err(wrong(format!(
+                    "key {number}: a secret that signs and checks alike (HS256) is not taken"
+                )));
+            }
+            match TokenKey::of(jwk) {
+                Ok(key) => keys.push(Arc::new(key)),
+                // An issuer has keys for others too (RFC 7517, section 5), and takes its own back beside them.
+                Err(problem) => {
+                    let file = path.display();
+                    tracing::warn!(%file, key = number, problem, "a key of the issuer is left out");
+                    first = first.or_else(|| Some(format!("; key {number}: {problem}")));
+                }
+            }
         }
         if keys.is_empty() {
-            return Err(wrong("it has no key for signatures".to_owned()));
+            let first = first.unwrap_or_default();
+            return Err(wrong(format!("it has no key for signatures{first}")));
         }
         // Those that stay are the same, so that tokens which came before go on.
         for old in before.map_or(&[][..], |before| &before.keys) {
@@ -156,9 +176,6 @@ impl TokenKey {
             AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => {
                 &[EdDSA]
             }
-            AlgorithmParameters::OctetKey(_) => {
-                return Err("a secret that signs and checks alike (HS256) is not taken");
-            }
             _ => {
                 return Err("its type is not RSA, EC or Ed25519");
             }
@@ -173,6 +190,11 @@ impl TokenKey {
             return Err("its alg is none of its type");
         }
         let key = DecodingKey::from_jwk(&jwk).map_err(|_malformed| "it cannot be read")?;
+        if let DecodingKeyKind::RsaModulusExponent { n, .. } = key.kind()
+            && n.len() < RSA_BYTES_MIN
+        {
+            return Err("an RSA key must have 2048 bits or more");
+        }
         Ok(Self {
             jwk,
             key,

@@ -218,6 +218,37 @@ fn each_claim_that_is_wrong_is_named() {
         let token = issuer.with(claim, value);
         assert_eq!(refused(&access, &token), why, "{claim} {shown:.40}");
     }
+    // Of somebody who has none: that is not all.
+    let mut none = claims();
+    let claims = none.as_object_mut().unwrap();
+    claims.insert("matchpoint_deployments".to_owned(), Value::Null);
+    let token = issuer.signed(&json!({"alg": "EdDSA", "kid": "ed"}), &none);
+    assert_eq!(refused(&access, &token), malformed);
+}
+
+#[test]
+fn keys_of_an_issuer_that_are_for_others_are_left_out_and_the_rest_is_taken() {
+    let issuer = Issuer::new();
+    let mut keys = vec![
+        json!({"kty": "AKP", "kid": "new", "alg": "ML-DSA-65", "pub": "AA"}),
+        json!({"kty": "EC", "crv": "P-521", "kid": "long", "x": "AA", "y": "AA"}),
+        json!({"kty": "OKP", "crv": "Ed448", "kid": "other", "x": "AA"}),
+        json!({"kty": "RSA", "kid": "oaep", "alg": "RSA-OAEP", "n": "AQAB", "e": "AQAB"}),
+        json!({"kty": "RSA", "kid": "short", "n": "AQAB", "e": "AQAB"}),
+    ];
+    keys.extend(issuer.public_keys());
+    issuer.publish(&keys);
+    let access = CallerAccess::open(&issuer.config()).unwrap();
+    let token = issuer.with("sub", json!("alice"));
+    assert!(access.identify(Some(token.as_bytes()), None).is_ok());
+    let short = issuer.signed(&json!({"alg": "RS256", "kid": "short"}), &claims());
+    let why = "it is signed by no key of the issuer's file";
+    assert_eq!(refused(&access, &short), why);
+    // A secret is not for a file that everybody may read: nothing of such a file is taken.
+    keys.push(json!({"kty": "oct", "kid": "s", "k": "c2VjcmV0LW9mLWJvdGg"}));
+    issuer.publish(&keys);
+    let said = CallerAccess::open(&issuer.config()).unwrap_err();
+    assert!(said.to_string().contains("key 10: a secret"), "{said}");
 }
 
 #[test]
