@@ -195,9 +195,19 @@ async fn gzipped(client: &mut SendRequest<Bytes>, message: &[u8]) -> (i32, Strin
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(message).unwrap();
     let message = encoder.finish().unwrap();
-    let plain = framed(&message, message.len());
+    send_gzipped(client, SEARCH, &message, message.len()).await
+}
+
+/// Sends these bytes as a compressed message that has so many, as it says.
+async fn send_gzipped(
+    client: &mut SendRequest<Bytes>,
+    path: &str,
+    message: &[u8],
+    length: usize,
+) -> (i32, String) {
+    let plain = framed(message, length);
     let compressed = [&[1], plain.slice(1..).as_ref()].concat();
-    let request = http::Request::post(format!("http://x{SEARCH}"))
+    let request = http::Request::post(format!("http://x{path}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .header("grpc-encoding", "gzip")
@@ -237,6 +247,12 @@ async fn what_comes_compressed_is_read_as_what_it_was_within_the_same_limits() {
     };
     let good = search((0..1280_u16).map(f32::from).collect());
     assert_eq!(gzipped(&mut client, &good).await.0, Code::Ok as i32);
+    // A stream that ends within a message has not ended well.
+    for path in [SEARCH, "/matchpoint.v1.RetrievalService/SearchStream"] {
+        let (code, said) = send_gzipped(&mut client, path, &[31, 139, 8], 100).await;
+        assert_eq!(code, Code::InvalidArgument as i32, "{path} {said}");
+        assert!(said.contains("within%20a%20message"), "{path} {said}");
+    }
     // What it was is too large, whatever it takes on the wire.
     let (code, said) = gzipped(&mut client, &varied(600)).await;
     assert_eq!(code, Code::OutOfRange as i32, "{said}");

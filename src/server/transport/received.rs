@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 use super::call::Call;
 use super::inflated::{Inflated, PREFIX_BYTES, message_length};
 use super::pace::{Pace, PacedWait};
+use crate::server::convert::invalid;
 use crate::server::status::status;
 use crate::telemetry;
 
@@ -99,6 +100,11 @@ impl Body for ReceivedBody {
             return self.wait(context);
         };
         self.wait.over();
+        if next.is_none() && self.framing.is_within() {
+            // What inflates messages keeps the rest back, so that nobody else would notice.
+            let cut = invalid("the request ended within a message; send the whole of it");
+            return Poll::Ready(Some(Err(cut)));
+        }
         let next = next.map(|frame| {
             let frame = frame.map_err(|error| Status::from_error(Box::new(error)))?;
             match frame.into_data() {
