@@ -23,6 +23,9 @@ use matchpoint_client::proto::{
     RecordedDecision,
 };
 
+/// Characters of a decision's id that are its time, to the millisecond.
+const TIME_LENGTH: usize = 13;
+
 /// Label sampled decisions: what FAR and FRR in service are computed from
 ///
 /// The server samples some decisions, more of them near the threshold, each with a known probability.
@@ -129,7 +132,7 @@ struct Annotate {
     at: Where,
     #[command(flatten)]
     replicas: ReplicaFlags,
-    /// Id of the decision; of one that waits for an annotation its beginning does, if no other begins so
+    /// Id of the decision; of one that waits for an annotation its first 13 characters or more do, if no other begins so
     decision_id: String,
     /// The enrolled label that the query showed
     #[arg(long)]
@@ -403,6 +406,14 @@ fn decision_text(found: &GetDecisionResponse) -> String {
 
 impl Annotate {
     async fn run(self) -> anyhow::Result<Exit> {
+        if self.decision_id.len() < TIME_LENGTH {
+            // Those that do not wait are not looked through, and one of them may be meant.
+            let message = format!(
+                "`{}` may begin the ids of many decisions; write the whole id, or its first {TIME_LENGTH} characters at least",
+                self.decision_id
+            );
+            return Err(fail(Exit::Usage, message));
+        }
         let told = match (self.label, self.not_enrolled) {
             (Some(label), _) => GroundTruth::label(label),
             (None, true) => GroundTruth::stranger(self.stranger.unwrap_or_default()),

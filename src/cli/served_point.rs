@@ -8,6 +8,9 @@ use crate::clock::rfc_3339;
 use matchpoint_calibration::growth::items_within;
 use matchpoint_client::proto::{MeasuredRate, OperatingPoint, ReviewBand};
 
+/// Ids that are named where several would do.
+const IDS_NAMED_MAX: usize = 10;
+
 /// An operating point, and whether it decides.
 #[derive(Serialize)]
 pub(super) struct ServedPoint {
@@ -183,8 +186,12 @@ pub(super) fn whole_id<'a>(
     match (found.next(), found.next()) {
         (Some(one), None) => Ok(one.to_owned()),
         (Some(_), Some(_)) => {
-            let all: Vec<&str> = matching().collect();
-            let message = format!("several ids begin with {begins}: {}", all.join(", "));
+            let some: Vec<&str> = matching().take(IDS_NAMED_MAX).collect();
+            let more = match matching().count() - some.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let message = format!("several ids begin with {begins}: {}{more}", some.join(", "));
             Err(fail(Exit::Usage, message))
         }
         (None, _) => Ok(begins.to_owned()),
@@ -206,6 +213,9 @@ mod tests {
         assert_eq!(whole(""), Ok(String::new()));
         let several = "several ids begin with 5f: op-5f2c, op-5f77".to_owned();
         assert_eq!(whole("5f"), Err(several));
+        let many: Vec<String> = (0..1000).map(|number| format!("{number:04}")).collect();
+        let said = whole_id("0", many.iter().map(String::as_str)).unwrap_err();
+        assert!(said.to_string().ends_with("0009 and 990 more"), "{said}");
         // One that another goes on from is still itself.
         assert_eq!(whole_id("op-5", ["op-5", "op-55"]).unwrap(), "op-5");
     }

@@ -893,6 +893,10 @@ fn decisions_are_listed_filled_in_imported_and_exported_and_a_refused_row_is_nam
     let several = run(&[&show[..], &[&id[..4]]].concat());
     let why = text(&several.stderr);
     assert!(why.contains("several ids begin with"), "{why}");
+    let annotate = ["audit", "annotate", "--server", &server, "--unusable"];
+    let short = run(&[&annotate[..], &[&id[..12]]].concat());
+    let why = text(&short.stderr);
+    assert!(why.contains("first 13 characters"), "{why}");
 
     // Filled in by hand: a label, a stranger, one that is misspelt, and one left for later.
     let table = fs::read_to_string(&listed).unwrap();
