@@ -173,7 +173,8 @@ pub fn worn_out(is_worn_out: bool) {
 /// Why the server closes connections, as label values.
 pub const CONNECTION_CLOSED_VALUES: [&str; 4] = ["refused", "not_accepted", "handshake", "idle"];
 /// The settings of limits that clients share, as label values.
-pub const LIMIT_VALUES: [&str; 4] = [
+pub const LIMIT_VALUES: [&str; 5] = [
+    "connections_max",
     "calls_max",
     "receive_bytes_max",
     "answer_bytes_max",

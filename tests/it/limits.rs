@@ -377,6 +377,29 @@ async fn calls_have_a_number_and_health_is_asked_beyond_it() {
 }
 
 #[tokio::test]
+async fn there_are_as_many_watches_of_health_as_connections_and_checks_beyond_them() {
+    let settings = [
+        ("MATCHPOINT_CONNECTIONS_MAX", "4"),
+        ("MATCHPOINT_ADDRESS_SHARE", "1"),
+    ];
+    let running = Running::sample(&settings).await;
+    let mut health = HealthClient::new(running.channel.clone());
+    let asked = HealthCheckRequest::default;
+    let mut watches = Vec::new();
+    for _ in 0..4 {
+        watches.push(health.watch(asked()).await.unwrap());
+    }
+    let refused = health.watch(asked()).await.unwrap_err();
+    assert_eq!(reason(&refused), "CONNECTIONS_MAX", "{refused}");
+    health.check(asked()).await.unwrap();
+    is_served(&running).await.unwrap();
+    watches.pop();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    health.watch(asked()).await.unwrap();
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn who_neither_sends_nor_reads_keeps_no_place_of_snapshots_and_calibrations() {
     let data = tempfile::tempdir().unwrap();
     let settings = [

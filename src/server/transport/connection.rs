@@ -21,7 +21,7 @@ use super::activity::{Activity, CallTasks, Heard, Outstayed, taking};
 use super::answer::AnswerBody;
 use super::call::Call;
 use super::inflated::{ACCEPTED, take_gzip};
-use super::quota::{ClientAddress, Quota};
+use super::quota::{ClientAddress, Quota, QuotaShare};
 use super::received::{MessageRules, ReceivedBody};
 use crate::config::LimitsConfig;
 use crate::server::connections::Peer;
@@ -43,6 +43,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const LEAVE: Duration = Duration::from_secs(5);
 /// Calls that are answered whatever the limits say: a full server is not a dead one.
 const HEALTH: &str = "/grpc.health.v1.Health/";
+/// But for the one of them that need not end.
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
 /// What holds for all connections.
 #[derive(Clone, Debug)]
@@ -51,6 +53,8 @@ pub(super) struct Shared {
     pub(super) streams_per_connection_max: u32,
     pub(super) message_bytes_max: usize,
     pub(super) calls: Quota,
+    /// Of health, which each client needs one of.
+    pub(super) watches: Quota,
     pub(super) received: Quota,
     pub(super) answers: Quota,
     /// Paths of calls whose clients send more than one message.
@@ -167,6 +171,19 @@ struct Calls<S> {
 
 type Answered = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Infallible>> + Send>>;
 
+impl<S> Calls<S> {
+    /// What a call takes as long as it is under way, by its path.
+    fn place(&self, path: &str) -> Result<Option<QuotaShare>, Status> {
+        let places = match path {
+            WATCH => &self.shared.watches,
+            _ if path.starts_with(HEALTH) => return Ok(None),
+            _ => &self.shared.calls,
+        };
+        let place = places.take(self.client, 1).map(Some);
+        place.map_err(|exceeded| exceeded.refusal())
+    }
+}
+
 impl<S: Stack> hyper::service::Service<Request<Incoming>> for Calls<S> {
     type Response = Response<AnswerBody>;
     type Error = Infallible;
@@ -174,15 +191,11 @@ impl<S: Stack> hyper::service::Service<Request<Incoming>> for Calls<S> {
 
     fn call(&self, mut request: Request<Incoming>) -> Answered {
         let shared = &self.shared;
-        let place = if request.uri().path().starts_with(HEALTH) {
-            None
-        } else {
-            match shared.calls.take(self.client, 1) {
-                Ok(place) => Some(place),
-                Err(exceeded) => {
-                    let refused = exceeded.refusal().into_http();
-                    return Box::pin(async { Ok(answered(refused, None)) });
-                }
+        let place = match self.place(request.uri().path()) {
+            Ok(place) => place,
+            Err(refused) => {
+                let refused = refused.into_http();
+                return Box::pin(async { Ok(answered(refused, None)) });
             }
         };
         let (received, answers) = (&shared.received, &shared.answers);

@@ -138,6 +138,7 @@ fn shared(config: &ServerConfig) -> (Quota, Arc<Shared>) {
         streams_per_connection_max: config.streams_per_connection_max,
         message_bytes_max: config.message_bytes_max,
         calls: quota("calls_max", limits.calls, 1),
+        watches: quota("connections_max", limits.connections, 1),
         received: quota("receive_bytes_max", limits.receive_bytes, largest),
         answers: quota("answer_bytes_max", limits.answer_bytes, largest),
         streamed: Arc::new(streamed_paths()),
