@@ -256,9 +256,10 @@ impl Exit {
             ServeError::Store(error) => Self::of_store(error),
             ServeError::Listen { .. } => Self::Unavailable,
             ServeError::SameName { .. } => Self::Configuration,
-            ServeError::TransportPanicked | ServeError::Thread(_) | ServeError::DataDir { .. } => {
-                Self::Io
-            }
+            ServeError::TransportPanicked
+            | ServeError::Thread(_)
+            | ServeError::DataDir { .. }
+            | ServeError::Descriptors { .. } => Self::Io,
             ServeError::LoadingPanicked | ServeError::Reflection(_) => Self::Internal,
         }
     }

@@ -42,6 +42,16 @@ pub enum ServeError {
         /// The system's reason.
         cause: std::io::Error,
     },
+    /// Nobody could connect.
+    #[error(
+        "the process may have {limit} files open, and takes at least {wanted} with a few connections, each of which takes one more; raise the limit (`ulimit -n 65536`, LimitNOFILE=65536 of systemd, --ulimit nofile=65536 of a container)"
+    )]
+    Descriptors {
+        /// How many the system lets it open.
+        limit: u64,
+        /// How many its own files and a few connections take.
+        wanted: u64,
+    },
     /// A thread could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),

@@ -6,6 +6,7 @@ mod connections;
 mod convert;
 mod denied;
 mod deployment_paths;
+mod descriptors;
 mod doubts;
 mod drift_messages;
 mod error;
@@ -294,6 +295,7 @@ pub async fn serve(
     tokio::select! {
         loaded = loading => {
             let loaded = loaded.unwrap_or(Err(ServeError::LoadingPanicked));
+            let loaded = loaded.and_then(|loaded| descriptors::check().map(|()| loaded));
             // Nothing will ever be served, so nobody is kept waiting for it.
             let loaded = Arc::new(loaded.inspect_err(|_| server.abort())?);
             for deployment in loaded.deployments.values() {

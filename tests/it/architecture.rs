@@ -230,7 +230,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("rayon::", &["adapt", "analysis", "index", "gallery"]),
     ("matrixmultiply::", &["kernels"]),
     ("memmap2::", &["kernels"]),
-    ("rustix::", &["deployment"]),
+    ("rustix::", &["deployment", "server"]),
     ("tar::", &["deployment"]),
     ("zip::", &["arrays"]),
     ("flate2::", &["arrays", "pixels", "server"]),
