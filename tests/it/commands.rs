@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{Served, copy_of_sample, matchpoint, photos, run, sample, text};
+use crate::common::{Served, copy_of_sample, matchpoint, photos, run, text};
 use serde_json::Value;
 
 const CACHE: &str = "query-embeddings.cache";
@@ -232,7 +232,8 @@ fn an_image_comes_from_standard_input_and_vectors_go_to_standard_output() {
         text(&piped_through.stderr)
     );
 
-    let served = Served::start(sample(), &[], &[]);
+    let (_folder, deployment) = copy_of_sample();
+    let served = Served::start(&deployment, &[], &[]);
     let server = format!("http://{}", served.address);
     let found = json(&piped(
         &["search", "-", "--server", &server, "--json"],

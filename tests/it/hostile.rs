@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::common::random::Random;
-use crate::common::{Served, patience, photos, sample};
+use crate::common::{Served, copy_of_sample, patience, photos};
 use crate::identity::calls;
 use crate::limits::{begin, costly_png, framed, raw};
 
@@ -246,7 +246,8 @@ fn costly(address: SocketAddr, _number: usize) -> Attack {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_honest_client_is_answered_beside_each_kind_of_hostile_ones() {
     let settings = [("MATCHPOINT_JOURNAL", "off"), ("MATCHPOINT_WORKERS", "2")];
-    let served = Served::start(sample(), &settings, &[]);
+    let (_folder, deployment) = copy_of_sample();
+    let served = Served::start(&deployment, &settings, &[]);
     let address: SocketAddr = served.address.parse().unwrap();
     let longest = patience(Duration::from_secs(1));
     // Warm, before anything is measured.

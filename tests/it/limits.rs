@@ -32,7 +32,7 @@ use tokio_stream::StreamExt;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::common::{Running, Served, photos, sample};
+use crate::common::{Running, Served, copy_of_sample, photos};
 
 const SEARCH: &str = "/matchpoint.v1.RetrievalService/Search";
 const LIST: &str = "/matchpoint.v1.GalleryService/ListItems";
@@ -622,7 +622,12 @@ fn resident_mib(process: u32) -> u64 {
 
 #[test]
 fn where_no_more_descriptors_are_left_the_server_waits_and_goes_on_afterwards() {
-    let served = Served::start(sample(), &[("MATCHPOINT_HANDSHAKE_SECONDS", "3600")], &[]);
+    let (_folder, deployment) = copy_of_sample();
+    let served = Served::start(
+        &deployment,
+        &[("MATCHPOINT_HANDSHAKE_SECONDS", "3600")],
+        &[],
+    );
     let process = served.child.id().to_string();
     let limited = std::process::Command::new("prlimit")
         .args(["--pid", &process, "--nofile=64:64"])
@@ -659,7 +664,8 @@ fn at_ten_times_the_load_memory_stays_within_the_formula() {
         ("MATCHPOINT_RECEIVE_BYTES_MAX", "32000000"),
         ("MATCHPOINT_ADDRESS_SHARE", "1"),
     ];
-    let served = Served::start(sample(), &settings, &[]);
+    let (_folder, deployment) = copy_of_sample();
+    let served = Served::start(&deployment, &settings, &[]);
     let before = resident_mib(served.child.id());
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let address: SocketAddr = served.address.parse().unwrap();
@@ -689,7 +695,8 @@ fn at_ten_times_the_load_memory_stays_within_the_formula() {
 
 #[test]
 fn where_memory_is_short_a_costly_picture_is_refused_and_the_server_lives() {
-    let served = Served::start(sample(), &[("MATCHPOINT_JOURNAL", "off")], &[]);
+    let (_folder, deployment) = copy_of_sample();
+    let served = Served::start(&deployment, &[("MATCHPOINT_JOURNAL", "off")], &[]);
     let process = served.child.id().to_string();
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status

@@ -127,6 +127,10 @@ pub fn copy_of_sample() -> (TempDir, PathBuf) {
     let folder = TempDir::new().unwrap();
     let copy = folder.path().join("sample");
     copy_folder(sample(), &copy);
+    assert!(
+        !copy.join("decisions.db").exists(),
+        "the sample itself was served: serve a copy"
+    );
     (folder, copy)
 }
 
