@@ -13,7 +13,7 @@ use super::server_address::{ServerChoice, Which, name_of};
 use super::standard_streams::refuse_standard;
 use super::steps_shown::StepsShown;
 use crate::deployment::{Folder, PackedIndex, SnapshotReport, check_snapshot, restore};
-use matchpoint_stores::{FilePlace, version};
+use matchpoint_stores::{FilePlace, StoreError, version};
 
 /// Copy a deployment into one file with checksums, also while it is served
 ///
@@ -89,7 +89,7 @@ impl Snapshot {
             &self.archive,
             "a snapshot, which is verified before it has its name,",
         )?;
-        let place = FilePlace::parse(&self.archive)?;
+        let place = FilePlace::parse(&self.archive).map_err(StoreError::from)?;
         if let Some(server) = server.address() {
             let taking = SnapshotToTake {
                 deployment: name_of(&deployment)?,
@@ -130,7 +130,7 @@ impl Restore {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         refuse_standard(&self.archive, "a restored snapshot, which is read twice,")?;
         let output = Output::new(self.json);
-        match FilePlace::parse(&self.archive)? {
+        match FilePlace::parse(&self.archive).map_err(StoreError::from)? {
             FilePlace::File(archive) => self.restore_file(&archive),
             FilePlace::Object(address) => {
                 // Without a look into it, where its version says what it is.
