@@ -26,7 +26,7 @@ use matchpoint_calibration::likeness::{Alike, alike as alike_labels};
   matchpoint merge shop shards/ --model models/efficientnet-lite0
   matchpoint merge --into shop new-shards/ --json")]
 pub(super) struct Merge {
-    /// The deployment's folder; there must be none, without --into
+    /// The deployment's folder; without --into there must be none, or one of these shards and nothing else, which stays
     deployment: PathBuf,
     /// Archives of shards, or folders of them
     #[arg(required = true, value_name = "SHARDS")]

@@ -179,7 +179,7 @@ impl ShardSet {
         }
         };
         if into.symlink_metadata().is_ok() {
-            return Err(taken());
+            return self.made_before(settings)?.ok_or_else(taken);
         }
         let into = std::path::absolute(into).map_err(|cause| DeploymentError::io(into, &cause))?;
         let parent = into.parent().unwrap_or(Path::new("/"));
@@ -202,12 +202,7 @@ impl ShardSet {
         let mut gallery = GalleryMerge::create(&items, *dimension, &model.fingerprint, id)?;
         let totals = self.take_all(&mut gallery, &into, progress)?;
         let gallery = gallery.finish()?;
-        let digests: Vec<&str> = self
-            .shards
-            .iter()
-            .map(|one| &*one.manifest.digest)
-            .collect();
-        if digest_together(&digests).as_ref() != Some(&gallery.digest) {
+        if self.digest().as_ref() != Some(&gallery.digest) {
             return Err(first.refused(
                 "and the other shards hold items whose digests do not add up to that of all of them: an id is in two shards; build them again",
             ));
@@ -220,6 +215,35 @@ impl ShardSet {
             DeploymentError::io(&into, &cause)
         })?;
         self.report(settings, totals, gallery)
+    }
+
+    /// The digest of the items of all shards.
+    fn digest(&self) -> Option<String> {
+        let digests = self.shards.iter().map(|one| &*one.manifest.digest);
+        digest_together(&digests.collect::<Vec<_>>())
+    }
+
+    /// The report of a deployment that holds these shards and nothing else: a task that was killed after its last step is
+    /// begun again, and has nothing to do. `None` of any other.
+    fn made_before(
+        &self,
+        settings: &MergeSettings<'_>,
+    ) -> Result<Option<MergeReport>, DeploymentError> {
+        let Ok(folder) = Folder::open(settings.deployment) else {
+            return Ok(None);
+        };
+        if folder.record().model.fingerprint != self.first()?.manifest.model.fingerprint {
+            return Ok(None);
+        }
+        let gallery = GalleryMerge::into_existing(&folder.gallery_file())?.so_far();
+        if self.digest().as_ref() != Some(&gallery.digest) {
+            return Ok(None);
+        }
+        let unchanged = MergeTotals {
+            unchanged: gallery.items,
+            ..MergeTotals::default()
+        };
+        self.report(settings, unchanged, gallery).map(Some)
     }
 
     fn add_to(

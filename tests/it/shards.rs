@@ -134,6 +134,16 @@ fn shards_of_killed_and_overlapping_attempts_merge_to_the_bits_of_a_single_build
     assert_eq!(outcome["inserted"], single["items"]);
     assert_eq!(outcome["gallery_digest"], single["gallery_digest"]);
     assert!(rows(&merged) == rows(&one));
+    // A task that was killed after its last step is begun again.
+    let again = json(&run(&["merge", path(&merged), path(&shards), "--json"]));
+    assert_eq!(
+        (
+            &again["inserted"],
+            &again["unchanged"],
+            &again["gallery_digest"]
+        ),
+        (&0.into(), &single["items"], &single["gallery_digest"])
+    );
     let built = json(&command(&merged, &["--keep-images"]).output().unwrap());
     assert_eq!(
         (&built["enrolled"], &built["unchanged"]),

@@ -289,17 +289,22 @@ impl GalleryMerge {
         Ok(())
     }
 
-    /// Makes all of it there, and durable; the digest of all items then.
+    /// What is in it so far.
+    #[must_use]
+    pub fn so_far(&self) -> MergedGallery {
+        MergedGallery {
+            items: self.state.items,
+            digest: self.state.digest.to_string(),
+        }
+    }
+
+    /// Makes all of it there, and durable; what it holds then.
     ///
     /// # Errors
     /// The disk: nothing of it is there then.
     pub fn finish(mut self) -> Result<MergedGallery, GalleryError> {
-        let state = self.state;
-        self.store.commit(state)?;
-        Ok(MergedGallery {
-            items: state.items,
-            digest: state.digest.to_string(),
-        })
+        self.store.commit(self.state)?;
+        Ok(self.so_far())
     }
 }
 
