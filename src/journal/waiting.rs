@@ -56,11 +56,12 @@ impl OpenFile {
     /// Takes a decision that was just handed to the journal's writer.
     pub(super) fn take(&mut self, line: &[u8]) {
         self.sent += 1;
-        if BYTES_MAX < self.bytes {
-            return;
-        }
-        let written = self.file.write_all(line);
-        self.bytes += line.len() as u64;
+        let written = if self.bytes <= BYTES_MAX {
+            self.bytes += line.len() as u64;
+            self.file.write_all(line)
+        } else {
+            Err(io::Error::other("as much waits as may"))
+        };
         match written {
             Ok(()) => self.failing = false,
             Err(error) => {
