@@ -24,7 +24,7 @@ pub(super) fn with_folders(config: &ServerConfig) -> Result<ServerConfig, ServeE
         let stem = Path::new(text).file_stem().and_then(|stem| stem.to_str());
         let called = name.as_deref().or(stem).unwrap_or("deployment");
         *place = restored(
-            FilePlace::parse(&address).map_err(StoreError::from)?,
+            &FilePlace::parse(&address).map_err(StoreError::from)?,
             &below,
             called,
         )?;
@@ -33,9 +33,9 @@ pub(super) fn with_folders(config: &ServerConfig) -> Result<ServerConfig, ServeE
 }
 
 /// The folder of a snapshot: restored now, unless it was before.
-fn restored(from: FilePlace, below: &Path, name: &str) -> Result<PathBuf, ServeError> {
+fn restored(from: &FilePlace, below: &Path, name: &str) -> Result<PathBuf, ServeError> {
     let mut step = |_, _| ControlFlow::Continue(());
-    let version = match &from {
+    let version = match from {
         FilePlace::Object(address) => version(address)?,
         FilePlace::File(archive) => check_snapshot(archive, &mut step)?.1,
     };
@@ -50,16 +50,17 @@ fn restored(from: FilePlace, below: &Path, name: &str) -> Result<PathBuf, ServeE
         cause: cause.to_string(),
     };
     std::fs::create_dir_all(below).map_err(failed)?;
-    let mut fetched = TemporaryFile::new(&folder).map_err(failed)?;
+    let mut fetched;
     let archive = match from {
         FilePlace::File(archive) => archive,
         FilePlace::Object(address) => {
             tracing::info!(%address, folder = %folder.display(), "a snapshot is fetched");
-            fetch(&address, fetched.file(), &mut step)?;
-            fetched.path().to_owned()
+            fetched = TemporaryFile::new(&folder).map_err(failed)?;
+            fetch(address, fetched.file(), &mut step)?;
+            fetched.path()
         }
     };
-    let report = restore(&archive, &folder, &|_| Ok(None), &mut step)?;
+    let report = restore(archive, &folder, &|_| Ok(None), &mut step)?;
     tracing::info!(folder = %folder.display(), bytes = report.bytes, items = report.items, "a snapshot is restored");
     Ok(folder)
 }
