@@ -23,7 +23,8 @@ const RECORD_NAME: &str = "head.json";
 const LICENCES: [&str; 4] = ["LICENSE", "LICENCE", "NOTICE", "COPYING"];
 /// Such a text is some pages.
 const LICENCE_BYTES_MAX: u64 = 1 << 20;
-/// Decoders and processors differ a little: no limit is above this, nor below what a manifest takes.
+/// Bounds of the golden check's limit: what a manifest takes at least, and what leaves room for differences
+/// between decoders and processors.
 const COSINES: (f32, f32) = (0.9, 0.9995);
 
 /// A file of a folder that is to be written.
@@ -193,8 +194,8 @@ impl Fusing<'_> {
         Ok(())
     }
 
-    /// How near the golden embedding has to come behind the head: as much farther away as the head puts what a wrong filter
-    /// makes of the image, by the least of those that are refused now, so that each of them is refused still.
+    /// The limit of the golden check behind the head. The head changes distances, so the limit is scaled by
+    /// what it does to the wrong resize filters that are refused today: each of them is still refused.
     fn cosine_min(&self, manifest: &Manifest, onnx: &OnnxFile, reference: &Embedding) -> f32 {
         let allowed = 1.0 - manifest.golden.cosine_min;
         let own = manifest.geometry.filter;
@@ -226,7 +227,7 @@ impl Fusing<'_> {
         (1.0 - allowed * least.unwrap_or(1.0)).clamp(low, high)
     }
 
-    /// The golden image as the base model sees it under another filter; `None` if it cannot be embedded so.
+    /// The golden image's embedding by the base model with another resize filter; `None` if it has none.
     fn under_filter(
         &self,
         onnx: &OnnxFile,

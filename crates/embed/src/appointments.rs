@@ -1,23 +1,22 @@
-//! When callers who found a full queue may come back: one after another, as fast as the workers are.
+//! Retry times for callers that found a full queue: spread out, at the pace of the workers.
 //!
-//! Told the same time, they would all come back at once, and most would be refused again.
+//! If all of them got the same time, they would return together, and most would be refused again.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Nobody is sent away for longer: a flood that comes back too early anyway must not push everybody's
-/// time away.
+/// The longest retry time: callers that return early must not push the others' times ever further away.
 const AHEAD_MAX: Duration = Duration::from_secs(5);
 
-/// The latest time that was given to anybody.
+/// The latest retry time that was given to any caller.
 #[derive(Debug, Default)]
 pub(super) struct Appointments {
     latest: Mutex<Option<Instant>>,
 }
 
 impl Appointments {
-    /// How long the next caller stays away: until what waits is done, and what was sent away before has
-    /// come back. `pace` is the time between two jobs that are done.
+    /// How long the next caller should stay away: until the waiting jobs, and the callers sent away before,
+    /// are done. `pace` is the time between two finished jobs.
     pub(super) fn next(&self, now: Instant, wait: Duration, pace: Duration) -> Duration {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let given = latest.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));

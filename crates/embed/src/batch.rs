@@ -19,7 +19,7 @@ pub(super) struct Batcher {
     batch_max: usize,
 }
 
-/// A tensor, and who waits for its embedding.
+/// A tensor, and the way back for its embedding.
 struct WaitingTensor {
     tensor: Vec<f32>,
     answer: Sender<Result<Vec<f32>, String>>,
@@ -40,7 +40,7 @@ impl Batcher {
     }
 
     fn over(batch_max: usize, run: impl RunBatch + Send + 'static) -> Result<Self, ModelError> {
-        // A worker that finds no place waits here, as it would for its answer.
+        // If there is no place, a worker waits here, as it would for its answer.
         let (waiting, tensors) = crossbeam_channel::bounded(batch_max);
         thread::Builder::new()
             .name("batch".to_owned())
@@ -114,8 +114,8 @@ fn answer(run: &mut impl RunBatch, tensors: &mut Vec<f32>, batch: Vec<WaitingTen
     }
 }
 
-/// A run whose panic is its failure: on this thread it would be that of every later run. The session
-/// keeps nothing between runs that a panic could leave half changed.
+/// Makes a panic the failure of this run; otherwise it would end the thread, and all later runs with it.
+/// The session keeps nothing between runs that a panic could leave half changed.
 fn caught(
     run: &mut impl RunBatch,
     tensors: &[f32],

@@ -1,21 +1,22 @@
-//! Who asks, how long an answer is of use, and whether it still is.
+//! Who sent a request, how long an answer is useful, and whether it still is.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::queue::BACKGROUND;
 
-/// Who asks, and how long an answer is of use. By default nobody in particular, who waits for ever.
+/// Who sent a request, and how long an answer is useful. By default no particular client, without a
+/// deadline.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Caller {
     /// A number for the client; clients take turns in the queue.
     pub client: u64,
-    /// When the answer comes too late.
+    /// From then on an answer is too late.
     pub deadline: Option<Instant>,
 }
 
 impl Caller {
-    /// As one who waits no longer than this from now on.
+    /// The same caller, who waits at most this long from now on.
     #[must_use]
     pub fn within(self, longest: Duration) -> Self {
         let end = Instant::now().checked_add(longest);
@@ -23,7 +24,7 @@ impl Caller {
         Self { deadline, ..self }
     }
 
-    /// One that gives way to all others, and waits without a deadline.
+    /// A caller that gives way to all others, and has no deadline.
     #[must_use]
     pub fn in_background() -> Self {
         Self {
@@ -36,13 +37,13 @@ impl Caller {
 /// Whether an answer has become useless while it is worked on: nobody waits for it any more.
 #[derive(Debug)]
 pub struct Cancellation {
-    /// Alive as long as the caller waits; `None` of one who cannot go.
+    /// Alive while the caller waits; `None` for a caller that cannot leave.
     present: Option<Weak<()>>,
     deadline: Option<Instant>,
 }
 
 impl Cancellation {
-    /// Of an answer that is always of use.
+    /// For an answer that is always useful.
     #[must_use]
     pub fn never() -> Self {
         Self {
@@ -51,7 +52,7 @@ impl Cancellation {
         }
     }
 
-    /// Of a caller who waits as long as what is returned with it lives.
+    /// For a caller that waits as long as the second value lives.
     pub(super) fn of(caller: Caller) -> (Self, Arc<()>) {
         let present = Arc::new(());
         let cancellation = Self {
@@ -67,12 +68,12 @@ impl Cancellation {
         present.is_some_and(|present| present.strong_count() == 0)
     }
 
-    /// Whether an answer is of no use any more: the caller has gone, or the deadline has passed.
+    /// Whether an answer is useless by now: the caller has gone, or the deadline has passed.
     pub(super) fn is_over(&self) -> bool {
         self.is_gone() || self.left().is_some_and(|left| left.is_zero())
     }
 
-    /// How long an answer will be of use; `None` for ever.
+    /// How long an answer will be useful; `None` without a deadline.
     pub(super) fn left(&self) -> Option<Duration> {
         let deadline = self.deadline?;
         Some(deadline.saturating_duration_since(Instant::now()))

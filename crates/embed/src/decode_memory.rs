@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How often one that waits for room looks whether it still has to: nothing tells it that its
-/// caller has gone.
+/// How often a waiting job checks whether its caller is still there: it is not notified of that.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Memory for decoding. Cloning shares it, so that one can be that of several models.
@@ -23,12 +22,12 @@ struct DecodeMemory {
 #[derive(Debug, Default)]
 struct DecodeMemoryState {
     taken: u64,
-    /// Tickets of those that wait, in the order in which they came.
+    /// Tickets of the waiting jobs, the oldest first.
     waiting: VecDeque<u64>,
     tickets: u64,
 }
 
-/// Memory that is taken until this is dropped.
+/// Memory that is reserved until this is dropped.
 pub(super) struct Room<'a> {
     shared: &'a DecodeMemory,
     bytes: u64,
@@ -45,8 +44,9 @@ impl DecodeBudget {
         }))
     }
 
-    /// Whether the system has memory for this and all that is being decoded, of which it may not have given any
-    /// yet. Decoders end the process where they are given none; this asks without taking any.
+    /// Whether the system has memory for this and for all that is being decoded, which may not have
+    /// allocated everything yet. Decoders end the process if an allocation fails; this tries one and keeps
+    /// nothing.
     pub(super) fn is_there_for(&self, bytes: u64) -> bool {
         let all = self.0.state().taken.max(bytes);
         let Ok(all) = usize::try_from(all) else {
@@ -54,17 +54,17 @@ impl DecodeBudget {
         };
         let mut room = Vec::<u8>::new();
         let is_there = room.try_reserve_exact(all).is_ok();
-        // What nothing looks at need not be asked for.
+        // Or the compiler may leave the allocation out.
         std::hint::black_box(&room);
         is_there
     }
 
-    /// Waits until there is room, first come, first served; `None` if it `is_over` before that.
-    /// What alone is more than the whole budget waits until nothing else is being decoded: the
-    /// limits on one image have let it pass.
+    /// Waits until there is room, first come, first served; `None` if it `is_over` before that. An image
+    /// that needs more than the whole budget waits until nothing else is being decoded: it is within the
+    /// limits for one image.
     pub(super) fn take(&self, bytes: u64, is_over: &dyn Fn() -> bool) -> Option<Room<'_>> {
         let shared = &*self.0;
-        // What will be refused before it is decoded takes nothing, and waits for nobody.
+        // An image that will be refused before it is decoded reserves nothing, and does not wait.
         let Some(bytes_max) = shared.bytes_max.filter(|_| 0 < bytes) else {
             return Some(Room { shared, bytes: 0 });
         };

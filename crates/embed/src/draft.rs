@@ -45,8 +45,7 @@ pub struct ModelInterface {
     pub outputs: Vec<Port>,
 }
 
-/// A session of a model, and how images are prepared for it. Nothing has been checked but that the
-/// two fit.
+/// A session of a model, and how images are prepared for it. Checked is only that the two fit together.
 pub struct ModelDraft {
     /// What embeds images, on the CPU.
     pub embedder: Embedder,
@@ -54,11 +53,11 @@ pub struct ModelDraft {
 }
 
 impl OnnxFile {
-    /// When a run of a draft is ended, unless something else is said.
+    /// How long a run of a draft may take by default.
     pub const RUN_TIME_MAX: Duration = session::FIRST_RUN_TIME_MAX;
 
-    /// Reads an ONNX file whole, or what a link to one leads to: a model's folder has a copy, and no link.
-    /// Whether it is one is for [`OnnxFile::interface`] to say.
+    /// Reads an ONNX file whole. A link is followed here, since the model's folder will have a copy.
+    /// [`OnnxFile::interface`] finds out whether the file is ONNX.
     ///
     /// # Errors
     /// The file cannot be read, or is longer than any ONNX file.
@@ -95,8 +94,8 @@ impl OnnxFile {
         }
     }
 
-    /// The names of the tensors that its nodes compute, in the order of the file; empty for what is
-    /// no ONNX file.
+    /// The names of the tensors that its nodes compute, in the order of the file; empty if it is not an
+    /// ONNX file.
     #[must_use]
     pub fn computed(&self) -> Vec<String> {
         onnx::computed(&self.bytes).unwrap_or_default()
@@ -105,7 +104,7 @@ impl OnnxFile {
     /// What the model takes and gives.
     ///
     /// # Errors
-    /// The file is no model that is all in one file, or ONNX Runtime does not take it.
+    /// The model is not all in this file, or ONNX Runtime refuses it.
     pub fn interface(&self, runtime: &Runtime) -> Result<ModelInterface, ModelError> {
         let builder = session::builder(runtime, Provider::Cpu, ONE_THREAD);
         let session = session::open(builder, &self.bytes);
@@ -117,8 +116,8 @@ impl OnnxFile {
         })
     }
 
-    /// The model as the text of a manifest has it, on the CPU; a run of it is ended after `run_time_max`.
-    /// Neither hash nor golden pair is looked at.
+    /// The model as the text of a manifest describes it, on the CPU; a run is ended after `run_time_max`.
+    /// Neither hash nor golden pair is checked.
     ///
     /// # Errors
     /// The manifest has mistakes, all of which are named, or does not fit the model.

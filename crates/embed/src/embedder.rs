@@ -159,7 +159,7 @@ impl ImageEmbedder {
             return Err(EmbedError::NoContent { contrast });
         }
         fill(tensor, &pixels, manifest)?;
-        // The model is the dearer half.
+        // The model takes longer than the decoding.
         if cancellation.is_over() {
             return Err(EmbedError::GivenUp);
         }

@@ -63,7 +63,7 @@ pub enum ModelError {
         /// The system's reason.
         cause: std::io::Error,
     },
-    /// A file is longer than any real one.
+    /// A file is longer than its limit.
     #[error("{} is longer than {bytes_max} bytes", path.display())]
     TooLong {
         /// The file.
@@ -85,7 +85,7 @@ pub enum ModelError {
         /// Every mistake.
         mistakes: Vec<String>,
     },
-    /// The manifest knows no such precision.
+    /// The manifest has no such precision.
     #[error(
         "{} has no [precision.{precision}]; there is {}",
         path.display(),
@@ -143,7 +143,7 @@ pub enum ModelError {
         /// Which part, and how to make one file.
         reason: String,
     },
-    /// ONNX Runtime takes the file for no model.
+    /// ONNX Runtime refuses the file.
     #[error(
         "ONNX Runtime refuses {}: {reason} (it must be one ONNX file that holds all its weights)",
         path.display()
@@ -176,7 +176,7 @@ pub enum ModelError {
         /// What is missing.
         reason: String,
     },
-    /// The reference embedding is none.
+    /// The file is not a reference embedding.
     #[error("{} is not a reference embedding: {reason}", path.display())]
     GoldenReference {
         /// The file.
@@ -213,7 +213,7 @@ pub enum ModelError {
         /// What it computed on.
         provider: &'static str,
     },
-    /// A pool that could do nothing.
+    /// A pool without workers or without a queue.
     #[error("a pool needs workers and a queue, not {workers} workers and {queue_len_max} places")]
     EmptyPool {
         /// Workers requested.

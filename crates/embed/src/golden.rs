@@ -56,8 +56,8 @@ impl GoldenCheck {
         })
     }
 
-    /// Embeds the image with a session, this many times in one run, and compares each. Only a session that
-    /// passes may run for as long as it likes.
+    /// Embeds the image with a session, this many times in one run, and compares each result. Only a
+    /// session that passes may run without a time limit.
     pub(super) fn check(
         &self,
         session: &mut Session,

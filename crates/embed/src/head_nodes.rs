@@ -33,7 +33,7 @@ struct Chain {
 }
 
 impl Chain {
-    /// A node with further inputs; the result is the tensor that is at hand from now on.
+    /// Adds a node with further inputs; its result is the input of the next node.
     fn node(&mut self, operator: &str, result: &str, others: &[&str], attributes: &[Vec<u8>]) {
         let mut node = field(1, self.tensor.as_bytes());
         for other in others {
@@ -73,7 +73,7 @@ impl Chain {
         self.tensor(name, shape, INT64, &value.to_le_bytes())
     }
 
-    /// Each row by its length, in operators that every version and every device has.
+    /// Divides each row by its length, with operators that every version and every device has.
     fn unit_length(&mut self, name: &str, width: usize, result: &str) {
         let rows = self.tensor.clone();
         let ones = self.floats(
@@ -143,8 +143,8 @@ fn integers(name: &str, values: &[u64]) -> Vec<u8> {
 
 /// The file with a head behind one of its outputs, and one output more: [`OUTPUT`].
 ///
-/// A message that occurs twice in a protobuf is the two of them together, so that what is behind the file adds to it: it is
-/// neither parsed nor written anew, and nothing in it is lost.
+/// Protobuf merges a message that occurs twice, so what is appended adds to the file: it is neither parsed
+/// nor rewritten, and nothing in it is lost.
 pub(super) fn with_head(
     onnx: &[u8],
     output: &str,
@@ -156,7 +156,7 @@ pub(super) fn with_head(
         graph: Vec::new(),
         tensor: output.to_owned(),
     };
-    // No work where they are of that type already.
+    // Does nothing if they are of that type already.
     chain.node("Cast", "floats", &[], &[integer("to", FLOAT)]);
     chain.take(part);
     chain.unit_length("before", from, "unit");

@@ -2,7 +2,7 @@
 
 use super::toml_table::{COLOUR, TomlTable, choose, colour_of, numbers, tensor_name, whole, words};
 
-/// Beyond it no image model in use goes, and one input tensor passes 200 MB.
+/// No image model in use has more, and one input tensor would exceed 200 MB.
 pub(super) const SIDE_MAX: u32 = 4096;
 
 /// How pixels become the input tensor.

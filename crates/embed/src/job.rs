@@ -1,4 +1,4 @@
-//! A piece of work on its way through the queue, and who waits for it.
+//! A job on its way through the queue, and the caller that waits for it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::error::EmbedError;
 use super::queue::{ClientId, Queued};
 use crate::pixels::ImageLimits;
 
-/// What a job does: its duration is a matter of that.
+/// What a job does, which determines how long it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobKind {
     /// Decodes an image and runs the model.
@@ -80,7 +80,7 @@ pub(super) struct PoolJob {
     pub(super) cancellation: Cancellation,
     /// Whether it is run although there seems to be too little time.
     pub(super) trial: bool,
-    /// That of its call.
+    /// The span of its call.
     pub(super) span: Span,
     work: Box<dyn JobWork>,
 }
@@ -99,11 +99,11 @@ impl Queued for PoolJob {
     }
 }
 
-/// A worker while it does one job: its embedder, and whether the job's answer is still of use.
+/// A worker while it does one job: its embedder, and whether the job's answer is still useful.
 pub struct PoolWorker<'a> {
     embedder: &'a mut Embedder,
     cancellation: &'a Cancellation,
-    /// Whether an image was given up, since nobody waited for it any more.
+    /// Whether an image was abandoned, since nobody waited for it any more.
     gave_up: bool,
 }
 
@@ -111,7 +111,7 @@ impl PoolWorker<'_> {
     /// [`Embedder::embed`], as long as somebody waits for the job.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Embedder::embed`].
     pub fn embed(&mut self, image: &[u8], limits: &ImageLimits) -> Result<Embedded, EmbedError> {
         let embedded = self.embedder.embed(image, limits, self.cancellation);
         self.gave_up |= matches!(embedded, Err(EmbedError::GivenUp));
@@ -128,7 +128,7 @@ impl PoolWorker<'_> {
 /// What became of a job and of the worker's embedder.
 pub(super) enum JobResult {
     Done,
-    /// Nobody waited for it any more: no sample of how long a job takes.
+    /// Nobody waited for it any more: its duration does not count.
     GivenUp,
     /// A panic may have left it half changed.
     Suspect,
@@ -157,7 +157,7 @@ impl PoolJob {
         (job, receiver)
     }
 
-    /// The same, about which is known how long it takes.
+    /// The same job, with the time that it is expected to take.
     pub(super) fn costing(self, cost: Duration) -> Self {
         Self { cost, ..self }
     }

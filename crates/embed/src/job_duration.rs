@@ -1,18 +1,18 @@
-//! How long jobs take a worker, by what the latest ones took.
+//! How long jobs take a worker, estimated from the latest ones.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::job::JobKind;
 
-/// Over about how many jobs their duration is averaged.
+/// The average duration covers about this many jobs.
 const JOBS: u32 = 32;
 
-/// What a large image is taken to cost before the first is done.
+/// What a large image is assumed to take before the first one is done.
 const LARGE_IMAGE: Duration = Duration::from_secs(1);
 
-/// How often a job is run for which there seems to be too little time: what refuses every job
-/// would never learn that they have become faster.
+/// How often a job is run although there seems to be too little time for it: if all were refused, nobody
+/// would learn that jobs have become faster.
 const TRIAL_EVERY: Duration = Duration::from_secs(1);
 
 /// What jobs take, by kind: a search for a vector takes a fiftieth of one for an image.
@@ -44,8 +44,8 @@ impl JobDurations {
         self.of(kind).average
     }
 
-    /// What a job counts for among those that wait: what it takes on average, and before that is known, what is
-    /// likely of a large image.
+    /// The cost of a waiting job: what it takes on average or, before that is known, what is assumed for a
+    /// large image.
     pub(super) fn cost(&self, kind: JobKind) -> Duration {
         match (kind, self.average(kind)) {
             (JobKind::LargeImage, Duration::ZERO) => LARGE_IMAGE,
@@ -58,7 +58,8 @@ impl JobDurations {
         self.of(kind).least
     }
 
-    /// Whether it is time to run one for which there seems to be too little time. True once each time.
+    /// Whether it is time to run a job for which there seems to be too little time. True once in each
+    /// interval.
     pub(super) fn is_trial_due(&self, kind: JobKind, now: Instant) -> bool {
         self.of(kind).is_trial_due(now)
     }

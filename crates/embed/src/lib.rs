@@ -1,7 +1,7 @@
 //! Untrusted image bytes to embeddings: pixels, models, sessions, and a fair queue before them.
 //!
 //! A [`Model`] is a folder with an ONNX file and its manifest, opened only if it still computes what it did
-//! when it was made. [`pixels`] makes bounded, upright, resized pixels of files that nobody vouches for:
+//! when it was made. [`pixels`] makes bounded, upright, resized pixels of untrusted files:
 //!
 //! ```
 //! use matchpoint_embed::pixels::{BYTES_MAX, DECODE_BYTES_MAX, ImageLimits, Pixels, PixelsError};
@@ -96,15 +96,15 @@ pub struct Compute {
     pub device: Device,
     /// Threads of one session on the CPU, at least 1.
     pub threads: usize,
-    /// Images that waiting requests are joined into for one run, at most; 1 for none, `None` for
-    /// what the device likes: 1 on the CPU, where a batch makes each image dearer, 16 on a GPU.
+    /// The most images of waiting requests in one run; 1 for no batches, `None` for the device's default: 1
+    /// on the CPU, where a batch makes each image slower, 16 on a GPU.
     pub batch_max: Option<usize>,
     /// Memory that a session may take on a GPU, in bytes; `None` for no limit.
     pub gpu_bytes_max: Option<usize>,
     /// Whether a session on the CPU keeps memory between runs, which makes them faster.
     pub cpu_arena: bool,
-    /// Memory that images being decoded may take together, those of other models that were opened
-    /// with a clone of it too.
+    /// Memory for images that are being decoded, shared with all models that were opened with a clone of
+    /// it.
     pub decode_budget: DecodeBudget,
 }
 
@@ -122,8 +122,7 @@ impl Compute {
         }
     }
 
-    /// Images that may be joined into one run of a model, before it is known what there is to
-    /// compute on.
+    /// The most images in one run of a model, before the device is known.
     #[must_use]
     pub fn joined_max(&self) -> usize {
         self.batch_max.unwrap_or(match self.device {
@@ -133,11 +132,11 @@ impl Compute {
     }
 }
 
-/// Images of one run on a GPU, if nobody says: the gain from more is small, the wait is not.
+/// Images of one run on a GPU by default: more gain little, and wait longer.
 const GPU_BATCH_MAX: usize = 16;
 
-/// An opened model: its file is the one that the manifest names by hash, and the golden check has
-/// passed on this runtime and device. Or the name of a space of vectors that are made elsewhere.
+/// An opened model: its file is the one that the manifest names by hash, and the golden check has passed on
+/// this runtime and device. Or the name of a vector space whose vectors are made elsewhere.
 pub struct Model {
     name: String,
     precision: String,
@@ -159,7 +158,7 @@ struct ImageModel {
     first: Mutex<Option<Embedder>>,
     /// The record of a fitted head.
     head_record: Option<Vec<u8>>,
-    /// The one session that all workers share, if they are joined into batches.
+    /// The one session that all workers share, if their images are run in batches.
     batcher: Option<Batcher>,
     budget: DecodeBudget,
 }
@@ -248,7 +247,7 @@ impl Model {
         })
     }
 
-    /// A space of vectors that are made elsewhere, known by its name and its dimension. It embeds no
+    /// A vector space whose vectors are made elsewhere, known by its name and its dimension. It embeds no
     /// image.
     #[must_use]
     pub fn vectors(name: &str, dimension: usize) -> Self {
@@ -262,7 +261,7 @@ impl Model {
         }
     }
 
-    /// Whether it embeds images, and not only has a name for vectors that are made elsewhere.
+    /// Whether it embeds images; if not, it is only a name for vectors that are made elsewhere.
     #[must_use]
     pub fn embeds_images(&self) -> bool {
         self.image.is_some()
@@ -285,8 +284,8 @@ impl Model {
     /// ms for a small model.
     ///
     /// # Errors
-    /// If the runtime makes no further session, for want of memory for example, or one that
-    /// computes differently.
+    /// If the runtime makes no further session, for example because memory is short, or one that computes
+    /// differently.
     pub fn embedder(&self) -> Result<Embedder, ModelError> {
         let Some(image) = &self.image else {
             return Ok(Embedder::of_vectors(self.dimension));
@@ -314,7 +313,7 @@ impl Model {
         Ok(image.embedder(session))
     }
 
-    /// What its arithmetic is: "f32" for the model's own file, else the precision's name.
+    /// The name of its arithmetic: "f32" for the model's own file, else the precision's name.
     #[must_use]
     pub fn precision(&self) -> &str {
         &self.precision
@@ -326,8 +325,8 @@ impl Model {
         Some(self.precision()).filter(|name| *name != BASE_PRECISION)
     }
 
-    /// How many images of waiting requests are joined into one run, at most; 1 if none are. As
-    /// many workers more than processors are of use.
+    /// The most images of waiting requests in one run; 1 without batches. That many workers more than
+    /// processors are useful.
     #[must_use]
     pub fn joined_max(&self) -> usize {
         let batcher = self.image.as_ref().and_then(|image| image.batcher.as_ref());
@@ -410,8 +409,8 @@ impl Model {
 }
 
 impl ImageModel {
-    /// Takes the first session into use, once it has passed the golden check at every size of a
-    /// batch that it will be used with: a device may have another way to compute each.
+    /// Takes the first session into use, after it has passed the golden check at every size of a batch that
+    /// will be used: a device may compute each in another way.
     fn take(&mut self, mut session: Session, batch_max: usize) -> Result<(), ModelError> {
         self.check(&mut session, 1)?;
         if batch_max <= 1 {

@@ -47,7 +47,7 @@ pub(super) struct HeadFiles {
     pub(super) record_sha256: String,
 }
 
-/// The network in other arithmetic: a file of its own, and what is due for the golden image.
+/// The network in other arithmetic: a file of its own, and its reference embedding of the golden image.
 pub(super) struct Precision {
     pub(super) file: PathBuf,
     /// 64 lower-case hex digits.
@@ -94,8 +94,8 @@ impl Manifest {
         let head = top.optional("head", "a table", table_of);
         top.finish();
 
-        // Each section is read even if an earlier one failed, to list every mistake. A missing
-        // section is one mistake, not one for each of its keys.
+        // Each section is read even if an earlier one failed, to list every mistake. A missing section is
+        // one mistake, not one for each of its keys.
         let [file, input, resize, output, golden] = tables;
         let file = file.and_then(|table| read_file(TomlTable::new("file", table, mistakes)));
         let input = input.and_then(|table| read_input(TomlTable::new("input", table, mistakes)));
@@ -160,9 +160,8 @@ impl Manifest {
         Ok(self)
     }
 
-    /// Every key that changes an embedding, one a line, in a fixed order and spelling. What has its
-    /// usual value, and was added to the format later, has no line: manifests from before keep their
-    /// fingerprints.
+    /// Every key that changes an embedding, one a line, in a fixed order and spelling. A key that was added
+    /// to the format later has no line while it has its default: older manifests keep their fingerprints.
     pub(super) fn canonical(&self) -> String {
         let InputEncoding {
             name: _,
@@ -178,7 +177,7 @@ impl Manifest {
             filter,
             jpeg,
             conventions,
-            // As the colour says.
+            // Follows from the colour.
             grey: _,
         } = &self.geometry;
         let EmbeddingOutput {

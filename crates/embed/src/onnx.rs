@@ -1,4 +1,4 @@
-//! What an ONNX file says of itself, read from its bytes before ONNX Runtime sees them.
+//! What an ONNX file contains, read from its bytes before ONNX Runtime sees them.
 //!
 //! The fingerprint covers the bytes of one file, so the network may be made of nothing else. ONNX
 //! Runtime itself reads weights that a model keeps in another file, from below the working
@@ -14,8 +14,8 @@ use crate::pixels::{SNIFF_BYTES, sniff};
 /// Nested messages; protobuf's own readers stop at as many.
 const DEPTH_MAX: usize = 100;
 
-/// Where the identifier of the runtime's own format stands, which is no protobuf. It keeps weights
-/// in other files too, and in places that are not looked at here.
+/// The place and the identifier of ONNX Runtime's own format, which is not protobuf. It can keep weights in
+/// other files too, in places that are not checked here.
 const ORT_FORMAT: (std::ops::Range<usize>, &[u8]) = (4..8, b"ORTM");
 
 /// Why a file is not taken for a model.
@@ -276,7 +276,7 @@ fn check_node(bytes: &[u8]) -> Result<(), OnnxError> {
     Ok(())
 }
 
-/// A name for a message, cut if it would bury it.
+/// A name for an error message, shortened if it is long.
 fn shown(name: Option<&[u8]>) -> String {
     const CHARACTERS_MAX: usize = 120;
     let text = String::from_utf8_lossy(name.unwrap_or_default());
@@ -285,8 +285,8 @@ fn shown(name: Option<&[u8]>) -> String {
 
 /// The file with one more output: a tensor of this name, which some node of it has to compute.
 ///
-/// A message that occurs twice in a protobuf is the two of them together, so that a second, short
-/// graph behind the file adds to the first.
+/// Protobuf merges a message that occurs twice, so that a second, short graph behind the file adds to the
+/// first.
 pub(super) fn with_output(onnx: &[u8], tensor: &str) -> Vec<u8> {
     let value = field(1, tensor.as_bytes());
     let graph = field(12, &value);

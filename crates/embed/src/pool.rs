@@ -114,8 +114,8 @@ impl WorkerPool {
         &self.crew.model
     }
 
-    /// Runs a job for a caller on the next free worker, within the present tracing span. Dropping the
-    /// future before a worker has taken the job leaves it undone.
+    /// Runs a job for a caller on the next free worker, within the present tracing span. If the future is
+    /// dropped before a worker has taken the job, the job is not run.
     ///
     /// # Errors
     /// [`PoolError::Busy`] if the queue is full, at once, or later if the place goes to a
@@ -151,8 +151,8 @@ impl WorkerPool {
         answer.unwrap_or(Err(PoolError::Stopped))
     }
 
-    /// Refuses what would not be done by the caller's deadline, and says of what is not refused
-    /// whether it is a trial.
+    /// Refuses a job that would not be done by the caller's deadline; returns for others whether they are a
+    /// trial.
     fn admit(&self, kind: JobKind, caller: Caller) -> Result<bool, PoolError> {
         let Some(deadline) = caller.deadline else {
             return Ok(false);
@@ -173,13 +173,13 @@ impl WorkerPool {
         Err(PoolError::Late { wait, left })
     }
 
-    /// About how long a job of this client waits that comes now: what stands before it, at the
-    /// latest durations. Zero if nothing waits.
+    /// About how long a new job of this client would wait: the jobs before it, at the latest durations.
+    /// Zero if nothing waits.
     fn wait(&self, client: ClientId, kind: JobKind) -> Duration {
         let mut wait = Duration::ZERO;
         let durations = &self.crew.tally.durations;
         let own = micros(durations.cost(kind));
-        // Large images never have all workers, so that others do not wait for them.
+        // Large images never occupy all workers, so that others do not wait for them.
         let apart = 1 < self.worker_count && kind != JobKind::LargeImage;
         self.crew.queue.ahead(client, own, |job| {
             if !(apart && job.kind == JobKind::LargeImage) {
@@ -200,14 +200,14 @@ impl WorkerPool {
         }
     }
 
-    /// As [`WorkerPool::run`] for batch work outside of async code: waits for a place in the queue, then
+    /// As [`WorkerPool::run`], for batch work outside of async code: waits for a place in the queue, then
     /// for the answer.
     ///
     /// # Errors
     /// As [`WorkerPool::run`], but never [`PoolError::Busy`].
     ///
     /// # Panics
-    /// Within an async task: blocking there would stall the tasks beside it.
+    /// Within an async task: blocking there would stall other tasks.
     pub fn run_blocking<T: Send + 'static>(
         &self,
         caller: Caller,
@@ -232,7 +232,7 @@ impl WorkerPool {
         self.crew.queue.len()
     }
 
-    /// Jobs that were queued and not done, since this was last asked.
+    /// Jobs that were queued and not done, since the last call.
     #[must_use]
     pub fn take_dropped(&self) -> Dropped {
         let taken = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);
@@ -244,9 +244,9 @@ impl WorkerPool {
         }
     }
 
-    /// Gives up workers that have been at one job for at least so long, and starts others in their places; to be
-    /// called every now and then. While as many are given up as there were to be, and at least two, none is started any
-    /// more: they take the processors from each other.
+    /// Gives up workers that have been busy with one job for at least `longest`, and starts others in their
+    /// places; to be called regularly. While as many as configured, and at least two, are given up, no
+    /// other is started: they would take the processors from each other.
     pub fn give_up_after(&self, longest: Duration) {
         for worker in self.workers().iter_mut() {
             if let Some(job) = worker.at.give_up_after(longest) {
@@ -271,7 +271,7 @@ impl WorkerPool {
         }
     }
 
-    /// Whether so many workers do not come back from their jobs that the process had better be started again.
+    /// Whether so many workers are stuck in their jobs that the process should be restarted.
     #[must_use]
     pub fn is_worn_out(&self) -> bool {
         i64::from(self.worker_count.max(2)) <= self.crew.tally.stuck_now.load(Ordering::Acquire)
@@ -304,7 +304,7 @@ impl Drop for WorkerPool {
 }
 
 impl PoolTally {
-    /// Counts a job that is of no use any more, and answers if somebody still listens.
+    /// Counts a job that became useless, and answers if its caller still waits.
     fn drop_unused(&self, job: PoolJob) {
         if job.cancellation.is_gone() {
             self.gone.fetch_add(1, Ordering::Relaxed);
@@ -316,7 +316,7 @@ impl PoolTally {
         job.refuse(PoolError::Late { wait, left });
     }
 
-    /// Whether a job that leaves the queue is worth beginning.
+    /// Whether a job that leaves the queue is still worth running.
     fn is_worth(&self, job: &PoolJob) -> bool {
         if job.cancellation.is_over() {
             return false;
@@ -327,7 +327,7 @@ impl PoolTally {
 }
 
 impl Crew {
-    /// Counts and names a job that its worker was given up for.
+    /// Counts and logs a job whose worker was given up.
     fn note_stuck(&self, job: &BegunJob) {
         self.tally.stuck.fetch_add(1, Ordering::Relaxed);
         let stuck = 1 + self.tally.stuck_now.fetch_add(1, Ordering::AcqRel);

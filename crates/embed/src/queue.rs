@@ -1,11 +1,11 @@
 //! The queue before a pool's workers: bounded, and fair between clients.
 //!
-//! Each client has a lane of its own, and lanes take turns, so that one client's flood delays the
-//! others by one job each and not by the whole flood. Turns are shares of time: whose job costs a hundred times
-//! as much has a hundredth of the turns. Dear jobs never have all workers at once, where there are several, so that
-//! cheap ones do not wait for them. If the queue is full, a newcomer whose lane
-//! is shorter takes the place of the newest job of the longest lane: places are shared as turns are.
-//! Jobs that are of no use any more give up their places first.
+//! Each client has a lane of its own, and lanes take turns, so that one client's flood delays the others by
+//! one job each and not by the whole flood. Turns are shares of time: a client whose jobs cost a hundred
+//! times as much gets a hundredth of the turns. Expensive jobs never occupy all workers if there are
+//! several, so that cheap ones do not wait for them. If the queue is full, a new job whose lane is shorter
+//! takes the place of the newest job of the longest lane: places are shared as turns are. Jobs that have
+//! become useless give up their places first.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,7 +16,7 @@ pub(super) type ClientId = u64;
 
 /// What the queue has to know of a job.
 pub(super) trait Queued {
-    /// Whether nobody has a use for it any more.
+    /// Whether nobody needs it any more.
     fn is_over(&self) -> bool;
 
     /// About how long it takes a worker, in microseconds; 0 if that is not known.
@@ -26,29 +26,29 @@ pub(super) trait Queued {
     fn is_dear(&self) -> bool;
 }
 
-/// Who gives way: has a turn if nobody else waits, or after [`PASSED_MAX`] turns of others, takes
-/// nobody's place, and loses its own first.
+/// The client of background work: it has a turn if nobody else waits, or after [`PASSED_MAX`] turns of
+/// others, takes nobody's place, and loses its own places first.
 pub(super) const BACKGROUND: ClientId = u64::MAX;
-/// Turns that the background waits at most: it costs callers one turn in this many, and is never shut
-/// out by a server that is always busy.
+/// Turns that the background waits at most: it costs callers one turn in this many, and a server that is
+/// always busy still gets to it.
 const PASSED_MAX: u32 = 64;
 
 /// Jobs of many clients, in the order in which they will be run.
 pub(super) struct Queue<T> {
     state: Mutex<QueueState<T>>,
     len_max: usize,
-    /// Something waits, or nothing will any more.
+    /// A job has arrived, or the queue was closed.
     arrived: Condvar,
     /// There is a place, or the queue is closed.
     left: Condvar,
 }
 
 struct QueueState<T> {
-    /// None of them empty; of those with the least `due` the first has the next turn.
+    /// None of them empty; the first of those with the least `due` has the next turn.
     lanes: VecDeque<Lane<T>>,
-    /// What lanes are due at that come now: where the one of the last turn was.
+    /// Virtual time: the `due` of the last turn, where a new lane begins.
     now: u64,
-    /// Dear jobs that are being run, and how many may be.
+    /// Expensive jobs that are running, and how many may.
     dear: usize,
     dear_max: usize,
     /// Turns of others while the background waited.
@@ -59,7 +59,7 @@ struct QueueState<T> {
 
 struct Lane<T> {
     client: ClientId,
-    /// When its first job would be done, had it a worker to itself that it shares with all lanes.
+    /// Virtual time at which its first job would be done.
     due: u64,
     waiting: VecDeque<T>,
 }
@@ -78,7 +78,7 @@ impl<T: Queued> Lane<T> {
     }
 }
 
-/// What became of a job that was to be queued.
+/// What became of a job that was pushed.
 #[derive(Debug, PartialEq)]
 pub(super) enum Pushed<T> {
     /// It waits.
@@ -136,7 +136,7 @@ impl<T: Queued> QueueState<T> {
         self.dear < self.dear_max || !lane.is_dear()
     }
 
-    /// Takes the jobs that are of no use any more.
+    /// Removes the jobs that have become useless.
     fn sweep(&mut self) -> Vec<T> {
         let mut over = Vec::new();
         for lane in &mut self.lanes {
@@ -157,7 +157,7 @@ impl<T: Queued> QueueState<T> {
         let background = self.lanes.iter().position(of_background);
         let lanes = self.lanes.iter().enumerate();
         let others = lanes.filter(|(_, lane)| !behind(lane) && self.may_run(lane));
-        // Of equals the first.
+        // The first among equals.
         let first = others.min_by_key(|(_, lane)| lane.due).map(|(at, _)| at);
         if background.is_some() && first.is_some() && self.passed < PASSED_MAX {
             self.passed += 1;
@@ -167,7 +167,7 @@ impl<T: Queued> QueueState<T> {
         background.or(first)
     }
 
-    /// Takes the newest job of the background, or of the longest lane, if that is longer than this
+    /// Removes the newest job of the background, or of the longest lane, if that is longer than this
     /// client's would become.
     fn displace(&mut self, client: ClientId) -> Option<T> {
         if client == BACKGROUND {
@@ -187,7 +187,7 @@ impl<T: Queued> QueueState<T> {
         Some(job)
     }
 
-    /// Takes the newest dear job, for one that is not.
+    /// Removes the newest expensive job, to make room for one that is not.
     fn displace_dear(&mut self) -> Option<T> {
         let is_last_dear = |lane: &Lane<T>| lane.waiting.back().is_some_and(Queued::is_dear);
         let lane = self
@@ -203,7 +203,7 @@ impl<T: Queued> QueueState<T> {
 }
 
 impl<T: Queued> Queue<T> {
-    /// For so many workers.
+    /// A queue before this many workers.
     pub(super) fn new(len_max: usize, workers: usize) -> Self {
         Self {
             state: Mutex::new(QueueState {
@@ -225,15 +225,15 @@ impl<T: Queued> Queue<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many jobs wait; none, as far as others are concerned, once the queue is closed.
+    /// How many jobs wait; zero once the queue is closed, since others must not rely on them.
     pub(super) fn len(&self) -> usize {
         let state = self.state();
         if state.open { state.len } else { 0 }
     }
 
-    /// Shows the jobs that would be run before the next one of this client, which costs so much: those in its
-    /// own lane, and those of each other lane that are due no later; none of the background, and all before it.
-    /// Not those that are of no use any more.
+    /// Shows each job that would run before a new one of this client at this cost: those in its own lane,
+    /// and those of other lanes that are due no later. Jobs of the background never come before others, and
+    /// all others come before them. Jobs that have become useless are left out.
     pub(super) fn ahead(&self, client: ClientId, cost: u64, mut show: impl FnMut(&T)) {
         let state = self.state();
         let own = state.lanes.iter().find(|lane| lane.client == client);
@@ -253,8 +253,8 @@ impl<T: Queued> Queue<T> {
         }
     }
 
-    /// Queues a job, or says at once that there is no place. If it is full, the jobs that are of no
-    /// use any more leave first, and are handed to `over`.
+    /// Queues a job, or returns at once if there is no place. If the queue is full, the jobs that have
+    /// become useless leave first, and are handed to `over`.
     pub(super) fn push(&self, client: ClientId, job: T, over: &mut Vec<T>) -> Pushed<T> {
         let mut state = self.state();
         if !state.open {
@@ -300,7 +300,7 @@ impl<T: Queued> Queue<T> {
         Ok(())
     }
 
-    /// A dear job that was handed out has been run.
+    /// An expensive job that was handed out is done.
     pub(super) fn dear_done(&self) {
         let mut state = self.state();
         state.dear = state.dear.saturating_sub(1);
@@ -320,7 +320,7 @@ impl<T: Queued> Queue<T> {
         drop(state);
         self.left.notify_one();
         if is_over {
-            // Others may wait for what they could not take.
+            // Others may be waiting for a job that they were not allowed to take before.
             self.arrived.notify_all();
         }
         job

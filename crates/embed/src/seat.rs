@@ -1,4 +1,4 @@
-//! What a worker is at, as those see it who look after it.
+//! What a worker is doing, as its supervisor sees it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,8 +8,8 @@ use tracing::Span;
 use super::job::{JobKind, PoolJob};
 use super::queue::ClientId;
 
-/// A worker's place. Whoever empties it, the worker at the end of a job or who gives it up before that, puts what
-/// the job took back.
+/// A worker's current job. Whoever clears it, the worker at the end of the job or the supervisor that gives
+/// the worker up, releases what the job had reserved.
 #[derive(Debug, Default)]
 pub(super) struct Seat(Mutex<AtWork>);
 
@@ -21,18 +21,18 @@ enum AtWork {
     GivenUp,
 }
 
-/// A job that is being done.
+/// A job that is running.
 #[derive(Debug)]
 pub(super) struct BegunJob {
     pub(super) begun: Instant,
     pub(super) kind: JobKind,
     pub(super) client: ClientId,
-    /// That of the call, which says in the log whose job it is.
+    /// The span of the call, which names the caller in the log.
     pub(super) span: Span,
 }
 
 impl Seat {
-    /// Notes a job that begins now.
+    /// Records a job that begins now.
     pub(super) fn begin(&self, job: &PoolJob) -> Instant {
         let begun = Instant::now();
         *self.state() = AtWork::Busy(BegunJob {
@@ -44,7 +44,7 @@ impl Seat {
         begun
     }
 
-    /// Notes its end; false if the worker was given up meanwhile.
+    /// Records its end; false if the worker was given up meanwhile.
     pub(super) fn end(&self) -> bool {
         let mut state = self.state();
         let is_given_up = matches!(*state, AtWork::GivenUp);
@@ -54,7 +54,7 @@ impl Seat {
         !is_given_up
     }
 
-    /// Gives the worker up if it has been at its job for at least so long, which is then returned.
+    /// Gives the worker up if it has been busy with its job for at least this long; returns that job.
     pub(super) fn give_up_after(&self, longest: Duration) -> Option<BegunJob> {
         let mut state = self.state();
         match &*state {

@@ -56,12 +56,12 @@ pub(super) struct Session {
     output: String,
     take: EmbeddingPart,
     dimension: usize,
-    /// When a run is ended, if it is.
+    /// How long a run may take; `None` for no limit.
     time_max: Option<Duration>,
 }
 
-/// When a run of a model that has not been seen to work is ended: a network can hold a loop without an
-/// end. A hundred times what the largest models need for a picture on one thread.
+/// How long a run may take until the model has been seen to work: a network can contain an endless loop. A
+/// hundred times what the largest models need for a picture on one thread.
 pub(super) const FIRST_RUN_TIME_MAX: Duration = Duration::from_mins(5);
 
 /// The types of number in which a model takes an image.
@@ -103,7 +103,7 @@ const OUTPUTS: [TensorElementType; 5] = [
     TensorElementType::Int8,
 ];
 
-/// Why a provider cannot be used with this runtime, before any model is looked at.
+/// Why a provider cannot be used with this runtime, before any model is read.
 pub(super) fn missing(provider: Provider, runtime: &Runtime) -> Option<String> {
     let (available, name) = match provider {
         Provider::Cpu => return None,
@@ -154,7 +154,7 @@ impl Session {
         })
     }
 
-    /// Ends runs after this long from now on, or never.
+    /// From now on runs are ended after this long, or never.
     pub(super) fn set_time_max(&mut self, time_max: Option<Duration>) {
         self.time_max = time_max;
     }
@@ -240,7 +240,7 @@ impl Session {
     }
 }
 
-/// What `run` gives, which ends early if its options say so, as they do after this long.
+/// What `run` gives; its options end it early after this long.
 fn run_within<T>(
     time_max: Duration,
     options: &RunOptions<NoSelectedOutputs>,

@@ -74,7 +74,7 @@ impl<'m> TomlTable<'m> {
     }
 }
 
-/// A value as TOML, cut if it would bury the message.
+/// A value as TOML, shortened if it is long.
 fn shown(value: &Value) -> String {
     const CHARACTERS_MAX: usize = 80;
     if let Value::Table(_) = value {

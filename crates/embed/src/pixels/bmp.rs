@@ -28,7 +28,7 @@ pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<DynamicImage,
     if begins_in_header(bytes) == Some(true) {
         return Err(PixelsError::Undecodable {
             format: FORMAT,
-            cause: "its pixels are said to begin within its header".to_owned(),
+            cause: "its pixels would begin within its header".to_owned(),
         });
     }
     if leaves_pixels_open(bytes) == Some(true) {

@@ -72,7 +72,7 @@ pub fn decoding_bytes(bytes: &[u8], limits: &ImageLimits, geometry: &Geometry) -
             Format::Bmp => bmp::cost(bytes),
         }
     };
-    // A decoder that panics here will do so again, and be answered for, when it decodes.
+    // A decoder that panics here will panic again when it decodes, and the error is given there.
     let cost = panic::catch_unwind(cost).unwrap_or(None);
     cost.filter(|(size, bytes)| limits.check(*size, *bytes).is_ok())
         .map_or(0, |(_, bytes)| bytes)

@@ -1,4 +1,4 @@
-//! What decoding gives, of every format, and what it may cost.
+//! What decoding gives for every format, and what it may cost.
 
 use std::io::ErrorKind;
 
@@ -46,7 +46,7 @@ impl Decoded {
     }
 }
 
-/// Decodes, and turns as told.
+/// Decodes, and applies the orientation.
 pub(super) fn upright(
     decoder: impl ImageDecoder,
     format: Format,
@@ -95,7 +95,7 @@ impl Cost {
             self.pixel_bytes + target
         };
         let laid_over = if self.has_alpha { 7 } else { 0 };
-        // Sides of a header can be anything: what is beyond counting is beyond the limit too.
+        // A header can state any size: a product that saturates is above the limit too.
         let pixels = u64::from(width) * u64::from(height);
         pixels.saturating_mul(own.max(converted).max(laid_over))
     }

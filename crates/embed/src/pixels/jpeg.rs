@@ -13,12 +13,12 @@ use super::{Format, Geometry, ImageLimits, PixelsError, strays};
 
 const FORMAT: Format = Format::Jpeg;
 
-/// Pixels that are gone through, all scans of a progressive JPEG together: some 2 s of a worker. 25 megapixels
+/// Pixels that all scans of a progressive JPEG process together: some 2 s of a worker. 25 megapixels
 /// in 24 scans fit; encoders write 6 to 20.
 const SCANNED_PIXELS_MAX: u64 = 600_000_000;
 
-/// Pixels that are gone through, and bytes that are read, to find which of a file's bytes are too many:
-/// some 8 s of a worker for the worst of files, as nobody but an attacker sends.
+/// Pixels and bytes that are processed to find a file's superfluous bytes: some 8 s of a worker for the
+/// worst file, which only an attacker sends.
 const MENDING_MAX: u64 = 4 * SCANNED_PIXELS_MAX;
 
 /// How a JPEG is going to be decoded.
@@ -46,14 +46,14 @@ impl JpegPlan {
         })
     }
 
-    /// Pixels that are gone through, all scans together.
+    /// Pixels that are processed, all scans together.
     fn scanned_pixels(&self) -> u64 {
         let (width, height) = self.size;
         let pixels = u64::from(width) * u64::from(height);
         pixels.saturating_mul(self.segments.passes() as u64)
     }
 
-    /// Refuses what takes seconds, since all pixels are gone through once for each scan.
+    /// Refuses a file whose scans would take seconds: each of them processes all pixels.
     fn check_scans(&self) -> Result<(), PixelsError> {
         if self.scanned_pixels() <= SCANNED_PIXELS_MAX {
             return Ok(());

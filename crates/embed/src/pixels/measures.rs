@@ -2,13 +2,13 @@
 
 use super::{Format, ImageMeasures, Pixels};
 
-/// How far apart pixels are whose contrast is that of the picture, and not of its focus.
+/// Pixels this far apart differ by the picture's contrast, whatever its focus.
 const APART: usize = 4;
 
 impl Pixels {
-    /// Mean level of all channels, 0 to 255, and squared contrast of neighbouring pixels of a row by that of pixels four
-    /// apart: what is blurred, or was enlarged, differs little between neighbours; 0 of what has no contrast. Of every second
-    /// row, which is enough.
+    /// Mean level of all channels, 0 to 255, and sharpness: the squared contrast of neighbouring pixels of
+    /// a row divided by that of pixels four apart. In a blurred or enlarged picture neighbours differ
+    /// little; 0 if there is no contrast. Computed on every second row, which is enough.
     #[must_use]
     pub fn brightness_and_sharpness(&self) -> [f64; 2] {
         let (mut levels, mut sum, mut near, mut far) = (0, 0, 0, 0);
@@ -26,7 +26,7 @@ impl Pixels {
         [real(sum) / real(levels), sharpness]
     }
 
-    /// With what is known of the file.
+    /// These measures, with what is known of the file.
     pub(super) fn measures(&self, format: Format, longest_side: u32) -> ImageMeasures {
         let [brightness, sharpness] = self.brightness_and_sharpness();
         ImageMeasures {
@@ -38,8 +38,8 @@ impl Pixels {
     }
 }
 
-/// The differences of values this many apart, squared and summed. Not squared, an edge that is spread over more
-/// pixels would differ by as much in all.
+/// The squared differences of values this many apart, summed. Without the square, an edge would give the
+/// same sum however wide it is.
 fn differences(values: &[u8], apart: usize) -> u64 {
     let pairs = values.iter().zip(values.iter().skip(apart));
     let squares = pairs.map(|(a, b)| u32::from(a.abs_diff(*b)).pow(2));

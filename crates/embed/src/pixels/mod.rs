@@ -4,9 +4,9 @@
 //! decoded. A file that is cut short, or that holds more than one could mean, is refused with a
 //! reason; no bytes make this room panic, and none make it use more memory than [`ImageLimits`] imply.
 //!
-//! What counts as the pixels of a file: those of Pillow 13, upright, over a background, as RGB, with one
-//! exception (16-bit grey is scaled to 8 bits, which Pillow clips). docs/models.md has the rule, and what
-//! is refused although Pillow decodes it.
+//! The pixels of a file are those of Pillow 13, upright, over a background, as RGB, with one exception
+//! (16-bit grey is scaled to 8 bits, which Pillow clips). docs/models.md has the rule, and lists what is
+//! refused although Pillow decodes it.
 
 mod augment;
 mod bmp;
@@ -121,7 +121,7 @@ pub enum PixelsError {
         /// What the first bytes look like.
         detected: &'static str,
     },
-    /// A supported type, in a variant that could only be guessed at.
+    /// A supported type, in a variant whose pixels could only be guessed.
     #[error(
         "this {format} file has {feature}, which is not supported; save it as a plain RGB image"
     )]
@@ -164,7 +164,7 @@ pub enum PixelsError {
         width: u32,
         /// Pixels down, as the header has it.
         height: u32,
-        /// How often all pixels are gone through.
+        /// How often all pixels are processed.
         scans: usize,
     },
     /// Not the image's fault: the system has no memory for it now.
@@ -250,7 +250,7 @@ pub struct Geometry {
     pub grey: bool,
 }
 
-/// What libraries do differently where they bring an image to the same size in the same way.
+/// What libraries do differently when they bring an image to the same size in the same way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Conventions {
     /// How a side is rounded that follows from the other; `None` for the usual: down for

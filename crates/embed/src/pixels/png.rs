@@ -91,7 +91,7 @@ impl PngHeader {
 }
 
 impl PngChunks {
-    /// Walks the chunks as far as they can be read; what is damaged is the decoder's to refuse.
+    /// Walks the chunks as far as they can be read; the decoder refuses what is damaged.
     fn of(bytes: &[u8]) -> Result<Self, PixelsError> {
         let mut found = Self::default();
         let mut rest = bytes.get(8..).unwrap_or_default();
@@ -107,7 +107,7 @@ impl PngChunks {
             if name == b"IEND" || is_next {
                 break;
             }
-            // Behind each chunk there is its checksum.
+            // A checksum follows each chunk.
             if !found.has_pixels && counts(*name) && after.get(..4) != Some(&checksum(*name, data))
             {
                 return Err(PixelsError::Undecodable {
@@ -164,8 +164,8 @@ impl PngChunks {
         unsupported("a first frame that does not fill its picture")
     }
 
-    /// Twice, behind the pixels, before the palette, longer or shorter than the standard has it, or of a
-    /// level that no sample has: each reader makes something else of it.
+    /// Refuses a transparency that occurs twice, in the wrong place, with a wrong length, or of a level
+    /// that no sample has: each reader treats it differently.
     fn check_place_of_transparency(&self, data: &[u8]) -> Result<(), PixelsError> {
         let Some(PngHeader { bits, colour, .. }) = self.header else {
             return Ok(());
@@ -180,7 +180,7 @@ impl PngChunks {
             0 => samples.len() == 1 && are_levels,
             2 => samples.len() == 3 && are_levels,
             3 => self.colours.is_some_and(|colours| data.len() <= colours),
-            // It has no meaning there, and none takes it for one.
+            // It has no meaning there, and no reader uses it.
             _ => return Ok(()),
         };
         if fits && !self.has_pixels && !self.has_transparency {
@@ -230,7 +230,7 @@ impl PngChunks {
     }
 }
 
-/// Whether what a chunk says counts for the pixels, and the decoder would pass over a damaged one.
+/// Whether a chunk affects the pixels although the decoder would skip a damaged one.
 fn counts(name: [u8; 4]) -> bool {
     matches!(&name, b"tRNS" | b"eXIf" | b"tEXt" | b"zTXt" | b"iTXt")
 }

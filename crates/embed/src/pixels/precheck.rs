@@ -1,9 +1,9 @@
-//! What the header of a file tells, before the file takes a place in a queue.
+//! What a file's header shows, before the file takes a place in a queue.
 
 use super::{Format, ImageLimits, PixelsError, file_type, png};
 
-/// Refuses what its length, its first bytes or its header alone condemn, as [`super::Pixels::decode`]
-/// would, in a time that does not grow with the file. What passes may still be refused there.
+/// Refuses what [`super::Pixels::decode`] would refuse for its length, its first bytes or its header, in a
+/// time that does not grow with the file. What passes may still be refused there.
 ///
 /// # Errors
 /// Those of decoding, except that a file that is both too large and cut short is refused as too large,
@@ -14,7 +14,7 @@ pub fn precheck(bytes: &[u8], limits: &ImageLimits) -> Result<(), PixelsError> {
         Format::Jpeg => (jpeg_size(bytes), (3, 64)),
         Format::Png => (png::size(bytes), (4, 1)),
         Format::Gif => (gif_size(bytes), (4, 1)),
-        // Neither says it in one place.
+        // Neither has its size in one place.
         Format::WebP | Format::Bmp => (None, (0, 1)),
     };
     size.map_or(Ok(()), |(width, height)| {

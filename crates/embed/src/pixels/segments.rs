@@ -1,4 +1,4 @@
-//! The segments of a JPEG, and the same picture without what only disturbs its decoder.
+//! The segments of a JPEG, and the same picture without what would only disturb its decoder.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -15,20 +15,20 @@ const SCANS_MAX: usize = 64;
 /// What stands before the XMP data in their segment.
 const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 
-/// What the segments of a JPEG say, up to its end marker: whatever follows that, such as the further
-/// pictures of a phone's file, is not looked at.
+/// What the segments of a JPEG say, up to its end marker: what follows that, such as the further pictures
+/// of a phone's file, is not read.
 #[derive(Default)]
 pub(super) struct Segments {
     pub(super) frame: Option<JpegFrame>,
     pub(super) notes: Notes,
     scans: usize,
-    /// Of each channel, how many low bits of each of its 64 coefficients no scan has brought yet.
+    /// For each channel, how many low bits of each of its 64 coefficients no scan has contained yet.
     lacking: Vec<[u8; 64]>,
     /// Whether the first scan has other channels than all.
     is_split: bool,
-    /// What the decoder is to see, in order.
+    /// What the decoder should see, in order.
     kept: Vec<Range<usize>>,
-    /// Bytes that it is to see otherwise.
+    /// Bytes that it should see with another value.
     changed: Vec<(usize, u8)>,
     /// Where the last transform in an Adobe segment stands.
     transform: Option<usize>,
@@ -50,8 +50,7 @@ pub(super) struct JpegFrame {
 impl Segments {
     /// Walks the segments to the end marker.
     ///
-    /// The decoder fills what a cut file lacks with grey and says nothing, so that completeness has to
-    /// be found out here.
+    /// The decoder silently fills what a cut file lacks with grey, so completeness has to be checked here.
     pub(super) fn of(bytes: &[u8]) -> Result<Self, PixelsError> {
         let cut = || PixelsError::Truncated { format: FORMAT };
         let mut found = Self::default();
@@ -89,15 +88,15 @@ impl Segments {
         })
     }
 
-    /// How often all pixels are gone through.
+    /// How often all pixels are processed.
     pub(super) fn passes(&self) -> usize {
         let is_progressive = self.frame.is_some_and(|frame| frame.is_progressive);
         if is_progressive { self.scans } else { 1 }
     }
 
-    /// The file as the decoder is to see it: no bytes between segments, no segment that says nothing of
-    /// the pixels, no number in those that does and that it would only warn of. What it warns of then
-    /// is a loss. Coded data are left as they are.
+    /// The file as the decoder should see it: without bytes between segments, without segments that do not
+    /// affect the pixels, and without values that it would only warn of. Any warning that is left means a
+    /// loss. Coded data are left as they are.
     pub(super) fn for_decoder<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
         if let ([only], []) = (self.kept.as_slice(), self.changed.as_slice())
             && only.start == 2
@@ -193,8 +192,7 @@ impl Segments {
         Ok(())
     }
 
-    /// Notes what a scan brings: of these channels, the coefficients from one to another, but for their
-    /// lowest bits.
+    /// Records what a scan contains: for these channels, a range of coefficients without their lowest bits.
     fn bring(&mut self, frame: JpegFrame, channels: &[[u8; 2]], [first, last, bits]: [u8; 3]) {
         let (first, last) = (usize::from(first), usize::from(last.min(63)));
         for (name, lacking) in frame.names.iter().zip(&mut self.lacking) {
@@ -205,8 +203,8 @@ impl Segments {
         }
     }
 
-    /// Refuses a file that ends before all has been brought: the decoder makes a coarser picture of
-    /// that, or one without colour, and says nothing. A scan that is cut short is the decoder's to find.
+    /// Refuses a file that ends before all coefficients have come: the decoder silently makes a coarser
+    /// picture of that, or one without colour. It finds a scan that is cut short by itself.
     fn check_scans(&self) -> Result<(), PixelsError> {
         let lacks = self.lacking.iter().flatten().any(|bits| 0 < *bits);
         if 0 < self.scans && lacks {
@@ -252,8 +250,8 @@ pub(super) fn ends_of_scans(file: &[u8]) -> Vec<usize> {
     ends
 }
 
-/// Whether a segment says something of the pixels. Other notes, such as colour profiles, do not, and a
-/// decoder warns if their numbering is wrong.
+/// Whether a segment affects the pixels. Others, such as colour profiles, do not, and a decoder warns if
+/// their numbering is wrong.
 fn is_for_decoder(marker: u8, data: &[u8]) -> bool {
     match marker {
         0xe0 => data.len() >= 14 && data.starts_with(b"JFIF\0"),

@@ -1,10 +1,10 @@
-//! JPEGs with bytes too many behind coded data: the same picture without them, if they are all that is
-//! wrong with it.
+//! JPEGs with superfluous bytes after coded data: the same picture without them, if nothing else is wrong
+//! with the file.
 //!
-//! Damage in the middle leaves bytes over, too: the decoder has lost its place then. What tells them
-//! apart is where the picture's own data end. An encoder fills its last byte with ones, so that zeros
-//! from there on are padding, and were they in place of lost data, then nothing would be left of the
-//! end without them. Other bytes are believed to be strays only if they are few.
+//! Damage in the middle leaves such bytes, too, because the decoder has lost its place. The two differ in
+//! how the picture's own data end: an encoder fills its last byte with ones, so that zeros after that are
+//! padding; if they stood in place of lost data, the end of the picture would be missing without them.
+//! Other bytes are taken for strays only if they are few.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -13,22 +13,22 @@ use image::RgbImage;
 use super::PixelsError;
 use super::segments::ends_of_scans;
 
-/// What a decoder makes of a file; an error also if it only warns.
+/// What a decoder makes of a file; a mere warning is an error too.
 type Decode<'a> = dyn Fn(&[u8]) -> Result<RgbImage, PixelsError> + 'a;
 
 /// The end marker.
 const END: [u8; 2] = [0xff, LAST_MARKER];
 const LAST_MARKER: u8 = 0xd9;
 
-/// Strays that are not zeros and that are passed over. More of them are found in one of seven damaged
-/// files, so few in one of a hundred.
+/// How many strays that are not zeros are ignored. One of seven damaged files has more of them, one of a
+/// hundred so few.
 const STRAY_BYTES_MAX: usize = 4;
 
-/// Decodes a file that the decoder refuses for `error`, if that and all that it would warn of then is
-/// bytes too many behind scans.
+/// Decodes a file that the decoder refuses with `error`, if all that is wrong with it is superfluous bytes
+/// after scans.
 ///
-/// The decoder tells of its first warning only, so that a loss could hide behind that. Therefore scans are
-/// mended in turn, each as the last one of a file that ends with it, until nothing is warned of.
+/// The decoder reports only its first warning, which could hide a loss. So the scans are repaired in turn,
+/// each as the last one of a file that ends with it, until there is no warning.
 pub(super) fn decode_without(
     mut file: Vec<u8>,
     mut error: PixelsError,
@@ -54,14 +54,14 @@ pub(super) fn decode_without(
     }
 }
 
-/// Bytes that the decoder found too many before a marker.
+/// Bytes that the decoder found to be superfluous before a marker.
 struct Strays {
     count: usize,
     marker: u8,
 }
 
 impl Strays {
-    /// Those behind a scan, if they are what the decoder warned of.
+    /// Those after a scan, if they are what the decoder warned of.
     fn of(error: &PixelsError) -> Option<Self> {
         let PixelsError::Undecodable { cause, .. } = error else {
             return None;
