@@ -1,12 +1,11 @@
 //! The base segment of the index: a compact graph of the items there were when it was built, and
 //! its file, which holds their vectors too.
 //!
-//! The file is used where it is, as a map: a short head, the vectors, a key for each (the checksum of
-//! its item), and the graph, which carries checksums of its own and one of the keys. Vectors are
-//! compared with those of the items as these are read, and if they agree the map's are used, so
-//! that no vector of the base segment takes memory. What was enrolled since is the delta,
-//! and rows whose item is gone are never found. A file that is damaged, or built otherwise, is as
-//! good as none, for all of it can be built from the items.
+//! The file is memory-mapped: a short head, the vectors, a key for each (the checksum of its item), and the
+//! graph, which carries checksums of its own and one of the keys. Opening compares the vectors with those
+//! of the items and, if they agree, uses the mapped ones, so that no vector of the base segment takes
+//! memory. What was enrolled since is the delta, and rows whose item was removed are never found. A file
+//! that is damaged, or was built with other parameters, is ignored: all of it can be built from the items.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -32,9 +31,9 @@ use matchpoint_vector::kernels::map::Map;
 
 const MAGIC: &[u8; 8] = b"MPSETTL2";
 const KEY_BYTES: usize = size_of::<Hash>();
-/// The parts of the file begin at multiples of a line of the cache; the head takes the first.
+/// The parts of the file begin at multiples of a cache line; the head takes the first.
 const ALIGNMENT: usize = 64;
-/// No slot: the item of this row is gone.
+/// No slot: the item of this row was removed.
 const GONE: usize = usize::MAX;
 
 /// An item to build a base segment from.
@@ -49,13 +48,13 @@ pub(super) struct BaseSegment {
     graph: Graph,
     /// `None` if there was no file to keep them in: the items have them in memory.
     vectors: Option<Arc<MappedVectors>>,
-    /// Whether the next opening finds it in its file.
+    /// Whether the file has it, so that the next opening need not build it.
     is_stored: bool,
     /// The slot of each row.
     slots: Vec<usize>,
     /// The rows that have a slot, in order of that.
     by_slot: Vec<u32>,
-    /// Memory of earlier searches.
+    /// Scratch memory of earlier searches, to be used again.
     scratch: Mutex<Vec<Scratch>>,
 }
 
@@ -80,7 +79,7 @@ impl BaseSegment {
                     let graph = build(draft.vectors.all())?;
                     let vectors = Arc::clone(&draft.vectors);
                     let saved = draft.finish(path, &graph).inspect_err(|cause| {
-                        // Its vectors stay readable in what is no longer a named file.
+                        // The vectors can still be read from the file, which has no name any more.
                         tracing::warn!(file = %path.display(), %cause, "the index was not saved");
                     });
                     let mut base = Self::of(graph, Some(vectors), slots);
@@ -119,7 +118,7 @@ impl BaseSegment {
         self.slots.len()
     }
 
-    /// Whether the next opening finds it in its file.
+    /// Whether the file has it, so that the next opening need not build it.
     pub(super) fn is_stored(&self) -> bool {
         self.is_stored
     }
@@ -217,7 +216,7 @@ impl BaseSegmentLayout {
     }
 }
 
-/// A file that lacks its graph yet, next to the one that it will replace.
+/// A file that still lacks its graph, next to the one that it will replace.
 struct BaseSegmentDraft {
     file: File,
     unfinished: PathBuf,
@@ -230,7 +229,7 @@ impl BaseSegmentDraft {
         let layout = BaseSegmentLayout::of(items.len(), dimension).ok_or_else(too_large)?;
         let rows = u32::try_from(items.len()).map_err(|_more| too_large())?;
         let unfinished = unfinished_index(path);
-        // Never emptied and written again: it may be what an earlier attempt has mapped.
+        // Never truncated and written again: an earlier attempt may have mapped it.
         match fs::remove_file(&unfinished) {
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
             _ => {}
@@ -242,7 +241,7 @@ impl BaseSegmentDraft {
             .open(&unfinished)?;
         let written = write_items(&file, &layout, items, dimension, keys);
         let map = written.and_then(|()| Map::of(&file)).inspect_err(|_| {
-            // What is left of it would keep a full disk full.
+            // Otherwise its remains would keep a full disk full.
             drop(fs::remove_file(&unfinished));
         })?;
         let vectors = MappedVectors::new(&Arc::new(map), ALIGNMENT, rows, dimension);
@@ -291,7 +290,7 @@ fn write_items(
     out.flush()
 }
 
-/// A file that is there, while the items are read that say which of its rows are right.
+/// A stored base segment while the items are being read, which show which of its rows are still right.
 pub(super) struct StoredBaseSegment {
     graph: Graph,
     vectors: Arc<MappedVectors>,
@@ -306,10 +305,10 @@ impl StoredBaseSegment {
     /// Maps the file and checks all but its vectors.
     ///
     /// # Errors
-    /// What cannot be used, in words.
+    /// Why the file cannot be used, in words.
     pub(super) fn open(path: &Path, dimension: usize, params: IndexParams) -> Result<Self, String> {
         let words = |cause: io::Error| cause.to_string();
-        // A pipe would be waited for.
+        // Opening a pipe would wait for ever.
         if !fs::metadata(path).map_err(words)?.is_file() {
             return Err("it is not a regular file".to_owned());
         }
@@ -347,7 +346,7 @@ impl StoredBaseSegment {
 
     /// The row of an item and its vector in the file, if that has it.
     pub(super) fn find(&mut self, key: &Hash, vector: &[f32]) -> Option<(u32, Vector)> {
-        // Once: no item is found twice, whatever the file says.
+        // Only once: no item is found twice, whatever the file contains.
         let row = self.rows.remove(key)?;
         let kept = self.vectors.row(row).iter().map(|value| value.to_bits());
         if !kept.eq(vector.iter().map(|value| value.to_bits())) {
@@ -357,7 +356,7 @@ impl StoredBaseSegment {
         Some((row, Vector::mapped(&self.vectors, row)))
     }
 
-    /// Says where the item of a row is in memory.
+    /// Records where the item of a row is in memory.
     pub(super) fn set_slot(&mut self, row: u32, slot: usize) {
         if let Some(place) = self.slots.get_mut(row as usize) {
             *place = slot;
@@ -375,7 +374,7 @@ impl StoredBaseSegment {
         self.live
     }
 
-    /// The index, once all items were looked for; else why it cannot be used.
+    /// The index, after all items were looked up; else why it cannot be used.
     pub(super) fn finish(self) -> Result<BaseSegment, String> {
         if self.differs {
             return Err("a vector differs from that of its item".to_owned());

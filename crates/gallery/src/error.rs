@@ -41,7 +41,7 @@ pub enum GalleryError {
         /// The only format that is read.
         readable: i64,
     },
-    /// What is stored is not what was acknowledged.
+    /// What is stored differs from what was acknowledged.
     #[error("the gallery {path} is damaged: {what}; restore it from a backup or build it again")]
     Damaged {
         /// The database file.
@@ -88,7 +88,7 @@ pub enum GalleryError {
         /// The database file.
         path: PathBuf,
     },
-    /// The database failed otherwise.
+    /// The database failed for another reason.
     #[error("could not {doing} the gallery {path}: {source}")]
     Storage {
         /// The database file.
@@ -195,7 +195,7 @@ impl GalleryError {
                 what: "it is not a SQLite file".to_owned(),
             },
             Some(ErrorCode::DiskFull) => Self::Full { path },
-            // Without a code the row came, and its columns are not what they should be.
+            // Without a code the row was read, but its columns are not what they should be.
             Some(ErrorCode::DatabaseCorrupt) | None => Self::Damaged {
                 path,
                 what: error.to_string(),
@@ -222,7 +222,7 @@ impl GalleryError {
     }
 }
 
-/// Why one stored row cannot be read; the caller adds where it was.
+/// Why one stored row cannot be read; the caller adds its place.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BadRow {
     #[error("its metadata is not readable ({0})")]

@@ -1,8 +1,8 @@
 //! Which items a search may find: a small language over id, label and metadata.
 //!
-//! `docs/filters.md` describes it for callers. A filter is kept in one canonical form: NOT stands
-//! at single comparisons, values of one field are joined in one set, and all is sorted. So filters
-//! that differ only in that are equal, and what is cheap to test comes first.
+//! `docs/filters.md` describes it for callers. A filter is kept in one canonical form: NOT only at single
+//! comparisons, values of one field joined in one set, everything sorted. So filters that differ only in
+//! their form are equal, and cheap tests come first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -27,17 +27,17 @@ pub struct ItemFilter {
 /// Why a text is not a filter. Columns count bytes, from 1.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
-    /// Something else stands where the grammar wants a certain thing.
+    /// The text differs from what the grammar expects.
     #[error(
         "the filter cannot be read at column {column}: found {found}, expected {expected}, as in \
          `{example}`"
     )]
     Syntax {
-        /// Where it stands.
+        /// Where it begins.
         column: usize,
-        /// What stands there, cut to 32 characters.
+        /// What was found there, cut to 32 characters.
         found: String,
-        /// What may stand there.
+        /// What is expected there.
         expected: &'static str,
         /// A filter, or a part of one, that is right.
         example: &'static str,
@@ -246,8 +246,8 @@ impl Node {
         }
     }
 
-    /// Takes over the values of `next` if one set of values says the same as both:
-    /// `x = a OR x = b`, or `x != a AND x != b`. Leaves the values to be sorted.
+    /// Takes over the values of `next` if one set of values is equivalent to both: `x = a OR x = b`, or `x
+    /// != a AND x != b`. Leaves the values to be sorted.
     fn absorb(&mut self, joint: Joint, next: &mut Self) -> bool {
         let (Self::Test(this), Self::Test(next)) = (self, next) else {
             return false;
@@ -720,7 +720,7 @@ impl Parser<'_> {
                         return Err(syntax(self.start + place, found, ESCAPE, "id = \"a\\\"b\""));
                     }
                 },
-                // Not as it is: it would be invisible in messages and logs.
+                // A control character has to be escaped: it would be invisible in messages and logs.
                 control if control.is_control() => {
                     let found = Token::Other(control).describe();
                     return Err(syntax(self.start + place, found, ESCAPE, "id = \"a\\tb\""));

@@ -8,7 +8,7 @@ use crate::error::{BadRow, GalleryError};
 use crate::item::{ContentSum, FieldHash, Hash, ItemHead};
 use matchpoint_vector::Embedding;
 
-/// Says that a `SQLite` file is a gallery: the letters `MPga`.
+/// Marks a `SQLite` file as a gallery: the letters `MPga`.
 const APPLICATION_ID: i32 = 0x4d50_6761;
 /// Format of the file; another one is refused.
 const FORMAT: i32 = 1;

@@ -30,15 +30,15 @@ pub(super) struct GalleryIndex {
     first: usize,
     /// The first slot that is not linked into the delta graph.
     linked: AtomicUsize,
-    /// Held while a point is linked.
+    /// Locked while a point is linked.
     linking: Mutex<()>,
     /// The rows that match each of the latest filters.
     filters: Mutex<VecDeque<FilteredRows>>,
     params: IndexParams,
 }
 
-/// The rows of the base segment that match a filter. What is in a slot never changes, so this holds
-/// for as long as the index does: for the state it was made from, and later ones.
+/// The rows of the base segment that match a filter. What is in a slot never changes, so this is valid as
+/// long as the index: for the state it was made from, and later ones.
 #[derive(Clone)]
 struct FilteredRows {
     filter: ItemFilter,
@@ -56,7 +56,7 @@ pub(super) struct IndexQuery<'a> {
     pub(super) allowed: &'a Bits,
 }
 
-/// Filters whose rows are remembered: a bit for each item and filter.
+/// Filters whose rows are cached: one bit for each item and filter.
 const FILTERS_KEPT: usize = 32;
 
 impl GalleryIndex {
@@ -92,8 +92,7 @@ impl GalleryIndex {
         self.delta.points()
     }
 
-    /// Links the item in a slot, after which all before it count as linked. Searches go on
-    /// meanwhile.
+    /// Links the item in a slot; after that, all before it count as linked. Searches go on meanwhile.
     pub(super) fn link(&self, slot: usize, vector: &Vector) {
         let _one = self.linking.lock().unwrap_or_else(PoisonError::into_inner);
         if self.linked() <= slot {
@@ -102,8 +101,8 @@ impl GalleryIndex {
         }
     }
 
-    /// The rows of the base segment that match a filter in a state of the gallery; `find` makes them
-    /// if they are not known.
+    /// The rows of the base segment that match a filter in a state of the gallery; `find` computes them if
+    /// they are not cached.
     pub(super) fn filtered(
         &self,
         filter: &ItemFilter,
@@ -164,7 +163,7 @@ impl GalleryIndex {
         // The delta is at most a quarter of the whole, so fewer candidates give the same recall.
         let ef = (self.ef(asked) / 2).max(2 * asked.k);
         let mut slots = self.delta.candidates(asked.query, ef, live);
-        // What is linked meanwhile is compared one by one.
+        // What has been linked since is compared one by one.
         slots.retain(|slot| *slot < linked);
         slots
     }
@@ -185,7 +184,7 @@ struct DeltaGraph {
 
 impl DeltaGraph {
     fn new(params: IndexParams) -> Self {
-        /// The most that `hnsw_rs` can have; levels above the fifth stay empty in practice.
+        /// The most that `hnsw_rs` allows; levels above the fifth stay empty in practice.
         const LAYERS: usize = 16;
         /// A hint: it may become more.
         const POINTS: usize = 10_000;

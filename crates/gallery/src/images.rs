@@ -1,7 +1,7 @@
 //! The images that items were made from, if a gallery keeps them.
 //!
-//! They are in the file of the items, written and removed in the transactions of these, and compared
-//! with the item's hash of its source whenever they are read.
+//! They are in the same file as the items, are written and removed in the same transactions, and are
+//! compared with the item's `source_sha256` whenever they are read.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -16,7 +16,7 @@ use crate::item::Hash;
 use crate::store::connect_to_read;
 
 impl Gallery {
-    /// Keeps the images of items that are enrolled from here on. Those of before are without one.
+    /// Keeps the images of items that are enrolled from now on. Earlier items stay without one.
     ///
     /// # Errors
     /// The handle is for reading only, or the disk.
@@ -27,7 +27,7 @@ impl Gallery {
         Ok(())
     }
 
-    /// Whether images are kept of what is enrolled.
+    /// Whether images of newly enrolled items are kept.
     #[must_use]
     pub fn keeps_images(&self) -> bool {
         self.keeps_images.load(Ordering::Relaxed)
@@ -51,7 +51,7 @@ impl Gallery {
         read_image(&connection, &self.path, number, id)
     }
 
-    /// Whether the image is kept that the item of this id was made from. Does not read it.
+    /// Whether the image of this item is kept. Does not read it.
     ///
     /// # Errors
     /// The handle is for reading only, or the disk.
@@ -156,7 +156,7 @@ fn read_image(
     let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
     let found = connection.query_row(query, [number], read).optional();
     let found = found.map_err(|error| GalleryError::from_sqlite(path, "read", error))?;
-    // Another item of this number, or none: it was removed meanwhile.
+    // Another item with this number, or none: it was removed meanwhile.
     let Some((_, source, bytes)) = found.filter(|(found, ..): &ImageRow| found == id) else {
         return Ok(None);
     };

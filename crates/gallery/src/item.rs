@@ -20,7 +20,7 @@ pub const METADATA_BYTES_MAX: usize = 16 * 1024;
 /// Most items or ids in one batch: 50 MiB at 1,280 dimensions, all in memory and in one
 /// transaction.
 pub const BATCH_MAX: usize = 10_000;
-/// Largest dimension, the largest for which the tolerance of [`Embedding`] was reasoned out.
+/// Largest dimension, up to which the tolerance of [`Embedding`] is proven.
 pub const DIMENSION_MAX: usize = 4096;
 
 /// A SHA-256.
@@ -246,7 +246,7 @@ impl ContentSum {
         Self(limbs)
     }
 
-    /// As it is shown; `None` if it is nothing that is.
+    /// Reads what `Display` writes; `None` for any other text.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut bytes: Hash = [0; 32];
         let digits = text.as_bytes().as_chunks::<2>().0;

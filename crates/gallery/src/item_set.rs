@@ -1,4 +1,4 @@
-//! Which items there were at some moment, small enough to be kept with what was measured then.
+//! Which items a gallery had at some moment, small enough to be stored with what was measured then.
 
 use std::collections::HashSet;
 
@@ -6,26 +6,26 @@ use sha2::{Digest as _, Sha256};
 
 use crate::item::Hash;
 
-/// Most items of a set that are kept one by one. Above, a sample of them is, by their checksums: half,
-/// a quarter and so on. The share of a gallery that is known is then an estimate, whose standard error
-/// is below 0.004.
+/// Most items of a set that are stored one by one. Of a larger set a sample is stored, chosen by checksum:
+/// half, a quarter and so on. The share of a gallery that is known is then an estimate, whose standard
+/// error is below 0.004.
 pub const KEPT_MAX: usize = 32_768;
 
 /// What a list begins with. It ends with the SHA-256 of all before it.
 const MAGIC: &[u8; 8] = b"mpitems2";
-/// Lists from before there was a checksum, and otherwise the same.
+/// The beginning of lists from before there was a checksum, otherwise the same.
 const MAGIC_BARE: &[u8; 8] = b"mpitems1";
 const HEAD_BYTES: usize = MAGIC.len() + 1 + 8;
 
-/// A set of items, told by their checksums: an item whose id, label, metadata or embedding changed is
-/// another one.
+/// A set of items, identified by their checksums: an item whose id, label, metadata or embedding changed is
+/// another item.
 ///
 /// A checksum is the first 64 bits of a SHA-256. Two items of a million share it with a probability of
 /// 3e-8.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ItemSet {
     items: u64,
-    /// The number of leading zeros that a checksum has to have to be kept.
+    /// A checksum is stored if it has at least this many leading zeros.
     zeros: u8,
     kept: HashSet<u64>,
 }
@@ -69,13 +69,13 @@ impl ItemSet {
         u32::from(self.zeros) <= short.leading_zeros()
     }
 
-    /// Whether it holds an item, as far as that is kept.
+    /// Whether it holds an item, as far as the sample shows.
     pub(super) fn keeps(&self, checksum: &Hash) -> bool {
         self.kept.contains(&shortened(checksum))
     }
 
-    /// How many of its items a gallery holds of which `kept` are kept here: exact up to [`KEPT_MAX`]
-    /// items, and exact for none and for all.
+    /// Estimates how many of its items a gallery holds that holds `kept` of the stored ones: exact up to
+    /// [`KEPT_MAX`] items, and for none and all.
     pub(super) fn scaled(&self, kept: u64) -> u64 {
         let of = self.kept.len() as u64;
         if of == 0 {
@@ -100,10 +100,10 @@ impl ItemSet {
         bytes
     }
 
-    /// Reads what [`ItemSet::to_bytes`] wrote, now or before there was a checksum.
+    /// Reads what [`ItemSet::to_bytes`] wrote, also without a checksum as before.
     ///
     /// # Errors
-    /// What is wrong with anything else, in words.
+    /// What is wrong with the bytes, in words.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, &'static str> {
         let content = match bytes.strip_prefix(MAGIC_BARE) {
             Some(_) => bytes,

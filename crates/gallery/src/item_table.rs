@@ -1,4 +1,4 @@
-//! What the writer knows: every item by id, and the blocks that views share.
+//! The writer's data: every item by id, and the blocks that views share.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -22,7 +22,7 @@ pub(super) struct ItemLocation {
     pub(super) checksum: Hash,
 }
 
-/// An item as a key: ordered by its id, of which no second copy is kept.
+/// An item as a key: ordered by its id, which is not stored twice.
 struct ById(Arc<ItemHead>);
 
 /// The current items. Blocks are shared with views and copied before they change.
@@ -34,7 +34,7 @@ pub(super) struct ItemTable {
     pub(super) sum: ContentSum,
     /// The highest row number in use, or 0.
     pub(super) last_row: i64,
-    /// Items that these are compared with, and how many of them are kept there.
+    /// The items that these are compared with, and how many of them are still present.
     compared: Option<(Arc<ItemSet>, u64)>,
 }
 
@@ -51,7 +51,7 @@ impl ItemTable {
         self.labels.contains_key(label)
     }
 
-    /// Counts from now on how many items there are in common with `set`.
+    /// From now on counts how many items are also in `set`.
     pub(super) fn compare_with(&mut self, set: Option<Arc<ItemSet>>) {
         self.compared = set.map(|set| {
             let places = self.places.values();
@@ -60,7 +60,7 @@ impl ItemTable {
         });
     }
 
-    /// The items compared with, and how many of them are here, unchanged.
+    /// The items compared with, and how many of them are still present, unchanged.
     pub(super) fn in_common(&self) -> Option<(Arc<ItemSet>, u64)> {
         let (set, kept) = self.compared.as_ref()?;
         Some((Arc::clone(set), set.scaled(*kept)))
@@ -119,7 +119,7 @@ impl ItemTable {
             .collect()
     }
 
-    /// Takes an item in, in place of one with the same id; returns its slot.
+    /// Adds an item, or replaces the one with the same id; returns its slot.
     pub(super) fn put(
         &mut self,
         head: ItemHead,
@@ -154,7 +154,7 @@ impl ItemTable {
         slot
     }
 
-    /// Takes a vector for the item in a slot, if there is one still: the same values, elsewhere.
+    /// Replaces the vector of the item in a slot, if it is still there: the same values, stored elsewhere.
     pub(super) fn move_vector(&mut self, slot: usize, vector: Vector) {
         let block = self.blocks.get_mut(slot / BLOCK_SLOTS);
         let there = |block: &&mut Arc<SlotBlock>| {
@@ -191,7 +191,7 @@ impl ItemTable {
             if let Some(slot) = slots.get_mut(place.slot % BLOCK_SLOTS) {
                 *slot = None;
             }
-            // A block that was full and holds nothing more needs no memory.
+            // A block that was full and is now empty needs no memory.
             if slots.len() == BLOCK_SLOTS && slots.iter().all(Option::is_none) {
                 *block = Arc::default();
             }
@@ -203,7 +203,7 @@ impl ItemTable {
         let first = self.blocks.len().saturating_sub(1) * BLOCK_SLOTS;
         match self.blocks.last() {
             None => 0,
-            // An emptied block has been full before.
+            // Such a block was full before.
             Some(block) if block.slots.is_empty() => first + BLOCK_SLOTS,
             Some(block) => first + block.slots.len(),
         }
@@ -228,7 +228,7 @@ impl ItemTable {
         number
     }
 
-    /// Makes codes for the full blocks from the one of a slot on that have none.
+    /// Makes codes for the full blocks that have none, from the one of this slot on.
     pub(super) fn encode_from(&mut self, first: usize, dimension: usize) {
         for block in self.blocks.iter_mut().skip(first / BLOCK_SLOTS) {
             if block.slots.len() == BLOCK_SLOTS && block.codes.is_none() {

@@ -5,9 +5,9 @@
 //! a digest that each write updates in the same transaction, so that a changed, lost or foreign
 //! row is found. Searches run on an immutable [`GalleryView`] and wait for no writer.
 //!
-//! One thing cannot be found: after a crash, the last writes are in the log beside the file
-//! (`-wal`) until the next opening. `SQLite` takes damage in the log for a write that the crash cut
-//! off, and drops that write and those after it.
+//! One kind of damage cannot be detected: after a crash, the last writes are in the log beside the file
+//! (`-wal`) until the next opening. `SQLite` takes damage in the log for a write that the crash cut off,
+//! and drops that write and those after it.
 //!
 //! ```
 //! use matchpoint_gallery::item::Item;
@@ -94,13 +94,13 @@ pub use images::{KeptImages, KeptItem, check_images};
 /// What a handle may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Search and read the items there were at opening. Works beside a writer.
+    /// Search and read the items that were there at opening. Works beside a writer.
     ReadOnly,
     /// Write as well. One at a time.
     ReadWrite,
 }
 
-/// What became of an item.
+/// What an upsert did with an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Upserted {
     /// Its id was new.
@@ -109,10 +109,10 @@ pub enum Upserted {
     Replaced,
 }
 
-/// An open gallery. Writes wait for each other; searches wait for nothing.
+/// An open gallery. Writes wait for each other; searches never wait.
 pub struct Gallery {
     path: PathBuf,
-    /// Which file it is, by the system.
+    /// The file's identity for the system.
     identity: FileIdentity,
     about: About,
     params: IndexParams,
@@ -120,7 +120,7 @@ pub struct Gallery {
     item_table: RwLock<ItemTable>,
     keeps_images: AtomicBool,
     current: ArcSwap<GalleryView>,
-    /// Held while a graph is built, so that it is not built twice at once.
+    /// Locked while a graph is built, so that two builds cannot run at once.
     building: Mutex<()>,
 }
 
@@ -169,7 +169,7 @@ impl Gallery {
         let path =
             std::path::absolute(path).map_err(|source| GalleryError::not_found(path, source))?;
         let lock = WriterLock::take(&path)?;
-        // A log without its file would be replayed into the new one.
+        // A log without its file would be replayed into the new file.
         for suffix in ["", "-wal", "-journal"] {
             let path = with_suffix(&path, suffix);
             if path.symlink_metadata().is_ok() {
@@ -212,8 +212,8 @@ impl Gallery {
         Self::open_locked(path, lock, params, otherwise)
     }
 
-    /// Opens a gallery to be read, with the index that is in its file, and verifies both against each other: builds
-    /// none, and refuses if that would be needed.
+    /// Opens a gallery for reading, with the index that is stored in its file, and verifies both against
+    /// each other: builds none, and fails if that would be necessary.
     ///
     /// # Errors
     /// As [`Gallery::open`], or [`GalleryError::IndexFile`] if the index is missing, damaged, of other items or
@@ -223,7 +223,7 @@ impl Gallery {
         let path = path
             .canonicalize()
             .map_err(|source| GalleryError::not_found(path, source))?;
-        // Also if there are too few items for one by the parameters.
+        // Even if there are too few items for an index by the parameters.
         let params = IndexParams {
             graph_from_items: 0,
             ..params
@@ -288,11 +288,11 @@ impl Gallery {
         self.current.load_full()
     }
 
-    /// Counts from now on, in every state, how many items are those of `set`, unchanged
+    /// From now on every state counts how many items of `set` are present, unchanged
     /// ([`GalleryView::in_common_with`]); `None` ends that.
     ///
     /// # Errors
-    /// A write failed, so that nothing is known of the items any more.
+    /// An earlier write failed, so that the state of the items is unknown.
     pub fn compare_with(&self, set: Option<Arc<ItemSet>>) -> Result<(), GalleryError> {
         let _no_write = self.writer()?;
         let mut items = self
@@ -363,8 +363,8 @@ impl Gallery {
 
     /// At most `limit` items in order of id, starting after `after_id`.
     ///
-    /// A caller that goes on with the last id of each page sees every item once that is there all the
-    /// while, whatever else is written.
+    /// A caller that continues with the last id of each page sees every item once that is present all the
+    /// time, whatever else is written.
     #[must_use]
     pub fn list(&self, after_id: Option<&str>, limit: usize) -> Vec<Arc<ItemHead>> {
         self.item_table().page(after_id, limit)
@@ -380,7 +380,7 @@ impl Gallery {
         if items.is_empty() {
             return Ok(Vec::new());
         }
-        // The hashing happens before the lock is taken.
+        // Hashing is done before the lock is taken.
         let mut rows: Vec<NewRow> = items.into_iter().map(new_row).collect();
         let mut guard = self.writer()?;
         let writer = self.writable(&mut guard)?;
@@ -407,14 +407,14 @@ impl Gallery {
         }
         self.check_place()?;
         writer.store.write(&rows, &[], state)?;
-        // What is in a file that has no name any more is gone with this process.
+        // If the file was deleted, what is written to it will be lost with this process.
         self.check_place()?;
         self.apply(rows, &[], state.generation);
         Ok(outcomes)
     }
 
-    /// Removes the items of these ids, all in one transaction, and says for each whether it was
-    /// there. What is removed is also overwritten in the file, at the latest when it is closed.
+    /// Removes the items of these ids, all in one transaction, and returns for each whether it existed.
+    /// What is removed is also overwritten in the file, at the latest when it is closed.
     ///
     /// # Errors
     /// Refuses more than [`BATCH_MAX`] ids at once.
@@ -456,7 +456,7 @@ impl Gallery {
     /// Rewrites the items, and the index, without what was removed. Searches go on meanwhile.
     ///
     /// # Errors
-    /// The handle is for reading only, or the disk: nothing is lost then.
+    /// The handle is for reading only, or the disk fails: nothing is lost then.
     pub fn compact(&self) -> Result<(), GalleryError> {
         let mut writer = self.writer()?;
         self.writable(&mut writer)?.store.compact()?;
@@ -465,7 +465,7 @@ impl Gallery {
     }
 
     fn writer(&self) -> Result<MutexGuard<'_, Option<GalleryWriter>>, GalleryError> {
-        // Poisoned: a write may be on the disk and not in memory.
+        // Poisoned: a write may be on the disk but not in memory.
         let unusable = |_poisoned| GalleryError::Unusable {
             path: self.path.clone(),
         };
@@ -487,7 +487,7 @@ impl Gallery {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The state that the next write starts from, with its generation counted up.
+    /// The state that the next write starts from, with the next generation.
     fn state(&self) -> GalleryState {
         let now = self.current.load();
         GalleryState {
@@ -497,7 +497,7 @@ impl Gallery {
         }
     }
 
-    /// Shows what has been written to the disk.
+    /// Makes visible what has been written to the disk.
     fn apply(&self, rows: Vec<NewRow>, removed: &[String], generation: u64) {
         let index = self.current.load().index.clone();
         let mut item_table = self
@@ -532,7 +532,7 @@ impl Gallery {
     }
 }
 
-/// The rows without some.
+/// A copy of the rows without some.
 fn without(live: &Arc<Bits>, gone: impl Iterator<Item = usize>) -> Arc<Bits> {
     let mut live = Arc::clone(live);
     for row in gone {
@@ -541,8 +541,8 @@ fn without(live: &Arc<Bits>, gone: impl Iterator<Item = usize>) -> Arc<Bits> {
     live
 }
 
-/// Writes a copy of a gallery's items, as they are at one moment, to a new file. Works beside a
-/// writer, in this process or another.
+/// Writes a copy of a gallery's items, as they are at one moment, to a new file. Works beside a writer,
+/// also one in another process.
 ///
 /// # Errors
 /// There is no gallery, it is damaged, or the disk.

@@ -28,19 +28,18 @@ pub(super) struct LoadedGallery {
     pub(super) index: Option<LiveIndex>,
 }
 
-/// What becomes of an index whose file is missing, wrong or outgrown.
+/// What to do if the index's file is missing, wrong or outgrown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WithoutIndexFile {
     /// It is built, and its file written.
     BuildAndWrite,
     /// It is built in memory.
     Build,
-    /// Nothing is built, and the gallery not opened.
+    /// Nothing is built; opening fails.
     Refuse,
 }
 
-/// Reads and verifies every item, and takes the index from its file if that is right and not
-/// outgrown.
+/// Reads and verifies every item, and takes the index from its file if that is valid and not outgrown.
 pub(super) fn load(
     store: &mut ItemStore,
     gallery: &Path,
@@ -51,7 +50,7 @@ pub(super) fn load(
     let file = index_file(gallery);
     let writable = otherwise == WithoutIndexFile::BuildAndWrite;
     if writable {
-        // What a crash left of an index that was being written; there may be none.
+        // The remains of an index that was being written at a crash; there may be none.
         drop(std::fs::remove_file(unfinished_index(&file)));
     }
     let refused = |what: String| GalleryError::IndexFile {
@@ -111,7 +110,7 @@ fn load_items(
     items: &mut ItemTable,
     mut stored: Option<&mut StoredBaseSegment>,
 ) -> Result<(GalleryState, usize), GalleryError> {
-    // Kept back, so that all slots from one on hold the delta.
+    // Kept until the end, so that the delta has all slots from one on.
     let mut delta: Vec<StoredRow> = Vec::new();
     let mut delta_ids = HashSet::new();
     let state = store.load(|row| {
@@ -139,8 +138,8 @@ fn load_items(
     Ok((state, first))
 }
 
-/// Whether a new base segment takes less time than to link what this one lacks, or too much of it
-/// is gone.
+/// Whether a new base segment would take less time than linking the items that this one lacks, or too much
+/// of it was removed.
 fn is_outgrown(stored: &StoredBaseSegment, items: usize) -> bool {
     let (rows, live) = (stored.rows(), stored.live());
     rows < (items - live.min(items)) * JOINING_COST || live * 3 < rows * 2
@@ -151,12 +150,12 @@ fn put_in_memory(item_table: &mut ItemTable, row: StoredRow) {
     item_table.put(row.head, vector, row.number, row.checksum);
 }
 
-/// The index is derived: without its file, opening takes longer and nothing is lost.
+/// The index is derived data: without its file, opening takes longer, but nothing is lost.
 fn built_anew(file: &Path, problem: &str) {
     tracing::warn!(file = %file.display(), problem, "the index is rebuilt");
 }
 
-/// Takes the vectors of the base segment from the map, and says which rows are there.
+/// Takes the vectors of the base segment from the map, and marks which rows are present.
 pub(super) fn joined(
     index: Arc<GalleryIndex>,
     item_table: &mut ItemTable,

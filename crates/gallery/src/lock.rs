@@ -7,13 +7,13 @@ use std::path::Path;
 use crate::error::GalleryError;
 use crate::paths::with_suffix;
 
-/// The exclusive right to write, held until dropped.
+/// The exclusive right to write, until it is dropped.
 pub(super) struct WriterLock {
     _file: File,
 }
 
 impl WriterLock {
-    /// Takes the lock file beside the database, or says at once who has it.
+    /// Takes the lock file beside the database, or fails at once and names the holder.
     pub(super) fn take(path: &Path) -> Result<Self, GalleryError> {
         let lock_path = with_suffix(path, ".lock");
         let file_error = |source| {
@@ -25,7 +25,7 @@ impl WriterLock {
             }
         };
         let mut options = File::options();
-        // Not truncated: until the lock is ours, the pid in it is another's.
+        // Not truncated: until we have the lock, the pid in it is another process's.
         options.read(true).write(true).create(true).truncate(false);
         let mut file = options.open(&lock_path).map_err(file_error)?;
         match file.try_lock() {
@@ -47,7 +47,7 @@ impl WriterLock {
         file.set_len(0).map_err(file_error)?;
         file.rewind().map_err(file_error)?;
         writeln!(file, "{}", std::process::id()).map_err(file_error)?;
-        // The file stays when the lock goes: removing it would race with the next writer.
+        // The file stays after the lock is released: removing it would race with the next writer.
         Ok(Self { _file: file })
     }
 }

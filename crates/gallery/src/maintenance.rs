@@ -17,14 +17,14 @@ use crate::view::GalleryView;
 /// From this many items on, a delta of a quarter of the base segment's size makes a rebuild due.
 const DELTA_MIN: usize = 1_000;
 
-/// From this many items more, the index is rebuilt: that is many times faster for each of them than
+/// From this many unlinked items on the index is rebuilt: for each item that is many times faster than
 /// linking it.
 const UNLINKED_TOO_MANY: usize = 8_192;
 
 impl Gallery {
-    /// Rebuilds the index from the current items: without points that are gone, and with a
-    /// graph, or without one, as the present number of items asks for. Searches and writes go on
-    /// meanwhile. Its file is written if this handle may write.
+    /// Rebuilds the index from the current items: without removed points, and with or without a graph, as
+    /// the present number of items requires. Searches and writes go on meanwhile. Its file is written if
+    /// this handle may write.
     ///
     /// # Errors
     /// [`GalleryError::Unusable`] after an earlier failure.
@@ -42,7 +42,7 @@ impl Gallery {
         } else {
             let file = self.writer()?.is_some().then(|| index_file(&self.path));
             let build = || BaseSegment::build(&items, self.params, file.as_deref());
-            // Searches go on meanwhile: half of the cores are theirs.
+            // Searches go on meanwhile: half of the cores are left to them.
             let threads = std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2));
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
             let base = pool.map_or_else(|_no_threads| build(), |pool| pool.install(build))?;
@@ -51,7 +51,7 @@ impl Gallery {
             Some(Arc::new(index))
         };
         drop(items);
-        // No write from here on, until the new index is there.
+        // No writes until the new index is in place.
         let _no_write = self.writer()?;
         let mut item_table = self
             .item_table
@@ -65,9 +65,8 @@ impl Gallery {
     }
 
     /// Whether [`Gallery::reindex`] would help: the number of items has crossed
-    /// [`crate::params::IndexParams::graph_from_items`] since opening, a third of
-    /// the base segment is gone, the delta is a quarter of its size, or too much of the delta waits to
-    /// be linked.
+    /// [`crate::params::IndexParams::graph_from_items`] since opening, a third of the base segment was
+    /// removed, the delta is a quarter of its size, or too much of the delta is not linked.
     #[must_use]
     pub fn reindex_is_due(&self) -> bool {
         let now = self.current.load();
@@ -87,8 +86,8 @@ impl Gallery {
                 && unlinked + UNLINKED_TOO_MANY <= waiting())
     }
 
-    /// Links at most `most` of the items that searches compare one by one, if they are many, and
-    /// returns how many are left that should be linked. Searches and writes go on meanwhile.
+    /// Links at most `most` of the items that searches compare one by one, if there are many, and returns
+    /// how many are left to be linked. Searches and writes go on meanwhile.
     pub fn link(&self, most: usize) -> usize {
         let now = self.current.load_full();
         let Some((index, _)) = &now.index else {
@@ -113,8 +112,8 @@ impl Gallery {
         }
     }
 
-    /// Compares an item, as a search found it, with its checksum. One that was replaced meanwhile passes: its
-    /// checksum is gone.
+    /// Compares an item, as a search found it, with its checksum. An item that was replaced meanwhile
+    /// passes: its checksum is no longer known.
     ///
     /// # Errors
     /// [`GalleryError::Changed`] if it is no longer what was stored.
@@ -130,8 +129,8 @@ impl Gallery {
         })
     }
 
-    /// Reads at most `most` items from the disk, from the one after row `after` on, and compares them with
-    /// their checksums. Returns the last row; `None` after the last of all, and if the file is busy.
+    /// Reads at most `most` items from the disk, those after row `after`, and compares them with their
+    /// checksums. Returns the last row; `None` at the end, and if the file is busy.
     ///
     /// # Errors
     /// [`GalleryError::Damaged`] names the row that is no longer what was stored.
@@ -143,8 +142,8 @@ impl Gallery {
         }
     }
 
-    /// Computes the checksums of at most `most` items as searches see them, from the one after
-    /// `after_id` on in order of id. Returns the last of them; `None` after the last of all.
+    /// Computes the checksums of at most `most` items as searches see them, those after `after_id` in order
+    /// of id. Returns the last of them; `None` at the end.
     ///
     /// # Errors
     /// [`GalleryError::Changed`] names the item whose vector is no longer what was stored.
@@ -172,7 +171,7 @@ impl Gallery {
     }
 }
 
-/// Links what was enrolled while the index was built, unless that grows faster.
+/// Links what was enrolled while the index was built, unless more comes in than is linked.
 fn catch_up(index: &GalleryIndex, now: impl Fn() -> Arc<GalleryView>) {
     let mut before = usize::MAX;
     loop {
@@ -186,7 +185,7 @@ fn catch_up(index: &GalleryIndex, now: impl Fn() -> Arc<GalleryView>) {
     }
 }
 
-/// Links the oldest of the items that wait, and returns how many there were.
+/// Links the oldest unlinked items, and returns how many.
 fn link(index: &GalleryIndex, now: &GalleryView, most: usize) -> usize {
     let waiting = now.slots_from(index.linked()).count();
     let linked = waiting

@@ -34,7 +34,7 @@ impl Vector {
         }
     }
 
-    /// Whether it is read from the disk when it is used.
+    /// Whether it is read from the disk on use.
     pub(super) fn is_mapped(&self) -> bool {
         matches!(self.0, VectorStorage::Mapped(..))
     }
@@ -86,7 +86,7 @@ impl MappedVectors {
         })
     }
 
-    /// Says that rows are read in any order from here on.
+    /// Tells the system that rows will be read in any order.
     pub(super) fn expect_any_order(&self) {
         self.map.expect_any_order();
     }
@@ -97,7 +97,7 @@ impl MappedVectors {
         self.map.floats(self.from, count).unwrap_or_default()
     }
 
-    /// The values of a row; none of a row that there is not.
+    /// The values of a row; empty for a row that does not exist.
     #[inline]
     pub(super) fn row(&self, row: u32) -> &[f32] {
         if self.rows <= row {

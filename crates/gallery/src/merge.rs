@@ -1,5 +1,5 @@
-//! Items of other galleries into one, row by row: all of them in one transaction, without an index, and no vector
-//! stays in memory.
+//! Copies items of other galleries into one, row by row, all in one transaction, without an index; no
+//! vector stays in memory.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -16,10 +16,11 @@ use crate::item::{ContentSum, Hash, ItemHead};
 use crate::lock::WriterLock;
 use crate::store::ItemStore;
 
-/// A gallery that items of others are being copied into. Until [`GalleryMerge::finish`], nothing of them is there.
+/// A gallery that items of others are being copied into. Until [`GalleryMerge::finish`], none of them is
+/// visible.
 pub struct GalleryMerge {
     store: ItemStore,
-    /// Where the items are that were there before, by id.
+    /// Where the items that existed before are stored, by id.
     before: HashMap<String, StoredAt>,
     state: GalleryState,
     last_row: i64,
@@ -27,20 +28,20 @@ pub struct GalleryMerge {
     _lock: WriterLock,
 }
 
-/// Where an item is stored, and what it is.
+/// Where an item is stored, and its checksum.
 struct StoredAt {
     number: i64,
     checksum: Hash,
 }
 
-/// What was taken of one gallery.
+/// What was taken from one gallery.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TakenItems {
     /// Those whose id was new.
     pub inserted: usize,
-    /// Those that took the place of another item with the same id.
+    /// Those that replaced another item with the same id.
     pub replaced: usize,
-    /// Those that were there already, the same in everything.
+    /// Those that already existed, identical in everything.
     pub unchanged: usize,
     sum: ContentSum,
 }
@@ -52,7 +53,7 @@ impl TakenItems {
         self.inserted + self.replaced + self.unchanged
     }
 
-    /// Digest of them, as a gallery of nothing else would have: 64 hexadecimal digits.
+    /// Their digest, as a gallery of only these items would have: 64 hexadecimal digits.
     #[must_use]
     pub fn digest(&self) -> String {
         self.sum.to_string()
@@ -68,8 +69,8 @@ impl std::fmt::Debug for GalleryMerge {
 }
 
 impl GalleryMerge {
-    /// Begins with an empty gallery in a new file. What is left of one that is not finished is not whole: its folder has
-    /// to go.
+    /// Begins with an empty gallery in a new file. If it is not finished, what is left is incomplete, and
+    /// its folder has to be removed.
     ///
     /// # Errors
     /// As [`Gallery::create`].
@@ -84,7 +85,7 @@ impl GalleryMerge {
         Self::open(path, true)
     }
 
-    /// The same, of the model and dimension of another gallery.
+    /// The same, with the model and dimension of another gallery.
     ///
     /// # Errors
     /// As [`Gallery::create`], or the other is no gallery.
@@ -94,10 +95,11 @@ impl GalleryMerge {
         Self::create(path, about.dimension, &about.model_fingerprint, gallery_id)
     }
 
-    /// Begins with a gallery that is there, and verifies it. It is as it was until all is there, also after a crash.
+    /// Begins with an existing gallery, and verifies it. It stays as it was until the merge is finished,
+    /// also after a crash.
     ///
     /// # Errors
-    /// There is none, it is damaged, or it is open for writing.
+    /// There is no gallery, it is damaged, or it is open for writing.
     pub fn into_existing(path: &Path) -> Result<Self, GalleryError> {
         Self::open(path, false)
     }
@@ -131,7 +133,7 @@ impl GalleryMerge {
     /// Keeps the images of items that have one.
     ///
     /// # Errors
-    /// The disk.
+    /// The disk failed.
     pub fn keep_images(&mut self) -> Result<(), GalleryError> {
         self.store.keep_images()
     }
@@ -148,12 +150,13 @@ impl GalleryMerge {
         &self.store.about().id
     }
 
-    /// Takes items of another gallery, in order of id, with their images if both keep them, as `choose` says of each:
-    /// whether it is taken, or that nothing more is to be looked at. Each row is compared with its checksum, and each image with the hash of its item. Galleries that follow each other
-    /// must have no id in common; what was there before is replaced.
+    /// Takes items of another gallery, in order of id, with their images if both keep them. `choose` says
+    /// for each whether it is taken, or that nothing more should be read. Each row is compared with its
+    /// checksum, and each image with the hash of its item. Galleries that follow each other must have no id
+    /// in common; items that existed before are replaced.
     ///
     /// # Errors
-    /// The other gallery is damaged, or of another model or dimension, or the disk.
+    /// The other gallery is damaged, or has another model or dimension, or the disk failed.
     pub fn take(
         &mut self,
         source: &Path,
@@ -173,7 +176,7 @@ impl GalleryMerge {
         }
         let sql_error = |error| GalleryError::from_sqlite(source, "read", error);
         let connection = &from.connection;
-        // One moment of it, whoever writes there.
+        // All of it is read at one moment, even beside a writer.
         let _moment = connection.unchecked_transaction().map_err(sql_error)?;
         let mut in_order = connection
             .prepare("SELECT number FROM items ORDER BY id")
@@ -210,7 +213,7 @@ impl GalleryMerge {
         Ok(taken)
     }
 
-    /// The number of the row that an item gets.
+    /// The row number that an item gets.
     fn place(&self, id: &str) -> i64 {
         let before = self.before.get(id);
         before.map_or(self.last_row.saturating_add(1), |at| at.number)
@@ -289,7 +292,7 @@ impl GalleryMerge {
         Ok(())
     }
 
-    /// What is in it so far.
+    /// Number and digest of the items so far.
     #[must_use]
     pub fn so_far(&self) -> MergedGallery {
         MergedGallery {
@@ -298,10 +301,10 @@ impl GalleryMerge {
         }
     }
 
-    /// Makes all of it there, and durable; what it holds then.
+    /// Commits everything; returns what the gallery then holds.
     ///
     /// # Errors
-    /// The disk: nothing of it is there then.
+    /// The disk failed: nothing was merged.
     pub fn finish(mut self) -> Result<MergedGallery, GalleryError> {
         self.store.commit(self.state)?;
         Ok(self.so_far())
@@ -317,7 +320,8 @@ pub struct MergedGallery {
     pub digest: String,
 }
 
-/// The digest of galleries together that have no item in common, of the digests of each; `None` if one is no digest.
+/// The digest of galleries together that have no item in common, from the digest of each; `None` if one is
+/// not a digest.
 #[must_use]
 pub fn digest_together(digests: &[&str]) -> Option<String> {
     let mut sum = ContentSum::default();

@@ -1,4 +1,4 @@
-//! What is chosen of an index.
+//! The parameters of an index.
 
 use std::fmt;
 
@@ -16,13 +16,12 @@ pub struct IndexParams {
     /// Candidates kept during a search, at least twice the number of neighbours wanted.
     /// 1 to 4,096.
     pub ef_search: usize,
-    /// Bytes of 8-bit codes, of what has been enrolled since the graph was built, that a search
-    /// compares one by one before the oldest of them join the delta graph. Changes what a search
-    /// costs, and hardly what it finds.
+    /// Bytes of 8-bit codes of items outside the graph that a search compares one by one before the oldest
+    /// of them are linked into the delta graph. Affects the cost of a search, and hardly its results.
     pub scan_bytes: usize,
 }
 
-/// A graph from 10,000 items: there a scan of 1,280 components takes some 6 ms, and a search in the
+/// A graph from 10,000 items on: there a scan of 1,280 components takes some 6 ms, and a search in the
 /// graph a tenth of a millisecond.
 impl Default for IndexParams {
     fn default() -> Self {

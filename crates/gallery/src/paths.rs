@@ -14,7 +14,7 @@ pub(super) fn index_file(gallery: &Path) -> PathBuf {
     gallery.with_extension("graph")
 }
 
-/// Where a file of the base segment is written before it replaces the one that is there.
+/// Where a base segment is written before it replaces the existing file.
 pub(super) fn unfinished_index(index: &Path) -> PathBuf {
     index.with_extension("graph.tmp")
 }

@@ -16,7 +16,7 @@ use crate::format::{
 use crate::item::{Hash, embedding_bytes};
 use crate::paths::with_suffix;
 
-/// The write-ahead log is cut back to this size; a large batch makes it grow.
+/// The write-ahead log is truncated to this size; a large batch makes it grow.
 const LOG_BYTES_MAX: i64 = 64 * 1024 * 1024;
 /// How long to wait for a reader that holds the file during recovery or closing.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
@@ -31,8 +31,8 @@ pub(super) struct ItemStore {
 }
 
 impl ItemStore {
-    /// Makes an empty gallery at `path`. The caller holds the lock and has seen that nothing is
-    /// there. The file appears complete or not at all.
+    /// Makes an empty gallery at `path`. The caller has the lock and has checked that nothing is there. The
+    /// file appears complete or not at all.
     pub(super) fn create(path: &Path, about: &About) -> Result<(), GalleryError> {
         let unfinished = with_suffix(path, ".new");
         let file_error = |doing| {
@@ -103,7 +103,7 @@ impl ItemStore {
         copied.map(drop).map_err(sql_error)
     }
 
-    /// Reads some rows anew from the disk, and compares them with their checksums; gives the last one.
+    /// Reads some rows from the disk again and compares them with their checksums; returns the last one.
     pub(super) fn check_rows(
         path: &Path,
         about: &About,
@@ -111,7 +111,7 @@ impl ItemStore {
         most: usize,
     ) -> Result<Option<i64>, GalleryError> {
         let sql_error = |error| GalleryError::from_sqlite(path, "read", error);
-        // A connection of its own: one that is open has pages in memory.
+        // On a connection of its own: the existing one has pages in memory.
         let connection = connect_to_read(path).map_err(sql_error)?;
         let query = "SELECT number, id, label, metadata, source_sha256, embedding, checksum FROM items \
                      WHERE ? < number ORDER BY number LIMIT ?";
@@ -140,7 +140,7 @@ impl ItemStore {
         self.keeps_images
     }
 
-    /// Makes room for images, if there is none.
+    /// Creates the table for images, if there is none.
     pub(super) fn keep_images(&mut self) -> Result<(), GalleryError> {
         if !self.keeps_images {
             let (_, sql) = format::IMAGES;
@@ -162,7 +162,7 @@ impl ItemStore {
         Ok(0 < count)
     }
 
-    /// Rewrites the file, without the room that removed rows took.
+    /// Rewrites the file, without the space that removed rows took.
     pub(super) fn compact(&mut self) -> Result<(), GalleryError> {
         let compacted = self.connection.execute_batch("VACUUM").and_then(|()| {
             let mode = Some("TRUNCATE");
@@ -264,8 +264,8 @@ impl ItemStore {
         }
     }
 
-    /// Begins what [`ItemStore::commit`] ends, and closing undoes. With `is_new`, whatever a crash leaves is nothing to
-    /// anybody, so that no row is written twice.
+    /// Begins a transaction, which [`ItemStore::commit`] ends and closing undoes. With `is_new` the file is
+    /// worthless after a crash, so that no row need be written twice.
     pub(super) fn begin(&self, is_new: bool) -> Result<(), GalleryError> {
         if is_new {
             self.set_journal("MEMORY")?;
@@ -274,7 +274,7 @@ impl ItemStore {
         begun.map_err(|error| self.write_error(error))
     }
 
-    /// Ends what was begun, with the state that it comes to; durable when it returns.
+    /// Ends the transaction with the new state; durable when it returns.
     pub(super) fn commit(&mut self, state: GalleryState) -> Result<(), GalleryError> {
         let before = state_checksum(&self.about, &self.state);
         let after = state_checksum(&self.about, &state);
@@ -318,7 +318,7 @@ impl ItemStore {
     }
 }
 
-/// Writes the state if the file still has the one that this writer knows: its checksum is `before`.
+/// Writes the state if the file still has the one that this writer knows, with the checksum `before`.
 fn replace_state(
     connection: &Connection,
     state: &GalleryState,
@@ -371,7 +371,7 @@ fn put_item(connection: &Connection, row: &NewRow) -> Result<(), rusqlite::Error
     Ok(())
 }
 
-/// Keeps the image of a row, or removes that of the item whose place the row takes.
+/// Keeps the image of a row, or removes that of the item that the row replaces.
 fn put_image(connection: &Connection, row: &NewRow) -> Result<(), rusqlite::Error> {
     let Some(image) = &row.image else {
         return delete(connection, "images", row.number);
@@ -385,7 +385,7 @@ fn put_image(connection: &Connection, row: &NewRow) -> Result<(), rusqlite::Erro
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, rusqlite::Error> {
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(BUSY_WAIT)?;
-    // The file is data: nothing written in it may run or loosen the rules.
+    // The file is data: nothing stored in it may be executed or weaken the settings.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     connection.pragma_update(None, "cell_size_check", true)?;
@@ -402,8 +402,8 @@ pub(super) fn connect_to_read(path: &Path) -> Result<Connection, rusqlite::Error
     let Err(error) = readable(&connection) else {
         return Ok(connection);
     };
-    // On a read-only medium, or in a folder that is another's, the log's index cannot be made.
-    // Without a log there is nothing in it.
+    // On a read-only medium, or in another user's folder, the log's index cannot be created. If there is no
+    // log, it is not needed.
     let no_index = matches!(
         error.sqlite_error_code(),
         Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)
@@ -429,13 +429,13 @@ fn prepare_to_write(connection: &Connection, path: &Path) -> Result<(), GalleryE
     let set = || {
         let mode = connection
             .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
-        // Every commit waits until the disk has it.
+        // Every commit waits until it is on the disk.
         connection.pragma_update(None, "synchronous", "FULL")?;
         // What is deleted is overwritten: an embedding can be personal data.
         connection.pragma_update_and_check(None, "secure_delete", true, |_| Ok(()))?;
         let limit = LOG_BYTES_MAX;
         connection.pragma_update_and_check(None, "journal_size_limit", limit, |_| Ok(()))?;
-        // Writing on top of broken pages could destroy rows that are still good.
+        // Writing to a file with broken pages could destroy rows that are still good.
         let check = connection.pragma_query_value(None, "quick_check", |row| row.get(0))?;
         Ok((mode, check))
     };

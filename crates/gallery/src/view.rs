@@ -17,7 +17,7 @@ use crate::item_table::ItemTable;
 use crate::mapped_vectors::Vector;
 use matchpoint_vector::{Embedding, Similarity};
 
-/// Most neighbours of one search: what an answer carries and a person or a rule can still use.
+/// Most neighbours of one search: as many as an answer can carry and a person or a rule can use.
 pub const NEIGHBOURS_MAX: usize = 1000;
 
 /// Most candidates of an approximate search.
@@ -32,12 +32,12 @@ pub struct Probe<'a> {
     pub exact: bool,
     /// Leave out every item of this label. Such a search is always exact.
     pub without_label: Option<&'a str>,
-    /// Find only items that this takes.
+    /// Find only items that match this.
     pub filter: Option<&'a ItemFilter>,
     /// Find the best item of each label, and count labels.
     pub one_per_label: bool,
-    /// Candidates that an approximate search keeps; `None` for those of the index. At most
-    /// [`EF_MAX`]; never fewer than the index keeps.
+    /// Candidates that an approximate search keeps; `None` for the index's default. At most [`EF_MAX`];
+    /// never fewer than that default.
     pub ef: Option<usize>,
 }
 
@@ -92,13 +92,13 @@ pub struct GalleryView {
     pub(super) dimension: usize,
     pub(super) digest: ContentSum,
     pub(super) blocks: Vec<Arc<SlotBlock>>,
-    /// The index, and which rows of its base segment are there.
+    /// The index, and which rows of its base segment are present.
     pub(super) index: Option<LiveIndex>,
-    /// The items that the gallery is compared with, and how many of them are here.
+    /// The items that the gallery is compared with, and how many of them are present.
     pub(super) in_common: Option<(Arc<ItemSet>, u64)>,
 }
 
-/// An index, and which rows of its base segment are there.
+/// An index, and which rows of its base segment are present.
 pub(super) type LiveIndex = (Arc<GalleryIndex>, Arc<Bits>);
 
 impl GalleryView {
@@ -162,15 +162,15 @@ impl GalleryView {
         self.digest.to_bytes()
     }
 
-    /// How many items of `set` are here, unchanged; `None` if the gallery was not compared with this
-    /// very set. An estimate beyond [`KEPT_MAX`](crate::item_set::KEPT_MAX) items.
+    /// How many items of `set` are present, unchanged; `None` if the gallery was not compared with this
+    /// very set. An estimate above [`KEPT_MAX`](crate::item_set::KEPT_MAX) items.
     #[must_use]
     pub fn in_common_with(&self, set: &Arc<ItemSet>) -> Option<u64> {
         let (compared, kept) = self.in_common.as_ref()?;
         Arc::ptr_eq(compared, set).then_some(*kept)
     }
 
-    /// The items, to compare a later state with. Computes a SHA-256 over each of them.
+    /// The set of its items, to compare a later state with. Computes a SHA-256 over each of them.
     #[must_use]
     pub fn item_set(&self) -> ItemSet {
         ItemSet::of(
@@ -185,7 +185,7 @@ impl GalleryView {
         self.index.is_some()
     }
 
-    /// Whether the index looks further for `k` items than it does for one.
+    /// Whether the index keeps more candidates for `k` items than it does for one.
     #[must_use]
     pub fn is_wide(&self, k: usize) -> bool {
         let index = self.index.as_ref();
@@ -194,7 +194,7 @@ impl GalleryView {
 
     /// The kind of search, `exact` or the graph with its parameters.
     ///
-    /// A threshold calibrated with one kind holds for that kind.
+    /// A threshold that was calibrated with one kind is valid for that kind only.
     #[must_use]
     pub fn index_description(&self) -> String {
         self.index.as_ref().map_or_else(
@@ -287,7 +287,7 @@ impl GalleryView {
         let k = probe.k;
         let (index, live) = self.index.as_ref().filter(|_| k < self.len)?;
         if probe.one_per_label {
-            // Wide enough for labels of a few items; if it is not, every item is compared.
+            // Enough candidates for labels of a few items; if they do not suffice, every item is compared.
             let wide = Probe {
                 k: k.saturating_mul(8).min(NEIGHBOURS_MAX),
                 one_per_label: false,
@@ -315,7 +315,7 @@ impl GalleryView {
         let offered = self.offer_delta(index, &asked, &mut best);
         let vector_of = |number| self.slot(number).map(|slot| &*slot.vector);
         let found = index.base_matches(&asked, vector_of, |number, score| {
-            // Not found: deleted or replaced.
+            // Missing: deleted or replaced.
             if let Some(slot) = self.slot(number) {
                 best.offer_scored(slot, Similarity::new(score));
             }
@@ -334,7 +334,7 @@ impl GalleryView {
         best: &mut BestMatches<'a>,
     ) -> usize {
         if best.probe.filter.is_some() {
-            // The graph does not know of filters.
+            // The graph does not support filters.
             let slots = self.slots_from(index.first());
             return slots.filter(|(_, slot)| best.offer(slot)).count();
         }
@@ -343,7 +343,7 @@ impl GalleryView {
         let delta_items = self.len.saturating_sub(self.base_items() + unlinked);
         if 0 < delta_items {
             for number in index.delta_candidates(asked, delta_items, linked) {
-                // Not found: deleted, replaced, or enrolled after this view.
+                // Missing: deleted, replaced, or enrolled after this view.
                 if let Some(slot) = self.slot(number) {
                     best.offer(slot);
                 }
@@ -366,7 +366,7 @@ impl GalleryView {
             if let Some(codes) = &block.codes {
                 let query = coded.get_or_insert_with(|| CodedQuery::new(best.query));
                 for (slot, score) in block.slots.iter().zip(query.products(codes)).skip(from) {
-                    // Tested in this order because few are.
+                    // In this order, because few pass the first test.
                     if likely.least < score
                         && let Some(slot) = slot
                     {
@@ -409,7 +409,7 @@ impl GalleryView {
         self.index.as_ref().map_or(0, |(_, live)| live.count())
     }
 
-    /// Whether the index is in its file, where the next opening finds it.
+    /// Whether the index is stored in its file, so that the next opening need not build it.
     #[must_use]
     pub fn index_is_stored(&self) -> bool {
         let index = self.index.as_ref();
@@ -447,8 +447,8 @@ impl GalleryView {
     }
 }
 
-/// Items whose exact scores are computed, at least, of those that were compared by their codes. Codes
-/// are off by some thousandths: few of the true nearest are not among this many.
+/// Minimum number of items whose exact scores are computed, of those that were compared by their codes.
+/// Codes are off by some thousandths: few of the true nearest items fall outside.
 const LIKELY_MIN: usize = 64;
 
 /// The items that are nearest by their codes.
@@ -456,7 +456,7 @@ struct LikelyItems<'a> {
     wanted: usize,
     /// Twice as many as wanted, at most.
     kept: Vec<(f32, &'a ItemSlot)>,
-    /// What is not above this is not among them.
+    /// Only items above this are among them.
     least: f32,
 }
 
@@ -510,7 +510,7 @@ impl<'a> BestMatches<'a> {
         true
     }
 
-    /// Takes an item that the filter takes, if it is among the best.
+    /// Adds an item that matches the filter, if it is among the best.
     fn offer_scored(&mut self, slot: &'a ItemSlot, score: Option<Similarity>) {
         let Some(score) = score else {
             return;
@@ -520,7 +520,7 @@ impl<'a> BestMatches<'a> {
         if full && self.heap.peek().is_some_and(|worst| candidate <= worst.0) {
             return;
         }
-        // Only now, because it rarely comes to this and the label lies elsewhere in memory.
+        // Tested last, because it is rarely needed and the label is elsewhere in memory.
         let without = self.probe.without_label;
         if without.is_some_and(|without| slot.head.label == without) {
             return;

@@ -35,7 +35,7 @@ impl Bits {
         }
     }
 
-    /// Puts a row in or takes it out. A row that there is not stays out.
+    /// Adds a row to the set or removes it. A row that does not exist is never in it.
     pub fn set(&mut self, row: usize, present: bool) {
         if self.rows <= row {
             return;
@@ -75,7 +75,7 @@ impl Bits {
             .is_some_and(|word| word >> (row % 64) & 1 != 0)
     }
 
-    /// Rows that the set is about, in it or not.
+    /// Rows that the set is defined over, in it or not.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.rows

@@ -2,9 +2,9 @@
 //!
 //! Rows are linked in batches. The rows of a batch are searched for side by side in the graph as
 //! it was before the batch, and then the links of all of them are made, ordered by row. So the
-//! graph depends on the rows and the parameters alone, not on the number of threads. Rows come in
-//! an order drawn from the seed: were neighbours enrolled one after the other in one batch, they
-//! would not find each other.
+//! graph depends on the rows and the parameters alone, not on the number of threads. Rows come in a random
+//! order that depends only on the seed: if neighbours that were enrolled one after the other were in one
+//! batch, they would not find each other.
 //!
 //! Dobson et al., "Scaling graph-based ANNS algorithms to billion-size datasets", 2023, build in
 //! batches that double in this way and find recall to be that of building one by one.
@@ -28,7 +28,7 @@ pub struct BuildParams {
     pub m: usize,
     /// Candidates kept while a row is linked. 1 to 4,096.
     pub ef_construction: usize,
-    /// What decides the levels of the rows and the order in which they are linked.
+    /// Determines the levels of the rows and the order in which they are linked.
     pub seed: u64,
 }
 
@@ -79,8 +79,8 @@ pub(super) fn build(
     let pool = Mutex::new(Vec::new());
     let mut done = 1;
     while done < draft.order.len() {
-        // Rows of one batch do not see each other: at most one in sixteen of those there are, and
-        // one in fifty of all.
+        // Rows of one batch do not see each other: a batch has at most a sixteenth of the rows linked so
+        // far, and a fiftieth of all.
         let all = draft.order.len();
         let size = (done / 16)
             .clamp(1, (all / 50).clamp(64, 8192))

@@ -212,7 +212,7 @@ impl<'a> Codes<'a> {
         }
     }
 
-    /// The codes of one row; none for a row that there is not.
+    /// The codes of one row; empty for a row that does not exist.
     pub(super) fn row(&self, row: u32) -> &'a [u8] {
         let start = row as usize * self.stride;
         self.bytes.get(start..start + self.stride).unwrap_or(&[])

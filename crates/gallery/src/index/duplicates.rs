@@ -1,5 +1,5 @@
-//! Rows with equal codes. One of them is in the graph, and stands for all: links among equal rows
-//! would take the places of those that lead elsewhere.
+//! Rows with equal codes. One of them is in the graph and represents all: links among equal rows would take
+//! the places of links that lead elsewhere.
 
 use std::cmp::Ordering;
 
@@ -93,7 +93,7 @@ pub(super) fn group(vectors: UnitVectors<'_>, codes: &[u8], stride: usize) -> Gr
     let mut order: Vec<(u64, u32)> = numbered
         .map(|(row, code)| (hash(code), row as u32))
         .collect();
-    // Equal hashes almost always mean equal codes, and must not be taken for them.
+    // Equal hashes almost always mean equal codes, but it has to be checked.
     let by_code = |a: &(u64, u32), b: &(u64, u32)| match a.0.cmp(&b.0) {
         Ordering::Equal => code(a.1).cmp(&code(b.1)),
         unequal @ (Ordering::Less | Ordering::Greater) => unequal,

@@ -15,7 +15,7 @@ pub enum IndexError {
         /// The most values that a row may have.
         max: usize,
     },
-    /// More rows than numbers for them.
+    /// More rows than there are row numbers.
     #[error("{found} rows are more than the {max} of one index; split them")]
     Rows {
         /// Rows given.
@@ -35,7 +35,7 @@ pub enum IndexError {
         /// The most allowed.
         max: usize,
     },
-    /// The query is no vector of this index.
+    /// The query is not a vector of this index.
     #[error("the query has {found} values, and the rows of this index have {expected}")]
     QueryDimension {
         /// Values of the query.
@@ -43,7 +43,7 @@ pub enum IndexError {
         /// Values of a row.
         expected: usize,
     },
-    /// The filter is one of another set of rows.
+    /// The filter was made for another set of rows.
     #[error("the filter is about {found} rows, and this index has {expected}")]
     FilterLength {
         /// Rows that the filter is about.
@@ -64,7 +64,7 @@ pub enum IndexError {
         /// The only format that is read.
         readable: u32,
     },
-    /// What is there is not what was written.
+    /// The bytes differ from what was written.
     #[error("the index is damaged at byte {offset}: {what}; build it again")]
     Damaged {
         /// Where the damaged part begins, in bytes from the start of the file.

@@ -22,7 +22,7 @@ use matchpoint_vector::kernels::codes::CodeWidth;
 const MAGIC: [u8; 8] = *b"MPINDEX\0";
 /// The only format that is read and written.
 const FORMAT: u32 = 1;
-/// Where the width of the codes is, and what stands for each.
+/// Where the width of the codes is stored, and how.
 const WIDTH: usize = 12;
 const EIGHT: u32 = 0;
 const SIXTEEN: u32 = 16;
@@ -37,7 +37,7 @@ const DIGESTS: usize = 192;
 const HEADER_DIGEST: usize = DIGESTS + SECTIONS * 32;
 /// Where the first section begins.
 const HEADER: usize = (HEADER_DIGEST + 32).next_multiple_of(ALIGN);
-/// The one code of each width that no kernel need take.
+/// A code that no kernel has to support, one for each width.
 const NO_CODE: u8 = 0x80;
 const NO_WIDE_CODE: [u8; 2] = i16::MIN.to_le_bytes();
 
@@ -84,7 +84,7 @@ pub(super) struct IndexLayout {
 }
 
 impl IndexLayout {
-    /// Of a header whose counts are possible. What is too long to be counted ends at the greatest
+    /// For a header whose counts are possible. A layout that is too long to be counted ends at the greatest
     /// number, where no file ends.
     fn of(header: &IndexHeader) -> Self {
         let above = header.sizes.first().map_or(0, |&nodes| nodes as usize);
@@ -390,7 +390,7 @@ fn are_codes(codes: &[u8], width: CodeWidth) -> bool {
     })
 }
 
-/// Whether links are below `nodes`, and after the last of a node is none.
+/// Whether links are below `nodes`, and no link follows the last one of a node.
 fn are_links(links: &[u8], width: usize, nodes: usize) -> bool {
     links.par_chunks(width * NUMBER).all(|links| {
         let mut rest = numbers(links).skip_while(|&link| (link as usize) < nodes);
@@ -416,7 +416,7 @@ fn are_below(rows: &[u8], count: usize) -> bool {
     numbers(rows).all(|row| (row as usize) < count)
 }
 
-/// Whether groups are in order and end in order, the last where the duplicates end.
+/// Whether groups are in order, their ends too, and the last one ends where the duplicates end.
 fn are_groups(groups: &[u8], header: &IndexHeader) -> bool {
     let (groups, _) = groups.as_chunks::<GROUP>();
     let mut previous: Option<(u32, u32)> = None;

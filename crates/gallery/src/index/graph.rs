@@ -27,13 +27,13 @@ pub struct Graph {
     kernel: CodeKernel,
 }
 
-/// What a search compares with in place of the graph.
+/// How a search is done.
 struct SearchPlan {
     ef: usize,
     scan: bool,
 }
 
-/// Vectors compared exactly for each neighbour wanted, and besides. With fewer, errors of the
+/// Vectors compared exactly for each neighbour wanted, and a number in addition. With fewer, errors of the
 /// codes begin to cost recall.
 const EXACT_PER_NEIGHBOUR: usize = 2;
 const EXACT_BESIDES: usize = 12;
@@ -47,8 +47,8 @@ const FILTERED_MARGIN: usize = 2;
 impl Graph {
     /// Builds an index of unit vectors, on all threads of the current `rayon` pool.
     ///
-    /// Equal rows, parameters and `fingerprint` give the same bytes, whatever the number of
-    /// threads and the CPU. The fingerprint says what the rows are; it is kept and not used.
+    /// Equal rows, parameters and `fingerprint` give the same bytes, whatever the number of threads and the
+    /// CPU. The fingerprint identifies the rows; it is stored and not used.
     ///
     /// # Errors
     /// Refuses parameters out of range.
@@ -87,8 +87,8 @@ impl Graph {
         })
     }
 
-    /// Takes an index from the bytes that [`Self::as_bytes`] gave, after checking all of them.
-    /// They are used where they are; fastest where they begin at a multiple of 64.
+    /// Takes an index from the bytes that [`Self::as_bytes`] gave, after checking all of them. They are not
+    /// copied; searches are fastest if they begin at a multiple of 64.
     ///
     /// # Errors
     /// Refuses bytes of another format, and any that differ from what was written.
@@ -127,7 +127,7 @@ impl Graph {
         self.header.params
     }
 
-    /// What the builder said the rows are.
+    /// The fingerprint of the rows that the builder was given.
     #[must_use]
     pub fn fingerprint(&self) -> [u8; 32] {
         self.header.fingerprint
@@ -142,10 +142,10 @@ impl Graph {
 
     /// The nearest rows, best first; of equal scores the smaller row first.
     ///
-    /// `vector_of` gives the vector of a row, or nothing for a row that is gone. There are fewer
-    /// than `k` neighbours only if fewer rows are allowed and there. Which of the true
-    /// neighbours are found is approximate; every score is exact. The same index, vectors and
-    /// search give the same answer on every CPU.
+    /// `vector_of` gives the vector of a row, or `None` for a row that was removed. There are fewer than
+    /// `k` neighbours only if fewer rows are allowed and present. Which of the true neighbours are found is
+    /// approximate; every score is exact. The same index, vectors and search give the same answer on every
+    /// CPU.
     ///
     /// # Errors
     /// Refuses a query of another dimension and a filter of another number of rows.
@@ -166,7 +166,7 @@ impl Graph {
             let (found, expected) = (allowed.rows(), self.header.rows);
             return Err(IndexError::FilterLength { found, expected });
         }
-        // No more than there are, so that memory grows with the index and not with the request.
+        // No more than there are rows, so that memory is bounded by the index and not by the request.
         let search = &IndexSearch {
             k: search.k.min(self.header.rows),
             ef: search.ef.min(self.header.rows),
@@ -191,7 +191,7 @@ impl Graph {
             score(search, &vector_of, scratch);
         }
         if scratch.found.len() < wanted {
-            // Vectors are gone for rows that are not.
+            // The vectors of removed rows are missing.
             scratch.survivors.clear();
             let rows = all_allowed(search, self.header.rows);
             scratch.survivors.extend(rows);
@@ -205,7 +205,8 @@ impl Graph {
         search.allowed.map_or(self.header.rows, Bits::count)
     }
 
-    /// A traversal finds the nearest of all rows, so it must be as much broader as rows are refused.
+    /// A traversal finds the nearest of all rows, so it has to keep more candidates, by the share of rows
+    /// that are not allowed.
     fn plan(&self, search: &IndexSearch<'_>) -> SearchPlan {
         let allowed = self.allowed(search);
         let mut ef = search.ef.max(search.k).max(1);
@@ -265,7 +266,7 @@ impl Graph {
         if let (Some((kth, _)), Some((last, _))) = (kth, last)
             && kth == last
         {
-            // As good by their codes as the last one wanted, and perhaps better by their vectors.
+            // Equal by their codes to the last one wanted, and perhaps better by their vectors.
             let block = ScanBuffers {
                 rows: fresh,
                 products,
@@ -325,7 +326,7 @@ fn keep_allowed(search: &IndexSearch<'_>, sections: &Sections<&[u8]>, scratch: &
             continue;
         }
         if let Some(group) = duplicates.of(row) {
-            // Equal vectors have equal scores, and of those the first rows are best.
+            // Equal vectors have equal scores, and of equal scores the first rows win.
             let most = if group.same_vectors {
                 search.k
             } else {

@@ -1,5 +1,5 @@
-//! Vectors as 8-bit codes, compared with a query one after the other: what is too new for a graph,
-//! and too many to be compared as they are.
+//! Vectors as 8-bit codes that are compared with a query one after the other: for items that are too new
+//! for the graph, and too many for exact comparison.
 
 use crate::index::codes::{encode_alone, stride};
 use matchpoint_vector::kernels::codes::{CodeKernel, CodeWidth};
@@ -12,7 +12,7 @@ pub struct CodedRows {
 }
 
 impl CodedRows {
-    /// The codes of rows of `dimension` finite values each; an empty row is like none.
+    /// The codes of rows of `dimension` finite values each; an empty row counts as missing.
     #[must_use]
     pub fn new(rows: impl Iterator<Item = impl AsRef<[f32]>>, dimension: usize) -> Self {
         let (mut codes, mut units, mut row_codes) = (Vec::new(), Vec::new(), Vec::new());
@@ -29,7 +29,7 @@ impl CodedRows {
     }
 }
 
-/// A query as codes, and the memory to compare it.
+/// A query as codes, and the memory to compare it with rows.
 pub struct CodedQuery {
     codes: Vec<u8>,
     unit: f32,

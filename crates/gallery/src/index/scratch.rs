@@ -1,4 +1,4 @@
-//! What a search needs besides the index: memory that is used again by the next one.
+//! Memory that a search needs besides the index, used again by the next one.
 
 use crate::index::search::ScoredRow;
 
@@ -18,14 +18,14 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Memory for searches, none of it used yet.
+    /// Memory for searches, not allocated yet.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 }
 
-/// Which nodes a traversal has come to. Starting again costs nothing but once in 255 traversals.
+/// Which nodes a traversal has visited. Clearing it is free but for once in 255 traversals.
 #[derive(Default)]
 pub(super) struct Visited {
     epochs: Vec<u8>,
@@ -44,7 +44,7 @@ impl Visited {
         }
     }
 
-    /// Whether this is the first time. A node that there is not counts as visited.
+    /// Whether this is the first visit. A node that does not exist counts as visited.
     #[inline]
     pub(super) fn first(&mut self, node: u32) -> bool {
         match self.epochs.get_mut(node as usize) {
@@ -92,7 +92,7 @@ impl CandidatePool {
         self.next = 0;
     }
 
-    /// Takes a node among the best, if it is. Whether it would be the next to be expanded.
+    /// Adds a node if it is among the best; returns whether it would be the next to be expanded.
     #[inline]
     pub(super) fn offer(&mut self, product: i32, node: u32) -> bool {
         let key = key(product, node);
@@ -111,7 +111,7 @@ impl CandidatePool {
         is_next
     }
 
-    /// The best node that has not been expanded, which it is from now on.
+    /// The best node that has not been expanded; counts it as expanded from now on.
     #[inline]
     pub(super) fn expand(&mut self) -> Option<u32> {
         let rest = self.keys.get_mut(self.next..)?;

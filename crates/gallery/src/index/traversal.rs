@@ -5,8 +5,8 @@ use crate::index::links::Level;
 use crate::index::scratch::Scratch;
 use matchpoint_vector::kernels::codes::{prefetch, prefetch_row};
 
-/// Cache lines of a row that are asked for as soon as its node is met. The kernel asks for the
-/// others of longer rows.
+/// Cache lines of a row that are prefetched as soon as its node is found. The kernel prefetches the others
+/// of longer rows.
 const LINES_AHEAD: usize = 4;
 
 /// From `entry`, goes to the best neighbour of each node for as long as that is better; the last
@@ -136,10 +136,10 @@ pub(super) fn scan(
     }
 }
 
-/// Asks for the beginning of a vector that is about to be compared.
+/// Prefetches the beginning of a vector that is about to be compared.
 #[inline]
 pub(super) fn prefetch_vector(vector: &[f32]) {
-    /// The processor goes on by itself after a few lines in a row.
+    /// The processor prefetches by itself after a few lines in a row.
     const LINES: usize = 8;
     for line in vector.chunks(16).take(LINES) {
         prefetch(line);

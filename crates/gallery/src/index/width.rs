@@ -1,8 +1,8 @@
-//! How fine codes must be, so that they can tell the near rows of a gallery apart.
+//! How many bits codes need to distinguish the near rows of a gallery.
 //!
-//! Eight bits resolve a similarity to about a thousandth. Where many rows are nearer to each other
-//! than that, as the frames of one camera or the pictures of one product are, such codes propose
-//! arbitrary ones of them, and no breadth of a search mends it.
+//! Eight bits resolve a similarity to about a thousandth. If many rows are nearer to each other than that,
+//! as the frames of one camera or the pictures of one product are, such codes propose arbitrary ones of
+//! them, and more candidates do not help.
 
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
@@ -14,7 +14,7 @@ use matchpoint_vector::kernels::dot;
 const SAMPLE: usize = 32;
 /// Nearest rows of each that its codes must find.
 pub(super) const NEIGHBOURS: usize = 10;
-/// Neighbours that may be missed, one in so many.
+/// One in this many neighbours may be missed.
 const MISSED_ONE_IN: usize = 200;
 
 /// The narrowest codes with which a scan of all rows finds nearly all nearest rows of a sample among
@@ -36,8 +36,8 @@ pub(super) fn width_for(rows: UnitVectors<'_>, narrow: &Codes<'_>, compared: usi
     }
 }
 
-/// How many of the nearest rows of a row the codes do not find. Of rows with equal codes all are
-/// found if one is: they are compared together.
+/// How many of the nearest rows of a row the codes do not find. If one of several rows with equal codes is
+/// found, all are: they are compared together.
 #[expect(clippy::cast_possible_truncation, reason = "fewer than 2^31 rows")]
 fn missed(rows: UnitVectors<'_>, narrow: &Codes<'_>, compared: usize, row: usize) -> usize {
     let Some(vector) = rows.get(row as u32) else {
