@@ -1,8 +1,8 @@
 //! Tables as text: cells between commas, semicolons or tabs, below a line that names the columns.
 //!
-//! One reader for every list that a person or a spreadsheet writes. It is strict where a looser one
-//! would go on with other cells than were meant: a quote that is left open, a row that is longer or
-//! shorter than the header, and two columns of one name refuse the whole file, with the line.
+//! One reader for every list that a person or a spreadsheet writes. It is strict: a looser reader would
+//! continue with other cells than were meant. A quote that is not closed, a row that is longer or shorter
+//! than the header, and two columns of one name refuse the whole file, and the error names the line.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -14,7 +14,7 @@ use super::text::{lines, on_line, read_text};
 
 /// More columns than this is no list of images or labels.
 pub const COLUMNS_MAX: usize = 1_024;
-/// The longest row, in bytes, quoted line ends included. An open quote is noticed by it.
+/// The longest row, in bytes, quoted line ends included. It limits how far an open quote is followed.
 pub const ROW_BYTES_MAX: usize = 1 << 20;
 
 /// What may separate cells.
@@ -25,9 +25,9 @@ const DELIMITERS: [u8; 3] = [b',', b';', b'\t'];
 pub struct Columns {
     /// All of them. They are found whatever their case; any other name is kept as it is.
     pub known: &'static [&'static str],
-    /// Those without which there is nothing to read: one of each group.
+    /// Those that are necessary: one of each group.
     pub required: &'static [&'static [&'static str]],
-    /// Whether row i belongs to something else's row i, so that none between others may be empty.
+    /// Whether row i belongs to row i of something else, so that no row in the middle may be empty.
     pub aligned: bool,
 }
 
@@ -41,7 +41,7 @@ pub struct Delimited {
     delimiter: u8,
     aligned: bool,
     names: Vec<String>,
-    /// Leading columns that are not taken: the index of a data frame.
+    /// Leading columns that are ignored: the index of a data frame.
     unnamed: usize,
 }
 
@@ -56,19 +56,19 @@ pub struct TableRow<'a> {
 }
 
 impl Delimited {
-    /// Reads a file; what separates its cells is found from its header.
+    /// Reads a file; its header shows what separates its cells.
     ///
-    /// A first line `sep=;` of Excel's is taken for what it says. A first column without a name, or
-    /// called `Unnamed: 0`, is the index of a data frame and is left out.
+    /// Obeys a first line `sep=;`, as Excel writes it. A first column without a name, or called `Unnamed:
+    /// 0`, is the index of a data frame and is left out.
     ///
     /// # Errors
-    /// Refuses what [`read_text`] refuses, a header that lacks a required column, names two columns
-    /// alike or one not at all, and one from which it cannot be told what separates its cells.
+    /// Refuses what [`read_text`] refuses, a header that lacks a required column, has two columns of one
+    /// name or one without a name, and a header whose separator is not clear.
     pub fn read(path: &Path, columns: &Columns) -> Result<Self, ArraysError> {
         Self::parse(path.display().to_string(), read_text(path)?, columns)
     }
 
-    /// The same for text that was read already; errors call it `place`.
+    /// The same for text that was already read; errors call it `place`.
     ///
     /// # Errors
     /// As [`Delimited::read`].
@@ -81,7 +81,7 @@ impl Delimited {
             line: start.1,
             delimiter,
         };
-        // Read with the wrong one, a quote may stand where none can.
+        // With the wrong separator, a quote may be in an impossible place.
         let (mut headers, mut unreadable) = (Vec::new(), None);
         for delimiter in DELIMITERS {
             if stated.is_some_and(|stated| stated != delimiter) {
@@ -129,7 +129,7 @@ impl Delimited {
         &self.names
     }
 
-    /// Its rows. Blank lines and rows of nothing but separators are passed over.
+    /// Its rows. Blank lines and rows of only separators are skipped.
     ///
     /// An error refuses the whole file: a row with more or fewer cells than the header, a quote that
     /// is left open or stands where none may, a row longer than [`ROW_BYTES_MAX`].
@@ -212,15 +212,15 @@ fn stated_delimiter(place: &str, text: &str) -> Result<(Option<u8>, (usize, u64)
     }
 }
 
-/// A header, read with one of the delimiters.
+/// A header, read with one of the separators.
 struct TableHeader {
     delimiter: u8,
     names: Vec<String>,
-    /// What follows it: where, and on which line.
+    /// Where the first row begins, and on which line.
     body: (usize, u64),
 }
 
-/// The header that has the columns that are looked for, or else the only one with more than one.
+/// The header with the expected columns; if none has them, the only one with more than one column.
 fn chosen(
     place: &str,
     mut headers: Vec<TableHeader>,
@@ -250,7 +250,7 @@ fn chosen(
 }
 
 fn ambiguous(place: &str) -> ArraysError {
-    let what = "the header has more than one of comma, semicolon and tab, and it cannot be told which of them separates the cells; write commas, and put names with others into quotes";
+    let what = "the header has more than one of comma, semicolon and tab, and it is not clear which of them separates the cells; write commas, and put names with others into quotes";
     on_line(place, 1, what)
 }
 
@@ -298,7 +298,7 @@ fn check_names(place: &str, names: &[String], columns: &Columns) -> Result<usize
 }
 
 fn not_there(group: &[&str], names: &[String]) -> String {
-    /// Of a header that is none, only so much is shown.
+    /// Only this much is shown of a line that is not a header.
     const SHOWN: usize = 20;
     let wanted: Vec<String> = group.iter().map(|name| format!("`{name}`")).collect();
     let shown: Vec<String> = names
@@ -353,7 +353,7 @@ struct Records<'a> {
     text: &'a str,
     /// Where the next record begins.
     at: usize,
-    /// The line that is on.
+    /// Its line.
     line: u64,
     delimiter: u8,
 }

@@ -17,7 +17,7 @@ pub enum ArraysError {
         /// The system's reason.
         source: io::Error,
     },
-    /// The first bytes say nothing.
+    /// The first bytes are those of no supported format.
     #[error(
         "{place} is none of .npy, .npz, Parquet and .fvecs; save the embeddings with numpy.save"
     )]
@@ -25,7 +25,7 @@ pub enum ArraysError {
         /// The file.
         place: String,
     },
-    /// What is there does not agree with what the file says of itself.
+    /// The content contradicts what the file states.
     #[error("{place} is damaged: {what}; copy it or write it again")]
     Damaged {
         /// Where.
@@ -33,7 +33,7 @@ pub enum ArraysError {
         /// What does not agree.
         what: String,
     },
-    /// Well formed, and not read here.
+    /// Well formed, but not supported.
     #[error("{place} uses {what}, which is not read; {fix}")]
     Unsupported {
         /// Where.
@@ -59,7 +59,7 @@ pub enum ArraysError {
         /// The type, as numpy writes it.
         dtype: String,
     },
-    /// Reading a pickle runs whatever its writer wished.
+    /// Reading a pickle runs whatever its writer put into it.
     #[error("{place} holds pickled Python objects, which are never read; save it as float32")]
     Pickled {
         /// Where.
@@ -93,7 +93,7 @@ pub enum ArraysError {
         /// What it may take.
         limit: u64,
     },
-    /// The system has not that much memory.
+    /// The machine does not have that much memory.
     #[error("{place} takes {bytes} bytes, more than this machine can give; split it")]
     Memory {
         /// Where.
@@ -101,7 +101,7 @@ pub enum ArraysError {
         /// What it would take.
         bytes: u64,
     },
-    /// Nothing of that name.
+    /// Nothing has that name.
     #[error("{place} has no {kind} `{name}`; it has {found}")]
     NoSuch {
         /// The file.

@@ -1,4 +1,4 @@
-//! What a Parquet file says of itself: its columns, and where their pages are
+//! The footer of a Parquet file: its columns, and where their pages are
 //! (<https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift>).
 
 use super::thrift::{Thrift, ThriftValue};
@@ -26,7 +26,7 @@ pub(super) struct ParquetColumn {
     /// Whether it is that field itself.
     pub(super) flat: bool,
     pub(super) physical: Physical,
-    /// What the values stand for: the old code, and the number of the new.
+    /// How the values are to be understood: the old code, and the number of the new one.
     converted: Option<i64>,
     logical: Option<i64>,
     /// The levels at which a value is repeated, and is there.

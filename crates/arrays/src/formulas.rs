@@ -1,4 +1,4 @@
-//! Cells that a spreadsheet would run: written so that it does not, and read as they were.
+//! Cells that a spreadsheet would run as formulas: written so that it does not, and read back as they were.
 //!
 //! A cell whose text begins with `=`, `+`, `-`, `@` (or their wide forms), a tab or an end of line is a
 //! formula to a spreadsheet, whoever wrote it. An apostrophe before it makes it text, there and here. Numbers
@@ -13,7 +13,7 @@ const BEGINNINGS: [char; 11] = [
 ];
 const GUARD: char = '\'';
 
-/// A cell as it is to be written.
+/// A cell as it has to be written.
 #[must_use]
 pub fn guarded(cell: &str) -> Cow<'_, str> {
     if begins_a_formula(cell.trim_start_matches(GUARD)) && !is_number(cell) {
@@ -22,7 +22,7 @@ pub fn guarded(cell: &str) -> Cow<'_, str> {
     Cow::Borrowed(cell)
 }
 
-/// A cell as it was meant, of what is written.
+/// The original cell, from what was written.
 #[must_use]
 pub(crate) fn unguarded(cell: Cow<'_, str>) -> Cow<'_, str> {
     let is_guarded = cell.starts_with(GUARD) && begins_a_formula(cell.trim_start_matches(GUARD));

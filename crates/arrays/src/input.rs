@@ -60,7 +60,7 @@ impl ArrayInput<'_> {
         }
     }
 
-    /// A name is of no use if there is nothing to choose from.
+    /// A name makes no sense if there is nothing to choose from.
     pub(super) fn alone(&self) -> Result<(), ArraysError> {
         match &self.options.name {
             None => Ok(()),
@@ -73,7 +73,7 @@ impl ArrayInput<'_> {
         }
     }
 
-    /// Room for this many values, which nothing has touched yet, if limits and memory allow it.
+    /// Memory for this many values, if the limits allow it and the system has it; not initialised.
     pub(super) fn reserve(&self, values: u64) -> Result<Vec<f32>, ArraysError> {
         let bytes = values.saturating_mul(4);
         let limit = self.options.bytes_max;

@@ -45,7 +45,7 @@ impl Role {
     /// The role of that name, whatever its case.
     ///
     /// # Errors
-    /// What is wrong with a word that is none.
+    /// What is wrong with a word that is not a role.
     pub fn parse(word: &str) -> Result<Self, String> {
         let named = |role: &Self| role.as_str().eq_ignore_ascii_case(word);
         Self::ALL.into_iter().find(named).ok_or_else(|| {
@@ -58,13 +58,13 @@ impl Role {
 /// Column by column, what is known of each row. Every list is as long as there are rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LabelTable {
-    /// Whom or what the row shows, never empty; the column `label`, or else `class`.
+    /// What the row shows, never empty; the column `label`, or else `class`.
     pub label: Vec<String>,
     /// What the row is called, never empty and never repeated; the column `id`.
     pub id: Option<Vec<String>>,
     /// What the row is for; the column `role`.
     pub role: Option<Vec<Role>>,
-    /// Which part of the data it belongs to, in words of the writer's; the column `split`.
+    /// Which part of the data it belongs to, in the writer's words; the column `split`.
     pub split: Option<Vec<String>>,
     /// All other columns.
     pub metadata: BTreeMap<String, Vec<String>>,
@@ -83,7 +83,7 @@ impl LabelTable {
         for row in table.rows() {
             let row = row?;
             read += 1;
-            // The rest is only counted, to name the number.
+            // The other rows are only counted, for the message.
             if read <= rows as u64 {
                 for (column, cell) in columns.iter_mut().zip(row.cells) {
                     column.push(cell.into_owned());
@@ -158,7 +158,7 @@ fn full(place: &str, name: &str, values: &[String]) -> Result<(), ArraysError> {
     }
 }
 
-/// No gallery takes a name with controls in it, and none is printed as it is.
+/// No gallery accepts a name with control characters, and none is printed unescaped.
 fn plain(place: &str, name: &str, values: &[String]) -> Result<(), ArraysError> {
     let controls = |value: &String| value.chars().any(char::is_control);
     match values.iter().position(controls) {

@@ -1,7 +1,7 @@
 //! Embeddings and lists that other programs wrote: `.npy`, `.npz`, Parquet, `.fvecs` and CSV.
 //!
-//! The first bytes of a file tell its type, whatever its name. None is trusted: no length that a file
-//! states is believed before the bytes behind it, or a limit, hold it up. Vectors stay as they were
+//! The type of a file is recognised by its first bytes, whatever its name. No length that a file states is
+//! used before it was checked against the bytes that follow, or against a limit. Vectors stay as they were
 //! written; the caller makes embeddings of them, and refuses a row that cannot be one.
 //!
 //! ```
@@ -95,7 +95,7 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<VectorTable, ArraysErr
         start if start.starts_with(b"PK") => npz::read(BufReader::new(file), &input)?,
         start if start.starts_with(b"PAR1") => return parquet::read(&file, &input),
         [] => return Err(input.damaged("it is empty")),
-        // These have no first bytes of their own.
+        // These have no signature of their own.
         _ if named_fvecs => {
             input.alone()?;
             fvecs::read(&mut BufReader::new(file), &input)?

@@ -244,7 +244,7 @@ fn transpose(
         let columns = at_once.min(dimension - first);
         stripe.clear();
         float.fill(reader, input, columns * rows, &mut stripe)?;
-        // Not before the first bytes are there, for what they are of may be a lie.
+        // Only after the first bytes are there: the stated size may be false.
         vectors.resize(rows * dimension, 0.0);
         for (index, row) in vectors.chunks_exact_mut(dimension).enumerate() {
             let column = stripe.iter().skip(index).step_by(rows);
@@ -312,7 +312,7 @@ impl<'a> Literal<'a> {
         Some(text)
     }
 
-    /// A name, or the list of a record's fields, as text, to be told in an error.
+    /// The name of a type, or the list of a record's fields, as text for an error.
     fn dtype(&mut self) -> Option<String> {
         if let Some(name) = self.string() {
             return Some(name.to_owned());

@@ -20,7 +20,7 @@ const EXPANSION_MAX: u64 = 1_032;
 struct NpzEntry {
     index: usize,
     name: String,
-    /// What there is to tell of it, or why it is none.
+    /// What it contains, or why it cannot be read.
     description: String,
     is_embeddings: bool,
 }
@@ -100,7 +100,7 @@ fn only<R: Read + Seek>(
     }
 }
 
-/// Every entry, as its header tells it.
+/// Every entry, as its header describes it.
 fn entries<R: Read + Seek>(archive: &mut ZipArchive<R>, input: &ArrayInput<'_>) -> Vec<NpzEntry> {
     let mut entries = Vec::new();
     for index in 0..archive.len() {
@@ -146,7 +146,7 @@ fn refused(input: &ArrayInput<'_>, cause: ZipError) -> ArraysError {
     }
 }
 
-/// The name that numpy knows an entry by; one that is not text is none that anybody can ask for.
+/// The name of an entry in numpy; an entry whose name is not text cannot be asked for.
 fn name<R: Read>(file: &ZipFile<'_, R>) -> String {
     file.name()
         .map_or_else(|_| String::new(), |name| bare(&name).to_owned())

@@ -24,9 +24,9 @@ const HEADER_BYTES_MAX: u64 = 1 << 20;
 /// Values, and how they are written.
 pub(super) struct Page {
     pub(super) encoding: i64,
-    /// Of each value, the level at which it repeats; empty if none can.
+    /// For each value, the level at which it repeats; empty if none can.
     pub(super) repeated: Vec<u32>,
-    /// Of each value, how much of it is there; empty if all must be.
+    /// For each value, the level up to which it is present; empty if all have to be.
     pub(super) defined: Vec<u32>,
     /// How many values there are, nulls included.
     pub(super) values: usize,

@@ -3,7 +3,7 @@
 //! Read here rather than by the `parquet` crate, which believes the schema in a footer: as of version
 //! 60.1, groups that claim 2^31 children abort the process for want of memory, groups nested
 //! 200,000 deep for want of stack, and neither can be caught.
-//! What is not read is refused by name.
+//! What is not supported is refused by name.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -19,7 +19,7 @@ use super::values::{PLAIN_DICTIONARY, RLE_DICTIONARY, floats, hybrid, texts};
 /// A footer this long describes tens of thousands of chunks.
 const FOOTER_BYTES_MAX: u64 = 16 << 20;
 
-/// What a text takes beside its bytes.
+/// What a text takes besides its bytes.
 const STRING_BYTES: u64 = size_of::<String>() as u64;
 
 /// The embeddings, and the text beside them.
@@ -265,7 +265,7 @@ impl<'a> Lists<'a> {
         })
     }
 
-    /// Assigns the values of a page to their rows; every one has to be there.
+    /// Assigns the values of a page to their rows; each has to be present.
     fn place(&mut self, page: &Page, defined: u32) -> Result<(), ArraysError> {
         for (repeated, there) in page.repeated.iter().zip(&page.defined) {
             if *repeated == 0 {
@@ -403,7 +403,7 @@ struct Coded<'a, T> {
     dictionary: Option<&'a [T]>,
 }
 
-/// Hands out the values of a page, from the dictionary if it refers to one.
+/// Passes on the values of a page, looked up in the dictionary if it has one.
 fn visit<T>(
     input: &ArrayInput<'_>,
     coded: &Coded<'_, T>,
@@ -420,7 +420,7 @@ fn visit<T>(
         return values.iter().try_for_each(take);
     }
     let indexes = match page.bytes().split_first() {
-        // A page of nulls may have nothing at all.
+        // A page of nulls may have no bytes at all.
         _ if count == 0 => Some(Vec::new()),
         Some((width, rest)) => hybrid(rest, u32::from(*width), count),
         None => None,

@@ -1,8 +1,8 @@
 //! Text files as spreadsheets, scripts and editors write them, to characters.
 //!
-//! UTF-8 with or without a byte order mark and UTF-16 of either order are read. Everything else is
-//! refused by its name and the line where it shows: a label that was guessed at would be another
-//! label, and an enrolled one would pass for a stranger.
+//! UTF-8 with or without a byte order mark and UTF-16 of either order are read. Everything else is refused
+//! with its name and the line: a label that was guessed would be another label, and the search for an
+//! enrolled label would count as a stranger's.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -13,10 +13,10 @@ use super::error::ArraysError;
 /// The longest file of text that is read, in bytes: 2 GiB, some 20 million rows.
 pub const TEXT_BYTES_MAX: u64 = 2 << 30;
 
-/// The character that marks the order of bytes if it comes first.
+/// The character that shows the byte order if it comes first.
 const MARK: char = '\u{feff}';
 
-/// First bytes of what is no text and is given for it at times.
+/// First bytes of files that are not text, but are sometimes passed as such.
 const OTHERS: [(&[u8], &str); 6] = [
     (
         b"PK\x03\x04",
@@ -39,12 +39,11 @@ enum Utf16Order {
 /// The name that stands for standard input, where text is read.
 pub const STANDARD_INPUT: &str = "-";
 
-/// Reads a file of text, or standard input where its name is [`STANDARD_INPUT`], whatever the encoding among UTF-8 and
-/// UTF-16.
+/// Reads a file of text, or standard input if its name is [`STANDARD_INPUT`], in UTF-8 or UTF-16.
 ///
 /// # Errors
-/// Refuses a file that cannot be read, a standard input without a byte, is longer than [`TEXT_BYTES_MAX`], or is no text of these
-/// encodings, with the line where that shows.
+/// Refuses a file that cannot be read, is longer than [`TEXT_BYTES_MAX`], or is no text in these encodings,
+/// and names the line; also an empty standard input.
 pub fn read_text(path: &Path) -> Result<String, ArraysError> {
     let is_input = path.as_os_str() == STANDARD_INPUT;
     let place = if is_input {
@@ -57,7 +56,7 @@ pub fn read_text(path: &Path) -> Result<String, ArraysError> {
         doing: "read",
         source,
     };
-    // One byte more shows that there is more.
+    // One byte more than the limit shows that the file is too long.
     let mut bytes = Vec::new();
     let mut read = |from: &mut dyn Read| from.take(TEXT_BYTES_MAX + 1).read_to_end(&mut bytes);
     let read = if is_input {
@@ -79,7 +78,7 @@ pub fn read_text(path: &Path) -> Result<String, ArraysError> {
     decode(&place, bytes)
 }
 
-/// Opens a regular file. A pipe in its place would be waited for, without end.
+/// Opens a regular file. Opening a pipe could wait for ever.
 pub(super) fn open_file(path: &Path) -> io::Result<File> {
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
@@ -120,7 +119,7 @@ pub(super) fn line_after(before: &str) -> u64 {
     lines(before).count() as u64
 }
 
-/// Bytes to text, without the mark of their order.
+/// Bytes to text, without the byte order mark.
 pub(super) fn decode(place: &str, bytes: Vec<u8>) -> Result<String, ArraysError> {
     let other = OTHERS.iter().find(|(magic, _)| bytes.starts_with(magic));
     if let Some((_, what)) = other {
@@ -143,7 +142,7 @@ pub(super) fn decode(place: &str, bytes: Vec<u8>) -> Result<String, ArraysError>
         ),
         (
             MARK,
-            "there is a byte order mark in the middle, as where two files were joined; remove it",
+            "there is a byte order mark in the middle, as if two files were joined; remove it",
         ),
     ] {
         if let Some(at) = text.find(character) {
@@ -154,7 +153,7 @@ pub(super) fn decode(place: &str, bytes: Vec<u8>) -> Result<String, ArraysError>
     Ok(text)
 }
 
-/// What is wrong on a line.
+/// An error on a line.
 pub(super) fn on_line(place: &str, line: u64, what: impl Into<String>) -> ArraysError {
     ArraysError::Line {
         place: place.to_owned(),
@@ -165,8 +164,9 @@ pub(super) fn on_line(place: &str, line: u64, what: impl Into<String>) -> Arrays
 
 /// The order of the bytes, if they are UTF-16.
 ///
-/// Without a mark it takes one character of ASCII at the beginning or a line's end at the end, and that
-/// a line feed ends a line, or that there is none and all is Latin: a stray NUL in UTF-8 is no UTF-16.
+/// Without a mark, UTF-16 is recognised by an ASCII character at the beginning or a line end at the end,
+/// and all line feeds must end lines, or all characters be Latin: a stray NUL in UTF-8 does not make it
+/// UTF-16.
 fn order(bytes: &[u8]) -> Option<Utf16Order> {
     match bytes {
         [0xff, 0xfe, ..] => return Some(Utf16Order::Little),
@@ -178,7 +178,7 @@ fn order(bytes: &[u8]) -> Option<Utf16Order> {
     };
     let ends = |first: u8, second: u8| {
         let begins = matches!(units.first(), Some([a, b]) if (*a == 0) != (*b == 0) && (*a == 0) == (first == 0));
-        // What ends like that and is UTF-8 all the same has a stray NUL.
+        // Valid UTF-8 that ends like that has a stray NUL.
         let closes = units.last() == Some(&[first, second]) && std::str::from_utf8(bytes).is_err();
         begins || closes
     };
@@ -230,7 +230,7 @@ fn from_utf8(place: &str, bytes: Vec<u8>) -> Result<String, ArraysError> {
         let before = bytes.get(..at).unwrap_or_default();
         let line = line_after(std::str::from_utf8(before).unwrap_or_default());
         let byte = bytes.get(at).copied().unwrap_or_default();
-        // The two agree on these.
+        // The two encodings agree on these.
         let shown = if 0xa0 <= byte {
             format!(" (`{}` there)", char::from(byte))
         } else {

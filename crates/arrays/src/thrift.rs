@@ -46,8 +46,8 @@ impl<'a> Thrift<'a> {
         self.rest.len()
     }
 
-    /// Reads a struct, handing out each field with its number. `None` if it is malformed, or
-    /// if `visit` finds it so.
+    /// Reads a struct, and passes each field with its number to `visit`. `None` if it is malformed, or
+    /// `visit` says so.
     pub(super) fn fields(
         &mut self,
         visit: &mut dyn FnMut(i64, ThriftValue<'_, 'a>) -> Option<()>,
@@ -161,7 +161,7 @@ impl<'a> Thrift<'a> {
         }
     }
 
-    /// As [`Self::skip`], but a boolean takes a byte if it is no field.
+    /// As [`Self::skip`], but a boolean that is not a field takes one byte.
     fn skip_element(&mut self, kind: ThriftKind) -> Option<()> {
         match kind {
             ThriftKind::True | ThriftKind::False => self.skip(ThriftKind::Byte),
@@ -178,7 +178,7 @@ impl<'a> Thrift<'a> {
 }
 
 impl<'a> ThriftValue<'_, 'a> {
-    /// Passes over it.
+    /// Skips it.
     pub(super) fn skip(self) -> Option<()> {
         self.thrift.skip(self.kind)
     }

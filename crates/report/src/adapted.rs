@@ -12,14 +12,14 @@ const CURVES_MAX: usize = 200;
 /// Worst labels that are listed.
 const WORST: usize = 20;
 
-/// What became of a head, as text and curves.
+/// What came of fitting a head, as text and curves.
 #[derive(Clone, Debug, Default)]
 pub struct AdaptedReport {
     /// What was adapted.
     pub title: String,
     /// When.
     pub created: String,
-    /// Whether the head is taken.
+    /// Whether the head is accepted.
     pub taken: bool,
     /// The outcome in a sentence or two.
     pub says: Vec<String>,
@@ -29,7 +29,7 @@ pub struct AdaptedReport {
     pub before: Vec<[f64; 4]>,
     /// The same behind it.
     pub behind: Vec<[f64; 4]>,
-    /// The rates of FAR along which labels are told.
+    /// The rates of FAR at which labels are compared.
     pub band: Vec<f64>,
     /// How one threshold serves each label.
     pub labels: Vec<ServedLabel>,
@@ -100,8 +100,8 @@ pub fn render(report: &AdaptedReport) -> String {
     page.finish()
 }
 
-const FIGURES_NOTE: &str = "Rates of pairs of pictures. Intervals are of the difference, at 95 %, over labels drawn again: a head is taken only if EER and FRR are better beyond them.";
-const DET_NOTE: &str = "Broken line: before. Solid line: behind the head. The bands hold 95 % of the curves when labels are drawn again.";
+const FIGURES_NOTE: &str = "Rates of pairs of pictures. Intervals are of the difference, at 95 %, over labels sampled again: a head is accepted only if EER and FRR are better by more than that.";
+const DET_NOTE: &str = "Broken line: before. Solid line: behind the head. The bands contain 95 % of the curves when labels are sampled again.";
 const FAN_NOTE: &str = "One line for each label: how well the threshold serves it at which the FAR of all pairs is this rate. The narrower the fan, the more alike one threshold serves all; OPIS is its variance.";
 const WORST_NOTE: &str =
     "By the mean of the lines above, behind the head; 1 is a label that is never mistaken.";

@@ -1,4 +1,4 @@
-//! Axes: where values lie, and which of them are written.
+//! Axes: where values are placed, and which of them are written.
 
 use super::numbers;
 use matchpoint_calibration::binomial;
@@ -34,7 +34,7 @@ pub(super) struct ChartAxis {
     high: f64,
 }
 
-/// How far past the ends a value is drawn: out of sight, and near enough to keep slopes.
+/// How far past the ends a value is placed: out of sight, and near enough to keep slopes.
 const BEYOND: f64 = 0.02;
 
 impl ChartAxis {
@@ -79,7 +79,7 @@ impl ChartAxis {
         ticks
     }
 
-    /// A round value; beside an even axis all with the same decimals.
+    /// A round value; on a linear axis all have the same number of decimals.
     fn write(&self, value: f64, gap: f64) -> String {
         match (self.scale, self.unit) {
             (AxisScale::Linear, AxisUnit::Plain) => {
@@ -92,7 +92,7 @@ impl ChartAxis {
         }
     }
 
-    /// Candidates for ticks, those to keep first.
+    /// Candidates for ticks, the most important first.
     fn round_values(&self, gap: f64) -> Vec<f64> {
         match self.scale {
             AxisScale::Linear => even_steps(self.low, self.high, gap),

@@ -7,7 +7,7 @@ use super::markup::Markup;
 use super::numbers::{percent, score, short_percent};
 use super::plot::{AxisNames, Plot, TextAnchor};
 
-/// Error rates below this are not told apart from none on an axis.
+/// Smaller error rates are not distinguished from zero on an axis.
 const RATE_MIN: f64 = 1e-7;
 
 /// FRR against FAR on normal-deviate axes, with the operating point.
@@ -96,7 +96,7 @@ fn operating_point(plot: &mut Plot, report: &ReportContents) {
     let rates = format!("FAR {}, FRR {}", percent(Some(far)), percent(Some(frr)));
     let name = format!("threshold {}", score(Some(point.threshold)));
     plot.dot((far, frr), "operating", &format!("{name}: {rates}"));
-    // Above and to the right of the point the curve does not go.
+    // The curve never passes above and to the right of the point.
     let corner = (x.max(x_ends.0) + 0.015, (y + 0.08).min(0.92));
     let side = if 0.5 < x {
         TextAnchor::Left
@@ -121,7 +121,7 @@ fn det_band(points: &[TradeOffPoint]) -> (Edge, Edge) {
         .unzip()
 }
 
-/// From below the smallest rate to somewhat over even odds, or as far as `shown` needs.
+/// From below the smallest rate to a little above one half, or as far as `shown` needs.
 fn deviate_axis(rates: impl Iterator<Item = f64>, shown: Vec<f64>) -> Option<ChartAxis> {
     let needed = shown.iter().copied().fold(0.0, f64::max);
     let inside: Vec<f64> = rates
@@ -145,7 +145,7 @@ type RateOfPoint = fn(&TradeOffPoint) -> (Option<f64>, Option<RateInterval>);
 
 /// FAR and FRR against the threshold, with the targets.
 pub(super) fn errors(report: &ReportContents) -> Option<Markup> {
-    // A threshold above every similarity accepts nothing, and has no place on the axis.
+    // A threshold above every possible score accepts nothing, and has no place on the axis.
     let points: Vec<&TradeOffPoint> = report
         .trade_off
         .iter()
@@ -384,7 +384,7 @@ fn threshold_line(plot: &mut Plot, report: &ReportContents) {
     }
 }
 
-/// What a trial of the view is called: one, and several.
+/// The name of a trial in this view: one, and several.
 pub(super) fn trial_names(view: View) -> [&'static str; 2] {
     match view {
         View::Search => ["search", "searches"],

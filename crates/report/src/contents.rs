@@ -1,4 +1,4 @@
-//! What a report holds, as the caller fills it in. Tests alone serialise it, to walk over its numbers.
+//! The content of a report, filled in by the caller. Only tests serialise it, to check all its numbers.
 
 use super::estimate::{Estimate, RateInterval};
 
@@ -9,11 +9,11 @@ use super::estimate::{Estimate, RateInterval};
 pub struct ReportContents {
     /// What was calibrated, in a few words.
     pub title: String,
-    /// When, as the caller says it.
+    /// When it was made, in the caller's words.
     pub created: Option<String>,
-    /// What the rates of the verdict, the key figures, the curves and the conditions count.
+    /// What the rates of the verdict, the key figures, the curves and the conditions are rates of.
     pub view: View,
-    /// What may be relied on.
+    /// What can be relied on.
     pub verdict: ReportVerdict,
     /// The threshold and its two error rates; `None` if none was chosen.
     pub operating_point: Option<PointSummary>,
@@ -37,9 +37,9 @@ pub struct ReportContents {
     pub growth: Option<GrowthCurve>,
     /// What was tried against inconsistent thresholds.
     pub remedies: Option<RemedyTable>,
-    /// What there is to choose from.
+    /// The error rates that can be asked for.
     pub menu: Option<MenuTable>,
-    /// The FAR if service brings less than the mixture that was tested; a row for each stress.
+    /// The FAR if service has only a part of the strangers that were tested; a row for each.
     pub stress: Vec<ConditionRow>,
     /// Model, gallery, index, seeds, digests and software.
     pub made_with: Vec<Fact>,
@@ -85,24 +85,24 @@ pub enum View {
     Pairwise,
 }
 
-/// What may be relied on, on what ground.
+/// What can be relied on, and why.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct ReportVerdict {
-    /// Whether anything is promised.
+    /// Whether it is a promise.
     pub standing: ClaimKind,
     /// The rate that the operator requested; `None` for a rule without a target, such as equal errors.
     pub target: Option<TargetRate>,
     /// How the threshold is chosen, in plain words.
     pub rule: String,
-    /// The rate that is not exceeded with the confidence of the target, in [0, 1]; of a refusal,
-    /// the lowest target that these data could bear.
+    /// The rate that is not exceeded with the confidence of the target, in [0, 1]; for a refusal, the
+    /// lowest target that these data could support.
     pub bound: Option<f64>,
     /// Why it is only estimated, or refused: whole sentences.
     pub reasons: Vec<String>,
-    /// What it takes to meet the target: whole sentences.
+    /// What is necessary to meet the target: whole sentences.
     pub needed: Vec<String>,
-    /// What data it rests on: whole sentences.
+    /// The data behind it: whole sentences.
     pub data: Vec<String>,
 }
 
@@ -112,9 +112,9 @@ pub struct ReportVerdict {
 pub enum ClaimKind {
     /// It holds with the confidence stated, under the assumptions.
     Promised,
-    /// It is what was measured, no more.
+    /// It is what was measured, and no more.
     Estimated,
-    /// The data cannot bear it, and there is no threshold.
+    /// The data do not support it, and there is no threshold.
     Refused,
 }
 
@@ -152,9 +152,9 @@ pub struct PointSummary {
     pub far: Estimate,
     /// The false reject rate.
     pub frr: Estimate,
-    /// Where the first comes from.
+    /// On which labels the FAR was measured.
     pub far_basis: MeasuredOn,
-    /// Where the second does.
+    /// On which labels the FRR was measured.
     pub frr_basis: MeasuredOn,
 }
 
@@ -164,9 +164,9 @@ pub struct PointSummary {
 pub enum MeasuredOn {
     /// Labels that had no part in choosing the threshold.
     HeldOut,
-    /// The labels that chose the threshold, which flatters.
+    /// The labels that chose the threshold, which makes the figure too good.
     ChoseThreshold,
-    /// The figure has no threshold in it.
+    /// The figure does not depend on a threshold.
     NoThreshold,
 }
 
@@ -214,7 +214,7 @@ pub struct BinnedScores {
     pub non_mated: Vec<u64>,
 }
 
-/// How far the labels agree about a threshold (OPIS: Zhang and others, ICLR 2024).
+/// How far the labels agree on a threshold (OPIS: Zhang and others, ICLR 2024).
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct ConsistencyFigures {
@@ -230,7 +230,7 @@ pub struct ConsistencyFigures {
     pub mean: Vec<Option<f64>>,
     /// The labels' own utilities.
     pub labels: Vec<LabelCurve>,
-    /// Labels left out for want of mated or non-mated trials.
+    /// Labels that were left out because they had no mated or no non-mated trials.
     pub labels_skipped: u64,
 }
 
@@ -332,7 +332,7 @@ pub struct IntruderPair {
     pub second: PicturedItem,
     /// Their similarity, or what is held against the threshold.
     pub score: f64,
-    /// What there is to say beside it.
+    /// A remark about the pair.
     pub remark: Option<String>,
 }
 
@@ -383,19 +383,19 @@ pub struct MenuRow {
     pub frr: Estimate,
     /// The false reject rate where the true false accept rate is this one.
     pub frr_at_target: Option<f64>,
-    /// Labels of strangers that certify it at the least.
+    /// Labels of strangers that are necessary to certify it.
     pub labels_needed: Option<u64>,
-    /// How many more than there are halve what the proof costs.
+    /// How many more labels halve the false rejects that certifying it costs.
     pub labels_to_halve: Option<u64>,
 }
 
-/// Rates where the column has one value.
+/// Rates for one value of the column.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct ConditionRow {
     /// The value.
     pub value: String,
-    /// What is to be said of its FAR, where that is above the target of all.
+    /// A remark on its FAR, if that is above the target.
     pub mark: Option<String>,
     /// The false accept rate.
     pub far: Estimate,
@@ -411,7 +411,7 @@ pub struct GrowthCurve {
     pub measured: Vec<SizePoint>,
     /// Predicted at the threshold.
     pub predicted: Vec<SizePoint>,
-    /// The FAR that is not to be exceeded.
+    /// The highest FAR allowed.
     pub target: Option<f64>,
     /// Items in the gallery now.
     pub items_now: Option<u64>,
@@ -435,7 +435,7 @@ pub struct SizePoint {
     pub exact: bool,
 }
 
-/// What was tried against inconsistent thresholds, each judged on labels it was not fitted to.
+/// What was tried against inconsistent thresholds, each judged on labels that it was not fitted to.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct RemedyTable {
@@ -459,7 +459,7 @@ pub struct RemedyRow {
     pub worst_frr: Estimate,
     /// The variance of utility over labels.
     pub spread: Option<f64>,
-    /// What follows: a whole sentence.
+    /// The conclusion: a whole sentence.
     pub verdict: String,
     /// Whether it is the one to use.
     pub preferred: bool,
@@ -471,6 +471,6 @@ pub struct RemedyRow {
 pub struct Fact {
     /// What it is.
     pub name: String,
-    /// What it is worth; `None` if unknown.
+    /// Its value; `None` if unknown.
     pub value: Option<String>,
 }

@@ -128,7 +128,7 @@ fn name_curves(plot: &mut Plot, consistency: &ConsistencyFigures, drawn: &[&Labe
     let mut left = real(names.len() as u64);
     for (at, class, text) in names {
         left -= 1.0;
-        // Room is kept for the names that follow, down to the foot.
+        // Space is left for the names that follow, down to the bottom.
         let at = at.max(LINE * left).min(ceiling);
         plot.label((1.0, at), TextAnchor::Right, class, &text);
         ceiling = at - LINE;
@@ -145,7 +145,7 @@ pub(super) fn growth(growth: &GrowthCurve) -> Option<Markup> {
         .filter(|items| 0 < *items);
     let (least, most) = extent(sizes.map(real))?;
     let x = ChartAxis::new(AxisScale::Log, AxisUnit::Count, (least * 0.8, most * 1.25))?;
-    // Upper ends belong on the axis; lower ends of small counts reach down to nothing.
+    // The axis includes upper ends; the lower ends of small counts go down to zero.
     let rates = points()
         .flat_map(|point| [point.far, point.interval.map(|span| span.upper)])
         .flatten()
@@ -215,7 +215,7 @@ fn name_growth(plot: &mut Plot, growth: &GrowthCurve) {
         .iter()
         .rev()
         .find(|point| point.far.is_some());
-    // The line rises, so that there is room above its end and below its beginning.
+    // The line rises, so that there is space above its end and below its beginning.
     if let Some((x, y)) = last.and_then(|point| place(plot, point)) {
         plot.label((x - 0.01, y + 0.03), TextAnchor::Left, "name", "predicted");
     }

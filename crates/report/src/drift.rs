@@ -21,16 +21,16 @@ pub struct DriftReport {
     pub findings: Vec<DriftFinding>,
     /// Names and values of what was measured.
     pub measured: Vec<[String; 2]>,
-    /// How rates came to what they are.
+    /// How rates developed.
     pub courses: Vec<RateCourse>,
 }
 
-/// How a rate came to what it is.
+/// How a rate developed.
 #[derive(Clone, Debug)]
 pub struct RateCourse {
     /// The rate, such as `FAR`.
     pub name: &'static str,
-    /// What it is held against; `None` if there is nothing.
+    /// Its limit; `None` if it has none.
     pub limit: Option<f64>,
     /// The first and the last time, as they are written.
     pub ends: [String; 2],
@@ -47,7 +47,7 @@ pub struct DriftFinding {
     pub verdict: String,
     /// A sentence or two.
     pub says: String,
-    /// What to do; empty if there is nothing.
+    /// What to do; empty if nothing.
     pub next: String,
 }
 
@@ -58,7 +58,7 @@ pub enum DriftStanding {
     Good,
     /// Not known, or nothing to act on.
     Open,
-    /// Something is to be done.
+    /// Something has to be done.
     Bad,
 }
 
@@ -94,7 +94,7 @@ pub fn render(report: &DriftReport) -> String {
                 rail.line(
                     "p",
                     "",
-                    "Rates come from labels of sampled decisions, each weighted by the inverse of its probability of being sampled. What no label bears on is not known, and is not zero.",
+                    "Rates come from labels of sampled decisions, each weighted by the inverse of its probability of being sampled. A rate without any label is unknown, not zero.",
                 );
             });
             section.element("div", &[("class", "body")], |body| body.append(table.finish()));
@@ -110,7 +110,7 @@ fn courses(main: &mut Markup, courses: &[RateCourse]) {
     }
     main.element("section", &[("id", "course")], |section| {
         section.element("div", &[("class", "rail")], |rail| {
-            rail.line("h2", "", "How the rates came to it");
+            rail.line("h2", "", "How the rates developed");
             rail.line(
                 "p",
                 "",
@@ -130,7 +130,7 @@ fn chart(course: &RateCourse) -> Option<Markup> {
     let points = &course.points;
     let ((first, ..), (last, rate, span)) = (points.first()?, points.last()?);
     let x = ChartAxis::new(AxisScale::Linear, AxisUnit::Plain, (*first, *last))?;
-    // The first intervals are as wide as the axis; what counts is the last one, and the limit.
+    // The first intervals are as wide as the axis; the last one and the limit matter.
     let most = [*rate, span.upper, course.limit.unwrap_or(0.0)];
     let most = 1.5 * most.into_iter().fold(0.0, f64::max);
     let y = ChartAxis::new(AxisScale::Linear, AxisUnit::Share, (0.0, most.min(1.0)))?;

@@ -62,7 +62,7 @@ impl From<Option<Rate>> for Estimate {
 }
 
 impl Estimate {
-    /// A number of which nothing but itself is known.
+    /// A number without an interval or counts.
     #[must_use]
     pub fn bare(value: f64) -> Self {
         Self {

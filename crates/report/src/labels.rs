@@ -131,7 +131,7 @@ pub(super) fn worst_labels(worst: &WorstLabelTable) -> Option<ReportPart> {
     if worst.rows.is_empty() {
         return None;
     }
-    // Of searches there is no FAR of one label: strangers that it attracts are counted.
+    // For searches there is no FAR of one label: the strangers accepted as it are counted.
     let has_far = worst.rows.iter().any(|row| row.far.value.is_some());
     let has_utility = worst.rows.iter().any(|row| row.utility.is_some());
     let mut columns = vec![
@@ -240,7 +240,7 @@ fn side_by_side(pairs: &[IntruderPair]) -> Markup {
     body
 }
 
-/// Strangers' searches that press on the threshold, with what each found.
+/// Strangers' searches with scores near the threshold, with what each found.
 pub(super) fn nearest_strangers(strangers: &Intruders) -> Option<ReportPart> {
     if strangers.pairs.is_empty() {
         return None;
@@ -295,7 +295,7 @@ pub(super) fn stress(report: &ReportContents) -> Option<ReportPart> {
     })
 }
 
-/// A table of rates for each column of the metadata.
+/// A table of rates for each metadata column.
 pub(super) fn conditions(report: &ReportContents) -> Option<ReportPart> {
     let mut body = Markup::default();
     for condition in &report.conditions {
@@ -311,7 +311,7 @@ pub(super) fn conditions(report: &ReportContents) -> Option<ReportPart> {
             .flat_map(|condition| &condition.rows)
     };
     let mut notes = vec![
-        "The same threshold, where a column of the metadata has one value. Lines share one scale \
+        "The same threshold, for each value of a metadata column. Lines share one scale \
          for each column of a table, from zero."
             .to_owned(),
     ];

@@ -455,11 +455,11 @@ mod tests {
     }
 
     #[test]
-    fn the_headline_says_of_each_rate_whether_it_flatters() {
+    fn the_headline_says_of_each_rate_whether_it_is_too_good() {
         let mut report = sample::full();
         let html = render(&report);
         let parts = [
-            "False accepts measured on the labels that chose the threshold: flatters; false rejects",
+            "False accepts measured on the labels that chose the threshold: too good; false rejects",
             "on labels that did not choose the threshold.",
         ];
         assert!(parts.iter().all(|part| html.contains(part)));

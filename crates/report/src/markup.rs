@@ -55,8 +55,8 @@ impl Markup {
         push_escaped(&mut self.html, text);
     }
 
-    /// Adds text from data in the middle of our own: isolated, so that right-to-left letters in it
-    /// cannot reorder what stands around it.
+    /// Adds text from data within our own: isolated, so that right-to-left letters in it cannot reorder the
+    /// text around it.
     pub(super) fn datum(&mut self, text: &str) {
         self.element("bdi", &[], |inner| inner.text(text));
     }
@@ -82,7 +82,7 @@ impl Markup {
         shown
     }
 
-    /// Adds what was built apart.
+    /// Adds markup that was built separately.
     pub(super) fn append(&mut self, other: Self) {
         if self.html.is_empty() {
             *self = other;

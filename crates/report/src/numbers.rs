@@ -1,15 +1,15 @@
-//! How numbers are written: enough digits to see them, the same for a number wherever it stands.
+//! How numbers are written: with enough digits, and the same number always in the same way.
 
 use super::estimate::{Estimate, RateInterval};
 
 /// What is written for a number that is not known.
 pub(super) const UNKNOWN: &str = "unknown";
 
-/// Between a number and its unit: narrow, and no place to break a line.
+/// Between a number and its unit: narrow, and without a line break.
 const THIN: char = '\u{202f}';
 
-/// A share as a percentage, with three digits, or two of what it lacks to one if that is less.
-/// So 0.000998 is 0.0998 %, and 0.99973 is 99.973 %.
+/// A share as a percentage, with three significant digits; near one, with two significant digits of the
+/// difference. So 0.000998 is 0.0998 %, and 0.99973 is 99.973 %.
 pub(super) fn percent(share: Option<f64>) -> String {
     let Some(share) = share.filter(|share| share.is_finite()) else {
         return UNKNOWN.to_owned();
@@ -26,7 +26,7 @@ pub(super) fn percent(share: Option<f64>) -> String {
     format!("{value:.decimals$}{THIN}%")
 }
 
-/// A share that was chosen, such as a target: without noughts at its end.
+/// A share that was chosen, such as a target: without zeros at its end.
 pub(super) fn short_percent(share: f64) -> String {
     if !share.is_finite() {
         return UNKNOWN.to_owned();
@@ -45,7 +45,7 @@ pub(super) fn score(score: Option<f64>) -> String {
     }
 }
 
-/// A similarity with the digits that tell it from its neighbours.
+/// A similarity with enough digits to distinguish it from its neighbours.
 pub(super) fn exact_score(score: f64) -> String {
     if 1.0 < score {
         "above 1: nothing is accepted".to_owned()
@@ -175,7 +175,7 @@ pub(super) fn percent_with_span(estimate: Estimate) -> String {
     }
 }
 
-/// How often it happened, of how often it could have.
+/// How often it happened, and how often it could have.
 pub(super) fn events(estimate: Estimate) -> String {
     match (estimate.events, estimate.trials) {
         (None, None) => UNKNOWN.to_owned(),
@@ -183,7 +183,7 @@ pub(super) fn events(estimate: Estimate) -> String {
     }
 }
 
-/// At most `limit` characters of a text, with a sign that there are more.
+/// At most `limit` characters of a text, with a sign if it was cut.
 pub(super) fn shortened(text: &str, limit: usize) -> String {
     if text.chars().count() <= limit {
         return text.to_owned();

@@ -12,10 +12,10 @@ use super::numbers::{exact_score, percent, percent_span, percent_with_span, shor
 use super::part::ReportPart;
 use super::parts;
 
-/// Letters, colours and places, for screens and paper.
+/// Type, colours and layout, for screens and paper.
 const STYLE: &str = include_str!("report.css");
 
-/// The assumptions that the verdict names; the rest is at the end.
+/// Assumptions shown with the verdict; the others are at the end.
 const ASSUMPTIONS_FIRST: usize = 3;
 
 /// The document of a report.
@@ -65,8 +65,8 @@ pub(super) fn document(title: &str, content: impl FnOnce(&mut Markup)) -> Markup
     page
 }
 
-/// Lets a browser show embedded pictures and our own style sheet, and nothing else: even a mistake
-/// in what is written here could then fetch nothing and run nothing.
+/// Lets a browser show embedded pictures and our own style sheet, and nothing else: even with a mistake in
+/// our markup it could fetch nothing and run nothing.
 fn policy() -> String {
     let digest = STANDARD.encode(Sha256::digest(STYLE));
     format!("default-src 'none'; img-src data:; style-src 'sha256-{digest}'")
@@ -241,12 +241,12 @@ fn confidence_line(verdict: &ReportVerdict) -> Option<String> {
     let confidence = short_percent(verdict.target?.confidence?);
     Some(match (verdict.standing, verdict.bound) {
         (ClaimKind::Promised, Some(bound)) => format!(
-            "With {confidence} confidence over the draw of the data. The rate that is not exceeded \
+            "With {confidence} confidence over the sampling of the data. The rate that is not exceeded \
              with that confidence is {}.",
             percent(Some(bound))
         ),
         (ClaimKind::Promised, None) => {
-            format!("With {confidence} confidence over the draw of the data.")
+            format!("With {confidence} confidence over the sampling of the data.")
         }
         (ClaimKind::Estimated, Some(bound)) => format!(
             "Asked for with {confidence} confidence; the upper bound at that confidence is {}.",

@@ -11,14 +11,14 @@ pub(super) struct ReportPart {
     /// For links within the page.
     pub(super) id: &'static str,
     pub(super) title: &'static str,
-    /// What its rates count; `None` if it has no rates.
+    /// What its rates are rates of; `None` if it has none.
     pub(super) view: Option<View>,
     /// The explanation, a paragraph each.
     pub(super) notes: Vec<String>,
     pub(super) body: Markup,
 }
 
-/// What the intervals of a part are; `None` if it has none.
+/// A sentence about the intervals of a part; `None` if it has none.
 pub(super) fn interval_note(estimates: impl Iterator<Item = Estimate>) -> Option<String> {
     let spans = estimates.filter_map(|estimate| estimate.interval);
     confidences(spans).map(|confidence| {

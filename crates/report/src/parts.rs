@@ -13,7 +13,7 @@ use super::numbers::{
 use super::part::{ReportPart, interval_note};
 use super::tables::{self, HtmlTable, TableColumn, cell, datum, named};
 
-/// All parts of which anything is known.
+/// All parts that have any content.
 pub(super) fn all(report: &ReportContents) -> Vec<ReportPart> {
     let mut parts = vec![figures(report), det(report), errors(report), scores(report)];
     let threshold = report.operating_point.as_ref().map(|point| point.threshold);
@@ -111,7 +111,7 @@ fn figures(report: &ReportContents) -> Option<ReportPart> {
         }
     }
     let mut notes = vec![format!(
-        "Items of one label are alike, so {trials_name} that share a label tell less than as many \
+        "Items of one label are alike, so {trials_name} that share a label say less than as many \
          independent ones. Effective trials is how many independent {trials_name} would be as \
          uncertain."
     )];
@@ -150,12 +150,12 @@ fn figure_cells(figure: &Figure) -> Vec<Markup> {
     ]
 }
 
-/// Where a figure comes from, for a reader who must know whether it flatters.
+/// On which labels a figure was measured: the reader has to know if it is too good.
 pub(super) fn basis(basis: MeasuredOn) -> &'static str {
     match basis {
         MeasuredOn::HeldOut => "labels that did not choose the threshold",
-        MeasuredOn::ChoseThreshold => "the labels that chose the threshold: flatters",
-        MeasuredOn::NoThreshold => "all labels; no threshold in it",
+        MeasuredOn::ChoseThreshold => "the labels that chose the threshold: too good",
+        MeasuredOn::NoThreshold => "all labels; does not depend on a threshold",
     }
 }
 
@@ -252,12 +252,12 @@ fn scores(report: &ReportContents) -> Option<ReportPart> {
     body.append(table.folded());
     let notes = match report.view {
         View::Search => [
-            "The best score of every search: mated where the label of the probe is enrolled, \
-             non-mated where it is not.",
+            "The best score of every search: mated if the label of the probe is enrolled, \
+             non-mated if it is not.",
             "Above, each kind as shares of itself; below, counts, which show the few that matter.",
         ],
         View::Pairwise => [
-            "The score of every pair: mated where both items have one label, non-mated where \
+            "The score of every pair: mated if both items have one label, non-mated if \
              they have two.",
             "Above, each kind as shares of itself; below, counts, which show the few that matter.",
         ],
@@ -339,7 +339,7 @@ fn made_with(report: &ReportContents) -> Option<ReportPart> {
         id: "made-with",
         title: "Made with",
         view: None,
-        notes: vec!["Another model, gallery or index is another matter.".to_owned()],
+        notes: vec!["With another model, gallery or index none of this holds.".to_owned()],
         body,
     })
 }
@@ -358,7 +358,7 @@ fn assumptions(report: &ReportContents) -> Option<ReportPart> {
         id: "assumptions",
         title: "Assumptions",
         view: None,
-        notes: vec!["Where one of these fails, so does what rests on it.".to_owned()],
+        notes: vec!["If one of these is wrong, so is what rests on it.".to_owned()],
         body,
     })
 }

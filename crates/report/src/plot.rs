@@ -13,7 +13,7 @@ pub(super) struct Plot {
     pub(super) y: ChartAxis,
     /// Lines and areas, in a square of 1000 by 1000 that is stretched.
     marks: Markup,
-    /// Letters and dots, which are not.
+    /// Letters and dots, which are not stretched.
     notes: Markup,
 }
 
@@ -26,7 +26,7 @@ pub(super) enum TextAnchor {
 }
 
 impl TextAnchor {
-    /// The side on which there is room at `at` of the width.
+    /// The side with more space at `at` of the width.
     pub(super) fn with_room(at: f64) -> Self {
         if 0.55 < at { Self::Left } else { Self::Right }
     }
@@ -42,14 +42,14 @@ impl TextAnchor {
     }
 }
 
-/// What is written beside the axes.
+/// The names of the axes.
 #[derive(Clone, Copy)]
 pub(super) struct AxisNames<'a> {
     pub(super) x: &'a str,
     pub(super) y: &'a str,
 }
 
-/// Where text over the frame stands, in pixels below its upper edge.
+/// Where text over the frame is, in pixels below its upper edge.
 const ABOVE: &str = "-7";
 
 /// How text stands at its position.
@@ -246,7 +246,7 @@ impl Plot {
         );
     }
 
-    /// The chart: `class` gives it its shape, and `summary` is what is read out in its place.
+    /// The finished chart: `class` gives it its shape, and screen readers read `summary` instead.
     pub(super) fn finish(self, class: &'static str, names: AxisNames<'_>, summary: &str) -> Markup {
         let y_gap = if class.contains("low") { 0.2 } else { 0.09 };
         let mut chart = Markup::default();

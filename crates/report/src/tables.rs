@@ -71,7 +71,7 @@ impl HtmlTable {
         });
     }
 
-    /// Adds a row of which one thing can be said: its name, and a cell across all other columns.
+    /// Adds a row with only its name, and one cell across all other columns.
     pub(super) fn short_row(&mut self, name: Markup, said: Markup) {
         let others = self.columns.len().saturating_sub(1).to_string();
         let head = self.columns.first().map(|(name, _)| name.as_str());
@@ -113,7 +113,7 @@ impl HtmlTable {
         table
     }
 
-    /// The table, shown when asked for: the numbers behind a chart.
+    /// The table, folded until it is opened: the numbers behind a chart.
     pub(super) fn folded(self) -> Markup {
         let summary = self.caption.clone();
         let mut folded = Markup::default();
@@ -222,7 +222,7 @@ fn whisker(cell: &mut Markup, at: f64, interval: Option<RateInterval>, most: f64
     );
 }
 
-/// The end of the line of a column of rates: the highest upper end.
+/// The end of a column's scale: the highest upper end.
 pub(super) fn most(estimates: impl Iterator<Item = Estimate>) -> f64 {
     estimates
         .filter_map(|estimate| estimate.interval.map(|span| span.upper).or(estimate.value))
